@@ -1,0 +1,244 @@
+//! Paths inside an image tree: relative, byte-exact, checked once.
+//!
+//! A [`TreePath`] never holds `..`, `.`, an empty component or a NUL, so joining it to a directory
+//! cannot leave that directory by name. Whether a component is a symlink on a live tree is the
+//! business of `root/`, which resolves without following any.
+
+use std::cmp::Ordering;
+use std::ffi::OsStr;
+use std::fmt;
+use std::os::unix::ffi::OsStrExt;
+
+/// The longest path in bytes: Linux's `PATH_MAX` less its terminating NUL.
+pub const MAX_PATH: usize = 4095;
+/// The longest name of one component in bytes, on every filesystem that Linux mounts as a root.
+pub const MAX_NAME: usize = 255;
+
+/// A path relative to the top of an image tree; the top itself is the empty path.
+///
+/// The order is by component (`/` sorts below every other byte), so that everything below a
+/// directory follows it without a gap.
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub struct TreePath(Box<[u8]>);
+
+/// Why bytes are not a [`TreePath`].
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+#[error("{} is not a path inside a tree: {why}", Quoted(.bytes))]
+pub struct BadPath {
+    bytes: Vec<u8>,
+    why: &'static str,
+}
+
+impl TreePath {
+    /// The top of the tree.
+    pub fn root() -> Self {
+        TreePath(Box::default())
+    }
+
+    /// Checks `bytes`, which must be relative and without `.`, `..`, empty components or NUL.
+    pub fn new(bytes: impl Into<Vec<u8>>) -> Result<Self, BadPath> {
+        let bytes = bytes.into();
+        match fault(&bytes) {
+            None => Ok(TreePath(bytes.into())),
+            Some(why) => Err(BadPath { bytes, why }),
+        }
+    }
+
+    /// Returns this path extended by one component.
+    pub fn join(&self, name: &[u8]) -> Result<Self, BadPath> {
+        let mut bytes = Vec::with_capacity(self.0.len() + 1 + name.len());
+        bytes.extend_from_slice(&self.0);
+        if !self.is_root() {
+            bytes.push(b'/');
+        }
+        bytes.extend_from_slice(name);
+        if name.contains(&b'/') || name.is_empty() {
+            return Err(BadPath { bytes, why: "a component is empty or holds a slash" });
+        }
+        TreePath::new(bytes)
+    }
+
+    /// The bytes, without a leading or trailing slash.
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.0
+    }
+
+    /// The same bytes for the standard library.
+    pub fn as_os_str(&self) -> &OsStr {
+        OsStr::from_bytes(&self.0)
+    }
+
+    /// Whether this is the top of the tree.
+    pub fn is_root(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// The directory that holds this path; `None` for the top.
+    pub fn parent(&self) -> Option<TreePath> {
+        if self.is_root() {
+            return None;
+        }
+        let cut = self.0.iter().rposition(|&b| b == b'/').unwrap_or(0);
+        Some(TreePath(self.0[..cut].into()))
+    }
+
+    /// The last component; empty for the top.
+    pub fn name(&self) -> &[u8] {
+        match self.0.iter().rposition(|&b| b == b'/') {
+            Some(slash) => &self.0[slash + 1..],
+            None => &self.0,
+        }
+    }
+
+    /// The components from the top down.
+    pub fn components(&self) -> impl Iterator<Item = &[u8]> {
+        self.0.split(|&b| b == b'/').filter(|c| !c.is_empty())
+    }
+
+    /// Whether this path lies below `other`, at any depth; a path is not below itself.
+    pub fn is_below(&self, other: &TreePath) -> bool {
+        if other.is_root() {
+            return !self.is_root();
+        }
+        self.0.len() > other.0.len() && self.0.starts_with(&other.0) && self.0[other.0.len()] == b'/'
+    }
+}
+
+fn fault(bytes: &[u8]) -> Option<&'static str> {
+    if bytes.is_empty() {
+        return None;
+    }
+    if bytes.len() > MAX_PATH {
+        return Some("it is longer than 4095 bytes");
+    }
+    if bytes.contains(&0) {
+        return Some("it holds a NUL");
+    }
+    if bytes[0] == b'/' {
+        return Some("it begins with a slash");
+    }
+    for component in bytes.split(|&b| b == b'/') {
+        match component {
+            b"" => return Some("a component is empty"),
+            b"." | b".." => return Some("a component is . or .."),
+            long if long.len() > MAX_NAME => return Some("a component is longer than 255 bytes"),
+            _ => {}
+        }
+    }
+    None
+}
+
+impl Ord for TreePath {
+    fn cmp(&self, other: &Self) -> Ordering {
+        let common = self.0.iter().zip(other.0.iter()).position(|(a, b)| a != b);
+        match common {
+            None => self.0.len().cmp(&other.0.len()),
+            Some(at) => slash_lowest(self.0[at]).cmp(&slash_lowest(other.0[at])),
+        }
+    }
+}
+
+impl PartialOrd for TreePath {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+/// NUL cannot occur in a path, so `/` takes its place below every other byte.
+fn slash_lowest(byte: u8) -> u8 {
+    if byte == b'/' { 0 } else { byte }
+}
+
+impl fmt::Display for TreePath {
+    /// The path as a person reads it: absolute, every byte that could harm a terminal as `\ooo`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "/{}", Quoted(&self.0))
+    }
+}
+
+impl fmt::Debug for TreePath {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// Bytes from outside, made harmless for a terminal or a log: UTF-8 text stays as it is, control
+/// characters, backslashes and bytes that are not UTF-8 become `\ooo`.
+pub struct Quoted<'a>(pub &'a [u8]);
+
+impl fmt::Display for Quoted<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for chunk in self.0.utf8_chunks() {
+            for c in chunk.valid().chars() {
+                if c.is_control() || c == '\\' {
+                    let mut buffer = [0; 4];
+                    for byte in c.encode_utf8(&mut buffer).bytes() {
+                        write!(f, "\\{byte:03o}")?;
+                    }
+                } else {
+                    write!(f, "{c}")?;
+                }
+            }
+            for byte in chunk.invalid() {
+                write!(f, "\\{byte:03o}")?;
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn path(s: &str) -> TreePath {
+        TreePath::new(s).expect("a good path")
+    }
+
+    #[test]
+    fn paths_that_could_leave_the_tree_are_refused() {
+        for bad in ["/etc", "..", "a/../b", "a//b", "a/", "./a", "a/.", "a\0b"] {
+            assert!(TreePath::new(bad).is_err(), "{bad:?}");
+        }
+        assert!(TreePath::new(vec![b'x'; MAX_NAME + 1]).is_err());
+        assert!(path("a").join(b"..").is_err());
+        assert!(path("a").join(b"b/c").is_err());
+        assert!(path("a").join(b"").is_err());
+    }
+
+    #[test]
+    fn the_longest_path_is_accepted() {
+        let mut bytes = vec![b'd'; MAX_PATH];
+        for slash in (200..MAX_PATH).step_by(201) {
+            bytes[slash] = b'/';
+        }
+        assert!(TreePath::new(bytes.clone()).is_ok());
+        bytes.push(b'd');
+        assert!(TreePath::new(bytes).is_err());
+    }
+
+    #[test]
+    fn a_subtree_follows_its_directory_without_a_gap() {
+        let mut paths = [path("a.b"), path("a/c"), path("a"), path("a-b"), path("b"), TreePath::root()];
+        paths.sort();
+        let order: Vec<String> = paths.iter().map(|p| p.to_string()).collect();
+        assert_eq!(order, ["/", "/a", "/a/c", "/a-b", "/a.b", "/b"]);
+    }
+
+    #[test]
+    fn below_is_by_component() {
+        assert!(path("a/b").is_below(&path("a")));
+        assert!(!path("ab").is_below(&path("a")));
+        assert!(!path("a").is_below(&path("a")));
+        assert!(path("a").is_below(&TreePath::root()));
+        assert_eq!(path("a/b").parent(), Some(path("a")));
+        assert_eq!(path("a").parent(), Some(TreePath::root()));
+        assert_eq!(path("a/b").name(), b"b");
+    }
+
+    #[test]
+    fn unusual_names_are_shown_without_harm() {
+        let odd = TreePath::new(b"a\n\x1b[1m\xff\\\xc3\xa4".to_vec()).expect("a good path");
+        assert_eq!(odd.to_string(), "/a\\012\\033[1m\\377\\134ä");
+    }
+}
