@@ -144,3 +144,15 @@ impl fmt::Display for Mtime {
         write!(f, "{}.{:09}", self.seconds, self.nanos)
     }
 }
+
+/// Whether an extended attribute belongs to an image.
+///
+/// What a filesystem, a security module or an overlay keeps for itself does not travel: a label that
+/// is right on the image server is wrong on a node.
+pub fn xattr_travels(name: &[u8]) -> bool {
+    name.starts_with(b"user.")
+        || name == b"security.capability"
+        || name == b"system.posix_acl_access"
+        || name == b"system.posix_acl_default"
+        || (name.starts_with(b"trusted.") && !name.starts_with(b"trusted.overlay."))
+}

@@ -1,0 +1,231 @@
+//! Looking at a tree without changing it.
+
+use std::fs::File;
+
+use rustix::fs::{AtFlags, OFlags, StatxAttributes, StatxFlags};
+use rustix::io::Errno;
+
+use crate::entry::{Device, Mtime, Xattrs, xattr_travels};
+use crate::tree_path::TreePath;
+
+use super::{Result, Root, absent};
+
+/// What lstat says of a path.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stat {
+    /// What it is.
+    pub kind: FileKind,
+    /// Permission bits with setuid, setgid and sticky.
+    pub mode: u16,
+    /// Owner.
+    pub uid: u32,
+    /// Group.
+    pub gid: u32,
+    /// In bytes.
+    pub size: u64,
+    /// Time of last modification.
+    pub mtime: Mtime,
+    /// Time of last change of the inode.
+    pub ctime: Mtime,
+    /// The filesystem.
+    pub dev: u64,
+    /// The inode.
+    pub ino: u64,
+    /// Number of names.
+    pub links: u64,
+    /// Allocated, in units of 512 bytes.
+    pub blocks: u64,
+}
+
+/// What stands at a path.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FileKind {
+    /// A directory.
+    Directory,
+    /// A regular file.
+    File,
+    /// A symbolic link.
+    Symlink,
+    /// A named pipe.
+    Fifo,
+    /// A character device.
+    Char(Device),
+    /// A block device.
+    Block(Device),
+    /// A socket.
+    Socket,
+}
+
+/// Flags that keep a path from being changed, and the mount that it lies on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Pins {
+    /// `chattr +i`.
+    pub immutable: bool,
+    /// `chattr +a`.
+    pub append_only: bool,
+    /// The kernel's number of the mount; 0 where the kernel does not say (before 5.8).
+    pub mount: u64,
+    /// Whether something is mounted right here; false where the kernel does not say.
+    pub mount_root: bool,
+}
+
+impl Root {
+    /// What stands at `path`; `None` where nothing does, or where the way leads through a symlink
+    /// or something else that is no directory.
+    pub fn stat(&self, path: &TreePath) -> Result<Option<Stat>> {
+        let answer = if path.is_root() {
+            rustix::fs::fstat(&self.dir)
+        } else {
+            self.parent_of(path).and_then(|dir| rustix::fs::statat(dir, path.name(), AtFlags::SYMLINK_NOFOLLOW))
+        };
+        match answer {
+            Ok(stat) => Ok(Some(Stat::from(stat))),
+            Err(e) if absent(&e.into()) => Ok(None),
+            Err(e) => Err(self.error("inspect", path, e)),
+        }
+    }
+
+    /// Opens the regular file at `path` for reading.
+    pub fn open_file(&self, path: &TreePath) -> Result<File> {
+        let fd = self.resolve(path, OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY);
+        let file = File::from(fd.map_err(|e| self.error("open", path, e))?);
+        let stat = rustix::fs::fstat(&file).map_err(|e| self.error("inspect", path, e))?;
+        if Stat::from(stat).kind != FileKind::File {
+            return Err(self.error("read", path, Errno::INVAL));
+        }
+        Ok(file)
+    }
+
+    /// The text of the symlink at `path`.
+    pub fn read_link(&self, path: &TreePath) -> Result<Box<[u8]>> {
+        let text = self.parent_of(path).and_then(|dir| rustix::fs::readlinkat(dir, path.name(), Vec::new()));
+        text.map(|t| t.into_bytes().into()).map_err(|e| self.error("read the symlink", path, e))
+    }
+
+    /// The extended attributes at `path` that belong to an image.
+    pub fn xattrs(&self, path: &TreePath) -> Result<Xattrs> {
+        self.xattrs_where(path, xattr_travels)
+    }
+
+    /// The extended attributes at `path` whose names pass `keep`.
+    pub fn xattrs_where(&self, path: &TreePath, keep: impl Fn(&[u8]) -> bool) -> Result<Xattrs> {
+        let read = || -> rustix::io::Result<Xattrs> {
+            let dir = if path.is_root() { None } else { Some(self.parent_of(path)?) };
+            let place = Place::of(self, dir.as_ref(), path);
+            let mut found = Xattrs::new();
+            for name in place.list()?.split(|&b| b == 0).filter(|name| !name.is_empty() && keep(name)) {
+                match place.get(name) {
+                    Ok(value) => drop(found.insert(name.into(), value.into())),
+                    // It went away in between.
+                    Err(Errno::NODATA) => {}
+                    Err(e) => return Err(e),
+                }
+            }
+            Ok(found)
+        };
+        match read() {
+            Err(Errno::OPNOTSUPP) => Ok(Xattrs::new()),
+            answer => answer.map_err(|e| self.error("read the extended attributes of", path, e)),
+        }
+    }
+
+    /// What keeps `path` from being changed, beyond permissions.
+    pub fn pins(&self, path: &TreePath) -> Result<Option<Pins>> {
+        let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::EMPTY_PATH;
+        let want = StatxFlags::BASIC_STATS | StatxFlags::MNT_ID;
+        let answer = if path.is_root() {
+            rustix::fs::statx(&self.dir, c"", flags, want)
+        } else {
+            self.parent_of(path).and_then(|dir| rustix::fs::statx(dir, path.name(), flags, want))
+        };
+        match answer {
+            Ok(found) => Ok(Some(Pins {
+                immutable: found.stx_attributes.contains(StatxAttributes::IMMUTABLE),
+                append_only: found.stx_attributes.contains(StatxAttributes::APPEND),
+                mount: found.stx_mnt_id,
+                mount_root: found.stx_attributes.contains(StatxAttributes::MOUNT_ROOT),
+            })),
+            // Before Linux 4.11 there is no statx: nothing is known, and a change that cannot be
+            // made fails when it is staged or, at worst, stops between two generations.
+            Err(Errno::NOSYS) => Ok(Some(Pins { immutable: false, append_only: false, mount: 0, mount_root: false })),
+            Err(e) if absent(&e.into()) => Ok(None),
+            Err(e) => Err(self.error("inspect", path, e)),
+        }
+    }
+}
+
+/// A path for the xattr calls, which know no `at` form: through the descriptor of its directory.
+pub(super) struct Place(std::path::PathBuf);
+
+impl Place {
+    pub(super) fn of(root: &Root, dir: Option<&std::os::fd::OwnedFd>, path: &TreePath) -> Self {
+        use std::os::fd::AsRawFd;
+        use std::os::unix::ffi::OsStrExt;
+        let fd = dir.map_or(root.dir.as_raw_fd(), |d| d.as_raw_fd());
+        let place = std::path::PathBuf::from(format!("/proc/self/fd/{fd}"));
+        // "." keeps lgetxattr from looking at the magic link itself.
+        let name = if path.is_root() { b"." } else { path.name() };
+        Place(place.join(std::ffi::OsStr::from_bytes(name)))
+    }
+
+    pub(super) fn list(&self) -> rustix::io::Result<Vec<u8>> {
+        grown(|buffer| rustix::fs::llistxattr(&self.0, buffer))
+    }
+
+    pub(super) fn get(&self, name: &[u8]) -> rustix::io::Result<Vec<u8>> {
+        grown(|buffer| rustix::fs::lgetxattr(&self.0, name, buffer))
+    }
+
+    pub(super) fn set(&self, name: &[u8], value: &[u8]) -> rustix::io::Result<()> {
+        rustix::fs::lsetxattr(&self.0, name, value, rustix::fs::XattrFlags::empty())
+    }
+
+    pub(super) fn remove(&self, name: &[u8]) -> rustix::io::Result<()> {
+        rustix::fs::lremovexattr(&self.0, name)
+    }
+}
+
+/// Calls with a larger buffer until the answer fits; the kernel bounds it at 64 KiB.
+fn grown(call: impl Fn(&mut [u8]) -> rustix::io::Result<usize>) -> rustix::io::Result<Vec<u8>> {
+    let mut buffer = vec![0; 512];
+    loop {
+        match call(&mut buffer) {
+            Ok(length) => {
+                buffer.truncate(length);
+                return Ok(buffer);
+            }
+            Err(Errno::RANGE) if buffer.len() < 1 << 17 => buffer.resize(buffer.len() * 8, 0),
+            Err(e) => return Err(e),
+        }
+    }
+}
+
+impl From<rustix::fs::Stat> for Stat {
+    // The widths of these fields differ between architectures.
+    #[allow(clippy::unnecessary_cast)]
+    fn from(stat: rustix::fs::Stat) -> Self {
+        use rustix::fs::FileType;
+        let device = Device { major: rustix::fs::major(stat.st_rdev), minor: rustix::fs::minor(stat.st_rdev) };
+        Stat {
+            kind: match FileType::from_raw_mode(stat.st_mode) {
+                FileType::Directory => FileKind::Directory,
+                FileType::Symlink => FileKind::Symlink,
+                FileType::Fifo => FileKind::Fifo,
+                FileType::CharacterDevice => FileKind::Char(device),
+                FileType::BlockDevice => FileKind::Block(device),
+                FileType::Socket => FileKind::Socket,
+                _ => FileKind::File,
+            },
+            mode: (stat.st_mode & 0o7777) as u16,
+            uid: stat.st_uid,
+            gid: stat.st_gid,
+            size: stat.st_size as u64,
+            mtime: Mtime { seconds: stat.st_mtime as i64, nanos: stat.st_mtime_nsec as u32 },
+            ctime: Mtime { seconds: stat.st_ctime as i64, nanos: stat.st_ctime_nsec as u32 },
+            dev: stat.st_dev as u64,
+            ino: stat.st_ino as u64,
+            links: stat.st_nlink as u64,
+            blocks: stat.st_blocks as u64,
+        }
+    }
+}

@@ -1,0 +1,118 @@
+//! Moving and removing.
+
+use std::io::Write;
+use std::os::fd::AsFd;
+
+use rustix::fs::{AtFlags, RenameFlags};
+use rustix::io::Errno;
+
+use crate::tree_path::TreePath;
+
+use super::{Descend, FileKind, Result, Root, RootError};
+
+/// How a rename treats what stands at its destination.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rename {
+    /// It is replaced, without a moment in which nothing stands there.
+    Replace,
+    /// It is an error.
+    NoReplace,
+    /// The two change places.
+    Exchange,
+}
+
+impl Root {
+    /// Moves `source` in this tree to `path` in the tree `to`, on the same filesystem.
+    pub fn rename(&self, source: &TreePath, to: &Root, path: &TreePath, how: Rename) -> Result<()> {
+        let flags = match how {
+            Rename::Replace => RenameFlags::empty(),
+            Rename::NoReplace => RenameFlags::NOREPLACE,
+            Rename::Exchange => RenameFlags::EXCHANGE,
+        };
+        let moved = self.parent_of(source).and_then(|from| {
+            let dir = to.parent_of(path)?;
+            if how == Rename::Replace {
+                rustix::fs::renameat(from, source.name(), dir, path.name())
+            } else {
+                rustix::fs::renameat_with(from, source.name(), dir, path.name(), flags)
+            }
+        });
+        moved.map_err(|e| to.error("rename to", path, e))
+    }
+
+    /// Removes the name of something that is not a directory; what is not there is as good.
+    pub fn unlink(&self, path: &TreePath) -> Result<()> {
+        let done = self.parent_of(path).and_then(|dir| rustix::fs::unlinkat(dir, path.name(), AtFlags::empty()));
+        self.unless_absent("remove", path, done)
+    }
+
+    /// Removes an empty directory; false where something still sits in it.
+    pub fn remove_dir(&self, path: &TreePath) -> Result<bool> {
+        let done = self.parent_of(path).and_then(|dir| rustix::fs::unlinkat(dir, path.name(), AtFlags::REMOVEDIR));
+        match done {
+            Err(Errno::NOTEMPTY | Errno::EXIST | Errno::BUSY) => Ok(false),
+            answer => self.unless_absent("remove the directory", path, answer).map(|()| true),
+        }
+    }
+
+    /// Removes `path` with all that it holds; what is not there is as good.
+    pub fn remove_tree(&self, path: &TreePath) -> Result<()> {
+        match self.stat(path)? {
+            None => return Ok(()),
+            Some(stat) if stat.kind != FileKind::Directory => return self.unlink(path),
+            Some(_) => {}
+        }
+        let mut dirs = vec![path.clone()];
+        self.walk::<RootError>(path, |found| {
+            if found.stat.kind == FileKind::Directory {
+                dirs.push(found.path);
+            } else {
+                self.unlink(&found.path)?;
+            }
+            Ok(Descend::Into)
+        })?;
+        for dir in dirs.iter().rev() {
+            self.remove_dir(dir)?;
+        }
+        Ok(())
+    }
+
+    /// Writes a whole small file so that either the old one or the new one is there, durably.
+    pub fn write_durably(&self, path: &TreePath, bytes: &[u8], mode: u16) -> Result<()> {
+        let beside = beside(path).map_err(|e| self.error("write", path, std::io::Error::other(e)))?;
+        self.unlink(&beside)?;
+        let mut file = self.create_file(&beside)?;
+        let written = file.write_all(bytes).and_then(|()| {
+            rustix::fs::fchmod(&file, rustix::fs::Mode::from_raw_mode(mode.into()))?;
+            file.sync_all()
+        });
+        written.map_err(|e| self.error("write", path, e))?;
+        self.rename(&beside, self, path, Rename::Replace)?;
+        self.sync_dir(&path.parent().unwrap_or_else(TreePath::root))
+    }
+
+    /// Makes what a directory lists durable.
+    pub fn sync_dir(&self, path: &TreePath) -> Result<()> {
+        let dir = self.open_dir(path)?;
+        rustix::fs::fsync(dir).map_err(|e| self.error("sync", path, e))
+    }
+
+    /// Makes the filesystem that holds the top of this tree durable.
+    pub fn sync_filesystem(&self) -> Result<()> {
+        rustix::fs::syncfs(self.dir.as_fd()).map_err(|e| self.error("sync the filesystem of", &TreePath::root(), e))
+    }
+
+    fn unless_absent(&self, what: &'static str, path: &TreePath, done: rustix::io::Result<()>) -> Result<()> {
+        match done {
+            Err(e) if super::absent(&e.into()) => Ok(()),
+            answer => answer.map_err(|e| self.error(what, path, e)),
+        }
+    }
+}
+
+/// The name under which a file is written before it takes its place.
+fn beside(path: &TreePath) -> std::result::Result<TreePath, crate::tree_path::BadPath> {
+    let mut name = path.name().to_vec();
+    name.extend_from_slice(b".new");
+    path.parent().unwrap_or_else(TreePath::root).join(&name)
+}
