@@ -1,1 +1,231 @@
-//! Not written yet.
+//! The manifest: the complete, sorted list of an image's entries, with metadata and digests.
+//!
+#![doc = include_str!("format.md")]
+
+mod checks;
+mod compare;
+mod export;
+mod line;
+mod read;
+
+use std::collections::HashMap;
+use std::io::{self, Write};
+use std::sync::OnceLock;
+
+pub use compare::{Changes, compare};
+pub use read::parse_entries;
+
+use crate::digest::Hasher;
+use crate::entry::{Entry, Node};
+use crate::generation::GenerationId;
+use crate::tree_path::TreePath;
+
+/// The largest canonical text that is read from outside: about five million entries.
+pub const MAX_TEXT: u64 = 1 << 30;
+/// The longest line: a path, its symlink target, its group's name and the names of its extended
+/// attributes fully escaped, and their values in base64.
+pub const MAX_LINE: usize = 4 << 20;
+/// The names of one entry's extended attributes together, as the kernel limits their list.
+pub const MAX_XATTR_NAMES: usize = 64 << 10;
+/// The values of one entry's extended attributes together: sixteen of the largest that Linux has.
+pub const MAX_XATTR_VALUES: usize = 1 << 20;
+/// The window that a compressed manifest may ask a reader to hold, as a power of two: 8 MiB, which is
+/// what zstd's level 19 uses.
+const WINDOW_LOG: u32 = 23;
+
+const HEAD: &[u8] = b"#mtree systemimager 1\n";
+
+/// What a tree holds: sorted, unique and checked by every clause of the format.
+#[derive(Clone, Debug)]
+pub struct Manifest {
+    entries: Vec<Entry>,
+    id: OnceLock<GenerationId>,
+}
+
+/// Why something is not a manifest.
+#[derive(Debug, thiserror::Error)]
+pub enum ManifestError {
+    /// It could not be read at all.
+    #[error("cannot read the manifest: {0}")]
+    Io(#[from] io::Error),
+    /// A line is not canonical.
+    #[error("the manifest is not valid: line {line}: {why}")]
+    Line {
+        /// Counted from one.
+        line: u64,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// An entry cannot be.
+    #[error("the manifest is not valid: {path}: {why}")]
+    Entry {
+        /// Which.
+        path: TreePath,
+        /// What is wrong with it.
+        why: &'static str,
+    },
+    /// A diff was made for another base.
+    #[error("the changes do not fit their base: {path}: {why}")]
+    OtherBase {
+        /// Where.
+        path: TreePath,
+        /// What is wrong there.
+        why: &'static str,
+    },
+}
+
+impl Manifest {
+    /// Sorts and checks `entries`.
+    pub fn new(mut entries: Vec<Entry>) -> Result<Self, ManifestError> {
+        entries.sort_by(|a, b| a.path.cmp(&b.path));
+        for entry in &entries {
+            checks::entry(entry).map_err(|why| checks::at(entry, why))?;
+        }
+        Self::from_sorted(entries)
+    }
+
+    /// Checks the clauses that hold between entries; each by itself was checked before.
+    fn from_sorted(entries: Vec<Entry>) -> Result<Self, ManifestError> {
+        checks::tree(&entries)?;
+        checks::groups(&entries)?;
+        Ok(Manifest { entries, id: OnceLock::new() })
+    }
+
+    /// The id of the generation: the SHA-256 of the canonical text.
+    pub fn id(&self) -> GenerationId {
+        *self.id.get_or_init(|| {
+            let mut hasher = Hasher::new();
+            hasher.update(HEAD);
+            let mut text = Vec::new();
+            for entry in &self.entries {
+                text.clear();
+                line::write(&mut text, entry);
+                hasher.update(&text);
+            }
+            GenerationId(hasher.finish())
+        })
+    }
+
+    /// All entries in order; the first one is the top.
+    pub fn entries(&self) -> &[Entry] {
+        &self.entries
+    }
+
+    /// The entry at `path`.
+    pub fn get(&self, path: &TreePath) -> Option<&Entry> {
+        let at = self.entries.binary_search_by(|entry| entry.path.cmp(path)).ok()?;
+        Some(&self.entries[at])
+    }
+
+    /// The number of entries, which is never 0.
+    #[allow(clippy::len_without_is_empty)]
+    pub fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// The bytes of all distinct regular files: a hardlink group counts once.
+    pub fn bytes(&self) -> u64 {
+        let first = |entry: &&Entry| entry.group().is_none_or(|group| *group == entry.path);
+        self.entries.iter().filter(first).filter_map(Entry::file).fold(0, |sum, (size, _)| sum.saturating_add(size))
+    }
+
+    /// Writes the canonical text.
+    pub fn write_to(&self, to: impl Write) -> io::Result<()> {
+        write_entries(&self.entries, to)
+    }
+
+    /// Writes the canonical text compressed with zstd; `level` is held between 1 and 19.
+    pub fn write_zstd(&self, to: impl Write, level: i32) -> io::Result<()> {
+        let mut encoder = zstd::Encoder::new(to, level.clamp(1, 19))?;
+        encoder.window_log(WINDOW_LOG)?;
+        encoder.include_checksum(true)?;
+        self.write_to(&mut encoder)?;
+        encoder.finish()?.flush()
+    }
+
+    /// The manifest that this one becomes when `removed` goes and `changed` comes.
+    ///
+    /// Every entry of `removed` must be in this manifest as it is, and none of them in `changed`.
+    pub fn apply(&self, removed: &[Entry], changed: &[Entry]) -> Result<Self, ManifestError> {
+        let other = |entry: &Entry, why| ManifestError::OtherBase { path: entry.path.clone(), why };
+        let mut coming: HashMap<&TreePath, &Entry> = HashMap::with_capacity(changed.len());
+        for entry in changed {
+            if coming.insert(&entry.path, entry).is_some() {
+                return Err(other(entry, "it comes twice"));
+            }
+        }
+        let mut going: HashMap<&TreePath, &Entry> = HashMap::with_capacity(removed.len());
+        for entry in removed {
+            if coming.contains_key(&entry.path) {
+                return Err(other(entry, "it goes and comes"));
+            }
+            if self.get(&entry.path) != Some(entry) {
+                return Err(other(entry, "it should go, but the base does not have it as it is listed"));
+            }
+            going.insert(&entry.path, entry);
+        }
+        let kept = self.entries.iter().filter(|e| !going.contains_key(&e.path) && !coming.contains_key(&e.path));
+        Manifest::new(kept.chain(changed).cloned().collect())
+    }
+
+    /// The manifest of what `keep` leaves: what is below a dropped directory goes as well, the top
+    /// always stays, and a hardlink group is what survives of it.
+    pub fn filtered(&self, mut keep: impl FnMut(&Entry) -> bool) -> Manifest {
+        let mut kept: Vec<Entry> = Vec::with_capacity(self.entries.len());
+        let mut dropped: Option<&TreePath> = None;
+        for entry in &self.entries {
+            if dropped.is_some_and(|top| entry.path.is_below(top)) {
+                continue;
+            }
+            if entry.path.is_root() || keep(entry) {
+                kept.push(entry.clone());
+            } else if entry.is_dir() {
+                dropped = Some(&entry.path);
+            }
+        }
+        regroup(&mut kept);
+        Manifest { entries: kept, id: OnceLock::new() }
+    }
+}
+
+impl PartialEq for Manifest {
+    fn eq(&self, other: &Self) -> bool {
+        self.entries == other.entries
+    }
+}
+
+impl Eq for Manifest {}
+
+/// Writes a fragment: `entries`, which are sorted and unique, in the lines of a manifest.
+pub fn write_entries(entries: &[Entry], mut to: impl Write) -> io::Result<()> {
+    const PIECE: usize = 256 << 10;
+    let mut text = Vec::with_capacity(PIECE + 4096);
+    text.extend_from_slice(HEAD);
+    for entry in entries {
+        line::write(&mut text, entry);
+        if text.len() >= PIECE {
+            to.write_all(&text)?;
+            text.clear();
+        }
+    }
+    to.write_all(&text)
+}
+
+/// Names every hardlink group by the first of the members that `entries` still has.
+fn regroup(entries: &mut [Entry]) {
+    let mut members: HashMap<TreePath, (TreePath, usize)> = HashMap::new();
+    for entry in &*entries {
+        if let Some(group) = entry.group() {
+            members.entry(group.clone()).or_insert_with(|| (entry.path.clone(), 0)).1 += 1;
+        }
+    }
+    for entry in entries {
+        if let Node::Leaf(leaf) = &mut entry.node {
+            let left = leaf.group.as_ref().and_then(|group| members.get(group));
+            leaf.group = left.filter(|(_, count)| *count > 1).map(|(first, _)| first.clone());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,279 @@
+//! One entry as one canonical line.
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
+
+use super::checks;
+use crate::digest::Digest;
+use crate::entry::{Device, Entry, Leaf, LeafKind, Meta, Mtime, Node, Xattrs};
+use crate::tree_path::TreePath;
+
+/// Why a line is not canonical.
+type Fault = &'static str;
+
+/// Clause 4.
+const PLAIN: [bool; 256] = {
+    let mut plain = [false; 256];
+    let mut byte = 0;
+    while byte < 256 {
+        plain[byte] = matches!(byte as u8, b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9'
+            | b'.' | b'_' | b'/' | b'+' | b',' | b'@' | b'%' | b':' | b'-');
+        byte += 1;
+    }
+    plain
+};
+
+/// Appends the line of `entry`, with its newline.
+pub(super) fn write(to: &mut Vec<u8>, entry: &Entry) {
+    write_plain(to, entry);
+    for (name, value) in &entry.meta.xattrs {
+        to.extend_from_slice(b" xattr.");
+        escape(to, name);
+        to.push(b'=');
+        to.extend_from_slice(BASE64.encode(value).as_bytes());
+    }
+    if let Some(group) = entry.group() {
+        to.extend_from_slice(b" hardlink=");
+        write_path(to, group);
+    }
+    to.push(b'\n');
+}
+
+/// Appends the keywords that every mtree knows, without a newline.
+pub(super) fn write_plain(to: &mut Vec<u8>, entry: &Entry) {
+    write_path(to, &entry.path);
+    to.extend_from_slice(b" type=");
+    to.extend_from_slice(entry.type_name().as_bytes());
+    to.extend_from_slice(b" mode=");
+    to.extend([9, 6, 3, 0].map(|shift| b'0' + (entry.meta.mode >> shift & 7) as u8));
+    number(to, b" uid=", entry.meta.uid.into());
+    number(to, b" gid=", entry.meta.gid.into());
+    if let Some((size, _)) = entry.file() {
+        number(to, b" size=", size);
+    }
+    let Mtime { seconds, nanos } = entry.meta.mtime;
+    number(to, if seconds < 0 { b" time=-" } else { b" time=" }, seconds.unsigned_abs());
+    to.push(b'.');
+    let mut place = 100_000_000;
+    while place > 0 {
+        to.push(b'0' + (nanos / place % 10) as u8);
+        place /= 10;
+    }
+    match entry.leaf().map(|leaf| &leaf.kind) {
+        Some(LeafKind::File { digest, .. }) => {
+            to.extend_from_slice(b" sha256digest=");
+            let mut text = [0; 64];
+            // The buffer has twice the digest's length, which is the only way this can fail.
+            let _ = hex::encode_to_slice(digest.0, &mut text);
+            to.extend_from_slice(&text);
+        }
+        Some(LeafKind::Symlink { target }) => {
+            to.extend_from_slice(b" link=");
+            escape(to, target);
+        }
+        Some(LeafKind::Char(device) | LeafKind::Block(device)) => {
+            number(to, b" device=native,", device.major.into());
+            number(to, b",", device.minor.into());
+        }
+        Some(LeafKind::Fifo) | None => {}
+    }
+}
+
+fn write_path(to: &mut Vec<u8>, path: &TreePath) {
+    to.push(b'.');
+    if !path.is_root() {
+        to.push(b'/');
+        escape(to, path.as_bytes());
+    }
+}
+
+fn escape(to: &mut Vec<u8>, bytes: &[u8]) {
+    for &byte in bytes {
+        if PLAIN[usize::from(byte)] {
+            to.push(byte);
+        } else {
+            to.extend([b'\\', b'0' + (byte >> 6), b'0' + (byte >> 3 & 7), b'0' + (byte & 7)]);
+        }
+    }
+}
+
+fn number(to: &mut Vec<u8>, before: &[u8], mut value: u64) {
+    to.extend_from_slice(before);
+    let mut digits = [0; 20];
+    let mut at = digits.len();
+    loop {
+        at -= 1;
+        digits[at] = b'0' + (value % 10) as u8;
+        value /= 10;
+        if value == 0 {
+            break;
+        }
+    }
+    to.extend_from_slice(&digits[at..]);
+}
+
+/// Reads one line, which is without its newline.
+pub(super) fn parse(line: &[u8]) -> Result<Entry, Fault> {
+    let mut fields = Fields(Some(line));
+    let path = parse_path(fields.next().ok_or("it is empty")?)?;
+    let kind = fields.value("type=", "it has no type")?;
+    let mode = parse_mode(fields.value("mode=", "it has no mode")?)?;
+    let uid = parse_id(fields.value("uid=", "it has no uid")?)?;
+    let gid = parse_id(fields.value("gid=", "it has no gid")?)?;
+    let size = match kind {
+        b"file" => parse_number(fields.value("size=", "it has no size")?).ok_or("its size is not a number")?,
+        _ => 0,
+    };
+    let mtime = parse_time(fields.value("time=", "it has no time")?).ok_or("its time is not canonical")?;
+    let kind = parse_kind(kind, size, &mut fields)?;
+    let (xattrs, group) = parse_tail(&mut fields)?;
+    let node = match (kind, group) {
+        (Some(kind), group) => Node::Leaf(Leaf { kind, group }),
+        (None, None) => Node::Directory,
+        (None, Some(_)) => return Err("a directory cannot be hardlinked"),
+    };
+    let entry = Entry { path, meta: Meta { mode, uid, gid, mtime, xattrs }, node };
+    checks::entry(&entry)?;
+    Ok(entry)
+}
+
+/// The rest of a line, in fields that are separated by one space; `None` after the last.
+struct Fields<'a>(Option<&'a [u8]>);
+
+impl<'a> Fields<'a> {
+    fn next(&mut self) -> Option<&'a [u8]> {
+        let rest = self.0?;
+        match rest.iter().position(|&b| b == b' ') {
+            Some(space) => {
+                self.0 = Some(&rest[space + 1..]);
+                Some(&rest[..space])
+            }
+            None => {
+                self.0 = None;
+                Some(rest)
+            }
+        }
+    }
+
+    fn value(&mut self, keyword: &str, missing: Fault) -> Result<&'a [u8], Fault> {
+        self.next().and_then(|field| field.strip_prefix(keyword.as_bytes())).ok_or(missing)
+    }
+}
+
+fn parse_kind(kind: &[u8], size: u64, fields: &mut Fields) -> Result<Option<LeafKind>, Fault> {
+    Ok(Some(match kind {
+        b"dir" => return Ok(None),
+        b"file" => {
+            let digest = fields.value("sha256digest=", "it has no digest")?;
+            LeafKind::File { size, digest: parse_digest(digest).ok_or("its digest is not canonical")? }
+        }
+        b"link" => {
+            LeafKind::Symlink { target: unescape(fields.value("link=", "it has no symlink text")?)?.into_boxed_slice() }
+        }
+        b"fifo" => LeafKind::Fifo,
+        b"char" => LeafKind::Char(parse_device(fields)?),
+        b"block" => LeafKind::Block(parse_device(fields)?),
+        _ => return Err("its type is unknown"),
+    }))
+}
+
+/// What follows the keywords of the type: attributes, then the hardlink group.
+fn parse_tail(fields: &mut Fields) -> Result<(Xattrs, Option<TreePath>), Fault> {
+    let mut xattrs = Xattrs::new();
+    while let Some(field) = fields.next() {
+        if let Some(group) = field.strip_prefix(b"hardlink=") {
+            if fields.0.is_some() {
+                return Err("something follows its hardlink group");
+            }
+            return Ok((xattrs, Some(parse_path(group)?)));
+        }
+        let field = field.strip_prefix(b"xattr.").ok_or("it has an unknown keyword")?;
+        let equals = field.iter().position(|&b| b == b'=').ok_or("an extended attribute has no value")?;
+        let name = unescape(&field[..equals])?.into_boxed_slice();
+        let value = BASE64.decode(&field[equals + 1..]).map_err(|_| "an extended attribute is not canonical base64")?;
+        if xattrs.last_key_value().is_some_and(|(last, _)| *last >= name) {
+            return Err("its extended attributes are not in order");
+        }
+        xattrs.insert(name, value.into_boxed_slice());
+    }
+    Ok((xattrs, None))
+}
+
+fn parse_path(text: &[u8]) -> Result<TreePath, Fault> {
+    if text == b"." {
+        return Ok(TreePath::root());
+    }
+    let bytes = unescape(text.strip_prefix(b"./").ok_or("its path does not begin with ./")?)?;
+    match TreePath::new(bytes) {
+        Ok(path) if !path.is_root() => Ok(path),
+        _ => Err("its path is not a path inside a tree"),
+    }
+}
+
+fn unescape(text: &[u8]) -> Result<Vec<u8>, Fault> {
+    const FAULT: Fault = "a byte is not escaped as it has to be";
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text;
+    while let Some((&byte, after)) = rest.split_first() {
+        rest = after;
+        if PLAIN[usize::from(byte)] {
+            bytes.push(byte);
+            continue;
+        }
+        let (&octal, after) = after.split_first_chunk::<3>().filter(|_| byte == b'\\').ok_or(FAULT)?;
+        rest = after;
+        let [high @ b'0'..=b'3', middle @ b'0'..=b'7', low @ b'0'..=b'7'] = octal else { return Err(FAULT) };
+        let byte = (high - b'0') << 6 | (middle - b'0') << 3 | (low - b'0');
+        if PLAIN[usize::from(byte)] {
+            return Err(FAULT);
+        }
+        bytes.push(byte);
+    }
+    Ok(bytes)
+}
+
+fn parse_mode(text: &[u8]) -> Result<u16, Fault> {
+    if text.len() != 4 || !text.iter().all(|b| matches!(b, b'0'..=b'7')) {
+        return Err("its mode is not four octal digits");
+    }
+    Ok(text.iter().fold(0, |mode, digit| mode << 3 | u16::from(digit - b'0')))
+}
+
+fn parse_id(text: &[u8]) -> Result<u32, Fault> {
+    parse_number(text).and_then(|id| u32::try_from(id).ok()).ok_or("its owner or group is not a number")
+}
+
+fn parse_number(text: &[u8]) -> Option<u64> {
+    if text.is_empty() || (text.len() > 1 && text[0] == b'0') || !text.iter().all(u8::is_ascii_digit) {
+        return None;
+    }
+    text.iter().try_fold(0u64, |value, digit| value.checked_mul(10)?.checked_add((digit - b'0').into()))
+}
+
+fn parse_time(text: &[u8]) -> Option<Mtime> {
+    let dot = text.len().checked_sub(10).filter(|&dot| text[dot] == b'.')?;
+    let nanos = &text[dot + 1..];
+    if !nanos.iter().all(u8::is_ascii_digit) {
+        return None;
+    }
+    let nanos = nanos.iter().fold(0, |value, digit| value * 10 + u32::from(digit - b'0'));
+    let seconds = match text[..dot].strip_prefix(b"-") {
+        // `-0` is not canonical: 0 is neither negative nor positive.
+        Some(before) => parse_number(before).filter(|&n| n > 0).and_then(|n| 0i64.checked_sub_unsigned(n))?,
+        None => i64::try_from(parse_number(&text[..dot])?).ok()?,
+    };
+    Some(Mtime { seconds, nanos })
+}
+
+fn parse_digest(text: &[u8]) -> Option<Digest> {
+    std::str::from_utf8(text).ok()?.parse().ok()
+}
+
+fn parse_device(fields: &mut Fields) -> Result<Device, Fault> {
+    let text = fields.value("device=native,", "it has no device number")?;
+    let mut numbers = text.splitn(2, |&b| b == b',').map(|part| parse_number(part).and_then(|n| u32::try_from(n).ok()));
+    match (numbers.next(), numbers.next()) {
+        (Some(Some(major)), Some(Some(minor))) => Ok(Device { major, minor }),
+        _ => Err("its device number is not canonical"),
+    }
+}
