@@ -1,1 +1,5 @@
-//! Not written yet.
+//! The system's rsync program.
+
+mod process;
+
+pub use process::{Call, Failure, Heard, Outcome, RsyncError, run};
