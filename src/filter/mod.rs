@@ -1,1 +1,187 @@
-//! Not written yet.
+//! Which paths of a node are the image's business, in rsync's pattern language.
+//!
+#![doc = include_str!("format.md")]
+
+mod builtin;
+mod cursor;
+mod parse;
+mod pattern;
+
+use std::fmt;
+
+use crate::digest::Digest;
+use crate::tree_path::{Quoted, TreePath};
+
+pub use cursor::Cursor;
+pub use parse::{BadRule, MAX_EXCLUDE_FILE, MAX_RULES};
+use pattern::Pattern;
+
+/// An ordered list of rules, of which the first that matches decides.
+#[derive(Clone, Debug)]
+pub struct Filter {
+    rules: Vec<Rule>,
+    /// Names of the exclude files, by [`Origin::File`]'s index.
+    files: Vec<String>,
+}
+
+#[derive(Clone, Debug)]
+struct Rule {
+    action: Action,
+    pattern: Pattern,
+    origin: Origin,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Action {
+    Exclude,
+    Include,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Origin {
+    OwnState,
+    LostAndFound,
+    ForeignMount,
+    File { index: usize, line: usize },
+}
+
+/// Why a path is excluded.
+#[derive(Clone, Copy, Debug)]
+pub struct Reason<'f> {
+    filter: &'f Filter,
+    rule: usize,
+}
+
+/// Collects the layers of a [`Filter`], in whatever order they are known.
+#[derive(Clone, Debug, Default)]
+pub struct Builder {
+    mount_points: Vec<TreePath>,
+    foreign: Vec<TreePath>,
+    file_rules: Vec<Rule>,
+    files: Vec<String>,
+}
+
+impl Filter {
+    /// Begins with the built-in rules alone.
+    pub fn builder() -> Builder {
+        Builder::default()
+    }
+
+    /// Why `path` is neither to be changed nor to be deleted; `None` where the image decides.
+    ///
+    /// Below an excluded directory everything is excluded. The top of the tree never is. For many
+    /// paths in tree order a [`Cursor`] does the same faster.
+    pub fn excludes(&self, path: &TreePath, is_dir: bool) -> Option<Reason<'_>> {
+        self.cursor().excludes(path, is_dir)
+    }
+
+    /// A cursor for a walk over many paths.
+    pub fn cursor(&self) -> Cursor<'_> {
+        Cursor::new(self)
+    }
+
+    /// Whether `path` stays though the image lacks it: the agent, its configuration and its keys.
+    ///
+    /// What the image does hold at such a path is brought up to date as everywhere. A directory
+    /// above a protected path is not protected by itself; it stays because it is not empty.
+    pub fn protects(&self, path: &TreePath) -> bool {
+        builtin::protects(path.as_bytes())
+    }
+
+    /// Names the rules that are in effect; comments, spacing and the place of a rule's text count
+    /// for nothing.
+    ///
+    /// What is protected does not enter: it decides about deletions, not about what is tracked.
+    pub fn digest(&self) -> Digest {
+        Digest::of(&self.exclude_lines())
+    }
+
+    /// The same rules and protections as a file for `rsync --filter='merge FILE'`.
+    pub fn rsync_rules(&self) -> Vec<u8> {
+        let mut lines = Vec::new();
+        for path in builtin::PROTECTED {
+            lines.extend_from_slice(b"P /");
+            lines.extend_from_slice(path.as_bytes());
+            // a directory, or whatever else stands there, and what is below it
+            lines.extend_from_slice(b"\nP /");
+            lines.extend_from_slice(path.as_bytes());
+            lines.extend_from_slice(b"/**\n");
+        }
+        lines.extend(self.exclude_lines());
+        lines
+    }
+
+    fn exclude_lines(&self) -> Vec<u8> {
+        let mut lines = Vec::new();
+        for rule in &self.rules {
+            lines.extend_from_slice(match rule.action {
+                Action::Exclude => b"- ",
+                Action::Include => b"+ ",
+            });
+            lines.extend_from_slice(rule.pattern.source());
+            lines.push(b'\n');
+        }
+        lines
+    }
+
+    /// The rule that excludes this very path; what its ancestors say is the cursor's business.
+    fn excluding_rule(&self, path: &[u8], is_dir: bool) -> Option<usize> {
+        let index = self.rules.iter().position(|rule| rule.pattern.matches(path, is_dir))?;
+        (self.rules[index].action == Action::Exclude).then_some(index)
+    }
+}
+
+impl Builder {
+    /// Names the mount points below the root at which the agent keeps a stage of its own.
+    pub fn mount_points(mut self, paths: impl IntoIterator<Item = TreePath>) -> Self {
+        self.mount_points.extend(paths);
+        self
+    }
+
+    /// Names what is mounted below the root and does not belong to the image: it and everything
+    /// below it is excluded.
+    pub fn foreign_mounts(mut self, paths: impl IntoIterator<Item = TreePath>) -> Self {
+        self.foreign.extend(paths);
+        self
+    }
+
+    /// Adds the rules of an exclude file after those of earlier ones; `name` is used in messages.
+    ///
+    /// A `!` in it drops the rules of exclude files so far, never the built-in ones.
+    pub fn exclude_file(mut self, name: &str, content: &[u8]) -> Result<Self, BadRule> {
+        let index = self.files.len();
+        self.files.push(name.to_owned());
+        parse::exclude_file(name, content, index, &mut self.file_rules)?;
+        Ok(self)
+    }
+
+    /// Puts the layers in order: our own state, foreign mounts, exclude files.
+    pub fn build(self) -> Filter {
+        let mut rules = builtin::rules(self.mount_points, self.foreign);
+        rules.extend(self.file_rules);
+        Filter { rules, files: self.files }
+    }
+}
+
+impl Reason<'_> {
+    /// Whether an exclude file says so, and not a built-in rule.
+    pub fn is_configured(&self) -> bool {
+        matches!(self.filter.rules[self.rule].origin, Origin::File { .. })
+    }
+}
+
+impl fmt::Display for Reason<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let rule = &self.filter.rules[self.rule];
+        let pattern = Quoted(rule.pattern.source());
+        match rule.origin {
+            Origin::OwnState => write!(f, "the agent's own state ({pattern})"),
+            Origin::LostAndFound => write!(f, "the filesystem's own ({pattern})"),
+            Origin::ForeignMount => write!(f, "another filesystem is mounted there ({pattern})"),
+            Origin::File { index, line } => write!(f, "{}:{line}: {pattern}", self.filter.files[index]),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,81 @@
+//! The rules that no configuration takes away.
+
+use super::pattern::Pattern;
+use super::{Action, Origin, Rule};
+use crate::tree_path::TreePath;
+
+/// What stays though an image lacks it: without the agent, its configuration and its keys a node
+/// could not be updated again.
+pub(super) const PROTECTED: [&str; 7] = [
+    "usr/sbin/si_updateclient",
+    "usr/bin/si_updateclient",
+    "etc/systemimager/updateclient.toml",
+    "etc/systemimager/updateclient.local.exclude",
+    "etc/systemimager/client.conf",
+    "etc/systemimager/keys",
+    "etc/systemimager/overrides",
+];
+
+pub(super) fn protects(path: &[u8]) -> bool {
+    PROTECTED
+        .iter()
+        .any(|protected| path.strip_prefix(protected.as_bytes()).is_some_and(|rest| rest.is_empty() || rest[0] == b'/'))
+}
+
+/// The agent's own state at the top and at each of its mount points, then foreign mounts.
+pub(super) fn rules(mut mount_points: Vec<TreePath>, mut foreign: Vec<TreePath>) -> Vec<Rule> {
+    // the digest must not depend on the order in which the kernel lists mounts
+    mount_points.push(TreePath::root());
+    mount_points.sort();
+    mount_points.dedup();
+    foreign.sort();
+    foreign.dedup();
+
+    let mut rules = Vec::new();
+    let mut exclude = |origin, pattern: &[u8]| {
+        rules.push(Rule { action: Action::Exclude, pattern: Pattern::new(pattern), origin });
+    };
+    for point in &mount_points {
+        exclude(Origin::OwnState, &below(point, b".si-*"));
+    }
+    exclude(Origin::OwnState, b"/var/lib/systemimager/client/");
+    exclude(Origin::OwnState, b"/etc/systemimager/IMAGE_LAST_SYNCED_TO");
+    exclude(Origin::LostAndFound, b"lost+found/");
+    for path in foreign.iter().filter(|path| !path.is_root()) {
+        exclude(Origin::ForeignMount, &literal(path));
+    }
+    rules
+}
+
+/// An anchored pattern that matches `path` alone.
+fn literal(path: &TreePath) -> Vec<u8> {
+    let mut pattern = vec![b'/'];
+    if path.as_bytes().iter().any(|b| b"*?[\n\r".contains(b)) {
+        escape(path.as_bytes(), &mut pattern);
+    } else {
+        pattern.extend_from_slice(path.as_bytes());
+    }
+    pattern
+}
+
+/// An anchored pattern for what matches `name`, which holds a wildcard, directly below `dir`.
+fn below(dir: &TreePath, name: &[u8]) -> Vec<u8> {
+    let mut pattern = vec![b'/'];
+    if !dir.is_root() {
+        escape(dir.as_bytes(), &mut pattern);
+        pattern.push(b'/');
+    }
+    pattern.extend_from_slice(name);
+    pattern
+}
+
+fn escape(path: &[u8], pattern: &mut Vec<u8>) {
+    for &byte in path {
+        match byte {
+            b'*' | b'?' | b'[' | b'\\' => pattern.extend([b'\\', byte]),
+            // a rule is one line
+            b'\n' | b'\r' => pattern.extend_from_slice(b"[[:cntrl:]]"),
+            other => pattern.push(other),
+        }
+    }
+}

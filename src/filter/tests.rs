@@ -1,0 +1,210 @@
+use std::time::{Duration, Instant};
+
+use super::*;
+
+fn path(bytes: impl AsRef<[u8]>) -> TreePath {
+    TreePath::new(bytes.as_ref()).expect("a good path")
+}
+
+fn filter(rules: impl AsRef<[u8]>) -> Filter {
+    Filter::builder().exclude_file("test", rules.as_ref()).expect("good rules").build()
+}
+
+/// A path that ends in a slash is a directory.
+fn excluded(filter: &Filter, at: &str) -> bool {
+    filter.excludes(&path(at.trim_end_matches('/')), at.ends_with('/')).is_some()
+}
+
+#[track_caller]
+fn assert_rules(rules: &str, hidden: &[&str], shown: &[&str]) {
+    let filter = filter(rules);
+    for at in hidden {
+        assert!(excluded(&filter, at), "{rules:?} has to exclude {at}");
+    }
+    for at in shown {
+        assert!(!excluded(&filter, at), "{rules:?} must not exclude {at}");
+    }
+}
+
+#[test]
+fn names_tails_and_anchors() {
+    assert_rules("core", &["core", "a/core/", "core/below"], &["cores", "a/score"]);
+    assert_rules("a/b", &["a/b", "x/a/b"], &["xa/b", "a/bx", "b"]);
+    assert_rules("/a/b", &["a/b", "a/b/c"], &["x/a/b"]);
+    assert_rules("logs/", &["logs/", "x/logs/", "x/logs/y"], &["logs", "x/logs"]);
+    assert_rules("/", &[], &["a", "a/"]);
+}
+
+#[test]
+fn stars_and_slashes() {
+    assert_rules("*.o", &["a.o", "x/b.o"], &["a.ob", "a.o.c"]);
+    assert_rules("/v/*", &["v/a", "v/a/b"], &["v/", "w/v/a"]);
+    assert_rules("/v/**/z", &["v/a/z", "v/a/b/z"], &["v/z"]);
+    assert_rules("**/z", &["z", "a/z", "a/b/z"], &["az"]);
+    assert_rules("d/***", &["d/", "x/d/", "d/a"], &["d", "da"]);
+    assert_rules("/d/***", &["d/", "d/a"], &["x/d/", "d"]);
+    assert_rules("a?c", &["abc"], &["ac", "a/c"]);
+    assert_rules("a**c", &["abc", "a/c", "x/a/b/c"], &["xac/b"]);
+    assert_rules("a/*/c", &["a/b/c", "x/a/b/c"], &["a/b/b/c"]);
+}
+
+#[test]
+fn classes() {
+    assert_rules("[a-c]", &["a", "b", "c"], &["d", "-"]);
+    assert_rules("[!a-c]", &["d", "-"], &["a", "dd"]);
+    assert_rules("[^]]", &["a"], &["]"]);
+    assert_rules("[]a-]", &["]", "a", "-"], &["b"]);
+    assert_rules("x[[:digit:][:upper:]_]", &["x1", "xA", "x_"], &["xa", "x:"]);
+    assert_rules("x[[:nothing:]]", &[], &["x:", "xn", "x[[:nothing:]]"]);
+    assert_rules("x[a", &[], &["xa", "x[a"]);
+    assert_rules("x[\\]]", &["x]"], &["x\\"]);
+    assert_rules("a[!x]b/*", &[], &["a/b/c"]);
+}
+
+#[test]
+fn a_backslash_escapes_only_beside_a_wildcard() {
+    assert_rules("a\\b", &["a\\b"], &["ab"]);
+    assert_rules("a\\b*", &["ab", "abc"], &["a\\b"]);
+    assert_rules("a\\*", &["a*"], &["ab", "a\\*"]);
+    assert_rules("*\\", &[], &["a\\", "a"]);
+}
+
+#[test]
+fn the_first_match_decides_and_a_closed_directory_hides_all() {
+    assert_rules("+ keep\n*", &["x", "x/keep"], &["keep"]);
+    assert_rules("+ */\n+ *.c\n*", &["a.o", "d/a.o"], &["a.c", "d/", "d/a.c"]);
+    assert_rules("a\n!\nb", &["b"], &["a"]);
+    assert_rules("# x\n; y\n\n- a\r+ b\r\nc ", &["a", "c "], &["# x", "b", "c"]);
+    assert_rules("!a", &["!a"], &["a"]);
+}
+
+#[test]
+fn errors_name_the_line() {
+    let error = |rules: &[u8]| {
+        Filter::builder().exclude_file("local.exclude", rules).map(|_| ()).expect_err("bad rules").to_string()
+    };
+    assert_eq!(error(b"a\n\n- \n"), "local.exclude:3: a rule needs a pattern: - ");
+    assert_eq!(error(b"a\0b"), "local.exclude:1: a pattern cannot hold a NUL: a\\000b");
+    assert!(error(&[b'x'; MAX_PATTERN_PLUS]).contains("longer than 4095"));
+    assert!(error(&vec![b'\n'; MAX_EXCLUDE_FILE + 1]).contains("1 MiB"));
+    assert!(error("a\n".repeat(MAX_RULES + 1).as_bytes()).starts_with("local.exclude:10001:"));
+}
+
+const MAX_PATTERN_PLUS: usize = pattern::MAX_PATTERN + 1;
+
+#[test]
+fn built_in_rules_cannot_be_cleared_or_included_again() {
+    let filter = Filter::builder()
+        .foreign_mounts([path("proc"), path("mnt/*odd*\n")])
+        .mount_points([path("boot")])
+        .exclude_file("test", b"!\n+ *\n+ .si-*")
+        .expect("good rules")
+        .build();
+    let hidden = [
+        ".si-stage/",
+        ".si-undo/3",
+        "boot/.si-stage/",
+        "var/lib/systemimager/client/state.toml",
+        "etc/systemimager/IMAGE_LAST_SYNCED_TO",
+        "home/lost+found/x",
+        "proc/",
+        "proc/1",
+    ];
+    for at in hidden {
+        assert!(excluded(&filter, at), "{at}");
+    }
+    assert!(filter.excludes(&path("mnt/*odd*\n"), true).is_some());
+    for at in ["home/.si-stage/", "mnt/oddy", "lost+found", "var/lib/systemimager/client", "process"] {
+        assert!(!excluded(&filter, at), "{at}");
+    }
+}
+
+#[test]
+fn the_reason_names_the_rule() {
+    let filter = filter("a\n/var/log/**\n");
+    let reason = filter.excludes(&path("var/log/x/y"), false).expect("is excluded");
+    assert_eq!(reason.to_string(), "test:2: /var/log/**");
+    assert!(reason.is_configured());
+    let reason = filter.excludes(&path(".si-stage"), true).expect("is excluded");
+    assert_eq!(reason.to_string(), "the agent's own state (/.si-*)");
+    assert!(!reason.is_configured());
+}
+
+#[test]
+fn agent_configuration_and_keys_are_protected() {
+    let filter = Filter::builder().build();
+    for at in ["usr/sbin/si_updateclient", "etc/systemimager/keys", "etc/systemimager/keys/site.pub"] {
+        assert!(filter.protects(&path(at)), "{at}");
+        assert!(filter.excludes(&path(at), false).is_none(), "{at}");
+    }
+    assert!(!filter.protects(&path("etc/systemimager")));
+    assert!(!filter.protects(&path("etc/systemimager/keys2")));
+}
+
+#[test]
+fn the_digest_is_of_the_rules_alone() {
+    assert_eq!(filter("a\nb").digest(), filter("# why\n- a\n\nb\n").digest());
+    assert_ne!(filter("a\nb").digest(), filter("b\na").digest());
+    assert_ne!(filter("a").digest(), filter("+ a").digest());
+    let mounts = |paths: [&str; 2]| Filter::builder().foreign_mounts(paths.map(path)).build().digest();
+    assert_eq!(mounts(["proc", "sys"]), mounts(["sys", "proc"]));
+}
+
+#[test]
+fn a_cursor_in_any_order_answers_as_the_filter_does() {
+    let filter = filter("+ /a/b/keep\n/a/b/*\nc/\n*.o");
+    let mut paths: Vec<(TreePath, bool)> = Vec::new();
+    for (at, is_dir) in [("a", true), ("a/b", true), ("a/b/keep", true), ("a/b/keep/x", false), ("a/b/q/z", false)] {
+        paths.push((path(at), is_dir));
+    }
+    for (at, is_dir) in [("a/bb", true), ("c", true), ("c/d/e", false), ("cc", false), ("d/c", false), ("x.o", true)] {
+        paths.push((path(at), is_dir));
+    }
+    for turn in 0..paths.len() {
+        paths.rotate_left(1);
+        if turn % 2 == 1 {
+            paths.reverse();
+        }
+        let mut cursor = filter.cursor();
+        for (path, is_dir) in &paths {
+            let expected = filter.excludes(path, *is_dir).map(|reason| reason.rule);
+            assert_eq!(cursor.excludes(path, *is_dir).map(|reason| reason.rule), expected, "{path}");
+        }
+    }
+}
+
+#[test]
+fn hostile_patterns_take_bounded_time() {
+    let begun = Instant::now();
+    let text = path(["a".repeat(250).as_str(); 16].join("/"));
+    for pattern in ["**a".repeat(1300), "*a".repeat(2000) + "b", "a**/".repeat(1000), "?".repeat(4095)] {
+        let _ = filter(&pattern).excludes(&text, false);
+    }
+    assert!(begun.elapsed() < Duration::from_secs(5), "took {:?}", begun.elapsed());
+}
+
+#[test]
+fn the_deepest_mount_point_does_no_harm() {
+    let deep = path(["d".repeat(200).as_str(); 20].join("/") + "/" + &"e".repeat(75));
+    let filter = Filter::builder().mount_points([deep.clone()]).foreign_mounts([deep.clone()]).build();
+    assert!(filter.excludes(&deep, true).is_some());
+}
+
+proptest::proptest! {
+    #[test]
+    fn no_bytes_make_it_panic(rules: Vec<u8>, at: Vec<u8>, is_dir: bool) {
+        if let (Ok(builder), Ok(path)) = (Filter::builder().exclude_file("x", &rules), TreePath::new(at)) {
+            let filter = builder.build();
+            let _ = filter.excludes(&path, is_dir);
+            let _ = filter.rsync_rules();
+        }
+    }
+
+    #[test]
+    fn no_pattern_makes_it_panic(rules in "[-+!*?\\[\\]\\\\:/ab\n ]{0,40}", at in "[]\\[:ab*\\\\-]{1,8}(/[]\\[ab:-]{1,4}){0,3}") {
+        if let (Ok(builder), Ok(path)) = (Filter::builder().exclude_file("x", rules.as_bytes()), TreePath::new(at)) {
+            let filter = builder.build();
+            let _ = filter.excludes(&path, true);
+        }
+    }
+}
