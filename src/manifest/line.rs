@@ -79,7 +79,8 @@ pub(super) fn write_plain(to: &mut Vec<u8>, entry: &Entry) {
     }
 }
 
-fn write_path(to: &mut Vec<u8>, path: &TreePath) {
+/// Appends `path` as clause 4 escapes it: `.`, or `./` and what follows.
+pub fn write_path(to: &mut Vec<u8>, path: &TreePath) {
     to.push(b'.');
     if !path.is_root() {
         to.push(b'/');
@@ -199,7 +200,8 @@ fn parse_tail(fields: &mut Fields) -> Result<(Xattrs, Option<TreePath>), Fault> 
     Ok((xattrs, None))
 }
 
-fn parse_path(text: &[u8]) -> Result<TreePath, Fault> {
+/// Reads what [`write_path`] wrote, and nothing else.
+pub fn parse_path(text: &[u8]) -> Result<TreePath, &'static str> {
     if text == b"." {
         return Ok(TreePath::root());
     }

@@ -13,6 +13,7 @@ use std::io::{self, Write};
 use std::sync::OnceLock;
 
 pub use compare::{Changes, compare};
+pub use line::{parse_path, write_path};
 pub use read::parse_entries;
 
 use crate::digest::Hasher;

@@ -1,0 +1,233 @@
+//! Which old file is like which new one: decided by names and sizes alone.
+
+use std::collections::{HashMap, HashSet};
+
+use super::{GROUP_OUTPUT, GROUP_SOURCE, MAX_CONTENT};
+use crate::digest::Digest;
+use crate::entry::Entry;
+use crate::manifest::Manifest;
+
+/// New contents that are to be made out of old ones together.
+#[derive(Clone, Debug, Default)]
+pub struct Group<'m> {
+    /// Files of the base with distinct contents.
+    pub sources: Vec<&'m Entry>,
+    /// Files of the target with distinct contents, none of which the base holds.
+    pub targets: Vec<&'m Entry>,
+}
+
+/// Pairs the contents that `target` has and `base` has not with contents of `base`, in groups.
+///
+/// The source of a file is the file of the same path; else one whose path is the same once version
+/// numbers are taken out (so the modules of a new kernel find those of the old one); else one of the
+/// same name, so taken; of several the one whose size is closest. What finds no source is in no group.
+/// Names that tell of compression make groups of their own: what cannot be helped by a delta must not
+/// spoil the others.
+pub fn pair<'m>(base: &'m Manifest, target: &'m Manifest) -> Vec<Group<'m>> {
+    let files = Files::of(base);
+    let mut seen: HashSet<Digest> = base.entries().iter().filter_map(Entry::file).map(|(_, digest)| digest).collect();
+    let (mut plain, mut packed) = (Groups::default(), Groups::default());
+    for entry in target.entries() {
+        let Some((size, digest)) = entry.file() else { continue };
+        if !seen.insert(digest) || size == 0 || size > MAX_CONTENT {
+            continue;
+        }
+        let Some(source) = files.source_of(base, entry, size) else { continue };
+        let groups = if is_packed(entry.path.name()) { &mut packed } else { &mut plain };
+        groups.add(source, entry);
+    }
+    let mut all = plain.finish();
+    all.append(&mut packed.finish());
+    all
+}
+
+/// The base's files that can serve, by what remains of their names.
+struct Files<'m> {
+    by_path: HashMap<Vec<u8>, Vec<&'m Entry>>,
+    by_name: HashMap<Vec<u8>, Vec<&'m Entry>>,
+}
+
+impl<'m> Files<'m> {
+    fn of(base: &'m Manifest) -> Self {
+        let mut files = Files { by_path: HashMap::new(), by_name: HashMap::new() };
+        for entry in base.entries().iter().filter(|entry| serves(entry)) {
+            files.by_path.entry(without_versions(entry.path.as_bytes())).or_default().push(entry);
+            files.by_name.entry(without_versions(entry.path.name())).or_default().push(entry);
+        }
+        files
+    }
+
+    fn source_of(&self, base: &'m Manifest, entry: &Entry, size: u64) -> Option<&'m Entry> {
+        if let Some(same) = base.get(&entry.path).filter(|same| serves(same)) {
+            return Some(same);
+        }
+        let similar = self.by_path.get(&without_versions(entry.path.as_bytes()));
+        let similar = similar.or_else(|| self.by_name.get(&without_versions(entry.path.name())));
+        similar?.iter().copied().min_by_key(|candidate| size_of(candidate).abs_diff(size))
+    }
+}
+
+fn serves(entry: &Entry) -> bool {
+    (1..=MAX_CONTENT).contains(&size_of(entry))
+}
+
+fn size_of(entry: &Entry) -> u64 {
+    entry.file().map_or(0, |(size, _)| size)
+}
+
+/// Groups that are filled in the order of the tree, where neighbours are alike.
+#[derive(Default)]
+struct Groups<'m> {
+    done: Vec<Group<'m>>,
+    open: Group<'m>,
+    held: HashSet<Digest>,
+    source: u64,
+    output: u64,
+}
+
+impl<'m> Groups<'m> {
+    fn add(&mut self, source: &'m Entry, target: &'m Entry) {
+        let more = if self.holds(source) { 0 } else { size_of(source) };
+        if self.source + more > GROUP_SOURCE || self.output + size_of(target) > GROUP_OUTPUT {
+            self.close();
+        }
+        if let Some((size, digest)) = source.file()
+            && self.held.insert(digest)
+        {
+            self.open.sources.push(source);
+            self.source += size;
+        }
+        self.open.targets.push(target);
+        self.output += size_of(target);
+    }
+
+    fn holds(&self, source: &Entry) -> bool {
+        source.file().is_some_and(|(_, digest)| self.held.contains(&digest))
+    }
+
+    fn close(&mut self) {
+        let full = std::mem::take(&mut self.open);
+        if !full.targets.is_empty() {
+            self.done.push(full);
+        }
+        self.held.clear();
+        (self.source, self.output) = (0, 0);
+    }
+
+    fn finish(mut self) -> Vec<Group<'m>> {
+        self.close();
+        self.done
+    }
+}
+
+/// `bytes` with each version number (digits, and digits joined by `.`, `-`, `+`, `~` or `_`) as one `#`.
+fn without_versions(bytes: &[u8]) -> Vec<u8> {
+    let mut kept = Vec::with_capacity(bytes.len());
+    let mut at = 0;
+    while at < bytes.len() {
+        if !bytes[at].is_ascii_digit() {
+            kept.push(bytes[at]);
+            at += 1;
+            continue;
+        }
+        kept.push(b'#');
+        while at < bytes.len() {
+            let joined = b".-+~_".contains(&bytes[at]) && bytes.get(at + 1).is_some_and(u8::is_ascii_digit);
+            if !bytes[at].is_ascii_digit() && !joined {
+                break;
+            }
+            at += 1;
+        }
+    }
+    kept
+}
+
+/// Whether a file's name tells that its bytes are compressed.
+fn is_packed(name: &[u8]) -> bool {
+    const ENDS: [&[u8]; 16] = [
+        b".gz", b".tgz", b".xz", b".zst", b".bz2", b".lz4", b".lzma", b".zip", b".jar", b".whl", b".png", b".jpg",
+        b".webp", b".woff2", b".deb", b".rpm",
+    ];
+    ENDS.iter().any(|end| name.ends_with(end)) || name.starts_with(b"initrd") || name.starts_with(b"vmlinuz")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::iter;
+
+    use super::*;
+    use crate::entry::{Leaf, LeafKind, Meta, Mtime, Node, Xattrs};
+    use crate::tree_path::TreePath;
+
+    fn manifest(files: &[(&str, u64, u8)]) -> Manifest {
+        let meta = Meta { mode: 0o755, uid: 0, gid: 0, mtime: Mtime { seconds: 0, nanos: 0 }, xattrs: Xattrs::new() };
+        let mut entries = vec![Entry { path: TreePath::root(), meta: meta.clone(), node: Node::Directory }];
+        let mut dirs = HashSet::new();
+        for (path, size, content) in files {
+            let path = TreePath::new(*path).expect("a good path");
+            let above: Vec<TreePath> = iter::successors(path.parent(), TreePath::parent).collect();
+            for dir in above.into_iter().filter(|dir| !dir.is_root()) {
+                if dirs.insert(dir.clone()) {
+                    entries.push(Entry { path: dir, meta: meta.clone(), node: Node::Directory });
+                }
+            }
+            let kind = LeafKind::File { size: *size, digest: Digest([*content; 32]) };
+            entries.push(Entry { path, meta: meta.clone(), node: Node::Leaf(Leaf { kind, group: None }) });
+        }
+        Manifest::new(entries).expect("a good manifest")
+    }
+
+    fn pairs(base: &[(&str, u64, u8)], target: &[(&str, u64, u8)]) -> Vec<(Vec<String>, Vec<String>)> {
+        let names = |entries: &[&Entry]| entries.iter().map(|e| e.path.to_string()).collect();
+        let (base, target) = (manifest(base), manifest(target));
+        pair(&base, &target).iter().map(|g| (names(&g.sources), names(&g.targets))).collect()
+    }
+
+    fn group(sources: &[&str], targets: &[&str]) -> (Vec<String>, Vec<String>) {
+        let own = |names: &[&str]| names.iter().map(|n| n.to_string()).collect();
+        (own(sources), own(targets))
+    }
+
+    #[test]
+    fn versions_are_taken_out() {
+        for (a, b) in [
+            ("usr/lib/modules/6.1.0-50-amd64/x.ko", "usr/lib/modules/6.1.0-56-amd64/x.ko"),
+            ("libfoo.so.1.2.3", "libfoo.so.1.2.4"),
+            ("libfoo.so.1.2.10.1", "libfoo.so.1.2"),
+        ] {
+            assert_eq!(without_versions(a.as_bytes()), without_versions(b.as_bytes()));
+        }
+        assert_ne!(without_versions(b"a1b"), without_versions(b"a1c"));
+        assert_eq!(without_versions(b"1.2."), b"#.");
+    }
+
+    #[test]
+    fn the_same_path_comes_first_then_the_version_then_the_name() {
+        let base = [("a/k-1.0", 10, 1), ("a/k-2.0", 90, 2), ("b/tool", 50, 3), ("c/tool", 11, 4)];
+        assert_eq!(pairs(&base, &[("a/k-1.0", 90, 9)]), [group(&["/a/k-1.0"], &["/a/k-1.0"])]);
+        assert_eq!(pairs(&base, &[("a/k-3.0", 80, 9)]), [group(&["/a/k-2.0"], &["/a/k-3.0"])]);
+        assert_eq!(pairs(&base, &[("new/tool", 12, 9)]), [group(&["/c/tool"], &["/new/tool"])]);
+        assert!(pairs(&base, &[("new/other", 12, 9)]).is_empty());
+    }
+
+    #[test]
+    fn what_the_base_holds_needs_no_delta() {
+        assert!(pairs(&[("a", 10, 1), ("b", 10, 2)], &[("a", 10, 2), ("b", 10, 1)]).is_empty());
+    }
+
+    #[test]
+    fn groups_are_bounded_and_compressed_files_apart() {
+        let mib = 1 << 20;
+        let base = [("a", 3 * mib, 1), ("b", 2 * mib, 2), ("c.gz", mib, 3), ("d", mib, 4), ("e", 60 * mib, 5)];
+        let target = [("a", 3 * mib, 11), ("b", 2 * mib, 12), ("c.gz", mib, 13), ("d", mib, 14), ("e", mib, 15)];
+        let expected = [group(&["/a"], &["/a"]), group(&["/b", "/d"], &["/b", "/d"]), group(&["/c.gz"], &["/c.gz"])];
+        assert_eq!(pairs(&base, &target), expected);
+    }
+
+    #[test]
+    fn one_source_serves_many_and_is_held_once() {
+        let base = [("k-1", 10, 1)];
+        let target = [("k-2", 10, 2), ("k-3", 10, 3)];
+        assert_eq!(pairs(&base, &target), [group(&["/k-1"], &["/k-2", "/k-3"])]);
+    }
+}
