@@ -212,6 +212,14 @@ pub fn write_entries(entries: &[Entry], mut to: impl Write) -> io::Result<()> {
     to.write_all(&text)
 }
 
+/// `path` as manifests write it: `./` in front, unusual bytes as `\ooo`.
+pub fn path_text(path: &TreePath) -> String {
+    let mut text = Vec::new();
+    line::write_path(&mut text, path);
+    // Escaping leaves nothing but ASCII.
+    String::from_utf8_lossy(&text).into_owned()
+}
+
 /// Names every hardlink group by the first of the members that `entries` still has.
 fn regroup(entries: &mut [Entry]) {
     let mut members: HashMap<TreePath, (TreePath, usize)> = HashMap::new();

@@ -129,6 +129,22 @@ impl Root {
         }
     }
 
+    /// What tells this tree from a copy of it: the filesystem (for ext4 and btrfs made from its UUID)
+    /// and the inode and birth of the top directory.
+    pub fn identity(&self) -> Result<String> {
+        let read = || -> rustix::io::Result<String> {
+            let filesystem = rustix::fs::fstatvfs(&self.dir)?.f_fsid;
+            let inode = rustix::fs::fstat(&self.dir)?.st_ino;
+            let birth = match rustix::fs::statx(&self.dir, c"", AtFlags::EMPTY_PATH, StatxFlags::BTIME) {
+                Ok(found) if found.stx_mask & StatxFlags::BTIME.bits() != 0 => found.stx_btime.tv_sec,
+                Ok(_) | Err(Errno::NOSYS) => 0,
+                Err(e) => return Err(e),
+            };
+            Ok(format!("{filesystem:x}-{inode}-{birth}"))
+        };
+        read().map_err(|e| self.error("inspect", &TreePath::root(), e))
+    }
+
     /// What keeps `path` from being changed, beyond permissions.
     pub fn pins(&self, path: &TreePath) -> Result<Option<Pins>> {
         let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::EMPTY_PATH;

@@ -1,1 +1,221 @@
-//! Not written yet.
+//! What a node knows of itself, and the lock that lets one run at a time work on it.
+//!
+//! Everything lies in `var/lib/systemimager/client/` below the root: `state.toml`, the manifest of the
+//! recorded generation under a name that holds its id, the spool, and the lock. The manifest is
+//! durable before the state that names it, so that the rename of `state.toml` commits both.
+
+use std::collections::BTreeMap;
+use std::io::Read;
+
+use serde::{Deserialize, Serialize};
+
+use crate::digest::Digest;
+use crate::generation::GenerationId;
+use crate::image::ImageName;
+use crate::manifest::{Manifest, ManifestError, parse_path, path_text};
+use crate::root::{Root, RootError};
+use crate::tree_path::TreePath;
+
+mod lock;
+
+pub use lock::Lock;
+
+/// The directory, below the root.
+pub const DIRECTORY: &str = "var/lib/systemimager/client";
+/// The file that the old client left behind, and that other tools read.
+pub const LAST_SYNCED: &str = "etc/systemimager/IMAGE_LAST_SYNCED_TO";
+/// The text of a recorded manifest may not be larger: about ten million entries.
+pub const MAX_MANIFEST: u64 = 4 << 30;
+/// A state file larger than this is not ours: a million deviations take less.
+const MAX_STATE: u64 = 256 << 20;
+/// The format that this program reads and writes.
+const FORMAT: u32 = 1;
+
+/// What is recorded of a node.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct State {
+    format: u32,
+    /// The image that the node follows.
+    pub image: ImageName,
+    /// The serial of the publish that it is at.
+    pub serial: u64,
+    /// The generation that it is at, but for the deviations.
+    pub generation: GenerationId,
+    /// The filter under which that is true.
+    pub filter: Digest,
+    /// The tree that this was written for: a copy elsewhere is not believed.
+    pub home: String,
+    /// When this was written, by the node's clock; for people only.
+    pub written: jiff::Timestamp,
+    /// Untracked paths that were seen, by their topmost directory; unknown before the first walk.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub untracked: Option<u64>,
+    /// The catalog that this follows from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub catalog: Option<SeenCatalog>,
+    /// Tracked paths known not to match, with what is different.
+    #[serde(default)]
+    pub deviations: BTreeMap<String, String>,
+}
+
+/// The last catalog that was believed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SeenCatalog {
+    /// Where it came from.
+    pub repo: String,
+    /// Its serial: an older one is refused.
+    pub serial: u64,
+    /// What to ask the server with, if it gave one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub etag: Option<String>,
+}
+
+/// Why the state of a node cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum StateError {
+    /// The disk said no.
+    #[error(transparent)]
+    Root(#[from] RootError),
+    /// Another run works on this tree.
+    #[error("another update of {0} is running")]
+    Locked(String),
+    /// What is written there is not a state.
+    #[error("{path} is not valid: {why}")]
+    Invalid {
+        /// The file.
+        path: String,
+        /// What is wrong with it.
+        why: String,
+    },
+}
+
+impl State {
+    /// The state of a node at `generation` without deviations.
+    pub fn new(image: ImageName, serial: u64, generation: GenerationId, filter: Digest, home: String) -> Self {
+        State {
+            format: FORMAT,
+            image,
+            serial,
+            generation,
+            filter,
+            home,
+            written: jiff::Timestamp::now(),
+            untracked: None,
+            catalog: None,
+            deviations: BTreeMap::new(),
+        }
+    }
+
+    /// Records that `path` does not match, and how.
+    pub fn deviate(&mut self, path: &TreePath, what: impl Into<String>) {
+        self.deviations.insert(path_text(path), what.into());
+    }
+
+    /// The paths that are known not to match.
+    pub fn deviating(&self) -> impl Iterator<Item = TreePath> {
+        self.deviations.keys().filter_map(|text| parse_path(text.as_bytes()).ok())
+    }
+
+    /// The state as text.
+    pub fn to_toml(&self) -> Result<String, StateError> {
+        toml::to_string(self).map_err(|e| StateError::Invalid { path: "the new state".to_owned(), why: e.to_string() })
+    }
+
+    /// Reads a state from `text`, which came from `path`.
+    pub fn parse(text: &str, path: &str) -> Result<Self, StateError> {
+        let invalid = |why: String| StateError::Invalid { path: path.to_owned(), why };
+        let state: State = toml::from_str(text).map_err(|e| invalid(e.message().to_owned()))?;
+        if state.format != FORMAT {
+            return Err(invalid(format!("it has format {}, this program reads format {FORMAT}", state.format)));
+        }
+        Ok(state)
+    }
+}
+
+/// What is found where a node keeps its state.
+#[derive(Debug)]
+pub enum Found {
+    /// No state.
+    Nothing,
+    /// A state that was written for this tree.
+    State(Box<State>),
+    /// A state that cannot be believed, and why.
+    SetAside(String),
+}
+
+/// Reads the state of the tree at `root`.
+pub fn load(root: &Root) -> Result<Found, StateError> {
+    let path = place("state.toml");
+    let file = match root.open_file(&path) {
+        Err(e) if e.is_absent() => return Ok(Found::Nothing),
+        answer => answer?,
+    };
+    let mut text = String::new();
+    if let Err(e) = file.take(MAX_STATE).read_to_string(&mut text) {
+        return Ok(Found::SetAside(format!("{} cannot be read: {e}", root.show(&path))));
+    }
+    match State::parse(&text, &root.show(&path)) {
+        Err(e) => Ok(Found::SetAside(e.to_string())),
+        Ok(state) if state.home != root.identity()? => Ok(Found::SetAside(
+            "the recorded state was written for another tree and came here with a copy of it".to_owned(),
+        )),
+        Ok(state) => Ok(Found::State(Box::new(state))),
+    }
+}
+
+/// The manifest of a recorded generation; `None` where it is lost or damaged.
+pub fn load_manifest(root: &Root, generation: GenerationId) -> Result<Option<Manifest>, StateError> {
+    let file = match root.open_file(&manifest_place(generation)) {
+        Err(e) if e.is_absent() => return Ok(None),
+        answer => answer?,
+    };
+    let manifest: Result<Manifest, ManifestError> = Manifest::read_zstd(file, MAX_MANIFEST);
+    Ok(manifest.ok().filter(|manifest| manifest.id() == generation))
+}
+
+/// Records `state` (as text, which [`State::parse`] accepts) and the manifest that it names, durably;
+/// `manifest` is compressed as in the repository, and `None` where it is recorded already.
+pub fn save(root: &Root, state: &State, manifest: Option<&[u8]>) -> Result<(), StateError> {
+    root.create_dirs(&place_dir())?;
+    if let Some(bytes) = manifest {
+        root.write_durably(&manifest_place(state.generation), bytes, 0o600)?;
+    }
+    root.write_durably(&place("state.toml"), state.to_toml()?.as_bytes(), 0o600)?;
+    let last = tree_path(LAST_SYNCED);
+    if let Some(parent) = last.parent() {
+        root.create_dirs(&parent)?;
+    }
+    root.write_durably(&last, format!("{}\n", state.image).as_bytes(), 0o644)?;
+    remove_old_manifests(root, state.generation)
+}
+
+fn remove_old_manifests(root: &Root, keep: GenerationId) -> Result<(), StateError> {
+    let keep = manifest_place(keep);
+    for (path, _) in root.children(&place_dir())? {
+        if path.name().starts_with(b"manifest-") && path != keep {
+            root.unlink(&path)?;
+        }
+    }
+    Ok(())
+}
+
+/// A place in the state directory.
+pub fn place(name: &str) -> TreePath {
+    tree_path(&format!("{DIRECTORY}/{name}"))
+}
+
+/// The state directory.
+pub fn place_dir() -> TreePath {
+    tree_path(DIRECTORY)
+}
+
+fn manifest_place(generation: GenerationId) -> TreePath {
+    place(&format!("manifest-{generation}.mtree.zst"))
+}
+
+/// Only for the fixed paths of this module, which are good.
+fn tree_path(text: &str) -> TreePath {
+    TreePath::new(text).unwrap_or_else(|_| TreePath::root())
+}

@@ -1,0 +1,93 @@
+use super::*;
+use crate::catalog::{FileRef, Frame, Publish};
+use crate::digest::Digest;
+
+fn id(n: u8) -> GenerationId {
+    GenerationId(Digest([n; 32]))
+}
+
+fn file(name: &str, size: u64) -> FileRef {
+    FileRef { file: RepoPath::new(name).expect("good"), size, sha256: Digest([0; 32]) }
+}
+
+fn catalog(generations: u8, diffs: &[(u8, u8, u64)], full: Option<u64>) -> Catalog {
+    let publish = |n: u8| Publish {
+        serial: n.into(),
+        generation: id(n),
+        label: None,
+        time: jiff::Timestamp::UNIX_EPOCH,
+        entries: 1,
+        bytes: 1,
+        manifest: file("m", 1),
+    };
+    let frame = Frame { length: 1, sha256: Digest([0; 32]) };
+    let diff = |&(from, to, size): &(u8, u8, u64)| Archive {
+        kind: ArchiveKind::Diff { base: id(from), target: id(to) },
+        file: file(&format!("diffs/{from}-{to}"), size),
+        first_frame: frame,
+    };
+    let full = full.map(|size| Archive {
+        kind: ArchiveKind::Full { target: id(generations) },
+        file: file("full/x", size),
+        first_frame: frame,
+    });
+    Catalog {
+        image: "node".parse().expect("good"),
+        serial: generations.into(),
+        published: jiff::Timestamp::UNIX_EPOCH,
+        expires: None,
+        content: None,
+        publishes: (1..=generations).map(publish).collect(),
+        archives: diffs.iter().map(diff).chain(full).collect(),
+    }
+}
+
+fn ways(plan: &Plan) -> Vec<&str> {
+    match plan {
+        Plan::Diffs(chain) => chain.diffs().iter().map(|a| a.file.file.as_str()).collect(),
+        other => panic!("no diffs: {other:?}"),
+    }
+}
+
+#[test]
+fn the_head_needs_nothing() {
+    assert_eq!(choose(Some(id(2)), &catalog(2, &[(1, 2, 5)], None), &HashSet::new()), Plan::Nothing);
+}
+
+#[test]
+fn the_smallest_chain_wins_and_not_the_shortest() {
+    let catalog = catalog(3, &[(1, 2, 5), (2, 3, 5), (1, 3, 11)], None);
+    assert_eq!(ways(&choose(Some(id(1)), &catalog, &HashSet::new())), ["diffs/1-2", "diffs/2-3"]);
+}
+
+#[test]
+fn a_broken_archive_is_gone_around() {
+    let catalog = catalog(3, &[(1, 2, 5), (2, 3, 5), (1, 3, 11)], None);
+    let broken = HashSet::from([RepoPath::new("diffs/2-3").expect("good")]);
+    assert_eq!(ways(&choose(Some(id(1)), &catalog, &broken)), ["diffs/1-3"]);
+    let plan = choose(Some(id(2)), &catalog, &broken);
+    assert_eq!(plan, Plan::Full(Why::BrokenChain(broken.into_iter().collect())));
+}
+
+#[test]
+fn reasons_for_a_full_sync_are_told_apart() {
+    let none = HashSet::new();
+    let catalog = catalog(3, &[(2, 3, 50)], Some(40));
+    assert_eq!(choose(None, &catalog, &none), Plan::Full(Why::NotRecorded));
+    assert_eq!(choose(Some(id(9)), &catalog, &none), Plan::Full(Why::UnknownGeneration(id(9))));
+    assert_eq!(choose(Some(id(1)), &catalog, &none), Plan::Full(Why::NoChain(id(1))));
+    assert_eq!(choose(Some(id(2)), &catalog, &none), Plan::Full(Why::ChainTooLarge { chain: 50, full: 40 }));
+}
+
+#[test]
+fn there_and_back_is_a_chain_too() {
+    let catalog = catalog(3, &[(1, 2, 5), (2, 1, 5), (2, 3, 5), (3, 2, 1)], None);
+    assert_eq!(ways(&choose(Some(id(1)), &catalog, &HashSet::new())), ["diffs/1-2", "diffs/2-3"]);
+}
+
+#[test]
+fn a_chain_has_no_gap() {
+    let catalog = catalog(3, &[(1, 2, 5), (2, 3, 5)], None);
+    assert!(Chain::new(Vec::new()).is_none());
+    assert!(Chain::new(vec![catalog.archives[1].clone(), catalog.archives[0].clone()]).is_none());
+}
