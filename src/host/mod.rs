@@ -1,1 +1,55 @@
-//! Not written yet.
+//! What the host says about itself and about how it is to be updated: configuration files, old and
+//! new, and its name.
+//!
+//! Parsing only: the caller reads the files, below the root of the tree that is updated. Nothing in
+//! them is ever run by a shell. A file larger than [`MAX_FILE`] is refused.
+
+mod client_conf;
+mod cluster;
+mod config;
+mod name;
+
+pub use client_conf::ClientConf;
+pub use cluster::{Assignment, assignment};
+pub use config::{Check, Config, Download, Drift, KeepUndo, MaxDelete, Selinux};
+pub use name::{hostname, overrides};
+
+/// The exclude file of a node that has none.
+pub const DEFAULT_EXCLUDES: &str = include_str!("../../etc/updateclient.local.exclude");
+
+/// A configuration file larger than this is refused: a `cluster.txt` of 10,000 nodes takes 1 MB.
+pub const MAX_FILE: usize = 16 << 20;
+
+/// A configuration file that cannot be read as one.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+#[error("{file}: {why}")]
+pub struct BadFile {
+    file: String,
+    why: String,
+}
+
+impl BadFile {
+    fn new(file: &str, why: impl std::fmt::Display) -> Self {
+        BadFile { file: file.to_owned(), why: why.to_string() }
+    }
+
+    fn at(file: &str, line: usize, why: impl std::fmt::Display) -> Self {
+        BadFile { file: format!("{file}:{line}"), why: why.to_string() }
+    }
+}
+
+/// The text of a file, if it is text and not too long.
+fn text<'a>(file: &str, content: &'a [u8]) -> Result<&'a str, BadFile> {
+    if content.len() > MAX_FILE {
+        return Err(BadFile::new(file, "the file is larger than 16 MiB"));
+    }
+    std::str::from_utf8(content).map_err(|e| BadFile::new(file, format!("byte {} is not UTF-8", e.valid_up_to())))
+}
+
+/// Numbered lines without leading and trailing white space.
+fn lines(text: &str) -> impl Iterator<Item = (usize, &str)> {
+    text.lines().enumerate().map(|(index, line)| (index + 1, line.trim()))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,154 @@
+use super::*;
+use crate::filter::Filter;
+use crate::image::ImageName;
+use crate::tree_path::TreePath;
+
+const SAMPLE: &str = include_str!("../../etc/updateclient.toml");
+
+fn config(text: &str) -> Result<Config, BadFile> {
+    Config::parse("updateclient.toml", text.as_bytes())
+}
+
+#[test]
+fn the_shipped_sample_changes_nothing_and_shows_the_defaults() {
+    assert_eq!(config(SAMPLE), Ok(Config::default()));
+    let shown: String = SAMPLE
+        .lines()
+        .map(|line| match line.strip_prefix('#') {
+            Some(setting) if setting.starts_with(|c: char| c.is_ascii_lowercase()) => setting,
+            _ => line,
+        })
+        .flat_map(|line| [line, "\n"])
+        .collect();
+    let shown = config(&shown).expect("every commented line is a good one");
+    let example = shown.clone();
+    let defaults = Config {
+        server: example.server,
+        image: example.image,
+        repo: example.repo,
+        rsync_port: Some(873),
+        exclude_file: example.exclude_file,
+        ca_file: example.ca_file,
+        ..Config::default()
+    };
+    assert_eq!(shown, defaults);
+}
+
+#[test]
+fn slips_of_the_pen_are_errors_with_their_place() {
+    let error = config("\ndrift = \"repare\"\n").expect_err("an unknown word").to_string();
+    assert!(
+        error.starts_with("updateclient.toml: ") && error.contains("line 2") && error.contains("repair"),
+        "{error}"
+    );
+    assert!(config("servr = 'x'").is_err());
+    assert!(config("[download]\nattempts = 0").is_err());
+    assert!(config("adopt_share = 1.5").is_err());
+    assert!(config("adopt_share = nan").is_err());
+    assert!(config("max_delete = '101%'").is_err());
+    assert!(config("rsync_port = 70000").is_err());
+    assert!(config("image = '../x'").is_err());
+    assert!(Config::parse("x", b"\xff").is_err());
+}
+
+#[test]
+fn the_deletion_budget_is_a_number_or_a_share() {
+    let budget = |text: &str| config(text).expect("a good file").max_delete;
+    assert_eq!(budget("max_delete = 12").paths(1), 12);
+    assert_eq!(budget("max_delete = '12'").paths(1), 12);
+    assert_eq!(budget("max_delete = '10%'").paths(1234), 123);
+    assert_eq!(budget("max_delete = '100%'").paths(u64::MAX), u64::MAX);
+}
+
+#[test]
+fn client_conf_of_the_old_client() {
+    let content = b"# comment\nfstype = ext4\nfstype=xfs\nRsync_Port 8873\n\nexclude_file = \"/etc/x y\"\nserver: \nserver = s1\nssh_user = `id`\n";
+    let conf = ClientConf::parse("client.conf", content).expect("a good file");
+    let expected = ClientConf {
+        server: Some("s1".into()),
+        image: None,
+        rsync_port: Some(8873),
+        exclude_file: Some("/etc/x y".into()),
+        fstypes: vec!["ext4".into(), "xfs".into()],
+        ignored: vec!["server:".into(), "ssh_user".into()],
+    };
+    assert_eq!(conf, expected);
+    let error = ClientConf::parse("client.conf", b"\nrsync_port = 0").expect_err("no port").to_string();
+    assert_eq!(error, "client.conf:2: \"0\" is not a port");
+}
+
+#[test]
+fn cluster_txt_gives_a_host_its_image_and_overrides() {
+    let content = b"#\n# global_override=:site all:\n#\n\
+        node1:Login::frontend\nnode1:Login:suse:extra\nnode1:Storage:rhel:storage\nnode1:Storage:rhel:frontend\n\
+        node10:Storage:rhel:\nnode2:Bare::\n";
+    let of = |host| assignment("cluster.txt", content, host).expect("a good file");
+    let names = |names: &[&str]| names.iter().map(|n| n.parse().expect("a good name")).collect::<Vec<ImageName>>();
+    let node1 = of("node1").expect("has an image");
+    assert_eq!(node1.image.as_str(), "suse");
+    assert_eq!(node1.overrides, names(&["site", "all", "storage", "extra", "frontend"]));
+    assert_eq!(of("node10").expect("has an image").overrides, names(&["site", "all"]));
+    assert_eq!(of("node2"), None);
+    assert_eq!(of("node"), None);
+    assert!(assignment("cluster.txt", b"n:g:../x:\n", "n").is_err());
+}
+
+#[test]
+fn host_names_end_at_the_first_dot() {
+    assert_eq!(hostname(b"node7.example.org\n").as_deref(), Some("node7"));
+    assert_eq!(hostname(b"# comment\n\n node7 \n").as_deref(), Some("node7"));
+    for bad in [&b""[..], b"\n", b".org\n", b"a b\n", b"-x\n", b"\xff\n", b"a/b\n"] {
+        assert_eq!(hostname(bad), None, "{bad:?}");
+    }
+}
+
+#[test]
+fn the_shipped_excludes_cover_what_differs_and_no_more() {
+    let filter = Filter::builder().exclude_file("default", DEFAULT_EXCLUDES.as_bytes()).expect("good rules").build();
+    let hidden = |at: &str| {
+        let path = TreePath::new(at.trim_end_matches('/')).expect("a good path");
+        filter.excludes(&path, at.ends_with('/')).is_some()
+    };
+    let differs = [
+        "etc/machine-id",
+        "etc/ssh/ssh_host_ed25519_key.pub",
+        "etc/hostname",
+        "etc/fstab",
+        "etc/resolv.conf",
+        "var/lib/systemd/random-seed",
+        "var/lib/dhcp/dhclient.eth0.leases",
+        "var/log/journal/x",
+        "var/cache/apt/pkgcache.bin",
+        "usr/lib/python3/dist-packages/apt/__pycache__/cache.cpython-311.pyc",
+        "tmp/x",
+    ];
+    for at in differs {
+        assert!(hidden(at), "{at}");
+    }
+    let the_images = [
+        "etc/",
+        "tmp/",
+        "var/log/",
+        "etc/passwd",
+        "etc/ssh/sshd_config",
+        "usr/lib/x.pyc",
+        "var/lib/dpkg/status",
+        "etc/systemimager/updateclient.local.exclude",
+        "boot/vmlinuz",
+        "dev/null",
+    ];
+    for at in the_images {
+        assert!(!hidden(at), "{at}");
+    }
+}
+
+proptest::proptest! {
+    #[test]
+    fn no_bytes_make_them_panic(content: Vec<u8>) {
+        let _ = Config::parse("x", &content);
+        let _ = ClientConf::parse("x", &content);
+        let _ = assignment("x", &content, "node");
+        let _ = hostname(&content);
+        let _ = overrides("x", &content);
+    }
+}
