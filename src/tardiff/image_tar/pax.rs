@@ -1,0 +1,139 @@
+//! Records of a pax header. Their values may hold any byte, so only their lengths tell them apart.
+
+use std::collections::BTreeMap;
+
+use super::TarError;
+use super::blocks::Blocks;
+use crate::entry::{Mtime, Xattrs, xattr_travels};
+
+/// The records that belong to one member; of a key that occurs twice the last one counts.
+#[derive(Default)]
+pub(super) struct Pax(BTreeMap<Vec<u8>, Vec<u8>>);
+
+impl Pax {
+    pub(super) fn parse<R>(mut text: &[u8], blocks: &Blocks<R>) -> Result<Self, TarError> {
+        let mut records = BTreeMap::new();
+        while !text.is_empty() {
+            let (key, value, rest) = record(text).ok_or_else(|| blocks.fault("a pax record is damaged"))?;
+            records.insert(key.to_vec(), value.to_vec());
+            text = rest;
+        }
+        Ok(Pax(records))
+    }
+
+    pub(super) fn bytes(&self, key: &[u8]) -> Option<&[u8]> {
+        self.0.get(key).map(Vec::as_slice)
+    }
+
+    /// The real name of a member that GNU tar gave another, for programs that know no holes.
+    pub(super) fn sparse_name(&self) -> Option<&[u8]> {
+        self.bytes(b"GNU.sparse.name")
+    }
+
+    pub(super) fn number<R>(&self, key: &[u8], blocks: &Blocks<R>) -> Result<Option<u64>, TarError> {
+        let Some(text) = self.bytes(key) else { return Ok(None) };
+        decimal(text).map(Some).ok_or_else(|| blocks.fault("a pax record is not a number"))
+    }
+
+    pub(super) fn time<R>(&self, key: &[u8], blocks: &Blocks<R>) -> Result<Option<Mtime>, TarError> {
+        let Some(text) = self.bytes(key) else { return Ok(None) };
+        time(text).map(Some).ok_or_else(|| blocks.fault("a pax record is not a time"))
+    }
+
+    /// The extended attributes that belong to an image.
+    pub(super) fn xattrs(&self) -> Xattrs {
+        let named = self.0.iter().filter_map(|(key, value)| Some((key.strip_prefix(b"SCHILY.xattr.")?, value)));
+        let named = named.map(|(key, value)| (unescaped(key), value));
+        named.filter(|(name, _)| xattr_travels(name)).map(|(name, value)| (name.into(), value.clone().into())).collect()
+    }
+
+    pub(super) fn is_comment(&self) -> bool {
+        self.0.keys().all(|key| key == b"comment")
+    }
+}
+
+/// `LENGTH KEY=VALUE\n`, where the length counts all of it.
+fn record(text: &[u8]) -> Option<(&[u8], &[u8], &[u8])> {
+    let space = text.iter().take(20).position(|&b| b == b' ')?;
+    let length = usize::try_from(decimal(&text[..space])?).ok()?;
+    let (whole, rest) = text.split_at_checked(length)?;
+    let body = whole.get(space + 1..)?.strip_suffix(b"\n")?;
+    let equals = body.iter().position(|&b| b == b'=')?;
+    Some((&body[..equals], &body[equals + 1..], rest))
+}
+
+pub(super) fn decimal(text: &[u8]) -> Option<u64> {
+    if text.is_empty() {
+        return None;
+    }
+    text.iter().try_fold(0u64, |value, digit| {
+        let digit = digit.is_ascii_digit().then(|| digit - b'0')?;
+        value.checked_mul(10)?.checked_add(digit.into())
+    })
+}
+
+/// A signed decimal number of seconds; what is finer than a nanosecond is cut.
+fn time(text: &[u8]) -> Option<Mtime> {
+    let (negative, text) = text.strip_prefix(b"-").map_or((false, text), |text| (true, text));
+    let (whole, fraction) = match text.iter().position(|&b| b == b'.') {
+        Some(dot) => (&text[..dot], &text[dot + 1..]),
+        None => (text, &b""[..]),
+    };
+    let seconds = i64::try_from(decimal(whole)?).ok()?;
+    if !fraction.iter().all(u8::is_ascii_digit) {
+        return None;
+    }
+    let digits = fraction.iter().copied().chain(std::iter::repeat(b'0')).take(9);
+    let nanos = digits.fold(0, |value, digit| value * 10 + u32::from(digit - b'0'));
+    Some(match (negative, nanos) {
+        (false, _) => Mtime { seconds, nanos },
+        (true, 0) => Mtime { seconds: -seconds, nanos },
+        (true, _) => Mtime { seconds: -seconds - 1, nanos: 1_000_000_000 - nanos },
+    })
+}
+
+/// GNU tar writes `=` as `%3D` and `%` as `%25` in the name of an attribute.
+fn unescaped(key: &[u8]) -> Vec<u8> {
+    let mut name = Vec::with_capacity(key.len());
+    let mut rest = key;
+    while let Some((&byte, after)) = rest.split_first() {
+        let (byte, after) = match after {
+            [b'3', b'D', after @ ..] if byte == b'%' => (b'=', after),
+            [b'2', b'5', after @ ..] if byte == b'%' => (b'%', after),
+            _ => (byte, after),
+        };
+        name.push(byte);
+        rest = after;
+    }
+    name
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn values_may_hold_newlines_and_equals_signs() {
+        let text = b"31 SCHILY.xattr.user.a=1\n9 b=2\n12 path=a/b\n";
+        let pax = Pax::parse(text, &Blocks::new(&b""[..])).expect("two records");
+        assert_eq!(pax.bytes(b"SCHILY.xattr.user.a"), Some(&b"1\n9 b=2"[..]));
+        assert_eq!(pax.bytes(b"path"), Some(&b"a/b"[..]));
+        assert_eq!(pax.xattrs().len(), 1);
+    }
+
+    #[test]
+    fn times_are_rounded_down() {
+        let at = |seconds, nanos| Some(Mtime { seconds, nanos });
+        assert_eq!(time(b"5.25"), at(5, 250_000_000));
+        assert_eq!(time(b"-1.75"), at(-2, 250_000_000));
+        assert_eq!(time(b"-3"), at(-3, 0));
+        assert_eq!(time(b"1.1234567899"), at(1, 123_456_789));
+        assert_eq!(time(b"1e9"), None);
+        assert_eq!(time(b""), None);
+    }
+
+    #[test]
+    fn names_of_attributes_are_unescaped_once() {
+        assert_eq!(unescaped(b"user.a%3Db%253D%zz"), b"user.a=b%3D%zz");
+    }
+}

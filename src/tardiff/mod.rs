@@ -1,0 +1,3 @@
+//! The jobs of the image server: building, publishing, showing and checking.
+
+pub mod image_tar;
