@@ -1,1 +1,116 @@
-//! Not written yet.
+//! Archives: the diff that turns one generation into another, and the whole image.
+//!
+//! The listing at the front decides everything that follows: the writer derives each member from it,
+//! and the [`Reader`] compares byte by byte, so there is no member to interpret. Only archives that
+//! others made are parsed, by [`foreign`].
+//!
+#![doc = include_str!("format.md")]
+
+use std::io;
+
+use crate::digest::Digest;
+use crate::entry::Entry;
+use crate::generation::GenerationId;
+use crate::tree_path::TreePath;
+
+pub mod content_index;
+pub mod foreign;
+mod frames;
+mod header;
+mod input;
+mod listing;
+mod member;
+mod pack;
+mod plan;
+mod read;
+mod verify;
+mod write;
+
+pub use frames::{Compression, decoder};
+pub use header::{FORMAT, Header, Room};
+pub use input::Content as MemberContent;
+pub use listing::{Group, Known, Listing, Target};
+pub use read::{FullReader, Member, Reader, read_listing};
+pub use verify::{verify_diff, verify_full};
+pub use write::{Deltas, Options, WriteError, Written, write_diff, write_full};
+
+/// What a reader accepts; everything else follows from the listing, which is held to these.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// `header.toml`: 100 bytes for each directory at the top of an image, of which there are dozens.
+    pub header: u64,
+    /// Each text of the listing: what a manifest may have, about five million entries.
+    pub text: u64,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Limits { header: 1 << 20, text: crate::manifest::MAX_TEXT }
+    }
+}
+
+/// The image's own files, by path.
+pub trait Content: Sync {
+    /// Opens the regular file `entry`.
+    fn open(&self, entry: &Entry) -> io::Result<Box<dyn io::Read + Send + '_>>;
+}
+
+/// Contents that are at hand: the base's on the server, the live tree's on a node.
+pub trait Sources: Sync {
+    /// The content with `digest`, of `size` bytes, `path` being where it probably is; `None` if it is not
+    /// there. The caller checks the digest.
+    fn read(&self, digest: &Digest, size: u64, path: &TreePath) -> io::Result<Option<Vec<u8>>>;
+}
+
+/// Why an archive is not what it should be.
+#[derive(Debug, thiserror::Error)]
+pub enum ArchiveError {
+    /// It could not be read, or not be decompressed.
+    #[error("cannot read the archive: {0}")]
+    Io(#[from] io::Error),
+    /// It ends too early.
+    #[error("the archive is cut off")]
+    CutOff,
+    /// A newer program wrote it.
+    #[error("the archive has format {0}, this program reads format {FORMAT}; update the agent")]
+    UnknownFormat(i64),
+    /// It is for another generation than the one at hand.
+    #[error("the archive applies to generation {}, not to {}", wanted.short(), found.short())]
+    OtherBase {
+        /// The generation that it applies to.
+        wanted: GenerationId,
+        /// The generation at hand.
+        found: GenerationId,
+    },
+    /// Its listing contradicts itself or the format.
+    #[error("the archive's listing is not valid: {0}")]
+    Listing(String),
+    /// A member is not the one that has to come.
+    #[error("the archive does not hold {name} as it should: {why}")]
+    Member {
+        /// Which.
+        name: String,
+        /// What is wrong with it.
+        why: &'static str,
+    },
+    /// There is something between its members.
+    #[error("the archive has something other than zeros after a member")]
+    Padding,
+    /// There is something after its end.
+    #[error("the archive goes on after its end")]
+    Trailing,
+    /// A content is not the one listed.
+    #[error("the content of {0} in the archive does not have the digest that is listed")]
+    Digest(TreePath),
+    /// A patch does not give what is listed.
+    #[error("delta group {group} of the archive cannot be used: {why}")]
+    Patch {
+        /// Which.
+        group: u64,
+        /// What is wrong with it.
+        why: String,
+    },
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,253 @@
+//! The content index: where each content of the published archives lies.
+//!
+#![doc = include_str!("content_index.md")]
+
+use std::cmp::Ordering;
+use std::io::{self, BufRead, Read, Write};
+
+use super::listing::parse_number;
+use crate::catalog::{MAX_FILE, RepoPath};
+use crate::digest::Digest;
+
+/// A larger text is refused: two million lines.
+const MAX_TEXT: u64 = 256 << 20;
+/// The longest line is the name of an archive.
+const MAX_LINE: u64 = 1024;
+/// More archives than a repository is ever likely to keep; bounds what a reader holds.
+const MAX_ARCHIVES: usize = 1 << 20;
+const WINDOW_LOG: u32 = 23;
+const HEAD: &[u8] = b"si-content 1\n";
+
+/// A content in an archive.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Record {
+    /// Of the content.
+    pub digest: Digest,
+    /// In bytes.
+    pub size: u64,
+    /// Where.
+    pub place: Place,
+}
+
+/// A place in an archive.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// Of the frame in the file.
+    pub frame_offset: u64,
+    /// Of the frame in the file.
+    pub frame_length: u64,
+    /// Of the content, or of the patch that makes it, in the frame's raw bytes.
+    pub offset: u64,
+    /// The delta group that makes it; `None` where the content is there whole.
+    pub group: Option<u64>,
+}
+
+/// Where each content of the published archives lies.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ContentIndex {
+    archives: Vec<RepoPath>,
+    /// By digest, the best place first, with the number of the archive.
+    records: Vec<(Record, u32)>,
+}
+
+/// Why something is not a content index.
+#[derive(Debug, thiserror::Error)]
+pub enum IndexError {
+    /// It could not be read, or not be decompressed.
+    #[error("cannot read the content index: {0}")]
+    Io(#[from] io::Error),
+    /// A line is not what the format says.
+    #[error("the content index is not valid: line {0}")]
+    Line(u64),
+}
+
+impl Record {
+    /// By digest, the best place first (clause 4).
+    pub(super) fn order(&self, other: &Self) -> Ordering {
+        let key = |record: &Self| {
+            let Place { frame_offset, frame_length, offset, group } = record.place;
+            (record.digest, group, frame_length, frame_offset, offset)
+        };
+        key(self).cmp(&key(other))
+    }
+}
+
+impl ContentIndex {
+    /// Puts together what the archives hold.
+    pub fn new(archives: impl IntoIterator<Item = (RepoPath, Vec<Record>)>) -> Self {
+        let mut archives: Vec<_> = archives.into_iter().collect();
+        archives.sort_by(|a, b| a.0.cmp(&b.0));
+        let mut index = ContentIndex::default();
+        for (number, (file, records)) in (0u32..).zip(archives) {
+            index.archives.push(file);
+            index.records.extend(records.into_iter().map(|record| (record, number)));
+        }
+        index.records.sort_unstable_by(order);
+        index
+    }
+
+    /// The records of each archive, to be put together anew when some come and others go.
+    pub fn into_archives(self) -> Vec<(RepoPath, Vec<Record>)> {
+        let mut archives: Vec<_> = self.archives.into_iter().map(|file| (file, Vec::new())).collect();
+        for (record, number) in self.records {
+            archives[number as usize].1.push(record);
+        }
+        archives
+    }
+
+    /// All places of a content, the best one first.
+    pub fn places(&self, digest: &Digest) -> impl Iterator<Item = (&RepoPath, &Record)> {
+        let first = self.records.partition_point(|(record, _)| record.digest < *digest);
+        let same = self.records[first..].iter().take_while(move |(record, _)| record.digest == *digest);
+        same.map(|(record, number)| (&self.archives[*number as usize], record))
+    }
+
+    /// Every content, with all its places.
+    pub fn iter(&self) -> impl Iterator<Item = (&RepoPath, &Record)> {
+        self.records.iter().map(|(record, number)| (&self.archives[*number as usize], record))
+    }
+
+    /// Writes the index, compressed; the same index gives the same bytes.
+    pub fn write_zstd(&self, to: impl Write) -> io::Result<()> {
+        let mut encoder = zstd::Encoder::new(to, 9)?;
+        encoder.include_checksum(true)?;
+        let mut text = io::BufWriter::with_capacity(128 << 10, encoder);
+        text.write_all(HEAD)?;
+        for file in &self.archives {
+            writeln!(text, "archive {file}")?;
+        }
+        for (Record { digest, size, place }, archive) in &self.records {
+            let Place { frame_offset, frame_length, offset, group } = place;
+            write!(text, "{digest} {size} {archive} {frame_offset} {frame_length} {offset}")?;
+            match group {
+                Some(group) => writeln!(text, " {group}")?,
+                None => writeln!(text)?,
+            }
+        }
+        text.into_inner().map_err(io::IntoInnerError::into_error)?.finish()?.flush()
+    }
+
+    /// Reads what [`Self::write_zstd`] wrote, to its end.
+    pub fn read_zstd(from: impl BufRead) -> Result<Self, IndexError> {
+        let mut decoder = zstd::Decoder::with_buffer(from)?;
+        decoder.window_log_max(WINDOW_LOG)?;
+        // One byte more than there may be shows a text that is too long.
+        let mut text = io::BufReader::with_capacity(128 << 10, decoder).take(MAX_TEXT + 1);
+        let mut index = ContentIndex::default();
+        let mut line = Vec::new();
+        for number in 1u64.. {
+            line.clear();
+            if text.by_ref().take(MAX_LINE).read_until(b'\n', &mut line)? == 0 && number > 1 {
+                break;
+            }
+            let good = if number == 1 { line == HEAD } else { index.take_line(&line).is_some() };
+            if !good || text.limit() == 0 {
+                return Err(IndexError::Line(number));
+            }
+        }
+        Ok(index)
+    }
+
+    fn take_line(&mut self, line: &[u8]) -> Option<()> {
+        let content = line.strip_suffix(b"\n")?;
+        if let Some(name) = content.strip_prefix(b"archive ") {
+            let file = RepoPath::new(std::str::from_utf8(name).ok()?).ok()?;
+            let in_order = self.archives.last().is_none_or(|last| *last < file);
+            if !in_order || !self.records.is_empty() || self.archives.len() >= MAX_ARCHIVES {
+                return None;
+            }
+            self.archives.push(file);
+            return Some(());
+        }
+        let mut words = content.split(|byte| *byte == b' ').peekable();
+        let digest = std::str::from_utf8(words.next()?).ok()?.parse().ok()?;
+        let mut number = || parse_number(&mut words).filter(|number| *number <= MAX_FILE);
+        let (size, archive) = (number()?, u32::try_from(number()?).ok()?);
+        let (frame_offset, frame_length, offset) = (number()?, number()?, number()?);
+        let group = if words.peek().is_some() { Some(parse_number(&mut words)?) } else { None };
+        let place = Place { frame_offset, frame_length, offset, group };
+        let record = (Record { digest, size, place }, archive);
+        let in_order = self.records.last().is_none_or(|last| order(last, &record).is_lt());
+        if words.next().is_some() || archive as usize >= self.archives.len() || !in_order {
+            return None;
+        }
+        self.records.push(record);
+        Some(())
+    }
+}
+
+fn order(a: &(Record, u32), b: &(Record, u32)) -> Ordering {
+    let key = |(record, archive): &(Record, u32)| {
+        (record.digest, record.place.group.is_some(), record.place.frame_length, *archive)
+    };
+    key(a).cmp(&key(b)).then_with(|| a.0.order(&b.0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn record(digest: u8, frame_length: u64, group: Option<u64>) -> Record {
+        let place = Place { frame_offset: 7, frame_length, offset: 512, group };
+        Record { digest: Digest([digest; 32]), size: 5, place }
+    }
+
+    fn sample() -> ContentIndex {
+        let file = |name| RepoPath::new(name).expect("a good name");
+        ContentIndex::new([
+            (file("full/b.tar.zst"), vec![record(2, 900, None), record(1, 900, None)]),
+            (file("diffs/a-b.tar.zst"), vec![record(1, 50, Some(0)), record(2, 100, None), record(3, 50, Some(0))]),
+        ])
+    }
+
+    fn compressed(text: &str) -> Vec<u8> {
+        zstd::encode_all(text.as_bytes(), 3).expect("compresses")
+    }
+
+    #[test]
+    fn what_is_written_is_read() {
+        let index = sample();
+        let mut bytes = Vec::new();
+        index.write_zstd(&mut bytes).expect("writes");
+        assert_eq!(ContentIndex::read_zstd(&bytes[..]).expect("reads"), index);
+        assert_eq!(ContentIndex::new(index.clone().into_archives()), index);
+    }
+
+    #[test]
+    fn whole_comes_before_delta_and_a_short_frame_before_a_long_one() {
+        let index = sample();
+        let places =
+            |digest| -> Vec<&str> { index.places(&Digest([digest; 32])).map(|(file, _)| file.as_str()).collect() };
+        assert_eq!(places(1), ["full/b.tar.zst", "diffs/a-b.tar.zst"]);
+        assert_eq!(places(2), ["diffs/a-b.tar.zst", "full/b.tar.zst"]);
+        assert_eq!(places(3), ["diffs/a-b.tar.zst"]);
+        assert!(places(4).is_empty());
+    }
+
+    #[test]
+    fn what_is_not_in_the_format_is_refused() {
+        let digest = "ab".repeat(32);
+        let good = format!("si-content 1\narchive a.tar.zst\n{digest} 5 0 7 50 512\n");
+        assert!(ContentIndex::read_zstd(&compressed(&good)[..]).is_ok());
+        for (from, to) in [
+            ("content 1", "content 2"),
+            ("a.tar", "../a.tar"),
+            (" 5 0 ", " 5 1 "),
+            (" 5 0 ", " 05 0 "),
+            (" 5 0 ", " -5 0 "),
+            (" 512\n", " 512 0 0\n"),
+            (" 512\n", " 512 \n"),
+            (" 512\n", " 512"),
+            (" 512\n", "\n"),
+            (" 7 ", " 18446744073709551615 "),
+            ("ab", "AB"),
+        ] {
+            let bad = good.replacen(from, to, 1);
+            assert!(ContentIndex::read_zstd(&compressed(&bad)[..]).is_err(), "{bad}");
+        }
+        let twice = format!("{good}{digest} 5 0 7 50 512\n");
+        assert!(ContentIndex::read_zstd(&compressed(&twice)[..]).is_err());
+        assert!(ContentIndex::read_zstd(&b""[..]).is_err());
+        assert!(ContentIndex::read_zstd(&compressed("")[..]).is_err());
+    }
+}

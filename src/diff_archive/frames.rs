@@ -1,0 +1,120 @@
+//! Compression in independent frames: zstd frames, or gzip members.
+
+use std::io::{self, BufRead, Read, Write};
+
+/// How an archive is compressed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Compression {
+    /// zstd frames: `.tar.zst`.
+    Zstd,
+    /// gzip members: `.tar.gz`.
+    Gzip,
+}
+
+/// A zstd decoder allocates no larger window than this, 8 MiB: what level 19 uses and every decoder has
+/// to support.
+const WINDOW_LOG: u32 = 23;
+/// Patches are compressed already; the frame around them only carries them.
+pub(super) const FAST: i32 = 1;
+
+impl Compression {
+    /// Both, for those who have to try.
+    pub const ALL: [Compression; 2] = [Compression::Zstd, Compression::Gzip];
+
+    /// The compression that a file's name tells: `.zst`, `.gz` or `.tgz`.
+    pub fn of_name(name: &str) -> Option<Self> {
+        if name.ends_with(".zst") {
+            Some(Compression::Zstd)
+        } else if name.ends_with(".gz") || name.ends_with(".tgz") {
+            Some(Compression::Gzip)
+        } else {
+            None
+        }
+    }
+
+    /// The end of an archive's name: `tar.zst` or `tar.gz`.
+    pub fn extension(self) -> &'static str {
+        match self {
+            Compression::Zstd => "tar.zst",
+            Compression::Gzip => "tar.gz",
+        }
+    }
+
+    /// The levels that an archive may be written with: a higher one of zstd would need more memory to read.
+    pub fn levels(self) -> std::ops::RangeInclusive<i32> {
+        match self {
+            Compression::Zstd => 1..=19,
+            Compression::Gzip => 1..=9,
+        }
+    }
+
+    /// The level that balances time against size: see `benches/`.
+    pub fn default_level(self) -> i32 {
+        match self {
+            Compression::Zstd => 9,
+            Compression::Gzip => 6,
+        }
+    }
+}
+
+/// Decompresses all frames that `reader` yields, one after the other, to its end.
+pub fn decoder<'r>(
+    compression: Compression,
+    reader: impl BufRead + Send + 'r,
+) -> io::Result<Box<dyn Read + Send + 'r>> {
+    Ok(match compression {
+        Compression::Zstd => {
+            let mut decoder = zstd::stream::read::Decoder::with_buffer(reader)?;
+            decoder.window_log_max(WINDOW_LOG)?;
+            Box::new(decoder)
+        }
+        // GzDecoder would stop after the first member and say nothing.
+        Compression::Gzip => Box::new(flate2::bufread::MultiGzDecoder::new(reader)),
+    })
+}
+
+/// Compresses one frame into `W`.
+pub(super) enum Encoder<W: Write> {
+    Zstd(zstd::stream::write::Encoder<'static, W>),
+    Gzip(flate2::write::GzEncoder<W>),
+}
+
+impl<W: Write> Encoder<W> {
+    /// `raw` is the exact number of bytes that will be written.
+    pub fn new(compression: Compression, level: i32, raw: u64, out: W) -> io::Result<Self> {
+        Ok(match compression {
+            Compression::Zstd => {
+                let mut encoder = zstd::stream::write::Encoder::new(out, level)?;
+                encoder.set_pledged_src_size(Some(raw))?;
+                encoder.include_contentsize(true)?;
+                encoder.include_checksum(true)?;
+                Encoder::Zstd(encoder)
+            }
+            Compression::Gzip => {
+                let level = flate2::Compression::new(level.clamp(1, 9) as u32);
+                // No time and no system, so that the same input gives the same bytes.
+                Encoder::Gzip(flate2::GzBuilder::new().mtime(0).operating_system(255).write(out, level))
+            }
+        })
+    }
+
+    pub fn finish(self) -> io::Result<W> {
+        match self {
+            Encoder::Zstd(encoder) => encoder.finish(),
+            Encoder::Gzip(encoder) => encoder.finish(),
+        }
+    }
+}
+
+impl<W: Write> Write for Encoder<W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        match self {
+            Encoder::Zstd(encoder) => encoder.write(bytes),
+            Encoder::Gzip(encoder) => encoder.write(bytes),
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}

@@ -1,0 +1,366 @@
+//! The listing: everything about a diff but the contents.
+
+use std::collections::{HashMap, HashSet};
+use std::io::{BufRead, Read, Write};
+
+use super::header::Header;
+use super::input::Input;
+use super::member::{OWN, link_target, own_header, padding};
+use super::{ArchiveError, Limits};
+use crate::delta::{MAX_GROUP, MAX_PATCH};
+use crate::digest::Digest;
+use crate::entry::Entry;
+use crate::generation::GenerationId;
+use crate::image::ImageName;
+use crate::manifest::{self, Manifest};
+use crate::tree_path::TreePath;
+
+/// Everything about a diff but the contents; checked against itself.
+#[derive(Clone, Debug)]
+pub struct Listing {
+    header: Header,
+    removed: Vec<Entry>,
+    changed: Changed,
+    known: Vec<Known>,
+    groups: Vec<Group>,
+}
+
+/// A content that the base holds, so that the archive need not.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Known {
+    /// Of the content.
+    pub digest: Digest,
+    /// In bytes.
+    pub size: u64,
+    /// Where the base has it; a hint, the digest decides.
+    pub path: TreePath,
+}
+
+/// Contents that travel as one patch.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Group {
+    /// Counted from 0.
+    pub number: u64,
+    /// Of the patch, in bytes.
+    pub patch_length: u64,
+    /// What the patch needs, in the order of their concatenation: contents of the base.
+    pub sources: Vec<Known>,
+    /// What the patch makes, in the order of their concatenation.
+    pub targets: Vec<Target>,
+}
+
+/// A content that a patch makes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Target {
+    /// Of the content.
+    pub digest: Digest,
+    /// In bytes.
+    pub size: u64,
+}
+
+/// The changed entries, and which of them bring a content along.
+#[derive(Clone, Debug)]
+pub(super) struct Changed {
+    pub entries: Vec<Entry>,
+    /// Indices of the entries whose content travels whole, in order.
+    whole: Vec<u32>,
+}
+
+/// What stands after the first frame, in order.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Expected<'l> {
+    /// An entry as itself, with its content if it is a file.
+    Itself(&'l Entry),
+    /// An entry as a link to the first of its group.
+    Link(&'l Entry),
+    /// A patch.
+    Patch(&'l Group),
+}
+
+impl Listing {
+    /// Puts a listing together; fails where it contradicts itself.
+    pub(super) fn new(
+        names: (ImageName, GenerationId, GenerationId),
+        deltas: bool,
+        removed: Vec<Entry>,
+        changed: Vec<Entry>,
+        known: Vec<Known>,
+        groups: Vec<Group>,
+    ) -> Result<Self, ArchiveError> {
+        let changed = check(deltas, &removed, changed, &known, &groups)?;
+        let header = Header::count(names, deltas, &removed, &changed, &known, &groups);
+        Ok(Listing { header, removed, changed, known, groups })
+    }
+
+    /// What the archive is, and how much of everything it holds.
+    pub fn header(&self) -> &Header {
+        &self.header
+    }
+
+    /// Entries of the base that go, in order.
+    pub fn removed(&self) -> &[Entry] {
+        &self.removed
+    }
+
+    /// Entries of the target that come or change, in order.
+    pub fn changed(&self) -> &[Entry] {
+        &self.changed.entries
+    }
+
+    /// Contents of changed entries that the base holds and the archive does not, by digest.
+    pub fn known(&self) -> &[Known] {
+        &self.known
+    }
+
+    /// Contents of changed entries that travel as patches.
+    pub fn groups(&self) -> &[Group] {
+        &self.groups
+    }
+
+    /// The changed files whose content travels whole, in order: with deltas each content once, without
+    /// them every file that is not written as a link.
+    pub fn whole(&self) -> impl Iterator<Item = &Entry> {
+        self.changed.whole()
+    }
+
+    /// The manifest that `base` becomes: fails unless it has the id of the listing's target.
+    pub fn target_of(&self, base: &Manifest) -> Result<Manifest, ArchiveError> {
+        if base.id() != self.header.base {
+            return Err(ArchiveError::OtherBase { wanted: self.header.base, found: base.id() });
+        }
+        let target = base
+            .apply(&self.removed, &self.changed.entries)
+            .map_err(|e| ArchiveError::Listing(format!("it does not fit its base: {e}")))?;
+        if target.id() != self.header.target {
+            return Err(ArchiveError::Listing("it does not make the generation that it names".to_owned()));
+        }
+        Ok(target)
+    }
+
+    /// The members after the listing.
+    pub(super) fn expected(&self, at: usize) -> Option<Expected<'_>> {
+        let entries = &self.changed.entries;
+        let before = if self.header.deltas { self.changed.whole.len() } else { entries.len() };
+        if at >= before {
+            return self.groups.get(at - before).map(Expected::Patch);
+        }
+        if self.header.deltas {
+            return Some(Expected::Itself(&entries[self.changed.whole[at] as usize]));
+        }
+        Some(Expected::of(&entries[at]))
+    }
+
+    /// Writes the members of the first frame.
+    pub(super) fn write(&self, mut to: impl Write) -> Result<(), ArchiveError> {
+        let mut text = self.header.to_toml()?.into_bytes();
+        own_member(&mut to, "header.toml", &text)?;
+        for (name, entries) in [("removed.mtree", &self.removed), ("changed.mtree", &self.changed.entries)] {
+            text.clear();
+            manifest::write_entries(entries, &mut text)?;
+            own_member(&mut to, name, &text)?;
+        }
+        own_member(&mut to, "sources", &self.sources_text())
+    }
+
+    fn sources_text(&self) -> Vec<u8> {
+        let mut text = Vec::new();
+        let mut line = |words: String, path: Option<&TreePath>| {
+            text.extend_from_slice(words.as_bytes());
+            if let Some(path) = path {
+                text.push(b' ');
+                manifest::write_path(&mut text, path);
+            }
+            text.push(b'\n');
+        };
+        for Known { digest, size, path } in &self.known {
+            line(format!("known {digest} {size}"), Some(path));
+        }
+        for group in &self.groups {
+            line(format!("group {} {}", group.number, group.patch_length), None);
+            for Known { digest, size, path } in &group.sources {
+                line(format!("from {digest} {size}"), Some(path));
+            }
+            for Target { digest, size } in &group.targets {
+                line(format!("to {digest} {size}"), None);
+            }
+        }
+        text
+    }
+
+    /// Reads the members of the first frame.
+    pub(super) fn read(input: &mut Input<impl Read>, limits: &Limits) -> Result<Self, ArchiveError> {
+        let mut text = Vec::new();
+        input.own("header.toml", limits.header)?.read_to_end(&mut text)?;
+        let header = Header::parse(&text)?;
+        let mut fragment = |name| {
+            let content = input.own(name, limits.text)?;
+            let entries = manifest::parse_entries(std::io::BufReader::with_capacity(128 << 10, content));
+            entries.map_err(|e| ArchiveError::Listing(format!("{name}: {e}")))
+        };
+        let removed = fragment("removed.mtree")?;
+        let changed = fragment("changed.mtree")?;
+        let content = input.own("sources", limits.text)?;
+        let (known, groups) = parse_sources(std::io::BufReader::with_capacity(128 << 10, content))?;
+        input.end_of_own()?;
+        let names = (header.image.clone(), header.base, header.target);
+        let listing = Listing::new(names, header.deltas, removed, changed, known, groups)?;
+        if listing.header != header {
+            return Err(ArchiveError::Listing("header.toml does not count what the listing holds".to_owned()));
+        }
+        Ok(listing)
+    }
+}
+
+impl<'l> Expected<'l> {
+    /// How `entry` stands in an archive without deltas.
+    pub fn of(entry: &'l Entry) -> Self {
+        if link_target(entry).is_some() { Expected::Link(entry) } else { Expected::Itself(entry) }
+    }
+}
+
+impl Changed {
+    /// The entries whose content travels whole.
+    pub fn whole(&self) -> impl Iterator<Item = &Entry> {
+        self.whole.iter().map(|at| &self.entries[*at as usize])
+    }
+}
+
+fn own_member(to: &mut impl Write, name: &str, text: &[u8]) -> Result<(), ArchiveError> {
+    let size = text.len() as u64;
+    to.write_all(&own_header(name, size))?;
+    to.write_all(text)?;
+    to.write_all(&[0; 512][..padding(size)])?;
+    Ok(())
+}
+
+/// Clauses 6 to 9.
+fn check(
+    deltas: bool,
+    removed: &[Entry],
+    changed: Vec<Entry>,
+    known: &[Known],
+    groups: &[Group],
+) -> Result<Changed, ArchiveError> {
+    let invalid = |why: String| Err(ArchiveError::Listing(why));
+    let own = |entry: &&Entry| entry.path.components().next() == Some(OWN.as_bytes());
+    if let Some(entry) = removed.iter().chain(&changed).find(own) {
+        return invalid(format!("{} is a name of the archive's own", entry.path));
+    }
+    let going: HashSet<&TreePath> = removed.iter().map(|entry| &entry.path).collect();
+    if let Some(entry) = changed.iter().find(|entry| going.contains(&entry.path)) {
+        return invalid(format!("{} both goes and comes", entry.path));
+    }
+    let mut sizes: HashMap<Digest, u64> = HashMap::new();
+    for entry in &changed {
+        let Some((size, digest)) = entry.file() else { continue };
+        if *sizes.entry(digest).or_insert(size) != size {
+            return invalid(format!("{} has the digest of a file of another size", entry.path));
+        }
+    }
+    if u32::try_from(changed.len()).is_err() {
+        return invalid("it has more than 4294967295 entries".to_owned());
+    }
+    let absent = absent(&sizes, known, groups)?;
+    if !deltas && !groups.is_empty() {
+        return invalid("it has delta groups, but says that it has none".to_owned());
+    }
+    let mut carried = HashSet::new();
+    let carries = |(at, entry): (usize, &Entry)| {
+        let (_, digest) = entry.file()?;
+        let whole = match deltas {
+            true => !absent.contains(&digest) && !carried.contains(&digest),
+            false => link_target(entry).is_none(),
+        };
+        if whole {
+            carried.insert(digest);
+        }
+        whole.then_some(at as u32)
+    };
+    let whole = changed.iter().enumerate().filter_map(carries).collect();
+    if !deltas && sizes.keys().any(|digest| absent.contains(digest) == carried.contains(digest)) {
+        return invalid("a content is neither known nor carried, or both".to_owned());
+    }
+    Ok(Changed { entries: changed, whole })
+}
+
+/// The contents that are known or patched, each of which must be of a changed entry, and only once.
+fn absent(sizes: &HashMap<Digest, u64>, known: &[Known], groups: &[Group]) -> Result<HashSet<Digest>, ArchiveError> {
+    let invalid = |why: String| Err(ArchiveError::Listing(why));
+    if !known.is_sorted_by(|a, b| a.digest < b.digest) {
+        return invalid("the known contents are not in order".to_owned());
+    }
+    for (number, group) in groups.iter().enumerate() {
+        let output = group.targets.iter().try_fold(0u64, |sum, target| sum.checked_add(target.size));
+        let source = group.sources.iter().try_fold(0u64, |sum, source| sum.checked_add(source.size));
+        let fits = |sum: Option<u64>| sum.is_some_and(|sum| sum <= MAX_GROUP);
+        if group.number != number as u64 || group.targets.is_empty() || group.sources.is_empty() {
+            return invalid(format!("delta group {} is out of order or empty", group.number));
+        }
+        if !fits(output) || !fits(source) || group.patch_length > MAX_PATCH {
+            return invalid(format!("delta group {number} is larger than the format allows"));
+        }
+    }
+    let targets = groups.iter().flat_map(|group| &group.targets).map(|target| (target.digest, target.size));
+    let mut absent = HashSet::new();
+    for (digest, size) in known.iter().map(|known| (known.digest, known.size)).chain(targets) {
+        if sizes.get(&digest) != Some(&size) {
+            return invalid(format!("content {digest} belongs to no changed file of {size} bytes"));
+        }
+        if !absent.insert(digest) {
+            return invalid(format!("content {digest} is listed twice"));
+        }
+    }
+    Ok(absent)
+}
+
+fn parse_sources(mut from: impl BufRead) -> Result<(Vec<Known>, Vec<Group>), ArchiveError> {
+    /// The longest line: a digest, a number and a path of 4,095 bytes, all of them escaped.
+    const MAX_LINE: u64 = 32 << 10;
+    let (mut known, mut groups) = (Vec::new(), Vec::<Group>::new());
+    let mut line = Vec::new();
+    for number in 1u64.. {
+        line.clear();
+        if from.by_ref().take(MAX_LINE).read_until(b'\n', &mut line)? == 0 {
+            break;
+        }
+        let fault = || ArchiveError::Listing(format!("sources: line {number} is not valid"));
+        let content = line.strip_suffix(b"\n").ok_or_else(fault)?;
+        let mut words = content.split(|b| *b == b' ');
+        let keyword = words.next();
+        match (keyword, groups.last_mut()) {
+            (Some(b"known"), None) => known.push(parse_known(&mut words).ok_or_else(fault)?),
+            (Some(b"group"), _) => groups.push(parse_group(&mut words).ok_or_else(fault)?),
+            (Some(b"from"), Some(group)) if group.targets.is_empty() => {
+                group.sources.push(parse_known(&mut words).ok_or_else(fault)?);
+            }
+            (Some(b"to"), Some(group)) => group.targets.push(parse_target(&mut words).ok_or_else(fault)?),
+            _ => return Err(fault()),
+        }
+        if words.next().is_some() {
+            return Err(fault());
+        }
+    }
+    Ok((known, groups))
+}
+
+fn parse_known<'w>(words: &mut impl Iterator<Item = &'w [u8]>) -> Option<Known> {
+    let Target { digest, size } = parse_target(words)?;
+    Some(Known { digest, size, path: manifest::parse_path(words.next()?).ok()? })
+}
+
+fn parse_target<'w>(words: &mut impl Iterator<Item = &'w [u8]>) -> Option<Target> {
+    let digest = std::str::from_utf8(words.next()?).ok()?.parse().ok()?;
+    Some(Target { digest, size: parse_number(words)? })
+}
+
+fn parse_group<'w>(words: &mut impl Iterator<Item = &'w [u8]>) -> Option<Group> {
+    let number = parse_number(words)?;
+    Some(Group { number, patch_length: parse_number(words)?, sources: Vec::new(), targets: Vec::new() })
+}
+
+/// Digits in their one form: no sign, no leading zero.
+pub(super) fn parse_number<'w>(words: &mut impl Iterator<Item = &'w [u8]>) -> Option<u64> {
+    let text = std::str::from_utf8(words.next()?).ok()?;
+    let number: u64 = text.parse().ok()?;
+    (number.to_string() == text).then_some(number)
+}

@@ -1,0 +1,264 @@
+//! The one form that a tar member's header has: written by the writer, compared byte by byte by the reader.
+
+use tar::{EntryType, Header};
+
+use crate::entry::{Device, Entry, Leaf, LeafKind, Mtime, Node};
+use crate::tree_path::TreePath;
+
+/// The unit of a tar archive.
+pub(super) const BLOCK: u64 = 512;
+/// Two blocks of zeros end an archive.
+pub(super) const END: [u8; 1024] = [0; 1024];
+/// The directory of everything in an archive that is not the image's.
+pub(super) const OWN: &str = ".si-diff";
+
+/// Above this a number does not fit its field of 12 bytes in octal: sizes and times.
+const MAX_LONG: u64 = (1 << 33) - 1;
+/// Above this a number does not fit its field of 8 bytes in octal: owners.
+const MAX_SHORT: u64 = (1 << 21) - 1;
+const FIELD: usize = 100;
+
+/// The header of one of our own members: a text of the listing, or a patch.
+pub(super) fn own_header(name: &str, size: u64) -> Vec<u8> {
+    let mut member = Draft::new(format!("{OWN}/{name}").into_bytes(), EntryType::Regular);
+    member.header.set_mode(0o644);
+    member.size(size);
+    member.finish()
+}
+
+/// The name of a patch, below [`OWN`].
+pub(super) fn patch_name(number: u64) -> String {
+    format!("delta/{number}")
+}
+
+/// The header of an entry of the image: every member of a hardlink group but the one that names it
+/// becomes a link to that one.
+pub(super) fn entry_header(entry: &Entry) -> Vec<u8> {
+    match link_target(entry) {
+        Some(first) => link_header(entry, first),
+        None => content_header(entry),
+    }
+}
+
+/// The header of an entry as itself, whether or not it is a link of another.
+pub(super) fn content_header(entry: &Entry) -> Vec<u8> {
+    let (name, kind) = match &entry.node {
+        Node::Directory => (directory_name(&entry.path), EntryType::Directory),
+        Node::Leaf(leaf) => (entry.path.as_bytes().to_vec(), tar_type(leaf)),
+    };
+    let mut member = Draft::new(name, kind);
+    member.meta(entry);
+    for (name, value) in &entry.meta.xattrs {
+        member.pax(&xattr_key(name), value);
+    }
+    if let Some(leaf) = entry.leaf() {
+        match &leaf.kind {
+            LeafKind::File { size, .. } => member.size(*size),
+            LeafKind::Symlink { target } => member.link_name(target),
+            LeafKind::Fifo => {}
+            LeafKind::Char(device) | LeafKind::Block(device) => member.device(*device),
+        }
+    }
+    member.finish()
+}
+
+fn link_header(entry: &Entry, first: &TreePath) -> Vec<u8> {
+    let mut member = Draft::new(entry.path.as_bytes().to_vec(), EntryType::Link);
+    member.meta(entry);
+    member.link_name(first.as_bytes());
+    member.finish()
+}
+
+/// The path that `entry` is written as a link to, unless it stands for itself.
+pub(super) fn link_target(entry: &Entry) -> Option<&TreePath> {
+    entry.group().filter(|first| **first != entry.path)
+}
+
+/// How many zeros follow a content of `size` bytes.
+pub(super) fn padding(size: u64) -> usize {
+    ((BLOCK - size % BLOCK) % BLOCK) as usize
+}
+
+fn directory_name(path: &TreePath) -> Vec<u8> {
+    let name = if path.is_root() { b".".as_slice() } else { path.as_bytes() };
+    [name, b"/"].concat()
+}
+
+fn tar_type(leaf: &Leaf) -> EntryType {
+    match leaf.kind {
+        LeafKind::File { .. } => EntryType::Regular,
+        LeafKind::Symlink { .. } => EntryType::Symlink,
+        LeafKind::Fifo => EntryType::Fifo,
+        LeafKind::Char(_) => EntryType::Char,
+        LeafKind::Block(_) => EntryType::Block,
+    }
+}
+
+/// GNU tar's manner: `=` would end the keyword early, so it and `%` are escaped.
+fn xattr_key(name: &[u8]) -> Vec<u8> {
+    let mut key = b"SCHILY.xattr.".to_vec();
+    for &byte in name {
+        match byte {
+            b'%' => key.extend_from_slice(b"%25"),
+            b'=' => key.extend_from_slice(b"%3D"),
+            _ => key.push(byte),
+        }
+    }
+    key
+}
+
+/// A header in the making, and the pax records for what does not fit it.
+struct Draft {
+    header: Header,
+    records: Vec<u8>,
+}
+
+impl Draft {
+    fn new(name: Vec<u8>, kind: EntryType) -> Self {
+        let mut draft = Draft { header: ustar(), records: Vec::new() };
+        draft.header.set_entry_type(kind);
+        draft.header.set_size(0);
+        copy_cut(&mut draft.header.as_old_mut().name, &name);
+        if name.len() > FIELD {
+            draft.pax(b"path", &name);
+        }
+        draft
+    }
+
+    fn meta(&mut self, entry: &Entry) {
+        let meta = &entry.meta;
+        self.header.set_mode(u32::from(meta.mode));
+        if u64::from(meta.uid) > MAX_SHORT {
+            self.pax(b"uid", meta.uid.to_string().as_bytes());
+        } else {
+            self.header.set_uid(u64::from(meta.uid));
+        }
+        if u64::from(meta.gid) > MAX_SHORT {
+            self.pax(b"gid", meta.gid.to_string().as_bytes());
+        } else {
+            self.header.set_gid(u64::from(meta.gid));
+        }
+        let whole = u64::try_from(meta.mtime.seconds).ok().filter(|s| *s <= MAX_LONG);
+        self.header.set_mtime(whole.unwrap_or(0));
+        if whole.is_none() || meta.mtime.nanos != 0 {
+            self.pax(b"mtime", decimal(meta.mtime).as_bytes());
+        }
+    }
+
+    fn size(&mut self, size: u64) {
+        if size > MAX_LONG {
+            self.pax(b"size", size.to_string().as_bytes());
+        } else {
+            self.header.set_size(size);
+        }
+    }
+
+    fn link_name(&mut self, target: &[u8]) {
+        copy_cut(&mut self.header.as_old_mut().linkname, target);
+        if target.len() > FIELD {
+            self.pax(b"linkpath", target);
+        }
+    }
+
+    /// Linux's device numbers, which are all that a manifest holds, fit the fields.
+    fn device(&mut self, device: Device) {
+        if let Some(ustar) = self.header.as_ustar_mut() {
+            ustar.set_device_major(device.major);
+            ustar.set_device_minor(device.minor);
+        }
+    }
+
+    /// Adds a record whose length counts its own digits.
+    fn pax(&mut self, key: &[u8], value: &[u8]) {
+        let rest = key.len() + value.len() + 3;
+        let mut length = rest + 1;
+        while rest + length.to_string().len() != length {
+            length = rest + length.to_string().len();
+        }
+        self.records.extend_from_slice(length.to_string().as_bytes());
+        self.records.push(b' ');
+        self.records.extend_from_slice(key);
+        self.records.push(b'=');
+        self.records.extend_from_slice(value);
+        self.records.push(b'\n');
+    }
+
+    fn finish(mut self) -> Vec<u8> {
+        self.header.set_cksum();
+        let mut bytes = Vec::with_capacity(512);
+        if !self.records.is_empty() {
+            let mut extended = ustar();
+            extended.set_entry_type(EntryType::XHeader);
+            copy_cut(&mut extended.as_old_mut().name, b"././@PaxHeader");
+            extended.set_mode(0o644);
+            extended.set_size(self.records.len() as u64);
+            extended.set_cksum();
+            bytes.extend_from_slice(extended.as_bytes());
+            bytes.extend_from_slice(&self.records);
+            bytes.resize(bytes.len() + padding(self.records.len() as u64), 0);
+        }
+        bytes.extend_from_slice(self.header.as_bytes());
+        bytes
+    }
+}
+
+fn ustar() -> Header {
+    let mut header = Header::new_ustar();
+    header.set_mode(0);
+    header.set_uid(0);
+    header.set_gid(0);
+    header.set_mtime(0);
+    if let Some(ustar) = header.as_ustar_mut() {
+        ustar.set_device_major(0);
+        ustar.set_device_minor(0);
+    }
+    header
+}
+
+fn copy_cut(field: &mut [u8; FIELD], bytes: &[u8]) {
+    let length = bytes.len().min(FIELD);
+    field.fill(0);
+    field[..length].copy_from_slice(&bytes[..length]);
+}
+
+/// A time as pax has it: a signed decimal, whereas [`Mtime`] counts its nanoseconds upwards always.
+fn decimal(time: Mtime) -> String {
+    let text = match time {
+        Mtime { seconds, nanos: 0 } => return seconds.to_string(),
+        Mtime { seconds, nanos } if seconds >= 0 => format!("{seconds}.{nanos:09}"),
+        // -2 s + 0.25 s is -1.75 s.
+        Mtime { seconds, nanos } => format!("-{}.{:09}", (seconds + 1).unsigned_abs(), 1_000_000_000 - nanos),
+    };
+    text.trim_end_matches('0').to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_before_the_epoch_are_signed_decimals() {
+        for (seconds, nanos, text) in [
+            (0, 0, "0"),
+            (5, 10, "5.00000001"),
+            (-1, 500_000_000, "-0.5"),
+            (-2, 250_000_000, "-1.75"),
+            (-2, 0, "-2"),
+            (1 << 40, 1, "1099511627776.000000001"),
+            (i64::MIN, 1, "-9223372036854775807.999999999"),
+        ] {
+            assert_eq!(decimal(Mtime { seconds, nanos }), text);
+        }
+    }
+
+    #[test]
+    fn a_pax_record_counts_its_own_digits() {
+        for length in [1, 80, 91, 92, 93, 988, 989, 990, 9990] {
+            let mut draft = Draft::new(b"x".to_vec(), EntryType::Regular);
+            draft.pax(b"path", &vec![b'v'; length]);
+            let digits = draft.records.split(|b| *b == b' ').next().expect("a first field");
+            let counted: usize = std::str::from_utf8(digits).expect("digits").parse().expect("a number");
+            assert_eq!(counted, draft.records.len());
+        }
+    }
+}

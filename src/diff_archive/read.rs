@@ -1,0 +1,120 @@
+//! Reading archives strictly: the listing first, then each member in its place.
+
+use std::io::{BufRead, Read};
+
+use super::frames::{Compression, decoder};
+use super::input::{Content, Input};
+use super::listing::{Expected, Group, Listing};
+use super::member::{content_header, entry_header, link_target, own_header, patch_name};
+use super::{ArchiveError, Limits};
+use crate::entry::Entry;
+use crate::manifest::Manifest;
+
+/// One member of an archive.
+pub enum Member<'a> {
+    /// A regular file and its content, which has exactly the size of the entry; its digest is for the
+    /// caller to check. What the caller leaves unread is passed over.
+    Whole(&'a Entry, Content<'a>),
+    /// The patch of a group, whole.
+    Patch(&'a Group, Vec<u8>),
+    /// An entry that has no content of its own: the listing has said everything about it.
+    Plain(&'a Entry),
+}
+
+/// Reads the listing from the first frame of a diff, fetched by itself.
+pub fn read_listing(first_frame: &[u8], compression: Compression, limits: &Limits) -> Result<Listing, ArchiveError> {
+    let mut input = Input::new(decoder(compression, first_frame)?);
+    let listing = Listing::read(&mut input, limits)?;
+    input.nothing_more()?;
+    Ok(listing)
+}
+
+/// Reads a diff from its beginning to its end.
+pub struct Reader<'r> {
+    input: Input<Box<dyn Read + Send + 'r>>,
+    listing: Listing,
+    next: usize,
+}
+
+impl<'r> Reader<'r> {
+    /// Reads the listing.
+    pub fn open(
+        from: impl BufRead + Send + 'r,
+        compression: Compression,
+        limits: &Limits,
+    ) -> Result<Self, ArchiveError> {
+        let mut input = Input::new(decoder(compression, from)?);
+        let listing = Listing::read(&mut input, limits)?;
+        Ok(Reader { input, listing, next: 0 })
+    }
+
+    /// What the archive says of itself.
+    pub fn listing(&self) -> &Listing {
+        &self.listing
+    }
+
+    /// The next member; `None` once the archive has come to its end in order.
+    pub fn next_member(&mut self) -> Result<Option<Member<'_>>, ArchiveError> {
+        let Some(expected) = self.listing.expected(self.next) else {
+            self.input.end()?;
+            return Ok(None);
+        };
+        self.next += 1;
+        match expected {
+            Expected::Itself(entry) => read_entry(&mut self.input, entry, &content_header(entry)).map(Some),
+            Expected::Link(entry) => {
+                self.input.member(&entry_header(entry), 0, || entry.path.to_string())?;
+                Ok(Some(Member::Plain(entry)))
+            }
+            Expected::Patch(group) => {
+                let name = patch_name(group.number);
+                let header = own_header(&name, group.patch_length);
+                let mut patch = Vec::new();
+                // The listing has held the length to what a patch may have.
+                self.input.member(&header, group.patch_length, || name.clone())?.read_to_end(&mut patch)?;
+                Ok(Some(Member::Patch(group, patch)))
+            }
+        }
+    }
+}
+
+/// Reads a full archive of a known manifest from its beginning to its end.
+pub struct FullReader<'r> {
+    input: Input<Box<dyn Read + Send + 'r>>,
+    entries: std::slice::Iter<'r, Entry>,
+}
+
+impl<'r> FullReader<'r> {
+    /// Prepares to read the archive of `manifest`.
+    pub fn open(
+        from: impl BufRead + Send + 'r,
+        compression: Compression,
+        manifest: &'r Manifest,
+    ) -> Result<Self, ArchiveError> {
+        Ok(FullReader { input: Input::new(decoder(compression, from)?), entries: manifest.entries().iter() })
+    }
+
+    /// The next member; `None` once the archive has come to its end in order.
+    pub fn next_member(&mut self) -> Result<Option<Member<'_>>, ArchiveError> {
+        let Some(entry) = self.entries.next() else {
+            self.input.end()?;
+            return Ok(None);
+        };
+        let header = entry_header(entry);
+        if link_target(entry).is_some() {
+            self.input.member(&header, 0, || entry.path.to_string())?;
+            return Ok(Some(Member::Plain(entry)));
+        }
+        read_entry(&mut self.input, entry, &header).map(Some)
+    }
+}
+
+fn read_entry<'a>(
+    input: &'a mut Input<impl Read>,
+    entry: &'a Entry,
+    header: &[u8],
+) -> Result<Member<'a>, ArchiveError> {
+    let size = entry.file().map(|(size, _)| size);
+    let content = input.member(header, size.unwrap_or(0), || entry.path.to_string())?;
+    Ok(if size.is_some() { Member::Whole(entry, content) } else { Member::Plain(entry) })
+}

@@ -1,0 +1,202 @@
+//! Writing archives: reproducibly, without ever holding one in memory.
+
+use std::fs::File;
+use std::io::{self, Write};
+
+use super::content_index::Record;
+use super::frames::Compression;
+use super::listing::{Expected, Group, Listing};
+use super::member::{END, content_header, entry_header, link_target, own_header, patch_name};
+use super::pack::{Body, Output, Packer, Part};
+use super::{ArchiveError, Content, Sources, plan};
+use crate::catalog::Frame;
+use crate::digest::Digest;
+use crate::entry::Entry;
+use crate::image::ImageName;
+use crate::manifest::{self, Manifest};
+use crate::report::{Event, Job, Monitor};
+use crate::tree_path::TreePath;
+
+/// How an archive is written; the same options give the same bytes.
+#[derive(Clone, Copy, Debug)]
+pub struct Options {
+    compression: Compression,
+    level: i32,
+}
+
+impl Options {
+    /// At `level`, held to what [`Compression::levels`] allows; without one, at the default.
+    pub fn new(compression: Compression, level: Option<i32>) -> Self {
+        let levels = compression.levels();
+        let level = level.unwrap_or(compression.default_level()).clamp(*levels.start(), *levels.end());
+        Options { compression, level }
+    }
+
+    /// The compression.
+    pub fn compression(&self) -> Compression {
+        self.compression
+    }
+}
+
+/// What it takes to send patches instead of whole files.
+#[derive(Clone, Copy)]
+pub struct Deltas<'d> {
+    /// The contents of the base.
+    pub sources: &'d dyn Sources,
+    /// An empty file, best one without a name, that holds the patches until the listing is written.
+    pub spool: &'d File,
+    /// The level of zstd for patches, 1 to 19, whatever compresses the archive.
+    pub level: i32,
+}
+
+/// What the catalog and the content index have to know about an archive.
+#[derive(Clone, Debug)]
+#[must_use]
+pub struct Written {
+    /// In bytes.
+    pub size: u64,
+    /// Of the whole archive.
+    pub sha256: Digest,
+    /// Its first frame, which in a diff is the listing.
+    pub first_frame: Frame,
+    /// Where each content lies.
+    pub index: Vec<Record>,
+}
+
+/// Why an archive could not be written.
+#[derive(Debug, thiserror::Error)]
+pub enum WriteError {
+    /// A file of the image is not what its manifest says.
+    #[error("{0} changed while it was read")]
+    Changed(TreePath),
+    /// A file of the image cannot be read.
+    #[error("cannot read {path} of the image: {source}")]
+    Content {
+        /// Which.
+        path: TreePath,
+        /// Why.
+        source: io::Error,
+    },
+    /// A file of the base cannot be read.
+    #[error("cannot read {path} of the base: {source}")]
+    Source {
+        /// Which.
+        path: TreePath,
+        /// Why.
+        source: io::Error,
+    },
+    /// The compressor failed.
+    #[error("cannot compress: {0}")]
+    Compress(#[source] io::Error),
+    /// The patches cannot be kept.
+    #[error("cannot keep patches until the archive is written: {0}")]
+    Spool(#[source] io::Error),
+    /// The archive cannot be written.
+    #[error("cannot write the archive: {0}")]
+    Output(#[source] io::Error),
+    /// The format cannot express it.
+    #[error("cannot describe the diff: {0}")]
+    Listing(#[from] ArchiveError),
+}
+
+/// Writes the diff that turns `base` into `target`.
+///
+/// Without `deltas` plain `tar` can unpack it over the base; with them it holds only what a node that
+/// has the base needs.
+pub fn write_diff(
+    (base, target): (&Manifest, &Manifest),
+    image: &ImageName,
+    content: &dyn Content,
+    deltas: Option<Deltas<'_>>,
+    options: Options,
+    to: impl Write,
+    monitor: &dyn Monitor,
+) -> Result<Written, WriteError> {
+    let manifest::Changes { removed, changed } = manifest::compare(base, target);
+    monitor.event(Event::Started { job: Job::Write, total: bytes_to_read(&changed) });
+    let known = plan::known(base, &changed, deltas.is_some());
+    let (groups, offsets) = match &deltas {
+        Some(deltas) => plan::patches(base, target, content, deltas, monitor)?,
+        None => (Vec::new(), Vec::new()),
+    };
+    let names = (image.clone(), base.id(), target.id());
+    let listing = Listing::new(names, deltas.is_some(), removed, changed, known, groups)?;
+
+    let mut first = Vec::new();
+    listing.write(&mut first)?;
+    let mut output = Output::new(to);
+    let packer = Packer { content, compression: options.compression, level: options.level, monitor };
+    packer.bytes(&first, &mut output)?;
+    drop(first);
+    let first_frame = Frame { length: output.length, sha256: output.digest() };
+
+    let part = |expected| match expected {
+        Expected::Patch(group) => patch_part(group, &offsets, deltas.as_ref()?.spool),
+        Expected::Itself(_) | Expected::Link(_) => entry_part(expected),
+    };
+    let members = (0..).map_while(|at| listing.expected(at)).filter_map(part);
+    let mut index = Vec::new();
+    packer.parts(members, &mut output, &mut index)?;
+    finish(&packer, output, first_frame, index)
+}
+
+/// Writes all of `target`: plain `tar` can unpack it.
+pub fn write_full(
+    target: &Manifest,
+    content: &dyn Content,
+    options: Options,
+    to: impl Write,
+    monitor: &dyn Monitor,
+) -> Result<Written, WriteError> {
+    monitor.event(Event::Started { job: Job::Write, total: target.bytes() });
+    let packer = Packer { content, compression: options.compression, level: options.level, monitor };
+    let mut output = Output::new(to);
+    let mut index = Vec::new();
+    // The top begins the archive, in a frame of its own that has a digest in the catalog.
+    let (top, rest) = target.entries().split_at(1);
+    let parts = |entries| <[Entry]>::iter(entries).map(Expected::of).filter_map(entry_part);
+    packer.parts(parts(top), &mut output, &mut index)?;
+    let first_frame = Frame { length: output.length, sha256: output.digest() };
+    packer.parts(parts(rest), &mut output, &mut index)?;
+    finish(&packer, output, first_frame, index)
+}
+
+fn finish(
+    packer: &Packer<'_>,
+    mut output: Output<impl Write>,
+    first_frame: Frame,
+    mut index: Vec<Record>,
+) -> Result<Written, WriteError> {
+    packer.bytes(&END, &mut output)?;
+    packer.monitor.event(Event::Finished { job: Job::Write });
+    let (size, sha256) = output.finish().map_err(WriteError::Output)?;
+    index.sort_unstable_by(Record::order);
+    index.dedup_by(|again, first| again.digest == first.digest);
+    Ok(Written { size, sha256, first_frame, index })
+}
+
+fn entry_part(expected: Expected<'_>) -> Option<Part<'_>> {
+    match expected {
+        Expected::Itself(entry) => {
+            let body = match entry.file() {
+                Some((size, digest)) => Body::File { entry, size, digest },
+                None => Body::Nothing,
+            };
+            Some(Part { header: content_header(entry), body })
+        }
+        Expected::Link(entry) => Some(Part { header: entry_header(entry), body: Body::Nothing }),
+        Expected::Patch(_) => None,
+    }
+}
+
+fn patch_part<'p>(group: &'p Group, offsets: &[u64], spool: &'p File) -> Option<Part<'p>> {
+    let at = *offsets.get(usize::try_from(group.number).ok()?)?;
+    let header = own_header(&patch_name(group.number), group.patch_length);
+    Some(Part { header, body: Body::Patch { group, spool, at } })
+}
+
+/// The bytes of the changed files, each group of links once.
+fn bytes_to_read(changed: &[Entry]) -> u64 {
+    let itself = |entry: &&Entry| link_target(entry).is_none();
+    changed.iter().filter(itself).filter_map(Entry::file).fold(0, |sum, (size, _)| sum.saturating_add(size))
+}
