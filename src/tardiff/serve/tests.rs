@@ -1,0 +1,99 @@
+use std::fs;
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::sync::mpsc;
+
+use super::*;
+
+/// A server over a small repository; the thread ends with the test's process.
+fn server() -> (tempfile::TempDir, SocketAddr) {
+    let dir = tempfile::tempdir().expect("a scratch directory");
+    fs::create_dir_all(dir.path().join("node/diffs")).expect("creates");
+    fs::create_dir_all(dir.path().join(".scan")).expect("creates");
+    fs::write(dir.path().join("node/catalog.toml"), b"0123456789").expect("writes");
+    fs::write(dir.path().join(".scan/node"), b"secret").expect("writes");
+    fs::write(dir.path().join("node/index.html"), b"index").expect("writes");
+    let (send, receive) = mpsc::channel();
+    let repo = dir.path().to_owned();
+    std::thread::spawn(move || serve(&repo, ([127, 0, 0, 1], 0).into(), |address| send.send(address).expect("heard")));
+    let address = receive.recv().expect("it listens");
+    (dir, address)
+}
+
+fn ask(address: SocketAddr, request: &str, headers: &str) -> String {
+    let mut stream = TcpStream::connect(address).expect("connects");
+    write!(stream, "{request} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n{headers}\r\n").expect("writes");
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).expect("reads");
+    answer
+}
+
+fn etag(answer: &str) -> String {
+    let line = answer.lines().find(|line| line.starts_with("etag: ")).expect("an ETag");
+    line["etag: ".len()..].to_owned()
+}
+
+#[test]
+fn files_are_served_whole_in_parts_and_by_name_only() {
+    let (_dir, address) = server();
+    let whole = ask(address, "GET /node/catalog.toml", "");
+    assert!(whole.starts_with("HTTP/1.1 200") && whole.ends_with("\r\n\r\n0123456789"), "{whole}");
+    let part = ask(address, "GET /node/catalog.toml", "Range: bytes=3-5\r\n");
+    assert!(part.starts_with("HTTP/1.1 206") && part.ends_with("\r\n\r\n345"), "{part}");
+    assert!(part.contains("content-range: bytes 3-5/10"), "{part}");
+    let head = ask(address, "HEAD /node/catalog.toml", "");
+    assert!(head.contains("content-length: 10") && head.ends_with("\r\n\r\n"), "{head}");
+    assert_eq!(etag(&head), etag(&whole));
+    let beyond = ask(address, "GET /node/catalog.toml", "Range: bytes=10-\r\n");
+    assert!(beyond.starts_with("HTTP/1.1 416"), "{beyond}");
+}
+
+#[test]
+fn a_known_file_is_not_sent_again() {
+    let (dir, address) = server();
+    let known = etag(&ask(address, "GET /node/catalog.toml", ""));
+    let condition = format!("If-None-Match: {known}\r\n");
+    assert!(ask(address, "GET /node/catalog.toml", &condition).starts_with("HTTP/1.1 304"));
+    fs::write(dir.path().join("node/catalog.toml"), b"abcdefghij").expect("writes");
+    assert!(ask(address, "GET /node/catalog.toml", &condition).starts_with("HTTP/1.1 200"));
+}
+
+#[test]
+fn a_download_goes_on_only_in_the_same_file() {
+    let (dir, address) = server();
+    let known = etag(&ask(address, "GET /node/catalog.toml", ""));
+    let resume = format!("Range: bytes=8-\r\nIf-Range: {known}\r\n");
+    let rest = ask(address, "GET /node/catalog.toml", &resume);
+    assert!(rest.starts_with("HTTP/1.1 206") && rest.ends_with("\r\n\r\n89"), "{rest}");
+    for other in [format!("W/{known}"), "\"x\"".into(), "*".into(), "Sun, 22 Nov 2026 13:00:00 GMT".into()] {
+        let answer = ask(address, "GET /node/catalog.toml", &format!("Range: bytes=8-\r\nIf-Range: {other}\r\n"));
+        assert!(answer.starts_with("HTTP/1.1 200") && answer.ends_with("0123456789"), "{other}: {answer}");
+    }
+    fs::write(dir.path().join("node/catalog.toml"), b"abcdefghij").expect("writes");
+    let whole = ask(address, "GET /node/catalog.toml", &resume);
+    assert!(whole.starts_with("HTTP/1.1 200") && whole.ends_with("\r\n\r\nabcdefghij"), "{whole}");
+}
+
+#[test]
+fn nothing_but_a_repository_is_served() {
+    let (_dir, address) = server();
+    for path in [
+        "/",
+        "/node",
+        "/node/",
+        "/.scan/node",
+        "/node/../.scan/node",
+        "/node/%2e%2e/.scan/node",
+        "/%2escan/node",
+        "//.scan/node",
+        "/node//catalog.toml",
+        "/absent",
+        "/node/catalog.toml/",
+        "/node/diffs",
+    ] {
+        let answer = ask(address, &format!("GET {path}"), "");
+        assert!(answer.starts_with("HTTP/1.1 404"), "{path}: {answer}");
+    }
+    let put = ask(address, "PUT /node/catalog.toml", "Content-Length: 0\r\n");
+    assert!(put.starts_with("HTTP/1.1 405"), "{put}");
+}
