@@ -2,17 +2,20 @@
 //!
 //! Two programs share this library: `si_tardiff` on the image server builds and publishes generations
 //! and the diffs between them as static files; `si_updateclient` on the node fetches and applies them.
-//! A module names only modules of lower layers (kept by `tests/layering.rs`):
+//! A module names only modules of lower layers, and of its own layer those that stand before it (kept
+//! by `tests/layering.rs`); only [`root`] touches a target tree (kept by `.clippy.toml`):
 //!
 //! | layer | modules |
 //! |---|---|
 //! | 0 words | [`tree_path`], [`digest`], [`entry`], [`generation`], [`image`] |
-//! | 1 rules | [`manifest`], [`catalog`], [`plan`], [`filter`], [`diff_archive`], [`delta`], [`report`] |
+//! | 1 rules | [`report`], [`manifest`], [`catalog`], [`plan`], [`filter`], [`delta`], [`diff_archive`] |
 //! | 2 one outside thing each | [`root`], [`rsync`], [`state`], [`host`] |
 //! | 3 fetching | [`fetch`] |
-//! | 4 machinery | [`scan`], [`apply`], [`publish`], [`full_sync`] |
+//! | 4 machinery | [`scan`], [`apply`], [`full_sync`], [`publish`] |
 //! | 5 jobs | [`update`], [`tardiff`] |
 //! | 6 edge | [`cli`] |
+
+#![cfg_attr(not(test), deny(clippy::disallowed_methods))]
 
 pub mod digest;
 pub mod entry;

@@ -6,6 +6,8 @@
 //! with `openat2(RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS)`, and where it is too old, component by
 //! component with `O_NOFOLLOW`.
 
+#![allow(clippy::disallowed_methods, reason = "this module is the one that touches a target tree")]
+
 mod create;
 mod inspect;
 mod metadata;

@@ -1,0 +1,99 @@
+//! What tests share, and where a new test belongs.
+//!
+//! | kind | where | what it shows |
+//! |---|---|---|
+//! | unit | `src/x.rs` or `src/x/tests.rs` | a rule of one module, in memory |
+//! | command line | `tests/cli_*.rs` | a program as a process: arguments, messages, exit code |
+//! | property | `tests/property_*.rs` | any tree A, any tree B; our answer and another program's |
+//! | hostile | `tests/hostile_*.rs` | an attack or a lie, by its name, with a sentinel that stays untouched |
+//! | crash | `tests/crash_*.rs` | a step fails, or the program dies there; then the next run |
+//! | frozen formats | `tests/formats.rs` | samples under `tests/testdata/`, never edited |
+//!
+//! A test is named after what happens (`base_edited_locally`, `no_room_on_boot`). Whether a node is
+//! its image is never decided by our own code but by [`judge`]. What a test needs of the machine it
+//! says with [`needs`].
+
+// each test file uses a part of this
+#![allow(dead_code)]
+
+pub mod judge;
+pub mod trees;
+
+use std::path::Path;
+use std::process::Command;
+
+use tempfile::TempDir;
+
+/// What a test needs of the machine.
+#[derive(Clone, Copy, Debug)]
+pub enum Need {
+    /// To own files as others, make devices and set capabilities.
+    Root,
+    /// To attach an image file as a disk and mount it.
+    LoopDevice,
+    /// A program in the path.
+    Program(&'static str),
+}
+
+/// Whether the machine has what a test needs. Says loudly what is missing; where `CI` is set, fails:
+/// there, nothing may be left out.
+#[track_caller]
+pub fn needs(all: &[Need]) -> bool {
+    let missing: Vec<&Need> = all.iter().filter(|need| !need.is_met()).collect();
+    if missing.is_empty() {
+        return true;
+    }
+    let test = std::thread::current().name().unwrap_or("a test").to_owned();
+    assert!(std::env::var_os("CI").is_none(), "{test} needs {missing:?}, and in CI no test is left out");
+    eprintln!("LEFT OUT: {test} needs {missing:?}");
+    false
+}
+
+impl Need {
+    fn is_met(self) -> bool {
+        match self {
+            Need::Root => rustix::process::geteuid().is_root(),
+            Need::LoopDevice => {
+                Need::Root.is_met()
+                    && Need::Program("losetup").is_met()
+                    && Command::new("losetup").arg("--find").output().is_ok_and(|out| out.status.success())
+            }
+            Need::Program(name) => std::env::var_os("PATH").is_some_and(|path| {
+                std::env::split_paths(&path)
+                    .chain(["/usr/sbin".into(), "/sbin".into()])
+                    .any(|dir| dir.join(name).exists())
+            }),
+        }
+    }
+}
+
+/// A directory of the test's own on a filesystem that can be a root: below `target/`, or below
+/// `SI_TEST_DIR` where that is set.
+pub fn scratch() -> TempDir {
+    const TMPFS: u64 = 0x0102_1994;
+    let above = std::env::var_os("SI_TEST_DIR").unwrap_or_else(|| env!("CARGO_TARGET_TMPDIR").into());
+    let dir = TempDir::new_in(&above).expect("a scratch directory");
+    let filesystem = rustix::fs::statfs(dir.path()).expect("statfs");
+    let kind = filesystem.f_type as u64;
+    assert_ne!(kind, TMPFS, "{above:?} is a tmpfs, which cannot be a root; name another place in SI_TEST_DIR");
+    dir
+}
+
+/// Runs a command that has to succeed, and returns what it printed.
+#[track_caller]
+pub fn run(command: &mut Command) -> String {
+    let output = command.output().unwrap_or_else(|e| panic!("{command:?}: {e}"));
+    assert!(
+        output.status.success(),
+        "{command:?}: {}\n{}{}",
+        output.status,
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    );
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+/// Copies a tree with everything that belongs to it.
+pub fn copy_tree(from: &Path, to: &Path) {
+    run(Command::new("cp").args(["-a", "--reflink=auto"]).arg(from).arg(to));
+}

@@ -1,0 +1,163 @@
+//! Our filter and rsync agree about every path, for any rules.
+
+mod common;
+
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::process::Command;
+
+use common::{Need, needs, scratch};
+use proptest::prelude::*;
+use proptest::test_runner::{Config, TestRunner};
+use systemimager::filter::Filter;
+use systemimager::tree_path::TreePath;
+
+const NAMES: [&str; 12] = ["a", "b", "ab", "abc", "A1", "[a]", "a]", "*", "a\\b", "-", "c d", ".x"];
+
+/// Three levels of directories and files with names that look like patterns.
+fn build(top: &Path) -> Vec<(String, bool)> {
+    let mut all = Vec::new();
+    for one in NAMES {
+        all.push((one.to_owned(), true));
+        for two in NAMES {
+            all.push((format!("{one}/{two}"), two.len() != 2));
+            if two.len() == 2 {
+                continue;
+            }
+            let three = NAMES.iter().filter(|name| (name.len() + one.len() + two.len()) % 3 == 0);
+            all.extend(three.map(|three| (format!("{one}/{two}/{three}"), three.len() == 3)));
+        }
+    }
+    for (path, is_dir) in &all {
+        if *is_dir {
+            std::fs::create_dir_all(top.join(path)).expect("a directory");
+        } else {
+            std::fs::write(top.join(path), "").expect("a file");
+        }
+    }
+    all
+}
+
+/// What rsync would transfer.
+fn transferred(image: &Path, filter: &str) -> BTreeSet<String> {
+    let mut rsync = Command::new("rsync");
+    rsync.args(["-rn8", "--out-format=%n", filter]).arg(format!("{}/", image.display())).arg("/nonexistent/");
+    let listed = common::run(&mut rsync);
+    let path = |line: &str| line.trim_end_matches('/').replace("\\#134", "\\");
+    let headline = |line: &&str| *line != "created directory /nonexistent" && *line != "./";
+    listed.lines().filter(headline).map(path).collect()
+}
+
+/// What our filter lets through.
+fn let_through(filter: &Filter, paths: &[(String, bool)]) -> BTreeSet<String> {
+    let mut cursor = filter.cursor();
+    paths
+        .iter()
+        .filter(|(path, is_dir)| {
+            let path = TreePath::new(path.as_str()).expect("a good path");
+            let excluded = cursor.excludes(&path, *is_dir).is_some();
+            assert_eq!(excluded, filter.excludes(&path, *is_dir).is_some(), "{path}");
+            !excluded
+        })
+        .map(|(path, _)| path.clone())
+        .collect()
+}
+
+fn any_rules() -> impl Strategy<Value = String> {
+    let piece = prop::sample::select(vec![
+        "a",
+        "b",
+        "ab",
+        "A1",
+        "c d",
+        ".x",
+        "/",
+        "/",
+        "*",
+        "*",
+        "**",
+        "***",
+        "?",
+        "[",
+        "]",
+        "[ab]",
+        "[!a]",
+        "[^b-z]",
+        "[]a]",
+        "[a-]",
+        "[[:alpha:]]",
+        "[[:punct:]_1]",
+        "[[:x:]]",
+        "[[:",
+        "[\\]]",
+        "[a-\\c]",
+        "[/]",
+        "\\",
+        "\\*",
+        "\\[",
+        "-",
+        "!",
+        "**/",
+        "/**",
+        "/*/",
+        "[a]",
+        "[!-~]",
+    ]);
+    let pattern = prop::collection::vec(piece, 1..6).prop_map(|pieces| pieces.concat());
+    let prefix = prop::sample::select(vec!["", "", "- ", "+ ", "/", "+ /", "- /"]);
+    let suffix = prop::sample::select(vec!["", "", "", "/", "/*", "/***", " ", "\r"]);
+    let line = prop_oneof![
+        20 => (prefix, pattern, suffix).prop_map(|(prefix, pattern, suffix)| format!("{prefix}{pattern}{suffix}")),
+        1 => prop::sample::select(vec!["!", "", "# a", ";b", "+ */"]).prop_map(str::to_owned),
+    ];
+    prop::collection::vec(line, 1..6).prop_map(|lines| lines.join("\n"))
+}
+
+#[test]
+fn any_rules_hide_what_they_hide_from_rsync() {
+    if !needs(&[Need::Program("rsync")]) {
+        return;
+    }
+    let dir = scratch();
+    let image = dir.path().join("image");
+    let paths = build(&image);
+    let (exclude_file, merge_file) = (dir.path().join("exclude"), dir.path().join("merge"));
+
+    let cases = std::env::var("PROPTEST_CASES").ok().and_then(|n| n.parse().ok()).unwrap_or(150);
+    let config = Config { cases, failure_persistence: None, ..Config::default() };
+    let check = |rules: String| {
+        // rsync stops at a rule without a pattern, as we do
+        let Ok(builder) = Filter::builder().exclude_file("rules", rules.as_bytes()) else { return Ok(()) };
+        let filter = builder.build();
+        std::fs::write(&exclude_file, &rules).expect("the exclude file");
+        std::fs::write(&merge_file, filter.rsync_rules()).expect("the merge file");
+        let ours = let_through(&filter, &paths);
+        let as_written = transferred(&image, &format!("--exclude-from={}", exclude_file.display()));
+        prop_assert_eq!(&ours, &as_written, "{}", rules);
+        let as_merged = transferred(&image, &format!("--filter=merge {}", merge_file.display()));
+        prop_assert_eq!(&ours, &as_merged, "as a merge file: {}", rules);
+        Ok(())
+    };
+    TestRunner::new(config).run(&any_rules(), check).unwrap_or_else(|e| panic!("{e}"));
+}
+
+#[test]
+fn odd_mount_points_are_left_to_the_node_by_rsync_too() {
+    if !needs(&[Need::Program("rsync")]) {
+        return;
+    }
+    let dir = scratch();
+    let image = dir.path().join("image");
+    let names: Vec<&[u8]> = common::trees::ODD_NAMES.to_vec();
+    let mut tree = common::trees::Tree::new();
+    for name in &names {
+        tree.insert([*name, b"/below"].concat(), common::trees::Item::file("x"));
+    }
+    common::trees::write(&tree, &image);
+    let mounts = names.iter().map(|name| TreePath::new(*name).expect("a good path"));
+    let filter = Filter::builder().foreign_mounts(mounts).build();
+    let merge_file = dir.path().join("merge");
+    std::fs::write(&merge_file, filter.rsync_rules()).expect("the merge file");
+    let left = transferred(&image, &format!("--filter=merge {}", merge_file.display()));
+    assert_eq!(left, BTreeSet::new());
+}
