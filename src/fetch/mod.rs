@@ -5,24 +5,49 @@
 //! that makes a [`Verified`].
 
 pub mod content;
+mod download;
 mod error;
+mod http;
+mod local;
+mod part;
+mod patience;
+mod rsync;
 mod spool;
+mod transport;
 mod url;
-mod verified;
 
-use std::io::Read;
+use std::collections::HashMap;
+use std::fs::File;
+use std::io::{self, Read};
 use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
 use std::time::Duration;
 
-use crate::catalog::{FileRef, Frame};
+use crate::catalog::{FileRef, Frame, MAX_CATALOG};
+use crate::digest::Digest;
 use crate::image::ImageName;
 use crate::report::Monitor;
 
+use download::{Filled, Stretch};
+use http::Http;
+use local::Local;
+use part::Part;
+use patience::Patience;
+use rsync::Rsync;
+use transport::{Transport, Trouble};
+use url::Place;
+
 pub use content::Ranges;
+pub use download::Verified;
 pub use error::{FetchError, FetchErrorKind, Side};
 pub use spool::Spool;
 pub use url::{BadRepoUrl, RepoUrl};
-pub use verified::Verified;
+
+/// The name of the catalog in an image's directory.
+const CATALOG: &str = "catalog.toml";
+/// A first frame that claims to be larger is not fetched: it holds a listing, and goes into memory.
+pub const MAX_FRAME: u64 = 64 << 20;
 
 /// How patient a run is, and whom it trusts.
 #[derive(Clone, Debug)]
@@ -58,8 +83,15 @@ pub enum CatalogAnswer {
 }
 
 /// The files of one image in a repository.
+///
+/// All requests of a run go through one of these, and over one connection where the server keeps it.
 pub struct Repository {
+    transport: Box<dyn Transport>,
+    options: Options,
     spool: Spool,
+    downloading: Mutex<()>,
+    /// Files that were verified, for reading ranges.
+    opened: Mutex<HashMap<Digest, Arc<File>>>,
 }
 
 impl Repository {
@@ -67,49 +99,119 @@ impl Repository {
     ///
     /// Without a spool of the caller's a temporary one is made, and removed in the end.
     pub fn open(url: &RepoUrl, image: &ImageName, options: &Options, spool: Option<Spool>) -> Result<Self, FetchError> {
-        let _ = (url, image, options);
-        Ok(Repository { spool: spool.ok_or_else(unfinished)? })
+        let transport: Box<dyn Transport> = match url.place() {
+            Place::Http(url) => {
+                let mut base = url.clone();
+                base.set_path(&format!("{}{image}/", url.path()));
+                Box::new(Http::new(&base, options.clone())?)
+            }
+            Place::File(path) => Box::new(Local::new(path.join(image.as_str()))),
+            Place::Rsync(url) => Box::new(Rsync::new(format!("{url}{image}/"), options.clone())),
+        };
+        let spool = spool.map_or_else(Spool::temporary, Ok)?;
+        let (downloading, opened) = (Mutex::new(()), Mutex::new(HashMap::new()));
+        Ok(Repository { transport, options: options.clone(), spool, downloading, opened })
     }
 
     /// The catalog, by one request that names the etag of the one that is `known`.
+    ///
+    /// An rsync daemon knows no etags: there the catalog always comes.
     pub fn catalog(&self, known: Option<&str>) -> Result<CatalogAnswer, FetchError> {
-        let _ = known;
-        Err(unfinished())
+        let address = self.transport.address(CATALOG);
+        let mut patience = Patience::new(&self.options);
+        loop {
+            let (error, asked) = match self.transport.unsized_file(CATALOG, known, MAX_CATALOG, &self.spool) {
+                Ok(answer) => return Ok(answer),
+                Err(Trouble::Passing { error, pause }) => (error, pause),
+                Err(Trouble::Lasting(error)) => return Err(error.about(&address)),
+                Err(Trouble::WholeFilesOnly) => {
+                    let why = "it sends a part of a file that was asked for whole";
+                    return Err(FetchError::new(FetchErrorKind::Other, Side::Server, address, why));
+                }
+            };
+            match patience.pause(0, asked) {
+                Some(pause) => thread::sleep(pause),
+                None => return Err(error.about(&address).after(patience.failures())),
+            }
+        }
     }
 
     /// Fetches `file` whole, resuming what an earlier run left, and verifies it.
+    ///
+    /// What the spool holds already is verified again, and not fetched. Says how it gets on as
+    /// [`Job::Download`](crate::report::Job::Download); begins that anew where the file has to be.
     pub fn file(&self, file: &FileRef, monitor: &dyn Monitor) -> Result<Verified, FetchError> {
-        let _ = (file, monitor);
-        Err(unfinished())
+        self.download(file, Some(monitor)).map_err(|e| self.about(file, e))
     }
 
     /// The first frame of `file`, verified.
+    ///
+    /// It stays in the spool as the beginning of the file: its bytes travel once.
     pub fn frame(&self, file: &FileRef, frame: &Frame) -> Result<Vec<u8>, FetchError> {
-        let _ = (file, frame);
-        Err(unfinished())
+        self.memory(file, frame.length, MAX_FRAME, frame.sha256)
     }
 
     /// The verified bytes of `file`, which must not be larger than `cap`.
     pub fn small(&self, file: &FileRef, cap: u64) -> Result<Vec<u8>, FetchError> {
-        let _ = (file, cap);
-        Err(unfinished())
+        self.memory(file, file.size, cap, file.sha256)
     }
 
     /// Where files are kept.
     pub fn spool(&self) -> &Spool {
         &self.spool
     }
-}
 
-impl Ranges for Repository {
-    fn range(&self, file: &FileRef, offset: u64, length: u64) -> Result<Box<dyn Read + '_>, FetchError> {
-        let _ = (file, offset, length);
-        Err(unfinished())
+    fn memory(&self, file: &FileRef, length: u64, cap: u64, sha256: Digest) -> Result<Vec<u8>, FetchError> {
+        if length > cap.min(file.size) {
+            let why = format!("it claims {length} bytes where {} are the most", cap.min(file.size));
+            let address = self.transport.address(file.file.as_str());
+            return Err(FetchError::new(FetchErrorKind::Corrupt, Side::Server, address, why));
+        }
+        self.beginning(file, length, sha256).map_err(|e| self.about(file, e))
+    }
+
+    fn about(&self, file: &FileRef, error: FetchError) -> FetchError {
+        error.about(&self.transport.address(file.file.as_str()))
+    }
+
+    /// A file that was verified, as one that many may read at once.
+    fn shared(&self, file: &FileRef) -> Result<Arc<File>, FetchError> {
+        let verified = Arc::new(self.download(file, None)?.into_file());
+        let mut opened = self.opened.lock().unwrap_or_else(PoisonError::into_inner);
+        opened.insert(file.sha256, Arc::clone(&verified));
+        Ok(verified)
+    }
+
+    fn stretch(&self, file: &FileRef, offset: u64, length: u64) -> Result<Stretch, FetchError> {
+        let opened = self.opened.lock().unwrap_or_else(PoisonError::into_inner).get(&file.sha256).cloned();
+        if let Some(opened) = opened {
+            return Ok(Stretch::new(opened, offset, length));
+        }
+        if self.spool.verified(file.sha256)?.is_none() {
+            let mut part = Part::of_range(&self.spool, file, offset, offset + length)?;
+            self.spool.check_room(length)?;
+            if let Filled::Yes = self.fill(file, &mut part, None)? {
+                return Ok(Stretch::new(Arc::new(part.into_file()), 0, length));
+            }
+        }
+        Ok(Stretch::new(self.shared(file)?, offset, length))
     }
 }
 
-fn unfinished() -> FetchError {
-    FetchError::new(FetchErrorKind::Other, Side::Node, "", "fetching is not built yet")
+impl Ranges for Repository {
+    /// The bytes are all here before the first one is read: no reader breaks off because of the network.
+    fn range(&self, file: &FileRef, offset: u64, length: u64) -> Result<Box<dyn Read + '_>, FetchError> {
+        if offset.checked_add(length).is_none_or(|end| end > file.size) {
+            let why = format!("bytes {offset} to {offset}+{length} are asked for, the file has {}", file.size);
+            let address = self.transport.address(file.file.as_str());
+            return Err(FetchError::new(FetchErrorKind::Corrupt, Side::Server, address, why));
+        }
+        if length == 0 {
+            return Ok(Box::new(io::empty()));
+        }
+        let stretch = self.stretch(file, offset, length).map_err(|e| self.about(file, e))?;
+        Ok(Box::new(stretch))
+    }
 }
 
 impl Default for Options {

@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
-use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process_group, waitid};
+use rustix::process::{Pid, Resource, Rlimit, Signal, WaitId, WaitIdOptions, kill_process_group, prlimit, waitid};
 
 /// The program; found by `PATH`.
 const PROGRAM: &str = "rsync";
@@ -39,6 +39,8 @@ pub struct Call<'a> {
     pub inside: Option<BorrowedFd<'a>>,
     /// After this time the run is killed.
     pub deadline: Option<Instant>,
+    /// No file may grow beyond so many bytes, whatever the server sends.
+    pub largest_file: Option<u64>,
 }
 
 /// What a caller hears during a run.
@@ -166,6 +168,11 @@ impl Running {
             last: VecDeque::new(),
             reaped: false,
         };
+        if call.largest_file.is_some() {
+            // Long before the first byte arrives, and before rsync forks its receiver.
+            let limit = Rlimit { current: call.largest_file, maximum: call.largest_file };
+            prlimit(Some(running.group), Resource::Fsize, limit).map_err(io::Error::from)?;
+        }
         running.output.as_ref().map_or(Ok(()), |pipe| set_nonblocking(pipe.as_fd()))?;
         running.complaints.as_ref().map_or(Ok(()), |pipe| set_nonblocking(pipe.as_fd()))?;
         Ok(running)

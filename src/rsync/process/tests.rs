@@ -1,7 +1,7 @@
 use super::*;
 
 fn call<'a>(arguments: &'a [OsString], seconds: u64) -> Call<'a> {
-    Call { arguments, inside: None, deadline: Some(Instant::now() + Duration::from_secs(seconds)) }
+    Call { arguments, inside: None, deadline: Some(Instant::now() + Duration::from_secs(seconds)), largest_file: None }
 }
 
 fn arguments(words: &[&str]) -> Vec<OsString> {

@@ -1,0 +1,337 @@
+//! A web server of static files that misbehaves on demand.
+//!
+//! It serves a directory with ranges, strong etags, conditional requests, HEAD and connections that are
+//! kept. Faults are scripted per path: each request takes the next one of its path's queue, or behaves.
+
+#![allow(dead_code)] // Each test program uses some of it.
+
+use std::collections::{HashMap, VecDeque};
+use std::fs;
+use std::io::{self, BufRead, BufReader, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::thread;
+use std::time::Duration;
+
+/// One way to misbehave.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Fault {
+    /// None: takes its place in a queue.
+    Behave,
+    /// The connection is closed after so many bytes of the body.
+    Cut(u64),
+    /// The connection is reset after so many bytes of the body.
+    Reset(u64),
+    /// After so many bytes of the body nothing comes any more.
+    Stall(u64),
+    /// The body comes in pieces of so many bytes, with a pause before each.
+    Drip(usize, Duration),
+    /// The header claims another length.
+    ContentLength(u64),
+    /// The header claims another range.
+    ContentRange(&'static str),
+    /// The body, of no stated length, ends with so many bytes more.
+    Longer(usize),
+    /// The body, of no stated length, ends so many bytes early.
+    Shorter(usize),
+    /// One bit of the body's first byte is another.
+    FlipFirstBit,
+    /// An answer with this status, an optional `Retry-After`, and no body.
+    Status(u16, Option<&'static str>),
+    /// The etag is another one than before; what was asked under the old one is sent whole.
+    OtherEtag,
+    /// The etag is a weak one.
+    WeakEtag,
+    /// There is no etag.
+    NoEtag,
+    /// A range that was asked for is ignored: 200 and everything.
+    NoRanges,
+    /// A redirect.
+    Redirect(String),
+    /// Bytes that are no HTTP.
+    Garbage,
+    /// The connection is closed before anything is answered.
+    Hangup,
+}
+
+/// What a client asked for and got.
+#[derive(Clone, Debug)]
+pub struct Seen {
+    /// `GET` or `HEAD`.
+    pub method: String,
+    /// With its leading slash.
+    pub path: String,
+    /// Names in lower case.
+    pub headers: HashMap<String, String>,
+    /// 0 where nothing was answered.
+    pub status: u16,
+    /// Bytes of the body that were sent, or were about to be when the client went away.
+    pub sent: u64,
+}
+
+/// The server; stops when it is dropped.
+pub struct FaultServer {
+    address: SocketAddr,
+    shared: Arc<Shared>,
+}
+
+#[derive(Default)]
+struct Shared {
+    root: PathBuf,
+    stopped: AtomicBool,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    next: HashMap<String, VecDeque<Fault>>,
+    always: HashMap<String, Fault>,
+    seen: Vec<Seen>,
+    connections: usize,
+}
+
+impl FaultServer {
+    /// Serves `root` at a free port of the loopback interface.
+    pub fn serve(root: &Path) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let address = listener.local_addr().expect("bound");
+        let shared = Arc::new(Shared { root: root.to_owned(), ..Shared::default() });
+        let server = FaultServer { address, shared: Arc::clone(&shared) };
+        thread::spawn(move || {
+            for stream in listener.incoming() {
+                if shared.stopped.load(Ordering::SeqCst) {
+                    return;
+                }
+                let shared = Arc::clone(&shared);
+                shared.state().connections += 1;
+                // A client that goes away is no matter.
+                thread::spawn(move || stream.and_then(|stream| shared.converse(stream)));
+            }
+        });
+        server
+    }
+
+    /// `http://127.0.0.1:PORT/`
+    pub fn url(&self) -> String {
+        format!("http://{}/", self.address)
+    }
+
+    /// The next requests for `path` (with its leading slash) meet these faults, one each.
+    pub fn next(&self, path: &str, faults: impl IntoIterator<Item = Fault>) {
+        self.shared.state().next.entry(path.to_owned()).or_default().extend(faults);
+    }
+
+    /// All requests for `path` meet this fault, after those of [`next`](Self::next).
+    pub fn always(&self, path: &str, fault: Fault) {
+        self.shared.state().always.insert(path.to_owned(), fault);
+    }
+
+    /// Behaves from now on, and forgets what it saw.
+    pub fn calm(&self) {
+        *self.shared.state() = State::default();
+    }
+
+    /// All requests, in order.
+    pub fn seen(&self) -> Vec<Seen> {
+        self.shared.state().seen.clone()
+    }
+
+    /// Bytes of bodies that were sent.
+    pub fn sent(&self) -> u64 {
+        self.seen().iter().map(|seen| seen.sent).sum()
+    }
+
+    /// How many connections were made.
+    pub fn connections(&self) -> usize {
+        self.shared.state().connections
+    }
+}
+
+impl Drop for FaultServer {
+    fn drop(&mut self) {
+        self.shared.stopped.store(true, Ordering::SeqCst);
+        let _ = TcpStream::connect(self.address);
+    }
+}
+
+/// What is to be sent.
+struct Answer {
+    status: u16,
+    headers: Vec<String>,
+    body: Vec<u8>,
+    /// The stated length; without it the body comes in chunks.
+    length: Option<u64>,
+}
+
+impl Shared {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().expect("no test thread panicked inside")
+    }
+
+    fn converse(&self, mut stream: TcpStream) -> io::Result<()> {
+        stream.set_nodelay(true)?;
+        let mut reader = BufReader::new(stream.try_clone()?);
+        while let Some((seen, index)) = self.request(&mut reader)? {
+            let fault = self.fault(&seen.path);
+            if !self.answer(&mut stream, &seen, index, &fault)? {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    fn request(&self, reader: &mut impl BufRead) -> io::Result<Option<(Seen, usize)>> {
+        let mut line = String::new();
+        if reader.read_line(&mut line)? == 0 {
+            return Ok(None);
+        }
+        let mut words = line.split_whitespace().map(str::to_owned);
+        let (method, path) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
+        let mut headers = HashMap::new();
+        loop {
+            let mut line = String::new();
+            reader.read_line(&mut line)?;
+            let Some((name, value)) = line.trim_end().split_once(':') else { break };
+            headers.insert(name.to_ascii_lowercase(), value.trim().to_owned());
+        }
+        let seen = Seen { method, path, headers, status: 0, sent: 0 };
+        let mut state = self.state();
+        state.seen.push(seen.clone());
+        Ok(Some((seen, state.seen.len() - 1)))
+    }
+
+    fn fault(&self, path: &str) -> Fault {
+        let mut state = self.state();
+        let next = state.next.get_mut(path).and_then(VecDeque::pop_front);
+        next.or_else(|| state.always.get(path).cloned()).unwrap_or(Fault::Behave)
+    }
+
+    /// Notes something before the client can know of it.
+    fn note(&self, index: usize, what: impl FnOnce(&mut Seen)) {
+        if let Some(seen) = self.state().seen.get_mut(index) {
+            what(seen);
+        }
+    }
+
+    /// Answers one request; `true` where the connection is kept.
+    fn answer(&self, stream: &mut TcpStream, seen: &Seen, index: usize, fault: &Fault) -> io::Result<bool> {
+        match fault {
+            Fault::Hangup => return Ok(false),
+            Fault::Garbage => return stream.write_all(b"SSH-2.0-not-a-web-server\r\n").map(|()| false),
+            _ => {}
+        }
+        let answer = self.prepare(seen, fault);
+        self.note(index, |seen| seen.status = answer.status);
+        let mut head = format!("HTTP/1.1 {} .\r\n", answer.status);
+        for line in &answer.headers {
+            head += &format!("{line}\r\n");
+        }
+        head += &match answer.length {
+            Some(length) => format!("Content-Length: {length}\r\n\r\n"),
+            None => "Transfer-Encoding: chunked\r\n\r\n".to_owned(),
+        };
+        stream.write_all(head.as_bytes())?;
+        if seen.method == "HEAD" || answer.status == 304 {
+            return Ok(true);
+        }
+        self.send(stream, index, &answer, fault)
+    }
+
+    fn prepare(&self, seen: &Seen, fault: &Fault) -> Answer {
+        let bare = |status, headers| Answer { status, headers, body: Vec::new(), length: Some(0) };
+        match fault {
+            Fault::Status(status, pause) => {
+                return bare(*status, pause.iter().map(|pause| format!("Retry-After: {pause}")).collect());
+            }
+            Fault::Redirect(to) => return bare(302, vec![format!("Location: {to}")]),
+            _ => {}
+        }
+        let inside = !seen.path.split('/').any(|component| component == "..");
+        let read = fs::read(self.root.join(seen.path.trim_start_matches('/')));
+        let Some(mut body) = read.ok().filter(|_| inside) else { return bare(404, Vec::new()) };
+        let mut etag = format!("\"{:x}\"", body.iter().fold(1u64, |h, b| h.wrapping_mul(31) + u64::from(*b)));
+        match fault {
+            Fault::OtherEtag => etag = format!("\"other-{}", &etag[1..]),
+            Fault::WeakEtag => etag = format!("W/{etag}"),
+            _ => {}
+        }
+        let mut headers = vec!["Accept-Ranges: bytes".to_owned()];
+        if *fault != Fault::NoEtag {
+            headers.push(format!("ETag: {etag}"));
+        }
+        if seen.headers.get("if-none-match") == Some(&etag) {
+            return bare(304, headers);
+        }
+        let total = body.len();
+        let wanted = seen.headers.get("range").filter(|_| *fault != Fault::NoRanges);
+        let wanted = wanted.filter(|_| seen.headers.get("if-range").is_none_or(|tag| *tag == etag));
+        let mut status = 200;
+        if let Some((first, last)) = wanted.and_then(|range| range.strip_prefix("bytes=")?.split_once('-')) {
+            let first: usize = first.parse().expect("clients of these tests ask for FIRST-LAST");
+            let last = last.parse().unwrap_or(usize::MAX).min(total.saturating_sub(1));
+            if first >= total {
+                return bare(416, vec![format!("Content-Range: bytes */{total}")]);
+            }
+            status = 206;
+            body = body[first..=last].to_vec();
+            let range = format!("bytes {first}-{last}/{total}");
+            headers.push(match fault {
+                Fault::ContentRange(other) => format!("Content-Range: {other}"),
+                _ => format!("Content-Range: {range}"),
+            });
+        }
+        let mut length = Some(body.len() as u64);
+        match *fault {
+            Fault::ContentLength(other) => length = Some(other),
+            Fault::Longer(by) => (length, body) = (None, [body, vec![b'+'; by]].concat()),
+            Fault::Shorter(by) => (length, _) = (None, body.truncate(body.len().saturating_sub(by))),
+            Fault::FlipFirstBit if !body.is_empty() => body[0] ^= 1,
+            _ => {}
+        }
+        Answer { status, headers, body, length }
+    }
+
+    fn send(&self, stream: &mut TcpStream, index: usize, answer: &Answer, fault: &Fault) -> io::Result<bool> {
+        let mut body = &answer.body[..];
+        if let Fault::Cut(after) | Fault::Reset(after) | Fault::Stall(after) = *fault {
+            body = &body[..body.len().min(after as usize)];
+        }
+        let (piece, pause) = match *fault {
+            Fault::Drip(piece, pause) => (piece, pause),
+            _ => (64 << 10, Duration::ZERO),
+        };
+        for piece in body.chunks(piece) {
+            thread::sleep(pause);
+            if answer.length.is_none() {
+                stream.write_all(format!("{:x}\r\n", piece.len()).as_bytes())?;
+            }
+            self.note(index, |seen| seen.sent += piece.len() as u64);
+            stream.write_all(piece)?;
+            if answer.length.is_none() {
+                stream.write_all(b"\r\n")?;
+            }
+        }
+        match fault {
+            Fault::Cut(_) | Fault::ContentLength(_) => return Ok(false),
+            Fault::Reset(_) => {
+                // What was sent has to arrive first: a reset throws away what waits.
+                thread::sleep(Duration::from_millis(100));
+                rustix::net::sockopt::set_socket_linger(&*stream, Some(Duration::ZERO))?;
+                return Ok(false);
+            }
+            Fault::Stall(_) => {
+                while !self.stopped.load(Ordering::SeqCst) {
+                    thread::sleep(Duration::from_millis(20));
+                }
+                return Ok(false);
+            }
+            _ => {}
+        }
+        if answer.length.is_none() {
+            stream.write_all(b"0\r\n\r\n")?;
+        }
+        Ok(true)
+    }
+}
