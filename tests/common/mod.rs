@@ -19,6 +19,7 @@
 pub mod judge;
 pub mod trees;
 
+use std::io::Write;
 use std::path::Path;
 use std::process::Command;
 
@@ -45,7 +46,13 @@ pub fn needs(all: &[Need]) -> bool {
     }
     let test = std::thread::current().name().unwrap_or("a test").to_owned();
     assert!(std::env::var_os("CI").is_none(), "{test} needs {missing:?}, and in CI no test is left out");
-    eprintln!("LEFT OUT: {test} needs {missing:?}");
+    let line = format!("LEFT OUT: {test} needs {missing:?}\n");
+    eprint!("{line}");
+    // a runner that hides what passing tests print shows this list at its end
+    if let Some(list) = std::env::var_os("SI_LEFT_OUT") {
+        let list = std::fs::OpenOptions::new().append(true).create(true).open(list);
+        list.and_then(|mut list| list.write_all(line.as_bytes())).expect("the list of what is left out");
+    }
     false
 }
 
