@@ -2,6 +2,8 @@
 //!
 //! Its files are copied into the spool like all others: what was verified must not change afterwards.
 
+#![allow(clippy::disallowed_methods, reason = "a repository on a disk or a share is not a target tree")]
+
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};

@@ -3,6 +3,8 @@
 //! Files, ranges, HEAD and strong ETags (from size and modification time in nanoseconds) are the
 //! library's. Added here are `If-Range`, and that nothing is served but names a repository can have.
 
+#![allow(clippy::disallowed_methods, reason = "a repository is not a target tree")]
+
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
