@@ -1,1 +1,87 @@
-//! Not written yet.
+//! The machinery that turns a live tree from what it is into what a manifest says, as one transaction.
+//!
+//! Each step consumes the one before, and there is no other way to make its type:
+//!
+//! 1. [`live`]: what stands at the tracked paths now; [`compare`]: how that differs from an entry.
+//! 2. [`prepare`]: which changes lead to the target; pure but for reading. [`preflight`] refuses what
+//!    cannot end well while nothing is touched yet.
+//! 3. [`stage`]: new content beside the live tree, complete and durable, invisible; [`supply`] fills it.
+//! 4. [`journal`]: the list of changes, durable: the seal. From here only forward.
+//! 5. [`roll_forward`]: renames, removals, directory metadata; each step can be repeated.
+//! 6. [`session`]: the lock, and what an interrupted run left behind.
+//!
+//! Before the seal every failure is [`Untouched`]; after it, [`Interrupted`]. Whether something weaker
+//! may be tried instead is therefore a matter of types.
+
+pub mod compare;
+pub mod filesystems;
+pub mod journal;
+mod links;
+pub mod live;
+pub mod preflight;
+pub mod prepare;
+pub mod roll_forward;
+pub mod session;
+pub mod stage;
+pub mod supply;
+
+use crate::root::RootError;
+use crate::state::StateError;
+use crate::tree_path::TreePath;
+
+/// A failure before the seal: the tree is as it was.
+#[derive(Debug, thiserror::Error)]
+pub enum Untouched {
+    /// A call on the tree failed.
+    #[error(transparent)]
+    Root(#[from] RootError),
+    /// The state directory failed.
+    #[error(transparent)]
+    State(#[from] StateError),
+    /// A filesystem is too small.
+    #[error("no room on this node: {0}")]
+    NoRoom(String),
+    /// This tree cannot take the change.
+    #[error("this node refuses the change: {0}")]
+    Refused(String),
+    /// More would be deleted than is allowed.
+    #[error("{0}")]
+    Budget(String),
+    /// The run was asked to stop.
+    #[error("stopped on request; nothing was changed")]
+    Stopped,
+}
+
+/// A failure after the seal: the tree is between two generations, and the next run finishes.
+#[derive(Debug, thiserror::Error)]
+#[error("the tree is between two generations; the next run of si_updateclient finishes what was begun: {0}")]
+pub struct Interrupted(pub String);
+
+impl From<RootError> for Interrupted {
+    fn from(error: RootError) -> Self {
+        Interrupted(error.to_string())
+    }
+}
+
+impl From<StateError> for Interrupted {
+    fn from(error: StateError) -> Self {
+        Interrupted(error.to_string())
+    }
+}
+
+impl Untouched {
+    /// An error of the tree, told apart where the filesystem is full.
+    pub fn from_root(error: RootError) -> Self {
+        if error.is_full() { Untouched::NoRoom(error.to_string()) } else { Untouched::Root(error) }
+    }
+}
+
+/// The name of the directory that holds a stage, at the top of each filesystem.
+pub const STAGE: &str = ".si-stage";
+/// The name of the directory that holds what was displaced.
+pub const UNDO: &str = ".si-undo";
+
+/// A fixed name as a path; such names are good.
+fn name(text: &str) -> TreePath {
+    TreePath::new(text).unwrap_or_else(|_| TreePath::root())
+}

@@ -69,7 +69,32 @@ pub struct Pins {
     pub mount_root: bool,
 }
 
+/// What is free on a filesystem, for root.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Room {
+    /// Bytes.
+    pub bytes: u64,
+    /// The size of a block in bytes.
+    pub block: u64,
+    /// Inodes.
+    pub inodes: u64,
+    /// Whether the filesystem has a fixed number of inodes.
+    pub has_inodes: bool,
+}
+
 impl Root {
+    /// What is free on the filesystem that holds the top of this tree.
+    pub fn room(&self) -> Result<Room> {
+        let found = rustix::fs::fstatvfs(&self.dir).map_err(|e| self.error("inspect", &TreePath::root(), e))?;
+        let block = found.f_frsize.max(1);
+        Ok(Room {
+            bytes: found.f_bavail.saturating_mul(block),
+            block,
+            inodes: found.f_favail,
+            has_inodes: found.f_files > 0,
+        })
+    }
+
     /// What stands at `path`; `None` where nothing does, or where the way leads through a symlink
     /// or something else that is no directory.
     pub fn stat(&self, path: &TreePath) -> Result<Option<Stat>> {

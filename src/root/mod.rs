@@ -24,7 +24,7 @@ use rustix::fs::{Mode, OFlags};
 
 use crate::tree_path::TreePath;
 
-pub use inspect::{FileKind, Pins, Stat};
+pub use inspect::{FileKind, Pins, Room, Stat};
 pub use metadata::Labels;
 pub use replace::Rename;
 pub use resolve::force_old_kernel;

@@ -1,0 +1,123 @@
+//! What stands at the tracked paths of a tree, and what stands beside them.
+
+use std::collections::HashMap;
+
+use rayon::prelude::*;
+
+use crate::digest::Digest;
+use crate::entry::Entry;
+use crate::filter::Filter;
+use crate::report::{Event, Job, Monitor};
+use crate::root::{Descend, FileKind, Root, RootError, Stat};
+use crate::tree_path::TreePath;
+
+/// What was seen of a tree: tracked paths with their stat, and untracked ones by their topmost path.
+#[derive(Default)]
+pub struct Live {
+    seen: Vec<(TreePath, Stat)>,
+    /// Untracked paths, each without what is below it; empty where only some paths were looked at.
+    pub untracked: Vec<(TreePath, Stat)>,
+    /// Whether the whole tree was walked.
+    pub whole: bool,
+    /// Digests of regular files, as far as they were read.
+    pub digests: HashMap<TreePath, Digest>,
+}
+
+impl Live {
+    /// Walks the tree; `tracked` is sorted and unique. Excluded paths are passed by.
+    pub fn walk(root: &Root, tracked: &[&TreePath], filter: &Filter, monitor: &dyn Monitor) -> Result<Self, RootError> {
+        monitor.event(Event::Started { job: Job::Walk, total: tracked.len() as u64 });
+        let mut live = Live { whole: true, seen: Vec::with_capacity(tracked.len()), ..Live::default() };
+        if let Some(stat) = root.stat(&TreePath::root())? {
+            live.seen.push((TreePath::root(), stat));
+        }
+        let mut cursor = filter.cursor();
+        let mut rest = tracked;
+        let mut unreported = 0;
+        root.walk::<RootError>(&TreePath::root(), |visit| {
+            if cursor.excludes(&visit.path, visit.stat.kind == FileKind::Directory).is_some() {
+                return Ok(Descend::Past);
+            }
+            let behind = rest.partition_point(|path| **path < visit.path);
+            unreported += behind;
+            rest = &rest[behind..];
+            if unreported >= 4096 {
+                monitor.event(Event::Advanced { job: Job::Walk, by: unreported as u64 });
+                unreported = 0;
+            }
+            if rest.first().is_some_and(|path| **path == visit.path) {
+                live.seen.push((visit.path, visit.stat));
+                Ok(Descend::Into)
+            } else {
+                live.untracked.push((visit.path, visit.stat));
+                Ok(Descend::Past)
+            }
+        })?;
+        monitor.event(Event::Finished { job: Job::Walk });
+        Ok(live)
+    }
+
+    /// Looks at `paths`, which are sorted and unique, and at nothing else.
+    pub fn look(root: &Root, paths: &[TreePath]) -> Result<Self, RootError> {
+        let mut live = Live::default();
+        for path in paths {
+            if let Some(stat) = root.stat(path)? {
+                live.seen.push((path.clone(), stat));
+            }
+        }
+        Ok(live)
+    }
+
+    /// Reads every regular file whose size one of `wanted` has at its path, on all processors.
+    pub fn read_contents<'e>(
+        &mut self,
+        root: &Root,
+        wanted: impl Iterator<Item = &'e Entry>,
+        monitor: &dyn Monitor,
+    ) -> Result<(), RootError> {
+        let mut paths: Vec<&TreePath> = wanted
+            .filter(|entry| {
+                let same_size = |stat: &Stat| entry.file().is_some_and(|(size, _)| size == stat.size);
+                self.get(&entry.path).is_some_and(|stat| stat.kind == FileKind::File && same_size(stat))
+            })
+            .map(|entry| &entry.path)
+            .filter(|path| !self.digests.contains_key(path))
+            .collect();
+        paths.sort_unstable();
+        paths.dedup();
+        monitor.event(Event::Started { job: Job::Walk, total: paths.len() as u64 });
+        let read = |path: &&TreePath| {
+            let digest = digest_of(root, path);
+            monitor.event(Event::Advanced { job: Job::Walk, by: 1 });
+            digest.map(|digest| digest.map(|digest| ((*path).clone(), digest)))
+        };
+        let found: Vec<Option<(TreePath, Digest)>> = paths.par_iter().map(read).collect::<Result<_, RootError>>()?;
+        self.digests.extend(found.into_iter().flatten());
+        monitor.event(Event::Finished { job: Job::Walk });
+        Ok(())
+    }
+
+    /// What was seen at `path`.
+    pub fn get(&self, path: &TreePath) -> Option<&Stat> {
+        let at = self.seen.binary_search_by(|(seen, _)| seen.cmp(path)).ok()?;
+        Some(&self.seen[at].1)
+    }
+
+    /// The digest of the regular file at `path`, read now if it was not before; `None` where there is none.
+    pub fn digest(&self, root: &Root, path: &TreePath) -> Result<Option<Digest>, RootError> {
+        match self.digests.get(path) {
+            Some(digest) => Ok(Some(*digest)),
+            None => digest_of(root, path),
+        }
+    }
+}
+
+fn digest_of(root: &Root, path: &TreePath) -> Result<Option<Digest>, RootError> {
+    let file = match root.open_file(path) {
+        Err(e) if e.is_absent() => return Ok(None),
+        answer => answer?,
+    };
+    let read = Digest::of_reader(file);
+    let (digest, _) = read.map_err(|source| RootError { what: "read", path: root.show(path), source })?;
+    Ok(Some(digest))
+}

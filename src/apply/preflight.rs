@@ -1,0 +1,156 @@
+//! Refuses what cannot end well, while nothing is touched yet.
+
+use crate::host::MaxDelete;
+use crate::root::Root;
+use crate::root::mounts::{Host, Mount};
+use crate::tree_path::TreePath;
+
+use super::Untouched;
+use super::filesystems::Filesystems;
+use super::prepare::{Action, Transaction};
+
+/// Filesystems never fill to the last block; a journal, directories and metadata need some.
+const SLACK_BYTES: u64 = 8 << 20;
+/// Likewise for inodes.
+const SLACK_INODES: u64 = 64;
+/// A refusal names at most so many paths.
+const NAMED: usize = 20;
+
+/// Refuses a root that updates are not known to be safe on, or that cannot be written to.
+pub fn check_host(host: Option<&Host>, shown: &str, allowed: &[String]) -> Result<(), Untouched> {
+    let Some(host) = host else { return Ok(()) };
+    if host.read_only {
+        return Err(Untouched::Refused(format!("{shown} is mounted read-only")));
+    }
+    if !host.is_local() && !allowed.contains(&host.kind) {
+        let kind = &host.kind;
+        return Err(Untouched::Refused(format!(
+            "{shown} is on {kind}, where updates are not known to be safe; --allow-root-fs={kind} allows it"
+        )));
+    }
+    Ok(())
+}
+
+/// Refuses to delete more than is allowed; `renamed` paths have a replacement elsewhere.
+pub fn check_budget(
+    transaction: &Transaction,
+    tracked: usize,
+    renamed: usize,
+    allowed: MaxDelete,
+) -> Result<(), Untouched> {
+    let going = transaction.removed.saturating_sub(renamed) as u64;
+    let limit = allowed.paths(tracked as u64);
+    if going <= limit {
+        return Ok(());
+    }
+    let names = transaction.items.iter().filter(|item| item.change.starts_with('*'));
+    let names: Vec<String> = names.take(NAMED).map(|item| format!("  {}{}", item.path, item.suffix)).collect();
+    Err(Untouched::Budget(format!(
+        "{going} paths would be deleted and {limit} are allowed; look at them with --dry-run and raise --max-delete if that is right; the first ones:\n{}",
+        names.join("\n")
+    )))
+}
+
+/// Refuses what a rename would stumble over after the seal.
+pub fn check_paths(
+    root: &Root,
+    transaction: &Transaction,
+    filesystems: &Filesystems,
+    mounts: &[Mount],
+) -> Result<(), Untouched> {
+    let mut parents: Vec<TreePath> = Vec::new();
+    let refuse = |path: &TreePath, why: &str| Err(Untouched::Refused(format!("{} {why}", root.show(path))));
+    for change in &transaction.changes {
+        if let Some(mount) = mounts.iter().find(|mount| mount.at == change.path) {
+            return refuse(&change.path, &format!("has to change and a {} is mounted on it", mount.kind));
+        }
+        if matches!(change.action, Action::RemoveDir) {
+            continue;
+        }
+        if let Some(mount) = mounts.iter().find(|mount| mount.read_only && change.path.is_below(&mount.at)) {
+            return refuse(&change.path, &format!("has to change and {} is mounted read-only", root.show(&mount.at)));
+        }
+        if let Some(pins) = root.pins(&change.path)? {
+            let flag = match (pins.immutable, pins.append_only) {
+                (true, _) => "has to change and is immutable (chattr +i)",
+                (_, true) => "has to change and is append-only (chattr +a)",
+                _ if pins.mount_root => "has to change and something is mounted on it",
+                _ => "",
+            };
+            if !flag.is_empty() {
+                return refuse(&change.path, flag);
+            }
+        }
+        parents.extend(change.path.parent());
+    }
+    parents.sort_unstable();
+    parents.dedup();
+    for parent in parents {
+        check_parent(root, &parent, filesystems)?;
+    }
+    Ok(())
+}
+
+fn check_parent(root: &Root, parent: &TreePath, filesystems: &Filesystems) -> Result<(), Untouched> {
+    let refuse = |why: &str| Err(Untouched::Refused(format!("{} {why}", root.show(parent))));
+    // A directory that is not there yet comes with the transaction.
+    let (Some(pins), Some(stat)) = (root.pins(parent)?, root.stat(parent)?) else { return Ok(()) };
+    if pins.immutable {
+        return refuse("has entries that have to change and is immutable (chattr +i)");
+    }
+    if pins.append_only {
+        return refuse("has entries that have to change and is append-only (chattr +a)");
+    }
+    let top =
+        if filesystems.is_top(parent) { parent.clone() } else { filesystems.tops()[filesystems.of(parent)].clone() };
+    let (Some(top_pins), Some(top_stat)) = (root.pins(&top)?, root.stat(&top)?) else { return Ok(()) };
+    if top_stat.dev != stat.dev || (top_pins.mount != pins.mount && top_pins.mount != 0) {
+        return refuse("is on another filesystem than the mounts tell (a nested subvolume?); exclude it or mount it");
+    }
+    Ok(())
+}
+
+/// Refuses what does not fit: everything staged lies beside what it will replace.
+pub fn check_room(root: &Root, transaction: &Transaction, filesystems: &Filesystems) -> Result<(), Untouched> {
+    for which in transaction.filesystems() {
+        let top = &filesystems.tops()[which];
+        let tree = root.below(top)?;
+        let room = tree.room()?;
+        let here = || transaction.installs.iter().filter(|install| install.filesystem == which);
+        let bytes = here().map(|install| install.bytes().next_multiple_of(room.block)).sum::<u64>();
+        let inodes = here().count() as u64 + SLACK_INODES;
+        check(&root.show(top), "bytes", bytes.saturating_add(SLACK_BYTES), room.bytes)?;
+        // Some filesystems make inodes as they need them, and say 0.
+        if room.has_inodes {
+            check(&root.show(top), "inodes", inodes, room.inodes)?;
+        }
+    }
+    Ok(())
+}
+
+/// Refuses an update of about `bytes` before anything of it is fetched.
+pub fn check_room_early(root: &Root, bytes: u64) -> Result<(), Untouched> {
+    let room = root.room()?;
+    check(&root.show(&TreePath::root()), "bytes", bytes.saturating_add(SLACK_BYTES), room.bytes)
+}
+
+fn check(place: &str, unit: &str, needed: u64, free: u64) -> Result<(), Untouched> {
+    if needed <= free {
+        return Ok(());
+    }
+    Err(Untouched::NoRoom(format!("{place} has {free} {unit} free and the update needs {needed}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_root_on_an_unsafe_filesystem_is_refused_by_the_flag_that_allows_it() {
+        let host = Host { kind: "overlay".to_owned(), read_only: false };
+        let refused = check_host(Some(&host), "/", &[]).expect_err("overlay");
+        assert!(refused.to_string().contains("--allow-root-fs=overlay"));
+        assert!(check_host(Some(&host), "/", &["overlay".to_owned()]).is_ok());
+        assert!(check_host(Some(&Host { read_only: true, kind: "ext4".to_owned() }), "/", &[]).is_err());
+    }
+}

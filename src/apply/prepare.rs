@@ -1,0 +1,367 @@
+//! Decides which changes lead from what stands on a tree to a manifest.
+//!
+//! Nothing is changed here; files are read only where their stat does not settle what they hold.
+
+use std::collections::{BTreeMap, HashSet};
+
+use crate::digest::Digest;
+use crate::entry::{Entry, Mtime};
+use crate::filter::Filter;
+use crate::host::Drift;
+use crate::manifest::Manifest;
+use crate::root::{FileKind, Root, RootError, Stat};
+use crate::tree_path::TreePath;
+
+use super::compare::Difference;
+use super::filesystems::Filesystems;
+use super::live::Live;
+use super::{Untouched, links, name};
+
+mod layout;
+mod removal;
+
+/// What is wanted of a tree.
+pub struct Wanted<'a> {
+    /// The tree.
+    pub root: &'a Root,
+    /// What it is recorded to be, under the filter; `None` where nothing is known.
+    pub base: Option<&'a Manifest>,
+    /// What it is to be, under the filter.
+    pub target: &'a Manifest,
+    /// Tracked paths that are known not to match the base.
+    pub recorded: &'a HashSet<TreePath>,
+    /// What the image does not decide about.
+    pub filter: &'a Filter,
+    /// Where renames can happen.
+    pub filesystems: &'a Filesystems,
+    /// How deviations are looked for, and what happens to them.
+    pub policy: Policy,
+}
+
+/// How deviations are looked for, and what happens to them.
+#[derive(Clone, Copy, Debug)]
+pub struct Policy {
+    /// How a tracked path that does not change is compared.
+    pub depth: Depth,
+    /// What happens to one that deviates.
+    pub drift: Drift,
+    /// What happens to untracked paths.
+    pub untracked: Untracked,
+}
+
+/// How closely a tracked path is looked at that did not change between base and target.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Depth {
+    /// Not at all.
+    Touched,
+    /// By its stat, as rsync's quick check.
+    Stat,
+    /// By everything: content, extended attributes, symlink text.
+    Content,
+}
+
+/// What happens to untracked paths.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Untracked {
+    /// They are the node's.
+    Keep,
+    /// They go.
+    Remove,
+}
+
+/// All that one transaction does.
+#[derive(Debug, Default)]
+pub struct Transaction {
+    /// What has to be staged, directories before what they hold.
+    pub installs: Vec<Install>,
+    /// What the roll-forward does, in this order.
+    pub changes: Vec<Change>,
+    /// The tracked directories, whose metadata is set last.
+    pub directories: Vec<Entry>,
+    /// Tracked paths that deviate and stay so.
+    pub deviations: BTreeMap<TreePath, String>,
+    /// Tracked paths that deviate and are repaired.
+    pub repaired: BTreeMap<TreePath, String>,
+    /// Untracked content of directories that become something else: it goes with them.
+    pub displaced: Vec<TreePath>,
+    /// What happens to each path, in rsync's itemised form, in tree order.
+    pub items: Vec<Item>,
+    /// Paths that go without a replacement.
+    pub removed: usize,
+    /// Untracked paths that stay, where they were counted.
+    pub untracked: Option<u64>,
+    /// Whether only directory times are left to do.
+    metadata_only_directories: usize,
+}
+
+/// One line of an itemised list.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Item {
+    /// Eleven characters, or `*deleting  `.
+    pub change: String,
+    /// Where.
+    pub path: TreePath,
+    /// Text behind the path: where a symlink leads, what a hardlink links, a slash for a directory.
+    pub suffix: String,
+    /// Bytes of new content.
+    pub bytes: u64,
+}
+
+/// Something to be staged.
+#[derive(Debug)]
+pub struct Install {
+    /// What it is to be.
+    pub entry: Entry,
+    /// The filesystem.
+    pub filesystem: usize,
+    /// The place in that filesystem's stage.
+    pub place: TreePath,
+    /// How it comes about.
+    pub make: Make,
+}
+
+/// How something staged comes about.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Make {
+    /// From the entry alone: a directory, symlink, pipe or device.
+    Node,
+    /// A regular file with this content.
+    Content {
+        /// In bytes.
+        size: u64,
+        /// Of the content.
+        digest: Digest,
+    },
+    /// A link of another install, by its index.
+    LinkStaged(usize),
+    /// A link of what stands on the live tree.
+    LinkLive(TreePath),
+}
+
+/// One step of the roll-forward.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Change {
+    /// The filesystem whose stage holds the slot.
+    pub filesystem: usize,
+    /// Where.
+    pub path: TreePath,
+    /// What happens.
+    pub action: Action,
+}
+
+/// What happens at a path.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// The slot comes to stand there, over nothing or over something that is no directory.
+    Install {
+        /// Its number.
+        slot: u32,
+    },
+    /// The slot and what stands there change places: one of the two is a directory.
+    Exchange {
+        /// Its number.
+        slot: u32,
+        /// Whether the new one is the directory.
+        to_directory: bool,
+    },
+    /// What stands there goes, into the slot's place in the undo set.
+    Remove {
+        /// Its number.
+        slot: u32,
+    },
+    /// The directory goes if it is empty by then.
+    RemoveDir,
+    /// Only the time is set: nothing else differs, and no other name links the inode.
+    Times(Mtime),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Verdict {
+    Keep,
+    Report,
+    Times,
+    Replace,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Judged {
+    verdict: Verdict,
+    difference: Difference,
+    /// Whether base and target agree here, so that a difference is drift.
+    unchanged: bool,
+}
+
+impl Transaction {
+    /// Whether the tree is already as it is wanted.
+    pub fn is_empty(&self) -> bool {
+        self.changes.is_empty() && self.metadata_only_directories == 0
+    }
+
+    /// The filesystems that take part; the top always does, it holds the journal.
+    pub fn filesystems(&self) -> std::collections::BTreeSet<usize> {
+        std::iter::once(0).chain(self.changes.iter().map(|change| change.filesystem)).collect()
+    }
+
+    /// Bytes of content to be staged.
+    pub fn bytes(&self) -> u64 {
+        self.installs.iter().map(Install::bytes).sum()
+    }
+}
+
+impl Install {
+    /// Bytes of content; 0 for anything but a file of its own.
+    pub fn bytes(&self) -> u64 {
+        if let Make::Content { size, .. } = self.make { size } else { 0 }
+    }
+}
+
+/// The paths that [`Depth::Touched`] has to look at: those that change, those recorded as deviating,
+/// the members of their hardlink groups, and the directories above all of them. Sorted, unique.
+pub fn touched(base: &Manifest, target: &Manifest, recorded: &HashSet<TreePath>) -> Vec<TreePath> {
+    let changes = crate::manifest::compare(base, target);
+    let groups: HashSet<&TreePath> = changes.changed.iter().filter_map(Entry::group).collect();
+    let members = target.entries().iter().filter(|e| e.group().is_some_and(|g| groups.contains(g)));
+    let mut paths: HashSet<TreePath> = HashSet::new();
+    let touched = changes.changed.iter().chain(&changes.removed).chain(members).map(|e| &e.path).chain(recorded);
+    for path in touched {
+        let mut at = Some(path.clone());
+        while let Some(path) = at {
+            at = path.parent();
+            if !paths.insert(path) {
+                break;
+            }
+        }
+    }
+    let mut paths: Vec<TreePath> = paths.into_iter().collect();
+    paths.sort_unstable();
+    paths
+}
+
+/// Decides what has to happen for the tree that `live` saw.
+pub fn prepare(wanted: &Wanted, live: &Live) -> Result<Transaction, Untouched> {
+    let mut judged = judge_all(wanted, live)?;
+    raise_parents(wanted, &mut judged);
+    let mut transaction =
+        Transaction { untracked: live.whole.then(|| live.untracked.len() as u64), ..Default::default() };
+    for (entry, judged) in wanted.target.entries().iter().zip(&judged) {
+        let words = || judged.difference.to_string();
+        match judged.verdict {
+            Verdict::Report => drop(transaction.deviations.insert(entry.path.clone(), words())),
+            _ if judged.unchanged && judged.difference.any() && wanted.base.is_some() => {
+                transaction.repaired.insert(entry.path.clone(), words());
+            }
+            _ => {}
+        }
+        if entry.is_dir() && judged.verdict != Verdict::Report {
+            transaction.directories.push(entry.clone());
+            let missing = judged.difference.missing || judged.difference.kind;
+            transaction.metadata_only_directories += usize::from(judged.difference.any() && !missing);
+        }
+    }
+    layout::lay_out(wanted, live, &judged, &mut transaction)?;
+    removal::remove(wanted, live, &mut transaction)?;
+    transaction.items.sort_by(|a, b| a.path.cmp(&b.path));
+    Ok(transaction)
+}
+
+fn judge_all(wanted: &Wanted, live: &Live) -> Result<Vec<Judged>, Untouched> {
+    let mut base = wanted.base.map(|m| m.entries()).unwrap_or_default().iter().peekable();
+    let mut judged = Vec::with_capacity(wanted.target.len());
+    for entry in wanted.target.entries() {
+        while base.peek().is_some_and(|b| b.path < entry.path) {
+            base.next();
+        }
+        let old = base.peek().filter(|b| b.path == entry.path).copied();
+        judged.push(judge(wanted, live, entry, old)?);
+    }
+    for index in links::faults(wanted.target, live) {
+        let fault = &mut judged[index];
+        fault.difference.links = true;
+        let left = fault.unchanged && wanted.policy.drift == Drift::Report;
+        fault.verdict = if left { Verdict::Report } else { Verdict::Replace };
+    }
+    for group in links::groups(wanted.target) {
+        settle_times(wanted.target, live, &group, &mut judged);
+    }
+    Ok(judged)
+}
+
+fn judge(wanted: &Wanted, live: &Live, entry: &Entry, old: Option<&Entry>) -> Result<Judged, RootError> {
+    let unchanged = old == Some(entry);
+    let keep = Judged { verdict: Verdict::Keep, difference: Difference::default(), unchanged };
+    let stat = live.get(&entry.path);
+    let recorded = wanted.recorded.contains(&entry.path);
+    if unchanged && !live.whole && stat.is_none() && !recorded {
+        return Ok(keep);
+    }
+    let deep = !unchanged || recorded || wanted.policy.depth == Depth::Content;
+    let mut difference = Difference::quick(entry, stat);
+    if !deep && !difference.any() {
+        return Ok(keep);
+    }
+    if deep {
+        difference = difference.and_read(wanted.root, entry)?;
+    }
+    if let (Some((_, digest)), Some(stat)) = (entry.file(), stat)
+        && !difference.kind
+        && !difference.content
+        && !is_settled(wanted, stat, old, digest, recorded)
+    {
+        difference.content = live.digest(wanted.root, &entry.path)? != Some(digest);
+    }
+    let in_place = difference.only_time() && stat.is_some_and(|stat| stat.links == 1);
+    let verdict = match () {
+        () if !difference.any() => Verdict::Keep,
+        () if unchanged && wanted.policy.drift == Drift::Report => Verdict::Report,
+        () if entry.is_dir() && !difference.missing && !difference.kind => Verdict::Keep,
+        () if in_place || (difference.only_time() && entry.group().is_some()) => Verdict::Times,
+        () => Verdict::Replace,
+    };
+    Ok(Judged { verdict, difference, unchanged })
+}
+
+/// Whether the stat settles that a live file of the right size has the content `digest`: the base
+/// recorded that content, and size and time are those of the base.
+fn is_settled(wanted: &Wanted, stat: &Stat, old: Option<&Entry>, digest: Digest, recorded: bool) -> bool {
+    let recorded_so = old.is_some_and(|old| {
+        old.file() == Some((stat.size, digest)) && old.meta.mtime == stat.mtime && stat.kind == FileKind::File
+    });
+    recorded_so && !recorded && wanted.policy.depth != Depth::Content
+}
+
+/// A group whose time alone differs is set in place, once, where nothing else links the inode.
+fn settle_times(target: &Manifest, live: &Live, group: &[usize], judged: &mut [Judged]) {
+    let all_times = group.iter().all(|&at| judged[at].verdict == Verdict::Times);
+    let own_inode = live.get(&target.entries()[group[0]].path).is_some_and(|stat| stat.links == group.len() as u64);
+    let in_place = all_times && own_inode;
+    for (nth, &at) in group.iter().enumerate() {
+        if judged[at].verdict == Verdict::Times {
+            judged[at].verdict = match (in_place, nth) {
+                (true, 0) => Verdict::Times,
+                (true, _) => Verdict::Keep,
+                (false, _) => Verdict::Replace,
+            };
+        }
+    }
+}
+
+/// What is installed needs its directory, also where that deviates and would only be reported.
+fn raise_parents(wanted: &Wanted, judged: &mut [Judged]) {
+    let entries = wanted.target.entries();
+    for index in (0..entries.len()).rev() {
+        if judged[index].verdict != Verdict::Replace {
+            continue;
+        }
+        let Some(parent) = entries[index].path.parent() else { continue };
+        let Ok(above) = entries.binary_search_by(|e| e.path.cmp(&parent)) else { continue };
+        let gone = judged[above].difference.missing || judged[above].difference.kind;
+        if judged[above].verdict == Verdict::Report && gone {
+            judged[above].verdict = Verdict::Replace;
+        }
+    }
+}
+
+/// The name of a slot in a stage.
+pub(super) fn slot_name(slot: u32) -> TreePath {
+    name(&slot.to_string())
+}

@@ -1,0 +1,204 @@
+//! Where each new thing is staged, and how it gets to its place.
+//!
+//! A directory that is new, or that comes in place of something else, is staged with all that it
+//! holds and comes into place by one rename: what was below a symlink before and is below a directory
+//! afterwards is absent at no moment.
+
+use std::collections::HashMap;
+
+use crate::entry::{Entry, LeafKind, Node};
+use crate::root::{Descend, FileKind, RootError};
+use crate::tree_path::TreePath;
+
+use super::super::compare::Difference;
+use super::super::live::Live;
+use super::super::{Untouched, links};
+use super::{Action, Change, Install, Item, Judged, Make, Transaction, Verdict, Wanted, slot_name};
+
+/// A directory that is staged whole.
+struct Fresh {
+    top: TreePath,
+    filesystem: usize,
+    place: TreePath,
+}
+
+/// Fills in installs, changes and items for everything that does not stay.
+pub(super) fn lay_out(
+    wanted: &Wanted,
+    live: &Live,
+    judged: &[Judged],
+    transaction: &mut Transaction,
+) -> Result<(), Untouched> {
+    let entries = wanted.target.entries();
+    let leaders = leaders(wanted, judged);
+    let mut staged: HashMap<usize, usize> = HashMap::new();
+    let mut fresh: Option<Fresh> = None;
+    let (mut to_leaf, mut times) = (Vec::new(), Vec::new());
+    let mut slot = 0;
+    for (index, entry) in entries.iter().enumerate() {
+        if fresh.as_ref().is_some_and(|fresh| !entry.path.is_below(&fresh.top)) {
+            fresh = None;
+        }
+        let judged = &judged[index];
+        if fresh.is_none() && judged.verdict != Verdict::Replace {
+            if judged.verdict == Verdict::Times {
+                let action = Action::Times(entry.meta.mtime);
+                times.push(Change { filesystem: 0, path: entry.path.clone(), action });
+            }
+            if judged.verdict != Verdict::Report && judged.difference.any() {
+                transaction.items.push(item(entry, &judged.difference, None));
+            }
+            continue;
+        }
+        let (filesystem, place) = match &fresh {
+            Some(fresh) => (fresh.filesystem, below(fresh, &entry.path)),
+            None => {
+                slot += 1;
+                (wanted.filesystems.of(&entry.path), slot_name(slot))
+            }
+        };
+        let make = how(entry, leaders.get(&index), &staged, entries);
+        let link = match &make {
+            Make::LinkStaged(at) => Some(&transaction.installs[*at].entry.path),
+            Make::LinkLive(path) => Some(path),
+            Make::Node | Make::Content { .. } => None,
+        };
+        transaction.items.push(item(entry, &judged.difference, link));
+        if let Make::LinkStaged(at) = make
+            && transaction.installs[at].filesystem != filesystem
+        {
+            return Err(Untouched::Refused(format!("the hardlink group of {} spans two filesystems here", entry.path)));
+        }
+        staged.insert(index, transaction.installs.len());
+        transaction.installs.push(Install { entry: entry.clone(), filesystem, place: place.clone(), make });
+        if fresh.is_some() {
+            continue;
+        }
+        refuse_mounts(wanted, entry)?;
+        let stands = live.get(&entry.path).map(|stat| stat.kind == FileKind::Directory);
+        let action = match stands {
+            Some(directory) if directory != entry.is_dir() => Action::Exchange { slot, to_directory: !directory },
+            _ => Action::Install { slot },
+        };
+        let change = Change { filesystem, path: entry.path.clone(), action };
+        if matches!(action, Action::Exchange { to_directory: false, .. }) {
+            displace(wanted, entry, transaction)?;
+            to_leaf.push(change);
+        } else {
+            transaction.changes.push(change);
+        }
+        if entry.is_dir() {
+            fresh = Some(Fresh { top: entry.path.clone(), filesystem, place });
+        }
+    }
+    // A directory becomes a symlink only when what it leads to is complete.
+    transaction.changes.append(&mut to_leaf);
+    transaction.changes.append(&mut times);
+    Ok(())
+}
+
+/// For each member of a hardlink group that is replaced: the index of the entry that it links.
+fn leaders(wanted: &Wanted, judged: &[Judged]) -> HashMap<usize, (usize, bool)> {
+    let mut leaders = HashMap::new();
+    for group in links::groups(wanted.target) {
+        let right = group.iter().find(|&&at| judged[at].verdict == Verdict::Keep);
+        let replaced = group.iter().filter(|&&at| judged[at].verdict == Verdict::Replace);
+        let first = group.iter().find(|&&at| judged[at].verdict == Verdict::Replace);
+        for &member in replaced {
+            match (right, first) {
+                (Some(&right), _) => drop(leaders.insert(member, (right, true))),
+                (None, Some(&first)) if first != member => drop(leaders.insert(member, (first, false))),
+                _ => {}
+            }
+        }
+    }
+    leaders
+}
+
+fn how(entry: &Entry, leader: Option<&(usize, bool)>, staged: &HashMap<usize, usize>, entries: &[Entry]) -> Make {
+    match leader {
+        Some((index, true)) => return Make::LinkLive(entries[*index].path.clone()),
+        Some((index, false)) => {
+            if let Some(at) = staged.get(index) {
+                return Make::LinkStaged(*at);
+            }
+        }
+        None => {}
+    }
+    match entry.file() {
+        Some((size, digest)) => Make::Content { size, digest },
+        None => Make::Node,
+    }
+}
+
+fn below(fresh: &Fresh, path: &TreePath) -> TreePath {
+    let rest = &path.as_bytes()[fresh.top.as_bytes().len()..];
+    let bytes = [fresh.place.as_bytes(), rest].concat();
+    // Not longer than the path itself but for the slot's digits; too long a path cannot be staged.
+    TreePath::new(bytes).unwrap_or_else(|_| fresh.place.clone())
+}
+
+/// Nothing that is mounted over may be replaced: another mount namespace would lose it.
+fn refuse_mounts(wanted: &Wanted, entry: &Entry) -> Result<(), Untouched> {
+    if wanted.filesystems.is_top(&entry.path) {
+        return Err(Untouched::Refused(format!("{} has to change and a filesystem is mounted on it", entry.path)));
+    }
+    Ok(())
+}
+
+/// Looks through a directory that becomes something else: what must not move stops the run by name,
+/// untracked content goes with it and is listed.
+fn displace(wanted: &Wanted, entry: &Entry, transaction: &mut Transaction) -> Result<(), Untouched> {
+    let mut cursor = wanted.filter.cursor();
+    let mut stop = None;
+    let top = wanted.root.stat(&entry.path)?;
+    wanted.root.walk::<RootError>(&entry.path, |visit| {
+        let directory = visit.stat.kind == FileKind::Directory;
+        if cursor.excludes(&visit.path, directory).is_some() {
+            stop.get_or_insert_with(|| {
+                format!("{} is excluded and lies in a directory that becomes a {}", visit.path, entry.type_name())
+            });
+            return Ok(Descend::Past);
+        }
+        if top.is_some_and(|top| top.dev != visit.stat.dev) {
+            stop.get_or_insert_with(|| {
+                format!("{} is another filesystem in a directory that becomes a {}", visit.path, entry.type_name())
+            });
+            return Ok(Descend::Past);
+        }
+        if wanted.base.is_none_or(|base| base.get(&visit.path).is_none()) {
+            transaction.displaced.push(visit.path);
+        } else {
+            transaction.removed += 1;
+            transaction.items.push(Item {
+                change: "*deleting  ".to_owned(),
+                suffix: String::new(),
+                path: visit.path,
+                bytes: 0,
+            });
+        }
+        Ok(Descend::Into)
+    })?;
+    match stop {
+        Some(why) => Err(Untouched::Refused(why)),
+        None => Ok(()),
+    }
+}
+
+fn item(entry: &Entry, difference: &Difference, link: Option<&TreePath>) -> Item {
+    let mut change = difference.itemised(entry);
+    if link.is_some() {
+        change.replace_range(0..1, "h");
+    }
+    let suffix = match (&entry.node, link) {
+        (Node::Directory, _) => "/".to_owned(),
+        (_, Some(link)) => format!(" => {link}"),
+        (Node::Leaf(leaf), None) => match &leaf.kind {
+            LeafKind::Symlink { target } => format!(" -> {}", crate::tree_path::Quoted(target)),
+            _ => String::new(),
+        },
+    };
+    let new_content = difference.missing || difference.kind || difference.content;
+    let bytes = if new_content && link.is_none() { entry.file().map_or(0, |(size, _)| size) } else { 0 };
+    Item { change, path: entry.path.clone(), suffix, bytes }
+}

@@ -1,0 +1,171 @@
+//! From the seal to the end: every step looks first whether it was made, so that all of them can be
+//! repeated after an interruption at any moment.
+
+use std::time::{Duration, Instant};
+
+use crate::entry::Entry;
+use crate::report::{Event, Job, Monitor};
+use crate::root::{FileKind, Rename, Root, RootError};
+use crate::state::{self, State};
+use crate::tree_path::TreePath;
+
+use super::Interrupted;
+use super::filesystems::{Filesystems, Stages};
+use super::journal::{self, Journal};
+use super::prepare::{Action, Change, slot_name};
+
+/// A transaction that is complete, durable and recorded.
+#[derive(Debug)]
+#[must_use]
+pub struct Applied {
+    /// What is recorded now.
+    pub state: State,
+    /// From the first rename to the last: the time in which the tree was mixed.
+    pub mixed: Duration,
+    /// Directories that stayed because something still sits in them.
+    pub kept: Vec<TreePath>,
+}
+
+/// Does all that the journal says, records the state, and ends the transaction.
+pub fn roll_forward(root: &Root, journal: &Journal, monitor: &dyn Monitor) -> Result<Applied, Interrupted> {
+    let filesystems = Filesystems::from_tops(journal.tops.clone());
+    let stages = filesystems.open_stages(root)?;
+    monitor.event(Event::Started { job: Job::Apply, total: journal.changes.len() as u64 });
+    let begin = Instant::now();
+    let mut kept = Vec::new();
+    for change in &journal.changes {
+        if !step(root, &stages, change)? {
+            kept.push(change.path.clone());
+        }
+    }
+    let mixed = begin.elapsed();
+    monitor.event(Event::Advanced { job: Job::Apply, by: journal.changes.len() as u64 });
+    for entry in &journal.directories {
+        settle_directory(root, entry)?;
+    }
+    filesystems.sync(root, std::iter::once(0).chain(stages.which()))?;
+    let mut state = State::parse(&journal.state, "the state in the journal")?;
+    for path in &kept {
+        state.deviate(path, "kept, since something untracked sits in it");
+    }
+    state.written = jiff::Timestamp::now();
+    state::save(root, &state, journal.manifest.as_deref())?;
+    journal::discard(root)?;
+    monitor.event(Event::Finished { job: Job::Apply });
+    tidy(root, &filesystems, journal)?;
+    Ok(Applied { state, mixed, kept })
+}
+
+/// Removes stages and what was displaced, and puts the time of the top right, which that changes.
+fn tidy(root: &Root, filesystems: &Filesystems, journal: &Journal) -> Result<(), RootError> {
+    filesystems.remove_stages(root)?;
+    for top in filesystems.tops() {
+        let entry = journal.directories.binary_search_by(|entry| entry.path.cmp(top));
+        if let Ok(at) = entry {
+            settle_directory(root, &journal.directories[at])?;
+        }
+    }
+    Ok(())
+}
+
+/// Makes one change unless it is made; false where a directory had to stay.
+fn step(root: &Root, stages: &Stages, change: &Change) -> Result<bool, Interrupted> {
+    let at = change.filesystem;
+    let missing =
+        || Interrupted(format!("the stage of the filesystem that holds {} is missing", root.show(&change.path)));
+    let stage = || stages.stage(at).ok_or_else(missing);
+    let undo = || stages.undo(at).ok_or_else(missing);
+    match change.action {
+        Action::Install { slot } => install(root, stage()?, undo()?, slot, &change.path)?,
+        Action::Exchange { slot, to_directory } => {
+            exchange(root, stage()?, undo()?, slot, &change.path, to_directory)?;
+        }
+        Action::Remove { slot } => remove(root, undo()?, slot, &change.path)?,
+        Action::RemoveDir => return Ok(root.remove_dir(&change.path)?),
+        Action::Times(mtime) => {
+            if root.stat(&change.path)?.is_some() {
+                root.set_times(&change.path, mtime)?;
+            }
+        }
+    }
+    Ok(true)
+}
+
+fn install(root: &Root, stage: &Root, undo: &Root, slot: u32, path: &TreePath) -> Result<(), RootError> {
+    let slot = slot_name(slot);
+    let Some(staged) = stage.stat(&slot)? else { return Ok(()) };
+    match root.stat(path)? {
+        None => return stage.rename(&slot, root, path, Rename::NoReplace),
+        Some(live) if live.kind == FileKind::Directory || staged.kind == FileKind::Directory => {
+            // It came to stand there after the seal: it goes aside, whatever it is.
+            set_aside(root, undo, &slot, path)?;
+            return stage.rename(&slot, root, path, Rename::NoReplace);
+        }
+        Some(_) => {}
+    }
+    // The second name is for undoing; where it cannot be had (no hardlinks here, or too many on this
+    // inode), the change is made all the same.
+    let _ = undo.create_link(&slot, root, path);
+    stage.rename(&slot, root, path, Rename::Replace)?;
+    // A rename between two names of one inode does nothing.
+    stage.unlink(&slot)
+}
+
+fn exchange(
+    root: &Root,
+    stage: &Root,
+    undo: &Root,
+    slot: u32,
+    path: &TreePath,
+    to_directory: bool,
+) -> Result<(), RootError> {
+    let slot = slot_name(slot);
+    let Some(staged) = stage.stat(&slot)? else { return Ok(()) };
+    let is_new = (staged.kind == FileKind::Directory) == to_directory;
+    if is_new {
+        match root.stat(path)? {
+            None => return stage.rename(&slot, root, path, Rename::NoReplace),
+            Some(live) if (live.kind == FileKind::Directory) == to_directory => {
+                set_aside(root, undo, &slot, path)?;
+                return stage.rename(&slot, root, path, Rename::NoReplace);
+            }
+            Some(_) => stage.rename(&slot, root, path, Rename::Exchange)?,
+        }
+    }
+    stage.rename(&slot, undo, &slot, Rename::NoReplace)
+}
+
+fn remove(root: &Root, undo: &Root, slot: u32, path: &TreePath) -> Result<(), RootError> {
+    let slot = slot_name(slot);
+    if undo.stat(&slot)?.is_some() {
+        return Ok(());
+    }
+    match root.stat(path)? {
+        // A directory that came to stand there is not what was to go.
+        None => Ok(()),
+        Some(live) if live.kind == FileKind::Directory => Ok(()),
+        Some(_) => root.rename(path, undo, &slot, Rename::NoReplace),
+    }
+}
+
+fn set_aside(root: &Root, undo: &Root, slot: &TreePath, path: &TreePath) -> Result<(), RootError> {
+    undo.remove_tree(slot)?;
+    root.rename(path, undo, slot, Rename::NoReplace)
+}
+
+/// Gives a directory its final metadata, where that differs.
+fn settle_directory(root: &Root, entry: &Entry) -> Result<(), RootError> {
+    let Some(stat) = root.stat(&entry.path)? else { return Ok(()) };
+    if stat.kind != FileKind::Directory {
+        return Ok(());
+    }
+    let meta = &entry.meta;
+    let same = stat.mode == meta.mode && stat.uid == meta.uid && stat.gid == meta.gid;
+    if !same || root.xattrs(&entry.path)? != meta.xattrs {
+        return root.set_meta(&entry.path, meta);
+    }
+    if stat.mtime != meta.mtime {
+        return root.set_times(&entry.path, meta.mtime);
+    }
+    Ok(())
+}

@@ -1,0 +1,90 @@
+//! The lock on a tree, and what an interrupted run left behind.
+
+use std::path::Path;
+
+use crate::report::Monitor;
+use crate::root::mounts::{self, Host, Mount};
+use crate::root::{Root, RootError};
+use crate::state::{Lock, StateError};
+use crate::tree_path::TreePath;
+
+use super::filesystems::Filesystems;
+use super::journal::{self, JournalError};
+use super::roll_forward::{Applied, roll_forward};
+use super::{Interrupted, STAGE, UNDO, name};
+
+/// A tree that this run alone works on, in the state before or after a transaction, never in between.
+pub struct Session {
+    /// The tree.
+    pub root: Root,
+    /// What holds its top.
+    pub host: Option<Host>,
+    /// What is mounted below it.
+    pub mounts: Vec<Mount>,
+    /// Where renames can happen.
+    pub filesystems: Filesystems,
+    _lock: Lock,
+}
+
+/// Why a tree cannot be worked on.
+#[derive(Debug, thiserror::Error)]
+pub enum SessionError {
+    /// The disk said no.
+    #[error(transparent)]
+    Root(#[from] RootError),
+    /// The state directory, or the lock.
+    #[error(transparent)]
+    State(#[from] StateError),
+    /// What is mounted cannot be read.
+    #[error("cannot read what is mounted (/proc/self/mountinfo): {0}")]
+    Mounts(std::io::Error),
+    /// An interrupted transaction cannot be finished.
+    #[error(transparent)]
+    Journal(#[from] JournalError),
+    /// An interrupted transaction could not be finished now.
+    #[error(transparent)]
+    Interrupted(#[from] Interrupted),
+    /// A filesystem that takes part is not mounted.
+    #[error("an interrupted update has to be finished and {0} is not mounted; mount it and run again")]
+    NotMounted(String),
+}
+
+impl Session {
+    /// Takes the lock and finishes or drops what an interrupted run left; says what it finished.
+    pub fn open(path: &Path, monitor: &dyn Monitor) -> Result<(Self, Option<Applied>), SessionError> {
+        let root = Root::open(path)?;
+        let (host, mounts) = mounts::read(root.shown()).map_err(SessionError::Mounts)?;
+        let lock = Lock::take(&root)?;
+        let filesystems = Filesystems::new(&mounts);
+        let finished = recover(&root, &filesystems, monitor)?;
+        Ok((Session { root, host, mounts, filesystems, _lock: lock }, finished))
+    }
+}
+
+/// Whether an interrupted transaction waits to be finished; changes nothing.
+pub fn is_interrupted(root: &Root) -> Result<bool, RootError> {
+    let path = name(STAGE).join(b"journal").unwrap_or_else(|_| TreePath::root());
+    Ok(root.stat(&path)?.is_some())
+}
+
+fn recover(root: &Root, present: &Filesystems, monitor: &dyn Monitor) -> Result<Option<Applied>, SessionError> {
+    if let Some(journal) = journal::load(root)? {
+        monitor.note("finishing an update that was interrupted");
+        if let Some(top) = journal.tops.iter().find(|top| !present.is_top(top)) {
+            let needed = journal.changes.iter().any(|change| journal.tops[change.filesystem] == *top);
+            if needed {
+                return Err(SessionError::NotMounted(root.show(top)));
+            }
+        }
+        return Ok(Some(roll_forward(root, &journal, monitor)?));
+    }
+    // Without a journal nothing of a stage was ever visible.
+    for top in present.tops() {
+        for part in [STAGE, UNDO] {
+            if let Ok(path) = top.join(part.as_bytes()) {
+                root.remove_tree(&path)?;
+            }
+        }
+    }
+    Ok(None)
+}

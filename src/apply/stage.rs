@@ -1,0 +1,348 @@
+//! New content beside the live tree: complete, durable, not visible.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::os::unix::fs::FileExt;
+use std::sync::Mutex;
+
+use crate::digest::{Digest, Hasher};
+use crate::entry::{Entry, LeafKind, Node};
+use crate::report::{Event, Job, Monitor};
+use crate::root::{Labels, Root, RootError};
+
+use super::Untouched;
+use super::filesystems::{Filesystems, Stages};
+use super::journal::{self, Journal};
+use super::prepare::{Install, Make, Transaction};
+use crate::tree_path::TreePath;
+
+/// Up to so many files are synced one by one; more are synced with their filesystem, which is faster
+/// but also waits for what others wrote.
+const SYNC_EACH: usize = 64;
+/// Holes are made of whole blocks of zeros of this size.
+const BLOCK: usize = 4096;
+
+/// A stage that is being filled.
+pub struct Stage<'a> {
+    root: &'a Root,
+    stages: Stages,
+    filesystems: &'a Filesystems,
+    transaction: &'a Transaction,
+    missing: Mutex<HashMap<Digest, Vec<usize>>>,
+    labelled: bool,
+    monitor: &'a dyn Monitor,
+}
+
+/// A stage that is complete and durable.
+#[must_use]
+pub struct Staged<'a> {
+    root: &'a Root,
+    transaction: &'a Transaction,
+    filesystems: &'a Filesystems,
+}
+
+/// A transaction that will be made, whatever happens.
+#[must_use]
+pub struct Sealed {
+    journal: Journal,
+}
+
+/// Why content could not be staged.
+#[derive(Debug, thiserror::Error)]
+pub enum FillError {
+    /// What was handed in is not what its digest says.
+    #[error("{0} is not the content that was wanted")]
+    OtherContent(String),
+    /// What was handed in could not be read.
+    #[error("cannot read new content: {0}")]
+    Source(io::Error),
+    /// This node's disk.
+    #[error(transparent)]
+    Untouched(#[from] Untouched),
+}
+
+impl<'a> Stage<'a> {
+    /// Makes the stages, and in them everything that needs no content.
+    pub fn create(
+        root: &'a Root,
+        filesystems: &'a Filesystems,
+        transaction: &'a Transaction,
+        monitor: &'a dyn Monitor,
+    ) -> Result<Self, Untouched> {
+        let which = transaction.filesystems();
+        let stages = filesystems.create_stages(root, which.into_iter()).map_err(Untouched::from_root)?;
+        let labelled = root.label_for(&TreePath::root())?.is_some();
+        monitor.event(Event::Started { job: Job::Stage, total: transaction.bytes() });
+        let stage = Stage { root, stages, filesystems, transaction, missing: Mutex::default(), labelled, monitor };
+        let mut missing: HashMap<Digest, Vec<usize>> = HashMap::new();
+        for (index, install) in transaction.installs.iter().enumerate() {
+            match &install.make {
+                Make::Node => stage.create_node(install)?,
+                Make::Content { digest, .. } => missing.entry(*digest).or_default().push(index),
+                Make::LinkStaged(_) | Make::LinkLive(_) => {}
+            }
+        }
+        *stage.missing() = missing;
+        Ok(stage)
+    }
+
+    /// The contents that are still to be handed in, with their sizes.
+    pub fn wanted(&self) -> HashMap<Digest, u64> {
+        let missing = self.missing();
+        let size = |at: usize| self.transaction.installs[at].bytes();
+        missing.iter().filter_map(|(digest, at)| at.first().map(|&at| (*digest, size(at)))).collect()
+    }
+
+    /// Whether `digest` is still to be handed in.
+    pub fn wants(&self, digest: &Digest) -> bool {
+        self.missing().contains_key(digest)
+    }
+
+    /// Takes content for all files that are to hold it; what turns out to be something else is dropped.
+    pub fn fill(&self, digest: &Digest, content: &mut dyn Read) -> Result<(), FillError> {
+        let Some(installs) = self.missing().get(digest).cloned() else { return Ok(()) };
+        let Some((&first, others)) = installs.split_first() else { return Ok(()) };
+        let first = &self.transaction.installs[first];
+        let tree = self.tree(first)?;
+        let file = tree.create_file(&first.place).map_err(Untouched::from_root)?;
+        let copied = copy(content, &file, first.bytes());
+        let found = copied.map_err(|e| match e {
+            CopyError::Read(e) => FillError::Source(e),
+            CopyError::Write(source) => {
+                let path = tree.show(&first.place);
+                FillError::Untouched(Untouched::from_root(RootError { what: "write", path, source }))
+            }
+        });
+        match found {
+            Ok(found) if found == *digest => {}
+            Ok(_) => {
+                tree.unlink(&first.place).map_err(Untouched::from_root)?;
+                return Err(FillError::OtherContent(first.entry.path.to_string()));
+            }
+            Err(e) => {
+                tree.unlink(&first.place).map_err(Untouched::from_root)?;
+                return Err(e);
+            }
+        }
+        self.dress(first, &file)?;
+        for &other in others {
+            self.duplicate(&self.transaction.installs[other], &file)?;
+        }
+        self.missing().remove(digest);
+        Ok(())
+    }
+
+    /// The stage of the root's filesystem, for what is needed only on the way.
+    pub fn scratch(&self) -> Result<&Root, Untouched> {
+        self.stages.stage(0).ok_or_else(|| Untouched::Refused("the stage has gone".to_owned()))
+    }
+
+    /// Makes the hardlinks and settles staged directories, then makes everything durable.
+    pub fn finish(self) -> Result<Staged<'a>, Untouched> {
+        let open: Vec<String> = self.wanted().keys().map(Digest::short).collect();
+        if !open.is_empty() {
+            return Err(Untouched::Refused(format!("{} contents were not staged", open.len())));
+        }
+        self.link().map_err(Untouched::from_root)?;
+        for install in self.transaction.installs.iter().rev().filter(|i| i.entry.is_dir()) {
+            let tree = self.tree(install)?;
+            tree.set_meta(&install.place, &install.entry.meta).map_err(Untouched::from_root)?;
+            self.label(install)?;
+        }
+        self.make_durable().map_err(Untouched::from_root)?;
+        self.monitor.event(Event::Finished { job: Job::Stage });
+        Ok(Staged { root: self.root, transaction: self.transaction, filesystems: self.filesystems })
+    }
+
+    fn link(&self) -> Result<(), RootError> {
+        for install in &self.transaction.installs {
+            let Some(tree) = self.stages.stage(install.filesystem) else { continue };
+            match &install.make {
+                Make::LinkStaged(at) => {
+                    tree.create_link(&install.place, tree, &self.transaction.installs[*at].place)?
+                }
+                Make::LinkLive(path) => tree.create_link(&install.place, self.root, path)?,
+                Make::Node | Make::Content { .. } => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn make_durable(&self) -> Result<(), RootError> {
+        if self.transaction.installs.len() > SYNC_EACH {
+            return self.filesystems.sync(self.root, self.stages.which());
+        }
+        for install in &self.transaction.installs {
+            let Some(tree) = self.stages.stage(install.filesystem) else { continue };
+            if install.entry.is_dir() {
+                tree.sync_dir(&install.place)?;
+            } else if matches!(install.make, Make::Content { .. }) {
+                let file = tree.open_file(&install.place)?;
+                let synced = file.sync_all();
+                synced.map_err(|source| RootError { what: "sync", path: tree.show(&install.place), source })?;
+            }
+        }
+        for which in self.stages.which() {
+            for tree in [self.stages.stage(which), self.stages.undo(which)].into_iter().flatten() {
+                tree.sync_dir(&TreePath::root())?;
+            }
+            self.root.sync_dir(&self.filesystems.tops()[which])?;
+        }
+        Ok(())
+    }
+
+    fn create_node(&self, install: &Install) -> Result<(), Untouched> {
+        let tree = self.tree(install)?;
+        let (place, meta) = (&install.place, &install.entry.meta);
+        let made = match &install.entry.node {
+            Node::Directory => return tree.create_dir(place).map_err(Untouched::from_root),
+            Node::Leaf(leaf) => match &leaf.kind {
+                LeafKind::Symlink { target } => tree.create_symlink(place, target),
+                LeafKind::Fifo => tree.create_fifo(place),
+                LeafKind::Char(device) => tree.create_char(place, *device),
+                LeafKind::Block(device) => tree.create_block(place, *device),
+                LeafKind::File { .. } => return Ok(()),
+            },
+        };
+        let symlink = matches!(install.entry.leaf().map(|l| &l.kind), Some(LeafKind::Symlink { .. }));
+        made.and_then(|()| tree.set_special_meta(place, meta, symlink)).map_err(Untouched::from_root)?;
+        self.label(install)
+    }
+
+    /// A second file with the same content; shares its blocks where the filesystem can.
+    fn duplicate(&self, install: &Install, content: &File) -> Result<(), Untouched> {
+        let tree = self.tree(install)?;
+        let file = tree.create_file(&install.place).map_err(Untouched::from_root)?;
+        let copied = rustix::fs::ioctl_ficlone(&file, content).map_err(io::Error::from).or_else(|_| {
+            let mut reader = Positioned { file: content, at: 0 };
+            copy(&mut reader, &file, install.bytes()).map(drop).map_err(|e| match e {
+                CopyError::Read(e) | CopyError::Write(e) => e,
+            })
+        });
+        copied.map_err(|source| {
+            Untouched::from_root(RootError { what: "write", path: tree.show(&install.place), source })
+        })?;
+        self.dress(install, &file)
+    }
+
+    fn dress(&self, install: &Install, file: &File) -> Result<(), Untouched> {
+        let tree = self.tree(install)?;
+        tree.set_file_meta(file, &install.place, &install.entry.meta).map_err(Untouched::from_root)?;
+        self.monitor.event(Event::Advanced { job: Job::Stage, by: install.bytes() });
+        self.label(install)
+    }
+
+    fn label(&self, install: &Install) -> Result<(), Untouched> {
+        if !self.labelled {
+            return Ok(());
+        }
+        let label: Labels = self.root.label_for(&install.entry.path)?;
+        Ok(self.tree(install)?.set_label(&install.place, &label)?)
+    }
+
+    fn tree(&self, install: &Install) -> Result<&Root, Untouched> {
+        let missing = |entry: &Entry| Untouched::Refused(format!("there is no stage for {}", entry.path));
+        self.stages.stage(install.filesystem).ok_or_else(|| missing(&install.entry))
+    }
+
+    fn missing(&self) -> std::sync::MutexGuard<'_, HashMap<Digest, Vec<usize>>> {
+        // A thread that panicked while it held the lock left the map whole: entries go as one.
+        self.missing.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+}
+
+impl Staged<'_> {
+    /// Writes the journal: from here only forward. `state` is recorded in the end, with `manifest`
+    /// as it is stored in the repository, unless that is recorded already.
+    pub fn seal(self, state: String, manifest: Option<Vec<u8>>) -> Result<Sealed, Untouched> {
+        let journal = Journal {
+            tops: self.filesystems.tops().to_vec(),
+            changes: self.transaction.changes.clone(),
+            directories: self.transaction.directories.clone(),
+            state,
+            manifest,
+        };
+        journal::seal(self.root, &journal).map_err(Untouched::from_root)?;
+        Ok(Sealed { journal })
+    }
+}
+
+impl Sealed {
+    /// What is to be done.
+    pub fn journal(&self) -> &Journal {
+        &self.journal
+    }
+}
+
+enum CopyError {
+    Read(io::Error),
+    Write(io::Error),
+}
+
+/// Copies exactly `size` bytes into the empty `file`, leaving holes for blocks of zeros; anything
+/// longer or shorter has another digest.
+fn copy(from: &mut dyn Read, file: &File, size: u64) -> Result<Digest, CopyError> {
+    let mut hasher = Hasher::new();
+    let mut buffer = vec![0; usize::try_from(size.clamp(1, 256 << 10)).unwrap_or(256 << 10)];
+    let mut at = 0;
+    while at <= size {
+        let length = match from.read(&mut buffer) {
+            Ok(0) => break,
+            Ok(length) => length,
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
+            Err(e) => return Err(CopyError::Read(e)),
+        };
+        hasher.update(&buffer[..length]);
+        if at + length as u64 <= size {
+            write_sparsely(file, &buffer[..length], at).map_err(CopyError::Write)?;
+        }
+        at += length as u64;
+    }
+    file.set_len(size).map_err(CopyError::Write)?;
+    Ok(hasher.finish())
+}
+
+/// Writes `bytes` at the offset `at`, but for whole blocks of zeros.
+fn write_sparsely(file: &File, bytes: &[u8], at: u64) -> io::Result<()> {
+    let zero = |block: &[u8]| block.len() == BLOCK && block.iter().all(|&b| b == 0);
+    let mut blocks = bytes.chunks(BLOCK).enumerate().peekable();
+    while let Some((first, block)) = blocks.next() {
+        if zero(block) {
+            continue;
+        }
+        let mut end = (first * BLOCK) + block.len();
+        while let Some((_, next)) = blocks.next_if(|(_, next)| !zero(next)) {
+            end += next.len();
+        }
+        file.write_all_at(&bytes[first * BLOCK..end], at + (first * BLOCK) as u64)?;
+    }
+    Ok(())
+}
+
+/// Reads a file that others read as well, without its shared position.
+struct Positioned<'a> {
+    file: &'a File,
+    at: u64,
+}
+
+impl Read for Positioned<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let length = self.file.read_at(buffer, self.at)?;
+        self.at += length as u64;
+        Ok(length)
+    }
+}
+
+/// Keeps content that is needed only on the way, in the stage itself.
+pub(super) fn keep_aside(scratch: &Root, digest: &Digest, bytes: &[u8]) -> Result<(), Untouched> {
+    let place = super::name(&format!("between-{digest}"));
+    let mut file = scratch.create_file(&place).map_err(Untouched::from_root)?;
+    let written = file.write_all(bytes);
+    written.map_err(|source| Untouched::from_root(RootError { what: "write", path: scratch.show(&place), source }))
+}
+
+/// Reads what [`keep_aside`] kept.
+pub(super) fn kept_aside(scratch: &Root, digest: &Digest) -> Option<File> {
+    scratch.open_file(&super::name(&format!("between-{digest}"))).ok()
+}

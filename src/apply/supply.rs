@@ -1,0 +1,297 @@
+//! Fills a stage: from the live tree, from the diffs of a chain, and from wherever else content with
+//! the right digest is to be had.
+//!
+//! Every content is checked by its digest while it is staged, wherever it came from. What a source
+//! turns out not to have stays wanted, and the next source is asked.
+
+use std::collections::{HashMap, HashSet};
+use std::fs::File;
+use std::io::{self, BufReader, Read};
+
+use rayon::prelude::*;
+
+use crate::diff_archive::{ArchiveError, Compression, Group, Known, Limits, Listing, Member, Reader, Sources};
+use crate::digest::Digest;
+use crate::manifest::Manifest;
+use crate::root::Root;
+use crate::tree_path::TreePath;
+
+use super::Untouched;
+use super::stage::{FillError, Stage, keep_aside, kept_aside};
+
+/// Contents up to this size are staged on all processors; larger ones pass through one buffer.
+const SMALL: u64 = 4 << 20;
+/// About so many bytes are in memory at a time, unless one group alone has more.
+const IN_FLIGHT: u64 = 24 << 20;
+
+/// The contents of a live tree, by digest; none of them is verified until it was read.
+pub struct LiveContents<'a> {
+    root: &'a Root,
+    by_digest: HashMap<Digest, Vec<&'a TreePath>>,
+}
+
+/// A verified archive of a chain.
+pub struct Delivery<'a> {
+    /// What it says of itself.
+    pub listing: &'a Listing,
+    /// Its bytes.
+    pub file: &'a File,
+    /// How they are compressed.
+    pub compression: Compression,
+    /// Its name, for messages.
+    pub name: &'a str,
+}
+
+impl<'a> LiveContents<'a> {
+    /// What the tree should hold by the manifest of what it is.
+    pub fn new(root: &'a Root, base: Option<&'a Manifest>) -> Self {
+        let mut by_digest: HashMap<Digest, Vec<&TreePath>> = HashMap::new();
+        for entry in base.map(Manifest::entries).unwrap_or_default() {
+            if let Some((_, digest)) = entry.file() {
+                by_digest.entry(digest).or_default().push(&entry.path);
+            }
+        }
+        LiveContents { root, by_digest }
+    }
+
+    /// Whether the manifest has this content anywhere.
+    pub fn has(&self, digest: &Digest) -> bool {
+        self.by_digest.contains_key(digest)
+    }
+
+    fn places(&self, digest: &Digest) -> &[&'a TreePath] {
+        self.by_digest.get(digest).map_or(&[], Vec::as_slice)
+    }
+
+    fn open(&self, path: &TreePath, size: u64) -> Option<File> {
+        let file = self.root.open_file(path).ok()?;
+        file.metadata().is_ok_and(|meta| meta.len() == size).then_some(file)
+    }
+}
+
+impl Sources for LiveContents<'_> {
+    fn read(&self, digest: &Digest, size: u64, _: &TreePath) -> io::Result<Option<Vec<u8>>> {
+        let places = self.places(digest);
+        for path in places {
+            let Some(file) = self.open(path, size) else { continue };
+            let Some(bytes) = read_exactly(file, size) else { continue };
+            // With a single place the caller's own check is enough.
+            if places.len() == 1 || Digest::of(&bytes) == *digest {
+                return Ok(Some(bytes));
+            }
+        }
+        Ok(None)
+    }
+}
+
+/// Stages what the live tree has already: renamed files, and those whose metadata alone changes.
+pub fn from_live(stage: &Stage, live: &LiveContents) -> Result<(), Untouched> {
+    let wanted: Vec<(Digest, u64)> = stage.wanted().into_iter().filter(|(digest, _)| live.has(digest)).collect();
+    wanted.par_iter().try_for_each(|(digest, size)| {
+        for path in live.places(digest) {
+            if let Some(mut file) = live.open(path, *size)
+                && taken(stage.fill(digest, &mut file))?
+            {
+                return Ok(());
+            }
+        }
+        Ok(())
+    })
+}
+
+/// Stages what a chain of diffs brings, first to last.
+pub fn from_chain(stage: &Stage, live: &LiveContents, chain: &[Delivery]) -> Result<(), ChainError> {
+    let needs = needs(stage, live, chain);
+    let scratch = stage.scratch()?;
+    for (delivery, need) in chain.iter().zip(&needs) {
+        let run = Run { stage, live, scratch, need };
+        run.deliver(delivery).map_err(|error| match error {
+            DeliverError::Archive(source) => ChainError::Archive { name: delivery.name.to_owned(), source },
+            DeliverError::Untouched(error) => ChainError::Untouched(error),
+        })?;
+    }
+    Ok(())
+}
+
+/// Why a chain could not be unpacked.
+#[derive(Debug, thiserror::Error)]
+pub enum ChainError {
+    /// An archive is not what its catalog promised.
+    #[error("{name}: {source}")]
+    Archive {
+        /// The archive.
+        name: String,
+        /// What is wrong with it.
+        source: ArchiveError,
+    },
+    /// This node.
+    #[error(transparent)]
+    Untouched(#[from] Untouched),
+}
+
+/// What is needed of one archive.
+#[derive(Default)]
+struct Need {
+    /// Contents that are staged, or that a later patch needs.
+    contents: HashSet<Digest>,
+    /// Those of them that a later patch needs.
+    between: HashSet<Digest>,
+}
+
+/// Goes through the chain from its end: what a patch needs and the tree does not have must come out of
+/// an earlier archive.
+fn needs(stage: &Stage, live: &LiveContents, chain: &[Delivery]) -> Vec<Need> {
+    let mut open: HashSet<Digest> = stage.wanted().into_keys().collect();
+    let mut between: HashSet<Digest> = HashSet::new();
+    let mut needs = Vec::with_capacity(chain.len());
+    for delivery in chain.iter().rev() {
+        let mut need = Need::default();
+        let whole = delivery.listing.whole().filter_map(|entry| entry.file()).map(|(_, digest)| digest);
+        need.contents.extend(whole.filter(|digest| open.contains(digest)));
+        let mut sources = HashSet::new();
+        for group in delivery.listing.groups() {
+            let wanted = group.targets.iter().map(|target| target.digest).filter(|digest| open.contains(digest));
+            let before = need.contents.len();
+            need.contents.extend(wanted);
+            if need.contents.len() > before {
+                sources.extend(group.sources.iter().map(|s| s.digest).filter(|digest| !live.has(digest)));
+            }
+        }
+        need.between = between.intersection(&need.contents).copied().collect();
+        open.retain(|digest| !need.contents.contains(digest));
+        between.extend(&sources);
+        open.extend(sources);
+        needs.push(need);
+    }
+    needs.reverse();
+    needs
+}
+
+/// The unpacking of one archive.
+struct Run<'a> {
+    stage: &'a Stage<'a>,
+    live: &'a LiveContents<'a>,
+    scratch: &'a Root,
+    need: &'a Need,
+}
+
+enum Piece {
+    Whole(Digest, Vec<u8>),
+    Patch(Group, Vec<u8>),
+}
+
+enum DeliverError {
+    Archive(ArchiveError),
+    Untouched(Untouched),
+}
+
+impl Run<'_> {
+    fn deliver(&self, delivery: &Delivery) -> Result<(), DeliverError> {
+        let mut reader = Reader::open(BufReader::new(delivery.file), delivery.compression, &Limits::default())
+            .map_err(DeliverError::Archive)?;
+        let (mut batch, mut weight) = (Vec::new(), 0);
+        while let Some(member) = reader.next_member().map_err(DeliverError::Archive)? {
+            let (piece, bytes) = match member {
+                Member::Plain(_) => continue,
+                Member::Whole(entry, mut content) => {
+                    let Some((size, digest)) = entry.file().filter(|(_, d)| self.need.contents.contains(d)) else {
+                        continue;
+                    };
+                    if size > SMALL {
+                        self.large(&digest, &mut content)?;
+                        continue;
+                    }
+                    let mut bytes = Vec::new();
+                    content.read_to_end(&mut bytes).map_err(|e| DeliverError::Archive(e.into()))?;
+                    (Piece::Whole(digest, bytes), size)
+                }
+                Member::Patch(group, patch) => {
+                    if !group.targets.iter().any(|target| self.need.contents.contains(&target.digest)) {
+                        continue;
+                    }
+                    let sources = group.sources.iter().map(|s| s.size).fold(0, u64::saturating_add);
+                    let bytes = group.output_length().saturating_add(sources).saturating_add(patch.len() as u64);
+                    (Piece::Patch(group.clone(), patch), bytes)
+                }
+            };
+            if weight + bytes > IN_FLIGHT && !batch.is_empty() {
+                self.batch(std::mem::take(&mut batch))?;
+                weight = 0;
+            }
+            weight += bytes;
+            batch.push(piece);
+        }
+        self.batch(batch)
+    }
+
+    fn batch(&self, pieces: Vec<Piece>) -> Result<(), DeliverError> {
+        pieces.into_par_iter().try_for_each(|piece| match piece {
+            Piece::Whole(digest, bytes) => self.take(&digest, &bytes),
+            Piece::Patch(group, patch) => self.patch(&group, &patch),
+        })
+    }
+
+    fn patch(&self, group: &Group, patch: &[u8]) -> Result<(), DeliverError> {
+        // A source that drifted is no fault of the archive: what it would have made stays wanted.
+        let Ok(output) = group.contents(patch, |source| Ok(self.source(source)?)) else { return Ok(()) };
+        for (target, bytes) in group.split(&output) {
+            if self.need.contents.contains(&target.digest) {
+                self.take(&target.digest, bytes)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn source(&self, source: &Known) -> io::Result<Option<Vec<u8>>> {
+        if let Some(bytes) = kept_aside(self.scratch, &source.digest).and_then(|file| read_exactly(file, source.size)) {
+            return Ok(Some(bytes));
+        }
+        self.live.read(&source.digest, source.size, &source.path)
+    }
+
+    fn take(&self, digest: &Digest, bytes: &[u8]) -> Result<(), DeliverError> {
+        if self.need.between.contains(digest) && kept_aside(self.scratch, digest).is_none() {
+            keep_aside(self.scratch, digest, bytes).map_err(DeliverError::Untouched)?;
+        }
+        self.fill(digest, &mut &bytes[..])
+    }
+
+    /// A large content passes through; a patch never needs it, since deltas have a limit, but for those
+    /// just below it.
+    fn large(&self, digest: &Digest, content: &mut dyn Read) -> Result<(), DeliverError> {
+        if !self.need.between.contains(digest) {
+            return self.fill(digest, content);
+        }
+        let mut bytes = Vec::new();
+        content.read_to_end(&mut bytes).map_err(|e| DeliverError::Archive(e.into()))?;
+        self.take(digest, &bytes)
+    }
+
+    fn fill(&self, digest: &Digest, content: &mut dyn Read) -> Result<(), DeliverError> {
+        match self.stage.fill(digest, content) {
+            Ok(()) => Ok(()),
+            Err(FillError::Untouched(error)) => Err(DeliverError::Untouched(error)),
+            Err(FillError::Source(error)) => Err(DeliverError::Archive(error.into())),
+            Err(FillError::OtherContent(path)) => {
+                let why = format!("what it holds for {path} is not the content that it lists");
+                Err(DeliverError::Archive(ArchiveError::Listing(why)))
+            }
+        }
+    }
+}
+
+/// Whether the stage took the content; a source that is not what it seemed is passed over.
+fn taken(result: Result<(), FillError>) -> Result<bool, Untouched> {
+    match result {
+        Ok(()) => Ok(true),
+        Err(FillError::OtherContent(_) | FillError::Source(_)) => Ok(false),
+        Err(FillError::Untouched(error)) => Err(error),
+    }
+}
+
+/// All of `file`, if it has exactly `size` bytes; patches have a limit, so this has one.
+fn read_exactly(file: File, size: u64) -> Option<Vec<u8>> {
+    let mut bytes = Vec::with_capacity(usize::try_from(size.min(crate::delta::MAX_CONTENT)).ok()?);
+    file.take(size + 1).read_to_end(&mut bytes).ok()?;
+    (bytes.len() as u64 == size).then_some(bytes)
+}
