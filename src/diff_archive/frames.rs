@@ -57,20 +57,35 @@ impl Compression {
     }
 }
 
-/// Decompresses all frames that `reader` yields, one after the other, to its end.
-pub fn decoder<'r>(
-    compression: Compression,
-    reader: impl BufRead + Send + 'r,
-) -> io::Result<Box<dyn Read + Send + 'r>> {
-    Ok(match compression {
-        Compression::Zstd => {
-            let mut decoder = zstd::stream::read::Decoder::with_buffer(reader)?;
-            decoder.window_log_max(WINDOW_LOG)?;
-            Box::new(decoder)
+/// Decompresses all frames that a reader yields, one after the other, to its end.
+pub enum Decoder<R: BufRead> {
+    /// Of zstd frames.
+    Zstd(zstd::stream::read::Decoder<'static, R>),
+    /// Of gzip members: GzDecoder would stop after the first and say nothing.
+    Gzip(Box<flate2::bufread::MultiGzDecoder<R>>),
+}
+
+impl<R: BufRead> Decoder<R> {
+    /// Prepares to decompress what `from` yields.
+    pub fn new(compression: Compression, from: R) -> io::Result<Self> {
+        Ok(match compression {
+            Compression::Zstd => {
+                let mut decoder = zstd::stream::read::Decoder::with_buffer(from)?;
+                decoder.window_log_max(WINDOW_LOG)?;
+                Decoder::Zstd(decoder)
+            }
+            Compression::Gzip => Decoder::Gzip(Box::new(flate2::bufread::MultiGzDecoder::new(from))),
+        })
+    }
+}
+
+impl<R: BufRead> Read for Decoder<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        match self {
+            Decoder::Zstd(decoder) => decoder.read(buffer),
+            Decoder::Gzip(decoder) => decoder.read(buffer),
         }
-        // GzDecoder would stop after the first member and say nothing.
-        Compression::Gzip => Box::new(flate2::bufread::MultiGzDecoder::new(reader)),
-    })
+    }
 }
 
 /// Compresses one frame into `W`.

@@ -1,8 +1,7 @@
 //! Archives: the diff that turns one generation into another, and the whole image.
 //!
 //! The listing at the front decides everything that follows: the writer derives each member from it,
-//! and the [`Reader`] compares byte by byte, so there is no member to interpret. Only archives that
-//! others made are parsed, by [`foreign`].
+//! and the [`Reader`] compares byte by byte, so there is no member to interpret.
 //!
 #![doc = include_str!("format.md")]
 
@@ -14,7 +13,6 @@ use crate::generation::GenerationId;
 use crate::tree_path::TreePath;
 
 pub mod content_index;
-pub mod foreign;
 mod frames;
 mod header;
 mod input;
@@ -26,7 +24,7 @@ mod read;
 mod verify;
 mod write;
 
-pub use frames::{Compression, decoder};
+pub use frames::{Compression, Decoder};
 pub use header::{FORMAT, Header, Room};
 pub use input::Content as MemberContent;
 pub use listing::{Group, Known, Listing, Target};
@@ -113,4 +111,4 @@ pub enum ArchiveError {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

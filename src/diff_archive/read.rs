@@ -2,7 +2,7 @@
 
 use std::io::{BufRead, Read};
 
-use super::frames::{Compression, decoder};
+use super::frames::{Compression, Decoder};
 use super::input::{Content, Input};
 use super::listing::{Expected, Group, Listing};
 use super::member::{content_header, entry_header, link_target, own_header, patch_name};
@@ -23,27 +23,23 @@ pub enum Member<'a> {
 
 /// Reads the listing from the first frame of a diff, fetched by itself.
 pub fn read_listing(first_frame: &[u8], compression: Compression, limits: &Limits) -> Result<Listing, ArchiveError> {
-    let mut input = Input::new(decoder(compression, first_frame)?);
+    let mut input = Input::new(Decoder::new(compression, first_frame)?);
     let listing = Listing::read(&mut input, limits)?;
     input.nothing_more()?;
     Ok(listing)
 }
 
 /// Reads a diff from its beginning to its end.
-pub struct Reader<'r> {
-    input: Input<Box<dyn Read + Send + 'r>>,
+pub struct Reader<R: BufRead> {
+    input: Input<Decoder<R>>,
     listing: Listing,
     next: usize,
 }
 
-impl<'r> Reader<'r> {
+impl<R: BufRead> Reader<R> {
     /// Reads the listing.
-    pub fn open(
-        from: impl BufRead + Send + 'r,
-        compression: Compression,
-        limits: &Limits,
-    ) -> Result<Self, ArchiveError> {
-        let mut input = Input::new(decoder(compression, from)?);
+    pub fn open(from: R, compression: Compression, limits: &Limits) -> Result<Self, ArchiveError> {
+        let mut input = Input::new(Decoder::new(compression, from)?);
         let listing = Listing::read(&mut input, limits)?;
         Ok(Reader { input, listing, next: 0 })
     }
@@ -79,19 +75,15 @@ impl<'r> Reader<'r> {
 }
 
 /// Reads a full archive of a known manifest from its beginning to its end.
-pub struct FullReader<'r> {
-    input: Input<Box<dyn Read + Send + 'r>>,
-    entries: std::slice::Iter<'r, Entry>,
+pub struct FullReader<'m, R: BufRead> {
+    input: Input<Decoder<R>>,
+    entries: std::slice::Iter<'m, Entry>,
 }
 
-impl<'r> FullReader<'r> {
+impl<'m, R: BufRead> FullReader<'m, R> {
     /// Prepares to read the archive of `manifest`.
-    pub fn open(
-        from: impl BufRead + Send + 'r,
-        compression: Compression,
-        manifest: &'r Manifest,
-    ) -> Result<Self, ArchiveError> {
-        Ok(FullReader { input: Input::new(decoder(compression, from)?), entries: manifest.entries().iter() })
+    pub fn open(from: R, compression: Compression, manifest: &'m Manifest) -> Result<Self, ArchiveError> {
+        Ok(FullReader { input: Input::new(Decoder::new(compression, from)?), entries: manifest.entries().iter() })
     }
 
     /// The next member; `None` once the archive has come to its end in order.

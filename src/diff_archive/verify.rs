@@ -15,7 +15,7 @@ use crate::report::{Event, Job, Monitor};
 /// Reads a diff to its end and checks every content; patches are tried against `sources`, without which
 /// only their place and length are checked.
 pub fn verify_diff(
-    from: impl BufRead + Send,
+    from: impl BufRead,
     compression: Compression,
     limits: &Limits,
     sources: Option<&dyn Sources>,
@@ -34,7 +34,7 @@ pub fn verify_diff(
 
 /// Reads the full archive of `manifest` to its end and checks every content.
 pub fn verify_full(
-    from: impl BufRead + Send,
+    from: impl BufRead,
     compression: Compression,
     manifest: &Manifest,
     monitor: &dyn Monitor,

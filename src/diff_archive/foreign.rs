@@ -1,1 +1,0 @@
-//! Archives that others made.
