@@ -297,7 +297,7 @@ fn type_changes(tree: &mut Tree, round: u32) {
     const KINDS: usize = 7;
     for (from, to) in (0..KINDS).flat_map(|from| (0..KINDS).map(move |to| (from, to))) {
         let path = format!("types/{from}-{to}").into_bytes();
-        let kind = if round % 2 == 0 { from } else { to };
+        let kind = if round.is_multiple_of(2) { from } else { to };
         let item = match kind {
             0 => Item::dir(),
             1 => Item::file(format!("file {from} {to}")),
