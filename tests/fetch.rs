@@ -1,8 +1,7 @@
 //! What a bad server, a bad network or a full disk does to a download: it is resumed, fetched anew, or
 //! given up with the name of the side at fault; it is never taken for what it is not.
 
-#[path = "common/fault_server.rs"]
-mod fault_server;
+mod common;
 
 use std::fs::{self, File};
 use std::io::Read;
@@ -13,7 +12,8 @@ use std::sync::Mutex;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use fault_server::{Fault, FaultServer};
+use common::fault_server::{Fault, FaultServer};
+use common::{Need, needs};
 use systemimager::catalog::{FileRef, Frame, MAX_CATALOG, RepoPath};
 use systemimager::digest::Digest;
 use systemimager::fetch::FetchErrorKind::{Corrupt, NoRoom, NotFound, Other, Unreachable};
@@ -451,11 +451,11 @@ impl Monitor for FillsTheDisk {
 
 #[test]
 fn a_disk_that_fills_up_meanwhile_is_this_nodes_matter() {
-    let site = Site::new();
-    let Some(disk) = SmallDisk::mount(&site.scratch.path().join("disk"), 400_000) else {
-        eprintln!("NOT TESTED: a disk that fills up: mounting takes root");
+    if !needs(&[Need::Root]) {
         return;
-    };
+    }
+    let site = Site::new();
+    let disk = SmallDisk::mount(&site.scratch.path().join("disk"), 400_000);
     site.server.always(ARCHIVE, Fault::Drip(50_000, Duration::from_millis(120)));
     let repository = open(&site.server.url(), &quick(), &disk.0, u64::MAX);
     let error = content(&repository, &site.claim(), &FillsTheDisk(disk.0.clone())).expect_err("no room");
@@ -469,12 +469,12 @@ fn a_disk_that_fills_up_meanwhile_is_this_nodes_matter() {
 struct SmallDisk(PathBuf);
 
 impl SmallDisk {
-    fn mount(at: &Path, bytes: u64) -> Option<Self> {
+    fn mount(at: &Path, bytes: u64) -> Self {
         fs::create_dir(at).expect("scratch");
         let options = std::ffi::CString::new(format!("size={bytes}")).expect("no NUL");
         let flags = rustix::mount::MountFlags::empty();
-        rustix::mount::mount("tmpfs", at, "tmpfs", flags, Some(options.as_c_str())).ok()?;
-        Some(SmallDisk(at.to_owned()))
+        rustix::mount::mount("tmpfs", at, "tmpfs", flags, Some(options.as_c_str())).expect("mounts");
+        SmallDisk(at.to_owned())
     }
 }
 
@@ -541,6 +541,98 @@ fn a_directory_is_a_repository() {
     assert_eq!((error.kind, error.side), (NotFound, Server), "{error}");
 }
 
+/// A TLS server of files that hold whole answers, headers included.
+struct Secure {
+    child: Child,
+    port: u16,
+    certificate: PathBuf,
+}
+
+impl Secure {
+    fn start(directory: &Path) -> Self {
+        let (key, certificate) = (directory.join("key.pem"), directory.join("cert.pem"));
+        common::run(
+            Command::new("openssl")
+                .args(["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-subj"])
+                .args(["/CN=test", "-addext", "subjectAltName=IP:127.0.0.1", "-addext", "basicConstraints=CA:FALSE"])
+                .arg("-keyout")
+                .arg(&key)
+                .arg("-out")
+                .arg(&certificate),
+        );
+        let port = free_port();
+        let child = Command::new("openssl")
+            .args(["s_server", "-HTTP", "-quiet", "-accept", &format!("127.0.0.1:{port}")])
+            .arg("-key")
+            .arg(key)
+            .arg("-cert")
+            .arg(&certificate)
+            .current_dir(directory)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("openssl is installed");
+        wait_for(port);
+        Secure { child, port, certificate }
+    }
+
+    fn repository(&self, site: &Site, ca_file: Option<PathBuf>) -> Repository {
+        let options = Options { ca_file, ..patient() };
+        open(&format!("https://127.0.0.1:{}/", self.port), &options, &site.spool_dir(), u64::MAX)
+    }
+}
+
+impl Drop for Secure {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[test]
+fn an_https_server_has_to_be_vouched_for_and_must_not_lead_out_of_https() {
+    if !needs(&[Need::Program("openssl")]) {
+        return;
+    }
+    let site = Site::new();
+    let directory = site.scratch.path().join("secure");
+    fs::create_dir_all(directory.join("node")).expect("scratch");
+    fs::write(directory.join("node/catalog.toml"), "HTTP/1.0 200 OK\r\n\r\nformat = 1\n").expect("scratch");
+    let secure = Secure::start(&directory);
+    let trusting = secure.repository(&site, Some(secure.certificate.clone()));
+    let answer = trusting.catalog(None).expect("comes");
+    assert_eq!(answer, CatalogAnswer::Fetched { bytes: b"format = 1\n".to_vec(), etag: None });
+
+    if let Ok(repository) = Repository::open(
+        &format!("https://127.0.0.1:{}/", secure.port).parse().expect("a URL"),
+        &"node".parse().expect("a name"),
+        &patient(),
+        None,
+    ) {
+        let error = repository.catalog(None).expect_err("nobody vouches for it");
+        assert_eq!((error.kind, error.side), (Unreachable, Server), "{error}");
+    }
+
+    let away = format!("HTTP/1.0 302 Found\r\nLocation: {}node/catalog.toml\r\n\r\n", site.server.url());
+    fs::write(directory.join("node/catalog.toml"), away).expect("scratch");
+    let error = trusting.catalog(None).expect_err("http is less safe");
+    assert_eq!((error.kind, error.side), (Other, Server), "{error}");
+    assert_eq!(site.server.seen().len(), 0);
+}
+
+fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("a free port").port()
+}
+
+fn wait_for(port: u16) {
+    let began = Instant::now();
+    while std::net::TcpStream::connect(("127.0.0.1", port)).is_err() {
+        assert!(began.elapsed() < Duration::from_secs(10), "nobody listens at port {port}");
+        thread::sleep(Duration::from_millis(20));
+    }
+}
+
 /// A real rsync daemon over a site's repository.
 struct Daemon {
     child: Child,
@@ -549,7 +641,7 @@ struct Daemon {
 
 impl Daemon {
     fn start(site: &Site) -> Self {
-        let port = TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("a free port").port();
+        let port = free_port();
         let config = site.scratch.path().join("rsyncd.conf");
         let text = format!(
             "address = 127.0.0.1\nuse chroot = no\nuid = {0}\ngid = {1}\n[repo]\npath = {2}\nread only = yes\n",
@@ -565,13 +657,8 @@ impl Daemon {
             .stderr(Stdio::null())
             .spawn()
             .expect("rsync is installed");
-        let daemon = Daemon { child, port };
-        let began = Instant::now();
-        while std::net::TcpStream::connect(("127.0.0.1", port)).is_err() {
-            assert!(began.elapsed() < Duration::from_secs(10), "the daemon does not listen");
-            thread::sleep(Duration::from_millis(20));
-        }
-        daemon
+        wait_for(port);
+        Daemon { child, port }
     }
 
     fn url(&self) -> String {
@@ -592,6 +679,9 @@ fn patient() -> Options {
 
 #[test]
 fn an_rsync_daemon_is_a_repository() {
+    if !needs(&[Need::Program("rsync")]) {
+        return;
+    }
     let site = Site::new();
     let daemon = Daemon::start(&site);
     let repository = open(&daemon.url(), &patient(), &site.spool_dir(), u64::MAX);
@@ -608,6 +698,9 @@ fn an_rsync_daemon_is_a_repository() {
 
 #[test]
 fn over_rsync_ranges_come_from_the_whole_file() {
+    if !needs(&[Need::Program("rsync")]) {
+        return;
+    }
     let site = Site::new();
     let daemon = Daemon::start(&site);
     let repository = open(&daemon.url(), &patient(), &site.spool_dir(), u64::MAX);
@@ -621,6 +714,9 @@ fn over_rsync_ranges_come_from_the_whole_file() {
 
 #[test]
 fn over_rsync_too_each_side_is_named() {
+    if !needs(&[Need::Program("rsync")]) {
+        return;
+    }
     let site = Site::new();
     let daemon = Daemon::start(&site);
     let repository = open(&daemon.url(), &patient(), &site.spool_dir(), u64::MAX);

@@ -4,15 +4,8 @@
 //! two states of a file never get mixed. `Content-Encoding` is not looked at: nothing is asked for but
 //! the bytes as stored, some servers mark every `.gz` file with it, and the digest decides.
 
-#![allow(
-    clippy::disallowed_methods,
-    reason = "certificates are read where the running system or the configuration has them"
-)]
-
 use std::error::Error;
-use std::fs;
 use std::io::{self, Read};
-use std::path::Path;
 use std::time::Duration;
 
 use reqwest::blocking::{Client, RequestBuilder, Response};
@@ -20,11 +13,9 @@ use reqwest::header::{
     ACCEPT_ENCODING, CACHE_CONTROL, CONTENT_RANGE, ETAG, HeaderMap, HeaderName, HeaderValue, IF_NONE_MATCH, IF_RANGE,
     RANGE, RETRY_AFTER,
 };
-use reqwest::{Certificate, StatusCode, Url, redirect};
-use rustls::RootCertStore;
-use rustls_pki_types::CertificateDer;
-use rustls_pki_types::pem::PemObject;
+use reqwest::{StatusCode, Url, redirect};
 
+use crate::fetch::certificates::certificates;
 use crate::fetch::error::{FetchError, FetchErrorKind as Kind, Side};
 use crate::fetch::local::too_large;
 use crate::fetch::part::Part;
@@ -37,15 +28,6 @@ use crate::fetch::{CatalogAnswer, Options};
 const USER_AGENT: &str = concat!("si_updateclient/", env!("CARGO_PKG_VERSION"));
 /// A request is sent on no more often.
 const MAX_REDIRECTS: usize = 5;
-/// Where distributions keep the certificates that they trust.
-const BUNDLES: [&str; 5] = [
-    "/etc/ssl/certs/ca-certificates.crt",
-    "/etc/pki/tls/certs/ca-bundle.crt",
-    "/etc/ssl/ca-bundle.pem",
-    "/etc/pki/ca-trust/extracted/pem/tls-ca-bundle.pem",
-    "/etc/ssl/cert.pem",
-];
-
 pub(super) struct Http {
     client: Client,
     /// The image's directory, ending with a slash.
@@ -328,44 +310,6 @@ fn follow(attempt: redirect::Attempt<'_>) -> redirect::Action {
     }
 }
 
-/// The certificates of the file that was configured, else of the system.
-///
-/// In a file that was configured every one has to be good; the system's may hold some that this program
-/// does not understand.
-fn certificates(configured: Option<&Path>) -> Result<Vec<Certificate>, FetchError> {
-    let bundle = match configured {
-        Some(path) => fs::read(path).map_err(|e| FetchError::local(path.display(), "read the certificates", e))?,
-        None => BUNDLES.iter().find_map(|path| fs::read(path).ok()).unwrap_or_default(),
-    };
-    let mut store = RootCertStore::empty();
-    let mut good = Vec::new();
-    for certificate in CertificateDer::pem_slice_iter(&bundle) {
-        let why = match certificate.map_err(|e| e.to_string()) {
-            Ok(der) => match store
-                .add(der.clone())
-                .map_err(|e| e.to_string())
-                .and_then(|()| Certificate::from_der(&der).map_err(|e| chain(&e)))
-            {
-                Ok(certificate) => {
-                    good.push(certificate);
-                    continue;
-                }
-                Err(why) => why,
-            },
-            Err(why) => why,
-        };
-        if let Some(path) = configured {
-            return Err(FetchError::new(
-                Kind::Other,
-                Side::Node,
-                path.display(),
-                format_args!("a certificate in it is not valid: {why}"),
-            ));
-        }
-    }
-    Ok(good)
-}
-
 fn text<'r>(response: &'r Response, name: &HeaderName) -> Option<&'r str> {
     response.headers().get(name)?.to_str().ok()
 }
@@ -431,14 +375,5 @@ mod tests {
         let base = Url::parse("https://127.0.0.1:9/node/").expect("a URL");
         let error = Http::new(&base, options).err().expect("nothing to check the server with");
         assert_eq!((error.kind, error.side), (Kind::Other, Side::Node), "{error}");
-    }
-
-    #[test]
-    fn a_configured_certificate_that_is_none_is_refused() {
-        let base = Url::parse("https://127.0.0.1:9/node/").expect("a URL");
-        let file = tempfile::NamedTempFile::new().expect("scratch");
-        fs::write(file.path(), "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n").expect("scratch");
-        let options = Options { ca_file: Some(file.path().to_owned()), ..Options::default() };
-        assert!(Http::new(&base, options).is_err());
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! Its files are copied into the spool like all others: what was verified must not change afterwards.
 
-#![allow(clippy::disallowed_methods, reason = "a repository on a disk or a share is not a target tree")]
+#![allow(clippy::disallowed_methods, reason = "the repository is the one that the administrator names, links included")]
 
 use std::fs::{File, OpenOptions};
 use std::io;

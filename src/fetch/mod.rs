@@ -4,6 +4,7 @@
 //! hold bytes, and none verifies. [`Repository::file`] does, for all of them, and is the only place
 //! that makes a [`Verified`].
 
+mod certificates;
 pub mod content;
 mod download;
 mod error;

@@ -4,10 +4,7 @@
 //! is not resumed, is `SHA256.etag`; what was verified is `SHA256`. All are private and are never
 //! reached through a link. The content of the spool is never believed: every run hashes what it finds.
 
-#![allow(
-    clippy::disallowed_methods,
-    reason = "the spool is the agent's own directory, opened once by the caller and reached by descriptor"
-)]
+#![allow(clippy::disallowed_methods, reason = "the spool is private, and reached by its own descriptor")]
 
 use std::env;
 use std::fs::File;

@@ -3,8 +3,6 @@
 //! It serves a directory with ranges, strong etags, conditional requests, HEAD and connections that are
 //! kept. Faults are scripted per path: each request takes the next one of its path's queue, or behaves.
 
-#![allow(dead_code)] // Each test program uses some of it.
-
 use std::collections::{HashMap, VecDeque};
 use std::fs;
 use std::io::{self, BufRead, BufReader, Write};
