@@ -67,7 +67,7 @@ impl Http {
             // Given a list, also an empty one, it does not look for the system's, which fails where there is none.
             .tls_certs_only(certificates)
             .build()
-            .map_err(|e| this_node(format!("cannot make an HTTP client: {}", chain(&e))))?;
+            .map_err(|e| this_node(format!("cannot make an HTTP client: {}", reason(&e))))?;
         Ok(Http { client, base: base.to_string(), shown: shown(base), options })
     }
 
@@ -85,28 +85,30 @@ impl Http {
 
     /// Why there is no answer.
     fn not_sent(&self, file: &str, error: &reqwest::Error) -> Trouble {
-        let why = chain(error);
-        let refused = io_kind(error) == Some(io::ErrorKind::ConnectionRefused);
+        let why = reason(error);
         if error.is_redirect() {
             return self.error(file, Kind::Other, Side::Server, why).into();
         }
         if error.is_builder() {
             return self.error(file, Kind::Other, Side::Node, why).into();
         }
-        let error = if source::<rustls::Error>(error).is_some() {
+        if source::<rustls::Error>(error).is_some() {
             return self.error(file, Kind::Unreachable, Side::Server, why).into();
-        } else if refused {
-            self.error(file, Kind::Unreachable, Side::Server, "nothing listens there: connection refused")
+        }
+        let refused = source::<io::Error>(error).is_some_and(|e| e.kind() == io::ErrorKind::ConnectionRefused);
+        let (kind, side, why) = if refused {
+            (Kind::Unreachable, Side::Server, "nothing listens there: connection refused".to_owned())
         } else if error.is_timeout() {
-            let patience = self.options.idle_timeout;
-            self.error(file, Kind::Unreachable, Side::Network, format_args!("no answer within {patience:?}"))
+            (Kind::Unreachable, Side::Network, format!("no answer within {:?}", self.options.idle_timeout))
+        } else if error.is_dns() {
+            (Kind::Unreachable, Side::Network, format!("the server's name leads nowhere: {why}"))
         } else if why.contains("invalid HTTP") {
             // The parser's errors have no type that is public here; a test keeps these words.
-            self.error(file, Kind::Other, Side::Server, format_args!("it does not answer in HTTP: {why}"))
+            (Kind::Other, Side::Server, format!("it does not answer in HTTP: {why}"))
         } else {
-            self.error(file, Kind::Unreachable, Side::Network, why)
+            (Kind::Unreachable, Side::Network, why)
         };
-        Trouble::passing(error)
+        Trouble::passing(self.error(file, kind, side, why))
     }
 
     /// What an answer means that does not bring what was asked for.
@@ -159,8 +161,16 @@ impl Http {
         loop {
             match response.read(buffer) {
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-                other => return other.map_err(|e| self.cut(file, part, &chain(&e))),
+                other => return other.map_err(|e| self.cut(file, part, &self.interruption(&e))),
             }
+        }
+    }
+
+    /// Why no more of a body comes.
+    fn interruption(&self, error: &io::Error) -> String {
+        match reason(error) {
+            why if why.contains("timed out") => format!("nothing came for {:?}", self.options.idle_timeout),
+            why => why,
         }
     }
 
@@ -280,7 +290,7 @@ impl Transport for Http {
                 Ok(n) if pace.holds(n as u64) => bytes.extend_from_slice(&buffer[..n]),
                 Ok(_) => return Err(broken("the bytes come too slowly")),
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-                Err(e) => return Err(broken(&chain(&e))),
+                Err(e) => return Err(broken(&self.interruption(&e))),
             }
         }
     }
@@ -306,7 +316,10 @@ fn follow(attempt: redirect::Attempt<'_>) -> redirect::Action {
     match attempt.url().scheme() {
         "https" => attempt.follow(),
         "http" if !secure => attempt.follow(),
-        _ => attempt.error("it redirects from https to something less safe"),
+        scheme => {
+            let why = format!("it redirects to {scheme}, which is less safe or unknown");
+            attempt.error(why)
+        }
     }
 }
 
@@ -331,24 +344,13 @@ fn source<'e, E: Error + 'static>(error: &'e (dyn Error + 'static)) -> Option<&'
     None
 }
 
-fn io_kind(error: &reqwest::Error) -> Option<io::ErrorKind> {
-    source::<io::Error>(error).map(io::Error::kind)
-}
-
-/// The error's sentence and those of its sources, without the address, which stands elsewhere.
-fn chain(error: &dyn Error) -> String {
-    let mut sentences: Vec<String> = Vec::new();
-    let mut next = Some(error);
-    while let Some(error) = next {
-        let sentence = error.to_string();
-        let sentence = sentence.split(" for url (").next().unwrap_or_default().to_owned();
-        if !sentences.iter().any(|said| said.contains(&sentence)) {
-            sentences.push(sentence);
-        }
-        next = error.source();
+/// The innermost reason of `error`; what stands around it says only that a request failed.
+fn reason(error: &dyn Error) -> String {
+    let mut innermost = error;
+    while let Some(source) = innermost.source() {
+        innermost = source;
     }
-    let text = sentences.join(": ");
-    text.chars().filter(|c| !c.is_control()).take(400).collect()
+    innermost.to_string().chars().filter(|c| !c.is_control()).take(300).collect()
 }
 
 #[cfg(test)]

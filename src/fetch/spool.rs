@@ -30,7 +30,7 @@ pub struct Spool {
 }
 
 impl Spool {
-    /// Uses the open `directory`, which it makes private (0700), for at most `limit` bytes.
+    /// Uses `directory`, opened for reading (not `O_PATH`), which it makes private (0700), for at most `limit` bytes.
     pub fn open(directory: OwnedFd, limit: u64) -> Result<Self, FetchError> {
         rustix::fs::fchmod(&directory, Mode::RWXU).map_err(|e| FetchError::spool("make it private", e))?;
         Ok(Spool { directory, limit, temporary: None })
