@@ -252,6 +252,18 @@ mod tests {
     }
 
     #[test]
+    fn what_does_not_fit_a_field_is_a_record() {
+        let mut draft = Draft::new(vec![b'n'; 101], EntryType::Regular);
+        draft.size(MAX_LONG);
+        draft.link_name(&[b'l'; 100]);
+        assert_eq!(draft.records, [b"111 path=".as_slice(), &[b'n'; 101], b"\n"].concat());
+        draft.size(MAX_LONG + 1);
+        draft.link_name(&[b'l'; 101]);
+        let text = String::from_utf8_lossy(&draft.records).into_owned();
+        assert!(text.contains("\n19 size=8589934592\n115 linkpath=lll"), "{text}");
+    }
+
+    #[test]
     fn a_pax_record_counts_its_own_digits() {
         for length in [1, 80, 91, 92, 93, 988, 989, 990, 9990] {
             let mut draft = Draft::new(b"x".to_vec(), EntryType::Regular);

@@ -21,6 +21,8 @@ const WINDOW: u64 = 128 << 20;
 /// A patch that is smaller than this part of what it makes is taken without a look at the alternative:
 /// whole files rarely compress that far, and then both are small.
 const CLEAR_GAIN: usize = 8;
+/// A patch has to save this part of the whole files, for it needs a source that has not drifted.
+const LEAST_GAIN: usize = 16;
 
 /// The contents of `changed` that need not travel, by digest.
 ///
@@ -130,7 +132,7 @@ fn encode(
     }
     if patch.len() > output.len() / CLEAR_GAIN {
         let whole = zstd::bulk::compress(&output, deltas.level).map_err(WriteError::Compress)?;
-        if patch.len() >= whole.len() {
+        if patch.len() + patch.len() / LEAST_GAIN >= whole.len() {
             return Ok(None);
         }
     }

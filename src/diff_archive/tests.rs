@@ -273,6 +273,18 @@ fn a_file_that_changes_while_it_is_read_fails_by_name() {
 }
 
 #[test]
+fn a_large_file_is_compressed_straight_into_the_archive() {
+    let (mut old, mut new) = (Builder::default(), Builder::default());
+    old.file(b"x", meta(0o644, 1, 0), b"x");
+    new.file(b"a", meta(0o644, 1, 0), b"before").file(b"large", meta(0o644, 1, 0), &vec![7; 40 << 20]);
+    new.file(b"z", meta(0o644, 1, 0), b"after");
+    let (base, target) = (old.tree(), new.tree());
+    let (bytes, written) = build(&base, &target, true, Compression::Zstd);
+    verify_diff(&bytes[..], Compression::Zstd, &Limits::default(), Some(&base), &Silent).expect("verifies");
+    check_places(&bytes, Compression::Zstd, &written, &target);
+}
+
+#[test]
 fn many_small_frames_keep_their_order() {
     let mut builder = Builder::default();
     for n in 0..600u32 {

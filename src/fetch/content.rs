@@ -348,3 +348,6 @@ impl Read for Verifying<'_> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
