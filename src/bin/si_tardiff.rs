@@ -1,2 +1,7 @@
-//! x
-fn main() {}
+//! Builds, publishes, shows, checks and serves image diffs.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    systemimager::cli::tardiff::run(std::env::args_os())
+}

@@ -1,1 +1,4 @@
-//! Not written yet.
+//! The edge: arguments, terminals, exit codes.
+
+pub mod tardiff;
+pub mod terminal;

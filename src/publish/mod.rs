@@ -1,1 +1,335 @@
-//! Publishes an image.
+//! Publishes a generation of an image into a repository on this machine.
+//!
+//! What it promises: a reader sees the repository as it was or as it becomes. Everything new is
+//! written beside its place, read back and checked, and synced; then renamed, archives and manifest
+//! first and the catalog last. Every content of the head can be had from the repository, whole or by at
+//! most [`MAX_DELTAS`] deltas; where diffs alone would not do, a full archive is written.
+
+// A repository is the server's own, no target tree.
+#![allow(clippy::disallowed_methods)]
+
+mod archives;
+mod policy;
+mod reach;
+mod sources;
+mod store;
+
+use std::collections::HashSet;
+use std::io;
+
+use jiff::Timestamp;
+
+pub(crate) use archives::sources_of;
+pub use policy::Policy;
+pub use reach::Reach;
+pub(crate) use sources::{Nowhere, Spooled};
+pub(crate) use store::compression;
+pub use store::{Locked, Store};
+
+use self::archives::{Archives, Made};
+use crate::catalog::{Archive, ArchiveKind, Catalog, CatalogError, FileRef, Publish, RepoPath};
+use crate::diff_archive::content_index::ContentIndex;
+use crate::diff_archive::{ArchiveError, Content, WriteError};
+use crate::digest::Digest;
+use crate::entry::Entry;
+use crate::generation::GenerationId;
+use crate::image::ImageName;
+use crate::manifest::{Manifest, ManifestError};
+use crate::report::Monitor;
+use crate::scan::ScanError;
+
+/// By this many deltas, one upon the other, a content may be made: what readers follow.
+pub const MAX_DELTAS: u32 = 4;
+/// zstd level of manifests: small next to archives, and read at every update.
+const MANIFEST_LEVEL: i32 = 15;
+
+/// A generation that is to be published.
+#[derive(Clone, Copy)]
+pub struct Image<'i> {
+    /// What it holds.
+    pub manifest: &'i Manifest,
+    /// Its files.
+    pub content: &'i dyn Content,
+}
+
+/// Everything that a publish needs, written and checked, but not yet visible.
+#[must_use = "nothing is published before `commit`"]
+pub struct Prepared<'l> {
+    locked: &'l Locked,
+    catalog: Catalog,
+    new: Vec<RepoPath>,
+    old_indices: Vec<RepoPath>,
+    made: Vec<Archive>,
+}
+
+/// What was published.
+#[derive(Clone, Debug)]
+pub struct Published {
+    /// The publish.
+    pub publish: Publish,
+    /// The archives that were written for it.
+    pub made: Vec<Archive>,
+}
+
+/// Why an image was not published, or a repository not read.
+#[derive(Debug, thiserror::Error)]
+pub enum PublishError {
+    /// A file of the repository.
+    #[error("cannot {what} {path}: {source}")]
+    File {
+        /// What was tried, as a verb.
+        what: &'static str,
+        /// Which.
+        path: String,
+        /// Why not.
+        source: io::Error,
+    },
+    /// Its catalog.
+    #[error("{path}: {source}")]
+    Catalog {
+        /// Where it lies.
+        path: String,
+        /// What is wrong with it.
+        source: CatalogError,
+    },
+    /// One of its manifests.
+    #[error("{path}: {source}")]
+    Manifest {
+        /// Where it lies.
+        path: String,
+        /// What is wrong with it.
+        source: ManifestError,
+    },
+    /// Somebody else is at it.
+    #[error("another publish or prune of image {0} is running")]
+    Busy(ImageName),
+    /// There is nothing to read.
+    #[error("nothing is published of image {0}")]
+    NothingPublished(ImageName),
+    /// An archive cannot be written.
+    #[error("cannot write {file}: {source}")]
+    Write {
+        /// Which.
+        file: RepoPath,
+        /// Why not.
+        source: WriteError,
+    },
+    /// An archive that was written is not what it should be.
+    #[error("{file} was written, but does not read back: {source}")]
+    ReadBack {
+        /// Which.
+        file: RepoPath,
+        /// What is wrong with it.
+        source: ArchiveError,
+    },
+    /// One of its archives.
+    #[error("{file}: {source}")]
+    Archive {
+        /// Which.
+        file: RepoPath,
+        /// What is wrong with it.
+        source: ArchiveError,
+    },
+    /// Two archives would have one name, which is made of the first digits of the generations.
+    #[error("{file} is the archive of another generation; the ids begin with the same digits")]
+    NameTaken {
+        /// The name.
+        file: RepoPath,
+    },
+    /// The image cannot be read.
+    #[error(transparent)]
+    Scan(#[from] ScanError),
+    /// The new state of the repository would have a hole.
+    #[error("the content of {path} could not be had from the repository")]
+    Unreachable {
+        /// The first file of the head that would be lost.
+        path: String,
+    },
+}
+
+/// Writes and checks what it takes to publish `image`; `None` where it is the head already.
+pub fn prepare<'l>(
+    locked: &'l Locked,
+    image: Image<'_>,
+    label: Option<String>,
+    policy: &Policy,
+    monitor: &dyn Monitor,
+) -> Result<Option<Prepared<'l>>, PublishError> {
+    let store = locked.store();
+    let before = store.catalog()?;
+    let target = image.manifest.id();
+    if before.as_ref().is_some_and(|catalog| catalog.head().generation == target) {
+        return Ok(None);
+    }
+    let known = before.as_ref().map(|catalog| usable(store, catalog, monitor)).unwrap_or_default();
+    let index = before.as_ref().map(|catalog| read_index(store, catalog, monitor)).unwrap_or_default();
+    let mut new = Vec::new();
+    let manifest = write_manifest(locked, before.as_ref(), image.manifest, &mut new)?;
+
+    let archives = Archives { locked, image, policy, monitor };
+    let mut made = match &before {
+        Some(catalog) => archives.diffs(catalog, &known, &index)?,
+        None => Vec::new(),
+    };
+    let full = ArchiveKind::Full { target };
+    let (mut all, mut whole_index) = joined(&known, index.clone(), &made);
+    let due = before.as_ref().is_none_or(|catalog| {
+        let catalog = Catalog { archives: known.clone(), ..catalog.clone() };
+        let base = catalog.head().generation;
+        let step = all.iter().find(|a| a.kind == ArchiveKind::Diff { base, target });
+        policy::full_is_due(&catalog, target, step.map(|a| &a.file), policy)
+    });
+    if !all.iter().any(|a| a.kind == full)
+        && (due || unreached(image.manifest, &archives.reach(&all, &whole_index)?).is_some())
+    {
+        made.push(archives.full()?);
+        (all, whole_index) = joined(&known, index, &made);
+    }
+    if let Some(entry) = unreached(image.manifest, &archives.reach(&all, &whole_index)?) {
+        return Err(PublishError::Unreachable { path: entry.path.to_string() });
+    }
+
+    let now = Timestamp::now();
+    let publish = Publish {
+        serial: before.as_ref().map_or(0, |catalog| catalog.serial) + 1,
+        generation: target,
+        label,
+        time: now,
+        entries: image.manifest.len() as u64,
+        bytes: image.manifest.bytes(),
+        manifest,
+    };
+    new.extend(made.iter().map(|made| made.archive.file.file.clone()));
+    let content = write_index(locked, publish.serial, &whole_index, &mut new)?;
+    let mut publishes = before.as_ref().map(|catalog| catalog.publishes.clone()).unwrap_or_default();
+    let serial = publish.serial;
+    publishes.push(publish);
+    // A reader that has the catalog before this one may still ask for its index.
+    let recent = before.and_then(|catalog| catalog.content).map(|content| content.file);
+    let old_indices = old_indices(store, [Some(&content.file), recent.as_ref()])?;
+    let catalog = Catalog {
+        image: store.image().clone(),
+        serial,
+        published: now,
+        expires: None,
+        content: Some(content),
+        publishes,
+        archives: all,
+    };
+    let made = made.into_iter().map(|made| made.archive).collect();
+    Ok(Some(Prepared { locked, catalog, new, old_indices, made }))
+}
+
+impl Prepared<'_> {
+    /// Makes it visible: the catalog's rename is the moment.
+    pub fn commit(self) -> Result<Published, PublishError> {
+        self.locked.keep(&self.new)?;
+        self.locked.commit(&self.catalog)?;
+        for file in &self.old_indices {
+            self.locked.remove(file)?;
+        }
+        Ok(Published { publish: self.catalog.head().clone(), made: self.made })
+    }
+}
+
+/// The archives of `catalog` that are there; those that are not are named and no longer listed.
+fn usable(store: &Store, catalog: &Catalog, monitor: &dyn Monitor) -> Vec<Archive> {
+    let there = |archive: &&Archive| {
+        let there = store.holds(&archive.file);
+        if !there {
+            monitor.warn(format!("{} is gone from the repository and is no longer listed", archive.file.file));
+        }
+        there
+    };
+    catalog.archives.iter().filter(there).cloned().collect()
+}
+
+/// The content index; one that cannot be read makes the publish write a full archive.
+fn read_index(store: &Store, catalog: &Catalog, monitor: &dyn Monitor) -> ContentIndex {
+    store.index(catalog).unwrap_or_else(|error| {
+        monitor.warn(format!("{error}; it is made anew"));
+        ContentIndex::default()
+    })
+}
+
+fn write_manifest(
+    locked: &Locked,
+    before: Option<&Catalog>,
+    manifest: &Manifest,
+    new: &mut Vec<RepoPath>,
+) -> Result<FileRef, PublishError> {
+    let again = before.and_then(|catalog| catalog.publish_of(manifest.id())).map(|publish| &publish.manifest);
+    if let Some(file) = again.filter(|file| locked.store().holds(file)) {
+        return Ok(file.clone());
+    }
+    let name = name(&format!("manifests/{}.mtree.zst", manifest.id()));
+    write_small(locked, name, new, |to| manifest.write_zstd(to, MANIFEST_LEVEL))
+}
+
+pub(crate) fn write_index(
+    locked: &Locked,
+    serial: u64,
+    index: &ContentIndex,
+    new: &mut Vec<RepoPath>,
+) -> Result<FileRef, PublishError> {
+    // The one of an older catalog stays as it is, also where a prune wrote that of the same serial.
+    let plain = name(&format!("content-{serial}.idx.zst"));
+    let others = (1u32..).map(|number| name(&format!("content-{serial}.{number}.idx.zst")));
+    let is_free = |file: &RepoPath| !locked.store().path(file).exists();
+    let file = std::iter::once(plain.clone()).chain(others).find(is_free).unwrap_or(plain);
+    write_small(locked, file, new, |to| index.write_zstd(to))
+}
+
+fn write_small(
+    locked: &Locked,
+    file: RepoPath,
+    new: &mut Vec<RepoPath>,
+    write: impl FnOnce(&mut Vec<u8>) -> io::Result<()>,
+) -> Result<FileRef, PublishError> {
+    let mut bytes = Vec::new();
+    let mut to = locked.create(&file)?;
+    let failed = |e| store::failed("write", &locked.store().path(&file), e);
+    write(&mut bytes).and_then(|()| io::Write::write_all(&mut to, &bytes)).map_err(failed)?;
+    locked.sync(&file, &to)?;
+    new.push(file.clone());
+    Ok(FileRef { file, size: bytes.len() as u64, sha256: Digest::of(&bytes) })
+}
+
+/// What the catalog lists, and what the index holds, once `made` has come.
+fn joined(known: &[Archive], index: ContentIndex, made: &[Made]) -> (Vec<Archive>, ContentIndex) {
+    let mut archives = known.to_vec();
+    archives.retain(|archive| made.iter().all(|made| made.archive.kind != archive.kind));
+    let kept: HashSet<&RepoPath> = archives.iter().map(|archive| &archive.file.file).collect();
+    let old = index.into_archives().into_iter().filter(|(file, _)| kept.contains(file));
+    let new = made.iter().map(|made| (made.archive.file.file.clone(), made.records.clone()));
+    let index = ContentIndex::new(old.chain(new).collect::<Vec<_>>());
+    archives.extend(made.iter().map(|made| made.archive.clone()));
+    (archives, index)
+}
+
+/// A file of `manifest` whose content cannot be had.
+pub fn unreached<'m>(manifest: &'m Manifest, reach: &Reach) -> Option<&'m Entry> {
+    let reached = |digest: &Digest| reach.depth(digest).is_some_and(|depth| depth <= MAX_DELTAS);
+    manifest.entries().iter().find(|entry| entry.file().is_some_and(|(_, digest)| !reached(&digest)))
+}
+
+fn old_indices(store: &Store, keep: [Option<&RepoPath>; 2]) -> Result<Vec<RepoPath>, PublishError> {
+    let is_index = |file: &RepoPath| file.as_str().starts_with("content-") && file.as_str().ends_with(".idx.zst");
+    let files = store.files()?;
+    Ok(files.into_iter().filter(|file| is_index(file) && !keep.contains(&Some(file))).collect())
+}
+
+/// The name of an archive of a repository.
+fn archive_name(kind: ArchiveKind, extension: &str) -> RepoPath {
+    let short = |id: GenerationId| id.short();
+    match kind {
+        ArchiveKind::Full { target } => name(&format!("full/{}.{extension}", short(target))),
+        ArchiveKind::Diff { base, target } => name(&format!("diffs/{}-{}.{extension}", short(base), short(target))),
+    }
+}
+
+/// Names that are made here consist of letters, digits, dots and dashes.
+#[allow(clippy::expect_used)]
+fn name(text: &str) -> RepoPath {
+    RepoPath::new(text).expect("a name made of hexadecimal digits is a good one")
+}

@@ -1,6 +1,7 @@
 //! What the last scan read, so that the next one need not.
 //!
 #![doc = include_str!("format.md")]
+// The cache lies in the repository, which is the server's own and no target tree.
 #![allow(clippy::disallowed_methods, reason = "the cache is a file of the server's own, outside every image")]
 
 use std::collections::HashMap;

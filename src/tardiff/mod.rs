@@ -1,4 +1,45 @@
 //! The jobs of the image server: building, publishing, showing and checking.
 
+// Images are read through `root`; what is opened here by its name are archives and repositories of the
+// server's own, named on the command line.
+#![allow(clippy::disallowed_methods)]
+
+pub mod artifact;
+pub mod build;
 pub mod image_tar;
+pub mod list;
+pub mod prune;
+pub mod publish;
 pub mod serve;
+pub mod show;
+pub mod verify;
+
+use std::io;
+
+use crate::diff_archive::{Content, Sources};
+use crate::digest::Digest;
+use crate::entry::Entry;
+use crate::root::Root;
+use crate::tree_path::TreePath;
+
+/// The files of a tree, by path.
+struct Tree<'r>(&'r Root);
+
+impl Content for Tree<'_> {
+    fn open(&self, entry: &Entry) -> io::Result<Box<dyn io::Read + Send + '_>> {
+        let file = self.0.open_file(&entry.path).map_err(|e| e.source)?;
+        Ok(Box::new(file))
+    }
+}
+
+impl Sources for Tree<'_> {
+    fn read(&self, _: &Digest, size: u64, path: &TreePath) -> io::Result<Option<Vec<u8>>> {
+        let file = match self.0.open_file(path) {
+            Err(e) if e.is_absent() => return Ok(None),
+            file => file.map_err(|e| e.source)?,
+        };
+        let mut bytes = Vec::new();
+        io::Read::read_to_end(&mut io::Read::take(file, size.saturating_add(1)), &mut bytes)?;
+        Ok(Some(bytes))
+    }
+}

@@ -1,0 +1,228 @@
+//! What can be typed.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::image::ImageName;
+
+/// Builds, publishes and checks image diffs.
+///
+/// A generation is one state of an image. `publish` writes a new one into the repository, together with
+/// the diffs that lead to it; nodes fetch them from any web server that serves the repository.
+#[derive(Debug, Parser)]
+#[command(name = "si_tardiff", version, infer_long_args = true, infer_subcommands = false, after_help = EXIT_CODES)]
+pub struct Typed {
+    /// Says only warnings and errors.
+    #[arg(long, short, global = true)]
+    pub quiet: bool,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+const EXIT_CODES: &str = "Exit codes:
+  0  done; also where there was nothing to do
+  1  failed, or `verify` found a fault
+  2  the command line is wrong";
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Builds one diff from a base to an image's tree.
+    Build(Build),
+    /// Publishes an image: a new generation, if it has changed.
+    Publish(Publish),
+    /// Shows what an archive or a generation holds, the largest first.
+    Show(Show),
+    /// Writes a manifest for `mtree -f`: a node can be checked without our tools.
+    Manifest(Manifest),
+    /// Lists generations and archives of a repository.
+    List(List),
+    /// Checks a repository: every size, digest, content and chain.
+    Verify(Image),
+    /// Removes old generations and the archives that only they need.
+    Prune(Prune),
+    /// Serves a repository over HTTP: for small sites, demonstrations and tests.
+    Serve(Serve),
+}
+
+/// Where the repository is.
+#[derive(Debug, Args)]
+pub struct Repo {
+    /// The repository.
+    #[arg(long, value_name = "DIR", default_value = "/var/lib/systemimager/repository")]
+    pub repo: PathBuf,
+}
+
+/// An image of a repository.
+#[derive(Debug, Args)]
+pub struct Image {
+    /// The image.
+    #[arg(long, value_name = "NAME")]
+    pub image: ImageName,
+    /// Where it is published.
+    #[command(flatten)]
+    pub repo: Repo,
+}
+
+/// Builds one diff.
+#[derive(Debug, Args)]
+pub struct Build {
+    /// What the diff applies to: a directory, an image.tar (.gz, .zst), or a manifest (.mtree, .mtree.zst).
+    pub base: PathBuf,
+    /// The tree that the diff leads to.
+    pub image_dir: PathBuf,
+    /// The diff: NAME.tar.zst or NAME.tar.gz.
+    #[arg(long, short, value_name = "FILE")]
+    pub output: PathBuf,
+    /// The image's name in the diff; the directory's name by default.
+    #[arg(long, value_name = "NAME")]
+    pub image: Option<ImageName>,
+    /// Sends changed files as deltas where that is smaller; plain tar cannot unpack them. BASE must be a directory.
+    #[arg(long)]
+    pub deltas: bool,
+    /// Effort of the compression: 1 to 19 for zstd, 1 to 9 for gzip.
+    #[arg(long, value_name = "N")]
+    pub level: Option<i32>,
+}
+
+/// Publishes an image.
+#[derive(Debug, Args)]
+pub struct Publish {
+    /// The image.
+    #[command(flatten)]
+    pub image: Image,
+    /// Where image trees are: DIR/NAME.
+    #[arg(long, value_name = "DIR", default_value = "/var/lib/systemimager/images")]
+    pub images_dir: PathBuf,
+    /// Keeps so many generations and prunes older ones; all without it.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub keep: Option<u32>,
+    /// A word about this generation.
+    #[arg(long, value_name = "TEXT")]
+    pub label: Option<String>,
+    /// Makes diffs from so many of the last generations.
+    #[arg(long, value_name = "N", default_value_t = 3)]
+    pub diffs: u32,
+    /// Writes the whole image again when the diffs since have grown past this share of it.
+    #[arg(long, value_name = "PERCENT", default_value_t = 50)]
+    pub full_share: u64,
+    /// How archives are compressed.
+    #[arg(long, value_enum, default_value_t = Compression::Zstd)]
+    pub compression: Compression,
+    /// Effort of the compression: 1 to 19 for zstd, 1 to 9 for gzip.
+    #[arg(long, value_name = "N")]
+    pub level: Option<i32>,
+    /// Effort of the deltas.
+    #[arg(long, value_name = "N", default_value_t = crate::tardiff::build::DELTA_LEVEL, value_parser = clap::value_parser!(i32).range(1..=19))]
+    pub delta_level: i32,
+    /// Makes diffs without deltas, which plain tar can unpack.
+    #[arg(long)]
+    pub plain: bool,
+    /// Reads every file, also those that look as they did at the last scan.
+    #[arg(long)]
+    pub read_all: bool,
+}
+
+/// How archives are compressed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Compression {
+    /// .tar.zst
+    Zstd,
+    /// .tar.gz, for nodes that have nothing else
+    Gzip,
+}
+
+/// What to show, or to export: a file, a directory, or a generation of a repository.
+#[derive(Debug, Args)]
+#[group(id = "subject", required = true)]
+pub struct Subject {
+    /// An archive or a manifest; for `manifest` also an image's tree.
+    #[arg(group = "subject")]
+    pub file: Option<PathBuf>,
+    /// A generation of this image.
+    #[arg(long, value_name = "NAME", group = "subject")]
+    pub image: Option<ImageName>,
+}
+
+/// Which generation of an image.
+#[derive(Debug, Args)]
+pub struct Which {
+    /// What it is about.
+    #[command(flatten)]
+    pub subject: Subject,
+    /// Which generation: a serial, or the beginning of an id; the newest by default.
+    #[arg(long, value_name = "WHICH", requires = "image")]
+    pub generation: Option<String>,
+    /// Where the image is published.
+    #[command(flatten)]
+    pub repo: Repo,
+}
+
+/// Shows contents.
+#[derive(Debug, Args)]
+pub struct Show {
+    /// Of what.
+    #[command(flatten)]
+    pub which: Which,
+    /// Shows only the largest N; totals are of all.
+    #[arg(long, value_name = "N")]
+    pub top: Option<usize>,
+}
+
+/// Exports a manifest.
+#[derive(Debug, Args)]
+pub struct Manifest {
+    /// Of what.
+    #[command(flatten)]
+    pub which: Which,
+    /// Writes the canonical form instead, with extended attributes and hardlinks; its SHA-256 is the
+    /// generation's id.
+    #[arg(long)]
+    pub canonical: bool,
+}
+
+/// Lists a repository.
+#[derive(Debug, Args)]
+pub struct List {
+    /// Only this image.
+    #[arg(long, value_name = "NAME")]
+    pub image: Option<ImageName>,
+    /// The repository.
+    #[command(flatten)]
+    pub repo: Repo,
+}
+
+/// Prunes a repository.
+#[derive(Debug, Args)]
+pub struct Prune {
+    /// The image.
+    #[command(flatten)]
+    pub image: Image,
+    /// Keeps so many generations.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub keep: u32,
+}
+
+/// Serves a repository.
+#[derive(Debug, Args)]
+pub struct Serve {
+    /// The repository.
+    #[command(flatten)]
+    pub repo: Repo,
+    /// Address and port; port 0 takes a free one.
+    #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:8750")]
+    pub listen: SocketAddr,
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_sound() {
+        super::Typed::command().debug_assert();
+    }
+}

@@ -1,0 +1,177 @@
+//! Writes the archives of a publish, and reads each of them back.
+
+use std::collections::HashSet;
+use std::fs::File;
+use std::io::{self, BufReader, BufWriter, Read, Seek, SeekFrom, Write};
+
+use super::sources::{Nowhere, Spooled};
+use super::store::failed;
+use super::{Image, Locked, MAX_DELTAS, Policy, PublishError, Reach, archive_name, policy};
+use crate::catalog::{Archive, ArchiveKind, Catalog, FileRef, Publish};
+use crate::delta;
+use crate::diff_archive::content_index::{ContentIndex, Record};
+use crate::diff_archive::{
+    ArchiveError, Compression, Deltas, Group, Limits, WriteError, Written, verify_diff, verify_full, write_diff,
+    write_full,
+};
+use crate::digest::{Digest, Hasher};
+use crate::entry::Entry;
+use crate::fetch::content::ContentStore;
+use crate::manifest::Manifest;
+use crate::report::Monitor;
+
+/// What the archives of one publish are made with.
+pub(super) struct Archives<'a> {
+    pub locked: &'a Locked,
+    pub image: Image<'a>,
+    pub policy: &'a Policy,
+    pub monitor: &'a dyn Monitor,
+}
+
+/// An archive that was written and read back.
+pub(super) struct Made {
+    pub archive: Archive,
+    pub records: Vec<Record>,
+}
+
+impl Archives<'_> {
+    /// The diffs from the last generations; one that is there already is not written again.
+    pub fn diffs(&self, catalog: &Catalog, known: &[Archive], index: &ContentIndex) -> Result<Vec<Made>, PublishError> {
+        let target = self.image.manifest.id();
+        let mut made = Vec::new();
+        let mut spool: Option<(Spooled, Reach)> = None;
+        for base in policy::bases(catalog, target, self.policy) {
+            let kind = ArchiveKind::Diff { base, target };
+            if known.iter().any(|archive| archive.kind == kind) {
+                continue;
+            }
+            let Some(base) = catalog.publish_of(base).and_then(|publish| self.base(publish)) else { continue };
+            let (spooled, reach) = match &mut spool {
+                Some(spool) => spool,
+                None => spool.insert((Spooled::new(self.locked.unnamed()?), self.reach(known, index)?)),
+            };
+            if self.policy.deltas {
+                let store = ContentStore::new(index, known, self.locked.store(), &Nowhere);
+                let wanted = sources_of(&base, self.image.manifest);
+                // What is made by as many deltas as there may be is sent whole again.
+                let near = |digest: &Digest| reach.depth(digest).is_some_and(|depth| depth < MAX_DELTAS);
+                let taken = spooled.take(wanted, &store, near, self.monitor);
+                taken.map_err(|e| self.spool_failed(e))?;
+            }
+            self.refuse_taken_name(kind, known)?;
+            made.push(self.diff(&base, kind, spooled)?);
+        }
+        Ok(made)
+    }
+
+    /// The whole image.
+    pub fn full(&self) -> Result<Made, PublishError> {
+        let Image { manifest, content } = self.image;
+        let kind = ArchiveKind::Full { target: manifest.id() };
+        self.write(
+            kind,
+            |to| write_full(manifest, content, self.policy.options, to, self.monitor),
+            |compression, from| verify_full(from, compression, manifest, self.monitor),
+        )
+    }
+
+    /// By how many deltas each content is made, by what the archives say of themselves.
+    pub fn reach(&self, archives: &[Archive], index: &ContentIndex) -> Result<Reach, PublishError> {
+        let mut groups: Vec<Group> = Vec::new();
+        for archive in archives.iter().filter(|archive| matches!(archive.kind, ArchiveKind::Diff { .. })) {
+            groups.extend_from_slice(self.locked.store().listing(archive)?.groups());
+        }
+        Ok(Reach::of(index, groups.iter()))
+    }
+
+    fn diff(&self, base: &Manifest, kind: ArchiveKind, sources: &Spooled) -> Result<Made, PublishError> {
+        let Image { manifest, content } = self.image;
+        let patches = self.locked.unnamed()?;
+        let level = self.policy.delta_level;
+        let deltas = self.policy.deltas.then_some(Deltas { sources, spool: &patches, level });
+        let (image, options) = (self.locked.store().image(), self.policy.options);
+        self.write(
+            kind,
+            |to| write_diff((base, manifest), image, content, deltas, options, to, self.monitor),
+            |compression, from| {
+                let listing = verify_diff(from, compression, &Limits::default(), Some(sources), self.monitor)?;
+                listing.target_of(base).map(|_| ())
+            },
+        )
+    }
+
+    /// Writes one archive beside its place, syncs it, and reads it back from there.
+    fn write(
+        &self,
+        kind: ArchiveKind,
+        write: impl FnOnce(&mut dyn Write) -> Result<Written, WriteError>,
+        verify: impl FnOnce(Compression, &mut (dyn io::BufRead + Send)) -> Result<(), ArchiveError>,
+    ) -> Result<Made, PublishError> {
+        let compression = self.policy.options.compression();
+        let name = archive_name(kind, compression.extension());
+        let path = self.locked.store().path(&name);
+        let mut file = self.locked.create(&name)?;
+        let mut to = BufWriter::with_capacity(1 << 20, &file);
+        let Written { size, sha256, first_frame, index } =
+            write(&mut to).map_err(|source| PublishError::Write { file: name.clone(), source })?;
+        to.flush().map_err(|e| failed("write", &path, e))?;
+        drop(to);
+        self.locked.sync(&name, &file)?;
+
+        file.seek(SeekFrom::Start(0)).map_err(|e| failed("read", &path, e))?;
+        let mut from = BufReader::with_capacity(1 << 20, Hashing { from: &file, hasher: Hasher::new() });
+        let bad = |source| PublishError::ReadBack { file: name.clone(), source };
+        verify(compression, &mut from).map_err(bad)?;
+        // What the verification did not need to read, should there be any, belongs to the digest.
+        io::copy(&mut from, &mut io::sink()).map_err(|e| bad(e.into()))?;
+        if from.into_inner().hasher.finish() != sha256 {
+            return Err(bad(io::Error::other("it is not what was written").into()));
+        }
+        let archive = Archive { kind, file: FileRef { file: name, size, sha256 }, first_frame };
+        Ok(Made { archive, records: index })
+    }
+
+    fn base(&self, publish: &Publish) -> Option<Manifest> {
+        let manifest = self.locked.store().manifest(publish);
+        manifest
+            .map_err(|e| {
+                self.monitor.warn(format!("no diff is made from generation {}: {e}", publish.generation.short()))
+            })
+            .ok()
+    }
+
+    /// Names are made of the first digits of ids.
+    fn refuse_taken_name(&self, kind: ArchiveKind, known: &[Archive]) -> Result<(), PublishError> {
+        let file = archive_name(kind, self.policy.options.compression().extension());
+        match known.iter().any(|archive| archive.file.file == file && archive.kind != kind) {
+            true => Err(PublishError::NameTaken { file }),
+            false => Ok(()),
+        }
+    }
+
+    fn spool_failed(&self, source: io::Error) -> PublishError {
+        failed("take contents out of the repository in", self.locked.store().dir(), source)
+    }
+}
+
+/// The contents of `base` that deltas to `target` are made from.
+pub(crate) fn sources_of(base: &Manifest, target: &Manifest) -> impl Iterator<Item = (Digest, u64)> {
+    let mut seen = HashSet::new();
+    let sources = delta::pair(base, target).into_iter().flat_map(|group| group.sources);
+    let files: Vec<(u64, Digest)> = sources.filter_map(Entry::file).collect();
+    files.into_iter().map(|(size, digest)| (digest, size)).filter(move |(digest, _)| seen.insert(*digest))
+}
+
+/// Takes the digest of all that is read.
+struct Hashing<'f> {
+    from: &'f File,
+    hasher: Hasher,
+}
+
+impl Read for Hashing<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let n = self.from.read(buffer)?;
+        self.hasher.update(&buffer[..n]);
+        Ok(n)
+    }
+}

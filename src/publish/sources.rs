@@ -1,0 +1,83 @@
+//! The contents of earlier generations, which deltas are made from: the image tree has lost them, the
+//! repository has not.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::unix::fs::FileExt;
+
+use crate::diff_archive::Sources;
+use crate::digest::Digest;
+use crate::fetch::content::ContentStore;
+use crate::report::Monitor;
+use crate::tree_path::TreePath;
+
+/// Contents out of the repository, in a file without a name.
+pub(crate) struct Spooled {
+    file: File,
+    end: u64,
+    places: HashMap<Digest, (u64, u64)>,
+}
+
+/// No contents at hand: everything comes out of the repository.
+pub(crate) struct Nowhere;
+
+impl Spooled {
+    /// Keeps contents in `file`, which is empty.
+    pub(crate) fn new(file: File) -> Self {
+        Spooled { file, end: 0, places: HashMap::new() }
+    }
+
+    /// Takes those of `wanted` out of the repository that are `near`; what cannot be had is named and
+    /// serves no delta.
+    pub(crate) fn take(
+        &mut self,
+        wanted: impl Iterator<Item = (Digest, u64)>,
+        store: &ContentStore<'_>,
+        near: impl Fn(&Digest) -> bool,
+        monitor: &dyn Monitor,
+    ) -> io::Result<()> {
+        let absent = |(digest, _): &(Digest, u64)| !self.places.contains_key(digest) && near(digest);
+        let wanted: Vec<(Digest, u64)> = wanted.filter(absent).collect();
+        let Spooled { file, end, places } = self;
+        let mut buffer = vec![0; 128 << 10];
+        // A content whose reader fails is given again: only a whole one counts.
+        let mut sink = |digest: Digest, content: &mut dyn Read| {
+            let mut length = 0;
+            loop {
+                let n = content.read(&mut buffer)?;
+                if n == 0 {
+                    break;
+                }
+                file.write_all_at(&buffer[..n], *end + length)?;
+                length += n as u64;
+            }
+            places.insert(digest, (*end, length));
+            *end += length;
+            Ok(())
+        };
+        let missing = store.fetch(&wanted, &mut sink).map_err(io::Error::other)?;
+        for content in missing {
+            monitor.warn(format!("no delta is made from content {}: {}", content.digest.short(), content.why));
+        }
+        Ok(())
+    }
+}
+
+impl Sources for Spooled {
+    fn read(&self, digest: &Digest, size: u64, _: &TreePath) -> io::Result<Option<Vec<u8>>> {
+        let Some(&(offset, length)) = self.places.get(digest) else { return Ok(None) };
+        if length != size {
+            return Ok(None);
+        }
+        let mut bytes = vec![0; usize::try_from(length).map_err(io::Error::other)?];
+        self.file.read_exact_at(&mut bytes, offset)?;
+        Ok(Some(bytes))
+    }
+}
+
+impl Sources for Nowhere {
+    fn read(&self, _: &Digest, _: u64, _: &TreePath) -> io::Result<Option<Vec<u8>>> {
+        Ok(None)
+    }
+}

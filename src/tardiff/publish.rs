@@ -1,0 +1,68 @@
+//! Scans an image and publishes it if it has changed.
+
+use std::fs::DirBuilder;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::PathBuf;
+
+use super::Tree;
+use super::prune::prune;
+use crate::catalog::Publish;
+use crate::image::ImageName;
+use crate::publish::{Image, Policy, PublishError, Published, Store, prepare};
+use crate::report::Monitor;
+use crate::root::Root;
+use crate::scan::{self, Cache, ScanError};
+
+/// What to publish, from where and how.
+#[derive(Clone, Debug)]
+pub struct Request {
+    /// The image.
+    pub image: ImageName,
+    /// The directory that holds its tree under its name.
+    pub images_dir: PathBuf,
+    /// The repository.
+    pub repo: PathBuf,
+    /// A word of the administrator's.
+    pub label: Option<String>,
+    /// Which archives, and how they are written.
+    pub policy: Policy,
+    /// How many generations the repository keeps; all without it.
+    pub keep: Option<usize>,
+    /// Whether files that look unchanged since the last scan are read all the same.
+    pub read_all: bool,
+}
+
+/// What became of it.
+#[derive(Clone, Debug)]
+pub enum Outcome {
+    /// The image is the head already.
+    Unchanged(Publish),
+    /// There is a new head.
+    Published(Published),
+}
+
+/// Publishes the image, unless it is the head of its catalog already.
+pub fn publish(request: &Request, monitor: &dyn Monitor) -> Result<Outcome, PublishError> {
+    let root = Root::open(&request.images_dir.join(request.image.as_str())).map_err(ScanError::from)?;
+    let locked = Store::open(&request.repo, &request.image).lock()?;
+    let remembered = request.repo.join(".scan").join(request.image.as_str());
+    let cache = if request.read_all { Cache::default() } else { Cache::load(&remembered) };
+    let scan = scan::scan(&root, &cache, monitor)?;
+    let image = Image { manifest: scan.manifest(), content: &Tree(&root) };
+    let prepared = prepare(&locked, image, request.label.clone(), &request.policy, monitor)?;
+    scan.recheck(&root)?;
+    let made = DirBuilder::new().recursive(true).mode(0o700).create(request.repo.join(".scan"));
+    if let Err(e) = made.and_then(|()| scan.cache().save(&remembered)) {
+        monitor.warn(format!("the next scan will read every file: cannot write {}: {e}", remembered.display()));
+    }
+    let Some(prepared) = prepared else {
+        let catalog = locked.store().catalog()?;
+        let head = catalog.as_ref().map(|catalog| catalog.head().clone());
+        return head.map(Outcome::Unchanged).ok_or_else(|| PublishError::NothingPublished(request.image.clone()));
+    };
+    let published = prepared.commit()?;
+    if let Some(keep) = request.keep {
+        prune(&locked, keep, monitor)?;
+    }
+    Ok(Outcome::Published(published))
+}
