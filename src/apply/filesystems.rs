@@ -3,7 +3,6 @@
 
 use std::collections::BTreeMap;
 
-use crate::root::mounts::Mount;
 use crate::root::{Root, RootError};
 use crate::tree_path::TreePath;
 
@@ -21,10 +20,9 @@ pub struct Stages {
 }
 
 impl Filesystems {
-    /// The top, and the local filesystems among `mounts`.
-    pub fn new(mounts: &[Mount]) -> Self {
-        let local = mounts.iter().filter(|mount| mount.is_local()).map(|mount| mount.at.clone());
-        Filesystems { tops: std::iter::once(TreePath::root()).chain(local).collect() }
+    /// The top, and the local filesystems that are mounted at `below`, in tree order.
+    pub fn new(below: Vec<TreePath>) -> Self {
+        Filesystems { tops: std::iter::once(TreePath::root()).chain(below).collect() }
     }
 
     /// As a journal recorded them.

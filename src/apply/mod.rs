@@ -80,6 +80,8 @@ impl Untouched {
 pub const STAGE: &str = ".si-stage";
 /// The name of the directory that holds what was displaced.
 pub const UNDO: &str = ".si-undo";
+/// The name of the directory that a full sync is received in.
+pub const FULL: &str = ".si-full";
 
 /// A fixed name as a path; such names are good.
 fn name(text: &str) -> TreePath {

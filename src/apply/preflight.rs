@@ -65,6 +65,9 @@ pub fn check_paths(
             return refuse(&change.path, &format!("has to change and a {} is mounted on it", mount.kind));
         }
         if matches!(change.action, Action::RemoveDir) {
+            if let Some(mount) = mounts.iter().find(|mount| mount.at.is_below(&change.path)) {
+                return refuse(&mount.at, &format!("is mounted in {}, which has to go", root.show(&change.path)));
+            }
             continue;
         }
         if let Some(mount) = mounts.iter().find(|mount| mount.read_only && change.path.is_below(&mount.at)) {

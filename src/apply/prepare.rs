@@ -9,6 +9,7 @@ use crate::entry::{Entry, Mtime};
 use crate::filter::Filter;
 use crate::host::Drift;
 use crate::manifest::Manifest;
+use crate::root::mounts::Mount;
 use crate::root::{FileKind, Root, RootError, Stat};
 use crate::tree_path::TreePath;
 
@@ -34,6 +35,8 @@ pub struct Wanted<'a> {
     pub filter: &'a Filter,
     /// Where renames can happen.
     pub filesystems: &'a Filesystems,
+    /// What is mounted below the tree.
+    pub mounts: &'a [Mount],
     /// How deviations are looked for, and what happens to them.
     pub policy: Policy,
 }
@@ -242,7 +245,7 @@ pub fn prepare(wanted: &Wanted, live: &Live) -> Result<Transaction, Untouched> {
     let mut judged = judge_all(wanted, live)?;
     raise_parents(wanted, &mut judged);
     let mut transaction =
-        Transaction { untracked: live.whole.then(|| live.untracked.len() as u64), ..Default::default() };
+        Transaction { untracked: live.whole.then_some(live.untracked.len() as u64), ..Default::default() };
     for (entry, judged) in wanted.target.entries().iter().zip(&judged) {
         let words = || judged.difference.to_string();
         match judged.verdict {
@@ -309,10 +312,12 @@ fn judge(wanted: &Wanted, live: &Live, entry: &Entry, old: Option<&Entry>) -> Re
     {
         difference.content = live.digest(wanted.root, &entry.path)? != Some(digest);
     }
+    // What is mounted on a file hides it: a deviation, not drift; having to change it is refused later.
+    let hidden = !entry.is_dir() && unchanged && wanted.mounts.iter().any(|mount| mount.at == entry.path);
     let in_place = difference.only_time() && stat.is_some_and(|stat| stat.links == 1);
     let verdict = match () {
         () if !difference.any() => Verdict::Keep,
-        () if unchanged && wanted.policy.drift == Drift::Report => Verdict::Report,
+        () if hidden || (unchanged && wanted.policy.drift == Drift::Report) => Verdict::Report,
         () if entry.is_dir() && !difference.missing && !difference.kind => Verdict::Keep,
         () if in_place || (difference.only_time() && entry.group().is_some()) => Verdict::Times,
         () => Verdict::Replace,

@@ -4,14 +4,14 @@ use std::path::Path;
 
 use crate::report::Monitor;
 use crate::root::mounts::{self, Host, Mount};
-use crate::root::{Root, RootError};
+use crate::root::{FileKind, Root, RootError};
 use crate::state::{Lock, StateError};
 use crate::tree_path::TreePath;
 
 use super::filesystems::Filesystems;
 use super::journal::{self, JournalError};
 use super::roll_forward::{Applied, roll_forward};
-use super::{Interrupted, STAGE, UNDO, name};
+use super::{FULL, Interrupted, STAGE, UNDO, name};
 
 /// A tree that this run alone works on, in the state before or after a transaction, never in between.
 pub struct Session {
@@ -23,7 +23,7 @@ pub struct Session {
     pub mounts: Vec<Mount>,
     /// Where renames can happen.
     pub filesystems: Filesystems,
-    _lock: Lock,
+    _lock: Option<Lock>,
 }
 
 /// Why a tree cannot be worked on.
@@ -52,12 +52,29 @@ pub enum SessionError {
 impl Session {
     /// Takes the lock and finishes or drops what an interrupted run left; says what it finished.
     pub fn open(path: &Path, monitor: &dyn Monitor) -> Result<(Self, Option<Applied>), SessionError> {
+        let mut session = Session::look(path)?;
+        session._lock = Some(Lock::take(&session.root)?);
+        let finished = recover(&session.root, &session.filesystems, monitor)?;
+        Ok((session, finished))
+    }
+
+    /// Looks at a tree without the lock, for a run that changes nothing.
+    pub fn look(path: &Path) -> Result<Self, SessionError> {
         let root = Root::open(path)?;
         let (host, mounts) = mounts::read(root.shown()).map_err(SessionError::Mounts)?;
-        let lock = Lock::take(&root)?;
-        let filesystems = Filesystems::new(&mounts);
-        let finished = recover(&root, &filesystems, monitor)?;
-        Ok((Session { root, host, mounts, filesystems, _lock: lock }, finished))
+        let mut tops = Vec::new();
+        for mount in mounts.iter().filter(|mount| mount.is_local()) {
+            // A file that is mounted on is not a place for a stage.
+            if root.stat(&mount.at)?.is_some_and(|stat| stat.kind == FileKind::Directory) {
+                tops.push(mount.at.clone());
+            }
+        }
+        Ok(Session { root, host, mounts, filesystems: Filesystems::new(tops), _lock: None })
+    }
+
+    /// Directories that something foreign is mounted on: not the image's.
+    pub fn foreign(&self) -> impl Iterator<Item = TreePath> {
+        self.mounts.iter().filter(|mount| !mount.is_local()).map(|mount| mount.at.clone())
     }
 }
 
@@ -80,7 +97,7 @@ fn recover(root: &Root, present: &Filesystems, monitor: &dyn Monitor) -> Result<
     }
     // Without a journal nothing of a stage was ever visible.
     for top in present.tops() {
-        for part in [STAGE, UNDO] {
+        for part in [STAGE, UNDO, FULL] {
             if let Ok(path) = top.join(part.as_bytes()) {
                 root.remove_tree(&path)?;
             }

@@ -9,7 +9,7 @@ use std::sync::Mutex;
 use crate::digest::{Digest, Hasher};
 use crate::entry::{Entry, LeafKind, Node};
 use crate::report::{Event, Job, Monitor};
-use crate::root::{Labels, Root, RootError};
+use crate::root::{Labels, Rename, Root, RootError};
 
 use super::Untouched;
 use super::filesystems::{Filesystems, Stages};
@@ -103,6 +103,9 @@ impl<'a> Stage<'a> {
     pub fn fill(&self, digest: &Digest, content: &mut dyn Read) -> Result<(), FillError> {
         let Some(installs) = self.missing().get(digest).cloned() else { return Ok(()) };
         let Some((&first, others)) = installs.split_first() else { return Ok(()) };
+        if self.monitor.is_stopped() {
+            return Err(Untouched::Stopped.into());
+        }
         let first = &self.transaction.installs[first];
         let tree = self.tree(first)?;
         let file = tree.create_file(&first.place).map_err(Untouched::from_root)?;
@@ -133,6 +136,43 @@ impl<'a> Stage<'a> {
         Ok(())
     }
 
+    /// Takes the file at `path` in the tree `from`, on the root's filesystem, as the content `digest`;
+    /// false where it is not that.
+    pub fn take_over(&self, digest: &Digest, from: &Root, path: &TreePath) -> Result<bool, Untouched> {
+        let Some(installs) = self.missing().get(digest).cloned() else { return Ok(true) };
+        let Some((&first, others)) = installs.split_first() else { return Ok(true) };
+        let install = &self.transaction.installs[first];
+        if install.filesystem != 0 {
+            return match self.fill(digest, &mut from.open_file(path)?) {
+                Ok(()) => Ok(true),
+                Err(FillError::Untouched(error)) => Err(error),
+                Err(_) => Ok(false),
+            };
+        }
+        let file = match from.open_file(path) {
+            Err(e) if e.is_absent() => return Ok(false),
+            answer => answer?,
+        };
+        let read = Digest::of_reader(&file);
+        let found = read.map_err(|source| RootError { what: "read", path: from.show(path), source })?;
+        if found != (*digest, install.bytes()) {
+            return Ok(false);
+        }
+        from.rename(path, self.tree(install)?, &install.place, Rename::NoReplace)?;
+        self.dress(install, &file)?;
+        for &other in others {
+            self.duplicate(&self.transaction.installs[other], &file)?;
+        }
+        self.missing().remove(digest);
+        Ok(true)
+    }
+
+    /// The paths that are to hold `digest`, for messages.
+    pub fn paths_of(&self, digest: &Digest) -> Vec<TreePath> {
+        let of = |i: &&Install| matches!(i.make, Make::Content { digest: found, .. } if found == *digest);
+        self.transaction.installs.iter().filter(of).map(|install| install.entry.path.clone()).collect()
+    }
+
     /// The stage of the root's filesystem, for what is needed only on the way.
     pub fn scratch(&self) -> Result<&Root, Untouched> {
         self.stages.stage(0).ok_or_else(|| Untouched::Refused("the stage has gone".to_owned()))
@@ -140,9 +180,9 @@ impl<'a> Stage<'a> {
 
     /// Makes the hardlinks and settles staged directories, then makes everything durable.
     pub fn finish(self) -> Result<Staged<'a>, Untouched> {
-        let open: Vec<String> = self.wanted().keys().map(Digest::short).collect();
-        if !open.is_empty() {
-            return Err(Untouched::Refused(format!("{} contents were not staged", open.len())));
+        let open = self.wanted().len();
+        if open > 0 {
+            return Err(Untouched::Refused(format!("{open} contents were not staged")));
         }
         self.link().map_err(Untouched::from_root)?;
         for install in self.transaction.installs.iter().rev().filter(|i| i.entry.is_dir()) {

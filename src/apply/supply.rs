@@ -17,6 +17,7 @@ use crate::root::Root;
 use crate::tree_path::TreePath;
 
 use super::Untouched;
+use super::live::Live;
 use super::stage::{FillError, Stage, keep_aside, kept_aside};
 
 /// Contents up to this size are staged on all processors; larger ones pass through one buffer.
@@ -50,6 +51,15 @@ impl<'a> LiveContents<'a> {
             if let Some((_, digest)) = entry.file() {
                 by_digest.entry(digest).or_default().push(&entry.path);
             }
+        }
+        LiveContents { root, by_digest }
+    }
+
+    /// What was read on the tree in this run.
+    pub fn seen(root: &'a Root, live: &'a Live) -> Self {
+        let mut by_digest: HashMap<Digest, Vec<&TreePath>> = HashMap::new();
+        for (path, digest) in &live.digests {
+            by_digest.entry(*digest).or_default().push(path);
         }
         LiveContents { root, by_digest }
     }

@@ -1,2 +1,7 @@
-//! x
-fn main() {}
+//! Brings a node to the published state of its image.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    systemimager::cli::updateclient::main()
+}

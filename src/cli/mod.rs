@@ -1,4 +1,7 @@
-//! The edge: arguments, terminals, exit codes.
+//! The edge: command lines, exit codes, terminals. The only place that prints.
 
+pub mod json;
+pub mod signals;
 pub mod tardiff;
 pub mod terminal;
+pub mod updateclient;

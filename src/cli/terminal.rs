@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use indicatif::{HumanBytes, HumanCount, MultiProgress, ProgressBar, ProgressStyle};
 
+use super::signals;
 use crate::report::{Event, Job, Monitor};
 
 /// Writes to standard error.
@@ -77,9 +78,14 @@ impl Monitor for Terminal {
             }
             Event::Finished { job } => self.finish(job),
             Event::Note { text } if !self.quiet => self.say(&text),
-            Event::Note { .. } => {}
+            Event::Sealed => signals::seal(),
+            Event::Note { .. } | Event::Applied { .. } => {}
             Event::Warning { text } => self.say(&format!("warning: {text}")),
         }
+    }
+
+    fn is_stopped(&self) -> bool {
+        signals::is_stopped()
     }
 }
 

@@ -6,6 +6,11 @@ use serde::Serialize;
 pub trait Monitor: Sync {
     /// Takes note of `event`; may be called from several threads.
     fn event(&self, event: Event);
+
+    /// Whether the run was asked to stop; heeded until the seal.
+    fn is_stopped(&self) -> bool {
+        false
+    }
 }
 
 /// Something that happened.
@@ -30,6 +35,13 @@ pub enum Event {
     Finished {
         /// Which.
         job: Job,
+    },
+    /// The journal is durable: from here only forward.
+    Sealed,
+    /// The transaction is complete and recorded.
+    Applied {
+        /// From the first rename to the last, in milliseconds.
+        mixed_ms: u64,
     },
     /// Something that the administrator wants to know.
     Note {

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use crate::digest::Digest;
 use crate::generation::GenerationId;
 use crate::image::ImageName;
-use crate::manifest::{Manifest, ManifestError, parse_path, path_text};
+use crate::manifest::{MAX_TEXT, Manifest, ManifestError, parse_path, path_text};
 use crate::root::{Root, RootError};
 use crate::tree_path::TreePath;
 
@@ -24,8 +24,6 @@ pub use lock::Lock;
 pub const DIRECTORY: &str = "var/lib/systemimager/client";
 /// The file that the old client left behind, and that other tools read.
 pub const LAST_SYNCED: &str = "etc/systemimager/IMAGE_LAST_SYNCED_TO";
-/// The text of a recorded manifest may not be larger: about ten million entries.
-pub const MAX_MANIFEST: u64 = 4 << 30;
 /// A state file larger than this is not ours: a million deviations take less.
 const MAX_STATE: u64 = 256 << 20;
 /// The format that this program reads and writes.
@@ -171,7 +169,7 @@ pub fn load_manifest(root: &Root, generation: GenerationId) -> Result<Option<Man
         Err(e) if e.is_absent() => return Ok(None),
         answer => answer?,
     };
-    let manifest: Result<Manifest, ManifestError> = Manifest::read_zstd(file, MAX_MANIFEST);
+    let manifest: Result<Manifest, ManifestError> = Manifest::read_zstd(file, MAX_TEXT);
     Ok(manifest.ok().filter(|manifest| manifest.id() == generation))
 }
 

@@ -1,0 +1,109 @@
+//! Recognising a tree: which published generation is it, and where does it differ?
+//!
+//! A node that was installed by other means has no recorded generation, and no real node equals one
+//! exactly. Each file is read at most once, whatever the number of generations.
+
+use std::collections::{BTreeMap, HashSet};
+
+use crate::apply::Untouched;
+use crate::apply::compare::Difference;
+use crate::apply::live::Live;
+use crate::catalog::{Catalog, Publish};
+use crate::fetch::FetchError;
+use crate::manifest::{MAX_TEXT, Manifest, path_text};
+use crate::root::RootError;
+use crate::tree_path::TreePath;
+
+use super::base::Base;
+use super::{Run, UpdateError};
+
+/// So many generations are compared, the newest first: each takes a manifest's transfer and memory.
+const MOST: usize = 12;
+/// A compressed manifest larger than this is not fetched: ten million entries take less.
+const MAX_STORED: u64 = 1 << 30;
+
+impl Run<'_> {
+    /// The published generation from which the tree deviates least; `None` where it deviates too much
+    /// from all of them.
+    pub(super) fn adopt(&self, catalog: &Catalog) -> Result<Option<Base>, UpdateError> {
+        self.monitor.note("no usable generation is recorded: comparing the tree with the published manifests");
+        let mut candidates: Vec<(&Publish, Manifest)> = Vec::new();
+        for publish in catalog.publishes.iter().rev() {
+            if candidates.len() < MOST && candidates.iter().all(|(known, _)| known.generation != publish.generation) {
+                candidates.push((publish, self.manifest(publish)?));
+            }
+        }
+        let filtered: Vec<Manifest> = candidates.iter().map(|(_, manifest)| self.filtered(manifest)).collect();
+        let mut tracked: Vec<&TreePath> = filtered.iter().flat_map(|m| m.entries()).map(|e| &e.path).collect();
+        tracked.sort_unstable();
+        tracked.dedup();
+        let root = &self.session.root;
+        let mut live = Live::walk(root, &tracked, &self.filter, self.monitor).map_err(Untouched::from)?;
+        live.read_contents(root, filtered.iter().flat_map(|m| m.entries()), self.monitor).map_err(Untouched::from)?;
+        let mut best: Option<(usize, BTreeMap<TreePath, Difference>)> = None;
+        for (index, manifest) in filtered.iter().enumerate() {
+            let found = self.differences(manifest, &live).map_err(Untouched::from)?;
+            if best.as_ref().is_none_or(|(_, fewest)| found.len() < fewest.len()) {
+                best = Some((index, found));
+            }
+        }
+        let Some((index, found)) = best else { return Ok(None) };
+        let (publish, entries) = (candidates[index].0, filtered[index].len());
+        let share = found.len() as f64 / entries.max(1) as f64;
+        let told =
+            format!("{} of {entries} entries differ from generation {}", found.len(), publish.generation.short());
+        if share > self.request.adopt_share {
+            self.monitor.note(format!("the tree resembles no published generation: {told}"));
+            return Ok(None);
+        }
+        self.monitor.note(format!("the tree is taken for generation {}: {told}", publish.generation.short()));
+        let (publish, manifest) = candidates.swap_remove(index);
+        Ok(Some(Base {
+            manifest,
+            deviations: found.iter().map(|(path, what)| (path_text(path), what.to_string())).collect(),
+            deviating: found.into_keys().collect::<HashSet<_>>(),
+            serial: publish.serial,
+            published: true,
+            same_filter: true,
+            adopted: true,
+            stored: false,
+        }))
+    }
+
+    /// The manifest of a publish, from the repository.
+    pub(super) fn manifest(&self, publish: &Publish) -> Result<Manifest, UpdateError> {
+        let stored = self.repository.small(&publish.manifest, MAX_STORED)?;
+        let corrupt = |why: String| {
+            use crate::fetch::{FetchErrorKind, Side};
+            FetchError::new(FetchErrorKind::Corrupt, Side::Server, publish.manifest.file.as_str(), why)
+        };
+        let manifest = Manifest::read_zstd(stored.as_slice(), MAX_TEXT).map_err(|e| corrupt(e.to_string()))?;
+        if manifest.id() != publish.generation {
+            return Err(corrupt("it is not the manifest of the generation that names it".to_owned()).into());
+        }
+        Ok(manifest)
+    }
+
+    /// What is left of a manifest under the filter.
+    pub(super) fn filtered(&self, manifest: &Manifest) -> Manifest {
+        let mut cursor = self.filter.cursor();
+        manifest.filtered(|entry| cursor.excludes(&entry.path, entry.is_dir()).is_none())
+    }
+
+    fn differences(&self, manifest: &Manifest, live: &Live) -> Result<BTreeMap<TreePath, Difference>, RootError> {
+        let root = &self.session.root;
+        let mut found = BTreeMap::new();
+        for entry in manifest.entries() {
+            let mut difference = Difference::quick(entry, live.get(&entry.path)).and_read(root, entry)?;
+            if let (false, Some((_, digest))) =
+                (difference.missing || difference.kind || difference.content, entry.file())
+            {
+                difference.content = live.digest(root, &entry.path)? != Some(digest);
+            }
+            if difference.any() {
+                found.insert(entry.path.clone(), difference);
+            }
+        }
+        Ok(found)
+    }
+}

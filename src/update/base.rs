@@ -1,0 +1,111 @@
+//! What the node is: recorded, recognised, or unknown.
+
+use std::collections::{BTreeMap, HashSet};
+
+use crate::apply::Untouched;
+use crate::catalog::Catalog;
+use crate::manifest::Manifest;
+use crate::state::{self, SeenCatalog, State};
+use crate::tree_path::TreePath;
+
+use super::{Outcome, Report, Run, UpdateError};
+
+/// The generation that a node is at, but for deviations.
+pub(super) struct Base {
+    /// Everything that the generation has, excluded paths too.
+    pub manifest: Manifest,
+    /// Tracked paths known not to match.
+    pub deviating: HashSet<TreePath>,
+    /// The deviations in words.
+    pub deviations: BTreeMap<String, String>,
+    /// The serial of the publish.
+    pub serial: u64,
+    /// Whether the catalog lists the generation.
+    pub published: bool,
+    /// Whether the filter is the one under which this was recorded.
+    pub same_filter: bool,
+    /// Whether this was found out in this very run.
+    pub adopted: bool,
+    /// Whether the manifest is recorded on this node.
+    pub stored: bool,
+}
+
+impl Run<'_> {
+    /// What is recorded; where nothing is, or nothing that is published, the generation that the tree
+    /// resembles; `None` where it resembles none.
+    pub(super) fn base(&self, catalog: &Catalog, state: Option<State>) -> Result<Option<Base>, UpdateError> {
+        let recorded = match &state {
+            Some(state) => self.recorded(catalog, state)?,
+            None => None,
+        };
+        if self.request.adopt_only || recorded.as_ref().is_none_or(|base| !base.published) {
+            let recognised = self.adopt(catalog)?;
+            return Ok(recognised.or(recorded));
+        }
+        Ok(recorded)
+    }
+
+    fn recorded(&self, catalog: &Catalog, state: &State) -> Result<Option<Base>, UpdateError> {
+        let root = &self.session.root;
+        let (manifest, stored) = match state::load_manifest(root, state.generation)? {
+            Some(manifest) => (manifest, true),
+            None => {
+                self.monitor.warn("the manifest of the recorded generation is lost or damaged");
+                let Some(publish) = catalog.publish_of(state.generation) else { return Ok(None) };
+                (self.manifest(publish)?, false)
+            }
+        };
+        Ok(Some(Base {
+            manifest,
+            deviating: state.deviating().collect(),
+            deviations: state.deviations.clone(),
+            serial: state.serial,
+            published: catalog.publish_of(state.generation).is_some(),
+            same_filter: state.filter == self.filter.digest(),
+            adopted: false,
+            stored,
+        }))
+    }
+
+    /// Ends a run that was only to find out which generation the tree is.
+    pub(super) fn adopted(&self, base: Option<Base>, seen: SeenCatalog) -> Result<Report, UpdateError> {
+        let Some(base) = base.filter(|base| base.adopted) else {
+            let share = self.request.adopt_share * 100.0;
+            let why = format!(
+                "the tree resembles no published generation: more than {share:.0} % of the entries differ in each"
+            );
+            return Err(Untouched::Refused(why).into());
+        };
+        if !self.request.dry_run {
+            self.record(&base, &seen)?;
+        }
+        Ok(Report {
+            outcome: Outcome::Adopted,
+            generation: base.manifest.id(),
+            serial: base.serial,
+            way: "the tree was compared with the published manifests".to_owned(),
+            items: Vec::new(),
+            bytes: 0,
+            mixed: None,
+            repaired: BTreeMap::new(),
+            deviations: base.deviations,
+            displaced: Vec::new(),
+            untracked: None,
+        })
+    }
+
+    /// Records what was found out, so that it need not be found out again.
+    pub(super) fn record(&self, base: &Base, seen: &SeenCatalog) -> Result<(), UpdateError> {
+        let root = &self.session.root;
+        let home = root.identity().map_err(Untouched::from)?;
+        let image = self.request.image.clone();
+        let mut state = State::new(image, base.serial, base.manifest.id(), self.filter.digest(), home);
+        // The etag belongs to the head: it may only be recorded with that, and without deviations.
+        state.catalog = Some(SeenCatalog { etag: None, ..seen.clone() });
+        state.deviations = base.deviations.clone();
+        let mut manifest = Vec::new();
+        // Writing to memory does not fail.
+        let _ = base.manifest.write_zstd(&mut manifest, super::converge::RECORDED_LEVEL);
+        Ok(state::save(root, &state, Some(&manifest))?)
+    }
+}

@@ -1,0 +1,250 @@
+//! The part that every way has in common: look, decide, check, stage, seal, go forward, record.
+
+use crate::apply::live::Live;
+use crate::apply::prepare::{self, Depth, Policy, Transaction, Untracked, Wanted};
+use crate::apply::roll_forward::roll_forward;
+use crate::apply::stage::Stage;
+use crate::apply::{Untouched, preflight};
+use crate::catalog::Catalog;
+use crate::host::Drift;
+use crate::manifest::{Manifest, path_text};
+use crate::report::Event;
+use crate::state::{self, SeenCatalog, State};
+use crate::tree_path::TreePath;
+
+use super::base::Base;
+use super::{Check, Outcome, Report, Run, UpdateError};
+
+/// Recorded manifests are compressed fast: they are written with every update and read with the next.
+pub(super) const RECORDED_LEVEL: i32 = 1;
+
+/// One way from what the node is to the head.
+pub(super) struct Converge<'a> {
+    pub run: &'a Run<'a>,
+    pub catalog: &'a Catalog,
+    pub seen: &'a SeenCatalog,
+    pub base: Option<&'a Base>,
+}
+
+/// What the tree is to become.
+pub(super) struct Goal {
+    /// Everything that the generation has.
+    pub whole: Manifest,
+    /// What of it the image decides about here.
+    pub target: Manifest,
+    /// Likewise of what is recorded.
+    pub base: Option<Manifest>,
+    /// How closely the tree is looked at.
+    pub policy: Policy,
+    /// Paths that go and have a replacement elsewhere.
+    pub renamed: usize,
+    /// For people: the way and why.
+    pub way: String,
+}
+
+impl Converge<'_> {
+    /// A goal with the policy of the request.
+    pub(super) fn goal(&self, whole: Manifest, way: String) -> Goal {
+        let request = self.run.request;
+        let same_filter = self.base.is_none_or(|base| base.same_filter);
+        let depth = match request.check {
+            Check::Content => Depth::Content,
+            // What another filter covered is not known to match; what is to be purged has to be found.
+            Check::Touched if same_filter && !request.purge_untracked => Depth::Touched,
+            Check::Touched | Check::Update | Check::Stat => Depth::Stat,
+        };
+        let untracked = if request.purge_untracked { Untracked::Remove } else { Untracked::Keep };
+        Goal {
+            target: self.run.filtered(&whole),
+            base: self.base.map(|base| self.run.filtered(&base.manifest)),
+            whole,
+            policy: Policy { depth, drift: request.drift, untracked },
+            renamed: 0,
+            way,
+        }
+    }
+
+    /// Looks at the tree as closely as the goal asks for.
+    pub(super) fn look(&self, goal: &Goal) -> Result<Live, UpdateError> {
+        let root = &self.run.session.root;
+        let looked = match (&goal.base, goal.policy.depth) {
+            (Some(base), Depth::Touched) => {
+                let recorded = self.base.map(|base| &base.deviating).cloned().unwrap_or_default();
+                Live::look(root, &prepare::touched(base, &goal.target, &recorded))
+            }
+            _ => {
+                let old = goal.base.as_ref().map(|base| base.entries()).unwrap_or_default();
+                let mut tracked: Vec<&TreePath> = goal.target.entries().iter().chain(old).map(|e| &e.path).collect();
+                tracked.sort_unstable();
+                tracked.dedup();
+                Live::walk(root, &tracked, &self.run.filter, self.run.monitor)
+            }
+        };
+        let mut live = looked.map_err(Untouched::from)?;
+        if goal.policy.depth == Depth::Content {
+            live.read_contents(root, goal.target.entries().iter(), self.run.monitor).map_err(Untouched::from)?;
+        }
+        Ok(live)
+    }
+
+    /// Decides what has to happen, and refuses what cannot end well.
+    pub(super) fn prepare(&self, goal: &Goal, live: &Live) -> Result<Transaction, UpdateError> {
+        let session = &self.run.session;
+        let none = Default::default();
+        let wanted = Wanted {
+            root: &session.root,
+            base: goal.base.as_ref(),
+            target: &goal.target,
+            recorded: self.base.map_or(&none, |base| &base.deviating),
+            filter: &self.run.filter,
+            filesystems: &session.filesystems,
+            mounts: &session.mounts,
+            policy: goal.policy,
+        };
+        let transaction = prepare::prepare(&wanted, live)?;
+        if !self.run.request.dry_run {
+            preflight::check_budget(&transaction, goal.target.len(), goal.renamed, self.run.request.max_delete)?;
+            preflight::check_paths(&session.root, &transaction, &session.filesystems, &session.mounts)?;
+            preflight::check_room(&session.root, &transaction, &session.filesystems)?;
+        }
+        Ok(transaction)
+    }
+
+    /// Makes the transaction: `fill` hands in the content.
+    pub(super) fn commit<E: From<UpdateError>>(
+        &self,
+        goal: &Goal,
+        transaction: &Transaction,
+        fill: impl FnOnce(&Stage) -> Result<(), E>,
+    ) -> Result<Report, E> {
+        if transaction.is_empty() {
+            return Ok(self.record_only(goal, transaction)?);
+        }
+        let made = self.make(goal, transaction, fill);
+        if let Err(Failure::Before(_)) = &made {
+            // Nothing is left behind; where even that fails, the next run tidies up.
+            let session = &self.run.session;
+            let _ = session.filesystems.remove_stages(&session.root);
+        }
+        made.map_err(|failure| match failure {
+            Failure::Before(error) => error,
+            Failure::After(error) => E::from(error),
+        })
+    }
+
+    fn make<E: From<UpdateError>>(
+        &self,
+        goal: &Goal,
+        transaction: &Transaction,
+        fill: impl FnOnce(&Stage) -> Result<(), E>,
+    ) -> Result<Report, Failure<E>> {
+        let before = |error: Untouched| Failure::Before(E::from(UpdateError::from(error)));
+        let (session, monitor) = (&self.run.session, self.run.monitor);
+        let stage = Stage::create(&session.root, &session.filesystems, transaction, monitor).map_err(before)?;
+        fill(&stage).map_err(Failure::Before)?;
+        let staged = stage.finish().map_err(before)?;
+        let state = self.state(goal, transaction).map_err(|e| Failure::Before(E::from(e)))?;
+        let text = state.to_toml().map_err(|e| before(e.into()))?;
+        if monitor.is_stopped() {
+            return Err(before(Untouched::Stopped));
+        }
+        let sealed = staged.seal(text, self.manifest_to_record(goal)).map_err(before)?;
+        monitor.event(Event::Sealed);
+        let applied = roll_forward(&session.root, sealed.journal(), monitor)
+            .map_err(|interrupted| Failure::After(UpdateError::Interrupted(interrupted)))?;
+        monitor.event(Event::Applied { mixed_ms: applied.mixed.as_millis() as u64 });
+        for path in &applied.kept {
+            monitor.warn(format!("{} stays, since something untracked sits in it", session.root.show(path)));
+        }
+        let mut report = self.report(goal, transaction, Outcome::Updated);
+        report.mixed = Some(applied.mixed);
+        report.deviations = applied.state.deviations;
+        Ok(report)
+    }
+
+    /// The tree is as it should be: only what is known of it changes.
+    fn record_only(&self, goal: &Goal, transaction: &Transaction) -> Result<Report, UpdateError> {
+        if !self.run.request.dry_run {
+            let state = self.state(goal, transaction)?;
+            state::save(&self.run.session.root, &state, self.manifest_to_record(goal).as_deref())?;
+        }
+        Ok(self.report(goal, transaction, Outcome::UpToDate))
+    }
+
+    /// What a dry run, or a finished one, tells.
+    pub(super) fn report(&self, goal: &Goal, transaction: &Transaction, outcome: Outcome) -> Report {
+        let deviations = transaction.deviations.iter().map(|(path, what)| (path_text(path), what.clone()));
+        Report {
+            outcome,
+            generation: goal.whole.id(),
+            serial: self.catalog.head().serial,
+            way: goal.way.clone(),
+            items: transaction.items.clone(),
+            bytes: transaction.bytes(),
+            mixed: None,
+            repaired: transaction.repaired.clone(),
+            deviations: deviations.collect(),
+            displaced: transaction.displaced.clone(),
+            untracked: transaction.untracked,
+        }
+    }
+
+    fn state(&self, goal: &Goal, transaction: &Transaction) -> Result<State, UpdateError> {
+        let run = self.run;
+        let home = run.session.root.identity().map_err(Untouched::from)?;
+        let head = self.catalog.head();
+        let filter = run.filter.digest();
+        let mut state = State::new(run.request.image.clone(), head.serial, goal.whole.id(), filter, home);
+        state.untracked = transaction.untracked;
+        state.catalog = Some(self.seen.clone());
+        for (path, what) in &transaction.deviations {
+            state.deviate(path, what.clone());
+        }
+        Ok(state)
+    }
+
+    fn manifest_to_record(&self, goal: &Goal) -> Option<Vec<u8>> {
+        if self.base.is_some_and(|base| base.stored && base.manifest.id() == goal.whole.id()) {
+            return None;
+        }
+        let mut bytes = Vec::new();
+        // Writing to memory does not fail.
+        let _ = goal.whole.write_zstd(&mut bytes, RECORDED_LEVEL);
+        Some(bytes)
+    }
+
+    /// The node is at the head: only what deviates, if that is asked for, needs work.
+    pub(super) fn to_what_it_is(&self) -> Result<Report, UpdateError> {
+        let Some(base) = self.base else {
+            return Err(UpdateError::Usage("there is nothing to compare with".to_owned()));
+        };
+        let request = self.run.request;
+        let looks = matches!(request.check, Check::Stat | Check::Content) || request.purge_untracked;
+        let repairs = base.adopted && request.drift == Drift::Repair && !base.deviating.is_empty();
+        let way = "the node is at the head of the catalog".to_owned();
+        let goal = self.goal(base.manifest.clone(), way);
+        if !looks && !repairs && base.same_filter {
+            let mut known = Transaction::default();
+            known.deviations.extend(base.deviating.iter().map(|path| {
+                let what = base.deviations.get(&path_text(path)).cloned().unwrap_or_default();
+                (path.clone(), what)
+            }));
+            return self.record_only(&goal, &known);
+        }
+        let live = self.look(&goal)?;
+        let transaction = self.prepare(&goal, &live)?;
+        if request.dry_run {
+            return Ok(self.report(&goal, &transaction, Outcome::WouldUpdate));
+        }
+        match self.commit(&goal, &transaction, |stage| self.fill_from_anywhere(stage)) {
+            Ok(report) => Ok(report),
+            Err(super::chain::Stopped::Failed(error)) => Err(error),
+            Err(super::chain::Stopped::Incomplete(why)) => self.by_full_sync(&why),
+        }
+    }
+}
+
+enum Failure<E> {
+    Before(E),
+    After(UpdateError),
+}

@@ -1,0 +1,196 @@
+//! Brings a node to the head of its image: the whole of `si_updateclient --diff`.
+//!
+//! Read from [`run`] on: the session, the quick answer of the catalog, what the node is, the plan, and
+//! then either the diffs of a chain or a full sync, both as one transaction.
+
+mod adopt;
+mod base;
+mod chain;
+mod converge;
+mod full;
+mod outcome;
+mod request;
+
+use std::collections::HashSet;
+
+use crate::apply::session::{self, Session};
+use crate::apply::{Untouched, preflight};
+use crate::catalog::{Catalog, RepoPath};
+use crate::fetch::{CatalogAnswer, Repository, Spool};
+use crate::filter::Filter;
+use crate::plan::{self, Plan, Why};
+use crate::report::Monitor;
+use crate::state::{self, SeenCatalog, State};
+
+use converge::Converge;
+pub use outcome::{Outcome, Report, Status, UpdateError};
+pub use request::{Check, Request};
+
+/// What every step of a run needs.
+struct Run<'a> {
+    request: &'a Request,
+    session: Session,
+    filter: Filter,
+    repository: Repository,
+    monitor: &'a dyn Monitor,
+}
+
+/// Does what `request` says, and tells what was done.
+pub fn run(request: &Request, monitor: &dyn Monitor) -> Result<Report, UpdateError> {
+    let session = open_session(request, monitor)?;
+    let filter = filter_of(request, &session)?;
+    let state = known_state(request, &session, monitor)?;
+    let spool = spool_of(request, &session)?;
+    let repository = Repository::open(&request.repo, &request.image, &request.fetch, spool)?;
+    let run = Run { request, session, filter, repository, monitor };
+    let known = state.as_ref().filter(|state| run.may_ask_quickly(state));
+    let etag = known.and_then(|state| state.catalog.as_ref()?.etag.as_deref());
+    let (bytes, etag) = match run.repository.catalog(etag)? {
+        CatalogAnswer::NotModified => {
+            let state = known
+                .ok_or_else(|| UpdateError::Trust("the server answers a question that was not asked".to_owned()))?;
+            return Ok(Report::up_to_date(state));
+        }
+        CatalogAnswer::Fetched { bytes, etag } => (bytes, etag),
+    };
+    let catalog = Catalog::parse(&bytes, &request.image).map_err(|e| UpdateError::Trust(e.to_string()))?;
+    run.check_catalog(&catalog, state.as_ref())?;
+    let seen = SeenCatalog { repo: request.repo.to_string(), serial: catalog.serial, etag };
+    run.follow(&catalog, seen, state)
+}
+
+/// What is recorded of the tree; changes nothing.
+pub fn status(root: &std::path::Path) -> Result<Status, UpdateError> {
+    let root = crate::root::Root::open(root).map_err(Untouched::from)?;
+    let interrupted = session::is_interrupted(&root).map_err(Untouched::from)?;
+    let found = state::load(&root).map_err(Untouched::from)?;
+    Ok(Status { interrupted, found })
+}
+
+/// Finishes an interrupted update, if there is one, and does nothing else.
+pub fn recover(root: &std::path::Path, monitor: &dyn Monitor) -> Result<(), UpdateError> {
+    let (session, finished) = Session::open(root, monitor)?;
+    let place = session.root.shown().display();
+    match finished {
+        Some(applied) => monitor.note(format!("{place} is at generation {}", applied.state.generation.short())),
+        None => monitor.note(format!("no update of {place} was interrupted")),
+    }
+    Ok(())
+}
+
+impl Run<'_> {
+    /// From a verified catalog on.
+    fn follow(&self, catalog: &Catalog, seen: SeenCatalog, state: Option<State>) -> Result<Report, UpdateError> {
+        let base = self.base(catalog, state)?;
+        if self.request.adopt_only {
+            return self.adopted(base, seen);
+        }
+        let mut broken: HashSet<RepoPath> = HashSet::new();
+        loop {
+            let installed = base.as_ref().filter(|base| base.published).map(|base| base.manifest.id());
+            let plan = match (plan::choose(installed, catalog, &broken), &base) {
+                (Plan::Full(Why::NotRecorded), Some(base)) => Plan::Full(Why::UnknownGeneration(base.manifest.id())),
+                (plan, _) => plan,
+            };
+            let converge = Converge { run: self, catalog, seen: &seen, base: base.as_ref() };
+            match plan {
+                Plan::Nothing => return converge.to_what_it_is(),
+                Plan::Diffs(chain) => match converge.by_diffs(&chain)? {
+                    chain::Followed::Done(report) => return Ok(*report),
+                    chain::Followed::Broken(file) => drop(broken.insert(file)),
+                    chain::Followed::Incomplete(why) => return converge.by_full_sync(&why),
+                },
+                Plan::Full(why) => return converge.by_full_sync(&why),
+            }
+        }
+    }
+
+    /// Whether the catalog alone settles that nothing is to be done.
+    fn may_ask_quickly(&self, state: &State) -> bool {
+        let seen = state.catalog.as_ref().is_some_and(|seen| seen.repo == self.request.repo.to_string());
+        let looks = matches!(self.request.check, Check::Stat | Check::Content);
+        seen && !looks
+            && !self.request.adopt_only
+            && !self.request.purge_untracked
+            && state.filter == self.filter.digest()
+    }
+
+    fn check_catalog(&self, catalog: &Catalog, state: Option<&State>) -> Result<(), UpdateError> {
+        let newest = state.and_then(|state| state.catalog.as_ref()).map_or(0, |seen| seen.serial);
+        if catalog.serial < newest && !self.request.allow_downgrade {
+            let older = catalog.serial;
+            return Err(UpdateError::Trust(format!(
+                "the server offers serial {older} of {} and this node has seen {newest}; --allow-downgrade accepts the older one",
+                catalog.image
+            )));
+        }
+        let now = jiff::Timestamp::now();
+        if let Some(expires) = catalog.expires.filter(|expires| *expires < now) {
+            return Err(UpdateError::Trust(format!(
+                "the catalog expired at {expires}; the server does not get new ones"
+            )));
+        }
+        if now < catalog.published {
+            self.monitor
+                .warn(format!("this node's clock says {now}, before the catalog was written; expiry cannot be judged"));
+        }
+        self.monitor.note("the catalog is not signed: who controls the server or the network controls this node");
+        Ok(())
+    }
+}
+
+fn open_session(request: &Request, monitor: &dyn Monitor) -> Result<Session, UpdateError> {
+    if request.dry_run {
+        let session = Session::look(&request.root)?;
+        if session::is_interrupted(&session.root).map_err(Untouched::from)? {
+            let why = "an interrupted update waits to be finished; run without --dry-run first";
+            return Err(Untouched::Refused(why.to_owned()).into());
+        }
+        return Ok(session);
+    }
+    // A read-only tree is refused in these words, and not by the lock that cannot be made.
+    let before = Session::look(&request.root)?;
+    let shown = before.root.show(&crate::tree_path::TreePath::root());
+    preflight::check_host(before.host.as_ref(), &shown, &request.allow_root_fs)?;
+    let (session, finished) = Session::open(&request.root, monitor)?;
+    if let Some(applied) = finished {
+        let id = applied.state.generation.short();
+        monitor.note(format!("the interrupted update was finished: the tree is at generation {id}"));
+    }
+    Ok(session)
+}
+
+fn filter_of(request: &Request, session: &Session) -> Result<Filter, UpdateError> {
+    let builder = Filter::builder()
+        .mount_points(session.filesystems.tops().iter().filter(|top| !top.is_root()).cloned())
+        .foreign_mounts(session.foreign());
+    let (name, rules) = &request.excludes;
+    let builder = builder.exclude_file(name, rules).map_err(|e| UpdateError::Usage(e.to_string()))?;
+    Ok(builder.build())
+}
+
+/// The recorded state, if it is of this tree and of the wanted image.
+fn known_state(request: &Request, session: &Session, monitor: &dyn Monitor) -> Result<Option<State>, UpdateError> {
+    match state::load(&session.root).map_err(Untouched::from)? {
+        state::Found::Nothing => Ok(None),
+        state::Found::SetAside(why) => {
+            monitor.warn(format!("{why}; it is not used"));
+            Ok(None)
+        }
+        state::Found::State(state) if state.image != request.image => {
+            monitor.note(format!("this node followed image {} and is to follow {}", state.image, request.image));
+            Ok(None)
+        }
+        state::Found::State(state) => Ok(Some(*state)),
+    }
+}
+
+fn spool_of(request: &Request, session: &Session) -> Result<Option<Spool>, UpdateError> {
+    if request.dry_run {
+        return Ok(None);
+    }
+    let place = state::place("spool");
+    session.root.create_dirs(&place).map_err(Untouched::from_root)?;
+    let directory = session.root.below(&place).and_then(|tree| tree.duplicate()).map_err(Untouched::from)?;
+    Ok(Some(Spool::open(directory, request.spool_limit)?))
+}

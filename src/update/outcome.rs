@@ -1,0 +1,145 @@
+//! How a run ended.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use crate::apply::prepare::Item;
+use crate::apply::session::SessionError;
+use crate::apply::{Interrupted, Untouched};
+use crate::fetch::FetchError;
+use crate::generation::GenerationId;
+use crate::state::{Found, State, StateError};
+use crate::tree_path::TreePath;
+
+/// What a run did.
+#[derive(Debug)]
+pub struct Report {
+    /// In one word.
+    pub outcome: Outcome,
+    /// The generation that the node is at, or would be.
+    pub generation: GenerationId,
+    /// The serial of its publish.
+    pub serial: u64,
+    /// The way that was taken and why, for people.
+    pub way: String,
+    /// What happened, or would happen, to each path.
+    pub items: Vec<Item>,
+    /// Bytes of new content.
+    pub bytes: u64,
+    /// From the first rename to the last.
+    pub mixed: Option<Duration>,
+    /// Tracked paths that deviated and are the image's again.
+    pub repaired: BTreeMap<TreePath, String>,
+    /// Tracked paths that deviate and stay so.
+    pub deviations: BTreeMap<String, String>,
+    /// Untracked paths that went along with a directory that became something else.
+    pub displaced: Vec<TreePath>,
+    /// Untracked paths that stay, where they were counted.
+    pub untracked: Option<u64>,
+}
+
+/// What a run did, in one word.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// There was nothing to do.
+    UpToDate,
+    /// The tree was changed.
+    Updated,
+    /// A dry run: it would be changed.
+    WouldUpdate,
+    /// The tree was recognised and recorded.
+    Adopted,
+}
+
+/// What is recorded of a tree.
+#[derive(Debug)]
+pub struct Status {
+    /// Whether an interrupted update waits to be finished.
+    pub interrupted: bool,
+    /// The state.
+    pub found: Found,
+}
+
+/// Why a run did not do what it was asked to. But for [`UpdateError::Interrupted`] the tree is as it was.
+#[derive(Debug, thiserror::Error)]
+pub enum UpdateError {
+    /// The request makes no sense.
+    #[error("{0}")]
+    Usage(String),
+    /// What the server offers is not to be trusted.
+    #[error("the server is not trusted: {0}; nothing was changed")]
+    Trust(String),
+    /// Something could not be fetched.
+    #[error("{0}; nothing was changed")]
+    Fetch(#[from] FetchError),
+    /// Another run works on the tree.
+    #[error("{0}")]
+    Locked(String),
+    /// This node does not take the change.
+    #[error("{0}; nothing was changed")]
+    Node(Untouched),
+    /// More would be deleted than is allowed.
+    #[error("{0}\nnothing was changed")]
+    Budget(String),
+    /// The run was asked to stop, and did so before the seal.
+    #[error("stopped on request; nothing was changed")]
+    Stopped,
+    /// Only a full sync would help, and there is none.
+    #[error("{0}; nothing was changed")]
+    NoFullSync(String),
+    /// The tree is between two generations.
+    #[error(transparent)]
+    Interrupted(#[from] Interrupted),
+}
+
+impl Report {
+    /// Nothing was to be done for a node in this `state`.
+    pub(super) fn up_to_date(state: &State) -> Self {
+        Report {
+            outcome: Outcome::UpToDate,
+            generation: state.generation,
+            serial: state.serial,
+            way: "the recorded generation is the head of the catalog".to_owned(),
+            items: Vec::new(),
+            bytes: 0,
+            mixed: None,
+            repaired: BTreeMap::new(),
+            deviations: state.deviations.clone(),
+            displaced: Vec::new(),
+            untracked: state.untracked,
+        }
+    }
+}
+
+impl From<Untouched> for UpdateError {
+    fn from(error: Untouched) -> Self {
+        match error {
+            Untouched::State(error) => error.into(),
+            Untouched::Budget(text) => UpdateError::Budget(text),
+            Untouched::Stopped => UpdateError::Stopped,
+            error => UpdateError::Node(error),
+        }
+    }
+}
+
+impl From<StateError> for UpdateError {
+    fn from(error: StateError) -> Self {
+        match error {
+            StateError::Locked(_) => UpdateError::Locked(error.to_string()),
+            error => UpdateError::Node(Untouched::State(error)),
+        }
+    }
+}
+
+impl From<SessionError> for UpdateError {
+    fn from(error: SessionError) -> Self {
+        match error {
+            SessionError::Root(error) => Untouched::from_root(error).into(),
+            SessionError::State(error) => error.into(),
+            SessionError::Interrupted(error) => UpdateError::Interrupted(error),
+            SessionError::Mounts(_) => UpdateError::Node(Untouched::Refused(error.to_string())),
+            // The journal is still there: the tree is between two generations until it is followed.
+            error => UpdateError::Interrupted(Interrupted(error.to_string())),
+        }
+    }
+}
