@@ -6,8 +6,8 @@ use std::io::{self, BufReader, BufWriter, Read, Seek, SeekFrom, Write};
 
 use super::sources::{Nowhere, Spooled};
 use super::store::failed;
-use super::{Image, Locked, MAX_DELTAS, Policy, PublishError, Reach, archive_name, policy};
-use crate::catalog::{Archive, ArchiveKind, Catalog, FileRef, Publish};
+use super::{Image, Known, Locked, MAX_DELTAS, Policy, PublishError, Reach, Store, archive_name, policy, unreached};
+use crate::catalog::{Archive, ArchiveKind, Catalog, FileRef, Publish, RepoPath};
 use crate::delta;
 use crate::diff_archive::content_index::{ContentIndex, Record};
 use crate::diff_archive::{
@@ -32,56 +32,75 @@ pub(super) struct Archives<'a> {
 pub(super) struct Made {
     pub archive: Archive,
     pub records: Vec<Record>,
+    pub groups: Vec<Group>,
 }
 
 impl Archives<'_> {
+    /// Makes what the policy asks for, and the index of what the repository then holds.
+    pub fn make(&self, catalog: Option<&Catalog>, known: &Known) -> Result<(Vec<Made>, ContentIndex), PublishError> {
+        let target = self.image.manifest;
+        let mut made = match catalog {
+            Some(catalog) => self.diffs(catalog, known)?,
+            None => Vec::new(),
+        };
+        let mut index = joined(known, &made);
+        let has_full = known.archives.iter().any(|archive| archive.kind == ArchiveKind::Full { target: target.id() });
+        let due = catalog.is_none_or(|catalog| self.full_is_due(catalog, known, &made));
+        if !has_full && (due || unreached(target, &reach(known, &made, &index)).is_some()) {
+            self.refuse_taken_name(ArchiveKind::Full { target: target.id() }, &known.archives)?;
+            made.push(self.full()?);
+            index = joined(known, &made);
+        }
+        match unreached(target, &reach(known, &made, &index)) {
+            Some(entry) => Err(PublishError::Unreachable { path: entry.path.to_string() }),
+            None => Ok((made, index)),
+        }
+    }
+
+    fn full_is_due(&self, catalog: &Catalog, known: &Known, made: &[Made]) -> bool {
+        let (base, target) = (catalog.head().generation, self.image.manifest.id());
+        let all = known.archives.iter().chain(made.iter().map(|made| &made.archive));
+        let catalog = Catalog { archives: all.cloned().collect(), ..catalog.clone() };
+        let step = catalog.archives.iter().find(|archive| archive.kind == ArchiveKind::Diff { base, target });
+        policy::full_is_due(&catalog, target, step.map(|archive| &archive.file), self.policy)
+    }
+
     /// The diffs from the last generations; one that is there already is not written again.
-    pub fn diffs(&self, catalog: &Catalog, known: &[Archive], index: &ContentIndex) -> Result<Vec<Made>, PublishError> {
+    fn diffs(&self, catalog: &Catalog, known: &Known) -> Result<Vec<Made>, PublishError> {
+        let Known { archives, groups, index } = known;
+        let reach = Reach::of(index, groups.iter());
         let target = self.image.manifest.id();
         let mut made = Vec::new();
-        let mut spool: Option<(Spooled, Reach)> = None;
+        let mut spooled = Spooled::new(self.locked.unnamed()?);
         for base in policy::bases(catalog, target, self.policy) {
             let kind = ArchiveKind::Diff { base, target };
-            if known.iter().any(|archive| archive.kind == kind) {
+            if archives.iter().any(|archive| archive.kind == kind) {
                 continue;
             }
             let Some(base) = catalog.publish_of(base).and_then(|publish| self.base(publish)) else { continue };
-            let (spooled, reach) = match &mut spool {
-                Some(spool) => spool,
-                None => spool.insert((Spooled::new(self.locked.unnamed()?), self.reach(known, index)?)),
-            };
             if self.policy.deltas {
-                let store = ContentStore::new(index, known, self.locked.store(), &Nowhere);
+                let store = ContentStore::new(index, archives, self.locked.store(), &Nowhere);
                 let wanted = sources_of(&base, self.image.manifest);
                 // What is made by as many deltas as there may be is sent whole again.
                 let near = |digest: &Digest| reach.depth(digest).is_some_and(|depth| depth < MAX_DELTAS);
                 let taken = spooled.take(wanted, &store, near, self.monitor);
                 taken.map_err(|e| self.spool_failed(e))?;
             }
-            self.refuse_taken_name(kind, known)?;
-            made.push(self.diff(&base, kind, spooled)?);
+            self.refuse_taken_name(kind, archives)?;
+            made.push(self.diff(&base, kind, &spooled)?);
         }
         Ok(made)
     }
 
     /// The whole image.
-    pub fn full(&self) -> Result<Made, PublishError> {
+    fn full(&self) -> Result<Made, PublishError> {
         let Image { manifest, content } = self.image;
         let kind = ArchiveKind::Full { target: manifest.id() };
         self.write(
             kind,
             |to| write_full(manifest, content, self.policy.options, to, self.monitor),
-            |compression, from| verify_full(from, compression, manifest, self.monitor),
+            |compression, from| verify_full(from, compression, manifest, self.monitor).map(|()| Vec::new()),
         )
-    }
-
-    /// By how many deltas each content is made, by what the archives say of themselves.
-    pub fn reach(&self, archives: &[Archive], index: &ContentIndex) -> Result<Reach, PublishError> {
-        let mut groups: Vec<Group> = Vec::new();
-        for archive in archives.iter().filter(|archive| matches!(archive.kind, ArchiveKind::Diff { .. })) {
-            groups.extend_from_slice(self.locked.store().listing(archive)?.groups());
-        }
-        Ok(Reach::of(index, groups.iter()))
     }
 
     fn diff(&self, base: &Manifest, kind: ArchiveKind, sources: &Spooled) -> Result<Made, PublishError> {
@@ -95,7 +114,7 @@ impl Archives<'_> {
             |to| write_diff((base, manifest), image, content, deltas, options, to, self.monitor),
             |compression, from| {
                 let listing = verify_diff(from, compression, &Limits::default(), Some(sources), self.monitor)?;
-                listing.target_of(base).map(|_| ())
+                listing.target_of(base).map(|_| listing.groups().to_vec())
             },
         )
     }
@@ -105,7 +124,7 @@ impl Archives<'_> {
         &self,
         kind: ArchiveKind,
         write: impl FnOnce(&mut dyn Write) -> Result<Written, WriteError>,
-        verify: impl FnOnce(Compression, &mut (dyn io::BufRead + Send)) -> Result<(), ArchiveError>,
+        verify: impl FnOnce(Compression, &mut (dyn io::BufRead + Send)) -> Result<Vec<Group>, ArchiveError>,
     ) -> Result<Made, PublishError> {
         let compression = self.policy.options.compression();
         let name = archive_name(kind, compression.extension());
@@ -121,14 +140,14 @@ impl Archives<'_> {
         file.seek(SeekFrom::Start(0)).map_err(|e| failed("read", &path, e))?;
         let mut from = BufReader::with_capacity(1 << 20, Hashing { from: &file, hasher: Hasher::new() });
         let bad = |source| PublishError::ReadBack { file: name.clone(), source };
-        verify(compression, &mut from).map_err(bad)?;
+        let groups = verify(compression, &mut from).map_err(bad)?;
         // What the verification did not need to read, should there be any, belongs to the digest.
         io::copy(&mut from, &mut io::sink()).map_err(|e| bad(e.into()))?;
         if from.into_inner().hasher.finish() != sha256 {
             return Err(bad(io::Error::other("it is not what was written").into()));
         }
         let archive = Archive { kind, file: FileRef { file: name, size, sha256 }, first_frame };
-        Ok(Made { archive, records: index })
+        Ok(Made { archive, records: index, groups })
     }
 
     fn base(&self, publish: &Publish) -> Option<Manifest> {
@@ -152,6 +171,27 @@ impl Archives<'_> {
     fn spool_failed(&self, source: io::Error) -> PublishError {
         failed("take contents out of the repository in", self.locked.store().dir(), source)
     }
+}
+
+/// What the index holds once `made` has come.
+fn joined(known: &Known, made: &[Made]) -> ContentIndex {
+    let kept: HashSet<&RepoPath> = known.archives.iter().map(|archive| &archive.file.file).collect();
+    let old = known.index.clone().into_archives().into_iter().filter(|(file, _)| kept.contains(file));
+    let new = made.iter().map(|made| (made.archive.file.file.clone(), made.records.clone()));
+    ContentIndex::new(old.chain(new))
+}
+
+fn reach(known: &Known, made: &[Made], index: &ContentIndex) -> Reach {
+    Reach::of(index, known.groups.iter().chain(made.iter().flat_map(|made| &made.groups)))
+}
+
+/// The delta groups of all diffs among `archives`, by what they say of themselves.
+pub(crate) fn groups_of(store: &Store, archives: &[Archive]) -> Result<Vec<Group>, PublishError> {
+    let mut groups = Vec::new();
+    for archive in archives.iter().filter(|archive| matches!(archive.kind, ArchiveKind::Diff { .. })) {
+        groups.extend_from_slice(store.listing(archive)?.groups());
+    }
+    Ok(groups)
 }
 
 /// The contents of `base` that deltas to `target` are made from.

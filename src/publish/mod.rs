@@ -14,22 +14,21 @@ mod reach;
 mod sources;
 mod store;
 
-use std::collections::HashSet;
 use std::io;
 
 use jiff::Timestamp;
 
-pub(crate) use archives::sources_of;
+pub(crate) use archives::{groups_of, sources_of};
 pub use policy::Policy;
 pub use reach::Reach;
 pub(crate) use sources::{Nowhere, Spooled};
 pub(crate) use store::compression;
 pub use store::{Locked, Store};
 
-use self::archives::{Archives, Made};
+use self::archives::Archives;
 use crate::catalog::{Archive, ArchiveKind, Catalog, CatalogError, FileRef, Publish, RepoPath};
 use crate::diff_archive::content_index::ContentIndex;
-use crate::diff_archive::{ArchiveError, Content, WriteError};
+use crate::diff_archive::{ArchiveError, Content, Group, WriteError};
 use crate::digest::Digest;
 use crate::entry::Entry;
 use crate::generation::GenerationId;
@@ -161,33 +160,11 @@ pub fn prepare<'l>(
     if before.as_ref().is_some_and(|catalog| catalog.head().generation == target) {
         return Ok(None);
     }
-    let known = before.as_ref().map(|catalog| usable(store, catalog, monitor)).unwrap_or_default();
-    let index = before.as_ref().map(|catalog| read_index(store, catalog, monitor)).unwrap_or_default();
+    let known = before.as_ref().map(|catalog| Known::of(store, catalog, monitor)).unwrap_or_default();
     let mut new = Vec::new();
     let manifest = write_manifest(locked, before.as_ref(), image.manifest, &mut new)?;
-
     let archives = Archives { locked, image, policy, monitor };
-    let mut made = match &before {
-        Some(catalog) => archives.diffs(catalog, &known, &index)?,
-        None => Vec::new(),
-    };
-    let full = ArchiveKind::Full { target };
-    let (mut all, mut whole_index) = joined(&known, index.clone(), &made);
-    let due = before.as_ref().is_none_or(|catalog| {
-        let catalog = Catalog { archives: known.clone(), ..catalog.clone() };
-        let base = catalog.head().generation;
-        let step = all.iter().find(|a| a.kind == ArchiveKind::Diff { base, target });
-        policy::full_is_due(&catalog, target, step.map(|a| &a.file), policy)
-    });
-    if !all.iter().any(|a| a.kind == full)
-        && (due || unreached(image.manifest, &archives.reach(&all, &whole_index)?).is_some())
-    {
-        made.push(archives.full()?);
-        (all, whole_index) = joined(&known, index, &made);
-    }
-    if let Some(entry) = unreached(image.manifest, &archives.reach(&all, &whole_index)?) {
-        return Err(PublishError::Unreachable { path: entry.path.to_string() });
-    }
+    let (made, index) = archives.make(before.as_ref(), &known)?;
 
     let now = Timestamp::now();
     let publish = Publish {
@@ -200,7 +177,7 @@ pub fn prepare<'l>(
         manifest,
     };
     new.extend(made.iter().map(|made| made.archive.file.file.clone()));
-    let content = write_index(locked, publish.serial, &whole_index, &mut new)?;
+    let content = write_index(locked, publish.serial, &index, &mut new)?;
     let mut publishes = before.as_ref().map(|catalog| catalog.publishes.clone()).unwrap_or_default();
     let serial = publish.serial;
     publishes.push(publish);
@@ -214,7 +191,7 @@ pub fn prepare<'l>(
         expires: None,
         content: Some(content),
         publishes,
-        archives: all,
+        archives: known.archives.into_iter().chain(made.iter().map(|made| made.archive.clone())).collect(),
     };
     let made = made.into_iter().map(|made| made.archive).collect();
     Ok(Some(Prepared { locked, catalog, new, old_indices, made }))
@@ -232,24 +209,37 @@ impl Prepared<'_> {
     }
 }
 
-/// The archives of `catalog` that are there; those that are not are named and no longer listed.
-fn usable(store: &Store, catalog: &Catalog, monitor: &dyn Monitor) -> Vec<Archive> {
-    let there = |archive: &&Archive| {
-        let there = store.holds(&archive.file);
-        if !there {
-            monitor.warn(format!("{} is gone from the repository and is no longer listed", archive.file.file));
-        }
-        there
-    };
-    catalog.archives.iter().filter(there).cloned().collect()
+/// What the repository holds before a publish.
+#[derive(Default)]
+struct Known {
+    /// The archives that are there, as far as can be told from their sizes and listings.
+    archives: Vec<Archive>,
+    /// The delta groups of all of them.
+    groups: Vec<Group>,
+    index: ContentIndex,
 }
 
-/// The content index; one that cannot be read makes the publish write a full archive.
-fn read_index(store: &Store, catalog: &Catalog, monitor: &dyn Monitor) -> ContentIndex {
-    store.index(catalog).unwrap_or_else(|error| {
-        monitor.warn(format!("{error}; it is made anew"));
-        ContentIndex::default()
-    })
+impl Known {
+    /// An archive that is gone or damaged is named and no longer listed; an index that cannot be read
+    /// holds nothing, which makes the publish write a full archive.
+    fn of(store: &Store, catalog: &Catalog, monitor: &dyn Monitor) -> Self {
+        let index = store.index(catalog).unwrap_or_else(|error| {
+            monitor.warn(format!("{error}; it is made anew"));
+            ContentIndex::default()
+        });
+        let mut known = Known { index, ..Known::default() };
+        for archive in &catalog.archives {
+            let groups = store.read(&archive.file).and_then(|_| groups_of(store, std::slice::from_ref(archive)));
+            match groups {
+                Ok(groups) => {
+                    known.groups.extend(groups);
+                    known.archives.push(archive.clone());
+                }
+                Err(error) => monitor.warn(format!("an archive is no longer listed: {error}")),
+            }
+        }
+        known
+    }
 }
 
 fn write_manifest(
@@ -293,18 +283,6 @@ fn write_small(
     locked.sync(&file, &to)?;
     new.push(file.clone());
     Ok(FileRef { file, size: bytes.len() as u64, sha256: Digest::of(&bytes) })
-}
-
-/// What the catalog lists, and what the index holds, once `made` has come.
-fn joined(known: &[Archive], index: ContentIndex, made: &[Made]) -> (Vec<Archive>, ContentIndex) {
-    let mut archives = known.to_vec();
-    archives.retain(|archive| made.iter().all(|made| made.archive.kind != archive.kind));
-    let kept: HashSet<&RepoPath> = archives.iter().map(|archive| &archive.file.file).collect();
-    let old = index.into_archives().into_iter().filter(|(file, _)| kept.contains(file));
-    let new = made.iter().map(|made| (made.archive.file.file.clone(), made.records.clone()));
-    let index = ContentIndex::new(old.chain(new).collect::<Vec<_>>());
-    archives.extend(made.iter().map(|made| made.archive.clone()));
-    (archives, index)
 }
 
 /// A file of `manifest` whose content cannot be had.

@@ -5,10 +5,9 @@ use std::collections::HashSet;
 use jiff::Timestamp;
 
 use crate::catalog::{Archive, ArchiveKind, Catalog, RepoPath};
-use crate::diff_archive::Group;
 use crate::diff_archive::content_index::ContentIndex;
 use crate::generation::GenerationId;
-use crate::publish::{Locked, PublishError, Reach, unreached, write_index};
+use crate::publish::{Locked, PublishError, Reach, groups_of, unreached, write_index};
 use crate::report::Monitor;
 
 /// What was removed.
@@ -34,10 +33,7 @@ pub fn prune(locked: &Locked, keep: usize, monitor: &dyn Monitor) -> Result<Prun
         let kept: HashSet<GenerationId> = order[..count].iter().copied().collect();
         let archives: Vec<Archive> = before.archives.iter().filter(|a| is_among(a, &kept)).cloned().collect();
         let index = only(&index, &archives);
-        let mut groups: Vec<Group> = Vec::new();
-        for archive in archives.iter().filter(|a| matches!(a.kind, ArchiveKind::Diff { .. })) {
-            groups.extend_from_slice(store.listing(archive)?.groups());
-        }
+        let groups = groups_of(store, &archives)?;
         if unreached(&head, &Reach::of(&index, groups.iter())).is_none() || count == order.len() {
             break (archives, index);
         }

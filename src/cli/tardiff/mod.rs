@@ -39,7 +39,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Ok(false) => ExitCode::FAILURE,
         Err(error) if is_closed_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
-            let _ = writeln!(io::stderr(), "si_tardiff: {error:#}");
+            let _ = writeln!(io::stderr(), "si_tardiff: {error}");
             ExitCode::FAILURE
         }
     }
