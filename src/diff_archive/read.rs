@@ -49,6 +49,11 @@ impl<R: BufRead> Reader<R> {
         &self.listing
     }
 
+    /// Keeps what the archive says of itself.
+    pub fn into_listing(self) -> Listing {
+        self.listing
+    }
+
     /// The next member; `None` once the archive has come to its end in order.
     pub fn next_member(&mut self) -> Result<Option<Member<'_>>, ArchiveError> {
         let Some(expected) = self.listing.expected(self.next) else {

@@ -137,7 +137,20 @@ pub(crate) fn rich_pair() -> (Tree, Tree) {
     new.put(b"dev/b", meta(0o660, 1 << 33, 0), Some(LeafKind::Block(device)));
     new.file(b"big", meta(0o644, 2, 0), &noise(3, 1_500_000)).file(b"linked-1", meta(0o644, 8, 0), b"new links");
     new.link(&[b"linked-1", b"linked-2", b"type/linked-3"]);
+    new.file(b"acl", with_xattr(meta(0o640, 1, 0), b"system.posix_acl_access", ACL), b"acl");
+    new.file(b"capable", with_xattr(meta(0o755, 1, 0), b"security.capability", CAPABILITY), b"capable");
     (old.tree(), new.tree())
+}
+
+/// rw- for the owner, r-- for user 1000, the group and the mask, nothing for others.
+const ACL: &[u8] = b"\x02\0\0\0\x01\0\x06\0\xff\xff\xff\xff\x02\0\x04\0\xe8\x03\0\0\x04\0\x04\0\xff\xff\xff\xff\
+    \x10\0\x04\0\xff\xff\xff\xff\x20\0\0\0\xff\xff\xff\xff";
+/// cap_net_raw=ep
+const CAPABILITY: &[u8] = b"\x01\0\0\x02\0\x20\0\0\0\0\0\0\0\0\0\0\0\0\0\0";
+
+fn with_xattr(mut meta: Meta, name: &[u8], value: &[u8]) -> Meta {
+    meta.xattrs.insert(name.into(), value.into());
+    meta
 }
 
 pub(crate) fn name() -> ImageName {

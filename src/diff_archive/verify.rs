@@ -29,7 +29,7 @@ pub fn verify_diff(
         check(member, sources, monitor)?;
     }
     monitor.event(Event::Finished { job: Job::Verify });
-    Ok(reader.listing().clone())
+    Ok(reader.into_listing())
 }
 
 /// Reads the full archive of `manifest` to its end and checks every content.

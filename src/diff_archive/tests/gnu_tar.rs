@@ -95,9 +95,13 @@ fn check_by_hand(tree: &Path) {
     assert_eq!((owned.mtime(), owned.mtime_nsec()), (-3, 250_000_000));
     let far = std::fs::read_link(tree.join("far")).expect("a link");
     assert_eq!(far.as_os_str().len(), 4095);
-    let mut value = [0; 100];
-    let path = tree.join(std::ffi::OsStr::from_bytes(odd));
-    let name = std::ffi::OsStr::from_bytes(b"user.a=b%\xff");
-    let length = rustix::fs::lgetxattr(&path, name, &mut value).expect("has the attribute");
-    assert_eq!(&value[..length], b"\0binary\nwith = lines\n\xff");
+    let attribute = |name: &[u8], of: &[u8]| {
+        let mut value = [0; 100];
+        let path = tree.join(std::ffi::OsStr::from_bytes(of));
+        let length = rustix::fs::lgetxattr(&path, std::ffi::OsStr::from_bytes(name), &mut value);
+        value[..length.expect("has the attribute")].to_vec()
+    };
+    assert_eq!(attribute(b"user.a=b%\xff", odd), b"\0binary\nwith = lines\n\xff");
+    assert_eq!(attribute(b"system.posix_acl_access", b"acl"), ACL);
+    assert_eq!(attribute(b"security.capability", b"capable"), CAPABILITY);
 }
