@@ -227,7 +227,7 @@ fn listings_that_contradict_themselves_are_refused() {
     refused("a content known and made", &|p| {
         let Target { digest, size } = p.3[0].targets[0];
         p.2.push(Known { digest, size, path: TreePath::root() });
-        p.2.sort_by(|a, b| a.digest.cmp(&b.digest));
+        p.2.sort_by_key(|known| known.digest);
     });
     refused("a path that goes and comes", &|p| p.0.push(p.1[0].clone()));
     refused("a path of the archive's own", &|p| p.1[0].path = TreePath::new(".si-diff/x").expect("good"));
