@@ -83,8 +83,9 @@ impl Archives<'_> {
                 let wanted = sources_of(&base, self.image.manifest);
                 // What is made by as many deltas as there may be is sent whole again.
                 let near = |digest: &Digest| reach.depth(digest).is_some_and(|depth| depth < MAX_DELTAS);
-                let taken = spooled.take(wanted, &store, near, self.monitor);
-                taken.map_err(|e| self.spool_failed(e))?;
+                for content in spooled.take(wanted, &store, near).map_err(|e| self.spool_failed(e))? {
+                    self.monitor.warn(format!("no delta is made from {}: {}", content.digest.short(), content.why));
+                }
             }
             self.refuse_taken_name(kind, archives)?;
             made.push(self.diff(&base, kind, &spooled)?);

@@ -8,8 +8,7 @@ use std::os::unix::fs::FileExt;
 
 use crate::diff_archive::Sources;
 use crate::digest::Digest;
-use crate::fetch::content::ContentStore;
-use crate::report::Monitor;
+use crate::fetch::content::{ContentStore, Missing};
 use crate::tree_path::TreePath;
 
 /// Contents out of the repository, in a file without a name.
@@ -28,15 +27,13 @@ impl Spooled {
         Spooled { file, end: 0, places: HashMap::new() }
     }
 
-    /// Takes those of `wanted` out of the repository that are `near`; what cannot be had is named and
-    /// serves no delta.
+    /// Takes those of `wanted` out of the repository that are `near`, and returns what cannot be had.
     pub(crate) fn take(
         &mut self,
         wanted: impl Iterator<Item = (Digest, u64)>,
         store: &ContentStore<'_>,
         near: impl Fn(&Digest) -> bool,
-        monitor: &dyn Monitor,
-    ) -> io::Result<()> {
+    ) -> io::Result<Vec<Missing>> {
         let absent = |(digest, _): &(Digest, u64)| !self.places.contains_key(digest) && near(digest);
         let wanted: Vec<(Digest, u64)> = wanted.filter(absent).collect();
         let Spooled { file, end, places } = self;
@@ -56,11 +53,7 @@ impl Spooled {
             *end += length;
             Ok(())
         };
-        let missing = store.fetch(&wanted, &mut sink).map_err(io::Error::other)?;
-        for content in missing {
-            monitor.warn(format!("no delta is made from content {}: {}", content.digest.short(), content.why));
-        }
-        Ok(())
+        store.fetch(&wanted, &mut sink).map_err(io::Error::other)
     }
 }
 

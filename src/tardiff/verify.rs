@@ -97,9 +97,15 @@ impl Verification<'_> {
                 let (base, target) = (self.manifest(base)?, self.manifest(target)?);
                 let mut spooled = Spooled::new(unnamed()?);
                 let wanted = sources_of(&base, &target);
-                spooled.take(wanted, &self.contents(), |_| true, self.monitor)?;
-                let sources: &dyn Sources = &spooled;
-                let listing = verify_diff(file, compression, &Limits::default(), Some(sources), self.monitor)?;
+                let missing = spooled.take(wanted, &self.contents(), |_| true)?;
+                if !missing.is_empty() {
+                    self.monitor.note(format!(
+                        "{}: its deltas are not tried, since only nodes have the content of their base",
+                        archive.file.file
+                    ));
+                }
+                let sources: Option<&dyn Sources> = if missing.is_empty() { Some(&spooled) } else { None };
+                let listing = verify_diff(file, compression, &Limits::default(), sources, self.monitor)?;
                 Ok(listing.target_of(&base).map(|_| ())?)
             }
         }
