@@ -1,0 +1,203 @@
+//! A whole site in one directory: an image server with its repository and rsync daemon, and nodes.
+
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::Duration;
+
+use tempfile::TempDir;
+
+use super::trees::{self, Tree};
+use super::{copy_tree, judge, scratch};
+
+/// The site; its daemons end with it.
+pub struct Site {
+    pub dir: TempDir,
+    /// Where the node finds the repository.
+    pub repo_url: String,
+    rsync: Option<Daemon>,
+}
+
+/// A daemon of the test's own, on a port of the loopback interface.
+struct Daemon {
+    child: Child,
+    port: u16,
+}
+
+/// How a run ended.
+#[derive(Debug)]
+pub struct Run {
+    pub code: i32,
+    pub out: String,
+    pub err: String,
+}
+
+impl Site {
+    /// A site whose nodes read the repository as files.
+    pub fn new() -> Self {
+        let dir = scratch();
+        std::fs::create_dir(dir.path().join("images")).expect("images");
+        let repo_url = format!("file://{}/", dir.path().join("repo").display());
+        Site { dir, repo_url, rsync: None }
+    }
+
+    /// The image tree on the server.
+    pub fn image(&self) -> PathBuf {
+        self.dir.path().join("images/node")
+    }
+
+    pub fn repo(&self) -> PathBuf {
+        self.dir.path().join("repo")
+    }
+
+    pub fn node(&self) -> PathBuf {
+        self.dir.path().join("node")
+    }
+
+    /// Makes `tree` the image and publishes it.
+    pub fn publish(&self, tree: &Tree) {
+        let _ = std::fs::remove_dir_all(self.image());
+        trees::write(tree, &self.image());
+        self.publish_as_it_is(&[]);
+    }
+
+    /// Publishes the image tree.
+    #[track_caller]
+    pub fn publish_as_it_is(&self, more: &[&str]) -> String {
+        let images = self.dir.path().join("images");
+        let mut command = Command::new(env!("CARGO_BIN_EXE_si_tardiff"));
+        command.args(["publish", "--image", "node", "--quiet", "--images-dir"]).arg(images);
+        command.arg("--repo").arg(self.repo()).args(more);
+        super::run(&mut command)
+    }
+
+    /// Makes the node a copy of the image as it is now.
+    pub fn install_node(&self) {
+        let _ = std::fs::remove_dir_all(self.node());
+        copy_tree(&self.image(), &self.node());
+    }
+
+    /// Runs the rsync daemon for full syncs.
+    pub fn with_rsync(mut self) -> Self {
+        self.rsync = Some(Daemon::rsync(self.dir.path()));
+        self
+    }
+
+    /// The command that updates the node, excluding nothing.
+    pub fn command(&self) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_si_updateclient"));
+        command.args(["--diff", "--yes", "--image", "node", "--repo", &self.repo_url]);
+        command.args(["--exclude-file", "/dev/null", "--root"]).arg(self.node());
+        if let Some(rsync) = &self.rsync {
+            command.args(["--server", "127.0.0.1", "--rsync-port", &rsync.port.to_string()]);
+        }
+        command.stdin(Stdio::null());
+        command
+    }
+
+    /// Updates the node.
+    pub fn update(&self, more: &[&str]) -> Run {
+        Run::of(self.command().args(more).output().expect("si_updateclient runs"))
+    }
+
+    /// Updates the node, which has to succeed.
+    #[track_caller]
+    pub fn updated(&self, more: &[&str]) -> Run {
+        let run = self.update(more);
+        assert_eq!(run.code, 0, "{run:#?}");
+        run
+    }
+
+    /// Asserts that the node is the image.
+    #[track_caller]
+    pub fn same(&self) {
+        judge::same(&self.image(), &self.node(), &[]);
+        for left in [".si-stage", ".si-undo", ".si-full"] {
+            assert!(!self.node().join(left).exists(), "{left} was left behind");
+        }
+    }
+
+    /// What is recorded of the node.
+    pub fn status(&self) -> String {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_si_updateclient"));
+        let output = command.arg("--status").arg("--root").arg(self.node()).output().expect("si_updateclient runs");
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    }
+
+    /// The files below a directory of the repository.
+    pub fn archives(&self, kind: &str) -> Vec<PathBuf> {
+        let listed = std::fs::read_dir(self.repo().join("node").join(kind)).expect("the repository");
+        let mut files: Vec<PathBuf> = listed.map(|entry| entry.expect("an entry").path()).collect();
+        files.sort();
+        files
+    }
+}
+
+impl Run {
+    fn of(output: Output) -> Self {
+        Run {
+            code: output.status.code().unwrap_or(-1),
+            out: String::from_utf8_lossy(&output.stdout).into_owned(),
+            err: String::from_utf8_lossy(&output.stderr).into_owned(),
+        }
+    }
+
+    /// Asserts that the run ended with `code` and said all of `words`.
+    #[track_caller]
+    pub fn ended(&self, code: i32, words: &[&str]) -> &Self {
+        let said = format!("{}{}", self.out, self.err);
+        assert_eq!(self.code, code, "{self:#?}");
+        for word in words {
+            assert!(said.contains(word), "{word:?} is missing: {self:#?}");
+        }
+        self
+    }
+}
+
+impl Daemon {
+    fn rsync(dir: &Path) -> Self {
+        let port = free_port();
+        let config = dir.join("rsyncd.conf");
+        let images = dir.join("images/node");
+        let text = format!(
+            "use chroot = no\nuid = 0\ngid = 0\nmax connections = 0\nlog file = {}\n[node]\npath = {}\nread only = yes\n",
+            dir.join("rsyncd.log").display(),
+            images.display()
+        );
+        std::fs::write(&config, text).expect("rsyncd.conf");
+        let child = Command::new("rsync")
+            .args(["--daemon", "--no-detach", "--address=127.0.0.1"])
+            .arg(format!("--port={port}"))
+            .arg(format!("--config={}", config.display()))
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("the rsync daemon starts");
+        let daemon = Daemon { child, port };
+        wait_for(port);
+        daemon
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn free_port() -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    listener.local_addr().expect("an address").port()
+}
+
+fn wait_for(port: u16) {
+    for _ in 0..200 {
+        if std::net::TcpStream::connect(("127.0.0.1", port)).is_ok() {
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    panic!("nothing answers on port {port}");
+}

@@ -1,0 +1,53 @@
+//! Any tree A, any tree B: published, followed, judged equal by rsync.
+
+mod common;
+
+use common::site::Site;
+use common::trees::{self, any_tree};
+use common::{Need, needs};
+use proptest::test_runner::{Config, TestRunner};
+
+const NEEDED: [Need; 2] = [Need::Root, Need::Program("rsync")];
+
+#[test]
+fn any_tree_becomes_any_other_by_a_diff() {
+    if !needs(&NEEDED) {
+        return;
+    }
+    let config = Config { cases: 60, max_shrink_iters: 60, failure_persistence: None, ..Config::default() };
+    let done = TestRunner::new(config).run(&(any_tree(), any_tree()), |(a, b)| {
+        let site = Site::new();
+        site.publish(&a);
+        site.install_node();
+        site.updated(&["--adopt"]);
+        site.publish(&b);
+        let run = site.updated(&["--max-delete", "100%", "--no-fallback"]);
+        site.same();
+        assert!(run.code == 0);
+        Ok(())
+    });
+    done.expect("every pair of trees");
+}
+
+#[test]
+fn any_chain_of_three_is_one_transaction() {
+    if !needs(&NEEDED) {
+        return;
+    }
+    let config = Config { cases: 25, max_shrink_iters: 40, failure_persistence: None, ..Config::default() };
+    let done = TestRunner::new(config).run(&(any_tree(), any_tree(), any_tree()), |(a, b, c)| {
+        let site = Site::new();
+        site.publish(&a);
+        site.install_node();
+        site.updated(&["--adopt"]);
+        site.publish(&b);
+        site.publish_as_it_is(&[]);
+        let _ = std::fs::remove_dir_all(site.image());
+        trees::write(&c, &site.image());
+        site.publish_as_it_is(&["--diffs", "1"]);
+        site.updated(&["--max-delete", "100%", "--no-fallback"]);
+        site.same();
+        Ok(())
+    });
+    done.expect("every chain of trees");
+}
