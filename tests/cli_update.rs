@@ -217,14 +217,15 @@ fn a_dry_run_tells_all_and_changes_nothing() {
         return;
     }
     let (site, tree) = followed();
+    site.publish(&edited(&tree, b"etc/gone", "gone"));
+    site.updated(&[]);
     let mut next = edited(&tree, b"etc/passwd", "another text");
-    next.remove(&b"etc/empty"[..]);
     next.insert(b"etc/fresh".to_vec(), Item::file("fresh"));
     let image_before = site.dir.path().join("before");
     common::copy_tree(&site.node(), &image_before);
     site.publish(&next);
     let run = site.updated(&["--dry-run"]);
-    run.ended(0, &["following one diff", ">fcst...... /etc/passwd", ">f+++++++++ /etc/fresh", "*deleting   /etc/empty"]);
+    run.ended(0, &["following one diff", ">fcs....... /etc/passwd", ">f+++++++++ /etc/fresh", "*deleting   /etc/gone"]);
     judge::same(&image_before, &site.node(), &[]);
     let json = site.updated(&["--dry-run", "--json"]);
     assert!(json.out.lines().all(|line| line.starts_with('{') && line.ends_with('}')), "{}", json.out);

@@ -9,6 +9,7 @@ use crate::entry::Entry;
 use crate::filter::Filter;
 use crate::report::{Event, Job, Monitor};
 use crate::root::{Descend, FileKind, Root, RootError, Stat};
+use crate::state::is_above_own;
 use crate::tree_path::TreePath;
 
 /// What was seen of a tree: tracked paths with their stat, and untracked ones by their topmost path.
@@ -48,11 +49,14 @@ impl Live {
             if rest.first().is_some_and(|path| **path == visit.path) {
                 live.seen.push((visit.path, visit.stat));
                 Ok(Descend::Into)
+            } else if visit.stat.kind == FileKind::Directory && is_above_own(&visit.path) {
+                Ok(Descend::Into)
             } else {
                 live.untracked.push((visit.path, visit.stat));
                 Ok(Descend::Past)
             }
         })?;
+        monitor.event(Event::Advanced { job: Job::Walk, by: (unreported + rest.len()) as u64 });
         monitor.event(Event::Finished { job: Job::Walk });
         Ok(live)
     }

@@ -28,11 +28,11 @@ pub enum Why {
     UnknownGeneration(GenerationId),
     /// No diffs lead from the recorded generation to the head.
     NoChain(GenerationId),
-    /// The diffs are larger than the whole image.
+    /// The diffs cost more than a full sync.
     ChainTooLarge {
         /// Bytes of the smallest chain.
         chain: u64,
-        /// Bytes of the full archive.
+        /// Bytes that a full sync is estimated to take.
         full: u64,
     },
     /// Archives that the chain needs are missing or damaged, and there is no way around them.
@@ -86,12 +86,17 @@ pub fn choose(installed: Option<GenerationId>, catalog: &Catalog, broken: &HashS
         return Plan::Full(if broken.is_empty() { Why::NoChain(installed) } else { Why::BrokenChain(broken) });
     };
     let full = catalog.archives.iter().find(|a| a.kind == ArchiveKind::Full { target: head });
-    match full {
-        Some(full) if chain.bytes() > full.file.size => {
-            Plan::Full(Why::ChainTooLarge { chain: chain.bytes(), full: full.file.size })
-        }
+    let estimate = full.map(|full| estimated_full_sync(full.file.size, catalog.head().entries));
+    match estimate {
+        Some(full) if chain.bytes() > full => Plan::Full(Why::ChainTooLarge { chain: chain.bytes(), full }),
         _ => Plan::Diffs(chain),
     }
+}
+
+/// What a full sync costs in bytes: the image, as its compressed archive has it, and rsync's file list,
+/// which took 28 bytes an entry on a Debian image of 46,000, with the handshake.
+fn estimated_full_sync(archive: u64, entries: u64) -> u64 {
+    archive.saturating_add(entries.saturating_mul(28)).saturating_add(64 << 10)
 }
 
 /// The chain of the fewest bytes, and among those of the fewest diffs (Dijkstra).
@@ -142,7 +147,7 @@ impl fmt::Display for Why {
             }
             Why::NoChain(id) => write!(f, "no chain of diffs leads from generation {} to the head", id.short()),
             Why::ChainTooLarge { chain, full } => {
-                write!(f, "the diffs have {chain} bytes, more than the {full} of the whole image")
+                write!(f, "the diffs have {chain} bytes, a full sync takes about {full}")
             }
             Why::BrokenChain(files) => {
                 let files: Vec<&str> = files.iter().map(|file| file.as_str()).collect();

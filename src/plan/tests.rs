@@ -72,11 +72,14 @@ fn a_broken_archive_is_gone_around() {
 #[test]
 fn reasons_for_a_full_sync_are_told_apart() {
     let none = HashSet::new();
-    let catalog = catalog(3, &[(2, 3, 50)], Some(40));
+    let catalog = catalog(3, &[(2, 3, 100_000)], Some(40));
     assert_eq!(choose(None, &catalog, &none), Plan::Full(Why::NotRecorded));
     assert_eq!(choose(Some(id(9)), &catalog, &none), Plan::Full(Why::UnknownGeneration(id(9))));
     assert_eq!(choose(Some(id(1)), &catalog, &none), Plan::Full(Why::NoChain(id(1))));
-    assert_eq!(choose(Some(id(2)), &catalog, &none), Plan::Full(Why::ChainTooLarge { chain: 50, full: 40 }));
+    assert_eq!(
+        choose(Some(id(2)), &catalog, &none),
+        Plan::Full(Why::ChainTooLarge { chain: 100_000, full: 40 + 28 + 65_536 })
+    );
 }
 
 #[test]

@@ -204,6 +204,11 @@ pub fn place(name: &str) -> TreePath {
     tree_path(&format!("{DIRECTORY}/{name}"))
 }
 
+/// Whether `path` is a directory above the agent's own files, and so there because of them.
+pub fn is_above_own(path: &TreePath) -> bool {
+    place_dir().is_below(path) || tree_path(LAST_SYNCED).is_below(path)
+}
+
 /// The state directory.
 pub fn place_dir() -> TreePath {
     tree_path(DIRECTORY)

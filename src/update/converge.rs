@@ -103,7 +103,8 @@ impl Converge<'_> {
         };
         let transaction = prepare::prepare(&wanted, live)?;
         if !self.run.request.dry_run {
-            preflight::check_budget(&transaction, goal.target.len(), goal.renamed, self.run.request.max_delete)?;
+            let tracked = goal.base.as_ref().map_or(0, |base| base.len()).max(goal.target.len());
+            preflight::check_budget(&transaction, tracked, goal.renamed, self.run.request.max_delete)?;
             preflight::check_paths(&session.root, &transaction, &session.filesystems, &session.mounts)?;
             preflight::check_room(&session.root, &transaction, &session.filesystems)?;
         }

@@ -26,12 +26,12 @@ Exit codes:
 
 /// Brings this node to the published state of its image, by the small archive of what changed.
 #[derive(Debug, Parser)]
-#[command(name = "si_updateclient", version, infer_long_args = true, after_help = EXIT_CODES, max_term_width = 100)]
+#[command(name = "si_updateclient", version, infer_long_args = true, args_override_self = true, after_help = EXIT_CODES, max_term_width = 100)]
 pub struct Arguments {
     /// Update by image diffs, and by a full sync where they do not lead to the image
     #[arg(long)]
     pub diff: bool,
-    /// The image server; its repository is http://HOST[:PORT]/ unless --repo names another
+    /// The image server; its repository is `http://HOST[:PORT]/` unless --repo names another
     #[arg(long, value_name = "HOST[:PORT]")]
     pub server: Option<String>,
     /// The image to follow
