@@ -249,7 +249,7 @@ fn write_manifest(
     new: &mut Vec<RepoPath>,
 ) -> Result<FileRef, PublishError> {
     let again = before.and_then(|catalog| catalog.publish_of(manifest.id())).map(|publish| &publish.manifest);
-    if let Some(file) = again.filter(|file| locked.store().holds(file)) {
+    if let Some(file) = again.filter(|file| locked.store().read_checked(file).is_ok()) {
         return Ok(file.clone());
     }
     let name = name(&format!("manifests/{}.mtree.zst", manifest.id()));

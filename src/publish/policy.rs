@@ -52,3 +52,77 @@ pub(super) fn full_is_due(catalog: &Catalog, target: GenerationId, step: Option<
     let since = steps.chain(step.map(|file| file.size)).fold(0u64, u64::saturating_add);
     since.saturating_mul(100) > size.saturating_mul(policy.full_share)
 }
+
+#[cfg(test)]
+mod tests {
+    use jiff::Timestamp;
+
+    use super::*;
+    use crate::catalog::{Archive, Frame, Publish, RepoPath};
+    use crate::diff_archive::Compression;
+    use crate::digest::Digest;
+
+    fn id(n: u8) -> GenerationId {
+        GenerationId(Digest([n; 32]))
+    }
+
+    fn file(size: u64) -> FileRef {
+        FileRef { file: RepoPath::new("x").expect("good"), size, sha256: Digest([0; 32]) }
+    }
+
+    /// A catalog of these generations, one publish each, with these archives.
+    fn catalog(generations: &[u8], archives: &[(Option<u8>, u8, u64)]) -> Catalog {
+        let publish = |(serial, generation): (u64, &u8)| Publish {
+            serial,
+            generation: id(*generation),
+            label: None,
+            time: Timestamp::UNIX_EPOCH,
+            entries: 1,
+            bytes: 1,
+            manifest: file(1),
+        };
+        let archive = |&(base, target, size): &(Option<u8>, u8, u64)| Archive {
+            kind: match base {
+                None => ArchiveKind::Full { target: id(target) },
+                Some(base) => ArchiveKind::Diff { base: id(base), target: id(target) },
+            },
+            file: file(size),
+            first_frame: Frame { length: 1, sha256: Digest([0; 32]) },
+        };
+        Catalog {
+            image: "node".parse().expect("good"),
+            serial: generations.len() as u64,
+            published: Timestamp::UNIX_EPOCH,
+            expires: None,
+            content: None,
+            publishes: (1..).zip(generations).map(publish).collect(),
+            archives: archives.iter().map(archive).collect(),
+        }
+    }
+
+    fn policy() -> Policy {
+        let options = Options::new(Compression::Zstd, None);
+        Policy { diffs: 2, full_share: 50, deltas: true, options, delta_level: 9 }
+    }
+
+    #[test]
+    fn diffs_are_made_from_the_last_distinct_generations() {
+        let bases_of = |generations: &[u8], target| bases(&catalog(generations, &[]), id(target), &policy());
+        assert_eq!(bases_of(&[1, 2, 3], 4), [id(3), id(2)]);
+        assert_eq!(bases_of(&[1, 2, 1, 2], 3), [id(2), id(1)]);
+        assert_eq!(bases_of(&[1, 2], 1), [id(2)]);
+    }
+
+    #[test]
+    fn a_full_archive_is_due_when_the_steps_since_the_last_have_grown() {
+        let due =
+            |archives: &[_], step| full_is_due(&catalog(&[1, 2, 3], archives), id(4), Some(&file(step)), &policy());
+        assert!(due(&[], 1));
+        assert!(!due(&[(None, 1, 1000), (Some(1), 2, 200), (Some(2), 3, 200)], 100));
+        assert!(due(&[(None, 1, 1000), (Some(1), 2, 200), (Some(2), 3, 200)], 101));
+        // Diffs that skip a generation are other ways to the same place.
+        assert!(!due(&[(None, 1, 1000), (Some(1), 2, 200), (Some(2), 3, 200), (Some(1), 3, 400)], 100));
+        assert!(!due(&[(None, 1, 1000), (Some(1), 2, 400), (None, 3, 1000)], 500));
+        assert!(due(&[(None, 1, 10)], u64::MAX));
+    }
+}

@@ -40,3 +40,42 @@ impl Reach {
         self.0.get(digest).copied()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::catalog::RepoPath;
+    use crate::diff_archive::content_index::{Place, Record};
+    use crate::diff_archive::{Known, Target};
+    use crate::tree_path::TreePath;
+
+    fn digest(n: u8) -> Digest {
+        Digest([n; 32])
+    }
+
+    fn group(sources: &[u8], targets: &[u8]) -> Group {
+        let source = |n: &u8| Known { digest: digest(*n), size: 1, path: TreePath::root() };
+        let target = |n: &u8| Target { digest: digest(*n), size: 1 };
+        Group {
+            number: 0,
+            patch_length: 1,
+            sources: sources.iter().map(source).collect(),
+            targets: targets.iter().map(target).collect(),
+        }
+    }
+
+    #[test]
+    fn a_content_is_as_far_as_its_farthest_source_by_the_shortest_way() {
+        let place = Place { frame_offset: 0, frame_length: 1, offset: 0, group: None };
+        let whole = |n| Record { digest: digest(n), size: 1, place };
+        let index = ContentIndex::new([(RepoPath::new("full/a.tar.zst").expect("good"), vec![whole(1), whole(2)])]);
+        let groups =
+            [group(&[4], &[5]), group(&[3, 2], &[4]), group(&[1], &[3]), group(&[9], &[8]), group(&[1], &[5, 1])];
+        let reach = Reach::of(&index, groups.iter());
+        let depths: Vec<Option<u32>> = (1..10).map(|n| reach.depth(&digest(n))).collect();
+        assert_eq!(depths, [Some(0), Some(0), Some(1), Some(2), Some(1), None, None, None, None]);
+        // A circle of deltas leads nowhere.
+        let circle = [group(&[7], &[8]), group(&[8], &[7])];
+        assert_eq!(Reach::of(&ContentIndex::default(), circle.iter()).depth(&digest(7)), None);
+    }
+}

@@ -75,11 +75,6 @@ impl Store {
         Catalog::parse(&bytes, &self.image).map(Some).map_err(invalid)
     }
 
-    /// Whether `file` is there with its size; what is in it is not looked at.
-    pub fn holds(&self, file: &FileRef) -> bool {
-        fs::metadata(self.path(&file.file)).is_ok_and(|found| found.is_file() && found.len() == file.size)
-    }
-
     /// Opens `file` for reading; fails where it has another size.
     pub fn read(&self, file: &FileRef) -> Result<File, PublishError> {
         let path = self.path(&file.file);
@@ -214,7 +209,7 @@ impl Locked {
         &self.store
     }
 
-    /// A new file, not yet in its place: to be written, then [`keep`](Self::keep)t.
+    /// A new file, not yet in its place: to be written, synced, and put there by [`keep`](Self::keep).
     pub fn create(&self, file: &RepoPath) -> Result<File, PublishError> {
         let path = self.beside(file);
         let made = File::options().read(true).write(true).create(true).truncate(true).open(&path);

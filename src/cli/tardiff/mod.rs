@@ -71,6 +71,8 @@ fn run_command(command: Command, quiet: bool, monitor: &dyn Monitor) -> anyhow::
         }
         Command::Verify(typed) => return verify_repository(typed, quiet, &mut out, monitor),
         Command::Prune(typed) => {
+            // A name that is mistyped must not make directories.
+            list::list(&typed.image.repo.repo, Some(&typed.image.image))?;
             let locked = Store::open(&typed.image.repo.repo, &typed.image.image).lock()?;
             let pruned = prune::prune(&locked, typed.keep as usize, monitor)?;
             if !quiet {
