@@ -7,7 +7,7 @@ use std::io::{self, BufWriter, Write};
 use std::process::ExitCode;
 
 use anyhow::{Context, bail};
-use clap::Parser;
+use clap::{CommandFactory, Parser};
 use indicatif::HumanBytes;
 
 use self::args::{Command, Typed, Which};
@@ -22,6 +22,11 @@ use crate::scan::{Cache, scan};
 use crate::tardiff::artifact::{self, Artifact};
 use crate::tardiff::show::{Contents, How};
 use crate::tardiff::{build, list, prune, publish, serve, verify};
+
+/// The command line as clap knows it: for help, man pages and completions.
+pub fn command() -> clap::Command {
+    Typed::command()
+}
 
 /// Runs the program with its arguments; the first is its name.
 pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
