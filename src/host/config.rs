@@ -22,8 +22,6 @@ pub struct Config {
     pub rsync_port: Option<u16>,
     /// The exclude file, a path below the root.
     pub exclude_file: Option<String>,
-    /// Overrides laid over the image; a later one wins.
-    pub overrides: Vec<ImageName>,
     /// How far the node is compared.
     pub check: Check,
     /// What happens with drift.
@@ -35,12 +33,8 @@ pub struct Config {
     pub max_delete: MaxDelete,
     /// Whether a full sync follows where no diff leads to the image.
     pub fallback: bool,
-    /// When the undo set of the last update is given up.
-    pub keep_undo: KeepUndo,
     /// Certificates that an https repository is checked against, a path below the root.
     pub ca_file: Option<String>,
-    /// Where SELinux labels come from.
-    pub selinux: Selinux,
     /// Types of root filesystem that are allowed though they are normally refused.
     pub allow_root_fs: Vec<String>,
     /// Limits of a download.
@@ -120,28 +114,6 @@ words! {
     }
 }
 
-words! {
-    /// When the undo set of the last update is given up.
-    KeepUndo {
-        /// When the next update needs its room.
-        #[default]
-        Room = "room",
-        /// Only for the next undo set; without room for both the update stops.
-        Always = "always",
-    }
-}
-
-words! {
-    /// Where SELinux labels come from.
-    Selinux {
-        /// From the node's policy.
-        #[default]
-        Policy = "policy",
-        /// From the image.
-        Image = "image",
-    }
-}
-
 /// The most that a run may delete.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MaxDelete {
@@ -216,15 +188,12 @@ impl Default for Config {
             repo: None,
             rsync_port: None,
             exclude_file: None,
-            overrides: Vec::new(),
             check: Check::default(),
             drift: Drift::default(),
             adopt_share: 0.25,
             max_delete: MaxDelete::Percent(25),
             fallback: true,
-            keep_undo: KeepUndo::default(),
             ca_file: None,
-            selinux: Selinux::default(),
             allow_root_fs: Vec::new(),
             download: Download::default(),
         }

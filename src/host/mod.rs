@@ -11,7 +11,7 @@ mod name;
 
 pub use client_conf::ClientConf;
 pub use cluster::{Assignment, assignment};
-pub use config::{Check, Config, Download, Drift, KeepUndo, MaxDelete, Selinux};
+pub use config::{Check, Config, Download, Drift, MaxDelete};
 pub use name::{hostname, overrides};
 
 /// The exclude file of a node that has none.

@@ -1,0 +1,76 @@
+//! What documents say about the programs is what the programs say about themselves.
+
+use std::process::Command;
+
+fn help(program: &str) -> String {
+    let output = Command::new(program).arg("--help").output().expect("the program runs");
+    assert!(output.status.success());
+    String::from_utf8(output.stdout).expect("help is text")
+}
+
+/// One line of single spaces, so that it does not matter where lines were broken.
+fn flat(text: &str) -> String {
+    text.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+#[test]
+fn the_readme_lists_the_exit_codes_that_the_help_lists() {
+    let help = flat(&help(env!("CARGO_BIN_EXE_si_updateclient")));
+    let readme = include_str!("../README.md");
+    let rows: Vec<(&str, &str)> = readme
+        .lines()
+        .filter_map(|line| line.strip_prefix("| ")?.strip_suffix(" |")?.split_once(" | "))
+        .filter(|(code, _)| code.bytes().all(|b| b.is_ascii_digit()))
+        .collect();
+    assert!(rows.len() >= 12, "{rows:?}");
+    for (code, meaning) in &rows {
+        assert!(help.contains(&format!("{code} {meaning}")), "the help does not say: {code} {meaning}");
+    }
+    let listed = help.split_once("Exit codes:").expect("exit codes in the help").1;
+    let next = format!(" {} ", rows.len());
+    assert!(!listed.contains(&next), "the help has more exit codes than the README");
+}
+
+#[test]
+fn every_option_that_documents_name_exists() {
+    let helps = [
+        help(env!("CARGO_BIN_EXE_si_updateclient")),
+        help(env!("CARGO_BIN_EXE_si_tardiff")),
+        ["build", "publish", "serve", "show", "list", "manifest", "verify", "prune"]
+            .map(|sub| {
+                let output = Command::new(env!("CARGO_BIN_EXE_si_tardiff")).args([sub, "--help"]).output();
+                String::from_utf8(output.expect("the program runs").stdout).expect("help is text")
+            })
+            .join("\n"),
+    ]
+    .join("\n");
+    let documents = [
+        include_str!("../README.md"),
+        include_str!("../etc/updateclient.toml"),
+        include_str!("../etc/updateclient.local.exclude"),
+        include_str!("../scripts/demo"),
+    ];
+    // rsync's
+    let others = ["exclude-from"];
+    for document in documents {
+        let lines = document.lines().filter(|line| line.contains("si_") || !line.contains("rsync"));
+        for option in lines.filter(|line| !is_for_another_program(line)).flat_map(options_in) {
+            let known = helps.contains(&format!("--{option}")) || others.contains(&option.as_str());
+            assert!(known, "--{option} is named in a document, but no program has it");
+        }
+    }
+}
+
+fn is_for_another_program(line: &str) -> bool {
+    ["rsync ", "sudo", "ip ", "rsync-a"].iter().any(|other| line.contains(other)) && !line.contains("si_")
+}
+
+/// The long options that a line names.
+fn options_in(line: &str) -> Vec<String> {
+    let word = |rest: &str| rest.chars().take_while(|c| c.is_ascii_lowercase() || *c == '-').collect::<String>();
+    line.match_indices("--")
+        .filter(|(at, _)| line[..*at].chars().next_back().is_none_or(|c| " `(\"=|".contains(c)))
+        .map(|(at, _)| word(&line[at + 2..]))
+        .filter(|option| !option.is_empty() && !option.starts_with('-'))
+        .collect()
+}
