@@ -139,6 +139,8 @@ pub enum Found {
     Nothing,
     /// A state that was written for this tree.
     State(Box<State>),
+    /// A state that came with a copy of another tree on this filesystem: true if the copy was exact.
+    Copied(Box<State>),
     /// A state that cannot be believed, and why.
     SetAside(String),
 }
@@ -154,12 +156,15 @@ pub fn load(root: &Root) -> Result<Found, StateError> {
     if let Err(e) = file.take(MAX_STATE).read_to_string(&mut text) {
         return Ok(Found::SetAside(format!("{} cannot be read: {e}", root.show(&path))));
     }
+    let home = root.identity()?;
+    let filesystem = |home: &str| home.split('-').next().map(str::to_owned);
     match State::parse(&text, &root.show(&path)) {
         Err(e) => Ok(Found::SetAside(e.to_string())),
-        Ok(state) if state.home != root.identity()? => Ok(Found::SetAside(
-            "the recorded state was written for another tree and came here with a copy of it".to_owned(),
+        Ok(state) if state.home == home => Ok(Found::State(Box::new(state))),
+        Ok(state) if filesystem(&state.home) == filesystem(&home) => Ok(Found::Copied(Box::new(state))),
+        Ok(_) => Ok(Found::SetAside(
+            "the recorded state was written for another machine's tree and came here with a copy of it".to_owned(),
         )),
-        Ok(state) => Ok(Found::State(Box::new(state))),
     }
 }
 

@@ -64,7 +64,7 @@ impl Run<'_> {
             deviating: found.into_keys().collect::<HashSet<_>>(),
             serial: publish.serial,
             published: true,
-            same_filter: true,
+            settled: true,
             adopted: true,
             stored: false,
         }))

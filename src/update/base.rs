@@ -22,8 +22,9 @@ pub(super) struct Base {
     pub serial: u64,
     /// Whether the catalog lists the generation.
     pub published: bool,
-    /// Whether the filter is the one under which this was recorded.
-    pub same_filter: bool,
+    /// Whether this was recorded for this very tree and under this very filter; else every tracked path
+    /// has to be looked at once.
+    pub settled: bool,
     /// Whether this was found out in this very run.
     pub adopted: bool,
     /// Whether the manifest is recorded on this node.
@@ -61,7 +62,7 @@ impl Run<'_> {
             deviations: state.deviations.clone(),
             serial: state.serial,
             published: catalog.publish_of(state.generation).is_some(),
-            same_filter: state.filter == self.filter.digest(),
+            settled: self.is_settled(state)?,
             adopted: false,
             stored,
         }))

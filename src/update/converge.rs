@@ -46,11 +46,12 @@ impl Converge<'_> {
     /// A goal with the policy of the request.
     pub(super) fn goal(&self, whole: Manifest, way: String) -> Goal {
         let request = self.run.request;
-        let same_filter = self.base.is_none_or(|base| base.same_filter);
+        let settled = self.base.is_none_or(|base| base.settled);
         let depth = match request.check {
             Check::Content => Depth::Content,
-            // What another filter covered is not known to match; what is to be purged has to be found.
-            Check::Touched if same_filter && !request.purge_untracked => Depth::Touched,
+            // What another filter covered, or came with a copy, is not known to match; what is to be
+            // purged has to be found.
+            Check::Touched if settled && !request.purge_untracked => Depth::Touched,
             Check::Touched | Check::Update | Check::Stat => Depth::Stat,
         };
         let untracked = if request.purge_untracked { Untracked::Remove } else { Untracked::Keep };
@@ -224,7 +225,7 @@ impl Converge<'_> {
         let repairs = base.adopted && request.drift == Drift::Repair && !base.deviating.is_empty();
         let way = "the node is at the head of the catalog".to_owned();
         let goal = self.goal(base.manifest.clone(), way);
-        if !looks && !repairs && base.same_filter {
+        if !looks && !repairs && base.settled {
             let mut known = Transaction::default();
             known.deviations.extend(base.deviating.iter().map(|path| {
                 let what = base.deviations.get(&path_text(path)).cloned().unwrap_or_default();

@@ -43,7 +43,10 @@ pub fn run(request: &Request, monitor: &dyn Monitor) -> Result<Report, UpdateErr
     let spool = spool_of(request, &session)?;
     let repository = Repository::open(&request.repo, &request.image, &request.fetch, spool)?;
     let run = Run { request, session, filter, repository, monitor };
-    let known = state.as_ref().filter(|state| run.may_ask_quickly(state));
+    let known = match &state {
+        Some(state) if run.may_ask_quickly(state)? => Some(state),
+        _ => None,
+    };
     let etag = known.and_then(|state| state.catalog.as_ref()?.etag.as_deref());
     let (bytes, etag) = match run.repository.catalog(etag)? {
         CatalogAnswer::NotModified => {
@@ -106,13 +109,17 @@ impl Run<'_> {
     }
 
     /// Whether the catalog alone settles that nothing is to be done.
-    fn may_ask_quickly(&self, state: &State) -> bool {
+    fn may_ask_quickly(&self, state: &State) -> Result<bool, UpdateError> {
         let seen = state.catalog.as_ref().is_some_and(|seen| seen.repo == self.request.repo.to_string());
         let looks = matches!(self.request.check, Check::Stat | Check::Content);
-        seen && !looks
-            && !self.request.adopt_only
-            && !self.request.purge_untracked
-            && state.filter == self.filter.digest()
+        let asks = looks || self.request.adopt_only || self.request.purge_untracked;
+        Ok(seen && !asks && self.is_settled(state)?)
+    }
+
+    /// Whether `state` was recorded for this very tree and under this very filter.
+    fn is_settled(&self, state: &State) -> Result<bool, UpdateError> {
+        let home = self.session.root.identity().map_err(Untouched::from)?;
+        Ok(state.home == home && state.filter == self.filter.digest())
     }
 
     fn check_catalog(&self, catalog: &Catalog, state: Option<&State>) -> Result<(), UpdateError> {
@@ -177,11 +184,15 @@ fn known_state(request: &Request, session: &Session, monitor: &dyn Monitor) -> R
             monitor.warn(format!("{why}; it is not used"));
             Ok(None)
         }
-        state::Found::State(state) if state.image != request.image => {
+        state::Found::State(state) | state::Found::Copied(state) if state.image != request.image => {
             monitor.note(format!("this node followed image {} and is to follow {}", state.image, request.image));
             Ok(None)
         }
         state::Found::State(state) => Ok(Some(*state)),
+        state::Found::Copied(state) => {
+            monitor.note("the recorded state came with a copy of another tree: all tracked paths are compared");
+            Ok(Some(*state))
+        }
     }
 }
 

@@ -133,7 +133,7 @@ fn report_json(report: &Report, request: &Request) {
 pub fn status(status: &Status, as_json: bool) -> Result<Exit, UpdateError> {
     let (state, set_aside) = match &status.found {
         Found::Nothing => (None, None),
-        Found::State(state) => (Some(state.as_ref()), None),
+        Found::State(state) | Found::Copied(state) => (Some(state.as_ref()), None),
         Found::SetAside(why) => (None, Some(why.as_str())),
     };
     if as_json {
