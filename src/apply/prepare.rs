@@ -29,6 +29,8 @@ pub struct Wanted<'a> {
     pub base: Option<&'a Manifest>,
     /// What it is to be, under the filter.
     pub target: &'a Manifest,
+    /// What neither names any more and an older record did: it is stale as what the base alone names.
+    pub former: &'a [Entry],
     /// Tracked paths that are known not to match the base.
     pub recorded: &'a HashSet<TreePath>,
     /// What the image does not decide about.
@@ -192,6 +194,14 @@ struct Judged {
     difference: Difference,
     /// Whether base and target agree here, so that a difference is drift.
     unchanged: bool,
+}
+
+impl Wanted<'_> {
+    /// Whether `path` was recorded as the image's, so that it is not the node's own.
+    fn was_tracked(&self, path: &TreePath) -> bool {
+        self.base.is_some_and(|base| base.get(path).is_some())
+            || self.former.binary_search_by(|entry| entry.path.cmp(path)).is_ok()
+    }
 }
 
 impl Transaction {

@@ -86,9 +86,11 @@ pub fn choose(installed: Option<GenerationId>, catalog: &Catalog, broken: &HashS
         return Plan::Full(if broken.is_empty() { Why::NoChain(installed) } else { Why::BrokenChain(broken) });
     };
     let full = catalog.archives.iter().find(|a| a.kind == ArchiveKind::Full { target: head });
-    let estimate = full.map(|full| estimated_full_sync(full.file.size, catalog.head().entries));
-    match estimate {
-        Some(full) if chain.bytes() > full => Plan::Full(Why::ChainTooLarge { chain: chain.bytes(), full }),
+    // Without a full archive of the head its bytes are the bound: rsync sends no more.
+    let size = full.map_or(catalog.head().bytes, |full| full.file.size);
+    let full = estimated_full_sync(size, catalog.head().entries);
+    match chain.bytes() {
+        bytes if bytes > full => Plan::Full(Why::ChainTooLarge { chain: bytes, full }),
         _ => Plan::Diffs(chain),
     }
 }

@@ -67,6 +67,7 @@ impl Run<'_> {
             settled: true,
             adopted: true,
             stored: false,
+            former: None,
         }))
     }
 

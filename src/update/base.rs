@@ -29,6 +29,9 @@ pub(super) struct Base {
     pub adopted: bool,
     /// Whether the manifest is recorded on this node.
     pub stored: bool,
+    /// What was recorded before the tree was recognised as something else: what it names and the
+    /// target does not is stale, and not the node's own.
+    pub former: Option<Manifest>,
 }
 
 impl Run<'_> {
@@ -41,7 +44,10 @@ impl Run<'_> {
         };
         if self.request.adopt_only || recorded.as_ref().is_none_or(|base| !base.published) {
             let recognised = self.adopt(catalog)?;
-            return Ok(recognised.or(recorded));
+            return Ok(match (recognised, recorded) {
+                (Some(base), Some(recorded)) => Some(Base { former: Some(recorded.manifest), ..base }),
+                (recognised, recorded) => recognised.or(recorded),
+            });
         }
         Ok(recorded)
     }
@@ -65,6 +71,7 @@ impl Run<'_> {
             settled: self.is_settled(state)?,
             adopted: false,
             stored,
+            former: None,
         }))
     }
 

@@ -6,6 +6,7 @@ use crate::apply::roll_forward::roll_forward;
 use crate::apply::stage::Stage;
 use crate::apply::{Untouched, preflight};
 use crate::catalog::Catalog;
+use crate::entry::Entry;
 use crate::host::Drift;
 use crate::manifest::{Manifest, path_text};
 use crate::report::Event;
@@ -34,6 +35,8 @@ pub(super) struct Goal {
     pub target: Manifest,
     /// Likewise of what is recorded.
     pub base: Option<Manifest>,
+    /// What only a generation named that was recorded before the base was recognised, in tree order.
+    pub former: Vec<Entry>,
     /// How closely the tree is looked at.
     pub policy: Policy,
     /// Paths that go and have a replacement elsewhere.
@@ -58,11 +61,20 @@ impl Converge<'_> {
         Goal {
             target: self.run.filtered(&whole),
             base: self.base.map(|base| self.run.filtered(&base.manifest)),
+            former: self.former(&whole),
             whole,
             policy: Policy { depth, drift: request.drift, untracked },
             renamed: 0,
             way,
         }
+    }
+
+    fn former(&self, whole: &Manifest) -> Vec<Entry> {
+        let Some((base, former)) = self.base.and_then(|base| Some((base, base.former.as_ref()?))) else {
+            return Vec::new();
+        };
+        let named = |entry: &Entry| whole.get(&entry.path).is_some() || base.manifest.get(&entry.path).is_some();
+        self.run.filtered(former).entries().iter().filter(|entry| !named(entry)).cloned().collect()
     }
 
     /// Looks at the tree as closely as the goal asks for.
@@ -71,11 +83,16 @@ impl Converge<'_> {
         let looked = match (&goal.base, goal.policy.depth) {
             (Some(base), Depth::Touched) => {
                 let recorded = self.base.map(|base| &base.deviating).cloned().unwrap_or_default();
-                Live::look(root, &prepare::touched(base, &goal.target, &recorded))
+                let mut paths = prepare::touched(base, &goal.target, &recorded);
+                paths.extend(goal.former.iter().map(|entry| entry.path.clone()));
+                paths.sort_unstable();
+                paths.dedup();
+                Live::look(root, &paths)
             }
             _ => {
                 let old = goal.base.as_ref().map(|base| base.entries()).unwrap_or_default();
-                let mut tracked: Vec<&TreePath> = goal.target.entries().iter().chain(old).map(|e| &e.path).collect();
+                let known = goal.target.entries().iter().chain(old).chain(&goal.former);
+                let mut tracked: Vec<&TreePath> = known.map(|entry| &entry.path).collect();
                 tracked.sort_unstable();
                 tracked.dedup();
                 Live::walk(root, &tracked, &self.run.filter, self.run.monitor)
@@ -96,6 +113,7 @@ impl Converge<'_> {
             root: &session.root,
             base: goal.base.as_ref(),
             target: &goal.target,
+            former: &goal.former,
             recorded: self.base.map_or(&none, |base| &base.deviating),
             filter: &self.run.filter,
             filesystems: &session.filesystems,
@@ -222,7 +240,8 @@ impl Converge<'_> {
         };
         let request = self.run.request;
         let looks = matches!(request.check, Check::Stat | Check::Content) || request.purge_untracked;
-        let repairs = base.adopted && request.drift == Drift::Repair && !base.deviating.is_empty();
+        let differs = !base.deviating.is_empty() || base.former.is_some();
+        let repairs = base.adopted && request.drift == Drift::Repair && differs;
         let way = "the node is at the head of the catalog".to_owned();
         let goal = self.goal(base.manifest.clone(), way);
         if !looks && !repairs && base.settled {

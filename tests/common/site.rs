@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::Duration;
 
+use systemimager::catalog::{ArchiveKind, Catalog};
 use tempfile::TempDir;
 
 use super::trees::{self, Tree};
@@ -83,6 +84,57 @@ impl Site {
         self
     }
 
+    /// Lets nodes read the repository, too, from the rsync daemon.
+    pub fn with_rsync_alone(mut self) -> Self {
+        self = self.with_rsync();
+        self.repo_url = format!("rsync://127.0.0.1:{}/repo/", self.rsync.as_ref().expect("the daemon").port);
+        self
+    }
+
+    /// Ends the rsync daemon; nodes are still told to use it.
+    pub fn stop_rsync(&mut self) {
+        let daemon = self.rsync.as_mut().expect("the daemon");
+        daemon.child.kill().and_then(|()| daemon.child.wait()).expect("the daemon ends");
+    }
+
+    /// What the repository says of itself.
+    pub fn catalog(&self) -> Catalog {
+        let bytes = std::fs::read(self.repo().join("node/catalog.toml")).expect("a catalog");
+        Catalog::parse(&bytes, &"node".parse().expect("a name")).expect("a good catalog")
+    }
+
+    /// The diff from one publish to another, by their serials.
+    pub fn diff(&self, base: u64, target: u64) -> PathBuf {
+        let catalog = self.catalog();
+        let id = |serial| catalog.publishes.iter().find(|p| p.serial == serial).expect("a publish").generation;
+        let kind = ArchiveKind::Diff { base: id(base), target: id(target) };
+        let archive = catalog.archives.iter().find(|archive| archive.kind == kind).expect("a diff");
+        self.repo().join("node").join(archive.file.file.as_str())
+    }
+
+    /// A copy of the node, to compare it with.
+    pub fn snapshot(&self) -> PathBuf {
+        let copy = self.dir.path().join("snapshot");
+        let _ = std::fs::remove_dir_all(&copy);
+        copy_tree(&self.node(), &copy);
+        copy
+    }
+
+    /// Asserts that the node is what it was, and that nothing was left behind.
+    #[track_caller]
+    pub fn unchanged_since(&self, snapshot: &Path) {
+        judge::same(snapshot, &self.node(), &[]);
+        self.nothing_left();
+    }
+
+    /// Asserts that no part of an update lies about.
+    #[track_caller]
+    pub fn nothing_left(&self) {
+        for left in [".si-stage", ".si-undo", ".si-full"] {
+            assert!(!self.node().join(left).exists(), "{left} was left behind");
+        }
+    }
+
     /// The command that updates the node, excluding nothing.
     pub fn command(&self) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_si_updateclient"));
@@ -112,9 +164,7 @@ impl Site {
     #[track_caller]
     pub fn same(&self) {
         judge::same(&self.image(), &self.node(), &[]);
-        for left in [".si-stage", ".si-undo", ".si-full"] {
-            assert!(!self.node().join(left).exists(), "{left} was left behind");
-        }
+        self.nothing_left();
     }
 
     /// What is recorded of the node.
@@ -134,7 +184,7 @@ impl Site {
 }
 
 impl Run {
-    fn of(output: Output) -> Self {
+    pub fn of(output: Output) -> Self {
         Run {
             code: output.status.code().unwrap_or(-1),
             out: String::from_utf8_lossy(&output.stdout).into_owned(),
@@ -160,9 +210,11 @@ impl Daemon {
         let config = dir.join("rsyncd.conf");
         let images = dir.join("images/node");
         let text = format!(
-            "use chroot = no\nuid = 0\ngid = 0\nmax connections = 0\nlog file = {}\n[node]\npath = {}\nread only = yes\n",
+            "use chroot = no\nuid = 0\ngid = 0\nmax connections = 0\nlog file = {}\n[node]\npath = {}\nread only = yes\n\
+             [repo]\npath = {}\nread only = yes\n",
             dir.join("rsyncd.log").display(),
-            images.display()
+            images.display(),
+            dir.join("repo").display()
         );
         std::fs::write(&config, text).expect("rsyncd.conf");
         let child = Command::new("rsync")

@@ -166,7 +166,7 @@ fn displace(wanted: &Wanted, entry: &Entry, transaction: &mut Transaction) -> Re
             });
             return Ok(Descend::Past);
         }
-        if wanted.base.is_none_or(|base| base.get(&visit.path).is_none()) {
+        if !wanted.was_tracked(&visit.path) {
             transaction.displaced.push(visit.path);
         } else {
             transaction.removed += 1;

@@ -52,7 +52,7 @@ struct Going {
 
 /// Tracked paths that the target no longer names.
 fn stale(wanted: &Wanted, live: &Live, transaction: &mut Transaction, going: &mut Going) -> Result<(), Untouched> {
-    let Some(base) = wanted.base else { return Ok(()) };
+    let base = wanted.base.map(|base| base.entries()).unwrap_or_default();
     // Directories that become something else take everything below along.
     let displaced: Vec<TreePath> = transaction
         .changes
@@ -60,7 +60,7 @@ fn stale(wanted: &Wanted, live: &Live, transaction: &mut Transaction, going: &mu
         .filter(|change| matches!(change.action, Action::Exchange { to_directory: false, .. }))
         .map(|change| change.path.clone())
         .collect();
-    for entry in base.entries() {
+    for entry in base.iter().chain(wanted.former) {
         if wanted.target.get(&entry.path).is_some() || displaced.iter().any(|top| entry.path.is_below(top)) {
             continue;
         }
@@ -82,8 +82,7 @@ fn stale(wanted: &Wanted, live: &Live, transaction: &mut Transaction, going: &mu
 /// Directories that an earlier update could not remove because something still sat in them.
 fn deferred(wanted: &Wanted, transaction: &mut Transaction, going: &mut Going) -> Result<(), Untouched> {
     for path in wanted.recorded {
-        let tracked = |m: &crate::manifest::Manifest| m.get(path).is_some();
-        if tracked(wanted.target) || wanted.base.is_some_and(tracked) {
+        if wanted.target.get(path).is_some() || wanted.was_tracked(path) {
             continue;
         }
         match wanted.root.stat(path)? {

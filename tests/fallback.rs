@@ -1,0 +1,542 @@
+//! Which way an update takes where no diff leads straight to the head, and that each way ends well.
+//!
+//! The rows are those of the table in the README: what is found, and what happens. Every run that
+//! changes something is judged by rsync, and the run after it is a diff again.
+
+mod common;
+
+use std::fs;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use common::site::Site;
+use common::trees::{Item, Tree, noise};
+use common::{Need, judge, needs};
+
+const NEEDED: [Need; 2] = [Need::Root, Need::Program("rsync")];
+
+/// Forty files and a large one; round `round` of a few that change with each publish.
+fn tree(round: u64) -> Tree {
+    let mut tree = Tree::from([(Vec::new(), Item::dir()), (b"etc".to_vec(), Item::dir())]);
+    tree.insert(b"usr".to_vec(), Item::dir());
+    for number in 0..40 {
+        let path = format!("usr/file-{number:02}");
+        tree.insert(path.into_bytes(), Item::file(format!("content {number}")).owner(number, 0));
+    }
+    let mut large = noise(200_000, 1);
+    large[100_000..100_100].copy_from_slice(&noise(100, round + 10));
+    tree.insert(b"usr/large".to_vec(), Item::file(large).mtime(1_600_000_000 + round as i64, 0));
+    tree.insert(b"etc/version".to_vec(), Item::file(format!("round {round}")));
+    tree.insert(format!("etc/only-{round}").into_bytes(), Item::file(noise(2_000, round)));
+    tree
+}
+
+/// A tree that has nothing in common with the others, and one path too many.
+fn foreign() -> Tree {
+    let mut tree = Tree::from([(Vec::new(), Item::dir()), (b"usr".to_vec(), Item::dir())]);
+    for number in 0..40 {
+        tree.insert(format!("usr/file-{number:02}").into_bytes(), Item::file(format!("another content {number}")));
+    }
+    tree.insert(b"opt/of/nobody".to_vec(), Item::file("too much"));
+    tree
+}
+
+/// A node at the first of `rounds` publishes.
+fn behind(site: Site, rounds: u64) -> Site {
+    site.publish(&tree(1));
+    site.install_node();
+    site.updated(&["--adopt"]);
+    for round in 2..=rounds {
+        site.publish(&tree(round));
+    }
+    site
+}
+
+/// The node is the image, and goes on from there by a diff.
+#[track_caller]
+fn ended_well(site: &Site) {
+    site.same();
+    goes_on_by_a_diff(site);
+}
+
+#[track_caller]
+fn goes_on_by_a_diff(site: &Site) {
+    site.publish(&tree(99));
+    site.updated(&["--no-fallback"]).ended(0, &["following one diff"]);
+    site.same();
+}
+
+fn write_tree(tree: &Tree, top: &Path) {
+    let _ = fs::remove_dir_all(top);
+    common::trees::write(tree, top);
+}
+
+/// Replaces one text in the catalog by another.
+#[track_caller]
+fn edit_catalog(site: &Site, edit: impl FnOnce(String) -> String) {
+    let path = site.repo().join("node/catalog.toml");
+    let before = fs::read_to_string(&path).expect("a catalog");
+    let after = edit(before.clone());
+    assert_ne!(before, after, "the edit does nothing");
+    fs::write(path, after).expect("writes");
+}
+
+/// Turns one bit in the middle of a file.
+fn corrupt(path: &Path) {
+    let mut bytes = fs::read(path).expect("reads");
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    fs::write(path, bytes).expect("writes");
+}
+
+#[test]
+fn nothing_is_recorded_and_the_tree_resembles_a_generation() {
+    if !needs(&NEEDED) {
+        return;
+    }
+    let site = Site::new();
+    site.publish(&tree(1));
+    site.publish(&tree(2));
+    site.install_node();
+    fs::write(site.node().join("usr/file-07"), "edited on the node").expect("writes");
+    fs::remove_file(site.node().join("usr/file-08")).expect("removes");
+    fs::write(site.node().join("local"), "the node's own").expect("writes");
+    site.publish(&tree(3));
+    let run = site.updated(&["--no-fallback"]);
+    run.ended(0, &["the tree is taken for generation", "2 of 46 entries differ", "following one diff"]);
+    assert_eq!(judge::same_but_untracked(&site.image(), &site.node(), &[]), ["local"]);
+    fs::remove_file(site.node().join("local")).expect("removes");
+    ended_well(&site);
+}
+
+#[test]
+fn nothing_is_recorded_and_the_tree_resembles_none() {
+    if !needs(&NEEDED) {
+        return;
+    }
+    let site = Site::new().with_rsync();
+    site.publish(&tree(1));
+    write_tree(&foreign(), &site.node());
+    let before = site.snapshot();
+    let reason = "full sync: no generation is recorded and the tree resembles none";
+    // What the old client would delete goes as well, within bounds.
+    site.update(&["--max-delete", "2"]).ended(9, &[reason, "3 paths would be deleted", "opt/of/nobody"]);
+    site.unchanged_since(&before);
+    site.update(&["--no-fallback"]).ended(8, &["--no-fallback forbids it"]);
+    site.unchanged_since(&before);
+    site.updated(&["--dry-run"]).ended(0, &[reason, "*deleting   /opt/of/nobody"]);
+    site.unchanged_since(&before);
+    site.updated(&[]).ended(0, &[reason]);
+    ended_well(&site);
+}
+
+#[test]
+fn an_empty_tree_becomes_the_image() {
+    if !needs(&NEEDED) {
+        return;
+    }
+    let site = Site::new().with_rsync();
+    site.publish(&common::trees::mutate(&common::trees::everything(), 0));
+    fs::create_dir(site.node()).expect("makes");
+    site.updated(&[]).ended(0, &["full sync"]);
+    site.same();
+    site.publish(&common::trees::mutate(&common::trees::everything(), 1));
+    site.updated(&["--no-fallback", "--max-delete", "100%"]).ended(0, &["following one diff"]);
+    site.same();
+}
+
+#[test]
+fn the_recorded_generation_is_not_published_and_the_tree_resembles_another() {
+    if !needs(&NEEDED) {
+        return;
+    }
+    let site = behind(Site::new(), 2);
+    write_tree(&tree(3), &site.image());
+    site.publish_as_it_is(&["--full-share", "0"]);
+    prune(&site, 1);
+    fs::write(site.node().join("local"), "the node's own").expect("writes");
+    let run = site.updated(&["--no-fallback"]);
+    run.ended(0, &["the tree is taken for generation"]);
+    // What the recorded generation had is known to be stale, what nobody named is the node's.
+    assert_eq!(judge::same_but_untracked(&site.image(), &site.node(), &[]), ["local"]);
+    fs::remove_file(site.node().join("local")).expect("removes");
+    ended_well(&site);
+}
+
+#[test]
+fn the_recorded_generation_is_not_published_and_the_tree_resembles_none() {
+    if !needs(&NEEDED) {
+        return;
+    }
+    let site = Site::new().with_rsync();
+    site.publish(&foreign());
+    site.install_node();
+    site.updated(&["--adopt"]);
+    site.publish(&tree(1));
+    site.publish(&tree(2));
+    prune(&site, 1);
+    fs::write(site.node().join("local"), "the node's own").expect("writes");
+    let before = site.snapshot();
+    site.update(&["--no-fallback"]).ended(8, &["is not published and the tree resembles none"]);
+    site.unchanged_since(&before);
+    site.updated(&[]).ended(0, &["full sync: the recorded generation", "is not published and the tree resembles none"]);
+    assert_eq!(judge::same_but_untracked(&site.image(), &site.node(), &[]), ["local"]);
+    fs::remove_file(site.node().join("local")).expect("removes");
+    ended_well(&site);
+}
+
+fn prune(site: &Site, keep: u32) {
+    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_si_tardiff"));
+    command.args(["prune", "--image", "node", "--keep", &keep.to_string(), "--repo"]).arg(site.repo());
+    common::run(&mut command);
+}
+
+#[test]
+fn a_deleted_archive_is_gone_around() {
+    if !needs(&NEEDED) {
+        return;
+    }
+    let site = behind(Site::new(), 3);
+    fs::remove_file(site.diff(1, 3)).expect("removes");
+    let run = site.updated(&["--no-fallback"]);
+    run.ended(0, &["cannot be used", "there is no such file", "following 2 diffs", "as one transaction"]);
+    ended_well(&site);
+}
+
+#[test]
+fn a_corrupt_archive_is_gone_around() {
+    if !needs(&NEEDED) {
+        return;
+    }
+    let site = behind(Site::new(), 3);
+    corrupt(&site.diff(1, 3));
+    let run = site.updated(&["--no-fallback"]);
+    run.ended(0, &["cannot be used", "the server", "following 2 diffs"]);
+    ended_well(&site);
+}
+
+#[test]
+fn an_archive_whose_beginning_is_corrupt_is_gone_around() {
+    if !needs(&NEEDED) {
+        return;
+    }
+    let site = behind(Site::new(), 3);
+    let mut bytes = fs::read(site.diff(1, 3)).expect("reads");
+    bytes[20] ^= 1;
+    fs::write(site.diff(1, 3), bytes).expect("writes");
+    site.updated(&["--no-fallback"]).ended(0, &["cannot be used", "following 2 diffs"]);
+    ended_well(&site);
+}
+
+#[test]
+fn a_broken_chain_ends_in_a_full_sync() {
+    if !needs(&NEEDED) {
+        return;
+    }
+    let site = behind(Site::new().with_rsync(), 3);
+    fs::remove_file(site.diff(1, 3)).expect("removes");
+    corrupt(&site.diff(2, 3));
+    fs::write(site.node().join("local"), "the node's own").expect("writes");
+    let before = site.snapshot();
+    let reason = "the chain of diffs is broken";
+    site.update(&["--no-fallback"]).ended(8, &[reason, "missing or damaged on the server"]);
+    site.unchanged_since(&before);
+    site.updated(&[]).ended(0, &["full sync: ", reason]);
+    // With a recorded base the node's own is known, and kept on every route.
+    assert_eq!(judge::same_but_untracked(&site.image(), &site.node(), &[]), ["local"]);
+    fs::remove_file(site.node().join("local")).expect("removes");
+    ended_well(&site);
+}
+
+#[test]
+fn no_chain_at_all_is_a_full_sync() {
+    if !needs(&NEEDED) {
+        return;
+    }
+    let site = Site::new().with_rsync();
+    site.publish(&tree(1));
+    site.install_node();
+    site.updated(&["--adopt"]);
+    write_tree(&tree(2), &site.image());
+    site.publish_as_it_is(&["--diffs", "0"]);
+    site.updated(&[]).ended(0, &["full sync: no chain of diffs leads from generation"]);
+    ended_well(&site);
+}
+
+#[test]
+fn a_chain_that_is_dearer_than_the_image_is_not_followed() {
+    if !needs(&NEEDED) {
+        return;
+    }
+    let site = Site::new().with_rsync();
+    site.publish(&tree(1));
+    site.install_node();
+    site.updated(&["--adopt"]);
+    let mut bulky = tree(2);
+    bulky.insert(b"usr/bulk".to_vec(), Item::file(noise(2_000_000, 5)));
+    for tree in [bulky, tree(3)] {
+        write_tree(&tree, &site.image());
+        site.publish_as_it_is(&["--diffs", "1"]);
+    }
+    let run = site.updated(&[]);
+    run.ended(0, &["full sync: the diffs have", "bytes, a full sync takes about"]);
+    ended_well(&site);
+}
+
+#[test]
+fn a_source_of_a_delta_that_drifted_is_fetched_whole() {
+    if !needs(&NEEDED) {
+        return;
+    }
+    let site = behind(Site::new(), 2);
+    fs::write(site.node().join("usr/large"), "not what the delta needs").expect("writes");
+    site.updated(&["--no-fallback"]).ended(0, &["contents whole, by their digests"]);
+    ended_well(&site);
+}
+
+#[test]
+fn a_source_that_drifted_and_is_nowhere_whole_is_a_full_sync() {
+    if !needs(&NEEDED) {
+        return;
+    }
+    let site = behind(Site::new().with_rsync(), 2);
+    fs::write(site.node().join("usr/large"), "not what the delta needs").expect("writes");
+    let index = site.catalog().content.expect("an index").file;
+    fs::remove_file(site.repo().join("node").join(index.as_str())).expect("removes");
+    let before = site.snapshot();
+    let reason = "content is not to be had from the repository: ";
+    site.update(&["--no-fallback"]).ended(8, &[reason]);
+    site.unchanged_since(&before);
+    site.updated(&[]).ended(0, &["full sync: ", reason]);
+    ended_well(&site);
+}
+
+#[test]
+fn excludes_that_changed_uncover_what_is_fetched_whole() {
+    if !needs(&NEEDED) {
+        return;
+    }
+    let site = behind(Site::new(), 1);
+    let rules = site.dir.path().join("rules");
+    fs::write(&rules, "/usr/large\n/usr/file-0*\n").expect("writes");
+    let rules = rules.display().to_string();
+    site.updated(&["--exclude-file", &rules]);
+    fs::remove_file(site.node().join("usr/large")).expect("removes");
+    fs::write(site.node().join("usr/file-01"), "the node's own").expect("writes");
+    site.publish(&tree(2));
+    site.updated(&["--exclude-file", &rules, "--no-fallback"]);
+    assert!(!site.node().join("usr/large").exists());
+    judge::same(&site.image(), &site.node(), &["/usr/large", "/usr/file-0*"]);
+    // With an update and without one.
+    site.updated(&["--no-fallback"]).ended(0, &["contents whole"]);
+    site.same();
+    site.updated(&["--exclude-file", &rules]);
+    fs::write(site.node().join("usr/file-01"), "the node's own").expect("writes");
+    site.publish(&tree(3));
+    site.updated(&["--no-fallback"]);
+    ended_well(&site);
+}
+
+#[test]
+fn an_image_tree_edited_after_its_publish_is_not_installed() {
+    if !needs(&NEEDED) {
+        return;
+    }
+    let site = Site::new().with_rsync();
+    site.publish(&tree(1));
+    let published = site.dir.path().join("published");
+    common::copy_tree(&site.image(), &published);
+    write_tree(&foreign(), &site.node());
+    fs::write(site.image().join("usr/file-03"), "edited, not published").expect("writes");
+    fs::remove_file(site.image().join("usr/file-04")).expect("removes");
+    fs::write(site.image().join("usr/more"), "not published").expect("writes");
+    let run = site.updated(&[]);
+    run.ended(0, &["the image tree on the server is not as it was published: /usr/file-03, /usr/file-04"]);
+    judge::same(&published, &site.node(), &[]);
+    site.nothing_left();
+    goes_on_by_a_diff(&site);
+}
+
+#[test]
+fn an_image_tree_edited_after_its_publish_stops_where_the_repository_lacks_the_content() {
+    if !needs(&NEEDED) {
+        return;
+    }
+    let site = Site::new().with_rsync();
+    site.publish(&tree(1));
+    write_tree(&foreign(), &site.node());
+    let before = site.snapshot();
+    for archive in site.archives("full") {
+        fs::remove_file(archive).expect("removes");
+    }
+    fs::write(site.image().join("usr/file-03"), "edited, not published").expect("writes");
+    let run = site.update(&[]);
+    run.ended(8, &["is not the published head any more", "/usr/file-03", "nothing was changed"]);
+    site.unchanged_since(&before);
+    // Published, it is installed.
+    site.publish_as_it_is(&[]);
+    site.updated(&[]);
+    ended_well(&site);
+}
+
+#[test]
+fn an_image_tree_that_is_edited_all_the_time_is_never_installed_half() {
+    if !needs(&NEEDED) {
+        return;
+    }
+    let site = Site::new().with_rsync();
+    site.publish(&tree(1));
+    let published = site.dir.path().join("published");
+    common::copy_tree(&site.image(), &published);
+    let (ended, image) = (AtomicBool::new(false), site.image());
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let mut round = 0u64;
+            while !ended.load(Ordering::SeqCst) {
+                round += 1;
+                let path = image.join(format!("usr/file-{:02}", round % 40));
+                let beside = image.join("usr/.beside");
+                let done = match round % 3 {
+                    0 => fs::write(&path, format!("edited {round}")),
+                    1 => fs::remove_file(&path),
+                    _ => fs::write(&beside, noise(100_000, round)).and_then(|()| fs::rename(&beside, &path)),
+                };
+                drop(done);
+                std::thread::sleep(std::time::Duration::from_millis(1));
+            }
+        });
+        let runs = (0..4).map(|_| {
+            write_tree(&foreign(), &site.node());
+            site.update(&[])
+        });
+        let runs: Vec<_> = runs
+            .map(|run| {
+                judge::same(&published, &site.node(), &[]);
+                site.nothing_left();
+                run
+            })
+            .collect();
+        ended.store(true, Ordering::SeqCst);
+        for run in runs {
+            run.ended(0, &["full sync"]);
+        }
+    });
+}
+
+#[test]
+fn a_catalog_that_is_not_to_be_trusted_stops_everything() {
+    if !needs(&NEEDED) {
+        return;
+    }
+    let site = behind(Site::new().with_rsync(), 1);
+    let catalog = site.repo().join("node/catalog.toml");
+    let first = fs::read(&catalog).expect("a catalog");
+    site.publish(&tree(2));
+    site.updated(&[]);
+    site.publish(&tree(3));
+    let newest = fs::read(&catalog).expect("a catalog");
+    let before = site.snapshot();
+
+    fs::write(&catalog, &first).expect("writes");
+    site.update(&[]).ended(3, &["the server offers serial 1", "has seen 2", "--allow-downgrade"]);
+    site.unchanged_since(&before);
+
+    type Edit = fn(String) -> String;
+    let edits: [(Edit, &str); 5] = [
+        (|text| text.replace("format = 1", "format = 2"), "format 2"),
+        (|text| text.replace("image = \"node\"", "image = \"other\""), "is of image other, not of node"),
+        (|text| text.replacen("published = ", "expires = \"2001-01-01T00:00:00Z\"\npublished = ", 1), "expire"),
+        (|text| text[..text.len() / 2].to_owned(), "the catalog is not valid"),
+        (|text| format!("\0\0{text}"), "the catalog is not valid"),
+    ];
+    for (edit, words) in edits {
+        fs::write(&catalog, &newest).expect("writes");
+        edit_catalog(&site, edit);
+        site.update(&[]).ended(3, &["the server is not trusted", words, "nothing was changed"]);
+        site.unchanged_since(&before);
+    }
+    fs::write(&catalog, "format = \"").expect("writes");
+    site.update(&[]).ended(3, &["the catalog is not valid"]);
+    fs::write(&catalog, [0xff; 100]).expect("writes");
+    site.update(&[]).ended(3, &["the catalog is not valid"]);
+    fs::remove_file(&catalog).expect("removes");
+    site.update(&[]).ended(4, &["the server", "there is no such file"]);
+    site.unchanged_since(&before);
+
+    fs::write(&catalog, &newest).expect("writes");
+    site.updated(&["--no-fallback"]);
+    ended_well(&site);
+}
+
+#[test]
+fn an_older_catalog_is_followed_where_that_is_allowed() {
+    if !needs(&NEEDED) {
+        return;
+    }
+    let site = behind(Site::new().with_rsync(), 1);
+    let published = site.dir.path().join("published");
+    common::copy_tree(&site.image(), &published);
+    let catalog = site.repo().join("node/catalog.toml");
+    let first = fs::read(&catalog).expect("a catalog");
+    site.publish(&tree(2));
+    site.updated(&[]);
+    fs::write(&catalog, &first).expect("writes");
+    site.updated(&["--allow-downgrade"]);
+    judge::same(&published, &site.node(), &[]);
+    site.updated(&[]).ended(0, &["up to date"]);
+}
+
+#[test]
+fn no_rsync_program_and_no_rsync_server_are_told_apart() {
+    if !needs(&NEEDED) {
+        return;
+    }
+    let mut site = Site::new();
+    site.publish(&tree(1));
+    write_tree(&foreign(), &site.node());
+    let before = site.snapshot();
+    site.update(&[]).ended(8, &["no rsync server is configured (--server)", "nothing was changed"]);
+    site.unchanged_since(&before);
+
+    site = site.with_rsync();
+    let mut command = site.command();
+    let run = command.env("PATH", site.dir.path()).output().expect("si_updateclient runs");
+    common::site::Run::of(run).ended(8, &["the rsync program is not installed on this node", "nothing was changed"]);
+    site.unchanged_since(&before);
+
+    site.stop_rsync();
+    site.update(&[]).ended(8, &["cannot be had from rsync", "nothing was changed"]);
+    site.unchanged_since(&before);
+}
+
+#[test]
+fn a_server_without_the_image_as_a_module_is_named() {
+    if !needs(&NEEDED) {
+        return;
+    }
+    let site = Site::new().with_rsync();
+    site.publish(&tree(1));
+    write_tree(&foreign(), &site.node());
+    let before = site.snapshot();
+    fs::rename(site.image(), site.dir.path().join("images/elsewhere")).expect("renames");
+    site.update(&[]).ended(8, &["cannot be had from rsync", "/node/", "nothing was changed"]);
+    site.unchanged_since(&before);
+}
+
+#[test]
+fn an_rsync_daemon_alone_is_server_enough() {
+    if !needs(&NEEDED) {
+        return;
+    }
+    let site = behind(Site::new().with_rsync_alone(), 2);
+    site.updated(&["--no-fallback"]).ended(0, &["following one diff"]);
+    site.same();
+    site.updated(&[]).ended(0, &["up to date"]);
+    fs::write(site.node().join("usr/large"), "drift").expect("writes");
+    site.publish(&tree(3));
+    site.updated(&["--no-fallback"]).ended(0, &["contents whole"]);
+    site.same();
+    write_tree(&foreign(), &site.node());
+    site.updated(&[]).ended(0, &["full sync"]);
+    ended_well(&site);
+}
