@@ -6,7 +6,7 @@ use std::io::Read;
 
 use crate::entry::{Entry, Mtime};
 use crate::manifest::{parse_entries, parse_path, path_text, write_entries};
-use crate::root::{Rename, Root, RootError};
+use crate::root::{Root, RootError};
 use crate::tree_path::TreePath;
 
 use super::prepare::{Action, Change};
@@ -39,7 +39,9 @@ pub enum JournalError {
     #[error(transparent)]
     Root(#[from] RootError),
     /// It is not what this program, or an older one, wrote.
-    #[error("the journal in {path} cannot be followed: {why}")]
+    #[error(
+        "the journal {path} cannot be followed: {why}; with the version that wrote it run --recover, or remove it and run with --check=content"
+    )]
     Invalid {
         /// The file.
         path: String,
@@ -48,8 +50,27 @@ pub enum JournalError {
     },
 }
 
+/// Why a transaction is not known to be sealed.
+#[derive(Debug, thiserror::Error)]
+pub enum SealError {
+    /// It is not.
+    #[error(transparent)]
+    Untouched(#[from] RootError),
+    /// The journal may be durable and could not be taken back: what it says has to happen.
+    #[error("the journal could neither be made durable ({0}) nor be taken back ({1})")]
+    Unknown(RootError, RootError),
+}
+
 /// Writes the parts, then renames the journal into place: that rename, once durable, is the seal.
-pub fn seal(root: &Root, journal: &Journal) -> Result<(), RootError> {
+pub fn seal(root: &Root, journal: &Journal) -> Result<(), SealError> {
+    // A journal that is visible must not be left over a stage that goes.
+    write(root, journal).map_err(|error| match discard(root) {
+        Ok(()) => SealError::Untouched(error),
+        Err(again) => SealError::Unknown(error, again),
+    })
+}
+
+fn write(root: &Root, journal: &Journal) -> Result<(), RootError> {
     let stage = root.below(&name(STAGE))?;
     let mut directories = Vec::new();
     // Writing to memory does not fail.
@@ -87,12 +108,6 @@ pub fn discard(root: &Root) -> Result<(), RootError> {
     let stage = root.below(&name(STAGE))?;
     stage.unlink(&name("journal"))?;
     stage.sync_dir(&TreePath::root())
-}
-
-/// Moves a journal aside that nobody can follow, so that it is neither followed nor lost.
-pub fn set_aside(root: &Root) -> Result<(), RootError> {
-    let stage = root.below(&name(STAGE))?;
-    stage.rename(&name("journal"), &stage, &name("journal.unreadable"), Rename::Replace)
 }
 
 fn read(stage: &Root, file: &str) -> Result<Option<Vec<u8>>, RootError> {

@@ -1,13 +1,15 @@
 //! Refuses what cannot end well, while nothing is touched yet.
 
+use crate::generation::GenerationId;
 use crate::host::MaxDelete;
 use crate::root::Root;
 use crate::root::mounts::{Host, Mount};
+use crate::state;
 use crate::tree_path::TreePath;
 
 use super::Untouched;
 use super::filesystems::Filesystems;
-use super::prepare::{Action, Transaction};
+use super::prepare::{Action, Install, Transaction};
 
 /// Filesystems never fill to the last block; a journal, directories and metadata need some.
 const SLACK_BYTES: u64 = 8 << 20;
@@ -92,6 +94,16 @@ pub fn check_paths(
         check_parent(root, &parent, filesystems)?;
     }
     Ok(())
+}
+
+/// Refuses what would keep the agent from recording what it did.
+pub fn check_own_places(root: &Root, transaction: &Transaction, generation: GenerationId) -> Result<(), Untouched> {
+    let in_the_way = |install: &&Install| state::is_above_own(&install.entry.path) && !install.entry.is_dir();
+    if let Some(install) = transaction.installs.iter().find(in_the_way) {
+        let (path, kind) = (root.show(&install.entry.path), install.entry.type_name());
+        return Err(Untouched::Refused(format!("{path} is a {kind} in the image, and the agent keeps files in it")));
+    }
+    Ok(state::check_places(root, generation)?)
 }
 
 fn check_parent(root: &Root, parent: &TreePath, filesystems: &Filesystems) -> Result<(), Untouched> {

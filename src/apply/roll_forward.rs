@@ -12,6 +12,7 @@ use crate::tree_path::TreePath;
 use super::Interrupted;
 use super::filesystems::{Filesystems, Stages};
 use super::journal::{self, Journal};
+use super::name;
 use super::prepare::{Action, Change, slot_name};
 
 /// A transaction that is complete, durable and recorded.
@@ -32,9 +33,9 @@ pub fn roll_forward(root: &Root, journal: &Journal, monitor: &dyn Monitor) -> Re
     let stages = filesystems.open_stages(root)?;
     monitor.event(Event::Started { job: Job::Apply, total: journal.changes.len() as u64 });
     let begin = Instant::now();
-    let mut kept = Vec::new();
+    let (mut kept, mut anew) = (Vec::new(), Vec::new());
     for change in &journal.changes {
-        if !step(root, &stages, change)? {
+        if !step(root, &stages, change, &mut anew)? {
             kept.push(change.path.clone());
         }
     }
@@ -48,11 +49,17 @@ pub fn roll_forward(root: &Root, journal: &Journal, monitor: &dyn Monitor) -> Re
     for path in &kept {
         state.deviate(path, "kept, since something untracked sits in it");
     }
+    for path in &anew {
+        monitor.warn(format!("{} had gone or become something else meanwhile; it was made anew", root.show(path)));
+        state.deviate(path, "was not there any more when the update was made; what it held may be missing");
+    }
     state.written = jiff::Timestamp::now();
     state::save(root, &state, journal.manifest.as_deref())?;
     journal::discard(root)?;
     monitor.event(Event::Finished { job: Job::Apply });
-    tidy(root, &filesystems, journal)?;
+    if let Err(error) = tidy(root, &filesystems, journal) {
+        monitor.warn(format!("what was displaced is still there, and the next run removes it: {error}"));
+    }
     Ok(Applied { state, mixed, kept })
 }
 
@@ -69,12 +76,15 @@ fn tidy(root: &Root, filesystems: &Filesystems, journal: &Journal) -> Result<(),
 }
 
 /// Makes one change unless it is made; false where a directory had to stay.
-fn step(root: &Root, stages: &Stages, change: &Change) -> Result<bool, Interrupted> {
+fn step(root: &Root, stages: &Stages, change: &Change, anew: &mut Vec<TreePath>) -> Result<bool, Interrupted> {
     let at = change.filesystem;
     let missing =
         || Interrupted(format!("the stage of the filesystem that holds {} is missing", root.show(&change.path)));
     let stage = || stages.stage(at).ok_or_else(missing);
     let undo = || stages.undo(at).ok_or_else(missing);
+    if matches!(change.action, Action::Install { .. } | Action::Exchange { .. }) {
+        make_way(root, undo()?, &change.path, anew)?;
+    }
     match change.action {
         Action::Install { slot } => install(root, stage()?, undo()?, slot, &change.path)?,
         Action::Exchange { slot, to_directory } => {
@@ -146,6 +156,32 @@ fn remove(root: &Root, undo: &Root, slot: u32, path: &TreePath) -> Result<(), Ro
         Some(live) if live.kind == FileKind::Directory => Ok(()),
         Some(_) => root.rename(path, undo, &slot, Rename::NoReplace),
     }
+}
+
+/// Makes the directories above `path` where they have gone since the tree was looked at, or something
+/// else stands in their place, which goes aside; `anew` names them. What a directory of the image should
+/// be like is set in the end, as for all of them.
+fn make_way(root: &Root, undo: &Root, path: &TreePath, anew: &mut Vec<TreePath>) -> Result<(), RootError> {
+    let Some(parent) = path.parent() else { return Ok(()) };
+    let stands = root.stat(&parent)?;
+    if stands.is_some_and(|stat| stat.kind == FileKind::Directory) {
+        return Ok(());
+    }
+    make_way(root, undo, &parent, anew)?;
+    if root.stat(&parent)?.is_some() {
+        let mut free = 0;
+        while undo.stat(&aside(free))?.is_some() {
+            free += 1;
+        }
+        root.rename(&parent, undo, &aside(free), Rename::NoReplace)?;
+    }
+    root.create_dir(&parent)?;
+    anew.push(parent);
+    Ok(())
+}
+
+fn aside(number: u32) -> TreePath {
+    name(&format!("aside-{number}"))
 }
 
 fn set_aside(root: &Root, undo: &Root, slot: &TreePath, path: &TreePath) -> Result<(), RootError> {

@@ -45,7 +45,7 @@ pub enum SessionError {
     #[error(transparent)]
     Interrupted(#[from] Interrupted),
     /// A filesystem that takes part is not mounted.
-    #[error("an interrupted update has to be finished and {0} is not mounted; mount it and run again")]
+    #[error("{0} takes part in it and is not mounted; mount it and run again")]
     NotMounted(String),
 }
 

@@ -11,10 +11,10 @@ use crate::entry::{Entry, LeafKind, Node};
 use crate::report::{Event, Job, Monitor};
 use crate::root::{Labels, Rename, Root, RootError};
 
-use super::Untouched;
 use super::filesystems::{Filesystems, Stages};
-use super::journal::{self, Journal};
+use super::journal::{self, Journal, SealError};
 use super::prepare::{Install, Make, Transaction};
+use super::{Interrupted, Untouched};
 use crate::tree_path::TreePath;
 
 /// Up to so many files are synced one by one; more are synced with their filesystem, which is faster
@@ -46,6 +46,17 @@ pub struct Staged<'a> {
 #[must_use]
 pub struct Sealed {
     journal: Journal,
+}
+
+/// Why a transaction was not sealed, or may have been.
+#[derive(Debug, thiserror::Error)]
+pub enum SealFailure {
+    /// It was not.
+    #[error(transparent)]
+    Untouched(Untouched),
+    /// It may have been: only the next run can tell.
+    #[error(transparent)]
+    Interrupted(Interrupted),
 }
 
 /// Why content could not be staged.
@@ -295,7 +306,7 @@ impl<'a> Stage<'a> {
 impl Staged<'_> {
     /// Writes the journal: from here only forward. `state` is recorded in the end, with `manifest`
     /// as it is stored in the repository, unless that is recorded already.
-    pub fn seal(self, state: String, manifest: Option<Vec<u8>>) -> Result<Sealed, Untouched> {
+    pub fn seal(self, state: String, manifest: Option<Vec<u8>>) -> Result<Sealed, SealFailure> {
         let journal = Journal {
             tops: self.filesystems.tops().to_vec(),
             changes: self.transaction.changes.clone(),
@@ -303,7 +314,10 @@ impl Staged<'_> {
             state,
             manifest,
         };
-        journal::seal(self.root, &journal).map_err(Untouched::from_root)?;
+        journal::seal(self.root, &journal).map_err(|error| match error {
+            SealError::Untouched(error) => SealFailure::Untouched(Untouched::from_root(error)),
+            error @ SealError::Unknown(..) => SealFailure::Interrupted(Interrupted(error.to_string())),
+        })?;
         Ok(Sealed { journal })
     }
 }

@@ -115,10 +115,13 @@ impl Root {
         let fd = self.resolve(path, OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY);
         let file = File::from(fd.map_err(|e| self.error("open", path, e))?);
         let stat = rustix::fs::fstat(&file).map_err(|e| self.error("inspect", path, e))?;
-        if Stat::from(stat).kind != FileKind::File {
-            return Err(self.error("read", path, Errno::INVAL));
-        }
-        Ok(file)
+        let what = match Stat::from(stat).kind {
+            FileKind::File => return Ok(file),
+            FileKind::Directory => "it is a directory and no plain file",
+            FileKind::Fifo => "it is a named pipe and no plain file",
+            _ => "it is no plain file",
+        };
+        Err(self.error("read", path, std::io::Error::other(what)))
     }
 
     /// The text of the symlink at `path`.

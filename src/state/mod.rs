@@ -13,7 +13,7 @@ use crate::digest::Digest;
 use crate::generation::GenerationId;
 use crate::image::ImageName;
 use crate::manifest::{MAX_TEXT, Manifest, ManifestError, parse_path, path_text};
-use crate::root::{Root, RootError};
+use crate::root::{FileKind, Root, RootError};
 use crate::tree_path::TreePath;
 
 mod lock;
@@ -192,6 +192,29 @@ pub fn save(root: &Root, state: &State, manifest: Option<&[u8]>) -> Result<(), S
     }
     root.write_durably(&last, format!("{}\n", state.image).as_bytes(), 0o644)?;
     remove_old_manifests(root, state.generation)
+}
+
+/// Refuses a tree in which [`save`] would fail: that must be known before anything is changed.
+pub fn check_places(root: &Root, generation: GenerationId) -> Result<(), StateError> {
+    let invalid = |path: &TreePath, why: &str| StateError::Invalid { path: root.show(path), why: why.to_owned() };
+    let places = [place("state.toml"), manifest_place(generation), tree_path(LAST_SYNCED)];
+    for path in places {
+        // They are written beside their place.
+        let beside = [path.as_bytes(), b".new"].concat();
+        for path in [Some(path), TreePath::new(beside).ok()].into_iter().flatten() {
+            if root.stat(&path)?.is_some_and(|stat| stat.kind == FileKind::Directory) {
+                return Err(invalid(&path, "it is a directory where the agent keeps a file"));
+            }
+            let mut above = path.parent();
+            while let Some(dir) = above {
+                if root.stat(&dir)?.is_some_and(|stat| stat.kind != FileKind::Directory) {
+                    return Err(invalid(&dir, "it is no directory, and the agent keeps files in it"));
+                }
+                above = dir.parent();
+            }
+        }
+    }
+    Ok(())
 }
 
 fn remove_old_manifests(root: &Root, keep: GenerationId) -> Result<(), StateError> {

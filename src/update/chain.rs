@@ -50,6 +50,37 @@ impl From<Untouched> for Stopped {
     }
 }
 
+/// Why a stage could not be filled from a chain.
+enum Unfilled {
+    Stopped(Stopped),
+    /// An archive has the digest that the catalog names, and does not hold what it lists.
+    Archive {
+        name: String,
+        why: String,
+    },
+}
+
+impl From<UpdateError> for Unfilled {
+    fn from(error: UpdateError) -> Self {
+        Unfilled::Stopped(error.into())
+    }
+}
+
+impl From<Stopped> for Unfilled {
+    fn from(stopped: Stopped) -> Self {
+        Unfilled::Stopped(stopped)
+    }
+}
+
+impl From<ChainError> for Unfilled {
+    fn from(error: ChainError) -> Self {
+        match error {
+            ChainError::Untouched(error) => Unfilled::Stopped(error.into()),
+            ChainError::Archive { name, source } => Unfilled::Archive { name, why: source.to_string() },
+        }
+    }
+}
+
 /// An archive of the chain, with what is known of it.
 struct Link<'a> {
     archive: &'a Archive,
@@ -122,20 +153,19 @@ impl Converge<'_> {
             .collect();
         let done = self.commit(goal, transaction, |stage| {
             let live = self.live_contents();
-            supply::from_live(stage, &live)?;
-            supply::from_chain(stage, &live, &deliveries).map_err(|error| match error {
-                ChainError::Untouched(error) => Stopped::from(error),
-                ChainError::Archive { name, source } => Stopped::Failed(damaged(&name, &source)),
-            })?;
-            self.fill_from_repository(stage, &live)
+            supply::from_live(stage, &live).map_err(Stopped::from)?;
+            supply::from_chain(stage, &live, &deliveries)?;
+            Ok(self.fill_from_repository(stage, &live)?)
         });
         match done {
-            Ok(report) => {
-                self.run.repository.spool().tidy(&[])?;
-                Ok(Followed::Done(Box::new(report)))
+            Ok(report) => Ok(Followed::Done(Box::new(report))),
+            Err(Unfilled::Archive { name, why }) => {
+                let lying = links.iter().find(|link| link.archive.file.file.as_str() == name);
+                let fault = || FetchError::new(FetchErrorKind::Corrupt, Side::Server, &name, &why).into();
+                lying.map(|link| self.broken(link.archive, &why)).ok_or_else(fault)
             }
-            Err(Stopped::Incomplete(why)) => Ok(Followed::Incomplete(why)),
-            Err(Stopped::Failed(error)) => Err(error),
+            Err(Unfilled::Stopped(Stopped::Incomplete(why))) => Ok(Followed::Incomplete(why)),
+            Err(Unfilled::Stopped(Stopped::Failed(error))) => Err(error),
         }
     }
 
@@ -228,10 +258,6 @@ enum Unlinked {
 /// Whether the server lacks the file or holds another one, so that another way may lead there.
 fn is_broken(error: &FetchError) -> bool {
     matches!(error.kind, FetchErrorKind::NotFound | FetchErrorKind::Corrupt)
-}
-
-fn damaged(name: &str, error: &ArchiveError) -> UpdateError {
-    FetchError::new(FetchErrorKind::Corrupt, Side::Server, name, error).into()
 }
 
 fn missing(stage: &Stage) -> Why {

@@ -3,7 +3,7 @@
 use crate::apply::live::Live;
 use crate::apply::prepare::{self, Depth, Policy, Transaction, Untracked, Wanted};
 use crate::apply::roll_forward::roll_forward;
-use crate::apply::stage::Stage;
+use crate::apply::stage::{SealFailure, Stage};
 use crate::apply::{Untouched, preflight};
 use crate::catalog::Catalog;
 use crate::entry::Entry;
@@ -125,6 +125,7 @@ impl Converge<'_> {
             let tracked = goal.base.as_ref().map_or(0, |base| base.len()).max(goal.target.len());
             preflight::check_budget(&transaction, tracked, goal.renamed, self.run.request.max_delete)?;
             preflight::check_paths(&session.root, &transaction, &session.filesystems, &session.mounts)?;
+            preflight::check_own_places(&session.root, &transaction, goal.whole.id())?;
             preflight::check_room(&session.root, &transaction, &session.filesystems)?;
         }
         Ok(transaction)
@@ -168,7 +169,10 @@ impl Converge<'_> {
         if monitor.is_stopped() {
             return Err(before(Untouched::Stopped));
         }
-        let sealed = staged.seal(text, self.manifest_to_record(goal)).map_err(before)?;
+        let sealed = staged.seal(text, self.manifest_to_record(goal)).map_err(|failure| match failure {
+            SealFailure::Untouched(error) => before(error),
+            SealFailure::Interrupted(error) => Failure::After(UpdateError::Interrupted(error)),
+        })?;
         monitor.event(Event::Sealed);
         let applied = roll_forward(&session.root, sealed.journal(), monitor)
             .map_err(|interrupted| Failure::After(UpdateError::Interrupted(interrupted)))?;

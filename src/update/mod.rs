@@ -16,7 +16,7 @@ use std::collections::HashSet;
 use crate::apply::session::{self, Session};
 use crate::apply::{Untouched, preflight};
 use crate::catalog::{Catalog, RepoPath};
-use crate::fetch::{CatalogAnswer, Repository, Spool};
+use crate::fetch::{CatalogAnswer, FetchErrorKind, Repository, Spool};
 use crate::filter::Filter;
 use crate::plan::{self, Plan, Why};
 use crate::report::Monitor;
@@ -59,7 +59,9 @@ pub fn run(request: &Request, monitor: &dyn Monitor) -> Result<Report, UpdateErr
     let catalog = Catalog::parse(&bytes, &request.image).map_err(|e| UpdateError::Trust(e.to_string()))?;
     run.check_catalog(&catalog, state.as_ref())?;
     let seen = SeenCatalog { repo: request.repo.to_string(), serial: catalog.serial, etag };
-    run.follow(&catalog, seen, state)
+    let done = run.follow(&catalog, seen, state);
+    run.tidy_spool(&done);
+    done
 }
 
 /// What is recorded of the tree; changes nothing.
@@ -120,6 +122,19 @@ impl Run<'_> {
     fn is_settled(&self, state: &State) -> Result<bool, UpdateError> {
         let home = self.session.root.identity().map_err(Untouched::from)?;
         Ok(state.home == home && state.filter == self.filter.digest())
+    }
+
+    /// Keeps what a further try would resume, and nothing else: not on a full disk.
+    fn tidy_spool(&self, done: &Result<Report, UpdateError>) {
+        let useless = match done {
+            Ok(_) => true,
+            Err(UpdateError::Node(error)) => matches!(error, Untouched::NoRoom(_)),
+            Err(UpdateError::Fetch(error)) => error.kind == FetchErrorKind::NoRoom,
+            Err(_) => false,
+        };
+        if useless && let Err(error) = self.repository.spool().tidy(&[]) {
+            self.monitor.warn(format!("what was downloaded stays where it is: {error}"));
+        }
     }
 
     fn check_catalog(&self, catalog: &Catalog, state: Option<&State>) -> Result<(), UpdateError> {

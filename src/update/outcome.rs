@@ -87,6 +87,9 @@ pub enum UpdateError {
     /// Only a full sync would help, and there is none.
     #[error("{0}; nothing was changed")]
     NoFullSync(String),
+    /// An interrupted update cannot be finished now.
+    #[error("an update that was interrupted has to be finished first, and cannot be: {0}")]
+    Unfinished(String),
     /// The tree is between two generations.
     #[error(transparent)]
     Interrupted(#[from] Interrupted),
@@ -138,8 +141,8 @@ impl From<SessionError> for UpdateError {
             SessionError::State(error) => error.into(),
             SessionError::Interrupted(error) => UpdateError::Interrupted(error),
             SessionError::Mounts(_) => UpdateError::Node(Untouched::Refused(error.to_string())),
-            // The journal is still there: the tree is between two generations until it is followed.
-            error => UpdateError::Interrupted(Interrupted(error.to_string())),
+            SessionError::NotMounted(_) => UpdateError::Unfinished(error.to_string()),
+            SessionError::Journal(error) => UpdateError::Unfinished(error.to_string()),
         }
     }
 }

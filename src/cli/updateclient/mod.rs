@@ -120,7 +120,7 @@ fn exit_of(error: &UpdateError) -> Exit {
         UpdateError::Budget(_) => Exit::Budget,
         UpdateError::Stopped => Exit::Stopped,
         UpdateError::NoFullSync(_) => Exit::NoFullSync,
-        UpdateError::Interrupted(_) => Exit::Interrupted,
+        UpdateError::Unfinished(_) | UpdateError::Interrupted(_) => Exit::Interrupted,
     }
 }
 
