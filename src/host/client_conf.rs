@@ -14,8 +14,6 @@ pub struct ClientConf {
     pub rsync_port: Option<u16>,
     /// Where the exclude file is, as a path below the root.
     pub exclude_file: Option<String>,
-    /// Types of filesystems that belong to the image; others are left alone. Empty: not said.
-    pub fstypes: Vec<String>,
     /// Names that mean nothing here, for a warning.
     pub ignored: Vec<String>,
 }
@@ -41,7 +39,6 @@ impl ClientConf {
                     conf.rsync_port = Some(port.ok_or_else(|| bad(format!("{value:?} is not a port")))?);
                 }
                 "exclude_file" => conf.exclude_file = Some(value.to_owned()),
-                "fstype" => conf.fstypes.push(value.to_owned()),
                 _ => conf.ignored.push(name.to_owned()),
             }
         }

@@ -1,23 +1,18 @@
-//! What the host says about itself and about how it is to be updated: configuration files, old and
-//! new, and its name.
+//! How a node is to be updated: its configuration files, old and new.
 //!
 //! Parsing only: the caller reads the files, below the root of the tree that is updated. Nothing in
 //! them is ever run by a shell. A file larger than [`MAX_FILE`] is refused.
 
 mod client_conf;
-mod cluster;
 mod config;
-mod name;
 
 pub use client_conf::ClientConf;
-pub use cluster::{Assignment, assignment};
 pub use config::{Check, Config, Download, Drift, MaxDelete};
-pub use name::{hostname, overrides};
 
 /// The exclude file of a node that has none.
 pub const DEFAULT_EXCLUDES: &str = include_str!("../../etc/updateclient.local.exclude");
 
-/// A configuration file larger than this is refused: a `cluster.txt` of 10,000 nodes takes 1 MB.
+/// A configuration file larger than this is refused: an exclude file of 10,000 rules takes 1 MB.
 pub const MAX_FILE: usize = 16 << 20;
 
 /// A configuration file that cannot be read as one.

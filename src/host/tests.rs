@@ -1,6 +1,5 @@
 use super::*;
 use crate::filter::Filter;
-use crate::image::ImageName;
 use crate::tree_path::TreePath;
 
 const SAMPLE: &str = include_str!("../../etc/updateclient.toml");
@@ -69,37 +68,11 @@ fn client_conf_of_the_old_client() {
         image: None,
         rsync_port: Some(8873),
         exclude_file: Some("/etc/x y".into()),
-        fstypes: vec!["ext4".into(), "xfs".into()],
-        ignored: vec!["server:".into(), "ssh_user".into()],
+        ignored: vec!["fstype".into(), "fstype".into(), "server:".into(), "ssh_user".into()],
     };
     assert_eq!(conf, expected);
     let error = ClientConf::parse("client.conf", b"\nrsync_port = 0").expect_err("no port").to_string();
     assert_eq!(error, "client.conf:2: \"0\" is not a port");
-}
-
-#[test]
-fn cluster_txt_gives_a_host_its_image_and_overrides() {
-    let content = b"#\n# global_override=:site all:\n#\n\
-        node1:Login::frontend\nnode1:Login:suse:extra\nnode1:Storage:rhel:storage\nnode1:Storage:rhel:frontend\n\
-        node10:Storage:rhel:\nnode2:Bare::\n";
-    let of = |host| assignment("cluster.txt", content, host).expect("a good file");
-    let names = |names: &[&str]| names.iter().map(|n| n.parse().expect("a good name")).collect::<Vec<ImageName>>();
-    let node1 = of("node1").expect("has an image");
-    assert_eq!(node1.image.as_str(), "suse");
-    assert_eq!(node1.overrides, names(&["site", "all", "storage", "extra", "frontend"]));
-    assert_eq!(of("node10").expect("has an image").overrides, names(&["site", "all"]));
-    assert_eq!(of("node2"), None);
-    assert_eq!(of("node"), None);
-    assert!(assignment("cluster.txt", b"n:g:../x:\n", "n").is_err());
-}
-
-#[test]
-fn host_names_end_at_the_first_dot() {
-    assert_eq!(hostname(b"node7.example.org\n").as_deref(), Some("node7"));
-    assert_eq!(hostname(b"# comment\n\n node7 \n").as_deref(), Some("node7"));
-    for bad in [&b""[..], b"\n", b".org\n", b"a b\n", b"-x\n", b"\xff\n", b"a/b\n"] {
-        assert_eq!(hostname(bad), None, "{bad:?}");
-    }
 }
 
 #[test]
@@ -147,8 +120,5 @@ proptest::proptest! {
     fn no_bytes_make_them_panic(content: Vec<u8>) {
         let _ = Config::parse("x", &content);
         let _ = ClientConf::parse("x", &content);
-        let _ = assignment("x", &content, "node");
-        let _ = hostname(&content);
-        let _ = overrides("x", &content);
     }
 }
