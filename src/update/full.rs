@@ -69,8 +69,9 @@ impl Converge<'_> {
                 }
             }
         }
-        let edited: Vec<TreePath> = stage.wanted().keys().flat_map(|digest| stage.paths_of(digest)).collect();
+        let mut edited: Vec<TreePath> = stage.wanted().keys().flat_map(|digest| stage.paths_of(digest)).collect();
         if !edited.is_empty() {
+            edited.sort();
             let paths = named(&edited);
             self.run.monitor.warn(format!("the image tree on the server is not as it was published: {paths}"));
         }
