@@ -24,7 +24,8 @@ pub struct Journal {
     pub tops: Vec<TreePath>,
     /// In this order.
     pub changes: Vec<Change>,
-    /// The tracked directories with their final metadata.
+    /// Tracked directories with their final metadata, of which the time is set, and all of it where a
+    /// change says so.
     pub directories: Vec<Entry>,
     /// The state to be recorded in the end, as text.
     pub state: String,
@@ -134,6 +135,7 @@ fn text(journal: &Journal) -> String {
             Action::Remove { slot } => format!("remove {slot}"),
             Action::RemoveDir => "remove-directory 0".to_owned(),
             Action::Times(mtime) => format!("time {mtime}"),
+            Action::Directory => "directory 0".to_owned(),
         };
         text += &format!("{action} {} {}\n", change.filesystem, path_text(&change.path));
     }
@@ -180,6 +182,7 @@ fn parse_action(action: &str, value: &str) -> Option<Action> {
         "from-directory" => Action::Exchange { slot: slot()?, to_directory: false },
         "remove" => Action::Remove { slot: slot()? },
         "remove-directory" => Action::RemoveDir,
+        "directory" => Action::Directory,
         "time" => {
             let (seconds, nanos) = value.split_once('.')?;
             let nanos: u32 = nanos.parse().ok().filter(|nanos| *nanos < 1_000_000_000)?;
@@ -205,6 +208,7 @@ mod tests {
                 change(path("f"), Action::Times(Mtime { seconds: -5, nanos: 7 })),
                 change(path("old"), Action::Remove { slot: u32::MAX }),
                 change(path("dir"), Action::RemoveDir),
+                change(path("etc"), Action::Directory),
             ],
             directories: Vec::new(),
             state: String::new(),
@@ -233,7 +237,7 @@ mod tests {
     fn the_format_is_frozen() {
         let expected = "si-journal 1\nfilesystem .\nfilesystem ./boot\ninstall 1 0 ./etc/a\\040b\\012\n\
             to-directory 2 1 ./boot/x\nfrom-directory 3 0 ./bin\ntime -5.000000007 0 ./f\n\
-            remove 4294967295 0 ./old\nremove-directory 0 0 ./dir\nend 6\n";
+            remove 4294967295 0 ./old\nremove-directory 0 0 ./dir\ndirectory 0 0 ./etc\nend 7\n";
         assert_eq!(text(&sample()), expected);
     }
 }

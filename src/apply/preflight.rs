@@ -63,7 +63,8 @@ pub fn check_paths(
     let mut parents: Vec<TreePath> = Vec::new();
     let refuse = |path: &TreePath, why: &str| Err(Untouched::Refused(format!("{} {why}", root.show(path))));
     for change in &transaction.changes {
-        if let Some(mount) = mounts.iter().find(|mount| mount.at == change.path) {
+        let directory = change.action == Action::Directory;
+        if let Some(mount) = mounts.iter().find(|mount| mount.at == change.path && !directory) {
             return refuse(&change.path, &format!("has to change and a {} is mounted on it", mount.kind));
         }
         if matches!(change.action, Action::RemoveDir) {
@@ -72,14 +73,15 @@ pub fn check_paths(
             }
             continue;
         }
-        if let Some(mount) = mounts.iter().find(|mount| mount.read_only && change.path.is_below(&mount.at)) {
+        let holds = |mount: &&Mount| change.path.is_below(&mount.at) || (directory && change.path == mount.at);
+        if let Some(mount) = mounts.iter().find(|mount| mount.read_only && holds(mount)) {
             return refuse(&change.path, &format!("has to change and {} is mounted read-only", root.show(&mount.at)));
         }
         if let Some(pins) = root.pins(&change.path)? {
             let flag = match (pins.immutable, pins.append_only) {
                 (true, _) => "has to change and is immutable (chattr +i)",
                 (_, true) => "has to change and is append-only (chattr +a)",
-                _ if pins.mount_root => "has to change and something is mounted on it",
+                _ if pins.mount_root && !directory => "has to change and something is mounted on it",
                 _ => "",
             };
             if !flag.is_empty() {

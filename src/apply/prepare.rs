@@ -81,7 +81,7 @@ pub struct Transaction {
     pub installs: Vec<Install>,
     /// What the roll-forward does, in this order.
     pub changes: Vec<Change>,
-    /// The tracked directories, whose metadata is set last.
+    /// Tracked directories whose time, and with [`Action::Directory`] all metadata, is set last.
     pub directories: Vec<Entry>,
     /// Tracked paths that deviate and stay so.
     pub deviations: BTreeMap<TreePath, String>,
@@ -95,8 +95,6 @@ pub struct Transaction {
     pub removed: usize,
     /// Untracked paths that stay, where they were counted.
     pub untracked: Option<u64>,
-    /// Whether only directory times are left to do.
-    metadata_only_directories: usize,
 }
 
 /// One line of an itemised list.
@@ -178,6 +176,8 @@ pub enum Action {
     RemoveDir,
     /// Only the time is set: nothing else differs, and no other name links the inode.
     Times(Mtime),
+    /// The directory gets its owner, permissions and attributes, after everything else.
+    Directory,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -207,7 +207,7 @@ impl Wanted<'_> {
 impl Transaction {
     /// Whether the tree is already as it is wanted.
     pub fn is_empty(&self) -> bool {
-        self.changes.is_empty() && self.metadata_only_directories == 0
+        self.changes.is_empty()
     }
 
     /// The filesystems that take part; the top always does, it holds the journal.
@@ -265,14 +265,10 @@ pub fn prepare(wanted: &Wanted, live: &Live) -> Result<Transaction, Untouched> {
             }
             _ => {}
         }
-        if entry.is_dir() && judged.verdict != Verdict::Report {
-            transaction.directories.push(entry.clone());
-            let missing = judged.difference.missing || judged.difference.kind;
-            transaction.metadata_only_directories += usize::from(judged.difference.any() && !missing);
-        }
     }
     layout::lay_out(wanted, live, &judged, &mut transaction)?;
     removal::remove(wanted, live, &mut transaction)?;
+    settle_directories(wanted, live, &judged, &mut transaction);
     transaction.items.sort_by(|a, b| a.path.cmp(&b.path));
     Ok(transaction)
 }
@@ -372,6 +368,34 @@ fn raise_parents(wanted: &Wanted, judged: &mut [Judged]) {
         let gone = judged[above].difference.missing || judged[above].difference.kind;
         if judged[above].verdict == Verdict::Report && gone {
             judged[above].verdict = Verdict::Replace;
+        }
+    }
+}
+
+/// Lists the directories whose metadata has to be set in the end: those that differ, those whose time
+/// does, and those in which something comes or goes. Where the tree was not walked, all of them.
+fn settle_directories(wanted: &Wanted, live: &Live, judged: &[Judged], transaction: &mut Transaction) {
+    let stirred: HashSet<TreePath> = transaction.changes.iter().filter_map(|change| change.path.parent()).collect();
+    for (entry, judged) in wanted.target.entries().iter().zip(judged) {
+        if !entry.is_dir() || judged.verdict == Verdict::Report {
+            continue;
+        }
+        let stat = live.get(&entry.path);
+        let fresh = judged.difference.missing || judged.difference.kind;
+        let differs = judged.difference.any() && !fresh;
+        if differs {
+            let path = entry.path.clone();
+            transaction.changes.push(Change { filesystem: 0, path, action: Action::Directory });
+        }
+        let late = stat.is_none_or(|stat| stat.mtime != entry.meta.mtime);
+        let disturbed = stirred.contains(&entry.path) || wanted.filesystems.is_top(&entry.path);
+        let read_only = |mount: &Mount| mount.read_only && (entry.path == mount.at || entry.path.is_below(&mount.at));
+        if wanted.mounts.iter().any(read_only) {
+            // Its time alone is no drift; anything else is refused by the preflight.
+            continue;
+        }
+        if differs || disturbed || (late && !fresh) || !live.whole {
+            transaction.directories.push(entry.clone());
         }
     }
 }

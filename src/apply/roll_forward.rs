@@ -1,6 +1,7 @@
 //! From the seal to the end: every step looks first whether it was made, so that all of them can be
 //! repeated after an interruption at any moment.
 
+use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
 use crate::entry::Entry;
@@ -41,9 +42,7 @@ pub fn roll_forward(root: &Root, journal: &Journal, monitor: &dyn Monitor) -> Re
     }
     let mixed = begin.elapsed();
     monitor.event(Event::Advanced { job: Job::Apply, by: journal.changes.len() as u64 });
-    for entry in &journal.directories {
-        settle_directory(root, entry)?;
-    }
+    settle_directories(root, journal)?;
     filesystems.sync(root, std::iter::once(0).chain(stages.which()))?;
     let mut state = State::parse(&journal.state, "the state in the journal")?;
     for path in &kept {
@@ -69,7 +68,7 @@ fn tidy(root: &Root, filesystems: &Filesystems, journal: &Journal) -> Result<(),
     for top in filesystems.tops() {
         let entry = journal.directories.binary_search_by(|entry| entry.path.cmp(top));
         if let Ok(at) = entry {
-            settle_directory(root, &journal.directories[at])?;
+            settle_time(root, &journal.directories[at])?;
         }
     }
     Ok(())
@@ -92,6 +91,8 @@ fn step(root: &Root, stages: &Stages, change: &Change, anew: &mut Vec<TreePath>)
         }
         Action::Remove { slot } => remove(root, undo()?, slot, &change.path)?,
         Action::RemoveDir => return Ok(root.remove_dir(&change.path)?),
+        // Set in the end, with the times.
+        Action::Directory => {}
         Action::Times(mtime) => {
             if root.stat(&change.path)?.is_some() {
                 root.set_times(&change.path, mtime)?;
@@ -189,19 +190,28 @@ fn set_aside(root: &Root, undo: &Root, slot: &TreePath, path: &TreePath) -> Resu
     root.rename(path, undo, slot, Rename::NoReplace)
 }
 
-/// Gives a directory its final metadata, where that differs.
-fn settle_directory(root: &Root, entry: &Entry) -> Result<(), RootError> {
-    let Some(stat) = root.stat(&entry.path)? else { return Ok(()) };
-    if stat.kind != FileKind::Directory {
-        return Ok(());
-    }
-    let meta = &entry.meta;
-    let same = stat.mode == meta.mode && stat.uid == meta.uid && stat.gid == meta.gid;
-    if !same || root.xattrs(&entry.path)? != meta.xattrs {
-        return root.set_meta(&entry.path, meta);
-    }
-    if stat.mtime != meta.mtime {
-        return root.set_times(&entry.path, meta.mtime);
+/// Gives directories their final metadata; children change no more.
+fn settle_directories(root: &Root, journal: &Journal) -> Result<(), RootError> {
+    let whole = journal.changes.iter().filter(|change| change.action == Action::Directory);
+    let whole: HashSet<&TreePath> = whole.map(|change| &change.path).collect();
+    for entry in &journal.directories {
+        if whole.contains(&entry.path) {
+            match root.stat(&entry.path)? {
+                Some(stat) if stat.kind == FileKind::Directory => root.set_meta(&entry.path, &entry.meta)?,
+                _ => {}
+            }
+        } else {
+            settle_time(root, entry)?;
+        }
     }
     Ok(())
+}
+
+fn settle_time(root: &Root, entry: &Entry) -> Result<(), RootError> {
+    match root.stat(&entry.path)? {
+        Some(stat) if stat.kind == FileKind::Directory && stat.mtime != entry.meta.mtime => {
+            root.set_times(&entry.path, entry.meta.mtime)
+        }
+        _ => Ok(()),
+    }
 }

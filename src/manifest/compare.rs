@@ -34,3 +34,13 @@ pub fn compare(base: &Manifest, target: &Manifest) -> Changes {
         }
     }
 }
+
+/// The entries of `base` whose path `target` does not have, in order.
+pub fn gone<'b>(base: &'b Manifest, target: &Manifest) -> impl Iterator<Item = &'b Entry> {
+    let mut rest = target.entries();
+    base.entries().iter().filter(move |entry| {
+        let before = rest.iter().take_while(|other| other.path < entry.path).count();
+        rest = &rest[before..];
+        rest.first().is_none_or(|other| other.path != entry.path)
+    })
+}

@@ -10,9 +10,9 @@ mod read;
 
 use std::collections::HashMap;
 use std::io::{self, Write};
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
-pub use compare::{Changes, compare};
+pub use compare::{Changes, compare, gone};
 pub use line::{parse_path, write_path};
 pub use read::parse_entries;
 
@@ -39,7 +39,8 @@ const HEAD: &[u8] = b"#mtree systemimager 1\n";
 /// What a tree holds: sorted, unique and checked by every clause of the format.
 #[derive(Clone, Debug)]
 pub struct Manifest {
-    entries: Vec<Entry>,
+    /// Shared, since a filter that drops nothing leaves the same entries.
+    entries: Arc<[Entry]>,
     id: OnceLock<GenerationId>,
 }
 
@@ -89,7 +90,7 @@ impl Manifest {
     fn from_sorted(entries: Vec<Entry>) -> Result<Self, ManifestError> {
         checks::tree(&entries)?;
         checks::groups(&entries)?;
-        Ok(Manifest { entries, id: OnceLock::new() })
+        Ok(Manifest { entries: entries.into(), id: OnceLock::new() })
     }
 
     /// The id of the generation: the SHA-256 of the canonical text.
@@ -98,7 +99,7 @@ impl Manifest {
             let mut hasher = Hasher::new();
             hasher.update(HEAD);
             let mut text = Vec::new();
-            for entry in &self.entries {
+            for entry in self.entries.iter() {
                 text.clear();
                 line::write(&mut text, entry);
                 hasher.update(&text);
@@ -172,20 +173,26 @@ impl Manifest {
     /// The manifest of what `keep` leaves: what is below a dropped directory goes as well, the top
     /// always stays, and a hardlink group is what survives of it.
     pub fn filtered(&self, mut keep: impl FnMut(&Entry) -> bool) -> Manifest {
-        let mut kept: Vec<Entry> = Vec::with_capacity(self.entries.len());
         let mut dropped: Option<&TreePath> = None;
-        for entry in &self.entries {
+        let mut left_out = Vec::new();
+        for (index, entry) in self.entries.iter().enumerate() {
             if dropped.is_some_and(|top| entry.path.is_below(top)) {
-                continue;
-            }
-            if entry.path.is_root() || keep(entry) {
-                kept.push(entry.clone());
-            } else if entry.is_dir() {
-                dropped = Some(&entry.path);
+                left_out.push(index);
+            } else if !entry.path.is_root() && !keep(entry) {
+                left_out.push(index);
+                if entry.is_dir() {
+                    dropped = Some(&entry.path);
+                }
             }
         }
+        if left_out.is_empty() {
+            return self.clone();
+        }
+        let mut left_out = left_out.into_iter().peekable();
+        let stays = |(index, _): &(usize, &Entry)| left_out.next_if_eq(index).is_none();
+        let mut kept: Vec<Entry> = self.entries.iter().enumerate().filter(stays).map(|(_, e)| e.clone()).collect();
         regroup(&mut kept);
-        Manifest { entries: kept, id: OnceLock::new() }
+        Manifest { entries: kept.into(), id: OnceLock::new() }
     }
 }
 

@@ -10,10 +10,9 @@ use crate::catalog::{Archive, RepoPath};
 use crate::diff_archive::content_index::ContentIndex;
 use crate::diff_archive::{ArchiveError, Compression, Limits, Listing, read_listing};
 use crate::digest::Digest;
-use crate::entry::Entry;
 use crate::fetch::content::{ContentError, ContentStore};
 use crate::fetch::{FetchError, FetchErrorKind, Side, Verified};
-use crate::manifest::Manifest;
+use crate::manifest::{Manifest, gone};
 use crate::plan::{Chain, Why};
 use crate::tree_path::TreePath;
 
@@ -292,9 +291,8 @@ fn renamed(base: &Manifest, target: &Manifest, links: &[Link]) -> usize {
         sources.chain(link.listing.known()).map(|known| known.digest)
     });
     let reused: HashSet<Digest> = reused.collect();
-    let gone = |entry: &&Entry| target.get(&entry.path).is_none();
     let mut paths: HashSet<TreePath> = HashSet::new();
-    for entry in base.entries().iter().filter(gone) {
+    for entry in gone(base, target) {
         if !entry.file().is_some_and(|(_, digest)| reused.contains(&digest)) {
             continue;
         }

@@ -162,14 +162,21 @@ impl Converge<'_> {
         let before = |error: Untouched| Failure::Before(E::from(UpdateError::from(error)));
         let (session, monitor) = (&self.run.session, self.run.monitor);
         let stage = Stage::create(&session.root, &session.filesystems, transaction, monitor).map_err(before)?;
-        fill(&stage).map_err(Failure::Before)?;
+        // Compressing the manifest takes as long as staging a small update: it happens meanwhile.
+        let (filled, manifest) = std::thread::scope(|scope| {
+            let manifest = scope.spawn(|| self.manifest_to_record(goal));
+            (fill(&stage), manifest.join())
+        });
+        filled.map_err(Failure::Before)?;
+        let manifest =
+            manifest.map_err(|_| before(Untouched::Refused("the manifest could not be compressed".to_owned())))?;
         let staged = stage.finish().map_err(before)?;
         let state = self.state(goal, transaction).map_err(|e| Failure::Before(E::from(e)))?;
         let text = state.to_toml().map_err(|e| before(e.into()))?;
         if monitor.is_stopped() {
             return Err(before(Untouched::Stopped));
         }
-        let sealed = staged.seal(text, self.manifest_to_record(goal)).map_err(|failure| match failure {
+        let sealed = staged.seal(text, manifest).map_err(|failure| match failure {
             SealFailure::Untouched(error) => before(error),
             SealFailure::Interrupted(error) => Failure::After(UpdateError::Interrupted(error)),
         })?;

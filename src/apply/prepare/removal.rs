@@ -1,5 +1,6 @@
 //! What goes.
 
+use crate::manifest::gone;
 use crate::root::{Descend, FileKind, RootError};
 use crate::tree_path::TreePath;
 
@@ -52,7 +53,8 @@ struct Going {
 
 /// Tracked paths that the target no longer names.
 fn stale(wanted: &Wanted, live: &Live, transaction: &mut Transaction, going: &mut Going) -> Result<(), Untouched> {
-    let base = wanted.base.map(|base| base.entries()).unwrap_or_default();
+    let stale = wanted.base.into_iter().flat_map(|base| gone(base, wanted.target));
+    let former = wanted.former.iter().filter(|entry| wanted.target.get(&entry.path).is_none());
     // Directories that become something else take everything below along.
     let displaced: Vec<TreePath> = transaction
         .changes
@@ -60,8 +62,8 @@ fn stale(wanted: &Wanted, live: &Live, transaction: &mut Transaction, going: &mu
         .filter(|change| matches!(change.action, Action::Exchange { to_directory: false, .. }))
         .map(|change| change.path.clone())
         .collect();
-    for entry in base.iter().chain(wanted.former) {
-        if wanted.target.get(&entry.path).is_some() || displaced.iter().any(|top| entry.path.is_below(top)) {
+    for entry in stale.chain(former) {
+        if displaced.iter().any(|top| entry.path.is_below(top)) {
             continue;
         }
         let Some(stat) = live.get(&entry.path) else { continue };
