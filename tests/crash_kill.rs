@@ -1,0 +1,306 @@
+//! The program dies, or a call fails, at any moment of an update: the tree is what it was or what it is
+//! to be, never anything else, and the next run ends at the image.
+//!
+//! `SI_KILLS` asks for more kills at random moments than the few of an ordinary test run.
+
+mod common;
+
+use std::fs;
+use std::hash::{BuildHasher, Hasher, RandomState};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::thread;
+use std::time::Instant;
+
+use common::site::{Run, Site};
+use common::trees::{Item, Tree, What, noise};
+use common::{Need, judge, needs};
+
+const NEEDED: [Need; 2] = [Need::Root, Need::Program("rsync")];
+const TRACED: [Need; 3] = [Need::Root, Need::Program("rsync"), Need::Program("strace")];
+
+/// `dirs` directories with `files` files each; the second round changes, adds, removes, renames, and
+/// lets every kind become another.
+fn tree(second: bool, dirs: usize, files: usize) -> Tree {
+    let mut tree = Tree::from([(Vec::new(), Item::dir())]);
+    let mut put = |path: String, item: Item| drop(tree.insert(path.into_bytes(), item));
+    for dir in 0..dirs {
+        put(format!("d{dir:02}"), Item::dir());
+        for file in 0..files {
+            let changed = second && file % 3 == 0;
+            let text = format!("file {dir} {file} {changed} ");
+            let item = Item::file(text.repeat(20)).owner(if second && file % 7 == 1 { 7 } else { 0 }, 0);
+            match file % 11 {
+                5 if second => {}
+                6 if second => put(format!("d{dir:02}/renamed-{file:03}"), item),
+                8 => put(format!("d{dir:02}/f{file:03}"), item.mtime(1_600_000_000 + i64::from(second), 5)),
+                _ => put(format!("d{dir:02}/f{file:03}"), item),
+            }
+        }
+        let kinds = [dir % 5, (dir + 1 + dir / 5) % 5];
+        put_kind(&mut put, &format!("d{dir:02}/kind"), kinds[usize::from(second)]);
+        if second {
+            put(format!("d{dir:02}/new/below/file"), Item::file(noise(3_000, dir as u64)));
+        }
+    }
+    put(format!("only-{second}"), Item::file("x"));
+    tree
+}
+
+fn put_kind(put: &mut impl FnMut(String, Item), path: &str, kind: usize) {
+    match kind {
+        0 => {
+            put(path.to_owned(), Item::dir());
+            put(format!("{path}/inside/f"), Item::file("inside"));
+            put(format!("{path}/inside"), Item::dir());
+        }
+        1 => put(path.to_owned(), Item::file("a file")),
+        2 => put(path.to_owned(), Item::new(What::Symlink(b"../d00".to_vec()))),
+        3 => put(path.to_owned(), Item::new(What::Link(b"d00/f000".to_vec()))),
+        _ => put(path.to_owned(), Item::new(What::Fifo)),
+    }
+}
+
+/// A node before an update, which can be brought back there again and again.
+struct Scene {
+    site: Site,
+    base: PathBuf,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Way {
+    Diff,
+    Full,
+}
+
+impl Scene {
+    fn new(way: Way, dirs: usize, files: usize) -> Self {
+        let site = Site::new().with_rsync();
+        site.publish(&tree(false, dirs, files));
+        site.install_node();
+        match way {
+            Way::Diff => drop(site.updated(&["--adopt"])),
+            Way::Full => fs::remove_dir_all(site.repo()).expect("removes"),
+        }
+        site.publish(&tree(true, dirs, files));
+        let base = site.snapshot();
+        Scene { site, base }
+    }
+
+    fn command(&self) -> Command {
+        let mut command = self.site.command();
+        command.args(["--max-delete", "100%", "--quiet"]).stdout(Stdio::null()).stderr(Stdio::null());
+        command
+    }
+
+    /// Makes the node what it was.
+    fn restore(&self) {
+        let dir = |path: &Path| format!("{}/", path.display());
+        let mut rsync = Command::new("rsync");
+        common::run(
+            // These trees have no ACLs, and rsync -A stumbles where a directory becomes a hardlink.
+            rsync.args(["-aHX", "--delete", "--checksum"]).args([dir(&self.base), dir(&self.site.node())]),
+        );
+    }
+
+    fn is_base(&self) -> bool {
+        judge::differences(&self.base, &self.site.node(), &[]).is_empty()
+    }
+
+    fn is_target(&self) -> bool {
+        judge::differences(&self.site.image(), &self.site.node(), &[]).is_empty()
+    }
+
+    fn is_sealed(&self) -> bool {
+        self.site.node().join(".si-stage/journal").exists()
+    }
+
+    /// The tree is whole, one way or the other, as soon as the interrupted run is finished, and the
+    /// next run ends at the image.
+    #[track_caller]
+    fn ends_well(&self, context: &str) {
+        let sealed = self.is_sealed();
+        let recovered = self.recover();
+        assert_eq!(recovered.code, 0, "{context}: {recovered:#?}");
+        let (base, target) = (self.is_base(), self.is_target());
+        let node = self.site.node();
+        assert!(
+            if sealed { target } else { base || target },
+            "{context}: sealed {sealed}, base {:#?}, target {:#?}",
+            judge::differences(&self.base, &node, &[]),
+            judge::differences(&self.site.image(), &node, &[])
+        );
+        self.site.nothing_left();
+        let run = self.site.update(&["--max-delete", "100%"]);
+        assert_eq!(run.code, 0, "{context}: {run:#?}");
+        self.site.same();
+    }
+
+    fn recover(&self) -> Run {
+        Run::of(self.recovery().output().expect("runs"))
+    }
+
+    fn recovery(&self) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_si_updateclient"));
+        command.arg("--recover").arg("--root").arg(self.site.node());
+        command
+    }
+}
+
+/// Between 0 and 1.
+fn random() -> f64 {
+    (RandomState::new().build_hasher().finish() >> 11) as f64 / (1u64 << 53) as f64
+}
+
+fn kills(few: usize) -> usize {
+    std::env::var("SI_KILLS").ok().and_then(|text| text.parse().ok()).unwrap_or(few)
+}
+
+/// Kills at random moments of a run of `way`.
+fn killed_at_random(way: Way, few: usize) {
+    let scene = Scene::new(way, 30, 60);
+    let begin = Instant::now();
+    assert!(scene.command().status().expect("runs").success());
+    let whole = begin.elapsed();
+    scene.site.same();
+    let mut sealed = 0;
+    for nth in 0..kills(few) {
+        scene.restore();
+        // The last part, from the seal on, is short: every second kill is aimed at it.
+        let share = if nth % 2 == 0 { random() } else { 0.6 + 0.4 * random() };
+        let moment = whole.mul_f64(share);
+        let mut child = scene.command().spawn().expect("runs");
+        thread::sleep(moment);
+        child.kill().and_then(|()| child.wait()).expect("dies");
+        sealed += usize::from(scene.is_sealed());
+        scene.ends_well(&format!("{way:?}, killed after {moment:?} of {whole:?}"));
+    }
+    eprintln!("{sealed} kills of {way:?} met a sealed transaction");
+}
+
+#[test]
+fn a_diff_killed_at_random_moments() {
+    if needs(&NEEDED) {
+        killed_at_random(Way::Diff, 25);
+    }
+}
+
+#[test]
+fn a_full_sync_killed_at_random_moments() {
+    if needs(&NEEDED) {
+        killed_at_random(Way::Full, 8);
+    }
+}
+
+/// Runs `command` under strace, which injects `what` into the `nth` of `call`.
+fn injected(command: &Command, call: &str, what: &str, nth: usize) -> Run {
+    let mut strace = Command::new("strace");
+    strace.args(["-f", "-qq", "-o", "/dev/null"]);
+    // With it, strace 6.1 injects no signal.
+    if what.starts_with("error") {
+        strace.arg("--seccomp-bpf");
+    }
+    strace.args(["-e", &format!("trace={call}"), "-e", &format!("inject={call}:{what}:when={nth}")]);
+    strace.arg(command.get_program()).args(command.get_args()).stdin(Stdio::null());
+    Run::of(strace.output().expect("strace runs"))
+}
+
+/// How often one thread of `command` makes each of `calls`.
+fn counted(scene: &Scene, calls: &[&'static str]) -> Vec<(&'static str, usize)> {
+    let log = scene.site.dir.path().join("trace");
+    let (command, mut strace) = (scene.command(), Command::new("strace"));
+    strace.args(["-f", "-qq", "--seccomp-bpf", "-e", &format!("trace={}", calls.join(",")), "-o"]).arg(&log);
+    common::run(strace.arg(command.get_program()).args(command.get_args()));
+    let text = fs::read_to_string(log).expect("a log");
+    let most = |call: &str| {
+        let mut threads = std::collections::HashMap::<&str, usize>::new();
+        for line in text.lines().filter(|line| line.contains(&format!(" {call}("))) {
+            *threads.entry(line.split(' ').next().unwrap_or_default()).or_default() += 1;
+        }
+        threads.into_values().max().unwrap_or(0)
+    };
+    calls.iter().map(|call| (*call, most(call))).collect()
+}
+
+/// At most `most` numbers from 1 to `last`, with both ends.
+fn spread(last: usize, most: usize) -> Vec<usize> {
+    let steps = most.min(last).max(1);
+    let mut all: Vec<usize> = (0..steps).map(|at| 1 + at * last.saturating_sub(1) / (steps - 1).max(1)).collect();
+    all.dedup();
+    all
+}
+
+const STEPS: [&str; 8] = ["renameat2", "renameat", "linkat", "unlinkat", "mkdirat", "fsync", "syncfs", "utimensat"];
+
+#[test]
+fn killed_at_a_step_and_killed_again_while_recovering() {
+    if !needs(&TRACED) {
+        return;
+    }
+    let scene = Scene::new(Way::Diff, 5, 15);
+    for (call, last) in counted(&scene, &STEPS) {
+        for nth in spread(last, 5) {
+            scene.restore();
+            let killed = injected(&scene.command(), call, "signal=KILL", nth);
+            let context = format!("killed at {call} {nth} of {last}");
+            assert_eq!(killed.code, -1, "{context}: {killed:#?}");
+            if scene.is_sealed() {
+                injected(&scene.recovery(), call, "signal=KILL", 1 + nth % 4);
+                injected(&scene.recovery(), "unlinkat", "signal=KILL", 1 + nth % 7);
+            }
+            scene.ends_well(&context);
+        }
+    }
+}
+
+/// One call fails: what the exit code says is true.
+fn failed(calls: &[&'static str], error: &str, most: usize) {
+    let scene = Scene::new(Way::Diff, 5, 15);
+    for (call, last) in counted(&scene, calls) {
+        for nth in spread(last, most) {
+            scene.restore();
+            let run = injected(&scene.command(), call, &format!("error={error}"), nth);
+            let context = format!("{error} at {call} {nth} of {last}: {run:#?}");
+            assert!(!run.err.contains("panicked"), "{context}");
+            match run.code {
+                0 => assert!(scene.is_target(), "{context}"),
+                5 => {
+                    assert!(run.err.contains("nothing was changed"), "{context}");
+                    assert!(scene.is_base(), "{context}");
+                    if call != "unlinkat" {
+                        scene.site.nothing_left();
+                    }
+                }
+                6 => assert!(scene.is_sealed() || scene.is_target(), "{context}"),
+                _ => panic!("{context}"),
+            }
+            if run.code == 0 {
+                // What could not be tidied up is by the next run.
+                assert_eq!(scene.recover().code, 0, "{context}");
+            }
+            scene.ends_well(&context);
+        }
+    }
+}
+
+#[test]
+fn a_call_fails_with_an_io_error() {
+    if needs(&TRACED) {
+        failed(&[&STEPS[..], &["write", "pwrite64", "openat"]].concat(), "EIO", 3);
+    }
+}
+
+#[test]
+fn a_call_fails_for_want_of_room() {
+    if needs(&TRACED) {
+        failed(&["write", "pwrite64", "mkdirat", "linkat", "fsync", "ftruncate"], "ENOSPC", 3);
+    }
+}
+
+/// The spread is what it says.
+#[test]
+fn a_spread_has_both_ends() {
+    assert_eq!(spread(1, 6), [1]);
+    assert_eq!(spread(0, 6), [1]);
+    assert_eq!(spread(10, 3), [1, 5, 10]);
+}
