@@ -20,8 +20,9 @@ pub(super) fn groups(manifest: &Manifest) -> Vec<Vec<usize>> {
     groups
 }
 
-/// Which entries share an inode that they should not share, or lack one that they should.
-pub(super) fn faults(manifest: &Manifest, live: &Live) -> Vec<usize> {
+/// Which entries share an inode that they should not share, or lack one that they should; what is
+/// `hidden` below a mount tells nothing.
+pub(super) fn faults(manifest: &Manifest, live: &Live, hidden: impl Fn(&TreePath) -> bool) -> Vec<usize> {
     // The group that was found first on an inode keeps it; an entry without a group is its own.
     let mut owner: HashMap<(u64, u64), &TreePath> = HashMap::new();
     let mut inode: HashMap<&TreePath, (u64, u64)> = HashMap::new();
@@ -31,7 +32,7 @@ pub(super) fn faults(manifest: &Manifest, live: &Live) -> Vec<usize> {
             continue;
         }
         let Some(stat) = live.get(&entry.path) else { continue };
-        if stat.links < 2 && entry.group().is_none() {
+        if stat.links < 2 && entry.group().is_none() || hidden(&entry.path) {
             continue;
         }
         let group = entry.group().unwrap_or(&entry.path);

@@ -20,6 +20,8 @@ pub struct Live {
     pub untracked: Vec<(TreePath, Stat)>,
     /// Whether the whole tree was walked.
     pub whole: bool,
+    /// The paths that were looked at where the tree was not walked, sorted.
+    looked: Vec<TreePath>,
     /// Digests of regular files, as far as they were read.
     pub digests: HashMap<TreePath, Digest>,
 }
@@ -63,7 +65,7 @@ impl Live {
 
     /// Looks at `paths`, which are sorted and unique, and at nothing else.
     pub fn look(root: &Root, paths: &[TreePath]) -> Result<Self, RootError> {
-        let mut live = Live::default();
+        let mut live = Live { looked: paths.to_vec(), ..Live::default() };
         for path in paths {
             if let Some(stat) = root.stat(path)? {
                 live.seen.push((path.clone(), stat));
@@ -105,6 +107,11 @@ impl Live {
     pub fn get(&self, path: &TreePath) -> Option<&Stat> {
         let at = self.seen.binary_search_by(|(seen, _)| seen.cmp(path)).ok()?;
         Some(&self.seen[at].1)
+    }
+
+    /// Whether it is known what stands at `path`, or that nothing does.
+    pub fn knows(&self, path: &TreePath) -> bool {
+        self.whole || self.looked.binary_search(path).is_ok()
     }
 
     /// The digest of the regular file at `path`, read now if it was not before; `None` where there is none.

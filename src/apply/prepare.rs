@@ -229,13 +229,20 @@ impl Install {
 }
 
 /// The paths that [`Depth::Touched`] has to look at: those that change, those recorded as deviating,
-/// the members of their hardlink groups, and the directories above all of them. Sorted, unique.
+/// all that were or will be hardlinks of them, and the directories above all of them. Sorted, unique.
 pub fn touched(base: &Manifest, target: &Manifest, recorded: &HashSet<TreePath>) -> Vec<TreePath> {
     let changes = crate::manifest::compare(base, target);
-    let groups: HashSet<&TreePath> = changes.changed.iter().filter_map(Entry::group).collect();
-    let members = target.entries().iter().filter(|e| e.group().is_some_and(|g| groups.contains(g)));
+    let mut touched: HashSet<&TreePath> = changes.changed.iter().chain(&changes.removed).map(|e| &e.path).collect();
+    touched.extend(recorded);
+    for manifest in [base, target] {
+        for group in links::groups(manifest) {
+            let members = || group.iter().map(|&at| &manifest.entries()[at].path);
+            if members().any(|path| touched.contains(path)) {
+                touched.extend(members());
+            }
+        }
+    }
     let mut paths: HashSet<TreePath> = HashSet::new();
-    let touched = changes.changed.iter().chain(&changes.removed).chain(members).map(|e| &e.path).chain(recorded);
     for path in touched {
         let mut at = Some(path.clone());
         while let Some(path) = at {
@@ -254,6 +261,7 @@ pub fn touched(base: &Manifest, target: &Manifest, recorded: &HashSet<TreePath>)
 pub fn prepare(wanted: &Wanted, live: &Live) -> Result<Transaction, Untouched> {
     let mut judged = judge_all(wanted, live)?;
     raise_parents(wanted, &mut judged);
+    raise_children(wanted, &mut judged);
     let mut transaction =
         Transaction { untracked: live.whole.then_some(live.untracked.len() as u64), ..Default::default() };
     for (entry, judged) in wanted.target.entries().iter().zip(&judged) {
@@ -283,7 +291,7 @@ fn judge_all(wanted: &Wanted, live: &Live) -> Result<Vec<Judged>, Untouched> {
         let old = base.peek().filter(|b| b.path == entry.path).copied();
         judged.push(judge(wanted, live, entry, old)?);
     }
-    for index in links::faults(wanted.target, live) {
+    for index in links::faults(wanted.target, live, |path| is_mounted_on(wanted, path)) {
         let fault = &mut judged[index];
         fault.difference.links = true;
         let left = fault.unchanged && wanted.policy.drift == Drift::Report;
@@ -300,7 +308,7 @@ fn judge(wanted: &Wanted, live: &Live, entry: &Entry, old: Option<&Entry>) -> Re
     let keep = Judged { verdict: Verdict::Keep, difference: Difference::default(), unchanged };
     let stat = live.get(&entry.path);
     let recorded = wanted.recorded.contains(&entry.path);
-    if unchanged && !live.whole && stat.is_none() && !recorded {
+    if unchanged && !live.knows(&entry.path) && !recorded {
         return Ok(keep);
     }
     let deep = !unchanged || recorded || wanted.policy.depth == Depth::Content;
@@ -319,7 +327,7 @@ fn judge(wanted: &Wanted, live: &Live, entry: &Entry, old: Option<&Entry>) -> Re
         difference.content = live.digest(wanted.root, &entry.path)? != Some(digest);
     }
     // What is mounted on a file hides it: a deviation, not drift; having to change it is refused later.
-    let hidden = !entry.is_dir() && unchanged && wanted.mounts.iter().any(|mount| mount.at == entry.path);
+    let hidden = !entry.is_dir() && unchanged && is_mounted_on(wanted, &entry.path);
     let in_place = difference.only_time() && stat.is_some_and(|stat| stat.links == 1);
     let verdict = match () {
         () if !difference.any() => Verdict::Keep,
@@ -329,6 +337,10 @@ fn judge(wanted: &Wanted, live: &Live, entry: &Entry, old: Option<&Entry>) -> Re
         () => Verdict::Replace,
     };
     Ok(Judged { verdict, difference, unchanged })
+}
+
+fn is_mounted_on(wanted: &Wanted, path: &TreePath) -> bool {
+    wanted.mounts.iter().any(|mount| mount.at == *path)
 }
 
 /// Whether the stat settles that a live file of the right size has the content `digest`: the base
@@ -396,6 +408,19 @@ fn settle_directories(wanted: &Wanted, live: &Live, judged: &[Judged], transacti
         }
         if differs || disturbed || (late && !fresh) || !live.whole {
             transaction.directories.push(entry.clone());
+        }
+    }
+}
+
+/// Where a directory has to be made, everything that the image has below it comes with it.
+fn raise_children(wanted: &Wanted, judged: &mut [Judged]) {
+    let mut made: Option<&TreePath> = None;
+    for (entry, judged) in wanted.target.entries().iter().zip(judged) {
+        if made.is_some_and(|top| entry.path.is_below(top)) {
+            judged.verdict = Verdict::Replace;
+            judged.difference = Difference { missing: true, ..Difference::default() };
+        } else if entry.is_dir() && judged.verdict == Verdict::Replace {
+            made = Some(&entry.path);
         }
     }
 }
