@@ -2,8 +2,8 @@
 
 use crate::generation::GenerationId;
 use crate::host::MaxDelete;
-use crate::root::Root;
 use crate::root::mounts::{Host, Mount};
+use crate::root::{FileKind, Root};
 use crate::state;
 use crate::tree_path::TreePath;
 
@@ -67,11 +67,10 @@ pub fn check_paths(
         if let Some(mount) = mounts.iter().find(|mount| mount.at == change.path && !directory) {
             return refuse(&change.path, &format!("has to change and a {} is mounted on it", mount.kind));
         }
-        if matches!(change.action, Action::RemoveDir) {
-            if let Some(mount) = mounts.iter().find(|mount| mount.at.is_below(&change.path)) {
-                return refuse(&mount.at, &format!("is mounted in {}, which has to go", root.show(&change.path)));
-            }
-            continue;
+        if matches!(change.action, Action::RemoveDir)
+            && let Some(mount) = mounts.iter().find(|mount| mount.at.is_below(&change.path))
+        {
+            return refuse(&mount.at, &format!("is mounted in {}, which has to go", root.show(&change.path)));
         }
         let holds = |mount: &&Mount| change.path.is_below(&mount.at) || (directory && change.path == mount.at);
         if let Some(mount) = mounts.iter().find(|mount| mount.read_only && holds(mount)) {
@@ -88,7 +87,9 @@ pub fn check_paths(
                 return refuse(&change.path, flag);
             }
         }
-        parents.extend(change.path.parent());
+        if !matches!(change.action, Action::Directory | Action::Times(_)) {
+            parents.extend(change.path.parent());
+        }
     }
     parents.sort_unstable();
     parents.dedup();
@@ -110,8 +111,10 @@ pub fn check_own_places(root: &Root, transaction: &Transaction, generation: Gene
 
 fn check_parent(root: &Root, parent: &TreePath, filesystems: &Filesystems) -> Result<(), Untouched> {
     let refuse = |why: &str| Err(Untouched::Refused(format!("{} {why}", root.show(parent))));
-    // A directory that is not there yet comes with the transaction.
-    let (Some(pins), Some(stat)) = (root.pins(parent)?, root.stat(parent)?) else { return Ok(()) };
+    let stat = root.stat(parent)?.filter(|stat| stat.kind == FileKind::Directory);
+    let (Some(pins), Some(stat)) = (root.pins(parent)?, stat) else {
+        return refuse("is not a directory any more, and something is to come into it");
+    };
     if pins.immutable {
         return refuse("has entries that have to change and is immutable (chattr +i)");
     }

@@ -103,6 +103,11 @@ impl RootError {
         matches!(self.source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
     }
 
+    /// Whether it may not be changed: immutable, or on a filesystem that is mounted read-only.
+    pub fn is_forbidden(&self) -> bool {
+        matches!(self.source.kind(), io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem)
+    }
+
     /// Whether nothing was there.
     pub fn is_absent(&self) -> bool {
         absent(&self.source)

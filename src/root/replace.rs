@@ -10,6 +10,9 @@ use crate::tree_path::TreePath;
 
 use super::{Descend, FileKind, Result, Root, RootError};
 
+/// A directory at a longer path is removed through a handle of its own.
+const FAR: usize = 2048;
+
 /// How a rename treats what stands at its destination.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Rename {
@@ -64,12 +67,18 @@ impl Root {
         }
         let mut dirs = vec![path.clone()];
         self.walk::<RootError>(path, |found| {
-            if found.stat.kind == FileKind::Directory {
-                dirs.push(found.path);
-            } else {
+            if found.stat.kind != FileKind::Directory {
                 self.unlink(&found.path)?;
+                return Ok(Descend::Into);
             }
-            Ok(Descend::Into)
+            // What lies under a longer name than its own may be further down than a path reaches.
+            let far = found.path.as_bytes().len() > FAR;
+            if far {
+                let tree = self.below(&found.path)?;
+                tree.children(&TreePath::root())?.iter().try_for_each(|(child, _)| tree.remove_tree(child))?;
+            }
+            dirs.push(found.path);
+            Ok(if far { Descend::Past } else { Descend::Into })
         })?;
         for dir in dirs.iter().rev() {
             self.remove_dir(dir)?;

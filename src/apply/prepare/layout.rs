@@ -7,7 +7,7 @@
 use std::collections::HashMap;
 
 use crate::entry::{Entry, LeafKind, Node};
-use crate::root::{Descend, FileKind, RootError};
+use crate::root::{Descend, FileKind};
 use crate::tree_path::TreePath;
 
 use super::super::compare::Difference;
@@ -51,7 +51,7 @@ pub(super) fn lay_out(
             continue;
         }
         let (filesystem, place) = match &fresh {
-            Some(fresh) => (fresh.filesystem, below(fresh, &entry.path)),
+            Some(fresh) => (fresh.filesystem, below(fresh, &entry.path)?),
             None => {
                 slot += 1;
                 (wanted.filesystems.of(&entry.path), slot_name(slot))
@@ -131,11 +131,11 @@ fn how(entry: &Entry, leader: Option<&(usize, bool)>, staged: &HashMap<usize, us
     }
 }
 
-fn below(fresh: &Fresh, path: &TreePath) -> TreePath {
+fn below(fresh: &Fresh, path: &TreePath) -> Result<TreePath, Untouched> {
     let rest = &path.as_bytes()[fresh.top.as_bytes().len()..];
     let bytes = [fresh.place.as_bytes(), rest].concat();
-    // Not longer than the path itself but for the slot's digits; too long a path cannot be staged.
-    TreePath::new(bytes).unwrap_or_else(|_| fresh.place.clone())
+    // Longer than the path itself where the slot has more digits than the directory's name.
+    TreePath::new(bytes).map_err(|_| Untouched::Refused(format!("{path} is too long to be staged")))
 }
 
 /// Nothing that is mounted over may be replaced: another mount namespace would lose it.
@@ -149,24 +149,30 @@ fn refuse_mounts(wanted: &Wanted, entry: &Entry) -> Result<(), Untouched> {
 /// Looks through a directory that becomes something else: what must not move stops the run by name,
 /// untracked content goes with it and is listed.
 fn displace(wanted: &Wanted, entry: &Entry, transaction: &mut Transaction) -> Result<(), Untouched> {
+    let becomes = format!("lies in a directory that becomes a {}", entry.type_name());
+    let refused = |path: &TreePath, why: &str| Untouched::Refused(format!("{path} {why} and {becomes}"));
+    // A bind mount has the number of the filesystem that it shows, so mounts are asked for first.
+    if let Some(mount) = wanted.mounts.iter().find(|mount| mount.at.is_below(&entry.path)) {
+        return Err(refused(&mount.at, "is mounted"));
+    }
     let mut cursor = wanted.filter.cursor();
-    let mut stop = None;
     let top = wanted.root.stat(&entry.path)?;
-    wanted.root.walk::<RootError>(&entry.path, |visit| {
+    wanted.root.walk::<Untouched>(&entry.path, |visit| {
         let directory = visit.stat.kind == FileKind::Directory;
         if cursor.excludes(&visit.path, directory).is_some() {
-            stop.get_or_insert_with(|| {
-                format!("{} is excluded and lies in a directory that becomes a {}", visit.path, entry.type_name())
-            });
-            return Ok(Descend::Past);
+            return Err(refused(&visit.path, "is excluded"));
+        }
+        if wanted.filter.protects(&visit.path) {
+            return Err(refused(&visit.path, "is the agent's own"));
         }
         if top.is_some_and(|top| top.dev != visit.stat.dev) {
-            stop.get_or_insert_with(|| {
-                format!("{} is another filesystem in a directory that becomes a {}", visit.path, entry.type_name())
-            });
-            return Ok(Descend::Past);
+            return Err(refused(&visit.path, "is another filesystem"));
         }
-        if !wanted.was_tracked(&visit.path) {
+        // It could be moved, and never be removed from where it went.
+        if wanted.root.pins(&visit.path)?.is_some_and(|pins| pins.immutable || pins.append_only) {
+            return Err(refused(&visit.path, "is immutable or append-only (chattr)"));
+        }
+        if wanted.base.is_none_or(|base| base.get(&visit.path).is_none()) {
             transaction.displaced.push(visit.path);
         } else {
             transaction.removed += 1;
@@ -178,11 +184,7 @@ fn displace(wanted: &Wanted, entry: &Entry, transaction: &mut Transaction) -> Re
             });
         }
         Ok(Descend::Into)
-    })?;
-    match stop {
-        Some(why) => Err(Untouched::Refused(why)),
-        None => Ok(()),
-    }
+    })
 }
 
 fn item(entry: &Entry, difference: &Difference, link: Option<&TreePath>) -> Item {
