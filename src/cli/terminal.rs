@@ -62,8 +62,13 @@ impl Terminal {
     }
 
     fn say(&self, line: &str) {
-        // Nobody is left to be told that standard error is closed.
-        self.bars.suspend(|| drop(writeln!(std::io::stderr(), "{line}")));
+        // Nobody is left to be told that standard error is closed, or that the terminal has died, at
+        // which `MultiProgress::suspend` would panic.
+        if self.attended && !self.bars.is_hidden() {
+            drop(self.bars.println(line));
+        } else {
+            drop(writeln!(std::io::stderr(), "{line}"));
+        }
     }
 }
 
