@@ -7,7 +7,7 @@ use crate::apply::Untouched;
 use crate::fetch::{Options, RepoUrl};
 use crate::host::{ClientConf, Config, DEFAULT_EXCLUDES, MAX_FILE};
 use crate::report::Monitor;
-use crate::root::Root;
+use crate::root::{FileKind, Root};
 use crate::tree_path::TreePath;
 use crate::update::{Request, UpdateError};
 
@@ -117,13 +117,30 @@ fn fetch_options(config: &Config, root: &Root) -> Options {
 fn read_below(root: &Root, path: &str) -> Result<Option<Vec<u8>>, UpdateError> {
     let path = TreePath::new(path).map_err(|e| usage(e.to_string()))?;
     let file = match root.open_file(&path) {
-        Err(e) if e.is_absent() => return Ok(None),
+        Err(e) if e.is_absent() => {
+            refuse_symlinks(root, &path)?;
+            return Ok(None);
+        }
         answer => answer.map_err(Untouched::from)?,
     };
     let mut bytes = Vec::new();
     let read = file.take(MAX_FILE as u64 + 1).read_to_end(&mut bytes);
     read.map_err(|e| usage(format!("cannot read {}: {e}", root.show(&path))))?;
     Ok(Some(bytes))
+}
+
+/// A file behind a symlink is not read, since the link may lead out of the tree; nor is it taken for
+/// none, since what it excludes would be overwritten.
+fn refuse_symlinks(root: &Root, path: &TreePath) -> Result<(), UpdateError> {
+    let mut at = Some(path.clone());
+    while let Some(path) = at {
+        if root.stat(&path).map_err(Untouched::from)?.is_some_and(|stat| stat.kind == FileKind::Symlink) {
+            let place = root.show(&path);
+            return Err(usage(format!("{place} is a symlink, and configuration is not read through one")));
+        }
+        at = path.parent();
+    }
+    Ok(())
 }
 
 /// The host of `HOST`, `HOST:PORT`, `[ADDRESS]` or `[ADDRESS]:PORT`.
