@@ -42,6 +42,16 @@ impl Site {
         Site { dir, repo_url, rsync: None }
     }
 
+    /// A site with a node at the first generation, `tree`, which is recorded.
+    #[track_caller]
+    pub fn at(tree: &Tree) -> Self {
+        let site = Site::new();
+        site.publish(tree);
+        site.install_node();
+        site.updated(&["--adopt"]);
+        site
+    }
+
     /// The image tree on the server.
     pub fn image(&self) -> PathBuf {
         self.dir.path().join("images/node")
@@ -137,9 +147,15 @@ impl Site {
 
     /// The command that updates the node, excluding nothing.
     pub fn command(&self) -> Command {
+        let mut command = self.command_with_its_excludes();
+        command.args(["--exclude-file", "/dev/null"]);
+        command
+    }
+
+    /// The command that updates the node under the excludes that the node has.
+    pub fn command_with_its_excludes(&self) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_si_updateclient"));
-        command.args(["--diff", "--yes", "--image", "node", "--repo", &self.repo_url]);
-        command.args(["--exclude-file", "/dev/null", "--root"]).arg(self.node());
+        command.args(["--diff", "--yes", "--image", "node", "--repo", &self.repo_url, "--root"]).arg(self.node());
         if let Some(rsync) = &self.rsync {
             command.args(["--server", "127.0.0.1", "--rsync-port", &rsync.port.to_string()]);
         }
@@ -158,6 +174,18 @@ impl Site {
         let run = self.update(more);
         assert_eq!(run.code, 0, "{run:#?}");
         run
+    }
+
+    /// Tries to update the node, which has to be refused with `code` and `words`, and to leave the tree
+    /// as it was with nothing beside it.
+    #[track_caller]
+    pub fn refused(&self, more: &[&str], code: i32, words: &[&str]) {
+        let before = self.dir.path().join("before");
+        let _ = std::fs::remove_dir_all(&before);
+        copy_tree(&self.node(), &before);
+        self.update(more).ended(code, words);
+        judge::same(&before, &self.node(), &[]);
+        self.nothing_left();
     }
 
     /// Asserts that the node is the image.

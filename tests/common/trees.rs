@@ -173,6 +173,41 @@ fn acl() -> Vec<u8> {
     value
 }
 
+/// A small system.
+pub fn system() -> Tree {
+    let files: [(&str, &str); 6] = [
+        ("etc/passwd", "root:x:0:0::/root:/bin/sh\n"),
+        ("etc/hostname", "golden\n"),
+        ("usr/bin/tool", "a tool"),
+        ("usr/lib/app/one.py", "1"),
+        ("usr/lib/app/two.py", "2"),
+        ("boot/vmlinuz", "a kernel"),
+    ];
+    let mut tree = Tree::from([(Vec::new(), Item::dir())]);
+    for (path, text) in files {
+        put(&mut tree, path, Item::file(text));
+    }
+    for dir in ["tmp", "var/log", "var/cache", "var/lib"] {
+        put(&mut tree, dir, Item::dir());
+    }
+    tree
+}
+
+/// Adds `item`, and the directories above it that are missing.
+pub fn put(tree: &mut Tree, path: &str, item: Item) {
+    let bytes = path.as_bytes();
+    for at in (0..bytes.len()).filter(|&at| bytes[at] == b'/') {
+        tree.entry(bytes[..at].to_vec()).or_insert_with(Item::dir);
+    }
+    tree.insert(bytes.to_vec(), item);
+}
+
+/// Writes a file as anybody on a node would, with the directories above it.
+pub fn write_text(path: &Path, text: &str) {
+    fs::create_dir_all(path.parent().expect("a path with a directory")).expect("makes the directory");
+    fs::write(path, text).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+}
+
 /// Every kind of entry that an image can hold. Needs root.
 pub fn everything() -> Tree {
     let mut tree = Tree::new();

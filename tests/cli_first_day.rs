@@ -1,0 +1,293 @@
+//! What differs between an image and every real node, on the first day of a site.
+
+mod common;
+
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::process::Command;
+
+use common::site::{Run, Site};
+use common::trees::{self, Item, What};
+use common::{Need, copy_tree, judge, needs};
+
+const NEEDED: [Need; 2] = [Need::Root, Need::Program("rsync")];
+
+fn read(path: &Path) -> String {
+    fs::read_to_string(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
+}
+
+/// What no two nodes have in common, by the default excludes.
+const OWN_TO_A_NODE: [&str; 14] = [
+    "etc/machine-id",
+    "etc/ssh/ssh_host_ed25519_key",
+    "etc/ssh/ssh_host_rsa_key.pub",
+    "etc/hostname",
+    "etc/fstab",
+    "etc/resolv.conf",
+    "var/lib/systemd/random-seed",
+    "var/lib/dhcp/dhclient.leases",
+    "var/lib/NetworkManager/internal.lease",
+    "var/log/syslog",
+    "var/log/app/today",
+    "var/cache/apt/pkgcache.bin",
+    "usr/lib/app/__pycache__/one.cpython-311.pyc",
+    "tmp/socket-directory/file",
+];
+
+#[test]
+fn what_differs_on_every_node_stays_the_nodes_own_by_default() {
+    if !needs(&NEEDED) {
+        return;
+    }
+    let site = Site::new();
+    let mut tree = trees::system();
+    for path in OWN_TO_A_NODE {
+        trees::put(&mut tree, path, Item::file("the golden client's"));
+    }
+    site.publish(&tree);
+    site.install_node();
+    for path in OWN_TO_A_NODE {
+        trees::write_text(&site.node().join(path), "this node's");
+    }
+    trees::write_text(&site.node().join("var/log/more"), "this node's");
+    // every entry that comes or goes changes the time of its directory, which is no drift
+    let run = Run::of(site.command_with_its_excludes().output().expect("runs"));
+    run.ended(0, &["taken for generation", ": 0 of", "is up to date"]);
+    assert!(!run.out.contains("repaired"), "{run:#?}");
+    for path in OWN_TO_A_NODE {
+        trees::put(&mut tree, path, Item::file("the golden client's, newer").mtime(1_700_000_000, 0));
+    }
+    trees::put(&mut tree, "usr/bin/tool", Item::file("a newer tool"));
+    site.publish(&tree);
+    let run = Run::of(site.command_with_its_excludes().arg("--no-fallback").output().expect("runs"));
+    run.ended(0, &["following one diff", "updated to node", "(1 paths"]);
+    for path in OWN_TO_A_NODE {
+        assert_eq!(read(&site.node().join(path)), "this node's", "{path}");
+    }
+    let rules = concat!(env!("CARGO_MANIFEST_DIR"), "/etc/updateclient.local.exclude");
+    let rules = [format!("merge {rules}")];
+    let mut rsync = Command::new("rsync");
+    rsync.args(["-aHAXn", "--delete", "--checksum", "--numeric-ids", "-i", "--exclude=/.si-*"]);
+    rsync.args(["--exclude=/var/lib/systemimager", "--exclude=/etc/systemimager"]);
+    rsync.args(rules.iter().map(|rule| format!("--filter={}", rule.replace("merge ", "merge,- "))));
+    rsync.arg(format!("{}/", site.image().display())).arg(format!("{}/", site.node().display()));
+    let left = common::run(&mut rsync);
+    let above_own = [".d..t...... ./", ".d..t...... etc/", ".d..t...... var/lib/", ".d..t...... var/"];
+    let left: Vec<&str> = left.lines().filter(|line| !above_own.contains(line)).collect();
+    assert!(left.is_empty(), "{left:?}");
+}
+
+#[test]
+fn times_of_directories_alone_start_no_work() {
+    if !needs(&NEEDED) {
+        return;
+    }
+    let site = Site::at(&trees::system());
+    for directory in ["etc", "tmp", "var/log"] {
+        let path = site.node().join(directory);
+        fs::File::open(&path).and_then(|dir| dir.set_modified(std::time::SystemTime::now())).expect("sets the time");
+    }
+    let before = fs::metadata(site.node().join("tmp")).expect("is there").mtime();
+    let run = site.updated(&["--check", "stat"]);
+    run.ended(0, &["up to date"]);
+    assert!(!run.out.contains("repaired"), "{run:#?}");
+    assert!(site.status().contains("deviations:  0"));
+    assert_eq!(fs::metadata(site.node().join("tmp")).expect("is there").mtime(), before);
+    // an update that has other work puts them right
+    let mut next = trees::system();
+    trees::put(&mut next, "etc/new", Item::file("new"));
+    site.publish(&next);
+    site.updated(&["--no-fallback"]);
+    site.same();
+}
+
+#[test]
+fn another_program_updated_the_node_in_between() {
+    if !needs(&NEEDED) {
+        return;
+    }
+    let mut tree = trees::system();
+    let mut large = trees::noise(200_000, 1);
+    trees::put(&mut tree, "usr/lib/large", Item::file(large.clone()));
+    trees::put(&mut tree, "usr/lib/other", Item::file(trees::noise(100_000, 2)));
+    trees::put(&mut tree, "usr/lib/renamed-later", Item::file(trees::noise(50_000, 3)));
+    let site = Site::at(&tree);
+    let node = site.node();
+    // as apt or the old client would: new inodes, some with the time and size of the old ones
+    let drifted = node.join("usr/lib/large");
+    let time = fs::metadata(&drifted).expect("is there").modified().expect("a time");
+    fs::remove_file(&drifted).expect("removes");
+    fs::write(&drifted, trees::noise(200_000, 9)).expect("writes");
+    fs::File::options().write(true).open(&drifted).and_then(|file| file.set_modified(time)).expect("sets the time");
+    fs::write(node.join("usr/lib/renamed-later"), "drift").expect("writes");
+    fs::write(node.join("usr/bin/tool"), "drift in what does not change").expect("writes");
+    fs::remove_dir_all(node.join("usr/lib/app")).expect("removes");
+    trees::write_text(&node.join("usr/lib/added-by-apt"), "untracked");
+    fs::remove_file(node.join("etc/passwd")).expect("removes");
+    std::os::unix::fs::symlink("/nowhere", node.join("etc/passwd")).expect("links");
+    // a delta's source has drifted, a rename's source has drifted, a path that goes is gone already
+    large[100_000] ^= 1;
+    trees::put(&mut tree, "usr/lib/large", Item::file(large));
+    let renamed = tree.remove(&b"usr/lib/renamed-later"[..]).expect("is there");
+    trees::put(&mut tree, "usr/lib/renamed", renamed);
+    tree.remove(&b"usr/lib/app/one.py"[..]);
+    // what apt did already and the image brings now
+    trees::put(&mut tree, "usr/lib/added-by-apt", Item::file("the image's"));
+    site.publish(&tree);
+    site.updated(&["--no-fallback"])
+        .ended(0, &["by their digests", "repaired: /usr/bin/tool", "repaired: /etc/passwd"]);
+    site.same();
+    site.updated(&["--check", "content"]).ended(0, &["up to date"]);
+}
+
+#[test]
+fn only_what_changes_is_looked_at_when_that_is_asked_for() {
+    if !needs(&NEEDED) {
+        return;
+    }
+    let mut tree = trees::system();
+    let mut large = trees::noise(200_000, 1);
+    trees::put(&mut tree, "usr/lib/large", Item::file(large.clone()));
+    let site = Site::at(&tree);
+    let node = site.node();
+    fs::write(node.join("usr/lib/large"), "drifted, and the source of a delta").expect("writes");
+    fs::remove_file(node.join("usr/lib/app/one.py")).expect("removes");
+    fs::write(node.join("usr/bin/tool"), "drifted elsewhere").expect("writes");
+    large[100_000] ^= 1;
+    trees::put(&mut tree, "usr/lib/large", Item::file(large));
+    trees::put(&mut tree, "usr/lib/app/one.py", Item::file("1, newer"));
+    site.publish(&tree);
+    site.updated(&["--no-fallback", "--check", "touched"]).ended(0, &["updated to node"]);
+    assert_eq!(read(&node.join("usr/bin/tool")), "drifted elsewhere");
+    assert_eq!(read(&node.join("usr/lib/app/one.py")), "1, newer");
+    let left = judge::differences(&site.image(), &node, &[]);
+    assert_eq!(left.len(), 1, "{left:?}");
+    assert!(left[0].ends_with("usr/bin/tool"), "{left:?}");
+    site.updated(&["--check", "stat"]);
+    site.same();
+}
+
+#[test]
+fn a_directory_that_was_deleted_comes_back_whole_though_drift_is_only_reported() {
+    if !needs(&NEEDED) {
+        return;
+    }
+    let mut tree = trees::system();
+    let site = Site::at(&tree);
+    fs::remove_dir_all(site.node().join("usr/lib/app")).expect("removes");
+    fs::write(site.node().join("usr/bin/tool"), "drift").expect("writes");
+    trees::put(&mut tree, "usr/lib/app/one.py", Item::file("1, newer"));
+    site.publish(&tree);
+    site.updated(&["--no-fallback", "--check", "touched", "--drift", "report"]);
+    site.update(&["--check", "stat", "--drift", "report"]).ended(10, &["deviates: ./usr/bin/tool: content"]);
+    let status = site.status();
+    assert!(status.contains("deviations:  1") && !status.contains("two.py"), "{status}");
+    site.updated(&["--check", "stat"]);
+    site.same();
+}
+
+#[test]
+fn a_state_directory_that_came_with_a_clone_is_not_believed() {
+    if !needs(&NEEDED) {
+        return;
+    }
+    let tree = trees::system();
+    let site = Site::at(&tree);
+    // the golden client's whole tree becomes another node's, which then loses a file
+    let golden = site.dir.path().join("golden");
+    fs::rename(site.node(), &golden).expect("renames");
+    copy_tree(&golden, &site.node());
+    fs::remove_file(site.node().join("usr/bin/tool")).expect("removes");
+    let mut next = tree.clone();
+    trees::put(&mut next, "etc/new", Item::file("new"));
+    site.publish(&next);
+    site.updated(&["--no-fallback"]);
+    site.same();
+    // a tree on another filesystem is another machine's
+    let state = site.node().join("var/lib/systemimager/client/state.toml");
+    let text = read(&state);
+    let home = text.lines().find(|line| line.starts_with("home")).expect("a home");
+    fs::write(&state, text.replace(home, "home = \"1234-2-0\"")).expect("writes");
+    assert!(site.status().contains("nothing is recorded: the recorded state was written for another"));
+    fs::write(site.node().join("etc/passwd"), "drift").expect("writes");
+    trees::put(&mut next, "etc/newer", Item::file("newer"));
+    site.publish(&next);
+    site.updated(&["--no-fallback"]).ended(0, &["it is not used", "taken for generation", "following one diff"]);
+    site.same();
+    site.updated(&[]).ended(0, &["up to date"]);
+}
+
+#[test]
+fn an_image_without_the_agent_leaves_it_its_configuration_and_its_keys() {
+    if !needs(&NEEDED) {
+        return;
+    }
+    const AGENTS: [&str; 6] = [
+        "usr/sbin/si_updateclient",
+        "etc/systemimager/updateclient.toml",
+        "etc/systemimager/updateclient.local.exclude",
+        "etc/systemimager/client.conf",
+        "etc/systemimager/keys/site.pub",
+        "etc/systemimager/overrides",
+    ];
+    let mut tree = trees::system();
+    let bare = tree.clone();
+    for path in AGENTS {
+        trees::put(&mut tree, path, Item::file(format!("# of {path}\n")));
+    }
+    tree.insert(b"etc/systemimager/updateclient.local.exclude".to_vec(), Item::file("# nothing\n"));
+    let site = Site::at(&tree).with_rsync();
+    let stay = |what: &str| {
+        for path in AGENTS {
+            assert!(site.node().join(path).exists(), "{path} went with {what}");
+        }
+        let left = judge::same_but_untracked(&site.image(), &site.node(), &[]);
+        assert!(
+            left.iter().all(|path| path.starts_with("etc/systemimager") || path.starts_with("usr/sbin")),
+            "{left:?}"
+        );
+    };
+    site.publish(&bare);
+    site.updated(&["--no-fallback"]);
+    stay("a diff");
+    // once more where nothing is recorded and all that the image does not have goes
+    fs::remove_dir_all(site.node().join("var/lib/systemimager")).expect("removes");
+    fs::remove_dir_all(site.node().join("usr/lib")).expect("removes");
+    for path in ["etc/passwd", "etc/hostname", "usr/bin/tool", "boot/vmlinuz"] {
+        trees::write_text(&site.node().join(path), "drift");
+    }
+    trees::write_text(&site.node().join("opt/stale"), "of an older image");
+    site.updated(&["--max-delete", "100%"]).ended(0, &["full sync"]);
+    assert!(!site.node().join("opt").exists());
+    stay("a full sync");
+    // nor do they go along when their directory becomes something else
+    let mut linked = bare.clone();
+    trees::put(&mut linked, "etc/systemimager", Item::new(What::Symlink(b"/opt/systemimager".to_vec())));
+    site.publish(&linked);
+    site.refused(&["--no-fallback"], 5, &["etc/systemimager"]);
+}
+
+#[test]
+fn the_same_content_is_published_again_and_an_older_one_anew() {
+    if !needs(&NEEDED) {
+        return;
+    }
+    let old = trees::system();
+    let site = Site::at(&old);
+    assert!(site.publish_as_it_is(&[]).is_empty() || site.archives("diffs").is_empty());
+    site.updated(&[]).ended(0, &["serial 1"]);
+    let mut new = old.clone();
+    trees::put(&mut new, "etc/new", Item::file("new"));
+    site.publish(&new);
+    site.updated(&["--no-fallback"]).ended(0, &["serial 2"]);
+    site.publish(&old);
+    site.updated(&["--no-fallback"]).ended(0, &["serial 3"]);
+    site.same();
+    // a node that is two publishes behind is at the head's content already
+    let state = site.status();
+    site.publish(&new);
+    site.publish(&old);
+    site.updated(&["--no-fallback"]).ended(0, &["up to date", "serial 5"]);
+    assert_ne!(site.status(), state);
+}

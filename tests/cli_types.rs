@@ -1,0 +1,305 @@
+//! Whatever stands at a path, and whatever comes instead.
+
+mod common;
+
+use std::fs;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::process::Command;
+
+use rustix::fs::{Mode, OFlags};
+
+use common::site::Site;
+use common::trees::{self, Item, Tree, What};
+use common::{Need, needs};
+
+const NEEDED: [Need; 2] = [Need::Root, Need::Program("rsync")];
+
+fn symlink(target: &str) -> Item {
+    Item::new(What::Symlink(target.as_bytes().to_vec()))
+}
+
+/// One of several forms of the directory `top`, in which types nest, link and lead to each other.
+fn shape(tree: &mut Tree, top: &str, number: usize) {
+    let mut put = |path: &str, item: Item| trees::put(tree, &format!("{top}/{path}"), item);
+    let link = |path: &str| Item::new(What::Link(format!("{top}/{path}").into_bytes()));
+    put("keep", Item::file("is always here"));
+    match number {
+        0 => put("x/y/z", Item::file("plain")),
+        1 => {
+            put("w/y/z", Item::file("below the sibling"));
+            put("x", symlink("w"));
+        }
+        2 => {
+            put("w", Item::file("a file where a directory was"));
+            put("x", link("w"));
+        }
+        3 => {
+            put("w/y/z", Item::file("linked"));
+            put("x/y", symlink("../w/y"));
+            put("x/z", link("w/y/z"));
+        }
+        4 => {
+            put("w/y/z/deep/er", Item::file("deep"));
+            put("x/y", link("w/y/z/deep/er"));
+            put("x/z/y/x", link("w/y/z/deep/er"));
+        }
+        5 => {
+            put("w", symlink("x"));
+            put("x/y/z", Item::file("the other way round"));
+            put("x/y/z2", link("keep"));
+        }
+        6 => {
+            put("x", Item::new(What::Fifo));
+            put("w", Item::dir().mode(0o2750).owner(1, 2));
+        }
+        _ => {}
+    }
+}
+
+#[test]
+fn nested_types_change_in_every_direction() {
+    if !needs(&NEEDED) {
+        return;
+    }
+    const SHAPES: usize = 8;
+    let tree = |second: bool| {
+        let mut tree = trees::system();
+        for (from, to) in (0..SHAPES).flat_map(|from| (0..SHAPES).map(move |to| (from, to))) {
+            shape(&mut tree, &format!("s/{from}-{to}"), if second { to } else { from });
+        }
+        tree
+    };
+    let site = Site::at(&tree(false));
+    for second in [true, false] {
+        site.publish(&tree(second));
+        let check = if second { "touched" } else { "update" };
+        site.updated(&["--no-fallback", "--max-delete", "100%", "--check", check]);
+        site.same();
+    }
+}
+
+#[test]
+fn each_kind_of_metadata_changes_alone() {
+    if !needs(&NEEDED) {
+        return;
+    }
+    let mut tree = trees::everything();
+    let site = Site::at(&tree);
+    let capability = tree[&b"usr/bin/ping"[..]].xattrs.clone();
+    let acl = tree[&b"etc/acl"[..]].xattrs[0].1.clone();
+    type Step<'a> = (&'a [u8], &'a dyn Fn(&mut Item));
+    let steps: [Step; 14] = [
+        (b"etc/dangling", &|item| item.owner = (7, 8)),
+        (b"bin", &|item| item.mtime.1 += 1),
+        (b"dev/big", &|item| item.what = What::Char(4095, 3)),
+        (b"dev/sda", &|item| item.what = What::Block(8, 1)),
+        (b"dev/zero", &|item| item.mode = 0o600),
+        (b"run/pipe", &|item| item.owner = (3, 3)),
+        (b"usr/bin/su", &|item| item.mode = 0o6755),
+        (b"usr/bin/wall", &|item| item.xattrs = capability.clone()),
+        (b"usr/bin/ping", &|item| item.xattrs.clear()),
+        (b"etc/passwd", &|item| item.xattrs = vec![("system.posix_acl_access", acl.clone())]),
+        (b"var/private", &|item| item.xattrs = vec![("system.posix_acl_default", acl.clone())]),
+        (b"etc/shadow", &|item| item.owner.1 = 43),
+        (b"etc/before-1970", &|item| item.mtime = (-7_000_000_000, 999_999_999)),
+        (b"usr/lib/a", &|item| item.owner = (1001, 100)),
+    ];
+    for (path, change) in steps {
+        change(tree.get_mut(path).unwrap_or_else(|| panic!("{path:?}")));
+    }
+    // a mode with an ACL is the mask of the ACL
+    tree.get_mut(&b"etc/passwd"[..]).expect("is there").mode = 0o640;
+    site.publish(&tree);
+    site.updated(&["--no-fallback"]);
+    site.same();
+    site.updated(&["--check", "content"]).ended(0, &["up to date"]);
+}
+
+#[test]
+fn holes_stay_holes() {
+    if !needs(&NEEDED) {
+        return;
+    }
+    let mut tree = trees::system();
+    trees::put(&mut tree, "var/lib/a", Item::new(What::File { hole: 8 << 20, data: b"end".to_vec() }));
+    let site = Site::at(&tree);
+    trees::put(&mut tree, "var/lib/a", Item::new(What::File { hole: 8 << 20, data: b"END".to_vec() }));
+    trees::put(&mut tree, "var/lib/b", Item::new(What::File { hole: 9 << 20, data: trees::noise(5000, 1) }));
+    trees::put(&mut tree, "var/lib/only-hole", Item::new(What::File { hole: 3 << 20, data: Vec::new() }));
+    site.publish(&tree);
+    site.updated(&["--no-fallback"]);
+    site.same();
+    for path in ["var/lib/a", "var/lib/b", "var/lib/only-hole"] {
+        let blocks = fs::metadata(site.node().join(path)).expect("is there").blocks();
+        assert!(blocks <= 64, "{path} takes {blocks} blocks");
+    }
+}
+
+#[test]
+fn what_is_excluded_keeps_a_directory_that_goes_and_refuses_another_type() {
+    if !needs(&NEEDED) {
+        return;
+    }
+    let mut tree = trees::system();
+    for path in ["srv/a/data", "srv/a/deep/data", "srv/b/data", "srv/b/deep/data"] {
+        trees::put(&mut tree, path, Item::file("data"));
+    }
+    let site = Site::at(&tree);
+    let rules = site.dir.path().join("rules");
+    fs::write(&rules, "/srv/*/deep/own\n").expect("writes");
+    let rules = rules.display().to_string();
+    for at in ["srv/a/deep/own", "srv/b/deep/own"] {
+        trees::write_text(&site.node().join(at), "the node's own");
+    }
+    tree.retain(|path, _| !path.starts_with(b"srv/a"));
+    site.publish(&tree);
+    site.updated(&["--exclude-file", &rules, "--no-fallback"]).ended(0, &["srv/a/deep stays", "srv/a stays"]);
+    assert_eq!(fs::read_to_string(site.node().join("srv/a/deep/own")).expect("reads"), "the node's own");
+    assert!(!site.node().join("srv/a/data").exists());
+    for item in [symlink("../etc"), Item::file("a file")] {
+        tree.retain(|path, _| !path.starts_with(b"srv/b"));
+        trees::put(&mut tree, "srv/b", item);
+        site.publish(&tree);
+        site.refused(&["--exclude-file", &rules, "--no-fallback"], 5, &["/srv/b/deep/own is excluded", "nothing was"]);
+    }
+    fs::remove_file(site.node().join("srv/b/deep/own")).expect("removes");
+    site.updated(&["--exclude-file", &rules, "--no-fallback"]);
+    common::judge::same(&site.image(), &site.node(), &["/srv/*/deep/own", "/srv/a/deep/", "/srv/a/"]);
+}
+
+/// Runs `chattr` on a path below a node, and takes the flag away in the end.
+struct Attribute(std::path::PathBuf, &'static str);
+
+impl Attribute {
+    fn set(path: std::path::PathBuf, flag: &'static str) -> Self {
+        common::run(Command::new("chattr").arg(format!("+{flag}")).arg(&path));
+        Attribute(path, flag)
+    }
+}
+
+impl Drop for Attribute {
+    fn drop(&mut self) {
+        let _ = Command::new("chattr").arg(format!("-{}", self.1)).arg(&self.0).output();
+    }
+}
+
+#[test]
+fn what_is_immutable_is_refused_by_name_before_the_seal() {
+    if !needs(&[Need::Root, Need::Program("rsync"), Need::Program("chattr")]) {
+        return;
+    }
+    let mut tree = trees::system();
+    for path in ["srv/goes/f", "srv/turns/f", "srv/stays/f"] {
+        trees::put(&mut tree, path, Item::file("data"));
+    }
+    let site = Site::at(&tree);
+    let refused = |change: &dyn Fn(&mut Tree), path: &str, flag: &'static str, named: &str| {
+        let mut next = tree.clone();
+        change(&mut next);
+        site.publish(&next);
+        let attribute = Attribute::set(site.node().join(path), flag);
+        site.refused(&["--no-fallback"], 5, &[named, "chattr", "nothing was changed"]);
+        drop(attribute);
+    };
+    let goes = |tree: &mut Tree| tree.retain(|path, _| !path.starts_with(b"srv/goes"));
+    let turns = |tree: &mut Tree| {
+        tree.retain(|path, _| !path.starts_with(b"srv/turns"));
+        trees::put(tree, "srv/turns", symlink("stays"));
+    };
+    let edits = |tree: &mut Tree| trees::put(tree, "etc/passwd", Item::file("another"));
+    let time = |tree: &mut Tree| tree.get_mut(&b"etc/passwd"[..]).expect("is there").mtime.0 += 1;
+    let mode = |tree: &mut Tree| tree.get_mut(&b"srv/stays"[..]).expect("is there").mode = 0o700;
+    refused(&edits, "etc/passwd", "i", "/etc/passwd has to change");
+    refused(&edits, "etc/passwd", "a", "/etc/passwd has to change");
+    refused(&edits, "etc", "i", "/etc has entries");
+    refused(&time, "etc/passwd", "i", "/etc/passwd has to change");
+    refused(&goes, "srv/goes/f", "i", "/srv/goes/f has to change");
+    refused(&goes, "srv/goes", "i", "/srv/goes ");
+    refused(&goes, "srv", "i", "/srv has entries");
+    refused(&turns, "srv/turns/f", "i", "/srv/turns/f is immutable");
+    refused(&turns, "srv/turns", "i", "/srv/turns has to change");
+    refused(&mode, "srv/stays", "i", "/srv/stays has to change");
+    // one that need not change is in nobody's way, and its time is no reason to stop
+    let _file = Attribute::set(site.node().join("usr/bin/tool"), "i");
+    trees::write_text(&site.node().join("srv/stays/local"), "moves the time of its directory");
+    let _directory = Attribute::set(site.node().join("srv/stays"), "i");
+    let mut next = tree.clone();
+    edits(&mut next);
+    site.publish(&next);
+    site.updated(&["--no-fallback"]);
+    let left = common::judge::same_but_untracked(&site.image(), &site.node(), &["/srv/stays/"]);
+    assert!(left.is_empty(), "{left:?}");
+}
+
+/// A file at a path of 4,095 bytes below `top`, through descriptors, since no single call reaches it.
+fn write_far_down(top: &Path, first: &str, text: &str) -> Vec<u8> {
+    let open = |dir: std::os::fd::BorrowedFd, name: &[u8]| -> OwnedFd {
+        let _ = rustix::fs::mkdirat(dir, name, Mode::from_raw_mode(0o755));
+        rustix::fs::openat(dir, name, OFlags::DIRECTORY | OFlags::RDONLY, Mode::empty()).expect("opens")
+    };
+    let mut at = open(rustix::fs::CWD.as_fd(), std::os::unix::ffi::OsStrExt::as_bytes(top.as_os_str()));
+    at = open(at.as_fd(), first.as_bytes());
+    let mut path = first.as_bytes().to_vec();
+    while path.len() + 1 + 240 < 4095 - 1 {
+        let name = [b"\xffd\n".as_slice(), &[b'n'; 237]].concat();
+        at = open(at.as_fd(), &name);
+        path = [&path[..], b"/", &name].concat();
+    }
+    let name = vec![b'f'; 4095 - 1 - path.len()];
+    let flags = OFlags::CREATE | OFlags::WRONLY | OFlags::TRUNC;
+    let file = rustix::fs::openat(&at, &name[..], flags, Mode::from_raw_mode(0o644)).expect("creates");
+    rustix::io::write(&file, text.as_bytes()).expect("writes");
+    [&path[..], b"/", &name].concat()
+}
+
+/// What GNU tar says of a directory: rsync does not reach as far down.
+fn tar_of(top: &Path, name: &str) -> String {
+    let mut tar = Command::new("sh");
+    tar.args([
+        "-c",
+        "tar --sort=name --format=posix --pax-option=delete=atime,delete=ctime -C \"$1\" -cf - \"$2\" | sha256sum",
+        "sh",
+    ]);
+    common::run(tar.arg(top).arg(name))
+}
+
+#[test]
+fn the_longest_paths_come_change_and_go() {
+    if !needs(&[Need::Root, Need::Program("rsync"), Need::Program("tar")]) {
+        return;
+    }
+    let site = Site::at(&trees::system());
+    let far = "far-down";
+    for text in ["one", "two"] {
+        assert_eq!(write_far_down(&site.image(), far, text).len(), 4095);
+        trees::write_text(&site.image().join("etc/round"), text);
+        site.publish_as_it_is(&[]);
+        site.updated(&["--no-fallback", "--max-delete", "100%"]);
+        assert_eq!(tar_of(&site.image(), far), tar_of(&site.node(), far));
+    }
+    // everything below it goes along, into a place with a longer name than its own
+    fs::remove_dir_all(site.image().join(far)).expect("removes");
+    write_far_down(&site.image(), "a", "three");
+    for number in 0..20 {
+        trees::write_text(&site.image().join(format!("0-{number}")), "takes a slot before the others");
+    }
+    site.publish_as_it_is(&[]);
+    site.update(&["--no-fallback", "--max-delete", "100%"]).ended(5, &["too long to be staged", "nothing was changed"]);
+    site.nothing_left();
+    for number in 0..20 {
+        fs::remove_file(site.image().join(format!("0-{number}"))).expect("removes");
+    }
+    site.publish_as_it_is(&[]);
+    site.updated(&["--no-fallback", "--max-delete", "100%"]);
+    assert_eq!(tar_of(&site.image(), "a"), tar_of(&site.node(), "a"));
+    fs::remove_dir_all(site.image().join("a")).expect("removes");
+    std::os::unix::fs::symlink("etc", site.image().join("a")).expect("links");
+    for number in 0..20 {
+        trees::write_text(&site.image().join(format!("0-{number}")), "takes a slot before the others");
+    }
+    site.publish_as_it_is(&[]);
+    site.updated(&["--no-fallback", "--max-delete", "100%"]);
+    site.same();
+}
