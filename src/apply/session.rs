@@ -93,7 +93,10 @@ fn recover(root: &Root, present: &Filesystems, monitor: &dyn Monitor) -> Result<
                 return Err(SessionError::NotMounted(root.show(top)));
             }
         }
-        return Ok(Some(roll_forward(root, &journal, monitor)?));
+        let applied = roll_forward(root, &journal, monitor)?;
+        // A full sync leaves what it received beside its stage.
+        root.remove_tree(&name(FULL))?;
+        return Ok(Some(applied));
     }
     // Without a journal nothing of a stage was ever visible.
     for top in present.tops() {

@@ -59,7 +59,21 @@ impl Root {
     }
 
     /// Removes `path` with all that it holds; what is not there is as good.
+    ///
+    /// An rsync that outlived the run that started it may still write there: what came meanwhile goes
+    /// in another pass, and what was removed it cannot make again.
     pub fn remove_tree(&self, path: &TreePath) -> Result<()> {
+        const PASSES: usize = 10;
+        for _ in 0..PASSES {
+            self.remove_once(path)?;
+            if self.stat(path)?.is_none() {
+                return Ok(());
+            }
+        }
+        Ok(())
+    }
+
+    fn remove_once(&self, path: &TreePath) -> Result<()> {
         match self.stat(path)? {
             None => return Ok(()),
             Some(stat) if stat.kind != FileKind::Directory => return self.unlink(path),
