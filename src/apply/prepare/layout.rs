@@ -13,7 +13,8 @@ use crate::tree_path::TreePath;
 use super::super::compare::Difference;
 use super::super::live::Live;
 use super::super::{Untouched, links};
-use super::{Action, Change, Install, Item, Judged, Make, Transaction, Verdict, Wanted, slot_name};
+use super::judge::{Judged, Verdict};
+use super::{Action, Change, Install, Item, Make, Transaction, Wanted, slot_name};
 
 /// A directory that is staged whole.
 struct Fresh {
