@@ -235,9 +235,7 @@ mod tests {
 
     #[test]
     fn the_format_is_frozen() {
-        let expected = "si-journal 1\nfilesystem .\nfilesystem ./boot\ninstall 1 0 ./etc/a\\040b\\012\n\
-            to-directory 2 1 ./boot/x\nfrom-directory 3 0 ./bin\ntime -5.000000007 0 ./f\n\
-            remove 4294967295 0 ./old\nremove-directory 0 0 ./dir\ndirectory 0 0 ./etc\nend 7\n";
+        let expected = include_str!("../../tests/testdata/journal/v1");
         assert_eq!(text(&sample()), expected);
     }
 }

@@ -3,6 +3,8 @@
 //! Everything lies in `var/lib/systemimager/client/` below the root: `state.toml`, the manifest of the
 //! recorded generation under a name that holds its id, the spool, and the lock. The manifest is
 //! durable before the state that names it, so that the rename of `state.toml` commits both.
+//!
+#![doc = include_str!("format.md")]
 
 use std::collections::BTreeMap;
 use std::io::Read;

@@ -1,0 +1,83 @@
+//! Formats are frozen by samples, which are never edited: what an older program wrote, every later one
+//! reads. A new version of a format adds a sample; it does not replace one.
+
+use std::path::{Path, PathBuf};
+
+use systemimager::catalog::{ArchiveKind, Catalog};
+use systemimager::diff_archive::content_index::ContentIndex;
+use systemimager::digest::Digest;
+use systemimager::manifest::Manifest;
+use systemimager::state::State;
+
+/// Every sample, with its SHA-256.
+const SAMPLES: &[(&str, &str)] = &[
+    ("catalog/v1.toml", "d2682ac2a629a34c18cdb90c1f322085b7d1120d1e36e031f68b57f703657f7e"),
+    ("content_index/v1.idx.zst", "6f762ceb475e2a0ab8ae9a714701c7ac51ab6f46c0af0d29e57f3fb9e1378955"),
+    ("diff_archive/v1-deltas.tar.gz", "35550f8bbc64ab59a66380558453a700903c94be9d1c902eb76fbc269c046f94"),
+    ("diff_archive/v1-deltas.tar.zst", "eb64e50ce4e661866e15ca1b317758aa8954cc755ff2775d5e2ad44d1790e7a0"),
+    ("diff_archive/v1-plain.tar.gz", "96825d88e2dfa2e8c256eb3a7943c4357e9bb653c586978800a0aebc67c319db"),
+    ("diff_archive/v1-plain.tar.zst", "7fc6482584ab340d544e687ba4011d336b4f7d1cc53eb4683bdfafe83a0b4fe6"),
+    ("journal/v1", "8067780d4e2a87ea6d770b96071ecdc55fe95da8a4eae5e4afd7d64e352c3882"),
+    ("manifest/v1.mtree", "ff2ba553fcdd4681b735e9512359194aa509ce0aa33c05e60eb941c1137dd0ba"),
+    ("state/v1.toml", "6327cb6a01f78833d5022305c1789ba813a9a8abb7c26663effc3dd7dfb3ec2d"),
+];
+
+fn testdata() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/testdata")
+}
+
+fn sample(name: &str) -> Vec<u8> {
+    std::fs::read(testdata().join(name)).expect("the sample")
+}
+
+#[test]
+fn every_sample_is_listed_and_none_was_edited() {
+    let mut found = Vec::new();
+    for kind in std::fs::read_dir(testdata()).expect("the samples") {
+        let kind = kind.expect("a directory").path();
+        for file in std::fs::read_dir(&kind).expect("a kind of sample") {
+            let path = file.expect("a sample").path();
+            let name = path.strip_prefix(testdata()).expect("below").display().to_string();
+            found.push((name, Digest::of(&std::fs::read(&path).expect("reads")).to_string()));
+        }
+    }
+    found.sort();
+    let listed: Vec<(String, String)> = SAMPLES.iter().map(|(a, b)| ((*a).to_owned(), (*b).to_owned())).collect();
+    assert_eq!(found, listed);
+}
+
+#[test]
+fn catalog_1_is_read_and_written_the_same() {
+    let bytes = sample("catalog/v1.toml");
+    let catalog = Catalog::parse(&bytes, &"node".parse().expect("a name")).expect("reads");
+    assert_eq!((catalog.serial, catalog.publishes.len(), catalog.archives.len()), (2, 2, 3));
+    assert_eq!(catalog.head().label.as_deref(), Some("second, with a label"));
+    assert!(matches!(catalog.archives[1].kind, ArchiveKind::Diff { .. }));
+    assert_eq!(catalog.to_toml().expect("writes").as_bytes(), bytes);
+}
+
+#[test]
+fn manifest_1_is_read_and_written_the_same() {
+    let bytes = sample("manifest/v1.mtree");
+    let manifest = Manifest::parse(bytes.as_slice()).expect("reads");
+    assert_eq!(manifest.id().0, Digest::of(&bytes));
+    let mut written = Vec::new();
+    manifest.write_to(&mut written).expect("writes");
+    assert_eq!(written, bytes);
+}
+
+#[test]
+fn state_1_is_read_and_written_the_same() {
+    let text = String::from_utf8(sample("state/v1.toml")).expect("text");
+    let state = State::parse(&text, "the sample").expect("reads");
+    assert_eq!((state.serial, state.deviations.len(), state.untracked), (2, 1, Some(0)));
+    assert_eq!(state.deviating().map(|path| path.to_string()).collect::<Vec<_>>(), ["/etc/a"]);
+    assert_eq!(state.to_toml().expect("writes"), text);
+}
+
+#[test]
+fn content_index_1_is_read() {
+    let index = ContentIndex::read_zstd(sample("content_index/v1.idx.zst").as_slice()).expect("reads");
+    let digest = Digest::of(b"one\n");
+    assert!(index.places(&digest).count() > 0);
+}
