@@ -234,3 +234,25 @@ fn a_part_that_is_mounted_read_only_stops_only_what_has_to_change_in_it() {
     site.updated(&["--no-fallback"]);
     assert_eq!(judge::same_but_untracked(&site.image(), &site.node(), &[]), ["usr/lib/local"]);
 }
+
+#[test]
+fn a_mount_that_the_fstab_names_and_that_is_missing() {
+    if !needs(&NEEDED) {
+        return;
+    }
+    let site = Site::new();
+    let mut tree = trees::everything();
+    tree.insert(b"boot".to_vec(), Item::dir());
+    tree.insert(b"boot/kernel".to_vec(), Item::file("1"));
+    tree.insert(b"etc/fstab".to_vec(), Item::file("UUID=1 / ext4 defaults 0 1\nUUID=2 /boot ext4 noauto 0 2\n"));
+    site.publish(&tree);
+    site.install_node();
+    site.updated(&["--adopt"]);
+    tree.insert(b"etc/fresh".to_vec(), Item::file("elsewhere"));
+    site.publish(&tree);
+    site.updated(&[]);
+    tree.insert(b"boot/kernel".to_vec(), Item::file("2"));
+    site.publish(&tree);
+    site.update(&[]).ended(5, &["boot/kernel", "which the tree's fstab names, is not mounted", "nothing was changed"]);
+    assert_eq!(std::fs::read_to_string(site.node().join("boot/kernel")).expect("reads"), "1");
+}

@@ -99,6 +99,25 @@ pub fn check_paths(
     Ok(())
 }
 
+/// Refuses to write where a filesystem should be mounted and is not: what is written there would vanish
+/// below it. `named` are the mount points that the tree's own fstab names.
+pub fn check_missing_mounts(
+    root: &Root,
+    transaction: &Transaction,
+    named: &[TreePath],
+    mounts: &[Mount],
+) -> Result<(), Untouched> {
+    for point in named.iter().filter(|point| mounts.iter().all(|mount| mount.at != **point)) {
+        if let Some(change) = transaction.changes.iter().find(|change| change.path.is_below(point)) {
+            let (path, point) = (root.show(&change.path), root.show(point));
+            return Err(Untouched::Refused(format!(
+                "{path} has to change and {point}, which the tree's fstab names, is not mounted"
+            )));
+        }
+    }
+    Ok(())
+}
+
 /// Refuses what would keep the agent from recording what it did.
 pub fn check_own_places(root: &Root, transaction: &Transaction, generation: GenerationId) -> Result<(), Untouched> {
     let in_the_way = |install: &&Install| state::is_above_own(&install.entry.path) && !install.entry.is_dir();

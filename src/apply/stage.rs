@@ -9,7 +9,7 @@ use std::sync::Mutex;
 use crate::digest::{Digest, Hasher};
 use crate::entry::{Entry, LeafKind, Node};
 use crate::report::{Event, Job, Monitor};
-use crate::root::{Labels, Rename, Root, RootError};
+use crate::root::{Labels, Rename, Root, RootError, sync_tells_errors};
 
 use super::filesystems::{Filesystems, Stages};
 use super::journal::{self, Journal, SealError};
@@ -221,7 +221,7 @@ impl<'a> Stage<'a> {
     }
 
     fn make_durable(&self) -> Result<(), RootError> {
-        if self.transaction.installs.len() > SYNC_EACH {
+        if self.transaction.installs.len() > SYNC_EACH && sync_tells_errors() {
             return self.filesystems.sync(self.root, self.stages.which());
         }
         for install in &self.transaction.installs {

@@ -5,9 +5,11 @@
 
 mod client_conf;
 mod config;
+mod fstab;
 
 pub use client_conf::ClientConf;
 pub use config::{Check, Config, Download, Drift, MaxDelete};
+pub use fstab::mount_points;
 
 /// The exclude file of a node that has none.
 pub const DEFAULT_EXCLUDES: &str = include_str!("../../etc/updateclient.local.exclude");

@@ -26,7 +26,7 @@ use crate::tree_path::TreePath;
 
 pub use inspect::{FileKind, Pins, Room, Stat};
 pub use metadata::Labels;
-pub use replace::Rename;
+pub use replace::{Rename, sync_tells_errors};
 pub use resolve::force_old_kernel;
 pub use walk::{Descend, Visit};
 

@@ -133,6 +133,16 @@ impl Root {
     }
 }
 
+/// Whether syncing a whole filesystem tells of data that could not be written. Kernels before 5.8 keep
+/// that to themselves; there each file has to be synced.
+pub fn sync_tells_errors() -> bool {
+    let name = rustix::system::uname();
+    let release = name.release().to_string_lossy();
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(|number| number.parse().unwrap_or(0));
+    let version: (u32, u32) = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
+    version >= (5, 8)
+}
+
 /// The name under which a file is written before it takes its place.
 fn beside(path: &TreePath) -> std::result::Result<TreePath, crate::tree_path::BadPath> {
     let mut name = path.name().to_vec();

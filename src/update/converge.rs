@@ -48,6 +48,7 @@ pub(super) struct Goal {
 impl Converge<'_> {
     /// A goal with the policy of the request.
     pub(super) fn goal(&self, whole: Manifest, way: String) -> Goal {
+        self.run.tell_foreign(&whole);
         let request = self.run.request;
         let settled = self.base.is_none_or(|base| base.settled);
         let depth = match request.check {
@@ -126,6 +127,7 @@ impl Converge<'_> {
             preflight::check_budget(&transaction, tracked, goal.renamed, self.run.request.max_delete)?;
             preflight::check_paths(&session.root, &transaction, &session.filesystems, &session.mounts)?;
             preflight::check_own_places(&session.root, &transaction, goal.whole.id())?;
+            preflight::check_missing_mounts(&session.root, &transaction, &self.run.fstab()?, &session.mounts)?;
             preflight::check_room(&session.root, &transaction, &session.filesystems)?;
         }
         Ok(transaction)

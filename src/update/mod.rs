@@ -12,15 +12,20 @@ mod outcome;
 mod request;
 
 use std::collections::HashSet;
+use std::io::Read;
 
 use crate::apply::session::{self, Session};
 use crate::apply::{Untouched, preflight};
 use crate::catalog::{Catalog, RepoPath};
 use crate::fetch::{CatalogAnswer, FetchErrorKind, Repository, Spool};
 use crate::filter::Filter;
+use crate::host;
+use crate::manifest::Manifest;
 use crate::plan::{self, Plan, Why};
 use crate::report::Monitor;
+use crate::root::RootError;
 use crate::state::{self, SeenCatalog, State};
+use crate::tree_path::TreePath;
 
 use converge::Converge;
 pub use outcome::{Outcome, Report, Status, UpdateError};
@@ -137,6 +142,34 @@ impl Run<'_> {
         }
     }
 
+    /// The mount points that the tree's own fstab names.
+    fn fstab(&self) -> Result<Vec<TreePath>, UpdateError> {
+        let root = &self.session.root;
+        let path = TreePath::new("etc/fstab").map_err(|e| UpdateError::Usage(e.to_string()))?;
+        let file = match root.open_file(&path) {
+            Err(e) if e.is_absent() => return Ok(Vec::new()),
+            answer => answer.map_err(Untouched::from)?,
+        };
+        let mut content = Vec::new();
+        let read = file.take(host::MAX_FILE as u64).read_to_end(&mut content);
+        read.map_err(|source| Untouched::from(RootError { what: "read", path: root.show(&path), source }))?;
+        Ok(host::mount_points(&content))
+    }
+
+    /// Says which paths of the image lie where something is mounted that this program does not write to.
+    fn tell_foreign(&self, catalog_head: &Manifest) {
+        const PSEUDO: [&str; 9] =
+            ["proc", "sysfs", "devtmpfs", "devpts", "tmpfs", "mqueue", "hugetlbfs", "cgroup2", "securityfs"];
+        let mounts = self.session.mounts.iter();
+        for mount in mounts.filter(|mount| !mount.is_local() && !PSEUDO.contains(&mount.kind.as_str())) {
+            let held = catalog_head.entries().iter().filter(|entry| entry.path.is_below(&mount.at)).count();
+            if held > 0 {
+                let (place, kind) = (self.session.root.show(&mount.at), &mount.kind);
+                self.monitor.warn(format!("{place} is {kind}: {held} paths that the image has there are not updated"));
+            }
+        }
+    }
+
     fn check_catalog(&self, catalog: &Catalog, state: Option<&State>) -> Result<(), UpdateError> {
         let newest = state.and_then(|state| state.catalog.as_ref()).map_or(0, |seen| seen.serial);
         if catalog.serial < newest && !self.request.allow_downgrade {
@@ -172,7 +205,7 @@ fn open_session(request: &Request, monitor: &dyn Monitor) -> Result<Session, Upd
     }
     // A read-only tree is refused in these words, and not by the lock that cannot be made.
     let before = Session::look(&request.root)?;
-    let shown = before.root.show(&crate::tree_path::TreePath::root());
+    let shown = before.root.show(&TreePath::root());
     preflight::check_host(before.host.as_ref(), &shown, &request.allow_root_fs)?;
     let (session, finished) = Session::open(&request.root, monitor)?;
     if let Some(applied) = finished {
