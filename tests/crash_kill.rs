@@ -249,6 +249,11 @@ fn killed_at_a_step_and_killed_again_while_recovering() {
             scene.restore();
             let killed = injected(&scene.command(), call, "signal=KILL", nth);
             let context = format!("killed at {call} {nth} of {last}");
+            // threads share the work anew in each run: one that made a call so often need not do so again
+            if killed.code == 0 {
+                assert!(nth > 1 && scene.is_target(), "{context}: {killed:#?}");
+                continue;
+            }
             assert_eq!(killed.code, -1, "{context}: {killed:#?}");
             if scene.is_sealed() {
                 injected(&scene.recovery(), call, "signal=KILL", 1 + nth % 4);
