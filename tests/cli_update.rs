@@ -100,6 +100,7 @@ fn untracked_paths_are_counted_and_purged_only_when_asked() {
     assert!(site.node().join("home/me/deep/file").exists());
     assert!(site.status().contains("untracked:   1"));
     site.update(&["--purge-untracked", "--max-delete", "2"]).ended(9, &["--max-delete"]);
+    site.update(&["--purge-untracked", "--max-delete", "2", "--dry-run"]).ended(9, &["*deleting   /home/me/deep/file"]);
     assert!(site.node().join("home/me/deep/file").exists());
     site.updated(&["--purge-untracked", "--max-delete", "100%"]);
     site.same();
@@ -178,10 +179,16 @@ fn a_directory_becomes_a_symlink_and_back_while_its_children_change() {
     merged.remove(&b"merge/bin/a"[..]);
     merged.insert(b"merge/bin".to_vec(), Item::new(What::Symlink(b"usr/bin".to_vec())));
     merged.insert(b"merge/usr/bin/a".to_vec(), Item::file("a, changed"));
-    std::fs::write(site.node().join("merge/bin/local"), "mine").expect("writes");
+    std::fs::write(site.node().join("merge/bin/local"), "mine\n").expect("writes");
     site.publish(&merged);
-    site.updated(&["--no-fallback"]).ended(0, &["went with its directory: /merge/bin/local"]);
-    site.same();
+    site.updated(&["--no-fallback"]).ended(0, &["kept in .si-undo until the next update: /merge/bin/local"]);
+    judge::same(&site.image(), &site.node(), &[]);
+    let undo = site.node().join(".si-undo");
+    let kept = common::run(std::process::Command::new("grep").args(["-rl", "^mine$"]).arg(&undo));
+    assert!(kept.trim_end().ends_with("/local"), "{kept}");
+    assert_eq!(std::fs::read_to_string(undo.join("displaced")).expect("a list"), "./merge/bin/local\n");
+    site.updated(&["--check", "stat"]);
+    assert!(undo.join("displaced").exists(), "a run without changes keeps it");
     split(&mut tree, "a again");
     site.publish(&tree);
     site.updated(&["--no-fallback"]);

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use crate::root::{Root, RootError};
 use crate::tree_path::TreePath;
 
-use super::{STAGE, UNDO, name};
+use super::{DISPLACED, STAGE, UNDO, name};
 
 /// Where filesystems begin, in tree order; the first is the top of the tree itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -71,10 +71,15 @@ impl Filesystems {
         Ok(Stages { by_filesystem })
     }
 
-    /// Removes the stages and undo sets of all filesystems, the top's last.
+    /// Removes the stages of all filesystems, the top's last, and what was displaced, but for what the
+    /// node would miss.
     pub fn remove_stages(&self, root: &Root) -> Result<(), RootError> {
         for at in (0..self.tops.len()).rev() {
-            root.remove_tree(&self.part(at, UNDO))?;
+            let undo = self.part(at, UNDO);
+            let kept = undo.join(DISPLACED.as_bytes()).map(|list| root.stat(&list));
+            if !matches!(kept, Ok(Ok(Some(_)))) {
+                root.remove_tree(&undo)?;
+            }
             root.remove_tree(&self.part(at, STAGE))?;
         }
         Ok(())

@@ -80,6 +80,9 @@ impl Untouched {
 pub const STAGE: &str = ".si-stage";
 /// The name of the directory that holds what was displaced.
 pub const UNDO: &str = ".si-undo";
+/// The file that lists the untracked paths which went along with a directory that became something else.
+/// Where it stands in an undo directory, that directory stays until the next update.
+pub const DISPLACED: &str = "displaced";
 /// The name of the directory that a full sync is received in.
 pub const FULL: &str = ".si-full";
 

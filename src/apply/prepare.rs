@@ -261,6 +261,9 @@ pub fn prepare(wanted: &Wanted, live: &Live) -> Result<Transaction, Untouched> {
     layout::lay_out(wanted, live, &judged, &mut transaction)?;
     removal::remove(wanted, live, &mut transaction)?;
     settle_directories(wanted, live, &judged, &mut transaction);
+    let displaced: HashSet<&TreePath> = transaction.displaced.iter().collect();
+    let gone = live.untracked.iter().filter(|(path, _)| displaced.contains(path)).count() as u64;
+    transaction.untracked = transaction.untracked.map(|count| count.saturating_sub(gone));
     transaction.items.sort_by(|a, b| a.path.cmp(&b.path));
     Ok(transaction)
 }

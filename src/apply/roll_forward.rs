@@ -2,6 +2,7 @@
 //! repeated after an interruption at any moment.
 
 use std::collections::HashSet;
+use std::io::Read;
 use std::time::{Duration, Instant};
 
 use crate::entry::Entry;
@@ -10,11 +11,10 @@ use crate::root::{FileKind, Rename, Root, RootError};
 use crate::state::{self, State};
 use crate::tree_path::TreePath;
 
-use super::Interrupted;
 use super::filesystems::{Filesystems, Stages};
 use super::journal::{self, Journal};
-use super::name;
 use super::prepare::{Action, Change, slot_name};
+use super::{DISPLACED, Interrupted, name};
 
 /// A transaction that is complete, durable and recorded.
 #[derive(Debug)]
@@ -43,6 +43,7 @@ pub fn roll_forward(root: &Root, journal: &Journal, monitor: &dyn Monitor) -> Re
     let mixed = begin.elapsed();
     monitor.event(Event::Advanced { job: Job::Apply, by: journal.changes.len() as u64 });
     settle_directories(root, journal)?;
+    keep_displaced(&stages)?;
     filesystems.sync(root, std::iter::once(0).chain(stages.which()))?;
     let mut state = State::parse(&journal.state, "the state in the journal")?;
     for path in &kept {
@@ -60,6 +61,22 @@ pub fn roll_forward(root: &Root, journal: &Journal, monitor: &dyn Monitor) -> Re
         monitor.warn(format!("what was displaced is still there, and the next run removes it: {error}"));
     }
     Ok(Applied { state, mixed, kept })
+}
+
+/// Marks the undo directories whose content the node would miss, so that nobody removes them with the
+/// stage.
+fn keep_displaced(stages: &Stages) -> Result<(), Interrupted> {
+    let list = name(DISPLACED);
+    let Some(stage) = stages.stage(0).filter(|stage| stage.stat(&list).is_ok_and(|stat| stat.is_some())) else {
+        return Ok(());
+    };
+    let mut paths = Vec::new();
+    let read = stage.open_file(&list)?.read_to_end(&mut paths);
+    read.map_err(|source| RootError { what: "read", path: stage.show(&list), source })?;
+    for undo in stages.which().filter_map(|at| stages.undo(at)) {
+        undo.write_durably(&list, &paths, 0o600)?;
+    }
+    Ok(())
 }
 
 /// Removes stages and what was displaced, and puts the time of the top right, which that changes.

@@ -11,7 +11,7 @@ use crate::tree_path::TreePath;
 use super::filesystems::Filesystems;
 use super::journal::{self, JournalError};
 use super::roll_forward::{Applied, roll_forward};
-use super::{FULL, Interrupted, STAGE, UNDO, name};
+use super::{FULL, Interrupted, STAGE, name};
 
 /// A tree that this run alone works on, in the state before or after a transaction, never in between.
 pub struct Session {
@@ -99,12 +99,7 @@ fn recover(root: &Root, present: &Filesystems, monitor: &dyn Monitor) -> Result<
         return Ok(Some(applied));
     }
     // Without a journal nothing of a stage was ever visible.
-    for top in present.tops() {
-        for part in [STAGE, UNDO, FULL] {
-            if let Ok(path) = top.join(part.as_bytes()) {
-                root.remove_tree(&path)?;
-            }
-        }
-    }
+    present.remove_stages(root)?;
+    root.remove_tree(&name(FULL))?;
     Ok(None)
 }

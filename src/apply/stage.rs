@@ -8,13 +8,14 @@ use std::sync::Mutex;
 
 use crate::digest::{Digest, Hasher};
 use crate::entry::{Entry, LeafKind, Node};
+use crate::manifest::path_text;
 use crate::report::{Event, Job, Monitor};
 use crate::root::{Labels, Rename, Root, RootError, sync_tells_errors};
 
 use super::filesystems::{Filesystems, Stages};
 use super::journal::{self, Journal, SealError};
 use super::prepare::{Install, Make, Transaction};
-use super::{Interrupted, Untouched};
+use super::{DISPLACED, Interrupted, Untouched};
 use crate::tree_path::TreePath;
 
 /// Up to so many files are synced one by one; more are synced with their filesystem, which is faster
@@ -200,6 +201,11 @@ impl<'a> Stage<'a> {
             let tree = self.tree(install)?;
             tree.set_meta(&install.place, &install.entry.meta).map_err(Untouched::from_root)?;
             self.label(install)?;
+        }
+        if !self.transaction.displaced.is_empty() {
+            let list: String = self.transaction.displaced.iter().map(|path| path_text(path) + "\n").collect();
+            let written = self.scratch()?.write_durably(&super::name(DISPLACED), list.as_bytes(), 0o600);
+            written.map_err(Untouched::from_root)?;
         }
         self.make_durable().map_err(Untouched::from_root)?;
         self.monitor.event(Event::Finished { job: Job::Stage });

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io::{self, BufReader, BufWriter, Seek, SeekFrom, Write};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use super::Tree;
@@ -77,6 +78,9 @@ pub enum BuildError {
     /// Something else is where the diff should go.
     #[error("{0} is there and is not a regular file; it is not replaced")]
     Occupied(String),
+    /// The diff would replace what it was built from.
+    #[error("{0} is the base; a diff does not replace it")]
+    OutputIsBase(String),
     /// The directory's name names no image.
     #[error("{0} does not name an image; say which it is with --image")]
     NoName(String),
@@ -124,6 +128,7 @@ pub fn build(request: &Request, monitor: &dyn Monitor) -> Result<Built, BuildErr
     let name = request.output.to_str().unwrap_or_default();
     let compression = Compression::of_name(name).ok_or_else(|| BuildError::Extension(shown(&request.output)))?;
     refuse_occupied(&request.output)?;
+    refuse_base(request)?;
     let root = Root::open(&request.image_dir).map_err(ScanError::from)?;
     let image = request.image.clone().map_or_else(|| name_of(&root), Ok)?;
     let target = scan(&root, &Cache::default(), monitor)?;
@@ -226,6 +231,15 @@ fn with_fractions_of(base: &Manifest, target: &Manifest) -> Result<Manifest, Man
 fn name_of(root: &Root) -> Result<ImageName, BuildError> {
     let name = root.shown().file_name().and_then(|name| name.to_str()).and_then(|name| name.parse().ok());
     name.ok_or_else(|| BuildError::NoName(root.shown().display().to_string()))
+}
+
+/// The base is still needed when the output exists: by nodes, and for the next diff.
+fn refuse_base(request: &Request) -> Result<(), BuildError> {
+    let (Ok(base), Ok(output)) = (fs::metadata(&request.base), fs::metadata(&request.output)) else { return Ok(()) };
+    if (base.dev(), base.ino()) == (output.dev(), output.ino()) {
+        return Err(BuildError::OutputIsBase(shown(&request.output)));
+    }
+    Ok(())
 }
 
 /// A program that renames onto its output as root would replace a device by a file.

@@ -26,7 +26,8 @@ impl Run<'_> {
     /// The published generation from which the tree deviates least; `None` where it deviates too much
     /// from all of them.
     pub(super) fn adopt(&self, catalog: &Catalog) -> Result<Option<Base>, UpdateError> {
-        self.monitor.note("no usable generation is recorded: comparing the tree with the published manifests");
+        let why = if self.request.adopt_only { "" } else { "no usable generation is recorded: " };
+        self.monitor.note(format!("{why}comparing the tree with the published manifests"));
         let mut candidates: Vec<(&Publish, Manifest)> = Vec::new();
         for publish in catalog.publishes.iter().rev() {
             if candidates.len() < MOST && candidates.iter().all(|(known, _)| known.generation != publish.generation) {

@@ -99,6 +99,7 @@ impl Run<'_> {
             deviations: base.deviations,
             displaced: Vec::new(),
             untracked: None,
+            refusal: None,
         })
     }
 

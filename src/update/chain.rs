@@ -17,7 +17,7 @@ use crate::plan::{Chain, Why};
 use crate::tree_path::TreePath;
 
 use super::converge::{Converge, Goal};
-use super::{Outcome, Report, UpdateError};
+use super::{Report, UpdateError};
 
 /// How following a chain ended.
 pub(super) enum Followed {
@@ -111,7 +111,7 @@ impl Converge<'_> {
         if self.run.request.dry_run {
             let live = self.look(&goal)?;
             let transaction = self.prepare(&goal, &live)?;
-            let report = self.report(&goal, &transaction, Outcome::WouldUpdate);
+            let report = self.forecast(&goal, &transaction);
             return Ok(Followed::Done(Box::new(report)));
         }
         let staged: u64 = links.last().map_or(0, |link| link.listing.header().room.iter().map(|room| room.bytes).sum());

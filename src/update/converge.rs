@@ -123,14 +123,28 @@ impl Converge<'_> {
         };
         let transaction = prepare::prepare(&wanted, live)?;
         if !self.run.request.dry_run {
-            let tracked = goal.base.as_ref().map_or(0, |base| base.len()).max(goal.target.len());
-            preflight::check_budget(&transaction, tracked, goal.renamed, self.run.request.max_delete)?;
-            preflight::check_paths(&session.root, &transaction, &session.filesystems, &session.mounts)?;
-            preflight::check_own_places(&session.root, &transaction, goal.whole.id())?;
-            preflight::check_missing_mounts(&session.root, &transaction, &self.run.fstab()?, &session.mounts)?;
-            preflight::check_room(&session.root, &transaction, &session.filesystems)?;
+            self.check(goal, &transaction)?;
         }
         Ok(transaction)
+    }
+
+    /// Refuses what cannot end well.
+    fn check(&self, goal: &Goal, transaction: &Transaction) -> Result<(), UpdateError> {
+        let session = &self.run.session;
+        let tracked = goal.base.as_ref().map_or(0, |base| base.len()).max(goal.target.len());
+        preflight::check_budget(transaction, tracked, goal.renamed, self.run.request.max_delete)?;
+        preflight::check_paths(&session.root, transaction, &session.filesystems, &session.mounts)?;
+        preflight::check_own_places(&session.root, transaction, goal.whole.id())?;
+        preflight::check_missing_mounts(&session.root, transaction, &self.run.fstab()?, &session.mounts)?;
+        preflight::check_room(&session.root, transaction, &session.filesystems)?;
+        Ok(())
+    }
+
+    /// What a dry run tells: the changes, and whether the run itself would stop before them.
+    pub(super) fn forecast(&self, goal: &Goal, transaction: &Transaction) -> Report {
+        let mut report = self.report(goal, transaction, Outcome::WouldUpdate);
+        report.refusal = self.check(goal, transaction).err();
+        report
     }
 
     /// Makes the transaction: `fill` hands in the content.
@@ -219,6 +233,7 @@ impl Converge<'_> {
             deviations: deviations.collect(),
             displaced: transaction.displaced.clone(),
             untracked: transaction.untracked,
+            refusal: None,
         }
     }
 
@@ -268,7 +283,7 @@ impl Converge<'_> {
         let live = self.look(&goal)?;
         let transaction = self.prepare(&goal, &live)?;
         if request.dry_run {
-            return Ok(self.report(&goal, &transaction, Outcome::WouldUpdate));
+            return Ok(self.forecast(&goal, &transaction));
         }
         match self.commit(&goal, &transaction, |stage| self.fill_from_anywhere(stage)) {
             Ok(report) => Ok(report),

@@ -12,7 +12,7 @@ use crate::tree_path::TreePath;
 
 use super::chain::{Stopped, named};
 use super::converge::Converge;
-use super::{Outcome, Report, UpdateError};
+use super::{Report, UpdateError};
 
 impl Converge<'_> {
     /// Makes the tree the head by comparing all of it, and fetching what differs by rsync.
@@ -33,7 +33,11 @@ impl Converge<'_> {
         let live = self.look(&goal)?;
         let transaction = self.prepare(&goal, &live)?;
         if request.dry_run {
-            return Ok(self.report(&goal, &transaction, Outcome::WouldUpdate));
+            let mut report = self.forecast(&goal, &transaction);
+            if transaction.bytes() > 0 && request.rsync.is_none() {
+                report.refusal.get_or_insert_with(no_server);
+            }
+            return Ok(report);
         }
         let contents = LiveContents::seen(&self.run.session.root, &live);
         let done = self.commit(&goal, &transaction, |stage| self.receive(stage, &contents));
@@ -54,8 +58,7 @@ impl Converge<'_> {
             return Ok(());
         }
         let Some((host, port)) = &self.run.request.rsync else {
-            let why = "no rsync server is configured (--server), and a full sync over HTTP is not built yet";
-            return Err(Stopped::Failed(UpdateError::NoFullSync(why.to_owned())));
+            return Err(Stopped::Failed(no_server()));
         };
         let server = Server { host: host.clone(), port: *port };
         let rules = self.run.filter.rsync_rules();
@@ -77,6 +80,11 @@ impl Converge<'_> {
         }
         self.fill_from_repository(stage, contents)
     }
+}
+
+fn no_server() -> UpdateError {
+    let why = "no rsync server is configured (--server), and a full sync over HTTP is not built yet";
+    UpdateError::NoFullSync(why.to_owned())
 }
 
 fn refused(error: FullSyncError, server: &Server) -> UpdateError {

@@ -36,6 +36,8 @@ pub struct Report {
     pub displaced: Vec<TreePath>,
     /// Untracked paths that stay, where they were counted.
     pub untracked: Option<u64>,
+    /// Why the run itself would stop, where this was a dry run.
+    pub refusal: Option<UpdateError>,
 }
 
 /// What a run did, in one word.
@@ -110,6 +112,7 @@ impl Report {
             deviations: state.deviations.clone(),
             displaced: Vec::new(),
             untracked: state.untracked,
+            refusal: None,
         }
     }
 }

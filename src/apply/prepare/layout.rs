@@ -174,6 +174,7 @@ fn displace(wanted: &Wanted, entry: &Entry, transaction: &mut Transaction) -> Re
             return Err(refused(&visit.path, "is immutable or append-only (chattr)"));
         }
         if wanted.base.is_none_or(|base| base.get(&visit.path).is_none()) {
+            transaction.removed += 1;
             transaction.displaced.push(visit.path);
         } else {
             transaction.removed += 1;

@@ -85,6 +85,9 @@ fn run(arguments: &Arguments) -> Result<Exit, UpdateError> {
     confirm(arguments, &request)?;
     let report = update::run(&request, monitor.as_ref())?;
     show::report(&report, &request, arguments)?;
+    if let Some(refusal) = report.refusal {
+        return Err(refusal);
+    }
     Ok(exit_of_report(&report, &request))
 }
 

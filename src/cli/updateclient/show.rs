@@ -18,6 +18,9 @@ enum Told<'a> {
     Item {
         change: &'a str,
         path: String,
+        /// Where a symlink leads, what a hardlink links.
+        #[serde(skip_serializing_if = "str::is_empty")]
+        leads: &'a str,
         bytes: u64,
     },
     Done {
@@ -70,7 +73,7 @@ pub fn report(report: &Report, request: &Request, arguments: &Arguments) -> Resu
         }
     }
     for path in &report.displaced {
-        let _ = writeln!(out, "went with its directory: {path}");
+        let _ = writeln!(out, "went with its directory, kept in .si-undo until the next update: {path}");
     }
     let _ = writeln!(out, "{}", sentence(report, request));
     let _ = out.flush();
@@ -82,6 +85,9 @@ fn sentence(report: &Report, request: &Request) -> String {
     let changes = format!("{} paths, {} of new content", report.items.len(), size(report.bytes));
     let mut text = match report.outcome {
         Outcome::UpToDate => format!("{image} is up to date: generation {id}, serial {serial}"),
+        Outcome::Adopted if request.dry_run => {
+            format!("this tree would be recorded as {image}, generation {id}, serial {serial}")
+        }
         Outcome::Adopted => format!("this tree is recorded as {image}, generation {id}, serial {serial}"),
         Outcome::WouldUpdate => {
             format!("would update to {image}, generation {id}, serial {serial} ({changes}): {}", report.way)
@@ -104,7 +110,8 @@ fn report_json(report: &Report, request: &Request) {
     for item in &report.items {
         json::line(&Told::Item {
             change: item.change.trim(),
-            path: format!("{}{}", item.path, item.suffix),
+            path: item.path.to_string(),
+            leads: item.suffix.strip_prefix(" -> ").or_else(|| item.suffix.strip_prefix(" => ")).unwrap_or_default(),
             bytes: item.bytes,
         });
     }
