@@ -14,7 +14,7 @@ use super::super::compare::Difference;
 use super::super::live::Live;
 use super::super::{Untouched, links};
 use super::judge::{Judged, Verdict};
-use super::{Action, Change, Install, Item, Make, Transaction, Wanted, slot_name};
+use super::{Action, Change, Install, Item, Make, Transaction, Untracked, Wanted, slot_name};
 
 /// A directory that is staged whole.
 struct Fresh {
@@ -173,11 +173,12 @@ fn displace(wanted: &Wanted, entry: &Entry, transaction: &mut Transaction) -> Re
         if wanted.root.pins(&visit.path)?.is_some_and(|pins| pins.immutable || pins.append_only) {
             return Err(refused(&visit.path, "is immutable or append-only (chattr)"));
         }
-        if wanted.base.is_none_or(|base| base.get(&visit.path).is_none()) {
-            transaction.removed += 1;
+        transaction.removed += 1;
+        // Where untracked paths go anyway, and in a full sync that cannot tell them from stale ones,
+        // there is nothing to keep.
+        if wanted.policy.untracked == Untracked::Keep && !wanted.was_tracked(&visit.path) {
             transaction.displaced.push(visit.path);
         } else {
-            transaction.removed += 1;
             transaction.items.push(Item {
                 change: "*deleting  ".to_owned(),
                 suffix: String::new(),
