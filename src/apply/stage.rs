@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::fs::File;
-use std::io::{self, Read, Write};
+use std::io::{self, Read};
 use std::os::unix::fs::FileExt;
 use std::sync::Mutex;
 
@@ -392,17 +392,4 @@ impl Read for Positioned<'_> {
         self.at += length as u64;
         Ok(length)
     }
-}
-
-/// Keeps content that is needed only on the way, in the stage itself.
-pub(super) fn keep_aside(scratch: &Root, digest: &Digest, bytes: &[u8]) -> Result<(), Untouched> {
-    let place = super::name(&format!("between-{digest}"));
-    let mut file = scratch.create_file(&place).map_err(Untouched::from_root)?;
-    let written = file.write_all(bytes);
-    written.map_err(|source| Untouched::from_root(RootError { what: "write", path: scratch.show(&place), source }))
-}
-
-/// Reads what [`keep_aside`] kept.
-pub(super) fn kept_aside(scratch: &Root, digest: &Digest) -> Option<File> {
-    scratch.open_file(&super::name(&format!("between-{digest}"))).ok()
 }

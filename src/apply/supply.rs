@@ -6,19 +6,19 @@
 
 use std::collections::{HashMap, HashSet};
 use std::fs::File;
-use std::io::{self, BufReader, Read};
+use std::io::{self, BufReader, Read, Write};
 
 use rayon::prelude::*;
 
 use crate::diff_archive::{ArchiveError, Compression, Group, Known, Limits, Listing, Member, Reader, Sources};
 use crate::digest::Digest;
 use crate::manifest::Manifest;
-use crate::root::Root;
+use crate::root::{Root, RootError};
 use crate::tree_path::TreePath;
 
-use super::Untouched;
 use super::live::Live;
-use super::stage::{FillError, Stage, keep_aside, kept_aside};
+use super::stage::{FillError, Stage};
+use super::{Untouched, name};
 
 /// Contents up to this size are staged on all processors; larger ones pass through one buffer.
 const SMALL: u64 = 4 << 20;
@@ -304,4 +304,17 @@ fn read_exactly(file: File, size: u64) -> Option<Vec<u8>> {
     let mut bytes = Vec::with_capacity(usize::try_from(size.min(crate::delta::MAX_CONTENT)).ok()?);
     file.take(size + 1).read_to_end(&mut bytes).ok()?;
     (bytes.len() as u64 == size).then_some(bytes)
+}
+
+/// Keeps content that is needed only on the way, in the stage itself.
+fn keep_aside(scratch: &Root, digest: &Digest, bytes: &[u8]) -> Result<(), Untouched> {
+    let place = name(&format!("between-{digest}"));
+    let mut file = scratch.create_file(&place).map_err(Untouched::from_root)?;
+    let written = file.write_all(bytes);
+    written.map_err(|source| Untouched::from_root(RootError { what: "write", path: scratch.show(&place), source }))
+}
+
+/// Reads what [`keep_aside`] kept.
+fn kept_aside(scratch: &Root, digest: &Digest) -> Option<File> {
+    scratch.open_file(&name(&format!("between-{digest}"))).ok()
 }
