@@ -1,16 +1,15 @@
 //! New content beside the live tree: complete, durable, not visible.
 
-use std::collections::HashMap;
-use std::fs::File;
+use std::collections::BTreeMap;
 use std::io::{self, Read};
-use std::os::unix::fs::FileExt;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Mutex;
 
 use crate::digest::{Digest, Hasher};
 use crate::entry::{Entry, LeafKind, Node};
 use crate::manifest::path_text;
 use crate::report::{Event, Job, Monitor};
-use crate::root::{Labels, Rename, Root, RootError, sync_tells_errors};
+use crate::root::{Labels, NewFile, Rename, Root, RootError, sync_tells_errors};
 
 use super::filesystems::{Filesystems, Stages};
 use super::journal::{self, Journal, SealError};
@@ -30,7 +29,7 @@ pub struct Stage<'a> {
     stages: Stages,
     filesystems: &'a Filesystems,
     transaction: &'a Transaction,
-    missing: Mutex<HashMap<Digest, Vec<usize>>>,
+    missing: Mutex<BTreeMap<Digest, Vec<usize>>>,
     labelled: bool,
     monitor: &'a dyn Monitor,
 }
@@ -87,7 +86,7 @@ impl<'a> Stage<'a> {
         let labelled = root.label_for(&TreePath::root())?.is_some();
         monitor.event(Event::Started { job: Job::Stage, total: transaction.bytes() });
         let stage = Stage { root, stages, filesystems, transaction, missing: Mutex::default(), labelled, monitor };
-        let mut missing: HashMap<Digest, Vec<usize>> = HashMap::new();
+        let mut missing: BTreeMap<Digest, Vec<usize>> = BTreeMap::new();
         for (index, install) in transaction.installs.iter().enumerate() {
             match &install.make {
                 Make::Node => stage.create_node(install)?,
@@ -100,7 +99,7 @@ impl<'a> Stage<'a> {
     }
 
     /// The contents that are still to be handed in, with their sizes.
-    pub fn wanted(&self) -> HashMap<Digest, u64> {
+    pub fn wanted(&self) -> BTreeMap<Digest, u64> {
         let missing = self.missing();
         let size = |at: usize| self.transaction.installs[at].bytes();
         missing.iter().filter_map(|(digest, at)| at.first().map(|&at| (*digest, size(at)))).collect()
@@ -142,7 +141,7 @@ impl<'a> Stage<'a> {
         }
         self.dress(first, &file)?;
         for &other in others {
-            self.duplicate(&self.transaction.installs[other], &file)?;
+            self.duplicate(&self.transaction.installs[other], file.as_fd())?;
         }
         self.missing().remove(digest);
         Ok(())
@@ -173,7 +172,7 @@ impl<'a> Stage<'a> {
         from.rename(path, self.tree(install)?, &install.place, Rename::NoReplace)?;
         self.dress(install, &file)?;
         for &other in others {
-            self.duplicate(&self.transaction.installs[other], &file)?;
+            self.duplicate(&self.transaction.installs[other], file.as_fd())?;
         }
         self.missing().remove(digest);
         Ok(true)
@@ -235,9 +234,7 @@ impl<'a> Stage<'a> {
             if install.entry.is_dir() {
                 tree.sync_dir(&install.place)?;
             } else if matches!(install.make, Make::Content { .. }) {
-                let file = tree.open_file(&install.place)?;
-                let synced = file.sync_all();
-                synced.map_err(|source| RootError { what: "sync", path: tree.show(&install.place), source })?;
+                tree.sync_file(&install.place)?;
             }
         }
         for which in self.stages.which() {
@@ -268,11 +265,11 @@ impl<'a> Stage<'a> {
     }
 
     /// A second file with the same content; shares its blocks where the filesystem can.
-    fn duplicate(&self, install: &Install, content: &File) -> Result<(), Untouched> {
+    fn duplicate(&self, install: &Install, content: BorrowedFd) -> Result<(), Untouched> {
         let tree = self.tree(install)?;
         let file = tree.create_file(&install.place).map_err(Untouched::from_root)?;
-        let copied = rustix::fs::ioctl_ficlone(&file, content).map_err(io::Error::from).or_else(|_| {
-            let mut reader = Positioned { file: content, at: 0 };
+        let copied = file.share_blocks(content).or_else(|_| {
+            let mut reader = Positioned { content, at: 0 };
             copy(&mut reader, &file, install.bytes()).map(drop).map_err(|e| match e {
                 CopyError::Read(e) | CopyError::Write(e) => e,
             })
@@ -283,7 +280,7 @@ impl<'a> Stage<'a> {
         self.dress(install, &file)
     }
 
-    fn dress(&self, install: &Install, file: &File) -> Result<(), Untouched> {
+    fn dress(&self, install: &Install, file: impl AsFd) -> Result<(), Untouched> {
         let tree = self.tree(install)?;
         tree.set_file_meta(file, &install.place, &install.entry.meta).map_err(Untouched::from_root)?;
         self.monitor.event(Event::Advanced { job: Job::Stage, by: install.bytes() });
@@ -303,7 +300,7 @@ impl<'a> Stage<'a> {
         self.stages.stage(install.filesystem).ok_or_else(|| missing(&install.entry))
     }
 
-    fn missing(&self) -> std::sync::MutexGuard<'_, HashMap<Digest, Vec<usize>>> {
+    fn missing(&self) -> std::sync::MutexGuard<'_, BTreeMap<Digest, Vec<usize>>> {
         // A thread that panicked while it held the lock left the map whole: entries go as one.
         self.missing.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
@@ -342,7 +339,7 @@ enum CopyError {
 
 /// Copies exactly `size` bytes into the empty `file`, leaving holes for blocks of zeros; anything
 /// longer or shorter has another digest.
-fn copy(from: &mut dyn Read, file: &File, size: u64) -> Result<Digest, CopyError> {
+fn copy(from: &mut dyn Read, file: &NewFile, size: u64) -> Result<Digest, CopyError> {
     let mut hasher = Hasher::new();
     let mut buffer = vec![0; usize::try_from(size.clamp(1, 256 << 10)).unwrap_or(256 << 10)];
     let mut at = 0;
@@ -364,7 +361,7 @@ fn copy(from: &mut dyn Read, file: &File, size: u64) -> Result<Digest, CopyError
 }
 
 /// Writes `bytes` at the offset `at`, but for whole blocks of zeros.
-fn write_sparsely(file: &File, bytes: &[u8], at: u64) -> io::Result<()> {
+fn write_sparsely(file: &NewFile, bytes: &[u8], at: u64) -> io::Result<()> {
     let zero = |block: &[u8]| block.len() == BLOCK && block.iter().all(|&b| b == 0);
     let mut blocks = bytes.chunks(BLOCK).enumerate().peekable();
     while let Some((first, block)) = blocks.next() {
@@ -382,13 +379,13 @@ fn write_sparsely(file: &File, bytes: &[u8], at: u64) -> io::Result<()> {
 
 /// Reads a file that others read as well, without its shared position.
 struct Positioned<'a> {
-    file: &'a File,
+    content: BorrowedFd<'a>,
     at: u64,
 }
 
 impl Read for Positioned<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let length = self.file.read_at(buffer, self.at)?;
+        let length = rustix::io::pread(self.content, buffer, self.at)?;
         self.at += length as u64;
         Ok(length)
     }

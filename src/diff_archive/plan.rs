@@ -1,5 +1,7 @@
 //! What of a diff travels how: known, as a patch, or whole.
 
+#![allow(clippy::disallowed_methods, reason = "the patches are kept in a scratch file of the server's")]
+
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::io::Read;
 use std::os::unix::fs::FileExt;

@@ -1,5 +1,7 @@
 //! A stretch of a repository's file that is being made here.
 
+#![allow(clippy::disallowed_methods, reason = "the spool is private, and each change of it passes the fault point")]
+
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
@@ -10,6 +12,7 @@ use crate::digest::{Digest, Hasher};
 use crate::fetch::error::{FetchError, FetchErrorKind, Side};
 use crate::fetch::spool::Spool;
 use crate::report::{Event, Job, Monitor};
+use crate::root::fault::change;
 
 /// Bytes `from..to` of a file of `total` bytes; the first `held` of them are here.
 ///
@@ -133,7 +136,7 @@ impl<'a> Part<'a> {
         if let Some(digest) = self.named {
             self.spool.set_etag(digest, None)?;
         }
-        self.file.set_len(0).map_err(|e| FetchError::spool("empty a part file", e))?;
+        change(|| self.file.set_len(0)).map_err(|e| FetchError::spool("empty a part file", e))?;
         let began = self.held > 0;
         (self.held, self.hashed, self.hasher) = (0, 0, Hasher::new());
         if began {
@@ -152,7 +155,7 @@ impl<'a> Part<'a> {
             let why = format!("the file is longer than the {} bytes that the catalog names", self.total);
             return Err(FetchError::new(FetchErrorKind::Corrupt, Side::Server, "", why));
         }
-        self.file.write_all_at(bytes, self.held).map_err(|e| FetchError::spool("write", e))?;
+        change(|| self.file.write_all_at(bytes, self.held)).map_err(|e| FetchError::spool("write", e))?;
         if self.hashed == self.held {
             self.hasher.update(bytes);
             self.hashed += bytes.len() as u64;

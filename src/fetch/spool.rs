@@ -17,6 +17,7 @@ use rustix::io::Errno;
 
 use crate::digest::Digest;
 use crate::fetch::error::FetchError;
+use crate::root::fault::change;
 
 /// Longer etags are not kept.
 pub(super) const MAX_ETAG: usize = 256;
@@ -32,7 +33,7 @@ pub struct Spool {
 impl Spool {
     /// Uses `directory`, opened for reading (not `O_PATH`), which it makes private (0700), for at most `limit` bytes.
     pub fn open(directory: OwnedFd, limit: u64) -> Result<Self, FetchError> {
-        rustix::fs::fchmod(&directory, Mode::RWXU).map_err(|e| FetchError::spool("make it private", e))?;
+        change(|| rustix::fs::fchmod(&directory, Mode::RWXU)).map_err(|e| FetchError::spool("make it private", e))?;
         Ok(Spool { directory, limit, temporary: None })
     }
 
@@ -118,13 +119,13 @@ impl Spool {
         self.remove(&name)?;
         let Some(etag) = etag else { return Ok(()) };
         let mut file = self.create(&name).map_err(|e| FetchError::spool("keep an etag", e))?;
-        file.write_all(etag.as_bytes()).map_err(|e| FetchError::spool("keep an etag", e))
+        change(|| file.write_all(etag.as_bytes())).map_err(|e| FetchError::spool("keep an etag", e))
     }
 
     /// Makes the part file of `digest` the verified one.
     pub(super) fn keep(&self, digest: Digest) -> Result<(), FetchError> {
         let (from, to) = (part_name(digest), digest.to_string());
-        rustix::fs::renameat(&self.directory, &from, &self.directory, &to)
+        change(|| rustix::fs::renameat(&self.directory, &from, &self.directory, &to))
             .map_err(|e| FetchError::spool("rename a verified file", e))?;
         self.remove(&etag_name(digest))
     }
@@ -138,7 +139,7 @@ impl Spool {
 
     /// Removes one file, if it is there.
     pub(super) fn remove(&self, name: &str) -> Result<(), FetchError> {
-        match rustix::fs::unlinkat(&self.directory, name, AtFlags::empty()) {
+        match change(|| rustix::fs::unlinkat(&self.directory, name, AtFlags::empty())) {
             Ok(()) | Err(Errno::NOENT) => Ok(()),
             Err(e) => Err(FetchError::spool(format_args!("remove {name}"), e)),
         }
@@ -165,7 +166,7 @@ impl Spool {
 
     fn create(&self, name: &str) -> Result<File, Errno> {
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        rustix::fs::openat(&self.directory, name, flags, Mode::RUSR | Mode::WUSR).map(File::from)
+        change(|| rustix::fs::openat(&self.directory, name, flags, Mode::RUSR | Mode::WUSR)).map(File::from)
     }
 
     fn held(&self) -> Result<u64, Errno> {

@@ -8,14 +8,13 @@ use rustix::io::Errno;
 use crate::entry::Device;
 use crate::tree_path::TreePath;
 
-use super::{Result, Root};
+use super::fault::change;
+use super::{NewFile, Result, Root};
 
 impl Root {
     /// Makes a directory that only root may enter.
     pub fn create_dir(&self, path: &TreePath) -> Result<()> {
-        let made =
-            self.parent_of(path).and_then(|dir| rustix::fs::mkdirat(dir, path.name(), Mode::from_raw_mode(0o700)));
-        made.map_err(|e| self.error("make the directory", path, e))
+        self.make_dir(path, 0o700).map_err(|e| self.error("make the directory", path, e))
     }
 
     /// Makes the directory and those above it that are missing, with mode 0755; what is there already
@@ -27,36 +26,38 @@ impl Root {
         if let Some(parent) = path.parent() {
             self.create_dirs(&parent)?;
         }
-        let made =
-            self.parent_of(path).and_then(|dir| rustix::fs::mkdirat(dir, path.name(), Mode::from_raw_mode(0o755)));
-        match made {
+        match self.make_dir(path, 0o755) {
             Ok(()) => Ok(()),
             Err(Errno::EXIST) => self.open_dir(path).map(drop),
             Err(e) => Err(self.error("make the directory", path, e)),
         }
     }
 
-    /// Makes an empty file that only root may read, open for reading and writing.
-    pub fn create_file(&self, path: &TreePath) -> Result<File> {
-        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let made = self
-            .parent_of(path)
-            .and_then(|dir| rustix::fs::openat(dir, path.name(), flags, Mode::from_raw_mode(0o600)));
-        made.map(File::from).map_err(|e| self.error("create", path, e))
+    fn make_dir(&self, path: &TreePath, mode: u32) -> rustix::io::Result<()> {
+        let dir = self.parent_of(path)?;
+        change(|| rustix::fs::mkdirat(dir, path.name(), Mode::from_raw_mode(mode)))
     }
 
-    /// Opens the file at `path` for reading and writing, making it where it is not there.
+    /// Makes an empty file that only root may read, open for reading and writing.
+    pub fn create_file(&self, path: &TreePath) -> Result<NewFile> {
+        let made = self.make_file(path, OFlags::EXCL);
+        made.map(NewFile::new).map_err(|e| self.error("create", path, e))
+    }
+
+    /// Opens the file at `path`, making it where it is not there, as something to lock.
     pub fn open_or_create_file(&self, path: &TreePath) -> Result<File> {
-        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
-        let made = self
-            .parent_of(path)
-            .and_then(|dir| rustix::fs::openat(dir, path.name(), flags, Mode::from_raw_mode(0o600)));
-        made.map(File::from).map_err(|e| self.error("open", path, e))
+        self.make_file(path, OFlags::NONBLOCK).map_err(|e| self.error("open", path, e))
+    }
+
+    fn make_file(&self, path: &TreePath, more: OFlags) -> rustix::io::Result<File> {
+        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC | more;
+        let dir = self.parent_of(path)?;
+        change(|| rustix::fs::openat(dir, path.name(), flags, Mode::from_raw_mode(0o600))).map(File::from)
     }
 
     /// Makes a symlink with the text `target`.
     pub fn create_symlink(&self, path: &TreePath, target: &[u8]) -> Result<()> {
-        let made = self.parent_of(path).and_then(|dir| rustix::fs::symlinkat(target, dir, path.name()));
+        let made = self.parent_of(path).and_then(|dir| change(|| rustix::fs::symlinkat(target, dir, path.name())));
         made.map_err(|e| self.error("make the symlink", path, e))
     }
 
@@ -77,9 +78,9 @@ impl Root {
 
     fn create_node(&self, path: &TreePath, kind: FileType, device: Device) -> Result<()> {
         let number = rustix::fs::makedev(device.major, device.minor);
-        let made = self
-            .parent_of(path)
-            .and_then(|dir| rustix::fs::mknodat(dir, path.name(), kind, Mode::from_raw_mode(0o600), number));
+        let mode = Mode::from_raw_mode(0o600);
+        let made =
+            self.parent_of(path).and_then(|dir| change(|| rustix::fs::mknodat(dir, path.name(), kind, mode, number)));
         made.map_err(|e| self.error("make the device or pipe", path, e))
     }
 
@@ -87,7 +88,7 @@ impl Root {
     pub fn create_link(&self, path: &TreePath, from: &Root, source: &TreePath) -> Result<()> {
         let made = self.parent_of(path).and_then(|dir| {
             let source_dir = from.parent_of(source)?;
-            rustix::fs::linkat(source_dir, source.name(), dir, path.name(), AtFlags::empty())
+            change(|| rustix::fs::linkat(source_dir, source.name(), dir, path.name(), AtFlags::empty()))
         });
         made.map_err(|e| self.error("make the hardlink", path, e))
     }

@@ -8,6 +8,7 @@ use rustix::io::Errno;
 use crate::entry::{Device, Mtime, Xattrs, xattr_travels};
 use crate::tree_path::TreePath;
 
+use super::fault::change;
 use super::{Result, Root, absent};
 
 /// What lstat says of a path.
@@ -221,11 +222,11 @@ impl Place {
     }
 
     pub(super) fn set(&self, name: &[u8], value: &[u8]) -> rustix::io::Result<()> {
-        rustix::fs::lsetxattr(&self.0, name, value, rustix::fs::XattrFlags::empty())
+        change(|| rustix::fs::lsetxattr(&self.0, name, value, rustix::fs::XattrFlags::empty()))
     }
 
     pub(super) fn remove(&self, name: &[u8]) -> rustix::io::Result<()> {
-        rustix::fs::lremovexattr(&self.0, name)
+        change(|| rustix::fs::lremovexattr(&self.0, name))
     }
 }
 

@@ -3,7 +3,6 @@
 //! The order matters: chown clears setuid bits and capabilities, and an ACL carries the group bits of
 //! the mode; so owner, then mode, then attributes (capabilities last), then times.
 
-use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
 
 use rustix::fs::{AtFlags, Gid, Mode, OFlags, Timespec, Timestamps, UTIME_OMIT, Uid};
@@ -12,6 +11,7 @@ use rustix::io::Errno;
 use crate::entry::{Meta, Mtime, Xattrs, xattr_travels};
 use crate::tree_path::TreePath;
 
+use super::fault::change;
 use super::inspect::Place;
 use super::{Result, Root};
 
@@ -32,17 +32,17 @@ impl Root {
     }
 
     /// As [`Root::set_meta`], on a file that is open already.
-    pub fn set_file_meta(&self, file: &File, path: &TreePath, meta: &Meta) -> Result<()> {
+    pub fn set_file_meta(&self, file: impl AsFd, path: &TreePath, meta: &Meta) -> Result<()> {
         self.set_open_meta(file, path, meta)
     }
 
     fn set_open_meta(&self, fd: impl AsFd, path: &TreePath, meta: &Meta) -> Result<()> {
         let fail = |e: Errno| self.error("set the metadata of", path, e);
         let (uid, gid) = owner(meta);
-        rustix::fs::fchown(&fd, uid, gid).map_err(fail)?;
-        rustix::fs::fchmod(&fd, Mode::from_raw_mode(meta.mode.into())).map_err(fail)?;
+        change(|| rustix::fs::fchown(&fd, uid, gid)).map_err(fail)?;
+        change(|| rustix::fs::fchmod(&fd, Mode::from_raw_mode(meta.mode.into()))).map_err(fail)?;
         self.set_xattrs_exactly(path, &meta.xattrs)?;
-        rustix::fs::futimens(&fd, &times(meta.mtime)).map_err(fail)
+        change(|| rustix::fs::futimens(&fd, &times(meta.mtime))).map_err(fail)
     }
 
     /// Gives the symlink, pipe or device at `path` exactly this metadata; a symlink has no mode.
@@ -50,11 +50,11 @@ impl Root {
         let fail = |e: Errno| self.error("set the metadata of", path, e);
         let dir = self.parent_of(path).map_err(fail)?;
         let (uid, gid) = owner(meta);
-        rustix::fs::chownat(&dir, path.name(), uid, gid, AtFlags::SYMLINK_NOFOLLOW).map_err(fail)?;
+        change(|| rustix::fs::chownat(&dir, path.name(), uid, gid, AtFlags::SYMLINK_NOFOLLOW)).map_err(fail)?;
         if !symlink {
             // Nothing else can be made here in between: stages are root's alone.
-            rustix::fs::chmodat(&dir, path.name(), Mode::from_raw_mode(meta.mode.into()), AtFlags::empty())
-                .map_err(fail)?;
+            let mode = Mode::from_raw_mode(meta.mode.into());
+            change(|| rustix::fs::chmodat(&dir, path.name(), mode, AtFlags::empty())).map_err(fail)?;
         }
         self.set_xattrs_exactly(path, &meta.xattrs)?;
         set_times_at(&dir, path, meta.mtime).map_err(fail)
@@ -63,7 +63,7 @@ impl Root {
     /// Sets the time of last modification of whatever stands at `path`, symlinks included.
     pub fn set_times(&self, path: &TreePath, mtime: Mtime) -> Result<()> {
         let set = if path.is_root() {
-            rustix::fs::futimens(&self.dir, &times(mtime))
+            change(|| rustix::fs::futimens(&self.dir, &times(mtime)))
         } else {
             self.parent_of(path).and_then(|dir| set_times_at(&dir, path, mtime))
         };
@@ -138,5 +138,5 @@ fn times(mtime: Mtime) -> Timestamps {
 }
 
 fn set_times_at(dir: &OwnedFd, path: &TreePath, mtime: Mtime) -> rustix::io::Result<()> {
-    rustix::fs::utimensat(dir, path.name(), &times(mtime), AtFlags::SYMLINK_NOFOLLOW)
+    change(|| rustix::fs::utimensat(dir, path.name(), &times(mtime), AtFlags::SYMLINK_NOFOLLOW))
 }

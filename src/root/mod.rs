@@ -4,14 +4,16 @@
 //! Nothing outside this module touches a target tree (kept by `.clippy.toml`). A path planted as a
 //! symlink, at any depth, ends in an error and never in a write somewhere else: the kernel resolves
 //! with `openat2(RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS)`, and where it is too old, component by
-//! component with `O_NOFOLLOW`.
+//! component with `O_NOFOLLOW`. Every change passes one point, where tests let it fail: [`fault`].
 
 #![allow(clippy::disallowed_methods, reason = "this module is the one that touches a target tree")]
 
 mod create;
+pub mod fault;
 mod inspect;
 mod metadata;
 pub mod mounts;
+mod new_file;
 mod replace;
 mod resolve;
 mod walk;
@@ -26,6 +28,7 @@ use crate::tree_path::TreePath;
 
 pub use inspect::{FileKind, Pins, Room, Stat};
 pub use metadata::Labels;
+pub use new_file::NewFile;
 pub use replace::{Rename, sync_tells_errors};
 pub use resolve::force_old_kernel;
 pub use walk::{Descend, Visit};

@@ -3,11 +3,12 @@
 use std::io::Write;
 use std::os::fd::AsFd;
 
-use rustix::fs::{AtFlags, RenameFlags};
+use rustix::fs::{AtFlags, Mode, OFlags, RenameFlags};
 use rustix::io::Errno;
 
 use crate::tree_path::TreePath;
 
+use super::fault::change;
 use super::{Descend, FileKind, Result, Root, RootError};
 
 /// A directory at a longer path is removed through a handle of its own.
@@ -35,9 +36,9 @@ impl Root {
         let moved = self.parent_of(source).and_then(|from| {
             let dir = to.parent_of(path)?;
             if how == Rename::Replace {
-                rustix::fs::renameat(from, source.name(), dir, path.name())
+                change(|| rustix::fs::renameat(from, source.name(), dir, path.name()))
             } else {
-                rustix::fs::renameat_with(from, source.name(), dir, path.name(), flags)
+                change(|| rustix::fs::renameat_with(from, source.name(), dir, path.name(), flags))
             }
         });
         moved.map_err(|e| to.error("rename to", path, e))
@@ -45,17 +46,21 @@ impl Root {
 
     /// Removes the name of something that is not a directory; what is not there is as good.
     pub fn unlink(&self, path: &TreePath) -> Result<()> {
-        let done = self.parent_of(path).and_then(|dir| rustix::fs::unlinkat(dir, path.name(), AtFlags::empty()));
+        let done = self.remove_name(path, AtFlags::empty());
         self.unless_absent("remove", path, done)
     }
 
     /// Removes an empty directory; false where something still sits in it.
     pub fn remove_dir(&self, path: &TreePath) -> Result<bool> {
-        let done = self.parent_of(path).and_then(|dir| rustix::fs::unlinkat(dir, path.name(), AtFlags::REMOVEDIR));
-        match done {
+        match self.remove_name(path, AtFlags::REMOVEDIR) {
             Err(Errno::NOTEMPTY | Errno::EXIST | Errno::BUSY) => Ok(false),
             answer => self.unless_absent("remove the directory", path, answer).map(|()| true),
         }
+    }
+
+    fn remove_name(&self, path: &TreePath, flags: AtFlags) -> rustix::io::Result<()> {
+        let dir = self.parent_of(path)?;
+        change(|| rustix::fs::unlinkat(dir, path.name(), flags))
     }
 
     /// Removes `path` with all that it holds; what is not there is as good.
@@ -106,7 +111,7 @@ impl Root {
         self.unlink(&beside)?;
         let mut file = self.create_file(&beside)?;
         let written = file.write_all(bytes).and_then(|()| {
-            rustix::fs::fchmod(&file, rustix::fs::Mode::from_raw_mode(mode.into()))?;
+            change(|| rustix::fs::fchmod(&file, Mode::from_raw_mode(mode.into())))?;
             file.sync_all()
         });
         written.map_err(|e| self.error("write", path, e))?;
@@ -117,12 +122,19 @@ impl Root {
     /// Makes what a directory lists durable.
     pub fn sync_dir(&self, path: &TreePath) -> Result<()> {
         let dir = self.open_dir(path)?;
-        rustix::fs::fsync(dir).map_err(|e| self.error("sync", path, e))
+        change(|| rustix::fs::fsync(dir)).map_err(|e| self.error("sync", path, e))
+    }
+
+    /// Makes the content and metadata of a regular file durable.
+    pub fn sync_file(&self, path: &TreePath) -> Result<()> {
+        let file = self.resolve(path, OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY);
+        file.and_then(|file| change(|| rustix::fs::fsync(file))).map_err(|e| self.error("sync", path, e))
     }
 
     /// Makes the filesystem that holds the top of this tree durable.
     pub fn sync_filesystem(&self) -> Result<()> {
-        rustix::fs::syncfs(self.dir.as_fd()).map_err(|e| self.error("sync the filesystem of", &TreePath::root(), e))
+        let synced = change(|| rustix::fs::syncfs(self.dir.as_fd()));
+        synced.map_err(|e| self.error("sync the filesystem of", &TreePath::root(), e))
     }
 
     fn unless_absent(&self, what: &'static str, path: &TreePath, done: rustix::io::Result<()>) -> Result<()> {
