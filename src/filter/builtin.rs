@@ -22,12 +22,12 @@ pub(super) fn protects(path: &[u8]) -> bool {
         .any(|protected| path.strip_prefix(protected.as_bytes()).is_some_and(|rest| rest.is_empty() || rest[0] == b'/'))
 }
 
-/// The agent's own state at the top and at each of its mount points, then foreign mounts.
-pub(super) fn rules(mut mount_points: Vec<TreePath>, mut foreign: Vec<TreePath>) -> Vec<Rule> {
+/// The agent's own state, then foreign mounts.
+///
+/// A stage lies at the top of each filesystem that takes part, and is seen again below the source of a
+/// bind mount, in a snapshot, and on a second mount of the same disk: its name counts everywhere.
+pub(super) fn rules(mut foreign: Vec<TreePath>) -> Vec<Rule> {
     // the digest must not depend on the order in which the kernel lists mounts
-    mount_points.push(TreePath::root());
-    mount_points.sort();
-    mount_points.dedup();
     foreign.sort();
     foreign.dedup();
 
@@ -35,9 +35,9 @@ pub(super) fn rules(mut mount_points: Vec<TreePath>, mut foreign: Vec<TreePath>)
     let mut exclude = |origin, pattern: &[u8]| {
         rules.push(Rule { action: Action::Exclude, pattern: Pattern::new(pattern), origin });
     };
-    for point in &mount_points {
-        exclude(Origin::OwnState, &below(point, b".si-*"));
-    }
+    exclude(Origin::OwnState, b"/.si-*");
+    exclude(Origin::Stage, b".si-stage/");
+    exclude(Origin::Stage, b".si-undo/");
     exclude(Origin::OwnState, b"/var/lib/systemimager/client/");
     exclude(Origin::OwnState, b"/etc/systemimager/IMAGE_LAST_SYNCED_TO");
     exclude(Origin::LostAndFound, b"lost+found/");
@@ -55,17 +55,6 @@ fn literal(path: &TreePath) -> Vec<u8> {
     } else {
         pattern.extend_from_slice(path.as_bytes());
     }
-    pattern
-}
-
-/// An anchored pattern for what matches `name`, which holds a wildcard, directly below `dir`.
-fn below(dir: &TreePath, name: &[u8]) -> Vec<u8> {
-    let mut pattern = vec![b'/'];
-    if !dir.is_root() {
-        escape(dir.as_bytes(), &mut pattern);
-        pattern.push(b'/');
-    }
-    pattern.extend_from_slice(name);
     pattern
 }
 

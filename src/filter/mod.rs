@@ -40,6 +40,7 @@ enum Action {
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Origin {
     OwnState,
+    Stage,
     LostAndFound,
     ForeignMount,
     File { index: usize, line: usize },
@@ -55,7 +56,6 @@ pub struct Reason<'f> {
 /// Collects the layers of a [`Filter`], in whatever order they are known.
 #[derive(Clone, Debug, Default)]
 pub struct Builder {
-    mount_points: Vec<TreePath>,
     foreign: Vec<TreePath>,
     file_rules: Vec<Rule>,
     files: Vec<String>,
@@ -91,9 +91,10 @@ impl Filter {
     /// Names the rules that are in effect; comments, spacing and the place of a rule's text count
     /// for nothing.
     ///
-    /// What is protected does not enter: it decides about deletions, not about what is tracked.
+    /// What is protected does not enter: it decides about deletions, not about what is tracked. Nor do
+    /// stages below the top: no image that can be published has any.
     pub fn digest(&self) -> Digest {
-        Digest::of(&self.exclude_lines())
+        Digest::of(&lines(self.rules.iter().filter(|rule| rule.origin != Origin::Stage)))
     }
 
     /// The same rules and protections as a file for `rsync --filter='merge FILE'`.
@@ -107,20 +108,7 @@ impl Filter {
             lines.extend_from_slice(path.as_bytes());
             lines.extend_from_slice(b"/**\n");
         }
-        lines.extend(self.exclude_lines());
-        lines
-    }
-
-    fn exclude_lines(&self) -> Vec<u8> {
-        let mut lines = Vec::new();
-        for rule in &self.rules {
-            lines.extend_from_slice(match rule.action {
-                Action::Exclude => b"- ",
-                Action::Include => b"+ ",
-            });
-            lines.extend_from_slice(rule.pattern.source());
-            lines.push(b'\n');
-        }
+        lines.extend(self::lines(&self.rules));
         lines
     }
 
@@ -132,12 +120,6 @@ impl Filter {
 }
 
 impl Builder {
-    /// Names the mount points below the root at which the agent keeps a stage of its own.
-    pub fn mount_points(mut self, paths: impl IntoIterator<Item = TreePath>) -> Self {
-        self.mount_points.extend(paths);
-        self
-    }
-
     /// Names what is mounted below the root and does not belong to the image: it and everything
     /// below it is excluded.
     pub fn foreign_mounts(mut self, paths: impl IntoIterator<Item = TreePath>) -> Self {
@@ -157,10 +139,24 @@ impl Builder {
 
     /// Puts the layers in order: our own state, foreign mounts, exclude files.
     pub fn build(self) -> Filter {
-        let mut rules = builtin::rules(self.mount_points, self.foreign);
+        let mut rules = builtin::rules(self.foreign);
         rules.extend(self.file_rules);
         Filter { rules, files: self.files }
     }
+}
+
+/// Rules as text, one a line.
+fn lines<'r>(rules: impl IntoIterator<Item = &'r Rule>) -> Vec<u8> {
+    let mut lines = Vec::new();
+    for rule in rules {
+        lines.extend_from_slice(match rule.action {
+            Action::Exclude => b"- ",
+            Action::Include => b"+ ",
+        });
+        lines.extend_from_slice(rule.pattern.source());
+        lines.push(b'\n');
+    }
+    lines
 }
 
 impl Reason<'_> {
@@ -175,7 +171,7 @@ impl fmt::Display for Reason<'_> {
         let rule = &self.filter.rules[self.rule];
         let pattern = Quoted(rule.pattern.source());
         match rule.origin {
-            Origin::OwnState => write!(f, "the agent's own state ({pattern})"),
+            Origin::OwnState | Origin::Stage => write!(f, "the agent's own state ({pattern})"),
             Origin::LostAndFound => write!(f, "the filesystem's own ({pattern})"),
             Origin::ForeignMount => write!(f, "another filesystem is mounted there ({pattern})"),
             Origin::File { index, line } => write!(f, "{}:{line}: {pattern}", self.filter.files[index]),

@@ -216,9 +216,7 @@ fn open_session(request: &Request, monitor: &dyn Monitor) -> Result<Session, Upd
 }
 
 fn filter_of(request: &Request, session: &Session) -> Result<Filter, UpdateError> {
-    let builder = Filter::builder()
-        .mount_points(session.filesystems.tops().iter().filter(|top| !top.is_root()).cloned())
-        .foreign_mounts(session.foreign());
+    let builder = Filter::builder().foreign_mounts(session.foreign());
     let (name, rules) = &request.excludes;
     let builder = builder.exclude_file(name, rules).map_err(|e| UpdateError::Usage(e.to_string()))?;
     Ok(builder.build())
