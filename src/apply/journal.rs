@@ -33,6 +33,9 @@ pub struct Journal {
     pub manifest: Option<Vec<u8>>,
 }
 
+/// Where filesystems begin, and the changes, as the journal's own file lists them.
+pub type Listed = (Vec<TreePath>, Vec<Change>);
+
 /// Why a journal cannot be followed.
 #[derive(Debug, thiserror::Error)]
 pub enum JournalError {
@@ -104,6 +107,17 @@ pub fn load(root: &Root) -> Result<Option<Journal>, JournalError> {
     Ok(Some(Journal { tops, changes, directories, state, manifest: read(&stage, "manifest")? }))
 }
 
+/// What the journal of an interrupted transaction lists, for who has no lock: the run that it belongs to
+/// may end meanwhile. One that is not understood is left to [`load`].
+pub fn peek(root: &Root) -> Result<Option<Listed>, RootError> {
+    let stage = match root.below(&name(STAGE)) {
+        Err(e) if e.is_absent() => return Ok(None),
+        answer => answer?,
+    };
+    let text = read(&stage, "journal")?.and_then(|text| String::from_utf8(text).ok());
+    Ok(text.and_then(|text| parse(&text).ok()))
+}
+
 /// Ends a transaction: without its journal it is over.
 pub fn discard(root: &Root) -> Result<(), RootError> {
     let stage = root.below(&name(STAGE))?;
@@ -145,7 +159,7 @@ fn text(journal: &Journal) -> String {
 
 type Fault = (usize, &'static str);
 
-fn parse(text: &str) -> Result<(Vec<TreePath>, Vec<Change>), Fault> {
+fn parse(text: &str) -> Result<Listed, Fault> {
     let mut lines = text.lines().enumerate().map(|(at, line)| (at + 1, line));
     if lines.next().map(|(_, line)| line) != Some(HEAD) {
         return Err((1, "it is of a format that this program does not know"));

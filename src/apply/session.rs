@@ -5,11 +5,12 @@ use std::path::Path;
 use crate::report::Monitor;
 use crate::root::mounts::{self, Host, Mount};
 use crate::root::{FileKind, Root, RootError};
-use crate::state::{Lock, StateError};
+use crate::state::{Lock, StateError, is_above_own};
 use crate::tree_path::TreePath;
 
 use super::filesystems::Filesystems;
 use super::journal::{self, JournalError};
+use super::prepare::Change;
 use super::roll_forward::{Applied, roll_forward};
 use super::{FULL, Interrupted, STAGE, name};
 
@@ -53,6 +54,10 @@ impl Session {
     /// Takes the lock and finishes or drops what an interrupted run left; says what it finished.
     pub fn open(path: &Path, monitor: &dyn Monitor) -> Result<(Self, Option<Applied>), SessionError> {
         let mut session = Session::look(path)?;
+        // The lock is a file of the tree, too: nothing may be made where a filesystem is missing.
+        if let Some((tops, changes)) = journal::peek(&session.root)? {
+            check_mounted(&session.root, &session.filesystems, &tops, &changes)?;
+        }
         session._lock = Some(Lock::take(&session.root)?);
         let finished = recover(&session.root, &session.filesystems, monitor)?;
         Ok((session, finished))
@@ -84,15 +89,25 @@ pub fn is_interrupted(root: &Root) -> Result<bool, RootError> {
     Ok(root.stat(&path)?.is_some())
 }
 
+/// Refuses to go on where a filesystem is not mounted that something changes on, or that holds what is
+/// recorded: it would be written below the mount point, and be lost.
+fn check_mounted(
+    root: &Root,
+    present: &Filesystems,
+    tops: &[TreePath],
+    changes: &[Change],
+) -> Result<(), SessionError> {
+    let changes_there = |top: &TreePath| changes.iter().any(|at| at.path == *top || at.path.is_below(top));
+    match tops.iter().find(|top| !present.is_top(top) && (is_above_own(top) || changes_there(top))) {
+        Some(top) => Err(SessionError::NotMounted(root.show(top))),
+        None => Ok(()),
+    }
+}
+
 fn recover(root: &Root, present: &Filesystems, monitor: &dyn Monitor) -> Result<Option<Applied>, SessionError> {
     if let Some(journal) = journal::load(root)? {
+        check_mounted(root, present, &journal.tops, &journal.changes)?;
         monitor.note("finishing an update that was interrupted");
-        if let Some(top) = journal.tops.iter().find(|top| !present.is_top(top)) {
-            let needed = journal.changes.iter().any(|change| journal.tops[change.filesystem] == *top);
-            if needed {
-                return Err(SessionError::NotMounted(root.show(top)));
-            }
-        }
         let applied = roll_forward(root, &journal, monitor)?;
         // A full sync leaves what it received beside its stage.
         root.remove_tree(&name(FULL))?;

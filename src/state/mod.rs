@@ -236,7 +236,7 @@ pub fn place(name: &str) -> TreePath {
 
 /// Whether `path` is a directory above the agent's own files, and so there because of them.
 pub fn is_above_own(path: &TreePath) -> bool {
-    place_dir().is_below(path) || tree_path(LAST_SYNCED).is_below(path)
+    place("state.toml").is_below(path) || tree_path(LAST_SYNCED).is_below(path)
 }
 
 /// The state directory.
