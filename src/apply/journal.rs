@@ -6,6 +6,7 @@ use std::io::Read;
 
 use crate::entry::{Entry, Mtime};
 use crate::manifest::{parse_entries, parse_path, path_text, write_entries};
+use crate::report::Monitor;
 use crate::root::{Root, RootError};
 use crate::tree_path::TreePath;
 
@@ -14,6 +15,8 @@ use super::{STAGE, name};
 
 /// The first line of every journal of this format.
 const HEAD: &str = "si-journal 1";
+/// The program that wrote the journal: what recovers before anything else of the system runs it.
+const AGENT: &str = "agent";
 /// A journal larger than this is not ours: ten million changes with long paths take less.
 const MAX_JOURNAL: u64 = 4 << 30;
 
@@ -66,16 +69,17 @@ pub enum SealError {
 }
 
 /// Writes the parts, then renames the journal into place: that rename, once durable, is the seal.
-pub fn seal(root: &Root, journal: &Journal) -> Result<(), SealError> {
+pub fn seal(root: &Root, journal: &Journal, monitor: &dyn Monitor) -> Result<(), SealError> {
     // A journal that is visible must not be left over a stage that goes.
-    write(root, journal).map_err(|error| match discard(root) {
+    write(root, journal, monitor).map_err(|error| match discard(root) {
         Ok(()) => SealError::Untouched(error),
         Err(again) => SealError::Unknown(error, again),
     })
 }
 
-fn write(root: &Root, journal: &Journal) -> Result<(), RootError> {
+fn write(root: &Root, journal: &Journal, monitor: &dyn Monitor) -> Result<(), RootError> {
     let stage = root.below(&name(STAGE))?;
+    keep_agent(&stage, monitor)?;
     let mut directories = Vec::new();
     // Writing to memory does not fail.
     let _ = write_entries(&journal.directories, &mut directories);
@@ -87,6 +91,20 @@ fn write(root: &Root, journal: &Journal) -> Result<(), RootError> {
     }
     root.sync_dir(&TreePath::root())?;
     stage.write_durably(&name("journal"), text(journal).as_bytes(), 0o600)
+}
+
+/// Keeps this program beside the journal, so that the version that wrote it can finish it. Without that,
+/// any later version has to, and can: only a full disk is reason enough to stop.
+fn keep_agent(stage: &Root, monitor: &dyn Monitor) -> Result<(), RootError> {
+    let agent = name(AGENT);
+    stage.unlink(&agent)?;
+    match stage.keep_program(&agent) {
+        Err(error) if !error.is_full() => {
+            monitor.warn(format!("{error}; an interruption will have to be recovered from by the installed one"));
+            stage.unlink(&agent)
+        }
+        answer => answer,
+    }
 }
 
 /// The journal of an interrupted transaction; `None` where there is none.

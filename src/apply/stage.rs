@@ -40,6 +40,7 @@ pub struct Staged<'a> {
     root: &'a Root,
     transaction: &'a Transaction,
     filesystems: &'a Filesystems,
+    monitor: &'a dyn Monitor,
 }
 
 /// A transaction that will be made, whatever happens.
@@ -208,7 +209,8 @@ impl<'a> Stage<'a> {
         }
         self.make_durable().map_err(Untouched::from_root)?;
         self.monitor.event(Event::Finished { job: Job::Stage });
-        Ok(Staged { root: self.root, transaction: self.transaction, filesystems: self.filesystems })
+        let Stage { root, transaction, filesystems, monitor, .. } = self;
+        Ok(Staged { root, transaction, filesystems, monitor })
     }
 
     fn link(&self) -> Result<(), RootError> {
@@ -317,7 +319,7 @@ impl Staged<'_> {
             state,
             manifest,
         };
-        journal::seal(self.root, &journal).map_err(|error| match error {
+        journal::seal(self.root, &journal, self.monitor).map_err(|error| match error {
             SealError::Untouched(error) => SealFailure::Untouched(Untouched::from_root(error)),
             error @ SealError::Unknown(..) => SealFailure::Interrupted(Interrupted(error.to_string())),
         })?;

@@ -14,6 +14,7 @@ mod inspect;
 mod metadata;
 pub mod mounts;
 mod new_file;
+mod program;
 mod replace;
 mod resolve;
 mod walk;

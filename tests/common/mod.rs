@@ -18,6 +18,7 @@
 
 pub mod fault_server;
 pub mod judge;
+pub mod machine;
 pub mod site;
 pub mod trees;
 

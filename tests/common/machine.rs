@@ -1,0 +1,61 @@
+//! A tree that is the root of everything for the programs that run in it, as on a real machine: in a
+//! mount namespace of its own, so that nothing of it is left when they have ended.
+
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use super::run;
+
+/// What it takes to run something in such a tree.
+pub const PROGRAMS: [super::Need; 4] =
+    [super::Need::Root, super::Need::Program("unshare"), super::Need::Program("chroot"), super::Need::Program("ldd")];
+
+/// Puts a program to `path` below `top`, and the shared libraries that it needs to their own places.
+pub fn install(program: &Path, top: &Path, path: &str) {
+    put(program, &top.join(path));
+    let needed = run(Command::new("ldd").arg(program));
+    for word in needed.split_whitespace().filter(|word| word.starts_with('/')) {
+        put(Path::new(word), &top.join(&word[1..]));
+    }
+}
+
+/// The path of a program of this machine.
+pub fn program(name: &str) -> PathBuf {
+    let path = run(Command::new("sh").args(["-c", "PATH=$PATH:/usr/sbin:/sbin; command -v \"$1\"", "sh", name]));
+    fs::canonicalize(path.trim()).expect("a program")
+}
+
+/// Puts busybox below `top`, under each of `names`.
+pub fn install_busybox(top: &Path, names: &[&str]) {
+    install(&program("busybox"), top, "bin/busybox");
+    for name in names {
+        let _ = symlink("busybox", top.join("bin").join(name));
+    }
+}
+
+/// A second name where that is possible: programs with all their symbols are large.
+fn put(from: &Path, to: &Path) {
+    fs::create_dir_all(to.parent().expect("a path with a directory")).expect("makes the directory");
+    let from = fs::canonicalize(from).expect("is there");
+    if !to.exists() && fs::hard_link(&from, to).is_err() {
+        fs::copy(&from, to).expect("copies");
+    }
+}
+
+/// The command that runs a program where `top` is the root; the program and its arguments are still to
+/// be added. `before` is done outside, in the same namespace: a line of sh, to which `$1` is `top`.
+pub fn inside_after(top: &Path, before: &str) -> Command {
+    let mut command = Command::new("unshare");
+    let script = format!(
+        "mount --bind \"$1\" \"$1\" && mkdir -p \"$1/proc\" && mount -t proc proc \"$1/proc\" && {before} && exec chroot \"$@\""
+    );
+    command.args(["--mount", "sh", "-c", &script, "sh"]).arg(top);
+    command
+}
+
+/// As [`inside_after`], with nothing before.
+pub fn inside(top: &Path) -> Command {
+    inside_after(top, ":")
+}
