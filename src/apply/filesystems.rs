@@ -2,11 +2,18 @@
 //! leave a filesystem.
 
 use std::collections::BTreeMap;
+use std::io::Read;
 
-use crate::root::{Root, RootError};
+use crate::manifest::{parse_path, path_text};
+use crate::root::{FileKind, Root, RootError};
 use crate::tree_path::TreePath;
 
 use super::{DISPLACED, STAGE, UNDO, name};
+
+/// The file in the root's stage that lists where stages are.
+const LIST: &str = "filesystems";
+/// A list larger than this is not ours.
+const MAX_LIST: u64 = 1 << 20;
 
 /// Where filesystems begin, in tree order; the first is the top of the tree itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -19,10 +26,25 @@ pub struct Stages {
     by_filesystem: BTreeMap<usize, (Root, Root)>,
 }
 
+impl Default for Filesystems {
+    /// The top alone.
+    fn default() -> Self {
+        Filesystems::new(Vec::new())
+    }
+}
+
 impl Filesystems {
-    /// The top, and the local filesystems that are mounted at `below`, in tree order.
+    /// The top, and the filesystems that begin at `below`.
     pub fn new(below: Vec<TreePath>) -> Self {
-        Filesystems { tops: std::iter::once(TreePath::root()).chain(below).collect() }
+        Filesystems { tops: vec![TreePath::root()] }.and(below)
+    }
+
+    /// These, and those that begin at `tops`.
+    pub fn and(&self, mut tops: Vec<TreePath>) -> Self {
+        tops.extend_from_slice(&self.tops);
+        tops.sort_unstable();
+        tops.dedup();
+        Filesystems { tops }
     }
 
     /// As a journal recorded them.
@@ -42,21 +64,59 @@ impl Filesystems {
         self.tops.iter().rposition(|top| path.is_below(top)).unwrap_or(0)
     }
 
-    /// Whether something is mounted at `path`.
+    /// The filesystem that the directory at `path` is on: its own where one begins there.
+    pub fn holding(&self, path: &TreePath) -> usize {
+        self.tops.binary_search(path).unwrap_or_else(|_| self.of(path))
+    }
+
+    /// Whether a filesystem begins at `path`.
     pub fn is_top(&self, path: &TreePath) -> bool {
         self.tops.contains(path)
     }
 
     /// Makes empty stages on the filesystems in `which`; what an earlier run left there goes.
     pub fn create_stages(&self, root: &Root, which: impl Iterator<Item = usize>) -> Result<Stages, RootError> {
-        for at in which {
+        let which: Vec<usize> = which.collect();
+        for &at in &which {
             for part in [STAGE, UNDO] {
                 let path = self.part(at, part);
                 root.remove_tree(&path)?;
                 root.create_dir(&path)?;
             }
+            // No mountinfo names a subvolume: where this run dies, the next one looks for its stage here.
+            if at == 0 && which.len() > 1 {
+                self.write_list(root, &which)?;
+            }
         }
         self.open_stages(root)
+    }
+
+    fn write_list(&self, root: &Root, which: &[usize]) -> Result<(), RootError> {
+        let list: String = which.iter().map(|&at| path_text(&self.tops[at]) + "\n").collect();
+        root.below(&name(STAGE))?.write_durably(&name(LIST), list.as_bytes(), 0o600)?;
+        root.sync_dir(&TreePath::root())
+    }
+
+    /// Where an interrupted run had stages, mounted there or not.
+    pub fn listed(root: &Root) -> Result<Vec<TreePath>, RootError> {
+        let stage = match root.below(&name(STAGE)) {
+            Err(error) if error.is_absent() => return Ok(Vec::new()),
+            answer => answer?,
+        };
+        let place = name(LIST);
+        let file = match stage.open_file(&place) {
+            Err(error) if error.is_absent() => return Ok(Vec::new()),
+            answer => answer?,
+        };
+        let mut text = String::new();
+        let read = file.take(MAX_LIST).read_to_string(&mut text);
+        read.map_err(|source| RootError { what: "read", path: stage.show(&place), source })?;
+        Ok(text.lines().filter_map(|line| parse_path(line.as_bytes()).ok()).collect())
+    }
+
+    /// Whether the filesystem has a stage: not so where another one, or none, is mounted at its place.
+    pub fn has_stage(&self, root: &Root, at: usize) -> Result<bool, RootError> {
+        Ok(root.stat(&self.part(at, STAGE))?.is_some_and(|stat| stat.kind == FileKind::Directory))
     }
 
     /// Opens the stages that are there.

@@ -109,6 +109,22 @@ impl Live {
         Some(&self.seen[at].1)
     }
 
+    /// Directories on another filesystem than the directory above them, in tree order.
+    pub fn tops(&self) -> Vec<TreePath> {
+        let mut above: Vec<(&TreePath, u64)> = Vec::new();
+        let mut tops = Vec::new();
+        for (path, stat) in self.seen.iter().filter(|(_, stat)| stat.kind == FileKind::Directory) {
+            while above.last().is_some_and(|(dir, _)| !path.is_below(dir)) {
+                above.pop();
+            }
+            if above.last().is_some_and(|(_, dev)| *dev != stat.dev) {
+                tops.push(path.clone());
+            }
+            above.push((path, stat.dev));
+        }
+        tops
+    }
+
     /// Whether it is known what stands at `path`, or that nothing does.
     pub fn knows(&self, path: &TreePath) -> bool {
         self.whole || self.looked.binary_search(path).is_ok()

@@ -67,6 +67,9 @@ pub fn check_paths(
         if let Some(mount) = mounts.iter().find(|mount| mount.at == change.path && !directory) {
             return refuse(&change.path, &format!("has to change and a {} is mounted on it", mount.kind));
         }
+        if change.action == Action::RemoveDir && filesystems.is_top(&change.path) {
+            return refuse(&change.path, "has to go and is a filesystem of its own (a btrfs subvolume)");
+        }
         if matches!(change.action, Action::RemoveDir)
             && let Some(mount) = mounts.iter().find(|mount| mount.at.is_below(&change.path))
         {
@@ -95,6 +98,12 @@ pub fn check_paths(
     parents.dedup();
     for parent in parents {
         check_parent(root, &parent, filesystems)?;
+    }
+    for which in transaction.filesystems() {
+        let top = &filesystems.tops()[which];
+        if !root.may_write(top)? {
+            return refuse(top, "has paths that have to change and may not be written to (a read-only subvolume?)");
+        }
     }
     Ok(())
 }
@@ -144,18 +153,35 @@ fn check_parent(root: &Root, parent: &TreePath, filesystems: &Filesystems) -> Re
         if filesystems.is_top(parent) { parent.clone() } else { filesystems.tops()[filesystems.of(parent)].clone() };
     let (Some(top_pins), Some(top_stat)) = (root.pins(&top)?, root.stat(&top)?) else { return Ok(()) };
     if top_stat.dev != stat.dev || (top_pins.mount != pins.mount && top_pins.mount != 0) {
-        return refuse("is on another filesystem than the mounts tell (a nested subvolume?); exclude it or mount it");
+        return refuse("is on another filesystem than when the tree was looked at; run again");
     }
     Ok(())
 }
 
 /// Refuses what does not fit: everything staged lies beside what it will replace.
-pub fn check_room(root: &Root, transaction: &Transaction, filesystems: &Filesystems) -> Result<(), Untouched> {
+pub fn check_room(
+    root: &Root,
+    transaction: &Transaction,
+    filesystems: &Filesystems,
+    host: Option<&Host>,
+    mounts: &[Mount],
+) -> Result<(), Untouched> {
+    // Bind mounts and subvolumes share the room of one disk.
+    let disk = |which: usize| {
+        let top = &filesystems.tops()[which];
+        let mount = mounts.iter().rfind(|mount| *top == mount.at || top.is_below(&mount.at));
+        mount.map_or(host.map(|host| &host.device), |mount| Some(&mount.device))
+    };
+    let mut checked = Vec::new();
     for which in transaction.filesystems() {
+        if checked.contains(&disk(which)) {
+            continue;
+        }
+        checked.push(disk(which));
         let top = &filesystems.tops()[which];
         let tree = root.below(top)?;
         let room = tree.room()?;
-        let here = || transaction.installs.iter().filter(|install| install.filesystem == which);
+        let here = || transaction.installs.iter().filter(|install| disk(install.filesystem) == disk(which));
         let bytes = here().map(|install| install.bytes().next_multiple_of(room.block)).sum::<u64>();
         let inodes = here().count() as u64 + SLACK_INODES;
         check(&root.show(top), "bytes", bytes.saturating_add(SLACK_BYTES), room.bytes)?;
@@ -186,10 +212,12 @@ mod tests {
 
     #[test]
     fn a_root_on_an_unsafe_filesystem_is_refused_by_the_flag_that_allows_it() {
-        let host = Host { kind: "overlay".to_owned(), read_only: false };
+        let host = Host { kind: "overlay".to_owned(), ..Host::default() };
         let refused = check_host(Some(&host), "/", &[]).expect_err("overlay");
         assert!(refused.to_string().contains("--allow-root-fs=overlay"));
         assert!(check_host(Some(&host), "/", &["overlay".to_owned()]).is_ok());
-        assert!(check_host(Some(&Host { read_only: true, kind: "ext4".to_owned() }), "/", &[]).is_err());
+        assert!(
+            check_host(Some(&Host { read_only: true, kind: "ext4".to_owned(), ..Host::default() }), "/", &[]).is_err()
+        );
     }
 }

@@ -41,6 +41,8 @@ pub struct Wanted<'a> {
     pub filesystems: &'a Filesystems,
     /// What is mounted below the tree.
     pub mounts: &'a [Mount],
+    /// Pairs of places that show one directory.
+    pub twins: &'a [(TreePath, TreePath)],
     /// How deviations are looked for, and what happens to them.
     pub policy: Policy,
 }
@@ -79,6 +81,8 @@ pub enum Untracked {
 /// All that one transaction does.
 #[derive(Debug, Default)]
 pub struct Transaction {
+    /// Where renames can happen; what is numbered below counts these.
+    pub tops: Filesystems,
     /// What has to be staged, directories before what they hold.
     pub installs: Vec<Install>,
     /// What the roll-forward does, in this order.
@@ -248,6 +252,7 @@ pub fn prepare(wanted: &Wanted, live: &Live) -> Result<Transaction, Untouched> {
     let judged = judge_all(wanted, live)?;
     let mut transaction =
         Transaction { untracked: live.whole.then_some(live.untracked.len() as u64), ..Default::default() };
+    transaction.tops = wanted.filesystems.clone();
     for (entry, judged) in wanted.target.entries().iter().zip(&judged) {
         let words = || judged.difference.to_string();
         match judged.verdict {
@@ -269,9 +274,12 @@ pub fn prepare(wanted: &Wanted, live: &Live) -> Result<Transaction, Untouched> {
 }
 
 /// Lists the directories whose metadata has to be set in the end: those that differ, those whose time
-/// does, and those in which something comes or goes. Where the tree was not walked, all of them.
+/// does, those in which something comes or goes, and those that come as a whole: xfs takes a directory
+/// that changes places with something else for modified. Where the tree was not walked, all of them.
 fn settle_directories(wanted: &Wanted, live: &Live, judged: &[Judged], transaction: &mut Transaction) {
-    let stirred: HashSet<TreePath> = transaction.changes.iter().filter_map(|change| change.path.parent()).collect();
+    let arriving = transaction.changes.iter().map(|change| change.path.clone());
+    let stirred: HashSet<TreePath> =
+        transaction.changes.iter().filter_map(|change| change.path.parent()).chain(arriving).collect();
     for (entry, judged) in wanted.target.entries().iter().zip(judged) {
         if !entry.is_dir() || judged.verdict == Verdict::Report {
             continue;
@@ -281,7 +289,8 @@ fn settle_directories(wanted: &Wanted, live: &Live, judged: &[Judged], transacti
         let differs = judged.difference.any() && !fresh;
         if differs {
             let path = entry.path.clone();
-            transaction.changes.push(Change { filesystem: 0, path, action: Action::Directory });
+            let filesystem = wanted.filesystems.holding(&path);
+            transaction.changes.push(Change { filesystem, path, action: Action::Directory });
         }
         let late = stat.is_none_or(|stat| stat.mtime != entry.meta.mtime);
         let disturbed = stirred.contains(&entry.path) || wanted.filesystems.is_top(&entry.path);

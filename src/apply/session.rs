@@ -22,7 +22,9 @@ pub struct Session {
     pub host: Option<Host>,
     /// What is mounted below it.
     pub mounts: Vec<Mount>,
-    /// Where renames can happen.
+    /// Pairs of places that show one directory.
+    pub twins: Vec<(TreePath, TreePath)>,
+    /// Where renames can happen, as far as mounts tell.
     pub filesystems: Filesystems,
     _lock: Option<Lock>,
 }
@@ -46,7 +48,7 @@ pub enum SessionError {
     #[error(transparent)]
     Interrupted(#[from] Interrupted),
     /// A filesystem that takes part is not mounted.
-    #[error("{0} takes part in it and is not mounted; mount it and run again")]
+    #[error("{0} takes part in it and is not mounted, or something else is; mount it and run again")]
     NotMounted(String),
 }
 
@@ -74,7 +76,8 @@ impl Session {
                 tops.push(mount.at.clone());
             }
         }
-        Ok(Session { root, host, mounts, filesystems: Filesystems::new(tops), _lock: None })
+        let twins = mounts::twins(host.as_ref(), &mounts);
+        Ok(Session { root, host, mounts, twins, filesystems: Filesystems::new(tops), _lock: None })
     }
 
     /// Directories that something foreign is mounted on: not the image's.
@@ -90,18 +93,32 @@ pub fn is_interrupted(root: &Root) -> Result<bool, RootError> {
 }
 
 /// Refuses to go on where a filesystem is not mounted that something changes on, or that holds what is
-/// recorded: it would be written below the mount point, and be lost.
+/// recorded: it would be written below the mount point, and be lost. One that takes part has a stage.
 fn check_mounted(
     root: &Root,
     present: &Filesystems,
     tops: &[TreePath],
     changes: &[Change],
 ) -> Result<(), SessionError> {
-    let changes_there = |top: &TreePath| changes.iter().any(|at| at.path == *top || at.path.is_below(top));
-    match tops.iter().find(|top| !present.is_top(top) && (is_above_own(top) || changes_there(top))) {
-        Some(top) => Err(SessionError::NotMounted(root.show(top))),
-        None => Ok(()),
+    let all = Filesystems::from_tops(tops.to_vec());
+    for (at, top) in tops.iter().enumerate().skip(1) {
+        let stirs = |change: &Change| change.path == *top || change.path.is_below(top);
+        let missing = if changes.iter().any(|change| change.filesystem == at) {
+            !all.has_stage(root, at)?
+        } else {
+            (is_above_own(top) || changes.iter().any(stirs)) && !present.is_top(top) && !is_apart(root, top)?
+        };
+        if missing {
+            return Err(SessionError::NotMounted(root.show(top)));
+        }
     }
+    Ok(())
+}
+
+/// Whether the directory at `top` is on another filesystem than the one above it, as a subvolume is.
+fn is_apart(root: &Root, top: &TreePath) -> Result<bool, RootError> {
+    let above = top.parent().map(|parent| root.stat(&parent)).transpose()?.flatten();
+    Ok(root.stat(top)?.zip(above).is_some_and(|(stat, above)| stat.dev != above.dev))
 }
 
 fn recover(root: &Root, present: &Filesystems, monitor: &dyn Monitor) -> Result<Option<Applied>, SessionError> {
@@ -114,7 +131,7 @@ fn recover(root: &Root, present: &Filesystems, monitor: &dyn Monitor) -> Result<
         return Ok(Some(applied));
     }
     // Without a journal nothing of a stage was ever visible.
-    present.remove_stages(root)?;
+    present.and(Filesystems::listed(root)?).remove_stages(root)?;
     root.remove_tree(&name(FULL))?;
     Ok(None)
 }

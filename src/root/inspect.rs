@@ -2,7 +2,7 @@
 
 use std::fs::File;
 
-use rustix::fs::{AtFlags, OFlags, StatxAttributes, StatxFlags};
+use rustix::fs::{Access, AtFlags, OFlags, StatxAttributes, StatxFlags};
 use rustix::io::Errno;
 
 use crate::entry::{Device, Mtime, Xattrs, xattr_travels};
@@ -172,6 +172,17 @@ impl Root {
             Ok(format!("{filesystem:x}-{inode}-{birth}"))
         };
         read().map_err(|e| self.error("inspect", &TreePath::root(), e))
+    }
+
+    /// Whether the directory at `path` may be written to: false where it is on a filesystem, or in a btrfs
+    /// subvolume, that is read-only.
+    pub fn may_write(&self, path: &TreePath) -> Result<bool> {
+        let dir = self.open_dir(path)?;
+        match rustix::fs::accessat(&dir, c".", Access::WRITE_OK, AtFlags::empty()) {
+            Ok(()) => Ok(true),
+            Err(Errno::ROFS | Errno::ACCESS | Errno::PERM) => Ok(false),
+            Err(e) => Err(self.error("inspect", path, e)),
+        }
     }
 
     /// What keeps `path` from being changed, beyond permissions.

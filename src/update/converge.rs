@@ -110,6 +110,7 @@ impl Converge<'_> {
     pub(super) fn prepare(&self, goal: &Goal, live: &Live) -> Result<Transaction, UpdateError> {
         let session = &self.run.session;
         let none = Default::default();
+        let filesystems = session.filesystems.and(live.tops());
         let wanted = Wanted {
             root: &session.root,
             base: goal.base.as_ref(),
@@ -117,8 +118,9 @@ impl Converge<'_> {
             former: &goal.former,
             recorded: self.base.map_or(&none, |base| &base.deviating),
             filter: &self.run.filter,
-            filesystems: &session.filesystems,
+            filesystems: &filesystems,
             mounts: &session.mounts,
+            twins: &session.twins,
             policy: goal.policy,
         };
         let transaction = prepare::prepare(&wanted, live)?;
@@ -133,10 +135,11 @@ impl Converge<'_> {
         let session = &self.run.session;
         let tracked = goal.base.as_ref().map_or(0, |base| base.len()).max(goal.target.len());
         preflight::check_budget(transaction, tracked, goal.renamed, self.run.request.max_delete)?;
-        preflight::check_paths(&session.root, transaction, &session.filesystems, &session.mounts)?;
+        let (host, mounts) = (session.host.as_ref(), &session.mounts);
+        preflight::check_paths(&session.root, transaction, &transaction.tops, mounts)?;
         preflight::check_own_places(&session.root, transaction, goal.whole.id())?;
-        preflight::check_missing_mounts(&session.root, transaction, &self.run.fstab()?, &session.mounts)?;
-        preflight::check_room(&session.root, transaction, &session.filesystems)?;
+        preflight::check_missing_mounts(&session.root, transaction, &self.run.fstab()?, mounts)?;
+        preflight::check_room(&session.root, transaction, &transaction.tops, host, mounts)?;
         Ok(())
     }
 
@@ -160,8 +163,7 @@ impl Converge<'_> {
         let made = self.make(goal, transaction, fill);
         if let Err(Failure::Before(_)) = &made {
             // Nothing is left behind; where even that fails, the next run tidies up.
-            let session = &self.run.session;
-            let _ = session.filesystems.remove_stages(&session.root);
+            let _ = transaction.tops.remove_stages(&self.run.session.root);
         }
         made.map_err(|failure| match failure {
             Failure::Before(error) => error,
@@ -177,7 +179,7 @@ impl Converge<'_> {
     ) -> Result<Report, Failure<E>> {
         let before = |error: Untouched| Failure::Before(E::from(UpdateError::from(error)));
         let (session, monitor) = (&self.run.session, self.run.monitor);
-        let stage = Stage::create(&session.root, &session.filesystems, transaction, monitor).map_err(before)?;
+        let stage = Stage::create(&session.root, &transaction.tops, transaction, monitor).map_err(before)?;
         // Compressing the manifest takes as long as staging a small update: it happens meanwhile.
         let (filled, manifest) = std::thread::scope(|scope| {
             let manifest = scope.spawn(|| self.manifest_to_record(goal));

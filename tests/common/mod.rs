@@ -16,6 +16,7 @@
 // each test file uses a part of this
 #![allow(dead_code)]
 
+pub mod disk;
 pub mod fault_server;
 pub mod judge;
 pub mod machine;

@@ -44,7 +44,8 @@ pub(super) fn lay_out(
         if fresh.is_none() && judged.verdict != Verdict::Replace {
             if judged.verdict == Verdict::Times {
                 let action = Action::Times(entry.meta.mtime);
-                times.push(Change { filesystem: 0, path: entry.path.clone(), action });
+                let filesystem = wanted.filesystems.of(&entry.path);
+                times.push(Change { filesystem, path: entry.path.clone(), action });
             }
             if judged.verdict != Verdict::Report && judged.difference.any() {
                 transaction.items.push(item(entry, &judged.difference, None));
@@ -65,9 +66,12 @@ pub(super) fn lay_out(
             Make::Node | Make::Content { .. } => None,
         };
         transaction.items.push(item(entry, &judged.difference, link));
-        if let Make::LinkStaged(at) = make
-            && transaction.installs[at].filesystem != filesystem
-        {
+        let elsewhere = match &make {
+            Make::LinkStaged(at) => transaction.installs[*at].filesystem != filesystem,
+            Make::LinkLive(path) => wanted.filesystems.of(path) != filesystem,
+            Make::Node | Make::Content { .. } => false,
+        };
+        if elsewhere {
             return Err(Untouched::Refused(format!("the hardlink group of {} spans two filesystems here", entry.path)));
         }
         staged.insert(index, transaction.installs.len());

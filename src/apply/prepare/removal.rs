@@ -1,7 +1,8 @@
 //! What goes.
 
 use crate::manifest::gone;
-use crate::root::{Descend, FileKind, RootError};
+use crate::root::mounts;
+use crate::root::{Descend, FileKind, RootError, Stat};
 use crate::tree_path::TreePath;
 
 use super::super::Untouched;
@@ -17,10 +18,11 @@ pub(super) fn remove(wanted: &Wanted, live: &Live, transaction: &mut Transaction
     stale(wanted, live, transaction, &mut going)?;
     deferred(wanted, transaction, &mut going)?;
     if wanted.policy.untracked == Untracked::Remove {
+        let mut kept = 0;
         for (path, stat) in &live.untracked {
-            untracked(wanted, path, stat.kind, &mut going)?;
+            kept += u64::from(untracked(wanted, path, stat, &mut going)?);
         }
-        transaction.untracked = live.whole.then_some(0);
+        transaction.untracked = live.whole.then_some(kept);
     }
     transaction.removed += going.names.len() + going.directories.len();
     let items = going.names.iter().map(|path| (path, "")).chain(going.directories.iter().map(|path| (path, "/")));
@@ -39,7 +41,8 @@ pub(super) fn remove(wanted: &Wanted, live: &Live, transaction: &mut Transaction
     going.directories.extend(going.deferred);
     going.directories.sort_unstable();
     for path in going.directories.into_iter().rev() {
-        transaction.changes.push(Change { filesystem: 0, path, action: Action::RemoveDir });
+        let filesystem = wanted.filesystems.of(&path);
+        transaction.changes.push(Change { filesystem, path, action: Action::RemoveDir });
     }
     Ok(())
 }
@@ -100,14 +103,21 @@ fn deferred(wanted: &Wanted, transaction: &mut Transaction, going: &mut Going) -
     Ok(())
 }
 
-/// An untracked path and what is below it, but for what is excluded or protected.
-fn untracked(wanted: &Wanted, path: &TreePath, kind: FileKind, going: &mut Going) -> Result<(), RootError> {
-    if wanted.filter.protects(path) || wanted.filesystems.is_top(path) {
-        return Ok(());
+/// An untracked path and what is below it, but for what is excluded or protected, what is tracked under
+/// another name, and filesystems of their own: snapshots, and the node's subvolumes and mounts. Whether
+/// anything stays.
+fn untracked(wanted: &Wanted, path: &TreePath, stat: &Stat, going: &mut Going) -> Result<bool, RootError> {
+    let above = path.parent().map(|parent| wanted.root.stat(&parent)).transpose()?.flatten();
+    let apart = |dev| above.is_some_and(|above| above.dev != dev);
+    if wanted.filter.protects(path) || wanted.filesystems.is_top(path) || is_tracked_twin(wanted, path) {
+        return Ok(true);
     }
-    if kind != FileKind::Directory {
+    if stat.kind != FileKind::Directory {
         going.names.push(path.clone());
-        return Ok(());
+        return Ok(false);
+    }
+    if apart(stat.dev) {
+        return Ok(true);
     }
     let mut cursor = wanted.filter.cursor();
     let (mut inside, mut kept) = (vec![path.clone()], Vec::new());
@@ -115,7 +125,9 @@ fn untracked(wanted: &Wanted, path: &TreePath, kind: FileKind, going: &mut Going
         let directory = visit.stat.kind == FileKind::Directory;
         let stays = cursor.excludes(&visit.path, directory).is_some()
             || wanted.filter.protects(&visit.path)
-            || wanted.filesystems.is_top(&visit.path);
+            || wanted.filesystems.is_top(&visit.path)
+            || (directory && apart(visit.stat.dev))
+            || (!directory && is_tracked_twin(wanted, &visit.path));
         if stays {
             kept.push(visit.path);
             return Ok(Descend::Past);
@@ -129,5 +141,11 @@ fn untracked(wanted: &Wanted, path: &TreePath, kind: FileKind, going: &mut Going
     })?;
     inside.retain(|dir| !kept.iter().any(|path| path.is_below(dir)));
     going.directories.append(&mut inside);
-    Ok(())
+    Ok(!kept.is_empty())
+}
+
+/// Whether `path` is seen through a bind mount at a place where it is the image's.
+fn is_tracked_twin(wanted: &Wanted, path: &TreePath) -> bool {
+    let seen = |from, to| mounts::twin(path, from, to).is_some_and(|twin| wanted.target.get(&twin).is_some());
+    wanted.twins.iter().any(|(mount, source)| seen(mount, source) || seen(source, mount))
 }
