@@ -4,13 +4,14 @@
 # make bench      compared with rsync: make bench OLD=dir NEW=dir
 # make man        manual pages, in target/man
 # make install    PREFIX=/usr DESTDIR=
+# make install-recovery   what finishes an interrupted update at boot: see packaging/README.md
 
 PREFIX  ?= /usr
 DESTDIR ?=
 CARGO   ?= cargo
 export PATH := $(HOME)/.cargo/bin:$(PATH)
 
-.PHONY: all test demo bench man install clean
+.PHONY: all test demo bench man install install-recovery clean
 
 all:
 	$(CARGO) build --release --locked
@@ -39,6 +40,30 @@ install: all man
 	for file in updateclient.toml updateclient.local.exclude; do \
 	    test -e $(DESTDIR)/etc/systemimager/$$file || install -m 0644 etc/$$file $(DESTDIR)/etc/systemimager/; \
 	done
+
+# These places are those of systemd, dracut and initramfs-tools, whatever PREFIX is.
+UNITS         ?= /usr/lib/systemd/system
+DRACUT        ?= /usr/lib/dracut/modules.d
+INITRAMFSTOOLS ?= /usr/share/initramfs-tools
+
+# The agent and what is run in the initramfs lie where PREFIX says.
+AT_PREFIX = sed -e 's|/usr/sbin/si_updateclient --|$(PREFIX)/sbin/si_updateclient --|' \
+    -e 's|^agent=.*|agent=$(PREFIX)/sbin/si_updateclient|' \
+    -e 's|^helper=.*|helper=$(PREFIX)/share/systemimager-diff/si-recover-root|'
+
+install-recovery:
+	install -d $(DESTDIR)$(UNITS) $(DESTDIR)$(DRACUT)/90si-recover $(DESTDIR)$(PREFIX)/share/systemimager-diff \
+	    $(DESTDIR)$(INITRAMFSTOOLS)/hooks $(DESTDIR)$(INITRAMFSTOOLS)/scripts/local-bottom
+	$(AT_PREFIX) packaging/systemd/si-recover.service >$(DESTDIR)$(UNITS)/si-recover.service
+	chmod 0644 $(DESTDIR)$(UNITS)/si-recover.service
+	install -m 0755 packaging/initramfs/si-recover-root $(DESTDIR)$(PREFIX)/share/systemimager-diff
+	install -m 0755 packaging/initramfs/si-recover-root packaging/dracut/90si-recover/si-recover-hook.sh \
+	    $(DESTDIR)$(DRACUT)/90si-recover
+	$(AT_PREFIX) packaging/dracut/90si-recover/module-setup.sh >$(DESTDIR)$(DRACUT)/90si-recover/module-setup.sh
+	$(AT_PREFIX) packaging/initramfs-tools/hooks/si-recover >$(DESTDIR)$(INITRAMFSTOOLS)/hooks/si-recover
+	install -m 0755 packaging/initramfs-tools/scripts/local-bottom/si-recover \
+	    $(DESTDIR)$(INITRAMFSTOOLS)/scripts/local-bottom
+	chmod 0755 $(DESTDIR)$(DRACUT)/90si-recover/module-setup.sh $(DESTDIR)$(INITRAMFSTOOLS)/hooks/si-recover
 
 clean:
 	$(CARGO) clean

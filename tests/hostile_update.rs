@@ -5,7 +5,6 @@
 mod common;
 
 use std::fs;
-use std::io::Write;
 use std::os::unix::fs::{MetadataExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -14,13 +13,13 @@ use std::time::{Duration, Instant};
 
 use common::fault_server::{Fault, FaultServer};
 use common::site::{Run, Site};
+use common::small_disk::{DISK, SmallDisk};
 use common::trees::{Item, Tree, noise};
 use common::{Need, judge, needs};
 use systemimager::catalog::ArchiveKind;
 use systemimager::digest::Digest;
 
 const NEEDED: [Need; 2] = [Need::Root, Need::Program("rsync")];
-const DISK: [Need; 4] = [Need::Root, Need::Program("rsync"), Need::LoopDevice, Need::Program("mkfs.ext4")];
 
 /// So that a bad server is given up within a second.
 const IMPATIENT: &str = "[download]\nattempts = 2\nidle_timeout = 1\nmin_speed = 0\n";
@@ -588,58 +587,13 @@ fn a_journal_that_nobody_can_follow_stops_every_run() {
     site.same();
 }
 
-/// A small disk with the node on it.
-struct Disk {
-    at: PathBuf,
-}
-
-impl Disk {
-    /// Moves the node of `site` to a disk of `size` MiB, mounted in its place.
-    fn under(site: &Site, size: u32, inodes: u32) -> Self {
-        let (file, at) = (site.dir.path().join("disk"), site.node());
-        let aside = site.dir.path().join("aside");
-        fs::rename(&at, &aside).expect("renames");
-        fs::create_dir(&at).expect("makes");
-        fs::File::create(&file).and_then(|file| file.set_len(u64::from(size) << 20)).expect("makes");
-        let mut mkfs = Command::new("mkfs.ext4");
-        common::run(mkfs.args(["-q", "-F", "-m", "0", "-N", &inodes.to_string()]).arg(&file));
-        common::run(Command::new("mount").args(["-o", "loop"]).arg(&file).arg(&at));
-        let disk = Disk { at };
-        fs::remove_dir(disk.at.join("lost+found")).expect("removes");
-        common::run(Command::new("cp").arg("-a").arg(format!("{}/.", aside.display())).arg(&disk.at));
-        disk
-    }
-
-    /// Fills the disk up to `left` bytes.
-    fn fill(&self, left: u64) {
-        let room = rustix::fs::statvfs(&self.at).expect("statvfs");
-        let free = room.f_bavail * room.f_frsize;
-        let mut file = fs::File::create(self.at.join("filler")).expect("makes");
-        let mut rest = free.saturating_sub(left);
-        while rest > 0 && file.write_all(&[1; 4096]).is_ok() {
-            rest = rest.saturating_sub(4096);
-        }
-    }
-
-    fn free(&self) -> u64 {
-        let room = rustix::fs::statvfs(&self.at).expect("statvfs");
-        room.f_bavail * room.f_frsize
-    }
-}
-
-impl Drop for Disk {
-    fn drop(&mut self) {
-        let _ = Command::new("umount").arg("-l").arg(&self.at).status();
-    }
-}
-
 #[test]
 fn no_room_on_the_root() {
     if !needs(&DISK) {
         return;
     }
     let site = behind();
-    let disk = Disk::under(&site, 64, 2000);
+    let disk = SmallDisk::under(&site, 64, 2000);
     site.updated(&["--adopt"]);
     disk.fill(4 << 20);
     let before = site.snapshot();
@@ -659,7 +613,7 @@ fn no_inodes_on_the_root() {
         return;
     }
     let site = behind();
-    let disk = Disk::under(&site, 64, 256);
+    let disk = SmallDisk::under(&site, 64, 256);
     site.updated(&["--adopt"]);
     let free = rustix::fs::statvfs(&disk.at).expect("statvfs").f_favail;
     for number in 20..free {
@@ -682,7 +636,7 @@ fn the_disk_fills_while_an_update_downloads() {
     let mut bulky = tree(2);
     bulky.insert(b"usr/bulk".to_vec(), Item::file(noise(400_000, 9)));
     site.publish(&bulky);
-    let disk = Disk::under(&site, 64, 2000);
+    let disk = SmallDisk::under(&site, 64, 2000);
     site.updated(&["--adopt"]);
     let slow = Slow::start(&mut site, &["--no-fallback"]);
     disk.fill(0);
@@ -708,7 +662,7 @@ fn a_full_sync_finds_no_room() {
     site.publish(&large);
     fs::create_dir(site.node()).expect("makes");
     fs::write(site.node().join("precious"), "the node's own").expect("writes");
-    let _disk = Disk::under(&site, 36, 2000);
+    let _disk = SmallDisk::under(&site, 36, 2000);
     let before = site.snapshot();
     let run = site.update(&["--max-delete", "100%"]);
     run.ended(5, &["no room on this node", "nothing was changed"]);
@@ -721,7 +675,7 @@ fn a_root_that_is_read_only() {
         return;
     }
     let site = behind();
-    let disk = Disk::under(&site, 64, 2000);
+    let disk = SmallDisk::under(&site, 64, 2000);
     site.updated(&["--adopt"]);
     let before = site.snapshot();
     common::run(Command::new("mount").args(["-o", "remount,ro"]).arg(&disk.at));
@@ -730,7 +684,7 @@ fn a_root_that_is_read_only() {
     site.updated(&["--dry-run"]).ended(0, &["/etc/version"]);
     common::run(Command::new("mount").args(["-o", "remount,rw"]).arg(&disk.at));
     common::run(Command::new("mount").arg("--bind").arg(&disk.at).arg(&disk.at));
-    let over = Disk { at: disk.at.clone() };
+    let over = SmallDisk { file: disk.file.clone(), at: disk.at.clone() };
     common::run(Command::new("mount").args(["-o", "remount,ro,bind"]).arg(&disk.at));
     site.update(&[]).ended(5, &["is mounted read-only", "nothing was changed"]);
     drop(over);

@@ -1,76 +1,25 @@
-//! An update that was interrupted after its seal is finished first, by whatever runs first: the unit, the
-//! initramfs, or the next run of the agent, whichever it is.
+//! An update that was interrupted after its seal is finished first, by whatever runs first: here the
+//! agent, whichever it is and whatever it was called for, and the unit at boot.
 
 mod common;
 
 use std::fs;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, symlink};
 use std::path::Path;
 use std::process::{Command, Stdio};
 
+use common::fault_server::{Fault, FaultServer};
+use common::interrupted::{STRACE, behind, interrupt, interrupt_node, read};
 use common::site::{Run, Site};
-use common::trees::{self, Item, Tree, What};
-use common::{Need, judge, needs};
+use common::{Need, judge, machine, needs, trees};
 
-const NEEDED: [Need; 3] = [Need::Root, Need::Program("rsync"), Need::Program("strace")];
+const AGENT: &str = env!("CARGO_BIN_EXE_si_updateclient");
 
-/// A small system in its first or second generation; what is called the agent is a program in neither.
-fn tree(second: bool) -> Tree {
-    let mut tree = trees::system();
-    for (path, one, two) in [
-        ("etc/version", "1", "2"),
-        ("usr/bin/tool", "a tool", "a better tool"),
-        ("usr/sbin/si_updateclient", "no program", "no program either"),
-    ] {
-        trees::put(&mut tree, path, Item::file(if second { two } else { one }));
-    }
-    for dir in ["proc", "dev", "srv/emptied", "opt/app", "root"] {
-        trees::put(&mut tree, dir, Item::dir());
-    }
-    if second {
-        trees::put(&mut tree, "etc/a-new/file", Item::file("new"));
-        trees::put(&mut tree, "usr/b-new/file", Item::file("new"));
-        trees::put(&mut tree, "opt/app", Item::new(What::Symlink(b"../usr/lib/app".to_vec())));
-        trees::put(&mut tree, "usr/lib/app/one.py", Item::file("one"));
-    } else {
-        trees::put(&mut tree, "srv/emptied/file", Item::file("goes"));
-        trees::put(&mut tree, "opt/app/file", Item::file("goes"));
-    }
-    tree
-}
-
-/// A node at the first generation, and the second one published.
-fn behind() -> Site {
-    let site = Site::at(&tree(false));
-    site.publish(&tree(true));
-    site
-}
-
-/// Runs `command` and kills it in the middle of what follows the seal.
-#[track_caller]
-fn interrupt(node: &Path, command: &Command) {
-    let mut strace = Command::new("strace");
-    strace.args(["-f", "-qq", "-o", "/dev/null", "-e", "trace=renameat2"]);
-    // a new path comes by a rename that replaces nothing: before the second of them other changes are made
-    strace.args(["-e", "inject=renameat2:signal=KILL:when=2"]);
-    strace.arg(command.get_program()).args(command.get_args()).stdin(Stdio::null());
-    let run = Run::of(strace.output().expect("strace runs"));
-    assert!(node.join(".si-stage/journal").exists(), "it was not interrupted after its seal: {run:#?}");
-}
-
-/// A node whose update to the second generation was interrupted after its seal.
 #[track_caller]
 fn interrupted() -> Site {
     let site = behind();
-    interrupt(&site.node(), &site.command());
-    let left = judge::differences(&site.image(), &site.node(), &[]);
-    assert!(left.iter().any(|line| line.contains("usr/bin/tool")), "nothing is left to do: {left:#?}");
-    assert_eq!(read(&site.node().join("etc/version")), "2", "nothing was done: {left:#?}");
+    interrupt_node(&site);
     site
-}
-
-fn read(path: &Path) -> String {
-    fs::read_to_string(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
 }
 
 /// Runs `program` as `--recover --root NODE`.
@@ -81,14 +30,14 @@ fn recovered_by(program: &Path, site: &Site) -> Run {
 
 #[test]
 fn the_agent_that_sealed_lies_beside_the_journal_and_finishes() {
-    if !needs(&NEEDED) {
+    if !needs(&STRACE) {
         return;
     }
     let site = interrupted();
     let agent = site.node().join(".si-stage/agent");
-    let (found, running) = (fs::metadata(&agent).expect("it is kept"), env!("CARGO_BIN_EXE_si_updateclient"));
     // on one filesystem it costs a name and no bytes
-    assert_eq!(found.ino(), fs::metadata(running).expect("is there").ino());
+    let found = fs::metadata(&agent).expect("it is kept");
+    assert_eq!(found.ino(), fs::metadata(AGENT).expect("is there").ino());
     assert_eq!(fs::metadata(site.node().join(".si-stage")).expect("is there").mode() & 0o7777, 0o700);
     recovered_by(&agent, &site).ended(0, &["finishing an update that was interrupted"]);
     site.same();
@@ -97,7 +46,7 @@ fn the_agent_that_sealed_lies_beside_the_journal_and_finishes() {
 
 #[test]
 fn an_agent_from_another_filesystem_is_copied() {
-    if !needs(&[&NEEDED[..], &[Need::Program("mount")]].concat()) {
+    if !needs(&[&STRACE[..], &[Need::Program("unshare")]].concat()) {
         return;
     }
     let site = behind();
@@ -105,7 +54,7 @@ fn an_agent_from_another_filesystem_is_copied() {
     let sentinel = site.dir.path().join("sentinel");
     fs::write(&sentinel, "untouched").expect("writes");
     fs::create_dir(site.node().join(".si-stage")).expect("makes");
-    std::os::unix::fs::symlink(&sentinel, site.node().join(".si-stage/agent")).expect("links");
+    symlink(&sentinel, site.node().join(".si-stage/agent")).expect("links");
     let client = site.command();
     let mut elsewhere = Command::new("unshare");
     let script = "mount --bind \"$1\" \"$1\" && shift && exec \"$@\"";
@@ -113,12 +62,187 @@ fn an_agent_from_another_filesystem_is_copied() {
     elsewhere.arg(client.get_program()).args(client.get_args());
     interrupt(&site.node(), &elsewhere);
     let agent = site.node().join(".si-stage/agent");
-    let (found, running) = (fs::symlink_metadata(&agent).expect("it is kept"), env!("CARGO_BIN_EXE_si_updateclient"));
+    let found = fs::symlink_metadata(&agent).expect("it is kept");
     assert!(found.is_file());
     assert_eq!(found.mode() & 0o7777, 0o700);
-    assert_ne!(found.ino(), fs::metadata(running).expect("is there").ino());
-    assert!(fs::read(&agent).expect("reads") == fs::read(running).expect("reads"), "it is another program");
+    assert_ne!(found.ino(), fs::metadata(AGENT).expect("is there").ino());
+    assert!(fs::read(&agent).expect("reads") == fs::read(AGENT).expect("reads"), "it is another program");
     assert_eq!(read(&sentinel), "untouched");
     recovered_by(&agent, &site).ended(0, &[]);
+    site.same();
+}
+
+#[test]
+fn without_a_copy_of_the_agent_an_update_is_made_all_the_same() {
+    if !needs(&STRACE) {
+        return;
+    }
+    let site = behind();
+    let mut strace = Command::new("strace");
+    strace.args(["-f", "-qq", "-o", "/dev/null", "-P", "/proc/self/exe", "-e", "trace=openat,open"]);
+    strace.args(["-e", "inject=openat,open:error=EACCES"]);
+    let client = site.command();
+    let run = Run::of(strace.arg(client.get_program()).args(client.get_args()).output().expect("strace runs"));
+    run.ended(0, &["cannot keep this program as", "Permission denied", "updated to node"]);
+    site.same();
+}
+
+/// What the unit runs, in its order: whether a failure counts, and the words.
+fn unit() -> Vec<(bool, Vec<String>)> {
+    let text = fs::read_to_string("packaging/systemd/si-recover.service").expect("the unit");
+    let starts = text.lines().filter_map(|line| line.strip_prefix("ExecStart="));
+    starts.map(|line| (!line.starts_with('-'), words(line.trim_start_matches('-')))).collect()
+}
+
+/// A command line as systemd takes it, as far as the unit goes: words, and some of them quoted.
+fn words(line: &str) -> Vec<String> {
+    assert!(!line.contains(['"', '\\', '$', '%']), "more than this reader knows: {line}");
+    let pieces = line.split('\'').enumerate();
+    let words = pieces.flat_map(|(at, piece)| match at % 2 {
+        0 => piece.split_whitespace().map(str::to_owned).collect(),
+        _ => vec![piece.to_owned()],
+    });
+    words.collect()
+}
+
+/// Boots as far as the unit, with the node as the root of everything; `None` where its condition fails.
+fn booted(site: &Site) -> Option<Run> {
+    let text = fs::read_to_string("packaging/systemd/si-recover.service").expect("the unit");
+    let condition = text.lines().find_map(|line| line.strip_prefix("ConditionPathExists=/")).expect("a condition");
+    if !site.node().join(condition).exists() {
+        return None;
+    }
+    let mut whole = Run { code: 0, out: String::new(), err: String::new() };
+    for (counts, words) in unit() {
+        let run = Run::of(machine::inside(&site.node()).args(&words).stdin(Stdio::null()).output().expect("it runs"));
+        whole.err += &format!("{words:?} ends with {}\n{}{}", run.code, run.out, run.err);
+        if counts && run.code != 0 {
+            whole.code = run.code;
+            break;
+        }
+    }
+    Some(whole)
+}
+
+/// Gives a node what its unit needs to run: a shell, and the libraries of the agent.
+fn equip(site: &Site) {
+    machine::install(&machine::program("sh"), &site.node(), "bin/sh");
+    machine::install(Path::new(AGENT), &site.node(), "bin/agent");
+}
+
+/// The node is the image, but for what [`equip`] put there.
+#[track_caller]
+fn is_the_image(site: &Site) {
+    judge::same(&site.image(), &site.node(), &["/bin", "/lib", "/lib64"]);
+    site.nothing_left();
+}
+
+#[test]
+fn at_boot_the_unit_finishes_with_the_copy_though_the_agent_was_replaced() {
+    if !needs(&[&STRACE[..], &machine::PROGRAMS].concat()) {
+        return;
+    }
+    let site = interrupted();
+    equip(&site);
+    let boot = booted(&site).expect("its condition holds");
+    boot.ended(0, &["finishing an update that was interrupted", "/ is at generation"]);
+    is_the_image(&site);
+    assert!(booted(&site).is_none(), "it runs at every boot");
+}
+
+#[test]
+fn at_boot_the_installed_agent_finishes_where_the_copy_does_not_run() {
+    if !needs(&[&STRACE[..], &machine::PROGRAMS].concat()) {
+        return;
+    }
+    for gone in [true, false] {
+        let site = interrupted();
+        equip(&site);
+        let copy = site.node().join(".si-stage/agent");
+        fs::remove_file(&copy).expect("removes");
+        if !gone {
+            fs::write(&copy, "\x7fELF, but not really").expect("writes");
+        }
+        // nobody else is left, either
+        let boot = booted(&site).expect("its condition holds");
+        assert_ne!(boot.code, 0, "{boot:#?}");
+        assert!(site.node().join(".si-stage/journal").exists());
+        // the update that it finishes replaces it
+        let installed = site.node().join("usr/sbin/si_updateclient");
+        fs::remove_file(&installed).expect("removes");
+        fs::hard_link(site.node().join("bin/agent"), &installed).expect("links");
+        booted(&site).expect("its condition holds").ended(0, &["finishing an update that was interrupted"]);
+        is_the_image(&site);
+    }
+}
+
+#[test]
+fn days_later_when_what_changes_was_edited_removed_or_replaced() {
+    if !needs(&STRACE) {
+        return;
+    }
+    let site = interrupted();
+    let node = site.node();
+    // what is still to come: edited, gone, another type; and what came already
+    fs::write(node.join("usr/bin/tool"), "edited").expect("writes");
+    fs::remove_file(node.join("usr/lib/app/one.py")).expect("removes");
+    fs::remove_file(node.join("usr/sbin/si_updateclient")).expect("removes");
+    fs::create_dir_all(node.join("usr/sbin/si_updateclient/a/b")).expect("makes");
+    fs::write(node.join("usr/b-new"), "in the way").expect("writes");
+    fs::remove_dir_all(node.join("opt")).expect("removes");
+    fs::write(node.join("opt"), "a file").expect("writes");
+    fs::remove_file(node.join("srv/emptied/file")).expect("removes");
+    fs::create_dir(node.join("srv/emptied/file")).expect("makes");
+    fs::write(node.join("etc/version"), "edited since").expect("writes");
+    recovered_by(Path::new(AGENT), &site).ended(0, &["opt had gone or become something else meanwhile"]);
+    site.nothing_left();
+    // what came before the interruption is drift; a directory that nobody knew is not removed
+    let left = judge::differences(&site.image(), &node, &["/srv/emptied/file"]);
+    let left: Vec<&str> = left.iter().map(|line| line.split_once(' ').expect("two words").1.trim()).collect();
+    assert!(left.iter().all(|path| ["etc/version", "opt/", "./"].contains(path)), "{left:#?}");
+    assert!(left.contains(&"etc/version"), "{left:#?}");
+    site.updated(&["--check", "stat", "--no-fallback"]).ended(0, &["repaired: /etc/version"]);
+    fs::remove_dir(node.join("srv/emptied/file")).expect("it was kept");
+    judge::same(&site.image(), &node, &["/srv/emptied"]);
+}
+
+#[test]
+fn a_run_that_finds_no_server_finishes_first_and_then_says_so() {
+    if !needs(&STRACE) {
+        return;
+    }
+    let mut site = interrupted();
+    let server = FaultServer::serve(&site.repo());
+    let repo = std::mem::replace(&mut site.repo_url, server.url());
+    drop(server);
+    let configuration = site.node().join("etc/systemimager/updateclient.toml");
+    trees::write_text(&configuration, "[download]\nattempts = 1\n");
+    site.update(&[]).ended(4, &["the interrupted update was finished: the tree is at", "nothing was changed"]);
+    fs::remove_file(&configuration).expect("removes");
+    site.same();
+    assert!(site.status().contains("serial:      2"), "{}", site.status());
+    site.repo_url = repo;
+    site.updated(&[]).ended(0, &["up to date"]);
+}
+
+#[test]
+fn a_killed_run_leaves_no_lock() {
+    if !needs(&STRACE) {
+        return;
+    }
+    let mut site = behind();
+    let server = FaultServer::serve(&site.repo());
+    let repo = std::mem::replace(&mut site.repo_url, server.url());
+    server.always("/node/catalog.toml", Fault::Stall(0));
+    let mut child = site.command().stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("it starts");
+    while server.seen().is_empty() {
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    }
+    // it holds the lock
+    site.update(&[]).ended(7, &["is running"]);
+    recovered_by(Path::new(AGENT), &site).ended(7, &["is running"]);
+    child.kill().and_then(|()| child.wait()).expect("dies");
+    site.repo_url = repo;
+    site.updated(&["--no-fallback"]);
     site.same();
 }

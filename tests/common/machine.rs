@@ -14,11 +14,16 @@ pub const PROGRAMS: [super::Need; 4] =
 
 /// Puts a program to `path` below `top`, and the shared libraries that it needs to their own places.
 pub fn install(program: &Path, top: &Path, path: &str) {
-    put(program, &top.join(path));
+    install_script(program, top, path);
     let needed = run(Command::new("ldd").arg(program));
     for word in needed.split_whitespace().filter(|word| word.starts_with('/')) {
         put(Path::new(word), &top.join(&word[1..]));
     }
+}
+
+/// Puts a script, or another file, to `path` below `top`.
+pub fn install_script(script: &Path, top: &Path, path: &str) {
+    put(script, &top.join(path));
 }
 
 /// The path of a program of this machine.

@@ -18,9 +18,11 @@
 
 pub mod disk;
 pub mod fault_server;
+pub mod interrupted;
 pub mod judge;
 pub mod machine;
 pub mod site;
+pub mod small_disk;
 pub mod trees;
 
 use std::io::Write;

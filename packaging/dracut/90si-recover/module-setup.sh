@@ -1,0 +1,26 @@
+#!/bin/bash
+# Puts into the initramfs what finishes an interrupted update of the root before it is booted.
+
+agent=/usr/sbin/si_updateclient
+
+# called by dracut
+check() {
+    require_binaries "$agent" mount || return 1
+    return 0
+}
+
+# called by dracut
+depends() {
+    return 0
+}
+
+# called by dracut
+install() {
+    # shellcheck disable=SC2154 # dracut sets moddir
+    local from=$moddir
+    inst_multiple mount
+    inst "$agent" /usr/sbin/si_updateclient
+    inst_script "$from/si-recover-root" /usr/sbin/si-recover-root
+    # Before the hooks that look at the root's files, such as the one that loads its SELinux policy (50).
+    inst_hook pre-pivot 10 "$from/si-recover-hook.sh"
+}

@@ -1,0 +1,101 @@
+//! A small disk with the node on it: an ext4 filesystem in a file.
+
+use std::fs;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use super::run;
+use super::site::Site;
+
+/// What it takes to have one.
+pub const DISK: [super::Need; 4] =
+    [super::Need::Root, super::Need::LoopDevice, super::Need::Program("mkfs.ext4"), super::Need::Program("rsync")];
+
+/// The disk; unmounted with the test.
+pub struct SmallDisk {
+    /// The file that holds it.
+    pub file: PathBuf,
+    /// Where it is mounted.
+    pub at: PathBuf,
+}
+
+impl SmallDisk {
+    /// Moves the node of `site` to a disk of `size` MiB, mounted in its place.
+    pub fn under(site: &Site, size: u32, inodes: u32) -> Self {
+        SmallDisk::below(site, "", size, inodes)
+    }
+
+    /// Moves what the node has at `path` to a disk of its own, mounted in its place.
+    pub fn below(site: &Site, path: &str, size: u32, inodes: u32) -> Self {
+        let part = path.replace('/', "-");
+        let file = site.dir.path().join(format!("disk{part}"));
+        let at = if path.is_empty() { site.node() } else { site.node().join(path) };
+        let aside = site.dir.path().join(format!("aside{part}"));
+        run(Command::new("cp").arg("-a").args([&at, &aside]));
+        fs::remove_dir_all(&at).expect("removes");
+        fs::create_dir(&at).expect("makes");
+        fs::File::create(&file).and_then(|file| file.set_len(u64::from(size) << 20)).expect("makes");
+        let mut mkfs = Command::new("mkfs.ext4");
+        run(mkfs.args(["-q", "-F", "-m", "0", "-N", &inodes.to_string()]).arg(&file));
+        let disk = SmallDisk { file, at };
+        disk.mount();
+        fs::remove_dir(disk.at.join("lost+found")).expect("removes");
+        run(Command::new("cp").arg("-a").arg(format!("{}/.", aside.display())).arg(&disk.at));
+        fs::remove_dir_all(aside).expect("removes");
+        disk
+    }
+
+    pub fn mount(&self) {
+        run(Command::new("mount").args(["-o", "loop"]).arg(&self.file).arg(&self.at));
+    }
+
+    pub fn unmount(&self) {
+        run(Command::new("umount").arg(&self.at));
+    }
+
+    /// Fills the disk up to `left` bytes, by the file `filler`.
+    pub fn fill(&self, left: u64) {
+        fill(&self.at, left);
+    }
+
+    /// Takes away what [`fill`](Self::fill) put there.
+    pub fn drain(&self) {
+        fs::remove_file(self.at.join("filler")).expect("removes");
+    }
+
+    /// Bytes.
+    pub fn free(&self) -> u64 {
+        free(&self.at)
+    }
+
+    /// Inodes.
+    pub fn free_inodes(&self) -> u64 {
+        rustix::fs::statvfs(&self.at).expect("statvfs").f_favail
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("-l").arg(&self.at).output();
+    }
+}
+
+fn free(at: &Path) -> u64 {
+    let room = rustix::fs::statvfs(at).expect("statvfs");
+    room.f_bavail * room.f_frsize
+}
+
+fn fill(at: &Path, left: u64) {
+    let mut file = fs::File::options().create(true).append(true).open(at.join("filler")).expect("makes");
+    let mut rest = free(at).saturating_sub(left);
+    while rest > 0 {
+        let piece = rest.min(1 << 20) as usize;
+        match file.write(&vec![1; piece]) {
+            Ok(written) if written > 0 => rest = rest.saturating_sub(written as u64),
+            _ => return,
+        }
+    }
+    // what is promised and not yet in its place does not count as free for others
+    let _ = file.sync_all();
+}
