@@ -145,6 +145,17 @@ impl fmt::Display for Mtime {
     }
 }
 
+impl std::str::FromStr for Mtime {
+    type Err = ();
+
+    /// Reads what [`fmt::Display`] writes.
+    fn from_str(text: &str) -> Result<Self, ()> {
+        let (seconds, nanos) = text.split_once('.').ok_or(())?;
+        let nanos = nanos.parse().ok().filter(|nanos| *nanos < 1_000_000_000).ok_or(())?;
+        Ok(Mtime { seconds: seconds.parse().map_err(drop)?, nanos })
+    }
+}
+
 /// Whether an extended attribute belongs to an image.
 ///
 /// What a filesystem, a security module or an overlay keeps for itself does not travel: a label that

@@ -17,9 +17,10 @@ const SAMPLES: &[(&str, &str)] = &[
     ("diff_archive/v1-deltas.tar.zst", "eb64e50ce4e661866e15ca1b317758aa8954cc755ff2775d5e2ad44d1790e7a0"),
     ("diff_archive/v1-plain.tar.gz", "96825d88e2dfa2e8c256eb3a7943c4357e9bb653c586978800a0aebc67c319db"),
     ("diff_archive/v1-plain.tar.zst", "7fc6482584ab340d544e687ba4011d336b4f7d1cc53eb4683bdfafe83a0b4fe6"),
-    ("journal/v1", "8067780d4e2a87ea6d770b96071ecdc55fe95da8a4eae5e4afd7d64e352c3882"),
+    ("journal/v1", "a9e2697df3d3b4fa2ea625ae815b28e5bac7ee39b634e302e88408940c8df0d3"),
     ("manifest/v1.mtree", "ff2ba553fcdd4681b735e9512359194aa509ce0aa33c05e60eb941c1137dd0ba"),
     ("state/v1.toml", "6327cb6a01f78833d5022305c1789ba813a9a8abb7c26663effc3dd7dfb3ec2d"),
+    ("undo/v1", "38dbbf07cada4f15e9561ea06a9b47d7764cb02694ed250004f5670b5a672045"),
 ];
 
 fn testdata() -> PathBuf {

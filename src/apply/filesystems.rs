@@ -1,14 +1,14 @@
 //! The filesystems that take part in a transaction: each has its own stage, since a rename cannot
 //! leave a filesystem.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::Read;
 
 use crate::manifest::{parse_path, path_text};
-use crate::root::{FileKind, Root, RootError};
+use crate::root::{FileKind, Rename, Root, RootError};
 use crate::tree_path::TreePath;
 
-use super::{DISPLACED, STAGE, UNDO, name};
+use super::{NEW, OLD, STAGE, UNDO, name};
 
 /// The file in the root's stage that lists where stages are.
 const LIST: &str = "filesystems";
@@ -21,9 +21,19 @@ pub struct Filesystems {
     tops: Vec<TreePath>,
 }
 
-/// The open stages and undo directories of those filesystems that take part.
+/// The open stages of those filesystems that take part.
 pub struct Stages {
     by_filesystem: BTreeMap<usize, (Root, Root)>,
+}
+
+/// Where the slots of a transaction come from.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Slots {
+    /// They were staged.
+    #[default]
+    Stage,
+    /// They are the undo set: the transaction is a rollback.
+    Undo,
 }
 
 impl Default for Filesystems {
@@ -74,14 +84,22 @@ impl Filesystems {
         self.tops.contains(path)
     }
 
-    /// Makes empty stages on the filesystems in `which`; what an earlier run left there goes.
-    pub fn create_stages(&self, root: &Root, which: impl Iterator<Item = usize>) -> Result<Stages, RootError> {
+    /// Makes empty stages on the filesystems in `which`; what an earlier run left there goes. Where the
+    /// slots come from the undo set, that is taken over only after the seal: see [`Self::take_undo`].
+    pub fn create_stages(
+        &self,
+        root: &Root,
+        which: impl Iterator<Item = usize>,
+        slots: Slots,
+    ) -> Result<Stages, RootError> {
         let which: Vec<usize> = which.collect();
         for &at in &which {
-            for part in [STAGE, UNDO] {
-                let path = self.part(at, part);
-                root.remove_tree(&path)?;
-                root.create_dir(&path)?;
+            let stage = self.part(at, STAGE);
+            root.remove_tree(&stage)?;
+            root.create_dir(&stage)?;
+            root.create_dir(&self.inside(at, OLD))?;
+            if slots == Slots::Stage {
+                root.create_dir(&self.inside(at, NEW))?;
             }
             // No mountinfo names a subvolume: where this run dies, the next one looks for its stage here.
             if at == 0 && which.len() > 1 {
@@ -123,26 +141,57 @@ impl Filesystems {
     pub fn open_stages(&self, root: &Root) -> Result<Stages, RootError> {
         let mut by_filesystem = BTreeMap::new();
         for at in 0..self.tops.len() {
-            let (stage, undo) = (self.part(at, STAGE), self.part(at, UNDO));
-            if root.stat(&stage)?.is_some() && root.stat(&undo)?.is_some() {
-                by_filesystem.insert(at, (root.below(&stage)?, root.below(&undo)?));
+            let (new, old) = (self.inside(at, NEW), self.inside(at, OLD));
+            let new = if root.stat(&new)?.is_some() { new } else { self.part(at, UNDO) };
+            if root.stat(&new)?.is_some() && root.stat(&old)?.is_some() {
+                by_filesystem.insert(at, (root.below(&new)?, root.below(&old)?));
             }
         }
         Ok(Stages { by_filesystem })
     }
 
-    /// Removes the stages of all filesystems, the top's last, and what was displaced, but for what the
-    /// node would miss.
-    pub fn remove_stages(&self, root: &Root) -> Result<(), RootError> {
-        for at in (0..self.tops.len()).rev() {
-            let undo = self.part(at, UNDO);
-            let kept = undo.join(DISPLACED.as_bytes()).map(|list| root.stat(&list));
-            if !matches!(kept, Ok(Ok(Some(_)))) {
-                root.remove_tree(&undo)?;
+    /// Makes the undo set of the filesystems in `which` what is to come; can be repeated.
+    pub fn take_undo(&self, root: &Root, which: impl Iterator<Item = usize>) -> Result<(), RootError> {
+        for at in which {
+            let (new, undo) = (self.inside(at, NEW), self.part(at, UNDO));
+            if root.stat(&new)?.is_some() {
+                continue;
             }
-            root.remove_tree(&self.part(at, STAGE))?;
+            match root.stat(&undo)? {
+                Some(_) => root.rename(&undo, root, &new, Rename::NoReplace)?,
+                None => root.create_dir(&new)?,
+            }
         }
         Ok(())
+    }
+
+    /// Makes what was displaced on the filesystems in `which` the undo set, in place of an earlier one;
+    /// can be repeated.
+    pub fn keep_old(&self, root: &Root, which: &BTreeSet<usize>) -> Result<(), RootError> {
+        for at in 0..self.tops.len() {
+            let (old, undo) = (self.inside(at, OLD), self.part(at, UNDO));
+            if !which.contains(&at) {
+                root.remove_tree(&undo)?;
+            } else if root.stat(&old)?.is_some() {
+                root.remove_tree(&undo)?;
+                root.rename(&old, root, &undo, Rename::NoReplace)?;
+                // The top's own filesystem names the undo set; the parts of the others come first.
+                if at != 0 {
+                    root.sync_dir(&self.tops[at])?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Removes the stages of all filesystems, the top's last.
+    pub fn remove_stages(&self, root: &Root) -> Result<(), RootError> {
+        (0..self.tops.len()).rev().try_for_each(|at| root.remove_tree(&self.part(at, STAGE)))
+    }
+
+    /// Removes the undo set of all filesystems, the top's first: without that it is none.
+    pub fn remove_undo(&self, root: &Root) -> Result<(), RootError> {
+        (0..self.tops.len()).try_for_each(|at| root.remove_tree(&self.part(at, UNDO)))
     }
 
     /// Syncs the filesystems in `which`.
@@ -153,21 +202,32 @@ impl Filesystems {
         Ok(())
     }
 
+    /// The undo set of a filesystem, or nothing.
+    pub fn undo_of(&self, root: &Root, at: usize) -> Result<Option<Root>, RootError> {
+        let undo = self.part(at, UNDO);
+        let there = root.stat(&undo)?.is_some_and(|stat| stat.kind == FileKind::Directory);
+        if there { root.below(&undo).map(Some) } else { Ok(None) }
+    }
+
     fn part(&self, at: usize, part: &str) -> TreePath {
         // Mount points are far shorter than the longest path.
         self.tops[at].join(part.as_bytes()).unwrap_or_else(|_| name(part))
     }
+
+    fn inside(&self, at: usize, part: &str) -> TreePath {
+        self.part(at, STAGE).join(part.as_bytes()).unwrap_or_else(|_| name(part))
+    }
 }
 
 impl Stages {
-    /// The stage of a filesystem.
-    pub fn stage(&self, at: usize) -> Option<&Root> {
-        self.by_filesystem.get(&at).map(|(stage, _)| stage)
+    /// What is to come on a filesystem.
+    pub fn coming(&self, at: usize) -> Option<&Root> {
+        self.by_filesystem.get(&at).map(|(new, _)| new)
     }
 
-    /// The undo directory of a filesystem.
-    pub fn undo(&self, at: usize) -> Option<&Root> {
-        self.by_filesystem.get(&at).map(|(_, undo)| undo)
+    /// What is displaced on a filesystem.
+    pub fn old(&self, at: usize) -> Option<&Root> {
+        self.by_filesystem.get(&at).map(|(_, old)| old)
     }
 
     /// The filesystems that take part.

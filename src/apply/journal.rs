@@ -2,15 +2,18 @@
 //!
 #![doc = include_str!("journal.md")]
 
+use std::collections::BTreeSet;
 use std::io::Read;
 
-use crate::entry::{Entry, Mtime};
+use crate::entry::Entry;
 use crate::manifest::{parse_entries, parse_path, path_text, write_entries};
 use crate::report::Monitor;
-use crate::root::{Root, RootError};
+use crate::root::{Rename, Root, RootError};
 use crate::tree_path::TreePath;
 
+use super::filesystems::Slots;
 use super::prepare::{Action, Change};
+use super::undo::Keep;
 use super::{STAGE, name};
 
 /// The first line of every journal of this format.
@@ -25,19 +28,40 @@ const MAX_JOURNAL: u64 = 4 << 30;
 pub struct Journal {
     /// Where the filesystems begin that take part or could: see [`super::filesystems::Filesystems`].
     pub tops: Vec<TreePath>,
+    /// Where the slots come from.
+    pub slots: Slots,
+    /// What becomes of what is displaced.
+    pub keep: Keep,
     /// In this order.
     pub changes: Vec<Change>,
     /// Tracked directories with their final metadata, of which the time is set, and all of it where a
     /// change says so.
     pub directories: Vec<Entry>,
-    /// The state to be recorded in the end, as text.
-    pub state: String,
-    /// The manifest to be recorded, as it is stored; `None` where it is recorded already.
-    pub manifest: Option<Vec<u8>>,
+    /// What is recorded in the end.
+    pub record: Record,
 }
 
-/// Where filesystems begin, and the changes, as the journal's own file lists them.
-pub type Listed = (Vec<TreePath>, Vec<Change>);
+/// What is recorded of a tree when a transaction is done.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Record {
+    /// The state as text; `None` where nothing is known of the tree then.
+    pub state: Option<String>,
+    /// The manifest that the state names, as it is stored; `None` where it is recorded already.
+    pub manifest: Option<Vec<u8>>,
+    /// The generation that the node is not to go back to, as text.
+    pub held: Option<String>,
+}
+
+/// What is found where a journal is.
+#[derive(Debug)]
+pub enum Found {
+    /// No transaction.
+    Nothing,
+    /// One that was sealed and has to be brought to its end.
+    Sealed(Journal),
+    /// One that is done; only what it displaced is not yet where it is kept.
+    Done(Journal),
+}
 
 /// Why a journal cannot be followed.
 #[derive(Debug, thiserror::Error)]
@@ -68,6 +92,13 @@ pub enum SealError {
     Unknown(RootError, RootError),
 }
 
+impl Journal {
+    /// The filesystems whose stages the changes need; the top's always, it holds the journal.
+    pub fn takes_part(&self) -> BTreeSet<usize> {
+        std::iter::once(0).chain(self.changes.iter().map(|change| change.filesystem)).collect()
+    }
+}
+
 /// Writes the parts, then renames the journal into place: that rename, once durable, is the seal.
 pub fn seal(root: &Root, journal: &Journal, monitor: &dyn Monitor) -> Result<(), SealError> {
     // A journal that is visible must not be left over a stage that goes.
@@ -84,10 +115,17 @@ fn write(root: &Root, journal: &Journal, monitor: &dyn Monitor) -> Result<(), Ro
     // Writing to memory does not fail.
     let _ = write_entries(&journal.directories, &mut directories);
     stage.write_durably(&name("directories.mtree"), &directories, 0o600)?;
-    stage.write_durably(&name("state.toml"), journal.state.as_bytes(), 0o600)?;
-    match &journal.manifest {
-        Some(manifest) => stage.write_durably(&name("manifest"), manifest, 0o600)?,
-        None => stage.unlink(&name("manifest"))?,
+    let record = &journal.record;
+    let parts = [
+        ("state.toml", record.state.as_ref().map(String::as_bytes)),
+        ("manifest", record.manifest.as_deref()),
+        ("held.toml", record.held.as_ref().map(String::as_bytes)),
+    ];
+    for (part, bytes) in parts {
+        match bytes {
+            Some(bytes) => stage.write_durably(&name(part), bytes, 0o600)?,
+            None => stage.unlink(&name(part))?,
+        }
     }
     root.sync_dir(&TreePath::root())?;
     stage.write_durably(&name("journal"), text(journal).as_bytes(), 0o600)
@@ -107,27 +145,24 @@ fn keep_agent(stage: &Root, monitor: &dyn Monitor) -> Result<(), RootError> {
     }
 }
 
-/// The journal of an interrupted transaction; `None` where there is none.
-pub fn load(root: &Root) -> Result<Option<Journal>, JournalError> {
+/// The journal of a transaction that is not wholly over.
+pub fn find(root: &Root) -> Result<Found, JournalError> {
     let stage = match root.below(&name(STAGE)) {
-        Err(e) if e.is_absent() => return Ok(None),
+        Err(e) if e.is_absent() => return Ok(Found::Nothing),
         answer => answer?,
     };
-    let Some(text) = read(&stage, "journal")? else { return Ok(None) };
-    let invalid = |why: String| JournalError::Invalid { path: stage.show(&name("journal")), why };
-    let text = String::from_utf8(text).map_err(|_| invalid("it is not text".to_owned()))?;
-    let (tops, changes) = parse(&text).map_err(|(line, why)| invalid(format!("line {line}: {why}")))?;
-    let missing = |file: &str| invalid(format!("{file} is missing beside it"));
-    let directories = read(&stage, "directories.mtree")?.ok_or_else(|| missing("directories.mtree"))?;
-    let directories = parse_entries(directories.as_slice()).map_err(|e| invalid(e.to_string()))?;
-    let state = read(&stage, "state.toml")?.ok_or_else(|| missing("state.toml"))?;
-    let state = String::from_utf8(state).map_err(|_| invalid("the state beside it is not text".to_owned()))?;
-    Ok(Some(Journal { tops, changes, directories, state, manifest: read(&stage, "manifest")? }))
+    if let Some(text) = read(&stage, "journal")? {
+        return Ok(Found::Sealed(load(&stage, "journal", text)?));
+    }
+    match read(&stage, "done")? {
+        Some(text) => Ok(Found::Done(load(&stage, "done", text)?)),
+        None => Ok(Found::Nothing),
+    }
 }
 
-/// What the journal of an interrupted transaction lists, for who has no lock: the run that it belongs to
-/// may end meanwhile. One that is not understood is left to [`load`].
-pub fn peek(root: &Root) -> Result<Option<Listed>, RootError> {
+/// The journal of an interrupted transaction as far as its own file goes, for who has no lock: the run
+/// that it belongs to may end meanwhile. One that is not understood is left to [`find`].
+pub fn peek(root: &Root) -> Result<Option<Journal>, RootError> {
     let stage = match root.below(&name(STAGE)) {
         Err(e) if e.is_absent() => return Ok(None),
         answer => answer?,
@@ -136,10 +171,36 @@ pub fn peek(root: &Root) -> Result<Option<Listed>, RootError> {
     Ok(text.and_then(|text| parse(&text).ok()))
 }
 
-/// Ends a transaction: without its journal it is over.
-pub fn discard(root: &Root) -> Result<(), RootError> {
+fn load(stage: &Root, file: &str, text: Vec<u8>) -> Result<Journal, JournalError> {
+    let invalid = |why: String| JournalError::Invalid { path: stage.show(&name(file)), why };
+    let text = String::from_utf8(text).map_err(|_| invalid("it is not text".to_owned()))?;
+    let journal = parse(&text).map_err(|(line, why)| invalid(format!("line {line}: {why}")))?;
+    let missing = |file: &str| invalid(format!("{file} is missing beside it"));
+    let directories = match read(stage, "directories.mtree")? {
+        Some(directories) => parse_entries(directories.as_slice()).map_err(|e| invalid(e.to_string()))?,
+        // A stage that is being removed goes file by file.
+        None if file == "done" => Vec::new(),
+        None => return Err(missing("directories.mtree")),
+    };
+    let text = |file: &str| -> Result<Option<String>, JournalError> {
+        let text = read(stage, file)?.map(String::from_utf8).transpose();
+        text.map_err(|_| invalid(format!("{file} beside it is not text")))
+    };
+    let record = Record { state: text("state.toml")?, manifest: read(stage, "manifest")?, held: text("held.toml")? };
+    Ok(Journal { directories, record, ..journal })
+}
+
+/// Takes a journal back that may have become visible.
+fn discard(root: &Root) -> Result<(), RootError> {
     let stage = root.below(&name(STAGE))?;
     stage.unlink(&name("journal"))?;
+    stage.sync_dir(&TreePath::root())
+}
+
+/// Ends a transaction: what is left to do is only about what it displaced.
+pub fn close(root: &Root) -> Result<(), RootError> {
+    let stage = root.below(&name(STAGE))?;
+    stage.rename(&name("journal"), &stage, &name("done"), Rename::Replace)?;
     stage.sync_dir(&TreePath::root())
 }
 
@@ -159,11 +220,21 @@ fn text(journal: &Journal) -> String {
     for top in &journal.tops {
         text += &format!("filesystem {}\n", path_text(top));
     }
+    text += match journal.slots {
+        Slots::Stage => "slots stage\n",
+        Slots::Undo => "slots undo\n",
+    };
+    text += match journal.keep {
+        Keep::This => "displaced keep\n",
+        Keep::Nothing => "displaced drop\n",
+        Keep::Earlier => "displaced drop-alone\n",
+    };
     for change in &journal.changes {
         let action = match change.action {
             Action::Install { slot } => format!("install {slot}"),
             Action::Exchange { slot, to_directory: true } => format!("to-directory {slot}"),
             Action::Exchange { slot, to_directory: false } => format!("from-directory {slot}"),
+            Action::Make { slot } => format!("make-directory {slot}"),
             Action::Remove { slot } => format!("remove {slot}"),
             Action::RemoveDir => "remove-directory 0".to_owned(),
             Action::Times(mtime) => format!("time {mtime}"),
@@ -177,19 +248,29 @@ fn text(journal: &Journal) -> String {
 
 type Fault = (usize, &'static str);
 
-fn parse(text: &str) -> Result<Listed, Fault> {
+/// The journal alone, without what lies beside it.
+fn parse(text: &str) -> Result<Journal, Fault> {
     let mut lines = text.lines().enumerate().map(|(at, line)| (at + 1, line));
     if lines.next().map(|(_, line)| line) != Some(HEAD) {
         return Err((1, "it is of a format that this program does not know"));
     }
-    let (mut tops, mut changes) = (Vec::new(), Vec::new());
+    let (mut tops, mut changes, mut slots, mut keep) = (Vec::new(), Vec::new(), None, None);
     for (at, line) in lines {
         let words: Vec<&str> = line.split(' ').collect();
         match words.as_slice() {
             ["filesystem", path] => tops.push(parse_path(path.as_bytes()).map_err(|why| (at, why))?),
+            ["slots", "stage"] => slots = Some(Slots::Stage),
+            ["slots", "undo"] => slots = Some(Slots::Undo),
+            ["displaced", "keep"] => keep = Some(Keep::This),
+            ["displaced", "drop"] => keep = Some(Keep::Nothing),
+            ["displaced", "drop-alone"] => keep = Some(Keep::Earlier),
             ["end", count] => {
                 let whole = count.parse() == Ok(changes.len()) && !tops.is_empty();
-                return if whole { Ok((tops, changes)) } else { Err((at, "lines are missing")) };
+                let (Some(slots), Some(keep), true) = (slots, keep, whole) else {
+                    return Err((at, "lines are missing"));
+                };
+                let (directories, record) = (Vec::new(), Record::default());
+                return Ok(Journal { tops, slots, keep, changes, directories, record });
             }
             [action, value, filesystem, path] => {
                 let path = parse_path(path.as_bytes()).map_err(|why| (at, why))?;
@@ -200,7 +281,7 @@ fn parse(text: &str) -> Result<Listed, Fault> {
                 }
                 changes.push(Change { filesystem, path, action });
             }
-            _ => return Err((at, "it has another number of words")),
+            _ => return Err((at, "it is no line of a journal")),
         }
     }
     Err((0, "its end is missing"))
@@ -212,14 +293,11 @@ fn parse_action(action: &str, value: &str) -> Option<Action> {
         "install" => Action::Install { slot: slot()? },
         "to-directory" => Action::Exchange { slot: slot()?, to_directory: true },
         "from-directory" => Action::Exchange { slot: slot()?, to_directory: false },
+        "make-directory" => Action::Make { slot: slot()? },
         "remove" => Action::Remove { slot: slot()? },
         "remove-directory" => Action::RemoveDir,
         "directory" => Action::Directory,
-        "time" => {
-            let (seconds, nanos) = value.split_once('.')?;
-            let nanos: u32 = nanos.parse().ok().filter(|nanos| *nanos < 1_000_000_000)?;
-            Action::Times(Mtime { seconds: seconds.parse().ok()?, nanos })
-        }
+        "time" => Action::Times(value.parse().ok()?),
         _ => return None,
     })
 }
@@ -227,31 +305,36 @@ fn parse_action(action: &str, value: &str) -> Option<Action> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::entry::Mtime;
 
     fn sample() -> Journal {
         let path = |s: &str| TreePath::new(s).expect("good");
         let change = |path, action| Change { filesystem: 0, path, action };
         Journal {
             tops: vec![TreePath::root(), path("boot")],
+            slots: Slots::Stage,
+            keep: Keep::This,
             changes: vec![
                 change(path("etc/a b\n"), Action::Install { slot: 1 }),
                 Change { filesystem: 1, ..change(path("boot/x"), Action::Exchange { slot: 2, to_directory: true }) },
                 change(path("bin"), Action::Exchange { slot: 3, to_directory: false }),
+                change(path("again"), Action::Make { slot: 4 }),
                 change(path("f"), Action::Times(Mtime { seconds: -5, nanos: 7 })),
                 change(path("old"), Action::Remove { slot: u32::MAX }),
                 change(path("dir"), Action::RemoveDir),
                 change(path("etc"), Action::Directory),
             ],
             directories: Vec::new(),
-            state: String::new(),
-            manifest: None,
+            record: Record::default(),
         }
     }
 
     #[test]
     fn what_is_written_is_read() {
-        let journal = sample();
-        assert_eq!(parse(&text(&journal)), Ok((journal.tops, journal.changes)));
+        for (slots, keep) in [(Slots::Stage, Keep::This), (Slots::Undo, Keep::Nothing), (Slots::Undo, Keep::Earlier)] {
+            let journal = Journal { slots, keep, ..sample() };
+            assert_eq!(parse(&text(&journal)), Ok(journal));
+        }
     }
 
     #[test]
@@ -260,7 +343,13 @@ mod tests {
         for cut in 0..whole.len() - 1 {
             assert!(parse(&whole[..cut]).is_err(), "cut at {cut}");
         }
-        for (from, to) in [("si-journal 1", "si-journal 2"), ("install 1 0", "install 1 9"), ("install", "explode")] {
+        for (from, to) in [
+            ("si-journal 1", "si-journal 2"),
+            ("slots stage\n", ""),
+            ("displaced keep\n", ""),
+            ("install 1 0", "install 1 9"),
+            ("install", "explode"),
+        ] {
             assert!(parse(&whole.replacen(from, to, 1)).is_err(), "{to}");
         }
     }

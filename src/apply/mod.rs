@@ -8,12 +8,14 @@
 //! 3. [`stage`]: new content beside the live tree, complete and durable, invisible; [`supply`] fills it.
 //! 4. [`journal`]: the list of changes, durable: the seal. From here only forward.
 //! 5. [`roll_forward`]: renames, removals, directory metadata; each step can be repeated.
-//! 6. [`session`]: the lock, and what an interrupted run left behind.
+//! 6. [`undo`]: what was displaced, kept with its [`way_back`]; a rollback is one more transaction.
+//! 7. [`session`]: the lock, and what an interrupted run left behind.
 //!
 //! Before the seal every failure is [`Untouched`]; after it, [`Interrupted`]. Whether something weaker
 //! may be tried instead is therefore a matter of types.
 
 pub mod compare;
+mod displaced;
 pub mod filesystems;
 pub mod journal;
 mod links;
@@ -24,6 +26,8 @@ pub mod roll_forward;
 pub mod session;
 pub mod stage;
 pub mod supply;
+pub mod undo;
+pub mod way_back;
 
 use crate::root::RootError;
 use crate::state::StateError;
@@ -78,10 +82,13 @@ impl Untouched {
 
 /// The name of the directory that holds a stage, at the top of each filesystem.
 pub const STAGE: &str = ".si-stage";
-/// The name of the directory that holds what was displaced.
+/// In a stage: what is to come, by slot.
+pub const NEW: &str = "new";
+/// In a stage: what is displaced, by slot; it becomes the undo set.
+pub const OLD: &str = "old";
+/// The name of the directory that holds the undo set, at the top of each filesystem.
 pub const UNDO: &str = ".si-undo";
-/// The file that lists the untracked paths which went along with a directory that became something else.
-/// Where it stands in an undo directory, that directory stays until the next update.
+/// In the undo set: the untracked paths that went along with a directory that became something else.
 pub const DISPLACED: &str = "displaced";
 /// The name of the directory that a full sync is received in.
 pub const FULL: &str = ".si-full";

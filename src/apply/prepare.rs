@@ -13,7 +13,7 @@ use crate::root::Root;
 use crate::root::mounts::Mount;
 use crate::tree_path::TreePath;
 
-use super::filesystems::Filesystems;
+use super::filesystems::{Filesystems, Slots};
 use super::live::Live;
 use super::{Untouched, links, name};
 
@@ -101,6 +101,8 @@ pub struct Transaction {
     pub removed: usize,
     /// Untracked paths that stay, where they were counted.
     pub untracked: Option<u64>,
+    /// Where the slots of the changes come from.
+    pub slots: Slots,
 }
 
 /// One line of an itemised list.
@@ -173,7 +175,12 @@ pub enum Action {
         /// Whether the new one is the directory.
         to_directory: bool,
     },
-    /// What stands there goes, into the slot's place in the undo set.
+    /// An empty directory is made; what else stands there goes into the slot's place.
+    Make {
+        /// Its number.
+        slot: u32,
+    },
+    /// What stands there goes into the slot's place among the displaced.
     Remove {
         /// Its number.
         slot: u32,

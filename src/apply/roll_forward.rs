@@ -2,7 +2,6 @@
 //! repeated after an interruption at any moment.
 
 use std::collections::HashSet;
-use std::io::Read;
 use std::time::{Duration, Instant};
 
 use crate::entry::Entry;
@@ -11,17 +10,19 @@ use crate::root::{FileKind, Rename, Root, RootError};
 use crate::state::{self, State};
 use crate::tree_path::TreePath;
 
-use super::filesystems::{Filesystems, Stages};
+use super::filesystems::{Filesystems, Slots, Stages};
 use super::journal::{self, Journal};
 use super::prepare::{Action, Change, slot_name};
-use super::{DISPLACED, Interrupted, name};
+use super::undo::{Keep, Undo};
+use super::way_back::WayBack;
+use super::{Interrupted, displaced, name};
 
 /// A transaction that is complete, durable and recorded.
 #[derive(Debug)]
 #[must_use]
 pub struct Applied {
-    /// What is recorded now.
-    pub state: State,
+    /// What is recorded now, if anything is.
+    pub state: Option<State>,
     /// From the first rename to the last: the time in which the tree was mixed.
     pub mixed: Duration,
     /// Directories that stayed because something still sits in them.
@@ -31,8 +32,12 @@ pub struct Applied {
 /// Does all that the journal says, records the state, and ends the transaction.
 pub fn roll_forward(root: &Root, journal: &Journal, monitor: &dyn Monitor) -> Result<Applied, Interrupted> {
     let filesystems = Filesystems::from_tops(journal.tops.clone());
-    let stages = filesystems.open_stages(root)?;
+    let takes_part = journal.takes_part();
     monitor.event(Event::Started { job: Job::Apply, total: journal.changes.len() as u64 });
+    if journal.slots == Slots::Undo {
+        filesystems.take_undo(root, takes_part.iter().copied())?;
+    }
+    let stages = filesystems.open_stages(root)?;
     let begin = Instant::now();
     let (mut kept, mut anew) = (Vec::new(), Vec::new());
     for change in &journal.changes {
@@ -43,44 +48,55 @@ pub fn roll_forward(root: &Root, journal: &Journal, monitor: &dyn Monitor) -> Re
     let mixed = begin.elapsed();
     monitor.event(Event::Advanced { job: Job::Apply, by: journal.changes.len() as u64 });
     settle_directories(root, journal)?;
-    keep_displaced(&stages)?;
-    filesystems.sync(root, std::iter::once(0).chain(stages.which()))?;
-    let mut state = State::parse(&journal.state, "the state in the journal")?;
-    for path in &kept {
-        state.deviate(path, "kept, since something untracked sits in it");
+    if journal.keep == Keep::This {
+        WayBack::settle(&stages).map_err(|error| Interrupted(error.to_string()))?;
     }
+    filesystems.sync(root, takes_part.iter().copied())?;
+    let mut state = match &journal.record.state {
+        Some(text) => Some(State::parse(text, "the state in the journal")?),
+        None => None,
+    };
     for path in &anew {
         monitor.warn(format!("{} had gone or become something else meanwhile; it was made anew", root.show(path)));
-        state.deviate(path, "was not there any more when the update was made; what it held may be missing");
     }
-    state.written = jiff::Timestamp::now();
-    state::save(root, &state, journal.manifest.as_deref())?;
-    journal::discard(root)?;
+    if let Some(state) = &mut state {
+        for path in &kept {
+            state.deviate(path, "kept, since something untracked sits in it");
+        }
+        for path in &anew {
+            state.deviate(path, "was not there any more when the update was made; what it held may be missing");
+        }
+        state.written = jiff::Timestamp::now();
+    }
+    state::held::record(root, journal.record.held.as_deref())?;
+    match &state {
+        Some(state) => state::save(root, state, journal.record.manifest.as_deref())?,
+        None => state::forget(root)?,
+    }
+    journal::close(root)?;
     monitor.event(Event::Finished { job: Job::Apply });
-    if let Err(error) = tidy(root, &filesystems, journal) {
-        monitor.warn(format!("what was displaced is still there, and the next run removes it: {error}"));
+    if let Err(error) = put_away(root, journal) {
+        monitor.warn(format!("what was displaced is not yet where it is kept; the next run sees to it: {error}"));
     }
     Ok(Applied { state, mixed, kept })
 }
 
-/// Marks the undo directories whose content the node would miss, so that nobody removes them with the
-/// stage.
-fn keep_displaced(stages: &Stages) -> Result<(), Interrupted> {
-    let list = name(DISPLACED);
-    let Some(stage) = stages.stage(0).filter(|stage| stage.stat(&list).is_ok_and(|stat| stat.is_some())) else {
-        return Ok(());
-    };
-    let mut paths = Vec::new();
-    let read = stage.open_file(&list)?.read_to_end(&mut paths);
-    read.map_err(|source| RootError { what: "read", path: stage.show(&list), source })?;
-    for undo in stages.which().filter_map(|at| stages.undo(at)) {
-        undo.write_durably(&list, &paths, 0o600)?;
+/// Puts what was displaced where it is kept, or removes it, then removes the stages, and puts the time of
+/// the tops right, which that changes. Can be repeated.
+pub(super) fn put_away(root: &Root, journal: &Journal) -> Result<(), RootError> {
+    let filesystems = Filesystems::from_tops(journal.tops.clone());
+    if journal.keep != Keep::Earlier {
+        // An earlier undo set would not fit any more, wherever parts of it lie.
+        let mut earlier = Undo::tops(root);
+        let takes_part = journal.takes_part();
+        earlier.retain(|top| takes_part.iter().all(|&at| journal.tops[at] != *top));
+        Filesystems::from_tops(earlier).remove_undo(root)?;
     }
-    Ok(())
-}
-
-/// Removes stages and what was displaced, and puts the time of the top right, which that changes.
-fn tidy(root: &Root, filesystems: &Filesystems, journal: &Journal) -> Result<(), RootError> {
+    match journal.keep {
+        Keep::This => filesystems.keep_old(root, &journal.takes_part())?,
+        Keep::Nothing => filesystems.remove_undo(root)?,
+        Keep::Earlier => {}
+    }
     filesystems.remove_stages(root)?;
     for top in filesystems.tops() {
         let entry = journal.directories.binary_search_by(|entry| entry.path.cmp(top));
@@ -96,17 +112,18 @@ fn step(root: &Root, stages: &Stages, change: &Change, anew: &mut Vec<TreePath>)
     let at = change.filesystem;
     let missing =
         || Interrupted(format!("the stage of the filesystem that holds {} is missing", root.show(&change.path)));
-    let stage = || stages.stage(at).ok_or_else(missing);
-    let undo = || stages.undo(at).ok_or_else(missing);
-    if matches!(change.action, Action::Install { .. } | Action::Exchange { .. }) {
-        make_way(root, undo()?, &change.path, anew)?;
+    let coming = || stages.coming(at).ok_or_else(missing);
+    let old = || stages.old(at).ok_or_else(missing);
+    if matches!(change.action, Action::Install { .. } | Action::Exchange { .. } | Action::Make { .. }) {
+        make_way(root, old()?, &change.path, anew)?;
     }
     match change.action {
-        Action::Install { slot } => install(root, stage()?, undo()?, slot, &change.path)?,
+        Action::Install { slot } => install(root, coming()?, old()?, slot, &change.path)?,
         Action::Exchange { slot, to_directory } => {
-            exchange(root, stage()?, undo()?, slot, &change.path, to_directory)?;
+            exchange(root, coming()?, old()?, slot, &change.path, to_directory)?;
         }
-        Action::Remove { slot } => remove(root, undo()?, slot, &change.path)?,
+        Action::Make { slot } => make(root, old()?, slot, &change.path)?,
+        Action::Remove { slot } => remove(root, old()?, slot, &change.path)?,
         Action::RemoveDir => return Ok(root.remove_dir(&change.path)?),
         // Set in the end, with the times.
         Action::Directory => {}
@@ -119,79 +136,89 @@ fn step(root: &Root, stages: &Stages, change: &Change, anew: &mut Vec<TreePath>)
     Ok(true)
 }
 
-fn install(root: &Root, stage: &Root, undo: &Root, slot: u32, path: &TreePath) -> Result<(), RootError> {
+fn install(root: &Root, coming: &Root, old: &Root, slot: u32, path: &TreePath) -> Result<(), RootError> {
     let slot = slot_name(slot);
-    let Some(staged) = stage.stat(&slot)? else { return Ok(()) };
-    match root.stat(path)? {
-        None => return stage.rename(&slot, root, path, Rename::NoReplace),
-        Some(live) if live.kind == FileKind::Directory || staged.kind == FileKind::Directory => {
-            // It came to stand there after the seal: it goes aside, whatever it is.
-            set_aside(root, undo, &slot, path)?;
-            return stage.rename(&slot, root, path, Rename::NoReplace);
-        }
-        Some(_) => {}
+    let Some(new) = coming.stat(&slot)? else { return Ok(()) };
+    let Some(live) = root.stat(path)? else { return coming.rename(&slot, root, path, Rename::NoReplace) };
+    if live.kind == FileKind::Directory || new.kind == FileKind::Directory {
+        // It came to stand there after the seal: it goes aside, whatever it is.
+        set_aside(root, old, &slot, path)?;
+        return coming.rename(&slot, root, path, Rename::NoReplace);
     }
-    // The second name is for undoing; where it cannot be had (no hardlinks here, or too many on this
-    // inode), the change is made all the same.
-    let _ = undo.create_link(&slot, root, path);
-    stage.rename(&slot, root, path, Rename::Replace)?;
-    // A rename between two names of one inode does nothing.
-    stage.unlink(&slot)
+    if !old.stat(&slot)?.is_some_and(|kept| displaced::is_kept(&kept, &live)) {
+        // So did this, after its predecessor had got its second name.
+        old.unlink(&slot)?;
+        displaced::keep(root, old, &slot, path)?;
+    }
+    if (new.dev, new.ino) == (live.dev, live.ino) {
+        // A rename between two names of one inode does nothing.
+        return coming.unlink(&slot);
+    }
+    coming.rename(&slot, root, path, Rename::Replace)
 }
 
 fn exchange(
     root: &Root,
-    stage: &Root,
-    undo: &Root,
+    coming: &Root,
+    old: &Root,
     slot: u32,
     path: &TreePath,
     to_directory: bool,
 ) -> Result<(), RootError> {
     let slot = slot_name(slot);
-    let Some(staged) = stage.stat(&slot)? else { return Ok(()) };
-    let is_new = (staged.kind == FileKind::Directory) == to_directory;
+    let Some(new) = coming.stat(&slot)? else { return Ok(()) };
+    let is_new = (new.kind == FileKind::Directory) == to_directory;
     if is_new {
         match root.stat(path)? {
-            None => return stage.rename(&slot, root, path, Rename::NoReplace),
+            None => return coming.rename(&slot, root, path, Rename::NoReplace),
             Some(live) if (live.kind == FileKind::Directory) == to_directory => {
-                set_aside(root, undo, &slot, path)?;
-                return stage.rename(&slot, root, path, Rename::NoReplace);
+                set_aside(root, old, &slot, path)?;
+                return coming.rename(&slot, root, path, Rename::NoReplace);
             }
-            Some(_) => stage.rename(&slot, root, path, Rename::Exchange)?,
+            Some(_) => coming.rename(&slot, root, path, Rename::Exchange)?,
         }
     }
-    stage.rename(&slot, undo, &slot, Rename::NoReplace)
+    coming.rename(&slot, old, &slot, Rename::NoReplace)
 }
 
-fn remove(root: &Root, undo: &Root, slot: u32, path: &TreePath) -> Result<(), RootError> {
+fn make(root: &Root, old: &Root, slot: u32, path: &TreePath) -> Result<(), RootError> {
+    match root.stat(path)? {
+        Some(live) if live.kind == FileKind::Directory => return Ok(()),
+        Some(_) => set_aside(root, old, &slot_name(slot), path)?,
+        None => {}
+    }
+    root.create_dir(path)
+}
+
+fn remove(root: &Root, old: &Root, slot: u32, path: &TreePath) -> Result<(), RootError> {
     let slot = slot_name(slot);
-    if undo.stat(&slot)?.is_some() {
+    if old.stat(&slot)?.is_some() {
         return Ok(());
     }
     match root.stat(path)? {
         // A directory that came to stand there is not what was to go.
         None => Ok(()),
         Some(live) if live.kind == FileKind::Directory => Ok(()),
-        Some(_) => root.rename(path, undo, &slot, Rename::NoReplace),
+        Some(_) => root.rename(path, old, &slot, Rename::NoReplace),
     }
 }
 
 /// Makes the directories above `path` where they have gone since the tree was looked at, or something
 /// else stands in their place, which goes aside; `anew` names them. What a directory of the image should
 /// be like is set in the end, as for all of them.
-fn make_way(root: &Root, undo: &Root, path: &TreePath, anew: &mut Vec<TreePath>) -> Result<(), RootError> {
+fn make_way(root: &Root, old: &Root, path: &TreePath, anew: &mut Vec<TreePath>) -> Result<(), RootError> {
     let Some(parent) = path.parent() else { return Ok(()) };
     let stands = root.stat(&parent)?;
     if stands.is_some_and(|stat| stat.kind == FileKind::Directory) {
         return Ok(());
     }
-    make_way(root, undo, &parent, anew)?;
+    make_way(root, old, &parent, anew)?;
     if root.stat(&parent)?.is_some() {
         let mut free = 0;
-        while undo.stat(&aside(free))?.is_some() {
+        while old.stat(&aside(free))?.is_some() {
             free += 1;
         }
-        root.rename(&parent, undo, &aside(free), Rename::NoReplace)?;
+        root.rename(&parent, old, &aside(free), Rename::NoReplace)?;
     }
     root.create_dir(&parent)?;
     anew.push(parent);
@@ -202,9 +229,9 @@ fn aside(number: u32) -> TreePath {
     name(&format!("aside-{number}"))
 }
 
-fn set_aside(root: &Root, undo: &Root, slot: &TreePath, path: &TreePath) -> Result<(), RootError> {
-    undo.remove_tree(slot)?;
-    root.rename(path, undo, slot, Rename::NoReplace)
+fn set_aside(root: &Root, old: &Root, slot: &TreePath, path: &TreePath) -> Result<(), RootError> {
+    old.remove_tree(slot)?;
+    root.rename(path, old, slot, Rename::NoReplace)
 }
 
 /// Gives directories their final metadata; children change no more.

@@ -9,9 +9,9 @@ use crate::state::{Lock, StateError, is_above_own};
 use crate::tree_path::TreePath;
 
 use super::filesystems::Filesystems;
-use super::journal::{self, JournalError};
+use super::journal::{self, Found, Journal, JournalError};
 use super::prepare::Change;
-use super::roll_forward::{Applied, roll_forward};
+use super::roll_forward::{Applied, put_away, roll_forward};
 use super::{FULL, Interrupted, STAGE, name};
 
 /// A tree that this run alone works on, in the state before or after a transaction, never in between.
@@ -57,8 +57,8 @@ impl Session {
     pub fn open(path: &Path, monitor: &dyn Monitor) -> Result<(Self, Option<Applied>), SessionError> {
         let mut session = Session::look(path)?;
         // The lock is a file of the tree, too: nothing may be made where a filesystem is missing.
-        if let Some((tops, changes)) = journal::peek(&session.root)? {
-            check_mounted(&session.root, &session.filesystems, &tops, &changes)?;
+        if let Some(journal) = journal::peek(&session.root)? {
+            check_mounted(&session.root, &session.filesystems, &journal)?;
         }
         session._lock = Some(Lock::take(&session.root)?);
         let finished = recover(&session.root, &session.filesystems, monitor)?;
@@ -94,13 +94,9 @@ pub fn is_interrupted(root: &Root) -> Result<bool, RootError> {
 
 /// Refuses to go on where a filesystem is not mounted that something changes on, or that holds what is
 /// recorded: it would be written below the mount point, and be lost. One that takes part has a stage.
-fn check_mounted(
-    root: &Root,
-    present: &Filesystems,
-    tops: &[TreePath],
-    changes: &[Change],
-) -> Result<(), SessionError> {
-    let all = Filesystems::from_tops(tops.to_vec());
+fn check_mounted(root: &Root, present: &Filesystems, journal: &Journal) -> Result<(), SessionError> {
+    let (tops, changes) = (&journal.tops, &journal.changes);
+    let all = Filesystems::from_tops(tops.clone());
     for (at, top) in tops.iter().enumerate().skip(1) {
         let stirs = |change: &Change| change.path == *top || change.path.is_below(top);
         let missing = if changes.iter().any(|change| change.filesystem == at) {
@@ -122,16 +118,20 @@ fn is_apart(root: &Root, top: &TreePath) -> Result<bool, RootError> {
 }
 
 fn recover(root: &Root, present: &Filesystems, monitor: &dyn Monitor) -> Result<Option<Applied>, SessionError> {
-    if let Some(journal) = journal::load(root)? {
-        check_mounted(root, present, &journal.tops, &journal.changes)?;
-        monitor.note("finishing an update that was interrupted");
-        let applied = roll_forward(root, &journal, monitor)?;
-        // A full sync leaves what it received beside its stage.
-        root.remove_tree(&name(FULL))?;
-        return Ok(Some(applied));
-    }
-    // Without a journal nothing of a stage was ever visible.
+    let applied = match journal::find(root)? {
+        Found::Sealed(journal) => {
+            check_mounted(root, present, &journal)?;
+            monitor.note("finishing an update that was interrupted");
+            Some(roll_forward(root, &journal, monitor)?)
+        }
+        Found::Done(journal) => {
+            put_away(root, &journal)?;
+            None
+        }
+        Found::Nothing => None,
+    };
+    // Without a journal nothing of a stage was ever visible; a full sync leaves what it received.
     present.and(Filesystems::listed(root)?).remove_stages(root)?;
     root.remove_tree(&name(FULL))?;
-    Ok(None)
+    Ok(applied)
 }

@@ -7,14 +7,14 @@ use std::sync::Mutex;
 
 use crate::digest::{Digest, Hasher};
 use crate::entry::{Entry, LeafKind, Node};
-use crate::manifest::path_text;
 use crate::report::{Event, Job, Monitor};
 use crate::root::{Labels, NewFile, Rename, Root, RootError, sync_tells_errors};
 
 use super::filesystems::{Filesystems, Stages};
-use super::journal::{self, Journal, SealError};
+use super::journal::{self, Journal, Record, SealError};
 use super::prepare::{Install, Make, Transaction};
-use super::{DISPLACED, Interrupted, Untouched};
+use super::undo::{self, Keep, Limits};
+use super::{Interrupted, Untouched, displaced};
 use crate::tree_path::TreePath;
 
 /// Up to so many files are synced one by one; more are synced with their filesystem, which is faster
@@ -41,6 +41,7 @@ pub struct Staged<'a> {
     transaction: &'a Transaction,
     filesystems: &'a Filesystems,
     monitor: &'a dyn Monitor,
+    keep: Keep,
 }
 
 /// A transaction that will be made, whatever happens.
@@ -83,7 +84,8 @@ impl<'a> Stage<'a> {
         monitor: &'a dyn Monitor,
     ) -> Result<Self, Untouched> {
         let which = transaction.filesystems();
-        let stages = filesystems.create_stages(root, which.into_iter()).map_err(Untouched::from_root)?;
+        let stages = filesystems.create_stages(root, which.into_iter(), transaction.slots);
+        let stages = stages.map_err(Untouched::from_root)?;
         let labelled = root.label_for(&TreePath::root())?.is_some();
         monitor.event(Event::Started { job: Job::Stage, total: transaction.bytes() });
         let stage = Stage { root, stages, filesystems, transaction, missing: Mutex::default(), labelled, monitor };
@@ -187,11 +189,12 @@ impl<'a> Stage<'a> {
 
     /// The stage of the root's filesystem, for what is needed only on the way.
     pub fn scratch(&self) -> Result<&Root, Untouched> {
-        self.stages.stage(0).ok_or_else(|| Untouched::Refused("the stage has gone".to_owned()))
+        self.stages.coming(0).ok_or_else(|| Untouched::Refused("the stage has gone".to_owned()))
     }
 
-    /// Makes the hardlinks and settles staged directories, then makes everything durable.
-    pub fn finish(self) -> Result<Staged<'a>, Untouched> {
+    /// Makes the hardlinks, settles staged directories, and notes the way back; then makes everything
+    /// durable.
+    pub fn finish(self, limits: &Limits) -> Result<Staged<'a>, Untouched> {
         let open = self.wanted().len();
         if open > 0 {
             return Err(Untouched::Refused(format!("{open} contents were not staged")));
@@ -202,20 +205,21 @@ impl<'a> Stage<'a> {
             tree.set_meta(&install.place, &install.entry.meta).map_err(Untouched::from_root)?;
             self.label(install)?;
         }
-        if !self.transaction.displaced.is_empty() {
-            let list: String = self.transaction.displaced.iter().map(|path| path_text(path) + "\n").collect();
-            let written = self.scratch()?.write_durably(&super::name(DISPLACED), list.as_bytes(), 0o600);
-            written.map_err(Untouched::from_root)?;
+        let keep = undo::decide(self.root, self.filesystems, self.transaction, limits, self.monitor)?;
+        displaced::keep_all(self.root, &self.stages, self.transaction).map_err(Untouched::from_root)?;
+        if keep == Keep::This {
+            let noted = undo::note(self.root, self.filesystems, &self.stages, self.transaction);
+            noted.map_err(Untouched::from_root)?;
         }
         self.make_durable().map_err(Untouched::from_root)?;
         self.monitor.event(Event::Finished { job: Job::Stage });
         let Stage { root, transaction, filesystems, monitor, .. } = self;
-        Ok(Staged { root, transaction, filesystems, monitor })
+        Ok(Staged { root, transaction, filesystems, monitor, keep })
     }
 
     fn link(&self) -> Result<(), RootError> {
         for install in &self.transaction.installs {
-            let Some(tree) = self.stages.stage(install.filesystem) else { continue };
+            let Some(tree) = self.stages.coming(install.filesystem) else { continue };
             match &install.make {
                 Make::LinkStaged(at) => {
                     tree.create_link(&install.place, tree, &self.transaction.installs[*at].place)?
@@ -232,7 +236,7 @@ impl<'a> Stage<'a> {
             return self.filesystems.sync(self.root, self.stages.which());
         }
         for install in &self.transaction.installs {
-            let Some(tree) = self.stages.stage(install.filesystem) else { continue };
+            let Some(tree) = self.stages.coming(install.filesystem) else { continue };
             if install.entry.is_dir() {
                 tree.sync_dir(&install.place)?;
             } else if matches!(install.make, Make::Content { .. }) {
@@ -240,7 +244,7 @@ impl<'a> Stage<'a> {
             }
         }
         for which in self.stages.which() {
-            for tree in [self.stages.stage(which), self.stages.undo(which)].into_iter().flatten() {
+            for tree in [self.stages.coming(which), self.stages.old(which)].into_iter().flatten() {
                 tree.sync_dir(&TreePath::root())?;
             }
             self.root.sync_dir(&self.filesystems.tops()[which])?;
@@ -299,7 +303,7 @@ impl<'a> Stage<'a> {
 
     fn tree(&self, install: &Install) -> Result<&Root, Untouched> {
         let missing = |entry: &Entry| Untouched::Refused(format!("there is no stage for {}", entry.path));
-        self.stages.stage(install.filesystem).ok_or_else(|| missing(&install.entry))
+        self.stages.coming(install.filesystem).ok_or_else(|| missing(&install.entry))
     }
 
     fn missing(&self) -> std::sync::MutexGuard<'_, BTreeMap<Digest, Vec<usize>>> {
@@ -309,15 +313,15 @@ impl<'a> Stage<'a> {
 }
 
 impl Staged<'_> {
-    /// Writes the journal: from here only forward. `state` is recorded in the end, with `manifest`
-    /// as it is stored in the repository, unless that is recorded already.
-    pub fn seal(self, state: String, manifest: Option<Vec<u8>>) -> Result<Sealed, SealFailure> {
+    /// Writes the journal: from here only forward.
+    pub fn seal(self, record: Record) -> Result<Sealed, SealFailure> {
         let journal = Journal {
             tops: self.filesystems.tops().to_vec(),
+            slots: self.transaction.slots,
+            keep: self.keep,
             changes: self.transaction.changes.clone(),
             directories: self.transaction.directories.clone(),
-            state,
-            manifest,
+            record,
         };
         journal::seal(self.root, &journal, self.monitor).map_err(|error| match error {
             SealError::Untouched(error) => SealFailure::Untouched(Untouched::from_root(error)),

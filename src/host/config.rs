@@ -31,6 +31,11 @@ pub struct Config {
     pub adopt_share: f64,
     /// The most that a run may delete.
     pub max_delete: MaxDelete,
+    /// Whether what an update displaces is kept.
+    pub keep_undo: KeepUndo,
+    /// The largest share of a filesystem, 0 to 1, that an undo set may hold.
+    #[serde(deserialize_with = "share")]
+    pub undo_share: f64,
     /// Whether a full sync follows where no diff leads to the image.
     pub fallback: bool,
     /// Certificates that an https repository is checked against, a path below the root.
@@ -100,6 +105,19 @@ words! {
         Stat = "stat",
         /// Metadata and content, at every run.
         Content = "content",
+    }
+}
+
+words! {
+    /// Whether what an update displaces is kept, so that it can be undone.
+    KeepUndo {
+        /// Not at all.
+        Never = "never",
+        /// Until the next update, unless it is larger than the share that is allowed, or its room is needed.
+        #[default]
+        Auto = "auto",
+        /// Until the next update, whatever it takes.
+        Always = "always",
     }
 }
 
@@ -192,6 +210,8 @@ impl Default for Config {
             drift: Drift::default(),
             adopt_share: 0.25,
             max_delete: MaxDelete::Percent(25),
+            keep_undo: KeepUndo::default(),
+            undo_share: 0.25,
             fallback: true,
             ca_file: None,
             allow_root_fs: Vec::new(),

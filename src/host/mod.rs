@@ -8,7 +8,7 @@ mod config;
 mod fstab;
 
 pub use client_conf::ClientConf;
-pub use config::{Check, Config, Download, Drift, MaxDelete};
+pub use config::{Check, Config, Download, Drift, KeepUndo, MaxDelete};
 pub use fstab::mount_points;
 
 /// The exclude file of a node that has none.

@@ -5,7 +5,7 @@ use std::fs::File;
 use rustix::fs::{Access, AtFlags, OFlags, StatxAttributes, StatxFlags};
 use rustix::io::Errno;
 
-use crate::entry::{Device, Mtime, Xattrs, xattr_travels};
+use crate::entry::{Device, Meta, Mtime, Xattrs, xattr_travels};
 use crate::tree_path::TreePath;
 
 use super::fault::change;
@@ -75,6 +75,8 @@ pub struct Pins {
 pub struct Room {
     /// Bytes.
     pub bytes: u64,
+    /// Bytes of the whole filesystem, free or not.
+    pub total: u64,
     /// The size of a block in bytes.
     pub block: u64,
     /// Inodes.
@@ -90,6 +92,7 @@ impl Root {
         let block = found.f_frsize.max(1);
         Ok(Room {
             bytes: found.f_bavail.saturating_mul(block),
+            total: found.f_blocks.saturating_mul(block),
             block,
             inodes: found.f_favail,
             has_inodes: found.f_files > 0,
@@ -207,6 +210,13 @@ impl Root {
             Err(e) if absent(&e.into()) => Ok(None),
             Err(e) => Err(self.error("inspect", path, e)),
         }
+    }
+}
+
+impl Stat {
+    /// The metadata that this is, with `xattrs`.
+    pub fn meta(&self, xattrs: Xattrs) -> Meta {
+        Meta { mode: self.mode, uid: self.uid, gid: self.gid, mtime: self.mtime, xattrs }
     }
 }
 

@@ -8,6 +8,7 @@
 
 #![allow(clippy::disallowed_methods, reason = "this module is the one that touches a target tree")]
 
+mod copy;
 mod create;
 pub mod fault;
 mod inspect;

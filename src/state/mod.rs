@@ -18,6 +18,7 @@ use crate::manifest::{MAX_TEXT, Manifest, ManifestError, parse_path, path_text};
 use crate::root::{FileKind, Root, RootError};
 use crate::tree_path::TreePath;
 
+pub mod held;
 mod lock;
 
 pub use lock::Lock;
@@ -28,6 +29,9 @@ pub const DIRECTORY: &str = "var/lib/systemimager/client";
 pub const LAST_SYNCED: &str = "etc/systemimager/IMAGE_LAST_SYNCED_TO";
 /// A state file larger than this is not ours: a million deviations take less.
 const MAX_STATE: u64 = 256 << 20;
+/// The names under which a state and its manifest are kept elsewhere.
+const KEPT_STATE: &str = "state.toml";
+const KEPT_MANIFEST: &str = "manifest";
 /// The format that this program reads and writes.
 const FORMAT: u32 = 1;
 
@@ -193,7 +197,57 @@ pub fn save(root: &Root, state: &State, manifest: Option<&[u8]>) -> Result<(), S
         root.create_dirs(&parent)?;
     }
     root.write_durably(&last, format!("{}\n", state.image).as_bytes(), 0o644)?;
-    remove_old_manifests(root, state.generation)
+    remove_manifests(root, Some(state.generation))
+}
+
+/// Records that nothing is known of the tree.
+pub fn forget(root: &Root) -> Result<(), StateError> {
+    let path = place("state.toml");
+    root.unlink(&path)?;
+    if root.stat(&place_dir())?.is_some() {
+        root.sync_dir(&place_dir())?;
+    }
+    remove_manifests(root, None)
+}
+
+/// What was recorded when something was kept: the state as text, and the manifest as it is stored.
+#[derive(Clone, Debug, Default)]
+pub struct Kept {
+    /// The state; `None` where nothing was known.
+    pub state: Option<String>,
+    /// The manifest that it names.
+    pub manifest: Option<Vec<u8>>,
+}
+
+/// Keeps in the directory `to` what is recorded now of the tree at `root`, durable once `to` is synced.
+pub fn keep(root: &Root, to: &Root) -> Result<(), RootError> {
+    let Ok(Found::State(state) | Found::Copied(state)) = load(root) else { return Ok(()) };
+    for (from, name) in [(place("state.toml"), KEPT_STATE), (manifest_place(state.generation), KEPT_MANIFEST)] {
+        match to.create_link(&tree_path(name), root, &from) {
+            Err(error) if error.is_absent() => {}
+            // The state directory may lie on another filesystem.
+            Err(_) => root.copy(&from, to, &tree_path(name))?,
+            Ok(()) => {}
+        }
+    }
+    Ok(())
+}
+
+/// Reads what [`keep`] kept.
+pub fn kept(from: &Root) -> Result<Kept, RootError> {
+    let read = |name: &str, most: u64| -> Result<Option<Vec<u8>>, RootError> {
+        let path = tree_path(name);
+        let file = match from.open_file(&path) {
+            Err(e) if e.is_absent() => return Ok(None),
+            answer => answer?,
+        };
+        let mut bytes = Vec::new();
+        let read = file.take(most).read_to_end(&mut bytes);
+        read.map_err(|source| RootError { what: "read", path: from.show(&path), source })?;
+        Ok(Some(bytes))
+    };
+    let state = read(KEPT_STATE, MAX_STATE)?.and_then(|bytes| String::from_utf8(bytes).ok());
+    Ok(Kept { state, manifest: read(KEPT_MANIFEST, MAX_TEXT)? })
 }
 
 /// Refuses a tree in which [`save`] would fail: that must be known before anything is changed.
@@ -219,10 +273,10 @@ pub fn check_places(root: &Root, generation: GenerationId) -> Result<(), StateEr
     Ok(())
 }
 
-fn remove_old_manifests(root: &Root, keep: GenerationId) -> Result<(), StateError> {
-    let keep = manifest_place(keep);
+fn remove_manifests(root: &Root, but: Option<GenerationId>) -> Result<(), StateError> {
+    let keep = but.map(manifest_place);
     for (path, _) in root.children(&place_dir())? {
-        if path.name().starts_with(b"manifest-") && path != keep {
+        if path.name().starts_with(b"manifest-") && Some(&path) != keep.as_ref() {
             root.unlink(&path)?;
         }
     }

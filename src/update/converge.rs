@@ -1,19 +1,20 @@
 //! The part that every way has in common: look, decide, check, stage, seal, go forward, record.
 
+use crate::apply::journal::Record;
 use crate::apply::live::Live;
 use crate::apply::prepare::{self, Depth, Policy, Transaction, Untracked, Wanted};
-use crate::apply::roll_forward::roll_forward;
-use crate::apply::stage::{SealFailure, Stage};
+use crate::apply::stage::Stage;
+use crate::apply::undo::Limits;
 use crate::apply::{Untouched, preflight};
 use crate::catalog::Catalog;
 use crate::entry::Entry;
 use crate::host::Drift;
 use crate::manifest::{Manifest, path_text};
-use crate::report::Event;
 use crate::state::{self, SeenCatalog, State};
 use crate::tree_path::TreePath;
 
 use super::base::Base;
+use super::commit::{Failure, complete};
 use super::{Check, Outcome, Report, Run, UpdateError};
 
 /// Recorded manifests are compressed fast: they are written with every update and read with the next.
@@ -160,15 +161,7 @@ impl Converge<'_> {
         if transaction.is_empty() {
             return Ok(self.record_only(goal, transaction)?);
         }
-        let made = self.make(goal, transaction, fill);
-        if let Err(Failure::Before(_)) = &made {
-            // Nothing is left behind; where even that fails, the next run tidies up.
-            let _ = transaction.tops.remove_stages(&self.run.session.root);
-        }
-        made.map_err(|failure| match failure {
-            Failure::Before(error) => error,
-            Failure::After(error) => E::from(error),
-        })
+        self.make(goal, transaction, fill).map_err(|failure| failure.clean_up(&self.run.session, transaction))
     }
 
     fn make<E: From<UpdateError>>(
@@ -177,38 +170,36 @@ impl Converge<'_> {
         transaction: &Transaction,
         fill: impl FnOnce(&Stage) -> Result<(), E>,
     ) -> Result<Report, Failure<E>> {
-        let before = |error: Untouched| Failure::Before(E::from(UpdateError::from(error)));
+        let before = |error: UpdateError| Failure::Before(E::from(error));
         let (session, monitor) = (&self.run.session, self.run.monitor);
-        let stage = Stage::create(&session.root, &transaction.tops, transaction, monitor).map_err(before)?;
+        let stage = Stage::create(&session.root, &transaction.tops, transaction, monitor);
+        let stage = stage.map_err(|error| before(error.into()))?;
         // Compressing the manifest takes as long as staging a small update: it happens meanwhile.
         let (filled, manifest) = std::thread::scope(|scope| {
             let manifest = scope.spawn(|| self.manifest_to_record(goal));
             (fill(&stage), manifest.join())
         });
         filled.map_err(Failure::Before)?;
-        let manifest =
-            manifest.map_err(|_| before(Untouched::Refused("the manifest could not be compressed".to_owned())))?;
-        let staged = stage.finish().map_err(before)?;
-        let state = self.state(goal, transaction).map_err(|e| Failure::Before(E::from(e)))?;
-        let text = state.to_toml().map_err(|e| before(e.into()))?;
-        if monitor.is_stopped() {
-            return Err(before(Untouched::Stopped));
-        }
-        let sealed = staged.seal(text, manifest).map_err(|failure| match failure {
-            SealFailure::Untouched(error) => before(error),
-            SealFailure::Interrupted(error) => Failure::After(UpdateError::Interrupted(error)),
-        })?;
-        monitor.event(Event::Sealed);
-        let applied = roll_forward(&session.root, sealed.journal(), monitor)
-            .map_err(|interrupted| Failure::After(UpdateError::Interrupted(interrupted)))?;
-        monitor.event(Event::Applied { mixed_ms: applied.mixed.as_millis() as u64 });
-        for path in &applied.kept {
-            monitor.warn(format!("{} stays, since something untracked sits in it", session.root.show(path)));
-        }
+        let lost = |_| before(Untouched::Refused("the manifest could not be compressed".to_owned()).into());
+        let manifest = manifest.map_err(lost)?;
+        let state = self.state(goal, transaction).map_err(before)?;
+        let state = state.to_toml().map_err(|error| before(error.into()))?;
+        let record = Record { state: Some(state), manifest, held: None };
+        let applied =
+            complete(session, stage, &self.limits(goal), record, monitor).map_err(|failure| match failure {
+                Failure::Before(error) => before(error),
+                Failure::After(error) => Failure::After(error),
+            })?;
         let mut report = self.report(goal, transaction, Outcome::Updated);
         report.mixed = Some(applied.mixed);
-        report.deviations = applied.state.deviations;
+        report.deviations = applied.state.map(|state| state.deviations).unwrap_or_default();
         Ok(report)
+    }
+
+    fn limits(&self, goal: &Goal) -> Limits {
+        let request = self.run.request;
+        let repairs = self.base.is_some_and(|base| base.manifest.id() == goal.whole.id());
+        Limits { keep: request.keep_undo, share: request.undo_share, repairs }
     }
 
     /// The tree is as it should be: only what is known of it changes.
@@ -293,9 +284,4 @@ impl Converge<'_> {
             Err(super::chain::Stopped::Incomplete(why)) => self.by_full_sync(&why),
         }
     }
-}
-
-enum Failure<E> {
-    Before(E),
-    After(UpdateError),
 }

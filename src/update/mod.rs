@@ -6,15 +6,20 @@
 mod adopt;
 mod base;
 mod chain;
+mod commit;
 mod converge;
 mod full;
 mod outcome;
 mod request;
+mod rollback;
 
 use std::collections::HashSet;
 use std::io::Read;
+use std::path::Path;
 
+use crate::apply::roll_forward::Applied;
 use crate::apply::session::{self, Session};
+use crate::apply::undo::Undo;
 use crate::apply::{Untouched, preflight};
 use crate::catalog::{Catalog, RepoPath};
 use crate::fetch::{CatalogAnswer, FetchErrorKind, Repository, Spool};
@@ -24,12 +29,13 @@ use crate::manifest::Manifest;
 use crate::plan::{self, Plan, Why};
 use crate::report::Monitor;
 use crate::root::RootError;
-use crate::state::{self, SeenCatalog, State};
+use crate::state::{self, SeenCatalog, State, held};
 use crate::tree_path::TreePath;
 
 use converge::Converge;
-pub use outcome::{Outcome, Report, Status, UpdateError};
+pub use outcome::{Outcome, Report, Status, Undoable, UpdateError};
 pub use request::{Check, Request};
+pub use rollback::{RollbackRequest, RolledBack, rollback};
 
 /// What every step of a run needs.
 struct Run<'a> {
@@ -42,7 +48,7 @@ struct Run<'a> {
 
 /// Does what `request` says, and tells what was done.
 pub fn run(request: &Request, monitor: &dyn Monitor) -> Result<Report, UpdateError> {
-    let session = open_session(request, monitor)?;
+    let session = open_session(&request.root, request.dry_run, &request.allow_root_fs, monitor)?;
     let filter = filter_of(request, &session)?;
     let state = known_state(request, &session, monitor)?;
     let spool = spool_of(request, &session)?;
@@ -63,6 +69,7 @@ pub fn run(request: &Request, monitor: &dyn Monitor) -> Result<Report, UpdateErr
     };
     let catalog = Catalog::parse(&bytes, &request.image).map_err(|e| UpdateError::Trust(e.to_string()))?;
     run.check_catalog(&catalog, state.as_ref())?;
+    run.check_held(&catalog)?;
     let seen = SeenCatalog { repo: request.repo.to_string(), serial: catalog.serial, etag };
     let done = run.follow(&catalog, seen, state);
     run.tidy_spool(&done);
@@ -70,20 +77,32 @@ pub fn run(request: &Request, monitor: &dyn Monitor) -> Result<Report, UpdateErr
 }
 
 /// What is recorded of the tree; changes nothing.
-pub fn status(root: &std::path::Path) -> Result<Status, UpdateError> {
+pub fn status(root: &Path) -> Result<Status, UpdateError> {
     let root = crate::root::Root::open(root).map_err(Untouched::from)?;
     let interrupted = session::is_interrupted(&root).map_err(Untouched::from)?;
     let found = state::load(&root).map_err(Untouched::from)?;
-    Ok(Status { interrupted, found })
+    let held = held::load(&root).map_err(Untouched::from)?;
+    // What is interrupted has to be finished first.
+    let undo = if interrupted { Ok(None) } else { Undo::find(&root) };
+    let undo = match undo.map_err(|error| Untouched::Refused(error.to_string()))? {
+        Some(undo) => Some(undoable(&undo).map_err(Untouched::from)?),
+        None => None,
+    };
+    Ok(Status { interrupted, found, held, undo })
+}
+
+fn undoable(undo: &Undo) -> Result<Undoable, RootError> {
+    let state = undo.record()?.state.and_then(|text| State::parse(&text, "the state in the undo set").ok());
+    let (generation, serial) = state.map(|state| (state.generation, state.serial)).unzip();
+    Ok(Undoable { generation, serial, bytes: undo.bytes()? })
 }
 
 /// Finishes an interrupted update, if there is one, and does nothing else.
-pub fn recover(root: &std::path::Path, monitor: &dyn Monitor) -> Result<(), UpdateError> {
+pub fn recover(root: &Path, monitor: &dyn Monitor) -> Result<(), UpdateError> {
     let (session, finished) = Session::open(root, monitor)?;
-    let place = session.root.shown().display();
     match finished {
-        Some(applied) => monitor.note(format!("{place} is at generation {}", applied.state.generation.short())),
-        None => monitor.note(format!("no update of {place} was interrupted")),
+        Some(applied) => monitor.note(stands(&session, &applied)),
+        None => monitor.note(format!("no update of {} was interrupted", session.root.shown().display())),
     }
     Ok(())
 }
@@ -170,6 +189,27 @@ impl Run<'_> {
         }
     }
 
+    /// Refuses to go back by itself to what the administrator fled from.
+    fn check_held(&self, catalog: &Catalog) -> Result<(), UpdateError> {
+        let root = &self.session.root;
+        let Some(held) = held::load(root).map_err(Untouched::from)? else { return Ok(()) };
+        let head = catalog.head();
+        if self.request.adopt_only || held.image != self.request.image || held.generation != head.generation {
+            return Ok(());
+        }
+        if !self.request.unhold {
+            return Err(UpdateError::Held(format!(
+                "this node was rolled back from generation {} of {}, which is still the newest, and does not go back to it by itself: publish another, or give --unhold",
+                head.generation.short(),
+                held.image
+            )));
+        }
+        if !self.request.dry_run {
+            held::record(root, None).map_err(Untouched::from)?;
+        }
+        Ok(())
+    }
+
     fn check_catalog(&self, catalog: &Catalog, state: Option<&State>) -> Result<(), UpdateError> {
         let newest = state.and_then(|state| state.catalog.as_ref()).map_or(0, |seen| seen.serial);
         if catalog.serial < newest && !self.request.allow_downgrade {
@@ -194,9 +234,14 @@ impl Run<'_> {
     }
 }
 
-fn open_session(request: &Request, monitor: &dyn Monitor) -> Result<Session, UpdateError> {
-    if request.dry_run {
-        let session = Session::look(&request.root)?;
+fn open_session(
+    root: &Path,
+    dry_run: bool,
+    allow_root_fs: &[String],
+    monitor: &dyn Monitor,
+) -> Result<Session, UpdateError> {
+    if dry_run {
+        let session = Session::look(root)?;
         if session::is_interrupted(&session.root).map_err(Untouched::from)? {
             let why = "an interrupted update waits to be finished; run without --dry-run first";
             return Err(Untouched::Refused(why.to_owned()).into());
@@ -204,15 +249,23 @@ fn open_session(request: &Request, monitor: &dyn Monitor) -> Result<Session, Upd
         return Ok(session);
     }
     // A read-only tree is refused in these words, and not by the lock that cannot be made.
-    let before = Session::look(&request.root)?;
+    let before = Session::look(root)?;
     let shown = before.root.show(&TreePath::root());
-    preflight::check_host(before.host.as_ref(), &shown, &request.allow_root_fs)?;
-    let (session, finished) = Session::open(&request.root, monitor)?;
+    preflight::check_host(before.host.as_ref(), &shown, allow_root_fs)?;
+    let (session, finished) = Session::open(root, monitor)?;
     if let Some(applied) = finished {
-        let id = applied.state.generation.short();
-        monitor.note(format!("the interrupted update was finished: the tree is at generation {id}"));
+        monitor.note(format!("the interrupted update was finished: {}", stands(&session, &applied)));
     }
     Ok(session)
+}
+
+/// What a finished transaction made of the tree.
+fn stands(session: &Session, applied: &Applied) -> String {
+    let place = session.root.shown().display();
+    match &applied.state {
+        Some(state) => format!("{place} is at generation {}", state.generation.short()),
+        None => format!("{place} is as it was before anything was recorded of it"),
+    }
 }
 
 fn filter_of(request: &Request, session: &Session) -> Result<Filter, UpdateError> {

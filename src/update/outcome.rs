@@ -3,11 +3,14 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use serde::Serialize;
+
 use crate::apply::prepare::Item;
 use crate::apply::session::SessionError;
 use crate::apply::{Interrupted, Untouched};
 use crate::fetch::FetchError;
 use crate::generation::GenerationId;
+use crate::state::held::Held;
 use crate::state::{Found, State, StateError};
 use crate::tree_path::TreePath;
 
@@ -60,6 +63,21 @@ pub struct Status {
     pub interrupted: bool,
     /// The state.
     pub found: Found,
+    /// The generation that a rollback fled from.
+    pub held: Option<Held>,
+    /// What `--rollback` would bring back.
+    pub undo: Option<Undoable>,
+}
+
+/// What can be undone, and what it costs.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct Undoable {
+    /// The generation of before; `None` where nothing was recorded then.
+    pub generation: Option<GenerationId>,
+    /// The serial of its publish.
+    pub serial: Option<u64>,
+    /// Bytes that would be free without the undo set.
+    pub bytes: u64,
 }
 
 /// Why a run did not do what it was asked to. But for [`UpdateError::Interrupted`] the tree is as it was.
@@ -89,6 +107,14 @@ pub enum UpdateError {
     /// Only a full sync would help, and there is none.
     #[error("{0}; nothing was changed")]
     NoFullSync(String),
+    /// There is no undo set.
+    #[error(
+        "nothing can be undone on {0}: no update was made since, or what it displaced was not kept (keep_undo); nothing was changed"
+    )]
+    NothingToUndo(String),
+    /// The head of the catalog is what a rollback fled from.
+    #[error("{0}; nothing was changed")]
+    Held(String),
     /// An interrupted update cannot be finished now.
     #[error("an update that was interrupted has to be finished first, and cannot be: {0}")]
     Unfinished(String),

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use crate::fetch::{Options, RepoUrl};
-use crate::host::{Drift, MaxDelete};
+use crate::host::{Drift, KeepUndo, MaxDelete};
 use crate::image::ImageName;
 
 pub use crate::host::Check;
@@ -37,6 +37,12 @@ pub struct Request {
     pub fallback: bool,
     /// Only tell what would be done.
     pub dry_run: bool,
+    /// Whether the node goes to the generation that a rollback fled from.
+    pub unhold: bool,
+    /// Whether what an update displaces is kept.
+    pub keep_undo: KeepUndo,
+    /// The largest share of a filesystem that an undo set may hold.
+    pub undo_share: f64,
     /// Whether a catalog older than one seen before is accepted.
     pub allow_downgrade: bool,
     /// Kinds of root filesystem that are accepted though they are not known to be safe.

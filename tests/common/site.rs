@@ -137,12 +137,14 @@ impl Site {
         self.nothing_left();
     }
 
-    /// Asserts that no part of an update lies about.
+    /// Asserts that no part of an update lies about but the undo set.
     #[track_caller]
     pub fn nothing_left(&self) {
-        for left in [".si-stage", ".si-undo", ".si-full"] {
+        for left in [".si-stage", ".si-full"] {
             assert!(!self.node().join(left).exists(), "{left} was left behind");
         }
+        let undo = self.node().join(".si-undo");
+        assert!(!undo.exists() || undo.join("way-back").exists(), ".si-undo is no undo set");
     }
 
     /// The command that updates the node, excluding nothing.

@@ -22,7 +22,8 @@ Exit codes:
   8   only a full sync would help, and there is none, or it is forbidden; nothing was changed
   9   more would be deleted than is allowed; nothing was changed
   10  the node deviates from its image, and deviations are only reported
-  11  stopped on request, before anything was changed";
+  11  stopped on request, before anything was changed
+  12  the newest generation is the one that a rollback fled from; nothing was changed";
 
 /// Brings this node to the published state of its image, by the small archive of what changed.
 #[derive(Debug, Parser)]
@@ -87,6 +88,12 @@ pub struct Arguments {
     /// Only finish an update that was interrupted; needs no network
     #[arg(long, conflicts_with_all = ["diff", "status"])]
     pub recover: bool,
+    /// Bring back what the last update displaced; needs no network
+    #[arg(long, conflicts_with_all = ["diff", "status", "recover", "adopt"])]
+    pub rollback: bool,
+    /// Update also to the generation that a rollback fled from
+    #[arg(long, requires = "diff")]
+    pub unhold: bool,
     /// Accept a catalog that is older than one seen before
     #[arg(long)]
     pub allow_downgrade: bool,

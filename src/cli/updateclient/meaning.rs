@@ -9,7 +9,7 @@ use crate::host::{ClientConf, Config, DEFAULT_EXCLUDES, MAX_FILE};
 use crate::report::Monitor;
 use crate::root::{FileKind, Root};
 use crate::tree_path::TreePath;
-use crate::update::{Request, UpdateError};
+use crate::update::{Request, RollbackRequest, UpdateError};
 
 const CONFIG: &str = "etc/systemimager/updateclient.toml";
 const CLIENT_CONF: &str = "etc/systemimager/client.conf";
@@ -21,10 +21,7 @@ const RSYNC_PORT: u16 = 873;
 pub fn request(arguments: &Arguments, monitor: &dyn Monitor) -> Result<Request, UpdateError> {
     refuse_combinations(arguments)?;
     let root = Root::open(&arguments.root).map_err(Untouched::from)?;
-    let config = match read_below(&root, CONFIG)? {
-        Some(bytes) => Config::parse(CONFIG, &bytes).map_err(|e| usage(e.to_string()))?,
-        None => Config::default(),
-    };
+    let config = configured(&root)?;
     let old = match read_below(&root, CLIENT_CONF)? {
         Some(bytes) => ClientConf::parse(CLIENT_CONF, &bytes).map_err(|e| usage(e.to_string()))?,
         None => ClientConf::default(),
@@ -58,11 +55,34 @@ pub fn request(arguments: &Arguments, monitor: &dyn Monitor) -> Result<Request, 
         adopt_only: arguments.adopt,
         fallback: config.fallback && !arguments.no_fallback,
         dry_run: arguments.dry_run,
+        unhold: arguments.unhold,
+        keep_undo: config.keep_undo,
+        undo_share: config.undo_share,
         allow_downgrade: arguments.allow_downgrade,
         allow_root_fs: arguments.allow_root_fs.iter().chain(&config.allow_root_fs).cloned().collect(),
         fetch: fetch_options(&config, &root),
         spool_limit: u64::from(config.download.spool_limit) << 20,
     })
+}
+
+/// What a rollback needs of them.
+pub fn rollback(arguments: &Arguments) -> Result<RollbackRequest, UpdateError> {
+    let root = Root::open(&arguments.root).map_err(Untouched::from)?;
+    let config = configured(&root)?;
+    Ok(RollbackRequest {
+        root: arguments.root.clone(),
+        dry_run: arguments.dry_run,
+        allow_root_fs: arguments.allow_root_fs.iter().chain(&config.allow_root_fs).cloned().collect(),
+        keep_undo: config.keep_undo,
+        undo_share: config.undo_share,
+    })
+}
+
+fn configured(root: &Root) -> Result<Config, UpdateError> {
+    match read_below(root, CONFIG)? {
+        Some(bytes) => Config::parse(CONFIG, &bytes).map_err(|e| usage(e.to_string())),
+        None => Ok(Config::default()),
+    }
 }
 
 fn refuse_combinations(arguments: &Arguments) -> Result<(), UpdateError> {
@@ -72,7 +92,7 @@ fn refuse_combinations(arguments: &Arguments) -> Result<(), UpdateError> {
     }
     if !arguments.diff && !arguments.adopt {
         return Err(usage(
-            "say what to do: --diff updates this node, --adopt, --status and --recover look after it".to_owned(),
+            "say what to do: --diff updates this node, --rollback undoes that, --adopt, --status and --recover look after it".to_owned(),
         ));
     }
     Ok(())

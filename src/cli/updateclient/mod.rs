@@ -48,6 +48,8 @@ pub enum Exit {
     Deviates = 10,
     /// The run was asked to stop, and did so before anything was changed.
     Stopped = 11,
+    /// The head is the generation that a rollback fled from; nothing was changed.
+    Held = 12,
 }
 
 /// Runs the program with the arguments of the process.
@@ -81,8 +83,15 @@ fn run(arguments: &Arguments) -> Result<Exit, UpdateError> {
         update::recover(&arguments.root, monitor.as_ref())?;
         return Ok(Exit::Done);
     }
+    if arguments.rollback {
+        let request = meaning::rollback(arguments)?;
+        confirm(arguments, request.dry_run, &format!("bring {} back to what it was", request.root.display()))?;
+        show::rolled_back(&update::rollback(&request, monitor.as_ref())?, arguments);
+        return Ok(Exit::Done);
+    }
     let request = meaning::request(arguments, monitor.as_ref())?;
-    confirm(arguments, &request)?;
+    let question = format!("update {} to image {} from {}", request.root.display(), request.image, request.repo);
+    confirm(arguments, request.dry_run || request.adopt_only, &question)?;
     let report = update::run(&request, monitor.as_ref())?;
     show::report(&report, &request, arguments)?;
     if let Some(refusal) = report.refusal {
@@ -98,14 +107,14 @@ fn exit_of_report(report: &Report, request: &Request) -> Exit {
     if looked && reported { Exit::Deviates } else { Exit::Done }
 }
 
-/// Asks a person, where there is one and `--yes` was not given.
-fn confirm(arguments: &Arguments, request: &Request) -> Result<(), UpdateError> {
+/// Asks a person, where there is one and `--yes` was not given; what is `harmless` needs no answer.
+fn confirm(arguments: &Arguments, harmless: bool, question: &str) -> Result<(), UpdateError> {
     let nobody = !std::io::stdin().is_terminal() || !std::io::stderr().is_terminal();
-    if arguments.yes || request.dry_run || request.adopt_only || nobody {
+    if arguments.yes || harmless || nobody {
         return Ok(());
     }
     let mut err = std::io::stderr();
-    let _ = write!(err, "update {} to image {} from {}? [y/N] ", request.root.display(), request.image, request.repo);
+    let _ = write!(err, "{question}? [y/N] ");
     let _ = err.flush();
     let mut answer = String::new();
     let _ = std::io::stdin().read_line(&mut answer);
@@ -122,6 +131,8 @@ fn exit_of(error: &UpdateError) -> Exit {
         UpdateError::Node(_) => Exit::Node,
         UpdateError::Budget(_) => Exit::Budget,
         UpdateError::Stopped => Exit::Stopped,
+        UpdateError::NothingToUndo(_) => Exit::Node,
+        UpdateError::Held(_) => Exit::Held,
         UpdateError::NoFullSync(_) => Exit::NoFullSync,
         UpdateError::Unfinished(_) | UpdateError::Interrupted(_) => Exit::Interrupted,
     }

@@ -6,8 +6,10 @@ use serde::Serialize;
 
 use super::super::json;
 use super::{Arguments, Exit};
-use crate::state::Found;
-use crate::update::{Outcome, Report, Request, Status, UpdateError};
+use crate::apply::prepare::Item;
+use crate::state::held::Held;
+use crate::state::{Found, State};
+use crate::update::{Outcome, Report, Request, RolledBack, Status, Undoable, UpdateError};
 
 /// More deviations than this are counted, not listed, unless asked for by `--status` or `--json`.
 const LISTED: usize = 20;
@@ -43,8 +45,19 @@ enum Told<'a> {
     },
     Status {
         interrupted: bool,
-        state: Option<&'a crate::state::State>,
+        state: Option<&'a State>,
         set_aside: Option<&'a str>,
+        held: Option<&'a Held>,
+        undo: Option<Undoable>,
+    },
+    RolledBack {
+        dry_run: bool,
+        generation: Option<String>,
+        serial: Option<u64>,
+        held: Option<&'a Held>,
+        changed: usize,
+        displaced: Vec<String>,
+        mixed_ms: Option<u64>,
     },
 }
 
@@ -106,8 +119,51 @@ fn sentence(report: &Report, request: &Request) -> String {
     text
 }
 
-fn report_json(report: &Report, request: &Request) {
-    for item in &report.items {
+/// Prints what a rollback did, or would do.
+pub fn rolled_back(done: &RolledBack, arguments: &Arguments) {
+    if arguments.json {
+        items_json(&done.items);
+        json::line(&Told::RolledBack {
+            dry_run: done.mixed.is_none(),
+            generation: done.to.map(|id| id.to_string()),
+            serial: done.serial,
+            held: done.held.as_ref(),
+            changed: done.items.len(),
+            displaced: done.displaced.iter().map(ToString::to_string).collect(),
+            mixed_ms: done.mixed.map(|mixed| mixed.as_millis() as u64),
+        });
+        return;
+    }
+    let mut out = std::io::stdout().lock();
+    if done.mixed.is_none() {
+        for item in &done.items {
+            let _ = writeln!(out, "{} {}{}", item.change, item.path, item.suffix);
+        }
+    }
+    if arguments.quiet {
+        return;
+    }
+    for path in &done.displaced {
+        let _ = writeln!(out, "goes with its directory, kept in .si-undo until the next update: {path}");
+    }
+    let to = match (done.to, done.serial) {
+        (Some(id), Some(serial)) => format!("generation {}, serial {serial}", id.short()),
+        _ => "what it was before anything was recorded".to_owned(),
+    };
+    let (verb, end) = match done.mixed {
+        Some(mixed) => ("rolled back", format!(", mixed for {} ms", mixed.as_millis())),
+        None => ("would roll back", String::new()),
+    };
+    let _ = writeln!(out, "{verb} to {to} ({} paths){end}", done.items.len());
+    if let Some(held) = &done.held {
+        let id = held.generation.short();
+        let _ = writeln!(out, "generation {id} is held: this node waits for a newer one, or for --unhold");
+    }
+    let _ = out.flush();
+}
+
+fn items_json(items: &[Item]) {
+    for item in items {
         json::line(&Told::Item {
             change: item.change.trim(),
             path: item.path.to_string(),
@@ -115,6 +171,10 @@ fn report_json(report: &Report, request: &Request) {
             bytes: item.bytes,
         });
     }
+}
+
+fn report_json(report: &Report, request: &Request) {
+    items_json(&report.items);
     json::line(&Told::Done {
         outcome: match report.outcome {
             Outcome::UpToDate => "up-to-date",
@@ -144,20 +204,17 @@ pub fn status(status: &Status, as_json: bool) -> Result<Exit, UpdateError> {
         Found::SetAside(why) => (None, Some(why.as_str())),
     };
     if as_json {
-        json::line(&Told::Status { interrupted: status.interrupted, state, set_aside });
+        let (interrupted, held, undo) = (status.interrupted, status.held.as_ref(), status.undo);
+        json::line(&Told::Status { interrupted, state, set_aside, held, undo });
     } else {
-        let _ = print_status(status.interrupted, state, set_aside);
+        let _ = print_status(status, state, set_aside);
     }
     Ok(if status.interrupted { Exit::Interrupted } else { Exit::Done })
 }
 
-fn print_status(
-    interrupted: bool,
-    state: Option<&crate::state::State>,
-    set_aside: Option<&str>,
-) -> std::io::Result<()> {
+fn print_status(status: &Status, state: Option<&State>, set_aside: Option<&str>) -> std::io::Result<()> {
     let mut out = std::io::stdout().lock();
-    if interrupted {
+    if status.interrupted {
         writeln!(out, "interrupted: this tree is between two generations; the next run finishes")?;
     }
     if let Some(why) = set_aside {
@@ -167,7 +224,7 @@ fn print_status(
         if set_aside.is_none() {
             writeln!(out, "nothing is recorded of this tree")?;
         }
-        return Ok(());
+        return print_undo(status, &mut out);
     };
     writeln!(out, "image:       {}", state.image)?;
     writeln!(out, "serial:      {}", state.serial)?;
@@ -180,6 +237,28 @@ fn print_status(
     writeln!(out, "deviations:  {}", state.deviations.len())?;
     for (path, what) in &state.deviations {
         writeln!(out, "  {path}: {what}")?;
+    }
+    print_undo(status, &mut out)
+}
+
+fn print_undo(status: &Status, out: &mut impl Write) -> std::io::Result<()> {
+    if let Some(undo) = status.undo {
+        let to = match (undo.generation, undo.serial) {
+            (Some(id), Some(serial)) => format!("generation {}, serial {serial}", id.short()),
+            _ => "what it was before anything was recorded".to_owned(),
+        };
+        writeln!(out, "undo:        to {to}; {} on disk ({} bytes)", size(undo.bytes), undo.bytes)?;
+    } else if !status.interrupted {
+        writeln!(out, "undo:        nothing")?;
+    }
+    if let Some(held) = &status.held {
+        writeln!(
+            out,
+            "held:        generation {}, serial {}, since {}",
+            held.generation.short(),
+            held.serial,
+            held.since
+        )?;
     }
     out.flush()
 }

@@ -1,0 +1,61 @@
+//! What every transaction has in common once its stage is filled: durable, sealed, made, recorded.
+
+use crate::apply::journal::Record;
+use crate::apply::prepare::Transaction;
+use crate::apply::roll_forward::{Applied, roll_forward};
+use crate::apply::session::Session;
+use crate::apply::stage::{SealFailure, Stage};
+use crate::apply::undo::Limits;
+use crate::apply::{Interrupted, Untouched};
+use crate::report::{Event, Monitor};
+
+use super::UpdateError;
+
+/// On which side of the seal a transaction failed.
+pub(super) enum Failure<E> {
+    /// The tree is as it was.
+    Before(E),
+    /// The tree is between two states, and the next run finishes.
+    After(UpdateError),
+}
+
+impl<E: From<UpdateError>> Failure<E> {
+    /// Leaves nothing behind of a transaction that was not sealed.
+    pub(super) fn clean_up(self, session: &Session, transaction: &Transaction) -> E {
+        match self {
+            Failure::Before(error) => {
+                // Where even that fails, the next run tidies up.
+                let _ = transaction.tops.remove_stages(&session.root);
+                error
+            }
+            Failure::After(error) => E::from(error),
+        }
+    }
+}
+
+/// Seals what is staged and makes it so.
+pub(super) fn complete(
+    session: &Session,
+    stage: Stage,
+    limits: &Limits,
+    record: Record,
+    monitor: &dyn Monitor,
+) -> Result<Applied, Failure<UpdateError>> {
+    let before = |error: Untouched| Failure::Before(UpdateError::from(error));
+    let after = |error: Interrupted| Failure::After(UpdateError::Interrupted(error));
+    let staged = stage.finish(limits).map_err(before)?;
+    if monitor.is_stopped() {
+        return Err(before(Untouched::Stopped));
+    }
+    let sealed = staged.seal(record).map_err(|failure| match failure {
+        SealFailure::Untouched(error) => before(error),
+        SealFailure::Interrupted(error) => after(error),
+    })?;
+    monitor.event(Event::Sealed);
+    let applied = roll_forward(&session.root, sealed.journal(), monitor).map_err(after)?;
+    monitor.event(Event::Applied { mixed_ms: applied.mixed.as_millis() as u64 });
+    for path in &applied.kept {
+        monitor.warn(format!("{} stays, since something untracked sits in it", session.root.show(path)));
+    }
+    Ok(applied)
+}

@@ -1,0 +1,137 @@
+//! Brings back what the last update displaced: the whole of `si_updateclient --rollback`.
+//!
+//! Needs neither the server nor the network. The generation that is left is held: the node does not go
+//! back to it by itself.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::apply::journal::Record;
+use crate::apply::prepare::Item;
+use crate::apply::session::Session;
+use crate::apply::stage::Stage;
+use crate::apply::undo::{Limits, Undo};
+use crate::apply::{Untouched, preflight};
+use crate::generation::GenerationId;
+use crate::host::KeepUndo;
+use crate::report::Monitor;
+use crate::state::held::{self, Held};
+use crate::state::{self, Found, State};
+use crate::tree_path::TreePath;
+
+use super::commit::{Failure, complete};
+use super::{UpdateError, open_session};
+
+/// What a rollback is to do.
+#[derive(Clone, Debug)]
+pub struct RollbackRequest {
+    /// The tree.
+    pub root: PathBuf,
+    /// Only tell what would be done.
+    pub dry_run: bool,
+    /// Kinds of root filesystem that are accepted though they are not known to be safe.
+    pub allow_root_fs: Vec<String>,
+    /// Whether what the rollback displaces is kept in turn.
+    pub keep_undo: KeepUndo,
+    /// The largest share of a filesystem that it may hold.
+    pub undo_share: f64,
+}
+
+/// What a rollback did, or would do.
+#[derive(Debug)]
+pub struct RolledBack {
+    /// The generation that was recorded before the update; `None` where nothing was.
+    pub to: Option<GenerationId>,
+    /// The serial of its publish.
+    pub serial: Option<u64>,
+    /// The generation that is held now.
+    pub held: Option<Held>,
+    /// What happened to each path.
+    pub items: Vec<Item>,
+    /// Paths that neither the update nor the image knew, and that went along with a directory.
+    pub displaced: Vec<TreePath>,
+    /// From the first rename to the last; `None` after a dry run.
+    pub mixed: Option<Duration>,
+}
+
+/// Brings back what stood before the last transaction.
+pub fn rollback(request: &RollbackRequest, monitor: &dyn Monitor) -> Result<RolledBack, UpdateError> {
+    let session = open_session(&request.root, request.dry_run, &request.allow_root_fs, monitor)?;
+    let root = &session.root;
+    let refused = |why: String| UpdateError::from(Untouched::Refused(why));
+    let undo = Undo::find(root).map_err(|error| refused(error.to_string()))?;
+    let Some(undo) = undo else {
+        return Err(UpdateError::NothingToUndo(session.root.show(&TreePath::root())));
+    };
+    let now = match state::load(root).map_err(Untouched::from)? {
+        Found::State(state) | Found::Copied(state) => Some(*state),
+        Found::Nothing | Found::SetAside(_) => None,
+    };
+    let tracked = match &now {
+        Some(state) => state::load_manifest(root, state.generation).map_err(Untouched::from)?,
+        None => None,
+    };
+    let transaction = undo.plan(root, &session.mounts, tracked.as_ref())?;
+    preflight::check_paths(root, &transaction, &transaction.tops, &session.mounts)?;
+    let kept = undo.record().map_err(Untouched::from)?;
+    let before = kept.state.as_deref().map(|text| State::parse(text, "the state in the undo set")).transpose();
+    let before = before.map_err(Untouched::from)?;
+    let held = hold(&session, now.as_ref(), before.as_ref())?;
+    let mut done = RolledBack {
+        to: before.as_ref().map(|state| state.generation),
+        serial: before.as_ref().map(|state| state.serial),
+        held: held.clone(),
+        items: transaction.items.clone(),
+        displaced: transaction.displaced.clone(),
+        mixed: None,
+    };
+    if request.dry_run {
+        return Ok(done);
+    }
+    let state = before.map(|state| as_of_now(state, &session, now.as_ref(), &transaction.deviations)).transpose()?;
+    let record = Record {
+        manifest: state.as_ref().and(kept.manifest),
+        state: state.map(|state| state.to_toml()).transpose().map_err(Untouched::from)?,
+        held: held.map(|held| held.to_toml()).transpose().map_err(Untouched::from)?,
+    };
+    let limits = Limits { keep: request.keep_undo, share: request.undo_share, repairs: false };
+    let made = Stage::create(root, &transaction.tops, &transaction, monitor)
+        .map_err(|error| Failure::Before(UpdateError::from(error)))
+        .and_then(|stage| complete(&session, stage, &limits, record, monitor));
+    let applied = made.map_err(|failure| failure.clean_up(&session, &transaction))?;
+    done.mixed = Some(applied.mixed);
+    Ok(done)
+}
+
+/// The generation that the rollback leaves is held, unless it only undoes an earlier rollback.
+fn hold(session: &Session, now: Option<&State>, before: Option<&State>) -> Result<Option<Held>, UpdateError> {
+    let held = held::load(&session.root).map_err(Untouched::from)?;
+    let back = before.map(|state| state.generation);
+    if held.is_some_and(|held| Some(held.generation) == back) {
+        return Ok(None);
+    }
+    let left = now.filter(|state| Some(state.generation) != back);
+    Ok(left.map(|state| Held {
+        image: state.image.clone(),
+        generation: state.generation,
+        serial: state.serial,
+        since: jiff::Timestamp::now(),
+    }))
+}
+
+/// The state of before, for the tree of now: the newest catalog that was seen stays seen.
+fn as_of_now(
+    mut state: State,
+    session: &Session,
+    now: Option<&State>,
+    deviations: &std::collections::BTreeMap<TreePath, String>,
+) -> Result<State, UpdateError> {
+    state.home = session.root.identity().map_err(Untouched::from)?;
+    let seen = now.and_then(|now| now.catalog.clone()).or(state.catalog.take());
+    // The server is asked anew: what it answered belongs to the generation that was left.
+    state.catalog = seen.map(|seen| state::SeenCatalog { etag: None, ..seen });
+    for (path, what) in deviations {
+        state.deviate(path, what.clone());
+    }
+    Ok(state)
+}
