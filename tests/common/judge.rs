@@ -7,8 +7,9 @@
 use std::path::Path;
 use std::process::Command;
 
-/// The agent's own files, which no image has.
-const OWN: [&str; 3] = ["/.si-*", "/var/lib/systemimager/client/", "/etc/systemimager/IMAGE_LAST_SYNCED_TO"];
+/// The agent's own files, which no image has: at the top of each filesystem, and of the tree.
+const OWN: [&str; 5] =
+    [".si-stage", ".si-undo", "/.si-*", "/var/lib/systemimager/client/", "/etc/systemimager/IMAGE_LAST_SYNCED_TO"];
 /// The directories above them: new or newer than the image's, because the agent wrote below them last.
 const ABOVE_OWN: [&str; 6] = ["./", "etc/", "etc/systemimager/", "var/", "var/lib/", "var/lib/systemimager/"];
 /// Extended attributes that belong to a machine or its filesystem and never travel.
