@@ -159,11 +159,13 @@ impl std::str::FromStr for Mtime {
 /// Whether an extended attribute belongs to an image.
 ///
 /// What a filesystem, a security module or an overlay keeps for itself does not travel: a label that
-/// is right on the image server is wrong on a node.
+/// is right on the image server is wrong on a node, and what xfs shows as `trusted.SGI_ACL_FILE` is an ACL
+/// once more.
 pub fn xattr_travels(name: &[u8]) -> bool {
+    let of_trusted = |name: &[u8]| !name.starts_with(b"overlay.") && !name.starts_with(b"SGI_ACL_");
     name.starts_with(b"user.")
         || name == b"security.capability"
         || name == b"system.posix_acl_access"
         || name == b"system.posix_acl_default"
-        || (name.starts_with(b"trusted.") && !name.starts_with(b"trusted.overlay."))
+        || name.strip_prefix(b"trusted.").is_some_and(of_trusted)
 }

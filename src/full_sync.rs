@@ -22,6 +22,9 @@ const LONGEST: Duration = Duration::from_secs(6 * 3600);
 const SILENCE: u32 = 120;
 /// Seconds to wait for a connection.
 const CONNECT: u32 = 15;
+/// Extended attributes that no image has, in the words of rsync: see [`crate::entry::xattr_travels`].
+const NEVER_TRAVEL: [&str; 6] =
+    ["btrfs.*", "security.selinux", "security.ima", "security.evm", "trusted.overlay.*", "trusted.SGI_ACL_*"];
 
 /// An rsync daemon that serves images as modules.
 #[derive(Clone, Debug)]
@@ -125,7 +128,7 @@ fn arguments(root: &Root, server: &Server, image: &ImageName) -> Vec<OsString> {
         ["-aHAXS", "--numeric-ids", "--no-inc-recursive", "--checksum"].map(OsString::from).into();
     arguments.push(compare);
     arguments.push("--filter=merge rules".into());
-    for never in ["btrfs.*", "security.selinux", "security.ima", "security.evm", "trusted.overlay.*"] {
+    for never in NEVER_TRAVEL {
         arguments.push(format!("--filter=-x {never}").into());
     }
     arguments.push("--out-format=%l".into());

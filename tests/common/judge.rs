@@ -12,8 +12,10 @@ const OWN: [&str; 5] =
     [".si-stage", ".si-undo", "/.si-*", "/var/lib/systemimager/client/", "/etc/systemimager/IMAGE_LAST_SYNCED_TO"];
 /// The directories above them: new or newer than the image's, because the agent wrote below them last.
 const ABOVE_OWN: [&str; 6] = ["./", "etc/", "etc/systemimager/", "var/", "var/lib/", "var/lib/systemimager/"];
-/// Extended attributes that belong to a machine or its filesystem and never travel.
-const NEVER_TRAVEL: [&str; 5] = ["btrfs.*", "security.selinux", "security.ima", "security.evm", "trusted.overlay.*"];
+/// Extended attributes that belong to a machine or its filesystem and never travel. Those of the last
+/// kind are how xfs keeps ACLs, which are compared as such.
+const NEVER_TRAVEL: [&str; 6] =
+    ["btrfs.*", "security.selinux", "security.ima", "security.evm", "trusted.overlay.*", "trusted.SGI_ACL_*"];
 
 /// What still separates `node` from `image` under rsync's exclude rules, in rsync's itemised form.
 #[track_caller]
