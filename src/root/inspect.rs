@@ -11,6 +11,9 @@ use crate::tree_path::TreePath;
 use super::fault::change;
 use super::{Result, Root, absent};
 
+/// `f_type` of xfs.
+const XFS: u64 = 0x5846_5342;
+
 /// What lstat says of a path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Stat {
@@ -161,18 +164,28 @@ impl Root {
         }
     }
 
-    /// What tells this tree from a copy of it: the filesystem (for ext4 and btrfs made from its UUID)
-    /// and the inode and birth of the top directory.
+    /// What tells this tree from a copy of it: the filesystem, and the inode and birth of the top
+    /// directory. It is the same after a reboot, also where disks are then found in another order.
+    ///
+    /// ext4 and btrfs make the number of a filesystem from its UUID. That of xfs is the number of its
+    /// device; in its place stands there the birth of the top directory to the nanosecond, which for the
+    /// top of a filesystem is the moment of its making.
     pub fn identity(&self) -> Result<String> {
         let read = || -> rustix::io::Result<String> {
-            let filesystem = rustix::fs::fstatvfs(&self.dir)?.f_fsid;
             let inode = rustix::fs::fstat(&self.dir)?.st_ino;
-            let birth = match rustix::fs::statx(&self.dir, c"", AtFlags::EMPTY_PATH, StatxFlags::BTIME) {
-                Ok(found) if found.stx_mask & StatxFlags::BTIME.bits() != 0 => found.stx_btime.tv_sec,
-                Ok(_) | Err(Errno::NOSYS) => 0,
+            let (birth, nanos) = match rustix::fs::statx(&self.dir, c"", AtFlags::EMPTY_PATH, StatxFlags::BTIME) {
+                Ok(found) if found.stx_mask & StatxFlags::BTIME.bits() != 0 => {
+                    (found.stx_btime.tv_sec, found.stx_btime.tv_nsec)
+                }
+                Ok(_) | Err(Errno::NOSYS) => (0, 0),
                 Err(e) => return Err(e),
             };
-            Ok(format!("{filesystem:x}-{inode}-{birth}"))
+            let filesystem = if rustix::fs::fstatfs(&self.dir)?.f_type as u64 == XFS && birth != 0 {
+                format!("{birth:x}.{nanos:x}")
+            } else {
+                format!("{:x}", rustix::fs::fstatvfs(&self.dir)?.f_fsid)
+            };
+            Ok(format!("{filesystem}-{inode}-{birth}"))
         };
         read().map_err(|e| self.error("inspect", &TreePath::root(), e))
     }
