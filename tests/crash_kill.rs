@@ -6,7 +6,6 @@
 mod common;
 
 use std::fs;
-use std::hash::{BuildHasher, Hasher, RandomState};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::thread;
@@ -14,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use common::site::{Run, Site};
 use common::trees::{Item, Tree, What, noise};
-use common::{Need, judge, needs};
+use common::{Need, judge, needs, random, rounds, tally};
 
 const NEEDED: [Need; 2] = [Need::Root, Need::Program("rsync")];
 const TRACED: [Need; 3] = [Need::Root, Need::Program("rsync"), Need::Program("strace")];
@@ -147,15 +146,6 @@ impl Scene {
     }
 }
 
-/// Between 0 and 1.
-fn random() -> f64 {
-    (RandomState::new().build_hasher().finish() >> 11) as f64 / (1u64 << 53) as f64
-}
-
-fn kills(few: usize) -> usize {
-    std::env::var("SI_KILLS").ok().and_then(|text| text.parse().ok()).unwrap_or(few)
-}
-
 /// Kills at random moments of a run of `way`.
 fn killed_at_random(way: Way, few: usize) {
     let scene = Scene::new(way, 30, 60);
@@ -163,8 +153,8 @@ fn killed_at_random(way: Way, few: usize) {
     assert!(scene.command().status().expect("runs").success());
     let whole = begin.elapsed();
     scene.site.same();
-    let mut sealed = 0;
-    for nth in 0..kills(few) {
+    let (mut sealed, kills) = (0, rounds("SI_KILLS", few));
+    for nth in 0..kills {
         scene.restore();
         let mut moment = whole.mul_f64(random());
         let mut child = scene.command().spawn().expect("runs");
@@ -181,7 +171,7 @@ fn killed_at_random(way: Way, few: usize) {
         scene.ends_well(&format!("{way:?}, killed after {moment:?} of {whole:?}"));
     }
     assert!(sealed > 0, "no kill met a sealed transaction");
-    eprintln!("{sealed} kills of {way:?} met a sealed transaction");
+    tally("kills", kills, &format!("{way:?}, at random moments; {sealed} met a sealed transaction"));
 }
 
 #[test]

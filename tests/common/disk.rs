@@ -20,6 +20,12 @@ pub struct Mounted(PathBuf);
 pub fn private() {
     nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNS).expect("a mount namespace");
     run(Command::new("mount").args(["--make-rprivate", "/"]));
+    // What other tests had mounted at this moment came along, and would stay in use as long as this one runs.
+    let mounts = fs::read_to_string("/proc/thread-self/mounts").expect("what is mounted");
+    let places = mounts.lines().rev().filter_map(|line| line.split(' ').nth(1));
+    for at in places.filter(|at| Path::new(at).starts_with(super::scratch_place())) {
+        let _ = Command::new("umount").arg("-l").arg(at).output();
+    }
 }
 
 impl Disk {

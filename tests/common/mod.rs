@@ -7,6 +7,7 @@
 //! | property | `tests/property_*.rs` | any tree A, any tree B; our answer and another program's |
 //! | hostile | `tests/hostile_*.rs` | an attack or a lie, by its name, with a sentinel that stays untouched |
 //! | crash | `tests/crash_*.rs` | a step fails, or the program dies there; then the next run |
+//! | power | `tests/power_cut.rs` | the disk keeps only what was made durable; then the next run |
 //! | frozen formats | `tests/formats.rs` | samples under `tests/testdata/`, never edited |
 //!
 //! A test is named after what happens (`base_edited_locally`, `no_room_on_boot`). Whether a node is
@@ -21,12 +22,14 @@ pub mod fault_server;
 pub mod interrupted;
 pub mod judge;
 pub mod machine;
+pub mod power;
 pub mod site;
 pub mod small_disk;
 pub mod trees;
 
+use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use tempfile::TempDir;
@@ -52,14 +55,38 @@ pub fn needs(all: &[Need]) -> bool {
     }
     let test = std::thread::current().name().unwrap_or("a test").to_owned();
     assert!(std::env::var_os("CI").is_none(), "{test} needs {missing:?}, and in CI no test is left out");
-    let line = format!("LEFT OUT: {test} needs {missing:?}\n");
-    eprint!("{line}");
-    // a runner that hides what passing tests print shows this list at its end
-    if let Some(list) = std::env::var_os("SI_LEFT_OUT") {
-        let list = std::fs::OpenOptions::new().append(true).create(true).open(list);
-        list.and_then(|mut list| list.write_all(line.as_bytes())).expect("the list of what is left out");
-    }
+    tell("SI_LEFT_OUT", &format!("LEFT OUT: {test} needs {missing:?}"));
     false
+}
+
+/// Prints `line`, and adds it to the file that the environment `variable` names: a runner that hides
+/// what passing tests print shows that at its end.
+fn tell(variable: &str, line: &str) {
+    eprintln!("{line}");
+    if let Some(list) = std::env::var_os(variable) {
+        let list = std::fs::OpenOptions::new().append(true).create(true).open(list);
+        list.and_then(|mut list| list.write_all(format!("{line}\n").as_bytes()))
+            .unwrap_or_else(|e| panic!("the list in {variable}: {e}"));
+    }
+}
+
+/// What a test of many rounds counted: `count` times `what`, and all of them ended well. `make torture`
+/// makes its table of these.
+pub fn tally(what: &str, count: usize, detail: &str) {
+    tell("SI_TALLY", &format!("TALLY: {count} {what}: {detail}"));
+}
+
+/// How many rounds the environment `variable` asks for, else `few`.
+pub fn rounds(variable: &str, few: usize) -> usize {
+    match std::env::var(variable) {
+        Ok(text) => text.parse().unwrap_or_else(|_| panic!("{variable}={text} is not a number")),
+        Err(_) => few,
+    }
+}
+
+/// Between 0 and 1.
+pub fn random() -> f64 {
+    (RandomState::new().build_hasher().finish() >> 11) as f64 / (1u64 << 53) as f64
 }
 
 impl Need {
@@ -80,11 +107,15 @@ impl Need {
     }
 }
 
-/// A directory of the test's own on a filesystem that can be a root: below `target/`, or below
-/// `SI_TEST_DIR` where that is set.
+/// Where [`scratch`] makes its directories: below `target/`, or below `SI_TEST_DIR` where that is set.
+pub fn scratch_place() -> PathBuf {
+    std::env::var_os("SI_TEST_DIR").unwrap_or_else(|| env!("CARGO_TARGET_TMPDIR").into()).into()
+}
+
+/// A directory of the test's own on a filesystem that can be a root.
 pub fn scratch() -> TempDir {
     const TMPFS: u64 = 0x0102_1994;
-    let above = std::env::var_os("SI_TEST_DIR").unwrap_or_else(|| env!("CARGO_TARGET_TMPDIR").into());
+    let above = scratch_place();
     let dir = TempDir::new_in(&above).expect("a scratch directory");
     let filesystem = rustix::fs::statfs(dir.path()).expect("statfs");
     let kind = filesystem.f_type as u64;

@@ -1,0 +1,450 @@
+//! The power goes at any moment of a run, on real filesystems: what was not made durable is gone. The
+//! tree is then wholly what it was or what it is to be, what is recorded of it is true, and the next run
+//! ends at the image.
+//!
+//! How the power goes:
+//!
+//! - **ext4 and xfs** are shut down by the ioctl that exists for such tests, without their log being
+//!   flushed. Nothing reaches the disk after it; at the next mount the journal is replayed. Dirty pages,
+//!   and whatever metadata was not committed, are gone. What it does not model is a disk that loses, from
+//!   its own cache, writes which it was given and not yet told to flush: those of a shut-down filesystem
+//!   all stay.
+//! - **btrfs** has no such ioctl. Its disk is a file on an xfs filesystem, which clones that file in one
+//!   step, at whatever moment, while the update runs on: also halfway through a commit. The clone is what
+//!   btrfs had given to the disk by then, in the order of completion; it does not model a disk that loses
+//!   an earlier write and keeps a later one.
+//!
+//! A file of zero length, or with zeros for content, is a difference to the judge, who compares by
+//! checksum: none is tolerated.
+//!
+//! `SI_CUTS` asks for more cuts on each filesystem than the few of an ordinary test run.
+
+mod common;
+
+use std::cell::Cell;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use common::disk;
+use common::power::{Kind, Plugged, Switch};
+use common::site::{Run, Site};
+use common::trees::{self, Item, Tree, What, noise};
+use common::{Need, judge, needs, random, rounds, run, scratch, tally};
+use tempfile::TempDir;
+
+const FEW: usize = 20;
+/// What each of these takes is well below it, also on a busy machine.
+const TOO_LONG: Duration = Duration::from_secs(120);
+/// Of the filesystem itself.
+const NOT_OURS: [&str; 1] = ["/lost+found"];
+
+/// What is running when the power goes.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Job {
+    /// An update of hundreds of paths, which is made durable with its whole filesystem.
+    Diff,
+    /// An update of a few paths, each of which is made durable by itself.
+    SmallDiff,
+    FullSync,
+    /// `--recover`, after a kill behind the seal of [`Job::Diff`].
+    Recovery,
+}
+
+/// At which moments it goes.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Aim {
+    Anywhere,
+    BehindTheSeal,
+}
+
+/// Of these each filesystem gets one after another, again and again.
+const TURNS: [(Job, Aim); 10] = [
+    (Job::Diff, Aim::Anywhere),
+    (Job::Diff, Aim::BehindTheSeal),
+    (Job::SmallDiff, Aim::Anywhere),
+    (Job::SmallDiff, Aim::BehindTheSeal),
+    (Job::Recovery, Aim::Anywhere),
+    (Job::Diff, Aim::Anywhere),
+    (Job::Diff, Aim::BehindTheSeal),
+    (Job::FullSync, Aim::Anywhere),
+    (Job::FullSync, Aim::BehindTheSeal),
+    (Job::Recovery, Aim::Anywhere),
+];
+
+/// Everything that an image can hold, and so many files more that a run takes its time.
+fn large(second: bool) -> Tree {
+    let mut tree = trees::everything();
+    if second {
+        tree = trees::mutate(&tree, 1);
+    }
+    // The numbers of this device are too large for xfs.
+    tree.remove(&b"dev/big"[..]);
+    let mut put = |path: String, item: Item| trees::put(&mut tree, &path, item);
+    for number in 0..600 {
+        let (dir, changed) = (number % 20, second && number % 3 == 0);
+        let item = Item::file(format!("file {number} {changed} ").repeat(1 + number % 90));
+        match number % 11 {
+            5 if second => {}
+            6 if second => put(format!("srv/{dir:02}/renamed-{number:03}"), item),
+            7 if second => put(format!("srv/{dir:02}/new/below/{number:03}"), item),
+            8 => put(format!("srv/{dir:02}/{number:03}"), item.mtime(1_600_000_000 + i64::from(second), 5)),
+            9 => put(format!("srv/{dir:02}/{number:03}"), item.owner(7 * u32::from(second), 0)),
+            _ => put(format!("srv/{dir:02}/{number:03}"), item),
+        }
+    }
+    for number in 0..3 {
+        let mut data = noise(1_000_000, number);
+        if second {
+            data[500_000..500_500].copy_from_slice(&noise(500, 99));
+        }
+        put(format!("srv/large-{number}"), Item::file(data));
+    }
+    tree
+}
+
+/// A small system, of which little changes, but of every kind.
+fn small(second: bool) -> Tree {
+    let mut tree = trees::system();
+    let mut put = |path: &str, item: Item| trees::put(&mut tree, path, item);
+    put("usr/lib/app/link", Item::new(What::Link(b"usr/lib/app/one.py".to_vec())));
+    put("usr/lib/app/data", Item::file(noise(100_000 + usize::from(second), 1)));
+    if !second {
+        put("srv/dir/in/file", Item::file("in a directory"));
+        put("srv/file", Item::file("no directory"));
+        put("srv/goes", Item::file("goes"));
+        return tree;
+    }
+    put("etc/hostname", Item::file("golden 2\n"));
+    put("usr/lib/app/one.py", Item::file("1, newer"));
+    put("usr/lib/app/two.py", Item::file("2").owner(7, 7));
+    put("srv/dir", Item::new(What::Symlink(b"new".to_vec())));
+    put("srv/file/now/a", Item::file("in a directory"));
+    put("srv/new/in/file", Item::file("new"));
+    put("srv/pipe", Item::new(What::Fifo));
+    put("srv/device", Item::new(What::Char(1, 3)));
+    put("srv/text", Item::new(What::Symlink(b"a symlink's text".repeat(10))));
+    tree
+}
+
+/// Where the disks of a test lie.
+struct Store {
+    kind: Kind,
+    copies: Cell<usize>,
+    mounted: Option<Plugged>,
+    dir: TempDir,
+}
+
+impl Store {
+    fn new(kind: Kind) -> Self {
+        let dir = scratch();
+        let mounted = (kind == Kind::Btrfs).then(|| {
+            let below = dir.path().join("store.img");
+            Kind::Xfs.make(&below, 2048);
+            Kind::Xfs.mount(&below, &dir.path().join("store"))
+        });
+        Store { kind, copies: Cell::new(0), mounted, dir }
+    }
+
+    fn place(&self, name: &str) -> PathBuf {
+        self.mounted.as_ref().map_or(self.dir.path(), Plugged::at).join(name)
+    }
+
+    /// Copies a disk; on btrfs at one instant, whatever is being written to it. Never over an older copy:
+    /// a loop device may hold on to that for a while.
+    fn copy(&self, from: &Path) -> PathBuf {
+        self.copies.set(self.copies.get() + 1);
+        let to = self.place(&format!("copy-{}", self.copies.get()));
+        let how: &[&str] = if self.mounted.is_some() { &["--reflink=always"] } else { &["--sparse=always"] };
+        run(Command::new("cp").args(how).arg(from).arg(&to));
+        to
+    }
+}
+
+/// A node on a disk of its own, right before a run that changes it.
+struct Scene<'a> {
+    store: &'a Store,
+    site: Site,
+    /// The node's disk, unmounted.
+    disk: PathBuf,
+    /// What the node is.
+    base: PathBuf,
+    /// How long the run takes.
+    whole: Duration,
+    /// How long that is of it which comes after the seal.
+    behind: Duration,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum End {
+    Base,
+    Target,
+}
+
+/// What a run had said when the power went.
+#[derive(Debug, Default)]
+struct Promise {
+    sealed: bool,
+    done: bool,
+}
+
+impl<'a> Scene<'a> {
+    fn new(store: &'a Store, name: &str, tree: &dyn Fn(bool) -> Tree, full_sync: bool) -> Self {
+        let site = if full_sync { Site::new().with_rsync() } else { Site::new() };
+        let disk = store.place(name);
+        store.kind.make(&disk, 320);
+        let mounted = store.kind.mount(&disk, &site.node());
+        site.publish(&tree(false));
+        run(Command::new("cp").args(["-a", "-T"]).arg(site.image()).arg(site.node()));
+        if full_sync {
+            fs::remove_dir_all(site.repo()).expect("removes");
+        } else {
+            site.updated(&["--adopt"]);
+        }
+        let base = site.snapshot();
+        mounted.unmount();
+        site.publish(&tree(true));
+        let mut scene = Scene { store, site, disk, base, whole: Duration::ZERO, behind: Duration::ZERO };
+        scene.time(full_sync);
+        scene
+    }
+
+    /// Runs it once with the power on, to know how long what takes.
+    fn time(&mut self, full_sync: bool) {
+        let mounted = self.mount();
+        let begin = Instant::now();
+        let mut child = self.start();
+        self.wait_for_the_seal(&mut child);
+        let sealed = begin.elapsed();
+        assert!(finished(&mut child).success(), "{}", self.said());
+        self.whole = begin.elapsed();
+        self.behind = self.whole - sealed;
+        assert_eq!(self.said().contains("\"way\":\"full sync"), full_sync, "{}", self.said());
+        assert_eq!(self.end("with the power on"), End::Target);
+        mounted.discard();
+    }
+
+    /// A fresh copy of the disk, mounted as the node.
+    fn mount(&self) -> Plugged {
+        self.store.kind.mount(&self.store.copy(&self.disk), &self.site.node())
+    }
+
+    fn log(&self) -> PathBuf {
+        self.site.dir.path().join("log")
+    }
+
+    fn said(&self) -> String {
+        fs::read_to_string(self.log()).expect("reads")
+    }
+
+    /// Starts the update.
+    fn start(&self) -> Child {
+        let mut command = self.site.command();
+        command.args(["--max-delete", "100%"]);
+        self.spawn(command)
+    }
+
+    fn spawn(&self, mut command: Command) -> Child {
+        let log = fs::File::create(self.log()).expect("a log");
+        let errors = log.try_clone().expect("a log");
+        command.arg("--json").stdout(log).stderr(errors).spawn().expect("si_updateclient runs")
+    }
+
+    fn is_sealed(&self) -> bool {
+        self.site.node().join(".si-stage/journal").exists()
+    }
+
+    fn wait_for_the_seal(&self, child: &mut Child) {
+        while !self.is_sealed() && child.try_wait().expect("waits").is_none() {
+            thread::sleep(Duration::from_micros(100));
+        }
+    }
+
+    /// What the run in the log has said so far.
+    fn promise(&self, status: Option<ExitStatus>) -> Promise {
+        Promise {
+            sealed: self.said().contains("\"event\":\"sealed\""),
+            done: status.is_some_and(|status| status.success()),
+        }
+    }
+
+    /// Kills an update behind the seal; what is mounted then waits to be recovered.
+    fn killed(&self) -> Plugged {
+        for _ in 0..20 {
+            let mounted = self.mount();
+            let mut child = self.start();
+            self.wait_for_the_seal(&mut child);
+            thread::sleep(self.behind.mul_f64(random() * 0.5));
+            child.kill().and_then(|()| child.wait()).expect("dies");
+            if self.is_sealed() {
+                return mounted;
+            }
+            mounted.discard();
+        }
+        panic!("20 updates were all done before they could be killed");
+    }
+
+    /// One cut, and all that comes after it. Says whether it met a sealed transaction, and how it ended.
+    fn cut(&self, job: Job, aim: Aim) -> (bool, End) {
+        let mounted = if job == Job::Recovery { self.killed() } else { self.mount() };
+        let power = Power::of(self.store, &mounted);
+        let mut child = if job == Job::Recovery { self.spawn(self.recovery()) } else { self.start() };
+        let moment = match (job, aim) {
+            // It begins behind the seal.
+            (Job::Recovery, _) => (self.behind + Duration::from_millis(10)).mul_f64(random()),
+            (_, Aim::Anywhere) => self.whole.mul_f64(random()),
+            (_, Aim::BehindTheSeal) => {
+                self.wait_for_the_seal(&mut child);
+                self.behind.mul_f64(random())
+            }
+        };
+        thread::sleep(moment);
+        let (promise, mounted) = power.cut(self, child, mounted);
+        let sealed = self.is_sealed();
+        let context = format!("{job:?}, cut {aim:?} after {moment:?}, sealed {sealed}, {promise:?}");
+        let recovered = Run::of(self.recovery().output().expect("runs"));
+        assert_eq!(recovered.code, 0, "{context}: {recovered:#?}");
+        let end = self.end(&context);
+        let must = sealed || promise.sealed || promise.done || job == Job::Recovery;
+        assert!(!must || end == End::Target, "{context}: it ended in the base");
+        // What was recorded, compared down to the content, was true: nothing has to be repaired.
+        let run = self.site.update(&["--max-delete", "100%", "--check=content", "--json"]);
+        assert_eq!(run.code, 0, "{context}: {run:#?}");
+        assert!(run.out.contains("\"repaired\":0,\"deviations\":{}"), "{context}: {run:#?}");
+        assert_eq!(self.end(&context), End::Target, "{context}");
+        mounted.discard();
+        (sealed || promise.sealed, end)
+    }
+
+    fn recovery(&self) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_si_updateclient"));
+        command.arg("--recover").arg("--root").arg(self.site.node());
+        command
+    }
+
+    /// Which of the two trees the node is, with nothing beside it, and recorded as that.
+    #[track_caller]
+    fn end(&self, context: &str) -> End {
+        let node = self.site.node();
+        let base = judge::differences(&self.base, &node, &NOT_OURS);
+        let target = judge::differences(&self.site.image(), &node, &NOT_OURS);
+        let end = match (base.is_empty(), target.is_empty()) {
+            (true, _) => End::Base,
+            (false, true) => End::Target,
+            _ => panic!("{context}: neither the base: {base:#?}\nnor the target: {target:#?}"),
+        };
+        self.site.nothing_left();
+        let publishes = self.site.catalog().publishes;
+        // Before a full sync nothing is published of the base, and nothing recorded.
+        let expected = match end {
+            End::Target => publishes.last(),
+            End::Base => publishes.iter().rev().nth(1),
+        };
+        let expected = expected.map(|publish| publish.generation.to_string());
+        let status = self.status();
+        let recorded = status["state"]["generation"].as_str();
+        assert_eq!(recorded, expected.as_deref(), "{context}: of {end:?} is recorded {status:#}");
+        end
+    }
+
+    fn status(&self) -> serde_json::Value {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_si_updateclient"));
+        let text = run(command.args(["--status", "--json", "--root"]).arg(self.site.node()));
+        serde_json::from_str(&text).expect("JSON")
+    }
+}
+
+/// How the power of a disk is cut.
+enum Power {
+    Switch(Switch),
+    Copy,
+}
+
+impl Power {
+    fn of(store: &Store, mounted: &Plugged) -> Self {
+        if store.kind == Kind::Btrfs { Power::Copy } else { Power::Switch(mounted.switch()) }
+    }
+
+    /// Cuts it while `child` runs, and brings it back.
+    fn cut(self, scene: &Scene, mut child: Child, mounted: Plugged) -> (Promise, Plugged) {
+        match self {
+            Power::Switch(switch) => {
+                switch.cut();
+                // It meets errors everywhere, and ends by itself; what it says of success has to be true
+                // also now.
+                let status = finished(&mut child);
+                (scene.promise(Some(status)), mounted.again())
+            }
+            Power::Copy => {
+                // What it says later may be true only later.
+                let status = child.try_wait().expect("waits");
+                let promise = scene.promise(status);
+                let copy = scene.store.copy(mounted.file());
+                child.kill().and_then(|()| child.wait()).expect("dies");
+                mounted.discard();
+                (promise, scene.store.kind.mount(&copy, &scene.site.node()))
+            }
+        }
+    }
+}
+
+fn finished(child: &mut Child) -> ExitStatus {
+    let begin = Instant::now();
+    loop {
+        match child.try_wait().expect("waits") {
+            Some(status) => return status,
+            None if begin.elapsed() > TOO_LONG => {
+                let _ = child.kill().and_then(|()| child.wait());
+                panic!("it does not end");
+            }
+            None => thread::sleep(Duration::from_millis(1)),
+        }
+    }
+}
+
+fn cuts_on(kind: Kind) {
+    let programs = ["rsync", "xfs_io", "findmnt", Kind::Xfs.mkfs(), kind.mkfs()].map(Need::Program);
+    if !needs(&[&[Need::Root, Need::LoopDevice], &programs[..]].concat()) {
+        return;
+    }
+    disk::private();
+    let store = Store::new(kind);
+    let diff = Scene::new(&store, "diff", &large, false);
+    let small_diff = Scene::new(&store, "small-diff", &small, false);
+    let full_sync = Scene::new(&store, "full-sync", &large, true);
+    let (cuts, mut sealed, mut in_base) = (rounds("SI_CUTS", FEW), 0, 0);
+    for (job, aim) in TURNS.into_iter().cycle().take(cuts) {
+        let scene = match job {
+            Job::Diff | Job::Recovery => &diff,
+            Job::SmallDiff => &small_diff,
+            Job::FullSync => &full_sync,
+        };
+        let (met, end) = scene.cut(job, aim);
+        sealed += usize::from(met);
+        in_base += usize::from(end == End::Base);
+    }
+    let in_target = cuts - in_base;
+    let name = kind.name();
+    let ends = format!("{sealed} met a sealed transaction, {in_base} ended in the base, {in_target} in the target");
+    tally("power cuts", cuts, &format!("{name}; {ends}"));
+    if cuts >= FEW {
+        assert!(sealed > 0 && in_base > 0, "{name}: {ends}: these were not all moments");
+    }
+}
+
+#[test]
+fn the_power_goes_on_ext4() {
+    cuts_on(Kind::Ext4);
+}
+
+#[test]
+fn the_power_goes_on_xfs() {
+    cuts_on(Kind::Xfs);
+}
+
+#[test]
+fn the_power_goes_on_btrfs() {
+    cuts_on(Kind::Btrfs);
+}
