@@ -10,7 +10,7 @@ use crate::delta::MAX_PATCH;
 use crate::diff_archive::content_index::{ContentIndex, Place};
 use crate::diff_archive::{ArchiveError, Compression, Decoder, Group, Known, Limits, Sources, read_listing};
 use crate::digest::{Digest, Hasher};
-use crate::fetch::{FetchError, FetchErrorKind};
+use crate::fetch::{FetchError, FetchErrorKind, Side};
 
 /// Reads parts of a repository's files.
 pub trait Ranges {
@@ -49,7 +49,7 @@ pub struct Missing {
 /// Why fetching contents was given up.
 #[derive(Debug, thiserror::Error)]
 pub enum ContentError {
-    /// The server cannot be reached.
+    /// The server cannot be reached, or this node cannot keep what comes.
     #[error(transparent)]
     Fetch(#[from] FetchError),
     /// Whoever takes the contents failed.
@@ -103,7 +103,7 @@ impl<'s> ContentStore<'s> {
     /// returns those that could not be had.
     ///
     /// Each frame is fetched by one request. Where a place fails the next one is tried; a server that
-    /// cannot be reached, and a sink that fails, end it.
+    /// cannot be reached, a disk that fails here, and a sink that fails, end it.
     pub fn fetch(&self, wanted: &[(Digest, u64)], sink: &mut Sink<'_>) -> Result<Vec<Missing>, ContentError> {
         self.gather(wanted, 0, sink)
     }
@@ -267,9 +267,9 @@ impl<'s> ContentStore<'s> {
     }
 }
 
-/// Whether another place would fail for the same reason.
+/// Whether another place would fail for the same reason: also where it is this node's own disk.
 fn is_final(error: &FetchError) -> bool {
-    matches!(error.kind, FetchErrorKind::Unreachable | FetchErrorKind::NoRoom)
+    matches!(error.kind, FetchErrorKind::Unreachable | FetchErrorKind::NoRoom) || error.side == Side::Node
 }
 
 fn compression(archive: &Archive) -> Result<Compression, FrameError> {

@@ -63,7 +63,9 @@ pub fn run(request: &Request, monitor: &dyn Monitor) -> Result<Report, UpdateErr
         CatalogAnswer::NotModified => {
             let state = known
                 .ok_or_else(|| UpdateError::Trust("the server answers a question that was not asked".to_owned()))?;
-            return Ok(Report::up_to_date(state));
+            let done = Ok(Report::up_to_date(state));
+            run.tidy_spool(&done);
+            return done;
         }
         CatalogAnswer::Fetched { bytes, etag } => (bytes, etag),
     };
