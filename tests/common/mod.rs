@@ -19,6 +19,7 @@
 
 pub mod disk;
 pub mod fault_server;
+pub mod fingerprint;
 pub mod interrupted;
 pub mod judge;
 pub mod machine;

@@ -101,6 +101,11 @@ impl Site {
         self
     }
 
+    /// Where the rsync daemon listens, if there is one.
+    pub fn rsync_port(&self) -> Option<u16> {
+        self.rsync.as_ref().map(|daemon| daemon.port)
+    }
+
     /// Ends the rsync daemon; nodes are still told to use it.
     pub fn stop_rsync(&mut self) {
         let daemon = self.rsync.as_mut().expect("the daemon");

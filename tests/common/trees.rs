@@ -202,6 +202,16 @@ pub fn put(tree: &mut Tree, path: &str, item: Item) {
     tree.insert(bytes.to_vec(), item);
 }
 
+/// Names every directory of a tree, so that none has a time of its own.
+pub fn whole(mut tree: Tree) -> Tree {
+    for path in tree.keys().cloned().collect::<Vec<_>>() {
+        for at in (0..path.len()).filter(|&at| path[at] == b'/') {
+            tree.entry(path[..at].to_vec()).or_insert_with(Item::dir);
+        }
+    }
+    tree
+}
+
 /// Writes a file as anybody on a node would, with the directories above it.
 pub fn write_text(path: &Path, text: &str) {
     fs::create_dir_all(path.parent().expect("a path with a directory")).expect("makes the directory");
