@@ -28,7 +28,7 @@ use rustix::fs::{StatVfsMountFlags, XattrFlags};
 use rustix::io::Errno;
 use systemimager::fetch::{Options, Side};
 use systemimager::generation::GenerationId;
-use systemimager::host::{Check, Drift, MaxDelete};
+use systemimager::host::{Check, Drift, KeepUndo, MaxDelete};
 use systemimager::report::{Event, Monitor, Silent};
 use systemimager::root::fault::{self, Fault};
 use systemimager::state::Found;
@@ -567,6 +567,9 @@ fn request(node: &Path, repo: &str, rsync: Option<u16>) -> Request {
         fallback: rsync.is_some(),
         dry_run: false,
         allow_downgrade: false,
+        unhold: false,
+        keep_undo: KeepUndo::Always,
+        undo_share: 1.0,
         allow_root_fs: vec!["tmpfs".to_owned()],
         fetch: Options::default(),
         spool_limit: u64::MAX,
