@@ -14,6 +14,7 @@
 //! Before the seal every failure is [`Untouched`]; after it, [`Interrupted`]. Whether something weaker
 //! may be tried instead is therefore a matter of types.
 
+mod boot;
 pub mod compare;
 mod displaced;
 pub mod filesystems;

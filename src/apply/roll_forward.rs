@@ -15,7 +15,7 @@ use super::journal::{self, Journal};
 use super::prepare::{Action, Change, slot_name};
 use super::undo::{Keep, Undo};
 use super::way_back::WayBack;
-use super::{Interrupted, displaced, name};
+use super::{Interrupted, boot, displaced, name};
 
 /// A transaction that is complete, durable and recorded.
 #[derive(Debug)]
@@ -52,6 +52,7 @@ pub fn roll_forward(root: &Root, journal: &Journal, monitor: &dyn Monitor) -> Re
         WayBack::settle(&stages).map_err(|error| Interrupted(error.to_string()))?;
     }
     filesystems.sync(root, takes_part.iter().copied())?;
+    boot::write_back(root, journal, monitor);
     let mut state = match &journal.record.state {
         Some(text) => Some(State::parse(text, "the state in the journal")?),
         None => None,

@@ -11,6 +11,7 @@
 mod copy;
 mod create;
 pub mod fault;
+pub mod freeze;
 mod inspect;
 mod metadata;
 pub mod mounts;

@@ -17,6 +17,7 @@ use super::signals;
 use super::terminal::Terminal;
 use crate::host::Drift;
 use crate::report::Monitor;
+use crate::root::freeze;
 use crate::update::{self, Report, Request, UpdateError};
 
 pub use arguments::{Arguments, command};
@@ -54,6 +55,10 @@ pub enum Exit {
 
 /// Runs the program with the arguments of the process.
 pub fn main() -> ExitCode {
+    if std::env::args_os().nth(1).is_some_and(|argument| argument == freeze::WATCH) {
+        freeze::watch();
+        return Exit::Done.into();
+    }
     let arguments = match arguments::parse(std::env::args_os()) {
         Ok(arguments) => arguments,
         Err(error) => {
