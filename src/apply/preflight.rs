@@ -1,5 +1,7 @@
 //! Refuses what cannot end well, while nothing is touched yet.
 
+use std::collections::HashSet;
+
 use crate::generation::GenerationId;
 use crate::host::MaxDelete;
 use crate::root::mounts::{Host, Mount};
@@ -94,6 +96,10 @@ pub fn check_paths(
             parents.extend(change.path.parent());
         }
     }
+    // What is made first is looked at by what it is made in.
+    let made = transaction.changes.iter().filter(|change| matches!(change.action, Action::Make { .. }));
+    let made: HashSet<&TreePath> = made.map(|change| &change.path).collect();
+    parents.retain(|parent| !made.contains(parent));
     parents.sort_unstable();
     parents.dedup();
     for parent in parents {

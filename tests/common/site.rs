@@ -195,6 +195,18 @@ impl Site {
         self.nothing_left();
     }
 
+    /// The command that undoes the last update of the node.
+    pub fn rollback_command(&self) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_si_updateclient"));
+        command.args(["--rollback", "--yes", "--root"]).arg(self.node()).stdin(Stdio::null());
+        command
+    }
+
+    /// Undoes the last update of the node.
+    pub fn rollback(&self, more: &[&str]) -> Run {
+        Run::of(self.rollback_command().args(more).output().expect("si_updateclient runs"))
+    }
+
     /// Asserts that the node is the image.
     #[track_caller]
     pub fn same(&self) {

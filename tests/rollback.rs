@@ -1,0 +1,305 @@
+//! `--rollback`: what an update displaced comes back, bit for bit, and the node does not run into the same
+//! generation again.
+
+mod common;
+
+use std::fs;
+use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+use std::path::Path;
+
+use common::site::Site;
+use common::trees::{self, Item, What, write_text};
+use common::{Need, judge, needs};
+
+const NEEDED: [Need; 2] = [Need::Root, Need::Program("rsync")];
+const ANY: [&str; 2] = ["--max-delete", "100%"];
+
+fn generation(site: &Site, serial: u64) -> String {
+    let catalog = site.catalog();
+    let publish = catalog.publishes.iter().find(|publish| publish.serial == serial).expect("a publish");
+    publish.generation.short().to_string()
+}
+
+/// Inodes, owners and times of all paths but directories, for what rsync does not compare.
+fn inodes(tree: &Path) -> Vec<(String, u64)> {
+    let mut found = Vec::new();
+    let mut open = vec![tree.to_owned()];
+    while let Some(dir) = open.pop() {
+        for entry in fs::read_dir(&dir).expect("reads") {
+            let path = entry.expect("an entry").path();
+            let name = path.strip_prefix(tree).expect("below").display().to_string();
+            if name.starts_with(".si-")
+                || name.starts_with("var/lib/systemimager")
+                || name.starts_with("etc/systemimager")
+            {
+                continue;
+            }
+            let meta = fs::symlink_metadata(&path).expect("stat");
+            if meta.is_dir() { open.push(path) } else { found.push((name, meta.ino())) }
+        }
+    }
+    found.sort();
+    found
+}
+
+#[test]
+fn every_kind_of_change_is_undone_and_made_again() {
+    if !needs(&NEEDED) {
+        return;
+    }
+    let mut tree = trees::mutate(&trees::everything(), 0);
+    let site = Site::at(&tree);
+    for round in 1..6 {
+        tree = trees::mutate(&tree, round);
+        site.publish(&tree);
+        let (before, was) = (site.snapshot(), inodes(&site.node()));
+        let state = site.status();
+        site.updated(&ANY);
+        site.same();
+        let now = inodes(&site.node());
+        site.rollback(&[]).ended(0, &["rolled back to", &generation(&site, u64::from(round))]);
+        judge::same(&before, &site.node(), &[]);
+        site.nothing_left();
+        // The very same files, so that whatever links or watches them is right again.
+        assert_eq!(inodes(&site.node()), was);
+        let line = |status: &str| status.lines().find(|line| line.starts_with("generation")).map(str::to_owned);
+        assert_eq!(line(&site.status()), line(&state));
+        site.update(&["--check", "content"]).ended(12, &["--unhold"]);
+        judge::same(&before, &site.node(), &[]);
+        site.rollback(&[]).ended(0, &["rolled back to", &generation(&site, u64::from(round) + 1)]);
+        site.same();
+        assert_eq!(inodes(&site.node()), now);
+        site.updated(&["--check", "content"]).ended(0, &["up to date"]);
+    }
+}
+
+#[test]
+fn what_had_drifted_or_was_the_nodes_own_comes_back_as_it_was() {
+    if !needs(&NEEDED) {
+        return;
+    }
+    let mut tree = trees::system();
+    trees::put(&mut tree, "srv/app/data", Item::file("data"));
+    trees::put(&mut tree, "srv/gone/one", Item::file("one"));
+    let site = Site::at(&tree);
+    let node = site.node();
+    let mut next = tree.clone();
+    next.retain(|path, _| !path.starts_with(b"srv/app/") && !path.starts_with(b"srv/gone"));
+    trees::put(&mut next, "srv/app", Item::new(What::Symlink(b"elsewhere".to_vec())));
+    trees::put(&mut next, "etc/passwd", Item::file("the new passwd"));
+    trees::put(&mut next, "opt/new/tool", Item::file("tool"));
+    site.publish(&next);
+    write_text(&node.join("etc/passwd"), "edited by hand\n");
+    fs::set_permissions(node.join("etc/passwd"), fs::Permissions::from_mode(0o600)).expect("chmod");
+    fs::hard_link(node.join("etc/passwd"), node.join("etc/passwd.saved")).expect("links");
+    write_text(&node.join("srv/app/mine"), "mine\n");
+    write_text(&node.join("srv/gone/mine"), "mine too\n");
+    symlink("nowhere", node.join("srv/app/link")).expect("links");
+    let (before, was) = (site.snapshot(), inodes(&node));
+    site.updated(&ANY).ended(0, &["went with its directory"]);
+    write_text(&node.join("opt/new/mine"), "made after the update\n");
+    site.rollback(&["--dry-run"]).ended(0, &["would roll back", "/opt/new/tool"]);
+    assert!(node.join("opt/new/tool").exists(), "a dry run changes nothing");
+    site.rollback(&[]).ended(0, &["rolled back"]);
+    // What came after the update stays the node's.
+    assert_eq!(judge::same_but_untracked(&before, &node, &[]), ["opt/new/mine", "opt/new/", "opt/"]);
+    fs::remove_dir_all(node.join("opt")).expect("removes");
+    assert_eq!(inodes(&node), was);
+    assert_eq!(fs::metadata(node.join("etc/passwd.saved")).expect("is there").nlink(), 2);
+}
+
+#[test]
+fn the_generation_that_was_left_is_held() {
+    if !needs(&NEEDED) {
+        return;
+    }
+    let tree = trees::system();
+    let site = Site::at(&tree);
+    let mut second = tree.clone();
+    trees::put(&mut second, "etc/version", Item::file("two"));
+    site.publish(&second);
+    site.updated(&[]);
+    let status = site.status();
+    assert!(status.contains(&format!("undo:        to generation {}, serial 1", generation(&site, 1))), "{status}");
+    let before = site.snapshot();
+    site.rollback(&[]).ended(0, &["is held"]);
+    assert!(site.status().contains(&format!("held:        generation {}, serial 2", generation(&site, 2))));
+    for more in [&[][..], &["--check", "stat"], &["--dry-run"], &["--purge-untracked"]] {
+        site.update(more).ended(12, &[&generation(&site, 2), "nothing was changed"]);
+    }
+    // Published again, it is the same generation still.
+    site.publish(&second);
+    site.update(&[]).ended(12, &[]);
+    site.updated(&["--unhold"]);
+    judge::same(&before, &site.node(), &[]);
+    assert!(!site.status().contains("held:"));
+    site.rollback(&[]).ended(0, &[]);
+    let catalog = site.repo().join("node/catalog.toml");
+    let older = fs::read(&catalog).expect("reads");
+    let mut third = second.clone();
+    trees::put(&mut third, "etc/version", Item::file("three"));
+    site.publish(&third);
+    site.updated(&[]);
+    site.same();
+    assert!(!site.status().contains("held:"));
+    // An older catalog is as little accepted as before the rollback.
+    site.rollback(&[]).ended(0, &[]);
+    fs::write(&catalog, older).expect("writes");
+    site.update(&[]).ended(3, &["has seen 3"]);
+}
+
+#[test]
+fn a_full_sync_can_be_undone_also_where_nothing_was_recorded() {
+    if !needs(&NEEDED) {
+        return;
+    }
+    let site = Site::new().with_rsync();
+    site.publish(&trees::mutate(&trees::everything(), 0));
+    site.install_node();
+    let node = site.node();
+    for number in 0..40 {
+        write_text(&node.join(format!("etc/unknown-{number}")), "the image does not have it\n");
+    }
+    fs::remove_dir_all(node.join("usr")).expect("removes");
+    common::run(std::process::Command::new("find").arg(&node).args(["-type", "f", "-exec", "touch", "{}", "+"]));
+    let (before, was) = (site.snapshot(), inodes(&node));
+    site.updated(&ANY).ended(0, &["full sync"]);
+    site.same();
+    site.rollback(&[]).ended(0, &["before anything was recorded", "is held"]);
+    judge::same(&before, &node, &[]);
+    assert_eq!(inodes(&node), was);
+    assert!(site.status().contains("nothing is recorded of this tree"));
+    site.update(&ANY).ended(12, &[]);
+    site.updated(&[&ANY[..], &["--unhold"]].concat());
+    site.same();
+}
+
+#[test]
+fn what_is_kept_is_bounded_by_the_configuration() {
+    if !needs(&NEEDED) {
+        return;
+    }
+    let mut tree = trees::system();
+    trees::put(&mut tree, "usr/big", Item::file(trees::noise(3_000_000, 1)));
+    let site = Site::at(&tree);
+    let config = site.node().join("etc/systemimager/updateclient.toml");
+    let configured = |text: &str| {
+        fs::create_dir_all(config.parent().expect("a directory")).expect("makes");
+        fs::write(&config, text).expect("writes");
+    };
+    let mut round = 1;
+    let mut publish = |tree: &mut trees::Tree| {
+        round += 1;
+        trees::put(tree, "usr/big", Item::file(trees::noise(3_000_000, round)));
+        site.publish(tree);
+    };
+    let undo = site.node().join(".si-undo");
+    let exclude = ["--exclude-file", "/dev/null"];
+    publish(&mut tree);
+    site.updated(&exclude);
+    let status = site.status();
+    let line = status.lines().find(|line| line.starts_with("undo:")).expect("a line").to_owned();
+    let bytes: u64 = line.rsplit_once('(').and_then(|(_, rest)| rest.split(' ').next()?.parse().ok()).expect("bytes");
+    assert!((3_000_000..3_200_000).contains(&bytes), "{line}");
+
+    configured("keep_undo = \"never\"\n");
+    publish(&mut tree);
+    site.updated(&exclude);
+    assert!(!undo.exists());
+    assert!(site.status().contains("undo:        nothing"));
+    site.rollback(&[]).ended(5, &["nothing can be undone"]);
+
+    configured("undo_share = 0.0\n");
+    publish(&mut tree);
+    site.updated(&exclude).ended(0, &["will not be undoable", "undo_share"]);
+    assert!(!undo.exists());
+
+    configured("keep_undo = \"always\"\nundo_share = 0.0\n");
+    publish(&mut tree);
+    site.updated(&exclude);
+    site.rollback(&[]).ended(0, &["rolled back"]);
+}
+
+#[test]
+fn repairing_drift_does_not_cost_the_way_back_to_the_generation_before() {
+    if !needs(&NEEDED) {
+        return;
+    }
+    let tree = trees::system();
+    let site = Site::at(&tree);
+    let before = site.snapshot();
+    let mut next = tree.clone();
+    trees::put(&mut next, "etc/version", Item::file("two"));
+    site.publish(&next);
+    site.updated(&[]);
+    write_text(&site.node().join("etc/passwd"), "drifted\n");
+    write_text(&site.node().join("etc/version"), "drifted\n");
+    site.updated(&["--check", "content"]).ended(0, &["repaired"]);
+    site.same();
+    site.rollback(&[]).ended(0, &[&generation(&site, 1)]);
+    judge::same(&before, &site.node(), &[]);
+}
+
+#[test]
+fn what_was_edited_after_the_update_is_not_passed_off_as_old() {
+    if !needs(&NEEDED) {
+        return;
+    }
+    let mut tree = trees::system();
+    trees::put(&mut tree, "etc/dated", Item::file("same text").mtime(1_600_000_000, 5));
+    trees::put(&mut tree, "etc/changed", Item::file("one"));
+    let site = Site::at(&tree);
+    let before = site.snapshot();
+    trees::put(&mut tree, "etc/dated", Item::file("same text").mtime(1_700_000_000, 5));
+    trees::put(&mut tree, "etc/changed", Item::file("two"));
+    site.publish(&tree);
+    site.updated(&[]);
+    write_text(&site.node().join("etc/dated"), "other tex");
+    write_text(&site.node().join("etc/changed"), "edited");
+    site.rollback(&[]).ended(0, &[]);
+    assert_eq!(fs::read(site.node().join("etc/changed")).expect("reads"), b"one");
+    let left = judge::differences(&before, &site.node(), &[]);
+    assert!(left.len() == 1 && left[0].ends_with(" etc/dated"), "{left:?}");
+    assert!(site.status().contains("etc/dated: changed since the update that was undone"));
+    // What was edited is in the undo set of the rollback.
+    site.rollback(&[]).ended(0, &[]);
+    assert_eq!(fs::read(site.node().join("etc/changed")).expect("reads"), b"edited");
+}
+
+#[test]
+fn an_undo_set_that_is_damaged_or_foreign_changes_nothing() {
+    if !needs(&NEEDED) {
+        return;
+    }
+    let tree = trees::system();
+    let site = Site::at(&tree);
+    site.rollback(&[]).ended(5, &["nothing can be undone"]);
+    let mut next = tree.clone();
+    trees::put(&mut next, "etc/passwd", Item::file("two"));
+    trees::put(&mut next, "etc/new", Item::file("two"));
+    site.publish(&next);
+    site.updated(&[]);
+    let before = site.snapshot();
+    let undo = site.node().join(".si-undo");
+    let kept = site.dir.path().join("kept");
+    common::copy_tree(&undo, &kept);
+    let way_back = fs::read_to_string(undo.join("way-back")).expect("reads");
+    let slot = way_back.lines().find_map(|line| line.strip_prefix("stood ")?.split(' ').next()).expect("a slot");
+    fs::remove_file(undo.join(slot)).expect("removes");
+    site.rollback(&[]).ended(5, &["not in the undo set any more", "nothing was changed"]);
+    for (what, words) in [
+        ("si-undo 2\nend 0\n", "does not know"),
+        ("si-undo 1\nfilesystem .\nstood 1 0 ./../outside\nend 1\n", "cannot be followed"),
+        ("", "cannot be followed"),
+        ("si-undo 1\nfilesystem .\nfilesystem ./etc\nnothing 0 1 ./etc/passwd\nend 1\n", "not mounted"),
+    ] {
+        fs::remove_dir_all(&undo).expect("removes");
+        common::copy_tree(&kept, &undo);
+        fs::write(undo.join("way-back"), what).expect("writes");
+        site.rollback(&[]).ended(5, &[words, "nothing was changed"]);
+        judge::same(&before, &site.node(), &[]);
+    }
+    fs::remove_dir_all(&undo).expect("removes");
+    common::copy_tree(&kept, &undo);
+    site.rollback(&[]).ended(0, &[]);
+}
