@@ -3,6 +3,8 @@
 mod common;
 
 use std::fs;
+use std::io::{BufRead, BufReader, Read};
+use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
@@ -13,7 +15,7 @@ use nix::unistd::Pid;
 use common::fault_server::{Fault, FaultServer};
 use common::site::{Run, Site};
 use common::trees::{self, Item};
-use common::{Need, needs};
+use common::{Need, judge, needs};
 
 const NEEDED: [Need; 2] = [Need::Root, Need::Program("rsync")];
 
@@ -34,7 +36,7 @@ fn slow() -> (Site, FaultServer, String) {
 
 /// Starts an update and waits until it downloads the diff.
 fn start(site: &Site, server: &FaultServer, path: &str, command: &mut Command) -> Child {
-    let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("it starts");
+    let child = spawn(command);
     let begin = Instant::now();
     // the listing in front, then all of it
     while server.seen().iter().filter(|seen| seen.path == path).count() < 2 {
@@ -43,6 +45,19 @@ fn start(site: &Site, server: &FaultServer, path: &str, command: &mut Command) -
         sleep(Duration::from_millis(5));
     }
     child
+}
+
+fn spawn(command: &mut Command) -> Child {
+    command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("it starts")
+}
+
+#[track_caller]
+fn wait_until(what: &str, is_so: impl Fn() -> bool) {
+    let begin = Instant::now();
+    while !is_so() {
+        assert!(begin.elapsed() < Duration::from_secs(20), "{what}: not within 20 seconds");
+        sleep(Duration::from_millis(5));
+    }
 }
 
 fn signal(child: &Child, signal: Signal) {
@@ -83,6 +98,221 @@ fn a_stop_before_the_seal_leaves_nothing_behind() {
         site.updated(&["--no-fallback"]);
         site.same();
     }
+}
+
+/// Asserts that a stop ended the run soon, and that nothing is left of it but what it had downloaded.
+#[track_caller]
+fn stopped_soon(site: &Site, before: &Path, child: Child, since: Instant) -> Run {
+    let run = finish(child);
+    assert!(since.elapsed() < Duration::from_secs(3), "it took {:?} to stop: {run:#?}", since.elapsed());
+    run.ended(11, &["stopped on request; nothing was changed"]);
+    judge::same(before, &site.node(), &[]);
+    site.nothing_left();
+    run
+}
+
+/// The names in the spool.
+fn spool(site: &Site) -> Vec<String> {
+    let listed = fs::read_dir(site.node().join("var/lib/systemimager/client/spool")).expect("a spool");
+    let mut names: Vec<String> =
+        listed.map(|entry| entry.expect("an entry").file_name().to_string_lossy().into_owned()).collect();
+    names.sort();
+    names
+}
+
+#[test]
+fn a_stop_is_heeded_while_the_server_says_nothing() {
+    if !needs(&NEEDED) {
+        return;
+    }
+    // the catalog's answer, the catalog, the listing, and the middle of the diff
+    for (path, fault, requests, how) in [
+        (Some("/node/catalog.toml"), Fault::Stall(0), 1, Signal::SIGINT),
+        (Some("/node/catalog.toml"), Fault::Stall(100), 1, Signal::SIGTERM),
+        (None, Fault::Stall(10), 1, Signal::SIGINT),
+        (None, Fault::Stall(60_000), 2, Signal::SIGTERM),
+    ] {
+        let (site, server, diff) = slow();
+        let path = path.map_or(diff.clone(), str::to_owned);
+        if requests == 2 {
+            server.calm();
+            server.next(&path, [Fault::Behave]);
+        }
+        server.always(&path, fault.clone());
+        let before = site.snapshot();
+        let child = spawn(&mut site.command());
+        wait_until("it asks", || server.seen().iter().filter(|seen| seen.path == path).count() == requests);
+        // what comes before the silence has to be here, too
+        sleep(Duration::from_millis(100));
+        let since = Instant::now();
+        signal(&child, how);
+        stopped_soon(&site, &before, child, since);
+        let held = spool(&site);
+        assert!(held.iter().all(|name| name.ends_with(".part") || name.ends_with(".etag")), "{held:?}");
+        // the next run goes on with what is there
+        server.calm();
+        site.updated(&["--no-fallback"]);
+        site.same();
+        assert_eq!(spool(&site), [""; 0]);
+        if requests == 2 {
+            let resumed = server.seen().into_iter().rfind(|seen| seen.path == path);
+            assert_eq!(resumed.expect("it asks for the rest").status, 206);
+        }
+    }
+}
+
+#[test]
+fn a_stop_is_heeded_between_two_tries() {
+    if !needs(&NEEDED) {
+        return;
+    }
+    let (site, server, path) = slow();
+    server.calm();
+    server.always(&path, Fault::Status(503, Some("60")));
+    let before = site.snapshot();
+    let child = spawn(&mut site.command());
+    wait_until("it asks", || server.seen().iter().any(|seen| seen.path == path));
+    sleep(Duration::from_millis(100));
+    let since = Instant::now();
+    signal(&child, Signal::SIGTERM);
+    stopped_soon(&site, &before, child, since);
+}
+
+#[test]
+fn a_stop_is_heeded_while_nothing_accepts_the_connection() {
+    if !needs(&NEEDED) {
+        return;
+    }
+    let (mut site, server, _) = slow();
+    drop(server);
+    // a listener that is full: the next connection neither comes about nor is refused
+    let full = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+    rustix::net::listen(&full, 0).expect("listens");
+    let address = full.local_addr().expect("bound");
+    let _held: Vec<_> = (0..2)
+        .filter_map(|_| std::net::TcpStream::connect_timeout(&address, Duration::from_millis(300)).ok())
+        .collect();
+    site.repo_url = format!("http://{address}/");
+    let before = site.snapshot();
+    let child = spawn(&mut site.command());
+    sleep(Duration::from_millis(500));
+    let since = Instant::now();
+    signal(&child, Signal::SIGINT);
+    stopped_soon(&site, &before, child, since);
+}
+
+/// Runs `command` under strace, which holds up every `call` for so long; the child is the program itself.
+fn held_up(command: &Command, call: &str, delay: Duration) -> Child {
+    let mut strace = Command::new("strace");
+    strace.args(["-D", "-f", "-qq", "-o", "/dev/null", "-e", &format!("trace={call}")]);
+    strace.args(["-e", &format!("inject={call}:delay_enter={}", delay.as_micros())]);
+    spawn(strace.arg(command.get_program()).args(command.get_args()))
+}
+
+#[test]
+fn a_stop_is_heeded_while_content_is_staged() {
+    if !needs(&[&NEEDED[..], &[Need::Program("strace")]].concat()) {
+        return;
+    }
+    let mut tree = trees::system();
+    let site = Site::at(&tree);
+    for number in 0..400 {
+        trees::put(&mut tree, &format!("usr/lib/new-{number}"), Item::file(format!("new {number}")));
+    }
+    trees::put(&mut tree, "usr/lib/large", Item::file(trees::noise(9_000_000, 1)));
+    site.publish(&tree);
+    let before = site.snapshot();
+    // many small files; one large one, which comes first
+    for (call, delay, files) in [("fchown", 20, 5), ("pwrite64", 100, 1)] {
+        let child = held_up(&site.command(), call, Duration::from_millis(delay));
+        let staged = site.node().join(".si-stage/new");
+        wait_until("it stages", || fs::read_dir(&staged).is_ok_and(|listed| listed.count() >= files));
+        let since = Instant::now();
+        signal(&child, Signal::SIGINT);
+        stopped_soon(&site, &before, child, since);
+    }
+    site.updated(&["--no-fallback"]);
+    site.same();
+}
+
+#[test]
+fn a_stop_is_heeded_during_a_full_sync_whose_server_says_nothing() {
+    if !needs(&NEEDED) {
+        return;
+    }
+    let (site, _server, _) = slow();
+    for diff in site.archives("diffs") {
+        fs::remove_file(diff).expect("removes");
+    }
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let port = silent.local_addr().expect("bound").port().to_string();
+    let before = site.snapshot();
+    let child = spawn(site.command().args(["--server", "127.0.0.1", "--rsync-port", &port]));
+    let (mut rsync, _) = silent.accept().expect("rsync comes");
+    sleep(Duration::from_millis(100));
+    assert!(site.node().join(".si-full").exists());
+    let since = Instant::now();
+    signal(&child, Signal::SIGTERM);
+    stopped_soon(&site, &before, child, since);
+    // and rsync is gone: the connection ends
+    rsync.set_read_timeout(Some(Duration::from_secs(5))).expect("a timeout");
+    let mut greeting = Vec::new();
+    rsync.read_to_end(&mut greeting).expect("the other side has hung up");
+    assert!(greeting.starts_with(b"@RSYNCD:"));
+}
+
+#[test]
+fn after_the_seal_a_stop_waits_for_the_renames_however_often_it_is_asked_for() {
+    if !needs(&[&NEEDED[..], &[Need::Program("strace")]].concat()) {
+        return;
+    }
+    for how in [Signal::SIGINT, Signal::SIGTERM] {
+        let mut tree = trees::system();
+        let site = Site::at(&tree);
+        for number in 0..12 {
+            trees::put(&mut tree, &format!("usr/lib/new-{number:02}"), Item::file(format!("new {number}")));
+        }
+        site.publish(&tree);
+        // each new path comes by one of these calls, and a stage's own files do not
+        let child = held_up(&site.command(), "renameat2", Duration::from_millis(100));
+        wait_until("the first one came", || site.node().join("usr/lib/new-00").exists());
+        for _ in 0..3 {
+            signal(&child, how);
+            sleep(Duration::from_millis(50));
+        }
+        assert!(!site.node().join("usr/lib/new-11").exists(), "it was over before the signals came");
+        finish(child).ended(0, &["updated to node"]);
+        site.same();
+        assert!(site.status().contains("serial:      2"));
+    }
+}
+
+#[test]
+fn a_stop_is_heeded_at_the_question() {
+    if !needs(&[Need::Root, Need::Program("rsync"), Need::Program("script")]) {
+        return;
+    }
+    let (site, _server, _) = slow();
+    let before = site.snapshot();
+    let client = site.command();
+    let words = std::iter::once(client.get_program()).chain(client.get_args().filter(|word| *word != "--yes"));
+    let words: Vec<String> = words.map(|word| format!("'{}'", word.to_string_lossy())).collect();
+    let mut script = Command::new("script");
+    script.args(["-qfec", &format!("echo $$; exec {}", words.join(" ")), "/dev/null"]).stdin(Stdio::piped());
+    let mut child = script.stdout(Stdio::piped()).spawn().expect("it starts");
+    let mut said = BufReader::new(child.stdout.take().expect("piped"));
+    let mut number = String::new();
+    said.read_line(&mut number).expect("its number");
+    let mut question = [0; 6];
+    said.read_exact(&mut question).expect("it asks");
+    assert_eq!(&question, b"update");
+    sleep(Duration::from_millis(200));
+    let since = Instant::now();
+    kill(Pid::from_raw(number.trim().parse().expect("a number")), Signal::SIGINT).expect("kills");
+    let status = child.wait().expect("it ends");
+    assert_eq!(status.code(), Some(11));
+    assert!(since.elapsed() < Duration::from_secs(3));
+    judge::same(&before, &site.node(), &[]);
 }
 
 #[test]

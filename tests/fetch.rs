@@ -96,6 +96,7 @@ fn quick() -> Options {
         minimum_speed: 1024,
         speed_window: Duration::from_secs(60),
         ca_file: None,
+        stopped: || false,
     }
 }
 

@@ -1,6 +1,8 @@
 //! What stands at the tracked paths of a tree, and what stands beside them.
 
 use std::collections::HashMap;
+use std::fs::File;
+use std::io;
 
 use rayon::prelude::*;
 
@@ -11,6 +13,9 @@ use crate::report::{Event, Job, Monitor};
 use crate::root::{Descend, FileKind, Root, RootError, Stat};
 use crate::state::is_above_own;
 use crate::tree_path::TreePath;
+
+use super::Untouched;
+use super::heed::{Heeding, failed, go_on};
 
 /// What was seen of a tree: tracked paths with their stat, and untracked ones by their topmost path.
 #[derive(Default)]
@@ -28,7 +33,7 @@ pub struct Live {
 
 impl Live {
     /// Walks the tree; `tracked` is sorted and unique. Excluded paths are passed by.
-    pub fn walk(root: &Root, tracked: &[&TreePath], filter: &Filter, monitor: &dyn Monitor) -> Result<Self, RootError> {
+    pub fn walk(root: &Root, tracked: &[&TreePath], filter: &Filter, monitor: &dyn Monitor) -> Result<Self, Untouched> {
         monitor.event(Event::Started { job: Job::Walk, total: tracked.len() as u64 });
         let mut live = Live { whole: true, seen: Vec::with_capacity(tracked.len()), ..Live::default() };
         if let Some(stat) = root.stat(&TreePath::root())? {
@@ -37,7 +42,8 @@ impl Live {
         let mut cursor = filter.cursor();
         let mut rest = tracked;
         let mut unreported = 0;
-        root.walk::<RootError>(&TreePath::root(), |visit| {
+        root.walk::<Untouched>(&TreePath::root(), |visit| {
+            go_on(monitor)?;
             if cursor.excludes(&visit.path, visit.stat.kind == FileKind::Directory).is_some() {
                 return Ok(Descend::Past);
             }
@@ -80,7 +86,7 @@ impl Live {
         root: &Root,
         wanted: impl Iterator<Item = &'e Entry>,
         monitor: &dyn Monitor,
-    ) -> Result<(), RootError> {
+    ) -> Result<(), Untouched> {
         let mut paths: Vec<&TreePath> = wanted
             .filter(|entry| {
                 let same_size = |stat: &Stat| entry.file().is_some_and(|(size, _)| size == stat.size);
@@ -93,11 +99,12 @@ impl Live {
         paths.dedup();
         monitor.event(Event::Started { job: Job::Walk, total: paths.len() as u64 });
         let read = |path: &&TreePath| {
-            let digest = digest_of(root, path);
+            let digest = digest_where(root, path, |file| Digest::of_reader(Heeding { from: file, monitor }));
             monitor.event(Event::Advanced { job: Job::Walk, by: 1 });
             digest.map(|digest| digest.map(|digest| ((*path).clone(), digest)))
         };
-        let found: Vec<Option<(TreePath, Digest)>> = paths.par_iter().map(read).collect::<Result<_, RootError>>()?;
+        let found: Vec<Option<(TreePath, Digest)>> =
+            paths.par_iter().map(read).collect::<Result<_, RootError>>().map_err(|error| failed(monitor, error))?;
         self.digests.extend(found.into_iter().flatten());
         monitor.event(Event::Finished { job: Job::Walk });
         Ok(())
@@ -140,11 +147,18 @@ impl Live {
 }
 
 fn digest_of(root: &Root, path: &TreePath) -> Result<Option<Digest>, RootError> {
+    digest_where(root, path, Digest::of_reader)
+}
+
+fn digest_where(
+    root: &Root,
+    path: &TreePath,
+    read: impl FnOnce(File) -> io::Result<(Digest, u64)>,
+) -> Result<Option<Digest>, RootError> {
     let file = match root.open_file(path) {
         Err(e) if e.is_absent() => return Ok(None),
         answer => answer?,
     };
-    let read = Digest::of_reader(file);
-    let (digest, _) = read.map_err(|source| RootError { what: "read", path: root.show(path), source })?;
+    let (digest, _) = read(file).map_err(|source| RootError { what: "read", path: root.show(path), source })?;
     Ok(Some(digest))
 }

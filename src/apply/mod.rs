@@ -18,6 +18,7 @@ mod boot;
 pub mod compare;
 mod displaced;
 pub mod filesystems;
+mod heed;
 pub mod journal;
 mod links;
 pub mod live;

@@ -11,6 +11,7 @@ use crate::report::{Event, Job, Monitor};
 use crate::root::{Labels, NewFile, Rename, Root, RootError, sync_tells_errors};
 
 use super::filesystems::{Filesystems, Stages};
+use super::heed::{Heeding, failed, go_on};
 use super::journal::{self, Journal, Record, SealError};
 use super::prepare::{Install, Make, Transaction};
 use super::undo::{self, Keep, Limits};
@@ -117,14 +118,13 @@ impl<'a> Stage<'a> {
     pub fn fill(&self, digest: &Digest, content: &mut dyn Read) -> Result<(), FillError> {
         let Some(installs) = self.missing().get(digest).cloned() else { return Ok(()) };
         let Some((&first, others)) = installs.split_first() else { return Ok(()) };
-        if self.monitor.is_stopped() {
-            return Err(Untouched::Stopped.into());
-        }
+        go_on(self.monitor)?;
         let first = &self.transaction.installs[first];
         let tree = self.tree(first)?;
         let file = tree.create_file(&first.place).map_err(Untouched::from_root)?;
-        let copied = copy(content, &file, first.bytes());
+        let copied = copy(&mut Heeding { from: content, monitor: self.monitor }, &file, first.bytes());
         let found = copied.map_err(|e| match e {
+            CopyError::Read(_) if self.monitor.is_stopped() => Untouched::Stopped.into(),
             CopyError::Read(e) => FillError::Source(e),
             CopyError::Write(source) => {
                 let path = tree.show(&first.place);
@@ -167,8 +167,9 @@ impl<'a> Stage<'a> {
             Err(e) if e.is_absent() => return Ok(false),
             answer => answer?,
         };
-        let read = Digest::of_reader(&file);
-        let found = read.map_err(|source| RootError { what: "read", path: from.show(path), source })?;
+        let read = Digest::of_reader(Heeding { from: &file, monitor: self.monitor });
+        let found =
+            read.map_err(|source| failed(self.monitor, RootError { what: "read", path: from.show(path), source }))?;
         if found != (*digest, install.bytes()) {
             return Ok(false);
         }
@@ -275,13 +276,14 @@ impl<'a> Stage<'a> {
         let tree = self.tree(install)?;
         let file = tree.create_file(&install.place).map_err(Untouched::from_root)?;
         let copied = file.share_blocks(content).or_else(|_| {
-            let mut reader = Positioned { content, at: 0 };
-            copy(&mut reader, &file, install.bytes()).map(drop).map_err(|e| match e {
+            let from = Positioned { content, at: 0 };
+            copy(&mut Heeding { from, monitor: self.monitor }, &file, install.bytes()).map(drop).map_err(|e| match e {
                 CopyError::Read(e) | CopyError::Write(e) => e,
             })
         });
         copied.map_err(|source| {
-            Untouched::from_root(RootError { what: "write", path: tree.show(&install.place), source })
+            let error = RootError { what: "write", path: tree.show(&install.place), source };
+            if error.is_full() { Untouched::from_root(error) } else { failed(self.monitor, error) }
         })?;
         self.dress(install, &file)
     }

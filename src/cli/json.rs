@@ -48,8 +48,11 @@ impl Monitor for Json {
                 }
                 return;
             }
-            Event::Sealed => signals::seal(),
-            Event::Finished { .. } | Event::Applied { .. } | Event::Note { .. } | Event::Warning { .. } => {}
+            Event::Finished { .. }
+            | Event::Sealed
+            | Event::Applied { .. }
+            | Event::Note { .. }
+            | Event::Warning { .. } => {}
         }
         line(&event);
     }

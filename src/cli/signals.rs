@@ -1,24 +1,24 @@
 //! What Ctrl-C, SIGTERM and a terminal that goes away mean to a run.
 //!
 //! The signals are blocked in all threads and received by one that waits for them: nothing is ever
-//! interrupted half-way. Before the seal the run stops at the next step and leaves nothing behind;
-//! after it, it goes on to the end. SIGHUP never stops it.
+//! interrupted half-way. Before the seal the run stops at its next step, or where it waits, and leaves
+//! nothing behind; after it, it goes on to the end, however often it is asked. SIGHUP never stops it.
 
+use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
-use std::time::Duration;
 
 use nix::sys::signal::{SigSet, Signal};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
 
 static STOPPED: AtomicBool = AtomicBool::new(false);
-static SEALED: AtomicBool = AtomicBool::new(false);
 
-/// A run that does not come to a step within this time is in the network, where nothing is lost.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// While a person is waited for, a stop is looked for so often, in nanoseconds.
+const TICK: i64 = 100_000_000;
 
-/// Begins to receive signals; to be called before any other thread is started. `exit_code` is used
-/// where the run has to be broken off because it does not come to a step.
-pub fn receive(exit_code: i32) {
+/// Begins to receive signals; to be called before any other thread is started.
+pub fn receive() {
     let signals: SigSet = [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP].into_iter().collect();
     if signals.thread_block().is_err() {
         return;
@@ -27,22 +27,10 @@ pub fn receive(exit_code: i32) {
     drop(thread::spawn(move || {
         loop {
             match signals.wait() {
-                Ok(Signal::SIGINT | Signal::SIGTERM) => stop(exit_code),
+                Ok(Signal::SIGINT | Signal::SIGTERM) => STOPPED.store(true, Ordering::SeqCst),
                 Ok(_) => {}
                 Err(_) => return,
             }
-        }
-    }));
-}
-
-fn stop(exit_code: i32) {
-    if STOPPED.swap(true, Ordering::SeqCst) {
-        return;
-    }
-    drop(thread::spawn(move || {
-        thread::sleep(PATIENCE);
-        if !SEALED.load(Ordering::SeqCst) {
-            std::process::exit(exit_code);
         }
     }));
 }
@@ -52,7 +40,18 @@ pub fn is_stopped() -> bool {
     STOPPED.load(Ordering::SeqCst)
 }
 
-/// From here on nothing stops the run.
-pub fn seal() {
-    SEALED.store(true, Ordering::SeqCst);
+/// Waits until standard input has something to say, or has ended; false where a stop comes first.
+pub fn is_input_ready() -> bool {
+    let input = std::io::stdin();
+    loop {
+        let mut asked = [PollFd::from_borrowed_fd(input.as_fd(), PollFlags::IN)];
+        let answer = poll(&mut asked, Some(&Timespec { tv_sec: 0, tv_nsec: TICK }));
+        if is_stopped() {
+            return false;
+        }
+        match answer {
+            Ok(0) | Err(Errno::INTR) => {}
+            Ok(_) | Err(_) => return true,
+        }
+    }
 }

@@ -83,8 +83,7 @@ impl Monitor for Terminal {
             }
             Event::Finished { job } => self.finish(job),
             Event::Note { text } if !self.quiet => self.say(&text),
-            Event::Sealed => signals::seal(),
-            Event::Note { .. } | Event::Applied { .. } => {}
+            Event::Note { .. } | Event::Sealed | Event::Applied { .. } => {}
             Event::Warning { text } => self.say(&format!("warning: {text}")),
         }
     }

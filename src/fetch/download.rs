@@ -4,12 +4,12 @@ use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
 use std::os::unix::fs::FileExt;
 use std::sync::{Arc, PoisonError};
-use std::thread;
 
 use crate::catalog::FileRef;
 use crate::digest::Digest;
 use crate::fetch::Repository;
 use crate::fetch::error::{FetchError, FetchErrorKind, Side};
+use crate::fetch::heed;
 use crate::fetch::part::Part;
 use crate::fetch::patience::Patience;
 use crate::fetch::transport::Trouble;
@@ -151,7 +151,7 @@ impl Repository {
             if let Some(monitor) = monitor {
                 monitor.note(format!("{error}; trying again in {:.1} s", pause.as_secs_f64()));
             }
-            thread::sleep(pause);
+            heed::sleep(self.options.stopped, pause)?;
         }
         Ok(Filled::Yes)
     }

@@ -3,6 +3,8 @@
 use std::fmt;
 use std::io;
 
+use crate::fetch::heed::Stopped;
+
 /// The side that is wrong.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Side {
@@ -25,6 +27,8 @@ pub enum FetchErrorKind {
     Unreachable,
     /// The spool, or the filesystem that it lies on, is full.
     NoRoom,
+    /// The run was asked to stop.
+    Stopped,
     /// Everything else.
     Other,
 }
@@ -84,6 +88,13 @@ impl FetchError {
     /// The reason alone.
     pub fn why(&self) -> &str {
         &self.why
+    }
+}
+
+impl From<Stopped> for FetchError {
+    fn from(_: Stopped) -> Self {
+        let why = "stopped on request".to_owned();
+        FetchError { kind: FetchErrorKind::Stopped, side: Side::Node, what: None, why }
     }
 }
 

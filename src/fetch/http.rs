@@ -5,7 +5,7 @@
 //! the bytes as stored, some servers mark every `.gz` file with it, and the digest decides.
 
 use std::error::Error;
-use std::io::{self, Read};
+use std::io;
 use std::time::Duration;
 
 use reqwest::blocking::{Client, RequestBuilder, Response};
@@ -17,6 +17,7 @@ use reqwest::{StatusCode, Url, redirect};
 
 use crate::fetch::certificates::certificates;
 use crate::fetch::error::{FetchError, FetchErrorKind as Kind, Side};
+use crate::fetch::heed::{self, Pieces};
 use crate::fetch::local::too_large;
 use crate::fetch::part::Part;
 use crate::fetch::patience::Pace;
@@ -76,7 +77,8 @@ impl Http {
     }
 
     fn send(&self, file: &str, request: RequestBuilder) -> Result<Response, Trouble> {
-        request.send().map_err(|e| self.not_sent(file, &e))
+        let sent = heed::unless_stopped(self.options.stopped, move || request.send())?;
+        sent.map_err(|e| self.not_sent(file, &e))
     }
 
     fn error(&self, file: &str, kind: Kind, side: Side, why: impl std::fmt::Display) -> FetchError {
@@ -130,40 +132,30 @@ impl Http {
     }
 
     /// Takes the body in, as far as the part needs it.
-    fn pump(&self, file: &str, mut response: Response, part: &mut Part<'_>) -> Result<(), Trouble> {
+    fn pump(&self, file: &str, response: Response, part: &mut Part<'_>) -> Result<(), Trouble> {
         let ends_with_part = part.end() == part.total();
         let told = response.content_length();
         let mut pace = Pace::new(&self.options);
-        let mut buffer = vec![0; 128 << 10];
+        let mut pieces = Pieces::of(response, self.options.stopped);
         while part.left() > 0 {
-            let n = self.read(file, &mut response, &mut buffer, part)?;
-            if n == 0 {
+            let Some(piece) = pieces.next()?.map_err(|e| self.cut(file, part, &self.interruption(&e)))? else {
                 return Err(self.cut(file, part, "the body ends"));
-            }
-            let wanted = usize::try_from(part.left()).unwrap_or(usize::MAX).min(n);
-            if wanted < n && ends_with_part {
+            };
+            let wanted = usize::try_from(part.left()).unwrap_or(usize::MAX).min(piece.len());
+            if wanted < piece.len() && ends_with_part {
                 return Err(self.too_long(file, part));
             }
-            part.append(&buffer[..wanted])?;
-            if !pace.holds(n as u64) {
+            part.append(&piece[..wanted])?;
+            if !pace.holds(piece.len() as u64) {
                 return Err(self.cut(file, part, "the bytes come too slowly"));
             }
         }
         // Reads the end of a chunked body, so that the connection can be used again; all that was
         // asked for is here, so only surplus bytes matter.
-        if told.is_none() && ends_with_part && matches!(response.read(&mut buffer[..1]), Ok(1)) {
+        if told.is_none() && ends_with_part && matches!(pieces.next()?, Ok(Some(_))) {
             return Err(self.too_long(file, part));
         }
         Ok(())
-    }
-
-    fn read(&self, file: &str, response: &mut Response, buffer: &mut [u8], part: &Part<'_>) -> Result<usize, Trouble> {
-        loop {
-            match response.read(buffer) {
-                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-                other => return other.map_err(|e| self.cut(file, part, &self.interruption(&e))),
-            }
-        }
     }
 
     /// Why no more of a body comes.
@@ -270,7 +262,7 @@ impl Transport for Http {
         if let Some(etag) = known {
             request = request.header(IF_NONE_MATCH, etag);
         }
-        let mut response = self.send(file, request)?;
+        let response = self.send(file, request)?;
         match response.status() {
             StatusCode::NOT_MODIFIED if known.is_some() => return Ok(CatalogAnswer::NotModified),
             StatusCode::OK => {}
@@ -282,17 +274,18 @@ impl Transport for Http {
             return Err(too_large());
         }
         let broken = |why: &str| Trouble::passing(self.error(file, Kind::Unreachable, Side::Network, why));
-        let (mut pace, mut bytes, mut buffer) = (Pace::new(&self.options), Vec::new(), vec![0; 32 << 10]);
-        loop {
-            match response.read(&mut buffer) {
-                Ok(0) => return Ok(CatalogAnswer::Fetched { bytes, etag }),
-                Ok(n) if (bytes.len() + n) as u64 > cap => return Err(too_large()),
-                Ok(n) if pace.holds(n as u64) => bytes.extend_from_slice(&buffer[..n]),
-                Ok(_) => return Err(broken("the bytes come too slowly")),
-                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-                Err(e) => return Err(broken(&self.interruption(&e))),
+        let (mut pace, mut bytes) = (Pace::new(&self.options), Vec::new());
+        let mut pieces = Pieces::of(response, self.options.stopped);
+        while let Some(piece) = pieces.next()?.map_err(|e| broken(&self.interruption(&e)))? {
+            if (bytes.len() + piece.len()) as u64 > cap {
+                return Err(too_large());
             }
+            if !pace.holds(piece.len() as u64) {
+                return Err(broken("the bytes come too slowly"));
+            }
+            bytes.extend_from_slice(&piece);
         }
+        Ok(CatalogAnswer::Fetched { bytes, etag })
     }
 }
 

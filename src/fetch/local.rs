@@ -13,18 +13,20 @@ use rustix::fs::OFlags;
 
 use crate::fetch::CatalogAnswer;
 use crate::fetch::error::{FetchError, FetchErrorKind, Side};
+use crate::fetch::heed::{Stop, Stopped};
 use crate::fetch::part::Part;
 use crate::fetch::spool::Spool;
 use crate::fetch::transport::{Transport, Trouble};
 
 pub(super) struct Local {
     directory: PathBuf,
+    stop: Stop,
 }
 
 impl Local {
     /// `directory` is the image's.
-    pub fn new(directory: PathBuf) -> Self {
-        Local { directory }
+    pub fn new(directory: PathBuf, stop: Stop) -> Self {
+        Local { directory, stop }
     }
 
     /// Opens `file`, with its size and its etag: a rename over it changes the inode.
@@ -73,6 +75,9 @@ impl Transport for Local {
         }
         let mut buffer = vec![0; 1 << 20];
         while part.left() > 0 {
+            if (self.stop)() {
+                return Err(Stopped.into());
+            }
             let want = usize::try_from(part.left()).unwrap_or(usize::MAX).min(buffer.len());
             match opened.read_at(&mut buffer[..want], part.next()) {
                 Ok(0) => return Err(Trouble::passing(self.wrong_size(file, part.next(), size))),

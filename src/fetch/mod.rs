@@ -8,6 +8,7 @@ mod certificates;
 pub mod content;
 mod download;
 mod error;
+mod heed;
 mod http;
 mod local;
 mod part;
@@ -22,7 +23,6 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::thread;
 use std::time::Duration;
 
 use crate::catalog::{FileRef, Frame, MAX_CATALOG};
@@ -65,6 +65,8 @@ pub struct Options {
     pub minimum_speed: u64,
     /// See `minimum_speed`.
     pub speed_window: Duration,
+    /// Whether the run was asked to stop: then nothing is waited for any more.
+    pub stopped: fn() -> bool,
     /// The certificates that vouch for https servers, in PEM; without it the system's bundle.
     pub ca_file: Option<PathBuf>,
 }
@@ -106,7 +108,7 @@ impl Repository {
                 base.set_path(&format!("{}{image}/", url.path()));
                 Box::new(Http::new(&base, options.clone())?)
             }
-            Place::File(path) => Box::new(Local::new(path.join(image.as_str()))),
+            Place::File(path) => Box::new(Local::new(path.join(image.as_str()), options.stopped)),
             Place::Rsync(url) => Box::new(Rsync::new(format!("{url}{image}/"), options.clone())),
         };
         let spool = spool.map_or_else(Spool::temporary, Ok)?;
@@ -131,7 +133,7 @@ impl Repository {
                 }
             };
             match patience.pause(0, asked) {
-                Some(pause) => thread::sleep(pause),
+                Some(pause) => heed::sleep(self.options.stopped, pause)?,
                 None => return Err(error.about(&address).after(patience.failures())),
             }
         }
@@ -224,6 +226,7 @@ impl Default for Options {
             idle_timeout: Duration::from_secs(30),
             minimum_speed: 1024,
             speed_window: Duration::from_secs(60),
+            stopped: || false,
             ca_file: None,
         }
     }

@@ -9,6 +9,7 @@ use std::ops::ControlFlow;
 use rustix::fs::OFlags;
 
 use crate::fetch::error::{FetchError, FetchErrorKind, Side};
+use crate::fetch::heed::Stopped;
 use crate::fetch::local::too_large;
 use crate::fetch::part::Part;
 use crate::fetch::patience::Pace;
@@ -64,10 +65,12 @@ impl Rsync {
         };
         let outcome = rsync::run(&call, &mut |heard| match heard {
             Heard::Line(_) => ControlFlow::Continue(()),
+            Heard::Tick if (self.options.stopped)() => ControlFlow::Break(()),
             Heard::Tick => tick(),
         });
         match outcome {
             Ok(outcome) => outcome.failure().map_or(Ok(()), |failure| Err(self.trouble(file, failure, &outcome))),
+            Err(RsyncError::Stopped) if (self.options.stopped)() => Err(Stopped.into()),
             Err(RsyncError::Stopped) => Ok(()),
             Err(e @ (RsyncError::NotInstalled | RsyncError::Run(_) | RsyncError::TimedOut)) => {
                 Err(FetchError::new(FetchErrorKind::Other, Side::Node, self.address(file), e).into())

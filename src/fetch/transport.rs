@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use crate::fetch::CatalogAnswer;
 use crate::fetch::error::FetchError;
+use crate::fetch::heed::Stopped;
 use crate::fetch::part::Part;
 use crate::fetch::spool::Spool;
 
@@ -41,6 +42,12 @@ impl Trouble {
     /// Trouble that may pass.
     pub fn passing(error: FetchError) -> Self {
         Trouble::Passing { error, pause: None }
+    }
+}
+
+impl From<Stopped> for Trouble {
+    fn from(stopped: Stopped) -> Self {
+        Trouble::Lasting(stopped.into())
     }
 }
 

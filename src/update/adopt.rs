@@ -39,8 +39,8 @@ impl Run<'_> {
         tracked.sort_unstable();
         tracked.dedup();
         let root = &self.session.root;
-        let mut live = Live::walk(root, &tracked, &self.filter, self.monitor).map_err(Untouched::from)?;
-        live.read_contents(root, filtered.iter().flat_map(|m| m.entries()), self.monitor).map_err(Untouched::from)?;
+        let mut live = Live::walk(root, &tracked, &self.filter, self.monitor)?;
+        live.read_contents(root, filtered.iter().flat_map(|m| m.entries()), self.monitor)?;
         let mut best: Option<(usize, BTreeMap<TreePath, Difference>)> = None;
         for (index, manifest) in filtered.iter().enumerate() {
             let found = self.differences(manifest, &live).map_err(Untouched::from)?;

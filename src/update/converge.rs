@@ -82,14 +82,14 @@ impl Converge<'_> {
     /// Looks at the tree as closely as the goal asks for.
     pub(super) fn look(&self, goal: &Goal) -> Result<Live, UpdateError> {
         let root = &self.run.session.root;
-        let looked = match (&goal.base, goal.policy.depth) {
+        let mut live = match (&goal.base, goal.policy.depth) {
             (Some(base), Depth::Touched) => {
                 let recorded = self.base.map(|base| &base.deviating).cloned().unwrap_or_default();
                 let mut paths = prepare::touched(base, &goal.target, &recorded);
                 paths.extend(goal.former.iter().map(|entry| entry.path.clone()));
                 paths.sort_unstable();
                 paths.dedup();
-                Live::look(root, &paths)
+                Live::look(root, &paths).map_err(Untouched::from)?
             }
             _ => {
                 let old = goal.base.as_ref().map(|base| base.entries()).unwrap_or_default();
@@ -97,12 +97,11 @@ impl Converge<'_> {
                 let mut tracked: Vec<&TreePath> = known.map(|entry| &entry.path).collect();
                 tracked.sort_unstable();
                 tracked.dedup();
-                Live::walk(root, &tracked, &self.run.filter, self.run.monitor)
+                Live::walk(root, &tracked, &self.run.filter, self.run.monitor)?
             }
         };
-        let mut live = looked.map_err(Untouched::from)?;
         if goal.policy.depth == Depth::Content {
-            live.read_contents(root, goal.target.entries().iter(), self.run.monitor).map_err(Untouched::from)?;
+            live.read_contents(root, goal.target.entries().iter(), self.run.monitor)?;
         }
         Ok(live)
     }

@@ -8,7 +8,7 @@ use serde::Serialize;
 use crate::apply::prepare::Item;
 use crate::apply::session::SessionError;
 use crate::apply::{Interrupted, Untouched};
-use crate::fetch::FetchError;
+use crate::fetch::{FetchError, FetchErrorKind};
 use crate::generation::GenerationId;
 use crate::state::held::Held;
 use crate::state::{Found, State, StateError};
@@ -91,7 +91,7 @@ pub enum UpdateError {
     Trust(String),
     /// Something could not be fetched.
     #[error("{0}; nothing was changed")]
-    Fetch(#[from] FetchError),
+    Fetch(FetchError),
     /// Another run works on the tree.
     #[error("{0}")]
     Locked(String),
@@ -139,6 +139,15 @@ impl Report {
             displaced: Vec::new(),
             untracked: state.untracked,
             refusal: None,
+        }
+    }
+}
+
+impl From<FetchError> for UpdateError {
+    fn from(error: FetchError) -> Self {
+        match error.kind {
+            FetchErrorKind::Stopped => UpdateError::Stopped,
+            _ => UpdateError::Fetch(error),
         }
     }
 }

@@ -4,6 +4,7 @@ use std::io::Read;
 
 use super::arguments::Arguments;
 use crate::apply::Untouched;
+use crate::cli::signals;
 use crate::fetch::{Options, RepoUrl};
 use crate::host::{ClientConf, Config, DEFAULT_EXCLUDES, MAX_FILE};
 use crate::report::Monitor;
@@ -128,6 +129,7 @@ fn fetch_options(config: &Config, root: &Root) -> Options {
         attempts: download.attempts,
         idle_timeout: std::time::Duration::from_secs(download.idle_timeout.into()),
         minimum_speed: download.min_speed.into(),
+        stopped: signals::is_stopped,
         ca_file: config.ca_file.as_ref().map(|file| root.shown().join(file.trim_start_matches('/'))),
         ..Options::default()
     }

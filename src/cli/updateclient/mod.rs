@@ -66,7 +66,7 @@ pub fn main() -> ExitCode {
             return if error.use_stderr() { Exit::Usage.into() } else { Exit::Done.into() };
         }
     };
-    signals::receive(Exit::Stopped as i32);
+    signals::receive();
     let json = arguments.json;
     match run(&arguments) {
         Ok(exit) => exit.into(),
@@ -122,7 +122,9 @@ fn confirm(arguments: &Arguments, harmless: bool, question: &str) -> Result<(), 
     let _ = write!(err, "{question}? [y/N] ");
     let _ = err.flush();
     let mut answer = String::new();
-    let _ = std::io::stdin().read_line(&mut answer);
+    if signals::is_input_ready() {
+        let _ = std::io::stdin().read_line(&mut answer);
+    }
     if matches!(answer.trim(), "y" | "Y" | "yes") { Ok(()) } else { Err(UpdateError::Stopped) }
 }
 
