@@ -104,6 +104,13 @@ fn recover(site: &Site) -> Run {
     Run::of(command.arg("--recover").arg("--root").arg(site.node()).output().expect("runs"))
 }
 
+/// Rolls the node back to what it was when `copy` was made of it.
+#[track_caller]
+fn rolled_back(site: &Site, copy: &Path) {
+    site.rollback(&[]).ended(0, &[]);
+    judge::same(copy, &site.node(), &EVERYWHERE);
+}
+
 #[track_caller]
 fn updated(site: &Site, more: &[&str]) -> Run {
     site.updated(&[&["--no-fallback", "--max-delete", "100%"], more].concat())
@@ -124,8 +131,11 @@ fn a_whole_update_on(kind: &str) {
     let (site, _disk) = site_on(&first, |site| Disk::new(kind, site.dir.path().join("disk"), &site.node()));
     let same = || judge::same(&site.image(), &site.node(), &["lost+found"]);
     site.publish(&second);
+    let before = site.snapshot();
     updated(&site, &[]);
     same();
+    rolled_back(&site, &before);
+    rolled_back(&site, &site.image());
     site.publish(&first);
     killed_after_the_seal(&site);
     recover(&site).ended(0, &["finishing an update"]);
@@ -174,8 +184,11 @@ fn a_root_of_six_filesystems_is_updated_as_one_and_waits_for_what_is_missing() {
     let (site, disks) = site_on(&first, several);
     let same = || judge::same(&site.image(), &site.node(), &EVERYWHERE);
     site.publish(&second);
+    let before = site.snapshot();
     updated(&site, &[]);
     same();
+    rolled_back(&site, &before);
+    rolled_back(&site, &site.image());
     // killed after the seal, and a filesystem is missing
     site.publish(&first);
     killed_after_the_seal(&site);

@@ -1,9 +1,10 @@
 //! The filesystems that take part in a transaction: each has its own stage, since a rename cannot
 //! leave a filesystem.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io::Read;
 
+use crate::entry::Mtime;
 use crate::manifest::{parse_path, path_text};
 use crate::root::{FileKind, Rename, Root, RootError};
 use crate::tree_path::TreePath;
@@ -24,6 +25,8 @@ pub struct Filesystems {
 /// The open stages of those filesystems that take part.
 pub struct Stages {
     by_filesystem: BTreeMap<usize, (Root, Root)>,
+    /// The times that tops had before a stage was made in them.
+    times: HashMap<TreePath, Mtime>,
 }
 
 /// Where the slots of a transaction come from.
@@ -93,7 +96,9 @@ impl Filesystems {
         slots: Slots,
     ) -> Result<Stages, RootError> {
         let which: Vec<usize> = which.collect();
+        let mut times = HashMap::new();
         for &at in &which {
+            times.extend(root.stat(&self.tops[at])?.map(|stat| (self.tops[at].clone(), stat.mtime)));
             let stage = self.part(at, STAGE);
             root.remove_tree(&stage)?;
             root.create_dir(&stage)?;
@@ -106,7 +111,7 @@ impl Filesystems {
                 self.write_list(root, &which)?;
             }
         }
-        self.open_stages(root)
+        Ok(Stages { times, ..self.open_stages(root)? })
     }
 
     fn write_list(&self, root: &Root, which: &[usize]) -> Result<(), RootError> {
@@ -147,7 +152,7 @@ impl Filesystems {
                 by_filesystem.insert(at, (root.below(&new)?, root.below(&old)?));
             }
         }
-        Ok(Stages { by_filesystem })
+        Ok(Stages { by_filesystem, times: HashMap::new() })
     }
 
     /// Makes the undo set of the filesystems in `which` what is to come; can be repeated.
@@ -228,6 +233,11 @@ impl Stages {
     /// What is displaced on a filesystem.
     pub fn old(&self, at: usize) -> Option<&Root> {
         self.by_filesystem.get(&at).map(|(_, old)| old)
+    }
+
+    /// The time that the directory at `path` had before a stage was made in it.
+    pub fn time_before(&self, path: &TreePath) -> Option<Mtime> {
+        self.times.get(path).copied()
     }
 
     /// The filesystems that take part.

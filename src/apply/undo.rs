@@ -159,6 +159,7 @@ impl Undo {
             emptied: Vec::new(),
             used: HashSet::new(),
             directory_times: BTreeMap::new(),
+            returning: HashMap::new(),
         };
         plan.reserve()?;
         plan.make_directories()?;
@@ -182,6 +183,8 @@ struct Plan<'a> {
     emptied: Vec<TreePath>,
     used: HashSet<u32>,
     directory_times: BTreeMap<TreePath, Mtime>,
+    /// Directories that come back as a whole.
+    returning: HashMap<TreePath, Stat>,
 }
 
 impl Plan<'_> {
@@ -266,6 +269,9 @@ impl Plan<'_> {
         let detail = if live.is_none_or(|live| live.kind != kept.kind) { "+++++++++" } else { "c........" };
         self.item(&format!("{update}{letter}{detail}"), &fact.path, suffix, kept.size);
         let change = |action| Change { filesystem: fact.filesystem, path: fact.path.clone(), action };
+        if directory {
+            self.returning.insert(fact.path.clone(), kept);
+        }
         let stands = live.map(|live| live.kind == FileKind::Directory);
         if stands == Some(true) {
             self.going.push(fact.path.clone());
@@ -305,7 +311,11 @@ impl Plan<'_> {
         }
         let mut directories = self.undo.way_back.directories.clone();
         for (path, mtime) in &self.directory_times {
-            let Some(stat) = self.root.stat(path)?.filter(|stat| stat.kind == FileKind::Directory) else { continue };
+            let stat = match self.returning.get(path) {
+                Some(kept) => Some(*kept),
+                None => self.root.stat(path)?.filter(|stat| stat.kind == FileKind::Directory),
+            };
+            let Some(stat) = stat else { continue };
             let meta = Meta { mtime: *mtime, ..stat.meta(Xattrs::new()) };
             directories.push(Entry { path: path.clone(), meta, node: Node::Directory });
         }

@@ -117,6 +117,10 @@ impl WayBack {
             if !matches!(change.action, Action::Times(_) | Action::Directory) {
                 stirred.extend(change.path.parent());
             }
+            // xfs takes a directory that changes places with something else for modified.
+            if matches!(change.action, Action::Exchange { to_directory: false, .. }) {
+                stirred.insert(change.path.clone());
+            }
         }
         let settled = transaction.directories.iter().map(|entry| (&entry.path, Some(entry.meta.mtime)));
         let stirred = stirred.iter().map(|path| (path, None));
@@ -125,8 +129,10 @@ impl WayBack {
             if whole.contains_key(path) || !seen.insert(path) {
                 continue;
             }
-            if let Some(stat) = root.stat(path)?.filter(|s| s.kind == FileKind::Directory && new != Some(s.mtime)) {
-                let before = Before::DirectoryTime(stat.mtime);
+            let Some(stat) = root.stat(path)?.filter(|stat| stat.kind == FileKind::Directory) else { continue };
+            let time = stages.time_before(path).unwrap_or(stat.mtime);
+            if new != Some(time) {
+                let before = Before::DirectoryTime(time);
                 way_back.facts.push(Fact { filesystem: 0, path: path.clone(), before });
             }
         }
