@@ -267,6 +267,25 @@ fn what_was_edited_after_the_update_is_not_passed_off_as_old() {
 }
 
 #[test]
+fn the_agent_that_an_update_brought_stays() {
+    if !needs(&NEEDED) {
+        return;
+    }
+    let tree = trees::system();
+    let site = Site::at(&tree);
+    let before = site.snapshot();
+    let mut next = tree.clone();
+    trees::put(&mut next, "usr/sbin/si_updateclient", Item::file("the agent").mode(0o755));
+    trees::put(&mut next, "usr/sbin/other", Item::file("another program").mode(0o755));
+    site.publish(&next);
+    site.updated(&[]);
+    site.rollback(&[]).ended(0, &[]);
+    let beyond = judge::same_but_untracked(&before, &site.node(), &[]);
+    assert_eq!(beyond, ["usr/sbin/si_updateclient", "usr/sbin/"]);
+    assert!(site.status().contains("usr/sbin/si_updateclient: stays, since it is the agent's own"));
+}
+
+#[test]
 fn an_undo_set_that_is_damaged_or_foreign_changes_nothing() {
     if !needs(&NEEDED) {
         return;

@@ -6,6 +6,7 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 use crate::entry::{Entry, Meta, Mtime, Node, Xattrs};
+use crate::filter::Filter;
 use crate::host::KeepUndo;
 use crate::manifest::{Manifest, path_text};
 use crate::report::Monitor;
@@ -160,6 +161,7 @@ impl Undo {
             used: HashSet::new(),
             directory_times: BTreeMap::new(),
             returning: HashMap::new(),
+            filter: Filter::builder().build(),
         };
         plan.reserve()?;
         plan.make_directories()?;
@@ -185,6 +187,8 @@ struct Plan<'a> {
     directory_times: BTreeMap<TreePath, Mtime>,
     /// Directories that come back as a whole.
     returning: HashMap<TreePath, Stat>,
+    /// What is protected stays.
+    filter: Filter,
 }
 
 impl Plan<'_> {
@@ -259,6 +263,10 @@ impl Plan<'_> {
             return Err(Untouched::Refused(format!("what stood at {path} is not in the undo set any more")));
         };
         let directory = kept.kind == FileKind::Directory;
+        if !directory && state::is_above_own(&fact.path) {
+            let path = self.root.show(&fact.path);
+            return Err(Untouched::Refused(format!("{path} was no directory, and the agent keeps files in it")));
+        }
         let (letter, update, suffix) = match kept.kind {
             FileKind::Directory => ('d', 'c', "/"),
             FileKind::File => ('f', '>', ""),
@@ -287,6 +295,11 @@ impl Plan<'_> {
     }
 
     fn take_away(&mut self, fact: &Fact, live: Option<&Stat>) {
+        if live.is_some() && self.filter.protects(&fact.path) {
+            let what = "stays, since it is the agent's own";
+            self.transaction.deviations.insert(fact.path.clone(), what.to_owned());
+            return;
+        }
         match live.map(|live| live.kind) {
             None => return,
             Some(FileKind::Directory) => {

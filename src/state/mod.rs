@@ -202,8 +202,8 @@ pub fn save(root: &Root, state: &State, manifest: Option<&[u8]>) -> Result<(), S
 
 /// Records that nothing is known of the tree.
 pub fn forget(root: &Root) -> Result<(), StateError> {
-    let path = place("state.toml");
-    root.unlink(&path)?;
+    root.unlink(&place("state.toml"))?;
+    root.unlink(&tree_path(LAST_SYNCED))?;
     if root.stat(&place_dir())?.is_some() {
         root.sync_dir(&place_dir())?;
     }
