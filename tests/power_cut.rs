@@ -35,21 +35,30 @@ use common::trees::{self, Item, Tree, What, noise};
 use common::{Need, judge, needs, random, rounds, run, scratch, tally};
 use tempfile::TempDir;
 
-const FEW: usize = 20;
+/// So that each way meets each act.
+const FEW: usize = 21;
 /// What each of these takes is well below it, also on a busy machine.
 const TOO_LONG: Duration = Duration::from_secs(120);
 /// Of the filesystem itself.
 const NOT_OURS: [&str; 1] = ["/lost+found"];
 
-/// What is running when the power goes.
+/// Which update it is about.
 #[derive(Clone, Copy, Debug, PartialEq)]
-enum Job {
-    /// An update of hundreds of paths, which is made durable with its whole filesystem.
+enum Way {
+    /// One of hundreds of paths, which is made durable with its whole filesystem.
     Diff,
-    /// An update of a few paths, each of which is made durable by itself.
+    /// One of a few paths, each of which is made durable by itself.
     SmallDiff,
     FullSync,
-    /// `--recover`, after a kill behind the seal of [`Job::Diff`].
+}
+
+/// What is running when the power goes.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Act {
+    Update,
+    /// `--rollback`, after the update.
+    Rollback,
+    /// `--recover`, after a kill of the update behind its seal.
     Recovery,
 }
 
@@ -60,18 +69,18 @@ enum Aim {
     BehindTheSeal,
 }
 
-/// Of these each filesystem gets one after another, again and again.
-const TURNS: [(Job, Aim); 10] = [
-    (Job::Diff, Aim::Anywhere),
-    (Job::Diff, Aim::BehindTheSeal),
-    (Job::SmallDiff, Aim::Anywhere),
-    (Job::SmallDiff, Aim::BehindTheSeal),
-    (Job::Recovery, Aim::Anywhere),
-    (Job::Diff, Aim::Anywhere),
-    (Job::Diff, Aim::BehindTheSeal),
-    (Job::FullSync, Aim::Anywhere),
-    (Job::FullSync, Aim::BehindTheSeal),
-    (Job::Recovery, Aim::Anywhere),
+/// Of these and of those each filesystem gets one after another, again and again: as their numbers have no
+/// common divisor, each meets each.
+const WAYS: [Way; 3] = [Way::Diff, Way::SmallDiff, Way::FullSync];
+const ACTS: [(Act, Aim); 7] = [
+    (Act::Update, Aim::Anywhere),
+    (Act::Update, Aim::BehindTheSeal),
+    (Act::Rollback, Aim::Anywhere),
+    // It begins behind the seal.
+    (Act::Recovery, Aim::Anywhere),
+    (Act::Update, Aim::BehindTheSeal),
+    (Act::Rollback, Aim::BehindTheSeal),
+    (Act::Update, Aim::Anywhere),
 ];
 
 /// Everything that an image can hold, and so many files more that a run takes its time.
@@ -163,15 +172,23 @@ impl Store {
     }
 }
 
-/// A node on a disk of its own, right before a run that changes it.
+/// A node on a disk of its own, before and after an update.
 struct Scene<'a> {
+    way: Way,
     store: &'a Store,
     site: Site,
+    /// What the node is before.
+    base: PathBuf,
+    /// What starts right before the update, and right before its rollback.
+    update: Start,
+    rollback: Start,
+}
+
+/// What a run starts from, and how long it takes.
+#[derive(Default)]
+struct Start {
     /// The node's disk, unmounted.
     disk: PathBuf,
-    /// What the node is.
-    base: PathBuf,
-    /// How long the run takes.
     whole: Duration,
     /// How long that is of it which comes after the seal.
     behind: Duration,
@@ -191,14 +208,18 @@ struct Promise {
 }
 
 impl<'a> Scene<'a> {
-    fn new(store: &'a Store, name: &str, tree: &dyn Fn(bool) -> Tree, full_sync: bool) -> Self {
-        let site = if full_sync { Site::new().with_rsync() } else { Site::new() };
-        let disk = store.place(name);
+    fn new(store: &'a Store, way: Way) -> Self {
+        let (tree, site): (fn(bool) -> Tree, _) = match way {
+            Way::Diff => (large, Site::new()),
+            Way::SmallDiff => (small, Site::new()),
+            Way::FullSync => (large, Site::new().with_rsync()),
+        };
+        let disk = store.place(&format!("{way:?}"));
         store.kind.make(&disk, 320);
         let mounted = store.kind.mount(&disk, &site.node());
         site.publish(&tree(false));
         run(Command::new("cp").args(["-a", "-T"]).arg(site.image()).arg(site.node()));
-        if full_sync {
+        if way == Way::FullSync {
             fs::remove_dir_all(site.repo()).expect("removes");
         } else {
             site.updated(&["--adopt"]);
@@ -206,29 +227,39 @@ impl<'a> Scene<'a> {
         let base = site.snapshot();
         mounted.unmount();
         site.publish(&tree(true));
-        let mut scene = Scene { store, site, disk, base, whole: Duration::ZERO, behind: Duration::ZERO };
-        scene.time(full_sync);
+        let (update, rollback) = (Start { disk, ..Start::default() }, Start::default());
+        let mut scene = Scene { way, store, site, base, update, rollback };
+        scene.rollback.disk = scene.time(Act::Update);
+        scene.time(Act::Rollback);
         scene
     }
 
-    /// Runs it once with the power on, to know how long what takes.
-    fn time(&mut self, full_sync: bool) {
-        let mounted = self.mount();
+    /// Runs it once with the power on, to know how long what takes. Returns the disk after it.
+    fn time(&mut self, act: Act) -> PathBuf {
+        let mounted = self.mount(act);
         let begin = Instant::now();
-        let mut child = self.start();
+        let mut child = self.start(act);
         self.wait_for_the_seal(&mut child);
         let sealed = begin.elapsed();
         assert!(finished(&mut child).success(), "{}", self.said());
-        self.whole = begin.elapsed();
-        self.behind = self.whole - sealed;
-        assert_eq!(self.said().contains("\"way\":\"full sync"), full_sync, "{}", self.said());
-        assert_eq!(self.end("with the power on"), End::Target);
-        mounted.discard();
+        let whole = begin.elapsed();
+        let by_full_sync = self.said().contains("\"way\":\"full sync");
+        assert_eq!(by_full_sync, (self.way, act) == (Way::FullSync, Act::Update), "{}", self.said());
+        assert_eq!(self.end("with the power on"), act.leads_to());
+        let disk = mounted.file().to_owned();
+        mounted.unmount();
+        let start = if act == Act::Rollback { &mut self.rollback } else { &mut self.update };
+        (start.whole, start.behind) = (whole, whole - sealed);
+        disk
     }
 
-    /// A fresh copy of the disk, mounted as the node.
-    fn mount(&self) -> Plugged {
-        self.store.kind.mount(&self.store.copy(&self.disk), &self.site.node())
+    fn before(&self, act: Act) -> &Start {
+        if act == Act::Rollback { &self.rollback } else { &self.update }
+    }
+
+    /// A fresh copy of the disk that `act` starts from, mounted as the node.
+    fn mount(&self, act: Act) -> Plugged {
+        self.store.kind.mount(&self.store.copy(&self.before(act).disk), &self.site.node())
     }
 
     fn log(&self) -> PathBuf {
@@ -239,14 +270,15 @@ impl<'a> Scene<'a> {
         fs::read_to_string(self.log()).expect("reads")
     }
 
-    /// Starts the update.
-    fn start(&self) -> Child {
-        let mut command = self.site.command();
-        command.args(["--max-delete", "100%"]);
-        self.spawn(command)
-    }
-
-    fn spawn(&self, mut command: Command) -> Child {
+    fn start(&self, act: Act) -> Child {
+        let mut command = match act {
+            Act::Update => self.site.command(),
+            Act::Rollback => self.site.rollback_command(),
+            Act::Recovery => self.recovery(),
+        };
+        if act == Act::Update {
+            command.args(["--max-delete", "100%"]);
+        }
         let log = fs::File::create(self.log()).expect("a log");
         let errors = log.try_clone().expect("a log");
         command.arg("--json").stdout(log).stderr(errors).spawn().expect("si_updateclient runs")
@@ -273,10 +305,10 @@ impl<'a> Scene<'a> {
     /// Kills an update behind the seal; what is mounted then waits to be recovered.
     fn killed(&self) -> Plugged {
         for _ in 0..20 {
-            let mounted = self.mount();
-            let mut child = self.start();
+            let mounted = self.mount(Act::Update);
+            let mut child = self.start(Act::Update);
             self.wait_for_the_seal(&mut child);
-            thread::sleep(self.behind.mul_f64(random() * 0.5));
+            thread::sleep(self.update.behind.mul_f64(random() * 0.5));
             child.kill().and_then(|()| child.wait()).expect("dies");
             if self.is_sealed() {
                 return mounted;
@@ -287,30 +319,30 @@ impl<'a> Scene<'a> {
     }
 
     /// One cut, and all that comes after it. Says whether it met a sealed transaction, and how it ended.
-    fn cut(&self, job: Job, aim: Aim) -> (bool, End) {
-        let mounted = if job == Job::Recovery { self.killed() } else { self.mount() };
+    fn cut(&self, act: Act, aim: Aim) -> (bool, End) {
+        let mounted = if act == Act::Recovery { self.killed() } else { self.mount(act) };
         let power = Power::of(self.store, &mounted);
-        let mut child = if job == Job::Recovery { self.spawn(self.recovery()) } else { self.start() };
-        let moment = match (job, aim) {
-            // It begins behind the seal.
-            (Job::Recovery, _) => (self.behind + Duration::from_millis(10)).mul_f64(random()),
-            (_, Aim::Anywhere) => self.whole.mul_f64(random()),
+        let mut child = self.start(act);
+        let start = self.before(act);
+        let moment = match (act, aim) {
+            (Act::Recovery, _) => (start.behind + Duration::from_millis(10)).mul_f64(random()),
+            (_, Aim::Anywhere) => start.whole.mul_f64(random()),
             (_, Aim::BehindTheSeal) => {
                 self.wait_for_the_seal(&mut child);
-                self.behind.mul_f64(random())
+                start.behind.mul_f64(random())
             }
         };
         thread::sleep(moment);
         let (promise, mounted) = power.cut(self, child, mounted);
         let sealed = self.is_sealed();
-        let context = format!("{job:?}, cut {aim:?} after {moment:?}, sealed {sealed}, {promise:?}");
+        let context = format!("{act:?} of {:?}, cut {aim:?} after {moment:?}, sealed {sealed}, {promise:?}", self.way);
         let recovered = Run::of(self.recovery().output().expect("runs"));
         assert_eq!(recovered.code, 0, "{context}: {recovered:#?}");
         let end = self.end(&context);
-        let must = sealed || promise.sealed || promise.done || job == Job::Recovery;
-        assert!(!must || end == End::Target, "{context}: it ended in the base");
+        let must = sealed || promise.sealed || promise.done || act == Act::Recovery;
+        assert!(!must || end == act.leads_to(), "{context}: it ended in {end:?}");
         // What was recorded, compared down to the content, was true: nothing has to be repaired.
-        let run = self.site.update(&["--max-delete", "100%", "--check=content", "--json"]);
+        let run = self.site.update(&["--max-delete", "100%", "--check=content", "--unhold", "--json"]);
         assert_eq!(run.code, 0, "{context}: {run:#?}");
         assert!(run.out.contains("\"repaired\":0,\"deviations\":{}"), "{context}: {run:#?}");
         assert_eq!(self.end(&context), End::Target, "{context}");
@@ -353,6 +385,12 @@ impl<'a> Scene<'a> {
         let mut command = Command::new(env!("CARGO_BIN_EXE_si_updateclient"));
         let text = run(command.args(["--status", "--json", "--root"]).arg(self.site.node()));
         serde_json::from_str(&text).expect("JSON")
+    }
+}
+
+impl Act {
+    fn leads_to(self) -> End {
+        if self == Act::Rollback { End::Base } else { End::Target }
     }
 }
 
@@ -411,17 +449,11 @@ fn cuts_on(kind: Kind) {
     }
     disk::private();
     let store = Store::new(kind);
-    let diff = Scene::new(&store, "diff", &large, false);
-    let small_diff = Scene::new(&store, "small-diff", &small, false);
-    let full_sync = Scene::new(&store, "full-sync", &large, true);
+    let scenes = WAYS.map(|way| Scene::new(&store, way));
     let (cuts, mut sealed, mut in_base) = (rounds("SI_CUTS", FEW), 0, 0);
-    for (job, aim) in TURNS.into_iter().cycle().take(cuts) {
-        let scene = match job {
-            Job::Diff | Job::Recovery => &diff,
-            Job::SmallDiff => &small_diff,
-            Job::FullSync => &full_sync,
-        };
-        let (met, end) = scene.cut(job, aim);
+    for nth in 0..cuts {
+        let (act, aim) = ACTS[nth % ACTS.len()];
+        let (met, end) = scenes[nth % scenes.len()].cut(act, aim);
         sealed += usize::from(met);
         in_base += usize::from(end == End::Base);
     }
