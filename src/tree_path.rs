@@ -90,6 +90,11 @@ impl TreePath {
         }
     }
 
+    /// The last component as a path of its own, below the directory that holds it.
+    pub fn alone(&self) -> TreePath {
+        TreePath(self.name().into())
+    }
+
     /// The components from the top down.
     pub fn components(&self) -> impl Iterator<Item = &[u8]> {
         self.0.split(|&b| b == b'/').filter(|c| !c.is_empty())

@@ -39,12 +39,14 @@ pub fn roll_forward(root: &Root, journal: &Journal, monitor: &dyn Monitor) -> Re
     }
     let stages = filesystems.open_stages(root)?;
     let begin = Instant::now();
-    let (mut kept, mut anew) = (Vec::new(), Vec::new());
+    let mut steps = Steps { root, stages: &stages, here: None, anew: Vec::new() };
+    let mut kept = Vec::new();
     for change in &journal.changes {
-        if !step(root, &stages, change, &mut anew)? {
+        if !steps.make(change)? {
             kept.push(change.path.clone());
         }
     }
+    let anew = steps.anew;
     let mixed = begin.elapsed();
     monitor.event(Event::Advanced { job: Job::Apply, by: journal.changes.len() as u64 });
     settle_directories(root, journal)?;
@@ -108,33 +110,64 @@ pub(super) fn put_away(root: &Root, journal: &Journal) -> Result<(), RootError> 
     Ok(())
 }
 
-/// Makes one change unless it is made; false where a directory had to stay.
-fn step(root: &Root, stages: &Stages, change: &Change, anew: &mut Vec<TreePath>) -> Result<bool, Interrupted> {
-    let at = change.filesystem;
-    let missing =
-        || Interrupted(format!("the stage of the filesystem that holds {} is missing", root.show(&change.path)));
-    let coming = || stages.coming(at).ok_or_else(missing);
-    let old = || stages.old(at).ok_or_else(missing);
-    if matches!(change.action, Action::Install { .. } | Action::Exchange { .. } | Action::Make { .. }) {
-        make_way(root, old()?, &change.path, anew)?;
-    }
-    match change.action {
-        Action::Install { slot } => install(root, coming()?, old()?, slot, &change.path)?,
-        Action::Exchange { slot, to_directory } => {
-            exchange(root, coming()?, old()?, slot, &change.path, to_directory)?;
-        }
-        Action::Make { slot } => make(root, old()?, slot, &change.path)?,
-        Action::Remove { slot } => remove(root, old()?, slot, &change.path)?,
-        Action::RemoveDir => return Ok(root.remove_dir(&change.path)?),
+/// The changes, one after the other.
+struct Steps<'a> {
+    root: &'a Root,
+    stages: &'a Stages,
+    /// The directory of the last change: many follow each other in the same one.
+    here: Option<(TreePath, Root)>,
+    /// Directories that had to be made anew.
+    anew: Vec<TreePath>,
+}
+
+impl Steps<'_> {
+    /// Makes one change unless it is made; false where a directory had to stay.
+    fn make(&mut self, change: &Change) -> Result<bool, Interrupted> {
         // Set in the end, with the times.
-        Action::Directory => {}
-        Action::Times(mtime) => {
-            if root.stat(&change.path)?.is_some() {
-                root.set_times(&change.path, mtime)?;
+        if change.action == Action::Directory {
+            return Ok(true);
+        }
+        let (at, root) = (change.filesystem, self.root);
+        let missing =
+            || Interrupted(format!("the stage of the filesystem that holds {} is missing", root.show(&change.path)));
+        let coming = self.stages.coming(at).ok_or_else(missing)?;
+        let old = self.stages.old(at).ok_or_else(missing)?;
+        let comes = matches!(change.action, Action::Install { .. } | Action::Exchange { .. } | Action::Make { .. });
+        let path = change.path.alone();
+        let Some(here) = self.enter(change, comes.then_some(old))? else { return Ok(true) };
+        match change.action {
+            Action::Install { slot } => install(here, coming, old, slot, &path)?,
+            Action::Exchange { slot, to_directory } => exchange(here, coming, old, slot, &path, to_directory)?,
+            Action::Make { slot } => make(here, old, slot, &path)?,
+            Action::Remove { slot } => remove(here, old, slot, &path)?,
+            Action::RemoveDir => return Ok(here.remove_dir(&path)?),
+            Action::Directory => {}
+            Action::Times(mtime) => {
+                if here.stat(&path)?.is_some() {
+                    here.set_times(&path, mtime)?;
+                }
             }
         }
+        Ok(true)
     }
-    Ok(true)
+
+    /// The directory that holds the path of `change`; where something is to come into it, it is made if it
+    /// has gone, and what is in its way moved to `old`.
+    fn enter(&mut self, change: &Change, old: Option<&Root>) -> Result<Option<&Root>, RootError> {
+        let Some(parent) = change.path.parent() else { return Ok(None) };
+        if self.here.as_ref().is_none_or(|(path, _)| *path != parent) {
+            self.here = None;
+            if let Some(old) = old {
+                make_way(self.root, old, &change.path, &mut self.anew)?;
+            }
+            match self.root.below(&parent) {
+                Ok(here) => self.here = Some((parent, here)),
+                Err(error) if error.is_absent() && old.is_none() => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(self.here.as_ref().map(|(_, here)| here))
+    }
 }
 
 fn install(root: &Root, coming: &Root, old: &Root, slot: u32, path: &TreePath) -> Result<(), RootError> {

@@ -9,6 +9,7 @@ use crate::entry::{Device, Meta, Mtime, Xattrs, xattr_travels};
 use crate::tree_path::TreePath;
 
 use super::fault::change;
+use super::resolve::Holder;
 use super::{Result, Root, absent};
 
 /// `f_type` of xfs.
@@ -237,10 +238,10 @@ impl Stat {
 pub(super) struct Place(std::path::PathBuf);
 
 impl Place {
-    pub(super) fn of(root: &Root, dir: Option<&std::os::fd::OwnedFd>, path: &TreePath) -> Self {
-        use std::os::fd::AsRawFd;
+    pub(super) fn of(root: &Root, dir: Option<&Holder>, path: &TreePath) -> Self {
+        use std::os::fd::{AsFd, AsRawFd};
         use std::os::unix::ffi::OsStrExt;
-        let fd = dir.map_or(root.dir.as_raw_fd(), |d| d.as_raw_fd());
+        let fd = dir.map_or(root.dir.as_raw_fd(), |d| d.as_fd().as_raw_fd());
         let place = std::path::PathBuf::from(format!("/proc/self/fd/{fd}"));
         // "." keeps lgetxattr from looking at the magic link itself.
         let name = if path.is_root() { b"." } else { path.name() };

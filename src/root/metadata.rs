@@ -3,7 +3,7 @@
 //! The order matters: chown clears setuid bits and capabilities, and an ACL carries the group bits of
 //! the mode; so owner, then mode, then attributes (capabilities last), then times.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
 
 use rustix::fs::{AtFlags, Gid, Mode, OFlags, Timespec, Timestamps, UTIME_OMIT, Uid};
 use rustix::io::Errno;
@@ -137,6 +137,6 @@ fn times(mtime: Mtime) -> Timestamps {
     }
 }
 
-fn set_times_at(dir: &OwnedFd, path: &TreePath, mtime: Mtime) -> rustix::io::Result<()> {
+fn set_times_at(dir: impl AsFd, path: &TreePath, mtime: Mtime) -> rustix::io::Result<()> {
     change(|| rustix::fs::utimensat(dir, path.name(), &times(mtime), AtFlags::SYMLINK_NOFOLLOW))
 }

@@ -1,6 +1,6 @@
 //! From a [`TreePath`] to a descriptor, without following a symlink.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustix::fs::{Mode, OFlags, ResolveFlags};
@@ -16,6 +16,23 @@ static OLD_KERNEL: AtomicBool = AtomicBool::new(false);
 /// Makes this process resolve as it would on a kernel without openat2; for tests.
 pub fn force_old_kernel(old: bool) {
     OLD_KERNEL.store(old, Ordering::Relaxed);
+}
+
+/// The directory that holds a path.
+pub(super) enum Holder<'a> {
+    /// The top of the tree, which is open anyway.
+    Top(BorrowedFd<'a>),
+    /// Another one, opened for this call.
+    Opened(OwnedFd),
+}
+
+impl AsFd for Holder<'_> {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Holder::Top(fd) => *fd,
+            Holder::Opened(fd) => fd.as_fd(),
+        }
+    }
 }
 
 impl Root {
@@ -57,9 +74,12 @@ impl Root {
     }
 
     /// Opens the directory that holds `path`, as a place for calls that end in `at`.
-    pub(super) fn parent_of(&self, path: &TreePath) -> rustix::io::Result<OwnedFd> {
+    pub(super) fn parent_of(&self, path: &TreePath) -> rustix::io::Result<Holder<'_>> {
         let parent = path.parent().ok_or(Errno::BUSY)?;
-        self.resolve(&parent, OFlags::PATH | OFlags::DIRECTORY)
+        if parent.is_root() {
+            return Ok(Holder::Top(self.dir.as_fd()));
+        }
+        self.resolve(&parent, OFlags::PATH | OFlags::DIRECTORY).map(Holder::Opened)
     }
 
     /// Opens the directory at `path` for reading and for syncing.
