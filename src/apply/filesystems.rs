@@ -13,6 +13,8 @@ use super::{NEW, OLD, STAGE, UNDO, name};
 
 /// The file in the root's stage that lists where stages are.
 const LIST: &str = "filesystems";
+/// An undo set that is on its way out, in a stage.
+const GONE: &str = "gone";
 /// A list larger than this is not ours.
 const MAX_LIST: u64 = 1 << 20;
 
@@ -176,9 +178,9 @@ impl Filesystems {
         for at in 0..self.tops.len() {
             let (old, undo) = (self.inside(at, OLD), self.part(at, UNDO));
             if !which.contains(&at) {
-                root.remove_tree(&undo)?;
+                self.drop_undo(root, at)?;
             } else if root.stat(&old)?.is_some() {
-                root.remove_tree(&undo)?;
+                self.drop_undo(root, at)?;
                 root.rename(&old, root, &undo, Rename::NoReplace)?;
                 // The top's own filesystem names the undo set; the parts of the others come first.
                 if at != 0 {
@@ -196,7 +198,18 @@ impl Filesystems {
 
     /// Removes the undo set of all filesystems, the top's first: without that it is none.
     pub fn remove_undo(&self, root: &Root) -> Result<(), RootError> {
-        (0..self.tops.len()).try_for_each(|at| root.remove_tree(&self.part(at, UNDO)))
+        (0..self.tops.len()).try_for_each(|at| self.drop_undo(root, at))
+    }
+
+    /// Takes an undo set away, at once where there is a stage, with which it goes: half a set would look
+    /// like a whole one.
+    fn drop_undo(&self, root: &Root, at: usize) -> Result<(), RootError> {
+        let (undo, gone) = (self.part(at, UNDO), self.inside(at, GONE));
+        if root.stat(&undo)?.is_none() || !self.has_stage(root, at)? {
+            return root.remove_tree(&undo);
+        }
+        root.remove_tree(&gone)?;
+        root.rename(&undo, root, &gone, Rename::NoReplace)
     }
 
     /// Syncs the filesystems in `which`.

@@ -200,8 +200,12 @@ fn discard(root: &Root) -> Result<(), RootError> {
 /// Ends a transaction: what is left to do is only about what it displaced.
 pub fn close(root: &Root) -> Result<(), RootError> {
     let stage = root.below(&name(STAGE))?;
-    stage.rename(&name("journal"), &stage, &name("done"), Rename::Replace)?;
-    stage.sync_dir(&TreePath::root())
+    stage.rename(&name("journal"), &stage, &name("done"), Rename::Replace)
+}
+
+/// Makes it durable that a transaction has ended: what it still has to do may go only then.
+pub fn stay_closed(root: &Root) -> Result<(), RootError> {
+    root.below(&name(STAGE))?.sync_dir(&TreePath::root())
 }
 
 fn read(stage: &Root, file: &str) -> Result<Option<Vec<u8>>, RootError> {

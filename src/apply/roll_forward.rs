@@ -87,6 +87,7 @@ pub fn roll_forward(root: &Root, journal: &Journal, monitor: &dyn Monitor) -> Re
 /// Puts what was displaced where it is kept, or removes it, then removes the stages, and puts the time of
 /// the tops right, which that changes. Can be repeated.
 pub(super) fn put_away(root: &Root, journal: &Journal) -> Result<(), RootError> {
+    journal::stay_closed(root)?;
     let filesystems = Filesystems::from_tops(journal.tops.clone());
     if journal.keep != Keep::Earlier {
         // An earlier undo set would not fit any more, wherever parts of it lie.
