@@ -32,7 +32,7 @@ use systemimager::host::{Check, Drift, KeepUndo, MaxDelete};
 use systemimager::report::{Event, Monitor, Silent};
 use systemimager::root::fault::{self, Fault};
 use systemimager::state::Found;
-use systemimager::update::{self, Report, Request, UpdateError};
+use systemimager::update::{self, Report, Request, RollbackRequest, UpdateError};
 use tempfile::TempDir;
 
 const NEEDED: [Need; 2] = [Need::Root, Need::Program("rsync")];
@@ -46,6 +46,7 @@ const ALIVE: i32 = 42;
 enum Job {
     Update,
     Recover,
+    Rollback,
 }
 
 /// One of the two states that a node may be in when nothing waits to be finished.
@@ -59,9 +60,11 @@ struct End {
 
 /// A node that can be brought back to where it was before the run, again and again.
 struct Scene {
-    name: &'static str,
+    name: String,
     job: Job,
     request: Request,
+    /// What the undo set that the node begins with leads back to, if it has one.
+    earlier: Option<End>,
     before: End,
     after: End,
     /// The node as it was before the run, with what the agent knows of it.
@@ -85,8 +88,10 @@ struct Tally {
 /// What the trees of a scene are made of.
 #[derive(Clone, Default)]
 struct Plan {
-    /// The generations that are published, one after the other: the node is at the first.
+    /// The generations that are published, one after the other.
     generations: Vec<Tree>,
+    /// Which of them the node is at; it came there by updates from the first.
+    start: usize,
     /// What the node has beside them.
     untracked: Tree,
     /// What on the node is not as the image has it.
@@ -146,7 +151,7 @@ fn contents() -> Plan {
     let (mut untracked, mut drift) = (Tree::new(), Tree::new());
     trees::put(&mut untracked, "etc/of-the-node", Item::file("the node's").owner(7, 7));
     trees::put(&mut drift, "etc/drifted", Item::file("edited here").mode(0o600));
-    Plan { generations, untracked, drift, recorded: true }
+    Plan { generations, start: 0, untracked, drift, recorded: true }
 }
 
 fn content(round: u8) -> Tree {
@@ -204,49 +209,63 @@ fn large() -> Plan {
 
 impl Scene {
     /// The node is made below `place`.
-    fn new(name: &'static str, plan: Plan, place: &Path) -> Self {
+    fn new(name: &str, plan: Plan, place: &Path) -> Self {
         let mut site = Site::new();
         if !plan.recorded {
             site = site.with_rsync();
         }
-        let [node, start, dead, before, after] =
-            ["node", "start", "dead", "before", "after"].map(|name| place.join(name));
-        let (first, last) = (&plan.generations[0], &plan.generations[plan.generations.len() - 1]);
-        let with = |trees: &[&Tree]| trees::whole(trees.iter().flat_map(|tree| (*tree).clone()).collect());
-        // What the node does not know to be untracked goes with a full sync.
-        let kept = if plan.recorded { plan.untracked.clone() } else { Tree::new() };
-        trees::write(&with(&[first, &plan.untracked]), &node);
-        trees::write(&with(&[first, &plan.untracked, &plan.drift]), &before);
-        trees::write(&with(&[last, &kept]), &after);
-        let mut request = request(&node, &site.repo_url, site.rsync_port());
-        let published = if plan.recorded { &plan.generations[..] } else { std::slice::from_ref(last) };
-        let mut generations = Vec::new();
-        for (nth, tree) in published.iter().enumerate() {
+        let node = place.join("node");
+        let Plan { generations, start, untracked, drift, recorded } = plan;
+        let tree = |parts: &[&Tree]| trees::whole(parts.iter().flat_map(|part| (*part).clone()).collect());
+        let end = |name: &str, parts: &[&Tree], generation| {
+            let place = place.join(name);
+            trees::write(&tree(parts), &place);
+            End { print: Fingerprint::of(&place), tree: place, generation }
+        };
+        let request = request(&node, &site.repo_url, site.rsync_port());
+        trees::write(&tree(&[&generations[0], &untracked]), &node);
+        let last = generations.len() - 1;
+        let mut ids = Vec::new();
+        for (nth, generation) in generations.iter().enumerate().filter(|(nth, _)| recorded || *nth == last) {
             let _ = fs::remove_dir_all(site.image());
-            trees::write(&trees::whole(tree.clone()), &site.image());
+            trees::write(&tree(&[generation]), &site.image());
             site.publish_as_it_is(&["--diffs", "1"]);
-            generations.push(site.catalog().head().generation);
-            if nth == 0 && plan.recorded {
-                request.adopt_only = true;
-                update::run(&request, &Silent).expect("adopts");
-                request.adopt_only = false;
+            ids.push(site.catalog().head().generation);
+            if recorded && nth <= start {
+                let request = Request { adopt_only: nth == 0, ..request.clone() };
+                update::run(&request, &Silent).unwrap_or_else(|e| panic!("{name}: generation {nth}: {e}"));
             }
         }
-        trees::write(&plan.drift, &node);
-        let end = |tree: PathBuf, generation| End { print: Fingerprint::of(&tree), tree, generation };
+        trees::write(&drift, &node);
+        // What the node does not know to be untracked goes with a full sync.
+        let kept = if recorded { untracked.clone() } else { Tree::new() };
+        let earlier = start.checked_sub(1).map(|nth| (&generations[nth], ids[nth]));
         let scene = Scene {
-            name,
+            name: name.to_owned(),
             job: Job::Update,
-            before: end(before, plan.recorded.then(|| generations[0])),
-            after: end(after, generations.last().copied()),
+            earlier: earlier.map(|(tree, id)| end("earlier", &[tree, &untracked, &drift], Some(id))),
+            before: end("before", &[&generations[start], &untracked, &drift], recorded.then(|| ids[start])),
+            after: end("after", &[&generations[last], &kept], ids.last().copied()),
             request,
-            start,
-            dead,
+            start: place.join("start"),
+            dead: place.join("dead"),
             tally: RefCell::default(),
             _site: site,
         };
-        copy_tree(scene.node(), &scene.start);
+        scene.keep(&scene.start);
         scene
+    }
+
+    /// The way back: where it leads to, this one begins.
+    fn undone(mut self) -> Self {
+        self.restore(&self.start);
+        perform(self.job, &self.request, &Silent).unwrap_or_else(|e| panic!("{}: {e}", self.name));
+        self.keep(&self.start);
+        std::mem::swap(&mut self.before, &mut self.after);
+        self.name += ", undone";
+        self.job = Job::Rollback;
+        self.earlier = None;
+        self
     }
 
     fn node(&self) -> &Path {
@@ -346,14 +365,20 @@ impl Scene {
         }
     }
 
-    /// Asserts that nothing of a stage lies about.
+    /// Asserts that nothing of a stage lies about, and that an undo set is one.
     #[track_caller]
     fn is_tidy(&self, end: &End, context: &str) {
-        let start = self.start.join(".si-undo").exists();
-        let undo = (!start && std::ptr::eq(end, &self.before)).then_some(".si-undo");
-        for left in [".si-stage", ".si-full"].into_iter().chain(undo) {
+        for left in [".si-stage", ".si-full"] {
             assert!(!self.node().join(left).exists(), "{context}: {left} was left behind");
         }
+        let undo = self.node().join(".si-undo");
+        let expected = self.is_after(end) || self.start.join(".si-undo").exists();
+        assert_eq!(undo.exists(), expected, "{context}: whether there is an undo set");
+        assert!(!expected || undo.join("way-back").exists(), "{context}: .si-undo is no undo set");
+    }
+
+    fn is_after(&self, end: &End) -> bool {
+        std::ptr::eq(end, &self.after)
     }
 
     /// Whatever was left, the next run finishes or drops it; returns at which end.
@@ -364,26 +389,57 @@ impl Scene {
 
     #[track_caller]
     fn recovers_by(&self, job: Job, context: &str) -> &End {
-        perform(job, &self.request, &Silent).unwrap_or_else(|e| panic!("{context}: {job:?} that recovers: {e}"));
+        self.does(job, context);
         let end = self.end(context);
         self.is_tidy(end, context);
         end
     }
 
-    /// From either end the job can be done, and leads to the other; tried at every third step, or at all.
+    #[track_caller]
+    fn does(&self, job: Job, context: &str) {
+        perform(job, &self.request, &Silent).unwrap_or_else(|e| panic!("{context}: then {job:?}: {e}"));
+    }
+
+    /// From either end the job can be done and leads to the other, from where there is a way back; tried
+    /// at every third step, or at all.
     #[track_caller]
     fn goes_on(&self, from: &End, context: &str) {
-        let mut tally = self.tally();
-        tally.ends += 1;
-        if !everything() && !tally.ends.is_multiple_of(3) {
-            return;
+        let nth = {
+            let mut tally = self.tally();
+            tally.ends += 1;
+            if everything() {
+                tally.ends
+            } else if tally.ends.is_multiple_of(3) {
+                tally.ends / 3
+            } else {
+                return;
+            }
+        };
+        if !self.is_after(from) {
+            if let Some(earlier) = self.earlier.as_ref().filter(|_| nth.is_multiple_of(2)) {
+                self.does(Job::Rollback, context);
+                return self.is(earlier, &format!("{context}: back to what was before the start"));
+            }
+            self.does(self.job, context);
         }
-        drop(tally);
-        if self.job == Job::Update || std::ptr::eq(from, &self.before) {
-            perform(self.job, &self.request, &Silent).unwrap_or_else(|e| panic!("{context}: the next run: {e}"));
-        }
-        assert!(std::ptr::eq(self.end(context), &self.after), "{context}: the next run did not get there");
+        assert!(self.is_after(self.end(context)), "{context}: the next run did not get there");
         self.is_tidy(&self.after, context);
+        if self.job == Job::Update {
+            self.does(Job::Update, context);
+            assert!(self.is_after(self.end(context)), "{context}: there is no staying there");
+        } else {
+            let again = perform(Job::Update, &self.request, &Silent);
+            assert!(matches!(again, Err(UpdateError::Held(_))), "{context}: what was fled from is not held: {again:?}");
+        }
+        self.agent_is_tidy(context);
+        self.does(Job::Rollback, context);
+        assert!(!self.is_after(self.end(context)), "{context}: there is no way back");
+        self.is_tidy(&self.after, context);
+    }
+
+    /// Nothing that was fetched or half written is left among the agent's own files.
+    #[track_caller]
+    fn agent_is_tidy(&self, context: &str) {
         let agent = self.node().join("var/lib/systemimager/client");
         for dir in [agent.join("spool"), agent] {
             for entry in fs::read_dir(&dir).expect("the agent's own") {
@@ -415,7 +471,7 @@ impl Scene {
     fn fails(&self, fault: Fault, most: u32) {
         self.restore(&self.start);
         let (last, _) = self.count(self.job);
-        assert!(std::ptr::eq(self.end("without a fault"), &self.after));
+        assert!(self.is_after(self.end("without a fault")));
         self.is_tidy(&self.after, "without a fault");
         for nth in self.some(last, most) {
             self.restore(&self.start);
@@ -439,9 +495,7 @@ impl Scene {
             Ok(_) => self.is(&self.after, context),
             Err(UpdateError::Interrupted(_) | UpdateError::Unfinished(_)) => {
                 // Where a journal could neither be made durable nor be taken back, nobody can know.
-                if once && !interrupted {
-                    assert!(std::ptr::eq(self.end(context), &self.after), "{context}: nothing waits to be finished");
-                }
+                assert!(interrupted || !once, "{context}: nothing waits to be finished");
             }
             Err(error) => {
                 let own_disk = match &error {
@@ -471,7 +525,7 @@ impl Scene {
             assert!(self.killed(self.job, nth), "{context}: it did not");
             let sealed = update::status(self.node()).expect("a status").interrupted;
             let end = self.recovers(&context);
-            let arrived = std::ptr::eq(end, &self.after);
+            let arrived = self.is_after(end);
             assert!(arrived || !sealed, "{context}: it was sealed");
             assert!(arrived || sealed_at.is_none(), "{context}: sealed since {sealed_at:?}, and not any more");
             sealed_at = sealed_at.or(arrived.then_some(nth));
@@ -495,9 +549,9 @@ impl Scene {
                 self.restore(&self.dead);
                 let context = format!("{}: died at {first} of {last}, then at {second} of {more}", self.name);
                 assert!(self.killed(Job::Recover, second), "{context}: it did not");
-                // Any run recovers, not only one that is asked for nothing else.
-                let job = if second % 2 == 0 { Job::Recover } else { self.job };
-                assert!(std::ptr::eq(self.recovers_by(job, &context), &self.after), "{context}: it was sealed");
+                // Any run recovers, not only one that is asked for nothing else; a rollback would then go on.
+                let job = if second % 2 == 0 || self.job == Job::Rollback { Job::Recover } else { self.job };
+                assert!(self.is_after(self.recovers_by(job, &context)), "{context}: it was sealed");
                 self.goes_on(&self.after, &context);
             }
         }
@@ -506,7 +560,7 @@ impl Scene {
 
 impl Drop for Scene {
     fn drop(&mut self) {
-        let (name, tally) = (self.name, self.tally());
+        let (name, tally) = (&self.name, self.tally());
         eprintln!("{name}: {} faults and {} deaths, looked at {} times", tally.faults, tally.deaths, tally.judged);
     }
 }
@@ -580,6 +634,11 @@ fn perform(job: Job, request: &Request, monitor: &dyn Monitor) -> Result<Option<
     match job {
         Job::Update => update::run(request, monitor).map(Some),
         Job::Recover => update::recover(&request.root, monitor).map(|()| None),
+        Job::Rollback => {
+            let Request { root, allow_root_fs, keep_undo, undo_share, .. } = request.clone();
+            let request = RollbackRequest { root, dry_run: false, allow_root_fs, keep_undo, undo_share };
+            update::rollback(&request, monitor).map(|_| None)
+        }
     }
 }
 
@@ -607,6 +666,7 @@ fn child() {
     let job = match order("SI_SWEEP_JOB").as_deref() {
         Some("Update") => Job::Update,
         Some("Recover") => Job::Recover,
+        Some("Rollback") => Job::Rollback,
         other => panic!("{other:?} is no job"),
     };
     let nth = order("SI_SWEEP_NTH").and_then(|text| text.parse().ok()).expect("a number");
@@ -660,12 +720,45 @@ fn killed_while_contents_change() {
 }
 
 #[test]
+fn a_second_update_and_the_way_back_from_the_first() {
+    sweep("a_second_update_and_the_way_back_from_the_first", |place| {
+        let scene = Scene::new("a second update", Plan { start: 1, ..contents() }, place);
+        scene.fails(Fault::Fail(Errno::IO), 100);
+        scene.dies(100);
+    });
+}
+
+#[test]
+fn a_rollback_of_types_fails_or_is_killed() {
+    sweep("a_rollback_of_types_fails_or_is_killed", |place| {
+        let scene = Scene::new("types", types(), place).undone();
+        scene.fails(Fault::Fail(Errno::IO), ALL);
+        scene.dies(ALL);
+        scene.dies_twice(2, 20);
+    });
+}
+
+#[test]
+fn a_rollback_of_contents_fails_or_is_killed() {
+    sweep("a_rollback_of_contents_fails_or_is_killed", |place| {
+        let scene = Scene::new("contents", contents(), place).undone();
+        scene.fails(Fault::Fail(Errno::IO), ALL);
+        scene.fails(Fault::FailOn(Errno::ROFS), 40);
+        scene.dies(ALL);
+        scene.dies_twice(4, 10);
+    });
+}
+
+#[test]
 fn a_large_tree_on_a_bad_day() {
     sweep("a_large_tree_on_a_bad_day", |place| {
         let scene = Scene::new("a large tree", large(), place);
         scene.fails(Fault::Fail(Errno::IO), SOME);
         scene.dies(SOME);
         scene.dies_twice(2, 3);
+        let scene = scene.undone();
+        scene.fails(Fault::Fail(Errno::IO), SOME);
+        scene.dies(SOME);
     });
 }
 
@@ -676,5 +769,8 @@ fn a_full_sync_on_a_bad_day() {
         scene.fails(Fault::Fail(Errno::IO), SOME);
         scene.dies(SOME);
         scene.dies_twice(2, 3);
+        let scene = scene.undone();
+        scene.fails(Fault::Fail(Errno::IO), SOME);
+        scene.dies(SOME);
     });
 }
