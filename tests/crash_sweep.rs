@@ -6,8 +6,9 @@
 //! that the change after the last one is never met. Each test goes on in a process of its own; each death
 //! needs a further one, the ignored test `child`. They find their orders in the environment.
 //!
-//! `SI_SWEEP=full` leaves nothing out; an ordinary run leaves out most second deaths and most steps of
-//! the large tree and of the full syncs.
+//! An ordinary run leaves out most second deaths and most steps of the large tree and of full syncs, and
+//! tries at every third step only whether the node can go on. `SI_SWEEP=full` leaves out nothing of the
+//! small trees; that takes an hour.
 
 mod common;
 
@@ -100,8 +101,10 @@ struct Plan {
     recorded: bool,
 }
 
-fn everything() -> bool {
-    std::env::var_os("SI_SWEEP").is_some_and(|value| value == "full")
+/// So many in an ordinary run, so many in a full one.
+fn much(ordinary: u32, full: u32) -> u32 {
+    let is_full = std::env::var_os("SI_SWEEP").is_some_and(|value| value == "full");
+    if is_full { full } else { ordinary }
 }
 
 /// Every kind of entry at a path of its own, `0` to `6`.
@@ -407,14 +410,11 @@ impl Scene {
         let nth = {
             let mut tally = self.tally();
             tally.ends += 1;
-            if everything() {
-                tally.ends
-            } else if tally.ends.is_multiple_of(3) {
-                tally.ends / 3
-            } else {
-                return;
-            }
+            tally.ends
         };
+        if !nth.is_multiple_of(much(3, 1)) {
+            return;
+        }
         if !self.is_after(from) {
             if let Some(earlier) = self.earlier.as_ref().filter(|_| nth.is_multiple_of(2)) {
                 self.does(Job::Rollback, context);
@@ -454,9 +454,9 @@ impl Scene {
         self.tally.borrow_mut()
     }
 
-    /// About `most` of the numbers from 1 to `last`, both ends among them; all, where all are asked for.
+    /// About `most` of the numbers from 1 to `last`, both ends among them.
     fn some(&self, last: u32, most: u32) -> Vec<u32> {
-        if everything() || last <= most {
+        if last <= most {
             return (1..=last).collect();
         }
         let stride = last.div_ceil(most).max(1);
@@ -677,16 +677,16 @@ fn child() {
     std::process::exit(ALIVE);
 }
 
-/// Everything of the small trees, and so many steps of the large one and of full syncs.
+/// Every step there is.
 const ALL: u32 = u32::MAX;
-const SOME: u32 = 10;
 
 #[test]
 fn a_change_of_types_fails() {
     sweep("a_change_of_types_fails", |place| {
         let scene = Scene::new("types", types(), place);
         scene.fails(Fault::Fail(Errno::IO), ALL);
-        scene.fails(Fault::FailOn(Errno::ROFS), 100);
+        scene.fails(Fault::FailOn(Errno::ROFS), much(100, ALL));
+        scene.fails(Fault::Fail(Errno::NOSPC), much(10, ALL));
     });
 }
 
@@ -695,8 +695,8 @@ fn a_change_of_contents_fails() {
     sweep("a_change_of_contents_fails", |place| {
         let scene = Scene::new("contents", contents(), place);
         scene.fails(Fault::Fail(Errno::IO), ALL);
-        scene.fails(Fault::FailOn(Errno::ROFS), 100);
-        scene.fails(Fault::Fail(Errno::NOSPC), 40);
+        scene.fails(Fault::FailOn(Errno::ROFS), much(100, ALL));
+        scene.fails(Fault::Fail(Errno::NOSPC), much(40, ALL));
     });
 }
 
@@ -705,7 +705,7 @@ fn killed_while_types_change() {
     sweep("killed_while_types_change", |place| {
         let scene = Scene::new("types", types(), place);
         scene.dies(ALL);
-        scene.dies_twice(2, 50);
+        scene.dies_twice(much(2, ALL), much(30, ALL));
     });
 }
 
@@ -715,7 +715,7 @@ fn killed_while_contents_change() {
         let scene = Scene::new("contents", contents(), place);
         scene.dies(ALL);
         scene.dies_twice(1, ALL);
-        scene.dies_twice(10, 4);
+        scene.dies_twice(much(10, ALL), much(4, ALL));
     });
 }
 
@@ -723,8 +723,8 @@ fn killed_while_contents_change() {
 fn a_second_update_and_the_way_back_from_the_first() {
     sweep("a_second_update_and_the_way_back_from_the_first", |place| {
         let scene = Scene::new("a second update", Plan { start: 1, ..contents() }, place);
-        scene.fails(Fault::Fail(Errno::IO), 100);
-        scene.dies(100);
+        scene.fails(Fault::Fail(Errno::IO), much(100, ALL));
+        scene.dies(much(100, ALL));
     });
 }
 
@@ -734,7 +734,7 @@ fn a_rollback_of_types_fails_or_is_killed() {
         let scene = Scene::new("types", types(), place).undone();
         scene.fails(Fault::Fail(Errno::IO), ALL);
         scene.dies(ALL);
-        scene.dies_twice(2, 20);
+        scene.dies_twice(much(2, ALL), much(20, ALL));
     });
 }
 
@@ -743,9 +743,9 @@ fn a_rollback_of_contents_fails_or_is_killed() {
     sweep("a_rollback_of_contents_fails_or_is_killed", |place| {
         let scene = Scene::new("contents", contents(), place).undone();
         scene.fails(Fault::Fail(Errno::IO), ALL);
-        scene.fails(Fault::FailOn(Errno::ROFS), 40);
+        scene.fails(Fault::FailOn(Errno::ROFS), much(40, ALL));
         scene.dies(ALL);
-        scene.dies_twice(4, 10);
+        scene.dies_twice(much(4, ALL), much(10, ALL));
     });
 }
 
@@ -753,12 +753,12 @@ fn a_rollback_of_contents_fails_or_is_killed() {
 fn a_large_tree_on_a_bad_day() {
     sweep("a_large_tree_on_a_bad_day", |place| {
         let scene = Scene::new("a large tree", large(), place);
-        scene.fails(Fault::Fail(Errno::IO), SOME);
-        scene.dies(SOME);
-        scene.dies_twice(2, 3);
+        scene.fails(Fault::Fail(Errno::IO), much(6, 400));
+        scene.dies(much(6, 400));
+        scene.dies_twice(much(2, 20), much(2, 20));
         let scene = scene.undone();
-        scene.fails(Fault::Fail(Errno::IO), SOME);
-        scene.dies(SOME);
+        scene.fails(Fault::Fail(Errno::IO), much(3, 200));
+        scene.dies(much(5, 200));
     });
 }
 
@@ -766,11 +766,11 @@ fn a_large_tree_on_a_bad_day() {
 fn a_full_sync_on_a_bad_day() {
     sweep("a_full_sync_on_a_bad_day", |place| {
         let scene = Scene::new("a full sync", Plan { recorded: false, ..contents() }, place);
-        scene.fails(Fault::Fail(Errno::IO), SOME);
-        scene.dies(SOME);
-        scene.dies_twice(2, 3);
+        scene.fails(Fault::Fail(Errno::IO), much(12, ALL));
+        scene.dies(much(12, ALL));
+        scene.dies_twice(much(2, 40), much(3, 40));
         let scene = scene.undone();
-        scene.fails(Fault::Fail(Errno::IO), SOME);
-        scene.dies(SOME);
+        scene.fails(Fault::Fail(Errno::IO), much(6, ALL));
+        scene.dies(much(6, ALL));
     });
 }
