@@ -19,6 +19,7 @@ const SAMPLES: &[(&str, &str)] = &[
     ("diff_archive/v1-plain.tar.zst", "7fc6482584ab340d544e687ba4011d336b4f7d1cc53eb4683bdfafe83a0b4fe6"),
     ("journal/v1", "a9e2697df3d3b4fa2ea625ae815b28e5bac7ee39b634e302e88408940c8df0d3"),
     ("manifest/v1.mtree", "ff2ba553fcdd4681b735e9512359194aa509ce0aa33c05e60eb941c1137dd0ba"),
+    ("state/v1-kernel.toml", "959d0abeb2f7c88180b6085a7586a2ee92d25c513e2af6eda25a8e9b58c67ee5"),
     ("state/v1.toml", "6327cb6a01f78833d5022305c1789ba813a9a8abb7c26663effc3dd7dfb3ec2d"),
     ("undo/v1", "38dbbf07cada4f15e9561ea06a9b47d7764cb02694ed250004f5670b5a672045"),
 ];
@@ -74,6 +75,20 @@ fn state_1_is_read_and_written_the_same() {
     assert_eq!((state.serial, state.deviations.len(), state.untracked), (2, 1, Some(0)));
     assert_eq!(state.deviating().map(|path| path.to_string()).collect::<Vec<_>>(), ["/etc/a"]);
     assert_eq!(state.to_toml().expect("writes"), text);
+    assert_eq!(state.kernel, None);
+}
+
+#[test]
+fn state_1_with_a_kernels_paths_is_read_and_written_the_same() {
+    let text = String::from_utf8(sample("state/v1-kernel.toml")).expect("text");
+    let state = State::parse(&text, "the sample").expect("reads");
+    let kernel = state.kernel.as_ref().expect("it has one");
+    let paths: Vec<String> = kernel.paths().iter().map(ToString::to_string).collect();
+    let modules = "/usr/lib/modules/6.1.0-18";
+    assert_eq!(kernel.release, "6.1.0-18");
+    assert_eq!(paths, ["/boot/vmlinuz-6.1.0-18", modules, &format!("{modules}/a b.ko")]);
+    let again = state.to_toml().expect("writes");
+    assert_eq!(State::parse(&again, "what was written").expect("reads"), state);
 }
 
 #[test]

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, HashSet};
 use crate::digest::Digest;
 use crate::entry::{Entry, Mtime};
 use crate::filter::Filter;
-use crate::host::Drift;
+use crate::host::{Drift, Kernel};
 use crate::manifest::Manifest;
 use crate::root::Root;
 use crate::root::mounts::Mount;
@@ -33,6 +33,10 @@ pub struct Wanted<'a> {
     pub target: &'a Manifest,
     /// What neither names any more and an older record did: it is stale as what the base alone names.
     pub former: &'a [Entry],
+    /// What stayed for a kernel that ran then, in tree order: stale as well, whatever stands there.
+    pub waiting: &'a [TreePath],
+    /// The kernel that runs on the tree: what belongs to it stays.
+    pub kernel: Option<&'a Kernel>,
     /// Tracked paths that are known not to match the base.
     pub recorded: &'a HashSet<TreePath>,
     /// What the image does not decide about.
@@ -95,6 +99,10 @@ pub struct Transaction {
     pub repaired: BTreeMap<TreePath, String>,
     /// Untracked content of directories that become something else: it goes with them.
     pub displaced: Vec<TreePath>,
+    /// The running kernel's paths that the target does not have, and that stay, in tree order.
+    pub kernels: Vec<TreePath>,
+    /// What the administrator has to know of it: sentences, lower case, no full stop.
+    pub warnings: Vec<String>,
     /// What happens to each path, in rsync's itemised form, in tree order.
     pub items: Vec<Item>,
     /// Paths that go without a replacement.
@@ -194,10 +202,16 @@ pub enum Action {
 }
 
 impl Wanted<'_> {
+    /// Whether `path` belongs to the kernel that runs.
+    fn is_kernels(&self, path: &TreePath) -> bool {
+        self.kernel.is_some_and(|kernel| kernel.owns(path))
+    }
+
     /// Whether `path` was recorded as the image's, so that it is not the node's own.
     fn was_tracked(&self, path: &TreePath) -> bool {
         self.base.is_some_and(|base| base.get(path).is_some())
             || self.former.binary_search_by(|entry| entry.path.cmp(path)).is_ok()
+            || self.waiting.binary_search(path).is_ok()
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use crate::host::Kernel;
 use crate::report::Monitor;
 use crate::root::mounts::{self, Host, Mount};
 use crate::root::{FileKind, Root, RootError};
@@ -26,6 +27,8 @@ pub struct Session {
     pub twins: Vec<(TreePath, TreePath)>,
     /// Where renames can happen, as far as mounts tell.
     pub filesystems: Filesystems,
+    /// The kernel that runs, if the tree is the running system.
+    pub kernel: Option<Kernel>,
     _lock: Option<Lock>,
 }
 
@@ -77,7 +80,8 @@ impl Session {
             }
         }
         let twins = mounts::twins(host.as_ref(), &mounts);
-        Ok(Session { root, host, mounts, twins, filesystems: Filesystems::new(tops), _lock: None })
+        let kernel = Kernel::running_on(&root)?;
+        Ok(Session { root, host, mounts, twins, filesystems: Filesystems::new(tops), kernel, _lock: None })
     }
 
     /// Directories that something foreign is mounted on: not the image's.

@@ -1,15 +1,17 @@
-//! How a node is to be updated: its configuration files, old and new.
+//! How a node is to be updated: its configuration files, old and new, and the kernel that runs on it.
 //!
-//! Parsing only: the caller reads the files, below the root of the tree that is updated. Nothing in
+//! Configuration is parsed only: the caller reads the files, below the root of the tree that is updated. Nothing in
 //! them is ever run by a shell. A file larger than [`MAX_FILE`] is refused.
 
 mod client_conf;
 mod config;
 mod fstab;
+mod kernel;
 
 pub use client_conf::ClientConf;
 pub use config::{Check, Config, Download, Drift, KeepUndo, MaxDelete};
 pub use fstab::mount_points;
+pub use kernel::Kernel;
 
 /// The exclude file of a node that has none.
 pub const DEFAULT_EXCLUDES: &str = include_str!("../../etc/updateclient.local.exclude");

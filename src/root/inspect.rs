@@ -103,6 +103,14 @@ impl Root {
         })
     }
 
+    /// Whether this tree is the one that this program itself runs in.
+    pub fn is_running_system(&self) -> Result<bool> {
+        let fail = |e| self.error("inspect", &TreePath::root(), e);
+        let own = rustix::fs::statat(rustix::fs::CWD, "/", AtFlags::empty()).map_err(fail)?;
+        let here = rustix::fs::fstat(&self.dir).map_err(fail)?;
+        Ok((own.st_dev, own.st_ino) == (here.st_dev, here.st_ino))
+    }
+
     /// What stands at `path`; `None` where nothing does, or where the way leads through a symlink
     /// or something else that is no directory.
     pub fn stat(&self, path: &TreePath) -> Result<Option<Stat>> {

@@ -61,6 +61,20 @@ pub struct State {
     /// Tracked paths known not to match, with what is different.
     #[serde(default)]
     pub deviations: BTreeMap<String, String>,
+    /// What waits for the next boot to be removed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kernel: Option<KernelPaths>,
+}
+
+/// Paths that the image does not have any more, and that stay as long as the kernel runs that they
+/// belong to.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct KernelPaths {
+    /// The kernel, as `uname -r` prints it.
+    pub release: String,
+    /// All of them, directories as well as what they hold, written as in manifests.
+    pub paths: Vec<String>,
 }
 
 /// The last catalog that was believed.
@@ -109,6 +123,7 @@ impl State {
             untracked: None,
             catalog: None,
             deviations: BTreeMap::new(),
+            kernel: None,
         }
     }
 
@@ -135,6 +150,21 @@ impl State {
             return Err(invalid(format!("it has format {}, this program reads format {FORMAT}", state.format)));
         }
         Ok(state)
+    }
+}
+
+impl KernelPaths {
+    /// `paths` of the kernel with this `release`; `None` where there are none.
+    pub fn new(release: &str, paths: &[TreePath]) -> Option<Self> {
+        let paths: Vec<String> = paths.iter().map(path_text).collect();
+        (!paths.is_empty()).then(|| KernelPaths { release: release.to_owned(), paths })
+    }
+
+    /// The paths, in tree order.
+    pub fn paths(&self) -> Vec<TreePath> {
+        let mut paths: Vec<TreePath> = self.paths.iter().filter_map(|text| parse_path(text.as_bytes()).ok()).collect();
+        paths.sort_unstable();
+        paths
     }
 }
 

@@ -69,6 +69,7 @@ impl Run<'_> {
             adopted: true,
             stored: false,
             former: None,
+            kernel: None,
         }))
     }
 

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashSet};
 use crate::apply::Untouched;
 use crate::catalog::Catalog;
 use crate::manifest::Manifest;
-use crate::state::{self, SeenCatalog, State};
+use crate::state::{self, KernelPaths, SeenCatalog, State};
 use crate::tree_path::TreePath;
 
 use super::{Outcome, Report, Run, UpdateError};
@@ -32,6 +32,8 @@ pub(super) struct Base {
     /// What was recorded before the tree was recognised as something else: what it names and the
     /// target does not is stale, and not the node's own.
     pub former: Option<Manifest>,
+    /// What stayed for the kernel that ran when the state was recorded.
+    pub kernel: Option<KernelPaths>,
 }
 
 impl Run<'_> {
@@ -42,11 +44,14 @@ impl Run<'_> {
             Some(state) => self.recorded(catalog, state)?,
             None => None,
         };
+        let kernel = state.as_ref().and_then(|state| state.kernel.clone());
         if self.request.adopt_only || recorded.as_ref().is_none_or(|base| !base.published) {
             let recognised = self.adopt(catalog)?;
             return Ok(match (recognised, recorded) {
-                (Some(base), Some(recorded)) => Some(Base { former: Some(recorded.manifest), ..base }),
-                (recognised, recorded) => recognised.or(recorded),
+                (Some(base), recorded) => {
+                    Some(Base { former: recorded.map(|recorded| recorded.manifest), kernel, ..base })
+                }
+                (None, recorded) => recorded,
             });
         }
         Ok(recorded)
@@ -72,6 +77,7 @@ impl Run<'_> {
             adopted: false,
             stored,
             former: None,
+            kernel: state.kernel.clone(),
         }))
     }
 
@@ -97,6 +103,7 @@ impl Run<'_> {
             mixed: None,
             repaired: BTreeMap::new(),
             deviations: base.deviations,
+            kernels: 0,
             displaced: Vec::new(),
             untracked: None,
             refusal: None,
@@ -112,6 +119,7 @@ impl Run<'_> {
         // The etag belongs to the head: it may only be recorded with that, and without deviations.
         state.catalog = Some(SeenCatalog { etag: None, ..seen.clone() });
         state.deviations = base.deviations.clone();
+        state.kernel = base.kernel.clone();
         let mut manifest = Vec::new();
         // Writing to memory does not fail.
         let _ = base.manifest.write_zstd(&mut manifest, super::converge::RECORDED_LEVEL);

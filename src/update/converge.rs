@@ -10,11 +10,13 @@ use crate::catalog::Catalog;
 use crate::entry::Entry;
 use crate::host::Drift;
 use crate::manifest::{Manifest, path_text};
-use crate::state::{self, SeenCatalog, State};
+use crate::root::FileKind;
+use crate::state::{self, KernelPaths, SeenCatalog, State};
 use crate::tree_path::TreePath;
 
 use super::base::Base;
 use super::commit::{Failure, complete};
+use super::outcome::topmost;
 use super::{Check, Outcome, Report, Run, UpdateError};
 
 /// Recorded manifests are compressed fast: they are written with every update and read with the next.
@@ -38,6 +40,8 @@ pub(super) struct Goal {
     pub base: Option<Manifest>,
     /// What only a generation named that was recorded before the base was recognised, in tree order.
     pub former: Vec<Entry>,
+    /// What stayed for a kernel that ran before, in tree order.
+    pub waiting: Vec<TreePath>,
     /// How closely the tree is looked at.
     pub policy: Policy,
     /// Paths that go and have a replacement elsewhere.
@@ -64,6 +68,7 @@ impl Converge<'_> {
             target: self.run.filtered(&whole),
             base: self.base.map(|base| self.run.filtered(&base.manifest)),
             former: self.former(&whole),
+            waiting: self.waiting(),
             whole,
             policy: Policy { depth, drift: request.drift, untracked },
             renamed: 0,
@@ -79,6 +84,19 @@ impl Converge<'_> {
         self.run.filtered(former).entries().iter().filter(|entry| !named(entry)).cloned().collect()
     }
 
+    /// What stayed for a kernel, as far as the image decides about it here.
+    fn waiting(&self) -> Vec<TreePath> {
+        let Some(kernel) = self.base.and_then(|base| base.kernel.as_ref()) else { return Vec::new() };
+        let root = &self.run.session.root;
+        let mut cursor = self.run.filter.cursor();
+        let mut paths = kernel.paths();
+        paths.retain(|path| {
+            let stat = root.stat(path).ok().flatten();
+            cursor.excludes(path, stat.is_some_and(|stat| stat.kind == FileKind::Directory)).is_none()
+        });
+        paths
+    }
+
     /// Looks at the tree as closely as the goal asks for.
     pub(super) fn look(&self, goal: &Goal) -> Result<Live, UpdateError> {
         let root = &self.run.session.root;
@@ -87,6 +105,7 @@ impl Converge<'_> {
                 let recorded = self.base.map(|base| &base.deviating).cloned().unwrap_or_default();
                 let mut paths = prepare::touched(base, &goal.target, &recorded);
                 paths.extend(goal.former.iter().map(|entry| entry.path.clone()));
+                paths.extend(goal.waiting.iter().cloned());
                 paths.sort_unstable();
                 paths.dedup();
                 Live::look(root, &paths).map_err(Untouched::from)?
@@ -94,7 +113,7 @@ impl Converge<'_> {
             _ => {
                 let old = goal.base.as_ref().map(|base| base.entries()).unwrap_or_default();
                 let known = goal.target.entries().iter().chain(old).chain(&goal.former);
-                let mut tracked: Vec<&TreePath> = known.map(|entry| &entry.path).collect();
+                let mut tracked: Vec<&TreePath> = known.map(|entry| &entry.path).chain(&goal.waiting).collect();
                 tracked.sort_unstable();
                 tracked.dedup();
                 Live::walk(root, &tracked, &self.run.filter, self.run.monitor)?
@@ -116,6 +135,8 @@ impl Converge<'_> {
             base: goal.base.as_ref(),
             target: &goal.target,
             former: &goal.former,
+            waiting: &goal.waiting,
+            kernel: session.kernel.as_ref(),
             recorded: self.base.map_or(&none, |base| &base.deviating),
             filter: &self.run.filter,
             filesystems: &filesystems,
@@ -124,6 +145,7 @@ impl Converge<'_> {
             policy: goal.policy,
         };
         let transaction = prepare::prepare(&wanted, live)?;
+        transaction.warnings.iter().for_each(|warning| self.run.monitor.warn(warning.clone()));
         if !self.run.request.dry_run {
             self.check(goal, &transaction)?;
         }
@@ -223,6 +245,7 @@ impl Converge<'_> {
             mixed: None,
             repaired: transaction.repaired.clone(),
             deviations: deviations.collect(),
+            kernels: topmost(&transaction.kernels),
             displaced: transaction.displaced.clone(),
             untracked: transaction.untracked,
             refusal: None,
@@ -237,6 +260,8 @@ impl Converge<'_> {
         let mut state = State::new(run.request.image.clone(), head.serial, goal.whole.id(), filter, home);
         state.untracked = transaction.untracked;
         state.catalog = Some(self.seen.clone());
+        let release = run.session.kernel.as_ref().map(|kernel| kernel.release());
+        state.kernel = release.and_then(|release| KernelPaths::new(release, &transaction.kernels));
         for (path, what) in &transaction.deviations {
             state.deviate(path, what.clone());
         }
@@ -264,8 +289,8 @@ impl Converge<'_> {
         let repairs = base.adopted && request.drift == Drift::Repair && differs;
         let way = "the node is at the head of the catalog".to_owned();
         let goal = self.goal(base.manifest.clone(), way);
-        if !looks && !repairs && base.settled {
-            let mut known = Transaction::default();
+        if !looks && !repairs && base.settled && !self.run.has_rebooted(base.kernel.as_ref()) {
+            let mut known = Transaction { kernels: goal.waiting.clone(), ..Transaction::default() };
             known.deviations.extend(base.deviating.iter().map(|path| {
                 let what = base.deviations.get(&path_text(path)).cloned().unwrap_or_default();
                 (path.clone(), what)

@@ -29,7 +29,7 @@ use crate::manifest::Manifest;
 use crate::plan::{self, Plan, Why};
 use crate::report::Monitor;
 use crate::root::RootError;
-use crate::state::{self, SeenCatalog, State, held};
+use crate::state::{self, KernelPaths, SeenCatalog, State, held};
 use crate::tree_path::TreePath;
 
 use converge::Converge;
@@ -140,8 +140,15 @@ impl Run<'_> {
     fn may_ask_quickly(&self, state: &State) -> Result<bool, UpdateError> {
         let seen = state.catalog.as_ref().is_some_and(|seen| seen.repo == self.request.repo.to_string());
         let looks = matches!(self.request.check, Check::Stat | Check::Content);
-        let asks = looks || self.request.adopt_only || self.request.purge_untracked;
+        let waits = self.has_rebooted(state.kernel.as_ref());
+        let asks = looks || waits || self.request.adopt_only || self.request.purge_untracked;
         Ok(seen && !asks && self.is_settled(state)?)
+    }
+
+    /// Whether something stayed for a kernel that does not run any more.
+    fn has_rebooted(&self, waiting: Option<&KernelPaths>) -> bool {
+        let running = self.session.kernel.as_ref().map(|kernel| kernel.release());
+        waiting.is_some_and(|waiting| running != Some(waiting.release.as_str()))
     }
 
     /// Whether `state` was recorded for this very tree and under this very filter.

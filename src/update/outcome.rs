@@ -35,6 +35,8 @@ pub struct Report {
     pub repaired: BTreeMap<TreePath, String>,
     /// Tracked paths that deviate and stay so.
     pub deviations: BTreeMap<String, String>,
+    /// Those of the deviations that are the running kernel's and wait for the next boot.
+    pub kernels: usize,
     /// Untracked paths that went along with a directory that became something else.
     pub displaced: Vec<TreePath>,
     /// Untracked paths that stay, where they were counted.
@@ -123,6 +125,21 @@ pub enum UpdateError {
     Interrupted(#[from] Interrupted),
 }
 
+/// How many of `paths`, which are in tree order, lie below no other.
+pub(super) fn topmost(paths: &[TreePath]) -> usize {
+    let mut top: Option<&TreePath> = None;
+    paths
+        .iter()
+        .filter(|path| {
+            let below = top.is_some_and(|top| path.is_below(top));
+            if !below {
+                top = Some(path);
+            }
+            !below
+        })
+        .count()
+}
+
 impl Report {
     /// Nothing was to be done for a node in this `state`.
     pub(super) fn up_to_date(state: &State) -> Self {
@@ -136,6 +153,7 @@ impl Report {
             mixed: None,
             repaired: BTreeMap::new(),
             deviations: state.deviations.clone(),
+            kernels: state.kernel.as_ref().map_or(0, |kernel| topmost(&kernel.paths())),
             displaced: Vec::new(),
             untracked: state.untracked,
             refusal: None,

@@ -54,7 +54,8 @@ fn put(from: &Path, to: &Path) {
 pub fn inside_after(top: &Path, before: &str) -> Command {
     let mut command = Command::new("unshare");
     let script = format!(
-        "mount --bind \"$1\" \"$1\" && mkdir -p \"$1/proc\" && mount -t proc proc \"$1/proc\" && {before} && exec chroot \"$@\""
+        "mount --bind \"$1\" \"$1\" && mkdir -p \"$1/proc\" \"$1/dev\" && mount -t proc proc \"$1/proc\" &&
+        mount --rbind /dev \"$1/dev\" && {before} && exec chroot \"$@\""
     );
     command.args(["--mount", "sh", "-c", &script, "sh"]).arg(top);
     command

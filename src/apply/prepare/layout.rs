@@ -177,6 +177,10 @@ fn displace(wanted: &Wanted, entry: &Entry, transaction: &mut Transaction) -> Re
         if wanted.root.pins(&visit.path)?.is_some_and(|pins| pins.immutable || pins.append_only) {
             return Err(refused(&visit.path, "is immutable or append-only (chattr)"));
         }
+        if wanted.is_kernels(&visit.path) && transaction.warnings.is_empty() {
+            let why = "is the running kernel's and goes";
+            transaction.warnings.push(format!("{} {why}: it {becomes}", wanted.root.show(&visit.path)));
+        }
         transaction.removed += 1;
         // Where untracked paths go anyway, and in a full sync that cannot tell them from stale ones,
         // there is nothing to keep.

@@ -12,11 +12,13 @@ use super::{Action, Change, Item, Transaction, Untracked, Wanted};
 /// Slots of removals are counted down from here, apart from those of installs.
 const FIRST_SLOT: u32 = u32::MAX;
 
+/// Why the running kernel's paths stay.
+const KERNELS: &str = "the running kernel's, kept until the next boot";
+
 /// Appends the removals: names first, then directories, the deepest first.
 pub(super) fn remove(wanted: &Wanted, live: &Live, transaction: &mut Transaction) -> Result<(), Untouched> {
     let mut going = Going::default();
     stale(wanted, live, transaction, &mut going)?;
-    deferred(wanted, transaction, &mut going)?;
     if wanted.policy.untracked == Untracked::Remove {
         let mut kept = 0;
         for (path, stat) in &live.untracked {
@@ -24,7 +26,11 @@ pub(super) fn remove(wanted: &Wanted, live: &Live, transaction: &mut Transaction
         }
         transaction.untracked = live.whole.then_some(kept);
     }
-    transaction.removed += going.names.len() + going.directories.len();
+    keep_kernels(transaction, &mut going);
+    deferred(wanted, transaction, &mut going)?;
+    // What waited for a boot was listed by the update that it belongs to.
+    let counts = |path: &&TreePath| wanted.waiting.binary_search(path).is_err();
+    transaction.removed += going.names.iter().chain(&going.directories).filter(counts).count();
     let items = going.names.iter().map(|path| (path, "")).chain(going.directories.iter().map(|path| (path, "/")));
     transaction.items.extend(items.map(|(path, suffix)| Item {
         change: "*deleting  ".to_owned(),
@@ -52,12 +58,19 @@ struct Going {
     names: Vec<TreePath>,
     directories: Vec<TreePath>,
     deferred: Vec<TreePath>,
+    /// What would go and stays for the running kernel.
+    kernels: Vec<TreePath>,
 }
 
 /// Tracked paths that the target no longer names.
 fn stale(wanted: &Wanted, live: &Live, transaction: &mut Transaction, going: &mut Going) -> Result<(), Untouched> {
     let stale = wanted.base.into_iter().flat_map(|base| gone(base, wanted.target));
     let former = wanted.former.iter().filter(|entry| wanted.target.get(&entry.path).is_none());
+    let stale = stale.chain(former).map(|entry| (&entry.path, entry.is_dir()));
+    let known = |path: &TreePath| {
+        [wanted.base, Some(wanted.target)].into_iter().flatten().any(|manifest| manifest.get(path).is_some())
+    };
+    let waiting = wanted.waiting.iter().filter(|path| !known(path)).map(|path| (path, true));
     // Directories that become something else take everything below along.
     let displaced: Vec<TreePath> = transaction
         .changes
@@ -65,29 +78,57 @@ fn stale(wanted: &Wanted, live: &Live, transaction: &mut Transaction, going: &mu
         .filter(|change| matches!(change.action, Action::Exchange { to_directory: false, .. }))
         .map(|change| change.path.clone())
         .collect();
-    for entry in stale.chain(former) {
-        if displaced.iter().any(|top| entry.path.is_below(top)) {
+    for (path, directory) in stale.chain(waiting) {
+        if displaced.iter().any(|top| path.is_below(top)) {
             continue;
         }
-        let Some(stat) = live.get(&entry.path) else { continue };
-        if wanted.filter.protects(&entry.path) {
+        let Some(stat) = live.get(path) else { continue };
+        if wanted.filter.protects(path) {
             continue;
         }
-        if stat.kind != FileKind::Directory {
-            going.names.push(entry.path.clone());
-        } else if entry.is_dir() {
-            going.directories.push(entry.path.clone());
+        if wanted.is_kernels(path) {
+            going.kernels.push(path.clone());
+        } else if stat.kind != FileKind::Directory {
+            going.names.push(path.clone());
+        } else if directory {
+            going.directories.push(path.clone());
         } else {
-            transaction.deviations.insert(entry.path.clone(), "a directory stands where a file was to go".to_owned());
+            transaction.deviations.insert(path.clone(), "a directory stands where a file was to go".to_owned());
         }
     }
     Ok(())
 }
 
+/// What belongs to the running kernel stays, with the directories above it, and is told by its topmost
+/// paths.
+fn keep_kernels(transaction: &mut Transaction, going: &mut Going) {
+    let kernels = &mut going.kernels;
+    kernels.sort_unstable();
+    kernels.dedup();
+    let holds = |dir: &TreePath| {
+        let next = kernels.partition_point(|path| path <= dir);
+        kernels.get(next).is_some_and(|path| path.is_below(dir))
+    };
+    let (above, rest) = std::mem::take(&mut going.directories).into_iter().partition(holds);
+    going.directories = rest;
+    let mut above: Vec<TreePath> = above;
+    kernels.append(&mut above);
+    kernels.sort_unstable();
+    let mut top: Option<&TreePath> = None;
+    for path in kernels.iter() {
+        if !top.is_some_and(|top| path.is_below(top)) {
+            transaction.deviations.insert(path.clone(), KERNELS.to_owned());
+            top = Some(path);
+        }
+    }
+    transaction.kernels = std::mem::take(kernels);
+}
+
 /// Directories that an earlier update could not remove because something still sat in them.
 fn deferred(wanted: &Wanted, transaction: &mut Transaction, going: &mut Going) -> Result<(), Untouched> {
     for path in wanted.recorded {
-        if wanted.target.get(path).is_some() || wanted.was_tracked(path) {
+        let kernels = transaction.kernels.binary_search(path).is_ok();
+        if kernels || wanted.target.get(path).is_some() || wanted.was_tracked(path) {
             continue;
         }
         match wanted.root.stat(path)? {
@@ -113,7 +154,8 @@ fn untracked(wanted: &Wanted, path: &TreePath, stat: &Stat, going: &mut Going) -
         return Ok(true);
     }
     if stat.kind != FileKind::Directory {
-        going.names.push(path.clone());
+        let to = if wanted.is_kernels(path) { &mut going.kernels } else { &mut going.names };
+        to.push(path.clone());
         return Ok(false);
     }
     if apart(stat.dev) {
@@ -134,11 +176,16 @@ fn untracked(wanted: &Wanted, path: &TreePath, stat: &Stat, going: &mut Going) -
         }
         if directory {
             inside.push(visit.path);
+        } else if wanted.is_kernels(&visit.path) {
+            going.kernels.push(visit.path);
         } else {
             going.names.push(visit.path);
         }
         Ok(Descend::Into)
     })?;
+    // An empty directory of the kernel's stays as well.
+    going.kernels.extend(inside.iter().filter(|dir| wanted.is_kernels(dir)).cloned());
+    inside.retain(|dir| !wanted.is_kernels(dir));
     inside.retain(|dir| !kept.iter().any(|path| path.is_below(dir)));
     going.directories.append(&mut inside);
     Ok(!kept.is_empty())

@@ -105,10 +105,10 @@ fn run(arguments: &Arguments) -> Result<Exit, UpdateError> {
     Ok(exit_of_report(&report, &request))
 }
 
-/// A drift that is only reported is what the administrator has to hear of.
+/// A drift that is only reported is what the administrator has to hear of; what waits for a boot is none.
 fn exit_of_report(report: &Report, request: &Request) -> Exit {
     let looked = report.outcome == update::Outcome::UpToDate || report.outcome == update::Outcome::Updated;
-    let reported = request.drift == Drift::Report && !report.deviations.is_empty();
+    let reported = request.drift == Drift::Report && report.deviations.len() > report.kernels;
     if looked && reported { Exit::Deviates } else { Exit::Done }
 }
 
