@@ -306,11 +306,14 @@ fn an_undo_set_that_is_damaged_or_foreign_changes_nothing() {
     let slot = way_back.lines().find_map(|line| line.strip_prefix("stood ")?.split(' ').next()).expect("a slot");
     fs::remove_file(undo.join(slot)).expect("removes");
     site.rollback(&[]).ended(5, &["not in the undo set any more", "nothing was changed"]);
+    let head = way_back.lines().take(2).map(|line| format!("{line}\n")).collect::<String>();
+    let after = |rest: &str| format!("{head}{rest}");
     for (what, words) in [
-        ("si-undo 2\nend 0\n", "does not know"),
-        ("si-undo 1\nfilesystem .\nstood 1 0 ./../outside\nend 1\n", "cannot be followed"),
-        ("", "cannot be followed"),
-        ("si-undo 1\nfilesystem .\nfilesystem ./etc\nnothing 0 1 ./etc/passwd\nend 1\n", "not mounted"),
+        ("si-undo 2\nend 0\n".to_owned(), "does not know"),
+        (after("filesystem .\nstood 1 0 ./../outside\nend 1\n"), "cannot be followed"),
+        (String::new(), "cannot be followed"),
+        (after("filesystem .\nfilesystem ./etc\nnothing 0 1 ./etc/passwd\nend 1\n"), "not mounted"),
+        ("si-undo 1\nmade nothing\nfilesystem .\nend 0\n".to_owned(), "nothing can be undone"),
     ] {
         fs::remove_dir_all(&undo).expect("removes");
         common::copy_tree(&kept, &undo);

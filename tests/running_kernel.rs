@@ -313,3 +313,37 @@ fn a_directory_that_becomes_a_symlink_takes_it_along_and_says_so() {
     node.update(Booted::First, &["--no-fallback"]).ended(0, &[&told, "becomes a link"]);
     assert_eq!(node.beyond_the_image(), [""; 0]);
 }
+
+#[test]
+fn a_rollback_brings_the_old_kernel_back_and_keeps_the_one_that_runs() {
+    if !has_all(&[]) {
+        return;
+    }
+    let (first, second) = (Booted::First.release(), Booted::Second.release());
+    let node = Node::behind(&with_kernel(&first), &with_kernel(&second));
+    let before = node.site.snapshot();
+    let same = |tree: &Path| {
+        let excludes = [&EQUIPMENT[..], &["/proc"]].concat();
+        judge::same_but_untracked(tree, &node.site.node(), &excludes)
+    };
+    node.update(Booted::First, &["--no-fallback"]).ended(0, &["updated to node"]);
+    // The new kernel runs and the old one goes, as a repair: the way back knows it still.
+    node.update(Booted::Second, &[]).ended(0, &["updated to node"]);
+    assert!(files_of(&first).iter().all(|path| !node.has(path)));
+    let rollback = |booted| Run::of(node.agent(booted, &["--rollback", "--yes"]).output().expect("it runs"));
+    rollback(Booted::Second).ended(0, &["rolled back"]);
+    let mut beyond = same(&before);
+    beyond.retain(|path| !path.ends_with('/'));
+    beyond.sort();
+    let mut kept = files_of(&second).to_vec();
+    kept.sort();
+    assert_eq!(beyond, kept);
+    assert!(node.site.status().contains(KEPT));
+    // Booted into the old kernel, nothing more is known of the new one than before the update, once it is
+    // updated again: here by a generation without it.
+    let mut third = with_kernel(&first);
+    trees::put(&mut third, "etc/version", Item::file("three"));
+    node.site.publish(&third);
+    node.update(Booted::First, &["--no-fallback"]).ended(0, &["updated to node"]);
+    assert_eq!(node.beyond_the_image(), [""; 0]);
+}

@@ -12,12 +12,19 @@ use super::filesystems::Stages;
 use super::prepare::{Action, Transaction, slot_name};
 
 /// Gives everything that will be replaced by a rename its second name. What is replaced together with
-/// what it holds, or goes, is moved there when its turn comes.
+/// what it holds, or goes, is moved there when its turn comes. What stays for the running kernel gets one,
+/// too: it goes later.
 pub(super) fn keep_all(root: &Root, stages: &Stages, transaction: &Transaction) -> Result<(), RootError> {
     for change in &transaction.changes {
         let (Action::Install { slot }, Some(old)) = (change.action, stages.old(change.filesystem)) else { continue };
         if root.stat(&change.path)?.is_some_and(|live| live.kind != FileKind::Directory) {
             keep(root, old, &slot_name(slot), &change.path)?;
+        }
+    }
+    for (filesystem, path, slot) in transaction.kernel_slots() {
+        let Some(old) = stages.old(filesystem) else { continue };
+        if root.stat(path)?.is_some_and(|live| live.kind != FileKind::Directory) {
+            keep(root, old, &slot_name(slot), path)?;
         }
     }
     Ok(())

@@ -21,6 +21,8 @@ mod judge;
 mod layout;
 mod removal;
 
+pub(super) use removal::KERNELS;
+
 use judge::{Judged, Verdict, judge_all};
 
 /// What is wanted of a tree.
@@ -226,6 +228,17 @@ impl Transaction {
         std::iter::once(0).chain(self.changes.iter().map(|change| change.filesystem)).collect()
     }
 
+    /// What stays for the running kernel, with slots of its own: it is kept for undoing from now on, since
+    /// a later run removes it.
+    pub(super) fn kernel_slots(&self) -> impl Iterator<Item = (usize, &TreePath, u32)> {
+        let removals = self.changes.iter().filter_map(|change| match change.action {
+            Action::Remove { slot } => Some(slot),
+            _ => None,
+        });
+        let free = removals.min().unwrap_or(u32::MAX);
+        self.kernels.iter().zip((1..free).rev()).map(|(path, slot)| (self.tops.of(path), path, slot))
+    }
+
     /// Bytes of content to be staged.
     pub fn bytes(&self) -> u64 {
         self.installs.iter().map(Install::bytes).sum()
@@ -286,6 +299,7 @@ pub fn prepare(wanted: &Wanted, live: &Live) -> Result<Transaction, Untouched> {
     }
     layout::lay_out(wanted, live, &judged, &mut transaction)?;
     removal::remove(wanted, live, &mut transaction)?;
+    removal::let_kernels_take_part(live, &mut transaction);
     settle_directories(wanted, live, &judged, &mut transaction);
     let displaced: HashSet<&TreePath> = transaction.displaced.iter().collect();
     let gone = live.untracked.iter().filter(|(path, _)| displaced.contains(path)).count() as u64;

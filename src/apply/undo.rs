@@ -7,7 +7,8 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 
 use crate::entry::{Entry, Meta, Mtime, Node, Xattrs};
 use crate::filter::Filter;
-use crate::host::KeepUndo;
+use crate::generation::GenerationId;
+use crate::host::{KeepUndo, Kernel};
 use crate::manifest::{Manifest, path_text};
 use crate::report::Monitor;
 use crate::root::mounts::Mount;
@@ -17,7 +18,7 @@ use crate::tree_path::TreePath;
 
 use super::displaced::{self, Sum};
 use super::filesystems::{Filesystems, Slots, Stages};
-use super::prepare::{Action, Change, Item, Transaction, slot_name};
+use super::prepare::{Action, Change, Item, KERNELS, Transaction, slot_name};
 use super::way_back::{Before, Fact, WayBack, WayBackError, slot_of};
 use super::{DISPLACED, Untouched, name};
 
@@ -42,6 +43,8 @@ pub struct Limits {
     /// Whether the transaction leads to the generation that is recorded: what it repairs is not worth
     /// the way back to the generation before.
     pub repairs: bool,
+    /// The generation that is recorded in the end, if any is.
+    pub made: Option<GenerationId>,
 }
 
 /// An undo set that is there.
@@ -66,7 +69,8 @@ pub(super) fn decide(
     if limits.keep == KeepUndo::Never {
         return Ok(Keep::Nothing);
     }
-    if limits.repairs && Undo::is_there(root, filesystems)? {
+    let fits = |undo: &Undo| undo.leads_from(limits.made);
+    if limits.repairs && Undo::find(root).ok().flatten().as_ref().is_some_and(fits) {
         return Ok(Keep::Earlier);
     }
     if limits.keep == KeepUndo::Always {
@@ -89,9 +93,9 @@ pub(super) fn decide(
 /// Notes what is before `transaction` among what it displaces, with what is recorded.
 pub(super) fn note(
     root: &Root,
-    filesystems: &Filesystems,
     stages: &Stages,
     transaction: &Transaction,
+    made: Option<GenerationId>,
 ) -> Result<(), RootError> {
     let Some(old) = stages.old(0) else { return Ok(()) };
     if !transaction.displaced.is_empty() {
@@ -99,7 +103,7 @@ pub(super) fn note(
         old.write_durably(&name(DISPLACED), list.as_bytes(), 0o600)?;
     }
     state::keep(root, old)?;
-    WayBack::of(root, stages, filesystems.tops(), transaction)?.write(old)
+    WayBack::of(root, stages, made, transaction)?.write(old)
 }
 
 impl Undo {
@@ -121,12 +125,10 @@ impl Undo {
         Undo::find(root).ok().flatten().map_or_else(Vec::new, |undo| undo.way_back.tops)
     }
 
-    /// Whether there is one, readable or not.
-    fn is_there(root: &Root, filesystems: &Filesystems) -> Result<bool, RootError> {
-        Ok(match filesystems.undo_of(root, 0)? {
-            Some(set) => WayBack::is_in(&set)?,
-            None => false,
-        })
+    /// Whether it leads back from a tree of which `now` is recorded: not so where something else made it what
+    /// it is.
+    pub fn leads_from(&self, now: Option<GenerationId>) -> bool {
+        self.way_back.made == now
     }
 
     /// What was recorded before: the state as text and the manifest as it is stored.
@@ -148,7 +150,13 @@ impl Undo {
 
     /// The transaction that brings back what was. `tracked` is what the tree is recorded to be: what lies
     /// beyond it in a directory that goes as a whole is listed as displaced.
-    pub fn plan(&self, root: &Root, mounts: &[Mount], tracked: Option<&Manifest>) -> Result<Transaction, Untouched> {
+    pub fn plan(
+        &self,
+        root: &Root,
+        mounts: &[Mount],
+        kernel: Option<&Kernel>,
+        tracked: Option<&Manifest>,
+    ) -> Result<Transaction, Untouched> {
         let mut plan = Plan {
             root,
             undo: self,
@@ -162,6 +170,7 @@ impl Undo {
             directory_times: BTreeMap::new(),
             returning: HashMap::new(),
             filter: Filter::builder().build(),
+            kernel,
         };
         plan.reserve()?;
         plan.make_directories()?;
@@ -189,6 +198,8 @@ struct Plan<'a> {
     returning: HashMap<TreePath, Stat>,
     /// What is protected stays.
     filter: Filter,
+    /// What belongs to the kernel that runs stays as well, until the next boot.
+    kernel: Option<&'a Kernel>,
 }
 
 impl Plan<'_> {
@@ -300,6 +311,11 @@ impl Plan<'_> {
             self.transaction.deviations.insert(fact.path.clone(), what.to_owned());
             return;
         }
+        if live.is_some() && self.kernel.is_some_and(|kernel| kernel.owns(&fact.path)) {
+            self.transaction.kernels.push(fact.path.clone());
+            self.transaction.deviations.insert(fact.path.clone(), KERNELS.to_owned());
+            return;
+        }
         match live.map(|live| live.kind) {
             None => return,
             Some(FileKind::Directory) => {
@@ -343,6 +359,7 @@ impl Plan<'_> {
             transaction.changes.push(Change { filesystem, path, action: Action::RemoveDir });
         }
         transaction.directories = directories;
+        transaction.kernels.sort_unstable();
         // Each filesystem that took part has an undo set of its own.
         if let Some(at) = transaction.filesystems().into_iter().find(|at| !self.undo.sets.contains_key(at)) {
             let top = self.root.show(&self.undo.filesystems.tops()[at]);

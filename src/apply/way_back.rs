@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::io::Read;
 
 use crate::entry::{Entry, Mtime, Node};
+use crate::generation::GenerationId;
 use crate::manifest::{parse_entries, parse_path, path_text, write_entries};
 use crate::root::{Descend, FileKind, Root, RootError, Stat};
 use crate::tree_path::TreePath;
@@ -28,6 +29,8 @@ const MAX_FILE: u64 = 4 << 30;
 /// What was, path by path.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct WayBack {
+    /// The generation that was recorded after the transaction, if any was: only from there it leads back.
+    pub made: Option<GenerationId>,
     /// Where the filesystems begin that took part or could.
     pub tops: Vec<TreePath>,
     /// What was where, in the order in which it was changed.
@@ -86,10 +89,11 @@ impl WayBack {
     pub fn of(
         root: &Root,
         stages: &Stages,
-        tops: &[TreePath],
+        made: Option<GenerationId>,
         transaction: &Transaction,
     ) -> Result<WayBack, RootError> {
-        let mut way_back = WayBack { tops: tops.to_vec(), facts: Vec::new(), directories: Vec::new() };
+        let tops = transaction.tops.tops().to_vec();
+        let mut way_back = WayBack { made, tops, facts: Vec::new(), directories: Vec::new() };
         let mut whole: BTreeMap<TreePath, Entry> = BTreeMap::new();
         let mut stirred: BTreeSet<TreePath> = BTreeSet::new();
         for change in &transaction.changes {
@@ -121,6 +125,16 @@ impl WayBack {
             if matches!(change.action, Action::Exchange { to_directory: false, .. }) {
                 stirred.insert(change.path.clone());
             }
+        }
+        for (filesystem, path, slot) in transaction.kernel_slots() {
+            match root.stat(path)? {
+                Some(stat) if stat.kind == FileKind::Directory => {
+                    whole.insert(path.clone(), directory(root, path, &stat)?);
+                }
+                Some(_) => way_back.facts.push(Fact { filesystem, path: path.clone(), before: Before::Stood(slot) }),
+                None => {}
+            }
+            stirred.extend(path.parent());
         }
         let settled = transaction.directories.iter().map(|entry| (&entry.path, Some(entry.meta.mtime)));
         let stirred = stirred.iter().map(|path| (path, None));
@@ -170,11 +184,6 @@ impl WayBack {
         to.write_durably(&name(FILE), self.text().as_bytes(), 0o600)
     }
 
-    /// Whether one is there, readable or not.
-    pub fn is_in(from: &Root) -> Result<bool, RootError> {
-        Ok(from.stat(&name(FILE))?.is_some())
-    }
-
     /// Reads it; `None` where there is none.
     pub fn read(from: &Root) -> Result<Option<WayBack>, WayBackError> {
         let invalid = |file: &str, why: String| WayBackError::Invalid { path: from.show(&name(file)), why };
@@ -210,6 +219,10 @@ impl WayBack {
 
     fn text(&self) -> String {
         let mut text = format!("{HEAD}\n");
+        text += &match self.made {
+            Some(generation) => format!("made {generation}\n"),
+            None => "made nothing\n".to_owned(),
+        };
         for top in &self.tops {
             text += &format!("filesystem {}\n", path_text(top));
         }
@@ -257,15 +270,17 @@ fn parse(text: &str) -> Result<WayBack, Fault> {
     if lines.next().map(|(_, line)| line) != Some(HEAD) {
         return Err((1, "it is of a format that this program does not know"));
     }
-    let (mut tops, mut facts) = (Vec::new(), Vec::new());
+    let (mut made, mut tops, mut facts) = (None, Vec::new(), Vec::new());
     for (at, line) in lines {
         let words: Vec<&str> = line.split(' ').collect();
         match words.as_slice() {
+            ["made", "nothing"] => made = Some(None),
+            ["made", id] => made = Some(Some(id.parse().map_err(|_| (at, "it names no generation"))?)),
             ["filesystem", path] => tops.push(parse_path(path.as_bytes()).map_err(|why| (at, why))?),
             ["end", count] => {
                 let whole = count.parse() == Ok(facts.len()) && !tops.is_empty();
-                let way_back = WayBack { tops, facts, directories: Vec::new() };
-                return if whole { Ok(way_back) } else { Err((at, "lines are missing")) };
+                let (Some(made), true) = (made, whole) else { return Err((at, "lines are missing")) };
+                return Ok(WayBack { made, tops, facts, directories: Vec::new() });
             }
             [what, value, filesystem, path] => {
                 let path = parse_path(path.as_bytes()).map_err(|why| (at, why))?;
@@ -298,6 +313,7 @@ fn parse_before(what: &str, value: &str) -> Option<Before> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::digest::Digest;
 
     fn sample() -> WayBack {
         let path = |s: &str| TreePath::new(s).expect("good");
@@ -311,7 +327,8 @@ mod tests {
         ];
         let fact = |(at, before)| Fact { filesystem: 1, path: path(at), before };
         let facts = befores.into_iter().map(fact).collect();
-        WayBack { tops: vec![TreePath::root(), path("boot")], facts, directories: Vec::new() }
+        let made = Some(GenerationId(Digest([0xab; 32])));
+        WayBack { made, tops: vec![TreePath::root(), path("boot")], facts, directories: Vec::new() }
     }
 
     #[test]
@@ -325,7 +342,9 @@ mod tests {
         for cut in 0..whole.len() - 1 {
             assert!(parse(&whole[..cut]).is_err(), "cut at {cut}");
         }
-        for (from, to) in [("si-undo 1", "si-undo 2"), ("stood 1 1", "stood 1 9"), ("nothing", "something")] {
+        for (from, to) in
+            [("si-undo 1", "si-undo 2"), ("made ab", "made xy"), ("stood 1 1", "stood 1 9"), ("nothing", "something")]
+        {
             assert!(parse(&whole.replacen(from, to, 1)).is_err(), "{to}");
         }
     }

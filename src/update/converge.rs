@@ -193,6 +193,10 @@ impl Converge<'_> {
     ) -> Result<Report, Failure<E>> {
         let before = |error: UpdateError| Failure::Before(E::from(error));
         let (session, monitor) = (&self.run.session, self.run.monitor);
+        if let Some(base) = self.base.filter(|base| base.adopted && base.former.is_none()) {
+            // What was found out is true until the seal, and what a rollback comes back to.
+            self.run.record(base, self.seen).map_err(before)?;
+        }
         let stage = Stage::create(&session.root, &transaction.tops, transaction, monitor);
         let stage = stage.map_err(|error| before(error.into()))?;
         // Compressing the manifest takes as long as staging a small update: it happens meanwhile.
@@ -219,8 +223,9 @@ impl Converge<'_> {
 
     fn limits(&self, goal: &Goal) -> Limits {
         let request = self.run.request;
-        let repairs = self.base.is_some_and(|base| base.manifest.id() == goal.whole.id());
-        Limits { keep: request.keep_undo, share: request.undo_share, repairs }
+        let made = goal.whole.id();
+        let repairs = self.base.is_some_and(|base| !base.adopted && base.manifest.id() == made);
+        Limits { keep: request.keep_undo, share: request.undo_share, repairs, made: Some(made) }
     }
 
     /// The tree is as it should be: only what is known of it changes.

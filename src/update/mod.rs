@@ -86,7 +86,12 @@ pub fn status(root: &Path) -> Result<Status, UpdateError> {
     let held = held::load(&root).map_err(Untouched::from)?;
     // What is interrupted has to be finished first.
     let undo = if interrupted { Ok(None) } else { Undo::find(&root) };
+    let now = match &found {
+        state::Found::State(state) | state::Found::Copied(state) => Some(state.generation),
+        state::Found::Nothing | state::Found::SetAside(_) => None,
+    };
     let undo = match undo.map_err(|error| Untouched::Refused(error.to_string()))? {
+        Some(undo) if !undo.leads_from(now) => None,
         Some(undo) => Some(undoable(&undo).map_err(Untouched::from)?),
         None => None,
     };

@@ -111,7 +111,7 @@ pub enum UpdateError {
     NoFullSync(String),
     /// There is no undo set.
     #[error(
-        "nothing can be undone on {0}: no update was made since, or what it displaced was not kept (keep_undo); nothing was changed"
+        "nothing can be undone on {0}: no update was made, or what it displaced was not kept (keep_undo), or it is not what made the tree what it is recorded to be; nothing was changed"
     )]
     NothingToUndo(String),
     /// The head of the catalog is what a rollback fled from.

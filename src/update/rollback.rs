@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::apply::journal::Record;
-use crate::apply::prepare::Item;
+use crate::apply::prepare::{Item, Transaction};
 use crate::apply::session::Session;
 use crate::apply::stage::Stage;
 use crate::apply::undo::{Limits, Undo};
@@ -16,7 +16,7 @@ use crate::generation::GenerationId;
 use crate::host::KeepUndo;
 use crate::report::Monitor;
 use crate::state::held::{self, Held};
-use crate::state::{self, Found, State};
+use crate::state::{self, Found, KernelPaths, State};
 use crate::tree_path::TreePath;
 
 use super::commit::{Failure, complete};
@@ -67,11 +67,15 @@ pub fn rollback(request: &RollbackRequest, monitor: &dyn Monitor) -> Result<Roll
         Found::State(state) | Found::Copied(state) => Some(*state),
         Found::Nothing | Found::SetAside(_) => None,
     };
+    let generation = now.as_ref().map(|state| state.generation);
+    if !undo.leads_from(generation) {
+        return Err(UpdateError::NothingToUndo(session.root.show(&TreePath::root())));
+    }
     let tracked = match &now {
         Some(state) => state::load_manifest(root, state.generation).map_err(Untouched::from)?,
         None => None,
     };
-    let transaction = undo.plan(root, &session.mounts, tracked.as_ref())?;
+    let transaction = undo.plan(root, &session.mounts, session.kernel.as_ref(), tracked.as_ref())?;
     preflight::check_paths(root, &transaction, &transaction.tops, &session.mounts)?;
     let kept = undo.record().map_err(Untouched::from)?;
     let before = kept.state.as_deref().map(|text| State::parse(text, "the state in the undo set")).transpose();
@@ -88,13 +92,13 @@ pub fn rollback(request: &RollbackRequest, monitor: &dyn Monitor) -> Result<Roll
     if request.dry_run {
         return Ok(done);
     }
-    let state = before.map(|state| as_of_now(state, &session, now.as_ref(), &transaction.deviations)).transpose()?;
+    let state = before.map(|state| as_of_now(state, &session, now.as_ref(), &transaction)).transpose()?;
     let record = Record {
         manifest: state.as_ref().and(kept.manifest),
         state: state.map(|state| state.to_toml()).transpose().map_err(Untouched::from)?,
         held: held.map(|held| held.to_toml()).transpose().map_err(Untouched::from)?,
     };
-    let limits = Limits { keep: request.keep_undo, share: request.undo_share, repairs: false };
+    let limits = Limits { keep: request.keep_undo, share: request.undo_share, repairs: false, made: done.to };
     let made = Stage::create(root, &transaction.tops, &transaction, monitor)
         .map_err(|error| Failure::Before(UpdateError::from(error)))
         .and_then(|stage| complete(&session, stage, &limits, record, monitor));
@@ -124,14 +128,21 @@ fn as_of_now(
     mut state: State,
     session: &Session,
     now: Option<&State>,
-    deviations: &std::collections::BTreeMap<TreePath, String>,
+    transaction: &Transaction,
 ) -> Result<State, UpdateError> {
     state.home = session.root.identity().map_err(Untouched::from)?;
     let seen = now.and_then(|now| now.catalog.clone()).or(state.catalog.take());
     // The server is asked anew: what it answered belongs to the generation that was left.
     state.catalog = seen.map(|seen| state::SeenCatalog { etag: None, ..seen });
-    for (path, what) in deviations {
+    for (path, what) in &transaction.deviations {
         state.deviate(path, what.clone());
+    }
+    if let Some(kernel) = session.kernel.as_ref() {
+        let mut paths = transaction.kernels.clone();
+        paths.extend(state.kernel.iter().flat_map(KernelPaths::paths));
+        paths.sort_unstable();
+        paths.dedup();
+        state.kernel = KernelPaths::new(kernel.release(), &paths);
     }
     Ok(state)
 }

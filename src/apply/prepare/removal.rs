@@ -13,7 +13,7 @@ use super::{Action, Change, Item, Transaction, Untracked, Wanted};
 const FIRST_SLOT: u32 = u32::MAX;
 
 /// Why the running kernel's paths stay.
-const KERNELS: &str = "the running kernel's, kept until the next boot";
+pub(in crate::apply) const KERNELS: &str = "the running kernel's, kept until the next boot";
 
 /// Appends the removals: names first, then directories, the deepest first.
 pub(super) fn remove(wanted: &Wanted, live: &Live, transaction: &mut Transaction) -> Result<(), Untouched> {
@@ -122,6 +122,21 @@ fn keep_kernels(transaction: &mut Transaction, going: &mut Going) {
         }
     }
     transaction.kernels = std::mem::take(kernels);
+}
+
+/// What stays for the kernel is kept for undoing as well, so its filesystems take part, by a change that
+/// changes nothing where there is no other.
+pub(super) fn let_kernels_take_part(live: &Live, transaction: &mut Transaction) {
+    if transaction.changes.is_empty() {
+        return;
+    }
+    for path in transaction.kernels.clone() {
+        let filesystem = transaction.tops.of(&path);
+        let Some(stat) = live.get(&path).filter(|stat| stat.kind != FileKind::Directory) else { continue };
+        if !transaction.filesystems().contains(&filesystem) {
+            transaction.changes.push(Change { filesystem, path, action: Action::Times(stat.mtime) });
+        }
+    }
 }
 
 /// Directories that an earlier update could not remove because something still sat in them.
