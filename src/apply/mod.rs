@@ -22,6 +22,7 @@ mod heed;
 pub mod journal;
 mod links;
 pub mod live;
+mod order;
 pub mod preflight;
 pub mod prepare;
 pub mod roll_forward;

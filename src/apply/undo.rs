@@ -18,6 +18,7 @@ use crate::tree_path::TreePath;
 
 use super::displaced::{self, Sum};
 use super::filesystems::{Filesystems, Slots, Stages};
+use super::order::{self, Arrival};
 use super::prepare::{Action, Change, Item, KERNELS, Transaction, slot_name};
 use super::way_back::{Before, Fact, WayBack, WayBackError, slot_of};
 use super::{DISPLACED, Untouched, name};
@@ -161,7 +162,7 @@ impl Undo {
             root,
             undo: self,
             transaction: Transaction { slots: Slots::Undo, tops: self.filesystems.clone(), ..Transaction::default() },
-            to_leaf: Vec::new(),
+            arrivals: Vec::new(),
             going: Vec::new(),
             times: Vec::new(),
             removals: Vec::new(),
@@ -186,7 +187,7 @@ struct Plan<'a> {
     root: &'a Root,
     undo: &'a Undo,
     transaction: Transaction,
-    to_leaf: Vec<Change>,
+    arrivals: Vec<Arrival>,
     /// Directories that go as a whole.
     going: Vec<TreePath>,
     times: Vec<Change>,
@@ -287,7 +288,6 @@ impl Plan<'_> {
         };
         let detail = if live.is_none_or(|live| live.kind != kept.kind) { "+++++++++" } else { "c........" };
         self.item(&format!("{update}{letter}{detail}"), &fact.path, suffix, kept.size);
-        let change = |action| Change { filesystem: fact.filesystem, path: fact.path.clone(), action };
         if directory {
             self.returning.insert(fact.path.clone(), kept);
         }
@@ -295,13 +295,16 @@ impl Plan<'_> {
         if stands == Some(true) {
             self.going.push(fact.path.clone());
         }
-        match stands {
-            Some(true) if !directory => self.to_leaf.push(change(Action::Exchange { slot, to_directory: false })),
-            Some(false) if directory => {
-                self.transaction.changes.push(change(Action::Exchange { slot, to_directory: true }));
-            }
-            _ => self.transaction.changes.push(change(Action::Install { slot })),
-        }
+        let action = match stands {
+            Some(stands) if stands != directory => Action::Exchange { slot, to_directory: directory },
+            _ => Action::Install { slot },
+        };
+        self.arrivals.push(Arrival {
+            change: Change { filesystem: fact.filesystem, path: fact.path.clone(), action },
+            stands: stands.is_some(),
+            led: order::leads(self.root, &fact.path, live.map(|live| live.kind)),
+            leads: set.and_then(|set| order::leads(set, &slot_name(slot), Some(kept.kind))),
+        });
         Ok(())
     }
 
@@ -350,7 +353,7 @@ impl Plan<'_> {
         }
         directories.sort_by(|a, b| a.path.cmp(&b.path));
         let transaction = &mut self.transaction;
-        transaction.changes.append(&mut self.to_leaf);
+        transaction.changes.append(&mut order::in_order(self.arrivals));
         transaction.changes.append(&mut self.times);
         transaction.changes.append(&mut self.removals);
         self.emptied.sort_unstable();

@@ -12,6 +12,7 @@ use crate::tree_path::TreePath;
 
 use super::super::compare::Difference;
 use super::super::live::Live;
+use super::super::order::{self, Arrival};
 use super::super::{Untouched, links};
 use super::judge::{Judged, Verdict};
 use super::{Action, Change, Install, Item, Make, Transaction, Untracked, Wanted, slot_name};
@@ -34,7 +35,7 @@ pub(super) fn lay_out(
     let leaders = leaders(wanted, judged);
     let mut staged: HashMap<usize, usize> = HashMap::new();
     let mut fresh: Option<Fresh> = None;
-    let (mut to_leaf, mut times) = (Vec::new(), Vec::new());
+    let (mut arrivals, mut times) = (Vec::new(), Vec::new());
     let mut slot = 0;
     for (index, entry) in entries.iter().enumerate() {
         if fresh.as_ref().is_some_and(|fresh| !entry.path.is_below(&fresh.top)) {
@@ -80,24 +81,29 @@ pub(super) fn lay_out(
             continue;
         }
         refuse_mounts(wanted, entry)?;
-        let stands = live.get(&entry.path).map(|stat| stat.kind == FileKind::Directory);
-        let action = match stands {
+        let stands = live.get(&entry.path).map(|stat| stat.kind);
+        let directory = stands.map(|kind| kind == FileKind::Directory);
+        let action = match directory {
             Some(directory) if directory != entry.is_dir() => Action::Exchange { slot, to_directory: !directory },
             _ => Action::Install { slot },
         };
-        let change = Change { filesystem, path: entry.path.clone(), action };
         if matches!(action, Action::Exchange { to_directory: false, .. }) {
             displace(wanted, entry, transaction)?;
-            to_leaf.push(change);
-        } else {
-            transaction.changes.push(change);
         }
+        arrivals.push(Arrival {
+            change: Change { filesystem, path: entry.path.clone(), action },
+            stands: stands.is_some(),
+            led: order::leads(wanted.root, &entry.path, stands),
+            leads: entry.leaf().and_then(|leaf| match &leaf.kind {
+                LeafKind::Symlink { target } => Some(target.clone()),
+                _ => None,
+            }),
+        });
         if entry.is_dir() {
             fresh = Some(Fresh { top: entry.path.clone(), filesystem, place });
         }
     }
-    // A directory becomes a symlink only when what it leads to is complete.
-    transaction.changes.append(&mut to_leaf);
+    transaction.changes.append(&mut order::in_order(arrivals));
     transaction.changes.append(&mut times);
     Ok(())
 }
