@@ -347,3 +347,30 @@ fn a_rollback_brings_the_old_kernel_back_and_keeps_the_one_that_runs() {
     node.update(Booted::First, &["--no-fallback"]).ended(0, &["updated to node"]);
     assert_eq!(node.beyond_the_image(), [""; 0]);
 }
+
+#[test]
+fn killed_while_the_old_kernel_goes() {
+    if !has_all(&[Need::Program("strace")]) {
+        return;
+    }
+    let (first, second) = (Booted::First.release(), Booted::Second.release());
+    let node = Node::behind(&with_kernel(&first), &with_kernel(&second));
+    let before = node.site.snapshot();
+    node.update(Booted::First, &["--no-fallback"]).ended(0, &[KEPT]);
+    let waiting = node.site.dir.path().join("waiting");
+    common::copy_tree(&node.site.node(), &waiting);
+    for (call, at) in [("renameat2", 2), ("renameat2", 5), ("unlinkat", 12), ("fsync", 12)] {
+        run(Command::new("rm").arg("-rf").arg(node.site.node()));
+        common::copy_tree(&waiting, &node.site.node());
+        let command = node.command(Booted::Second, &[]);
+        let mut strace = Command::new("strace");
+        strace.args(["-f", "-qq", "-o", "/dev/null", "-e", &format!("trace={call}")]);
+        strace.args(["-e", &format!("inject={call}:signal=KILL:when={at}")]);
+        strace.arg(command.get_program()).args(command.get_args());
+        let killed = Run::of(strace.stdin(Stdio::null()).output().expect("strace runs"));
+        node.update(Booted::Second, &[]).ended(0, &[]);
+        assert_eq!(node.beyond_the_image(), [""; 0], "{call} {at}: {killed:#?}");
+        Run::of(node.agent(Booted::First, &["--rollback", "--yes"]).output().expect("it runs")).ended(0, &[]);
+        judge::same(&before, &node.site.node(), &[&EQUIPMENT[..], &["/proc", "/dev"]].concat());
+    }
+}

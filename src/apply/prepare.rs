@@ -21,7 +21,7 @@ mod judge;
 mod layout;
 mod removal;
 
-pub(super) use removal::KERNELS;
+pub(super) use removal::tell_kernels;
 
 use judge::{Judged, Verdict, judge_all};
 

@@ -12,8 +12,10 @@ use super::{Action, Change, Item, Transaction, Untracked, Wanted};
 /// Slots of removals are counted down from here, apart from those of installs.
 const FIRST_SLOT: u32 = u32::MAX;
 
+/// Why a directory stays that the image does not have any more.
+const OCCUPIED: &str = "kept, since something untracked sits in it";
 /// Why the running kernel's paths stay.
-pub(in crate::apply) const KERNELS: &str = "the running kernel's, kept until the next boot";
+const KERNELS: &str = "the running kernel's, kept until the next boot";
 
 /// Appends the removals: names first, then directories, the deepest first.
 pub(super) fn remove(wanted: &Wanted, live: &Live, transaction: &mut Transaction) -> Result<(), Untouched> {
@@ -78,12 +80,14 @@ fn stale(wanted: &Wanted, live: &Live, transaction: &mut Transaction, going: &mu
         .filter(|change| matches!(change.action, Action::Exchange { to_directory: false, .. }))
         .map(|change| change.path.clone())
         .collect();
+    let mut protected: Vec<TreePath> = Vec::new();
     for (path, directory) in stale.chain(waiting) {
         if displaced.iter().any(|top| path.is_below(top)) {
             continue;
         }
         let Some(stat) = live.get(path) else { continue };
         if wanted.filter.protects(path) {
+            protected.push(path.clone());
             continue;
         }
         if wanted.is_kernels(path) {
@@ -96,11 +100,17 @@ fn stale(wanted: &Wanted, live: &Live, transaction: &mut Transaction, going: &mu
             transaction.deviations.insert(path.clone(), "a directory stands where a file was to go".to_owned());
         }
     }
+    going.directories.retain(|dir| {
+        let stays = protected.iter().any(|path| path.is_below(dir));
+        if stays {
+            transaction.deviations.insert(dir.clone(), OCCUPIED.to_owned());
+        }
+        !stays
+    });
     Ok(())
 }
 
-/// What belongs to the running kernel stays, with the directories above it, and is told by its topmost
-/// paths.
+/// What belongs to the running kernel stays, with the directories above it.
 fn keep_kernels(transaction: &mut Transaction, going: &mut Going) {
     let kernels = &mut going.kernels;
     kernels.sort_unstable();
@@ -113,15 +123,20 @@ fn keep_kernels(transaction: &mut Transaction, going: &mut Going) {
     going.directories = rest;
     let mut above: Vec<TreePath> = above;
     kernels.append(&mut above);
-    kernels.sort_unstable();
+    transaction.kernels = std::mem::take(kernels);
+    tell_kernels(transaction);
+}
+
+/// Lists what stays for the running kernel as deviations, by its topmost paths.
+pub(in crate::apply) fn tell_kernels(transaction: &mut Transaction) {
+    transaction.kernels.sort_unstable();
     let mut top: Option<&TreePath> = None;
-    for path in kernels.iter() {
+    for path in &transaction.kernels {
         if !top.is_some_and(|top| path.is_below(top)) {
             transaction.deviations.insert(path.clone(), KERNELS.to_owned());
             top = Some(path);
         }
     }
-    transaction.kernels = std::mem::take(kernels);
 }
 
 /// What stays for the kernel is kept for undoing as well, so its filesystems take part, by a change that
@@ -153,7 +168,7 @@ fn deferred(wanted: &Wanted, transaction: &mut Transaction, going: &mut Going) -
         if wanted.root.children(path)?.is_empty() {
             going.deferred.push(path.clone());
         } else {
-            transaction.deviations.insert(path.clone(), "kept, since something untracked sits in it".to_owned());
+            transaction.deviations.insert(path.clone(), OCCUPIED.to_owned());
         }
     }
     Ok(())

@@ -14,7 +14,7 @@ use crate::tree_path::TreePath;
 use super::super::Untouched;
 use super::super::filesystems::Slots;
 use super::super::order::{self, Arrival};
-use super::super::prepare::{Action, Change, Item, KERNELS, Transaction, slot_name};
+use super::super::prepare::{Action, Change, Item, Transaction, slot_name, tell_kernels};
 use super::super::way_back::{Before, Fact, slot_of};
 use super::Undo;
 
@@ -186,7 +186,6 @@ impl Plan<'_> {
         }
         if live.is_some() && self.kernel.is_some_and(|kernel| kernel.owns(&fact.path)) {
             self.transaction.kernels.push(fact.path.clone());
-            self.transaction.deviations.insert(fact.path.clone(), KERNELS.to_owned());
             return;
         }
         match live.map(|live| live.kind) {
@@ -232,7 +231,7 @@ impl Plan<'_> {
             transaction.changes.push(Change { filesystem, path, action: Action::RemoveDir });
         }
         transaction.directories = directories;
-        transaction.kernels.sort_unstable();
+        tell_kernels(transaction);
         // Each filesystem that took part has an undo set of its own.
         if let Some(at) = transaction.filesystems().into_iter().find(|at| !self.undo.sets.contains_key(at)) {
             let top = self.root.show(&self.undo.filesystems.tops()[at]);
