@@ -181,7 +181,7 @@ fn a_root_of_six_filesystems_is_updated_as_one_and_waits_for_what_is_missing() {
     }
     disk::private();
     let [first, second] = [false, true].map(|second| generation(&PARTS, second));
-    let (site, disks) = site_on(&first, several);
+    let (site, mut disks) = site_on(&first, several);
     let same = || judge::same(&site.image(), &site.node(), &EVERYWHERE);
     site.publish(&second);
     let before = site.snapshot();
@@ -192,7 +192,7 @@ fn a_root_of_six_filesystems_is_updated_as_one_and_waits_for_what_is_missing() {
     // killed after the seal, and a filesystem is missing
     site.publish(&first);
     killed_after_the_seal(&site);
-    for (disk, at) in disks.iter().zip(["", "boot", "usr", "var"]).skip(1) {
+    for (disk, at) in disks.iter_mut().zip(["", "boot", "usr", "var"]).skip(1) {
         disk.unmount();
         let named = format!("/{at} takes part in it and is not mounted");
         recover(&site).ended(6, &[&named]);
@@ -356,4 +356,164 @@ fn what_a_bind_mount_shows_twice_is_neither_lost_nor_counted_as_ours() {
     recover(&site).ended(0, &["finishing an update"]);
     judge::same(&site.image(), &node, &but);
     assert_eq!(stages_in(&node), "");
+}
+
+const PLAIN: [Need; 2] = [Need::Program("mkfs.exfat"), Need::Program("mount.exfat-fuse")];
+
+/// A system with an EFI system partition, which holds no owners, modes, links and attributes.
+fn with_firmware(second: bool) -> Tree {
+    let mut tree = generation(&[""], second);
+    let mut put = |name: &str, item: Item| trees::put(&mut tree, &format!("boot/efi/{name}"), item);
+    put("EFI/BOOT/BOOTX64.EFI", Item::file(noise(300_000, 10 + u64::from(second))).mode(0o600).owner(7, 7));
+    put("EFI/same", Item::file("the same").mode(0o4711).xattr("user.note", "x"));
+    put("EFI/time", Item::file("x").mtime(1_600_000_000 + 100 * i64::from(second), 999_999_999));
+    put("EFI/mode", Item::file("x").mode(if second { 0o600 } else { 0o644 }));
+    put("EFI/before-1980", Item::file("x").mtime(5, 5));
+    put("EFI/a", Item::file(format!("two names {second}")));
+    put("EFI/b", Item::new(What::Link(b"boot/efi/EFI/a".to_vec())));
+    put("EFI/link", Item::new(What::Symlink(b"same".to_vec())));
+    put("EFI/d", Item::dir());
+    put("EFI/to-file/below/file", Item::file("x"));
+    put("EFI/to-directory", Item::file("x"));
+    if second {
+        put("EFI/new/below/file", Item::file("new"));
+        put("EFI/new/pipe", Item::new(What::Fifo));
+        put("EFI/loader", Item::file("new"));
+        for name in ["to-file/below/file", "to-file/below", "to-file", "to-directory"] {
+            tree.remove(format!("boot/efi/EFI/{name}").as_bytes());
+        }
+        trees::put(&mut tree, "boot/efi/EFI/to-file", Item::file("y"));
+        trees::put(&mut tree, "boot/efi/EFI/to-directory/file", Item::file("y"));
+    } else {
+        put("EFI/gone/below/file", Item::file("old"));
+        put("EFI/gone-too", Item::file("old"));
+    }
+    trees::put(&mut tree, "usr/outside", Item::new(What::Link(b"boot/efi/EFI/a".to_vec())));
+    trees::put(&mut tree, "mnt", Item::dir());
+    tree
+}
+
+/// A node with an exfat at boot/efi, mounted by a program: no owners, links, attributes, exchange.
+fn site_with_firmware(tree: &Tree) -> (Site, Disk) {
+    let site = Site::new().with_rsync();
+    site.publish(tree);
+    site.install_node();
+    let efi = site.node().join("boot/efi");
+    fs::remove_dir_all(&efi).expect("removes");
+    let disk = Disk::new("exfat", site.dir.path().join("disk"), &efi);
+    let directory = |path: &Path| format!("{}/", path.display());
+    run(Command::new("rsync").arg("-rt").arg(directory(&site.image().join("boot/efi"))).arg(directory(&efi)));
+    run(Command::new("touch").arg("-r").arg(site.image().join("boot")).arg(site.node().join("boot")));
+    (site, disk)
+}
+
+#[track_caller]
+fn is_image(site: &Site, image: &Path) {
+    let efi = [image, &site.node()].map(|tree| tree.join("boot/efi"));
+    let early = "EFI/before-1980";
+    judge::same_contents(&efi[0], &efi[1], &[".si-*", early]);
+    // a time that cannot be held
+    assert_eq!(fs::read(efi[0].join(early)).expect("reads"), fs::read(efi[1].join(early)).expect("reads"));
+    let differences = judge::differences(image, &site.node(), &[&EVERYWHERE[..], &["/boot/efi", "/mnt"]].concat());
+    assert!(differences.is_empty(), "the node is not the image:\n{}", differences.join("\n"));
+}
+
+#[test]
+fn what_holds_no_owners_and_links_is_equal_as_far_as_it_can_be() {
+    if !needs(&[&NEEDED[..], &PLAIN].concat()) {
+        return;
+    }
+    disk::private();
+    let [first, second] = [false, true].map(with_firmware);
+    let (site, mut disk) = site_with_firmware(&first);
+    let link = "./boot/efi/EFI/link: a link cannot be held by fuseblk";
+    site.updated(&["--adopt"]).ended(0, &[link, "recorded as node"]);
+    site.updated(&["--check=content"]).ended(0, &[link, "is up to date"]);
+    let before = site.dir.path().join("first");
+    common::copy_tree(&site.image(), &before);
+    // the disk of somebody who plugged it in is not purged
+    let _stick = Disk::new("exfat", site.dir.path().join("stick"), &site.node().join("mnt"));
+    fs::write(site.node().join("mnt/photo"), "the node's").expect("writes");
+    site.publish(&second);
+    updated(&site, &["--purge-untracked"]).ended(0, &[link, "EFI/new/pipe: a fifo cannot be held"]);
+    is_image(&site, &site.image());
+    assert!(site.node().join("mnt/photo").exists());
+    // nothing is left to do, however closely it is looked, also after a new mount, with other inodes
+    for check in ["--check=stat", "--check=content"] {
+        disk.unmount();
+        disk.mount();
+        let run = site.updated(&[check]);
+        run.ended(0, &["is up to date"]);
+        assert!(!run.out.contains("repaired"), "{run:#?}");
+    }
+    site.rollback(&[]).ended(0, &[]);
+    is_image(&site, &before);
+    site.rollback(&[]).ended(0, &[]);
+    is_image(&site, &site.image());
+    // drift there is repaired
+    fs::write(site.node().join("boot/efi/EFI/same"), "the sale").expect("writes");
+    fs::remove_file(site.node().join("boot/efi/EFI/d/../loader")).expect("removes");
+    site.updated(&["--check=stat"]).ended(0, &["repaired: /boot/efi/EFI/loader", "repaired: /boot/efi/EFI/same"]);
+    is_image(&site, &site.image());
+    // and by a full sync
+    site.publish(&first);
+    site.archives("diffs").iter().for_each(|diff| fs::remove_file(diff).expect("removes a diff"));
+    site.updated(&["--max-delete", "100%"]).ended(0, &["full sync"]);
+    is_image(&site, &site.image());
+}
+
+#[test]
+fn an_update_of_what_has_no_journal_is_killed_at_any_step() {
+    if !needs(&[&NEEDED[..], &PLAIN].concat()) {
+        return;
+    }
+    disk::private();
+    let trees = [false, true].map(with_firmware);
+    let (site, mut disk) = site_with_firmware(&trees[0]);
+    site.updated(&["--adopt"]);
+    let mut sealed = 0;
+    let kills = [("renameat", [6, 14]), ("renameat2", [1, 20]), ("unlinkat", [5, 25]), ("fsync", [20, 40])];
+    for (round, (call, nth)) in kills.iter().flat_map(|(call, all)| all.map(|nth| (*call, nth))).enumerate() {
+        site.publish(&trees[(round + 1) % 2]);
+        let killed = traced(&site, call, "signal=KILL", nth);
+        if site.node().join(".si-stage/journal").exists() {
+            sealed += 1;
+            disk.unmount();
+            recover(&site).ended(6, &["/boot/efi takes part in it and is not mounted"]);
+            disk.mount();
+            recover(&site).ended(0, &["finishing an update"]);
+            is_image(&site, &site.image());
+        }
+        let run = updated(&site, &["--unhold"]);
+        assert!(run.code == 0, "{call} {nth}: {killed:#?}");
+        is_image(&site, &site.image());
+        assert_eq!(stages_in(&site.node()), "", "{call} {nth}");
+    }
+    assert!(sealed > 4, "only {sealed} kills met a sealed transaction");
+}
+
+#[test]
+fn no_room_where_each_file_is_copied_beside_the_old_one() {
+    if !needs(&[&NEEDED[..], &PLAIN].concat()) {
+        return;
+    }
+    disk::private();
+    let mut tree = with_firmware(false);
+    trees::put(&mut tree, "boot/efi/large", Item::file(vec![1; 35_000_000]));
+    let (site, _disk) = site_with_firmware(&tree);
+    site.updated(&["--adopt"]);
+    trees::put(&mut tree, "boot/efi/large", Item::file(vec![2; 35_000_000]));
+    site.publish(&tree);
+    site.update(&[]).ended(5, &["no room on this node", "/boot/efi has", "nothing was changed"]);
+    trees::put(&mut tree, "boot/efi/large", Item::file(vec![2; 10_000_000]));
+    site.publish(&tree);
+    updated(&site, &[]);
+    is_image(&site, &site.image());
+    // nor is there room to go back, as long as it is taken
+    let taken = site.node().join("boot/efi/taken");
+    fs::write(&taken, vec![3; 20_000_000]).expect("writes");
+    site.rollback(&[]).ended(5, &["no room on this node", "/boot/efi has", "nothing was changed"]);
+    fs::remove_file(taken).expect("removes");
+    site.rollback(&[]).ended(0, &[]);
+    assert_eq!(fs::metadata(site.node().join("boot/efi/large")).expect("is there").len(), 35_000_000);
 }

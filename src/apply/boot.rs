@@ -22,7 +22,7 @@ pub(super) fn write_back(root: &Root, journal: &Journal, monitor: &dyn Monitor) 
     let boot = name("boot");
     let filesystems = Filesystems::from_tops(journal.tops.clone());
     let changed = journal.changes.iter().filter(|change| change.path == boot || change.path.is_below(&boot));
-    let held: BTreeSet<usize> = changed.map(|change| filesystems.of(&change.path)).collect();
+    let held: BTreeSet<usize> = changed.map(|change| filesystems.ground(&change.path)).collect();
     if held.is_empty() {
         return;
     }

@@ -31,7 +31,8 @@ pub(super) fn keep_all(root: &Root, stages: &Stages, transaction: &Transaction) 
 }
 
 /// Gives what stands at `path`, which is no directory, the second name `slot`; where it can have no
-/// second name (its inode has too many, or the filesystem knows none), the slot gets a copy.
+/// second name (its inode has too many, the filesystem knows none, or it has no slots), the slot gets a
+/// copy.
 pub(super) fn keep(root: &Root, old: &Root, slot: &TreePath, path: &TreePath) -> Result<(), RootError> {
     match old.create_link(slot, root, path) {
         Err(error) if has_no_links(&error.source) => root.copy(path, old, slot),
@@ -47,7 +48,7 @@ pub(super) fn is_kept(kept: &Stat, live: &Stat) -> bool {
 }
 
 fn has_no_links(error: &io::Error) -> bool {
-    let errors = [Errno::MLINK, Errno::PERM, Errno::OPNOTSUPP, Errno::NOSYS];
+    let errors = [Errno::XDEV, Errno::MLINK, Errno::PERM, Errno::OPNOTSUPP, Errno::NOSYS];
     errors.iter().any(|errno| error.raw_os_error() == Some(errno.raw_os_error()))
 }
 

@@ -6,6 +6,7 @@ use std::io::Read;
 
 use crate::entry::Mtime;
 use crate::manifest::{parse_path, path_text};
+use crate::root::mounts::Mount;
 use crate::root::{FileKind, Rename, Root, RootError};
 use crate::tree_path::TreePath;
 
@@ -22,6 +23,8 @@ const MAX_LIST: u64 = 1 << 20;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Filesystems {
     tops: Vec<TreePath>,
+    /// Those of them that have no slots of their own, see [`super::plain`]; a journal does not say.
+    plain: Vec<TreePath>,
 }
 
 /// The open stages of those filesystems that take part.
@@ -51,7 +54,7 @@ impl Default for Filesystems {
 impl Filesystems {
     /// The top, and the filesystems that begin at `below`.
     pub fn new(below: Vec<TreePath>) -> Self {
-        Filesystems { tops: vec![TreePath::root()] }.and(below)
+        Filesystems::from_tops(vec![TreePath::root()]).and(below)
     }
 
     /// These, and those that begin at `tops`.
@@ -59,12 +62,18 @@ impl Filesystems {
         tops.extend_from_slice(&self.tops);
         tops.sort_unstable();
         tops.dedup();
-        Filesystems { tops }
+        Filesystems { tops, plain: self.plain.clone() }
+    }
+
+    /// These, of which the ones that `mounts` knows as plain have no slots of their own.
+    pub fn with_plain(&self, mounts: &[Mount]) -> Self {
+        let plain: Vec<TreePath> = mounts.iter().filter(|mount| mount.is_plain()).map(|m| m.at.clone()).collect();
+        Filesystems { tops: self.tops.clone(), plain }
     }
 
     /// As a journal recorded them.
     pub fn from_tops(tops: Vec<TreePath>) -> Self {
-        Filesystems { tops }
+        Filesystems { tops, plain: Vec::new() }
     }
 
     /// Where each one begins.
@@ -72,16 +81,30 @@ impl Filesystems {
         &self.tops
     }
 
-    /// The filesystem that holds the directory of `path`: where a rename of `path` happens. The
-    /// directory that something is mounted on belongs, as a name, to the filesystem above.
-    pub fn of(&self, path: &TreePath) -> usize {
+    /// The filesystem that holds the directory of `path`. The directory that something is mounted on
+    /// belongs, as a name, to the filesystem above.
+    pub fn ground(&self, path: &TreePath) -> usize {
         // The last in tree order is the innermost.
         self.tops.iter().rposition(|top| path.is_below(top)).unwrap_or(0)
     }
 
-    /// The filesystem that the directory at `path` is on: its own where one begins there.
+    /// The filesystem whose slots serve `path`: where a rename of it happens, or the root's.
+    pub fn of(&self, path: &TreePath) -> usize {
+        self.with_slots(self.ground(path))
+    }
+
+    /// The filesystem whose slots serve the directory at `path` itself: its own where one begins there.
     pub fn holding(&self, path: &TreePath) -> usize {
-        self.tops.binary_search(path).unwrap_or_else(|_| self.of(path))
+        self.with_slots(self.tops.binary_search(path).unwrap_or_else(|_| self.ground(path)))
+    }
+
+    fn with_slots(&self, at: usize) -> usize {
+        if self.plain.contains(&self.tops[at]) { 0 } else { at }
+    }
+
+    /// Whether what stands at `path` is on a filesystem that holds names, content and coarse times alone.
+    pub fn is_plain(&self, path: &TreePath) -> bool {
+        self.plain.iter().any(|top| path == top || path.is_below(top))
     }
 
     /// Whether a filesystem begins at `path`.
@@ -216,6 +239,8 @@ impl Filesystems {
     pub fn sync(&self, root: &Root, which: impl Iterator<Item = usize>) -> Result<(), RootError> {
         for at in which {
             root.below(&self.tops[at])?.sync_filesystem()?;
+            // For FUSE, which a sync of a filesystem does not reach.
+            root.sync_dir(&self.tops[at])?;
         }
         Ok(())
     }

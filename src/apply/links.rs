@@ -7,11 +7,12 @@ use crate::tree_path::TreePath;
 
 use super::live::Live;
 
-/// The members of each hardlink group of `manifest`, as indices into its entries, first path first.
-pub(super) fn groups(manifest: &Manifest) -> Vec<Vec<usize>> {
+/// The members of each hardlink group of `manifest`, as indices into its entries, first path first; those
+/// that are `apart` belong to none.
+pub(super) fn groups(manifest: &Manifest, apart: impl Fn(&TreePath) -> bool) -> Vec<Vec<usize>> {
     let mut groups: HashMap<&TreePath, Vec<usize>> = HashMap::new();
     for (index, entry) in manifest.entries().iter().enumerate() {
-        if let Some(group) = entry.group() {
+        if let Some(group) = entry.group().filter(|_| !apart(&entry.path)) {
             groups.entry(group).or_default().push(index);
         }
     }

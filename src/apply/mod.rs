@@ -15,6 +15,7 @@
 //! may be tried instead is therefore a matter of types.
 
 mod boot;
+mod carry;
 pub mod compare;
 mod displaced;
 pub mod filesystems;
@@ -23,6 +24,7 @@ pub mod journal;
 mod links;
 pub mod live;
 mod order;
+pub mod plain;
 pub mod preflight;
 pub mod prepare;
 pub mod roll_forward;

@@ -1,16 +1,16 @@
 //! Refuses what cannot end well, while nothing is touched yet.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 
 use crate::generation::GenerationId;
 use crate::host::MaxDelete;
 use crate::root::mounts::{Host, Mount};
-use crate::root::{FileKind, Root};
+use crate::root::{Descend, FileKind, Root, RootError};
 use crate::state;
 use crate::tree_path::TreePath;
 
 use super::Untouched;
-use super::filesystems::Filesystems;
+use super::filesystems::{Filesystems, Slots};
 use super::prepare::{Action, Install, Transaction};
 
 /// Filesystems never fill to the last block; a journal, directories and metadata need some.
@@ -155,8 +155,11 @@ fn check_parent(root: &Root, parent: &TreePath, filesystems: &Filesystems) -> Re
     if pins.append_only {
         return refuse("has entries that have to change and is append-only (chattr +a)");
     }
-    let top =
-        if filesystems.is_top(parent) { parent.clone() } else { filesystems.tops()[filesystems.of(parent)].clone() };
+    let top = if filesystems.is_top(parent) {
+        parent.clone()
+    } else {
+        filesystems.tops()[filesystems.ground(parent)].clone()
+    };
     let (Some(top_pins), Some(top_stat)) = (root.pins(&top)?, root.stat(&top)?) else { return Ok(()) };
     if top_stat.dev != stat.dev || (top_pins.mount != pins.mount && top_pins.mount != 0) {
         return refuse("is on another filesystem than when the tree was looked at; run again");
@@ -188,7 +191,10 @@ pub fn check_room(
         let tree = root.below(top)?;
         let room = tree.room()?;
         let here = || transaction.installs.iter().filter(|install| disk(install.filesystem) == disk(which));
-        let bytes = here().map(|install| install.bytes().next_multiple_of(room.block)).sum::<u64>();
+        let mut bytes = here().map(|install| install.bytes().next_multiple_of(room.block)).sum::<u64>();
+        if which == 0 {
+            bytes += check_room_without_slots(root, transaction, filesystems)?;
+        }
         let inodes = here().count() as u64 + SLACK_INODES;
         check(&root.show(top), "bytes", bytes.saturating_add(SLACK_BYTES), room.bytes)?;
         // Some filesystems make inodes as they need them, and say 0.
@@ -197,6 +203,81 @@ pub fn check_room(
         }
     }
     Ok(())
+}
+
+/// Refuses a rollback that does not fit: what it puts back is there, but for where it has to be copied.
+pub fn check_room_to_go_back(root: &Root, transaction: &Transaction) -> Result<(), Untouched> {
+    match check_room_without_slots(root, transaction, &transaction.tops)? {
+        0 => Ok(()),
+        displaced => check_room_early(root, displaced),
+    }
+}
+
+/// Refuses what does not fit on filesystems without slots: each new file lies beside the old one while it
+/// is copied. Returns the bytes of what is displaced there, which has to fit into slots elsewhere.
+fn check_room_without_slots(
+    root: &Root,
+    transaction: &Transaction,
+    filesystems: &Filesystems,
+) -> Result<u64, Untouched> {
+    let mut displaced = 0;
+    // Most that is needed at once, and what is taken for good, in bytes.
+    let mut needs: BTreeMap<usize, (i128, i128)> = BTreeMap::new();
+    for change in &transaction.changes {
+        let ground = filesystems.ground(&change.path);
+        let (Action::Install { slot } | Action::Exchange { slot, .. } | Action::Remove { slot }) = change.action else {
+            continue;
+        };
+        if ground == change.filesystem {
+            continue;
+        }
+        let block = root.below(&filesystems.tops()[ground])?.room()?.block;
+        let old = held(root, &change.path, block)?;
+        displaced += old;
+        let below = |install: &&Install| install.entry.path == change.path || install.entry.path.is_below(&change.path);
+        let comes = !matches!(change.action, Action::Remove { .. });
+        let new = match transaction.slots {
+            Slots::Undo if comes => held(root, &undo_slot(slot), block)?,
+            // A directory takes a block as well.
+            Slots::Stage if comes => {
+                let new = transaction.installs.iter().filter(below);
+                new.map(|install| install.bytes().next_multiple_of(block).max(block)).sum()
+            }
+            _ => 0,
+        };
+        let (most, taken) = needs.entry(ground).or_default();
+        *most = (*most).max(*taken + i128::from(new));
+        *taken += i128::from(new) - i128::from(old);
+    }
+    for (ground, (most, _)) in needs {
+        let top = &filesystems.tops()[ground];
+        let room = root.below(top)?.room()?;
+        // The directory in which files are copied.
+        let needed = u64::try_from(most).unwrap_or(0).saturating_add(2 * room.block);
+        check(&root.show(top), "bytes", needed, room.bytes)?;
+    }
+    Ok(displaced)
+}
+
+fn undo_slot(slot: u32) -> TreePath {
+    let slot = super::prepare::slot_name(slot);
+    super::name(super::UNDO).join(slot.as_bytes()).unwrap_or(slot)
+}
+
+/// The bytes that `path` holds, with what is below it, in whole blocks.
+fn held(root: &Root, path: &TreePath, block: u64) -> Result<u64, RootError> {
+    let Some(stat) = root.stat(path)? else { return Ok(0) };
+    if stat.kind != FileKind::Directory {
+        return Ok(stat.size.next_multiple_of(block));
+    }
+    let mut bytes = 0;
+    root.walk::<RootError>(path, |visit| {
+        if visit.stat.kind == FileKind::File {
+            bytes += visit.stat.size.next_multiple_of(block);
+        }
+        Ok(Descend::Into)
+    })?;
+    Ok(bytes)
 }
 
 /// Refuses an update of about `bytes` before anything of it is fetched.

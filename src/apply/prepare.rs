@@ -15,7 +15,7 @@ use crate::tree_path::TreePath;
 
 use super::filesystems::{Filesystems, Slots};
 use super::live::Live;
-use super::{Untouched, links, name};
+use super::{Untouched, links, name, plain};
 
 mod judge;
 mod layout;
@@ -259,7 +259,7 @@ pub fn touched(base: &Manifest, target: &Manifest, recorded: &HashSet<TreePath>)
     let mut touched: HashSet<&TreePath> = changes.changed.iter().chain(&changes.removed).map(|e| &e.path).collect();
     touched.extend(recorded);
     for manifest in [base, target] {
-        for group in links::groups(manifest) {
+        for group in links::groups(manifest, |_| false) {
             let members = || group.iter().map(|&at| &manifest.entries()[at].path);
             if members().any(|path| touched.contains(path)) {
                 touched.extend(members());
@@ -327,7 +327,9 @@ fn settle_directories(wanted: &Wanted, live: &Live, judged: &[Judged], transacti
             let filesystem = wanted.filesystems.holding(&path);
             transaction.changes.push(Change { filesystem, path, action: Action::Directory });
         }
-        let late = stat.is_none_or(|stat| stat.mtime != entry.meta.mtime);
+        let plain = wanted.filesystems.is_plain(&entry.path);
+        let same = |mtime| mtime == entry.meta.mtime || (plain && plain::same_time(entry.meta.mtime, mtime));
+        let late = stat.is_none_or(|stat| !same(stat.mtime));
         let disturbed = stirred.contains(&entry.path) || wanted.filesystems.is_top(&entry.path);
         let read_only = |mount: &Mount| mount.read_only && (entry.path == mount.at || entry.path.is_below(&mount.at));
         if wanted.mounts.iter().any(read_only) {

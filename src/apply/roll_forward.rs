@@ -1,7 +1,7 @@
 //! From the seal to the end: every step looks first whether it was made, so that all of them can be
 //! repeated after an interruption at any moment.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::time::{Duration, Instant};
 
 use crate::entry::Entry;
@@ -10,6 +10,7 @@ use crate::root::{FileKind, Rename, Root, RootError};
 use crate::state::{self, State};
 use crate::tree_path::TreePath;
 
+use super::carry::Carry;
 use super::filesystems::{Filesystems, Slots, Stages};
 use super::journal::{self, Journal};
 use super::prepare::{Action, Change, slot_name};
@@ -39,7 +40,7 @@ pub fn roll_forward(root: &Root, journal: &Journal, monitor: &dyn Monitor) -> Re
     }
     let stages = filesystems.open_stages(root)?;
     let begin = Instant::now();
-    let mut steps = Steps { root, stages: &stages, here: None, anew: Vec::new() };
+    let mut steps = Steps { root, filesystems: &filesystems, stages: &stages, here: None, anew: Vec::new() };
     let mut kept = Vec::new();
     for change in &journal.changes {
         if !steps.make(change)? {
@@ -53,7 +54,9 @@ pub fn roll_forward(root: &Root, journal: &Journal, monitor: &dyn Monitor) -> Re
     if journal.keep == Keep::This {
         WayBack::settle(&stages).map_err(|error| Interrupted(error.to_string()))?;
     }
-    filesystems.sync(root, takes_part.iter().copied())?;
+    let grounds = journal.changes.iter().map(|change| filesystems.ground(&change.path));
+    let touched: BTreeSet<usize> = grounds.chain(takes_part).collect();
+    filesystems.sync(root, touched.into_iter())?;
     boot::write_back(root, journal, monitor);
     let mut state = match &journal.record.state {
         Some(text) => Some(State::parse(text, "the state in the journal")?),
@@ -114,6 +117,7 @@ pub(super) fn put_away(root: &Root, journal: &Journal) -> Result<(), RootError> 
 /// The changes, one after the other.
 struct Steps<'a> {
     root: &'a Root,
+    filesystems: &'a Filesystems,
     stages: &'a Stages,
     /// The directory of the last change: many follow each other in the same one.
     here: Option<(TreePath, Root)>,
@@ -134,6 +138,13 @@ impl Steps<'_> {
         let coming = self.stages.coming(at).ok_or_else(missing)?;
         let old = self.stages.old(at).ok_or_else(missing)?;
         let comes = matches!(change.action, Action::Install { .. } | Action::Exchange { .. } | Action::Make { .. });
+        let ground = self.filesystems.ground(&change.path);
+        if ground != at && (comes || matches!(change.action, Action::Remove { .. })) {
+            self.here = None;
+            let carry = Carry { root, top: &self.filesystems.tops()[ground] };
+            carried(&carry, coming, old, change, &mut self.anew)?;
+            return Ok(true);
+        }
         let path = change.path.alone();
         let Some(here) = self.enter(change, comes.then_some(old))? else { return Ok(true) };
         match change.action {
@@ -159,7 +170,7 @@ impl Steps<'_> {
         if self.here.as_ref().is_none_or(|(path, _)| *path != parent) {
             self.here = None;
             if let Some(old) = old {
-                make_way(self.root, old, &change.path, &mut self.anew)?;
+                make_way(self.root, None, old, &change.path, &mut self.anew)?;
             }
             match self.root.below(&parent) {
                 Ok(here) => self.here = Some((parent, here)),
@@ -168,6 +179,36 @@ impl Steps<'_> {
             }
         }
         Ok(self.here.as_ref().map(|(_, here)| here))
+    }
+}
+
+/// One change on a filesystem that has no slots.
+fn carried(
+    carry: &Carry,
+    coming: &Root,
+    old: &Root,
+    change: &Change,
+    anew: &mut Vec<TreePath>,
+) -> Result<(), RootError> {
+    let (root, path) = (carry.root, &change.path);
+    if !matches!(change.action, Action::Remove { .. }) {
+        make_way(root, Some(carry), old, path, anew)?;
+    }
+    let live = root.stat(path)?.map(|live| live.kind == FileKind::Directory);
+    match change.action {
+        Action::Install { slot } | Action::Exchange { slot, .. } => match coming.stat(&slot_name(slot))? {
+            Some(_) => carry.install(coming, old, &slot_name(slot), path),
+            None => Ok(()),
+        },
+        // A directory that came to stand there is not what was to go.
+        Action::Remove { slot } if live == Some(false) => carry.displace(old, &slot_name(slot), path),
+        Action::Make { slot } if live != Some(true) => {
+            if live.is_some() {
+                carry.displace(old, &slot_name(slot), path)?;
+            }
+            root.create_dir(path)
+        }
+        _ => Ok(()),
     }
 }
 
@@ -210,7 +251,14 @@ fn exchange(
                 set_aside(root, old, &slot, path)?;
                 return coming.rename(&slot, root, path, Rename::NoReplace);
             }
-            Some(_) => coming.rename(&slot, root, path, Rename::Exchange)?,
+            Some(_) => match coming.rename(&slot, root, path, Rename::Exchange) {
+                // A filesystem that cannot do it: nothing stands there for a moment.
+                Err(error) if error.is_unsupported() => {
+                    set_aside(root, old, &slot, path)?;
+                    return coming.rename(&slot, root, path, Rename::NoReplace);
+                }
+                answer => answer?,
+            },
         }
     }
     coming.rename(&slot, old, &slot, Rename::NoReplace)
@@ -241,19 +289,28 @@ fn remove(root: &Root, old: &Root, slot: u32, path: &TreePath) -> Result<(), Roo
 /// Makes the directories above `path` where they have gone since the tree was looked at, or something
 /// else stands in their place, which goes aside; `anew` names them. What a directory of the image should
 /// be like is set in the end, as for all of them.
-fn make_way(root: &Root, old: &Root, path: &TreePath, anew: &mut Vec<TreePath>) -> Result<(), RootError> {
+fn make_way(
+    root: &Root,
+    carry: Option<&Carry>,
+    old: &Root,
+    path: &TreePath,
+    anew: &mut Vec<TreePath>,
+) -> Result<(), RootError> {
     let Some(parent) = path.parent() else { return Ok(()) };
     let stands = root.stat(&parent)?;
     if stands.is_some_and(|stat| stat.kind == FileKind::Directory) {
         return Ok(());
     }
-    make_way(root, old, &parent, anew)?;
+    make_way(root, carry, old, &parent, anew)?;
     if root.stat(&parent)?.is_some() {
         let mut free = 0;
         while old.stat(&aside(free))?.is_some() {
             free += 1;
         }
-        root.rename(&parent, old, &aside(free), Rename::NoReplace)?;
+        match carry {
+            Some(carry) => carry.displace(old, &aside(free), &parent)?,
+            None => root.rename(&parent, old, &aside(free), Rename::NoReplace)?,
+        }
     }
     root.create_dir(&parent)?;
     anew.push(parent);

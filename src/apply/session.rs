@@ -73,20 +73,21 @@ impl Session {
         let root = Root::open(path)?;
         let (host, mounts) = mounts::read(root.shown()).map_err(SessionError::Mounts)?;
         let mut tops = Vec::new();
-        for mount in mounts.iter().filter(|mount| mount.is_local()) {
+        for mount in mounts.iter().filter(|mount| mount.takes_part()) {
             // A file that is mounted on is not a place for a stage.
             if root.stat(&mount.at)?.is_some_and(|stat| stat.kind == FileKind::Directory) {
                 tops.push(mount.at.clone());
             }
         }
         let twins = mounts::twins(host.as_ref(), &mounts);
+        let filesystems = Filesystems::new(tops).with_plain(&mounts);
         let kernel = Kernel::running_on(&root)?;
-        Ok(Session { root, host, mounts, twins, filesystems: Filesystems::new(tops), kernel, _lock: None })
+        Ok(Session { root, host, mounts, twins, filesystems, kernel, _lock: None })
     }
 
     /// Directories that something foreign is mounted on: not the image's.
     pub fn foreign(&self) -> impl Iterator<Item = TreePath> {
-        self.mounts.iter().filter(|mount| !mount.is_local()).map(|mount| mount.at.clone())
+        self.mounts.iter().filter(|mount| !mount.takes_part()).map(|mount| mount.at.clone())
     }
 }
 

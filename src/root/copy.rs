@@ -4,7 +4,7 @@ use std::io;
 
 use crate::tree_path::TreePath;
 
-use super::{FileKind, Result, Root};
+use super::{FileKind, NewFile, Result, Root};
 
 impl Root {
     /// Makes `place` in the tree `to` a copy of what stands at `path`, which is no directory, with all its
@@ -16,10 +16,7 @@ impl Root {
         let meta = stat.meta(self.xattrs(path)?);
         match stat.kind {
             FileKind::File => {
-                let (from, mut file) = (self.open_file(path)?, to.create_file(place)?);
-                let copied = file.share_blocks(&from);
-                let copied = copied.or_else(|_| io::copy(&mut &from, &mut file).map(drop));
-                copied.map_err(|e| to.error("write", place, e))?;
+                let file = self.write_copy(path, to, place)?;
                 to.set_file_meta(&file, place, &meta)?;
                 return file.sync_all().map_err(|e| to.error("sync", place, e));
             }
@@ -31,5 +28,20 @@ impl Root {
             FileKind::Directory => return Err(self.error("copy", path, io::Error::other("it is a directory"))),
         }
         to.set_special_meta(place, &meta, stat.kind == FileKind::Symlink)
+    }
+
+    /// Makes `place` in the tree `to` a file with the content of the regular file at `path` and no other
+    /// metadata, durable.
+    pub fn copy_content(&self, path: &TreePath, to: &Root, place: &TreePath) -> Result<()> {
+        let file = self.write_copy(path, to, place)?;
+        file.sync_all().map_err(|e| to.error("sync", place, e))
+    }
+
+    fn write_copy(&self, path: &TreePath, to: &Root, place: &TreePath) -> Result<NewFile> {
+        let (from, mut file) = (self.open_file(path)?, to.create_file(place)?);
+        let copied = file.share_blocks(&from);
+        let copied = copied.or_else(|_| io::copy(&mut &from, &mut file).map(drop));
+        copied.map_err(|e| to.error("write", place, e))?;
+        Ok(file)
     }
 }

@@ -65,7 +65,14 @@ impl Root {
         let set = if path.is_root() {
             change(|| rustix::fs::futimens(&self.dir, &times(mtime)))
         } else {
-            self.parent_of(path).and_then(|dir| set_times_at(&dir, path, mtime))
+            self.parent_of(path).and_then(|dir| {
+                let both = || -> rustix::io::Result<()> {
+                    let last = times(mtime).last_modification;
+                    let times = Timestamps { last_access: last, last_modification: last };
+                    change(|| rustix::fs::utimensat(&dir, path.name(), &times, AtFlags::SYMLINK_NOFOLLOW))
+                };
+                if is_fuse(&dir) { both() } else { set_times_at(&dir, path, mtime) }
+            })
         };
         set.map_err(|e| self.error("set the time of", path, e))
     }
@@ -135,6 +142,13 @@ fn times(mtime: Mtime) -> Timestamps {
         last_access: Timespec { tv_sec: 0, tv_nsec: UTIME_OMIT },
         last_modification: Timespec { tv_sec: mtime.seconds, tv_nsec: mtime.nanos.into() },
     }
+}
+
+/// Whether a program serves this filesystem: some take one time without the other for none, and say so
+/// to nobody.
+fn is_fuse(dir: impl AsFd) -> bool {
+    const FUSE: u32 = 0x6573_5546;
+    rustix::fs::fstatfs(dir).is_ok_and(|found| found.f_type as u32 == FUSE)
 }
 
 fn set_times_at(dir: impl AsFd, path: &TreePath, mtime: Mtime) -> rustix::io::Result<()> {

@@ -114,6 +114,12 @@ impl RootError {
         matches!(self.source.kind(), io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem)
     }
 
+    /// Whether the filesystem has no such call.
+    pub fn is_unsupported(&self) -> bool {
+        let known = [rustix::io::Errno::INVAL, rustix::io::Errno::NOSYS, rustix::io::Errno::OPNOTSUPP];
+        known.iter().any(|errno| self.source.raw_os_error() == Some(errno.raw_os_error()))
+    }
+
     /// Whether nothing was there.
     pub fn is_absent(&self) -> bool {
         absent(&self.source)

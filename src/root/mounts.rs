@@ -35,13 +35,22 @@ pub struct Host {
 }
 
 /// Kinds of filesystem that hold a system's own files; everything else that is mounted below a
-/// tree is foreign to it.
+/// tree is foreign to it, but for [`PLAIN`].
 const LOCAL: [&str; 9] = ["ext2", "ext3", "ext4", "xfs", "btrfs", "f2fs", "bcachefs", "jfs", "reiserfs"];
 
+/// Kinds that hold names, content and coarse times, and nothing else: an EFI system partition, and what a
+/// program mounts from a disk.
+const PLAIN: [&str; 4] = ["vfat", "msdos", "exfat", "fuseblk"];
+
 impl Mount {
-    /// Whether this is a local disk filesystem, which an update may write to.
-    pub fn is_local(&self) -> bool {
-        LOCAL.contains(&self.kind.as_str())
+    /// Whether it holds names, content and coarse times, and nothing else.
+    pub fn is_plain(&self) -> bool {
+        PLAIN.contains(&self.kind.as_str())
+    }
+
+    /// Whether this is a disk of the system's own, which an update may write to.
+    pub fn takes_part(&self) -> bool {
+        LOCAL.contains(&self.kind.as_str()) || self.is_plain()
     }
 }
 
@@ -194,7 +203,7 @@ mod tests {
         assert!(host.is_some_and(|h| h.is_local()));
         let at: Vec<String> = mounts.iter().map(|m| m.at.to_string()).collect();
         assert_eq!(at, ["/proc", "/srv/a b", "/srv/a b/boot"]);
-        assert!(!mounts[0].is_local());
+        assert!(!mounts[0].takes_part());
     }
 
     #[test]

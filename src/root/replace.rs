@@ -36,9 +36,17 @@ impl Root {
         let moved = self.parent_of(source).and_then(|from| {
             let dir = to.parent_of(path)?;
             if how == Rename::Replace {
-                change(|| rustix::fs::renameat(from, source.name(), dir, path.name()))
-            } else {
-                change(|| rustix::fs::renameat_with(from, source.name(), dir, path.name(), flags))
+                return change(|| rustix::fs::renameat(from, source.name(), dir, path.name()));
+            }
+            let moved = change(|| rustix::fs::renameat_with(&from, source.name(), &dir, path.name(), flags));
+            if (how, moved) != (Rename::NoReplace, Err(Errno::INVAL)) {
+                return moved;
+            }
+            // A filesystem that has no such rename, as those of FUSE: it is looked first.
+            match rustix::fs::statat(&dir, path.name(), AtFlags::SYMLINK_NOFOLLOW) {
+                Err(Errno::NOENT) => change(|| rustix::fs::renameat(from, source.name(), dir, path.name())),
+                Ok(_) => Err(Errno::EXIST),
+                Err(error) => Err(error),
             }
         });
         moved.map_err(|e| to.error("rename to", path, e))

@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, HashSet};
 use crate::apply::Untouched;
 use crate::apply::compare::Difference;
 use crate::apply::live::Live;
+use crate::apply::plain;
 use crate::catalog::{Catalog, Publish};
 use crate::fetch::FetchError;
 use crate::manifest::{MAX_TEXT, Manifest, path_text};
@@ -59,9 +60,11 @@ impl Run<'_> {
         }
         self.monitor.note(format!("the tree is taken for generation {}: {told}", publish.generation.short()));
         let (publish, manifest) = candidates.swap_remove(index);
+        let unheld = self.held(&manifest).1;
+        let found_words = found.iter().map(|(path, what)| (path_text(path), what.to_string()));
         Ok(Some(Base {
+            deviations: found_words.chain(unheld.iter().map(|(path, why)| (path_text(path), why.clone()))).collect(),
             manifest,
-            deviations: found.iter().map(|(path, what)| (path_text(path), what.to_string())).collect(),
             deviating: found.into_keys().collect::<HashSet<_>>(),
             serial: publish.serial,
             published: true,
@@ -87,17 +90,31 @@ impl Run<'_> {
         Ok(manifest)
     }
 
-    /// What is left of a manifest under the filter.
+    /// What is left of a manifest under the filter, but for what the filesystems here cannot hold.
     pub(super) fn filtered(&self, manifest: &Manifest) -> Manifest {
+        self.held(manifest).0
+    }
+
+    /// The same, and what the filesystems here cannot hold, with the reason.
+    pub(super) fn held(&self, manifest: &Manifest) -> (Manifest, BTreeMap<TreePath, String>) {
         let mut cursor = self.filter.cursor();
-        manifest.filtered(|entry| cursor.excludes(&entry.path, entry.is_dir()).is_none())
+        let decided = manifest.filtered(|entry| cursor.excludes(&entry.path, entry.is_dir()).is_none());
+        let unheld = plain::unheld(&decided, &self.session.mounts);
+        if unheld.is_empty() {
+            return (decided, unheld);
+        }
+        (decided.filtered(|entry| !unheld.contains_key(&entry.path)), unheld)
     }
 
     fn differences(&self, manifest: &Manifest, live: &Live) -> Result<BTreeMap<TreePath, Difference>, RootError> {
         let root = &self.session.root;
         let mut found = BTreeMap::new();
         for entry in manifest.entries() {
-            let mut difference = Difference::quick(entry, live.get(&entry.path)).and_read(root, entry)?;
+            let stat = live.get(&entry.path);
+            let mut difference = Difference::quick(entry, stat).and_read(root, entry)?;
+            if self.session.filesystems.is_plain(&entry.path) {
+                difference = plain::mask(difference, entry, stat);
+            }
             if let (false, Some((_, digest))) =
                 (difference.missing || difference.kind || difference.content, entry.file())
             {

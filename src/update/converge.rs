@@ -1,6 +1,8 @@
 //! The part that every way has in common: look, decide, check, stage, seal, go forward, record.
 
 use crate::apply::journal::Record;
+use std::collections::BTreeMap;
+
 use crate::apply::live::Live;
 use crate::apply::prepare::{self, Depth, Policy, Transaction, Untracked, Wanted};
 use crate::apply::stage::Stage;
@@ -38,6 +40,8 @@ pub(super) struct Goal {
     pub target: Manifest,
     /// Likewise of what is recorded.
     pub base: Option<Manifest>,
+    /// What of the target the filesystems here cannot hold, and why.
+    pub unheld: BTreeMap<TreePath, String>,
     /// What only a generation named that was recorded before the base was recognised, in tree order.
     pub former: Vec<Entry>,
     /// What stayed for a kernel that ran before, in tree order.
@@ -64,8 +68,10 @@ impl Converge<'_> {
             Check::Touched | Check::Update | Check::Stat => Depth::Stat,
         };
         let untracked = if request.purge_untracked { Untracked::Remove } else { Untracked::Keep };
+        let (target, unheld) = self.run.held(&whole);
         Goal {
-            target: self.run.filtered(&whole),
+            target,
+            unheld,
             base: self.base.map(|base| self.run.filtered(&base.manifest)),
             former: self.former(&whole),
             waiting: self.waiting(),
@@ -144,7 +150,8 @@ impl Converge<'_> {
             twins: &session.twins,
             policy: goal.policy,
         };
-        let transaction = prepare::prepare(&wanted, live)?;
+        let mut transaction = prepare::prepare(&wanted, live)?;
+        transaction.deviations.extend(goal.unheld.clone());
         transaction.warnings.iter().for_each(|warning| self.run.monitor.warn(warning.clone()));
         if !self.run.request.dry_run {
             self.check(goal, &transaction)?;

@@ -194,7 +194,7 @@ impl Run<'_> {
         const PSEUDO: [&str; 9] =
             ["proc", "sysfs", "devtmpfs", "devpts", "tmpfs", "mqueue", "hugetlbfs", "cgroup2", "securityfs"];
         let mounts = self.session.mounts.iter();
-        for mount in mounts.filter(|mount| !mount.is_local() && !PSEUDO.contains(&mount.kind.as_str())) {
+        for mount in mounts.filter(|mount| !mount.takes_part() && !PSEUDO.contains(&mount.kind.as_str())) {
             let held = catalog_head.entries().iter().filter(|entry| entry.path.is_below(&mount.at)).count();
             if held > 0 {
                 let (place, kind) = (self.session.root.show(&mount.at), &mount.kind);

@@ -77,6 +77,7 @@ pub fn rollback(request: &RollbackRequest, monitor: &dyn Monitor) -> Result<Roll
     };
     let transaction = undo.plan(root, &session.mounts, session.kernel.as_ref(), tracked.as_ref())?;
     preflight::check_paths(root, &transaction, &transaction.tops, &session.mounts)?;
+    preflight::check_room_to_go_back(root, &transaction)?;
     let kept = undo.record().map_err(Untouched::from)?;
     let before = kept.state.as_deref().map(|text| State::parse(text, "the state in the undo set")).transpose();
     let before = before.map_err(Untouched::from)?;

@@ -2,14 +2,17 @@
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use super::run;
 
 /// A filesystem in a file; ends with the test.
 pub struct Disk {
     pub image: PathBuf,
+    kind: String,
     at: Mounted,
+    /// The loop device of one that a program mounts.
+    device: Option<String>,
 }
 
 /// A mount that ends with the test.
@@ -35,22 +38,46 @@ impl Disk {
         let (bytes, quiet): (u64, &[&str]) = match kind {
             "xfs" => (320 << 20, &["-q"]),
             "btrfs" => (256 << 20, &["-q"]),
+            "exfat" => (64 << 20, &[]),
             _ => (64 << 20, &["-q"]),
         };
         File::create(&image).and_then(|file| file.set_len(bytes)).expect("a file for a filesystem");
         run(Command::new(format!("mkfs.{kind}")).args(quiet).arg(&image));
         fs::create_dir_all(at).expect("a mount point");
-        let disk = Disk { image, at: Mounted(at.to_owned()) };
+        let mut disk = Disk { image, kind: kind.to_owned(), at: Mounted(at.to_owned()), device: None };
         disk.mount();
         disk
     }
 
-    pub fn mount(&self) {
-        run(Command::new("mount").args(["-o", "loop"]).arg(&self.image).arg(&self.at.0));
+    pub fn mount(&mut self) {
+        if self.kind != "exfat" {
+            run(Command::new("mount").args(["-o", "loop"]).arg(&self.image).arg(&self.at.0));
+            return;
+        }
+        // The kernel's own driver is not everywhere; the program's filesystem is of the same family.
+        let device = run(Command::new("losetup").args(["--find", "--show"]).arg(&self.image));
+        let device = self.device.insert(device.trim().to_owned());
+        let done = Command::new("mount.exfat-fuse").arg(device).arg(&self.at.0).stdout(Stdio::null()).status();
+        assert!(done.is_ok_and(|status| status.success()), "mount.exfat-fuse fails");
     }
 
-    pub fn unmount(&self) {
+    pub fn unmount(&mut self) {
         run(Command::new("umount").arg(&self.at.0));
+        self.release();
+    }
+
+    fn release(&mut self) {
+        // The program may still hold it for a moment; it is given back then.
+        if let Some(device) = self.device.take() {
+            let _ = Command::new("losetup").arg("-d").arg(device).output();
+        }
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("-l").arg(&self.at.0).output();
+        self.release();
     }
 }
 

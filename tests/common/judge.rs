@@ -47,6 +47,19 @@ pub fn same_but_untracked(image: &Path, node: &Path, excludes: &[&str]) -> Vec<S
     untracked.iter().filter_map(|line| Some(line.split_once(' ')?.1.trim_start().to_owned())).collect()
 }
 
+/// Asserts that below `node` are the files of `image` with their content and, within two seconds, their
+/// times, and no others: as much as vfat and its kin hold.
+#[track_caller]
+pub fn same_contents(image: &Path, node: &Path, excludes: &[&str]) {
+    let mut rsync = Command::new("rsync");
+    rsync.args(["-rtOnic", "--delete", "--modify-window=2"]);
+    rsync.args(OWN.iter().chain(excludes).map(|rule| format!("--exclude={rule}")));
+    let directory = |path: &Path| format!("{}/", path.display());
+    let said = super::run(rsync.arg(directory(image)).arg(directory(node)));
+    let lines: Vec<&str> = said.lines().filter(|line| !line.starts_with("skipping non-regular")).collect();
+    assert!(lines.is_empty(), "the node is not the image:\n{}", lines.join("\n"));
+}
+
 /// Whether a line is about nothing but a directory above the agent's own files, and its time at most.
 fn is_ours(line: &str) -> bool {
     let without_directory = |prefix| line.strip_prefix(prefix).map(str::trim);

@@ -9,7 +9,7 @@ use crate::tree_path::TreePath;
 
 use super::super::compare::Difference;
 use super::super::live::Live;
-use super::super::{Untouched, links};
+use super::super::{Untouched, links, plain};
 use super::{Depth, Wanted};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,13 +39,14 @@ pub(super) fn judge_all(wanted: &Wanted, live: &Live) -> Result<Vec<Judged>, Unt
         let old = base.peek().filter(|b| b.path == entry.path).copied();
         judged.push(judge(wanted, live, entry, old)?);
     }
-    for index in links::faults(wanted.target, live, |path| is_mounted_on(wanted, path)) {
+    let plain = |path: &TreePath| wanted.filesystems.is_plain(path);
+    for index in links::faults(wanted.target, live, |path| is_mounted_on(wanted, path) || plain(path)) {
         let fault = &mut judged[index];
         fault.difference.links = true;
         let left = fault.unchanged && wanted.policy.drift == Drift::Report;
         fault.verdict = if left { Verdict::Report } else { Verdict::Replace };
     }
-    for group in links::groups(wanted.target) {
+    for group in links::groups(wanted.target, plain) {
         settle_times(wanted.target, live, &group, &mut judged);
     }
     raise_parents(wanted, &mut judged);
@@ -62,12 +63,14 @@ fn judge(wanted: &Wanted, live: &Live, entry: &Entry, old: Option<&Entry>) -> Re
         return Ok(keep);
     }
     let deep = !unchanged || recorded || wanted.policy.depth == Depth::Content;
-    let mut difference = Difference::quick(entry, stat);
+    let plain = wanted.filesystems.is_plain(&entry.path);
+    let held = |difference| if plain { plain::mask(difference, entry, stat) } else { difference };
+    let mut difference = held(Difference::quick(entry, stat));
     if !deep && !difference.any() {
         return Ok(keep);
     }
     if deep {
-        difference = difference.and_read(wanted.root, entry)?;
+        difference = held(difference.and_read(wanted.root, entry)?);
     }
     if let (Some((_, digest)), Some(stat)) = (entry.file(), stat)
         && !difference.kind

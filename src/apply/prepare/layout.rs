@@ -111,7 +111,7 @@ pub(super) fn lay_out(
 /// For each member of a hardlink group that is replaced: the index of the entry that it links.
 fn leaders(wanted: &Wanted, judged: &[Judged]) -> HashMap<usize, (usize, bool)> {
     let mut leaders = HashMap::new();
-    for group in links::groups(wanted.target) {
+    for group in links::groups(wanted.target, |path| wanted.filesystems.is_plain(path)) {
         let right = group.iter().find(|&&at| judged[at].verdict == Verdict::Keep);
         let replaced = group.iter().filter(|&&at| judged[at].verdict == Verdict::Replace);
         let first = group.iter().find(|&&at| judged[at].verdict == Verdict::Replace);

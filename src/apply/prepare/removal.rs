@@ -180,7 +180,15 @@ fn deferred(wanted: &Wanted, transaction: &mut Transaction, going: &mut Going) -
 fn untracked(wanted: &Wanted, path: &TreePath, stat: &Stat, going: &mut Going) -> Result<bool, RootError> {
     let above = path.parent().map(|parent| wanted.root.stat(&parent)).transpose()?.flatten();
     let apart = |dev| above.is_some_and(|above| above.dev != dev);
-    if wanted.filter.protects(path) || wanted.filesystems.is_top(path) || is_tracked_twin(wanted, path) {
+    let filesystems = wanted.filesystems;
+    if wanted.filter.protects(path) || filesystems.is_top(path) || is_tracked_twin(wanted, path) {
+        return Ok(true);
+    }
+    // What is mounted where the image has an empty directory is a disk of the node's.
+    let top = &filesystems.tops()[filesystems.ground(path)];
+    let entries = wanted.target.entries();
+    let below = entries.get(entries.partition_point(|entry| entry.path <= *top));
+    if !below.is_some_and(|entry| entry.path.is_below(top)) {
         return Ok(true);
     }
     if stat.kind != FileKind::Directory {

@@ -14,6 +14,7 @@ use crate::tree_path::TreePath;
 use super::super::Untouched;
 use super::super::filesystems::Slots;
 use super::super::order::{self, Arrival};
+use super::super::plain;
 use super::super::prepare::{Action, Change, Item, Transaction, slot_name, tell_kernels};
 use super::super::way_back::{Before, Fact, slot_of};
 use super::Undo;
@@ -28,10 +29,11 @@ impl Undo {
         kernel: Option<&Kernel>,
         tracked: Option<&Manifest>,
     ) -> Result<Transaction, Untouched> {
+        let tops = self.filesystems.with_plain(mounts);
         let mut plan = Plan {
             root,
             undo: self,
-            transaction: Transaction { slots: Slots::Undo, tops: self.filesystems.clone(), ..Transaction::default() },
+            transaction: Transaction { slots: Slots::Undo, tops, ..Transaction::default() },
             arrivals: Vec::new(),
             going: Vec::new(),
             times: Vec::new(),
@@ -95,12 +97,12 @@ impl Plan<'_> {
             let live = self.root.stat(&entry.path)?;
             if live.is_none_or(|live| live.kind != FileKind::Directory) {
                 let slot = self.free_slot();
-                let filesystem = undo.filesystems.of(&entry.path);
+                let filesystem = self.transaction.tops.of(&entry.path);
                 self.change(filesystem, &entry.path, Action::Make { slot });
                 self.item("cd+++++++++", &entry.path, "/", 0);
             }
             // All of its metadata in the end.
-            let filesystem = undo.filesystems.holding(&entry.path);
+            let filesystem = self.transaction.tops.holding(&entry.path);
             self.change(filesystem, &entry.path, Action::Directory);
         }
         Ok(())
@@ -108,11 +110,12 @@ impl Plan<'_> {
 
     fn bring_back(&mut self, fact: &Fact) -> Result<(), Untouched> {
         let live = self.root.stat(&fact.path)?;
+        let plain = self.transaction.tops.is_plain(&fact.path);
         match fact.before {
             Before::Stood(slot) => self.put_back(fact, slot, live.as_ref())?,
             Before::Nothing(_) => self.take_away(fact, live.as_ref()),
             Before::Time { old, new } => match live {
-                Some(live) if live.mtime == new => {
+                Some(live) if live.mtime == new || (plain && plain::same_time(new, live.mtime)) => {
                     self.times.push(Change {
                         filesystem: fact.filesystem,
                         path: fact.path.clone(),
@@ -227,7 +230,7 @@ impl Plan<'_> {
         transaction.changes.append(&mut self.removals);
         self.emptied.sort_unstable();
         for path in self.emptied.into_iter().rev() {
-            let filesystem = self.undo.filesystems.of(&path);
+            let filesystem = transaction.tops.of(&path);
             transaction.changes.push(Change { filesystem, path, action: Action::RemoveDir });
         }
         transaction.directories = directories;
