@@ -241,6 +241,107 @@ fn repairing_drift_does_not_cost_the_way_back_to_the_generation_before() {
 }
 
 #[test]
+fn what_a_repair_displaces_lies_beside_the_way_back() {
+    if !needs(&NEEDED) {
+        return;
+    }
+    let tree = trees::system();
+    let site = Site::at(&tree);
+    let node = site.node();
+    let before = site.snapshot();
+    let mut next = tree.clone();
+    trees::put(&mut next, "etc/version", Item::file("two"));
+    site.publish(&next);
+    site.updated(&[]);
+    let holds = |text: &str| {
+        let mut grep = std::process::Command::new("grep");
+        let found = grep.args(["-rl", text]).arg(node.join(".si-undo")).output().expect("grep runs");
+        String::from_utf8_lossy(&found.stdout).into_owned()
+    };
+    write_text(&node.join("etc/version"), "precious\n");
+    site.updated(&["--check", "content"]);
+    assert!(holds("precious").contains("/repaired-1/"));
+    fs::remove_file(node.join("etc/passwd")).expect("removes");
+    write_text(&node.join("etc/passwd/mine"), "what only the node had\n");
+    site.updated(&["--check", "stat"]).ended(0, &["/etc/passwd/mine"]);
+    site.same();
+    assert!(holds("what only the node had").contains("/repaired-2/"));
+    assert!(site.status().contains(&format!("undo:        to generation {}", generation(&site, 1))));
+    site.rollback(&[]).ended(0, &[&generation(&site, 1)]);
+    judge::same(&before, &node, &[]);
+    assert!(holds("precious").contains("/repaired-1/") && holds("what only the node had").contains("/repaired-2/"));
+    site.updated(&["--unhold"]);
+    let mut third = next.clone();
+    trees::put(&mut third, "etc/version", Item::file("three"));
+    site.publish(&third);
+    site.updated(&[]);
+    assert_eq!(holds("precious") + &holds("what only the node had"), "");
+}
+
+#[test]
+fn limits_hold_also_where_the_node_alone_had_something() {
+    if !needs(&NEEDED) {
+        return;
+    }
+    for configuration in ["keep_undo = \"never\"\n", "undo_share = 0.0\n"] {
+        let mut tree = trees::system();
+        trees::put(&mut tree, "srv/app/data", Item::file("data"));
+        trees::put(&mut tree, "srv/other", Item::file("other"));
+        let site = Site::at(&tree);
+        write_text(&site.node().join("etc/systemimager/updateclient.toml"), configuration);
+        write_text(&site.node().join("srv/app/mine"), "mine\n");
+        tree.remove(&b"srv/app/data"[..]);
+        trees::put(&mut tree, "srv/app", Item::file("no directory any more"));
+        trees::put(&mut tree, "srv/other", Item::file("changed"));
+        site.publish(&tree);
+        let run = site.updated(&ANY);
+        run.ended(0, &["went with its directory"]);
+        assert_eq!(run.err.contains("will not be undoable"), configuration.starts_with("undo_share"), "{run:#?}");
+        assert!(site.status().contains("undo:        nothing"));
+        let undo = site.node().join(".si-undo");
+        let kept: Vec<_> = fs::read_dir(&undo).expect("reads").map(|e| e.expect("an entry").path()).collect();
+        assert_eq!(kept.len(), 2, "{kept:?}");
+        assert!(kept.iter().any(|path| path.join("mine").exists()) && undo.join("displaced").exists());
+    }
+}
+
+#[test]
+fn a_directory_that_somebody_removed_does_not_stand_in_the_way() {
+    if !needs(&NEEDED) {
+        return;
+    }
+    let mut tree = trees::system();
+    trees::put(&mut tree, "usr/lib/b/c/f", Item::file("one"));
+    tree.get_mut(&b"usr/lib/b/c"[..]).expect("is there").mode = 0o750;
+    let site = Site::at(&tree);
+    let before = site.snapshot();
+    trees::put(&mut tree, "usr/lib/b/c/f", Item::file("two"));
+    site.publish(&tree);
+    site.updated(&[]);
+    fs::remove_dir_all(site.node().join("usr/lib/b")).expect("removes");
+    site.rollback(&[]).ended(0, &["rolled back"]);
+    judge::same(&before, &site.node(), &[]);
+}
+
+#[test]
+fn what_comes_back_and_is_not_what_was_recorded_is_told() {
+    if !needs(&NEEDED) {
+        return;
+    }
+    let mut tree = trees::system();
+    trees::put(&mut tree, "etc/log", Item::file("a long enough text"));
+    let site = Site::at(&tree);
+    trees::put(&mut tree, "etc/log", Item::file("two"));
+    let open = fs::OpenOptions::new().write(true).open(site.node().join("etc/log")).expect("opens");
+    site.publish(&tree);
+    site.updated(&[]);
+    // Some program has the old file open and goes on writing.
+    open.set_len(4).expect("truncates");
+    site.rollback(&[]).ended(0, &["1 deviation"]);
+    assert!(site.status().contains("etc/log: content, time"));
+}
+
+#[test]
 fn what_was_edited_after_the_update_is_not_passed_off_as_old() {
     if !needs(&NEEDED) {
         return;

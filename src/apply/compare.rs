@@ -71,7 +71,7 @@ impl Difference {
 
     /// The change in rsync's itemised form: eleven characters.
     pub fn itemised(&self, entry: &Entry) -> String {
-        let kind = match &entry.node {
+        self.itemised_as(match &entry.node {
             Node::Directory => 'd',
             Node::Leaf(leaf) => match leaf.kind {
                 LeafKind::File { .. } => 'f',
@@ -79,7 +79,11 @@ impl Difference {
                 LeafKind::Char(_) | LeafKind::Block(_) => 'D',
                 LeafKind::Fifo => 'S',
             },
-        };
+        })
+    }
+
+    /// As [`Self::itemised`], for something of the `kind` that rsync gives this letter.
+    pub fn itemised_as(&self, kind: char) -> String {
         let new = self.missing || self.kind && kind != 'L';
         let update = match kind {
             'f' if new || self.content => '>',

@@ -1,7 +1,7 @@
 //! The filesystems that take part in a transaction: each has its own stage, since a rename cannot
 //! leave a filesystem.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::io::Read;
 
 use crate::entry::Mtime;
@@ -10,10 +10,12 @@ use crate::root::mounts::Mount;
 use crate::root::{FileKind, Rename, Root, RootError};
 use crate::tree_path::TreePath;
 
-use super::{NEW, OLD, STAGE, UNDO, name};
+use super::{DISPLACED, NEW, OLD, STAGE, UNDO, name};
 
 /// The file in the root's stage that lists where stages are.
 const LIST: &str = "filesystems";
+/// In an undo set: what a repair displaced, with a number.
+const REPAIRED: &str = "repaired-";
 /// An undo set that is on its way out, in a stage.
 const GONE: &str = "gone";
 /// A list larger than this is not ours.
@@ -167,6 +169,11 @@ impl Filesystems {
         Ok(root.stat(&self.part(at, STAGE))?.is_some_and(|stat| stat.kind == FileKind::Directory))
     }
 
+    /// Whether what was displaced is still in the stage of the top.
+    pub fn has_old(&self, root: &Root) -> Result<bool, RootError> {
+        Ok(root.stat(&self.inside(0, OLD))?.is_some())
+    }
+
     /// Opens the stages that are there.
     pub fn open_stages(&self, root: &Root) -> Result<Stages, RootError> {
         let mut by_filesystem = BTreeMap::new();
@@ -205,9 +212,59 @@ impl Filesystems {
             } else if root.stat(&old)?.is_some() {
                 self.drop_undo(root, at)?;
                 root.rename(&old, root, &undo, Rename::NoReplace)?;
+                self.keep_repaired(root, at)?;
                 // The top's own filesystem names the undo set; the parts of the others come first.
                 if at != 0 {
                     root.sync_dir(&self.tops[at])?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Keeps what repairs displaced before a rollback, whose slots the undo set has become.
+    fn keep_repaired(&self, root: &Root, at: usize) -> Result<(), RootError> {
+        for (path, _) in root.children(&self.inside(at, NEW))? {
+            if path.name().starts_with(REPAIRED.as_bytes()) {
+                root.rename(&path, root, &self.free_repaired(root, at)?, Rename::NoReplace)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Keeps what was displaced on the filesystems in `which` beside an earlier undo set; can be repeated.
+    pub fn keep_beside(&self, root: &Root, which: &BTreeSet<usize>) -> Result<(), RootError> {
+        for &at in which {
+            let (old, undo) = (self.inside(at, OLD), self.part(at, UNDO));
+            if root.children(&old)?.is_empty() {
+                continue;
+            }
+            if root.stat(&undo)?.is_none() {
+                root.create_dir(&undo)?;
+            }
+            root.rename(&old, root, &self.free_repaired(root, at)?, Rename::NoReplace)?;
+        }
+        Ok(())
+    }
+
+    fn free_repaired(&self, root: &Root, at: usize) -> Result<TreePath, RootError> {
+        let undo = self.part(at, UNDO);
+        let mut number = 1;
+        loop {
+            let place = undo.join(format!("{REPAIRED}{number}").as_bytes()).unwrap_or_else(|_| name(REPAIRED));
+            if root.stat(&place)?.is_none() {
+                return Ok(place);
+            }
+            number += 1;
+        }
+    }
+
+    /// Removes of what was displaced everything but the slots that `keeps` names, and the list of them.
+    pub fn thin_out(&self, root: &Root, keeps: &HashSet<(usize, TreePath)>) -> Result<(), RootError> {
+        for at in 0..self.tops.len() {
+            for (path, _) in root.children(&self.inside(at, OLD))? {
+                if path.name() != DISPLACED.as_bytes() && !keeps.contains(&(at, path.alone())) {
+                    root.remove_tree(&path)?;
                 }
             }
         }

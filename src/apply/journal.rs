@@ -5,7 +5,7 @@
 use std::collections::BTreeSet;
 use std::io::Read;
 
-use crate::entry::Entry;
+use crate::entry::{Entry, Mtime};
 use crate::manifest::{parse_entries, parse_path, path_text, write_entries};
 use crate::report::Monitor;
 use crate::root::{Rename, Root, RootError};
@@ -132,16 +132,16 @@ fn write(root: &Root, journal: &Journal, monitor: &dyn Monitor) -> Result<(), Ro
 }
 
 /// Keeps this program beside the journal, so that the version that wrote it can finish it. Without that,
-/// any later version has to, and can: only a full disk is reason enough to stop.
+/// any later version has to, and can: that is no reason to stop.
 fn keep_agent(stage: &Root, monitor: &dyn Monitor) -> Result<(), RootError> {
     let agent = name(AGENT);
     stage.unlink(&agent)?;
     match stage.keep_program(&agent) {
-        Err(error) if !error.is_full() => {
+        Err(error) => {
             monitor.warn(format!("{error}; an interruption will have to be recovered from by the installed one"));
             stage.unlink(&agent)
         }
-        answer => answer,
+        Ok(()) => Ok(()),
     }
 }
 
@@ -190,6 +190,12 @@ fn load(stage: &Root, file: &str, text: Vec<u8>) -> Result<Journal, JournalError
     Ok(Journal { directories, record, ..journal })
 }
 
+/// When the transaction was sealed, by the clock of its filesystem.
+pub fn sealed_at(root: &Root) -> Result<Mtime, RootError> {
+    let stat = root.below(&name(STAGE))?.stat(&name("journal"))?;
+    Ok(stat.map_or(Mtime { seconds: i64::MAX, nanos: 0 }, |stat| stat.mtime))
+}
+
 /// Takes a journal back that may have become visible.
 fn discard(root: &Root) -> Result<(), RootError> {
     let stage = root.below(&name(STAGE))?;
@@ -232,6 +238,7 @@ fn text(journal: &Journal) -> String {
         Keep::This => "displaced keep\n",
         Keep::Nothing => "displaced drop\n",
         Keep::Earlier => "displaced drop-alone\n",
+        Keep::Beside => "displaced keep-beside\n",
     };
     for change in &journal.changes {
         let action = match change.action {
@@ -268,6 +275,7 @@ fn parse(text: &str) -> Result<Journal, Fault> {
             ["displaced", "keep"] => keep = Some(Keep::This),
             ["displaced", "drop"] => keep = Some(Keep::Nothing),
             ["displaced", "drop-alone"] => keep = Some(Keep::Earlier),
+            ["displaced", "keep-beside"] => keep = Some(Keep::Beside),
             ["end", count] => {
                 let whole = count.parse() == Ok(changes.len()) && !tops.is_empty();
                 let (Some(slots), Some(keep), true) = (slots, keep, whole) else {
@@ -309,7 +317,6 @@ fn parse_action(action: &str, value: &str) -> Option<Action> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::entry::Mtime;
 
     fn sample() -> Journal {
         let path = |s: &str| TreePath::new(s).expect("good");
@@ -335,7 +342,12 @@ mod tests {
 
     #[test]
     fn what_is_written_is_read() {
-        for (slots, keep) in [(Slots::Stage, Keep::This), (Slots::Undo, Keep::Nothing), (Slots::Undo, Keep::Earlier)] {
+        for (slots, keep) in [
+            (Slots::Stage, Keep::This),
+            (Slots::Stage, Keep::Beside),
+            (Slots::Undo, Keep::Nothing),
+            (Slots::Undo, Keep::Earlier),
+        ] {
             let journal = Journal { slots, keep, ..sample() };
             assert_eq!(parse(&text(&journal)), Ok(journal));
         }

@@ -4,9 +4,9 @@
 use std::collections::{BTreeSet, HashSet};
 use std::time::{Duration, Instant};
 
-use crate::entry::Entry;
+use crate::entry::{Entry, Mtime};
 use crate::report::{Event, Job, Monitor};
-use crate::root::{FileKind, Rename, Root, RootError};
+use crate::root::{FileKind, Rename, Root, RootError, Stat};
 use crate::state::{self, State};
 use crate::tree_path::TreePath;
 
@@ -14,7 +14,7 @@ use super::carry::Carry;
 use super::filesystems::{Filesystems, Slots, Stages};
 use super::journal::{self, Journal};
 use super::prepare::{Action, Change, slot_name};
-use super::undo::{Keep, Undo};
+use super::undo::{self, Keep, Undo};
 use super::way_back::WayBack;
 use super::{Interrupted, boot, displaced, name};
 
@@ -40,14 +40,16 @@ pub fn roll_forward(root: &Root, journal: &Journal, monitor: &dyn Monitor) -> Re
     }
     let stages = filesystems.open_stages(root)?;
     let begin = Instant::now();
-    let mut steps = Steps { root, filesystems: &filesystems, stages: &stages, here: None, anew: Vec::new() };
+    let sealed = journal::sealed_at(root)?;
+    let (here, anew, edited) = (None, Vec::new(), Vec::new());
+    let mut steps = Steps { root, filesystems: &filesystems, stages: &stages, here, anew, sealed, edited };
     let mut kept = Vec::new();
     for change in &journal.changes {
         if !steps.make(change)? {
             kept.push(change.path.clone());
         }
     }
-    let anew = steps.anew;
+    let (anew, edited) = (steps.anew, steps.edited);
     let mixed = begin.elapsed();
     monitor.event(Event::Advanced { job: Job::Apply, by: journal.changes.len() as u64 });
     settle_directories(root, journal)?;
@@ -62,6 +64,13 @@ pub fn roll_forward(root: &Root, journal: &Journal, monitor: &dyn Monitor) -> Re
         Some(text) => Some(State::parse(text, "the state in the journal")?),
         None => None,
     };
+    let kept_at = if journal.keep == Keep::This { "is kept in .si-undo until the next update" } else { "is gone" };
+    for path in &edited {
+        monitor.warn(format!("{} was changed after the update was sealed; what it was {kept_at}", root.show(path)));
+    }
+    for path in &kept {
+        monitor.warn(format!("{} stays, since something untracked sits in it", root.show(path)));
+    }
     for path in &anew {
         monitor.warn(format!("{} had gone or become something else meanwhile; it was made anew", root.show(path)));
     }
@@ -92,16 +101,27 @@ pub fn roll_forward(root: &Root, journal: &Journal, monitor: &dyn Monitor) -> Re
 pub(super) fn put_away(root: &Root, journal: &Journal) -> Result<(), RootError> {
     journal::stay_closed(root)?;
     let filesystems = Filesystems::from_tops(journal.tops.clone());
-    if journal.keep != Keep::Earlier {
+    let takes_part = journal.takes_part();
+    if matches!(journal.keep, Keep::This | Keep::Nothing) {
         // An earlier undo set would not fit any more, wherever parts of it lie.
         let mut earlier = Undo::tops(root);
-        let takes_part = journal.takes_part();
         earlier.retain(|top| takes_part.iter().all(|&at| journal.tops[at] != *top));
         Filesystems::from_tops(earlier).remove_undo(root)?;
     }
     match journal.keep {
-        Keep::This => filesystems.keep_old(root, &journal.takes_part())?,
-        Keep::Nothing => filesystems.remove_undo(root)?,
+        Keep::This => filesystems.keep_old(root, &takes_part)?,
+        Keep::Nothing if filesystems.has_old(root)? => {
+            let displaced = undo::displaced_slots(root, journal)?;
+            if displaced.is_empty() {
+                filesystems.remove_undo(root)?;
+            } else {
+                filesystems.thin_out(root, &displaced)?;
+                filesystems.keep_old(root, &takes_part)?;
+            }
+        }
+        // What only the node had was being kept already.
+        Keep::Nothing => filesystems.keep_old(root, &takes_part)?,
+        Keep::Beside => filesystems.keep_beside(root, &takes_part)?,
         Keep::Earlier => {}
     }
     filesystems.remove_stages(root)?;
@@ -123,6 +143,10 @@ struct Steps<'a> {
     here: Option<(TreePath, Root)>,
     /// Directories that had to be made anew.
     anew: Vec<TreePath>,
+    /// When the transaction was sealed.
+    sealed: Mtime,
+    /// What somebody changed after that.
+    edited: Vec<TreePath>,
 }
 
 impl Steps<'_> {
@@ -148,7 +172,11 @@ impl Steps<'_> {
         let path = change.path.alone();
         let Some(here) = self.enter(change, comes.then_some(old))? else { return Ok(true) };
         match change.action {
-            Action::Install { slot } => install(here, coming, old, slot, &path)?,
+            Action::Install { slot } => {
+                if install(here, coming, old, slot, &path)?.is_some_and(|live| live.ctime > self.sealed) {
+                    self.edited.push(change.path.clone());
+                }
+            }
             Action::Exchange { slot, to_directory } => exchange(here, coming, old, slot, &path, to_directory)?,
             Action::Make { slot } => make(here, old, slot, &path)?,
             Action::Remove { slot } => remove(here, old, slot, &path)?,
@@ -212,14 +240,19 @@ fn carried(
     }
 }
 
-fn install(root: &Root, coming: &Root, old: &Root, slot: u32, path: &TreePath) -> Result<(), RootError> {
+/// Says what it replaced.
+fn install(root: &Root, coming: &Root, old: &Root, slot: u32, path: &TreePath) -> Result<Option<Stat>, RootError> {
     let slot = slot_name(slot);
-    let Some(new) = coming.stat(&slot)? else { return Ok(()) };
-    let Some(live) = root.stat(path)? else { return coming.rename(&slot, root, path, Rename::NoReplace) };
+    let Some(new) = coming.stat(&slot)? else { return Ok(None) };
+    let Some(live) = root.stat(path)? else {
+        coming.rename(&slot, root, path, Rename::NoReplace)?;
+        return Ok(None);
+    };
     if live.kind == FileKind::Directory || new.kind == FileKind::Directory {
         // It came to stand there after the seal: it goes aside, whatever it is.
         set_aside(root, old, &slot, path)?;
-        return coming.rename(&slot, root, path, Rename::NoReplace);
+        coming.rename(&slot, root, path, Rename::NoReplace)?;
+        return Ok(Some(live));
     }
     if !old.stat(&slot)?.is_some_and(|kept| displaced::is_kept(&kept, &live)) {
         // So did this, after its predecessor had got its second name.
@@ -228,9 +261,11 @@ fn install(root: &Root, coming: &Root, old: &Root, slot: u32, path: &TreePath) -
     }
     if (new.dev, new.ino) == (live.dev, live.ino) {
         // A rename between two names of one inode does nothing.
-        return coming.unlink(&slot);
+        coming.unlink(&slot)?;
+        return Ok(None);
     }
-    coming.rename(&slot, root, path, Rename::Replace)
+    coming.rename(&slot, root, path, Rename::Replace)?;
+    Ok(Some(live))
 }
 
 fn exchange(

@@ -208,10 +208,8 @@ impl<'a> Stage<'a> {
         }
         let keep = undo::decide(self.root, self.filesystems, self.transaction, limits, self.monitor)?;
         displaced::keep_all(self.root, &self.stages, self.transaction).map_err(Untouched::from_root)?;
-        if keep == Keep::This {
-            let noted = undo::note(self.root, &self.stages, self.transaction, limits.made);
-            noted.map_err(Untouched::from_root)?;
-        }
+        let noted = undo::note(self.root, &self.stages, self.transaction, keep, limits.made);
+        noted.map_err(Untouched::from_root)?;
         self.make_durable().map_err(Untouched::from_root)?;
         self.monitor.event(Event::Finished { job: Job::Stage });
         let Stage { root, transaction, filesystems, monitor, .. } = self;

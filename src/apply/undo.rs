@@ -3,11 +3,12 @@
 //! A rollback is a transaction like any other. What it puts back is the undo set itself, which is complete
 //! and durable already; what it displaces becomes the next undo set, so that it can be undone as well.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
+use std::io::{BufRead, BufReader};
 
 use crate::generation::GenerationId;
 use crate::host::KeepUndo;
-use crate::manifest::path_text;
+use crate::manifest::{parse_path, path_text};
 use crate::report::Monitor;
 use crate::root::{Root, RootError};
 use crate::state;
@@ -15,7 +16,8 @@ use crate::tree_path::TreePath;
 
 use super::displaced::{self, Sum};
 use super::filesystems::{Filesystems, Stages};
-use super::prepare::Transaction;
+use super::journal::Journal;
+use super::prepare::{Action, Change, Transaction, slot_name};
 use super::way_back::{WayBack, WayBackError};
 use super::{DISPLACED, Untouched, name};
 
@@ -30,6 +32,8 @@ pub enum Keep {
     Nothing,
     /// It goes; an earlier undo set still leads back and stays.
     Earlier,
+    /// It is kept beside an earlier undo set, which still leads back: it was displaced by a repair.
+    Beside,
 }
 
 /// How much may be kept.
@@ -61,19 +65,18 @@ pub(super) fn decide(
     limits: &Limits,
     monitor: &dyn Monitor,
 ) -> Result<Keep, Untouched> {
-    // What only this node had is kept in any case.
-    if !transaction.displaced.is_empty() {
-        return Ok(Keep::This);
-    }
-    if limits.keep == KeepUndo::Never {
-        return Ok(Keep::Nothing);
-    }
     let fits = |undo: &Undo| undo.leads_from(limits.made);
-    if limits.repairs && Undo::find(root).ok().flatten().as_ref().is_some_and(fits) {
-        return Ok(Keep::Earlier);
-    }
-    if limits.keep == KeepUndo::Always {
-        return Ok(Keep::This);
+    let repairs = limits.repairs && Undo::find(root).ok().flatten().as_ref().is_some_and(fits);
+    // What only this node had is kept in any case.
+    let (kept, gone) = match (repairs, transaction.displaced.is_empty()) {
+        (true, false) => return Ok(Keep::Beside),
+        (true, true) => (Keep::Beside, Keep::Earlier),
+        (false, _) => (Keep::This, Keep::Nothing),
+    };
+    match limits.keep {
+        KeepUndo::Never => return Ok(gone),
+        KeepUndo::Always => return Ok(kept),
+        KeepUndo::Auto => {}
     }
     for (at, bytes) in displaced::cost(root, transaction)? {
         let top = &filesystems.tops()[at];
@@ -83,10 +86,29 @@ pub(super) fn decide(
                 "this update will not be undoable: it displaces {bytes} bytes on {} and undo_share allows {allowed}",
                 root.show(top)
             ));
-            return Ok(Keep::Nothing);
+            return Ok(gone);
         }
     }
-    Ok(Keep::This)
+    Ok(kept)
+}
+
+/// The slots of directories that hold what only the node had, as it was listed.
+pub(super) fn displaced_slots(root: &Root, journal: &Journal) -> Result<HashSet<(usize, TreePath)>, RootError> {
+    let stages = Filesystems::from_tops(journal.tops.clone()).open_stages(root)?;
+    let list = match stages.old(0).map(|old| old.open_file(&name(DISPLACED))) {
+        Some(Err(error)) if !error.is_absent() => return Err(error),
+        Some(Ok(file)) => BufReader::new(file),
+        _ => return Ok(HashSet::new()),
+    };
+    let fail = |source| RootError { what: "read", path: DISPLACED.to_owned(), source };
+    let lines = list.split(b'\n').collect::<Result<Vec<_>, _>>().map_err(fail)?;
+    let listed: Vec<TreePath> = lines.iter().filter_map(|line| parse_path(line).ok()).collect();
+    let slots = journal.changes.iter().filter_map(|change| match change.action {
+        Action::Exchange { slot, .. } | Action::Install { slot } => Some((change, slot)),
+        _ => None,
+    });
+    let holds = |change: &Change| listed.iter().any(|path| path.is_below(&change.path));
+    Ok(slots.filter(|(change, _)| holds(change)).map(|(change, slot)| (change.filesystem, slot_name(slot))).collect())
 }
 
 /// Notes what is before `transaction` among what it displaces, with what is recorded.
@@ -94,12 +116,16 @@ pub(super) fn note(
     root: &Root,
     stages: &Stages,
     transaction: &Transaction,
+    keep: Keep,
     made: Option<GenerationId>,
 ) -> Result<(), RootError> {
     let Some(old) = stages.old(0) else { return Ok(()) };
     if !transaction.displaced.is_empty() {
         let list: String = transaction.displaced.iter().map(|path| path_text(path) + "\n").collect();
         old.write_durably(&name(DISPLACED), list.as_bytes(), 0o600)?;
+    }
+    if keep != Keep::This {
+        return Ok(());
     }
     state::keep(root, old)?;
     WayBack::of(root, stages, made, transaction)?.write(old)

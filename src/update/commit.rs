@@ -54,8 +54,5 @@ pub(super) fn complete(
     monitor.event(Event::Sealed);
     let applied = roll_forward(&session.root, sealed.journal(), monitor).map_err(after)?;
     monitor.event(Event::Applied { mixed_ms: applied.mixed.as_millis() as u64 });
-    for path in &applied.kept {
-        monitor.warn(format!("{} stays, since something untracked sits in it", session.root.show(path)));
-    }
     Ok(applied)
 }

@@ -72,6 +72,8 @@ impl Converge<'_> {
                 }
             }
         }
+        // What else came is of no use; gone before the seal, it does not disturb the time of the top.
+        full_sync::discard(root).map_err(Untouched::from)?;
         let mut edited: Vec<TreePath> = stage.wanted().keys().flat_map(|digest| stage.paths_of(digest)).collect();
         if !edited.is_empty() {
             edited.sort();

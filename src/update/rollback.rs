@@ -3,6 +3,7 @@
 //! Needs neither the server nor the network. The generation that is left is held: the node does not go
 //! back to it by itself.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -14,6 +15,7 @@ use crate::apply::undo::{Limits, Undo};
 use crate::apply::{Untouched, preflight};
 use crate::generation::GenerationId;
 use crate::host::KeepUndo;
+use crate::manifest::{MAX_TEXT, Manifest, path_text};
 use crate::report::Monitor;
 use crate::state::held::{self, Held};
 use crate::state::{self, Found, KernelPaths, State};
@@ -50,6 +52,8 @@ pub struct RolledBack {
     pub items: Vec<Item>,
     /// Paths that neither the update nor the image knew, and that went along with a directory.
     pub displaced: Vec<TreePath>,
+    /// Tracked paths that deviate from the generation of before.
+    pub deviations: BTreeMap<String, String>,
     /// From the first rename to the last; `None` after a dry run.
     pub mixed: Option<Duration>,
 }
@@ -75,10 +79,11 @@ pub fn rollback(request: &RollbackRequest, monitor: &dyn Monitor) -> Result<Roll
         Some(state) => state::load_manifest(root, state.generation).map_err(Untouched::from)?,
         None => None,
     };
-    let transaction = undo.plan(root, &session.mounts, session.kernel.as_ref(), tracked.as_ref())?;
+    let kept = undo.record().map_err(Untouched::from)?;
+    let known = kept.manifest.as_deref().and_then(|bytes| Manifest::read_zstd(bytes, MAX_TEXT).ok());
+    let transaction = undo.plan(root, &session.mounts, session.kernel.as_ref(), tracked.as_ref(), known.as_ref())?;
     preflight::check_paths(root, &transaction, &transaction.tops, &session.mounts)?;
     preflight::check_room_to_go_back(root, &transaction)?;
-    let kept = undo.record().map_err(Untouched::from)?;
     let before = kept.state.as_deref().map(|text| State::parse(text, "the state in the undo set")).transpose();
     let before = before.map_err(Untouched::from)?;
     let held = hold(&session, now.as_ref(), before.as_ref())?;
@@ -88,6 +93,7 @@ pub fn rollback(request: &RollbackRequest, monitor: &dyn Monitor) -> Result<Roll
         held: held.clone(),
         items: transaction.items.clone(),
         displaced: transaction.displaced.clone(),
+        deviations: transaction.deviations.iter().map(|(path, what)| (path_text(path), what.clone())).collect(),
         mixed: None,
     };
     if request.dry_run {
@@ -105,6 +111,7 @@ pub fn rollback(request: &RollbackRequest, monitor: &dyn Monitor) -> Result<Roll
         .and_then(|stage| complete(&session, stage, &limits, record, monitor));
     let applied = made.map_err(|failure| failure.clean_up(&session, &transaction))?;
     done.mixed = Some(applied.mixed);
+    done.deviations = applied.state.map_or_else(BTreeMap::new, |state| state.deviations);
     Ok(done)
 }
 

@@ -149,7 +149,8 @@ impl Site {
             assert!(!self.node().join(left).exists(), "{left} was left behind");
         }
         let undo = self.node().join(".si-undo");
-        assert!(!undo.exists() || undo.join("way-back").exists(), ".si-undo is no undo set");
+        let whole = undo.join("way-back").exists() || undo.join("displaced").exists();
+        assert!(!undo.exists() || whole, ".si-undo is no undo set");
     }
 
     /// The command that updates the node, excluding nothing.

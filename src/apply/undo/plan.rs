@@ -12,6 +12,7 @@ use crate::state;
 use crate::tree_path::TreePath;
 
 use super::super::Untouched;
+use super::super::compare::Difference;
 use super::super::filesystems::Slots;
 use super::super::order::{self, Arrival};
 use super::super::plain;
@@ -21,25 +22,32 @@ use super::Undo;
 
 impl Undo {
     /// The transaction that brings back what was. `tracked` is what the tree is recorded to be: what lies
-    /// beyond it in a directory that goes as a whole is listed as displaced.
+    /// beyond it in a directory that goes as a whole is listed as displaced. `before` is what it was
+    /// recorded to be before: what comes back and is not that deviates.
     pub fn plan(
         &self,
         root: &Root,
         mounts: &[Mount],
         kernel: Option<&Kernel>,
         tracked: Option<&Manifest>,
+        before: Option<&Manifest>,
     ) -> Result<Transaction, Untouched> {
         let tops = self.filesystems.with_plain(mounts);
         let mut plan = Plan {
             root,
+            before,
+            tracked,
             undo: self,
             transaction: Transaction { slots: Slots::Undo, tops, ..Transaction::default() },
             arrivals: Vec::new(),
             going: Vec::new(),
+            made: HashSet::new(),
+            directories: self.way_back.directories.clone(),
             times: Vec::new(),
             removals: Vec::new(),
             emptied: Vec::new(),
             used: HashSet::new(),
+            last: 0,
             directory_times: BTreeMap::new(),
             returning: HashMap::new(),
             filter: Filter::builder().build(),
@@ -50,22 +58,30 @@ impl Undo {
         for fact in &self.way_back.facts {
             plan.bring_back(fact)?;
         }
-        plan.finish(mounts, tracked)
+        plan.finish(mounts)
     }
 }
 
 /// A rollback that is being worked out.
 struct Plan<'a> {
     root: &'a Root,
+    before: Option<&'a Manifest>,
+    tracked: Option<&'a Manifest>,
     undo: &'a Undo,
     transaction: Transaction,
     arrivals: Vec<Arrival>,
+    /// Directories that are made again.
+    made: HashSet<TreePath>,
+    /// Directories that get all their metadata.
+    directories: Vec<Entry>,
     /// Directories that go as a whole.
     going: Vec<TreePath>,
     times: Vec<Change>,
     removals: Vec<Change>,
     emptied: Vec<TreePath>,
     used: HashSet<u32>,
+    /// The last slot that was given away.
+    last: u32,
     directory_times: BTreeMap<TreePath, Mtime>,
     /// Directories that come back as a whole.
     returning: HashMap<TreePath, Stat>,
@@ -85,9 +101,11 @@ impl Plan<'_> {
     }
 
     fn free_slot(&mut self) -> u32 {
-        let slot = (1..u32::MAX).find(|slot| !self.used.contains(slot)).unwrap_or(u32::MAX);
-        self.used.insert(slot);
-        slot
+        self.last += 1;
+        while self.used.contains(&self.last) {
+            self.last += 1;
+        }
+        self.last
     }
 
     /// Directories that went come again, empty, before anything can come into them.
@@ -98,13 +116,44 @@ impl Plan<'_> {
             if live.is_none_or(|live| live.kind != FileKind::Directory) {
                 let slot = self.free_slot();
                 let filesystem = self.transaction.tops.of(&entry.path);
+                self.make_parent(&entry.path)?;
+                self.made.insert(entry.path.clone());
                 self.change(filesystem, &entry.path, Action::Make { slot });
                 self.item("cd+++++++++", &entry.path, "/", 0);
+            }
+            if let Some(live) = live.filter(|live| live.kind == FileKind::Directory) {
+                let difference = Difference::quick(entry, Some(&live)).and_read(self.root, entry)?;
+                let change = Difference { time: live.mtime != entry.meta.mtime, ..difference }.itemised(entry);
+                self.item(&change, &entry.path, "/", 0);
             }
             // All of its metadata in the end.
             let filesystem = self.transaction.tops.holding(&entry.path);
             self.change(filesystem, &entry.path, Action::Directory);
         }
+        Ok(())
+    }
+
+    /// A directory that somebody removed after the update, and into which something comes back, is made
+    /// again as the image has it.
+    fn make_parent(&mut self, path: &TreePath) -> Result<(), Untouched> {
+        let Some(parent) = path.parent() else { return Ok(()) };
+        if self.made.contains(&parent) || self.root.stat(&parent)?.is_some() {
+            return Ok(());
+        }
+        self.make_parent(&parent)?;
+        let known = [self.tracked, self.before].into_iter().flatten().find_map(|manifest| manifest.get(&parent));
+        let Some(entry) = known.filter(|entry| entry.is_dir()).cloned() else { return Ok(()) };
+        let (slot, filesystem) = (self.free_slot(), self.transaction.tops.of(&parent));
+        self.change(filesystem, &parent, Action::Make { slot });
+        self.change(filesystem, &parent, Action::Directory);
+        self.item("cd+++++++++", &parent, "/", 0);
+        self.directories.push(entry);
+        // Removing it disturbed the one above.
+        let above = parent.parent().and_then(|above| self.tracked.and_then(|tracked| tracked.get(&above)));
+        if let Some(above) = above.filter(|above| !self.made.contains(&above.path)) {
+            self.directory_times.entry(above.path.clone()).or_insert(above.meta.mtime);
+        }
+        self.made.insert(parent);
         Ok(())
     }
 
@@ -152,15 +201,18 @@ impl Plan<'_> {
             let path = self.root.show(&fact.path);
             return Err(Untouched::Refused(format!("{path} was no directory, and the agent keeps files in it")));
         }
-        let (letter, update, suffix) = match kept.kind {
-            FileKind::Directory => ('d', 'c', "/"),
-            FileKind::File => ('f', '>', ""),
-            FileKind::Symlink => ('L', 'c', ""),
-            FileKind::Char(_) | FileKind::Block(_) => ('D', 'c', ""),
-            FileKind::Fifo | FileKind::Socket => ('S', 'c', ""),
-        };
-        let detail = if live.is_none_or(|live| live.kind != kept.kind) { "+++++++++" } else { "c........" };
-        self.item(&format!("{update}{letter}{detail}"), &fact.path, suffix, kept.size);
+        self.make_parent(&fact.path)?;
+        let (Some(set), place) = (set, slot_name(slot)) else { return Ok(()) };
+        self.tell(&fact.path, set, &place, &kept, live)?;
+        if let Some(entry) = self.before.and_then(|before| before.get(&fact.path)) {
+            let mut difference = Difference::quick(entry, Some(&kept));
+            if self.transaction.tops.is_plain(&fact.path) {
+                difference = plain::mask(difference, entry, Some(&kept));
+            }
+            if difference.any() {
+                self.transaction.deviations.insert(fact.path.clone(), difference.to_string());
+            }
+        }
         if directory {
             self.returning.insert(fact.path.clone(), kept);
         }
@@ -176,8 +228,53 @@ impl Plan<'_> {
             change: Change { filesystem: fact.filesystem, path: fact.path.clone(), action },
             stands: stands.is_some(),
             led: order::leads(self.root, &fact.path, live.map(|live| live.kind)),
-            leads: set.and_then(|set| order::leads(set, &slot_name(slot), Some(kept.kind))),
+            leads: order::leads(set, &place, Some(kept.kind)),
         });
+        Ok(())
+    }
+
+    /// Itemises what comes back, with all that it holds, over what stands there.
+    fn tell(
+        &mut self,
+        path: &TreePath,
+        set: &Root,
+        place: &TreePath,
+        kept: &Stat,
+        live: Option<&Stat>,
+    ) -> Result<(), Untouched> {
+        let letter = letter(kept.kind);
+        let difference = match live {
+            Some(live) if live.kind == kept.kind => Difference {
+                content: (live.size, live.mtime) != (kept.size, kept.mtime),
+                mode: live.mode != kept.mode,
+                uid: live.uid != kept.uid,
+                gid: live.gid != kept.gid,
+                time: live.mtime != kept.mtime,
+                xattrs: self.root.xattrs(path)? != set.xattrs(place)?,
+                ..Difference::default()
+            },
+            _ => Difference { missing: true, ..Difference::default() },
+        };
+        if live.is_some_and(|live| live.kind == FileKind::Directory) {
+            self.root.walk::<RootError>(path, |visit| {
+                let suffix = if visit.stat.kind == FileKind::Directory { "/" } else { "" };
+                self.transaction.items.push(removed(&visit.path, suffix));
+                Ok(Descend::Into)
+            })?;
+        }
+        self.item(&difference.itemised_as(letter), path, if letter == 'd' { "/" } else { "" }, kept.size);
+        if kept.kind != FileKind::Directory {
+            return Ok(());
+        }
+        set.walk::<RootError>(place, |visit| {
+            let inside = &visit.path.as_bytes()[place.as_bytes().len()..];
+            if let Ok(path) = TreePath::new([path.as_bytes(), inside].concat()) {
+                let letter = self::letter(visit.stat.kind);
+                let new = Difference { missing: true, ..Difference::default() }.itemised_as(letter);
+                self.item(&new, &path, if letter == 'd' { "/" } else { "" }, visit.stat.size);
+            }
+            Ok(Descend::Into)
+        })?;
         Ok(())
     }
 
@@ -208,12 +305,12 @@ impl Plan<'_> {
     }
 
     /// Puts everything in the order in which it is made.
-    fn finish(mut self, mounts: &[Mount], tracked: Option<&Manifest>) -> Result<Transaction, Untouched> {
+    fn finish(mut self, mounts: &[Mount]) -> Result<Transaction, Untouched> {
         for path in &self.going {
-            let beyond = look_through(self.root, path, mounts, tracked)?;
+            let beyond = look_through(self.root, path, mounts, self.tracked)?;
             self.transaction.displaced.extend(beyond);
         }
-        let mut directories = self.undo.way_back.directories.clone();
+        let mut directories = std::mem::take(&mut self.directories);
         for (path, mtime) in &self.directory_times {
             let stat = match self.returning.get(path) {
                 Some(kept) => Some(*kept),
@@ -224,6 +321,7 @@ impl Plan<'_> {
             directories.push(Entry { path: path.clone(), meta, node: Node::Directory });
         }
         directories.sort_by(|a, b| a.path.cmp(&b.path));
+        directories.dedup_by(|a, b| a.path == b.path);
         let transaction = &mut self.transaction;
         transaction.changes.append(&mut order::in_order(self.arrivals));
         transaction.changes.append(&mut self.times);
@@ -254,6 +352,21 @@ impl Plan<'_> {
         let (change, suffix) = (change.to_owned(), suffix.to_owned());
         self.transaction.items.push(Item { change, path: path.clone(), suffix, bytes });
     }
+}
+
+/// The letter of a kind in rsync's itemised form.
+fn letter(kind: FileKind) -> char {
+    match kind {
+        FileKind::Directory => 'd',
+        FileKind::File => 'f',
+        FileKind::Symlink => 'L',
+        FileKind::Char(_) | FileKind::Block(_) => 'D',
+        FileKind::Fifo | FileKind::Socket => 'S',
+    }
+}
+
+fn removed(path: &TreePath, suffix: &str) -> Item {
+    Item { change: "*deleting  ".to_owned(), path: path.clone(), suffix: suffix.to_owned(), bytes: 0 }
 }
 
 /// Looks through a directory that goes as a whole: a mount in it stops the rollback, what the image does

@@ -57,6 +57,7 @@ enum Told<'a> {
         held: Option<&'a Held>,
         changed: usize,
         displaced: Vec<String>,
+        deviations: &'a std::collections::BTreeMap<String, String>,
         mixed_ms: Option<u64>,
     },
 }
@@ -130,6 +131,7 @@ pub fn rolled_back(done: &RolledBack, arguments: &Arguments) {
             held: done.held.as_ref(),
             changed: done.items.len(),
             displaced: done.displaced.iter().map(ToString::to_string).collect(),
+            deviations: &done.deviations,
             mixed_ms: done.mixed.map(|mixed| mixed.as_millis() as u64),
         });
         return;
@@ -154,7 +156,15 @@ pub fn rolled_back(done: &RolledBack, arguments: &Arguments) {
         Some(mixed) => ("rolled back", format!(", mixed for {} ms", mixed.as_millis())),
         None => ("would roll back", String::new()),
     };
-    let _ = writeln!(out, "{verb} to {to} ({} paths){end}", done.items.len());
+    let deviations = match done.deviations.len() {
+        0 => String::new(),
+        1 => ", 1 deviation".to_owned(),
+        more => format!(", {more} deviations"),
+    };
+    for (path, what) in done.deviations.iter().take(LISTED) {
+        let _ = writeln!(out, "deviates: {path}: {what}");
+    }
+    let _ = writeln!(out, "{verb} to {to} ({} paths){end}{deviations}", done.items.len());
     if let Some(held) = &done.held {
         let id = held.generation.short();
         let _ = writeln!(out, "generation {id} is held: this node waits for a newer one, or for --unhold");
