@@ -1,7 +1,8 @@
 //! The program dies, or a call fails, at any moment of an update: the tree is what it was or what it is
 //! to be, never anything else, and the next run ends at the image.
 //!
-//! `SI_KILLS` asks for more kills at random moments than the few of an ordinary test run.
+//! `SI_KILLS` asks for more kills at random moments than the few of an ordinary test run, `SI_STEPS` for more
+//! of the system calls of each kind, spread evenly, at which the program is killed or the call fails.
 
 mod common;
 
@@ -226,7 +227,11 @@ fn spread(last: usize, most: usize) -> Vec<usize> {
     all
 }
 
-const STEPS: [&str; 8] = ["renameat2", "renameat", "linkat", "unlinkat", "mkdirat", "fsync", "syncfs", "utimensat"];
+/// What changes a tree, and makes it durable.
+const STEPS: [&str; 9] =
+    ["renameat2", "renameat", "linkat", "unlinkat", "mkdirat", "fsync", "fdatasync", "syncfs", "utimensat"];
+/// What comes by the hundred: every path is opened, all content written.
+const OFTEN: [&str; 3] = ["openat2", "write", "pwrite64"];
 
 #[test]
 fn killed_at_a_step_and_killed_again_while_recovering() {
@@ -234,8 +239,9 @@ fn killed_at_a_step_and_killed_again_while_recovering() {
         return;
     }
     let scene = Scene::new(Way::Diff, 5, 15);
-    for (call, last) in counted(&scene, &STEPS) {
-        for nth in spread(last, 5) {
+    let (mut kills, mut sealed) = (0, 0);
+    for (call, last) in counted(&scene, &[&STEPS[..], &OFTEN].concat()) {
+        for nth in spread(last, rounds("SI_STEPS", 4)) {
             scene.restore();
             let killed = injected(&scene.command(), call, "signal=KILL", nth);
             let context = format!("killed at {call} {nth} of {last}");
@@ -245,20 +251,29 @@ fn killed_at_a_step_and_killed_again_while_recovering() {
                 continue;
             }
             assert_eq!(killed.code, -1, "{context}: {killed:#?}");
+            kills += 1;
             if scene.is_sealed() {
+                sealed += 1;
                 injected(&scene.recovery(), call, "signal=KILL", 1 + nth % 4);
                 injected(&scene.recovery(), "unlinkat", "signal=KILL", 1 + nth % 7);
             }
             scene.ends_well(&context);
         }
     }
+    tally(
+        "kills",
+        kills,
+        &format!("at system calls; {sealed} were sealed, and killed again while they were recovered"),
+    );
 }
 
 /// One call fails: what the exit code says is true.
-fn failed(calls: &[&'static str], error: &str, most: usize) {
+fn failed(calls: &[&'static str], error: &str, few: usize) {
     let scene = Scene::new(Way::Diff, 5, 15);
+    let mut faults = 0;
     for (call, last) in counted(&scene, calls) {
-        for nth in spread(last, most) {
+        for nth in spread(last, rounds("SI_STEPS", few)) {
+            faults += 1;
             scene.restore();
             let run = injected(&scene.command(), call, &format!("error={error}"), nth);
             let context = format!("{error} at {call} {nth} of {last}: {run:#?}");
@@ -282,19 +297,29 @@ fn failed(calls: &[&'static str], error: &str, most: usize) {
             scene.ends_well(&context);
         }
     }
+    tally("faults", faults, &format!("system calls that failed with {error}"));
 }
 
 #[test]
 fn a_call_fails_with_an_io_error() {
     if needs(&TRACED) {
-        failed(&[&STEPS[..], &["write", "pwrite64", "openat"]].concat(), "EIO", 3);
+        failed(&[&STEPS[..], &OFTEN, &["openat"]].concat(), "EIO", 3);
     }
 }
 
 #[test]
 fn a_call_fails_for_want_of_room() {
     if needs(&TRACED) {
-        failed(&["write", "pwrite64", "mkdirat", "linkat", "fsync", "ftruncate"], "ENOSPC", 3);
+        let rest = ["openat2", "write", "pwrite64", "ftruncate", "fsync", "fdatasync", "syncfs"];
+        failed(&[&["renameat2", "renameat", "mkdirat", "linkat"], &rest[..]].concat(), "ENOSPC", 2);
+    }
+}
+
+/// As on a filesystem that turns read-only because of an error.
+#[test]
+fn a_call_fails_because_the_filesystem_is_read_only_now() {
+    if needs(&TRACED) {
+        failed(&[&STEPS[..], &OFTEN].concat(), "EROFS", 2);
     }
 }
 
