@@ -1,5 +1,6 @@
 # make            the two programs, in target/release
 # make test       everything that CI checks; installs what is missing
+# make torture    kills, power cuts and faults by the thousand; takes hours, see scripts/torture for less
 # make demo       two generations made of this machine's files, an update, a fallback, judged by rsync
 # make bench      compared with rsync: make bench OLD=dir NEW=dir
 # make man        manual pages, in target/man
@@ -11,7 +12,7 @@ DESTDIR ?=
 CARGO   ?= cargo
 export PATH := $(HOME)/.cargo/bin:$(PATH)
 
-.PHONY: all test demo bench man install install-recovery clean
+.PHONY: all test torture demo bench man install install-recovery clean
 
 all:
 	$(CARGO) build --release --locked
@@ -19,6 +20,10 @@ all:
 test:
 	scripts/prerequisites test
 	scripts/check
+
+torture:
+	scripts/prerequisites test
+	scripts/torture
 
 demo:
 	scripts/prerequisites demo

@@ -560,8 +560,16 @@ impl Scene {
 
 impl Drop for Scene {
     fn drop(&mut self) {
+        if std::thread::panicking() {
+            return;
+        }
         let (name, tally) = (&self.name, self.tally());
-        eprintln!("{name}: {} faults and {} deaths, looked at {} times", tally.faults, tally.deaths, tally.judged);
+        let detail = format!("from inside, {name}; the tree was looked at {} times", tally.judged);
+        for (what, count) in [("faults", tally.faults), ("kills", tally.deaths)] {
+            if count > 0 {
+                common::tally(what, count as usize, &detail);
+            }
+        }
     }
 }
 
