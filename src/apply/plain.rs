@@ -3,7 +3,7 @@
 //!
 //! What they cannot hold is left out of every comparison; an entry that they cannot hold at all is a
 //! deviation. They have no stage: what is to come there, and what is displaced, lies in the slots of the
-//! root's filesystem, which has a journal, and is copied: see [`super::carry`].
+//! root's filesystem, which has a journal, and is copied (`carry.rs`).
 
 use std::collections::{BTreeMap, HashSet};
 
