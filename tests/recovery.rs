@@ -217,7 +217,7 @@ fn a_run_that_finds_no_server_finishes_first_and_then_says_so() {
     drop(server);
     let configuration = site.node().join("etc/systemimager/updateclient.toml");
     trees::write_text(&configuration, "[download]\nattempts = 1\n");
-    site.update(&[]).ended(4, &["the interrupted update was finished", "nothing was changed"]);
+    site.update(&[]).ended(4, &["the interrupted update was finished:", "is at generation", "nothing was changed"]);
     fs::remove_file(&configuration).expect("removes");
     site.same();
     assert!(site.status().contains("serial:      2"), "{}", site.status());

@@ -302,6 +302,11 @@ impl Filesystems {
         Ok(())
     }
 
+    /// The whole stage of a filesystem, or nothing.
+    pub fn stage_of(&self, root: &Root, at: usize) -> Result<Option<Root>, RootError> {
+        if self.has_stage(root, at)? { root.below(&self.part(at, STAGE)).map(Some) } else { Ok(None) }
+    }
+
     /// The undo set of a filesystem, or nothing.
     pub fn undo_of(&self, root: &Root, at: usize) -> Result<Option<Root>, RootError> {
         let undo = self.part(at, UNDO);

@@ -27,6 +27,7 @@ mod order;
 pub mod plain;
 pub mod preflight;
 pub mod prepare;
+mod reserve;
 pub mod roll_forward;
 pub mod session;
 pub mod stage;

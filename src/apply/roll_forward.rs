@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use crate::entry::{Entry, Mtime};
 use crate::report::{Event, Job, Monitor};
 use crate::root::{FileKind, Rename, Root, RootError, Stat};
-use crate::state::{self, State};
+use crate::state::{self, State, StateError};
 use crate::tree_path::TreePath;
 
 use super::carry::Carry;
@@ -15,8 +15,8 @@ use super::filesystems::{Filesystems, Slots, Stages};
 use super::journal::{self, Journal};
 use super::prepare::{Action, Change, slot_name};
 use super::undo::{self, Keep, Undo};
-use super::way_back::WayBack;
-use super::{Interrupted, boot, displaced, name};
+use super::way_back::{WayBack, WayBackError};
+use super::{Interrupted, boot, displaced, name, reserve};
 
 /// A transaction that is complete, durable and recorded.
 #[derive(Debug)]
@@ -33,28 +33,76 @@ pub struct Applied {
 /// Does all that the journal says, records the state, and ends the transaction.
 pub fn roll_forward(root: &Root, journal: &Journal, monitor: &dyn Monitor) -> Result<Applied, Interrupted> {
     let filesystems = Filesystems::from_tops(journal.tops.clone());
+    let mut so_far = SoFar { begin: Instant::now(), anew: Vec::new(), edited: Vec::new() };
+    let answer = match attempt(root, journal, &filesystems, &mut so_far, monitor) {
+        Err(broken) if broken.is_full() && reserve::release(root, &filesystems).unwrap_or(false) => {
+            monitor.note(format!("{broken}; going on with the room that was kept for this"));
+            attempt(root, journal, &filesystems, &mut so_far, monitor)
+        }
+        answer => answer,
+    };
+    answer.map_err(|broken| Interrupted(broken.to_string()))
+}
+
+/// What a first attempt leaves to the second.
+struct SoFar {
+    begin: Instant,
+    /// Directories that had to be made anew.
+    anew: Vec<TreePath>,
+    /// What somebody changed after the seal.
+    edited: Vec<TreePath>,
+}
+
+/// Why an attempt failed.
+#[derive(Debug, thiserror::Error)]
+enum Broken {
+    #[error(transparent)]
+    Root(#[from] RootError),
+    #[error(transparent)]
+    State(#[from] StateError),
+    #[error(transparent)]
+    WayBack(#[from] WayBackError),
+    #[error("the stage of the filesystem that holds {0} is missing")]
+    NoStage(String),
+}
+
+impl Broken {
+    fn is_full(&self) -> bool {
+        match self {
+            Broken::Root(error) | Broken::State(StateError::Root(error)) => error.is_full(),
+            Broken::WayBack(WayBackError::Root(error)) => error.is_full(),
+            _ => false,
+        }
+    }
+}
+
+fn attempt(
+    root: &Root,
+    journal: &Journal,
+    filesystems: &Filesystems,
+    so_far: &mut SoFar,
+    monitor: &dyn Monitor,
+) -> Result<Applied, Broken> {
     let takes_part = journal.takes_part();
     monitor.event(Event::Started { job: Job::Apply, total: journal.changes.len() as u64 });
     if journal.slots == Slots::Undo {
         filesystems.take_undo(root, takes_part.iter().copied())?;
     }
     let stages = filesystems.open_stages(root)?;
-    let begin = Instant::now();
+    let SoFar { begin, anew, edited } = so_far;
     let sealed = journal::sealed_at(root)?;
-    let (here, anew, edited) = (None, Vec::new(), Vec::new());
-    let mut steps = Steps { root, filesystems: &filesystems, stages: &stages, here, anew, sealed, edited };
+    let mut steps = Steps { root, filesystems, stages: &stages, here: None, anew, sealed, edited };
     let mut kept = Vec::new();
     for change in &journal.changes {
         if !steps.make(change)? {
             kept.push(change.path.clone());
         }
     }
-    let (anew, edited) = (steps.anew, steps.edited);
     let mixed = begin.elapsed();
     monitor.event(Event::Advanced { job: Job::Apply, by: journal.changes.len() as u64 });
     settle_directories(root, journal)?;
     if journal.keep == Keep::This {
-        WayBack::settle(&stages).map_err(|error| Interrupted(error.to_string()))?;
+        WayBack::settle(&stages)?;
     }
     let grounds = journal.changes.iter().map(|change| filesystems.ground(&change.path));
     let touched: BTreeSet<usize> = grounds.chain(takes_part).collect();
@@ -65,20 +113,20 @@ pub fn roll_forward(root: &Root, journal: &Journal, monitor: &dyn Monitor) -> Re
         None => None,
     };
     let kept_at = if journal.keep == Keep::This { "is kept in .si-undo until the next update" } else { "is gone" };
-    for path in &edited {
+    for path in so_far.edited.iter() {
         monitor.warn(format!("{} was changed after the update was sealed; what it was {kept_at}", root.show(path)));
     }
     for path in &kept {
         monitor.warn(format!("{} stays, since something untracked sits in it", root.show(path)));
     }
-    for path in &anew {
+    for path in so_far.anew.iter() {
         monitor.warn(format!("{} had gone or become something else meanwhile; it was made anew", root.show(path)));
     }
     if let Some(state) = &mut state {
         for path in &kept {
             state.deviate(path, "kept, since something untracked sits in it");
         }
-        for path in &anew {
+        for path in so_far.anew.iter() {
             state.deviate(path, "was not there any more when the update was made; what it held may be missing");
         }
         state.written = jiff::Timestamp::now();
@@ -88,6 +136,8 @@ pub fn roll_forward(root: &Root, journal: &Journal, monitor: &dyn Monitor) -> Re
         Some(state) => state::save(root, state, journal.record.manifest.as_deref())?,
         None => state::forget(root)?,
     }
+    // What cannot be given up now goes with the stage, or with the next run.
+    let _ = reserve::release(root, filesystems);
     journal::close(root)?;
     monitor.event(Event::Finished { job: Job::Apply });
     if let Err(error) = put_away(root, journal) {
@@ -142,23 +192,22 @@ struct Steps<'a> {
     /// The directory of the last change: many follow each other in the same one.
     here: Option<(TreePath, Root)>,
     /// Directories that had to be made anew.
-    anew: Vec<TreePath>,
+    anew: &'a mut Vec<TreePath>,
     /// When the transaction was sealed.
     sealed: Mtime,
     /// What somebody changed after that.
-    edited: Vec<TreePath>,
+    edited: &'a mut Vec<TreePath>,
 }
 
 impl Steps<'_> {
     /// Makes one change unless it is made; false where a directory had to stay.
-    fn make(&mut self, change: &Change) -> Result<bool, Interrupted> {
+    fn make(&mut self, change: &Change) -> Result<bool, Broken> {
         // Set in the end, with the times.
         if change.action == Action::Directory {
             return Ok(true);
         }
         let (at, root) = (change.filesystem, self.root);
-        let missing =
-            || Interrupted(format!("the stage of the filesystem that holds {} is missing", root.show(&change.path)));
+        let missing = || Broken::NoStage(root.show(&change.path));
         let coming = self.stages.coming(at).ok_or_else(missing)?;
         let old = self.stages.old(at).ok_or_else(missing)?;
         let comes = matches!(change.action, Action::Install { .. } | Action::Exchange { .. } | Action::Make { .. });
@@ -166,7 +215,7 @@ impl Steps<'_> {
         if ground != at && (comes || matches!(change.action, Action::Remove { .. })) {
             self.here = None;
             let carry = Carry { root, top: &self.filesystems.tops()[ground] };
-            carried(&carry, coming, old, change, &mut self.anew)?;
+            carried(&carry, coming, old, change, self.anew)?;
             return Ok(true);
         }
         let path = change.path.alone();
@@ -198,7 +247,7 @@ impl Steps<'_> {
         if self.here.as_ref().is_none_or(|(path, _)| *path != parent) {
             self.here = None;
             if let Some(old) = old {
-                make_way(self.root, None, old, &change.path, &mut self.anew)?;
+                make_way(self.root, None, old, &change.path, self.anew)?;
             }
             match self.root.below(&parent) {
                 Ok(here) => self.here = Some((parent, here)),

@@ -13,7 +13,7 @@ use super::filesystems::Filesystems;
 use super::journal::{self, Found, Journal, JournalError};
 use super::prepare::Change;
 use super::roll_forward::{Applied, put_away, roll_forward};
-use super::{FULL, Interrupted, STAGE, name};
+use super::{FULL, Interrupted, STAGE, name, reserve};
 
 /// A tree that this run alone works on, in the state before or after a transaction, never in between.
 pub struct Session {
@@ -122,6 +122,12 @@ fn is_apart(root: &Root, top: &TreePath) -> Result<bool, RootError> {
     Ok(root.stat(top)?.zip(above).is_some_and(|(stat, above)| stat.dev != above.dev))
 }
 
+/// Removes what a transaction needed that was not sealed, or is over.
+pub fn drop_stages(root: &Root, filesystems: &Filesystems) -> Result<(), RootError> {
+    reserve::release(root, filesystems)?;
+    filesystems.remove_stages(root)
+}
+
 fn recover(root: &Root, present: &Filesystems, monitor: &dyn Monitor) -> Result<Option<Applied>, SessionError> {
     let applied = match journal::find(root)? {
         Found::Sealed(journal) => {
@@ -136,7 +142,7 @@ fn recover(root: &Root, present: &Filesystems, monitor: &dyn Monitor) -> Result<
         Found::Nothing => None,
     };
     // Without a journal nothing of a stage was ever visible; a full sync leaves what it received.
-    present.and(Filesystems::listed(root)?).remove_stages(root)?;
+    drop_stages(root, &present.and(Filesystems::listed(root)?))?;
     root.remove_tree(&name(FULL))?;
     Ok(applied)
 }

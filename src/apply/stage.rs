@@ -15,7 +15,7 @@ use super::heed::{Heeding, failed, go_on};
 use super::journal::{self, Journal, Record, SealError};
 use super::prepare::{Install, Make, Transaction};
 use super::undo::{self, Keep, Limits};
-use super::{Interrupted, Untouched, displaced};
+use super::{Interrupted, Untouched, displaced, reserve};
 use crate::tree_path::TreePath;
 
 /// Up to so many files are synced one by one; more are synced with their filesystem, which is faster
@@ -323,6 +323,8 @@ impl Staged<'_> {
             directories: self.transaction.directories.clone(),
             record,
         };
+        reserve::make(self.root, self.filesystems, self.transaction, &journal.record)
+            .map_err(|error| SealFailure::Untouched(Untouched::from_root(error)))?;
         journal::seal(self.root, &journal, self.monitor).map_err(|error| match error {
             SealError::Untouched(error) => SealFailure::Untouched(Untouched::from_root(error)),
             error @ SealError::Unknown(..) => SealFailure::Interrupted(Interrupted(error.to_string())),

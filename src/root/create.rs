@@ -2,7 +2,7 @@
 
 use std::fs::File;
 
-use rustix::fs::{AtFlags, FileType, Mode, OFlags};
+use rustix::fs::{AtFlags, FallocateFlags, FileType, Mode, OFlags};
 use rustix::io::Errno;
 
 use crate::entry::Device;
@@ -42,6 +42,19 @@ impl Root {
     pub fn create_file(&self, path: &TreePath) -> Result<NewFile> {
         let made = self.make_file(path, OFlags::EXCL);
         made.map(NewFile::new).map_err(|e| self.error("create", path, e))
+    }
+
+    /// Makes a file that holds room for so many bytes, and nothing; where the filesystem cannot promise
+    /// any, an empty one.
+    pub fn create_reserve(&self, path: &TreePath, bytes: u64) -> Result<()> {
+        let file = self.create_file(path)?;
+        if bytes == 0 {
+            return Ok(());
+        }
+        match change(|| rustix::fs::fallocate(&file, FallocateFlags::empty(), 0, bytes)) {
+            Ok(()) | Err(Errno::OPNOTSUPP | Errno::NOSYS) => Ok(()),
+            Err(e) => Err(self.error("keep room in", path, e)),
+        }
     }
 
     /// Opens the file at `path`, making it where it is not there, as something to lock.

@@ -3,7 +3,7 @@
 use crate::apply::journal::Record;
 use crate::apply::prepare::Transaction;
 use crate::apply::roll_forward::{Applied, roll_forward};
-use crate::apply::session::Session;
+use crate::apply::session::{Session, drop_stages};
 use crate::apply::stage::{SealFailure, Stage};
 use crate::apply::undo::Limits;
 use crate::apply::{Interrupted, Untouched};
@@ -25,7 +25,7 @@ impl<E: From<UpdateError>> Failure<E> {
         match self {
             Failure::Before(error) => {
                 // Where even that fails, the next run tidies up.
-                let _ = transaction.tops.remove_stages(&session.root);
+                let _ = drop_stages(&session.root, &transaction.tops);
                 error
             }
             Failure::After(error) => E::from(error),
