@@ -8,7 +8,7 @@
 //!
 //! An ordinary run leaves out most second deaths and most steps of the large tree and of full syncs, and
 //! tries at every third step only whether the node can go on. `SI_SWEEP=full` leaves out nothing of the
-//! small trees; that takes an hour.
+//! small trees; that takes about half an hour on two processors.
 
 mod common;
 
