@@ -9,7 +9,7 @@ use std::process::{Command, Stdio};
 
 use common::interrupted::{STRACE, behind, interrupt_node, read};
 use common::site::{Run, Site};
-use common::small_disk::{DISK, SmallDisk};
+use common::small_disk::{DISK, MOUNT, SmallDisk};
 use common::{Need, judge, machine, needs, run};
 
 const AGENT: &str = env!("CARGO_BIN_EXE_si_updateclient");
@@ -113,7 +113,7 @@ end
         self.disk.unmount();
         // a loop device that is set up for a read-only mount would be read-only itself
         let mount = format!(
-            "mount -o loop '{}' \"$1/sysroot\" && mount -o remount,ro \"$1/sysroot\"",
+            "sh -c '{MOUNT}' sh '{}' \"$1/sysroot\" && mount -o remount,ro \"$1/sysroot\"",
             self.disk.file.display()
         );
         let mut booted = machine::inside_after(&self.top, &mount);

@@ -12,6 +12,13 @@ use super::site::Site;
 pub const DISK: [super::Need; 4] =
     [super::Need::Root, super::Need::LoopDevice, super::Need::Program("mkfs.ext4"), super::Need::Program("rsync")];
 
+/// Mounts the file `$1` at `$2`. Two that look for a free loop device at a time may find the same one.
+pub const MOUNT: &str = "for _ in 1 2 3 4 5 6 7 8; do
+    mount -o loop \"$1\" \"$2\" 2>/dev/null && exit 0
+    sleep 0.2
+done
+exec mount -o loop \"$1\" \"$2\"";
+
 /// The disk; unmounted with the test.
 pub struct SmallDisk {
     /// The file that holds it.
@@ -47,7 +54,7 @@ impl SmallDisk {
     }
 
     pub fn mount(&self) {
-        run(Command::new("mount").args(["-o", "loop"]).arg(&self.file).arg(&self.at));
+        run(Command::new("sh").args(["-c", MOUNT, "sh"]).arg(&self.file).arg(&self.at));
     }
 
     pub fn unmount(&self) {
