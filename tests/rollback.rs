@@ -8,6 +8,7 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::Path;
 
 use common::site::Site;
+use common::small_disk::{DISK, SmallDisk};
 use common::trees::{self, Item, What, write_text};
 use common::{Need, judge, needs};
 
@@ -276,6 +277,34 @@ fn what_a_repair_displaces_lies_beside_the_way_back() {
     site.publish(&third);
     site.updated(&[]);
     assert_eq!(holds("precious") + &holds("what only the node had"), "");
+}
+
+#[test]
+fn an_undo_set_that_is_in_the_way_goes_first_or_the_update_stops() {
+    if !needs(&[&NEEDED[..], &DISK].concat()) {
+        return;
+    }
+    let big = |round| {
+        let mut tree = trees::system();
+        trees::put(&mut tree, "usr/big", Item::file(trees::noise(25_000_000, round)));
+        tree
+    };
+    let site = Site::at(&big(1));
+    let disk = SmallDisk::under(&site, 128, 2000);
+    let config = site.node().join("etc/systemimager/updateclient.toml");
+    site.updated(&["--adopt"]);
+    site.publish(&big(2));
+    site.updated(&[]);
+    site.publish(&big(3));
+    disk.fill(45_000_000);
+    write_text(&config, "keep_undo = \"always\"\n");
+    site.update(&[]).ended(5, &["bytes free and the update needs", "nothing was changed"]);
+    assert!(site.status().contains("undo:        to generation"));
+    write_text(&config, "keep_undo = \"auto\"\nundo_share = 0.9\n");
+    site.update(&["--dry-run"]).ended(0, &["is in the way and would go first"]);
+    assert!(site.status().contains("undo:        to generation"));
+    site.updated(&[]).ended(0, &["is in the way and goes"]);
+    assert!(site.status().contains(&format!("undo:        to generation {}", generation(&site, 2))));
 }
 
 #[test]

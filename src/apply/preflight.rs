@@ -2,8 +2,10 @@
 
 use std::collections::{BTreeMap, HashSet};
 
+use crate::entry::{Entry, Meta};
 use crate::generation::GenerationId;
 use crate::host::MaxDelete;
+use crate::manifest::Manifest;
 use crate::root::mounts::{Host, Mount};
 use crate::root::{Descend, FileKind, Root, RootError};
 use crate::state;
@@ -167,20 +169,16 @@ fn check_parent(root: &Root, parent: &TreePath, filesystems: &Filesystems) -> Re
     Ok(())
 }
 
-/// Refuses what does not fit: everything staged lies beside what it will replace.
+/// Refuses what does not fit: everything staged lies beside what it will replace. `freed` bytes are not
+/// free yet and could be.
 pub fn check_room(
     root: &Root,
     transaction: &Transaction,
     filesystems: &Filesystems,
-    host: Option<&Host>,
-    mounts: &[Mount],
+    disks: Disks,
+    freed: u64,
 ) -> Result<(), Untouched> {
-    // Bind mounts and subvolumes share the room of one disk.
-    let disk = |which: usize| {
-        let top = &filesystems.tops()[which];
-        let mount = mounts.iter().rfind(|mount| *top == mount.at || top.is_below(&mount.at));
-        mount.map_or(host.map(|host| &host.device), |mount| Some(&mount.device))
-    };
+    let disk = |which: usize| disks.of(filesystems, which);
     let mut checked = Vec::new();
     for which in transaction.filesystems() {
         if checked.contains(&disk(which)) {
@@ -196,9 +194,9 @@ pub fn check_room(
             bytes += check_room_without_slots(root, transaction, filesystems)?;
         }
         let inodes = here().count() as u64 + SLACK_INODES;
-        check(&root.show(top), "bytes", bytes.saturating_add(SLACK_BYTES), room.bytes)?;
+        check(&root.show(top), "bytes", bytes.saturating_add(SLACK_BYTES), room.bytes.saturating_add(freed))?;
         // Some filesystems make inodes as they need them, and say 0.
-        if room.has_inodes {
+        if room.has_inodes && freed == 0 {
             check(&root.show(top), "inodes", inodes, room.inodes)?;
         }
     }
@@ -209,7 +207,10 @@ pub fn check_room(
 pub fn check_room_to_go_back(root: &Root, transaction: &Transaction) -> Result<(), Untouched> {
     match check_room_without_slots(root, transaction, &transaction.tops)? {
         0 => Ok(()),
-        displaced => check_room_early(root, displaced),
+        displaced => {
+            let top = root.show(&TreePath::root());
+            check(&top, "bytes", displaced.saturating_add(SLACK_BYTES), root.room()?.bytes)
+        }
     }
 }
 
@@ -280,10 +281,72 @@ fn held(root: &Root, path: &TreePath, block: u64) -> Result<u64, RootError> {
     Ok(bytes)
 }
 
-/// Refuses an update of about `bytes` before anything of it is fetched.
-pub fn check_room_early(root: &Root, bytes: u64) -> Result<(), Untouched> {
-    let room = root.room()?;
-    check(&root.show(&TreePath::root()), "bytes", bytes.saturating_add(SLACK_BYTES), room.bytes)
+/// Refuses an update before anything of it is fetched: what comes is staged beside what is there, and the
+/// `download` lies in the spool meanwhile. `freed` bytes are not free yet and could be.
+pub fn check_room_early(
+    root: &Root,
+    filesystems: &Filesystems,
+    disks: Disks,
+    (base, target): (Option<&Manifest>, &Manifest),
+    download: u64,
+    freed: u64,
+) -> Result<(), Untouched> {
+    // By disk: a top of it, bytes and inodes.
+    let mut needs: Vec<(usize, u64, u64)> = Vec::new();
+    let mut need = |which: usize, bytes: u64, inodes: u64| match needs
+        .iter_mut()
+        .find(|(known, ..)| disks.of(filesystems, *known) == disks.of(filesystems, which))
+    {
+        Some((_, b, i)) => (*b, *i) = (b.saturating_add(bytes), i.saturating_add(inodes)),
+        None => needs.push((which, bytes, inodes)),
+    };
+    let block = root.room()?.block;
+    need(filesystems.of(&state::place("spool")), download, 1);
+    for (old, new) in comes(base, target) {
+        // A new time alone is set in place.
+        let same = |old: &Entry| old.node == new.node && Meta { mtime: old.meta.mtime, ..new.meta.clone() } == old.meta;
+        if !old.is_some_and(|old| same(old) || (old.is_dir() && new.is_dir())) {
+            let bytes = new.file().map_or(0, |(size, _)| size.next_multiple_of(block));
+            need(filesystems.of(&new.path), bytes, 1);
+        }
+    }
+    for (which, bytes, inodes) in needs {
+        let top = &filesystems.tops()[which];
+        let room = root.below(top)?.room()?;
+        let place = root.show(top);
+        check(&place, "bytes", bytes.saturating_add(SLACK_BYTES), room.bytes.saturating_add(freed))?;
+        if room.has_inodes && freed == 0 {
+            check(&place, "inodes", inodes.saturating_add(SLACK_INODES), room.inodes)?;
+        }
+    }
+    Ok(())
+}
+
+/// The entries of `target` that `base` does not have so, with what it has at their paths.
+fn comes<'m>(base: Option<&'m Manifest>, target: &'m Manifest) -> impl Iterator<Item = (Option<&'m Entry>, &'m Entry)> {
+    let mut old = base.map(Manifest::entries).unwrap_or_default().iter().peekable();
+    target.entries().iter().filter_map(move |new| {
+        while old.next_if(|old| old.path < new.path).is_some() {}
+        let old = old.next_if(|old| old.path == new.path);
+        (old != Some(new)).then_some((old, new))
+    })
+}
+
+/// Which disks filesystems are on: bind mounts and subvolumes share the room of one.
+#[derive(Clone, Copy)]
+pub struct Disks<'a> {
+    /// What holds the top of the tree.
+    pub host: Option<&'a Host>,
+    /// What is mounted below it.
+    pub mounts: &'a [Mount],
+}
+
+impl Disks<'_> {
+    fn of(&self, filesystems: &Filesystems, which: usize) -> Option<&String> {
+        let top = &filesystems.tops()[which];
+        let mount = self.mounts.iter().rfind(|mount| *top == mount.at || top.is_below(&mount.at));
+        mount.map_or(self.host.map(|host| &host.device), |mount| Some(&mount.device))
+    }
 }
 
 fn check(place: &str, unit: &str, needed: u64, free: u64) -> Result<(), Untouched> {

@@ -150,6 +150,14 @@ impl Undo {
         Undo::find(root).ok().flatten().map_or_else(Vec::new, |undo| undo.way_back.tops)
     }
 
+    /// Removes it; without its way back it is none, whatever happens meanwhile.
+    pub fn remove(self, root: &Root) -> Result<(), RootError> {
+        if let Some(set) = self.sets.get(&0) {
+            WayBack::remove(set)?;
+        }
+        self.filesystems.remove_undo(root)
+    }
+
     /// Whether it leads back from a tree of which `now` is recorded: not so where something else made it what
     /// it is.
     pub fn leads_from(&self, now: Option<GenerationId>) -> bool {

@@ -184,6 +184,11 @@ impl WayBack {
         to.write_durably(&name(FILE), self.text().as_bytes(), 0o600)
     }
 
+    /// Removes it.
+    pub(super) fn remove(from: &Root) -> Result<(), RootError> {
+        from.unlink(&name(FILE))
+    }
+
     /// Reads it; `None` where there is none.
     pub fn read(from: &Root) -> Result<Option<WayBack>, WayBackError> {
         let invalid = |file: &str, why: String| WayBackError::Invalid { path: from.show(&name(file)), why };

@@ -2,10 +2,10 @@
 
 use std::collections::HashSet;
 
+use crate::apply::Untouched;
 use crate::apply::prepare::Transaction;
 use crate::apply::stage::{FillError, Stage};
 use crate::apply::supply::{self, ChainError, Delivery, LiveContents};
-use crate::apply::{Untouched, preflight};
 use crate::catalog::{Archive, RepoPath};
 use crate::diff_archive::content_index::ContentIndex;
 use crate::diff_archive::{ArchiveError, Compression, Limits, Listing, read_listing};
@@ -114,8 +114,7 @@ impl Converge<'_> {
             let report = self.forecast(&goal, &transaction);
             return Ok(Followed::Done(Box::new(report)));
         }
-        let staged: u64 = links.last().map_or(0, |link| link.listing.header().room.iter().map(|room| room.bytes).sum());
-        preflight::check_room_early(&self.run.session.root, chain.bytes().saturating_add(staged))?;
+        self.check_room_early(&goal, chain.bytes())?;
         let (downloaded, prepared) = std::thread::scope(|scope| {
             let download = scope.spawn(|| self.download(&links));
             let prepared = self.look(&goal).and_then(|live| self.prepare(&goal, &live));

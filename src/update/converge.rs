@@ -4,13 +4,14 @@ use crate::apply::journal::Record;
 use std::collections::BTreeMap;
 
 use crate::apply::live::Live;
+use crate::apply::preflight::Disks;
 use crate::apply::prepare::{self, Depth, Policy, Transaction, Untracked, Wanted};
 use crate::apply::stage::Stage;
-use crate::apply::undo::Limits;
+use crate::apply::undo::{Limits, Undo};
 use crate::apply::{Untouched, preflight};
 use crate::catalog::Catalog;
 use crate::entry::Entry;
-use crate::host::Drift;
+use crate::host::{Drift, KeepUndo};
 use crate::manifest::{Manifest, path_text};
 use crate::root::FileKind;
 use crate::state::{self, KernelPaths, SeenCatalog, State};
@@ -168,8 +169,41 @@ impl Converge<'_> {
         preflight::check_paths(&session.root, transaction, &transaction.tops, mounts)?;
         preflight::check_own_places(&session.root, transaction, goal.whole.id())?;
         preflight::check_missing_mounts(&session.root, transaction, &self.run.fstab()?, mounts)?;
-        preflight::check_room(&session.root, transaction, &transaction.tops, host, mounts)?;
+        let disks = Disks { host, mounts };
+        self.make_room(|freed| preflight::check_room(&session.root, transaction, &transaction.tops, disks, freed))?;
         Ok(())
+    }
+
+    /// Refuses what does not fit before anything is fetched.
+    pub(super) fn check_room_early(&self, goal: &Goal, download: u64) -> Result<(), UpdateError> {
+        let session = &self.run.session;
+        let disks = Disks { host: session.host.as_ref(), mounts: &session.mounts };
+        let manifests = (goal.base.as_ref(), &goal.target);
+        let early =
+            |freed| preflight::check_room_early(&session.root, &session.filesystems, disks, manifests, download, freed);
+        Ok(self.make_room(early)?)
+    }
+
+    /// Lets an undo set go that is in the way of an update, where that helps; `check` is told how many
+    /// bytes that would free.
+    fn make_room(&self, check: impl Fn(u64) -> Result<(), Untouched>) -> Result<(), Untouched> {
+        let Err(full @ Untouched::NoRoom(_)) = check(0) else { return check(0) };
+        let (run, root) = (self.run, &self.run.session.root);
+        let undo = Undo::find(root).ok().flatten().filter(|_| run.request.keep_undo != KeepUndo::Always);
+        let Some(undo) = undo else { return Err(full) };
+        let bytes = undo.bytes()?;
+        if check(bytes).is_err() {
+            return Err(full);
+        }
+        if run.request.dry_run {
+            run.monitor.warn(format!("the undo set, {bytes} bytes, is in the way and would go first"));
+            return Ok(());
+        }
+        run.monitor.warn(format!(
+            "the undo set, {bytes} bytes, is in the way and goes: what it held cannot be undone any more"
+        ));
+        undo.remove(root)?;
+        check(0)
     }
 
     /// What a dry run tells: the changes, and whether the run itself would stop before them.
