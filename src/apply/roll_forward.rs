@@ -24,7 +24,7 @@ use super::{Interrupted, boot, displaced, name, reserve};
 pub struct Applied {
     /// What is recorded now, if anything is.
     pub state: Option<State>,
-    /// From the first rename to the last: the time in which the tree was mixed.
+    /// From the first rename to the last rename or removal: the time in which the tree was mixed.
     pub mixed: Duration,
     /// Directories that stayed because something still sits in them.
     pub kept: Vec<TreePath>,
@@ -92,13 +92,16 @@ fn attempt(
     let SoFar { begin, anew, edited } = so_far;
     let sealed = journal::sealed_at(root)?;
     let mut steps = Steps { root, filesystems, stages: &stages, here: None, anew, sealed, edited };
-    let mut kept = Vec::new();
+    let (mut kept, mut mixed) = (Vec::new(), Duration::ZERO);
     for change in &journal.changes {
         if !steps.make(change)? {
             kept.push(change.path.clone());
         }
+        // Times alone, which come last, leave every name and every byte as it is.
+        if !matches!(change.action, Action::Times(_) | Action::Directory) {
+            mixed = begin.elapsed();
+        }
     }
-    let mixed = begin.elapsed();
     monitor.event(Event::Advanced { job: Job::Apply, by: journal.changes.len() as u64 });
     settle_directories(root, journal)?;
     if journal.keep == Keep::This {

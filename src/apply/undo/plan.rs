@@ -324,13 +324,13 @@ impl Plan<'_> {
         directories.dedup_by(|a, b| a.path == b.path);
         let transaction = &mut self.transaction;
         transaction.changes.append(&mut order::in_order(self.arrivals));
-        transaction.changes.append(&mut self.times);
         transaction.changes.append(&mut self.removals);
         self.emptied.sort_unstable();
         for path in self.emptied.into_iter().rev() {
             let filesystem = transaction.tops.of(&path);
             transaction.changes.push(Change { filesystem, path, action: Action::RemoveDir });
         }
+        transaction.changes.append(&mut self.times);
         transaction.directories = directories;
         tell_kernels(transaction);
         // Each filesystem that took part has an undo set of its own.
