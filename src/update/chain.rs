@@ -111,7 +111,8 @@ impl Converge<'_> {
         if self.run.request.dry_run {
             let live = self.look(&goal)?;
             let transaction = self.prepare(&goal, &live)?;
-            let report = self.forecast(&goal, &transaction);
+            let mut report = self.forecast(&goal, &transaction);
+            report.refusal = report.refusal.or_else(|| self.check_room_early(&goal, chain.bytes()).err());
             return Ok(Followed::Done(Box::new(report)));
         }
         self.check_room_early(&goal, chain.bytes())?;
