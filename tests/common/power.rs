@@ -59,7 +59,16 @@ impl Kind {
             Kind::Ext4 => "loop,noauto_da_alloc",
             Kind::Xfs | Kind::Btrfs => "loop",
         };
-        run(Command::new("mount").args(["-t", self.name(), "-o", options]).arg(file).arg(at));
+        let mount = || Command::new("mount").args(["-t", self.name(), "-o", options]).arg(file).arg(at).output();
+        let mut tries = 0..500;
+        while let output = mount().expect("mount runs")
+            && !output.status.success()
+        {
+            // Two that look for a free loop device at a time may find the same one.
+            let said = String::from_utf8_lossy(&output.stderr);
+            assert!(said.contains("loop device") && tries.next().is_some(), "{}: {said}", at.display());
+            thread::sleep(Duration::from_millis(10));
+        }
         Plugged { file: file.to_owned(), at: at.to_owned(), kind: self }
     }
 }
