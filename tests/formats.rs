@@ -17,7 +17,7 @@ const SAMPLES: &[(&str, &str)] = &[
     ("diff_archive/v1-deltas.tar.zst", "eb64e50ce4e661866e15ca1b317758aa8954cc755ff2775d5e2ad44d1790e7a0"),
     ("diff_archive/v1-plain.tar.gz", "96825d88e2dfa2e8c256eb3a7943c4357e9bb653c586978800a0aebc67c319db"),
     ("diff_archive/v1-plain.tar.zst", "7fc6482584ab340d544e687ba4011d336b4f7d1cc53eb4683bdfafe83a0b4fe6"),
-    ("journal/v1", "a9e2697df3d3b4fa2ea625ae815b28e5bac7ee39b634e302e88408940c8df0d3"),
+    ("journal/v1", "0960ce873dddac09ddaaa44af00f9e529ee7db99aae9a7f52045b24b92b84550"),
     ("manifest/v1.mtree", "ff2ba553fcdd4681b735e9512359194aa509ce0aa33c05e60eb941c1137dd0ba"),
     ("state/v1-kernel.toml", "959d0abeb2f7c88180b6085a7586a2ee92d25c513e2af6eda25a8e9b58c67ee5"),
     ("state/v1.toml", "6327cb6a01f78833d5022305c1789ba813a9a8abb7c26663effc3dd7dfb3ec2d"),

@@ -57,8 +57,9 @@ fn has_no_links(error: &io::Error) -> bool {
 pub(super) fn cost(root: &Root, transaction: &Transaction) -> Result<HashMap<usize, u64>, RootError> {
     let mut sum = Sum::default();
     for change in &transaction.changes {
-        if !matches!(change.action, Action::Install { .. } | Action::Exchange { .. } | Action::Remove { .. }) {
-            continue;
+        match change.action {
+            Action::Install { .. } | Action::Exchange { .. } | Action::Remove { .. } | Action::RemoveTree { .. } => {}
+            _ => continue,
         }
         match root.stat(&change.path)? {
             Some(stat) if stat.kind == FileKind::Directory => sum.add_tree(change.filesystem, root, &change.path)?,

@@ -31,9 +31,11 @@ mod reserve;
 pub mod roll_forward;
 pub mod session;
 pub mod stage;
+mod strangers;
 pub mod supply;
 pub mod undo;
 pub mod way_back;
+mod whole;
 
 use crate::root::RootError;
 use crate::state::StateError;

@@ -71,12 +71,11 @@ pub fn check_paths(
         if let Some(mount) = mounts.iter().find(|mount| mount.at == change.path && !directory) {
             return refuse(&change.path, &format!("has to change and a {} is mounted on it", mount.kind));
         }
-        if change.action == Action::RemoveDir && filesystems.is_top(&change.path) {
+        let goes = matches!(change.action, Action::RemoveDir | Action::RemoveTree { .. } | Action::RemoveInside);
+        if goes && filesystems.is_top(&change.path) {
             return refuse(&change.path, "has to go and is a filesystem of its own (a btrfs subvolume)");
         }
-        if matches!(change.action, Action::RemoveDir)
-            && let Some(mount) = mounts.iter().find(|mount| mount.at.is_below(&change.path))
-        {
+        if goes && let Some(mount) = mounts.iter().find(|mount| mount.at.is_below(&change.path)) {
             return refuse(&mount.at, &format!("is mounted in {}, which has to go", root.show(&change.path)));
         }
         let holds = |mount: &&Mount| change.path.is_below(&mount.at) || (directory && change.path == mount.at);

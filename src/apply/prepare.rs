@@ -10,7 +10,7 @@ use crate::filter::Filter;
 use crate::host::{Drift, Kernel};
 use crate::manifest::Manifest;
 use crate::root::Root;
-use crate::root::mounts::Mount;
+use crate::root::mounts::{Host, Mount};
 use crate::tree_path::TreePath;
 
 use super::filesystems::{Filesystems, Slots};
@@ -21,7 +21,7 @@ mod judge;
 mod layout;
 mod removal;
 
-pub(super) use removal::tell_kernels;
+pub(super) use removal::{removals, tell_kernels};
 
 use judge::{Judged, Verdict, judge_all};
 
@@ -45,6 +45,8 @@ pub struct Wanted<'a> {
     pub filter: &'a Filter,
     /// Where renames can happen.
     pub filesystems: &'a Filesystems,
+    /// What holds the top of the tree, where that is known.
+    pub host: Option<&'a Host>,
     /// What is mounted below the tree.
     pub mounts: &'a [Mount],
     /// Pairs of places that show one directory.
@@ -195,12 +197,37 @@ pub enum Action {
         /// Its number.
         slot: u32,
     },
+    /// The directory goes into the slot's place among the displaced, with all that it holds: what is to go
+    /// of that is listed by [`Action::RemoveInside`], and what is not comes back.
+    RemoveTree {
+        /// Its number.
+        slot: u32,
+    },
+    /// It goes with a directory above it.
+    RemoveInside,
     /// The directory goes if it is empty by then.
     RemoveDir,
     /// Only the time is set: nothing else differs, and no other name links the inode.
     Times(Mtime),
     /// The directory gets its owner, permissions and attributes, after everything else.
     Directory,
+}
+
+impl Action {
+    /// Whether a name comes somewhere by it, in the tree or among the displaced.
+    pub(super) fn puts_a_name(self) -> bool {
+        match self {
+            Action::Install { .. } | Action::Exchange { .. } | Action::Make { .. } => true,
+            Action::Remove { .. } | Action::RemoveTree { .. } => true,
+            Action::RemoveInside | Action::RemoveDir | Action::Times(_) | Action::Directory => false,
+        }
+    }
+
+    /// Whether what stands in the tree is another thing after it: not so where a time alone is set, or what
+    /// only describes another change.
+    pub(super) fn shows(self) -> bool {
+        !matches!(self, Action::Times(_) | Action::Directory | Action::RemoveInside)
+    }
 }
 
 impl Wanted<'_> {
@@ -232,7 +259,7 @@ impl Transaction {
     /// a later run removes it.
     pub(super) fn kernel_slots(&self) -> impl Iterator<Item = (usize, &TreePath, u32)> {
         let removals = self.changes.iter().filter_map(|change| match change.action {
-            Action::Remove { slot } => Some(slot),
+            Action::Remove { slot } | Action::RemoveTree { slot } => Some(slot),
             _ => None,
         });
         let free = removals.min().unwrap_or(u32::MAX);

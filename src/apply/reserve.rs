@@ -60,12 +60,10 @@ pub(super) fn release(root: &Root, filesystems: &Filesystems) -> Result<bool, Ro
 /// How much the directories of a filesystem may grow.
 fn growth(transaction: &Transaction, at: usize, block: u64) -> u64 {
     let here = || transaction.changes.iter().filter(|change| change.filesystem == at);
-    let parents: HashSet<TreePath> = here()
-        .filter(|change| !matches!(change.action, Action::Times(_) | Action::Directory | Action::RemoveDir))
-        .filter_map(|change| change.path.parent())
-        .collect();
+    let parents: HashSet<TreePath> =
+        here().filter(|change| change.action.puts_a_name()).filter_map(|change| change.path.parent()).collect();
     let directories = parents.len() as u64 * BLOCKS * block;
-    (LEAST + directories + here().count() as u64 * NAME).min(MOST)
+    (LEAST + directories + here().filter(|change| change.action.puts_a_name()).count() as u64 * NAME).min(MOST)
 }
 
 /// Makes the files, the first of which holds `bytes`.

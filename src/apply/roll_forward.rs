@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use crate::entry::{Entry, Mtime};
 use crate::report::{Event, Job, Monitor};
+use crate::root::mounts;
 use crate::root::{FileKind, Rename, Root, RootError, Stat};
 use crate::state::{self, State, StateError};
 use crate::tree_path::TreePath;
@@ -16,7 +17,7 @@ use super::journal::{self, Journal};
 use super::prepare::{Action, Change, slot_name};
 use super::undo::{self, Keep, Undo};
 use super::way_back::{WayBack, WayBackError};
-use super::{Interrupted, boot, displaced, name, reserve};
+use super::{Interrupted, boot, displaced, name, reserve, strangers};
 
 /// A transaction that is complete, durable and recorded.
 #[derive(Debug)]
@@ -91,15 +92,25 @@ fn attempt(
     let stages = filesystems.open_stages(root)?;
     let SoFar { begin, anew, edited } = so_far;
     let sealed = journal::sealed_at(root)?;
-    let mut steps = Steps { root, filesystems, stages: &stages, here: None, anew, sealed, edited };
+    let mounted = mounts::read(root.shown()).map_or_else(|_| Vec::new(), |(_, below)| below);
+    let mounted = mounted.into_iter().map(|mount| mount.at).collect();
+    let mut steps = Steps { root, filesystems, stages: &stages, mounted, here: None, anew, sealed, edited };
     let (mut kept, mut mixed) = (Vec::new(), Duration::ZERO);
     for change in &journal.changes {
         if !steps.make(change)? {
             kept.push(change.path.clone());
         }
-        // Times alone, which come last, leave every name and every byte as it is.
-        if !matches!(change.action, Action::Times(_) | Action::Directory) {
+        if change.action.shows() {
             mixed = begin.elapsed();
+        }
+    }
+    let strangers = strangers::bring_back(root, &stages, &journal.changes)?;
+    if !strangers.back.is_empty() {
+        mixed = begin.elapsed();
+    }
+    for change in journal.changes.iter().filter(|change| matches!(change.action, Action::RemoveTree { .. })) {
+        if root.stat(&change.path)?.is_some_and(|stat| stat.kind == FileKind::Directory) {
+            kept.push(change.path.clone());
         }
     }
     monitor.event(Event::Advanced { job: Job::Apply, by: journal.changes.len() as u64 });
@@ -118,6 +129,13 @@ fn attempt(
     let kept_at = if journal.keep == Keep::This { "is kept in .si-undo until the next update" } else { "is gone" };
     for path in so_far.edited.iter() {
         monitor.warn(format!("{} was changed after the update was sealed; what it was {kept_at}", root.show(path)));
+    }
+    if !strangers.stuck.is_empty() {
+        let listed: HashSet<TreePath> = undo::displaced(&stages)?.into_iter().collect();
+        for path in strangers.stuck.iter().filter(|path| !listed.contains(*path)) {
+            let path = root.show(path);
+            monitor.warn(format!("what had come to {path} meanwhile had to make way for something else; it {kept_at}"));
+        }
     }
     for path in &kept {
         monitor.warn(format!("{} stays, since something untracked sits in it", root.show(path)));
@@ -192,6 +210,8 @@ struct Steps<'a> {
     root: &'a Root,
     filesystems: &'a Filesystems,
     stages: &'a Stages,
+    /// Where something is mounted.
+    mounted: Vec<TreePath>,
     /// The directory of the last change: many follow each other in the same one.
     here: Option<(TreePath, Root)>,
     /// Directories that had to be made anew.
@@ -205,8 +225,8 @@ struct Steps<'a> {
 impl Steps<'_> {
     /// Makes one change unless it is made; false where a directory had to stay.
     fn make(&mut self, change: &Change) -> Result<bool, Broken> {
-        // Set in the end, with the times.
-        if change.action == Action::Directory {
+        // Set in the end, with the times; or part of another change.
+        if matches!(change.action, Action::Directory | Action::RemoveInside) {
             return Ok(true);
         }
         let (at, root) = (change.filesystem, self.root);
@@ -222,18 +242,22 @@ impl Steps<'_> {
             return Ok(true);
         }
         let path = change.path.alone();
+        let mounted = self.mounted.iter().any(|at| at.is_below(&change.path));
         let Some(here) = self.enter(change, comes.then_some(old))? else { return Ok(true) };
         match change.action {
             Action::Install { slot } => {
-                if install(here, coming, old, slot, &path)?.is_some_and(|live| live.ctime > self.sealed) {
+                if install(here, coming, old, slot, &path)?.is_some_and(|live| changed_since(&live, self.sealed)) {
                     self.edited.push(change.path.clone());
                 }
             }
             Action::Exchange { slot, to_directory } => exchange(here, coming, old, slot, &path, to_directory)?,
             Action::Make { slot } => make(here, old, slot, &path)?,
             Action::Remove { slot } => remove(here, old, slot, &path)?,
+            // What has been mounted in it meanwhile must not go along: it stays as it is.
+            Action::RemoveTree { .. } if mounted => {}
+            Action::RemoveTree { slot } => remove_tree(here, old, slot, &path)?,
             Action::RemoveDir => return Ok(here.remove_dir(&path)?),
-            Action::Directory => {}
+            Action::Directory | Action::RemoveInside => {}
             Action::Times(mtime) => {
                 if here.stat(&path)?.is_some() {
                     here.set_times(&path, mtime)?;
@@ -290,6 +314,12 @@ fn carried(
         }
         _ => Ok(()),
     }
+}
+
+/// Whether somebody changed what is `live` after the seal. Each name of it that goes changes it as well, and
+/// its second name among the displaced makes two of them: with more, only the time of its content counts.
+fn changed_since(live: &Stat, sealed: Mtime) -> bool {
+    live.ctime > sealed && (live.links <= 2 || live.mtime > sealed)
 }
 
 /// Says what it replaced.
@@ -370,6 +400,18 @@ fn remove(root: &Root, old: &Root, slot: u32, path: &TreePath) -> Result<(), Roo
         None => Ok(()),
         Some(live) if live.kind == FileKind::Directory => Ok(()),
         Some(_) => root.rename(path, old, &slot, Rename::NoReplace),
+    }
+}
+
+fn remove_tree(root: &Root, old: &Root, slot: u32, path: &TreePath) -> Result<(), RootError> {
+    let slot = slot_name(slot);
+    if old.stat(&slot)?.is_some() {
+        return Ok(());
+    }
+    match root.stat(path)? {
+        Some(live) if live.kind == FileKind::Directory => root.rename(path, old, &slot, Rename::NoReplace),
+        // What came to stand there is not what was to go.
+        _ => Ok(()),
     }
 }
 

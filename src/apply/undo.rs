@@ -92,17 +92,21 @@ pub(super) fn decide(
     Ok(kept)
 }
 
-/// The slots of directories that hold what only the node had, as it was listed.
-pub(super) fn displaced_slots(root: &Root, journal: &Journal) -> Result<HashSet<(usize, TreePath)>, RootError> {
-    let stages = Filesystems::from_tops(journal.tops.clone()).open_stages(root)?;
+/// What only the node had and goes along with a directory, as it was listed.
+pub(super) fn displaced(stages: &Stages) -> Result<Vec<TreePath>, RootError> {
     let list = match stages.old(0).map(|old| old.open_file(&name(DISPLACED))) {
         Some(Err(error)) if !error.is_absent() => return Err(error),
         Some(Ok(file)) => BufReader::new(file),
-        _ => return Ok(HashSet::new()),
+        _ => return Ok(Vec::new()),
     };
     let fail = |source| RootError { what: "read", path: DISPLACED.to_owned(), source };
     let lines = list.split(b'\n').collect::<Result<Vec<_>, _>>().map_err(fail)?;
-    let listed: Vec<TreePath> = lines.iter().filter_map(|line| parse_path(line).ok()).collect();
+    Ok(lines.iter().filter_map(|line| parse_path(line).ok()).collect())
+}
+
+/// The slots of directories that hold what only the node had, as it was listed.
+pub(super) fn displaced_slots(root: &Root, journal: &Journal) -> Result<HashSet<(usize, TreePath)>, RootError> {
+    let listed = displaced(&Filesystems::from_tops(journal.tops.clone()).open_stages(root)?)?;
     let slots = journal.changes.iter().filter_map(|change| match change.action {
         Action::Exchange { slot, .. } | Action::Install { slot } => Some((change, slot)),
         _ => None,

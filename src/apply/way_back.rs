@@ -97,6 +97,13 @@ impl WayBack {
         let mut whole: BTreeMap<TreePath, Entry> = BTreeMap::new();
         let mut stirred: BTreeSet<TreePath> = BTreeSet::new();
         for change in &transaction.changes {
+            // What comes into a directory that goes, until it does, changes its time.
+            if matches!(change.action, Action::RemoveTree { .. } | Action::RemoveInside) {
+                stirred.insert(change.path.clone());
+            }
+            if change.action == Action::RemoveInside {
+                continue;
+            }
             let stat = root.stat(&change.path)?;
             match change.action {
                 Action::Install { slot } | Action::Make { slot } => {
@@ -106,19 +113,22 @@ impl WayBack {
                         way_back.note_inside(change, coming, slot)?;
                     }
                 }
-                Action::Exchange { slot, .. } | Action::Remove { slot } => way_back.note(change, Before::Stood(slot)),
+                Action::Exchange { slot, .. } | Action::Remove { slot } | Action::RemoveTree { slot } => {
+                    way_back.note(change, Before::Stood(slot));
+                }
                 Action::Times(new) => {
                     if let Some(stat) = stat {
                         way_back.note(change, Before::Time { old: stat.mtime, new });
                     }
                 }
+                Action::RemoveInside => {}
                 Action::RemoveDir | Action::Directory => {
                     if let Some(stat) = stat.filter(|stat| stat.kind == FileKind::Directory) {
                         whole.insert(change.path.clone(), directory(root, &change.path, &stat)?);
                     }
                 }
             }
-            if !matches!(change.action, Action::Times(_) | Action::Directory) {
+            if change.action.shows() {
                 stirred.extend(change.path.parent());
             }
             // xfs takes a directory that changes places with something else for modified.

@@ -147,6 +147,7 @@ impl Converge<'_> {
             recorded: self.base.map_or(&none, |base| &base.deviating),
             filter: &self.run.filter,
             filesystems: &filesystems,
+            host: session.host.as_ref(),
             mounts: &session.mounts,
             twins: &session.twins,
             policy: goal.policy,

@@ -81,7 +81,8 @@ pub fn rollback(request: &RollbackRequest, monitor: &dyn Monitor) -> Result<Roll
     };
     let kept = undo.record().map_err(Untouched::from)?;
     let known = kept.manifest.as_deref().and_then(|bytes| Manifest::read_zstd(bytes, MAX_TEXT).ok());
-    let transaction = undo.plan(root, &session.mounts, session.kernel.as_ref(), tracked.as_ref(), known.as_ref())?;
+    let (mounted, kernel) = ((session.host.as_ref(), &*session.mounts), session.kernel.as_ref());
+    let transaction = undo.plan(root, mounted, kernel, tracked.as_ref(), known.as_ref())?;
     preflight::check_paths(root, &transaction, &transaction.tops, &session.mounts)?;
     preflight::check_room_to_go_back(root, &transaction)?;
     let before = kept.state.as_deref().map(|text| State::parse(text, "the state in the undo set")).transpose();

@@ -6,7 +6,9 @@ use crate::root::{Descend, FileKind, RootError, Stat};
 use crate::tree_path::TreePath;
 
 use super::super::Untouched;
+use super::super::filesystems::Filesystems;
 use super::super::live::Live;
+use super::super::whole::Whole;
 use super::{Action, Change, Item, Transaction, Untracked, Wanted};
 
 /// Slots of removals are counted down from here, apart from those of installs.
@@ -40,19 +42,37 @@ pub(super) fn remove(wanted: &Wanted, live: &Live, transaction: &mut Transaction
         suffix: suffix.to_owned(),
         bytes: 0,
     }));
+    let place = (wanted.host, wanted.mounts);
+    let whole = Whole::of(wanted.root, place, wanted.filesystems, &going.names, &going.directories)?;
+    going.directories.append(&mut going.deferred);
     let mut slot = FIRST_SLOT;
-    for path in going.names {
-        let filesystem = wanted.filesystems.of(&path);
-        transaction.changes.push(Change { filesystem, path, action: Action::Remove { slot } });
+    transaction.changes.append(&mut removals(wanted.filesystems, &whole, going.names, going.directories, || {
         slot -= 1;
-    }
-    going.directories.extend(going.deferred);
-    going.directories.sort_unstable();
-    for path in going.directories.into_iter().rev() {
-        let filesystem = wanted.filesystems.of(&path);
-        transaction.changes.push(Change { filesystem, path, action: Action::RemoveDir });
-    }
+        slot + 1
+    }));
     Ok(())
+}
+
+/// The changes by which `names` and `directories` go, in the order in which they are made; `free` gives them
+/// slots.
+pub(in crate::apply) fn removals(
+    filesystems: &Filesystems,
+    whole: &Whole,
+    names: Vec<TreePath>,
+    mut directories: Vec<TreePath>,
+    mut free: impl FnMut() -> u32,
+) -> Vec<Change> {
+    let change = |path: TreePath, action| Change { filesystem: filesystems.of(&path), path, action };
+    directories.retain(|path| whole.tops().binary_search(path).is_err());
+    let (inside, names): (Vec<_>, Vec<_>) = names.into_iter().partition(|path| whole.holds(path));
+    let (below, mut directories): (Vec<_>, Vec<_>) = directories.into_iter().partition(|path| whole.holds(path));
+    directories.sort_unstable();
+    let mut changes: Vec<Change> = Vec::new();
+    changes.extend(names.into_iter().map(|path| change(path, Action::Remove { slot: free() })));
+    changes.extend(whole.tops().iter().map(|path| change(path.clone(), Action::RemoveTree { slot: free() })));
+    changes.extend(directories.into_iter().rev().map(|path| change(path, Action::RemoveDir)));
+    changes.extend(inside.into_iter().chain(below).map(|path| change(path, Action::RemoveInside)));
+    changes
 }
 
 #[derive(Default)]

@@ -6,7 +6,7 @@ use crate::entry::{Entry, Meta, Mtime, Node, Xattrs};
 use crate::filter::Filter;
 use crate::host::Kernel;
 use crate::manifest::Manifest;
-use crate::root::mounts::Mount;
+use crate::root::mounts::{Host, Mount};
 use crate::root::{Descend, FileKind, Root, RootError, Stat};
 use crate::state;
 use crate::tree_path::TreePath;
@@ -16,8 +16,9 @@ use super::super::compare::Difference;
 use super::super::filesystems::Slots;
 use super::super::order::{self, Arrival};
 use super::super::plain;
-use super::super::prepare::{Action, Change, Item, Transaction, slot_name, tell_kernels};
+use super::super::prepare::{Action, Change, Item, Transaction, removals, slot_name, tell_kernels};
 use super::super::way_back::{Before, Fact, slot_of};
+use super::super::whole::Whole;
 use super::Undo;
 
 impl Undo {
@@ -27,7 +28,7 @@ impl Undo {
     pub fn plan(
         &self,
         root: &Root,
-        mounts: &[Mount],
+        (host, mounts): (Option<&Host>, &[Mount]),
         kernel: Option<&Kernel>,
         tracked: Option<&Manifest>,
         before: Option<&Manifest>,
@@ -44,7 +45,7 @@ impl Undo {
             made: HashSet::new(),
             directories: self.way_back.directories.clone(),
             times: Vec::new(),
-            removals: Vec::new(),
+            names: Vec::new(),
             emptied: Vec::new(),
             used: HashSet::new(),
             last: 0,
@@ -58,7 +59,7 @@ impl Undo {
         for fact in &self.way_back.facts {
             plan.bring_back(fact)?;
         }
-        plan.finish(mounts)
+        plan.finish(host, mounts)
     }
 }
 
@@ -74,10 +75,11 @@ struct Plan<'a> {
     made: HashSet<TreePath>,
     /// Directories that get all their metadata.
     directories: Vec<Entry>,
-    /// Directories that go as a whole.
-    going: Vec<TreePath>,
+    /// Directories in whose place something else comes; where that is a directory, what it is in the undo set.
+    going: Vec<(TreePath, Option<(usize, TreePath)>)>,
     times: Vec<Change>,
-    removals: Vec<Change>,
+    /// What goes, apart from directories.
+    names: Vec<TreePath>,
     emptied: Vec<TreePath>,
     used: HashSet<u32>,
     /// The last slot that was given away.
@@ -162,6 +164,8 @@ impl Plan<'_> {
         let plain = self.transaction.tops.is_plain(&fact.path);
         match fact.before {
             Before::Stood(slot) => self.put_back(fact, slot, live.as_ref())?,
+            // It goes, or stays, with the directory above it, in whose place another one comes.
+            Before::Nothing(_) if self.comes_with_another(&fact.path) => {}
             Before::Nothing(_) => self.take_away(fact, live.as_ref()),
             Before::Time { old, new } => match live {
                 Some(live) if live.mtime == new || (plain && plain::same_time(new, live.mtime)) => {
@@ -204,21 +208,13 @@ impl Plan<'_> {
         self.make_parent(&fact.path)?;
         let (Some(set), place) = (set, slot_name(slot)) else { return Ok(()) };
         self.tell(&fact.path, set, &place, &kept, live)?;
-        if let Some(entry) = self.before.and_then(|before| before.get(&fact.path)) {
-            let mut difference = Difference::quick(entry, Some(&kept));
-            if self.transaction.tops.is_plain(&fact.path) {
-                difference = plain::mask(difference, entry, Some(&kept));
-            }
-            if difference.any() {
-                self.transaction.deviations.insert(fact.path.clone(), difference.to_string());
-            }
-        }
+        self.compare(&fact.path, &kept);
         if directory {
             self.returning.insert(fact.path.clone(), kept);
         }
         let stands = live.map(|live| live.kind == FileKind::Directory);
         if stands == Some(true) {
-            self.going.push(fact.path.clone());
+            self.going.push((fact.path.clone(), directory.then(|| (fact.filesystem, place.clone()))));
         }
         let action = match stands {
             Some(stands) if stands != directory => Action::Exchange { slot, to_directory: directory },
@@ -231,6 +227,23 @@ impl Plan<'_> {
             leads: order::leads(set, &place, Some(kept.kind)),
         });
         Ok(())
+    }
+
+    /// Whether `path` lies in a directory that comes back as a whole.
+    fn comes_with_another(&self, path: &TreePath) -> bool {
+        std::iter::successors(path.parent(), TreePath::parent).any(|above| self.returning.contains_key(&above))
+    }
+
+    /// Notes where what comes back to `path` is not what was recorded.
+    fn compare(&mut self, path: &TreePath, kept: &Stat) {
+        let Some(entry) = self.before.and_then(|before| before.get(path)) else { return };
+        let mut difference = Difference::quick(entry, Some(kept));
+        if self.transaction.tops.is_plain(path) {
+            difference = plain::mask(difference, entry, Some(kept));
+        }
+        if difference.any() {
+            self.transaction.deviations.insert(path.clone(), difference.to_string());
+        }
     }
 
     /// Itemises what comes back, with all that it holds, over what stands there.
@@ -255,13 +268,6 @@ impl Plan<'_> {
             },
             _ => Difference { missing: true, ..Difference::default() },
         };
-        if live.is_some_and(|live| live.kind == FileKind::Directory) {
-            self.root.walk::<RootError>(path, |visit| {
-                let suffix = if visit.stat.kind == FileKind::Directory { "/" } else { "" };
-                self.transaction.items.push(removed(&visit.path, suffix));
-                Ok(Descend::Into)
-            })?;
-        }
         self.item(&difference.itemised_as(letter), path, if letter == 'd' { "/" } else { "" }, kept.size);
         if kept.kind != FileKind::Directory {
             return Ok(());
@@ -271,9 +277,61 @@ impl Plan<'_> {
             if let Ok(path) = TreePath::new([path.as_bytes(), inside].concat()) {
                 let letter = self::letter(visit.stat.kind);
                 let new = Difference { missing: true, ..Difference::default() }.itemised_as(letter);
+                self.compare(&path, &visit.stat);
+                if visit.stat.kind == FileKind::Directory {
+                    self.returning.insert(path.clone(), visit.stat);
+                }
                 self.item(&new, &path, if letter == 'd' { "/" } else { "" }, visit.stat.size);
             }
             Ok(Descend::Into)
+        })?;
+        Ok(())
+    }
+
+    /// Looks through a directory in whose place something else comes: a mount in it stops the rollback. What
+    /// only the node has is listed where it is displaced; what merely lies in a directory that comes, from
+    /// the undo set, does not have to be.
+    fn make_way(
+        &mut self,
+        path: &TreePath,
+        comes: Option<(usize, TreePath)>,
+        mounts: &[Mount],
+    ) -> Result<(), Untouched> {
+        if let Some(mount) = mounts.iter().find(|mount| mount.at.is_below(path)) {
+            let (mount, path) = (self.root.show(&mount.at), self.root.show(path));
+            return Err(Untouched::Refused(format!("{mount} is mounted in {path}, which has to go")));
+        }
+        let comes = comes.and_then(|(at, place)| Some((self.undo.sets.get(&at)?, place)));
+        let (transaction, tracked) = (&mut self.transaction, self.tracked);
+        // The last directory that is displaced with all that it holds.
+        let mut above: Option<TreePath> = None;
+        self.root.walk(path, |visit| {
+            let directory = visit.stat.kind == FileKind::Directory;
+            let own = tracked.map_or(comes.is_some(), |tracked| tracked.get(&visit.path).is_none());
+            let over = match &comes {
+                Some(_) if above.as_ref().is_some_and(|above| visit.path.is_below(above)) => true,
+                Some((set, place)) if own => {
+                    let inside = &visit.path.as_bytes()[path.as_bytes().len()..];
+                    let there = TreePath::new([place.as_bytes(), inside].concat()).ok();
+                    let there = there.map(|there| set.stat(&there)).transpose()?.flatten();
+                    there.filter(|there| !directory || there.kind != FileKind::Directory).is_some()
+                }
+                _ => true,
+            };
+            if own && over {
+                if directory && !above.as_ref().is_some_and(|above| visit.path.is_below(above)) {
+                    above = Some(visit.path.clone());
+                }
+                transaction.displaced.push(visit.path.clone());
+            }
+            if over {
+                transaction.items.push(removed(&visit.path, if directory { "/" } else { "" }));
+            }
+            if comes.is_some() && !own {
+                let filesystem = transaction.tops.of(&visit.path);
+                transaction.changes.push(Change { filesystem, path: visit.path, action: Action::RemoveInside });
+            }
+            Ok::<_, RootError>(Descend::Into)
         })?;
         Ok(())
     }
@@ -295,9 +353,7 @@ impl Plan<'_> {
                 self.item("*deleting  ", &fact.path, "/", 0);
             }
             Some(_) => {
-                let slot = self.free_slot();
-                let (filesystem, path) = (fact.filesystem, fact.path.clone());
-                self.removals.push(Change { filesystem, path, action: Action::Remove { slot } });
+                self.names.push(fact.path.clone());
                 self.item("*deleting  ", &fact.path, "", 0);
             }
         }
@@ -305,10 +361,9 @@ impl Plan<'_> {
     }
 
     /// Puts everything in the order in which it is made.
-    fn finish(mut self, mounts: &[Mount]) -> Result<Transaction, Untouched> {
-        for path in &self.going {
-            let beyond = look_through(self.root, path, mounts, self.tracked)?;
-            self.transaction.displaced.extend(beyond);
+    fn finish(mut self, host: Option<&Host>, mounts: &[Mount]) -> Result<Transaction, Untouched> {
+        for (path, comes) in std::mem::take(&mut self.going) {
+            self.make_way(&path, comes, mounts)?;
         }
         let mut directories = std::mem::take(&mut self.directories);
         for (path, mtime) in &self.directory_times {
@@ -322,14 +377,13 @@ impl Plan<'_> {
         }
         directories.sort_by(|a, b| a.path.cmp(&b.path));
         directories.dedup_by(|a, b| a.path == b.path);
+        let (names, emptied) = (std::mem::take(&mut self.names), std::mem::take(&mut self.emptied));
+        let tops = self.transaction.tops.clone();
+        let whole = Whole::of(self.root, (host, mounts), &tops, &names, &emptied)?;
+        let mut removals = removals(&tops, &whole, names, emptied, || self.free_slot());
         let transaction = &mut self.transaction;
         transaction.changes.append(&mut order::in_order(self.arrivals));
-        transaction.changes.append(&mut self.removals);
-        self.emptied.sort_unstable();
-        for path in self.emptied.into_iter().rev() {
-            let filesystem = transaction.tops.of(&path);
-            transaction.changes.push(Change { filesystem, path, action: Action::RemoveDir });
-        }
+        transaction.changes.append(&mut removals);
         transaction.changes.append(&mut self.times);
         transaction.directories = directories;
         tell_kernels(transaction);
@@ -367,26 +421,4 @@ fn letter(kind: FileKind) -> char {
 
 fn removed(path: &TreePath, suffix: &str) -> Item {
     Item { change: "*deleting  ".to_owned(), path: path.clone(), suffix: suffix.to_owned(), bytes: 0 }
-}
-
-/// Looks through a directory that goes as a whole: a mount in it stops the rollback, what the image does
-/// not have is listed.
-fn look_through(
-    root: &Root,
-    path: &TreePath,
-    mounts: &[Mount],
-    tracked: Option<&Manifest>,
-) -> Result<Vec<TreePath>, Untouched> {
-    if let Some(mount) = mounts.iter().find(|mount| mount.at.is_below(path)) {
-        let (mount, path) = (root.show(&mount.at), root.show(path));
-        return Err(Untouched::Refused(format!("{mount} is mounted in {path}, which has to go")));
-    }
-    let mut beyond = Vec::new();
-    root.walk::<RootError>(path, |visit| {
-        if tracked.is_some_and(|tracked| tracked.get(&visit.path).is_none()) {
-            beyond.push(visit.path);
-        }
-        Ok(Descend::Into)
-    })?;
-    Ok(beyond)
 }

@@ -1,0 +1,231 @@
+//! A directory that goes with all that it holds goes by one rename. What came into it meanwhile was not to
+//! go, and is not lost.
+
+mod common;
+
+use std::fs;
+use std::os::unix::fs::{MetadataExt, symlink};
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use common::site::{Run, Site};
+use common::trees::{self, Item, Tree, write_text};
+use common::{Need, copy_tree, judge, needs, run, scratch};
+
+const NEEDED: [Need; 3] = [Need::Root, Need::Program("rsync"), Need::Program("strace")];
+const ANY: [&str; 2] = ["--max-delete", "100%"];
+const OLD: &str = "usr/lib/modules/old";
+
+fn generations() -> [Tree; 2] {
+    let mut new = trees::system();
+    trees::put(&mut new, "usr/lib/modules/order", Item::file("stays"));
+    let mut old = new.clone();
+    for file in ["kernel/a.ko", "kernel/b.ko", "kernel/net/c.ko", "modules.dep"] {
+        trees::put(&mut old, &format!("{OLD}/{file}"), Item::file(file).mtime(1_000_000_000, 7));
+    }
+    trees::put(&mut old, &format!("{OLD}/kernel"), Item::dir().mode(0o2750).owner(3, 4).mtime(1_100_000_000, 0));
+    trees::put(&mut old, &format!("{OLD}/kernel/net"), Item::dir().mode(0o700).mtime(1_200_000_000, 0));
+    trees::put(&mut old, &format!("{OLD}/empty"), Item::dir().mtime(1_300_000_000, 0));
+    trees::put(&mut new, "usr/lib/modules/new", Item::file("comes first"));
+    [old, new]
+}
+
+fn site() -> Site {
+    let [old, new] = generations();
+    let site = Site::at(&old);
+    site.publish(&new);
+    site
+}
+
+/// Runs `command` and kills it at one of the calls of `kind`, the first being 1; whether it came to that.
+fn kill(command: &Command, kind: &str, nth: u32) -> bool {
+    let mut strace = Command::new("strace");
+    strace.args(["-f", "-qq", "-o", "/dev/null", "-e", &format!("trace={kind}")]);
+    strace.args(["-e", &format!("inject={kind}:signal=KILL:when={nth}")]);
+    strace.arg(command.get_program()).args(command.get_args()).stdin(Stdio::null());
+    !strace.output().expect("strace runs").status.success()
+}
+
+/// Kills the update after the seal, when what is new has come and the directory has not gone.
+#[track_caller]
+fn interrupted() -> Site {
+    let site = site();
+    let mut command = site.command();
+    command.args(ANY);
+    assert!(kill(&command, "renameat2", 2));
+    let journal = fs::read_to_string(site.node().join(".si-stage/journal")).expect("it was sealed");
+    assert!(journal.contains(&format!(" ./{OLD}\n")) && journal.contains("remove-tree "), "{journal}");
+    assert!(!journal.contains("\nremove "), "one rename is all that it takes: {journal}");
+    assert!(site.node().join("usr/lib/modules/new").exists() && site.node().join(OLD).join("modules.dep").exists());
+    site
+}
+
+fn recovery(node: &Path) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_si_updateclient"));
+    command.arg("--recover").arg("--root").arg(node).stdin(Stdio::null());
+    command
+}
+
+fn recover(node: &Path) -> Run {
+    Run::of(recovery(node).output().expect("runs"))
+}
+
+/// Something of every kind comes into the directory, at every depth.
+fn strangers(node: &Path) {
+    let old = node.join(OLD);
+    write_text(&old.join("kernel/net/mine.ko"), "mine");
+    write_text(&old.join("extra/deep/x.ko"), "also mine");
+    symlink("nowhere", old.join("extra/link")).expect("links");
+    fs::hard_link(old.join("kernel/net/mine.ko"), old.join("mine again")).expect("links");
+}
+
+const BACK: [&str; 9] = [
+    "usr/lib/modules/old/",
+    "usr/lib/modules/old/extra/",
+    "usr/lib/modules/old/extra/deep/",
+    "usr/lib/modules/old/extra/deep/x.ko",
+    "usr/lib/modules/old/extra/link",
+    "usr/lib/modules/old/kernel/",
+    "usr/lib/modules/old/kernel/net/",
+    "usr/lib/modules/old/kernel/net/mine.ko",
+    "usr/lib/modules/old/mine again",
+];
+
+#[track_caller]
+fn are_back(site: &Site, node: &Path) {
+    let mut found = judge::same_but_untracked(&site.image(), node, &[]);
+    found.sort();
+    assert_eq!(found, BACK);
+    let again = fs::symlink_metadata(node.join(OLD).join("mine again")).expect("is there");
+    assert_eq!(again.nlink(), 2);
+    assert_eq!(fs::read_link(node.join(OLD).join("extra/link")).expect("is there"), Path::new("nowhere"));
+}
+
+#[test]
+fn a_directory_goes_by_one_rename_and_comes_back_by_one() {
+    if !needs(&NEEDED) {
+        return;
+    }
+    let site = site();
+    let node = site.node();
+    let (before, was) = (site.snapshot(), fs::metadata(node.join(OLD)).expect("is there").ino());
+    site.updated(&ANY);
+    site.same();
+    site.rollback(&[]).ended(0, &["rolled back"]);
+    judge::same(&before, &node, &[]);
+    assert_eq!(fs::metadata(node.join(OLD)).expect("is there").ino(), was);
+    // What goes by a rollback does so as well.
+    site.rollback(&[]).ended(0, &["rolled back"]);
+    site.same();
+    let kept = fs::read_dir(node.join(".si-undo")).expect("lists").map(|entry| entry.expect("an entry").path());
+    let kept: Vec<_> = kept.filter(|path| path.join("kernel/net/c.ko").exists()).collect();
+    assert_eq!(kept.len(), 1, "{kept:?}");
+}
+
+#[test]
+fn what_came_into_it_before_it_went_comes_back_to_its_place() {
+    if !needs(&NEEDED) {
+        return;
+    }
+    let site = interrupted();
+    let node = site.node();
+    strangers(&node);
+    write_text(&node.join(OLD).join("kernel/a.ko"), "edited: it goes, as it was edited");
+    recover(&node).ended(0, &["/usr/lib/modules/old stays, since something untracked sits in it"]);
+    are_back(&site, &node);
+    let kernel = fs::metadata(node.join(OLD).join("kernel")).expect("is there");
+    assert_eq!((kernel.mode() & 0o7777, kernel.uid(), kernel.gid()), (0o2750, 3, 4));
+    assert!(site.status().contains("usr/lib/modules/old"), "{}", site.status());
+
+    // It does not come in the way when what went comes back, nor the other way round.
+    let [old, _] = generations();
+    site.rollback(&["--dry-run"]).ended(0, &["/usr/lib/modules/old/kernel/b.ko"]);
+    site.rollback(&[]).ended(0, &["rolled back"]);
+    let image = scratch();
+    trees::write(&old, &image.path().join("old"));
+    let own = ["/usr/lib/modules/old/extra", "mine*", "/usr/lib/modules/old/kernel/a.ko"];
+    assert_eq!(judge::same_but_untracked(&image.path().join("old"), &node, &own), [""; 0]);
+    let edited = fs::read_to_string(node.join(OLD).join("kernel/a.ko")).expect("is there");
+    assert_eq!(edited, "edited: it goes, as it was edited");
+    assert!(node.join(OLD).join("kernel/net/mine.ko").exists());
+    assert!(node.join(OLD).join("extra/deep/x.ko").exists());
+    site.rollback(&[]).ended(0, &["rolled back"]);
+    are_back(&site, &node);
+
+    // When it has gone, so does the directory, with the next update.
+    for own in ["mine again", "kernel/net/mine.ko"] {
+        fs::remove_file(node.join(OLD).join(own)).expect("removes");
+    }
+    fs::remove_dir_all(node.join(OLD).join("extra")).expect("removes");
+    site.updated(&["--unhold", "--check", "content"]);
+}
+
+#[test]
+fn killed_at_any_step_while_that_comes_back() {
+    if !needs(&NEEDED) {
+        return;
+    }
+    let site = interrupted();
+    strangers(&site.node());
+    let dir = scratch();
+    for kind in ["renameat2", "mkdirat", "renameat", "unlinkat", "utimensat"] {
+        for nth in (1..).step_by(if kind == "unlinkat" { 7 } else { 1 }) {
+            let node = dir.path().join(format!("{kind}-{nth}"));
+            copy_tree(&site.node(), &node);
+            let killed = kill(&recovery(&node), kind, nth);
+            recover(&node).ended(0, &[]);
+            are_back(&site, &node);
+            fs::remove_dir_all(&node).expect("removes");
+            if !killed {
+                assert!(nth > 1, "{kind} is not called");
+                break;
+            }
+        }
+    }
+}
+
+#[test]
+fn what_stands_in_the_place_of_what_comes_back_goes_aside_and_is_told() {
+    if !needs(&NEEDED) {
+        return;
+    }
+    let site = site();
+    let node = site.node();
+    let before = site.snapshot();
+    site.updated(&ANY);
+    write_text(&node.join(OLD).join("kernel/b.ko"), "the node's own b");
+    write_text(&node.join(OLD).join("modules.dep/file"), "in a directory where a file was");
+    write_text(&node.join(OLD).join("kernel/d.ko"), "the node's own d");
+    let told = ["/usr/lib/modules/old/kernel/b.ko", "/usr/lib/modules/old/modules.dep/file", "goes with its directory"];
+    let undone = site.rollback(&[]);
+    undone.ended(0, &told);
+    assert!(!undone.err.contains("d.ko") && !undone.err.contains("warning"), "{undone:#?}");
+    assert_eq!(judge::same_but_untracked(&before, &node, &[]), ["usr/lib/modules/old/kernel/d.ko"]);
+    // It is in the undo set.
+    let undo = fs::read_to_string(node.join(".si-undo/displaced")).expect("is there");
+    assert!(undo.contains("kernel/b.ko") && undo.contains("modules.dep/file"), "{undo}");
+    site.rollback(&[]).ended(0, &["rolled back"]);
+    let read = |path: &str| fs::read_to_string(node.join(OLD).join(path)).unwrap_or_else(|e| panic!("{path}: {e}"));
+    assert_eq!(read("kernel/b.ko"), "the node's own b");
+    assert_eq!(read("modules.dep/file"), "in a directory where a file was");
+    assert_eq!(read("kernel/d.ko"), "the node's own d");
+}
+
+#[test]
+fn what_is_mounted_in_it_meanwhile_does_not_go_along() {
+    if !needs(&NEEDED) {
+        return;
+    }
+    let site = interrupted();
+    let node = site.node();
+    let (elsewhere, at) = (scratch(), node.join(OLD).join("empty"));
+    write_text(&elsewhere.path().join("precious"), "precious");
+    run(Command::new("mount").arg("--bind").arg(elsewhere.path()).arg(&at));
+    let recovered = recover(&node);
+    let there = fs::read_to_string(at.join("precious"));
+    run(Command::new("umount").arg(&at));
+    recovered.ended(0, &["/usr/lib/modules/old stays"]);
+    assert_eq!(there.expect("is there"), "precious");
+    assert!(elsewhere.path().join("precious").exists());
+    assert!(node.join(OLD).join("kernel/a.ko").exists());
+}
