@@ -229,3 +229,29 @@ fn what_is_mounted_in_it_meanwhile_does_not_go_along() {
     assert!(elsewhere.path().join("precious").exists());
     assert!(node.join(OLD).join("kernel/a.ko").exists());
 }
+
+#[test]
+fn what_is_mounted_in_what_was_displaced_is_not_removed_with_it() {
+    if !needs(&NEEDED) {
+        return;
+    }
+    let site = site();
+    site.updated(&ANY);
+    let kept = fs::read_dir(site.node().join(".si-undo")).expect("lists").map(|entry| entry.expect("an entry").path());
+    let at = kept.map(|path| path.join("empty")).find(|path| path.exists()).expect("the directory that went");
+    let elsewhere = scratch();
+    write_text(&elsewhere.path().join("precious"), "precious");
+    run(Command::new("mount").arg("--bind").arg(elsewhere.path()).arg(&at));
+    let [old, _] = generations();
+    site.publish(&old);
+    let updated = site.update(&ANY);
+    let left = elsewhere.path().join("precious").exists();
+    let mounts = fs::read_to_string("/proc/self/mountinfo").expect("reads");
+    let node = site.node().display().to_string();
+    let at = mounts.lines().filter_map(|line| line.split(' ').nth(4)).find(|at| at.starts_with(&node)).expect("mounted");
+    run(Command::new("umount").arg(at));
+    updated.ended(0, &["updated"]);
+    assert!(left);
+    site.updated(&ANY);
+    site.same();
+}

@@ -71,7 +71,7 @@ impl Root {
         change(|| rustix::fs::unlinkat(dir, path.name(), flags))
     }
 
-    /// Removes `path` with all that it holds; what is not there is as good.
+    /// Removes `path` with all that it holds; what is not there is as good. What is mounted in it stays.
     ///
     /// An rsync that outlived the run that started it may still write there: what came meanwhile goes
     /// in another pass, and what was removed it cannot make again.
@@ -97,6 +97,9 @@ impl Root {
             if found.stat.kind != FileKind::Directory {
                 self.unlink(&found.path)?;
                 return Ok(Descend::Into);
+            }
+            if self.pins(&found.path)?.is_some_and(|pins| pins.mount_root) {
+                return Ok(Descend::Past);
             }
             // What lies under a longer name than its own may be further down than a path reaches.
             let far = found.path.as_bytes().len() > FAR;
