@@ -595,7 +595,7 @@ fn no_room_on_the_root() {
     let site = behind();
     let disk = SmallDisk::under(&site, 64, 2000);
     site.updated(&["--adopt"]);
-    disk.fill(4 << 20);
+    disk.fill(1 << 20);
     let before = site.snapshot();
     let free = disk.free();
     let run = site.update(&["--no-fallback"]);
@@ -662,7 +662,7 @@ fn a_full_sync_finds_no_room() {
     site.publish(&large);
     fs::create_dir(site.node()).expect("makes");
     fs::write(site.node().join("precious"), "the node's own").expect("writes");
-    let _disk = SmallDisk::under(&site, 36, 2000);
+    let _disk = SmallDisk::under(&site, 32, 2000);
     let before = site.snapshot();
     let run = site.update(&["--max-delete", "100%"]);
     run.ended(5, &["no room on this node", "nothing was changed"]);

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
+use common::fault_server::FaultServer;
 use common::judge;
 use common::site::{Run, Site};
 use common::small_disk::{DISK, SmallDisk};
@@ -139,6 +140,172 @@ impl Node {
 
 fn signal(child: &Child, signal: Signal) {
     kill(Pid::from_raw(child.id() as i32), signal).expect("signals");
+}
+
+/// The free and the needed number of `unit` that a refusal names for `place`.
+#[track_caller]
+fn numbers(run: &Run, place: &str, unit: &str) -> (u64, u64) {
+    let said = run.err.split("no room on this node: ").nth(1).unwrap_or_else(|| panic!("{run:#?}"));
+    let told = said.split("; ").find(|part| part.starts_with(&format!("{place} has ")) && part.contains(unit));
+    let told = told.unwrap_or_else(|| panic!("nothing about the {unit} of {place}: {run:#?}"));
+    let told = told.replacen(place, "", 1);
+    let mut numbers = told.split(' ').filter_map(|word| word.trim_matches(|c: char| !c.is_ascii_digit()).parse().ok());
+    let (free, needed) = (numbers.next().expect("what is free"), numbers.next().expect("what is needed"));
+    assert!(needed > free, "{told}");
+    (free, needed)
+}
+
+/// The node reads the repository from a server that counts.
+fn counted(site: &mut Site) -> FaultServer {
+    let server = FaultServer::serve(&site.repo());
+    site.repo_url = server.url();
+    server
+}
+
+/// Asserts that nothing of any archive was fetched but its listing.
+#[track_caller]
+fn fetched_listings_alone(site: &Site, server: &FaultServer) {
+    let catalog = site.catalog();
+    for seen in server.seen().iter().filter(|seen| seen.path.contains("/diffs/") || seen.path.contains("/full/")) {
+        let archive = catalog.archives.iter().find(|archive| seen.path.ends_with(archive.file.file.as_str()));
+        assert!(seen.sent <= archive.expect("it is listed").first_frame.length, "{seen:#?}");
+    }
+    assert!(server.seen().iter().any(|seen| seen.path.contains("/diffs/")), "no listing was fetched");
+}
+
+/// A node at the first generation with an update of about four megabytes before it, in one file below
+/// each of `paths`, and a hundred small ones.
+fn bulky(paths: &[&str]) -> Site {
+    let mut tree = tree(false);
+    let site = Site::at(&tree);
+    for (number, path) in paths.iter().enumerate() {
+        let data = trees::noise(4_000_000 / paths.len(), number as u64);
+        trees::put(&mut tree, &format!("{path}/bulk"), Item::file(data));
+    }
+    for number in 0..100 {
+        trees::put(&mut tree, &format!("usr/many/{number}"), Item::file(format!("small {number}")));
+    }
+    site.publish(&tree);
+    site
+}
+
+#[test]
+fn what_does_not_fit_is_refused_before_any_archive_is_fetched() {
+    if !has_all() {
+        return;
+    }
+    let mut site = bulky(&["usr"]);
+    let disk = SmallDisk::under(&site, 48, 2000);
+    site.updated(&["--adopt"]);
+    let server = counted(&mut site);
+    let place = site.node().canonicalize().expect("is there").display().to_string();
+    // the new content alone would fit, but for the archive beside it
+    disk.fill(7_000_000);
+    let before = site.snapshot();
+    let run = site.update(&["--no-fallback"]);
+    run.ended(5, &["nothing was changed"]);
+    let (free, needed) = numbers(&run, &place, "bytes");
+    assert!(free.abs_diff(disk.free()) < 100_000, "{free} is not what df says: {}", disk.free());
+    // content, archive, a hundred small files, and what is kept for the rest
+    assert!((9_500_000..11_000_000).contains(&needed), "{needed}");
+    fetched_listings_alone(&site, &server);
+    site.unchanged_since(&before);
+    disk.drain();
+    // inodes: the hundred new files, and as many again as are kept for the rest
+    let names = site.node().join("filler");
+    fs::create_dir(&names).expect("makes");
+    for number in 0..disk.free_inodes() - 150 {
+        fs::write(names.join(number.to_string()), "").expect("writes");
+    }
+    let before = site.snapshot();
+    server.calm();
+    let run = site.update(&["--no-fallback"]);
+    run.ended(5, &["nothing was changed"]);
+    let (free, needed) = numbers(&run, &place, "inodes");
+    assert!((140..=150).contains(&free) && (160..200).contains(&needed), "{free} {needed}");
+    fetched_listings_alone(&site, &server);
+    site.unchanged_since(&before);
+    // a dry run says the same, and fits nothing either
+    numbers(&site.update(&["--no-fallback", "--dry-run"]), &place, "inodes");
+    fs::remove_dir_all(&names).expect("removes");
+    site.updated(&["--no-fallback"]);
+    site.same();
+}
+
+#[test]
+fn each_filesystem_has_to_have_room_for_what_comes_to_it() {
+    if !has_all() {
+        return;
+    }
+    // below which mount it comes, and which one is too small for it: for content, or for the archive
+    for (content, small) in [("usr", "usr"), ("srv", "var"), ("boot", "boot")] {
+        let mut site = bulky(&[content]);
+        fs::create_dir_all(site.node().join(small)).expect("makes");
+        let root = SmallDisk::under(&site, 64, 3000);
+        let part = SmallDisk::below(&site, small, 6, 500);
+        site.updated(&["--adopt"]);
+        let before = site.snapshot();
+        let server = counted(&mut site);
+        let run = site.update(&["--no-fallback"]);
+        run.ended(5, &["nothing was changed"]);
+        let place = part.at.canonicalize().expect("is there").display().to_string();
+        numbers(&run, &place, "bytes");
+        assert!(!run.err.contains(&format!("{} has", root.at.display())), "the root has enough: {run:#?}");
+        fetched_listings_alone(&site, &server);
+        site.unchanged_since(&before);
+        drop(part);
+    }
+}
+
+#[test]
+fn an_undo_set_in_the_way_goes_first_unless_it_is_always_kept() {
+    if !has_all() {
+        return;
+    }
+    let mut tree = tree(false);
+    for number in 0..2 {
+        trees::put(&mut tree, &format!("usr/bulk-{number}"), Item::file(trees::noise(6_000_000, number)));
+    }
+    let mut site = Site::at(&tree);
+    let disk = SmallDisk::under(&site, 64, 2000);
+    site.updated(&["--adopt"]);
+    // twelve megabytes are displaced, and twelve come
+    for number in 0..2 {
+        trees::put(&mut tree, &format!("usr/bulk-{number}"), Item::file(trees::noise(6_000_000, 10 + number)));
+    }
+    site.publish(&tree);
+    trees::write_text(&site.node().join("etc/systemimager/updateclient.toml"), "undo_share = 0.9\n");
+    site.updated(&["--no-fallback"]);
+    assert!(site.status().contains("undo:"), "{}", site.status());
+    trees::put(&mut tree, "usr/bulk-2", Item::file(trees::noise(6_000_000, 20)));
+    site.publish(&tree);
+    let server = counted(&mut site);
+    let undo = site.node().join(".si-undo");
+    // it would not be enough: then it stays
+    disk.fill(512 << 10);
+    let before = site.snapshot();
+    let place = site.node().canonicalize().expect("is there").display().to_string();
+    numbers(&site.update(&["--no-fallback"]), &place, "bytes");
+    judge::same(&before, &site.node(), &[]);
+    assert!(undo.exists() && site.status().contains("undo:"));
+    disk.drain();
+    disk.fill(6 << 20);
+    // it would be, and the configuration forbids it
+    let configuration = site.node().join("etc/systemimager/updateclient.toml");
+    trees::write_text(&configuration, "keep_undo = \"always\"\n");
+    let run = site.update(&["--no-fallback"]);
+    run.ended(5, &["the undo set is in the way, and keep_undo = \"always\" keeps it", "nothing was changed"]);
+    fetched_listings_alone(&site, &server);
+    assert!(undo.exists() && site.status().contains("undo:"));
+    // a dry run only says what it would take
+    trees::write_text(&configuration, "undo_share = 0.9\n");
+    site.update(&["--no-fallback", "--dry-run"]).ended(0, &["would update to node"]);
+    assert!(undo.exists());
+    let run = site.updated(&["--no-fallback"]);
+    run.ended(0, &["bytes free and the update needs", "the undo set,", "is in the way and goes"]);
+    judge::same(&site.image(), &site.node(), &["/filler", "/etc/systemimager"]);
+    // what this one displaced is little, and can be undone
+    assert!(site.status().contains("undo:"), "{}", site.status());
 }
 
 /// What another process does.

@@ -100,6 +100,15 @@ impl Sum {
         })
     }
 
+    /// By filesystem: how many have no name elsewhere.
+    pub(super) fn inodes(&self) -> HashMap<usize, u64> {
+        let mut inodes = HashMap::new();
+        for inode in self.inodes.values().filter(|inode| inode.names >= inode.links) {
+            *inodes.entry(inode.filesystem).or_default() += 1;
+        }
+        inodes
+    }
+
     /// By filesystem, in bytes.
     pub(super) fn bytes(&self) -> HashMap<usize, u64> {
         let mut bytes = HashMap::new();

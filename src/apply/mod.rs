@@ -29,6 +29,7 @@ pub mod preflight;
 pub mod prepare;
 mod reserve;
 pub mod roll_forward;
+pub mod room;
 pub mod session;
 pub mod stage;
 mod strangers;

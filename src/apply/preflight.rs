@@ -2,10 +2,8 @@
 
 use std::collections::{BTreeMap, HashSet};
 
-use crate::entry::{Entry, Meta};
 use crate::generation::GenerationId;
 use crate::host::MaxDelete;
-use crate::manifest::Manifest;
 use crate::root::mounts::{Host, Mount};
 use crate::root::{Descend, FileKind, Root, RootError};
 use crate::state;
@@ -14,11 +12,8 @@ use crate::tree_path::TreePath;
 use super::Untouched;
 use super::filesystems::{Filesystems, Slots};
 use super::prepare::{Action, Install, Transaction};
+use super::room::Demand;
 
-/// Filesystems never fill to the last block; a journal, directories and metadata need some.
-const SLACK_BYTES: u64 = 8 << 20;
-/// Likewise for inodes.
-const SLACK_INODES: u64 = 64;
 /// A refusal names at most so many paths.
 const NAMED: usize = 20;
 
@@ -168,54 +163,24 @@ fn check_parent(root: &Root, parent: &TreePath, filesystems: &Filesystems) -> Re
     Ok(())
 }
 
-/// Refuses what does not fit: everything staged lies beside what it will replace. `freed` bytes are not
-/// free yet and could be.
-pub fn check_room(
-    root: &Root,
-    transaction: &Transaction,
-    filesystems: &Filesystems,
-    disks: Disks,
-    freed: u64,
-) -> Result<(), Untouched> {
-    let disk = |which: usize| disks.of(filesystems, which);
-    let mut checked = Vec::new();
-    for which in transaction.filesystems() {
-        if checked.contains(&disk(which)) {
-            continue;
-        }
-        checked.push(disk(which));
-        let top = &filesystems.tops()[which];
-        let tree = root.below(top)?;
-        let room = tree.room()?;
-        let here = || transaction.installs.iter().filter(|install| disk(install.filesystem) == disk(which));
-        let mut bytes = here().map(|install| install.bytes().next_multiple_of(room.block)).sum::<u64>();
-        if which == 0 {
-            bytes += check_room_without_slots(root, transaction, filesystems)?;
-        }
-        let inodes = here().count() as u64 + SLACK_INODES;
-        check(&root.show(top), "bytes", bytes.saturating_add(SLACK_BYTES), room.bytes.saturating_add(freed))?;
-        // Some filesystems make inodes as they need them, and say 0.
-        if room.has_inodes && freed == 0 {
-            check(&root.show(top), "inodes", inodes, room.inodes)?;
-        }
-    }
-    Ok(())
-}
-
 /// Refuses a rollback that does not fit: what it puts back is there, but for where it has to be copied.
 pub fn check_room_to_go_back(root: &Root, transaction: &Transaction) -> Result<(), Untouched> {
     match check_room_without_slots(root, transaction, &transaction.tops)? {
         0 => Ok(()),
         displaced => {
-            let top = root.show(&TreePath::root());
-            check(&top, "bytes", displaced.saturating_add(SLACK_BYTES), root.room()?.bytes)
+            let mut demand = Demand::new(root, &transaction.tops, None, &[]);
+            demand.add_bytes(displaced)?;
+            match demand.missing().first() {
+                Some(shortage) => Err(Untouched::NoRoom(shortage.to_string())),
+                None => Ok(()),
+            }
         }
     }
 }
 
 /// Refuses what does not fit on filesystems without slots: each new file lies beside the old one while it
 /// is copied. Returns the bytes of what is displaced there, which has to fit into slots elsewhere.
-fn check_room_without_slots(
+pub fn check_room_without_slots(
     root: &Root,
     transaction: &Transaction,
     filesystems: &Filesystems,
@@ -278,74 +243,6 @@ fn held(root: &Root, path: &TreePath, block: u64) -> Result<u64, RootError> {
         Ok(Descend::Into)
     })?;
     Ok(bytes)
-}
-
-/// Refuses an update before anything of it is fetched: what comes is staged beside what is there, and the
-/// `download` lies in the spool meanwhile. `freed` bytes are not free yet and could be.
-pub fn check_room_early(
-    root: &Root,
-    filesystems: &Filesystems,
-    disks: Disks,
-    (base, target): (Option<&Manifest>, &Manifest),
-    download: u64,
-    freed: u64,
-) -> Result<(), Untouched> {
-    // By disk: a top of it, bytes and inodes.
-    let mut needs: Vec<(usize, u64, u64)> = Vec::new();
-    let mut need = |which: usize, bytes: u64, inodes: u64| match needs
-        .iter_mut()
-        .find(|(known, ..)| disks.of(filesystems, *known) == disks.of(filesystems, which))
-    {
-        Some((_, b, i)) => (*b, *i) = (b.saturating_add(bytes), i.saturating_add(inodes)),
-        None => needs.push((which, bytes, inodes)),
-    };
-    let block = root.room()?.block;
-    need(filesystems.of(&state::place("spool")), download, 1);
-    for (old, new) in comes(base, target) {
-        // A new time alone is set in place.
-        let same = |old: &Entry| old.node == new.node && Meta { mtime: old.meta.mtime, ..new.meta.clone() } == old.meta;
-        if !old.is_some_and(|old| same(old) || (old.is_dir() && new.is_dir())) {
-            let bytes = new.file().map_or(0, |(size, _)| size.next_multiple_of(block));
-            need(filesystems.of(&new.path), bytes, 1);
-        }
-    }
-    for (which, bytes, inodes) in needs {
-        let top = &filesystems.tops()[which];
-        let room = root.below(top)?.room()?;
-        let place = root.show(top);
-        check(&place, "bytes", bytes.saturating_add(SLACK_BYTES), room.bytes.saturating_add(freed))?;
-        if room.has_inodes && freed == 0 {
-            check(&place, "inodes", inodes.saturating_add(SLACK_INODES), room.inodes)?;
-        }
-    }
-    Ok(())
-}
-
-/// The entries of `target` that `base` does not have so, with what it has at their paths.
-fn comes<'m>(base: Option<&'m Manifest>, target: &'m Manifest) -> impl Iterator<Item = (Option<&'m Entry>, &'m Entry)> {
-    let mut old = base.map(Manifest::entries).unwrap_or_default().iter().peekable();
-    target.entries().iter().filter_map(move |new| {
-        while old.next_if(|old| old.path < new.path).is_some() {}
-        let old = old.next_if(|old| old.path == new.path);
-        (old != Some(new)).then_some((old, new))
-    })
-}
-
-/// Which disks filesystems are on: bind mounts and subvolumes share the room of one.
-#[derive(Clone, Copy)]
-pub struct Disks<'a> {
-    /// What holds the top of the tree.
-    pub host: Option<&'a Host>,
-    /// What is mounted below it.
-    pub mounts: &'a [Mount],
-}
-
-impl Disks<'_> {
-    fn of(&self, filesystems: &Filesystems, which: usize) -> Option<&String> {
-        let top = &filesystems.tops()[which];
-        let mount = self.mounts.iter().rfind(|mount| *top == mount.at || top.is_below(&mount.at));
-        mount.map_or(self.host.map(|host| &host.device), |mount| Some(&mount.device))
-    }
 }
 
 fn check(place: &str, unit: &str, needed: u64, free: u64) -> Result<(), Untouched> {

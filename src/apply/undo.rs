@@ -135,6 +135,39 @@ pub(super) fn note(
     WayBack::of(root, stages, made, transaction)?.write(old)
 }
 
+/// What would be free without the undo set of one filesystem.
+pub(super) struct Weight {
+    /// Where the filesystem begins.
+    pub top: TreePath,
+    /// On the disk.
+    pub bytes: u64,
+    /// Of which no other name is left.
+    pub inodes: u64,
+}
+
+/// What would be free without the undo sets of a tree, readable or not.
+pub(super) fn weigh(root: &Root, filesystems: &Filesystems) -> Result<Vec<Weight>, RootError> {
+    let all = filesystems.and(Undo::tops(root));
+    let mut sum = Sum::default();
+    for at in 0..all.tops().len() {
+        if let Some(set) = all.undo_of(root, at)? {
+            sum.add_tree(at, &set, &TreePath::root())?;
+        }
+    }
+    let (bytes, inodes) = (sum.bytes(), sum.inodes());
+    let of = |map: &HashMap<usize, u64>, at| map.get(&at).copied().unwrap_or(0);
+    let tops = all.tops().iter().enumerate();
+    Ok(tops.map(|(at, top)| Weight { top: top.clone(), bytes: of(&bytes, at), inodes: of(&inodes, at) }).collect())
+}
+
+/// Removes the undo set of a tree: its room is needed.
+pub fn drop_all(root: &Root, filesystems: &Filesystems) -> Result<(), RootError> {
+    match Undo::find(root) {
+        Ok(Some(undo)) => undo.remove(root),
+        Ok(None) | Err(_) => filesystems.remove_undo(root),
+    }
+}
+
 impl Undo {
     /// The undo set of the tree, if there is one.
     pub fn find(root: &Root) -> Result<Option<Undo>, WayBackError> {
@@ -155,7 +188,7 @@ impl Undo {
     }
 
     /// Removes it; without its way back it is none, whatever happens meanwhile.
-    pub fn remove(self, root: &Root) -> Result<(), RootError> {
+    fn remove(self, root: &Root) -> Result<(), RootError> {
         if let Some(set) = self.sets.get(&0) {
             WayBack::remove(set)?;
         }

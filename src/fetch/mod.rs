@@ -154,6 +154,14 @@ impl Repository {
         self.memory(file, frame.length, MAX_FRAME, frame.sha256)
     }
 
+    /// How many bytes of `file` are still to be fetched, if what the spool holds of it is right.
+    pub fn left(&self, file: &FileRef) -> u64 {
+        if self.spool.size(&file.sha256.to_string()) == file.size {
+            return 0;
+        }
+        file.size.saturating_sub(self.spool.size(&spool::part_name(file.sha256)))
+    }
+
     /// The verified bytes of `file`, which must not be larger than `cap`.
     pub fn small(&self, file: &FileRef, cap: u64) -> Result<Vec<u8>, FetchError> {
         self.memory(file, file.size, cap, file.sha256)

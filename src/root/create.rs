@@ -2,7 +2,7 @@
 
 use std::fs::File;
 
-use rustix::fs::{AtFlags, FallocateFlags, FileType, Mode, OFlags};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags};
 use rustix::io::Errno;
 
 use crate::entry::Device;
@@ -51,10 +51,7 @@ impl Root {
         if bytes == 0 {
             return Ok(());
         }
-        match change(|| rustix::fs::fallocate(&file, FallocateFlags::empty(), 0, bytes)) {
-            Ok(()) | Err(Errno::OPNOTSUPP | Errno::NOSYS) => Ok(()),
-            Err(e) => Err(self.error("keep room in", path, e)),
-        }
+        file.take_room(bytes).map_err(|e| self.error("keep room in", path, e))
     }
 
     /// Opens the file at `path`, making it where it is not there, as something to lock.

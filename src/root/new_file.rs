@@ -5,6 +5,9 @@ use std::io::{self, Write};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::FileExt;
 
+use rustix::fs::FallocateFlags;
+use rustix::io::Errno;
+
 use super::fault::change;
 
 /// A new file of a tree. It is changed only by what is here, so that each change passes the fault point.
@@ -24,6 +27,14 @@ impl NewFile {
     /// Makes it so many bytes long; what was not written is zeros.
     pub fn set_len(&self, size: u64) -> io::Result<()> {
         change(|| self.0.set_len(size))
+    }
+
+    /// Takes room for so many bytes, all of them or none, where the filesystem can promise any.
+    pub fn take_room(&self, bytes: u64) -> io::Result<()> {
+        match change(|| rustix::fs::fallocate(&self.0, FallocateFlags::empty(), 0, bytes)) {
+            Ok(()) | Err(Errno::OPNOTSUPP | Errno::NOSYS) => Ok(()),
+            Err(e) => Err(e.into()),
+        }
     }
 
     /// Makes it a copy of `content` that shares its blocks, where the filesystem can.

@@ -43,6 +43,8 @@ impl Root {
 }
 
 fn write_all(mut from: File, to: &mut NewFile) -> io::Result<()> {
+    // A disk that it does not fit on is not filled with the half of it.
+    to.take_room(from.metadata()?.len())?;
     let mut piece = vec![0; PIECE];
     loop {
         match from.read(&mut piece) {

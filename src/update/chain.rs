@@ -108,14 +108,16 @@ impl Converge<'_> {
         }
         let mut goal = self.goal(manifest, way);
         goal.renamed = goal.base.as_ref().map_or(0, |base| renamed(base, &goal.target, &links));
+        let left = chain.diffs().iter().map(|archive| self.run.repository.left(&archive.file));
+        let fits = self.check_room_early(goal.base.as_ref().unwrap_or(&goal.target), &goal.target, left.sum());
         if self.run.request.dry_run {
             let live = self.look(&goal)?;
             let transaction = self.prepare(&goal, &live)?;
             let mut report = self.forecast(&goal, &transaction);
-            report.refusal = report.refusal.or_else(|| self.check_room_early(&goal, chain.bytes()).err());
+            report.refusal = fits.err().or(report.refusal);
             return Ok(Followed::Done(Box::new(report)));
         }
-        self.check_room_early(&goal, chain.bytes())?;
+        fits?;
         let (downloaded, prepared) = std::thread::scope(|scope| {
             let download = scope.spawn(|| self.download(&links));
             let prepared = self.look(&goal).and_then(|live| self.prepare(&goal, &live));

@@ -4,14 +4,13 @@ use crate::apply::journal::Record;
 use std::collections::BTreeMap;
 
 use crate::apply::live::Live;
-use crate::apply::preflight::Disks;
 use crate::apply::prepare::{self, Depth, Policy, Transaction, Untracked, Wanted};
 use crate::apply::stage::Stage;
-use crate::apply::undo::{Limits, Undo};
+use crate::apply::undo::Limits;
 use crate::apply::{Untouched, preflight};
 use crate::catalog::Catalog;
 use crate::entry::Entry;
-use crate::host::{Drift, KeepUndo};
+use crate::host::Drift;
 use crate::manifest::{Manifest, path_text};
 use crate::root::FileKind;
 use crate::state::{self, KernelPaths, SeenCatalog, State};
@@ -49,6 +48,8 @@ pub(super) struct Goal {
     pub waiting: Vec<TreePath>,
     /// How closely the tree is looked at.
     pub policy: Policy,
+    /// Whether all content comes by way of the root's filesystem.
+    pub received: bool,
     /// Paths that go and have a replacement elsewhere.
     pub renamed: usize,
     /// For people: the way and why.
@@ -78,6 +79,7 @@ impl Converge<'_> {
             waiting: self.waiting(),
             whole,
             policy: Policy { depth, drift: request.drift, untracked },
+            received: false,
             renamed: 0,
             way,
         }
@@ -166,45 +168,11 @@ impl Converge<'_> {
         let session = &self.run.session;
         let tracked = goal.base.as_ref().map_or(0, |base| base.len()).max(goal.target.len());
         preflight::check_budget(transaction, tracked, goal.renamed, self.run.request.max_delete)?;
-        let (host, mounts) = (session.host.as_ref(), &session.mounts);
+        let mounts = &session.mounts;
         preflight::check_paths(&session.root, transaction, &transaction.tops, mounts)?;
         preflight::check_own_places(&session.root, transaction, goal.whole.id())?;
         preflight::check_missing_mounts(&session.root, transaction, &self.run.fstab()?, mounts)?;
-        let disks = Disks { host, mounts };
-        self.make_room(|freed| preflight::check_room(&session.root, transaction, &transaction.tops, disks, freed))?;
-        Ok(())
-    }
-
-    /// Refuses what does not fit before anything is fetched.
-    pub(super) fn check_room_early(&self, goal: &Goal, download: u64) -> Result<(), UpdateError> {
-        let session = &self.run.session;
-        let disks = Disks { host: session.host.as_ref(), mounts: &session.mounts };
-        let manifests = (goal.base.as_ref(), &goal.target);
-        let early =
-            |freed| preflight::check_room_early(&session.root, &session.filesystems, disks, manifests, download, freed);
-        Ok(self.make_room(early)?)
-    }
-
-    /// Lets an undo set go that is in the way of an update, where that helps; `check` is told how many
-    /// bytes that would free.
-    fn make_room(&self, check: impl Fn(u64) -> Result<(), Untouched>) -> Result<(), Untouched> {
-        let Err(full @ Untouched::NoRoom(_)) = check(0) else { return check(0) };
-        let (run, root) = (self.run, &self.run.session.root);
-        let undo = Undo::find(root).ok().flatten().filter(|_| run.request.keep_undo != KeepUndo::Always);
-        let Some(undo) = undo else { return Err(full) };
-        let bytes = undo.bytes()?;
-        if check(bytes).is_err() {
-            return Err(full);
-        }
-        if run.request.dry_run {
-            run.monitor.warn(format!("the undo set, {bytes} bytes, is in the way and would go first"));
-            return Ok(());
-        }
-        run.monitor.warn(format!(
-            "the undo set, {bytes} bytes, is in the way and goes: what it held cannot be undone any more"
-        ));
-        undo.remove(root)?;
-        check(0)
+        self.check_room(goal, transaction)
     }
 
     /// What a dry run tells: the changes, and whether the run itself would stop before them.

@@ -26,6 +26,7 @@ impl Converge<'_> {
         let mut goal = self.goal(head, format!("full sync: {why}"));
         goal.policy.depth = Depth::Content;
         goal.policy.drift = Drift::Repair;
+        goal.received = true;
         if self.base.is_none() {
             // Stale and untracked look alike: what the image does not have goes, under the budget.
             goal.policy.untracked = Untracked::Remove;

@@ -12,6 +12,7 @@ mod full;
 mod outcome;
 mod request;
 mod rollback;
+mod room;
 
 use std::collections::HashSet;
 use std::io::Read;
