@@ -248,7 +248,8 @@ fn what_is_mounted_in_what_was_displaced_is_not_removed_with_it() {
     let left = elsewhere.path().join("precious").exists();
     let mounts = fs::read_to_string("/proc/self/mountinfo").expect("reads");
     let node = site.node().display().to_string();
-    let at = mounts.lines().filter_map(|line| line.split(' ').nth(4)).find(|at| at.starts_with(&node)).expect("mounted");
+    let at =
+        mounts.lines().filter_map(|line| line.split(' ').nth(4)).find(|at| at.starts_with(&node)).expect("mounted");
     run(Command::new("umount").arg(at));
     updated.ended(0, &["updated"]);
     assert!(left);
