@@ -256,3 +256,29 @@ fn what_is_mounted_in_what_was_displaced_is_not_removed_with_it() {
     site.updated(&ANY);
     site.same();
 }
+
+#[test]
+fn a_directory_that_stays_for_what_is_in_it_is_not_announced_to_go() {
+    if !needs(&NEEDED) {
+        return;
+    }
+    let site = site();
+    let node = site.node();
+    write_text(&node.join(OLD).join("kernel/net/mine.ko"), "mine");
+    let stays = ["old", "old/kernel", "old/kernel/net"];
+    let dry = site.update(&["--dry-run", "--max-delete", "100%"]);
+    assert_eq!(dry.code, 0, "{dry:#?}");
+    assert!(dry.out.contains("*deleting   /usr/lib/modules/old/empty/"), "{dry:#?}");
+    for path in stays {
+        assert!(!dry.out.contains(&format!("*deleting   /usr/lib/modules/{path}/\n")), "{path}: {dry:#?}");
+    }
+    let updated = site.updated(&ANY);
+    updated.ended(0, &["3 deviations"]);
+    let left = judge::same_but_untracked(&site.image(), &node, &[]);
+    assert_eq!(left.len(), 4, "{left:?}");
+    // So it is the other way round.
+    write_text(&node.join("usr/lib/modules/new2"), "its directory stays anyway");
+    site.rollback(&["--dry-run"]).ended(0, &["/usr/lib/modules/old/kernel/net/c.ko"]);
+    site.rollback(&[]).ended(0, &["rolled back"]);
+    assert_eq!(fs::read_to_string(node.join(OLD).join("kernel/net/mine.ko")).expect("is there"), "mine");
+}

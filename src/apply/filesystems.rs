@@ -123,9 +123,8 @@ impl Filesystems {
         slots: Slots,
     ) -> Result<Stages, RootError> {
         let which: Vec<usize> = which.collect();
-        let mut times = HashMap::new();
+        let times = self.times(root)?;
         for &at in &which {
-            times.extend(root.stat(&self.tops[at])?.map(|stat| (self.tops[at].clone(), stat.mtime)));
             let stage = self.part(at, STAGE);
             root.remove_tree(&stage)?;
             root.create_dir(&stage)?;
@@ -139,6 +138,12 @@ impl Filesystems {
             }
         }
         Ok(Stages { times, ..self.open_stages(root)? })
+    }
+
+    /// The times of the directories in which stages are made.
+    pub fn times(&self, root: &Root) -> Result<HashMap<TreePath, Mtime>, RootError> {
+        let stats = self.tops.iter().map(|top| Ok(root.stat(top)?.map(|stat| (top.clone(), stat.mtime))));
+        stats.filter_map(Result::transpose).collect()
     }
 
     fn write_list(&self, root: &Root, which: &[usize]) -> Result<(), RootError> {

@@ -21,7 +21,7 @@ mod judge;
 mod layout;
 mod removal;
 
-pub(super) use removal::{removals, tell_kernels};
+pub(super) use removal::{OCCUPIED, removals, tell_kernels};
 
 use judge::{Judged, Verdict, judge_all};
 

@@ -1,4 +1,5 @@
-//! Directories that go together with all that they hold: one rename takes them, however much that is.
+//! Directories that go: together with all that they hold, by one rename, however much that is, unless
+//! something in them stays.
 
 use std::collections::HashSet;
 
@@ -8,13 +9,18 @@ use crate::tree_path::TreePath;
 
 use super::filesystems::Filesystems;
 
-/// The topmost directories that go as a whole, in tree order.
-pub(super) struct Whole(Vec<TreePath>);
+/// What of the directories that are to go does, and how.
+pub(super) struct Whole {
+    /// The topmost that go as a whole, in tree order.
+    tops: Vec<TreePath>,
+    /// Those in which something stands that does not go, in tree order.
+    occupied: Vec<TreePath>,
+}
 
 impl Whole {
-    /// Those of `directories` in which nothing stands but what goes: `names` and other `directories`. None
-    /// on a filesystem without slots, around a filesystem of its own, or on a `host` that may not let a
-    /// directory be renamed, as an overlay.
+    /// Looks through `directories`: one in which nothing stands but what goes, `names` and other
+    /// `directories`, goes as a whole. None does on a filesystem without slots, around a filesystem of its
+    /// own, or on a `host` that may not let a directory be renamed, as an overlay.
     pub(super) fn of(
         root: &Root,
         (host, mounts): (Option<&Host>, &[Mount]),
@@ -22,18 +28,15 @@ impl Whole {
         names: &[TreePath],
         directories: &[TreePath],
     ) -> Result<Whole, RootError> {
-        if host.is_some_and(|host| !host.is_local()) {
-            return Ok(Whole(Vec::new()));
-        }
         let going: HashSet<&TreePath> = names.iter().chain(directories).collect();
-        let has_slots = |path: &&TreePath| filesystems.of(path) == filesystems.ground(path);
-        let mut candidates: Vec<&TreePath> = directories.iter().filter(has_slots).collect();
+        let mut candidates: Vec<&TreePath> = directories.iter().collect();
         candidates.sort_unstable();
         let holds_some = |path: &TreePath| {
             let next = candidates.partition_point(|candidate| *candidate <= path);
             candidates.get(next).is_some_and(|candidate| candidate.is_below(path))
         };
-        let mut spoilt: HashSet<TreePath> = HashSet::new();
+        let mut in_parts: HashSet<TreePath> = HashSet::new();
+        let mut occupied: HashSet<TreePath> = HashSet::new();
         let mut seen: Option<&TreePath> = None;
         for &top in &candidates {
             // What lies below the last one was looked at with it.
@@ -43,47 +46,60 @@ impl Whole {
             seen = Some(top);
             let Some(stat) = root.stat(top)? else { continue };
             let apart = mounts.iter().map(|mount| &mount.at).chain(filesystems.tops());
-            apart.filter(|at| *at == top || at.is_below(top)).for_each(|at| spoil(&mut spoilt, at, top));
+            apart.filter(|at| *at == top || at.is_below(top)).for_each(|at| mark(&mut in_parts, at, top));
             let looked = root.walk::<RootError>(top, |visit| {
                 let goes = going.contains(&visit.path);
-                if !goes || visit.stat.dev != stat.dev {
-                    spoil(&mut spoilt, &visit.path, top);
+                if !goes {
+                    mark(&mut occupied, &visit.path, top);
+                }
+                if visit.stat.dev != stat.dev {
+                    mark(&mut in_parts, &visit.path, top);
                 }
                 Ok(if goes || holds_some(&visit.path) { Descend::Into } else { Descend::Past })
             });
             if looked.is_err() {
                 // Such as a path that is too long: what cannot be looked through does not go as a whole.
-                candidates.iter().filter(|path| path.is_below(top)).for_each(|path| spoil(&mut spoilt, path, top));
-                spoil(&mut spoilt, top, top);
+                candidates.iter().filter(|path| path.is_below(top)).for_each(|path| mark(&mut in_parts, path, top));
+                mark(&mut in_parts, top, top);
             }
         }
-        let mut whole: Vec<TreePath> = Vec::new();
-        for top in candidates.iter().filter(|top| !spoilt.contains(**top)) {
-            if !whole.last().is_some_and(|last| top.is_below(last)) {
-                whole.push((*top).clone());
+        let movable = |path: &TreePath| {
+            filesystems.of(path) == filesystems.ground(path) && host.is_none_or(|host| host.is_local())
+        };
+        let mut whole = Whole { tops: Vec::new(), occupied: Vec::new() };
+        for path in candidates {
+            if occupied.contains(path) {
+                whole.occupied.push(path.clone());
+            } else if !in_parts.contains(path) && movable(path) && !whole.holds(path) {
+                whole.tops.push(path.clone());
             }
         }
-        Ok(Whole(whole))
+        Ok(whole)
     }
 
-    /// The directories.
+    /// The topmost directories that go as a whole.
     pub(super) fn tops(&self) -> &[TreePath] {
-        &self.0
+        &self.tops
     }
 
-    /// Whether `path` goes with one of them, from below it.
+    /// Whether `path` is a directory in which something stays, so that it stays as well.
+    pub(super) fn is_occupied(&self, path: &TreePath) -> bool {
+        self.occupied.binary_search(path).is_ok()
+    }
+
+    /// Whether `path` goes with a directory above it.
     pub(super) fn holds(&self, path: &TreePath) -> bool {
-        let before = self.0.partition_point(|top| top < path);
-        before.checked_sub(1).is_some_and(|at| path.is_below(&self.0[at]))
+        let before = self.tops.partition_point(|top| top < path);
+        before.checked_sub(1).is_some_and(|at| path.is_below(&self.tops[at]))
     }
 }
 
-/// Takes `path` and the directories above it, up to `top`, out of what goes as a whole.
-fn spoil(spoilt: &mut HashSet<TreePath>, path: &TreePath, top: &TreePath) {
+/// Marks `path` and the directories above it, up to `top`.
+fn mark(marked: &mut HashSet<TreePath>, path: &TreePath, top: &TreePath) {
     let mut at = Some(path.clone());
     while let Some(path) = at {
         at = if path == *top { None } else { path.parent() };
-        if !spoilt.insert(path) {
+        if !marked.insert(path) {
             break;
         }
     }

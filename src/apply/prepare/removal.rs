@@ -15,7 +15,7 @@ use super::{Action, Change, Item, Transaction, Untracked, Wanted};
 const FIRST_SLOT: u32 = u32::MAX;
 
 /// Why a directory stays that the image does not have any more.
-const OCCUPIED: &str = "kept, since something untracked sits in it";
+pub(in crate::apply) const OCCUPIED: &str = "kept, since something untracked sits in it";
 /// Why the running kernel's paths stay.
 const KERNELS: &str = "the running kernel's, kept until the next boot";
 
@@ -32,6 +32,15 @@ pub(super) fn remove(wanted: &Wanted, live: &Live, transaction: &mut Transaction
     }
     keep_kernels(transaction, &mut going);
     deferred(wanted, transaction, &mut going)?;
+    let place = (wanted.host, wanted.mounts);
+    let whole = Whole::of(wanted.root, place, wanted.filesystems, &going.names, &going.directories)?;
+    going.directories.retain(|path| {
+        let stays = whole.is_occupied(path);
+        if stays {
+            transaction.deviations.insert(path.clone(), OCCUPIED.to_owned());
+        }
+        !stays
+    });
     // What waited for a boot was listed by the update that it belongs to.
     let counts = |path: &&TreePath| wanted.waiting.binary_search(path).is_err();
     transaction.removed += going.names.iter().chain(&going.directories).filter(counts).count();
@@ -42,8 +51,6 @@ pub(super) fn remove(wanted: &Wanted, live: &Live, transaction: &mut Transaction
         suffix: suffix.to_owned(),
         bytes: 0,
     }));
-    let place = (wanted.host, wanted.mounts);
-    let whole = Whole::of(wanted.root, place, wanted.filesystems, &going.names, &going.directories)?;
     going.directories.append(&mut going.deferred);
     let mut slot = FIRST_SLOT;
     transaction.changes.append(&mut removals(wanted.filesystems, &whole, going.names, going.directories, || {

@@ -16,7 +16,7 @@ use super::super::compare::Difference;
 use super::super::filesystems::Slots;
 use super::super::order::{self, Arrival};
 use super::super::plain;
-use super::super::prepare::{Action, Change, Item, Transaction, removals, slot_name, tell_kernels};
+use super::super::prepare::{Action, Change, Item, OCCUPIED, Transaction, removals, slot_name, tell_kernels};
 use super::super::way_back::{Before, Fact, slot_of};
 use super::super::whole::Whole;
 use super::Undo;
@@ -380,6 +380,12 @@ impl Plan<'_> {
         let (names, emptied) = (std::mem::take(&mut self.names), std::mem::take(&mut self.emptied));
         let tops = self.transaction.tops.clone();
         let whole = Whole::of(self.root, (host, mounts), &tops, &names, &emptied)?;
+        let (occupied, emptied): (Vec<_>, Vec<_>) = emptied.into_iter().partition(|path| whole.is_occupied(path));
+        self.transaction.removed -= occupied.len();
+        for path in occupied {
+            self.transaction.items.retain(|item| item.path != path);
+            self.transaction.deviations.insert(path, OCCUPIED.to_owned());
+        }
         let mut removals = removals(&tops, &whole, names, emptied, || self.free_slot());
         let transaction = &mut self.transaction;
         transaction.changes.append(&mut order::in_order(self.arrivals));
