@@ -163,6 +163,35 @@ fn a_whole_update_on_btrfs() {
 /// The node's filesystems, by the directory that they hold.
 const PARTS: [&str; 6] = ["", "boot", "usr", "var", "opt/nested", "opt/nested/in/nested"];
 
+#[test]
+fn a_directory_that_hands_on_a_project_is_refused_before_anything_is_touched() {
+    if !needs(&NEEDED) {
+        return;
+    }
+    disk::private();
+    let [first, second] = [false, true].map(|second| generation(&["", "usr/lib"], second));
+    let (site, _disk) = site_on(&first, |site| Disk::new("xfs", site.dir.path().join("disk"), &site.node()));
+    site.publish(&second);
+    let chattr = |what: &str, path: &Path| run(Command::new("chattr").args(["-p", "7", what]).arg(path));
+    let dir = site.node().join("usr/lib");
+    chattr("+P", &dir);
+    // What the kernel says of such a rename.
+    fs::write(site.node().join("probe"), "").expect("writes");
+    let refused = fs::rename(site.node().join("probe"), dir.join("probe")).expect_err("another project");
+    assert_eq!(refused.kind(), std::io::ErrorKind::CrossesDevices);
+    fs::remove_file(site.node().join("probe")).expect("removes");
+    let before = site.snapshot();
+    let run = site.update(&["--no-fallback", "--max-delete", "100%"]);
+    run.ended(
+        5,
+        &["usr/lib has entries that have to change, and a project to hand on (chattr +P)", "nothing was changed"],
+    );
+    judge::same(&before, &site.node(), &["lost+found"]);
+    chattr("-P", &dir);
+    updated(&site, &[]);
+    judge::same(&site.image(), &site.node(), &["lost+found"]);
+}
+
 /// A btrfs root with two nested subvolumes, one in the other; ext4, xfs and another btrfs mounted in it.
 fn several(site: &Site) -> Vec<Disk> {
     let (node, image) = (site.node(), |name: &str| site.dir.path().join(name));

@@ -88,7 +88,7 @@ pub fn check_paths(
                 return refuse(&change.path, flag);
             }
         }
-        if !matches!(change.action, Action::Directory | Action::Times(_)) {
+        if change.action.shows() {
             parents.extend(change.path.parent());
         }
     }
@@ -156,6 +156,14 @@ fn check_parent(root: &Root, parent: &TreePath, filesystems: &Filesystems) -> Re
     } else {
         filesystems.tops()[filesystems.ground(parent)].clone()
     };
+    // What is staged, and what is displaced, lies in directories that are made at the top.
+    let (here, there) = (root.inherited_project(parent)?, root.inherited_project(&top)?);
+    if here.is_some_and(|here| here != there.unwrap_or(0)) || (there.is_some() && here != there) {
+        let top = root.show(&top);
+        return refuse(&format!(
+            "has entries that have to change, and a project to hand on (chattr +P) that is not that of {top}: nothing can be renamed from one into the other"
+        ));
+    }
     let (Some(top_pins), Some(top_stat)) = (root.pins(&top)?, root.stat(&top)?) else { return Ok(()) };
     if top_stat.dev != stat.dev || (top_pins.mount != pins.mount && top_pins.mount != 0) {
         return refuse("is on another filesystem than when the tree was looked at; run again");

@@ -94,7 +94,7 @@ impl Session {
 /// Whether an interrupted transaction waits to be finished; changes nothing.
 pub fn is_interrupted(root: &Root) -> Result<bool, RootError> {
     let path = name(STAGE).join(b"journal").unwrap_or_else(|_| TreePath::root());
-    Ok(root.stat(&path)?.is_some())
+    Ok(root.stat(&path)?.is_some_and(|stat| stat.kind == FileKind::File))
 }
 
 /// Refuses to go on where a filesystem is not mounted that something changes on, or that holds what is

@@ -17,6 +17,7 @@ mod metadata;
 pub mod mounts;
 mod new_file;
 mod program;
+mod project;
 mod replace;
 mod resolve;
 mod walk;
