@@ -21,7 +21,7 @@ const SAMPLES: &[(&str, &str)] = &[
     ("manifest/v1.mtree", "ff2ba553fcdd4681b735e9512359194aa509ce0aa33c05e60eb941c1137dd0ba"),
     ("state/v1-kernel.toml", "959d0abeb2f7c88180b6085a7586a2ee92d25c513e2af6eda25a8e9b58c67ee5"),
     ("state/v1.toml", "6327cb6a01f78833d5022305c1789ba813a9a8abb7c26663effc3dd7dfb3ec2d"),
-    ("undo/v1", "1d844ba4677b040581af4198aa34161cc9030dc487115b957c1664d06c880aae"),
+    ("undo/v1", "ab7dbebb0ec4614ea6ec52f5e4941191f3bd6774be7be73f2e193acf5adf9c97"),
 ];
 
 fn testdata() -> PathBuf {

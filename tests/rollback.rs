@@ -458,3 +458,60 @@ fn an_undo_set_that_is_damaged_or_foreign_changes_nothing() {
     common::copy_tree(&kept, &undo);
     site.rollback(&[]).ended(0, &[]);
 }
+
+#[test]
+fn repairs_do_not_fill_the_disk() {
+    if !needs(&DISK) {
+        return;
+    }
+    let mut tree = trees::system();
+    trees::put(&mut tree, "usr/bin/tool", Item::file(trees::noise(1_000_000, 1)));
+    let site = Site::at(&tree);
+    trees::put(&mut tree, "etc/version", Item::file("2"));
+    site.publish(&tree);
+    let _disk = SmallDisk::under(&site, 64, 2000);
+    write_text(&site.node().join("etc/systemimager/updateclient.toml"), "undo_share = 0.1\n");
+    site.updated(&["--adopt"]);
+    site.updated(&ANY);
+    let mut said = String::new();
+    for round in 0..10 {
+        fs::write(site.node().join("usr/bin/tool"), trees::noise(2_000_000, round)).expect("drifts");
+        said += &site.updated(&["--check", "content"]).err;
+    }
+    assert!(said.contains("what this repair displaces is not kept") && said.contains("undo_share allows"), "{said}");
+    let kept = common::run(std::process::Command::new("du").args(["-sk"]).arg(site.node().join(".si-undo")));
+    let kept: u64 = kept.split_whitespace().next().and_then(|size| size.parse().ok()).expect("a size");
+    assert!((2_000..6_600).contains(&kept), "{kept} kB of 64 MB");
+    site.rollback(&[]).ended(0, &["rolled back"]);
+}
+
+#[test]
+fn what_is_missing_afterwards_is_told() {
+    if !needs(&NEEDED) {
+        return;
+    }
+    let mut tree = trees::system();
+    for path in ["srv/gone/a/b", "srv/gone/c"] {
+        trees::put(&mut tree, path, Item::file(path));
+    }
+    let site = Site::at(&tree);
+    let node = site.node();
+    let mut next = tree.clone();
+    next.retain(|path, _| !path.starts_with(b"srv/"));
+    trees::put(&mut next, "etc/passwd", Item::file("the new passwd"));
+    site.publish(&next);
+    // It is missing before the update, so it is missing after the way back.
+    fs::remove_dir_all(node.join("srv/gone/a")).expect("removes");
+    fs::remove_file(node.join("etc/passwd")).expect("removes");
+    let before = site.snapshot();
+    site.updated(&ANY);
+    // A file that the node made where a directory was.
+    write_text(&node.join("srv/gone"), "the node's own");
+    site.rollback(&[]).ended(0, &["makes way, kept in .si-undo until the next update: /srv/gone\n"]);
+    judge::same(&before, &node, &[]);
+    let status = site.status();
+    for path in ["srv/gone/a", "srv/gone/a/b", "etc/passwd"] {
+        assert!(status.contains(&format!("./{path}: missing")), "{path}: {status}");
+    }
+    assert!(!status.contains("srv/gone/c"), "{status}");
+}

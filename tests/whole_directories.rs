@@ -196,7 +196,7 @@ fn what_stands_in_the_place_of_what_comes_back_goes_aside_and_is_told() {
     write_text(&node.join(OLD).join("kernel/b.ko"), "the node's own b");
     write_text(&node.join(OLD).join("modules.dep/file"), "in a directory where a file was");
     write_text(&node.join(OLD).join("kernel/d.ko"), "the node's own d");
-    let told = ["/usr/lib/modules/old/kernel/b.ko", "/usr/lib/modules/old/modules.dep/file", "goes with its directory"];
+    let told = ["/usr/lib/modules/old/kernel/b.ko", "/usr/lib/modules/old/modules.dep/file", "makes way"];
     let undone = site.rollback(&[]);
     undone.ended(0, &told);
     assert!(!undone.err.contains("d.ko") && !undone.err.contains("warning"), "{undone:#?}");
@@ -281,4 +281,71 @@ fn a_directory_that_stays_for_what_is_in_it_is_not_announced_to_go() {
     site.rollback(&["--dry-run"]).ended(0, &["/usr/lib/modules/old/kernel/net/c.ko"]);
     site.rollback(&[]).ended(0, &["rolled back"]);
     assert_eq!(fs::read_to_string(node.join(OLD).join("kernel/net/mine.ko")).expect("is there"), "mine");
+}
+
+#[test]
+fn what_comes_into_a_directory_that_becomes_something_else_is_kept_and_told() {
+    if !needs(&NEEDED) {
+        return;
+    }
+    let [mut old, mut new] = generations();
+    trees::put(&mut old, "srv/app/tracked", Item::file("tracked"));
+    trees::put(&mut new, "srv/app", Item::file("a file by now"));
+    trees::put(&mut new, "srv/other", Item::file("another"));
+    // With an undo set and without one, known before and come meanwhile.
+    for config in ["", "keep_undo = \"never\"\n"] {
+        let site = Site::at(&old);
+        let node = site.node();
+        write_text(&node.join("etc/systemimager/updateclient.toml"), config);
+        write_text(&node.join("srv/app/known"), "known");
+        site.publish(&new);
+        let mut command = site.command();
+        command.args(ANY);
+        assert!(kill(&command, "renameat2", 1));
+        assert!(node.join(".si-stage/journal").exists() && node.join("srv/app/tracked").exists());
+        write_text(&node.join("srv/app/mine"), "mine");
+        let recovered = recover(&node);
+        recovered.ended(0, &["/srv/app/mine came while the update was made", "kept in .si-undo"]);
+        assert!(!recovered.err.contains("srv/app/known") && !recovered.err.contains("tracked"), "{recovered:#?}");
+        let listed = fs::read_to_string(node.join(".si-undo/displaced")).expect("is there");
+        assert_eq!(listed.lines().collect::<Vec<_>>(), ["./srv/app/known", "./srv/app/mine"]);
+        let found = run(Command::new("find").arg(node.join(".si-undo")).args(["-name", "mine"]));
+        assert_eq!(fs::read_to_string(found.trim()).expect("is kept"), "mine");
+        if config.is_empty() {
+            site.rollback(&[]).ended(0, &["rolled back"]);
+            assert_eq!(fs::read_to_string(node.join("srv/app/mine")).expect("is back"), "mine");
+        }
+    }
+}
+
+#[test]
+fn what_cannot_be_removed_any_more_stops_nothing() {
+    if !needs(&NEEDED) {
+        return;
+    }
+    let [mut old, mut new] = generations();
+    trees::put(&mut old, "usr/lib/kept", Item::new(trees::What::Link(format!("{OLD}/modules.dep").into_bytes())));
+    let site = Site::at(&old);
+    trees::put(&mut new, "usr/lib/kept", Item::file("modules.dep").mtime(1_000_000_000, 7));
+    site.publish(&new);
+    let node = site.node();
+    // A name of the node's own, which the update leaves alone.
+    fs::hard_link(node.join(OLD).join("modules.dep"), node.join("usr/lib/mine")).expect("links");
+    site.updated(&ANY);
+    let chattr = |what: &str| run(Command::new("chattr").arg(what).arg(node.join("usr/lib/mine")));
+    chattr("+i");
+    trees::put(&mut new, "usr/lib/modules/new", Item::file("another"));
+    site.publish(&new);
+    site.updated(&ANY);
+    trees::put(&mut new, "usr/lib/modules/new", Item::file("yet another"));
+    site.publish(&new);
+    let updated = site.update(&ANY);
+    let undone = site.rollback(&[]);
+    chattr("-i");
+    updated.ended(0, &["updated", ".si-stage cannot be removed", "chattr +i"]);
+    undone.ended(0, &["rolled back", "cannot be removed"]);
+    // Now it can.
+    site.rollback(&[]).ended(0, &["rolled back"]);
+    assert_eq!(judge::same_but_untracked(&site.image(), &node, &[]), ["usr/lib/mine"]);
+    site.nothing_left();
 }

@@ -10,12 +10,14 @@ use crate::root::mounts::Mount;
 use crate::root::{FileKind, Rename, Root, RootError};
 use crate::tree_path::TreePath;
 
-use super::{DISPLACED, NEW, OLD, STAGE, UNDO, name};
+use super::{DISPLACED, NEW, OLD, STAGE, UNDO, name, top_times};
 
 /// The file in the root's stage that lists where stages are.
 const LIST: &str = "filesystems";
 /// In an undo set: what a repair displaced, with a number.
 const REPAIRED: &str = "repaired-";
+/// In a stage: what could not be removed, with a number.
+const LEFT: &str = "left-";
 /// An undo set that is on its way out, in a stage.
 const GONE: &str = "gone";
 /// A list larger than this is not ours.
@@ -123,11 +125,15 @@ impl Filesystems {
         slots: Slots,
     ) -> Result<Stages, RootError> {
         let which: Vec<usize> = which.collect();
-        let times = self.times(root)?;
+        let mut times = HashMap::new();
         for &at in &which {
-            let stage = self.part(at, STAGE);
-            root.remove_tree(&stage)?;
-            root.create_dir(&stage)?;
+            times.extend(root.stat(&self.tops[at])?.map(|stat| (self.tops[at].clone(), stat.mtime)));
+        }
+        top_times::note(root, &times)?;
+        for &at in &which {
+            if self.clear_stage(root, at)? {
+                root.create_dir(&self.part(at, STAGE))?;
+            }
             root.create_dir(&self.inside(at, OLD))?;
             if slots == Slots::Stage {
                 root.create_dir(&self.inside(at, NEW))?;
@@ -138,12 +144,6 @@ impl Filesystems {
             }
         }
         Ok(Stages { times, ..self.open_stages(root)? })
-    }
-
-    /// The times of the directories in which stages are made.
-    pub fn times(&self, root: &Root) -> Result<HashMap<TreePath, Mtime>, RootError> {
-        let stats = self.tops.iter().map(|top| Ok(root.stat(top)?.map(|stat| (top.clone(), stat.mtime))));
-        stats.filter_map(Result::transpose).collect()
     }
 
     fn write_list(&self, root: &Root, which: &[usize]) -> Result<(), RootError> {
@@ -253,15 +253,7 @@ impl Filesystems {
     }
 
     fn free_repaired(&self, root: &Root, at: usize) -> Result<TreePath, RootError> {
-        let undo = self.part(at, UNDO);
-        let mut number = 1;
-        loop {
-            let place = undo.join(format!("{REPAIRED}{number}").as_bytes()).unwrap_or_else(|_| name(REPAIRED));
-            if root.stat(&place)?.is_none() {
-                return Ok(place);
-            }
-            number += 1;
-        }
+        free(root, &self.part(at, UNDO), REPAIRED)
     }
 
     /// Removes of what was displaced everything but the slots that `keeps` names, and the list of them.
@@ -278,7 +270,28 @@ impl Filesystems {
 
     /// Removes the stages of all filesystems, the top's last.
     pub fn remove_stages(&self, root: &Root) -> Result<(), RootError> {
-        (0..self.tops.len()).rev().try_for_each(|at| root.remove_tree(&self.part(at, STAGE)))
+        (0..self.tops.len()).rev().try_for_each(|at| self.clear_stage(root, at).map(drop))
+    }
+
+    /// Removes a stage; false where something in it cannot be removed now, since its inode was made immutable
+    /// under another name or something was mounted in it. That is put aside, and stops nothing.
+    fn clear_stage(&self, root: &Root, at: usize) -> Result<bool, RootError> {
+        let stage = self.part(at, STAGE);
+        match root.stat(&stage)? {
+            None => return Ok(true),
+            Some(stat) if stat.kind != FileKind::Directory => return root.unlink(&stage).map(|()| true),
+            Some(_) => {}
+        }
+        for (path, _) in root.children(&stage)? {
+            match root.remove_tree(&path) {
+                Err(error) if !error.is_forbidden() => return Err(error),
+                _ => {}
+            }
+            if root.stat(&path)?.is_some() && !path.name().starts_with(LEFT.as_bytes()) {
+                root.rename(&path, root, &free(root, &stage, LEFT)?, Rename::NoReplace)?;
+            }
+        }
+        root.remove_dir(&stage)
     }
 
     /// Removes the undo set of all filesystems, the top's first: without that it is none.
@@ -326,6 +339,18 @@ impl Filesystems {
 
     fn inside(&self, at: usize, part: &str) -> TreePath {
         self.part(at, STAGE).join(part.as_bytes()).unwrap_or_else(|_| name(part))
+    }
+}
+
+/// A name in `directory` that begins with `prefix` and ends with the first number that is free.
+fn free(root: &Root, directory: &TreePath, prefix: &str) -> Result<TreePath, RootError> {
+    let mut number = 1;
+    loop {
+        let place = directory.join(format!("{prefix}{number}").as_bytes()).unwrap_or_else(|_| name(prefix));
+        if root.stat(&place)?.is_none() {
+            return Ok(place);
+        }
+        number += 1;
     }
 }
 

@@ -34,6 +34,7 @@ pub mod session;
 pub mod stage;
 mod strangers;
 pub mod supply;
+pub mod top_times;
 pub mod undo;
 pub mod way_back;
 mod whole;

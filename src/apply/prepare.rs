@@ -328,7 +328,11 @@ pub fn prepare(wanted: &Wanted, live: &Live) -> Result<Transaction, Untouched> {
     removal::remove(wanted, live, &mut transaction)?;
     removal::let_kernels_take_part(live, &mut transaction);
     // Names and content first, so that the tree is mixed for as short a time as can be; then times.
-    transaction.changes.sort_by_key(|change| matches!(change.action, Action::Times(_)));
+    transaction.changes.sort_by_key(|change| match change.action {
+        Action::Times(_) => 1,
+        Action::RemoveInside => 2,
+        _ => 0,
+    });
     settle_directories(wanted, live, &judged, &mut transaction);
     let displaced: HashSet<&TreePath> = transaction.displaced.iter().collect();
     let gone = live.untracked.iter().filter(|(path, _)| displaced.contains(path)).count() as u64;

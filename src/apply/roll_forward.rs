@@ -17,7 +17,7 @@ use super::journal::{self, Journal};
 use super::prepare::{Action, Change, slot_name};
 use super::undo::{self, Keep, Undo};
 use super::way_back::{WayBack, WayBackError};
-use super::{Interrupted, boot, displaced, name, reserve, strangers};
+use super::{Interrupted, boot, displaced, name, reserve, strangers, top_times};
 
 /// A transaction that is complete, durable and recorded.
 #[derive(Debug)]
@@ -108,6 +108,18 @@ fn attempt(
     if !strangers.back.is_empty() {
         mixed = begin.elapsed();
     }
+    let mut stuck = strangers.stuck;
+    if !stuck.is_empty() {
+        let listed: HashSet<TreePath> = undo::displaced(&stages)?.into_iter().collect();
+        stuck.retain(|path| !listed.contains(path));
+        undo::also_displaced(&stages, &stuck)?;
+    }
+    for path in &stuck {
+        monitor.warn(format!(
+            "{} came while the update was made and had to make way; it is kept in .si-undo until the next update",
+            root.show(path)
+        ));
+    }
     for change in journal.changes.iter().filter(|change| matches!(change.action, Action::RemoveTree { .. })) {
         if root.stat(&change.path)?.is_some_and(|stat| stat.kind == FileKind::Directory) {
             kept.push(change.path.clone());
@@ -116,7 +128,7 @@ fn attempt(
     monitor.event(Event::Advanced { job: Job::Apply, by: journal.changes.len() as u64 });
     settle_directories(root, journal)?;
     if journal.keep == Keep::This {
-        WayBack::settle(&stages)?;
+        WayBack::settle(&stages, &journal.changes)?;
     }
     let grounds = journal.changes.iter().map(|change| filesystems.ground(&change.path));
     let touched: BTreeSet<usize> = grounds.chain(takes_part).collect();
@@ -129,13 +141,6 @@ fn attempt(
     let kept_at = if journal.keep == Keep::This { "is kept in .si-undo until the next update" } else { "is gone" };
     for path in so_far.edited.iter() {
         monitor.warn(format!("{} was changed after the update was sealed; what it was {kept_at}", root.show(path)));
-    }
-    if !strangers.stuck.is_empty() {
-        let listed: HashSet<TreePath> = undo::displaced(&stages)?.into_iter().collect();
-        for path in strangers.stuck.iter().filter(|path| !listed.contains(*path)) {
-            let path = root.show(path);
-            monitor.warn(format!("what had come to {path} meanwhile had to make way for something else; it {kept_at}"));
-        }
     }
     for path in &kept {
         monitor.warn(format!("{} stays, since something untracked sits in it", root.show(path)));
@@ -193,16 +198,22 @@ pub(super) fn put_away(root: &Root, journal: &Journal) -> Result<(), RootError> 
         // What only the node had was being kept already.
         Keep::Nothing => filesystems.keep_old(root, &takes_part)?,
         Keep::Beside => filesystems.keep_beside(root, &takes_part)?,
-        Keep::Earlier => {}
-    }
-    filesystems.remove_stages(root)?;
-    for top in filesystems.tops() {
-        let entry = journal.directories.binary_search_by(|entry| entry.path.cmp(top));
-        if let Ok(at) = entry {
-            settle_time(root, &journal.directories[at])?;
+        Keep::Earlier => {
+            let displaced = undo::displaced_slots(root, journal)?;
+            if !displaced.is_empty() {
+                filesystems.thin_out(root, &displaced)?;
+                filesystems.keep_beside(root, &takes_part)?;
+            }
         }
     }
-    Ok(())
+    let mut times = top_times::noted(root)?;
+    for top in filesystems.tops() {
+        let entry = journal.directories.binary_search_by(|entry| entry.path.cmp(top));
+        times.extend(entry.ok().map(|at| (top.clone(), journal.directories[at].meta.mtime)));
+    }
+    top_times::note(root, &times)?;
+    filesystems.remove_stages(root)?;
+    top_times::settle(root)
 }
 
 /// The changes, one after the other.

@@ -13,7 +13,7 @@ use super::filesystems::Filesystems;
 use super::journal::{self, Found, Journal, JournalError};
 use super::prepare::Change;
 use super::roll_forward::{Applied, put_away, roll_forward};
-use super::{FULL, Interrupted, STAGE, name, reserve};
+use super::{FULL, Interrupted, STAGE, name, reserve, top_times};
 
 /// A tree that this run alone works on, in the state before or after a transaction, never in between.
 pub struct Session {
@@ -144,5 +144,14 @@ fn recover(root: &Root, present: &Filesystems, monitor: &dyn Monitor) -> Result<
     // Without a journal nothing of a stage was ever visible; a full sync leaves what it received.
     drop_stages(root, &present.and(Filesystems::listed(root)?))?;
     root.remove_tree(&name(FULL))?;
+    top_times::settle(root)?;
+    for at in 0..present.tops().len() {
+        if present.has_stage(root, at)? {
+            let stage = root.show(&present.tops()[at].join(STAGE.as_bytes()).unwrap_or_else(|_| name(STAGE)));
+            monitor.warn(format!(
+                "what is left in {stage} cannot be removed: something is mounted in it, or a file of it was made immutable (chattr +i) under another name"
+            ));
+        }
+    }
     Ok(applied)
 }

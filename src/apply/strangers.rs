@@ -3,7 +3,8 @@
 //!
 //! What was to go is listed in the journal, path by path. Everything else that lies in such a directory
 //! among the displaced is moved back, into what stands at the place now, or into the directory made again.
-//! Only what would displace something stays where it is. Can be repeated.
+//! Only what would displace something, or lay in what is no directory any more, stays where it is. Can be
+//! repeated.
 
 use std::collections::{HashMap, HashSet};
 
@@ -19,7 +20,7 @@ use super::way_back::slot_of;
 pub(super) struct Strangers {
     /// What was brought back.
     pub back: Vec<TreePath>,
-    /// What stays among the displaced, since something else stands at its place by now.
+    /// What stays among the displaced, since it has no place any more or something else stands there.
     pub stuck: Vec<TreePath>,
 }
 
@@ -34,8 +35,11 @@ pub(super) fn bring_back(root: &Root, stages: &Stages, changes: &[Change]) -> Re
             let Some(&change) = went.by_slot.get(&(at, slot)) else { continue };
             let stands = root.stat(&change.path)?.map(|live| live.kind == FileKind::Directory);
             let removed = matches!(change.action, Action::RemoveTree { .. });
+            let taken = Taken { root, old, slot: slot_name(slot), from: &change.path };
             if stands == Some(true) || (stands.is_none() && removed) {
-                Taken { root, old, slot: slot_name(slot), from: &change.path }.bring_back(went, &mut strangers)?;
+                taken.bring_back(went, &mut strangers)?;
+            } else {
+                taken.leave(went, &mut strangers);
             }
         }
     }
@@ -92,14 +96,34 @@ impl Taken<'_> {
             strangers.stuck.push(self.from.clone());
         }
         for (place, path) in coming {
-            if self.make_above(&path)? {
-                self.old.rename(&place, self.root, &path, Rename::NoReplace)?;
-                strangers.back.push(path);
-            } else {
-                strangers.stuck.push(path);
+            let moved = match self.make_above(&path)? {
+                true => self.old.rename(&place, self.root, &path, Rename::NoReplace).map(|()| true),
+                false => Ok(false),
+            };
+            match moved {
+                Ok(true) => strangers.back.push(path),
+                Ok(false) => strangers.stuck.push(path),
+                // Something is mounted there, or it has to stay on its filesystem.
+                Err(error) if error.is_bound() => strangers.stuck.push(path),
+                Err(error) => return Err(error),
             }
         }
         Ok(())
+    }
+
+    /// What is no directory any more takes nothing in.
+    fn leave(&self, went: &Went, strangers: &mut Strangers) {
+        let looked = self.old.walk::<RootError>(&self.slot, |visit| {
+            let path = self.moved(&visit.path, &self.slot, self.from)?;
+            if went.listed.contains(&path) {
+                return Ok(Descend::Into);
+            }
+            strangers.stuck.push(path);
+            Ok(Descend::Past)
+        });
+        if looked.is_err() {
+            strangers.stuck.push(self.from.clone());
+        }
     }
 
     /// Makes the directory that holds `path` again, as it was; false where something else stands there.

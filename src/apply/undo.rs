@@ -78,14 +78,23 @@ pub(super) fn decide(
         KeepUndo::Always => return Ok(kept),
         KeepUndo::Auto => {}
     }
+    // What repairs displace is kept beside what is kept already.
+    let weights = if repairs { weigh(root, filesystems)? } else { Vec::new() };
     for (at, bytes) in displaced::cost(root, transaction)? {
         let top = &filesystems.tops()[at];
         let allowed = (root.below(top)?.room()?.total as f64 * limits.share) as u64;
-        if bytes > allowed {
-            monitor.warn(format!(
-                "this update will not be undoable: it displaces {bytes} bytes on {} and undo_share allows {allowed}",
-                root.show(top)
-            ));
+        let there: u64 = weights.iter().filter(|weight| weight.top == *top).map(|weight| weight.bytes).sum();
+        if bytes.saturating_add(there) > allowed {
+            let place = root.show(top);
+            monitor.warn(if repairs {
+                format!(
+                    "what this repair displaces is not kept: {bytes} bytes on {place}, beside {there} in the undo set, and undo_share allows {allowed}"
+                )
+            } else {
+                format!(
+                    "this update will not be undoable: it displaces {bytes} bytes on {place} and undo_share allows {allowed}"
+                )
+            });
             return Ok(gone);
         }
     }
@@ -104,14 +113,22 @@ pub(super) fn displaced(stages: &Stages) -> Result<Vec<TreePath>, RootError> {
     Ok(lines.iter().filter_map(|line| parse_path(line).ok()).collect())
 }
 
+/// Adds to the list what turned out to go along.
+pub(super) fn also_displaced(stages: &Stages, more: &[TreePath]) -> Result<(), RootError> {
+    let Some(old) = stages.old(0) else { return Ok(()) };
+    let listed = displaced(stages)?;
+    let list: String = listed.iter().chain(more).map(|path| path_text(path) + "\n").collect();
+    old.write_durably(&name(DISPLACED), list.as_bytes(), 0o600)
+}
+
 /// The slots of directories that hold what only the node had, as it was listed.
 pub(super) fn displaced_slots(root: &Root, journal: &Journal) -> Result<HashSet<(usize, TreePath)>, RootError> {
     let listed = displaced(&Filesystems::from_tops(journal.tops.clone()).open_stages(root)?)?;
     let slots = journal.changes.iter().filter_map(|change| match change.action {
-        Action::Exchange { slot, .. } | Action::Install { slot } => Some((change, slot)),
+        Action::Exchange { slot, .. } | Action::Install { slot } | Action::RemoveTree { slot } => Some((change, slot)),
         _ => None,
     });
-    let holds = |change: &Change| listed.iter().any(|path| path.is_below(&change.path));
+    let holds = |change: &Change| listed.iter().any(|path| *path == change.path || path.is_below(&change.path));
     Ok(slots.filter(|(change, _)| holds(change)).map(|(change, slot)| (change.filesystem, slot_name(slot))).collect())
 }
 

@@ -57,6 +57,8 @@ pub enum Before {
     Stood(u32),
     /// Nothing; had anything been in the way, it would be in the slot. 0 is no slot.
     Nothing(u32),
+    /// Nothing, and nothing came: what was to go had gone by itself.
+    Absent,
     /// The same, with another time.
     Time {
         /// The one that it had.
@@ -212,7 +214,7 @@ impl WayBack {
 
     /// Puts right what the tree did not keep to between the look at it and the renames: something had
     /// gone, or something had come.
-    pub fn settle(stages: &Stages) -> Result<(), WayBackError> {
+    pub fn settle(stages: &Stages, changes: &[Change]) -> Result<(), WayBackError> {
         let Some(to) = stages.old(0) else { return Ok(()) };
         let Some(mut way_back) = WayBack::read(to)? else { return Ok(()) };
         let mut slots: HashSet<(usize, u32)> = HashSet::new();
@@ -221,11 +223,24 @@ impl WayBack {
                 slots.extend(slot_of(&path).map(|slot| (at, slot)));
             }
         }
+        let removals: HashSet<(usize, u32)> = changes
+            .iter()
+            .filter_map(|change| match change.action {
+                Action::Remove { slot } | Action::RemoveTree { slot } => Some((change.filesystem, slot)),
+                _ => None,
+            })
+            .collect();
         let mut differs = false;
         for fact in &mut way_back.facts {
             let (Before::Stood(slot) | Before::Nothing(slot)) = fact.before else { continue };
-            let stood = slots.contains(&(fact.filesystem, slot));
-            let before = if stood { Before::Stood(slot) } else { Before::Nothing(slot) };
+            let place = (fact.filesystem, slot);
+            let before = if slots.contains(&place) {
+                Before::Stood(slot)
+            } else if removals.contains(&place) {
+                Before::Absent
+            } else {
+                Before::Nothing(slot)
+            };
             differs |= fact.before != before;
             fact.before = before;
         }
@@ -245,6 +260,7 @@ impl WayBack {
             let before = match fact.before {
                 Before::Stood(slot) => format!("stood {slot}"),
                 Before::Nothing(slot) => format!("nothing {slot}"),
+                Before::Absent => "absent 0".to_owned(),
                 Before::Time { old, new } => format!("time {old}/{new}"),
                 Before::DirectoryTime(old) => format!("directory-time {old}"),
             };
@@ -316,6 +332,7 @@ fn parse_before(what: &str, value: &str) -> Option<Before> {
     Some(match what {
         "stood" => Before::Stood(value.parse().ok()?),
         "nothing" => Before::Nothing(value.parse().ok()?),
+        "absent" => Before::Absent,
         "time" => {
             let (old, new) = value.split_once('/')?;
             Before::Time { old: old.parse().ok()?, new: new.parse().ok()? }
@@ -337,6 +354,7 @@ mod tests {
             ("etc/a b\n", Before::Stood(1)),
             ("new", Before::Nothing(2)),
             ("new/inside", Before::Nothing(0)),
+            ("gone", Before::Absent),
             ("f", Before::Time { old, new }),
             ("boot", Before::DirectoryTime(old)),
         ];

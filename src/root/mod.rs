@@ -115,6 +115,12 @@ impl RootError {
         matches!(self.source.kind(), io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem)
     }
 
+    /// Whether something cannot be moved from where it is: it is in use as a mount point, or would leave its
+    /// filesystem.
+    pub fn is_bound(&self) -> bool {
+        matches!(self.source.kind(), io::ErrorKind::ResourceBusy | io::ErrorKind::CrossesDevices)
+    }
+
     /// Whether the filesystem has no such call.
     pub fn is_unsupported(&self) -> bool {
         let known = [rustix::io::Errno::INVAL, rustix::io::Errno::NOSYS, rustix::io::Errno::OPNOTSUPP];

@@ -223,10 +223,14 @@ pub fn save(root: &Root, state: &State, manifest: Option<&[u8]>) -> Result<(), S
     }
     root.write_durably(&place("state.toml"), state.to_toml()?.as_bytes(), 0o600)?;
     let last = tree_path(LAST_SYNCED);
-    if let Some(parent) = last.parent() {
-        root.create_dirs(&parent)?;
-    }
+    let parent = last.parent().unwrap_or_else(TreePath::root);
+    let before = root.stat(&parent)?;
+    root.create_dirs(&parent)?;
     root.write_durably(&last, format!("{}\n", state.image).as_bytes(), 0o644)?;
+    if let Some(before) = before {
+        // The image may have the directory, and its time.
+        root.set_times(&parent, before.mtime)?;
+    }
     remove_manifests(root, Some(state.generation))
 }
 

@@ -1,24 +1,16 @@
 //! What every transaction has in common once its stage is filled: durable, sealed, made, recorded.
 
-use std::collections::HashMap;
-
 use crate::apply::journal::Record;
 use crate::apply::prepare::Transaction;
 use crate::apply::roll_forward::{Applied, roll_forward};
 use crate::apply::session::{Session, drop_stages};
 use crate::apply::stage::{SealFailure, Stage};
 use crate::apply::undo::Limits;
-use crate::apply::{Interrupted, Untouched};
-use crate::entry::Mtime;
+use crate::apply::{Interrupted, Untouched, top_times};
 use crate::full_sync;
 use crate::report::{Event, Monitor};
-use crate::root::{Root, RootError};
-use crate::tree_path::TreePath;
 
 use super::UpdateError;
-
-/// What tops of filesystems have as the time of last modification, which a stage in them changes.
-type Times = HashMap<TreePath, Mtime>;
 
 /// On which side of the seal a transaction failed.
 pub(super) enum Failure<E> {
@@ -29,30 +21,20 @@ pub(super) enum Failure<E> {
 }
 
 impl<E: From<UpdateError>> Failure<E> {
-    /// Leaves nothing behind of a transaction that was not sealed, which began when the tops of filesystems
-    /// had `times`.
-    pub(super) fn clean_up(self, session: &Session, transaction: &Transaction, times: &Times) -> E {
+    /// Leaves nothing behind of a transaction that was not sealed.
+    pub(super) fn clean_up(self, session: &Session, transaction: &Transaction) -> E {
         match self {
             Failure::Before(error) => {
                 let root = &session.root;
                 // Where even that fails, the next run tidies up.
                 let _ = drop_stages(root, &transaction.tops)
                     .and_then(|()| full_sync::discard(root))
-                    .and_then(|()| set_back(root, times));
+                    .and_then(|()| top_times::settle(root));
                 error
             }
             Failure::After(error) => E::from(error),
         }
     }
-}
-
-fn set_back(root: &Root, times: &Times) -> Result<(), RootError> {
-    for (top, time) in times {
-        if root.stat(top)?.is_some_and(|stat| stat.mtime != *time) {
-            root.set_times(top, *time)?;
-        }
-    }
-    Ok(())
 }
 
 /// Seals what is staged and makes it so.

@@ -192,9 +192,7 @@ impl Converge<'_> {
         if transaction.is_empty() {
             return Ok(self.record_only(goal, transaction)?);
         }
-        let session = &self.run.session;
-        let times = transaction.tops.times(&session.root).map_err(|error| E::from(Untouched::from(error).into()))?;
-        self.make(goal, transaction, fill).map_err(|failure| failure.clean_up(session, transaction, &times))
+        self.make(goal, transaction, fill).map_err(|failure| failure.clean_up(&self.run.session, transaction))
     }
 
     fn make<E: From<UpdateError>>(

@@ -107,11 +107,10 @@ pub fn rollback(request: &RollbackRequest, monitor: &dyn Monitor) -> Result<Roll
         held: held.map(|held| held.to_toml()).transpose().map_err(Untouched::from)?,
     };
     let limits = Limits { keep: request.keep_undo, share: request.undo_share, repairs: false, made: done.to };
-    let times = transaction.tops.times(root).map_err(Untouched::from)?;
     let made = Stage::create(root, &transaction.tops, &transaction, monitor)
         .map_err(|error| Failure::Before(UpdateError::from(error)))
         .and_then(|stage| complete(&session, stage, &limits, record, monitor));
-    let applied = made.map_err(|failure| failure.clean_up(&session, &transaction, &times))?;
+    let applied = made.map_err(|failure| failure.clean_up(&session, &transaction))?;
     done.mixed = Some(applied.mixed);
     done.deviations = applied.state.map_or_else(BTreeMap::new, |state| state.deviations);
     Ok(done)

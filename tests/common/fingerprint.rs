@@ -66,7 +66,12 @@ impl Fingerprint {
             mtime: (!above_own).then(|| (meta.mtime(), meta.mtime_nsec())),
             device: if is_device { meta.rdev() } else { 0 },
             content,
-            holes: kind.is_file() && meta.blocks() * 512 < meta.size(),
+            holes: kind.is_file() && is_sparse(&meta) && {
+                // What is not on the disk yet may have no blocks so far.
+                let synced =
+                    fs::File::open(&place).and_then(|file| file.sync_all()).and_then(|()| fs::metadata(&place));
+                is_sparse(&synced.expect("syncs"))
+            },
             xattrs: xattrs(&place),
             group,
         };
@@ -124,4 +129,8 @@ impl Debug for Seen {
         write!(f, "{mode:o} {uid}:{gid} {seconds}.{nanos:09} {device:x} {content} holes={holes} {}", group.display())?;
         xattrs.iter().try_for_each(|(name, value)| write!(f, " {}={value:x?}", String::from_utf8_lossy(name)))
     }
+}
+
+fn is_sparse(meta: &fs::Metadata) -> bool {
+    meta.blocks() * 512 < meta.size()
 }

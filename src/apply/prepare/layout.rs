@@ -188,6 +188,9 @@ fn displace(wanted: &Wanted, entry: &Entry, transaction: &mut Transaction) -> Re
             transaction.warnings.push(format!("{} {why}: it {becomes}", wanted.root.show(&visit.path)));
         }
         transaction.removed += 1;
+        // What comes into it from now on is not to go unnoticed.
+        let (filesystem, path) = (wanted.filesystems.of(&visit.path), visit.path.clone());
+        transaction.changes.push(Change { filesystem, path, action: Action::RemoveInside });
         // Where untracked paths go anyway, and in a full sync that cannot tell them from stale ones,
         // there is nothing to keep.
         if wanted.policy.untracked == Untracked::Keep && !wanted.was_tracked(&visit.path) {

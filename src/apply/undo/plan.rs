@@ -166,7 +166,11 @@ impl Plan<'_> {
             Before::Stood(slot) => self.put_back(fact, slot, live.as_ref())?,
             // It goes, or stays, with the directory above it, in whose place another one comes.
             Before::Nothing(_) if self.comes_with_another(&fact.path) => {}
-            Before::Nothing(_) => self.take_away(fact, live.as_ref()),
+            Before::Nothing(_) => {
+                self.miss(&fact.path, &HashSet::new());
+                self.take_away(fact, live.as_ref());
+            }
+            Before::Absent => self.miss(&fact.path, &HashSet::new()),
             Before::Time { old, new } => match live {
                 Some(live) if live.mtime == new || (plain && plain::same_time(new, live.mtime)) => {
                     self.times.push(Change {
@@ -213,6 +217,9 @@ impl Plan<'_> {
             self.returning.insert(fact.path.clone(), kept);
         }
         let stands = live.map(|live| live.kind == FileKind::Directory);
+        if stands == Some(false) && self.tracked.is_some_and(|tracked| tracked.get(&fact.path).is_none()) {
+            self.transaction.displaced.push(fact.path.clone());
+        }
         if stands == Some(true) {
             self.going.push((fact.path.clone(), directory.then(|| (fact.filesystem, place.clone()))));
         }
@@ -246,6 +253,17 @@ impl Plan<'_> {
         }
     }
 
+    /// Notes what was recorded at `path` and below it, and will not be there, but for what `comes`.
+    fn miss(&mut self, path: &TreePath, comes: &HashSet<TreePath>) {
+        let entries = self.before.map(Manifest::entries).unwrap_or_default();
+        let from = entries.partition_point(|entry| entry.path < *path);
+        let here = entries[from..].iter().take_while(|entry| entry.path == *path || entry.path.is_below(path));
+        for entry in here.filter(|entry| !comes.contains(&entry.path)) {
+            let missing = Difference { missing: true, ..Difference::default() };
+            self.transaction.deviations.insert(entry.path.clone(), missing.to_string());
+        }
+    }
+
     /// Itemises what comes back, with all that it holds, over what stands there.
     fn tell(
         &mut self,
@@ -272,12 +290,14 @@ impl Plan<'_> {
         if kept.kind != FileKind::Directory {
             return Ok(());
         }
+        let mut comes = HashSet::from([path.clone()]);
         set.walk::<RootError>(place, |visit| {
             let inside = &visit.path.as_bytes()[place.as_bytes().len()..];
             if let Ok(path) = TreePath::new([path.as_bytes(), inside].concat()) {
                 let letter = self::letter(visit.stat.kind);
                 let new = Difference { missing: true, ..Difference::default() }.itemised_as(letter);
                 self.compare(&path, &visit.stat);
+                comes.insert(path.clone());
                 if visit.stat.kind == FileKind::Directory {
                     self.returning.insert(path.clone(), visit.stat);
                 }
@@ -285,6 +305,7 @@ impl Plan<'_> {
             }
             Ok(Descend::Into)
         })?;
+        self.miss(path, &comes);
         Ok(())
     }
 
@@ -327,7 +348,7 @@ impl Plan<'_> {
             if over {
                 transaction.items.push(removed(&visit.path, if directory { "/" } else { "" }));
             }
-            if comes.is_some() && !own {
+            if comes.is_none() || !own {
                 let filesystem = transaction.tops.of(&visit.path);
                 transaction.changes.push(Change { filesystem, path: visit.path, action: Action::RemoveInside });
             }
@@ -364,6 +385,13 @@ impl Plan<'_> {
     fn finish(mut self, host: Option<&Host>, mounts: &[Mount]) -> Result<Transaction, Untouched> {
         for (path, comes) in std::mem::take(&mut self.going) {
             self.make_way(&path, comes, mounts)?;
+        }
+        // A stage is made and removed in each of them.
+        for at in self.transaction.filesystems() {
+            let top = self.transaction.tops.tops()[at].clone();
+            if let Some(stat) = self.root.stat(&top)? {
+                self.directory_times.entry(top).or_insert(stat.mtime);
+            }
         }
         let mut directories = std::mem::take(&mut self.directories);
         for (path, mtime) in &self.directory_times {

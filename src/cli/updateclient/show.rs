@@ -146,7 +146,7 @@ pub fn rolled_back(done: &RolledBack, arguments: &Arguments) {
         return;
     }
     for path in &done.displaced {
-        let _ = writeln!(out, "goes with its directory, kept in .si-undo until the next update: {path}");
+        let _ = writeln!(out, "makes way, kept in .si-undo until the next update: {path}");
     }
     let to = match (done.to, done.serial) {
         (Some(id), Some(serial)) => format!("generation {}, serial {serial}", id.short()),
