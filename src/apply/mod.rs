@@ -32,6 +32,7 @@ pub mod roll_forward;
 pub mod room;
 pub mod session;
 pub mod stage;
+mod steps;
 mod strangers;
 pub mod supply;
 pub mod top_times;
