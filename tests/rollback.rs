@@ -515,3 +515,52 @@ fn what_is_missing_afterwards_is_told() {
     }
     assert!(!status.contains("srv/gone/c"), "{status}");
 }
+
+#[test]
+fn what_became_immutable_under_another_name_is_refused_before_anything_is_touched() {
+    if !needs(&NEEDED) {
+        return;
+    }
+    let site = Site::at(&trees::system());
+    let mut next = trees::system();
+    trees::put(&mut next, "etc/passwd", Item::file("the new passwd"));
+    site.publish(&next);
+    fs::hard_link(site.node().join("etc/passwd"), site.node().join("etc/passwd.saved")).expect("links");
+    site.updated(&ANY);
+    let chattr = |what: &str| {
+        common::run(std::process::Command::new("chattr").arg(what).arg(site.node().join("etc/passwd.saved")))
+    };
+    chattr("+i");
+    let before = site.snapshot();
+    let run = site.rollback(&[]);
+    let same = judge::differences(&before, &site.node(), &[]);
+    chattr("-i");
+    run.ended(5, &["etc/passwd", "is immutable by now (chattr +i), perhaps under another name"]);
+    assert_eq!(same, [""; 0]);
+    site.rollback(&[]).ended(0, &["rolled back"]);
+}
+
+#[test]
+fn what_went_after_the_update_is_told_where_nothing_brings_it_back() {
+    if !needs(&NEEDED) {
+        return;
+    }
+    let mut tree = trees::system();
+    trees::put(&mut tree, "srv/dir/a", Item::file("a"));
+    trees::put(&mut tree, "srv/dir/below/b", Item::file("b"));
+    trees::put(&mut tree, "srv/dir", Item::dir().mode(0o755));
+    let site = Site::at(&tree);
+    trees::put(&mut tree, "srv/dir", Item::dir().mode(0o700));
+    let same = tree.get(b"etc/passwd".as_slice()).expect("is there").clone();
+    trees::put(&mut tree, "etc/passwd", same.mtime(1_700_000_000, 0));
+    site.publish(&tree);
+    site.updated(&ANY);
+    fs::remove_dir_all(site.node().join("srv/dir")).expect("removes");
+    fs::remove_file(site.node().join("etc/passwd")).expect("removes");
+    site.rollback(&[]).ended(0, &["rolled back"]);
+    let status = site.status();
+    for path in ["srv/dir/a", "srv/dir/below", "srv/dir/below/b", "etc/passwd"] {
+        assert!(status.contains(&format!("./{path}: missing")), "{path}: {status}");
+    }
+    assert!(!status.contains("./srv/dir: "), "{status}");
+}

@@ -336,7 +336,10 @@ fn what_cannot_be_removed_any_more_stops_nothing() {
     chattr("+i");
     trees::put(&mut new, "usr/lib/modules/new", Item::file("another"));
     site.publish(&new);
-    site.updated(&ANY);
+    site.updated(&ANY).ended(0, &[".si-stage cannot be removed"]);
+    // All but the one is gone.
+    let left = run(Command::new("find").arg(node.join(".si-stage")).args(["-type", "f"]));
+    assert!(left.trim_end().ends_with("/modules.dep") && left.lines().count() == 1, "{left}");
     trees::put(&mut new, "usr/lib/modules/new", Item::file("yet another"));
     site.publish(&new);
     let updated = site.update(&ANY);
@@ -344,7 +347,11 @@ fn what_cannot_be_removed_any_more_stops_nothing() {
     chattr("-i");
     updated.ended(0, &["updated", ".si-stage cannot be removed", "chattr +i"]);
     undone.ended(0, &["rolled back", "cannot be removed"]);
-    // Now it can.
+    // Now it can, and leaves no trace.
+    let before = fs::metadata(&node).expect("is there").modified().expect("has a time");
+    recover(&node).ended(0, &[]);
+    site.nothing_left();
+    assert_eq!(fs::metadata(&node).expect("is there").modified().expect("has a time"), before);
     site.rollback(&[]).ended(0, &["rolled back"]);
     assert_eq!(judge::same_but_untracked(&site.image(), &node, &[]), ["usr/lib/mine"]);
     site.nothing_left();

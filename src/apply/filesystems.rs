@@ -6,6 +6,7 @@ use std::io::Read;
 
 use crate::entry::Mtime;
 use crate::manifest::{parse_path, path_text};
+use crate::report::Monitor;
 use crate::root::mounts::Mount;
 use crate::root::{FileKind, Rename, Root, RootError};
 use crate::tree_path::TreePath;
@@ -125,10 +126,8 @@ impl Filesystems {
         slots: Slots,
     ) -> Result<Stages, RootError> {
         let which: Vec<usize> = which.collect();
-        let mut times = HashMap::new();
-        for &at in &which {
-            times.extend(root.stat(&self.tops[at])?.map(|stat| (self.tops[at].clone(), stat.mtime)));
-        }
+        let which_tops = which.iter().map(|&at| &self.tops[at]);
+        let times = top_times::now(root, which_tops)?;
         top_times::note(root, &times)?;
         for &at in &which {
             if self.clear_stage(root, at)? {
@@ -271,6 +270,19 @@ impl Filesystems {
     /// Removes the stages of all filesystems, the top's last.
     pub fn remove_stages(&self, root: &Root) -> Result<(), RootError> {
         (0..self.tops.len()).rev().try_for_each(|at| self.clear_stage(root, at).map(drop))
+    }
+
+    /// Names the stages of which something is left that cannot be removed.
+    pub fn tell_what_is_left(&self, root: &Root, monitor: &dyn Monitor) -> Result<(), RootError> {
+        for at in 0..self.tops.len() {
+            if self.has_stage(root, at)? {
+                monitor.warn(format!(
+                    "what is left in {} cannot be removed: something is mounted in it, or a file of it was made immutable (chattr +i) under another name",
+                    root.show(&self.part(at, STAGE))
+                ));
+            }
+        }
+        Ok(())
     }
 
     /// Removes a stage; false where something in it cannot be removed now, since its inode was made immutable

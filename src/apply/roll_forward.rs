@@ -155,7 +155,7 @@ fn attempt(
     let _ = reserve::release(root, filesystems);
     journal::close(root)?;
     monitor.event(Event::Finished { job: Job::Apply });
-    if let Err(error) = put_away(root, journal) {
+    if let Err(error) = put_away(root, journal).and_then(|()| filesystems.tell_what_is_left(root, monitor)) {
         monitor.warn(format!("what was displaced is not yet where it is kept; the next run sees to it: {error}"));
     }
     Ok(Applied { state, mixed, kept })

@@ -142,16 +142,17 @@ fn recover(root: &Root, present: &Filesystems, monitor: &dyn Monitor) -> Result<
         Found::Nothing => None,
     };
     // Without a journal nothing of a stage was ever visible; a full sync leaves what it received.
-    drop_stages(root, &present.and(Filesystems::listed(root)?))?;
+    let filesystems = present.and(Filesystems::listed(root)?);
+    let mut left = root.stat(&name(FULL))?.is_some();
+    for at in 0..filesystems.tops().len() {
+        left |= filesystems.has_stage(root, at)?;
+    }
+    if left {
+        top_times::note_unless_noted(root, &filesystems)?;
+    }
+    drop_stages(root, &filesystems)?;
     root.remove_tree(&name(FULL))?;
     top_times::settle(root)?;
-    for at in 0..present.tops().len() {
-        if present.has_stage(root, at)? {
-            let stage = root.show(&present.tops()[at].join(STAGE.as_bytes()).unwrap_or_else(|_| name(STAGE)));
-            monitor.warn(format!(
-                "what is left in {stage} cannot be removed: something is mounted in it, or a file of it was made immutable (chattr +i) under another name"
-            ));
-        }
-    }
+    filesystems.tell_what_is_left(root, monitor)?;
     Ok(applied)
 }

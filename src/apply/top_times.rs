@@ -13,10 +13,26 @@ use crate::root::{Root, RootError};
 use crate::state;
 use crate::tree_path::TreePath;
 
+use super::filesystems::Filesystems;
+
 /// The file.
 const NOTE: &str = "times";
 /// A larger one is not ours.
 const MAX_NOTE: u64 = 1 << 20;
+
+/// The times that `tops` have now.
+pub(super) fn now<'a>(
+    root: &Root,
+    tops: impl Iterator<Item = &'a TreePath>,
+) -> Result<HashMap<TreePath, Mtime>, RootError> {
+    let stats = tops.map(|top| Ok(root.stat(top)?.map(|stat| (top.clone(), stat.mtime))));
+    stats.filter_map(Result::transpose).collect()
+}
+
+/// Notes the times that the tops of `filesystems` have now, unless an interrupted run noted better ones.
+pub(super) fn note_unless_noted(root: &Root, filesystems: &Filesystems) -> Result<(), RootError> {
+    if noted(root)?.is_empty() { note(root, &now(root, filesystems.tops().iter())?) } else { Ok(()) }
+}
 
 /// Notes `times`, in place of what was noted.
 pub(super) fn note(root: &Root, times: &HashMap<TreePath, Mtime>) -> Result<(), RootError> {

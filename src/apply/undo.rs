@@ -19,7 +19,7 @@ use super::filesystems::{Filesystems, Stages};
 use super::journal::Journal;
 use super::prepare::{Action, Change, Transaction, slot_name};
 use super::way_back::{WayBack, WayBackError};
-use super::{DISPLACED, Untouched, name};
+use super::{DISPLACED, Untouched, name, top_times};
 
 mod plan;
 
@@ -179,10 +179,12 @@ pub(super) fn weigh(root: &Root, filesystems: &Filesystems) -> Result<Vec<Weight
 
 /// Removes the undo set of a tree: its room is needed.
 pub fn drop_all(root: &Root, filesystems: &Filesystems) -> Result<(), RootError> {
+    top_times::note_unless_noted(root, &filesystems.and(Undo::tops(root)))?;
     match Undo::find(root) {
-        Ok(Some(undo)) => undo.remove(root),
-        Ok(None) | Err(_) => filesystems.remove_undo(root),
+        Ok(Some(undo)) => undo.remove(root)?,
+        Ok(None) | Err(_) => filesystems.remove_undo(root)?,
     }
+    top_times::settle(root)
 }
 
 impl Undo {

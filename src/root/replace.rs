@@ -71,7 +71,8 @@ impl Root {
         change(|| rustix::fs::unlinkat(dir, path.name(), flags))
     }
 
-    /// Removes `path` with all that it holds; what is not there is as good. What is mounted in it stays.
+    /// Removes `path` with all that it holds; what is not there is as good. What is mounted in it stays. What
+    /// may not be removed is an error, after all the rest has gone.
     ///
     /// An rsync that outlived the run that started it may still write there: what came meanwhile goes
     /// in another pass, and what was removed it cannot make again.
@@ -93,9 +94,17 @@ impl Root {
             Some(_) => {}
         }
         let mut dirs = vec![path.clone()];
+        let mut refused: Option<RootError> = None;
+        let mut unless_refused = |done: Result<()>| match done {
+            Err(error) if error.is_forbidden() => {
+                refused.get_or_insert(error);
+                Ok(())
+            }
+            done => done,
+        };
         self.walk::<RootError>(path, |found| {
             if found.stat.kind != FileKind::Directory {
-                self.unlink(&found.path)?;
+                unless_refused(self.unlink(&found.path))?;
                 return Ok(Descend::Into);
             }
             if self.pins(&found.path)?.is_some_and(|pins| pins.mount_root) {
@@ -105,15 +114,16 @@ impl Root {
             let far = found.path.as_bytes().len() > FAR;
             if far {
                 let tree = self.below(&found.path)?;
-                tree.children(&TreePath::root())?.iter().try_for_each(|(child, _)| tree.remove_tree(child))?;
+                let children = tree.children(&TreePath::root())?;
+                children.iter().try_for_each(|(child, _)| unless_refused(tree.remove_tree(child)))?;
             }
             dirs.push(found.path);
             Ok(if far { Descend::Past } else { Descend::Into })
         })?;
         for dir in dirs.iter().rev() {
-            self.remove_dir(dir)?;
+            unless_refused(self.remove_dir(dir).map(drop))?;
         }
-        Ok(())
+        refused.map_or(Ok(()), Err)
     }
 
     /// Writes a whole small file so that either the old one or the new one is there, durably.

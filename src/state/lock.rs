@@ -7,7 +7,7 @@ use rustix::io::Errno;
 
 use crate::root::Root;
 
-use super::{StateError, place, place_dir};
+use super::{StateError, make_dirs, place, place_dir};
 
 /// Held while a run works on a tree. The kernel drops it with the process, so it cannot get stuck.
 #[derive(Debug)]
@@ -19,7 +19,7 @@ pub struct Lock {
 impl Lock {
     /// Takes the lock of the tree at `root`, or says at once that another run has it.
     pub fn take(root: &Root) -> Result<Self, StateError> {
-        root.create_dirs(&place_dir())?;
+        make_dirs(root, &place_dir())?;
         let file = root.open_or_create_file(&place("lock"))?;
         match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => Ok(Lock { _file: file }),

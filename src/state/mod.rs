@@ -217,7 +217,7 @@ pub fn load_manifest(root: &Root, generation: GenerationId) -> Result<Option<Man
 /// Records `state` (as text, which [`State::parse`] accepts) and the manifest that it names, durably;
 /// `manifest` is compressed as in the repository, and `None` where it is recorded already.
 pub fn save(root: &Root, state: &State, manifest: Option<&[u8]>) -> Result<(), StateError> {
-    root.create_dirs(&place_dir())?;
+    make_dirs(root, &place_dir())?;
     if let Some(bytes) = manifest {
         root.write_durably(&manifest_place(state.generation), bytes, 0o600)?;
     }
@@ -225,7 +225,7 @@ pub fn save(root: &Root, state: &State, manifest: Option<&[u8]>) -> Result<(), S
     let last = tree_path(LAST_SYNCED);
     let parent = last.parent().unwrap_or_else(TreePath::root);
     let before = root.stat(&parent)?;
-    root.create_dirs(&parent)?;
+    make_dirs(root, &parent)?;
     root.write_durably(&last, format!("{}\n", state.image).as_bytes(), 0o644)?;
     if let Some(before) = before {
         // The image may have the directory, and its time.
@@ -325,6 +325,23 @@ pub fn place(name: &str) -> TreePath {
 /// Whether `path` is a directory above the agent's own files, and so there because of them.
 pub fn is_above_own(path: &TreePath) -> bool {
     place("state.toml").is_below(path) || tree_path(LAST_SYNCED).is_below(path)
+}
+
+/// Makes a directory for the agent's own files, unless it is there; the one above, which may be the image's,
+/// keeps its time.
+pub fn make_dirs(root: &Root, path: &TreePath) -> Result<(), RootError> {
+    if root.stat(path)?.is_some() {
+        return root.create_dirs(path);
+    }
+    let mut above = path.parent();
+    while let Some(at) = above {
+        if let Some(stat) = root.stat(&at)? {
+            root.create_dirs(path)?;
+            return root.set_times(&at, stat.mtime);
+        }
+        above = at.parent();
+    }
+    root.create_dirs(path)
 }
 
 /// The state directory.

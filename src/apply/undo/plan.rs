@@ -11,7 +11,6 @@ use crate::root::{Descend, FileKind, Root, RootError, Stat};
 use crate::state;
 use crate::tree_path::TreePath;
 
-use super::super::Untouched;
 use super::super::compare::Difference;
 use super::super::filesystems::Slots;
 use super::super::order::{self, Arrival};
@@ -19,6 +18,7 @@ use super::super::plain;
 use super::super::prepare::{Action, Change, Item, OCCUPIED, Transaction, removals, slot_name, tell_kernels};
 use super::super::way_back::{Before, Fact, slot_of};
 use super::super::whole::Whole;
+use super::super::{UNDO, Untouched};
 use super::Undo;
 
 impl Undo {
@@ -34,6 +34,10 @@ impl Undo {
         before: Option<&Manifest>,
     ) -> Result<Transaction, Untouched> {
         let tops = self.filesystems.with_plain(mounts);
+        let kept = |at: &TreePath| at.components().any(|name| name == UNDO.as_bytes());
+        if let Some(mount) = mounts.iter().find(|mount| kept(&mount.at)) {
+            return Err(Untouched::Refused(format!("something is mounted at {}", root.show(&mount.at))));
+        }
         let mut plan = Plan {
             root,
             before,
@@ -185,7 +189,8 @@ impl Plan<'_> {
                     let what = "changed since the update that was undone";
                     self.transaction.deviations.insert(fact.path.clone(), what.to_owned());
                 }
-                _ => {}
+                Some(_) => {}
+                None => self.miss(&fact.path, &HashSet::new()),
             },
             Before::DirectoryTime(old) => {
                 self.directory_times.insert(fact.path.clone(), old);
@@ -208,6 +213,11 @@ impl Plan<'_> {
         if !directory && state::is_above_own(&fact.path) {
             let path = self.root.show(&fact.path);
             return Err(Untouched::Refused(format!("{path} was no directory, and the agent keeps files in it")));
+        }
+        if set.map(|set| set.pins(&slot_name(slot))).transpose()?.flatten().is_some_and(|pins| pins.immutable) {
+            let path = self.root.show(&fact.path);
+            let why = "is immutable by now (chattr +i), perhaps under another name";
+            return Err(Untouched::Refused(format!("what stood at {path}, and is kept in {UNDO}, {why}")));
         }
         self.make_parent(&fact.path)?;
         let (Some(set), place) = (set, slot_name(slot)) else { return Ok(()) };
@@ -262,6 +272,17 @@ impl Plan<'_> {
             let missing = Difference { missing: true, ..Difference::default() };
             self.transaction.deviations.insert(entry.path.clone(), missing.to_string());
         }
+    }
+
+    /// The same in the directory at `path`, which is made again, beyond what is `known` otherwise.
+    fn miss_in(&mut self, path: &TreePath, known: &HashSet<TreePath>) {
+        let entries = self.before.map(Manifest::entries).unwrap_or_default();
+        let from = entries.partition_point(|entry| entry.path <= *path);
+        let here = entries[from..].iter().take_while(|entry| entry.path.is_below(path));
+        let gone = here.filter(|entry| !known.contains(&entry.path) && !self.comes_with_another(&entry.path));
+        let gone: Vec<TreePath> = gone.map(|entry| entry.path.clone()).collect();
+        let missing = Difference { missing: true, ..Difference::default() }.to_string();
+        self.transaction.deviations.extend(gone.into_iter().map(|path| (path, missing.clone())));
     }
 
     /// Itemises what comes back, with all that it holds, over what stands there.
@@ -385,6 +406,12 @@ impl Plan<'_> {
     fn finish(mut self, host: Option<&Host>, mounts: &[Mount]) -> Result<Transaction, Untouched> {
         for (path, comes) in std::mem::take(&mut self.going) {
             self.make_way(&path, comes, mounts)?;
+        }
+        // Directories that had gone since come again, but not what nothing brings.
+        let facts = self.undo.way_back.facts.iter().map(|fact| &fact.path);
+        let known: HashSet<TreePath> = facts.chain(&self.made).cloned().collect();
+        for path in self.made.clone() {
+            self.miss_in(&path, &known);
         }
         // A stage is made and removed in each of them.
         for at in self.transaction.filesystems() {
