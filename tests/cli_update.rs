@@ -75,7 +75,7 @@ fn an_untracked_file_stays_also_where_its_directory_goes() {
     tree.remove(&b"srv/app/data"[..]);
     tree.remove(&b"srv/app"[..]);
     site.publish(&tree);
-    site.updated(&["--no-fallback"]).ended(0, &["srv/app stays"]);
+    site.updated(&["--no-fallback"]).ended(0, &["srv/app: kept"]);
     assert_eq!(std::fs::read_to_string(site.node().join("srv/app/local")).expect("reads"), "mine");
     assert!(site.status().contains("./srv/app: kept"));
     let left = judge::same_but_untracked(&site.image(), &site.node(), &[]);

@@ -501,7 +501,13 @@ fn an_update_of_what_has_no_journal_is_killed_at_any_step() {
     let (site, mut disk) = site_with_firmware(&trees[0]);
     site.updated(&["--adopt"]);
     let mut sealed = 0;
-    let kills = [("renameat", [6, 14]), ("renameat2", [2, 20]), ("unlinkat", [25, 45]), ("fsync", [40, 60])];
+    let kills = [
+        ("renameat", [6, 14]),
+        ("renameat2", [2, 20]),
+        ("unlinkat", [24, 26]),
+        ("unlinkat", [25, 45]),
+        ("fsync", [40, 60]),
+    ];
     for (round, (call, nth)) in kills.iter().flat_map(|(call, all)| all.map(|nth| (*call, nth))).enumerate() {
         site.publish(&trees[(round + 1) % 2]);
         let killed = traced(&site, call, "signal=KILL", nth);

@@ -62,7 +62,11 @@ impl Carry<'_> {
     fn finish(&self, coming: &Root, slot: &TreePath, path: &TreePath) -> Result<(), RootError> {
         self.root.sync_dir(&path.parent().unwrap_or_else(TreePath::root))?;
         self.root.below(self.top)?.sync_filesystem()?;
-        coming.remove_tree(slot)
+        // At once: half a slot would be taken for all that is to come.
+        let gone = super::name(&format!("{}.gone", String::from_utf8_lossy(slot.name())));
+        coming.remove_tree(&gone)?;
+        coming.rename(slot, coming, &gone, Rename::NoReplace)?;
+        coming.remove_tree(&gone)
     }
 
     /// A place on the filesystem where nobody looks.

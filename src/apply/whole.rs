@@ -46,8 +46,16 @@ impl Whole {
             seen = Some(top);
             let Some(stat) = root.stat(top)? else { continue };
             let apart = mounts.iter().map(|mount| &mount.at).chain(filesystems.tops());
-            apart.filter(|at| *at == top || at.is_below(top)).for_each(|at| mark(&mut in_parts, at, top));
+            let apart: HashSet<&TreePath> = apart.filter(|at| *at == top || at.is_below(top)).collect();
+            apart.iter().for_each(|at| mark(&mut in_parts, at, top));
+            if apart.contains(top) {
+                continue;
+            }
             let looked = root.walk::<RootError>(top, |visit| {
+                // What is mounted is refused by its name, whatever it holds.
+                if apart.contains(&visit.path) {
+                    return Ok(Descend::Past);
+                }
                 let goes = going.contains(&visit.path);
                 if !goes {
                     mark(&mut occupied, &visit.path, top);
