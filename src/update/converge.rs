@@ -1,8 +1,8 @@
 //! The part that every way has in common: look, decide, check, stage, seal, go forward, record.
 
-use crate::apply::journal::Record;
 use std::collections::BTreeMap;
 
+use crate::apply::journal::Record;
 use crate::apply::live::Live;
 use crate::apply::prepare::{self, Depth, Policy, Transaction, Untracked, Wanted};
 use crate::apply::stage::Stage;
