@@ -21,6 +21,10 @@ use super::super::whole::Whole;
 use super::super::{UNDO, Untouched};
 use super::Undo;
 
+mod told;
+
+use told::removed;
+
 impl Undo {
     /// The transaction that brings back what was. `tracked` is what the tree is recorded to be: what lies
     /// beyond it in a directory that goes as a whole is listed as displaced. `before` is what it was
@@ -171,10 +175,10 @@ impl Plan<'_> {
             // It goes, or stays, with the directory above it, in whose place another one comes.
             Before::Nothing(_) if self.comes_with_another(&fact.path) => {}
             Before::Nothing(_) => {
-                self.miss(&fact.path, &HashSet::new());
+                self.miss(&fact.path, |_, _| false);
                 self.take_away(fact, live.as_ref());
             }
-            Before::Absent => self.miss(&fact.path, &HashSet::new()),
+            Before::Absent => self.miss(&fact.path, |_, _| false),
             Before::Time { old, new } => match live {
                 Some(live) if live.mtime == new || (plain && plain::same_time(new, live.mtime)) => {
                     self.times.push(Change {
@@ -190,7 +194,7 @@ impl Plan<'_> {
                     self.transaction.deviations.insert(fact.path.clone(), what.to_owned());
                 }
                 Some(_) => {}
-                None => self.miss(&fact.path, &HashSet::new()),
+                None => self.miss(&fact.path, |_, _| false),
             },
             Before::DirectoryTime(old) => {
                 self.directory_times.insert(fact.path.clone(), old);
@@ -243,90 +247,6 @@ impl Plan<'_> {
             led: order::leads(self.root, &fact.path, live.map(|live| live.kind)),
             leads: order::leads(set, &place, Some(kept.kind)),
         });
-        Ok(())
-    }
-
-    /// Whether `path` lies in a directory that comes back as a whole.
-    fn comes_with_another(&self, path: &TreePath) -> bool {
-        std::iter::successors(path.parent(), TreePath::parent).any(|above| self.returning.contains_key(&above))
-    }
-
-    /// Notes where what comes back to `path` is not what was recorded.
-    fn compare(&mut self, path: &TreePath, kept: &Stat) {
-        let Some(entry) = self.before.and_then(|before| before.get(path)) else { return };
-        let mut difference = Difference::quick(entry, Some(kept));
-        if self.transaction.tops.is_plain(path) {
-            difference = plain::mask(difference, entry, Some(kept));
-        }
-        if difference.any() {
-            self.transaction.deviations.insert(path.clone(), difference.to_string());
-        }
-    }
-
-    /// Notes what was recorded at `path` and below it, and will not be there, but for what `comes`.
-    fn miss(&mut self, path: &TreePath, comes: &HashSet<TreePath>) {
-        let entries = self.before.map(Manifest::entries).unwrap_or_default();
-        let from = entries.partition_point(|entry| entry.path < *path);
-        let here = entries[from..].iter().take_while(|entry| entry.path == *path || entry.path.is_below(path));
-        for entry in here.filter(|entry| !comes.contains(&entry.path)) {
-            let missing = Difference { missing: true, ..Difference::default() };
-            self.transaction.deviations.insert(entry.path.clone(), missing.to_string());
-        }
-    }
-
-    /// The same in the directory at `path`, which is made again, beyond what is `known` otherwise.
-    fn miss_in(&mut self, path: &TreePath, known: &HashSet<TreePath>) {
-        let entries = self.before.map(Manifest::entries).unwrap_or_default();
-        let from = entries.partition_point(|entry| entry.path <= *path);
-        let here = entries[from..].iter().take_while(|entry| entry.path.is_below(path));
-        let gone = here.filter(|entry| !known.contains(&entry.path) && !self.comes_with_another(&entry.path));
-        let gone: Vec<TreePath> = gone.map(|entry| entry.path.clone()).collect();
-        let missing = Difference { missing: true, ..Difference::default() }.to_string();
-        self.transaction.deviations.extend(gone.into_iter().map(|path| (path, missing.clone())));
-    }
-
-    /// Itemises what comes back, with all that it holds, over what stands there.
-    fn tell(
-        &mut self,
-        path: &TreePath,
-        set: &Root,
-        place: &TreePath,
-        kept: &Stat,
-        live: Option<&Stat>,
-    ) -> Result<(), Untouched> {
-        let letter = letter(kept.kind);
-        let difference = match live {
-            Some(live) if live.kind == kept.kind => Difference {
-                content: (live.size, live.mtime) != (kept.size, kept.mtime),
-                mode: live.mode != kept.mode,
-                uid: live.uid != kept.uid,
-                gid: live.gid != kept.gid,
-                time: live.mtime != kept.mtime,
-                xattrs: self.root.xattrs(path)? != set.xattrs(place)?,
-                ..Difference::default()
-            },
-            _ => Difference { missing: true, ..Difference::default() },
-        };
-        self.item(&difference.itemised_as(letter), path, if letter == 'd' { "/" } else { "" }, kept.size);
-        if kept.kind != FileKind::Directory {
-            return Ok(());
-        }
-        let mut comes = HashSet::from([path.clone()]);
-        set.walk::<RootError>(place, |visit| {
-            let inside = &visit.path.as_bytes()[place.as_bytes().len()..];
-            if let Ok(path) = TreePath::new([path.as_bytes(), inside].concat()) {
-                let letter = self::letter(visit.stat.kind);
-                let new = Difference { missing: true, ..Difference::default() }.itemised_as(letter);
-                self.compare(&path, &visit.stat);
-                comes.insert(path.clone());
-                if visit.stat.kind == FileKind::Directory {
-                    self.returning.insert(path.clone(), visit.stat);
-                }
-                self.item(&new, &path, if letter == 'd' { "/" } else { "" }, visit.stat.size);
-            }
-            Ok(Descend::Into)
-        })?;
-        self.miss(path, &comes);
         Ok(())
     }
 
@@ -411,7 +331,7 @@ impl Plan<'_> {
         let facts = self.undo.way_back.facts.iter().map(|fact| &fact.path);
         let known: HashSet<TreePath> = facts.chain(&self.made).cloned().collect();
         for path in self.made.clone() {
-            self.miss_in(&path, &known);
+            self.miss(&path, |plan, path| known.contains(path) || plan.comes_with_another(path));
         }
         // A stage is made and removed in each of them.
         for at in self.transaction.filesystems() {
@@ -467,19 +387,4 @@ impl Plan<'_> {
         let (change, suffix) = (change.to_owned(), suffix.to_owned());
         self.transaction.items.push(Item { change, path: path.clone(), suffix, bytes });
     }
-}
-
-/// The letter of a kind in rsync's itemised form.
-fn letter(kind: FileKind) -> char {
-    match kind {
-        FileKind::Directory => 'd',
-        FileKind::File => 'f',
-        FileKind::Symlink => 'L',
-        FileKind::Char(_) | FileKind::Block(_) => 'D',
-        FileKind::Fifo | FileKind::Socket => 'S',
-    }
-}
-
-fn removed(path: &TreePath, suffix: &str) -> Item {
-    Item { change: "*deleting  ".to_owned(), path: path.clone(), suffix: suffix.to_owned(), bytes: 0 }
 }
