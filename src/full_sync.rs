@@ -4,6 +4,7 @@
 //! whoever asked for it takes each file by its digest, and all metadata from the manifest.
 
 use std::ffi::OsString;
+use std::fmt;
 use std::io::Write;
 use std::ops::ControlFlow;
 use std::os::fd::AsFd;
@@ -33,6 +34,20 @@ pub struct Server {
     pub host: String,
     /// Of the daemon.
     pub port: u16,
+}
+
+impl Server {
+    /// The address of a module, or of something in it.
+    pub fn address(&self, inside: &str) -> String {
+        let host = if self.host.contains(':') { format!("[{}]", self.host) } else { self.host.clone() };
+        format!("rsync://{host}:{}/{inside}", self.port)
+    }
+}
+
+impl fmt::Display for Server {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.address(""))
+    }
 }
 
 /// Why an image could not be received.
@@ -101,7 +116,7 @@ pub fn receive(
         RsyncError::TimedOut => FullSyncError::Server(error.to_string()),
         RsyncError::Run(_) => FullSyncError::Node(error.to_string()),
     })?;
-    let reason = || format!("{} (rsync://{}:{}/{image}/)", outcome.reason(), server.host, server.port);
+    let reason = || format!("{} ({})", outcome.reason(), server.address(&format!("{image}/")));
     match outcome.failure() {
         None => {}
         // What did not come is missed, by name, when the contents are taken.
@@ -134,10 +149,8 @@ fn arguments(root: &Root, server: &Server, image: &ImageName) -> Vec<OsString> {
     arguments.push("--out-format=%l".into());
     arguments.push(format!("--timeout={SILENCE}").into());
     arguments.push(format!("--contimeout={CONNECT}").into());
-    arguments.push(format!("--port={}", server.port).into());
     arguments.push("--".into());
-    let host = if server.host.contains(':') { format!("[{}]", server.host) } else { server.host.clone() };
-    arguments.push(format!("rsync://{host}/{image}/").into());
+    arguments.push(server.address(&format!("{image}/")).into());
     arguments.push("tree/".into());
     arguments
 }

@@ -116,14 +116,34 @@ impl Repository {
         Ok(Repository { transport, options: options.clone(), spool, downloading, opened })
     }
 
+    /// Prepares to fetch single files from the rsync module, or the directory in one, at `address`, which ends
+    /// with a slash.
+    pub fn of_module(address: String, options: &Options) -> Result<Self, FetchError> {
+        let transport = Box::new(Rsync::new(address, options.clone()));
+        let (downloading, opened) = (Mutex::new(()), Mutex::new(HashMap::new()));
+        Ok(Repository { transport, options: options.clone(), spool: Spool::temporary()?, downloading, opened })
+    }
+
     /// The catalog, by one request that names the etag of the one that is `known`.
     ///
     /// An rsync daemon knows no etags: there the catalog always comes.
     pub fn catalog(&self, known: Option<&str>) -> Result<CatalogAnswer, FetchError> {
-        let address = self.transport.address(CATALOG);
+        self.unsized_file(CATALOG, known, MAX_CATALOG)
+    }
+
+    /// The bytes of a file that nothing vouches for, of which `cap` are the most.
+    pub fn unverified(&self, file: &str, cap: u64) -> Result<Vec<u8>, FetchError> {
+        match self.unsized_file(file, None, cap)? {
+            CatalogAnswer::Fetched { bytes, .. } => Ok(bytes),
+            CatalogAnswer::NotModified => Ok(Vec::new()),
+        }
+    }
+
+    fn unsized_file(&self, file: &str, known: Option<&str>, cap: u64) -> Result<CatalogAnswer, FetchError> {
+        let address = self.transport.address(file);
         let mut patience = Patience::new(&self.options);
         loop {
-            let (error, asked) = match self.transport.unsized_file(CATALOG, known, MAX_CATALOG, &self.spool) {
+            let (error, asked) = match self.transport.unsized_file(file, known, cap, &self.spool) {
                 Ok(answer) => return Ok(answer),
                 Err(Trouble::Passing { error, pause }) => (error, pause),
                 Err(Trouble::Lasting(error)) => return Err(error.about(&address)),

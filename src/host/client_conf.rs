@@ -14,6 +14,8 @@ pub struct ClientConf {
     pub rsync_port: Option<u16>,
     /// Where the exclude file is, as a path below the root.
     pub exclude_file: Option<String>,
+    /// The kinds of mounted filesystem that are updated; empty where none is named.
+    pub fstypes: Vec<String>,
     /// Names that mean nothing here, for a warning.
     pub ignored: Vec<String>,
 }
@@ -38,6 +40,7 @@ impl ClientConf {
                     let port = value.parse().ok().filter(|&port| port != 0);
                     conf.rsync_port = Some(port.ok_or_else(|| bad(format!("{value:?} is not a port")))?);
                 }
+                "fstype" => conf.fstypes.push(value.to_owned()),
                 "exclude_file" => conf.exclude_file = Some(value.to_owned()),
                 _ => conf.ignored.push(name.to_owned()),
             }

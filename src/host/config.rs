@@ -22,6 +22,16 @@ pub struct Config {
     pub rsync_port: Option<u16>,
     /// The exclude file, a path below the root.
     pub exclude_file: Option<String>,
+    /// What is laid over the image, each over the ones before it.
+    pub overrides: Vec<ImageName>,
+    /// The kinds of mounted filesystem that are updated; without it all that can be.
+    pub fstype: Option<Vec<String>>,
+    /// The user that reaches the image server through ssh.
+    pub ssh_user: Option<String>,
+    /// A line for each path that changed, in the language of rsync's `--out-format`.
+    pub log: Option<String>,
+    /// What makes changed boot files known to the boot loader.
+    pub bootloader: BootLoader,
     /// How far the node is compared.
     pub check: Check,
     /// What happens with drift.
@@ -42,6 +52,16 @@ pub struct Config {
     pub ca_file: Option<String>,
     /// Types of root filesystem that are allowed though they are normally refused.
     pub allow_root_fs: Vec<String>,
+    /// The most seconds that a run waits before it begins.
+    pub splay: u32,
+    /// Whether what a run says goes to the journal or syslog as well.
+    pub syslog: bool,
+    /// Seconds that a full sync by rsync may take; at least 1.
+    #[serde(deserialize_with = "at_least_one")]
+    pub full_sync_timeout: u32,
+    /// Seconds that a hook or the boot loader's tool may take; at least 1.
+    #[serde(deserialize_with = "at_least_one")]
+    pub program_timeout: u32,
     /// Limits of a download.
     pub download: Download,
 }
@@ -191,10 +211,66 @@ impl<'de> Deserialize<'de> for MaxDelete {
     }
 }
 
+/// What makes changed boot files known to the boot loader.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum BootLoader {
+    /// The tool that the tree has for it.
+    #[default]
+    Auto,
+    /// Nothing.
+    Never,
+    /// This program of the tree, an absolute path, with these arguments; no shell reads them.
+    Command(Vec<String>),
+}
+
+impl fmt::Display for BootLoader {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            BootLoader::Auto => f.write_str("auto"),
+            BootLoader::Never => f.write_str("never"),
+            BootLoader::Command(words) => f.write_str(&words.join(" ")),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for BootLoader {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        #[serde(untagged)]
+        enum Written {
+            Word(String),
+            Command(Vec<String>),
+        }
+        match Written::deserialize(deserializer)? {
+            Written::Word(word) if word == "auto" => Ok(BootLoader::Auto),
+            Written::Word(word) if word == "never" => Ok(BootLoader::Never),
+            Written::Command(words) if words.first().is_some_and(|program| program.starts_with('/')) => {
+                Ok(BootLoader::Command(words))
+            }
+            _ => Err(serde::de::Error::custom(
+                "bootloader is \"auto\", \"never\", or a list: an absolute path and its arguments",
+            )),
+        }
+    }
+}
+
 impl Config {
     /// Reads `updateclient.toml`; `file` is its name for messages.
     pub fn parse(file: &str, content: &[u8]) -> Result<Self, BadFile> {
         toml::from_str(text(file, content)?).map_err(|e| BadFile::new(file, e.to_string().trim_end()))
+    }
+
+    /// The names that a file sets, those of a table with its name and a dot in front.
+    pub fn names(content: &[u8]) -> Vec<String> {
+        let table = std::str::from_utf8(content).ok().and_then(|text| text.parse::<toml::Table>().ok());
+        let mut names = Vec::new();
+        for (name, value) in table.unwrap_or_default() {
+            match value {
+                toml::Value::Table(inner) => names.extend(inner.keys().map(|key| format!("{name}.{key}"))),
+                _ => names.push(name),
+            }
+        }
+        names
     }
 }
 
@@ -206,6 +282,11 @@ impl Default for Config {
             repo: None,
             rsync_port: None,
             exclude_file: None,
+            overrides: Vec::new(),
+            fstype: None,
+            ssh_user: None,
+            log: None,
+            bootloader: BootLoader::default(),
             check: Check::default(),
             drift: Drift::default(),
             adopt_share: 0.25,
@@ -215,6 +296,10 @@ impl Default for Config {
             fallback: true,
             ca_file: None,
             allow_root_fs: Vec::new(),
+            splay: 0,
+            syslog: true,
+            full_sync_timeout: 6 * 3600,
+            program_timeout: 600,
             download: Download::default(),
         }
     }

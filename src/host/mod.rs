@@ -4,14 +4,18 @@
 //! them is ever run by a shell. A file larger than [`MAX_FILE`] is refused.
 
 mod client_conf;
+mod cluster;
 mod config;
 mod fstab;
 mod kernel;
 
 pub use client_conf::ClientConf;
-pub use config::{Check, Config, Download, Drift, KeepUndo, MaxDelete};
+pub use cluster::Cluster;
+pub use config::{BootLoader, Check, Config, Download, Drift, KeepUndo, MaxDelete};
 pub use fstab::mount_points;
 pub use kernel::Kernel;
+
+use crate::image::ImageName;
 
 /// The exclude file of a node that has none.
 pub const DEFAULT_EXCLUDES: &str = include_str!("../../etc/updateclient.local.exclude");
@@ -35,6 +39,12 @@ impl BadFile {
     fn at(file: &str, line: usize, why: impl std::fmt::Display) -> Self {
         BadFile { file: format!("{file}:{line}"), why: why.to_string() }
     }
+}
+
+/// The names in the old client's file of overrides, one a line; empty lines and comments count for nothing.
+pub fn overrides(file: &str, content: &[u8]) -> Result<Vec<ImageName>, BadFile> {
+    let named = lines(text(file, content)?).filter(|(_, line)| !line.is_empty() && !line.starts_with('#'));
+    named.map(|(number, line)| line.parse().map_err(|e| BadFile::at(file, number, e))).collect()
 }
 
 /// The text of a file, if it is text and not too long.

@@ -58,14 +58,13 @@ impl Converge<'_> {
         if stage.wanted().is_empty() {
             return Ok(());
         }
-        let Some((host, port)) = &self.run.request.rsync else {
+        let Some(server) = &self.run.request.rsync else {
             return Err(Stopped::Failed(no_server()));
         };
-        let server = Server { host: host.clone(), port: *port };
         let rules = self.run.filter.rsync_rules();
         let root = &self.run.session.root;
-        let tree = full_sync::receive(root, &server, &self.run.request.image, &rules, self.run.monitor)
-            .map_err(|error| Stopped::Failed(refused(error, &server)))?;
+        let tree = full_sync::receive(root, server, &self.run.request.image, &rules, self.run.monitor)
+            .map_err(|error| Stopped::Failed(refused(error, server)))?;
         for digest in stage.wanted().into_keys() {
             for path in stage.paths_of(&digest) {
                 if stage.take_over(&digest, &tree, &path)? {
@@ -91,7 +90,7 @@ fn no_server() -> UpdateError {
 }
 
 fn refused(error: FullSyncError, server: &Server) -> UpdateError {
-    let place = format!("rsync://{}:{}/", server.host, server.port);
+    let place = server.to_string();
     match error {
         FullSyncError::Root(error) => Untouched::from_root(error).into(),
         FullSyncError::Stopped => UpdateError::Stopped,

@@ -6,6 +6,7 @@
 mod adopt;
 mod base;
 mod chain;
+mod cluster;
 mod commit;
 mod converge;
 mod full;
@@ -33,9 +34,10 @@ use crate::root::RootError;
 use crate::state::{self, KernelPaths, SeenCatalog, State, held};
 use crate::tree_path::TreePath;
 
+pub use cluster::{Assigned, cluster};
 use converge::Converge;
 pub use outcome::{Outcome, Report, Status, Undoable, UpdateError};
-pub use request::{Check, Request};
+pub use request::{Check, Excludes, Request, Sync, Way};
 pub use rollback::{RollbackRequest, RolledBack, rollback};
 
 /// What every step of a run needs.
@@ -53,7 +55,10 @@ pub fn run(request: &Request, monitor: &dyn Monitor) -> Result<Report, UpdateErr
     let filter = filter_of(request, &session)?;
     let state = known_state(request, &session, monitor)?;
     let spool = spool_of(request, &session)?;
-    let repository = Repository::open(&request.repo, &request.image, &request.fetch, spool)?;
+    let Way::Diffs(repo) = &request.way else {
+        return Err(UpdateError::NoFullSync("not yet".to_owned()));
+    };
+    let repository = Repository::open(repo, &request.image, &request.fetch, spool)?;
     let run = Run { request, session, filter, repository, monitor };
     let known = match &state {
         Some(state) if run.may_ask_quickly(state)? => Some(state),
@@ -73,7 +78,7 @@ pub fn run(request: &Request, monitor: &dyn Monitor) -> Result<Report, UpdateErr
     let catalog = Catalog::parse(&bytes, &request.image).map_err(|e| UpdateError::Trust(e.to_string()))?;
     run.check_catalog(&catalog, state.as_ref())?;
     run.check_held(&catalog)?;
-    let seen = SeenCatalog { repo: request.repo.to_string(), serial: catalog.serial, etag };
+    let seen = SeenCatalog { repo: repo.to_string(), serial: catalog.serial, etag };
     let done = run.follow(&catalog, seen, state);
     run.tidy_spool(&done);
     done
@@ -144,7 +149,8 @@ impl Run<'_> {
 
     /// Whether the catalog alone settles that nothing is to be done.
     fn may_ask_quickly(&self, state: &State) -> Result<bool, UpdateError> {
-        let seen = state.catalog.as_ref().is_some_and(|seen| seen.repo == self.request.repo.to_string());
+        let Way::Diffs(repo) = &self.request.way else { return Ok(false) };
+        let seen = state.catalog.as_ref().is_some_and(|seen| seen.repo == repo.to_string());
         let looks = matches!(self.request.check, Check::Stat | Check::Content);
         let waits = self.has_rebooted(state.kernel.as_ref());
         let asks = looks || waits || self.request.adopt_only || self.request.purge_untracked;
@@ -285,8 +291,9 @@ fn stands(session: &Session, applied: &Applied) -> String {
 
 fn filter_of(request: &Request, session: &Session) -> Result<Filter, UpdateError> {
     let builder = Filter::builder().foreign_mounts(session.foreign());
-    let (name, rules) = &request.excludes;
-    let builder = builder.exclude_file(name, rules).map_err(|e| UpdateError::Usage(e.to_string()))?;
+    let excludes = &request.excludes;
+    let builder =
+        builder.exclude_file(&excludes.name, &excludes.rules).map_err(|e| UpdateError::Usage(e.to_string()))?;
     Ok(builder.build())
 }
 

@@ -1,10 +1,13 @@
 //! What a run is to do: the meaning of a command line and the configuration together.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use crate::fetch::{Options, RepoUrl};
-use crate::host::{Drift, KeepUndo, MaxDelete};
+use crate::full_sync::Server;
+use crate::host::{BootLoader, Drift, KeepUndo, MaxDelete};
 use crate::image::ImageName;
+use crate::tree_path::TreePath;
 
 pub use crate::host::Check;
 
@@ -15,12 +18,22 @@ pub struct Request {
     pub root: PathBuf,
     /// The image that it follows.
     pub image: ImageName,
-    /// Where the repository is.
-    pub repo: RepoUrl,
-    /// Host and port of the rsync daemon that serves the image for a full sync.
-    pub rsync: Option<(String, u16)>,
-    /// The exclude file: its name, for messages, and its bytes.
-    pub excludes: (String, Vec<u8>),
+    /// What is laid over it, each over the ones before it.
+    pub overrides: Vec<ImageName>,
+    /// By diffs or by rsync.
+    pub way: Way,
+    /// The rsync daemon that serves images, overrides and scripts.
+    pub rsync: Option<Server>,
+    /// The most time that a full sync by rsync may take.
+    pub sync_timeout: Duration,
+    /// What the image does not touch.
+    pub excludes: Excludes,
+    /// The kinds of mounted filesystem that are updated; `None` for all that can be.
+    pub fstypes: Option<Vec<String>>,
+    /// What makes changed boot files known to the boot loader.
+    pub bootloader: BootLoader,
+    /// The most time that a hook or the boot loader's tool may take.
+    pub program_timeout: Duration,
     /// How closely the node is looked at.
     pub check: Check,
     /// What happens to tracked paths that deviate.
@@ -51,4 +64,33 @@ pub struct Request {
     pub fetch: Options,
     /// The most bytes that the spool may hold.
     pub spool_limit: u64,
+}
+
+/// How a node comes to be what it is to be.
+#[derive(Clone, Debug)]
+pub enum Way {
+    /// By diffs from the repository there, and by a full sync where they do not lead to the head.
+    Diffs(RepoUrl),
+    /// By rsync from the image's module, whatever is published.
+    Sync(Sync),
+}
+
+/// What a run by rsync brings.
+#[derive(Clone, Debug)]
+pub struct Sync {
+    /// Only this directory; the whole tree is the top.
+    pub directory: TreePath,
+    /// Whether what the image does not have goes.
+    pub delete: bool,
+}
+
+/// The rules of what the image does not touch.
+#[derive(Clone, Debug)]
+pub struct Excludes {
+    /// The name of the file, for messages.
+    pub name: String,
+    /// Its bytes.
+    pub rules: Vec<u8>,
+    /// Where the node has it: what the image brings there counts in the same run.
+    pub place: Option<TreePath>,
 }

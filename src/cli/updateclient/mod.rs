@@ -7,6 +7,7 @@
 
 mod arguments;
 mod meaning;
+mod settings;
 mod show;
 
 use std::io::{IsTerminal, Write};
@@ -19,6 +20,9 @@ use crate::host::Drift;
 use crate::report::Monitor;
 use crate::root::freeze;
 use crate::update::{self, Report, Request, UpdateError};
+
+use meaning::Follows;
+use settings::Settings;
 
 pub use arguments::{Arguments, command};
 
@@ -51,6 +55,10 @@ pub enum Exit {
     Stopped = 11,
     /// The head is the generation that a rollback fled from; nothing was changed.
     Held = 12,
+    /// The tree was updated, but what follows failed: the boot loader's tool, a post-update hook, or the reboot.
+    Afterwards = 13,
+    /// A pre-update hook stopped the update; nothing was changed.
+    Hook = 14,
 }
 
 /// Runs the program with the arguments of the process.
@@ -88,21 +96,61 @@ fn run(arguments: &Arguments) -> Result<Exit, UpdateError> {
         update::recover(&arguments.root, monitor.as_ref())?;
         return Ok(Exit::Done);
     }
+    meaning::refuse_combinations(arguments)?;
+    let settings = settings::settle(arguments)?;
+    if arguments.show_config {
+        show::settings(&settings.rows, arguments.json);
+        return Ok(Exit::Done);
+    }
+    if !settings.ignored.is_empty() {
+        monitor.note(format!("client.conf says what means nothing here: {}", settings.ignored.join(", ")));
+    }
     if arguments.rollback {
-        let request = meaning::rollback(arguments)?;
+        let request = meaning::rollback(arguments, &settings);
         confirm(arguments, request.dry_run, &format!("bring {} back to what it was", request.root.display()))?;
         show::rolled_back(&update::rollback(&request, monitor.as_ref())?, arguments);
         return Ok(Exit::Done);
     }
-    let request = meaning::request(arguments, monitor.as_ref())?;
-    let question = format!("update {} to image {} from {}", request.root.display(), request.image, request.repo);
-    confirm(arguments, request.dry_run || request.adopt_only, &question)?;
+    let follows = follows(arguments, &settings, monitor.as_ref())?;
+    let request = meaning::request(arguments, &settings, follows)?;
+    confirm(arguments, request.dry_run || request.adopt_only, &question(&request))?;
     let report = update::run(&request, monitor.as_ref())?;
     show::report(&report, &request, arguments)?;
     if let Some(refusal) = report.refusal {
         return Err(refusal);
     }
     Ok(exit_of_report(&report, &request))
+}
+
+/// The image and its overrides: as they are configured, else as the server's `cluster.txt` says.
+fn follows(arguments: &Arguments, settings: &Settings, monitor: &dyn Monitor) -> Result<Follows, UpdateError> {
+    let overrides = settings.overrides.clone();
+    if let Some(image) = settings.image.clone() {
+        return Ok(Follows { image, overrides });
+    }
+    let server = meaning::server(settings).ok_or_else(|| settings::usage("You must specify --server.".to_owned()))?;
+    let options = meaning::fetch_options(arguments, settings);
+    let cluster = update::cluster(&arguments.root, &server, &options)?;
+    let overrides = if overrides.is_empty() { cluster.overrides } else { overrides };
+    let laid = overrides.iter().map(|name| format!(" and override {name}")).collect::<String>();
+    monitor.note(format!("the server's cluster.txt: this host follows image {}{laid}", cluster.image));
+    Ok(Follows { image: cluster.image, overrides })
+}
+
+fn question(request: &Request) -> String {
+    let laid = request.overrides.iter().map(|name| format!(", override {name}")).collect::<String>();
+    let from = match (&request.way, &request.rsync) {
+        (update::Way::Diffs(repo), _) => repo.to_string(),
+        (update::Way::Sync(_), Some(server)) => server.to_string(),
+        (update::Way::Sync(_), None) => String::new(),
+    };
+    let place = match &request.way {
+        update::Way::Sync(sync) if !sync.directory.is_root() => {
+            format!("{} of {}", sync.directory, request.root.display())
+        }
+        _ => request.root.display().to_string(),
+    };
+    format!("update {place} to image {}{laid} from {from}", request.image)
 }
 
 /// A drift that is only reported is what the administrator has to hear of; what waits for a boot is none.
@@ -112,20 +160,24 @@ fn exit_of_report(report: &Report, request: &Request) -> Exit {
     if looked && reported { Exit::Deviates } else { Exit::Done }
 }
 
-/// Asks a person, where there is one and `--yes` was not given; what is `harmless` needs no answer.
+/// Asks a person, unless `--yes` was given; what is `harmless` needs no answer. Where nobody can be asked,
+/// nothing is taken for granted.
 fn confirm(arguments: &Arguments, harmless: bool, question: &str) -> Result<(), UpdateError> {
-    let nobody = !std::io::stdin().is_terminal() || !std::io::stderr().is_terminal();
-    if arguments.yes || harmless || nobody {
+    if arguments.yes || harmless {
         return Ok(());
     }
+    if !std::io::stdin().is_terminal() || !std::io::stderr().is_terminal() {
+        let why = format!("nobody can be asked whether to {question}, since this is no terminal: give --yes");
+        return Err(UpdateError::Usage(why));
+    }
     let mut err = std::io::stderr();
-    let _ = write!(err, "{question}? [y/N] ");
+    let _ = write!(err, "{question}? (y / N) ");
     let _ = err.flush();
     let mut answer = String::new();
     if signals::is_input_ready() {
         let _ = std::io::stdin().read_line(&mut answer);
     }
-    if matches!(answer.trim(), "y" | "Y" | "yes") { Ok(()) } else { Err(UpdateError::Stopped) }
+    if answer.trim().starts_with(['y', 'Y']) { Ok(()) } else { Err(UpdateError::Stopped) }
 }
 
 fn exit_of(error: &UpdateError) -> Exit {

@@ -5,6 +5,7 @@ use std::io::Write;
 use serde::Serialize;
 
 use super::super::json;
+use super::settings::Row;
 use super::{Arguments, Exit};
 use crate::apply::prepare::Item;
 use crate::state::held::Held;
@@ -204,6 +205,19 @@ fn report_json(report: &Report, request: &Request) {
         displaced: report.displaced.iter().map(ToString::to_string).collect(),
         untracked: report.untracked,
     });
+}
+
+/// Prints every setting with where it comes from.
+pub fn settings(rows: &[Row], as_json: bool) {
+    if as_json {
+        rows.iter().for_each(json::line);
+        return;
+    }
+    let mut out = std::io::stdout().lock();
+    for row in rows {
+        let _ = writeln!(out, "{:<23} {}  [{}]", row.name, row.value, row.from);
+    }
+    let _ = out.flush();
 }
 
 /// Prints what is recorded.
