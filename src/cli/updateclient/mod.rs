@@ -102,6 +102,11 @@ fn run(arguments: &Arguments) -> Result<Exit, UpdateError> {
         show::settings(&settings.rows, arguments.json);
         return Ok(Exit::Done);
     }
+    if let Some(path) = &arguments.why {
+        let request = meaning::why(arguments, &settings, path)?;
+        show::why(&update::why(&request)?, arguments.json);
+        return Ok(Exit::Done);
+    }
     if !settings.ignored.is_empty() {
         monitor.note(format!("client.conf says what means nothing here: {}", settings.ignored.join(", ")));
     }

@@ -8,9 +8,10 @@ use super::super::json;
 use super::settings::Row;
 use super::{Arguments, Exit};
 use crate::apply::prepare::Item;
+use crate::image::ImageName;
 use crate::state::held::Held;
 use crate::state::{Found, State};
-use crate::update::{Outcome, Report, Request, RolledBack, Status, Undoable, UpdateError};
+use crate::update::{Outcome, Reason, Report, Request, RolledBack, Status, Undoable, UpdateError};
 
 /// More deviations than this are counted, not listed, unless asked for by `--status` or `--json`.
 const LISTED: usize = 20;
@@ -29,8 +30,9 @@ enum Told<'a> {
     Done {
         outcome: &'a str,
         image: String,
-        generation: String,
-        serial: u64,
+        generation: Option<String>,
+        overrides: Vec<String>,
+        serial: Option<u64>,
         way: &'a str,
         changed: usize,
         bytes: u64,
@@ -96,18 +98,27 @@ pub fn report(report: &Report, request: &Request, arguments: &Arguments) -> Resu
 }
 
 fn sentence(report: &Report, request: &Request) -> String {
-    let (image, id, serial) = (&request.image, report.generation.short(), report.serial);
+    let laid: Vec<&str> = request.overrides.iter().map(ImageName::as_str).collect();
+    let name = match laid.is_empty() {
+        true => request.image.to_string(),
+        false => format!("{} with {}", request.image, laid.join(", ")),
+    };
+    let at = match (report.generation, report.serial) {
+        (Some(id), Some(serial)) => format!(", generation {}, serial {serial}", id.short()),
+        _ => String::new(),
+    };
+    let image = format!("{name}{at}");
     let changes = format!("{} paths, {} of new content", report.items.len(), size(report.bytes));
     let mut text = match report.outcome {
-        Outcome::UpToDate => format!("{image} is up to date: generation {id}, serial {serial}"),
+        Outcome::UpToDate => format!("{name} is up to date{}", at.replacen(", ", ": ", 1)),
         Outcome::Adopted if request.dry_run => {
-            format!("this tree would be recorded as {image}, generation {id}, serial {serial}")
+            format!("this tree would be recorded as {image}")
         }
-        Outcome::Adopted => format!("this tree is recorded as {image}, generation {id}, serial {serial}"),
+        Outcome::Adopted => format!("this tree is recorded as {image}"),
         Outcome::WouldUpdate => {
-            format!("would update to {image}, generation {id}, serial {serial} ({changes}): {}", report.way)
+            format!("would update to {image} ({changes}): {}", report.way)
         }
-        Outcome::Updated => format!("updated to {image}, generation {id}, serial {serial} ({changes})"),
+        Outcome::Updated => format!("updated to {image} ({changes})"),
     };
     if let Some(mixed) = report.mixed {
         text += &format!(", mixed for {} ms", mixed.as_millis());
@@ -194,7 +205,8 @@ fn report_json(report: &Report, request: &Request) {
             Outcome::Adopted => "adopted",
         },
         image: request.image.to_string(),
-        generation: report.generation.to_string(),
+        generation: report.generation.map(|id| id.to_string()),
+        overrides: request.overrides.iter().map(ToString::to_string).collect(),
         serial: report.serial,
         way: &report.way,
         changed: report.items.len(),
@@ -218,6 +230,15 @@ pub fn settings(rows: &[Row], as_json: bool) {
         let _ = writeln!(out, "{:<23} {}  [{}]", row.name, row.value, row.from);
     }
     let _ = out.flush();
+}
+
+/// Prints where a path comes from.
+pub fn why(reason: &Reason, as_json: bool) {
+    if as_json {
+        json::line(reason);
+    } else {
+        let _ = writeln!(std::io::stdout(), "{reason}");
+    }
 }
 
 /// Prints what is recorded.
@@ -251,8 +272,16 @@ fn print_status(status: &Status, state: Option<&State>, set_aside: Option<&str>)
         return print_undo(status, &mut out);
     };
     writeln!(out, "image:       {}", state.image)?;
-    writeln!(out, "serial:      {}", state.serial)?;
-    writeln!(out, "generation:  {}", state.generation)?;
+    let laid: Vec<String> = state.overrides.iter().map(|laid| laid.name.to_string()).collect();
+    if !laid.is_empty() {
+        writeln!(out, "overrides:   {}", laid.join(" "))?;
+    }
+    if state.is_published() {
+        writeln!(out, "serial:      {}", state.serial)?;
+        writeln!(out, "generation:  {}", state.generation)?;
+    } else {
+        writeln!(out, "generation:  unknown: it came by rsync and was never published")?;
+    }
     writeln!(out, "recorded:    {}", state.written)?;
     match state.untracked {
         Some(count) => writeln!(out, "untracked:   {count}")?,
