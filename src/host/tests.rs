@@ -27,6 +27,10 @@ fn the_shipped_sample_changes_nothing_and_shows_the_defaults() {
         repo: example.repo,
         rsync_port: Some(873),
         exclude_file: example.exclude_file,
+        overrides: example.overrides,
+        fstype: example.fstype,
+        ssh_user: example.ssh_user,
+        log: example.log,
         ca_file: example.ca_file,
         ..Config::default()
     };
@@ -68,7 +72,8 @@ fn client_conf_of_the_old_client() {
         image: None,
         rsync_port: Some(8873),
         exclude_file: Some("/etc/x y".into()),
-        ignored: vec!["fstype".into(), "fstype".into(), "server:".into(), "ssh_user".into()],
+        fstypes: vec!["ext4".into(), "xfs".into()],
+        ignored: vec!["server:".into(), "ssh_user".into()],
     };
     assert_eq!(conf, expected);
     let error = ClientConf::parse("client.conf", b"\nrsync_port = 0").expect_err("no port").to_string();

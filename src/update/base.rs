@@ -107,6 +107,7 @@ impl Run<'_> {
             displaced: Vec::new(),
             untracked: None,
             refusal: None,
+            afterwards: Vec::new(),
         })
     }
 

@@ -4,6 +4,7 @@
 //! then either the diffs of a chain or a full sync, both as one transaction.
 
 mod adopt;
+mod around;
 mod base;
 mod chain;
 mod cluster;
@@ -11,6 +12,8 @@ mod commit;
 mod converge;
 mod full;
 mod outcome;
+mod plan_told;
+mod reboot;
 mod request;
 mod rollback;
 mod room;
@@ -26,7 +29,7 @@ use crate::apply::{Untouched, preflight};
 use crate::catalog::{Catalog, RepoPath};
 use crate::fetch::{CatalogAnswer, FetchErrorKind, Repository, Spool};
 use crate::filter::Filter;
-use crate::host;
+use crate::host::{self, boot_loader::due};
 use crate::manifest::Manifest;
 use crate::plan::{self, Plan, Why};
 use crate::report::Monitor;
@@ -37,6 +40,7 @@ use crate::tree_path::TreePath;
 pub use cluster::{Assigned, cluster};
 use converge::Converge;
 pub use outcome::{Outcome, Report, Status, Undoable, UpdateError};
+pub use reboot::reboot;
 pub use request::{Check, Excludes, Request, Sync, Way};
 pub use rollback::{RollbackRequest, RolledBack, rollback};
 
@@ -52,6 +56,36 @@ struct Run<'a> {
 /// Does what `request` says, and tells what was done.
 pub fn run(request: &Request, monitor: &dyn Monitor) -> Result<Report, UpdateError> {
     let session = open_session(&request.root, request.dry_run, &request.allow_root_fs, monitor)?;
+    let overdue = catch_up(request, &session, monitor)?;
+    let tree = session.root.below(&TreePath::root()).map_err(Untouched::from)?;
+    let mut report = bring(request, session, monitor)?;
+    // The update itself may have told it of everything.
+    if report.afterwards.is_empty() && !due::load(&tree).map_err(Untouched::from)?.is_empty() {
+        report.afterwards = overdue;
+    }
+    Ok(report)
+}
+
+/// Tells the boot loader what an earlier run changed and could not tell it; returns what failed again.
+fn catch_up(request: &Request, session: &Session, monitor: &dyn Monitor) -> Result<Vec<String>, UpdateError> {
+    if request.dry_run || due::load(&session.root).map_err(Untouched::from)?.is_empty() {
+        return Ok(Vec::new());
+    }
+    let filter = filter_of(request, session)?;
+    let manifest = match state::load(&session.root).map_err(Untouched::from)? {
+        state::Found::State(state) | state::Found::Copied(state) => {
+            state::load_manifest(&session.root, state.generation).map_err(Untouched::from)?
+        }
+        state::Found::Nothing | state::Found::SetAside(_) => None,
+    };
+    let is_tracked = |path: &TreePath| {
+        let named = manifest.as_ref().is_some_and(|manifest| manifest.get(path).is_some());
+        named && filter.cursor().excludes(path, false).is_none()
+    };
+    Ok(request.scene(&session.root, monitor).tell_boot_loader(&is_tracked))
+}
+
+fn bring(request: &Request, session: Session, monitor: &dyn Monitor) -> Result<Report, UpdateError> {
     let filter = filter_of(request, &session)?;
     let state = known_state(request, &session, monitor)?;
     let spool = spool_of(request, &session)?;

@@ -88,6 +88,8 @@ pub fn rollback(arguments: &Arguments, settings: &Settings) -> RollbackRequest {
         allow_root_fs: settings.allow_root_fs.clone(),
         keep_undo: settings.keep_undo,
         undo_share: settings.undo_share,
+        bootloader: settings.bootloader.clone(),
+        program_timeout: Duration::from_secs(settings.program_timeout.into()),
     }
 }
 
