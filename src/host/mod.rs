@@ -1,19 +1,27 @@
-//! How a node is to be updated: its configuration files, old and new, and the kernel that runs on it.
+//! How a node is to be updated: its configuration files, old and new, and the kernel that runs on it; and the
+//! programs of its own that an update calls: hooks, and what tells the boot loader.
 //!
 //! Configuration is parsed only: the caller reads the files, below the root of the tree that is updated. Nothing in
 //! them is ever run by a shell. A file larger than [`MAX_FILE`] is refused.
 
+pub mod boot_loader;
 mod client_conf;
 mod cluster;
 mod config;
 mod fstab;
+mod hooks;
 mod kernel;
+mod restart;
+mod tool;
 
 pub use client_conf::ClientConf;
 pub use cluster::Cluster;
 pub use config::{BootLoader, Check, Config, Download, Drift, KeepUndo, MaxDelete};
 pub use fstab::mount_points;
+pub use hooks::{Moment, hooks};
 pub use kernel::Kernel;
+pub use restart::{Restart, restart};
+pub use tool::{Stops, Told, ToolError, Tools};
 
 use crate::image::ImageName;
 

@@ -128,6 +128,7 @@ impl Run<'_> {
             displaced: Vec::new(),
             untracked: None,
             refusal: None,
+            afterwards: Vec::new(),
         })
     }
 

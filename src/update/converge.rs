@@ -17,10 +17,12 @@ use crate::root::FileKind;
 use crate::state::{self, KernelPaths, SeenCatalog, State};
 use crate::tree_path::TreePath;
 
+use super::around::Around;
 use super::base::Base;
 use super::commit::{Failure, complete};
 use super::layers::{self, Laid};
 use super::outcome::topmost;
+use super::plan_told::Plan;
 use super::{Check, Outcome, Report, Run, UpdateError};
 
 /// Recorded manifests are compressed fast: they are written with every update and read with the next.
@@ -214,7 +216,37 @@ impl Converge<'_> {
         if transaction.is_empty() {
             return Ok(self.record_only(goal, transaction)?);
         }
-        self.make(goal, transaction, fill).map_err(|failure| failure.clean_up(self.run.session, transaction))
+        let around = self.around(goal, transaction);
+        around.before()?;
+        let made = self.make(goal, transaction, fill);
+        let mut report = made.map_err(|failure| {
+            if let Failure::Before(_) = failure {
+                around.called_off();
+            }
+            failure.clean_up(self.run.session, transaction)
+        })?;
+        report.afterwards = around.after(&|path| goal.target.get(path).is_some());
+        Ok(report)
+    }
+
+    fn around<'t>(&'t self, goal: &'t Goal, transaction: &'t Transaction) -> Around<'t> {
+        let run = self.run;
+        let base = self.base.map(|base| base.manifest.id());
+        let published = self.head.filter(|head| head.serial > 0);
+        let plan = Plan {
+            image: Some(&run.request.image),
+            generation: published.map(|_| goal.whole.id()),
+            base,
+            serial: published.map(|head| head.serial),
+            way: match goal.received {
+                true => "full-sync",
+                false if self.base.is_some_and(|base| base.made() == self.made(&goal.whole)) => "repair",
+                false => "diffs",
+            },
+            why: &goal.way,
+            items: &transaction.items,
+        };
+        Around { scene: run.request.scene(&run.session.root, run.monitor), plan }
     }
 
     fn make<E: From<UpdateError>>(
@@ -297,6 +329,7 @@ impl Converge<'_> {
             displaced: transaction.displaced.clone(),
             untracked: transaction.untracked,
             refusal: None,
+            afterwards: Vec::new(),
         }
     }
 

@@ -4,6 +4,7 @@
 //! then either the diffs of a chain or a full sync, both as one transaction.
 
 mod adopt;
+mod around;
 mod base;
 mod chain;
 mod cluster;
@@ -13,7 +14,9 @@ mod follow;
 mod full;
 mod layers;
 mod outcome;
+mod plan_told;
 mod published;
+mod reboot;
 mod request;
 mod rollback;
 mod room;
@@ -32,7 +35,7 @@ use crate::catalog::Catalog;
 use crate::fetch::Spool;
 use crate::filter::Filter;
 use crate::full_sync::{self, Aside};
-use crate::host;
+use crate::host::{self, boot_loader::due};
 use crate::manifest::Manifest;
 use crate::report::Monitor;
 use crate::root::RootError;
@@ -41,9 +44,10 @@ use crate::tree_path::TreePath;
 
 pub use cluster::{Assigned, cluster};
 pub use outcome::{Outcome, Report, Status, Undoable, UpdateError};
+pub use reboot::reboot;
 pub use request::{Check, Excludes, Request, Sync, Way};
-pub use why::{Reason, WhyRequest, why};
 pub use rollback::{RollbackRequest, RolledBack, rollback};
+pub use why::{Reason, WhyRequest, why};
 
 /// What every step of a run needs.
 struct Run<'a> {
@@ -58,8 +62,38 @@ struct Run<'a> {
 /// Does what `request` says, and tells what was done.
 pub fn run(request: &Request, monitor: &dyn Monitor) -> Result<Report, UpdateError> {
     let session = open_session(&request.root, request.dry_run, &request.allow_root_fs, monitor)?;
-    let filter = filter_of(request, &session, &request.excludes)?;
-    let run = Run { request, session: &session, excludes: &request.excludes, filter, monitor };
+    let overdue = catch_up(request, &session, monitor)?;
+    let mut report = bring(request, &session, monitor)?;
+    // The update itself may have told it of everything.
+    if report.afterwards.is_empty() && !due::load(&session.root).map_err(Untouched::from)?.is_empty() {
+        report.afterwards = overdue;
+    }
+    Ok(report)
+}
+
+/// Tells the boot loader what an earlier run changed and could not tell it; returns what failed again.
+fn catch_up(request: &Request, session: &Session, monitor: &dyn Monitor) -> Result<Vec<String>, UpdateError> {
+    if request.dry_run || due::load(&session.root).map_err(Untouched::from)?.is_empty() {
+        return Ok(Vec::new());
+    }
+    let filter = filter_of(request, session, &request.excludes)?;
+    let manifest = match state::load(&session.root).map_err(Untouched::from)? {
+        state::Found::State(state) | state::Found::Copied(state) => {
+            let manifest = state::load_manifest(&session.root, state.generation).map_err(Untouched::from)?;
+            manifest.map(|manifest| layers::as_recorded(manifest, &state))
+        }
+        state::Found::Nothing | state::Found::SetAside(_) => None,
+    };
+    let is_tracked = |path: &TreePath| {
+        let named = manifest.as_ref().is_some_and(|manifest| manifest.get(path).is_some());
+        named && filter.cursor().excludes(path, false).is_none()
+    };
+    Ok(request.scene(&session.root, monitor).tell_boot_loader(&is_tracked))
+}
+
+fn bring(request: &Request, session: &Session, monitor: &dyn Monitor) -> Result<Report, UpdateError> {
+    let filter = filter_of(request, session, &request.excludes)?;
+    let run = Run { request, session, excludes: &request.excludes, filter, monitor };
     let done = match &request.way {
         Way::Diffs(repo) => run.by_the_catalog(repo),
         Way::Sync(sync) => run.by_rsync(sync),

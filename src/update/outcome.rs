@@ -43,6 +43,8 @@ pub struct Report {
     pub untracked: Option<u64>,
     /// Why the run itself would stop, where this was a dry run.
     pub refusal: Option<UpdateError>,
+    /// What failed of what follows an update that is made: a sentence each.
+    pub afterwards: Vec<String>,
 }
 
 /// What a run did, in one word.
@@ -82,7 +84,8 @@ pub struct Undoable {
     pub bytes: u64,
 }
 
-/// Why a run did not do what it was asked to. But for [`UpdateError::Interrupted`] the tree is as it was.
+/// Why a run did not do what it was asked to. But for [`UpdateError::Interrupted`] and
+/// [`UpdateError::Afterwards`] the tree is as it was.
 #[derive(Debug, thiserror::Error)]
 pub enum UpdateError {
     /// The request makes no sense.
@@ -117,6 +120,12 @@ pub enum UpdateError {
     /// The head of the catalog is what a rollback fled from.
     #[error("{0}; nothing was changed")]
     Held(String),
+    /// A pre-update hook did not agree.
+    #[error("{0}; nothing was changed")]
+    Hook(String),
+    /// The update is made and recorded, and something that follows it failed.
+    #[error("what was asked for is done, but {0}")]
+    Afterwards(String),
     /// An interrupted update cannot be finished now.
     #[error("an update that was interrupted has to be finished first, and cannot be: {0}")]
     Unfinished(String),
@@ -157,6 +166,7 @@ impl Report {
             displaced: Vec::new(),
             untracked: None,
             refusal: None,
+            afterwards: Vec::new(),
         }
     }
 
@@ -176,6 +186,7 @@ impl Report {
             displaced: Vec::new(),
             untracked: state.untracked,
             refusal: None,
+            afterwards: Vec::new(),
         }
     }
 }

@@ -7,7 +7,11 @@ use crate::fetch::{Options, RepoUrl};
 use crate::full_sync::Server;
 use crate::host::{BootLoader, Drift, KeepUndo, MaxDelete};
 use crate::image::ImageName;
+use crate::report::Monitor;
+use crate::root::Root;
 use crate::tree_path::TreePath;
+
+use super::around::Scene;
 
 pub use crate::host::Check;
 
@@ -64,6 +68,13 @@ pub struct Request {
     pub fetch: Options,
     /// The most bytes that the spool may hold.
     pub spool_limit: u64,
+}
+
+impl Request {
+    /// Where the programs run that surround a transaction, and how.
+    pub(super) fn scene<'a>(&'a self, root: &'a Root, monitor: &'a dyn Monitor) -> Scene<'a> {
+        Scene { root, bootloader: &self.bootloader, longest: self.program_timeout, monitor }
+    }
 }
 
 /// How a node comes to be what it is to be.

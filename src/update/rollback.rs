@@ -14,14 +14,16 @@ use crate::apply::stage::Stage;
 use crate::apply::undo::{Limits, Undo};
 use crate::apply::{Untouched, preflight};
 use crate::generation::GenerationId;
-use crate::host::KeepUndo;
+use crate::host::{BootLoader, KeepUndo};
 use crate::manifest::{MAX_TEXT, Manifest, path_text};
 use crate::report::Monitor;
 use crate::state::held::{self, Held};
 use crate::state::{self, Found, KernelPaths, State};
 use crate::tree_path::TreePath;
 
+use super::around::{Around, Scene};
 use super::commit::{Failure, complete};
+use super::plan_told::Plan;
 use super::{UpdateError, layers, open_session};
 
 /// What a rollback is to do.
@@ -37,6 +39,10 @@ pub struct RollbackRequest {
     pub keep_undo: KeepUndo,
     /// The largest share of a filesystem that it may hold.
     pub undo_share: f64,
+    /// What makes changed boot files known to the boot loader.
+    pub bootloader: BootLoader,
+    /// The most time that a hook or the boot loader's program may take.
+    pub program_timeout: Duration,
 }
 
 /// What a rollback did, or would do.
@@ -56,6 +62,8 @@ pub struct RolledBack {
     pub deviations: BTreeMap<String, String>,
     /// From the first rename to the last; `None` after a dry run.
     pub mixed: Option<Duration>,
+    /// What failed of what follows: a sentence each.
+    pub afterwards: Vec<String>,
 }
 
 /// Brings back what stood before the last transaction.
@@ -102,10 +110,24 @@ pub fn rollback(request: &RollbackRequest, monitor: &dyn Monitor) -> Result<Roll
         displaced: transaction.displaced.clone(),
         deviations: transaction.deviations.iter().map(|(path, what)| (path_text(path), what.clone())).collect(),
         mixed: None,
+        afterwards: Vec::new(),
     };
     if request.dry_run {
         return Ok(done);
     }
+    let image = before.as_ref().map(|state| state.image.clone());
+    let around = Around {
+        scene: Scene { root, bootloader: &request.bootloader, longest: request.program_timeout, monitor },
+        plan: Plan {
+            image: image.as_ref(),
+            generation: done.to,
+            base: now.as_ref().map(|state| state.generation),
+            serial: done.serial,
+            way: "rollback",
+            why: "what the last update displaced comes back",
+            items: &transaction.items,
+        },
+    };
     let state = before.map(|state| as_of_now(state, &session, now.as_ref(), &transaction)).transpose()?;
     let record = Record {
         synced: None,
@@ -114,12 +136,20 @@ pub fn rollback(request: &RollbackRequest, monitor: &dyn Monitor) -> Result<Roll
         held: held.map(|held| held.to_toml()).transpose().map_err(Untouched::from)?,
     };
     let limits = Limits { keep: request.keep_undo, share: request.undo_share, repairs: false, made: before_made };
+    around.before()?;
     let made = Stage::create(root, &transaction.tops, &transaction, monitor)
         .map_err(|error| Failure::Before(UpdateError::from(error)))
         .and_then(|stage| complete(&session, stage, &limits, record, monitor));
-    let applied = made.map_err(|failure| failure.clean_up(&session, &transaction))?;
+    let applied = made.map_err(|failure| {
+        if let Failure::Before(_) = failure {
+            around.called_off();
+        }
+        failure.clean_up(&session, &transaction)
+    })?;
     done.mixed = Some(applied.mixed);
     done.deviations = applied.state.map_or_else(BTreeMap::new, |state| state.deviations);
+    // What came back is the image's; whether it decides here about more than that, no filter tells.
+    done.afterwards = around.after(&|path| transaction.items.iter().any(|item| item.path == *path));
     Ok(done)
 }
 

@@ -90,6 +90,8 @@ pub fn rollback(arguments: &Arguments, settings: &Settings) -> RollbackRequest {
         allow_root_fs: settings.allow_root_fs.clone(),
         keep_undo: settings.keep_undo,
         undo_share: settings.undo_share,
+        bootloader: settings.bootloader.clone(),
+        program_timeout: Duration::from_secs(settings.program_timeout.into()),
     }
 }
 
@@ -137,9 +139,7 @@ fn way(arguments: &Arguments, settings: &Settings) -> Result<Way, UpdateError> {
     }
     let directory = match &arguments.directory {
         None => TreePath::root(),
-        Some(path) => {
-            absolute(path).map_err(|why| usage(format!("--directory {}: {why}", path.display())))?
-        }
+        Some(path) => absolute(path).map_err(|why| usage(format!("--directory {}: {why}", path.display())))?,
     };
     Ok(Way::Sync(Sync { directory, delete: !arguments.no_delete }))
 }

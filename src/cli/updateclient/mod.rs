@@ -12,11 +12,12 @@ mod show;
 
 use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use super::json::Json;
 use super::signals;
 use super::terminal::Terminal;
-use crate::host::Drift;
+use crate::host::{Drift, Restart};
 use crate::report::Monitor;
 use crate::root::freeze;
 use crate::update::{self, Report, Request, UpdateError};
@@ -113,8 +114,10 @@ fn run(arguments: &Arguments) -> Result<Exit, UpdateError> {
     if arguments.rollback {
         let request = meaning::rollback(arguments, &settings);
         confirm(arguments, request.dry_run, &format!("bring {} back to what it was", request.root.display()))?;
-        show::rolled_back(&update::rollback(&request, monitor.as_ref())?, arguments);
-        return Ok(Exit::Done);
+        let done = update::rollback(&request, monitor.as_ref())?;
+        show::rolled_back(&done, arguments);
+        follows_well(&done.afterwards)?;
+        return reboot_after(Exit::Done, arguments, &settings, monitor.as_ref());
     }
     let follows = follows(arguments, &settings, monitor.as_ref())?;
     let request = meaning::request(arguments, &settings, follows)?;
@@ -124,7 +127,22 @@ fn run(arguments: &Arguments) -> Result<Exit, UpdateError> {
     if let Some(refusal) = report.refusal {
         return Err(refusal);
     }
-    Ok(exit_of_report(&report, &request))
+    follows_well(&report.afterwards)?;
+    reboot_after(exit_of_report(&report, &request), arguments, &settings, monitor.as_ref())
+}
+
+/// Reboots after a success, where that is asked for.
+fn reboot_after(
+    exit: Exit,
+    arguments: &Arguments,
+    settings: &Settings,
+    monitor: &dyn Monitor,
+) -> Result<Exit, UpdateError> {
+    if exit == Exit::Done && arguments.reboot && !arguments.dry_run {
+        let longest = Duration::from_secs(settings.program_timeout.into());
+        update::reboot(&arguments.root, Restart::Reboot, longest, monitor)?;
+    }
+    Ok(exit)
 }
 
 /// The image and its overrides: as they are configured, else as the server's `cluster.txt` says.
@@ -140,6 +158,11 @@ fn follows(arguments: &Arguments, settings: &Settings, monitor: &dyn Monitor) ->
     let laid = overrides.iter().map(|name| format!(" and override {name}")).collect::<String>();
     monitor.note(format!("the server's cluster.txt: this host follows image {}{laid}", cluster.image));
     Ok(Follows { image: cluster.image, overrides })
+}
+
+/// An error, where something `failed` of what follows an update.
+fn follows_well(failed: &[String]) -> Result<(), UpdateError> {
+    if failed.is_empty() { Ok(()) } else { Err(UpdateError::Afterwards(failed.join("; besides, "))) }
 }
 
 fn question(request: &Request) -> String {
@@ -197,6 +220,8 @@ fn exit_of(error: &UpdateError) -> Exit {
         UpdateError::Stopped => Exit::Stopped,
         UpdateError::NothingToUndo(_) => Exit::Node,
         UpdateError::Held(_) => Exit::Held,
+        UpdateError::Hook(_) => Exit::Hook,
+        UpdateError::Afterwards(_) => Exit::Afterwards,
         UpdateError::NoFullSync(_) => Exit::NoFullSync,
         UpdateError::Unfinished(_) | UpdateError::Interrupted(_) => Exit::Interrupted,
     }

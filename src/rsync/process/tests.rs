@@ -1,3 +1,6 @@
+use std::os::fd::AsFd;
+use std::time::Duration;
+
 use super::*;
 
 fn call<'a>(arguments: &'a [OsString], seconds: u64) -> Call<'a> {

@@ -1,0 +1,25 @@
+//! What `--reboot` does when all the rest has succeeded.
+
+use std::path::Path;
+use std::time::Duration;
+
+use crate::apply::Untouched;
+use crate::host::{Restart, Stops, Tools, restart};
+use crate::process::Programs;
+use crate::report::Monitor;
+use crate::root::Root;
+
+use super::UpdateError;
+
+/// Starts the system at `root`, which has to be the running one, anew.
+pub fn reboot(root: &Path, how: Restart, longest: Duration, monitor: &dyn Monitor) -> Result<(), UpdateError> {
+    let root = Root::open(root).map_err(Untouched::from)?;
+    let programs = Programs::of(&root).map_err(Untouched::from)?;
+    if !programs.are_running_systems() {
+        let why = "--reboot cannot be used with --root: the running system is another one";
+        return Err(UpdateError::Usage(why.to_owned()));
+    }
+    monitor.note("rebooting");
+    let tools = Tools { programs, monitor, longest, stops: Stops::Ignored };
+    restart(&tools, how).map_err(|error| UpdateError::Afterwards(format!("this node could not be rebooted: {error}")))
+}
