@@ -27,6 +27,7 @@ use crate::catalog::{Catalog, RepoPath};
 use crate::fetch::{CatalogAnswer, FetchErrorKind, Repository, Spool};
 use crate::filter::Filter;
 use crate::host;
+use crate::image::Layer;
 use crate::manifest::Manifest;
 use crate::plan::{self, Plan, Why};
 use crate::report::Monitor;
@@ -58,7 +59,7 @@ pub fn run(request: &Request, monitor: &dyn Monitor) -> Result<Report, UpdateErr
     let Way::Diffs(repo) = &request.way else {
         return Err(UpdateError::NoFullSync("not yet".to_owned()));
     };
-    let repository = Repository::open(repo, &request.image, &request.fetch, spool)?;
+    let repository = Repository::open(repo, &Layer::Image(request.image.clone()), &request.fetch, spool)?;
     let run = Run { request, session, filter, repository, monitor };
     let known = match &state {
         Some(state) if run.may_ask_quickly(state)? => Some(state),
