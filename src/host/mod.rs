@@ -8,6 +8,7 @@ mod cluster;
 mod config;
 mod fstab;
 mod kernel;
+pub mod restart;
 
 pub use client_conf::ClientConf;
 pub use cluster::Cluster;

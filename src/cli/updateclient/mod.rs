@@ -7,6 +7,7 @@
 
 mod arguments;
 mod meaning;
+mod restart;
 mod settings;
 mod show;
 
@@ -90,6 +91,9 @@ fn run(arguments: &Arguments) -> Result<Exit, UpdateError> {
     if arguments.status {
         return show::status(&update::status(&arguments.root)?, arguments.json);
     }
+    if arguments.needs_restarting {
+        return restart::needs_restarting(&arguments.root, arguments.json);
+    }
     let monitor: Box<dyn Monitor> =
         if arguments.json { Box::new(Json::default()) } else { Box::new(Terminal::new(arguments.quiet)) };
     if arguments.recover {
@@ -108,14 +112,18 @@ fn run(arguments: &Arguments) -> Result<Exit, UpdateError> {
     if arguments.rollback {
         let request = meaning::rollback(arguments, &settings);
         confirm(arguments, request.dry_run, &format!("bring {} back to what it was", request.root.display()))?;
-        show::rolled_back(&update::rollback(&request, monitor.as_ref())?, arguments);
+        let done = update::rollback(&request, monitor.as_ref())?;
+        let restart = done.mixed.and_then(|_| restart::after(&request.root, monitor.as_ref()));
+        show::rolled_back(&done, restart.as_ref(), arguments);
         return Ok(Exit::Done);
     }
     let follows = follows(arguments, &settings, monitor.as_ref())?;
     let request = meaning::request(arguments, &settings, follows)?;
     confirm(arguments, request.dry_run || request.adopt_only, &question(&request))?;
     let report = update::run(&request, monitor.as_ref())?;
-    show::report(&report, &request, arguments)?;
+    let changed = report.outcome == update::Outcome::Updated;
+    let restart = if changed { restart::after(&request.root, monitor.as_ref()) } else { None };
+    show::report(&report, &request, restart.as_ref(), arguments)?;
     if let Some(refusal) = report.refusal {
         return Err(refusal);
     }
