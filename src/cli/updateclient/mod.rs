@@ -7,6 +7,7 @@
 
 mod arguments;
 mod meaning;
+mod restart;
 mod settings;
 mod show;
 
@@ -91,6 +92,9 @@ fn run(arguments: &Arguments) -> Result<Exit, UpdateError> {
     if arguments.status {
         return show::status(&update::status(&arguments.root)?, arguments.json);
     }
+    if arguments.needs_restarting {
+        return restart::needs_restarting(&arguments.root, arguments.json);
+    }
     let monitor: Box<dyn Monitor> =
         if arguments.json { Box::new(Json::default()) } else { Box::new(Terminal::new(arguments.quiet)) };
     if arguments.recover {
@@ -115,7 +119,8 @@ fn run(arguments: &Arguments) -> Result<Exit, UpdateError> {
         let request = meaning::rollback(arguments, &settings);
         confirm(arguments, request.dry_run, &format!("bring {} back to what it was", request.root.display()))?;
         let done = update::rollback(&request, monitor.as_ref())?;
-        show::rolled_back(&done, arguments);
+        let restart = done.mixed.and_then(|_| restart::after(&request.root, monitor.as_ref()));
+        show::rolled_back(&done, restart.as_ref(), arguments);
         follows_well(&done.afterwards)?;
         return reboot_after(Exit::Done, arguments, &settings, monitor.as_ref());
     }
@@ -123,7 +128,9 @@ fn run(arguments: &Arguments) -> Result<Exit, UpdateError> {
     let request = meaning::request(arguments, &settings, follows)?;
     confirm(arguments, request.dry_run || request.adopt_only, &question(&request))?;
     let report = update::run(&request, monitor.as_ref())?;
-    show::report(&report, &request, arguments)?;
+    let changed = report.outcome == update::Outcome::Updated;
+    let restart = if changed { restart::after(&request.root, monitor.as_ref()) } else { None };
+    show::report(&report, &request, restart.as_ref(), arguments)?;
     if let Some(refusal) = report.refusal {
         return Err(refusal);
     }

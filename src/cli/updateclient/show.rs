@@ -8,6 +8,7 @@ use super::super::json;
 use super::settings::Row;
 use super::{Arguments, Exit};
 use crate::apply::prepare::Item;
+use crate::host::restart::Verdict;
 use crate::image::ImageName;
 use crate::state::held::Held;
 use crate::state::{Found, State};
@@ -41,6 +42,13 @@ enum Told<'a> {
         deviations: &'a std::collections::BTreeMap<String, String>,
         displaced: Vec<String>,
         untracked: Option<u64>,
+        /// Of the running system alone.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        restart: Option<&'a Verdict>,
+    },
+    Restart {
+        #[serde(flatten)]
+        restart: &'a Verdict,
     },
     Error {
         exit: u8,
@@ -62,13 +70,20 @@ enum Told<'a> {
         displaced: Vec<String>,
         deviations: &'a std::collections::BTreeMap<String, String>,
         mixed_ms: Option<u64>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        restart: Option<&'a Verdict>,
     },
 }
 
 /// Prints what was done, or would be.
-pub fn report(report: &Report, request: &Request, arguments: &Arguments) -> Result<(), UpdateError> {
+pub fn report(
+    report: &Report,
+    request: &Request,
+    restart: Option<&Verdict>,
+    arguments: &Arguments,
+) -> Result<(), UpdateError> {
     if arguments.json {
-        report_json(report, request);
+        report_json(report, request, restart);
         return Ok(());
     }
     let mut out = std::io::stdout().lock();
@@ -93,8 +108,24 @@ pub fn report(report: &Report, request: &Request, arguments: &Arguments) -> Resu
         let _ = writeln!(out, "went with its directory, kept in .si-undo until the next update: {path}");
     }
     let _ = writeln!(out, "{}", sentence(report, request));
+    for line in restart.iter().flat_map(|verdict| verdict.lines()) {
+        let _ = writeln!(out, "{line}");
+    }
     let _ = out.flush();
     Ok(())
+}
+
+/// Prints what uses replaced files.
+pub fn restart(verdict: &Verdict, as_json: bool) {
+    if as_json {
+        json::line(&Told::Restart { restart: verdict });
+        return;
+    }
+    let mut out = std::io::stdout().lock();
+    for line in verdict.lines() {
+        let _ = writeln!(out, "{line}");
+    }
+    let _ = out.flush();
 }
 
 fn sentence(report: &Report, request: &Request) -> String {
@@ -133,7 +164,7 @@ fn sentence(report: &Report, request: &Request) -> String {
 }
 
 /// Prints what a rollback did, or would do.
-pub fn rolled_back(done: &RolledBack, arguments: &Arguments) {
+pub fn rolled_back(done: &RolledBack, restart: Option<&Verdict>, arguments: &Arguments) {
     if arguments.json {
         items_json(&done.items);
         json::line(&Told::RolledBack {
@@ -145,6 +176,7 @@ pub fn rolled_back(done: &RolledBack, arguments: &Arguments) {
             displaced: done.displaced.iter().map(ToString::to_string).collect(),
             deviations: &done.deviations,
             mixed_ms: done.mixed.map(|mixed| mixed.as_millis() as u64),
+            restart,
         });
         return;
     }
@@ -181,6 +213,9 @@ pub fn rolled_back(done: &RolledBack, arguments: &Arguments) {
         let id = held.generation.short();
         let _ = writeln!(out, "generation {id} is held: this node waits for a newer one, or for --unhold");
     }
+    for line in restart.iter().flat_map(|verdict| verdict.lines()) {
+        let _ = writeln!(out, "{line}");
+    }
     let _ = out.flush();
 }
 
@@ -195,7 +230,7 @@ fn items_json(items: &[Item]) {
     }
 }
 
-fn report_json(report: &Report, request: &Request) {
+fn report_json(report: &Report, request: &Request, restart: Option<&Verdict>) {
     items_json(&report.items);
     json::line(&Told::Done {
         outcome: match report.outcome {
@@ -216,6 +251,7 @@ fn report_json(report: &Report, request: &Request) {
         deviations: &report.deviations,
         displaced: report.displaced.iter().map(ToString::to_string).collect(),
         untracked: report.untracked,
+        restart,
     });
 }
 
