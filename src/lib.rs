@@ -12,7 +12,7 @@
 //! | 2 one outside thing each | [`root`], [`process`], [`rsync`], [`state`], [`host`] |
 //! | 3 fetching | [`fetch`] |
 //! | 4 machinery | [`scan`], [`apply`], [`full_sync`], [`publish`] |
-//! | 5 jobs | [`update`], [`tardiff`] |
+//! | 5 jobs | [`update`], [`tardiff`], [`autoinstall`] |
 //! | 6 edge | [`cli`] |
 
 #![cfg_attr(not(test), deny(clippy::disallowed_methods))]
@@ -44,6 +44,7 @@ pub mod full_sync;
 pub mod publish;
 pub mod scan;
 
+pub mod autoinstall;
 pub mod tardiff;
 pub mod update;
 

@@ -11,7 +11,7 @@ const LAYERS: [(&str, &[&str]); 7] = [
     ("one outside thing each", &["root", "process", "rsync", "state", "host"]),
     ("fetching", &["fetch"]),
     ("machinery", &["scan", "apply", "full_sync", "publish"]),
-    ("jobs", &["update", "tardiff"]),
+    ("jobs", &["update", "tardiff", "autoinstall"]),
     ("edge", &["cli"]),
 ];
 

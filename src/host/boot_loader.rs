@@ -63,8 +63,9 @@ pub enum Choice {
 
 const PROGRAMS: [&str; 7] =
     ["zipl", "lilo", "bootctl", "kernel-install", "update-grub", "grub2-mkconfig", "grub-mkconfig"];
-/// Where boot loaders keep what tells that they are used.
-const ENTRIES: [&str; 3] = ["boot/loader/entries", "boot/efi/loader/entries", "efi/loader/entries"];
+/// Where entries are that boot loaders read at boot.
+pub const ENTRIES: [&str; 3] = ["boot/loader/entries", "boot/efi/loader/entries", "efi/loader/entries"];
+/// What tells of boot loaders that they are used.
 const PLACES: [&str; 8] = [
     ENTRIES[0],
     ENTRIES[1],
@@ -184,10 +185,7 @@ fn stands(root: &Root, place: &str) -> Result<Option<TreePath>, RootError> {
 /// Decides which programs a tree with this `equipment` needs after these changes.
 pub fn choose(changes: &Changes, equipment: &Equipment) -> Choice {
     let has = |place: &str| equipment.places.contains(place);
-    let command = |name: &str, arguments: Vec<OsString>| {
-        equipment.programs.get(name).map(|program| Command { program: program.clone(), arguments })
-    };
-    let words = |words: &[&str]| words.iter().map(OsString::from).collect::<Vec<_>>();
+    let command = |name: &str, arguments: Vec<OsString>| equipment.command(name, arguments);
     let systemd_boot = |path: &TreePath| path.as_bytes().starts_with(SYSTEMD_BOOT.as_bytes());
     let mut commands = Vec::new();
     let entries = ENTRIES.iter().any(|place| has(place));
@@ -201,15 +199,7 @@ pub fn choose(changes: &Changes, equipment: &Equipment) -> Choice {
     }
     let rest = changes.keys().any(|path| !systemd_boot(path));
     if rest {
-        // Debian's name for it comes first: it knows what the distribution wants. One of them is enough, since
-        // a tree boots from one grub; which one, its directory tells.
-        let grub = [
-            ("boot/grub", "update-grub", words(&[])),
-            ("boot/grub2", "grub2-mkconfig", words(&["-o", "/boot/grub2/grub.cfg"])),
-            ("boot/grub", "grub-mkconfig", words(&["-o", "/boot/grub/grub.cfg"])),
-        ];
-        let mut grub = grub.into_iter().filter(|(place, _, _)| has(place));
-        commands.extend(grub.find_map(|(_, name, told)| command(name, told)));
+        commands.extend(grub(equipment));
         // Last, since these note down where the blocks of all the others' results lie.
         for (place, name) in [("etc/zipl.conf", "zipl"), ("etc/lilo.conf", "lilo")] {
             commands.extend(has(place).then(|| command(name, words(&[]))).flatten());
@@ -220,6 +210,30 @@ pub fn choose(changes: &Changes, equipment: &Equipment) -> Choice {
     }
     // Entries and extlinux's configuration are read at boot; without systemd-boot its binaries mean nothing.
     if !rest || entries || has("boot/extlinux/extlinux.conf") { Choice::Nothing } else { Choice::Unknown }
+}
+
+/// What makes grub's configuration anew, on a tree that boots by it.
+///
+/// Debian's name for it comes first: it knows what the distribution wants. One program is enough, since a
+/// tree boots from one grub; which one, its directory tells.
+pub fn grub(equipment: &Equipment) -> Option<Command> {
+    let programs: [(&str, &str, &[&str]); 3] = [
+        ("boot/grub", "update-grub", &[]),
+        ("boot/grub2", "grub2-mkconfig", &["-o", "/boot/grub2/grub.cfg"]),
+        ("boot/grub", "grub-mkconfig", &["-o", "/boot/grub/grub.cfg"]),
+    ];
+    let mut programs = programs.into_iter().filter(|(place, _, _)| equipment.places.contains(place));
+    programs.find_map(|(_, name, told)| equipment.command(name, words(told)))
+}
+
+fn words(words: &[&str]) -> Vec<OsString> {
+    words.iter().map(OsString::from).collect()
+}
+
+impl Equipment {
+    fn command(&self, name: &str, arguments: Vec<OsString>) -> Option<Command> {
+        self.programs.get(name).map(|program| Command { program: program.clone(), arguments })
+    }
 }
 
 /// The arguments of kernel-install for each kernel that came or went and that the image itself does not put

@@ -115,7 +115,10 @@ impl<'a> Scene<'a> {
         }
         let failed = match due::load(self.root) {
             Ok(changes) if changes.is_empty() => return Vec::new(),
-            Ok(changes) => self.run_boot_programs(&changes, is_tracked),
+            Ok(changes) => match as_they_stand(self.root, changes) {
+                Ok(changes) => self.run_boot_programs(&changes, is_tracked),
+                Err(error) => vec![error.to_string()],
+            },
             Err(error) => vec![error.to_string()],
         };
         if failed.is_empty()
@@ -183,6 +186,15 @@ impl<'a> Scene<'a> {
         }
         Ok(state::save(self.root, &state, None)?)
     }
+}
+
+/// The same paths, with what the tree says of them: what was due may have been called off by a kill.
+fn as_they_stand(root: &Root, changes: Changes) -> Result<Changes, RootError> {
+    let stands = |path: TreePath| {
+        let fate = if root.stat(&path)?.is_some() { Fate::Came } else { Fate::Went };
+        Ok((path, fate))
+    };
+    changes.into_keys().map(stands).collect()
 }
 
 /// Whether something other than a directory, or more than metadata, changes.

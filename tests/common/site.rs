@@ -259,13 +259,15 @@ impl Daemon {
         let port = free_port();
         let config = dir.join("rsyncd.conf");
         let images = dir.join("images/node");
-        let text = format!(
-            "use chroot = no\nuid = 0\ngid = 0\nmax connections = 0\nlog file = {}\n[node]\npath = {}\nread only = yes\n\
-             [repo]\npath = {}\nread only = yes\n",
+        let mut text = format!(
+            "use chroot = no\nuid = 0\ngid = 0\nmax connections = 0\nlog file = {}\n[node]\npath = {}\nread only = yes\n",
             dir.join("rsyncd.log").display(),
             images.display(),
-            dir.join("repo").display()
         );
+        // The last three as SystemImager's own server has them, where a test makes the directory.
+        for module in ["repo", "overrides", "scripts", "boot"] {
+            text += &format!("[{module}]\npath = {}\nread only = yes\n", dir.join(module).display());
+        }
         std::fs::write(&config, text).expect("rsyncd.conf");
         let child = Command::new("rsync")
             .args(["--daemon", "--no-detach", "--address=127.0.0.1"])

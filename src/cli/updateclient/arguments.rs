@@ -90,7 +90,7 @@ pub struct Arguments {
     /// Install this node anew at its next boot
     #[arg(long, conflicts_with = "diff")]
     pub autoinstall: bool,
-    /// The boot files for --autoinstall [default: standard]
+    /// The boot files for --autoinstall [default: standard, or the only one]
     #[arg(long, value_name = "NAME")]
     pub flavor: Option<String>,
     /// What the kernel of --autoinstall is told besides

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::arguments::Arguments;
 use super::settings::{Settings, usage};
+use crate::autoinstall;
 use crate::cli::signals;
 use crate::fetch::{Options, RepoUrl};
 use crate::full_sync::Server;
@@ -102,6 +103,23 @@ pub fn why(arguments: &Arguments, settings: &Settings, path: &Path) -> Result<Wh
         path: absolute(path).map_err(|why| usage(format!("--why {}: {why}", path.display())))?,
         excludes: settings.excludes.clone(),
         fstypes: settings.fstypes.clone(),
+    })
+}
+
+/// What `--autoinstall` is to arrange.
+pub fn autoinstall(arguments: &Arguments, settings: &Settings) -> Result<autoinstall::Request, UpdateError> {
+    let server = server(settings).ok_or_else(|| usage("You must specify --server.".to_owned()))?;
+    let given = |typed: &Option<String>| typed.clone().filter(|text| !text.is_empty());
+    Ok(autoinstall::Request {
+        root: arguments.root.clone(),
+        image_server: server.host.clone(),
+        server,
+        ssh_user: settings.ssh_user.clone(),
+        flavor: given(&arguments.flavor),
+        append: arguments.append.clone().unwrap_or_default(),
+        configure_from: given(&arguments.configure_from),
+        sync_timeout: Duration::from_secs(settings.full_sync_timeout.into()),
+        program_timeout: Duration::from_secs(settings.program_timeout.into()),
     })
 }
 

@@ -18,6 +18,7 @@ use std::time::Duration;
 use super::json::Json;
 use super::signals;
 use super::terminal::Terminal;
+use crate::autoinstall;
 use crate::host::{Drift, Restart};
 use crate::report::Monitor;
 use crate::root::freeze;
@@ -124,6 +125,9 @@ fn run(arguments: &Arguments) -> Result<Exit, UpdateError> {
         follows_well(&done.afterwards)?;
         return reboot_after(Exit::Done, arguments, &settings, monitor.as_ref());
     }
+    if arguments.autoinstall {
+        return install_anew(arguments, &settings, monitor.as_ref());
+    }
     let follows = follows(arguments, &settings, monitor.as_ref())?;
     let request = meaning::request(arguments, &settings, follows)?;
     confirm(arguments, request.dry_run || request.adopt_only, &question(&request))?;
@@ -138,16 +142,44 @@ fn run(arguments: &Arguments) -> Result<Exit, UpdateError> {
     reboot_after(exit_of_report(&report, &request), arguments, &settings, monitor.as_ref())
 }
 
-/// Reboots after a success, where that is asked for.
+/// `--autoinstall`.
+fn install_anew(arguments: &Arguments, settings: &Settings, monitor: &dyn Monitor) -> Result<Exit, UpdateError> {
+    let request = meaning::autoinstall(arguments, settings)?;
+    let flavor = autoinstall::flavor(&request, monitor)?;
+    let question = format!(
+        "have {} installed anew at its next boot, which may destroy all that its disks hold, by the boot files {} for {} \
+         from {}",
+        request.root.display(),
+        flavor.name,
+        flavor.arch,
+        request.server
+    );
+    confirm(arguments, false, &question)?;
+    let arranged = autoinstall::arrange(&request, &flavor, monitor)?;
+    show::arranged(&flavor, arranged, arguments);
+    restart_after(Exit::Done, arranged.restart, arguments, settings, monitor)
+}
+
 fn reboot_after(
     exit: Exit,
     arguments: &Arguments,
     settings: &Settings,
     monitor: &dyn Monitor,
 ) -> Result<Exit, UpdateError> {
+    restart_after(exit, Restart::Reboot, arguments, settings, monitor)
+}
+
+/// Starts the system anew after a success, where that is asked for.
+fn restart_after(
+    exit: Exit,
+    how: Restart,
+    arguments: &Arguments,
+    settings: &Settings,
+    monitor: &dyn Monitor,
+) -> Result<Exit, UpdateError> {
     if exit == Exit::Done && arguments.reboot && !arguments.dry_run {
         let longest = Duration::from_secs(settings.program_timeout.into());
-        update::reboot(&arguments.root, Restart::Reboot, longest, monitor)?;
+        update::reboot(&arguments.root, how, longest, monitor)?;
     }
     Ok(exit)
 }

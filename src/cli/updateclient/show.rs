@@ -8,6 +8,8 @@ use super::super::json;
 use super::settings::Row;
 use super::{Arguments, Exit};
 use crate::apply::prepare::Item;
+use crate::autoinstall::{Arranged, Flavor};
+use crate::host::Restart;
 use crate::host::restart::Verdict;
 use crate::image::ImageName;
 use crate::state::held::Held;
@@ -49,6 +51,11 @@ enum Told<'a> {
     Restart {
         #[serde(flatten)]
         restart: &'a Verdict,
+    },
+    Arranged {
+        flavor: &'a str,
+        arch: &'a str,
+        kexec: bool,
     },
     Error {
         exit: u8,
@@ -253,6 +260,21 @@ fn report_json(report: &Report, request: &Request, restart: Option<&Verdict>) {
         untracked: report.untracked,
         restart,
     });
+}
+
+/// Prints how this node will be installed anew.
+pub fn arranged(flavor: &Flavor, arranged: Arranged, arguments: &Arguments) {
+    let by = match arranged.restart {
+        Restart::Reboot => "at its next boot",
+        Restart::Kexec => "by `systemctl kexec`, and not at another boot",
+    };
+    if arguments.json {
+        let kexec = arranged.restart == Restart::Kexec;
+        json::line(&Told::Arranged { flavor: flavor.name.as_str(), arch: &flavor.arch, kexec });
+        return;
+    }
+    let (name, arch) = (&flavor.name, &flavor.arch);
+    let _ = writeln!(std::io::stdout(), "this node will be installed anew {by}: boot files {name} for {arch}");
 }
 
 /// Prints every setting with where it comes from.

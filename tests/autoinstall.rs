@@ -1,0 +1,294 @@
+//! A node has itself installed anew: boot files come from the server's module `boot`, and one boot into them
+//! is arranged by programs that are scripts here and note down what they are told.
+
+mod common;
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use common::interrupted::read;
+use common::site::{Run, Site};
+use common::trees::{self, write_text};
+use common::{Need, copy_tree, judge, machine, needs, run};
+
+const AGENT: &str = env!("CARGO_BIN_EXE_si_updateclient");
+const ENTRY: &str = "systemimager-autoinstall";
+
+fn has_all() -> bool {
+    needs(&[&machine::PROGRAMS[..], &[Need::Program("rsync"), Need::Program("busybox")]].concat())
+}
+
+fn arch() -> String {
+    let machine = run(Command::new("uname").arg("-m")).trim().to_owned();
+    if machine.ends_with("86") && machine.len() == 4 { "i386".to_owned() } else { machine }
+}
+
+/// A node, and a server with boot files.
+struct Node(Site);
+
+impl Node {
+    /// The server has these flavors.
+    fn with(flavors: &[&str]) -> Self {
+        let site = Site::new().with_rsync();
+        fs::create_dir_all(site.dir.path().join("boot").join(arch())).expect("makes");
+        trees::write(&trees::system(), &site.node());
+        machine::install_busybox(&site.node(), &["sh", "cat"]);
+        write_text(&site.node().join("etc/systemimager/IMAGE_LAST_SYNCED_TO"), "node\n");
+        let node = Node(site);
+        for flavor in flavors {
+            write_text(&node.server(flavor, "kernel"), &format!("kernel of {flavor}"));
+            write_text(&node.server(flavor, "initrd.img"), &format!("initrd of {flavor}"));
+        }
+        node
+    }
+
+    fn server(&self, flavor: &str, file: &str) -> PathBuf {
+        self.0.dir.path().join("boot").join(arch()).join(flavor).join(file)
+    }
+
+    fn at(&self, path: &str) -> PathBuf {
+        self.0.node().join(path)
+    }
+
+    fn script(&self, path: &str, lines: &str) {
+        write_text(&self.at(path), &format!("#!/bin/sh\n{lines}\n"));
+        fs::set_permissions(self.at(path), fs::Permissions::from_mode(0o755)).expect("sets");
+    }
+
+    fn noting(&self, path: &str) {
+        self.script(path, "echo \"${0##*/} $*\" >>/var/log/notes");
+    }
+
+    fn notes(&self) -> Vec<String> {
+        let notes = fs::read_to_string(self.at("var/log/notes")).unwrap_or_default();
+        let _ = fs::remove_file(self.at("var/log/notes"));
+        notes.lines().map(|line| line.trim_end().to_owned()).collect()
+    }
+
+    /// It boots by grub, whose configuration reads a file at boot.
+    fn with_grub(self) -> Self {
+        write_text(&self.at("boot/grub/grub.cfg"), "source ${config_directory}/custom.cfg\n");
+        self.noting("usr/sbin/grub-reboot");
+        self
+    }
+
+    fn words(&self) -> Vec<String> {
+        let port = self.0.rsync_port().expect("a daemon").to_string();
+        ["--autoinstall", "--server", "127.0.0.1", "--rsync-port", &port].map(str::to_owned).into()
+    }
+
+    fn autoinstall(&self, more: &[&str]) -> Run {
+        let mut command = Command::new(AGENT);
+        command.args(self.words()).arg("--root").arg(self.0.node()).args(more).stdin(Stdio::null());
+        Run::of(command.output().expect("it runs"))
+    }
+
+    fn arranged(&self, more: &[&str]) -> Run {
+        let run = self.autoinstall(&[&["--yes"], more].concat());
+        run.ended(0, &["will be installed anew"]);
+        assert_eq!(read(&self.at("etc/systemimager/IMAGE_LAST_SYNCED_TO")), "node\n");
+        run
+    }
+
+    /// The node has to end as it is now.
+    #[track_caller]
+    fn refused(&self, more: &[&str], code: i32, words: &[&str]) {
+        let before = self.0.dir.path().join("before");
+        let _ = fs::remove_dir_all(&before);
+        copy_tree(&self.0.node(), &before);
+        self.autoinstall(&[&["--yes"], more].concat()).ended(code, words);
+        let _ = fs::remove_file(self.at("var/log/notes"));
+        // Directories in which something came and went again have another time.
+        let differences = judge::differences(&before, &self.0.node(), &[]);
+        let differences: Vec<&String> = differences.iter().filter(|line| !line.starts_with(".d..t")).collect();
+        assert!(differences.is_empty(), "{differences:#?}");
+    }
+
+    #[track_caller]
+    fn has_boot_files(&self, directory: &str, flavor: &str) {
+        assert_eq!(read(&self.at(&format!("{directory}/kernel.systemimager"))), format!("kernel of {flavor}"));
+        assert_eq!(read(&self.at(&format!("{directory}/initrd.img.systemimager"))), format!("initrd of {flavor}"));
+        assert!(!self.at(&format!("{directory}/.si-autoinstall")).exists());
+    }
+}
+
+#[test]
+fn systemd_boot_is_told_to_boot_the_installer_once() {
+    if !has_all() {
+        return;
+    }
+    let node = Node::with(&["big", "standard"]).with_grub();
+    write_text(&node.at("boot/efi/EFI/systemd/systemd-bootx64.efi"), "MZ");
+    fs::create_dir_all(node.at("boot/efi/loader/entries")).expect("makes");
+    node.noting("usr/bin/bootctl");
+    node.arranged(&["--append", "console=ttyS0 quiet"]);
+    node.has_boot_files("boot/efi", "standard");
+    assert_eq!(
+        read(&node.at(&format!("boot/efi/loader/entries/{ENTRY}.conf"))),
+        "title SystemImager autoinstall\nlinux /kernel.systemimager\ninitrd /initrd.img.systemimager\n\
+         options console=ttyS0 quiet root=/dev/ram ramdisk_blocksize=1024 SKIP_LOCAL_CFG=y\n"
+    );
+    assert_eq!(node.notes(), [format!("bootctl set-oneshot {ENTRY}.conf")]);
+}
+
+#[test]
+fn grub_reads_the_entry_from_a_file_of_its_own() {
+    if !has_all() {
+        return;
+    }
+    let node = Node::with(&["big", "standard"]).with_grub();
+    node.arranged(&["--flavor", "big"]);
+    node.has_boot_files("boot", "big");
+    let entry = read(&node.at("boot/grub/custom.cfg"));
+    assert!(entry.contains(&format!("--id {ENTRY} {{")), "{entry}");
+    assert!(entry.contains("linux '/boot/kernel.systemimager' 'root=/dev/ram' 'ramdisk_blocksize=1024'"), "{entry}");
+    assert_eq!(node.notes(), [format!("grub-reboot {ENTRY}")]);
+    // once more, with another flavor and grub's own idea of the way
+    node.script("usr/bin/grub-mkrelpath", "echo \"/@$1\"");
+    node.arranged(&[]);
+    node.has_boot_files("boot", "standard");
+    let entry = read(&node.at("boot/grub/custom.cfg"));
+    assert!(entry.contains("initrd '/@/boot/initrd.img.systemimager'"), "{entry}");
+}
+
+#[test]
+fn the_administrators_own_grub_file_is_left_alone() {
+    if !has_all() {
+        return;
+    }
+    let node = Node::with(&["only"]).with_grub();
+    write_text(&node.at("boot/grub/custom.cfg"), "set color=blue\n");
+    fs::create_dir_all(node.at("etc/grub.d")).expect("makes");
+    node.script("usr/sbin/update-grub", "/etc/grub.d/42_systemimager_autoinstall >/boot/grub/grub.cfg");
+    node.arranged(&[]);
+    node.has_boot_files("boot", "only");
+    assert_eq!(read(&node.at("boot/grub/custom.cfg")), "set color=blue\n");
+    assert!(read(&node.at("boot/grub/grub.cfg")).starts_with("menuentry 'SystemImager autoinstall' --id"));
+    assert_eq!(node.notes(), [format!("grub-reboot {ENTRY}")]);
+}
+
+#[test]
+fn the_running_kernel_hands_over_where_there_is_no_other_way() {
+    if !has_all() {
+        return;
+    }
+    let node = Node::with(&["standard"]);
+    for dir in ["proc", "dev"] {
+        fs::create_dir_all(node.at(dir)).expect("makes");
+    }
+    machine::install(Path::new(AGENT), &node.0.node(), "bin/agent");
+    machine::install(&machine::program("rsync"), &node.0.node(), "bin/rsync");
+    node.noting("usr/sbin/kexec");
+    // another system's kernel cannot
+    node.refused(&[], 5, &["nothing is found that could boot the installer"]);
+    node.noting("usr/bin/systemctl");
+    let inside = |more: &[&str]| {
+        let mut command = machine::inside(&node.0.node());
+        command.arg("/bin/agent").args(node.words()).arg("--yes").args(more).stdin(Stdio::null());
+        Run::of(command.output().expect("it runs"))
+    };
+    inside(&["--reboot"]).ended(0, &["systemctl kexec", "rebooting"]);
+    node.has_boot_files("boot", "standard");
+    let told = "root=/dev/ram ramdisk_blocksize=1024 SKIP_LOCAL_CFG=y";
+    let loaded =
+        format!("kexec -l /boot/kernel.systemimager --initrd=/boot/initrd.img.systemimager --command-line={told}");
+    assert_eq!(node.notes(), [loaded.clone(), "systemctl kexec".to_owned()]);
+    inside(&[]).ended(0, &["and not at another boot"]);
+    assert_eq!(node.notes(), [loaded]);
+}
+
+#[test]
+fn a_flavor_has_to_be_there_and_to_be_meant() {
+    if !has_all() {
+        return;
+    }
+    let node = Node::with(&["big", "small"]).with_grub();
+    write_text(&node.server("ssh", "kernel"), "no flavor");
+    node.refused(&[], 4, &["big, small", "--flavor"]);
+    node.refused(&["--flavor", "standard"], 4, &["\"standard\"", "big, small"]);
+    node.refused(&["--flavor", "ssh"], 4, &["big, small"]);
+    node.refused(&["--flavor", "../small"], 4, &["big, small"]);
+    let none = Node::with(&[]).with_grub();
+    none.refused(&[], 4, &["no boot files for this architecture"]);
+    assert_eq!(none.notes(), [""; 0]);
+}
+
+#[test]
+fn nothing_is_left_where_a_step_fails() {
+    if !has_all() {
+        return;
+    }
+    let node = Node::with(&["standard"]).with_grub();
+    write_text(&node.at("local.cfg"), "DEVICE=old\n");
+    node.script("usr/sbin/grub-reboot", "echo the environment block is full; exit 1");
+    node.refused(&["--configure-from", "lo"], 5, &["grub-reboot", "the environment block is full"]);
+    fs::create_dir_all(node.at("etc/grub.d")).expect("makes");
+    // where the configuration was made anew before
+    write_text(&node.at("boot/grub/grub.cfg"), "the golden client's\n");
+    node.script("usr/sbin/update-grub", "echo anew >/boot/grub/grub.cfg");
+    node.refused(&[], 5, &["grub-reboot"]);
+    node.script("usr/sbin/update-grub", "exit 1");
+    node.refused(&[], 5, &["update-grub"]);
+    fs::remove_file(node.server("standard", "initrd.img")).expect("removes");
+    node.refused(&[], 4, &["initrd.img"]);
+    write_text(&node.server("standard", "initrd.img"), "");
+    node.refused(&[], 4, &["initrd.img", "is empty"]);
+    node.refused(&["--configure-from", "no-such-device"], 5, &["no-such-device has no IPv4 address"]);
+    node.refused(&["--append", "a'b"], 2, &["--append"]);
+    assert_eq!(read(&node.at("local.cfg")), "DEVICE=old\n");
+}
+
+#[test]
+fn the_network_settings_are_kept_for_the_installer() {
+    if !has_all() {
+        return;
+    }
+    let node = Node::with(&["standard"]).with_grub();
+    write_text(&node.at("etc/resolv.conf"), "search cluster.example other.example\n");
+    node.arranged(&["--configure-from", "lo"]).ended(0, &["IPADDR=127.0.0.1"]);
+    let text = read(&node.at("local.cfg"));
+    let lines: Vec<&str> = text.lines().filter(|line| !line.starts_with('#')).collect();
+    let names: Vec<&str> = lines.iter().filter_map(|line| line.split('=').next()).collect();
+    assert_eq!(
+        names,
+        [
+            "BROADCAST",
+            "DEVICE",
+            "DOMAINNAME",
+            "GATEWAY",
+            "GATEWAYDEV",
+            "HOSTNAME",
+            "IMAGESERVER",
+            "IPADDR",
+            "NETMASK",
+            "NETWORK",
+            "SSH_USER"
+        ]
+    );
+    for line in [
+        "DEVICE=lo",
+        "DOMAINNAME=cluster.example",
+        "GATEWAYDEV=lo",
+        "IMAGESERVER=127.0.0.1",
+        "IPADDR=127.0.0.1",
+        "NETMASK=255.0.0.0",
+        "NETWORK=127.0.0.0",
+    ] {
+        assert!(lines.contains(&line), "{line}: {text}");
+    }
+    let entry = read(&node.at("boot/grub/custom.cfg"));
+    assert!(!entry.contains("SKIP_LOCAL_CFG"), "{entry}");
+}
+
+#[test]
+fn nobody_is_installed_anew_by_mistake() {
+    if !has_all() {
+        return;
+    }
+    let node = Node::with(&["standard"]).with_grub();
+    node.autoinstall(&[]).ended(2, &["nobody can be asked", "installed anew", "--yes"]);
+    assert!(!node.at("boot/kernel.systemimager").exists());
+    assert_eq!(node.notes(), [""; 0]);
+}
