@@ -6,6 +6,7 @@
 )]
 
 mod arguments;
+mod log_format;
 mod meaning;
 mod restart;
 mod settings;
@@ -134,7 +135,7 @@ fn run(arguments: &Arguments) -> Result<Exit, UpdateError> {
     let report = update::run(&request, monitor.as_ref())?;
     let changed = report.outcome == update::Outcome::Updated;
     let restart = if changed { restart::after(&request.root, monitor.as_ref()) } else { None };
-    show::report(&report, &request, restart.as_ref(), arguments)?;
+    show::report(&report, &request, restart.as_ref(), settings.log.as_deref(), arguments)?;
     if let Some(refusal) = report.refusal {
         return Err(refusal);
     }

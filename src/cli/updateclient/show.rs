@@ -5,6 +5,7 @@ use std::io::Write;
 use serde::Serialize;
 
 use super::super::json;
+use super::log_format;
 use super::settings::Row;
 use super::{Arguments, Exit};
 use crate::apply::prepare::Item;
@@ -87,6 +88,7 @@ pub fn report(
     report: &Report,
     request: &Request,
     restart: Option<&Verdict>,
+    log: Option<&str>,
     arguments: &Arguments,
 ) -> Result<(), UpdateError> {
     if arguments.json {
@@ -95,7 +97,9 @@ pub fn report(
     }
     let mut out = std::io::stdout().lock();
     // A reader that has gone away is no reason to fail.
-    if report.outcome == Outcome::WouldUpdate {
+    if let Some(format) = log {
+        log_format::print(format, &report.items, request, &mut out);
+    } else if report.outcome == Outcome::WouldUpdate {
         for item in &report.items {
             let _ = writeln!(out, "{} {}{}", item.change, item.path, item.suffix);
         }

@@ -1,0 +1,643 @@
+//! The old client's command lines, files and habits, against a real daemon laid out as SystemImager lays it
+//! out. After each run the tree is what rsync alone makes of a copy, in the old client's order: the image with
+//! `--delete`, then each override. And the old client's faults, one test each.
+
+mod common;
+
+use std::fs;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use common::site::{Run, Site};
+use common::trees::{self, Item, Tree, What};
+use common::{Need, copy_tree, judge, machine, needs};
+
+const AGENT: &str = env!("CARGO_BIN_EXE_si_updateclient");
+/// The agent's own, in rsync's words.
+const OWN: [&str; 3] = ["/.si-*", "/var/lib/systemimager/client/", "/etc/systemimager/IMAGE_LAST_SYNCED_TO"];
+
+fn has_all() -> bool {
+    needs(&[Need::Root, Need::Program("rsync")])
+}
+
+/// An image server as SystemImager leaves it, and one node.
+struct Old {
+    site: Site,
+}
+
+impl Old {
+    /// The image, and the overrides by their names; nothing is published.
+    fn new(image: &Tree, overrides: &[(&str, Tree)]) -> Self {
+        let site = Site::new().with_rsync();
+        trees::write(image, &site.image());
+        let old = Old { site };
+        fs::create_dir(old.server("scripts")).expect("scripts");
+        for (name, tree) in overrides {
+            trees::write(tree, &old.server(&format!("overrides/{name}")));
+        }
+        fs::create_dir(old.site.node()).expect("the node");
+        old
+    }
+
+    fn server(&self, path: &str) -> PathBuf {
+        self.site.dir.path().join(path)
+    }
+
+    fn node(&self, path: &str) -> PathBuf {
+        self.site.node().join(path)
+    }
+
+    fn on_node(&self, path: &str, text: &str) {
+        trees::write_text(&self.node(path), text);
+    }
+
+    /// The agent, told of the server and nothing else.
+    fn command(&self) -> Command {
+        let mut command = Command::new(AGENT);
+        command.arg("--root").arg(self.site.node()).args(["--server", "127.0.0.1"]).stdin(Stdio::null());
+        command.args(["--rsync-port", &self.site.rsync_port().expect("a daemon").to_string()]);
+        command
+    }
+
+    fn run(&self, more: &[&str]) -> Run {
+        Run::of(self.command().arg("--yes").args(more).output().expect("it runs"))
+    }
+
+    /// What rsync alone makes of the node, in a copy.
+    fn by_rsync_alone(&self, overrides: &[&str], directory: &str, delete: bool, excludes: &[&str]) -> PathBuf {
+        let copy = self.server("by-rsync");
+        let _ = fs::remove_dir_all(&copy);
+        copy_tree(&self.site.node(), &copy);
+        let over = overrides.iter().map(|name| self.server(&format!("overrides/{name}")));
+        for (nth, from) in std::iter::once(self.site.image()).chain(over).enumerate() {
+            let (from, to) = (from.join(directory), copy.join(directory));
+            if !from.exists() {
+                continue;
+            }
+            let mut rsync = Command::new("rsync");
+            rsync.args(["-aHAXSI", "--numeric-ids"]);
+            rsync.args(OWN.iter().chain(excludes).map(|rule| format!("--exclude={rule}")));
+            if nth == 0 && delete {
+                rsync.arg("--delete");
+            }
+            common::run(rsync.arg(format!("{}/", from.display())).arg(format!("{}/", to.display())));
+        }
+        copy
+    }
+
+    /// Runs the agent, which has to make the same of the node as rsync alone.
+    #[track_caller]
+    fn same_as_rsync(
+        &self,
+        more: &[&str],
+        overrides: &[&str],
+        directory: &str,
+        delete: bool,
+        excludes: &[&str],
+    ) -> Run {
+        let expected = self.by_rsync_alone(overrides, directory, delete, excludes);
+        let run = self.run(more);
+        run.ended(0, &[]);
+        judge::same(&expected, &self.site.node(), &[]);
+        self.site.nothing_left();
+        assert_eq!(read(&self.node("etc/systemimager/IMAGE_LAST_SYNCED_TO")), "node\n");
+        run
+    }
+}
+
+fn read(path: &Path) -> String {
+    fs::read_to_string(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
+
+fn text(tree: &mut Tree, path: &str, content: &str) {
+    trees::put(tree, path, Item::file(content));
+}
+
+/// A small system with links, attributes and odd names.
+fn image() -> Tree {
+    let mut tree = trees::everything();
+    text(&mut tree, "etc/hosts", "127.0.0.1 localhost\n");
+    text(&mut tree, "etc/motd", "the image's\n");
+    text(&mut tree, "usr/share/doc/readme", "read me\n");
+    trees::whole(tree)
+}
+
+fn overrides() -> [(&'static str, Tree); 2] {
+    let mut all = Tree::from([(Vec::new(), Item::dir())]);
+    text(&mut all, "etc/motd", "everybody's\n");
+    text(&mut all, "etc/ntp.conf", "server ntp\n");
+    let mut gpu = Tree::from([(Vec::new(), Item::dir().mtime(1_650_000_000, 5))]);
+    text(&mut gpu, "etc/motd", "of those with a card\n");
+    trees::put(&mut gpu, "usr/share/doc", Item::dir().mode(0o750));
+    text(&mut gpu, "usr/share/doc/gpu", "cards\n");
+    [("all", trees::whole(all)), ("gpu", trees::whole(gpu))]
+}
+
+#[test]
+fn the_update_of_xcat_follows_the_servers_cluster_txt() {
+    if !has_all() {
+        return;
+    }
+    let old = Old::new(&image(), &overrides());
+    trees::write_text(
+        &old.server("scripts/cluster.txt"),
+        "#\n# global_override=:all:\n#\nnode70:x:other:\nnode7:gpus:node:gpu\nnode7:everybody:plain:\n",
+    );
+    old.on_node("etc/hostname", "node7.cluster.example\n");
+    let excludes = ["/etc/hostname"];
+    old.on_node("etc/systemimager/updateclient.local.exclude", "/etc/hostname\n");
+    let excludes = [&excludes[..], &["/etc/systemimager/updateclient.local.exclude"]].concat();
+    let run = old.same_as_rsync(&[], &["all", "gpu"], "", true, &excludes);
+    run.ended(0, &["cluster.txt: this host follows image node and override all and override gpu", "updated to node"]);
+    assert_eq!(read(&old.node("etc/motd")), "of those with a card\n");
+    // And once more, when the node has changed in all ways.
+    fs::write(old.node("etc/motd"), "edited").expect("writes");
+    fs::remove_file(old.node("etc/ntp.conf")).expect("removes");
+    fs::create_dir(old.node("usr/share/local")).expect("makes");
+    old.same_as_rsync(&[], &["all", "gpu"], "", true, &excludes);
+    old.run(&[]).ended(0, &["node with all, gpu is up to date"]);
+}
+
+#[test]
+fn overrides_of_the_command_line_and_of_the_file_replace_those_of_cluster_txt() {
+    if !has_all() {
+        return;
+    }
+    let old = Old::new(&image(), &overrides());
+    trees::write_text(&old.server("scripts/cluster.txt"), "# global_override=:all:\nnode7:gpus:node:gpu\n");
+    old.on_node("etc/hostname", "node7\n");
+    old.on_node("etc/systemimager/updateclient.local.exclude", "/etc/hostname\n/etc/systemimager/*\n");
+    let excludes = ["/etc/hostname", "/etc/systemimager/*"];
+    old.same_as_rsync(&["--override", "gpu", "-override", "all"], &["gpu", "all"], "", true, &excludes);
+    assert_eq!(read(&old.node("etc/motd")), "everybody's\n");
+    old.on_node("etc/systemimager/overrides", "gpu\n");
+    old.same_as_rsync(&[], &["gpu"], "", true, &excludes);
+    assert!(!old.node("etc/ntp.conf").exists());
+    old.same_as_rsync(&["--override=all"], &["all", "gpu"], "", true, &excludes);
+    // With an image named, nothing of cluster.txt counts.
+    fs::remove_file(old.node("etc/systemimager/overrides")).expect("removes");
+    old.same_as_rsync(&["--image", "node"], &[], "", true, &excludes);
+    assert_eq!(read(&old.node("etc/motd")), "the image's\n");
+}
+
+#[test]
+fn a_directory_alone_is_updated_and_the_rest_left_alone() {
+    if !has_all() {
+        return;
+    }
+    let old = Old::new(&image(), &overrides());
+    old.on_node("usr/local/tool", "goes");
+    old.on_node("etc/motd", "stays as it is");
+    old.on_node("srv/own", "stays");
+    fs::set_permissions(old.node(""), fs::Permissions::from_mode(0o700)).expect("sets");
+    let line =
+        ["--image", "node", "--directory", "/usr", "--no-bootloader", "--log", "%o %f", "--exclude-file", "/dev/null"];
+    let run = old.same_as_rsync(&[&line[..], &["--override", "gpu"]].concat(), &["gpu"], "usr", true, &[]);
+    assert!(run.out.contains("del. usr/local/tool\n") && run.out.contains("recv usr/share/doc/gpu\n"), "{run:#?}");
+    assert!(!run.out.contains("etc/motd"), "{run:#?}");
+    assert_eq!(read(&old.node("etc/motd")), "stays as it is");
+    // A directory that the node does not have yet, and the slashes of the old days.
+    let line = ["--image", "node", "--directory", "//etc//", "--exclude-file", "/dev/null"];
+    old.same_as_rsync(&line, &[], "etc", true, &[]);
+    old.run(&["--image", "node", "--directory", "/nowhere"]).ended(4, &["nothing was changed"]);
+    old.run(&["--image", "node", "--directory", "usr"]).ended(2, &["absolute"]);
+}
+
+#[test]
+fn nothing_is_deleted_where_that_is_not_wanted() {
+    if !has_all() {
+        return;
+    }
+    let old = Old::new(&image(), &overrides());
+    old.on_node("etc/own", "stays");
+    old.on_node("usr/share/own/deep", "stays");
+    let line = ["--image", "node", "--no-delete", "--override", "all", "--exclude-file", "/dev/null"];
+    old.same_as_rsync(&line, &["all"], "", false, &[]);
+    assert_eq!(read(&old.node("etc/own")), "stays");
+    old.same_as_rsync(&["--image", "node", "--exclude-file", "/dev/null"], &[], "", true, &[]);
+    assert!(!old.node("etc/own").exists());
+}
+
+#[test]
+fn a_dry_run_says_what_the_run_does_and_changes_nothing() {
+    if !has_all() {
+        return;
+    }
+    let old = Old::new(&image(), &overrides());
+    old.run(&["--image", "node", "--exclude-file", "/dev/null"]).ended(0, &[]);
+    fs::write(old.node("etc/hosts"), "edited").expect("writes");
+    old.on_node("srv/own/file", "goes");
+    fs::remove_file(old.node("usr/share/doc/readme")).expect("removes");
+    let before = old.site.snapshot();
+    let line = ["--image", "node", "--override", "gpu", "--exclude-file", "/dev/null"];
+    let run = Run::of(old.command().args(line).arg("--dry-run").output().expect("it runs"));
+    run.ended(0, &["would update to node with gpu"]);
+    old.site.unchanged_since(&before);
+    let paths = |out: &str| -> Vec<String> {
+        let lines = out.lines().filter_map(|line| line.get(12..).filter(|_| line.as_bytes()[11] == b' '));
+        let mut paths: Vec<String> =
+            lines.map(|path| path.trim_start_matches('/').trim_end_matches('/').to_owned()).collect();
+        paths.sort();
+        paths
+    };
+    for path in ["etc/hosts", "etc/motd", "srv/own", "srv/own/file", "usr/share/doc/readme", "usr/share/doc/gpu"] {
+        assert!(paths(&run.out).contains(&path.to_owned()), "{path} is missing: {run:#?}");
+    }
+    let json = old.run(&[&line[..], &["--json"]].concat());
+    for line in json.out.lines().filter(|line| line.contains("\"event\":\"item\"")) {
+        let item: serde_json::Value = serde_json::from_str(line).expect("an object");
+        let path = item["path"].as_str().expect("a path").trim_start_matches('/').to_owned();
+        assert!(paths(&run.out).contains(&path), "the dry run did not say {path:?}");
+    }
+    old.run(&[&line[..], &["--dry-run"]].concat()).ended(0, &["node with gpu is up to date"]);
+}
+
+/// The old client ran rsync without `-H`, `-A` and `-X`.
+#[test]
+fn hardlinks_acls_attributes_and_holes_come() {
+    if !has_all() {
+        return;
+    }
+    let old = Old::new(&image(), &[]);
+    old.same_as_rsync(&["--image", "node", "--exclude-file", "/dev/null"], &[], "", true, &[]);
+    // Links that the node has as separate files become links again.
+    let linked = image().into_iter().find_map(|(path, item)| match item.what {
+        What::Link(first) => Some((path, first)),
+        _ => None,
+    });
+    let (path, _) = linked.expect("the tree has a link");
+    let path = trees::place(&old.site.node(), &path);
+    let own = old.node("own");
+    common::run(Command::new("cp").args(["-a", "--"]).arg(&path).arg(&own));
+    fs::rename(&own, &path).expect("renames");
+    old.same_as_rsync(&["--image", "node", "--exclude-file", "/dev/null"], &[], "", true, &[]);
+}
+
+/// The old client deleted what only overrides have, and brought it again, at every run.
+#[test]
+fn what_overrides_own_is_never_absent_and_not_touched_again() {
+    if !has_all() {
+        return;
+    }
+    let old = Old::new(&image(), &overrides());
+    let line = ["--image", "node", "--override", "all", "--exclude-file", "/dev/null"];
+    old.run(&line).ended(0, &["updated to"]);
+    let inode = || {
+        let of = |path: &str| fs::metadata(old.node(path)).map(|meta| (meta.ino(), meta.ctime(), meta.ctime_nsec()));
+        (of("etc/ntp.conf").expect("is there"), of("etc/motd").expect("is there"))
+    };
+    let before = inode();
+    old.run(&line).ended(0, &["up to date"]);
+    fs::write(old.server("images/node/etc/hosts"), "another").expect("writes");
+    let run = old.run(&[&line[..], &["--log", "%o %n"]].concat());
+    run.ended(0, &["recv etc/hosts"]);
+    assert!(!run.out.contains("ntp.conf") && !run.out.contains("motd"), "{run:#?}");
+    assert_eq!(inode(), before);
+    assert_eq!(read(&old.node("etc/hosts")), "another");
+}
+
+/// The old client warned, went on, and recorded the image as synced.
+#[test]
+fn an_override_that_cannot_be_had_fails_the_run_before_anything_is_touched() {
+    if !has_all() {
+        return;
+    }
+    let old = Old::new(&image(), &overrides());
+    old.run(&["--image", "node", "--exclude-file", "/dev/null"]).ended(0, &[]);
+    fs::write(old.node("etc/hosts"), "edited").expect("writes");
+    fs::remove_file(old.node("etc/systemimager/IMAGE_LAST_SYNCED_TO")).expect("removes");
+    let before = old.site.snapshot();
+    let line = ["--image", "node", "--exclude-file", "/dev/null", "--override"];
+    for name in ["missing", "all", "gpu"] {
+        if name == "gpu" {
+            fs::remove_file(old.server("overrides/gpu/etc/motd")).expect("removes");
+        }
+        let wanted = ["missing", "gpu"].contains(&name);
+        let line = [&line[..], &[if wanted { "missing" } else { name }, "--dry-run"]].concat();
+        old.run(&line).ended(if wanted { 4 } else { 0 }, if wanted { &["override missing"] } else { &[] });
+    }
+    old.run(&[&line[..], &["all", "--override", "missing"]].concat())
+        .ended(4, &["override missing", "nothing was changed"]);
+    old.site.unchanged_since(&before);
+    assert!(!old.node("etc/systemimager/IMAGE_LAST_SYNCED_TO").exists());
+}
+
+/// The old client pasted names into a command line for root's shell.
+#[test]
+fn names_from_the_network_are_never_run() {
+    if !has_all() {
+        return;
+    }
+    let old = Old::new(&image(), &[]);
+    old.on_node("etc/hostname", "node7\n");
+    let sentinel = old.server("sentinel");
+    for name in ["$(touch SENTINEL)", "`touch SENTINEL`", "node; touch SENTINEL", "../scripts", "-e sh"] {
+        let name = name.replace("SENTINEL", &sentinel.display().to_string());
+        trees::write_text(&old.server("scripts/cluster.txt"), &format!("node7:g:{name}:\n"));
+        old.run(&[]).ended(4, &["cannot name an image"]);
+        trees::write_text(&old.server("scripts/cluster.txt"), &format!("node7:g:node:{name}\n"));
+        assert!([4, 0].contains(&old.run(&["--dry-run"]).code));
+    }
+    assert!(!sentinel.exists());
+}
+
+/// An image that edits its exclude file took effect only at the second run of the old client.
+#[test]
+fn excludes_that_come_with_the_image_count_at_once() {
+    if !has_all() {
+        return;
+    }
+    let place = "etc/systemimager/updateclient.local.exclude";
+    let mut first = image();
+    text(&mut first, place, "/srv/*\n");
+    let old = Old::new(&trees::whole(first), &[]);
+    old.run(&["--image", "node"]).ended(0, &[]);
+    old.on_node("srv/kept", "by the first rules");
+    old.on_node("opt/kept", "by the second rules");
+    trees::write_text(&old.server(&format!("images/node/{place}")), "/opt/*\n");
+    trees::write_text(&old.server("images/node/opt/never"), "does not come");
+    let run = old.run(&["--image", "node", "--max-delete", "100%"]);
+    run.ended(0, &["what is excluded follows the /etc/systemimager/updateclient.local.exclude"]);
+    assert!(old.node("opt/kept").exists() && !old.node("opt/never").exists() && !old.node("srv/kept").exists());
+    assert_eq!(read(&old.node(place)), "/opt/*\n");
+    old.run(&["--image", "node"]).ended(0, &["up to date"]);
+}
+
+#[test]
+fn more_deletions_than_allowed_stop_the_run() {
+    if !has_all() {
+        return;
+    }
+    let old = Old::new(&image(), &[]);
+    old.run(&["--image", "node", "--exclude-file", "/dev/null"]).ended(0, &[]);
+    for number in 0..200 {
+        old.on_node(&format!("srv/many/{number}"), "own");
+    }
+    let before = old.site.snapshot();
+    let line = ["--image", "node", "--exclude-file", "/dev/null"];
+    old.run(&line).ended(9, &["would be deleted", "nothing was changed"]);
+    old.site.unchanged_since(&before);
+    old.run(&[&line[..], &["--dry-run"]].concat()).ended(9, &["would be deleted"]);
+    old.run(&[&line[..], &["--max-delete", "300"]].concat()).ended(0, &[]);
+    assert!(!old.node("srv/many").exists());
+}
+
+#[test]
+fn a_run_by_rsync_can_be_undone() {
+    if !has_all() {
+        return;
+    }
+    let old = Old::new(&image(), &overrides());
+    let line = ["--image", "node", "--exclude-file", "/dev/null"];
+    old.run(&line).ended(0, &[]);
+    let before = old.site.snapshot();
+    old.run(&[&line[..], &["--override", "gpu"]].concat()).ended(0, &["updated to node with gpu"]);
+    old.site.rollback(&[]).ended(0, &["rolled back"]);
+    judge::same(&before, &old.site.node(), &["/.si-undo"]);
+}
+
+#[test]
+fn why_says_where_a_path_comes_from() {
+    if !has_all() {
+        return;
+    }
+    let old = Old::new(&image(), &overrides());
+    old.on_node("etc/systemimager/updateclient.local.exclude", "# mine\n/etc/systemimager/updateclient.*\n/srv/*\n");
+    old.on_node("usr/sbin/si_updateclient", "the agent");
+    let why = |path: &str| {
+        let mut command = Command::new(AGENT);
+        command.arg("--root").arg(old.site.node()).args(["--why", path]).stdin(Stdio::null());
+        Run::of(command.output().expect("it runs"))
+    };
+    why("/etc/motd").ended(5, &["nothing is recorded"]);
+    old.run(&["--image", "node", "--override", "all", "--override", "gpu"]).ended(0, &[]);
+    old.on_node("srv/own", "own");
+    old.on_node("opt/own", "own");
+    for (path, line) in [
+        ("/etc/hosts", "image node unknown"),
+        ("/etc/motd", "override gpu"),
+        ("/etc/ntp.conf", "override all"),
+        ("/usr/share/doc", "override gpu"),
+        ("/srv/own", "exclude /srv/* /etc/systemimager/updateclient.local.exclude:3"),
+        ("/usr/sbin/si_updateclient", "protected "),
+        ("/var/lib/systemimager/client/state.toml", "protected "),
+        ("/opt/own", "local"),
+    ] {
+        let run = why(path);
+        assert!(run.code == 0 && run.out.starts_with(line), "{path}: {run:#?}");
+    }
+    why("relative").ended(2, &[]);
+}
+
+/// What is mounted and not to be updated is left alone, also below `--root` and with `--directory`.
+#[test]
+fn mounts_of_other_kinds_and_dev_are_left_alone() {
+    if !needs(&[Need::Root, Need::Program("rsync"), Need::Program("unshare")]) {
+        return;
+    }
+    let mut tree = image();
+    for path in ["dev/fromimage", "usr/mounted/fromimage", "mnt/data/fromimage"] {
+        text(&mut tree, path, "the image's");
+    }
+    let old = Old::new(&trees::whole(tree), &[]);
+    for path in ["dev", "usr/mounted", "mnt/data"] {
+        fs::create_dir_all(old.node(path)).expect("makes");
+    }
+    old.on_node("etc/systemimager/client.conf", "fstype = ext4\nfstype = xfs\n");
+    let port = old.site.rsync_port().expect("a daemon");
+    let script = format!(
+        "set -e; cd {0}\n\
+         mount -t tmpfs -o size=1m udev dev; echo own >dev/own\n\
+         mount -t tmpfs -o size=1m none usr/mounted; echo own >usr/mounted/own\n\
+         {AGENT} --root . --server 127.0.0.1 --rsync-port {port} --image node --yes --exclude-file /dev/null --directory /usr\n\
+         {AGENT} --root . --server 127.0.0.1 --rsync-port {port} --image node --yes --exclude-file /dev/null\n\
+         cat dev/own usr/mounted/own; ls dev usr/mounted",
+        old.site.node().display()
+    );
+    let output = Command::new("unshare").args(["-m", "sh", "-c", &script]).output().expect("it runs");
+    let run = Run::of(output);
+    run.ended(0, &["own\nown\n"]);
+    assert!(!run.out.contains("fromimage"), "{run:#?}");
+    assert_eq!(read(&old.node("mnt/data/fromimage")), "the image's");
+}
+
+/// A kind that `fstype` does not name is left alone though the agent could update it.
+#[test]
+fn kinds_that_fstype_does_not_name_are_left_alone() {
+    if !needs(&[Need::Root, Need::LoopDevice, Need::Program("mkfs.ext4")]) {
+        return;
+    }
+    let mut tree = image();
+    text(&mut tree, "data/fromimage", "the image's");
+    let old = Old::new(&trees::whole(tree), &[]);
+    common::disk::private();
+    let disk = common::disk::Disk::new("ext4", old.server("disk"), &old.node("data"));
+    fs::write(old.node("data/own"), "own").expect("writes");
+    old.on_node("etc/systemimager/client.conf", "fstype = xfs\n");
+    let line = ["--image", "node", "--exclude-file", "/dev/null"];
+    old.run(&line).ended(0, &[]);
+    assert!(old.node("data/own").exists() && !old.node("data/fromimage").exists());
+    // Named, it takes part: by the new file, which counts before the old one.
+    old.on_node("etc/systemimager/updateclient.toml", "fstype = [\"ext4\"]\n");
+    old.run(&line).ended(0, &[]);
+    assert!(!old.node("data/own").exists() && old.node("data/fromimage").exists());
+    drop(disk);
+}
+
+/// The old client's lines as they are in scripts, in a system where the agent is the only one.
+#[test]
+fn the_old_command_lines_run_unchanged() {
+    if !needs(&[Need::Root, Need::Program("rsync"), Need::Program("unshare"), Need::Program("busybox")]) {
+        return;
+    }
+    let mut tree = image();
+    for dir in ["proc", "dev", "tmp"] {
+        trees::put(&mut tree, dir, Item::dir());
+    }
+    let old = Old::new(&trees::whole(tree), &overrides());
+    trees::write_text(&old.server("scripts/cluster.txt"), "# global_override=:all:\nnode7:gpus:node:gpu\n");
+    let port = old.site.rsync_port().expect("a daemon");
+    let lines = [
+        "si_updateclient --server 127.0.0.1 --yes",
+        "si_updateclient --server 127.0.0.1 --image node --directory /usr --no-bootloader --log '%o %f' --yes",
+        "si_updateclient --yes --image node --override gpu --server 127.0.0.1 --no-bootloader",
+        "si_updateclient -server 127.0.0.1 -image node -no-bootloader -yes",
+        "si_updateclient -Se 127.0.0.1 -I node -O all -O gpu -no-d -Y",
+        "si_updateclient --yes --image=node --server=127.0.0.1 --dry-run",
+    ];
+    // rsync and the agent are the node's own, and so are the libraries that they need.
+    old.on_node(
+        "etc/systemimager/updateclient.local.exclude",
+        "/lib*\n/bin\n/usr/bin\n/usr/sbin\n/usr/lib*\n/proc/*\n/dev/*\n/tmp/*\n/etc/systemimager/*\n/etc/hostname\n",
+    );
+    old.on_node("etc/systemimager/client.conf", &format!("fstype = ext4\nrsync_port = {port}\n"));
+    old.on_node("etc/hostname", "node7\n");
+    for (program, place) in [
+        (machine::program("busybox"), "bin/busybox"),
+        (machine::program("rsync"), "usr/bin/rsync"),
+        (PathBuf::from(AGENT), "usr/sbin/si_updateclient"),
+    ] {
+        machine::install(&program, &old.site.node(), place);
+    }
+    for line in lines {
+        let mut command = machine::inside_after(&old.site.node(), "hostname node7 2>/dev/null || true");
+        let script = format!("export PATH=/usr/sbin:/usr/bin:/bin; exec {line}");
+        let run =
+            Run::of(command.args(["/bin/busybox", "sh", "-c", &script]).stdin(Stdio::null()).output().expect("runs"));
+        run.ended(0, &[]);
+    }
+    let excludes = ["/lib*", "/bin", "/usr/bin", "/usr/sbin", "/usr/lib*", "/proc/*", "/dev/*", "/tmp/*"];
+    let excludes = [&excludes[..], &["/etc/systemimager/*", "/etc/hostname"]].concat();
+    let expected = old.by_rsync_alone(&["all", "gpu"], "", false, &excludes);
+    judge::same(&expected, &old.site.node(), &[]);
+}
+
+#[test]
+fn forbidden_combinations_are_refused_as_before() {
+    if !has_all() {
+        return;
+    }
+    let old = Old::new(&image(), &[]);
+    for (line, words) in [
+        (&["--autoinstall", "--image", "node"][..], "--image and --autoinstall are not compatible options"),
+        (&["--autoinstall", "--no-bootloader"], "--autoinstall and --no-bootloader are not compatible options"),
+        (&["--autoinstall", "--dry-run"], "--autoinstall and --dry-run are not compatible options"),
+        (&["--append", "x"], "--append can be used only with --autoinstall"),
+        (&["--flavor", "x"], "--flavor can be used only with --autoinstall"),
+        (&["--configure-from", "eth0"], "--configure-from can only be used with --autoinstall"),
+        (&["--image", "-node"], "can't start with a hyphen"),
+        (&["--server", "-head", "--image", "node"], "can't start with a hyphen"),
+        (&["--server", "", "--image", "node"], "You must specify --server"),
+        (&["--image", "node", "--diff", "--directory", "/usr"], "--directory cannot be used with --diff"),
+        (&["--image", "node", "--diff", "--no-delete"], "--no-delete cannot be used with --diff"),
+        (&["--image", "a/b"], "cannot name an image"),
+        (&["--image", "node", "--override", "../x"], "cannot name an image"),
+        (&["--image", "node", "stray"], "stray"),
+        (&["--image", "node", "--s", "x"], "--s"),
+    ] {
+        let run = Run::of(old.command().args(line).arg("--yes").output().expect("it runs"));
+        run.ended(2, &[words]);
+    }
+    assert!(fs::read_dir(old.site.node()).expect("is there").next().is_none(), "something was made");
+}
+
+#[test]
+fn nobody_to_ask_is_said_and_nothing_is_done() {
+    if !has_all() {
+        return;
+    }
+    let old = Old::new(&image(), &[]);
+    let run = Run::of(old.command().args(["--image", "node"]).output().expect("it runs"));
+    run.ended(2, &["give --yes"]);
+    assert!(!old.node("etc").exists());
+}
+
+#[test]
+fn every_setting_says_where_it_comes_from() {
+    if !has_all() {
+        return;
+    }
+    let old = Old::new(&image(), &[]);
+    old.on_node(
+        "etc/systemimager/client.conf",
+        "rsync_port = 8730\nfstype = ext4\nfstype = xfs\nexclude_file = /etc/x\n",
+    );
+    old.on_node("etc/systemimager/updateclient.toml", "image = \"node\"\ndrift = \"repair\"\noverrides = [\"gpu\"]\n");
+    old.on_node("etc/systemimager/overrides", "# mine\n\nlast\n");
+    old.on_node("etc/x", "/srv/*\n");
+    let mut command = Command::new(AGENT);
+    command.arg("--root").arg(old.site.node()).args(["--show-config", "--server", "head", "--max-delete", "7"]);
+    let run = Run::of(command.output().expect("it runs"));
+    run.ended(0, &[]);
+    for (name, value, from) in [
+        ("server", "head", "command line"),
+        ("image", "node", "/etc/systemimager/updateclient.toml"),
+        ("overrides", "gpu", "/etc/systemimager/updateclient.toml"),
+        ("overrides", "last", "/etc/systemimager/overrides"),
+        ("rsync_port", "8730", "/etc/systemimager/client.conf"),
+        ("fstype", "ext4 xfs", "/etc/systemimager/client.conf"),
+        ("exclude_file", "/etc/x", "/etc/systemimager/client.conf"),
+        ("drift", "repair", "/etc/systemimager/updateclient.toml"),
+        ("check", "update", "default"),
+        ("max_delete", "7", "command line"),
+    ] {
+        let found = run.out.lines().any(|line| {
+            line.split_whitespace().next() == Some(name) && line.contains(value) && line.ends_with(&format!("[{from}]"))
+        });
+        assert!(found, "{name} {value} [{from}] is missing: {run:#?}");
+    }
+}
+
+/// Names with control characters do not reach a terminal as they are.
+#[test]
+fn control_characters_in_names_are_escaped() {
+    if !has_all() {
+        return;
+    }
+    let mut tree = image();
+    trees::put(&mut tree, "etc/\u{1b}[31mred\nline", Item::file("x"));
+    let old = Old::new(&trees::whole(tree), &[]);
+    for more in [&["--dry-run"][..], &["--log", "%o %f"], &["--dry-run"]] {
+        let run = old.run(&[&["--image", "node", "--exclude-file", "/dev/null"], more].concat());
+        run.ended(0, &[]);
+        assert!(!run.out.contains('\u{1b}') && !run.err.contains('\u{1b}'), "{run:#?}");
+    }
+}
+
+/// A server that falls silent does not hold the run for ever.
+#[test]
+fn a_server_that_falls_silent_is_given_up() {
+    if !has_all() {
+        return;
+    }
+    let old = Old::new(&image(), &[]);
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let port = silent.local_addr().expect("an address").port().to_string();
+    old.on_node("etc/systemimager/updateclient.toml", "full_sync_timeout = 2\n");
+    let begun = std::time::Instant::now();
+    let line = ["--image", "node", "--rsync-port", &port, "--exclude-file", "/dev/null"];
+    old.run(&line).ended(4, &["nothing was changed"]);
+    assert!(begun.elapsed().as_secs() < 30, "{:?}", begun.elapsed());
+    drop(silent);
+}
