@@ -7,6 +7,7 @@ use super::{Aside, FullSyncError, Module, TO_THE_NANOSECOND, options};
 use crate::apply::prepare::Item;
 use crate::report::Monitor;
 use crate::root::Root;
+use crate::state::is_above_own;
 use crate::tree_path::TreePath;
 
 /// A directory that something excluded or protected keeps.
@@ -73,8 +74,10 @@ impl Forecast {
         if !how.starts_with(b"*") {
             self.listed += 1;
         }
-        // What is as it should be is named as well, so that it is counted.
-        if how[0] != b'.' || how[2..].iter().any(|&b| b != b' ' && b != b'.') {
+        // What is as it should be is named as well, so that it is counted; what is above the agent's own files
+        // stays.
+        let stays = how.starts_with(b"*") && is_above_own(&path);
+        if !stays && how[2..].iter().any(|&b| b != b' ' && b != b'.') {
             let bytes = if how.starts_with(b">f") { bytes } else { 0 };
             self.items.push(Item { change, path, suffix: if directory { "/" } else { "" }.to_owned(), bytes });
         }

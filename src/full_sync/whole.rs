@@ -169,8 +169,10 @@ fn link(
     }
     for (_, mut members) in groups {
         members.sort_unstable();
-        let came = members.iter().find(|path| !local.contains_key(**path) && entries.contains_key(**path));
-        let model = came.or(members.first()).and_then(|path| entries.get(*path)).cloned();
+        // Where the live tree has some of them, rsync does not bring the others: they would be links of those.
+        let there = || members.iter().filter(|path| entries.contains_key(**path));
+        let came = there().find(|path| !local.contains_key(**path)).or_else(|| there().next());
+        let model = came.and_then(|path| entries.get(*path)).cloned();
         let (Some(model), Some(first)) = (model, members.first()) else { continue };
         let Node::Leaf(leaf) = model.node else { continue };
         for path in &members {
