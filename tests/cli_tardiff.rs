@@ -245,6 +245,75 @@ fn state_of_a_client_in_an_image_is_refused_by_name() {
     assert!(site.ok(&["verify"]).contains("1 manifests"));
 }
 
+/// An override is a small image: its directory holds the same, and shares nothing with an image of its name.
+#[test]
+fn an_override_is_published_beside_an_image_of_the_same_name() {
+    let site = Site::new(&small("image"));
+    site.ok(&["publish"]);
+    let overlay = site.at("overrides/node");
+    fs::create_dir_all(&overlay).expect("creates");
+    trees::write(&growing(0), &overlay);
+    let named = ["--override", "node", "--repo", "repo"];
+    let on = |arguments: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_si_tardiff"));
+        text(&command.current_dir(site.dir.path()).args(arguments).args(named).output().expect("runs"))
+    };
+    let publish = ["publish", "--overrides-dir", "overrides", "--full-share", "1000000"];
+    // An image that is being published does not keep an override waiting.
+    let lock = File::open(site.at("repo/node/.lock")).expect("opens");
+    rustix::fs::flock(&lock, rustix::fs::FlockOperation::LockExclusive).expect("locks");
+    assert!(on(&publish).contains("published override node 1"));
+    drop(lock);
+    fs::remove_dir_all(&overlay).expect("removes");
+    trees::write(&growing(1), &overlay);
+    assert!(on(&publish).contains("published override node 2"));
+    assert!(on(&publish).contains("override node has not changed since publish 2"));
+    assert!(site.ok(&["publish"]).contains("node has not changed since publish 1"));
+    for (place, name) in
+        [("", "catalog.toml"), ("manifests", ".mtree.zst"), ("diffs", ".tar.zst"), ("full", ".tar.zst")]
+    {
+        let files = fs::read_dir(site.at("repo/overrides/node").join(place)).expect("lists");
+        let found = files.map(|file| file.expect("an entry").file_name().into_string().expect("ASCII"));
+        assert!(found.into_iter().any(|file| file.ends_with(name)), "{place}/*{name}");
+    }
+    assert!(site.at("repo/.scan/node").is_file() && site.at("repo/.scan/overrides/node").is_file());
+
+    assert!(on(&["list"]).starts_with("override node: 2 publishes"));
+    assert!(on(&["show"]).contains("var/status"));
+    assert!(on(&["manifest", "--generation", "1"]).contains("var/status"));
+    assert!(on(&["manifest", "--generation", "none"]).contains("override node has no generation"));
+    assert!(on(&["verify"]).contains("2 manifests, 2 archives"));
+    assert!(on(&["prune", "--keep", "1"]).contains("removed "));
+    let all = |arguments: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_si_tardiff"));
+        command.current_dir(site.dir.path()).args(arguments).args(["--repo", "repo"]).output().expect("runs")
+    };
+    let listed = text(&all(&["list"]));
+    assert!(listed.contains("node: 1 publishes") && listed.contains("\noverride node: "), "{listed}");
+    assert!(text(&all(&["verify"])).contains("0 faults"));
+    let catalog = site.at("repo/overrides/node/catalog.toml");
+    fs::write(&catalog, "format = 1\n").expect("writes");
+    let found = all(&["verify"]);
+    assert!(text(&found).contains("FAULT: override node: "), "{}", text(&found));
+    assert!(text(&found).contains("1 manifests"), "the image is checked all the same: {}", text(&found));
+    assert_eq!(found.status.code(), Some(1));
+}
+
+#[test]
+fn an_image_with_the_name_of_another_module_of_the_server_is_refused() {
+    let site = Site::new(&small("one"));
+    for name in ["overrides", "scripts", "boot", "torrents"] {
+        copy_tree(&site.image(), &site.at("images").join(name));
+        let mut command = Command::new(env!("CARGO_BIN_EXE_si_tardiff"));
+        command.current_dir(site.dir.path()).args(["publish", "--image", name, "--images-dir", "images"]);
+        let output = command.args(["--repo", "repo"]).output().expect("runs");
+        let words = format!("image {name} cannot be published");
+        assert!(text(&output).contains(&words), "{}", text(&output));
+        assert_eq!(output.status.code(), Some(1));
+        assert!(!site.at("repo").exists());
+    }
+}
+
 /// The four kinds of base of the original proposal lead to the same diff.
 #[test]
 fn a_diff_is_built_from_a_tree_an_archive_or_a_manifest() {
@@ -324,9 +393,15 @@ fn an_output_that_is_no_regular_file_is_not_replaced() {
 #[test]
 fn wrong_command_lines_are_code_2() {
     let site = Site::new(&small("one"));
-    for wrong in
-        [&["publish", "--keep", "0"][..], &["build", "one"], &["frobnicate"], &["show"], &["list", "--image", "../x"]]
-    {
+    for wrong in [
+        &["publish", "--keep", "0"][..],
+        &["build", "one"],
+        &["frobnicate"],
+        &["show"],
+        &["list", "--image", "../x"],
+        &["publish", "--override", "node"],
+        &["verify", "--override", "node"],
+    ] {
         assert_eq!(site.tardiff(wrong).status.code(), Some(2), "{wrong:?}");
     }
     site.fails(1, "nothing is published", &["verify"]);

@@ -20,6 +20,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 
 use common::fingerprint::Fingerprint;
 use common::site::Site;
@@ -28,12 +29,13 @@ use common::{Need, copy_tree, judge, needs};
 use rustix::fs::{StatVfsMountFlags, XattrFlags};
 use rustix::io::Errno;
 use systemimager::fetch::{Options, Side};
+use systemimager::full_sync::Server;
 use systemimager::generation::GenerationId;
-use systemimager::host::{Check, Drift, KeepUndo, MaxDelete};
+use systemimager::host::{BootLoader, Check, Drift, KeepUndo, MaxDelete};
 use systemimager::report::{Event, Monitor, Silent};
 use systemimager::root::fault::{self, Fault};
 use systemimager::state::Found;
-use systemimager::update::{self, Report, Request, RollbackRequest, UpdateError};
+use systemimager::update::{self, Excludes, Report, Request, RollbackRequest, UpdateError, Way};
 use tempfile::TempDir;
 
 const NEEDED: [Need; 2] = [Need::Root, Need::Program("rsync")];
@@ -309,10 +311,10 @@ impl Scene {
     fn killed(&self, job: Job, nth: u32) -> bool {
         let mut child = Command::new(std::env::current_exe().expect("this program"));
         child.args(["--exact", "child", "--ignored", "--nocapture", "--test-threads=1"]);
-        child.env("SI_SWEEP_NODE", self.node()).env("SI_SWEEP_REPO", self.request.repo.to_string());
+        child.env("SI_SWEEP_NODE", self.node()).env("SI_SWEEP_REPO", repo_of(&self.request));
         child.env("SI_SWEEP_JOB", format!("{job:?}")).env("SI_SWEEP_NTH", nth.to_string());
-        if let Some((_, port)) = &self.request.rsync {
-            child.env("SI_SWEEP_RSYNC", port.to_string());
+        if let Some(server) = &self.request.rsync {
+            child.env("SI_SWEEP_RSYNC", server.port.to_string());
         }
         let output = child.output().expect("runs");
         let killed = output.status.signal() == Some(9);
@@ -611,14 +613,26 @@ fn fast_place() -> TempDir {
     common::scratch()
 }
 
+fn repo_of(request: &Request) -> String {
+    match &request.way {
+        Way::Diffs(repo) => repo.to_string(),
+        Way::Sync(_) => String::new(),
+    }
+}
+
 /// What a node would be told to do.
 fn request(node: &Path, repo: &str, rsync: Option<u16>) -> Request {
     Request {
         root: node.to_owned(),
         image: "node".parse().expect("a name"),
-        repo: repo.parse().expect("an URL"),
-        rsync: rsync.map(|port| ("127.0.0.1".to_owned(), port)),
-        excludes: ("no excludes".to_owned(), Vec::new()),
+        overrides: Vec::new(),
+        way: Way::Diffs(repo.parse().expect("an URL")),
+        rsync: rsync.map(|port| Server { host: "127.0.0.1".to_owned(), port }),
+        sync_timeout: Duration::from_secs(3600),
+        excludes: Excludes { name: "no excludes".to_owned(), rules: Vec::new(), place: None },
+        fstypes: None,
+        bootloader: BootLoader::Never,
+        program_timeout: Duration::from_secs(60),
         check: Check::default(),
         drift: Drift::Repair,
         purge_untracked: false,
@@ -644,7 +658,15 @@ fn perform(job: Job, request: &Request, monitor: &dyn Monitor) -> Result<Option<
         Job::Recover => update::recover(&request.root, monitor).map(|()| None),
         Job::Rollback => {
             let Request { root, allow_root_fs, keep_undo, undo_share, .. } = request.clone();
-            let request = RollbackRequest { root, dry_run: false, allow_root_fs, keep_undo, undo_share };
+            let request = RollbackRequest {
+                root,
+                dry_run: false,
+                allow_root_fs,
+                keep_undo,
+                undo_share,
+                bootloader: BootLoader::Never,
+                program_timeout: Duration::from_secs(60),
+            };
             update::rollback(&request, monitor).map(|_| None)
         }
     }

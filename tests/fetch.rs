@@ -19,6 +19,7 @@ use systemimager::digest::Digest;
 use systemimager::fetch::FetchErrorKind::{Corrupt, NoRoom, NotFound, Other, Unreachable};
 use systemimager::fetch::Side::{Network, Node, Server};
 use systemimager::fetch::{CatalogAnswer, FetchError, FetchErrorKind, Options, Ranges, Repository, Side, Spool};
+use systemimager::image::Layer;
 use systemimager::report::{Event, Job, Monitor, Silent};
 use tempfile::TempDir;
 
@@ -102,8 +103,11 @@ fn quick() -> Options {
 
 fn open(url: &str, options: &Options, spool: &Path, limit: u64) -> Repository {
     let spool = Spool::open(File::open(spool).expect("a directory").into(), limit).expect("a spool");
-    let image = "node".parse().expect("a name");
-    Repository::open(&url.parse().expect("a URL"), &image, options, Some(spool)).expect("opens")
+    Repository::open(&url.parse().expect("a URL"), &node(), options, Some(spool)).expect("opens")
+}
+
+fn node() -> Layer {
+    Layer::Image("node".parse().expect("a name"))
 }
 
 fn content(repository: &Repository, claim: &FileRef, monitor: &dyn Monitor) -> Result<Vec<u8>, FetchError> {
@@ -510,9 +514,24 @@ fn an_empty_file_needs_no_request() {
 fn without_a_spool_a_temporary_one_serves() {
     let site = Site::new();
     let url = site.server.url().parse().expect("a URL");
-    let repository = Repository::open(&url, &"node".parse().expect("a name"), &quick(), None).expect("opens");
+    let repository = Repository::open(&url, &node(), &quick(), None).expect("opens");
     assert_eq!(repository.small(&site.claim(), 300_000).expect("comes"), site.bytes);
     assert!(repository.small(&site.claim(), 299_999).is_err());
+}
+
+#[test]
+fn an_override_has_a_place_of_its_own() {
+    let scratch = common::scratch();
+    let place = scratch.path().join("overrides/node");
+    fs::create_dir_all(&place).expect("creates");
+    fs::write(place.join("catalog.toml"), "an override's").expect("writes");
+    let url = format!("file://{}/", scratch.path().display()).parse().expect("a URL");
+    let layer = Layer::Override("node".parse().expect("a name"));
+    let repository = Repository::open(&url, &layer, &quick(), None).expect("opens");
+    let CatalogAnswer::Fetched { bytes, .. } = repository.catalog(None).expect("comes") else { panic!("a catalog") };
+    assert_eq!(bytes, b"an override's");
+    let image = Repository::open(&url, &node(), &quick(), None).expect("opens");
+    assert_eq!(image.catalog(None).expect_err("there is none").kind, NotFound);
 }
 
 #[test]
@@ -607,7 +626,7 @@ fn an_https_server_has_to_be_vouched_for_and_must_not_lead_out_of_https() {
 
     if let Ok(repository) = Repository::open(
         &format!("https://127.0.0.1:{}/", secure.port).parse().expect("a URL"),
-        &"node".parse().expect("a name"),
+        &node(),
         &patient(),
         None,
     ) {

@@ -127,7 +127,9 @@ impl Filesystems {
     ) -> Result<Stages, RootError> {
         let which: Vec<usize> = which.collect();
         let which_tops = which.iter().map(|&at| &self.tops[at]);
-        let times = top_times::now(root, which_tops)?;
+        let mut times = top_times::now(root, which_tops)?;
+        // What this run received lies at the top already, and changed its time.
+        times.extend(top_times::noted(root)?);
         top_times::note(root, &times)?;
         for &at in &which {
             if self.clear_stage(root, at)? {

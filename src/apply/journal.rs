@@ -6,6 +6,7 @@ use std::collections::BTreeSet;
 use std::io::Read;
 
 use crate::entry::{Entry, Mtime};
+use crate::image::{BadImageName, ImageName};
 use crate::manifest::{parse_entries, parse_path, path_text, write_entries};
 use crate::report::Monitor;
 use crate::root::{Rename, Root, RootError};
@@ -50,6 +51,8 @@ pub struct Record {
     pub manifest: Option<Vec<u8>>,
     /// The generation that the node is not to go back to, as text.
     pub held: Option<String>,
+    /// Where no state is recorded: the image that the tree was made of.
+    pub synced: Option<ImageName>,
 }
 
 /// What is found where a journal is.
@@ -120,6 +123,7 @@ fn write(root: &Root, journal: &Journal, monitor: &dyn Monitor) -> Result<(), Ro
         ("state.toml", record.state.as_ref().map(String::as_bytes)),
         ("manifest", record.manifest.as_deref()),
         ("held.toml", record.held.as_ref().map(String::as_bytes)),
+        ("synced", record.synced.as_ref().map(|image| image.as_str().as_bytes())),
     ];
     for (part, bytes) in parts {
         match bytes {
@@ -186,7 +190,10 @@ fn load(stage: &Root, file: &str, text: Vec<u8>) -> Result<Journal, JournalError
         let text = read(stage, file)?.map(String::from_utf8).transpose();
         text.map_err(|_| invalid(format!("{file} beside it is not text")))
     };
-    let record = Record { state: text("state.toml")?, manifest: read(stage, "manifest")?, held: text("held.toml")? };
+    let synced = text("synced")?.map(|name| name.parse()).transpose();
+    let synced = synced.map_err(|e: BadImageName| invalid(format!("synced beside it: {e}")))?;
+    let (state, held) = (text("state.toml")?, text("held.toml")?);
+    let record = Record { state, manifest: read(stage, "manifest")?, held, synced };
     Ok(Journal { directories, record, ..journal })
 }
 

@@ -11,7 +11,7 @@ use crate::tree_path::TreePath;
 
 use super::Untouched;
 use super::filesystems::{Filesystems, Slots};
-use super::prepare::{Action, Install, Transaction};
+use super::prepare::{Action, Install, Item, Transaction};
 use super::room::Demand;
 
 /// A refusal names at most so many paths.
@@ -39,12 +39,21 @@ pub fn check_budget(
     renamed: usize,
     allowed: MaxDelete,
 ) -> Result<(), Untouched> {
-    let going = transaction.removed.saturating_sub(renamed) as u64;
-    let limit = allowed.paths(tracked as u64);
+    check_deletions(transaction.removed.saturating_sub(renamed), &transaction.items, tracked, allowed)
+}
+
+/// The same for what rsync says that it would do.
+pub fn check_forecast(items: &[Item], tracked: usize, allowed: MaxDelete) -> Result<(), Untouched> {
+    let going = items.iter().filter(|item| item.change.starts_with('*')).count();
+    check_deletions(going, items, tracked, allowed)
+}
+
+fn check_deletions(going: usize, items: &[Item], tracked: usize, allowed: MaxDelete) -> Result<(), Untouched> {
+    let (going, limit) = (going as u64, allowed.paths(tracked as u64));
     if going <= limit {
         return Ok(());
     }
-    let names = transaction.items.iter().filter(|item| item.change.starts_with('*'));
+    let names = items.iter().filter(|item| item.change.starts_with('*'));
     let names: Vec<String> = names.take(NAMED).map(|item| format!("  {}{}", item.path, item.suffix)).collect();
     Err(Untouched::Budget(format!(
         "{going} paths would be deleted and {limit} are allowed; look at them with --dry-run and raise --max-delete if that is right; the first ones:\n{}",

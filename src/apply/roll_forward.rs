@@ -149,7 +149,7 @@ fn attempt(
     state::held::record(root, journal.record.held.as_deref())?;
     match &state {
         Some(state) => state::save(root, state, journal.record.manifest.as_deref())?,
-        None => state::forget(root)?,
+        None => state::forget(root, journal.record.synced.as_ref())?,
     }
     // What cannot be given up now goes with the stage, or with the next run.
     let _ = reserve::release(root, filesystems);

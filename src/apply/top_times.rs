@@ -34,6 +34,12 @@ pub(super) fn note_unless_noted(root: &Root, filesystems: &Filesystems) -> Resul
     if noted(root)?.is_empty() { note(root, &now(root, filesystems.tops().iter())?) } else { Ok(()) }
 }
 
+/// Notes the time that the top of the tree has now, before something is made in it.
+pub fn note_top(root: &Root) -> Result<(), RootError> {
+    state::make_dirs(root, &state::place_dir())?;
+    note_unless_noted(root, &Filesystems::new(Vec::new()))
+}
+
 /// Notes `times`, in place of what was noted.
 pub(super) fn note(root: &Root, times: &HashMap<TreePath, Mtime>) -> Result<(), RootError> {
     let place = state::place(NOTE);

@@ -19,10 +19,10 @@ pub const MAX_CATALOG: u64 = 16 << 20;
 /// No file of a repository may claim to be larger: 16 TiB is what ext4 holds in one file.
 pub const MAX_FILE: u64 = 16 << 40;
 
-/// What a repository publishes of one image.
+/// What a repository publishes of one image, or of one override.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Catalog {
-    /// Whose catalog this is.
+    /// Whose catalog this is: the name of the image, or of the override.
     pub image: ImageName,
     /// Grows by one with every publish; a node refuses to go back.
     pub serial: u64,

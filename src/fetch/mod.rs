@@ -27,7 +27,7 @@ use std::time::Duration;
 
 use crate::catalog::{FileRef, Frame, MAX_CATALOG};
 use crate::digest::Digest;
-use crate::image::ImageName;
+use crate::image::Layer;
 use crate::report::Monitor;
 
 use download::{Filled, Stretch};
@@ -45,7 +45,7 @@ pub use error::{FetchError, FetchErrorKind, Side};
 pub use spool::Spool;
 pub use url::{BadRepoUrl, RepoUrl};
 
-/// The name of the catalog in an image's directory.
+/// The name of the catalog in the directory of an image or an override.
 const CATALOG: &str = "catalog.toml";
 /// A first frame that claims to be larger is not fetched: it holds a listing, and goes into memory.
 pub const MAX_FRAME: u64 = 64 << 20;
@@ -85,7 +85,7 @@ pub enum CatalogAnswer {
     },
 }
 
-/// The files of one image in a repository.
+/// The files of one image, or of one override, in a repository.
 ///
 /// All requests of a run go through one of these, and over one connection where the server keeps it.
 pub struct Repository {
@@ -98,18 +98,19 @@ pub struct Repository {
 }
 
 impl Repository {
-    /// Prepares to fetch files of `image` from the repository at `url`; asks the server nothing yet.
+    /// Prepares to fetch files of `layer` from the repository at `url`; asks the server nothing yet.
     ///
     /// Without a spool of the caller's a temporary one is made, and removed in the end.
-    pub fn open(url: &RepoUrl, image: &ImageName, options: &Options, spool: Option<Spool>) -> Result<Self, FetchError> {
+    pub fn open(url: &RepoUrl, layer: &Layer, options: &Options, spool: Option<Spool>) -> Result<Self, FetchError> {
+        let below = layer.place();
         let transport: Box<dyn Transport> = match url.place() {
             Place::Http(url) => {
                 let mut base = url.clone();
-                base.set_path(&format!("{}{image}/", url.path()));
+                base.set_path(&format!("{}{below}/", url.path()));
                 Box::new(Http::new(&base, options.clone())?)
             }
-            Place::File(path) => Box::new(Local::new(path.join(image.as_str()), options.stopped)),
-            Place::Rsync(url) => Box::new(Rsync::new(format!("{url}{image}/"), options.clone())),
+            Place::File(path) => Box::new(Local::new(path.join(below), options.stopped)),
+            Place::Rsync(url) => Box::new(Rsync::new(format!("{url}{below}/"), options.clone())),
         };
         let spool = spool.map_or_else(Spool::temporary, Ok)?;
         let (downloading, opened) = (Mutex::new(()), Mutex::new(HashMap::new()));

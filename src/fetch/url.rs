@@ -6,7 +6,8 @@ use std::str::FromStr;
 
 use reqwest::Url;
 
-/// The address of a repository, in which each image has a directory of its name.
+/// The address of a repository, in which each image has a directory of its name, and each override one in
+/// `overrides/`.
 ///
 /// Of four forms: `http://HOST[:PORT]/PATH`, `https://…`, `file:///PATH` and
 /// `rsync://HOST[:PORT]/MODULE[/PATH]`.

@@ -48,7 +48,7 @@ pub(super) fn rules(mut foreign: Vec<TreePath>) -> Vec<Rule> {
 }
 
 /// An anchored pattern that matches `path` alone.
-fn literal(path: &TreePath) -> Vec<u8> {
+pub(super) fn literal(path: &TreePath) -> Vec<u8> {
     let mut pattern = vec![b'/'];
     if path.as_bytes().iter().any(|b| b"*?[\n\r".contains(b)) {
         escape(path.as_bytes(), &mut pattern);

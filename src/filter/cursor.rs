@@ -25,8 +25,11 @@ impl<'f> Cursor<'f> {
         if path.is_empty() {
             return None;
         }
+        if self.filter.is_outside(path) {
+            return Some(Reason { filter: self.filter, rule: None });
+        }
         let rule = self.above(path).or_else(|| self.itself(path, is_dir))?;
-        Some(Reason { filter: self.filter, rule })
+        Some(Reason { filter: self.filter, rule: Some(rule) })
     }
 
     /// The rule that excludes a directory above `path`.

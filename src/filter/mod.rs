@@ -22,6 +22,8 @@ pub struct Filter {
     rules: Vec<Rule>,
     /// Names of the exclude files, by [`Origin::File`]'s index.
     files: Vec<String>,
+    /// The directory that alone is the image's business; the top for all.
+    within: TreePath,
 }
 
 #[derive(Clone, Debug)]
@@ -50,13 +52,15 @@ enum Origin {
 #[derive(Clone, Copy, Debug)]
 pub struct Reason<'f> {
     filter: &'f Filter,
-    rule: usize,
+    /// The rule; `None` where the path lies outside of the directory that the filter is for.
+    rule: Option<usize>,
 }
 
 /// Collects the layers of a [`Filter`], in whatever order they are known.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Builder {
     foreign: Vec<TreePath>,
+    within: TreePath,
     file_rules: Vec<Rule>,
     files: Vec<String>,
 }
@@ -64,7 +68,7 @@ pub struct Builder {
 impl Filter {
     /// Begins with the built-in rules alone.
     pub fn builder() -> Builder {
-        Builder::default()
+        Builder { foreign: Vec::new(), within: TreePath::root(), file_rules: Vec::new(), files: Vec::new() }
     }
 
     /// Why `path` is neither to be changed nor to be deleted; `None` where the image decides.
@@ -99,7 +103,17 @@ impl Filter {
 
     /// The same rules and protections as a file for `rsync --filter='merge FILE'`.
     pub fn rsync_rules(&self) -> Vec<u8> {
+        self.rsync_rules_without([])
+    }
+
+    /// The same, where `hidden` paths do not come either, nor what is below them.
+    pub fn rsync_rules_without<'p>(&self, hidden: impl IntoIterator<Item = &'p TreePath>) -> Vec<u8> {
         let mut lines = Vec::new();
+        for path in hidden {
+            lines.extend_from_slice(b"- ");
+            lines.extend_from_slice(&builtin::literal(path));
+            lines.push(b'\n');
+        }
         for path in builtin::PROTECTED {
             lines.extend_from_slice(b"P /");
             lines.extend_from_slice(path.as_bytes());
@@ -110,6 +124,14 @@ impl Filter {
         }
         lines.extend(self::lines(&self.rules));
         lines
+    }
+
+    /// Whether `path` is neither in the directory that the filter is for nor above it.
+    fn is_outside(&self, path: &[u8]) -> bool {
+        let within = self.within.as_bytes();
+        let (shorter, longer) = if path.len() < within.len() { (path, within) } else { (within, path) };
+        let begins = longer.strip_prefix(shorter);
+        !shorter.is_empty() && begins.is_none_or(|rest| !rest.is_empty() && rest[0] != b'/')
     }
 
     /// The rule that excludes this very path; what its ancestors say is the cursor's business.
@@ -127,6 +149,12 @@ impl Builder {
         self
     }
 
+    /// Leaves to the node all but what is in `directory`; nothing where that is the top.
+    pub fn within(mut self, directory: TreePath) -> Self {
+        self.within = directory;
+        self
+    }
+
     /// Adds the rules of an exclude file after those of earlier ones; `name` is used in messages.
     ///
     /// A `!` in it drops the rules of exclude files so far, never the built-in ones.
@@ -141,7 +169,7 @@ impl Builder {
     pub fn build(self) -> Filter {
         let mut rules = builtin::rules(self.foreign);
         rules.extend(self.file_rules);
-        Filter { rules, files: self.files }
+        Filter { rules, files: self.files, within: self.within }
     }
 }
 
@@ -162,13 +190,26 @@ fn lines<'r>(rules: impl IntoIterator<Item = &'r Rule>) -> Vec<u8> {
 impl Reason<'_> {
     /// Whether an exclude file says so, and not a built-in rule.
     pub fn is_configured(&self) -> bool {
-        matches!(self.filter.rules[self.rule].origin, Origin::File { .. })
+        self.configured().is_some()
+    }
+
+    /// Pattern, file and line of the rule, where an exclude file says so.
+    pub fn configured(&self) -> Option<(String, &str, usize)> {
+        let rule = &self.filter.rules[self.rule?];
+        match rule.origin {
+            Origin::File { index, line } => {
+                Some((Quoted(rule.pattern.source()).to_string(), &self.filter.files[index], line))
+            }
+            _ => None,
+        }
     }
 }
 
 impl fmt::Display for Reason<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let rule = &self.filter.rules[self.rule];
+        let Some(rule) = self.rule.map(|rule| &self.filter.rules[rule]) else {
+            return write!(f, "it is not in {}", self.filter.within);
+        };
         let pattern = Quoted(rule.pattern.source());
         match rule.origin {
             Origin::OwnState | Origin::Stage => write!(f, "the agent's own state ({pattern})"),

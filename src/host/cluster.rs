@@ -75,7 +75,7 @@ mod tests {
     #[test]
     fn names_that_are_none_are_refused_by_line() {
         let error = Cluster::parse("cluster.txt", FILE.as_bytes(), "node2").expect_err("a path").to_string();
-        assert!(error.starts_with("cluster.txt:13: \"../../etc\""), "{error}");
+        assert!(error.starts_with("cluster.txt:14: \"../../etc\""), "{error}");
         assert!(Cluster::parse("x", b"n:g:$(reboot):\n", "n").is_err());
     }
 }

@@ -11,7 +11,8 @@ mod config;
 mod fstab;
 mod hooks;
 mod kernel;
-mod restart;
+mod reboot;
+pub mod restart;
 mod tool;
 
 pub use client_conf::ClientConf;
@@ -20,7 +21,7 @@ pub use config::{BootLoader, Check, Config, Download, Drift, KeepUndo, MaxDelete
 pub use fstab::mount_points;
 pub use hooks::{Moment, hooks};
 pub use kernel::Kernel;
-pub use restart::{Restart, restart};
+pub use reboot::{Restart, start_anew};
 pub use tool::{Stops, Told, ToolError, Tools};
 
 use crate::image::ImageName;

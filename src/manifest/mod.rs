@@ -6,6 +6,7 @@ mod checks;
 mod compare;
 mod export;
 mod line;
+mod overlay;
 mod read;
 
 use std::collections::HashMap;

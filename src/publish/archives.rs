@@ -109,7 +109,7 @@ impl Archives<'_> {
         let patches = self.locked.unnamed()?;
         let level = self.policy.delta_level;
         let deltas = self.policy.deltas.then_some(Deltas { sources, spool: &patches, level });
-        let (image, options) = (self.locked.store().image(), self.policy.options);
+        let (image, options) = (self.locked.store().layer().name(), self.policy.options);
         self.write(
             kind,
             |to| write_diff((base, manifest), image, content, deltas, options, to, self.monitor),

@@ -1,4 +1,4 @@
-//! Publishes a generation of an image into a repository on this machine.
+//! Publishes a generation of an image, or of an override, into a repository on this machine.
 //!
 //! What it promises: a reader sees the repository as it was or as it becomes. Everything new is
 //! written beside its place, read back and checked, and synced; then renamed, archives and manifest
@@ -32,7 +32,7 @@ use crate::diff_archive::{ArchiveError, Content, Group, WriteError};
 use crate::digest::Digest;
 use crate::entry::Entry;
 use crate::generation::GenerationId;
-use crate::image::ImageName;
+use crate::image::Layer;
 use crate::manifest::{Manifest, ManifestError};
 use crate::report::Monitor;
 use crate::scan::ScanError;
@@ -100,11 +100,17 @@ pub enum PublishError {
         source: ManifestError,
     },
     /// Somebody else is at it.
-    #[error("another publish or prune of image {0} is running")]
-    Busy(ImageName),
+    #[error("another publish or prune of {0} is running")]
+    Busy(Layer),
+    /// The name is another module's.
+    #[error("{0} cannot be published: an image server uses this name for something else; give the image another")]
+    Taken(Layer),
     /// There is nothing to read.
-    #[error("nothing is published of image {0}")]
-    NothingPublished(ImageName),
+    #[error("nothing is published of {0}")]
+    NothingPublished(Layer),
+    /// There is nothing to read in the whole repository.
+    #[error("nothing is published in {0}")]
+    Empty(String),
     /// An archive cannot be written.
     #[error("cannot write {file}: {source}")]
     Write {
@@ -185,7 +191,7 @@ pub fn prepare<'l>(
     let recent = before.and_then(|catalog| catalog.content).map(|content| content.file);
     let old_indices = old_indices(store, [Some(&content.file), recent.as_ref()])?;
     let catalog = Catalog {
-        image: store.image().clone(),
+        image: store.layer().name().clone(),
         serial,
         published: now,
         expires: None,

@@ -1,4 +1,4 @@
-//! One image's directory in a repository on this machine.
+//! The directory of one image, or of one override, in a repository on this machine.
 //!
 //! New files are made in `.new/` beside their place, synced, and renamed when a publish commits; what a
 //! publish that was killed left there is removed by the next one. Names that begin with a dot are not
@@ -20,15 +20,15 @@ use crate::diff_archive::content_index::ContentIndex;
 use crate::diff_archive::{Compression, Limits, Listing, read_listing};
 use crate::digest::Digest;
 use crate::fetch::{FetchError, FetchErrorKind, Ranges, Side};
-use crate::image::ImageName;
+use crate::image::Layer;
 use crate::manifest::{MAX_TEXT, Manifest};
 
 const NEW: &str = ".new";
 const CATALOG: &str = "catalog.toml";
 
-/// An image's directory in a repository.
+/// The directory of an image or an override in a repository.
 pub struct Store {
-    image: ImageName,
+    layer: Layer,
     dir: PathBuf,
 }
 
@@ -39,14 +39,14 @@ pub struct Locked {
 }
 
 impl Store {
-    /// Opens the directory of `image`, which need not be there yet.
-    pub fn open(repo: &Path, image: &ImageName) -> Self {
-        Store { image: image.clone(), dir: repo.join(image.as_str()) }
+    /// Opens the directory of `layer`, which need not be there yet.
+    pub fn open(repo: &Path, layer: &Layer) -> Self {
+        Store { layer: layer.clone(), dir: repo.join(layer.place()) }
     }
 
     /// Whose directory it is.
-    pub fn image(&self) -> &ImageName {
-        &self.image
+    pub fn layer(&self) -> &Layer {
+        &self.layer
     }
 
     /// The directory.
@@ -72,7 +72,7 @@ impl Store {
             return Err(failed("read", &path, io::Error::other("it is larger than 16 MiB")));
         }
         let invalid = |source| PublishError::Catalog { path: path.display().to_string(), source };
-        Catalog::parse(&bytes, &self.image).map(Some).map_err(invalid)
+        Catalog::parse(&bytes, self.layer.name()).map(Some).map_err(invalid)
     }
 
     /// Opens `file` for reading; fails where it has another size.
@@ -165,6 +165,9 @@ impl Store {
 
     /// Makes the directories, takes the lock and removes what a killed publish left behind.
     pub fn lock(self) -> Result<Locked, PublishError> {
+        if self.layer.is_taken() {
+            return Err(PublishError::Taken(self.layer));
+        }
         for part in ["manifests", "full", "diffs", NEW] {
             let dir = self.dir.join(part);
             let mode = if part == NEW { 0o700 } else { 0o755 };
@@ -176,7 +179,7 @@ impl Store {
         let lock = lock.map_err(|e| failed("open", &path, e))?;
         match rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => {}
-            Err(rustix::io::Errno::WOULDBLOCK) => return Err(PublishError::Busy(self.image)),
+            Err(rustix::io::Errno::WOULDBLOCK) => return Err(PublishError::Busy(self.layer)),
             Err(e) => return Err(failed("lock", &path, e.into())),
         }
         let locked = Locked { store: self, _lock: lock };
@@ -249,7 +252,7 @@ impl Locked {
         let invalid = |source| PublishError::Catalog { path: path.display().to_string(), source };
         let text = catalog.to_toml().map_err(invalid)?;
         // What cannot be read back must not be published.
-        Catalog::parse(text.as_bytes(), &self.store.image).map_err(invalid)?;
+        Catalog::parse(text.as_bytes(), self.store.layer.name()).map_err(invalid)?;
         let name = RepoPath::new(CATALOG).map_err(invalid)?;
         let mut file = self.create(&name)?;
         file.write_all(text.as_bytes()).map_err(|e| failed("write", &path, e))?;

@@ -91,6 +91,19 @@ pub fn scan(root: &Root, cache: &Cache, monitor: &dyn Monitor) -> Result<Scan, S
     Ok(Scan { manifest, seen, started, bytes_read: reader.bytes_read() })
 }
 
+/// Reads the entries at `paths` of the tree at `root`, each without its hardlink group; `None` where nothing
+/// stands, or a socket.
+pub fn entries(root: &Root, paths: &[TreePath]) -> Result<Vec<Option<Entry>>, ScanError> {
+    let cache = Cache::default();
+    let reader = hash::ContentReader::new(root, &cache);
+    let read = |buffer: &mut Vec<u8>, path: &TreePath| {
+        let stat = root.stat(path)?.filter(|stat| stat.kind != FileKind::Socket);
+        let seen = stat.map(|stat| Seen { path: path.clone(), stat });
+        seen.map(|seen| reader.entry(&seen, buffer)).transpose()
+    };
+    paths.par_iter().map_init(hash::buffer, read).collect()
+}
+
 impl Scan {
     /// What the tree holds.
     pub fn manifest(&self) -> &Manifest {

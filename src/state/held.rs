@@ -24,11 +24,19 @@ pub struct Held {
     pub generation: GenerationId,
     /// The serial of the publish that was left.
     pub serial: u64,
+    /// What the tree was made, where something was laid over the image: see [`State::made`](super::State::made).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub made: Option<GenerationId>,
     /// When, by the node's clock; for people only.
     pub since: jiff::Timestamp,
 }
 
 impl Held {
+    /// What the tree was made.
+    pub fn made(&self) -> GenerationId {
+        self.made.unwrap_or(self.generation)
+    }
+
     /// As it is recorded.
     pub fn to_toml(&self) -> Result<String, StateError> {
         toml::to_string(self).map_err(|e| StateError::Invalid { path: FILE.to_owned(), why: e.to_string() })

@@ -42,9 +42,9 @@ pub struct State {
     format: u32,
     /// The image that the node follows.
     pub image: ImageName,
-    /// The serial of the publish that it is at.
+    /// The serial of the publish that it is at; 0 where what it is came by rsync and was never published.
     pub serial: u64,
-    /// The generation that it is at, but for the deviations.
+    /// The generation that it is at, but for the deviations; of what was never published, the id of what came.
     pub generation: GenerationId,
     /// The filter under which that is true.
     pub filter: Digest,
@@ -64,6 +64,24 @@ pub struct State {
     /// What waits for the next boot to be removed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kernel: Option<KernelPaths>,
+    /// What is laid over the image, each over the ones before it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub overrides: Vec<LaidOverride>,
+}
+
+/// A small tree that was laid over the image.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LaidOverride {
+    /// The override.
+    pub name: ImageName,
+    /// The id of its manifest, as far as the filter let it come.
+    pub generation: GenerationId,
+    /// Its manifest in canonical text: such a tree is small.
+    manifest: String,
+    /// Its catalog, where it is published.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub catalog: Option<SeenCatalog>,
 }
 
 /// Paths that the image does not have any more, and that stay as long as the kernel runs that they
@@ -124,7 +142,19 @@ impl State {
             catalog: None,
             deviations: BTreeMap::new(),
             kernel: None,
+            overrides: Vec::new(),
         }
+    }
+
+    /// Whether the node is at a publish.
+    pub fn is_published(&self) -> bool {
+        self.serial > 0
+    }
+
+    /// What the tree was made, as one name: the generation, and where something is laid over the image,
+    /// a digest of it and of all that is.
+    pub fn made(&self) -> GenerationId {
+        made(self.generation, self.overrides.iter().map(|laid| laid.generation))
     }
 
     /// Records that `path` does not match, and how.
@@ -151,6 +181,34 @@ impl State {
         }
         Ok(state)
     }
+}
+
+impl LaidOverride {
+    /// The override `name` with what it holds.
+    pub fn new(name: ImageName, manifest: &Manifest, catalog: Option<SeenCatalog>) -> Self {
+        let mut text = Vec::new();
+        // Writing to memory does not fail.
+        let _ = manifest.write_to(&mut text);
+        // Canonical text is ASCII.
+        let text = String::from_utf8_lossy(&text).into_owned();
+        LaidOverride { name, generation: manifest.id(), catalog, manifest: text }
+    }
+
+    /// What it holds; `None` where that is damaged.
+    pub fn manifest(&self) -> Option<Manifest> {
+        let manifest = Manifest::parse(self.manifest.as_bytes()).ok()?;
+        (manifest.id() == self.generation).then_some(manifest)
+    }
+}
+
+/// The name of a tree that is an image at `generation` with `overrides` laid over it.
+pub fn made(generation: GenerationId, overrides: impl IntoIterator<Item = GenerationId>) -> GenerationId {
+    let laid: Vec<GenerationId> = overrides.into_iter().collect();
+    if laid.is_empty() {
+        return generation;
+    }
+    let ids = std::iter::once(generation).chain(laid).map(|id| format!("{id}\n"));
+    GenerationId(Digest::of(ids.collect::<String>().as_bytes()))
 }
 
 impl KernelPaths {
@@ -222,22 +280,31 @@ pub fn save(root: &Root, state: &State, manifest: Option<&[u8]>) -> Result<(), S
         root.write_durably(&manifest_place(state.generation), bytes, 0o600)?;
     }
     root.write_durably(&place("state.toml"), state.to_toml()?.as_bytes(), 0o600)?;
+    note_synced(root, &state.image)?;
+    remove_manifests(root, Some(state.generation))
+}
+
+/// Leaves the name of the image where the old client left it.
+pub fn note_synced(root: &Root, image: &ImageName) -> Result<(), RootError> {
     let last = tree_path(LAST_SYNCED);
     let parent = last.parent().unwrap_or_else(TreePath::root);
     let before = root.stat(&parent)?;
     make_dirs(root, &parent)?;
-    root.write_durably(&last, format!("{}\n", state.image).as_bytes(), 0o644)?;
+    root.write_durably(&last, format!("{image}\n").as_bytes(), 0o644)?;
     if let Some(before) = before {
         // The image may have the directory, and its time.
         root.set_times(&parent, before.mtime)?;
     }
-    remove_manifests(root, Some(state.generation))
+    Ok(())
 }
 
-/// Records that nothing is known of the tree.
-pub fn forget(root: &Root) -> Result<(), StateError> {
+/// Records that no generation is known of the tree; `synced` is the image that it was made of, if any.
+pub fn forget(root: &Root, synced: Option<&ImageName>) -> Result<(), StateError> {
     root.unlink(&place("state.toml"))?;
-    root.unlink(&tree_path(LAST_SYNCED))?;
+    match synced {
+        Some(image) => note_synced(root, image)?,
+        None => root.unlink(&tree_path(LAST_SYNCED))?,
+    }
     if root.stat(&place_dir())?.is_some() {
         root.sync_dir(&place_dir())?;
     }

@@ -4,30 +4,41 @@ use std::path::Path;
 use std::{fs, io};
 
 use crate::catalog::Catalog;
-use crate::image::ImageName;
+use crate::image::{ImageName, Layer, OVERRIDES};
 use crate::publish::{PublishError, Store};
 
-/// The catalogs of the images in `repo`, by name; of `image` alone where one is named.
-pub fn list(repo: &Path, image: Option<&ImageName>) -> Result<Vec<Catalog>, PublishError> {
-    let names = match image {
-        Some(image) => vec![image.clone()],
-        None => images(repo)?,
+/// The catalogs of the images in `repo` by name, then those of the overrides; of `layer` alone where one is
+/// named.
+pub fn list(repo: &Path, layer: Option<&Layer>) -> Result<Vec<(Layer, Catalog)>, PublishError> {
+    let layers = match layer {
+        Some(layer) => vec![layer.clone()],
+        None => layers(repo)?,
     };
     let mut catalogs = Vec::new();
-    for name in &names {
-        match Store::open(repo, name).catalog()? {
-            Some(catalog) => catalogs.push(catalog),
-            None if image.is_some() => return Err(PublishError::NothingPublished(name.clone())),
+    for found in layers {
+        match Store::open(repo, &found).catalog()? {
+            Some(catalog) => catalogs.push((found, catalog)),
+            None if layer.is_some() => return Err(PublishError::NothingPublished(found)),
             None => {}
         }
     }
     Ok(catalogs)
 }
 
-fn images(repo: &Path) -> Result<Vec<ImageName>, PublishError> {
-    let failed = |source: io::Error| PublishError::File { what: "list", path: repo.display().to_string(), source };
+/// What `repo` has a directory for: images by name, then overrides by name.
+pub fn layers(repo: &Path) -> Result<Vec<Layer>, PublishError> {
+    let images = names(repo)?.into_iter().map(Layer::Image).filter(|image| !image.is_taken());
+    let overrides = match names(&repo.join(OVERRIDES)) {
+        Err(PublishError::File { source, .. }) if source.kind() == io::ErrorKind::NotFound => Vec::new(),
+        names => names?,
+    };
+    Ok(images.chain(overrides.into_iter().map(Layer::Override)).collect())
+}
+
+fn names(dir: &Path) -> Result<Vec<ImageName>, PublishError> {
+    let failed = |source: io::Error| PublishError::File { what: "list", path: dir.display().to_string(), source };
     let mut names = Vec::new();
-    for entry in fs::read_dir(repo).map_err(failed)? {
+    for entry in fs::read_dir(dir).map_err(failed)? {
         let entry = entry.map_err(failed)?;
         names.extend(entry.file_name().to_str().and_then(|name| name.parse::<ImageName>().ok()));
     }

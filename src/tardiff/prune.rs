@@ -23,8 +23,7 @@ pub struct Pruned {
 /// is nowhere else. The catalog is written first, so a reader never finds a file listed and gone.
 pub fn prune(locked: &Locked, keep: usize, monitor: &dyn Monitor) -> Result<Pruned, PublishError> {
     let store = locked.store();
-    let image = store.image().clone();
-    let before = store.catalog()?.ok_or(PublishError::NothingPublished(image))?;
+    let before = store.catalog()?.ok_or_else(|| PublishError::NothingPublished(store.layer().clone()))?;
     let index = store.index(&before)?;
     let head = store.manifest(before.head())?;
     let order = newest_first(&before);

@@ -1,4 +1,4 @@
-//! Scans an image and publishes it if it has changed.
+//! Scans an image or an override and publishes it if it has changed.
 
 use std::fs::DirBuilder;
 use std::os::unix::fs::DirBuilderExt;
@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use super::Tree;
 use super::prune::prune;
 use crate::catalog::Publish;
-use crate::image::ImageName;
+use crate::image::Layer;
 use crate::publish::{Image, Policy, PublishError, Published, Store, prepare};
 use crate::report::Monitor;
 use crate::root::Root;
@@ -16,10 +16,10 @@ use crate::scan::{self, Cache, ScanError};
 /// What to publish, from where and how.
 #[derive(Clone, Debug)]
 pub struct Request {
-    /// The image.
-    pub image: ImageName,
-    /// The directory that holds its tree under its name.
-    pub images_dir: PathBuf,
+    /// The image or the override.
+    pub layer: Layer,
+    /// Its tree.
+    pub tree: PathBuf,
     /// The repository.
     pub repo: PathBuf,
     /// A word of the administrator's.
@@ -35,30 +35,31 @@ pub struct Request {
 /// What became of it.
 #[derive(Clone, Debug)]
 pub enum Outcome {
-    /// The image is the head already.
+    /// It is the head already.
     Unchanged(Publish),
     /// There is a new head.
     Published(Published),
 }
 
-/// Publishes the image, unless it is the head of its catalog already.
+/// Publishes the tree, unless it is the head of its catalog already.
 pub fn publish(request: &Request, monitor: &dyn Monitor) -> Result<Outcome, PublishError> {
-    let root = Root::open(&request.images_dir.join(request.image.as_str())).map_err(ScanError::from)?;
-    let locked = Store::open(&request.repo, &request.image).lock()?;
-    let remembered = request.repo.join(".scan").join(request.image.as_str());
+    let root = Root::open(&request.tree).map_err(ScanError::from)?;
+    let locked = Store::open(&request.repo, &request.layer).lock()?;
+    let scans = request.repo.join(".scan");
+    let remembered = scans.join(request.layer.place());
     let cache = if request.read_all { Cache::default() } else { Cache::load(&remembered) };
     let scan = scan::scan(&root, &cache, monitor)?;
     let image = Image { manifest: scan.manifest(), content: &Tree(&root) };
     let prepared = prepare(&locked, image, request.label.clone(), &request.policy, monitor)?;
     scan.recheck(&root)?;
-    let made = DirBuilder::new().recursive(true).mode(0o700).create(request.repo.join(".scan"));
+    let made = DirBuilder::new().recursive(true).mode(0o700).create(remembered.parent().unwrap_or(&scans));
     if let Err(e) = made.and_then(|()| scan.cache().save(&remembered)) {
         monitor.warn(format!("the next scan will read every file: cannot write {}: {e}", remembered.display()));
     }
     let Some(prepared) = prepared else {
         let catalog = locked.store().catalog()?;
         let head = catalog.as_ref().map(|catalog| catalog.head().clone());
-        return head.map(Outcome::Unchanged).ok_or_else(|| PublishError::NothingPublished(request.image.clone()));
+        return head.map(Outcome::Unchanged).ok_or_else(|| PublishError::NothingPublished(request.layer.clone()));
     };
     let published = prepared.commit()?;
     if let Some(keep) = request.keep {

@@ -6,6 +6,7 @@ use std::path::Path;
 
 use rustix::fs::{Mode, OFlags};
 
+use super::list::layers;
 use super::prune::{files_of, is_ours};
 use crate::catalog::{Archive, ArchiveKind, Catalog};
 use crate::diff_archive::content_index::ContentIndex;
@@ -14,7 +15,7 @@ use crate::digest::Digest;
 use crate::entry::Entry;
 use crate::fetch::content::ContentStore;
 use crate::generation::GenerationId;
-use crate::image::ImageName;
+use crate::image::Layer;
 use crate::manifest::Manifest;
 use crate::publish::{Nowhere, PublishError, Spooled, Store, compression, sources_of};
 use crate::report::Monitor;
@@ -32,11 +33,30 @@ pub struct Findings {
     pub faults: Vec<String>,
 }
 
-/// Checks the repository of `image`: sizes, digests, first frames, every content of every archive, that
+/// Checks all that is published in `repo`, each fault with the name of what it is in.
+pub fn verify_all(repo: &Path, monitor: &dyn Monitor) -> Result<Findings, PublishError> {
+    let mut all = Findings::default();
+    let mut published = false;
+    for layer in layers(repo)? {
+        let Findings { manifests, archives, contents, faults } = match verify(repo, &layer, monitor) {
+            Ok(findings) => findings,
+            Err(PublishError::NothingPublished(_)) => continue,
+            Err(error) => Findings { faults: vec![error.to_string()], ..Findings::default() },
+        };
+        published = true;
+        all.manifests += manifests;
+        all.archives += archives;
+        all.contents += contents;
+        all.faults.extend(faults.into_iter().map(|fault| format!("{layer}: {fault}")));
+    }
+    if published { Ok(all) } else { Err(PublishError::Empty(repo.display().to_string())) }
+}
+
+/// Checks what is published of `layer`: sizes, digests, first frames, every content of every archive, that
 /// each diff turns its base into its target, and that each content of the head can be had.
-pub fn verify(repo: &Path, image: &ImageName, monitor: &dyn Monitor) -> Result<Findings, PublishError> {
-    let store = Store::open(repo, image);
-    let catalog = store.catalog()?.ok_or_else(|| PublishError::NothingPublished(image.clone()))?;
+pub fn verify(repo: &Path, layer: &Layer, monitor: &dyn Monitor) -> Result<Findings, PublishError> {
+    let store = Store::open(repo, layer);
+    let catalog = store.catalog()?.ok_or_else(|| PublishError::NothingPublished(layer.clone()))?;
     let mut findings = Findings::default();
     let index = store.index(&catalog).unwrap_or_else(|error| {
         findings.faults.push(error.to_string());

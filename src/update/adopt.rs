@@ -9,33 +9,36 @@ use crate::apply::Untouched;
 use crate::apply::compare::Difference;
 use crate::apply::live::Live;
 use crate::apply::plain;
-use crate::catalog::{Catalog, Publish};
-use crate::fetch::FetchError;
-use crate::manifest::{MAX_TEXT, Manifest, path_text};
+use crate::catalog::Publish;
+use crate::manifest::{Manifest, path_text};
 use crate::root::RootError;
 use crate::tree_path::TreePath;
 
 use super::base::Base;
+use super::layers::{self, Laid};
+use super::published::Published;
 use super::{Run, UpdateError};
 
 /// So many generations are compared, the newest first: each takes a manifest's transfer and memory.
 const MOST: usize = 12;
-/// A compressed manifest larger than this is not fetched: ten million entries take less.
-const MAX_STORED: u64 = 1 << 30;
 
 impl Run<'_> {
     /// The published generation from which the tree deviates least; `None` where it deviates too much
     /// from all of them.
-    pub(super) fn adopt(&self, catalog: &Catalog) -> Result<Option<Base>, UpdateError> {
+    pub(super) fn adopt(&self, published: &Published, layers: &[Laid]) -> Result<Option<Base>, UpdateError> {
+        let catalog = &published.catalog;
         let why = if self.request.adopt_only { "" } else { "no usable generation is recorded: " };
         self.monitor.note(format!("{why}comparing the tree with the published manifests"));
         let mut candidates: Vec<(&Publish, Manifest)> = Vec::new();
         for publish in catalog.publishes.iter().rev() {
             if candidates.len() < MOST && candidates.iter().all(|(known, _)| known.generation != publish.generation) {
-                candidates.push((publish, self.manifest(publish)?));
+                candidates.push((publish, published.manifest(publish)?));
             }
         }
-        let filtered: Vec<Manifest> = candidates.iter().map(|(_, manifest)| self.filtered(manifest)).collect();
+        let over = || layers.iter().map(|laid| &laid.manifest);
+        let laid = candidates.iter().map(|(_, manifest)| layers::composed(manifest, over()));
+        let mut whole: Vec<Manifest> = laid.collect::<Result<_, UpdateError>>()?;
+        let filtered: Vec<Manifest> = whole.iter().map(|manifest| self.filtered(manifest)).collect();
         let mut tracked: Vec<&TreePath> = filtered.iter().flat_map(|m| m.entries()).map(|e| &e.path).collect();
         tracked.sort_unstable();
         tracked.dedup();
@@ -60,10 +63,13 @@ impl Run<'_> {
         }
         self.monitor.note(format!("the tree is taken for generation {}: {told}", publish.generation.short()));
         let (publish, manifest) = candidates.swap_remove(index);
-        let unheld = self.held(&manifest).1;
+        let composed = whole.swap_remove(index);
+        let unheld = self.held(&composed).1;
         let found_words = found.iter().map(|(path, what)| (path_text(path), what.to_string()));
         Ok(Some(Base {
             deviations: found_words.chain(unheld.iter().map(|(path, why)| (path_text(path), why.clone()))).collect(),
+            overrides: layers.iter().map(Laid::record).collect(),
+            composed,
             manifest,
             deviating: found.into_keys().collect::<HashSet<_>>(),
             serial: publish.serial,
@@ -74,20 +80,6 @@ impl Run<'_> {
             former: None,
             kernel: None,
         }))
-    }
-
-    /// The manifest of a publish, from the repository.
-    pub(super) fn manifest(&self, publish: &Publish) -> Result<Manifest, UpdateError> {
-        let stored = self.repository.small(&publish.manifest, MAX_STORED)?;
-        let corrupt = |why: String| {
-            use crate::fetch::{FetchErrorKind, Side};
-            FetchError::new(FetchErrorKind::Corrupt, Side::Server, publish.manifest.file.as_str(), why)
-        };
-        let manifest = Manifest::read_zstd(stored.as_slice(), MAX_TEXT).map_err(|e| corrupt(e.to_string()))?;
-        if manifest.id() != publish.generation {
-            return Err(corrupt("it is not the manifest of the generation that names it".to_owned()).into());
-        }
-        Ok(manifest)
     }
 
     /// What is left of a manifest under the filter, but for what the filesystems here cannot hold.

@@ -3,17 +3,23 @@
 use std::collections::{BTreeMap, HashSet};
 
 use crate::apply::Untouched;
-use crate::catalog::Catalog;
+use crate::generation::GenerationId;
 use crate::manifest::Manifest;
-use crate::state::{self, KernelPaths, SeenCatalog, State};
+use crate::state::{self, KernelPaths, LaidOverride, SeenCatalog, State, made};
 use crate::tree_path::TreePath;
 
+use super::layers::{self, Laid};
+use super::published::Published;
 use super::{Outcome, Report, Run, UpdateError};
 
 /// The generation that a node is at, but for deviations.
 pub(super) struct Base {
     /// Everything that the generation has, excluded paths too.
     pub manifest: Manifest,
+    /// What is laid over it, each over the ones before it.
+    pub overrides: Vec<LaidOverride>,
+    /// Both together.
+    pub composed: Manifest,
     /// Tracked paths known not to match.
     pub deviating: HashSet<TreePath>,
     /// The deviations in words.
@@ -36,20 +42,32 @@ pub(super) struct Base {
     pub kernel: Option<KernelPaths>,
 }
 
+impl Base {
+    /// What the tree was made, as one name.
+    pub fn made(&self) -> GenerationId {
+        made(self.manifest.id(), self.overrides.iter().map(|laid| laid.generation))
+    }
+}
+
 impl Run<'_> {
     /// What is recorded; where nothing is, or nothing that is published, the generation that the tree
     /// resembles; `None` where it resembles none.
-    pub(super) fn base(&self, catalog: &Catalog, state: Option<State>) -> Result<Option<Base>, UpdateError> {
-        let recorded = match &state {
-            Some(state) => self.recorded(catalog, state)?,
+    pub(super) fn base(
+        &self,
+        published: &Published,
+        layers: &[Laid],
+        state: Option<&State>,
+    ) -> Result<Option<Base>, UpdateError> {
+        let recorded = match state {
+            Some(state) => self.recorded(published, state)?,
             None => None,
         };
-        let kernel = state.as_ref().and_then(|state| state.kernel.clone());
+        let kernel = state.and_then(|state| state.kernel.clone());
         if self.request.adopt_only || recorded.as_ref().is_none_or(|base| !base.published) {
-            let recognised = self.adopt(catalog)?;
+            let recognised = self.adopt(published, layers)?;
             return Ok(match (recognised, recorded) {
                 (Some(base), recorded) => {
-                    Some(Base { former: recorded.map(|recorded| recorded.manifest), kernel, ..base })
+                    Some(Base { former: recorded.map(|recorded| recorded.composed), kernel, ..base })
                 }
                 (None, recorded) => recorded,
             });
@@ -57,17 +75,20 @@ impl Run<'_> {
         Ok(recorded)
     }
 
-    fn recorded(&self, catalog: &Catalog, state: &State) -> Result<Option<Base>, UpdateError> {
+    fn recorded(&self, published: &Published, state: &State) -> Result<Option<Base>, UpdateError> {
+        let catalog = &published.catalog;
         let root = &self.session.root;
         let (manifest, stored) = match state::load_manifest(root, state.generation)? {
             Some(manifest) => (manifest, true),
             None => {
                 self.monitor.warn("the manifest of the recorded generation is lost or damaged");
                 let Some(publish) = catalog.publish_of(state.generation) else { return Ok(None) };
-                (self.manifest(publish)?, false)
+                (published.manifest(publish)?, false)
             }
         };
         Ok(Some(Base {
+            composed: layers::as_recorded(manifest.clone(), state),
+            overrides: state.overrides.clone(),
             manifest,
             deviating: state.deviating().collect(),
             deviations: state.deviations.clone(),
@@ -82,7 +103,7 @@ impl Run<'_> {
     }
 
     /// Ends a run that was only to find out which generation the tree is.
-    pub(super) fn adopted(&self, base: Option<Base>, seen: SeenCatalog) -> Result<Report, UpdateError> {
+    pub(super) fn adopted(&self, base: Option<Base>, seen: &SeenCatalog) -> Result<Report, UpdateError> {
         let Some(base) = base.filter(|base| base.adopted) else {
             let share = self.request.adopt_share * 100.0;
             let why = format!(
@@ -91,12 +112,12 @@ impl Run<'_> {
             return Err(Untouched::Refused(why).into());
         };
         if !self.request.dry_run {
-            self.record(&base, &seen)?;
+            self.record(&base, seen)?;
         }
         Ok(Report {
             outcome: Outcome::Adopted,
-            generation: base.manifest.id(),
-            serial: base.serial,
+            generation: Some(base.manifest.id()),
+            serial: Some(base.serial),
             way: "the tree was compared with the published manifests".to_owned(),
             items: Vec::new(),
             bytes: 0,
@@ -121,6 +142,7 @@ impl Run<'_> {
         state.catalog = Some(SeenCatalog { etag: None, ..seen.clone() });
         state.deviations = base.deviations.clone();
         state.kernel = base.kernel.clone();
+        state.overrides = base.overrides.clone();
         let mut manifest = Vec::new();
         // Writing to memory does not fail.
         let _ = base.manifest.write_zstd(&mut manifest, super::converge::RECORDED_LEVEL);

@@ -1,6 +1,6 @@
 //! The part that every way has in common: look, decide, check, stage, seal, go forward, record.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 use crate::apply::journal::Record;
 use crate::apply::live::Live;
@@ -8,9 +8,10 @@ use crate::apply::prepare::{self, Depth, Policy, Transaction, Untracked, Wanted}
 use crate::apply::stage::Stage;
 use crate::apply::undo::Limits;
 use crate::apply::{Untouched, preflight};
-use crate::catalog::Catalog;
+use crate::digest::Digest;
 use crate::entry::Entry;
-use crate::host::Drift;
+use crate::full_sync;
+use crate::generation::GenerationId;
 use crate::manifest::{Manifest, path_text};
 use crate::root::FileKind;
 use crate::state::{self, KernelPaths, SeenCatalog, State};
@@ -19,6 +20,7 @@ use crate::tree_path::TreePath;
 use super::around::Around;
 use super::base::Base;
 use super::commit::{Failure, complete};
+use super::layers::{self, Laid};
 use super::outcome::topmost;
 use super::plan_told::Plan;
 use super::{Check, Outcome, Report, Run, UpdateError};
@@ -26,17 +28,27 @@ use super::{Check, Outcome, Report, Run, UpdateError};
 /// Recorded manifests are compressed fast: they are written with every update and read with the next.
 pub(super) const RECORDED_LEVEL: i32 = 1;
 
-/// One way from what the node is to the head.
+/// What every way from what the node is to what it is to be has in common.
 pub(super) struct Converge<'a> {
     pub run: &'a Run<'a>,
-    pub catalog: &'a Catalog,
-    pub seen: &'a SeenCatalog,
     pub base: Option<&'a Base>,
+    /// What is laid over the image.
+    pub layers: &'a [Laid],
+    /// What is recorded in the end; `None` where the tree is only in part what came.
+    pub head: Option<Head<'a>>,
+}
+
+/// The publish that a node comes to be at.
+#[derive(Clone, Copy)]
+pub(super) struct Head<'a> {
+    /// 0 where what came was never published.
+    pub serial: u64,
+    pub seen: Option<&'a SeenCatalog>,
 }
 
 /// What the tree is to become.
 pub(super) struct Goal {
-    /// Everything that the generation has.
+    /// Everything that the generation of the image has.
     pub whole: Manifest,
     /// What of it the image decides about here.
     pub target: Manifest,
@@ -50,6 +62,8 @@ pub(super) struct Goal {
     pub waiting: Vec<TreePath>,
     /// How closely the tree is looked at.
     pub policy: Policy,
+    /// What live files hold that were read in this run already.
+    pub read: HashMap<TreePath, Digest>,
     /// Whether all content comes by way of the root's filesystem.
     pub received: bool,
     /// Paths that go and have a replacement elsewhere.
@@ -60,8 +74,9 @@ pub(super) struct Goal {
 
 impl Converge<'_> {
     /// A goal with the policy of the request.
-    pub(super) fn goal(&self, whole: Manifest, way: String) -> Goal {
-        self.run.tell_foreign(&whole);
+    pub(super) fn goal(&self, whole: Manifest, way: String) -> Result<Goal, UpdateError> {
+        let composed = layers::composed(&whole, self.layers.iter().map(|laid| &laid.manifest))?;
+        self.run.tell_foreign(&composed);
         let request = self.run.request;
         let settled = self.base.is_none_or(|base| base.settled);
         let depth = match request.check {
@@ -72,26 +87,32 @@ impl Converge<'_> {
             Check::Touched | Check::Update | Check::Stat => Depth::Stat,
         };
         let untracked = if request.purge_untracked { Untracked::Remove } else { Untracked::Keep };
-        let (target, unheld) = self.run.held(&whole);
-        Goal {
+        let (target, unheld) = self.run.held(&composed);
+        Ok(Goal {
             target,
             unheld,
-            base: self.base.map(|base| self.run.filtered(&base.manifest)),
-            former: self.former(&whole),
+            base: self.base.map(|base| self.run.filtered(&base.composed)),
+            former: self.former(&composed),
             waiting: self.waiting(),
             whole,
             policy: Policy { depth, drift: request.drift, untracked },
+            read: HashMap::new(),
             received: false,
             renamed: 0,
             way,
-        }
+        })
     }
 
-    fn former(&self, whole: &Manifest) -> Vec<Entry> {
+    /// What a tree of the image `whole` is made here, as one name.
+    pub(super) fn made(&self, whole: &Manifest) -> GenerationId {
+        state::made(whole.id(), self.layers.iter().map(|laid| laid.manifest.id()))
+    }
+
+    fn former(&self, composed: &Manifest) -> Vec<Entry> {
         let Some((base, former)) = self.base.and_then(|base| Some((base, base.former.as_ref()?))) else {
             return Vec::new();
         };
-        let named = |entry: &Entry| whole.get(&entry.path).is_some() || base.manifest.get(&entry.path).is_some();
+        let named = |entry: &Entry| composed.get(&entry.path).is_some() || base.composed.get(&entry.path).is_some();
         self.run.filtered(former).entries().iter().filter(|entry| !named(entry)).cloned().collect()
     }
 
@@ -131,6 +152,7 @@ impl Converge<'_> {
             }
         };
         if goal.policy.depth == Depth::Content {
+            live.digests.extend(goal.read.iter().map(|(path, digest)| (path.clone(), *digest)));
             live.read_contents(root, goal.target.entries().iter(), self.run.monitor)?;
         }
         Ok(live)
@@ -138,7 +160,7 @@ impl Converge<'_> {
 
     /// Decides what has to happen, and refuses what cannot end well.
     pub(super) fn prepare(&self, goal: &Goal, live: &Live) -> Result<Transaction, UpdateError> {
-        let session = &self.run.session;
+        let session = self.run.session;
         let none = Default::default();
         let filesystems = session.filesystems.and(live.tops());
         let wanted = Wanted {
@@ -167,7 +189,7 @@ impl Converge<'_> {
 
     /// Refuses what cannot end well.
     fn check(&self, goal: &Goal, transaction: &Transaction) -> Result<(), UpdateError> {
-        let session = &self.run.session;
+        let session = self.run.session;
         let tracked = goal.base.as_ref().map_or(0, |base| base.len()).max(goal.target.len());
         preflight::check_budget(transaction, tracked, goal.renamed, self.run.request.max_delete)?;
         let mounts = &session.mounts;
@@ -201,7 +223,7 @@ impl Converge<'_> {
             if let Failure::Before(_) = failure {
                 around.called_off(&overdue);
             }
-            failure.clean_up(&self.run.session, transaction)
+            failure.clean_up(self.run.session, transaction)
         })?;
         report.afterwards = around.after(&|path| goal.target.get(path).is_some());
         Ok(report)
@@ -210,14 +232,15 @@ impl Converge<'_> {
     fn around<'t>(&'t self, goal: &'t Goal, transaction: &'t Transaction) -> Around<'t> {
         let run = self.run;
         let base = self.base.map(|base| base.manifest.id());
+        let published = self.head.filter(|head| head.serial > 0);
         let plan = Plan {
             image: Some(&run.request.image),
-            generation: Some(goal.whole.id()),
+            generation: published.map(|_| goal.whole.id()),
             base,
-            serial: Some(self.catalog.head().serial),
+            serial: published.map(|head| head.serial),
             way: match goal.received {
                 true => "full-sync",
-                false if base == Some(goal.whole.id()) => "repair",
+                false if self.base.is_some_and(|base| base.made() == self.made(&goal.whole)) => "repair",
                 false => "diffs",
             },
             why: &goal.way,
@@ -233,10 +256,11 @@ impl Converge<'_> {
         fill: impl FnOnce(&Stage) -> Result<(), E>,
     ) -> Result<Report, Failure<E>> {
         let before = |error: UpdateError| Failure::Before(E::from(error));
-        let (session, monitor) = (&self.run.session, self.run.monitor);
-        if let Some(base) = self.base.filter(|base| base.adopted && base.former.is_none()) {
+        let (session, monitor) = (self.run.session, self.run.monitor);
+        let adopted = self.base.filter(|base| base.adopted && base.former.is_none());
+        if let Some((base, seen)) = adopted.zip(self.head.and_then(|head| head.seen)) {
             // What was found out is true until the seal, and what a rollback comes back to.
-            self.run.record(base, self.seen).map_err(before)?;
+            self.run.record(base, seen).map_err(before)?;
         }
         let stage = Stage::create(&session.root, &transaction.tops, transaction, monitor);
         let stage = stage.map_err(|error| before(error.into()))?;
@@ -246,11 +270,14 @@ impl Converge<'_> {
             (fill(&stage), manifest.join())
         });
         filled.map_err(Failure::Before)?;
+        // What else came is of no use; gone before the seal, it does not disturb the time of the top.
+        full_sync::discard(&session.root).map_err(|error| before(Untouched::from(error).into()))?;
         let lost = |_| before(Untouched::Refused("the manifest could not be compressed".to_owned()).into());
         let manifest = manifest.map_err(lost)?;
-        let state = self.state(goal, transaction).map_err(before)?;
-        let state = state.to_toml().map_err(|error| before(error.into()))?;
-        let record = Record { state: Some(state), manifest, held: None };
+        let state = self.head.map(|head| self.state(head, goal, transaction)?.to_toml().map_err(UpdateError::from));
+        let state = state.transpose().map_err(before)?;
+        let synced = self.head.is_none().then(|| self.run.request.image.clone());
+        let record = Record { manifest: manifest.filter(|_| state.is_some()), state, held: None, synced };
         let applied =
             complete(session, stage, &self.limits(goal), record, monitor).map_err(|failure| match failure {
                 Failure::Before(error) => before(error),
@@ -264,16 +291,22 @@ impl Converge<'_> {
 
     fn limits(&self, goal: &Goal) -> Limits {
         let request = self.run.request;
-        let made = goal.whole.id();
-        let repairs = self.base.is_some_and(|base| !base.adopted && base.manifest.id() == made);
-        Limits { keep: request.keep_undo, share: request.undo_share, repairs, made: Some(made) }
+        let made = self.head.map(|_| self.made(&goal.whole));
+        let repairs = self.base.is_some_and(|base| !base.adopted && Some(base.made()) == made);
+        Limits { keep: request.keep_undo, share: request.undo_share, repairs, made }
     }
 
     /// The tree is as it should be: only what is known of it changes.
-    fn record_only(&self, goal: &Goal, transaction: &Transaction) -> Result<Report, UpdateError> {
-        if !self.run.request.dry_run {
-            let state = self.state(goal, transaction)?;
-            state::save(&self.run.session.root, &state, self.manifest_to_record(goal).as_deref())?;
+    pub(super) fn record_only(&self, goal: &Goal, transaction: &Transaction) -> Result<Report, UpdateError> {
+        let root = &self.run.session.root;
+        match self.head {
+            _ if self.run.request.dry_run => {}
+            Some(head) => {
+                let state = self.state(head, goal, transaction)?;
+                state::save(root, &state, self.manifest_to_record(goal).as_deref())?;
+            }
+            // Nothing changed: what was known of the tree is as true as before.
+            None => state::note_synced(root, &self.run.request.image).map_err(Untouched::from)?,
         }
         Ok(self.report(goal, transaction, Outcome::UpToDate))
     }
@@ -281,10 +314,11 @@ impl Converge<'_> {
     /// What a dry run, or a finished one, tells.
     pub(super) fn report(&self, goal: &Goal, transaction: &Transaction, outcome: Outcome) -> Report {
         let deviations = transaction.deviations.iter().map(|(path, what)| (path_text(path), what.clone()));
+        let published = self.head.filter(|head| head.serial > 0);
         Report {
             outcome,
-            generation: goal.whole.id(),
-            serial: self.catalog.head().serial,
+            generation: published.map(|_| goal.whole.id()),
+            serial: published.map(|head| head.serial),
             way: goal.way.clone(),
             items: transaction.items.clone(),
             bytes: transaction.bytes(),
@@ -299,14 +333,14 @@ impl Converge<'_> {
         }
     }
 
-    fn state(&self, goal: &Goal, transaction: &Transaction) -> Result<State, UpdateError> {
+    fn state(&self, head: Head, goal: &Goal, transaction: &Transaction) -> Result<State, UpdateError> {
         let run = self.run;
         let home = run.session.root.identity().map_err(Untouched::from)?;
-        let head = self.catalog.head();
         let filter = run.filter.digest();
         let mut state = State::new(run.request.image.clone(), head.serial, goal.whole.id(), filter, home);
         state.untracked = transaction.untracked;
-        state.catalog = Some(self.seen.clone());
+        state.catalog = head.seen.cloned();
+        state.overrides = self.layers.iter().map(Laid::record).collect();
         let release = run.session.kernel.as_ref().map(|kernel| kernel.release());
         state.kernel = release.and_then(|release| KernelPaths::new(release, &transaction.kernels));
         for (path, what) in &transaction.deviations {
@@ -323,36 +357,5 @@ impl Converge<'_> {
         // Writing to memory does not fail.
         let _ = goal.whole.write_zstd(&mut bytes, RECORDED_LEVEL);
         Some(bytes)
-    }
-
-    /// The node is at the head: only what deviates, if that is asked for, needs work.
-    pub(super) fn to_what_it_is(&self) -> Result<Report, UpdateError> {
-        let Some(base) = self.base else {
-            return Err(UpdateError::Usage("there is nothing to compare with".to_owned()));
-        };
-        let request = self.run.request;
-        let looks = matches!(request.check, Check::Stat | Check::Content) || request.purge_untracked;
-        let differs = !base.deviating.is_empty() || base.former.is_some();
-        let repairs = base.adopted && request.drift == Drift::Repair && differs;
-        let way = "the node is at the head of the catalog".to_owned();
-        let goal = self.goal(base.manifest.clone(), way);
-        if !looks && !repairs && base.settled && !self.run.has_rebooted(base.kernel.as_ref()) {
-            let mut known = Transaction { kernels: goal.waiting.clone(), ..Transaction::default() };
-            known.deviations.extend(base.deviating.iter().map(|path| {
-                let what = base.deviations.get(&path_text(path)).cloned().unwrap_or_default();
-                (path.clone(), what)
-            }));
-            return self.record_only(&goal, &known);
-        }
-        let live = self.look(&goal)?;
-        let transaction = self.prepare(&goal, &live)?;
-        if request.dry_run {
-            return Ok(self.forecast(&goal, &transaction));
-        }
-        match self.commit(&goal, &transaction, |stage| self.fill_from_anywhere(stage)) {
-            Ok(report) => Ok(report),
-            Err(super::chain::Stopped::Failed(error)) => Err(error),
-            Err(super::chain::Stopped::Incomplete(why)) => self.by_full_sync(&why),
-        }
     }
 }

@@ -10,46 +10,52 @@ mod chain;
 mod cluster;
 mod commit;
 mod converge;
+mod follow;
 mod full;
+mod layers;
 mod outcome;
 mod plan_told;
+mod published;
 mod reboot;
 mod request;
 mod rollback;
 mod room;
+mod sync;
+mod why;
 
-use std::collections::HashSet;
 use std::io::Read;
 use std::path::Path;
+use std::time::Instant;
 
 use crate::apply::roll_forward::Applied;
 use crate::apply::session::{self, Session};
 use crate::apply::undo::Undo;
-use crate::apply::{Untouched, preflight};
-use crate::catalog::{Catalog, RepoPath};
-use crate::fetch::{CatalogAnswer, FetchErrorKind, Repository, Spool};
+use crate::apply::{Untouched, preflight, top_times};
+use crate::catalog::Catalog;
+use crate::fetch::Spool;
 use crate::filter::Filter;
+use crate::full_sync::{self, Aside};
 use crate::host::{self, boot_loader::due};
 use crate::manifest::Manifest;
-use crate::plan::{self, Plan, Why};
 use crate::report::Monitor;
 use crate::root::RootError;
 use crate::state::{self, KernelPaths, SeenCatalog, State, held};
 use crate::tree_path::TreePath;
 
 pub use cluster::{Assigned, cluster};
-use converge::Converge;
 pub use outcome::{Outcome, Report, Status, Undoable, UpdateError};
 pub use reboot::reboot;
 pub use request::{Check, Excludes, Request, Sync, Way};
 pub use rollback::{RollbackRequest, RolledBack, rollback};
+pub use why::{Reason, WhyRequest, why};
 
 /// What every step of a run needs.
 struct Run<'a> {
     request: &'a Request,
-    session: Session,
+    session: &'a Session,
+    /// The rules behind the filter.
+    excludes: &'a Excludes,
     filter: Filter,
-    repository: Repository,
     monitor: &'a dyn Monitor,
 }
 
@@ -57,10 +63,9 @@ struct Run<'a> {
 pub fn run(request: &Request, monitor: &dyn Monitor) -> Result<Report, UpdateError> {
     let session = open_session(&request.root, request.dry_run, &request.allow_root_fs, monitor)?;
     let overdue = catch_up(request, &session, monitor)?;
-    let tree = session.root.below(&TreePath::root()).map_err(Untouched::from)?;
-    let mut report = bring(request, session, monitor)?;
+    let mut report = bring(request, &session, monitor)?;
     // The update itself may have told it of everything.
-    if report.afterwards.is_empty() && !due::load(&tree).map_err(Untouched::from)?.is_empty() {
+    if report.afterwards.is_empty() && !due::load(&session.root).map_err(Untouched::from)?.is_empty() {
         report.afterwards = overdue;
     }
     Ok(report)
@@ -71,10 +76,11 @@ fn catch_up(request: &Request, session: &Session, monitor: &dyn Monitor) -> Resu
     if request.dry_run || request.adopt_only || due::load(&session.root).map_err(Untouched::from)?.is_empty() {
         return Ok(Vec::new());
     }
-    let filter = filter_of(request, session)?;
+    let filter = filter_of(request, session, &request.excludes)?;
     let manifest = match state::load(&session.root).map_err(Untouched::from)? {
         state::Found::State(state) | state::Found::Copied(state) => {
-            state::load_manifest(&session.root, state.generation).map_err(Untouched::from)?
+            let manifest = state::load_manifest(&session.root, state.generation).map_err(Untouched::from)?;
+            manifest.map(|manifest| layers::as_recorded(manifest, &state))
         }
         state::Found::Nothing | state::Found::SetAside(_) => None,
     };
@@ -85,37 +91,17 @@ fn catch_up(request: &Request, session: &Session, monitor: &dyn Monitor) -> Resu
     Ok(request.scene(&session.root, monitor).tell_boot_loader(&is_tracked))
 }
 
-fn bring(request: &Request, session: Session, monitor: &dyn Monitor) -> Result<Report, UpdateError> {
-    let filter = filter_of(request, &session)?;
-    let state = known_state(request, &session, monitor)?;
-    let spool = spool_of(request, &session)?;
-    let Way::Diffs(repo) = &request.way else {
-        return Err(UpdateError::NoFullSync("not yet".to_owned()));
+fn bring(request: &Request, session: &Session, monitor: &dyn Monitor) -> Result<Report, UpdateError> {
+    let filter = filter_of(request, session, &request.excludes)?;
+    let run = Run { request, session, excludes: &request.excludes, filter, monitor };
+    let done = match &request.way {
+        Way::Diffs(repo) => run.by_the_catalog(repo),
+        Way::Sync(sync) => run.by_rsync(sync),
     };
-    let repository = Repository::open(repo, &request.image, &request.fetch, spool)?;
-    let run = Run { request, session, filter, repository, monitor };
-    let known = match &state {
-        Some(state) if run.may_ask_quickly(state)? => Some(state),
-        _ => None,
-    };
-    let etag = known.and_then(|state| state.catalog.as_ref()?.etag.as_deref());
-    let (bytes, etag) = match run.repository.catalog(etag)? {
-        CatalogAnswer::NotModified => {
-            let state = known
-                .ok_or_else(|| UpdateError::Trust("the server answers a question that was not asked".to_owned()))?;
-            let done = Ok(Report::up_to_date(state));
-            run.tidy_spool(&done);
-            return done;
-        }
-        CatalogAnswer::Fetched { bytes, etag } => (bytes, etag),
-    };
-    let catalog = Catalog::parse(&bytes, &request.image).map_err(|e| UpdateError::Trust(e.to_string()))?;
-    run.check_catalog(&catalog, state.as_ref())?;
-    run.check_held(&catalog)?;
-    let seen = SeenCatalog { repo: repo.to_string(), serial: catalog.serial, etag };
-    let done = run.follow(&catalog, seen, state);
-    run.tidy_spool(&done);
-    done
+    match run.discard_received() {
+        Err(error) if done.is_ok() => Err(error),
+        _ => done,
+    }
 }
 
 /// What is recorded of the tree; changes nothing.
@@ -127,7 +113,7 @@ pub fn status(root: &Path) -> Result<Status, UpdateError> {
     // What is interrupted has to be finished first.
     let undo = if interrupted { Ok(None) } else { Undo::find(&root) };
     let now = match &found {
-        state::Found::State(state) | state::Found::Copied(state) => Some(state.generation),
+        state::Found::State(state) | state::Found::Copied(state) => Some(state.made()),
         state::Found::Nothing | state::Found::SetAside(_) => None,
     };
     let undo = match undo.map_err(|error| Untouched::Refused(error.to_string()))? {
@@ -140,7 +126,7 @@ pub fn status(root: &Path) -> Result<Status, UpdateError> {
 
 fn undoable(undo: &Undo) -> Result<Undoable, RootError> {
     let state = undo.record()?.state.and_then(|text| State::parse(&text, "the state in the undo set").ok());
-    let (generation, serial) = state.map(|state| (state.generation, state.serial)).unzip();
+    let (generation, serial) = state.filter(State::is_published).map(|state| (state.generation, state.serial)).unzip();
     Ok(Undoable { generation, serial, bytes: undo.bytes()? })
 }
 
@@ -159,42 +145,6 @@ pub fn recover(root: &Path, monitor: &dyn Monitor) -> Result<(), UpdateError> {
 }
 
 impl Run<'_> {
-    /// From a verified catalog on.
-    fn follow(&self, catalog: &Catalog, seen: SeenCatalog, state: Option<State>) -> Result<Report, UpdateError> {
-        let base = self.base(catalog, state)?;
-        if self.request.adopt_only {
-            return self.adopted(base, seen);
-        }
-        let mut broken: HashSet<RepoPath> = HashSet::new();
-        loop {
-            let installed = base.as_ref().filter(|base| base.published).map(|base| base.manifest.id());
-            let plan = match (plan::choose(installed, catalog, &broken), &base) {
-                (Plan::Full(Why::NotRecorded), Some(base)) => Plan::Full(Why::UnknownGeneration(base.manifest.id())),
-                (plan, _) => plan,
-            };
-            let converge = Converge { run: self, catalog, seen: &seen, base: base.as_ref() };
-            match plan {
-                Plan::Nothing => return converge.to_what_it_is(),
-                Plan::Diffs(chain) => match converge.by_diffs(&chain)? {
-                    chain::Followed::Done(report) => return Ok(*report),
-                    chain::Followed::Broken(file) => drop(broken.insert(file)),
-                    chain::Followed::Incomplete(why) => return converge.by_full_sync(&why),
-                },
-                Plan::Full(why) => return converge.by_full_sync(&why),
-            }
-        }
-    }
-
-    /// Whether the catalog alone settles that nothing is to be done.
-    fn may_ask_quickly(&self, state: &State) -> Result<bool, UpdateError> {
-        let Way::Diffs(repo) = &self.request.way else { return Ok(false) };
-        let seen = state.catalog.as_ref().is_some_and(|seen| seen.repo == repo.to_string());
-        let looks = matches!(self.request.check, Check::Stat | Check::Content);
-        let waits = self.has_rebooted(state.kernel.as_ref());
-        let asks = looks || waits || self.request.adopt_only || self.request.purge_untracked;
-        Ok(seen && !asks && self.is_settled(state)?)
-    }
-
     /// Whether something stayed for a kernel that does not run any more.
     fn has_rebooted(&self, waiting: Option<&KernelPaths>) -> bool {
         let running = self.session.kernel.as_ref().map(|kernel| kernel.release());
@@ -207,17 +157,38 @@ impl Run<'_> {
         Ok(state.home == home && state.filter == self.filter.digest())
     }
 
-    /// Keeps what a further try would resume, and nothing else: not on a full disk.
-    fn tidy_spool(&self, done: &Result<Report, UpdateError>) {
-        let useless = match done {
-            Ok(_) => true,
-            Err(UpdateError::Node(error)) => matches!(error, Untouched::NoRoom(_)),
-            Err(UpdateError::Fetch(error)) => error.kind == FetchErrorKind::NoRoom,
-            Err(_) => false,
-        };
-        if useless && let Err(error) = self.repository.spool().tidy(&[]) {
-            self.monitor.warn(format!("what was downloaded stays where it is: {error}"));
+    /// Where downloads lie; `None` for a temporary place, in a dry run.
+    fn spool(&self) -> Result<Option<Spool>, UpdateError> {
+        if self.request.dry_run {
+            return Ok(None);
         }
+        let place = state::place("spool");
+        self.session.root.create_dirs(&place).map_err(Untouched::from_root)?;
+        let directory = self.session.root.below(&place).and_then(|tree| tree.duplicate()).map_err(Untouched::from)?;
+        Ok(Some(Spool::open(directory, self.request.spool_limit)?))
+    }
+
+    /// Where what rsync brings comes to lie: beside the tree, or elsewhere in a dry run.
+    fn aside(&self) -> Result<Aside, UpdateError> {
+        let made = match self.request.dry_run {
+            true => Aside::temporary(&std::env::temp_dir()),
+            false => Aside::create(&self.session.root),
+        };
+        Ok(made.map_err(Untouched::from_root)?)
+    }
+
+    /// When rsync is stopped that is started now.
+    fn deadline(&self) -> Instant {
+        Instant::now() + self.request.sync_timeout
+    }
+
+    /// Removes what rsync brought and no transaction took; the top of the tree gets its time back.
+    fn discard_received(&self) -> Result<(), UpdateError> {
+        let root = &self.session.root;
+        if !self.request.dry_run && root.stat(&full_sync::place()).map_err(Untouched::from)?.is_some() {
+            full_sync::discard(root).and_then(|()| top_times::settle(root)).map_err(Untouched::from)?;
+        }
+        Ok(())
     }
 
     /// The mount points that the tree's own fstab names.
@@ -248,42 +219,28 @@ impl Run<'_> {
         }
     }
 
-    /// Refuses to go back by itself to what the administrator fled from.
-    fn check_held(&self, catalog: &Catalog) -> Result<(), UpdateError> {
-        let root = &self.session.root;
-        let Some(held) = held::load(root).map_err(Untouched::from)? else { return Ok(()) };
-        let head = catalog.head();
-        if self.request.adopt_only || held.image != self.request.image || held.generation != head.generation {
-            return Ok(());
-        }
-        if !self.request.unhold {
-            return Err(UpdateError::Held(format!(
-                "this node was rolled back from generation {} of {}, which is still the newest, and does not go back to it by itself: publish another, or give --unhold",
-                head.generation.short(),
-                held.image
-            )));
-        }
-        if !self.request.dry_run {
-            held::record(root, None).map_err(Untouched::from)?;
-        }
-        Ok(())
-    }
-
-    fn check_catalog(&self, catalog: &Catalog, state: Option<&State>) -> Result<(), UpdateError> {
-        let newest = state.and_then(|state| state.catalog.as_ref()).map_or(0, |seen| seen.serial);
+    /// Refuses a catalog that is older than the one that was `seen`.
+    fn check_serial(&self, catalog: &Catalog, what: &str, seen: Option<&SeenCatalog>) -> Result<(), UpdateError> {
+        let newest = seen.map_or(0, |seen| seen.serial);
         if catalog.serial < newest && !self.request.allow_downgrade {
             let older = catalog.serial;
             return Err(UpdateError::Trust(format!(
-                "the server offers serial {older} of {} and this node has seen {newest}; --allow-downgrade accepts the older one",
-                catalog.image
+                "the server offers serial {older} of {what} and this node has seen {newest}; --allow-downgrade accepts the older one"
             )));
         }
         let now = jiff::Timestamp::now();
         if let Some(expires) = catalog.expires.filter(|expires| *expires < now) {
             return Err(UpdateError::Trust(format!(
-                "the catalog expired at {expires}; the server does not get new ones"
+                "the catalog of {what} expired at {expires}; the server does not get new ones"
             )));
         }
+        Ok(())
+    }
+
+    fn check_catalog(&self, catalog: &Catalog, state: Option<&State>) -> Result<(), UpdateError> {
+        let seen = state.and_then(|state| state.catalog.as_ref());
+        self.check_serial(catalog, catalog.image.as_str(), seen)?;
+        let now = jiff::Timestamp::now();
         if now < catalog.published {
             self.monitor
                 .warn(format!("this node's clock says {now}, before the catalog was written; expiry cannot be judged"));
@@ -322,17 +279,33 @@ fn open_session(
 fn stands(session: &Session, applied: &Applied) -> String {
     let place = session.root.shown().display();
     match &applied.state {
+        Some(state) if !state.is_published() => format!("{place} is image {} as rsync brought it", state.image),
         Some(state) => format!("{place} is at generation {}", state.generation.short()),
         None => format!("{place} is as it was before anything was recorded of it"),
     }
 }
 
-fn filter_of(request: &Request, session: &Session) -> Result<Filter, UpdateError> {
-    let builder = Filter::builder().foreign_mounts(session.foreign());
-    let excludes = &request.excludes;
-    let builder =
-        builder.exclude_file(&excludes.name, &excludes.rules).map_err(|e| UpdateError::Usage(e.to_string()))?;
-    Ok(builder.build())
+/// What the image does not decide about, by these `excludes`.
+fn filter_of(request: &Request, session: &Session, excludes: &Excludes) -> Result<Filter, UpdateError> {
+    let within = match &request.way {
+        Way::Sync(sync) => sync.directory.clone(),
+        Way::Diffs(_) => TreePath::root(),
+    };
+    filter(session, request.fstypes.as_deref(), within, excludes)
+}
+
+/// The same for the directory `within`, with only these kinds of mounted filesystem.
+fn filter(
+    session: &Session,
+    fstypes: Option<&[String]>,
+    within: TreePath,
+    excludes: &Excludes,
+) -> Result<Filter, UpdateError> {
+    let named = |kind: &String| fstypes.is_none_or(|kinds| kinds.contains(kind));
+    let unwanted = session.mounts.iter().filter(|mount| !named(&mount.kind)).map(|mount| mount.at.clone());
+    let builder = Filter::builder().foreign_mounts(session.foreign().chain(unwanted)).within(within);
+    let builder = builder.exclude_file(&excludes.name, &excludes.rules);
+    Ok(builder.map_err(|e| UpdateError::Usage(e.to_string()))?.build())
 }
 
 /// The recorded state, if it is of this tree and of the wanted image.
@@ -353,14 +326,4 @@ fn known_state(request: &Request, session: &Session, monitor: &dyn Monitor) -> R
             Ok(Some(*state))
         }
     }
-}
-
-fn spool_of(request: &Request, session: &Session) -> Result<Option<Spool>, UpdateError> {
-    if request.dry_run {
-        return Ok(None);
-    }
-    let place = state::place("spool");
-    session.root.create_dirs(&place).map_err(Untouched::from_root)?;
-    let directory = session.root.below(&place).and_then(|tree| tree.duplicate()).map_err(Untouched::from)?;
-    Ok(Some(Spool::open(directory, request.spool_limit)?))
 }

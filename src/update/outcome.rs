@@ -19,10 +19,10 @@ use crate::tree_path::TreePath;
 pub struct Report {
     /// In one word.
     pub outcome: Outcome,
-    /// The generation that the node is at, or would be.
-    pub generation: GenerationId,
+    /// The generation that the node is at, or would be; `None` where it stays unknown.
+    pub generation: Option<GenerationId>,
     /// The serial of its publish.
-    pub serial: u64,
+    pub serial: Option<u64>,
     /// The way that was taken and why, for people.
     pub way: String,
     /// What happened, or would happen, to each path.
@@ -150,12 +150,32 @@ pub(super) fn topmost(paths: &[TreePath]) -> usize {
 }
 
 impl Report {
+    /// What a dry run tells that knows no more than what would change.
+    pub(super) fn forecast(items: Vec<Item>, way: String) -> Self {
+        Report {
+            outcome: if items.is_empty() { Outcome::UpToDate } else { Outcome::WouldUpdate },
+            generation: None,
+            serial: None,
+            way,
+            bytes: items.iter().map(|item| item.bytes).sum(),
+            items,
+            mixed: None,
+            repaired: BTreeMap::new(),
+            deviations: BTreeMap::new(),
+            kernels: 0,
+            displaced: Vec::new(),
+            untracked: None,
+            refusal: None,
+            afterwards: Vec::new(),
+        }
+    }
+
     /// Nothing was to be done for a node in this `state`.
     pub(super) fn up_to_date(state: &State) -> Self {
         Report {
             outcome: Outcome::UpToDate,
-            generation: state.generation,
-            serial: state.serial,
+            generation: Some(state.generation),
+            serial: Some(state.serial),
             way: "the recorded generation is the head of the catalog".to_owned(),
             items: Vec::new(),
             bytes: 0,

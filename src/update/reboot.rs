@@ -4,7 +4,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use crate::apply::Untouched;
-use crate::host::{Restart, Stops, Tools, restart};
+use crate::host::{Restart, Stops, Tools, start_anew};
 use crate::process::Programs;
 use crate::report::Monitor;
 use crate::root::Root;
@@ -21,5 +21,6 @@ pub fn reboot(root: &Path, how: Restart, longest: Duration, monitor: &dyn Monito
     }
     monitor.note("rebooting");
     let tools = Tools { programs, monitor, longest, stops: Stops::Ignored };
-    restart(&tools, how).map_err(|error| UpdateError::Afterwards(format!("this node could not be rebooted: {error}")))
+    start_anew(&tools, how)
+        .map_err(|error| UpdateError::Afterwards(format!("this node could not be rebooted: {error}")))
 }

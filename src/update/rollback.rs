@@ -24,7 +24,7 @@ use crate::tree_path::TreePath;
 use super::around::{Around, Scene};
 use super::commit::{Failure, complete};
 use super::plan_told::Plan;
-use super::{UpdateError, open_session};
+use super::{UpdateError, layers, open_session};
 
 /// What a rollback is to do.
 #[derive(Clone, Debug)]
@@ -79,26 +79,32 @@ pub fn rollback(request: &RollbackRequest, monitor: &dyn Monitor) -> Result<Roll
         Found::State(state) | Found::Copied(state) => Some(*state),
         Found::Nothing | Found::SetAside(_) => None,
     };
-    let generation = now.as_ref().map(|state| state.generation);
-    if !undo.leads_from(generation) {
+    let made = now.as_ref().map(State::made);
+    if !undo.leads_from(made) {
         return Err(UpdateError::NothingToUndo(session.root.show(&TreePath::root())));
     }
     let tracked = match &now {
-        Some(state) => state::load_manifest(root, state.generation).map_err(Untouched::from)?,
+        Some(state) => {
+            let manifest = state::load_manifest(root, state.generation).map_err(Untouched::from)?;
+            manifest.map(|manifest| layers::as_recorded(manifest, state))
+        }
         None => None,
     };
     let kept = undo.record().map_err(Untouched::from)?;
+    let before = kept.state.as_deref().map(|text| State::parse(text, "the state in the undo set")).transpose();
+    let before = before.map_err(Untouched::from)?;
     let known = kept.manifest.as_deref().and_then(|bytes| Manifest::read_zstd(bytes, MAX_TEXT).ok());
+    let known = known.zip(before.as_ref()).map(|(manifest, before)| layers::as_recorded(manifest, before));
     let (mounted, kernel) = ((session.host.as_ref(), &*session.mounts), session.kernel.as_ref());
     let transaction = undo.plan(root, mounted, kernel, tracked.as_ref(), known.as_ref())?;
     preflight::check_paths(root, &transaction, &transaction.tops, &session.mounts)?;
     preflight::check_room_to_go_back(root, &transaction)?;
-    let before = kept.state.as_deref().map(|text| State::parse(text, "the state in the undo set")).transpose();
-    let before = before.map_err(Untouched::from)?;
+    let before_made = before.as_ref().map(State::made);
     let held = hold(&session, now.as_ref(), before.as_ref())?;
+    let published = before.as_ref().filter(|state| state.is_published());
     let mut done = RolledBack {
-        to: before.as_ref().map(|state| state.generation),
-        serial: before.as_ref().map(|state| state.serial),
+        to: published.map(|state| state.generation),
+        serial: published.map(|state| state.serial),
         held: held.clone(),
         items: transaction.items.clone(),
         displaced: transaction.displaced.clone(),
@@ -115,7 +121,7 @@ pub fn rollback(request: &RollbackRequest, monitor: &dyn Monitor) -> Result<Roll
         plan: Plan {
             image: image.as_ref(),
             generation: done.to,
-            base: generation,
+            base: now.as_ref().map(|state| state.generation),
             serial: done.serial,
             way: "rollback",
             why: "what the last update displaced comes back",
@@ -124,11 +130,12 @@ pub fn rollback(request: &RollbackRequest, monitor: &dyn Monitor) -> Result<Roll
     };
     let state = before.map(|state| as_of_now(state, &session, now.as_ref(), &transaction)).transpose()?;
     let record = Record {
+        synced: None,
         manifest: state.as_ref().and(kept.manifest),
         state: state.map(|state| state.to_toml()).transpose().map_err(Untouched::from)?,
         held: held.map(|held| held.to_toml()).transpose().map_err(Untouched::from)?,
     };
-    let limits = Limits { keep: request.keep_undo, share: request.undo_share, repairs: false, made: done.to };
+    let limits = Limits { keep: request.keep_undo, share: request.undo_share, repairs: false, made: before_made };
     let overdue = around.before()?;
     let made = Stage::create(root, &transaction.tops, &transaction, monitor)
         .map_err(|error| Failure::Before(UpdateError::from(error)))
@@ -149,15 +156,16 @@ pub fn rollback(request: &RollbackRequest, monitor: &dyn Monitor) -> Result<Roll
 /// The generation that the rollback leaves is held, unless it only undoes an earlier rollback.
 fn hold(session: &Session, now: Option<&State>, before: Option<&State>) -> Result<Option<Held>, UpdateError> {
     let held = held::load(&session.root).map_err(Untouched::from)?;
-    let back = before.map(|state| state.generation);
-    if held.is_some_and(|held| Some(held.generation) == back) {
+    let back = before.map(State::made);
+    if held.is_some_and(|held| Some(held.made()) == back) {
         return Ok(None);
     }
-    let left = now.filter(|state| Some(state.generation) != back);
+    let left = now.filter(|state| state.is_published() && Some(state.made()) != back);
     Ok(left.map(|state| Held {
         image: state.image.clone(),
         generation: state.generation,
         serial: state.serial,
+        made: (!state.overrides.is_empty()).then(|| state.made()),
         since: jiff::Timestamp::now(),
     }))
 }

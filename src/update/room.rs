@@ -10,23 +10,22 @@ use super::UpdateError;
 use super::converge::{Converge, Goal};
 
 impl Converge<'_> {
-    /// Refuses what does not fit by the manifests alone, before `download` bytes of archives are fetched.
+    /// Refuses what does not fit by the manifests alone, before archives are fetched.
     pub(super) fn check_room_early(
         &self,
         base: &Manifest,
         target: &Manifest,
-        download: u64,
+        aside: &Aside,
     ) -> Result<(), UpdateError> {
-        let session = &self.run.session;
-        let aside = Aside { download, manifest: self.catalog.head().manifest.size };
+        let session = self.run.session;
         let mut demand = Demand::new(&session.root, &session.filesystems, session.host.as_ref(), &session.mounts);
-        demand.add_manifests(base, target, &aside).map_err(Untouched::from)?;
+        demand.add_manifests(base, target, aside).map_err(Untouched::from)?;
         self.settle(&demand)
     }
 
     /// Refuses what does not fit, once it is known what has to be staged.
     pub(super) fn check_room(&self, goal: &Goal, transaction: &Transaction) -> Result<(), UpdateError> {
-        let session = &self.run.session;
+        let session = self.run.session;
         let mut demand = Demand::new(&session.root, &transaction.tops, session.host.as_ref(), &session.mounts);
         demand.add_transaction(transaction, goal.received).map_err(Untouched::from)?;
         let displaced = preflight::check_room_without_slots(&session.root, transaction, &transaction.tops)?;
@@ -54,7 +53,7 @@ impl Converge<'_> {
         run.monitor.warn(format!(
             "{named}: the undo set, {bytes} bytes, is in the way and goes: what it held cannot be undone any more"
         ));
-        let session = &run.session;
+        let session = run.session;
         Ok(undo::drop_all(&session.root, &session.filesystems).map_err(Untouched::from)?)
     }
 }

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use crate::image::ImageName;
+use crate::image::{ImageName, Layer};
 
 /// Builds, publishes and checks image diffs.
 ///
@@ -32,16 +32,16 @@ const EXIT_CODES: &str = "Exit codes:
 pub enum Command {
     /// Builds one diff from a base to an image's tree.
     Build(Build),
-    /// Publishes an image: a new generation, if it has changed.
+    /// Publishes an image or an override: a new generation, if it has changed.
     Publish(Publish),
     /// Shows what an archive or a generation holds, the largest first.
     Show(Show),
     /// Writes a manifest for `mtree -f`: a node can be checked without our tools.
     Manifest(Manifest),
     /// Lists generations and archives of a repository.
-    List(List),
+    List(Any),
     /// Checks a repository: every size, digest, content and chain.
-    Verify(Image),
+    Verify(Any),
     /// Removes old generations and the archives that only they need.
     Prune(Prune),
     /// Serves a repository over HTTP: for small sites, demonstrations and tests.
@@ -56,15 +56,48 @@ pub struct Repo {
     pub repo: PathBuf,
 }
 
-/// An image of a repository.
+/// An image or an override of a repository.
 #[derive(Debug, Args)]
-pub struct Image {
+#[group(id = "one", required = true, multiple = false)]
+pub struct One {
     /// The image.
     #[arg(long, value_name = "NAME")]
-    pub image: ImageName,
-    /// Where it is published.
+    image: Option<ImageName>,
+    /// The override: a small tree that nodes lay over an image.
+    #[arg(long, value_name = "NAME")]
+    r#override: Option<ImageName>,
+}
+
+/// An image or an override of a repository, or all that it has.
+#[derive(Debug, Args)]
+pub struct Any {
+    /// Only this image.
+    #[arg(long, value_name = "NAME", conflicts_with = "override")]
+    image: Option<ImageName>,
+    /// Only this override.
+    #[arg(long, value_name = "NAME")]
+    r#override: Option<ImageName>,
+    /// The repository.
     #[command(flatten)]
     pub repo: Repo,
+}
+
+impl One {
+    /// Which; clap sees to it that one is named.
+    pub fn layer(&self) -> Option<Layer> {
+        layer(&self.image, &self.r#override)
+    }
+}
+
+impl Any {
+    /// Which, if one is named.
+    pub fn layer(&self) -> Option<Layer> {
+        layer(&self.image, &self.r#override)
+    }
+}
+
+fn layer(image: &Option<ImageName>, overlaid: &Option<ImageName>) -> Option<Layer> {
+    image.clone().map(Layer::Image).or(overlaid.clone().map(Layer::Override))
 }
 
 /// Builds one diff.
@@ -88,15 +121,21 @@ pub struct Build {
     pub level: Option<i32>,
 }
 
-/// Publishes an image.
+/// Publishes an image or an override.
 #[derive(Debug, Args)]
 pub struct Publish {
-    /// The image.
+    /// What is published.
     #[command(flatten)]
-    pub image: Image,
+    pub one: One,
+    /// Where.
+    #[command(flatten)]
+    pub repo: Repo,
     /// Where image trees are: DIR/NAME.
     #[arg(long, value_name = "DIR", default_value = "/var/lib/systemimager/images")]
     pub images_dir: PathBuf,
+    /// Where the trees of overrides are: DIR/NAME.
+    #[arg(long, value_name = "DIR", default_value = "/var/lib/systemimager/overrides")]
+    pub overrides_dir: PathBuf,
     /// Keeps so many generations and prunes older ones; all without it.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub keep: Option<u32>,
@@ -144,19 +183,29 @@ pub struct Subject {
     pub file: Option<PathBuf>,
     /// A generation of this image.
     #[arg(long, value_name = "NAME", group = "subject")]
-    pub image: Option<ImageName>,
+    image: Option<ImageName>,
+    /// A generation of this override.
+    #[arg(long, value_name = "NAME", group = "subject")]
+    r#override: Option<ImageName>,
 }
 
-/// Which generation of an image.
+impl Subject {
+    /// Whose generation, if it is one of a repository.
+    pub fn layer(&self) -> Option<Layer> {
+        layer(&self.image, &self.r#override)
+    }
+}
+
+/// Which generation of an image or an override.
 #[derive(Debug, Args)]
 pub struct Which {
     /// What it is about.
     #[command(flatten)]
     pub subject: Subject,
     /// Which generation: a serial, or the beginning of an id; the newest by default.
-    #[arg(long, value_name = "WHICH", requires = "image")]
+    #[arg(long, value_name = "WHICH", conflicts_with = "file")]
     pub generation: Option<String>,
-    /// Where the image is published.
+    /// Where it is published.
     #[command(flatten)]
     pub repo: Repo,
 }
@@ -184,23 +233,15 @@ pub struct Manifest {
     pub canonical: bool,
 }
 
-/// Lists a repository.
-#[derive(Debug, Args)]
-pub struct List {
-    /// Only this image.
-    #[arg(long, value_name = "NAME")]
-    pub image: Option<ImageName>,
-    /// The repository.
-    #[command(flatten)]
-    pub repo: Repo,
-}
-
 /// Prunes a repository.
 #[derive(Debug, Args)]
 pub struct Prune {
-    /// The image.
+    /// Of what.
     #[command(flatten)]
-    pub image: Image,
+    pub one: One,
+    /// Where it is published.
+    #[command(flatten)]
+    pub repo: Repo,
     /// Keeps so many generations.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub keep: u32,

@@ -14,14 +14,18 @@ use self::args::{Command, Typed, Which};
 use super::terminal::Terminal;
 use crate::catalog::{ArchiveKind, Catalog, Publish};
 use crate::diff_archive::{Compression, Options};
+use crate::image::Layer;
 use crate::manifest::Manifest;
-use crate::publish::{Policy, Store};
+use crate::publish::{Policy, PublishError, Store};
 use crate::report::Monitor;
 use crate::root::Root;
 use crate::scan::{Cache, scan};
 use crate::tardiff::artifact::{self, Artifact};
 use crate::tardiff::show::{Contents, How};
 use crate::tardiff::{build, list, prune, publish, serve, verify};
+
+/// clap lets no such command line pass.
+const UNNAMED: &str = "neither an image nor an override is named";
 
 /// The command line as clap knows it: for help, man pages and completions.
 pub fn command() -> clap::Command {
@@ -70,15 +74,16 @@ fn run_command(command: Command, quiet: bool, monitor: &dyn Monitor) -> anyhow::
             if typed.canonical { manifest.write_to(&mut out)? } else { manifest.export_mtree(&mut out)? }
         }
         Command::List(typed) => {
-            for catalog in list::list(&typed.repo.repo, typed.image.as_ref())? {
-                print_catalog(&catalog, &mut out)?;
+            for (layer, catalog) in list::list(&typed.repo.repo, typed.layer().as_ref())? {
+                print_catalog(&layer, &catalog, &mut out)?;
             }
         }
-        Command::Verify(typed) => return verify_repository(typed, quiet, &mut out, monitor),
+        Command::Verify(typed) => return verify_repository(&typed, quiet, &mut out, monitor),
         Command::Prune(typed) => {
+            let layer = typed.one.layer().context(UNNAMED)?;
             // A name that is mistyped must not make directories.
-            list::list(&typed.image.repo.repo, Some(&typed.image.image))?;
-            let locked = Store::open(&typed.image.repo.repo, &typed.image.image).lock()?;
+            list::list(&typed.repo.repo, Some(&layer))?;
+            let locked = Store::open(&typed.repo.repo, &layer).lock()?;
             let pruned = prune::prune(&locked, typed.keep as usize, monitor)?;
             if !quiet {
                 writeln!(out, "removed {} generations, {} files", pruned.generations.len(), pruned.files.len())?;
@@ -122,10 +127,15 @@ fn publish_image(typed: args::Publish, quiet: bool, out: &mut impl Write, monito
         options: Options::new(compression, typed.level),
         delta_level: typed.delta_level,
     };
+    let layer = typed.one.layer().context(UNNAMED)?;
+    let trees = match layer {
+        Layer::Image(_) => typed.images_dir,
+        Layer::Override(_) => typed.overrides_dir,
+    };
     let request = publish::Request {
-        image: typed.image.image,
-        images_dir: typed.images_dir,
-        repo: typed.image.repo.repo,
+        tree: trees.join(layer.name().as_str()),
+        layer,
+        repo: typed.repo.repo,
         label: typed.label,
         policy,
         keep: typed.keep.map(|keep| keep as usize),
@@ -135,15 +145,16 @@ fn publish_image(typed: args::Publish, quiet: bool, out: &mut impl Write, monito
     if quiet {
         return Ok(());
     }
+    let shown = shown(&request.layer);
     match outcome {
         publish::Outcome::Unchanged(head) => {
             let (serial, id) = (head.serial, head.generation.short());
-            writeln!(out, "{} has not changed since publish {serial} (generation {id})", request.image)?;
+            writeln!(out, "{shown} has not changed since publish {serial} (generation {id})")?;
         }
         publish::Outcome::Published(published) => {
             let Publish { serial, generation, entries, bytes, .. } = &published.publish;
             let (id, bytes) = (generation.short(), HumanBytes(*bytes));
-            writeln!(out, "published {} {serial}: generation {id}, {entries} entries, {bytes}", request.image)?;
+            writeln!(out, "published {shown} {serial}: generation {id}, {entries} entries, {bytes}")?;
             for archive in &published.made {
                 writeln!(out, "  {}  {}", archive.file.file, HumanBytes(archive.file.size))?;
             }
@@ -153,12 +164,15 @@ fn publish_image(typed: args::Publish, quiet: bool, out: &mut impl Write, monito
 }
 
 fn verify_repository(
-    typed: args::Image,
+    typed: &args::Any,
     quiet: bool,
     out: &mut impl Write,
     monitor: &dyn Monitor,
 ) -> anyhow::Result<bool> {
-    let findings = verify::verify(&typed.repo.repo, &typed.image, monitor)?;
+    let findings = match typed.layer() {
+        Some(layer) => verify::verify(&typed.repo.repo, &layer, monitor)?,
+        None => verify::verify_all(&typed.repo.repo, monitor)?,
+    };
     for fault in &findings.faults {
         writeln!(out, "FAULT: {fault}")?;
     }
@@ -194,20 +208,20 @@ fn manifest(which: &Which, monitor: &dyn Monitor) -> anyhow::Result<Manifest> {
             Artifact::Diff(_) => bail!("{} is a diff, which has no manifest of its own", file.display()),
         };
     }
-    let image = which.subject.image.as_ref().context("neither a file nor an image is named")?;
-    let store = Store::open(&which.repo.repo, image);
-    let catalog = store.catalog()?.with_context(|| format!("nothing is published of image {image}"))?;
-    Ok(store.manifest(find(&catalog, which.generation.as_deref())?)?)
+    let layer = which.subject.layer().context(UNNAMED)?;
+    let store = Store::open(&which.repo.repo, &layer);
+    let catalog = store.catalog()?.ok_or(PublishError::NothingPublished(layer))?;
+    Ok(store.manifest(find(store.layer(), &catalog, which.generation.as_deref())?)?)
 }
 
 /// The publish that `word` names: by its serial, or by the beginning of the generation's id.
-fn find<'c>(catalog: &'c Catalog, word: Option<&str>) -> anyhow::Result<&'c Publish> {
+fn find<'c>(layer: &Layer, catalog: &'c Catalog, word: Option<&str>) -> anyhow::Result<&'c Publish> {
     let Some(word) = word else { return Ok(catalog.head()) };
     if let Some(publish) = catalog.publishes.iter().find(|publish| publish.serial.to_string() == word) {
         return Ok(publish);
     }
     let mut matching = catalog.publishes.iter().rev().filter(|p| p.generation.to_string().starts_with(word));
-    let Some(first) = matching.next() else { bail!("image {} has no generation {word:?}", catalog.image) };
+    let Some(first) = matching.next() else { bail!("{layer} has no generation {word:?}") };
     if matching.any(|other| other.generation != first.generation) {
         bail!("{word:?} is the beginning of several generations' ids");
     }
@@ -235,8 +249,16 @@ fn word(how: How) -> &'static str {
     }
 }
 
-fn print_catalog(catalog: &Catalog, out: &mut impl Write) -> io::Result<()> {
-    writeln!(out, "{}: {} publishes, {} archives", catalog.image, catalog.publishes.len(), catalog.archives.len())?;
+/// An image is known by its name alone.
+fn shown(layer: &Layer) -> String {
+    match layer {
+        Layer::Image(name) => name.to_string(),
+        Layer::Override(_) => layer.to_string(),
+    }
+}
+
+fn print_catalog(layer: &Layer, catalog: &Catalog, out: &mut impl Write) -> io::Result<()> {
+    writeln!(out, "{}: {} publishes, {} archives", shown(layer), catalog.publishes.len(), catalog.archives.len())?;
     for publish in &catalog.publishes {
         let Publish { serial, generation, time, entries, bytes, label, .. } = publish;
         let label = label.as_deref().map(|label| format!("  {:?}", label)).unwrap_or_default();

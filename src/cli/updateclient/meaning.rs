@@ -1,5 +1,7 @@
 //! What was typed and what is configured, together: what it means.
 
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 use std::time::Duration;
 
 use super::arguments::Arguments;
@@ -10,7 +12,7 @@ use crate::fetch::{Options, RepoUrl};
 use crate::full_sync::Server;
 use crate::image::ImageName;
 use crate::tree_path::TreePath;
-use crate::update::{Request, RollbackRequest, Sync, UpdateError, Way};
+use crate::update::{Request, RollbackRequest, Sync, UpdateError, Way, WhyRequest};
 
 /// What this node follows.
 pub struct Follows {
@@ -94,6 +96,16 @@ pub fn rollback(arguments: &Arguments, settings: &Settings) -> RollbackRequest {
     }
 }
 
+/// What is asked about a path of the tree, which is given as the tree has it.
+pub fn why(arguments: &Arguments, settings: &Settings, path: &Path) -> Result<WhyRequest, UpdateError> {
+    Ok(WhyRequest {
+        root: arguments.root.clone(),
+        path: absolute(path).map_err(|why| usage(format!("--why {}: {why}", path.display())))?,
+        excludes: settings.excludes.clone(),
+        fstypes: settings.fstypes.clone(),
+    })
+}
+
 /// What `--autoinstall` is to arrange.
 pub fn autoinstall(arguments: &Arguments, settings: &Settings) -> Result<autoinstall::Request, UpdateError> {
     let server = server(settings).ok_or_else(|| usage("You must specify --server.".to_owned()))?;
@@ -145,24 +157,22 @@ fn way(arguments: &Arguments, settings: &Settings) -> Result<Way, UpdateError> {
     }
     let directory = match &arguments.directory {
         None => TreePath::root(),
-        Some(path) => directory(path)?,
+        Some(path) => absolute(path).map_err(|why| usage(format!("--directory {}: {why}", path.display())))?,
     };
     Ok(Way::Sync(Sync { directory, delete: !arguments.no_delete }))
 }
 
 /// An absolute path as it was typed: slashes count once, and the last one for nothing.
-fn directory(path: &std::path::Path) -> Result<TreePath, UpdateError> {
-    use std::os::unix::ffi::OsStrExt;
+fn absolute(path: &Path) -> Result<TreePath, String> {
     let bytes = path.as_os_str().as_bytes();
-    let refused = |why: &str| usage(format!("--directory {}: {why}", path.display()));
     if !bytes.starts_with(b"/") {
-        return Err(refused("give an absolute path"));
+        return Err("give an absolute path".to_owned());
     }
     let words: Vec<&[u8]> = bytes.split(|&b| b == b'/').filter(|word| !word.is_empty() && *word != b".").collect();
     if words.is_empty() {
         return Ok(TreePath::root());
     }
-    TreePath::new(words.join(&b'/')).map_err(|e| refused(&e.to_string()))
+    TreePath::new(words.join(&b'/')).map_err(|e| e.to_string())
 }
 
 /// The host of `HOST`, `HOST:PORT`, `[ADDRESS]` or `[ADDRESS]:PORT`.
@@ -191,7 +201,7 @@ mod tests {
 
     #[test]
     fn a_directory_is_taken_as_the_old_client_took_it() {
-        let shown = |text: &str| directory(std::path::Path::new(text)).map(|path| path.to_string()).ok();
+        let shown = |text: &str| absolute(Path::new(text)).map(|path| path.to_string()).ok();
         assert_eq!(shown("/usr//share/").as_deref(), Some("/usr/share"));
         assert_eq!(shown("/").as_deref(), Some("/"));
         assert_eq!((shown("usr"), shown("/usr/../etc")), (None, None));

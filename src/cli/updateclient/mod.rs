@@ -7,6 +7,7 @@
 
 mod arguments;
 mod meaning;
+mod restart;
 mod settings;
 mod show;
 
@@ -92,6 +93,9 @@ fn run(arguments: &Arguments) -> Result<Exit, UpdateError> {
     if arguments.status {
         return show::status(&update::status(&arguments.root)?, arguments.json);
     }
+    if arguments.needs_restarting {
+        return restart::needs_restarting(&arguments.root, arguments.json);
+    }
     let monitor: Box<dyn Monitor> =
         if arguments.json { Box::new(Json::default()) } else { Box::new(Terminal::new(arguments.quiet)) };
     if arguments.recover {
@@ -104,6 +108,11 @@ fn run(arguments: &Arguments) -> Result<Exit, UpdateError> {
         show::settings(&settings.rows, arguments.json);
         return Ok(Exit::Done);
     }
+    if let Some(path) = &arguments.why {
+        let request = meaning::why(arguments, &settings, path)?;
+        show::why(&update::why(&request)?, arguments.json);
+        return Ok(Exit::Done);
+    }
     if !settings.ignored.is_empty() {
         monitor.note(format!("client.conf says what means nothing here: {}", settings.ignored.join(", ")));
     }
@@ -111,7 +120,8 @@ fn run(arguments: &Arguments) -> Result<Exit, UpdateError> {
         let request = meaning::rollback(arguments, &settings);
         confirm(arguments, request.dry_run, &format!("bring {} back to what it was", request.root.display()))?;
         let done = update::rollback(&request, monitor.as_ref())?;
-        show::rolled_back(&done, arguments);
+        let restart = done.mixed.and_then(|_| restart::after(&request.root, monitor.as_ref()));
+        show::rolled_back(&done, restart.as_ref(), arguments);
         follows_well(&done.afterwards)?;
         return reboot_after(Exit::Done, arguments, &settings, monitor.as_ref());
     }
@@ -122,7 +132,9 @@ fn run(arguments: &Arguments) -> Result<Exit, UpdateError> {
     let request = meaning::request(arguments, &settings, follows)?;
     confirm(arguments, request.dry_run || request.adopt_only, &question(&request))?;
     let report = update::run(&request, monitor.as_ref())?;
-    show::report(&report, &request, arguments)?;
+    let changed = report.outcome == update::Outcome::Updated;
+    let restart = if changed { restart::after(&request.root, monitor.as_ref()) } else { None };
+    show::report(&report, &request, restart.as_ref(), arguments)?;
     if let Some(refusal) = report.refusal {
         return Err(refusal);
     }

@@ -10,9 +10,11 @@ use super::{Arguments, Exit};
 use crate::apply::prepare::Item;
 use crate::autoinstall::{Arranged, Flavor};
 use crate::host::Restart;
+use crate::host::restart::Verdict;
+use crate::image::ImageName;
 use crate::state::held::Held;
 use crate::state::{Found, State};
-use crate::update::{Outcome, Report, Request, RolledBack, Status, Undoable, UpdateError};
+use crate::update::{Outcome, Reason, Report, Request, RolledBack, Status, Undoable, UpdateError};
 
 /// More deviations than this are counted, not listed, unless asked for by `--status` or `--json`.
 const LISTED: usize = 20;
@@ -31,8 +33,9 @@ enum Told<'a> {
     Done {
         outcome: &'a str,
         image: String,
-        generation: String,
-        serial: u64,
+        generation: Option<String>,
+        overrides: Vec<String>,
+        serial: Option<u64>,
         way: &'a str,
         changed: usize,
         bytes: u64,
@@ -41,6 +44,13 @@ enum Told<'a> {
         deviations: &'a std::collections::BTreeMap<String, String>,
         displaced: Vec<String>,
         untracked: Option<u64>,
+        /// Of the running system alone.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        restart: Option<&'a Verdict>,
+    },
+    Restart {
+        #[serde(flatten)]
+        restart: &'a Verdict,
     },
     Arranged {
         flavor: &'a str,
@@ -67,13 +77,20 @@ enum Told<'a> {
         displaced: Vec<String>,
         deviations: &'a std::collections::BTreeMap<String, String>,
         mixed_ms: Option<u64>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        restart: Option<&'a Verdict>,
     },
 }
 
 /// Prints what was done, or would be.
-pub fn report(report: &Report, request: &Request, arguments: &Arguments) -> Result<(), UpdateError> {
+pub fn report(
+    report: &Report,
+    request: &Request,
+    restart: Option<&Verdict>,
+    arguments: &Arguments,
+) -> Result<(), UpdateError> {
     if arguments.json {
-        report_json(report, request);
+        report_json(report, request, restart);
         return Ok(());
     }
     let mut out = std::io::stdout().lock();
@@ -98,23 +115,48 @@ pub fn report(report: &Report, request: &Request, arguments: &Arguments) -> Resu
         let _ = writeln!(out, "went with its directory, kept in .si-undo until the next update: {path}");
     }
     let _ = writeln!(out, "{}", sentence(report, request));
+    for line in restart.iter().flat_map(|verdict| verdict.lines()) {
+        let _ = writeln!(out, "{line}");
+    }
     let _ = out.flush();
     Ok(())
 }
 
+/// Prints what uses replaced files.
+pub fn restart(verdict: &Verdict, as_json: bool) {
+    if as_json {
+        json::line(&Told::Restart { restart: verdict });
+        return;
+    }
+    let mut out = std::io::stdout().lock();
+    for line in verdict.lines() {
+        let _ = writeln!(out, "{line}");
+    }
+    let _ = out.flush();
+}
+
 fn sentence(report: &Report, request: &Request) -> String {
-    let (image, id, serial) = (&request.image, report.generation.short(), report.serial);
+    let laid: Vec<&str> = request.overrides.iter().map(ImageName::as_str).collect();
+    let name = match laid.is_empty() {
+        true => request.image.to_string(),
+        false => format!("{} with {}", request.image, laid.join(", ")),
+    };
+    let at = match (report.generation, report.serial) {
+        (Some(id), Some(serial)) => format!(", generation {}, serial {serial}", id.short()),
+        _ => String::new(),
+    };
+    let image = format!("{name}{at}");
     let changes = format!("{} paths, {} of new content", report.items.len(), size(report.bytes));
     let mut text = match report.outcome {
-        Outcome::UpToDate => format!("{image} is up to date: generation {id}, serial {serial}"),
+        Outcome::UpToDate => format!("{name} is up to date{}", at.replacen(", ", ": ", 1)),
         Outcome::Adopted if request.dry_run => {
-            format!("this tree would be recorded as {image}, generation {id}, serial {serial}")
+            format!("this tree would be recorded as {image}")
         }
-        Outcome::Adopted => format!("this tree is recorded as {image}, generation {id}, serial {serial}"),
+        Outcome::Adopted => format!("this tree is recorded as {image}"),
         Outcome::WouldUpdate => {
-            format!("would update to {image}, generation {id}, serial {serial} ({changes}): {}", report.way)
+            format!("would update to {image} ({changes}): {}", report.way)
         }
-        Outcome::Updated => format!("updated to {image}, generation {id}, serial {serial} ({changes})"),
+        Outcome::Updated => format!("updated to {image} ({changes})"),
     };
     if let Some(mixed) = report.mixed {
         text += &format!(", mixed for {} ms", mixed.as_millis());
@@ -129,7 +171,7 @@ fn sentence(report: &Report, request: &Request) -> String {
 }
 
 /// Prints what a rollback did, or would do.
-pub fn rolled_back(done: &RolledBack, arguments: &Arguments) {
+pub fn rolled_back(done: &RolledBack, restart: Option<&Verdict>, arguments: &Arguments) {
     if arguments.json {
         items_json(&done.items);
         json::line(&Told::RolledBack {
@@ -141,6 +183,7 @@ pub fn rolled_back(done: &RolledBack, arguments: &Arguments) {
             displaced: done.displaced.iter().map(ToString::to_string).collect(),
             deviations: &done.deviations,
             mixed_ms: done.mixed.map(|mixed| mixed.as_millis() as u64),
+            restart,
         });
         return;
     }
@@ -177,6 +220,9 @@ pub fn rolled_back(done: &RolledBack, arguments: &Arguments) {
         let id = held.generation.short();
         let _ = writeln!(out, "generation {id} is held: this node waits for a newer one, or for --unhold");
     }
+    for line in restart.iter().flat_map(|verdict| verdict.lines()) {
+        let _ = writeln!(out, "{line}");
+    }
     let _ = out.flush();
 }
 
@@ -191,7 +237,7 @@ fn items_json(items: &[Item]) {
     }
 }
 
-fn report_json(report: &Report, request: &Request) {
+fn report_json(report: &Report, request: &Request, restart: Option<&Verdict>) {
     items_json(&report.items);
     json::line(&Told::Done {
         outcome: match report.outcome {
@@ -201,7 +247,8 @@ fn report_json(report: &Report, request: &Request) {
             Outcome::Adopted => "adopted",
         },
         image: request.image.to_string(),
-        generation: report.generation.to_string(),
+        generation: report.generation.map(|id| id.to_string()),
+        overrides: request.overrides.iter().map(ToString::to_string).collect(),
         serial: report.serial,
         way: &report.way,
         changed: report.items.len(),
@@ -211,6 +258,7 @@ fn report_json(report: &Report, request: &Request) {
         deviations: &report.deviations,
         displaced: report.displaced.iter().map(ToString::to_string).collect(),
         untracked: report.untracked,
+        restart,
     });
 }
 
@@ -240,6 +288,15 @@ pub fn settings(rows: &[Row], as_json: bool) {
         let _ = writeln!(out, "{:<23} {}  [{}]", row.name, row.value, row.from);
     }
     let _ = out.flush();
+}
+
+/// Prints where a path comes from.
+pub fn why(reason: &Reason, as_json: bool) {
+    if as_json {
+        json::line(reason);
+    } else {
+        let _ = writeln!(std::io::stdout(), "{reason}");
+    }
 }
 
 /// Prints what is recorded.
@@ -273,8 +330,16 @@ fn print_status(status: &Status, state: Option<&State>, set_aside: Option<&str>)
         return print_undo(status, &mut out);
     };
     writeln!(out, "image:       {}", state.image)?;
-    writeln!(out, "serial:      {}", state.serial)?;
-    writeln!(out, "generation:  {}", state.generation)?;
+    let laid: Vec<String> = state.overrides.iter().map(|laid| laid.name.to_string()).collect();
+    if !laid.is_empty() {
+        writeln!(out, "overrides:   {}", laid.join(" "))?;
+    }
+    if state.is_published() {
+        writeln!(out, "serial:      {}", state.serial)?;
+        writeln!(out, "generation:  {}", state.generation)?;
+    } else {
+        writeln!(out, "generation:  unknown: it came by rsync and was never published")?;
+    }
     writeln!(out, "recorded:    {}", state.written)?;
     match state.untracked {
         Some(count) => writeln!(out, "untracked:   {count}")?,

@@ -1,0 +1,181 @@
+//! Makes a manifest of what rsync brings of something that was never published.
+//!
+//! rsync lists the module; then it brings what the live tree does not have in the very same form; then it is
+//! asked again whether anything of the module is in neither. A path's entry is read from what came, else
+//! from the live tree, which rsync found to be equal there.
+
+use std::collections::{BTreeMap, HashMap};
+use std::ffi::OsString;
+
+use super::listing::{Listing, itemized, unescape};
+use super::{Aside, FullSyncError, Module, TO_THE_NANOSECOND, options, path};
+use crate::digest::Digest;
+use crate::entry::{Entry, LeafKind, Node};
+use crate::manifest::Manifest;
+use crate::report::{Event, Job, Monitor};
+use crate::root::Root;
+use crate::scan;
+use crate::tree_path::TreePath;
+
+/// So many paths are named in a message.
+const NAMED: usize = 10;
+
+/// Something that came whole: its manifest, and the content that the live tree does not have.
+pub struct Received {
+    /// What it holds, as far as the rules let it come.
+    pub manifest: Manifest,
+    /// The files that came.
+    pub tree: Root,
+    /// The content of the files that were read on the live tree, since they did not come.
+    pub local: HashMap<TreePath, Digest>,
+}
+
+impl Module<'_> {
+    /// Receives what differs from the tree `live`, and finds out what the whole module is.
+    pub fn receive_whole(&self, live: &Root, aside: &Aside, monitor: &dyn Monitor) -> Result<Received, FullSyncError> {
+        let (place, tree) = self.prepare(aside)?;
+        let to_the_nanosecond = || options().into_iter().chain([TO_THE_NANOSECOND.into()]).collect::<Vec<OsString>>();
+        self.bring(live, &place, to_the_nanosecond(), monitor)?;
+        place.create_dir(&path("none"))?;
+        let listing = self.list(&place, monitor)?;
+        monitor.event(Event::Started { job: Job::Walk, total: listing.paths.len() as u64 });
+        self.judge_again(live, &place, to_the_nanosecond(), monitor)?;
+        let (manifest, local) = self.manifest(&listing, live, &tree, monitor)?;
+        monitor.event(Event::Advanced { job: Job::Walk, by: listing.paths.len() as u64 });
+        monitor.event(Event::Finished { job: Job::Walk });
+        Ok(Received { manifest, tree, local })
+    }
+
+    /// Asks rsync whether what came and what the live tree has are the module.
+    fn judge_again(
+        &self,
+        live: &Root,
+        place: &Root,
+        mut options: Vec<OsString>,
+        monitor: &dyn Monitor,
+    ) -> Result<(), FullSyncError> {
+        options.extend(self.comparing(live));
+        options.extend(["--dry-run", "--out-format=%i %n"].map(Into::into));
+        let mut different = Vec::new();
+        let mut more = 0;
+        let hear = |line: &[u8]| {
+            let name = itemized(line).map_or(line, |(_, name)| name);
+            match different.len() {
+                NAMED => more += 1,
+                _ => different.push(String::from_utf8_lossy(&unescape(name)).escape_debug().to_string()),
+            }
+            Ok(())
+        };
+        let outcome = self.run(place, options, "tree/", hear, monitor)?;
+        if let Some(error) = self.judge(&outcome) {
+            return Err(error);
+        }
+        if different.is_empty() {
+            return Ok(());
+        }
+        let and = if more > 0 { format!(" and {more} more") } else { String::new() };
+        let (what, names) = (self.layer, different.join(", "));
+        Err(FullSyncError::Server(format!("the {what} changed while it was received: {names}{and}; run again")))
+    }
+
+    fn manifest(
+        &self,
+        listing: &Listing,
+        live: &Root,
+        tree: &Root,
+        monitor: &dyn Monitor,
+    ) -> Result<(Manifest, HashMap<TreePath, Digest>), FullSyncError> {
+        // Of the directories above the one that is asked for the server's metadata does not count.
+        let above = |path: &TreePath| self.directory.is_below(path) || (path.is_root() && !self.directory.is_root());
+        let paths: Vec<TreePath> = listing.paths.keys().cloned().collect();
+        let (from_live, from_tree): (Vec<TreePath>, Vec<TreePath>) = paths.into_iter().partition(&above);
+        let mut entries: BTreeMap<TreePath, Entry> = BTreeMap::new();
+        let mut take = |found: Vec<Option<Entry>>| {
+            entries.extend(found.into_iter().flatten().map(|entry| (entry.path.clone(), entry)));
+        };
+        take(scan::entries(live, &from_live)?);
+        take(scan::entries(tree, &from_tree)?);
+        let missing: Vec<TreePath> = listing.paths.keys().filter(|p| !entries.contains_key(*p)).cloned().collect();
+        let (from_tree, from_live): (Vec<TreePath>, Vec<TreePath>) = missing.into_iter().partition(&above);
+        let local = scan::entries(live, &from_live)?;
+        let digests = local.iter().flatten().filter_map(|entry| Some((entry.path.clone(), entry.file()?.1))).collect();
+        entries.extend(local.into_iter().flatten().map(|entry| (entry.path.clone(), entry)));
+        let above = scan::entries(tree, &from_tree)?;
+        entries.extend(above.into_iter().flatten().map(|entry| (entry.path.clone(), entry)));
+        link(&mut entries, &listing.leaders, &digests);
+        self.check(listing, &entries, monitor)?;
+        let manifest = Manifest::new(entries.into_values().collect());
+        Ok((manifest.map_err(|error| FullSyncError::Server(error.to_string()))?, digests))
+    }
+
+    /// Refuses what is not what the listing says: something writes to the live tree, or to the module.
+    fn check(
+        &self,
+        listing: &Listing,
+        entries: &BTreeMap<TreePath, Entry>,
+        monitor: &dyn Monitor,
+    ) -> Result<(), FullSyncError> {
+        for (path, kind) in &listing.paths {
+            let found = entries.get(path).map(letter);
+            if found == Some(*kind) {
+                continue;
+            }
+            if found.is_none() && *kind == b'S' {
+                monitor.warn(format!("{path} is a socket on the server and is left out"));
+                continue;
+            }
+            let what = self.layer;
+            return Err(FullSyncError::Node(format!("{path} changed while the {what} was received; run again")));
+        }
+        Ok(())
+    }
+}
+
+/// The directories above `directory` as they stand on the tree `live`, from the top on; those alone.
+pub fn above(live: &Root, directory: &TreePath) -> Result<Option<Manifest>, FullSyncError> {
+    let mut paths = Vec::new();
+    let mut at = directory.parent();
+    while let Some(path) = at {
+        at = path.parent();
+        paths.push(path);
+    }
+    let entries = scan::entries(live, &paths)?;
+    let entries: Vec<Entry> = entries.into_iter().flatten().filter(Entry::is_dir).collect();
+    Ok(if entries.is_empty() { None } else { Manifest::new(entries).ok() })
+}
+
+/// The letter that rsync has for a kind of entry.
+fn letter(entry: &Entry) -> u8 {
+    match &entry.node {
+        Node::Directory => b'd',
+        Node::Leaf(leaf) => match leaf.kind {
+            LeafKind::File { .. } => b'f',
+            LeafKind::Symlink { .. } => b'L',
+            LeafKind::Fifo => b'S',
+            LeafKind::Char(_) | LeafKind::Block(_) => b'D',
+        },
+    }
+}
+
+/// Makes the links of one inode one group: they are what came of it, else what is on the live tree.
+fn link(
+    entries: &mut BTreeMap<TreePath, Entry>,
+    leaders: &HashMap<TreePath, TreePath>,
+    local: &HashMap<TreePath, Digest>,
+) {
+    let mut groups: BTreeMap<&TreePath, Vec<&TreePath>> = BTreeMap::new();
+    for (path, leader) in leaders {
+        groups.entry(leader).or_insert_with(|| vec![leader]).push(path);
+    }
+    for (_, mut members) in groups {
+        members.sort_unstable();
+        let came = members.iter().find(|path| !local.contains_key(**path) && entries.contains_key(**path));
+        let model = came.or(members.first()).and_then(|path| entries.get(*path)).cloned();
+        let (Some(model), Some(first)) = (model, members.first()) else { continue };
+        let Node::Leaf(leaf) = model.node else { continue };
+        for path in &members {
+            let node = Node::Leaf(crate::entry::Leaf { kind: leaf.kind.clone(), group: Some((*first).clone()) });
+            entries.insert((*path).clone(), Entry { path: (*path).clone(), meta: model.meta.clone(), node });
+        }
+    }
+}
