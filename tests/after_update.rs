@@ -7,6 +7,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
 use common::interrupted::{STRACE, interrupt, read};
 use common::site::{Run, Site};
@@ -151,11 +152,54 @@ fn a_pre_hook_that_fails_stops_the_update_before_anything_is_touched() {
     }
     fs::write(node.at(&hook), "#!/no/such/shell\n").expect("writes");
     node.0.refused(&[], 14, &["a pre-update hook stopped the update", "50-guard"]);
-    // a full sync is stopped as well
     assert_eq!(node.notes(), [""; 0]);
     fs::remove_file(node.at(&hook)).expect("removes");
     node.0.updated(&[]).ended(0, &["updated to node"]);
     assert_eq!(node.notes(), ["later"]);
+}
+
+#[test]
+fn a_run_that_is_asked_to_stop_does_not_wait_for_its_hooks() {
+    if !has_all(&[]) {
+        return;
+    }
+    let (first, second) = plain();
+    let node = Node::behind(&first, &second);
+    node.script(&format!("{PRE}/1"), "echo began >>/var/log/notes; sleep 1000");
+    let mut child = node.0.command().stderr(Stdio::null()).stdout(Stdio::null()).spawn().expect("it starts");
+    let begin = Instant::now();
+    while !node.at("var/log/notes").exists() {
+        assert!(begin.elapsed() < Duration::from_secs(20), "the hook never began");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    let pid = nix::unistd::Pid::from_raw(child.id().try_into().expect("a number"));
+    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).expect("it is told");
+    assert_eq!(child.wait().expect("it ends").code(), Some(11));
+    assert_eq!(read(&node.at("etc/version")), "1");
+    node.0.nothing_left();
+}
+
+#[test]
+fn a_full_sync_has_its_hooks_and_tells_the_boot_loader() {
+    if !has_all(&[]) {
+        return;
+    }
+    let (first, second) = kernels();
+    let site = Site::new().with_rsync();
+    site.publish(&first);
+    site.install_node();
+    site.updated(&["--adopt"]);
+    site.publish(&second);
+    fs::remove_dir_all(site.repo().join("node/diffs")).expect("removes");
+    machine::install_busybox(&site.node(), &["sh"]);
+    let node = Node(site);
+    node.noting("usr/sbin/update-grub");
+    node.script(&format!("{PRE}/1"), "exit 1");
+    node.0.refused(&[], 14, &["full sync", "a pre-update hook stopped the update"]);
+    node.script(&format!("{PRE}/1"), "echo \"$SI_STAGE $SI_WAY\" >>/var/log/notes");
+    node.script(&format!("{POST}/1"), "echo \"$SI_STAGE $SI_WAY\" >>/var/log/notes");
+    node.0.updated(&[]).ended(0, &["full sync"]);
+    assert_eq!(node.notes(), ["pre full-sync", "update-grub", "post full-sync"]);
 }
 
 #[test]

@@ -109,12 +109,12 @@ fn gateway_in(routes: &str, device: &str) -> Option<Ipv4Addr> {
 
 /// The first domain that is searched, by the last line that says so.
 fn domain_in(resolv_conf: &str) -> Option<String> {
-    let said = resolv_conf.lines().filter_map(|line| {
+    let mut said = resolv_conf.lines().filter_map(|line| {
         let mut words = line.split_whitespace();
         words.next().filter(|word| matches!(*word, "search" | "domain"))?;
         words.next().filter(|domain| *domain != ".").map(|domain| domain.trim_end_matches('.').to_owned())
     });
-    said.last()
+    said.next_back()
 }
 
 /// The address of the server, where it is one or `hosts` knows it; else its name. IPv4 comes first.

@@ -5,6 +5,8 @@
 //! grub where it is built so). Several can stand on one tree, and are then all served; the order is that in
 //! which one's result is another's input.
 
+pub mod due;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
@@ -35,7 +37,7 @@ pub type Changes = BTreeMap<TreePath, Fate>;
 pub struct Equipment {
     /// The programs that are known here and that it has, by name.
     pub programs: BTreeMap<&'static str, TreePath>,
-    /// Those of [`PLACES`] that it has.
+    /// What it has that tells of boot loaders: directories and files, as paths.
     pub places: BTreeSet<&'static str>,
     /// Whether systemd-boot is installed where the firmware finds it.
     pub systemd_boot: bool,
@@ -84,56 +86,6 @@ const SYSTEMD_BOOT: &str = "usr/lib/systemd/boot/efi";
 const BELOW: [&str; 6] = ["boot", "efi", "etc/grub.d", "etc/default/grub.d", "etc/kernel", SYSTEMD_BOOT];
 /// So are these.
 const FILES: [&str; 3] = ["etc/default/grub", "etc/zipl.conf", "etc/lilo.conf"];
-
-/// What an update that has to be made known next, or could not be made known yet, changed.
-///
-/// It is kept in the state directory from before the update's seal until the boot loader knows: also where
-/// the run that made it is killed in between.
-pub mod due {
-    use std::io::Read;
-
-    use crate::host::MAX_FILE;
-    use crate::manifest::{parse_path, path_text};
-    use crate::root::{Root, RootError};
-    use crate::state;
-
-    use super::{Changes, Fate};
-
-    const NAME: &str = "boot-loader-due";
-
-    /// What is due; empty where nothing is.
-    pub fn load(root: &Root) -> Result<Changes, RootError> {
-        let path = state::place(NAME);
-        let file = match root.open_file(&path) {
-            Err(e) if e.is_absent() => return Ok(Changes::new()),
-            answer => answer?,
-        };
-        let mut text = String::new();
-        let read = file.take(MAX_FILE as u64).read_to_string(&mut text);
-        read.map_err(|source| RootError { what: "read", path: root.show(&path), source })?;
-        let change = |line: &str| {
-            let (fate, path) = line.split_once(' ')?;
-            let fate = if fate == "went" { Fate::Went } else { Fate::Came };
-            Some((parse_path(path.as_bytes()).ok()?, fate))
-        };
-        Ok(text.lines().filter_map(change).collect())
-    }
-
-    /// Keeps what is due, durably; nothing, where that is nothing.
-    pub fn keep(root: &Root, changes: &Changes) -> Result<(), RootError> {
-        let path = state::place(NAME);
-        if changes.is_empty() {
-            return root.unlink(&path);
-        }
-        let line = |(path, fate): (&_, &Fate)| {
-            let fate = if *fate == Fate::Went { "went" } else { "came" };
-            format!("{fate} {}\n", path_text(path))
-        };
-        let text: String = changes.iter().map(line).collect();
-        state::make_dirs(root, &state::place_dir())?;
-        root.write_durably(&path, text.as_bytes(), 0o600)
-    }
-}
 
 /// Whether a boot loader may have to be told that `path` changed.
 pub fn is_boot_file(path: &TreePath) -> bool {

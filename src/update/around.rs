@@ -42,8 +42,8 @@ pub(super) struct Around<'a> {
 
 impl Around<'_> {
     /// Runs the hooks of before, of which none may fail; from then on the boot loader is due, where it has to
-    /// be told.
-    pub(super) fn before(&self) -> Result<(), UpdateError> {
+    /// be told. Returns what was due already.
+    pub(super) fn before(&self) -> Result<Changes, UpdateError> {
         let root = self.scene.root;
         let stopped = |why: String| UpdateError::Hook(format!("a pre-update hook stopped the update: {why}"));
         for hook in hooks(root, Moment::Before).map_err(|error| stopped(error.to_string()))? {
@@ -53,20 +53,18 @@ impl Around<'_> {
             })?;
         }
         let changes = self.boot_changes();
+        let overdue = due::load(root).map_err(Untouched::from)?;
         if *self.scene.bootloader != BootLoader::Never && !changes.is_empty() {
-            let mut all = due::load(root).map_err(Untouched::from)?;
-            all.extend(changes);
+            let all = overdue.clone().into_iter().chain(changes).collect();
             due::keep(root, &all).map_err(Untouched::from_root)?;
         }
-        Ok(())
+        Ok(overdue)
     }
 
-    /// Nothing came of the transaction: nothing of it is due.
-    pub(super) fn called_off(&self) {
-        let Ok(mut all) = due::load(self.scene.root) else { return };
-        all.retain(|path, _| !self.plan.items.iter().any(|item| item.path == *path));
-        // What stays there makes the next run tell the boot loader once more than needed.
-        let _ = due::keep(self.scene.root, &all);
+    /// Nothing came of the transaction: only what was `overdue` still is.
+    pub(super) fn called_off(&self, overdue: &Changes) {
+        // Where that fails, the next run tells the boot loader once more than needed.
+        let _ = due::keep(self.scene.root, overdue);
     }
 
     /// Tells the boot loader, then runs the hooks of after, all of them; returns what failed. `is_tracked` says

@@ -217,11 +217,11 @@ impl Converge<'_> {
             return Ok(self.record_only(goal, transaction)?);
         }
         let around = self.around(goal, transaction);
-        around.before()?;
+        let overdue = around.before()?;
         let made = self.make(goal, transaction, fill);
         let mut report = made.map_err(|failure| {
             if let Failure::Before(_) = failure {
-                around.called_off();
+                around.called_off(&overdue);
             }
             failure.clean_up(self.run.session, transaction)
         })?;

@@ -73,7 +73,7 @@ pub fn run(request: &Request, monitor: &dyn Monitor) -> Result<Report, UpdateErr
 
 /// Tells the boot loader what an earlier run changed and could not tell it; returns what failed again.
 fn catch_up(request: &Request, session: &Session, monitor: &dyn Monitor) -> Result<Vec<String>, UpdateError> {
-    if request.dry_run || due::load(&session.root).map_err(Untouched::from)?.is_empty() {
+    if request.dry_run || request.adopt_only || due::load(&session.root).map_err(Untouched::from)?.is_empty() {
         return Ok(Vec::new());
     }
     let filter = filter_of(request, session, &request.excludes)?;
@@ -136,6 +136,10 @@ pub fn recover(root: &Path, monitor: &dyn Monitor) -> Result<(), UpdateError> {
     match finished {
         Some(applied) => monitor.note(stands(&session, &applied)),
         None => monitor.note(format!("no update of {} was interrupted", session.root.shown().display())),
+    }
+    // At boot, and still more in an initramfs, hardly anything is there that its programs need.
+    if !due::load(&session.root).map_err(Untouched::from)?.is_empty() {
+        monitor.note("boot files changed of which the boot loader was not told yet: the next update does");
     }
     Ok(())
 }

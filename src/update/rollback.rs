@@ -136,13 +136,13 @@ pub fn rollback(request: &RollbackRequest, monitor: &dyn Monitor) -> Result<Roll
         held: held.map(|held| held.to_toml()).transpose().map_err(Untouched::from)?,
     };
     let limits = Limits { keep: request.keep_undo, share: request.undo_share, repairs: false, made: before_made };
-    around.before()?;
+    let overdue = around.before()?;
     let made = Stage::create(root, &transaction.tops, &transaction, monitor)
         .map_err(|error| Failure::Before(UpdateError::from(error)))
         .and_then(|stage| complete(&session, stage, &limits, record, monitor));
     let applied = made.map_err(|failure| {
         if let Failure::Before(_) = failure {
-            around.called_off();
+            around.called_off(&overdue);
         }
         failure.clean_up(&session, &transaction)
     })?;
