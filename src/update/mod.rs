@@ -35,7 +35,7 @@ use crate::root::RootError;
 use crate::state::{self, KernelPaths, SeenCatalog, State, held};
 use crate::tree_path::TreePath;
 
-pub use cluster::{Assigned, cluster};
+pub use cluster::{Assigned, cluster, host_name};
 use converge::Converge;
 pub use outcome::{Outcome, Report, Status, Undoable, UpdateError};
 pub use request::{Check, Excludes, Request, Sync, Way};

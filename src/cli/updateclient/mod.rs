@@ -10,11 +10,14 @@ mod meaning;
 mod restart;
 mod settings;
 mod show;
+mod splay;
 
 use std::io::{IsTerminal, Write};
+use std::path::Path;
 use std::process::ExitCode;
 
 use super::json::Json;
+use super::log::{Level, Log, Logged, SOCKET};
 use super::signals;
 use super::terminal::Terminal;
 use crate::host::Drift;
@@ -77,17 +80,20 @@ pub fn main() -> ExitCode {
     };
     signals::receive();
     let json = arguments.json;
-    match run(&arguments) {
+    let only_asks = arguments.dry_run || arguments.status || arguments.show_config || arguments.why.is_some();
+    let log = Log::open(Path::new(SOCKET), !only_asks && !arguments.needs_restarting);
+    match run(&arguments, &log) {
         Ok(exit) => exit.into(),
         Err(error) => {
             let exit = exit_of(&error);
             show::error(&error, exit, json);
+            log.say(Level::Error, &error.to_string(), true);
             exit.into()
         }
     }
 }
 
-fn run(arguments: &Arguments) -> Result<Exit, UpdateError> {
+fn run(arguments: &Arguments, log: &Log) -> Result<Exit, UpdateError> {
     if arguments.status {
         return show::status(&update::status(&arguments.root)?, arguments.json);
     }
@@ -96,6 +102,7 @@ fn run(arguments: &Arguments) -> Result<Exit, UpdateError> {
     }
     let monitor: Box<dyn Monitor> =
         if arguments.json { Box::new(Json::default()) } else { Box::new(Terminal::new(arguments.quiet)) };
+    let monitor: Box<dyn Monitor + '_> = Box::new(Logged::new(monitor, !arguments.quiet, log));
     if arguments.recover {
         update::recover(&arguments.root, monitor.as_ref())?;
         return Ok(Exit::Done);
@@ -106,6 +113,9 @@ fn run(arguments: &Arguments) -> Result<Exit, UpdateError> {
         show::settings(&settings.rows, arguments.json);
         return Ok(Exit::Done);
     }
+    if !settings.syslog {
+        log.close();
+    }
     if !settings.ignored.is_empty() {
         monitor.note(format!("client.conf says what means nothing here: {}", settings.ignored.join(", ")));
     }
@@ -114,20 +124,32 @@ fn run(arguments: &Arguments) -> Result<Exit, UpdateError> {
         confirm(arguments, request.dry_run, &format!("bring {} back to what it was", request.root.display()))?;
         let done = update::rollback(&request, monitor.as_ref())?;
         let restart = done.mixed.and_then(|_| restart::after(&request.root, monitor.as_ref()));
-        show::rolled_back(&done, restart.as_ref(), arguments);
+        show::rolled_back(&done, restart.as_ref(), arguments, log);
         return Ok(Exit::Done);
+    }
+    // Before the server is asked anything; but a person is asked first.
+    let splay = || match arguments.dry_run {
+        true => Ok(()),
+        false => splay::wait(&arguments.root, settings.splay, monitor.as_ref()),
+    };
+    if arguments.yes {
+        splay()?;
     }
     let follows = follows(arguments, &settings, monitor.as_ref())?;
     let request = meaning::request(arguments, &settings, follows)?;
     confirm(arguments, request.dry_run || request.adopt_only, &question(&request))?;
+    if !arguments.yes {
+        splay()?;
+    }
     let report = update::run(&request, monitor.as_ref())?;
+    let exit = exit_of_report(&report, &request);
     let changed = report.outcome == update::Outcome::Updated;
     let restart = if changed { restart::after(&request.root, monitor.as_ref()) } else { None };
-    show::report(&report, &request, restart.as_ref(), arguments)?;
+    show::report(&show::Told { report: &report, request: &request, restart: restart.as_ref(), exit }, arguments, log);
     if let Some(refusal) = report.refusal {
         return Err(refusal);
     }
-    Ok(exit_of_report(&report, &request))
+    Ok(exit)
 }
 
 /// The image and its overrides: as they are configured, else as the server's `cluster.txt` says.
