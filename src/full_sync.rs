@@ -34,11 +34,21 @@ pub struct Server {
     pub host: String,
     /// Of the daemon.
     pub port: u16,
+    /// A port of this machine that leads to the daemon, where it is not reached itself.
+    pub through: Option<u16>,
 }
 
 impl Server {
-    /// The address of a module, or of something in it.
+    /// The address that a module, or something in it, is reached by.
     pub fn address(&self, inside: &str) -> String {
+        match self.through {
+            Some(port) => format!("rsync://127.0.0.1:{port}/{inside}"),
+            None => self.shown(inside),
+        }
+    }
+
+    /// The address that it is known by.
+    pub fn shown(&self, inside: &str) -> String {
         let host = if self.host.contains(':') { format!("[{}]", self.host) } else { self.host.clone() };
         format!("rsync://{host}:{}/{inside}", self.port)
     }
@@ -46,7 +56,7 @@ impl Server {
 
 impl fmt::Display for Server {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.address(""))
+        f.write_str(&self.shown(""))
     }
 }
 
@@ -116,7 +126,7 @@ pub fn receive(
         RsyncError::TimedOut => FullSyncError::Server(error.to_string()),
         RsyncError::Run(_) => FullSyncError::Node(error.to_string()),
     })?;
-    let reason = || format!("{} ({})", outcome.reason(), server.address(&format!("{image}/")));
+    let reason = || format!("{} ({})", outcome.reason(), server.shown(&format!("{image}/")));
     match outcome.failure() {
         None => {}
         // What did not come is missed, by name, when the contents are taken.

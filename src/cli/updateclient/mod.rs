@@ -11,6 +11,7 @@ mod restart;
 mod settings;
 mod show;
 mod splay;
+mod tunnel;
 
 use std::io::{IsTerminal, Write};
 use std::path::Path;
@@ -23,10 +24,12 @@ use super::terminal::Terminal;
 use crate::host::Drift;
 use crate::report::Monitor;
 use crate::root::freeze;
+use crate::rsync::tunnel::{BECOME_SSH, become_ssh};
 use crate::update::{self, Report, Request, UpdateError};
 
 use meaning::Follows;
 use settings::Settings;
+use tunnel::Tunnelled;
 
 pub use arguments::{Arguments, command};
 
@@ -70,6 +73,11 @@ pub fn main() -> ExitCode {
     if std::env::args_os().nth(1).is_some_and(|argument| argument == freeze::WATCH) {
         freeze::watch();
         return Exit::Done.into();
+    }
+    if std::env::args_os().nth(1).is_some_and(|argument| argument == BECOME_SSH) {
+        let (error, code) = become_ssh(std::env::args_os().skip(2));
+        let _ = writeln!(std::io::stderr(), "{error}");
+        return ExitCode::from(code);
     }
     let arguments = match arguments::parse(std::env::args_os()) {
         Ok(arguments) => arguments,
@@ -135,8 +143,9 @@ fn run(arguments: &Arguments, log: &Log) -> Result<Exit, UpdateError> {
     if arguments.yes {
         splay()?;
     }
-    let follows = follows(arguments, &settings, monitor.as_ref())?;
-    let request = meaning::request(arguments, &settings, follows)?;
+    let tunnel = tunnel::open(arguments, &settings, monitor.as_ref())?;
+    let follows = follows(arguments, &settings, tunnel.as_ref(), monitor.as_ref())?;
+    let request = meaning::request(arguments, &settings, follows, tunnel.as_ref())?;
     confirm(arguments, request.dry_run || request.adopt_only, &question(&request))?;
     if !arguments.yes {
         splay()?;
@@ -153,12 +162,18 @@ fn run(arguments: &Arguments, log: &Log) -> Result<Exit, UpdateError> {
 }
 
 /// The image and its overrides: as they are configured, else as the server's `cluster.txt` says.
-fn follows(arguments: &Arguments, settings: &Settings, monitor: &dyn Monitor) -> Result<Follows, UpdateError> {
+fn follows(
+    arguments: &Arguments,
+    settings: &Settings,
+    tunnel: Option<&Tunnelled>,
+    monitor: &dyn Monitor,
+) -> Result<Follows, UpdateError> {
     let overrides = settings.overrides.clone();
     if let Some(image) = settings.image.clone() {
         return Ok(Follows { image, overrides });
     }
-    let server = meaning::server(settings).ok_or_else(|| settings::usage("You must specify --server.".to_owned()))?;
+    let unnamed = || settings::usage("You must specify --server.".to_owned());
+    let server = meaning::server(settings, tunnel).ok_or_else(unnamed)?;
     let options = meaning::fetch_options(arguments, settings);
     let cluster = update::cluster(&arguments.root, &server, &options)?;
     let overrides = if overrides.is_empty() { cluster.overrides } else { overrides };
