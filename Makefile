@@ -5,6 +5,7 @@
 # make bench      compared with rsync: make bench OLD=dir NEW=dir
 # make man        manual pages, in target/man
 # make install    PREFIX=/usr DESTDIR=
+# make install-timer      the daily update, by systemd or cron: see packaging/README.md
 # make install-recovery   what finishes an interrupted update at boot: see packaging/README.md
 
 PREFIX  ?= /usr
@@ -12,7 +13,7 @@ DESTDIR ?=
 CARGO   ?= cargo
 export PATH := $(HOME)/.cargo/bin:$(PATH)
 
-.PHONY: all test torture demo bench man install install-recovery clean
+.PHONY: all test torture demo bench man install install-recovery install-timer clean
 
 all:
 	$(CARGO) build --release --locked
@@ -69,6 +70,13 @@ install-recovery:
 	install -m 0755 packaging/initramfs-tools/scripts/local-bottom/si-recover \
 	    $(DESTDIR)$(INITRAMFSTOOLS)/scripts/local-bottom
 	chmod 0755 $(DESTDIR)$(DRACUT)/90si-recover/module-setup.sh $(DESTDIR)$(INITRAMFSTOOLS)/hooks/si-recover
+
+install-timer:
+	install -d $(DESTDIR)$(UNITS) $(DESTDIR)/etc/cron.d
+	$(AT_PREFIX) packaging/systemd/si-update.service >$(DESTDIR)$(UNITS)/si-update.service
+	install -m 0644 packaging/systemd/si-update.timer $(DESTDIR)$(UNITS)
+	$(AT_PREFIX) packaging/cron/si-update >$(DESTDIR)/etc/cron.d/si-update
+	chmod 0644 $(DESTDIR)$(UNITS)/si-update.service $(DESTDIR)/etc/cron.d/si-update
 
 clean:
 	$(CARGO) clean

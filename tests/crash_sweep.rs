@@ -627,7 +627,7 @@ fn request(node: &Path, repo: &str, rsync: Option<u16>) -> Request {
         image: "node".parse().expect("a name"),
         overrides: Vec::new(),
         way: Way::Diffs(repo.parse().expect("an URL")),
-        rsync: rsync.map(|port| Server { host: "127.0.0.1".to_owned(), port }),
+        rsync: rsync.map(|port| Server { host: "127.0.0.1".to_owned(), port, through: None }),
         sync_timeout: Duration::from_secs(3600),
         excludes: Excludes { name: "no excludes".to_owned(), rules: Vec::new(), place: None },
         fstypes: None,

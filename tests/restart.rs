@@ -27,13 +27,13 @@ impl Running {
     /// Waits until it is the program that it is to be.
     #[track_caller]
     fn start(command: &mut Command, name: &str) -> Self {
-        let child = command.stdin(Stdio::null()).spawn().expect("starts");
-        let comm = PathBuf::from(format!("/proc/{}/comm", child.id()));
+        let running = Running(command.stdin(Stdio::null()).spawn().expect("starts"));
+        let comm = PathBuf::from(format!("/proc/{}/comm", running.0.id()));
         for _ in 0..500 {
             if fs::read_to_string(&comm).is_ok_and(|found| found.trim() == name) {
                 // its libraries are mapped in no time
                 std::thread::sleep(Duration::from_millis(100));
-                return Running(child);
+                return running;
             }
             std::thread::sleep(Duration::from_millis(10));
         }

@@ -7,6 +7,7 @@
 use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::{SigSet, Signal};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -14,7 +15,7 @@ use rustix::io::Errno;
 
 static STOPPED: AtomicBool = AtomicBool::new(false);
 
-/// While a person is waited for, a stop is looked for so often, in nanoseconds.
+/// While a person or a time is waited for, a stop is looked for so often, in nanoseconds.
 const TICK: i64 = 100_000_000;
 
 /// Begins to receive signals; to be called before any other thread is started.
@@ -38,6 +39,18 @@ pub fn receive() {
 /// Whether a stop was asked for.
 pub fn is_stopped() -> bool {
     STOPPED.load(Ordering::SeqCst)
+}
+
+/// Waits so long; false where a stop comes first.
+pub fn sleep(time: Duration) -> bool {
+    let end = Instant::now() + time;
+    loop {
+        let left = end.saturating_duration_since(Instant::now());
+        if left.is_zero() || is_stopped() {
+            return !is_stopped();
+        }
+        thread::sleep(left.min(Duration::from_nanos(TICK as u64)));
+    }
 }
 
 /// Waits until standard input has something to say, or has ended; false where a stop comes first.

@@ -10,8 +10,8 @@ use std::time::Duration;
 
 use reqwest::blocking::{Client, RequestBuilder, Response};
 use reqwest::header::{
-    ACCEPT_ENCODING, CACHE_CONTROL, CONTENT_RANGE, ETAG, HeaderMap, HeaderName, HeaderValue, IF_NONE_MATCH, IF_RANGE,
-    RANGE, RETRY_AFTER,
+    ACCEPT_ENCODING, CACHE_CONTROL, CONTENT_RANGE, ETAG, HOST, HeaderMap, HeaderName, HeaderValue, IF_NONE_MATCH,
+    IF_RANGE, RANGE, RETRY_AFTER,
 };
 use reqwest::{StatusCode, Url, redirect};
 
@@ -46,8 +46,9 @@ struct ContentRange {
 }
 
 impl Http {
-    /// `base` is the image's directory, ending with a slash.
-    pub fn new(base: &Url, options: Options) -> Result<Self, FetchError> {
+    /// `base` is the image's directory, ending with a slash; `through` a port of this machine that leads to its
+    /// server, where that is not reached itself.
+    pub fn new(base: &Url, through: Option<u16>, options: Options) -> Result<Self, FetchError> {
         let this_node = |why: String| FetchError::new(Kind::Other, Side::Node, shown(base), why);
         // Another part of the program may have installed it; then it is the same one.
         let _ = rustls::crypto::ring::default_provider().install_default();
@@ -57,11 +58,25 @@ impl Http {
         }
         let mut headers = HeaderMap::new();
         headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
-        let client = Client::builder()
+        let mut reached = base.clone();
+        let mut builder = Client::builder();
+        let mut redirects = redirect::Policy::custom(follow);
+        if let Some(port) = through {
+            let host = HeaderValue::from_str(base.authority()).map_err(|e| this_node(e.to_string()))?;
+            headers.insert(HOST, host);
+            let moved = reached.set_host(Some("127.0.0.1")).is_ok() && reached.set_port(Some(port)).is_ok();
+            if !moved || base.scheme() != "http" {
+                return Err(this_node("only an http address can be reached through another port".to_owned()));
+            }
+            // Neither a proxy nor another server is the one at the end of the tunnel.
+            builder = builder.no_proxy();
+            redirects = redirect::Policy::none();
+        }
+        let client = builder
             .user_agent(USER_AGENT)
             .default_headers(headers)
             .referer(false)
-            .redirect(redirect::Policy::custom(follow))
+            .redirect(redirects)
             .connect_timeout(options.connect_timeout)
             // The blocking client takes this for the whole of request and headers, then for each read.
             .timeout(options.idle_timeout)
@@ -69,7 +84,7 @@ impl Http {
             .tls_certs_only(certificates)
             .build()
             .map_err(|e| this_node(format!("cannot make an HTTP client: {}", reason(&e))))?;
-        Ok(Http { client, base: base.to_string(), shown: shown(base), options })
+        Ok(Http { client, base: reached.to_string(), shown: shown(base), options })
     }
 
     fn get(&self, file: &str) -> RequestBuilder {
@@ -366,9 +381,9 @@ mod tests {
         let base = Url::parse("http://127.0.0.1:9/node/").expect("a URL");
         let empty = tempfile::NamedTempFile::new().expect("scratch");
         let options = Options { ca_file: Some(empty.path().to_owned()), ..Options::default() };
-        assert!(Http::new(&base, options.clone()).is_ok());
+        assert!(Http::new(&base, None, options.clone()).is_ok());
         let base = Url::parse("https://127.0.0.1:9/node/").expect("a URL");
-        let error = Http::new(&base, options).err().expect("nothing to check the server with");
+        let error = Http::new(&base, None, options).err().expect("nothing to check the server with");
         assert_eq!((error.kind, error.side), (Kind::Other, Side::Node), "{error}");
     }
 }

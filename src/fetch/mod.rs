@@ -102,25 +102,28 @@ impl Repository {
     ///
     /// Without a spool of the caller's a temporary one is made, and removed in the end.
     pub fn open(url: &RepoUrl, layer: &Layer, options: &Options, spool: Option<Spool>) -> Result<Self, FetchError> {
-        let below = layer.place();
+        let (below, url_through) = (layer.place(), url.through());
         let transport: Box<dyn Transport> = match url.place() {
             Place::Http(url) => {
                 let mut base = url.clone();
                 base.set_path(&format!("{}{below}/", url.path()));
-                Box::new(Http::new(&base, options.clone())?)
+                Box::new(Http::new(&base, url_through, options.clone())?)
             }
             Place::File(path) => Box::new(Local::new(path.join(below), options.stopped)),
-            Place::Rsync(url) => Box::new(Rsync::new(format!("{url}{below}/"), options.clone())),
+            Place::Rsync(url) => {
+                let base = format!("{url}{below}/");
+                Box::new(Rsync::new(base.clone(), base, options.clone()))
+            }
         };
         let spool = spool.map_or_else(Spool::temporary, Ok)?;
         let (downloading, opened) = (Mutex::new(()), Mutex::new(HashMap::new()));
         Ok(Repository { transport, options: options.clone(), spool, downloading, opened })
     }
 
-    /// Prepares to fetch single files from the rsync module, or the directory in one, at `address`, which ends
-    /// with a slash.
-    pub fn of_module(address: String, options: &Options) -> Result<Self, FetchError> {
-        let transport = Box::new(Rsync::new(address, options.clone()));
+    /// Prepares to fetch single files from the rsync module, or the directory in one, at `address`, which is known
+    /// as `shown`; both end with a slash.
+    pub fn of_module(address: String, shown: String, options: &Options) -> Result<Self, FetchError> {
+        let transport = Box::new(Rsync::new(address, shown, options.clone()));
         let (downloading, opened) = (Mutex::new(()), Mutex::new(HashMap::new()));
         Ok(Repository { transport, options: options.clone(), spool: Spool::temporary()?, downloading, opened })
     }

@@ -24,12 +24,14 @@ const UNSIZED: &str = "unsized.part";
 pub(super) struct Rsync {
     /// The image's directory, ending with a slash.
     base: String,
+    /// The same as it is known.
+    shown: String,
     options: Options,
 }
 
 impl Rsync {
-    pub fn new(base: String, options: Options) -> Self {
-        Rsync { base, options }
+    pub fn new(base: String, shown: String, options: Options) -> Self {
+        Rsync { base, shown, options }
     }
 
     /// Runs rsync for `file`; it writes into `name` in the spool.
@@ -51,7 +53,7 @@ impl Rsync {
             &format!("--timeout={}", self.options.idle_timeout.as_secs().max(1)),
             &format!("--contimeout={}", self.options.connect_timeout.as_secs().max(1)),
             "--",
-            &self.address(file),
+            &format!("{}{file}", self.base),
             &format!("./{name}"),
         ]
         .iter()
@@ -99,7 +101,7 @@ impl Rsync {
 
 impl Transport for Rsync {
     fn address(&self, file: &str) -> String {
-        format!("{}{file}", self.base)
+        format!("{}{file}", self.shown)
     }
 
     fn fill(&self, file: &str, part: &mut Part<'_>) -> Result<(), Trouble> {

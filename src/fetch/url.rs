@@ -12,7 +12,10 @@ use reqwest::Url;
 /// Of four forms: `http://HOST[:PORT]/PATH`, `https://…`, `file:///PATH` and
 /// `rsync://HOST[:PORT]/MODULE[/PATH]`.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct RepoUrl(Place);
+pub struct RepoUrl {
+    place: Place,
+    through: Option<u16>,
+}
 
 /// The address, by how it is reached.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -34,8 +37,18 @@ pub struct BadRepoUrl {
 }
 
 impl RepoUrl {
+    /// The same repository, of a web server that is reached by this port of this machine: its address stays what
+    /// it is known by.
+    pub fn reached_by(self, port: u16) -> Self {
+        RepoUrl { through: Some(port), ..self }
+    }
+
     pub(super) fn place(&self) -> &Place {
-        &self.0
+        &self.place
+    }
+
+    pub(super) fn through(&self) -> Option<u16> {
+        self.through
     }
 }
 
@@ -43,13 +56,14 @@ impl FromStr for RepoUrl {
     type Err = BadRepoUrl;
 
     fn from_str(text: &str) -> Result<Self, BadRepoUrl> {
-        parse(text).map(RepoUrl).map_err(|why| BadRepoUrl { url: without_password(text), why })
+        let place = parse(text).map_err(|why| BadRepoUrl { url: without_password(text), why })?;
+        Ok(RepoUrl { place, through: None })
     }
 }
 
 impl fmt::Display for RepoUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.0 {
+        match &self.place {
             Place::Http(url) => f.write_str(&shown(url)),
             Place::File(path) => write!(f, "file://{}", path.display()),
             Place::Rsync(url) => f.write_str(url),

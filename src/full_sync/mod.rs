@@ -45,6 +45,8 @@ pub struct Server {
     pub host: String,
     /// Of the daemon.
     pub port: u16,
+    /// A port of this machine that leads to the daemon, where it is not reached itself.
+    pub through: Option<u16>,
 }
 
 /// What is to be received, and how.
@@ -109,8 +111,16 @@ impl Comparison {
 }
 
 impl Server {
-    /// The address of a module, or of something in it.
+    /// The address that a module, or something in it, is reached by.
     pub fn address(&self, inside: &str) -> String {
+        match self.through {
+            Some(port) => format!("rsync://127.0.0.1:{port}/{inside}"),
+            None => self.shown(inside),
+        }
+    }
+
+    /// The address that it is known by.
+    pub fn shown(&self, inside: &str) -> String {
         let host = if self.host.contains(':') { format!("[{}]", self.host) } else { self.host.clone() };
         format!("rsync://{host}:{}/{inside}", self.port)
     }
@@ -118,7 +128,7 @@ impl Server {
 
 impl fmt::Display for Server {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.address(""))
+        f.write_str(&self.shown(""))
     }
 }
 
@@ -232,7 +242,7 @@ impl Module<'_> {
 
     /// What is wrong with a run, if anything is.
     fn judge(&self, outcome: &Outcome) -> Option<FullSyncError> {
-        let why = format!("{} ({})", outcome.reason(), self.server.address(&format!("{}/", self.layer.place())));
+        let why = format!("{} ({})", outcome.reason(), self.server.shown(&format!("{}/", self.layer.place())));
         Some(match outcome.failure()? {
             Failure::NoRoom => FullSyncError::NoRoom(why),
             Failure::Local => FullSyncError::Node(why),

@@ -1,5 +1,6 @@
-//! The system's rsync program.
+//! The system's rsync program, and the way through ssh to an rsync daemon.
 
 mod process;
+pub mod tunnel;
 
 pub use process::{Call, Failure, Heard, Outcome, RsyncError, run};

@@ -35,8 +35,9 @@ pub fn cluster(root: &Path, server: &Server, options: &Options) -> Result<Assign
     let host = host_name(&root).map_err(Untouched::from)?;
     let unknown = "this host has no name that the server's cluster.txt could know it by: give --image";
     let host = host.ok_or_else(|| UpdateError::Usage(unknown.to_owned()))?;
-    let address = server.address("scripts/");
-    let bytes = Repository::of_module(address.clone(), options)?.unverified(FILE, MAX_FILE as u64)?;
+    let address = server.shown("scripts/");
+    let bytes = Repository::of_module(server.address("scripts/"), address.clone(), options)?
+        .unverified(FILE, MAX_FILE as u64)?;
     let lying = |why: String| FetchError::new(FetchErrorKind::Corrupt, Side::Server, format!("{address}{FILE}"), why);
     let cluster = Cluster::parse(FILE, &bytes, &host).map_err(|e| lying(e.to_string()))?;
     let image = cluster.image.ok_or_else(|| lying(format!("it names no image for {host}: give --image")))?;

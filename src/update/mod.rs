@@ -42,7 +42,7 @@ use crate::root::RootError;
 use crate::state::{self, KernelPaths, SeenCatalog, State, held};
 use crate::tree_path::TreePath;
 
-pub use cluster::{Assigned, cluster};
+pub use cluster::{Assigned, cluster, host_name};
 pub use outcome::{Outcome, Report, Status, Undoable, UpdateError};
 pub use reboot::reboot;
 pub use request::{Check, Excludes, Request, Sync, Way};

@@ -147,7 +147,9 @@ impl Run<'_> {
         let over = self.request.overrides.iter().rev().cloned().map(Layer::Override);
         for layer in over.chain([Layer::Image(self.request.image.clone())]) {
             let Ok(file) = std::str::from_utf8(place.as_bytes()) else { return Ok(None) };
-            let module = Repository::of_module(server.address(&format!("{}/", layer.place())), &self.request.fetch)?;
+            let inside = format!("{}/", layer.place());
+            let (address, shown) = (server.address(&inside), server.shown(&inside));
+            let module = Repository::of_module(address, shown, &self.request.fetch)?;
             match module.unverified(file, MAX_EXCLUDE_FILE as u64) {
                 Err(error) if error.kind == FetchErrorKind::NotFound => {}
                 Err(error) => return Err(error.into()),

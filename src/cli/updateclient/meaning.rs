@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::arguments::Arguments;
 use super::settings::{Settings, usage};
+use super::tunnel::Tunnelled;
 use crate::autoinstall;
 use crate::cli::signals;
 use crate::fetch::{Options, RepoUrl};
@@ -53,13 +54,18 @@ pub fn refuse_combinations(arguments: &Arguments) -> Result<(), UpdateError> {
 }
 
 /// What a run is to do on a node that `follows` something.
-pub fn request(arguments: &Arguments, settings: &Settings, follows: Follows) -> Result<Request, UpdateError> {
+pub fn request(
+    arguments: &Arguments,
+    settings: &Settings,
+    follows: Follows,
+    tunnel: Option<&Tunnelled>,
+) -> Result<Request, UpdateError> {
     Ok(Request {
         root: arguments.root.clone(),
         image: follows.image,
         overrides: follows.overrides,
-        way: way(arguments, settings)?,
-        rsync: server(settings),
+        way: way(arguments, settings, tunnel)?,
+        rsync: server(settings, tunnel),
         sync_timeout: Duration::from_secs(settings.full_sync_timeout.into()),
         excludes: settings.excludes.clone(),
         fstypes: settings.fstypes.clone(),
@@ -107,8 +113,12 @@ pub fn why(arguments: &Arguments, settings: &Settings, path: &Path) -> Result<Wh
 }
 
 /// What `--autoinstall` is to arrange.
-pub fn autoinstall(arguments: &Arguments, settings: &Settings) -> Result<autoinstall::Request, UpdateError> {
-    let server = server(settings).ok_or_else(|| usage("You must specify --server.".to_owned()))?;
+pub fn autoinstall(
+    arguments: &Arguments,
+    settings: &Settings,
+    tunnel: Option<&Tunnelled>,
+) -> Result<autoinstall::Request, UpdateError> {
+    let server = server(settings, tunnel).ok_or_else(|| usage("You must specify --server.".to_owned()))?;
     let given = |typed: &Option<String>| typed.clone().filter(|text| !text.is_empty());
     Ok(autoinstall::Request {
         root: arguments.root.clone(),
@@ -124,9 +134,10 @@ pub fn autoinstall(arguments: &Arguments, settings: &Settings) -> Result<autoins
 }
 
 /// The rsync daemon, where a server is named.
-pub fn server(settings: &Settings) -> Option<Server> {
-    let host = host_of(settings.server.as_ref()?).to_owned();
-    Some(Server { host, port: settings.rsync_port })
+pub fn server(settings: &Settings, tunnel: Option<&Tunnelled>) -> Option<Server> {
+    let (host, _) = host_and_port(settings.server.as_ref()?);
+    let through = tunnel.map(|tunnel| tunnel.rsync);
+    Some(Server { host: host.to_owned(), port: settings.rsync_port, through })
 }
 
 /// How patient downloads are.
@@ -142,7 +153,7 @@ pub fn fetch_options(arguments: &Arguments, settings: &Settings) -> Options {
     }
 }
 
-fn way(arguments: &Arguments, settings: &Settings) -> Result<Way, UpdateError> {
+fn way(arguments: &Arguments, settings: &Settings, tunnel: Option<&Tunnelled>) -> Result<Way, UpdateError> {
     if arguments.diff || arguments.adopt {
         let repo = match (&settings.repo, &settings.server) {
             (Some(repo), _) => repo.clone(),
@@ -150,7 +161,10 @@ fn way(arguments: &Arguments, settings: &Settings) -> Result<Way, UpdateError> {
             (None, None) => return Err(usage("no repository is named: give --server or --repo".to_owned())),
         };
         let repo: RepoUrl = repo.parse().map_err(|e| usage(format!("{e}")))?;
-        return Ok(Way::Diffs(repo));
+        return Ok(Way::Diffs(match tunnel.and_then(|tunnel| tunnel.http) {
+            Some(port) => repo.reached_by(port),
+            None => repo,
+        }));
     }
     if settings.server.is_none() {
         return Err(usage("You must specify --server.".to_owned()));
@@ -175,14 +189,15 @@ fn absolute(path: &Path) -> Result<TreePath, String> {
     TreePath::new(words.join(&b'/')).map_err(|e| e.to_string())
 }
 
-/// The host of `HOST`, `HOST:PORT`, `[ADDRESS]` or `[ADDRESS]:PORT`.
-fn host_of(server: &str) -> &str {
+/// The host, and the port if there is one, of `HOST`, `HOST:PORT`, `[ADDRESS]` or `[ADDRESS]:PORT`.
+pub fn host_and_port(server: &str) -> (&str, Option<u16>) {
     if let Some(rest) = server.strip_prefix('[') {
-        return rest.split(']').next().unwrap_or(rest);
+        let (host, port) = rest.split_once(']').unwrap_or((rest, ""));
+        return (host, port.strip_prefix(':').and_then(|port| port.parse().ok()));
     }
     match server.split_once(':') {
-        Some((host, port)) if !port.contains(':') => host,
-        _ => server,
+        Some((host, port)) if !port.contains(':') => (host, port.parse().ok()),
+        _ => (server, None),
     }
 }
 
@@ -192,10 +207,14 @@ mod tests {
 
     #[test]
     fn the_host_is_told_from_its_port() {
-        for (server, host) in
-            [("head", "head"), ("head:8080", "head"), ("[::1]:80", "::1"), ("[::1]", "::1"), ("::1", "::1")]
-        {
-            assert_eq!(host_of(server), host);
+        for (server, host, port) in [
+            ("head", "head", None),
+            ("head:8080", "head", Some(8080)),
+            ("[::1]:80", "::1", Some(80)),
+            ("[::1]", "::1", None),
+            ("::1", "::1", None),
+        ] {
+            assert_eq!(host_and_port(server), (host, port));
         }
     }
 

@@ -11,22 +11,28 @@ mod meaning;
 mod restart;
 mod settings;
 mod show;
+mod splay;
+mod tunnel;
 
 use std::io::{IsTerminal, Write};
+use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use super::json::Json;
+use super::log::{Level, Log, Logged, SOCKET};
 use super::signals;
 use super::terminal::Terminal;
 use crate::autoinstall;
 use crate::host::{Drift, Restart};
 use crate::report::Monitor;
 use crate::root::freeze;
+use crate::rsync::tunnel::{BECOME_SSH, become_ssh};
 use crate::update::{self, Report, Request, UpdateError};
 
 use meaning::Follows;
 use settings::Settings;
+use tunnel::Tunnelled;
 
 pub use arguments::{Arguments, command};
 
@@ -71,6 +77,11 @@ pub fn main() -> ExitCode {
         freeze::watch();
         return Exit::Done.into();
     }
+    if std::env::args_os().nth(1).is_some_and(|argument| argument == BECOME_SSH) {
+        let (error, code) = become_ssh(std::env::args_os().skip(2));
+        let _ = writeln!(std::io::stderr(), "{error}");
+        return ExitCode::from(code);
+    }
     let arguments = match arguments::parse(std::env::args_os()) {
         Ok(arguments) => arguments,
         Err(error) => {
@@ -80,17 +91,20 @@ pub fn main() -> ExitCode {
     };
     signals::receive();
     let json = arguments.json;
-    match run(&arguments) {
+    let only_asks = arguments.dry_run || arguments.status || arguments.show_config || arguments.why.is_some();
+    let log = Log::open(Path::new(SOCKET), !only_asks && !arguments.needs_restarting);
+    match run(&arguments, &log) {
         Ok(exit) => exit.into(),
         Err(error) => {
             let exit = exit_of(&error);
             show::error(&error, exit, json);
+            log.say(Level::Error, &error.to_string(), true);
             exit.into()
         }
     }
 }
 
-fn run(arguments: &Arguments) -> Result<Exit, UpdateError> {
+fn run(arguments: &Arguments, log: &Log) -> Result<Exit, UpdateError> {
     if arguments.status {
         return show::status(&update::status(&arguments.root)?, arguments.json);
     }
@@ -99,6 +113,7 @@ fn run(arguments: &Arguments) -> Result<Exit, UpdateError> {
     }
     let monitor: Box<dyn Monitor> =
         if arguments.json { Box::new(Json::default()) } else { Box::new(Terminal::new(arguments.quiet)) };
+    let monitor: Box<dyn Monitor + '_> = Box::new(Logged::new(monitor, !arguments.quiet, log));
     if arguments.recover {
         update::recover(&arguments.root, monitor.as_ref())?;
         return Ok(Exit::Done);
@@ -114,6 +129,9 @@ fn run(arguments: &Arguments) -> Result<Exit, UpdateError> {
         show::why(&update::why(&request)?, arguments.json);
         return Ok(Exit::Done);
     }
+    if !settings.syslog {
+        log.close();
+    }
     if !settings.ignored.is_empty() {
         monitor.note(format!("client.conf says what means nothing here: {}", settings.ignored.join(", ")));
     }
@@ -122,30 +140,46 @@ fn run(arguments: &Arguments) -> Result<Exit, UpdateError> {
         confirm(arguments, request.dry_run, &format!("bring {} back to what it was", request.root.display()))?;
         let done = update::rollback(&request, monitor.as_ref())?;
         let restart = done.mixed.and_then(|_| restart::after(&request.root, monitor.as_ref()));
-        show::rolled_back(&done, restart.as_ref(), arguments);
+        show::rolled_back(&done, restart.as_ref(), arguments, log);
         follows_well(&done.afterwards)?;
         return reboot_after(Exit::Done, arguments, &settings, monitor.as_ref());
     }
     if arguments.autoinstall {
         return install_anew(arguments, &settings, monitor.as_ref());
     }
-    let follows = follows(arguments, &settings, monitor.as_ref())?;
-    let request = meaning::request(arguments, &settings, follows)?;
+    // Before the server is asked anything; but a person is asked first.
+    let splay = || match arguments.dry_run {
+        true => Ok(()),
+        false => splay::wait(&arguments.root, settings.splay, monitor.as_ref()),
+    };
+    if arguments.yes {
+        splay()?;
+    }
+    let tunnel = tunnel::open(arguments, &settings, monitor.as_ref())?;
+    let follows = follows(arguments, &settings, tunnel.as_ref(), monitor.as_ref())?;
+    let request = meaning::request(arguments, &settings, follows, tunnel.as_ref())?;
     confirm(arguments, request.dry_run || request.adopt_only, &question(&request))?;
+    if !arguments.yes {
+        splay()?;
+    }
     let report = update::run(&request, monitor.as_ref())?;
+    let exit = exit_of_report(&report, &request);
     let changed = report.outcome == update::Outcome::Updated;
     let restart = if changed { restart::after(&request.root, monitor.as_ref()) } else { None };
-    show::report(&report, &request, restart.as_ref(), settings.log.as_deref(), arguments)?;
+    let format = settings.log.as_deref();
+    let told = show::Told { report: &report, request: &request, restart: restart.as_ref(), format, exit };
+    show::report(&told, arguments, log);
     if let Some(refusal) = report.refusal {
         return Err(refusal);
     }
     follows_well(&report.afterwards)?;
-    reboot_after(exit_of_report(&report, &request), arguments, &settings, monitor.as_ref())
+    reboot_after(exit, arguments, &settings, monitor.as_ref())
 }
 
 /// `--autoinstall`.
 fn install_anew(arguments: &Arguments, settings: &Settings, monitor: &dyn Monitor) -> Result<Exit, UpdateError> {
-    let request = meaning::autoinstall(arguments, settings)?;
+    let tunnel = tunnel::open(arguments, settings, monitor)?;
+    let request = meaning::autoinstall(arguments, settings, tunnel.as_ref())?;
     let flavor = autoinstall::flavor(&request, monitor)?;
     let question = format!(
         "have {} installed anew at its next boot, which may destroy all that its disks hold, by the boot files {} for {} \
@@ -186,12 +220,18 @@ fn restart_after(
 }
 
 /// The image and its overrides: as they are configured, else as the server's `cluster.txt` says.
-fn follows(arguments: &Arguments, settings: &Settings, monitor: &dyn Monitor) -> Result<Follows, UpdateError> {
+fn follows(
+    arguments: &Arguments,
+    settings: &Settings,
+    tunnel: Option<&Tunnelled>,
+    monitor: &dyn Monitor,
+) -> Result<Follows, UpdateError> {
     let overrides = settings.overrides.clone();
     if let Some(image) = settings.image.clone() {
         return Ok(Follows { image, overrides });
     }
-    let server = meaning::server(settings).ok_or_else(|| settings::usage("You must specify --server.".to_owned()))?;
+    let unnamed = || settings::usage("You must specify --server.".to_owned());
+    let server = meaning::server(settings, tunnel).ok_or_else(unnamed)?;
     let options = meaning::fetch_options(arguments, settings);
     let cluster = update::cluster(&arguments.root, &server, &options)?;
     let overrides = if overrides.is_empty() { cluster.overrides } else { overrides };

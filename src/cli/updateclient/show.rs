@@ -5,6 +5,7 @@ use std::io::Write;
 use serde::Serialize;
 
 use super::super::json;
+use super::super::log::{Level, Log};
 use super::log_format;
 use super::settings::Row;
 use super::{Arguments, Exit};
@@ -22,7 +23,7 @@ const LISTED: usize = 20;
 
 #[derive(Serialize)]
 #[serde(rename_all = "kebab-case", tag = "event")]
-enum Told<'a> {
+enum Line<'a> {
     Item {
         change: &'a str,
         path: String,
@@ -83,53 +84,77 @@ enum Told<'a> {
     },
 }
 
-/// Prints what was done, or would be.
-pub fn report(
-    report: &Report,
-    request: &Request,
-    restart: Option<&Verdict>,
-    log: Option<&str>,
-    arguments: &Arguments,
-) -> Result<(), UpdateError> {
+/// What there is to tell of a run.
+pub struct Told<'a> {
+    pub report: &'a Report,
+    pub request: &'a Request,
+    /// Of the running system that was changed.
+    pub restart: Option<&'a Verdict>,
+    /// What a line for each path is to tell, in the language of rsync's `--out-format`.
+    pub format: Option<&'a str>,
+    pub exit: Exit,
+}
+
+/// Prints what was done, or would be, and logs it.
+pub fn report(told: &Told<'_>, arguments: &Arguments, log: &Log) {
+    let Told { report, request, restart, format, exit } = told;
+    let changed = matches!(report.outcome, Outcome::Updated | Outcome::Adopted) && !request.dry_run;
+    let sentence = sentence(report, request);
+    // One line, where something happened or has to be looked at.
+    let is_said = !arguments.quiet || changed || *exit != Exit::Done;
+    log.say(if changed { Level::Notice } else { Level::Info }, &sentence, is_said);
+    log_restart(*restart, !arguments.quiet, log);
     if arguments.json {
-        report_json(report, request, restart);
-        return Ok(());
+        report_json(report, request, *restart);
+        return;
     }
     let mut out = std::io::stdout().lock();
     // A reader that has gone away is no reason to fail.
-    if let Some(format) = log {
+    if let Some(format) = format {
         log_format::print(format, &report.items, request, &mut out);
     } else if report.outcome == Outcome::WouldUpdate {
         for item in &report.items {
             let _ = writeln!(out, "{} {}{}", item.change, item.path, item.suffix);
         }
     }
-    if arguments.quiet {
-        return Ok(());
+    if !arguments.quiet {
+        let _ = print_paths(report, &mut out);
     }
-    for (title, paths) in [("repaired", words(&report.repaired)), ("deviates", words(&report.deviations))] {
-        for line in paths.iter().take(LISTED) {
-            let _ = writeln!(out, "{title}: {line}");
-        }
-        if paths.len() > LISTED {
-            let _ = writeln!(out, "{title}: {} more", paths.len() - LISTED);
-        }
+    if is_said && !(arguments.quiet && request.dry_run) {
+        let _ = writeln!(out, "{sentence}");
     }
-    for path in &report.displaced {
-        let _ = writeln!(out, "went with its directory, kept in .si-undo until the next update: {path}");
-    }
-    let _ = writeln!(out, "{}", sentence(report, request));
-    for line in restart.iter().flat_map(|verdict| verdict.lines()) {
+    for line in restart.iter().filter(|_| !arguments.quiet).flat_map(|verdict| verdict.lines()) {
         let _ = writeln!(out, "{line}");
     }
     let _ = out.flush();
+}
+
+fn print_paths(report: &Report, out: &mut impl Write) -> std::io::Result<()> {
+    for (title, paths) in [("repaired", words(&report.repaired)), ("deviates", words(&report.deviations))] {
+        for line in paths.iter().take(LISTED) {
+            writeln!(out, "{title}: {line}")?;
+        }
+        if paths.len() > LISTED {
+            writeln!(out, "{title}: {} more", paths.len() - LISTED)?;
+        }
+    }
+    for path in &report.displaced {
+        writeln!(out, "went with its directory, kept in .si-undo until the next update: {path}")?;
+    }
     Ok(())
+}
+
+/// What has to be started anew is for whoever looks after the node, also where nothing is printed of it.
+fn log_restart(restart: Option<&Verdict>, printed: bool, log: &Log) {
+    for line in restart.iter().filter(|verdict| !verdict.is_clean()).flat_map(|verdict| verdict.lines()) {
+        log.say(Level::Notice, &line, printed);
+    }
 }
 
 /// Prints what uses replaced files.
 pub fn restart(verdict: &Verdict, as_json: bool) {
     if as_json {
-        json::line(&Told::Restart { restart: verdict });
+        json::line(&Line::Restart { restart: verdict });
         return;
     }
     let mut out = std::io::stdout().lock();
@@ -175,10 +200,13 @@ fn sentence(report: &Report, request: &Request) -> String {
 }
 
 /// Prints what a rollback did, or would do.
-pub fn rolled_back(done: &RolledBack, restart: Option<&Verdict>, arguments: &Arguments) {
+pub fn rolled_back(done: &RolledBack, restart: Option<&Verdict>, arguments: &Arguments, log: &Log) {
+    let sentence = way_back(done);
+    log.say(Level::Notice, &sentence, true);
+    log_restart(restart, !arguments.quiet, log);
     if arguments.json {
         items_json(&done.items);
-        json::line(&Told::RolledBack {
+        json::line(&Line::RolledBack {
             dry_run: done.mixed.is_none(),
             generation: done.to.map(|id| id.to_string()),
             serial: done.serial,
@@ -198,11 +226,29 @@ pub fn rolled_back(done: &RolledBack, restart: Option<&Verdict>, arguments: &Arg
         }
     }
     if arguments.quiet {
+        if done.mixed.is_some() {
+            let _ = writeln!(out, "{sentence}");
+        }
         return;
     }
     for path in &done.displaced {
         let _ = writeln!(out, "makes way, kept in .si-undo until the next update: {path}");
     }
+    for (path, what) in done.deviations.iter().take(LISTED) {
+        let _ = writeln!(out, "deviates: {path}: {what}");
+    }
+    let _ = writeln!(out, "{sentence}");
+    if let Some(held) = &done.held {
+        let id = held.generation.short();
+        let _ = writeln!(out, "generation {id} is held: this node waits for a newer one, or for --unhold");
+    }
+    for line in restart.iter().flat_map(|verdict| verdict.lines()) {
+        let _ = writeln!(out, "{line}");
+    }
+    let _ = out.flush();
+}
+
+fn way_back(done: &RolledBack) -> String {
     let to = match (done.to, done.serial) {
         (Some(id), Some(serial)) => format!("generation {}, serial {serial}", id.short()),
         _ => "what it was before anything was recorded".to_owned(),
@@ -216,23 +262,12 @@ pub fn rolled_back(done: &RolledBack, restart: Option<&Verdict>, arguments: &Arg
         1 => ", 1 deviation".to_owned(),
         more => format!(", {more} deviations"),
     };
-    for (path, what) in done.deviations.iter().take(LISTED) {
-        let _ = writeln!(out, "deviates: {path}: {what}");
-    }
-    let _ = writeln!(out, "{verb} to {to} ({} paths){end}{deviations}", done.items.len());
-    if let Some(held) = &done.held {
-        let id = held.generation.short();
-        let _ = writeln!(out, "generation {id} is held: this node waits for a newer one, or for --unhold");
-    }
-    for line in restart.iter().flat_map(|verdict| verdict.lines()) {
-        let _ = writeln!(out, "{line}");
-    }
-    let _ = out.flush();
+    format!("{verb} to {to} ({} paths){end}{deviations}", done.items.len())
 }
 
 fn items_json(items: &[Item]) {
     for item in items {
-        json::line(&Told::Item {
+        json::line(&Line::Item {
             change: item.change.trim(),
             path: item.path.to_string(),
             leads: item.suffix.strip_prefix(" -> ").or_else(|| item.suffix.strip_prefix(" => ")).unwrap_or_default(),
@@ -243,7 +278,7 @@ fn items_json(items: &[Item]) {
 
 fn report_json(report: &Report, request: &Request, restart: Option<&Verdict>) {
     items_json(&report.items);
-    json::line(&Told::Done {
+    json::line(&Line::Done {
         outcome: match report.outcome {
             Outcome::UpToDate => "up-to-date",
             Outcome::Updated => "updated",
@@ -274,7 +309,7 @@ pub fn arranged(flavor: &Flavor, arranged: Arranged, arguments: &Arguments) {
     };
     if arguments.json {
         let kexec = arranged.restart == Restart::Kexec;
-        json::line(&Told::Arranged { flavor: flavor.name.as_str(), arch: &flavor.arch, kexec });
+        json::line(&Line::Arranged { flavor: flavor.name.as_str(), arch: &flavor.arch, kexec });
         return;
     }
     let (name, arch) = (&flavor.name, &flavor.arch);
@@ -312,7 +347,7 @@ pub fn status(status: &Status, as_json: bool) -> Result<Exit, UpdateError> {
     };
     if as_json {
         let (interrupted, held, undo) = (status.interrupted, status.held.as_ref(), status.undo);
-        json::line(&Told::Status { interrupted, state, set_aside, held, undo });
+        json::line(&Line::Status { interrupted, state, set_aside, held, undo });
     } else {
         let _ = print_status(status, state, set_aside);
     }
@@ -381,7 +416,7 @@ fn print_undo(status: &Status, out: &mut impl Write) -> std::io::Result<()> {
 /// Prints why a run did not do what it was asked to.
 pub fn error(error: &UpdateError, exit: Exit, as_json: bool) {
     if as_json {
-        json::line(&Told::Error { exit: exit as u8, text: error.to_string() });
+        json::line(&Line::Error { exit: exit as u8, text: error.to_string() });
     }
     let _ = writeln!(std::io::stderr(), "si_updateclient: {error}");
 }

@@ -1,0 +1,224 @@
+//! `--ssh-user`: everything comes through a tunnel, and the tunnel is gone afterwards, whatever happens.
+//!
+//! The ssh is this test's own program, which forwards to the loopback interface what it is told to forward to a
+//! server whose name leads nowhere.
+
+mod common;
+
+use std::fs;
+use std::io::copy;
+use std::net::{Shutdown, TcpListener, TcpStream};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::thread;
+use std::time::Duration;
+
+use common::fault_server::FaultServer;
+use common::site::{Run, Site};
+use common::trees::{self, Item, Tree};
+use common::{Need, needs, scratch};
+
+/// Where the ssh of these tests notes what it does; its presence makes [`ssh`] one.
+const NOTES: &str = "SI_TEST_SSH";
+/// A name that leads nowhere.
+const SERVER: &str = "head.invalid";
+
+/// Not a test but the program, when it is called as that.
+#[test]
+fn ssh() {
+    let Some(notes) = std::env::var_os(NOTES).map(PathBuf::from) else { return };
+    let arguments = fs::read_to_string(notes.join("arguments")).expect("reads");
+    let words: Vec<&str> = arguments.lines().collect();
+    let forwards: Vec<&str> = words.windows(2).filter(|pair| pair[0] == "-L").map(|pair| pair[1]).collect();
+    for forward in forwards {
+        let parts: Vec<&str> = forward.split(':').collect();
+        let [_, local, SERVER, remote] = parts[..] else { panic!("{forward}") };
+        let (local, remote): (u16, u16) = (local.parse().expect("a port"), remote.parse().expect("a port"));
+        let listener = TcpListener::bind(("127.0.0.1", local)).expect("listens");
+        let note = notes.join(format!("used-{remote}"));
+        drop(thread::spawn(move || {
+            for here in listener.incoming().flatten() {
+                fs::write(&note, "").expect("notes");
+                let Ok(there) = TcpStream::connect(("127.0.0.1", remote)) else { continue };
+                for (mut from, mut to) in
+                    [(here.try_clone().expect("clones"), there.try_clone().expect("clones")), (there, here)]
+                {
+                    drop(thread::spawn(move || {
+                        let _ = copy(&mut from, &mut to);
+                        let _ = to.shutdown(Shutdown::Write);
+                    }));
+                }
+            }
+        }));
+    }
+    loop {
+        thread::sleep(Duration::from_secs(60));
+    }
+}
+
+/// A directory with the ssh, which does what `script` says once it has noted its arguments and its number.
+struct Ssh {
+    dir: tempfile::TempDir,
+}
+
+impl Ssh {
+    fn new() -> Self {
+        let tests = std::env::current_exe().expect("this program");
+        Ssh::that(&format!("exec '{}' --exact ssh --nocapture", tests.display()))
+    }
+
+    fn that(script: &str) -> Self {
+        let dir = scratch();
+        let program = dir.path().join("ssh");
+        let at = dir.path().display();
+        let text = format!("#!/bin/sh\nprintf '%s\\n' \"$@\" >'{at}/arguments'\necho $$ >'{at}/pid'\n{script}\n");
+        fs::write(&program, text).expect("writes");
+        fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).expect("sets");
+        Ssh { dir }
+    }
+
+    fn run(&self, command: &mut Command) -> Run {
+        Run::of(self.called_by(command).output().expect("runs"))
+    }
+
+    fn called_by<'c>(&self, command: &'c mut Command) -> &'c mut Command {
+        let path = std::env::var_os("PATH").unwrap_or_default();
+        let dirs = std::iter::once(self.dir.path().to_owned()).chain(std::env::split_paths(&path));
+        command.env("PATH", std::env::join_paths(dirs).expect("a path")).env(NOTES, self.dir.path())
+    }
+
+    fn has(&self, note: &str) -> bool {
+        self.dir.path().join(note).exists()
+    }
+
+    fn arguments(&self) -> String {
+        fs::read_to_string(self.dir.path().join("arguments")).expect("it was called").replace('\n', " ")
+    }
+
+    /// Asserts that it was called and has ended, and that nothing listens any more where it did.
+    #[track_caller]
+    fn is_gone(&self) {
+        let pid = fs::read_to_string(self.dir.path().join("pid")).expect("it was called");
+        let ended = || !Path::new("/proc").join(pid.trim()).exists();
+        assert!((0..100).any(|_| ended() || (thread::sleep(Duration::from_millis(20)), false).1), "ssh runs on");
+        for forward in self.arguments().split(' ').filter(|word| word.starts_with("127.0.0.1:")) {
+            let port: u16 = forward.split(':').nth(1).expect("a port").parse().expect("a number");
+            assert!(TcpStream::connect(("127.0.0.1", port)).is_err(), "port {port} is open");
+        }
+    }
+}
+
+fn tree(motd: &str) -> Tree {
+    let mut tree = trees::system();
+    trees::put(&mut tree, "etc/motd", Item::file(motd));
+    tree
+}
+
+/// A run on the site's node, which reaches the server by its name alone.
+fn command(site: &Site, http: u16, rsync: u16, more: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_si_updateclient"));
+    command.args(["--diff", "--yes", "--image", "node", "--exclude-file", "/dev/null", "--ssh-user", "si"]);
+    command.args(["--server", &format!("{SERVER}:{http}"), "--rsync-port", &rsync.to_string(), "--root"]);
+    command.arg(site.node()).args(more).stdin(Stdio::null());
+    command
+}
+
+fn port(server: &FaultServer) -> u16 {
+    server.url().trim_end_matches('/').rsplit(':').next().expect("a port").parse().expect("a number")
+}
+
+#[test]
+fn everything_comes_through_the_tunnel_and_the_server_keeps_its_name() {
+    if !needs(&[Need::Root, Need::Program("rsync")]) {
+        return;
+    }
+    let site = Site::new().with_rsync();
+    site.publish(&tree("one"));
+    fs::create_dir_all(site.node().join("etc")).expect("makes");
+    let (server, rsync) = (FaultServer::serve(&site.repo()), site.rsync_port().expect("the daemon"));
+    let http = port(&server);
+    // The node is nothing yet: what it lacks comes by rsync.
+    let ssh = Ssh::new();
+    let run = ssh.run(&mut command(&site, http, rsync, &["--max-delete", "100%"]));
+    run.ended(0, &["updated to node", "head.invalid is reached through ssh, as si"]);
+    site.same();
+    ssh.is_gone();
+    assert!(ssh.has(&format!("used-{http}")) && ssh.has(&format!("used-{rsync}")), "{run:#?}");
+    let arguments = ssh.arguments();
+    assert!(arguments.starts_with("-N ") && arguments.ends_with(&format!("-- {SERVER} ")), "{arguments}");
+    assert!(arguments.contains("-o BatchMode=yes") && arguments.contains("-l si "), "{arguments}");
+    let state = fs::read_to_string(site.node().join("var/lib/systemimager/client/state.toml")).expect("reads");
+    assert!(state.contains(&format!("http://{SERVER}:{http}/")), "{state}");
+    assert!(!format!("{}{}", run.out, run.err).contains("127.0.0.1"), "{run:#?}");
+
+    // The next one, with another port of this machine, knows the catalog again.
+    let seen = server.seen().len();
+    ssh.run(&mut command(&site, http, rsync, &[])).ended(0, &["is up to date"]);
+    assert_eq!(server.seen()[seen..].iter().map(|seen| seen.status).collect::<Vec<_>>(), [304]);
+    ssh.is_gone();
+}
+
+#[test]
+fn the_tunnel_is_gone_after_a_failure_which_names_the_server() {
+    let site = Site::at(&tree("one"));
+    let empty = scratch();
+    let server = FaultServer::serve(empty.path());
+    let (ssh, http) = (Ssh::new(), port(&server));
+    let run = ssh.run(&mut command(&site, http, 1, &[]));
+    run.ended(4, &[&format!("http://{SERVER}:{http}/node/catalog.toml")]);
+    ssh.is_gone();
+    // Also where the server leads elsewhere: nothing leaves the tunnel.
+    assert!(!run.err.contains("127.0.0.1"), "{run:#?}");
+}
+
+#[test]
+fn ssh_that_fails_is_quoted_and_nothing_is_changed() {
+    let site = Site::at(&tree("one"));
+    let before = site.snapshot();
+    let ssh = Ssh::that("echo 'si@head.invalid: Permission denied (publickey).' >&2; exit 255");
+    let run = ssh.run(&mut command(&site, 80, 873, &[]));
+    run.ended(
+        4,
+        &["from si@head.invalid: the server: ssh says: ", "Permission denied (publickey).", "nothing was changed"],
+    );
+    ssh.is_gone();
+    let mut without = command(&site, 80, 873, &[]);
+    let run = Run::of(without.env("PATH", "/nonexistent").output().expect("runs"));
+    run.ended(5, &["the ssh program is not installed on this node"]);
+    site.unchanged_since(&before);
+}
+
+#[test]
+fn ssh_ends_with_a_run_that_is_stopped_or_killed() {
+    let site = Site::at(&tree("one"));
+    for (signal, code) in [(rustix::process::Signal::TERM, Some(11)), (rustix::process::Signal::KILL, None)] {
+        // It never opens the tunnel.
+        let ssh = Ssh::that("exec sleep 60");
+        let mut command = command(&site, 80, 873, &[]);
+        let mut child = ssh.called_by(&mut command).stderr(Stdio::null()).spawn().expect("starts");
+        for _ in 0..500 {
+            if ssh.has("pid") {
+                break;
+            }
+            thread::sleep(Duration::from_millis(10));
+        }
+        let pid = rustix::process::Pid::from_raw(child.id() as i32).expect("a process");
+        rustix::process::kill_process(pid, signal).expect("is there");
+        assert_eq!(child.wait().expect("ends").code(), code);
+        ssh.is_gone();
+    }
+}
+
+#[test]
+fn a_repository_of_its_own_address_is_used_as_it_is() {
+    let site = Site::at(&tree("one"));
+    site.publish(&tree("two"));
+    let server = FaultServer::serve(&site.repo());
+    let ssh = Ssh::new();
+    let run = ssh.run(&mut command(&site, 80, 873, &["--repo", &server.url()]));
+    run.ended(0, &["is not reached through ssh", "updated to node"]);
+    assert_eq!(ssh.arguments().matches(" -L ").count(), 1);
+    ssh.is_gone();
+    site.same();
+}
