@@ -46,6 +46,7 @@ fn every_option_that_documents_name_exists() {
     .join("\n");
     let documents = [
         include_str!("../README.md"),
+        include_str!("../docs/drop-in.md"),
         include_str!("../etc/updateclient.toml"),
         include_str!("../etc/updateclient.local.exclude"),
         include_str!("../scripts/demo"),
@@ -73,4 +74,33 @@ fn options_in(line: &str) -> Vec<String> {
         .map(|(at, _)| word(&line[at + 2..]))
         .filter(|option| !option.is_empty() && !option.starts_with('-'))
         .collect()
+}
+
+/// A row of the table without a test is a wish.
+#[test]
+fn every_test_that_the_table_names_exists() {
+    let table = include_str!("../docs/drop-in.md");
+    let named: Vec<&str> = table.split('`').filter(|word| word.contains("::") && !word.contains(' ')).collect();
+    assert!(named.len() > 40, "{named:?}");
+    let top = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
+    for name in named.iter().filter(|name| **name != "Getopt::Long") {
+        let (module, test) = name.split_once("::").expect("a module and a test");
+        let places = [
+            format!("tests/{module}.rs"),
+            format!("src/{module}/tests.rs"),
+            format!("src/cli/updateclient/{module}.rs"),
+        ];
+        let has = |place: &String| {
+            std::fs::read_to_string(top.join(place)).is_ok_and(|text| text.contains(&format!("fn {test}()")))
+        };
+        assert!(places.iter().any(has), "docs/drop-in.md names {name}, which is no test");
+    }
+    // Every historic option has a row.
+    for option in [
+        "help", "version", "server", "image", "override", "directory", "no-bootloader", "autoinstall", "flavor", "append",
+        "configure-from", "ssh-user", "reboot", "dry-run", "no-delete", "log", "yes",
+    ] {
+        let begins = |line: &str| line.starts_with("| ") && line[..line.find(" | ").unwrap_or(0)].contains(&format!("`--{option}"));
+        assert!(table.lines().any(begins), "--{option} has no row");
+    }
 }
