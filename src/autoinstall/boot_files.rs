@@ -49,13 +49,13 @@ fn named(machine: &str, cpuinfo: &str) -> String {
 
 /// The flavors that `server` has.
 pub(super) fn list(server: &Server, arch: &str, monitor: &dyn Monitor) -> Result<Vec<ImageName>, UpdateError> {
-    let address = server.address(&format!("boot/{arch}/"));
+    let place = format!("boot/{arch}/");
     let mut flavors = Vec::new();
     let mut arguments: Vec<OsString> = PATIENCE.map(OsString::from).into();
-    arguments.extend(["--no-motd", "--list-only", "--", &address].map(OsString::from));
+    arguments.extend(["--no-motd", "--list-only", "--", &server.address(&place)].map(OsString::from));
     let deadline = Some(Instant::now() + LISTING);
     let call = Call { arguments: &arguments, inside: None, deadline, largest_file: None };
-    let ran = run(&call, &address, monitor, &mut |line| {
+    let ran = run(&call, &server.shown(&place), monitor, &mut |line| {
         if flavors.len() < MAX_FLAVORS {
             flavors.extend(flavor_of(line));
         }
@@ -109,14 +109,15 @@ fn receive_into(
     let tree = root.below(aside).map_err(Untouched::from)?;
     let deadline = Instant::now() + request.sync_timeout;
     for (name, here, most) in [KERNEL, INITRD] {
-        let address = request.server.address(&format!("boot/{}/{}/{name}", flavor.arch, flavor.name));
+        let place = format!("boot/{}/{}/{name}", flavor.arch, flavor.name);
+        let (address, shown) = (request.server.address(&place), request.server.shown(&place));
         let mut arguments: Vec<OsString> = PATIENCE.map(OsString::from).into();
         arguments.extend(["--no-motd", "--copy-links", "--out-format=%l"].map(OsString::from));
         arguments.push(format!("--max-size={most}").into());
         arguments.extend(["--".into(), OsString::from(&address), format!("./{here}").into()]);
         let inside = Some(tree.as_fd());
         let call = Call { arguments: &arguments, inside, deadline: Some(deadline), largest_file: Some(most + 1) };
-        run(&call, &address, monitor, &mut |line| {
+        run(&call, &shown, monitor, &mut |line| {
             if let Some(by) = std::str::from_utf8(line).ok().and_then(|text| text.trim().parse().ok()) {
                 monitor.event(Event::Advanced { job: Job::Download, by });
             }
@@ -124,7 +125,7 @@ fn receive_into(
         let stat = tree.stat(&path(here)).map_err(Untouched::from)?;
         if stat.is_none_or(|stat| stat.kind != FileKind::File || stat.size == 0) {
             let why = format!("it is no plain file, is empty, or has more than {most} bytes");
-            return Err(FetchError::new(FetchErrorKind::Corrupt, Side::Server, address, why).into());
+            return Err(FetchError::new(FetchErrorKind::Corrupt, Side::Server, shown, why).into());
         }
         tree.sync_file(&path(here)).map_err(Untouched::from_root)?;
     }

@@ -74,7 +74,7 @@ pub fn flavor(request: &Request, monitor: &dyn Monitor) -> Result<Flavor, Update
     let arch = boot_files::arch();
     let available = boot_files::list(&request.server, &arch, monitor)?;
     let name = choose(request.flavor.as_deref(), &available).map_err(|why| {
-        let place = request.server.address(&format!("boot/{arch}/"));
+        let place = request.server.shown(&format!("boot/{arch}/"));
         FetchError::new(FetchErrorKind::NotFound, Side::Server, place, why)
     })?;
     Ok(Flavor { arch, name })

@@ -145,7 +145,7 @@ fn run(arguments: &Arguments, log: &Log) -> Result<Exit, UpdateError> {
         return reboot_after(Exit::Done, arguments, &settings, monitor.as_ref());
     }
     if arguments.autoinstall {
-        return install_anew(arguments, &settings, monitor.as_ref());
+        return install_anew(arguments, &settings, monitor.as_ref(), log);
     }
     // Before the server is asked anything; but a person is asked first.
     let splay = || match arguments.dry_run {
@@ -177,7 +177,12 @@ fn run(arguments: &Arguments, log: &Log) -> Result<Exit, UpdateError> {
 }
 
 /// `--autoinstall`.
-fn install_anew(arguments: &Arguments, settings: &Settings, monitor: &dyn Monitor) -> Result<Exit, UpdateError> {
+fn install_anew(
+    arguments: &Arguments,
+    settings: &Settings,
+    monitor: &dyn Monitor,
+    log: &Log,
+) -> Result<Exit, UpdateError> {
     let tunnel = tunnel::open(arguments, settings, monitor)?;
     let request = meaning::autoinstall(arguments, settings, tunnel.as_ref())?;
     let flavor = autoinstall::flavor(&request, monitor)?;
@@ -191,7 +196,7 @@ fn install_anew(arguments: &Arguments, settings: &Settings, monitor: &dyn Monito
     );
     confirm(arguments, false, &question)?;
     let arranged = autoinstall::arrange(&request, &flavor, monitor)?;
-    show::arranged(&flavor, arranged, arguments);
+    show::arranged(&flavor, arranged, arguments, log);
     restart_after(Exit::Done, arranged.restart, arguments, settings, monitor)
 }
 

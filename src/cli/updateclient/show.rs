@@ -302,18 +302,20 @@ fn report_json(report: &Report, request: &Request, restart: Option<&Verdict>) {
 }
 
 /// Prints how this node will be installed anew.
-pub fn arranged(flavor: &Flavor, arranged: Arranged, arguments: &Arguments) {
+pub fn arranged(flavor: &Flavor, arranged: Arranged, arguments: &Arguments, log: &Log) {
     let by = match arranged.restart {
         Restart::Reboot => "at its next boot",
         Restart::Kexec => "by `systemctl kexec`, and not at another boot",
     };
+    let (name, arch) = (&flavor.name, &flavor.arch);
+    let sentence = format!("this node will be installed anew {by}: boot files {name} for {arch}");
+    log.say(Level::Notice, &sentence, true);
     if arguments.json {
         let kexec = arranged.restart == Restart::Kexec;
         json::line(&Line::Arranged { flavor: flavor.name.as_str(), arch: &flavor.arch, kexec });
         return;
     }
-    let (name, arch) = (&flavor.name, &flavor.arch);
-    let _ = writeln!(std::io::stdout(), "this node will be installed anew {by}: boot files {name} for {arch}");
+    let _ = writeln!(std::io::stdout(), "{sentence}");
 }
 
 /// Prints every setting with where it comes from.
