@@ -8,7 +8,7 @@ use std::sync::Mutex;
 use crate::digest::{Digest, Hasher};
 use crate::entry::{Entry, LeafKind, Node};
 use crate::report::{Event, Job, Monitor};
-use crate::root::{Labels, NewFile, Rename, Root, RootError, sync_tells_errors};
+use crate::root::{FileKind, Labels, NewFile, Rename, Root, RootError, sync_tells_errors};
 
 use super::filesystems::{Filesystems, Stages};
 use super::heed::{Heeding, failed, go_on};
@@ -156,6 +156,9 @@ impl<'a> Stage<'a> {
         let Some(installs) = self.missing().get(digest).cloned() else { return Ok(true) };
         let Some((&first, others)) = installs.split_first() else { return Ok(true) };
         let install = &self.transaction.installs[first];
+        if from.stat(path)?.is_none_or(|stat| stat.kind != FileKind::File) {
+            return Ok(false);
+        }
         if install.filesystem != 0 {
             return match self.fill(digest, &mut from.open_file(path)?) {
                 Ok(()) => Ok(true),

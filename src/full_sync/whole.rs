@@ -4,7 +4,7 @@
 //! asked again whether anything of the module is in neither. A path's entry is read from what came, else
 //! from the live tree, which rsync found to be equal there.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::ffi::OsString;
 
 use super::listing::{Listing, itemized, unescape};
@@ -34,35 +34,39 @@ impl Module<'_> {
     /// Receives what differs from the tree `live`, and finds out what the whole module is.
     pub fn receive_whole(&self, live: &Root, aside: &Aside, monitor: &dyn Monitor) -> Result<Received, FullSyncError> {
         let (place, tree) = self.prepare(aside)?;
-        let to_the_nanosecond = || options().into_iter().chain([TO_THE_NANOSECOND.into()]).collect::<Vec<OsString>>();
-        self.bring(live, &place, to_the_nanosecond(), monitor)?;
+        let options = options().into_iter().chain([TO_THE_NANOSECOND.into()]).collect();
+        self.bring(live, &place, options, monitor)?;
         place.create_dir(&path("none"))?;
         let listing = self.list(&place, monitor)?;
         monitor.event(Event::Started { job: Job::Walk, total: listing.paths.len() as u64 });
-        self.judge_again(live, &place, to_the_nanosecond(), monitor)?;
-        let (manifest, local) = self.manifest(&listing, live, &tree, monitor)?;
+        let different = self.judge_again(&listing, live, &place, monitor)?;
+        let (manifest, local) = self.manifest(&listing, &different, live, &tree, monitor)?;
         monitor.event(Event::Advanced { job: Job::Walk, by: listing.paths.len() as u64 });
         monitor.event(Event::Finished { job: Job::Walk });
         Ok(Received { manifest, tree, local })
     }
 
-    /// Asks rsync whether what came and what the live tree has are the module.
+    /// Asks rsync whether what came and what the live tree has are the module, path by path; returns those
+    /// which are not and need not be, since they are other names of what is.
     fn judge_again(
         &self,
+        listing: &Listing,
         live: &Root,
         place: &Root,
-        mut options: Vec<OsString>,
         monitor: &dyn Monitor,
-    ) -> Result<(), FullSyncError> {
+    ) -> Result<HashSet<TreePath>, FullSyncError> {
+        // Without -H, under which rsync passes over the other names of a file that the live tree has.
+        let options = ["-aAXSn", "--numeric-ids", "--no-inc-recursive", TO_THE_NANOSECOND, "--out-format=%i %n"];
+        let mut options: Vec<OsString> = options.map(Into::into).into();
         options.extend(self.comparing(live));
-        options.extend(["--dry-run", "--out-format=%i %n"].map(Into::into));
-        let mut different = Vec::new();
-        let mut more = 0;
+        let leaders: HashSet<&TreePath> = listing.leaders.values().collect();
+        let is_linked = |path: &TreePath| listing.leaders.contains_key(path) || leaders.contains(path);
+        let (mut names, mut changed) = (HashSet::new(), Vec::new());
         let hear = |line: &[u8]| {
-            let name = itemized(line).map_or(line, |(_, name)| name);
-            match different.len() {
-                NAMED => more += 1,
-                _ => different.push(String::from_utf8_lossy(&unescape(name)).escape_debug().to_string()),
+            let name = unescape(itemized(line).map_or(line, |(_, name)| name));
+            match TreePath::new(name.strip_suffix(b"/").unwrap_or(&name)) {
+                Ok(path) if is_linked(&path) => drop(names.insert(path)),
+                _ => changed.push(String::from_utf8_lossy(&name).escape_debug().to_string()),
             }
             Ok(())
         };
@@ -70,17 +74,20 @@ impl Module<'_> {
         if let Some(error) = self.judge(&outcome) {
             return Err(error);
         }
-        if different.is_empty() {
-            return Ok(());
+        if changed.is_empty() {
+            return Ok(names);
         }
+        let more = changed.len().saturating_sub(NAMED);
         let and = if more > 0 { format!(" and {more} more") } else { String::new() };
-        let (what, names) = (self.layer, different.join(", "));
+        changed.truncate(NAMED);
+        let (what, names) = (self.layer, changed.join(", "));
         Err(FullSyncError::Server(format!("the {what} changed while it was received: {names}{and}; run again")))
     }
 
     fn manifest(
         &self,
         listing: &Listing,
+        different: &HashSet<TreePath>,
         live: &Root,
         tree: &Root,
         monitor: &dyn Monitor,
@@ -95,7 +102,12 @@ impl Module<'_> {
         };
         take(scan::entries(live, &from_live)?);
         take(scan::entries(tree, &from_tree)?);
-        let missing: Vec<TreePath> = listing.paths.keys().filter(|p| !entries.contains_key(*p)).cloned().collect();
+        let missing: Vec<TreePath> = listing
+            .paths
+            .keys()
+            .filter(|path| !entries.contains_key(*path) && !different.contains(*path))
+            .cloned()
+            .collect();
         let (from_tree, from_live): (Vec<TreePath>, Vec<TreePath>) = missing.into_iter().partition(&above);
         let local = scan::entries(live, &from_live)?;
         let digests = local.iter().flatten().filter_map(|entry| Some((entry.path.clone(), entry.file()?.1))).collect();

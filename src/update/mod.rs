@@ -65,7 +65,10 @@ pub fn run(request: &Request, monitor: &dyn Monitor) -> Result<Report, UpdateErr
     let overdue = catch_up(request, &session, monitor)?;
     let mut report = bring(request, &session, monitor)?;
     // The update itself may have told it of everything.
-    if report.afterwards.is_empty() && !due::load(&session.root).map_err(Untouched::from)?.is_empty() {
+    if !overdue.is_empty()
+        && report.afterwards.is_empty()
+        && due::load(&session.root).map_or(true, |due| !due.is_empty())
+    {
         report.afterwards = overdue;
     }
     Ok(report)
@@ -98,10 +101,10 @@ fn bring(request: &Request, session: &Session, monitor: &dyn Monitor) -> Result<
         Way::Diffs(repo) => run.by_the_catalog(repo),
         Way::Sync(sync) => run.by_rsync(sync),
     };
-    match run.discard_received() {
-        Err(error) if done.is_ok() => Err(error),
-        _ => done,
+    if let Err(error) = run.discard_received() {
+        monitor.warn(format!("what rsync brought stays beside the tree, and goes with the next run: {error}"));
     }
+    done
 }
 
 /// What is recorded of the tree; changes nothing.
@@ -183,12 +186,12 @@ impl Run<'_> {
     }
 
     /// Removes what rsync brought and no transaction took; the top of the tree gets its time back.
-    fn discard_received(&self) -> Result<(), UpdateError> {
+    fn discard_received(&self) -> Result<(), RootError> {
         let root = &self.session.root;
-        if !self.request.dry_run && root.stat(&full_sync::place()).map_err(Untouched::from)?.is_some() {
-            full_sync::discard(root).and_then(|()| top_times::settle(root)).map_err(Untouched::from)?;
+        if self.request.dry_run || root.stat(&full_sync::place())?.is_none() {
+            return Ok(());
         }
-        Ok(())
+        full_sync::discard(root).and_then(|()| top_times::settle(root))
     }
 
     /// The mount points that the tree's own fstab names.
