@@ -141,6 +141,54 @@ fn any_rules_hide_what_they_hide_from_rsync() {
     TestRunner::new(config).run(&any_rules(), check).unwrap_or_else(|e| panic!("{e}"));
 }
 
+/// Trees of any shape: up to thirty paths, each file or directory as it comes.
+fn any_shape() -> impl Strategy<Value = Vec<(String, bool)>> {
+    let names = ["a", "b", "ab", "abc", "A1", "[a]", "*", "a\\b", "-", "c d", ".x", "tmp", "a?b", "é"];
+    let path = prop::collection::vec(prop::sample::select(names.to_vec()), 1..5).prop_map(|names| names.join("/"));
+    prop::collection::vec((path, prop::bool::ANY), 1..30).prop_map(|paths| {
+        let mut tree: std::collections::BTreeMap<String, bool> = std::collections::BTreeMap::new();
+        for (path, is_dir) in paths {
+            let above: Vec<String> = path.match_indices('/').map(|(at, _)| path[..at].to_owned()).collect();
+            if above.iter().all(|above| tree.get(above) != Some(&false)) && !tree.contains_key(&path) {
+                tree.extend(above.into_iter().map(|above| (above, true)));
+                tree.insert(path, is_dir);
+            }
+        }
+        tree.into_iter().collect()
+    })
+}
+
+#[test]
+fn any_trees_under_any_rules() {
+    if !needs(&[Need::Program("rsync")]) {
+        return;
+    }
+    let cases = std::env::var("PROPTEST_CASES").ok().and_then(|n| n.parse().ok()).unwrap_or(200);
+    let config = Config { cases, failure_persistence: None, ..Config::default() };
+    let check = |(paths, rules): (Vec<(String, bool)>, String)| {
+        let Ok(builder) = Filter::builder().exclude_file("rules", rules.as_bytes()) else { return Ok(()) };
+        let dir = scratch();
+        let image = dir.path().join("image");
+        for (path, is_dir) in &paths {
+            match is_dir {
+                true => std::fs::create_dir_all(image.join(path)).expect("a directory"),
+                false => {
+                    std::fs::create_dir_all(image.join(path).parent().expect("is below")).expect("a directory");
+                    std::fs::write(image.join(path), "").expect("a file");
+                }
+            }
+        }
+        let filter = builder.build();
+        let merge_file = dir.path().join("merge");
+        std::fs::write(&merge_file, filter.rsync_rules()).expect("the merge file");
+        let ours = let_through(&filter, &paths);
+        let theirs = transferred(&image, &format!("--filter=merge {}", merge_file.display()));
+        prop_assert_eq!(&ours, &theirs, "{}", rules);
+        Ok(())
+    };
+    TestRunner::new(config).run(&(any_shape(), any_rules()), check).unwrap_or_else(|e| panic!("{e}"));
+}
+
 #[test]
 fn odd_mount_points_are_left_to_the_node_by_rsync_too() {
     if !needs(&[Need::Program("rsync")]) {

@@ -9,6 +9,7 @@ mod base;
 mod chain;
 mod cluster;
 mod commit;
+mod contents;
 mod converge;
 mod follow;
 mod full;

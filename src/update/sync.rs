@@ -17,7 +17,8 @@ use crate::manifest::Manifest;
 use crate::state::{SeenCatalog, State};
 use crate::tree_path::TreePath;
 
-use super::chain::{Stopped, named, take_received};
+use super::chain::{Stopped, named};
+use super::contents::take_received;
 use super::converge::{Converge, Head};
 use super::layers::{self, Laid, Source};
 use super::request::Sync;

@@ -12,6 +12,7 @@ mod restart;
 mod settings;
 mod show;
 mod splay;
+mod status;
 mod tunnel;
 
 use std::io::{IsTerminal, Write};
@@ -106,7 +107,7 @@ pub fn main() -> ExitCode {
 
 fn run(arguments: &Arguments, log: &Log) -> Result<Exit, UpdateError> {
     if arguments.status {
-        return show::status(&update::status(&arguments.root)?, arguments.json);
+        return status::show(&update::status(&arguments.root)?, arguments.json);
     }
     if arguments.needs_restarting {
         return restart::needs_restarting(&arguments.root, arguments.json);
