@@ -40,7 +40,8 @@ man:
 	$(CARGO) run --quiet --locked --example man -- target/man
 
 install: all man
-	install -d $(DESTDIR)$(PREFIX)/sbin $(DESTDIR)$(PREFIX)/share/man/man8 $(DESTDIR)/etc/systemimager
+	install -d $(DESTDIR)$(PREFIX)/sbin $(DESTDIR)$(PREFIX)/share/man/man8 $(DESTDIR)/etc/systemimager \
+	    $(DESTDIR)/etc/systemimager/hooks.d/pre-update.d $(DESTDIR)/etc/systemimager/hooks.d/post-update.d
 	install -m 0755 target/release/si_updateclient target/release/si_tardiff $(DESTDIR)$(PREFIX)/sbin
 	install -m 0644 target/man/*.8 $(DESTDIR)$(PREFIX)/share/man/man8
 	for file in updateclient.toml updateclient.local.exclude; do \

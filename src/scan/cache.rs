@@ -67,7 +67,9 @@ impl Cache {
 
     /// Writes the file at `path`, beside its place and then renamed.
     pub fn save(&self, path: &Path) -> io::Result<()> {
-        let beside = path.with_extension("new");
+        // Names of images hold dots: the whole name, so that two images never share it.
+        let mut beside = path.as_os_str().to_owned();
+        beside.push(".new");
         let mut file = std::fs::File::create(&beside)?;
         file.write_all(&self.to_bytes())?;
         file.sync_all()?;

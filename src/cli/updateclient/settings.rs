@@ -159,7 +159,10 @@ pub fn settle(arguments: &Arguments) -> Result<Settings, UpdateError> {
     ] {
         pick.typed_or(name, None, value);
     }
-    let allowed = settings.allow_root_fs.join(" ");
+    let allowed = match settings.allow_root_fs.is_empty() {
+        true => "(none)".to_owned(),
+        false => settings.allow_root_fs.join(" "),
+    };
     pick.typed_or("allow_root_fs", (!arguments.allow_root_fs.is_empty()).then(|| allowed.clone()), allowed);
     Ok(Settings { rows: picker.rows, ..settings })
 }
