@@ -65,12 +65,15 @@ fn put_kind(put: &mut impl FnMut(String, Item), path: &str, kind: usize) {
 struct Scene {
     site: Site,
     base: PathBuf,
+    way: Way,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Way {
     Diff,
     Full,
+    /// Without `--diff`, as the old client.
+    Rsync,
 }
 
 impl Scene {
@@ -81,14 +84,24 @@ impl Scene {
         match way {
             Way::Diff => drop(site.updated(&["--adopt"])),
             Way::Full => fs::remove_dir_all(site.repo()).expect("removes"),
+            Way::Rsync => {}
         }
         site.publish(&tree(true, dirs, files));
         let base = site.snapshot();
-        Scene { site, base }
+        Scene { site, base, way }
     }
 
     fn command(&self) -> Command {
-        let mut command = self.site.command();
+        let mut command = match self.way {
+            Way::Diff | Way::Full => self.site.command(),
+            Way::Rsync => {
+                let mut command = Command::new(env!("CARGO_BIN_EXE_si_updateclient"));
+                command.args(["--yes", "--image", "node", "--exclude-file", "/dev/null", "--server", "127.0.0.1"]);
+                command.args(["--rsync-port", &self.site.rsync_port().expect("a daemon").to_string(), "--root"]);
+                command.arg(self.site.node()).stdin(Stdio::null());
+                command
+            }
+        };
         command.args(["--max-delete", "100%", "--quiet"]).stdout(Stdio::null()).stderr(Stdio::null());
         command
     }
@@ -186,6 +199,13 @@ fn a_diff_killed_at_random_moments() {
 fn a_full_sync_killed_at_random_moments() {
     if needs(&NEEDED) {
         killed_at_random(Way::Full, 6);
+    }
+}
+
+#[test]
+fn a_run_by_rsync_alone_killed_at_random_moments() {
+    if needs(&NEEDED) {
+        killed_at_random(Way::Rsync, 6);
     }
 }
 
