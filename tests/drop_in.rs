@@ -383,6 +383,79 @@ fn more_deletions_than_allowed_stop_the_run() {
     assert!(!old.node("srv/many").exists());
 }
 
+/// Each path counts once, also where it lies in a directory that becomes a file.
+#[test]
+fn what_a_directory_takes_along_is_counted_once_and_kept_without_deletions() {
+    if !has_all() {
+        return;
+    }
+    let old = Old::new(&image(), &[]);
+    let line = ["--image", "node", "--exclude-file", "/dev/null"];
+    old.run(&line).ended(0, &[]);
+    fs::remove_file(old.node("etc/hosts")).expect("removes");
+    for number in 0..8 {
+        old.on_node(&format!("etc/hosts/{number}"), "own");
+    }
+    let before = old.site.snapshot();
+    old.run(&[&line[..], &["--no-delete"]].concat()).ended(5, &["--no-delete keeps it", "nothing was changed"]);
+    old.run(&[&line[..], &["--no-delete", "--dry-run"]].concat()).ended(5, &["could not make way"]);
+    old.run(&[&line[..], &["--max-delete", "7"]].concat()).ended(9, &["8 paths would be deleted and 7 are allowed"]);
+    old.run(&[&line[..], &["--max-delete", "7", "--dry-run"]].concat()).ended(9, &["8 paths would be deleted"]);
+    old.site.unchanged_since(&before);
+    let run = old.same_as_rsync(&[&line[..], &["--max-delete", "8"]].concat(), &[], "", true, &[]);
+    run.ended(0, &["updated to node"]);
+}
+
+/// A directory over the image's file is no obstacle to a dry run.
+#[test]
+fn a_dry_run_sees_what_overrides_hide() {
+    if !has_all() {
+        return;
+    }
+    let mut over = Tree::from([(Vec::new(), Item::dir())]);
+    text(&mut over, "etc/hosts/inside", "a directory");
+    let old = Old::new(&image(), &[("odd", trees::whole(over))]);
+    let line = ["--image", "node", "--override", "odd", "--exclude-file", "/dev/null"];
+    old.run(&line).ended(0, &[]);
+    old.run(&[&line[..], &["--dry-run"]].concat()).ended(0, &["up to date"]);
+    old.run(&line).ended(0, &["up to date"]);
+}
+
+#[test]
+fn times_of_directories_alone_are_set() {
+    if !has_all() {
+        return;
+    }
+    let old = Old::new(&image(), &[]);
+    let line = ["--image", "node", "--exclude-file", "/dev/null"];
+    old.run(&line).ended(0, &[]);
+    common::run(Command::new("touch").args(["-d", "2001-01-01"]).arg(old.server("images/node/usr")));
+    common::run(Command::new("touch").args(["-d", "2001-01-02"]).arg(old.server("images/node")));
+    old.same_as_rsync(&line, &[], "", true, &[]);
+    let of = |path: PathBuf| fs::metadata(path).expect("is there").mtime();
+    assert_eq!(of(old.node("usr")), of(old.server("images/node/usr")));
+    assert_eq!(of(old.node("")), of(old.server("images/node")));
+}
+
+/// rsync drops a capability where it copies a file and gives it to another owner.
+#[test]
+fn a_capability_of_a_file_that_only_gets_another_time_comes() {
+    if !needs(&[Need::Root, Need::Program("rsync"), Need::Program("setcap")]) {
+        return;
+    }
+    let mut tree = image();
+    let mut file = Item::file(trees::noise(5_000, 3)).owner(65_534, 0);
+    file.mode = 0o755;
+    trees::put(&mut tree, "usr/bin/capable", file);
+    let old = Old::new(&trees::whole(tree), &[]);
+    let path = old.server("images/node/usr/bin/capable");
+    common::run(Command::new("setcap").arg("cap_net_raw=ep").arg(&path));
+    let line = ["--image", "node", "--exclude-file", "/dev/null"];
+    old.same_as_rsync(&line, &[], "", true, &[]);
+    common::run(Command::new("touch").args(["-d", "2001-01-01"]).arg(&path));
+    old.same_as_rsync(&line, &[], "", true, &[]);
+}
+
 #[test]
 fn a_run_by_rsync_can_be_undone() {
     if !has_all() {
@@ -640,8 +713,12 @@ fn a_server_that_falls_silent_is_given_up() {
     let port = silent.local_addr().expect("an address").port().to_string();
     old.on_node("etc/systemimager/updateclient.toml", "full_sync_timeout = 2\n");
     let begun = std::time::Instant::now();
-    let line = ["--image", "node", "--rsync-port", &port, "--exclude-file", "/dev/null"];
+    let line = ["--image", "node", "--rsync-port", &port];
+    old.run(&[&line[..], &["--exclude-file", "/dev/null"]].concat()).ended(4, &["nothing was changed"]);
+    // The same while it is asked for the image's rules, or for who follows what.
     old.run(&line).ended(4, &["nothing was changed"]);
-    assert!(begun.elapsed().as_secs() < 30, "{:?}", begun.elapsed());
+    old.on_node("etc/hostname", "node7\n");
+    old.run(&line[2..]).ended(4, &["nothing was changed"]);
+    assert!(begun.elapsed().as_secs() < 60, "{:?}", begun.elapsed());
     drop(silent);
 }

@@ -90,6 +90,7 @@ impl Site {
 
 fn quick() -> Options {
     Options {
+        deadline: None,
         attempts: 3,
         base_delay: Duration::from_millis(1),
         connect_timeout: Duration::from_secs(2),

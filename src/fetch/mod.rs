@@ -23,7 +23,7 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::catalog::{FileRef, Frame, MAX_CATALOG};
 use crate::digest::Digest;
@@ -65,6 +65,8 @@ pub struct Options {
     pub minimum_speed: u64,
     /// See `minimum_speed`.
     pub speed_window: Duration,
+    /// When an rsync daemon is given up, however it answers.
+    pub deadline: Option<Instant>,
     /// Whether the run was asked to stop: then nothing is waited for any more.
     pub stopped: fn() -> bool,
     /// The certificates that vouch for https servers, in PEM; without it the system's bundle.
@@ -258,6 +260,7 @@ impl Default for Options {
             idle_timeout: Duration::from_secs(30),
             minimum_speed: 1024,
             speed_window: Duration::from_secs(60),
+            deadline: None,
             stopped: || false,
             ca_file: None,
         }

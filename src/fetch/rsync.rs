@@ -62,7 +62,7 @@ impl Rsync {
         let call = Call {
             arguments: &arguments,
             inside: Some(spool.directory()),
-            deadline: None,
+            deadline: self.options.deadline,
             largest_file: Some(cap + 1),
         };
         let outcome = rsync::run(&call, &mut |heard| match heard {
@@ -74,7 +74,10 @@ impl Rsync {
             Ok(outcome) => outcome.failure().map_or(Ok(()), |failure| Err(self.trouble(file, failure, &outcome))),
             Err(RsyncError::Stopped) if (self.options.stopped)() => Err(Stopped.into()),
             Err(RsyncError::Stopped) => Ok(()),
-            Err(e @ (RsyncError::NotInstalled | RsyncError::Run(_) | RsyncError::TimedOut)) => {
+            Err(e @ RsyncError::TimedOut) => {
+                Err(FetchError::new(FetchErrorKind::Unreachable, Side::Network, self.address(file), e).into())
+            }
+            Err(e @ (RsyncError::NotInstalled | RsyncError::Run(_))) => {
                 Err(FetchError::new(FetchErrorKind::Other, Side::Node, self.address(file), e).into())
             }
         }

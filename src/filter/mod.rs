@@ -103,16 +103,19 @@ impl Filter {
 
     /// The same rules and protections as a file for `rsync --filter='merge FILE'`.
     pub fn rsync_rules(&self) -> Vec<u8> {
-        self.rsync_rules_without([])
+        self.rsync_rules_without(std::iter::empty())
     }
 
-    /// The same, where `hidden` paths do not come either, nor what is below them.
-    pub fn rsync_rules_without<'p>(&self, hidden: impl IntoIterator<Item = &'p TreePath>) -> Vec<u8> {
+    /// The same, where paths at which something else is laid over do not come either: with `true` a directory,
+    /// over which only another directory comes; else nothing, nor what is below it.
+    pub fn rsync_rules_without<'p>(&self, hidden: impl IntoIterator<Item = (&'p TreePath, bool)>) -> Vec<u8> {
         let mut lines = Vec::new();
-        for path in hidden {
-            lines.extend_from_slice(b"- ");
-            lines.extend_from_slice(&builtin::literal(path));
-            lines.push(b'\n');
+        for (path, is_dir) in hidden {
+            let literal = builtin::literal(path);
+            if is_dir {
+                lines.extend([b"+ ", &literal[..], b"/\n"].concat());
+            }
+            lines.extend([b"- ", &literal[..], b"\n"].concat());
         }
         for path in builtin::PROTECTED {
             lines.extend_from_slice(b"P /");

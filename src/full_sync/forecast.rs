@@ -20,6 +20,8 @@ pub struct Forecast {
     pub items: Vec<Item>,
     /// How many paths the module has, as far as the rules let them come.
     pub listed: usize,
+    /// What rsync could not do.
+    pub stops: Option<String>,
 }
 
 impl Module<'_> {
@@ -44,7 +46,12 @@ impl Module<'_> {
         let mut to = OsString::from(live.shown());
         to.push("/");
         let outcome = self.run(&place, arguments, &to, |line| forecast.hear(line), monitor)?;
-        self.judge(&outcome).map_or(Ok(forecast), Err)
+        match self.judge(&outcome) {
+            None => Ok(forecast),
+            // A directory that something keeps stands where none is to be: the run will stop there, too.
+            Some(FullSyncError::Partial(why)) => Ok(Forecast { stops: Some(why), ..forecast }),
+            Some(error) => Err(error),
+        }
     }
 }
 
@@ -71,6 +78,7 @@ impl Forecast {
         let directory = name.ends_with(b"/");
         let name = name.strip_suffix(b"/").unwrap_or(&name);
         let path = if name == b"." { TreePath::root() } else { TreePath::new(name).map_err(|_| odd())? };
+        let top = path.is_root();
         if !how.starts_with(b"*") {
             self.listed += 1;
         }
@@ -79,7 +87,7 @@ impl Forecast {
         let stays = how.starts_with(b"*") && is_above_own(&path);
         if !stays && how[2..].iter().any(|&b| b != b' ' && b != b'.') {
             let bytes = if how.starts_with(b">f") { bytes } else { 0 };
-            self.items.push(Item { change, path, suffix: if directory { "/" } else { "" }.to_owned(), bytes });
+            self.items.push(Item { change, path, suffix: if directory && !top { "/" } else { "" }.to_owned(), bytes });
         }
         Ok(())
     }

@@ -20,6 +20,14 @@ use crate::tree_path::TreePath;
 /// So many paths are named in a message.
 const NAMED: usize = 10;
 
+/// What rsync says of what it brought.
+enum Judgement {
+    /// With the live tree it is the module, but for these names of files that are there under another.
+    Whole(HashSet<TreePath>),
+    /// These are in neither.
+    Changed(Vec<String>),
+}
+
 /// Something that came whole: its manifest, and the content that the live tree does not have.
 pub struct Received {
     /// What it holds, as far as the rules let it come.
@@ -34,27 +42,38 @@ impl Module<'_> {
     /// Receives what differs from the tree `live`, and finds out what the whole module is.
     pub fn receive_whole(&self, live: &Root, aside: &Aside, monitor: &dyn Monitor) -> Result<Received, FullSyncError> {
         let (place, tree) = self.prepare(aside)?;
-        let options = options().into_iter().chain([TO_THE_NANOSECOND.into()]).collect();
-        self.bring(live, &place, options, monitor)?;
+        let options = || options().into_iter().chain([TO_THE_NANOSECOND.into()]).collect();
+        self.bring(live, &place, options(), monitor)?;
         place.create_dir(&path("none"))?;
-        let listing = self.list(&place, monitor)?;
+        let mut listing = self.list(&place, monitor)?;
         monitor.event(Event::Started { job: Job::Walk, total: listing.paths.len() as u64 });
-        let different = self.judge_again(&listing, live, &place, monitor)?;
+        let different = match self.judge_again(&listing, live, &place, monitor)? {
+            Judgement::Whole(different) => different,
+            // rsync drops the capabilities of a file that it copies and gives to another owner, and sets them in
+            // a second pass; and who edited the image meanwhile may have finished.
+            Judgement::Changed(_) => {
+                self.bring(live, &place, options(), monitor)?;
+                listing = self.list(&place, monitor)?;
+                match self.judge_again(&listing, live, &place, monitor)? {
+                    Judgement::Whole(different) => different,
+                    Judgement::Changed(what) => return Err(self.changed(what)),
+                }
+            }
+        };
         let (manifest, local) = self.manifest(&listing, &different, live, &tree, monitor)?;
         monitor.event(Event::Advanced { job: Job::Walk, by: listing.paths.len() as u64 });
         monitor.event(Event::Finished { job: Job::Walk });
         Ok(Received { manifest, tree, local })
     }
 
-    /// Asks rsync whether what came and what the live tree has are the module, path by path; returns those
-    /// which are not and need not be, since they are other names of what is.
+    /// Asks rsync whether what came and what the live tree has are the module, path by path.
     fn judge_again(
         &self,
         listing: &Listing,
         live: &Root,
         place: &Root,
         monitor: &dyn Monitor,
-    ) -> Result<HashSet<TreePath>, FullSyncError> {
+    ) -> Result<Judgement, FullSyncError> {
         // Without -H, under which rsync passes over the other names of a file that the live tree has.
         let options = ["-aAXSn", "--numeric-ids", "--no-inc-recursive", TO_THE_NANOSECOND, "--out-format=%i %n"];
         let mut options: Vec<OsString> = options.map(Into::into).into();
@@ -74,14 +93,15 @@ impl Module<'_> {
         if let Some(error) = self.judge(&outcome) {
             return Err(error);
         }
-        if changed.is_empty() {
-            return Ok(names);
-        }
-        let more = changed.len().saturating_sub(NAMED);
+        Ok(if changed.is_empty() { Judgement::Whole(names) } else { Judgement::Changed(changed) })
+    }
+
+    fn changed(&self, mut what: Vec<String>) -> FullSyncError {
+        let more = what.len().saturating_sub(NAMED);
         let and = if more > 0 { format!(" and {more} more") } else { String::new() };
-        changed.truncate(NAMED);
-        let (what, names) = (self.layer, changed.join(", "));
-        Err(FullSyncError::Server(format!("the {what} changed while it was received: {names}{and}; run again")))
+        what.truncate(NAMED);
+        let (layer, names) = (self.layer, what.join(", "));
+        FullSyncError::Server(format!("the {layer} changed while it was received: {names}{and}; run again"))
     }
 
     fn manifest(

@@ -29,14 +29,22 @@ impl Run<'_> {
         let catalog = &published.catalog;
         let why = if self.request.adopt_only { "" } else { "no usable generation is recorded: " };
         self.monitor.note(format!("{why}comparing the tree with the published manifests"));
-        let mut candidates: Vec<(&Publish, Manifest)> = Vec::new();
+        // Each with all that is to be laid over it, and without: whichever the tree resembles more.
+        let mut candidates: Vec<(&Publish, Manifest, &[Laid])> = Vec::new();
         for publish in catalog.publishes.iter().rev() {
-            if candidates.len() < MOST && candidates.iter().all(|(known, _)| known.generation != publish.generation) {
-                candidates.push((publish, published.manifest(publish)?));
+            let known = candidates.iter().any(|(known, ..)| known.generation == publish.generation);
+            if candidates.len() < MOST && !known {
+                let manifest = published.manifest(publish)?;
+                if !layers.is_empty() {
+                    candidates.push((publish, manifest.clone(), layers));
+                }
+                candidates.push((publish, manifest, &[]));
             }
         }
-        let over = || layers.iter().map(|laid| &laid.manifest);
-        let laid = candidates.iter().map(|(_, manifest)| layers::composed(manifest, over()));
+        let laid = candidates.iter().map(|(_, manifest, over)| {
+            let over = over.iter().map(|laid| &laid.manifest);
+            layers::composed(manifest, over)
+        });
         let mut whole: Vec<Manifest> = laid.collect::<Result<_, UpdateError>>()?;
         let filtered: Vec<Manifest> = whole.iter().map(|manifest| self.filtered(manifest)).collect();
         let mut tracked: Vec<&TreePath> = filtered.iter().flat_map(|m| m.entries()).map(|e| &e.path).collect();
@@ -62,13 +70,13 @@ impl Run<'_> {
             return Ok(None);
         }
         self.monitor.note(format!("the tree is taken for generation {}: {told}", publish.generation.short()));
-        let (publish, manifest) = candidates.swap_remove(index);
+        let (publish, manifest, over) = candidates.swap_remove(index);
         let composed = whole.swap_remove(index);
         let unheld = self.held(&composed).1;
         let found_words = found.iter().map(|(path, what)| (path_text(path), what.to_string()));
         Ok(Some(Base {
             deviations: found_words.chain(unheld.iter().map(|(path, why)| (path_text(path), why.clone()))).collect(),
-            overrides: layers.iter().map(Laid::record).collect(),
+            overrides: over.iter().map(Laid::record).collect(),
             composed,
             manifest,
             deviating: found.into_keys().collect::<HashSet<_>>(),

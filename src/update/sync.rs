@@ -4,11 +4,11 @@
 //! All of it is received beside the tree, composed, judged, and made so by one transaction. What came is
 //! recorded, but as no generation, since nobody published it.
 
-use crate::apply::prepare::{Depth, Item, Untracked};
+use crate::apply::prepare::{Depth, Item, Transaction, Untracked};
 use crate::apply::stage::Stage;
 use crate::apply::supply::{self, LiveContents};
 use crate::apply::{Untouched, preflight};
-use crate::fetch::{FetchError, FetchErrorKind, Repository, Side};
+use crate::fetch::{FetchError, FetchErrorKind, Options, Repository, Side};
 use crate::filter::MAX_EXCLUDE_FILE;
 use crate::full_sync::{Aside, Comparison, Deletions, FullSyncError, Module, Received, Server, above};
 use crate::host::Drift;
@@ -47,7 +47,8 @@ impl Run<'_> {
         let aside = self.aside()?;
         let layers = self.received_overrides(sync, &aside)?;
         let layer = Layer::Image(self.request.image.clone());
-        let rules = self.filter.rsync_rules_without(&hidden(&layers)?);
+        let over = over(&layers)?;
+        let rules = self.filter.rsync_rules_without(hidden(&over));
         let module = self.module(sync, server, &layer, &rules);
         let received = module.receive_whole(&self.session.root, &aside, self.monitor);
         let received = received.map_err(|error| refused(error, server))?;
@@ -66,9 +67,18 @@ impl Run<'_> {
         goal.read = received.local.clone();
         let live = converge.look(&goal)?;
         let transaction = converge.prepare(&goal, &live)?;
+        if let Some(path) = transaction.displaced.first().filter(|_| !sync.delete) {
+            let why = format!(
+                "{path} is the node's own and would go, since what is above it is no directory in the image; --no-delete keeps it"
+            );
+            return Err(Untouched::Refused(why).into());
+        }
         if transaction.is_empty() && known.is_some_and(|state| state.is_published() && self.lays(&state)) {
             // Nothing changed: what is recorded is as true as before, and better than nothing.
             converge.head = None;
+        }
+        if transaction.is_empty() {
+            self.settle_directories(&transaction)?;
         }
         let contents = LiveContents::seen(&self.session.root, &live);
         match converge.commit(&goal, &transaction, |stage| fill(stage, &contents, &received, &layers)) {
@@ -83,7 +93,8 @@ impl Run<'_> {
         let aside = self.aside()?;
         let layers = self.received_overrides(sync, &aside)?;
         let layer = Layer::Image(self.request.image.clone());
-        let rules = self.filter.rsync_rules_without(&hidden(&layers)?);
+        let over = over(&layers)?;
+        let rules = self.filter.rsync_rules_without(hidden(&over));
         let deletions = if sync.delete { Deletions::Told } else { Deletions::None };
         let module = self.module(sync, server, &layer, &rules);
         let forecast = module.forecast(&self.session.root, &aside, deletions, self.monitor);
@@ -92,9 +103,25 @@ impl Run<'_> {
         forecast.items.retain(|item| !layers.iter().any(|laid| laid.manifest.get(&item.path).is_some()));
         forecast.items.extend(self.forecast_layers(&layers)?);
         forecast.items.sort_by(|a, b| a.path.cmp(&b.path));
-        let refusal = preflight::check_forecast(&forecast.items, forecast.listed, self.request.max_delete);
-        let refusal = refusal.err().map(UpdateError::from);
+        let tracked = forecast.listed + over.map_or(0, |over| over.len());
+        let refusal = preflight::check_forecast(&forecast.items, tracked, self.request.max_delete);
+        let refusal = refusal.err().or(forecast.stops.map(Untouched::Refused)).map(UpdateError::from);
         Ok(Report { refusal, ..Report::forecast(forecast.items, format!("rsync from {server}")) })
+    }
+
+    /// Sets the times of directories in which nothing else changes: no drift to a diff, but rsync sets them.
+    fn settle_directories(&self, transaction: &Transaction) -> Result<(), UpdateError> {
+        let root = &self.session.root;
+        // What lies beside the tree goes first: it changes the time of the top.
+        self.discard_received().map_err(Untouched::from)?;
+        for entry in &transaction.directories {
+            let late =
+                root.stat(&entry.path).map_err(Untouched::from)?.is_some_and(|stat| stat.mtime != entry.meta.mtime);
+            if late {
+                root.set_times(&entry.path, entry.meta.mtime).map_err(Untouched::from)?;
+            }
+        }
+        Ok(())
     }
 
     /// Whether `state` has the overrides of this run.
@@ -150,7 +177,8 @@ impl Run<'_> {
             let Ok(file) = std::str::from_utf8(place.as_bytes()) else { return Ok(None) };
             let inside = format!("{}/", layer.place());
             let (address, shown) = (server.address(&inside), server.shown(&inside));
-            let module = Repository::of_module(address, shown, &self.request.fetch)?;
+            let options = Options { deadline: Some(self.deadline()), ..self.request.fetch.clone() };
+            let module = Repository::of_module(address, shown, &options)?;
             match module.unverified(file, MAX_EXCLUDE_FILE as u64) {
                 Err(error) if error.kind == FetchErrorKind::NotFound => {}
                 Err(error) => return Err(error.into()),
@@ -162,12 +190,16 @@ impl Run<'_> {
     }
 }
 
-/// What of the image overrides hide: it does not come.
-fn hidden(layers: &[Laid]) -> Result<Vec<TreePath>, UpdateError> {
-    let Some((first, rest)) = layers.split_first() else { return Ok(Vec::new()) };
-    let over: Manifest = layers::composed(&first.manifest, rest.iter().map(|laid| &laid.manifest))?;
-    let leaves = over.entries().iter().filter(|entry| !entry.is_dir());
-    Ok(leaves.map(|entry| entry.path.clone()).collect())
+/// All overrides together: what of the image they hide does not come.
+fn over(layers: &[Laid]) -> Result<Option<Manifest>, UpdateError> {
+    let Some((first, rest)) = layers.split_first() else { return Ok(None) };
+    layers::composed(&first.manifest, rest.iter().map(|laid| &laid.manifest)).map(Some)
+}
+
+/// The paths at which something is laid over the image, and whether it is a directory.
+fn hidden(over: &Option<Manifest>) -> impl Iterator<Item = (&TreePath, bool)> {
+    let entries = over.iter().flat_map(|over| over.entries()).filter(|entry| !entry.path.is_root());
+    entries.map(|entry| (&entry.path, entry.is_dir()))
 }
 
 fn fill(stage: &Stage, contents: &LiveContents, received: &Received, layers: &[Laid]) -> Result<(), Stopped> {

@@ -25,7 +25,10 @@ pub(super) fn remove(wanted: &Wanted, live: &Live, transaction: &mut Transaction
     stale(wanted, live, transaction, &mut going)?;
     if wanted.policy.untracked == Untracked::Remove {
         let mut kept = 0;
-        for (path, stat) in &live.untracked {
+        // What lies in a directory that becomes something else goes along with it, and counts once.
+        let displaced = displaced(transaction);
+        let apart = |path: &TreePath| !displaced.iter().any(|top| path.is_below(top));
+        for (path, stat) in live.untracked.iter().filter(|(path, _)| apart(path)) {
             kept += u64::from(untracked(wanted, path, stat, &mut going)?);
         }
         transaction.untracked = live.whole.then_some(kept);
@@ -91,6 +94,12 @@ struct Going {
     kernels: Vec<TreePath>,
 }
 
+/// Directories that become something else: they take everything below along.
+fn displaced(transaction: &Transaction) -> Vec<TreePath> {
+    let becomes = |change: &&Change| matches!(change.action, Action::Exchange { to_directory: false, .. });
+    transaction.changes.iter().filter(becomes).map(|change| change.path.clone()).collect()
+}
+
 /// Tracked paths that the target no longer names.
 fn stale(wanted: &Wanted, live: &Live, transaction: &mut Transaction, going: &mut Going) -> Result<(), Untouched> {
     let stale = wanted.base.into_iter().flat_map(|base| gone(base, wanted.target));
@@ -100,13 +109,7 @@ fn stale(wanted: &Wanted, live: &Live, transaction: &mut Transaction, going: &mu
         [wanted.base, Some(wanted.target)].into_iter().flatten().any(|manifest| manifest.get(path).is_some())
     };
     let waiting = wanted.waiting.iter().filter(|path| !known(path)).map(|path| (path, true));
-    // Directories that become something else take everything below along.
-    let displaced: Vec<TreePath> = transaction
-        .changes
-        .iter()
-        .filter(|change| matches!(change.action, Action::Exchange { to_directory: false, .. }))
-        .map(|change| change.path.clone())
-        .collect();
+    let displaced = displaced(transaction);
     let mut protected: Vec<TreePath> = Vec::new();
     for (path, directory) in stale.chain(waiting) {
         if displaced.iter().any(|top| path.is_below(top)) {

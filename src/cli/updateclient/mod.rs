@@ -18,13 +18,14 @@ mod tunnel;
 use std::io::{IsTerminal, Write};
 use std::path::Path;
 use std::process::ExitCode;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::json::Json;
 use super::log::{Level, Log, Logged, SOCKET};
 use super::signals;
 use super::terminal::Terminal;
 use crate::autoinstall;
+use crate::fetch::Options;
 use crate::host::{Drift, Restart};
 use crate::report::Monitor;
 use crate::root::freeze;
@@ -238,7 +239,8 @@ fn follows(
     }
     let unnamed = || settings::usage("You must specify --server.".to_owned());
     let server = meaning::server(settings, tunnel).ok_or_else(unnamed)?;
-    let options = meaning::fetch_options(arguments, settings);
+    let deadline = Some(Instant::now() + Duration::from_secs(settings.full_sync_timeout.into()));
+    let options = Options { deadline, ..meaning::fetch_options(arguments, settings) };
     let cluster = update::cluster(&arguments.root, &server, &options)?;
     let overrides = if overrides.is_empty() { cluster.overrides } else { overrides };
     let laid = overrides.iter().map(|name| format!(" and override {name}")).collect::<String>();

@@ -320,9 +320,14 @@ fn excludes(
     }
     let named = [(&config.exclude_file, Origin::File(CONFIG)), (&old.exclude_file, Origin::File(CLIENT_CONF))];
     if let Some((named, from)) = named.into_iter().find_map(|(named, from)| Some((named.as_ref()?, from))) {
-        pick.note("exclude_file", named, from);
         let below = named.trim_start_matches('/');
-        let rules = read_below(root, below)?.ok_or_else(|| {
+        let found = read_below(root, below)?;
+        if found.is_none() && arguments.show_config {
+            pick.note("exclude_file", &format!("{named} (does not exist)"), from);
+            return Ok(Excludes { name: named.clone(), rules: Vec::new(), place: None });
+        }
+        pick.note("exclude_file", named, from);
+        let rules = found.ok_or_else(|| {
             usage(format!("the exclude file {named} does not exist below {}", root.shown().display()))
         })?;
         return Ok(Excludes { name: named.clone(), rules, place: Some(tree_path(below)?) });
