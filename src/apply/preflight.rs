@@ -44,7 +44,7 @@ pub fn check_budget(
 
 /// The same for what rsync says that it would do.
 pub fn check_forecast(items: &[Item], tracked: usize, allowed: MaxDelete) -> Result<(), Untouched> {
-    let going = items.iter().filter(|item| item.change.starts_with('*')).count();
+    let going = items.iter().filter(|item| item.is_deletion()).count();
     check_deletions(going, items, tracked, allowed)
 }
 
@@ -53,7 +53,7 @@ fn check_deletions(going: usize, items: &[Item], tracked: usize, allowed: MaxDel
     if going <= limit {
         return Ok(());
     }
-    let names = items.iter().filter(|item| item.change.starts_with('*'));
+    let names = items.iter().filter(|item| item.is_deletion());
     let names: Vec<String> = names.take(NAMED).map(|item| format!("  {}{}", item.path, item.suffix)).collect();
     Err(Untouched::Budget(format!(
         "{going} paths would be deleted and {limit} are allowed; look at them with --dry-run and raise --max-delete if that is right; the first ones:\n{}",

@@ -130,6 +130,19 @@ pub struct Item {
     pub bytes: u64,
 }
 
+impl Item {
+    /// Whether something goes without a replacement.
+    pub fn is_deletion(&self) -> bool {
+        self.change.starts_with('*')
+    }
+
+    /// Where a symlink leads, or what a hardlink links; nothing for anything else.
+    pub fn leads(&self) -> &str {
+        let leads = [" -> ", " => "].iter().find_map(|arrow| self.suffix.strip_prefix(arrow));
+        leads.unwrap_or_default()
+    }
+}
+
 /// Something to be staged.
 #[derive(Debug)]
 pub struct Install {

@@ -142,12 +142,7 @@ impl<'a> Stage<'a> {
                 return Err(e);
             }
         }
-        self.dress(first, &file)?;
-        for &other in others {
-            self.duplicate(&self.transaction.installs[other], file.as_fd())?;
-        }
-        self.missing().remove(digest);
-        Ok(())
+        Ok(self.filled(digest, first, others, &file)?)
     }
 
     /// Takes the file at `path` in the tree `from`, on the root's filesystem, as the content `digest`;
@@ -177,12 +172,18 @@ impl<'a> Stage<'a> {
             return Ok(false);
         }
         from.rename(path, self.tree(install)?, &install.place, Rename::NoReplace)?;
-        self.dress(install, &file)?;
+        self.filled(digest, install, others, &file)?;
+        Ok(true)
+    }
+
+    /// The content of `first` is in its place as `file`: it gets its metadata, and `others` the same content.
+    fn filled(&self, digest: &Digest, first: &Install, others: &[usize], file: &impl AsFd) -> Result<(), Untouched> {
+        self.dress(first, file)?;
         for &other in others {
             self.duplicate(&self.transaction.installs[other], file.as_fd())?;
         }
         self.missing().remove(digest);
-        Ok(true)
+        Ok(())
     }
 
     /// The paths that are to hold `digest`, for messages.

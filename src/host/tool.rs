@@ -12,6 +12,8 @@ use crate::tree_path::{Quoted, TreePath};
 
 /// So many of the last lines are told of a program that failed.
 const LAST: usize = 5;
+/// So many lines are told while it runs: one that prints without end drowns nothing else.
+const MOST: usize = 200;
 
 /// What a run that is asked to stop means to a program.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -67,10 +69,16 @@ impl Tools<'_> {
             longest: self.longest,
         };
         let mut last: VecDeque<String> = VecDeque::new();
+        let mut told_lines = 0;
         let ended = self.programs.run(&task, &mut |heard| match heard {
             Heard::Line(line) | Heard::Complaint(line) => {
                 let line = Quoted(line).to_string();
-                self.monitor.note(format!("{program}: {line}"));
+                told_lines += 1;
+                match told_lines {
+                    ..=MOST => self.monitor.note(format!("{program}: {line}")),
+                    _ if told_lines == MOST + 1 => self.monitor.note(format!("{program} says more than is told here")),
+                    _ => {}
+                }
                 last.push_back(line);
                 last.drain(..last.len().saturating_sub(LAST));
                 ControlFlow::Continue(())

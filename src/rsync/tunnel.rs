@@ -219,7 +219,8 @@ mod tests {
     #[test]
     fn arguments_are_a_list_and_a_server_is_no_option() {
         let way = Way { user: "si", server: "fe80::1", ports: &[873, 80], attended: false };
-        let words: Vec<String> = arguments(&way, &[4001, 4002]).into_iter().map(|w| w.into_string().unwrap()).collect();
+        let words: Vec<String> =
+            arguments(&way, &[4001, 4002]).into_iter().map(|w| w.into_string().expect("text")).collect();
         let text = words.join(" ");
         assert!(text.starts_with("-N -T -a -x -o ExitOnForwardFailure=yes -o ServerAliveInterval=15 "), "{text}");
         assert!(text.contains(" -o BatchMode=yes "), "{text}");
@@ -233,11 +234,11 @@ mod tests {
 
     #[test]
     fn only_a_listener_of_our_own_is_the_tunnel() {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
-        let port = listener.local_addr().unwrap().port();
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
+        let port = listener.local_addr().expect("an address").port();
         let uid = rustix::process::geteuid().as_raw();
         let found = |port, uid| {
-            std::fs::read_to_string("/proc/net/tcp").unwrap().lines().any(|line| is_listener(line, port, uid))
+            std::fs::read_to_string("/proc/net/tcp").expect("reads").lines().any(|line| is_listener(line, port, uid))
         };
         assert!(found(port, uid));
         assert!(!found(port, uid + 1));

@@ -19,7 +19,7 @@ use crate::state::{self, Found};
 use crate::tree_path::TreePath;
 
 use super::UpdateError;
-use super::plan_told::{Plan, is_deletion};
+use super::plan_told::Plan;
 
 /// What is recorded of a tracked path that is not the image's any more.
 const REWRITTEN: &str = "written by the boot loader's program";
@@ -93,7 +93,7 @@ impl Around<'_> {
     }
 
     fn boot_changes(&self) -> Changes {
-        let fate = |item: &Item| if is_deletion(item) { Fate::Went } else { Fate::Came };
+        let fate = |item: &Item| if item.is_deletion() { Fate::Went } else { Fate::Came };
         let changed =
             self.plan.items.iter().filter(|item| is_of_content(item) && boot_loader::is_boot_file(&item.path));
         changed.map(|item| (item.path.clone(), fate(item))).collect()
@@ -197,7 +197,7 @@ fn as_they_stand(root: &Root, changes: Changes) -> Result<Changes, RootError> {
 
 /// Whether something other than a directory, or more than metadata, changes.
 fn is_of_content(item: &Item) -> bool {
-    let is_directory = item.change.as_bytes().get(1) == Some(&b'd') && !is_deletion(item);
+    let is_directory = item.change.as_bytes().get(1) == Some(&b'd') && !item.is_deletion();
     !item.change.starts_with('.') && !is_directory
 }
 

@@ -38,6 +38,14 @@ pub(super) enum Followed {
     OtherRules(Vec<u8>),
 }
 
+/// How following a catalog ended.
+pub(super) enum Ended {
+    /// At the head.
+    Done(Box<Report>),
+    /// See [`Followed::OtherRules`].
+    OtherRules(Vec<u8>),
+}
+
 impl Run<'_> {
     /// Brings the node to the head of the catalog in the repository at `repo`.
     pub(super) fn by_the_catalog(&self, repo: &RepoUrl) -> Result<Report, UpdateError> {
@@ -73,23 +81,18 @@ impl Run<'_> {
 
     /// From a verified catalog on.
     fn follow(&self, repo: &RepoUrl, published: &Published, state: Option<&State>) -> Result<Report, UpdateError> {
-        match self.follow_under_these_rules(repo, published, state)? {
-            Followed::Done(report) => Ok(*report),
-            Followed::OtherRules(rules) => {
-                let place = self.request.excludes.place.clone();
-                let name = place.as_ref().map(ToString::to_string).unwrap_or_default();
-                self.monitor.note(format!("what is excluded follows the {name} that comes with the image"));
-                let excludes = Excludes { name, rules, place: None };
-                let filter = filter_of(self.request, self.session, &excludes)?;
-                let run = Run { filter, excludes: &excludes, ..*self };
-                match run.follow_under_these_rules(repo, published, state)? {
-                    Followed::Done(report) => Ok(*report),
-                    _ => Err(UpdateError::Usage("the rules of what is excluded change themselves".to_owned())),
-                }
-            }
-            Followed::Broken(_) | Followed::Incomplete(_) => {
-                Err(UpdateError::NoFullSync("no way leads to the head".to_owned()))
-            }
+        let rules = match self.follow_under_these_rules(repo, published, state)? {
+            Ended::Done(report) => return Ok(*report),
+            Ended::OtherRules(rules) => rules,
+        };
+        let name = self.excludes.place.as_ref().map(ToString::to_string).unwrap_or_default();
+        self.monitor.note(format!("what is excluded follows the {name} that comes with the image"));
+        // Without a place they are not asked for again.
+        let excludes = Excludes { name, rules, place: None };
+        let filter = filter_of(self.request, self.session, &excludes)?;
+        match (Run { filter, excludes: &excludes, ..*self }).follow_under_these_rules(repo, published, state)? {
+            Ended::Done(report) => Ok(*report),
+            Ended::OtherRules(_) => Err(UpdateError::Usage(format!("{} changes itself", excludes.name))),
         }
     }
 
@@ -98,12 +101,12 @@ impl Run<'_> {
         repo: &RepoUrl,
         published: &Published,
         state: Option<&State>,
-    ) -> Result<Followed, UpdateError> {
+    ) -> Result<Ended, UpdateError> {
         let layers = self.layers(repo, state)?;
         self.check_held(&published.catalog, &layers)?;
         let base = self.base(published, &layers, state)?;
         if self.request.adopt_only {
-            return self.adopted(base, &published.seen).map(|report| Followed::Done(Box::new(report)));
+            return self.adopted(base, &published.seen).map(|report| Ended::Done(Box::new(report)));
         }
         let head = Head { serial: published.catalog.head().serial, seen: Some(&published.seen) };
         let converge = Converge { run: self, base: base.as_ref(), layers: &layers, head: Some(head) };
@@ -118,12 +121,13 @@ impl Run<'_> {
             let followed = match plan {
                 Plan::Nothing => follow.to_what_it_is()?,
                 Plan::Diffs(chain) => follow.by_diffs(&chain)?,
-                Plan::Full(why) => follow.by_full_sync(&why)?,
+                Plan::Full(why) => return follow.by_full_sync(&why),
             };
             match followed {
                 Followed::Broken(file) => drop(broken.insert(file)),
+                Followed::OtherRules(rules) => return Ok(Ended::OtherRules(rules)),
+                Followed::Done(report) => return Ok(Ended::Done(report)),
                 Followed::Incomplete(why) => return follow.by_full_sync(&why),
-                done => return Ok(done),
             }
         }
     }

@@ -11,12 +11,12 @@ use crate::tree_path::TreePath;
 
 use super::UpdateError;
 use super::chain::{Stopped, named};
-use super::follow::{Follow, Followed};
+use super::follow::{Ended, Follow};
 use super::sync::refused;
 
 impl Follow<'_> {
     /// Makes the tree the head by comparing all of it, and fetching what differs by rsync.
-    pub(super) fn by_full_sync(&self, why: &Why) -> Result<Followed, UpdateError> {
+    pub(super) fn by_full_sync(&self, why: &Why) -> Result<Ended, UpdateError> {
         let (run, converge) = (self.converge.run, &self.converge);
         let request = run.request;
         run.monitor.note(format!("full sync: {why}"));
@@ -26,7 +26,7 @@ impl Follow<'_> {
         let head = self.published.manifest(self.published.catalog.head())?;
         let mut goal = converge.goal(head, format!("full sync: {why}"))?;
         if let Some(rules) = self.other_rules(&goal)? {
-            return Ok(Followed::OtherRules(rules));
+            return Ok(Ended::OtherRules(rules));
         }
         goal.policy.depth = Depth::Content;
         goal.policy.drift = Drift::Repair;
@@ -42,11 +42,11 @@ impl Follow<'_> {
             if transaction.bytes() > 0 && request.rsync.is_none() {
                 report.refusal.get_or_insert_with(no_server);
             }
-            return Ok(Followed::Done(Box::new(report)));
+            return Ok(Ended::Done(Box::new(report)));
         }
         let contents = LiveContents::seen(&run.session.root, &live);
         match converge.commit(&goal, &transaction, |stage| self.receive(stage, &contents)) {
-            Ok(report) => Ok(Followed::Done(Box::new(report))),
+            Ok(report) => Ok(Ended::Done(Box::new(report))),
             Err(Stopped::Failed(error)) => Err(error),
             Err(Stopped::Incomplete(why)) => Err(UpdateError::NoFullSync(format!(
                 "the image tree on the server is not the published head any more, publish it and run again: {why}"

@@ -55,7 +55,7 @@ struct ToldItem<'a> {
 
 impl Plan<'_> {
     fn deleted(&self) -> usize {
-        self.items.iter().filter(|item| is_deletion(item)).count()
+        self.items.iter().filter(|item| item.is_deletion()).count()
     }
 
     fn bytes(&self) -> u64 {
@@ -105,17 +105,6 @@ impl Plan<'_> {
 
 impl<'a> From<&'a Item> for ToldItem<'a> {
     fn from(item: &'a Item) -> Self {
-        let leads = [" -> ", " => "].iter().find_map(|arrow| item.suffix.strip_prefix(arrow));
-        ToldItem {
-            change: item.change.trim(),
-            path: item.path.to_string(),
-            leads: leads.unwrap_or_default(),
-            bytes: item.bytes,
-        }
+        ToldItem { change: item.change.trim(), path: item.path.to_string(), leads: item.leads(), bytes: item.bytes }
     }
-}
-
-/// Whether something goes without a replacement.
-pub(super) fn is_deletion(item: &Item) -> bool {
-    item.change.starts_with('*')
 }

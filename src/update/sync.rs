@@ -17,7 +17,7 @@ use crate::manifest::Manifest;
 use crate::state::{SeenCatalog, State};
 use crate::tree_path::TreePath;
 
-use super::chain::{Stopped, named};
+use super::chain::named;
 use super::contents::take_received;
 use super::converge::{Converge, Head};
 use super::layers::{self, Laid, Source};
@@ -81,11 +81,7 @@ impl Run<'_> {
             self.settle_directories(&transaction)?;
         }
         let contents = LiveContents::seen(&self.session.root, &live);
-        match converge.commit(&goal, &transaction, |stage| fill(stage, &contents, &received, &layers)) {
-            Ok(report) => Ok(report),
-            Err(Stopped::Failed(error)) => Err(error),
-            Err(Stopped::Incomplete(why)) => Err(UpdateError::NoFullSync(format!("{why}; run again"))),
-        }
+        converge.commit(&goal, &transaction, |stage| Ok(fill(stage, &contents, &received, &layers)?))
     }
 
     /// What rsync says that it would do; nothing of the image is received.
@@ -202,7 +198,7 @@ fn hidden(over: &Option<Manifest>) -> impl Iterator<Item = (&TreePath, bool)> {
     entries.map(|entry| (&entry.path, entry.is_dir()))
 }
 
-fn fill(stage: &Stage, contents: &LiveContents, received: &Received, layers: &[Laid]) -> Result<(), Stopped> {
+fn fill(stage: &Stage, contents: &LiveContents, received: &Received, layers: &[Laid]) -> Result<(), Untouched> {
     supply::from_live(stage, contents)?;
     for laid in layers {
         if let Source::Received(received) = &laid.source {
@@ -216,7 +212,7 @@ fn fill(stage: &Stage, contents: &LiveContents, received: &Received, layers: &[L
     }
     missing.sort_unstable();
     let why = format!("this tree changed while the image was received: {}; run again", named(&missing));
-    Err(Untouched::Refused(why).into())
+    Err(Untouched::Refused(why))
 }
 
 /// What a failed reception means for the run.

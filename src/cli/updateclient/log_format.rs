@@ -81,7 +81,7 @@ impl Facts<'_> {
             'n' => format!("{name}{directory}"),
             'L' => link.to_owned(),
             'i' => self.item.change.clone(),
-            'o' => if self.item.change.starts_with('*') { "del." } else { "recv" }.to_owned(),
+            'o' => if self.item.is_deletion() { "del." } else { "recv" }.to_owned(),
             'b' => self.item.bytes.to_string(),
             'l' => self.stat.as_ref().map_or(0, |stat| stat.size).to_string(),
             'B' => of_stat(&|stat| permissions(stat.mode)),

@@ -270,7 +270,7 @@ fn items_json(items: &[Item]) {
         json::line(&Line::Item {
             change: item.change.trim(),
             path: item.path.to_string(),
-            leads: item.suffix.strip_prefix(" -> ").or_else(|| item.suffix.strip_prefix(" => ")).unwrap_or_default(),
+            leads: item.leads(),
             bytes: item.bytes,
         });
     }
