@@ -702,6 +702,21 @@ fn control_characters_in_names_are_escaped() {
     }
 }
 
+#[test]
+fn a_server_that_is_not_there_is_named_and_nothing_is_changed() {
+    if !has_all() {
+        return;
+    }
+    let mut old = Old::new(&image(), &overrides());
+    let line = ["--image", "node", "--exclude-file", "/dev/null"];
+    old.run(&line).ended(0, &[]);
+    let before = old.site.snapshot();
+    old.site.stop_rsync();
+    old.run(&line).ended(4, &["Connection refused", "nothing was changed"]);
+    old.run(&[&line[..], &["--override", "all"]].concat()).ended(4, &["Connection refused", "nothing was changed"]);
+    old.site.unchanged_since(&before);
+}
+
 /// A server that falls silent does not hold the run for ever.
 #[test]
 fn a_server_that_falls_silent_is_given_up() {

@@ -17,6 +17,7 @@
 mod boot;
 mod carry;
 pub mod compare;
+mod content_copy;
 mod displaced;
 pub mod filesystems;
 mod heed;

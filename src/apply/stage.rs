@@ -5,11 +5,12 @@ use std::io::{self, Read};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Mutex;
 
-use crate::digest::{Digest, Hasher};
+use crate::digest::Digest;
 use crate::entry::{Entry, LeafKind, Node};
 use crate::report::{Event, Job, Monitor};
-use crate::root::{FileKind, Labels, NewFile, Rename, Root, RootError, sync_tells_errors};
+use crate::root::{FileKind, Labels, Rename, Root, RootError, sync_tells_errors};
 
+use super::content_copy::{CopyError, Positioned, copy};
 use super::filesystems::{Filesystems, Stages};
 use super::heed::{Heeding, failed, go_on};
 use super::journal::{self, Journal, Record, SealError};
@@ -21,8 +22,6 @@ use crate::tree_path::TreePath;
 /// Up to so many files are synced one by one; more are synced with their filesystem, which is faster
 /// but also waits for what others wrote.
 const SYNC_EACH: usize = 64;
-/// Holes are made of whole blocks of zeros of this size.
-const BLOCK: usize = 4096;
 
 /// A stage that is being filled.
 pub struct Stage<'a> {
@@ -341,64 +340,5 @@ impl Sealed {
     /// What is to be done.
     pub fn journal(&self) -> &Journal {
         &self.journal
-    }
-}
-
-enum CopyError {
-    Read(io::Error),
-    Write(io::Error),
-}
-
-/// Copies exactly `size` bytes into the empty `file`, leaving holes for blocks of zeros; anything
-/// longer or shorter has another digest.
-fn copy(from: &mut dyn Read, file: &NewFile, size: u64) -> Result<Digest, CopyError> {
-    let mut hasher = Hasher::new();
-    let mut buffer = vec![0; usize::try_from(size.clamp(1, 256 << 10)).unwrap_or(256 << 10)];
-    let mut at = 0;
-    while at <= size {
-        let length = match from.read(&mut buffer) {
-            Ok(0) => break,
-            Ok(length) => length,
-            Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
-            Err(e) => return Err(CopyError::Read(e)),
-        };
-        hasher.update(&buffer[..length]);
-        if at + length as u64 <= size {
-            write_sparsely(file, &buffer[..length], at).map_err(CopyError::Write)?;
-        }
-        at += length as u64;
-    }
-    file.set_len(size).map_err(CopyError::Write)?;
-    Ok(hasher.finish())
-}
-
-/// Writes `bytes` at the offset `at`, but for whole blocks of zeros.
-fn write_sparsely(file: &NewFile, bytes: &[u8], at: u64) -> io::Result<()> {
-    let zero = |block: &[u8]| block.len() == BLOCK && block.iter().all(|&b| b == 0);
-    let mut blocks = bytes.chunks(BLOCK).enumerate().peekable();
-    while let Some((first, block)) = blocks.next() {
-        if zero(block) {
-            continue;
-        }
-        let mut end = (first * BLOCK) + block.len();
-        while let Some((_, next)) = blocks.next_if(|(_, next)| !zero(next)) {
-            end += next.len();
-        }
-        file.write_all_at(&bytes[first * BLOCK..end], at + (first * BLOCK) as u64)?;
-    }
-    Ok(())
-}
-
-/// Reads a file that others read as well, without its shared position.
-struct Positioned<'a> {
-    content: BorrowedFd<'a>,
-    at: u64,
-}
-
-impl Read for Positioned<'_> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let length = rustix::io::pread(self.content, buffer, self.at)?;
-        self.at += length as u64;
-        Ok(length)
     }
 }

@@ -87,6 +87,9 @@ pub enum FullSyncError {
     /// The server has no such image or override.
     #[error("{0}")]
     NotFound(String),
+    /// This node has no rsync program.
+    #[error("the rsync program is not installed on this node")]
+    NotInstalled,
     /// There is no way to an rsync server.
     #[error("{0}")]
     Unavailable(String),
@@ -234,7 +237,7 @@ impl Module<'_> {
         }
         outcome.map_err(|error| match error {
             RsyncError::Stopped => FullSyncError::Stopped,
-            RsyncError::NotInstalled => FullSyncError::Unavailable(error.to_string()),
+            RsyncError::NotInstalled => FullSyncError::NotInstalled,
             RsyncError::TimedOut => FullSyncError::Server(format!("{error} (full_sync_timeout)")),
             RsyncError::Run(_) => FullSyncError::Node(error.to_string()),
         })

@@ -3,7 +3,7 @@
 use crate::apply::prepare::{Depth, Untracked};
 use crate::apply::stage::Stage;
 use crate::apply::supply::{self, LiveContents};
-use crate::full_sync::{Comparison, Module};
+use crate::full_sync::{Comparison, FullSyncError, Module, Server};
 use crate::host::Drift;
 use crate::image::Layer;
 use crate::plan::Why;
@@ -73,7 +73,7 @@ impl Follow<'_> {
         };
         let tree = module
             .receive(&run.session.root, &run.aside()?, run.monitor)
-            .map_err(|error| Stopped::Failed(refused(error, server)))?;
+            .map_err(|error| Stopped::Failed(unavailable(error, server)))?;
         for digest in stage.wanted().into_keys() {
             for path in stage.paths_of(&digest) {
                 if stage.take_over(&digest, &tree, &path)? {
@@ -96,4 +96,16 @@ impl Follow<'_> {
 fn no_server() -> UpdateError {
     let why = "no rsync server is configured (--server), and a full sync over HTTP is not built yet";
     UpdateError::NoFullSync(why.to_owned())
+}
+
+/// Where rsync would be the last resort, that there is none is another thing than a server that fails.
+fn unavailable(error: FullSyncError, server: &Server) -> UpdateError {
+    match error {
+        FullSyncError::Unavailable(_) | FullSyncError::NotInstalled | FullSyncError::NotFound(_) => {
+            UpdateError::NoFullSync(format!(
+                "a full sync is needed and cannot be had from rsync ({error}), and a full sync over HTTP is not built yet"
+            ))
+        }
+        error => refused(error, server),
+    }
 }

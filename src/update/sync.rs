@@ -228,8 +228,9 @@ pub(super) fn refused(error: FullSyncError, server: &Server) -> UpdateError {
         FullSyncError::NotFound(why) => {
             FetchError::new(FetchErrorKind::NotFound, Side::Server, server.to_string(), why).into()
         }
-        FullSyncError::Unavailable(why) => UpdateError::NoFullSync(format!(
-            "a full sync is needed and cannot be had from rsync ({why}), and a full sync over HTTP is not built yet"
-        )),
+        FullSyncError::NotInstalled => Untouched::Refused(error.to_string()).into(),
+        FullSyncError::Unavailable(why) => {
+            FetchError::new(FetchErrorKind::Unreachable, Side::Server, server.to_string(), why).into()
+        }
     }
 }
