@@ -62,7 +62,8 @@ impl Laid {
             let from = format!("{}/", self.over(name).display());
             // What is no directory makes way for one, and a directory for what is none.
             let mut rsync = Command::new("rsync");
-            rsync.args(["-aHAXSI", "--numeric-ids", "--force"]).arg(from);
+            // Without the window a pipe or a device of the same second keeps its nanoseconds.
+            rsync.args(["-aHAXSI", "--modify-window=-1", "--numeric-ids", "--force"]).arg(from);
             let to = format!("{}/", composed.display());
             // rsync -A stumbles where a directory becomes something else, and is done at the second pass.
             if !rsync.arg(&to).status().expect("rsync runs").success() {
