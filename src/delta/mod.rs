@@ -6,6 +6,7 @@ use std::io;
 
 use zstd::zstd_safe::{self, CCtx, CParameter, DCtx};
 
+pub mod gzip;
 mod pair;
 
 pub use pair::{Group, pair};

@@ -1,0 +1,231 @@
+//! One block of a deflate stream: its symbols, when it is full, and how it is written.
+
+use super::huffman::{Code, DISTANCES, LITERALS, MAX_BITS, Prologue};
+
+/// The shortest match.
+pub(super) const MIN_MATCH: usize = 3;
+/// The longest match.
+pub(super) const MAX_MATCH: usize = 258;
+
+const END_OF_BLOCK: usize = 256;
+/// What a stored block costs besides its bytes, its three bits apart.
+const STORED_OVERHEAD: u64 = 4;
+
+const STORED: u32 = 0;
+const FIXED: u32 = 1;
+const DYNAMIC: u32 = 2;
+
+/// The shortest length of each length symbol, and its extra bits (RFC 1951, 3.2.5).
+const LENGTH_BASE: [u16; 29] = [
+    3, 4, 5, 6, 7, 8, 9, 10, 11, 13, 15, 17, 19, 23, 27, 31, 35, 43, 51, 59, 67, 83, 99, 115, 131, 163, 195, 227, 258,
+];
+const LENGTH_EXTRA: [u8; 29] = [0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3, 4, 4, 4, 4, 5, 5, 5, 5, 0];
+/// The shortest distance of each distance symbol, and its extra bits (RFC 1951, 3.2.5).
+const DISTANCE_BASE: [u16; DISTANCES] = [
+    1, 2, 3, 4, 5, 7, 9, 13, 17, 25, 33, 49, 65, 97, 129, 193, 257, 385, 513, 769, 1025, 1537, 2049, 3073, 4097, 6145,
+    8193, 12289, 16385, 24577,
+];
+const DISTANCE_EXTRA: [u8; DISTANCES] =
+    [0, 0, 0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5, 6, 6, 7, 7, 8, 8, 9, 9, 10, 10, 11, 11, 12, 12, 13, 13];
+
+/// When a block ends though there is more to come.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Ending {
+    /// With this many symbols.
+    pub(super) symbols: usize,
+    /// Also when so many symbols, a multiple of 4096, promise to shrink the content to less than half.
+    pub(super) at_half: bool,
+}
+
+/// The block that is being filled.
+pub(super) struct Block {
+    ending: Ending,
+    symbols: Vec<Symbol>,
+    literals: [u32; LITERALS],
+    distances: [u32; DISTANCES],
+    matches: usize,
+    fixed: (Code, Code),
+}
+
+/// A byte, or a match.
+#[derive(Clone, Copy)]
+enum Symbol {
+    Literal(u8),
+    Match { length: u16, distance: u16 },
+}
+
+impl Block {
+    pub(super) fn new(ending: Ending) -> Self {
+        Block {
+            ending,
+            symbols: Vec::with_capacity(ending.symbols),
+            literals: [0; LITERALS],
+            distances: [0; DISTANCES],
+            matches: 0,
+            fixed: (Code::fixed_literals(), Code::fixed_distances()),
+        }
+    }
+
+    /// Takes in a byte. True when the block is full, after `span` bytes of content.
+    pub(super) fn literal(&mut self, byte: u8, span: usize) -> bool {
+        self.literals[usize::from(byte)] += 1;
+        self.symbols.push(Symbol::Literal(byte));
+        self.is_full(span)
+    }
+
+    /// Takes in a match. True when the block is full, after `span` bytes of content.
+    pub(super) fn matched(&mut self, length: usize, distance: usize, span: usize) -> bool {
+        let (length, distance) = (length as u16, distance as u16);
+        self.literals[END_OF_BLOCK + 1 + length_symbol(length)] += 1;
+        self.distances[distance_symbol(distance)] += 1;
+        self.matches += 1;
+        self.symbols.push(Symbol::Match { length, distance });
+        self.is_full(span)
+    }
+
+    fn is_full(&self, span: usize) -> bool {
+        let count = self.symbols.len();
+        if self.ending.at_half && count.is_multiple_of(4096) && self.matches < count / 2 {
+            let distances: u64 =
+                self.distances.iter().zip(DISTANCE_EXTRA).map(|(n, extra)| u64::from(*n) * (5 + u64::from(extra))).sum();
+            if (count as u64 * 8 + distances) / 8 < span as u64 / 2 {
+                return true;
+            }
+        }
+        count >= self.ending.symbols
+    }
+
+    /// Writes the block in the shortest of the three ways, and begins the next one.
+    ///
+    /// `content` is what the block stands for, where it is at hand: without it, it cannot be stored.
+    pub(super) fn write(&mut self, content: Option<&[u8]>, last: bool, out: &mut Bits) {
+        self.literals[END_OF_BLOCK] = 1;
+        let literals = Code::for_counts(&self.literals, MAX_BITS);
+        let distances = Code::for_counts(&self.distances, MAX_BITS);
+        let prologue = Prologue::new(&literals, &distances);
+        let extra = self.extra_bits();
+        let bytes = |bits: u64| (bits + 3).div_ceil(8);
+        let dynamic = bytes(
+            prologue.bits() + literals.bits(&self.literals) + distances.bits(&self.distances) + extra,
+        );
+        let fixed = bytes(self.fixed.0.bits(&self.literals) + self.fixed.1.bits(&self.distances) + extra);
+        let shortest = fixed.min(dynamic);
+        let last = u32::from(last);
+        match content {
+            Some(content) if content.len() as u64 + STORED_OVERHEAD <= shortest => {
+                out.put(last | STORED << 1, 3);
+                out.store(content);
+            }
+            _ if fixed == shortest => {
+                out.put(last | FIXED << 1, 3);
+                self.write_symbols(&self.fixed.0, &self.fixed.1, out);
+            }
+            _ => {
+                out.put(last | DYNAMIC << 1, 3);
+                prologue.send(&literals, &distances, |value, bits| out.put(value, bits));
+                self.write_symbols(&literals, &distances, out);
+            }
+        }
+        self.clear();
+    }
+
+    fn extra_bits(&self) -> u64 {
+        let sum = |counts: &[u32], extra: &[u8]| -> u64 {
+            counts.iter().zip(extra).map(|(count, bits)| u64::from(*count) * u64::from(*bits)).sum()
+        };
+        sum(&self.literals[END_OF_BLOCK + 1..], &LENGTH_EXTRA) + sum(&self.distances, &DISTANCE_EXTRA)
+    }
+
+    fn write_symbols(&self, literals: &Code, distances: &Code, out: &mut Bits) {
+        let (literal_words, distance_words) = (literals.words(), distances.words());
+        let put_literal = |symbol: usize, out: &mut Bits| {
+            out.put(u32::from(literal_words[symbol]), literals.lengths[symbol]);
+        };
+        for symbol in &self.symbols {
+            match *symbol {
+                Symbol::Literal(byte) => put_literal(usize::from(byte), out),
+                Symbol::Match { length, distance } => {
+                    let symbol = length_symbol(length);
+                    put_literal(END_OF_BLOCK + 1 + symbol, out);
+                    out.put(u32::from(length - LENGTH_BASE[symbol]), LENGTH_EXTRA[symbol]);
+                    let symbol = distance_symbol(distance);
+                    out.put(u32::from(distance_words[symbol]), distances.lengths[symbol]);
+                    out.put(u32::from(distance - DISTANCE_BASE[symbol]), DISTANCE_EXTRA[symbol]);
+                }
+            }
+        }
+        put_literal(END_OF_BLOCK, out);
+    }
+
+    fn clear(&mut self) {
+        self.symbols.clear();
+        self.literals = [0; LITERALS];
+        self.distances = [0; DISTANCES];
+        self.matches = 0;
+    }
+}
+
+fn length_symbol(length: u16) -> usize {
+    match length {
+        0..=10 => usize::from(length.saturating_sub(3)),
+        258.. => 28,
+        _ => group(usize::from(length) - 3, 2),
+    }
+}
+
+fn distance_symbol(distance: u16) -> usize {
+    match distance {
+        0..=4 => usize::from(distance.saturating_sub(1)),
+        _ => group(usize::from(distance) - 1, 1),
+    }
+}
+
+/// The symbol of `value`, where 2^`bits` symbols share a power of two.
+fn group(value: usize, bits: u32) -> usize {
+    let extra = value.ilog2() - bits;
+    ((extra as usize + 1) << bits) + (value >> extra) - (1 << bits)
+}
+
+/// Bits in the order of a deflate stream, collected to bytes.
+#[derive(Default)]
+pub(super) struct Bits {
+    held: u64,
+    count: u8,
+    /// The bytes that are complete.
+    pub(super) bytes: Vec<u8>,
+}
+
+impl Bits {
+    fn put(&mut self, value: u32, bits: u8) {
+        self.held |= u64::from(value) << self.count;
+        self.count += bits;
+        if self.count >= 32 {
+            self.bytes.extend_from_slice(&(self.held as u32).to_le_bytes());
+            self.held >>= 32;
+            self.count -= 32;
+        }
+    }
+
+    /// Moves all whole bytes out.
+    pub(super) fn settle(&mut self) {
+        while self.count >= 8 {
+            self.bytes.push(self.held as u8);
+            self.held >>= 8;
+            self.count -= 8;
+        }
+    }
+
+    /// Fills the last byte with zeros.
+    pub(super) fn pad(&mut self) {
+        self.count = self.count.next_multiple_of(8);
+        self.settle();
+    }
+
+    fn store(&mut self, content: &[u8]) {
+        self.pad();
+        let length = content.len() as u16;
+        self.bytes.extend_from_slice(&length.to_le_bytes());
+        self.bytes.extend_from_slice(&(!length).to_le_bytes());
+        self.bytes.extend_from_slice(content);
+    }
+}

@@ -1,0 +1,354 @@
+//! Deflate as GNU gzip and zlib do it, so exactly that it gives the same bytes.
+//!
+//! The algorithm is that of zlib (its `algorithm.txt`, and the notes in RFC 1951, 4): chains of equal
+//! hashes over a window of twice 32 KiB, a match held back for one byte to see whether a better one
+//! follows. What it finds depends on details that are no part of the format: how long a chain is followed,
+//! when the window slides, what lies behind its end, when a block is full. They are repeated here.
+
+use super::block::{Bits, Block, Ending, MAX_MATCH, MIN_MATCH};
+
+/// The reach of a match, before the margin.
+const SIZE: usize = 1 << 15;
+const WINDOW: usize = 2 * SIZE;
+/// With less ahead, the window is filled first.
+const MARGIN: usize = MAX_MATCH + MIN_MATCH + 1;
+const MAX_DISTANCE: usize = SIZE - MARGIN;
+/// A match of three bytes from further away costs more than three literals.
+const TOO_FAR: usize = 4096;
+
+/// Whose choices are repeated.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Family {
+    /// GNU gzip, and what descends from the same source.
+    Gnu,
+    /// zlib with its ordinary tables (memory level 8).
+    Zlib,
+    /// zlib with its largest tables (memory level 9).
+    ZlibLarge,
+}
+
+/// A program's choices at one level.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Model {
+    pub(super) family: Family,
+    /// From 1 to 9.
+    pub(super) level: u8,
+}
+
+/// How hard a level searches.
+#[derive(Clone, Copy)]
+struct Effort {
+    /// A match so long shortens the search for a better one.
+    good: usize,
+    /// A match so long is taken at once (levels 4 to 9); no string of a longer one is remembered (1 to 3).
+    lazy: usize,
+    /// A match so long ends the search.
+    nice: usize,
+    /// How many places are looked at.
+    chain: usize,
+    /// Whether a match is held back.
+    holds_back: bool,
+}
+
+impl Model {
+    fn effort(self) -> Effort {
+        let (good, lazy, nice, chain) = match self.level {
+            0 | 1 => (4, 4, 8, 4),
+            2 => (4, 5, 16, 8),
+            3 => (4, 6, 32, 32),
+            4 => (4, 4, 16, 16),
+            5 => (8, 16, 32, 32),
+            6 => (8, 16, 128, 128),
+            7 => (8, 32, 128, 256),
+            8 => (32, 128, 258, 1024),
+            _ => (32, 258, 258, 4096),
+        };
+        Effort { good, lazy, nice, chain, holds_back: self.level > 3 }
+    }
+
+    fn ending(self) -> Ending {
+        match self.family {
+            Family::Gnu => Ending { symbols: (1 << 15) - 1, at_half: self.level > 2 },
+            Family::Zlib => Ending { symbols: (1 << 14) - 1, at_half: false },
+            Family::ZlibLarge => Ending { symbols: (1 << 15) - 1, at_half: false },
+        }
+    }
+
+    fn hash_bits(self) -> u32 {
+        match self.family {
+            Family::Gnu | Family::Zlib => 15,
+            Family::ZlibLarge => 16,
+        }
+    }
+}
+
+/// Compresses one stream, piece by piece.
+///
+/// Memory: about half a megabyte, and what was compressed and not yet taken.
+pub(super) struct Deflater {
+    model: Model,
+    effort: Effort,
+    window: Vec<u8>,
+    /// The last place of each hash, and of each place the one before with the same hash; 0 is none.
+    heads: Vec<u16>,
+    before: Vec<u16>,
+    /// The place in the window that is compressed next.
+    at: usize,
+    /// Bytes in the window from there on.
+    ahead: usize,
+    /// Bytes that the window takes before it is looked at.
+    wanted: usize,
+    /// Where the open block begins; negative when that has left the window.
+    block_start: isize,
+    block: Block,
+    held: Held,
+    bits: Bits,
+}
+
+/// What was found for the byte before, and is not written yet.
+#[derive(Clone, Copy)]
+struct Held {
+    /// Whether there is such a byte.
+    waits: bool,
+    found: Found,
+}
+
+/// A match.
+#[derive(Clone, Copy)]
+struct Found {
+    length: usize,
+    distance: usize,
+}
+
+/// One byte less than a match.
+const NOTHING: Found = Found { length: MIN_MATCH - 1, distance: 0 };
+
+impl Deflater {
+    pub(super) fn new(model: Model) -> Self {
+        Deflater {
+            model,
+            effort: model.effort(),
+            window: vec![0; WINDOW + MARGIN],
+            heads: vec![0; 1 << model.hash_bits()],
+            before: vec![0; SIZE],
+            at: 0,
+            ahead: 0,
+            wanted: WINDOW,
+            block_start: 0,
+            block: Block::new(model.ending()),
+            held: Held { waits: false, found: NOTHING },
+            bits: Bits::default(),
+        }
+    }
+
+    /// Takes in more content.
+    pub(super) fn write(&mut self, mut plain: &[u8]) {
+        while !plain.is_empty() {
+            let (now, later) = plain.split_at(plain.len().min(self.wanted));
+            let end = self.at + self.ahead;
+            self.window[end..end + now.len()].copy_from_slice(now);
+            self.ahead += now.len();
+            self.wanted -= now.len();
+            plain = later;
+            if self.wanted == 0 {
+                self.compress(MARGIN);
+                self.slide();
+                self.wanted = WINDOW - self.ahead - self.at;
+            }
+        }
+    }
+
+    /// Compresses what is left. Nothing may be written afterwards.
+    pub(super) fn finish(&mut self) {
+        self.compress(MARGIN);
+        self.slide();
+        if self.model.family == Family::Gnu {
+            // gzip clears the two bytes behind the end, and no more: what else lies there is compared
+            let end = self.at + self.ahead;
+            self.window[end..end + MIN_MATCH - 1].fill(0);
+        }
+        self.compress(1);
+        if self.held.waits {
+            self.block.literal(self.window[self.at - 1], self.span());
+        }
+        self.end_block(true);
+        self.bits.pad();
+    }
+
+    /// What was compressed since the last call.
+    pub(super) fn take(&mut self) -> Vec<u8> {
+        std::mem::take(&mut self.bits.bytes)
+    }
+
+    /// Moves the upper half of the window down when its end is near.
+    fn slide(&mut self) {
+        if self.at < SIZE + MAX_DISTANCE {
+            return;
+        }
+        self.window.copy_within(SIZE..WINDOW, 0);
+        self.at -= SIZE;
+        self.block_start -= SIZE as isize;
+        for place in self.heads.iter_mut().chain(&mut self.before) {
+            *place = place.saturating_sub(SIZE as u16);
+        }
+    }
+
+    /// Compresses while at least `least` bytes lie ahead.
+    fn compress(&mut self, least: usize) {
+        while self.ahead >= least {
+            if self.effort.holds_back {
+                self.step_lazy();
+            } else {
+                self.step_fast();
+            }
+            if self.ahead < MARGIN && least < MARGIN && self.model.family != Family::Gnu {
+                self.slide();
+            }
+        }
+    }
+
+    /// Levels 1 to 3: takes the first match.
+    fn step_fast(&mut self) {
+        let found = self.remember_here().and_then(|place| self.longest(place, MIN_MATCH - 1));
+        let full = match found {
+            Some(found) if found.length >= MIN_MATCH => {
+                let full = self.block.matched(found.length, found.distance, self.span());
+                if found.length <= self.effort.lazy && self.remembers(self.ahead - found.length) {
+                    for place in self.at + 1..self.at + found.length {
+                        self.remember(place);
+                    }
+                }
+                self.advance(found.length);
+                full
+            }
+            _ => {
+                let full = self.block.literal(self.window[self.at], self.span());
+                self.advance(1);
+                full
+            }
+        };
+        if full {
+            self.end_block(false);
+        }
+    }
+
+    /// Levels 4 to 9: a match is taken when the next byte has no longer one.
+    fn step_lazy(&mut self) {
+        let place = self.remember_here();
+        let held = self.held;
+        let found = place.filter(|_| held.found.length < self.effort.lazy);
+        let found = found.and_then(|place| self.longest(place, held.found.length));
+        let found = found.filter(|found| found.length != MIN_MATCH || found.distance <= TOO_FAR).unwrap_or(NOTHING);
+        if held.found.length >= MIN_MATCH && found.length <= held.found.length {
+            let full = self.block.matched(held.found.length, held.found.distance, self.span());
+            // the match began one byte before
+            let rest = held.found.length - 1;
+            for place in self.at + 1..self.at + rest {
+                if self.remembers(self.at + self.ahead - place) {
+                    self.remember(place);
+                }
+            }
+            self.advance(rest);
+            self.held = Held { waits: false, found: NOTHING };
+            if full {
+                self.end_block(false);
+            }
+            return;
+        }
+        if held.waits && self.block.literal(self.window[self.at - 1], self.span()) {
+            self.end_block(false);
+        }
+        self.advance(1);
+        self.held = Held { waits: true, found };
+    }
+
+    fn advance(&mut self, bytes: usize) {
+        self.at += bytes;
+        self.ahead -= bytes;
+    }
+
+    /// The content of the open block so far, in bytes.
+    fn span(&self) -> usize {
+        (self.at as isize - self.block_start) as usize
+    }
+
+    fn end_block(&mut self, last: bool) {
+        let content = usize::try_from(self.block_start).ok().map(|start| &self.window[start..self.at]);
+        self.block.write(content, last, &mut self.bits);
+        self.bits.settle();
+        self.block_start = self.at as isize;
+    }
+
+    /// Whether a place with `left` bytes behind it is remembered: gzip does so even where they are too few.
+    fn remembers(&self, left: usize) -> bool {
+        self.model.family == Family::Gnu || left >= MIN_MATCH
+    }
+
+    /// Remembers the current place, and gives the last one like it that is near enough for a match.
+    fn remember_here(&mut self) -> Option<usize> {
+        if !self.remembers(self.ahead) {
+            return None;
+        }
+        let place = self.remember(self.at);
+        // gzip takes no match where the end of the window is near
+        let possible = self.model.family != Family::Gnu || self.at <= WINDOW - MARGIN;
+        (place != 0 && self.at - place <= MAX_DISTANCE && possible).then_some(place)
+    }
+
+    /// Remembers a place by the hash of its three bytes; gives the one that was remembered before.
+    fn remember(&mut self, place: usize) -> usize {
+        let bits = self.model.hash_bits();
+        let shift = bits.div_ceil(MIN_MATCH as u32);
+        let byte = |offset: usize| u32::from(self.window[place + offset]);
+        let hash = (byte(0) << (2 * shift) ^ byte(1) << shift ^ byte(2)) & ((1 << bits) - 1);
+        let head = &mut self.heads[hash as usize];
+        let last = *head;
+        *head = place as u16;
+        self.before[place % SIZE] = last;
+        usize::from(last)
+    }
+
+    /// The longest match of more than `least` bytes at `place` or before it.
+    fn longest(&self, mut place: usize, least: usize) -> Option<Found> {
+        let limit = self.at.saturating_sub(MAX_DISTANCE);
+        let nice = match self.model.family {
+            Family::Gnu => self.effort.nice,
+            Family::Zlib | Family::ZlibLarge => self.effort.nice.min(self.ahead),
+        };
+        let mut chain = if least >= self.effort.good { self.effort.chain / 4 } else { self.effort.chain };
+        let here = &self.window[self.at..self.at + MAX_MATCH];
+        let mut best = least;
+        let mut found = None;
+        loop {
+            let there = &self.window[place..place + MAX_MATCH];
+            if there[best] == here[best] && there[best - 1] == here[best - 1] && there[..2] == here[..2] {
+                let length = common(there, here);
+                if length > best {
+                    best = length;
+                    found = Some(Found { length: length.min(self.ahead), distance: self.at - place });
+                    if length >= nice {
+                        return found;
+                    }
+                }
+            }
+            place = usize::from(self.before[place % SIZE]);
+            chain -= 1;
+            if place <= limit || chain == 0 {
+                return found;
+            }
+        }
+    }
+}
+
+/// How many bytes are the same.
+fn common(a: &[u8], b: &[u8]) -> usize {
+    let words = a.chunks_exact(8).zip(b.chunks_exact(8));
+    let mut length = 0;
+    for (a, b) in words {
+        if a != b {
+            break;
+        }
+        length += 8;
+    }
+    length + a[length..].iter().zip(&b[length..]).take_while(|(a, b)| a == b).count()
+}

@@ -1,0 +1,190 @@
+//! Takes gzip files apart, so that a delta can be taken of what is inside, and makes the same bytes again.
+//!
+#![doc = include_str!("format.md")]
+
+use std::io::{self, Read, Write};
+
+use flate2::Crc;
+
+mod block;
+mod deflater;
+mod huffman;
+mod opener;
+mod rebuild;
+mod record;
+mod search;
+
+pub use opener::OpenError;
+use opener::{Opener, Piece};
+pub use rebuild::{Rebuild, RebuildError, plain_length};
+use record::Record;
+use search::{NotReproduced, Search};
+
+/// Corrections are never longer: those of one member have some tens of bytes, so that this suffices for
+/// more than a thousand of them.
+pub const MAX_CORRECTIONS: usize = 64 * 1024;
+
+/// What may come out of a gzip file that is taken apart.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Bytes of the plain form.
+    pub plain: u64,
+    /// Bytes of the corrections, [`MAX_CORRECTIONS`] at most.
+    pub corrections: usize,
+}
+
+impl Default for Limits {
+    /// A plain form of 1 GiB, larger than that of any initrd.
+    fn default() -> Self {
+        Limits { plain: 1 << 30, corrections: MAX_CORRECTIONS }
+    }
+}
+
+/// What [`take_apart`] made of a file.
+#[derive(Debug)]
+pub enum Taken {
+    /// Plain form and corrections are the file, which is proven.
+    Apart(Parts),
+    /// The file has to travel whole. What was written of its plain form is worth nothing.
+    Whole(Reason),
+}
+
+/// A file that was taken apart; the plain form itself went to the writer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Parts {
+    /// What [`Rebuild`] needs besides the plain form.
+    pub corrections: Vec<u8>,
+    /// Bytes of the plain form.
+    pub plain_length: u64,
+    /// Bytes of the file.
+    pub length: u64,
+}
+
+/// Why a file has to travel whole.
+#[derive(Debug, thiserror::Error)]
+pub enum Reason {
+    /// It is no gzip file, or not a sound one, or holds too much.
+    #[error(transparent)]
+    Open(OpenError),
+    /// No program whose choices are known wrote these bytes.
+    #[error("is not what gzip or zlib writes")]
+    NotReproduced,
+    /// It has too many members, or they have long headers.
+    #[error("needs more than {0} bytes of corrections")]
+    Corrections(usize),
+}
+
+/// Writes the plain form of `gz` to `plain`, and gives what is needed besides to make the same bytes again.
+///
+/// Every deflate stream is compressed again while it is read, by the code that [`Rebuild`] runs, and
+/// compared byte by byte: what is answered as apart can be rebuilt. The same file gives the same
+/// corrections. Errors are those of `gz` and `plain`. Memory: about 3 MB, whatever the sizes.
+pub fn take_apart(gz: &mut dyn Read, plain: &mut dyn Write, limits: &Limits) -> io::Result<Taken> {
+    match apart(gz, plain, limits) {
+        Ok(parts) => Ok(Taken::Apart(parts)),
+        Err(Stop::Whole(reason)) => Ok(Taken::Whole(reason)),
+        Err(Stop::Failed(error)) => Err(error),
+    }
+}
+
+enum Stop {
+    Whole(Reason),
+    Failed(io::Error),
+}
+
+impl From<OpenError> for Stop {
+    fn from(error: OpenError) -> Self {
+        match error {
+            OpenError::Read(error) => Stop::Failed(error),
+            error => Stop::Whole(Reason::Open(error)),
+        }
+    }
+}
+
+impl From<NotReproduced> for Stop {
+    fn from(_: NotReproduced) -> Self {
+        Stop::Whole(Reason::NotReproduced)
+    }
+}
+
+fn apart(gz: &mut dyn Read, out: &mut dyn Write, limits: &Limits) -> Result<Parts, Stop> {
+    let most = limits.corrections.min(MAX_CORRECTIONS);
+    let mut opener = Opener::new(gz, limits.plain);
+    let mut record = Record::default();
+    let mut search = Search::new(0);
+    let mut sum = Crc::new();
+    let (mut plain_length, mut length) = (0, 0);
+    while let Some(piece) = opener.next()? {
+        length += piece.length();
+        match piece {
+            Piece::Raw(bytes) => {
+                plain_length += bytes.len() as u64;
+                out.write_all(bytes).map_err(Stop::Failed)?;
+                record.raw(bytes.len());
+            }
+            Piece::Header(header) => {
+                record.bytes(header);
+                search = Search::new(header[8]);
+                sum.reset();
+            }
+            Piece::Deflated { packed, plain, last } => {
+                plain_length += plain.len() as u64;
+                out.write_all(plain).map_err(Stop::Failed)?;
+                sum.update(plain);
+                search.add(packed, plain)?;
+                if last {
+                    let (model, length) = std::mem::replace(&mut search, Search::new(0)).finish()?;
+                    record.deflate(model, length);
+                }
+            }
+            Piece::Trailer(trailer) if trailer == rebuild::trailer(&sum) => record.sum(),
+            Piece::Trailer(trailer) => record.bytes(trailer),
+        }
+        if record.bytes.len() > most {
+            return Err(Stop::Whole(Reason::Corrections(most)));
+        }
+    }
+    let corrections = record.finish();
+    if corrections.len() > most {
+        return Err(Stop::Whole(Reason::Corrections(most)));
+    }
+    Ok(Parts { corrections, plain_length, length })
+}
+
+/// Reads the plain form of `gz`, the same that [`take_apart`] writes, of at most `limit` bytes.
+///
+/// Check sums are not looked at. A file that has no plain form is an error of the kind
+/// [`io::ErrorKind::InvalidData`] with an [`OpenError`] inside. Memory: less than 0.3 MB.
+pub fn gunzip<R: Read>(gz: R, limit: u64) -> Gunzip<R> {
+    Gunzip { opener: Opener::new(gz, limit), held: Vec::new(), given: 0 }
+}
+
+/// The plain form of a gzip file as a reader: see [`gunzip`].
+pub struct Gunzip<R> {
+    opener: Opener<R>,
+    held: Vec<u8>,
+    given: usize,
+}
+
+impl<R: Read> Read for Gunzip<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        while self.given == self.held.len() {
+            self.held.clear();
+            self.given = 0;
+            match self.opener.next() {
+                Ok(Some(Piece::Raw(plain) | Piece::Deflated { plain, .. })) => self.held.extend_from_slice(plain),
+                Ok(Some(Piece::Header(_) | Piece::Trailer(_))) => {}
+                Ok(None) => return Ok(0),
+                Err(OpenError::Read(error)) => return Err(error),
+                Err(error) => return Err(io::Error::new(io::ErrorKind::InvalidData, error)),
+            }
+        }
+        let length = buffer.len().min(self.held.len() - self.given);
+        buffer[..length].copy_from_slice(&self.held[self.given..self.given + length]);
+        self.given += length;
+        Ok(length)
+    }
+}
+
+#[cfg(test)]
+mod tests;
