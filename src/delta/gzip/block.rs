@@ -16,9 +16,8 @@ const FIXED: u32 = 1;
 const DYNAMIC: u32 = 2;
 
 /// The shortest length of each length symbol, and its extra bits (RFC 1951, 3.2.5).
-const LENGTH_BASE: [u16; 29] = [
-    3, 4, 5, 6, 7, 8, 9, 10, 11, 13, 15, 17, 19, 23, 27, 31, 35, 43, 51, 59, 67, 83, 99, 115, 131, 163, 195, 227, 258,
-];
+const LENGTH_BASE: [u16; 29] =
+    [3, 4, 5, 6, 7, 8, 9, 10, 11, 13, 15, 17, 19, 23, 27, 31, 35, 43, 51, 59, 67, 83, 99, 115, 131, 163, 195, 227, 258];
 const LENGTH_EXTRA: [u8; 29] = [0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3, 4, 4, 4, 4, 5, 5, 5, 5, 0];
 /// The shortest distance of each distance symbol, and its extra bits (RFC 1951, 3.2.5).
 const DISTANCE_BASE: [u16; DISTANCES] = [
@@ -86,8 +85,12 @@ impl Block {
     fn is_full(&self, span: usize) -> bool {
         let count = self.symbols.len();
         if self.ending.at_half && count.is_multiple_of(4096) && self.matches < count / 2 {
-            let distances: u64 =
-                self.distances.iter().zip(DISTANCE_EXTRA).map(|(n, extra)| u64::from(*n) * (5 + u64::from(extra))).sum();
+            let distances: u64 = self
+                .distances
+                .iter()
+                .zip(DISTANCE_EXTRA)
+                .map(|(n, extra)| u64::from(*n) * (5 + u64::from(extra)))
+                .sum();
             if (count as u64 * 8 + distances) / 8 < span as u64 / 2 {
                 return true;
             }
@@ -105,9 +108,7 @@ impl Block {
         let prologue = Prologue::new(&literals, &distances);
         let extra = self.extra_bits();
         let bytes = |bits: u64| (bits + 3).div_ceil(8);
-        let dynamic = bytes(
-            prologue.bits() + literals.bits(&self.literals) + distances.bits(&self.distances) + extra,
-        );
+        let dynamic = bytes(prologue.bits() + literals.bits(&self.literals) + distances.bits(&self.distances) + extra);
         let fixed = bytes(self.fixed.0.bits(&self.literals) + self.fixed.1.bits(&self.distances) + extra);
         let shortest = fixed.min(dynamic);
         let last = u32::from(last);

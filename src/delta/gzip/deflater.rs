@@ -91,7 +91,7 @@ pub(super) struct Deflater {
     window: Vec<u8>,
     /// The last place of each hash, and of each place the one before with the same hash; 0 is none.
     heads: Vec<u16>,
-    before: Vec<u16>,
+    before: Box<[u16; SIZE]>,
     /// The place in the window that is compressed next.
     at: usize,
     /// Bytes in the window from there on.
@@ -130,7 +130,7 @@ impl Deflater {
             effort: model.effort(),
             window: vec![0; WINDOW + MARGIN],
             heads: vec![0; 1 << model.hash_bits()],
-            before: vec![0; SIZE],
+            before: Box::new([0; SIZE]),
             at: 0,
             ahead: 0,
             wanted: WINDOW,
@@ -188,7 +188,7 @@ impl Deflater {
         self.window.copy_within(SIZE..WINDOW, 0);
         self.at -= SIZE;
         self.block_start -= SIZE as isize;
-        for place in self.heads.iter_mut().chain(&mut self.before) {
+        for place in self.heads.iter_mut().chain(self.before.iter_mut()) {
             *place = place.saturating_sub(SIZE as u16);
         }
     }
@@ -316,11 +316,14 @@ impl Deflater {
             Family::Zlib | Family::ZlibLarge => self.effort.nice.min(self.ahead),
         };
         let mut chain = if least >= self.effort.good { self.effort.chain / 4 } else { self.effort.chain };
-        let here = &self.window[self.at..self.at + MAX_MATCH];
+        let window = self.window.as_slice();
+        let here = &window[self.at..self.at + MAX_MATCH];
+        let before: &[u16; SIZE] = &self.before;
         let mut best = least;
         let mut found = None;
         loop {
-            let there = &self.window[place..place + MAX_MATCH];
+            let there = &window[place..place + MAX_MATCH];
+            // most places differ where a longer match would have to go on
             if there[best] == here[best] && there[best - 1] == here[best - 1] && there[..2] == here[..2] {
                 let length = common(there, here);
                 if length > best {
@@ -331,7 +334,7 @@ impl Deflater {
                     }
                 }
             }
-            place = usize::from(self.before[place % SIZE]);
+            place = usize::from(before[place % SIZE]);
             chain -= 1;
             if place <= limit || chain == 0 {
                 return found;
@@ -342,11 +345,11 @@ impl Deflater {
 
 /// How many bytes are the same.
 fn common(a: &[u8], b: &[u8]) -> usize {
-    let words = a.chunks_exact(8).zip(b.chunks_exact(8));
     let mut length = 0;
-    for (a, b) in words {
-        if a != b {
-            break;
+    for (a, b) in a.as_chunks::<8>().0.iter().zip(b.as_chunks::<8>().0) {
+        let different = u64::from_le_bytes(*a) ^ u64::from_le_bytes(*b);
+        if different != 0 {
+            return length + (different.trailing_zeros() / 8) as usize;
         }
         length += 8;
     }
