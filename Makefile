@@ -44,7 +44,7 @@ install: all man
 	    $(DESTDIR)/etc/systemimager/hooks.d/pre-update.d $(DESTDIR)/etc/systemimager/hooks.d/post-update.d
 	install -m 0755 target/release/si_updateclient target/release/si_tardiff $(DESTDIR)$(PREFIX)/sbin
 	install -m 0644 target/man/*.8 $(DESTDIR)$(PREFIX)/share/man/man8
-	for file in updateclient.toml updateclient.local.exclude; do \
+	for file in tardiff.toml updateclient.toml updateclient.local.exclude; do \
 	    test -e $(DESTDIR)/etc/systemimager/$$file || install -m 0644 etc/$$file $(DESTDIR)/etc/systemimager/; \
 	done
 

@@ -47,6 +47,7 @@ fn every_option_that_documents_name_exists() {
     let documents = [
         include_str!("../README.md"),
         include_str!("../docs/drop-in.md"),
+        include_str!("../etc/tardiff.toml"),
         include_str!("../etc/updateclient.toml"),
         include_str!("../etc/updateclient.local.exclude"),
         include_str!("../scripts/demo"),

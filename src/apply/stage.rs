@@ -1,6 +1,7 @@
 //! New content beside the live tree: complete, durable, not visible.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
+use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Mutex;
@@ -29,6 +30,8 @@ pub struct Stage<'a> {
     stages: Stages,
     filesystems: &'a Filesystems,
     transaction: &'a Transaction,
+    /// The first install of each content.
+    contents: HashMap<Digest, usize>,
     missing: Mutex<BTreeMap<Digest, Vec<usize>>>,
     labelled: bool,
     monitor: &'a dyn Monitor,
@@ -88,7 +91,16 @@ impl<'a> Stage<'a> {
         let stages = stages.map_err(Untouched::from_root)?;
         let labelled = root.label_for(&TreePath::root())?.is_some();
         monitor.event(Event::Started { job: Job::Stage, total: transaction.bytes() });
-        let stage = Stage { root, stages, filesystems, transaction, missing: Mutex::default(), labelled, monitor };
+        let mut stage = Stage {
+            root,
+            stages,
+            filesystems,
+            transaction,
+            contents: HashMap::new(),
+            missing: Mutex::default(),
+            labelled,
+            monitor,
+        };
         let mut missing: BTreeMap<Digest, Vec<usize>> = BTreeMap::new();
         for (index, install) in transaction.installs.iter().enumerate() {
             match &install.make {
@@ -97,6 +109,7 @@ impl<'a> Stage<'a> {
                 Make::LinkStaged(_) | Make::LinkLive(_) => {}
             }
         }
+        stage.contents = missing.iter().filter_map(|(digest, at)| Some((*digest, *at.first()?))).collect();
         *stage.missing() = missing;
         Ok(stage)
     }
@@ -111,6 +124,13 @@ impl<'a> Stage<'a> {
     /// Whether `digest` is still to be handed in.
     pub fn wants(&self, digest: &Digest) -> bool {
         self.missing().contains_key(digest)
+    }
+
+    /// The file that holds `digest`, once that was handed in.
+    pub fn staged(&self, digest: &Digest) -> Option<File> {
+        let first = self.contents.get(digest).filter(|_| !self.wants(digest))?;
+        let install = &self.transaction.installs[*first];
+        self.stages.coming(install.filesystem)?.open_file(&install.place).ok()
     }
 
     /// Takes content for all files that are to hold it; what turns out to be something else is dropped.

@@ -6,16 +6,18 @@
 
 use std::collections::{HashMap, HashSet};
 use std::fs::File;
-use std::io::{self, BufReader, Read, Write};
+use std::io::{self, BufReader, Read};
 
 use rayon::prelude::*;
 
-use crate::diff_archive::{ArchiveError, Compression, Group, Known, Limits, Listing, Member, Reader, Sources};
+use crate::delta::{Kind, ReadAt};
+use crate::diff_archive::{ArchiveError, Compression, Group, Limits, Listing, Member, Reader, Sources};
 use crate::digest::Digest;
 use crate::manifest::Manifest;
 use crate::root::{Root, RootError};
 use crate::tree_path::TreePath;
 
+use super::content_copy::{CopyError, copy};
 use super::live::Live;
 use super::stage::{FillError, Stage};
 use super::{Untouched, name};
@@ -92,6 +94,26 @@ impl Sources for LiveContents<'_> {
         }
         Ok(None)
     }
+
+    fn open(&self, digest: &Digest, size: u64, _: &TreePath) -> io::Result<Option<Box<dyn ReadAt + '_>>> {
+        let places = self.places(digest);
+        for path in places {
+            let Some(file) = LiveContents::open(self, path, size) else { continue };
+            if places.len() == 1 || Digest::of_reader(&file)? == (*digest, size) {
+                return Ok(Some(Box::new(Opened(file))));
+            }
+        }
+        Ok(None)
+    }
+}
+
+/// A file of the tree or of the stage, to be read piece by piece.
+struct Opened(File);
+
+impl ReadAt for Opened {
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+        Ok(rustix::io::pread(&self.0, buffer, offset)?)
+    }
 }
 
 /// Stages what the live tree has already: renamed files, and those whose metadata alone changes.
@@ -149,27 +171,38 @@ struct Need {
 }
 
 /// Goes through the chain from its end: what a patch needs and the tree does not have must come out of
-/// an earlier archive.
+/// an earlier archive or, where it copies, out of the same one.
 fn needs(stage: &Stage, live: &LiveContents, chain: &[Delivery]) -> Vec<Need> {
     let mut open: HashSet<Digest> = stage.wanted().into_keys().collect();
+    // What is staged anyway can be read there.
+    let staged = open.clone();
     let mut between: HashSet<Digest> = HashSet::new();
     let mut needs = Vec::with_capacity(chain.len());
     for delivery in chain.iter().rev() {
         let mut need = Need::default();
+        let (copying, making) =
+            delivery.listing.groups().iter().partition::<Vec<&Group>, _>(|g| g.kind == Kind::Copies);
+        let lacked = |need: &mut Need, groups: &[&Group], open: &HashSet<Digest>| {
+            let mut sources = HashSet::new();
+            for group in groups {
+                let wanted = group.targets.iter().map(|target| target.digest).filter(|digest| open.contains(digest));
+                let before = need.contents.len();
+                need.contents.extend(wanted);
+                if need.contents.len() > before {
+                    sources.extend(group.sources.iter().map(|s| s.digest).filter(|digest| !live.has(digest)));
+                }
+            }
+            sources
+        };
+        let pieces = lacked(&mut need, &copying, &open);
+        between.extend(pieces.difference(&staged));
+        open.extend(pieces);
         let whole = delivery.listing.whole().filter_map(|entry| entry.file()).map(|(_, digest)| digest);
         need.contents.extend(whole.filter(|digest| open.contains(digest)));
-        let mut sources = HashSet::new();
-        for group in delivery.listing.groups() {
-            let wanted = group.targets.iter().map(|target| target.digest).filter(|digest| open.contains(digest));
-            let before = need.contents.len();
-            need.contents.extend(wanted);
-            if need.contents.len() > before {
-                sources.extend(group.sources.iter().map(|s| s.digest).filter(|digest| !live.has(digest)));
-            }
-        }
+        let sources = lacked(&mut need, &making, &open);
         need.between = between.intersection(&need.contents).copied().collect();
         open.retain(|digest| !need.contents.contains(digest));
-        between.extend(&sources);
+        between.extend(sources.difference(&staged));
         open.extend(sources);
         needs.push(need);
     }
@@ -195,6 +228,40 @@ enum DeliverError {
     Untouched(Untouched),
 }
 
+impl From<ArchiveError> for DeliverError {
+    fn from(error: ArchiveError) -> Self {
+        DeliverError::Archive(error)
+    }
+}
+
+impl From<Untouched> for DeliverError {
+    fn from(error: Untouched) -> Self {
+        DeliverError::Untouched(error)
+    }
+}
+
+/// What was kept aside, then the tree, then what is staged already. The digest is not checked: what a wrong
+/// source makes is found out by its own.
+impl Sources for Run<'_> {
+    fn read(&self, digest: &Digest, size: u64, path: &TreePath) -> io::Result<Option<Vec<u8>>> {
+        let whole = |file: File| read_exactly(file, size);
+        if let Some(bytes) = kept_aside(self.scratch, digest).and_then(whole) {
+            return Ok(Some(bytes));
+        }
+        let live = self.live.read(digest, size, path)?;
+        Ok(live.or_else(|| self.stage.staged(digest).and_then(whole)))
+    }
+
+    fn open(&self, digest: &Digest, size: u64, path: &TreePath) -> io::Result<Option<Box<dyn ReadAt + '_>>> {
+        let opened = |file| Box::new(Opened(file)) as Box<dyn ReadAt>;
+        // What is staged was checked a moment ago.
+        if let Some(file) = kept_aside(self.scratch, digest).or_else(|| self.stage.staged(digest)) {
+            return Ok(Some(opened(file)));
+        }
+        Sources::open(self.live, digest, size, path)
+    }
+}
+
 impl Run<'_> {
     fn deliver(&self, delivery: &Delivery) -> Result<(), DeliverError> {
         let mut reader = Reader::open(BufReader::new(delivery.file), delivery.compression, &Limits::default())
@@ -208,7 +275,7 @@ impl Run<'_> {
                         continue;
                     };
                     if size > SMALL {
-                        self.large(&digest, &mut content)?;
+                        self.take(&digest, size, &mut content)?;
                         continue;
                     }
                     let mut bytes = Vec::new();
@@ -219,9 +286,12 @@ impl Run<'_> {
                     if !group.targets.iter().any(|target| self.need.contents.contains(&target.digest)) {
                         continue;
                     }
-                    let sources = group.sources.iter().map(|s| s.size).fold(0, u64::saturating_add);
-                    let bytes = group.output_length().saturating_add(sources).saturating_add(patch.len() as u64);
-                    (Piece::Patch(group.clone(), patch), bytes)
+                    // The files that it copies from may still be in the batch.
+                    if group.kind == Kind::Copies {
+                        self.batch(std::mem::take(&mut batch))?;
+                        weight = 0;
+                    }
+                    (Piece::Patch(group.clone(), patch), group.weight())
                 }
             };
             if weight + bytes > IN_FLIGHT && !batch.is_empty() {
@@ -236,45 +306,32 @@ impl Run<'_> {
 
     fn batch(&self, pieces: Vec<Piece>) -> Result<(), DeliverError> {
         pieces.into_par_iter().try_for_each(|piece| match piece {
-            Piece::Whole(digest, bytes) => self.take(&digest, &bytes),
+            Piece::Whole(digest, bytes) => self.take(&digest, bytes.len() as u64, &mut &bytes[..]),
             Piece::Patch(group, patch) => self.patch(&group, &patch),
         })
     }
 
+    /// A source that drifted is no fault of the archive: what it would have made stays wanted.
     fn patch(&self, group: &Group, patch: &[u8]) -> Result<(), DeliverError> {
-        // A source that drifted is no fault of the archive: what it would have made stays wanted.
-        let Ok(output) = group.contents(patch, |source| Ok(self.source(source)?)) else { return Ok(()) };
-        for (target, bytes) in group.split(&output) {
-            if self.need.contents.contains(&target.digest) {
-                self.take(&target.digest, bytes)?;
-            }
+        let made = group.make(patch, self, |target, content| match self.need.contents.contains(&target.digest) {
+            true => self.take(&target.digest, target.size, content),
+            false => Ok(()),
+        });
+        match made {
+            Err(DeliverError::Archive(_)) => Ok(()),
+            made => made,
         }
-        Ok(())
     }
 
-    fn source(&self, source: &Known) -> io::Result<Option<Vec<u8>>> {
-        if let Some(bytes) = kept_aside(self.scratch, &source.digest).and_then(|file| read_exactly(file, source.size)) {
-            return Ok(Some(bytes));
-        }
-        self.live.read(&source.digest, source.size, &source.path)
-    }
-
-    fn take(&self, digest: &Digest, bytes: &[u8]) -> Result<(), DeliverError> {
-        if self.need.between.contains(digest) && kept_aside(self.scratch, digest).is_none() {
-            keep_aside(self.scratch, digest, bytes).map_err(DeliverError::Untouched)?;
-        }
-        self.fill(digest, &mut &bytes[..])
-    }
-
-    /// A large content passes through; a patch never needs it, since deltas have a limit, but for those
-    /// just below it.
-    fn large(&self, digest: &Digest, content: &mut dyn Read) -> Result<(), DeliverError> {
+    fn take(&self, digest: &Digest, size: u64, content: &mut dyn Read) -> Result<(), DeliverError> {
         if !self.need.between.contains(digest) {
             return self.fill(digest, content);
         }
-        let mut bytes = Vec::new();
-        content.read_to_end(&mut bytes).map_err(|e| DeliverError::Archive(e.into()))?;
-        self.take(digest, &bytes)
+        let mut file = match kept_aside(self.scratch, digest) {
+            Some(file) => file,
+            None => keep_aside(self.scratch, digest, size, content)?,
+        };
+        self.fill(digest, &mut file)
     }
 
     fn fill(&self, digest: &Digest, content: &mut dyn Read) -> Result<(), DeliverError> {
@@ -307,11 +364,17 @@ fn read_exactly(file: File, size: u64) -> Option<Vec<u8>> {
 }
 
 /// Keeps content that is needed only on the way, in the stage itself.
-fn keep_aside(scratch: &Root, digest: &Digest, bytes: &[u8]) -> Result<(), Untouched> {
+fn keep_aside(scratch: &Root, digest: &Digest, size: u64, content: &mut dyn Read) -> Result<File, DeliverError> {
     let place = name(&format!("between-{digest}"));
-    let mut file = scratch.create_file(&place).map_err(Untouched::from_root)?;
-    let written = file.write_all(bytes);
-    written.map_err(|source| Untouched::from_root(RootError { what: "write", path: scratch.show(&place), source }))
+    let file = scratch.create_file(&place).map_err(Untouched::from_root)?;
+    copy(content, &file, size).map_err(|error| match error {
+        CopyError::Read(error) => DeliverError::Archive(error.into()),
+        CopyError::Write(source) => {
+            let path = scratch.show(&place);
+            DeliverError::Untouched(Untouched::from_root(RootError { what: "write", path, source }))
+        }
+    })?;
+    kept_aside(scratch, digest).ok_or_else(|| Untouched::Refused("what was staged has gone".to_owned()).into())
 }
 
 /// Reads what [`keep_aside`] kept.

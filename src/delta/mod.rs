@@ -2,14 +2,25 @@
 //!
 #![doc = include_str!("format.md")]
 
+use std::fmt;
 use std::io;
+use std::str::FromStr;
 
-use zstd::zstd_safe::{self, CCtx, CParameter, DCtx};
+use zstd::zstd_safe;
 
+pub mod blocks;
+mod copies;
+pub mod cpio;
+mod effort;
 pub mod gzip;
+mod operations;
 mod pair;
+mod prefix;
+mod varint;
 
-pub use pair::{Group, pair};
+pub use copies::{Copies, CopiesWriter, ReadAt};
+pub use effort::{Effort, Opening, REBUILD_RATE};
+pub use pair::{Class, Group, Pairs, pair};
 
 /// A content larger than this travels whole, and serves no delta: both sides hold source and output in
 /// memory, and a node has little of it.
@@ -24,9 +35,39 @@ pub const MAX_GROUP: u64 = MAX_CONTENT;
 /// A patch larger than this saves too little to be worth the node's memory.
 pub const MAX_PATCH: u64 = 24 << 20;
 
-/// The window that covers the largest source and the largest output together.
-const MAX_WINDOW_LOG: u32 = 27;
-const MIN_WINDOW_LOG: u32 = 10;
+/// By this many deltas, one upon the other, a content of a repository may be made: what readers follow.
+pub const MAX_DEPTH: u32 = 4;
+
+/// How a patch tells what it makes; each has its clause in the format.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Kind {
+    /// One zstd frame with the source as its prefix: fast on both sides.
+    #[default]
+    Prefix,
+    /// What bsdiff finds, in separate streams: the smallest.
+    Operations,
+    /// Pieces of other files and what stands between them: the one kind that is not held in memory.
+    Copies,
+}
+
+impl Kind {
+    const ALL: [(Kind, &'static str); 3] =
+        [(Kind::Prefix, "prefix"), (Kind::Operations, "operations"), (Kind::Copies, "copies")];
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(Self::ALL.iter().find(|(kind, _)| kind == self).map_or("", |(_, word)| word))
+    }
+}
+
+impl FromStr for Kind {
+    type Err = ();
+
+    fn from_str(word: &str) -> Result<Self, ()> {
+        Self::ALL.iter().find(|(_, known)| *known == word).map(|(kind, _)| *kind).ok_or(())
+    }
+}
 
 /// Why a patch does not give what its listing promises.
 #[derive(Debug, thiserror::Error)]
@@ -39,61 +80,41 @@ pub enum DeltaError {
     NotTheFrame(u64),
     /// The decoder stumbled.
     #[error("the patch cannot be decoded: {0}")]
-    Damaged(&'static str),
+    Damaged(String),
+    /// It ends too early, or its compressor stumbled.
+    #[error("the patch cannot be decoded: {0}")]
+    Read(#[from] io::Error),
     /// This machine has too little memory.
     #[error("there is not enough memory for {0} bytes of output")]
     Memory(u64),
 }
 
-/// Compresses `targets` with `sources` as the reference prefix.
+/// Makes a patch, of the kind `prefix` or `operations`, that makes `output` out of `source`.
 ///
-/// The same input and level give the same patch. Memory: the output, and tables of some 10 MB (level 9)
-/// to 100 MB (level 19).
-pub fn encode(sources: &[u8], targets: &[u8], level: i32) -> io::Result<Vec<u8>> {
-    let mut context = CCtx::try_create().ok_or(io::ErrorKind::OutOfMemory)?;
-    for parameter in [
-        CParameter::CompressionLevel(level),
-        CParameter::WindowLog(window_log(sources.len() + targets.len())),
-        CParameter::EnableLongDistanceMatching(true),
-        CParameter::ContentSizeFlag(true),
-        CParameter::ChecksumFlag(false),
-    ] {
-        context.set_parameter(parameter).map_err(zstd_error)?;
+/// The same input and level give the same patch.
+pub fn encode(kind: Kind, source: &[u8], output: &[u8], level: i32) -> io::Result<Vec<u8>> {
+    match kind {
+        Kind::Prefix => prefix::encode(source, output, level),
+        Kind::Operations => operations::encode(source, output, level),
+        Kind::Copies => Err(io::ErrorKind::Unsupported.into()),
     }
-    context.ref_prefix(sources).map_err(zstd_error)?;
-    let mut patch = Vec::with_capacity(zstd_safe::compress_bound(targets.len()));
-    context.compress2(&mut patch, targets).map_err(zstd_error)?;
-    patch.shrink_to_fit();
-    Ok(patch)
 }
 
-/// Decodes `patch` against `sources` into exactly `output_length` bytes.
-///
-/// Decodes in one piece into the output itself, so that no window is allocated besides.
-pub fn decode(sources: &[u8], patch: &[u8], output_length: u64) -> Result<Vec<u8>, DeltaError> {
-    let length = usize::try_from(output_length)
-        .ok()
-        .filter(|_| output_length <= MAX_GROUP)
-        .ok_or(DeltaError::TooLarge(output_length))?;
-    let one_frame = zstd_safe::find_frame_compressed_size(patch) == Ok(patch.len());
-    let states_length = matches!(zstd_safe::get_frame_content_size(patch), Ok(Some(n)) if n == output_length);
-    if !one_frame || !states_length {
-        return Err(DeltaError::NotTheFrame(output_length));
+/// Undoes a patch of the kind `prefix` or `operations`: exactly `length` bytes.
+pub fn decode(kind: Kind, source: &[u8], patch: &[u8], length: u64) -> Result<Vec<u8>, DeltaError> {
+    match kind {
+        Kind::Prefix => prefix::decode(source, patch, length),
+        Kind::Operations => operations::decode(source, patch, length),
+        Kind::Copies => Err(DeltaError::Damaged("it is to be read as a stream".to_owned())),
     }
+}
+
+/// Room for an output that is held to what a group may have.
+fn reserve(length: u64) -> Result<Vec<u8>, DeltaError> {
+    let memory = || DeltaError::Memory(length);
     let mut output = Vec::new();
-    output.try_reserve_exact(length).map_err(|_| DeltaError::Memory(output_length))?;
-    let mut context = DCtx::try_create().ok_or(DeltaError::Memory(output_length))?;
-    let damaged = |code| DeltaError::Damaged(zstd_safe::get_error_name(code));
-    context.ref_prefix(sources).map_err(damaged)?;
-    context.decompress(&mut output, patch).map_err(damaged)?;
-    if output.len() != length {
-        return Err(DeltaError::NotTheFrame(output_length));
-    }
+    output.try_reserve_exact(usize::try_from(length).map_err(|_| memory())?).map_err(|_| memory())?;
     Ok(output)
-}
-
-fn window_log(length: usize) -> u32 {
-    length.max(1).next_power_of_two().ilog2().clamp(MIN_WINDOW_LOG, MAX_WINDOW_LOG)
 }
 
 fn zstd_error(code: zstd_safe::ErrorCode) -> io::Error {

@@ -2,18 +2,46 @@
 
 use std::collections::{HashMap, HashSet};
 
-use super::{GROUP_OUTPUT, GROUP_SOURCE, MAX_CONTENT};
+use super::{GROUP_OUTPUT, GROUP_SOURCE, MAX_CONTENT, Opening};
 use crate::digest::Digest;
 use crate::entry::Entry;
 use crate::manifest::Manifest;
 
+/// A compressed file up to this size is taken apart in memory, in a group; a larger one as a stream.
+const OPENED_IN_GROUP: u64 = 1 << 20;
+
+/// Which new contents are to be made of what.
+#[derive(Clone, Debug, Default)]
+pub struct Pairs<'m> {
+    /// Contents of the base make contents of the target.
+    pub groups: Vec<Group<'m>>,
+    /// Compressed files that are opened and consist of files of the target, each a stream.
+    pub archives: Vec<&'m Entry>,
+    /// Contents too large for memory, with what stands at their path in the base: source and target.
+    pub large: Vec<(&'m Entry, &'m Entry)>,
+}
+
 /// New contents that are to be made out of old ones together.
 #[derive(Clone, Debug, Default)]
 pub struct Group<'m> {
+    /// What they have in common.
+    pub class: Class,
     /// Files of the base with distinct contents.
     pub sources: Vec<&'m Entry>,
     /// Files of the target with distinct contents, none of which the base holds.
     pub targets: Vec<&'m Entry>,
+}
+
+/// What the contents of a group have in common: what cannot be helped by a delta must not spoil the others.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Class {
+    /// Nothing compressed.
+    #[default]
+    Plain,
+    /// Compressed, and left so.
+    Packed,
+    /// Compressed with gzip, and opened.
+    Opened,
 }
 
 /// Pairs the contents that `target` has and `base` has not with contents of `base`, in groups.
@@ -21,24 +49,47 @@ pub struct Group<'m> {
 /// The source of a file is the file of the same path; else one whose path is the same once version
 /// numbers are taken out (so the modules of a new kernel find those of the old one); else one of the
 /// same name, so taken; of several the one whose size is closest. What finds no source is in no group.
-/// Names that tell of compression make groups of their own: what cannot be helped by a delta must not
-/// spoil the others.
-pub fn pair<'m>(base: &'m Manifest, target: &'m Manifest) -> Vec<Group<'m>> {
+/// Of the compressed files the small ones are opened first, as far as `opening` goes.
+pub fn pair<'m>(base: &'m Manifest, target: &'m Manifest, opening: &Opening) -> Pairs<'m> {
     let files = Files::of(base);
     let mut seen: HashSet<Digest> = base.entries().iter().filter_map(Entry::file).map(|(_, digest)| digest).collect();
-    let (mut plain, mut packed) = (Groups::default(), Groups::default());
-    for entry in target.entries() {
-        let Some((size, digest)) = entry.file() else { continue };
-        if !seen.insert(digest) || size == 0 || size > MAX_CONTENT {
+    let fresh = target.entries().iter().filter(|entry| entry.file().is_some_and(|(_, digest)| seen.insert(digest)));
+    let fresh: Vec<&Entry> = fresh.filter(|entry| size_of(entry) > 0).collect();
+    let opened = opened(&fresh, opening);
+    let (mut plain, mut packed, mut inside) =
+        (Groups::of(Class::Plain), Groups::of(Class::Packed), Groups::of(Class::Opened));
+    let mut pairs = Pairs::default();
+    for entry in fresh {
+        let is_opened = entry.file().is_some_and(|(_, digest)| opened.contains(&digest));
+        if is_opened && size_of(entry) > OPENED_IN_GROUP {
+            pairs.archives.push(entry);
             continue;
         }
-        let Some(source) = files.source_of(base, entry, size) else { continue };
-        let groups = if is_packed(entry.path.name()) { &mut packed } else { &mut plain };
+        if size_of(entry) > MAX_CONTENT {
+            let there = base.get(&entry.path).filter(|there| size_of(there) > 0);
+            pairs.large.extend(there.map(|there| (there, entry)));
+            continue;
+        }
+        let Some(source) = files.source_of(base, entry, size_of(entry)) else { continue };
+        let groups = match (is_opened, is_packed(entry.path.name())) {
+            (true, _) => &mut inside,
+            (false, true) => &mut packed,
+            (false, false) => &mut plain,
+        };
         groups.add(source, entry);
     }
-    let mut all = plain.finish();
-    all.append(&mut packed.finish());
-    all
+    pairs.groups = [plain, packed, inside].into_iter().flat_map(Groups::finish).collect();
+    pairs
+}
+
+/// The contents of `fresh` that are to be opened: the smallest first, as long as the node has time for them.
+fn opened(fresh: &[&Entry], opening: &Opening) -> HashSet<Digest> {
+    let is_gzip = |entry: &&&Entry| is_gzip(entry.path.name());
+    let mut files: Vec<(u64, Digest)> = fresh.iter().filter(is_gzip).filter_map(|entry| entry.file()).collect();
+    files.sort_unstable();
+    let mut left = opening.budget();
+    let fits = |(size, _): &(u64, Digest)| left.checked_sub(*size).inspect(|rest| left = *rest).is_some();
+    files.into_iter().take_while(fits).map(|(_, digest)| digest).collect()
 }
 
 /// The base's files that can serve, by what remains of their names.
@@ -78,6 +129,7 @@ fn size_of(entry: &Entry) -> u64 {
 /// Groups that are filled in the order of the tree, where neighbours are alike.
 #[derive(Default)]
 struct Groups<'m> {
+    class: Class,
     done: Vec<Group<'m>>,
     open: Group<'m>,
     held: HashSet<Digest>,
@@ -86,9 +138,15 @@ struct Groups<'m> {
 }
 
 impl<'m> Groups<'m> {
+    fn of(class: Class) -> Self {
+        Groups { class, ..Groups::default() }
+    }
+
     fn add(&mut self, source: &'m Entry, target: &'m Entry) {
         let more = if self.holds(source) { 0 } else { size_of(source) };
-        if self.source + more > GROUP_SOURCE || self.output + size_of(target) > GROUP_OUTPUT {
+        // What is opened is several times as large when it is plain.
+        let share = if self.class == Class::Opened { 4 } else { 1 };
+        if self.source + more > GROUP_SOURCE / share || self.output + size_of(target) > GROUP_OUTPUT / share {
             self.close();
         }
         if let Some((size, digest)) = source.file()
@@ -106,7 +164,7 @@ impl<'m> Groups<'m> {
     }
 
     fn close(&mut self) {
-        let full = std::mem::take(&mut self.open);
+        let full = Group { class: self.class, ..std::mem::take(&mut self.open) };
         if !full.targets.is_empty() {
             self.done.push(full);
         }
@@ -142,6 +200,11 @@ fn without_versions(bytes: &[u8]) -> Vec<u8> {
     kept
 }
 
+/// Whether a file's name tells that it may be gzip; its first bytes decide.
+fn is_gzip(name: &[u8]) -> bool {
+    [b".gz".as_slice(), b".tgz"].iter().any(|end| name.ends_with(end)) || name.starts_with(b"initrd")
+}
+
 /// Whether a file's name tells that its bytes are compressed.
 fn is_packed(name: &[u8]) -> bool {
     const ENDS: [&[u8]; 16] = [
@@ -155,6 +218,7 @@ fn is_packed(name: &[u8]) -> bool {
 mod tests {
     use std::iter;
 
+    use super::super::Effort;
     use super::*;
     use crate::entry::{Leaf, LeafKind, Meta, Mtime, Node, Xattrs};
     use crate::tree_path::TreePath;
@@ -180,7 +244,11 @@ mod tests {
     fn pairs(base: &[(&str, u64, u8)], target: &[(&str, u64, u8)]) -> Vec<(Vec<String>, Vec<String>)> {
         let names = |entries: &[&Entry]| entries.iter().map(|e| e.path.to_string()).collect();
         let (base, target) = (manifest(base), manifest(target));
-        pair(&base, &target).iter().map(|g| (names(&g.sources), names(&g.targets))).collect()
+        pair(&base, &target, &Effort::Fast.opening())
+            .groups
+            .iter()
+            .map(|g| (names(&g.sources), names(&g.targets)))
+            .collect()
     }
 
     fn group(sources: &[&str], targets: &[&str]) -> (Vec<String>, Vec<String>) {
@@ -222,6 +290,32 @@ mod tests {
         let target = [("a", 3 * mib, 11), ("b", 2 * mib, 12), ("c.gz", mib, 13), ("d", mib, 14), ("e", mib, 15)];
         let expected = [group(&["/a"], &["/a"]), group(&["/b", "/d"], &["/b", "/d"]), group(&["/c.gz"], &["/c.gz"])];
         assert_eq!(pairs(&base, &target), expected);
+    }
+
+    #[test]
+    fn compressed_files_are_opened_the_smallest_first_as_far_as_the_time_goes() {
+        let mib = 1 << 20;
+        let base = [("a.gz", 4000, 1), ("b.gz", 5000, 2), ("initrd.img-1", 30 * mib, 3)];
+        let target = [("a.gz", 4001, 11), ("b.gz", 5001, 12), ("initrd.img-2", 30 * mib, 13)];
+        let (base, target) = (manifest(&base), manifest(&target));
+        let classes = |seconds| {
+            let pairs = pair(&base, &target, &Opening { seconds, gain: 0 });
+            let classes: Vec<(Class, usize)> = pairs.groups.iter().map(|g| (g.class, g.targets.len())).collect();
+            (classes, pairs.archives.len())
+        };
+        assert_eq!(classes(0), (vec![(Class::Packed, 2), (Class::Packed, 1)], 0));
+        assert_eq!(classes(1), (vec![(Class::Packed, 1), (Class::Opened, 2)], 0));
+        assert_eq!(classes(60), (vec![(Class::Opened, 2)], 1));
+    }
+
+    #[test]
+    fn what_is_too_large_for_memory_finds_what_stands_at_its_path() {
+        let huge = MAX_CONTENT + 1;
+        let (base, target) = (manifest(&[("a", huge, 1), ("b", 5, 2)]), manifest(&[("a", huge, 3), ("c", huge, 4)]));
+        let pairs = pair(&base, &target, &Effort::Best.opening());
+        let large: Vec<(String, String)> =
+            pairs.large.iter().map(|(from, to)| (from.path.to_string(), to.path.to_string())).collect();
+        assert_eq!(large, [("/a".to_owned(), "/a".to_owned())]);
     }
 
     #[test]

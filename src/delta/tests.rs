@@ -10,46 +10,71 @@ fn old_and_new() -> (Vec<u8>, Vec<u8>) {
     (old, new)
 }
 
+/// Those that are made and undone in memory.
+const KINDS: [Kind; 2] = [Kind::Prefix, Kind::Operations];
+
 #[test]
 fn a_small_change_makes_a_small_patch() {
     let (old, new) = old_and_new();
-    let patch = encode(&old, &new, 9).expect("encodes");
-    assert!(patch.len() < 400, "{}", patch.len());
-    assert_eq!(decode(&old, &patch, new.len() as u64).expect("decodes"), new);
-    assert_eq!(encode(&old, &new, 9).expect("encodes"), patch, "the same input gives the same patch");
+    for kind in KINDS {
+        let patch = encode(kind, &old, &new, 9).expect("encodes");
+        assert!(patch.len() < 400, "{kind}: {}", patch.len());
+        assert_eq!(decode(kind, &old, &patch, new.len() as u64).expect("decodes"), new);
+        assert_eq!(encode(kind, &old, &new, 9).expect("encodes"), patch, "the same input gives the same patch");
+    }
+}
+
+/// What makes bsdiff smaller: numbers everywhere, all of which have grown by the same.
+#[test]
+fn operations_see_through_addresses_that_moved() {
+    let number = |n: u32| n.wrapping_mul(2_654_435_761) % 1_000_000;
+    let old: Vec<u8> = (0..100_000u32).flat_map(|n| number(n).to_le_bytes()).collect();
+    let new: Vec<u8> = (0..100_000u32).flat_map(|n| (number(n) + 65_536).to_le_bytes()).collect();
+    let [prefix, operations] = KINDS.map(|kind| encode(kind, &old, &new, 19).expect("encodes").len());
+    assert!(operations * 2 < prefix, "{operations} against {prefix}");
 }
 
 #[test]
 fn lies_about_the_length_are_refused() {
     let (old, new) = old_and_new();
-    let patch = encode(&old, &new, 3).expect("encodes");
+    let patch = encode(Kind::Prefix, &old, &new, 3).expect("encodes");
     let length = new.len() as u64;
     for lie in [0, 1, length - 1, length + 1, MAX_GROUP] {
-        assert!(matches!(decode(&old, &patch, lie), Err(DeltaError::NotTheFrame(_))), "{lie}");
+        assert!(matches!(decode(Kind::Prefix, &old, &patch, lie), Err(DeltaError::NotTheFrame(_))), "{lie}");
     }
-    assert!(matches!(decode(&old, &patch, u64::MAX), Err(DeltaError::TooLarge(_))));
+    let operations = encode(Kind::Operations, &old, &new, 3).expect("encodes");
+    for lie in [0, 1, length - 1, length + 1, MAX_GROUP] {
+        assert!(matches!(decode(Kind::Operations, &old, &operations, lie), Err(DeltaError::Damaged(_))), "{lie}");
+    }
+    for kind in KINDS {
+        assert!(matches!(decode(kind, &old, &patch, u64::MAX), Err(DeltaError::TooLarge(_))));
+    }
 }
 
 #[test]
-fn what_is_not_one_frame_is_refused() {
+fn what_is_not_the_frames_that_it_should_be_is_refused() {
     let (old, new) = old_and_new();
     let length = new.len() as u64;
-    let patch = encode(&old, &new, 3).expect("encodes");
-    let twice = [&patch[..], &patch[..]].concat();
-    for bad in [&b""[..], b"x", &patch[..patch.len() - 1], &twice] {
-        assert!(decode(&old, bad, length).is_err());
+    for kind in KINDS {
+        let patch = encode(kind, &old, &new, 3).expect("encodes");
+        let twice = [&patch[..], &patch[..]].concat();
+        for bad in [&b""[..], b"x", &patch[..patch.len() - 1], &twice] {
+            assert!(decode(kind, &old, bad, length).is_err());
+        }
     }
 }
 
 #[test]
 fn a_flipped_bit_never_panics_or_grows_the_output() {
     let (old, new) = old_and_new();
-    let patch = encode(&old, &new, 3).expect("encodes");
-    for at in 0..patch.len() * 8 {
-        let mut damaged = patch.clone();
-        damaged[at / 8] ^= 1 << (at % 8);
-        if let Ok(output) = decode(&old, &damaged, new.len() as u64) {
-            assert_eq!(output.len(), new.len());
+    for kind in KINDS {
+        let patch = encode(kind, &old, &new, 3).expect("encodes");
+        for at in 0..patch.len() * 8 {
+            let mut damaged = patch.clone();
+            damaged[at / 8] ^= 1 << (at % 8);
+            if let Ok(output) = decode(kind, &old, &damaged, new.len() as u64) {
+                assert_eq!(output.len(), new.len());
+            }
         }
     }
 }
@@ -62,7 +87,110 @@ proptest! {
         new in prop::collection::vec(any::<u8>(), 0..3000),
         level in 1..=19i32,
     ) {
-        let patch = encode(&old, &new, level).expect("encodes");
-        prop_assert_eq!(decode(&old, &patch, new.len() as u64).expect("decodes"), new);
+        for kind in KINDS {
+            let patch = encode(kind, &old, &new, level).expect("encodes");
+            prop_assert_eq!(&decode(kind, &old, &patch, new.len() as u64).expect("decodes"), &new);
+        }
+    }
+}
+
+/// A patch that copies `old`, as a stream.
+fn copied(old: &[u8], patch: &[u8], length: u64) -> io::Result<Vec<u8>> {
+    let open = |number: usize| match number {
+        0 => Ok(Box::new(old) as Box<dyn ReadAt>),
+        _ => Err(io::ErrorKind::NotFound.into()),
+    };
+    let mut copies = Copies::new(patch, length, open).map_err(io::Error::other)?;
+    let mut output = Vec::new();
+    // What is made is held to what is claimed, so that nothing has to be bounded here.
+    io::Read::read_to_end(&mut copies, &mut output)?;
+    assert_eq!(output.len() as u64, length);
+    Ok(output)
+}
+
+#[test]
+fn blocks_of_a_large_file_are_found_in_another() {
+    let (old, mut new) = old_and_new();
+    new.extend_from_slice(b"appended");
+    let signature = blocks::Signature::of(&old, old.len() as u64).expect("reads");
+    let mut writer = CopiesWriter::new(3).expect("begins");
+    blocks::diff(&signature, &new[..], &mut writer).expect("finds");
+    let patch = writer.finish().expect("ends").expect("is small");
+    assert!(patch.len() < 12_000, "{}", patch.len());
+    assert_eq!(copied(&old, &patch, new.len() as u64).expect("reads"), new);
+}
+
+#[test]
+fn copies_that_lie_are_refused() {
+    let old = vec![7; 1000];
+    let patch = |write: &dyn Fn(&mut CopiesWriter) -> io::Result<()>| {
+        let mut writer = CopiesWriter::new(3).expect("begins");
+        write(&mut writer).expect("writes");
+        writer.finish().expect("ends").expect("is small")
+    };
+    let good = patch(&|w| w.copy(0, 500, 500).and_then(|()| w.literal(b"x")));
+    assert_eq!(copied(&old, &good, 501).expect("reads").len(), 501);
+    for length in [0, 500, 502] {
+        assert!(copied(&old, &good, length).is_err(), "{length}");
+    }
+    for (what, bad) in [
+        ("another file", patch(&|w| w.copy(1, 0, 10))),
+        ("past the end", patch(&|w| w.copy(0, 995, 10))),
+        ("far outside", patch(&|w| w.copy(0, u64::MAX - 3, 10))),
+        ("nothing, for ever", patch(&|w| (0..10).try_for_each(|_| w.copy(0, 0, 0)))),
+        ("too much", patch(&|w| w.copy(0, 0, 11))),
+    ] {
+        assert!(copied(&old, &bad, 10).is_err(), "{what}");
+    }
+    for at in 0..good.len() * 8 {
+        let mut damaged = good.clone();
+        damaged[at / 8] ^= 1 << (at % 8);
+        let _ = copied(&old, &damaged, 501);
+    }
+}
+
+/// A member as cpio writes it.
+fn member(name: &str, content: &[u8]) -> Vec<u8> {
+    let numbers = [1, 0o100644, 0, 0, 1, 7, content.len(), 0, 0, 0, 0, name.len() + 1, 0];
+    let mut bytes = b"070701".to_vec();
+    numbers.iter().for_each(|number| bytes.extend_from_slice(format!("{number:08X}").as_bytes()));
+    bytes.extend_from_slice(name.as_bytes());
+    bytes.push(0);
+    bytes.resize(bytes.len().next_multiple_of(4), 0);
+    bytes.extend_from_slice(content);
+    bytes.resize(bytes.len().next_multiple_of(4), 0);
+    bytes
+}
+
+#[test]
+fn files_are_found_in_archives_also_behind_others() {
+    let file: Vec<u8> = old_and_new().0;
+    let odd = &file[..1001];
+    let archive = |name, content: &[u8]| [member(name, content), member("TRAILER!!!", b"")].concat();
+    let mut first = archive("kernel/x86/microcode", odd);
+    first.resize(first.len().next_multiple_of(512), 0);
+    for (what, plain, copies) in [
+        ("one", archive("usr/lib/x.ko", &file), 1),
+        ("two", [first.clone(), archive("usr/lib/x.ko", &file)].concat(), 2),
+        ("none", file.clone(), 0),
+        ("cut off", archive("usr/lib/x.ko", &file)[..100_000].to_vec(), 0),
+        ("nothing", Vec::new(), 0),
+        ("what comes after no archive", [&b"\x1f\x8b12"[..], &first, b"more"].concat(), 1),
+    ] {
+        let mut writer = CopiesWriter::new(3).expect("begins");
+        let mut found = 0;
+        let known = |digest: &crate::digest::Digest| {
+            let number = [&file[..], odd].iter().position(|known| crate::digest::Digest::of(known) == *digest)?;
+            found += 1;
+            Some(number)
+        };
+        cpio::split(&plain[..], known, &mut writer).expect("reads");
+        assert_eq!(found, copies, "{what}");
+        let patch = writer.finish().expect("ends").expect("is small");
+        let open = |number: usize| Ok(Box::new([&file[..], odd][number]) as Box<dyn ReadAt>);
+        let mut again = Vec::new();
+        let mut reader = Copies::new(&patch, plain.len() as u64, open).expect("begins");
+        io::Read::read_to_end(&mut reader, &mut again).expect("reads");
+        assert!(again == plain, "{what}");
     }
 }

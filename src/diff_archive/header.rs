@@ -6,7 +6,8 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use super::ArchiveError;
-use super::listing::{Changed, Group, Known};
+use super::group::Group;
+use super::listing::{Changed, Known};
 use super::member::link_target;
 use crate::entry::Entry;
 use crate::generation::GenerationId;
@@ -46,6 +47,12 @@ pub struct Header {
     pub whole_bytes: u64,
     /// The bytes of all patches.
     pub patch_bytes: u64,
+    /// Compressed files that a node rebuilds.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub rebuilt: u64,
+    /// The bytes of their plain form, which is what the rebuilding costs.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub rebuilt_bytes: u64,
     /// What the changed entries need, by the tree at the top that they are in, in order.
     #[serde(default)]
     pub room: Vec<Room>,
@@ -91,8 +98,14 @@ impl Header {
             whole: 0,
             whole_bytes: 0,
             patch_bytes: groups.iter().fold(0, |sum, group| sum.saturating_add(group.patch_length)),
+            rebuilt: 0,
+            rebuilt_bytes: 0,
             room: room(&changed.entries),
         };
+        for inside in groups.iter().flat_map(|group| &group.targets).filter_map(|target| target.inside) {
+            header.rebuilt += 1;
+            header.rebuilt_bytes = header.rebuilt_bytes.saturating_add(inside.plain);
+        }
         for content in changed.whole() {
             header.whole += 1;
             header.whole_bytes = header.whole_bytes.saturating_add(content.file().map_or(0, |(size, _)| size));
@@ -115,6 +128,11 @@ impl Header {
     pub(super) fn to_toml(&self) -> Result<String, ArchiveError> {
         toml::to_string(self).map_err(|e| ArchiveError::Listing(format!("header.toml: {e}")))
     }
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde hands it over so")]
+fn is_zero(count: &u64) -> bool {
+    *count == 0
 }
 
 fn room(changed: &[Entry]) -> Vec<Room> {

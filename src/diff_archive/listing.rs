@@ -3,11 +3,12 @@
 use std::collections::{HashMap, HashSet};
 use std::io::{BufRead, Read, Write};
 
+use super::group::{Group, Inside, Source, Target};
 use super::header::Header;
 use super::input::Input;
 use super::member::{OWN, link_target, own_header, padding};
 use super::{ArchiveError, Limits};
-use crate::delta::{MAX_GROUP, MAX_PATCH};
+use crate::delta::Kind;
 use crate::digest::Digest;
 use crate::entry::Entry;
 use crate::generation::GenerationId;
@@ -34,28 +35,6 @@ pub struct Known {
     pub size: u64,
     /// Where the base has it; a hint, the digest decides.
     pub path: TreePath,
-}
-
-/// Contents that travel as one patch.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Group {
-    /// Counted from 0.
-    pub number: u64,
-    /// Of the patch, in bytes.
-    pub patch_length: u64,
-    /// What the patch needs, in the order of their concatenation: contents of the base.
-    pub sources: Vec<Known>,
-    /// What the patch makes, in the order of their concatenation.
-    pub targets: Vec<Target>,
-}
-
-/// A content that a patch makes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Target {
-    /// Of the content.
-    pub digest: Digest,
-    /// In bytes.
-    pub size: u64,
 }
 
 /// The changed entries, and which of them bring a content along.
@@ -176,12 +155,24 @@ impl Listing {
             line(format!("known {digest} {size}"), Some(path));
         }
         for group in &self.groups {
-            line(format!("group {} {}", group.number, group.patch_length), None);
-            for Known { digest, size, path } in &group.sources {
-                line(format!("from {digest} {size}"), Some(path));
+            let Group { number, kind, patch_length, .. } = group;
+            match kind {
+                Kind::Prefix => line(format!("group {number} {patch_length}"), None),
+                _ => line(format!("group {number} {patch_length} {kind}"), None),
             }
-            for Target { digest, size } in &group.targets {
-                line(format!("to {digest} {size}"), None);
+            for Source { digest, size, path, plain } in &group.sources {
+                match plain {
+                    None => line(format!("from {digest} {size}"), Some(path)),
+                    Some(plain) => line(format!("gunzip {plain} {digest} {size}"), Some(path)),
+                }
+            }
+            for Target { digest, size, inside } in &group.targets {
+                match inside {
+                    None => line(format!("to {digest} {size}"), None),
+                    Some(Inside { corrections, plain }) => {
+                        line(format!("gzip {corrections} {plain} {digest} {size}"), None);
+                    }
+                }
             }
         }
         text
@@ -290,15 +281,15 @@ fn absent(sizes: &HashMap<Digest, u64>, known: &[Known], groups: &[Group]) -> Re
         return invalid("the known contents are not in order".to_owned());
     }
     for (number, group) in groups.iter().enumerate() {
-        let output = group.targets.iter().try_fold(0u64, |sum, target| sum.checked_add(target.size));
-        let source = group.sources.iter().try_fold(0u64, |sum, source| sum.checked_add(source.size));
-        let fits = |sum: Option<u64>| sum.is_some_and(|sum| sum <= MAX_GROUP);
-        if group.number != number as u64 || group.targets.is_empty() || group.sources.is_empty() {
-            return invalid(format!("delta group {} is out of order or empty", group.number));
+        if group.number != number as u64 {
+            return invalid(format!("delta group {} is out of order", group.number));
         }
-        if !fits(output) || !fits(source) || group.patch_length > MAX_PATCH {
-            return invalid(format!("delta group {number} is larger than the format allows"));
+        if let Some(fault) = group.fault() {
+            return invalid(format!("delta group {number} {fault}"));
         }
+    }
+    if !groups.is_sorted_by_key(|group| group.kind == Kind::Copies) {
+        return invalid("a group that copies stands before one that does not".to_owned());
     }
     let targets = groups.iter().flat_map(|group| &group.targets).map(|target| (target.digest, target.size));
     let mut absent = HashSet::new();
@@ -330,10 +321,12 @@ fn parse_sources(mut from: impl BufRead) -> Result<(Vec<Known>, Vec<Group>), Arc
         match (keyword, groups.last_mut()) {
             (Some(b"known"), None) => known.push(parse_known(&mut words).ok_or_else(fault)?),
             (Some(b"group"), _) => groups.push(parse_group(&mut words).ok_or_else(fault)?),
-            (Some(b"from"), Some(group)) if group.targets.is_empty() => {
-                group.sources.push(parse_known(&mut words).ok_or_else(fault)?);
+            (Some(word @ (b"from" | b"gunzip")), Some(group)) if group.targets.is_empty() => {
+                group.sources.push(parse_source(word == b"gunzip", &mut words).ok_or_else(fault)?);
             }
-            (Some(b"to"), Some(group)) => group.targets.push(parse_target(&mut words).ok_or_else(fault)?),
+            (Some(word @ (b"to" | b"gzip")), Some(group)) => {
+                group.targets.push(parse_target(word == b"gzip", &mut words).ok_or_else(fault)?);
+            }
             _ => return Err(fault()),
         }
         if words.next().is_some() {
@@ -343,23 +336,44 @@ fn parse_sources(mut from: impl BufRead) -> Result<(Vec<Known>, Vec<Group>), Arc
     Ok((known, groups))
 }
 
-fn parse_known<'w>(words: &mut impl Iterator<Item = &'w [u8]>) -> Option<Known> {
-    let Target { digest, size } = parse_target(words)?;
+type Words<'a, 'w> = &'a mut dyn Iterator<Item = &'w [u8]>;
+
+fn parse_known(words: Words<'_, '_>) -> Option<Known> {
+    let (digest, size) = parse_content(words)?;
     Some(Known { digest, size, path: manifest::parse_path(words.next()?).ok()? })
 }
 
-fn parse_target<'w>(words: &mut impl Iterator<Item = &'w [u8]>) -> Option<Target> {
-    let digest = std::str::from_utf8(words.next()?).ok()?.parse().ok()?;
-    Some(Target { digest, size: parse_number(words)? })
+fn parse_source(gunzip: bool, words: Words<'_, '_>) -> Option<Source> {
+    let plain = if gunzip { Some(parse_number(words)?) } else { None };
+    let Known { digest, size, path } = parse_known(words)?;
+    Some(Source { digest, size, path, plain })
 }
 
-fn parse_group<'w>(words: &mut impl Iterator<Item = &'w [u8]>) -> Option<Group> {
-    let number = parse_number(words)?;
-    Some(Group { number, patch_length: parse_number(words)?, sources: Vec::new(), targets: Vec::new() })
+fn parse_target(gzip: bool, words: Words<'_, '_>) -> Option<Target> {
+    let inside = match gzip {
+        true => Some(Inside { corrections: parse_number(words)?, plain: parse_number(words)? }),
+        false => None,
+    };
+    let (digest, size) = parse_content(words)?;
+    Some(Target { digest, size, inside })
+}
+
+fn parse_content(words: Words<'_, '_>) -> Option<(Digest, u64)> {
+    let digest = std::str::from_utf8(words.next()?).ok()?.parse().ok()?;
+    Some((digest, parse_number(words)?))
+}
+
+fn parse_group(words: Words<'_, '_>) -> Option<Group> {
+    let (number, patch_length) = (parse_number(words)?, parse_number(words)?);
+    let kind = match words.next() {
+        None => Kind::Prefix,
+        Some(word) => std::str::from_utf8(word).ok()?.parse().ok().filter(|kind| *kind != Kind::Prefix)?,
+    };
+    Some(Group { number, kind, patch_length, sources: Vec::new(), targets: Vec::new() })
 }
 
 /// Digits in their one form: no sign, no leading zero.
-pub(super) fn parse_number<'w>(words: &mut impl Iterator<Item = &'w [u8]>) -> Option<u64> {
+pub(super) fn parse_number<'w>(words: &mut (impl Iterator<Item = &'w [u8]> + ?Sized)) -> Option<u64> {
     let text = std::str::from_utf8(words.next()?).ok()?;
     let number: u64 = text.parse().ok()?;
     (number.to_string() == text).then_some(number)

@@ -7,13 +7,16 @@
 
 use std::io;
 
+use crate::delta::ReadAt;
 use crate::digest::Digest;
 use crate::entry::Entry;
 use crate::generation::GenerationId;
+use crate::manifest::Manifest;
 use crate::tree_path::TreePath;
 
 pub mod content_index;
 mod frames;
+mod group;
 mod header;
 mod input;
 mod listing;
@@ -25,9 +28,10 @@ mod verify;
 mod write;
 
 pub use frames::{Compression, Decoder};
+pub use group::{Group, Inside, Source, Target};
 pub use header::{FORMAT, Header, Room};
 pub use input::Content as MemberContent;
-pub use listing::{Group, Known, Listing, Target};
+pub use listing::{Known, Listing};
 pub use read::{FullReader, Member, Reader, read_listing};
 pub use verify::{verify_diff, verify_full};
 pub use write::{Deltas, Options, WriteError, Written, write_diff, write_full};
@@ -58,6 +62,44 @@ pub trait Sources: Sync {
     /// The content with `digest`, of `size` bytes, `path` being where it probably is; `None` if it is not
     /// there. The caller checks the digest.
     fn read(&self, digest: &Digest, size: u64, path: &TreePath) -> io::Result<Option<Vec<u8>>>;
+
+    /// The same, to be read piece by piece.
+    fn open(&self, digest: &Digest, size: u64, path: &TreePath) -> io::Result<Option<Box<dyn ReadAt + '_>>> {
+        Ok(self.read(digest, size, path)?.map(|bytes| Box::new(bytes) as Box<dyn ReadAt>))
+    }
+}
+
+/// What a patch may need while its archive is built: contents of the base, and of the target itself.
+pub struct BaseAndTarget<'a> {
+    /// The contents of the base.
+    pub base: &'a dyn Sources,
+    /// What the target holds.
+    pub target: &'a Manifest,
+    /// Its files.
+    pub content: &'a dyn Content,
+}
+
+impl Sources for BaseAndTarget<'_> {
+    fn read(&self, digest: &Digest, size: u64, path: &TreePath) -> io::Result<Option<Vec<u8>>> {
+        let Some(entry) = self.named(digest, size, path) else { return self.base.read(digest, size, path) };
+        let mut bytes = Vec::new();
+        io::Read::read_to_end(&mut io::Read::take(self.content.open(entry)?, size), &mut bytes)?;
+        Ok(Some(bytes))
+    }
+
+    fn open(&self, digest: &Digest, size: u64, path: &TreePath) -> io::Result<Option<Box<dyn ReadAt + '_>>> {
+        match self.named(digest, size, path) {
+            None => self.base.open(digest, size, path),
+            Some(_) => Ok(self.read(digest, size, path)?.map(|bytes| Box::new(bytes) as _)),
+        }
+    }
+}
+
+impl BaseAndTarget<'_> {
+    /// The file of the target that a source names.
+    fn named(&self, digest: &Digest, size: u64, path: &TreePath) -> Option<&Entry> {
+        self.target.get(path).filter(|entry| entry.file() == Some((size, *digest)))
+    }
 }
 
 /// Why an archive is not what it should be.

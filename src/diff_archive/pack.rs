@@ -9,7 +9,7 @@ use rayon::prelude::*;
 use super::Content;
 use super::content_index::{Place, Record};
 use super::frames::{Compression, Encoder, FAST};
-use super::listing::Group;
+use super::group::Group;
 use super::member::padding;
 use super::write::WriteError;
 use crate::digest::{Digest, Hasher};

@@ -3,8 +3,9 @@
 use std::io::{BufRead, Read};
 
 use super::frames::{Compression, Decoder};
+use super::group::Group;
 use super::input::{Content, Input};
-use super::listing::{Expected, Group, Listing};
+use super::listing::{Expected, Listing};
 use super::member::{content_header, entry_header, link_target, own_header, patch_name};
 use super::{ArchiveError, Limits};
 use crate::entry::Entry;

@@ -8,6 +8,7 @@ use std::io::Read;
 use proptest::prelude::*;
 
 use super::*;
+use crate::delta::{Effort, Opening};
 use crate::entry::{Device, Leaf, LeafKind, Meta, Mtime, Node, Xattrs};
 use crate::image::ImageName;
 use crate::manifest::Manifest;
@@ -158,11 +159,18 @@ pub(crate) fn name() -> ImageName {
 }
 
 pub(crate) fn build(base: &Tree, target: &Tree, deltas: bool, compression: Compression) -> (Vec<u8>, Written) {
+    build_with(base, target, deltas.then_some(Effort::Fast), compression)
+}
+
+/// Without an effort, without deltas.
+fn build_with(base: &Tree, target: &Tree, effort: Option<Effort>, compression: Compression) -> (Vec<u8>, Written) {
     let spool = tempfile::tempfile().expect("a spool");
-    let deltas = deltas.then_some(Deltas { sources: base, spool: &spool, level: 3 });
+    let opening = |effort: Effort| Opening { gain: 0, ..effort.opening() };
+    let deltas =
+        effort.map(|effort| Deltas { sources: base, spool: &spool, effort, opening: opening(effort), depth: &|_| 0 });
     let pair = (&base.manifest, &target.manifest);
     let mut bytes = Vec::new();
-    let options = Options::new(compression, Some(3));
+    let options = Options::new(compression, Effort::Fast, None);
     let written = write_diff(pair, &name(), target, deltas, options, &mut bytes, &Silent).expect("writes");
     (bytes, written)
 }
@@ -185,9 +193,18 @@ fn receive(bytes: &[u8], compression: Compression, base: &Tree) -> HashMap<Diges
                 contents.insert(Digest::of(&bytes), bytes);
             }
             Member::Patch(group, patch) => {
-                let read = |source: &Known| Ok(Some(base.contents[&source.digest].clone()));
-                let output = group.contents(&patch, read).expect("patches");
-                contents.extend(group.split(&output).map(|(target, bytes)| (target.digest, bytes.to_vec())));
+                // What came before serves what copies pieces.
+                let both = Tree {
+                    contents: contents.clone().into_iter().chain(base.contents.clone()).collect(),
+                    ..base.clone()
+                };
+                let made = group.make(&patch, &both, |target, content| {
+                    let mut bytes = Vec::new();
+                    content.read_to_end(&mut bytes)?;
+                    contents.insert(target.digest, bytes);
+                    Ok::<_, ArchiveError>(())
+                });
+                made.expect("patches");
             }
         }
     }
@@ -195,10 +212,9 @@ fn receive(bytes: &[u8], compression: Compression, base: &Tree) -> HashMap<Diges
 }
 
 fn check_pair(base: &Tree, target: &Tree) {
-    for (deltas, compression) in
-        [(true, Compression::Zstd), (false, Compression::Zstd), (true, Compression::Gzip), (false, Compression::Gzip)]
-    {
-        let (bytes, written) = build(base, target, deltas, compression);
+    let efforts = [None, Some(Effort::Fast), Some(Effort::Normal), Some(Effort::Best)];
+    for (compression, effort) in Compression::ALL.into_iter().flat_map(|one| efforts.map(|effort| (one, effort))) {
+        let (bytes, written) = build_with(base, target, effort, compression);
         assert_eq!((written.size, written.sha256), (bytes.len() as u64, Digest::of(&bytes)));
         let first = &bytes[..written.first_frame.length as usize];
         assert_eq!(Digest::of(first), written.first_frame.sha256);
@@ -208,7 +224,8 @@ fn check_pair(base: &Tree, target: &Tree) {
         for (_, digest) in listing.changed().iter().filter_map(Entry::file) {
             assert_eq!(contents[&digest], target.contents[&digest]);
         }
-        verify_diff(&bytes[..], compression, &Limits::default(), Some(base), &Silent).expect("verifies");
+        let both = BaseAndTarget { base, target: &target.manifest, content: target };
+        verify_diff(&bytes[..], compression, &Limits::default(), Some(&both), &Silent).expect("verifies");
         check_places(&bytes, compression, &written, target);
     }
 }
@@ -260,7 +277,7 @@ fn full_archives_come_back_whole() {
     let (base, target) = rich_pair();
     for compression in Compression::ALL {
         let mut bytes = Vec::new();
-        let options = Options::new(compression, None);
+        let options = Options::new(compression, Effort::Fast, None);
         let written = write_full(&target.manifest, &target, options, &mut bytes, &Silent).expect("writes");
         assert_eq!((written.size, written.sha256), (bytes.len() as u64, Digest::of(&bytes)));
         verify_full(&bytes[..], compression, &target.manifest, &Silent).expect("verifies");
@@ -279,7 +296,7 @@ fn a_file_that_changes_while_it_is_read_fails_by_name() {
             target.manifest.get(&TreePath::new("big").expect("good")).and_then(Entry::file).expect("there");
         change(changed.contents.get_mut(&digest).expect("there"));
         let pair = (&base.manifest, &target.manifest);
-        let options = Options::new(Compression::Zstd, None);
+        let options = Options::new(Compression::Zstd, Effort::Fast, None);
         let error = write_diff(pair, &name(), &changed, None, options, io::sink(), &Silent).expect_err("fails");
         assert_eq!(error.to_string(), "/big changed while it was read");
     }
@@ -350,9 +367,15 @@ proptest! {
 fn a_spool_that_fails_is_named() {
     let (base, target) = rich_pair();
     let spool = File::open("/dev/null").expect("opens read-only");
-    let deltas = Some(Deltas { sources: &base, spool: &spool, level: 3 });
+    let deltas = Some(Deltas {
+        sources: &base,
+        spool: &spool,
+        effort: Effort::Fast,
+        opening: Effort::Fast.opening(),
+        depth: &|_| 0,
+    });
     let pair = (&base.manifest, &target.manifest);
-    let options = Options::new(Compression::Zstd, None);
+    let options = Options::new(Compression::Zstd, Effort::Fast, None);
     let error = write_diff(pair, &name(), &target, deltas, options, io::sink(), &Silent).expect_err("fails");
     assert!(matches!(error, WriteError::Spool(_)), "{error}");
 }

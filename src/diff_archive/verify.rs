@@ -3,10 +3,10 @@
 use std::io::{BufRead, Read};
 
 use super::frames::Compression;
-use super::listing::{Group, Listing};
+use super::group::Group;
+use super::listing::Listing;
 use super::read::{FullReader, Member, Reader};
 use super::{ArchiveError, Limits, Sources};
-use crate::delta;
 use crate::digest::Digest;
 use crate::entry::Entry;
 use crate::manifest::Manifest;
@@ -72,55 +72,11 @@ fn check_whole(entry: &Entry, content: impl Read) -> Result<u64, ArchiveError> {
 }
 
 fn check_patch(group: &Group, patch: &[u8], sources: &dyn Sources) -> Result<(), ArchiveError> {
-    group.contents(patch, |source| Ok(sources.read(&source.digest, source.size, &source.path)?)).map(|_| ())
-}
-
-impl Group {
-    /// Undoes `patch` with the sources that `read` finds, each of which is checked, and checks each of the
-    /// targets; they stand one after the other in what is returned.
-    pub fn contents(
-        &self,
-        patch: &[u8],
-        mut read: impl FnMut(&super::Known) -> Result<Option<Vec<u8>>, ArchiveError>,
-    ) -> Result<Vec<u8>, ArchiveError> {
-        let unusable = |why: String| ArchiveError::Patch { group: self.number, why };
-        let mut source = Vec::new();
-        for wanted in &self.sources {
-            let Some(bytes) = read(wanted)? else {
-                return Err(unusable(format!("its source {} is missing", wanted.path)));
-            };
-            if bytes.len() as u64 != wanted.size || Digest::of(&bytes) != wanted.digest {
-                return Err(unusable(format!("its source {} is not what it should be", wanted.path)));
-            }
-            // The first is not copied: a large source is alone in its group.
-            if source.is_empty() {
-                source = bytes;
-            } else {
-                source.extend_from_slice(&bytes);
-            }
+    group.make(patch, sources, |target, content| {
+        if Digest::of_reader(content)? == (target.digest, target.size) {
+            return Ok(());
         }
-        let output = delta::decode(&source, patch, self.output_length()).map_err(|e| unusable(e.to_string()))?;
-        for (target, bytes) in self.split(&output) {
-            if Digest::of(bytes) != target.digest {
-                return Err(unusable(format!("it does not make content {}", target.digest)));
-            }
-        }
-        Ok(output)
-    }
-
-    /// The length of all targets together.
-    pub fn output_length(&self) -> u64 {
-        self.targets.iter().fold(0, |sum, target| sum.saturating_add(target.size))
-    }
-
-    /// The targets, each with its part of `output`.
-    pub fn split<'o>(&self, output: &'o [u8]) -> impl Iterator<Item = (&super::Target, &'o [u8])> {
-        let mut rest = output;
-        self.targets.iter().map(move |target| {
-            let size = usize::try_from(target.size).unwrap_or(usize::MAX).min(rest.len());
-            let (bytes, after) = rest.split_at(size);
-            rest = after;
-            (target, bytes)
-        })
-    }
+        let why = format!("it does not make content {}", target.digest);
+        Err(ArchiveError::Patch { group: group.number, why })
+    })
 }

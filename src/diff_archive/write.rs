@@ -5,11 +5,13 @@ use std::io::{self, Write};
 
 use super::content_index::Record;
 use super::frames::Compression;
-use super::listing::{Expected, Group, Listing};
+use super::group::Group;
+use super::listing::{Expected, Listing};
 use super::member::{END, content_header, entry_header, link_target, own_header, patch_name};
 use super::pack::{Body, Output, Packer, Part};
 use super::{ArchiveError, Content, Sources, plan};
 use crate::catalog::Frame;
+use crate::delta::{Effort, Opening};
 use crate::digest::Digest;
 use crate::entry::Entry;
 use crate::image::ImageName;
@@ -25,10 +27,10 @@ pub struct Options {
 }
 
 impl Options {
-    /// At `level`, held to what [`Compression::levels`] allows; without one, at the default.
-    pub fn new(compression: Compression, level: Option<i32>) -> Self {
+    /// At `level`, held to what [`Compression::levels`] allows; without one, at that of `effort`.
+    pub fn new(compression: Compression, effort: Effort, level: Option<i32>) -> Self {
         let levels = compression.levels();
-        let level = level.unwrap_or(compression.default_level()).clamp(*levels.start(), *levels.end());
+        let level = level.unwrap_or(compression.level_of(effort)).clamp(*levels.start(), *levels.end());
         Options { compression, level }
     }
 
@@ -45,8 +47,12 @@ pub struct Deltas<'d> {
     pub sources: &'d dyn Sources,
     /// An empty file, best one without a name, that holds the patches until the listing is written.
     pub spool: &'d File,
-    /// The level of zstd for patches, 1 to 19, whatever compresses the archive.
-    pub level: i32,
+    /// How much work goes into the patches, whatever compresses the archive.
+    pub effort: Effort,
+    /// When compressed files are taken apart.
+    pub opening: Opening,
+    /// By how many deltas the repository makes a content of the base: what has too many serves none.
+    pub depth: &'d (dyn Fn(&Digest) -> u32 + Sync),
 }
 
 /// What the catalog and the content index have to know about an archive.

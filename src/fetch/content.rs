@@ -6,11 +6,12 @@ use std::io::{self, BufReader, Read};
 use std::rc::Rc;
 
 use crate::catalog::{Archive, FileRef, RepoPath};
-use crate::delta::MAX_PATCH;
+use crate::delta::{MAX_DEPTH, MAX_PATCH, ReadAt};
 use crate::diff_archive::content_index::{ContentIndex, Place};
-use crate::diff_archive::{ArchiveError, Compression, Decoder, Group, Known, Limits, Sources, read_listing};
+use crate::diff_archive::{ArchiveError, Compression, Decoder, Group, Limits, Source, Sources, read_listing};
 use crate::digest::{Digest, Hasher};
 use crate::fetch::{FetchError, FetchErrorKind, Side};
+use crate::tree_path::TreePath;
 
 /// Reads parts of a repository's files.
 pub trait Ranges {
@@ -18,9 +19,8 @@ pub trait Ranges {
     fn range(&self, file: &FileRef, offset: u64, length: u64) -> Result<Box<dyn Read + '_>, FetchError>;
 }
 
-/// A delta's source may itself be a delta, and so on, this often; each step holds at most the sources and
-/// the output of one group.
-const MAX_DEPTH: u32 = 4;
+/// The sources of a group that are fetched are held in memory: the files of an archive that copies them.
+const MAX_GATHERED: u64 = 256 << 20;
 
 /// The contents that a repository publishes, by digest.
 pub struct ContentStore<'s> {
@@ -60,6 +60,28 @@ pub enum ContentError {
         /// Why.
         source: io::Error,
     },
+}
+
+/// The sources of a group: at hand, or fetched.
+struct Gathered<'g> {
+    local: &'g dyn Sources,
+    fetched: HashMap<Digest, Vec<u8>>,
+}
+
+impl Sources for Gathered<'_> {
+    fn read(&self, digest: &Digest, size: u64, path: &TreePath) -> io::Result<Option<Vec<u8>>> {
+        match self.fetched.get(digest) {
+            Some(bytes) => Ok(Some(bytes.clone())),
+            None => self.local.read(digest, size, path),
+        }
+    }
+
+    fn open(&self, digest: &Digest, size: u64, path: &TreePath) -> io::Result<Option<Box<dyn ReadAt + '_>>> {
+        match self.fetched.get(digest) {
+            Some(bytes) => Ok(Some(Box::new(&bytes[..]))),
+            None => self.local.open(digest, size, path),
+        }
+    }
 }
 
 /// Why one frame did not give what it should.
@@ -205,44 +227,42 @@ impl<'s> ContentStore<'s> {
         let Some(group) = group else {
             return Err(FrameError::Other(format!("the archive has no delta group {number}")));
         };
-        let mut sources = self.sources(group, depth)?;
+        let sources = self.sources(group, depth)?;
         let mut frame = self.open(archive, &first.place)?;
         skip(&mut frame, first.place.offset)?;
         let mut patch = Vec::new();
         frame.take(group.patch_length.min(MAX_PATCH)).read_to_end(&mut patch)?;
-        let output = group.contents(&patch, |source| match sources.remove(&source.digest) {
-            Some(bytes) => Ok(Some(bytes)),
-            None => self.local.read(&source.digest, source.size, &source.path).map_err(ArchiveError::Io),
-        })?;
         let wanted: HashSet<Digest> = contents.iter().map(|wanted| wanted.digest).collect();
-        for (target, mut bytes) in group.split(&output) {
-            if wanted.contains(&target.digest) {
-                sink(target.digest, &mut bytes).map_err(|source| given_up(target.digest, source))?;
-            }
-        }
-        Ok(())
+        group.make(&patch, &sources, |target, content| match wanted.contains(&target.digest) {
+            true => give(target.digest, target.size, content, sink),
+            false => Ok(()),
+        })
     }
 
     /// The sources of a group that are not at hand: fetched.
-    fn sources(&self, group: &Group, depth: u32) -> Result<HashMap<Digest, Vec<u8>>, FrameError> {
-        let mut absent = Vec::new();
-        for Known { digest, size, path } in &group.sources {
+    fn sources(&self, group: &Group, depth: u32) -> Result<Gathered<'s>, FrameError> {
+        let (mut absent, mut seen, mut weight) = (Vec::new(), HashSet::new(), 0u64);
+        for Source { digest, size, path, .. } in &group.sources {
             // What cannot be read here may be had from there.
             let local = self.local.read(digest, *size, path).unwrap_or(None);
-            if local.is_none_or(|bytes| Digest::of(&bytes) != *digest) {
+            if seen.insert(*digest) && local.is_none_or(|bytes| Digest::of(&bytes) != *digest) {
                 absent.push((*digest, *size));
+                weight = weight.saturating_add(*size);
             }
         }
-        let mut fetched = HashMap::new();
+        if weight > MAX_GATHERED {
+            return Err(FrameError::Other(format!("delta group {} needs too much that is not here", group.number)));
+        }
+        let mut gathered = Gathered { local: self.local, fetched: HashMap::new() };
         let mut keep = |digest, content: &mut dyn Read| {
             let mut bytes = Vec::new();
             content.read_to_end(&mut bytes)?;
-            fetched.insert(digest, bytes);
+            gathered.fetched.insert(digest, bytes);
             Ok(())
         };
         let missing = self.gather(&absent, depth + 1, &mut keep).map_err(FrameError::GivenUp)?;
         match missing.first() {
-            None => Ok(fetched),
+            None => Ok(gathered),
             Some(Missing { digest, why }) => {
                 Err(FrameError::Other(format!("source {digest} of delta group {} is missing: {why}", group.number)))
             }

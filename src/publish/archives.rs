@@ -6,13 +6,13 @@ use std::io::{self, BufReader, BufWriter, Read, Seek, SeekFrom, Write};
 
 use super::sources::{Nowhere, Spooled};
 use super::store::failed;
-use super::{Image, Known, Locked, MAX_DELTAS, Policy, PublishError, Reach, Store, archive_name, policy, unreached};
+use super::{Image, Known, Locked, Policy, PublishError, Reach, Store, archive_name, policy, unreached};
 use crate::catalog::{Archive, ArchiveKind, Catalog, FileRef, Publish, RepoPath};
-use crate::delta;
+use crate::delta::{self, MAX_DEPTH, Opening};
 use crate::diff_archive::content_index::{ContentIndex, Record};
 use crate::diff_archive::{
-    ArchiveError, Compression, Deltas, Group, Limits, WriteError, Written, verify_diff, verify_full, write_diff,
-    write_full,
+    ArchiveError, BaseAndTarget, Compression, Deltas, Group, Limits, WriteError, Written, verify_diff, verify_full,
+    write_diff, write_full,
 };
 use crate::digest::{Digest, Hasher};
 use crate::entry::Entry;
@@ -80,15 +80,15 @@ impl Archives<'_> {
             let Some(base) = catalog.publish_of(base).and_then(|publish| self.base(publish)) else { continue };
             if self.policy.deltas {
                 let store = ContentStore::new(index, archives, self.locked.store(), &Nowhere);
-                let wanted = sources_of(&base, self.image.manifest);
+                let wanted = sources_of(&base, self.image.manifest, &self.policy.opening);
                 // What is made by as many deltas as there may be is sent whole again.
-                let near = |digest: &Digest| reach.depth(digest).is_some_and(|depth| depth < MAX_DELTAS);
+                let near = |digest: &Digest| reach.depth(digest).is_some_and(|depth| depth < MAX_DEPTH);
                 for content in spooled.take(wanted, &store, near).map_err(|e| self.spool_failed(e))? {
                     self.monitor.warn(format!("no delta is made from {}: {}", content.digest.short(), content.why));
                 }
             }
             self.refuse_taken_name(kind, archives)?;
-            made.push(self.diff(&base, kind, &spooled)?);
+            made.push(self.diff(&base, kind, &spooled, &reach)?);
         }
         Ok(made)
     }
@@ -104,17 +104,20 @@ impl Archives<'_> {
         )
     }
 
-    fn diff(&self, base: &Manifest, kind: ArchiveKind, sources: &Spooled) -> Result<Made, PublishError> {
+    fn diff(&self, base: &Manifest, kind: ArchiveKind, sources: &Spooled, reach: &Reach) -> Result<Made, PublishError> {
         let Image { manifest, content } = self.image;
         let patches = self.locked.unnamed()?;
-        let level = self.policy.delta_level;
-        let deltas = self.policy.deltas.then_some(Deltas { sources, spool: &patches, level });
+        let depth = |digest: &Digest| reach.depth(digest).unwrap_or(MAX_DEPTH);
+        let Policy { effort, opening, .. } = *self.policy;
+        let deltas = Deltas { sources, spool: &patches, effort, opening, depth: &depth };
+        let deltas = self.policy.deltas.then_some(deltas);
         let (image, options) = (self.locked.store().layer().name(), self.policy.options);
         self.write(
             kind,
             |to| write_diff((base, manifest), image, content, deltas, options, to, self.monitor),
             |compression, from| {
-                let listing = verify_diff(from, compression, &Limits::default(), Some(sources), self.monitor)?;
+                let sources = BaseAndTarget { base: sources, target: manifest, content };
+                let listing = verify_diff(from, compression, &Limits::default(), Some(&sources), self.monitor)?;
                 listing.target_of(base).map(|_| listing.groups().to_vec())
             },
         )
@@ -196,11 +199,13 @@ pub(crate) fn groups_of(store: &Store, archives: &[Archive]) -> Result<Vec<Group
 }
 
 /// The contents of `base` that deltas to `target` are made from.
-pub(crate) fn sources_of(base: &Manifest, target: &Manifest) -> impl Iterator<Item = (Digest, u64)> {
+fn sources_of(base: &Manifest, target: &Manifest, opening: &Opening) -> Vec<(Digest, u64)> {
+    let pairs = delta::pair(base, target, opening);
+    let grouped = pairs.groups.iter().flat_map(|group| &group.sources).copied();
+    let large = pairs.large.iter().map(|(from, _)| *from);
     let mut seen = HashSet::new();
-    let sources = delta::pair(base, target).into_iter().flat_map(|group| group.sources);
-    let files: Vec<(u64, Digest)> = sources.filter_map(Entry::file).collect();
-    files.into_iter().map(|(size, digest)| (digest, size)).filter(move |(digest, _)| seen.insert(*digest))
+    let files = grouped.chain(large).filter_map(Entry::file).map(|(size, digest)| (digest, size));
+    files.filter(|(digest, _)| seen.insert(*digest)).collect()
 }
 
 /// Takes the digest of all that is read.

@@ -3,7 +3,7 @@
 //! What it promises: a reader sees the repository as it was or as it becomes. Everything new is
 //! written beside its place, read back and checked, and synced; then renamed, archives and manifest
 //! first and the catalog last. Every content of the head can be had from the repository, whole or by at
-//! most [`MAX_DELTAS`] deltas; where diffs alone would not do, a full archive is written.
+//! most [`MAX_DEPTH`] deltas; where diffs alone would not do, a full archive is written.
 
 // A repository is the server's own, no target tree.
 #![allow(clippy::disallowed_methods)]
@@ -18,7 +18,7 @@ use std::io;
 
 use jiff::Timestamp;
 
-pub(crate) use archives::{groups_of, sources_of};
+pub(crate) use archives::groups_of;
 pub use policy::Policy;
 pub use reach::Reach;
 pub(crate) use sources::{Nowhere, Spooled};
@@ -27,6 +27,7 @@ pub use store::{Locked, Store};
 
 use self::archives::Archives;
 use crate::catalog::{Archive, ArchiveKind, Catalog, CatalogError, FileRef, Publish, RepoPath};
+use crate::delta::MAX_DEPTH;
 use crate::diff_archive::content_index::ContentIndex;
 use crate::diff_archive::{ArchiveError, Content, Group, WriteError};
 use crate::digest::Digest;
@@ -37,8 +38,6 @@ use crate::manifest::{Manifest, ManifestError};
 use crate::report::Monitor;
 use crate::scan::ScanError;
 
-/// By this many deltas, one upon the other, a content may be made: what readers follow.
-pub const MAX_DELTAS: u32 = 4;
 /// zstd level of manifests: small next to archives, and read at every update.
 const MANIFEST_LEVEL: i32 = 15;
 
@@ -293,7 +292,7 @@ fn write_small(
 
 /// A file of `manifest` whose content cannot be had.
 pub fn unreached<'m>(manifest: &'m Manifest, reach: &Reach) -> Option<&'m Entry> {
-    let reached = |digest: &Digest| reach.depth(digest).is_some_and(|depth| depth <= MAX_DELTAS);
+    let reached = |digest: &Digest| reach.depth(digest).is_some_and(|depth| depth <= MAX_DEPTH);
     manifest.entries().iter().find(|entry| entry.file().is_some_and(|(_, digest)| !reached(&digest)))
 }
 

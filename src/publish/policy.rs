@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 
 use crate::catalog::{ArchiveKind, Catalog, FileRef};
+use crate::delta::{Effort, Opening};
 use crate::diff_archive::Options;
 use crate::generation::GenerationId;
 
@@ -18,8 +19,10 @@ pub struct Policy {
     pub deltas: bool,
     /// How archives are compressed.
     pub options: Options,
-    /// The level of zstd for deltas.
-    pub delta_level: i32,
+    /// How much work goes into deltas.
+    pub effort: Effort,
+    /// When compressed files are taken apart.
+    pub opening: Opening,
 }
 
 /// The generations that a diff to `target` is made from, the newest first.
@@ -101,8 +104,15 @@ mod tests {
     }
 
     fn policy() -> Policy {
-        let options = Options::new(Compression::Zstd, None);
-        Policy { diffs: 2, full_share: 50, deltas: true, options, delta_level: 9 }
+        let options = Options::new(Compression::Zstd, Effort::Fast, None);
+        Policy {
+            diffs: 2,
+            full_share: 50,
+            deltas: true,
+            options,
+            effort: Effort::Fast,
+            opening: Effort::Fast.opening(),
+        }
     }
 
     #[test]

@@ -45,8 +45,9 @@ impl Reach {
 mod tests {
     use super::*;
     use crate::catalog::RepoPath;
+    use crate::delta::Kind;
     use crate::diff_archive::content_index::{Place, Record};
-    use crate::diff_archive::{Known, Target};
+    use crate::diff_archive::{Source, Target};
     use crate::tree_path::TreePath;
 
     fn digest(n: u8) -> Digest {
@@ -54,10 +55,11 @@ mod tests {
     }
 
     fn group(sources: &[u8], targets: &[u8]) -> Group {
-        let source = |n: &u8| Known { digest: digest(*n), size: 1, path: TreePath::root() };
-        let target = |n: &u8| Target { digest: digest(*n), size: 1 };
+        let source = |n: &u8| Source { digest: digest(*n), size: 1, path: TreePath::root(), plain: None };
+        let target = |n: &u8| Target { digest: digest(*n), size: 1, inside: None };
         Group {
             number: 0,
+            kind: Kind::Prefix,
             patch_length: 1,
             sources: sources.iter().map(source).collect(),
             targets: targets.iter().map(target).collect(),

@@ -6,6 +6,7 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::os::unix::fs::FileExt;
 
+use crate::delta::ReadAt;
 use crate::diff_archive::Sources;
 use crate::digest::Digest;
 use crate::fetch::content::{ContentStore, Missing};
@@ -30,12 +31,12 @@ impl Spooled {
     /// Takes those of `wanted` out of the repository that are `near`, and returns what cannot be had.
     pub(crate) fn take(
         &mut self,
-        wanted: impl Iterator<Item = (Digest, u64)>,
+        wanted: impl IntoIterator<Item = (Digest, u64)>,
         store: &ContentStore<'_>,
         near: impl Fn(&Digest) -> bool,
     ) -> io::Result<Vec<Missing>> {
         let absent = |(digest, _): &(Digest, u64)| !self.places.contains_key(digest) && near(digest);
-        let wanted: Vec<(Digest, u64)> = wanted.filter(absent).collect();
+        let wanted: Vec<(Digest, u64)> = wanted.into_iter().filter(absent).collect();
         let Spooled { file, end, places } = self;
         let mut buffer = vec![0; 128 << 10];
         // A content whose reader fails is given again: only a whole one counts.
@@ -66,6 +67,25 @@ impl Sources for Spooled {
         let mut bytes = vec![0; usize::try_from(length).map_err(io::Error::other)?];
         self.file.read_exact_at(&mut bytes, offset)?;
         Ok(Some(bytes))
+    }
+
+    fn open(&self, digest: &Digest, size: u64, _: &TreePath) -> io::Result<Option<Box<dyn ReadAt + '_>>> {
+        let place = self.places.get(digest).filter(|(_, length)| *length == size);
+        Ok(place.map(|(offset, length)| Box::new(Part { file: &self.file, offset: *offset, length: *length }) as _))
+    }
+}
+
+/// A content in the file of all.
+struct Part<'f> {
+    file: &'f File,
+    offset: u64,
+    length: u64,
+}
+
+impl ReadAt for Part<'_> {
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+        let left = self.length.saturating_sub(offset).min(buffer.len() as u64) as usize;
+        self.file.read_at(&mut buffer[..left], self.offset.saturating_add(offset))
     }
 }
 

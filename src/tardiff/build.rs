@@ -10,8 +10,10 @@ use std::path::{Path, PathBuf};
 use super::Tree;
 use super::artifact::{self, Artifact, ArtifactError};
 use super::image_tar::TarImage;
+use crate::delta::{Effort, Opening};
 use crate::diff_archive::{
-    ArchiveError, Compression, Deltas, Limits, Listing, Options, Sources, WriteError, verify_diff, write_diff,
+    ArchiveError, BaseAndTarget, Compression, Deltas, Limits, Listing, Options, Sources, WriteError, verify_diff,
+    write_diff,
 };
 use crate::entry::{Entry, Mtime};
 use crate::generation::GenerationId;
@@ -21,9 +23,6 @@ use crate::report::Monitor;
 use crate::root::Root;
 use crate::scan::{Cache, Scan, ScanError, scan};
 use crate::tree_path::TreePath;
-
-/// The level of zstd for deltas: what publishing uses.
-pub const DELTA_LEVEL: i32 = 9;
 
 /// What to build.
 #[derive(Clone, Debug)]
@@ -38,7 +37,11 @@ pub struct Request {
     pub image: Option<ImageName>,
     /// Whether the diff holds deltas, which plain `tar` cannot unpack.
     pub deltas: bool,
-    /// How hard to compress.
+    /// How much work goes into it.
+    pub effort: Effort,
+    /// When compressed files are taken apart.
+    pub opening: Opening,
+    /// The level of the compression, if not that of the effort.
     pub level: Option<i32>,
 }
 
@@ -142,8 +145,10 @@ pub fn build(request: &Request, monitor: &dyn Monitor) -> Result<Built, BuildErr
     let patches = new.unnamed()?;
     let sources = contents.as_ref().map(|tree| tree as &dyn Sources);
     let deltas = sources.filter(|_| request.deltas);
-    let deltas = deltas.map(|sources| Deltas { sources, spool: &patches, level: DELTA_LEVEL });
-    let options = Options::new(compression, request.level);
+    let Request { effort, opening, level, .. } = *request;
+    // Nobody takes single contents out of it.
+    let deltas = deltas.map(|sources| Deltas { sources, spool: &patches, effort, opening, depth: &|_| 0 });
+    let options = Options::new(compression, effort, level);
     let pair = (base.manifest(), target.manifest());
     let mut to = BufWriter::with_capacity(1 << 20, &new.file);
     let written = write_diff(pair, &image, &Tree(&root), deltas, options, &mut to, monitor);
@@ -151,7 +156,10 @@ pub fn build(request: &Request, monitor: &dyn Monitor) -> Result<Built, BuildErr
     to.flush().map_err(|e| failed("write", &request.output, e))?;
     drop(to);
 
-    let listing = new.read_back(compression, sources, base.manifest(), monitor)?;
+    let tree = Tree(&root);
+    let both = sources.map(|base| BaseAndTarget { base, target: target.manifest(), content: &tree });
+    let both = both.as_ref().map(|both| both as &dyn Sources);
+    let listing = new.read_back(compression, both, base.manifest(), monitor)?;
     target.recheck(&root)?;
     base.recheck()?;
     new.keep()?;

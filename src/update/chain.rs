@@ -8,11 +8,13 @@ use crate::apply::room::Aside;
 use crate::apply::stage::Stage;
 use crate::apply::supply::{self, ChainError, Delivery, LiveContents};
 use crate::catalog::Archive;
+use crate::delta::REBUILD_RATE;
 use crate::diff_archive::{ArchiveError, Compression, Limits, Listing, read_listing};
 use crate::digest::Digest;
 use crate::fetch::{FetchError, FetchErrorKind, Repository, Side, Verified};
 use crate::manifest::{Manifest, gone};
 use crate::plan::{self, Chain, Plan, Why};
+use crate::report::Monitor;
 use crate::tree_path::TreePath;
 
 use super::UpdateError;
@@ -99,6 +101,7 @@ impl Follow<'_> {
             Err(Unlinked::Broken(archive, why)) => return Ok(self.broken(archive, &why)),
             Err(Unlinked::Failed(error)) => return Err(error),
         };
+        tell_rebuilding(&links, run.monitor);
         let mut goal = converge.goal(manifest, way)?;
         if let Some(rules) = self.other_rules(&goal)? {
             return Ok(Followed::OtherRules(rules));
@@ -305,12 +308,25 @@ fn describe(chain: &Chain) -> String {
     }
 }
 
+/// Says what compressed files cost that come as what is inside them.
+fn tell_rebuilding(links: &[Link<'_>], monitor: &dyn Monitor) {
+    let headers = || links.iter().map(|link| link.listing.header());
+    let files: u64 = headers().map(|header| header.rebuilt).sum();
+    let bytes = headers().fold(0u64, |sum, header| sum.saturating_add(header.rebuilt_bytes));
+    if files > 0 {
+        let seconds = bytes as f64 / REBUILD_RATE as f64;
+        monitor.note(format!(
+            "{files} compressed files are made again of {bytes} bytes of what is inside them: about {seconds:.1} s of one processor"
+        ));
+    }
+}
+
 /// Paths that go and whose content, or its successor, comes elsewhere: renames do not count as
 /// deletions, nor do the directories that only held what was renamed.
 fn renamed(base: &Manifest, target: &Manifest, links: &[Link<'_>]) -> usize {
     let reused = links.iter().flat_map(|link| {
-        let sources = link.listing.groups().iter().flat_map(|group| &group.sources);
-        sources.chain(link.listing.known()).map(|known| known.digest)
+        let sources = link.listing.groups().iter().flat_map(|group| &group.sources).map(|source| source.digest);
+        sources.chain(link.listing.known().iter().map(|known| known.digest))
     });
     let reused: HashSet<Digest> = reused.collect();
     let mut paths: HashSet<TreePath> = HashSet::new();

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::delta::Effort;
 use crate::image::{ImageName, Layer};
 
 /// Builds, publishes and checks image diffs.
@@ -116,9 +117,30 @@ pub struct Build {
     /// Sends changed files as deltas where that is smaller; plain tar cannot unpack them. BASE must be a directory.
     #[arg(long)]
     pub deltas: bool,
-    /// Effort of the compression: 1 to 19 for zstd, 1 to 9 for gzip.
+    /// How much work goes into it.
+    #[command(flatten)]
+    pub work: Work,
+}
+
+/// How much work goes into a diff, and what it may cost a node.
+#[derive(Clone, Debug, Default, Args)]
+pub struct Work {
+    /// How much work goes into deltas and compression: fast, normal or best [default: normal].
+    #[arg(long, value_name = "EFFORT")]
+    pub effort: Option<Effort>,
+    /// Seconds of processor time that a diff may cost a node for compressed files that are sent as what is
+    /// inside them [default: 0 with fast, 1 with normal, 60 with best].
+    #[arg(long, value_name = "N")]
+    pub rebuild_seconds: Option<u64>,
+    /// Bytes that each of these seconds has to save [default: 1000000].
+    #[arg(long, value_name = "BYTES")]
+    pub rebuild_gain: Option<u64>,
+    /// Level of the compression, if not that of the effort: 1 to 19 for zstd, 1 to 9 for gzip.
     #[arg(long, value_name = "N")]
     pub level: Option<i32>,
+    /// What is decided for all images [default: /etc/systemimager/tardiff.toml, where that is there].
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
 }
 
 /// Publishes an image or an override.
@@ -151,12 +173,9 @@ pub struct Publish {
     /// How archives are compressed.
     #[arg(long, value_enum, default_value_t = Compression::Zstd)]
     pub compression: Compression,
-    /// Effort of the compression: 1 to 19 for zstd, 1 to 9 for gzip.
-    #[arg(long, value_name = "N")]
-    pub level: Option<i32>,
-    /// Effort of the deltas.
-    #[arg(long, value_name = "N", default_value_t = crate::tardiff::build::DELTA_LEVEL, value_parser = clap::value_parser!(i32).range(1..=19))]
-    pub delta_level: i32,
+    /// How much work goes into it.
+    #[command(flatten)]
+    pub work: Work,
     /// Makes diffs without deltas, which plain tar can unpack.
     #[arg(long)]
     pub plain: bool,

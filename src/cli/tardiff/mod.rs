@@ -1,6 +1,7 @@
 //! `si_tardiff`: from what was typed to the jobs of the image server.
 
 mod args;
+mod config;
 
 use std::ffi::OsString;
 use std::io::{self, BufWriter, Write};
@@ -11,6 +12,7 @@ use clap::{CommandFactory, Parser};
 use indicatif::HumanBytes;
 
 use self::args::{Command, Typed, Which};
+use self::config::{Config, Settled};
 use super::terminal::Terminal;
 use crate::catalog::{ArchiveKind, Catalog, Publish};
 use crate::diff_archive::{Compression, Options};
@@ -104,9 +106,12 @@ fn run_command(command: Command, quiet: bool, monitor: &dyn Monitor) -> anyhow::
 }
 
 fn build_diff(typed: args::Build, quiet: bool, out: &mut impl Write, monitor: &dyn Monitor) -> anyhow::Result<()> {
-    let args::Build { base, image_dir, output, image, deltas, level } = typed;
+    let args::Build { base, image_dir, output, image, deltas, work } = typed;
+    let Settled { effort, opening } = Config::load(work.config.as_ref())?.settle(&work);
+    let level = work.level;
     let shown = output.display().to_string();
-    let built = build::build(&build::Request { base, image_dir, output, image, deltas, level }, monitor)?;
+    let built =
+        build::build(&build::Request { base, image_dir, output, image, deltas, effort, opening, level }, monitor)?;
     if !quiet {
         let build::Built { base, target, removed, changed, size } = built;
         writeln!(out, "{shown}: {} from {} to {}", HumanBytes(size), base.short(), target.short())?;
@@ -120,12 +125,14 @@ fn publish_image(typed: args::Publish, quiet: bool, out: &mut impl Write, monito
         args::Compression::Zstd => Compression::Zstd,
         args::Compression::Gzip => Compression::Gzip,
     };
+    let Settled { effort, opening } = Config::load(typed.work.config.as_ref())?.settle(&typed.work);
     let policy = Policy {
         diffs: typed.diffs as usize,
         full_share: typed.full_share,
         deltas: !typed.plain,
-        options: Options::new(compression, typed.level),
-        delta_level: typed.delta_level,
+        options: Options::new(compression, effort, typed.work.level),
+        effort,
+        opening,
     };
     let layer = typed.one.layer().context(UNNAMED)?;
     let trees = match layer {

@@ -37,7 +37,7 @@ fn a_diff_without_deltas_is_unpacked_over_its_base() {
         let at = |name: &str| scratch.path().join(name);
         let full = |tree: &Tree, name: &str| {
             let mut bytes = Vec::new();
-            let options = Options::new(compression, None);
+            let options = Options::new(compression, Effort::Fast, None);
             let _ = write_full(&tree.manifest, tree, options, &mut bytes, &Silent).expect("writes");
             let archive = at(&format!("{name}.{}", compression.extension()));
             std::fs::write(&archive, bytes).expect("writes");

@@ -83,8 +83,8 @@ fn a_flipped_bit_is_found_wherever_it_is() {
             // The name of the image is checked by who asked for it, and a path in `sources` is a hint.
             let other_image = listing.header().image != good.header().image;
             let hints = |l: &Listing| -> Vec<TreePath> {
-                let sources = l.groups().iter().flat_map(|group| &group.sources);
-                l.known().iter().chain(sources).map(|known| known.path.clone()).collect()
+                let sources = l.groups().iter().flat_map(|group| &group.sources).map(|source| source.path.clone());
+                l.known().iter().map(|known| known.path.clone()).chain(sources).collect()
             };
             assert!(other_image || hints(&listing) != hints(&good), "byte {at} of {}", raw.len());
         }
@@ -225,7 +225,7 @@ fn listings_that_contradict_themselves_are_refused() {
         p.2.push(again);
     });
     refused("a content known and made", &|p| {
-        let Target { digest, size } = p.3[0].targets[0];
+        let Target { digest, size, .. } = p.3[0].targets[0];
         p.2.push(Known { digest, size, path: TreePath::root() });
         p.2.sort_by_key(|known| known.digest);
     });

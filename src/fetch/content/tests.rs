@@ -2,6 +2,7 @@ use std::cell::Cell;
 
 use super::*;
 use crate::catalog::{ArchiveKind, Frame};
+use crate::delta::Effort;
 use crate::diff_archive::tests::{Builder, Tree, build, meta, noise};
 use crate::diff_archive::{Options, Written, write_full};
 use crate::entry::Entry;
@@ -75,7 +76,7 @@ impl Sources for Nothing {
 
 fn full(tree: &Tree) -> (Vec<u8>, Written) {
     let mut bytes = Vec::new();
-    let options = Options::new(Compression::Zstd, None);
+    let options = Options::new(Compression::Zstd, Effort::Fast, None);
     let written = write_full(&tree.manifest, tree, options, &mut bytes, &Silent).expect("writes");
     (bytes, written)
 }

@@ -1,0 +1,101 @@
+//! `tardiff.toml`: what the publisher decided once for all images.
+
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+
+use anyhow::Context;
+use serde::{Deserialize, Deserializer};
+
+use super::args::Work;
+use crate::delta::{Effort, Opening};
+
+/// Where the file is, unless the command line says otherwise.
+pub const PLACE: &str = "/etc/systemimager/tardiff.toml";
+
+/// What the file says; `etc/tardiff.toml` explains each field.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    /// How much work goes into diffs.
+    #[serde(deserialize_with = "effort")]
+    pub effort: Option<Effort>,
+    /// Seconds that a diff may cost a node for rebuilding compressed files.
+    pub rebuild_seconds: Option<u64>,
+    /// Bytes that each of these seconds has to save.
+    pub rebuild_gain: Option<u64>,
+}
+
+/// What the command line and the file come to.
+#[derive(Clone, Copy, Debug)]
+pub struct Settled {
+    /// How much work goes into diffs.
+    pub effort: Effort,
+    /// When compressed files are taken apart.
+    pub opening: Opening,
+}
+
+impl Config {
+    /// Reads `typed`, which has to be there, or the file at its usual place, which need not.
+    pub fn load(typed: Option<&PathBuf>) -> anyhow::Result<Self> {
+        let path = typed.map_or(Path::new(PLACE), PathBuf::as_path);
+        let text = match std::fs::read_to_string(path) {
+            Err(e) if e.kind() == ErrorKind::NotFound && typed.is_none() => return Ok(Config::default()),
+            answer => answer.with_context(|| format!("cannot read {}", path.display()))?,
+        };
+        toml::from_str(&text).with_context(|| format!("{} is not valid", path.display()))
+    }
+
+    /// The command line first, then the file, then what goes with the effort.
+    pub fn settle(&self, typed: &Work) -> Settled {
+        let effort = typed.effort.or(self.effort).unwrap_or_default();
+        let usual = effort.opening();
+        let seconds = typed.rebuild_seconds.or(self.rebuild_seconds).unwrap_or(usual.seconds);
+        let gain = typed.rebuild_gain.or(self.rebuild_gain).unwrap_or(usual.gain);
+        Settled { effort, opening: Opening { seconds, gain } }
+    }
+}
+
+fn effort<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Effort>, D::Error> {
+    let word = String::deserialize(from)?;
+    Effort::from_str(&word).map(Some).map_err(serde::de::Error::custom)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn settled(text: &str, typed: Work) -> (Effort, u64, u64) {
+        let config: Config = toml::from_str(text).expect("good");
+        let Settled { effort, opening } = config.settle(&typed);
+        (effort, opening.seconds, opening.gain)
+    }
+
+    #[test]
+    fn the_command_line_counts_before_the_file_before_the_effort() {
+        assert_eq!(settled("", Work::default()), (Effort::Normal, 1, 1_000_000));
+        let file = "effort = 'best'\nrebuild_seconds = 5\n";
+        assert_eq!(settled(file, Work::default()), (Effort::Best, 5, 1_000_000));
+        let typed = Work { effort: Some(Effort::Fast), rebuild_gain: Some(7), ..Work::default() };
+        assert_eq!(settled(file, typed), (Effort::Fast, 5, 7));
+        assert!(toml::from_str::<Config>("effort = 'better'").is_err());
+        assert!(toml::from_str::<Config>("efort = 'best'").is_err());
+    }
+
+    #[test]
+    fn the_file_that_is_shipped_shows_the_defaults() {
+        let shipped = include_str!("../../../etc/tardiff.toml");
+        assert_eq!(toml::from_str::<Config>(shipped).expect("good"), Config::default());
+        let shown: String = shipped
+            .lines()
+            .filter_map(|l| l.strip_prefix('#').filter(|l| l.contains(" = ")))
+            .map(|l| format!("{l}\n"))
+            .collect();
+        let shown: Config = toml::from_str(&shown).expect("good");
+        let Settled { effort, opening } = Config::default().settle(&Work::default());
+        assert_eq!(
+            (shown.effort, shown.rebuild_seconds, shown.rebuild_gain),
+            (Some(effort), Some(opening.seconds), Some(opening.gain))
+        );
+    }
+}

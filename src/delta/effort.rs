@@ -1,0 +1,97 @@
+//! How much work goes into deltas, and what it buys.
+
+use std::fmt;
+use std::str::FromStr;
+
+use super::Kind;
+
+/// A node rebuilds compressed files at about this rate, in bytes of their plain form a second.
+pub const REBUILD_RATE: u64 = 25_000_000;
+/// What is compressed is about this many times as large when it is plain.
+const EXPANSION: u64 = 4;
+
+/// How much work goes into a diff.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Effort {
+    /// Prefix deltas at a low level.
+    Fast,
+    /// Prefix deltas at a middle level; small compressed files are opened.
+    #[default]
+    Normal,
+    /// What bsdiff finds, compressed as far as it goes; compressed files of any size are opened.
+    Best,
+}
+
+/// When compressed files are taken apart: what a node may be asked for what it is spared.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Opening {
+    /// Seconds of one processor that a diff may cost a node for rebuilding.
+    pub seconds: u64,
+    /// Bytes that each of these seconds has to save.
+    pub gain: u64,
+}
+
+impl Effort {
+    const ALL: [(Effort, &'static str); 3] =
+        [(Effort::Fast, "fast"), (Effort::Normal, "normal"), (Effort::Best, "best")];
+
+    /// The kind of its patches, where source and output fit into memory.
+    pub fn kind(self) -> Kind {
+        match self {
+            Effort::Fast | Effort::Normal => Kind::Prefix,
+            Effort::Best => Kind::Operations,
+        }
+    }
+
+    /// The level of zstd for patches.
+    pub fn delta_level(self) -> i32 {
+        match self {
+            Effort::Fast => 3,
+            Effort::Normal => 9,
+            Effort::Best => 19,
+        }
+    }
+
+    /// The level of zstd for what travels whole.
+    pub fn whole_level(self) -> i32 {
+        self.delta_level()
+    }
+
+    /// When compressed files are taken apart, unless the publisher says otherwise.
+    pub fn opening(self) -> Opening {
+        let seconds = match self {
+            Effort::Fast => 0,
+            Effort::Normal => 1,
+            Effort::Best => 60,
+        };
+        Opening { seconds, gain: 1_000_000 }
+    }
+}
+
+impl Opening {
+    /// How many bytes of compressed files may be taken apart: a guess, before any of them was read.
+    pub fn budget(&self) -> u64 {
+        self.seconds.saturating_mul(REBUILD_RATE) / EXPANSION
+    }
+
+    /// Whether `saved` bytes are worth the rebuilding of `plain` bytes.
+    pub fn pays(&self, saved: u64, plain: u64) -> bool {
+        let (saved, plain, gain) = (u128::from(saved), u128::from(plain), u128::from(self.gain));
+        saved * u128::from(REBUILD_RATE) >= plain * gain
+    }
+}
+
+impl fmt::Display for Effort {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(Self::ALL.iter().find(|(effort, _)| effort == self).map_or("", |(_, word)| word))
+    }
+}
+
+impl FromStr for Effort {
+    type Err = String;
+
+    fn from_str(word: &str) -> Result<Self, String> {
+        let known = Self::ALL.iter().find(|(_, known)| *known == word);
+        known.map(|(effort, _)| *effort).ok_or_else(|| format!("{word} is neither fast, normal nor best"))
+    }
+}

@@ -1,0 +1,58 @@
+//! Patches of the kind `prefix`: one zstd frame, compressed with the source as its reference prefix.
+
+use std::io;
+
+use zstd::zstd_safe::{self, CCtx, CParameter, DCtx};
+
+use super::{DeltaError, MAX_GROUP, reserve, zstd_error};
+
+/// The window that covers the largest source and the largest output together.
+const MAX_WINDOW_LOG: u32 = 27;
+const MIN_WINDOW_LOG: u32 = 10;
+
+/// Compresses `output` with `source` as the reference prefix.
+///
+/// Memory: the patch, and tables of some 10 MB (level 9) to 100 MB (level 19).
+pub(super) fn encode(source: &[u8], output: &[u8], level: i32) -> io::Result<Vec<u8>> {
+    let mut context = CCtx::try_create().ok_or(io::ErrorKind::OutOfMemory)?;
+    for parameter in [
+        CParameter::CompressionLevel(level),
+        CParameter::WindowLog(window_log(source.len() + output.len())),
+        CParameter::EnableLongDistanceMatching(true),
+        CParameter::ContentSizeFlag(true),
+        CParameter::ChecksumFlag(false),
+    ] {
+        context.set_parameter(parameter).map_err(zstd_error)?;
+    }
+    context.ref_prefix(source).map_err(zstd_error)?;
+    let mut patch = Vec::with_capacity(zstd_safe::compress_bound(output.len()));
+    context.compress2(&mut patch, output).map_err(zstd_error)?;
+    patch.shrink_to_fit();
+    Ok(patch)
+}
+
+/// Decodes `patch` against `source` into exactly `length` bytes: in one piece into the output itself, so
+/// that no window is allocated besides.
+pub(super) fn decode(source: &[u8], patch: &[u8], length: u64) -> Result<Vec<u8>, DeltaError> {
+    if length > MAX_GROUP {
+        return Err(DeltaError::TooLarge(length));
+    }
+    let one_frame = zstd_safe::find_frame_compressed_size(patch) == Ok(patch.len());
+    let states_length = matches!(zstd_safe::get_frame_content_size(patch), Ok(Some(n)) if n == length);
+    if !one_frame || !states_length {
+        return Err(DeltaError::NotTheFrame(length));
+    }
+    let mut output = reserve(length)?;
+    let mut context = DCtx::try_create().ok_or(DeltaError::Memory(length))?;
+    let damaged = |code| DeltaError::Damaged(zstd_safe::get_error_name(code).to_owned());
+    context.ref_prefix(source).map_err(damaged)?;
+    context.decompress(&mut output, patch).map_err(damaged)?;
+    if output.len() as u64 != length {
+        return Err(DeltaError::NotTheFrame(length));
+    }
+    Ok(output)
+}
+
+fn window_log(length: usize) -> u32 {
+    length.max(1).next_power_of_two().ilog2().clamp(MIN_WINDOW_LOG, MAX_WINDOW_LOG)
+}

@@ -1,0 +1,137 @@
+//! Patches that are made in memory: of files, or of what is inside compressed ones.
+
+use std::io::Read;
+
+use super::super::group::{Group, Inside, Source, Target};
+use super::super::write::WriteError;
+use super::{Patched, Planner};
+use crate::delta::gzip::{self, Limits, Taken};
+use crate::delta::{self, Class, Kind, MAX_GROUP, MAX_PATCH};
+use crate::digest::Digest;
+use crate::entry::Entry;
+
+/// A patch that is smaller than this part of what it makes is taken without a look at the alternative:
+/// whole files rarely compress that far, and then both are small.
+const CLEAR_GAIN: usize = 8;
+/// A patch has to save this part of the whole files, for it needs a source that has not drifted.
+const LEAST_GAIN: usize = 16;
+
+impl Planner<'_> {
+    /// The patch of a group, unless its contents are better sent whole.
+    pub(super) fn pair(&self, pair: &delta::Group<'_>) -> Result<Patched, WriteError> {
+        let patched = match pair.class {
+            Class::Opened => self.opened(pair)?.map_or_else(|| self.closed(pair), |patched| Ok(Some(patched)))?,
+            Class::Plain | Class::Packed => self.closed(pair)?,
+        };
+        self.advanced(&pair.targets);
+        Ok(patched)
+    }
+
+    fn closed(&self, pair: &delta::Group<'_>) -> Result<Patched, WriteError> {
+        let mut group = self.group(if pair.class == Class::Plain { self.deltas.effort.kind() } else { Kind::Prefix });
+        let (mut source, mut output) = (Vec::new(), Vec::new());
+        for entry in &pair.sources {
+            let Some((size, digest)) = entry.file() else { continue };
+            let Some(bytes) = self.source(entry, size, &digest)? else { return Ok(None) };
+            source.extend_from_slice(&bytes);
+            group.sources.push(Source { digest, size, path: entry.path.clone(), plain: None });
+        }
+        for entry in &pair.targets {
+            let Some((size, digest)) = entry.file() else { continue };
+            output.extend_from_slice(&self.target(entry, size, &digest)?);
+            group.targets.push(Target { digest, size, inside: None });
+        }
+        let patch = self.encode(&mut group, &source, &output)?;
+        let gains = |patch: &[u8]| self.gains(patch, &output);
+        Ok(match patch {
+            Some(patch) if gains(&patch)? => Some((group, patch)),
+            _ => None,
+        })
+    }
+
+    /// The patch of what is inside compressed files; what cannot be opened stays as it is.
+    fn opened(&self, pair: &delta::Group<'_>) -> Result<Patched, WriteError> {
+        // Text of which most is the same: the suffix array would not pay.
+        let mut group = self.group(Kind::Prefix);
+        let (mut source, mut output, mut compressed, mut plain) = (Vec::new(), Vec::new(), 0, 0);
+        for entry in &pair.targets {
+            let Some((size, digest)) = entry.file() else { continue };
+            let bytes = self.target(entry, size, &digest)?;
+            let mut form = Vec::new();
+            let taken = gzip::take_apart(&mut &bytes[..], &mut form, &Limits { plain: MAX_GROUP, ..Limits::default() });
+            let inside = match taken.map_err(WriteError::Compress)? {
+                Taken::Apart(parts) => {
+                    output.extend_from_slice(&parts.corrections);
+                    output.extend_from_slice(&form);
+                    plain += form.len() as u64;
+                    Some(Inside { corrections: parts.corrections.len() as u64, plain: form.len() as u64 })
+                }
+                Taken::Whole(_) => {
+                    output.extend_from_slice(&bytes);
+                    None
+                }
+            };
+            compressed += bytes.len() as u64;
+            group.targets.push(Target { digest, size, inside });
+        }
+        for entry in &pair.sources {
+            let Some((size, digest)) = entry.file() else { continue };
+            let Some(bytes) = self.source(entry, size, &digest)? else { return Ok(None) };
+            let before = source.len();
+            // A file that is opened finds little in one that is not.
+            let opened = gzip::gunzip(&bytes[..], MAX_GROUP).read_to_end(&mut source).is_ok();
+            if !opened {
+                source.truncate(before);
+                source.extend_from_slice(&bytes);
+            }
+            let plain = opened.then(|| (source.len() - before) as u64);
+            group.sources.push(Source { digest, size, path: entry.path.clone(), plain });
+        }
+        if source.len() as u64 > MAX_GROUP || output.len() as u64 > MAX_GROUP {
+            return Ok(None);
+        }
+        let Some(patch) = self.encode(&mut group, &source, &output)? else { return Ok(None) };
+        let saved = compressed.saturating_sub(group.patch_length);
+        let pays = saved >= compressed / LEAST_GAIN as u64 && self.deltas.opening.pays(saved, plain);
+        Ok(pays.then_some((group, patch)))
+    }
+
+    pub(super) fn group(&self, kind: Kind) -> Group {
+        Group { number: 0, kind, patch_length: 0, sources: Vec::new(), targets: Vec::new() }
+    }
+
+    fn encode(&self, group: &mut Group, source: &[u8], output: &[u8]) -> Result<Option<Vec<u8>>, WriteError> {
+        let patch = delta::encode(group.kind, source, output, self.deltas.effort.delta_level());
+        let patch = patch.map_err(WriteError::Compress)?;
+        group.patch_length = patch.len() as u64;
+        Ok(Some(patch).filter(|patch| patch.len() as u64 <= MAX_PATCH))
+    }
+
+    /// Whether `patch` is worth more than what it makes, compressed.
+    fn gains(&self, patch: &[u8], output: &[u8]) -> Result<bool, WriteError> {
+        if patch.len() <= output.len() / CLEAR_GAIN {
+            return Ok(true);
+        }
+        let whole = zstd::bulk::compress(output, self.deltas.effort.delta_level()).map_err(WriteError::Compress)?;
+        Ok(patch.len() + patch.len() / LEAST_GAIN < whole.len())
+    }
+
+    /// A content of the target, which has to be what the manifest says.
+    fn target(&self, entry: &Entry, size: u64, digest: &Digest) -> Result<Vec<u8>, WriteError> {
+        let failed = |source| WriteError::Content { path: entry.path.clone(), source };
+        let mut bytes = Vec::with_capacity(usize::try_from(size).unwrap_or(0) + 1);
+        // One byte more than it should have shows whether the file has grown.
+        self.content.open(entry).map_err(failed)?.take(size + 1).read_to_end(&mut bytes).map_err(failed)?;
+        if bytes.len() as u64 == size && Digest::of(&bytes) == *digest {
+            return Ok(bytes);
+        }
+        Err(WriteError::Changed(entry.path.clone()))
+    }
+
+    /// A source, unless the base has lost it since it was recorded.
+    fn source(&self, entry: &Entry, size: u64, digest: &Digest) -> Result<Option<Vec<u8>>, WriteError> {
+        let read = self.deltas.sources.read(digest, size, &entry.path);
+        let bytes = read.map_err(|source| WriteError::Source { path: entry.path.clone(), source })?;
+        Ok(bytes.filter(|bytes| bytes.len() as u64 == size && Digest::of(bytes) == *digest))
+    }
+}

@@ -1,0 +1,101 @@
+//! Patches that copy pieces: of files too large for memory, and of archives of other files.
+
+use std::collections::HashMap;
+use std::io::{self, Read};
+
+use super::super::group::{Group, Inside, Source, Target};
+use super::super::write::{Deltas, WriteError};
+use super::{Patched, Planner};
+use crate::delta::gzip::{self, Limits, Taken};
+use crate::delta::{self, CopiesWriter, Kind, MAX_DEPTH};
+use crate::digest::Digest;
+use crate::entry::Entry;
+use crate::manifest::Manifest;
+
+/// By how many deltas a repository makes each content of the target.
+pub(super) struct Depths(HashMap<Digest, u32>);
+
+impl Depths {
+    pub fn new(base: &Manifest, target: &Manifest, groups: &[Group], deltas: &Deltas<'_>) -> Self {
+        let digest_of = |entry: &Entry| entry.file().map(|(_, digest)| digest);
+        // What neither the base has nor a group makes travels whole.
+        let mut depths: HashMap<Digest, u32> =
+            target.entries().iter().filter_map(digest_of).map(|digest| (digest, 0)).collect();
+        for digest in base.entries().iter().filter_map(digest_of) {
+            depths.entry(digest).and_modify(|depth| *depth = (deltas.depth)(&digest));
+        }
+        for group in groups {
+            let deepest = group.sources.iter().map(|source| (deltas.depth)(&source.digest)).max().unwrap_or(0);
+            depths.extend(group.targets.iter().map(|target| (target.digest, deepest.saturating_add(1))));
+        }
+        Depths(depths)
+    }
+
+    /// Whether one more delta may be made of `digest`.
+    fn serves(&self, digest: &Digest) -> bool {
+        self.0.get(digest).is_some_and(|depth| *depth < MAX_DEPTH)
+    }
+}
+
+impl Planner<'_> {
+    /// A content that does not fit into memory, in blocks of the one that stood at its path.
+    pub(super) fn large(&self, from: &Entry, to: &Entry) -> Result<Patched, WriteError> {
+        let (Some((old_size, old)), Some((size, digest))) = (from.file(), to.file()) else { return Ok(None) };
+        let unread = |source| WriteError::Source { path: from.path.clone(), source };
+        let failed = |source| WriteError::Content { path: to.path.clone(), source };
+        let Some(base) = self.deltas.sources.open(&old, old_size, &from.path).map_err(unread)? else {
+            return Ok(None);
+        };
+        let signature = delta::blocks::Signature::of(&*base, old_size).map_err(unread)?;
+        let mut patch = CopiesWriter::new(self.deltas.effort.delta_level()).map_err(WriteError::Compress)?;
+        let content = self.content.open(to).map_err(failed)?;
+        delta::blocks::diff(&signature, content, &mut patch).map_err(failed)?;
+        let patch = patch.finish().map_err(WriteError::Compress)?;
+        self.advanced(&[to]);
+        let mut group = self.group(Kind::Copies);
+        group.sources.push(Source { digest: old, size: old_size, path: from.path.clone(), plain: None });
+        group.targets.push(Target { digest, size, inside: None });
+        // Less than a quarter is not worth the risk of a source that has drifted.
+        Ok(kept(group, patch).filter(|(group, _)| group.patch_length < size / 4 * 3))
+    }
+
+    /// A compressed archive, out of the target's files that it holds.
+    pub(super) fn archive(&self, entry: &Entry, target: &Manifest, depths: &Depths) -> Result<Patched, WriteError> {
+        let Some((size, digest)) = entry.file() else { return Ok(None) };
+        let failed = |source| WriteError::Content { path: entry.path.clone(), source };
+        let open = || self.content.open(entry).map_err(failed);
+        let taken = gzip::take_apart(&mut open()?, &mut io::sink(), &Limits::default()).map_err(failed)?;
+        self.advanced(&[entry]);
+        let Taken::Apart(parts) = taken else { return Ok(None) };
+        let files: HashMap<Digest, &Entry> =
+            target.entries().iter().filter_map(|e| Some((e.file()?.1, e))).filter(|(d, _)| depths.serves(d)).collect();
+
+        let mut group = self.group(Kind::Copies);
+        let mut numbers: HashMap<Digest, usize> = HashMap::new();
+        let mut patch = CopiesWriter::new(self.deltas.effort.delta_level()).map_err(WriteError::Compress)?;
+        patch.literal(&parts.corrections).map_err(WriteError::Compress)?;
+        let known = |found: &Digest| {
+            let file = files.get(found).filter(|file| file.path != entry.path)?;
+            let sources = &mut group.sources;
+            Some(*numbers.entry(*found).or_insert_with(|| {
+                let size = file.file().map_or(0, |(size, _)| size);
+                sources.push(Source { digest: *found, size, path: file.path.clone(), plain: None });
+                sources.len() - 1
+            }))
+        };
+        let plain = gzip::gunzip(open()?, parts.plain_length).take(parts.plain_length);
+        delta::cpio::split(io::BufReader::with_capacity(128 << 10, plain), known, &mut patch).map_err(failed)?;
+        let patch = patch.finish().map_err(WriteError::Compress)?;
+        let inside = Inside { corrections: parts.corrections.len() as u64, plain: parts.plain_length };
+        group.targets.push(Target { digest, size, inside: Some(inside) });
+        let opening = &self.deltas.opening;
+        let pays = |patch: u64| opening.pays(size.saturating_sub(patch), inside.plain) && patch < size / 4 * 3;
+        Ok(kept(group, patch).filter(|(group, _)| !group.sources.is_empty() && pays(group.patch_length)))
+    }
+}
+
+fn kept(mut group: Group, patch: Option<Vec<u8>>) -> Patched {
+    let patch = patch?;
+    group.patch_length = patch.len() as u64;
+    Some((group, patch))
+}
