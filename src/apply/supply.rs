@@ -25,7 +25,7 @@ use super::{Untouched, name};
 /// Contents up to this size are staged on all processors; larger ones pass through one buffer.
 const SMALL: u64 = 4 << 20;
 /// About so many bytes are in memory at a time, unless one group alone has more.
-const IN_FLIGHT: u64 = 24 << 20;
+const IN_FLIGHT: u64 = 16 << 20;
 
 /// The contents of a live tree, by digest; none of them is verified until it was read.
 pub struct LiveContents<'a> {

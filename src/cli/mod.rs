@@ -2,6 +2,7 @@
 
 pub mod json;
 pub mod log;
+mod memory;
 pub mod signals;
 pub mod tardiff;
 pub mod terminal;

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use super::Kind;
+use super::{Kind, MAX_CONTENT};
 
 /// A node rebuilds compressed files at about this rate, in bytes of their plain form a second.
 pub const REBUILD_RATE: u64 = 25_000_000;
@@ -40,6 +40,14 @@ impl Effort {
         match self {
             Effort::Fast | Effort::Normal => Kind::Prefix,
             Effort::Best => Kind::Operations,
+        }
+    }
+
+    /// A file that is larger is made piece by piece, so that a node needs little memory for it.
+    pub fn in_memory(self) -> u64 {
+        match self {
+            Effort::Fast | Effort::Normal => 4 << 20,
+            Effort::Best => MAX_CONTENT,
         }
     }
 

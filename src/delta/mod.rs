@@ -16,11 +16,13 @@ pub mod gzip;
 mod operations;
 mod pair;
 mod prefix;
+mod segments;
 mod varint;
 
 pub use copies::{Copies, CopiesWriter, ReadAt};
 pub use effort::{Effort, Opening, REBUILD_RATE};
 pub use pair::{Class, Group, Pairs, pair};
+pub use segments::{SEGMENTS_WEIGHT, Segments, encode_segments};
 
 /// A content larger than this travels whole, and serves no delta: both sides hold source and output in
 /// memory, and a node has little of it.
@@ -46,13 +48,24 @@ pub enum Kind {
     Prefix,
     /// What bsdiff finds, in separate streams: the smallest.
     Operations,
-    /// Pieces of other files and what stands between them: the one kind that is not held in memory.
+    /// A large file piece by piece, each with a stretch of the source as its prefix.
+    Segments,
+    /// Pieces of other files and what stands between them.
     Copies,
 }
 
 impl Kind {
-    const ALL: [(Kind, &'static str); 3] =
-        [(Kind::Prefix, "prefix"), (Kind::Operations, "operations"), (Kind::Copies, "copies")];
+    const ALL: [(Kind, &'static str); 4] = [
+        (Kind::Prefix, "prefix"),
+        (Kind::Operations, "operations"),
+        (Kind::Segments, "segments"),
+        (Kind::Copies, "copies"),
+    ];
+
+    /// Whether its patches are undone as a stream: neither source nor output are held in memory.
+    pub fn is_streamed(self) -> bool {
+        matches!(self, Kind::Segments | Kind::Copies)
+    }
 }
 
 impl fmt::Display for Kind {
@@ -96,7 +109,7 @@ pub fn encode(kind: Kind, source: &[u8], output: &[u8], level: i32) -> io::Resul
     match kind {
         Kind::Prefix => prefix::encode(source, output, level),
         Kind::Operations => operations::encode(source, output, level),
-        Kind::Copies => Err(io::ErrorKind::Unsupported.into()),
+        Kind::Segments | Kind::Copies => Err(io::ErrorKind::Unsupported.into()),
     }
 }
 
@@ -105,7 +118,7 @@ pub fn decode(kind: Kind, source: &[u8], patch: &[u8], length: u64) -> Result<Ve
     match kind {
         Kind::Prefix => prefix::decode(source, patch, length),
         Kind::Operations => operations::decode(source, patch, length),
-        Kind::Copies => Err(DeltaError::Damaged("it is to be read as a stream".to_owned())),
+        Kind::Segments | Kind::Copies => Err(DeltaError::Damaged("it is to be read as a stream".to_owned())),
     }
 }
 
@@ -122,4 +135,4 @@ fn zstd_error(code: zstd_safe::ErrorCode) -> io::Error {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -2,13 +2,16 @@
 
 use std::collections::{HashMap, HashSet};
 
-use super::{GROUP_OUTPUT, GROUP_SOURCE, MAX_CONTENT, Opening};
+use super::{Effort, GROUP_OUTPUT, GROUP_SOURCE, Opening};
 use crate::digest::Digest;
 use crate::entry::Entry;
 use crate::manifest::Manifest;
 
 /// A compressed file up to this size is taken apart in memory, in a group; a larger one as a stream.
 const OPENED_IN_GROUP: u64 = 1 << 20;
+
+/// What is compressed seldom finds anything in what was: a larger one is not tried.
+const PACKED_TRIED: u64 = 1 << 20;
 
 /// Which new contents are to be made of what.
 #[derive(Clone, Debug, Default)]
@@ -17,7 +20,7 @@ pub struct Pairs<'m> {
     pub groups: Vec<Group<'m>>,
     /// Compressed files that are opened and consist of files of the target, each a stream.
     pub archives: Vec<&'m Entry>,
-    /// Contents too large for memory, with what stands at their path in the base: source and target.
+    /// Contents that are too large for a group: source and target.
     pub large: Vec<(&'m Entry, &'m Entry)>,
 }
 
@@ -50,7 +53,7 @@ pub enum Class {
 /// numbers are taken out (so the modules of a new kernel find those of the old one); else one of the
 /// same name, so taken; of several the one whose size is closest. What finds no source is in no group.
 /// Of the compressed files the small ones are opened first, as far as `opening` goes.
-pub fn pair<'m>(base: &'m Manifest, target: &'m Manifest, opening: &Opening) -> Pairs<'m> {
+pub fn pair<'m>(base: &'m Manifest, target: &'m Manifest, effort: Effort, opening: &Opening) -> Pairs<'m> {
     let files = Files::of(base);
     let mut seen: HashSet<Digest> = base.entries().iter().filter_map(Entry::file).map(|(_, digest)| digest).collect();
     let fresh = target.entries().iter().filter(|entry| entry.file().is_some_and(|(_, digest)| seen.insert(digest)));
@@ -65,13 +68,14 @@ pub fn pair<'m>(base: &'m Manifest, target: &'m Manifest, opening: &Opening) -> 
             pairs.archives.push(entry);
             continue;
         }
-        if size_of(entry) > MAX_CONTENT {
-            let there = base.get(&entry.path).filter(|there| size_of(there) > 0);
-            pairs.large.extend(there.map(|there| (there, entry)));
-            continue;
-        }
         let Some(source) = files.source_of(base, entry, size_of(entry)) else { continue };
+        let larger = size_of(entry).max(size_of(source));
         let groups = match (is_opened, is_packed(entry.path.name())) {
+            (_, true) if larger > PACKED_TRIED => continue,
+            (_, false) if larger > effort.in_memory() => {
+                pairs.large.push((source, entry));
+                continue;
+            }
             (true, _) => &mut inside,
             (false, true) => &mut packed,
             (false, false) => &mut plain,
@@ -119,7 +123,7 @@ impl<'m> Files<'m> {
 }
 
 fn serves(entry: &Entry) -> bool {
-    (1..=MAX_CONTENT).contains(&size_of(entry))
+    size_of(entry) > 0
 }
 
 fn size_of(entry: &Entry) -> u64 {
@@ -218,7 +222,6 @@ fn is_packed(name: &[u8]) -> bool {
 mod tests {
     use std::iter;
 
-    use super::super::Effort;
     use super::*;
     use crate::entry::{Leaf, LeafKind, Meta, Mtime, Node, Xattrs};
     use crate::tree_path::TreePath;
@@ -244,7 +247,7 @@ mod tests {
     fn pairs(base: &[(&str, u64, u8)], target: &[(&str, u64, u8)]) -> Vec<(Vec<String>, Vec<String>)> {
         let names = |entries: &[&Entry]| entries.iter().map(|e| e.path.to_string()).collect();
         let (base, target) = (manifest(base), manifest(target));
-        pair(&base, &target, &Effort::Fast.opening())
+        pair(&base, &target, Effort::Best, &Effort::Fast.opening())
             .groups
             .iter()
             .map(|g| (names(&g.sources), names(&g.targets)))
@@ -299,23 +302,27 @@ mod tests {
         let target = [("a.gz", 4001, 11), ("b.gz", 5001, 12), ("initrd.img-2", 30 * mib, 13)];
         let (base, target) = (manifest(&base), manifest(&target));
         let classes = |seconds| {
-            let pairs = pair(&base, &target, &Opening { seconds, gain: 0 });
+            let pairs = pair(&base, &target, Effort::Best, &Opening { seconds, gain: 0 });
             let classes: Vec<(Class, usize)> = pairs.groups.iter().map(|g| (g.class, g.targets.len())).collect();
             (classes, pairs.archives.len())
         };
-        assert_eq!(classes(0), (vec![(Class::Packed, 2), (Class::Packed, 1)], 0));
-        assert_eq!(classes(1), (vec![(Class::Packed, 1), (Class::Opened, 2)], 0));
+        assert_eq!(classes(0), (vec![(Class::Packed, 2)], 0));
+        assert_eq!(classes(1), (vec![(Class::Opened, 2)], 0));
         assert_eq!(classes(60), (vec![(Class::Opened, 2)], 1));
     }
 
     #[test]
-    fn what_is_too_large_for_memory_finds_what_stands_at_its_path() {
-        let huge = MAX_CONTENT + 1;
-        let (base, target) = (manifest(&[("a", huge, 1), ("b", 5, 2)]), manifest(&[("a", huge, 3), ("c", huge, 4)]));
-        let pairs = pair(&base, &target, &Effort::Best.opening());
-        let large: Vec<(String, String)> =
-            pairs.large.iter().map(|(from, to)| (from.path.to_string(), to.path.to_string())).collect();
-        assert_eq!(large, [("/a".to_owned(), "/a".to_owned())]);
+    fn what_is_too_large_for_a_group_is_paired_all_the_same() {
+        let mib = 1 << 20;
+        let base = [("a", 60 * mib, 1), ("b-1", 5 * mib, 2), ("c.xz", 60 * mib, 3)];
+        let target = [("a", 60 * mib, 11), ("b-2", 5 * mib, 12), ("c.xz", 60 * mib, 13), ("d", 60 * mib, 14)];
+        let (base, target) = (manifest(&base), manifest(&target));
+        let large = |effort: Effort| {
+            let pairs = pair(&base, &target, effort, &effort.opening());
+            pairs.large.iter().map(|(from, to)| format!("{} {}", from.path, to.path)).collect::<Vec<_>>()
+        };
+        assert_eq!(large(Effort::Best), ["/a /a"]);
+        assert_eq!(large(Effort::Normal), ["/a /a", "/b-1 /b-2"]);
     }
 
     #[test]

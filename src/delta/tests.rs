@@ -120,6 +120,39 @@ fn blocks_of_a_large_file_are_found_in_another() {
     assert_eq!(copied(&old, &patch, new.len() as u64).expect("reads"), new);
 }
 
+fn segmented(old: &[u8], patch: &[u8], length: u64) -> io::Result<Vec<u8>> {
+    let mut output = Vec::new();
+    io::Read::read_to_end(&mut Segments::new(patch, length, Box::new(old)), &mut output)?;
+    assert_eq!(output.len() as u64, length);
+    Ok(output)
+}
+
+#[test]
+fn a_large_file_is_made_piece_by_piece() {
+    let old: Vec<u8> = (0..2_600_000u32).flat_map(|n| (n.wrapping_mul(2_654_435_761) >> 7).to_le_bytes()).collect();
+    let mut new = old.clone();
+    new.splice(5_000_000..5_000_000, (0..300_000u32).map(|n| (n.wrapping_mul(n) >> 5) as u8));
+    new.truncate(new.len() - 1_000_000);
+    let patch =
+        encode_segments(&old, old.len() as u64, &new[..], new.len() as u64, 3).expect("encodes").expect("is small");
+    assert!(patch.len() < 350_000, "{}", patch.len());
+    assert!(segmented(&old, &patch, new.len() as u64).expect("decodes") == new);
+    for lie in [0, 1, new.len() as u64 - 1, new.len() as u64 + 1, u64::MAX] {
+        assert!(segmented(&old, &patch, lie).is_err(), "{lie}");
+    }
+    assert!(segmented(&old[..1_000_000], &patch, new.len() as u64).is_err(), "its source has become shorter");
+    let mut random = 7usize;
+    for _ in 0..200 {
+        random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        let mut damaged = patch.clone();
+        let at = random >> 8;
+        damaged[at % patch.len()] ^= 1 << (random % 8);
+        let _ = segmented(&old, &damaged, new.len() as u64);
+    }
+    let empty = encode_segments(&old, old.len() as u64, io::empty(), 0, 3).expect("encodes").expect("is small");
+    assert!(segmented(&old, &empty, 0).expect("decodes").is_empty());
+}
+
 #[test]
 fn copies_that_lie_are_refused() {
     let old = vec![7; 1000];
@@ -150,7 +183,7 @@ fn copies_that_lie_are_refused() {
 }
 
 /// A member as cpio writes it.
-fn member(name: &str, content: &[u8]) -> Vec<u8> {
+pub(crate) fn member(name: &str, content: &[u8]) -> Vec<u8> {
     let numbers = [1, 0o100644, 0, 0, 1, 7, content.len(), 0, 0, 0, 0, name.len() + 1, 0];
     let mut bytes = b"070701".to_vec();
     numbers.iter().for_each(|number| bytes.extend_from_slice(format!("{number:08X}").as_bytes()));

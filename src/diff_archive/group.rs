@@ -6,7 +6,7 @@ use std::rc::Rc;
 
 use super::{ArchiveError, Sources};
 use crate::delta::gzip::{self, Rebuild};
-use crate::delta::{self, Copies, Kind, MAX_GROUP, MAX_PATCH, ReadAt};
+use crate::delta::{self, Copies, Kind, MAX_GROUP, MAX_PATCH, ReadAt, SEGMENTS_WEIGHT, Segments};
 use crate::digest::Digest;
 use crate::tree_path::TreePath;
 
@@ -80,24 +80,27 @@ impl Group {
         let small = |sum: Option<u64>| sum.is_some_and(|sum| sum <= MAX_GROUP);
         let many_corrections =
             self.targets.iter().any(|t| t.inside.is_some_and(|i| i.corrections > gzip::MAX_CORRECTIONS as u64));
-        let copies = self.kind == Kind::Copies;
+        let streamed = self.kind.is_streamed();
         if self.targets.is_empty() || self.sources.is_empty() {
             Some("is empty")
         } else if self.patch_length > MAX_PATCH || output.is_none() || many_corrections {
             Some("is larger than the format allows")
-        } else if copies && (self.targets.len() > 1 || self.sources.iter().any(|source| source.plain.is_some())) {
-            Some("copies what cannot be copied")
-        } else if !copies && (!small(output) || !small(source)) {
+        } else if streamed && (self.targets.len() > 1 || self.sources.iter().any(|source| source.plain.is_some())) {
+            Some("makes a stream of what is none")
+        } else if self.kind == Kind::Segments && self.sources.len() > 1 {
+            Some("has more than one source")
+        } else if !streamed && (!small(output) || !small(source)) {
             Some("is larger than the format allows")
         } else {
             None
         }
     }
 
-    /// The bytes that have to be in memory to undo the patch: nearly none where it copies.
+    /// The bytes that have to be in memory to undo the patch.
     pub fn weight(&self) -> u64 {
         let output = match self.kind {
             Kind::Copies => 0,
+            Kind::Segments => SEGMENTS_WEIGHT,
             Kind::Prefix | Kind::Operations => {
                 self.sources.iter().map(Source::length).chain(self.targets.iter().map(Target::length)).sum()
             }
@@ -115,30 +118,41 @@ impl Group {
         sources: &dyn Sources,
         mut take: impl FnMut(&Target, &mut dyn Read) -> Result<(), E>,
     ) -> Result<(), E> {
-        let Kind::Copies = self.kind else {
-            let source = self.source(sources)?;
-            let length = self.targets.iter().map(Target::length).sum();
-            let output = delta::decode(self.kind, &source, patch, length);
-            drop(source);
-            let output = output.map_err(|error| self.unusable(error))?;
-            let mut rest = &output[..];
-            for target in &self.targets {
-                // The sum of all lengths is that of the output.
-                let (part, after) =
-                    rest.split_at(usize::try_from(target.length()).unwrap_or(usize::MAX).min(rest.len()));
-                rest = after;
-                self.give(target, part, &mut take)?;
-            }
-            return Ok(());
+        let (Kind::Prefix | Kind::Operations) = self.kind else { return self.stream(patch, sources, take) };
+        let source = self.source(sources)?;
+        let length = self.targets.iter().map(Target::length).sum();
+        let output = delta::decode(self.kind, &source, patch, length);
+        drop(source);
+        let output = output.map_err(|error| self.unusable(error))?;
+        let mut rest = &output[..];
+        for target in &self.targets {
+            // The sum of all lengths is that of the output.
+            let (part, after) = rest.split_at(usize::try_from(target.length()).unwrap_or(usize::MAX).min(rest.len()));
+            rest = after;
+            self.give(target, part, &mut take)?;
+        }
+        Ok(())
+    }
+
+    fn stream<E: From<ArchiveError>>(
+        &self,
+        patch: &[u8],
+        sources: &dyn Sources,
+        mut take: impl FnMut(&Target, &mut dyn Read) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let open = |number: usize| {
+            let source = self.sources.get(number).ok_or_else(|| io::Error::other("it copies from no source"))?;
+            let opened = sources.open(&source.digest, source.size, &source.path)?;
+            opened.ok_or_else(|| io::Error::other(format!("its source {} is missing", source.path)))
         };
         for target in &self.targets {
-            let open = |number: usize| {
-                let source = self.sources.get(number).ok_or_else(|| io::Error::other("it copies from no source"))?;
-                let opened = sources.open(&source.digest, source.size, &source.path)?;
-                opened.ok_or_else(|| io::Error::other(format!("its source {} is missing", source.path)))
-            };
-            let copies = Copies::new(patch, target.length(), open).map_err(|error| self.unusable(error))?;
-            self.give(target, copies, &mut take)?;
+            if self.kind == Kind::Segments {
+                let old = open(0).map_err(|error| self.unusable(error))?;
+                self.give(target, Segments::new(patch, target.length(), old), &mut take)?;
+            } else {
+                let copies = Copies::new(patch, target.length(), open).map_err(|error| self.unusable(error))?;
+                self.give(target, copies, &mut take)?;
+            }
         }
         Ok(())
     }

@@ -8,7 +8,9 @@ use std::io::Read;
 use proptest::prelude::*;
 
 use super::*;
-use crate::delta::{Effort, Opening};
+use crate::delta::gzip::tests::gzipped;
+use crate::delta::tests::member;
+use crate::delta::{Effort, Kind, Opening};
 use crate::entry::{Device, Leaf, LeafKind, Meta, Mtime, Node, Xattrs};
 use crate::image::ImageName;
 use crate::manifest::Manifest;
@@ -149,6 +151,32 @@ const ACL: &[u8] = b"\x02\0\0\0\x01\0\x06\0\xff\xff\xff\xff\x02\0\x04\0\xe8\x03\
 /// cap_net_raw=ep
 const CAPABILITY: &[u8] = b"\x01\0\0\x02\0\x20\0\0\0\0\0\0\0\0\0\0\0\0\0\0";
 
+/// A pair whose diffs at the efforts normal and best have every kind of patch and every form of a target. Frozen
+/// samples hold it: it is never changed.
+pub(crate) fn pair_of_every_kind() -> (Tree, Tree) {
+    let (mut old, mut new) = (Builder::default(), Builder { younger: 1, ..Builder::default() });
+    let text =
+        |n: u32| (0..400u32).flat_map(move |i| format!("line {i} of {}\n", i.wrapping_mul(n) % 7919).into_bytes());
+    for (builder, n) in [(&mut old, 3u32), (&mut new, 5)] {
+        let time = meta(0o644, i64::from(n), 0);
+        // A kernel's modules, of which one changes, and an archive of them.
+        let changed = [&noise(11, 700_000)[..], &n.to_le_bytes(), &noise(12, 100_000)].concat();
+        let same = noise(13, 260_000);
+        let members = [member("x.ko", &changed), member("y.ko", &same), member("TRAILER!!!", &[])].concat();
+        builder.file(format!("modules/{n}.1/x.ko").as_bytes(), time.clone(), &changed);
+        builder.file(format!("modules/{n}.1/y.ko").as_bytes(), time.clone(), &same);
+        builder.file(format!("initrd.img-{n}.1").as_bytes(), time.clone(), &gzipped(&members));
+        let log: Vec<u8> = text(7).chain(text(n)).collect();
+        builder.file(b"doc/changelog.gz", time.clone(), &gzipped(&log));
+        builder.file(b"doc/no.gz", time.clone(), &[&noise(14, 3000)[..], &n.to_le_bytes()].concat());
+        let moved = |i: u32| if (600_000..600_100).contains(&i) { n } else { 0 };
+        let number = |i: u32| (i.wrapping_mul(2_654_435_761) >> 8).wrapping_add(moved(i));
+        let large: Vec<u8> = (0..1_200_000u32).flat_map(|i| number(i).to_le_bytes()).collect();
+        builder.file(b"lib/large.so", time, &large);
+    }
+    (old.tree(), new.tree())
+}
+
 fn with_xattr(mut meta: Meta, name: &[u8], value: &[u8]) -> Meta {
     meta.xattrs.insert(name.into(), value.into());
     meta
@@ -212,8 +240,12 @@ fn receive(bytes: &[u8], compression: Compression, base: &Tree) -> HashMap<Diges
 }
 
 fn check_pair(base: &Tree, target: &Tree) {
+    check_pair_in(base, target, &Compression::ALL);
+}
+
+fn check_pair_in(base: &Tree, target: &Tree, compressions: &[Compression]) {
     let efforts = [None, Some(Effort::Fast), Some(Effort::Normal), Some(Effort::Best)];
-    for (compression, effort) in Compression::ALL.into_iter().flat_map(|one| efforts.map(|effort| (one, effort))) {
+    for (&compression, effort) in compressions.iter().flat_map(|one| efforts.map(|effort| (one, effort))) {
         let (bytes, written) = build_with(base, target, effort, compression);
         assert_eq!((written.size, written.sha256), (bytes.len() as u64, Digest::of(&bytes)));
         let first = &bytes[..written.first_frame.length as usize];
@@ -247,6 +279,34 @@ fn every_kind_of_entry_travels() {
     let (base, target) = rich_pair();
     check_pair(&base, &target);
     check_pair(&target, &base);
+}
+
+#[test]
+fn every_kind_of_patch_travels() {
+    let (base, target) = pair_of_every_kind();
+    check_pair_in(&base, &target, &[Compression::Zstd]);
+    let listing = |effort| {
+        let (bytes, _) = build_with(&base, &target, Some(effort), Compression::Zstd);
+        Reader::open(&bytes[..], Compression::Zstd, &Limits::default()).expect("opens").into_listing()
+    };
+    let kinds = |effort| {
+        let kinds =
+            listing(effort).groups().iter().map(|g| (g.kind, g.targets.iter().any(|t| t.inside.is_some()))).collect();
+        let kinds: Vec<(Kind, bool)> = kinds;
+        kinds
+    };
+    assert_eq!(kinds(Effort::Fast), [(Kind::Prefix, false), (Kind::Prefix, false), (Kind::Segments, false)]);
+    assert_eq!(
+        kinds(Effort::Normal),
+        [(Kind::Prefix, false), (Kind::Prefix, true), (Kind::Segments, false), (Kind::Copies, true)]
+    );
+    assert_eq!(
+        kinds(Effort::Best),
+        [(Kind::Operations, false), (Kind::Operations, false), (Kind::Prefix, true), (Kind::Copies, true)]
+    );
+    let header = listing(Effort::Best).header().clone();
+    assert_eq!(header.rebuilt, 2);
+    assert!(header.rebuilt_bytes > 1_000_000 && header.patch_bytes < 1_000_000, "{header:?}");
 }
 
 #[test]

@@ -8,7 +8,7 @@ use super::sources::{Nowhere, Spooled};
 use super::store::failed;
 use super::{Image, Known, Locked, Policy, PublishError, Reach, Store, archive_name, policy, unreached};
 use crate::catalog::{Archive, ArchiveKind, Catalog, FileRef, Publish, RepoPath};
-use crate::delta::{self, MAX_DEPTH, Opening};
+use crate::delta::{self, MAX_DEPTH};
 use crate::diff_archive::content_index::{ContentIndex, Record};
 use crate::diff_archive::{
     ArchiveError, BaseAndTarget, Compression, Deltas, Group, Limits, WriteError, Written, verify_diff, verify_full,
@@ -80,7 +80,7 @@ impl Archives<'_> {
             let Some(base) = catalog.publish_of(base).and_then(|publish| self.base(publish)) else { continue };
             if self.policy.deltas {
                 let store = ContentStore::new(index, archives, self.locked.store(), &Nowhere);
-                let wanted = sources_of(&base, self.image.manifest, &self.policy.opening);
+                let wanted = sources_of(&base, self.image.manifest, self.policy);
                 // What is made by as many deltas as there may be is sent whole again.
                 let near = |digest: &Digest| reach.depth(digest).is_some_and(|depth| depth < MAX_DEPTH);
                 for content in spooled.take(wanted, &store, near).map_err(|e| self.spool_failed(e))? {
@@ -199,8 +199,8 @@ pub(crate) fn groups_of(store: &Store, archives: &[Archive]) -> Result<Vec<Group
 }
 
 /// The contents of `base` that deltas to `target` are made from.
-fn sources_of(base: &Manifest, target: &Manifest, opening: &Opening) -> Vec<(Digest, u64)> {
-    let pairs = delta::pair(base, target, opening);
+fn sources_of(base: &Manifest, target: &Manifest, policy: &Policy) -> Vec<(Digest, u64)> {
+    let pairs = delta::pair(base, target, policy.effort, &policy.opening);
     let grouped = pairs.groups.iter().flat_map(|group| &group.sources).copied();
     let large = pairs.large.iter().map(|(from, _)| *from);
     let mut seen = HashSet::new();

@@ -75,6 +75,7 @@ pub enum Exit {
 
 /// Runs the program with the arguments of the process.
 pub fn main() -> ExitCode {
+    super::memory::return_what_is_large();
     if std::env::args_os().nth(1).is_some_and(|argument| argument == freeze::WATCH) {
         freeze::watch();
         return Exit::Done.into();

@@ -187,4 +187,4 @@ impl<R: Read> Read for Gunzip<R> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

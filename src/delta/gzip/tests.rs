@@ -52,6 +52,11 @@ fn noise(length: usize) -> Vec<u8> {
     (0..length).map(|_| next()).collect()
 }
 
+/// What `gzip -9n` makes of `plain`.
+pub(crate) fn gzipped(plain: &[u8]) -> Vec<u8> {
+    member(b"\x1f\x8b\x08\0\0\0\0\0\x02\x03", 9, plain)
+}
+
 /// A member that GNU gzip could have written: `model` is its level.
 fn member(header: &[u8], model: u8, plain: &[u8]) -> Vec<u8> {
     let mut corrections = [&[1, header.len() as u8], header, &[2, model]].concat();

@@ -12,9 +12,9 @@ use crate::entry::Entry;
 
 /// A patch that is smaller than this part of what it makes is taken without a look at the alternative:
 /// whole files rarely compress that far, and then both are small.
-const CLEAR_GAIN: usize = 8;
+pub(super) const CLEAR_GAIN: usize = 8;
 /// A patch has to save this part of the whole files, for it needs a source that has not drifted.
-const LEAST_GAIN: usize = 16;
+pub(super) const LEAST_GAIN: usize = 16;
 
 impl Planner<'_> {
     /// The patch of a group, unless its contents are better sent whole.

@@ -16,7 +16,7 @@ use super::group::Group;
 use super::listing::Known;
 use super::member::link_target;
 use super::write::{Deltas, WriteError};
-use crate::delta;
+use crate::delta::{self, Kind};
 use crate::digest::Digest;
 use crate::entry::Entry;
 use crate::manifest::Manifest;
@@ -58,7 +58,7 @@ pub(super) fn patches(
     deltas: &Deltas<'_>,
     monitor: &dyn Monitor,
 ) -> Result<(Vec<Group>, Vec<u64>), WriteError> {
-    let pairs = delta::pair(base, target, &deltas.opening);
+    let pairs = delta::pair(base, target, deltas.effort, &deltas.opening);
     let planner = Planner { content, deltas, monitor };
     let mut kept = Kept { spool: deltas.spool, groups: Vec::new(), offsets: Vec::new(), end: 0 };
     for window in windows(&pairs.groups) {
@@ -68,7 +68,9 @@ pub(super) fn patches(
     let depths = streams::Depths::new(base, target, &kept.groups, deltas);
     let large = pairs.large.par_iter().map(|(from, to)| planner.large(from, to));
     let archives = pairs.archives.par_iter().map(|entry| planner.archive(entry, target, &depths));
-    let made: Vec<_> = large.chain(archives).collect::<Result<_, _>>()?;
+    let mut made: Vec<_> = large.chain(archives).collect::<Result<_, _>>()?;
+    // Those that copy come last: what they copy may be made before.
+    made.sort_by_key(|patched: &Patched| patched.as_ref().is_some_and(|(group, _)| group.kind == Kind::Copies));
     made.into_iter().flatten().try_for_each(|(group, patch)| kept.add(group, &patch))?;
     Ok((kept.groups, kept.offsets))
 }

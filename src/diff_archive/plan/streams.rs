@@ -5,12 +5,16 @@ use std::io::{self, Read};
 
 use super::super::group::{Group, Inside, Source, Target};
 use super::super::write::{Deltas, WriteError};
+use super::encode::{CLEAR_GAIN, LEAST_GAIN};
 use super::{Patched, Planner};
 use crate::delta::gzip::{self, Limits, Taken};
-use crate::delta::{self, CopiesWriter, Kind, MAX_DEPTH};
+use crate::delta::{self, CopiesWriter, Kind, MAX_CONTENT, MAX_DEPTH};
 use crate::digest::Digest;
 use crate::entry::Entry;
 use crate::manifest::Manifest;
+
+/// What a large file would come to is found out at no higher level.
+const ESTIMATE: i32 = 9;
 
 /// By how many deltas a repository makes each content of the target.
 pub(super) struct Depths(HashMap<Digest, u32>);
@@ -38,7 +42,8 @@ impl Depths {
 }
 
 impl Planner<'_> {
-    /// A content that does not fit into memory, in blocks of the one that stood at its path.
+    /// A content that is too large for a group: piece by piece, or in blocks where it is larger than memory
+    /// and these are what it has in common with the old one.
     pub(super) fn large(&self, from: &Entry, to: &Entry) -> Result<Patched, WriteError> {
         let (Some((old_size, old)), Some((size, digest))) = (from.file(), to.file()) else { return Ok(None) };
         let unread = |source| WriteError::Source { path: from.path.clone(), source };
@@ -46,17 +51,27 @@ impl Planner<'_> {
         let Some(base) = self.deltas.sources.open(&old, old_size, &from.path).map_err(unread)? else {
             return Ok(None);
         };
-        let signature = delta::blocks::Signature::of(&*base, old_size).map_err(unread)?;
-        let mut patch = CopiesWriter::new(self.deltas.effort.delta_level()).map_err(WriteError::Compress)?;
-        let content = self.content.open(to).map_err(failed)?;
-        delta::blocks::diff(&signature, content, &mut patch).map_err(failed)?;
-        let patch = patch.finish().map_err(WriteError::Compress)?;
-        self.advanced(&[to]);
-        let mut group = self.group(Kind::Copies);
+        let open = || self.content.open(to).map_err(failed);
+        let level = self.deltas.effort.delta_level();
+        let mut group = self.group(Kind::Segments);
         group.sources.push(Source { digest: old, size: old_size, path: from.path.clone(), plain: None });
         group.targets.push(Target { digest, size, inside: None });
-        // Less than a quarter is not worth the risk of a source that has drifted.
-        Ok(kept(group, patch).filter(|(group, _)| group.patch_length < size / 4 * 3))
+        let pieces = delta::encode_segments(&*base, old_size, open()?, size, level).map_err(failed)?;
+        let mut best = kept(group.clone(), pieces);
+        if size > MAX_CONTENT {
+            let signature = delta::blocks::Signature::of(&*base, old_size).map_err(unread)?;
+            let mut blocks = CopiesWriter::new(level).map_err(WriteError::Compress)?;
+            delta::blocks::diff(&signature, open()?, &mut blocks).map_err(failed)?;
+            let blocks = kept(Group { kind: Kind::Copies, ..group }, blocks.finish().map_err(WriteError::Compress)?);
+            let length = |patched: &Patched| patched.as_ref().map_or(u64::MAX, |(group, _)| group.patch_length);
+            best = if length(&blocks) < length(&best) { blocks } else { best };
+        }
+        self.advanced(&[to]);
+        let Some((group, _)) = &best else { return Ok(None) };
+        let clear = group.patch_length <= size / CLEAR_GAIN as u64;
+        let length = group.patch_length + group.patch_length / LEAST_GAIN as u64;
+        let gains = clear || compressed(open()?, level).map_err(failed)? > length;
+        Ok(best.filter(|_| gains))
     }
 
     /// A compressed archive, out of the target's files that it holds.
@@ -92,6 +107,23 @@ impl Planner<'_> {
         let pays = |patch: u64| opening.pays(size.saturating_sub(patch), inside.plain) && patch < size / 4 * 3;
         Ok(kept(group, patch).filter(|(group, _)| !group.sources.is_empty() && pays(group.patch_length)))
     }
+}
+
+/// How long `content` would be, compressed by itself.
+fn compressed(mut content: impl Read, level: i32) -> io::Result<u64> {
+    struct Count(u64);
+    impl io::Write for Count {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0 += bytes.len() as u64;
+            Ok(bytes.len())
+        }
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+    let mut encoder = zstd::stream::write::Encoder::new(Count(0), level.min(ESTIMATE))?;
+    io::copy(&mut content, &mut encoder)?;
+    Ok(encoder.finish()?.0)
 }
 
 fn kept(mut group: Group, patch: Option<Vec<u8>>) -> Patched {

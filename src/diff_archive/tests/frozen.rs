@@ -11,6 +11,12 @@ const SAMPLES: [(&str, bool, Compression, &str); 4] = [
     ("v1-plain.tar.gz", false, Compression::Gzip, "96825d88e2dfa2e8c256eb3a7943c4357e9bb653c586978800a0aebc67c319db"),
 ];
 
+/// Of [`pair_of_every_kind`], at the efforts normal and best.
+const EVERY_KIND: [(&str, &str); 2] = [
+    ("v1-normal.tar.zst", "81d69325ba4b093f7fd29d42832ad48376a482970c37619baec758317875197f"),
+    ("v1-best.tar.zst", "cd7e5f326e640e40bfa1b7db563c85ec4dad8af1487d818df58c483bc72a1605"),
+];
+
 fn directory() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/testdata/diff_archive")
 }
@@ -54,10 +60,25 @@ fn samples_of_every_version_are_read() {
     }
 }
 
+/// Every kind of patch and every form of a target, as they have to be undone for ever.
+#[test]
+fn patches_of_every_version_are_undone() {
+    let (base, target) = pair_of_every_kind();
+    for (name, digest) in EVERY_KIND {
+        let bytes = std::fs::read(directory().join(name)).expect("the sample is there");
+        assert_eq!(Digest::of(&bytes).to_string(), digest, "{name} has been edited");
+        let contents = receive(&bytes, Compression::Zstd, &base);
+        for (_, digest) in target.manifest.entries().iter().filter_map(Entry::file) {
+            assert_eq!(contents[&digest], target.contents[&digest], "{name}");
+        }
+    }
+}
+
 #[test]
 fn every_sample_is_listed() {
     for file in std::fs::read_dir(directory()).expect("the samples are there") {
         let name = file.expect("a name").file_name();
-        assert!(SAMPLES.iter().any(|(sample, ..)| name == *sample), "{name:?}");
+        let mut samples = SAMPLES.iter().map(|(sample, ..)| *sample).chain(EVERY_KIND.map(|(sample, _)| sample));
+        assert!(samples.any(|sample| name == *sample), "{name:?}");
     }
 }

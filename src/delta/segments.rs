@@ -1,0 +1,120 @@
+//! Patches of the kind `segments`: a large file in pieces, each with a stretch of the old file as its prefix.
+//!
+//! What changes in a large file moves its parts by little, as seen from their places. So neither side has
+//! to hold more of either file than one piece and the stretch around it.
+
+use std::io::{self, Read};
+
+use super::prefix;
+use super::varint::{get, put};
+use super::{DeltaError, MAX_PATCH, ReadAt};
+
+/// So many bytes are made at a time.
+const SEGMENT: u64 = 4 << 20;
+/// So far before and behind its own place a piece finds what it is like.
+const AROUND: u64 = 2 << 20;
+/// A stretch is never longer.
+const MAX_STRETCH: u64 = SEGMENT + 2 * AROUND;
+
+/// What a patch of this kind holds in memory at a time, besides the patch itself.
+pub const SEGMENTS_WEIGHT: u64 = MAX_STRETCH + SEGMENT;
+
+/// Makes the patch of what `new` yields, `length` bytes, out of `old`, which has `old_length`; `None` where
+/// it becomes larger than a patch may be.
+pub fn encode_segments(
+    old: &dyn ReadAt,
+    old_length: u64,
+    mut new: impl Read,
+    length: u64,
+    level: i32,
+) -> io::Result<Option<Vec<u8>>> {
+    let (mut patch, mut piece) = (Vec::new(), Vec::new());
+    for at in (0..length).step_by(SEGMENT as usize) {
+        piece.clear();
+        new.by_ref().take(SEGMENT).read_to_end(&mut piece)?;
+        let there = u128::from(at) * u128::from(old_length) / u128::from(length.max(1));
+        let from = u64::try_from(there).unwrap_or(old_length).saturating_sub(AROUND);
+        let stretch = stretch(old, from, MAX_STRETCH.min(old_length - from.min(old_length)))?;
+        let frame = prefix::encode(&stretch, &piece, level)?;
+        for number in [from, stretch.len() as u64, frame.len() as u64] {
+            put(&mut patch, number);
+        }
+        patch.extend_from_slice(&frame);
+        if patch.len() as u64 > MAX_PATCH {
+            return Ok(None);
+        }
+    }
+    Ok(Some(patch))
+}
+
+/// What a patch makes, as a stream of exactly the bytes that its listing claims.
+pub struct Segments<'a> {
+    patch: &'a [u8],
+    old: Box<dyn ReadAt + 'a>,
+    made: Vec<u8>,
+    given: usize,
+    left: u64,
+}
+
+impl<'a> Segments<'a> {
+    /// Prepares to make `length` bytes out of `patch` and `old`.
+    pub fn new(patch: &'a [u8], length: u64, old: Box<dyn ReadAt + 'a>) -> Self {
+        Segments { patch, old, made: Vec::new(), given: 0, left: length }
+    }
+
+    fn advance(&mut self) -> Result<(), DeltaError> {
+        let wrong = |why: &str| DeltaError::Damaged(why.to_owned());
+        let cut = || wrong("it is cut off");
+        let mut number = || get(&mut self.patch)?.ok_or_else(cut);
+        let (from, length, frame) = (number()?, number()?, number()?);
+        if length > MAX_STRETCH {
+            return Err(wrong("a piece needs too long a stretch"));
+        }
+        let frame = usize::try_from(frame).ok().and_then(|n| self.patch.split_at_checked(n)).ok_or_else(cut)?;
+        self.patch = frame.1;
+        let stretch = stretch(&*self.old, from, length)?;
+        if stretch.len() as u64 != length {
+            return Err(wrong("a piece needs what its source does not have"));
+        }
+        // All but the last have the full length.
+        self.made = Vec::new();
+        self.made = prefix::decode(&stretch, frame.0, self.left.min(SEGMENT))?;
+        self.left -= self.made.len() as u64;
+        self.given = 0;
+        Ok(())
+    }
+}
+
+impl Read for Segments<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        if self.given == self.made.len() {
+            if self.left == 0 {
+                let why = "the patch makes more than it claims";
+                return if self.patch.is_empty() {
+                    Ok(0)
+                } else {
+                    Err(io::Error::new(io::ErrorKind::InvalidData, why))
+                };
+            }
+            self.advance().map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
+        }
+        let n = buffer.len().min(self.made.len() - self.given);
+        buffer[..n].copy_from_slice(&self.made[self.given..self.given + n]);
+        self.given += n;
+        Ok(n)
+    }
+}
+
+/// `length` bytes of `file` from `from` on; fewer where it ends before.
+fn stretch(file: &dyn ReadAt, from: u64, length: u64) -> io::Result<Vec<u8>> {
+    let mut bytes = vec![0; usize::try_from(length.min(MAX_STRETCH)).map_err(io::Error::other)?];
+    let mut filled = 0;
+    while filled < bytes.len() {
+        match file.read_at(&mut bytes[filled..], from.saturating_add(filled as u64))? {
+            0 => break,
+            n => filled += n,
+        }
+    }
+    bytes.truncate(filled);
+    Ok(bytes)
+}
