@@ -1,0 +1,91 @@
+"""One picture of a run, as SVG written by hand: for each pair three columns of bars on logarithmic scales."""
+
+import math
+from html import escape
+
+from .network import DIRECT
+from .peers import OURS, PEERS
+from .report import number, titled
+from .results import build_total, update_middle
+
+ROW, BAR, LABEL, COLUMN, GAP, HEAD = 22, 14, 118, 270, 34, 78
+OUR_COLOUR, PEER_COLOUR, GRID, INK, FAINT = "#1f6f8b", "#b9a27a", "#dddddd", "#222222", "#777777"
+COLUMNS = (
+    ("bytes on the wire, MB", lambda pair, peer: scaled(update_middle(pair, DIRECT.name, peer, "wire"), 1e6)),
+    ("node, wall time with sync, s", lambda pair, peer: update_middle(pair, DIRECT.name, peer, "wall")),
+    ("build, cold page cache, s", lambda pair, peer: build_total(pair["builds"].get(peer), "wall")),
+)
+
+
+def scaled(value, by):
+    return None if value is None else value / by
+
+
+def plot(results):
+    """The text of the SVG."""
+    drawn, top = [], 34
+    for name, pair in results["pairs"].items():
+        peers = [peer for peer in PEERS if any(value(pair, peer) is not None for _, value in COLUMNS)]
+        if peers:
+            drawn.append(block(titled(name), pair, peers, top))
+            top += HEAD + ROW * len(peers) + 26
+    width = LABEL + len(COLUMNS) * (COLUMN + GAP)
+    machine = results["machine"]
+    foot = f"{machine['processor']}, {machine['filesystem']}, kernel {machine['kernel']}, {machine['date']}; logarithmic scales, less is better"
+    return "\n".join([
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {top + 24}" width="{width}" height="{top + 24}" '
+        f'font-family="DejaVu Sans, Helvetica, Arial, sans-serif" font-size="12" fill="{INK}">',
+        f'<rect width="{width}" height="{top + 24}" fill="#ffffff"/>',
+        *drawn,
+        text(16, top + 8, foot, size=10, fill=FAINT),
+        "</svg>",
+        "",
+    ])  # fmt: skip
+
+
+def text(x, y, words, size=12, anchor="start", fill=INK, weight="normal"):
+    return f'<text x="{x:.1f}" y="{y:.1f}" font-size="{size}" text-anchor="{anchor}" fill="{fill}" font-weight="{weight}">{escape(words)}</text>'
+
+
+def block(title, pair, peers, top):
+    """A pair: its title, the peers' names, the columns."""
+    parts = [text(16, top, title, size=16, weight="bold")]
+    for row, peer in enumerate(peers):
+        weight = "bold" if peer in OURS else "normal"
+        parts.append(text(LABEL - 8, top + HEAD + ROW * row - 10, peer, anchor="end", weight=weight))
+    for place, (says, value) in enumerate(COLUMNS):
+        left = LABEL + place * (COLUMN + GAP)
+        parts.append(column(says, [value(pair, peer) for peer in peers], peers, left, top + 28))
+    return "\n".join(parts)
+
+
+def column(says, values, peers, left, top):
+    known = [value for value in values if value]
+    parts = [text(left, top, says, weight="bold")]
+    if not known:
+        return "\n".join(parts)
+    low = 10.0 ** math.floor(math.log10(min(known)) - 0.15)
+    high = 10.0 ** math.ceil(math.log10(max(known)))
+    # room for the figure behind the longest bar
+    per_decade = (COLUMN - 52) / max(1.0, math.log10(high / low))
+
+    def across(value):
+        return left + math.log10(value / low) * per_decade
+
+    bottom = top + 50 + ROW * len(values) - 22
+    for power in range(round(math.log10(low)), round(math.log10(high)) + 1):
+        x = across(10.0**power)
+        parts.append(f'<line x1="{x:.1f}" y1="{top + 24}" x2="{x:.1f}" y2="{bottom}" stroke="{GRID}"/>')
+        parts.append(text(x, top + 18, f"{10.0**power:g}", size=10, anchor="middle", fill=FAINT))
+    for row, (value, peer) in enumerate(zip(values, peers)):
+        middle = top + 36 + ROW * row
+        if value:
+            fill = OUR_COLOUR if peer in OURS else PEER_COLOUR
+            end = across(value)
+            parts.append(
+                f'<rect x="{left}" y="{middle - BAR / 2}" width="{max(end - left, 1):.1f}" height="{BAR}" fill="{fill}"/>'
+            )
+            parts.append(text(max(end, left) + 5, middle + 4, number(value), size=11))
+        else:
+            parts.append(text(left + 5, middle + 4, "–", size=11, fill=FAINT))
+    return "\n".join(parts)
