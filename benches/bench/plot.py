@@ -1,4 +1,4 @@
-"""One picture of a run, as SVG written by hand: for each pair three columns of bars on logarithmic scales."""
+"""Pictures, as SVG written by hand: bars for a run's pairs, curves for growth; scales are logarithmic."""
 
 import math
 from html import escape
@@ -29,15 +29,18 @@ def plot(results):
         if peers:
             drawn.append(block(titled(name), pair, peers, top))
             top += HEAD + ROW * len(peers) + 26
-    width = LABEL + len(COLUMNS) * (COLUMN + GAP)
-    machine = results["machine"]
+    return sheet(LABEL + len(COLUMNS) * (COLUMN + GAP), top + 24, drawn, results["machine"])
+
+
+def sheet(width, height, drawn, machine):
+    """The whole file, with the machine at its foot."""
     foot = f"{machine['processor']}, {machine['filesystem']}, kernel {machine['kernel']}, {machine['date']}; logarithmic scales, less is better"
     return "\n".join([
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {top + 24}" width="{width}" height="{top + 24}" '
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" height="{height}" '
         f'font-family="DejaVu Sans, Helvetica, Arial, sans-serif" font-size="12" fill="{INK}">',
-        f'<rect width="{width}" height="{top + 24}" fill="#ffffff"/>',
+        f'<rect width="{width}" height="{height}" fill="#ffffff"/>',
         *drawn,
-        text(16, top + 8, foot, size=10, fill=FAINT),
+        text(16, height - 16, foot, size=10, fill=FAINT),
         "</svg>",
         "",
     ])  # fmt: skip
@@ -88,4 +91,58 @@ def column(says, values, peers, left, top):
             parts.append(text(max(end, left) + 5, middle + 4, number(value), size=11))
         else:
             parts.append(text(left + 5, middle + 4, "–", size=11, fill=FAINT))
+    return "\n".join(parts)
+
+
+PANEL, PANEL_HEIGHT, PER_LINE = 300, 210, 3
+LINES = ("#8cc0cf", "#1f6f8b", "#123c4a", "#b9a27a")
+
+
+def curves(panels, across_says, machine):
+    """Panels of curves: {title: {name of the curve: [(x, y), ...]}}, all with the same kind of x."""
+    drawn = []
+    for place, (title, named) in enumerate(panels.items()):
+        left = 60 + (place % PER_LINE) * (PANEL + 60)
+        top = 40 + (place // PER_LINE) * (PANEL_HEIGHT + 80)
+        drawn.append(panel(title, named, across_says, left, top))
+    names = next(iter(panels.values()), {})
+    rows = -(-len(panels) // PER_LINE)
+    left, top = 60 + (len(panels) % PER_LINE) * (PANEL + 60), 40 + (rows - 1) * (PANEL_HEIGHT + 80)
+    for row, (name, colour) in enumerate(zip(names, LINES)):
+        drawn.append(f'<circle cx="{left}" cy="{top + 20 + 22 * row}" r="5" fill="{colour}"/>')
+        drawn.append(text(left + 14, top + 24 + 22 * row, name))
+    return sheet(40 + PER_LINE * (PANEL + 60), 60 + rows * (PANEL_HEIGHT + 80), drawn, machine)
+
+
+def decades(values):
+    """The powers of ten around VALUES, as exponents; at least one decade."""
+    low, high = math.floor(math.log10(min(values))), math.ceil(math.log10(max(values)))
+    return low, max(high, low + 1)
+
+
+def panel(title, named, across_says, left, top):
+    points = [(x, max(y, 1e-3)) for curve in named.values() for x, y in curve]
+    parts = [text(left - 40, top - 12, title, weight="bold")]
+    if not points:
+        return parts[0]
+    (x_low, x_high), (y_low, y_high) = (decades([point[axis] for point in points]) for axis in (0, 1))
+
+    def place(x, y):
+        across = left + (math.log10(x) - x_low) / (x_high - x_low) * PANEL
+        return across, top + PANEL_HEIGHT - (math.log10(max(y, 1e-3)) - y_low) / (y_high - y_low) * PANEL_HEIGHT
+
+    for power in range(x_low, x_high + 1):
+        x, _ = place(10.0**power, 10.0**y_low)
+        parts.append(f'<line x1="{x:.1f}" y1="{top}" x2="{x:.1f}" y2="{top + PANEL_HEIGHT}" stroke="{GRID}"/>')
+        parts.append(text(x, top + PANEL_HEIGHT + 14, f"{10**power:,}", size=10, anchor="middle", fill=FAINT))
+    for power in range(y_low, y_high + 1):
+        _, y = place(10.0**x_low, 10.0**power)
+        parts.append(f'<line x1="{left}" y1="{y:.1f}" x2="{left + PANEL}" y2="{y:.1f}" stroke="{GRID}"/>')
+        parts.append(text(left - 6, y + 4, f"{10.0**power:g}", size=10, anchor="end", fill=FAINT))
+    parts.append(text(left + PANEL, top + PANEL_HEIGHT + 28, across_says, size=10, anchor="end", fill=FAINT))
+    for curve, colour in zip(named.values(), LINES):
+        placed = [place(x, y) for x, y in sorted(curve)]
+        way = " ".join(f"{x:.1f},{y:.1f}" for x, y in placed)
+        parts.append(f'<polyline points="{way}" fill="none" stroke="{colour}" stroke-width="2"/>')
+        parts += [f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4" fill="{colour}"/>' for x, y in placed]
     return "\n".join(parts)

@@ -50,16 +50,23 @@ def against(value, base):
     return "–" if value is None or not base else f"{value / base:.3f}"
 
 
-def conditions(results):
+def machine_says(results):
+    """What a run ran on, as a list."""
     machine, versions = results["machine"], results["versions"]
     facts = [("processor", "memory", "filesystem"), ("kernel", "system"), ("date", "load")]
     lines = [", ".join(f"{name} {machine[name]}" for name in line) for line in facts]
     lines.append("versions: " + ", ".join(f"{tool} {version}" for tool, version in versions.items()))
+    return "\n".join(f"- {line}" for line in lines)
+
+
+def conditions(results):
     options = results["options"]
     caches = "cold" if options["drop_caches"] else "warm"
-    lines.append(f"medians of {options['turns']} turns (slow builds: one); page cache of updates {caches}, of builds cold")
-    lines.append("MB are 10^6 bytes; memory is the largest process, in MiB; times are with the final sync")
-    return "\n".join(f"- {line}" for line in lines)
+    turns = "one turn" if options["turns"] == 1 else f"medians of {options['turns']} turns (builds that take minutes: one)"
+    return (
+        f"{machine_says(results)}\n- {turns}; page cache of updates {caches}, of builds cold\n"
+        "- MB are 10^6 bytes; memory is the largest process, in MiB; times are with the final sync"
+    )
 
 
 def sizes(pair):
