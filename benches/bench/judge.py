@@ -25,10 +25,10 @@ def verdict(line):
     what = line.split(" ", 1)[0]
     if what == "*deleting":
         return {"too many"}
+    if what[0] == "h":
+        return {"hardlinks"}
     if len(what) < 11:
         return {"not comparable"}
     if what[2] == "+":
-        return {"hardlinks" if what[0] == "h" else f"{KINDS.get(what[1], 'entries')} missing"}
-    if what[0] == "h":
-        return {"hardlinks"}
+        return {f"{KINDS.get(what[1], 'entries')} missing"}
     return {kind for place, kind in FLAGS.items() if what[place] not in ". "} or {"entries"}

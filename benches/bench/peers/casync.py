@@ -10,6 +10,7 @@ class Casync(Peer):
     name = "casync"
     says = "`casync make`, `casync extract --seed` of the node's tree, beside it"
     tools = ("casync",)
+    leaves_out = "hardlinks"
     in_place = False
 
     def prepare(self):

@@ -14,7 +14,7 @@ class OSTree(Peer):
     name = "ostree"
     says = "`ostree static-delta generate`, `pull`, `checkout` of hardlinks beside the tree"
     tools = ("ostree",)
-    leaves_out = "times, devices, FIFOs, hardlinks"
+    leaves_out = "times, hardlinks, devices and the directories that hold them"
     patient = True
     in_place = False
 
@@ -25,10 +25,12 @@ class OSTree(Peer):
 
     def prepare(self):
         super().prepare()
+        # a commit stops at a device before it looks at what it shall skip, so the directories with devices are skipped
         self.skip = f"{self.store}/skip"
         with open(self.skip, "wb") as skip:
             for tree in (self.pair.old, self.pair.new):
-                skip.write(run("find", tree, "!", "-type", "f", "!", "-type", "d", "!", "-type", "l", "-printf", "/%P\\n"))
+                special = run("find", tree, "!", "-type", "f", "!", "-type", "d", "!", "-type", "l", "-printf", "/%P\\n")
+                skip.writelines({os.path.dirname(path) + b"\n" for path in special.splitlines()})
         run("ostree", f"--repo={self.base}", "init", "--mode=archive")
         run(*self.commit(self.base, self.pair.old))
         run("ostree", f"--repo={self.local_base}", "init", "--mode=bare")

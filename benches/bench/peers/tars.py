@@ -60,10 +60,10 @@ class PatchFrom(Peer):
     """The whole image as a tar, compressed with the old tar as its dictionary; the node makes that from its tree."""
 
     name = "zstd-patch"
-    says = "tar of the whole image, `zstd -19 --long=31 --patch-from` the old one; the node tars its tree, unpacks beside it"
+    says = "tar of the whole image, `zstd -9 --long=31 --patch-from` the old one; the node tars its tree, unpacks beside it"
     tools = ("tar", "zstd", "curl")
-    patient = True
     in_place = False
+    level = 9
 
     def prepare(self):
         super().prepare()
@@ -76,7 +76,7 @@ class PatchFrom(Peer):
     def build(self):
         make = (
             f'set -f; tar -cf "$2/new.tar" {REPRODUCIBLE} -C "$1" .; '
-            'zstd -q -f -19 --long=31 --patch-from="$2/old.tar" "$2/new.tar" -o "$2/patch.zst"; rm "$2/new.tar"'
+            f'zstd -q -f -{self.level} --long=31 --patch-from="$2/old.tar" "$2/new.tar" -o "$2/patch.zst"; rm "$2/new.tar"'
         )
         return {"build": shell(make, self.pair.new, self.store)}
 
@@ -98,3 +98,12 @@ class PatchFrom(Peer):
 
     def result(self):
         return f"{self.beside}/new"
+
+
+class PatchFromHardest(PatchFrom):
+    """The same, as small as zstd makes it without its ultra levels."""
+
+    name = "zstd-patch-19"
+    says = "the same, `zstd -19`"
+    patient = True
+    level = 19
