@@ -48,6 +48,7 @@ class Tree(dict):
 
 def compare(old, new):
     """(deleted, changed), both sorted; `changed` has directories before what is in them."""
+
     def kind(tree, path):
         return stat.S_IFMT(tree[path].st_mode)
 

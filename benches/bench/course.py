@@ -1,5 +1,6 @@
 """The course of a run: every peer builds, then every peer updates, by turns."""
 
+import contextlib
 import os
 import shutil
 import sys
@@ -32,7 +33,11 @@ def measure_pair(results, name, options):
             results.save()
         build(peers, options, known, results)
         for link in options.links:
-            update(peers, LINKS[link], options, known, results)
+            try:
+                update(peers, LINKS[link], options, known, results)
+            except Failed as why:
+                known["failed"][f"the {link} link"] = str(why)
+                say(f"{name} the {link} link FAILED: {why}")
     finally:
         if not options.keep:
             shutil.rmtree(work, ignore_errors=True)
@@ -95,18 +100,24 @@ def update(peers, link, options, known, results):
     if not able(peers, known):
         return
     pair = peers[0].pair
-    with Network(link) as network, web_server(network, pair.server, pair.work) as http:
-        with rsync_daemon(network, pair.new, pair.work) as rsync:
-            results["links"][link.name] = {"made_of": network.made_of, "round_trip": network.round_trip()}
-            daemons = {"http": http, "rsync": rsync}
-            for turn in range(options.turns):
-                for peer in able(peers, known):
-                    def once(peer=peer):
-                        update_once(peer, network, daemons[peer.origin], options, known)
+    with contextlib.ExitStack() as entered:
+        network = entered.enter_context(Network(link))
+        servers = {
+            "http": web_server(network, pair.server, pair.work),
+            "rsync": rsync_daemon(network, pair.new, pair.work),
+        }
+        for server in servers.values():
+            entered.enter_context(server)
+        results["links"][link.name] = {"made_of": network.made_of, "round_trip": network.round_trip()}
+        for turn in range(options.turns):
+            for peer in able(peers, known):
 
-                    if attempt(peer, known, f"update over the {link.name} link", once) and turn == 0 and link is DIRECT:
-                        known["judged"][peer.name] = judge(pair.new, peer.result())
-                    results.save()
+                def once(peer=peer):
+                    update_once(peer, network, servers[peer.origin], options, known)
+
+                if attempt(peer, known, f"update over the {link.name} link", once) and turn == 0 and link is DIRECT:
+                    known["judged"][peer.name] = judge(pair.new, peer.result())
+                results.save()
 
 
 def update_once(peer, network, daemon, options, known):

@@ -14,17 +14,16 @@ HTTP, RSYNC = 8750, 8730
 
 
 class Daemon:
-    """A running server. Its children count as itself."""
+    """A server that runs while it is entered. Its children count as itself."""
 
     def __init__(self, network, port, command, log):
         self.network, self.port, self.log = network, port, log
-        with open(log, "ab") as output:
-            inside = [*network.on_server(), *map(str, command)]
-            self.process = subprocess.Popen(
-                inside, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True
-            )
+        self.command = [*network.on_server(), *map(str, command)]
 
     def __enter__(self):
+        with open(self.log, "ab") as output:
+            files = {"stdin": subprocess.DEVNULL, "stdout": output, "stderr": output}
+            self.process = subprocess.Popen(self.command, start_new_session=True, **files)
         try:
             self.wait_until_it_answers()
         except BaseException:
@@ -135,6 +134,8 @@ def rsync_daemon(network, image, work):
     """The image server's rsync daemon as SystemImager set it up, with IMAGE as its module `node`."""
     config = f"{work}/rsyncd.conf"
     with open(config, "w", encoding="utf-8") as file:
-        file.write(f"use chroot = no\nuid = root\ngid = root\nnumeric ids = yes\nread only = yes\n[node]\npath = {image}\n")
+        file.write(
+            f"use chroot = no\nuid = root\ngid = root\nnumeric ids = yes\nread only = yes\n[node]\npath = {image}\n"
+        )
     command = ["rsync", "--daemon", "--no-detach", f"--port={RSYNC}", f"--config={config}"]
     return Daemon(network, RSYNC, command, f"{work}/rsyncd.log")

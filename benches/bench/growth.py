@@ -94,7 +94,9 @@ def changed(results):
 
 def per_file(results, step, job):
     """Microseconds of CPU for each changed file, beyond what the tree costs when nothing changed."""
-    idle = next(known["idle"][job] for known in results["steps"] if known["entries"] == step["entries"] and "idle" in known)
+    idle = next(
+        known["idle"][job] for known in results["steps"] if known["entries"] == step["entries"] and "idle" in known
+    )
     return max(0.0, cpu(step[job]) - cpu(idle)) * 1e6 / step["files"]
 
 
@@ -108,9 +110,9 @@ def table_of(results):
     return "\n\n".join([
         "# Growth",
         machine_says(results),
-        "MB are 10^6 bytes; memory is the largest process, in MiB; times are with the final sync. Builds begin with a cold "
-        "page cache. A file's and a byte's share is of the CPU beyond what the same tree costs with nothing changed, "
-        "which is the second table.",
+        "MB are 10^6 bytes; memory is the largest process, in MiB; times are with the final sync. Builds begin with a "
+        "cold page cache. A file's and a byte's share is of the CPU beyond what the same tree costs with nothing "
+        "changed, which is the second table.",
         changes_table(results),
         "With nothing changed: the tree published for the first time, published again, and walked on the node.",
         idle_table(results),
@@ -124,7 +126,13 @@ def changes_table(results):
     rows = []
     for step in changed(results):
         files = step["files"]
-        row = [f"{step['entries']:,}", f"{step['share']:g} %", f"{files:,}", number(step["bytes"], 1e6), number(step["diff"], 1e6)]
+        row = [
+            f"{step['entries']:,}",
+            f"{step['share']:g} %",
+            f"{files:,}",
+            number(step["bytes"], 1e6),
+            number(step["diff"], 1e6),
+        ]
         row.append(number(step["diff"] / files))
         for job in ("build", "update"):
             cost = step[job]
@@ -156,7 +164,10 @@ def plot_of(results):
     }
     sizes = sorted({step["entries"] for step in changed(results)})
     lines = {
-        says: {f"{size:,} entries": [(s["files"], value(s)) for s in changed(results) if s["entries"] == size] for size in sizes}
+        says: {
+            f"{size:,} entries": [(s["files"], value(s)) for s in changed(results) if s["entries"] == size]
+            for size in sizes
+        }
         for says, value in panels.items()
     }
     return curves(lines, "files changed", results["machine"])

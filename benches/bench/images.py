@@ -35,7 +35,10 @@ class Recipe(typing.NamedTuple):
     less: str = "htop"
 
 
-def make(directory, recipe=Recipe()):
+DEFAULT = Recipe()
+
+
+def make(directory, recipe=DEFAULT):
     """Makes g1, g2 and g3 below DIRECTORY, each only once it is complete, and says what each holds."""
     if not shutil.which("mmdebstrap"):
         raise Failed("mmdebstrap is not installed")
@@ -58,7 +61,13 @@ def make(directory, recipe=Recipe()):
 
 def mirror_of(suite):
     """Where this machine's apt gets SUITE from."""
-    asked = ["apt-get", "indextargets", "--format", "$(CODENAME) $(SUITE) $(RELEASE) $(REPO_URI)", "Created-By: Packages"]
+    asked = [
+        "apt-get",
+        "indextargets",
+        "--format",
+        "$(CODENAME) $(SUITE) $(RELEASE) $(REPO_URI)",
+        "Created-By: Packages",
+    ]
     for attempt in ("as it is", "after an update"):
         if attempt != "as it is":
             run("apt-get", "-q", "update")
@@ -109,8 +118,8 @@ def tiny_change(root, recipe):
         within(*QUIET, "update")
         within(*QUIET, "install", recipe.more)
         within(*QUIET, "remove", recipe.less)
-    with open(f"{root}/etc/hosts", "a", encoding="ascii") as hosts:
-        hosts.write("192.0.2.10 storage\n")
+    with open(f"{root}/etc/profile", "a", encoding="ascii") as profile:
+        profile.write("export EDITOR=vim\n")
     write(f"{root}/etc/sysctl.d/60-node.conf", "vm.swappiness = 10\n")
 
 

@@ -11,7 +11,7 @@ KINDS = {"f": "files", "d": "directories", "L": "symlinks", "D": "devices", "S":
 
 
 def judge(image, node):
-    """"" where NODE is IMAGE; else counts of what differs, most first."""
+    """ "" where NODE is IMAGE; else counts of what differs, most first."""
     done = subprocess.run([JUDGE, image, node], capture_output=True, check=False)
     if done.returncode == 0:
         return ""

@@ -39,7 +39,9 @@ def versions(programs):
             number = re.search(r"\d+(\.\d+)+", words) or re.search(r"\b\d+\b", words)
             found[os.path.basename(tool)] = number.group(0) if number else "?"
     if shutil.which("bsdiff") and shutil.which("dpkg-query"):
-        said = subprocess.run(["dpkg-query", "-Wf", "${Version}", "bsdiff"], capture_output=True, text=True, check=False)
+        said = subprocess.run(
+            ["dpkg-query", "-Wf", "${Version}", "bsdiff"], capture_output=True, text=True, check=False
+        )
         found["bsdiff"] = said.stdout.strip() or "?"
     return found
 

@@ -40,7 +40,9 @@ class Network:
                 run("ip", "netns", "add", space)
                 run("ip", "-n", space, "link", "set", "lo", "up")
             self.connect_directly()
-            if self.link.delay and not self.slow_down("netem", "delay", f"{self.link.delay * 1000:g}ms", "rate", self.link.rate):
+            if self.link.delay and not self.slow_down(
+                "netem", "delay", f"{self.link.delay * 1000:g}ms", "rate", self.link.rate
+            ):
                 run("ip", "-n", self.server, "link", "del", "wire")
                 self.connect_by_relay()
         except BaseException:
@@ -84,7 +86,9 @@ class Network:
             command = ["tc", "-n", space, "qdisc", "replace", "dev", "wire", "root", kind, *how]
             if subprocess.run(command, stderr=subprocess.DEVNULL, check=False).returncode != 0:
                 return False
-        self.made_of = "veth and netem" if kind == "netem" else "TAP devices, tbf for the rate, a relay process for the delay"
+        self.made_of = (
+            "veth and netem" if kind == "netem" else "TAP devices, tbf for the rate, a relay process for the delay"
+        )
         return True
 
     def on_server(self):

@@ -34,7 +34,8 @@ def plot(results):
 
 def sheet(width, height, drawn, machine):
     """The whole file, with the machine at its foot."""
-    foot = f"{machine['processor']}, {machine['filesystem']}, kernel {machine['kernel']}, {machine['date']}; logarithmic scales, less is better"
+    where = f"{machine['processor']}, {machine['filesystem']}, kernel {machine['kernel']}, {machine['date']}"
+    foot = f"{where}; logarithmic scales, less is better"
     return "\n".join([
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" height="{height}" '
         f'font-family="DejaVu Sans, Helvetica, Arial, sans-serif" font-size="12" fill="{INK}">',
@@ -47,7 +48,8 @@ def sheet(width, height, drawn, machine):
 
 
 def text(x, y, words, size=12, anchor="start", fill=INK, weight="normal"):
-    return f'<text x="{x:.1f}" y="{y:.1f}" font-size="{size}" text-anchor="{anchor}" fill="{fill}" font-weight="{weight}">{escape(words)}</text>'
+    style = f'font-size="{size}" text-anchor="{anchor}" fill="{fill}" font-weight="{weight}"'
+    return f'<text x="{x:.1f}" y="{y:.1f}" {style}>{escape(words)}</text>'
 
 
 def block(title, pair, peers, top):
@@ -85,9 +87,8 @@ def column(says, values, peers, left, top):
         if value:
             fill = OUR_COLOUR if peer in OURS else PEER_COLOUR
             end = across(value)
-            parts.append(
-                f'<rect x="{left}" y="{middle - BAR / 2}" width="{max(end - left, 1):.1f}" height="{BAR}" fill="{fill}"/>'
-            )
+            size = f'width="{max(end - left, 1):.1f}" height="{BAR}"'
+            parts.append(f'<rect x="{left}" y="{middle - BAR / 2}" {size} fill="{fill}"/>')
             parts.append(text(max(end, left) + 5, middle + 4, number(value), size=11))
         else:
             parts.append(text(left + 5, middle + 4, "–", size=11, fill=FAINT))

@@ -32,7 +32,9 @@ def rows(pair, options, bases):
         "full tar, gzip": shell(f'set -f; tar -cz {TAR} -C "$1" -f "$2" .', pair.new, f"{pack}.tar.gz"),
     }
     for base in ("image.tar.gz", "image.tar"):
-        known[f"the proposal's diff from {base}"] = shell(THE_PROPOSALS, bases[base], pair.new, pair.work, f"{pack}.tar.gz")
+        known[f"the proposal's diff from {base}"] = shell(
+            THE_PROPOSALS, bases[base], pair.new, pair.work, f"{pack}.tar.gz"
+        )
     si_tardiff = f"{options.bin}/si_tardiff"
     for effort, how in efforts(si_tardiff, "build").items():
         for base, path in bases.items():
@@ -63,7 +65,7 @@ def measure(pair, options, known, say):
         return
     pack = f"{pair.work}/pack"
     failed = known["failed"]
-    for turn in range(options.turns):
+    for _ in range(options.turns):
         for row, command in rows(pair, options, bases).items():
             if row in failed:
                 continue
@@ -76,7 +78,9 @@ def measure(pair, options, known, say):
                 failed[row] = str(why)
                 say(f"{pair.name} {row} FAILED: {why}")
                 continue
-            cost["size"] = next(os.path.getsize(pack + s) for s in (".tar", ".tar.gz", ".tar.zst") if os.path.exists(pack + s))
+            cost["size"] = next(
+                os.path.getsize(pack + s) for s in (".tar", ".tar.gz", ".tar.zst") if os.path.exists(pack + s)
+            )
             known["proposal"].setdefault(row, []).append(cost)
             say(f"{pair.name} {row}: {cost['wall']:.2f} s, {cost['size'] / 1e6:.1f} MB")
     run("rm", "-rf", f"{pair.work}/base", pack + ".tar", pack + ".tar.gz", pack + ".tar.zst")

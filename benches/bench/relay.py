@@ -9,6 +9,7 @@ there, and runs until it is ended.
 """
 
 import collections
+import contextlib
 import fcntl
 import os
 import select
@@ -42,10 +43,8 @@ def give(descriptor, waiting, now):
     """Hands over what is due; a packet for an interface that is down or full is lost, as on any wire."""
     while waiting and waiting[0][0] <= now:
         _, packet = waiting.popleft()
-        try:
+        with contextlib.suppress(OSError):
             os.write(descriptor, packet)
-        except OSError:
-            pass
 
 
 def main(delay, one, other):

@@ -33,7 +33,9 @@ def titled(name):
 def table(heads, rows):
     """Columns after the first are numbers, and stand at the right; `says` columns begin with an apostrophe."""
     lines = ["| " + " | ".join(head.lstrip("'") for head in heads) + " |"]
-    lines.append("|" + "|".join("---" if place == 0 or head[:1] == "'" else "--:" for place, head in enumerate(heads)) + "|")
+    lines.append(
+        "|" + "|".join("---" if place == 0 or head[:1] == "'" else "--:" for place, head in enumerate(heads)) + "|"
+    )
     lines += ["| " + " | ".join(str(cell).replace("|", "\\|") for cell in row) + " |" for row in rows]
     return "\n".join(lines)
 
@@ -43,7 +45,15 @@ def number(value, scale=1.0):
     if value is None:
         return "–"
     value /= scale
-    return f"{value:,.0f}" if value >= 100 else f"{value:.1f}" if value >= 10 else f"{value:.2f}" if value >= 0.095 else f"{value:.3f}"
+    return (
+        f"{value:,.0f}"
+        if value >= 100
+        else f"{value:.1f}"
+        if value >= 10
+        else f"{value:.2f}"
+        if value >= 0.095
+        else f"{value:.3f}"
+    )
 
 
 def against(value, base):
@@ -62,7 +72,9 @@ def machine_says(results):
 def conditions(results):
     options = results["options"]
     caches = "cold" if options["drop_caches"] else "warm"
-    turns = "one turn" if options["turns"] == 1 else f"medians of {options['turns']} turns (builds that take minutes: one)"
+    turns = (
+        "one turn" if options["turns"] == 1 else f"medians of {options['turns']} turns (builds that take minutes: one)"
+    )
     return (
         f"{machine_says(results)}\n- {turns}; page cache of updates {caches}, of builds cold\n"
         "- MB are 10^6 bytes; memory is the largest process, in MiB; times are with the final sync"
@@ -139,8 +151,8 @@ def afterwards(pair, name):
 def legend(pair):
     lines = [f"- {name}: {PEERS[name].says}" for name in peers_of(pair, DIRECT.name)]
     lines.append(
-        "- mixed: how long the tree is neither the old nor the new one; a dash where the new tree is made beside it, or "
-        "nothing says so"
+        "- mixed: how long the tree is neither the old nor the new one; a dash where the new tree is made beside it, "
+        "or nothing says so"
     )
     return "\n".join(lines)
 
@@ -156,7 +168,15 @@ def slow_updates(pair, link):
     for name in pair["updates"][link]:
         wall, wire = (update_middle(pair, link, name, field) for field in ("wall", "wire"))
         walls = [turn["wall"] for turn in pair["updates"][link][name]]
-        rows.append([name, number(wall), against(wall, base), f"{number(min(walls))} to {number(max(walls))}", number(wire, 1e6)])
+        rows.append(
+            [
+                name,
+                number(wall),
+                against(wall, base),
+                f"{number(min(walls))} to {number(max(walls))}",
+                number(wire, 1e6),
+            ]
+        )
     return table(["'way", "wall s", "to rsync", "from to", "wire MB"], rows)
 
 
@@ -168,7 +188,9 @@ def builds(pair):
         if not turns:
             continue
         wall, cpu, memory = (build_total(turns, field) for field in ("wall", "cpu", "memory"))
-        steps = [f"{step} {number(build_total(turns, 'wall', step))} s" for step in turns[0]] if len(turns[0]) > 1 else []
+        steps = (
+            [f"{step} {number(build_total(turns, 'wall', step))} s" for step in turns[0]] if len(turns[0]) > 1 else []
+        )
         faster = "–" if full is None else f"{full / wall:.1f}"
         rows.append([name, number(wall), faster, number(cpu), number(memory, MIB), ", ".join(steps)])
     return table(["'way", "wall s", "times faster than full tar and gzip", "CPU s", "MiB", "'steps"], rows)
@@ -180,14 +202,24 @@ def proposal(pair):
     for row, turns in pair["proposal"].items():
         wall = median(turns, "wall")
         faster = "–" if not full else f"{full / wall:.1f}"
-        rows.append([row, number(wall), faster, number(median(turns, "size"), 1e6), number(median(turns, "memory"), MIB)])
+        rows.append(
+            [row, number(wall), faster, number(median(turns, "size"), 1e6), number(median(turns, "memory"), MIB)]
+        )
     for name in ("ours-fast", "ours-normal", "ours-best"):
         wall = build_total(pair["builds"].get(name), "wall")
         if wall is not None:
             wire = update_middle(pair, DIRECT.name, name, "wire")
             faster = "–" if not full else f"{full / wall:.1f}"
             memory = build_total(pair["builds"][name], "memory")
-            rows.append([f"{name}, `publish` after an earlier one", number(wall), faster, f"{number(wire, 1e6)} on the wire", number(memory, MIB)])
+            rows.append(
+                [
+                    f"{name}, `publish` after an earlier one",
+                    number(wall),
+                    faster,
+                    f"{number(wire, 1e6)} on the wire",
+                    number(memory, MIB),
+                ]
+            )
     return table(["'pack", "wall s", "times faster", "MB", "MiB"], rows)
 
 

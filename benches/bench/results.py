@@ -56,6 +56,7 @@ def cpu(cost):
 
 def build_total(turns, field, step=None):
     """The median over the turns of a build's FIELD: its steps' sum, the largest for memory; or of one step."""
+
     def of(steps):
         chosen = [cost for name, cost in steps.items() if step in (None, name)]
         values = [cpu(cost) if field == "cpu" else cost[field] for cost in chosen]

@@ -14,7 +14,10 @@ class Synthetic:
     def __init__(self, top, entries, mean):
         self.top, self.entries, self.mean = top, entries, mean
         self.random = random.Random(entries)
-        self.words = [bytes(self.random.choices(b"abcdefghijklmnopqrstuvwxyz_0123456789", k=self.random.randint(3, 12))) for _ in range(WORDS)]
+        self.words = [
+            bytes(self.random.choices(b"abcdefghijklmnopqrstuvwxyz_0123456789", k=self.random.randint(3, 12)))
+            for _ in range(WORDS)
+        ]
         self.files = []
         self.made = 0
 

@@ -27,7 +27,11 @@ class Target(typing.NamedTuple):
 
     def show_limit(self, pair_name):
         limit = self.limits[pair_name]
-        return {"ratio": f"at most {limit}", "times": f"at least {limit} times", "bytes": f"at most {limit // MIB} MiB"}[self.unit]
+        return {
+            "ratio": f"at most {limit}",
+            "times": f"at least {limit} times",
+            "bytes": f"at most {limit // MIB} MiB",
+        }[self.unit]
 
 
 def quotient(above, below):
@@ -41,7 +45,9 @@ def update_ratio(field, ours, peer, link=DIRECT.name):
 def against_best_peer(pair):
     """Bytes at `best` against the fewest of any other tool whose update succeeded."""
     others = [
-        update_middle(pair, DIRECT.name, peer, "wire") for peer in pair["updates"].get(DIRECT.name, ()) if peer not in OURS
+        update_middle(pair, DIRECT.name, peer, "wire")
+        for peer in pair["updates"].get(DIRECT.name, ())
+        if peer not in OURS
     ]
     return quotient(update_middle(pair, DIRECT.name, "ours-best", "wire"), min(others, default=None))
 
@@ -73,14 +79,29 @@ def builder_memory(peer):
 
 
 TARGETS = (
-    Target("bytes on the wire, `best` to `rsync -z`", update_ratio("wire", "ours-best", "rsync-z"), {PATCH_DAY: 0.22, TINY: 0.06}),
+    Target(
+        "bytes on the wire, `best` to `rsync -z`",
+        update_ratio("wire", "ours-best", "rsync-z"),
+        {PATCH_DAY: 0.22, TINY: 0.06},
+    ),
     Target("the same, `normal`", update_ratio("wire", "ours-normal", "rsync-z"), {PATCH_DAY: 0.48, TINY: 0.07}),
     Target("the same, `fast`", update_ratio("wire", "ours-fast", "rsync-z"), {PATCH_DAY: 0.58, TINY: 0.07}),
     Target("bytes on the wire, `best` to the best peer", against_best_peer, {PATCH_DAY: 0.5, TINY: 0.3}),
-    Target("build, full tar and gzip to `fast`, cold", faster_than_full_tar("fast"), {PATCH_DAY: 25, TINY: 150}, "times"),
-    Target("build, full tar and gzip to `normal`, cold", faster_than_full_tar("normal"), {PATCH_DAY: 10, TINY: 100}, "times"),
+    Target(
+        "build, full tar and gzip to `fast`, cold", faster_than_full_tar("fast"), {PATCH_DAY: 25, TINY: 150}, "times"
+    ),
+    Target(
+        "build, full tar and gzip to `normal`, cold",
+        faster_than_full_tar("normal"),
+        {PATCH_DAY: 10, TINY: 100},
+        "times",
+    ),
     Target("build, OSTree's static delta to `best`", faster_than_ostree, {PATCH_DAY: 3}, "times"),
-    Target("node's time, `normal` to rsync, direct", update_ratio("wall", "ours-normal", "rsync"), {PATCH_DAY: 0.7, TINY: 0.35}),
+    Target(
+        "node's time, `normal` to rsync, direct",
+        update_ratio("wall", "ours-normal", "rsync"),
+        {PATCH_DAY: 0.7, TINY: 0.35},
+    ),
     Target("the same with `--check=touched`", update_ratio("wall", "ours-touched", "rsync"), {TINY: 0.1}),
     Target(
         "node's time, `normal` to rsync, 1 Gbit/s and 1 ms",

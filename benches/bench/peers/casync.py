@@ -22,7 +22,9 @@ class Casync(Peer):
         run("cp", "-a", f"{self.store}/base.castr", f"{self.store}/chunks.castr")
 
     def build(self):
-        return {"build": ["casync", "make", f"--store={self.store}/chunks.castr", f"{self.store}/new.caidx", self.pair.new]}
+        return {
+            "build": ["casync", "make", f"--store={self.store}/chunks.castr", f"{self.store}/new.caidx", self.pair.new]
+        }
 
     def before_update(self):
         super().before_update()

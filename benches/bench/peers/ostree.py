@@ -29,7 +29,9 @@ class OSTree(Peer):
         self.skip = f"{self.store}/skip"
         with open(self.skip, "wb") as skip:
             for tree in (self.pair.old, self.pair.new):
-                special = run("find", tree, "!", "-type", "f", "!", "-type", "d", "!", "-type", "l", "-printf", "/%P\\n")
+                special = run(
+                    "find", tree, "!", "-type", "f", "!", "-type", "d", "!", "-type", "l", "-printf", "/%P\\n"
+                )
                 skip.writelines({os.path.dirname(path) + b"\n" for path in special.splitlines()})
         run("ostree", f"--repo={self.base}", "init", "--mode=archive")
         run(*self.commit(self.base, self.pair.old))
@@ -38,7 +40,14 @@ class OSTree(Peer):
         run("ostree", f"--repo={self.local_base}", "pull-local", "--remote=origin", self.base, BRANCH)
 
     def commit(self, repo, tree):
-        return ["ostree", f"--repo={repo}", "commit", f"--branch={BRANCH}", f"--tree=dir={tree}", f"--skip-list={self.skip}"]
+        return [
+            "ostree",
+            f"--repo={repo}",
+            "commit",
+            f"--branch={BRANCH}",
+            f"--tree=dir={tree}",
+            f"--skip-list={self.skip}",
+        ]
 
     def before_build(self):
         run("rm", "-rf", self.remote)

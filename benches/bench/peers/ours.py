@@ -78,7 +78,18 @@ class Ours(Peer):
         reset(self.adopted, self.pair.node)
 
     def follow(self, repo):
-        command = [self.si_updateclient, "--diff", "--yes", "--json", "--server", SERVER, "--repo", repo, "--image", "node"]
+        command = [
+            self.si_updateclient,
+            "--diff",
+            "--yes",
+            "--json",
+            "--server",
+            SERVER,
+            "--repo",
+            repo,
+            "--image",
+            "node",
+        ]
         return [*command, "--root", self.pair.node, "--exclude-file", "/dev/null", "--no-fallback"]
 
     def update(self):

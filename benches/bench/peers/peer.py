@@ -6,6 +6,7 @@ import shutil
 from ..daemons import HTTP
 from ..measure import run
 from ..network import SERVER
+from ..span import span
 
 
 class Pair:
@@ -76,8 +77,8 @@ class Peer:
         return self.pair.node
 
     def mixed(self, said, since):
-        """Milliseconds in which the tree was neither, from what the update SAID; None where that is not known."""
-        return None
+        """Milliseconds in which the tree was neither, from what the update SAID or left; None if unknown."""
+        return span(self.pair.node, since) if self.in_place else None
 
     def clean(self):
         """Frees the disk once all is measured."""

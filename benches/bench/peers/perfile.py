@@ -4,7 +4,6 @@ import os
 import sys
 
 from ..measure import run, shell
-from ..span import span
 from .peer import Peer
 
 PERFILE = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "perfile.py")
@@ -34,9 +33,6 @@ class PerFile(Peer):
             '"$3" "$4" "$5" apply "$6" "$2" "$2/deltas"; rm -r "$2"/*'
         )
         return shell(fetch, self.url, self.beside, sys.executable, PERFILE, self.tool, self.pair.node)
-
-    def mixed(self, said, since):
-        return span(self.pair.node, since)
 
 
 class Xdelta(PerFile):

@@ -3,7 +3,6 @@
 from ..daemons import RSYNC
 from ..measure import shell
 from ..network import SERVER
-from ..span import span
 from .peer import Peer
 
 MODULE = f"rsync://{SERVER}:{RSYNC}/node/"
@@ -21,9 +20,6 @@ class Rsync(Peer):
 
     def update(self):
         return ["rsync", *OLD_CLIENT, *self.more, MODULE, f"{self.pair.node}/"]
-
-    def mixed(self, said, since):
-        return span(self.pair.node, since)
 
 
 class OldClient(Rsync):
@@ -57,12 +53,11 @@ class Batch(Peer):
         self.prepare()
 
     def build(self):
-        record = 'rsync "${@:4}" --no-whole-file --only-write-batch="$3/batch" "$2/" "$1/" && zstd -q -T0 -9 --rm "$3/batch"'
+        record = (
+            'rsync "${@:4}" --no-whole-file --only-write-batch="$3/batch" "$2/" "$1/" && zstd -q -T0 -9 --rm "$3/batch"'
+        )
         return {"build": shell(record, self.pair.old, self.pair.new, self.store, *EVERYTHING)}
 
     def update(self):
         play = 'curl -sSf "$1" | zstd -dc | rsync "${@:3}" --read-batch=- "$2/"'
         return shell(play, f"{self.url}/batch.zst", self.pair.node, *EVERYTHING)
-
-    def mixed(self, said, since):
-        return span(self.pair.node, since)

@@ -4,7 +4,6 @@ import os
 import sys
 
 from ..measure import run, shell
-from ..span import span
 from .peer import Peer
 
 CHANGES = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "changes.py")
@@ -26,7 +25,8 @@ class ChangedFiles(Peer):
         make = (
             f'"$4" -I "$5" "$1" "$2" "$3"; cd "$2"; set -f; '
             f'tar -c {COMPLETE} --no-recursion --null --verbatim-files-from -T "$3/changed" | '
-            f'{self.compressor} >"$3/changed.tar{self.suffix}"; {self.compressor} <"$3/deleted" >"$3/deleted{self.suffix}"'
+            f'{self.compressor} >"$3/changed.tar{self.suffix}"; '
+            f'{self.compressor} <"$3/deleted" >"$3/deleted{self.suffix}"'
         )
         return {"build": shell(make, self.pair.old, self.pair.new, self.store, sys.executable, CHANGES)}
 
@@ -36,9 +36,6 @@ class ChangedFiles(Peer):
             f'curl -sSf "$1/changed.tar{self.suffix}" | {self.decompressor} | tar -xp {COMPLETE} --same-owner'
         )
         return shell(unpack, self.url, self.pair.node)
-
-    def mixed(self, said, since):
-        return span(self.pair.node, since)
 
 
 class ChangedGzip(ChangedFiles):
@@ -60,7 +57,7 @@ class PatchFrom(Peer):
     """The whole image as a tar, compressed with the old tar as its dictionary; the node makes that from its tree."""
 
     name = "zstd-patch"
-    says = "tar of the whole image, `zstd -9 --long=31 --patch-from` the old one; the node tars its tree, unpacks beside it"
+    says = "tar of the image, `zstd -9 --long=31 --patch-from` the old one; the node tars its tree, unpacks beside it"
     tools = ("tar", "zstd", "curl")
     in_place = False
     level = 9
@@ -76,7 +73,8 @@ class PatchFrom(Peer):
     def build(self):
         make = (
             f'set -f; tar -cf "$2/new.tar" {REPRODUCIBLE} -C "$1" .; '
-            f'zstd -q -f -{self.level} --long=31 --patch-from="$2/old.tar" "$2/new.tar" -o "$2/patch.zst"; rm "$2/new.tar"'
+            f'zstd -q -f -{self.level} --long=31 --patch-from="$2/old.tar" "$2/new.tar" -o "$2/patch.zst"; '
+            'rm "$2/new.tar"'
         )
         return {"build": shell(make, self.pair.new, self.store)}
 
