@@ -24,6 +24,9 @@ def measure(results, options):
         shutil.rmtree(work, ignore_errors=True)
         try:
             one_size(Course(work, entries, options), results, options)
+        except Failed as why:
+            results["failed"][f"{entries:,} entries"] = str(why)
+            say(f"{entries:,} entries FAILED: {why}")
         finally:
             shutil.rmtree(work, ignore_errors=True)
 
@@ -116,6 +119,7 @@ def table_of(results):
         changes_table(results),
         "With nothing changed: the tree published for the first time, published again, and walked on the node.",
         idle_table(results),
+        *(f"Failed, {size}: {why}" for size, why in results["failed"].items()),
     ]) + "\n"  # fmt: skip
 
 

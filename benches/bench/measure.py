@@ -1,6 +1,7 @@
 """Runs commands: weighed ones, and those that only prepare."""
 
 import contextlib
+import fcntl
 import json
 import os
 import signal
@@ -23,6 +24,16 @@ def run(*command, **options):
     if done.returncode != 0:
         raise Failed(f"{command[0]} ended with {done.returncode}: {last_words(done.stdout)}")
     return done.stdout
+
+
+def alone(directory):
+    """Holds DIRECTORY for this run until what it answers is closed; ends the run where another one has it."""
+    lock = open(f"{directory}/lock", "w", encoding="ascii")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        sys.exit(f"another run works in {directory}")
+    return lock
 
 
 def last_words(said):
