@@ -47,7 +47,7 @@ class Tree(dict):
 
 
 def compare(old, new):
-    """(deleted, changed), both sorted; `changed` has directories before what is in them."""
+    """(deleted, changed), each directory followed by what is in it."""
 
     def kind(tree, path):
         return stat.S_IFMT(tree[path].st_mode)
@@ -60,7 +60,12 @@ def compare(old, new):
         parent = os.path.dirname(path)
         if parent in new:
             changed.add(parent)
-    return sorted(deleted), sorted(changed)
+
+    # by component: tar sets a directory's time when it meets the first path that is not in it any more
+    def components(path):
+        return path.split(b"/")
+
+    return sorted(deleted, key=components), sorted(changed, key=components)
 
 
 def main(old, new, out):

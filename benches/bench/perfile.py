@@ -22,10 +22,11 @@ import sys
 import changes
 
 COMPLETE = ["--format=posix", "--numeric-owner", "--xattrs", "--xattrs-include=*", "--acls", "--selinux"]
+# -D and -R: by itself xdelta3 opens gzip files, and closes them again to other bytes than they had
 TOOLS = {
     "xdelta3": (
-        lambda old, new, delta: ["xdelta3", "-q", "-9", "-f", "-e", "-s", old, new, delta],
-        lambda old, new, delta: ["xdelta3", "-q", "-f", "-d", "-s", old, delta, new],
+        lambda old, new, delta: ["xdelta3", "-q", "-9", "-D", "-f", "-e", "-s", old, new, delta],
+        lambda old, new, delta: ["xdelta3", "-q", "-R", "-f", "-d", "-s", old, delta, new],
     ),
     "bsdiff": (
         lambda old, new, delta: ["bsdiff", old, new, delta],
@@ -80,7 +81,7 @@ def build(encode, old, new, out):
     with open(out + b"/deleted", "wb") as file:
         file.writelines(path + b"\0" for path in deleted)
     subprocess.run([b"tar", b"-C", out + b"/deltas", b"-cf", out + b"/deltas.tar", b"."], check=True)
-    names = b"".join(path + b"\0" for path in sorted(travels))
+    names = b"".join(path + b"\0" for path in changed if path in travels)
     tar = ["tar", "-C", new, "-I", "zstd -q -T0 -19", "-cf", out + b"/whole.tar.zst", *COMPLETE]
     subprocess.run([*tar, "--no-recursion", "--null", "--verbatim-files-from", "-T", "-"], input=names, check=True)
     shutil.rmtree(out + b"/deltas")

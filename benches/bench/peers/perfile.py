@@ -37,7 +37,7 @@ class PerFile(Peer):
 
 class Xdelta(PerFile):
     name = tool = "xdelta3"
-    says = "`xdelta3 -9` for each path of both, the rest `tar` and `zstd -19`"
+    says = "`xdelta3 -9 -D` for each path of both, the rest `tar` and `zstd -19`"
     tools = ("xdelta3", "zstd", "tar", "curl")
 
 
