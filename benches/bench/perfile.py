@@ -22,11 +22,11 @@ import sys
 import changes
 
 COMPLETE = ["--format=posix", "--numeric-owner", "--xattrs", "--xattrs-include=*", "--acls", "--selinux"]
-# -D and -R: by itself xdelta3 opens gzip files, and closes them again to other bytes than they had
+# -D, -R: by itself xdelta3 opens gzip files, and closes them again to other bytes than they had
 TOOLS = {
     "xdelta3": (
         lambda old, new, delta: ["xdelta3", "-q", "-9", "-D", "-f", "-e", "-s", old, new, delta],
-        lambda old, new, delta: ["xdelta3", "-q", "-R", "-f", "-d", "-s", old, delta, new],
+        lambda old, new, delta: ["xdelta3", "-q", "-D", "-R", "-f", "-d", "-s", old, delta, new],
     ),
     "bsdiff": (
         lambda old, new, delta: ["bsdiff", old, new, delta],

@@ -57,7 +57,16 @@ class Ours(Peer):
         reset(self.pair.old, self.pair.node)
         run(*self.follow(f"file://{self.published}/"))
         # read by content, since an image tool would not touch what stays the same
-        run("rsync", "-aHAX", "--numeric-ids", "--delete", "--checksum", f"{self.pair.new}/", f"{image}/")
+        run(
+            "rsync",
+            "-aHAX",
+            "--numeric-ids",
+            "--delete",
+            "--modify-window=-1",
+            "--checksum",
+            f"{self.pair.new}/",
+            f"{image}/",
+        )
         reset(self.pair.node, self.adopted)
 
     def publish_to(self, repo):
@@ -110,12 +119,12 @@ class Fast(Ours):
 
 class Normal(Ours):
     name, effort = "ours-normal", "normal"
-    says = "the same at `normal`"
+    says = "as `ours-fast`, at `normal`"
 
 
 class Best(Ours):
     name, effort = "ours-best", "best"
-    says = "the same at `best`"
+    says = "as `ours-fast`, at `best`"
     patient = True
 
 
@@ -123,7 +132,7 @@ class Touched(Ours):
     """What `normal` built, followed without a look at what stays."""
 
     name, effort = "ours-touched", "normal"
-    says = "as `normal`, `--check=touched` on the node"
+    says = "as `ours-normal`, `--check=touched` on the node"
     more = ("--check=touched",)
     needs = "ours-normal"
 

@@ -43,5 +43,5 @@ class Xdelta(PerFile):
 
 class Bsdiff(PerFile):
     name = tool = "bsdiff"
-    says = "the same with `bsdiff`"
+    says = "as `xdelta3`, by `bsdiff`"
     tools = ("bsdiff", "bspatch", "zstd", "tar", "curl")

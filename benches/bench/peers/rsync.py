@@ -7,7 +7,7 @@ from .peer import Peer
 
 MODULE = f"rsync://{SERVER}:{RSYNC}/node/"
 OLD_CLIENT = ("-aHS", "--exclude-from=/dev/null", "--delete", "--numeric-ids")
-EVERYTHING = ("-aHAX", "--delete", "--numeric-ids")
+EVERYTHING = ("-aHAX", "--delete", "--numeric-ids", "--modify-window=-1")
 
 
 class Rsync(Peer):
@@ -30,14 +30,14 @@ class OldClient(Rsync):
 
 class Compressed(Rsync):
     name = "rsync-z"
-    says = "the same with `-z`"
+    says = "as `rsync`, with `-z`"
     more = ("-z",)
     everywhere = True
 
 
 class Checksum(Rsync):
     name = "rsync-checksum"
-    says = "the same with `--checksum`"
+    says = "as `rsync`, with `--checksum`"
     more = ("--checksum",)
 
 

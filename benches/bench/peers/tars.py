@@ -47,7 +47,7 @@ class ChangedGzip(ChangedFiles):
 
 class ChangedZstd(ChangedFiles):
     name = "tar-zstd"
-    says = "the same, `zstd -19`"
+    says = "as `tar-gzip`, by `zstd -19`"
     tools = ("tar", "zstd", "curl")
     patient = True
     compressor, decompressor, suffix = "zstd -q -T0 -19", "zstd -dc", ".zst"
@@ -102,6 +102,6 @@ class PatchFromHardest(PatchFrom):
     """The same, as small as zstd makes it without its ultra levels."""
 
     name = "zstd-patch-19"
-    says = "the same, `zstd -19`"
+    says = "as `zstd-patch`, at level 19"
     patient = True
     level = 19
