@@ -8,19 +8,19 @@ the same bases and from those that the proposal did not have. All packs are writ
 import os
 
 from .measure import Failed, cold, run, shell, timed
-from .peers.ours import efforts
+from .peers.ours import efforts, knows
 
 TAR = "--format=posix --numeric-owner --xattrs --xattrs-include=* --acls"
 DIFFERS = "(Mod time|Size|Contents|Uid|Gid|Mode|File type|Symlink|Device number) differs?|Not linked to .*"
 
 # $1 the base's tar, $2 the image, $3 where the work is done, $4 the pack
 THE_PROPOSALS = (
-    f'cd "$2"; set -f; export LC_ALL=C; tar -dv {TAR} -f "$1" >"$3/said" 2>&1 || true; '
+    f'cd "$2"; set -f; export LC_ALL=C; tar -dv {TAR} --quoting-style=literal -f "$1" >"$3/said" 2>&1 || true; '
     f'sed -nE "s/: ({DIFFERS})\\$//p" "$3/said" | sort -u >"$3/changed"; '
-    'sed -nE "s/^tar: (.*): Warning: Cannot stat: .*/\\1/p" "$3/said" | sort -u >"$3/deleted"; '
+    'sed -nE "s/^tar: (.*): Warning: Cannot [a-z]+: No such file.*/\\1/p" "$3/said" | sort -u >"$3/deleted"; '
     f'grep -vE "^tar: |: ({DIFFERS})\\$" "$3/said" | sed "s,/\\$,," | sort -u >"$3/named"; '
     'find . | sort | comm -13 "$3/named" - >>"$3/changed"; '
-    f'tar -cz {TAR} --no-recursion --verbatim-files-from -T "$3/changed" -f "$4" "$3/deleted"'
+    f'tar -cz {TAR} --no-recursion --verbatim-files-from -T "$3/changed" -f "$4" -C "$3" deleted'
 )
 
 
@@ -36,10 +36,13 @@ def rows(pair, options, bases):
             THE_PROPOSALS, bases[base], pair.new, pair.work, f"{pack}.tar.gz"
         )
     si_tardiff = f"{options.bin}/si_tardiff"
+    # where deltas have to be asked for, only a directory can serve them
+    deltas = {"directory": ["--deltas"]} if knows(si_tardiff, "build", "--deltas") else {}
     for effort, how in efforts(si_tardiff, "build").items():
         for base, path in bases.items():
             name = f"ours, {effort}, from {base}"
-            known[name] = [si_tardiff, "build", *how, path, pair.new, "-o", f"{pack}.tar.zst"]
+            more = [*how, *deltas.get(base, ())]
+            known[name] = [si_tardiff, "build", *more, path, pair.new, "-o", f"{pack}.tar.zst"]
             if effort == "normal" and base.startswith("image.tar"):
                 known[name + ", as .tar.gz"] = [*known[name][:-1], f"{pack}.tar.gz"]
     return known

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import time
 
@@ -17,10 +18,15 @@ SETTLED = 3
 EFFORTS = {"fast": ["--effort", "fast"], "normal": ["--effort", "normal"], "best": ["--effort", "best"]}
 
 
+def knows(si_tardiff, command, option):
+    """Whether COMMAND of this build of si_tardiff has OPTION."""
+    said = subprocess.run([si_tardiff, command, "--help"], capture_output=True, text=True, check=True).stdout
+    return re.search(rf"{option}\b", said) is not None
+
+
 def efforts(si_tardiff, command="publish"):
     """EFFORTS as far as this build of si_tardiff knows them; one without efforts has a normal one."""
-    said = subprocess.run([si_tardiff, command, "--help"], capture_output=True, check=True).stdout
-    return EFFORTS if b"--effort" in said else {"normal": []}
+    return EFFORTS if knows(si_tardiff, command, "--effort") else {"normal": []}
 
 
 class Ours(Peer):
