@@ -54,9 +54,17 @@ def make_bases(pair, options):
     os.makedirs(f"{pair.work}/base")
     run("tar", "-cf", made["image.tar"], *TAR.split(), "-C", pair.old, ".")
     run("bash", "-c", 'gzip <"$1" >"$2"', "bench", made["image.tar"], made["image.tar.gz"])
-    with open(made["manifest"] + ".mtree", "wb") as manifest:
-        manifest.write(run(f"{options.bin}/si_tardiff", "manifest", "--quiet", "--canonical", pair.old))
-    return {**made, "manifest": made["manifest"] + ".mtree", "directory": pair.old}
+    manifest = made["manifest"] + ".mtree"
+    run(
+        "bash",
+        "-c",
+        '"$1" manifest --quiet --canonical "$2" >"$3"',
+        "bench",
+        f"{options.bin}/si_tardiff",
+        pair.old,
+        manifest,
+    )
+    return {**made, "manifest": manifest, "directory": pair.old}
 
 
 def measure(pair, options, known, say):
