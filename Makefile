@@ -2,7 +2,8 @@
 # make test       everything that CI checks; installs what is missing
 # make torture    kills, power cuts and faults by the thousand; takes hours, see scripts/torture for less
 # make demo       two generations made of this machine's files, an update, a fallback, judged by rsync
-# make bench      compared with rsync: make bench OLD=dir NEW=dir
+# make bench      compared with rsync, OSTree and others on real images; takes hours, see docs/benchmarks.md for less
+# make bench-growth       the same tool alone, on trees of ten thousand to a million entries
 # make man        manual pages, in target/man
 # make install    PREFIX=/usr DESTDIR=
 # make install-timer      the daily update, by systemd or cron: see packaging/README.md
@@ -11,9 +12,12 @@
 PREFIX  ?= /usr
 DESTDIR ?=
 CARGO   ?= cargo
+# where benchmarks work, and what they are told besides: make bench BENCH='--quick --pairs g1-g2'
+BENCH_DIR ?= target/bench
+BENCH   ?=
 export PATH := $(HOME)/.cargo/bin:$(PATH)
 
-.PHONY: all test torture demo bench man install install-recovery install-timer clean
+.PHONY: all test torture demo bench bench-growth man install install-recovery install-timer clean
 
 all:
 	$(CARGO) build --release --locked
@@ -34,7 +38,12 @@ demo:
 bench:
 	scripts/prerequisites bench
 	$(CARGO) build --release --locked
-	benches/compare-rsync --programs target/release $(OLD) $(NEW)
+	benches/compare --bin target/release --dir $(BENCH_DIR) $(BENCH)
+
+bench-growth:
+	scripts/prerequisites bench
+	$(CARGO) build --release --locked
+	benches/growth --bin target/release --dir $(BENCH_DIR) $(BENCH)
 
 man:
 	$(CARGO) run --quiet --locked --example man -- target/man

@@ -65,6 +65,15 @@ impl Effort {
         self.delta_level()
     }
 
+    /// The level of zstd for manifests, which are as long as the image has entries and mostly digests.
+    pub fn manifest_level(self) -> i32 {
+        match self {
+            Effort::Fast => 1,
+            Effort::Normal => 5,
+            Effort::Best => 15,
+        }
+    }
+
     /// When compressed files are taken apart, unless the publisher says otherwise.
     pub fn opening(self) -> Opening {
         let seconds = match self {

@@ -16,6 +16,8 @@ const MAX_LINE: u64 = 1024;
 /// More archives than a repository is ever likely to keep; bounds what a reader holds.
 const MAX_ARCHIVES: usize = 1 << 20;
 const WINDOW_LOG: u32 = 23;
+/// It is mostly digests, with which no level does anything.
+const LEVEL: i32 = 3;
 const HEAD: &[u8] = b"si-content 1\n";
 
 /// A content in an archive.
@@ -109,7 +111,7 @@ impl ContentIndex {
 
     /// Writes the index, compressed; the same index gives the same bytes.
     pub fn write_zstd(&self, to: impl Write) -> io::Result<()> {
-        let mut encoder = zstd::Encoder::new(to, 9)?;
+        let mut encoder = zstd::Encoder::new(to, LEVEL)?;
         encoder.include_checksum(true)?;
         let mut text = io::BufWriter::with_capacity(128 << 10, encoder);
         text.write_all(HEAD)?;

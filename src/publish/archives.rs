@@ -4,6 +4,7 @@ use std::collections::HashSet;
 use std::fs::File;
 use std::io::{self, BufReader, BufWriter, Read, Seek, SeekFrom, Write};
 
+use super::frames::{Earlier, to_be_spooled};
 use super::sources::{Nowhere, Spooled};
 use super::store::failed;
 use super::{Image, Known, Locked, Policy, PublishError, Reach, Store, archive_name, policy, unreached};
@@ -11,8 +12,8 @@ use crate::catalog::{Archive, ArchiveKind, Catalog, FileRef, Publish, RepoPath};
 use crate::delta::{self, MAX_DEPTH};
 use crate::diff_archive::content_index::{ContentIndex, Record};
 use crate::diff_archive::{
-    ArchiveError, BaseAndTarget, Compression, Deltas, Group, Limits, WriteError, Written, verify_diff, verify_full,
-    write_diff, write_full,
+    ArchiveError, BaseAndTarget, Compression, Deltas, Group, Limits, Sources, WriteError, Written, verify_diff,
+    verify_full, write_diff, write_full,
 };
 use crate::digest::{Digest, Hasher};
 use crate::entry::Entry;
@@ -83,12 +84,14 @@ impl Archives<'_> {
                 let wanted = sources_of(&base, self.image.manifest, self.policy);
                 // What is made by as many deltas as there may be is sent whole again.
                 let near = |digest: &Digest| reach.depth(digest).is_some_and(|depth| depth < MAX_DEPTH);
+                let wanted = to_be_spooled(wanted, index, archives);
                 for content in spooled.take(wanted, &store, near).map_err(|e| self.spool_failed(e))? {
                     self.monitor.warn(format!("no delta is made from {}: {}", content.digest.short(), content.why));
                 }
             }
             self.refuse_taken_name(kind, archives)?;
-            made.push(self.diff(&base, kind, &spooled, &reach)?);
+            let earlier = Earlier::new(self.locked.store(), index, archives, &spooled);
+            made.push(self.diff(&base, kind, &earlier, &reach)?);
         }
         Ok(made)
     }
@@ -104,7 +107,13 @@ impl Archives<'_> {
         )
     }
 
-    fn diff(&self, base: &Manifest, kind: ArchiveKind, sources: &Spooled, reach: &Reach) -> Result<Made, PublishError> {
+    fn diff(
+        &self,
+        base: &Manifest,
+        kind: ArchiveKind,
+        sources: &dyn Sources,
+        reach: &Reach,
+    ) -> Result<Made, PublishError> {
         let Image { manifest, content } = self.image;
         let patches = self.locked.unnamed()?;
         let depth = |digest: &Digest| reach.depth(digest).unwrap_or(MAX_DEPTH);

@@ -9,6 +9,7 @@
 #![allow(clippy::disallowed_methods)]
 
 mod archives;
+mod frames;
 mod policy;
 mod reach;
 mod sources;
@@ -37,9 +38,6 @@ use crate::image::Layer;
 use crate::manifest::{Manifest, ManifestError};
 use crate::report::Monitor;
 use crate::scan::ScanError;
-
-/// zstd level of manifests: small next to archives, and read at every update.
-const MANIFEST_LEVEL: i32 = 15;
 
 /// A generation that is to be published.
 #[derive(Clone, Copy)]
@@ -167,7 +165,8 @@ pub fn prepare<'l>(
     }
     let known = before.as_ref().map(|catalog| Known::of(store, catalog, monitor)).unwrap_or_default();
     let mut new = Vec::new();
-    let manifest = write_manifest(locked, before.as_ref(), image.manifest, &mut new)?;
+    let level = policy.effort.manifest_level();
+    let manifest = write_manifest(locked, before.as_ref(), image.manifest, level, &mut new)?;
     let archives = Archives { locked, image, policy, monitor };
     let (made, index) = archives.make(before.as_ref(), &known)?;
 
@@ -251,6 +250,7 @@ fn write_manifest(
     locked: &Locked,
     before: Option<&Catalog>,
     manifest: &Manifest,
+    level: i32,
     new: &mut Vec<RepoPath>,
 ) -> Result<FileRef, PublishError> {
     let again = before.and_then(|catalog| catalog.publish_of(manifest.id())).map(|publish| &publish.manifest);
@@ -258,7 +258,7 @@ fn write_manifest(
         return Ok(file.clone());
     }
     let name = name(&format!("manifests/{}.mtree.zst", manifest.id()));
-    write_small(locked, name, new, |to| manifest.write_zstd(to, MANIFEST_LEVEL))
+    write_small(locked, name, new, |to| manifest.write_zstd(to, level))
 }
 
 pub(crate) fn write_index(

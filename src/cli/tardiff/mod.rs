@@ -36,7 +36,6 @@ pub fn command() -> clap::Command {
 
 /// Runs the program with its arguments; the first is its name.
 pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
-    super::memory::return_what_is_large();
     let typed = match Typed::try_parse_from(arguments) {
         Ok(typed) => typed,
         Err(refusal) => {

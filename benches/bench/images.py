@@ -1,0 +1,165 @@
+"""Image generations of a real Debian node."""
+
+import contextlib
+import os
+import shutil
+import subprocess
+import sys
+import typing
+
+from .measure import Failed, run
+
+PACKAGES = (
+    "linux-image-amd64", "initramfs-tools", "systemd-sysv", "openssh-server", "rsync", "python3", "perl", "gcc", "make",
+    "vim-nox", "git", "curl", "ca-certificates", "sudo", "chrony", "munge", "iproute2", "iputils-ping", "htop", "lsof",
+    "strace", "tcpdump", "attr", "libcap2-bin",
+)  # fmt: skip
+QUIET = ["apt-get", "-qq", "-y", "-o", "Dpkg::Options::=--force-confdef", "-o", "Dpkg::Options::=--force-confold"]
+# maintainer scripts neither ask nor start services, and find nobody to talk to
+SURROUNDINGS = {
+    "DEBIAN_FRONTEND": "noninteractive",
+    "LC_ALL": "C.UTF-8",
+    "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+    "HOME": "/root",
+}
+
+
+class Recipe(typing.NamedTuple):
+    """What the generations are made of; None for a mirror is what this machine's apt has."""
+
+    suite: str = "bookworm"
+    mirror: typing.Optional[str] = None
+    security: typing.Optional[str] = None
+    packages: typing.Sequence = PACKAGES
+    more: str = "tree"
+    less: str = "htop"
+
+
+DEFAULT = Recipe()
+
+
+def make(directory, recipe=DEFAULT):
+    """Makes g1, g2 and g3 below DIRECTORY, each only once it is complete, and says what each holds."""
+    if not shutil.which("mmdebstrap"):
+        raise Failed("mmdebstrap is not installed")
+    directory = os.path.abspath(directory)
+    os.makedirs(directory, exist_ok=True)
+    mirror = recipe.mirror or mirror_of(recipe.suite)
+    security = recipe.security or mirror_of(f"{recipe.suite}-security")
+    root = f"{directory}/growing"
+    shutil.rmtree(root, ignore_errors=True)
+    try:
+        bootstrap(root, recipe, mirror)
+        keep(root, f"{directory}/g1")
+        patch_day(root, recipe, mirror, security)
+        keep(root, f"{directory}/g2")
+        tiny_change(root, recipe)
+        keep(root, f"{directory}/g3")
+    finally:
+        shutil.rmtree(root, ignore_errors=True)
+
+
+def mirror_of(suite):
+    """Where this machine's apt gets SUITE from."""
+    asked = [
+        "apt-get",
+        "indextargets",
+        "--format",
+        "$(CODENAME) $(SUITE) $(RELEASE) $(REPO_URI)",
+        "Created-By: Packages",
+    ]
+    for attempt in ("as it is", "after an update"):
+        if attempt != "as it is":
+            run("apt-get", "-q", "update")
+        for line in run(*asked).decode().splitlines():
+            *names, address = line.split()
+            if suite in names:
+                return address.rstrip("/")
+    raise Failed(f"apt on this machine has no {suite}: name a mirror")
+
+
+def bootstrap(root, recipe, mirror):
+    include = "--include=" + ",".join(recipe.packages)
+    source = f"deb {mirror} {recipe.suite} main"
+    run("mmdebstrap", "--quiet", "--mode=root", "--variant=apt", include, recipe.suite, root, source)
+    # two kinds of attributes that a plain copy loses
+    run("setfattr", "-n", "user.image", "-v", "node", f"{root}/etc/hostname")
+    with contextlib.suppress(Failed):
+        run("setcap", "cap_net_raw+ep", os.path.realpath(f"{root}/usr/bin/ping"))
+    with inhabited(root):
+        pass
+
+
+def patch_day(root, recipe, mirror, security):
+    suites = f"deb {mirror} {recipe.suite}-updates main\ndeb {security} {recipe.suite}-security main\n"
+    write(f"{root}/etc/apt/sources.list.d/updates.list", suites)
+    with inhabited(root) as within:
+        before = kernels(root)
+        within(*QUIET, "update")
+        within(*QUIET, "full-upgrade")
+        newest = kernels(root) - before
+        if newest:
+            within(*QUIET, "purge", *sorted(before))
+        within(*QUIET, "--purge", "autoremove")
+    if not newest:
+        print("make-images: the updates bring no new kernel today", file=sys.stderr)
+
+
+def kernels(root):
+    """Packages of installed kernels, without the one that only names the newest."""
+    format_ = "${db:Status-Status} ${Package}\\n"
+    asked = ["dpkg-query", f"--admindir={root}/var/lib/dpkg", "-Wf", format_, "linux-image-[0-9]*"]
+    found = subprocess.run(asked, capture_output=True, text=True, check=False).stdout
+    return {line.split()[1] for line in found.splitlines() if line.startswith("installed ")}
+
+
+def tiny_change(root, recipe):
+    with inhabited(root) as within:
+        within(*QUIET, "update")
+        within(*QUIET, "install", recipe.more)
+        within(*QUIET, "remove", recipe.less)
+    with open(f"{root}/etc/profile", "a", encoding="ascii") as profile:
+        profile.write("export EDITOR=vim\n")
+    write(f"{root}/etc/sysctl.d/60-node.conf", "vm.swappiness = 10\n")
+
+
+@contextlib.contextmanager
+def inhabited(root):
+    """While it is entered, commands run within ROOT, with /proc and names resolved; afterwards ROOT is tidy."""
+    policy, resolver, proc = f"{root}/usr/sbin/policy-rc.d", f"{root}/etc/resolv.conf", f"{root}/proc"
+    write(policy, "#!/bin/sh\nexit 101\n")
+    os.chmod(policy, 0o755)
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(resolver)
+    shutil.copyfile("/etc/resolv.conf", resolver)
+    run("mount", "-t", "proc", "proc", proc)
+    try:
+        yield lambda *command: run("chroot", root, *command, env=SURROUNDINGS)
+    finally:
+        run("umount", "-l", proc)
+        os.unlink(policy)
+        write(resolver, "")
+        run("chroot", root, "apt-get", "clean", env=SURROUNDINGS)
+        for left in ("var/lib/apt/lists", "var/cache/apt"):
+            for name in os.listdir(f"{root}/{left}"):
+                path = f"{root}/{left}/{name}"
+                if os.path.isdir(path):
+                    run("find", path, "-type", "f", "-delete")
+                else:
+                    os.unlink(path)
+
+
+def write(path, content):
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    with open(path, "w", encoding="utf-8") as file:
+        file.write(content)
+
+
+def keep(root, generation):
+    """A copy of ROOT as GENERATION, which appears when it is whole."""
+    run("rm", "-rf", generation, generation + ".part")
+    run("cp", "-a", "--reflink=auto", root, generation + ".part")
+    os.rename(generation + ".part", generation)
+    entries = len(run("find", generation, "-printf", ".").strip())
+    size = int(run("du", "-sb", generation).split()[0])
+    print(f"{generation}: {entries:,} entries, {size / 1e6:,.0f} MB", file=sys.stderr)

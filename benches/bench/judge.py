@@ -1,0 +1,34 @@
+"""What still separates the node from the image, by rsync's verdict, in a line."""
+
+import collections
+import os
+import subprocess
+
+JUDGE = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "..", "scripts", "judge")
+# by place in rsync's itemised form YXcstpoguax
+FLAGS = {2: "content", 3: "content", 4: "times", 5: "modes", 6: "owners", 7: "owners", 9: "ACLs", 10: "attributes"}
+KINDS = {"f": "files", "d": "directories", "L": "symlinks", "D": "devices", "S": "FIFOs"}
+
+
+def judge(image, node):
+    """ "" where NODE is IMAGE; else counts of what differs, most first."""
+    done = subprocess.run([JUDGE, image, node], capture_output=True, check=False)
+    if done.returncode == 0:
+        return ""
+    lines = done.stdout.decode(errors="replace").splitlines()
+    counts = collections.Counter(kind for line in lines for kind in verdict(line))
+    return ", ".join(f"{count:,} {kind}" for kind, count in counts.most_common()) or done.stderr.decode()[-200:]
+
+
+def verdict(line):
+    """What one line of the judge's says, as words."""
+    what = line.split(" ", 1)[0]
+    if what == "*deleting":
+        return {"too many"}
+    if what[0] == "h":
+        return {"hardlinks"}
+    if len(what) < 11:
+        return {"not comparable"}
+    if what[2] == "+":
+        return {f"{KINDS.get(what[1], 'entries')} missing"}
+    return {kind for place, kind in FLAGS.items() if what[place] not in ". "} or {"entries"}

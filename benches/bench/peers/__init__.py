@@ -1,0 +1,17 @@
+"""Every way there is, in the order of the tables."""
+
+from .casync import Casync
+from .ostree import OSTree
+from .ours import Best, Fast, Normal, Touched
+from .perfile import Bsdiff, Xdelta
+from .rsync import Batch, Checksum, Compressed, OldClient
+from .tars import ChangedGzip, ChangedZstd, PatchFrom, PatchFromHardest
+
+ALL = (
+    Fast, Normal, Touched, Best,
+    OldClient, Compressed, Checksum, Batch,
+    ChangedGzip, ChangedZstd, PatchFrom, PatchFromHardest,
+    OSTree, Casync, Xdelta, Bsdiff,
+)  # fmt: skip
+PEERS = {peer.name: peer for peer in ALL}
+OURS = tuple(name for name in PEERS if name.startswith("ours-"))

@@ -1,0 +1,149 @@
+"""This project's programs: published at each effort, followed with each kind of check."""
+
+import json
+import os
+import re
+import subprocess
+import time
+
+from ..daemons import HTTP
+from ..measure import run
+from ..network import SERVER
+from .peer import Peer, reset
+
+# What a scan remembers it remembers of files that were left alone for a while before it.
+SETTLED = 3
+
+# By effort, what `publish` and `build` are given for it.
+EFFORTS = {"fast": ["--effort", "fast"], "normal": ["--effort", "normal"], "best": ["--effort", "best"]}
+
+
+def knows(si_tardiff, command, option):
+    """Whether COMMAND of this build of si_tardiff has OPTION."""
+    said = subprocess.run([si_tardiff, command, "--help"], capture_output=True, text=True, check=True).stdout
+    return re.search(rf"{option}\b", said) is not None
+
+
+def efforts(si_tardiff, command="publish"):
+    """EFFORTS as far as this build of si_tardiff knows them; one without efforts has a normal one."""
+    return EFFORTS if knows(si_tardiff, command, "--effort") else {"normal": []}
+
+
+class Ours(Peer):
+    """`si_tardiff publish` into a repository that knows OLD; `si_updateclient --diff` on a node that recorded OLD."""
+
+    effort = ""
+    more = ()
+    everywhere = True
+
+    def __init__(self, pair, options):
+        super().__init__(pair, options)
+        self.si_tardiff, self.si_updateclient = (f"{options.bin}/{name}" for name in ("si_tardiff", "si_updateclient"))
+        self.tools = (self.si_tardiff, self.si_updateclient)
+        # all efforts begin alike: an image that is edited in place, its scan, and a node that follows it
+        self.images, self.published = f"{pair.work}/images", f"{pair.work}/published"
+        self.adopted = f"{pair.work}/adopted"
+        self.repo = f"{pair.server}/{self.built_by()}"
+
+    def built_by(self):
+        return f"ours-{self.effort}"
+
+    def missing(self):
+        if self.effort not in efforts(self.si_tardiff):
+            return [f"--effort {self.effort} of si_tardiff"]
+        return super().missing()
+
+    def prepare(self):
+        if os.path.isdir(self.adopted):
+            return
+        image = f"{self.images}/node"
+        reset(self.pair.old, image)
+        time.sleep(SETTLED)
+        self.publish_to(self.published)
+        reset(self.pair.old, self.pair.node)
+        run(*self.follow(f"file://{self.published}/"))
+        # read by content, since an image tool would not touch what stays the same
+        run(
+            "rsync",
+            "-aHAX",
+            "--numeric-ids",
+            "--delete",
+            "--modify-window=-1",
+            "--checksum",
+            f"{self.pair.new}/",
+            f"{image}/",
+        )
+        reset(self.pair.node, self.adopted)
+
+    def publish_to(self, repo):
+        os.makedirs(repo, exist_ok=True)
+        run(*self.publish(repo))
+
+    def publish(self, repo):
+        command = [self.si_tardiff, "publish", "--image", "node", "--images-dir", self.images, "--repo", repo]
+        return [*command, *efforts(self.si_tardiff)[self.effort]]
+
+    def before_build(self):
+        reset(self.published, self.repo)
+
+    def build(self):
+        return {"build": self.publish(self.repo)}
+
+    def before_update(self):
+        reset(self.adopted, self.pair.node)
+
+    def follow(self, repo):
+        command = [
+            self.si_updateclient,
+            "--diff",
+            "--yes",
+            "--json",
+            "--server",
+            SERVER,
+            "--repo",
+            repo,
+            "--image",
+            "node",
+        ]
+        return [*command, "--root", self.pair.node, "--exclude-file", "/dev/null", "--no-fallback"]
+
+    def update(self):
+        return [*self.follow(f"http://{SERVER}:{HTTP}/{self.built_by()}/"), *self.more]
+
+    def mixed(self, said, since):
+        with open(said, encoding="utf-8", errors="replace") as lines:
+            for line in lines:
+                if line.startswith('{"event":"done"'):
+                    return json.loads(line)["mixed_ms"] or 0
+        return None
+
+
+class Fast(Ours):
+    name, effort = "ours-fast", "fast"
+    says = "`si_tardiff publish --effort fast`, `si_updateclient --diff`"
+
+
+class Normal(Ours):
+    name, effort = "ours-normal", "normal"
+    says = "as `ours-fast`, at `normal`"
+
+
+class Best(Ours):
+    name, effort = "ours-best", "best"
+    says = "as `ours-fast`, at `best`"
+    patient = True
+
+
+class Touched(Ours):
+    """What `normal` built, followed without a look at what stays."""
+
+    name, effort = "ours-touched", "normal"
+    says = "as `ours-normal`, `--check=touched` on the node"
+    more = ("--check=touched",)
+    needs = "ours-normal"
+
+    def before_build(self):
+        pass
+
+    def build(self):
+        return {}

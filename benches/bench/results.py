@@ -1,0 +1,74 @@
+"""What was measured: plain dictionaries, kept as JSON, so that tables can be made again without a new run.
+
+  machine, versions, options     what it ran on, and how
+  links    {link: {made_of, round_trip}}
+  pairs    {pair: of what is below}
+    old, new    {entries, bytes}
+    builds      {peer: [{step: cost, ...} of each turn]}
+    updates     {link: {peer: [cost of each turn]}}
+    judged      {peer: what differs after its update, "" for nothing}
+    failed      {peer: why}
+    proposal    {row: [cost with `size` of what was made, of each turn]}
+
+A cost has wall, sync, user, system (seconds) and memory (bytes); an update's also wire (bytes), server
+(seconds), server_memory (bytes) and mixed (milliseconds, or None).
+"""
+
+import json
+import os
+import statistics
+
+
+class Results(dict):
+    """The dictionaries and the file that they are kept in."""
+
+    def __init__(self, path, **known):
+        super().__init__(known)
+        self.path = path
+        self.setdefault("links", {})
+        self.setdefault("pairs", {})
+
+    def save(self):
+        os.makedirs(os.path.dirname(self.path), exist_ok=True)
+        with open(self.path + ".new", "w", encoding="utf-8") as file:
+            json.dump(self, file, indent=1)
+        os.replace(self.path + ".new", self.path)
+
+    @classmethod
+    def load(cls, path):
+        with open(path, encoding="utf-8") as file:
+            return cls(path, **json.load(file))
+
+    def pair(self, name, **known):
+        empty = {"builds": {}, "updates": {}, "judged": {}, "failed": {}, "proposal": {}}
+        return self["pairs"].setdefault(name, {**known, **empty})
+
+
+def median(turns, field):
+    """The middle of FIELD over the turns; None where it was not measured."""
+    values = [turn[field] for turn in turns or () if turn.get(field) is not None]
+    return statistics.median(values) if values else None
+
+
+def cpu(cost):
+    return cost["user"] + cost["system"]
+
+
+def build_total(turns, field, step=None):
+    """The median over the turns of a build's FIELD: its steps' sum, the largest for memory; or of one step."""
+
+    def of(steps):
+        chosen = [cost for name, cost in steps.items() if step in (None, name)]
+        values = [cpu(cost) if field == "cpu" else cost[field] for cost in chosen]
+        return (max if field == "memory" else sum)(values) if values else None
+
+    values = [value for value in map(of, turns or ()) if value is not None]
+    return statistics.median(values) if values else None
+
+
+def update_middle(pair, link, peer, field):
+    """The median of an update's FIELD ("cpu" is user and system), or None."""
+    turns = pair["updates"].get(link, {}).get(peer, ())
+    if field == "cpu":
+        return statistics.median(map(cpu, turns)) if turns else None
+    return median(turns, field)
