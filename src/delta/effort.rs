@@ -51,10 +51,11 @@ impl Effort {
         }
     }
 
-    /// The level of zstd for patches.
+    /// The level of zstd for patches. Where the prefix is searched for long matches, level 3 gives no smaller
+    /// patches than level 1.
     pub fn delta_level(self) -> i32 {
         match self {
-            Effort::Fast => 3,
+            Effort::Fast => 1,
             Effort::Normal => 9,
             Effort::Best => 19,
         }
@@ -62,7 +63,11 @@ impl Effort {
 
     /// The level of zstd for what travels whole.
     pub fn whole_level(self) -> i32 {
-        self.delta_level()
+        match self {
+            Effort::Fast => 3,
+            Effort::Normal => 9,
+            Effort::Best => 19,
+        }
     }
 
     /// The level of zstd for manifests, which are as long as the image has entries and mostly digests.

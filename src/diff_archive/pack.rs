@@ -24,6 +24,8 @@ const LARGE: u64 = 32 << 20;
 /// Frames of about this many raw bytes are compressed beside each other at a time.
 const WINDOW: u64 = 96 << 20;
 const BUFFER: usize = 128 << 10;
+/// So much of a large file tells whether it is compressed.
+const SAMPLE: u64 = 256 << 10;
 
 /// One member on its way into a frame.
 pub(super) struct Part<'p> {
@@ -122,7 +124,7 @@ impl Packer<'_> {
 
     /// Compresses one frame; returns where in its raw bytes each body begins.
     fn frame(&self, frame: &Frame<'_>, to: impl Write) -> Result<Vec<u64>, WriteError> {
-        let level = if frame.parts.iter().all(Part::is_patch) { FAST } else { self.level };
+        let level = if self.is_compressed(frame)? { FAST } else { self.level };
         let mut encoder = Encoder::new(self.compression, level, frame.raw, to).map_err(WriteError::Compress)?;
         let mut places = Vec::with_capacity(frame.parts.len());
         let mut at = 0;
@@ -146,6 +148,22 @@ impl Packer<'_> {
         }
         encoder.finish().map_err(WriteError::Output)?;
         Ok(places)
+    }
+
+    /// Whether a higher level would find nothing in a frame: in patches, and in a large file of which the
+    /// beginning says so.
+    fn is_compressed(&self, frame: &Frame<'_>) -> Result<bool, WriteError> {
+        let [Part { body: Body::File { entry, size, .. }, .. }] = &frame.parts[..] else {
+            return Ok(frame.parts.iter().all(Part::is_patch));
+        };
+        if *size < FRAME {
+            return Ok(false);
+        }
+        let failed = |source| WriteError::Content { path: entry.path.clone(), source };
+        let mut sample = Vec::new();
+        self.content.open(entry).map_err(failed)?.take(SAMPLE).read_to_end(&mut sample).map_err(failed)?;
+        let packed = zstd::bulk::compress(&sample, FAST).map_err(WriteError::Compress)?;
+        Ok(packed.len() > sample.len() / 10 * 9)
     }
 
     /// Copies a file, which has to be what the manifest says it is.

@@ -2,6 +2,8 @@
 
 use std::io::{BufRead, Read};
 
+use rayon::prelude::*;
+
 use super::frames::Compression;
 use super::group::Group;
 use super::listing::Listing;
@@ -25,11 +27,56 @@ pub fn verify_diff(
     let header = reader.listing().header();
     let total = header.whole_bytes.saturating_add(header.patch_bytes);
     monitor.event(Event::Started { job: Job::Verify, total });
+    let (mut batch, mut weight) = (Vec::new(), 0);
     while let Some(member) = reader.next_member()? {
-        check(member, sources, monitor)?;
+        // What is large passes through, everything else is checked on all processors.
+        let (piece, more) = match (member, sources) {
+            (Member::Patch(group, patch), Some(_)) => (Piece::Patch(group.clone(), patch), group.weight()),
+            (Member::Whole(entry, mut content), _) if entry.file().is_some_and(|(size, _)| size <= SMALL) => {
+                let mut bytes = Vec::new();
+                content.read_to_end(&mut bytes)?;
+                let length = bytes.len() as u64;
+                (Piece::Whole(entry.clone(), bytes), length)
+            }
+            (member, _) => {
+                check(member, monitor)?;
+                continue;
+            }
+        };
+        if weight + more > IN_FLIGHT {
+            check_all(std::mem::take(&mut batch), sources, monitor)?;
+            weight = 0;
+        }
+        weight += more;
+        batch.push(piece);
     }
+    check_all(batch, sources, monitor)?;
     monitor.event(Event::Finished { job: Job::Verify });
     Ok(reader.into_listing())
+}
+
+/// A larger content is checked while it is read.
+const SMALL: u64 = 4 << 20;
+/// About so many bytes are in memory at a time, unless one group alone has more.
+const IN_FLIGHT: u64 = 48 << 20;
+
+enum Piece {
+    Whole(Entry, Vec<u8>),
+    Patch(Group, Vec<u8>),
+}
+
+fn check_all(batch: Vec<Piece>, sources: Option<&dyn Sources>, monitor: &dyn Monitor) -> Result<(), ArchiveError> {
+    batch.into_par_iter().try_for_each(|piece| {
+        let by = match piece {
+            Piece::Whole(entry, bytes) => check_whole(&entry, &bytes[..])?,
+            Piece::Patch(group, patch) => {
+                sources.map_or(Ok(()), |sources| check_patch(&group, &patch, sources))?;
+                patch.len() as u64
+            }
+        };
+        monitor.event(Event::Advanced { job: Job::Verify, by });
+        Ok(())
+    })
 }
 
 /// Reads the full archive of `manifest` to its end and checks every content.
@@ -42,22 +89,17 @@ pub fn verify_full(
     let mut reader = FullReader::open(from, compression, manifest)?;
     monitor.event(Event::Started { job: Job::Verify, total: manifest.bytes() });
     while let Some(member) = reader.next_member()? {
-        check(member, None, monitor)?;
+        check(member, monitor)?;
     }
     monitor.event(Event::Finished { job: Job::Verify });
     Ok(())
 }
 
-fn check(member: Member<'_>, sources: Option<&dyn Sources>, monitor: &dyn Monitor) -> Result<(), ArchiveError> {
+fn check(member: Member<'_>, monitor: &dyn Monitor) -> Result<(), ArchiveError> {
     let by = match member {
         Member::Plain(_) => return Ok(()),
         Member::Whole(entry, content) => check_whole(entry, content)?,
-        Member::Patch(group, patch) => {
-            if let Some(sources) = sources {
-                check_patch(group, &patch, sources)?;
-            }
-            patch.len() as u64
-        }
+        Member::Patch(_, patch) => patch.len() as u64,
     };
     monitor.event(Event::Advanced { job: Job::Verify, by });
     Ok(())
