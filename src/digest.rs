@@ -4,7 +4,7 @@ use std::fmt;
 use std::io::{self, Read};
 use std::str::FromStr;
 
-use sha2::{Digest as _, Sha256};
+use ring::digest::{Context, SHA256};
 
 /// A SHA-256 digest.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -48,13 +48,13 @@ impl Digest {
 }
 
 /// Computes a [`Digest`] piece by piece.
-#[derive(Clone, Default)]
-pub struct Hasher(Sha256);
+#[derive(Clone)]
+pub struct Hasher(Context);
 
 impl Hasher {
     /// A hasher that has seen nothing.
     pub fn new() -> Self {
-        Hasher(Sha256::new())
+        Hasher(Context::new(&SHA256))
     }
 
     /// Takes in `bytes`.
@@ -64,7 +64,16 @@ impl Hasher {
 
     /// The digest of all that was taken in.
     pub fn finish(self) -> Digest {
-        Digest(self.0.finalize().into())
+        let mut bytes = [0; 32];
+        // SHA-256 has 32 bytes.
+        bytes.copy_from_slice(self.0.finish().as_ref());
+        Digest(bytes)
+    }
+}
+
+impl Default for Hasher {
+    fn default() -> Self {
+        Hasher::new()
     }
 }
 

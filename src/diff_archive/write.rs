@@ -91,6 +91,9 @@ pub enum WriteError {
         /// Why.
         source: io::Error,
     },
+    /// A patch does not make what it was made for.
+    #[error("a delta does not make content {0}: either a file changed while it was read, or this program is wrong")]
+    Wrong(String),
     /// The compressor failed.
     #[error("cannot compress: {0}")]
     Compress(#[source] io::Error),

@@ -12,9 +12,9 @@ use super::artifact::{self, Artifact, ArtifactError};
 use super::image_tar::TarImage;
 use crate::delta::{Effort, Opening};
 use crate::diff_archive::{
-    ArchiveError, BaseAndTarget, Compression, Deltas, Limits, Listing, Options, Sources, WriteError, verify_diff,
-    write_diff,
+    ArchiveError, Compression, Deltas, Limits, Listing, Options, Sources, WriteError, verify_diff, write_diff,
 };
+use crate::digest::Digest;
 use crate::entry::{Entry, Mtime};
 use crate::generation::GenerationId;
 use crate::image::ImageName;
@@ -156,10 +156,7 @@ pub fn build(request: &Request, monitor: &dyn Monitor) -> Result<Built, BuildErr
     to.flush().map_err(|e| failed("write", &request.output, e))?;
     drop(to);
 
-    let tree = Tree(&root);
-    let both = sources.map(|base| BaseAndTarget { base, target: target.manifest(), content: &tree });
-    let both = both.as_ref().map(|both| both as &dyn Sources);
-    let listing = new.read_back(compression, both, base.manifest(), monitor)?;
+    let listing = new.read_back(compression, written.sha256, base.manifest(), monitor)?;
     target.recheck(&root)?;
     base.recheck()?;
     new.keep()?;
@@ -286,15 +283,20 @@ impl New {
     fn read_back(
         &self,
         compression: Compression,
-        sources: Option<&dyn Sources>,
+        written: Digest,
         base: &Manifest,
         monitor: &dyn Monitor,
     ) -> Result<Listing, BuildError> {
         let bad = |source| BuildError::ReadBack { path: shown(&self.output), source };
         (&self.file).seek(SeekFrom::Start(0)).map_err(|e| bad(e.into()))?;
         let from = BufReader::with_capacity(1 << 20, &self.file);
-        let listing = verify_diff(from, compression, &Limits::default(), sources, monitor).map_err(bad)?;
+        // Each patch was tried when it was made, and the digest says that these are the same.
+        let listing = verify_diff(from, compression, &Limits::default(), None, monitor).map_err(bad)?;
         listing.target_of(base).map_err(bad)?;
+        (&self.file).seek(SeekFrom::Start(0)).map_err(|e| bad(e.into()))?;
+        if Digest::of_reader(&self.file).map_err(|e| bad(e.into()))?.0 != written {
+            return Err(bad(io::Error::other("it is not what was written").into()));
+        }
         Ok(listing)
     }
 

@@ -4,6 +4,7 @@ use std::io::Read;
 
 use super::super::group::{Group, Inside, Source, Target};
 use super::super::write::WriteError;
+use super::super::{ArchiveError, BaseAndTarget};
 use super::{Patched, Planner};
 use crate::delta::gzip::{self, Limits, Taken};
 use crate::delta::{self, Class, Kind, MAX_GROUP, MAX_PATCH};
@@ -38,7 +39,7 @@ impl Planner<'_> {
         }
         for entry in &pair.targets {
             let Some((size, digest)) = entry.file() else { continue };
-            output.extend_from_slice(&self.target(entry, size, &digest)?);
+            output.extend_from_slice(&self.fresh(entry, size, &digest)?);
             group.targets.push(Target { digest, size, inside: None });
         }
         let patch = self.encode(&mut group, &source, &output)?;
@@ -56,7 +57,7 @@ impl Planner<'_> {
         let (mut source, mut output, mut compressed, mut plain) = (Vec::new(), Vec::new(), 0, 0);
         for entry in &pair.targets {
             let Some((size, digest)) = entry.file() else { continue };
-            let bytes = self.target(entry, size, &digest)?;
+            let bytes = self.fresh(entry, size, &digest)?;
             let mut form = Vec::new();
             let taken = gzip::take_apart(&mut &bytes[..], &mut form, &Limits { plain: MAX_GROUP, ..Limits::default() });
             let inside = match taken.map_err(WriteError::Compress)? {
@@ -103,8 +104,29 @@ impl Planner<'_> {
     fn encode(&self, group: &mut Group, source: &[u8], output: &[u8]) -> Result<Option<Vec<u8>>, WriteError> {
         let patch = delta::encode(group.kind, source, output, self.deltas.effort.delta_level());
         let patch = patch.map_err(WriteError::Compress)?;
+        // What a node would make of it, while both sides are at hand.
+        let made = delta::decode(group.kind, source, &patch, output.len() as u64);
+        if !made.is_ok_and(|made| made == output) {
+            return Err(WriteError::Wrong(self.names(group)));
+        }
         group.patch_length = patch.len() as u64;
         Ok(Some(patch).filter(|patch| patch.len() as u64 <= MAX_PATCH))
+    }
+
+    /// What a group makes, for messages.
+    fn names(&self, group: &Group) -> String {
+        let digests: Vec<String> = group.targets.iter().map(|target| target.digest.short()).collect();
+        digests.join(", ")
+    }
+
+    /// Carries a patch out as a node would, and compares what it makes.
+    pub(super) fn prove(&self, group: &Group, patch: &[u8]) -> Result<(), WriteError> {
+        let sources = BaseAndTarget { base: self.deltas.sources, target: self.target, content: self.content };
+        let made = group.make(patch, &sources, |target, content| match Digest::of_reader(content)? {
+            found if found == (target.digest, target.size) => Ok(()),
+            _ => Err(ArchiveError::Listing("another content".to_owned())),
+        });
+        made.map_err(|_| WriteError::Wrong(self.names(group)))
     }
 
     /// Whether `patch` is worth more than what it makes, compressed.
@@ -117,7 +139,7 @@ impl Planner<'_> {
     }
 
     /// A content of the target, which has to be what the manifest says.
-    fn target(&self, entry: &Entry, size: u64, digest: &Digest) -> Result<Vec<u8>, WriteError> {
+    fn fresh(&self, entry: &Entry, size: u64, digest: &Digest) -> Result<Vec<u8>, WriteError> {
         let failed = |source| WriteError::Content { path: entry.path.clone(), source };
         let mut bytes = Vec::with_capacity(usize::try_from(size).unwrap_or(0) + 1);
         // One byte more than it should have shows whether the file has grown.

@@ -59,7 +59,7 @@ pub(super) fn patches(
     monitor: &dyn Monitor,
 ) -> Result<(Vec<Group>, Vec<u64>), WriteError> {
     let pairs = delta::pair(base, target, deltas.effort, &deltas.opening);
-    let planner = Planner { content, deltas, monitor };
+    let planner = Planner { target, content, deltas, monitor };
     let mut kept = Kept { spool: deltas.spool, groups: Vec::new(), offsets: Vec::new(), end: 0 };
     for window in windows(&pairs.groups) {
         let made: Vec<_> = window.par_iter().map(|pair| planner.pair(pair)).collect::<Result<_, _>>()?;
@@ -67,7 +67,7 @@ pub(super) fn patches(
     }
     let depths = streams::Depths::new(base, target, &kept.groups, deltas);
     let large = pairs.large.par_iter().map(|(from, to)| planner.large(from, to));
-    let archives = pairs.archives.par_iter().map(|entry| planner.archive(entry, target, &depths));
+    let archives = pairs.archives.par_iter().map(|entry| planner.archive(entry, &depths));
     let mut made: Vec<_> = large.chain(archives).collect::<Result<_, _>>()?;
     // Those that copy come last: what they copy may be made before.
     made.sort_by_key(|patched: &Patched| patched.as_ref().is_some_and(|(group, _)| group.kind == Kind::Copies));
@@ -77,6 +77,7 @@ pub(super) fn patches(
 
 /// Makes patches.
 struct Planner<'p> {
+    target: &'p Manifest,
     content: &'p dyn Content,
     deltas: &'p Deltas<'p>,
     monitor: &'p dyn Monitor,

@@ -71,19 +71,24 @@ impl Planner<'_> {
         let clear = group.patch_length <= size / CLEAR_GAIN as u64;
         let length = group.patch_length + group.patch_length / LEAST_GAIN as u64;
         let gains = clear || compressed(open()?, level).map_err(failed)? > length;
-        Ok(best.filter(|_| gains))
+        proven(self, best.filter(|_| gains))
     }
 
     /// A compressed archive, out of the target's files that it holds.
-    pub(super) fn archive(&self, entry: &Entry, target: &Manifest, depths: &Depths) -> Result<Patched, WriteError> {
+    pub(super) fn archive(&self, entry: &Entry, depths: &Depths) -> Result<Patched, WriteError> {
         let Some((size, digest)) = entry.file() else { return Ok(None) };
         let failed = |source| WriteError::Content { path: entry.path.clone(), source };
         let open = || self.content.open(entry).map_err(failed);
         let taken = gzip::take_apart(&mut open()?, &mut io::sink(), &Limits::default()).map_err(failed)?;
         self.advanced(&[entry]);
         let Taken::Apart(parts) = taken else { return Ok(None) };
-        let files: HashMap<Digest, &Entry> =
-            target.entries().iter().filter_map(|e| Some((e.file()?.1, e))).filter(|(d, _)| depths.serves(d)).collect();
+        let files: HashMap<Digest, &Entry> = self
+            .target
+            .entries()
+            .iter()
+            .filter_map(|e| Some((e.file()?.1, e)))
+            .filter(|(d, _)| depths.serves(d))
+            .collect();
 
         let mut group = self.group(Kind::Copies);
         let mut numbers: HashMap<Digest, usize> = HashMap::new();
@@ -105,8 +110,15 @@ impl Planner<'_> {
         group.targets.push(Target { digest, size, inside: Some(inside) });
         let opening = &self.deltas.opening;
         let pays = |patch: u64| opening.pays(size.saturating_sub(patch), inside.plain) && patch < size / 4 * 3;
-        Ok(kept(group, patch).filter(|(group, _)| !group.sources.is_empty() && pays(group.patch_length)))
+        proven(self, kept(group, patch).filter(|(group, _)| !group.sources.is_empty() && pays(group.patch_length)))
     }
+}
+
+fn proven(planner: &Planner<'_>, patched: Patched) -> Result<Patched, WriteError> {
+    if let Some((group, patch)) = &patched {
+        planner.prove(group, patch)?;
+    }
+    Ok(patched)
 }
 
 /// How long `content` would be, compressed by itself.
