@@ -7,6 +7,7 @@ use std::os::unix::fs::symlink;
 use std::path::PathBuf;
 use std::process::{Command, Output};
 
+use common::disk::{self, Disk};
 use common::trees::{Item, Tree};
 use common::{Need, copy_tree, judge, needs, run, scratch, trees};
 
@@ -69,6 +70,13 @@ impl Site {
         assert!(all.contains(words), "{arguments:?} does not say {words:?}: {all}");
     }
 
+    /// Whether cp can make a clone of a file of the image in the repository.
+    fn shares_blocks(&self) -> bool {
+        let mut cp = Command::new("cp");
+        cp.arg("--reflink=always").arg(self.image().join("etc/motd")).arg(self.at("repo/clone"));
+        cp.output().expect("cp runs").status.success()
+    }
+
     fn files(&self, part: &str) -> Vec<PathBuf> {
         let entries = fs::read_dir(self.at("repo/node").join(part)).expect("lists");
         let mut files: Vec<PathBuf> = entries.map(|entry| entry.expect("an entry").path()).collect();
@@ -106,6 +114,8 @@ fn an_image_that_did_not_change_publishes_nothing() {
     assert_eq!((site.files("full").len(), site.files("diffs").len()), (1, 1));
     assert!(site.ok(&["verify"]).contains("0 faults"));
     assert!(site.ok(&["list"]).contains("\"first\""));
+    let shares = fs::read_dir(site.at("repo/node/.head")).is_ok();
+    assert_eq!(shares, site.shares_blocks(), "clones only where they take no room");
 }
 
 #[test]
@@ -155,6 +165,43 @@ fn a_content_changed_every_day_is_never_behind_too_many_deltas() {
         site.ok(&["publish", "--diffs", "1", "--full-share", "1000000"]);
     }
     assert_eq!(site.files("full").len(), 1);
+    assert!(site.ok(&["verify"]).contains("0 faults"));
+}
+
+/// The clones serve as the base where the archives are lost, and are believed only as far as their digests go.
+#[test]
+fn where_blocks_are_shared_the_head_is_kept_as_clones() {
+    if !needs(&[Need::Root, Need::LoopDevice, Need::Program("mkfs.xfs")]) {
+        return;
+    }
+    disk::private();
+    let outside = scratch();
+    let site = Site { dir: scratch() };
+    let _disk = Disk::new("xfs", outside.path().join("disk"), site.dir.path());
+    let clones = || -> Vec<PathBuf> {
+        let shelves = fs::read_dir(site.at("repo/node/.head")).expect("the clones");
+        let shelves: Vec<PathBuf> = shelves.map(|shelf| shelf.expect("a shelf").path()).collect();
+        let files = shelves.iter().flat_map(|shelf| fs::read_dir(shelf).expect("clones"));
+        files.map(|file| file.expect("a clone").path()).collect()
+    };
+    site.edit(&growing(0));
+    site.ok(&["publish"]);
+    assert_eq!(clones().len(), 3, "each content once");
+    fs::remove_dir_all(site.at("repo/node/full")).expect("removes");
+    site.edit(&growing(1));
+    let said = site.ok(&["publish"]);
+    let diff =
+        said.lines().find_map(|line| line.trim().split(' ').find(|word| word.starts_with("diffs/"))).expect("a diff");
+    let shown = site.ok(&["show", &format!("repo/node/{diff}")]);
+    assert!(shown.lines().any(|line| line.contains("delta") && line.ends_with("/var/status")), "{shown}");
+    assert_eq!(clones().len(), 3, "what is no longer the head's is gone");
+
+    for clone in clones() {
+        let length = fs::metadata(&clone).expect("a clone").len() as usize;
+        fs::write(&clone, vec![b'x'; length]).expect("writes");
+    }
+    site.edit(&growing(2));
+    site.ok(&["publish"]);
     assert!(site.ok(&["verify"]).contains("0 faults"));
 }
 

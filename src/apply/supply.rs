@@ -100,19 +100,10 @@ impl Sources for LiveContents<'_> {
         for path in places {
             let Some(file) = LiveContents::open(self, path, size) else { continue };
             if places.len() == 1 || Digest::of_reader(&file)? == (*digest, size) {
-                return Ok(Some(Box::new(Opened(file))));
+                return Ok(Some(Box::new(file)));
             }
         }
         Ok(None)
-    }
-}
-
-/// A file of the tree or of the stage, to be read piece by piece.
-struct Opened(File);
-
-impl ReadAt for Opened {
-    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
-        Ok(rustix::io::pread(&self.0, buffer, offset)?)
     }
 }
 
@@ -253,10 +244,9 @@ impl Sources for Run<'_> {
     }
 
     fn open(&self, digest: &Digest, size: u64, path: &TreePath) -> io::Result<Option<Box<dyn ReadAt + '_>>> {
-        let opened = |file| Box::new(Opened(file)) as Box<dyn ReadAt>;
         // What is staged was checked a moment ago.
         if let Some(file) = kept_aside(self.scratch, digest).or_else(|| self.stage.staged(digest)) {
-            return Ok(Some(opened(file)));
+            return Ok(Some(Box::new(file)));
         }
         Sources::open(self.live, digest, size, path)
     }

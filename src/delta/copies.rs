@@ -3,7 +3,9 @@
 //! Both sides work on it without holding it: for what is too large to be in memory, and for what consists
 //! of many other files.
 
+use std::fs::File;
 use std::io::{self, Read};
+use std::os::unix::fs::FileExt;
 
 use zstd::stream::read::Decoder;
 use zstd::zstd_safe::{CCtx, CParameter, InBuffer, OutBuffer};
@@ -18,6 +20,13 @@ const WINDOW_LOG: u32 = 23;
 pub trait ReadAt {
     /// Reads into `buffer` what stands at `offset`; fewer bytes only at the end.
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize>;
+}
+
+/// Without its shared position.
+impl ReadAt for File {
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+        FileExt::read_at(self, buffer, offset)
+    }
 }
 
 impl ReadAt for Vec<u8> {

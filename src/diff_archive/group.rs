@@ -6,7 +6,7 @@ use std::rc::Rc;
 
 use super::{ArchiveError, Sources};
 use crate::delta::gzip::{self, Rebuild};
-use crate::delta::{self, Copies, Kind, MAX_GROUP, MAX_PATCH, ReadAt, SEGMENTS_WEIGHT, Segments};
+use crate::delta::{self, Copies, Kind, MAX_GROUP, MAX_PATCH, SEGMENTS_WEIGHT, Segments};
 use crate::digest::Digest;
 use crate::tree_path::TreePath;
 
@@ -195,33 +195,8 @@ impl Group {
         Ok(all)
     }
 
-    /// Whether each source is what the group says: if so, what a patch makes wrong is the patch's fault.
-    pub fn has_its_sources(&self, sources: &dyn Sources) -> io::Result<bool> {
-        for Source { digest, size, path, .. } in &self.sources {
-            let Some(file) = sources.open(digest, *size, path)? else { return Ok(false) };
-            if Digest::of_reader(Whole { file: &*file, at: 0 })? != (*digest, *size) {
-                return Ok(false);
-            }
-        }
-        Ok(true)
-    }
-
     fn unusable(&self, why: impl ToString) -> ArchiveError {
         ArchiveError::Patch { group: self.number, why: why.to_string() }
-    }
-}
-
-/// A file from its beginning to its end.
-struct Whole<'f> {
-    file: &'f (dyn ReadAt + 'f),
-    at: u64,
-}
-
-impl Read for Whole<'_> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let n = self.file.read_at(buffer, self.at)?;
-        self.at += n as u64;
-        Ok(n)
     }
 }
 

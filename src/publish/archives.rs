@@ -5,6 +5,7 @@ use std::fs::File;
 use std::io::{self, BufReader, BufWriter, Read, Seek, SeekFrom, Write};
 
 use super::frames::{Earlier, to_be_spooled};
+use super::snapshot::Snapshot;
 use super::sources::{Nowhere, Spooled};
 use super::store::failed;
 use super::{Image, Known, Locked, Policy, PublishError, Reach, Store, archive_name, policy, unreached};
@@ -72,6 +73,7 @@ impl Archives<'_> {
         let reach = Reach::of(index, groups.iter());
         let target = self.image.manifest.id();
         let mut made = Vec::new();
+        let snapshot = Snapshot::of(self.locked.store());
         let mut spooled = Spooled::new(self.locked.unnamed()?);
         for base in policy::bases(catalog, target, self.policy) {
             let kind = ArchiveKind::Diff { base, target };
@@ -84,13 +86,13 @@ impl Archives<'_> {
                 let wanted = sources_of(&base, self.image.manifest, self.policy);
                 // What is made by as many deltas as there may be is sent whole again.
                 let near = |digest: &Digest| reach.depth(digest).is_some_and(|depth| depth < MAX_DEPTH);
-                let wanted = to_be_spooled(wanted, index, archives);
+                let wanted = to_be_spooled(wanted, index, archives, &snapshot);
                 for content in spooled.take(wanted, &store, near).map_err(|e| self.spool_failed(e))? {
                     self.monitor.warn(format!("no delta is made from {}: {}", content.digest.short(), content.why));
                 }
             }
             self.refuse_taken_name(kind, archives)?;
-            let earlier = Earlier::new(self.locked.store(), index, archives, &spooled);
+            let earlier = Earlier::new(self.locked.store(), index, archives, &snapshot, &spooled);
             made.push(self.diff(&base, kind, &earlier, &reach)?);
         }
         Ok(made)

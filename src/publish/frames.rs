@@ -5,6 +5,7 @@ use std::collections::{HashMap, VecDeque};
 use std::io::{self, BufReader, Read};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use super::snapshot::Snapshot;
 use super::sources::Spooled;
 use super::store::{Store, compression};
 use crate::catalog::{Archive, RepoPath};
@@ -24,9 +25,10 @@ const RECENT: usize = 8;
 
 type Recent = VecDeque<((RepoPath, u64), Arc<Vec<u8>>)>;
 
-/// The contents of earlier generations: of small ones the frame is read when they are asked for, everything
-/// else was spooled.
+/// The contents of earlier generations: clones of the head's files, where there are any; of other small ones the
+/// frame is read when they are asked for; everything else was spooled.
 pub(super) struct Earlier<'e> {
+    snapshot: &'e Snapshot,
     store: &'e Store,
     index: &'e ContentIndex,
     archives: HashMap<&'e RepoPath, &'e Archive>,
@@ -35,9 +37,15 @@ pub(super) struct Earlier<'e> {
 }
 
 impl<'e> Earlier<'e> {
-    pub fn new(store: &'e Store, index: &'e ContentIndex, archives: &'e [Archive], spooled: &'e Spooled) -> Self {
+    pub fn new(
+        store: &'e Store,
+        index: &'e ContentIndex,
+        archives: &'e [Archive],
+        snapshot: &'e Snapshot,
+        spooled: &'e Spooled,
+    ) -> Self {
         let archives = archives.iter().map(|archive| (&archive.file.file, archive)).collect();
-        Earlier { store, index, archives, spooled, recent: Mutex::default() }
+        Earlier { snapshot, store, index, archives, spooled, recent: Mutex::default() }
     }
 
     /// A place where a small content stands whole.
@@ -71,6 +79,9 @@ impl<'e> Earlier<'e> {
 /// The digest is for the caller to check, as always.
 impl Sources for Earlier<'_> {
     fn read(&self, digest: &Digest, size: u64, path: &TreePath) -> io::Result<Option<Vec<u8>>> {
+        if let Some(bytes) = self.snapshot.read(digest, size, path)? {
+            return Ok(Some(bytes));
+        }
         let Some((archive, place)) = self.place(digest, size) else { return self.spooled.read(digest, size, path) };
         // A frame that is damaged does without its contents: they are sent whole.
         let Ok(frame) = self.frame(archive, &place) else { return Ok(None) };
@@ -80,6 +91,9 @@ impl Sources for Earlier<'_> {
     }
 
     fn open(&self, digest: &Digest, size: u64, path: &TreePath) -> io::Result<Option<Box<dyn ReadAt + '_>>> {
+        if let Some(file) = self.snapshot.open(digest, size, path)? {
+            return Ok(Some(file));
+        }
         match self.place(digest, size) {
             Some(_) => Ok(self.read(digest, size, path)?.map(|bytes| Box::new(bytes) as _)),
             None => self.spooled.open(digest, size, path),
@@ -92,9 +106,12 @@ pub(super) fn to_be_spooled(
     wanted: Vec<(Digest, u64)>,
     index: &ContentIndex,
     archives: &[Archive],
+    snapshot: &Snapshot,
 ) -> impl Iterator<Item = (Digest, u64)> {
     let archives: HashMap<_, _> = archives.iter().map(|archive| (&archive.file.file, archive)).collect();
-    wanted.into_iter().filter(move |(digest, size)| place(index, &archives, digest, *size).is_none())
+    wanted
+        .into_iter()
+        .filter(move |(digest, size)| place(index, &archives, digest, *size).is_none() && !snapshot.has(digest, *size))
 }
 
 fn place<'e>(

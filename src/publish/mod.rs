@@ -12,6 +12,7 @@ mod archives;
 mod frames;
 mod policy;
 mod reach;
+mod snapshot;
 mod sources;
 mod store;
 
@@ -22,6 +23,7 @@ use jiff::Timestamp;
 pub(crate) use archives::groups_of;
 pub use policy::Policy;
 pub use reach::Reach;
+pub use snapshot::Snapshot;
 pub(crate) use sources::{Nowhere, Spooled};
 pub(crate) use store::compression;
 pub use store::{Locked, Store};

@@ -85,7 +85,7 @@ struct Part<'f> {
 impl ReadAt for Part<'_> {
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
         let left = self.length.saturating_sub(offset).min(buffer.len() as u64) as usize;
-        self.file.read_at(&mut buffer[..left], self.offset.saturating_add(offset))
+        ReadAt::read_at(self.file, &mut buffer[..left], self.offset.saturating_add(offset))
     }
 }
 

@@ -14,8 +14,10 @@ pub mod serve;
 pub mod show;
 pub mod verify;
 
+use std::fs::File;
 use std::io;
 
+use crate::delta::ReadAt;
 use crate::diff_archive::{Content, Sources};
 use crate::digest::Digest;
 use crate::entry::Entry;
@@ -34,12 +36,22 @@ impl Content for Tree<'_> {
 
 impl Sources for Tree<'_> {
     fn read(&self, _: &Digest, size: u64, path: &TreePath) -> io::Result<Option<Vec<u8>>> {
-        let file = match self.0.open_file(path) {
-            Err(e) if e.is_absent() => return Ok(None),
-            file => file.map_err(|e| e.source)?,
-        };
+        let Some(file) = self.file(path)? else { return Ok(None) };
         let mut bytes = Vec::new();
         io::Read::read_to_end(&mut io::Read::take(file, size.saturating_add(1)), &mut bytes)?;
         Ok(Some(bytes))
+    }
+
+    fn open(&self, _: &Digest, _: u64, path: &TreePath) -> io::Result<Option<Box<dyn ReadAt + '_>>> {
+        Ok(self.file(path)?.map(|file| Box::new(file) as _))
+    }
+}
+
+impl Tree<'_> {
+    fn file(&self, path: &TreePath) -> io::Result<Option<File>> {
+        match self.0.open_file(path) {
+            Err(e) if e.is_absent() => Ok(None),
+            file => Ok(Some(file.map_err(|e| e.source)?)),
+        }
     }
 }

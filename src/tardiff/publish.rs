@@ -8,7 +8,7 @@ use super::Tree;
 use super::prune::prune;
 use crate::catalog::Publish;
 use crate::image::Layer;
-use crate::publish::{Image, Policy, PublishError, Published, Store, prepare};
+use crate::publish::{Image, Policy, PublishError, Published, Snapshot, Store, prepare};
 use crate::report::Monitor;
 use crate::root::Root;
 use crate::scan::{self, Cache, ScanError};
@@ -62,6 +62,13 @@ pub fn publish(request: &Request, monitor: &dyn Monitor) -> Result<Outcome, Publ
         return head.map(Outcome::Unchanged).ok_or_else(|| PublishError::NothingPublished(request.layer.clone()));
     };
     let published = prepared.commit()?;
+    if request.policy.deltas {
+        let cloned = Snapshot::of(locked.store())
+            .follow(scan.manifest(), |entry| root.open_file(&entry.path).map_err(|e| e.source));
+        if let Err(e) = cloned {
+            monitor.warn(format!("the next publish will read its base out of the archives: {e}"));
+        }
+    }
     if let Some(keep) = request.keep {
         prune(&locked, keep, monitor)?;
     }

@@ -65,13 +65,15 @@ pub(super) fn patches(
         let made: Vec<_> = window.par_iter().map(|pair| planner.pair(pair)).collect::<Result<_, _>>()?;
         made.into_iter().flatten().try_for_each(|(group, patch)| kept.add(group, &patch))?;
     }
-    let depths = streams::Depths::new(base, target, &kept.groups, deltas);
     let large = pairs.large.par_iter().map(|(from, to)| planner.large(from, to));
+    let mut large: Vec<_> = large.collect::<Result<_, _>>()?;
+    // Those that copy come last.
+    large.sort_by_key(|patched: &Patched| patched.as_ref().is_some_and(|(group, _)| group.kind == Kind::Copies));
+    large.into_iter().flatten().try_for_each(|(group, patch)| kept.add(group, &patch))?;
+    let depths = streams::Depths::new(base, target, &kept.groups, deltas);
     let archives = pairs.archives.par_iter().map(|entry| planner.archive(entry, &depths));
-    let mut made: Vec<_> = large.chain(archives).collect::<Result<_, _>>()?;
-    // Those that copy come last: what they copy may be made before.
-    made.sort_by_key(|patched: &Patched| patched.as_ref().is_some_and(|(group, _)| group.kind == Kind::Copies));
-    made.into_iter().flatten().try_for_each(|(group, patch)| kept.add(group, &patch))?;
+    let archives: Vec<_> = archives.collect::<Result<_, _>>()?;
+    archives.into_iter().flatten().try_for_each(|(group, patch)| kept.add(group, &patch))?;
     Ok((kept.groups, kept.offsets))
 }
 

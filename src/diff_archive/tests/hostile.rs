@@ -229,6 +229,40 @@ fn listings_that_contradict_themselves_are_refused() {
         p.2.push(Known { digest, size, path: TreePath::root() });
         p.2.sort_by_key(|known| known.digest);
     });
+    refused("a stream of two targets", &|p| {
+        p.3[0].kind = Kind::Copies;
+        let another = p.1.iter().filter_map(Entry::file).find(|(_, digest)| *digest != p.3[0].targets[0].digest);
+        let (size, digest) = another.expect("another file");
+        p.2.retain(|known| known.digest != digest);
+        p.3[0].targets.push(Target { digest, size, inside: None });
+    });
+    refused("a stream of what is inside a source", &|p| {
+        p.3[0].kind = Kind::Segments;
+        p.3[0].sources[0].plain = Some(1);
+    });
+    refused("pieces of two sources", &|p| {
+        p.3[0].kind = Kind::Segments;
+        let more = p.3[0].sources[0].clone();
+        p.3[0].sources.push(more);
+    });
+    refused("a plain form too large", &|p| p.3[0].sources[0].plain = Some(u64::MAX));
+    refused("parts whose sum overflows", &|p| {
+        p.3[0].targets[0].inside = Some(Inside { corrections: 20, plain: u64::MAX });
+    });
+    refused("corrections too large", &|p| {
+        p.3[0].targets[0].inside = Some(Inside { corrections: 65_537, plain: 1 });
+    });
+    refused("copies before what they may copy", &|p| {
+        let mut next = p.3[0].clone();
+        p.3[0].kind = Kind::Copies;
+        next.number = 1;
+        next.targets.clear();
+        let another = p.1.iter().filter_map(Entry::file).find(|(_, digest)| *digest != p.3[0].targets[0].digest);
+        let (size, digest) = another.expect("another file");
+        p.2.retain(|known| known.digest != digest);
+        next.targets.push(Target { digest, size, inside: None });
+        p.3.push(next);
+    });
     refused("a path that goes and comes", &|p| p.0.push(p.1[0].clone()));
     refused("a path of the archive's own", &|p| p.1[0].path = TreePath::new(".si-diff/x").expect("good"));
     refused("one digest, two sizes", &|p| {
