@@ -8,7 +8,7 @@ use std::io::{self, Read};
 use std::os::unix::fs::FileExt;
 
 use zstd::stream::read::Decoder;
-use zstd::zstd_safe::{CCtx, CParameter, InBuffer, OutBuffer};
+use zstd::zstd_safe::{self, CCtx, CParameter, InBuffer, OutBuffer};
 
 use super::varint::{get, put};
 use super::{DeltaError, MAX_PATCH, zstd_error};
@@ -131,6 +131,9 @@ impl<'a> Copies<'a> {
         length: u64,
         open: impl FnMut(usize) -> io::Result<Box<dyn ReadAt + 'a>> + 'a,
     ) -> Result<Self, DeltaError> {
+        if zstd_safe::find_frame_compressed_size(patch) != Ok(patch.len()) {
+            return Err(DeltaError::Damaged("it is not one frame".to_owned()));
+        }
         let mut decoder = Decoder::with_buffer(patch)?;
         decoder.window_log_max(WINDOW_LOG)?;
         let instructions = io::BufReader::with_capacity(16 << 10, decoder.single_frame());

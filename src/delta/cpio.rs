@@ -12,8 +12,8 @@ const ALIGNMENT: u64 = 4;
 /// So many bytes become one literal instruction, at most.
 const LITERAL: usize = 64 << 10;
 
-/// Writes what `from`, which is best buffered, yields to `to`: files that `known` gives a number for as copies of these, everything
-/// else as it is. What is no cpio archive is left as it is, too.
+/// Writes what `from`, which is best buffered, yields to `to`: files that `known` gives a number for as copies
+/// of these, everything else as it is. What is no cpio archive is left as it is, too.
 pub fn split(
     mut from: impl Read,
     mut known: impl FnMut(&Digest) -> Option<usize>,
@@ -47,7 +47,7 @@ pub fn split(
             let mut content = Vec::new();
             take(&mut from, size, &mut content)?;
             let whole = content.len() as u64 == size;
-            match known(&Digest::of(&content)).filter(|_| whole) {
+            match whole.then(|| known(&Digest::of(&content))).flatten() {
                 Some(number) => literal.copy(number, size)?,
                 None => literal.bytes.extend_from_slice(&content),
             }

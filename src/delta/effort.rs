@@ -91,9 +91,14 @@ impl Effort {
 }
 
 impl Opening {
-    /// How many bytes of compressed files may be taken apart: a guess, before any of them was read.
+    /// How many bytes of plain form a node may be asked to compress again.
+    pub fn plain(&self) -> u64 {
+        self.seconds.saturating_mul(REBUILD_RATE)
+    }
+
+    /// How many bytes of compressed files are taken apart to that end: a guess, before any of them was read.
     pub fn budget(&self) -> u64 {
-        self.seconds.saturating_mul(REBUILD_RATE) / EXPANSION
+        self.plain() / EXPANSION
     }
 
     /// Whether `saved` bytes are worth the rebuilding of `plain` bytes.

@@ -24,8 +24,8 @@ pub use effort::{Effort, Opening, REBUILD_RATE};
 pub use pair::{Class, Group, Pairs, pair};
 pub use segments::{SEGMENTS_WEIGHT, Segments, encode_segments};
 
-/// A content larger than this travels whole, and serves no delta: both sides hold source and output in
-/// memory, and a node has little of it.
+/// A content larger than this is made piece by piece: what is made in a group is held in memory, its source
+/// and itself, and a node has little of it.
 pub const MAX_CONTENT: u64 = 48 << 20;
 /// About this many bytes of source make a group: enough for small files to share one prefix, few enough
 /// for the match finder's tables to cover all of them.

@@ -172,6 +172,7 @@ fn copies_that_lie_are_refused() {
         ("far outside", patch(&|w| w.copy(0, u64::MAX - 3, 10))),
         ("nothing, for ever", patch(&|w| (0..10).try_for_each(|_| w.copy(0, 0, 0)))),
         ("too much", patch(&|w| w.copy(0, 0, 11))),
+        ("a second frame", [patch(&|w| w.copy(0, 0, 10)), patch(&|w| w.copy(0, 0, 10))].concat()),
     ] {
         assert!(copied(&old, &bad, 10).is_err(), "{what}");
     }

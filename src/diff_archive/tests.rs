@@ -309,6 +309,24 @@ fn every_kind_of_patch_travels() {
     assert!(header.rebuilt_bytes > 1_000_000 && header.patch_bytes < 1_000_000, "{header:?}");
 }
 
+/// The guess from the compressed size is far off for what compresses a hundredfold.
+#[test]
+fn what_rebuilding_may_cost_is_not_exceeded() {
+    let (mut old, mut new) = (Builder::default(), Builder { younger: 1, ..Builder::default() });
+    for (builder, n) in [(&mut old, 3u8), (&mut new, 5)] {
+        for name in ["a", "b", "c", "d"] {
+            let plain = [&vec![b'x'; 8_000_000][..], name.as_bytes(), &[n]].concat();
+            builder.file(format!("{name}.gz").as_bytes(), meta(0o644, n.into(), 0), &gzipped(&plain));
+        }
+    }
+    let (base, target) = (old.tree(), new.tree());
+    let (bytes, _) = build_with(&base, &target, Some(Effort::Normal), Compression::Zstd);
+    let listing = Reader::open(&bytes[..], Compression::Zstd, &Limits::default()).expect("opens").into_listing();
+    let (limit, cost) = (Effort::Normal.opening().plain(), listing.header().rebuilt_bytes);
+    assert!(cost <= limit, "{cost} of {limit}");
+    assert_eq!(receive(&bytes, Compression::Zstd, &base).len(), 4);
+}
+
 #[test]
 fn a_small_change_of_a_renamed_file_travels_as_a_patch() {
     let (base, target) = rich_pair();

@@ -60,7 +60,8 @@ pub(super) fn patches(
 ) -> Result<(Vec<Group>, Vec<u64>), WriteError> {
     let pairs = delta::pair(base, target, deltas.effort, &deltas.opening);
     let planner = Planner { target, content, deltas, monitor };
-    let mut kept = Kept { spool: deltas.spool, groups: Vec::new(), offsets: Vec::new(), end: 0 };
+    let left = deltas.opening.plain();
+    let mut kept = Kept { spool: deltas.spool, groups: Vec::new(), offsets: Vec::new(), end: 0, left };
     for window in windows(&pairs.groups) {
         let made: Vec<_> = window.par_iter().map(|pair| planner.pair(pair)).collect::<Result<_, _>>()?;
         made.into_iter().flatten().try_for_each(|(group, patch)| kept.add(group, &patch))?;
@@ -94,10 +95,16 @@ struct Kept<'k> {
     groups: Vec<Group>,
     offsets: Vec<u64>,
     end: u64,
+    /// So many bytes of what is inside compressed files a node may still be asked to compress again.
+    left: u64,
 }
 
 impl Kept<'_> {
+    /// Keeps a patch, unless it would cost a node more than it may: its targets travel whole then.
     fn add(&mut self, group: Group, patch: &[u8]) -> Result<(), WriteError> {
+        let insides = group.targets.iter().filter_map(|target| target.inside);
+        let Some(left) = self.left.checked_sub(insides.map(|inside| inside.plain).sum()) else { return Ok(()) };
+        self.left = left;
         self.spool.write_all_at(patch, self.end).map_err(WriteError::Spool)?;
         self.groups.push(Group { number: self.groups.len() as u64, ..group });
         self.offsets.push(self.end);
