@@ -203,6 +203,14 @@ fn where_blocks_are_shared_the_head_is_kept_as_clones() {
     site.edit(&growing(2));
     site.ok(&["publish"]);
     assert!(site.ok(&["verify"]).contains("0 faults"));
+
+    // Though every base is at hand, nothing comes to stand behind so many deltas that the image is written again.
+    let fulls = site.files("full").len();
+    for round in 3..12 {
+        site.edit(&growing(round));
+        site.ok(&["publish", "--diffs", "1", "--full-share", "1000000"]);
+    }
+    assert_eq!(site.files("full").len(), fulls);
 }
 
 #[test]

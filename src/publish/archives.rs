@@ -92,7 +92,7 @@ impl Archives<'_> {
                 }
             }
             self.refuse_taken_name(kind, archives)?;
-            let earlier = Earlier::new(self.locked.store(), index, archives, &snapshot, &spooled);
+            let earlier = Earlier::new(self.locked.store(), index, archives, (&snapshot, &reach), &spooled);
             made.push(self.diff(&base, kind, &earlier, &reach)?);
         }
         Ok(made)

@@ -5,11 +5,12 @@ use std::collections::{HashMap, VecDeque};
 use std::io::{self, BufReader, Read};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use super::Reach;
 use super::snapshot::Snapshot;
 use super::sources::Spooled;
 use super::store::{Store, compression};
 use crate::catalog::{Archive, RepoPath};
-use crate::delta::ReadAt;
+use crate::delta::{MAX_DEPTH, ReadAt};
 use crate::diff_archive::content_index::{ContentIndex, Place};
 use crate::diff_archive::{Decoder, Sources};
 use crate::digest::Digest;
@@ -29,6 +30,7 @@ type Recent = VecDeque<((RepoPath, u64), Arc<Vec<u8>>)>;
 /// frame is read when they are asked for; everything else was spooled.
 pub(super) struct Earlier<'e> {
     snapshot: &'e Snapshot,
+    reach: &'e Reach,
     store: &'e Store,
     index: &'e ContentIndex,
     archives: HashMap<&'e RepoPath, &'e Archive>,
@@ -41,16 +43,21 @@ impl<'e> Earlier<'e> {
         store: &'e Store,
         index: &'e ContentIndex,
         archives: &'e [Archive],
-        snapshot: &'e Snapshot,
+        (snapshot, reach): (&'e Snapshot, &'e Reach),
         spooled: &'e Spooled,
     ) -> Self {
         let archives = archives.iter().map(|archive| (&archive.file.file, archive)).collect();
-        Earlier { snapshot, store, index, archives, spooled, recent: Mutex::default() }
+        Earlier { snapshot, reach, store, index, archives, spooled, recent: Mutex::default() }
     }
 
     /// A place where a small content stands whole.
     fn place(&self, digest: &Digest, size: u64) -> Option<(&'e Archive, Place)> {
         place(self.index, &self.archives, digest, size)
+    }
+
+    /// Whether a clone may serve: not where what is made of it would be behind too many deltas.
+    fn may_serve(&self, digest: &Digest) -> bool {
+        self.reach.depth(digest).is_none_or(|depth| depth < MAX_DEPTH)
     }
 
     fn frame(&self, archive: &Archive, place: &Place) -> io::Result<Arc<Vec<u8>>> {
@@ -79,7 +86,9 @@ impl<'e> Earlier<'e> {
 /// The digest is for the caller to check, as always.
 impl Sources for Earlier<'_> {
     fn read(&self, digest: &Digest, size: u64, path: &TreePath) -> io::Result<Option<Vec<u8>>> {
-        if let Some(bytes) = self.snapshot.read(digest, size, path)? {
+        if self.may_serve(digest)
+            && let Some(bytes) = self.snapshot.read(digest, size, path)?
+        {
             return Ok(Some(bytes));
         }
         let Some((archive, place)) = self.place(digest, size) else { return self.spooled.read(digest, size, path) };
@@ -91,7 +100,9 @@ impl Sources for Earlier<'_> {
     }
 
     fn open(&self, digest: &Digest, size: u64, path: &TreePath) -> io::Result<Option<Box<dyn ReadAt + '_>>> {
-        if let Some(file) = self.snapshot.open(digest, size, path)? {
+        if self.may_serve(digest)
+            && let Some(file) = self.snapshot.open(digest, size, path)?
+        {
             return Ok(Some(file));
         }
         match self.place(digest, size) {
