@@ -6,6 +6,7 @@ use flate2::write::GzEncoder;
 use proptest::prelude::*;
 
 use super::*;
+use crate::delta::tests::member as entry;
 
 /// Words, copies from near and far, noise and runs: the same bytes for the same seed.
 fn sample(length: usize, seed: u64) -> Vec<u8> {
@@ -259,18 +260,6 @@ fn name_time_comment_extra_field_and_header_sum() {
     let (found, corrections) = apart(&member(&header, 9, &plain));
     assert_eq!(found, plain);
     assert!(corrections.windows(header.len()).any(|window| window == header));
-}
-
-/// One entry of a cpio archive.
-fn entry(name: &str, content: &[u8]) -> Vec<u8> {
-    let mut out = format!("070701{}", "00000000".repeat(6)).into_bytes();
-    out.extend(format!("{:08x}{}{:08x}00000000", content.len(), "00000000".repeat(4), name.len() + 1).into_bytes());
-    out.extend(name.as_bytes());
-    out.push(0);
-    out.resize(out.len().next_multiple_of(4), 0);
-    out.extend(content);
-    out.resize(out.len().next_multiple_of(4), 0);
-    out
 }
 
 #[test]
