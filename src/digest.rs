@@ -26,7 +26,7 @@ impl Digest {
     /// The digest and the length of all that `reader` yields.
     pub fn of_reader(mut reader: impl Read) -> io::Result<(Self, u64)> {
         let mut hasher = Hasher::new();
-        let mut buffer = vec![0; 128 * 1024];
+        let mut buffer = vec![0; 64 * 1024];
         let mut length = 0;
         loop {
             match reader.read(&mut buffer) {

@@ -82,6 +82,11 @@ impl TreePath {
         Some(TreePath(self.0[..cut].into()))
     }
 
+    /// The bytes of the path of the directory that holds this path; empty for the top and right below it.
+    pub fn directory(&self) -> &[u8] {
+        self.0.iter().rposition(|&b| b == b'/').map_or(&[], |slash| &self.0[..slash])
+    }
+
     /// The last component; empty for the top.
     pub fn name(&self) -> &[u8] {
         match self.0.iter().rposition(|&b| b == b'/') {

@@ -1,6 +1,6 @@
 //! Copies content into a staged file: holes stay holes, and the digest is of what was read.
 
-use std::io::{self, Read};
+use std::io::{self, BufRead, Read};
 use std::os::fd::BorrowedFd;
 
 use crate::digest::{Digest, Hasher};
@@ -8,6 +8,8 @@ use crate::root::NewFile;
 
 /// Holes are made of whole blocks of zeros of this size.
 const BLOCK: usize = 4096;
+/// What is not in memory yet is read in pieces of this size.
+pub(super) const PIECE: usize = 64 << 10;
 
 /// On which side a copy failed.
 pub(super) enum CopyError {
@@ -17,31 +19,35 @@ pub(super) enum CopyError {
 
 /// Copies exactly `size` bytes into the empty `file`, leaving holes for blocks of zeros; anything
 /// longer or shorter has another digest.
-pub(super) fn copy(from: &mut dyn Read, file: &NewFile, size: u64) -> Result<Digest, CopyError> {
+pub(super) fn copy(from: &mut dyn BufRead, file: &NewFile, size: u64) -> Result<Digest, CopyError> {
     let mut hasher = Hasher::new();
-    let mut buffer = vec![0; usize::try_from(size.clamp(1, 256 << 10)).unwrap_or(256 << 10)];
-    let mut at = 0;
+    let (mut at, mut written) = (0, 0);
     while at <= size {
-        let length = match from.read(&mut buffer) {
-            Ok(0) => break,
-            Ok(length) => length,
+        let piece = match from.fill_buf() {
+            Ok([]) => break,
+            Ok(piece) => piece,
             Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
             Err(e) => return Err(CopyError::Read(e)),
         };
-        hasher.update(&buffer[..length]);
+        hasher.update(piece);
+        let length = piece.len();
         if at + length as u64 <= size {
-            write_sparsely(file, &buffer[..length], at).map_err(CopyError::Write)?;
+            written = write_sparsely(file, piece, at).map_err(CopyError::Write)?.unwrap_or(written);
         }
         at += length as u64;
+        from.consume(length);
     }
-    file.set_len(size).map_err(CopyError::Write)?;
+    if written < size {
+        file.set_len(size).map_err(CopyError::Write)?;
+    }
     Ok(hasher.finish())
 }
 
-/// Writes `bytes` at the offset `at`, but for whole blocks of zeros.
-fn write_sparsely(file: &NewFile, bytes: &[u8], at: u64) -> io::Result<()> {
+/// Writes `bytes` at the offset `at`, but for whole blocks of zeros; returns where what was written ends.
+fn write_sparsely(file: &NewFile, bytes: &[u8], at: u64) -> io::Result<Option<u64>> {
     let zero = |block: &[u8]| block.len() == BLOCK && block.iter().all(|&b| b == 0);
     let mut blocks = bytes.chunks(BLOCK).enumerate().peekable();
+    let mut written = None;
     while let Some((first, block)) = blocks.next() {
         if zero(block) {
             continue;
@@ -51,8 +57,9 @@ fn write_sparsely(file: &NewFile, bytes: &[u8], at: u64) -> io::Result<()> {
             end += next.len();
         }
         file.write_all_at(&bytes[first * BLOCK..end], at + (first * BLOCK) as u64)?;
+        written = Some(at + end as u64);
     }
-    Ok(())
+    Ok(written)
 }
 
 /// Reads a file that others read as well, without its shared position.

@@ -1,6 +1,6 @@
 //! Long reads that heed a stop.
 
-use std::io::{self, Read};
+use std::io::{self, BufRead, Read};
 
 use crate::report::Monitor;
 use crate::root::RootError;
@@ -13,12 +13,27 @@ pub(super) struct Heeding<'a, R> {
     pub monitor: &'a dyn Monitor,
 }
 
+impl<R> Heeding<'_, R> {
+    fn heed(&self) -> io::Result<()> {
+        if self.monitor.is_stopped() { Err(io::Error::other("stopped on request")) } else { Ok(()) }
+    }
+}
+
 impl<R: Read> Read for Heeding<'_, R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        if self.monitor.is_stopped() {
-            return Err(io::Error::other("stopped on request"));
-        }
+        self.heed()?;
         self.from.read(buffer)
+    }
+}
+
+impl<R: BufRead> BufRead for Heeding<'_, R> {
+    fn fill_buf(&mut self) -> io::Result<&[u8]> {
+        self.heed()?;
+        self.from.fill_buf()
+    }
+
+    fn consume(&mut self, amount: usize) {
+        self.from.consume(amount);
     }
 }
 

@@ -3,19 +3,23 @@
 use std::collections::HashMap;
 use std::fs::File;
 use std::io;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use rayon::prelude::*;
 
 use crate::digest::Digest;
 use crate::entry::Entry;
-use crate::filter::Filter;
+use crate::filter::{Cursor, Filter};
 use crate::report::{Event, Job, Monitor};
-use crate::root::{Descend, FileKind, Root, RootError, Stat};
+use crate::root::{Descend, FileKind, Root, RootError, Stat, Surveyed, Visit};
 use crate::state::is_above_own;
 use crate::tree_path::TreePath;
 
 use super::Untouched;
 use super::heed::{Heeding, failed, go_on};
+
+/// Progress is told after so many paths.
+const REPORTED: u64 = 4096;
 
 /// What was seen of a tree: tracked paths with their stat, and untracked ones by their topmost path.
 #[derive(Default)]
@@ -39,32 +43,34 @@ impl Live {
         if let Some(stat) = root.stat(&TreePath::root())? {
             live.seen.push((TreePath::root(), stat));
         }
-        let mut cursor = filter.cursor();
-        let mut rest = tracked;
-        let mut unreported = 0;
-        root.walk::<Untouched>(&TreePath::root(), |visit| {
+        let count = AtomicU64::new(0);
+        let advanced = || {
+            if count.fetch_add(1, Ordering::Relaxed) % REPORTED == REPORTED - 1 {
+                monitor.event(Event::Advanced { job: Job::Walk, by: REPORTED });
+            }
+        };
+        let visit = |cursor: &mut Cursor<'_>, _: &Surveyed<'_>, visit: Visit| {
             go_on(monitor)?;
-            if cursor.excludes(&visit.path, visit.stat.kind == FileKind::Directory).is_some() {
-                return Ok(Descend::Past);
-            }
-            let behind = rest.partition_point(|path| **path < visit.path);
-            unreported += behind;
-            rest = &rest[behind..];
-            if unreported >= 4096 {
-                monitor.event(Event::Advanced { job: Job::Walk, by: unreported as u64 });
-                unreported = 0;
-            }
-            if rest.first().is_some_and(|path| **path == visit.path) {
-                live.seen.push((visit.path, visit.stat));
-                Ok(Descend::Into)
-            } else if visit.stat.kind == FileKind::Directory && is_above_own(&visit.path) {
-                Ok(Descend::Into)
+            let directory = visit.stat.kind == FileKind::Directory;
+            Ok::<_, Untouched>(if cursor.excludes(&visit.path, directory).is_some() {
+                (None, Descend::Past)
+            } else if tracked.binary_search(&&visit.path).is_ok() {
+                advanced();
+                (Some((true, visit)), Descend::Into)
+            } else if directory && is_above_own(&visit.path) {
+                (None, Descend::Into)
             } else {
-                live.untracked.push((visit.path, visit.stat));
-                Ok(Descend::Past)
-            }
-        })?;
-        monitor.event(Event::Advanced { job: Job::Walk, by: (unreported + rest.len()) as u64 });
+                (Some((false, visit)), Descend::Past)
+            })
+        };
+        for (is_tracked, Visit { path, stat }) in
+            root.survey(&TreePath::root(), |dir| filter.cursor_inside(dir), visit)?
+        {
+            let found = if is_tracked { &mut live.seen } else { &mut live.untracked };
+            found.push((path, stat));
+        }
+        let rest = tracked.len() as u64 - count.into_inner() / REPORTED * REPORTED;
+        monitor.event(Event::Advanced { job: Job::Walk, by: rest });
         monitor.event(Event::Finished { job: Job::Walk });
         Ok(live)
     }
@@ -72,11 +78,9 @@ impl Live {
     /// Looks at `paths`, which are sorted and unique, and at nothing else.
     pub fn look(root: &Root, paths: &[TreePath]) -> Result<Self, RootError> {
         let mut live = Live { looked: paths.to_vec(), ..Live::default() };
-        for path in paths {
-            if let Some(stat) = root.stat(path)? {
-                live.seen.push((path.clone(), stat));
-            }
-        }
+        let found = root.stat_each(&paths.iter().collect::<Vec<_>>())?;
+        let there = paths.iter().zip(found).filter_map(|(path, stat)| Some((path.clone(), stat?)));
+        live.seen.extend(there);
         Ok(live)
     }
 

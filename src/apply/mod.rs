@@ -14,11 +14,13 @@
 //! Before the seal every failure is [`Untouched`]; after it, [`Interrupted`]. Whether something weaker
 //! may be tried instead is therefore a matter of types.
 
+mod belt;
 mod boot;
 mod carry;
 pub mod compare;
 mod content_copy;
 mod displaced;
+mod early_sync;
 pub mod filesystems;
 mod heed;
 pub mod journal;

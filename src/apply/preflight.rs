@@ -2,6 +2,8 @@
 
 use std::collections::{BTreeMap, HashSet};
 
+use rayon::prelude::*;
+
 use crate::generation::GenerationId;
 use crate::host::MaxDelete;
 use crate::root::mounts::{Host, Mount};
@@ -70,7 +72,8 @@ pub fn check_paths(
 ) -> Result<(), Untouched> {
     let mut parents: Vec<TreePath> = Vec::new();
     let refuse = |path: &TreePath, why: &str| Err(Untouched::Refused(format!("{} {why}", root.show(path))));
-    for change in &transaction.changes {
+    let paths: Vec<&TreePath> = transaction.changes.iter().map(|change| &change.path).collect();
+    for (change, pins) in transaction.changes.iter().zip(root.pins_each(&paths)?) {
         let directory = change.action == Action::Directory;
         if let Some(mount) = mounts.iter().find(|mount| mount.at == change.path && !directory) {
             return refuse(&change.path, &format!("has to change and a {} is mounted on it", mount.kind));
@@ -86,7 +89,7 @@ pub fn check_paths(
         if let Some(mount) = mounts.iter().find(|mount| mount.read_only && holds(mount)) {
             return refuse(&change.path, &format!("has to change and {} is mounted read-only", root.show(&mount.at)));
         }
-        if let Some(pins) = root.pins(&change.path)? {
+        if let Some(pins) = pins {
             let flag = match (pins.immutable, pins.append_only) {
                 (true, _) => "has to change and is immutable (chattr +i)",
                 (_, true) => "has to change and is append-only (chattr +a)",
@@ -107,8 +110,9 @@ pub fn check_paths(
     parents.retain(|parent| !made.contains(parent));
     parents.sort_unstable();
     parents.dedup();
-    for parent in parents {
-        check_parent(root, &parent, filesystems)?;
+    let fault = |parent: &TreePath| check_parent(root, parent, filesystems).err();
+    if let Some(first) = parents.par_iter().find_map_first(fault) {
+        return Err(first);
     }
     for which in transaction.filesystems() {
         let top = &filesystems.tops()[which];

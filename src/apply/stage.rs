@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
-use std::io::{self, Read};
+use std::io::{self, BufRead, BufReader};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Mutex;
 
@@ -11,7 +11,8 @@ use crate::entry::{Entry, LeafKind, Node};
 use crate::report::{Event, Job, Monitor};
 use crate::root::{FileKind, Labels, Rename, Root, RootError, sync_tells_errors};
 
-use super::content_copy::{CopyError, Positioned, copy};
+use super::content_copy::{CopyError, PIECE, Positioned, copy};
+use super::early_sync::EarlySync;
 use super::filesystems::{Filesystems, Stages};
 use super::heed::{Heeding, failed, go_on};
 use super::journal::{self, Journal, Record, SealError};
@@ -33,6 +34,7 @@ pub struct Stage<'a> {
     /// The first install of each content.
     contents: HashMap<Digest, usize>,
     missing: Mutex<BTreeMap<Digest, Vec<usize>>>,
+    early: Option<EarlySync>,
     labelled: bool,
     monitor: &'a dyn Monitor,
 }
@@ -90,6 +92,8 @@ impl<'a> Stage<'a> {
         let stages = filesystems.create_stages(root, which.into_iter(), transaction.slots);
         let stages = stages.map_err(Untouched::from_root)?;
         let labelled = root.label_for(&TreePath::root())?.is_some();
+        let tops = || stages.which().map(|at| root.below(&filesystems.tops()[at])).collect();
+        let early = if sync_tells_errors() { EarlySync::start(tops, transaction.bytes())? } else { None };
         monitor.event(Event::Started { job: Job::Stage, total: transaction.bytes() });
         let mut stage = Stage {
             root,
@@ -98,6 +102,7 @@ impl<'a> Stage<'a> {
             transaction,
             contents: HashMap::new(),
             missing: Mutex::default(),
+            early,
             labelled,
             monitor,
         };
@@ -134,7 +139,7 @@ impl<'a> Stage<'a> {
     }
 
     /// Takes content for all files that are to hold it; what turns out to be something else is dropped.
-    pub fn fill(&self, digest: &Digest, content: &mut dyn Read) -> Result<(), FillError> {
+    pub fn fill(&self, digest: &Digest, content: &mut dyn BufRead) -> Result<(), FillError> {
         let Some(installs) = self.missing().get(digest).cloned() else { return Ok(()) };
         let Some((&first, others)) = installs.split_first() else { return Ok(()) };
         go_on(self.monitor)?;
@@ -174,7 +179,7 @@ impl<'a> Stage<'a> {
             return Ok(false);
         }
         if install.filesystem != 0 {
-            return match self.fill(digest, &mut from.open_file(path)?) {
+            return match self.fill(digest, &mut BufReader::with_capacity(PIECE, from.open_file(path)?)) {
                 Ok(()) => Ok(true),
                 Err(FillError::Untouched(error)) => Err(error),
                 Err(_) => Ok(false),
@@ -218,7 +223,7 @@ impl<'a> Stage<'a> {
 
     /// Makes the hardlinks, settles staged directories, and notes the way back; then makes everything
     /// durable.
-    pub fn finish(self, limits: &Limits) -> Result<Staged<'a>, Untouched> {
+    pub fn finish(mut self, limits: &Limits) -> Result<Staged<'a>, Untouched> {
         let open = self.wanted().len();
         if open > 0 {
             return Err(Untouched::Refused(format!("{open} contents were not staged")));
@@ -233,6 +238,7 @@ impl<'a> Stage<'a> {
         displaced::keep_all(self.root, &self.stages, self.transaction).map_err(Untouched::from_root)?;
         let noted = undo::note(self.root, &self.stages, self.transaction, keep, limits.made);
         noted.map_err(Untouched::from_root)?;
+        self.early.take().map_or(Ok(()), EarlySync::end).map_err(Untouched::from_root)?;
         self.make_durable().map_err(Untouched::from_root)?;
         self.monitor.event(Event::Finished { job: Job::Stage });
         let Stage { root, transaction, filesystems, monitor, .. } = self;
@@ -298,7 +304,8 @@ impl<'a> Stage<'a> {
         let file = tree.create_file(&install.place).map_err(Untouched::from_root)?;
         let copied = file.share_blocks(content).or_else(|_| {
             let from = Positioned { content, at: 0 };
-            copy(&mut Heeding { from, monitor: self.monitor }, &file, install.bytes()).map(drop).map_err(|e| match e {
+            let from = BufReader::with_capacity(PIECE, Heeding { from, monitor: self.monitor });
+            copy(&mut { from }, &file, install.bytes()).map(drop).map_err(|e| match e {
                 CopyError::Read(e) | CopyError::Write(e) => e,
             })
         });
@@ -313,6 +320,7 @@ impl<'a> Stage<'a> {
         let tree = self.tree(install)?;
         tree.set_file_meta(file, &install.place, &install.entry.meta).map_err(Untouched::from_root)?;
         self.monitor.event(Event::Advanced { job: Job::Stage, by: install.bytes() });
+        self.early.iter().for_each(|early| early.wrote(install.bytes()));
         self.label(install)
     }
 

@@ -6,24 +6,25 @@
 
 use std::collections::{HashMap, HashSet};
 use std::fs::File;
-use std::io::{self, BufReader, Read};
+use std::io::{self, BufRead, BufReader, Read};
 
 use rayon::prelude::*;
 
 use crate::delta::{Kind, ReadAt};
-use crate::diff_archive::{ArchiveError, Compression, Group, Limits, Listing, Member, Reader, Sources};
+use crate::diff_archive::{ArchiveError, Compression, Group, Limits, Listing, Member, Reader, Sources, Workspace};
 use crate::digest::Digest;
 use crate::manifest::Manifest;
 use crate::root::{Root, RootError};
 use crate::tree_path::TreePath;
 
-use super::content_copy::{CopyError, copy};
+use super::belt::{Belt, Stopped};
+use super::content_copy::{CopyError, PIECE, copy};
 use super::live::Live;
 use super::stage::{FillError, Stage};
 use super::{Untouched, name};
 
-/// Contents up to this size are staged on all processors; larger ones pass through one buffer.
-const SMALL: u64 = 4 << 20;
+/// Contents up to this size are staged by the workers; larger ones pass through one buffer.
+const SMALL: u64 = 1 << 20;
 /// About so many bytes are in memory at a time, unless one group alone has more.
 const IN_FLIGHT: u64 = 16 << 20;
 
@@ -82,17 +83,22 @@ impl<'a> LiveContents<'a> {
 }
 
 impl Sources for LiveContents<'_> {
-    fn read(&self, digest: &Digest, size: u64, _: &TreePath) -> io::Result<Option<Vec<u8>>> {
-        let places = self.places(digest);
+    fn read(&self, digest: &Digest, size: u64, path: &TreePath) -> io::Result<Option<Vec<u8>>> {
+        let mut bytes = Vec::new();
+        Ok(self.append(digest, size, path, &mut bytes)?.then_some(bytes))
+    }
+
+    fn append(&self, digest: &Digest, size: u64, _: &TreePath, to: &mut Vec<u8>) -> io::Result<bool> {
+        let (places, before) = (self.places(digest), to.len());
         for path in places {
             let Some(file) = self.open(path, size) else { continue };
-            let Some(bytes) = read_exactly(file, size) else { continue };
+            to.truncate(before);
             // With a single place the caller's own check is enough.
-            if places.len() == 1 || Digest::of(&bytes) == *digest {
-                return Ok(Some(bytes));
+            if append_exactly(file, size, to) && (places.len() == 1 || Digest::of(&to[before..]) == *digest) {
+                return Ok(true);
             }
         }
-        Ok(None)
+        Ok(false)
     }
 
     fn open(&self, digest: &Digest, size: u64, _: &TreePath) -> io::Result<Option<Box<dyn ReadAt + '_>>> {
@@ -112,8 +118,8 @@ pub fn from_live(stage: &Stage, live: &LiveContents) -> Result<(), Untouched> {
     let wanted: Vec<(Digest, u64)> = stage.wanted().into_iter().filter(|(digest, _)| live.has(digest)).collect();
     wanted.par_iter().try_for_each(|(digest, size)| {
         for path in live.places(digest) {
-            if let Some(mut file) = live.open(path, *size)
-                && taken(stage.fill(digest, &mut file))?
+            if let Some(file) = live.open(path, *size)
+                && taken(stage.fill(digest, &mut BufReader::with_capacity(PIECE, file)))?
             {
                 return Ok(());
             }
@@ -235,12 +241,19 @@ impl From<Untouched> for DeliverError {
 /// source makes is found out by its own.
 impl Sources for Run<'_> {
     fn read(&self, digest: &Digest, size: u64, path: &TreePath) -> io::Result<Option<Vec<u8>>> {
-        let whole = |file: File| read_exactly(file, size);
-        if let Some(bytes) = kept_aside(self.scratch, digest).and_then(whole) {
-            return Ok(Some(bytes));
-        }
-        let live = self.live.read(digest, size, path)?;
-        Ok(live.or_else(|| self.stage.staged(digest).and_then(whole)))
+        let mut bytes = Vec::new();
+        Ok(self.append(digest, size, path, &mut bytes)?.then_some(bytes))
+    }
+
+    fn append(&self, digest: &Digest, size: u64, path: &TreePath, to: &mut Vec<u8>) -> io::Result<bool> {
+        let before = to.len();
+        let whole = |file: File, to: &mut Vec<u8>| {
+            to.truncate(before);
+            append_exactly(file, size, to)
+        };
+        Ok(kept_aside(self.scratch, digest).is_some_and(|file| whole(file, to))
+            || self.live.append(digest, size, path, to)?
+            || self.stage.staged(digest).is_some_and(|file| whole(file, to)))
     }
 
     fn open(&self, digest: &Digest, size: u64, path: &TreePath) -> io::Result<Option<Box<dyn ReadAt + '_>>> {
@@ -254,77 +267,73 @@ impl Sources for Run<'_> {
 
 impl Run<'_> {
     fn deliver(&self, delivery: &Delivery) -> Result<(), DeliverError> {
-        let mut reader = Reader::open(BufReader::new(delivery.file), delivery.compression, &Limits::default())
-            .map_err(DeliverError::Archive)?;
-        let (mut batch, mut weight) = (Vec::new(), 0);
-        while let Some(member) = reader.next_member().map_err(DeliverError::Archive)? {
-            let (piece, bytes) = match member {
+        let work = |workspace: &mut Workspace, piece| match piece {
+            Piece::Whole(digest, bytes) => self.take(&digest, bytes.len() as u64, &mut &bytes[..]),
+            Piece::Patch(group, patch) => self.patch(&group, &patch, workspace),
+        };
+        Belt::run(IN_FLIGHT, Workspace::default, work, |belt| self.unpack(delivery, belt))
+    }
+
+    /// Puts on the belt what the archive brings and is needed.
+    fn unpack(&self, delivery: &Delivery, belt: &Belt<Piece, DeliverError>) -> Result<(), DeliverError> {
+        let mut reader = Reader::open(BufReader::new(delivery.file), delivery.compression, &Limits::default())?;
+        while let Some(member) = reader.next_member()? {
+            let put = match member {
                 Member::Plain(_) => continue,
                 Member::Whole(entry, mut content) => {
                     let Some((size, digest)) = entry.file().filter(|(_, d)| self.need.contents.contains(d)) else {
                         continue;
                     };
                     if size > SMALL {
-                        self.take(&digest, size, &mut content)?;
+                        self.take(&digest, size, &mut BufReader::with_capacity(PIECE, content))?;
                         continue;
                     }
-                    let mut bytes = Vec::new();
-                    content.read_to_end(&mut bytes).map_err(|e| DeliverError::Archive(e.into()))?;
-                    (Piece::Whole(digest, bytes), size)
+                    let mut bytes = Vec::with_capacity(usize::try_from(size).unwrap_or(0));
+                    content.read_to_end(&mut bytes).map_err(ArchiveError::from)?;
+                    belt.put(Piece::Whole(digest, bytes), size)
                 }
                 Member::Patch(group, patch) => {
                     if !group.targets.iter().any(|target| self.need.contents.contains(&target.digest)) {
                         continue;
                     }
-                    // The files that it copies from may still be in the batch.
-                    if group.kind == Kind::Copies {
-                        self.batch(std::mem::take(&mut batch))?;
-                        weight = 0;
-                    }
-                    (Piece::Patch(group.clone(), patch), group.weight())
+                    // The files that it copies from may still be on the belt.
+                    let drained = if group.kind == Kind::Copies { belt.drain() } else { Ok(()) };
+                    drained.and_then(|()| belt.put(Piece::Patch(group.clone(), patch), group.weight()))
                 }
             };
-            if weight + bytes > IN_FLIGHT && !batch.is_empty() {
-                self.batch(std::mem::take(&mut batch))?;
-                weight = 0;
+            if let Err(Stopped) = put {
+                // Its reason is told in place of what is returned here.
+                break;
             }
-            weight += bytes;
-            batch.push(piece);
         }
-        self.batch(batch)
-    }
-
-    fn batch(&self, pieces: Vec<Piece>) -> Result<(), DeliverError> {
-        pieces.into_par_iter().try_for_each(|piece| match piece {
-            Piece::Whole(digest, bytes) => self.take(&digest, bytes.len() as u64, &mut &bytes[..]),
-            Piece::Patch(group, patch) => self.patch(&group, &patch),
-        })
+        Ok(())
     }
 
     /// A source that drifted is no fault of the archive: what it would have made stays wanted.
-    fn patch(&self, group: &Group, patch: &[u8]) -> Result<(), DeliverError> {
-        let made = group.make(patch, self, |target, content| match self.need.contents.contains(&target.digest) {
-            true => self.take(&target.digest, target.size, content),
-            false => Ok(()),
-        });
+    fn patch(&self, group: &Group, patch: &[u8], workspace: &mut Workspace) -> Result<(), DeliverError> {
+        let made =
+            group.make(patch, self, workspace, |target, content| match self.need.contents.contains(&target.digest) {
+                true => self.take(&target.digest, target.size, content),
+                false => Ok(()),
+            });
         match made {
             Err(DeliverError::Archive(_)) => Ok(()),
             made => made,
         }
     }
 
-    fn take(&self, digest: &Digest, size: u64, content: &mut dyn Read) -> Result<(), DeliverError> {
+    fn take(&self, digest: &Digest, size: u64, content: &mut dyn BufRead) -> Result<(), DeliverError> {
         if !self.need.between.contains(digest) {
             return self.fill(digest, content);
         }
-        let mut file = match kept_aside(self.scratch, digest) {
+        let file = match kept_aside(self.scratch, digest) {
             Some(file) => file,
             None => keep_aside(self.scratch, digest, size, content)?,
         };
-        self.fill(digest, &mut file)
+        self.fill(digest, &mut BufReader::with_capacity(PIECE, file))
     }
 
-    fn fill(&self, digest: &Digest, content: &mut dyn Read) -> Result<(), DeliverError> {
+    fn fill(&self, digest: &Digest, content: &mut dyn BufRead) -> Result<(), DeliverError> {
         match self.stage.fill(digest, content) {
             Ok(()) => Ok(()),
             Err(FillError::Untouched(error)) => Err(DeliverError::Untouched(error)),
@@ -346,15 +355,15 @@ fn taken(result: Result<(), FillError>) -> Result<bool, Untouched> {
     }
 }
 
-/// All of `file`, if it has exactly `size` bytes; patches have a limit, so this has one.
-fn read_exactly(file: File, size: u64) -> Option<Vec<u8>> {
-    let mut bytes = Vec::with_capacity(usize::try_from(size.min(crate::delta::MAX_CONTENT)).ok()?);
-    file.take(size + 1).read_to_end(&mut bytes).ok()?;
-    (bytes.len() as u64 == size).then_some(bytes)
+/// Appends all of `file`, if it has exactly `size` bytes; patches have a limit, so this has one.
+fn append_exactly(file: File, size: u64, to: &mut Vec<u8>) -> bool {
+    let before = to.len();
+    to.reserve_exact(usize::try_from(size.min(crate::delta::MAX_CONTENT)).unwrap_or(0));
+    file.take(size + 1).read_to_end(to).is_ok_and(|_| (to.len() - before) as u64 == size)
 }
 
 /// Keeps content that is needed only on the way, in the stage itself.
-fn keep_aside(scratch: &Root, digest: &Digest, size: u64, content: &mut dyn Read) -> Result<File, DeliverError> {
+fn keep_aside(scratch: &Root, digest: &Digest, size: u64, content: &mut dyn BufRead) -> Result<File, DeliverError> {
     let place = name(&format!("between-{digest}"));
     let file = scratch.create_file(&place).map_err(Untouched::from_root)?;
     copy(content, &file, size).map_err(|error| match error {

@@ -98,7 +98,8 @@ impl WayBack {
         let mut way_back = WayBack { made, tops, facts: Vec::new(), directories: Vec::new() };
         let mut whole: BTreeMap<TreePath, Entry> = BTreeMap::new();
         let mut stirred: BTreeSet<TreePath> = BTreeSet::new();
-        for change in &transaction.changes {
+        let paths: Vec<&TreePath> = transaction.changes.iter().map(|change| &change.path).collect();
+        for (change, stat) in transaction.changes.iter().zip(root.stat_each(&paths)?) {
             // What comes into a directory that goes, until it does, changes its time.
             if matches!(change.action, Action::RemoveTree { .. } | Action::RemoveInside) {
                 stirred.insert(change.path.clone());
@@ -106,7 +107,6 @@ impl WayBack {
             if change.action == Action::RemoveInside {
                 continue;
             }
-            let stat = root.stat(&change.path)?;
             match change.action {
                 Action::Install { slot } | Action::Make { slot } => {
                     let before = if stat.is_some() { Before::Stood(slot) } else { Before::Nothing(slot) };

@@ -113,21 +113,20 @@ pub fn encode(kind: Kind, source: &[u8], output: &[u8], level: i32) -> io::Resul
     }
 }
 
-/// Undoes a patch of the kind `prefix` or `operations`: exactly `length` bytes.
-pub fn decode(kind: Kind, source: &[u8], patch: &[u8], length: u64) -> Result<Vec<u8>, DeltaError> {
+/// Undoes a patch of the kind `prefix` or `operations`: exactly `length` bytes, in place of what `output` held.
+pub fn decode(kind: Kind, source: &[u8], patch: &[u8], length: u64, output: &mut Vec<u8>) -> Result<(), DeltaError> {
     match kind {
-        Kind::Prefix => prefix::decode(source, patch, length),
-        Kind::Operations => operations::decode(source, patch, length),
+        Kind::Prefix => prefix::decode(source, patch, length, output),
+        Kind::Operations => operations::decode(source, patch, length, output),
         Kind::Segments | Kind::Copies => Err(DeltaError::Damaged("it is to be read as a stream".to_owned())),
     }
 }
 
-/// Room for an output that is held to what a group may have.
-fn reserve(length: u64) -> Result<Vec<u8>, DeltaError> {
+/// Empties `output` and gives it room for what a group may have.
+fn reserve(output: &mut Vec<u8>, length: u64) -> Result<(), DeltaError> {
     let memory = || DeltaError::Memory(length);
-    let mut output = Vec::new();
-    output.try_reserve_exact(usize::try_from(length).map_err(|_| memory())?).map_err(|_| memory())?;
-    Ok(output)
+    output.clear();
+    output.try_reserve_exact(usize::try_from(length).map_err(|_| memory())?).map_err(|_| memory())
 }
 
 fn zstd_error(code: zstd_safe::ErrorCode) -> io::Error {

@@ -52,11 +52,11 @@ pub(super) fn encode(source: &[u8], output: &[u8], level: i32) -> io::Result<Vec
 }
 
 /// Carries `patch` out on `source`; what comes has exactly `length` bytes.
-pub(super) fn decode(source: &[u8], patch: &[u8], length: u64) -> Result<Vec<u8>, DeltaError> {
+pub(super) fn decode(source: &[u8], patch: &[u8], length: u64, output: &mut Vec<u8>) -> Result<(), DeltaError> {
     if length > MAX_GROUP {
         return Err(DeltaError::TooLarge(length));
     }
-    let mut output = reserve(length)?;
+    reserve(output, length)?;
     let [mut adds, mut copies, mut seeks, mut difference, mut extra] = streams(patch)?;
     let (mut at, mut left, mut first) = (0u64, length, true);
     while let Some(add) = get(&mut adds)? {
@@ -69,17 +69,17 @@ pub(super) fn decode(source: &[u8], patch: &[u8], length: u64) -> Result<Vec<u8>
         let old = usize::try_from(at).ok().zip(usize::try_from(after).ok()).and_then(|(at, end)| source.get(at..end));
         let old = old.ok_or_else(|| damaged(OUTSIDE))?;
         let from = output.len();
-        take(&mut difference, add, &mut output)?;
+        take(&mut difference, add, output)?;
         for (new, old) in output[from..].iter_mut().zip(old) {
             *new = new.wrapping_add(*old);
         }
-        take(&mut extra, copy, &mut output)?;
+        take(&mut extra, copy, output)?;
         at = after.checked_add_signed(seek).ok_or_else(|| damaged(OUTSIDE))?;
     }
     for stream in [&mut copies, &mut seeks, &mut difference, &mut extra] {
         left += stream.read(&mut [0])? as u64;
     }
-    if left == 0 { Ok(output) } else { Err(damaged("its streams do not end together")) }
+    if left == 0 { Ok(()) } else { Err(damaged("its streams do not end together")) }
 }
 
 const OUTSIDE: &str = "an operation reads outside its source";

@@ -33,7 +33,7 @@ pub(super) fn encode(source: &[u8], output: &[u8], level: i32) -> io::Result<Vec
 
 /// Decodes `patch` against `source` into exactly `length` bytes: in one piece into the output itself, so
 /// that no window is allocated besides.
-pub(super) fn decode(source: &[u8], patch: &[u8], length: u64) -> Result<Vec<u8>, DeltaError> {
+pub(super) fn decode(source: &[u8], patch: &[u8], length: u64, output: &mut Vec<u8>) -> Result<(), DeltaError> {
     if length > MAX_GROUP {
         return Err(DeltaError::TooLarge(length));
     }
@@ -42,15 +42,15 @@ pub(super) fn decode(source: &[u8], patch: &[u8], length: u64) -> Result<Vec<u8>
     if !one_frame || !states_length {
         return Err(DeltaError::NotTheFrame(length));
     }
-    let mut output = reserve(length)?;
+    reserve(output, length)?;
     let mut context = DCtx::try_create().ok_or(DeltaError::Memory(length))?;
     let damaged = |code| DeltaError::Damaged(zstd_safe::get_error_name(code).to_owned());
     context.ref_prefix(source).map_err(damaged)?;
-    context.decompress(&mut output, patch).map_err(damaged)?;
+    context.decompress(output, patch).map_err(damaged)?;
     if output.len() as u64 != length {
         return Err(DeltaError::NotTheFrame(length));
     }
-    Ok(output)
+    Ok(())
 }
 
 fn window_log(length: usize) -> u32 {

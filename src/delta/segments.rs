@@ -3,7 +3,7 @@
 //! What changes in a large file moves its parts by little, as seen from their places. So neither side has
 //! to hold more of either file than one piece and the stretch around it.
 
-use std::io::{self, Read};
+use std::io::{self, BufRead, Read};
 
 use super::prefix;
 use super::varint::{get, put};
@@ -28,13 +28,13 @@ pub fn encode_segments(
     length: u64,
     level: i32,
 ) -> io::Result<Option<Vec<u8>>> {
-    let (mut patch, mut piece) = (Vec::new(), Vec::new());
+    let (mut patch, mut piece, mut stretch) = (Vec::new(), Vec::new(), Vec::new());
     for at in (0..length).step_by(SEGMENT as usize) {
         piece.clear();
         new.by_ref().take(SEGMENT).read_to_end(&mut piece)?;
         let there = u128::from(at) * u128::from(old_length) / u128::from(length.max(1));
         let from = u64::try_from(there).unwrap_or(old_length).saturating_sub(AROUND);
-        let stretch = stretch(old, from, MAX_STRETCH.min(old_length - from.min(old_length)))?;
+        read_stretch(old, from, MAX_STRETCH.min(old_length - from.min(old_length)), &mut stretch)?;
         let frame = prefix::encode(&stretch, &piece, level)?;
         for number in [from, stretch.len() as u64, frame.len() as u64] {
             put(&mut patch, number);
@@ -51,15 +51,22 @@ pub fn encode_segments(
 pub struct Segments<'a> {
     patch: &'a [u8],
     old: Box<dyn ReadAt + 'a>,
-    made: Vec<u8>,
+    stretch: &'a mut Vec<u8>,
+    made: &'a mut Vec<u8>,
     given: usize,
     left: u64,
 }
 
 impl<'a> Segments<'a> {
-    /// Prepares to make `length` bytes out of `patch` and `old`.
-    pub fn new(patch: &'a [u8], length: u64, old: Box<dyn ReadAt + 'a>) -> Self {
-        Segments { patch, old, made: Vec::new(), given: 0, left: length }
+    /// Prepares to make `length` bytes out of `patch` and `old`, a piece at a time in `buffers`.
+    pub fn new(
+        patch: &'a [u8],
+        length: u64,
+        old: Box<dyn ReadAt + 'a>,
+        (stretch, made): (&'a mut Vec<u8>, &'a mut Vec<u8>),
+    ) -> Self {
+        made.clear();
+        Segments { patch, old, stretch, made, given: 0, left: length }
     }
 
     fn advance(&mut self) -> Result<(), DeltaError> {
@@ -72,42 +79,50 @@ impl<'a> Segments<'a> {
         }
         let frame = usize::try_from(frame).ok().and_then(|n| self.patch.split_at_checked(n)).ok_or_else(cut)?;
         self.patch = frame.1;
-        let stretch = stretch(&*self.old, from, length)?;
-        if stretch.len() as u64 != length {
+        read_stretch(&*self.old, from, length, self.stretch)?;
+        if self.stretch.len() as u64 != length {
             return Err(wrong("a piece needs what its source does not have"));
         }
         // All but the last have the full length.
-        self.made = Vec::new();
-        self.made = prefix::decode(&stretch, frame.0, self.left.min(SEGMENT))?;
+        prefix::decode(self.stretch, frame.0, self.left.min(SEGMENT), self.made)?;
         self.left -= self.made.len() as u64;
         self.given = 0;
         Ok(())
     }
 }
 
-impl Read for Segments<'_> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+impl BufRead for Segments<'_> {
+    fn fill_buf(&mut self) -> io::Result<&[u8]> {
         if self.given == self.made.len() {
             if self.left == 0 {
                 let why = "the patch makes more than it claims";
                 return if self.patch.is_empty() {
-                    Ok(0)
+                    Ok(&[])
                 } else {
                     Err(io::Error::new(io::ErrorKind::InvalidData, why))
                 };
             }
             self.advance().map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
         }
-        let n = buffer.len().min(self.made.len() - self.given);
-        buffer[..n].copy_from_slice(&self.made[self.given..self.given + n]);
-        self.given += n;
+        Ok(&self.made[self.given..])
+    }
+
+    fn consume(&mut self, amount: usize) {
+        self.given += amount;
+    }
+}
+
+impl Read for Segments<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let n = self.fill_buf()?.read(buffer)?;
+        self.consume(n);
         Ok(n)
     }
 }
 
-/// `length` bytes of `file` from `from` on; fewer where it ends before.
-fn stretch(file: &dyn ReadAt, from: u64, length: u64) -> io::Result<Vec<u8>> {
-    let mut bytes = vec![0; usize::try_from(length.min(MAX_STRETCH)).map_err(io::Error::other)?];
+/// `length` bytes of `file` from `from` on, in place of what `bytes` held; fewer where it ends before.
+fn read_stretch(file: &dyn ReadAt, from: u64, length: u64, bytes: &mut Vec<u8>) -> io::Result<()> {
+    bytes.resize(usize::try_from(length.min(MAX_STRETCH)).map_err(io::Error::other)?, 0);
     let mut filled = 0;
     while filled < bytes.len() {
         match file.read_at(&mut bytes[filled..], from.saturating_add(filled as u64))? {
@@ -116,5 +131,5 @@ fn stretch(file: &dyn ReadAt, from: u64, length: u64) -> io::Result<Vec<u8>> {
         }
     }
     bytes.truncate(filled);
-    Ok(bytes)
+    Ok(())
 }

@@ -1,7 +1,7 @@
 //! Delta groups: which contents are made out of which others, and the making.
 
 use std::cell::RefCell;
-use std::io::{self, Read, Write};
+use std::io::{self, BufRead, BufReader, Read, Write};
 use std::rc::Rc;
 
 use super::{ArchiveError, Sources};
@@ -56,6 +56,28 @@ pub struct Inside {
     pub corrections: u64,
     /// The length of its plain form.
     pub plain: u64,
+}
+
+/// What groups are made in, one after the other: memory that is used again.
+#[derive(Default)]
+pub struct Workspace {
+    source: Vec<u8>,
+    output: Vec<u8>,
+}
+
+/// A piece that a patch copies is read through so much.
+const COPIED: usize = 64 << 10;
+/// A workspace keeps no more than what usual groups need.
+const KEPT: usize = 8 << 20;
+
+impl Workspace {
+    /// Gives back what only an unusual group needs.
+    fn settle(&mut self) {
+        for buffer in [&mut self.source, &mut self.output] {
+            buffer.clear();
+            buffer.shrink_to(KEPT);
+        }
+    }
 }
 
 impl Source {
@@ -116,14 +138,32 @@ impl Group {
         &self,
         patch: &[u8],
         sources: &dyn Sources,
-        mut take: impl FnMut(&Target, &mut dyn Read) -> Result<(), E>,
+        workspace: &mut Workspace,
+        take: impl FnMut(&Target, &mut dyn BufRead) -> Result<(), E>,
     ) -> Result<(), E> {
-        let (Kind::Prefix | Kind::Operations) = self.kind else { return self.stream(patch, sources, take) };
-        let source = self.source(sources)?;
+        let made = match self.kind.is_streamed() {
+            true => self.stream(patch, sources, workspace, take),
+            false => self.make_in_memory(patch, sources, workspace, take),
+        };
+        workspace.settle();
+        made
+    }
+
+    fn make_in_memory<E: From<ArchiveError>>(
+        &self,
+        patch: &[u8],
+        sources: &dyn Sources,
+        workspace: &mut Workspace,
+        mut take: impl FnMut(&Target, &mut dyn BufRead) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let Workspace { source, output } = workspace;
+        self.read_sources(sources, source)?;
         let length = self.targets.iter().map(Target::length).sum();
-        let output = delta::decode(self.kind, &source, patch, length);
-        drop(source);
-        let output = output.map_err(|error| self.unusable(error))?;
+        delta::decode(self.kind, source, patch, length, output).map_err(|error| self.unusable(error))?;
+        // A large one is not held while what it made is written.
+        if source.capacity() > KEPT {
+            *source = Vec::new();
+        }
         let mut rest = &output[..];
         for target in &self.targets {
             // The sum of all lengths is that of the output.
@@ -138,7 +178,8 @@ impl Group {
         &self,
         patch: &[u8],
         sources: &dyn Sources,
-        mut take: impl FnMut(&Target, &mut dyn Read) -> Result<(), E>,
+        workspace: &mut Workspace,
+        mut take: impl FnMut(&Target, &mut dyn BufRead) -> Result<(), E>,
     ) -> Result<(), E> {
         let open = |number: usize| {
             let source = self.sources.get(number).ok_or_else(|| io::Error::other("it copies from no source"))?;
@@ -148,10 +189,11 @@ impl Group {
         for target in &self.targets {
             if self.kind == Kind::Segments {
                 let old = open(0).map_err(|error| self.unusable(error))?;
-                self.give(target, Segments::new(patch, target.length(), old), &mut take)?;
+                let buffers = (&mut workspace.source, &mut workspace.output);
+                self.give(target, Segments::new(patch, target.length(), old, buffers), &mut take)?;
             } else {
                 let copies = Copies::new(patch, target.length(), open).map_err(|error| self.unusable(error))?;
-                self.give(target, copies, &mut take)?;
+                self.give(target, BufReader::with_capacity(COPIED, copies), &mut take)?;
             }
         }
         Ok(())
@@ -161,8 +203,8 @@ impl Group {
     fn give<E: From<ArchiveError>>(
         &self,
         target: &Target,
-        mut form: impl Read,
-        take: &mut impl FnMut(&Target, &mut dyn Read) -> Result<(), E>,
+        mut form: impl BufRead,
+        take: &mut impl FnMut(&Target, &mut dyn BufRead) -> Result<(), E>,
     ) -> Result<(), E> {
         let Some(Inside { corrections: length, .. }) = target.inside else { return take(target, &mut form) };
         let mut corrections = Vec::new();
@@ -172,27 +214,30 @@ impl Group {
         take(target, &mut rebuilding)
     }
 
-    /// What the patch needs, one after the other.
-    fn source(&self, sources: &dyn Sources) -> Result<Vec<u8>, ArchiveError> {
-        let mut all = Vec::new();
+    /// Puts what the patch needs into `all`, one after the other.
+    fn read_sources(&self, sources: &dyn Sources, all: &mut Vec<u8>) -> Result<(), ArchiveError> {
+        let length: u64 = self.sources.iter().map(Source::length).sum();
+        all.clear();
+        // A group that lists more than it may was refused before.
+        all.reserve_exact(usize::try_from(length.min(MAX_GROUP)).unwrap_or(0));
         for Source { digest, size, path, plain } in &self.sources {
-            let read = sources.read(digest, *size, path)?.filter(|bytes| bytes.len() as u64 == *size);
-            let bytes = read.ok_or_else(|| self.unusable(format!("its source {path} is missing")))?;
-            match plain {
-                Some(length) => {
-                    let before = all.len() as u64;
-                    let inside = gzip::gunzip(&bytes[..], *length).read_to_end(&mut all);
-                    inside.map_err(|error| self.unusable(error))?;
-                    if all.len() as u64 - before != *length {
-                        return Err(self.unusable(format!("its source {path} is not what it should be")));
-                    }
+            let missing = || self.unusable(format!("its source {path} is missing"));
+            let Some(length) = plain else {
+                let before = all.len() as u64;
+                if !sources.append(digest, *size, path, all)? || all.len() as u64 - before != *size {
+                    return Err(missing());
                 }
-                // The first is not copied: a large source is alone in its group.
-                None if all.is_empty() => all = bytes,
-                None => all.extend_from_slice(&bytes),
+                continue;
+            };
+            let bytes = sources.read(digest, *size, path)?.filter(|bytes| bytes.len() as u64 == *size);
+            let before = all.len() as u64;
+            let inside = gzip::gunzip(&bytes.ok_or_else(missing)?[..], *length).read_to_end(all);
+            inside.map_err(|error| self.unusable(error))?;
+            if all.len() as u64 - before != *length {
+                return Err(self.unusable(format!("its source {path} is not what it should be")));
             }
         }
-        Ok(all)
+        Ok(())
     }
 
     fn unusable(&self, why: impl ToString) -> ArchiveError {
@@ -205,6 +250,7 @@ struct Rebuilding<'c, R> {
     plain: R,
     rebuild: Option<Rebuild<'c, Shared>>,
     made: Shared,
+    ready: Vec<u8>,
     given: usize,
 }
 
@@ -227,25 +273,15 @@ impl<'c, R: Read> Rebuilding<'c, R> {
     fn new(corrections: &'c [u8], plain: R) -> Result<Self, gzip::RebuildError> {
         let made = Shared::default();
         let rebuild = Some(Rebuild::new(corrections, made.clone())?);
-        Ok(Rebuilding { plain, rebuild, made, given: 0 })
+        Ok(Rebuilding { plain, rebuild, made, ready: Vec::new(), given: 0 })
     }
 }
 
-impl<R: Read> Read for Rebuilding<'_, R> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+impl<R: Read> BufRead for Rebuilding<'_, R> {
+    fn fill_buf(&mut self) -> io::Result<&[u8]> {
         let mut plain = [0; 32 << 10];
-        loop {
-            let mut made = self.made.0.borrow_mut();
-            if self.given < made.len() {
-                let n = buffer.len().min(made.len() - self.given);
-                buffer[..n].copy_from_slice(&made[self.given..self.given + n]);
-                self.given += n;
-                return Ok(n);
-            }
-            made.clear();
-            drop(made);
-            self.given = 0;
-            let Some(mut rebuild) = self.rebuild.take() else { return Ok(0) };
+        while self.given == self.ready.len() {
+            let Some(mut rebuild) = self.rebuild.take() else { break };
             let length = self.plain.read(&mut plain)?;
             let wrong = |error: gzip::RebuildError| io::Error::new(io::ErrorKind::InvalidData, error);
             if length == 0 {
@@ -254,6 +290,22 @@ impl<R: Read> Read for Rebuilding<'_, R> {
                 rebuild.write(&plain[..length]).map_err(wrong)?;
                 self.rebuild = Some(rebuild);
             }
+            self.ready.clear();
+            self.given = 0;
+            std::mem::swap(&mut self.ready, &mut *self.made.0.borrow_mut());
         }
+        Ok(&self.ready[self.given..])
+    }
+
+    fn consume(&mut self, amount: usize) {
+        self.given += amount;
+    }
+}
+
+impl<R: Read> Read for Rebuilding<'_, R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let n = self.fill_buf()?.read(buffer)?;
+        self.consume(n);
+        Ok(n)
     }
 }

@@ -28,7 +28,7 @@ mod verify;
 mod write;
 
 pub use frames::{Compression, Decoder};
-pub use group::{Group, Inside, Source, Target};
+pub use group::{Group, Inside, Source, Target, Workspace};
 pub use header::{FORMAT, Header, Room};
 pub use input::Content as MemberContent;
 pub use listing::{Known, Listing};
@@ -62,6 +62,13 @@ pub trait Sources: Sync {
     /// The content with `digest`, of `size` bytes, `path` being where it probably is; `None` if it is not
     /// there. The caller checks the digest.
     fn read(&self, digest: &Digest, size: u64, path: &TreePath) -> io::Result<Option<Vec<u8>>>;
+
+    /// The same behind what `to` holds; false where it is not there, and what was appended then means nothing.
+    fn append(&self, digest: &Digest, size: u64, path: &TreePath, to: &mut Vec<u8>) -> io::Result<bool> {
+        let read = self.read(digest, size, path)?;
+        read.iter().for_each(|bytes| to.extend_from_slice(bytes));
+        Ok(read.is_some())
+    }
 
     /// The same, to be read piece by piece.
     fn open(&self, digest: &Digest, size: u64, path: &TreePath) -> io::Result<Option<Box<dyn ReadAt + '_>>> {

@@ -226,7 +226,7 @@ fn receive(bytes: &[u8], compression: Compression, base: &Tree) -> HashMap<Diges
                     contents: contents.clone().into_iter().chain(base.contents.clone()).collect(),
                     ..base.clone()
                 };
-                let made = group.make(&patch, &both, |target, content| {
+                let made = group.make(&patch, &both, &mut Workspace::default(), |target, content| {
                     let mut bytes = Vec::new();
                     content.read_to_end(&mut bytes)?;
                     contents.insert(target.digest, bytes);

@@ -5,7 +5,7 @@ use std::io::{BufRead, Read};
 use rayon::prelude::*;
 
 use super::frames::Compression;
-use super::group::Group;
+use super::group::{Group, Workspace};
 use super::listing::Listing;
 use super::read::{FullReader, Member, Reader};
 use super::{ArchiveError, Limits, Sources};
@@ -114,7 +114,7 @@ fn check_whole(entry: &Entry, content: impl Read) -> Result<u64, ArchiveError> {
 }
 
 fn check_patch(group: &Group, patch: &[u8], sources: &dyn Sources) -> Result<(), ArchiveError> {
-    group.make(patch, sources, |target, content| {
+    group.make(patch, sources, &mut Workspace::default(), |target, content| {
         if Digest::of_reader(content)? == (target.digest, target.size) {
             return Ok(());
         }

@@ -8,7 +8,9 @@ use std::rc::Rc;
 use crate::catalog::{Archive, FileRef, RepoPath};
 use crate::delta::{MAX_DEPTH, MAX_PATCH, ReadAt};
 use crate::diff_archive::content_index::{ContentIndex, Place};
-use crate::diff_archive::{ArchiveError, Compression, Decoder, Group, Limits, Source, Sources, read_listing};
+use crate::diff_archive::{
+    ArchiveError, Compression, Decoder, Group, Limits, Source, Sources, Workspace, read_listing,
+};
 use crate::digest::{Digest, Hasher};
 use crate::fetch::{FetchError, FetchErrorKind, Side};
 use crate::tree_path::TreePath;
@@ -233,9 +235,11 @@ impl<'s> ContentStore<'s> {
         let mut patch = Vec::new();
         frame.take(group.patch_length.min(MAX_PATCH)).read_to_end(&mut patch)?;
         let wanted: HashSet<Digest> = contents.iter().map(|wanted| wanted.digest).collect();
-        group.make(&patch, &sources, |target, content| match wanted.contains(&target.digest) {
-            true => give(target.digest, target.size, content, sink),
-            false => Ok(()),
+        group.make(&patch, &sources, &mut Workspace::default(), |target, content| {
+            match wanted.contains(&target.digest) {
+                true => give(target.digest, target.size, content, sink),
+                false => Ok(()),
+            }
         })
     }
 

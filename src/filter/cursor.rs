@@ -19,6 +19,11 @@ impl<'f> Cursor<'f> {
         Cursor { filter, open: Vec::new(), closed: None }
     }
 
+    /// Knows from the beginning that `directory` is not excluded, nor is any above it.
+    pub(super) fn inside(filter: &'f Filter, directory: &TreePath) -> Self {
+        Cursor { open: directory.as_bytes().to_vec(), ..Cursor::new(filter) }
+    }
+
     /// Why `path` is neither to be changed nor to be deleted; `None` where the image decides.
     pub fn excludes(&mut self, path: &TreePath, is_dir: bool) -> Option<Reason<'f>> {
         let path = path.as_bytes();

@@ -84,6 +84,11 @@ impl Filter {
         Cursor::new(self)
     }
 
+    /// A cursor for what is in `directory`, which is known not to be excluded, nor any directory above it.
+    pub fn cursor_inside(&self, directory: &TreePath) -> Cursor<'_> {
+        Cursor::inside(self, directory)
+    }
+
     /// Whether `path` stays though the image lacks it: the agent, its configuration and its keys.
     ///
     /// What the image does hold at such a path is brought up to date as everywhere. A directory

@@ -1,6 +1,7 @@
 //! Looking at a tree without changing it.
 
 use std::fs::File;
+use std::os::fd::{AsFd, BorrowedFd};
 
 use rustix::fs::{Access, AtFlags, OFlags, StatxAttributes, StatxFlags};
 use rustix::io::Errno;
@@ -153,24 +154,11 @@ impl Root {
 
     /// The extended attributes at `path` whose names pass `keep`.
     pub fn xattrs_where(&self, path: &TreePath, keep: impl Fn(&[u8]) -> bool) -> Result<Xattrs> {
-        let read = || -> rustix::io::Result<Xattrs> {
+        let read = || {
             let dir = if path.is_root() { None } else { Some(self.parent_of(path)?) };
-            let place = Place::of(self, dir.as_ref(), path);
-            let mut found = Xattrs::new();
-            for name in place.list()?.split(|&b| b == 0).filter(|name| !name.is_empty() && keep(name)) {
-                match place.get(name) {
-                    Ok(value) => drop(found.insert(name.into(), value.into())),
-                    // It went away in between.
-                    Err(Errno::NODATA) => {}
-                    Err(e) => return Err(e),
-                }
-            }
-            Ok(found)
+            Place::of(self, dir.as_ref(), path).all(&keep)
         };
-        match read() {
-            Err(Errno::OPNOTSUPP) => Ok(Xattrs::new()),
-            answer => answer.map_err(|e| self.error("read the extended attributes of", path, e)),
-        }
+        read().map_err(|e| self.error("read the extended attributes of", path, e))
     }
 
     /// What tells this tree from a copy of it: the filesystem, and the inode and birth of the top
@@ -212,26 +200,38 @@ impl Root {
 
     /// What keeps `path` from being changed, beyond permissions.
     pub fn pins(&self, path: &TreePath) -> Result<Option<Pins>> {
-        let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::EMPTY_PATH;
-        let want = StatxFlags::BASIC_STATS | StatxFlags::MNT_ID;
         let answer = if path.is_root() {
-            rustix::fs::statx(&self.dir, c"", flags, want)
+            pins_in(self.dir.as_fd(), c"")
         } else {
-            self.parent_of(path).and_then(|dir| rustix::fs::statx(dir, path.name(), flags, want))
+            self.parent_of(path).and_then(|dir| pins_in(dir.as_fd(), path.name()))
         };
-        match answer {
-            Ok(found) => Ok(Some(Pins {
-                immutable: found.stx_attributes.contains(StatxAttributes::IMMUTABLE),
-                append_only: found.stx_attributes.contains(StatxAttributes::APPEND),
-                mount: found.stx_mnt_id,
-                mount_root: found.stx_attributes.contains(StatxAttributes::MOUNT_ROOT),
-            })),
-            // Before Linux 4.11 there is no statx: nothing is known, and a change that cannot be
-            // made fails when it is staged or, at worst, stops between two generations.
-            Err(Errno::NOSYS) => Ok(Some(Pins { immutable: false, append_only: false, mount: 0, mount_root: false })),
-            Err(e) if absent(&e.into()) => Ok(None),
-            Err(e) => Err(self.error("inspect", path, e)),
-        }
+        present(answer).map_err(|e| self.error("inspect", path, e))
+    }
+}
+
+/// Of what stands at `name` in `dir`.
+pub(super) fn pins_in(dir: BorrowedFd<'_>, name: impl rustix::path::Arg) -> rustix::io::Result<Option<Pins>> {
+    let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::EMPTY_PATH;
+    let want = StatxFlags::BASIC_STATS | StatxFlags::MNT_ID;
+    match rustix::fs::statx(dir, name, flags, want) {
+        Ok(found) => Ok(Some(Pins {
+            immutable: found.stx_attributes.contains(StatxAttributes::IMMUTABLE),
+            append_only: found.stx_attributes.contains(StatxAttributes::APPEND),
+            mount: found.stx_mnt_id,
+            mount_root: found.stx_attributes.contains(StatxAttributes::MOUNT_ROOT),
+        })),
+        // Before Linux 4.11 there is no statx: nothing is known, and a change that cannot be
+        // made fails when it is staged or, at worst, stops between two generations.
+        Err(Errno::NOSYS) => Ok(Some(Pins { immutable: false, append_only: false, mount: 0, mount_root: false })),
+        Err(e) => Err(e),
+    }
+}
+
+/// Nothing where a call found nothing.
+pub(super) fn present<T>(answer: rustix::io::Result<Option<T>>) -> rustix::io::Result<Option<T>> {
+    match answer {
+        Err(e) if absent(&e.into()) => Ok(None),
+        answer => answer,
     }
 }
 
@@ -247,13 +247,35 @@ pub(super) struct Place(std::path::PathBuf);
 
 impl Place {
     pub(super) fn of(root: &Root, dir: Option<&Holder>, path: &TreePath) -> Self {
-        use std::os::fd::{AsFd, AsRawFd};
-        use std::os::unix::ffi::OsStrExt;
-        let fd = dir.map_or(root.dir.as_raw_fd(), |d| d.as_fd().as_raw_fd());
-        let place = std::path::PathBuf::from(format!("/proc/self/fd/{fd}"));
+        let dir = dir.map_or(root.dir.as_fd(), |dir| dir.as_fd());
         // "." keeps lgetxattr from looking at the magic link itself.
-        let name = if path.is_root() { b"." } else { path.name() };
+        Place::inside(dir, if path.is_root() { b"." } else { path.name() })
+    }
+
+    pub(super) fn inside(dir: BorrowedFd<'_>, name: &[u8]) -> Self {
+        use std::os::fd::AsRawFd;
+        use std::os::unix::ffi::OsStrExt;
+        let place = std::path::PathBuf::from(format!("/proc/self/fd/{}", dir.as_raw_fd()));
         Place(place.join(std::ffi::OsStr::from_bytes(name)))
+    }
+
+    /// Those whose names pass `keep`; none where there cannot be any.
+    pub(super) fn all(&self, keep: impl Fn(&[u8]) -> bool) -> rustix::io::Result<Xattrs> {
+        let mut found = Xattrs::new();
+        let names = match self.list() {
+            Err(Errno::OPNOTSUPP) => return Ok(found),
+            names => names?,
+        };
+        for name in names.split(|&b| b == 0).filter(|name| !name.is_empty() && keep(name)) {
+            match self.get(name) {
+                Ok(value) => drop(found.insert(name.into(), value.into())),
+                // It went away in between.
+                Err(Errno::NODATA) => {}
+                Err(Errno::OPNOTSUPP) => return Ok(Xattrs::new()),
+                Err(e) => return Err(e),
+            }
+        }
+        Ok(found)
     }
 
     pub(super) fn list(&self) -> rustix::io::Result<Vec<u8>> {

@@ -10,6 +10,7 @@
 
 mod copy;
 mod create;
+mod each;
 pub mod fault;
 pub mod freeze;
 mod inspect;
@@ -35,7 +36,7 @@ pub use metadata::Labels;
 pub use new_file::NewFile;
 pub use replace::{Rename, sync_tells_errors};
 pub use resolve::force_old_kernel;
-pub use walk::{Descend, Visit};
+pub use walk::{Descend, Surveyed, Visit};
 
 /// An open directory tree.
 pub struct Root {

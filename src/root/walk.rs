@@ -1,9 +1,14 @@
-//! A walk over a tree in tree order.
+//! A walk over a tree in tree order, and a survey of one on all processors.
 
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use rayon::prelude::*;
 use rustix::fs::{AtFlags, Dir};
 
+use crate::entry::{Xattrs, xattr_travels};
 use crate::tree_path::TreePath;
 
+use super::inspect::Place;
 use super::{Result, Root, Stat, absent};
 
 /// One stop of a walk.
@@ -23,7 +28,68 @@ pub enum Descend {
     Past,
 }
 
+/// A directory that is open while a survey looks at what it holds.
+pub struct Surveyed<'d> {
+    root: &'d Root,
+    dir: BorrowedFd<'d>,
+}
+
+impl Surveyed<'_> {
+    /// As [`Root::xattrs`], of something in this directory.
+    pub fn xattrs(&self, path: &TreePath) -> Result<Xattrs> {
+        let found = Place::inside(self.dir, path.name()).all(xattr_travels);
+        found.map_err(|e| self.root.error("read the extended attributes of", path, e))
+    }
+
+    /// As [`Root::read_link`], of something in this directory.
+    pub fn read_link(&self, path: &TreePath) -> Result<Box<[u8]>> {
+        let text = rustix::fs::readlinkat(self.dir, path.name(), Vec::new());
+        text.map(|t| t.into_bytes().into()).map_err(|e| self.root.error("read the symlink", path, e))
+    }
+}
+
+/// What came of one directory: what is kept of each entry, and which of them is a directory to go into.
+type Listed<T, D> = Vec<(Option<T>, Option<D>)>;
+
 impl Root {
+    /// Visits everything below `from`, as [`Root::walk`] does, on all processors: directories in any order, what
+    /// one directory holds in tree order and with what `enter` makes for that directory. Returns what
+    /// `visit` keeps, in tree order.
+    pub fn survey<S, T: Send, E: From<super::RootError> + Send>(
+        &self,
+        from: &TreePath,
+        enter: impl Fn(&TreePath) -> S + Sync,
+        visit: impl Fn(&mut S, &Surveyed<'_>, Visit) -> std::result::Result<(Option<T>, Descend), E> + Sync,
+    ) -> std::result::Result<Vec<T>, E> {
+        let list = |path: &TreePath| {
+            let Some((dir, children)) = self.list(path)? else { return Ok(Vec::new()) };
+            let (surveyed, mut state) = (Surveyed { root: self, dir: dir.as_fd() }, enter(path));
+            let visit = |(path, stat): (TreePath, Stat)| {
+                let inside = (stat.kind == super::FileKind::Directory).then(|| path.clone());
+                let (kept, descend) = visit(&mut state, &surveyed, Visit { path, stat })?;
+                Ok((kept, inside.filter(|_| descend == Descend::Into)))
+            };
+            children.into_iter().map(visit).collect::<std::result::Result<Listed<T, TreePath>, E>>()
+        };
+        // Level by level, so that the depth of a tree is none of the stack.
+        let mut level = vec![from.clone()];
+        let mut listed: Vec<Listed<T, usize>> = Vec::new();
+        while !level.is_empty() {
+            let found: Vec<Listed<T, TreePath>> = level.par_iter().map(list).collect::<std::result::Result<_, E>>()?;
+            let next = listed.len() + found.len();
+            level = Vec::new();
+            for children in found {
+                let number = |path| {
+                    level.push(path);
+                    next + level.len() - 1
+                };
+                let mut number = number;
+                listed.push(children.into_iter().map(|(kept, path)| (kept, path.map(&mut number))).collect());
+            }
+        }
+        Ok(in_tree_order(listed))
+    }
+
     /// Visits everything below `from` (which itself is not visited) in tree order. What vanishes
     /// while the walk goes on is left out. One directory is open at a time, whatever the depth.
     pub fn walk<E: From<super::RootError>>(
@@ -49,8 +115,13 @@ impl Root {
 
     /// The entries of one directory, sorted; empty where it is gone.
     pub fn children(&self, path: &TreePath) -> Result<Vec<(TreePath, Stat)>> {
+        Ok(self.list(path)?.map_or_else(Vec::new, |(_, children)| children))
+    }
+
+    /// A directory and its entries, sorted; `None` where it is gone.
+    fn list(&self, path: &TreePath) -> Result<Option<(OwnedFd, Vec<(TreePath, Stat)>)>> {
         let dir = match self.open_dir(path) {
-            Err(e) if absent(&e.source) && !path.is_root() => return Ok(Vec::new()),
+            Err(e) if absent(&e.source) && !path.is_root() => return Ok(None),
             answer => answer?,
         };
         let fail = |e: rustix::io::Errno| self.error("list", path, e);
@@ -69,6 +140,23 @@ impl Root {
             }
         }
         found.sort_unstable_by(|a, b| a.0.cmp(&b.0));
-        Ok(found)
+        Ok(Some((dir, found)))
     }
+}
+
+/// What was kept of directories, each with the numbers of those in it; the first holds all others.
+fn in_tree_order<T>(listed: Vec<Listed<T, usize>>) -> Vec<T> {
+    let mut kept = Vec::with_capacity(listed.iter().map(Vec::len).sum());
+    let mut listed: Vec<_> = listed.into_iter().map(Vec::into_iter).collect();
+    let mut stack = vec![0];
+    while let Some(&at) = stack.last() {
+        match listed.get_mut(at).and_then(Iterator::next) {
+            Some((one, inside)) => {
+                kept.extend(one);
+                stack.extend(inside);
+            }
+            None => drop(stack.pop()),
+        }
+    }
+    kept
 }

@@ -4,7 +4,9 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::{Cache, Entry, FileKind, Leaf, LeafKind, Meta, Node, Root, RootError, ScanError, Seen, Stat, alike};
+use super::{
+    Attributes, Cache, Entry, FileKind, Leaf, LeafKind, Meta, Node, Root, RootError, ScanError, Seen, Stat, alike, gone,
+};
 use crate::digest::{Digest, Hasher};
 
 /// Reads entries of one tree; shared by all threads.
@@ -29,18 +31,17 @@ impl<'a> ContentReader<'a> {
     }
 
     /// The entry at `seen`, as yet without its hardlink group.
-    pub(super) fn entry(&self, seen: &Seen, buffer: &mut [u8]) -> Result<Entry, ScanError> {
+    pub(super) fn entry(&self, seen: &Seen, attributes: Attributes, buffer: &mut [u8]) -> Result<Entry, ScanError> {
         let Seen { path, stat } = seen;
-        let gone = |e: RootError| if e.is_absent() { self.changed(seen) } else { e.into() };
+        let Attributes { xattrs, target } = attributes;
         let kind = match stat.kind {
             FileKind::Directory | FileKind::Socket => None,
             FileKind::File => Some(LeafKind::File { size: stat.size, digest: self.digest(seen, buffer)? }),
-            FileKind::Symlink => Some(LeafKind::Symlink { target: self.root.read_link(path).map_err(gone)? }),
+            FileKind::Symlink => Some(LeafKind::Symlink { target: target.unwrap_or_default() }),
             FileKind::Fifo => Some(LeafKind::Fifo),
             FileKind::Char(device) => Some(LeafKind::Char(device)),
             FileKind::Block(device) => Some(LeafKind::Block(device)),
         };
-        let xattrs = self.root.xattrs(path).map_err(gone)?;
         // Linux gives a symlink no mode of its own; some filesystems show another.
         let mode = if stat.kind == FileKind::Symlink { 0o777 } else { stat.mode };
         let meta = Meta { mode, uid: stat.uid, gid: stat.gid, mtime: stat.mtime, xattrs };
@@ -53,7 +54,7 @@ impl<'a> ContentReader<'a> {
             return Ok(digest);
         }
         let file = self.root.open_file(&seen.path);
-        let mut file = file.map_err(|e| if e.is_absent() { self.changed(seen) } else { e.into() })?;
+        let mut file = file.map_err(|error| gone(self.root, error, &seen.path))?;
         let fail = |source| RootError { what: "read", path: self.root.show(&seen.path), source };
         let same = |file: &File| -> io::Result<bool> { Ok(alike(&Stat::from(rustix::fs::fstat(file)?), &seen.stat)) };
         if !same(&file).map_err(fail)? {

@@ -16,10 +16,10 @@ use rayon::prelude::*;
 
 pub use cache::Cache;
 
-use crate::entry::{Entry, Leaf, LeafKind, Meta, Mtime, Node};
+use crate::entry::{Entry, Leaf, LeafKind, Meta, Mtime, Node, Xattrs};
 use crate::manifest::{Manifest, ManifestError};
 use crate::report::{Event, Job, Monitor};
-use crate::root::{Descend, FileKind, Root, RootError, Stat, Visit, mounts};
+use crate::root::{Descend, FileKind, Root, RootError, Stat, Surveyed, Visit, mounts};
 use crate::tree_path::TreePath;
 
 /// Where a client keeps its state: what is there belongs to one node and never to an image.
@@ -38,6 +38,22 @@ pub struct Scan {
 struct Seen {
     path: TreePath,
     stat: Stat,
+}
+
+/// What else is read of everything, whether it changed or not.
+struct Attributes {
+    xattrs: Xattrs,
+    /// The text, of a symlink.
+    target: Option<Box<[u8]>>,
+}
+
+/// What a walk finds at one path.
+enum Found {
+    Entry(Seen, Attributes),
+    /// Something is mounted there, and what is in it is not the image's.
+    Mounted(Seen, Attributes),
+    Socket(TreePath),
+    ClientState(TreePath),
 }
 
 /// Why a tree was not scanned.
@@ -74,14 +90,16 @@ pub enum ScanError {
 /// Reads the tree at `root`; content that `cache` knows is not read again.
 pub fn scan(root: &Root, cache: &Cache, monitor: &dyn Monitor) -> Result<Scan, ScanError> {
     let started = now();
-    let seen = look(root, monitor)?;
+    let (seen, attributes) = look(root, monitor)?;
     monitor.event(Event::Started { job: Job::Scan, total: seen.len() as u64 });
     let links = Links::among(&seen);
     let reader = hash::ContentReader::new(root, cache);
-    let read: Vec<Option<Entry>> = (0..seen.len())
+    let read: Vec<Option<Entry>> = attributes
         .into_par_iter()
-        .map_init(hash::buffer, |buffer, at| {
-            let entry = if links.first(&seen, at) == at { Some(reader.entry(&seen[at], buffer)?) } else { None };
+        .enumerate()
+        .map_init(hash::buffer, |buffer, (at, attributes)| {
+            let first = links.first(&seen, at) == at;
+            let entry = if first { Some(reader.entry(&seen[at], attributes, buffer)?) } else { None };
             monitor.event(Event::Advanced { job: Job::Scan, by: 1 });
             Ok(entry)
         })
@@ -99,7 +117,13 @@ pub fn entries(root: &Root, paths: &[TreePath]) -> Result<Vec<Option<Entry>>, Sc
     let read = |buffer: &mut Vec<u8>, path: &TreePath| {
         let stat = root.stat(path)?.filter(|stat| stat.kind != FileKind::Socket);
         let seen = stat.map(|stat| Seen { path: path.clone(), stat });
-        seen.map(|seen| reader.entry(&seen, buffer)).transpose()
+        let entry = |seen: Seen| {
+            let link = seen.stat.kind == FileKind::Symlink;
+            let target = || if link { root.read_link(path).map(Some) } else { Ok(None) };
+            let attributes = root.xattrs(path).and_then(|xattrs| Ok(Attributes { xattrs, target: target()? }));
+            reader.entry(&seen, attributes.map_err(|error| gone(root, error, path))?, buffer)
+        };
+        seen.map(entry).transpose()
     };
     paths.par_iter().map_init(hash::buffer, read).collect()
 }
@@ -117,10 +141,13 @@ impl Scan {
 
     /// Fails by name where the tree is no longer as it was scanned.
     pub fn recheck(&self, root: &Root) -> Result<(), ScanError> {
-        self.seen.par_iter().try_for_each(|seen| match root.stat(&seen.path)? {
-            Some(stat) if alike(&stat, &seen.stat) => Ok(()),
-            _ => Err(ScanError::Changed { path: root.show(&seen.path) }),
-        })
+        let paths: Vec<&TreePath> = self.seen.iter().map(|seen| &seen.path).collect();
+        let now = root.stat_each(&paths)?;
+        let changed = |(seen, now): &(&Seen, Option<Stat>)| now.is_none_or(|now| !alike(&now, &seen.stat));
+        match self.seen.iter().zip(now).find(changed) {
+            Some((seen, _)) => Err(ScanError::Changed { path: root.show(&seen.path) }),
+            None => Ok(()),
+        }
     }
 
     /// What the next scan need not read again.
@@ -131,28 +158,55 @@ impl Scan {
 }
 
 /// Walks the tree and refuses what no image may hold.
-fn look(root: &Root, monitor: &dyn Monitor) -> Result<Vec<Seen>, ScanError> {
+fn look(root: &Root, monitor: &dyn Monitor) -> Result<(Vec<Seen>, Vec<Attributes>), ScanError> {
     let top = root.stat(&TreePath::root())?;
     let top = top.ok_or_else(|| ScanError::Changed { path: root.show(&TreePath::root()) })?;
     let unknown = |source| ScanError::Mounts { path: root.show(&TreePath::root()), source };
     let (_, mounts) = mounts::read(root.shown()).map_err(unknown)?;
-    let mut seen = vec![Seen { path: TreePath::root(), stat: top }];
-    root.walk(&TreePath::root(), |Visit { path, stat }| {
+    let visit = |_: &mut (), dir: &Surveyed<'_>, Visit { path, stat }: Visit| {
         if is_client_state(&path, &stat) {
-            return Err(ScanError::ClientState { path: root.show(&path) });
+            return Ok((Some(Found::ClientState(path)), Descend::Past));
         }
         if stat.kind == FileKind::Socket {
-            monitor.warn(format!("{} is a socket and is left out", root.show(&path)));
-            return Ok(Descend::Past);
+            return Ok((Some(Found::Socket(path)), Descend::Past));
         }
+        let target = || if stat.kind == FileKind::Symlink { dir.read_link(&path).map(Some) } else { Ok(None) };
+        let attributes = dir.xattrs(&path).and_then(|xattrs| Ok(Attributes { xattrs, target: target()? }));
+        let attributes = attributes.map_err(|error| gone(root, error, &path))?;
         let mounted = mounts.iter().any(|mount| mount.at == path);
-        if mounted {
-            monitor.warn(format!("something is mounted on {}; what is in it is left out", root.show(&path)));
-        }
-        seen.push(Seen { path, stat });
-        Ok(if mounted { Descend::Past } else { Descend::Into })
-    })?;
-    Ok(seen)
+        let seen = Seen { path, stat };
+        Ok::<_, ScanError>(match mounted {
+            true => (Some(Found::Mounted(seen, attributes)), Descend::Past),
+            false => (Some(Found::Entry(seen, attributes)), Descend::Into),
+        })
+    };
+    let found = root.survey(&TreePath::root(), |_| (), visit)?;
+    let (mut seen, mut attributes) = (Vec::with_capacity(found.len() + 1), Vec::with_capacity(found.len() + 1));
+    seen.push(Seen { path: TreePath::root(), stat: top });
+    attributes.push(Attributes { xattrs: root.xattrs(&TreePath::root())?, target: None });
+    for found in found {
+        let (entry, its) = match found {
+            Found::ClientState(path) => return Err(ScanError::ClientState { path: root.show(&path) }),
+            Found::Socket(path) => {
+                monitor.warn(format!("{} is a socket and is left out", root.show(&path)));
+                continue;
+            }
+            Found::Mounted(entry, its) => {
+                let path = root.show(&entry.path);
+                monitor.warn(format!("something is mounted on {path}; what is in it is left out"));
+                (entry, its)
+            }
+            Found::Entry(entry, its) => (entry, its),
+        };
+        seen.push(entry);
+        attributes.push(its);
+    }
+    Ok((seen, attributes))
+}
+
+/// A failure at a path that was there a moment ago.
+fn gone(root: &Root, error: RootError, path: &TreePath) -> ScanError {
+    if error.is_absent() { ScanError::Changed { path: root.show(path) } } else { error.into() }
 }
 
 /// A stage or an undo set anywhere, anything of ours at the top, and all that is in the directory of

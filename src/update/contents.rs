@@ -56,7 +56,9 @@ impl Follow<'_> {
         }
         self.converge.run.monitor.note(format!("fetching {} contents whole, by their digests", wanted.len()));
         let mut failed = None;
-        let fetched = self.fetch(published, live, &wanted, &mut |digest, content| match stage.fill(&digest, content) {
+        let fetched = self.fetch(published, live, &wanted, &mut |digest, content| match stage
+            .fill(&digest, &mut BufReader::with_capacity(64 << 10, content))
+        {
             Ok(()) => Ok(()),
             // Whether it was the right content is for the store to find out.
             Err(FillError::OtherContent(_)) => Ok(()),

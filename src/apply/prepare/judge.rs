@@ -1,5 +1,7 @@
 //! Judges each entry of the target against what stands on the tree: keep, set its time, replace.
 
+use rayon::prelude::*;
+
 use crate::digest::Digest;
 use crate::entry::Entry;
 use crate::host::Drift;
@@ -11,6 +13,9 @@ use super::super::compare::Difference;
 use super::super::live::Live;
 use super::super::{Untouched, links, plain};
 use super::{Depth, Wanted};
+
+/// So many entries are judged by one processor at a time.
+const PIECE: usize = 1024;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Verdict {
@@ -30,15 +35,13 @@ pub(super) struct Judged {
 
 /// Judges every entry of the target, first by itself, then by its hardlink group and its directory.
 pub(super) fn judge_all(wanted: &Wanted, live: &Live) -> Result<Vec<Judged>, Untouched> {
-    let mut base = wanted.base.map(|m| m.entries()).unwrap_or_default().iter().peekable();
-    let mut judged = Vec::with_capacity(wanted.target.len());
-    for entry in wanted.target.entries() {
-        while base.peek().is_some_and(|b| b.path < entry.path) {
-            base.next();
-        }
-        let old = base.peek().filter(|b| b.path == entry.path).copied();
-        judged.push(judge(wanted, live, entry, old)?);
-    }
+    let pieces: Vec<Vec<Judged>> = wanted
+        .target
+        .entries()
+        .par_chunks(PIECE)
+        .map(|piece| judge_piece(wanted, live, piece))
+        .collect::<Result<_, RootError>>()?;
+    let mut judged = pieces.concat();
     let plain = |path: &TreePath| wanted.filesystems.is_plain(path);
     for index in links::faults(wanted.target, live, |path| is_mounted_on(wanted, path) || plain(path)) {
         let fault = &mut judged[index];
@@ -52,6 +55,19 @@ pub(super) fn judge_all(wanted: &Wanted, live: &Live) -> Result<Vec<Judged>, Unt
     raise_parents(wanted, &mut judged);
     raise_children(wanted, &mut judged);
     Ok(judged)
+}
+
+/// Judges neighbours in the tree by themselves.
+fn judge_piece(wanted: &Wanted, live: &Live, piece: &[Entry]) -> Result<Vec<Judged>, RootError> {
+    let base = wanted.base.map(|m| m.entries()).unwrap_or_default();
+    let before = piece.first().map_or(0, |first| base.partition_point(|b| b.path < first.path));
+    let mut base = base[before..].iter().peekable();
+    let judge_next = |entry: &Entry| {
+        while base.next_if(|b| b.path < entry.path).is_some() {}
+        let old = base.peek().filter(|b| b.path == entry.path).copied();
+        judge(wanted, live, entry, old)
+    };
+    piece.iter().map(judge_next).collect()
 }
 
 fn judge(wanted: &Wanted, live: &Live, entry: &Entry, old: Option<&Entry>) -> Result<Judged, RootError> {

@@ -2,7 +2,7 @@
 
 use std::io::Read;
 
-use super::super::group::{Group, Inside, Source, Target};
+use super::super::group::{Group, Inside, Source, Target, Workspace};
 use super::super::write::WriteError;
 use super::super::{ArchiveError, BaseAndTarget};
 use super::{Patched, Planner};
@@ -105,8 +105,9 @@ impl Planner<'_> {
         let patch = delta::encode(group.kind, source, output, self.deltas.effort.delta_level());
         let patch = patch.map_err(WriteError::Compress)?;
         // What a node would make of it, while both sides are at hand.
-        let made = delta::decode(group.kind, source, &patch, output.len() as u64);
-        if !made.is_ok_and(|made| made == output) {
+        let mut made = Vec::new();
+        let decoded = delta::decode(group.kind, source, &patch, output.len() as u64, &mut made);
+        if decoded.is_err() || made != output {
             return Err(WriteError::Wrong(self.names(group)));
         }
         group.patch_length = patch.len() as u64;
@@ -122,9 +123,11 @@ impl Planner<'_> {
     /// Carries a patch out as a node would, and compares what it makes.
     pub(super) fn prove(&self, group: &Group, patch: &[u8]) -> Result<(), WriteError> {
         let sources = BaseAndTarget { base: self.deltas.sources, target: self.target, content: self.content };
-        let made = group.make(patch, &sources, |target, content| match Digest::of_reader(content)? {
-            found if found == (target.digest, target.size) => Ok(()),
-            _ => Err(ArchiveError::Listing("another content".to_owned())),
+        let made = group.make(patch, &sources, &mut Workspace::default(), |target, content| {
+            match Digest::of_reader(content)? {
+                found if found == (target.digest, target.size) => Ok(()),
+                _ => Err(ArchiveError::Listing("another content".to_owned())),
+            }
         });
         made.map_err(|_| WriteError::Wrong(self.names(group)))
     }
