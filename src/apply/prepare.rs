@@ -355,8 +355,8 @@ pub fn prepare(wanted: &Wanted, live: &Live) -> Result<Transaction, Untouched> {
 }
 
 /// Lists the directories whose metadata has to be set in the end: those that differ, those whose time
-/// does, those in which something comes or goes, and those that come as a whole: xfs takes a directory
-/// that changes places with something else for modified. Where the tree was not walked, all of them.
+/// does as far as they were looked at, those in which something comes or goes, and those that come as a whole:
+/// xfs takes a directory that changes places with something else for modified.
 fn settle_directories(wanted: &Wanted, live: &Live, judged: &[Judged], transaction: &mut Transaction) {
     let arriving = transaction.changes.iter().map(|change| change.path.clone());
     let stirred: HashSet<TreePath> =
@@ -375,14 +375,14 @@ fn settle_directories(wanted: &Wanted, live: &Live, judged: &[Judged], transacti
         }
         let plain = wanted.filesystems.is_plain(&entry.path);
         let same = |mtime| mtime == entry.meta.mtime || (plain && plain::same_time(entry.meta.mtime, mtime));
-        let late = stat.is_none_or(|stat| !same(stat.mtime));
+        let late = live.knows(&entry.path) && stat.is_none_or(|stat| !same(stat.mtime));
         let disturbed = stirred.contains(&entry.path) || wanted.filesystems.is_top(&entry.path);
         let read_only = |mount: &Mount| mount.read_only && (entry.path == mount.at || entry.path.is_below(&mount.at));
         if wanted.mounts.iter().any(read_only) {
             // Its time alone is no drift; anything else is refused by the preflight.
             continue;
         }
-        if differs || disturbed || (late && !fresh) || !live.whole {
+        if differs || disturbed || (late && !fresh) {
             transaction.directories.push(entry.clone());
         }
     }

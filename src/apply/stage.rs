@@ -166,7 +166,11 @@ impl<'a> Stage<'a> {
                 return Err(e);
             }
         }
-        Ok(self.filled(digest, first, others, &file)?)
+        self.filled(digest, first, others, &file)?;
+        if !self.is_synced_whole() {
+            file.begin_to_write();
+        }
+        Ok(())
     }
 
     /// Takes the file at `path` in the tree `from`, on the root's filesystem, as the content `digest`;
@@ -259,8 +263,13 @@ impl<'a> Stage<'a> {
         Ok(())
     }
 
+    /// Whether it becomes durable with its filesystems, not file by file.
+    fn is_synced_whole(&self) -> bool {
+        self.transaction.installs.len() > SYNC_EACH && sync_tells_errors()
+    }
+
     fn make_durable(&self) -> Result<(), RootError> {
-        if self.transaction.installs.len() > SYNC_EACH && sync_tells_errors() {
+        if self.is_synced_whole() {
             return self.filesystems.sync(self.root, self.stages.which());
         }
         for install in &self.transaction.installs {

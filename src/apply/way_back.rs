@@ -151,11 +151,11 @@ impl WayBack {
         let settled = transaction.directories.iter().map(|entry| (&entry.path, Some(entry.meta.mtime)));
         let stirred = stirred.iter().map(|path| (path, None));
         let mut seen: HashSet<&TreePath> = HashSet::new();
-        for (path, new) in stirred.chain(settled) {
-            if whole.contains_key(path) || !seen.insert(path) {
-                continue;
-            }
-            let Some(stat) = root.stat(path)?.filter(|stat| stat.kind == FileKind::Directory) else { continue };
+        let timed = stirred.chain(settled).filter(|(path, _)| !whole.contains_key(path) && seen.insert(path));
+        let timed: Vec<(&TreePath, Option<Mtime>)> = timed.collect();
+        let paths: Vec<&TreePath> = timed.iter().map(|(path, _)| *path).collect();
+        for ((path, new), stat) in timed.into_iter().zip(root.stat_each(&paths)?) {
+            let Some(stat) = stat.filter(|stat| stat.kind == FileKind::Directory) else { continue };
             let time = stages.time_before(path).unwrap_or(stat.mtime);
             if new != Some(time) {
                 let before = Before::DirectoryTime(time);

@@ -17,7 +17,7 @@ const MAX_LINE: u64 = 1024;
 const MAX_ARCHIVES: usize = 1 << 20;
 const WINDOW_LOG: u32 = 23;
 /// It is mostly digests, with which no level does anything.
-const LEVEL: i32 = 3;
+const LEVEL: i32 = 1;
 const HEAD: &[u8] = b"si-content 1\n";
 
 /// A content in an archive.

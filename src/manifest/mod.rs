@@ -17,6 +17,8 @@ pub use compare::{Changes, compare, gone};
 pub use line::{parse_path, write_path};
 pub use read::parse_entries;
 
+use rayon::prelude::*;
+
 use crate::digest::Hasher;
 use crate::entry::{Entry, Node};
 use crate::generation::GenerationId;
@@ -34,6 +36,11 @@ pub const MAX_XATTR_VALUES: usize = 1 << 20;
 /// The window that a compressed manifest may ask a reader to hold, as a power of two: 8 MiB, which is
 /// what zstd's level 19 uses.
 const WINDOW_LOG: u32 = 23;
+
+/// So many entries are written, or read, by one processor at a time.
+const PIECE: usize = 1024;
+/// So many pieces are in memory together.
+const PIECES: usize = 16;
 
 const HEAD: &[u8] = b"#mtree systemimager 1\n";
 
@@ -81,9 +88,7 @@ impl Manifest {
     /// Sorts and checks `entries`.
     pub fn new(mut entries: Vec<Entry>) -> Result<Self, ManifestError> {
         entries.sort_by(|a, b| a.path.cmp(&b.path));
-        for entry in &entries {
-            checks::entry(entry).map_err(|why| checks::at(entry, why))?;
-        }
+        check_each(&entries)?;
         Self::from_sorted(entries)
     }
 
@@ -99,11 +104,8 @@ impl Manifest {
         *self.id.get_or_init(|| {
             let mut hasher = Hasher::new();
             hasher.update(HEAD);
-            let mut text = Vec::new();
-            for entry in self.entries.iter() {
-                text.clear();
-                line::write(&mut text, entry);
-                hasher.update(&text);
+            for pieces in self.entries.chunks(PIECE * PIECES) {
+                pieces.par_chunks(PIECE).map(text_of).collect::<Vec<_>>().iter().for_each(|text| hasher.update(text));
             }
             GenerationId(hasher.finish())
         })
@@ -168,7 +170,11 @@ impl Manifest {
             going.insert(&entry.path, entry);
         }
         let kept = self.entries.iter().filter(|e| !going.contains_key(&e.path) && !coming.contains_key(&e.path));
-        Manifest::new(kept.chain(changed).cloned().collect())
+        // What stays was checked with this manifest.
+        check_each(changed)?;
+        let mut entries: Vec<Entry> = kept.chain(changed).cloned().collect();
+        entries.sort_by(|a, b| a.path.cmp(&b.path));
+        Self::from_sorted(entries)
     }
 
     /// The manifest of what `keep` leaves: what is below a dropped directory goes as well, the top
@@ -218,6 +224,17 @@ pub fn write_entries(entries: &[Entry], mut to: impl Write) -> io::Result<()> {
         }
     }
     to.write_all(&text)
+}
+
+/// The lines of `entries`.
+fn text_of(entries: &[Entry]) -> Vec<u8> {
+    let mut text = Vec::new();
+    entries.iter().for_each(|entry| line::write(&mut text, entry));
+    text
+}
+
+fn check_each(entries: &[Entry]) -> Result<(), ManifestError> {
+    entries.iter().try_for_each(|entry| checks::entry(entry).map_err(|why| checks::at(entry, why)))
 }
 
 /// `path` as manifests write it: `./` in front, unusual bytes as `\ooo`.

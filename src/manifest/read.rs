@@ -3,7 +3,9 @@
 use std::io::{self, BufRead, Read};
 use std::sync::OnceLock;
 
-use super::{HEAD, MAX_LINE, Manifest, ManifestError, WINDOW_LOG, line};
+use rayon::prelude::*;
+
+use super::{HEAD, MAX_LINE, Manifest, ManifestError, PIECE, WINDOW_LOG, line};
 use crate::digest::Hasher;
 use crate::entry::Entry;
 use crate::generation::GenerationId;
@@ -31,31 +33,70 @@ pub fn parse_entries(from: impl BufRead) -> Result<Vec<Entry>, ManifestError> {
     lines(from, &mut Hasher::new())
 }
 
+/// Reads some MiB of text at a time, the lines of which all processors share.
 fn lines(mut from: impl BufRead, hasher: &mut Hasher) -> Result<Vec<Entry>, ManifestError> {
-    let mut text = Vec::new();
+    let mut head = Vec::new();
+    from.by_ref().take(HEAD.len() as u64).read_to_end(&mut head)?;
+    if head != HEAD {
+        return Err(fault(1, "it does not begin like a manifest that this program knows"));
+    }
+    hasher.update(&head);
     let mut entries: Vec<Entry> = Vec::new();
-    for number in 1.. {
-        let fault = |why: &str| ManifestError::Line { line: number, why: why.to_owned() };
-        text.clear();
-        from.by_ref().take(MAX_LINE as u64 + 1).read_until(b'\n', &mut text)?;
-        hasher.update(&text);
-        if number == 1 {
-            if text != HEAD {
-                return Err(fault("it does not begin like a manifest that this program knows"));
-            }
-            continue;
+    // Lines before the text that is read; the text; and how much of it is the beginning of a line.
+    let (mut before, mut text, mut begun) = (1, Vec::new(), 0);
+    loop {
+        text.drain(..text.len() - begun);
+        // The longest line with its end fits; what is full without one is longer.
+        let read = from.by_ref().take((MAX_LINE + 1 - begun) as u64).read_to_end(&mut text)?;
+        hasher.update(&text[begun..]);
+        begun = text.iter().rev().position(|&b| b == b'\n').unwrap_or(text.len());
+        let whole = &text[..text.len() - begun];
+        let count = parse_all(whole, before, &mut entries)?;
+        before += count;
+        if read == 0 && begun == 0 {
+            return Ok(entries);
         }
-        let Some((end, content)) = text.split_last() else { break };
-        if *end != b'\n' {
-            return Err(fault(if text.len() > MAX_LINE { "it is longer than 4 MiB" } else { "it is cut off" }));
+        if read == 0 || begun > MAX_LINE {
+            return Err(fault(before + 1, if begun > MAX_LINE { "it is longer than 4 MiB" } else { "it is cut off" }));
         }
-        let entry = line::parse(content).map_err(fault)?;
+    }
+}
+
+/// Parses whole lines behind `entries`; returns how many there were.
+fn parse_all(text: &[u8], before: u64, entries: &mut Vec<Entry>) -> Result<u64, ManifestError> {
+    let lines: Vec<&[u8]> = text.split_inclusive(|&b| b == b'\n').collect();
+    let parsed: Vec<Result<Vec<Entry>, (usize, &str)>> = lines.par_chunks(PIECE).map(parse_piece).collect();
+    entries.reserve(lines.len());
+    for (piece, number) in parsed.into_iter().zip((before + 1..).step_by(PIECE)) {
+        let piece = piece.map_err(|(at, why)| fault(number + at as u64, why))?;
+        if let (Some(last), Some(first)) = (entries.last(), piece.first())
+            && last.path >= first.path
+        {
+            return Err(fault(number, OUT_OF_ORDER));
+        }
+        entries.extend(piece);
+    }
+    Ok(lines.len() as u64)
+}
+
+const OUT_OF_ORDER: &str = "it is not in order";
+
+/// Entries in order, or the first line that is none, and why.
+fn parse_piece(lines: &[&[u8]]) -> Result<Vec<Entry>, (usize, &'static str)> {
+    let mut entries: Vec<Entry> = Vec::with_capacity(lines.len());
+    for (at, text) in lines.iter().enumerate() {
+        let content = text.strip_suffix(b"\n").unwrap_or(text);
+        let entry = line::parse(content).map_err(|why| (at, why))?;
         if entries.last().is_some_and(|last| last.path >= entry.path) {
-            return Err(fault("it is not in order"));
+            return Err((at, OUT_OF_ORDER));
         }
         entries.push(entry);
     }
     Ok(entries)
+}
+
+fn fault(line: u64, why: &str) -> ManifestError {
+    ManifestError::Line { line, why: why.to_owned() }
 }
 
 /// Fails where a reader yields more than it may.

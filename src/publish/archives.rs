@@ -27,6 +27,8 @@ pub(super) struct Archives<'a> {
     pub locked: &'a Locked,
     pub image: Image<'a>,
     pub policy: &'a Policy,
+    /// The manifest of the last head, if it could be read.
+    pub head: Option<&'a Manifest>,
     pub monitor: &'a dyn Monitor,
 }
 
@@ -69,7 +71,7 @@ impl Archives<'_> {
 
     /// The diffs from the last generations; one that is there already is not written again.
     fn diffs(&self, catalog: &Catalog, known: &Known) -> Result<Vec<Made>, PublishError> {
-        let Known { archives, groups, index } = known;
+        let Known { archives, groups, index, .. } = known;
         let reach = Reach::of(index, groups.iter());
         let target = self.image.manifest.id();
         let mut made = Vec::new();
@@ -166,6 +168,9 @@ impl Archives<'_> {
     }
 
     fn base(&self, publish: &Publish) -> Option<Manifest> {
+        if let Some(head) = self.head.filter(|head| head.id() == publish.generation) {
+            return Some(head.clone());
+        }
         let manifest = self.locked.store().manifest(publish);
         manifest
             .map_err(|e| {

@@ -151,26 +151,50 @@ pub enum PublishError {
     },
 }
 
+/// What a repository holds before a publish, read while the image itself is still being read.
+pub struct Before {
+    catalog: Option<Catalog>,
+    known: Known,
+    /// The manifest of the head.
+    head: Option<Manifest>,
+}
+
+impl Before {
+    /// Reads it. What is damaged does not serve, and is told once something is published.
+    pub fn read(locked: &Locked) -> Result<Self, PublishError> {
+        let store = locked.store();
+        let Some(catalog) = store.catalog()? else {
+            return Ok(Before { catalog: None, known: Known::default(), head: None });
+        };
+        let (known, head) = rayon::join(|| Known::of(store, &catalog), || store.manifest(catalog.head()));
+        // One that cannot be read is told of where it is needed.
+        Ok(Before { known, head: head.ok(), catalog: Some(catalog) })
+    }
+}
+
 /// Writes and checks what it takes to publish `image`; `None` where it is the head already.
 pub fn prepare<'l>(
     locked: &'l Locked,
+    before: Before,
     image: Image<'_>,
     label: Option<String>,
     policy: &Policy,
     monitor: &dyn Monitor,
 ) -> Result<Option<Prepared<'l>>, PublishError> {
     let store = locked.store();
-    let before = store.catalog()?;
+    let Before { catalog: before, known, head } = before;
     let target = image.manifest.id();
     if before.as_ref().is_some_and(|catalog| catalog.head().generation == target) {
         return Ok(None);
     }
-    let known = before.as_ref().map(|catalog| Known::of(store, catalog, monitor)).unwrap_or_default();
-    let mut new = Vec::new();
+    known.faults.iter().for_each(|fault| monitor.warn(fault.clone()));
     let level = policy.effort.manifest_level();
-    let manifest = write_manifest(locked, before.as_ref(), image.manifest, level, &mut new)?;
-    let archives = Archives { locked, image, policy, monitor };
-    let (made, index) = archives.make(before.as_ref(), &known)?;
+    let archives = Archives { locked, image, policy, head: head.as_ref(), monitor };
+    let (manifest, made) = rayon::join(
+        || write_manifest(locked, before.as_ref(), image.manifest, level),
+        || archives.make(before.as_ref(), &known),
+    );
+    let ((manifest, mut new), (made, index)) = (manifest?, made?);
 
     let now = Timestamp::now();
     let publish = Publish {
@@ -223,17 +247,19 @@ struct Known {
     /// The delta groups of all of them.
     groups: Vec<Group>,
     index: ContentIndex,
+    /// What is wrong with it, in sentences; for a publish alone, which mends it.
+    faults: Vec<String>,
 }
 
 impl Known {
     /// An archive that is gone or damaged is named and no longer listed; an index that cannot be read
     /// holds nothing, which makes the publish write a full archive.
-    fn of(store: &Store, catalog: &Catalog, monitor: &dyn Monitor) -> Self {
-        let index = store.index(catalog).unwrap_or_else(|error| {
-            monitor.warn(format!("{error}; it is made anew"));
-            ContentIndex::default()
-        });
-        let mut known = Known { index, ..Known::default() };
+    fn of(store: &Store, catalog: &Catalog) -> Self {
+        let mut known = Known::default();
+        match store.index(catalog) {
+            Ok(index) => known.index = index,
+            Err(error) => known.faults.push(format!("{error}; it is made anew")),
+        }
         for archive in &catalog.archives {
             let groups = store.read(&archive.file).and_then(|_| groups_of(store, std::slice::from_ref(archive)));
             match groups {
@@ -241,7 +267,7 @@ impl Known {
                     known.groups.extend(groups);
                     known.archives.push(archive.clone());
                 }
-                Err(error) => monitor.warn(format!("an archive is no longer listed: {error}")),
+                Err(error) => known.faults.push(format!("an archive is no longer listed: {error}")),
             }
         }
         known
@@ -253,14 +279,15 @@ fn write_manifest(
     before: Option<&Catalog>,
     manifest: &Manifest,
     level: i32,
-    new: &mut Vec<RepoPath>,
-) -> Result<FileRef, PublishError> {
+) -> Result<(FileRef, Vec<RepoPath>), PublishError> {
     let again = before.and_then(|catalog| catalog.publish_of(manifest.id())).map(|publish| &publish.manifest);
     if let Some(file) = again.filter(|file| locked.store().read_checked(file).is_ok()) {
-        return Ok(file.clone());
+        return Ok((file.clone(), Vec::new()));
     }
     let name = name(&format!("manifests/{}.mtree.zst", manifest.id()));
-    write_small(locked, name, new, |to| manifest.write_zstd(to, level))
+    let mut new = Vec::new();
+    let file = write_small(locked, name, &mut new, |to| manifest.write_zstd(to, level))?;
+    Ok((file, new))
 }
 
 pub(crate) fn write_index(

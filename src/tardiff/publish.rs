@@ -8,7 +8,7 @@ use super::Tree;
 use super::prune::prune;
 use crate::catalog::Publish;
 use crate::image::Layer;
-use crate::publish::{Image, Policy, PublishError, Published, Snapshot, Store, prepare};
+use crate::publish::{Before, Image, Policy, PublishError, Published, Snapshot, Store, prepare};
 use crate::report::Monitor;
 use crate::root::Root;
 use crate::scan::{self, Cache, ScanError};
@@ -48,12 +48,17 @@ pub fn publish(request: &Request, monitor: &dyn Monitor) -> Result<Outcome, Publ
     let scans = request.repo.join(".scan");
     let remembered = scans.join(request.layer.place());
     let cache = if request.read_all { Cache::default() } else { Cache::load(&remembered) };
-    let scan = scan::scan(&root, &cache, monitor)?;
+    let (scan, before) = rayon::join(|| scan::scan(&root, &cache, monitor), || Before::read(&locked));
+    let (scan, before) = (scan?, before?);
     let image = Image { manifest: scan.manifest(), content: &Tree(&root) };
-    let prepared = prepare(&locked, image, request.label.clone(), &request.policy, monitor)?;
-    scan.recheck(&root)?;
-    let made = DirBuilder::new().recursive(true).mode(0o700).create(remembered.parent().unwrap_or(&scans));
-    if let Err(e) = made.and_then(|()| scan.cache().save(&remembered)) {
+    let prepared = prepare(&locked, before, image, request.label.clone(), &request.policy, monitor)?;
+    let remember = || {
+        let place = remembered.parent().unwrap_or(&scans);
+        DirBuilder::new().recursive(true).mode(0o700).create(place).and_then(|()| scan.cache().save(&remembered))
+    };
+    let (unchanged, saved) = rayon::join(|| scan.recheck(&root), remember);
+    unchanged?;
+    if let Err(e) = saved {
         monitor.warn(format!("the next scan will read every file: cannot write {}: {e}", remembered.display()));
     }
     let Some(prepared) = prepared else {
