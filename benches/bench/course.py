@@ -7,6 +7,7 @@ import sys
 import time
 
 from . import proposal
+from .disk import Disk
 from .daemons import Peak, rsync_daemon, web_server
 from .judge import judge
 from .measure import Failed, cold, run, timed
@@ -24,6 +25,8 @@ def measure_pair(results, name, options):
     old, new = (f"{options.images}/{generation}" for generation in name.split("-"))
     work = f"{options.dir}/work/{name}"
     known = results.pair(name, old=size_of(old), new=size_of(new))
+    pair = None
+    Disk(work).close()
     shutil.rmtree(work, ignore_errors=True)
     try:
         pair = Pair(name, old, new, work)
@@ -39,6 +42,8 @@ def measure_pair(results, name, options):
                 known["failed"][f"the {link} link"] = str(why)
                 say(f"{name} the {link} link FAILED: {why}")
     finally:
+        if pair:
+            pair.disk.close()
         if not options.keep:
             shutil.rmtree(work, ignore_errors=True)
 

@@ -6,12 +6,12 @@
 
 use std::collections::{HashMap, HashSet};
 use std::fs::File;
-use std::io::{self, BufRead, BufReader, Read};
+use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom};
 
 use rayon::prelude::*;
 
 use crate::delta::{Kind, ReadAt};
-use crate::diff_archive::{ArchiveError, Compression, Group, Limits, Listing, Member, Reader, Sources, Workspace};
+use crate::diff_archive::{ArchiveError, Compression, Group, Listing, Member, Reader, Sources, Workspace};
 use crate::digest::Digest;
 use crate::manifest::Manifest;
 use crate::root::{Root, RootError};
@@ -40,6 +40,8 @@ pub struct Delivery<'a> {
     pub listing: &'a Listing,
     /// Its bytes.
     pub file: &'a File,
+    /// So many of them are its first frame, from which its listing was read.
+    pub first_frame: u64,
     /// How they are compressed.
     pub compression: Compression,
     /// Its name, for messages.
@@ -276,7 +278,9 @@ impl Run<'_> {
 
     /// Puts on the belt what the archive brings and is needed.
     fn unpack(&self, delivery: &Delivery, belt: &Belt<Piece, DeliverError>) -> Result<(), DeliverError> {
-        let mut reader = Reader::open(BufReader::new(delivery.file), delivery.compression, &Limits::default())?;
+        let Delivery { listing, mut file, first_frame, compression, .. } = *delivery;
+        file.seek(SeekFrom::Start(first_frame)).map_err(ArchiveError::from)?;
+        let mut reader = Reader::after(listing, BufReader::with_capacity(PIECE, file), compression)?;
         while let Some(member) = reader.next_member()? {
             let put = match member {
                 Member::Plain(_) => continue,

@@ -68,7 +68,7 @@ pub struct Workspace {
 /// A piece that a patch copies is read through so much.
 const COPIED: usize = 64 << 10;
 /// A workspace keeps no more than what usual groups need.
-const KEPT: usize = 8 << 20;
+const KEPT: usize = 3 << 20;
 
 impl Workspace {
     /// Gives back what only an unusual group needs.

@@ -1,5 +1,6 @@
 //! Reading archives strictly: the listing first, then each member in its place.
 
+use std::borrow::Cow;
 use std::io::{BufRead, Read};
 
 use super::frames::{Compression, Decoder};
@@ -31,18 +32,24 @@ pub fn read_listing(first_frame: &[u8], compression: Compression, limits: &Limit
 }
 
 /// Reads a diff from its beginning to its end.
-pub struct Reader<R: BufRead> {
+pub struct Reader<'l, R: BufRead> {
     input: Input<Decoder<R>>,
-    listing: Listing,
+    listing: Cow<'l, Listing>,
     next: usize,
 }
 
-impl<R: BufRead> Reader<R> {
+impl<'l, R: BufRead> Reader<'l, R> {
     /// Reads the listing.
     pub fn open(from: R, compression: Compression, limits: &Limits) -> Result<Self, ArchiveError> {
         let mut input = Input::new(Decoder::new(compression, from)?);
         let listing = Listing::read(&mut input, limits)?;
-        Ok(Reader { input, listing, next: 0 })
+        Ok(Reader { input, listing: Cow::Owned(listing), next: 0 })
+    }
+
+    /// Goes on behind the first frame of an archive, whose `listing` is known from that.
+    pub fn after(listing: &'l Listing, from: R, compression: Compression) -> Result<Self, ArchiveError> {
+        let input = Input::new(Decoder::new(compression, from)?);
+        Ok(Reader { input, listing: Cow::Borrowed(listing), next: 0 })
     }
 
     /// What the archive says of itself.
@@ -52,7 +59,7 @@ impl<R: BufRead> Reader<R> {
 
     /// Keeps what the archive says of itself.
     pub fn into_listing(self) -> Listing {
-        self.listing
+        self.listing.into_owned()
     }
 
     /// The next member; `None` once the archive has come to its end in order.
@@ -71,8 +78,8 @@ impl<R: BufRead> Reader<R> {
             Expected::Patch(group) => {
                 let name = patch_name(group.number);
                 let header = own_header(&name, group.patch_length);
-                let mut patch = Vec::new();
                 // The listing has held the length to what a patch may have.
+                let mut patch = Vec::with_capacity(usize::try_from(group.patch_length).unwrap_or(0));
                 self.input.member(&header, group.patch_length, || name.clone())?.read_to_end(&mut patch)?;
                 Ok(Some(Member::Patch(group, patch)))
             }

@@ -156,6 +156,7 @@ impl Follow<'_> {
             .map(|Arrived { link, file }| Delivery {
                 listing: &link.listing,
                 file: file.file(),
+                first_frame: link.archive.first_frame.length,
                 compression: link.compression,
                 name: link.archive.file.file.as_str(),
             })

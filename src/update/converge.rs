@@ -356,6 +356,7 @@ impl Converge<'_> {
         let mut bytes = Vec::new();
         // Writing to memory does not fail.
         let _ = goal.whole.write_zstd(&mut bytes, RECORDED_LEVEL);
+        bytes.shrink_to_fit();
         Some(bytes)
     }
 }

@@ -26,10 +26,6 @@ class Casync(Peer):
             "build": ["casync", "make", f"--store={self.store}/chunks.castr", f"{self.store}/new.caidx", self.pair.new]
         }
 
-    def before_update(self):
-        super().before_update()
-        run("rm", "-rf", self.result())
-
     def update(self):
         sources = [f"--store={self.url}/chunks.castr", f"--seed={self.pair.node}"]
         return ["casync", "extract", *sources, f"{self.url}/new.caidx", self.result()]

@@ -21,7 +21,7 @@ class OSTree(Peer):
     def __init__(self, pair, options):
         super().__init__(pair, options)
         self.remote, self.base = f"{self.store}/repo", f"{self.store}/base"
-        self.local, self.local_base = f"{self.beside}/repo", f"{self.beside}/base"
+        self.local, self.local_base = f"{self.beside}/repo", f"{pair.kept}/ostree"
 
     def prepare(self):
         super().prepare()
@@ -58,7 +58,8 @@ class OSTree(Peer):
         return {"commit": self.commit(self.remote, self.pair.new), "delta": shell(delta, self.remote, BRANCH)}
 
     def before_update(self):
-        run("rm", "-rf", self.result())
+        self.pair.disk.make_anew()
+        os.makedirs(self.beside)
         reset(self.local_base, self.local)
 
     def update(self):

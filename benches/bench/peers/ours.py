@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import time
 
@@ -42,7 +43,7 @@ class Ours(Peer):
         self.tools = (self.si_tardiff, self.si_updateclient)
         # all efforts begin alike: an image that is edited in place, its scan, and a node that follows it
         self.images, self.published = f"{pair.work}/images", f"{pair.work}/published"
-        self.adopted = f"{pair.work}/adopted"
+        self.agent = f"{pair.beside}/si_updateclient"
         self.repo = f"{pair.server}/{self.built_by()}"
 
     def built_by(self):
@@ -54,14 +55,12 @@ class Ours(Peer):
         return super().missing()
 
     def prepare(self):
-        if os.path.isdir(self.adopted):
+        if os.path.isdir(self.published):
             return
         image = f"{self.images}/node"
         reset(self.pair.old, image)
         time.sleep(SETTLED)
         self.publish_to(self.published)
-        reset(self.pair.old, self.pair.node)
-        run(*self.follow(f"file://{self.published}/"))
         # read by content, since an image tool would not touch what stays the same
         run(
             "rsync",
@@ -73,7 +72,6 @@ class Ours(Peer):
             f"{self.pair.new}/",
             f"{image}/",
         )
-        reset(self.pair.node, self.adopted)
 
     def publish_to(self, repo):
         os.makedirs(repo, exist_ok=True)
@@ -90,11 +88,14 @@ class Ours(Peer):
         return {"build": self.publish(self.repo)}
 
     def before_update(self):
-        reset(self.adopted, self.pair.node)
+        super().before_update()
+        # an agent lives on the disk of its node, and the node knows which generation it is
+        shutil.copy(self.si_updateclient, self.agent)
+        run(*self.follow(f"file://{self.published}/"))
 
     def follow(self, repo):
         command = [
-            self.si_updateclient,
+            self.agent,
             "--diff",
             "--yes",
             "--json",

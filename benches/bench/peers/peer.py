@@ -4,6 +4,7 @@ import os
 import shutil
 
 from ..daemons import HTTP
+from ..disk import Disk
 from ..measure import run
 from ..network import SERVER
 from ..span import span
@@ -14,14 +15,18 @@ class Pair:
 
     image       NEW, on the server
     server      below it each peer has a directory of its own, which the web server offers
+    disk        the node's filesystem
     node        the node's tree; everything else of the node's lies in `beside`, on the same filesystem
+    kept        what a peer's node has from the beginning, below it a directory for each
     """
 
     def __init__(self, name, old, new, work):
         self.name, self.old, self.new, self.work = name, old, new, work
-        self.server, self.node, self.beside = f"{work}/server", f"{work}/node", f"{work}/beside"
-        for directory in (self.server, self.node, self.beside):
+        self.server, self.kept = f"{work}/server", f"{work}/kept"
+        for directory in (self.server, self.kept):
             os.makedirs(directory, exist_ok=True)
+        self.disk = Disk(work)
+        self.node, self.beside = f"{self.disk.top}/node", f"{self.disk.top}/beside"
 
 
 class Peer:
@@ -54,8 +59,7 @@ class Peer:
 
     def prepare(self):
         """What is there before NEW exists, on server and node. Not measured; once."""
-        for directory in (self.store, self.beside):
-            os.makedirs(directory, exist_ok=True)
+        os.makedirs(self.store, exist_ok=True)
 
     def before_build(self):
         """Makes the server's side what it was before a build. Not measured; before each build."""
@@ -66,6 +70,8 @@ class Peer:
 
     def before_update(self):
         """Makes the node what it was before an update. Not measured; before each update."""
+        self.pair.disk.make_anew()
+        os.makedirs(self.beside)
         reset(self.pair.old, self.pair.node)
 
     def update(self):
@@ -82,8 +88,7 @@ class Peer:
 
     def clean(self):
         """Frees the disk once all is measured."""
-        for directory in (self.store, self.beside):
-            shutil.rmtree(directory, ignore_errors=True)
+        shutil.rmtree(self.store, ignore_errors=True)
 
 
 def reset(source, target):

@@ -24,7 +24,6 @@ class PerFile(Peer):
 
     def before_update(self):
         super().before_update()
-        run("rm", "-rf", self.beside)
         os.makedirs(f"{self.beside}/deltas")
 
     def update(self):

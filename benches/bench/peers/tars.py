@@ -80,10 +80,6 @@ class PatchFrom(Peer):
 
     def before_update(self):
         super().before_update()
-        self.forget_result()
-
-    def forget_result(self):
-        run("rm", "-rf", self.beside)
         os.makedirs(self.result())
 
     def update(self):
