@@ -6,6 +6,7 @@ From below to above:
   measure     starts that script, reads what it found, explains a failure
   relay       a wire with a delay, for kernels without netem (a script)
   network     two namespaces and the wire between them, with the interface's counters
+  disk        the filesystem of the node, made anew before each update
   daemons     the web server and the rsync daemon: their seconds and their memory
   images      makes the image generations
   changes     what differs between two trees: for the peers that need a list (a script, too)

@@ -9,10 +9,12 @@ import typing
 
 from .measure import Failed, run
 
+# a node of a cluster: what it runs, and what its users compile and run with
 PACKAGES = (
     "linux-image-amd64", "initramfs-tools", "systemd-sysv", "openssh-server", "rsync", "python3", "perl", "gcc", "make",
     "vim-nox", "git", "curl", "ca-certificates", "sudo", "chrony", "munge", "iproute2", "iputils-ping", "htop", "lsof",
-    "strace", "tcpdump", "attr", "libcap2-bin",
+    "strace", "tcpdump", "attr", "libcap2-bin", "man-db", "manpages-dev", "locales", "nfs-common", "slurm-client",
+    "environment-modules", "g++", "gfortran", "gdb", "cmake", "openmpi-bin", "libopenmpi-dev", "python3-numpy",
 )  # fmt: skip
 QUIET = ["apt-get", "-qq", "-y", "-o", "Dpkg::Options::=--force-confdef", "-o", "Dpkg::Options::=--force-confold"]
 # maintainer scripts neither ask nor start services, and find nobody to talk to
