@@ -10,7 +10,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::delta::gzip::tests::gzipped;
 use crate::delta::tests::member;
-use crate::delta::{Effort, Kind, Opening};
+use crate::delta::{Effort, Kind, Opening, Pairing, Pairs};
 use crate::entry::{Device, Leaf, LeafKind, Meta, Mtime, Node, Xattrs};
 use crate::image::ImageName;
 use crate::manifest::Manifest;
@@ -190,13 +190,20 @@ pub(crate) fn build(base: &Tree, target: &Tree, deltas: bool, compression: Compr
     build_with(base, target, deltas.then_some(Effort::Fast), compression)
 }
 
+fn pairs_of<'m>((base, target): (&'m Manifest, &'m Manifest), effort: Effort, opening: Opening) -> Pairs<'m> {
+    Pairing::by_names(base, target, effort, &opening).into_pairs()
+}
+
 /// Without an effort, without deltas.
 fn build_with(base: &Tree, target: &Tree, effort: Option<Effort>, compression: Compression) -> (Vec<u8>, Written) {
     let spool = tempfile::tempfile().expect("a spool");
     let opening = |effort: Effort| Opening { gain: 0, ..effort.opening() };
-    let deltas =
-        effort.map(|effort| Deltas { sources: base, spool: &spool, effort, opening: opening(effort), depth: &|_| 0 });
     let pair = (&base.manifest, &target.manifest);
+    let pairs = effort.map(|effort| (effort, pairs_of(pair, effort, opening(effort))));
+    let deltas = pairs.as_ref().map(|(effort, pairs)| {
+        let (effort, opening) = (*effort, opening(*effort));
+        Deltas { sources: base, pairs, spool: &spool, effort, opening, depth: &|_| 0 }
+    });
     let mut bytes = Vec::new();
     let options = Options::new(compression, Effort::Fast, None);
     let written = write_diff(pair, &name(), target, deltas, options, &mut bytes, &Silent).expect("writes");
@@ -445,14 +452,10 @@ proptest! {
 fn a_spool_that_fails_is_named() {
     let (base, target) = rich_pair();
     let spool = File::open("/dev/null").expect("opens read-only");
-    let deltas = Some(Deltas {
-        sources: &base,
-        spool: &spool,
-        effort: Effort::Fast,
-        opening: Effort::Fast.opening(),
-        depth: &|_| 0,
-    });
     let pair = (&base.manifest, &target.manifest);
+    let (effort, opening) = (Effort::Fast, Effort::Fast.opening());
+    let pairs = pairs_of(pair, effort, opening);
+    let deltas = Some(Deltas { sources: &base, pairs: &pairs, spool: &spool, effort, opening, depth: &|_| 0 });
     let options = Options::new(Compression::Zstd, Effort::Fast, None);
     let error = write_diff(pair, &name(), &target, deltas, options, io::sink(), &Silent).expect_err("fails");
     assert!(matches!(error, WriteError::Spool(_)), "{error}");
