@@ -10,6 +10,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::delta::gzip::tests::gzipped;
 use crate::delta::tests::member;
+pub(crate) use crate::delta::tests::noise;
 use crate::delta::{Effort, Kind, Opening, Pairing, Pairs};
 use crate::entry::{Device, Leaf, LeafKind, Meta, Mtime, Node, Xattrs};
 use crate::image::ImageName;
@@ -93,18 +94,6 @@ impl Builder {
         let manifest = Manifest::new(self.entries.values().cloned().collect()).expect("a good manifest");
         Tree { manifest, contents: self.contents.clone() }
     }
-}
-
-/// Bytes that do not compress by themselves, different for each seed.
-pub(crate) fn noise(seed: u32, length: usize) -> Vec<u8> {
-    let mut state = seed.wrapping_mul(2_654_435_761) | 1;
-    let mut byte = || {
-        state ^= state << 13;
-        state ^= state >> 17;
-        state ^= state << 5;
-        (state >> 9) as u8
-    };
-    (0..length).map(|_| byte()).collect()
 }
 
 /// A pair of trees with every kind of entry, and every way in which one can change.
