@@ -13,8 +13,8 @@ use crate::catalog::{Archive, ArchiveKind, Catalog, FileRef, Publish, RepoPath};
 use crate::delta::{MAX_DEPTH, Pairing, Pairs};
 use crate::diff_archive::content_index::{ContentIndex, Record};
 use crate::diff_archive::{
-    ArchiveError, Compression, Deltas, Group, Limits, Sources, WriteError, Written, verify_diff, verify_full,
-    write_diff, write_full,
+    ArchiveError, Compression, Deltas, Group, Limits, Sources, WriteError, Written, pair_by_content, verify_diff,
+    verify_full, write_diff, write_full,
 };
 use crate::digest::{Digest, Hasher};
 use crate::fetch::content::ContentStore;
@@ -92,7 +92,7 @@ impl Archives<'_> {
             }
             self.refuse_taken_name(kind, archives)?;
             let earlier = Earlier::new(self.locked.store(), index, archives, (&snapshot, &reach), &spooled);
-            let pairs = pairing.map(Pairing::into_pairs);
+            let pairs = pairing.map(|named| pair_by_content(named, &earlier, self.image.content).into_pairs());
             made.push(self.diff(&base, kind, pairs.as_ref(), &earlier, &reach)?);
         }
         Ok(made)

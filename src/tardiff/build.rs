@@ -12,7 +12,8 @@ use super::artifact::{self, Artifact, ArtifactError};
 use super::image_tar::TarImage;
 use crate::delta::{Effort, Opening, Pairing};
 use crate::diff_archive::{
-    ArchiveError, Compression, Deltas, Limits, Listing, Options, Sources, WriteError, verify_diff, write_diff,
+    ArchiveError, Compression, Deltas, Limits, Listing, Options, Sources, WriteError, pair_by_content, verify_diff,
+    write_diff,
 };
 use crate::digest::Digest;
 use crate::entry::{Entry, Mtime};
@@ -146,7 +147,10 @@ pub fn build(request: &Request, monitor: &dyn Monitor) -> Result<Built, BuildErr
     let Request { effort, opening, level, .. } = *request;
     let pair = (base.manifest(), target.manifest());
     let sources = contents.as_ref().map(|tree| tree as &dyn Sources).filter(|_| request.deltas);
-    let paired = sources.map(|sources| (sources, Pairing::by_names(pair.0, pair.1, effort, &opening).into_pairs()));
+    let paired = sources.map(|sources| {
+        let named = Pairing::by_names(pair.0, pair.1, effort, &opening);
+        (sources, pair_by_content(named, sources, &Tree(&root)).into_pairs())
+    });
     // Nobody takes single contents out of it.
     let depth = &|_: &Digest| 0;
     let deltas = paired.as_ref();

@@ -1,17 +1,19 @@
-//! Which old file is like which new one: decided by names and sizes.
+//! Which old file is like which new one: decided by names and sizes, then by what is in them.
 //!
 //! A [`Pairing`] is made once for a diff: who has to fetch the sources first asks it for them, and who makes
 //! the patches takes the [`Pairs`] out of it.
 
 mod groups;
 mod names;
+mod search;
 
 use std::collections::HashSet;
 
 use groups::Groups;
 use names::{Files, is_gzip, is_packed};
+use search::Search;
 
-use super::{Effort, Opening};
+use super::{Effort, Opening, Sketch};
 use crate::digest::Digest;
 use crate::entry::Entry;
 use crate::manifest::Manifest;
@@ -63,6 +65,9 @@ pub struct Pairing<'m> {
     archives: Vec<&'m Entry>,
     /// In the order of the tree.
     fresh: Vec<Fresh<'m>>,
+    search: Search<'m>,
+    /// What the search found: source and target.
+    alike: Vec<(&'m Entry, &'m Entry)>,
 }
 
 /// A new content, and what was found for it.
@@ -87,7 +92,8 @@ impl<'m> Pairing<'m> {
         let fresh = target.entries().iter().filter(|entry| entry.file().is_some_and(|(_, digest)| seen.insert(digest)));
         let fresh: Vec<&Entry> = fresh.filter(|entry| size_of(entry) > 0).collect();
         let opened = opened(&fresh, opening);
-        let mut pairing = Pairing { effort, archives: Vec::new(), fresh: Vec::new() };
+        let mut pairing =
+            Pairing { effort, archives: Vec::new(), fresh: Vec::new(), search: Search::default(), alike: Vec::new() };
         for entry in fresh {
             let is_opened = entry.file().is_some_and(|(_, digest)| opened.contains(&digest));
             if is_opened && size_of(entry) > OPENED_IN_GROUP {
@@ -103,13 +109,41 @@ impl<'m> Pairing<'m> {
             let source = files.source_of(base, entry, size_of(entry)).filter(tried);
             pairing.fresh.push(Fresh { entry, class, source });
         }
+        pairing.search = pairing.search(base, target);
         pairing
     }
 
-    /// The contents of the base that were found, each once: digest and size in bytes.
+    /// What is to be compared for those that found no source. What is compressed has little in common with anything,
+    /// and is left out.
+    fn search(&self, base: &'m Manifest, target: &Manifest) -> Search<'m> {
+        let wanting = self.fresh.iter().filter(|fresh| fresh.source.is_none() && fresh.class == Class::Plain);
+        let wanting: Vec<&Entry> = wanting.map(|fresh| fresh.entry).collect();
+        let times = self.effort.looked_into();
+        if wanting.is_empty() || times == 0 {
+            return Search::default();
+        }
+        let sources = self.fresh.iter().filter_map(|fresh| fresh.source);
+        let used = target.entries().iter().chain(sources).filter_map(Entry::file).map(|(_, digest)| digest).collect();
+        Search::new(base, wanting, times, &used, |entry| !is_packed(entry.path.name()))
+    }
+
+    /// Looks for what is alike by content where names told nothing, within a budget in bytes; not at every effort.
+    ///
+    /// `old` and `new` give the sketch of a content of base and target. What they cannot read serves nothing.
+    pub fn by_content(
+        self,
+        old: impl Fn(&Entry) -> Option<Sketch> + Sync,
+        new: impl Fn(&Entry) -> Option<Sketch> + Sync,
+    ) -> Self {
+        Pairing { alike: self.search.run(old, new), ..self }
+    }
+
+    /// The contents of the base that have to be at hand, each once: digest and size in bytes. These are the sources
+    /// that were found, and what [`Pairing::by_content`] is going to read.
     pub fn sources(&self) -> Vec<(Digest, u64)> {
         let mut seen = HashSet::new();
-        let files = self.fresh.iter().filter_map(|fresh| fresh.source?.file());
+        let found = self.fresh.iter().filter_map(|fresh| fresh.source);
+        let files = found.chain(self.search.candidates().iter().copied()).filter_map(Entry::file);
         files.filter(|(_, digest)| seen.insert(*digest)).map(|(size, digest)| (digest, size)).collect()
     }
 
@@ -117,19 +151,26 @@ impl<'m> Pairing<'m> {
     pub fn into_pairs(self) -> Pairs<'m> {
         let (mut plain, mut packed, mut inside) =
             (Groups::of(Class::Plain), Groups::of(Class::Packed), Groups::of(Class::Opened));
+        // By themselves, for they are less sure: what turns out to be unlike must not spoil the others.
+        let mut alike = Groups::of(Class::Plain);
         let mut large = Vec::new();
+        let is_large = |source, entry| size_of(source).max(size_of(entry)) > self.effort.in_memory();
         for Fresh { entry, class, source } in self.fresh {
             let Some(source) = source else { continue };
             match class {
-                Class::Plain if size_of(entry).max(size_of(source)) > self.effort.in_memory() => {
-                    large.push((source, entry));
-                }
+                Class::Plain if is_large(source, entry) => large.push((source, entry)),
                 Class::Plain => plain.add(source, entry),
                 Class::Packed => packed.add(source, entry),
                 Class::Opened => inside.add(source, entry),
             }
         }
-        let groups = [plain, packed, inside].into_iter().flat_map(Groups::finish).collect();
+        for (source, entry) in self.alike {
+            match is_large(source, entry) {
+                true => large.push((source, entry)),
+                false => alike.add(source, entry),
+            }
+        }
+        let groups = [plain, alike, packed, inside].into_iter().flat_map(Groups::finish).collect();
         Pairs { groups, archives: self.archives, large }
     }
 }
