@@ -168,6 +168,30 @@ fn a_content_changed_every_day_is_never_behind_too_many_deltas() {
     assert!(site.ok(&["verify"]).contains("0 faults"));
 }
 
+/// One is read out of its frame; the other is too large for that, and is taken out of the archive first.
+#[test]
+fn what_was_moved_renamed_and_edited_is_made_of_what_it_was() {
+    let (tool, data) = (trees::noise(300_000, 1), trees::noise(6_000_000, 2));
+    let file = |path: &str, content: &[u8]| (path.as_bytes().to_vec(), Item::file(content));
+    let first = Tree::from([file("usr/bin/tool", &tool), file("srv/data", &data), file("etc/motd", b"first")]);
+    let edited = |content: &[u8]| [&content[..50_000], b"other words", &content[50_000..]].concat();
+    let second = Tree::from([file("opt/suite/runner", &edited(&tool)), file("var/lib/store", &edited(&data))]);
+    for (effort, expected) in [("normal", 0..20_000), ("fast", 6_300_000..6_400_000)] {
+        let site = Site::new(&first);
+        site.ok(&["publish"]);
+        copy_tree(&site.image(), &site.at("base"));
+        site.edit(&second);
+        site.ok(&["publish", "--effort", effort, "--full-share", "1000000"]);
+        site.ok(&["build", "base", "images/node", "--deltas", "--effort", effort, "-o", "built.tar.zst"]);
+        let diff = site.files("diffs").pop().expect("a diff");
+        for path in [diff, site.at("built.tar.zst")] {
+            let length = fs::metadata(&path).expect("is there").len();
+            assert!(expected.contains(&length), "{effort}: {} has {length} bytes", path.display());
+        }
+        assert!(site.ok(&["verify"]).contains("0 faults"));
+    }
+}
+
 /// The clones serve as the base where the archives are lost, and are believed only as far as their digests go.
 #[test]
 fn where_blocks_are_shared_the_head_is_kept_as_clones() {

@@ -13,12 +13,14 @@ const EXPANSION: u64 = 4;
 /// How much work goes into a diff.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Effort {
-    /// Prefix deltas at a low level.
+    /// Prefix deltas at a low level; a new file finds an old one by its name alone.
     Fast,
-    /// Prefix deltas at a middle level; small compressed files are opened.
+    /// Prefix deltas at a middle level; small compressed files are opened; what finds none by its name finds one by
+    /// its content.
     #[default]
     Normal,
-    /// What bsdiff finds, compressed as far as it goes; compressed files of any size are opened.
+    /// What bsdiff finds, compressed as far as it goes; compressed files of any size are opened; files find each
+    /// other as with `Normal`.
     Best,
 }
 
@@ -40,6 +42,17 @@ impl Effort {
         match self {
             Effort::Fast | Effort::Normal => Kind::Prefix,
             Effort::Best => Kind::Operations,
+        }
+    }
+
+    /// Where new files find no old one by their names: so many times their bytes are read of old ones, to compare
+    /// what is in them.
+    pub fn looked_into(self) -> u64 {
+        match self {
+            Effort::Fast => 0,
+            // Enough for what was moved, and for copies of about the same size.
+            Effort::Normal => 16,
+            Effort::Best => 256,
         }
     }
 

@@ -17,12 +17,14 @@ mod operations;
 mod pair;
 mod prefix;
 mod segments;
+mod sketch;
 mod varint;
 
 pub use copies::{Copies, CopiesWriter, ReadAt};
 pub use effort::{Effort, Opening, REBUILD_RATE};
-pub use pair::{Class, Group, Pairs, pair};
+pub use pair::{Class, Group, Pairing, Pairs};
 pub use segments::{SEGMENTS_WEIGHT, Segments, encode_segments};
+pub use sketch::Sketch;
 
 /// A content larger than this is made piece by piece: what is made in a group is held in memory, its source
 /// and itself, and a node has little of it.

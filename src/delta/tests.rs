@@ -236,3 +236,15 @@ fn files_are_found_in_archives_also_behind_others() {
         assert!(again == plain, "{what}");
     }
 }
+
+/// Bytes that do not compress by themselves, different for each seed.
+pub(crate) fn noise(seed: u32, length: usize) -> Vec<u8> {
+    let mut state = seed.wrapping_mul(2_654_435_761) | 1;
+    let mut byte = || {
+        state ^= state << 13;
+        state ^= state >> 17;
+        state ^= state << 5;
+        (state >> 9) as u8
+    };
+    (0..length).map(|_| byte()).collect()
+}

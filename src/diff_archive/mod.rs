@@ -14,6 +14,7 @@ use crate::generation::GenerationId;
 use crate::manifest::Manifest;
 use crate::tree_path::TreePath;
 
+mod alike;
 pub mod content_index;
 mod frames;
 mod group;
@@ -27,6 +28,7 @@ mod read;
 mod verify;
 mod write;
 
+pub use alike::pair_by_content;
 pub use frames::{Compression, Decoder};
 pub use group::{Group, Inside, Source, Target, Workspace};
 pub use header::{FORMAT, Header, Room};

@@ -10,7 +10,8 @@ use proptest::prelude::*;
 use super::*;
 use crate::delta::gzip::tests::gzipped;
 use crate::delta::tests::member;
-use crate::delta::{Effort, Kind, Opening};
+pub(crate) use crate::delta::tests::noise;
+use crate::delta::{Effort, Kind, Opening, Pairing, Pairs};
 use crate::entry::{Device, Leaf, LeafKind, Meta, Mtime, Node, Xattrs};
 use crate::image::ImageName;
 use crate::manifest::Manifest;
@@ -93,18 +94,6 @@ impl Builder {
         let manifest = Manifest::new(self.entries.values().cloned().collect()).expect("a good manifest");
         Tree { manifest, contents: self.contents.clone() }
     }
-}
-
-/// Bytes that do not compress by themselves, different for each seed.
-pub(crate) fn noise(seed: u32, length: usize) -> Vec<u8> {
-    let mut state = seed.wrapping_mul(2_654_435_761) | 1;
-    let mut byte = || {
-        state ^= state << 13;
-        state ^= state >> 17;
-        state ^= state << 5;
-        (state >> 9) as u8
-    };
-    (0..length).map(|_| byte()).collect()
 }
 
 /// A pair of trees with every kind of entry, and every way in which one can change.
@@ -190,13 +179,21 @@ pub(crate) fn build(base: &Tree, target: &Tree, deltas: bool, compression: Compr
     build_with(base, target, deltas.then_some(Effort::Fast), compression)
 }
 
+fn pairs_of<'m>(base: &'m Tree, target: &'m Tree, effort: Effort, opening: Opening) -> Pairs<'m> {
+    let named = Pairing::by_names(&base.manifest, &target.manifest, effort, &opening);
+    pair_by_content(named, base, target).into_pairs()
+}
+
 /// Without an effort, without deltas.
 fn build_with(base: &Tree, target: &Tree, effort: Option<Effort>, compression: Compression) -> (Vec<u8>, Written) {
     let spool = tempfile::tempfile().expect("a spool");
     let opening = |effort: Effort| Opening { gain: 0, ..effort.opening() };
-    let deltas =
-        effort.map(|effort| Deltas { sources: base, spool: &spool, effort, opening: opening(effort), depth: &|_| 0 });
     let pair = (&base.manifest, &target.manifest);
+    let pairs = effort.map(|effort| (effort, pairs_of(base, target, effort, opening(effort))));
+    let deltas = pairs.as_ref().map(|(effort, pairs)| {
+        let (effort, opening) = (*effort, opening(*effort));
+        Deltas { sources: base, pairs, spool: &spool, effort, opening, depth: &|_| 0 }
+    });
     let mut bytes = Vec::new();
     let options = Options::new(compression, Effort::Fast, None);
     let written = write_diff(pair, &name(), target, deltas, options, &mut bytes, &Silent).expect("writes");
@@ -307,6 +304,26 @@ fn every_kind_of_patch_travels() {
     let header = listing(Effort::Best).header().clone();
     assert_eq!(header.rebuilt, 2);
     assert!(header.rebuilt_bytes > 1_000_000 && header.patch_bytes < 1_000_000, "{header:?}");
+}
+
+#[test]
+fn what_was_moved_renamed_and_edited_travels_as_a_patch_but_with_fast() {
+    let content = noise(21, 300_000);
+    let edited = [&content[..100_000], b"other words", &content[100_500..]].concat();
+    let (mut old, mut new) = (Builder::default(), Builder { younger: 1, ..Builder::default() });
+    old.file(b"usr/bin/tool", meta(0o755, 3, 0), &content).file(b"usr/bin/other", meta(0o755, 3, 0), &noise(22, 9_000));
+    new.file(b"opt/suite/runner", meta(0o755, 5, 0), &edited);
+    let (base, target) = (old.tree(), new.tree());
+    check_pair_in(&base, &target, &[Compression::Zstd]);
+    let length = |effort| build_with(&base, &target, Some(effort), Compression::Zstd).0.len();
+    assert!(length(Effort::Fast) > 300_000);
+    for effort in [Effort::Normal, Effort::Best] {
+        assert!(length(effort) < 5_000, "{effort}: {}", length(effort));
+    }
+    let unread = Tree { contents: HashMap::new(), ..base.clone() };
+    let (bytes, _) = build_with(&unread, &target, Some(Effort::Normal), Compression::Zstd);
+    assert!(bytes.len() > 300_000, "what cannot be read serves nothing");
+    assert_eq!(receive(&bytes, Compression::Zstd, &base).len(), 1);
 }
 
 /// The guess from the compressed size is far off for what compresses a hundredfold.
@@ -445,14 +462,10 @@ proptest! {
 fn a_spool_that_fails_is_named() {
     let (base, target) = rich_pair();
     let spool = File::open("/dev/null").expect("opens read-only");
-    let deltas = Some(Deltas {
-        sources: &base,
-        spool: &spool,
-        effort: Effort::Fast,
-        opening: Effort::Fast.opening(),
-        depth: &|_| 0,
-    });
     let pair = (&base.manifest, &target.manifest);
+    let (effort, opening) = (Effort::Fast, Effort::Fast.opening());
+    let pairs = pairs_of(&base, &target, effort, opening);
+    let deltas = Some(Deltas { sources: &base, pairs: &pairs, spool: &spool, effort, opening, depth: &|_| 0 });
     let options = Options::new(Compression::Zstd, Effort::Fast, None);
     let error = write_diff(pair, &name(), &target, deltas, options, io::sink(), &Silent).expect_err("fails");
     assert!(matches!(error, WriteError::Spool(_)), "{error}");

@@ -11,7 +11,7 @@ use super::member::{END, content_header, entry_header, link_target, own_header, 
 use super::pack::{Body, Output, Packer, Part};
 use super::{ArchiveError, Content, Sources, plan};
 use crate::catalog::Frame;
-use crate::delta::{Effort, Opening};
+use crate::delta::{Effort, Opening, Pairs};
 use crate::digest::Digest;
 use crate::entry::Entry;
 use crate::image::ImageName;
@@ -47,6 +47,8 @@ pub struct Deltas<'d> {
     pub sources: &'d dyn Sources,
     /// An empty file, best one without a name, that holds the patches until the listing is written.
     pub spool: &'d File,
+    /// Which contents of the target are made of which of the base, the very two that the diff is between.
+    pub pairs: &'d Pairs<'d>,
     /// How much work goes into the patches, whatever compresses the archive.
     pub effort: Effort,
     /// When compressed files are taken apart.

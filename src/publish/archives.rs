@@ -10,14 +10,13 @@ use super::sources::{Nowhere, Spooled};
 use super::store::failed;
 use super::{Image, Known, Locked, Policy, PublishError, Reach, Store, archive_name, policy, unreached};
 use crate::catalog::{Archive, ArchiveKind, Catalog, FileRef, Publish, RepoPath};
-use crate::delta::{self, MAX_DEPTH};
+use crate::delta::{MAX_DEPTH, Pairing, Pairs};
 use crate::diff_archive::content_index::{ContentIndex, Record};
 use crate::diff_archive::{
-    ArchiveError, Compression, Deltas, Group, Limits, Sources, WriteError, Written, verify_diff, verify_full,
-    write_diff, write_full,
+    ArchiveError, Compression, Deltas, Group, Limits, Sources, WriteError, Written, pair_by_content, verify_diff,
+    verify_full, write_diff, write_full,
 };
 use crate::digest::{Digest, Hasher};
-use crate::entry::Entry;
 use crate::fetch::content::ContentStore;
 use crate::manifest::Manifest;
 use crate::report::Monitor;
@@ -83,19 +82,20 @@ impl Archives<'_> {
                 continue;
             }
             let Some(base) = catalog.publish_of(base).and_then(|publish| self.base(publish)) else { continue };
-            if self.policy.deltas {
+            let pairing = self.policy.deltas.then(|| self.pairing(&base));
+            if let Some(pairing) = &pairing {
                 let store = ContentStore::new(index, archives, self.locked.store(), &Nowhere);
-                let wanted = sources_of(&base, self.image.manifest, self.policy);
                 // What is made by as many deltas as there may be is sent whole again.
                 let near = |digest: &Digest| reach.depth(digest).is_some_and(|depth| depth < MAX_DEPTH);
-                let wanted = to_be_spooled(wanted, index, archives, &snapshot);
+                let wanted = to_be_spooled(pairing.sources(), index, archives, &snapshot);
                 for content in spooled.take(wanted, &store, near).map_err(|e| self.spool_failed(e))? {
                     self.monitor.warn(format!("no delta is made from {}: {}", content.digest.short(), content.why));
                 }
             }
             self.refuse_taken_name(kind, archives)?;
             let earlier = Earlier::new(self.locked.store(), index, archives, (&snapshot, &reach), &spooled);
-            made.push(self.diff(&base, kind, &earlier, &reach)?);
+            let pairs = pairing.map(|named| pair_by_content(named, &earlier, self.image.content).into_pairs());
+            made.push(self.diff(&base, kind, pairs.as_ref(), &earlier, &reach)?);
         }
         Ok(made)
     }
@@ -111,10 +111,16 @@ impl Archives<'_> {
         )
     }
 
+    fn pairing<'m>(&'m self, base: &'m Manifest) -> Pairing<'m> {
+        Pairing::by_names(base, self.image.manifest, self.policy.effort, &self.policy.opening)
+    }
+
+    /// A diff from `base`; without `pairs` one that holds no deltas.
     fn diff(
         &self,
         base: &Manifest,
         kind: ArchiveKind,
+        pairs: Option<&Pairs<'_>>,
         sources: &dyn Sources,
         reach: &Reach,
     ) -> Result<Made, PublishError> {
@@ -122,8 +128,7 @@ impl Archives<'_> {
         let patches = self.locked.unnamed()?;
         let depth = |digest: &Digest| reach.depth(digest).unwrap_or(MAX_DEPTH);
         let Policy { effort, opening, .. } = *self.policy;
-        let deltas = Deltas { sources, spool: &patches, effort, opening, depth: &depth };
-        let deltas = self.policy.deltas.then_some(deltas);
+        let deltas = pairs.map(|pairs| Deltas { sources, pairs, spool: &patches, effort, opening, depth: &depth });
         let (image, options) = (self.locked.store().layer().name(), self.policy.options);
         self.write(
             kind,
@@ -212,16 +217,6 @@ pub(crate) fn groups_of(store: &Store, archives: &[Archive]) -> Result<Vec<Group
         groups.extend_from_slice(store.listing(archive)?.groups());
     }
     Ok(groups)
-}
-
-/// The contents of `base` that deltas to `target` are made from.
-fn sources_of(base: &Manifest, target: &Manifest, policy: &Policy) -> Vec<(Digest, u64)> {
-    let pairs = delta::pair(base, target, policy.effort, &policy.opening);
-    let grouped = pairs.groups.iter().flat_map(|group| &group.sources).copied();
-    let large = pairs.large.iter().map(|(from, _)| *from);
-    let mut seen = HashSet::new();
-    let files = grouped.chain(large).filter_map(Entry::file).map(|(size, digest)| (digest, size));
-    files.filter(|(digest, _)| seen.insert(*digest)).collect()
 }
 
 /// Takes the digest of all that is read.

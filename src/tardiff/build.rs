@@ -10,9 +10,10 @@ use std::path::{Path, PathBuf};
 use super::Tree;
 use super::artifact::{self, Artifact, ArtifactError};
 use super::image_tar::TarImage;
-use crate::delta::{Effort, Opening};
+use crate::delta::{Effort, Opening, Pairing};
 use crate::diff_archive::{
-    ArchiveError, Compression, Deltas, Limits, Listing, Options, Sources, WriteError, verify_diff, write_diff,
+    ArchiveError, Compression, Deltas, Limits, Listing, Options, Sources, WriteError, pair_by_content, verify_diff,
+    write_diff,
 };
 use crate::digest::Digest;
 use crate::entry::{Entry, Mtime};
@@ -143,13 +144,19 @@ pub fn build(request: &Request, monitor: &dyn Monitor) -> Result<Built, BuildErr
 
     let new = New::create(&request.output)?;
     let patches = new.unnamed()?;
-    let sources = contents.as_ref().map(|tree| tree as &dyn Sources);
-    let deltas = sources.filter(|_| request.deltas);
     let Request { effort, opening, level, .. } = *request;
-    // Nobody takes single contents out of it.
-    let deltas = deltas.map(|sources| Deltas { sources, spool: &patches, effort, opening, depth: &|_| 0 });
-    let options = Options::new(compression, effort, level);
     let pair = (base.manifest(), target.manifest());
+    let sources = contents.as_ref().map(|tree| tree as &dyn Sources).filter(|_| request.deltas);
+    let paired = sources.map(|sources| {
+        let named = Pairing::by_names(pair.0, pair.1, effort, &opening);
+        (sources, pair_by_content(named, sources, &Tree(&root)).into_pairs())
+    });
+    // Nobody takes single contents out of it.
+    let depth = &|_: &Digest| 0;
+    let deltas = paired.as_ref();
+    let deltas =
+        deltas.map(|(sources, pairs)| Deltas { sources: *sources, pairs, spool: &patches, effort, opening, depth });
+    let options = Options::new(compression, effort, level);
     let mut to = BufWriter::with_capacity(1 << 20, &new.file);
     let written = write_diff(pair, &image, &Tree(&root), deltas, options, &mut to, monitor);
     let written = written.map_err(|source| BuildError::Write { path: shown(&request.output), source })?;

@@ -125,7 +125,8 @@ pub struct Build {
 /// How much work goes into a diff, and what it may cost a node.
 #[derive(Clone, Debug, Default, Args)]
 pub struct Work {
-    /// How much work goes into deltas and compression: fast, normal or best [default: normal].
+    /// How much work goes into deltas and compression: fast, normal or best; with fast a new file finds an old
+    /// one by its name alone, never by its content [default: normal].
     #[arg(long, value_name = "EFFORT")]
     pub effort: Option<Effort>,
     /// Seconds of processor time that a diff may cost a node for compressed files that are sent as what is

@@ -58,7 +58,7 @@ pub(super) fn patches(
     deltas: &Deltas<'_>,
     monitor: &dyn Monitor,
 ) -> Result<(Vec<Group>, Vec<u64>), WriteError> {
-    let pairs = delta::pair(base, target, deltas.effort, &deltas.opening);
+    let pairs = deltas.pairs;
     let planner = Planner { target, content, deltas, monitor };
     let left = deltas.opening.plain();
     let mut kept = Kept { spool: deltas.spool, groups: Vec::new(), offsets: Vec::new(), end: 0, left };
