@@ -86,11 +86,11 @@ impl<'m> Pairing<'m> {
     /// same name, so taken; of several the one whose size is closest.
     /// Of the compressed files the small ones are opened first, as far as `opening` goes.
     pub fn by_names(base: &'m Manifest, target: &'m Manifest, effort: Effort, opening: &Opening) -> Self {
-        let files = Files::of(base);
         let mut seen: HashSet<Digest> =
             base.entries().iter().filter_map(Entry::file).map(|(_, digest)| digest).collect();
         let fresh = target.entries().iter().filter(|entry| entry.file().is_some_and(|(_, digest)| seen.insert(digest)));
         let fresh: Vec<&Entry> = fresh.filter(|entry| size_of(entry) > 0).collect();
+        let files = Files::of(base, &fresh);
         let opened = opened(&fresh, opening);
         let mut pairing =
             Pairing { effort, archives: Vec::new(), fresh: Vec::new(), search: Search::default(), alike: Vec::new() };
@@ -106,7 +106,7 @@ impl<'m> Pairing<'m> {
                 false => Class::Plain,
             };
             let tried = |source: &&Entry| class == Class::Plain || size_of(entry).max(size_of(source)) <= PACKED_TRIED;
-            let source = files.source_of(base, entry, size_of(entry)).filter(tried);
+            let source = files.source_of(entry, size_of(entry)).filter(tried);
             pairing.fresh.push(Fresh { entry, class, source });
         }
         pairing.search = pairing.search(base, target);

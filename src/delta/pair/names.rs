@@ -6,24 +6,45 @@ use super::size_of;
 use crate::entry::Entry;
 use crate::manifest::Manifest;
 
-/// The base's files that can serve, by what remains of their names.
+/// The base's files that can serve new ones, by what remains of their names.
 pub(super) struct Files<'m> {
+    base: &'m Manifest,
     by_path: HashMap<Vec<u8>, Vec<&'m Entry>>,
     by_name: HashMap<Vec<u8>, Vec<&'m Entry>>,
 }
 
 impl<'m> Files<'m> {
-    pub fn of(base: &'m Manifest) -> Self {
-        let mut files = Files { by_path: HashMap::new(), by_name: HashMap::new() };
-        for entry in base.entries().iter().filter(|entry| serves(entry)) {
-            files.by_path.entry(without_versions(entry.path.as_bytes())).or_default().push(entry);
-            files.by_name.entry(without_versions(entry.path.name())).or_default().push(entry);
+    /// Those that `fresh` ask for, and no others: where little is new, few are looked for.
+    pub fn of(base: &'m Manifest, fresh: &[&Entry]) -> Self {
+        let mut files = Files { base, by_path: HashMap::new(), by_name: HashMap::new() };
+        let moved = || fresh.iter().filter(|entry| files.same(entry).is_none());
+        let asked = |name: fn(&Entry) -> &[u8]| -> HashMap<Vec<u8>, Vec<&Entry>> {
+            moved().map(|entry| (without_versions(name(entry)), Vec::new())).collect()
+        };
+        let (mut by_path, mut by_name) = (asked(|entry| entry.path.as_bytes()), asked(|entry| entry.path.name()));
+        if by_path.is_empty() {
+            return files;
         }
+        let mut kept = Vec::new();
+        for entry in base.entries().iter().filter(|entry| serves(entry)) {
+            for (asked, name) in [(&mut by_path, entry.path.as_bytes()), (&mut by_name, entry.path.name())] {
+                take_versions_out(name, &mut kept);
+                asked.get_mut(&kept).into_iter().for_each(|found| found.push(entry));
+            }
+        }
+        for asked in [&mut by_path, &mut by_name] {
+            asked.retain(|_, found| !found.is_empty());
+        }
+        (files.by_path, files.by_name) = (by_path, by_name);
         files
     }
 
-    pub fn source_of(&self, base: &'m Manifest, entry: &Entry, size: u64) -> Option<&'m Entry> {
-        if let Some(same) = base.get(&entry.path).filter(|same| serves(same)) {
+    fn same(&self, entry: &Entry) -> Option<&'m Entry> {
+        self.base.get(&entry.path).filter(|same| serves(same))
+    }
+
+    pub fn source_of(&self, entry: &Entry, size: u64) -> Option<&'m Entry> {
+        if let Some(same) = self.same(entry) {
             return Some(same);
         }
         let similar = self.by_path.get(&without_versions(entry.path.as_bytes()));
@@ -38,7 +59,13 @@ fn serves(entry: &Entry) -> bool {
 
 /// `bytes` with each version number (digits, and digits joined by `.`, `-`, `+`, `~` or `_`) as one `#`.
 fn without_versions(bytes: &[u8]) -> Vec<u8> {
-    let mut kept = Vec::with_capacity(bytes.len());
+    let mut kept = Vec::new();
+    take_versions_out(bytes, &mut kept);
+    kept
+}
+
+fn take_versions_out(bytes: &[u8], kept: &mut Vec<u8>) {
+    kept.clear();
     let mut at = 0;
     while at < bytes.len() {
         if !bytes[at].is_ascii_digit() {
@@ -55,7 +82,6 @@ fn without_versions(bytes: &[u8]) -> Vec<u8> {
             at += 1;
         }
     }
-    kept
 }
 
 /// Whether a file's name tells that it may be gzip; its first bytes decide.
