@@ -326,6 +326,23 @@ fn what_was_moved_renamed_and_edited_travels_as_a_patch_but_with_fast() {
     assert_eq!(receive(&bytes, Compression::Zstd, &base).len(), 1);
 }
 
+/// Too large for a group, and no archive of the tree's files.
+#[test]
+fn a_large_compressed_file_is_made_of_what_was_inside_the_old_one() {
+    let (mut old, mut new) = (Builder::default(), Builder { younger: 1, ..Builder::default() });
+    let text: String = (0..400_000u32).map(|n| format!("{:08x}\n", n.wrapping_mul(2_654_435_761))).collect();
+    let changed = text.replacen("00000000\n", "one line and another\n", 1);
+    for (builder, text) in [(&mut old, text), (&mut new, changed)] {
+        builder.file(b"var/data.gz", meta(0o644, 5, 0), &gzipped(text.as_bytes()));
+    }
+    let (base, target) = (old.tree(), new.tree());
+    let file = target.manifest.entries().iter().find_map(Entry::file).expect("the file");
+    assert!(file.0 > 1 << 20, "{} bytes are opened in a group", file.0);
+    let (bytes, _) = build_with(&base, &target, Some(Effort::Best), Compression::Zstd);
+    assert!(bytes.len() < 50_000, "{} bytes", bytes.len());
+    assert_eq!(receive(&bytes, Compression::Zstd, &base).get(&file.1).map(Vec::len), Some(file.0 as usize));
+}
+
 /// The guess from the compressed size is far off for what compresses a hundredfold.
 #[test]
 fn what_rebuilding_may_cost_is_not_exceeded() {

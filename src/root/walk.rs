@@ -48,6 +48,9 @@ impl Surveyed<'_> {
     }
 }
 
+/// A directory and what it holds.
+type Opened = (OwnedFd, Vec<(TreePath, Stat)>);
+
 /// What came of one directory: what is kept of each entry, and which of them is a directory to go into.
 type Listed<T, D> = Vec<(Option<T>, Option<D>)>;
 
@@ -119,7 +122,7 @@ impl Root {
     }
 
     /// A directory and its entries, sorted; `None` where it is gone.
-    fn list(&self, path: &TreePath) -> Result<Option<(OwnedFd, Vec<(TreePath, Stat)>)>> {
+    fn list(&self, path: &TreePath) -> Result<Option<Opened>> {
         let dir = match self.open_dir(path) {
             Err(e) if absent(&e.source) && !path.is_root() => return Ok(None),
             answer => answer?,

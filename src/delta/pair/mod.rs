@@ -20,6 +20,8 @@ use crate::manifest::Manifest;
 
 /// A compressed file up to this size is taken apart in memory, in a group; a larger one as a stream.
 const OPENED_IN_GROUP: u64 = 1 << 20;
+/// One that is larger than this, or was, is not made of what was inside the old one: both are held in memory.
+const OPENED_ALONE: u64 = 16 << 20;
 
 /// What is compressed seldom finds anything in what was: a larger one is not tried.
 const PACKED_TRIED: u64 = 1 << 20;
@@ -29,10 +31,19 @@ const PACKED_TRIED: u64 = 1 << 20;
 pub struct Pairs<'m> {
     /// Contents of the base make contents of the target.
     pub groups: Vec<Group<'m>>,
-    /// Compressed files that are opened and consist of files of the target, each a stream.
-    pub archives: Vec<&'m Entry>,
+    /// Compressed files that are opened one by one.
+    pub archives: Vec<Archive<'m>>,
     /// Contents that are too large for a group: source and target.
     pub large: Vec<(&'m Entry, &'m Entry)>,
+}
+
+/// A large compressed file: it may consist of files of the target, or be like what was inside an old one.
+#[derive(Clone, Copy, Debug)]
+pub struct Archive<'m> {
+    /// The old one, where both are small enough to be held in memory.
+    pub source: Option<&'m Entry>,
+    /// The file of the target.
+    pub entry: &'m Entry,
 }
 
 /// New contents that are to be made out of old ones together.
@@ -62,7 +73,7 @@ pub enum Class {
 #[derive(Clone, Debug)]
 pub struct Pairing<'m> {
     effort: Effort,
-    archives: Vec<&'m Entry>,
+    archives: Vec<Archive<'m>>,
     /// In the order of the tree.
     fresh: Vec<Fresh<'m>>,
     search: Search<'m>,
@@ -97,7 +108,9 @@ impl<'m> Pairing<'m> {
         for entry in fresh {
             let is_opened = entry.file().is_some_and(|(_, digest)| opened.contains(&digest));
             if is_opened && size_of(entry) > OPENED_IN_GROUP {
-                pairing.archives.push(entry);
+                let held = |source: &&Entry| size_of(entry).max(size_of(source)) <= OPENED_ALONE;
+                let source = files.source_of(entry, size_of(entry)).filter(held);
+                pairing.archives.push(Archive { source, entry });
                 continue;
             }
             let class = match is_packed(entry.path.name()) {
@@ -142,7 +155,8 @@ impl<'m> Pairing<'m> {
     /// that were found, and what [`Pairing::by_content`] is going to read.
     pub fn sources(&self) -> Vec<(Digest, u64)> {
         let mut seen = HashSet::new();
-        let found = self.fresh.iter().filter_map(|fresh| fresh.source);
+        let found = self.fresh.iter().map(|fresh| fresh.source).chain(self.archives.iter().map(|one| one.source));
+        let found = found.flatten();
         let files = found.chain(self.search.candidates().iter().copied()).filter_map(Entry::file);
         files.filter(|(_, digest)| seen.insert(*digest)).map(|(size, digest)| (digest, size)).collect()
     }

@@ -51,7 +51,7 @@ impl Planner<'_> {
     }
 
     /// The patch of what is inside compressed files; what cannot be opened stays as it is.
-    fn opened(&self, pair: &delta::Group<'_>) -> Result<Patched, WriteError> {
+    pub(super) fn opened(&self, pair: &delta::Group<'_>) -> Result<Patched, WriteError> {
         // Text of which most is the same: the suffix array would not pay.
         let mut group = self.group(Kind::Prefix);
         let (mut source, mut output, mut compressed, mut plain) = (Vec::new(), Vec::new(), 0, 0);

@@ -67,14 +67,14 @@ pub(super) fn patches(
         made.into_iter().flatten().try_for_each(|(group, patch)| kept.add(group, &patch))?;
     }
     let large = pairs.large.par_iter().map(|(from, to)| planner.large(from, to));
-    let mut large: Vec<_> = large.collect::<Result<_, _>>()?;
+    let mut large: Vec<(Group, Vec<u8>)> = large.filter_map(Result::transpose).collect::<Result<_, _>>()?;
+    let made = kept.groups.iter().chain(large.iter().map(|(group, _)| group));
+    let files = streams::Files::new(base, target, made, &pairs.archives, deltas);
+    let archives = pairs.archives.par_iter().map(|archive| planner.archive(archive, &files));
+    large.extend(archives.filter_map(Result::transpose).collect::<Result<Vec<_>, _>>()?);
     // Those that copy come last.
-    large.sort_by_key(|patched: &Patched| patched.as_ref().is_some_and(|(group, _)| group.kind == Kind::Copies));
-    large.into_iter().flatten().try_for_each(|(group, patch)| kept.add(group, &patch))?;
-    let depths = streams::Depths::new(base, target, &kept.groups, deltas);
-    let archives = pairs.archives.par_iter().map(|entry| planner.archive(entry, &depths));
-    let archives: Vec<_> = archives.collect::<Result<_, _>>()?;
-    archives.into_iter().flatten().try_for_each(|(group, patch)| kept.add(group, &patch))?;
+    large.sort_by_key(|(group, _)| group.kind == Kind::Copies);
+    large.into_iter().try_for_each(|(group, patch)| kept.add(group, &patch))?;
     Ok((kept.groups, kept.offsets))
 }
 

@@ -8,7 +8,7 @@ use super::super::write::{Deltas, WriteError};
 use super::encode::{CLEAR_GAIN, LEAST_GAIN};
 use super::{Patched, Planner};
 use crate::delta::gzip::{self, Limits, Taken};
-use crate::delta::{self, CopiesWriter, Kind, MAX_CONTENT, MAX_DEPTH};
+use crate::delta::{self, Archive, Class, CopiesWriter, Kind, MAX_CONTENT, MAX_DEPTH};
 use crate::digest::Digest;
 use crate::entry::Entry;
 use crate::manifest::Manifest;
@@ -16,11 +16,22 @@ use crate::manifest::Manifest;
 /// What a large file would come to is found out at no higher level.
 const ESTIMATE: i32 = 9;
 
-/// By how many deltas a repository makes each content of the target.
-pub(super) struct Depths(HashMap<Digest, u32>);
+/// The files of the target that archives may be made of.
+pub(super) struct Files<'m>(HashMap<Digest, &'m Entry>);
 
-impl Depths {
-    pub fn new(base: &Manifest, target: &Manifest, groups: &[Group], deltas: &Deltas<'_>) -> Self {
+impl<'m> Files<'m> {
+    /// Those of which a repository may make one more delta once it has `groups`. Of the `archives` it is not
+    /// known yet how they come.
+    pub fn new<'g>(
+        base: &Manifest,
+        target: &'m Manifest,
+        groups: impl Iterator<Item = &'g Group>,
+        archives: &[Archive<'_>],
+        deltas: &Deltas<'_>,
+    ) -> Self {
+        if archives.is_empty() {
+            return Files(HashMap::new());
+        }
         let digest_of = |entry: &Entry| entry.file().map(|(_, digest)| digest);
         // What neither the base has nor a group makes travels whole.
         let mut depths: HashMap<Digest, u32> =
@@ -32,12 +43,12 @@ impl Depths {
             let deepest = group.sources.iter().map(|source| (deltas.depth)(&source.digest)).max().unwrap_or(0);
             depths.extend(group.targets.iter().map(|target| (target.digest, deepest.saturating_add(1))));
         }
-        Depths(depths)
-    }
-
-    /// Whether one more delta may be made of `digest`.
-    fn serves(&self, digest: &Digest) -> bool {
-        self.0.get(digest).is_some_and(|depth| *depth < MAX_DEPTH)
+        for digest in archives.iter().filter_map(|archive| digest_of(archive.entry)) {
+            depths.remove(&digest);
+        }
+        let serves = |digest: &Digest| depths.get(digest).is_some_and(|depth| *depth < MAX_DEPTH);
+        let files = target.entries().iter().filter_map(|entry| Some((digest_of(entry)?, entry)));
+        Files(files.filter(|(digest, _)| serves(digest)).collect())
     }
 }
 
@@ -74,28 +85,32 @@ impl Planner<'_> {
         proven(self, best.filter(|_| gains))
     }
 
-    /// A compressed archive, out of the target's files that it holds.
-    pub(super) fn archive(&self, entry: &Entry, depths: &Depths) -> Result<Patched, WriteError> {
+    /// A large compressed file, out of the target's files that it holds; else of what was inside the old one.
+    pub(super) fn archive(&self, archive: &Archive<'_>, files: &Files<'_>) -> Result<Patched, WriteError> {
+        let &Archive { source, entry } = archive;
+        let patched = match (self.of_files(entry, files)?, source) {
+            (None, Some(source)) => {
+                let pair = delta::Group { class: Class::Opened, sources: vec![source], targets: vec![entry] };
+                self.opened(&pair)?
+            }
+            (patched, _) => patched,
+        };
+        self.advanced(&[entry]);
+        Ok(patched)
+    }
+
+    fn of_files(&self, entry: &Entry, Files(files): &Files<'_>) -> Result<Patched, WriteError> {
         let Some((size, digest)) = entry.file() else { return Ok(None) };
         let failed = |source| WriteError::Content { path: entry.path.clone(), source };
         let open = || self.content.open(entry).map_err(failed);
         let taken = gzip::take_apart(&mut open()?, &mut io::sink(), &Limits::default()).map_err(failed)?;
-        self.advanced(&[entry]);
         let Taken::Apart(parts) = taken else { return Ok(None) };
-        let files: HashMap<Digest, &Entry> = self
-            .target
-            .entries()
-            .iter()
-            .filter_map(|e| Some((e.file()?.1, e)))
-            .filter(|(d, _)| depths.serves(d))
-            .collect();
-
         let mut group = self.group(Kind::Copies);
         let mut numbers: HashMap<Digest, usize> = HashMap::new();
         let mut patch = CopiesWriter::new(self.deltas.effort.delta_level()).map_err(WriteError::Compress)?;
         patch.literal(&parts.corrections).map_err(WriteError::Compress)?;
         let known = |found: &Digest| {
-            let file = files.get(found).filter(|file| file.path != entry.path)?;
+            let file = files.get(found)?;
             let sources = &mut group.sources;
             Some(*numbers.entry(*found).or_insert_with(|| {
                 let size = file.file().map_or(0, |(size, _)| size);
