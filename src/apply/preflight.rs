@@ -16,6 +16,8 @@ use super::filesystems::{Filesystems, Slots};
 use super::prepare::{Action, Install, Item, Transaction};
 use super::room::Demand;
 
+/// For fewer directories no other processor is woken.
+const FEW: usize = 64;
 /// A refusal names at most so many paths.
 const NAMED: usize = 20;
 
@@ -111,7 +113,9 @@ pub fn check_paths(
     parents.sort_unstable();
     parents.dedup();
     let fault = |parent: &TreePath| check_parent(root, parent, filesystems).err();
-    if let Some(first) = parents.par_iter().find_map_first(fault) {
+    let first =
+        if parents.len() < FEW { parents.iter().find_map(fault) } else { parents.par_iter().find_map_first(fault) };
+    if let Some(first) = first {
         return Err(first);
     }
     for which in transaction.filesystems() {
