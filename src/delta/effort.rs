@@ -5,7 +5,8 @@ use std::str::FromStr;
 
 use super::{Kind, MAX_CONTENT};
 
-/// A node rebuilds compressed files at about this rate, in bytes of their plain form a second.
+/// A node rebuilds compressed files at about this rate, in bytes of their plain form a second, where they were made
+/// by GNU gzip at its usual level.
 pub const REBUILD_RATE: u64 = 25_000_000;
 /// What is compressed is about this many times as large when it is plain.
 const EXPANSION: u64 = 4;
@@ -104,20 +105,20 @@ impl Effort {
 }
 
 impl Opening {
-    /// How many bytes of plain form a node may be asked to compress again.
-    pub fn plain(&self) -> u64 {
+    /// How much a node may be asked to compress again, as [`gzip::Parts::cost`](super::gzip::Parts::cost) counts it.
+    pub fn most(&self) -> u64 {
         self.seconds.saturating_mul(REBUILD_RATE)
     }
 
     /// How many bytes of compressed files are taken apart to that end: a guess, before any of them was read.
     pub fn budget(&self) -> u64 {
-        self.plain() / EXPANSION
+        self.most() / EXPANSION
     }
 
-    /// Whether `saved` bytes are worth the rebuilding of `plain` bytes.
-    pub fn pays(&self, saved: u64, plain: u64) -> bool {
-        let (saved, plain, gain) = (u128::from(saved), u128::from(plain), u128::from(self.gain));
-        saved * u128::from(REBUILD_RATE) >= plain * gain
+    /// Whether `saved` bytes are worth a rebuilding of this `cost`.
+    pub fn pays(&self, saved: u64, cost: u64) -> bool {
+        let (saved, cost, gain) = (u128::from(saved), u128::from(cost), u128::from(self.gain));
+        saved * u128::from(REBUILD_RATE) >= cost * gain
     }
 }
 

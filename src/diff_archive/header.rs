@@ -9,6 +9,7 @@ use super::ArchiveError;
 use super::group::Group;
 use super::listing::{Changed, Known};
 use super::member::link_target;
+use crate::delta::REBUILD_RATE;
 use crate::entry::Entry;
 use crate::generation::GenerationId;
 use crate::image::ImageName;
@@ -50,9 +51,12 @@ pub struct Header {
     /// Compressed files that a node rebuilds.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub rebuilt: u64,
-    /// The bytes of their plain form, which is what the rebuilding costs.
+    /// The bytes of their plain form.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub rebuilt_bytes: u64,
+    /// About how many milliseconds of one processor that takes.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub rebuild_ms: u64,
     /// What the changed entries need, by the tree at the top that they are in, in order.
     #[serde(default)]
     pub room: Vec<Room>,
@@ -100,6 +104,7 @@ impl Header {
             patch_bytes: groups.iter().fold(0, |sum, group| sum.saturating_add(group.patch_length)),
             rebuilt: 0,
             rebuilt_bytes: 0,
+            rebuild_ms: 0,
             room: room(&changed.entries),
         };
         for inside in groups.iter().flat_map(|group| &group.targets).filter_map(|target| target.inside) {
@@ -111,6 +116,15 @@ impl Header {
             header.whole_bytes = header.whole_bytes.saturating_add(content.file().map_or(0, |(size, _)| size));
         }
         header
+    }
+
+    /// About how many seconds of one processor the rebuilding of compressed files takes.
+    pub fn rebuild_seconds(&self) -> f64 {
+        match self.rebuild_ms {
+            // An archive of before this was counted.
+            0 => self.rebuilt_bytes as f64 / REBUILD_RATE as f64,
+            counted => counted as f64 / 1000.0,
+        }
     }
 
     /// Reads `.si-diff/header.toml`.

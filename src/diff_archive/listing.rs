@@ -8,7 +8,7 @@ use super::header::Header;
 use super::input::Input;
 use super::member::{OWN, link_target, own_header, padding};
 use super::{ArchiveError, Limits};
-use crate::delta::Kind;
+use crate::delta::{Kind, REBUILD_RATE};
 use crate::digest::Digest;
 use crate::entry::Entry;
 use crate::generation::GenerationId;
@@ -69,6 +69,12 @@ impl Listing {
         let changed = check(deltas, &removed, changed, &known, &groups)?;
         let header = Header::count(names, deltas, &removed, &changed, &known, &groups);
         Ok(Listing { header, removed, changed, known, groups })
+    }
+
+    /// The same, with what the rebuilding of compressed files costs.
+    pub(super) fn costing(mut self, cost: u64) -> Self {
+        self.header.rebuild_ms = u64::try_from(u128::from(cost) * 1000 / u128::from(REBUILD_RATE)).unwrap_or(u64::MAX);
+        self
     }
 
     /// What the archive is, and how much of everything it holds.
@@ -194,7 +200,9 @@ impl Listing {
         let (known, groups) = parse_sources(std::io::BufReader::with_capacity(128 << 10, content))?;
         input.end_of_own()?;
         let names = (header.image.clone(), header.base, header.target);
-        let listing = Listing::new(names, header.deltas, removed, changed, known, groups)?;
+        let mut listing = Listing::new(names, header.deltas, removed, changed, known, groups)?;
+        // That nothing else says; where nothing is rebuilt there is none.
+        listing.header.rebuild_ms = if header.rebuilt > 0 { header.rebuild_ms } else { 0 };
         if listing.header != header {
             return Err(ArchiveError::Listing("header.toml does not count what the listing holds".to_owned()));
         }

@@ -356,7 +356,7 @@ fn what_rebuilding_may_cost_is_not_exceeded() {
     let (base, target) = (old.tree(), new.tree());
     let (bytes, _) = build_with(&base, &target, Some(Effort::Normal), Compression::Zstd);
     let listing = Reader::open(&bytes[..], Compression::Zstd, &Limits::default()).expect("opens").into_listing();
-    let (limit, cost) = (Effort::Normal.opening().plain(), listing.header().rebuilt_bytes);
+    let (limit, cost) = (1000 * Effort::Normal.opening().seconds, listing.header().rebuild_ms);
     assert!(cost <= limit, "{cost} of {limit}");
     assert_eq!(receive(&bytes, Compression::Zstd, &base).len(), 4);
 }

@@ -9,7 +9,8 @@ use super::group::Group;
 use super::listing::{Expected, Listing};
 use super::member::{END, content_header, entry_header, link_target, own_header, patch_name};
 use super::pack::{Body, Output, Packer, Part};
-use super::{ArchiveError, Content, Sources, plan};
+use super::plan::{self, Patches};
+use super::{ArchiveError, Content, Sources};
 use crate::catalog::Frame;
 use crate::delta::{Effort, Opening, Pairs};
 use crate::digest::Digest;
@@ -126,12 +127,12 @@ pub fn write_diff(
     let manifest::Changes { removed, changed } = manifest::compare(base, target);
     monitor.event(Event::Started { job: Job::Write, total: bytes_to_read(&changed) });
     let known = plan::known(base, &changed, deltas.is_some());
-    let (groups, offsets) = match &deltas {
+    let Patches { groups, offsets, cost } = match &deltas {
         Some(deltas) => plan::patches(base, target, content, deltas, monitor)?,
-        None => (Vec::new(), Vec::new()),
+        None => Patches::default(),
     };
     let names = (image.clone(), base.id(), target.id());
-    let listing = Listing::new(names, deltas.is_some(), removed, changed, known, groups)?;
+    let listing = Listing::new(names, deltas.is_some(), removed, changed, known, groups)?.costing(cost);
 
     let mut first = Vec::new();
     listing.write(&mut first)?;

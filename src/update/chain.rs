@@ -8,8 +8,7 @@ use crate::apply::room::Aside;
 use crate::apply::stage::Stage;
 use crate::apply::supply::{self, ChainError, Delivery, LiveContents};
 use crate::catalog::Archive;
-use crate::delta::REBUILD_RATE;
-use crate::diff_archive::{ArchiveError, Compression, Limits, Listing, read_listing};
+use crate::diff_archive::{ArchiveError, Compression, Header, Limits, Listing, read_listing};
 use crate::digest::Digest;
 use crate::fetch::{FetchError, FetchErrorKind, Repository, Side, Verified};
 use crate::manifest::{Manifest, gone};
@@ -315,7 +314,7 @@ fn tell_rebuilding(links: &[Link<'_>], monitor: &dyn Monitor) {
     let files: u64 = headers().map(|header| header.rebuilt).sum();
     let bytes = headers().fold(0u64, |sum, header| sum.saturating_add(header.rebuilt_bytes));
     if files > 0 {
-        let seconds = bytes as f64 / REBUILD_RATE as f64;
+        let seconds = headers().map(Header::rebuild_seconds).sum::<f64>();
         monitor.note(format!(
             "{files} compressed files are made again of {bytes} bytes of what is inside them: about {seconds:.1} s of one processor"
         ));

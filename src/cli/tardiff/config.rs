@@ -6,7 +6,7 @@ use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
-use anyhow::Context;
+use anyhow::anyhow;
 use serde::{Deserialize, Deserializer};
 
 use super::args::Work;
@@ -43,9 +43,12 @@ impl Config {
         let path = typed.map_or(Path::new(PLACE), PathBuf::as_path);
         let text = match std::fs::read_to_string(path) {
             Err(e) if e.kind() == ErrorKind::NotFound && typed.is_none() => return Ok(Config::default()),
-            answer => answer.with_context(|| format!("cannot read {}", path.display()))?,
+            answer => answer.map_err(|e| anyhow!("cannot read {}: {e}", path.display()))?,
         };
-        toml::from_str(&text).with_context(|| format!("{} is not valid", path.display()))
+        toml::from_str(&text).map_err(|error| {
+            let line = error.span().map_or(0, |span| text[..span.start].matches('\n').count() + 1);
+            anyhow!("{}, line {line}: {}", path.display(), error.message())
+        })
     }
 
     /// The command line first, then the file, then what goes with the effort.

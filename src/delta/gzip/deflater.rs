@@ -103,6 +103,8 @@ pub(super) struct Deflater {
     block: Block,
     held: Held,
     bits: Bits,
+    /// Places that were looked at in search of a match: most of the time goes there.
+    pub(super) looks: u64,
 }
 
 /// What was found for the byte before, and is not written yet.
@@ -138,6 +140,7 @@ impl Deflater {
             block: Block::new(model.ending()),
             held: Held { waits: false, found: NOTHING },
             bits: Bits::default(),
+            looks: 0,
         }
     }
 
@@ -309,13 +312,14 @@ impl Deflater {
     }
 
     /// The longest match of more than `least` bytes at `place` or before it.
-    fn longest(&self, mut place: usize, least: usize) -> Option<Found> {
+    fn longest(&mut self, mut place: usize, least: usize) -> Option<Found> {
         let limit = self.at.saturating_sub(MAX_DISTANCE);
         let nice = match self.model.family {
             Family::Gnu => self.effort.nice,
             Family::Zlib | Family::ZlibLarge => self.effort.nice.min(self.ahead),
         };
         let mut chain = if least >= self.effort.good { self.effort.chain / 4 } else { self.effort.chain };
+        let most = chain;
         let window = self.window.as_slice();
         let here = &window[self.at..self.at + MAX_MATCH];
         let before: &[u16; SIZE] = &self.before;
@@ -330,16 +334,18 @@ impl Deflater {
                     best = length;
                     found = Some(Found { length: length.min(self.ahead), distance: self.at - place });
                     if length >= nice {
-                        return found;
+                        break;
                     }
                 }
             }
             place = usize::from(before[place % SIZE]);
             chain -= 1;
             if place <= limit || chain == 0 {
-                return found;
+                break;
             }
         }
+        self.looks += (most - chain) as u64;
+        found
     }
 }
 

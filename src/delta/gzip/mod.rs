@@ -58,6 +58,17 @@ pub struct Parts {
     pub plain_length: u64,
     /// Bytes of the file.
     pub length: u64,
+    /// How long making it again takes, counted in bytes of a plain form: see [`cost`].
+    pub cost: u64,
+}
+
+/// How long making a file again takes, in bytes of a plain form that has what GNU gzip finds in usual files at its
+/// usual level. Most of the time goes into the looks for matches, of which -9 makes ten or twenty times as many.
+///
+/// Of 28 files (programs, kernel modules, source text, random words; levels 1 to 9) this was between 0.6 and 1.4 of
+/// the time that they took.
+fn cost(plain: u64, looks: u64) -> u64 {
+    plain.saturating_mul(10).saturating_add(looks).saturating_mul(3) / 50
 }
 
 /// Why a file has to travel whole.
@@ -113,7 +124,7 @@ fn apart(gz: &mut dyn Read, out: &mut dyn Write, limits: &Limits) -> Result<Part
     let mut record = Record::default();
     let mut search = Search::new(0);
     let mut sum = Crc::new();
-    let (mut plain_length, mut length) = (0, 0);
+    let (mut plain_length, mut length, mut looks) = (0, 0, 0u64);
     while let Some(piece) = opener.next()? {
         length += piece.length();
         match piece {
@@ -133,8 +144,9 @@ fn apart(gz: &mut dyn Read, out: &mut dyn Write, limits: &Limits) -> Result<Part
                 sum.update(plain);
                 search.add(packed, plain)?;
                 if last {
-                    let (model, length) = std::mem::replace(&mut search, Search::new(0)).finish()?;
-                    record.deflate(model, length);
+                    let repeated = std::mem::replace(&mut search, Search::new(0)).finish()?;
+                    looks = looks.saturating_add(repeated.looks);
+                    record.deflate(repeated.model, repeated.length);
                 }
             }
             Piece::Trailer(trailer) if trailer == rebuild::trailer(&sum) => record.sum(),
@@ -148,7 +160,7 @@ fn apart(gz: &mut dyn Read, out: &mut dyn Write, limits: &Limits) -> Result<Part
     if corrections.len() > most {
         return Err(Stop::Whole(Reason::Corrections(most)));
     }
-    Ok(Parts { corrections, plain_length, length })
+    Ok(Parts { corrections, plain_length, length, cost: cost(plain_length, looks) })
 }
 
 /// Reads the plain form of `gz`, the same that [`take_apart`] writes, of at most `limit` bytes.

@@ -12,6 +12,15 @@ const MAX_LAG: usize = 1 << 20;
 /// The stream is none that a known program writes.
 pub(super) struct NotReproduced;
 
+/// A deflate stream that was repeated to its end.
+pub(super) struct Repeated {
+    pub model: Model,
+    /// Of the plain bytes.
+    pub length: u64,
+    /// See [`Deflater::looks`].
+    pub looks: u64,
+}
+
 /// One deflate stream that is being repeated while it is read.
 pub(super) struct Search {
     hint: u8,
@@ -47,19 +56,25 @@ impl Search {
         if self.packed.len() > MAX_LAG { Err(NotReproduced) } else { Ok(()) }
     }
 
-    /// The model whose output is the whole stream, and the length of the plain bytes.
-    pub(super) fn finish(mut self) -> Result<(Model, u64), NotReproduced> {
-        let (model, mut deflater) = match self.chosen.take() {
-            Some(chosen) => chosen,
-            None => return Ok((self.choose(true)?, self.length)),
-        };
-        deflater.finish();
-        repeats(&mut deflater, &mut self.packed)?;
-        if self.packed.is_empty() { Ok((model, self.length)) } else { Err(NotReproduced) }
+    /// The model whose output is the whole stream, and what repeating it took.
+    pub(super) fn finish(mut self) -> Result<Repeated, NotReproduced> {
+        let ended = self.chosen.is_none();
+        if ended {
+            self.choose(true)?;
+        }
+        let (model, mut deflater) = self.chosen.take().ok_or(NotReproduced)?;
+        if !ended {
+            deflater.finish();
+            repeats(&mut deflater, &mut self.packed)?;
+        }
+        match self.packed.is_empty() {
+            true => Ok(Repeated { model, length: self.length, looks: deflater.looks }),
+            false => Err(NotReproduced),
+        }
     }
 
     /// Takes the first model that repeats what is at hand.
-    fn choose(&mut self, ended: bool) -> Result<Model, NotReproduced> {
+    fn choose(&mut self, ended: bool) -> Result<(), NotReproduced> {
         let probe = std::mem::take(&mut self.probe);
         for model in models(self.hint) {
             let mut packed = self.packed.as_slice();
@@ -67,7 +82,7 @@ impl Search {
             if same(&mut deflater, &probe, &mut packed, ended) {
                 self.packed = packed.to_vec();
                 self.chosen = Some((model, deflater));
-                return Ok(model);
+                return Ok(());
             }
         }
         Err(NotReproduced)

@@ -444,3 +444,20 @@ proptest! {
         prop_assert!(apart(&member(&HEADER, family << 4 | level, &plain)).0 == plain);
     }
 }
+
+/// In time they differ by more; the sample is small, and has runs.
+#[test]
+fn what_was_searched_harder_costs_more() {
+    let plain = sample(2 << 20, 3);
+    let cost = |level| {
+        let gz = member(&HEADER, level, &plain);
+        match take_apart(&mut &gz[..], &mut io::sink(), &Limits::default()).expect("reads") {
+            Taken::Apart(parts) => parts.cost,
+            Taken::Whole(reason) => panic!("{reason}"),
+        }
+    };
+    let (low, usual, high) = (cost(1), cost(6), cost(9));
+    assert!(low < usual && 2 * usual < high, "{low} {usual} {high}");
+    // About as many bytes as there are, which is what a second is counted in.
+    assert!((1 << 20..4 << 20).contains(&usual), "{usual}");
+}

@@ -19,7 +19,7 @@ pub(super) const LEAST_GAIN: usize = 16;
 
 impl Planner<'_> {
     /// The patch of a group, unless its contents are better sent whole.
-    pub(super) fn pair(&self, pair: &delta::Group<'_>) -> Result<Patched, WriteError> {
+    pub(super) fn pair(&self, pair: &delta::Group<'_>) -> Result<Option<Patched>, WriteError> {
         let patched = match pair.class {
             Class::Opened => self.opened(pair)?.map_or_else(|| self.closed(pair), |patched| Ok(Some(patched)))?,
             Class::Plain | Class::Packed => self.closed(pair)?,
@@ -28,7 +28,7 @@ impl Planner<'_> {
         Ok(patched)
     }
 
-    fn closed(&self, pair: &delta::Group<'_>) -> Result<Patched, WriteError> {
+    fn closed(&self, pair: &delta::Group<'_>) -> Result<Option<Patched>, WriteError> {
         let mut group = self.group(if pair.class == Class::Plain { self.deltas.effort.kind() } else { Kind::Prefix });
         let (mut source, mut output) = (Vec::new(), Vec::new());
         for entry in &pair.sources {
@@ -45,16 +45,16 @@ impl Planner<'_> {
         let patch = self.encode(&mut group, &source, &output)?;
         let gains = |patch: &[u8]| self.gains(patch, &output);
         Ok(match patch {
-            Some(patch) if gains(&patch)? => Some((group, patch)),
+            Some(patch) if gains(&patch)? => Some(Patched::plain(group, patch)),
             _ => None,
         })
     }
 
     /// The patch of what is inside compressed files; what cannot be opened stays as it is.
-    pub(super) fn opened(&self, pair: &delta::Group<'_>) -> Result<Patched, WriteError> {
+    pub(super) fn opened(&self, pair: &delta::Group<'_>) -> Result<Option<Patched>, WriteError> {
         // Text of which most is the same: the suffix array would not pay.
         let mut group = self.group(Kind::Prefix);
-        let (mut source, mut output, mut compressed, mut plain) = (Vec::new(), Vec::new(), 0, 0);
+        let (mut source, mut output, mut compressed, mut cost) = (Vec::new(), Vec::new(), 0, 0u64);
         for entry in &pair.targets {
             let Some((size, digest)) = entry.file() else { continue };
             let bytes = self.fresh(entry, size, &digest)?;
@@ -64,7 +64,7 @@ impl Planner<'_> {
                 Taken::Apart(parts) => {
                     output.extend_from_slice(&parts.corrections);
                     output.extend_from_slice(&form);
-                    plain += form.len() as u64;
+                    cost = cost.saturating_add(parts.cost);
                     Some(Inside { corrections: parts.corrections.len() as u64, plain: form.len() as u64 })
                 }
                 Taken::Whole(_) => {
@@ -93,8 +93,8 @@ impl Planner<'_> {
         }
         let Some(patch) = self.encode(&mut group, &source, &output)? else { return Ok(None) };
         let saved = compressed.saturating_sub(group.patch_length);
-        let pays = saved >= compressed / LEAST_GAIN as u64 && self.deltas.opening.pays(saved, plain);
-        Ok(pays.then_some((group, patch)))
+        let pays = saved >= compressed / LEAST_GAIN as u64 && self.deltas.opening.pays(saved, cost);
+        Ok(pays.then_some(Patched { group, patch, cost }))
     }
 
     pub(super) fn group(&self, kind: Kind) -> Group {

@@ -50,32 +50,41 @@ pub(super) fn known(base: &Manifest, changed: &[Entry], deltas: bool) -> Vec<Kno
     known.into_values().collect()
 }
 
-/// The groups whose patch is worth it; patch N lies in the spool at offset N of what is returned.
+/// The groups whose patch is worth it.
+#[derive(Default)]
+pub(super) struct Patches {
+    pub groups: Vec<Group>,
+    /// Where in the spool the patch of each group lies.
+    pub offsets: Vec<u64>,
+    /// What the rebuilding of compressed files costs, as [`Parts::cost`](delta::gzip::Parts::cost) counts it.
+    pub cost: u64,
+}
+
+/// Makes the groups whose patch is worth it.
 pub(super) fn patches(
     base: &Manifest,
     target: &Manifest,
     content: &dyn Content,
     deltas: &Deltas<'_>,
     monitor: &dyn Monitor,
-) -> Result<(Vec<Group>, Vec<u64>), WriteError> {
+) -> Result<Patches, WriteError> {
     let pairs = deltas.pairs;
     let planner = Planner { target, content, deltas, monitor };
-    let left = deltas.opening.plain();
-    let mut kept = Kept { spool: deltas.spool, groups: Vec::new(), offsets: Vec::new(), end: 0, left };
+    let mut kept = Kept { spool: deltas.spool, patches: Patches::default(), end: 0, most: deltas.opening.most() };
     for window in windows(&pairs.groups) {
         let made: Vec<_> = window.par_iter().map(|pair| planner.pair(pair)).collect::<Result<_, _>>()?;
-        made.into_iter().flatten().try_for_each(|(group, patch)| kept.add(group, &patch))?;
+        made.into_iter().flatten().try_for_each(|patched| kept.add(patched))?;
     }
     let large = pairs.large.par_iter().map(|(from, to)| planner.large(from, to));
-    let mut large: Vec<(Group, Vec<u8>)> = large.filter_map(Result::transpose).collect::<Result<_, _>>()?;
-    let made = kept.groups.iter().chain(large.iter().map(|(group, _)| group));
+    let mut large: Vec<Patched> = large.filter_map(Result::transpose).collect::<Result<_, _>>()?;
+    let made = kept.patches.groups.iter().chain(large.iter().map(|patched| &patched.group));
     let files = streams::Files::new(base, target, made, &pairs.archives, deltas);
     let archives = pairs.archives.par_iter().map(|archive| planner.archive(archive, &files));
     large.extend(archives.filter_map(Result::transpose).collect::<Result<Vec<_>, _>>()?);
     // Those that copy come last.
-    large.sort_by_key(|(group, _)| group.kind == Kind::Copies);
-    large.into_iter().try_for_each(|(group, patch)| kept.add(group, &patch))?;
-    Ok((kept.groups, kept.offsets))
+    large.sort_by_key(|patched| patched.group.kind == Kind::Copies);
+    large.into_iter().try_for_each(|patched| kept.add(patched))?;
+    Ok(kept.patches)
 }
 
 /// Makes patches.
@@ -86,28 +95,42 @@ struct Planner<'p> {
     monitor: &'p dyn Monitor,
 }
 
-/// A group and its patch; nothing where the contents are better sent whole.
-type Patched = Option<(Group, Vec<u8>)>;
+/// A group and its patch.
+struct Patched {
+    group: Group,
+    patch: Vec<u8>,
+    /// What the rebuilding of its compressed files costs.
+    cost: u64,
+}
+
+impl Patched {
+    /// One without compressed files.
+    fn plain(group: Group, patch: Vec<u8>) -> Self {
+        Patched { group, patch, cost: 0 }
+    }
+}
 
 /// The patches that were worth it.
 struct Kept<'k> {
     spool: &'k File,
-    groups: Vec<Group>,
-    offsets: Vec<u64>,
+    patches: Patches,
     end: u64,
-    /// So many bytes of what is inside compressed files a node may still be asked to compress again.
-    left: u64,
+    /// What the rebuilding of compressed files may cost.
+    most: u64,
 }
 
 impl Kept<'_> {
     /// Keeps a patch, unless it would cost a node more than it may: its targets travel whole then.
-    fn add(&mut self, group: Group, patch: &[u8]) -> Result<(), WriteError> {
-        let insides = group.targets.iter().filter_map(|target| target.inside);
-        let Some(left) = self.left.checked_sub(insides.map(|inside| inside.plain).sum()) else { return Ok(()) };
-        self.left = left;
-        self.spool.write_all_at(patch, self.end).map_err(WriteError::Spool)?;
-        self.groups.push(Group { number: self.groups.len() as u64, ..group });
-        self.offsets.push(self.end);
+    fn add(&mut self, Patched { group, patch, cost }: Patched) -> Result<(), WriteError> {
+        let Patches { groups, offsets, cost: so_far } = &mut self.patches;
+        let sum = so_far.saturating_add(cost);
+        if cost > 0 && sum > self.most {
+            return Ok(());
+        }
+        *so_far = sum;
+        self.spool.write_all_at(&patch, self.end).map_err(WriteError::Spool)?;
+        groups.push(Group { number: groups.len() as u64, ..group });
+        offsets.push(self.end);
         self.end += patch.len() as u64;
         Ok(())
     }

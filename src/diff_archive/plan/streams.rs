@@ -55,7 +55,7 @@ impl<'m> Files<'m> {
 impl Planner<'_> {
     /// A content that is too large for a group: piece by piece, or in blocks where it is larger than memory
     /// and these are what it has in common with the old one.
-    pub(super) fn large(&self, from: &Entry, to: &Entry) -> Result<Patched, WriteError> {
+    pub(super) fn large(&self, from: &Entry, to: &Entry) -> Result<Option<Patched>, WriteError> {
         let (Some((old_size, old)), Some((size, digest))) = (from.file(), to.file()) else { return Ok(None) };
         let unread = |source| WriteError::Source { path: from.path.clone(), source };
         let failed = |source| WriteError::Content { path: to.path.clone(), source };
@@ -68,17 +68,17 @@ impl Planner<'_> {
         group.sources.push(Source { digest: old, size: old_size, path: from.path.clone(), plain: None });
         group.targets.push(Target { digest, size, inside: None });
         let pieces = delta::encode_segments(&*base, old_size, open()?, size, level).map_err(failed)?;
-        let mut best = kept(group.clone(), pieces);
+        let mut best = kept(group.clone(), pieces, 0);
         if size > MAX_CONTENT {
             let signature = delta::blocks::Signature::of(&*base, old_size).map_err(unread)?;
             let mut blocks = CopiesWriter::new(level).map_err(WriteError::Compress)?;
             delta::blocks::diff(&signature, open()?, &mut blocks).map_err(failed)?;
-            let blocks = kept(Group { kind: Kind::Copies, ..group }, blocks.finish().map_err(WriteError::Compress)?);
-            let length = |patched: &Patched| patched.as_ref().map_or(u64::MAX, |(group, _)| group.patch_length);
+            let blocks = kept(Group { kind: Kind::Copies, ..group }, blocks.finish().map_err(WriteError::Compress)?, 0);
+            let length = |patched: &Option<Patched>| patched.as_ref().map_or(u64::MAX, |one| one.group.patch_length);
             best = if length(&blocks) < length(&best) { blocks } else { best };
         }
         self.advanced(&[to]);
-        let Some((group, _)) = &best else { return Ok(None) };
+        let Some(Patched { group, .. }) = &best else { return Ok(None) };
         let clear = group.patch_length <= size / CLEAR_GAIN as u64;
         let length = group.patch_length + group.patch_length / LEAST_GAIN as u64;
         let gains = clear || compressed(open()?, level).map_err(failed)? > length;
@@ -86,7 +86,7 @@ impl Planner<'_> {
     }
 
     /// A large compressed file, out of the target's files that it holds; else of what was inside the old one.
-    pub(super) fn archive(&self, archive: &Archive<'_>, files: &Files<'_>) -> Result<Patched, WriteError> {
+    pub(super) fn archive(&self, archive: &Archive<'_>, files: &Files<'_>) -> Result<Option<Patched>, WriteError> {
         let &Archive { source, entry } = archive;
         let patched = match (self.of_files(entry, files)?, source) {
             (None, Some(source)) => {
@@ -99,7 +99,7 @@ impl Planner<'_> {
         Ok(patched)
     }
 
-    fn of_files(&self, entry: &Entry, Files(files): &Files<'_>) -> Result<Patched, WriteError> {
+    fn of_files(&self, entry: &Entry, Files(files): &Files<'_>) -> Result<Option<Patched>, WriteError> {
         let Some((size, digest)) = entry.file() else { return Ok(None) };
         let failed = |source| WriteError::Content { path: entry.path.clone(), source };
         let open = || self.content.open(entry).map_err(failed);
@@ -124,13 +124,14 @@ impl Planner<'_> {
         let inside = Inside { corrections: parts.corrections.len() as u64, plain: parts.plain_length };
         group.targets.push(Target { digest, size, inside: Some(inside) });
         let opening = &self.deltas.opening;
-        let pays = |patch: u64| opening.pays(size.saturating_sub(patch), inside.plain) && patch < size / 4 * 3;
-        proven(self, kept(group, patch).filter(|(group, _)| !group.sources.is_empty() && pays(group.patch_length)))
+        let pays = |patch: u64| opening.pays(size.saturating_sub(patch), parts.cost) && patch < size / 4 * 3;
+        let pays = |one: &Patched| !one.group.sources.is_empty() && pays(one.group.patch_length);
+        proven(self, kept(group, patch, parts.cost).filter(pays))
     }
 }
 
-fn proven(planner: &Planner<'_>, patched: Patched) -> Result<Patched, WriteError> {
-    if let Some((group, patch)) = &patched {
+fn proven(planner: &Planner<'_>, patched: Option<Patched>) -> Result<Option<Patched>, WriteError> {
+    if let Some(Patched { group, patch, .. }) = &patched {
         planner.prove(group, patch)?;
     }
     Ok(patched)
@@ -153,8 +154,8 @@ fn compressed(mut content: impl Read, level: i32) -> io::Result<u64> {
     Ok(encoder.finish()?.0)
 }
 
-fn kept(mut group: Group, patch: Option<Vec<u8>>) -> Patched {
+fn kept(mut group: Group, patch: Option<Vec<u8>>, cost: u64) -> Option<Patched> {
     let patch = patch?;
     group.patch_length = patch.len() as u64;
-    Some((group, patch))
+    Some(Patched { group, patch, cost })
 }
