@@ -8,6 +8,7 @@ use std::cmp::Ordering;
 use std::ffi::OsStr;
 use std::fmt;
 use std::os::unix::ffi::OsStrExt;
+use std::sync::Arc;
 
 /// The longest path in bytes: Linux's `PATH_MAX` less its terminating NUL.
 pub const MAX_PATH: usize = 4095;
@@ -18,8 +19,10 @@ pub const MAX_NAME: usize = 255;
 ///
 /// The order is by component (`/` sorts below every other byte), so that everything below a
 /// directory follows it without a gap.
+///
+/// The bytes are shared by all clones: a path is in manifests, in a transaction and in what is told of it.
 #[derive(Clone, PartialEq, Eq, Hash)]
-pub struct TreePath(Box<[u8]>);
+pub struct TreePath(Arc<[u8]>);
 
 /// Why bytes are not a [`TreePath`].
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
@@ -32,7 +35,7 @@ pub struct BadPath {
 impl TreePath {
     /// The top of the tree.
     pub fn root() -> Self {
-        TreePath(Box::default())
+        TreePath(Arc::default())
     }
 
     /// Checks `bytes`, which must be relative and without `.`, `..`, empty components or NUL.
