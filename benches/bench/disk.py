@@ -24,7 +24,9 @@ class Disk:
 
     def make_anew(self):
         """An empty filesystem, with nothing that is still to be done to it in the background."""
-        self.close()
+        if os.path.ismount(self.top):
+            # Not lazily: what is still in use would be written over.
+            run("umount", self.top)
         if not os.path.exists(self.file):
             with open(self.file, "wb") as file:
                 file.truncate(SIZE)

@@ -82,11 +82,10 @@ impl Root {
             let next = listed.len() + found.len();
             level = Vec::new();
             for children in found {
-                let number = |path| {
+                let mut number = |path| {
                     level.push(path);
                     next + level.len() - 1
                 };
-                let mut number = number;
                 listed.push(children.into_iter().map(|(kept, path)| (kept, path.map(&mut number))).collect());
             }
         }
