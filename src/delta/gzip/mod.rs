@@ -58,7 +58,7 @@ pub struct Parts {
     pub plain_length: u64,
     /// Bytes of the file.
     pub length: u64,
-    /// How long making it again takes, counted in bytes of a plain form: see [`cost`].
+    /// How long making it again takes, in bytes of a plain form that GNU gzip compressed at its usual level.
     pub cost: u64,
 }
 
