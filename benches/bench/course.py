@@ -7,8 +7,8 @@ import sys
 import time
 
 from . import proposal
-from .disk import Disk
 from .daemons import Peak, rsync_daemon, web_server
+from .disk import Disk
 from .judge import judge
 from .measure import Failed, cold, run, timed
 from .network import DIRECT, LINKS, Network

@@ -20,8 +20,8 @@ pub enum Effort {
     /// its content.
     #[default]
     Normal,
-    /// What bsdiff finds, compressed as far as it goes; compressed files of any size are opened; files find each
-    /// other as with `Normal`.
+    /// What bsdiff finds, compressed as far as it goes; compressed files up to 16 MiB are opened, and of any size
+    /// where they are archives of the tree's files; files find each other as with `Normal`.
     Best,
 }
 

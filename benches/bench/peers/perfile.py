@@ -3,7 +3,7 @@
 import os
 import sys
 
-from ..measure import run, shell
+from ..measure import shell
 from .peer import Peer
 
 PERFILE = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "perfile.py")
