@@ -51,3 +51,35 @@ impl EarlySync {
 fn sync_when(woken: &Receiver<()>, roots: &[Root]) -> Result<(), RootError> {
     woken.iter().try_for_each(|()| roots.iter().try_for_each(Root::sync_filesystem))
 }
+
+#[cfg(test)]
+mod tests {
+    use rustix::io::Errno;
+
+    use super::*;
+    use crate::root::fault::{self, Fault};
+
+    fn begun(dir: &tempfile::TempDir) -> EarlySync {
+        let roots = || Ok(vec![Root::open(dir.path())?]);
+        EarlySync::start(roots, 10 * PERIOD).expect("opens").expect("it pays")
+    }
+
+    #[test]
+    fn what_is_synced_early_tells_its_errors_in_the_end() {
+        let dir = tempfile::tempdir_in("/var/tmp").expect("a scratch directory");
+        let early = begun(&dir);
+        early.wrote(2 * PERIOD);
+        assert!(early.end().is_ok());
+        fault::arm(1, Fault::FailOn(Errno::IO));
+        let early = begun(&dir);
+        early.wrote(2 * PERIOD);
+        let error = early.end().expect_err("the disk is bad");
+        assert!(fault::disarm() && error.what == "sync the filesystem of", "{error}");
+    }
+
+    #[test]
+    fn little_is_left_for_the_end() {
+        let roots = || unreachable!("none is opened");
+        assert!(EarlySync::start(roots, PERIOD).expect("nothing to do").is_none());
+    }
+}

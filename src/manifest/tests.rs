@@ -270,3 +270,31 @@ proptest! {
         prop_assert_eq!(Manifest::new(filtered.entries().to_vec()).expect("sound"), filtered);
     }
 }
+
+/// More than is read at a time, so that lines are cut and joined again.
+#[test]
+fn a_text_of_several_windows_is_read_and_its_faults_are_found_where_they_are() {
+    let entries = (0..60_000).map(|n| file(&format!("f{n:06}"), b"", None));
+    let manifest = Manifest::new(std::iter::once(dir("")).chain(entries).collect()).expect("sound");
+    let text = text(&manifest);
+    assert!(text.len() > 2 * MAX_LINE);
+    let read = Manifest::parse(&text[..]).expect("reads");
+    assert_eq!((read.id(), &read), (manifest.id(), &manifest));
+    let lines: Vec<&[u8]> = text.split_inclusive(|&b| b == b'\n').collect();
+    let fault = |lines: &[&[u8]]| Manifest::parse(&lines.concat()[..]).expect_err("is not canonical").to_string();
+    for at in [1024 + 1, 1024 + 2, 50_000] {
+        let mut swapped = lines.clone();
+        swapped.swap(at, at + 1);
+        assert!(fault(&swapped).contains(&format!("line {}: it is not in order", at + 2)), "{}", fault(&swapped));
+        let mut other = lines.clone();
+        other[at] = b"nonsense\n";
+        assert!(fault(&other).contains(&format!("line {}:", at + 1)), "{}", fault(&other));
+    }
+    let last = lines.len();
+    let cut = text.len() - 1;
+    let error = Manifest::parse(&text[..cut]).expect_err("is cut off").to_string();
+    assert!(error.contains(&format!("line {last}: it is cut off")), "{error}");
+    let long = [HEAD, &vec![b'x'; MAX_LINE + 1]].concat();
+    let error = Manifest::parse(&long[..]).expect_err("is too long").to_string();
+    assert!(error.contains("line 2: it is longer than 4 MiB"), "{error}");
+}

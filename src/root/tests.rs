@@ -97,3 +97,64 @@ fn metadata_is_exact() {
     let stat = root.stat(&path("l")).expect("looks").expect("is there");
     assert_eq!((stat.kind, stat.uid, stat.mtime), (FileKind::Symlink, 1, meta.mtime));
 }
+
+#[test]
+fn a_survey_finds_what_a_walk_finds_in_the_same_order_at_any_depth() {
+    let (dir, root) = scratch();
+    for d in ["a/b/c", "a/z", "a-b", "b.d/e", "past/inside"] {
+        std::fs::create_dir_all(dir.path().join(d)).expect("makes");
+    }
+    for f in ["a/b/c/1", "a/b.x", "a-b/2", "b.d/e/3", "c"] {
+        std::fs::write(dir.path().join(f), "x").expect("writes");
+    }
+    // As deep as a path goes.
+    let mut deep = path("deep");
+    root.create_dir(&deep).expect("makes");
+    while let Ok(below) = deep.join(b"d") {
+        root.create_dir(&below).expect("makes");
+        deep = below;
+    }
+    std::os::unix::fs::symlink("a", dir.path().join("link")).expect("links");
+    let descend = |at: &TreePath| if at.as_bytes() == b"past" { Descend::Past } else { Descend::Into };
+    let mut walked = Vec::new();
+    let visited = root.walk::<RootError>(&TreePath::root(), |visit| {
+        walked.push(visit.path.clone());
+        Ok(descend(&visit.path))
+    });
+    visited.expect("walks");
+    let surveyed = root.survey::<_, _, RootError>(
+        &TreePath::root(),
+        |_| (),
+        |(), dir, visit| {
+            let text = (visit.path.name() == b"link").then(|| dir.read_link(&visit.path)).transpose()?;
+            assert!(text.is_none_or(|text| *text == *b"a"));
+            let descend = descend(&visit.path);
+            Ok((Some(visit.path), descend))
+        },
+    );
+    assert_eq!(surveyed.expect("surveys"), walked);
+    assert!(walked.len() > 2000 && !walked.contains(&path("past/inside")));
+    root.remove_tree(&path("deep")).expect("removes");
+}
+
+#[test]
+fn many_paths_at_once_are_looked_at_as_each_by_itself() {
+    on_both_kernels(|| {
+        let (dir, root) = scratch();
+        std::fs::create_dir_all(dir.path().join("real/in")).expect("makes");
+        for f in ["real/1", "real/2", "real/in/3", "4"] {
+            std::fs::write(dir.path().join(f), f).expect("writes");
+        }
+        std::os::unix::fs::symlink("real", dir.path().join("link")).expect("links");
+        let names = ["real", "real/1", "real/2", "real/9", "real/in", "real/in/3", "4", "4/x", "4/y", "9/1", "9/2"];
+        let through = ["link", "link/1", "link/2"];
+        let mut paths: Vec<TreePath> = names.iter().chain(&through).map(|name| path(name)).collect();
+        paths.push(TreePath::root());
+        let paths: Vec<&TreePath> = paths.iter().collect();
+        let singly: Vec<_> = paths.iter().map(|path| root.stat(path).expect("looks")).collect();
+        assert_eq!(root.stat_each(&paths).expect("looks"), singly);
+        let singly: Vec<_> = paths.iter().map(|path| root.pins(path).expect("looks")).collect();
+        assert_eq!(root.pins_each(&paths).expect("looks"), singly);
+        assert_eq!(singly.iter().flatten().count(), 8, "through a symlink there is nothing");
+    });
+}

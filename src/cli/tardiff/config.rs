@@ -88,6 +88,22 @@ mod tests {
     }
 
     #[test]
+    fn a_file_that_is_refused_is_told_with_its_line_and_the_reason() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let file = dir.path().join("tardiff.toml");
+        for (text, said) in [
+            ("# mine\nrebuild_secnds = 3\n", ["line 2", "rebuild_secnds"]),
+            ("effort = 'bset'\n", ["line 1", "neither fast, normal nor best"]),
+        ] {
+            std::fs::write(&file, text).expect("writes");
+            let error = Config::load(Some(&file)).expect_err("is refused").to_string();
+            assert!(said.iter().all(|word| error.contains(word)), "{error}");
+        }
+        let error = Config::load(Some(&dir.path().join("absent"))).expect_err("is not there").to_string();
+        assert!(error.contains("No such file"), "{error}");
+    }
+
+    #[test]
     fn the_file_that_is_shipped_shows_the_defaults() {
         let shipped = include_str!("../../../etc/tardiff.toml");
         assert_eq!(toml::from_str::<Config>(shipped).expect("good"), Config::default());
