@@ -4,13 +4,22 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::ops::{Deref, DerefMut};
+use std::sync::Arc;
 
 use crate::digest::Digest;
 use crate::tree_path::TreePath;
 
 /// What stands at one path of an image.
+///
+/// Shared by all clones until one of them is changed: most of a generation is as it was in the one before, and
+/// a node holds what a tree was, what it becomes, both without what is excluded, and what happens between.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Entry {
+pub struct Entry(Arc<Facts>);
+
+/// What an [`Entry`] says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Facts {
     /// Where.
     pub path: TreePath,
     /// What every entry has.
@@ -97,7 +106,32 @@ pub struct Device {
     pub minor: u32,
 }
 
+impl Deref for Entry {
+    type Target = Facts;
+
+    fn deref(&self) -> &Facts {
+        &self.0
+    }
+}
+
+impl DerefMut for Entry {
+    /// Makes this one its own, if it is shared.
+    fn deref_mut(&mut self) -> &mut Facts {
+        Arc::make_mut(&mut self.0)
+    }
+}
+
 impl Entry {
+    /// That this stands at `path`.
+    pub fn new(path: TreePath, meta: Meta, node: Node) -> Self {
+        Entry(Arc::new(Facts { path, meta, node }))
+    }
+
+    /// The same at `path`.
+    pub fn at(&self, path: TreePath) -> Self {
+        Entry::new(path, self.meta.clone(), self.node.clone())
+    }
+
     /// Whether this is a directory.
     pub fn is_dir(&self) -> bool {
         matches!(self.node, Node::Directory)
@@ -115,6 +149,14 @@ impl Entry {
     pub fn file(&self) -> Option<(u64, Digest)> {
         match self.leaf()?.kind {
             LeafKind::File { size, digest } => Some((size, digest)),
+            _ => None,
+        }
+    }
+
+    /// The digest alone, if this is a regular file.
+    pub fn digest(&self) -> Option<&Digest> {
+        match &self.leaf()?.kind {
+            LeafKind::File { digest, .. } => Some(digest),
             _ => None,
         }
     }

@@ -39,11 +39,11 @@ impl TreePath {
     }
 
     /// Checks `bytes`, which must be relative and without `.`, `..`, empty components or NUL.
-    pub fn new(bytes: impl Into<Vec<u8>>) -> Result<Self, BadPath> {
-        let bytes = bytes.into();
-        match fault(&bytes) {
+    pub fn new(bytes: impl AsRef<[u8]>) -> Result<Self, BadPath> {
+        let bytes = bytes.as_ref();
+        match fault(bytes) {
             None => Ok(TreePath(bytes.into())),
-            Some(why) => Err(BadPath { bytes, why }),
+            Some(why) => Err(BadPath { bytes: bytes.to_vec(), why }),
         }
     }
 

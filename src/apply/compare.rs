@@ -151,11 +151,13 @@ mod tests {
     use crate::tree_path::TreePath;
 
     fn file() -> Entry {
-        Entry {
-            path: TreePath::new("f").expect("good"),
-            meta: Meta { mode: 0o644, uid: 0, gid: 0, mtime: Mtime { seconds: 1, nanos: 0 }, xattrs: Xattrs::new() },
-            node: Node::Leaf(Leaf { kind: LeafKind::File { size: 1, digest: Digest([0; 32]) }, group: None }),
-        }
+        let mtime = Mtime { seconds: 1, nanos: 0 };
+        let kind = LeafKind::File { size: 1, digest: Digest([0; 32]) };
+        Entry::new(
+            TreePath::new("f").expect("good"),
+            Meta { mode: 0o644, uid: 0, gid: 0, mtime, xattrs: Xattrs::new() },
+            Node::Leaf(Leaf { kind, group: None }),
+        )
     }
 
     #[test]
@@ -164,7 +166,7 @@ mod tests {
         assert_eq!(Difference { missing: true, ..none }.itemised(&file()), ">f+++++++++");
         assert_eq!(Difference { content: true, time: true, ..none }.itemised(&file()), ">fcst......");
         assert_eq!(Difference { time: true, mode: true, uid: true, ..none }.itemised(&file()), ".f..tpo....");
-        let dir = Entry { node: Node::Directory, ..file() };
+        let dir = Entry::new(file().path.clone(), file().meta.clone(), Node::Directory);
         assert_eq!(Difference { missing: true, ..none }.itemised(&dir), "cd+++++++++");
     }
 

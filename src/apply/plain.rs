@@ -87,7 +87,7 @@ mod tests {
 
     fn entry(path: &str, node: Node) -> Entry {
         let meta = Meta { mode: 0o777, uid: 0, gid: 0, mtime: Mtime { seconds: 1, nanos: 0 }, xattrs: Xattrs::new() };
-        Entry { path: TreePath::new(path).expect("good"), meta, node }
+        Entry::new(TreePath::new(path).expect("good"), meta, node)
     }
 
     fn leaf(kind: LeafKind) -> Node {

@@ -4,7 +4,7 @@
 //! Every content is checked by its digest while it is staged, wherever it came from. What a source
 //! turns out not to have stays wanted, and the next source is asked.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom};
 
@@ -31,7 +31,8 @@ const IN_FLIGHT: u64 = 16 << 20;
 /// The contents of a live tree, by digest; none of them is verified until it was read.
 pub struct LiveContents<'a> {
     root: &'a Root,
-    by_digest: HashMap<Digest, Vec<&'a TreePath>>,
+    /// By digest, then in the order of the tree.
+    places: Vec<(&'a Digest, &'a TreePath)>,
 }
 
 /// A verified archive of a chain.
@@ -51,31 +52,30 @@ pub struct Delivery<'a> {
 impl<'a> LiveContents<'a> {
     /// What the tree should hold by the manifest of what it is.
     pub fn new(root: &'a Root, base: Option<&'a Manifest>) -> Self {
-        let mut by_digest: HashMap<Digest, Vec<&TreePath>> = HashMap::new();
-        for entry in base.map(Manifest::entries).unwrap_or_default() {
-            if let Some((_, digest)) = entry.file() {
-                by_digest.entry(digest).or_default().push(&entry.path);
-            }
-        }
-        LiveContents { root, by_digest }
+        let entries = base.map(Manifest::entries).unwrap_or_default();
+        LiveContents::of(root, entries.iter().filter_map(|entry| Some((entry.digest()?, &entry.path))))
     }
 
     /// What was read on the tree in this run.
     pub fn seen(root: &'a Root, live: &'a Live) -> Self {
-        let mut by_digest: HashMap<Digest, Vec<&TreePath>> = HashMap::new();
-        for (path, digest) in &live.digests {
-            by_digest.entry(*digest).or_default().push(path);
-        }
-        LiveContents { root, by_digest }
+        LiveContents::of(root, live.digests.iter().map(|(path, digest)| (digest, path)))
+    }
+
+    fn of(root: &'a Root, places: impl Iterator<Item = (&'a Digest, &'a TreePath)>) -> Self {
+        let mut places: Vec<_> = places.collect();
+        places.par_sort_unstable();
+        LiveContents { root, places }
     }
 
     /// Whether the manifest has this content anywhere.
     pub fn has(&self, digest: &Digest) -> bool {
-        self.by_digest.contains_key(digest)
+        !self.places(digest).is_empty()
     }
 
-    fn places(&self, digest: &Digest) -> &[&'a TreePath] {
-        self.by_digest.get(digest).map_or(&[], Vec::as_slice)
+    fn places(&self, digest: &Digest) -> &[(&'a Digest, &'a TreePath)] {
+        let from = self.places.partition_point(|(other, _)| *other < digest);
+        let here = self.places[from..].iter().take_while(|(other, _)| *other == digest).count();
+        &self.places[from..from + here]
     }
 
     fn open(&self, path: &TreePath, size: u64) -> Option<File> {
@@ -92,7 +92,7 @@ impl Sources for LiveContents<'_> {
 
     fn append(&self, digest: &Digest, size: u64, _: &TreePath, to: &mut Vec<u8>) -> io::Result<bool> {
         let (places, before) = (self.places(digest), to.len());
-        for path in places {
+        for (_, path) in places {
             let Some(file) = self.open(path, size) else { continue };
             to.truncate(before);
             // With a single place the caller's own check is enough.
@@ -105,7 +105,7 @@ impl Sources for LiveContents<'_> {
 
     fn open(&self, digest: &Digest, size: u64, _: &TreePath) -> io::Result<Option<Box<dyn ReadAt + '_>>> {
         let places = self.places(digest);
-        for path in places {
+        for (_, path) in places {
             let Some(file) = LiveContents::open(self, path, size) else { continue };
             if places.len() == 1 || Digest::of_reader(&file)? == (*digest, size) {
                 return Ok(Some(Box::new(file)));
@@ -119,7 +119,7 @@ impl Sources for LiveContents<'_> {
 pub fn from_live(stage: &Stage, live: &LiveContents) -> Result<(), Untouched> {
     let wanted: Vec<(Digest, u64)> = stage.wanted().into_iter().filter(|(digest, _)| live.has(digest)).collect();
     wanted.par_iter().try_for_each(|(digest, size)| {
-        for path in live.places(digest) {
+        for (_, path) in live.places(digest) {
             if let Some(file) = live.open(path, *size)
                 && taken(stage.fill(digest, &mut BufReader::with_capacity(PIECE, file)))?
             {

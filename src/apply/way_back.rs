@@ -279,7 +279,7 @@ pub(super) fn slot_of(path: &TreePath) -> Option<u32> {
 /// A directory as it stands.
 fn directory(root: &Root, path: &TreePath, stat: &Stat) -> Result<Entry, RootError> {
     let xattrs = root.xattrs(path)?;
-    Ok(Entry { path: path.clone(), meta: stat.meta(xattrs), node: Node::Directory })
+    Ok(Entry::new(path.clone(), stat.meta(xattrs), Node::Directory))
 }
 
 fn read(from: &Root, file: &str) -> Result<Option<Vec<u8>>, RootError> {

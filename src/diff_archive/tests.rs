@@ -62,10 +62,10 @@ impl Builder {
         while let Some(dir) = above {
             let node = Node::Directory;
             above = dir.parent();
-            self.entries.entry(dir.clone()).or_insert(Entry { path: dir, meta: time.clone(), node });
+            self.entries.entry(dir.clone()).or_insert(Entry::new(dir, time.clone(), node));
         }
         let node = kind.map_or(Node::Directory, |kind| Node::Leaf(Leaf { kind, group: None }));
-        self.entries.insert(path.clone(), Entry { path, meta, node });
+        self.entries.insert(path.clone(), Entry::new(path, meta, node));
         self
     }
 
@@ -80,12 +80,12 @@ impl Builder {
         let path = |bytes: &[u8]| TreePath::new(bytes).expect("a good path");
         let mut first = self.entries[&path(paths[0])].clone();
         if let Node::Leaf(leaf) = &mut first.node {
-            leaf.group = Some(first.path.clone());
+            leaf.group = Some(path(paths[0]));
         }
         for link in paths {
             let path = path(link);
             self.put(link, first.meta.clone(), None);
-            self.entries.insert(path.clone(), Entry { path, ..first.clone() });
+            self.entries.insert(path.clone(), first.at(path));
         }
         self
     }

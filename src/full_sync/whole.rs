@@ -206,10 +206,10 @@ fn link(
         let came = there().find(|path| !local.contains_key(**path)).or_else(|| there().next());
         let model = came.and_then(|path| entries.get(*path)).cloned();
         let (Some(model), Some(first)) = (model, members.first()) else { continue };
-        let Node::Leaf(leaf) = model.node else { continue };
+        let Node::Leaf(leaf) = &model.node else { continue };
         for path in &members {
             let node = Node::Leaf(crate::entry::Leaf { kind: leaf.kind.clone(), group: Some((*first).clone()) });
-            entries.insert((*path).clone(), Entry { path: (*path).clone(), meta: model.meta.clone(), node });
+            entries.insert((*path).clone(), Entry::new((*path).clone(), model.meta.clone(), node));
         }
     }
 }

@@ -1,5 +1,7 @@
 //! One entry as one canonical line.
 
+use std::borrow::Cow;
+
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 
@@ -133,7 +135,7 @@ pub(super) fn parse(line: &[u8]) -> Result<Entry, Fault> {
         (None, None) => Node::Directory,
         (None, Some(_)) => return Err("a directory cannot be hardlinked"),
     };
-    let entry = Entry { path, meta: Meta { mode, uid, gid, mtime, xattrs }, node };
+    let entry = Entry::new(path, Meta { mode, uid, gid, mtime, xattrs }, node);
     checks::entry(&entry)?;
     Ok(entry)
 }
@@ -168,9 +170,7 @@ fn parse_kind(kind: &[u8], size: u64, fields: &mut Fields) -> Result<Option<Leaf
             let digest = fields.value("sha256digest=", "it has no digest")?;
             LeafKind::File { size, digest: parse_digest(digest).ok_or("its digest is not canonical")? }
         }
-        b"link" => {
-            LeafKind::Symlink { target: unescape(fields.value("link=", "it has no symlink text")?)?.into_boxed_slice() }
-        }
+        b"link" => LeafKind::Symlink { target: unescape(fields.value("link=", "it has no symlink text")?)?.into() },
         b"fifo" => LeafKind::Fifo,
         b"char" => LeafKind::Char(parse_device(fields)?),
         b"block" => LeafKind::Block(parse_device(fields)?),
@@ -190,7 +190,7 @@ fn parse_tail(fields: &mut Fields) -> Result<(Xattrs, Option<TreePath>), Fault> 
         }
         let field = field.strip_prefix(b"xattr.").ok_or("it has an unknown keyword")?;
         let equals = field.iter().position(|&b| b == b'=').ok_or("an extended attribute has no value")?;
-        let name = unescape(&field[..equals])?.into_boxed_slice();
+        let name = unescape(&field[..equals])?.into();
         let value = BASE64.decode(&field[equals + 1..]).map_err(|_| "an extended attribute is not canonical base64")?;
         if xattrs.last_key_value().is_some_and(|(last, _)| *last >= name) {
             return Err("its extended attributes are not in order");
@@ -212,8 +212,11 @@ pub fn parse_path(text: &[u8]) -> Result<TreePath, &'static str> {
     }
 }
 
-fn unescape(text: &[u8]) -> Result<Vec<u8>, Fault> {
+fn unescape(text: &[u8]) -> Result<Cow<'_, [u8]>, Fault> {
     const FAULT: Fault = "a byte is not escaped as it has to be";
+    if text.iter().all(|&byte| PLAIN[usize::from(byte)]) {
+        return Ok(text.into());
+    }
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text;
     while let Some((&byte, after)) = rest.split_first() {
@@ -231,7 +234,7 @@ fn unescape(text: &[u8]) -> Result<Vec<u8>, Fault> {
         }
         bytes.push(byte);
     }
-    Ok(bytes)
+    Ok(bytes.into())
 }
 
 fn parse_mode(text: &[u8]) -> Result<u16, Fault> {

@@ -254,9 +254,12 @@ fn regroup(entries: &mut [Entry]) {
         }
     }
     for entry in entries {
-        if let Node::Leaf(leaf) = &mut entry.node {
-            let left = leaf.group.as_ref().and_then(|group| members.get(group));
-            leaf.group = left.filter(|(_, count)| *count > 1).map(|(first, _)| first.clone());
+        let Some(group) = entry.group() else { continue };
+        let left = members.get(group).filter(|(_, count)| *count > 1).map(|(first, _)| first);
+        if left != Some(group)
+            && let Node::Leaf(leaf) = &mut entry.node
+        {
+            leaf.group = left.cloned();
         }
     }
 }

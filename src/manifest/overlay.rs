@@ -45,9 +45,9 @@ mod tests {
                 None => Node::Leaf(Leaf { kind: LeafKind::Symlink { target: b"x"[..].into() }, group }),
             };
             let mode = if matches!(node, Node::Directory) { 0o755 } else { 0o777 };
-            Entry { path: path(name.trim_end_matches('/')), meta: Meta { mode, ..meta.clone() }, node }
+            Entry::new(path(name.trim_end_matches('/')), Meta { mode, ..meta.clone() }, node)
         };
-        let top = Entry { path: TreePath::root(), meta: meta.clone(), node: Node::Directory };
+        let top = Entry::new(TreePath::root(), meta.clone(), Node::Directory);
         Manifest::new(words.iter().map(entry).chain([top]).collect()).expect("a good manifest")
     }
 

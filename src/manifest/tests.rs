@@ -17,12 +17,12 @@ fn meta(mode: u16) -> Meta {
 }
 
 fn dir(at: &str) -> Entry {
-    Entry { path: path(at), meta: meta(0o755), node: Node::Directory }
+    Entry::new(path(at), meta(0o755), Node::Directory)
 }
 
 fn file(at: &str, content: &[u8], group: Option<&str>) -> Entry {
     let kind = LeafKind::File { size: content.len() as u64, digest: Digest::of(content) };
-    Entry { path: path(at), meta: meta(0o644), node: Node::Leaf(Leaf { kind, group: group.map(path) }) }
+    Entry::new(path(at), meta(0o644), Node::Leaf(Leaf { kind, group: group.map(path) }))
 }
 
 fn text(manifest: &Manifest) -> Vec<u8> {
@@ -85,23 +85,23 @@ fn what_is_not_canonical_is_refused() {
 
 #[test]
 fn the_longest_path_reads_back() {
-    let mut entries = vec![Entry { path: TreePath::root(), ..dir("x") }];
+    let mut entries = vec![dir("x").at(TreePath::root())];
     let mut at = TreePath::root();
     while at.as_bytes().len() + 201 <= 4095 {
         at = at.join(&[b'\n'; 200]).expect("a good name");
-        entries.push(Entry { path: at.clone(), ..dir("x") });
+        entries.push(dir("x").at(at.clone()));
     }
     let last = at.join(&vec![0xff; 4095 - at.as_bytes().len() - 1]).expect("4,095 bytes");
     assert_eq!(last.as_bytes().len(), 4095);
     let link = LeafKind::Symlink { target: vec![b' '; 4095].into() };
-    entries.push(Entry { path: last, meta: meta(0o777), node: Node::Leaf(Leaf { kind: link, group: None }) });
+    entries.push(Entry::new(last, meta(0o777), Node::Leaf(Leaf { kind: link, group: None })));
     let manifest = Manifest::new(entries).expect("sound");
     assert_eq!(Manifest::parse(&text(&manifest)[..]).expect("canonical"), manifest);
 }
 
 #[test]
 fn hardlink_groups_must_be_whole() {
-    let top = || Entry { path: TreePath::root(), ..dir("x") };
+    let top = || dir("x").at(TreePath::root());
     let refused = |entries: Vec<Entry>| Manifest::new(entries).expect_err("refused").to_string();
     assert!(refused(vec![top(), file("a", b"1", Some("a"))]).contains("no other member"));
     assert!(refused(vec![top(), file("a", b"1", None), file("b", b"1", Some("a"))]).contains("first path"));
@@ -111,7 +111,7 @@ fn hardlink_groups_must_be_whole() {
 
 #[test]
 fn a_filtered_group_is_what_survives() {
-    let top = Entry { path: TreePath::root(), ..dir("x") };
+    let top = dir("x").at(TreePath::root());
     let group = |at| file(at, b"1", Some("d/a"));
     let whole = Manifest::new(vec![top, dir("d"), group("d/a"), group("e"), group("f")]).expect("sound");
     let without_dir = whole.filtered(|entry| entry.path != path("d"));
@@ -127,7 +127,7 @@ fn a_filtered_group_is_what_survives() {
 
 #[test]
 fn changes_are_refused_on_another_base() {
-    let top = Entry { path: TreePath::root(), ..dir("x") };
+    let top = dir("x").at(TreePath::root());
     let base = Manifest::new(vec![top.clone(), file("a", b"1", None)]).expect("sound");
     let other = Manifest::new(vec![top, file("a", b"2", None)]).expect("sound");
     let changes = Changes { removed: vec![file("a", b"1", None)], changed: vec![] };
@@ -220,7 +220,7 @@ fn grouped(tree: Tree) -> Manifest {
             let group = (members[&index].len() > 1).then(|| members[&index][0].clone());
             Node::Leaf(Leaf { kind, group })
         });
-        Entry { path, meta, node }
+        Entry::new(path, meta, node)
     };
     Manifest::new(tree.into_iter().map(entry).collect()).expect("sound by construction")
 }

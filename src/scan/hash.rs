@@ -46,7 +46,7 @@ impl<'a> ContentReader<'a> {
         let mode = if stat.kind == FileKind::Symlink { 0o777 } else { stat.mode };
         let meta = Meta { mode, uid: stat.uid, gid: stat.gid, mtime: stat.mtime, xattrs };
         let node = kind.map_or(Node::Directory, |kind| Node::Leaf(Leaf { kind, group: None }));
-        Ok(Entry { path: path.clone(), meta, node })
+        Ok(Entry::new(path.clone(), meta, node))
     }
 
     fn digest(&self, seen: &Seen, buffer: &mut [u8]) -> Result<Digest, ScanError> {

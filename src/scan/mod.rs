@@ -259,7 +259,7 @@ fn assemble(root: &Root, seen: &[Seen], read: Vec<Option<Entry>>, links: &Links)
         }
         let mut entry = match (entry, group) {
             (Some(entry), _) => entry,
-            (None, first) => Entry { path: path.clone(), ..entries[first.unwrap_or(0)].clone() },
+            (None, first) => entries[first.unwrap_or(0)].at(path.clone()),
         };
         if let (Node::Leaf(leaf), Some(first)) = (&mut entry.node, group) {
             leaf.group = Some(seen[first].path.clone());

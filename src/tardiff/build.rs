@@ -234,7 +234,9 @@ fn with_fractions_of(base: &Manifest, target: &Manifest) -> Result<Manifest, Man
             None => fraction(entry),
         };
         let mut entry = entry.clone();
-        entry.meta.mtime = time.unwrap_or(entry.meta.mtime);
+        if let Some(time) = time {
+            entry.meta.mtime = time;
+        }
         entry
     });
     Manifest::new(completed.collect())

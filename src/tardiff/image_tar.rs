@@ -156,7 +156,7 @@ impl Image {
         let meta = self.meta(header, &pax, blocks, matches!(kind, Some(LeafKind::Symlink { .. })))?;
         let node = kind.map_or(Node::Directory, |kind| Node::Leaf(Leaf { kind, group: None }));
         self.firsts.remove(&path);
-        self.entries.insert(path.clone(), Entry { path, meta, node });
+        self.entries.insert(path.clone(), Entry::new(path, meta, node));
         Ok(())
     }
 
@@ -194,7 +194,7 @@ impl Image {
         let Some(entry) = entry else {
             return Err(TarError::Member { name: name.to_vec(), why: "it is a hardlink to nothing before it" });
         };
-        let entry = Entry { path: path.clone(), ..entry.clone() };
+        let entry = entry.at(path.clone());
         self.entries.insert(path.clone(), entry);
         self.firsts.insert(path, first);
         Ok(())
@@ -205,7 +205,7 @@ impl Image {
             monitor.warn("the archive does not hold the top directory itself, which is taken as different");
             let mtime = Mtime { seconds: 0, nanos: 0 };
             let meta = Meta { mode: 0o755, uid: 0, gid: 0, mtime, xattrs: Xattrs::new() };
-            Entry { path: TreePath::root(), meta, node: Node::Directory }
+            Entry::new(TreePath::root(), meta, Node::Directory)
         });
         let mut members: BTreeMap<&TreePath, Vec<&TreePath>> = BTreeMap::new();
         for (path, first) in &self.firsts {
@@ -215,7 +215,7 @@ impl Image {
         for mut group in groups {
             group.sort();
             for path in &group {
-                if let Some(Entry { node: Node::Leaf(leaf), .. }) = self.entries.get_mut(path) {
+                if let Some(Node::Leaf(leaf)) = self.entries.get_mut(path).map(|entry| &mut entry.node) {
                     leaf.group = Some(group[0].clone());
                 }
             }

@@ -348,7 +348,7 @@ impl Plan<'_> {
             };
             let Some(stat) = stat else { continue };
             let meta = Meta { mtime: *mtime, ..stat.meta(Xattrs::new()) };
-            directories.push(Entry { path: path.clone(), meta, node: Node::Directory });
+            directories.push(Entry::new(path.clone(), meta, Node::Directory));
         }
         directories.sort_by(|a, b| a.path.cmp(&b.path));
         directories.dedup_by(|a, b| a.path == b.path);

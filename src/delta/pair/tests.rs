@@ -9,18 +9,18 @@ use crate::tree_path::TreePath;
 
 fn manifest(files: &[(&str, u64, u8)]) -> Manifest {
     let meta = Meta { mode: 0o755, uid: 0, gid: 0, mtime: Mtime { seconds: 0, nanos: 0 }, xattrs: Xattrs::new() };
-    let mut entries = vec![Entry { path: TreePath::root(), meta: meta.clone(), node: Node::Directory }];
+    let mut entries = vec![Entry::new(TreePath::root(), meta.clone(), Node::Directory)];
     let mut dirs = HashSet::new();
     for (path, size, content) in files {
         let path = TreePath::new(*path).expect("a good path");
         let above: Vec<TreePath> = iter::successors(path.parent(), TreePath::parent).collect();
         for dir in above.into_iter().filter(|dir| !dir.is_root()) {
             if dirs.insert(dir.clone()) {
-                entries.push(Entry { path: dir, meta: meta.clone(), node: Node::Directory });
+                entries.push(Entry::new(dir, meta.clone(), Node::Directory));
             }
         }
         let kind = LeafKind::File { size: *size, digest: Digest([*content; 32]) };
-        entries.push(Entry { path, meta: meta.clone(), node: Node::Leaf(Leaf { kind, group: None }) });
+        entries.push(Entry::new(path, meta.clone(), Node::Leaf(Leaf { kind, group: None })));
     }
     Manifest::new(entries).expect("a good manifest")
 }
