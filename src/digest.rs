@@ -41,9 +41,27 @@ impl Digest {
         }
     }
 
+    /// Reads 64 lower-case hexadecimal digits.
+    pub fn of_hex(text: &[u8]) -> Result<Self, BadDigest> {
+        let mut bytes = [0; 32];
+        if text.len() != 64 || text.iter().any(u8::is_ascii_uppercase) {
+            return Err(BadDigest);
+        }
+        faster_hex::hex_decode(text, &mut bytes).map_err(|_| BadDigest)?;
+        Ok(Digest(bytes))
+    }
+
+    /// The 64 lower-case hexadecimal digits.
+    pub fn hex(&self) -> [u8; 64] {
+        let mut text = [0; 64];
+        // The text has twice the digest's length, which is the only way this can fail.
+        let _ = faster_hex::hex_encode(&self.0, &mut text);
+        text
+    }
+
     /// The first twelve hexadecimal digits, for messages.
     pub fn short(&self) -> String {
-        hex::encode(&self.0[..6])
+        faster_hex::hex_string(&self.0[..6])
     }
 }
 
@@ -81,18 +99,13 @@ impl FromStr for Digest {
     type Err = BadDigest;
 
     fn from_str(text: &str) -> Result<Self, BadDigest> {
-        if text.len() != 64 || text.bytes().any(|b| b.is_ascii_uppercase()) {
-            return Err(BadDigest);
-        }
-        let mut bytes = [0; 32];
-        hex::decode_to_slice(text, &mut bytes).map_err(|_| BadDigest)?;
-        Ok(Digest(bytes))
+        Digest::of_hex(text.as_bytes())
     }
 }
 
 impl fmt::Display for Digest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&hex::encode(self.0))
+        f.write_str(&faster_hex::hex_string(&self.0))
     }
 }
 

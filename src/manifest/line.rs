@@ -4,6 +4,7 @@ use std::borrow::Cow;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
+use memchr::memchr;
 
 use super::checks;
 use crate::digest::Digest;
@@ -24,6 +25,10 @@ const PLAIN: [bool; 256] = {
     }
     plain
 };
+
+fn is_plain(bytes: &[u8]) -> bool {
+    bytes.iter().all(|&byte| PLAIN[usize::from(byte)])
+}
 
 /// Appends the line of `entry`, with its newline.
 pub(super) fn write(to: &mut Vec<u8>, entry: &Entry) {
@@ -55,19 +60,14 @@ pub(super) fn write_plain(to: &mut Vec<u8>, entry: &Entry) {
     }
     let Mtime { seconds, nanos } = entry.meta.mtime;
     number(to, if seconds < 0 { b" time=-" } else { b" time=" }, seconds.unsigned_abs());
-    to.push(b'.');
-    let mut place = 100_000_000;
-    while place > 0 {
-        to.push(b'0' + (nanos / place % 10) as u8);
-        place /= 10;
-    }
+    // A second more makes ten digits of them, the first of which gives way to the point.
+    let at = to.len();
+    number(to, b"", u64::from(nanos) + 1_000_000_000);
+    to[at] = b'.';
     match entry.leaf().map(|leaf| &leaf.kind) {
         Some(LeafKind::File { digest, .. }) => {
             to.extend_from_slice(b" sha256digest=");
-            let mut text = [0; 64];
-            // The buffer has twice the digest's length, which is the only way this can fail.
-            let _ = hex::encode_to_slice(digest.0, &mut text);
-            to.extend_from_slice(&text);
+            to.extend_from_slice(&digest.hex());
         }
         Some(LeafKind::Symlink { target }) => {
             to.extend_from_slice(b" link=");
@@ -91,6 +91,9 @@ pub fn write_path(to: &mut Vec<u8>, path: &TreePath) {
 }
 
 fn escape(to: &mut Vec<u8>, bytes: &[u8]) {
+    if is_plain(bytes) {
+        return to.extend_from_slice(bytes);
+    }
     for &byte in bytes {
         if PLAIN[usize::from(byte)] {
             to.push(byte);
@@ -100,19 +103,9 @@ fn escape(to: &mut Vec<u8>, bytes: &[u8]) {
     }
 }
 
-fn number(to: &mut Vec<u8>, before: &[u8], mut value: u64) {
+fn number(to: &mut Vec<u8>, before: &[u8], value: u64) {
     to.extend_from_slice(before);
-    let mut digits = [0; 20];
-    let mut at = digits.len();
-    loop {
-        at -= 1;
-        digits[at] = b'0' + (value % 10) as u8;
-        value /= 10;
-        if value == 0 {
-            break;
-        }
-    }
-    to.extend_from_slice(&digits[at..]);
+    to.extend_from_slice(itoa::Buffer::new().format(value).as_bytes());
 }
 
 /// Reads one line, which is without its newline.
@@ -146,7 +139,7 @@ struct Fields<'a>(Option<&'a [u8]>);
 impl<'a> Fields<'a> {
     fn next(&mut self) -> Option<&'a [u8]> {
         let rest = self.0?;
-        match rest.iter().position(|&b| b == b' ') {
+        match memchr(b' ', rest) {
             Some(space) => {
                 self.0 = Some(&rest[space + 1..]);
                 Some(&rest[..space])
@@ -214,7 +207,7 @@ pub fn parse_path(text: &[u8]) -> Result<TreePath, &'static str> {
 
 fn unescape(text: &[u8]) -> Result<Cow<'_, [u8]>, Fault> {
     const FAULT: Fault = "a byte is not escaped as it has to be";
-    if text.iter().all(|&byte| PLAIN[usize::from(byte)]) {
+    if is_plain(text) {
         return Ok(text.into());
     }
     let mut bytes = Vec::with_capacity(text.len());
@@ -271,7 +264,7 @@ fn parse_time(text: &[u8]) -> Option<Mtime> {
 }
 
 fn parse_digest(text: &[u8]) -> Option<Digest> {
-    std::str::from_utf8(text).ok()?.parse().ok()
+    Digest::of_hex(text).ok()
 }
 
 fn parse_device(fields: &mut Fields) -> Result<Device, Fault> {

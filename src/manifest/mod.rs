@@ -40,7 +40,7 @@ const WINDOW_LOG: u32 = 23;
 /// So many entries are written, or read, by one processor at a time.
 const PIECE: usize = 1024;
 /// So many pieces are in memory together.
-const PIECES: usize = 16;
+const PIECES: usize = 8;
 
 const HEAD: &[u8] = b"#mtree systemimager 1\n";
 
@@ -104,9 +104,13 @@ impl Manifest {
         *self.id.get_or_init(|| {
             let mut hasher = Hasher::new();
             hasher.update(HEAD);
+            // While the lines of some entries are hashed, those of the next are written.
+            let mut texts: Vec<Vec<u8>> = Vec::new();
             for pieces in self.entries.chunks(PIECE * PIECES) {
-                pieces.par_chunks(PIECE).map(text_of).collect::<Vec<_>>().iter().for_each(|text| hasher.update(text));
+                let hash = || texts.iter().for_each(|text| hasher.update(text));
+                texts = rayon::join(hash, || pieces.par_chunks(PIECE).map(text_of).collect()).1;
             }
+            texts.iter().for_each(|text| hasher.update(text));
             GenerationId(hasher.finish())
         })
     }

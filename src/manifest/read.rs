@@ -3,12 +3,16 @@
 use std::io::{self, BufRead, Read};
 use std::sync::OnceLock;
 
+use memchr::{memchr_iter, memrchr};
 use rayon::prelude::*;
 
 use super::{HEAD, MAX_LINE, Manifest, ManifestError, PIECE, WINDOW_LOG, line};
 use crate::digest::Hasher;
 use crate::entry::Entry;
 use crate::generation::GenerationId;
+
+/// So much text is read while as much is parsed.
+const WINDOW: u64 = 1 << 20;
 
 impl Manifest {
     /// Reads a canonical text to its end; the caller limits its length.
@@ -33,7 +37,7 @@ pub fn parse_entries(from: impl BufRead) -> Result<Vec<Entry>, ManifestError> {
     lines(from, &mut Hasher::new())
 }
 
-/// Reads some MiB of text at a time, the lines of which all processors share.
+/// Reads a window of text at a time: while the lines of one are hashed and parsed, the next is read.
 fn lines(mut from: impl BufRead, hasher: &mut Hasher) -> Result<Vec<Entry>, ManifestError> {
     let mut head = Vec::new();
     from.by_ref().take(HEAD.len() as u64).read_to_end(&mut head)?;
@@ -42,29 +46,38 @@ fn lines(mut from: impl BufRead, hasher: &mut Hasher) -> Result<Vec<Entry>, Mani
     }
     hasher.update(&head);
     let mut entries: Vec<Entry> = Vec::new();
-    // Lines before the text that is read; the text; and how much of it is the beginning of a line.
-    let (mut before, mut text, mut begun) = (1, Vec::new(), 0);
-    loop {
-        text.drain(..text.len() - begun);
-        // The longest line with its end fits; what is full without one is longer.
-        let read = from.by_ref().take((MAX_LINE + 1 - begun) as u64).read_to_end(&mut text)?;
-        hasher.update(&text[begun..]);
-        begun = text.iter().rev().position(|&b| b == b'\n').unwrap_or(text.len());
-        let whole = &text[..text.len() - begun];
-        let count = parse_all(whole, before, &mut entries)?;
-        before += count;
-        if read == 0 && begun == 0 {
-            return Ok(entries);
+    let (mut window, mut next) = (Vec::new(), Vec::new());
+    // Lines before the window, and how much of it was hashed with the one before.
+    let (mut before, mut hashed) = (1, 0);
+    from.by_ref().take(WINDOW).read_to_end(&mut window)?;
+    while !window.is_empty() {
+        let (whole, begun) = window.split_at(memrchr(b'\n', &window).map_or(0, |end| end + 1));
+        next.clear();
+        next.extend_from_slice(begun);
+        let (mut parsed, new) = (Ok(0), &window[hashed..]);
+        let read = rayon::in_place_scope(|scope| {
+            scope.spawn(|_| hasher.update(new));
+            scope.spawn(|_| parsed = parse_all(whole, before, &mut entries));
+            from.by_ref().take(WINDOW).read_to_end(&mut next)
+        });
+        before += parsed?;
+        if begun.len() > MAX_LINE {
+            return Err(fault(before + 1, "it is longer than 4 MiB"));
         }
-        if read == 0 || begun > MAX_LINE {
-            return Err(fault(before + 1, if begun > MAX_LINE { "it is longer than 4 MiB" } else { "it is cut off" }));
+        if read? == 0 && !begun.is_empty() {
+            return Err(fault(before + 1, "it is cut off"));
         }
+        hashed = begun.len();
+        std::mem::swap(&mut window, &mut next);
     }
+    Ok(entries)
 }
 
 /// Parses whole lines behind `entries`; returns how many there were.
 fn parse_all(text: &[u8], before: u64, entries: &mut Vec<Entry>) -> Result<u64, ManifestError> {
-    let lines: Vec<&[u8]> = text.split_inclusive(|&b| b == b'\n').collect();
+    let mut begin = 0;
+    let mut line = |end| &text[std::mem::replace(&mut begin, end + 1)..=end];
+    let lines: Vec<&[u8]> = memchr_iter(b'\n', text).map(&mut line).collect();
     let parsed: Vec<Result<Vec<Entry>, (usize, &str)>> = lines.par_chunks(PIECE).map(parse_piece).collect();
     entries.reserve(lines.len());
     for (piece, number) in parsed.into_iter().zip((before + 1..).step_by(PIECE)) {
