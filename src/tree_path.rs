@@ -143,6 +143,10 @@ fn fault(bytes: &[u8]) -> Option<&'static str> {
 
 impl Ord for TreePath {
     fn cmp(&self, other: &Self) -> Ordering {
+        // What two manifests have in common shares its paths.
+        if Arc::ptr_eq(&self.0, &other.0) {
+            return Ordering::Equal;
+        }
         match first_difference(&self.0, &other.0) {
             None => self.0.len().cmp(&other.0.len()),
             Some(at) => slash_lowest(self.0[at]).cmp(&slash_lowest(other.0[at])),

@@ -94,8 +94,8 @@ impl Manifest {
 
     /// Checks the clauses that hold between entries; each by itself was checked before.
     fn from_sorted(entries: Vec<Entry>) -> Result<Self, ManifestError> {
-        checks::tree(&entries)?;
-        checks::groups(&entries)?;
+        let (tree, groups) = rayon::join(|| checks::tree(&entries), || checks::groups(&entries));
+        tree.and(groups)?;
         Ok(Manifest { entries: entries.into(), id: OnceLock::new() })
     }
 
@@ -157,26 +157,33 @@ impl Manifest {
     /// Every entry of `removed` must be in this manifest as it is, and none of them in `changed`.
     pub fn apply(&self, removed: &[Entry], changed: &[Entry]) -> Result<Self, ManifestError> {
         let other = |entry: &Entry, why| ManifestError::OtherBase { path: entry.path.clone(), why };
-        let mut coming: HashMap<&TreePath, &Entry> = HashMap::with_capacity(changed.len());
-        for entry in changed {
-            if coming.insert(&entry.path, entry).is_some() {
-                return Err(other(entry, "it comes twice"));
-            }
-        }
-        let mut going: HashMap<&TreePath, &Entry> = HashMap::with_capacity(removed.len());
         for entry in removed {
-            if coming.contains_key(&entry.path) {
-                return Err(other(entry, "it goes and comes"));
-            }
             if self.get(&entry.path) != Some(entry) {
                 return Err(other(entry, "it should go, but the base does not have it as it is listed"));
             }
-            going.insert(&entry.path, entry);
         }
-        let kept = self.entries.iter().filter(|e| !going.contains_key(&e.path) && !coming.contains_key(&e.path));
+        // What comes is before what goes where both are of one path.
+        let coming = changed.iter().map(|entry| (&entry.path, false));
+        let mut named: Vec<(&TreePath, bool)> = coming.chain(removed.iter().map(|e| (&e.path, true))).collect();
+        named.sort_unstable();
+        for pair in named.windows(2).filter(|pair| pair[0].0 == pair[1].0) {
+            let why = match (pair[0].1, pair[1].1) {
+                (false, false) => "it comes twice",
+                (true, true) => continue,
+                _ => "it goes and comes",
+            };
+            return Err(ManifestError::OtherBase { path: pair[0].0.clone(), why });
+        }
         // What stays was checked with this manifest.
         check_each(changed)?;
-        let mut entries: Vec<Entry> = kept.chain(changed).cloned().collect();
+        let mut named = named.into_iter().map(|(path, _)| path).peekable();
+        let stays = |entry: &&Entry| {
+            while named.next_if(|path| **path < entry.path).is_some() {}
+            named.peek().is_none_or(|path| **path != entry.path)
+        };
+        let mut entries: Vec<Entry> = Vec::with_capacity(self.entries.len() + changed.len());
+        entries.extend(self.entries.iter().filter(stays).chain(changed).cloned());
+        // Two runs in order, which a stable sort merges.
         entries.sort_by(|a, b| a.path.cmp(&b.path));
         Self::from_sorted(entries)
     }

@@ -135,6 +135,10 @@ fn changes_are_refused_on_another_base() {
     assert!(other.apply(&changes.removed, &changes.changed).is_err());
     assert!(base.apply(&changes.removed, &[file("a", b"3", None)]).is_err());
     assert!(base.apply(&[], &[file("b/c", b"3", None)]).is_err());
+    let twice = |removed: &[Entry], changed: &[Entry]| base.apply(removed, changed).expect_err("refused").to_string();
+    assert!(twice(&[], &[file("z", b"1", None), file("z", b"2", None)]).contains("comes twice"));
+    let gone = base.entries()[1].clone();
+    assert!(twice(&[gone.clone()], &[gone]).contains("goes and comes"));
 }
 
 #[test]

@@ -119,6 +119,7 @@ impl Follow<'_> {
         }
         fits?;
         let (downloaded, prepared) = std::thread::scope(|scope| {
+            scope.spawn(|| converge.manifest_to_record(&goal));
             let download = scope.spawn(|| (self.download(links), self.layer_deliveries()));
             let prepared = converge.look(&goal).and_then(|live| converge.prepare(&goal, &live));
             (download.join(), prepared)

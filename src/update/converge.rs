@@ -1,6 +1,7 @@
 //! The part that every way has in common: look, decide, check, stage, seal, go forward, record.
 
 use std::collections::{BTreeMap, HashMap};
+use std::sync::OnceLock;
 
 use crate::apply::journal::Record;
 use crate::apply::live::Live;
@@ -68,6 +69,8 @@ pub(super) struct Goal {
     pub received: bool,
     /// Paths that go and have a replacement elsewhere.
     pub renamed: usize,
+    /// The manifest as it is stored, once that is asked for.
+    stored: OnceLock<Vec<u8>>,
     /// For people: the way and why.
     pub way: String,
 }
@@ -87,11 +90,12 @@ impl Converge<'_> {
             Check::Touched | Check::Update | Check::Stat => Depth::Stat,
         };
         let untracked = if request.purge_untracked { Untracked::Remove } else { Untracked::Keep };
-        let (target, unheld) = self.run.held(&composed);
+        let base = || self.base.map(|base| self.run.filtered(&base.composed));
+        let ((target, unheld), base) = rayon::join(|| self.run.held(&composed), base);
         Ok(Goal {
             target,
             unheld,
-            base: self.base.map(|base| self.run.filtered(&base.composed)),
+            base,
             former: self.former(&composed),
             waiting: self.waiting(),
             whole,
@@ -99,6 +103,7 @@ impl Converge<'_> {
             read: HashMap::new(),
             received: false,
             renamed: 0,
+            stored: OnceLock::new(),
             way,
         })
     }
@@ -265,19 +270,17 @@ impl Converge<'_> {
         let stage = Stage::create(&session.root, &transaction.tops, transaction, monitor);
         let stage = stage.map_err(|error| before(error.into()))?;
         // Compressing the manifest takes as long as staging a small update: it happens meanwhile.
-        let (filled, manifest) = std::thread::scope(|scope| {
-            let manifest = scope.spawn(|| self.manifest_to_record(goal));
-            (fill(&stage), manifest.join())
-        });
-        filled.map_err(Failure::Before)?;
+        std::thread::scope(|scope| {
+            scope.spawn(|| self.manifest_to_record(goal));
+            fill(&stage).map_err(Failure::Before)
+        })?;
         // What else came is of no use; gone before the seal, it does not disturb the time of the top.
         full_sync::discard(&session.root).map_err(|error| before(Untouched::from(error).into()))?;
-        let lost = |_| before(Untouched::Refused("the manifest could not be compressed".to_owned()).into());
-        let manifest = manifest.map_err(lost)?;
         let state = self.head.map(|head| self.state(head, goal, transaction)?.to_toml().map_err(UpdateError::from));
         let state = state.transpose().map_err(before)?;
         let synced = self.head.is_none().then(|| self.run.request.image.clone());
-        let record = Record { manifest: manifest.filter(|_| state.is_some()), state, held: None, synced };
+        let manifest = state.as_ref().and_then(|_| self.manifest_to_record(goal)).map(<[u8]>::to_vec);
+        let record = Record { manifest, state, held: None, synced };
         let applied =
             complete(session, stage, &self.limits(goal), record, monitor).map_err(|failure| match failure {
                 Failure::Before(error) => before(error),
@@ -303,7 +306,7 @@ impl Converge<'_> {
             _ if self.run.request.dry_run => {}
             Some(head) => {
                 let state = self.state(head, goal, transaction)?;
-                state::save(root, &state, self.manifest_to_record(goal).as_deref())?;
+                state::save(root, &state, self.manifest_to_record(goal))?;
             }
             // Nothing changed: what was known of the tree is as true as before.
             None => state::note_synced(root, &self.run.request.image).map_err(Untouched::from)?,
@@ -349,14 +352,18 @@ impl Converge<'_> {
         Ok(state)
     }
 
-    fn manifest_to_record(&self, goal: &Goal) -> Option<Vec<u8>> {
+    /// The manifest as it comes to be stored; `None` where that is done. Who asks first has it compressed, who
+    /// asks meanwhile waits for that.
+    pub(super) fn manifest_to_record<'g>(&self, goal: &'g Goal) -> Option<&'g [u8]> {
         if self.base.is_some_and(|base| base.stored && base.manifest.id() == goal.whole.id()) {
             return None;
         }
-        let mut bytes = Vec::new();
-        // Writing to memory does not fail.
-        let _ = goal.whole.write_zstd(&mut bytes, RECORDED_LEVEL);
-        bytes.shrink_to_fit();
-        Some(bytes)
+        Some(goal.stored.get_or_init(|| {
+            let mut bytes = Vec::new();
+            // Writing to memory does not fail.
+            let _ = goal.whole.write_zstd(&mut bytes, RECORDED_LEVEL);
+            bytes.shrink_to_fit();
+            bytes
+        }))
     }
 }
