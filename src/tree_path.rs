@@ -262,7 +262,7 @@ mod tests {
 
     #[test]
     fn unusual_names_are_shown_without_harm() {
-        let odd = TreePath::new(b"a\n\x1b[1m\xff\\\xc3\xa4".to_vec()).expect("a good path");
+        let odd = TreePath::new(b"a\n\x1b[1m\xff\\\xc3\xa4").expect("a good path");
         assert_eq!(odd.to_string(), "/a\\012\\033[1m\\377\\134ä");
     }
 }

@@ -351,6 +351,10 @@ pub fn prepare(wanted: &Wanted, live: &Live) -> Result<Transaction, Untouched> {
     let gone = live.untracked.iter().filter(|(path, _)| displaced.contains(path)).count() as u64;
     transaction.untracked = transaction.untracked.map(|count| count.saturating_sub(gone));
     transaction.items.sort_by(|a, b| a.path.cmp(&b.path));
+    // They last as long as the run, and took up to twice the room while they grew.
+    transaction.items.shrink_to_fit();
+    transaction.changes.shrink_to_fit();
+    transaction.installs.shrink_to_fit();
     Ok(transaction)
 }
 

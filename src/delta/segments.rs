@@ -122,7 +122,10 @@ impl Read for Segments<'_> {
 
 /// `length` bytes of `file` from `from` on, in place of what `bytes` held; fewer where it ends before.
 fn read_stretch(file: &dyn ReadAt, from: u64, length: u64, bytes: &mut Vec<u8>) -> io::Result<()> {
-    bytes.resize(usize::try_from(length.min(MAX_STRETCH)).map_err(io::Error::other)?, 0);
+    let length = usize::try_from(length.min(MAX_STRETCH)).map_err(io::Error::other)?;
+    bytes.clear();
+    bytes.reserve_exact(length);
+    bytes.resize(length, 0);
     let mut filled = 0;
     while filled < bytes.len() {
         match file.read_at(&mut bytes[filled..], from.saturating_add(filled as u64))? {

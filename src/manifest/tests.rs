@@ -138,7 +138,7 @@ fn changes_are_refused_on_another_base() {
     let twice = |removed: &[Entry], changed: &[Entry]| base.apply(removed, changed).expect_err("refused").to_string();
     assert!(twice(&[], &[file("z", b"1", None), file("z", b"2", None)]).contains("comes twice"));
     let gone = base.entries()[1].clone();
-    assert!(twice(&[gone.clone()], &[gone]).contains("goes and comes"));
+    assert!(twice(std::slice::from_ref(&gone), std::slice::from_ref(&gone)).contains("goes and comes"));
 }
 
 #[test]
