@@ -95,14 +95,19 @@ fn free(at: &Path) -> u64 {
 
 fn fill(at: &Path, left: u64) {
     let mut file = fs::File::options().create(true).append(true).open(at.join("filler")).expect("makes");
-    let mut rest = free(at).saturating_sub(left);
-    while rest > 0 {
-        let piece = rest.min(1 << 20) as usize;
-        match file.write(&vec![1; piece]) {
-            Ok(written) if written > 0 => rest = rest.saturating_sub(written as u64),
-            _ => return,
+    // What is promised and not yet in its place does not count as free, and part of the promise may come back.
+    for _ in 0..8 {
+        let mut rest = free(at).saturating_sub(left);
+        while rest > 0 {
+            let piece = rest.min(1 << 20) as usize;
+            match file.write(&vec![1; piece]) {
+                Ok(written) if written > 0 => rest = rest.saturating_sub(written as u64),
+                _ => break,
+            }
+        }
+        let _ = file.sync_all();
+        if free(at) <= left {
+            return;
         }
     }
-    // what is promised and not yet in its place does not count as free for others
-    let _ = file.sync_all();
 }
