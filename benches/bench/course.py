@@ -105,6 +105,8 @@ def update(peers, link, options, known, results):
     if not able(peers, known):
         return
     pair = peers[0].pair
+    # The servers' mount namespaces are copies of this one, and would hold the disk of the link before.
+    pair.disk.close()
     with contextlib.ExitStack() as entered:
         network = entered.enter_context(Network(link))
         servers = {
