@@ -24,7 +24,7 @@ const WINDOW_LOG: u32 = 23;
 pub(super) fn encode(source: &[u8], output: &[u8], level: i32) -> io::Result<Vec<u8>> {
     let mut operations: Vec<(u64, u64, i64)> = Vec::new();
     let (mut difference, mut extra) = (Vec::with_capacity(output.len()), Vec::new());
-    let on_control = |Control { add, copy, seek }: &Control| -> Result<(), io::Error> {
+    let mut on_control = |Control { add, copy, seek }: &Control| -> Result<(), io::Error> {
         match operations.last_mut() {
             Some((.., before)) if add.len() + copy.len() == 0 => *before += seek,
             _ => operations.push((add.len() as u64, copy.len() as u64, *seek)),
@@ -33,11 +33,16 @@ pub(super) fn encode(source: &[u8], output: &[u8], level: i32) -> io::Result<Vec
         extra.extend_from_slice(copy);
         Ok(())
     };
-    let mut translator = Translator::new(source, output, on_control);
-    // One partition and one chunk: the smallest patch, and the same on any number of processors.
-    let parameters = DiffParams::new(1, None).map_err(io::Error::other)?;
-    bidiff::diff(source, output, &parameters, |found| translator.translate(found))?;
-    translator.close()?;
+    if source.is_empty() {
+        // bidiff panics where there is nothing to look in.
+        on_control(&Control { add: &[], copy: output, seek: 0 })?;
+    } else {
+        let mut translator = Translator::new(source, output, on_control);
+        // One partition and one chunk: the smallest patch, and the same on any number of processors.
+        let parameters = DiffParams::new(1, None).map_err(io::Error::other)?;
+        bidiff::diff(source, output, &parameters, |found| translator.translate(found))?;
+        translator.close()?;
+    }
     let numbers = |number: fn(&(u64, u64, i64)) -> u64| {
         let mut bytes = Vec::new();
         operations.iter().for_each(|operation| put(&mut bytes, number(operation)));

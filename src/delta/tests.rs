@@ -100,6 +100,16 @@ proptest! {
     }
 }
 
+#[test]
+fn an_empty_source_serves() {
+    for kind in KINDS {
+        for new in [&b""[..], b"all of it is new"] {
+            let patch = encode(kind, b"", new, 3).expect("encodes");
+            assert_eq!(made(kind, b"", &patch, new.len() as u64).expect("decodes"), new);
+        }
+    }
+}
+
 /// A patch that copies `old`, as a stream.
 fn copied(old: &[u8], patch: &[u8], length: u64) -> io::Result<Vec<u8>> {
     let open = |number: usize| match number {
