@@ -1,12 +1,15 @@
-use std::io::{Read, Write};
-use std::process::{Command, Stdio};
+//! What is taken apart comes back, in every form that a gzip file has; compressors and hostile input are in
+//! modules of their own.
 
-use flate2::Compression;
-use flate2::write::GzEncoder;
+use std::io::{Read, Write};
+
 use proptest::prelude::*;
 
 use super::*;
 use crate::delta::tests::member as entry;
+
+mod compressors;
+mod hostile;
 
 /// Words, copies from near and far, noise and runs: the same bytes for the same seed.
 fn sample(length: usize, seed: u64) -> Vec<u8> {
@@ -109,92 +112,6 @@ fn whole(gz: &[u8]) -> Reason {
     }
 }
 
-/// Length and CRC-32 of what GNU gzip 1.12 (`-1` to `-9`) and zlib 1.2.13 (memory levels 8 and 9) make
-/// of the first sample.
-const KNOWN: [[(usize, u32); 9]; 3] = [
-    [
-        (37802, 0x31fd7497),
-        (36538, 0xa51142c0),
-        (35459, 0x595c816b),
-        (33884, 0x8670f718),
-        (33287, 0x0a89f65b),
-        (32604, 0xec8ff9b3),
-        (32423, 0xdf370eac),
-        (31801, 0x4f8426f6),
-        (31365, 0x54bd4711),
-    ],
-    [
-        (37838, 0x1c4c9ea3),
-        (36577, 0x30694a81),
-        (35256, 0x906ddeb5),
-        (33670, 0xb8509164),
-        (33061, 0x20ba31df),
-        (32395, 0xa5f7e7c0),
-        (32211, 0x95a9b2fc),
-        (31577, 0x9e360b12),
-        (31140, 0x2e56a41f),
-    ],
-    [
-        (37797, 0xa305ccfd),
-        (36556, 0xc522585d),
-        (35215, 0xbb4caaee),
-        (33641, 0x7c806766),
-        (33018, 0xf6cfeb42),
-        (32351, 0x3220c206),
-        (32172, 0x05a54f12),
-        (31531, 0x97144a91),
-        (31096, 0xb28625c7),
-    ],
-];
-
-#[test]
-fn every_compressor_gives_the_bytes_of_its_model() {
-    let plain = sample(300_000, 1);
-    let varint = [0xe0, 0xa7, 0x12];
-    for (family, levels) in (0u8..).zip(KNOWN) {
-        for (level, known) in (1u8..).zip(levels) {
-            let model = family << 4 | level;
-            let packed = rebuilt(&[&[2, model][..], &varint].concat(), &plain);
-            let mut sum = Crc::new();
-            sum.update(&packed);
-            assert_eq!((packed.len(), sum.sum()), known, "family {family}, level {level}");
-            let (found, corrections) = apart(&member(&HEADER, model, &plain));
-            assert!(found == plain);
-            assert!(corrections.len() < 24);
-        }
-    }
-}
-
-/// What the installed gzip makes of `plain`, if there is one that is not busybox's.
-fn gzip(options: &[&str], plain: &[u8]) -> Option<Vec<u8>> {
-    let version = Command::new("gzip").arg("--version").output().ok()?;
-    if !version.stdout.starts_with(b"gzip 1.") {
-        return None;
-    }
-    let mut command = Command::new("gzip");
-    command.arg("-c").args(options).stdin(Stdio::piped()).stdout(Stdio::piped());
-    let mut child = command.spawn().ok()?;
-    let mut input = child.stdin.take()?;
-    let plain = plain.to_vec();
-    let writer = std::thread::spawn(move || input.write_all(&plain));
-    let output = child.wait_with_output().ok()?;
-    writer.join().ok()?.ok()?;
-    Some(output.stdout)
-}
-
-#[test]
-fn what_the_installed_gzip_writes_is_made_again() {
-    for length in [0, 1, 2, 3, 4, 300, 32_768, 65_535, 65_536, 65_537, 98_304, 150_000] {
-        for level in 1..=9 {
-            let plain = sample(length, length as u64 + level);
-            let Some(gz) = gzip(&[&format!("-{level}")], &plain) else { return };
-            assert!(apart(&gz).0 == plain, "{length} bytes, level {level}");
-        }
-    }
-    let Some(gz) = gzip(&["-6"], &noise(200_000)) else { return };
-    assert!(apart(&gz).0 == noise(200_000), "stored blocks");
-}
-
 #[test]
 fn a_longer_stream_than_the_probe() {
     let plain: Vec<u8> = (0..8).flat_map(|seed| sample(400_000, seed)).collect();
@@ -278,98 +195,6 @@ fn microcode_before_the_compressed_part_of_an_initrd() {
 }
 
 #[test]
-fn not_gzip_at_all() {
-    for bytes in [&b""[..], b"\x1f", b"plain text", b"\x1f\x8b\x07\0", b"\x1f\x8b\x08\xff\0\0\0", &[0; 100], b"070701"]
-    {
-        assert!(matches!(whole(bytes), Reason::Open(OpenError::NotGzip)), "{bytes:?}");
-        let error = gunzip(bytes, 1000).read_to_end(&mut Vec::new()).expect_err("no plain form");
-        assert_eq!(error.kind(), io::ErrorKind::InvalidData);
-    }
-}
-
-#[test]
-fn a_truncated_file_travels_whole() {
-    let gz = member(&HEADER, 9, &sample(3000, 6));
-    for length in 3..gz.len() {
-        assert!(matches!(whole(&gz[..length]), Reason::Open(OpenError::Damaged(_))), "{length} bytes");
-        gunzip(&gz[..length], 10_000).read_to_end(&mut Vec::new()).expect_err("no plain form");
-    }
-}
-
-#[test]
-fn streams_of_other_programs_travel_whole() {
-    let plain = sample(100_000, 7);
-    for level in 0..=9 {
-        let mut encoder = GzEncoder::new(Vec::new(), Compression::new(level));
-        encoder.write_all(&plain).expect("memory");
-        let gz = encoder.finish().expect("memory");
-        match taken(&gz, &Limits::default()) {
-            (_, Taken::Whole(reason)) => assert!(matches!(reason, Reason::NotReproduced)),
-            (found, Taken::Apart(_)) => assert!(apart(&gz).0 == found),
-        }
-        let mut read = Vec::new();
-        gunzip(&gz[..], 100_000).read_to_end(&mut read).expect("a plain form");
-        assert!(read == plain);
-    }
-    let mut gz = member(&HEADER, 6, &plain);
-    gz[2000] ^= 0x10;
-    assert!(matches!(whole(&gz), Reason::NotReproduced | Reason::Open(OpenError::Damaged(_))));
-}
-
-#[test]
-fn limits_hold() {
-    let plain = sample(100_000, 8);
-    let gz = member(&HEADER, 6, &plain).repeat(40);
-    let taken = |plain, corrections| taken(&gz, &Limits { plain, corrections }).1;
-    assert!(matches!(taken(4_000_000, 1000), Taken::Apart(_)));
-    assert!(matches!(taken(3_999_999, 1000), Taken::Whole(Reason::Open(OpenError::TooLarge(3_999_999)))));
-    assert!(matches!(taken(4_000_000, 600), Taken::Whole(Reason::Corrections(600))));
-    assert_eq!(gunzip(&gz[..], 4_000_000).read_to_end(&mut Vec::new()).expect("room"), 4_000_000);
-    gunzip(&gz[..], 3_999_999).read_to_end(&mut Vec::new()).expect_err("no room");
-    let tail = [member(&HEADER, 6, b"x"), b"tail".to_vec()].concat();
-    gunzip(&tail[..], 4).read_to_end(&mut Vec::new()).expect_err("no room for the tail");
-    let long = [&[0x1f, 0x8b, 8, NAME, 0, 0, 0, 0, 0, 3][..], &[b'a'; 5000], &[0]].concat();
-    assert!(matches!(whole(&long), Reason::Open(OpenError::Damaged(_))));
-    assert!(Rebuild::new(&vec![3; MAX_CORRECTIONS + 1], Vec::new()).is_err());
-    let many = member(&HEADER, 6, b"x").repeat(5000);
-    assert!(matches!(whole(&many), Reason::Corrections(MAX_CORRECTIONS)));
-}
-
-const NAME: u8 = 8;
-
-#[test]
-fn a_plain_form_of_the_wrong_length_is_an_error() {
-    let plain = sample(5000, 9);
-    let (_, corrections) = apart(&member(&HEADER, 6, &plain));
-    let mut rebuild = Rebuild::new(&corrections, Vec::new()).expect("good corrections");
-    rebuild.write(&plain[1..]).expect("room");
-    assert!(matches!(rebuild.finish(), Err(RebuildError::TooShort(1))));
-    let mut rebuild = Rebuild::new(&corrections, Vec::new()).expect("good corrections");
-    rebuild.write(&plain).expect("room");
-    assert!(matches!(rebuild.write(b"x"), Err(RebuildError::TooLong)));
-}
-
-#[test]
-fn corrections_that_are_none() {
-    let bad: [&[u8]; 9] = [
-        &[4],
-        &[1, 5, b'x'],
-        &[1, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x7f],
-        &[2],
-        &[2, 0x06],
-        &[2, 0x00, 1],
-        &[2, 0x3a, 1],
-        &[0, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 1],
-        &[2, 0x36, 1],
-    ];
-    for corrections in bad {
-        assert!(matches!(Rebuild::new(corrections, Vec::new()), Err(RebuildError::Corrections(_))), "{corrections:?}");
-    }
-    let huge = [0, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x7f].repeat(3);
-    assert!(matches!(plain_length(&huge), Err(RebuildError::Corrections(_))));
-}
-
-#[test]
 fn a_reader_that_gives_little_changes_nothing() {
     struct Slow<'a>(&'a [u8]);
     impl Read for Slow<'_> {
@@ -387,77 +212,9 @@ fn a_reader_that_gives_little_changes_nothing() {
     assert!((slow, parts.corrections) == (plain, corrections));
 }
 
-#[test]
-fn failures_of_reader_and_writer_are_failures() {
-    struct Broken;
-    impl Read for Broken {
-        fn read(&mut self, _: &mut [u8]) -> io::Result<usize> {
-            Err(io::Error::other("broken"))
-        }
-    }
-    let gz = member(&HEADER, 6, b"content");
-    take_apart(&mut Broken, &mut Vec::new(), &Limits::default()).expect_err("cannot be read");
-    take_apart(&mut &gz[..], &mut &mut [0u8; 3][..], &Limits::default()).expect_err("cannot be written");
-    let (plain, corrections) = apart(&gz);
-    assert_eq!(plain, b"content");
-    assert!(matches!(Rebuild::new(&corrections, &mut [0u8; 3][..]), Err(RebuildError::Write(_))));
-}
-
 proptest! {
-    #[test]
-    fn any_corrections_and_any_plain_form(corrections: Vec<u8>, plain: Vec<u8>) {
-        if let Ok(mut rebuild) = Rebuild::new(&corrections, Vec::new()) {
-            let written = rebuild.write(&plain);
-            let finished = rebuild.finish();
-            prop_assert!(written.is_err() || finished.is_err() || plain_length(&corrections).ok() == Some(plain.len() as u64));
-        }
-    }
-
-    #[test]
-    fn changed_corrections(at: prop::sample::Index, value: u8, seed: u64, keep: prop::sample::Index) {
-        let plain = sample(20_000, seed);
-        let gz = member(&HEADER, 1 + (seed % 9) as u8, &plain);
-        let (_, mut corrections) = apart(&gz);
-        let at = at.index(corrections.len());
-        corrections[at] = value;
-        if let Ok(mut rebuild) = Rebuild::new(&corrections, Vec::new())
-            && rebuild.write(&plain[..keep.index(plain.len())]).is_ok()
-            && let Ok(out) = rebuild.finish()
-        {
-            prop_assert!(out.len() < plain.len() + 8 * corrections.len() + 1000);
-        }
-    }
-
-    #[test]
-    fn changed_files(at: prop::sample::Index, value: u8, seed: u64) {
-        let mut gz = member(&HEADER, 6, &sample(3000, seed));
-        let at = at.index(gz.len());
-        gz[at] = value;
-        let (plain, taken) = taken(&gz, &Limits { plain: 1 << 20, corrections: 10_000 });
-        if let Taken::Apart(parts) = taken {
-            prop_assert!(rebuilt(&parts.corrections, &plain) == gz);
-        }
-    }
-
     #[test]
     fn any_content_any_model(plain in prop::collection::vec(any::<u8>(), 0..3000), level in 1u8..=9, family in 0u8..3) {
         prop_assert!(apart(&member(&HEADER, family << 4 | level, &plain)).0 == plain);
     }
-}
-
-/// In time they differ by more; the sample is small, and has runs.
-#[test]
-fn what_was_searched_harder_costs_more() {
-    let plain = sample(2 << 20, 3);
-    let cost = |level| {
-        let gz = member(&HEADER, level, &plain);
-        match take_apart(&mut &gz[..], &mut io::sink(), &Limits::default()).expect("reads") {
-            Taken::Apart(parts) => parts.cost,
-            Taken::Whole(reason) => panic!("{reason}"),
-        }
-    };
-    let (low, usual, high) = (cost(1), cost(6), cost(9));
-    assert!(low < usual && 2 * usual < high, "{low} {usual} {high}");
-    // About as many bytes as there are, which is what a second is counted in.
-    assert!((1 << 20..4 << 20).contains(&usual), "{usual}");
 }

@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::process::{Command, Output};
 
+use super::trees::{ACL, CAPABILITY};
 use super::*;
 
 fn run(program: &str, arguments: &[&str], directory: &Path) -> Output {

@@ -3,6 +3,8 @@
 use std::io::Write;
 
 use super::*;
+use crate::delta::Kind;
+use crate::entry::{Leaf, Node};
 
 fn raw(bytes: &[u8], compression: Compression) -> Vec<u8> {
     let mut raw = Vec::new();

@@ -1,0 +1,131 @@
+//! The bytes of each compressor that has a model, of the one that is installed, and of others.
+
+use std::process::{Command, Stdio};
+
+use flate2::Compression;
+use flate2::write::GzEncoder;
+
+use super::*;
+
+/// Length and CRC-32 of what GNU gzip 1.12 (`-1` to `-9`) and zlib 1.2.13 (memory levels 8 and 9) make
+/// of the first sample.
+const KNOWN: [[(usize, u32); 9]; 3] = [
+    [
+        (37802, 0x31fd7497),
+        (36538, 0xa51142c0),
+        (35459, 0x595c816b),
+        (33884, 0x8670f718),
+        (33287, 0x0a89f65b),
+        (32604, 0xec8ff9b3),
+        (32423, 0xdf370eac),
+        (31801, 0x4f8426f6),
+        (31365, 0x54bd4711),
+    ],
+    [
+        (37838, 0x1c4c9ea3),
+        (36577, 0x30694a81),
+        (35256, 0x906ddeb5),
+        (33670, 0xb8509164),
+        (33061, 0x20ba31df),
+        (32395, 0xa5f7e7c0),
+        (32211, 0x95a9b2fc),
+        (31577, 0x9e360b12),
+        (31140, 0x2e56a41f),
+    ],
+    [
+        (37797, 0xa305ccfd),
+        (36556, 0xc522585d),
+        (35215, 0xbb4caaee),
+        (33641, 0x7c806766),
+        (33018, 0xf6cfeb42),
+        (32351, 0x3220c206),
+        (32172, 0x05a54f12),
+        (31531, 0x97144a91),
+        (31096, 0xb28625c7),
+    ],
+];
+
+#[test]
+fn every_compressor_gives_the_bytes_of_its_model() {
+    let plain = sample(300_000, 1);
+    let varint = [0xe0, 0xa7, 0x12];
+    for (family, levels) in (0u8..).zip(KNOWN) {
+        for (level, known) in (1u8..).zip(levels) {
+            let model = family << 4 | level;
+            let packed = rebuilt(&[&[2, model][..], &varint].concat(), &plain);
+            let mut sum = Crc::new();
+            sum.update(&packed);
+            assert_eq!((packed.len(), sum.sum()), known, "family {family}, level {level}");
+            let (found, corrections) = apart(&member(&HEADER, model, &plain));
+            assert!(found == plain);
+            assert!(corrections.len() < 24);
+        }
+    }
+}
+
+/// What the installed gzip makes of `plain`, if there is one that is not busybox's.
+fn gzip(options: &[&str], plain: &[u8]) -> Option<Vec<u8>> {
+    let version = Command::new("gzip").arg("--version").output().ok()?;
+    if !version.stdout.starts_with(b"gzip 1.") {
+        return None;
+    }
+    let mut command = Command::new("gzip");
+    command.arg("-c").args(options).stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut child = command.spawn().ok()?;
+    let mut input = child.stdin.take()?;
+    let plain = plain.to_vec();
+    let writer = std::thread::spawn(move || input.write_all(&plain));
+    let output = child.wait_with_output().ok()?;
+    writer.join().ok()?.ok()?;
+    Some(output.stdout)
+}
+
+#[test]
+fn what_the_installed_gzip_writes_is_made_again() {
+    for length in [0, 1, 2, 3, 4, 300, 32_768, 65_535, 65_536, 65_537, 98_304, 150_000] {
+        for level in 1..=9 {
+            let plain = sample(length, length as u64 + level);
+            let Some(gz) = gzip(&[&format!("-{level}")], &plain) else { return };
+            assert!(apart(&gz).0 == plain, "{length} bytes, level {level}");
+        }
+    }
+    let Some(gz) = gzip(&["-6"], &noise(200_000)) else { return };
+    assert!(apart(&gz).0 == noise(200_000), "stored blocks");
+}
+
+#[test]
+fn streams_of_other_programs_travel_whole() {
+    let plain = sample(100_000, 7);
+    for level in 0..=9 {
+        let mut encoder = GzEncoder::new(Vec::new(), Compression::new(level));
+        encoder.write_all(&plain).expect("memory");
+        let gz = encoder.finish().expect("memory");
+        match taken(&gz, &Limits::default()) {
+            (_, Taken::Whole(reason)) => assert!(matches!(reason, Reason::NotReproduced)),
+            (found, Taken::Apart(_)) => assert!(apart(&gz).0 == found),
+        }
+        let mut read = Vec::new();
+        gunzip(&gz[..], 100_000).read_to_end(&mut read).expect("a plain form");
+        assert!(read == plain);
+    }
+    let mut gz = member(&HEADER, 6, &plain);
+    gz[2000] ^= 0x10;
+    assert!(matches!(whole(&gz), Reason::NotReproduced | Reason::Open(OpenError::Damaged(_))));
+}
+
+/// In time they differ by more; the sample is small, and has runs.
+#[test]
+fn what_was_searched_harder_costs_more() {
+    let plain = sample(2 << 20, 3);
+    let cost = |level| {
+        let gz = member(&HEADER, level, &plain);
+        match take_apart(&mut &gz[..], &mut io::sink(), &Limits::default()).expect("reads") {
+            Taken::Apart(parts) => parts.cost,
+            Taken::Whole(reason) => panic!("{reason}"),
+        }
+    };
+    let (low, usual, high) = (cost(1), cost(6), cost(9));
+    assert!(low < usual && 2 * usual < high, "{low} {usual} {high}");
+    // About as many bytes as there are, which is what a second is counted in.
+    assert!((1 << 20..4 << 20).contains(&usual), "{usual}");
+}

@@ -1,0 +1,99 @@
+//! What becomes a patch, of which kind, and what comes back of it.
+
+use super::*;
+use crate::delta::Kind;
+use crate::delta::gzip::tests::gzipped;
+
+#[test]
+fn every_kind_of_patch_travels() {
+    let (base, target) = pair_of_every_kind();
+    check_pair_in(&base, &target, &[Compression::Zstd]);
+    let listing = |effort| {
+        let (bytes, _) = build_with(&base, &target, Some(effort), Compression::Zstd);
+        Reader::open(&bytes[..], Compression::Zstd, &Limits::default()).expect("opens").into_listing()
+    };
+    let kinds = |effort| {
+        let kinds =
+            listing(effort).groups().iter().map(|g| (g.kind, g.targets.iter().any(|t| t.inside.is_some()))).collect();
+        let kinds: Vec<(Kind, bool)> = kinds;
+        kinds
+    };
+    assert_eq!(kinds(Effort::Fast), [(Kind::Prefix, false), (Kind::Prefix, false), (Kind::Segments, false)]);
+    assert_eq!(
+        kinds(Effort::Normal),
+        [(Kind::Prefix, false), (Kind::Prefix, true), (Kind::Segments, false), (Kind::Copies, true)]
+    );
+    assert_eq!(
+        kinds(Effort::Best),
+        [(Kind::Operations, false), (Kind::Operations, false), (Kind::Prefix, true), (Kind::Copies, true)]
+    );
+    let header = listing(Effort::Best).header().clone();
+    assert_eq!(header.rebuilt, 2);
+    assert!(header.rebuilt_bytes > 1_000_000 && header.patch_bytes < 1_000_000, "{header:?}");
+}
+
+#[test]
+fn what_was_moved_renamed_and_edited_travels_as_a_patch_but_with_fast() {
+    let content = noise(21, 300_000);
+    let edited = [&content[..100_000], b"other words", &content[100_500..]].concat();
+    let (mut old, mut new) = (Builder::default(), Builder { younger: 1, ..Builder::default() });
+    old.file(b"usr/bin/tool", meta(0o755, 3, 0), &content).file(b"usr/bin/other", meta(0o755, 3, 0), &noise(22, 9_000));
+    new.file(b"opt/suite/runner", meta(0o755, 5, 0), &edited);
+    let (base, target) = (old.tree(), new.tree());
+    check_pair_in(&base, &target, &[Compression::Zstd]);
+    let length = |effort| build_with(&base, &target, Some(effort), Compression::Zstd).0.len();
+    assert!(length(Effort::Fast) > 300_000);
+    for effort in [Effort::Normal, Effort::Best] {
+        assert!(length(effort) < 5_000, "{effort}: {}", length(effort));
+    }
+    let unread = Tree { contents: HashMap::new(), ..base.clone() };
+    let (bytes, _) = build_with(&unread, &target, Some(Effort::Normal), Compression::Zstd);
+    assert!(bytes.len() > 300_000, "what cannot be read serves nothing");
+    assert_eq!(receive(&bytes, Compression::Zstd, &base).len(), 1);
+}
+
+/// Too large for a group, and no archive of the tree's files.
+#[test]
+fn a_large_compressed_file_is_made_of_what_was_inside_the_old_one() {
+    let (mut old, mut new) = (Builder::default(), Builder { younger: 1, ..Builder::default() });
+    let text: String = (0..400_000u32).map(|n| format!("{:08x}\n", n.wrapping_mul(2_654_435_761))).collect();
+    let changed = text.replacen("00000000\n", "one line and another\n", 1);
+    for (builder, text) in [(&mut old, text), (&mut new, changed)] {
+        builder.file(b"var/data.gz", meta(0o644, 5, 0), &gzipped(text.as_bytes()));
+    }
+    let (base, target) = (old.tree(), new.tree());
+    let file = target.manifest.entries().iter().find_map(Entry::file).expect("the file");
+    assert!(file.0 > 1 << 20, "{} bytes are opened in a group", file.0);
+    let (bytes, _) = build_with(&base, &target, Some(Effort::Best), Compression::Zstd);
+    assert!(bytes.len() < 50_000, "{} bytes", bytes.len());
+    assert_eq!(receive(&bytes, Compression::Zstd, &base).get(&file.1).map(Vec::len), Some(file.0 as usize));
+}
+
+/// The guess from the compressed size is far off for what compresses a hundredfold.
+#[test]
+fn what_rebuilding_may_cost_is_not_exceeded() {
+    let (mut old, mut new) = (Builder::default(), Builder { younger: 1, ..Builder::default() });
+    for (builder, n) in [(&mut old, 3u8), (&mut new, 5)] {
+        for name in ["a", "b", "c", "d"] {
+            let plain = [&vec![b'x'; 8_000_000][..], name.as_bytes(), &[n]].concat();
+            builder.file(format!("{name}.gz").as_bytes(), meta(0o644, n.into(), 0), &gzipped(&plain));
+        }
+    }
+    let (base, target) = (old.tree(), new.tree());
+    let (bytes, _) = build_with(&base, &target, Some(Effort::Normal), Compression::Zstd);
+    let listing = Reader::open(&bytes[..], Compression::Zstd, &Limits::default()).expect("opens").into_listing();
+    let (limit, cost) = (1000 * Effort::Normal.opening().seconds, listing.header().rebuild_ms);
+    assert!(cost <= limit, "{cost} of {limit}");
+    assert_eq!(receive(&bytes, Compression::Zstd, &base).len(), 4);
+}
+
+#[test]
+fn a_small_change_of_a_renamed_file_travels_as_a_patch() {
+    let (base, target) = rich_pair();
+    let (bytes, written) = build(&base, &target, true, Compression::Zstd);
+    assert!(written.index.iter().any(|record| record.place.group.is_some()));
+    let listing = verify_diff(&bytes[..], Compression::Zstd, &Limits::default(), None, &Silent).expect("verifies");
+    assert_eq!(listing.groups()[0].sources[0].path.to_string(), "/usr/lib/libx.so.1.2.3");
+    assert!(listing.header().patch_bytes < 1000, "{}", listing.header().patch_bytes);
+    assert!(listing.known().iter().any(|known| known.path.to_string() == "/same/file"), "a copy is known");
+}
