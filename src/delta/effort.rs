@@ -60,7 +60,7 @@ impl Effort {
     /// A file that is larger is made piece by piece, so that a node needs little memory for it.
     pub fn in_memory(self) -> u64 {
         match self {
-            Effort::Fast | Effort::Normal => 4 << 20,
+            Effort::Fast | Effort::Normal => 2 << 20,
             Effort::Best => MAX_CONTENT,
         }
     }

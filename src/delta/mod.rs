@@ -31,7 +31,7 @@ pub use sketch::Sketch;
 pub const MAX_CONTENT: u64 = 48 << 20;
 /// About this many bytes of source make a group: enough for small files to share one prefix, few enough
 /// for the match finder's tables to cover all of them.
-pub const GROUP_SOURCE: u64 = 4 << 20;
+pub const GROUP_SOURCE: u64 = 2 << 20;
 /// A group's output is cut at about this size, also where one source serves many targets.
 pub const GROUP_OUTPUT: u64 = 8 << 20;
 /// The source of a group, and its output, are never larger: a large content is alone in its group.

@@ -25,14 +25,25 @@ use crate::tree_path::TreePath;
 pub struct Options {
     compression: Compression,
     level: i32,
+    /// Where no more than [`LITTLE`] is compressed.
+    level_of_little: i32,
 }
 
+/// So much is compressed in no time also at the level of the effort that is usual.
+const LITTLE: u64 = 4 << 20;
+
 impl Options {
-    /// At `level`, held to what [`Compression::levels`] allows; without one, at that of `effort`.
+    /// At `level`, held to what [`Compression::levels`] allows; without one, at that of `effort`, and where little
+    /// travels at no less than that of the usual one.
     pub fn new(compression: Compression, effort: Effort, level: Option<i32>) -> Self {
         let levels = compression.levels();
-        let level = level.unwrap_or(compression.level_of(effort)).clamp(*levels.start(), *levels.end());
-        Options { compression, level }
+        let level_of = |effort| level.unwrap_or(compression.level_of(effort)).clamp(*levels.start(), *levels.end());
+        let (own, usual) = (level_of(effort), level_of(Effort::default()));
+        Options { compression, level: own, level_of_little: own.max(usual) }
+    }
+
+    fn level_of(&self, bytes: u64) -> i32 {
+        if bytes <= LITTLE { self.level_of_little } else { self.level }
     }
 
     /// The compression.
@@ -137,7 +148,8 @@ pub fn write_diff(
     let mut first = Vec::new();
     listing.write(&mut first)?;
     let mut output = Output::new(to);
-    let packer = Packer { content, compression: options.compression, level: options.level, monitor };
+    let whole = listing.whole().filter_map(Entry::file).fold(0u64, |sum, (size, _)| sum.saturating_add(size));
+    let packer = Packer { content, compression: options.compression, level: options.level_of(whole), monitor };
     packer.bytes(&first, &mut output)?;
     drop(first);
     let first_frame = Frame { length: output.length, sha256: output.digest() };

@@ -9,17 +9,22 @@ use crate::manifest::Manifest;
 /// The base's files that can serve new ones, by what remains of their names.
 pub(super) struct Files<'m> {
     base: &'m Manifest,
-    by_path: HashMap<Vec<u8>, Vec<&'m Entry>>,
-    by_name: HashMap<Vec<u8>, Vec<&'m Entry>>,
+    by_path: HashMap<Vec<u8>, Namesakes<'m>>,
+    by_name: HashMap<Vec<u8>, Namesakes<'m>>,
 }
+
+/// Files of which the same remains: by size, those of one size in the order of the tree. They may be most of a
+/// tree, where names are little more than numbers.
+#[derive(Default)]
+struct Namesakes<'m>(Vec<&'m Entry>);
 
 impl<'m> Files<'m> {
     /// Those that `fresh` ask for, and no others: where little is new, few are looked for.
     pub fn of(base: &'m Manifest, fresh: &[&Entry]) -> Self {
         let mut files = Files { base, by_path: HashMap::new(), by_name: HashMap::new() };
         let moved = || fresh.iter().filter(|entry| files.same(entry).is_none());
-        let asked = |name: fn(&Entry) -> &[u8]| -> HashMap<Vec<u8>, Vec<&Entry>> {
-            moved().map(|entry| (without_versions(name(entry)), Vec::new())).collect()
+        let asked = |name: fn(&Entry) -> &[u8]| -> HashMap<Vec<u8>, Namesakes> {
+            moved().map(|entry| (without_versions(name(entry)), Namesakes::default())).collect()
         };
         let (mut by_path, mut by_name) = (asked(|entry| entry.path.as_bytes()), asked(|entry| entry.path.name()));
         if by_path.is_empty() {
@@ -29,11 +34,12 @@ impl<'m> Files<'m> {
         for entry in base.entries().iter().filter(|entry| serves(entry)) {
             for (asked, name) in [(&mut by_path, entry.path.as_bytes()), (&mut by_name, entry.path.name())] {
                 take_versions_out(name, &mut kept);
-                asked.get_mut(&kept).into_iter().for_each(|found| found.push(entry));
+                asked.get_mut(&kept).into_iter().for_each(|found| found.0.push(entry));
             }
         }
         for asked in [&mut by_path, &mut by_name] {
-            asked.retain(|_, found| !found.is_empty());
+            asked.retain(|_, found| !found.0.is_empty());
+            asked.values_mut().for_each(|found| found.0.sort_by_key(|entry| size_of(entry)));
         }
         (files.by_path, files.by_name) = (by_path, by_name);
         files
@@ -49,7 +55,19 @@ impl<'m> Files<'m> {
         }
         let similar = self.by_path.get(&without_versions(entry.path.as_bytes()));
         let similar = similar.or_else(|| self.by_name.get(&without_versions(entry.path.name())));
-        similar?.iter().copied().min_by_key(|candidate| size_of(candidate).abs_diff(size))
+        similar?.nearest(size)
+    }
+}
+
+impl<'m> Namesakes<'m> {
+    /// The one whose size is closest, of several the first of the tree.
+    fn nearest(&self, size: u64) -> Option<&'m Entry> {
+        let Namesakes(files) = self;
+        let first_from = |size: u64| files.partition_point(|file| size_of(file) < size);
+        let above = first_from(size);
+        let below = above.checked_sub(1).map(|last| first_from(size_of(files[last])));
+        let nearest = below.into_iter().chain(Some(above)).filter_map(|at| files.get(at).copied());
+        nearest.min_by_key(|file| (size_of(file).abs_diff(size), &file.path))
     }
 }
 
@@ -100,7 +118,30 @@ pub(super) fn is_packed(name: &[u8]) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+    use crate::digest::Digest;
+    use crate::entry::{Leaf, LeafKind, Meta, Mtime, Node, Xattrs};
+    use crate::tree_path::TreePath;
+
+    proptest! {
+        #[test]
+        fn the_nearest_is_the_one_that_a_look_at_all_finds(sizes in prop::collection::vec(1..40u64, 0..12), size in 0..45u64) {
+            let meta = Meta { mode: 0o644, uid: 0, gid: 0, mtime: Mtime { seconds: 0, nanos: 0 }, xattrs: Xattrs::new() };
+            let file = |(n, size): (usize, &u64)| {
+                let kind = LeafKind::File { size: *size, digest: Digest([0; 32]) };
+                let path = TreePath::new(format!("{n:02}")).expect("a good path");
+                Entry::new(path, meta.clone(), Node::Leaf(Leaf { kind, group: None }))
+            };
+            let files: Vec<Entry> = sizes.iter().enumerate().map(file).collect();
+            let mut namesakes = Namesakes(files.iter().collect());
+            namesakes.0.sort_by_key(|entry| size_of(entry));
+            let found = namesakes.nearest(size).map(|entry| &entry.path);
+            let all = files.iter().min_by_key(|file| size_of(file).abs_diff(size));
+            prop_assert_eq!(found, all.map(|entry| &entry.path));
+        }
+    }
 
     #[test]
     fn versions_are_taken_out() {

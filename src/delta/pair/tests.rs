@@ -58,8 +58,8 @@ fn what_the_base_holds_needs_no_delta() {
 #[test]
 fn groups_are_bounded_and_compressed_files_apart() {
     let mib = 1 << 20;
-    let base = [("a", 3 * mib, 1), ("b", 2 * mib, 2), ("c.gz", mib, 3), ("d", mib, 4), ("e", 60 * mib, 5)];
-    let target = [("a", 3 * mib, 11), ("b", 2 * mib, 12), ("c.gz", mib, 13), ("d", mib, 14), ("e", mib, 15)];
+    let base = [("a", 3 * mib / 2, 1), ("b", mib, 2), ("c.gz", mib, 3), ("d", mib, 4), ("e", 60 * mib, 5)];
+    let target = [("a", 3 * mib / 2, 11), ("b", mib, 12), ("c.gz", mib, 13), ("d", mib, 14), ("e", mib, 15)];
     let expected = [group(&["/a"], &["/a"]), group(&["/b", "/d"], &["/b", "/d"]), group(&["/c.gz"], &["/c.gz"])];
     assert_eq!(pairs(&base, &target), expected);
 }
