@@ -18,6 +18,19 @@ pub fn return_what_is_large() {
     }
 }
 
+/// Returns to the system what is free in between: what an earlier step of a run held in many pieces is of no use
+/// to a later one that works with few and large ones.
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
+#[allow(unsafe_code, reason = "a call that has no arguments to be wrong, and changes nothing that is in use")]
+pub fn return_what_is_free() {
+    // SAFETY: malloc_trim takes the allocator's own locks, and touches only what is free.
+    unsafe { libc::malloc_trim(0) };
+}
+
 /// Other C libraries do this, or nothing can be said to them.
 #[cfg(not(all(target_os = "linux", target_env = "gnu")))]
 pub fn return_what_is_large() {}
+
+/// Other C libraries do this, or nothing can be said to them.
+#[cfg(not(all(target_os = "linux", target_env = "gnu")))]
+pub fn return_what_is_free() {}

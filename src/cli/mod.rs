@@ -2,7 +2,6 @@
 
 pub mod json;
 pub mod log;
-mod memory;
 pub mod signals;
 pub mod tardiff;
 pub mod terminal;

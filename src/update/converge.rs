@@ -14,6 +14,7 @@ use crate::entry::Entry;
 use crate::full_sync;
 use crate::generation::GenerationId;
 use crate::manifest::{Manifest, path_text};
+use crate::memory;
 use crate::root::FileKind;
 use crate::state::{self, KernelPaths, SeenCatalog, State};
 use crate::tree_path::TreePath;
@@ -221,6 +222,8 @@ impl Converge<'_> {
         if transaction.is_empty() {
             return Ok(self.record_only(goal, transaction)?);
         }
+        // The look at the tree is over; from here on contents pass through.
+        memory::return_what_is_free();
         let around = self.around(goal, transaction);
         let overdue = around.before()?;
         let made = self.make(goal, transaction, fill);

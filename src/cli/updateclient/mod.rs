@@ -27,6 +27,7 @@ use super::terminal::Terminal;
 use crate::autoinstall;
 use crate::fetch::Options;
 use crate::host::{Drift, Restart};
+use crate::memory;
 use crate::report::Monitor;
 use crate::root::freeze;
 use crate::rsync::tunnel::{BECOME_SSH, become_ssh};
@@ -75,7 +76,7 @@ pub enum Exit {
 
 /// Runs the program with the arguments of the process.
 pub fn main() -> ExitCode {
-    super::memory::return_what_is_large();
+    memory::return_what_is_large();
     if std::env::args_os().nth(1).is_some_and(|argument| argument == freeze::WATCH) {
         freeze::watch();
         return Exit::Done.into();
