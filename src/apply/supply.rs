@@ -6,13 +6,14 @@
 
 use std::collections::HashSet;
 use std::fs::File;
-use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom};
+use std::io::{self, BufRead, BufReader, Read};
 
 use rayon::prelude::*;
 
 use crate::delta::{Kind, ReadAt};
 use crate::diff_archive::{ArchiveError, Compression, Group, Listing, Member, Reader, Sources, Workspace};
 use crate::digest::Digest;
+use crate::fetch::Arriving;
 use crate::manifest::Manifest;
 use crate::root::{Root, RootError};
 use crate::tree_path::TreePath;
@@ -35,12 +36,12 @@ pub struct LiveContents<'a> {
     places: Vec<(&'a Digest, &'a TreePath)>,
 }
 
-/// A verified archive of a chain.
+/// An archive of a chain, which may still be on its way.
 pub struct Delivery<'a> {
     /// What it says of itself.
     pub listing: &'a Listing,
-    /// Its bytes.
-    pub file: &'a File,
+    /// Its bytes. Their end is told only where all of them were verified.
+    pub file: &'a Arriving,
     /// So many of them are its first frame, from which its listing was read.
     pub first_frame: u64,
     /// How they are compressed.
@@ -131,6 +132,8 @@ pub fn from_live(stage: &Stage, live: &LiveContents) -> Result<(), Untouched> {
 }
 
 /// Stages what a chain of diffs brings, first to last.
+///
+/// Where this succeeds, all of it has come and was verified.
 pub fn from_chain(stage: &Stage, live: &LiveContents, chain: &[Delivery]) -> Result<(), ChainError> {
     let needs = needs(stage, live, chain);
     let scratch = stage.scratch()?;
@@ -278,9 +281,9 @@ impl Run<'_> {
 
     /// Puts on the belt what the archive brings and is needed.
     fn unpack(&self, delivery: &Delivery, belt: &Belt<Piece, DeliverError>) -> Result<(), DeliverError> {
-        let Delivery { listing, mut file, first_frame, compression, .. } = *delivery;
-        file.seek(SeekFrom::Start(first_frame)).map_err(ArchiveError::from)?;
-        let mut reader = Reader::after(listing, BufReader::with_capacity(PIECE, file), compression)?;
+        let Delivery { listing, file, first_frame, compression, .. } = *delivery;
+        let bytes = BufReader::with_capacity(PIECE, file.reader(first_frame));
+        let mut reader = Reader::after(listing, bytes, compression)?;
         while let Some(member) = reader.next_member()? {
             let put = match member {
                 Member::Plain(_) => continue,
@@ -370,13 +373,22 @@ fn append_exactly(file: File, size: u64, to: &mut Vec<u8>) -> bool {
 fn keep_aside(scratch: &Root, digest: &Digest, size: u64, content: &mut dyn BufRead) -> Result<File, DeliverError> {
     let place = name(&format!("between-{digest}"));
     let file = scratch.create_file(&place).map_err(Untouched::from_root)?;
-    copy(content, &file, size).map_err(|error| match error {
+    let copied = copy(content, &file, size).map_err(|error| match error {
         CopyError::Read(error) => DeliverError::Archive(error.into()),
         CopyError::Write(source) => {
             let path = scratch.show(&place);
             DeliverError::Untouched(Untouched::from_root(RootError { what: "write", path, source }))
         }
-    })?;
+    });
+    let copied = copied.and_then(|found| match found == *digest {
+        true => Ok(()),
+        false => Err(ArchiveError::Listing(format!("what it holds is not content {digest}, which it lists")).into()),
+    });
+    if let Err(error) = copied {
+        // The archive may come anew, and be read once more.
+        scratch.unlink(&place).map_err(Untouched::from_root)?;
+        return Err(error);
+    }
     kept_aside(scratch, digest).ok_or_else(|| Untouched::Refused("what was staged has gone".to_owned()).into())
 }
 

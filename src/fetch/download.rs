@@ -8,6 +8,7 @@ use std::sync::{Arc, PoisonError};
 use crate::catalog::FileRef;
 use crate::digest::Digest;
 use crate::fetch::Repository;
+use crate::fetch::arriving::Arriving;
 use crate::fetch::error::{FetchError, FetchErrorKind, Side};
 use crate::fetch::heed;
 use crate::fetch::part::Part;
@@ -42,12 +43,7 @@ pub(super) struct Stretch {
 }
 
 impl Verified {
-    /// The file, at its beginning when first asked for.
-    pub fn file(&self) -> &File {
-        &self.file
-    }
-
-    /// The file, at its beginning unless [`file`](Self::file) was read from.
+    /// The file, at its beginning.
     pub fn into_file(self) -> File {
         self.file
     }
@@ -85,16 +81,26 @@ impl Read for Stretch {
 }
 
 impl Repository {
-    /// Brings `claim` into the spool, unless it is there, and verifies it in either case.
-    pub(super) fn download(&self, claim: &FileRef, monitor: Option<&dyn Monitor>) -> Result<Verified, FetchError> {
+    /// Brings `claim` into the spool, unless it is there, and verifies it in either case; `readers` follow it.
+    pub(super) fn download(
+        &self,
+        claim: &FileRef,
+        readers: Option<&Arriving>,
+        monitor: Option<&dyn Monitor>,
+    ) -> Result<Verified, FetchError> {
         // Two downloads of one file would write into one part file.
         let _one_at_a_time = self.downloading.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(verified) = self.left_by_an_earlier_run(claim)? {
+            if let Some(readers) = readers {
+                let file = verified.file.try_clone().map_err(|e| FetchError::spool("open a file again", e))?;
+                readers.begins(file, verified.size);
+            }
             return Ok(verified);
         }
         let mut part = Part::of_file(&self.spool, claim, claim.size, monitor)?;
         self.spool.check_room(part.left())?;
         part.announce();
+        readers.map_or(Ok(()), |readers| part.show(readers))?;
         // What an earlier run left is hashed before the rest comes, and then not read again.
         let mut right = part.digest()? == claim.sha256 && part.left() == 0;
         if !right {

@@ -4,6 +4,7 @@
 //! hold bytes, and none verifies. [`Repository::file`] does, for all of them, and is the only place
 //! that makes a [`Verified`].
 
+mod arriving;
 mod certificates;
 pub mod content;
 mod download;
@@ -39,6 +40,7 @@ use rsync::Rsync;
 use transport::{Transport, Trouble};
 use url::Place;
 
+pub use arriving::{Arriving, Coming};
 pub use content::Ranges;
 pub use download::Verified;
 pub use error::{FetchError, FetchErrorKind, Side};
@@ -170,7 +172,18 @@ impl Repository {
     /// What the spool holds already is verified again, and not fetched. Says how it gets on as
     /// [`Job::Download`](crate::report::Job::Download); begins that anew where the file has to be.
     pub fn file(&self, file: &FileRef, monitor: &dyn Monitor) -> Result<Verified, FetchError> {
-        self.download(file, Some(monitor)).map_err(|e| self.about(file, e))
+        self.download(file, None, Some(monitor)).map_err(|e| self.about(file, e))
+    }
+
+    /// The same, while others read it from `readers`.
+    ///
+    /// These see it from the moment at which it begins to come, and its end once it was verified; where this
+    /// fails, they fail.
+    pub fn file_into(&self, readers: &Arriving, file: &FileRef, monitor: &dyn Monitor) -> Result<(), FetchError> {
+        let _fetching = readers.fetching();
+        self.download(file, Some(readers), Some(monitor)).map_err(|e| self.about(file, e))?;
+        readers.verified(file.size);
+        Ok(())
     }
 
     /// The first frame of `file`, verified.
@@ -213,7 +226,7 @@ impl Repository {
 
     /// A file that was verified, as one that many may read at once.
     fn shared(&self, file: &FileRef) -> Result<Arc<File>, FetchError> {
-        let verified = Arc::new(self.download(file, None)?.into_file());
+        let verified = Arc::new(self.download(file, None, None)?.into_file());
         let mut opened = self.opened.lock().unwrap_or_else(PoisonError::into_inner);
         opened.insert(file.sha256, Arc::clone(&verified));
         Ok(verified)

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use crate::catalog::FileRef;
 use crate::digest::{Digest, Hasher};
+use crate::fetch::arriving::Arriving;
 use crate::fetch::error::{FetchError, FetchErrorKind, Side};
 use crate::fetch::spool::Spool;
 use crate::report::{Event, Job, Monitor};
@@ -29,6 +30,8 @@ pub(super) struct Part<'a> {
     hasher: Hasher,
     hashed: u64,
     progress: Progress<'a>,
+    /// Who reads it meanwhile.
+    readers: Option<&'a Arriving>,
     /// Caches between here and the server are to be passed by: what they gave was wrong.
     pub fresh: bool,
 }
@@ -65,7 +68,16 @@ impl<'a> Part<'a> {
     fn empty(file: File, spool: &'a Spool, from: u64, to: u64, total: u64) -> Self {
         let progress = Progress { monitor: None, unsaid: 0, said: Instant::now() };
         let (hasher, hashed, held) = (Hasher::new(), 0, 0);
-        Part { file, spool, named: None, from, to, total, held, etag: None, hasher, hashed, progress, fresh: false }
+        let (named, etag, readers, fresh) = (None, None, None, false);
+        Part { file, spool, named, from, to, total, held, etag, hasher, hashed, progress, readers, fresh }
+    }
+
+    /// Lets others read it while it is being made: as far as this program writes it itself.
+    pub fn show(&mut self, readers: &'a Arriving) -> Result<(), FetchError> {
+        let file = self.file.try_clone().map_err(|e| FetchError::spool("open a part file again", e))?;
+        readers.begins(file, self.held);
+        self.readers = Some(readers);
+        Ok(())
     }
 
     /// Where in the repository's file the next byte lies.
@@ -136,8 +148,9 @@ impl<'a> Part<'a> {
         if let Some(digest) = self.named {
             self.spool.set_etag(digest, None)?;
         }
-        change(|| self.file.set_len(0)).map_err(|e| FetchError::spool("empty a part file", e))?;
         let began = self.held > 0;
+        self.readers.filter(|_| began).into_iter().for_each(Arriving::begins_anew);
+        change(|| self.file.set_len(0)).map_err(|e| FetchError::spool("empty a part file", e))?;
         (self.held, self.hashed, self.hasher) = (0, 0, Hasher::new());
         if began {
             self.announce();
@@ -155,12 +168,16 @@ impl<'a> Part<'a> {
             let why = format!("the file is longer than the {} bytes that the catalog names", self.total);
             return Err(FetchError::new(FetchErrorKind::Corrupt, Side::Server, "", why));
         }
+        if self.readers.is_some_and(Arriving::is_unwanted) {
+            return Err(FetchError::new(FetchErrorKind::Other, Side::Node, "", "nobody waits for it any more"));
+        }
         change(|| self.file.write_all_at(bytes, self.held)).map_err(|e| FetchError::spool("write", e))?;
         if self.hashed == self.held {
             self.hasher.update(bytes);
             self.hashed += bytes.len() as u64;
         }
         self.held += bytes.len() as u64;
+        self.readers.into_iter().for_each(|readers| readers.has(self.held));
         self.progress.advance(bytes.len() as u64);
         Ok(())
     }

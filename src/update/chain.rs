@@ -1,25 +1,23 @@
 //! The way by diffs.
 
 use std::collections::HashSet;
+use std::thread::{self, ScopedJoinHandle};
 
 use crate::apply::Untouched;
-use crate::apply::prepare::Transaction;
 use crate::apply::room::Aside;
 use crate::apply::stage::Stage;
-use crate::apply::supply::{self, ChainError, Delivery, LiveContents};
+use crate::apply::supply::{self, ChainError, LiveContents};
 use crate::catalog::Archive;
-use crate::diff_archive::{ArchiveError, Compression, Header, Limits, Listing, read_listing};
-use crate::digest::Digest;
-use crate::fetch::{FetchError, FetchErrorKind, Repository, Side, Verified};
-use crate::manifest::{Manifest, gone};
+use crate::fetch::{FetchError, FetchErrorKind, Side};
+use crate::host::{Moment, hooks};
 use crate::plan::{self, Chain, Plan, Why};
-use crate::report::Monitor;
 use crate::tree_path::TreePath;
 
-use super::UpdateError;
-use super::converge::{Converge, Goal};
+use super::converge::Converge;
 use super::follow::{Follow, Followed};
 use super::layers::Source;
+use super::links::{Link, Unfetched, Unlinked, fetch, is_broken, link, renamed, tell_rebuilding, unwanted};
+use super::{Report, UpdateError};
 
 /// Why a stage could not be filled.
 pub(super) enum Stopped {
@@ -72,19 +70,9 @@ impl From<ChainError> for Unfilled {
     }
 }
 
-/// An archive of a chain, with what is known of it.
-struct Link<'a> {
-    archive: &'a Archive,
-    repository: &'a Repository,
-    compression: Compression,
-    listing: Listing,
-}
-
-/// An archive that was fetched.
-pub(super) struct Arrived<'a> {
-    link: Link<'a>,
-    file: Verified,
-}
+/// The fetching of a chain, and then of what leads the overrides on: as it ended.
+type Fetching<'s, 'l> = ScopedJoinHandle<'s, Fetched<'l>>;
+type Fetched<'l> = Result<Result<Vec<Link<'l>>, UpdateError>, Unfetched<'l>>;
 
 impl Follow<'_> {
     /// Follows `chain` as one transaction.
@@ -95,7 +83,7 @@ impl Follow<'_> {
         };
         let way = describe(chain);
         run.monitor.note(way.clone());
-        let (links, manifest) = match link_all(&self.published.repository, chain, &base.manifest) {
+        let (links, manifest) = match link(&self.published.repository, chain.diffs().iter(), &base.manifest) {
             Ok(linked) => linked,
             Err(Unlinked::Broken(archive, why)) => return Ok(self.broken(archive, &why)),
             Err(Unlinked::Failed(error)) => return Err(error),
@@ -118,26 +106,35 @@ impl Follow<'_> {
             return Ok(Followed::Done(Box::new(report)));
         }
         fits?;
-        let (downloaded, prepared) = std::thread::scope(|scope| {
+        let done = thread::scope(|scope| {
             scope.spawn(|| converge.manifest_to_record(&goal));
-            let download = scope.spawn(|| (self.download(links), self.layer_deliveries()));
-            let prepared = converge.look(&goal).and_then(|live| converge.prepare(&goal, &live));
-            (download.join(), prepared)
+            let fetching = scope.spawn(|| {
+                fetch(&links, run.monitor)?;
+                Ok(self.layer_deliveries())
+            });
+            // Nothing below waits for more than it needs, and who fails does not wait at all.
+            let _unwanted = Unwanted(&links);
+            let live = converge.look(&goal)?;
+            let transaction = converge.prepare(&goal, &live)?;
+            drop(live);
+            if self.unpacks_what_comes()? {
+                return converge
+                    .commit(&goal, &transaction, |stage| self.fill_from_what_comes(stage, &links, fetching));
+            }
+            let layers = fetched(fetching)?;
+            converge.commit(&goal, &transaction, |stage| self.fill_from_chain(stage, links.iter().chain(&layers)))
         });
-        let transaction = prepared?;
-        let (downloaded, over) = downloaded.map_err(|_| {
-            let why = Untouched::Refused("the download ended in a fault of this program".to_owned());
-            UpdateError::Node(why)
-        })?;
-        match downloaded {
-            Ok(arrived) => self.apply(&goal, &transaction, arrived.into_iter().chain(over?).collect()),
-            Err((archive, error)) if is_broken(&error) => Ok(self.broken(archive, &error.to_string())),
-            Err((_, error)) => Err(error.into()),
-        }
+        self.followed(done)
     }
 
-    fn apply(&self, goal: &Goal, transaction: &Transaction, arrived: Vec<Arrived>) -> Result<Followed, UpdateError> {
-        let done = self.converge.commit(goal, transaction, |stage| self.fill_from_chain(stage, &arrived));
+    /// Whether a stage is filled while the chain still comes: not where hooks run before an update, since then
+    /// everything is here, nor where overrides have chains of their own, which are unpacked together with it.
+    fn unpacks_what_comes(&self) -> Result<bool, UpdateError> {
+        let hooks = hooks(&self.converge.run.session.root, Moment::Before).map_err(Untouched::from)?;
+        Ok(hooks.is_empty() && self.converge.layers.is_empty())
+    }
+
+    fn followed(&self, done: Result<Report, Unfilled>) -> Result<Followed, UpdateError> {
         match done {
             Ok(report) => Ok(Followed::Done(Box::new(report))),
             Err(Unfilled::Archive { name, why }) => {
@@ -150,26 +147,39 @@ impl Follow<'_> {
         }
     }
 
-    fn fill_from_chain(&self, stage: &Stage, arrived: &[Arrived]) -> Result<(), Unfilled> {
-        let deliveries: Vec<Delivery> = arrived
-            .iter()
-            .map(|Arrived { link, file }| Delivery {
-                listing: &link.listing,
-                file: file.file(),
-                first_frame: link.archive.first_frame.length,
-                compression: link.compression,
-                name: link.archive.file.file.as_str(),
-            })
-            .collect();
-        let live = self.converge.live_contents();
-        supply::from_live(stage, &live).map_err(Stopped::from)?;
-        supply::from_chain(stage, &live, &deliveries)?;
+    /// Fills a stage with what is being fetched; what was wrong at first is read once more when it is here.
+    fn fill_from_what_comes(&self, stage: &Stage, links: &[Link], fetching: Fetching) -> Result<(), Unfilled> {
+        let live = self.take_from_live(stage)?;
+        let deliveries: Vec<_> = links.iter().map(Link::delivery).collect();
+        let unpacked = supply::from_chain(stage, &live, &deliveries);
+        if let Err(ChainError::Untouched(error)) = unpacked {
+            return Err(Stopped::from(error).into());
+        }
+        // Where the fetching failed, that is why the unpacking did.
+        fetched(fetching)?;
+        unpacked.or_else(|_| supply::from_chain(stage, &live, &deliveries))?;
         Ok(self.fill_from_repository(stage, &live)?)
+    }
+
+    fn fill_from_chain<'k, 'l: 'k>(
+        &self,
+        stage: &Stage,
+        links: impl Iterator<Item = &'k Link<'l>>,
+    ) -> Result<(), Unfilled> {
+        let live = self.take_from_live(stage)?;
+        supply::from_chain(stage, &live, &links.map(Link::delivery).collect::<Vec<_>>())?;
+        Ok(self.fill_from_repository(stage, &live)?)
+    }
+
+    fn take_from_live(&self, stage: &Stage) -> Result<LiveContents<'_>, Stopped> {
+        let live = self.converge.live_contents();
+        supply::from_live(stage, &live)?;
+        Ok(live)
     }
 
     /// The archives that lead from what is recorded of overrides to what is published of them. What cannot be
     /// had comes by digest.
-    pub(super) fn layer_deliveries(&self) -> Result<Vec<Arrived<'_>>, UpdateError> {
+    pub(super) fn layer_deliveries(&self) -> Result<Vec<Link<'_>>, UpdateError> {
         let mut arrived = Vec::new();
         for laid in self.converge.layers {
             let (Source::Published(published), Some(base)) = (&laid.source, &laid.base) else { continue };
@@ -182,23 +192,25 @@ impl Follow<'_> {
                 .map(|diff| published.catalog.archives.iter().find(|archive| archive.file == diff.file))
                 .collect();
             let Some(chain) = chain else { continue };
-            let linked = link_each(&published.repository, &chain, base);
-            let downloaded = match linked {
-                Ok((links, _)) => self.download(links).map_err(|(archive, error)| (archive, error.to_string())),
-                Err(Unlinked::Broken(archive, why)) => Err((archive, why)),
+            let links = match link(&published.repository, chain.into_iter(), base) {
+                Ok((links, _)) => links,
+                Err(Unlinked::Broken(archive, why)) => {
+                    drop(self.broken(archive, &why));
+                    continue;
+                }
                 Err(Unlinked::Failed(error)) => return Err(error),
             };
-            match downloaded {
-                Ok(files) => arrived.extend(files),
-                Err((archive, why)) => drop(self.broken(archive, &why)),
+            match fetch(&links, self.converge.run.monitor) {
+                Ok(()) => arrived.extend(links),
+                Err((archive, error)) => drop(self.broken(archive, &error.to_string())),
             }
         }
         Ok(arrived)
     }
 
     /// Fills a stage from the tree, from what `arrived`, then by digest.
-    pub(super) fn fill(&self, stage: &Stage, arrived: &[Arrived]) -> Result<(), Stopped> {
-        match self.fill_from_chain(stage, arrived) {
+    pub(super) fn fill(&self, stage: &Stage, arrived: &[Link]) -> Result<(), Stopped> {
+        match self.fill_from_chain(stage, arrived.iter()) {
             Err(Unfilled::Archive { name, why }) => {
                 let why = FetchError::new(FetchErrorKind::Corrupt, Side::Server, &name, &why);
                 Err(Stopped::Failed(why.into()))
@@ -206,14 +218,6 @@ impl Follow<'_> {
             Err(Unfilled::Stopped(stopped)) => Err(stopped),
             Ok(()) => Ok(()),
         }
-    }
-
-    fn download<'l>(&self, links: Vec<Link<'l>>) -> Result<Vec<Arrived<'l>>, (&'l Archive, FetchError)> {
-        let fetch = |link: Link<'l>| {
-            let file = link.repository.file(&link.archive.file, self.converge.run.monitor);
-            file.map_err(|error| (link.archive, error)).map(|file| Arrived { link, file })
-        };
-        links.into_iter().map(fetch).collect()
     }
 
     fn broken(&self, archive: &Archive, why: &str) -> Followed {
@@ -229,60 +233,25 @@ impl Converge<'_> {
     }
 }
 
-enum Unlinked<'l> {
-    Broken(&'l Archive, String),
-    Failed(UpdateError),
-}
-
-/// Fetches the listings of a chain and finds out what it makes of `base`.
-fn link_all<'l>(
-    repository: &'l Repository,
-    chain: &'l Chain,
-    base: &Manifest,
-) -> Result<(Vec<Link<'l>>, Manifest), Unlinked<'l>> {
-    link_each(repository, &chain.diffs().iter().collect::<Vec<_>>(), base)
-}
-
-fn link_each<'l>(
-    repository: &'l Repository,
-    chain: &[&'l Archive],
-    base: &Manifest,
-) -> Result<(Vec<Link<'l>>, Manifest), Unlinked<'l>> {
-    let (mut links, mut manifest) = (Vec::new(), base.clone());
-    for archive in chain {
-        let (link, next) = link(repository, archive, &manifest)?;
-        links.push(link);
-        manifest = next;
+/// Waits until everything is here.
+fn fetched<'l>(fetching: Fetching<'_, 'l>) -> Result<Vec<Link<'l>>, Unfilled> {
+    let fault = |_| Untouched::Refused("the download ended in a fault of this program".to_owned());
+    match fetching.join().map_err(|panic| Stopped::from(fault(panic)))? {
+        Ok(layers) => Ok(layers?),
+        Err((archive, error)) if is_broken(&error) => {
+            Err(Unfilled::Archive { name: archive.file.file.to_string(), why: error.to_string() })
+        }
+        Err((_, error)) => Err(UpdateError::from(error).into()),
     }
-    Ok((links, manifest))
 }
 
-/// Fetches the listing of an archive and finds out what it makes of `base`.
-fn link<'l>(
-    repository: &'l Repository,
-    archive: &'l Archive,
-    base: &Manifest,
-) -> Result<(Link<'l>, Manifest), Unlinked<'l>> {
-    let broken = |why: String| Unlinked::Broken(archive, why);
-    let Some(compression) = Compression::of_name(archive.file.file.as_str()) else {
-        return Err(broken("its name tells no compression that this program knows".to_owned()));
-    };
-    let frame = match repository.frame(&archive.file, &archive.first_frame) {
-        Err(error) if is_broken(&error) => return Err(broken(error.to_string())),
-        answer => answer.map_err(|e| Unlinked::Failed(e.into()))?,
-    };
-    let fault = |error: ArchiveError| broken(error.to_string());
-    let listing = read_listing(&frame, compression, &Limits::default()).map_err(fault)?;
-    let target = listing.target_of(base).map_err(fault)?;
-    if target.id() != archive.kind.target() {
-        return Err(broken("it leads to another generation than the catalog says".to_owned()));
+/// Ends the fetching of what is not here when this goes.
+struct Unwanted<'u, 'l>(&'u [Link<'l>]);
+
+impl Drop for Unwanted<'_, '_> {
+    fn drop(&mut self) {
+        unwanted(self.0);
     }
-    Ok((Link { archive, repository, compression, listing }, target))
-}
-
-/// Whether the server lacks the file or holds another one, so that another way may lead there.
-pub(super) fn is_broken(error: &FetchError) -> bool {
-    matches!(error.kind, FetchErrorKind::NotFound | FetchErrorKind::Corrupt)
 }
 
 pub(super) fn missing(stage: &Stage) -> Why {
@@ -307,41 +276,4 @@ fn describe(chain: &Chain) -> String {
         1 => format!("following one diff of {bytes} bytes to the head"),
         _ => format!("following {count} diffs of {bytes} bytes together to the head, as one transaction"),
     }
-}
-
-/// Says what compressed files cost that come as what is inside them.
-fn tell_rebuilding(links: &[Link<'_>], monitor: &dyn Monitor) {
-    let headers = || links.iter().map(|link| link.listing.header());
-    let files: u64 = headers().map(|header| header.rebuilt).sum();
-    let bytes = headers().fold(0u64, |sum, header| sum.saturating_add(header.rebuilt_bytes));
-    if files > 0 {
-        let seconds = headers().map(Header::rebuild_seconds).sum::<f64>();
-        monitor.note(format!(
-            "{files} compressed files are made again of {bytes} bytes of what is inside them: about {seconds:.1} s of one processor"
-        ));
-    }
-}
-
-/// Paths that go and whose content, or its successor, comes elsewhere: renames do not count as
-/// deletions, nor do the directories that only held what was renamed.
-fn renamed(base: &Manifest, target: &Manifest, links: &[Link<'_>]) -> usize {
-    let reused = links.iter().flat_map(|link| {
-        let sources = link.listing.groups().iter().flat_map(|group| &group.sources).map(|source| source.digest);
-        sources.chain(link.listing.known().iter().map(|known| known.digest))
-    });
-    let reused: HashSet<Digest> = reused.collect();
-    let mut paths: HashSet<TreePath> = HashSet::new();
-    for entry in gone(base, target) {
-        if !entry.file().is_some_and(|(_, digest)| reused.contains(&digest)) {
-            continue;
-        }
-        let mut at = Some(entry.path.clone());
-        while let Some(path) = at.filter(|path| target.get(path).is_none()) {
-            at = path.parent();
-            if !paths.insert(path) {
-                break;
-            }
-        }
-    }
-    paths.len()
 }

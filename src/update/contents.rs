@@ -18,10 +18,11 @@ use crate::root::Root;
 use crate::tree_path::TreePath;
 
 use super::UpdateError;
-use super::chain::{Stopped, is_broken, missing};
+use super::chain::{Stopped, missing};
 use super::converge::Goal;
 use super::follow::Follow;
 use super::layers::Source;
+use super::links::is_broken;
 use super::published::Published;
 
 impl Follow<'_> {

@@ -14,6 +14,7 @@ mod converge;
 mod follow;
 mod full;
 mod layers;
+mod links;
 mod outcome;
 mod plan_told;
 mod published;
