@@ -1,5 +1,6 @@
 //! Takes cpio archives (newc, as initrds are) apart into the files that they hold.
 
+use std::collections::HashMap;
 use std::io::{self, Read};
 
 use super::{CopiesWriter, MAX_CONTENT};
@@ -12,11 +13,14 @@ const ALIGNMENT: u64 = 4;
 /// So many bytes become one literal instruction, at most.
 const LITERAL: usize = 64 << 10;
 
-/// Writes what `from`, which is best buffered, yields to `to`: files that `known` gives a number for as copies
-/// of these, everything else as it is. What is no cpio archive is left as it is, too.
+/// Where the content of a member stands: in which file that a patch copies from, and from which byte on.
+pub type Place = (usize, u64);
+
+/// Writes what `from`, which is best buffered, yields to `to`: files that `known` gives a place for as copies
+/// of what stands there, everything else as it is. What is no cpio archive is left as it is, too.
 pub fn split(
     mut from: impl Read,
-    mut known: impl FnMut(&Digest) -> Option<usize>,
+    mut known: impl FnMut(&Digest) -> Option<Place>,
     to: &mut CopiesWriter,
 ) -> io::Result<()> {
     let mut literal = Literal { bytes: Vec::new(), to };
@@ -48,12 +52,39 @@ pub fn split(
             take(&mut from, size, &mut content)?;
             let whole = content.len() as u64 == size;
             match whole.then(|| known(&Digest::of(&content))).flatten() {
-                Some(number) => literal.copy(number, size)?,
+                Some(place) => literal.copy(place, size)?,
                 None => literal.bytes.extend_from_slice(&content),
             }
         }
         take(&mut from, padded(size) - size, &mut literal.bytes)?;
         literal.flush_if_full()?;
+    }
+}
+
+/// Where in `from` the contents of the members stand that it begins with, by digest: microcode that comes before
+/// the compressed part of an initrd, say.
+pub fn front(mut from: impl Read) -> io::Result<HashMap<Digest, u64>> {
+    let (mut members, mut at, mut bytes) = (HashMap::new(), 0, Vec::new());
+    loop {
+        bytes.clear();
+        at += take(&mut from, ALIGNMENT, &mut bytes)?;
+        if bytes.len() as u64 == ALIGNMENT && bytes.iter().all(|byte| *byte == 0) {
+            continue;
+        }
+        if !bytes.starts_with(b"0707") {
+            return Ok(members);
+        }
+        at += take(&mut from, HEADER as u64 - ALIGNMENT, &mut bytes)?;
+        let Some(Member { name, size }) = Member::parse(&bytes).filter(|member| member.size <= MAX_CONTENT) else {
+            return Ok(members);
+        };
+        at += take(&mut from, padded(HEADER as u64 + name) - HEADER as u64, &mut bytes)?;
+        bytes.clear();
+        if take(&mut from, size, &mut bytes)? == size && size > 0 {
+            members.insert(Digest::of(&bytes), at);
+        }
+        at += bytes.len() as u64;
+        at += take(&mut from, padded(size) - size, &mut Vec::new())?;
     }
 }
 
@@ -97,9 +128,9 @@ impl Literal<'_> {
         Ok(())
     }
 
-    fn copy(&mut self, number: usize, size: u64) -> io::Result<()> {
+    fn copy(&mut self, (number, offset): Place, size: u64) -> io::Result<()> {
         self.flush()?;
-        self.to.copy(number, 0, size)
+        self.to.copy(number, offset, size)
     }
 }
 

@@ -22,7 +22,7 @@ mod varint;
 
 pub use copies::{Copies, CopiesWriter, ReadAt};
 pub use effort::{Effort, Opening, REBUILD_RATE};
-pub use pair::{Archive, Class, Group, Pairing, Pairs};
+pub use pair::{Archive, Class, Group, Pairing, Pairs, is_packed};
 pub use segments::{SEGMENTS_WEIGHT, Segments, encode_segments};
 pub use sketch::Sketch;
 

@@ -234,7 +234,7 @@ fn files_are_found_in_archives_also_behind_others() {
         let known = |digest: &crate::digest::Digest| {
             let number = [&file[..], odd].iter().position(|known| crate::digest::Digest::of(known) == *digest)?;
             found += 1;
-            Some(number)
+            Some((number, 0))
         };
         cpio::split(&plain[..], known, &mut writer).expect("reads");
         assert_eq!(found, copies, "{what}");
@@ -245,6 +245,26 @@ fn files_are_found_in_archives_also_behind_others() {
         io::Read::read_to_end(&mut reader, &mut again).expect("reads");
         assert!(again == plain, "{what}");
     }
+}
+
+#[test]
+fn the_front_of_an_initrd_tells_where_its_members_stand() {
+    let (one, two) = (noise(5, 3001), noise(6, 20));
+    let mut plain = [member("GenuineIntel.bin", &one), member("empty", b""), member("TRAILER!!!", b"")].concat();
+    plain.resize(plain.len().next_multiple_of(512), 0);
+    plain.extend([member("more", &two), member("TRAILER!!!", b"")].concat());
+    let end = plain.len();
+    plain.extend([&b"\x1f\x8b\x08 compressed "[..], &member("inside", &one)].concat());
+    let front = cpio::front(&plain[..]).expect("reads");
+    assert_eq!(front.len(), 2);
+    for content in [&one, &two] {
+        let at = front[&crate::digest::Digest::of(content)] as usize;
+        assert!(plain[at..at + content.len()] == content[..]);
+    }
+    for cut in (0..end).step_by(97) {
+        assert!(cpio::front(&plain[..cut]).expect("reads").len() <= 2);
+    }
+    assert!(cpio::front(&noise(7, 5000)[..]).expect("reads").is_empty());
 }
 
 /// Bytes that do not compress by themselves, different for each seed.

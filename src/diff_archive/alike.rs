@@ -25,10 +25,10 @@ fn sketch(content: impl Read, size: u64) -> Option<Sketch> {
     Sketch::of(content.take(size)).ok()?
 }
 
-/// A file from its beginning on.
-struct Reading<'f> {
-    file: &'f dyn ReadAt,
-    at: u64,
+/// A file from a place on.
+pub(super) struct Reading<'f> {
+    pub file: &'f dyn ReadAt,
+    pub at: u64,
 }
 
 impl Read for Reading<'_> {

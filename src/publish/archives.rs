@@ -17,7 +17,7 @@ use crate::diff_archive::{
     verify_full, write_diff, write_full,
 };
 use crate::digest::{Digest, Hasher};
-use crate::fetch::content::ContentStore;
+use crate::fetch::content::{ContentStore, Missing};
 use crate::manifest::Manifest;
 use crate::report::Monitor;
 
@@ -88,9 +88,8 @@ impl Archives<'_> {
                 // What is made by as many deltas as there may be is sent whole again.
                 let near = |digest: &Digest| reach.depth(digest).is_some_and(|depth| depth < MAX_DEPTH);
                 let wanted = to_be_spooled(pairing.sources(), index, archives, &snapshot);
-                for content in spooled.take(wanted, &store, near).map_err(|e| self.spool_failed(e))? {
-                    self.monitor.warn(format!("no delta is made from {}: {}", content.digest.short(), content.why));
-                }
+                let missing = spooled.take(wanted, &store, near).map_err(|e| self.spool_failed(e))?;
+                self.tell_missing(&missing);
             }
             self.refuse_taken_name(kind, archives)?;
             let earlier = Earlier::new(self.locked.store(), index, archives, (&snapshot, &reach), &spooled);
@@ -98,6 +97,17 @@ impl Archives<'_> {
             made.push(self.diff(&base, kind, pairs.as_ref(), &earlier, &reach)?);
         }
         Ok(made)
+    }
+
+    /// Where an archive is gone, these may be as many as the image has files.
+    fn tell_missing(&self, missing: &[Missing]) {
+        const TOLD: usize = 3;
+        for Missing { digest, why } in missing.iter().take(TOLD) {
+            self.monitor.warn(format!("no delta is made from {}: {why}", digest.short()));
+        }
+        if missing.len() > TOLD {
+            self.monitor.warn(format!("no deltas are made from {} more contents", missing.len() - TOLD));
+        }
     }
 
     /// The whole image.

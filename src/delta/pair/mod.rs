@@ -7,11 +7,13 @@ mod groups;
 mod names;
 mod search;
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 use groups::Groups;
-use names::{Files, is_gzip, is_packed};
+use names::{Files, is_gzip};
 use search::Search;
+
+pub use names::is_packed;
 
 use super::{Effort, Opening, Sketch};
 use crate::digest::Digest;
@@ -23,7 +25,7 @@ const OPENED_IN_GROUP: u64 = 1 << 20;
 /// One that is larger than this, or was, is not made of what was inside the old one: both are held in memory.
 const OPENED_ALONE: u64 = 16 << 20;
 
-/// What is compressed seldom finds anything in what was: a larger one is not tried.
+/// What is compressed seldom finds anything in what was: a larger one is looked at by itself.
 const PACKED_TRIED: u64 = 1 << 20;
 
 /// Which new contents are to be made of what.
@@ -33,17 +35,24 @@ pub struct Pairs<'m> {
     pub groups: Vec<Group<'m>>,
     /// Compressed files that are opened one by one.
     pub archives: Vec<Archive<'m>>,
-    /// Contents that are too large for a group: source and target.
+    /// Contents that are too large for a group, or compressed and too large to be tried unseen: source and target.
     pub large: Vec<(&'m Entry, &'m Entry)>,
 }
 
 /// A large compressed file: it may consist of files of the target, or be like what was inside an old one.
 #[derive(Clone, Copy, Debug)]
 pub struct Archive<'m> {
-    /// The old one, where both are small enough to be held in memory.
+    /// The old one.
     pub source: Option<&'m Entry>,
     /// The file of the target.
     pub entry: &'m Entry,
+}
+
+impl Archive<'_> {
+    /// Whether both are small enough for what is inside them to be held in memory.
+    pub fn is_held(&self) -> bool {
+        self.source.into_iter().chain([self.entry]).all(|file| size_of(file) <= OPENED_ALONE)
+    }
 }
 
 /// New contents that are to be made out of old ones together.
@@ -87,14 +96,16 @@ struct Fresh<'m> {
     entry: &'m Entry,
     class: Class,
     source: Option<&'m Entry>,
+    /// Another source may be better, which only a look at the contents tells.
+    doubtful: bool,
 }
 
 impl<'m> Pairing<'m> {
     /// Pairs the contents that `target` has and `base` has not with contents of `base`, without a look at them.
     ///
-    /// The source of a file is the file of the same path; else one whose path is the same once version
-    /// numbers are taken out (so the modules of a new kernel find those of the old one); else one of the
-    /// same name, so taken; of several the one whose size is closest.
+    /// The source of a file is the file of the same path; else one of the same name whose directory is the same once
+    /// version numbers are taken out (so the modules of a new kernel find those of the old one); else one whose
+    /// path is, so taken; else one whose name is; of several the one whose size is closest.
     /// Of the compressed files the small ones are opened first, as far as `opening` goes.
     pub fn by_names(base: &'m Manifest, target: &'m Manifest, effort: Effort, opening: &Opening) -> Self {
         let mut seen: HashSet<Digest> =
@@ -108,8 +119,7 @@ impl<'m> Pairing<'m> {
         for entry in fresh {
             let is_opened = entry.file().is_some_and(|(_, digest)| opened.contains(&digest));
             if is_opened && size_of(entry) > OPENED_IN_GROUP {
-                let held = |source: &&Entry| size_of(entry).max(size_of(source)) <= OPENED_ALONE;
-                let source = files.source_of(entry, size_of(entry)).filter(held);
+                let source = files.source_of(entry, size_of(entry));
                 pairing.archives.push(Archive { source, entry });
                 continue;
             }
@@ -118,24 +128,25 @@ impl<'m> Pairing<'m> {
                 true => Class::Packed,
                 false => Class::Plain,
             };
-            let tried = |source: &&Entry| class == Class::Plain || size_of(entry).max(size_of(source)) <= PACKED_TRIED;
-            let source = files.source_of(entry, size_of(entry)).filter(tried);
-            pairing.fresh.push(Fresh { entry, class, source });
+            let source = files.source_of(entry, size_of(entry));
+            let doubtful = class == Class::Plain && files.is_one_of_a_row(entry);
+            pairing.fresh.push(Fresh { entry, class, source, doubtful });
         }
         pairing.search = pairing.search(base, target);
         pairing
     }
 
-    /// What is to be compared for those that found no source. What is compressed has little in common with anything,
-    /// and is left out.
+    /// What is to be compared for those that found no source, or one that is doubtful. What is compressed has little
+    /// in common with anything, and is left out.
     fn search(&self, base: &'m Manifest, target: &Manifest) -> Search<'m> {
-        let wanting = self.fresh.iter().filter(|fresh| fresh.source.is_none() && fresh.class == Class::Plain);
+        let wants = |fresh: &&Fresh| fresh.class == Class::Plain && (fresh.source.is_none() || fresh.doubtful);
+        let wanting = self.fresh.iter().filter(wants);
         let wanting: Vec<&Entry> = wanting.map(|fresh| fresh.entry).collect();
         let times = self.effort.looked_into();
         if wanting.is_empty() || times == 0 {
             return Search::default();
         }
-        let sources = self.fresh.iter().filter_map(|fresh| fresh.source);
+        let sources = self.fresh.iter().filter(|fresh| !fresh.doubtful).filter_map(|fresh| fresh.source);
         let used = target.entries().iter().chain(sources).filter_map(Entry::file).map(|(_, digest)| digest).collect();
         Search::new(base, wanting, times, &used, |entry| !is_packed(entry.path.name()))
     }
@@ -144,11 +155,21 @@ impl<'m> Pairing<'m> {
     ///
     /// `old` and `new` give the sketch of a content of base and target. What they cannot read serves nothing.
     pub fn by_content(
-        self,
+        mut self,
         old: impl Fn(&Entry) -> Option<Sketch> + Sync,
         new: impl Fn(&Entry) -> Option<Sketch> + Sync,
     ) -> Self {
-        Pairing { alike: self.search.run(old, new), ..self }
+        let found = self.search.run(old, new).into_iter();
+        let mut found: HashMap<Digest, &Entry> =
+            found.filter_map(|(source, entry)| Some((entry.file()?.1, source))).collect();
+        for fresh in &mut self.fresh {
+            let Some(source) = fresh.entry.file().and_then(|(_, digest)| found.remove(&digest)) else { continue };
+            match fresh.source {
+                Some(_) => fresh.source = Some(source),
+                None => self.alike.push((source, fresh.entry)),
+            }
+        }
+        self
     }
 
     /// The contents of the base that have to be at hand, each once: digest and size in bytes. These are the sources
@@ -168,12 +189,14 @@ impl<'m> Pairing<'m> {
         // By themselves, for they are less sure: what turns out to be unlike must not spoil the others.
         let mut alike = Groups::of(Class::Plain);
         let mut large = Vec::new();
-        let is_large = |source, entry| size_of(source).max(size_of(entry)) > self.effort.in_memory();
-        for Fresh { entry, class, source } in self.fresh {
+        let is_larger = |source, entry, than| size_of(source).max(size_of(entry)) > than;
+        let is_large = |source, entry| is_larger(source, entry, self.effort.in_memory());
+        for Fresh { entry, class, source, .. } in self.fresh {
             let Some(source) = source else { continue };
             match class {
                 Class::Plain if is_large(source, entry) => large.push((source, entry)),
                 Class::Plain => plain.add(source, entry),
+                Class::Packed if is_larger(source, entry, PACKED_TRIED) => large.push((source, entry)),
                 Class::Packed => packed.add(source, entry),
                 Class::Opened => inside.add(source, entry),
             }

@@ -9,9 +9,22 @@ use crate::manifest::Manifest;
 /// The base's files that can serve new ones, by what remains of their names.
 pub(super) struct Files<'m> {
     base: &'m Manifest,
-    by_path: HashMap<Vec<u8>, Namesakes<'m>>,
-    by_name: HashMap<Vec<u8>, Namesakes<'m>>,
+    alike: [HashMap<Vec<u8>, Namesakes<'m>>; 3],
 }
+
+/// What of a path has to be the same, the nearest first: a name, in directories that differ in version numbers;
+/// a path but for version numbers; a name but for version numbers.
+const REMAINS: [fn(&Entry, &mut Vec<u8>); 3] = [
+    |entry, kept| {
+        let (path, name) = (entry.path.as_bytes(), entry.path.name());
+        take_versions_out(&path[..path.len() - name.len()], kept);
+        kept.extend_from_slice(name);
+    },
+    |entry, kept| take_versions_out(entry.path.as_bytes(), kept),
+    |entry, kept| take_versions_out(entry.path.name(), kept),
+];
+/// Which of them a row of numbered files has in common.
+const PATH: usize = 1;
 
 /// Files of which the same remains: by size, those of one size in the order of the tree. They may be most of a
 /// tree, where names are little more than numbers.
@@ -20,28 +33,29 @@ struct Namesakes<'m>(Vec<&'m Entry>);
 
 impl<'m> Files<'m> {
     /// Those that `fresh` ask for, and no others: where little is new, few are looked for.
+    /// What stays in its place asks only where its name has a number, which its content may have left.
     pub fn of(base: &'m Manifest, fresh: &[&Entry]) -> Self {
-        let mut files = Files { base, by_path: HashMap::new(), by_name: HashMap::new() };
-        let moved = || fresh.iter().filter(|entry| files.same(entry).is_none());
-        let asked = |name: fn(&Entry) -> &[u8]| -> HashMap<Vec<u8>, Namesakes> {
-            moved().map(|entry| (without_versions(name(entry)), Namesakes::default())).collect()
+        let mut files = Files { base, alike: Default::default() };
+        let moved = || fresh.iter().filter(|entry| files.same(entry).is_none() || is_numbered(entry));
+        let asked = |remains: fn(&Entry, &mut Vec<u8>)| -> HashMap<Vec<u8>, Namesakes> {
+            moved().map(|entry| (key(remains, entry), Namesakes::default())).collect()
         };
-        let (mut by_path, mut by_name) = (asked(|entry| entry.path.as_bytes()), asked(|entry| entry.path.name()));
-        if by_path.is_empty() {
+        let mut alike = REMAINS.map(asked);
+        if alike[PATH].is_empty() {
             return files;
         }
         let mut kept = Vec::new();
         for entry in base.entries().iter().filter(|entry| serves(entry)) {
-            for (asked, name) in [(&mut by_path, entry.path.as_bytes()), (&mut by_name, entry.path.name())] {
-                take_versions_out(name, &mut kept);
+            for (asked, remains) in alike.iter_mut().zip(REMAINS) {
+                remains(entry, &mut kept);
                 asked.get_mut(&kept).into_iter().for_each(|found| found.0.push(entry));
             }
         }
-        for asked in [&mut by_path, &mut by_name] {
+        for asked in &mut alike {
             asked.retain(|_, found| !found.0.is_empty());
             asked.values_mut().for_each(|found| found.0.sort_by_key(|entry| size_of(entry)));
         }
-        (files.by_path, files.by_name) = (by_path, by_name);
+        files.alike = alike;
         files
     }
 
@@ -53,9 +67,17 @@ impl<'m> Files<'m> {
         if let Some(same) = self.same(entry) {
             return Some(same);
         }
-        let similar = self.by_path.get(&without_versions(entry.path.as_bytes()));
-        let similar = similar.or_else(|| self.by_name.get(&without_versions(entry.path.name())));
+        let similar = self.alike.iter().zip(REMAINS).find_map(|(alike, remains)| alike.get(&key(remains, entry)));
         similar?.nearest(size)
+    }
+}
+
+impl<'m> Files<'m> {
+    /// Whether a file that was there before may have got the content of a neighbour: where its name has a number, and
+    /// others of the base differ from it in that, all may have moved on by one, as rotated logs do.
+    pub fn is_one_of_a_row(&self, entry: &Entry) -> bool {
+        let row = || self.alike[PATH].get(&key(REMAINS[PATH], entry));
+        is_numbered(entry) && self.same(entry).is_some() && row().is_some_and(|Namesakes(files)| files.len() > 1)
     }
 }
 
@@ -71,17 +93,21 @@ impl<'m> Namesakes<'m> {
     }
 }
 
+fn is_numbered(entry: &Entry) -> bool {
+    entry.path.name().iter().any(u8::is_ascii_digit)
+}
+
 fn serves(entry: &Entry) -> bool {
     size_of(entry) > 0
 }
 
-/// `bytes` with each version number (digits, and digits joined by `.`, `-`, `+`, `~` or `_`) as one `#`.
-fn without_versions(bytes: &[u8]) -> Vec<u8> {
+fn key(remains: fn(&Entry, &mut Vec<u8>), entry: &Entry) -> Vec<u8> {
     let mut kept = Vec::new();
-    take_versions_out(bytes, &mut kept);
+    remains(entry, &mut kept);
     kept
 }
 
+/// Makes `kept` of `bytes`, with each version number (digits, and digits joined by `.`, `-`, `+`, `~` or `_`) as one `#`.
 fn take_versions_out(bytes: &[u8], kept: &mut Vec<u8>) {
     kept.clear();
     let mut at = 0;
@@ -108,7 +134,7 @@ pub(super) fn is_gzip(name: &[u8]) -> bool {
 }
 
 /// Whether a file's name tells that its bytes are compressed.
-pub(super) fn is_packed(name: &[u8]) -> bool {
+pub fn is_packed(name: &[u8]) -> bool {
     const ENDS: [&[u8]; 16] = [
         b".gz", b".tgz", b".xz", b".zst", b".bz2", b".lz4", b".lzma", b".zip", b".jar", b".whl", b".png", b".jpg",
         b".webp", b".woff2", b".deb", b".rpm",
@@ -141,6 +167,12 @@ mod tests {
             let all = files.iter().min_by_key(|file| size_of(file).abs_diff(size));
             prop_assert_eq!(found, all.map(|entry| &entry.path));
         }
+    }
+
+    fn without_versions(bytes: &[u8]) -> Vec<u8> {
+        let mut kept = Vec::new();
+        take_versions_out(bytes, &mut kept);
+        kept
     }
 
     #[test]

@@ -47,6 +47,9 @@ fn the_same_path_comes_first_then_the_version_then_the_name() {
     assert_eq!(pairs(&base, &[("a/k-1.0", 90, 9)]), [group(&["/a/k-1.0"], &["/a/k-1.0"])]);
     assert_eq!(pairs(&base, &[("a/k-3.0", 80, 9)]), [group(&["/a/k-2.0"], &["/a/k-3.0"])]);
     assert_eq!(pairs(&base, &[("new/tool", 12, 9)]), [group(&["/c/tool"], &["/new/tool"])]);
+    let modules = [("5.1/ca1.ko", 20, 1), ("5.1/ca2.ko", 10, 2), ("5.1/ca3.ko", 11, 3)];
+    assert_eq!(pairs(&modules, &[("5.2/ca1.ko", 10, 9)]), [group(&["/5.1/ca1.ko"], &["/5.2/ca1.ko"])]);
+    assert_eq!(pairs(&modules, &[("5.2/ca4.ko", 11, 9)]), [group(&["/5.1/ca3.ko"], &["/5.2/ca4.ko"])]);
     assert!(pairs(&base, &[("new/other", 12, 9)]).is_empty());
 }
 
@@ -90,8 +93,9 @@ fn what_is_too_large_for_a_group_is_paired_all_the_same() {
         let pairs = Pairing::by_names(&base, &target, effort, &effort.opening()).into_pairs();
         pairs.large.iter().map(|(from, to)| format!("{} {}", from.path, to.path)).collect::<Vec<_>>()
     };
-    assert_eq!(large(Effort::Best), ["/a /a"]);
-    assert_eq!(large(Effort::Normal), ["/a /a", "/b-1 /b-2"]);
+    // Whether compressed ones have anything in common is found out by a look.
+    assert_eq!(large(Effort::Best), ["/a /a", "/c.xz /c.xz"]);
+    assert_eq!(large(Effort::Normal), ["/a /a", "/b-1 /b-2", "/c.xz /c.xz"]);
 }
 
 #[test]
@@ -208,6 +212,28 @@ fn names_count_before_contents() {
     looked.comes("lib/one-1.1", &edited(&other, 7));
     assert_eq!(looked.pairs(Effort::Normal), [pair_of("/lib/one-1.0", "/lib/one-1.1")]);
     assert_eq!(looked.bytes_read("/"), 0, "nothing is left to look for");
+}
+
+#[test]
+fn what_moved_on_along_a_row_of_numbers_is_found_where_it_was() {
+    let mut looked = Looked::default();
+    let logs: Vec<Vec<u8>> = (1..6).map(|seed| noise(seed, 60_000)).collect();
+    for (number, log) in logs[..3].iter().enumerate() {
+        looked.was(&format!("log/messages.{number}"), log);
+    }
+    looked.was("log/solitary.1", &logs[4]).comes("log/solitary.1", &edited(&logs[0], 5));
+    looked.comes("log/messages.0", &logs[3]);
+    for number in 1..3 {
+        looked.comes(&format!("log/messages.{number}"), &edited(&logs[number - 1], 30_000));
+    }
+    for effort in [Effort::Normal, Effort::Best] {
+        let sources: BTreeMap<String, String> =
+            looked.pairs(effort).into_iter().map(|(source, target)| (target, source)).collect();
+        let all = "/log/messages.0 /log/messages.1 /log/solitary.1";
+        assert_eq!(sources["/log/messages.1"], all, "{effort}");
+        assert_eq!(sources["/log/messages.2"], all, "{effort}");
+    }
+    assert!(looked.pairs(Effort::Fast).iter().all(|(source, _)| source.contains("/log/messages.2")));
 }
 
 #[test]

@@ -3,18 +3,22 @@
 use std::collections::HashMap;
 use std::io::{self, Read};
 
+use super::super::alike::Reading;
 use super::super::group::{Group, Inside, Source, Target};
 use super::super::write::{Deltas, WriteError};
 use super::encode::{CLEAR_GAIN, LEAST_GAIN};
 use super::{Patched, Planner};
 use crate::delta::gzip::{self, Limits, Taken};
-use crate::delta::{self, Archive, Class, CopiesWriter, Kind, MAX_CONTENT, MAX_DEPTH};
+use crate::delta::{self, Archive, Class, CopiesWriter, Kind, MAX_CONTENT, MAX_DEPTH, ReadAt};
 use crate::digest::Digest;
 use crate::entry::Entry;
 use crate::manifest::Manifest;
 
 /// What a large file would come to is found out at no higher level.
 const ESTIMATE: i32 = 9;
+/// Compressed files whose first bytes, so many, are the same have more in common: members of an archive that did not
+/// change, or the microcode before an initrd. Of others a change leaves nothing.
+const BEGINNING: u64 = 16 << 10;
 
 /// The files of the target that archives may be made of.
 pub(super) struct Files<'m>(HashMap<Digest, &'m Entry>);
@@ -54,7 +58,7 @@ impl<'m> Files<'m> {
 
 impl Planner<'_> {
     /// A content that is too large for a group: piece by piece, or in blocks where it is larger than memory
-    /// and these are what it has in common with the old one.
+    /// and these are what it has in common with the old one. What is compressed is tried only where both begin alike.
     pub(super) fn large(&self, from: &Entry, to: &Entry) -> Result<Option<Patched>, WriteError> {
         let (Some((old_size, old)), Some((size, digest))) = (from.file(), to.file()) else { return Ok(None) };
         let unread = |source| WriteError::Source { path: from.path.clone(), source };
@@ -63,6 +67,10 @@ impl Planner<'_> {
             return Ok(None);
         };
         let open = || self.content.open(to).map_err(failed);
+        if delta::is_packed(to.path.name()) && !begin_alike(&*base, open()?).map_err(failed)? {
+            self.advanced(&[to]);
+            return Ok(None);
+        }
         let level = self.deltas.effort.delta_level();
         let mut group = self.group(Kind::Segments);
         group.sources.push(Source { digest: old, size: old_size, path: from.path.clone(), plain: None });
@@ -85,21 +93,43 @@ impl Planner<'_> {
         proven(self, best.filter(|_| gains))
     }
 
-    /// A large compressed file, out of the target's files that it holds; else of what was inside the old one.
+    /// A large compressed file, out of the target's files that it holds and of what the old one begins with; else
+    /// of what was inside the old one; else of the old one as it is.
     pub(super) fn archive(&self, archive: &Archive<'_>, files: &Files<'_>) -> Result<Option<Patched>, WriteError> {
         let &Archive { source, entry } = archive;
-        let patched = match (self.of_files(entry, files)?, source) {
-            (None, Some(source)) => {
-                let pair = delta::Group { class: Class::Opened, sources: vec![source], targets: vec![entry] };
-                self.opened(&pair)?
+        let mut patched = self.of_files(archive, files)?;
+        if let (None, Some(source)) = (&patched, source.filter(|_| archive.is_held())) {
+            let pair = delta::Group { class: Class::Opened, sources: vec![source], targets: vec![entry] };
+            patched = self.opened(&pair)?;
+        }
+        match source {
+            // Tells how far it got by itself.
+            Some(source) if patched.is_none() => self.large(source, entry),
+            _ => {
+                self.advanced(&[entry]);
+                Ok(patched)
             }
-            (patched, _) => patched,
-        };
-        self.advanced(&[entry]);
-        Ok(patched)
+        }
     }
 
-    fn of_files(&self, entry: &Entry, Files(files): &Files<'_>) -> Result<Option<Patched>, WriteError> {
+    /// Where the members stand with which the old archive begins, if it may serve.
+    fn front(&self, old: Option<&Entry>) -> Result<HashMap<Digest, u64>, WriteError> {
+        let Some((old, (size, digest))) = old.and_then(|old| Some((old, old.file()?))) else {
+            return Ok(HashMap::new());
+        };
+        if (self.deltas.depth)(&digest) >= MAX_DEPTH {
+            return Ok(HashMap::new());
+        }
+        let failed = |source| WriteError::Source { path: old.path.clone(), source };
+        let Some(file) = self.deltas.sources.open(&digest, size, &old.path).map_err(failed)? else {
+            return Ok(HashMap::new());
+        };
+        let reading = io::BufReader::with_capacity(128 << 10, Reading { file: &*file, at: 0 });
+        delta::cpio::front(reading.take(size)).map_err(failed)
+    }
+
+    fn of_files(&self, archive: &Archive<'_>, Files(files): &Files<'_>) -> Result<Option<Patched>, WriteError> {
+        let &Archive { source: old, entry } = archive;
         let Some((size, digest)) = entry.file() else { return Ok(None) };
         let failed = |source| WriteError::Content { path: entry.path.clone(), source };
         let open = || self.content.open(entry).map_err(failed);
@@ -109,14 +139,18 @@ impl Planner<'_> {
         let mut numbers: HashMap<Digest, usize> = HashMap::new();
         let mut patch = CopiesWriter::new(self.deltas.effort.delta_level()).map_err(WriteError::Compress)?;
         patch.literal(&parts.corrections).map_err(WriteError::Compress)?;
+        let front = self.front(old)?;
         let known = |found: &Digest| {
-            let file = files.get(found)?;
-            let sources = &mut group.sources;
-            Some(*numbers.entry(*found).or_insert_with(|| {
-                let size = file.file().map_or(0, |(size, _)| size);
-                sources.push(Source { digest: *found, size, path: file.path.clone(), plain: None });
+            let (file, offset) = match files.get(found) {
+                Some(file) => (*file, 0),
+                None => (old?, *front.get(found)?),
+            };
+            let ((size, digest), sources) = (file.file()?, &mut group.sources);
+            let number = *numbers.entry(digest).or_insert_with(|| {
+                sources.push(Source { digest, size, path: file.path.clone(), plain: None });
                 sources.len() - 1
-            }))
+            });
+            Some((number, offset))
         };
         let plain = gzip::gunzip(open()?, parts.plain_length).take(parts.plain_length);
         delta::cpio::split(io::BufReader::with_capacity(128 << 10, plain), known, &mut patch).map_err(failed)?;
@@ -128,6 +162,14 @@ impl Planner<'_> {
         let pays = |one: &Patched| !one.group.sources.is_empty() && pays(one.group.patch_length);
         proven(self, kept(group, patch, parts.cost).filter(pays))
     }
+}
+
+/// Whether two contents have a beginning in common that is longer than any header.
+fn begin_alike(old: &dyn ReadAt, new: impl Read) -> io::Result<bool> {
+    let (mut before, mut now) = (Vec::new(), Vec::new());
+    Reading { file: old, at: 0 }.take(BEGINNING).read_to_end(&mut before)?;
+    new.take(BEGINNING).read_to_end(&mut now)?;
+    Ok(before == now)
 }
 
 fn proven(planner: &Planner<'_>, patched: Option<Patched>) -> Result<Option<Patched>, WriteError> {

@@ -3,6 +3,7 @@
 use super::*;
 use crate::delta::Kind;
 use crate::delta::gzip::tests::gzipped;
+use crate::delta::tests::member;
 
 #[test]
 fn every_kind_of_patch_travels() {
@@ -18,7 +19,11 @@ fn every_kind_of_patch_travels() {
         let kinds: Vec<(Kind, bool)> = kinds;
         kinds
     };
-    assert_eq!(kinds(Effort::Fast), [(Kind::Prefix, false), (Kind::Prefix, false), (Kind::Segments, false)]);
+    // The initrds begin alike, so that it pays to look whether they go on so.
+    assert_eq!(
+        kinds(Effort::Fast),
+        [(Kind::Prefix, false), (Kind::Prefix, false), (Kind::Segments, false), (Kind::Segments, false)]
+    );
     assert_eq!(
         kinds(Effort::Normal),
         [(Kind::Prefix, false), (Kind::Prefix, true), (Kind::Segments, false), (Kind::Copies, true)]
@@ -67,6 +72,50 @@ fn a_large_compressed_file_is_made_of_what_was_inside_the_old_one() {
     let (bytes, _) = build_with(&base, &target, Some(Effort::Best), Compression::Zstd);
     assert!(bytes.len() < 50_000, "{} bytes", bytes.len());
     assert_eq!(receive(&bytes, Compression::Zstd, &base).get(&file.1).map(Vec::len), Some(file.0 as usize));
+}
+
+/// An initrd with microcode in front, which stays, and modules, of which each has changed.
+fn initrds() -> (Tree, Tree) {
+    let (mut old, mut new) = (Builder::default(), Builder { younger: 1, ..Builder::default() });
+    let early = [member("microcode.bin", &noise(31, 2_000_000)), member("TRAILER!!!", &[]), vec![0; 512]].concat();
+    for (builder, n) in [(&mut old, 3u32), (&mut new, 5)] {
+        let modules = (0..4).map(|module| [&noise(40 + module, 300_000)[..], &n.to_le_bytes()].concat());
+        let modules: Vec<Vec<u8>> = modules.collect();
+        let names = |module: usize| format!("modules/{n}.1/{module}.ko");
+        let inside: Vec<Vec<u8>> = (0..).zip(&modules).map(|(at, module)| member(&names(at), module)).collect();
+        let inside = [inside.concat(), member("TRAILER!!!", &[])].concat();
+        let time = meta(0o644, n.into(), 0);
+        builder.file(b"boot/initrd.img", time.clone(), &[early.clone(), gzipped(&inside)].concat());
+        for (at, module) in (0..).zip(&modules) {
+            builder.file(names(at).as_bytes(), time.clone(), module);
+        }
+    }
+    (old.tree(), new.tree())
+}
+
+#[test]
+fn microcode_before_an_initrd_is_not_sent_again() {
+    let (base, target) = initrds();
+    let length = |effort| build_with(&base, &target, Some(effort), Compression::Zstd).0.len();
+    let (fast, normal, best) = (length(Effort::Fast), length(Effort::Normal), length(Effort::Best));
+    assert!(fast < 1_300_000 && normal < 1_300_000, "its compressed part has 1.2 MB: {fast}, {normal}");
+    assert!(best < 30_000, "{best}");
+    check_pair_in(&base, &target, &[Compression::Zstd]);
+}
+
+#[test]
+fn what_is_compressed_and_large_is_tried_where_it_begins_alike() {
+    let (mut old, mut new) = (Builder::default(), Builder { younger: 1, ..Builder::default() });
+    let members = noise(51, 1_500_000);
+    for (builder, n) in [(&mut old, 3u32), (&mut new, 5)] {
+        let jar = [&members[..], &noise(60 + n, 100_000)].concat();
+        builder.file(b"lib/suite.jar", meta(0o644, n.into(), 0), &jar);
+        builder.file(b"lib/other.jar", meta(0o644, n.into(), 0), &[&noise(70 + n, 100)[..], &members].concat());
+    }
+    let (base, target) = (old.tree(), new.tree());
+    let (bytes, _) = build_with(&base, &target, Some(Effort::Normal), Compression::Zstd);
+    assert!((1_600_000..1_620_000).contains(&bytes.len()), "the other one travels whole: {}", bytes.len());
+    assert_eq!(receive(&bytes, Compression::Zstd, &base).len(), 2);
 }
 
 /// The guess from the compressed size is far off for what compresses a hundredfold.
