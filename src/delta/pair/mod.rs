@@ -28,6 +28,9 @@ const OPENED_ALONE: u64 = 16 << 20;
 /// What is compressed seldom finds anything in what was: a larger one is looked at by itself.
 const PACKED_TRIED: u64 = 1 << 20;
 
+/// Where all of a row has moved on, its contents are about as large as those that are looked for.
+const LOOKED_ALONG: u64 = 2;
+
 /// Which new contents are to be made of what.
 #[derive(Clone, Debug, Default)]
 pub struct Pairs<'m> {
@@ -139,16 +142,16 @@ impl<'m> Pairing<'m> {
     /// What is to be compared for those that found no source, or one that is doubtful. What is compressed has little
     /// in common with anything, and is left out.
     fn search(&self, base: &'m Manifest, target: &Manifest) -> Search<'m> {
-        let wants = |fresh: &&Fresh| fresh.class == Class::Plain && (fresh.source.is_none() || fresh.doubtful);
-        let wanting = self.fresh.iter().filter(wants);
-        let wanting: Vec<&Entry> = wanting.map(|fresh| fresh.entry).collect();
         let times = self.effort.looked_into();
+        let wants = |fresh: &&Fresh| fresh.class == Class::Plain && (fresh.source.is_none() || fresh.doubtful);
+        let worth = |fresh: &Fresh<'m>| (fresh.entry, if fresh.doubtful { times.min(LOOKED_ALONG) } else { times });
+        let wanting: Vec<(&Entry, u64)> = self.fresh.iter().filter(wants).map(worth).collect();
         if wanting.is_empty() || times == 0 {
             return Search::default();
         }
         let sources = self.fresh.iter().filter(|fresh| !fresh.doubtful).filter_map(|fresh| fresh.source);
         let used = target.entries().iter().chain(sources).filter_map(Entry::file).map(|(_, digest)| digest).collect();
-        Search::new(base, wanting, times, &used, |entry| !is_packed(entry.path.name()))
+        Search::new(base, wanting, &used, |entry| !is_packed(entry.path.name()))
     }
 
     /// Looks for what is alike by content where names told nothing, within a budget in bytes; not at every effort.

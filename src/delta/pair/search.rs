@@ -6,7 +6,7 @@
 //! 2. Contents of the base that are at most [`RATIO`] times as large as one of these, or as small: first those
 //!    that the target has lost and nothing is made of, for whatever was moved is among them; then those that it
 //!    still has or that are the source of something. Of either the nearest sizes come first, in all as many
-//!    times the bytes of the new ones as the effort says, and [`BUDGET`] at most.
+//!    times the bytes of each new one as is said for it, and [`BUDGET`] at most.
 //!
 //! Memory: of either no more than [`MOST`], with a sketch of 128 bytes each, and an index of twice that for those of
 //! the base: 20 MB.
@@ -21,6 +21,7 @@ use crate::delta::sketch::{FEATURES, Sketch};
 use crate::digest::Digest;
 use crate::entry::Entry;
 use crate::manifest::Manifest;
+use crate::tree_path::TreePath;
 
 /// A smaller content is not worth the search.
 const LEAST: u64 = 4 << 10;
@@ -49,19 +50,20 @@ pub(super) struct Search<'m> {
 struct Index(Vec<(u64, u32)>);
 
 impl<'m> Search<'m> {
-    /// Decides what of `wanting`, new contents without a source, is compared with what of `base` among all that
-    /// `serves`: `times` as many bytes. What is in `used` comes later.
+    /// Decides what of `wanting`, new contents without a sure source, is compared with what of `base` among all that
+    /// `serves`: so many `times` their bytes. What is in `used` comes later.
     pub fn new(
         base: &'m Manifest,
-        mut wanting: Vec<&'m Entry>,
-        times: u64,
+        mut wanting: Vec<(&'m Entry, u64)>,
         used: &HashSet<Digest>,
         serves: impl Fn(&Entry) -> bool,
     ) -> Self {
-        wanting.retain(|entry| size_of(entry) >= LEAST);
-        wanting.sort_by_key(|entry| Reverse(size_of(entry)));
-        let wanting = within(BUDGET, wanting);
-        let bytes: u64 = wanting.iter().map(|entry| size_of(entry)).sum();
+        wanting.retain(|(entry, _)| size_of(entry) >= LEAST);
+        wanting.sort_by_key(|(entry, _)| Reverse(size_of(entry)));
+        let times: HashMap<&TreePath, u64> = wanting.iter().map(|(entry, times)| (&entry.path, *times)).collect();
+        let wanting = within(BUDGET, wanting.into_iter().map(|(entry, _)| entry).collect());
+        let worth = |entry: &&Entry| size_of(entry).saturating_mul(times.get(&entry.path).copied().unwrap_or(0));
+        let worth = wanting.iter().map(worth).fold(0u64, u64::saturating_add);
 
         let nearest = Nearest::of(&wanting);
         let mut seen = HashSet::new();
@@ -76,7 +78,7 @@ impl<'m> Search<'m> {
         // Equals stay in the order of the tree.
         candidates.sort_by_key(|(order, _)| *order);
         let candidates = candidates.into_iter().map(|(_, entry)| entry).collect();
-        let candidates = within(BUDGET.min(bytes.saturating_mul(times)), candidates);
+        let candidates = within(BUDGET.min(worth), candidates);
         // Neighbours of the tree are neighbours on the disk, and in the frames of an archive.
         let [wanting, candidates] = [wanting, candidates].map(|mut entries| {
             entries.sort_by_key(|entry| &entry.path);

@@ -237,6 +237,21 @@ fn what_moved_on_along_a_row_of_numbers_is_found_where_it_was() {
 }
 
 #[test]
+fn along_a_row_no_more_is_read_than_the_row_has() {
+    let mut looked = Looked::default();
+    let (one, other) = (noise(1, 50_000), noise(2, 50_000));
+    looked.was("log/a.0", &one).was("log/a.1", &other);
+    for number in 0..10u32 {
+        let path = format!("bulk/{number}");
+        looked.was(&path, &noise(number + 3, 50_000)).stays(&path);
+    }
+    looked.comes("log/a.0", &edited(&other, 7)).comes("log/a.1", &edited(&one, 7));
+    assert_eq!(looked.pairs(Effort::Best).len(), 2);
+    let bulk = looked.bytes_read("/bulk");
+    assert!(bulk <= 150_000, "{bulk}");
+}
+
+#[test]
 fn of_several_the_one_with_most_in_common_wins_then_the_closest_size_then_the_first_path() {
     let content = noise(1, 40_000);
     let mut looked = Looked::default();
