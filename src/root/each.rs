@@ -8,6 +8,7 @@ use rustix::fs::AtFlags;
 use crate::tree_path::TreePath;
 
 use super::inspect::{pins_in, present};
+use super::waiting::on_many_threads;
 use super::{Pins, Result, Root, Stat};
 
 impl Root {
@@ -50,7 +51,7 @@ impl Root {
             let look = |path: &&TreePath| inside(dir.as_fd(), path).map_err(|e| self.error("inspect", path, e));
             paths.iter().map(look).collect()
         };
-        let found: Vec<Vec<Option<T>>> = directories.par_iter().map(look).collect::<Result<_>>()?;
+        let found: Vec<Vec<Option<T>>> = on_many_threads(|| directories.par_iter().map(look).collect::<Result<_>>())?;
         Ok(found.into_iter().flatten().collect())
     }
 }

@@ -21,6 +21,7 @@ mod program;
 mod project;
 mod replace;
 mod resolve;
+mod waiting;
 mod walk;
 
 use std::io;
@@ -36,6 +37,7 @@ pub use metadata::Labels;
 pub use new_file::NewFile;
 pub use replace::{Rename, sync_tells_errors};
 pub use resolve::force_old_kernel;
+pub use waiting::on_many_threads;
 pub use walk::{Descend, Surveyed, Visit};
 
 /// An open directory tree.

@@ -1,6 +1,6 @@
 //! A walk over a tree in tree order, and a survey of one on all processors.
 
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::BorrowedFd;
 
 use rayon::prelude::*;
 use rustix::fs::{AtFlags, Dir};
@@ -9,6 +9,7 @@ use crate::entry::{Xattrs, xattr_travels};
 use crate::tree_path::TreePath;
 
 use super::inspect::Place;
+use super::waiting::on_many_threads;
 use super::{Result, Root, Stat, absent};
 
 /// One stop of a walk.
@@ -49,7 +50,7 @@ impl Surveyed<'_> {
 }
 
 /// A directory and what it holds.
-type Opened = (OwnedFd, Vec<(TreePath, Stat)>);
+type Opened = (Dir, Vec<(TreePath, Stat)>);
 
 /// What came of one directory: what is kept of each entry, and which of them is a directory to go into.
 type Listed<T, D> = Vec<(Option<T>, Option<D>)>;
@@ -66,7 +67,8 @@ impl Root {
     ) -> std::result::Result<Vec<T>, E> {
         let list = |path: &TreePath| {
             let Some((dir, children)) = self.list(path)? else { return Ok(Vec::new()) };
-            let (surveyed, mut state) = (Surveyed { root: self, dir: dir.as_fd() }, enter(path));
+            let dir = dir.fd().map_err(|e| self.error("list", path, e))?;
+            let (surveyed, mut state) = (Surveyed { root: self, dir }, enter(path));
             let visit = |(path, stat): (TreePath, Stat)| {
                 let inside = (stat.kind == super::FileKind::Directory).then(|| path.clone());
                 let (kept, descend) = visit(&mut state, &surveyed, Visit { path, stat })?;
@@ -78,7 +80,8 @@ impl Root {
         let mut level = vec![from.clone()];
         let mut listed: Vec<Listed<T, usize>> = Vec::new();
         while !level.is_empty() {
-            let found: Vec<Listed<T, TreePath>> = level.par_iter().map(list).collect::<std::result::Result<_, E>>()?;
+            let all = || level.par_iter().map(list).collect::<std::result::Result<_, E>>();
+            let found: Vec<Listed<T, TreePath>> = on_many_threads(all)?;
             let next = listed.len() + found.len();
             level = Vec::new();
             for children in found {
@@ -127,15 +130,22 @@ impl Root {
             answer => answer?,
         };
         let fail = |e: rustix::io::Errno| self.error("list", path, e);
-        let mut found = Vec::new();
-        for item in Dir::read_from(&dir).map_err(fail)? {
+        let mut dir = Dir::new(dir).map_err(fail)?;
+        let mut items = Vec::new();
+        for item in &mut dir {
             let item = item.map_err(fail)?;
             let name = item.file_name().to_bytes();
             if name == b"." || name == b".." {
                 continue;
             }
             let child = path.join(name).map_err(|e| self.error("list", path, std::io::Error::other(e)))?;
-            match rustix::fs::statat(&dir, name, AtFlags::SYMLINK_NOFOLLOW) {
+            items.push((item.ino(), child));
+        }
+        // So a disk is read from one end to the other.
+        items.sort_unstable_by_key(|(inode, _)| *inode);
+        let mut found = Vec::with_capacity(items.len());
+        for (_, child) in items {
+            match rustix::fs::statat(dir.fd().map_err(fail)?, child.name(), AtFlags::SYMLINK_NOFOLLOW) {
                 Ok(stat) => found.push((child, Stat::from(stat))),
                 Err(e) if absent(&e.into()) => {}
                 Err(e) => return Err(self.error("inspect", &child, e)),

@@ -19,7 +19,7 @@ pub use cache::Cache;
 use crate::entry::{Entry, Leaf, LeafKind, Meta, Mtime, Node, Xattrs};
 use crate::manifest::{Manifest, ManifestError};
 use crate::report::{Event, Job, Monitor};
-use crate::root::{Descend, FileKind, Root, RootError, Stat, Surveyed, Visit, mounts};
+use crate::root::{Descend, FileKind, Root, RootError, Stat, Surveyed, Visit, mounts, on_many_threads};
 use crate::tree_path::TreePath;
 
 /// Where a client keeps its state: what is there belongs to one node and never to an image.
@@ -94,16 +94,14 @@ pub fn scan(root: &Root, cache: &Cache, monitor: &dyn Monitor) -> Result<Scan, S
     monitor.event(Event::Started { job: Job::Scan, total: seen.len() as u64 });
     let links = Links::among(&seen);
     let reader = hash::ContentReader::new(root, cache);
-    let read: Vec<Option<Entry>> = attributes
-        .into_par_iter()
-        .enumerate()
-        .map_init(hash::buffer, |buffer, (at, attributes)| {
-            let first = links.first(&seen, at) == at;
-            let entry = if first { Some(reader.entry(&seen[at], attributes, buffer)?) } else { None };
-            monitor.event(Event::Advanced { job: Job::Scan, by: 1 });
-            Ok(entry)
-        })
-        .collect::<Result<_, ScanError>>()?;
+    let read = |buffer: &mut Vec<u8>, (at, attributes)| {
+        let first = links.first(&seen, at) == at;
+        let entry = if first { Some(reader.entry(&seen[at], attributes, buffer)?) } else { None };
+        monitor.event(Event::Advanced { job: Job::Scan, by: 1 });
+        Ok(entry)
+    };
+    let all = || attributes.into_par_iter().enumerate().map_init(hash::buffer, read).collect::<Result<_, ScanError>>();
+    let read: Vec<Option<Entry>> = on_many_threads(all)?;
     let manifest = Manifest::new(assemble(root, &seen, read, &links)?)?;
     monitor.event(Event::Finished { job: Job::Scan });
     Ok(Scan { manifest, seen, started, bytes_read: reader.bytes_read() })

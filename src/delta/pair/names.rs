@@ -70,9 +70,7 @@ impl<'m> Files<'m> {
         let similar = self.alike.iter().zip(REMAINS).find_map(|(alike, remains)| alike.get(&key(remains, entry)));
         similar?.nearest(size)
     }
-}
 
-impl<'m> Files<'m> {
     /// Whether a file that was there before may have got the content of a neighbour: where its name has a number, and
     /// others of the base differ from it in that, all may have moved on by one, as rotated logs do.
     pub fn is_one_of_a_row(&self, entry: &Entry) -> bool {
