@@ -106,11 +106,11 @@ pub enum DeltaError {
 
 /// Makes a patch, of the kind `prefix` or `operations`, that makes `output` out of `source`.
 ///
-/// The same input and level give the same patch.
-pub fn encode(kind: Kind, source: &[u8], output: &[u8], level: i32) -> io::Result<Vec<u8>> {
+/// The same input and effort give the same patch.
+pub fn encode(kind: Kind, source: &[u8], output: &[u8], effort: Effort) -> io::Result<Vec<u8>> {
     match kind {
-        Kind::Prefix => prefix::encode(source, output, level),
-        Kind::Operations => operations::encode(source, output, level),
+        Kind::Prefix => prefix::encode(source, output, effort),
+        Kind::Operations => operations::encode(source, output, effort.delta_level()),
         Kind::Segments | Kind::Copies => Err(io::ErrorKind::Unsupported.into()),
     }
 }

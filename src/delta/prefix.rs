@@ -4,7 +4,7 @@ use std::io;
 
 use zstd::zstd_safe::{self, CCtx, CParameter, DCtx};
 
-use super::{DeltaError, MAX_GROUP, reserve, zstd_error};
+use super::{DeltaError, Effort, MAX_GROUP, reserve, zstd_error};
 
 /// The window that covers the largest source and the largest output together.
 const MAX_WINDOW_LOG: u32 = 27;
@@ -12,17 +12,20 @@ const MIN_WINDOW_LOG: u32 = 10;
 
 /// Compresses `output` with `source` as the reference prefix.
 ///
-/// Memory: the patch, and tables of some 10 MB (level 9) to 100 MB (level 19).
-pub(super) fn encode(source: &[u8], output: &[u8], level: i32) -> io::Result<Vec<u8>> {
+/// Memory: the patch, and tables of some MB, at `best` up to 100.
+pub(super) fn encode(source: &[u8], output: &[u8], effort: Effort) -> io::Result<Vec<u8>> {
     let mut context = CCtx::try_create().ok_or(io::ErrorKind::OutOfMemory)?;
     for parameter in [
-        CParameter::CompressionLevel(level),
+        CParameter::CompressionLevel(effort.delta_level()),
         CParameter::WindowLog(window_log(source.len() + output.len())),
         CParameter::EnableLongDistanceMatching(true),
         CParameter::ContentSizeFlag(true),
         CParameter::ChecksumFlag(false),
     ] {
         context.set_parameter(parameter).map_err(zstd_error)?;
+    }
+    if let Some(log) = effort.hash_log() {
+        context.set_parameter(CParameter::HashLog(log)).map_err(zstd_error)?;
     }
     context.ref_prefix(source).map_err(zstd_error)?;
     let mut patch = Vec::with_capacity(zstd_safe::compress_bound(output.len()));

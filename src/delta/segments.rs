@@ -7,7 +7,7 @@ use std::io::{self, BufRead, Read};
 
 use super::prefix;
 use super::varint::{get, put};
-use super::{DeltaError, MAX_PATCH, ReadAt};
+use super::{DeltaError, Effort, MAX_PATCH, ReadAt};
 
 /// So many bytes are made at a time.
 const SEGMENT: u64 = 4 << 20;
@@ -26,7 +26,7 @@ pub fn encode_segments(
     old_length: u64,
     mut new: impl Read,
     length: u64,
-    level: i32,
+    effort: Effort,
 ) -> io::Result<Option<Vec<u8>>> {
     let (mut patch, mut piece, mut stretch) = (Vec::new(), Vec::new(), Vec::new());
     for at in (0..length).step_by(SEGMENT as usize) {
@@ -35,7 +35,7 @@ pub fn encode_segments(
         let there = u128::from(at) * u128::from(old_length) / u128::from(length.max(1));
         let from = u64::try_from(there).unwrap_or(old_length).saturating_sub(AROUND);
         read_stretch(old, from, MAX_STRETCH.min(old_length - from.min(old_length)), &mut stretch)?;
-        let frame = prefix::encode(&stretch, &piece, level)?;
+        let frame = prefix::encode(&stretch, &piece, effort)?;
         for number in [from, stretch.len() as u64, frame.len() as u64] {
             put(&mut patch, number);
         }

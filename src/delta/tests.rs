@@ -23,10 +23,14 @@ const KINDS: [Kind; 2] = [Kind::Prefix, Kind::Operations];
 fn a_small_change_makes_a_small_patch() {
     let (old, new) = old_and_new();
     for kind in KINDS {
-        let patch = encode(kind, &old, &new, 9).expect("encodes");
+        let patch = encode(kind, &old, &new, Effort::Normal).expect("encodes");
         assert!(patch.len() < 400, "{kind}: {}", patch.len());
         assert_eq!(made(kind, &old, &patch, new.len() as u64).expect("decodes"), new);
-        assert_eq!(encode(kind, &old, &new, 9).expect("encodes"), patch, "the same input gives the same patch");
+        assert_eq!(
+            encode(kind, &old, &new, Effort::Normal).expect("encodes"),
+            patch,
+            "the same input gives the same patch"
+        );
     }
 }
 
@@ -36,19 +40,19 @@ fn operations_see_through_addresses_that_moved() {
     let number = |n: u32| n.wrapping_mul(2_654_435_761) % 1_000_000;
     let old: Vec<u8> = (0..100_000u32).flat_map(|n| number(n).to_le_bytes()).collect();
     let new: Vec<u8> = (0..100_000u32).flat_map(|n| (number(n) + 65_536).to_le_bytes()).collect();
-    let [prefix, operations] = KINDS.map(|kind| encode(kind, &old, &new, 19).expect("encodes").len());
+    let [prefix, operations] = KINDS.map(|kind| encode(kind, &old, &new, Effort::Best).expect("encodes").len());
     assert!(operations * 2 < prefix, "{operations} against {prefix}");
 }
 
 #[test]
 fn lies_about_the_length_are_refused() {
     let (old, new) = old_and_new();
-    let patch = encode(Kind::Prefix, &old, &new, 3).expect("encodes");
+    let patch = encode(Kind::Prefix, &old, &new, Effort::Normal).expect("encodes");
     let length = new.len() as u64;
     for lie in [0, 1, length - 1, length + 1, MAX_GROUP] {
         assert!(matches!(made(Kind::Prefix, &old, &patch, lie), Err(DeltaError::NotTheFrame(_))), "{lie}");
     }
-    let operations = encode(Kind::Operations, &old, &new, 3).expect("encodes");
+    let operations = encode(Kind::Operations, &old, &new, Effort::Normal).expect("encodes");
     for lie in [0, 1, length - 1, length + 1, MAX_GROUP] {
         assert!(matches!(made(Kind::Operations, &old, &operations, lie), Err(DeltaError::Damaged(_))), "{lie}");
     }
@@ -62,7 +66,7 @@ fn what_is_not_the_frames_that_it_should_be_is_refused() {
     let (old, new) = old_and_new();
     let length = new.len() as u64;
     for kind in KINDS {
-        let patch = encode(kind, &old, &new, 3).expect("encodes");
+        let patch = encode(kind, &old, &new, Effort::Normal).expect("encodes");
         let twice = [&patch[..], &patch[..]].concat();
         for bad in [&b""[..], b"x", &patch[..patch.len() - 1], &twice] {
             assert!(made(kind, &old, bad, length).is_err());
@@ -74,7 +78,7 @@ fn what_is_not_the_frames_that_it_should_be_is_refused() {
 fn a_flipped_bit_never_panics_or_grows_the_output() {
     let (old, new) = old_and_new();
     for kind in KINDS {
-        let patch = encode(kind, &old, &new, 3).expect("encodes");
+        let patch = encode(kind, &old, &new, Effort::Normal).expect("encodes");
         for at in 0..patch.len() * 8 {
             let mut damaged = patch.clone();
             damaged[at / 8] ^= 1 << (at % 8);
@@ -91,10 +95,9 @@ proptest! {
     fn any_source_and_any_target(
         old in prop::collection::vec(any::<u8>(), 0..3000),
         new in prop::collection::vec(any::<u8>(), 0..3000),
-        level in 1..=19i32,
     ) {
-        for kind in KINDS {
-            let patch = encode(kind, &old, &new, level).expect("encodes");
+        for (kind, effort) in KINDS.into_iter().flat_map(|kind| Effort::ALL.map(|(effort, _)| (kind, effort))) {
+            let patch = encode(kind, &old, &new, effort).expect("encodes");
             prop_assert_eq!(&made(kind, &old, &patch, new.len() as u64).expect("decodes"), &new);
         }
     }
@@ -104,7 +107,7 @@ proptest! {
 fn an_empty_source_serves() {
     for kind in KINDS {
         for new in [&b""[..], b"all of it is new"] {
-            let patch = encode(kind, b"", new, 3).expect("encodes");
+            let patch = encode(kind, b"", new, Effort::Normal).expect("encodes");
             assert_eq!(made(kind, b"", &patch, new.len() as u64).expect("decodes"), new);
         }
     }
@@ -151,8 +154,9 @@ fn a_large_file_is_made_piece_by_piece() {
     let mut new = old.clone();
     new.splice(5_000_000..5_000_000, (0..300_000u32).map(|n| (n.wrapping_mul(n) >> 5) as u8));
     new.truncate(new.len() - 1_000_000);
-    let patch =
-        encode_segments(&old, old.len() as u64, &new[..], new.len() as u64, 3).expect("encodes").expect("is small");
+    let patch = encode_segments(&old, old.len() as u64, &new[..], new.len() as u64, Effort::Normal)
+        .expect("encodes")
+        .expect("is small");
     assert!(patch.len() < 350_000, "{}", patch.len());
     assert!(segmented(&old, &patch, new.len() as u64).expect("decodes") == new);
     for lie in [0, 1, new.len() as u64 - 1, new.len() as u64 + 1, u64::MAX] {
@@ -167,7 +171,8 @@ fn a_large_file_is_made_piece_by_piece() {
         damaged[at % patch.len()] ^= 1 << (random % 8);
         let _ = segmented(&old, &damaged, new.len() as u64);
     }
-    let empty = encode_segments(&old, old.len() as u64, io::empty(), 0, 3).expect("encodes").expect("is small");
+    let empty =
+        encode_segments(&old, old.len() as u64, io::empty(), 0, Effort::Normal).expect("encodes").expect("is small");
     assert!(segmented(&old, &empty, 0).expect("decodes").is_empty());
 }
 

@@ -29,17 +29,19 @@ pub struct Options {
     level_of_little: i32,
 }
 
-/// So much is compressed in no time also at the level of the effort that is usual.
+/// So much is compressed in no time also at a level that takes longer.
 const LITTLE: u64 = 4 << 20;
+const LEVEL_OF_LITTLE: i32 = 9;
 
 impl Options {
     /// At `level`, held to what [`Compression::levels`] allows; without one, at that of `effort`, and where little
-    /// travels at no less than that of the usual one.
+    /// travels at no less than 9.
     pub fn new(compression: Compression, effort: Effort, level: Option<i32>) -> Self {
         let levels = compression.levels();
-        let level_of = |effort| level.unwrap_or(compression.level_of(effort)).clamp(*levels.start(), *levels.end());
-        let (own, usual) = (level_of(effort), level_of(Effort::default()));
-        Options { compression, level: own, level_of_little: own.max(usual) }
+        let held = |level: i32| level.clamp(*levels.start(), *levels.end());
+        let own = held(level.unwrap_or(compression.level_of(effort)));
+        let level_of_little = if level.is_some() { own } else { held(own.max(LEVEL_OF_LITTLE)) };
+        Options { compression, level: own, level_of_little }
     }
 
     fn level_of(&self, bytes: u64) -> i32 {

@@ -20,3 +20,26 @@ pub fn on_many_threads<R: Send>(work: impl FnOnce() -> R + Send) -> R {
         None => work(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Condvar, Mutex};
+    use std::time::Duration;
+
+    use rayon::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn so_many_wait_at_a_time() {
+        let (waiting, all) = (Mutex::new(0), Condvar::new());
+        let wait = |_| {
+            let mut here = waiting.lock().expect("no panic");
+            *here += 1;
+            all.notify_all();
+            let waits = |here: &mut usize| *here < LEAST;
+            !all.wait_timeout_while(here, Duration::from_secs(30), waits).expect("no panic").1.timed_out()
+        };
+        assert!(on_many_threads(|| (0..LEAST).into_par_iter().with_max_len(1).all(wait)));
+    }
+}

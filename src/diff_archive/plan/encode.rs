@@ -102,7 +102,7 @@ impl Planner<'_> {
     }
 
     fn encode(&self, group: &mut Group, source: &[u8], output: &[u8]) -> Result<Option<Vec<u8>>, WriteError> {
-        let patch = delta::encode(group.kind, source, output, self.deltas.effort.delta_level());
+        let patch = delta::encode(group.kind, source, output, self.deltas.effort);
         let patch = patch.map_err(WriteError::Compress)?;
         // What a node would make of it, while both sides are at hand.
         let mut made = Vec::new();
@@ -137,7 +137,7 @@ impl Planner<'_> {
         if patch.len() <= output.len() / CLEAR_GAIN {
             return Ok(true);
         }
-        let whole = zstd::bulk::compress(output, self.deltas.effort.delta_level()).map_err(WriteError::Compress)?;
+        let whole = zstd::bulk::compress(output, self.deltas.effort.whole_level()).map_err(WriteError::Compress)?;
         Ok(patch.len() + patch.len() / LEAST_GAIN < whole.len())
     }
 

@@ -71,15 +71,15 @@ impl Planner<'_> {
             self.advanced(&[to]);
             return Ok(None);
         }
-        let level = self.deltas.effort.delta_level();
+        let effort = self.deltas.effort;
         let mut group = self.group(Kind::Segments);
         group.sources.push(Source { digest: old, size: old_size, path: from.path.clone(), plain: None });
         group.targets.push(Target { digest, size, inside: None });
-        let pieces = delta::encode_segments(&*base, old_size, open()?, size, level).map_err(failed)?;
+        let pieces = delta::encode_segments(&*base, old_size, open()?, size, effort).map_err(failed)?;
         let mut best = kept(group.clone(), pieces, 0);
         if size > MAX_CONTENT {
             let signature = delta::blocks::Signature::of(&*base, old_size).map_err(unread)?;
-            let mut blocks = CopiesWriter::new(level).map_err(WriteError::Compress)?;
+            let mut blocks = CopiesWriter::new(effort.whole_level()).map_err(WriteError::Compress)?;
             delta::blocks::diff(&signature, open()?, &mut blocks).map_err(failed)?;
             let blocks = kept(Group { kind: Kind::Copies, ..group }, blocks.finish().map_err(WriteError::Compress)?, 0);
             let length = |patched: &Option<Patched>| patched.as_ref().map_or(u64::MAX, |one| one.group.patch_length);
@@ -89,7 +89,7 @@ impl Planner<'_> {
         let Some(Patched { group, .. }) = &best else { return Ok(None) };
         let clear = group.patch_length <= size / CLEAR_GAIN as u64;
         let length = group.patch_length + group.patch_length / LEAST_GAIN as u64;
-        let gains = clear || compressed(open()?, level).map_err(failed)? > length;
+        let gains = clear || compressed(open()?, effort.whole_level()).map_err(failed)? > length;
         proven(self, best.filter(|_| gains))
     }
 
@@ -137,7 +137,7 @@ impl Planner<'_> {
         let Taken::Apart(parts) = taken else { return Ok(None) };
         let mut group = self.group(Kind::Copies);
         let mut numbers: HashMap<Digest, usize> = HashMap::new();
-        let mut patch = CopiesWriter::new(self.deltas.effort.delta_level()).map_err(WriteError::Compress)?;
+        let mut patch = CopiesWriter::new(self.deltas.effort.whole_level()).map_err(WriteError::Compress)?;
         patch.literal(&parts.corrections).map_err(WriteError::Compress)?;
         let front = self.front(old)?;
         let known = |found: &Digest| {
