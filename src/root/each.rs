@@ -11,6 +11,9 @@ use super::inspect::{pins_in, present};
 use super::waiting::on_many_threads;
 use super::{Pins, Result, Root, Stat};
 
+/// To look at fewer is done before threads begin.
+const MANY: usize = 1000;
+
 impl Root {
     /// What stands at each of `paths`, as [`Root::stat`] tells it, on all processors; fastest where neighbours
     /// are in one directory.
@@ -51,7 +54,8 @@ impl Root {
             let look = |path: &&TreePath| inside(dir.as_fd(), path).map_err(|e| self.error("inspect", path, e));
             paths.iter().map(look).collect()
         };
-        let found: Vec<Vec<Option<T>>> = on_many_threads(|| directories.par_iter().map(look).collect::<Result<_>>())?;
+        let all = || directories.par_iter().map(look).collect::<Result<_>>();
+        let found: Vec<Vec<Option<T>>> = if paths.len() < MANY { all()? } else { on_many_threads(all)? };
         Ok(found.into_iter().flatten().collect())
     }
 }

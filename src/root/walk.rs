@@ -77,22 +77,25 @@ impl Root {
             children.into_iter().map(visit).collect::<std::result::Result<Listed<T, TreePath>, E>>()
         };
         // Level by level, so that the depth of a tree is none of the stack.
-        let mut level = vec![from.clone()];
-        let mut listed: Vec<Listed<T, usize>> = Vec::new();
-        while !level.is_empty() {
-            let all = || level.par_iter().map(list).collect::<std::result::Result<_, E>>();
-            let found: Vec<Listed<T, TreePath>> = on_many_threads(all)?;
-            let next = listed.len() + found.len();
-            level = Vec::new();
-            for children in found {
-                let mut number = |path| {
-                    level.push(path);
-                    next + level.len() - 1
-                };
-                listed.push(children.into_iter().map(|(kept, path)| (kept, path.map(&mut number))).collect());
+        let levels = || -> std::result::Result<_, E> {
+            let mut level = vec![from.clone()];
+            let mut listed: Vec<Listed<T, usize>> = Vec::new();
+            while !level.is_empty() {
+                let found: Vec<Listed<T, TreePath>> =
+                    level.par_iter().map(list).collect::<std::result::Result<_, E>>()?;
+                let next = listed.len() + found.len();
+                level = Vec::new();
+                for children in found {
+                    let mut number = |path| {
+                        level.push(path);
+                        next + level.len() - 1
+                    };
+                    listed.push(children.into_iter().map(|(kept, path)| (kept, path.map(&mut number))).collect());
+                }
             }
-        }
-        Ok(in_tree_order(listed))
+            Ok(listed)
+        };
+        on_many_threads(levels).map(in_tree_order)
     }
 
     /// Visits everything below `from` (which itself is not visited) in tree order. What vanishes
