@@ -36,6 +36,17 @@ fn a_small_change_makes_a_small_patch() {
 
 /// What makes bsdiff smaller: numbers everywhere, all of which have grown by the same.
 #[test]
+fn short_pieces_are_found_wherever_in_the_source_they_were() {
+    // Too short for the search for long matches, and too many for the tables that zstd has by itself at that level.
+    let old = noise(1, 2 << 20);
+    let pieces = (0..4096usize).map(|n| n.wrapping_mul(2_654_435_761) % (old.len() - 48));
+    let new: Vec<u8> = pieces.flat_map(|at| old[at..at + 48].to_vec()).collect();
+    let [fast, normal] =
+        [Effort::Fast, Effort::Normal].map(|effort| encode(Kind::Prefix, &old, &new, effort).expect("encodes").len());
+    assert!(normal < fast && fast < new.len() * 3 / 4, "{fast} and {normal} of {}", new.len());
+}
+
+#[test]
 fn operations_see_through_addresses_that_moved() {
     let number = |n: u32| n.wrapping_mul(2_654_435_761) % 1_000_000;
     let old: Vec<u8> = (0..100_000u32).flat_map(|n| number(n).to_le_bytes()).collect();

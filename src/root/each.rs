@@ -15,7 +15,7 @@ use super::{Pins, Result, Root, Stat};
 const MANY: usize = 1000;
 
 impl Root {
-    /// What stands at each of `paths`, as [`Root::stat`] tells it, on all processors; fastest where neighbours
+    /// What stands at each of `paths`, as [`Root::stat`] tells it, on many threads; fastest where neighbours
     /// are in one directory.
     pub fn stat_each(&self, paths: &[&TreePath]) -> Result<Vec<Option<Stat>>> {
         self.each(

@@ -1,4 +1,4 @@
-//! A walk over a tree in tree order, and a survey of one on all processors.
+//! A walk over a tree in tree order, and a survey of one on many threads.
 
 use std::os::fd::BorrowedFd;
 
@@ -56,7 +56,7 @@ type Opened = (Dir, Vec<(TreePath, Stat)>);
 type Listed<T, D> = Vec<(Option<T>, Option<D>)>;
 
 impl Root {
-    /// Visits everything below `from`, as [`Root::walk`] does, on all processors: directories in any order, what
+    /// Visits everything below `from`, as [`Root::walk`] does, on many threads: directories in any order, what
     /// one directory holds in tree order and with what `enter` makes for that directory. Returns what
     /// `visit` keeps, in tree order.
     pub fn survey<S, T: Send, E: From<super::RootError> + Send>(
