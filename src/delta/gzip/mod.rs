@@ -10,6 +10,7 @@ mod block;
 mod deflater;
 mod huffman;
 mod opener;
+mod places;
 mod rebuild;
 mod record;
 mod search;
@@ -60,15 +61,6 @@ pub struct Parts {
     pub length: u64,
     /// How long making it again takes, in bytes of a plain form that GNU gzip compressed at its usual level.
     pub cost: u64,
-}
-
-/// How long making a file again takes, in bytes of a plain form that has what GNU gzip finds in usual files at its
-/// usual level. Most of the time goes into the looks for matches, of which -9 makes ten or twenty times as many.
-///
-/// For 28 files (programs, kernel modules, source text, random words; levels 1 to 9) this was between 0.7 and 1.3
-/// times what they took on one machine, and 1.8 times for two at level 1.
-fn cost(plain: u64, looks: u64) -> u64 {
-    plain.saturating_mul(10).saturating_add(looks).saturating_mul(3) / 50
 }
 
 /// Why a file has to travel whole.
@@ -124,7 +116,7 @@ fn apart(gz: &mut dyn Read, out: &mut dyn Write, limits: &Limits) -> Result<Part
     let mut record = Record::default();
     let mut search = Search::new(0);
     let mut sum = Crc::new();
-    let (mut plain_length, mut length, mut looks) = (0, 0, 0u64);
+    let (mut plain_length, mut length, mut cost) = (0, 0, 0u64);
     while let Some(piece) = opener.next()? {
         length += piece.length();
         match piece {
@@ -145,7 +137,7 @@ fn apart(gz: &mut dyn Read, out: &mut dyn Write, limits: &Limits) -> Result<Part
                 search.add(packed, plain)?;
                 if last {
                     let repeated = std::mem::replace(&mut search, Search::new(0)).finish()?;
-                    looks = looks.saturating_add(repeated.looks);
+                    cost = cost.saturating_add(repeated.cost);
                     record.deflate(repeated.model, repeated.length);
                 }
             }
@@ -160,7 +152,7 @@ fn apart(gz: &mut dyn Read, out: &mut dyn Write, limits: &Limits) -> Result<Part
     if corrections.len() > most {
         return Err(Stop::Whole(Reason::Corrections(most)));
     }
-    Ok(Parts { corrections, plain_length, length, cost: cost(plain_length, looks) })
+    Ok(Parts { corrections, plain_length, length, cost })
 }
 
 /// Reads the plain form of `gz`, the same that [`take_apart`] writes, of at most `limit` bytes.

@@ -17,8 +17,8 @@ pub(super) struct Repeated {
     pub model: Model,
     /// Of the plain bytes.
     pub length: u64,
-    /// See [`Deflater::looks`].
-    pub looks: u64,
+    /// See [`Deflater::cost`].
+    pub cost: u64,
 }
 
 /// One deflate stream that is being repeated while it is read.
@@ -68,7 +68,7 @@ impl Search {
             repeats(&mut deflater, &mut self.packed)?;
         }
         match self.packed.is_empty() {
-            true => Ok(Repeated { model, length: self.length, looks: deflater.looks }),
+            true => Ok(Repeated { model, length: self.length, cost: deflater.cost() }),
             false => Err(NotReproduced),
         }
     }

@@ -10,14 +10,20 @@ use crate::delta::tests::member as entry;
 
 mod compressors;
 mod hostile;
+mod places;
+
+/// Numbers below what is asked for, the same for the same seed.
+fn random(seed: u64) -> impl FnMut(u64) -> u64 {
+    let mut state = seed;
+    move |limit| {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (state >> 33) % limit
+    }
+}
 
 /// Words, copies from near and far, noise and runs: the same bytes for the same seed.
 fn sample(length: usize, seed: u64) -> Vec<u8> {
-    let mut state = seed;
-    let mut below = |limit: u64| {
-        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        (state >> 33) % limit
-    };
+    let mut below = random(seed);
     let mut out: Vec<u8> = Vec::new();
     while out.len() < length {
         match below(8) {
@@ -48,12 +54,8 @@ fn sample(length: usize, seed: u64) -> Vec<u8> {
 }
 
 fn noise(length: usize) -> Vec<u8> {
-    let mut state = 7u64;
-    let mut next = || {
-        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        (state >> 56) as u8
-    };
-    (0..length).map(|_| next()).collect()
+    let mut below = random(7);
+    (0..length).map(|_| below(256) as u8).collect()
 }
 
 /// What `gzip -9n` makes of `plain`.
