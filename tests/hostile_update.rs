@@ -642,11 +642,13 @@ fn the_disk_fills_while_an_update_downloads() {
     fs::write(site.node().join("filler"), "").expect("writes");
     let time = fs::metadata(site.node()).and_then(|top| top.modified()).expect("a time");
     let slow = Slow::start(&mut site, &["--no-fallback"]);
-    disk.fill(0);
+    // Before the disk is full, since then the run takes its stage away.
     let before = site.snapshot();
     fs::File::open(&before).and_then(|top| top.set_modified(time)).expect("sets");
+    disk.fill(0);
     let run = slow.end();
     run.ended(5, &["this node", "No space left on device", "nothing was changed"]);
+    common::copy_tree(&site.node().join("filler"), &before.join("filler"));
     site.unchanged_since(&before);
     let spool = site.node().join("var/lib/systemimager/client/spool");
     assert_eq!(fs::read_dir(spool).expect("lists").count(), 0, "the spool holds what filled the disk");
