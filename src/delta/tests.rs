@@ -34,7 +34,6 @@ fn a_small_change_makes_a_small_patch() {
     }
 }
 
-/// What makes bsdiff smaller: numbers everywhere, all of which have grown by the same.
 #[test]
 fn short_pieces_are_found_wherever_in_the_source_they_were() {
     // Too short for the search for long matches, and too many for the tables that zstd has by itself at that level.
@@ -46,6 +45,7 @@ fn short_pieces_are_found_wherever_in_the_source_they_were() {
     assert!(normal < fast && fast < new.len() * 3 / 4, "{fast} and {normal} of {}", new.len());
 }
 
+/// What makes bsdiff smaller: numbers everywhere, all of which have grown by the same.
 #[test]
 fn operations_see_through_addresses_that_moved() {
     let number = |n: u32| n.wrapping_mul(2_654_435_761) % 1_000_000;

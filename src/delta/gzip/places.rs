@@ -35,6 +35,33 @@ impl Sought {
     }
 }
 
+/// The longest match up to now, of equal ones the first.
+struct Best {
+    at: usize,
+    length: usize,
+    /// 0 before there is one.
+    distance: usize,
+}
+
+impl Best {
+    fn of(sought: &Sought) -> Self {
+        Best { at: sought.at, length: sought.least, distance: 0 }
+    }
+
+    /// Takes the match of `length` bytes at `place` where it is longer, and tells whether it is.
+    fn takes(&mut self, place: usize, length: usize) -> bool {
+        let longer = length > self.length;
+        if longer {
+            (self.length, self.distance) = (length, self.at - place);
+        }
+        longer
+    }
+
+    fn found(&self) -> Option<Found> {
+        (self.distance != 0).then_some(Found { length: self.length, distance: self.distance })
+    }
+}
+
 /// The chains. Places are those of the window; 0 is none.
 pub(super) struct Places {
     hash_bits: u32,
@@ -135,8 +162,7 @@ impl Shortcuts {
     fn of_eight(&self, three: &Chain, window: &[u8], sought: &Sought, looks: &mut u64) -> Option<Found> {
         let here = &window[sought.at..sought.at + MAX_MATCH];
         let bytes = eight(window, sought.at);
-        let mut best = sought.least;
-        let mut found = None;
+        let mut best = Best::of(sought);
         for place in sought.each(&self.eight, three.before(sought.at)) {
             *looks += 1;
             let there = &window[place..place + MAX_MATCH];
@@ -146,25 +172,18 @@ impl Shortcuts {
             if !self.is_looked_at(place, sought) {
                 break;
             }
-            if there[best] == here[best] {
-                let length = common(there, here);
-                if length > best {
-                    best = length;
-                    found = Some(Found { length, distance: sought.at - place });
-                    if length >= sought.nice {
-                        break;
-                    }
-                }
+            let may_be_longer = there[best.length] == here[best.length];
+            if may_be_longer && best.takes(place, common(there, here)) && best.length >= sought.nice {
+                break;
             }
         }
-        found
+        best.found()
     }
 
     /// A match of four to seven bytes, where none is longer.
     fn of_four(&self, three: &Chain, window: &[u8], sought: &Sought, looks: &mut u64) -> Option<Found> {
         let bytes = eight(window, sought.at);
-        let mut best = sought.least;
-        let mut found = None;
+        let mut best = Best::of(sought);
         for place in sought.each(&self.four, three.before(sought.at)) {
             *looks += 1;
             let different = eight(window, place) ^ bytes;
@@ -174,16 +193,11 @@ impl Shortcuts {
             if !self.is_looked_at(place, sought) {
                 break;
             }
-            let length = (different.trailing_zeros() / 8) as usize;
-            if length > best {
-                best = length;
-                found = Some(Found { length, distance: sought.at - place });
-                if length == 7 {
-                    break;
-                }
+            if best.takes(place, (different.trailing_zeros() / 8) as usize) && best.length == 7 {
+                break;
             }
         }
-        found
+        best.found()
     }
 }
 
@@ -227,24 +241,18 @@ impl Chain {
     /// The longest match, as the program itself seeks it.
     fn longest(&self, window: &[u8], sought: &Sought, looks: &mut u64) -> Option<Found> {
         let here = &window[sought.at..sought.at + MAX_MATCH];
-        let mut best = sought.least;
-        let mut found = None;
+        let mut best = Best::of(sought);
         for place in sought.each(self, self.before(sought.at)).take(sought.chain.into()) {
             *looks += 1;
             let there = &window[place..place + MAX_MATCH];
             // most places differ where a longer match would have to go on
-            if there[best] == here[best] && there[best - 1] == here[best - 1] && there[..2] == here[..2] {
-                let length = common(there, here);
-                if length > best {
-                    best = length;
-                    found = Some(Found { length, distance: sought.at - place });
-                    if length >= sought.nice {
-                        break;
-                    }
-                }
+            let end = best.length;
+            let may_be_longer = there[end] == here[end] && there[end - 1] == here[end - 1] && there[..2] == here[..2];
+            if may_be_longer && best.takes(place, common(there, here)) && best.length >= sought.nice {
+                break;
             }
         }
-        found
+        best.found()
     }
 }
 
