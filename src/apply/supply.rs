@@ -27,7 +27,7 @@ use super::{Untouched, name};
 /// Contents up to this size are staged by the workers; larger ones pass through one buffer.
 const SMALL: u64 = 1 << 20;
 /// About so many bytes are in memory at a time, unless one group alone has more.
-const IN_FLIGHT: u64 = 16 << 20;
+const IN_FLIGHT: u64 = 12 << 20;
 
 /// The contents of a live tree, by digest; none of them is verified until it was read.
 pub struct LiveContents<'a> {
@@ -305,7 +305,8 @@ impl Run<'_> {
                     }
                     // The files that it copies from may still be on the belt.
                     let drained = if group.kind == Kind::Copies { belt.drain() } else { Ok(()) };
-                    drained.and_then(|()| belt.put(Piece::Patch(group.clone(), patch), group.weight()))
+                    let weight = group.weight(&patch);
+                    drained.and_then(|()| belt.put(Piece::Patch(group.clone(), patch), weight))
                 }
             };
             if let Err(Stopped) = put {

@@ -23,7 +23,7 @@ mod varint;
 pub use copies::{Copies, CopiesWriter, ReadAt};
 pub use effort::{Effort, Opening, REBUILD_RATE};
 pub use pair::{Archive, Class, Group, Pairing, Pairs, is_packed};
-pub use segments::{SEGMENTS_WEIGHT, Segments, encode_segments};
+pub use segments::{Segments, encode_segments, segments_weight};
 pub use sketch::Sketch;
 
 /// A content larger than this is made piece by piece: what is made in a group is held in memory, its source

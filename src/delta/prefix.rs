@@ -41,8 +41,7 @@ pub(super) fn decode(source: &[u8], patch: &[u8], length: u64, output: &mut Vec<
         return Err(DeltaError::TooLarge(length));
     }
     let one_frame = zstd_safe::find_frame_compressed_size(patch) == Ok(patch.len());
-    let states_length = matches!(zstd_safe::get_frame_content_size(patch), Ok(Some(n)) if n == length);
-    if !one_frame || !states_length {
+    if !one_frame || content_size(patch) != Some(length) {
         return Err(DeltaError::NotTheFrame(length));
     }
     reserve(output, length)?;
@@ -54,6 +53,11 @@ pub(super) fn decode(source: &[u8], patch: &[u8], length: u64, output: &mut Vec<
         return Err(DeltaError::NotTheFrame(length));
     }
     Ok(())
+}
+
+/// What a patch states that it makes, in bytes.
+pub(super) fn content_size(patch: &[u8]) -> Option<u64> {
+    zstd_safe::get_frame_content_size(patch).ok().flatten()
 }
 
 fn window_log(length: usize) -> u32 {

@@ -10,14 +10,14 @@ use super::varint::{get, put};
 use super::{DeltaError, Effort, MAX_PATCH, ReadAt};
 
 /// So many bytes are made at a time.
-const SEGMENT: u64 = 4 << 20;
+const SEGMENT: u64 = 2 << 20;
 /// So far before and behind its own place a piece finds what it is like.
-const AROUND: u64 = 2 << 20;
-/// A stretch is never longer.
-const MAX_STRETCH: u64 = SEGMENT + 2 * AROUND;
+const AROUND: u64 = 1 << 20;
+const STRETCH: u64 = SEGMENT + 2 * AROUND;
 
-/// What a patch of this kind holds in memory at a time, besides the patch itself.
-pub const SEGMENTS_WEIGHT: u64 = MAX_STRETCH + SEGMENT;
+/// A patch may make so many bytes at a time, of a stretch no longer than this.
+const MAX_SEGMENT: u64 = 4 << 20;
+const MAX_STRETCH: u64 = 8 << 20;
 
 /// Makes the patch of what `new` yields, `length` bytes, out of `old`, which has `old_length`; `None` where
 /// it becomes larger than a patch may be.
@@ -34,7 +34,7 @@ pub fn encode_segments(
         new.by_ref().take(SEGMENT).read_to_end(&mut piece)?;
         let there = u128::from(at) * u128::from(old_length) / u128::from(length.max(1));
         let from = u64::try_from(there).unwrap_or(old_length).saturating_sub(AROUND);
-        read_stretch(old, from, MAX_STRETCH.min(old_length - from.min(old_length)), &mut stretch)?;
+        read_stretch(old, from, STRETCH.min(old_length - from.min(old_length)), &mut stretch)?;
         let frame = prefix::encode(&stretch, &piece, effort)?;
         for number in [from, stretch.len() as u64, frame.len() as u64] {
             put(&mut patch, number);
@@ -45,6 +45,45 @@ pub fn encode_segments(
         }
     }
     Ok(Some(patch))
+}
+
+/// What undoing `patch` holds in memory at a time, besides the patch itself.
+pub fn segments_weight(mut patch: &[u8]) -> u64 {
+    let (mut stretch, mut makes) = (0, 0);
+    // What is wrong with a patch is told where it is undone.
+    while let Ok(segment) = Segment::next(&mut patch) {
+        (stretch, makes) = (segment.length.max(stretch), segment.makes.max(makes));
+    }
+    stretch + makes
+}
+
+/// One piece of a patch.
+struct Segment<'p> {
+    /// Where its stretch of the old file begins, and how long it is.
+    from: u64,
+    length: u64,
+    frame: &'p [u8],
+    /// So many bytes.
+    makes: u64,
+}
+
+impl<'p> Segment<'p> {
+    /// Takes the next one off `patch`.
+    fn next(patch: &mut &'p [u8]) -> Result<Self, DeltaError> {
+        let wrong = |why: &str| DeltaError::Damaged(why.to_owned());
+        let cut = || wrong("it is cut off");
+        let mut number = || get(patch)?.ok_or_else(cut);
+        let (from, length, frame) = (number()?, number()?, number()?);
+        if length > MAX_STRETCH {
+            return Err(wrong("a piece needs too long a stretch"));
+        }
+        let (frame, rest) = usize::try_from(frame).ok().and_then(|n| patch.split_at_checked(n)).ok_or_else(cut)?;
+        *patch = rest;
+        match prefix::content_size(frame) {
+            Some(makes @ 1..=MAX_SEGMENT) => Ok(Segment { from, length, frame, makes }),
+            _ => Err(wrong("a piece does not say how much it makes, or too much")),
+        }
+    }
 }
 
 /// What a patch makes, as a stream of exactly the bytes that its listing claims.
@@ -70,21 +109,16 @@ impl<'a> Segments<'a> {
     }
 
     fn advance(&mut self) -> Result<(), DeltaError> {
-        let wrong = |why: &str| DeltaError::Damaged(why.to_owned());
-        let cut = || wrong("it is cut off");
-        let mut number = || get(&mut self.patch)?.ok_or_else(cut);
-        let (from, length, frame) = (number()?, number()?, number()?);
-        if length > MAX_STRETCH {
-            return Err(wrong("a piece needs too long a stretch"));
+        let wrong = |why: &str| Err(DeltaError::Damaged(why.to_owned()));
+        let Segment { from, length, frame, makes } = Segment::next(&mut self.patch)?;
+        if makes > self.left {
+            return wrong("it makes more than it claims");
         }
-        let frame = usize::try_from(frame).ok().and_then(|n| self.patch.split_at_checked(n)).ok_or_else(cut)?;
-        self.patch = frame.1;
         read_stretch(&*self.old, from, length, self.stretch)?;
         if self.stretch.len() as u64 != length {
-            return Err(wrong("a piece needs what its source does not have"));
+            return wrong("a piece needs what its source does not have");
         }
-        // All but the last have the full length.
-        prefix::decode(self.stretch, frame.0, self.left.min(SEGMENT), self.made)?;
+        prefix::decode(self.stretch, frame, makes, self.made)?;
         self.left -= self.made.len() as u64;
         self.given = 0;
         Ok(())

@@ -185,6 +185,38 @@ fn a_large_file_is_made_piece_by_piece() {
     let empty =
         encode_segments(&old, old.len() as u64, io::empty(), 0, Effort::Normal).expect("encodes").expect("is small");
     assert!(segmented(&old, &empty, 0).expect("decodes").is_empty());
+    assert_eq!((segments_weight(&patch), segments_weight(&empty)), (6 << 20, 0));
+    assert_eq!(segments_weight(&patch[..patch.len() / 2]), 6 << 20, "of what can be read of it");
+}
+
+#[test]
+fn a_piece_is_no_larger_than_the_format_allows() {
+    let old = noise(3, 100);
+    let piece = |stretch: u64, frame: &[u8]| {
+        let mut patch = Vec::new();
+        for number in [0, stretch, frame.len() as u64] {
+            varint::put(&mut patch, number);
+        }
+        [&patch[..], frame].concat()
+    };
+    let frame = |length: usize| zstd::bulk::compress(&vec![7; length], 1).expect("compresses");
+    let most = 4 << 20;
+    assert_eq!(segmented(&old, &piece(100, &frame(most)), most as u64).expect("decodes"), vec![7; most]);
+    let mut silent = zstd::Encoder::new(Vec::new(), 1).expect("encodes");
+    io::Write::write_all(&mut silent, b"it does not say how long it is").expect("writes");
+    let silent = silent.finish().expect("finishes");
+    for (patch, length, why) in [
+        (piece(100, &frame(most + 1)), most + 1, "too much"),
+        (piece(100, &frame(0)), 1, "too much"),
+        (piece(100, &silent), 30, "does not say"),
+        (piece((8 << 20) + 1, &frame(1)), 1, "too long a stretch"),
+        (piece(101, &frame(1)), 1, "does not have"),
+        (piece(100, &frame(2)), 1, "more than it claims"),
+    ] {
+        let error = segmented(&old, &patch, length as u64).expect_err(why);
+        assert!(error.to_string().contains(why), "{why}: {error}");
+        assert!(segments_weight(&patch) <= 12 << 20);
+    }
 }
 
 #[test]

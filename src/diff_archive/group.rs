@@ -6,7 +6,7 @@ use std::rc::Rc;
 
 use super::{ArchiveError, Sources};
 use crate::delta::gzip::{self, Rebuild};
-use crate::delta::{self, Copies, Kind, MAX_GROUP, MAX_PATCH, SEGMENTS_WEIGHT, Segments};
+use crate::delta::{self, Copies, Kind, MAX_GROUP, MAX_PATCH, Segments};
 use crate::digest::Digest;
 use crate::tree_path::TreePath;
 
@@ -118,16 +118,16 @@ impl Group {
         }
     }
 
-    /// The bytes that have to be in memory to undo the patch.
-    pub fn weight(&self) -> u64 {
+    /// The bytes that have to be in memory to undo `patch`, with itself.
+    pub fn weight(&self, patch: &[u8]) -> u64 {
         let output = match self.kind {
             Kind::Copies => 0,
-            Kind::Segments => SEGMENTS_WEIGHT,
+            Kind::Segments => delta::segments_weight(patch),
             Kind::Prefix | Kind::Operations => {
                 self.sources.iter().map(Source::length).chain(self.targets.iter().map(Target::length)).sum()
             }
         };
-        self.patch_length.saturating_add(output)
+        (patch.len() as u64).saturating_add(output)
     }
 
     /// Undoes `patch` and gives each target's content to `take`, in order.

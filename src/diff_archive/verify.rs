@@ -31,7 +31,10 @@ pub fn verify_diff(
     while let Some(member) = reader.next_member()? {
         // What is large passes through, everything else is checked on all processors.
         let (piece, more) = match (member, sources) {
-            (Member::Patch(group, patch), Some(_)) => (Piece::Patch(group.clone(), patch), group.weight()),
+            (Member::Patch(group, patch), Some(_)) => {
+                let weight = group.weight(&patch);
+                (Piece::Patch(group.clone(), patch), weight)
+            }
             (Member::Whole(entry, mut content), _) if entry.file().is_some_and(|(size, _)| size <= SMALL) => {
                 let mut bytes = Vec::new();
                 content.read_to_end(&mut bytes)?;
