@@ -25,27 +25,26 @@ use crate::tree_path::TreePath;
 pub struct Options {
     compression: Compression,
     level: i32,
-    /// Where no more than [`LITTLE`] is compressed.
-    level_of_little: i32,
+    /// Whether the level may rise to those of [`LITTLE`].
+    rises: bool,
 }
 
-/// So much is compressed in no time also at a level that takes longer.
-const LITTLE: u64 = 4 << 20;
-const LEVEL_OF_LITTLE: i32 = 9;
+/// So much is compressed in no time also at a level that takes longer: bytes at most and level, the higher first.
+const LITTLE: [(u64, i32); 2] = [(256 << 10, 15), (4 << 20, 9)];
 
 impl Options {
-    /// At `level`, held to what [`Compression::levels`] allows; without one, at that of `effort`, and where little
-    /// travels at no less than 9.
+    /// At `level`, held to what [`Compression::levels`] allows; without one, at that of `effort`, and higher where
+    /// little travels.
     pub fn new(compression: Compression, effort: Effort, level: Option<i32>) -> Self {
         let levels = compression.levels();
         let held = |level: i32| level.clamp(*levels.start(), *levels.end());
         let own = held(level.unwrap_or(compression.level_of(effort)));
-        let level_of_little = if level.is_some() { own } else { held(own.max(LEVEL_OF_LITTLE)) };
-        Options { compression, level: own, level_of_little }
+        Options { compression, level: own, rises: level.is_none() }
     }
 
     fn level_of(&self, bytes: u64) -> i32 {
-        if bytes <= LITTLE { self.level_of_little } else { self.level }
+        let little = LITTLE.iter().find(|(most, _)| self.rises && bytes <= *most);
+        little.map_or(self.level, |(_, level)| self.level.max(*level).min(*self.compression.levels().end()))
     }
 
     /// The compression.
