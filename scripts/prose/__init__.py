@@ -1,0 +1,1 @@
+"""Measures of prose and shape for scripts/check-prose."""
