@@ -9,7 +9,7 @@
 //! |---|---|
 //! | 0 words | [`tree_path`], [`digest`], [`entry`], [`generation`], [`image`] |
 //! | 1 rules | [`report`], [`manifest`], [`catalog`], [`plan`], [`filter`], [`delta`], [`diff_archive`] |
-//! | 2 one outside thing each | [`memory`], [`root`], [`process`], [`rsync`], [`state`], [`host`] |
+//! | 2 one outside thing each | [`allocator`], [`root`], [`process`], [`rsync`], [`state`], [`host`] |
 //! | 3 fetching | [`fetch`] |
 //! | 4 machinery | [`scan`], [`apply`], [`full_sync`], [`publish`] |
 //! | 5 jobs | [`update`], [`tardiff`], [`autoinstall`] |
@@ -31,8 +31,8 @@ pub mod manifest;
 pub mod plan;
 pub mod report;
 
+pub mod allocator;
 pub mod host;
-pub mod memory;
 pub mod process;
 pub mod root;
 pub mod rsync;

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 const LAYERS: [(&str, &[&str]); 7] = [
     ("words", &["tree_path", "digest", "entry", "generation", "image"]),
     ("rules", &["report", "manifest", "catalog", "plan", "filter", "delta", "diff_archive"]),
-    ("one outside thing each", &["memory", "root", "process", "rsync", "state", "host"]),
+    ("one outside thing each", &["allocator", "root", "process", "rsync", "state", "host"]),
     ("fetching", &["fetch"]),
     ("machinery", &["scan", "apply", "full_sync", "publish"]),
     ("jobs", &["update", "tardiff", "autoinstall"]),

@@ -2,46 +2,27 @@
 //!
 //! Each step consumes the one before, and there is no other way to make its type:
 //!
-//! 1. [`live`]: what stands at the tracked paths now; [`compare`]: how that differs from an entry.
-//! 2. [`prepare`]: which changes lead to the target; pure but for reading. [`preflight`] refuses what
+//! 1. [`plan::live_tree`]: what stands at the tracked paths now; [`plan::difference`]: how that differs from an entry.
+//! 2. [`plan`]: which changes lead to the target; pure but for reading. [`preflight`] refuses what
 //!    cannot end well while nothing is touched yet.
-//! 3. [`stage`]: new content beside the live tree, complete and durable, invisible; [`supply`] fills it.
+//! 3. [`stage`]: new content beside the live tree, complete and durable, invisible; [`stage::fill`] fills it.
 //! 4. [`journal`]: the list of changes, durable: the seal. From here only forward.
 //! 5. [`roll_forward`]: renames, removals, directory metadata; each step can be repeated.
-//! 6. [`undo`]: what was displaced, kept with its [`way_back`]; a rollback is one more transaction.
+//! 6. [`undo`]: what was displaced, kept with its [undo log](undo::undo_log); a rollback is one more transaction.
 //! 7. [`session`]: the lock, and what an interrupted run left behind.
 //!
 //! Before the seal every failure is [`Untouched`]; after it, [`Interrupted`]. Whether something weaker
 //! may be tried instead is therefore a matter of types.
 
-mod belt;
-mod boot;
-mod carry;
-pub mod compare;
-mod content_copy;
-mod displaced;
-mod early_sync;
-pub mod filesystems;
-mod heed;
+mod cancel;
+pub mod filesystem;
 pub mod journal;
-mod links;
-pub mod live;
-mod order;
-pub mod plain;
+pub mod plan;
 pub mod preflight;
-pub mod prepare;
-mod reserve;
 pub mod roll_forward;
-pub mod room;
 pub mod session;
 pub mod stage;
-mod steps;
-mod strangers;
-pub mod supply;
-pub mod top_times;
 pub mod undo;
-pub mod way_back;
-mod whole;
 
 use crate::root::RootError;
 use crate::state::StateError;

@@ -2,18 +2,17 @@
 
 use std::path::Path;
 
+use crate::apply::filesystem::{Filesystems, mount_root_times};
+use crate::apply::journal::{self, Found, Journal, JournalError, space_reserve};
+use crate::apply::plan::Change;
+use crate::apply::roll_forward::{Applied, put_away, roll_forward};
+use crate::apply::{FULL, Interrupted, STAGE, name};
 use crate::host::Kernel;
 use crate::report::Monitor;
 use crate::root::mounts::{self, Host, Mount};
 use crate::root::{FileKind, Root, RootError};
 use crate::state::{Lock, StateError, is_above_own};
 use crate::tree_path::TreePath;
-
-use super::filesystems::Filesystems;
-use super::journal::{self, Found, Journal, JournalError};
-use super::prepare::Change;
-use super::roll_forward::{Applied, put_away, roll_forward};
-use super::{FULL, Interrupted, STAGE, name, reserve, top_times};
 
 /// A tree that this run alone works on, in the state before or after a transaction, never in between.
 pub struct Session {
@@ -124,7 +123,7 @@ fn is_apart(root: &Root, top: &TreePath) -> Result<bool, RootError> {
 
 /// Removes what a transaction needed that was not sealed, or is over.
 pub fn drop_stages(root: &Root, filesystems: &Filesystems) -> Result<(), RootError> {
-    reserve::release(root, filesystems)?;
+    space_reserve::release(root, filesystems)?;
     filesystems.remove_stages(root)
 }
 
@@ -148,11 +147,11 @@ fn recover(root: &Root, present: &Filesystems, monitor: &dyn Monitor) -> Result<
         left |= filesystems.has_stage(root, at)?;
     }
     if left {
-        top_times::note_unless_noted(root, &filesystems)?;
+        mount_root_times::note_unless_noted(root, &filesystems)?;
     }
     drop_stages(root, &filesystems)?;
     root.remove_tree(&name(FULL))?;
-    top_times::settle(root)?;
+    mount_root_times::settle(root)?;
     filesystems.tell_what_is_left(root, monitor)?;
     Ok(applied)
 }

@@ -8,6 +8,8 @@ use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
 use crate::apply::Untouched;
+use crate::autoinstall::rollback::Ledger;
+use crate::autoinstall::{Flavor, Request, path};
 use crate::fetch::{FetchError, FetchErrorKind, Side};
 use crate::full_sync::Server;
 use crate::image::ImageName;
@@ -16,9 +18,6 @@ use crate::root::{FileKind, Root};
 use crate::rsync::{self, Call, Failure, Heard, RsyncError};
 use crate::tree_path::TreePath;
 use crate::update::UpdateError;
-
-use super::ledger::Ledger;
-use super::{Flavor, Request, path};
 
 /// Each boot file: its name on the server, its name here, and the most bytes that it may have.
 pub(super) const KERNEL: (&str, &str, u64) = ("kernel", "kernel.systemimager", 512 << 20);

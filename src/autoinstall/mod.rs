@@ -6,9 +6,9 @@
 //! next boot, or boots as ever.
 
 mod boot_files;
-mod ledger;
 mod local_cfg;
-mod once;
+mod one_shot_boot;
+mod rollback;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -25,7 +25,7 @@ use crate::root::Root;
 use crate::tree_path::TreePath;
 use crate::update::UpdateError;
 
-use ledger::Ledger;
+use rollback::Ledger;
 
 /// The flavor that is taken where none is named, if there is one.
 const STANDARD: &str = "standard";
@@ -91,7 +91,7 @@ pub fn arrange(request: &Request, flavor: &Flavor, monitor: &dyn Monitor) -> Res
         longest: request.program_timeout,
         stops: Stops::Heeded,
     };
-    let once = once::choose(&session, &tools)?;
+    let once = one_shot_boot::choose(&session, &tools)?;
     let mut ledger = Ledger::of(root);
     let done = arrange_by(request, flavor, &session, &tools, &once, &mut ledger);
     if let Err(error) = done {
@@ -107,7 +107,7 @@ fn arrange_by(
     flavor: &Flavor,
     session: &Session,
     tools: &Tools<'_>,
-    once: &once::Once,
+    once: &one_shot_boot::Once,
     ledger: &mut Ledger<'_>,
 ) -> Result<(), UpdateError> {
     let (root, monitor) = (&session.root, tools.monitor);

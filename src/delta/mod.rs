@@ -2,27 +2,26 @@
 //!
 #![doc = include_str!("format.md")]
 
-use std::fmt;
-use std::io;
-use std::str::FromStr;
-
-use zstd::zstd_safe;
-
 pub mod blocks;
 mod copies;
 pub mod cpio;
 mod effort;
 pub mod gzip;
+mod matching;
 mod operations;
-mod pair;
 mod prefix;
 mod segments;
 mod sketch;
 mod varint;
 
+use std::str::FromStr;
+use std::{fmt, io};
+
+use zstd::zstd_safe;
+
 pub use copies::{Copies, CopiesWriter, ReadAt};
 pub use effort::{Effort, Opening, REBUILD_RATE};
-pub use pair::{Archive, Class, Group, Pairing, Pairs, is_packed};
+pub use matching::{Archive, Class, Group, Pairing, Pairs, is_packed};
 pub use segments::{Segments, encode_segments, segments_weight};
 pub use sketch::Sketch;
 

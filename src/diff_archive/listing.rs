@@ -3,12 +3,12 @@
 use std::collections::{HashMap, HashSet};
 use std::io::{BufRead, Read, Write};
 
-use super::group::{Group, Inside, Source, Target};
-use super::header::Header;
-use super::input::Input;
-use super::member::{OWN, link_target, own_header, padding};
-use super::{ArchiveError, Limits};
 use crate::delta::{Kind, REBUILD_RATE};
+use crate::diff_archive::group::{Group, Inside, Source, Target};
+use crate::diff_archive::header::Header;
+use crate::diff_archive::member::{OWN, link_target, own_header, padding};
+use crate::diff_archive::tar_input::Input;
+use crate::diff_archive::{ArchiveError, Limits};
 use crate::digest::Digest;
 use crate::entry::Entry;
 use crate::generation::GenerationId;

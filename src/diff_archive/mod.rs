@@ -5,6 +5,20 @@
 //!
 #![doc = include_str!("format.md")]
 
+pub mod content_index;
+mod delta_plan;
+mod frame_writer;
+mod frames;
+mod group;
+mod header;
+mod listing;
+mod member;
+mod read;
+mod similarity;
+mod tar_input;
+mod verify;
+mod write;
+
 use std::io;
 
 use crate::delta::ReadAt;
@@ -14,27 +28,13 @@ use crate::generation::GenerationId;
 use crate::manifest::Manifest;
 use crate::tree_path::TreePath;
 
-mod alike;
-pub mod content_index;
-mod frames;
-mod group;
-mod header;
-mod input;
-mod listing;
-mod member;
-mod pack;
-mod plan;
-mod read;
-mod verify;
-mod write;
-
-pub use alike::pair_by_content;
 pub use frames::{Compression, Decoder};
 pub use group::{Group, Inside, Source, Target, Workspace};
 pub use header::{FORMAT, Header, Room};
-pub use input::Content as MemberContent;
 pub use listing::{Known, Listing};
 pub use read::{FullReader, Member, Reader, read_listing};
+pub use similarity::pair_by_content;
+pub use tar_input::Content as MemberContent;
 pub use verify::{verify_diff, verify_full};
 pub use write::{Deltas, Options, WriteError, Written, write_diff, write_full};
 

@@ -3,12 +3,12 @@
 use std::borrow::Cow;
 use std::io::{BufRead, Read};
 
-use super::frames::{Compression, Decoder};
-use super::group::Group;
-use super::input::{Content, Input};
-use super::listing::{Expected, Listing};
-use super::member::{content_header, entry_header, link_target, own_header, patch_name};
-use super::{ArchiveError, Limits};
+use crate::diff_archive::frames::{Compression, Decoder};
+use crate::diff_archive::group::Group;
+use crate::diff_archive::listing::{Expected, Listing};
+use crate::diff_archive::member::{content_header, entry_header, link_target, own_header, patch_name};
+use crate::diff_archive::tar_input::{Content, Input};
+use crate::diff_archive::{ArchiveError, Limits};
 use crate::entry::Entry;
 use crate::manifest::Manifest;
 

@@ -3,16 +3,16 @@
 use std::fs::File;
 use std::io::{self, Write};
 
-use super::content_index::Record;
-use super::frames::Compression;
-use super::group::Group;
-use super::listing::{Expected, Listing};
-use super::member::{END, content_header, entry_header, link_target, own_header, patch_name};
-use super::pack::{Body, Output, Packer, Part};
-use super::plan::{self, Patches};
-use super::{ArchiveError, Content, Sources};
 use crate::catalog::Frame;
 use crate::delta::{Effort, Opening, Pairs};
+use crate::diff_archive::content_index::Record;
+use crate::diff_archive::delta_plan::{self, Patches};
+use crate::diff_archive::frame_writer::{Body, Output, Packer, Part};
+use crate::diff_archive::frames::Compression;
+use crate::diff_archive::group::Group;
+use crate::diff_archive::listing::{Expected, Listing};
+use crate::diff_archive::member::{END, content_header, entry_header, link_target, own_header, patch_name};
+use crate::diff_archive::{ArchiveError, Content, Sources};
 use crate::digest::Digest;
 use crate::entry::Entry;
 use crate::image::ImageName;
@@ -138,9 +138,9 @@ pub fn write_diff(
 ) -> Result<Written, WriteError> {
     let manifest::Changes { removed, changed } = manifest::compare(base, target);
     monitor.event(Event::Started { job: Job::Write, total: bytes_to_read(&changed) });
-    let known = plan::known(base, &changed, deltas.is_some());
+    let known = delta_plan::known(base, &changed, deltas.is_some());
     let Patches { groups, offsets, cost } = match &deltas {
-        Some(deltas) => plan::patches(base, target, content, deltas, monitor)?,
+        Some(deltas) => delta_plan::patches(base, target, content, deltas, monitor)?,
         None => Patches::default(),
     };
     let names = (image.clone(), base.id(), target.id());

@@ -1,9 +1,8 @@
 //! Why something could not be fetched, and who has to look into it.
 
-use std::fmt;
-use std::io;
+use std::{fmt, io};
 
-use crate::fetch::heed::Stopped;
+use crate::fetch::cancel::Stopped;
 
 /// The side that is wrong.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -4,20 +4,11 @@
 //! hold bytes, and none verifies. [`Repository::file`] does, for all of them, and is the only place
 //! that makes a [`Verified`].
 
-mod arriving;
-mod certificates;
+mod cancel;
 pub mod content;
 mod download;
 mod error;
-mod heed;
-mod http;
-mod local;
-mod part;
-mod patience;
-mod rsync;
-mod spool;
 mod transport;
-mod url;
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -31,21 +22,21 @@ use crate::digest::Digest;
 use crate::image::Layer;
 use crate::report::Monitor;
 
+use download::partial_file::Part;
+use download::retry::Patience;
 use download::{Filled, Stretch};
-use http::Http;
-use local::Local;
-use part::Part;
-use patience::Patience;
-use rsync::Rsync;
+use transport::file::Local;
+use transport::http::Http;
+use transport::rsync::Rsync;
+use transport::url::Place;
 use transport::{Transport, Trouble};
-use url::Place;
 
-pub use arriving::{Arriving, Coming};
 pub use content::Ranges;
 pub use download::Verified;
+pub use download::growing_file::{Arriving, Coming};
+pub use download::spool::Spool;
 pub use error::{FetchError, FetchErrorKind, Side};
-pub use spool::Spool;
-pub use url::{BadRepoUrl, RepoUrl};
+pub use transport::url::{BadRepoUrl, RepoUrl};
 
 /// The name of the catalog in the directory of an image or an override.
 const CATALOG: &str = "catalog.toml";
@@ -161,7 +152,7 @@ impl Repository {
                 }
             };
             match patience.pause(0, asked) {
-                Some(pause) => heed::sleep(self.options.stopped, pause)?,
+                Some(pause) => cancel::sleep(self.options.stopped, pause)?,
                 None => return Err(error.about(&address).after(patience.failures())),
             }
         }
@@ -198,7 +189,7 @@ impl Repository {
         if self.spool.size(&file.sha256.to_string()) == file.size {
             return 0;
         }
-        file.size.saturating_sub(self.spool.size(&spool::part_name(file.sha256)))
+        file.size.saturating_sub(self.spool.size(&download::spool::part_name(file.sha256)))
     }
 
     /// The verified bytes of `file`, which must not be larger than `cap`.

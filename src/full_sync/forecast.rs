@@ -2,9 +2,9 @@
 
 use std::ffi::OsString;
 
-use super::listing::{itemized, unescape};
-use super::{Aside, FullSyncError, Module, TO_THE_NANOSECOND, options};
-use crate::apply::prepare::Item;
+use crate::apply::plan::Item;
+use crate::full_sync::itemized::{itemized, unescape};
+use crate::full_sync::{Aside, FullSyncError, Module, TO_THE_NANOSECOND, options};
 use crate::report::Monitor;
 use crate::root::Root;
 use crate::state::is_above_own;

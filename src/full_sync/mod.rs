@@ -6,8 +6,8 @@
 //! out, and lets rsync judge it a second time.
 
 mod forecast;
-mod listing;
-mod whole;
+mod itemized;
+mod receive_unpublished;
 
 use std::ffi::{OsStr, OsString};
 use std::fmt;
@@ -17,7 +17,8 @@ use std::os::fd::AsFd;
 use std::path::Path;
 use std::time::Instant;
 
-use crate::apply::{FULL, top_times};
+use crate::apply::FULL;
+use crate::apply::filesystem::mount_root_times;
 use crate::image::Layer;
 use crate::report::{Event, Job, Monitor};
 use crate::root::{Root, RootError};
@@ -26,7 +27,7 @@ use crate::scan::ScanError;
 use crate::tree_path::TreePath;
 
 pub use forecast::{Deletions, Forecast};
-pub use whole::{Received, above};
+pub use receive_unpublished::{Received, above};
 
 /// Seconds of silence after which rsync gives up.
 const SILENCE: u32 = 120;
@@ -267,7 +268,7 @@ pub struct Aside {
 impl Aside {
     /// Makes it at the top of `root`, unless this run did; what it holds can be renamed from there into a stage.
     pub fn create(root: &Root) -> Result<Self, RootError> {
-        top_times::note_top(root)?;
+        mount_root_times::note_top(root)?;
         if root.stat(&path(FULL))?.is_none() {
             root.create_dir(&path(FULL))?;
         }

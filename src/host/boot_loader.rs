@@ -5,7 +5,7 @@
 //! grub where it is built so). Several can stand on one tree, and are then all served; the order is that in
 //! which one's result is another's input.
 
-pub mod due;
+pub mod pending;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::{OsStr, OsString};
@@ -244,12 +244,12 @@ mod tests {
     fn what_is_due_is_kept_until_it_is_done() {
         let top = tempfile::tempdir().expect("scratch");
         let root = Root::open(top.path()).expect("opens");
-        assert_eq!(due::load(&root).expect("reads"), Changes::new());
+        assert_eq!(pending::load(&root).expect("reads"), Changes::new());
         let changes = changes(&["boot/a b\n", "-lib/modules/6/vmlinuz"]);
-        due::keep(&root, &changes).expect("writes");
-        assert_eq!(due::load(&root).expect("reads"), changes);
-        due::keep(&root, &Changes::new()).expect("removes");
-        assert_eq!(due::load(&root).expect("reads"), Changes::new());
+        pending::keep(&root, &changes).expect("writes");
+        assert_eq!(pending::load(&root).expect("reads"), changes);
+        pending::keep(&root, &Changes::new()).expect("removes");
+        assert_eq!(pending::load(&root).expect("reads"), Changes::new());
     }
 
     /// The commands as lines, without their directory.

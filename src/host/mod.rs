@@ -5,8 +5,7 @@
 //! them is ever run by a shell. A file larger than [`MAX_FILE`] is refused.
 
 pub mod boot_loader;
-mod client_conf;
-mod cluster;
+mod compat;
 mod config;
 mod fstab;
 mod hooks;
@@ -15,16 +14,16 @@ mod reboot;
 pub mod restart;
 mod tool;
 
-pub use client_conf::ClientConf;
-pub use cluster::Cluster;
+use crate::image::ImageName;
+
+pub use compat::client_conf::ClientConf;
+pub use compat::cluster_txt::Cluster;
 pub use config::{BootLoader, Check, Config, Download, Drift, KeepUndo, MaxDelete};
 pub use fstab::mount_points;
 pub use hooks::{Moment, hooks};
 pub use kernel::Kernel;
 pub use reboot::{Restart, start_anew};
 pub use tool::{Stops, Told, ToolError, Tools};
-
-use crate::image::ImageName;
 
 /// The exclude file of a node that has none.
 pub const DEFAULT_EXCLUDES: &str = include_str!("../../etc/updateclient.local.exclude");

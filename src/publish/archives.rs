@@ -4,11 +4,6 @@ use std::collections::HashSet;
 use std::fs::File;
 use std::io::{self, BufReader, BufWriter, Read, Seek, SeekFrom, Write};
 
-use super::frames::{Earlier, to_be_spooled};
-use super::snapshot::Snapshot;
-use super::sources::{Nowhere, Spooled};
-use super::store::failed;
-use super::{Image, Known, Locked, Policy, PublishError, Reach, Store, archive_name, policy, unreached};
 use crate::catalog::{Archive, ArchiveKind, Catalog, FileRef, Publish, RepoPath};
 use crate::delta::{MAX_DEPTH, Pairing, Pairs};
 use crate::diff_archive::content_index::{ContentIndex, Record};
@@ -19,6 +14,11 @@ use crate::diff_archive::{
 use crate::digest::{Digest, Hasher};
 use crate::fetch::content::{ContentStore, Missing};
 use crate::manifest::Manifest;
+use crate::publish::content_sources::{Nowhere, Spooled};
+use crate::publish::frames::{Earlier, to_be_spooled};
+use crate::publish::snapshot::Snapshot;
+use crate::publish::store::failed;
+use crate::publish::{Image, Known, Locked, Policy, PublishError, Reach, Store, archive_name, policy, unreached};
 use crate::report::Monitor;
 
 /// What the archives of one publish are made with.

@@ -5,16 +5,16 @@ use std::collections::{HashMap, VecDeque};
 use std::io::{self, BufReader, Read};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use super::Reach;
-use super::snapshot::Snapshot;
-use super::sources::Spooled;
-use super::store::{Store, compression};
 use crate::catalog::{Archive, RepoPath};
 use crate::delta::{MAX_DEPTH, ReadAt};
 use crate::diff_archive::content_index::{ContentIndex, Place};
 use crate::diff_archive::{Decoder, Sources};
 use crate::digest::Digest;
 use crate::fetch::Ranges;
+use crate::publish::Reach;
+use crate::publish::content_sources::Spooled;
+use crate::publish::snapshot::Snapshot;
+use crate::publish::store::{Store, compression};
 use crate::tree_path::TreePath;
 
 /// A larger content is alone in its frame, and is better spooled than held.

@@ -9,26 +9,17 @@
 #![allow(clippy::disallowed_methods)]
 
 mod archives;
+mod content_sources;
+mod delta_depth;
 mod frames;
 mod policy;
-mod reach;
 mod snapshot;
-mod sources;
 mod store;
 
 use std::io;
 
 use jiff::Timestamp;
 
-pub(crate) use archives::groups_of;
-pub use policy::Policy;
-pub use reach::Reach;
-pub use snapshot::Snapshot;
-pub(crate) use sources::{Nowhere, Spooled};
-pub(crate) use store::compression;
-pub use store::{Locked, Store};
-
-use self::archives::Archives;
 use crate::catalog::{Archive, ArchiveKind, Catalog, CatalogError, FileRef, Publish, RepoPath};
 use crate::delta::MAX_DEPTH;
 use crate::diff_archive::content_index::ContentIndex;
@@ -40,6 +31,16 @@ use crate::image::Layer;
 use crate::manifest::{Manifest, ManifestError};
 use crate::report::Monitor;
 use crate::scan::ScanError;
+
+use archives::Archives;
+
+pub(crate) use archives::groups_of;
+pub(crate) use content_sources::{Nowhere, Spooled};
+pub use delta_depth::Reach;
+pub use policy::Policy;
+pub use snapshot::Snapshot;
+pub(crate) use store::compression;
+pub use store::{Locked, Store};
 
 /// A generation that is to be published.
 #[derive(Clone, Copy)]

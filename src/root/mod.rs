@@ -8,12 +8,13 @@
 
 #![allow(clippy::disallowed_methods, reason = "this module is the one that touches a target tree")]
 
+mod batch_stat;
 mod copy;
 mod create;
-mod each;
 pub mod fault;
 pub mod freeze;
 mod inspect;
+mod io_pool;
 mod metadata;
 pub mod mounts;
 mod new_file;
@@ -21,7 +22,6 @@ mod program;
 mod project;
 mod replace;
 mod resolve;
-mod waiting;
 mod walk;
 
 use std::io;
@@ -33,11 +33,11 @@ use rustix::fs::{Mode, OFlags};
 use crate::tree_path::TreePath;
 
 pub use inspect::{FileKind, Pins, Room, Stat};
+pub use io_pool::on_many_threads;
 pub use metadata::Labels;
 pub use new_file::NewFile;
 pub use replace::{Rename, sync_tells_errors};
 pub use resolve::force_old_kernel;
-pub use waiting::on_many_threads;
 pub use walk::{Descend, Surveyed, Visit};
 
 /// An open directory tree.

@@ -6,11 +6,10 @@ use rayon::prelude::*;
 use rustix::fs::{AtFlags, Dir};
 
 use crate::entry::{Xattrs, xattr_travels};
+use crate::root::inspect::Place;
+use crate::root::io_pool::on_many_threads;
+use crate::root::{Result, Root, Stat, absent};
 use crate::tree_path::TreePath;
-
-use super::inspect::Place;
-use super::waiting::on_many_threads;
-use super::{Result, Root, Stat, absent};
 
 /// One stop of a walk.
 pub struct Visit {

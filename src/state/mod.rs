@@ -6,6 +6,10 @@
 //!
 #![doc = include_str!("format.md")]
 
+mod lock;
+mod overrides;
+pub mod pinned;
+
 use std::collections::BTreeMap;
 use std::io::Read;
 
@@ -18,12 +22,8 @@ use crate::manifest::{MAX_TEXT, Manifest, ManifestError, parse_path, path_text};
 use crate::root::{FileKind, Root, RootError};
 use crate::tree_path::TreePath;
 
-pub mod held;
-mod laid;
-mod lock;
-
-pub use laid::{LaidOverride, made};
 pub use lock::Lock;
+pub use overrides::{LaidOverride, made};
 
 /// The directory, below the root.
 pub const DIRECTORY: &str = "var/lib/systemimager/client";

@@ -3,53 +3,44 @@
 //! Read from [`run`] on: the session, the quick answer of the catalog, what the node is, the plan, and
 //! then either the diffs of a chain or a full sync, both as one transaction.
 
-mod adopt;
-mod around;
-mod base;
-mod chain;
-mod cluster;
-mod commit;
-mod contents;
-mod converge;
-mod follow;
-mod full;
-mod layers;
-mod links;
-mod outcome;
-mod plan_told;
-mod published;
+mod explain;
+mod hooks;
+mod installed;
 mod reboot;
+mod report;
 mod request;
 mod rollback;
-mod room;
-mod sync;
-mod why;
+mod source;
+mod strategy;
+mod transaction;
 
 use std::io::Read;
 use std::path::Path;
 use std::time::Instant;
 
+use crate::apply::filesystem::mount_root_times;
 use crate::apply::roll_forward::Applied;
 use crate::apply::session::{self, Session};
 use crate::apply::undo::Undo;
-use crate::apply::{Untouched, preflight, top_times};
+use crate::apply::{Untouched, preflight};
 use crate::catalog::Catalog;
 use crate::fetch::Spool;
 use crate::filter::Filter;
 use crate::full_sync::{self, Aside};
-use crate::host::{self, boot_loader::due};
+use crate::host;
+use crate::host::boot_loader::pending;
 use crate::manifest::Manifest;
 use crate::report::Monitor;
 use crate::root::RootError;
-use crate::state::{self, KernelPaths, SeenCatalog, State, held};
+use crate::state::{self, KernelPaths, SeenCatalog, State, pinned};
 use crate::tree_path::TreePath;
 
-pub use cluster::{Assigned, cluster, host_name};
-pub use outcome::{Outcome, Report, Status, Undoable, UpdateError};
+pub use explain::{Reason, WhyRequest, why};
 pub use reboot::reboot;
+pub use report::{Outcome, Report, Status, Undoable, UpdateError};
 pub use request::{Check, Excludes, Request, Sync, Way};
 pub use rollback::{RollbackRequest, RolledBack, rollback};
-pub use why::{Reason, WhyRequest, why};
+pub use source::cluster::{Assigned, cluster, host_name};
 
 /// What every step of a run needs.
 struct Run<'a> {
@@ -69,7 +60,7 @@ pub fn run(request: &Request, monitor: &dyn Monitor) -> Result<Report, UpdateErr
     // The update itself may have told it of everything.
     if !overdue.is_empty()
         && report.afterwards.is_empty()
-        && due::load(&session.root).map_or(true, |due| !due.is_empty())
+        && pending::load(&session.root).map_or(true, |due| !due.is_empty())
     {
         report.afterwards = overdue;
     }
@@ -78,14 +69,14 @@ pub fn run(request: &Request, monitor: &dyn Monitor) -> Result<Report, UpdateErr
 
 /// Tells the boot loader what an earlier run changed and could not tell it; returns what failed again.
 fn catch_up(request: &Request, session: &Session, monitor: &dyn Monitor) -> Result<Vec<String>, UpdateError> {
-    if request.dry_run || request.adopt_only || due::load(&session.root).map_err(Untouched::from)?.is_empty() {
+    if request.dry_run || request.adopt_only || pending::load(&session.root).map_err(Untouched::from)?.is_empty() {
         return Ok(Vec::new());
     }
     let filter = filter_of(request, session, &request.excludes)?;
     let manifest = match state::load(&session.root).map_err(Untouched::from)? {
         state::Found::State(state) | state::Found::Copied(state) => {
             let manifest = state::load_manifest(&session.root, state.generation).map_err(Untouched::from)?;
-            manifest.map(|manifest| layers::as_recorded(manifest, &state))
+            manifest.map(|manifest| source::overrides::as_recorded(manifest, &state))
         }
         state::Found::Nothing | state::Found::SetAside(_) => None,
     };
@@ -114,7 +105,7 @@ pub fn status(root: &Path) -> Result<Status, UpdateError> {
     let root = crate::root::Root::open(root).map_err(Untouched::from)?;
     let interrupted = session::is_interrupted(&root).map_err(Untouched::from)?;
     let found = state::load(&root).map_err(Untouched::from)?;
-    let held = held::load(&root).map_err(Untouched::from)?;
+    let held = pinned::load(&root).map_err(Untouched::from)?;
     // What is interrupted has to be finished first.
     let undo = if interrupted { Ok(None) } else { Undo::find(&root) };
     let now = match &found {
@@ -143,7 +134,7 @@ pub fn recover(root: &Path, monitor: &dyn Monitor) -> Result<(), UpdateError> {
         None => monitor.note(format!("no update of {} was interrupted", session.root.shown().display())),
     }
     // At boot, and still more in an initramfs, hardly anything is there that its programs need.
-    if !due::load(&session.root).map_err(Untouched::from)?.is_empty() {
+    if !pending::load(&session.root).map_err(Untouched::from)?.is_empty() {
         monitor.note("boot files changed of which the boot loader was not told yet: the next update does");
     }
     Ok(())
@@ -193,7 +184,7 @@ impl Run<'_> {
         if self.request.dry_run || root.stat(&full_sync::place())?.is_none() {
             return Ok(());
         }
-        full_sync::discard(root).and_then(|()| top_times::settle(root))
+        full_sync::discard(root).and_then(|()| mount_root_times::settle(root))
     }
 
     /// The mount points that the tree's own fstab names.

@@ -10,8 +10,7 @@ use crate::image::ImageName;
 use crate::report::Monitor;
 use crate::root::Root;
 use crate::tree_path::TreePath;
-
-use super::around::Scene;
+use crate::update::hooks::Scene;
 
 pub use crate::host::Check;
 

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::apply::journal::Record;
-use crate::apply::prepare::{Item, Transaction};
+use crate::apply::plan::{Item, Transaction};
 use crate::apply::session::Session;
 use crate::apply::stage::Stage;
 use crate::apply::undo::{Limits, Undo};
@@ -17,14 +17,14 @@ use crate::generation::GenerationId;
 use crate::host::{BootLoader, KeepUndo};
 use crate::manifest::{MAX_TEXT, Manifest, path_text};
 use crate::report::Monitor;
-use crate::state::held::{self, Held};
+use crate::state::pinned::{self, Held};
 use crate::state::{self, Found, KernelPaths, State};
 use crate::tree_path::TreePath;
-
-use super::around::{Around, Scene};
-use super::commit::{Failure, complete};
-use super::plan_told::Plan;
-use super::{UpdateError, layers, open_session};
+use crate::update::hooks::payload::Plan;
+use crate::update::hooks::{Around, Scene};
+use crate::update::source::overrides;
+use crate::update::transaction::commit::{Failure, complete};
+use crate::update::{UpdateError, open_session};
 
 /// What a rollback is to do.
 #[derive(Clone, Debug)]
@@ -86,7 +86,7 @@ pub fn rollback(request: &RollbackRequest, monitor: &dyn Monitor) -> Result<Roll
     let tracked = match &now {
         Some(state) => {
             let manifest = state::load_manifest(root, state.generation).map_err(Untouched::from)?;
-            manifest.map(|manifest| layers::as_recorded(manifest, state))
+            manifest.map(|manifest| overrides::as_recorded(manifest, state))
         }
         None => None,
     };
@@ -94,7 +94,7 @@ pub fn rollback(request: &RollbackRequest, monitor: &dyn Monitor) -> Result<Roll
     let before = kept.state.as_deref().map(|text| State::parse(text, "the state in the undo set")).transpose();
     let before = before.map_err(Untouched::from)?;
     let known = kept.manifest.as_deref().and_then(|bytes| Manifest::read_zstd(bytes, MAX_TEXT).ok());
-    let known = known.zip(before.as_ref()).map(|(manifest, before)| layers::as_recorded(manifest, before));
+    let known = known.zip(before.as_ref()).map(|(manifest, before)| overrides::as_recorded(manifest, before));
     let (mounted, kernel) = ((session.host.as_ref(), &*session.mounts), session.kernel.as_ref());
     let transaction = undo.plan(root, mounted, kernel, tracked.as_ref(), known.as_ref())?;
     preflight::check_paths(root, &transaction, &transaction.tops, &session.mounts)?;
@@ -155,7 +155,7 @@ pub fn rollback(request: &RollbackRequest, monitor: &dyn Monitor) -> Result<Roll
 
 /// The generation that the rollback leaves is held, unless it only undoes an earlier rollback.
 fn hold(session: &Session, now: Option<&State>, before: Option<&State>) -> Result<Option<Held>, UpdateError> {
-    let held = held::load(&session.root).map_err(Untouched::from)?;
+    let held = pinned::load(&session.root).map_err(Untouched::from)?;
     let back = before.map(State::made);
     if held.is_some_and(|held| Some(held.made()) == back) {
         return Ok(None);

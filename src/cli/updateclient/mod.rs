@@ -5,14 +5,11 @@
     reason = "files named on the command line are the running system's, not the tree's"
 )]
 
-mod arguments;
-mod log_format;
-mod meaning;
-mod restart;
+mod args;
+mod output;
+mod request;
 mod settings;
-mod show;
 mod splay;
-mod status;
 mod tunnel;
 
 use std::io::{IsTerminal, Write};
@@ -24,20 +21,20 @@ use super::json::Json;
 use super::log::{Level, Log, Logged, SOCKET};
 use super::signals;
 use super::terminal::Terminal;
+use crate::allocator;
 use crate::autoinstall;
 use crate::fetch::Options;
 use crate::host::{Drift, Restart};
-use crate::memory;
 use crate::report::Monitor;
 use crate::root::freeze;
 use crate::rsync::tunnel::{BECOME_SSH, become_ssh};
 use crate::update::{self, Report, Request, UpdateError};
 
-use meaning::Follows;
+use request::Follows;
 use settings::Settings;
 use tunnel::Tunnelled;
 
-pub use arguments::{Arguments, command};
+pub use args::{Arguments, command};
 
 /// How the program ends. Numbers are never given another meaning.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -76,7 +73,7 @@ pub enum Exit {
 
 /// Runs the program with the arguments of the process.
 pub fn main() -> ExitCode {
-    memory::return_what_is_large();
+    allocator::return_what_is_large();
     if std::env::args_os().nth(1).is_some_and(|argument| argument == freeze::WATCH) {
         freeze::watch();
         return Exit::Done.into();
@@ -86,7 +83,7 @@ pub fn main() -> ExitCode {
         let _ = writeln!(std::io::stderr(), "{error}");
         return ExitCode::from(code);
     }
-    let arguments = match arguments::parse(std::env::args_os()) {
+    let arguments = match args::parse(std::env::args_os()) {
         Ok(arguments) => arguments,
         Err(error) => {
             let _ = error.print();
@@ -101,7 +98,7 @@ pub fn main() -> ExitCode {
         Ok(exit) => exit.into(),
         Err(error) => {
             let exit = exit_of(&error);
-            show::error(&error, exit, json);
+            output::text::error(&error, exit, json);
             log.say(Level::Error, &error.to_string(), true);
             exit.into()
         }
@@ -110,10 +107,10 @@ pub fn main() -> ExitCode {
 
 fn run(arguments: &Arguments, log: &Log) -> Result<Exit, UpdateError> {
     if arguments.status {
-        return status::show(&update::status(&arguments.root)?, arguments.json);
+        return output::status::show(&update::status(&arguments.root)?, arguments.json);
     }
     if arguments.needs_restarting {
-        return restart::needs_restarting(&arguments.root, arguments.json);
+        return output::restart::needs_restarting(&arguments.root, arguments.json);
     }
     let monitor: Box<dyn Monitor> =
         if arguments.json { Box::new(Json::default()) } else { Box::new(Terminal::new(arguments.quiet)) };
@@ -122,15 +119,15 @@ fn run(arguments: &Arguments, log: &Log) -> Result<Exit, UpdateError> {
         update::recover(&arguments.root, monitor.as_ref())?;
         return Ok(Exit::Done);
     }
-    meaning::refuse_combinations(arguments)?;
+    request::refuse_combinations(arguments)?;
     let settings = settings::settle(arguments)?;
     if arguments.show_config {
-        show::settings(&settings.rows, arguments.json);
+        output::text::settings(&settings.rows, arguments.json);
         return Ok(Exit::Done);
     }
     if let Some(path) = &arguments.why {
-        let request = meaning::why(arguments, &settings, path)?;
-        show::why(&update::why(&request)?, arguments.json);
+        let request = request::why(arguments, &settings, path)?;
+        output::text::why(&update::why(&request)?, arguments.json);
         return Ok(Exit::Done);
     }
     if !settings.syslog {
@@ -140,11 +137,11 @@ fn run(arguments: &Arguments, log: &Log) -> Result<Exit, UpdateError> {
         monitor.note(format!("client.conf says what means nothing here: {}", settings.ignored.join(", ")));
     }
     if arguments.rollback {
-        let request = meaning::rollback(arguments, &settings);
+        let request = request::rollback(arguments, &settings);
         confirm(arguments, request.dry_run, &format!("bring {} back to what it was", request.root.display()))?;
         let done = update::rollback(&request, monitor.as_ref())?;
-        let restart = done.mixed.and_then(|_| restart::after(&request.root, monitor.as_ref()));
-        show::rolled_back(&done, restart.as_ref(), arguments, log);
+        let restart = done.mixed.and_then(|_| output::restart::after(&request.root, monitor.as_ref()));
+        output::text::rolled_back(&done, restart.as_ref(), arguments, log);
         follows_well(&done.afterwards)?;
         return reboot_after(Exit::Done, arguments, &settings, monitor.as_ref());
     }
@@ -161,7 +158,7 @@ fn run(arguments: &Arguments, log: &Log) -> Result<Exit, UpdateError> {
     }
     let tunnel = tunnel::open(arguments, &settings, monitor.as_ref())?;
     let follows = follows(arguments, &settings, tunnel.as_ref(), monitor.as_ref())?;
-    let request = meaning::request(arguments, &settings, follows, tunnel.as_ref())?;
+    let request = request::request(arguments, &settings, follows, tunnel.as_ref())?;
     confirm(arguments, request.dry_run || request.adopt_only, &question(&request))?;
     if !arguments.yes {
         splay()?;
@@ -169,10 +166,10 @@ fn run(arguments: &Arguments, log: &Log) -> Result<Exit, UpdateError> {
     let report = update::run(&request, monitor.as_ref())?;
     let exit = exit_of_report(&report, &request);
     let changed = report.outcome == update::Outcome::Updated;
-    let restart = if changed { restart::after(&request.root, monitor.as_ref()) } else { None };
+    let restart = if changed { output::restart::after(&request.root, monitor.as_ref()) } else { None };
     let format = settings.log.as_deref();
-    let told = show::Told { report: &report, request: &request, restart: restart.as_ref(), format, exit };
-    show::report(&told, arguments, log);
+    let told = output::text::Told { report: &report, request: &request, restart: restart.as_ref(), format, exit };
+    output::text::report(&told, arguments, log);
     if let Some(refusal) = report.refusal {
         return Err(refusal);
     }
@@ -188,7 +185,7 @@ fn install_anew(
     log: &Log,
 ) -> Result<Exit, UpdateError> {
     let tunnel = tunnel::open(arguments, settings, monitor)?;
-    let request = meaning::autoinstall(arguments, settings, tunnel.as_ref())?;
+    let request = request::autoinstall(arguments, settings, tunnel.as_ref())?;
     let flavor = autoinstall::flavor(&request, monitor)?;
     let question = format!(
         "have {} installed anew at its next boot, which may destroy all that its disks hold, by the boot files {} for {} \
@@ -200,7 +197,7 @@ fn install_anew(
     );
     confirm(arguments, false, &question)?;
     let arranged = autoinstall::arrange(&request, &flavor, monitor)?;
-    show::arranged(&flavor, arranged, arguments, log);
+    output::text::arranged(&flavor, arranged, arguments, log);
     restart_after(Exit::Done, arranged.restart, arguments, settings, monitor)
 }
 
@@ -240,9 +237,9 @@ fn follows(
         return Ok(Follows { image, overrides });
     }
     let unnamed = || settings::usage("You must specify --server.".to_owned());
-    let server = meaning::server(settings, tunnel).ok_or_else(unnamed)?;
+    let server = request::server(settings, tunnel).ok_or_else(unnamed)?;
     let deadline = Some(Instant::now() + Duration::from_secs(settings.full_sync_timeout.into()));
-    let options = Options { deadline, ..meaning::fetch_options(arguments, settings) };
+    let options = Options { deadline, ..request::fetch_options(arguments, settings) };
     let cluster = update::cluster(&arguments.root, &server, &options)?;
     let overrides = if overrides.is_empty() { cluster.overrides } else { overrides };
     let laid = overrides.iter().map(|name| format!(" and override {name}")).collect::<String>();

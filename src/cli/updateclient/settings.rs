@@ -8,8 +8,8 @@ use std::io::Read;
 
 use serde::Serialize;
 
-use super::arguments::Arguments;
 use crate::apply::Untouched;
+use crate::cli::updateclient::args::Arguments;
 use crate::host::{
     BootLoader, Check, ClientConf, Config, DEFAULT_EXCLUDES, Download, Drift, KeepUndo, MAX_FILE, MaxDelete,
 };

@@ -2,10 +2,10 @@
 
 use std::io::IsTerminal;
 
-use super::arguments::Arguments;
-use super::meaning::host_and_port;
-use super::settings::Settings;
 use crate::cli::signals;
+use crate::cli::updateclient::args::Arguments;
+use crate::cli::updateclient::request::host_and_port;
+use crate::cli::updateclient::settings::Settings;
 use crate::fetch::{FetchError, FetchErrorKind, Side};
 use crate::report::Monitor;
 use crate::rsync::tunnel::{Tunnel, TunnelError, Way};

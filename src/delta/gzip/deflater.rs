@@ -1,12 +1,12 @@
 //! Deflate as GNU gzip and zlib do it, so exactly that it gives the same bytes.
 //!
 //! The algorithm is that of zlib (its `algorithm.txt`, and the notes in RFC 1951, 4): chains of equal
-//! hashes ([`places`](super::places)) over a window of twice 32 KiB, a match held back for one byte to see whether a
+//! hashes ([`places`](crate::delta::gzip::hash_chains)) over a window of twice 32 KiB, a match held back for one byte to see whether a
 //! better one follows. What it finds depends on details that are no part of the format: how long a chain is followed,
 //! when the window slides, what lies behind its end, when a block is full. They are repeated here.
 
-use super::block::{Bits, Block, Ending, MAX_MATCH, MIN_MATCH};
-use super::places::{Places, Sought};
+use crate::delta::gzip::block::{Bits, Block, Ending, MAX_MATCH, MIN_MATCH};
+use crate::delta::gzip::hash_chains::{Places, Sought};
 
 /// The reach of a match, before the margin.
 pub(super) const SIZE: usize = 1 << 15;

@@ -2,24 +2,25 @@
 //!
 #![doc = include_str!("format.md")]
 
+mod block;
+mod corrections;
+mod deflater;
+mod hash_chains;
+mod huffman;
+mod member_reader;
+mod rebuild;
+mod search;
+
 use std::io::{self, Read, Write};
 
 use flate2::Crc;
 
-mod block;
-mod deflater;
-mod huffman;
-mod opener;
-mod places;
-mod rebuild;
-mod record;
-mod search;
-
-pub use opener::OpenError;
-use opener::{Opener, Piece};
-pub use rebuild::{Rebuild, RebuildError, plain_length};
-use record::Record;
+use corrections::Record;
+use member_reader::{Opener, Piece};
 use search::{NotReproduced, Search};
+
+pub use member_reader::OpenError;
+pub use rebuild::{Rebuild, RebuildError, plain_length};
 
 /// Corrections are never longer: those of one member have some tens of bytes, so that this suffices for
 /// more than a thousand of them.

@@ -4,9 +4,9 @@ use std::io::{self, Write};
 
 use flate2::Crc;
 
-use super::MAX_CORRECTIONS;
-use super::deflater::Deflater;
-use super::record::{Part, Parts};
+use crate::delta::gzip::MAX_CORRECTIONS;
+use crate::delta::gzip::corrections::{Part, Parts};
+use crate::delta::gzip::deflater::Deflater;
 
 /// So much is compressed before it is written.
 const PIECE: usize = 64 * 1024;

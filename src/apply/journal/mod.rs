@@ -1,0 +1,392 @@
+//! The journal: what a sealed transaction still has to do, durable on the filesystem of the root.
+//!
+#![doc = include_str!("format.md")]
+
+pub(super) mod space_reserve;
+
+use std::collections::BTreeSet;
+use std::io::Read;
+
+use crate::apply::filesystem::Slots;
+use crate::apply::plan::{Action, Change};
+use crate::apply::undo::Keep;
+use crate::apply::{STAGE, name};
+use crate::entry::{Entry, Mtime};
+use crate::image::{BadImageName, ImageName};
+use crate::manifest::{parse_entries, parse_path, path_text, write_entries};
+use crate::report::Monitor;
+use crate::root::{Rename, Root, RootError};
+use crate::tree_path::TreePath;
+
+/// The first line of every journal of this format.
+const HEAD: &str = "si-journal 1";
+/// The program that wrote the journal: what recovers before anything else of the system runs it.
+const AGENT: &str = "agent";
+/// A journal larger than this is not ours: ten million changes with long paths take less.
+const MAX_JOURNAL: u64 = 4 << 30;
+
+/// What a sealed transaction does.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Journal {
+    /// Where the filesystems begin that take part or could: see [`crate::apply::filesystem::Filesystems`].
+    pub tops: Vec<TreePath>,
+    /// Where the slots come from.
+    pub slots: Slots,
+    /// What becomes of what is displaced.
+    pub keep: Keep,
+    /// In this order.
+    pub changes: Vec<Change>,
+    /// Tracked directories with their final metadata, of which the time is set, and all of it where a
+    /// change says so.
+    pub directories: Vec<Entry>,
+    /// What is recorded in the end.
+    pub record: Record,
+}
+
+/// What is recorded of a tree when a transaction is done.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Record {
+    /// The state as text; `None` where nothing is known of the tree then.
+    pub state: Option<String>,
+    /// The manifest that the state names, as it is stored; `None` where it is recorded already.
+    pub manifest: Option<Vec<u8>>,
+    /// The generation that the node is not to go back to, as text.
+    pub held: Option<String>,
+    /// Where no state is recorded: the image that the tree was made of.
+    pub synced: Option<ImageName>,
+}
+
+/// What is found where a journal is.
+#[derive(Debug)]
+pub enum Found {
+    /// No transaction.
+    Nothing,
+    /// One that was sealed and has to be brought to its end.
+    Sealed(Journal),
+    /// One that is done; only what it displaced is not yet where it is kept.
+    Done(Journal),
+}
+
+/// Why a journal cannot be followed.
+#[derive(Debug, thiserror::Error)]
+pub enum JournalError {
+    /// The disk said no.
+    #[error(transparent)]
+    Root(#[from] RootError),
+    /// It is not what this program, or an older one, wrote.
+    #[error(
+        "the journal {path} cannot be followed: {why}; with the version that wrote it run --recover, or remove it and run with --check=content"
+    )]
+    Invalid {
+        /// The file.
+        path: String,
+        /// What is wrong with it.
+        why: String,
+    },
+}
+
+/// Why a transaction is not known to be sealed.
+#[derive(Debug, thiserror::Error)]
+pub enum SealError {
+    /// It is not.
+    #[error(transparent)]
+    Untouched(#[from] RootError),
+    /// The journal may be durable and could not be taken back: what it says has to happen.
+    #[error("the journal could neither be made durable ({0}) nor be taken back ({1})")]
+    Unknown(RootError, RootError),
+}
+
+impl Journal {
+    /// The filesystems whose stages the changes need; the top's always, it holds the journal.
+    pub fn takes_part(&self) -> BTreeSet<usize> {
+        std::iter::once(0).chain(self.changes.iter().map(|change| change.filesystem)).collect()
+    }
+}
+
+/// Writes the parts, then renames the journal into place: that rename, once durable, is the seal.
+pub fn seal(root: &Root, journal: &Journal, monitor: &dyn Monitor) -> Result<(), SealError> {
+    // A journal that is visible must not be left over a stage that goes.
+    write(root, journal, monitor).map_err(|error| match discard(root) {
+        Ok(()) => SealError::Untouched(error),
+        Err(again) => SealError::Unknown(error, again),
+    })
+}
+
+fn write(root: &Root, journal: &Journal, monitor: &dyn Monitor) -> Result<(), RootError> {
+    let stage = root.below(&name(STAGE))?;
+    keep_agent(&stage, monitor)?;
+    let mut directories = Vec::new();
+    // Writing to memory does not fail.
+    let _ = write_entries(&journal.directories, &mut directories);
+    stage.write_durably(&name("directories.mtree"), &directories, 0o600)?;
+    let record = &journal.record;
+    let parts = [
+        ("state.toml", record.state.as_ref().map(String::as_bytes)),
+        ("manifest", record.manifest.as_deref()),
+        ("held.toml", record.held.as_ref().map(String::as_bytes)),
+        ("synced", record.synced.as_ref().map(|image| image.as_str().as_bytes())),
+    ];
+    for (part, bytes) in parts {
+        match bytes {
+            Some(bytes) => stage.write_durably(&name(part), bytes, 0o600)?,
+            None => stage.unlink(&name(part))?,
+        }
+    }
+    root.sync_dir(&TreePath::root())?;
+    stage.write_durably(&name("journal"), text(journal).as_bytes(), 0o600)
+}
+
+/// Keeps this program beside the journal, so that the version that wrote it can finish it. Without that,
+/// any later version has to, and can: that is no reason to stop.
+fn keep_agent(stage: &Root, monitor: &dyn Monitor) -> Result<(), RootError> {
+    let agent = name(AGENT);
+    stage.unlink(&agent)?;
+    match stage.keep_program(&agent) {
+        Err(error) => {
+            monitor.warn(format!("{error}; an interruption will have to be recovered from by the installed one"));
+            stage.unlink(&agent)
+        }
+        Ok(()) => Ok(()),
+    }
+}
+
+/// The journal of a transaction that is not wholly over.
+pub fn find(root: &Root) -> Result<Found, JournalError> {
+    let stage = match root.below(&name(STAGE)) {
+        Err(e) if e.is_absent() => return Ok(Found::Nothing),
+        answer => answer?,
+    };
+    if let Some(text) = read(&stage, "journal")? {
+        return Ok(Found::Sealed(load(&stage, "journal", text)?));
+    }
+    match read(&stage, "done")? {
+        Some(text) => Ok(Found::Done(load(&stage, "done", text)?)),
+        None => Ok(Found::Nothing),
+    }
+}
+
+/// The journal of an interrupted transaction as far as its own file goes, for who has no lock: the run
+/// that it belongs to may end meanwhile. One that is not understood is left to [`find`].
+pub fn peek(root: &Root) -> Result<Option<Journal>, RootError> {
+    let stage = match root.below(&name(STAGE)) {
+        Err(e) if e.is_absent() => return Ok(None),
+        answer => answer?,
+    };
+    let text = read(&stage, "journal")?.and_then(|text| String::from_utf8(text).ok());
+    Ok(text.and_then(|text| parse(&text).ok()))
+}
+
+fn load(stage: &Root, file: &str, text: Vec<u8>) -> Result<Journal, JournalError> {
+    let invalid = |why: String| JournalError::Invalid { path: stage.show(&name(file)), why };
+    let text = String::from_utf8(text).map_err(|_| invalid("it is not text".to_owned()))?;
+    let journal = parse(&text).map_err(|(line, why)| invalid(format!("line {line}: {why}")))?;
+    let missing = |file: &str| invalid(format!("{file} is missing beside it"));
+    let directories = match read(stage, "directories.mtree")? {
+        Some(directories) => parse_entries(directories.as_slice()).map_err(|e| invalid(e.to_string()))?,
+        // A stage that is being removed goes file by file.
+        None if file == "done" => Vec::new(),
+        None => return Err(missing("directories.mtree")),
+    };
+    let text = |file: &str| -> Result<Option<String>, JournalError> {
+        let text = read(stage, file)?.map(String::from_utf8).transpose();
+        text.map_err(|_| invalid(format!("{file} beside it is not text")))
+    };
+    let synced = text("synced")?.map(|name| name.parse()).transpose();
+    let synced = synced.map_err(|e: BadImageName| invalid(format!("synced beside it: {e}")))?;
+    let (state, held) = (text("state.toml")?, text("held.toml")?);
+    let record = Record { state, manifest: read(stage, "manifest")?, held, synced };
+    Ok(Journal { directories, record, ..journal })
+}
+
+/// When the transaction was sealed, by the clock of its filesystem.
+pub fn sealed_at(root: &Root) -> Result<Mtime, RootError> {
+    let stat = root.below(&name(STAGE))?.stat(&name("journal"))?;
+    Ok(stat.map_or(Mtime { seconds: i64::MAX, nanos: 0 }, |stat| stat.mtime))
+}
+
+/// Takes a journal back that may have become visible.
+fn discard(root: &Root) -> Result<(), RootError> {
+    let stage = root.below(&name(STAGE))?;
+    stage.unlink(&name("journal"))?;
+    stage.sync_dir(&TreePath::root())
+}
+
+/// Ends a transaction: what is left to do is only about what it displaced.
+pub fn close(root: &Root) -> Result<(), RootError> {
+    let stage = root.below(&name(STAGE))?;
+    stage.rename(&name("journal"), &stage, &name("done"), Rename::Replace)
+}
+
+/// Makes it durable that a transaction has ended: what it still has to do may go only then.
+pub fn stay_closed(root: &Root) -> Result<(), RootError> {
+    root.below(&name(STAGE))?.sync_dir(&TreePath::root())
+}
+
+fn read(stage: &Root, file: &str) -> Result<Option<Vec<u8>>, RootError> {
+    let open = match stage.open_file(&name(file)) {
+        Err(e) if e.is_absent() => return Ok(None),
+        answer => answer?,
+    };
+    let mut bytes = Vec::new();
+    let read = open.take(MAX_JOURNAL).read_to_end(&mut bytes);
+    read.map_err(|source| RootError { what: "read", path: stage.show(&name(file)), source })?;
+    Ok(Some(bytes))
+}
+
+fn text(journal: &Journal) -> String {
+    let mut text = format!("{HEAD}\n");
+    for top in &journal.tops {
+        text += &format!("filesystem {}\n", path_text(top));
+    }
+    text += match journal.slots {
+        Slots::Stage => "slots stage\n",
+        Slots::Undo => "slots undo\n",
+    };
+    text += match journal.keep {
+        Keep::This => "displaced keep\n",
+        Keep::Nothing => "displaced drop\n",
+        Keep::Earlier => "displaced drop-alone\n",
+        Keep::Beside => "displaced keep-beside\n",
+    };
+    for change in &journal.changes {
+        let action = match change.action {
+            Action::Install { slot } => format!("install {slot}"),
+            Action::Exchange { slot, to_directory: true } => format!("to-directory {slot}"),
+            Action::Exchange { slot, to_directory: false } => format!("from-directory {slot}"),
+            Action::Make { slot } => format!("make-directory {slot}"),
+            Action::Remove { slot } => format!("remove {slot}"),
+            Action::RemoveTree { slot } => format!("remove-tree {slot}"),
+            Action::RemoveInside => "inside 0".to_owned(),
+            Action::RemoveDir => "remove-directory 0".to_owned(),
+            Action::Times(mtime) => format!("time {mtime}"),
+            Action::Directory => "directory 0".to_owned(),
+        };
+        text += &format!("{action} {} {}\n", change.filesystem, path_text(&change.path));
+    }
+    text += &format!("end {}\n", journal.changes.len());
+    text
+}
+
+type Fault = (usize, &'static str);
+
+/// The journal alone, without what lies beside it.
+fn parse(text: &str) -> Result<Journal, Fault> {
+    let mut lines = text.lines().enumerate().map(|(at, line)| (at + 1, line));
+    if lines.next().map(|(_, line)| line) != Some(HEAD) {
+        return Err((1, "it is of a format that this program does not know"));
+    }
+    let (mut tops, mut changes, mut slots, mut keep) = (Vec::new(), Vec::new(), None, None);
+    for (at, line) in lines {
+        let words: Vec<&str> = line.split(' ').collect();
+        match words.as_slice() {
+            ["filesystem", path] => tops.push(parse_path(path.as_bytes()).map_err(|why| (at, why))?),
+            ["slots", "stage"] => slots = Some(Slots::Stage),
+            ["slots", "undo"] => slots = Some(Slots::Undo),
+            ["displaced", "keep"] => keep = Some(Keep::This),
+            ["displaced", "drop"] => keep = Some(Keep::Nothing),
+            ["displaced", "drop-alone"] => keep = Some(Keep::Earlier),
+            ["displaced", "keep-beside"] => keep = Some(Keep::Beside),
+            ["end", count] => {
+                let whole = count.parse() == Ok(changes.len()) && !tops.is_empty();
+                let (Some(slots), Some(keep), true) = (slots, keep, whole) else {
+                    return Err((at, "lines are missing"));
+                };
+                let (directories, record) = (Vec::new(), Record::default());
+                return Ok(Journal { tops, slots, keep, changes, directories, record });
+            }
+            [action, value, filesystem, path] => {
+                let path = parse_path(path.as_bytes()).map_err(|why| (at, why))?;
+                let filesystem = filesystem.parse().map_err(|_| (at, "its filesystem is not a number"))?;
+                let action = parse_action(action, value).ok_or((at, "its action is unknown"))?;
+                if filesystem >= tops.len() {
+                    return Err((at, "its filesystem is not listed"));
+                }
+                changes.push(Change { filesystem, path, action });
+            }
+            _ => return Err((at, "it is no line of a journal")),
+        }
+    }
+    Err((0, "its end is missing"))
+}
+
+fn parse_action(action: &str, value: &str) -> Option<Action> {
+    let slot = || value.parse().ok();
+    Some(match action {
+        "install" => Action::Install { slot: slot()? },
+        "to-directory" => Action::Exchange { slot: slot()?, to_directory: true },
+        "from-directory" => Action::Exchange { slot: slot()?, to_directory: false },
+        "make-directory" => Action::Make { slot: slot()? },
+        "remove" => Action::Remove { slot: slot()? },
+        "remove-tree" => Action::RemoveTree { slot: slot()? },
+        "inside" => Action::RemoveInside,
+        "remove-directory" => Action::RemoveDir,
+        "directory" => Action::Directory,
+        "time" => Action::Times(value.parse().ok()?),
+        _ => return None,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sample() -> Journal {
+        let path = |s: &str| TreePath::new(s).expect("good");
+        let change = |path, action| Change { filesystem: 0, path, action };
+        Journal {
+            tops: vec![TreePath::root(), path("boot")],
+            slots: Slots::Stage,
+            keep: Keep::This,
+            changes: vec![
+                change(path("etc/a b\n"), Action::Install { slot: 1 }),
+                Change { filesystem: 1, ..change(path("boot/x"), Action::Exchange { slot: 2, to_directory: true }) },
+                change(path("bin"), Action::Exchange { slot: 3, to_directory: false }),
+                change(path("again"), Action::Make { slot: 4 }),
+                change(path("f"), Action::Times(Mtime { seconds: -5, nanos: 7 })),
+                change(path("old"), Action::Remove { slot: u32::MAX }),
+                change(path("tree"), Action::RemoveTree { slot: 5 }),
+                change(path("dir"), Action::RemoveDir),
+                change(path("tree/in"), Action::RemoveInside),
+                change(path("etc"), Action::Directory),
+            ],
+            directories: Vec::new(),
+            record: Record::default(),
+        }
+    }
+
+    #[test]
+    fn what_is_written_is_read() {
+        for (slots, keep) in [
+            (Slots::Stage, Keep::This),
+            (Slots::Stage, Keep::Beside),
+            (Slots::Undo, Keep::Nothing),
+            (Slots::Undo, Keep::Earlier),
+        ] {
+            let journal = Journal { slots, keep, ..sample() };
+            assert_eq!(parse(&text(&journal)), Ok(journal));
+        }
+    }
+
+    #[test]
+    fn a_cut_or_foreign_journal_is_refused() {
+        let whole = text(&sample());
+        for cut in 0..whole.len() - 1 {
+            assert!(parse(&whole[..cut]).is_err(), "cut at {cut}");
+        }
+        for (from, to) in [
+            ("si-journal 1", "si-journal 2"),
+            ("slots stage\n", ""),
+            ("displaced keep\n", ""),
+            ("install 1 0", "install 1 9"),
+            ("install", "explode"),
+        ] {
+            assert!(parse(&whole.replacen(from, to, 1)).is_err(), "{to}");
+        }
+    }
+
+    #[test]
+    fn the_format_is_frozen() {
+        let expected = include_str!("../../../tests/testdata/journal/v1");
+        assert_eq!(text(&sample()), expected);
+    }
+}

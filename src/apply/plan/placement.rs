@@ -1,0 +1,225 @@
+//! Where each new thing is staged, and how it gets to its place.
+//!
+//! A directory that is new, or that comes in place of something else, is staged with all that it
+//! holds and comes into place by one rename: what was below a symlink before and is below a directory
+//! afterwards is absent at no moment.
+
+use std::collections::HashMap;
+
+use crate::apply::Untouched;
+use crate::apply::plan::classify::{Judged, Verdict};
+use crate::apply::plan::difference::Difference;
+use crate::apply::plan::live_tree::Live;
+use crate::apply::plan::ordering::{self, Arrival};
+use crate::apply::plan::{Action, Change, Install, Item, Make, Transaction, Untracked, Wanted, hardlinks, slot_name};
+use crate::entry::{Entry, LeafKind, Node};
+use crate::root::{Descend, FileKind};
+use crate::tree_path::TreePath;
+
+/// A directory that is staged whole.
+struct Fresh {
+    top: TreePath,
+    filesystem: usize,
+    place: TreePath,
+}
+
+/// Fills in installs, changes and items for everything that does not stay.
+pub(super) fn lay_out(
+    wanted: &Wanted,
+    live: &Live,
+    judged: &[Judged],
+    transaction: &mut Transaction,
+) -> Result<(), Untouched> {
+    let entries = wanted.target.entries();
+    let leaders = leaders(wanted, judged);
+    let mut staged: HashMap<usize, usize> = HashMap::new();
+    let mut fresh: Option<Fresh> = None;
+    let (mut arrivals, mut times) = (Vec::new(), Vec::new());
+    let mut slot = 0;
+    for (index, entry) in entries.iter().enumerate() {
+        if fresh.as_ref().is_some_and(|fresh| !entry.path.is_below(&fresh.top)) {
+            fresh = None;
+        }
+        let judged = &judged[index];
+        if fresh.is_none() && judged.verdict != Verdict::Replace {
+            if judged.verdict == Verdict::Times {
+                let action = Action::Times(entry.meta.mtime);
+                let filesystem = wanted.filesystems.of(&entry.path);
+                times.push(Change { filesystem, path: entry.path.clone(), action });
+            }
+            if judged.verdict != Verdict::Report && judged.difference.any() {
+                transaction.items.push(item(entry, &judged.difference, None));
+            }
+            continue;
+        }
+        let (filesystem, place) = match &fresh {
+            Some(fresh) => (fresh.filesystem, below(fresh, &entry.path)?),
+            None => {
+                slot += 1;
+                (wanted.filesystems.of(&entry.path), slot_name(slot))
+            }
+        };
+        let make = how(entry, leaders.get(&index), &staged, entries);
+        let link = match &make {
+            Make::LinkStaged(at) => Some(&transaction.installs[*at].entry.path),
+            Make::LinkLive(path) => Some(path),
+            Make::Node | Make::Content { .. } => None,
+        };
+        transaction.items.push(item(entry, &judged.difference, link));
+        let elsewhere = match &make {
+            Make::LinkStaged(at) => transaction.installs[*at].filesystem != filesystem,
+            Make::LinkLive(path) => wanted.filesystems.of(path) != filesystem,
+            Make::Node | Make::Content { .. } => false,
+        };
+        if elsewhere {
+            return Err(Untouched::Refused(format!("the hardlink group of {} spans two filesystems here", entry.path)));
+        }
+        staged.insert(index, transaction.installs.len());
+        transaction.installs.push(Install { entry: entry.clone(), filesystem, place: place.clone(), make });
+        if fresh.is_some() {
+            continue;
+        }
+        refuse_mounts(wanted, entry)?;
+        let stands = live.get(&entry.path).map(|stat| stat.kind);
+        let directory = stands.map(|kind| kind == FileKind::Directory);
+        let action = match directory {
+            Some(directory) if directory != entry.is_dir() => Action::Exchange { slot, to_directory: !directory },
+            _ => Action::Install { slot },
+        };
+        if matches!(action, Action::Exchange { to_directory: false, .. }) {
+            displace(wanted, entry, transaction)?;
+        }
+        arrivals.push(Arrival {
+            change: Change { filesystem, path: entry.path.clone(), action },
+            stands: stands.is_some(),
+            led: ordering::leads(wanted.root, &entry.path, stands),
+            leads: entry.leaf().and_then(|leaf| match &leaf.kind {
+                LeafKind::Symlink { target } => Some(target.clone()),
+                _ => None,
+            }),
+        });
+        if entry.is_dir() {
+            fresh = Some(Fresh { top: entry.path.clone(), filesystem, place });
+        }
+    }
+    transaction.changes.append(&mut ordering::in_order(arrivals));
+    transaction.changes.append(&mut times);
+    Ok(())
+}
+
+/// For each member of a hardlink group that is replaced: the index of the entry that it links.
+fn leaders(wanted: &Wanted, judged: &[Judged]) -> HashMap<usize, (usize, bool)> {
+    let mut leaders = HashMap::new();
+    for group in hardlinks::groups(wanted.target, |path| wanted.filesystems.is_plain(path)) {
+        let right = group.iter().find(|&&at| judged[at].verdict == Verdict::Keep);
+        let replaced = group.iter().filter(|&&at| judged[at].verdict == Verdict::Replace);
+        let first = group.iter().find(|&&at| judged[at].verdict == Verdict::Replace);
+        for &member in replaced {
+            match (right, first) {
+                (Some(&right), _) => drop(leaders.insert(member, (right, true))),
+                (None, Some(&first)) if first != member => drop(leaders.insert(member, (first, false))),
+                _ => {}
+            }
+        }
+    }
+    leaders
+}
+
+fn how(entry: &Entry, leader: Option<&(usize, bool)>, staged: &HashMap<usize, usize>, entries: &[Entry]) -> Make {
+    match leader {
+        Some((index, true)) => return Make::LinkLive(entries[*index].path.clone()),
+        Some((index, false)) => {
+            if let Some(at) = staged.get(index) {
+                return Make::LinkStaged(*at);
+            }
+        }
+        None => {}
+    }
+    match entry.file() {
+        Some((size, digest)) => Make::Content { size, digest },
+        None => Make::Node,
+    }
+}
+
+fn below(fresh: &Fresh, path: &TreePath) -> Result<TreePath, Untouched> {
+    let rest = &path.as_bytes()[fresh.top.as_bytes().len()..];
+    let bytes = [fresh.place.as_bytes(), rest].concat();
+    // Longer than the path itself where the slot has more digits than the directory's name.
+    TreePath::new(bytes).map_err(|_| Untouched::Refused(format!("{path} is too long to be staged")))
+}
+
+/// Nothing that is mounted over may be replaced: another mount namespace would lose it.
+fn refuse_mounts(wanted: &Wanted, entry: &Entry) -> Result<(), Untouched> {
+    if wanted.filesystems.is_top(&entry.path) {
+        return Err(Untouched::Refused(format!("{} has to change and a filesystem is mounted on it", entry.path)));
+    }
+    Ok(())
+}
+
+/// Looks through a directory that becomes something else: what must not move stops the run by name,
+/// untracked content goes with it and is listed.
+fn displace(wanted: &Wanted, entry: &Entry, transaction: &mut Transaction) -> Result<(), Untouched> {
+    let becomes = format!("lies in a directory that becomes a {}", entry.type_name());
+    let refused = |path: &TreePath, why: &str| Untouched::Refused(format!("{path} {why} and {becomes}"));
+    // A bind mount has the number of the filesystem that it shows, so mounts are asked for first.
+    if let Some(mount) = wanted.mounts.iter().find(|mount| mount.at.is_below(&entry.path)) {
+        return Err(refused(&mount.at, "is mounted"));
+    }
+    let mut cursor = wanted.filter.cursor();
+    let top = wanted.root.stat(&entry.path)?;
+    wanted.root.walk::<Untouched>(&entry.path, |visit| {
+        let directory = visit.stat.kind == FileKind::Directory;
+        if cursor.excludes(&visit.path, directory).is_some() {
+            return Err(refused(&visit.path, "is excluded"));
+        }
+        if wanted.filter.protects(&visit.path) {
+            return Err(refused(&visit.path, "is the agent's own"));
+        }
+        if top.is_some_and(|top| top.dev != visit.stat.dev) {
+            return Err(refused(&visit.path, "is another filesystem"));
+        }
+        // It could be moved, and never be removed from where it went.
+        if wanted.root.pins(&visit.path)?.is_some_and(|pins| pins.immutable || pins.append_only) {
+            return Err(refused(&visit.path, "is immutable or append-only (chattr)"));
+        }
+        if wanted.is_kernels(&visit.path) && transaction.warnings.is_empty() {
+            let why = "is the running kernel's and goes";
+            transaction.warnings.push(format!("{} {why}: it {becomes}", wanted.root.show(&visit.path)));
+        }
+        transaction.removed += 1;
+        // What comes into it from now on is not to go unnoticed.
+        let (filesystem, path) = (wanted.filesystems.of(&visit.path), visit.path.clone());
+        transaction.changes.push(Change { filesystem, path, action: Action::RemoveInside });
+        // Where untracked paths go anyway, and in a full sync that cannot tell them from stale ones,
+        // there is nothing to keep.
+        if wanted.policy.untracked == Untracked::Keep && !wanted.was_tracked(&visit.path) {
+            transaction.displaced.push(visit.path);
+        } else {
+            transaction.items.push(Item {
+                change: "*deleting  ".to_owned(),
+                suffix: String::new(),
+                path: visit.path,
+                bytes: 0,
+            });
+        }
+        Ok(Descend::Into)
+    })
+}
+
+fn item(entry: &Entry, difference: &Difference, link: Option<&TreePath>) -> Item {
+    let mut change = difference.itemised(entry);
+    if link.is_some() {
+        change.replace_range(0..1, "h");
+    }
+    let suffix = match (&entry.node, link) {
+        (Node::Directory, _) => "/".to_owned(),
+        (_, Some(link)) => format!(" => {link}"),
+        (Node::Leaf(leaf), None) => match &leaf.kind {
+            LeafKind::Symlink { target } => format!(" -> {}", crate::tree_path::Quoted(target)),
+            _ => String::new(),
+        },
+    };
+    let new_content = difference.missing || difference.kind || difference.content;
+    let bytes = if new_content && link.is_none() { entry.file().map_or(0, |(size, _)| size) } else { 0 };
+    Item { change, path: entry.path.clone(), suffix, bytes }
+}

@@ -1,0 +1,264 @@
+//! What goes.
+
+use crate::apply::Untouched;
+use crate::apply::filesystem::Filesystems;
+use crate::apply::plan::live_tree::Live;
+use crate::apply::plan::subtree_removal::Whole;
+use crate::apply::plan::{Action, Change, Item, Transaction, Untracked, Wanted};
+use crate::manifest::gone;
+use crate::root::{Descend, FileKind, RootError, Stat, mounts};
+use crate::tree_path::TreePath;
+
+/// Slots of removals are counted down from here, apart from those of installs.
+const FIRST_SLOT: u32 = u32::MAX;
+
+/// Why a directory stays that the image does not have any more.
+pub(in crate::apply) const OCCUPIED: &str = "kept, since something untracked sits in it";
+/// Why the running kernel's paths stay.
+const KERNELS: &str = "the running kernel's, kept until the next boot";
+
+/// Appends the removals: names first, then directories, the deepest first.
+pub(super) fn remove(wanted: &Wanted, live: &Live, transaction: &mut Transaction) -> Result<(), Untouched> {
+    let mut going = Going::default();
+    stale(wanted, live, transaction, &mut going)?;
+    if wanted.policy.untracked == Untracked::Remove {
+        let mut kept = 0;
+        // What lies in a directory that becomes something else goes along with it, and counts once.
+        let displaced = displaced(transaction);
+        let apart = |path: &TreePath| !displaced.iter().any(|top| path.is_below(top));
+        for (path, stat) in live.untracked.iter().filter(|(path, _)| apart(path)) {
+            kept += u64::from(untracked(wanted, path, stat, &mut going)?);
+        }
+        transaction.untracked = live.whole.then_some(kept);
+    }
+    keep_kernels(transaction, &mut going);
+    deferred(wanted, transaction, &mut going)?;
+    let place = (wanted.host, wanted.mounts);
+    let whole = Whole::of(wanted.root, place, wanted.filesystems, &going.names, &going.directories)?;
+    going.directories.retain(|path| {
+        let stays = whole.is_occupied(path);
+        if stays {
+            transaction.deviations.insert(path.clone(), OCCUPIED.to_owned());
+        }
+        !stays
+    });
+    // What waited for a boot was listed by the update that it belongs to.
+    let counts = |path: &&TreePath| wanted.waiting.binary_search(path).is_err();
+    transaction.removed += going.names.iter().chain(&going.directories).filter(counts).count();
+    let items = going.names.iter().map(|path| (path, "")).chain(going.directories.iter().map(|path| (path, "/")));
+    transaction.items.extend(items.map(|(path, suffix)| Item {
+        change: "*deleting  ".to_owned(),
+        path: path.clone(),
+        suffix: suffix.to_owned(),
+        bytes: 0,
+    }));
+    going.directories.append(&mut going.deferred);
+    let mut slot = FIRST_SLOT;
+    transaction.changes.append(&mut removals(wanted.filesystems, &whole, going.names, going.directories, || {
+        slot -= 1;
+        slot + 1
+    }));
+    Ok(())
+}
+
+/// The changes by which `names` and `directories` go, in the order in which they are made; `free` gives them
+/// slots.
+pub(in crate::apply) fn removals(
+    filesystems: &Filesystems,
+    whole: &Whole,
+    names: Vec<TreePath>,
+    mut directories: Vec<TreePath>,
+    mut free: impl FnMut() -> u32,
+) -> Vec<Change> {
+    let change = |path: TreePath, action| Change { filesystem: filesystems.of(&path), path, action };
+    directories.retain(|path| whole.tops().binary_search(path).is_err());
+    let (inside, names): (Vec<_>, Vec<_>) = names.into_iter().partition(|path| whole.holds(path));
+    let (below, mut directories): (Vec<_>, Vec<_>) = directories.into_iter().partition(|path| whole.holds(path));
+    directories.sort_unstable();
+    let mut changes: Vec<Change> = Vec::new();
+    changes.extend(names.into_iter().map(|path| change(path, Action::Remove { slot: free() })));
+    changes.extend(whole.tops().iter().map(|path| change(path.clone(), Action::RemoveTree { slot: free() })));
+    changes.extend(directories.into_iter().rev().map(|path| change(path, Action::RemoveDir)));
+    changes.extend(inside.into_iter().chain(below).map(|path| change(path, Action::RemoveInside)));
+    changes
+}
+
+#[derive(Default)]
+struct Going {
+    names: Vec<TreePath>,
+    directories: Vec<TreePath>,
+    deferred: Vec<TreePath>,
+    /// What would go and stays for the running kernel.
+    kernels: Vec<TreePath>,
+}
+
+/// Directories that become something else: they take everything below along.
+fn displaced(transaction: &Transaction) -> Vec<TreePath> {
+    let becomes = |change: &&Change| matches!(change.action, Action::Exchange { to_directory: false, .. });
+    transaction.changes.iter().filter(becomes).map(|change| change.path.clone()).collect()
+}
+
+/// Tracked paths that the target no longer names.
+fn stale(wanted: &Wanted, live: &Live, transaction: &mut Transaction, going: &mut Going) -> Result<(), Untouched> {
+    let stale = wanted.base.into_iter().flat_map(|base| gone(base, wanted.target));
+    let former = wanted.former.iter().filter(|entry| wanted.target.get(&entry.path).is_none());
+    let stale = stale.chain(former).map(|entry| (&entry.path, entry.is_dir()));
+    let known = |path: &TreePath| {
+        [wanted.base, Some(wanted.target)].into_iter().flatten().any(|manifest| manifest.get(path).is_some())
+    };
+    let waiting = wanted.waiting.iter().filter(|path| !known(path)).map(|path| (path, true));
+    let displaced = displaced(transaction);
+    let mut protected: Vec<TreePath> = Vec::new();
+    for (path, directory) in stale.chain(waiting) {
+        if displaced.iter().any(|top| path.is_below(top)) {
+            continue;
+        }
+        let Some(stat) = live.get(path) else { continue };
+        if wanted.filter.protects(path) {
+            protected.push(path.clone());
+            continue;
+        }
+        if wanted.is_kernels(path) {
+            going.kernels.push(path.clone());
+        } else if stat.kind != FileKind::Directory {
+            going.names.push(path.clone());
+        } else if directory {
+            going.directories.push(path.clone());
+        } else {
+            transaction.deviations.insert(path.clone(), "a directory stands where a file was to go".to_owned());
+        }
+    }
+    going.directories.retain(|dir| {
+        let stays = protected.iter().any(|path| path.is_below(dir));
+        if stays {
+            transaction.deviations.insert(dir.clone(), OCCUPIED.to_owned());
+        }
+        !stays
+    });
+    Ok(())
+}
+
+/// What belongs to the running kernel stays, with the directories above it.
+fn keep_kernels(transaction: &mut Transaction, going: &mut Going) {
+    let kernels = &mut going.kernels;
+    kernels.sort_unstable();
+    kernels.dedup();
+    let holds = |dir: &TreePath| {
+        let next = kernels.partition_point(|path| path <= dir);
+        kernels.get(next).is_some_and(|path| path.is_below(dir))
+    };
+    let (above, rest) = std::mem::take(&mut going.directories).into_iter().partition(holds);
+    going.directories = rest;
+    let mut above: Vec<TreePath> = above;
+    kernels.append(&mut above);
+    transaction.kernels = std::mem::take(kernels);
+    tell_kernels(transaction);
+}
+
+/// Lists what stays for the running kernel as deviations, by its topmost paths.
+pub(in crate::apply) fn tell_kernels(transaction: &mut Transaction) {
+    transaction.kernels.sort_unstable();
+    let mut top: Option<&TreePath> = None;
+    for path in &transaction.kernels {
+        if !top.is_some_and(|top| path.is_below(top)) {
+            transaction.deviations.insert(path.clone(), KERNELS.to_owned());
+            top = Some(path);
+        }
+    }
+}
+
+/// What stays for the kernel is kept for undoing as well, so its filesystems take part, by a change that
+/// changes nothing where there is no other.
+pub(super) fn let_kernels_take_part(live: &Live, transaction: &mut Transaction) {
+    if transaction.changes.is_empty() {
+        return;
+    }
+    for path in transaction.kernels.clone() {
+        let filesystem = transaction.tops.of(&path);
+        let Some(stat) = live.get(&path).filter(|stat| stat.kind != FileKind::Directory) else { continue };
+        if !transaction.filesystems().contains(&filesystem) {
+            transaction.changes.push(Change { filesystem, path, action: Action::Times(stat.mtime) });
+        }
+    }
+}
+
+/// Directories that an earlier update could not remove because something still sat in them.
+fn deferred(wanted: &Wanted, transaction: &mut Transaction, going: &mut Going) -> Result<(), Untouched> {
+    for path in wanted.recorded {
+        let kernels = transaction.kernels.binary_search(path).is_ok();
+        if kernels || wanted.target.get(path).is_some() || wanted.was_tracked(path) {
+            continue;
+        }
+        match wanted.root.stat(path)? {
+            Some(stat) if stat.kind == FileKind::Directory => {}
+            _ => continue,
+        }
+        if wanted.root.children(path)?.is_empty() {
+            going.deferred.push(path.clone());
+        } else {
+            transaction.deviations.insert(path.clone(), OCCUPIED.to_owned());
+        }
+    }
+    Ok(())
+}
+
+/// An untracked path and what is below it, but for what is excluded or protected, what is tracked under
+/// another name, and filesystems of their own: snapshots, and the node's subvolumes and mounts. Whether
+/// anything stays.
+fn untracked(wanted: &Wanted, path: &TreePath, stat: &Stat, going: &mut Going) -> Result<bool, RootError> {
+    let above = path.parent().map(|parent| wanted.root.stat(&parent)).transpose()?.flatten();
+    let apart = |dev| above.is_some_and(|above| above.dev != dev);
+    let filesystems = wanted.filesystems;
+    if wanted.filter.protects(path) || filesystems.is_top(path) || is_tracked_twin(wanted, path) {
+        return Ok(true);
+    }
+    // What is mounted where the image has an empty directory is a disk of the node's.
+    let top = &filesystems.tops()[filesystems.ground(path)];
+    let entries = wanted.target.entries();
+    let below = entries.get(entries.partition_point(|entry| entry.path <= *top));
+    if !below.is_some_and(|entry| entry.path.is_below(top)) {
+        return Ok(true);
+    }
+    if stat.kind != FileKind::Directory {
+        let to = if wanted.is_kernels(path) { &mut going.kernels } else { &mut going.names };
+        to.push(path.clone());
+        return Ok(false);
+    }
+    if apart(stat.dev) {
+        return Ok(true);
+    }
+    let mut cursor = wanted.filter.cursor();
+    let (mut inside, mut kept) = (vec![path.clone()], Vec::new());
+    wanted.root.walk::<RootError>(path, |visit| {
+        let directory = visit.stat.kind == FileKind::Directory;
+        let stays = cursor.excludes(&visit.path, directory).is_some()
+            || wanted.filter.protects(&visit.path)
+            || wanted.filesystems.is_top(&visit.path)
+            || (directory && apart(visit.stat.dev))
+            || (!directory && is_tracked_twin(wanted, &visit.path));
+        if stays {
+            kept.push(visit.path);
+            return Ok(Descend::Past);
+        }
+        if directory {
+            inside.push(visit.path);
+        } else if wanted.is_kernels(&visit.path) {
+            going.kernels.push(visit.path);
+        } else {
+            going.names.push(visit.path);
+        }
+        Ok(Descend::Into)
+    })?;
+    // An empty directory of the kernel's stays as well.
+    going.kernels.extend(inside.iter().filter(|dir| wanted.is_kernels(dir)).cloned());
+    inside.retain(|dir| !wanted.is_kernels(dir));
+    inside.retain(|dir| !kept.iter().any(|path| path.is_below(dir)));
+    going.directories.append(&mut inside);
+    Ok(!kept.is_empty())
+}
+
+/// Whether `path` is seen through a bind mount at a place where it is the image's.
+fn is_tracked_twin(wanted: &Wanted, path: &TreePath) -> bool {
+    let seen = |from, to| mounts::twin(path, from, to).is_some_and(|twin| wanted.target.get(&twin).is_some());
+    wanted.twins.iter().any(|(mount, source)| seen(mount, source) || seen(source, mount))
+}

@@ -1,0 +1,296 @@
+//! Refuses what cannot end well, while nothing is touched yet.
+
+pub mod disk_space;
+
+use std::collections::{BTreeMap, HashSet};
+
+use rayon::prelude::*;
+
+use crate::apply::Untouched;
+use crate::apply::filesystem::{Filesystems, Slots};
+use crate::apply::plan::{Action, Install, Item, Transaction};
+use crate::generation::GenerationId;
+use crate::host::MaxDelete;
+use crate::root::mounts::{Host, Mount};
+use crate::root::{Descend, FileKind, Root, RootError};
+use crate::state;
+use crate::tree_path::TreePath;
+
+use disk_space::Demand;
+
+/// For fewer directories no other processor is woken.
+const FEW: usize = 64;
+/// A refusal names at most so many paths.
+const NAMED: usize = 20;
+
+/// Refuses a root that updates are not known to be safe on, or that cannot be written to.
+pub fn check_host(host: Option<&Host>, shown: &str, allowed: &[String]) -> Result<(), Untouched> {
+    let Some(host) = host else { return Ok(()) };
+    if host.read_only {
+        return Err(Untouched::Refused(format!("{shown} is mounted read-only")));
+    }
+    if !host.is_local() && !allowed.contains(&host.kind) {
+        let kind = &host.kind;
+        return Err(Untouched::Refused(format!(
+            "{shown} is on {kind}, where updates are not known to be safe; --allow-root-fs={kind} allows it"
+        )));
+    }
+    Ok(())
+}
+
+/// Refuses to delete more than is allowed; `renamed` paths have a replacement elsewhere.
+pub fn check_budget(
+    transaction: &Transaction,
+    tracked: usize,
+    renamed: usize,
+    allowed: MaxDelete,
+) -> Result<(), Untouched> {
+    check_deletions(transaction.removed.saturating_sub(renamed), &transaction.items, tracked, allowed)
+}
+
+/// The same for what rsync says that it would do.
+pub fn check_forecast(items: &[Item], tracked: usize, allowed: MaxDelete) -> Result<(), Untouched> {
+    let going = items.iter().filter(|item| item.is_deletion()).count();
+    check_deletions(going, items, tracked, allowed)
+}
+
+fn check_deletions(going: usize, items: &[Item], tracked: usize, allowed: MaxDelete) -> Result<(), Untouched> {
+    let (going, limit) = (going as u64, allowed.paths(tracked as u64));
+    if going <= limit {
+        return Ok(());
+    }
+    let names = items.iter().filter(|item| item.is_deletion());
+    let names: Vec<String> = names.take(NAMED).map(|item| format!("  {}{}", item.path, item.suffix)).collect();
+    Err(Untouched::Budget(format!(
+        "{going} paths would be deleted and {limit} are allowed; look at them with --dry-run and raise --max-delete if that is right; the first ones:\n{}",
+        names.join("\n")
+    )))
+}
+
+/// Refuses what a rename would stumble over after the seal.
+pub fn check_paths(
+    root: &Root,
+    transaction: &Transaction,
+    filesystems: &Filesystems,
+    mounts: &[Mount],
+) -> Result<(), Untouched> {
+    let mut parents: Vec<TreePath> = Vec::new();
+    let refuse = |path: &TreePath, why: &str| Err(Untouched::Refused(format!("{} {why}", root.show(path))));
+    let paths: Vec<&TreePath> = transaction.changes.iter().map(|change| &change.path).collect();
+    for (change, pins) in transaction.changes.iter().zip(root.pins_each(&paths)?) {
+        let directory = change.action == Action::Directory;
+        if let Some(mount) = mounts.iter().find(|mount| mount.at == change.path && !directory) {
+            return refuse(&change.path, &format!("has to change and a {} is mounted on it", mount.kind));
+        }
+        let goes = matches!(change.action, Action::RemoveDir | Action::RemoveTree { .. } | Action::RemoveInside);
+        if goes && filesystems.is_top(&change.path) {
+            return refuse(&change.path, "has to go and is a filesystem of its own (a btrfs subvolume)");
+        }
+        if goes && let Some(mount) = mounts.iter().find(|mount| mount.at.is_below(&change.path)) {
+            return refuse(&mount.at, &format!("is mounted in {}, which has to go", root.show(&change.path)));
+        }
+        let holds = |mount: &&Mount| change.path.is_below(&mount.at) || (directory && change.path == mount.at);
+        if let Some(mount) = mounts.iter().find(|mount| mount.read_only && holds(mount)) {
+            return refuse(&change.path, &format!("has to change and {} is mounted read-only", root.show(&mount.at)));
+        }
+        if let Some(pins) = pins {
+            let flag = match (pins.immutable, pins.append_only) {
+                (true, _) => "has to change and is immutable (chattr +i)",
+                (_, true) => "has to change and is append-only (chattr +a)",
+                _ if pins.mount_root && !directory => "has to change and something is mounted on it",
+                _ => "",
+            };
+            if !flag.is_empty() {
+                return refuse(&change.path, flag);
+            }
+        }
+        if change.action.shows() {
+            parents.extend(change.path.parent());
+        }
+    }
+    // What is made first is looked at by what it is made in.
+    let made = transaction.changes.iter().filter(|change| matches!(change.action, Action::Make { .. }));
+    let made: HashSet<&TreePath> = made.map(|change| &change.path).collect();
+    parents.retain(|parent| !made.contains(parent));
+    parents.sort_unstable();
+    parents.dedup();
+    let fault = |parent: &TreePath| check_parent(root, parent, filesystems).err();
+    let first =
+        if parents.len() < FEW { parents.iter().find_map(fault) } else { parents.par_iter().find_map_first(fault) };
+    if let Some(first) = first {
+        return Err(first);
+    }
+    for which in transaction.filesystems() {
+        let top = &filesystems.tops()[which];
+        if !root.may_write(top)? {
+            return refuse(top, "has paths that have to change and may not be written to (a read-only subvolume?)");
+        }
+    }
+    Ok(())
+}
+
+/// Refuses to write where a filesystem should be mounted and is not: what is written there would vanish
+/// below it. `named` are the mount points that the tree's own fstab names.
+pub fn check_missing_mounts(
+    root: &Root,
+    transaction: &Transaction,
+    named: &[TreePath],
+    mounts: &[Mount],
+) -> Result<(), Untouched> {
+    for point in named.iter().filter(|point| mounts.iter().all(|mount| mount.at != **point)) {
+        if let Some(change) = transaction.changes.iter().find(|change| change.path.is_below(point)) {
+            let (path, point) = (root.show(&change.path), root.show(point));
+            return Err(Untouched::Refused(format!(
+                "{path} has to change and {point}, which the tree's fstab names, is not mounted"
+            )));
+        }
+    }
+    Ok(())
+}
+
+/// Refuses what would keep the agent from recording what it did.
+pub fn check_own_places(root: &Root, transaction: &Transaction, generation: GenerationId) -> Result<(), Untouched> {
+    let in_the_way = |install: &&Install| state::is_above_own(&install.entry.path) && !install.entry.is_dir();
+    if let Some(install) = transaction.installs.iter().find(in_the_way) {
+        let (path, kind) = (root.show(&install.entry.path), install.entry.type_name());
+        return Err(Untouched::Refused(format!("{path} is a {kind} in the image, and the agent keeps files in it")));
+    }
+    Ok(state::check_places(root, generation)?)
+}
+
+fn check_parent(root: &Root, parent: &TreePath, filesystems: &Filesystems) -> Result<(), Untouched> {
+    let refuse = |why: &str| Err(Untouched::Refused(format!("{} {why}", root.show(parent))));
+    let stat = root.stat(parent)?.filter(|stat| stat.kind == FileKind::Directory);
+    let (Some(pins), Some(stat)) = (root.pins(parent)?, stat) else {
+        return refuse("is not a directory any more, and something is to come into it");
+    };
+    if pins.immutable {
+        return refuse("has entries that have to change and is immutable (chattr +i)");
+    }
+    if pins.append_only {
+        return refuse("has entries that have to change and is append-only (chattr +a)");
+    }
+    let top = if filesystems.is_top(parent) {
+        parent.clone()
+    } else {
+        filesystems.tops()[filesystems.ground(parent)].clone()
+    };
+    // What is staged, and what is displaced, lies in directories that are made at the top.
+    let (here, there) = (root.inherited_project(parent)?, root.inherited_project(&top)?);
+    if here.is_some_and(|here| here != there.unwrap_or(0)) || (there.is_some() && here != there) {
+        let top = root.show(&top);
+        return refuse(&format!(
+            "has entries that have to change, and a project to hand on (chattr +P) that is not that of {top}: nothing can be renamed from one into the other"
+        ));
+    }
+    let (Some(top_pins), Some(top_stat)) = (root.pins(&top)?, root.stat(&top)?) else { return Ok(()) };
+    if top_stat.dev != stat.dev || (top_pins.mount != pins.mount && top_pins.mount != 0) {
+        return refuse("is on another filesystem than when the tree was looked at; run again");
+    }
+    Ok(())
+}
+
+/// Refuses a rollback that does not fit: what it puts back is there, but for where it has to be copied.
+pub fn check_room_to_go_back(root: &Root, transaction: &Transaction) -> Result<(), Untouched> {
+    match check_room_without_slots(root, transaction, &transaction.tops)? {
+        0 => Ok(()),
+        displaced => {
+            let mut demand = Demand::new(root, &transaction.tops, None, &[]);
+            demand.add_bytes(displaced)?;
+            match demand.missing().first() {
+                Some(shortage) => Err(Untouched::NoRoom(shortage.to_string())),
+                None => Ok(()),
+            }
+        }
+    }
+}
+
+/// Refuses what does not fit on filesystems without slots: each new file lies beside the old one while it
+/// is copied. Returns the bytes of what is displaced there, which has to fit into slots elsewhere.
+pub fn check_room_without_slots(
+    root: &Root,
+    transaction: &Transaction,
+    filesystems: &Filesystems,
+) -> Result<u64, Untouched> {
+    let mut displaced = 0;
+    // Most that is needed at once, and what is taken for good, in bytes.
+    let mut needs: BTreeMap<usize, (i128, i128)> = BTreeMap::new();
+    for change in &transaction.changes {
+        let ground = filesystems.ground(&change.path);
+        let (Action::Install { slot } | Action::Exchange { slot, .. } | Action::Remove { slot }) = change.action else {
+            continue;
+        };
+        if ground == change.filesystem {
+            continue;
+        }
+        let block = root.below(&filesystems.tops()[ground])?.room()?.block;
+        let old = held(root, &change.path, block)?;
+        displaced += old;
+        let below = |install: &&Install| install.entry.path == change.path || install.entry.path.is_below(&change.path);
+        let comes = !matches!(change.action, Action::Remove { .. });
+        let new = match transaction.slots {
+            Slots::Undo if comes => held(root, &undo_slot(slot), block)?,
+            // A directory takes a block as well.
+            Slots::Stage if comes => {
+                let new = transaction.installs.iter().filter(below);
+                new.map(|install| install.bytes().next_multiple_of(block).max(block)).sum()
+            }
+            _ => 0,
+        };
+        let (most, taken) = needs.entry(ground).or_default();
+        *most = (*most).max(*taken + i128::from(new));
+        *taken += i128::from(new) - i128::from(old);
+    }
+    for (ground, (most, _)) in needs {
+        let top = &filesystems.tops()[ground];
+        let room = root.below(top)?.room()?;
+        // The directory in which files are copied.
+        let needed = u64::try_from(most).unwrap_or(0).saturating_add(2 * room.block);
+        check(&root.show(top), "bytes", needed, room.bytes)?;
+    }
+    Ok(displaced)
+}
+
+fn undo_slot(slot: u32) -> TreePath {
+    let slot = crate::apply::plan::slot_name(slot);
+    super::name(super::UNDO).join(slot.as_bytes()).unwrap_or(slot)
+}
+
+/// The bytes that `path` holds, with what is below it, in whole blocks.
+fn held(root: &Root, path: &TreePath, block: u64) -> Result<u64, RootError> {
+    let Some(stat) = root.stat(path)? else { return Ok(0) };
+    if stat.kind != FileKind::Directory {
+        return Ok(stat.size.next_multiple_of(block));
+    }
+    let mut bytes = 0;
+    root.walk::<RootError>(path, |visit| {
+        if visit.stat.kind == FileKind::File {
+            bytes += visit.stat.size.next_multiple_of(block);
+        }
+        Ok(Descend::Into)
+    })?;
+    Ok(bytes)
+}
+
+fn check(place: &str, unit: &str, needed: u64, free: u64) -> Result<(), Untouched> {
+    if needed <= free {
+        return Ok(());
+    }
+    Err(Untouched::NoRoom(format!("{place} has {free} {unit} free and the update needs {needed}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_root_on_an_unsafe_filesystem_is_refused_by_the_flag_that_allows_it() {
+        let host = Host { kind: "overlay".to_owned(), ..Host::default() };
+        let refused = check_host(Some(&host), "/", &[]).expect_err("overlay");
+        assert!(refused.to_string().contains("--allow-root-fs=overlay"));
+        assert!(check_host(Some(&host), "/", &["overlay".to_owned()]).is_ok());
+        assert!(
+            check_host(Some(&Host { read_only: true, kind: "ext4".to_owned(), ..Host::default() }), "/", &[]).is_err()
+        );
+    }
+}

@@ -1,0 +1,388 @@
+//! What a rollback does, worked out from the way back and from what stands on the tree now.
+
+mod items;
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+
+use crate::apply::filesystem::{Slots, limited};
+use crate::apply::plan::difference::Difference;
+use crate::apply::plan::ordering::{self, Arrival};
+use crate::apply::plan::subtree_removal::Whole;
+use crate::apply::plan::{Action, Change, Item, OCCUPIED, Transaction, removals, slot_name, tell_kernels};
+use crate::apply::undo::Undo;
+use crate::apply::undo::undo_log::{Before, Fact, slot_of};
+use crate::apply::{UNDO, Untouched};
+use crate::entry::{Entry, Meta, Mtime, Node, Xattrs};
+use crate::filter::Filter;
+use crate::host::Kernel;
+use crate::manifest::Manifest;
+use crate::root::mounts::{Host, Mount};
+use crate::root::{Descend, FileKind, Root, RootError, Stat};
+use crate::state;
+use crate::tree_path::TreePath;
+
+use items::removed;
+
+impl Undo {
+    /// The transaction that brings back what was. `tracked` is what the tree is recorded to be: what lies
+    /// beyond it in a directory that goes as a whole is listed as displaced. `before` is what it was
+    /// recorded to be before: what comes back and is not that deviates.
+    pub fn plan(
+        &self,
+        root: &Root,
+        (host, mounts): (Option<&Host>, &[Mount]),
+        kernel: Option<&Kernel>,
+        tracked: Option<&Manifest>,
+        before: Option<&Manifest>,
+    ) -> Result<Transaction, Untouched> {
+        let tops = self.filesystems.with_plain(mounts);
+        let kept = |at: &TreePath| at.components().any(|name| name == UNDO.as_bytes());
+        if let Some(mount) = mounts.iter().find(|mount| kept(&mount.at)) {
+            return Err(Untouched::Refused(format!("something is mounted at {}", root.show(&mount.at))));
+        }
+        let mut plan = Plan {
+            root,
+            before,
+            tracked,
+            undo: self,
+            transaction: Transaction { slots: Slots::Undo, tops, ..Transaction::default() },
+            arrivals: Vec::new(),
+            going: Vec::new(),
+            made: HashSet::new(),
+            directories: self.way_back.directories.clone(),
+            times: Vec::new(),
+            names: Vec::new(),
+            emptied: Vec::new(),
+            used: HashSet::new(),
+            last: 0,
+            directory_times: BTreeMap::new(),
+            returning: HashMap::new(),
+            filter: Filter::builder().build(),
+            kernel,
+        };
+        plan.reserve()?;
+        plan.make_directories()?;
+        for fact in &self.way_back.facts {
+            plan.bring_back(fact)?;
+        }
+        plan.finish(host, mounts)
+    }
+}
+
+/// A rollback that is being worked out.
+struct Plan<'a> {
+    root: &'a Root,
+    before: Option<&'a Manifest>,
+    tracked: Option<&'a Manifest>,
+    undo: &'a Undo,
+    transaction: Transaction,
+    arrivals: Vec<Arrival>,
+    /// Directories that are made again.
+    made: HashSet<TreePath>,
+    /// Directories that get all their metadata.
+    directories: Vec<Entry>,
+    /// Directories in whose place something else comes; where that is a directory, what it is in the undo set.
+    going: Vec<(TreePath, Option<(usize, TreePath)>)>,
+    times: Vec<Change>,
+    /// What goes, apart from directories.
+    names: Vec<TreePath>,
+    emptied: Vec<TreePath>,
+    used: HashSet<u32>,
+    /// The last slot that was given away.
+    last: u32,
+    directory_times: BTreeMap<TreePath, Mtime>,
+    /// Directories that come back as a whole.
+    returning: HashMap<TreePath, Stat>,
+    /// What is protected stays.
+    filter: Filter,
+    /// What belongs to the kernel that runs stays as well, until the next boot.
+    kernel: Option<&'a Kernel>,
+}
+
+impl Plan<'_> {
+    /// The slots that have something in them are not given to anything else.
+    fn reserve(&mut self) -> Result<(), RootError> {
+        for set in self.undo.sets.values() {
+            self.used.extend(set.children(&TreePath::root())?.iter().filter_map(|(path, _)| slot_of(path)));
+        }
+        Ok(())
+    }
+
+    fn free_slot(&mut self) -> u32 {
+        self.last += 1;
+        while self.used.contains(&self.last) {
+            self.last += 1;
+        }
+        self.last
+    }
+
+    /// Directories that went come again, empty, before anything can come into them.
+    fn make_directories(&mut self) -> Result<(), Untouched> {
+        let undo = self.undo;
+        for entry in &undo.way_back.directories {
+            let live = self.root.stat(&entry.path)?;
+            if live.is_none_or(|live| live.kind != FileKind::Directory) {
+                let slot = self.free_slot();
+                let filesystem = self.transaction.tops.of(&entry.path);
+                self.make_parent(&entry.path)?;
+                self.made.insert(entry.path.clone());
+                self.change(filesystem, &entry.path, Action::Make { slot });
+                self.item("cd+++++++++", &entry.path, "/", 0);
+            }
+            if let Some(live) = live.filter(|live| live.kind == FileKind::Directory) {
+                let difference = Difference::quick(entry, Some(&live)).and_read(self.root, entry)?;
+                let change = Difference { time: live.mtime != entry.meta.mtime, ..difference }.itemised(entry);
+                self.item(&change, &entry.path, "/", 0);
+            }
+            // All of its metadata in the end.
+            let filesystem = self.transaction.tops.holding(&entry.path);
+            self.change(filesystem, &entry.path, Action::Directory);
+        }
+        Ok(())
+    }
+
+    /// A directory that somebody removed after the update, and into which something comes back, is made
+    /// again as the image has it.
+    fn make_parent(&mut self, path: &TreePath) -> Result<(), Untouched> {
+        let Some(parent) = path.parent() else { return Ok(()) };
+        if self.made.contains(&parent) || self.root.stat(&parent)?.is_some() {
+            return Ok(());
+        }
+        self.make_parent(&parent)?;
+        let known = [self.tracked, self.before].into_iter().flatten().find_map(|manifest| manifest.get(&parent));
+        let Some(entry) = known.filter(|entry| entry.is_dir()).cloned() else { return Ok(()) };
+        let (slot, filesystem) = (self.free_slot(), self.transaction.tops.of(&parent));
+        self.change(filesystem, &parent, Action::Make { slot });
+        self.change(filesystem, &parent, Action::Directory);
+        self.item("cd+++++++++", &parent, "/", 0);
+        self.directories.push(entry);
+        // Removing it disturbed the one above.
+        let above = parent.parent().and_then(|above| self.tracked.and_then(|tracked| tracked.get(&above)));
+        if let Some(above) = above.filter(|above| !self.made.contains(&above.path)) {
+            self.directory_times.entry(above.path.clone()).or_insert(above.meta.mtime);
+        }
+        self.made.insert(parent);
+        Ok(())
+    }
+
+    fn bring_back(&mut self, fact: &Fact) -> Result<(), Untouched> {
+        let live = self.root.stat(&fact.path)?;
+        let plain = self.transaction.tops.is_plain(&fact.path);
+        match fact.before {
+            Before::Stood(slot) => self.put_back(fact, slot, live.as_ref())?,
+            // It goes, or stays, with the directory above it, in whose place another one comes.
+            Before::Nothing(_) if self.comes_with_another(&fact.path) => {}
+            Before::Nothing(_) => {
+                self.miss(&fact.path, |_, _| false);
+                self.take_away(fact, live.as_ref());
+            }
+            Before::Absent => self.miss(&fact.path, |_, _| false),
+            Before::Time { old, new } => match live {
+                Some(live) if live.mtime == new || (plain && limited::same_time(new, live.mtime)) => {
+                    self.times.push(Change {
+                        filesystem: fact.filesystem,
+                        path: fact.path.clone(),
+                        action: Action::Times(old),
+                    });
+                    self.item(".f..t......", &fact.path, "", 0);
+                }
+                // What was edited since must not look as if it had not been.
+                Some(live) if live.mtime != old => {
+                    let what = "changed since the update that was undone";
+                    self.transaction.deviations.insert(fact.path.clone(), what.to_owned());
+                }
+                Some(_) => {}
+                None => self.miss(&fact.path, |_, _| false),
+            },
+            Before::DirectoryTime(old) => {
+                self.directory_times.insert(fact.path.clone(), old);
+            }
+        }
+        Ok(())
+    }
+
+    fn put_back(&mut self, fact: &Fact, slot: u32, live: Option<&Stat>) -> Result<(), Untouched> {
+        let set = self.undo.sets.get(&fact.filesystem);
+        let kept = match set {
+            Some(set) => set.stat(&slot_name(slot))?,
+            None => None,
+        };
+        let Some(kept) = kept else {
+            let path = self.root.show(&fact.path);
+            return Err(Untouched::Refused(format!("what stood at {path} is not in the undo set any more")));
+        };
+        let directory = kept.kind == FileKind::Directory;
+        if !directory && state::is_above_own(&fact.path) {
+            let path = self.root.show(&fact.path);
+            return Err(Untouched::Refused(format!("{path} was no directory, and the agent keeps files in it")));
+        }
+        if set.map(|set| set.pins(&slot_name(slot))).transpose()?.flatten().is_some_and(|pins| pins.immutable) {
+            let path = self.root.show(&fact.path);
+            let why = "is immutable by now (chattr +i), perhaps under another name";
+            return Err(Untouched::Refused(format!("what stood at {path}, and is kept in {UNDO}, {why}")));
+        }
+        self.make_parent(&fact.path)?;
+        let (Some(set), place) = (set, slot_name(slot)) else { return Ok(()) };
+        self.tell(&fact.path, set, &place, &kept, live)?;
+        self.compare(&fact.path, &kept);
+        if directory {
+            self.returning.insert(fact.path.clone(), kept);
+        }
+        let stands = live.map(|live| live.kind == FileKind::Directory);
+        if stands == Some(false) && self.tracked.is_some_and(|tracked| tracked.get(&fact.path).is_none()) {
+            self.transaction.displaced.push(fact.path.clone());
+        }
+        if stands == Some(true) {
+            self.going.push((fact.path.clone(), directory.then(|| (fact.filesystem, place.clone()))));
+        }
+        let action = match stands {
+            Some(stands) if stands != directory => Action::Exchange { slot, to_directory: directory },
+            _ => Action::Install { slot },
+        };
+        self.arrivals.push(Arrival {
+            change: Change { filesystem: fact.filesystem, path: fact.path.clone(), action },
+            stands: stands.is_some(),
+            led: ordering::leads(self.root, &fact.path, live.map(|live| live.kind)),
+            leads: ordering::leads(set, &place, Some(kept.kind)),
+        });
+        Ok(())
+    }
+
+    /// Looks through a directory in whose place something else comes: a mount in it stops the rollback. What
+    /// only the node has is listed where it is displaced; what merely lies in a directory that comes, from
+    /// the undo set, does not have to be.
+    fn make_way(
+        &mut self,
+        path: &TreePath,
+        comes: Option<(usize, TreePath)>,
+        mounts: &[Mount],
+    ) -> Result<(), Untouched> {
+        if let Some(mount) = mounts.iter().find(|mount| mount.at.is_below(path)) {
+            let (mount, path) = (self.root.show(&mount.at), self.root.show(path));
+            return Err(Untouched::Refused(format!("{mount} is mounted in {path}, which has to go")));
+        }
+        let comes = comes.and_then(|(at, place)| Some((self.undo.sets.get(&at)?, place)));
+        let (transaction, tracked) = (&mut self.transaction, self.tracked);
+        // The last directory that is displaced with all that it holds.
+        let mut above: Option<TreePath> = None;
+        self.root.walk(path, |visit| {
+            let directory = visit.stat.kind == FileKind::Directory;
+            let own = tracked.map_or(comes.is_some(), |tracked| tracked.get(&visit.path).is_none());
+            let over = match &comes {
+                Some(_) if above.as_ref().is_some_and(|above| visit.path.is_below(above)) => true,
+                Some((set, place)) if own => {
+                    let inside = &visit.path.as_bytes()[path.as_bytes().len()..];
+                    let there = TreePath::new([place.as_bytes(), inside].concat()).ok();
+                    let there = there.map(|there| set.stat(&there)).transpose()?.flatten();
+                    there.filter(|there| !directory || there.kind != FileKind::Directory).is_some()
+                }
+                _ => true,
+            };
+            if own && over {
+                if directory && !above.as_ref().is_some_and(|above| visit.path.is_below(above)) {
+                    above = Some(visit.path.clone());
+                }
+                transaction.displaced.push(visit.path.clone());
+            }
+            if over {
+                transaction.items.push(removed(&visit.path, if directory { "/" } else { "" }));
+            }
+            if comes.is_none() || !own {
+                let filesystem = transaction.tops.of(&visit.path);
+                transaction.changes.push(Change { filesystem, path: visit.path, action: Action::RemoveInside });
+            }
+            Ok::<_, RootError>(Descend::Into)
+        })?;
+        Ok(())
+    }
+
+    fn take_away(&mut self, fact: &Fact, live: Option<&Stat>) {
+        if live.is_some() && self.filter.protects(&fact.path) {
+            let what = "stays, since it is the agent's own";
+            self.transaction.deviations.insert(fact.path.clone(), what.to_owned());
+            return;
+        }
+        if live.is_some() && self.kernel.is_some_and(|kernel| kernel.owns(&fact.path)) {
+            self.transaction.kernels.push(fact.path.clone());
+            return;
+        }
+        match live.map(|live| live.kind) {
+            None => return,
+            Some(FileKind::Directory) => {
+                self.emptied.push(fact.path.clone());
+                self.item("*deleting  ", &fact.path, "/", 0);
+            }
+            Some(_) => {
+                self.names.push(fact.path.clone());
+                self.item("*deleting  ", &fact.path, "", 0);
+            }
+        }
+        self.transaction.removed += 1;
+    }
+
+    /// Puts everything in the order in which it is made.
+    fn finish(mut self, host: Option<&Host>, mounts: &[Mount]) -> Result<Transaction, Untouched> {
+        for (path, comes) in std::mem::take(&mut self.going) {
+            self.make_way(&path, comes, mounts)?;
+        }
+        // Directories that had gone since come again, but not what nothing brings.
+        let facts = self.undo.way_back.facts.iter().map(|fact| &fact.path);
+        let known: HashSet<TreePath> = facts.chain(&self.made).cloned().collect();
+        for path in self.made.clone() {
+            self.miss(&path, |plan, path| known.contains(path) || plan.comes_with_another(path));
+        }
+        // A stage is made and removed in each of them.
+        for at in self.transaction.filesystems() {
+            let top = self.transaction.tops.tops()[at].clone();
+            if let Some(stat) = self.root.stat(&top)? {
+                self.directory_times.entry(top).or_insert(stat.mtime);
+            }
+        }
+        let mut directories = std::mem::take(&mut self.directories);
+        for (path, mtime) in &self.directory_times {
+            let stat = match self.returning.get(path) {
+                Some(kept) => Some(*kept),
+                None => self.root.stat(path)?.filter(|stat| stat.kind == FileKind::Directory),
+            };
+            let Some(stat) = stat else { continue };
+            let meta = Meta { mtime: *mtime, ..stat.meta(Xattrs::new()) };
+            directories.push(Entry::new(path.clone(), meta, Node::Directory));
+        }
+        directories.sort_by(|a, b| a.path.cmp(&b.path));
+        directories.dedup_by(|a, b| a.path == b.path);
+        let (names, emptied) = (std::mem::take(&mut self.names), std::mem::take(&mut self.emptied));
+        let tops = self.transaction.tops.clone();
+        let whole = Whole::of(self.root, (host, mounts), &tops, &names, &emptied)?;
+        let (occupied, emptied): (Vec<_>, Vec<_>) = emptied.into_iter().partition(|path| whole.is_occupied(path));
+        self.transaction.removed -= occupied.len();
+        for path in occupied {
+            self.transaction.items.retain(|item| item.path != path);
+            self.transaction.deviations.insert(path, OCCUPIED.to_owned());
+        }
+        let mut removals = removals(&tops, &whole, names, emptied, || self.free_slot());
+        let transaction = &mut self.transaction;
+        transaction.changes.append(&mut ordering::in_order(self.arrivals));
+        transaction.changes.append(&mut removals);
+        transaction.changes.append(&mut self.times);
+        transaction.directories = directories;
+        tell_kernels(transaction);
+        // Each filesystem that took part has an undo set of its own.
+        if let Some(at) = transaction.filesystems().into_iter().find(|at| !self.undo.sets.contains_key(at)) {
+            let top = self.root.show(&self.undo.filesystems.tops()[at]);
+            return Err(Untouched::Refused(format!(
+                "{top} takes part in it and is not mounted, or its undo set is gone"
+            )));
+        }
+        transaction.items.sort_by(|a, b| a.path.cmp(&b.path));
+        Ok(self.transaction)
+    }
+
+    fn change(&mut self, filesystem: usize, path: &TreePath, action: Action) {
+        self.transaction.changes.push(Change { filesystem, path: path.clone(), action });
+    }
+
+    fn item(&mut self, change: &str, path: &TreePath, suffix: &str, bytes: u64) {
+        let (change, suffix) = (change.to_owned(), suffix.to_owned());
+        self.transaction.items.push(Item { change, path: path.clone(), suffix, bytes });
+    }
+}

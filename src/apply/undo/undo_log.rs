@@ -1,0 +1,388 @@
+//! What was before a transaction: enough to bring it back, with the slots of what was displaced.
+//!
+//! It is written before the seal, durable with the stage, from what stands on the tree then, and put
+//! right at the end where the tree had changed in between.
+//!
+#![doc = include_str!("format.md")]
+
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::io::Read;
+
+use crate::apply::filesystem::Stages;
+use crate::apply::name;
+use crate::apply::plan::{Action, Change, Transaction, slot_name};
+use crate::entry::{Entry, Mtime, Node};
+use crate::generation::GenerationId;
+use crate::manifest::{parse_entries, parse_path, path_text, write_entries};
+use crate::root::{Descend, FileKind, Root, RootError, Stat};
+use crate::tree_path::TreePath;
+
+/// The first line of every file of this format.
+const HEAD: &str = "si-undo 1";
+/// The file, in the undo set of the root's filesystem.
+const FILE: &str = "way-back";
+const DIRECTORIES: &str = "directories.mtree";
+/// A way back larger than this is not ours: ten million paths take less.
+const MAX_FILE: u64 = 4 << 30;
+
+/// What was, path by path.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WayBack {
+    /// The generation that was recorded after the transaction, if any was: only from there it leads back.
+    pub made: Option<GenerationId>,
+    /// Where the filesystems begin that took part or could.
+    pub tops: Vec<TreePath>,
+    /// What was where, in the order in which it was changed.
+    pub facts: Vec<Fact>,
+    /// Directories that were removed or whose metadata changed, in tree order.
+    pub directories: Vec<Entry>,
+}
+
+/// What was at one path.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fact {
+    /// The filesystem that holds the slot.
+    pub filesystem: usize,
+    /// Where.
+    pub path: TreePath,
+    /// What was there.
+    pub before: Before,
+}
+
+/// What was at a path.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Before {
+    /// What the slot holds.
+    Stood(u32),
+    /// Nothing; had anything been in the way, it would be in the slot. 0 is no slot.
+    Nothing(u32),
+    /// Nothing, and nothing came: what was to go had gone by itself.
+    Absent,
+    /// The same, with another time.
+    Time {
+        /// The one that it had.
+        old: Mtime,
+        /// The one that it got.
+        new: Mtime,
+    },
+    /// A directory with this time.
+    DirectoryTime(Mtime),
+}
+
+/// Why there is no way back.
+#[derive(Debug, thiserror::Error)]
+pub enum WayBackError {
+    /// The disk said no.
+    #[error(transparent)]
+    Root(#[from] RootError),
+    /// It is not what this program, or an older one, wrote.
+    #[error("{path} cannot be followed: {why}")]
+    Invalid {
+        /// The file.
+        path: String,
+        /// What is wrong with it.
+        why: String,
+    },
+}
+
+impl WayBack {
+    /// What stands on the tree before `transaction`, whose slots are staged already.
+    pub fn of(
+        root: &Root,
+        stages: &Stages,
+        made: Option<GenerationId>,
+        transaction: &Transaction,
+    ) -> Result<WayBack, RootError> {
+        let tops = transaction.tops.tops().to_vec();
+        let mut way_back = WayBack { made, tops, facts: Vec::new(), directories: Vec::new() };
+        let mut whole: BTreeMap<TreePath, Entry> = BTreeMap::new();
+        let mut stirred: BTreeSet<TreePath> = BTreeSet::new();
+        let paths: Vec<&TreePath> = transaction.changes.iter().map(|change| &change.path).collect();
+        for (change, stat) in transaction.changes.iter().zip(root.stat_each(&paths)?) {
+            // What comes into a directory that goes, until it does, changes its time.
+            if matches!(change.action, Action::RemoveTree { .. } | Action::RemoveInside) {
+                stirred.insert(change.path.clone());
+            }
+            if change.action == Action::RemoveInside {
+                continue;
+            }
+            match change.action {
+                Action::Install { slot } | Action::Make { slot } => {
+                    let before = if stat.is_some() { Before::Stood(slot) } else { Before::Nothing(slot) };
+                    way_back.note(change, before);
+                    if let (Action::Install { .. }, Some(coming)) = (change.action, stages.coming(change.filesystem)) {
+                        way_back.note_inside(change, coming, slot)?;
+                    }
+                }
+                Action::Exchange { slot, .. } | Action::Remove { slot } | Action::RemoveTree { slot } => {
+                    way_back.note(change, Before::Stood(slot));
+                }
+                Action::Times(new) => {
+                    if let Some(stat) = stat {
+                        way_back.note(change, Before::Time { old: stat.mtime, new });
+                    }
+                }
+                Action::RemoveInside => {}
+                Action::RemoveDir | Action::Directory => {
+                    if let Some(stat) = stat.filter(|stat| stat.kind == FileKind::Directory) {
+                        whole.insert(change.path.clone(), directory(root, &change.path, &stat)?);
+                    }
+                }
+            }
+            if change.action.shows() {
+                stirred.extend(change.path.parent());
+            }
+            // xfs takes a directory that changes places with something else for modified.
+            if matches!(change.action, Action::Exchange { to_directory: false, .. }) {
+                stirred.insert(change.path.clone());
+            }
+        }
+        for (filesystem, path, slot) in transaction.kernel_slots() {
+            match root.stat(path)? {
+                Some(stat) if stat.kind == FileKind::Directory => {
+                    whole.insert(path.clone(), directory(root, path, &stat)?);
+                }
+                Some(_) => way_back.facts.push(Fact { filesystem, path: path.clone(), before: Before::Stood(slot) }),
+                None => {}
+            }
+            stirred.extend(path.parent());
+        }
+        let settled = transaction.directories.iter().map(|entry| (&entry.path, Some(entry.meta.mtime)));
+        let stirred = stirred.iter().map(|path| (path, None));
+        let mut seen: HashSet<&TreePath> = HashSet::new();
+        let timed = stirred.chain(settled).filter(|(path, _)| !whole.contains_key(path) && seen.insert(path));
+        let timed: Vec<(&TreePath, Option<Mtime>)> = timed.collect();
+        let paths: Vec<&TreePath> = timed.iter().map(|(path, _)| *path).collect();
+        for ((path, new), stat) in timed.into_iter().zip(root.stat_each(&paths)?) {
+            let Some(stat) = stat.filter(|stat| stat.kind == FileKind::Directory) else { continue };
+            let time = stages.time_before(path).unwrap_or(stat.mtime);
+            if new != Some(time) {
+                let before = Before::DirectoryTime(time);
+                way_back.facts.push(Fact { filesystem: 0, path: path.clone(), before });
+            }
+        }
+        way_back.directories = whole.into_values().collect();
+        Ok(way_back)
+    }
+
+    fn note(&mut self, change: &Change, before: Before) {
+        self.facts.push(Fact { filesystem: change.filesystem, path: change.path.clone(), before });
+    }
+
+    /// What comes inside a new directory was not there either.
+    fn note_inside(&mut self, change: &Change, coming: &Root, slot: u32) -> Result<(), RootError> {
+        let slot = slot_name(slot);
+        if coming.stat(&slot)?.is_none_or(|stat| stat.kind != FileKind::Directory) {
+            return Ok(());
+        }
+        coming.walk(&slot, |visit| {
+            let inside = &visit.path.as_bytes()[slot.as_bytes().len()..];
+            let path = TreePath::new([change.path.as_bytes(), inside].concat()).map_err(|e| {
+                let source = std::io::Error::other(e);
+                RootError { what: "note what comes to", path: change.path.to_string(), source }
+            })?;
+            self.facts.push(Fact { filesystem: change.filesystem, path, before: Before::Nothing(0) });
+            Ok(Descend::Into)
+        })
+    }
+
+    /// Writes it, durable, into what will be the undo set.
+    pub fn write(&self, to: &Root) -> Result<(), RootError> {
+        let mut directories = Vec::new();
+        // Writing to memory does not fail.
+        let _ = write_entries(&self.directories, &mut directories);
+        to.write_durably(&name(DIRECTORIES), &directories, 0o600)?;
+        to.write_durably(&name(FILE), self.text().as_bytes(), 0o600)
+    }
+
+    /// Removes it.
+    pub(in crate::apply) fn remove(from: &Root) -> Result<(), RootError> {
+        from.unlink(&name(FILE))
+    }
+
+    /// Reads it; `None` where there is none.
+    pub fn read(from: &Root) -> Result<Option<WayBack>, WayBackError> {
+        let invalid = |file: &str, why: String| WayBackError::Invalid { path: from.show(&name(file)), why };
+        let Some(text) = read(from, FILE)? else { return Ok(None) };
+        let text = String::from_utf8(text).map_err(|_| invalid(FILE, "it is not text".to_owned()))?;
+        let way_back = parse(&text).map_err(|(line, why)| invalid(FILE, format!("line {line}: {why}")))?;
+        let directories = read(from, DIRECTORIES)?.ok_or_else(|| invalid(DIRECTORIES, "it is missing".to_owned()))?;
+        let directories = parse_entries(directories.as_slice()).map_err(|e| invalid(DIRECTORIES, e.to_string()))?;
+        Ok(Some(WayBack { directories, ..way_back }))
+    }
+
+    /// Puts right what the tree did not keep to between the look at it and the renames: something had
+    /// gone, or something had come.
+    pub fn settle(stages: &Stages, changes: &[Change]) -> Result<(), WayBackError> {
+        let Some(to) = stages.old(0) else { return Ok(()) };
+        let Some(mut way_back) = WayBack::read(to)? else { return Ok(()) };
+        let mut slots: HashSet<(usize, u32)> = HashSet::new();
+        for (at, old) in stages.which().filter_map(|at| Some((at, stages.old(at)?))) {
+            for (path, _) in old.children(&TreePath::root())? {
+                slots.extend(slot_of(&path).map(|slot| (at, slot)));
+            }
+        }
+        let removals: HashSet<(usize, u32)> = changes
+            .iter()
+            .filter_map(|change| match change.action {
+                Action::Remove { slot } | Action::RemoveTree { slot } => Some((change.filesystem, slot)),
+                _ => None,
+            })
+            .collect();
+        let mut differs = false;
+        for fact in &mut way_back.facts {
+            let (Before::Stood(slot) | Before::Nothing(slot)) = fact.before else { continue };
+            let place = (fact.filesystem, slot);
+            let before = if slots.contains(&place) {
+                Before::Stood(slot)
+            } else if removals.contains(&place) {
+                Before::Absent
+            } else {
+                Before::Nothing(slot)
+            };
+            differs |= fact.before != before;
+            fact.before = before;
+        }
+        if differs { Ok(way_back.write(to)?) } else { Ok(()) }
+    }
+
+    fn text(&self) -> String {
+        let mut text = format!("{HEAD}\n");
+        text += &match self.made {
+            Some(generation) => format!("made {generation}\n"),
+            None => "made nothing\n".to_owned(),
+        };
+        for top in &self.tops {
+            text += &format!("filesystem {}\n", path_text(top));
+        }
+        for fact in &self.facts {
+            let before = match fact.before {
+                Before::Stood(slot) => format!("stood {slot}"),
+                Before::Nothing(slot) => format!("nothing {slot}"),
+                Before::Absent => "absent 0".to_owned(),
+                Before::Time { old, new } => format!("time {old}/{new}"),
+                Before::DirectoryTime(old) => format!("directory-time {old}"),
+            };
+            text += &format!("{before} {} {}\n", fact.filesystem, path_text(&fact.path));
+        }
+        text += &format!("end {}\n", self.facts.len());
+        text
+    }
+}
+
+/// The number of a slot by its name; `None` for what else lies there.
+pub(in crate::apply) fn slot_of(path: &TreePath) -> Option<u32> {
+    std::str::from_utf8(path.name()).ok()?.parse().ok()
+}
+
+/// A directory as it stands.
+fn directory(root: &Root, path: &TreePath, stat: &Stat) -> Result<Entry, RootError> {
+    let xattrs = root.xattrs(path)?;
+    Ok(Entry::new(path.clone(), stat.meta(xattrs), Node::Directory))
+}
+
+fn read(from: &Root, file: &str) -> Result<Option<Vec<u8>>, RootError> {
+    let open = match from.open_file(&name(file)) {
+        Err(e) if e.is_absent() => return Ok(None),
+        answer => answer?,
+    };
+    let mut bytes = Vec::new();
+    let read = open.take(MAX_FILE).read_to_end(&mut bytes);
+    read.map_err(|source| RootError { what: "read", path: from.show(&name(file)), source })?;
+    Ok(Some(bytes))
+}
+
+type Fault = (usize, &'static str);
+
+/// The file alone, without what lies beside it.
+fn parse(text: &str) -> Result<WayBack, Fault> {
+    let mut lines = text.lines().enumerate().map(|(at, line)| (at + 1, line));
+    if lines.next().map(|(_, line)| line) != Some(HEAD) {
+        return Err((1, "it is of a format that this program does not know"));
+    }
+    let (mut made, mut tops, mut facts) = (None, Vec::new(), Vec::new());
+    for (at, line) in lines {
+        let words: Vec<&str> = line.split(' ').collect();
+        match words.as_slice() {
+            ["made", "nothing"] => made = Some(None),
+            ["made", id] => made = Some(Some(id.parse().map_err(|_| (at, "it names no generation"))?)),
+            ["filesystem", path] => tops.push(parse_path(path.as_bytes()).map_err(|why| (at, why))?),
+            ["end", count] => {
+                let whole = count.parse() == Ok(facts.len()) && !tops.is_empty();
+                let (Some(made), true) = (made, whole) else { return Err((at, "lines are missing")) };
+                return Ok(WayBack { made, tops, facts, directories: Vec::new() });
+            }
+            [what, value, filesystem, path] => {
+                let path = parse_path(path.as_bytes()).map_err(|why| (at, why))?;
+                let filesystem = filesystem.parse().map_err(|_| (at, "its filesystem is not a number"))?;
+                let before = parse_before(what, value).ok_or((at, "it says what is unknown"))?;
+                if filesystem >= tops.len() {
+                    return Err((at, "its filesystem is not listed"));
+                }
+                facts.push(Fact { filesystem, path, before });
+            }
+            _ => return Err((at, "it is no line of a way back")),
+        }
+    }
+    Err((0, "its end is missing"))
+}
+
+fn parse_before(what: &str, value: &str) -> Option<Before> {
+    Some(match what {
+        "stood" => Before::Stood(value.parse().ok()?),
+        "nothing" => Before::Nothing(value.parse().ok()?),
+        "absent" => Before::Absent,
+        "time" => {
+            let (old, new) = value.split_once('/')?;
+            Before::Time { old: old.parse().ok()?, new: new.parse().ok()? }
+        }
+        "directory-time" => Before::DirectoryTime(value.parse().ok()?),
+        _ => return None,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::digest::Digest;
+
+    fn sample() -> WayBack {
+        let path = |s: &str| TreePath::new(s).expect("good");
+        let (old, new) = (Mtime { seconds: -5, nanos: 7 }, Mtime { seconds: 5, nanos: 0 });
+        let befores = [
+            ("etc/a b\n", Before::Stood(1)),
+            ("new", Before::Nothing(2)),
+            ("new/inside", Before::Nothing(0)),
+            ("gone", Before::Absent),
+            ("f", Before::Time { old, new }),
+            ("boot", Before::DirectoryTime(old)),
+        ];
+        let fact = |(at, before)| Fact { filesystem: 1, path: path(at), before };
+        let facts = befores.into_iter().map(fact).collect();
+        let made = Some(GenerationId(Digest([0xab; 32])));
+        WayBack { made, tops: vec![TreePath::root(), path("boot")], facts, directories: Vec::new() }
+    }
+
+    #[test]
+    fn what_is_written_is_read() {
+        assert_eq!(parse(&sample().text()), Ok(sample()));
+    }
+
+    #[test]
+    fn a_cut_or_foreign_way_back_is_refused() {
+        let whole = sample().text();
+        for cut in 0..whole.len() - 1 {
+            assert!(parse(&whole[..cut]).is_err(), "cut at {cut}");
+        }
+        for (from, to) in
+            [("si-undo 1", "si-undo 2"), ("made ab", "made xy"), ("stood 1 1", "stood 1 9"), ("nothing", "something")]
+        {
+            assert!(parse(&whole.replacen(from, to, 1)).is_err(), "{to}");
+        }
+    }
+
+    #[test]
+    fn the_format_is_frozen() {
+        assert_eq!(sample().text(), include_str!("../../../tests/testdata/undo/v1"));
+    }
+}

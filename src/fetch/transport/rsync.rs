@@ -1,0 +1,168 @@
+//! A repository in a module of an rsync daemon: a site that has one needs no other server.
+//!
+//! rsync gives no ranges, so files come whole; what an earlier run left is resumed by `--append`.
+
+use std::ffi::OsString;
+use std::io::Read;
+use std::ops::ControlFlow;
+
+use rustix::fs::OFlags;
+
+use crate::fetch::cancel::Stopped;
+use crate::fetch::download::partial_file::Part;
+use crate::fetch::download::retry::Pace;
+use crate::fetch::download::spool::{Spool, part_name};
+use crate::fetch::error::{FetchError, FetchErrorKind, Side};
+use crate::fetch::transport::file::too_large;
+use crate::fetch::transport::{Transport, Trouble};
+use crate::fetch::{CatalogAnswer, Options};
+use crate::rsync::{self, Call, Failure, Heard, Outcome, RsyncError};
+
+/// Where files lie for a moment whose digest is not known.
+const UNSIZED: &str = "unsized.part";
+
+pub(in crate::fetch) struct Rsync {
+    /// The image's directory, ending with a slash.
+    base: String,
+    /// The same as it is known.
+    shown: String,
+    options: Options,
+}
+
+impl Rsync {
+    pub fn new(base: String, shown: String, options: Options) -> Self {
+        Rsync { base, shown, options }
+    }
+
+    /// Runs rsync for `file`; it writes into `name` in the spool.
+    fn run(
+        &self,
+        file: &str,
+        name: &str,
+        cap: u64,
+        spool: &Spool,
+        tick: &mut dyn FnMut() -> ControlFlow<()>,
+    ) -> Result<(), Trouble> {
+        let arguments: Vec<OsString> = [
+            // Written in place, and only ever added to: a part of any run can be resumed.
+            "--append",
+            "--ignore-times",
+            "--copy-links",
+            "--no-motd",
+            &format!("--max-size={cap}"),
+            &format!("--timeout={}", self.options.idle_timeout.as_secs().max(1)),
+            &format!("--contimeout={}", self.options.connect_timeout.as_secs().max(1)),
+            "--",
+            &format!("{}{file}", self.base),
+            &format!("./{name}"),
+        ]
+        .iter()
+        .map(OsString::from)
+        .collect();
+        let call = Call {
+            arguments: &arguments,
+            inside: Some(spool.directory()),
+            deadline: self.options.deadline,
+            largest_file: Some(cap + 1),
+        };
+        let outcome = rsync::run(&call, &mut |heard| match heard {
+            Heard::Line(_) => ControlFlow::Continue(()),
+            Heard::Tick if (self.options.stopped)() => ControlFlow::Break(()),
+            Heard::Tick => tick(),
+        });
+        match outcome {
+            Ok(outcome) => outcome.failure().map_or(Ok(()), |failure| Err(self.trouble(file, failure, &outcome))),
+            Err(RsyncError::Stopped) if (self.options.stopped)() => Err(Stopped.into()),
+            Err(RsyncError::Stopped) => Ok(()),
+            Err(e @ RsyncError::TimedOut) => {
+                Err(FetchError::new(FetchErrorKind::Unreachable, Side::Network, self.address(file), e).into())
+            }
+            Err(e @ (RsyncError::NotInstalled | RsyncError::Run(_))) => {
+                Err(FetchError::new(FetchErrorKind::Other, Side::Node, self.address(file), e).into())
+            }
+        }
+    }
+
+    fn trouble(&self, file: &str, failure: Failure, outcome: &Outcome) -> Trouble {
+        use FetchErrorKind as Kind;
+        let error = |kind, side| FetchError::new(kind, side, self.address(file), outcome.reason());
+        match failure {
+            Failure::NotFound => Trouble::Lasting(error(Kind::NotFound, Side::Server)),
+            Failure::Refused => Trouble::passing(error(Kind::Other, Side::Server)),
+            Failure::Unreachable => {
+                // Refused, and not lost on the way: the machine is there, the daemon is not.
+                let refused = outcome.complaint.contains("Connection refused");
+                Trouble::passing(error(Kind::Unreachable, if refused { Side::Server } else { Side::Network }))
+            }
+            Failure::Lost => Trouble::passing(error(Kind::Unreachable, Side::Network)),
+            Failure::NoRoom => Trouble::Lasting(error(Kind::NoRoom, Side::Node)),
+            Failure::Local => Trouble::Lasting(error(Kind::Other, Side::Node)),
+            Failure::Partial | Failure::Other => Trouble::passing(error(Kind::Other, Side::Server)),
+        }
+    }
+}
+
+impl Transport for Rsync {
+    fn address(&self, file: &str) -> String {
+        format!("{}{file}", self.shown)
+    }
+
+    fn fill(&self, file: &str, part: &mut Part<'_>) -> Result<(), Trouble> {
+        let (Some(digest), true) = (part.named(), part.is_prefix()) else { return Err(Trouble::WholeFilesOnly) };
+        let (mut pace, mut seen, mut too_slow, mut verdict) = (Pace::new(&self.options), part.held(), false, Ok(true));
+        let spool = part.spool();
+        let run = self.run(file, &part_name(digest), part.total(), spool, &mut || {
+            verdict = part.look_again();
+            too_slow = !pace.holds(part.held().saturating_sub(seen));
+            seen = part.held();
+            if too_slow || !matches!(verdict, Ok(true)) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        });
+        if !verdict? || !part.look_again()? {
+            part.restart(None)?;
+            return Err(Trouble::passing(self.wrong_size(file, part.total())));
+        }
+        run?;
+        match part.held() == part.total() {
+            true => Ok(()),
+            false if too_slow => Err(self.too_slow(file)),
+            false => Err(Trouble::passing(self.wrong_size(file, part.total()))),
+        }
+    }
+
+    fn unsized_file(&self, file: &str, _: Option<&str>, cap: u64, spool: &Spool) -> Result<CatalogAnswer, Trouble> {
+        spool.remove(UNSIZED)?;
+        let (mut pace, mut seen) = (Pace::new(&self.options), 0);
+        let mut too_slow = false;
+        self.run(file, UNSIZED, cap, spool, &mut || {
+            let size = spool.size(UNSIZED);
+            too_slow = !pace.holds(size.saturating_sub(seen));
+            seen = size;
+            if too_slow { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        })?;
+        if too_slow {
+            return Err(self.too_slow(file));
+        }
+        let opened = spool.open_at(UNSIZED, OFlags::RDONLY).map_err(|e| FetchError::spool("open a file", e))?;
+        // Without an error there is no file only where it is larger than rsync was told to take.
+        let Some(opened) = opened else { return Err(Trouble::Lasting(too_large(self.address(file), cap))) };
+        let mut bytes = Vec::new();
+        opened.take(cap + 1).read_to_end(&mut bytes).map_err(|e| FetchError::spool("read a file", e))?;
+        spool.remove(UNSIZED)?;
+        if bytes.len() as u64 > cap {
+            return Err(Trouble::Lasting(too_large(self.address(file), cap)));
+        }
+        Ok(CatalogAnswer::Fetched { bytes, etag: None })
+    }
+}
+
+impl Rsync {
+    fn too_slow(&self, file: &str) -> Trouble {
+        let why = "the bytes come too slowly";
+        Trouble::passing(FetchError::new(FetchErrorKind::Unreachable, Side::Network, self.address(file), why))
+    }
+
+    fn wrong_size(&self, file: &str, wanted: u64) -> FetchError {
+        let why = format!("the file has not the {wanted} bytes that the catalog names");
+        FetchError::new(FetchErrorKind::Corrupt, Side::Server, self.address(file), why)
+    }
+}

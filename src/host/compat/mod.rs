@@ -1,0 +1,4 @@
+//! Files of the historic SystemImager client and server.
+
+pub(super) mod client_conf;
+pub(super) mod cluster_txt;

@@ -1,0 +1,150 @@
+//! The archives of a chain: what they say of themselves, and how they come.
+
+use std::collections::HashSet;
+
+use crate::apply::stage::fill::Delivery;
+use crate::catalog::Archive;
+use crate::diff_archive::{ArchiveError, Compression, Header, Limits, Listing, read_listing};
+use crate::digest::Digest;
+use crate::fetch::{Arriving, FetchError, FetchErrorKind, Repository};
+use crate::manifest::{Manifest, gone};
+use crate::report::Monitor;
+use crate::tree_path::TreePath;
+use crate::update::UpdateError;
+
+/// An archive of a chain, with what is known of it.
+pub(in crate::update) struct Link<'a> {
+    pub archive: &'a Archive,
+    pub listing: Listing,
+    repository: &'a Repository,
+    compression: Compression,
+    /// The archive itself, as far as it is here.
+    bytes: Arriving,
+}
+
+/// An archive that could not be fetched, and why.
+pub(in crate::update) type Unfetched<'a> = (&'a Archive, FetchError);
+
+pub(in crate::update) enum Unlinked<'l> {
+    Broken(&'l Archive, String),
+    Failed(UpdateError),
+}
+
+impl<'a> Link<'a> {
+    /// Fetches the listing of an archive and finds out what it makes of `base`.
+    fn of(
+        repository: &'a Repository,
+        archive: &'a Archive,
+        base: &Manifest,
+    ) -> Result<(Link<'a>, Manifest), Unlinked<'a>> {
+        let broken = |why: String| Unlinked::Broken(archive, why);
+        let Some(compression) = Compression::of_name(archive.file.file.as_str()) else {
+            return Err(broken("its name tells no compression that this program knows".to_owned()));
+        };
+        let frame = match repository.frame(&archive.file, &archive.first_frame) {
+            Err(error) if is_broken(&error) => return Err(broken(error.to_string())),
+            answer => answer.map_err(|e| Unlinked::Failed(e.into()))?,
+        };
+        let fault = |error: ArchiveError| broken(error.to_string());
+        let listing = read_listing(&frame, compression, &Limits::default()).map_err(fault)?;
+        let target = listing.target_of(base).map_err(fault)?;
+        if target.id() != archive.kind.target() {
+            return Err(broken("it leads to another generation than the catalog says".to_owned()));
+        }
+        Ok((Link { archive, listing, repository, compression, bytes: Arriving::default() }, target))
+    }
+
+    /// Fetches the archive, and verifies it.
+    fn fetch(&self, monitor: &dyn Monitor) -> Result<(), Unfetched<'a>> {
+        let fetched = self.repository.file_into(&self.bytes, &self.archive.file, monitor);
+        fetched.map_err(|error| (self.archive, error))
+    }
+
+    /// What is to be unpacked, also while it comes.
+    pub fn delivery(&self) -> Delivery<'_> {
+        Delivery {
+            listing: &self.listing,
+            file: &self.bytes,
+            first_frame: self.archive.first_frame.length,
+            compression: self.compression,
+            name: self.archive.file.file.as_str(),
+        }
+    }
+}
+
+/// Fetches the listings of a chain and finds out what it makes of `base`.
+pub(in crate::update) fn link<'l>(
+    repository: &'l Repository,
+    chain: impl Iterator<Item = &'l Archive>,
+    base: &Manifest,
+) -> Result<(Vec<Link<'l>>, Manifest), Unlinked<'l>> {
+    let (mut links, mut manifest) = (Vec::new(), base.clone());
+    for archive in chain {
+        let (link, next) = Link::of(repository, archive, &manifest)?;
+        links.push(link);
+        manifest = next;
+    }
+    Ok((links, manifest))
+}
+
+/// Fetches all of `links`, one after the other.
+pub(in crate::update) fn fetch<'l>(links: &[Link<'l>], monitor: &dyn Monitor) -> Result<(), Unfetched<'l>> {
+    // Whoever waits for one that is not begun any more is told as well.
+    let _given_up = GivenUp(links);
+    links.iter().try_for_each(|link| link.fetch(monitor))
+}
+
+struct GivenUp<'f, 'l>(&'f [Link<'l>]);
+
+impl Drop for GivenUp<'_, '_> {
+    fn drop(&mut self) {
+        self.0.iter().for_each(|link| link.bytes.given_up());
+    }
+}
+
+/// Nobody waits for `links` any more.
+pub(in crate::update) fn unwanted(links: &[Link<'_>]) {
+    links.iter().for_each(|link| link.bytes.unwanted());
+}
+
+/// Whether the server lacks the file or holds another one, so that another way may lead there.
+pub(in crate::update) fn is_broken(error: &FetchError) -> bool {
+    matches!(error.kind, FetchErrorKind::NotFound | FetchErrorKind::Corrupt)
+}
+
+/// Says what compressed files cost that come as what is inside them.
+pub(in crate::update) fn tell_rebuilding(links: &[Link<'_>], monitor: &dyn Monitor) {
+    let headers = || links.iter().map(|link| link.listing.header());
+    let files: u64 = headers().map(|header| header.rebuilt).sum();
+    let bytes = headers().fold(0u64, |sum, header| sum.saturating_add(header.rebuilt_bytes));
+    if files > 0 {
+        let seconds = headers().map(Header::rebuild_seconds).sum::<f64>();
+        monitor.note(format!(
+            "{files} compressed files are made again of {bytes} bytes of what is inside them: about {seconds:.1} s of one processor"
+        ));
+    }
+}
+
+/// Paths that go and whose content, or its successor, comes elsewhere: renames do not count as
+/// deletions, nor do the directories that only held what was renamed.
+pub(in crate::update) fn renamed(base: &Manifest, target: &Manifest, links: &[Link<'_>]) -> usize {
+    let reused = links.iter().flat_map(|link| {
+        let sources = link.listing.groups().iter().flat_map(|group| &group.sources).map(|source| source.digest);
+        sources.chain(link.listing.known().iter().map(|known| known.digest))
+    });
+    let reused: HashSet<Digest> = reused.collect();
+    let mut paths: HashSet<TreePath> = HashSet::new();
+    for entry in gone(base, target) {
+        if !entry.file().is_some_and(|(_, digest)| reused.contains(&digest)) {
+            continue;
+        }
+        let mut at = Some(entry.path.clone());
+        while let Some(path) = at.filter(|path| target.get(path).is_none()) {
+            at = path.parent();
+            if !paths.insert(path) {
+                break;
+            }
+        }
+    }
+    paths.len()
+}
