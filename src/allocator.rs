@@ -8,7 +8,10 @@
 /// of its own, where what one of them freed is of no use to the next. With a single one they wait for each other:
 /// reading a manifest takes a third longer.
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
-#[allow(unsafe_code, reason = "a call that sets a number of the allocator, before any thread begins")]
+#[allow(
+    unsafe_code,
+    reason = "a call that sets a number of the allocator, before any thread begins"
+)]
 pub fn return_what_is_large() {
     /// glibc's own default, which setting it makes stay.
     const THRESHOLD: libc::c_int = 128 << 10;
@@ -21,7 +24,10 @@ pub fn return_what_is_large() {
 /// Returns to the system what is free in between: what an earlier step of a run held in many pieces is of no use
 /// to a later one that works with few and large ones.
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
-#[allow(unsafe_code, reason = "a call that has no arguments to be wrong, and changes nothing that is in use")]
+#[allow(
+    unsafe_code,
+    reason = "a call that has no arguments to be wrong, and changes nothing that is in use"
+)]
 pub fn return_what_is_free() {
     // SAFETY: malloc_trim takes the allocator's own locks, and touches only what is free.
     unsafe { libc::malloc_trim(0) };

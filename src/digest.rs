@@ -142,7 +142,11 @@ mod tests {
 
     #[test]
     fn other_spellings_are_refused() {
-        assert!("BA7816BF8F01CFEA414140DE5DAE2223B00361A396177A9CB410FF61F20015AD".parse::<Digest>().is_err());
+        assert!(
+            "BA7816BF8F01CFEA414140DE5DAE2223B00361A396177A9CB410FF61F20015AD"
+                .parse::<Digest>()
+                .is_err()
+        );
         assert!("ba78".parse::<Digest>().is_err());
         assert!("".parse::<Digest>().is_err());
     }

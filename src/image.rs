@@ -116,7 +116,9 @@ mod tests {
         assert_eq!(Layer::Image(name("node")).place(), "node");
         assert_eq!(Layer::Override(name("node")).place(), "overrides/node");
         for module in MODULES {
-            assert!(Layer::Image(name(module)).is_taken() && !Layer::Override(name(module)).is_taken());
+            assert!(
+                Layer::Image(name(module)).is_taken() && !Layer::Override(name(module)).is_taken()
+            );
         }
     }
 }

@@ -113,7 +113,9 @@ impl TreePath {
         if other.is_root() {
             return !self.is_root();
         }
-        self.0.len() > other.0.len() && self.0.starts_with(&other.0) && self.0[other.0.len()] == b'/'
+        self.0.len() > other.0.len()
+            && self.0.starts_with(&other.0)
+            && self.0[other.0.len()] == b'/'
     }
 }
 
@@ -157,7 +159,9 @@ impl Ord for TreePath {
 /// Where two paths first differ within their common length; eight bytes at a time, since manifests
 /// are searched and merged by this order.
 fn first_difference(a: &[u8], b: &[u8]) -> Option<usize> {
-    let same = a.as_chunks::<8>().0.iter().zip(b.as_chunks::<8>().0).take_while(|(x, y)| x == y).count() * 8;
+    let same =
+        a.as_chunks::<8>().0.iter().zip(b.as_chunks::<8>().0).take_while(|(x, y)| x == y).count()
+            * 8;
     let rest = a[same..].iter().zip(&b[same..]).position(|(x, y)| x != y);
     rest.map(|at| same + at)
 }
@@ -243,7 +247,8 @@ mod tests {
 
     #[test]
     fn a_subtree_follows_its_directory_without_a_gap() {
-        let mut paths = [path("a.b"), path("a/c"), path("a"), path("a-b"), path("b"), TreePath::root()];
+        let mut paths =
+            [path("a.b"), path("a/c"), path("a"), path("a-b"), path("b"), TreePath::root()];
         paths.sort();
         let order: Vec<String> = paths.iter().map(|p| p.to_string()).collect();
         assert_eq!(order, ["/", "/a", "/a/c", "/a-b", "/a.b", "/b"]);

@@ -19,7 +19,10 @@ const PRE: &str = "etc/systemimager/hooks.d/pre-update.d";
 const POST: &str = "etc/systemimager/hooks.d/post-update.d";
 
 fn has_all(more: &[Need]) -> bool {
-    needs(&[&machine::PROGRAMS[..], &[Need::Program("rsync"), Need::Program("busybox")], more].concat())
+    needs(
+        &[&machine::PROGRAMS[..], &[Need::Program("rsync"), Need::Program("busybox")], more]
+            .concat(),
+    )
 }
 
 /// A node that can run scripts.
@@ -74,7 +77,10 @@ fn with(files: &[(&str, &str)]) -> Tree {
 
 /// The same system with another version of what is no boot file.
 fn plain() -> (Tree, Tree) {
-    (with(&[("etc/version", "1"), ("etc/odd\nname", "goes")]), with(&[("etc/version", "2"), ("etc/new", "four")]))
+    (
+        with(&[("etc/version", "1"), ("etc/odd\nname", "goes")]),
+        with(&[("etc/version", "2"), ("etc/new", "four")]),
+    )
 }
 
 /// The same system with another kernel.
@@ -106,26 +112,50 @@ fn hooks_hear_of_the_update_before_and_after_it() {
     run.ended(0, &["20-second: a\\033[1mloud", "20-second: word"]);
     assert_eq!(
         node.notes(),
-        ["first", "20-second pre node 2 diffs 2 1 5 1", "first", "20-second post node 2 diffs 2 1 5 2"]
+        [
+            "first",
+            "20-second pre node 2 diffs 2 1 5 1",
+            "first",
+            "20-second post node 2 diffs 2 1 5 2"
+        ]
     );
     let catalog = node.0.catalog();
-    let ids: Vec<String> = catalog.publishes.iter().map(|publish| publish.generation.to_string()).collect();
+    let ids: Vec<String> =
+        catalog.publishes.iter().map(|publish| publish.generation.to_string()).collect();
     let root = fs::canonicalize(node.0.node()).expect("a node");
-    assert_eq!(read(&node.at("var/log/ids")).trim(), format!("{} {} {}", root.display(), ids[1], ids[0]));
+    assert_eq!(
+        read(&node.at("var/log/ids")).trim(),
+        format!("{} {} {}", root.display(), ids[1], ids[0])
+    );
     for stage in ["pre", "post"] {
         let plan: serde_json::Value =
             serde_json::from_str(&read(&node.at("var/log").join(stage))).expect("one JSON object");
         assert_eq!(plan["stage"], stage);
-        assert_eq!((&plan["image"], &plan["serial"], &plan["way"]), (&"node".into(), &2.into(), &"diffs".into()));
+        assert_eq!(
+            (&plan["image"], &plan["serial"], &plan["way"]),
+            (&"node".into(), &2.into(), &"diffs".into())
+        );
         let items: Vec<String> = plan["items"]
             .as_array()
             .expect("items")
             .iter()
             .map(|item| {
-                format!("{} {} {}", item["change"].as_str().unwrap(), item["path"].as_str().unwrap(), item["bytes"])
+                format!(
+                    "{} {} {}",
+                    item["change"].as_str().unwrap(),
+                    item["path"].as_str().unwrap(),
+                    item["bytes"]
+                )
             })
             .collect();
-        assert_eq!(items, [">f+++++++++ /etc/new 4", "*deleting /etc/odd\\012name 0", ">fcs....... /etc/version 1"]);
+        assert_eq!(
+            items,
+            [
+                ">f+++++++++ /etc/new 4",
+                "*deleting /etc/odd\\012name 0",
+                ">fcs....... /etc/version 1"
+            ]
+        );
     }
     // where nothing is to be done there is nothing to tell
     node.0.updated(&[]).ended(0, &["up to date"]);
@@ -148,7 +178,11 @@ fn a_pre_hook_that_fails_stops_the_update_before_anything_is_touched() {
         ("sleep 1000", "took longer than 1 s"),
     ] {
         node.script(&hook, lines);
-        node.0.refused(&[], 14, &["a pre-update hook stopped the update", "50-guard", words, "nothing was changed"]);
+        node.0.refused(
+            &[],
+            14,
+            &["a pre-update hook stopped the update", "50-guard", words, "nothing was changed"],
+        );
     }
     fs::write(node.at(&hook), "#!/no/such/shell\n").expect("writes");
     node.0.refused(&[], 14, &["a pre-update hook stopped the update", "50-guard"]);
@@ -166,7 +200,8 @@ fn a_run_that_is_asked_to_stop_does_not_wait_for_its_hooks() {
     let (first, second) = plain();
     let node = Node::behind(&first, &second);
     node.script(&format!("{PRE}/1"), "echo began >>/var/log/notes; sleep 1000");
-    let mut child = node.0.command().stderr(Stdio::null()).stdout(Stdio::null()).spawn().expect("it starts");
+    let mut child =
+        node.0.command().stderr(Stdio::null()).stdout(Stdio::null()).spawn().expect("it starts");
     let begin = Instant::now();
     while !node.at("var/log/notes").exists() {
         assert!(begin.elapsed() < Duration::from_secs(20), "the hook never began");
@@ -211,7 +246,9 @@ fn a_post_hook_that_fails_leaves_the_update_and_the_others_run() {
     let node = Node::behind(&first, &second);
     node.script(&format!("{POST}/1"), "echo no luck; exit 1");
     node.script(&format!("{POST}/2"), "echo two >>/var/log/notes");
-    node.0.update(&[]).ended(13, &["updated to node", "a post-update hook failed", "post-update.d/1", "no luck"]);
+    node.0
+        .update(&[])
+        .ended(13, &["updated to node", "a post-update hook failed", "post-update.d/1", "no luck"]);
     assert_eq!(node.notes(), ["two"]);
     assert_eq!(read(&node.at("etc/version")), "2");
     assert!(node.0.status().contains("serial:      2"));
@@ -281,7 +318,10 @@ fn kernels_that_come_with_their_modules_are_installed() {
     let node = Node::behind(&with(&[(&one, "1"), entries]), &with(&[(&two, "2"), entries]));
     node.noting("usr/bin/kernel-install");
     node.0.updated(&[]);
-    assert_eq!(node.notes(), ["kernel-install add 2.0-b /lib/modules/2.0-b/vmlinuz", "kernel-install remove 1.0-a"]);
+    assert_eq!(
+        node.notes(),
+        ["kernel-install add 2.0-b /lib/modules/2.0-b/vmlinuz", "kernel-install remove 1.0-a"]
+    );
 }
 
 #[test]
@@ -366,11 +406,16 @@ fn what_the_boot_loaders_program_rewrote_is_no_secret() {
     node.0.updated(&[]).ended(0, &["/boot/grub/grub.cfg comes with the image"]);
     let status = node.0.status();
     assert!(
-        status.contains("deviations:  1\n  ./boot/grub/grub.cfg: written by the boot loader's program"),
+        status.contains(
+            "deviations:  1\n  ./boot/grub/grub.cfg: written by the boot loader's program"
+        ),
         "{status}"
     );
     // where the node's own file is excluded, it is its own affair
-    trees::write_text(&node.at("etc/systemimager/updateclient.local.exclude"), "/boot/grub/grub.cfg\n");
+    trees::write_text(
+        &node.at("etc/systemimager/updateclient.local.exclude"),
+        "/boot/grub/grub.cfg\n",
+    );
     node.0.publish(&with(&[("boot/vmlinuz-3", "three"), config, ("boot/grub/other", "stays")]));
     let run = Run::of(node.0.command_with_its_excludes().output().expect("it runs"));
     run.ended(0, &["running /usr/sbin/update-grub"]);
@@ -382,7 +427,17 @@ fn what_the_boot_loaders_program_rewrote_is_no_secret() {
 fn booted(node: &Node, more: &[&str]) -> Run {
     let mut command: Command = machine::inside(&node.0.node());
     let repo = "file:///srv/repo/";
-    command.args(["/bin/agent", "--diff", "--yes", "--image", "node", "--repo", repo, "--exclude-file", "/dev/null"]);
+    command.args([
+        "/bin/agent",
+        "--diff",
+        "--yes",
+        "--image",
+        "node",
+        "--repo",
+        repo,
+        "--exclude-file",
+        "/dev/null",
+    ]);
     Run::of(command.args(more).stdin(Stdio::null()).output().expect("it runs"))
 }
 

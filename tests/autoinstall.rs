@@ -102,14 +102,21 @@ impl Node {
         let _ = fs::remove_file(self.at("var/log/notes"));
         // Directories in which something came and went again have another time.
         let differences = judge::differences(&before, &self.0.node(), &[]);
-        let differences: Vec<&String> = differences.iter().filter(|line| !line.starts_with(".d..t")).collect();
+        let differences: Vec<&String> =
+            differences.iter().filter(|line| !line.starts_with(".d..t")).collect();
         assert!(differences.is_empty(), "{differences:#?}");
     }
 
     #[track_caller]
     fn has_boot_files(&self, directory: &str, flavor: &str) {
-        assert_eq!(read(&self.at(&format!("{directory}/kernel.systemimager"))), format!("kernel of {flavor}"));
-        assert_eq!(read(&self.at(&format!("{directory}/initrd.img.systemimager"))), format!("initrd of {flavor}"));
+        assert_eq!(
+            read(&self.at(&format!("{directory}/kernel.systemimager"))),
+            format!("kernel of {flavor}")
+        );
+        assert_eq!(
+            read(&self.at(&format!("{directory}/initrd.img.systemimager"))),
+            format!("initrd of {flavor}")
+        );
         assert!(!self.at(&format!("{directory}/.si-autoinstall")).exists());
     }
 }
@@ -143,7 +150,11 @@ fn grub_reads_the_entry_from_a_file_of_its_own() {
     node.has_boot_files("boot", "big");
     let entry = read(&node.at("boot/grub/custom.cfg"));
     assert!(entry.contains(&format!("--id {ENTRY} {{")), "{entry}");
-    assert!(entry.contains("linux '/boot/kernel.systemimager' 'root=/dev/ram' 'ramdisk_blocksize=1024'"), "{entry}");
+    assert!(
+        entry
+            .contains("linux '/boot/kernel.systemimager' 'root=/dev/ram' 'ramdisk_blocksize=1024'"),
+        "{entry}"
+    );
     assert_eq!(node.notes(), [format!("grub-reboot {ENTRY}")]);
     // once more, with another flavor and grub's own idea of the way
     node.script("usr/bin/grub-mkrelpath", "echo \"/@$1\"");
@@ -161,11 +172,17 @@ fn the_administrators_own_grub_file_is_left_alone() {
     let node = Node::with(&["only"]).with_grub();
     write_text(&node.at("boot/grub/custom.cfg"), "set color=blue\n");
     fs::create_dir_all(node.at("etc/grub.d")).expect("makes");
-    node.script("usr/sbin/update-grub", "/etc/grub.d/42_systemimager_autoinstall >/boot/grub/grub.cfg");
+    node.script(
+        "usr/sbin/update-grub",
+        "/etc/grub.d/42_systemimager_autoinstall >/boot/grub/grub.cfg",
+    );
     node.arranged(&[]);
     node.has_boot_files("boot", "only");
     assert_eq!(read(&node.at("boot/grub/custom.cfg")), "set color=blue\n");
-    assert!(read(&node.at("boot/grub/grub.cfg")).starts_with("menuentry 'SystemImager autoinstall' --id"));
+    assert!(
+        read(&node.at("boot/grub/grub.cfg"))
+            .starts_with("menuentry 'SystemImager autoinstall' --id")
+    );
     assert_eq!(node.notes(), [format!("grub-reboot {ENTRY}")]);
 }
 
@@ -192,8 +209,9 @@ fn the_running_kernel_hands_over_where_there_is_no_other_way() {
     inside(&["--reboot"]).ended(0, &["systemctl kexec", "rebooting"]);
     node.has_boot_files("boot", "standard");
     let told = "root=/dev/ram ramdisk_blocksize=1024 SKIP_LOCAL_CFG=y";
-    let loaded =
-        format!("kexec -l /boot/kernel.systemimager --initrd=/boot/initrd.img.systemimager --command-line={told}");
+    let loaded = format!(
+        "kexec -l /boot/kernel.systemimager --initrd=/boot/initrd.img.systemimager --command-line={told}"
+    );
     assert_eq!(node.notes(), [loaded.clone(), "systemctl kexec".to_owned()]);
     inside(&[]).ended(0, &["and not at another boot"]);
     assert_eq!(node.notes(), [loaded]);
@@ -235,7 +253,11 @@ fn nothing_is_left_where_a_step_fails() {
     node.refused(&[], 4, &["initrd.img"]);
     write_text(&node.server("standard", "initrd.img"), "");
     node.refused(&[], 4, &["initrd.img", "is empty"]);
-    node.refused(&["--configure-from", "no-such-device"], 5, &["no-such-device has no IPv4 address"]);
+    node.refused(
+        &["--configure-from", "no-such-device"],
+        5,
+        &["no-such-device has no IPv4 address"],
+    );
     node.refused(&["--append", "a'b"], 2, &["--append"]);
     assert_eq!(read(&node.at("local.cfg")), "DEVICE=old\n");
 }

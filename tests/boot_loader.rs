@@ -45,7 +45,12 @@ fn site_with(kind: &str, at: &str) -> (Site, Disk) {
 fn read_by_grub(disk: &Disk, path: &str) -> Vec<u8> {
     let copy = disk.image.with_extension("copy");
     run(Command::new("cp").arg("--sparse=always").args([&disk.image, &copy]));
-    Command::new("grub-fstest").arg(&copy).args(["cat", path]).output().expect("grub-fstest runs").stdout
+    Command::new("grub-fstest")
+        .arg(&copy)
+        .args(["cat", path])
+        .output()
+        .expect("grub-fstest runs")
+        .stdout
 }
 
 #[track_caller]
@@ -53,7 +58,11 @@ fn is_bootable(site: &Site, disk: &Disk, at: &str, number: u64) {
     for path in [format!("boot/vmlinuz-{number}"), "boot/grub/grub.cfg".to_owned()] {
         let inside = path.strip_prefix(at).expect("is there");
         let seen = read_by_grub(disk, &format!("/{}", inside.trim_start_matches('/')));
-        assert!(seen == fs::read(site.image().join(&path)).expect("reads"), "{path}: {} bytes", seen.len());
+        assert!(
+            seen == fs::read(site.image().join(&path)).expect("reads"),
+            "{path}: {} bytes",
+            seen.len()
+        );
     }
 }
 
@@ -92,7 +101,11 @@ fn a_boot_partition_on_xfs_is_read_without_its_log() {
     let control = site.node().join("boot/control");
     fs::write(&control, noise(100_000, 3)).expect("writes");
     run(Command::new("sync").arg("-f").arg(&control));
-    assert_eq!(read_by_grub(&disk, "/control").len(), 0, "sync alone is enough here: this test shows nothing");
+    assert_eq!(
+        read_by_grub(&disk, "/control").len(),
+        0,
+        "sync alone is enough here: this test shows nothing"
+    );
 }
 
 #[test]
@@ -190,15 +203,20 @@ fn a_kill_while_it_is_frozen_leaves_it_thawed() {
     let _thawed = Thawed(&boot);
     let log = site.dir.path().join("log");
     let kill = format!("inject=ioctl:signal=KILL:when={nth}");
-    let killed = Run::of(traced(&site.command(), &log, &["-e", &kill]).output().expect("strace runs"));
+    let killed =
+        Run::of(traced(&site.command(), &log, &["-e", &kill]).output().expect("strace runs"));
     assert_eq!(killed.code, -1, "{killed:#?}");
     let text = fs::read_to_string(&log).expect("a log");
     assert!(text.lines().any(|line| line.contains("FIFREEZE") && line.ends_with("= 0")), "{text}");
-    assert!(Writer::new(&boot.join("written")).ends_within(Duration::from_secs(20)), "it hangs: {text}");
+    assert!(
+        Writer::new(&boot.join("written")).ends_within(Duration::from_secs(20)),
+        "it hangs: {text}"
+    );
     let mut recover = Command::new(env!("CARGO_BIN_EXE_si_updateclient"));
     Run::of(recover.arg("--recover").arg("--root").arg(site.node()).output().expect("runs"))
         .ended(0, &["finishing an update"]);
-    let untracked = judge::same_but_untracked(&site.image(), &site.node(), &[".si-stage", ".si-undo"]);
+    let untracked =
+        judge::same_but_untracked(&site.image(), &site.node(), &[".si-stage", ".si-undo"]);
     assert_eq!(untracked, ["boot/written"]);
 }
 
@@ -232,6 +250,7 @@ fn a_process_that_stops_while_it_is_frozen_does_not_hold_it_for_long() {
     let stopped = fs::read_to_string(children).expect("a child");
     run(Command::new("kill").arg("-CONT").arg(stopped.split_whitespace().next().expect("a child")));
     assert!(strace.wait().expect("ends").success());
-    let untracked = judge::same_but_untracked(&site.image(), &site.node(), &[".si-stage", ".si-undo"]);
+    let untracked =
+        judge::same_but_untracked(&site.image(), &site.node(), &[".si-stage", ".si-undo"]);
     assert_eq!(untracked, ["boot/written"]);
 }

@@ -24,7 +24,10 @@ fn the_readme_lists_the_exit_codes_that_the_help_lists() {
         .collect();
     assert!(rows.len() >= 12, "{rows:?}");
     for (code, meaning) in &rows {
-        assert!(help.contains(&format!("{code} {meaning}")), "the help does not say: {code} {meaning}");
+        assert!(
+            help.contains(&format!("{code} {meaning}")),
+            "the help does not say: {code} {meaning}"
+        );
     }
     let listed = help.split_once("Exit codes:").expect("exit codes in the help").1;
     let next = format!(" {} ", rows.len());
@@ -38,7 +41,8 @@ fn every_option_that_documents_name_exists() {
         help(env!("CARGO_BIN_EXE_si_tardiff")),
         ["build", "publish", "serve", "show", "list", "manifest", "verify", "prune"]
             .map(|sub| {
-                let output = Command::new(env!("CARGO_BIN_EXE_si_tardiff")).args([sub, "--help"]).output();
+                let output =
+                    Command::new(env!("CARGO_BIN_EXE_si_tardiff")).args([sub, "--help"]).output();
                 String::from_utf8(output.expect("the program runs").stdout).expect("help is text")
             })
             .join("\n"),
@@ -64,12 +68,15 @@ fn every_option_that_documents_name_exists() {
 }
 
 fn is_for_another_program(line: &str) -> bool {
-    ["rsync ", "sudo", "ip ", "rsync-a"].iter().any(|other| line.contains(other)) && !line.contains("si_")
+    ["rsync ", "sudo", "ip ", "rsync-a"].iter().any(|other| line.contains(other))
+        && !line.contains("si_")
 }
 
 /// The long options that a line names.
 fn options_in(line: &str) -> Vec<String> {
-    let word = |rest: &str| rest.chars().take_while(|c| c.is_ascii_lowercase() || *c == '-').collect::<String>();
+    let word = |rest: &str| {
+        rest.chars().take_while(|c| c.is_ascii_lowercase() || *c == '-').collect::<String>()
+    };
     line.match_indices("--")
         .filter(|(at, _)| line[..*at].chars().next_back().is_none_or(|c| " `(\"=|".contains(c)))
         .map(|(at, _)| word(&line[at + 2..]))
@@ -81,7 +88,8 @@ fn options_in(line: &str) -> Vec<String> {
 #[test]
 fn every_test_that_the_table_names_exists() {
     let table = include_str!("../docs/drop-in.md");
-    let named: Vec<&str> = table.split('`').filter(|word| word.contains("::") && !word.contains(' ')).collect();
+    let named: Vec<&str> =
+        table.split('`').filter(|word| word.contains("::") && !word.contains(' ')).collect();
     assert!(named.len() > 40, "{named:?}");
     let top = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
     for name in named.iter().filter(|name| **name != "Getopt::Long") {
@@ -92,7 +100,8 @@ fn every_test_that_the_table_names_exists() {
             format!("src/cli/updateclient/{module}.rs"),
         ];
         let has = |place: &String| {
-            std::fs::read_to_string(top.join(place)).is_ok_and(|text| text.contains(&format!("fn {test}()")))
+            std::fs::read_to_string(top.join(place))
+                .is_ok_and(|text| text.contains(&format!("fn {test}()")))
         };
         assert!(places.iter().any(has), "docs/drop-in.md names {name}, which is no test");
     }
@@ -117,7 +126,8 @@ fn every_test_that_the_table_names_exists() {
         "yes",
     ] {
         let begins = |line: &str| {
-            line.starts_with("| ") && line[..line.find(" | ").unwrap_or(0)].contains(&format!("`--{option}"))
+            line.starts_with("| ")
+                && line[..line.find(" | ").unwrap_or(0)].contains(&format!("`--{option}"))
         };
         assert!(table.lines().any(begins), "--{option} has no row");
     }

@@ -57,11 +57,16 @@ fn what_differs_on_every_node_stays_the_nodes_own_by_default() {
     run.ended(0, &["taken for generation", ": 0 of", "is up to date"]);
     assert!(!run.out.contains("repaired"), "{run:#?}");
     for path in OWN_TO_A_NODE {
-        trees::put(&mut tree, path, Item::file("the golden client's, newer").mtime(1_700_000_000, 0));
+        trees::put(
+            &mut tree,
+            path,
+            Item::file("the golden client's, newer").mtime(1_700_000_000, 0),
+        );
     }
     trees::put(&mut tree, "usr/bin/tool", Item::file("a newer tool"));
     site.publish(&tree);
-    let run = Run::of(site.command_with_its_excludes().arg("--no-fallback").output().expect("runs"));
+    let run =
+        Run::of(site.command_with_its_excludes().arg("--no-fallback").output().expect("runs"));
     run.ended(0, &["following one diff", "updated to node", "(1 paths"]);
     for path in OWN_TO_A_NODE {
         assert_eq!(read(&site.node().join(path)), "this node's", "{path}");
@@ -74,7 +79,8 @@ fn what_differs_on_every_node_stays_the_nodes_own_by_default() {
     rsync.args(rules.iter().map(|rule| format!("--filter={}", rule.replace("merge ", "merge,- "))));
     rsync.arg(format!("{}/", site.image().display())).arg(format!("{}/", site.node().display()));
     let left = common::run(&mut rsync);
-    let above_own = [".d..t...... ./", ".d..t...... etc/", ".d..t...... var/lib/", ".d..t...... var/"];
+    let above_own =
+        [".d..t...... ./", ".d..t...... etc/", ".d..t...... var/lib/", ".d..t...... var/"];
     let left: Vec<&str> = left.lines().filter(|line| !above_own.contains(line)).collect();
     assert!(left.is_empty(), "{left:?}");
 }
@@ -87,7 +93,9 @@ fn times_of_directories_alone_start_no_work() {
     let site = Site::at(&trees::system());
     for directory in ["etc", "tmp", "var/log"] {
         let path = site.node().join(directory);
-        fs::File::open(&path).and_then(|dir| dir.set_modified(std::time::SystemTime::now())).expect("sets the time");
+        fs::File::open(&path)
+            .and_then(|dir| dir.set_modified(std::time::SystemTime::now()))
+            .expect("sets the time");
     }
     let before = fs::metadata(site.node().join("tmp")).expect("is there").mtime();
     let run = site.updated(&["--check", "stat"]);
@@ -120,7 +128,11 @@ fn another_program_updated_the_node_in_between() {
     let time = fs::metadata(&drifted).expect("is there").modified().expect("a time");
     fs::remove_file(&drifted).expect("removes");
     fs::write(&drifted, trees::noise(200_000, 9)).expect("writes");
-    fs::File::options().write(true).open(&drifted).and_then(|file| file.set_modified(time)).expect("sets the time");
+    fs::File::options()
+        .write(true)
+        .open(&drifted)
+        .and_then(|file| file.set_modified(time))
+        .expect("sets the time");
     fs::write(node.join("usr/lib/renamed-later"), "drift").expect("writes");
     fs::write(node.join("usr/bin/tool"), "drift in what does not change").expect("writes");
     fs::remove_dir_all(node.join("usr/lib/app")).expect("removes");
@@ -184,7 +196,8 @@ fn a_directory_that_was_deleted_comes_back_whole_though_drift_is_only_reported()
     trees::put(&mut tree, "usr/lib/app/one.py", Item::file("1, newer"));
     site.publish(&tree);
     site.updated(&["--no-fallback", "--check", "touched", "--drift", "report"]);
-    site.update(&["--check", "stat", "--drift", "report"]).ended(10, &["deviates: ./usr/bin/tool: content"]);
+    site.update(&["--check", "stat", "--drift", "report"])
+        .ended(10, &["deviates: ./usr/bin/tool: content"]);
     let status = site.status();
     assert!(status.contains("deviations:  1") && !status.contains("two.py"), "{status}");
     site.updated(&["--check", "stat"]);
@@ -213,11 +226,14 @@ fn a_state_directory_that_came_with_a_clone_is_not_believed() {
     let text = read(&state);
     let home = text.lines().find(|line| line.starts_with("home")).expect("a home");
     fs::write(&state, text.replace(home, "home = \"1234-2-0\"")).expect("writes");
-    assert!(site.status().contains("nothing is recorded: the recorded state was written for another"));
+    assert!(
+        site.status().contains("nothing is recorded: the recorded state was written for another")
+    );
     fs::write(site.node().join("etc/passwd"), "drift").expect("writes");
     trees::put(&mut next, "etc/newer", Item::file("newer"));
     site.publish(&next);
-    site.updated(&["--no-fallback"]).ended(0, &["it is not used", "taken for generation", "following one diff"]);
+    site.updated(&["--no-fallback"])
+        .ended(0, &["it is not used", "taken for generation", "following one diff"]);
     site.same();
     site.updated(&[]).ended(0, &["up to date"]);
 }
@@ -248,7 +264,8 @@ fn an_image_without_the_agent_leaves_it_its_configuration_and_its_keys() {
         }
         let left = judge::same_but_untracked(&site.image(), &site.node(), &[]);
         assert!(
-            left.iter().all(|path| path.starts_with("etc/systemimager") || path.starts_with("usr/sbin")),
+            left.iter()
+                .all(|path| path.starts_with("etc/systemimager") || path.starts_with("usr/sbin")),
             "{left:?}"
         );
     };
@@ -267,7 +284,11 @@ fn an_image_without_the_agent_leaves_it_its_configuration_and_its_keys() {
     stay("a full sync");
     // nor do they go along when their directory becomes something else
     let mut linked = bare.clone();
-    trees::put(&mut linked, "etc/systemimager", Item::new(What::Symlink(b"/opt/systemimager".to_vec())));
+    trees::put(
+        &mut linked,
+        "etc/systemimager",
+        Item::new(What::Symlink(b"/opt/systemimager".to_vec())),
+    );
     site.publish(&linked);
     site.refused(&["--no-fallback"], 5, &["etc/systemimager"]);
 }

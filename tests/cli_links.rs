@@ -124,7 +124,11 @@ fn a_name_that_is_excluded_keeps_its_bytes_and_metadata() {
     let steps: [&dyn Fn(&mut Tree); 4] = [
         &|tree| trees::put(tree, "x/a", Item::file("2")),
         &|tree| tree.get_mut(&b"y/p"[..]).expect("is there").mtime = (1_700_000_000, 1),
-        &|tree| ["x/a", "y/p"].iter().for_each(|at| tree.get_mut(at.as_bytes()).expect("is there").mode = 0o600),
+        &|tree| {
+            ["x/a", "y/p"]
+                .iter()
+                .for_each(|at| tree.get_mut(at.as_bytes()).expect("is there").mode = 0o600)
+        },
         &|tree| trees::put(tree, "y/p", Item::new(What::Link(b"x/a".to_vec()))),
     ];
     for (number, step) in steps.iter().enumerate() {
@@ -135,8 +139,16 @@ fn a_name_that_is_excluded_keeps_its_bytes_and_metadata() {
         site.publish(&tree);
         site.updated(&[&excluding[..], &["--no-fallback"]].concat());
         judge::same(&site.image(), &site.node(), &["keep"]);
-        assert_eq!((meta("x/keep").ino(), meta("x/keep").mtime(), meta("x/keep").mode()), kept, "step {number}");
-        assert_eq!((meta("y/keep").ino(), meta("y/keep").mtime(), meta("y/keep").mode()), pair, "step {number}");
+        assert_eq!(
+            (meta("x/keep").ino(), meta("x/keep").mtime(), meta("x/keep").mode()),
+            kept,
+            "step {number}"
+        );
+        assert_eq!(
+            (meta("y/keep").ino(), meta("y/keep").mtime(), meta("y/keep").mode()),
+            pair,
+            "step {number}"
+        );
     }
     assert_eq!(fs::read_to_string(site.node().join("x/keep")).expect("reads"), "1");
 }
@@ -152,10 +164,15 @@ fn a_group_that_came_apart_on_the_node_is_put_together_again() {
     let time = fs::metadata(node.join("x/b")).expect("is there").modified().expect("a time");
     fs::remove_file(node.join("x/b")).expect("removes");
     fs::write(node.join("x/b"), "1").expect("writes");
-    fs::File::options().write(true).open(node.join("x/b")).and_then(|f| f.set_modified(time)).expect("sets the time");
+    fs::File::options()
+        .write(true)
+        .open(node.join("x/b"))
+        .and_then(|f| f.set_modified(time))
+        .expect("sets the time");
     fs::remove_file(node.join("y/d")).expect("removes");
     fs::hard_link(node.join("x/a"), node.join("y/d")).expect("links");
-    site.update(&["--check", "stat", "--drift", "report"]).ended(10, &["/x/b: hardlinks", "/y/d: hardlinks"]);
+    site.update(&["--check", "stat", "--drift", "report"])
+        .ended(10, &["/x/b: hardlinks", "/y/d: hardlinks"]);
     site.updated(&["--check", "stat"]).ended(0, &["repaired: /x/b", "repaired: /y/d"]);
     site.same();
 }

@@ -29,7 +29,9 @@ impl Mounted {
 
     /// A filesystem in the file `image`, with what is at the mount point moved onto it.
     fn ext4(image: &Path, at: &Path) -> Self {
-        fs::File::create(image).and_then(|file| file.set_len(16 << 20)).expect("a file for a filesystem");
+        fs::File::create(image)
+            .and_then(|file| file.set_len(16 << 20))
+            .expect("a file for a filesystem");
         run(Command::new("mkfs.ext4").arg("-q").arg(image));
         let aside = image.with_extension("aside");
         fs::rename(at, &aside).expect("renames");
@@ -77,7 +79,8 @@ fn a_file_that_is_mounted_over_deviates_and_is_not_touched() {
     let others = fs::metadata(site.node().join("usr/lib/b")).expect("is there").ino();
     trees::put(&mut tree, "etc/passwd", Item::file("newer"));
     site.publish(&tree);
-    site.updated(&["--no-fallback"]).ended(0, &["deviates: ./etc/resolv.conf: content", "deviates: ./usr/lib/a"]);
+    site.updated(&["--no-fallback"])
+        .ended(0, &["deviates: ./etc/resolv.conf: content", "deviates: ./usr/lib/a"]);
     assert_eq!(read(&site.node().join("etc/resolv.conf")), "the container's");
     assert_eq!(read(&over), "the container's");
     assert_eq!(fs::metadata(site.node().join("usr/lib/b")).expect("is there").ino(), others);
@@ -93,7 +96,8 @@ fn a_file_that_is_mounted_over_deviates_and_is_not_touched() {
     }
     tree.remove(&b"etc/resolv.conf"[..]);
     site.publish(&tree);
-    site.update(&["--no-fallback"]).ended(5, &["/etc/resolv.conf has to change and", "nothing was changed"]);
+    site.update(&["--no-fallback"])
+        .ended(5, &["/etc/resolv.conf has to change and", "nothing was changed"]);
     site.nothing_left();
     drop((alone, first));
     site.updated(&["--no-fallback"]);
@@ -178,7 +182,9 @@ fn filesystems_of_the_systems_own_take_part_each_with_its_stage() {
     site.updated(&["--no-fallback"]);
     judge::same(&site.image(), &site.node(), &["lost+found"]);
     let device = |path: &str| fs::metadata(site.node().join(path)).expect("is there").dev();
-    assert!(device("boot/vmlinuz") != device("") && device("boot/vmlinuz") != device("usr/lib/large"));
+    assert!(
+        device("boot/vmlinuz") != device("") && device("boot/vmlinuz") != device("usr/lib/large")
+    );
     for part in ["boot", "usr"] {
         assert!(site.node().join(part).join("lost+found").exists());
         assert!(!site.node().join(part).join(".si-stage").exists());
@@ -188,7 +194,8 @@ fn filesystems_of_the_systems_own_take_part_each_with_its_stage() {
     trees::put(&mut crossing, "boot/copy", Item::new(What::Link(b"etc/passwd".to_vec())));
     trees::put(&mut crossing, "etc/passwd", Item::file("newer still"));
     site.publish(&crossing);
-    site.update(&["--no-fallback"]).ended(5, &["hardlink group of", "two filesystems", "nothing was changed"]);
+    site.update(&["--no-fallback"])
+        .ended(5, &["hardlink group of", "two filesystems", "nothing was changed"]);
     // and the mount point itself cannot go
     let mut without = tree.clone();
     without.retain(|path, _| !path.starts_with(b"boot"));
@@ -224,9 +231,11 @@ fn a_part_that_is_mounted_read_only_stops_only_what_has_to_change_in_it() {
     mode.get_mut(&b"usr/lib"[..]).expect("is there").mode = 0o700;
     let mut text = tree.clone();
     trees::put(&mut text, "usr/lib/file", Item::file("newer"));
-    for (next, named) in [(&mode, "/usr/lib has to change"), (&text, "/usr/lib/file has to change")] {
+    for (next, named) in [(&mode, "/usr/lib has to change"), (&text, "/usr/lib/file has to change")]
+    {
         site.publish(next);
-        site.update(&["--no-fallback"]).ended(5, &[named, "mounted read-only", "nothing was changed"]);
+        site.update(&["--no-fallback"])
+            .ended(5, &[named, "mounted read-only", "nothing was changed"]);
     }
     drop(mounted);
     site.updated(&["--no-fallback"]);
@@ -242,7 +251,10 @@ fn a_mount_that_the_fstab_names_and_that_is_missing() {
     let mut tree = trees::everything();
     tree.insert(b"boot".to_vec(), Item::dir());
     tree.insert(b"boot/kernel".to_vec(), Item::file("1"));
-    tree.insert(b"etc/fstab".to_vec(), Item::file("UUID=1 / ext4 defaults 0 1\nUUID=2 /boot ext4 noauto 0 2\n"));
+    tree.insert(
+        b"etc/fstab".to_vec(),
+        Item::file("UUID=1 / ext4 defaults 0 1\nUUID=2 /boot ext4 noauto 0 2\n"),
+    );
     site.publish(&tree);
     site.install_node();
     site.updated(&["--adopt"]);
@@ -251,6 +263,9 @@ fn a_mount_that_the_fstab_names_and_that_is_missing() {
     site.updated(&[]);
     tree.insert(b"boot/kernel".to_vec(), Item::file("2"));
     site.publish(&tree);
-    site.update(&[]).ended(5, &["boot/kernel", "which the tree's fstab names, is not mounted", "nothing was changed"]);
+    site.update(&[]).ended(
+        5,
+        &["boot/kernel", "which the tree's fstab names, is not mounted", "nothing was changed"],
+    );
     assert_eq!(std::fs::read_to_string(site.node().join("boot/kernel")).expect("reads"), "1");
 }

@@ -15,11 +15,19 @@ const NEEDED: [Need; 3] = [Need::Root, Need::Program("rsync"), Need::Program("un
 fn updated_by_its_own_configuration(site: &Site) -> Run {
     let poison = site.dir.path().join("running-etc");
     for file in ["updateclient.toml", "client.conf", "updateclient.local.exclude"] {
-        trees::write_text(&poison.join("systemimager").join(file), "image = [ no sense\nrsync_port = none\n: !\n");
+        trees::write_text(
+            &poison.join("systemimager").join(file),
+            "image = [ no sense\nrsync_port = none\n: !\n",
+        );
     }
     let mut command = Command::new("unshare");
-    command.args(["--mount", "sh", "-c", "mount --bind \"$1\" /etc && shift && exec \"$@\"", "sh"]).arg(&poison);
-    command.arg(env!("CARGO_BIN_EXE_si_updateclient")).args(["--diff", "--yes", "--root"]).arg(site.node());
+    command
+        .args(["--mount", "sh", "-c", "mount --bind \"$1\" /etc && shift && exec \"$@\"", "sh"])
+        .arg(&poison);
+    command
+        .arg(env!("CARGO_BIN_EXE_si_updateclient"))
+        .args(["--diff", "--yes", "--root"])
+        .arg(site.node());
     Run::of(command.output().expect("unshare runs"))
 }
 
@@ -48,7 +56,10 @@ fn configuration_and_excludes_are_read_below_the_root() {
     let site = site();
     let text = format!("image = \"node\"\nrepo = \"{}\"\n", site.repo_url);
     trees::write_text(&site.node().join("etc/systemimager/updateclient.toml"), &text);
-    trees::write_text(&site.node().join("etc/systemimager/updateclient.local.exclude"), "/etc/own\n");
+    trees::write_text(
+        &site.node().join("etc/systemimager/updateclient.local.exclude"),
+        "/etc/own\n",
+    );
     updated_by_its_own_configuration(&site).ended(0, &["updated to node"]);
     judged(&site);
 }
@@ -59,14 +70,21 @@ fn the_old_clients_configuration_is_read_below_the_root() {
         return;
     }
     let site = site();
-    let text = format!("image = \"node\"\nrepo = \"{}\"\nexclude_file = \"/etc/rules\"\n", site.repo_url);
+    let text =
+        format!("image = \"node\"\nrepo = \"{}\"\nexclude_file = \"/etc/rules\"\n", site.repo_url);
     trees::write_text(&site.node().join("etc/systemimager/updateclient.toml"), &text);
-    trees::write_text(&site.node().join("etc/systemimager/client.conf"), "IMAGE = another\nRSYNC_PORT = 8730\n");
+    trees::write_text(
+        &site.node().join("etc/systemimager/client.conf"),
+        "IMAGE = another\nRSYNC_PORT = 8730\n",
+    );
     trees::write_text(&site.node().join("etc/rules"), "/etc/own\n");
     updated_by_its_own_configuration(&site).ended(0, &["updated to node"]);
     judged(&site);
     // the image comes from it where nothing newer names one
-    trees::write_text(&site.node().join("etc/systemimager/client.conf"), "IMAGE = node\nEXCLUDE_FILE = /etc/rules\n");
+    trees::write_text(
+        &site.node().join("etc/systemimager/client.conf"),
+        "IMAGE = node\nEXCLUDE_FILE = /etc/rules\n",
+    );
     let text = format!("repo = \"{}\"\n", site.repo_url);
     trees::write_text(&site.node().join("etc/systemimager/updateclient.toml"), &text);
     updated_by_its_own_configuration(&site).ended(0, &["up to date"]);

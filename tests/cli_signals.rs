@@ -104,7 +104,11 @@ fn a_stop_before_the_seal_leaves_nothing_behind() {
 #[track_caller]
 fn stopped_soon(site: &Site, before: &Path, child: Child, since: Instant) -> Run {
     let run = finish(child);
-    assert!(since.elapsed() < Duration::from_secs(3), "it took {:?} to stop: {run:#?}", since.elapsed());
+    assert!(
+        since.elapsed() < Duration::from_secs(3),
+        "it took {:?} to stop: {run:#?}",
+        since.elapsed()
+    );
     run.ended(11, &["stopped on request; nothing was changed"]);
     judge::same(before, &site.node(), &[]);
     site.nothing_left();
@@ -113,9 +117,11 @@ fn stopped_soon(site: &Site, before: &Path, child: Child, since: Instant) -> Run
 
 /// The names in the spool.
 fn spool(site: &Site) -> Vec<String> {
-    let listed = fs::read_dir(site.node().join("var/lib/systemimager/client/spool")).expect("a spool");
-    let mut names: Vec<String> =
-        listed.map(|entry| entry.expect("an entry").file_name().to_string_lossy().into_owned()).collect();
+    let listed =
+        fs::read_dir(site.node().join("var/lib/systemimager/client/spool")).expect("a spool");
+    let mut names: Vec<String> = listed
+        .map(|entry| entry.expect("an entry").file_name().to_string_lossy().into_owned())
+        .collect();
     names.sort();
     names
 }
@@ -141,14 +147,19 @@ fn a_stop_is_heeded_while_the_server_says_nothing() {
         server.always(&path, fault.clone());
         let before = site.snapshot();
         let child = spawn(&mut site.command());
-        wait_until("it asks", || server.seen().iter().filter(|seen| seen.path == path).count() == requests);
+        wait_until("it asks", || {
+            server.seen().iter().filter(|seen| seen.path == path).count() == requests
+        });
         // what comes before the silence has to be here, too
         sleep(Duration::from_millis(100));
         let since = Instant::now();
         signal(&child, how);
         stopped_soon(&site, &before, child, since);
         let held = spool(&site);
-        assert!(held.iter().all(|name| name.ends_with(".part") || name.ends_with(".etag")), "{held:?}");
+        assert!(
+            held.iter().all(|name| name.ends_with(".part") || name.ends_with(".etag")),
+            "{held:?}"
+        );
         // the next run goes on with what is there
         server.calm();
         site.updated(&["--no-fallback"]);
@@ -190,7 +201,9 @@ fn a_stop_is_heeded_while_nothing_accepts_the_connection() {
     rustix::net::listen(&full, 0).expect("listens");
     let address = full.local_addr().expect("bound");
     let _held: Vec<_> = (0..2)
-        .filter_map(|_| std::net::TcpStream::connect_timeout(&address, Duration::from_millis(300)).ok())
+        .filter_map(|_| {
+            std::net::TcpStream::connect_timeout(&address, Duration::from_millis(300)).ok()
+        })
         .collect();
     site.repo_url = format!("http://{address}/");
     let before = site.snapshot();
@@ -217,7 +230,11 @@ fn a_stop_is_heeded_while_content_is_staged() {
     let mut tree = trees::system();
     let site = Site::at(&tree);
     for number in 0..400 {
-        trees::put(&mut tree, &format!("usr/lib/new-{number}"), Item::file(format!("new {number}")));
+        trees::put(
+            &mut tree,
+            &format!("usr/lib/new-{number}"),
+            Item::file(format!("new {number}")),
+        );
     }
     trees::put(&mut tree, "usr/lib/large", Item::file(trees::noise(9_000_000, 1)));
     site.publish(&tree);
@@ -226,7 +243,9 @@ fn a_stop_is_heeded_while_content_is_staged() {
     for (call, delay, files) in [("fchown", 20, 5), ("pwrite64", 100, 1)] {
         let child = held_up(&site.command(), call, Duration::from_millis(delay));
         let staged = site.node().join(".si-stage/new");
-        wait_until("it stages", || fs::read_dir(&staged).is_ok_and(|listed| listed.count() >= files));
+        wait_until("it stages", || {
+            fs::read_dir(&staged).is_ok_and(|listed| listed.count() >= files)
+        });
         let since = Instant::now();
         signal(&child, Signal::SIGINT);
         stopped_soon(&site, &before, child, since);
@@ -270,7 +289,11 @@ fn after_the_seal_a_stop_waits_for_the_renames_however_often_it_is_asked_for() {
         let mut tree = trees::system();
         let site = Site::at(&tree);
         for number in 0..12 {
-            trees::put(&mut tree, &format!("usr/lib/new-{number:02}"), Item::file(format!("new {number}")));
+            trees::put(
+                &mut tree,
+                &format!("usr/lib/new-{number:02}"),
+                Item::file(format!("new {number}")),
+            );
         }
         site.publish(&tree);
         // each new path comes by one of these calls, and a stage's own files do not
@@ -280,7 +303,10 @@ fn after_the_seal_a_stop_waits_for_the_renames_however_often_it_is_asked_for() {
             signal(&child, how);
             sleep(Duration::from_millis(50));
         }
-        assert!(!site.node().join("usr/lib/new-11").exists(), "it was over before the signals came");
+        assert!(
+            !site.node().join("usr/lib/new-11").exists(),
+            "it was over before the signals came"
+        );
         finish(child).ended(0, &["updated to node"]);
         site.same();
         assert!(site.status().contains("serial:      2"));
@@ -295,10 +321,13 @@ fn a_stop_is_heeded_at_the_question() {
     let (site, _server, _) = slow();
     let before = site.snapshot();
     let client = site.command();
-    let words = std::iter::once(client.get_program()).chain(client.get_args().filter(|word| *word != "--yes"));
+    let words = std::iter::once(client.get_program())
+        .chain(client.get_args().filter(|word| *word != "--yes"));
     let words: Vec<String> = words.map(|word| format!("'{}'", word.to_string_lossy())).collect();
     let mut script = Command::new("script");
-    script.args(["-qfec", &format!("echo $$; exec {}", words.join(" ")), "/dev/null"]).stdin(Stdio::piped());
+    script
+        .args(["-qfec", &format!("echo $$; exec {}", words.join(" ")), "/dev/null"])
+        .stdin(Stdio::piped());
     let mut child = script.stdout(Stdio::piped()).spawn().expect("it starts");
     let mut said = BufReader::new(child.stdout.take().expect("piped"));
     let mut number = String::new();
@@ -322,7 +351,9 @@ fn closed_or_full_outputs_change_nothing() {
     }
     let mut tree = trees::system();
     let site = Site::at(&tree);
-    for (number, outputs) in [">&- 2>&-", "<&- >&- 2>&-", ">/dev/full 2>/dev/full"].iter().enumerate() {
+    for (number, outputs) in
+        [">&- 2>&-", "<&- >&- 2>&-", ">/dev/full 2>/dev/full"].iter().enumerate()
+    {
         for (kind, more) in [&[][..], &["--json"], &["--quiet"]].iter().enumerate() {
             trees::put(&mut tree, "etc/new", Item::file(format!("{number} {kind}")));
             site.publish(&tree);
@@ -337,14 +368,20 @@ fn closed_or_full_outputs_change_nothing() {
     for more in [&["--status"][..], &["--diff", "--help"]] {
         let mut shell = Command::new("sh");
         shell.args(["-c", "exec \"$@\" >&- 2>&-", "sh", env!("CARGO_BIN_EXE_si_updateclient")]);
-        let output: Output = shell.args(more).arg("--root").arg(site.node()).output().expect("sh runs");
+        let output: Output =
+            shell.args(more).arg("--root").arg(site.node()).output().expect("sh runs");
         assert_eq!(output.status.code(), Some(0), "{more:?}");
     }
     // a reader that goes away in the middle
     trees::put(&mut tree, "etc/new", Item::file("last"));
     site.publish(&tree);
     let mut command = site.command();
-    let mut child = command.arg("--json").stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("it starts");
+    let mut child = command
+        .arg("--json")
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("it starts");
     drop((child.stdout.take(), child.stderr.take()));
     assert_eq!(child.wait().expect("it ends").code(), Some(0));
     site.same();
@@ -405,5 +442,6 @@ fn the_clock_says_1970() {
         site.same();
         assert!(site.status().contains("recorded:    1970-01-01"), "{}", site.status());
     }
-    Run::of(site.command().env("LD_PRELOAD", &library).output().expect("runs")).ended(0, &["up to date"]);
+    Run::of(site.command().env("LD_PRELOAD", &library).output().expect("runs"))
+        .ended(0, &["up to date"]);
 }

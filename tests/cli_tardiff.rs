@@ -79,18 +79,26 @@ impl Site {
 
     fn files(&self, part: &str) -> Vec<PathBuf> {
         let entries = fs::read_dir(self.at("repo/node").join(part)).expect("lists");
-        let mut files: Vec<PathBuf> = entries.map(|entry| entry.expect("an entry").path()).collect();
+        let mut files: Vec<PathBuf> =
+            entries.map(|entry| entry.expect("an entry").path()).collect();
         files.sort();
         files
     }
 }
 
 fn text(output: &Output) -> String {
-    format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
+    format!(
+        "{}{}",
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    )
 }
 
 fn small(content: &str) -> Tree {
-    Tree::from([(b"etc/motd".to_vec(), Item::file(content)), (b"etc/stays".to_vec(), Item::file("stays"))])
+    Tree::from([
+        (b"etc/motd".to_vec(), Item::file(content)),
+        (b"etc/stays".to_vec(), Item::file("stays")),
+    ])
 }
 
 /// A file that is worth a delta, a little different each time.
@@ -124,7 +132,9 @@ fn everything_that_a_tree_can_hold_is_published() {
         return;
     }
     let first = trees::everything();
-    for options in [&["publish"][..], &["publish", "--plain"], &["publish", "--compression", "gzip"]] {
+    for options in
+        [&["publish"][..], &["publish", "--plain"], &["publish", "--compression", "gzip"]]
+    {
         let site = Site::new(&first);
         site.ok(options);
         for round in 1..4 {
@@ -173,16 +183,32 @@ fn a_content_changed_every_day_is_never_behind_too_many_deltas() {
 fn what_was_moved_renamed_and_edited_is_made_of_what_it_was() {
     let (tool, data) = (trees::noise(300_000, 1), trees::noise(6_000_000, 2));
     let file = |path: &str, content: &[u8]| (path.as_bytes().to_vec(), Item::file(content));
-    let first = Tree::from([file("usr/bin/tool", &tool), file("srv/data", &data), file("etc/motd", b"first")]);
+    let first = Tree::from([
+        file("usr/bin/tool", &tool),
+        file("srv/data", &data),
+        file("etc/motd", b"first"),
+    ]);
     let edited = |content: &[u8]| [&content[..50_000], b"other words", &content[50_000..]].concat();
-    let second = Tree::from([file("opt/suite/runner", &edited(&tool)), file("var/lib/store", &edited(&data))]);
+    let second = Tree::from([
+        file("opt/suite/runner", &edited(&tool)),
+        file("var/lib/store", &edited(&data)),
+    ]);
     for (effort, expected) in [("normal", 0..20_000), ("fast", 6_300_000..6_400_000)] {
         let site = Site::new(&first);
         site.ok(&["publish"]);
         copy_tree(&site.image(), &site.at("base"));
         site.edit(&second);
         site.ok(&["publish", "--effort", effort, "--full-share", "1000000"]);
-        site.ok(&["build", "base", "images/node", "--deltas", "--effort", effort, "-o", "built.tar.zst"]);
+        site.ok(&[
+            "build",
+            "base",
+            "images/node",
+            "--deltas",
+            "--effort",
+            effort,
+            "-o",
+            "built.tar.zst",
+        ]);
         let diff = site.files("diffs").pop().expect("a diff");
         for path in [diff, site.at("built.tar.zst")] {
             let length = fs::metadata(&path).expect("is there").len();
@@ -214,10 +240,15 @@ fn where_blocks_are_shared_the_head_is_kept_as_clones() {
     fs::remove_dir_all(site.at("repo/node/full")).expect("removes");
     site.edit(&growing(1));
     let said = site.ok(&["publish"]);
-    let diff =
-        said.lines().find_map(|line| line.trim().split(' ').find(|word| word.starts_with("diffs/"))).expect("a diff");
+    let diff = said
+        .lines()
+        .find_map(|line| line.trim().split(' ').find(|word| word.starts_with("diffs/")))
+        .expect("a diff");
     let shown = site.ok(&["show", &format!("repo/node/{diff}")]);
-    assert!(shown.lines().any(|line| line.contains("delta") && line.ends_with("/var/status")), "{shown}");
+    assert!(
+        shown.lines().any(|line| line.contains("delta") && line.ends_with("/var/status")),
+        "{shown}"
+    );
     assert_eq!(clones().len(), 3, "what is no longer the head's is gone");
 
     for clone in clones() {
@@ -290,7 +321,9 @@ fn a_publish_mends_what_was_lost() {
         site.ok(&["publish"]);
         site.edit(&growing(1));
         site.ok(&["publish"]);
-        for file in site.files(lost).iter().filter(|file| file.extension().is_some_and(|e| e == "zst")) {
+        for file in
+            site.files(lost).iter().filter(|file| file.extension().is_some_and(|e| e == "zst"))
+        {
             fs::remove_file(file).expect("removes");
         }
         site.edit(&growing(2));
@@ -335,7 +368,14 @@ fn an_override_is_published_beside_an_image_of_the_same_name() {
     let named = ["--override", "node", "--repo", "repo"];
     let on = |arguments: &[&str]| {
         let mut command = Command::new(env!("CARGO_BIN_EXE_si_tardiff"));
-        text(&command.current_dir(site.dir.path()).args(arguments).args(named).output().expect("runs"))
+        text(
+            &command
+                .current_dir(site.dir.path())
+                .args(arguments)
+                .args(named)
+                .output()
+                .expect("runs"),
+        )
     };
     let publish = ["publish", "--overrides-dir", "overrides", "--full-share", "1000000"];
     // An image that is being published does not keep an override waiting.
@@ -348,11 +388,15 @@ fn an_override_is_published_beside_an_image_of_the_same_name() {
     assert!(on(&publish).contains("published override node 2"));
     assert!(on(&publish).contains("override node has not changed since publish 2"));
     assert!(site.ok(&["publish"]).contains("node has not changed since publish 1"));
-    for (place, name) in
-        [("", "catalog.toml"), ("manifests", ".mtree.zst"), ("diffs", ".tar.zst"), ("full", ".tar.zst")]
-    {
+    for (place, name) in [
+        ("", "catalog.toml"),
+        ("manifests", ".mtree.zst"),
+        ("diffs", ".tar.zst"),
+        ("full", ".tar.zst"),
+    ] {
         let files = fs::read_dir(site.at("repo/overrides/node").join(place)).expect("lists");
-        let found = files.map(|file| file.expect("an entry").file_name().into_string().expect("ASCII"));
+        let found =
+            files.map(|file| file.expect("an entry").file_name().into_string().expect("ASCII"));
         assert!(found.into_iter().any(|file| file.ends_with(name)), "{place}/*{name}");
     }
     assert!(site.at("repo/.scan/node").is_file() && site.at("repo/.scan/overrides/node").is_file());
@@ -365,16 +409,28 @@ fn an_override_is_published_beside_an_image_of_the_same_name() {
     assert!(on(&["prune", "--keep", "1"]).contains("removed "));
     let all = |arguments: &[&str]| {
         let mut command = Command::new(env!("CARGO_BIN_EXE_si_tardiff"));
-        command.current_dir(site.dir.path()).args(arguments).args(["--repo", "repo"]).output().expect("runs")
+        command
+            .current_dir(site.dir.path())
+            .args(arguments)
+            .args(["--repo", "repo"])
+            .output()
+            .expect("runs")
     };
     let listed = text(&all(&["list"]));
-    assert!(listed.contains("node: 1 publishes") && listed.contains("\noverride node: "), "{listed}");
+    assert!(
+        listed.contains("node: 1 publishes") && listed.contains("\noverride node: "),
+        "{listed}"
+    );
     assert!(text(&all(&["verify"])).contains("0 faults"));
     let catalog = site.at("repo/overrides/node/catalog.toml");
     fs::write(&catalog, "format = 1\n").expect("writes");
     let found = all(&["verify"]);
     assert!(text(&found).contains("FAULT: override node: "), "{}", text(&found));
-    assert!(text(&found).contains("1 manifests"), "the image is checked all the same: {}", text(&found));
+    assert!(
+        text(&found).contains("1 manifests"),
+        "the image is checked all the same: {}",
+        text(&found)
+    );
     assert_eq!(found.status.code(), Some(1));
 }
 
@@ -384,7 +440,13 @@ fn an_image_with_the_name_of_another_module_of_the_server_is_refused() {
     for name in ["overrides", "scripts", "boot", "torrents"] {
         copy_tree(&site.image(), &site.at("images").join(name));
         let mut command = Command::new(env!("CARGO_BIN_EXE_si_tardiff"));
-        command.current_dir(site.dir.path()).args(["publish", "--image", name, "--images-dir", "images"]);
+        command.current_dir(site.dir.path()).args([
+            "publish",
+            "--image",
+            name,
+            "--images-dir",
+            "images",
+        ]);
         let output = command.args(["--repo", "repo"]).output().expect("runs");
         let words = format!("image {name} cannot be published");
         assert!(text(&output).contains(&words), "{}", text(&output));
@@ -426,17 +488,23 @@ fn a_diff_is_built_from_a_tree_an_archive_or_a_manifest() {
     }
     for base in ["image.tar", "image.tar.gz", "image.tar.zst", "base.mtree"] {
         site.ok(&["build", base, "images/node", "-o", "other.tar.gz"]);
-        let same =
-            fs::read(site.at("other.tar.gz")).expect("reads") == fs::read(site.at("tree.tar.gz")).expect("reads");
+        let same = fs::read(site.at("other.tar.gz")).expect("reads")
+            == fs::read(site.at("tree.tar.gz")).expect("reads");
         assert!(same, "{base}");
     }
     assert!(site.ok(&["show", "tree.tar.gz"]).contains("in total"));
     site.fails(1, "is a diff", &["build", "tree.tar.gz", "images/node", "-o", "x.tar.gz"]);
-    site.fails(1, "files of a directory", &["build", "image.tar", "images/node", "-o", "x.tar.gz", "--deltas"]);
+    site.fails(
+        1,
+        "files of a directory",
+        &["build", "image.tar", "images/node", "-o", "x.tar.gz", "--deltas"],
+    );
     site.ok(&["build", "base", "images/node", "-o", "deltas.tar.zst", "--deltas"]);
     assert!(!site.at("x.tar.gz").exists());
-    let left: Vec<_> =
-        fs::read_dir(site.dir.path()).expect("lists").map(|e| e.expect("an entry").file_name()).collect();
+    let left: Vec<_> = fs::read_dir(site.dir.path())
+        .expect("lists")
+        .map(|e| e.expect("an entry").file_name())
+        .collect();
     assert!(!left.iter().any(|name| name.as_encoded_bytes().starts_with(b".")), "{left:?}");
 }
 
@@ -451,7 +519,8 @@ fn plain_tar_unpacks_a_diff_over_its_base() {
     site.edit(&small("two"));
     site.ok(&["build", "base", "images/node", "-o", "image-diff.tar.gz"]);
     let mut tar = Command::new("tar");
-    tar.args(["--exclude=.si-diff", "--xattrs", "--xattrs-include=*", "-xpzf"]).arg(site.at("image-diff.tar.gz"));
+    tar.args(["--exclude=.si-diff", "--xattrs", "--xattrs-include=*", "-xpzf"])
+        .arg(site.at("image-diff.tar.gz"));
     run(tar.arg("-C").arg(site.at("base")));
     judge::same(&site.image(), &site.at("base"), &[]);
 }

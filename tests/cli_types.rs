@@ -123,11 +123,27 @@ fn holes_stay_holes() {
         return;
     }
     let mut tree = trees::system();
-    trees::put(&mut tree, "var/lib/a", Item::new(What::File { hole: 8 << 20, data: b"end".to_vec() }));
+    trees::put(
+        &mut tree,
+        "var/lib/a",
+        Item::new(What::File { hole: 8 << 20, data: b"end".to_vec() }),
+    );
     let site = Site::at(&tree);
-    trees::put(&mut tree, "var/lib/a", Item::new(What::File { hole: 8 << 20, data: b"END".to_vec() }));
-    trees::put(&mut tree, "var/lib/b", Item::new(What::File { hole: 9 << 20, data: trees::noise(5000, 1) }));
-    trees::put(&mut tree, "var/lib/only-hole", Item::new(What::File { hole: 3 << 20, data: Vec::new() }));
+    trees::put(
+        &mut tree,
+        "var/lib/a",
+        Item::new(What::File { hole: 8 << 20, data: b"END".to_vec() }),
+    );
+    trees::put(
+        &mut tree,
+        "var/lib/b",
+        Item::new(What::File { hole: 9 << 20, data: trees::noise(5000, 1) }),
+    );
+    trees::put(
+        &mut tree,
+        "var/lib/only-hole",
+        Item::new(What::File { hole: 3 << 20, data: Vec::new() }),
+    );
     site.publish(&tree);
     site.updated(&["--no-fallback"]);
     site.same();
@@ -155,18 +171,30 @@ fn what_is_excluded_keeps_a_directory_that_goes_and_refuses_another_type() {
     }
     tree.retain(|path, _| !path.starts_with(b"srv/a"));
     site.publish(&tree);
-    site.updated(&["--exclude-file", &rules, "--no-fallback"]).ended(0, &["srv/a/deep: kept", "srv/a: kept"]);
-    assert_eq!(fs::read_to_string(site.node().join("srv/a/deep/own")).expect("reads"), "the node's own");
+    site.updated(&["--exclude-file", &rules, "--no-fallback"])
+        .ended(0, &["srv/a/deep: kept", "srv/a: kept"]);
+    assert_eq!(
+        fs::read_to_string(site.node().join("srv/a/deep/own")).expect("reads"),
+        "the node's own"
+    );
     assert!(!site.node().join("srv/a/data").exists());
     for item in [symlink("../etc"), Item::file("a file")] {
         tree.retain(|path, _| !path.starts_with(b"srv/b"));
         trees::put(&mut tree, "srv/b", item);
         site.publish(&tree);
-        site.refused(&["--exclude-file", &rules, "--no-fallback"], 5, &["/srv/b/deep/own is excluded", "nothing was"]);
+        site.refused(
+            &["--exclude-file", &rules, "--no-fallback"],
+            5,
+            &["/srv/b/deep/own is excluded", "nothing was"],
+        );
     }
     fs::remove_file(site.node().join("srv/b/deep/own")).expect("removes");
     site.updated(&["--exclude-file", &rules, "--no-fallback"]);
-    common::judge::same(&site.image(), &site.node(), &["/srv/*/deep/own", "/srv/a/deep/", "/srv/a/"]);
+    common::judge::same(
+        &site.image(),
+        &site.node(),
+        &["/srv/*/deep/own", "/srv/a/deep/", "/srv/a/"],
+    );
 }
 
 /// Runs `chattr` on a path below a node, and takes the flag away in the end.
@@ -237,9 +265,11 @@ fn what_is_immutable_is_refused_by_name_before_the_seal() {
 fn write_far_down(top: &Path, first: &str, text: &str) -> Vec<u8> {
     let open = |dir: std::os::fd::BorrowedFd, name: &[u8]| -> OwnedFd {
         let _ = rustix::fs::mkdirat(dir, name, Mode::from_raw_mode(0o755));
-        rustix::fs::openat(dir, name, OFlags::DIRECTORY | OFlags::RDONLY, Mode::empty()).expect("opens")
+        rustix::fs::openat(dir, name, OFlags::DIRECTORY | OFlags::RDONLY, Mode::empty())
+            .expect("opens")
     };
-    let mut at = open(rustix::fs::CWD.as_fd(), std::os::unix::ffi::OsStrExt::as_bytes(top.as_os_str()));
+    let mut at =
+        open(rustix::fs::CWD.as_fd(), std::os::unix::ffi::OsStrExt::as_bytes(top.as_os_str()));
     at = open(at.as_fd(), first.as_bytes());
     let mut path = first.as_bytes().to_vec();
     while path.len() + 1 + 240 < 4095 - 1 {
@@ -249,7 +279,8 @@ fn write_far_down(top: &Path, first: &str, text: &str) -> Vec<u8> {
     }
     let name = vec![b'f'; 4095 - 1 - path.len()];
     let flags = OFlags::CREATE | OFlags::WRONLY | OFlags::TRUNC;
-    let file = rustix::fs::openat(&at, &name[..], flags, Mode::from_raw_mode(0o644)).expect("creates");
+    let file =
+        rustix::fs::openat(&at, &name[..], flags, Mode::from_raw_mode(0o644)).expect("creates");
     rustix::io::write(&file, text.as_bytes()).expect("writes");
     [&path[..], b"/", &name].concat()
 }
@@ -283,10 +314,14 @@ fn the_longest_paths_come_change_and_go() {
     fs::remove_dir_all(site.image().join(far)).expect("removes");
     write_far_down(&site.image(), "a", "three");
     for number in 0..20 {
-        trees::write_text(&site.image().join(format!("0-{number}")), "takes a slot before the others");
+        trees::write_text(
+            &site.image().join(format!("0-{number}")),
+            "takes a slot before the others",
+        );
     }
     site.publish_as_it_is(&[]);
-    site.update(&["--no-fallback", "--max-delete", "100%"]).ended(5, &["too long to be staged", "nothing was changed"]);
+    site.update(&["--no-fallback", "--max-delete", "100%"])
+        .ended(5, &["too long to be staged", "nothing was changed"]);
     site.nothing_left();
     for number in 0..20 {
         fs::remove_file(site.image().join(format!("0-{number}"))).expect("removes");
@@ -297,7 +332,10 @@ fn the_longest_paths_come_change_and_go() {
     fs::remove_dir_all(site.image().join("a")).expect("removes");
     std::os::unix::fs::symlink("etc", site.image().join("a")).expect("links");
     for number in 0..20 {
-        trees::write_text(&site.image().join(format!("0-{number}")), "takes a slot before the others");
+        trees::write_text(
+            &site.image().join(format!("0-{number}")),
+            "takes a slot before the others",
+        );
     }
     site.publish_as_it_is(&[]);
     site.updated(&["--no-fallback", "--max-delete", "100%"]);

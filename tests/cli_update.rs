@@ -56,7 +56,10 @@ fn a_second_run_asks_once_and_touches_nothing() {
     let before = std::fs::metadata(&state).expect("a state").ino();
     site.updated(&[]).ended(0, &["up to date"]);
     let seen = server.seen();
-    assert_eq!(seen.iter().map(|s| (s.path.as_str(), s.status)).collect::<Vec<_>>(), [("/node/catalog.toml", 304)]);
+    assert_eq!(
+        seen.iter().map(|s| (s.path.as_str(), s.status)).collect::<Vec<_>>(),
+        [("/node/catalog.toml", 304)]
+    );
     assert_eq!(std::fs::metadata(&state).expect("a state").ino(), before);
 }
 
@@ -100,7 +103,8 @@ fn untracked_paths_are_counted_and_purged_only_when_asked() {
     assert!(site.node().join("home/me/deep/file").exists());
     assert!(site.status().contains("untracked:   1"));
     site.update(&["--purge-untracked", "--max-delete", "2"]).ended(9, &["--max-delete"]);
-    site.update(&["--purge-untracked", "--max-delete", "2", "--dry-run"]).ended(9, &["*deleting   /home/me/deep/file"]);
+    site.update(&["--purge-untracked", "--max-delete", "2", "--dry-run"])
+        .ended(9, &["*deleting   /home/me/deep/file"]);
     assert!(site.node().join("home/me/deep/file").exists());
     site.updated(&["--purge-untracked", "--max-delete", "100%"]);
     site.same();
@@ -136,7 +140,11 @@ fn only_a_content_check_sees_an_edit_that_kept_size_and_time() {
     let text = std::fs::read(&passwd).expect("reads");
     std::fs::write(&passwd, vec![b'x'; text.len()]).expect("writes");
     let time = old.modified().expect("a time");
-    std::fs::File::options().write(true).open(&passwd).and_then(|f| f.set_modified(time)).expect("sets the time");
+    std::fs::File::options()
+        .write(true)
+        .open(&passwd)
+        .and_then(|f| f.set_modified(time))
+        .expect("sets the time");
     site.updated(&["--check", "stat"]).ended(0, &["up to date"]);
     site.updated(&["--check", "content"]).ended(0, &["repaired: /etc/passwd: content"]);
     site.same();
@@ -181,12 +189,16 @@ fn a_directory_becomes_a_symlink_and_back_while_its_children_change() {
     merged.insert(b"merge/usr/bin/a".to_vec(), Item::file("a, changed"));
     std::fs::write(site.node().join("merge/bin/local"), "mine\n").expect("writes");
     site.publish(&merged);
-    site.updated(&["--no-fallback"]).ended(0, &["kept in .si-undo until the next update: /merge/bin/local"]);
+    site.updated(&["--no-fallback"])
+        .ended(0, &["kept in .si-undo until the next update: /merge/bin/local"]);
     judge::same(&site.image(), &site.node(), &[]);
     let undo = site.node().join(".si-undo");
     let kept = common::run(std::process::Command::new("grep").args(["-rl", "^mine$"]).arg(&undo));
     assert!(kept.trim_end().ends_with("/local"), "{kept}");
-    assert_eq!(std::fs::read_to_string(undo.join("displaced")).expect("a list"), "./merge/bin/local\n");
+    assert_eq!(
+        std::fs::read_to_string(undo.join("displaced")).expect("a list"),
+        "./merge/bin/local\n"
+    );
     site.updated(&["--check", "stat"]);
     assert!(undo.join("displaced").exists(), "a run without changes keeps it");
     split(&mut tree, "a again");
@@ -202,7 +214,9 @@ fn a_backup_by_hardlinks_keeps_its_bytes_and_metadata() {
     }
     let (site, tree) = followed();
     let node = site.node();
-    common::run(std::process::Command::new("cp").arg("-al").arg(node.join("etc")).arg(node.join("backup")));
+    common::run(
+        std::process::Command::new("cp").arg("-al").arg(node.join("etc")).arg(node.join("backup")),
+    );
     let before = std::fs::read(node.join("backup/passwd")).expect("reads");
     let meta = std::fs::metadata(node.join("backup/passwd")).expect("is there");
     let mut next = edited(&tree, b"etc/passwd", "another text");
@@ -213,7 +227,10 @@ fn a_backup_by_hardlinks_keeps_its_bytes_and_metadata() {
     assert_eq!(std::fs::read(node.join("backup/passwd")).expect("reads"), before);
     let after = std::fs::metadata(node.join("backup/passwd")).expect("is there");
     assert_eq!((after.mtime(), after.mode(), after.uid()), (meta.mtime(), meta.mode(), meta.uid()));
-    assert_eq!(std::fs::metadata(node.join("backup/empty")).expect("is there").mtime(), empty.mtime());
+    assert_eq!(
+        std::fs::metadata(node.join("backup/empty")).expect("is there").mtime(),
+        empty.mtime()
+    );
     let left = judge::same_but_untracked(&site.image(), &node, &[]);
     assert!(left.iter().all(|path| path.starts_with("backup")), "{left:?}");
 }
@@ -232,10 +249,22 @@ fn a_dry_run_tells_all_and_changes_nothing() {
     common::copy_tree(&site.node(), &image_before);
     site.publish(&next);
     let run = site.updated(&["--dry-run"]);
-    run.ended(0, &["following one diff", ">fcs....... /etc/passwd", ">f+++++++++ /etc/fresh", "*deleting   /etc/gone"]);
+    run.ended(
+        0,
+        &[
+            "following one diff",
+            ">fcs....... /etc/passwd",
+            ">f+++++++++ /etc/fresh",
+            "*deleting   /etc/gone",
+        ],
+    );
     judge::same(&image_before, &site.node(), &[]);
     let json = site.updated(&["--dry-run", "--json"]);
-    assert!(json.out.lines().all(|line| line.starts_with('{') && line.ends_with('}')), "{}", json.out);
+    assert!(
+        json.out.lines().all(|line| line.starts_with('{') && line.ends_with('}')),
+        "{}",
+        json.out
+    );
     assert!(json.out.contains("\"path\":\"/etc/fresh\""));
 }
 
@@ -272,7 +301,11 @@ fn what_is_excluded_is_neither_changed_nor_deleted() {
     site.publish(&next);
     site.updated(&["--exclude-file", &rules, "--purge-untracked"]);
     assert_eq!(std::fs::read_to_string(node.join("etc/passwd")).expect("reads"), "the node's own");
-    assert!(node.join("srv/x").exists() && node.join("etc/a.log").exists() && !node.join("etc/b.log").exists());
+    assert!(
+        node.join("srv/x").exists()
+            && node.join("etc/a.log").exists()
+            && !node.join("etc/b.log").exists()
+    );
     judge::same(&site.image(), &node, &["/etc/passwd", "/srv/", "*.log"]);
     // What the rules no longer cover comes from the repository.
     site.updated(&["--purge-untracked"]);

@@ -29,11 +29,15 @@ fn tree(second: bool, dirs: usize, files: usize) -> Tree {
         for file in 0..files {
             let changed = second && file % 3 == 0;
             let text = format!("file {dir} {file} {changed} ");
-            let item = Item::file(text.repeat(20)).owner(if second && file % 7 == 1 { 7 } else { 0 }, 0);
+            let item =
+                Item::file(text.repeat(20)).owner(if second && file % 7 == 1 { 7 } else { 0 }, 0);
             match file % 11 {
                 5 if second => {}
                 6 if second => put(format!("d{dir:02}/renamed-{file:03}"), item),
-                8 => put(format!("d{dir:02}/f{file:03}"), item.mtime(1_600_000_000 + i64::from(second), 5)),
+                8 => put(
+                    format!("d{dir:02}/f{file:03}"),
+                    item.mtime(1_600_000_000 + i64::from(second), 5),
+                ),
                 _ => put(format!("d{dir:02}/f{file:03}"), item),
             }
         }
@@ -96,13 +100,28 @@ impl Scene {
             Way::Diff | Way::Full => self.site.command(),
             Way::Rsync => {
                 let mut command = Command::new(env!("CARGO_BIN_EXE_si_updateclient"));
-                command.args(["--yes", "--image", "node", "--exclude-file", "/dev/null", "--server", "127.0.0.1"]);
-                command.args(["--rsync-port", &self.site.rsync_port().expect("a daemon").to_string(), "--root"]);
+                command.args([
+                    "--yes",
+                    "--image",
+                    "node",
+                    "--exclude-file",
+                    "/dev/null",
+                    "--server",
+                    "127.0.0.1",
+                ]);
+                command.args([
+                    "--rsync-port",
+                    &self.site.rsync_port().expect("a daemon").to_string(),
+                    "--root",
+                ]);
                 command.arg(self.site.node()).stdin(Stdio::null());
                 command
             }
         };
-        command.args(["--max-delete", "100%", "--quiet"]).stdout(Stdio::null()).stderr(Stdio::null());
+        command
+            .args(["--max-delete", "100%", "--quiet"])
+            .stdout(Stdio::null())
+            .stderr(Stdio::null());
         command
     }
 
@@ -112,7 +131,9 @@ impl Scene {
         let mut rsync = Command::new("rsync");
         common::run(
             // These trees have no ACLs, and rsync -A stumbles where a directory becomes a hardlink.
-            rsync.args(["-aHX", "--delete", "--checksum"]).args([dir(&self.base), dir(&self.site.node())]),
+            rsync
+                .args(["-aHX", "--delete", "--checksum"])
+                .args([dir(&self.base), dir(&self.site.node())]),
         );
     }
 
@@ -185,7 +206,11 @@ fn killed_at_random(way: Way, few: usize) {
         scene.ends_well(&format!("{way:?}, killed after {moment:?} of {whole:?}"));
     }
     assert!(sealed > 0, "no kill met a sealed transaction");
-    tally("kills", kills, &format!("{way:?}, at random moments; {sealed} met a sealed transaction"));
+    tally(
+        "kills",
+        kills,
+        &format!("{way:?}, at random moments; {sealed} met a sealed transaction"),
+    );
 }
 
 #[test]
@@ -217,7 +242,12 @@ fn injected(command: &Command, call: &str, what: &str, nth: usize) -> Run {
     if what.starts_with("error") {
         strace.arg("--seccomp-bpf");
     }
-    strace.args(["-e", &format!("trace={call}"), "-e", &format!("inject={call}:{what}:when={nth}")]);
+    strace.args([
+        "-e",
+        &format!("trace={call}"),
+        "-e",
+        &format!("inject={call}:{what}:when={nth}"),
+    ]);
     strace.arg(command.get_program()).args(command.get_args()).stdin(Stdio::null());
     Run::of(strace.output().expect("strace runs"))
 }
@@ -226,7 +256,9 @@ fn injected(command: &Command, call: &str, what: &str, nth: usize) -> Run {
 fn counted(scene: &Scene, calls: &[&'static str]) -> Vec<(&'static str, usize)> {
     let log = scene.site.dir.path().join("trace");
     let (command, mut strace) = (scene.command(), Command::new("strace"));
-    strace.args(["-f", "-qq", "--seccomp-bpf", "-e", &format!("trace={}", calls.join(",")), "-o"]).arg(&log);
+    strace
+        .args(["-f", "-qq", "--seccomp-bpf", "-e", &format!("trace={}", calls.join(",")), "-o"])
+        .arg(&log);
     common::run(strace.arg(command.get_program()).args(command.get_args()));
     let text = fs::read_to_string(log).expect("a log");
     let most = |call: &str| {
@@ -242,14 +274,24 @@ fn counted(scene: &Scene, calls: &[&'static str]) -> Vec<(&'static str, usize)> 
 /// At most `most` numbers from 1 to `last`, with both ends; none where there are none.
 fn spread(last: usize, most: usize) -> Vec<usize> {
     let steps = most.min(last);
-    let mut all: Vec<usize> = (0..steps).map(|at| 1 + at * last.saturating_sub(1) / (steps - 1).max(1)).collect();
+    let mut all: Vec<usize> =
+        (0..steps).map(|at| 1 + at * last.saturating_sub(1) / (steps - 1).max(1)).collect();
     all.dedup();
     all
 }
 
 /// What changes a tree, and makes it durable.
-const STEPS: [&str; 9] =
-    ["renameat2", "renameat", "linkat", "unlinkat", "mkdirat", "fsync", "fdatasync", "syncfs", "utimensat"];
+const STEPS: [&str; 9] = [
+    "renameat2",
+    "renameat",
+    "linkat",
+    "unlinkat",
+    "mkdirat",
+    "fsync",
+    "fdatasync",
+    "syncfs",
+    "utimensat",
+];
 /// What comes by the hundred: every path is opened, all content written.
 const OFTEN: [&str; 3] = ["openat2", "write", "pwrite64"];
 
@@ -283,7 +325,9 @@ fn killed_at_a_step_and_killed_again_while_recovering() {
     tally(
         "kills",
         kills,
-        &format!("at system calls; {sealed} were sealed, and killed again while they were recovered"),
+        &format!(
+            "at system calls; {sealed} were sealed, and killed again while they were recovered"
+        ),
     );
 }
 
@@ -310,7 +354,10 @@ fn failed(calls: &[&'static str], error: &str, few: usize) {
                     }
                 }
                 // the update is made, and only what follows it failed
-                13 => assert!(scene.is_target() && run.err.contains("hooks cannot be read"), "{context}"),
+                13 => assert!(
+                    scene.is_target() && run.err.contains("hooks cannot be read"),
+                    "{context}"
+                ),
                 6 => assert!(scene.is_sealed() || scene.is_target(), "{context}"),
                 _ => panic!("{context}"),
             }

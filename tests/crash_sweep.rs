@@ -139,14 +139,21 @@ fn bare() -> Tree {
 fn types() -> Plan {
     let round = |second: bool| {
         let mut tree = bare();
-        for (from, to) in (0..7).flat_map(|from| (0..7).map(move |to| (from, to))).filter(|(from, to)| from != to) {
+        for (from, to) in
+            (0..7).flat_map(|from| (0..7).map(move |to| (from, to))).filter(|(from, to)| from != to)
+        {
             kind(&mut tree, &format!("types/{from}-{to}"), if second { to } else { from }, "");
         }
         tree
     };
     let mut untracked = Tree::new();
     trees::put(&mut untracked, "own/file", Item::file("the node's"));
-    Plan { generations: vec![round(false), round(true)], untracked, recorded: true, ..Plan::default() }
+    Plan {
+        generations: vec![round(false), round(true)],
+        untracked,
+        recorded: true,
+        ..Plan::default()
+    }
 }
 
 /// Everything that can change without a change of type, over two diffs. So few are staged that each is
@@ -200,7 +207,8 @@ fn content(round: u8) -> Tree {
 /// Some thousand entries, of which some hundred change; among them every kind that there is.
 fn large() -> Plan {
     let round = |round: u32| {
-        let mut tree = (0..round).fold(trees::everything(), |tree, round| trees::mutate(&tree, round));
+        let mut tree =
+            (0..round).fold(trees::everything(), |tree, round| trees::mutate(&tree, round));
         tree.extend(bare());
         for (dir, file) in (0..40).flat_map(|dir| (0..40).map(move |file| (dir, file))) {
             let text = format!("file {dir} {file} {} ", if file % 7 == 0 { round } else { 0 });
@@ -221,7 +229,8 @@ impl Scene {
         }
         let node = place.join("node");
         let Plan { generations, start, untracked, drift, recorded } = plan;
-        let tree = |parts: &[&Tree]| trees::whole(parts.iter().flat_map(|part| (*part).clone()).collect());
+        let tree =
+            |parts: &[&Tree]| trees::whole(parts.iter().flat_map(|part| (*part).clone()).collect());
         let end = |name: &str, parts: &[&Tree], generation| {
             let place = place.join(name);
             trees::write(&tree(parts), &place);
@@ -231,14 +240,17 @@ impl Scene {
         trees::write(&tree(&[&generations[0], &untracked]), &node);
         let last = generations.len() - 1;
         let mut ids = Vec::new();
-        for (nth, generation) in generations.iter().enumerate().filter(|(nth, _)| recorded || *nth == last) {
+        for (nth, generation) in
+            generations.iter().enumerate().filter(|(nth, _)| recorded || *nth == last)
+        {
             let _ = fs::remove_dir_all(site.image());
             trees::write(&tree(&[generation]), &site.image());
             site.publish_as_it_is(&["--diffs", "1"]);
             ids.push(site.catalog().head().generation);
             if recorded && nth <= start {
                 let request = Request { adopt_only: nth == 0, ..request.clone() };
-                update::run(&request, &Silent).unwrap_or_else(|e| panic!("{name}: generation {nth}: {e}"));
+                update::run(&request, &Silent)
+                    .unwrap_or_else(|e| panic!("{name}: generation {nth}: {e}"));
             }
         }
         trees::write(&drift, &node);
@@ -248,8 +260,13 @@ impl Scene {
         let scene = Scene {
             name: name.to_owned(),
             job: Job::Update,
-            earlier: earlier.map(|(tree, id)| end("earlier", &[tree, &untracked, &drift], Some(id))),
-            before: end("before", &[&generations[start], &untracked, &drift], recorded.then(|| ids[start])),
+            earlier: earlier
+                .map(|(tree, id)| end("earlier", &[tree, &untracked, &drift], Some(id))),
+            before: end(
+                "before",
+                &[&generations[start], &untracked, &drift],
+                recorded.then(|| ids[start]),
+            ),
             after: end("after", &[&generations[last], &kept], ids.last().copied()),
             request,
             start: place.join("start"),
@@ -302,7 +319,8 @@ impl Scene {
     fn count(&self, job: Job) -> (u32, u32) {
         fault::disarm();
         let counter = Counter::default();
-        perform(job, &self.request, &counter).unwrap_or_else(|e| panic!("{}: {job:?}: {e}", self.name));
+        perform(job, &self.request, &counter)
+            .unwrap_or_else(|e| panic!("{}: {job:?}: {e}", self.name));
         (made(), counter.0.load(Ordering::SeqCst))
     }
 
@@ -319,18 +337,30 @@ impl Scene {
         let output = child.output().expect("runs");
         let killed = output.status.signal() == Some(9);
         let said = String::from_utf8_lossy(&output.stderr);
-        assert!(killed || output.status.code() == Some(ALIVE), "{}: {job:?} {nth}: {output:?}\n{said}", self.name);
+        assert!(
+            killed || output.status.code() == Some(ALIVE),
+            "{}: {job:?} {nth}: {output:?}\n{said}",
+            self.name
+        );
         self.tally().deaths += u32::from(killed);
         killed
     }
 
     /// Does `job` with a fault at its `nth` change.
-    fn failing(&self, job: Job, nth: u32, fault: Fault) -> (bool, Result<Option<Report>, UpdateError>) {
+    fn failing(
+        &self,
+        job: Job,
+        nth: u32,
+        fault: Fault,
+    ) -> (bool, Result<Option<Report>, UpdateError>) {
         fault::arm(nth, fault);
         let done = catch_unwind(AssertUnwindSafe(|| perform(job, &self.request, &Silent)));
         let met = fault::disarm();
         self.tally().faults += u32::from(met);
-        (met, done.unwrap_or_else(|_| panic!("{}: {job:?} panicked at {nth}, {fault:?}", self.name)))
+        (
+            met,
+            done.unwrap_or_else(|_| panic!("{}: {job:?} panicked at {nth}, {fault:?}", self.name)),
+        )
     }
 
     /// The end that the node says it is at, which has to be true; nothing may wait to be finished.
@@ -402,7 +432,8 @@ impl Scene {
 
     #[track_caller]
     fn does(&self, job: Job, context: &str) {
-        perform(job, &self.request, &Silent).unwrap_or_else(|e| panic!("{context}: then {job:?}: {e}"));
+        perform(job, &self.request, &Silent)
+            .unwrap_or_else(|e| panic!("{context}: then {job:?}: {e}"));
     }
 
     /// From either end the job can be done and leads to the other, from where there is a way back; tried
@@ -431,7 +462,10 @@ impl Scene {
             assert!(self.is_after(self.end(context)), "{context}: there is no staying there");
         } else {
             let again = perform(Job::Update, &self.request, &Silent);
-            assert!(matches!(again, Err(UpdateError::Held(_))), "{context}: what was fled from is not held: {again:?}");
+            assert!(
+                matches!(again, Err(UpdateError::Held(_))),
+                "{context}: what was fled from is not held: {again:?}"
+            );
         }
         self.agent_is_tidy(context);
         self.does(Job::Rollback, context);
@@ -462,8 +496,11 @@ impl Scene {
             return (1..=last).collect();
         }
         let stride = last.div_ceil(most).max(1);
-        let phase = 1 + u32::try_from(RandomState::new().build_hasher().finish() % u64::from(stride)).expect("small");
-        let mut some: Vec<u32> = [1, last].into_iter().chain((phase..last).step_by(stride as usize)).collect();
+        let phase =
+            1 + u32::try_from(RandomState::new().build_hasher().finish() % u64::from(stride))
+                .expect("small");
+        let mut some: Vec<u32> =
+            [1, last].into_iter().chain((phase..last).step_by(stride as usize)).collect();
         some.sort_unstable();
         some.dedup();
         some
@@ -478,7 +515,11 @@ impl Scene {
         for nth in self.some(last, most) {
             self.restore(&self.start);
             let (met, done) = self.failing(self.job, nth, fault);
-            let context = format!("{}: {fault:?} at change {nth} of {last}: {:?}", self.name, done.as_ref().err());
+            let context = format!(
+                "{}: {fault:?} at change {nth} of {last}: {:?}",
+                self.name,
+                done.as_ref().err()
+            );
             assert!(met, "{context}: it was not met");
             let once = matches!(fault, Fault::Fail(_));
             self.was_true(done, once, &context);
@@ -486,7 +527,11 @@ impl Scene {
             self.goes_on(end, &context);
         }
         self.restore(&self.start);
-        assert!(!self.failing(self.job, last + 1, fault).0, "{}: more changes than were counted", self.name);
+        assert!(
+            !self.failing(self.job, last + 1, fault).0,
+            "{}: more changes than were counted",
+            self.name
+        );
     }
 
     /// What a run said of its end holds before anybody mends anything.
@@ -506,7 +551,10 @@ impl Scene {
                     _ => false,
                 };
                 assert!(own_disk, "{context}: the wrong side is blamed");
-                assert!(!interrupted, "{context}: it says that nothing was changed, and that is not settled");
+                assert!(
+                    !interrupted,
+                    "{context}: it says that nothing was changed, and that is not settled"
+                );
                 self.is(&self.before, context);
                 if once {
                     self.is_tidy(&self.before, context);
@@ -529,11 +577,18 @@ impl Scene {
             let end = self.recovers(&context);
             let arrived = self.is_after(end);
             assert!(arrived || !sealed, "{context}: it was sealed");
-            assert!(arrived || sealed_at.is_none(), "{context}: sealed since {sealed_at:?}, and not any more");
+            assert!(
+                arrived || sealed_at.is_none(),
+                "{context}: sealed since {sealed_at:?}, and not any more"
+            );
             sealed_at = sealed_at.or(arrived.then_some(nth));
             self.goes_on(end, &context);
         }
-        assert!(sealed_at.is_some_and(|at| at > 1), "{}: deaths on both sides of the seal", self.name);
+        assert!(
+            sealed_at.is_some_and(|at| at > 1),
+            "{}: deaths on both sides of the seal",
+            self.name
+        );
         self.restore(&self.start);
         assert!(!self.killed(self.job, last + 1), "{}: more changes than were counted", self.name);
     }
@@ -549,10 +604,15 @@ impl Scene {
             let (more, _) = self.count(Job::Recover);
             for second in self.some(more, seconds) {
                 self.restore(&self.dead);
-                let context = format!("{}: died at {first} of {last}, then at {second} of {more}", self.name);
+                let context =
+                    format!("{}: died at {first} of {last}, then at {second} of {more}", self.name);
                 assert!(self.killed(Job::Recover, second), "{context}: it did not");
                 // Any run recovers, not only one that is asked for nothing else; a rollback would then go on.
-                let job = if second % 2 == 0 || self.job == Job::Rollback { Job::Recover } else { self.job };
+                let job = if second % 2 == 0 || self.job == Job::Rollback {
+                    Job::Recover
+                } else {
+                    self.job
+                };
                 assert!(self.is_after(self.recovers_by(job, &context)), "{context}: it was sealed");
                 self.goes_on(&self.after, &context);
             }
@@ -589,9 +649,12 @@ fn sweep(name: &str, work: impl FnOnce(&Path)) {
     }
     let place = fast_place();
     let program = place.path().join("sweep");
-    fs::copy(std::env::current_exe().expect("this program"), &program).expect("a copy of this program");
+    fs::copy(std::env::current_exe().expect("this program"), &program)
+        .expect("a copy of this program");
     let mut command = Command::new(program);
-    command.args(["--exact", name, "--nocapture", "--test-threads=1"]).env("SI_SWEEP_PLACE", place.path());
+    command
+        .args(["--exact", name, "--nocapture", "--test-threads=1"])
+        .env("SI_SWEEP_PLACE", place.path());
     let status = command.status().expect("runs");
     assert!(status.success(), "{name}: {status}");
 }
@@ -601,7 +664,8 @@ fn fast_place() -> TempDir {
     const TMPFS: u64 = 0x0102_1994;
     let memory = Path::new("/dev/shm");
     let fits = rustix::fs::statfs(memory).is_ok_and(|found| found.f_type as u64 == TMPFS)
-        && rustix::fs::statvfs(memory).is_ok_and(|found| !found.f_flag.contains(StatVfsMountFlags::NOEXEC));
+        && rustix::fs::statvfs(memory)
+            .is_ok_and(|found| !found.f_flag.contains(StatVfsMountFlags::NOEXEC));
     if fits
         && std::env::var_os("SI_TEST_DIR").is_none()
         && let Ok(dir) = TempDir::with_prefix_in("si-sweep-", memory)
@@ -652,7 +716,11 @@ fn request(node: &Path, repo: &str, rsync: Option<u16>) -> Request {
     }
 }
 
-fn perform(job: Job, request: &Request, monitor: &dyn Monitor) -> Result<Option<Report>, UpdateError> {
+fn perform(
+    job: Job,
+    request: &Request,
+    monitor: &dyn Monitor,
+) -> Result<Option<Report>, UpdateError> {
     match job {
         Job::Update => update::run(request, monitor).map(Some),
         Job::Recover => update::recover(&request.root, monitor).map(|()| None),

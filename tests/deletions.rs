@@ -57,7 +57,11 @@ fn tree(gone: usize) -> Tree {
         trees::put(&mut tree, &format!("opt/{number}"), Item::file("new"));
     }
     for number in gone * 10..100 {
-        trees::put(&mut tree, &format!("srv/{:02}/{number:02}", number / 10), Item::file(format!("data {number}")));
+        trees::put(
+            &mut tree,
+            &format!("srv/{:02}/{number:02}", number / 10),
+            Item::file(format!("data {number}")),
+        );
     }
     tree
 }
@@ -70,7 +74,11 @@ fn what_the_agent_needs_stays_though_the_image_lacks_it() {
     for way in WAYS {
         let (mut first, mut second) = (tree(0), tree(0));
         for path in PROTECTED {
-            trees::put(&mut first, path, Item::file(if path.ends_with("toml") { "" } else { "# this node's\n" }));
+            trees::put(
+                &mut first,
+                path,
+                Item::file(if path.ends_with("toml") { "" } else { "# this node's\n" }),
+            );
         }
         trees::put(&mut first, "etc/systemimager/other", Item::file("goes"));
         trees::put(&mut second, "etc/passwd", Item::file("newer"));
@@ -93,7 +101,8 @@ fn what_the_agent_needs_stays_though_the_image_lacks_it() {
         assert_eq!(left, kept, "{way:?}");
         assert_eq!(read(&site.node().join("etc/passwd")), "newer");
         // and stays, whatever is asked for
-        site.update(&["--purge-untracked", "--max-delete", "0", "--check", "content"]).ended(0, &["is up to date"]);
+        site.update(&["--purge-untracked", "--max-delete", "0", "--check", "content"])
+            .ended(0, &["is up to date"]);
         assert!(PROTECTED.iter().all(|path| site.node().join(path).exists()), "{way:?}");
     }
 }
@@ -109,12 +118,24 @@ fn more_deletions_than_are_allowed_stop_every_way_with_the_list() {
         let before = site.snapshot();
         for more in [&[][..], &["--max-delete", "43"]] {
             let run = site.update(more);
-            run.ended(9, &["44 paths would be deleted and", "  /srv/00", "--max-delete", "nothing was changed"]);
+            run.ended(
+                9,
+                &[
+                    "44 paths would be deleted and",
+                    "  /srv/00",
+                    "--max-delete",
+                    "nothing was changed",
+                ],
+            );
             site.unchanged_since(&before);
             // the list comes before the refusal in a dry run, and all of it
             let run = site.update(&[more, &["--dry-run"]].concat());
             run.ended(9, &["44 paths would be deleted and"]);
-            assert_eq!(run.out.lines().filter(|line| line.starts_with("*deleting")).count(), 44, "{way:?}");
+            assert_eq!(
+                run.out.lines().filter(|line| line.starts_with("*deleting")).count(),
+                44,
+                "{way:?}"
+            );
         }
         site.update(&["--max-delete", "44"]).ended(0, &["updated to node"]);
         judge::same(&site.image(), &site.node(), &[]);
@@ -132,8 +153,10 @@ fn an_empty_image_empties_no_node() {
         let before = site.snapshot();
         // where nothing is recorded, all that a node has is its own beside an image that has nothing
         let code = if way == Way::Unknown { 0 } else { 9 };
-        site.update(&[])
-            .ended(code, if code == 9 { &["paths would be deleted and", "nothing was changed"] } else { &[] });
+        site.update(&[]).ended(
+            code,
+            if code == 9 { &["paths would be deleted and", "nothing was changed"] } else { &[] },
+        );
         judge::same(&before, &site.node(), &[]);
         site.nothing_left();
     }

@@ -15,7 +15,8 @@ use common::{Need, copy_tree, judge, machine, needs};
 
 const AGENT: &str = env!("CARGO_BIN_EXE_si_updateclient");
 /// The agent's own, in rsync's words.
-const OWN: [&str; 3] = ["/.si-*", "/var/lib/systemimager/client/", "/etc/systemimager/IMAGE_LAST_SYNCED_TO"];
+const OWN: [&str; 3] =
+    ["/.si-*", "/var/lib/systemimager/client/", "/etc/systemimager/IMAGE_LAST_SYNCED_TO"];
 
 fn has_all() -> bool {
     needs(&[Need::Root, Need::Program("rsync")])
@@ -55,7 +56,11 @@ impl Old {
     /// The agent, told of the server and nothing else.
     fn command(&self) -> Command {
         let mut command = Command::new(AGENT);
-        command.arg("--root").arg(self.site.node()).args(["--server", "127.0.0.1"]).stdin(Stdio::null());
+        command
+            .arg("--root")
+            .arg(self.site.node())
+            .args(["--server", "127.0.0.1"])
+            .stdin(Stdio::null());
         command.args(["--rsync-port", &self.site.rsync_port().expect("a daemon").to_string()]);
         command
     }
@@ -65,7 +70,13 @@ impl Old {
     }
 
     /// What rsync alone makes of the node, in a copy.
-    fn by_rsync_alone(&self, overrides: &[&str], directory: &str, delete: bool, excludes: &[&str]) -> PathBuf {
+    fn by_rsync_alone(
+        &self,
+        overrides: &[&str],
+        directory: &str,
+        delete: bool,
+        excludes: &[&str],
+    ) -> PathBuf {
         let copy = self.server("by-rsync");
         let _ = fs::remove_dir_all(&copy);
         copy_tree(&self.site.node(), &copy);
@@ -81,7 +92,9 @@ impl Old {
             if nth == 0 && delete {
                 rsync.arg("--delete");
             }
-            common::run(rsync.arg(format!("{}/", from.display())).arg(format!("{}/", to.display())));
+            common::run(
+                rsync.arg(format!("{}/", from.display())).arg(format!("{}/", to.display())),
+            );
         }
         copy
     }
@@ -149,7 +162,13 @@ fn the_update_of_xcat_follows_the_servers_cluster_txt() {
     old.on_node("etc/systemimager/updateclient.local.exclude", "/etc/hostname\n");
     let excludes = [&excludes[..], &["/etc/systemimager/updateclient.local.exclude"]].concat();
     let run = old.same_as_rsync(&[], &["all", "gpu"], "", true, &excludes);
-    run.ended(0, &["cluster.txt: this host follows image node and override all and override gpu", "updated to node"]);
+    run.ended(
+        0,
+        &[
+            "cluster.txt: this host follows image node and override all and override gpu",
+            "updated to node",
+        ],
+    );
     assert_eq!(read(&old.node("etc/motd")), "of those with a card\n");
     // And once more, when the node has changed in all ways.
     fs::write(old.node("etc/motd"), "edited").expect("writes");
@@ -165,11 +184,23 @@ fn overrides_of_the_command_line_and_of_the_file_replace_those_of_cluster_txt() 
         return;
     }
     let old = Old::new(&image(), &overrides());
-    trees::write_text(&old.server("scripts/cluster.txt"), "# global_override=:all:\nnode7:gpus:node:gpu\n");
+    trees::write_text(
+        &old.server("scripts/cluster.txt"),
+        "# global_override=:all:\nnode7:gpus:node:gpu\n",
+    );
     old.on_node("etc/hostname", "node7\n");
-    old.on_node("etc/systemimager/updateclient.local.exclude", "/etc/hostname\n/etc/systemimager/*\n");
+    old.on_node(
+        "etc/systemimager/updateclient.local.exclude",
+        "/etc/hostname\n/etc/systemimager/*\n",
+    );
     let excludes = ["/etc/hostname", "/etc/systemimager/*"];
-    old.same_as_rsync(&["--override", "gpu", "-override", "all"], &["gpu", "all"], "", true, &excludes);
+    old.same_as_rsync(
+        &["--override", "gpu", "-override", "all"],
+        &["gpu", "all"],
+        "",
+        true,
+        &excludes,
+    );
     assert_eq!(read(&old.node("etc/motd")), "everybody's\n");
     old.on_node("etc/systemimager/overrides", "gpu\n");
     old.same_as_rsync(&[], &["gpu"], "", true, &excludes);
@@ -191,10 +222,28 @@ fn a_directory_alone_is_updated_and_the_rest_left_alone() {
     old.on_node("etc/motd", "stays as it is");
     old.on_node("srv/own", "stays");
     fs::set_permissions(old.node(""), fs::Permissions::from_mode(0o700)).expect("sets");
-    let line =
-        ["--image", "node", "--directory", "/usr", "--no-bootloader", "--log", "%o %f", "--exclude-file", "/dev/null"];
-    let run = old.same_as_rsync(&[&line[..], &["--override", "gpu"]].concat(), &["gpu"], "usr", true, &[]);
-    assert!(run.out.contains("del. usr/local/tool\n") && run.out.contains("recv usr/share/doc/gpu\n"), "{run:#?}");
+    let line = [
+        "--image",
+        "node",
+        "--directory",
+        "/usr",
+        "--no-bootloader",
+        "--log",
+        "%o %f",
+        "--exclude-file",
+        "/dev/null",
+    ];
+    let run = old.same_as_rsync(
+        &[&line[..], &["--override", "gpu"]].concat(),
+        &["gpu"],
+        "usr",
+        true,
+        &[],
+    );
+    assert!(
+        run.out.contains("del. usr/local/tool\n") && run.out.contains("recv usr/share/doc/gpu\n"),
+        "{run:#?}"
+    );
     assert!(!run.out.contains("etc/motd"), "{run:#?}");
     assert_eq!(read(&old.node("etc/motd")), "stays as it is");
     // A directory that the node does not have yet, and the slashes of the old days.
@@ -212,7 +261,8 @@ fn nothing_is_deleted_where_that_is_not_wanted() {
     let old = Old::new(&image(), &overrides());
     old.on_node("etc/own", "stays");
     old.on_node("usr/share/own/deep", "stays");
-    let line = ["--image", "node", "--no-delete", "--override", "all", "--exclude-file", "/dev/null"];
+    let line =
+        ["--image", "node", "--no-delete", "--override", "all", "--exclude-file", "/dev/null"];
     old.same_as_rsync(&line, &["all"], "", false, &[]);
     assert_eq!(read(&old.node("etc/own")), "stays");
     old.same_as_rsync(&["--image", "node", "--exclude-file", "/dev/null"], &[], "", true, &[]);
@@ -235,13 +285,22 @@ fn a_dry_run_says_what_the_run_does_and_changes_nothing() {
     run.ended(0, &["would update to node with gpu"]);
     old.site.unchanged_since(&before);
     let paths = |out: &str| -> Vec<String> {
-        let lines = out.lines().filter_map(|line| line.get(12..).filter(|_| line.as_bytes()[11] == b' '));
-        let mut paths: Vec<String> =
-            lines.map(|path| path.trim_start_matches('/').trim_end_matches('/').to_owned()).collect();
+        let lines =
+            out.lines().filter_map(|line| line.get(12..).filter(|_| line.as_bytes()[11] == b' '));
+        let mut paths: Vec<String> = lines
+            .map(|path| path.trim_start_matches('/').trim_end_matches('/').to_owned())
+            .collect();
         paths.sort();
         paths
     };
-    for path in ["etc/hosts", "etc/motd", "srv/own", "srv/own/file", "usr/share/doc/readme", "usr/share/doc/gpu"] {
+    for path in [
+        "etc/hosts",
+        "etc/motd",
+        "srv/own",
+        "srv/own/file",
+        "usr/share/doc/readme",
+        "usr/share/doc/gpu",
+    ] {
         assert!(paths(&run.out).contains(&path.to_owned()), "{path} is missing: {run:#?}");
     }
     let json = old.run(&[&line[..], &["--json"]].concat());
@@ -284,7 +343,9 @@ fn what_overrides_own_is_never_absent_and_not_touched_again() {
     let line = ["--image", "node", "--override", "all", "--exclude-file", "/dev/null"];
     old.run(&line).ended(0, &["updated to"]);
     let inode = || {
-        let of = |path: &str| fs::metadata(old.node(path)).map(|meta| (meta.ino(), meta.ctime(), meta.ctime_nsec()));
+        let of = |path: &str| {
+            fs::metadata(old.node(path)).map(|meta| (meta.ino(), meta.ctime(), meta.ctime_nsec()))
+        };
         (of("etc/ntp.conf").expect("is there"), of("etc/motd").expect("is there"))
     };
     let before = inode();
@@ -315,7 +376,8 @@ fn an_override_that_cannot_be_had_fails_the_run_before_anything_is_touched() {
         }
         let wanted = ["missing", "gpu"].contains(&name);
         let line = [&line[..], &[if wanted { "missing" } else { name }, "--dry-run"]].concat();
-        old.run(&line).ended(if wanted { 4 } else { 0 }, if wanted { &["override missing"] } else { &[] });
+        old.run(&line)
+            .ended(if wanted { 4 } else { 0 }, if wanted { &["override missing"] } else { &[] });
     }
     old.run(&[&line[..], &["all", "--override", "missing"]].concat())
         .ended(4, &["override missing", "nothing was changed"]);
@@ -332,7 +394,9 @@ fn names_from_the_network_are_never_run() {
     let old = Old::new(&image(), &[]);
     old.on_node("etc/hostname", "node7\n");
     let sentinel = old.server("sentinel");
-    for name in ["$(touch SENTINEL)", "`touch SENTINEL`", "node; touch SENTINEL", "../scripts", "-e sh"] {
+    for name in
+        ["$(touch SENTINEL)", "`touch SENTINEL`", "node; touch SENTINEL", "../scripts", "-e sh"]
+    {
         let name = name.replace("SENTINEL", &sentinel.display().to_string());
         trees::write_text(&old.server("scripts/cluster.txt"), &format!("node7:g:{name}:\n"));
         old.run(&[]).ended(4, &["cannot name an image"]);
@@ -359,7 +423,11 @@ fn excludes_that_come_with_the_image_count_at_once() {
     trees::write_text(&old.server("images/node/opt/never"), "does not come");
     let run = old.run(&["--image", "node", "--max-delete", "100%"]);
     run.ended(0, &["what is excluded follows the /etc/systemimager/updateclient.local.exclude"]);
-    assert!(old.node("opt/kept").exists() && !old.node("opt/never").exists() && !old.node("srv/kept").exists());
+    assert!(
+        old.node("opt/kept").exists()
+            && !old.node("opt/never").exists()
+            && !old.node("srv/kept").exists()
+    );
     assert_eq!(read(&old.node(place)), "/opt/*\n");
     old.run(&["--image", "node"]).ended(0, &["up to date"]);
 }
@@ -397,10 +465,13 @@ fn what_a_directory_takes_along_is_counted_once_and_kept_without_deletions() {
         old.on_node(&format!("etc/hosts/{number}"), "own");
     }
     let before = old.site.snapshot();
-    old.run(&[&line[..], &["--no-delete"]].concat()).ended(5, &["--no-delete keeps it", "nothing was changed"]);
+    old.run(&[&line[..], &["--no-delete"]].concat())
+        .ended(5, &["--no-delete keeps it", "nothing was changed"]);
     old.run(&[&line[..], &["--no-delete", "--dry-run"]].concat()).ended(5, &["could not make way"]);
-    old.run(&[&line[..], &["--max-delete", "7"]].concat()).ended(9, &["8 paths would be deleted and 7 are allowed"]);
-    old.run(&[&line[..], &["--max-delete", "7", "--dry-run"]].concat()).ended(9, &["8 paths would be deleted"]);
+    old.run(&[&line[..], &["--max-delete", "7"]].concat())
+        .ended(9, &["8 paths would be deleted and 7 are allowed"]);
+    old.run(&[&line[..], &["--max-delete", "7", "--dry-run"]].concat())
+        .ended(9, &["8 paths would be deleted"]);
     old.site.unchanged_since(&before);
     let run = old.same_as_rsync(&[&line[..], &["--max-delete", "8"]].concat(), &[], "", true, &[]);
     run.ended(0, &["updated to node"]);
@@ -429,7 +500,9 @@ fn times_of_directories_alone_are_set() {
     let old = Old::new(&image(), &[]);
     let line = ["--image", "node", "--exclude-file", "/dev/null"];
     old.run(&line).ended(0, &[]);
-    common::run(Command::new("touch").args(["-d", "2001-01-01"]).arg(old.server("images/node/usr")));
+    common::run(
+        Command::new("touch").args(["-d", "2001-01-01"]).arg(old.server("images/node/usr")),
+    );
     common::run(Command::new("touch").args(["-d", "2001-01-02"]).arg(old.server("images/node")));
     old.same_as_rsync(&line, &[], "", true, &[]);
     let of = |path: PathBuf| fs::metadata(path).expect("is there").mtime();
@@ -476,7 +549,10 @@ fn why_says_where_a_path_comes_from() {
         return;
     }
     let old = Old::new(&image(), &overrides());
-    old.on_node("etc/systemimager/updateclient.local.exclude", "# mine\n/etc/systemimager/updateclient.*\n/srv/*\n");
+    old.on_node(
+        "etc/systemimager/updateclient.local.exclude",
+        "# mine\n/etc/systemimager/updateclient.*\n/srv/*\n",
+    );
     old.on_node("usr/sbin/si_updateclient", "the agent");
     let why = |path: &str| {
         let mut command = Command::new(AGENT);
@@ -528,7 +604,8 @@ fn mounts_of_other_kinds_and_dev_are_left_alone() {
          cat dev/own usr/mounted/own; ls dev usr/mounted",
         old.site.node().display()
     );
-    let output = Command::new("unshare").args(["-m", "sh", "-c", &script]).output().expect("it runs");
+    let output =
+        Command::new("unshare").args(["-m", "sh", "-c", &script]).output().expect("it runs");
     let run = Run::of(output);
     run.ended(0, &["own\nown\n"]);
     assert!(!run.out.contains("fromimage"), "{run:#?}");
@@ -561,7 +638,12 @@ fn kinds_that_fstype_does_not_name_are_left_alone() {
 /// The old client's lines as they are in scripts, in a system where the agent is the only one.
 #[test]
 fn the_old_command_lines_run_unchanged() {
-    if !needs(&[Need::Root, Need::Program("rsync"), Need::Program("unshare"), Need::Program("busybox")]) {
+    if !needs(&[
+        Need::Root,
+        Need::Program("rsync"),
+        Need::Program("unshare"),
+        Need::Program("busybox"),
+    ]) {
         return;
     }
     let mut tree = image();
@@ -572,7 +654,10 @@ fn the_old_command_lines_run_unchanged() {
     for dir in ["proc", "dev", "tmp"] {
         fs::create_dir(old.node(dir)).expect("makes");
     }
-    trees::write_text(&old.server("scripts/cluster.txt"), "# global_override=:all:\nnode7:gpus:node:gpu\n");
+    trees::write_text(
+        &old.server("scripts/cluster.txt"),
+        "# global_override=:all:\nnode7:gpus:node:gpu\n",
+    );
     let port = old.site.rsync_port().expect("a daemon");
     let lines = [
         "si_updateclient --server 127.0.0.1 --yes",
@@ -597,13 +682,20 @@ fn the_old_command_lines_run_unchanged() {
         machine::install(&program, &old.site.node(), place);
     }
     for line in lines {
-        let mut command = machine::inside_after(&old.site.node(), "hostname node7 2>/dev/null || true");
+        let mut command =
+            machine::inside_after(&old.site.node(), "hostname node7 2>/dev/null || true");
         let script = format!("export PATH=/usr/sbin:/usr/bin:/bin; exec {line}");
-        let run =
-            Run::of(command.args(["/bin/busybox", "sh", "-c", &script]).stdin(Stdio::null()).output().expect("runs"));
+        let run = Run::of(
+            command
+                .args(["/bin/busybox", "sh", "-c", &script])
+                .stdin(Stdio::null())
+                .output()
+                .expect("runs"),
+        );
         run.ended(0, &[]);
     }
-    let excludes = ["/lib*", "/bin", "/usr/bin", "/usr/sbin", "/usr/lib*", "/proc/*", "/dev/*", "/tmp/*"];
+    let excludes =
+        ["/lib*", "/bin", "/usr/bin", "/usr/sbin", "/usr/lib*", "/proc/*", "/dev/*", "/tmp/*"];
     let excludes = [&excludes[..], &["/etc/systemimager/*", "/etc/hostname"]].concat();
     let expected = old.by_rsync_alone(&["all", "gpu"], "", false, &excludes);
     // What was mounted there was left alone, with the directory that it was mounted on.
@@ -617,8 +709,14 @@ fn forbidden_combinations_are_refused_as_before() {
     }
     let old = Old::new(&image(), &[]);
     for (line, words) in [
-        (&["--autoinstall", "--image", "node"][..], "--image and --autoinstall are not compatible options"),
-        (&["--autoinstall", "--no-bootloader"], "--autoinstall and --no-bootloader are not compatible options"),
+        (
+            &["--autoinstall", "--image", "node"][..],
+            "--image and --autoinstall are not compatible options",
+        ),
+        (
+            &["--autoinstall", "--no-bootloader"],
+            "--autoinstall and --no-bootloader are not compatible options",
+        ),
         (&["--autoinstall", "--dry-run"], "--autoinstall and --dry-run are not compatible options"),
         (&["--append", "x"], "--append can be used only with --autoinstall"),
         (&["--flavor", "x"], "--flavor can be used only with --autoinstall"),
@@ -626,7 +724,10 @@ fn forbidden_combinations_are_refused_as_before() {
         (&["--image", "-node"], "can't start with a hyphen"),
         (&["--server", "-head", "--image", "node"], "can't start with a hyphen"),
         (&["--server", "", "--image", "node"], "You must specify --server"),
-        (&["--image", "node", "--diff", "--directory", "/usr"], "--directory cannot be used with --diff"),
+        (
+            &["--image", "node", "--diff", "--directory", "/usr"],
+            "--directory cannot be used with --diff",
+        ),
         (&["--image", "node", "--diff", "--no-delete"], "--no-delete cannot be used with --diff"),
         (&["--image", "a/b"], "cannot name an image"),
         (&["--image", "node", "--override", "../x"], "cannot name an image"),
@@ -636,7 +737,10 @@ fn forbidden_combinations_are_refused_as_before() {
         let run = Run::of(old.command().args(line).arg("--yes").output().expect("it runs"));
         run.ended(2, &[words]);
     }
-    assert!(fs::read_dir(old.site.node()).expect("is there").next().is_none(), "something was made");
+    assert!(
+        fs::read_dir(old.site.node()).expect("is there").next().is_none(),
+        "something was made"
+    );
 }
 
 #[test]
@@ -660,11 +764,20 @@ fn every_setting_says_where_it_comes_from() {
         "etc/systemimager/client.conf",
         "rsync_port = 8730\nfstype = ext4\nfstype = xfs\nexclude_file = /etc/x\n",
     );
-    old.on_node("etc/systemimager/updateclient.toml", "image = \"node\"\ndrift = \"repair\"\noverrides = [\"gpu\"]\n");
+    old.on_node(
+        "etc/systemimager/updateclient.toml",
+        "image = \"node\"\ndrift = \"repair\"\noverrides = [\"gpu\"]\n",
+    );
     old.on_node("etc/systemimager/overrides", "# mine\n\nlast\n");
     old.on_node("etc/x", "/srv/*\n");
     let mut command = Command::new(AGENT);
-    command.arg("--root").arg(old.site.node()).args(["--show-config", "--server", "head", "--max-delete", "7"]);
+    command.arg("--root").arg(old.site.node()).args([
+        "--show-config",
+        "--server",
+        "head",
+        "--max-delete",
+        "7",
+    ]);
     let run = Run::of(command.output().expect("it runs"));
     run.ended(0, &[]);
     for (name, value, from) in [
@@ -680,7 +793,9 @@ fn every_setting_says_where_it_comes_from() {
         ("max_delete", "7", "command line"),
     ] {
         let found = run.out.lines().any(|line| {
-            line.split_whitespace().next() == Some(name) && line.contains(value) && line.ends_with(&format!("[{from}]"))
+            line.split_whitespace().next() == Some(name)
+                && line.contains(value)
+                && line.ends_with(&format!("[{from}]"))
         });
         assert!(found, "{name} {value} [{from}] is missing: {run:#?}");
     }
@@ -713,7 +828,8 @@ fn a_server_that_is_not_there_is_named_and_nothing_is_changed() {
     let before = old.site.snapshot();
     old.site.stop_rsync();
     old.run(&line).ended(4, &["Connection refused", "nothing was changed"]);
-    old.run(&[&line[..], &["--override", "all"]].concat()).ended(4, &["Connection refused", "nothing was changed"]);
+    old.run(&[&line[..], &["--override", "all"]].concat())
+        .ended(4, &["Connection refused", "nothing was changed"]);
     old.site.unchanged_since(&before);
 }
 
@@ -729,7 +845,8 @@ fn a_server_that_falls_silent_is_given_up() {
     old.on_node("etc/systemimager/updateclient.toml", "full_sync_timeout = 2\n");
     let begun = std::time::Instant::now();
     let line = ["--image", "node", "--rsync-port", &port];
-    old.run(&[&line[..], &["--exclude-file", "/dev/null"]].concat()).ended(4, &["nothing was changed"]);
+    old.run(&[&line[..], &["--exclude-file", "/dev/null"]].concat())
+        .ended(4, &["nothing was changed"]);
     // The same while it is asked for the image's rules, or for who follows what.
     old.run(&line).ended(4, &["nothing was changed"]);
     old.on_node("etc/hostname", "node7\n");

@@ -35,7 +35,10 @@ fn tree(round: u64) -> Tree {
 fn foreign() -> Tree {
     let mut tree = Tree::from([(Vec::new(), Item::dir()), (b"usr".to_vec(), Item::dir())]);
     for number in 0..40 {
-        tree.insert(format!("usr/file-{number:02}").into_bytes(), Item::file(format!("another content {number}")));
+        tree.insert(
+            format!("usr/file-{number:02}").into_bytes(),
+            Item::file(format!("another content {number}")),
+        );
     }
     tree.insert(b"opt/of/nobody".to_vec(), Item::file("too much"));
     tree
@@ -103,7 +106,10 @@ fn nothing_is_recorded_and_the_tree_resembles_a_generation() {
     fs::write(site.node().join("local"), "the node's own").expect("writes");
     site.publish(&tree(3));
     let run = site.updated(&["--no-fallback"]);
-    run.ended(0, &["the tree is taken for generation", "2 of 46 entries differ", "following one diff"]);
+    run.ended(
+        0,
+        &["the tree is taken for generation", "2 of 46 entries differ", "following one diff"],
+    );
     assert_eq!(judge::same_but_untracked(&site.image(), &site.node(), &[]), ["local"]);
     fs::remove_file(site.node().join("local")).expect("removes");
     ended_well(&site);
@@ -120,7 +126,8 @@ fn nothing_is_recorded_and_the_tree_resembles_none() {
     let before = site.snapshot();
     let reason = "full sync: no generation is recorded and the tree resembles none";
     // What the old client would delete goes as well, within bounds.
-    site.update(&["--max-delete", "2"]).ended(9, &[reason, "3 paths would be deleted", "opt/of/nobody"]);
+    site.update(&["--max-delete", "2"])
+        .ended(9, &[reason, "3 paths would be deleted", "opt/of/nobody"]);
     site.unchanged_since(&before);
     site.update(&["--no-fallback"]).ended(8, &["--no-fallback forbids it"]);
     site.unchanged_since(&before);
@@ -179,7 +186,10 @@ fn the_recorded_generation_is_not_published_and_the_tree_resembles_none() {
     let before = site.snapshot();
     site.update(&["--no-fallback"]).ended(8, &["is not published and the tree resembles none"]);
     site.unchanged_since(&before);
-    site.updated(&[]).ended(0, &["full sync: the recorded generation", "is not published and the tree resembles none"]);
+    site.updated(&[]).ended(
+        0,
+        &["full sync: the recorded generation", "is not published and the tree resembles none"],
+    );
     assert_eq!(judge::same_but_untracked(&site.image(), &site.node(), &[]), ["local"]);
     fs::remove_file(site.node().join("local")).expect("removes");
     ended_well(&site);
@@ -187,7 +197,9 @@ fn the_recorded_generation_is_not_published_and_the_tree_resembles_none() {
 
 fn prune(site: &Site, keep: u32) {
     let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_si_tardiff"));
-    command.args(["prune", "--image", "node", "--keep", &keep.to_string(), "--repo"]).arg(site.repo());
+    command
+        .args(["prune", "--image", "node", "--keep", &keep.to_string(), "--repo"])
+        .arg(site.repo());
     common::run(&mut command);
 }
 
@@ -199,7 +211,10 @@ fn a_deleted_archive_is_gone_around() {
     let site = behind(Site::new(), 3);
     fs::remove_file(site.diff(1, 3)).expect("removes");
     let run = site.updated(&["--no-fallback"]);
-    run.ended(0, &["cannot be used", "there is no such file", "following 2 diffs", "as one transaction"]);
+    run.ended(
+        0,
+        &["cannot be used", "there is no such file", "following 2 diffs", "as one transaction"],
+    );
     ended_well(&site);
 }
 
@@ -351,7 +366,10 @@ fn an_image_tree_edited_after_its_publish_is_not_installed() {
     fs::remove_file(site.image().join("usr/file-04")).expect("removes");
     fs::write(site.image().join("usr/more"), "not published").expect("writes");
     let run = site.updated(&[]);
-    run.ended(0, &["the image tree on the server is not as it was published: /usr/file-03, /usr/file-04"]);
+    run.ended(
+        0,
+        &["the image tree on the server is not as it was published: /usr/file-03, /usr/file-04"],
+    );
     judge::same(&published, &site.node(), &[]);
     site.nothing_left();
     goes_on_by_a_diff(&site);
@@ -399,7 +417,8 @@ fn an_image_tree_that_is_edited_all_the_time_is_never_installed_half() {
                 let done = match round % 3 {
                     0 => fs::write(&path, format!("edited {round}")),
                     1 => fs::remove_file(&path),
-                    _ => fs::write(&beside, noise(100_000, round)).and_then(|()| fs::rename(&beside, &path)),
+                    _ => fs::write(&beside, noise(100_000, round))
+                        .and_then(|()| fs::rename(&beside, &path)),
                 };
                 drop(done);
                 std::thread::sleep(std::time::Duration::from_millis(1));
@@ -443,8 +462,16 @@ fn a_catalog_that_is_not_to_be_trusted_stops_everything() {
     type Edit = fn(String) -> String;
     let edits: [(Edit, &str); 5] = [
         (|text| text.replace("format = 1", "format = 2"), "format 2"),
-        (|text| text.replace("image = \"node\"", "image = \"other\""), "is of image other, not of node"),
-        (|text| text.replacen("published = ", "expires = \"2001-01-01T00:00:00Z\"\npublished = ", 1), "expire"),
+        (
+            |text| text.replace("image = \"node\"", "image = \"other\""),
+            "is of image other, not of node",
+        ),
+        (
+            |text| {
+                text.replacen("published = ", "expires = \"2001-01-01T00:00:00Z\"\npublished = ", 1)
+            },
+            "expire",
+        ),
         (|text| text[..text.len() / 2].to_owned(), "the catalog is not valid"),
         (|text| format!("\0\0{text}"), "the catalog is not valid"),
     ];
@@ -500,7 +527,8 @@ fn no_rsync_program_and_no_rsync_server_are_told_apart() {
     site = site.with_rsync();
     let mut command = site.command();
     let run = command.env("PATH", site.dir.path()).output().expect("si_updateclient runs");
-    common::site::Run::of(run).ended(8, &["the rsync program is not installed on this node", "nothing was changed"]);
+    common::site::Run::of(run)
+        .ended(8, &["the rsync program is not installed on this node", "nothing was changed"]);
     site.unchanged_since(&before);
 
     site.stop_rsync();

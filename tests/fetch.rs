@@ -18,7 +18,9 @@ use systemimager::catalog::{FileRef, Frame, MAX_CATALOG, RepoPath};
 use systemimager::digest::Digest;
 use systemimager::fetch::FetchErrorKind::{Corrupt, NoRoom, NotFound, Other, Unreachable};
 use systemimager::fetch::Side::{Network, Node, Server};
-use systemimager::fetch::{CatalogAnswer, FetchError, FetchErrorKind, Options, Ranges, Repository, Side, Spool};
+use systemimager::fetch::{
+    CatalogAnswer, FetchError, FetchErrorKind, Options, Ranges, Repository, Side, Spool,
+};
 use systemimager::image::Layer;
 use systemimager::report::{Event, Job, Monitor, Silent};
 use tempfile::TempDir;
@@ -39,7 +41,8 @@ impl Site {
         let repository = scratch.path().join("repo");
         fs::create_dir_all(repository.join("node/diffs")).expect("scratch");
         fs::create_dir(scratch.path().join("spool")).expect("scratch");
-        let bytes: Vec<u8> = (0u32..300_000).map(|n| (n.wrapping_mul(2_654_435_761) >> 13) as u8).collect();
+        let bytes: Vec<u8> =
+            (0u32..300_000).map(|n| (n.wrapping_mul(2_654_435_761) >> 13) as u8).collect();
         fs::write(repository.join("node/diffs/a.tar.zst"), &bytes).expect("scratch");
         fs::write(repository.join("node/catalog.toml"), b"format = 1\n").expect("scratch");
         let server = FaultServer::serve(&repository);
@@ -103,7 +106,8 @@ fn quick() -> Options {
 }
 
 fn open(url: &str, options: &Options, spool: &Path, limit: u64) -> Repository {
-    let spool = Spool::open(File::open(spool).expect("a directory").into(), limit).expect("a spool");
+    let spool =
+        Spool::open(File::open(spool).expect("a directory").into(), limit).expect("a spool");
     Repository::open(&url.parse().expect("a URL"), &node(), options, Some(spool)).expect("opens")
 }
 
@@ -111,7 +115,11 @@ fn node() -> Layer {
     Layer::Image("node".parse().expect("a name"))
 }
 
-fn content(repository: &Repository, claim: &FileRef, monitor: &dyn Monitor) -> Result<Vec<u8>, FetchError> {
+fn content(
+    repository: &Repository,
+    claim: &FileRef,
+    monitor: &dyn Monitor,
+) -> Result<Vec<u8>, FetchError> {
     let verified = repository.file(claim, monitor)?;
     assert_eq!((verified.size(), verified.sha256()), (claim.size, claim.sha256));
     let mut bytes = Vec::new();
@@ -239,8 +247,12 @@ fn a_slow_drip_is_too_slow_though_it_is_never_silent() {
     site.server.always(ARCHIVE, Fault::Drip(10, Duration::from_millis(20)));
     let options = Options { attempts: 1, speed_window: Duration::from_millis(300), ..quick() };
     let began = Instant::now();
-    let repository =
-        open(&site.server.url(), &Options { minimum_speed: 10_000, ..options }, &site.spool_dir(), u64::MAX);
+    let repository = open(
+        &site.server.url(),
+        &Options { minimum_speed: 10_000, ..options },
+        &site.spool_dir(),
+        u64::MAX,
+    );
     let error = content(&repository, &site.claim(), &Silent).expect_err("too slow");
     assert_eq!((error.kind, error.side), (Unreachable, Network), "{error}");
     assert!(error.to_string().contains("too slowly"), "{error}");
@@ -250,7 +262,10 @@ fn a_slow_drip_is_too_slow_though_it_is_never_silent() {
 #[test]
 fn a_server_that_lies_about_lengths_is_found_out() {
     let site = Site::new();
-    site.server.next(ARCHIVE, [Fault::ContentLength(300_001), Fault::ContentLength(5), Fault::ContentLength(0)]);
+    site.server.next(
+        ARCHIVE,
+        [Fault::ContentLength(300_001), Fault::ContentLength(5), Fault::ContentLength(0)],
+    );
     site.fails(Corrupt, Server);
     site.server.next(ARCHIVE, [Fault::Longer(1), Fault::Longer(100_000), Fault::Longer(7)]);
     site.fails(Corrupt, Server);
@@ -270,7 +285,13 @@ fn no_more_is_written_than_the_catalog_names() {
 
 #[test]
 fn a_wrong_content_range_is_found_out() {
-    for other in ["bytes 0-199999/300000", "bytes 100000-299999/300001", "bytes */300000", "nonsense", "bytes 9-1/3"] {
+    for other in [
+        "bytes 0-199999/300000",
+        "bytes 100000-299999/300001",
+        "bytes */300000",
+        "nonsense",
+        "bytes 9-1/3",
+    ] {
         let site = Site::new();
         site.server.next(ARCHIVE, [Fault::Cut(100_000), Fault::ContentRange(other)]);
         assert_eq!(site.fetch().expect("comes whole"), site.bytes, "{other}");
@@ -298,9 +319,11 @@ fn a_corrupt_part_of_an_earlier_run_is_fetched_anew() {
     site.server.next(ARCHIVE, [Fault::Behave]);
     let mut wrong = site.bytes.clone();
     wrong[17] ^= 1;
-    fs::write(site.spool_dir().join(format!("{}.part", site.claim().sha256)), &wrong).expect("scratch");
+    fs::write(site.spool_dir().join(format!("{}.part", site.claim().sha256)), &wrong)
+        .expect("scratch");
     assert_eq!(site.fetch().map_err(|e| (e.kind, e.side)), Err((Corrupt, Server)));
-    fs::write(site.spool_dir().join(format!("{}.part", site.claim().sha256)), &wrong).expect("scratch");
+    fs::write(site.spool_dir().join(format!("{}.part", site.claim().sha256)), &wrong)
+        .expect("scratch");
     assert_eq!(site.fetch().expect("comes"), site.bytes);
 }
 
@@ -309,7 +332,10 @@ fn a_missing_file_is_not_asked_for_twice() {
     let site = Site::new();
     fs::remove_file(site.repo_dir().join(&ARCHIVE[1..])).expect("is there");
     let error = site.fails(NotFound, Server);
-    assert!(error.to_string().contains(&format!("{}node/diffs/a.tar.zst", site.server.url())), "{error}");
+    assert!(
+        error.to_string().contains(&format!("{}node/diffs/a.tar.zst", site.server.url())),
+        "{error}"
+    );
     assert_eq!(site.server.seen().len(), 1);
 }
 
@@ -332,7 +358,8 @@ fn a_busy_server_is_asked_again_after_the_pause_it_wants() {
 #[test]
 fn redirects_are_followed_but_not_in_a_circle() {
     let site = Site::new();
-    fs::copy(site.repo_dir().join(&ARCHIVE[1..]), site.repo_dir().join("mirrored")).expect("scratch");
+    fs::copy(site.repo_dir().join(&ARCHIVE[1..]), site.repo_dir().join("mirrored"))
+        .expect("scratch");
     site.server.next(ARCHIVE, [Fault::Redirect("/mirrored".to_owned())]);
     assert_eq!(site.fetch().expect("comes"), site.bytes);
     site.server.calm();
@@ -355,10 +382,13 @@ fn what_is_no_http_is_the_servers_fault() {
 #[test]
 fn nobody_listening_is_told_from_a_name_that_nobody_knows() {
     let site = Site::new();
-    let closed = TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("a free port");
-    let error = site.open_at(&format!("http://{closed}/")).catalog(None).expect_err("nobody listens");
+    let closed =
+        TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("a free port");
+    let error =
+        site.open_at(&format!("http://{closed}/")).catalog(None).expect_err("nobody listens");
     assert_eq!((error.kind, error.side), (Unreachable, Server), "{error}");
-    let error = site.open_at("http://no-such-host.invalid/").catalog(None).expect_err("nobody knows it");
+    let error =
+        site.open_at("http://no-such-host.invalid/").catalog(None).expect_err("nobody knows it");
     assert_eq!((error.kind, error.side), (Unreachable, Network), "{error}");
 }
 
@@ -366,14 +396,19 @@ fn nobody_listening_is_told_from_a_name_that_nobody_knows() {
 fn the_catalog_takes_one_conditional_request() {
     let site = Site::new();
     let repository = site.open();
-    let CatalogAnswer::Fetched { bytes, etag: Some(etag) } = repository.catalog(None).expect("comes") else {
+    let CatalogAnswer::Fetched { bytes, etag: Some(etag) } =
+        repository.catalog(None).expect("comes")
+    else {
         panic!("a catalog with an etag")
     };
     assert_eq!(bytes, b"format = 1\n");
     assert_eq!(repository.catalog(Some(&etag)).expect("is the same"), CatalogAnswer::NotModified);
     assert_eq!(site.server.seen().len(), 2);
     fs::write(site.repo_dir().join(&CATALOG[1..]), b"format = 2\n").expect("scratch");
-    assert!(matches!(repository.catalog(Some(&etag)).expect("comes"), CatalogAnswer::Fetched { .. }));
+    assert!(matches!(
+        repository.catalog(Some(&etag)).expect("comes"),
+        CatalogAnswer::Fetched { .. }
+    ));
     site.server.next(CATALOG, [Fault::Status(503, None), Fault::Cut(4)]);
     assert!(matches!(repository.catalog(None).expect("comes"), CatalogAnswer::Fetched { .. }));
 }
@@ -391,11 +426,17 @@ fn a_catalog_without_end_is_refused() {
 fn the_first_frame_travels_once() {
     let site = Site::new();
     let repository = site.open();
-    assert_eq!(repository.frame(&site.claim(), &site.frame(40_000)).expect("comes"), &site.bytes[..40_000]);
+    assert_eq!(
+        repository.frame(&site.claim(), &site.frame(40_000)).expect("comes"),
+        &site.bytes[..40_000]
+    );
     assert_eq!(site.server.sent(), 40_000);
     assert_eq!(content(&repository, &site.claim(), &Silent).expect("comes"), site.bytes);
     assert_eq!(site.server.sent(), 300_000);
-    assert_eq!(repository.frame(&site.claim(), &site.frame(40_000)).expect("is there"), &site.bytes[..40_000]);
+    assert_eq!(
+        repository.frame(&site.claim(), &site.frame(40_000)).expect("is there"),
+        &site.bytes[..40_000]
+    );
     assert_eq!(site.server.sent(), 300_000);
 }
 
@@ -431,7 +472,11 @@ fn ranges_of_a_server_that_has_none_come_from_the_whole_file() {
     let repository = site.open();
     for offset in [100_000, 5, 299_990] {
         let mut bytes = Vec::new();
-        repository.range(&site.claim(), offset, 10).expect("comes").read_to_end(&mut bytes).expect("reads");
+        repository
+            .range(&site.claim(), offset, 10)
+            .expect("comes")
+            .read_to_end(&mut bytes)
+            .expect("reads");
         assert_eq!(bytes, &site.bytes[offset as usize..][..10]);
     }
     assert!(site.server.sent() <= 600_000, "asked for a range once, then for the file once");
@@ -464,7 +509,8 @@ fn a_disk_that_fills_up_meanwhile_is_this_nodes_matter() {
     let disk = SmallDisk::mount(&site.scratch.path().join("disk"), 400_000);
     site.server.always(ARCHIVE, Fault::Drip(50_000, Duration::from_millis(120)));
     let repository = open(&site.server.url(), &quick(), &disk.0, u64::MAX);
-    let error = content(&repository, &site.claim(), &FillsTheDisk(disk.0.clone())).expect_err("no room");
+    let error =
+        content(&repository, &site.claim(), &FillsTheDisk(disk.0.clone())).expect_err("no room");
     assert_eq!((error.kind, error.side), (NoRoom, Node), "{error}");
     assert_eq!(site.server.seen().len(), 1, "trying again makes no room");
     let error = content(&repository, &site.claim(), &Silent).expect_err("no room");
@@ -479,7 +525,8 @@ impl SmallDisk {
         fs::create_dir(at).expect("scratch");
         let options = std::ffi::CString::new(format!("size={bytes}")).expect("no NUL");
         let flags = rustix::mount::MountFlags::empty();
-        rustix::mount::mount("tmpfs", at, "tmpfs", flags, Some(options.as_c_str())).expect("mounts");
+        rustix::mount::mount("tmpfs", at, "tmpfs", flags, Some(options.as_c_str()))
+            .expect("mounts");
         SmallDisk(at.to_owned())
     }
 }
@@ -494,7 +541,12 @@ impl Drop for SmallDisk {
 fn tidying_removes_what_nobody_wants() {
     let site = Site::new();
     let other = Digest::of(b"other");
-    for name in [format!("{other}.part"), format!("{other}.etag"), format!("{other}"), "leftover.range".to_owned()] {
+    for name in [
+        format!("{other}.part"),
+        format!("{other}.etag"),
+        format!("{other}"),
+        "leftover.range".to_owned(),
+    ] {
         fs::write(site.spool_dir().join(name), b"old").expect("scratch");
     }
     site.server.always(ARCHIVE, Fault::Cut(1000));
@@ -529,7 +581,9 @@ fn an_override_has_a_place_of_its_own() {
     let url = format!("file://{}/", scratch.path().display()).parse().expect("a URL");
     let layer = Layer::Override("node".parse().expect("a name"));
     let repository = Repository::open(&url, &layer, &quick(), None).expect("opens");
-    let CatalogAnswer::Fetched { bytes, .. } = repository.catalog(None).expect("comes") else { panic!("a catalog") };
+    let CatalogAnswer::Fetched { bytes, .. } = repository.catalog(None).expect("comes") else {
+        panic!("a catalog")
+    };
     assert_eq!(bytes, b"an override's");
     let image = Repository::open(&url, &node(), &quick(), None).expect("opens");
     assert_eq!(image.catalog(None).expect_err("there is none").kind, NotFound);
@@ -539,12 +593,24 @@ fn an_override_has_a_place_of_its_own() {
 fn a_directory_is_a_repository() {
     let site = Site::new();
     let repository = site.open_at(&format!("file://{}", site.repo_dir().display()));
-    let CatalogAnswer::Fetched { bytes, etag } = repository.catalog(None).expect("comes") else { panic!("a catalog") };
+    let CatalogAnswer::Fetched { bytes, etag } = repository.catalog(None).expect("comes") else {
+        panic!("a catalog")
+    };
     assert_eq!(bytes, b"format = 1\n");
-    assert_eq!(repository.catalog(etag.as_deref()).expect("is the same"), CatalogAnswer::NotModified);
-    assert_eq!(repository.frame(&site.claim(), &site.frame(100)).expect("comes"), &site.bytes[..100]);
+    assert_eq!(
+        repository.catalog(etag.as_deref()).expect("is the same"),
+        CatalogAnswer::NotModified
+    );
+    assert_eq!(
+        repository.frame(&site.claim(), &site.frame(100)).expect("comes"),
+        &site.bytes[..100]
+    );
     let mut bytes = Vec::new();
-    repository.range(&site.claim(), 7, 100_000).expect("comes").read_to_end(&mut bytes).expect("reads");
+    repository
+        .range(&site.claim(), 7, 100_000)
+        .expect("comes")
+        .read_to_end(&mut bytes)
+        .expect("reads");
     assert_eq!(bytes, &site.bytes[7..100_007]);
     let verified = repository.file(&site.claim(), &Silent).expect("comes");
 
@@ -574,8 +640,23 @@ impl Secure {
         let (key, certificate) = (directory.join("key.pem"), directory.join("cert.pem"));
         common::run(
             Command::new("openssl")
-                .args(["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-subj"])
-                .args(["/CN=test", "-addext", "subjectAltName=IP:127.0.0.1", "-addext", "basicConstraints=CA:FALSE"])
+                .args([
+                    "req",
+                    "-x509",
+                    "-newkey",
+                    "ec",
+                    "-pkeyopt",
+                    "ec_paramgen_curve:prime256v1",
+                    "-nodes",
+                    "-subj",
+                ])
+                .args([
+                    "/CN=test",
+                    "-addext",
+                    "subjectAltName=IP:127.0.0.1",
+                    "-addext",
+                    "basicConstraints=CA:FALSE",
+                ])
                 .arg("-keyout")
                 .arg(&key)
                 .arg("-out")
@@ -619,7 +700,8 @@ fn an_https_server_has_to_be_vouched_for_and_must_not_lead_out_of_https() {
     let site = Site::new();
     let directory = site.scratch.path().join("secure");
     fs::create_dir_all(directory.join("node")).expect("scratch");
-    fs::write(directory.join("node/catalog.toml"), "HTTP/1.0 200 OK\r\n\r\nformat = 1\n").expect("scratch");
+    fs::write(directory.join("node/catalog.toml"), "HTTP/1.0 200 OK\r\n\r\nformat = 1\n")
+        .expect("scratch");
     let secure = Secure::start(&directory);
     let trusting = secure.repository(&site, Some(secure.certificate.clone()));
     let answer = trusting.catalog(None).expect("comes");
@@ -635,7 +717,8 @@ fn an_https_server_has_to_be_vouched_for_and_must_not_lead_out_of_https() {
         assert_eq!((error.kind, error.side), (Unreachable, Server), "{error}");
     }
 
-    let away = format!("HTTP/1.0 302 Found\r\nLocation: {}node/catalog.toml\r\n\r\n", site.server.url());
+    let away =
+        format!("HTTP/1.0 302 Found\r\nLocation: {}node/catalog.toml\r\n\r\n", site.server.url());
     fs::write(directory.join("node/catalog.toml"), away).expect("scratch");
     let error = trusting.catalog(None).expect_err("http is less safe");
     assert_eq!((error.kind, error.side), (Other, Server), "{error}");
@@ -672,7 +755,12 @@ impl Daemon {
         );
         fs::write(&config, text).expect("scratch");
         let child = Command::new("rsync")
-            .args(["--daemon", "--no-detach", &format!("--port={port}"), &format!("--config={}", config.display())])
+            .args([
+                "--daemon",
+                "--no-detach",
+                &format!("--port={port}"),
+                &format!("--config={}", config.display()),
+            ])
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::null())
@@ -714,7 +802,10 @@ fn an_rsync_daemon_is_a_repository() {
     fs::write(&part, &site.bytes[..123_456]).expect("scratch");
     assert_eq!(content(&repository, &site.claim(), &Silent).expect("comes"), site.bytes);
     assert!(!part.exists());
-    assert_eq!(repository.frame(&site.claim(), &site.frame(100)).expect("is there"), &site.bytes[..100]);
+    assert_eq!(
+        repository.frame(&site.claim(), &site.frame(100)).expect("is there"),
+        &site.bytes[..100]
+    );
 }
 
 #[test]
@@ -727,10 +818,17 @@ fn over_rsync_ranges_come_from_the_whole_file() {
     let repository = open(&daemon.url(), &patient(), &site.spool_dir(), u64::MAX);
     for offset in [100_000, 5] {
         let mut bytes = Vec::new();
-        repository.range(&site.claim(), offset, 1000).expect("comes").read_to_end(&mut bytes).expect("reads");
+        repository
+            .range(&site.claim(), offset, 1000)
+            .expect("comes")
+            .read_to_end(&mut bytes)
+            .expect("reads");
         assert_eq!(bytes, &site.bytes[offset as usize..][..1000]);
     }
-    assert_eq!(repository.frame(&site.claim(), &site.frame(100)).expect("is there"), &site.bytes[..100]);
+    assert_eq!(
+        repository.frame(&site.claim(), &site.frame(100)).expect("is there"),
+        &site.bytes[..100]
+    );
 }
 
 #[test]
@@ -743,7 +841,8 @@ fn over_rsync_too_each_side_is_named() {
     let repository = open(&daemon.url(), &patient(), &site.spool_dir(), u64::MAX);
     let archive = site.repo_dir().join(&ARCHIVE[1..]);
     let fails = |kind, side| {
-        let error = repository.file(&site.claim(), &Silent).map(|_| ()).expect_err("something is wrong");
+        let error =
+            repository.file(&site.claim(), &Silent).map(|_| ()).expect_err("something is wrong");
         assert_eq!((error.kind, error.side), (kind, side), "{error}");
     };
     let part = site.spool_dir().join(format!("{}.part", site.claim().sha256));

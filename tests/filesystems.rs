@@ -26,7 +26,8 @@ const EVERYWHERE: [&str; 3] = ["lost+found", ".si-stage", ".si-undo"];
 
 /// Below `part`: changes of every kind between the two generations, and every type becomes every other.
 fn fill(tree: &mut Tree, part: &str, second: bool) {
-    let below = |name: &str| if part.is_empty() { name.to_owned() } else { format!("{part}/{name}") };
+    let below =
+        |name: &str| if part.is_empty() { name.to_owned() } else { format!("{part}/{name}") };
     let mut put = |name: &str, item: Item| trees::put(tree, &below(name), item);
     put("same", Item::file("the same"));
     put("other-name", Item::new(What::Link(below("same").into_bytes())));
@@ -95,7 +96,11 @@ fn traced(site: &Site, call: &str, what: &str, nth: usize) -> Run {
     let mut strace = Command::new("strace");
     strace.args(["-f", "-qq", "-o", "/dev/null", "-e", &format!("trace={call}")]);
     strace.args(["-e", &format!("inject={call}:{what}:when={nth}")]);
-    strace.arg(command.get_program()).args(command.get_args()).args(["--no-fallback", "--max-delete", "100%"]);
+    strace.arg(command.get_program()).args(command.get_args()).args([
+        "--no-fallback",
+        "--max-delete",
+        "100%",
+    ]);
     Run::of(strace.stdin(Stdio::null()).output().expect("strace runs"))
 }
 
@@ -128,7 +133,8 @@ fn a_whole_update_on(kind: &str) {
     }
     disk::private();
     let [first, second] = [false, true].map(|second| generation(&["", "usr/lib"], second));
-    let (site, _disk) = site_on(&first, |site| Disk::new(kind, site.dir.path().join("disk"), &site.node()));
+    let (site, _disk) =
+        site_on(&first, |site| Disk::new(kind, site.dir.path().join("disk"), &site.node()));
     let same = || judge::same(&site.image(), &site.node(), &["lost+found"]);
     site.publish(&second);
     let before = site.snapshot();
@@ -170,21 +176,27 @@ fn a_directory_that_hands_on_a_project_is_refused_before_anything_is_touched() {
     }
     disk::private();
     let [first, second] = [false, true].map(|second| generation(&["", "usr/lib"], second));
-    let (site, _disk) = site_on(&first, |site| Disk::new("xfs", site.dir.path().join("disk"), &site.node()));
+    let (site, _disk) =
+        site_on(&first, |site| Disk::new("xfs", site.dir.path().join("disk"), &site.node()));
     site.publish(&second);
-    let chattr = |what: &str, path: &Path| run(Command::new("chattr").args(["-p", "7", what]).arg(path));
+    let chattr =
+        |what: &str, path: &Path| run(Command::new("chattr").args(["-p", "7", what]).arg(path));
     let dir = site.node().join("usr/lib");
     chattr("+P", &dir);
     // What the kernel says of such a rename.
     fs::write(site.node().join("probe"), "").expect("writes");
-    let refused = fs::rename(site.node().join("probe"), dir.join("probe")).expect_err("another project");
+    let refused =
+        fs::rename(site.node().join("probe"), dir.join("probe")).expect_err("another project");
     assert_eq!(refused.kind(), std::io::ErrorKind::CrossesDevices);
     fs::remove_file(site.node().join("probe")).expect("removes");
     let before = site.snapshot();
     let run = site.update(&["--no-fallback", "--max-delete", "100%"]);
     run.ended(
         5,
-        &["usr/lib has entries that have to change, and a project to hand on (chattr +P)", "nothing was changed"],
+        &[
+            "usr/lib has entries that have to change, and a project to hand on (chattr +P)",
+            "nothing was changed",
+        ],
     );
     judge::same(&before, &site.node(), &["lost+found"]);
     chattr("-P", &dir);
@@ -325,12 +337,20 @@ fn snapshots_cost_nothing_and_are_never_touched() {
     assert!(!quick.err.contains("compared"), "{quick:#?}");
     site.publish(&second);
     updated(&site, &["--purge-untracked"]).ended(0, &["2 untracked paths kept"]);
-    let untracked = judge::same_but_untracked(&site.image(), &node, &[&EVERYWHERE[..], &["/.snapshots"]].concat());
+    let untracked = judge::same_but_untracked(
+        &site.image(),
+        &node,
+        &[&EVERYWHERE[..], &["/.snapshots"]].concat(),
+    );
     assert_eq!(untracked, ["home/user/own/file", "home/user/own/", "home/user/", "home/"]);
     // the first snapshot is the first generation still, all but what was another subvolume
     site.publish(&first);
     let snapshot = node.join(".snapshots/1/snapshot");
-    judge::same(&site.image(), &snapshot, &[&EVERYWHERE[..], &["/var/data", "/.snapshots"]].concat());
+    judge::same(
+        &site.image(),
+        &snapshot,
+        &[&EVERYWHERE[..], &["/var/data", "/.snapshots"]].concat(),
+    );
     assert!(fs::read_dir(snapshot.join(".snapshots")).expect("lists").next().is_none());
     judge::same(&site.image().join("var/data"), &node.join(".snapshots/2/snapshot"), &EVERYWHERE);
 }
@@ -344,7 +364,11 @@ fn what_a_bind_mount_shows_twice_is_neither_lost_nor_counted_as_ours() {
     let [first, second] = [false, true].map(|second| {
         let mut tree = generation(&["", "srv/source", "var/shown"], second);
         trees::put(&mut tree, "srv/source/only/here", Item::file("tracked at the source alone"));
-        trees::put(&mut tree, "var/shown/only/there", Item::file("tracked at the bind mount alone"));
+        trees::put(
+            &mut tree,
+            "var/shown/only/there",
+            Item::file("tracked at the bind mount alone"),
+        );
         trees::put(&mut tree, "etc/file", Item::file("the image's"));
         tree
     });
@@ -366,7 +390,8 @@ fn what_a_bind_mount_shows_twice_is_neither_lost_nor_counted_as_ours() {
     updated(&site, &[]).ended(0, &["deviates: ./etc/file: content"]);
     let but = [&EVERYWHERE[..], &["/etc/file", "/*/*/only", "/*/*/local"]].concat();
     judge::same(&site.image(), &node, &but);
-    let read = |path: &str| fs::read_to_string(node.join(path)).unwrap_or_else(|e| panic!("{path}: {e}"));
+    let read =
+        |path: &str| fs::read_to_string(node.join(path)).unwrap_or_else(|e| panic!("{path}: {e}"));
     assert_eq!(read("etc/file"), "another container's");
     // one inode is no fault: the two places are one
     site.updated(&["--check=content", "--purge-untracked"]);
@@ -393,7 +418,10 @@ const PLAIN: [Need; 2] = [Need::Program("mkfs.exfat"), Need::Program("mount.exfa
 fn with_firmware(second: bool) -> Tree {
     let mut tree = generation(&[""], second);
     let mut put = |name: &str, item: Item| trees::put(&mut tree, &format!("boot/efi/{name}"), item);
-    put("EFI/BOOT/BOOTX64.EFI", Item::file(noise(300_000, 10 + u64::from(second))).mode(0o600).owner(7, 7));
+    put(
+        "EFI/BOOT/BOOTX64.EFI",
+        Item::file(noise(300_000, 10 + u64::from(second))).mode(0o600).owner(7, 7),
+    );
     put("EFI/same", Item::file("the same").mode(0o4711).xattr("user.note", "x"));
     put("EFI/time", Item::file("x").mtime(1_600_000_000 + 100 * i64::from(second), 999_999_999));
     put("EFI/mode", Item::file("x").mode(if second { 0o600 } else { 0o644 }));
@@ -431,8 +459,14 @@ fn site_with_firmware(tree: &Tree) -> (Site, Disk) {
     fs::remove_dir_all(&efi).expect("removes");
     let disk = Disk::new("exfat", site.dir.path().join("disk"), &efi);
     let directory = |path: &Path| format!("{}/", path.display());
-    run(Command::new("rsync").arg("-rt").arg(directory(&site.image().join("boot/efi"))).arg(directory(&efi)));
-    run(Command::new("touch").arg("-r").arg(site.image().join("boot")).arg(site.node().join("boot")));
+    run(Command::new("rsync")
+        .arg("-rt")
+        .arg(directory(&site.image().join("boot/efi")))
+        .arg(directory(&efi)));
+    run(Command::new("touch")
+        .arg("-r")
+        .arg(site.image().join("boot"))
+        .arg(site.node().join("boot")));
     (site, disk)
 }
 
@@ -442,8 +476,15 @@ fn is_image(site: &Site, image: &Path) {
     let early = "EFI/before-1980";
     judge::same_contents(&efi[0], &efi[1], &[".si-*", early]);
     // a time that cannot be held
-    assert_eq!(fs::read(efi[0].join(early)).expect("reads"), fs::read(efi[1].join(early)).expect("reads"));
-    let differences = judge::differences(image, &site.node(), &[&EVERYWHERE[..], &["/boot/efi", "/mnt"]].concat());
+    assert_eq!(
+        fs::read(efi[0].join(early)).expect("reads"),
+        fs::read(efi[1].join(early)).expect("reads")
+    );
+    let differences = judge::differences(
+        image,
+        &site.node(),
+        &[&EVERYWHERE[..], &["/boot/efi", "/mnt"]].concat(),
+    );
     assert!(differences.is_empty(), "the node is not the image:\n{}", differences.join("\n"));
 }
 
@@ -482,7 +523,8 @@ fn what_holds_no_owners_and_links_is_equal_as_far_as_it_can_be() {
     // drift there is repaired
     fs::write(site.node().join("boot/efi/EFI/same"), "the sale").expect("writes");
     fs::remove_file(site.node().join("boot/efi/EFI/d/../loader")).expect("removes");
-    site.updated(&["--check=stat"]).ended(0, &["repaired: /boot/efi/EFI/loader", "repaired: /boot/efi/EFI/same"]);
+    site.updated(&["--check=stat"])
+        .ended(0, &["repaired: /boot/efi/EFI/loader", "repaired: /boot/efi/EFI/same"]);
     is_image(&site, &site.image());
     // and by a full sync
     site.publish(&first);
@@ -508,7 +550,9 @@ fn an_update_of_what_has_no_journal_is_killed_at_any_step() {
         ("unlinkat", [25, 45]),
         ("fsync", [40, 60]),
     ];
-    for (round, (call, nth)) in kills.iter().flat_map(|(call, all)| all.map(|nth| (*call, nth))).enumerate() {
+    for (round, (call, nth)) in
+        kills.iter().flat_map(|(call, all)| all.map(|nth| (*call, nth))).enumerate()
+    {
         site.publish(&trees[(round + 1) % 2]);
         let killed = traced(&site, call, "signal=KILL", nth);
         if site.node().join(".si-stage/journal").exists() {
@@ -551,5 +595,8 @@ fn no_room_where_each_file_is_copied_beside_the_old_one() {
     site.rollback(&[]).ended(5, &["no room on this node", "/boot/efi has", "nothing was changed"]);
     fs::remove_file(taken).expect("removes");
     site.rollback(&[]).ended(0, &[]);
-    assert_eq!(fs::metadata(site.node().join("boot/efi/large")).expect("is there").len(), 35_000_000);
+    assert_eq!(
+        fs::metadata(site.node().join("boot/efi/large")).expect("is there").len(),
+        35_000_000
+    );
 }

@@ -12,13 +12,34 @@ use systemimager::state::State;
 /// Every sample, with its SHA-256.
 const SAMPLES: &[(&str, &str)] = &[
     ("catalog/v1.toml", "d2682ac2a629a34c18cdb90c1f322085b7d1120d1e36e031f68b57f703657f7e"),
-    ("content_index/v1.idx.zst", "6f762ceb475e2a0ab8ae9a714701c7ac51ab6f46c0af0d29e57f3fb9e1378955"),
-    ("diff_archive/v1-best.tar.zst", "cd7e5f326e640e40bfa1b7db563c85ec4dad8af1487d818df58c483bc72a1605"),
-    ("diff_archive/v1-deltas.tar.gz", "35550f8bbc64ab59a66380558453a700903c94be9d1c902eb76fbc269c046f94"),
-    ("diff_archive/v1-deltas.tar.zst", "eb64e50ce4e661866e15ca1b317758aa8954cc755ff2775d5e2ad44d1790e7a0"),
-    ("diff_archive/v1-normal.tar.zst", "81d69325ba4b093f7fd29d42832ad48376a482970c37619baec758317875197f"),
-    ("diff_archive/v1-plain.tar.gz", "96825d88e2dfa2e8c256eb3a7943c4357e9bb653c586978800a0aebc67c319db"),
-    ("diff_archive/v1-plain.tar.zst", "7fc6482584ab340d544e687ba4011d336b4f7d1cc53eb4683bdfafe83a0b4fe6"),
+    (
+        "content_index/v1.idx.zst",
+        "6f762ceb475e2a0ab8ae9a714701c7ac51ab6f46c0af0d29e57f3fb9e1378955",
+    ),
+    (
+        "diff_archive/v1-best.tar.zst",
+        "cd7e5f326e640e40bfa1b7db563c85ec4dad8af1487d818df58c483bc72a1605",
+    ),
+    (
+        "diff_archive/v1-deltas.tar.gz",
+        "35550f8bbc64ab59a66380558453a700903c94be9d1c902eb76fbc269c046f94",
+    ),
+    (
+        "diff_archive/v1-deltas.tar.zst",
+        "eb64e50ce4e661866e15ca1b317758aa8954cc755ff2775d5e2ad44d1790e7a0",
+    ),
+    (
+        "diff_archive/v1-normal.tar.zst",
+        "81d69325ba4b093f7fd29d42832ad48376a482970c37619baec758317875197f",
+    ),
+    (
+        "diff_archive/v1-plain.tar.gz",
+        "96825d88e2dfa2e8c256eb3a7943c4357e9bb653c586978800a0aebc67c319db",
+    ),
+    (
+        "diff_archive/v1-plain.tar.zst",
+        "7fc6482584ab340d544e687ba4011d336b4f7d1cc53eb4683bdfafe83a0b4fe6",
+    ),
     ("journal/v1", "0960ce873dddac09ddaaa44af00f9e529ee7db99aae9a7f52045b24b92b84550"),
     ("manifest/v1.mtree", "ff2ba553fcdd4681b735e9512359194aa509ce0aa33c05e60eb941c1137dd0ba"),
     ("state/v1-kernel.toml", "959d0abeb2f7c88180b6085a7586a2ee92d25c513e2af6eda25a8e9b58c67ee5"),
@@ -46,7 +67,8 @@ fn every_sample_is_listed_and_none_was_edited() {
         }
     }
     found.sort();
-    let listed: Vec<(String, String)> = SAMPLES.iter().map(|(a, b)| ((*a).to_owned(), (*b).to_owned())).collect();
+    let listed: Vec<(String, String)> =
+        SAMPLES.iter().map(|(a, b)| ((*a).to_owned(), (*b).to_owned())).collect();
     assert_eq!(found, listed);
 }
 
@@ -95,7 +117,8 @@ fn state_1_with_a_kernels_paths_is_read_and_written_the_same() {
 
 #[test]
 fn content_index_1_is_read() {
-    let index = ContentIndex::read_zstd(sample("content_index/v1.idx.zst").as_slice()).expect("reads");
+    let index =
+        ContentIndex::read_zstd(sample("content_index/v1.idx.zst").as_slice()).expect("reads");
     let digest = Digest::of(b"one\n");
     assert!(index.places(&digest).count() > 0);
 }

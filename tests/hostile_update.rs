@@ -26,16 +26,23 @@ const IMPATIENT: &str = "[download]\nattempts = 2\nidle_timeout = 1\nmin_speed =
 
 /// Thirty files of which `round` changes four.
 fn tree(round: u64) -> Tree {
-    let mut tree = Tree::from([(Vec::new(), Item::dir()), (b"etc/systemimager".to_vec(), Item::dir())]);
+    let mut tree =
+        Tree::from([(Vec::new(), Item::dir()), (b"etc/systemimager".to_vec(), Item::dir())]);
     tree.insert(b"usr/lib".to_vec(), Item::dir());
     for number in 0..30 {
-        tree.insert(format!("usr/file-{number:02}").into_bytes(), Item::file(format!("content {number}")));
+        tree.insert(
+            format!("usr/file-{number:02}").into_bytes(),
+            Item::file(format!("content {number}")),
+        );
     }
     tree.insert(b"etc/systemimager/updateclient.toml".to_vec(), Item::file(IMPATIENT));
     tree.insert(b"usr/file-00".to_vec(), Item::file(format!("round {round}")));
     tree.insert(b"usr/lib/deep".to_vec(), Item::file(noise(50_000, round)));
     tree.insert(b"etc/version".to_vec(), Item::file(format!("version {round}")));
-    tree.insert(b"usr/lib/time".to_vec(), Item::file("the same").mtime(1_600_000_000 + round as i64, 0));
+    tree.insert(
+        b"usr/lib/time".to_vec(),
+        Item::file("the same").mtime(1_600_000_000 + round as i64, 0),
+    );
     tree
 }
 
@@ -59,7 +66,8 @@ impl Outside {
     fn of(site: &Site) -> Self {
         let dir = site.dir.path().join("outside");
         fs::create_dir_all(dir.join("lib")).expect("makes");
-        for file in ["file-00", "file-01", "lib/deep", "lib/time", "version", "sentinel", "journal"] {
+        for file in ["file-00", "file-01", "lib/deep", "lib/time", "version", "sentinel", "journal"]
+        {
             fs::write(dir.join(file), format!("sentinel {file}")).expect("writes");
         }
         let before = Outside::look(&dir);
@@ -73,7 +81,8 @@ impl Outside {
             for entry in fs::read_dir(&dir).expect("lists") {
                 let path = entry.expect("an entry").path();
                 let meta = fs::symlink_metadata(&path).expect("is there");
-                let text = if meta.is_file() { fs::read(&path).expect("reads") } else { Vec::new() };
+                let text =
+                    if meta.is_file() { fs::read(&path).expect("reads") } else { Vec::new() };
                 let links = if meta.is_file() { 0 } else { meta.nlink() };
                 seen.push((path.clone(), meta.ino(), meta.mtime_nsec(), meta.mode(), links, text));
                 if meta.is_dir() {
@@ -102,7 +111,8 @@ enum Plant {
     Dir,
 }
 
-const PLANTS: [Plant; 6] = [Plant::LinkToDir, Plant::LinkToFile, Plant::Dangling, Plant::File, Plant::Fifo, Plant::Dir];
+const PLANTS: [Plant; 6] =
+    [Plant::LinkToDir, Plant::LinkToFile, Plant::Dangling, Plant::File, Plant::Fifo, Plant::Dir];
 
 fn remove(path: &Path) {
     match fs::symlink_metadata(path) {
@@ -137,21 +147,27 @@ fn ended_in_words(run: &Run) {
 fn vouch_for(site: &Site, bytes: &[u8], first_frame: u64) {
     let mut catalog = site.catalog();
     let (base, target) = (catalog.publishes[0].generation, catalog.publishes[1].generation);
-    let archive = catalog.archives.iter_mut().find(|a| a.kind == ArchiveKind::Diff { base, target });
+    let archive =
+        catalog.archives.iter_mut().find(|a| a.kind == ArchiveKind::Diff { base, target });
     let archive = archive.expect("a diff");
     archive.file.size = bytes.len() as u64;
     archive.file.sha256 = Digest::of(bytes);
     archive.first_frame.length = first_frame;
     archive.first_frame.sha256 = Digest::of(&bytes[..first_frame as usize]);
     fs::write(site.repo().join("node").join(archive.file.file.as_str()), bytes).expect("writes");
-    fs::write(site.repo().join("node/catalog.toml"), catalog.to_toml().expect("text")).expect("writes");
+    fs::write(site.repo().join("node/catalog.toml"), catalog.to_toml().expect("text"))
+        .expect("writes");
 }
 
 /// The diff of the two publishes, and the length of its first frame.
 fn diff_of(site: &Site) -> (Vec<u8>, usize) {
     let catalog = site.catalog();
     let (base, target) = (catalog.publishes[0].generation, catalog.publishes[1].generation);
-    let archive = catalog.archives.iter().find(|a| a.kind == ArchiveKind::Diff { base, target }).expect("a diff");
+    let archive = catalog
+        .archives
+        .iter()
+        .find(|a| a.kind == ArchiveKind::Diff { base, target })
+        .expect("a diff");
     (fs::read(site.diff(1, 2)).expect("reads"), archive.first_frame.length as usize)
 }
 
@@ -179,8 +195,16 @@ fn an_archive_that_its_catalog_vouches_for_and_that_lies() {
     let ((mine, my_first), (others, others_first)) = (diff_of(&site), diff_of(&other));
     let cases: [(&str, Vec<u8>, usize); 7] = [
         ("another generation's", others.clone(), others_first),
-        ("right listing, other content", [&mine[..my_first], &others[others_first..]].concat(), my_first),
-        ("other listing, right content", [&others[..others_first], &mine[my_first..]].concat(), others_first),
+        (
+            "right listing, other content",
+            [&mine[..my_first], &others[others_first..]].concat(),
+            my_first,
+        ),
+        (
+            "other listing, right content",
+            [&others[..others_first], &mine[my_first..]].concat(),
+            others_first,
+        ),
         ("cut short", mine[..mine.len() - 2000].to_vec(), my_first),
         ("nothing but a listing", mine[..my_first].to_vec(), my_first),
         ("noise behind the listing", [&mine[..my_first], &noise(5000, 3)[..]].concat(), my_first),
@@ -191,7 +215,10 @@ fn an_archive_that_its_catalog_vouches_for_and_that_lies() {
         let run = site.update(&["--no-fallback"]);
         ended_in_words(&run);
         assert_eq!(run.code, 8, "{name}: {run:#?}");
-        run.ended(8, &["cannot be used", "missing or damaged on the server", "nothing was changed"]);
+        run.ended(
+            8,
+            &["cannot be used", "missing or damaged on the server", "nothing was changed"],
+        );
         site.unchanged_since(&before);
     }
     vouch_for(&site, &mine, my_first as u64);
@@ -243,10 +270,17 @@ fn a_server_that_stalls_cuts_or_lies_about_lengths() {
             } else {
                 assert!([3, 4, 8].contains(&run.code), "{path} {fault:?}: {run:#?}");
                 let named = ["the server", "the network"].iter().any(|side| run.err.contains(side));
-                assert!(named && run.err.contains("nothing was changed"), "{path} {fault:?}: {run:#?}");
+                assert!(
+                    named && run.err.contains("nothing was changed"),
+                    "{path} {fault:?}: {run:#?}"
+                );
                 site.unchanged_since(&before);
             }
-            assert!(begin.elapsed() < Duration::from_secs(20), "{path} {fault:?} took {:?}", begin.elapsed());
+            assert!(
+                begin.elapsed() < Duration::from_secs(20),
+                "{path} {fault:?} took {:?}",
+                begin.elapsed()
+            );
             server.calm();
         }
     }
@@ -284,7 +318,9 @@ fn wrong_command_lines_are_code_2() {
         assert!(!run.err.is_empty() && !run.err.contains("panicked"), "{case:?}: {run:#?}");
     }
     let mut command = Command::new(env!("CARGO_BIN_EXE_si_updateclient"));
-    let run = command.args(["--diff", "--image", "node", "--server", "s", "--root", "/no/such/dir"]).output();
+    let run = command
+        .args(["--diff", "--image", "node", "--server", "s", "--root", "/no/such/dir"])
+        .output();
     Run::of(run.expect("runs")).ended(5, &["/no/such/dir"]);
     let toml = site.node().join("etc/systemimager/updateclient.toml");
     fs::create_dir_all(toml.parent().expect("a parent")).expect("makes");
@@ -309,7 +345,8 @@ impl Slow {
         let files = std::mem::replace(&mut site.repo_url, server.url());
         server.next(&diff, [Fault::Behave, Fault::Drip(8 << 10, Duration::from_millis(200))]);
         let mut command = site.command();
-        let child = command.args(more).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("runs");
+        let child =
+            command.args(more).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("runs");
         site.repo_url = files;
         for _ in 0..500 {
             if server.seen().iter().filter(|seen| seen.path == diff && seen.sent > 0).count() > 1 {
@@ -410,7 +447,9 @@ fn hardlink_outside() {
     }
     let site = behind();
     let outside = Outside::of(&site);
-    for (tracked, sentinel) in [("usr/file-00", "file-00"), ("usr/lib/time", "lib/time"), ("etc/version", "version")] {
+    for (tracked, sentinel) in
+        [("usr/file-00", "file-00"), ("usr/lib/time", "lib/time"), ("etc/version", "version")]
+    {
         let (tracked, sentinel) = (site.node().join(tracked), outside.dir.join(sentinel));
         fs::copy(&tracked, &sentinel).expect("copies");
         remove(&tracked);
@@ -503,14 +542,18 @@ fn the_agents_own_files_replaced_by_something_else() {
             site.nothing_left();
             if run.code == 0 {
                 let left = judge::same_but_untracked(&site.image(), &site.node(), &[]);
-                assert!(left.iter().all(|path| path.starts_with(place.as_str())), "{left:?} {context}");
+                assert!(
+                    left.iter().all(|path| path.starts_with(place.as_str())),
+                    "{left:?} {context}"
+                );
             } else {
                 let name = Path::new(place).file_name().expect("a name").to_string_lossy();
                 assert!(run.err.contains(name.trim_end_matches(".new")), "{context}");
                 judge::same(&kept, &site.node(), &[]);
             }
             let mut status = Command::new(env!("CARGO_BIN_EXE_si_updateclient"));
-            let status = status.arg("--status").arg("--root").arg(site.node()).output().expect("runs");
+            let status =
+                status.arg("--status").arg("--root").arg(site.node()).output().expect("runs");
             ended_in_words(&Run::of(status));
         }
     }
@@ -526,7 +569,8 @@ fn damaged_state_and_damaged_manifest() {
     let client = site.node().join("var/lib/systemimager/client");
     let generation = site.catalog().publishes[0].generation;
     let state = fs::read_to_string(client.join("state.toml")).expect("a state");
-    let manifest = fs::read(client.join(format!("manifest-{generation}.mtree.zst"))).expect("a manifest");
+    let manifest =
+        fs::read(client.join(format!("manifest-{generation}.mtree.zst"))).expect("a manifest");
     let states: [Vec<u8>; 7] = [
         Vec::new(),
         state.as_bytes()[..state.len() / 2].to_vec(),
@@ -539,7 +583,8 @@ fn damaged_state_and_damaged_manifest() {
     let mut flipped = manifest.clone();
     flipped[manifest.len() / 2] ^= 1;
     let bomb = zstd::encode_all(&vec![b'a'; 64 << 20][..], 1).expect("compresses");
-    let manifests: [Vec<u8>; 5] = [Vec::new(), manifest[..manifest.len() / 2].to_vec(), noise(1000, 2), flipped, bomb];
+    let manifests: [Vec<u8>; 5] =
+        [Vec::new(), manifest[..manifest.len() / 2].to_vec(), noise(1000, 2), flipped, bomb];
     let cases = states.into_iter().map(|bytes| ("state.toml".to_owned(), bytes));
     let name = format!("manifest-{generation}.mtree.zst");
     for (file, bytes) in cases.chain(manifests.into_iter().map(|bytes| (name.clone(), bytes))) {
@@ -620,7 +665,8 @@ fn no_inodes_on_the_root() {
         fs::write(disk.at.join(format!("filler-{number}")), "").expect("writes");
     }
     let before = site.snapshot();
-    site.update(&["--no-fallback"]).ended(5, &["no room on this node", "inodes free", "nothing was changed"]);
+    site.update(&["--no-fallback"])
+        .ended(5, &["no room on this node", "inodes free", "nothing was changed"]);
     site.unchanged_since(&before);
 }
 
@@ -651,7 +697,11 @@ fn the_disk_fills_while_an_update_downloads() {
     common::copy_tree(&site.node().join("filler"), &before.join("filler"));
     site.unchanged_since(&before);
     let spool = site.node().join("var/lib/systemimager/client/spool");
-    assert_eq!(fs::read_dir(spool).expect("lists").count(), 0, "the spool holds what filled the disk");
+    assert_eq!(
+        fs::read_dir(spool).expect("lists").count(),
+        0,
+        "the spool holds what filled the disk"
+    );
     fs::remove_file(site.node().join("filler")).expect("removes");
     site.updated(&["--no-fallback"]);
     site.same();

@@ -31,7 +31,11 @@ fn modules_name_only_lower_layers() {
             let allowed = named == module || rank(&named).is_some_and(|other| other < own);
             if !allowed {
                 let line = text.lines().nth(number).unwrap_or_default().trim();
-                wrong.push(format!("src/{}:{}: {module} names {named}: {line}", inside.display(), number + 1));
+                wrong.push(format!(
+                    "src/{}:{}: {module} names {named}: {line}",
+                    inside.display(),
+                    number + 1
+                ));
             }
         }
     }
@@ -40,12 +44,15 @@ fn modules_name_only_lower_layers() {
 
 #[test]
 fn every_declared_module_has_a_layer_and_the_documentation_says_the_same() {
-    let text = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("src/lib.rs")).expect("src/lib.rs");
+    let text = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("src/lib.rs"))
+        .expect("src/lib.rs");
     let declared = text.lines().filter_map(|line| line.strip_prefix("pub mod ")?.strip_suffix(';'));
     for module in declared {
         let (layer, _) = rank(module).unwrap_or_else(|| panic!("{module} is in no layer"));
         let row = format!("//! | {layer} ");
-        let documented = text.lines().any(|line| line.starts_with(&row) && line.contains(&format!("[`{module}`]")));
+        let documented = text
+            .lines()
+            .any(|line| line.starts_with(&row) && line.contains(&format!("[`{module}`]")));
         assert!(documented, "src/lib.rs does not show {module} in layer {layer}");
     }
 }
@@ -91,7 +98,9 @@ fn named_modules(text: &str, depth: usize) -> Vec<(usize, String)> {
     // a module inside the file is one `super::` further down
     let inline = code.find("\nmod tests {").unwrap_or(code.len());
     let mut found = Vec::new();
-    for (start, levels) in [("crate::".to_owned(), 0), ("super::".repeat(depth), 0), ("super::".repeat(depth + 1), 1)] {
+    for (start, levels) in
+        [("crate::".to_owned(), 0), ("super::".repeat(depth), 0), ("super::".repeat(depth + 1), 1)]
+    {
         for (at, _) in code.match_indices(&start) {
             if start.starts_with("super") && (at > inline) != (levels == 1) {
                 continue;
@@ -101,7 +110,9 @@ fn named_modules(text: &str, depth: usize) -> Vec<(usize, String)> {
                 continue;
             }
             let line = code[..at].matches('\n').count();
-            found.extend(first_segments(&code[at + start.len()..]).into_iter().map(|name| (line, name)));
+            found.extend(
+                first_segments(&code[at + start.len()..]).into_iter().map(|name| (line, name)),
+            );
         }
     }
     found
@@ -109,7 +120,9 @@ fn named_modules(text: &str, depth: usize) -> Vec<(usize, String)> {
 
 /// `a` of `a::b`, and `a` and `c` of `{a::b, c::{d, e}}`.
 fn first_segments(code: &str) -> Vec<String> {
-    let word = |code: &str| code.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect::<String>();
+    let word = |code: &str| {
+        code.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect::<String>()
+    };
     let Some(group) = code.strip_prefix('{') else { return vec![word(code)] };
     let mut segments = vec![word(group.trim_start())];
     let mut open = 1;

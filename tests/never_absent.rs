@@ -28,7 +28,9 @@ fn tree(second: bool) -> Tree {
     let mut put = |path: String, item: Item| trees::put(&mut tree, &path, item);
     let link = |to: String| Item::new(What::Symlink(to.into_bytes()));
     let (one, other) = if second { (2, 1) } else { (1, 2) };
-    let text = |what: usize, length: usize| Item::file(format!("generation {one}, {what} ").repeat(length / 20));
+    let text = |what: usize, length: usize| {
+        Item::file(format!("generation {one}, {what} ").repeat(length / 20))
+    };
     for number in 0..800 {
         put(format!("files/{:02}/{number}", number % 40), text(number, 2_000));
     }
@@ -70,7 +72,10 @@ fn tree(second: bool) -> Tree {
         // a symlink leads to what only one generation has: libraries, and releases in directories
         put(format!("lib/lib{n}.so"), link(format!("lib{n}.so.{one}")));
         put(format!("lib/lib{n}.so.{one}"), text(n, 100));
-        put(format!("app/{n}/current"), link(format!("/app/{n}/release-{one}").replacen("/app", "../../app", 1)));
+        put(
+            format!("app/{n}/current"),
+            link(format!("/app/{n}/release-{one}").replacen("/app", "../../app", 1)),
+        );
         put(format!("app/{n}/release-{one}/bin/tool"), text(n, 100));
         // a file becomes a symlink to a symlink to a file
         match second {
@@ -123,8 +128,11 @@ impl Watched {
         }
         // What is reached through the symlinks that have no directory of the same name in the other one.
         for n in 0..GROUPS {
-            for below in [format!("app/{n}/current/bin/tool"), format!("chain/{n}/a/file"), format!("chain/{n}/b/file")]
-            {
+            for below in [
+                format!("app/{n}/current/bin/tool"),
+                format!("chain/{n}/a/file"),
+                format!("chain/{n}/b/file"),
+            ] {
                 paths.insert(below.into());
             }
         }
@@ -138,7 +146,9 @@ impl Watched {
                 watched.leading.push(node.join(&path));
             }
             if both.iter().all(|path| path.is_file()) {
-                watched.contents.insert(node.join(&path), both.map(|path| fs::read(path).expect("reads")));
+                watched
+                    .contents
+                    .insert(node.join(&path), both.map(|path| fs::read(path).expect("reads")));
             }
         }
         watched
@@ -192,7 +202,10 @@ impl Look {
         for (path, contents) in &self.watched.contents {
             let found = found(path, fs::read(path))?;
             if !contents.contains(&found) {
-                return Err(format!("{} holds neither generation's content, whole", path.display()));
+                return Err(format!(
+                    "{} holds neither generation's content, whole",
+                    path.display()
+                ));
             }
         }
         Ok(self.watched.contents.len() as u64)
@@ -215,11 +228,17 @@ fn no_path_of_both_generations_is_ever_absent() {
     for (tree, at) in generations.iter().zip(&images) {
         trees::write(tree, at);
     }
-    let watched = Watched::of(images.each_ref().map(PathBuf::as_path), generations.each_ref(), &site.node());
+    let watched =
+        Watched::of(images.each_ref().map(PathBuf::as_path), generations.each_ref(), &site.node());
     // The trees are what they are meant to be.
     let node = |path: &str| site.node().join(path);
-    for path in ["turned/0/file", "merged/0/bin/tool", "lib/lib0.so", "app/0/current/bin/tool", "alternatives/0/editor"]
-    {
+    for path in [
+        "turned/0/file",
+        "merged/0/bin/tool",
+        "lib/lib0.so",
+        "app/0/current/bin/tool",
+        "alternatives/0/editor",
+    ] {
         assert!(watched.contents.contains_key(&node(path)), "{path}");
     }
     assert!(
@@ -241,7 +260,8 @@ fn no_path_of_both_generations_is_ever_absent() {
         let end = Over(&look.over);
         let begin = Instant::now();
         while begin.elapsed() < seconds && lookers.iter().all(|looker| !looker.is_finished()) {
-            let run = if runs == 0 { site.update(&["--max-delete", "100%"]) } else { site.rollback(&[]) };
+            let run =
+                if runs == 0 { site.update(&["--max-delete", "100%"]) } else { site.rollback(&[]) };
             assert_eq!(run.code, 0, "{run:#?}");
             runs += 1;
         }
@@ -253,8 +273,12 @@ fn no_path_of_both_generations_is_ever_absent() {
         }
     });
     judge::same(&images[runs % 2], &site.node(), &[]);
-    let [all, while_sealed] = [&look.all, &look.while_sealed].map(|count| count.load(Ordering::Relaxed));
-    let detail = format!("at {} paths in {runs} runs, {while_sealed} of them behind a seal", look.watched.len());
+    let [all, while_sealed] =
+        [&look.all, &look.while_sealed].map(|count| count.load(Ordering::Relaxed));
+    let detail = format!(
+        "at {} paths in {runs} runs, {while_sealed} of them behind a seal",
+        look.watched.len()
+    );
     tally("looks", all as usize, &detail);
     let enough = look.watched.len() as u64 * runs as u64;
     assert!(while_sealed > enough, "{detail}: each path should have been looked at in each run");

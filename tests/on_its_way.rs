@@ -24,7 +24,11 @@ fn behind() -> (Site, FaultServer, String) {
     let mut tree = trees::system();
     let mut site = Site::at(&tree);
     for n in 0..4 {
-        trees::put(&mut tree, &format!("usr/lib/large-{n}"), Item::file(trees::noise(FIRST + n, n as u64 + 1)));
+        trees::put(
+            &mut tree,
+            &format!("usr/lib/large-{n}"),
+            Item::file(trees::noise(FIRST + n, n as u64 + 1)),
+        );
     }
     site.publish(&tree);
     let server = FaultServer::serve(&site.repo());
@@ -74,7 +78,11 @@ fn what_has_come_is_staged_while_the_rest_comes() {
         return;
     }
     let (site, server, path) = behind();
-    let whole = site.archives("diffs").pop().and_then(|diff| Some(fs::metadata(diff).ok()?.len())).expect("a diff");
+    let whole = site
+        .archives("diffs")
+        .pop()
+        .and_then(|diff| Some(fs::metadata(diff).ok()?.len()))
+        .expect("a diff");
     slowly(&server, &path);
     let mut child = start(&mut site.command());
     wait_until(&mut child, || holds(&site.node().join(".si-stage"), FIRST));
@@ -123,7 +131,11 @@ fn hooks_run_once_everything_is_here() {
         return;
     }
     let (site, server, path) = behind();
-    let whole = site.archives("diffs").pop().and_then(|diff| Some(fs::metadata(diff).ok()?.len())).expect("a diff");
+    let whole = site
+        .archives("diffs")
+        .pop()
+        .and_then(|diff| Some(fs::metadata(diff).ok()?.len()))
+        .expect("a diff");
     let hook = site.node().join(HOOKS).join("10-mark");
     trees::write_text(&hook, "#!/no/such/program\n");
     fs::set_permissions(&hook, fs::Permissions::from_mode(0o755)).expect("an executable");

@@ -85,14 +85,21 @@ impl Laid {
 
     fn why(&self, path: &str) -> String {
         let mut command = Command::new(env!("CARGO_BIN_EXE_si_updateclient"));
-        command.arg("--root").arg(self.site.node()).args(["--exclude-file", "/dev/null", "--why", path]);
+        command.arg("--root").arg(self.site.node()).args([
+            "--exclude-file",
+            "/dev/null",
+            "--why",
+            path,
+        ]);
         Run::of(command.output().expect("it runs")).ended(0, &[]).out.clone()
     }
 }
 
 fn image() -> Tree {
     let mut tree = trees::system();
-    for (path, content) in [("etc/hosts", "hosts"), ("etc/motd", "the image's"), ("usr/share/doc/x", "x")] {
+    for (path, content) in
+        [("etc/hosts", "hosts"), ("etc/motd", "the image's"), ("usr/share/doc/x", "x")]
+    {
         trees::put(&mut tree, path, Item::file(content));
     }
     trees::put(&mut tree, "usr/bin/large", Item::file(trees::noise(300_000, 7)));
@@ -137,7 +144,11 @@ fn a_published_override_comes_by_diffs() {
     laid.update(&["all"], &["--no-fallback"])
         .ended(0, &["other overrides are laid over it", "updated to node with all"]);
     laid.is(&["all"]);
-    assert_eq!(fs::metadata(laid.node("etc/ntp.conf")).expect("is there").ino(), inode, "what stays was replaced");
+    assert_eq!(
+        fs::metadata(laid.node("etc/ntp.conf")).expect("is there").ino(),
+        inode,
+        "what stays was replaced"
+    );
     // Both change at once.
     laid.write("all", &small(&[("etc/motd", "the last")]));
     laid.publish("all");
@@ -345,7 +356,17 @@ fn any_overrides_over_any_image() {
         laid.update(&["two"], &any).ended(0, &[]);
         laid.is(&["two"]);
         let mut plain = Command::new(env!("CARGO_BIN_EXE_si_updateclient"));
-        plain.args(["--server", "127.0.0.1", "--image", "node", "--yes", "--exclude-file", "/dev/null"]).args(any);
+        plain
+            .args([
+                "--server",
+                "127.0.0.1",
+                "--image",
+                "node",
+                "--yes",
+                "--exclude-file",
+                "/dev/null",
+            ])
+            .args(any);
         plain.args(["--override", "two", "--override", "one", "--root"]).arg(laid.site.node());
         plain.args(["--rsync-port", &laid.site.rsync_port().expect("a daemon").to_string()]);
         Run::of(plain.output().expect("it runs")).ended(0, &[]);

@@ -99,7 +99,10 @@ fn large(second: bool) -> Tree {
             5 if second => {}
             6 if second => put(format!("srv/{dir:02}/renamed-{number:03}"), item),
             7 if second => put(format!("srv/{dir:02}/new/below/{number:03}"), item),
-            8 => put(format!("srv/{dir:02}/{number:03}"), item.mtime(1_600_000_000 + i64::from(second), 5)),
+            8 => put(
+                format!("srv/{dir:02}/{number:03}"),
+                item.mtime(1_600_000_000 + i64::from(second), 5),
+            ),
             9 => put(format!("srv/{dir:02}/{number:03}"), item.owner(7 * u32::from(second), 0)),
             _ => put(format!("srv/{dir:02}/{number:03}"), item),
         }
@@ -166,7 +169,8 @@ impl Store {
     fn copy(&self, from: &Path) -> PathBuf {
         self.copies.set(self.copies.get() + 1);
         let to = self.place(&format!("copy-{}", self.copies.get()));
-        let how: &[&str] = if self.mounted.is_some() { &["--reflink=always"] } else { &["--sparse=always"] };
+        let how: &[&str] =
+            if self.mounted.is_some() { &["--reflink=always"] } else { &["--sparse=always"] };
         run(Command::new("cp").args(how).arg(from).arg(&to));
         to
     }
@@ -244,7 +248,12 @@ impl<'a> Scene<'a> {
         assert!(finished(&mut child).success(), "{}", self.said());
         let whole = begin.elapsed();
         let by_full_sync = self.said().contains("\"way\":\"full sync");
-        assert_eq!(by_full_sync, (self.way, act) == (Way::FullSync, Act::Update), "{}", self.said());
+        assert_eq!(
+            by_full_sync,
+            (self.way, act) == (Way::FullSync, Act::Update),
+            "{}",
+            self.said()
+        );
         assert_eq!(self.end("with the power on"), act.leads_to());
         let disk = mounted.file().to_owned();
         mounted.unmount();
@@ -335,14 +344,18 @@ impl<'a> Scene<'a> {
         thread::sleep(moment);
         let (promise, mounted) = power.cut(self, child, mounted);
         let sealed = self.is_sealed();
-        let context = format!("{act:?} of {:?}, cut {aim:?} after {moment:?}, sealed {sealed}, {promise:?}", self.way);
+        let context = format!(
+            "{act:?} of {:?}, cut {aim:?} after {moment:?}, sealed {sealed}, {promise:?}",
+            self.way
+        );
         let recovered = Run::of(self.recovery().output().expect("runs"));
         assert_eq!(recovered.code, 0, "{context}: {recovered:#?}");
         let end = self.end(&context);
         let must = sealed || promise.sealed || promise.done || act == Act::Recovery;
         assert!(!must || end == act.leads_to(), "{context}: it ended in {end:?}");
         // What was recorded, compared down to the content, was true: nothing has to be repaired.
-        let run = self.site.update(&["--max-delete", "100%", "--check=content", "--unhold", "--json"]);
+        let run =
+            self.site.update(&["--max-delete", "100%", "--check=content", "--unhold", "--json"]);
         assert_eq!(run.code, 0, "{context}: {run:#?}");
         assert!(run.out.contains("\"repaired\":0,\"deviations\":{}"), "{context}: {run:#?}");
         assert_eq!(self.end(&context), End::Target, "{context}");
@@ -459,7 +472,9 @@ fn cuts_on(kind: Kind) {
     }
     let in_target = cuts - in_base;
     let name = kind.name();
-    let ends = format!("{sealed} met a sealed transaction, {in_base} ended in the base, {in_target} in the target");
+    let ends = format!(
+        "{sealed} met a sealed transaction, {in_base} ended in the base, {in_target} in the target"
+    );
     tally("power cuts", cuts, &format!("{name}; {ends}"));
     if cuts >= FEW {
         assert!(sealed > 0 && in_base > 0, "{name}: {ends}: these were not all moments");

@@ -41,7 +41,10 @@ fn build(top: &Path) -> Vec<(String, bool)> {
 /// What rsync would transfer.
 fn transferred(image: &Path, filter: &str) -> BTreeSet<String> {
     let mut rsync = Command::new("rsync");
-    rsync.args(["-rn8", "--out-format=%n", filter]).arg(format!("{}/", image.display())).arg("/nonexistent/");
+    rsync
+        .args(["-rn8", "--out-format=%n", filter])
+        .arg(format!("{}/", image.display()))
+        .arg("/nonexistent/");
     let listed = common::run(&mut rsync);
     let path = |line: &str| line.trim_end_matches('/').replace("\\#134", "\\");
     let headline = |line: &&str| *line != "created directory /nonexistent" && *line != "./";
@@ -127,7 +130,9 @@ fn any_rules_hide_what_they_hide_from_rsync() {
     let config = Config { cases, failure_persistence: None, ..Config::default() };
     let check = |rules: String| {
         // rsync stops at a rule without a pattern, as we do
-        let Ok(builder) = Filter::builder().exclude_file("rules", rules.as_bytes()) else { return Ok(()) };
+        let Ok(builder) = Filter::builder().exclude_file("rules", rules.as_bytes()) else {
+            return Ok(());
+        };
         let filter = builder.build();
         std::fs::write(&exclude_file, &rules).expect("the exclude file");
         std::fs::write(&merge_file, filter.rsync_rules()).expect("the merge file");
@@ -143,13 +148,18 @@ fn any_rules_hide_what_they_hide_from_rsync() {
 
 /// Trees of any shape: up to thirty paths, each file or directory as it comes.
 fn any_shape() -> impl Strategy<Value = Vec<(String, bool)>> {
-    let names = ["a", "b", "ab", "abc", "A1", "[a]", "*", "a\\b", "-", "c d", ".x", "tmp", "a?b", "é"];
-    let path = prop::collection::vec(prop::sample::select(names.to_vec()), 1..5).prop_map(|names| names.join("/"));
+    let names =
+        ["a", "b", "ab", "abc", "A1", "[a]", "*", "a\\b", "-", "c d", ".x", "tmp", "a?b", "é"];
+    let path = prop::collection::vec(prop::sample::select(names.to_vec()), 1..5)
+        .prop_map(|names| names.join("/"));
     prop::collection::vec((path, prop::bool::ANY), 1..30).prop_map(|paths| {
         let mut tree: std::collections::BTreeMap<String, bool> = std::collections::BTreeMap::new();
         for (path, is_dir) in paths {
-            let above: Vec<String> = path.match_indices('/').map(|(at, _)| path[..at].to_owned()).collect();
-            if above.iter().all(|above| tree.get(above) != Some(&false)) && !tree.contains_key(&path) {
+            let above: Vec<String> =
+                path.match_indices('/').map(|(at, _)| path[..at].to_owned()).collect();
+            if above.iter().all(|above| tree.get(above) != Some(&false))
+                && !tree.contains_key(&path)
+            {
                 tree.extend(above.into_iter().map(|above| (above, true)));
                 tree.insert(path, is_dir);
             }
@@ -166,14 +176,17 @@ fn any_trees_under_any_rules() {
     let cases = std::env::var("PROPTEST_CASES").ok().and_then(|n| n.parse().ok()).unwrap_or(200);
     let config = Config { cases, failure_persistence: None, ..Config::default() };
     let check = |(paths, rules): (Vec<(String, bool)>, String)| {
-        let Ok(builder) = Filter::builder().exclude_file("rules", rules.as_bytes()) else { return Ok(()) };
+        let Ok(builder) = Filter::builder().exclude_file("rules", rules.as_bytes()) else {
+            return Ok(());
+        };
         let dir = scratch();
         let image = dir.path().join("image");
         for (path, is_dir) in &paths {
             match is_dir {
                 true => std::fs::create_dir_all(image.join(path)).expect("a directory"),
                 false => {
-                    std::fs::create_dir_all(image.join(path).parent().expect("is below")).expect("a directory");
+                    std::fs::create_dir_all(image.join(path).parent().expect("is below"))
+                        .expect("a directory");
                     std::fs::write(image.join(path), "").expect("a file");
                 }
             }
@@ -186,7 +199,9 @@ fn any_trees_under_any_rules() {
         prop_assert_eq!(&ours, &theirs, "{}", rules);
         Ok(())
     };
-    TestRunner::new(config).run(&(any_shape(), any_rules()), check).unwrap_or_else(|e| panic!("{e}"));
+    TestRunner::new(config)
+        .run(&(any_shape(), any_rules()), check)
+        .unwrap_or_else(|e| panic!("{e}"));
 }
 
 #[test]

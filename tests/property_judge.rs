@@ -86,5 +86,7 @@ fn any_tree_written_twice_is_the_same_and_another_is_not() {
         prop_assert_eq!(seen(other).is_empty(), a == b);
         Ok(())
     };
-    TestRunner::new(config).run(&(trees::any_tree(), trees::any_tree()), check).unwrap_or_else(|e| panic!("{e}"));
+    TestRunner::new(config)
+        .run(&(trees::any_tree(), trees::any_tree()), check)
+        .unwrap_or_else(|e| panic!("{e}"));
 }

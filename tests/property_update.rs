@@ -14,7 +14,8 @@ fn any_tree_becomes_any_other_by_a_diff_and_back() {
     if !needs(&NEEDED) {
         return;
     }
-    let config = Config { cases: 40, max_shrink_iters: 60, failure_persistence: None, ..Config::default() };
+    let config =
+        Config { cases: 40, max_shrink_iters: 60, failure_persistence: None, ..Config::default() };
     let done = TestRunner::new(config).run(&(any_tree(), any_tree()), |(a, b)| {
         let site = Site::new();
         site.publish(&a);
@@ -40,7 +41,8 @@ fn any_chain_of_three_is_one_transaction() {
     if !needs(&NEEDED) {
         return;
     }
-    let config = Config { cases: 25, max_shrink_iters: 40, failure_persistence: None, ..Config::default() };
+    let config =
+        Config { cases: 25, max_shrink_iters: 40, failure_persistence: None, ..Config::default() };
     let done = TestRunner::new(config).run(&(any_tree(), any_tree(), any_tree()), |(a, b, c)| {
         let site = Site::new();
         site.publish(&a);

@@ -38,7 +38,10 @@ fn the_agent_that_sealed_lies_beside_the_journal_and_finishes() {
     // on one filesystem it costs a name and no bytes
     let found = fs::metadata(&agent).expect("it is kept");
     assert_eq!(found.ino(), fs::metadata(AGENT).expect("is there").ino());
-    assert_eq!(fs::metadata(site.node().join(".si-stage")).expect("is there").mode() & 0o7777, 0o700);
+    assert_eq!(
+        fs::metadata(site.node().join(".si-stage")).expect("is there").mode() & 0o7777,
+        0o700
+    );
     recovered_by(&agent, &site).ended(0, &["finishing an update that was interrupted"]);
     site.same();
     assert_eq!(read(&site.node().join("usr/sbin/si_updateclient")), "no program either");
@@ -66,7 +69,10 @@ fn an_agent_from_another_filesystem_is_copied() {
     assert!(found.is_file());
     assert_eq!(found.mode() & 0o7777, 0o700);
     assert_ne!(found.ino(), fs::metadata(AGENT).expect("is there").ino());
-    assert!(fs::read(&agent).expect("reads") == fs::read(AGENT).expect("reads"), "it is another program");
+    assert!(
+        fs::read(&agent).expect("reads") == fs::read(AGENT).expect("reads"),
+        "it is another program"
+    );
     assert_eq!(read(&sentinel), "untouched");
     recovered_by(&agent, &site).ended(0, &[]);
     site.same();
@@ -79,10 +85,21 @@ fn without_a_copy_of_the_agent_an_update_is_made_all_the_same() {
     }
     let site = behind();
     let mut strace = Command::new("strace");
-    strace.args(["-f", "-qq", "-o", "/dev/null", "-P", "/proc/self/exe", "-e", "trace=openat,open"]);
+    strace.args([
+        "-f",
+        "-qq",
+        "-o",
+        "/dev/null",
+        "-P",
+        "/proc/self/exe",
+        "-e",
+        "trace=openat,open",
+    ]);
     strace.args(["-e", "inject=openat,open:error=EACCES"]);
     let client = site.command();
-    let run = Run::of(strace.arg(client.get_program()).args(client.get_args()).output().expect("strace runs"));
+    let run = Run::of(
+        strace.arg(client.get_program()).args(client.get_args()).output().expect("strace runs"),
+    );
     run.ended(0, &["cannot keep this program as", "Permission denied", "updated to node"]);
     site.same();
 }
@@ -108,13 +125,22 @@ fn words(line: &str) -> Vec<String> {
 /// Boots as far as the unit, with the node as the root of everything; `None` where its condition fails.
 fn booted(site: &Site) -> Option<Run> {
     let text = fs::read_to_string("packaging/systemd/si-recover.service").expect("the unit");
-    let condition = text.lines().find_map(|line| line.strip_prefix("ConditionPathExists=/")).expect("a condition");
+    let condition = text
+        .lines()
+        .find_map(|line| line.strip_prefix("ConditionPathExists=/"))
+        .expect("a condition");
     if !site.node().join(condition).exists() {
         return None;
     }
     let mut whole = Run { code: 0, out: String::new(), err: String::new() };
     for (counts, words) in unit() {
-        let run = Run::of(machine::inside(&site.node()).args(&words).stdin(Stdio::null()).output().expect("it runs"));
+        let run = Run::of(
+            machine::inside(&site.node())
+                .args(&words)
+                .stdin(Stdio::null())
+                .output()
+                .expect("it runs"),
+        );
         whole.err += &format!("{words:?} ends with {}\n{}{}", run.code, run.out, run.err);
         if counts && run.code != 0 {
             whole.code = run.code;
@@ -171,7 +197,9 @@ fn at_boot_the_installed_agent_finishes_where_the_copy_does_not_run() {
         let installed = site.node().join("usr/sbin/si_updateclient");
         fs::remove_file(&installed).expect("removes");
         fs::hard_link(site.node().join("bin/agent"), &installed).expect("links");
-        booted(&site).expect("its condition holds").ended(0, &["finishing an update that was interrupted"]);
+        booted(&site)
+            .expect("its condition holds")
+            .ended(0, &["finishing an update that was interrupted"]);
         is_the_image(&site);
     }
 }
@@ -194,11 +222,13 @@ fn days_later_when_what_changes_was_edited_removed_or_replaced() {
     fs::remove_file(node.join("srv/emptied/file")).expect("removes");
     fs::create_dir(node.join("srv/emptied/file")).expect("makes");
     fs::write(node.join("etc/version"), "edited since").expect("writes");
-    recovered_by(Path::new(AGENT), &site).ended(0, &["opt had gone or become something else meanwhile"]);
+    recovered_by(Path::new(AGENT), &site)
+        .ended(0, &["opt had gone or become something else meanwhile"]);
     site.nothing_left();
     // what came before the interruption is drift; a directory that nobody knew is not removed
     let left = judge::differences(&site.image(), &node, &["/srv/emptied/file"]);
-    let left: Vec<&str> = left.iter().map(|line| line.split_once(' ').expect("two words").1.trim()).collect();
+    let left: Vec<&str> =
+        left.iter().map(|line| line.split_once(' ').expect("two words").1.trim()).collect();
     assert!(left.iter().all(|path| ["etc/version", "opt/", "./"].contains(path)), "{left:#?}");
     assert!(left.contains(&"etc/version"), "{left:#?}");
     site.updated(&["--check", "stat", "--no-fallback"]).ended(0, &["repaired: /etc/version"]);
@@ -217,7 +247,10 @@ fn a_run_that_finds_no_server_finishes_first_and_then_says_so() {
     drop(server);
     let configuration = site.node().join("etc/systemimager/updateclient.toml");
     trees::write_text(&configuration, "[download]\nattempts = 1\n");
-    site.update(&[]).ended(4, &["the interrupted update was finished:", "is at generation", "nothing was changed"]);
+    site.update(&[]).ended(
+        4,
+        &["the interrupted update was finished:", "is at generation", "nothing was changed"],
+    );
     fs::remove_file(&configuration).expect("removes");
     site.same();
     assert!(site.status().contains("serial:      2"), "{}", site.status());
@@ -234,7 +267,8 @@ fn a_killed_run_leaves_no_lock() {
     let server = FaultServer::serve(&site.repo());
     let repo = std::mem::replace(&mut site.repo_url, server.url());
     server.always("/node/catalog.toml", Fault::Stall(0));
-    let mut child = site.command().stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("it starts");
+    let mut child =
+        site.command().stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("it starts");
     while server.seen().is_empty() {
         std::thread::sleep(std::time::Duration::from_millis(5));
     }

@@ -76,7 +76,9 @@ end
         };
         let asked = run(Command::new("bash").args(["-euc", script, "bash"]).arg(&installed));
         for line in asked.lines() {
-            let [what, from, to] = line.split(' ').collect::<Vec<_>>()[..] else { panic!("{line}") };
+            let [what, from, to] = line.split(' ').collect::<Vec<_>>()[..] else {
+                panic!("{line}")
+            };
             let from = match from {
                 "/usr/sbin/si_updateclient" => PathBuf::from(AGENT),
                 name if what == "program" => machine::program(name),
@@ -99,11 +101,12 @@ end
     /// Boots as far as the initramfs goes: the root is mounted read-only, then the hook runs.
     fn boots(&self) -> Run {
         // the mounts afterwards, and that the boot went on, are told on standard output
-        let after =
-            "while read -r _ place _ options _; do echo \"$place $options\"; done </proc/mounts; echo switch root";
+        let after = "while read -r _ place _ options _; do echo \"$place $options\"; done </proc/mounts; echo switch root";
         let script = match self.kind {
             Kind::Dracut => {
-                format!("NEWROOT=/sysroot; . /var/lib/dracut/hooks/pre-pivot/10-si-recover-hook.sh; {after}")
+                format!(
+                    "NEWROOT=/sysroot; . /var/lib/dracut/hooks/pre-pivot/10-si-recover-hook.sh; {after}"
+                )
             }
             Kind::InitramfsTools => format!(
                 "set -e; export rootmnt=/sysroot; /scripts/local-bottom/si-recover prereqs; \
@@ -117,11 +120,13 @@ end
             self.disk.file.display()
         );
         let mut booted = machine::inside_after(&self.top, &mount);
-        let output = booted.args(["/bin/sh", "-c", &script]).stdin(Stdio::null()).output().expect("it runs");
+        let output =
+            booted.args(["/bin/sh", "-c", &script]).stdin(Stdio::null()).output().expect("it runs");
         self.disk.mount();
         let boot = Run::of(output);
         boot.ended(0, &["switch root"]);
-        let root = boot.out.lines().find(|line| line.starts_with("/sysroot ")).expect("it is mounted");
+        let root =
+            boot.out.lines().find(|line| line.starts_with("/sysroot ")).expect("it is mounted");
         assert!(root.starts_with("/sysroot ro,"), "it was left writable: {boot:#?}");
         boot
     }
@@ -151,9 +156,15 @@ fn the_copy_beside_the_journal_finishes_on_the_unbooted_root() {
         let machine = Machine::new(kind);
         // it is not the initramfs' own that does it
         fs::write(machine.top.join("usr/sbin/si_updateclient.new"), "no program").expect("writes");
-        fs::rename(machine.top.join("usr/sbin/si_updateclient.new"), machine.top.join("usr/sbin/si_updateclient"))
-            .expect("renames");
-        machine.boots().ended(0, &["finishing an update that was interrupted", "the update of /sysroot is finished"]);
+        fs::rename(
+            machine.top.join("usr/sbin/si_updateclient.new"),
+            machine.top.join("usr/sbin/si_updateclient"),
+        )
+        .expect("renames");
+        machine.boots().ended(
+            0,
+            &["finishing an update that was interrupted", "the update of /sysroot is finished"],
+        );
         machine.is_the_image();
         // and the next boot says nothing
         assert_eq!(machine.boots().err, "", "{kind:?}");
@@ -168,7 +179,9 @@ fn the_agent_of_the_initramfs_finishes_where_the_copy_does_not_start() {
     for kind in [Kind::Dracut, Kind::InitramfsTools] {
         let machine = Machine::new(kind);
         fs::write(machine.copy(), "\x7fELF, but not really").expect("writes");
-        machine.boots().ended(0, &["that of the initramfs tries", "the update of /sysroot is finished"]);
+        machine
+            .boots()
+            .ended(0, &["that of the initramfs tries", "the update of /sysroot is finished"]);
         machine.is_the_image();
     }
 }
@@ -218,8 +231,9 @@ fn another_filesystem_that_takes_part_is_waited_for() {
         assert_eq!(machine.site.status(), before);
         // as the unit does later on in the same boot
         let mut command = Command::new(machine.copy());
-        let recovered =
-            Run::of(command.arg("--recover").arg("--root").arg(machine.site.node()).output().expect("runs"));
+        let recovered = Run::of(
+            command.arg("--recover").arg("--root").arg(machine.site.node()).output().expect("runs"),
+        );
         recovered.ended(0, &["finishing an update that was interrupted"]);
         assert!(machine.site.status().contains("serial:      2"));
         machine.is_the_image();
@@ -240,7 +254,8 @@ fn the_scripts_are_sound() {
         "packaging/initramfs-tools/scripts/local-bottom/si-recover",
     ];
     run(Command::new("shellcheck").args(scripts));
-    for script in scripts.iter().filter(|script| read(Path::new(script)).starts_with("#!/bin/sh\n")) {
+    for script in scripts.iter().filter(|script| read(Path::new(script)).starts_with("#!/bin/sh\n"))
+    {
         run(Command::new("busybox").args(["sh", "-n", script]));
         run(Command::new("dash").args(["-n", script]));
     }

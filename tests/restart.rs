@@ -64,7 +64,10 @@ fn a_process_is_named_whose_program_was_replaced_or_moved_aside() {
     machine::install_busybox(&tree, &["sleep"]);
     let program = tree.join("bin/busybox");
     own_copy(&program);
-    let process = Running::start(Command::new("chroot").arg(&tree).args(["/bin/busybox", "sleep", "60"]), "busybox");
+    let process = Running::start(
+        Command::new("chroot").arg(&tree).args(["/bin/busybox", "sleep", "60"]),
+        "busybox",
+    );
     let root = Root::open(&tree).expect("opens");
     let verdict = || Verdict::of(Path::new("/proc"), &root, "").expect("is found out");
     assert!(verdict().services.is_empty(), "{:?}", verdict());
@@ -123,7 +126,15 @@ impl Node {
     }
 
     fn update(&self, more: &[&str]) -> Run {
-        let url = ["--diff", "--image", "node", "--repo", "file:///mnt/repo/", "--exclude-file", "/dev/null"];
+        let url = [
+            "--diff",
+            "--image",
+            "node",
+            "--repo",
+            "file:///mnt/repo/",
+            "--exclude-file",
+            "/dev/null",
+        ];
         self.agent(&[&url, more].concat())
     }
 }
@@ -131,7 +142,9 @@ impl Node {
 impl Drop for Node {
     fn drop(&mut self) {
         let pids = fs::read_to_string(self.site.dir.path().join("pids")).unwrap_or_default();
-        for pid in pids.lines().filter_map(|line| rustix::process::Pid::from_raw(line.parse().ok()?)) {
+        for pid in
+            pids.lines().filter_map(|line| rustix::process::Pid::from_raw(line.parse().ok()?))
+        {
             let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
         }
     }
@@ -148,7 +161,10 @@ fn an_update_of_the_running_system_tells_what_to_restart() {
     run.ended(0, &["updated to node", "busybox (pid ", told, "\nno reboot needed\n"]);
     // The next run does nothing, and says nothing of it.
     let run = node.update(&[]);
-    assert!(run.code == 0 && !run.out.contains("reboot") && !run.out.contains("restart"), "{run:#?}");
+    assert!(
+        run.code == 0 && !run.out.contains("reboot") && !run.out.contains("restart"),
+        "{run:#?}"
+    );
 }
 
 #[test]
@@ -158,7 +174,8 @@ fn with_json_the_verdict_is_in_the_last_object() {
     }
     let node = Node::new();
     let run = node.update(&["--json"]);
-    let last: serde_json::Value = serde_json::from_str(run.out.lines().last().expect("a line")).expect("JSON");
+    let last: serde_json::Value =
+        serde_json::from_str(run.out.lines().last().expect("a line")).expect("JSON");
     assert_eq!(last["event"], "done", "{run:#?}");
     assert_eq!(last["restart"]["services"][0]["files"][0], "/opt/busybox", "{run:#?}");
     assert_eq!(last["restart"]["reboot"], serde_json::json!([]), "{run:#?}");
@@ -178,7 +195,8 @@ fn a_tree_that_does_not_run_has_no_verdict() {
 #[test]
 fn the_running_system_is_asked_about() {
     let mut command = Command::new(AGENT);
-    let run = Run::of(command.arg("--needs-restarting").stdin(Stdio::null()).output().expect("runs"));
+    let run =
+        Run::of(command.arg("--needs-restarting").stdin(Stdio::null()).output().expect("runs"));
     let last = run.out.lines().last().unwrap_or_default();
     assert_eq!(run.code, 0, "{run:#?}");
     let known = ["nothing needs restarting", "no reboot needed", "reboot needed: "];

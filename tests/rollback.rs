@@ -17,7 +17,8 @@ const ANY: [&str; 2] = ["--max-delete", "100%"];
 
 fn generation(site: &Site, serial: u64) -> String {
     let catalog = site.catalog();
-    let publish = catalog.publishes.iter().find(|publish| publish.serial == serial).expect("a publish");
+    let publish =
+        catalog.publishes.iter().find(|publish| publish.serial == serial).expect("a publish");
     publish.generation.short().to_string()
 }
 
@@ -61,12 +62,17 @@ fn every_kind_of_change_is_undone_and_made_again() {
         let undone = site.rollback(&[]);
         undone.ended(0, &["rolled back to", &generation(&site, u64::from(round))]);
         // A name of a file that goes is no edit of its other names.
-        assert!(!updated.err.contains("was changed after") && !undone.err.contains("was changed after"), "{undone:#?}");
+        assert!(
+            !updated.err.contains("was changed after") && !undone.err.contains("was changed after"),
+            "{undone:#?}"
+        );
         judge::same(&before, &site.node(), &[]);
         site.nothing_left();
         // The very same files, so that whatever links or watches them is right again.
         assert_eq!(inodes(&site.node()), was);
-        let line = |status: &str| status.lines().find(|line| line.starts_with("generation")).map(str::to_owned);
+        let line = |status: &str| {
+            status.lines().find(|line| line.starts_with("generation")).map(str::to_owned)
+        };
         assert_eq!(line(&site.status()), line(&state));
         site.update(&["--check", "content"]).ended(12, &["--unhold"]);
         judge::same(&before, &site.node(), &[]);
@@ -106,7 +112,10 @@ fn what_had_drifted_or_was_the_nodes_own_comes_back_as_it_was() {
     assert!(node.join("opt/new/tool").exists(), "a dry run changes nothing");
     site.rollback(&[]).ended(0, &["rolled back"]);
     // What came after the update stays the node's.
-    assert_eq!(judge::same_but_untracked(&before, &node, &[]), ["opt/new/mine", "opt/new/", "opt/"]);
+    assert_eq!(
+        judge::same_but_untracked(&before, &node, &[]),
+        ["opt/new/mine", "opt/new/", "opt/"]
+    );
     fs::remove_dir_all(node.join("opt")).expect("removes");
     assert_eq!(inodes(&node), was);
     assert_eq!(fs::metadata(node.join("etc/passwd.saved")).expect("is there").nlink(), 2);
@@ -124,10 +133,16 @@ fn the_generation_that_was_left_is_held() {
     site.publish(&second);
     site.updated(&[]);
     let status = site.status();
-    assert!(status.contains(&format!("undo:        to generation {}, serial 1", generation(&site, 1))), "{status}");
+    assert!(
+        status.contains(&format!("undo:        to generation {}, serial 1", generation(&site, 1))),
+        "{status}"
+    );
     let before = site.snapshot();
     site.rollback(&[]).ended(0, &["is held"]);
-    assert!(site.status().contains(&format!("held:        generation {}, serial 2", generation(&site, 2))));
+    assert!(
+        site.status()
+            .contains(&format!("held:        generation {}, serial 2", generation(&site, 2)))
+    );
     for more in [&[][..], &["--check", "stat"], &["--dry-run"], &["--purge-untracked"]] {
         site.update(more).ended(12, &[&generation(&site, 2), "nothing was changed"]);
     }
@@ -165,7 +180,11 @@ fn a_full_sync_can_be_undone_also_where_nothing_was_recorded() {
         write_text(&node.join(format!("etc/unknown-{number}")), "the image does not have it\n");
     }
     fs::remove_dir_all(node.join("usr")).expect("removes");
-    common::run(std::process::Command::new("find").arg(&node).args(["-type", "f", "-exec", "touch", "{}", "+"]));
+    common::run(
+        std::process::Command::new("find")
+            .arg(&node)
+            .args(["-type", "f", "-exec", "touch", "{}", "+"]),
+    );
     let (before, was) = (site.snapshot(), inodes(&node));
     site.updated(&ANY).ended(0, &["full sync"]);
     site.same();
@@ -203,7 +222,10 @@ fn what_is_kept_is_bounded_by_the_configuration() {
     site.updated(&exclude);
     let status = site.status();
     let line = status.lines().find(|line| line.starts_with("undo:")).expect("a line").to_owned();
-    let bytes: u64 = line.rsplit_once('(').and_then(|(_, rest)| rest.split(' ').next()?.parse().ok()).expect("bytes");
+    let bytes: u64 = line
+        .rsplit_once('(')
+        .and_then(|(_, rest)| rest.split(' ').next()?.parse().ok())
+        .expect("bytes");
     assert!((3_000_000..3_200_000).contains(&bytes), "{line}");
 
     configured("keep_undo = \"never\"\n");
@@ -259,7 +281,8 @@ fn what_a_repair_displaces_lies_beside_the_way_back() {
     site.updated(&[]);
     let holds = |text: &str| {
         let mut grep = std::process::Command::new("grep");
-        let found = grep.args(["-rl", text]).arg(node.join(".si-undo")).output().expect("grep runs");
+        let found =
+            grep.args(["-rl", text]).arg(node.join(".si-undo")).output().expect("grep runs");
         String::from_utf8_lossy(&found.stdout).into_owned()
     };
     write_text(&node.join("etc/version"), "precious\n");
@@ -270,10 +293,15 @@ fn what_a_repair_displaces_lies_beside_the_way_back() {
     site.updated(&["--check", "stat"]).ended(0, &["/etc/passwd/mine"]);
     site.same();
     assert!(holds("what only the node had").contains("/repaired-2/"));
-    assert!(site.status().contains(&format!("undo:        to generation {}", generation(&site, 1))));
+    assert!(
+        site.status().contains(&format!("undo:        to generation {}", generation(&site, 1)))
+    );
     site.rollback(&[]).ended(0, &[&generation(&site, 1)]);
     judge::same(&before, &node, &[]);
-    assert!(holds("precious").contains("/repaired-1/") && holds("what only the node had").contains("/repaired-2/"));
+    assert!(
+        holds("precious").contains("/repaired-1/")
+            && holds("what only the node had").contains("/repaired-2/")
+    );
     site.updated(&["--unhold"]);
     let mut third = next.clone();
     trees::put(&mut third, "etc/version", Item::file("three"));
@@ -307,7 +335,9 @@ fn an_undo_set_that_is_in_the_way_goes_first_or_the_update_stops() {
     site.update(&["--dry-run"]).ended(0, &["is in the way and would go first"]);
     assert!(site.status().contains("undo:        to generation"));
     site.updated(&[]).ended(0, &["is in the way and goes"]);
-    assert!(site.status().contains(&format!("undo:        to generation {}", generation(&site, 2))));
+    assert!(
+        site.status().contains(&format!("undo:        to generation {}", generation(&site, 2)))
+    );
 }
 
 #[test]
@@ -328,12 +358,19 @@ fn limits_hold_also_where_the_node_alone_had_something() {
         site.publish(&tree);
         let run = site.updated(&ANY);
         run.ended(0, &["went with its directory"]);
-        assert_eq!(run.err.contains("will not be undoable"), configuration.starts_with("undo_share"), "{run:#?}");
+        assert_eq!(
+            run.err.contains("will not be undoable"),
+            configuration.starts_with("undo_share"),
+            "{run:#?}"
+        );
         assert!(site.status().contains("undo:        nothing"));
         let undo = site.node().join(".si-undo");
-        let kept: Vec<_> = fs::read_dir(&undo).expect("reads").map(|e| e.expect("an entry").path()).collect();
+        let kept: Vec<_> =
+            fs::read_dir(&undo).expect("reads").map(|e| e.expect("an entry").path()).collect();
         assert_eq!(kept.len(), 2, "{kept:?}");
-        assert!(kept.iter().any(|path| path.join("mine").exists()) && undo.join("displaced").exists());
+        assert!(
+            kept.iter().any(|path| path.join("mine").exists()) && undo.join("displaced").exists()
+        );
     }
 }
 
@@ -436,7 +473,10 @@ fn an_undo_set_that_is_damaged_or_foreign_changes_nothing() {
     let kept = site.dir.path().join("kept");
     common::copy_tree(&undo, &kept);
     let way_back = fs::read_to_string(undo.join("way-back")).expect("reads");
-    let slot = way_back.lines().find_map(|line| line.strip_prefix("stood ")?.split(' ').next()).expect("a slot");
+    let slot = way_back
+        .lines()
+        .find_map(|line| line.strip_prefix("stood ")?.split(' ').next())
+        .expect("a slot");
     fs::remove_file(undo.join(slot)).expect("removes");
     site.rollback(&[]).ended(5, &["not in the undo set any more", "nothing was changed"]);
     let head = way_back.lines().take(2).map(|line| format!("{line}\n")).collect::<String>();
@@ -475,12 +515,20 @@ fn repairs_do_not_fill_the_disk() {
     site.updated(&ANY);
     let mut said = String::new();
     for round in 0..10 {
-        fs::write(site.node().join("usr/bin/tool"), trees::noise(2_000_000, round)).expect("drifts");
+        fs::write(site.node().join("usr/bin/tool"), trees::noise(2_000_000, round))
+            .expect("drifts");
         said += &site.updated(&["--check", "content"]).err;
     }
-    assert!(said.contains("what this repair displaces is not kept") && said.contains("undo_share allows"), "{said}");
-    let kept = common::run(std::process::Command::new("du").args(["-sk"]).arg(site.node().join(".si-undo")));
-    let kept: u64 = kept.split_whitespace().next().and_then(|size| size.parse().ok()).expect("a size");
+    assert!(
+        said.contains("what this repair displaces is not kept")
+            && said.contains("undo_share allows"),
+        "{said}"
+    );
+    let kept = common::run(
+        std::process::Command::new("du").args(["-sk"]).arg(site.node().join(".si-undo")),
+    );
+    let kept: u64 =
+        kept.split_whitespace().next().and_then(|size| size.parse().ok()).expect("a size");
     assert!((2_000..6_600).contains(&kept), "{kept} kB of 64 MB");
     site.rollback(&[]).ended(0, &["rolled back"]);
 }
@@ -507,7 +555,8 @@ fn what_is_missing_afterwards_is_told() {
     site.updated(&ANY);
     // A file that the node made where a directory was.
     write_text(&node.join("srv/gone"), "the node's own");
-    site.rollback(&[]).ended(0, &["makes way, kept in .si-undo until the next update: /srv/gone\n"]);
+    site.rollback(&[])
+        .ended(0, &["makes way, kept in .si-undo until the next update: /srv/gone\n"]);
     judge::same(&before, &node, &[]);
     let status = site.status();
     for path in ["srv/gone/a", "srv/gone/a/b", "etc/passwd"] {
@@ -525,10 +574,15 @@ fn what_became_immutable_under_another_name_is_refused_before_anything_is_touche
     let mut next = trees::system();
     trees::put(&mut next, "etc/passwd", Item::file("the new passwd"));
     site.publish(&next);
-    fs::hard_link(site.node().join("etc/passwd"), site.node().join("etc/passwd.saved")).expect("links");
+    fs::hard_link(site.node().join("etc/passwd"), site.node().join("etc/passwd.saved"))
+        .expect("links");
     site.updated(&ANY);
     let chattr = |what: &str| {
-        common::run(std::process::Command::new("chattr").arg(what).arg(site.node().join("etc/passwd.saved")))
+        common::run(
+            std::process::Command::new("chattr")
+                .arg(what)
+                .arg(site.node().join("etc/passwd.saved")),
+        )
     };
     chattr("+i");
     let before = site.snapshot();

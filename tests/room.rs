@@ -28,7 +28,8 @@ fn has_all() -> bool {
 fn tree(second: bool) -> Tree {
     let mut tree = trees::system();
     for number in 0..60 {
-        let text = format!("file {number}{}", if second && number % 3 == 0 { " edited" } else { "" });
+        let text =
+            format!("file {number}{}", if second && number % 3 == 0 { " edited" } else { "" });
         if !(second && number % 7 == 1) {
             trees::put(&mut tree, &format!("usr/lib/old/{number}"), Item::file(text));
         }
@@ -37,8 +38,16 @@ fn tree(second: bool) -> Tree {
         for number in 0..40 {
             // names so long that directories have to grow for them
             let name = format!("{number:0>200}");
-            trees::put(&mut tree, &format!("usr/lib/app/{name}"), Item::file(format!("new {number}")));
-            trees::put(&mut tree, &format!("usr/new/{number}/{name}"), Item::file(format!("new {number}")));
+            trees::put(
+                &mut tree,
+                &format!("usr/lib/app/{name}"),
+                Item::file(format!("new {number}")),
+            );
+            trees::put(
+                &mut tree,
+                &format!("usr/new/{number}/{name}"),
+                Item::file(format!("new {number}")),
+            );
         }
         trees::put(&mut tree, "usr/large", Item::file(trees::noise(1_500_000, 3)));
     }
@@ -75,18 +84,30 @@ impl Node {
     /// Runs the update, with every `call` held up by `delay`, as far as `there` comes to be; then it
     /// stands still while `meanwhile` happens.
     #[track_caller]
-    fn stopped_at(&self, call: &str, delay: u64, there: impl Fn() -> bool, meanwhile: impl FnOnce()) -> Run {
+    fn stopped_at(
+        &self,
+        call: &str,
+        delay: u64,
+        there: impl Fn() -> bool,
+        meanwhile: impl FnOnce(),
+    ) -> Run {
         let command = self.command();
         let mut strace = Command::new("strace");
         strace.args(["-D", "-f", "-qq", "-o", "/dev/null", "-e", &format!("trace={call}")]);
         strace.args(["-e", &format!("inject={call}:delay_enter={}", delay * 1000)]);
         strace.arg(command.get_program()).args(command.get_args()).stdin(Stdio::null());
-        let mut child = strace.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("it starts");
+        let mut child =
+            strace.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("it starts");
         let begin = Instant::now();
         while !there() {
-            if begin.elapsed() > Duration::from_secs(20) || child.try_wait().expect("waits").is_some() {
+            if begin.elapsed() > Duration::from_secs(20)
+                || child.try_wait().expect("waits").is_some()
+            {
                 let _ = child.kill();
-                panic!("it never came there: {:#?}", Run::of(child.wait_with_output().expect("it ended")));
+                panic!(
+                    "it never came there: {:#?}",
+                    Run::of(child.wait_with_output().expect("it ended"))
+                );
             }
             sleep(Duration::from_millis(1));
         }
@@ -115,8 +136,11 @@ impl Node {
     /// What is left in the spool, and of the room that was kept.
     fn own(&self, directory: &str) -> Vec<String> {
         let own = self.site.node().join("var/lib/systemimager/client").join(directory);
-        let listed = fs::read_dir(own).expect("it is there").map(|entry| entry.expect("an entry").file_name());
-        let mut names: Vec<String> = listed.map(|name| name.to_string_lossy().into_owned()).collect();
+        let listed = fs::read_dir(own)
+            .expect("it is there")
+            .map(|entry| entry.expect("an entry").file_name());
+        let mut names: Vec<String> =
+            listed.map(|name| name.to_string_lossy().into_owned()).collect();
         names.sort();
         names.retain(|name| directory == "spool" || name.starts_with("reserve"));
         names
@@ -146,11 +170,16 @@ fn signal(child: &Child, signal: Signal) {
 #[track_caller]
 fn numbers(run: &Run, place: &str, unit: &str) -> (u64, u64) {
     let said = run.err.split("no room on this node: ").nth(1).unwrap_or_else(|| panic!("{run:#?}"));
-    let told = said.split("; ").find(|part| part.starts_with(&format!("{place} has ")) && part.contains(unit));
+    let told = said
+        .split("; ")
+        .find(|part| part.starts_with(&format!("{place} has ")) && part.contains(unit));
     let told = told.unwrap_or_else(|| panic!("nothing about the {unit} of {place}: {run:#?}"));
     let told = told.replacen(place, "", 1);
-    let mut numbers = told.split(' ').filter_map(|word| word.trim_matches(|c: char| !c.is_ascii_digit()).parse().ok());
-    let (free, needed) = (numbers.next().expect("what is free"), numbers.next().expect("what is needed"));
+    let mut numbers = told
+        .split(' ')
+        .filter_map(|word| word.trim_matches(|c: char| !c.is_ascii_digit()).parse().ok());
+    let (free, needed) =
+        (numbers.next().expect("what is free"), numbers.next().expect("what is needed"));
     assert!(needed > free, "{told}");
     (free, needed)
 }
@@ -166,11 +195,19 @@ fn counted(site: &mut Site) -> FaultServer {
 #[track_caller]
 fn fetched_listings_alone(site: &Site, server: &FaultServer) {
     let catalog = site.catalog();
-    for seen in server.seen().iter().filter(|seen| seen.path.contains("/diffs/") || seen.path.contains("/full/")) {
-        let archive = catalog.archives.iter().find(|archive| seen.path.ends_with(archive.file.file.as_str()));
+    for seen in server
+        .seen()
+        .iter()
+        .filter(|seen| seen.path.contains("/diffs/") || seen.path.contains("/full/"))
+    {
+        let archive =
+            catalog.archives.iter().find(|archive| seen.path.ends_with(archive.file.file.as_str()));
         assert!(seen.sent <= archive.expect("it is listed").first_frame.length, "{seen:#?}");
     }
-    assert!(server.seen().iter().any(|seen| seen.path.contains("/diffs/")), "no listing was fetched");
+    assert!(
+        server.seen().iter().any(|seen| seen.path.contains("/diffs/")),
+        "no listing was fetched"
+    );
 }
 
 /// A node at the first generation with an update of about four megabytes before it, in one file below
@@ -250,7 +287,10 @@ fn each_filesystem_has_to_have_room_for_what_comes_to_it() {
         run.ended(5, &["nothing was changed"]);
         let place = part.at.canonicalize().expect("is there").display().to_string();
         numbers(&run, &place, "bytes");
-        assert!(!run.err.contains(&format!("{} has", root.at.display())), "the root has enough: {run:#?}");
+        assert!(
+            !run.err.contains(&format!("{} has", root.at.display())),
+            "the root has enough: {run:#?}"
+        );
         fetched_listings_alone(&site, &server);
         site.unchanged_since(&before);
         drop(part);
@@ -264,17 +304,28 @@ fn an_undo_set_in_the_way_goes_first_unless_it_is_always_kept() {
     }
     let mut tree = tree(false);
     for number in 0..2 {
-        trees::put(&mut tree, &format!("usr/bulk-{number}"), Item::file(trees::noise(6_000_000, number)));
+        trees::put(
+            &mut tree,
+            &format!("usr/bulk-{number}"),
+            Item::file(trees::noise(6_000_000, number)),
+        );
     }
     let mut site = Site::at(&tree);
     let disk = SmallDisk::under(&site, 64, 2000);
     site.updated(&["--adopt"]);
     // twelve megabytes are displaced, and twelve come
     for number in 0..2 {
-        trees::put(&mut tree, &format!("usr/bulk-{number}"), Item::file(trees::noise(6_000_000, 10 + number)));
+        trees::put(
+            &mut tree,
+            &format!("usr/bulk-{number}"),
+            Item::file(trees::noise(6_000_000, 10 + number)),
+        );
     }
     site.publish(&tree);
-    trees::write_text(&site.node().join("etc/systemimager/updateclient.toml"), "undo_share = 0.9\n");
+    trees::write_text(
+        &site.node().join("etc/systemimager/updateclient.toml"),
+        "undo_share = 0.9\n",
+    );
     site.updated(&["--no-fallback"]);
     assert!(site.status().contains("undo:"), "{}", site.status());
     trees::put(&mut tree, "usr/bulk-2", Item::file(trees::noise(6_000_000, 20)));
@@ -294,7 +345,10 @@ fn an_undo_set_in_the_way_goes_first_unless_it_is_always_kept() {
     let configuration = site.node().join("etc/systemimager/updateclient.toml");
     trees::write_text(&configuration, "keep_undo = \"always\"\n");
     let run = site.update(&["--no-fallback"]);
-    run.ended(5, &["the undo set is in the way, and keep_undo = \"always\" keeps it", "nothing was changed"]);
+    run.ended(
+        5,
+        &["the undo set is in the way, and keep_undo = \"always\" keeps it", "nothing was changed"],
+    );
     fetched_listings_alone(&site, &server);
     assert!(undo.exists() && site.status().contains("undo:"));
     // a dry run only says what it would take
@@ -358,7 +412,10 @@ fn another_process_eats_the_room_before_the_seal() {
             let context = format!("{eats:?} at {point}: {run:#?}");
             assert!(!node.has(".si-stage/journal"), "{context}");
             assert_eq!(run.code, 5, "{context}");
-            assert!(run.err.contains("no room on this node") && run.err.contains("nothing was changed"), "{context}");
+            assert!(
+                run.err.contains("no room on this node") && run.err.contains("nothing was changed"),
+                "{context}"
+            );
             judge::same(&before, &node.site.node(), &["/filler*"]);
             node.site.nothing_left();
             assert_eq!((node.own("spool"), node.own("")), (vec![], vec![]), "{context}");
@@ -409,10 +466,12 @@ fn what_was_kept_is_eaten_as_well_and_the_next_run_finishes() {
         let sealed = || node.has(".si-stage/journal");
         let run = node.stopped_at("renameat2", 30, sealed, || {
             for own in node.own("") {
-                fs::remove_file(node.site.node().join("var/lib/systemimager/client").join(own)).expect("removes");
+                fs::remove_file(node.site.node().join("var/lib/systemimager/client").join(own))
+                    .expect("removes");
             }
             for number in 0..4 {
-                let _ = fs::remove_file(node.site.node().join(format!(".si-stage/reserve-{number}")));
+                let _ =
+                    fs::remove_file(node.site.node().join(format!(".si-stage/reserve-{number}")));
             }
             eats.all(&node);
         });
@@ -420,7 +479,8 @@ fn what_was_kept_is_eaten_as_well_and_the_next_run_finishes() {
         assert!(sealed());
         Run::of(node.command().output().expect("it runs")).ended(6, &["No space left on device"]);
         eats.no_more(&node);
-        Run::of(node.command().output().expect("it runs")).ended(0, &["the interrupted update was finished"]);
+        Run::of(node.command().output().expect("it runs"))
+            .ended(0, &["the interrupted update was finished"]);
         node.is_the_image();
     }
 }

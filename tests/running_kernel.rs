@@ -78,9 +78,15 @@ impl Node {
     /// The command that updates the node.
     fn command(&self, booted: Booted, more: &[&str]) -> Command {
         let url = self.server.url();
-        let arguments = ["--diff", "--yes", "--image", "node", "--repo", &url, "--exclude-file", "/dev/null"];
+        let arguments =
+            ["--diff", "--yes", "--image", "node", "--repo", &url, "--exclude-file", "/dev/null"];
         let rsync = self.site.rsync_port().map_or_else(Vec::new, |port| {
-            vec!["--server".to_owned(), "127.0.0.1".to_owned(), "--rsync-port".to_owned(), port.to_string()]
+            vec![
+                "--server".to_owned(),
+                "127.0.0.1".to_owned(),
+                "--rsync-port".to_owned(),
+                port.to_string(),
+            ]
         });
         let mut command = self.agent(booted, &arguments);
         command.args(rsync).args(more);
@@ -102,7 +108,11 @@ impl Node {
     /// What only the node has.
     #[track_caller]
     fn beyond_the_image(&self) -> Vec<String> {
-        judge::same_but_untracked(&self.site.image(), &self.site.node(), &[&EQUIPMENT[..], &["/proc"]].concat())
+        judge::same_but_untracked(
+            &self.site.image(),
+            &self.site.node(),
+            &[&EQUIPMENT[..], &["/proc"]].concat(),
+        )
     }
 }
 
@@ -117,12 +127,19 @@ fn with_kernel(release: &str) -> Tree {
 }
 
 fn add_kernel(tree: &mut Tree, release: &str) {
-    for path in
-        ["boot/vmlinuz-R", "boot/initramfs-R.img", "usr/lib/modules/R/modules.dep", "usr/lib/modules/R/fs/xfs.ko"]
-    {
+    for path in [
+        "boot/vmlinuz-R",
+        "boot/initramfs-R.img",
+        "usr/lib/modules/R/modules.dep",
+        "usr/lib/modules/R/fs/xfs.ko",
+    ] {
         trees::put(tree, &path.replace('R', release), Item::file(format!("{path} of {release}")));
     }
-    trees::put(tree, &format!("usr/lib/modules/{release}/build"), Item::new(What::Symlink(b"/usr/src".to_vec())));
+    trees::put(
+        tree,
+        &format!("usr/lib/modules/{release}/build"),
+        Item::new(What::Symlink(b"/usr/src".to_vec())),
+    );
 }
 
 /// The paths of a kernel that `with_kernel` put there, without directories.
@@ -152,7 +169,8 @@ fn what_the_running_kernel_needs_goes_with_the_first_run_after_the_next_boot() {
     let own = format!("usr/lib/modules/{first}/updates/dkms/own.ko");
     trees::write_text(&node.at(&own), "built here");
     // five files and three directories of the other kernel go, and nothing else counts
-    let run = node.update(Booted::First, &["--no-fallback", "--max-delete", "7", "--drift", "report"]);
+    let run =
+        node.update(Booted::First, &["--no-fallback", "--max-delete", "7", "--drift", "report"]);
     assert_eq!(run.code, 0, "{run:#?}");
     for path in files_of(&first).iter().chain(&files_of(&second)) {
         assert!(node.has(path), "{path}");
@@ -166,11 +184,18 @@ fn what_the_running_kernel_needs_goes_with_the_first_run_after_the_next_boot() {
     }
     assert!(status.contains("deviations:  3\n"), "{status}");
     // no later run repairs it, counts it or removes it, as long as that kernel runs
-    for more in [&["--drift", "report"][..], &["--check", "stat"], &["--check", "content", "--max-delete", "0"]] {
+    for more in [
+        &["--drift", "report"][..],
+        &["--check", "stat"],
+        &["--check", "content", "--max-delete", "0"],
+    ] {
         let before = node.server.seen().len();
         node.update(Booted::First, more).ended(0, &["is up to date", KEPT]);
         if !more.contains(&"--check") {
-            assert_eq!(node.server.seen()[before..].iter().map(|seen| seen.status).collect::<Vec<_>>(), [304]);
+            assert_eq!(
+                node.server.seen()[before..].iter().map(|seen| seen.status).collect::<Vec<_>>(),
+                [304]
+            );
         }
     }
     assert!(files_of(&first).iter().all(|path| node.has(path)));
@@ -187,7 +212,10 @@ fn what_the_running_kernel_needs_goes_with_the_first_run_after_the_next_boot() {
     assert!(!status.contains(KEPT), "{status}");
     let before = node.server.seen().len();
     node.update(Booted::Second, &[]).ended(0, &["is up to date"]);
-    assert_eq!(node.server.seen()[before..].iter().map(|seen| seen.status).collect::<Vec<_>>(), [304]);
+    assert_eq!(
+        node.server.seen()[before..].iter().map(|seen| seen.status).collect::<Vec<_>>(),
+        [304]
+    );
     // the directory goes when its last file does
     fs::remove_dir_all(node.at(&format!("usr/lib/modules/{first}/updates"))).expect("removes");
     node.update(Booted::Second, &["--check", "stat"]).ended(0, &[]);
@@ -213,7 +241,11 @@ fn purged_is_what_the_running_kernel_needs_after_the_next_boot() {
     assert!(node.has(&own) && !node.has("srv/own"));
     assert!(files_of(&first).iter().all(|path| node.has(path)));
     node.update(Booted::Second, &["--exclude-file", "/rules"]).ended(0, &["updated to node"]);
-    let left = judge::differences(&site.image(), &site.node(), &[&EQUIPMENT[..], &["/rules", "/proc"]].concat());
+    let left = judge::differences(
+        &site.image(),
+        &site.node(),
+        &[&EQUIPMENT[..], &["/rules", "/proc"]].concat(),
+    );
     assert!(left.is_empty(), "{left:#?}");
 }
 
@@ -235,11 +267,18 @@ fn a_full_sync_keeps_it_as_well() {
         let mut target = with_kernel(&second);
         // too far from anything that is published
         for number in 0..30 {
-            trees::put(&mut target, &format!("usr/share/{number}"), Item::file(format!("new {number}")));
+            trees::put(
+                &mut target,
+                &format!("usr/share/{number}"),
+                Item::file(format!("new {number}")),
+            );
         }
         let node = Node::of(site, &target);
         if known {
-            node.site.archives("diffs").into_iter().for_each(|diff| fs::remove_file(diff).expect("removes"));
+            node.site
+                .archives("diffs")
+                .into_iter()
+                .for_each(|diff| fs::remove_file(diff).expect("removes"));
         }
         fs::write(node.at("rules"), "/bin\n/lib\n/lib64\n/rules\n").expect("writes");
         let rules = ["--exclude-file", "/rules", "--max-delete", "20%"];
@@ -307,9 +346,15 @@ fn a_directory_that_becomes_a_symlink_takes_it_along_and_says_so() {
     trees::put(&mut base, &format!("opt/lib/modules/{first}/x.ko"), Item::file("not the kernel's"));
     trees::put(&mut base, &format!("usr/lib/modules/{first}/x.ko"), Item::file("x"));
     trees::put(&mut target, &format!("opt/modules/{second}/x.ko"), Item::file("y"));
-    trees::put(&mut target, "usr/lib/modules", Item::new(What::Symlink(b"../../opt/modules".to_vec())));
+    trees::put(
+        &mut target,
+        "usr/lib/modules",
+        Item::new(What::Symlink(b"../../opt/modules".to_vec())),
+    );
     let node = Node::behind(&base, &target);
-    let told = format!("/usr/lib/modules/{first} is the running kernel's and goes: it lies in a directory");
+    let told = format!(
+        "/usr/lib/modules/{first} is the running kernel's and goes: it lies in a directory"
+    );
     node.update(Booted::First, &["--no-fallback"]).ended(0, &[&told, "becomes a link"]);
     assert_eq!(node.beyond_the_image(), [""; 0]);
 }
@@ -330,7 +375,8 @@ fn a_rollback_brings_the_old_kernel_back_and_keeps_the_one_that_runs() {
     // The new kernel runs and the old one goes, as a repair: the way back knows it still.
     node.update(Booted::Second, &[]).ended(0, &["updated to node"]);
     assert!(files_of(&first).iter().all(|path| !node.has(path)));
-    let rollback = |booted| Run::of(node.agent(booted, &["--rollback", "--yes"]).output().expect("it runs"));
+    let rollback =
+        |booted| Run::of(node.agent(booted, &["--rollback", "--yes"]).output().expect("it runs"));
     rollback(Booted::Second).ended(0, &["rolled back"]);
     let mut beyond = same(&before);
     beyond.retain(|path| !path.ends_with('/'));
@@ -370,7 +416,8 @@ fn killed_while_the_old_kernel_goes() {
         let killed = Run::of(strace.stdin(Stdio::null()).output().expect("strace runs"));
         node.update(Booted::Second, &[]).ended(0, &[]);
         assert_eq!(node.beyond_the_image(), [""; 0], "{call} {at}: {killed:#?}");
-        Run::of(node.agent(Booted::First, &["--rollback", "--yes"]).output().expect("it runs")).ended(0, &[]);
+        Run::of(node.agent(Booted::First, &["--rollback", "--yes"]).output().expect("it runs"))
+            .ended(0, &[]);
         judge::same(&before, &node.site.node(), &[&EQUIPMENT[..], &["/proc", "/dev"]].concat());
     }
 }

@@ -30,20 +30,23 @@ fn ssh() {
     let Some(notes) = std::env::var_os(NOTES).map(PathBuf::from) else { return };
     let arguments = fs::read_to_string(notes.join("arguments")).expect("reads");
     let words: Vec<&str> = arguments.lines().collect();
-    let forwards: Vec<&str> = words.windows(2).filter(|pair| pair[0] == "-L").map(|pair| pair[1]).collect();
+    let forwards: Vec<&str> =
+        words.windows(2).filter(|pair| pair[0] == "-L").map(|pair| pair[1]).collect();
     for forward in forwards {
         let parts: Vec<&str> = forward.split(':').collect();
         let [_, local, SERVER, remote] = parts[..] else { panic!("{forward}") };
-        let (local, remote): (u16, u16) = (local.parse().expect("a port"), remote.parse().expect("a port"));
+        let (local, remote): (u16, u16) =
+            (local.parse().expect("a port"), remote.parse().expect("a port"));
         let listener = TcpListener::bind(("127.0.0.1", local)).expect("listens");
         let note = notes.join(format!("used-{remote}"));
         drop(thread::spawn(move || {
             for here in listener.incoming().flatten() {
                 fs::write(&note, "").expect("notes");
                 let Ok(there) = TcpStream::connect(("127.0.0.1", remote)) else { continue };
-                for (mut from, mut to) in
-                    [(here.try_clone().expect("clones"), there.try_clone().expect("clones")), (there, here)]
-                {
+                for (mut from, mut to) in [
+                    (here.try_clone().expect("clones"), there.try_clone().expect("clones")),
+                    (there, here),
+                ] {
                     drop(thread::spawn(move || {
                         let _ = copy(&mut from, &mut to);
                         let _ = to.shutdown(Shutdown::Write);
@@ -72,7 +75,9 @@ impl Ssh {
         let dir = scratch();
         let program = dir.path().join("ssh");
         let at = dir.path().display();
-        let text = format!("#!/bin/sh\nprintf '%s\\n' \"$@\" >'{at}/arguments'\necho $$ >'{at}/pid'\n{script}\n");
+        let text = format!(
+            "#!/bin/sh\nprintf '%s\\n' \"$@\" >'{at}/arguments'\necho $$ >'{at}/pid'\n{script}\n"
+        );
         fs::write(&program, text).expect("writes");
         fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).expect("sets");
         Ssh { dir }
@@ -93,7 +98,9 @@ impl Ssh {
     }
 
     fn arguments(&self) -> String {
-        fs::read_to_string(self.dir.path().join("arguments")).expect("it was called").replace('\n', " ")
+        fs::read_to_string(self.dir.path().join("arguments"))
+            .expect("it was called")
+            .replace('\n', " ")
     }
 
     /// Asserts that it was called and has ended, and that nothing listens any more where it did.
@@ -101,7 +108,10 @@ impl Ssh {
     fn is_gone(&self) {
         let pid = fs::read_to_string(self.dir.path().join("pid")).expect("it was called");
         let ended = || !Path::new("/proc").join(pid.trim()).exists();
-        assert!((0..100).any(|_| ended() || (thread::sleep(Duration::from_millis(20)), false).1), "ssh runs on");
+        assert!(
+            (0..100).any(|_| ended() || (thread::sleep(Duration::from_millis(20)), false).1),
+            "ssh runs on"
+        );
         for forward in self.arguments().split(' ').filter(|word| word.starts_with("127.0.0.1:")) {
             let port: u16 = forward.split(':').nth(1).expect("a port").parse().expect("a number");
             assert!(TcpStream::connect(("127.0.0.1", port)).is_err(), "port {port} is open");
@@ -118,14 +128,36 @@ fn tree(motd: &str) -> Tree {
 /// A run on the site's node, which reaches the server by its name alone.
 fn command(site: &Site, http: u16, rsync: u16, more: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_si_updateclient"));
-    command.args(["--diff", "--yes", "--image", "node", "--exclude-file", "/dev/null", "--ssh-user", "si"]);
-    command.args(["--server", &format!("{SERVER}:{http}"), "--rsync-port", &rsync.to_string(), "--root"]);
+    command.args([
+        "--diff",
+        "--yes",
+        "--image",
+        "node",
+        "--exclude-file",
+        "/dev/null",
+        "--ssh-user",
+        "si",
+    ]);
+    command.args([
+        "--server",
+        &format!("{SERVER}:{http}"),
+        "--rsync-port",
+        &rsync.to_string(),
+        "--root",
+    ]);
     command.arg(site.node()).args(more).stdin(Stdio::null());
     command
 }
 
 fn port(server: &FaultServer) -> u16 {
-    server.url().trim_end_matches('/').rsplit(':').next().expect("a port").parse().expect("a number")
+    server
+        .url()
+        .trim_end_matches('/')
+        .rsplit(':')
+        .next()
+        .expect("a port")
+        .parse()
+        .expect("a number")
 }
 
 #[test]
@@ -136,7 +168,8 @@ fn everything_comes_through_the_tunnel_and_the_server_keeps_its_name() {
     let site = Site::new().with_rsync();
     site.publish(&tree("one"));
     fs::create_dir_all(site.node().join("etc")).expect("makes");
-    let (server, rsync) = (FaultServer::serve(&site.repo()), site.rsync_port().expect("the daemon"));
+    let (server, rsync) =
+        (FaultServer::serve(&site.repo()), site.rsync_port().expect("the daemon"));
     let http = port(&server);
     // The node is nothing yet: what it lacks comes by rsync.
     let ssh = Ssh::new();
@@ -146,9 +179,13 @@ fn everything_comes_through_the_tunnel_and_the_server_keeps_its_name() {
     ssh.is_gone();
     assert!(ssh.has(&format!("used-{http}")) && ssh.has(&format!("used-{rsync}")), "{run:#?}");
     let arguments = ssh.arguments();
-    assert!(arguments.starts_with("-N ") && arguments.ends_with(&format!("-- {SERVER} ")), "{arguments}");
+    assert!(
+        arguments.starts_with("-N ") && arguments.ends_with(&format!("-- {SERVER} ")),
+        "{arguments}"
+    );
     assert!(arguments.contains("-o BatchMode=yes") && arguments.contains("-l si "), "{arguments}");
-    let state = fs::read_to_string(site.node().join("var/lib/systemimager/client/state.toml")).expect("reads");
+    let state = fs::read_to_string(site.node().join("var/lib/systemimager/client/state.toml"))
+        .expect("reads");
     assert!(state.contains(&format!("http://{SERVER}:{http}/")), "{state}");
     assert!(!format!("{}{}", run.out, run.err).contains("127.0.0.1"), "{run:#?}");
 
@@ -180,7 +217,11 @@ fn ssh_that_fails_is_quoted_and_nothing_is_changed() {
     let run = ssh.run(&mut command(&site, 80, 873, &[]));
     run.ended(
         4,
-        &["from si@head.invalid: the server: ssh says: ", "Permission denied (publickey).", "nothing was changed"],
+        &[
+            "from si@head.invalid: the server: ssh says: ",
+            "Permission denied (publickey).",
+            "nothing was changed",
+        ],
     );
     ssh.is_gone();
     let mut without = command(&site, 80, 873, &[]);
@@ -192,7 +233,9 @@ fn ssh_that_fails_is_quoted_and_nothing_is_changed() {
 #[test]
 fn ssh_ends_with_a_run_that_is_stopped_or_killed() {
     let site = Site::at(&tree("one"));
-    for (signal, code) in [(rustix::process::Signal::TERM, Some(11)), (rustix::process::Signal::KILL, None)] {
+    for (signal, code) in
+        [(rustix::process::Signal::TERM, Some(11)), (rustix::process::Signal::KILL, None)]
+    {
         // It never opens the tunnel.
         let ssh = Ssh::that("exec sleep 60");
         let mut command = command(&site, 80, 873, &[]);

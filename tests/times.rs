@@ -84,10 +84,16 @@ fn killed_anywhere_they_are_those_of_one_generation() {
             strace.args(["-f", "-qq", "-o", "/dev/null", "-e", &format!("trace={call}")]);
             strace.args(["-e", &format!("inject={call}:signal=KILL:when={nth}")]);
             let update = site.command();
-            strace.arg(update.get_program()).args(update.get_args()).args(["--no-fallback", "--max-delete", "100%"]);
-            let killed = !strace.stdin(Stdio::null()).output().expect("strace runs").status.success();
+            strace.arg(update.get_program()).args(update.get_args()).args([
+                "--no-fallback",
+                "--max-delete",
+                "100%",
+            ]);
+            let killed =
+                !strace.stdin(Stdio::null()).output().expect("strace runs").status.success();
             let mut recover = Command::new(env!("CARGO_BIN_EXE_si_updateclient"));
-            let recover = recover.arg("--recover").arg("--root").arg(site.node()).output().expect("runs");
+            let recover =
+                recover.arg("--recover").arg("--root").arg(site.node()).output().expect("runs");
             Run::of(recover).ended(0, &[]);
             let done = site.node().join("usr/share/doc/new").exists();
             ends[usize::from(done)] += 1;

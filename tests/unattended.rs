@@ -122,7 +122,9 @@ fn the_log_hears_what_is_said_at_its_level_and_more_than_quiet_prints() {
     let heard = journal.heard();
     let has = |priority: u8, words: &str| {
         let begin = format!("<{priority}>");
-        heard.iter().any(|line| line.starts_with(&begin) && line.contains(" si_updateclient[") && line.contains(words))
+        heard.iter().any(|line| {
+            line.starts_with(&begin) && line.contains(" si_updateclient[") && line.contains(words)
+        })
     };
     assert!(has(30, "the catalog is not signed"), "a note: {heard:#?}");
     assert!(has(29, "updated to node, generation "), "the summary: {heard:#?}");
@@ -131,7 +133,10 @@ fn the_log_hears_what_is_said_at_its_level_and_more_than_quiet_prints() {
     let run = journal.run(&with(site.command(), &["--quiet"]));
     assert_eq!(run.code, 4, "{run:#?}");
     let heard = journal.heard();
-    assert!(heard.iter().any(|line| line.starts_with("<27>") && line.contains("catalog.toml")), "{heard:#?}");
+    assert!(
+        heard.iter().any(|line| line.starts_with("<27>") && line.contains("catalog.toml")),
+        "{heard:#?}"
+    );
 }
 
 #[test]

@@ -23,8 +23,16 @@ fn generations() -> [Tree; 2] {
     for file in ["kernel/a.ko", "kernel/b.ko", "kernel/net/c.ko", "modules.dep"] {
         trees::put(&mut old, &format!("{OLD}/{file}"), Item::file(file).mtime(1_000_000_000, 7));
     }
-    trees::put(&mut old, &format!("{OLD}/kernel"), Item::dir().mode(0o2750).owner(3, 4).mtime(1_100_000_000, 0));
-    trees::put(&mut old, &format!("{OLD}/kernel/net"), Item::dir().mode(0o700).mtime(1_200_000_000, 0));
+    trees::put(
+        &mut old,
+        &format!("{OLD}/kernel"),
+        Item::dir().mode(0o2750).owner(3, 4).mtime(1_100_000_000, 0),
+    );
+    trees::put(
+        &mut old,
+        &format!("{OLD}/kernel/net"),
+        Item::dir().mode(0o700).mtime(1_200_000_000, 0),
+    );
     trees::put(&mut old, &format!("{OLD}/empty"), Item::dir().mtime(1_300_000_000, 0));
     trees::put(&mut new, "usr/lib/modules/new", Item::file("comes first"));
     [old, new]
@@ -54,9 +62,15 @@ fn interrupted() -> Site {
     command.args(ANY);
     assert!(kill(&command, "renameat2", 2));
     let journal = fs::read_to_string(site.node().join(".si-stage/journal")).expect("it was sealed");
-    assert!(journal.contains(&format!(" ./{OLD}\n")) && journal.contains("remove-tree "), "{journal}");
+    assert!(
+        journal.contains(&format!(" ./{OLD}\n")) && journal.contains("remove-tree "),
+        "{journal}"
+    );
     assert!(!journal.contains("\nremove "), "one rename is all that it takes: {journal}");
-    assert!(site.node().join("usr/lib/modules/new").exists() && site.node().join(OLD).join("modules.dep").exists());
+    assert!(
+        site.node().join("usr/lib/modules/new").exists()
+            && site.node().join(OLD).join("modules.dep").exists()
+    );
     site
 }
 
@@ -98,7 +112,10 @@ fn are_back(site: &Site, node: &Path) {
     assert_eq!(found, BACK);
     let again = fs::symlink_metadata(node.join(OLD).join("mine again")).expect("is there");
     assert_eq!(again.nlink(), 2);
-    assert_eq!(fs::read_link(node.join(OLD).join("extra/link")).expect("is there"), Path::new("nowhere"));
+    assert_eq!(
+        fs::read_link(node.join(OLD).join("extra/link")).expect("is there"),
+        Path::new("nowhere")
+    );
 }
 
 #[test]
@@ -117,7 +134,9 @@ fn a_directory_goes_by_one_rename_and_comes_back_by_one() {
     // What goes by a rollback does so as well.
     site.rollback(&[]).ended(0, &["rolled back"]);
     site.same();
-    let kept = fs::read_dir(node.join(".si-undo")).expect("lists").map(|entry| entry.expect("an entry").path());
+    let kept = fs::read_dir(node.join(".si-undo"))
+        .expect("lists")
+        .map(|entry| entry.expect("an entry").path());
     let kept: Vec<_> = kept.filter(|path| path.join("kernel/net/c.ko").exists()).collect();
     assert_eq!(kept.len(), 1, "{kept:?}");
 }
@@ -196,7 +215,8 @@ fn what_stands_in_the_place_of_what_comes_back_goes_aside_and_is_told() {
     write_text(&node.join(OLD).join("kernel/b.ko"), "the node's own b");
     write_text(&node.join(OLD).join("modules.dep/file"), "in a directory where a file was");
     write_text(&node.join(OLD).join("kernel/d.ko"), "the node's own d");
-    let told = ["/usr/lib/modules/old/kernel/b.ko", "/usr/lib/modules/old/modules.dep/file", "makes way"];
+    let told =
+        ["/usr/lib/modules/old/kernel/b.ko", "/usr/lib/modules/old/modules.dep/file", "makes way"];
     let undone = site.rollback(&[]);
     undone.ended(0, &told);
     assert!(!undone.err.contains("d.ko") && !undone.err.contains("warning"), "{undone:#?}");
@@ -205,7 +225,9 @@ fn what_stands_in_the_place_of_what_comes_back_goes_aside_and_is_told() {
     let undo = fs::read_to_string(node.join(".si-undo/displaced")).expect("is there");
     assert!(undo.contains("kernel/b.ko") && undo.contains("modules.dep/file"), "{undo}");
     site.rollback(&[]).ended(0, &["rolled back"]);
-    let read = |path: &str| fs::read_to_string(node.join(OLD).join(path)).unwrap_or_else(|e| panic!("{path}: {e}"));
+    let read = |path: &str| {
+        fs::read_to_string(node.join(OLD).join(path)).unwrap_or_else(|e| panic!("{path}: {e}"))
+    };
     assert_eq!(read("kernel/b.ko"), "the node's own b");
     assert_eq!(read("modules.dep/file"), "in a directory where a file was");
     assert_eq!(read("kernel/d.ko"), "the node's own d");
@@ -237,8 +259,13 @@ fn what_is_mounted_in_what_was_displaced_is_not_removed_with_it() {
     }
     let site = site();
     site.updated(&ANY);
-    let kept = fs::read_dir(site.node().join(".si-undo")).expect("lists").map(|entry| entry.expect("an entry").path());
-    let at = kept.map(|path| path.join("empty")).find(|path| path.exists()).expect("the directory that went");
+    let kept = fs::read_dir(site.node().join(".si-undo"))
+        .expect("lists")
+        .map(|entry| entry.expect("an entry").path());
+    let at = kept
+        .map(|path| path.join("empty"))
+        .find(|path| path.exists())
+        .expect("the directory that went");
     let elsewhere = scratch();
     write_text(&elsewhere.path().join("precious"), "precious");
     run(Command::new("mount").arg("--bind").arg(elsewhere.path()).arg(&at));
@@ -248,8 +275,11 @@ fn what_is_mounted_in_what_was_displaced_is_not_removed_with_it() {
     let left = elsewhere.path().join("precious").exists();
     let mounts = fs::read_to_string("/proc/self/mountinfo").expect("reads");
     let node = site.node().display().to_string();
-    let at =
-        mounts.lines().filter_map(|line| line.split(' ').nth(4)).find(|at| at.starts_with(&node)).expect("mounted");
+    let at = mounts
+        .lines()
+        .filter_map(|line| line.split(' ').nth(4))
+        .find(|at| at.starts_with(&node))
+        .expect("mounted");
     run(Command::new("umount").arg(at));
     updated.ended(0, &["updated"]);
     assert!(left);
@@ -270,7 +300,10 @@ fn a_directory_that_stays_for_what_is_in_it_is_not_announced_to_go() {
     assert_eq!(dry.code, 0, "{dry:#?}");
     assert!(dry.out.contains("*deleting   /usr/lib/modules/old/empty/"), "{dry:#?}");
     for path in stays {
-        assert!(!dry.out.contains(&format!("*deleting   /usr/lib/modules/{path}/\n")), "{path}: {dry:#?}");
+        assert!(
+            !dry.out.contains(&format!("*deleting   /usr/lib/modules/{path}/\n")),
+            "{path}: {dry:#?}"
+        );
     }
     let updated = site.updated(&ANY);
     updated.ended(0, &["3 deviations"]);
@@ -280,7 +313,10 @@ fn a_directory_that_stays_for_what_is_in_it_is_not_announced_to_go() {
     write_text(&node.join("usr/lib/modules/new2"), "its directory stays anyway");
     site.rollback(&["--dry-run"]).ended(0, &["/usr/lib/modules/old/kernel/net/c.ko"]);
     site.rollback(&[]).ended(0, &["rolled back"]);
-    assert_eq!(fs::read_to_string(node.join(OLD).join("kernel/net/mine.ko")).expect("is there"), "mine");
+    assert_eq!(
+        fs::read_to_string(node.join(OLD).join("kernel/net/mine.ko")).expect("is there"),
+        "mine"
+    );
 }
 
 #[test]
@@ -306,7 +342,10 @@ fn what_comes_into_a_directory_that_becomes_something_else_is_kept_and_told() {
         write_text(&node.join("srv/app/mine"), "mine");
         let recovered = recover(&node);
         recovered.ended(0, &["/srv/app/mine came while the update was made", "kept in .si-undo"]);
-        assert!(!recovered.err.contains("srv/app/known") && !recovered.err.contains("tracked"), "{recovered:#?}");
+        assert!(
+            !recovered.err.contains("srv/app/known") && !recovered.err.contains("tracked"),
+            "{recovered:#?}"
+        );
         let listed = fs::read_to_string(node.join(".si-undo/displaced")).expect("is there");
         assert_eq!(listed.lines().collect::<Vec<_>>(), ["./srv/app/known", "./srv/app/mine"]);
         let found = run(Command::new("find").arg(node.join(".si-undo")).args(["-name", "mine"]));
@@ -324,7 +363,11 @@ fn what_cannot_be_removed_any_more_stops_nothing() {
         return;
     }
     let [mut old, mut new] = generations();
-    trees::put(&mut old, "usr/lib/kept", Item::new(trees::What::Link(format!("{OLD}/modules.dep").into_bytes())));
+    trees::put(
+        &mut old,
+        "usr/lib/kept",
+        Item::new(trees::What::Link(format!("{OLD}/modules.dep").into_bytes())),
+    );
     let site = Site::at(&old);
     trees::put(&mut new, "usr/lib/kept", Item::file("modules.dep").mtime(1_000_000_000, 7));
     site.publish(&new);

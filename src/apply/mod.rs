@@ -53,7 +53,9 @@ pub enum Untouched {
 
 /// A failure after the seal: the tree is between two generations, and the next run finishes.
 #[derive(Debug, thiserror::Error)]
-#[error("the tree is between two generations; the next run of si_updateclient finishes what was begun: {0}")]
+#[error(
+    "the tree is between two generations; the next run of si_updateclient finishes what was begun: {0}"
+)]
 pub struct Interrupted(pub String);
 
 impl From<RootError> for Interrupted {

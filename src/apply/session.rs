@@ -50,13 +50,18 @@ pub enum SessionError {
     #[error(transparent)]
     Interrupted(#[from] Interrupted),
     /// A filesystem that takes part is not mounted.
-    #[error("{0} takes part in it and is not mounted, or something else is; mount it and run again")]
+    #[error(
+        "{0} takes part in it and is not mounted, or something else is; mount it and run again"
+    )]
     NotMounted(String),
 }
 
 impl Session {
     /// Takes the lock and finishes or drops what an interrupted run left; says what it finished.
-    pub fn open(path: &Path, monitor: &dyn Monitor) -> Result<(Self, Option<Applied>), SessionError> {
+    pub fn open(
+        path: &Path,
+        monitor: &dyn Monitor,
+    ) -> Result<(Self, Option<Applied>), SessionError> {
         let mut session = Session::look(path)?;
         // The lock is a file of the tree, too: nothing may be made where a filesystem is missing.
         if let Some(journal) = journal::peek(&session.root)? {
@@ -98,7 +103,11 @@ pub fn is_interrupted(root: &Root) -> Result<bool, RootError> {
 
 /// Refuses to go on where a filesystem is not mounted that something changes on, or that holds what is
 /// recorded: it would be written below the mount point, and be lost. One that takes part has a stage.
-fn check_mounted(root: &Root, present: &Filesystems, journal: &Journal) -> Result<(), SessionError> {
+fn check_mounted(
+    root: &Root,
+    present: &Filesystems,
+    journal: &Journal,
+) -> Result<(), SessionError> {
     let (tops, changes) = (&journal.tops, &journal.changes);
     let all = Filesystems::from_tops(tops.clone());
     for (at, top) in tops.iter().enumerate().skip(1) {
@@ -106,7 +115,9 @@ fn check_mounted(root: &Root, present: &Filesystems, journal: &Journal) -> Resul
         let missing = if changes.iter().any(|change| change.filesystem == at) {
             !all.has_stage(root, at)?
         } else {
-            (is_above_own(top) || changes.iter().any(stirs)) && !present.is_top(top) && !is_apart(root, top)?
+            (is_above_own(top) || changes.iter().any(stirs))
+                && !present.is_top(top)
+                && !is_apart(root, top)?
         };
         if missing {
             return Err(SessionError::NotMounted(root.show(top)));
@@ -127,7 +138,11 @@ pub fn drop_stages(root: &Root, filesystems: &Filesystems) -> Result<(), RootErr
     filesystems.remove_stages(root)
 }
 
-fn recover(root: &Root, present: &Filesystems, monitor: &dyn Monitor) -> Result<Option<Applied>, SessionError> {
+fn recover(
+    root: &Root,
+    present: &Filesystems,
+    monitor: &dyn Monitor,
+) -> Result<Option<Applied>, SessionError> {
     let applied = match journal::find(root)? {
         Found::Sealed(journal) => {
             check_mounted(root, present, &journal)?;

@@ -47,11 +47,16 @@ fn named(machine: &str, cpuinfo: &str) -> String {
 }
 
 /// The flavors that `server` has.
-pub(super) fn list(server: &Server, arch: &str, monitor: &dyn Monitor) -> Result<Vec<ImageName>, UpdateError> {
+pub(super) fn list(
+    server: &Server,
+    arch: &str,
+    monitor: &dyn Monitor,
+) -> Result<Vec<ImageName>, UpdateError> {
     let place = format!("boot/{arch}/");
     let mut flavors = Vec::new();
     let mut arguments: Vec<OsString> = PATIENCE.map(OsString::from).into();
-    arguments.extend(["--no-motd", "--list-only", "--", &server.address(&place)].map(OsString::from));
+    arguments
+        .extend(["--no-motd", "--list-only", "--", &server.address(&place)].map(OsString::from));
     let deadline = Some(Instant::now() + LISTING);
     let call = Call { arguments: &arguments, inside: None, deadline, largest_file: None };
     let ran = run(&call, &server.shown(&place), monitor, &mut |line| {
@@ -85,7 +90,8 @@ pub(super) fn receive(
     monitor: &dyn Monitor,
 ) -> Result<(), UpdateError> {
     let root = ledger.root();
-    let aside = place.join(RECEIVED.as_bytes()).map_err(|error| UpdateError::Usage(error.to_string()))?;
+    let aside =
+        place.join(RECEIVED.as_bytes()).map_err(|error| UpdateError::Usage(error.to_string()))?;
     root.create_dirs(place).map_err(Untouched::from_root)?;
     root.remove_tree(&aside).map_err(Untouched::from)?;
     root.create_dir(&aside).map_err(Untouched::from_root)?;
@@ -115,9 +121,16 @@ fn receive_into(
         arguments.push(format!("--max-size={most}").into());
         arguments.extend(["--".into(), OsString::from(&address), format!("./{here}").into()]);
         let inside = Some(tree.as_fd());
-        let call = Call { arguments: &arguments, inside, deadline: Some(deadline), largest_file: Some(most + 1) };
+        let call = Call {
+            arguments: &arguments,
+            inside,
+            deadline: Some(deadline),
+            largest_file: Some(most + 1),
+        };
         run(&call, &shown, monitor, &mut |line| {
-            if let Some(by) = std::str::from_utf8(line).ok().and_then(|text| text.trim().parse().ok()) {
+            if let Some(by) =
+                std::str::from_utf8(line).ok().and_then(|text| text.trim().parse().ok())
+            {
                 monitor.event(Event::Advanced { job: Job::Download, by });
             }
         })?;
@@ -131,7 +144,12 @@ fn receive_into(
     Ok(())
 }
 
-fn take(root: &Root, aside: &TreePath, place: &TreePath, ledger: &mut Ledger<'_>) -> Result<(), UpdateError> {
+fn take(
+    root: &Root,
+    aside: &TreePath,
+    place: &TreePath,
+    ledger: &mut Ledger<'_>,
+) -> Result<(), UpdateError> {
     for (_, here, _) in [KERNEL, INITRD] {
         let joined = |directory: &TreePath| directory.join(here.as_bytes());
         let (Ok(from), Ok(to)) = (joined(aside), joined(place)) else { continue };
@@ -140,27 +158,39 @@ fn take(root: &Root, aside: &TreePath, place: &TreePath, ledger: &mut Ledger<'_>
     Ok(root.sync_dir(place).map_err(Untouched::from_root)?)
 }
 
-fn run(call: &Call<'_>, address: &str, monitor: &dyn Monitor, hear: &mut dyn FnMut(&[u8])) -> Result<(), UpdateError> {
+fn run(
+    call: &Call<'_>,
+    address: &str,
+    monitor: &dyn Monitor,
+    hear: &mut dyn FnMut(&[u8]),
+) -> Result<(), UpdateError> {
     let outcome = rsync::run(call, &mut |heard| {
         if let Heard::Line(line) = heard {
             hear(line);
         }
         if monitor.is_stopped() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     });
-    let error = |kind, side, why: String| UpdateError::from(FetchError::new(kind, side, address, why));
+    let error =
+        |kind, side, why: String| UpdateError::from(FetchError::new(kind, side, address, why));
     let outcome = outcome.map_err(|failed| match failed {
         RsyncError::Stopped => UpdateError::Stopped,
         RsyncError::TimedOut => error(FetchErrorKind::Other, Side::Network, failed.to_string()),
-        RsyncError::NotInstalled | RsyncError::Run(_) => error(FetchErrorKind::Other, Side::Node, failed.to_string()),
+        RsyncError::NotInstalled | RsyncError::Run(_) => {
+            error(FetchErrorKind::Other, Side::Node, failed.to_string())
+        }
     })?;
     let why = outcome.reason();
     Err(match outcome.failure() {
         None => return Ok(()),
         Some(Failure::NotFound) => error(FetchErrorKind::NotFound, Side::Server, why),
-        Some(Failure::Unreachable | Failure::Lost) => error(FetchErrorKind::Unreachable, Side::Network, why),
+        Some(Failure::Unreachable | Failure::Lost) => {
+            error(FetchErrorKind::Unreachable, Side::Network, why)
+        }
         Some(Failure::NoRoom) => Untouched::NoRoom(why).into(),
         Some(Failure::Local) => error(FetchErrorKind::Other, Side::Node, why),
-        Some(Failure::Refused | Failure::Partial | Failure::Other) => error(FetchErrorKind::Other, Side::Server, why),
+        Some(Failure::Refused | Failure::Partial | Failure::Other) => {
+            error(FetchErrorKind::Other, Side::Server, why)
+        }
     })
 }
 
@@ -180,8 +210,14 @@ mod tests {
     #[test]
     fn flavors_are_the_directories_of_the_listing() {
         let name = |line: &str| flavor_of(line.as_bytes()).map(|name| name.to_string());
-        assert_eq!(name("drwxr-xr-x          4,096 2024/01/02 03:04:05 standard").as_deref(), Some("standard"));
-        assert_eq!(name("lrwxrwxrwx              8 2024/01/02 03:04:05 usual -> standard").as_deref(), Some("usual"));
+        assert_eq!(
+            name("drwxr-xr-x          4,096 2024/01/02 03:04:05 standard").as_deref(),
+            Some("standard")
+        );
+        assert_eq!(
+            name("lrwxrwxrwx              8 2024/01/02 03:04:05 usual -> standard").as_deref(),
+            Some("usual")
+        );
         for none in [
             "drwxr-xr-x          4,096 2024/01/02 03:04:05 .",
             "drwxr-xr-x          4,096 2024/01/02 03:04:05 ssh",

@@ -35,16 +35,25 @@ struct Address {
 }
 
 /// The text for the interface `device`.
-pub(super) fn of(device: &str, request: &Request, root: &Root, monitor: &dyn Monitor) -> Result<String, UpdateError> {
+pub(super) fn of(
+    device: &str,
+    request: &Request,
+    root: &Root,
+    monitor: &dyn Monitor,
+) -> Result<String, UpdateError> {
     if device.is_empty() || device.starts_with('-') || !device.chars().all(is_harmless) {
-        return Err(UpdateError::Usage(format!("--configure-from: {device:?} names no network interface")));
+        return Err(UpdateError::Usage(format!(
+            "--configure-from: {device:?} names no network interface"
+        )));
     }
-    let no_address = || Untouched::Refused(format!("the network interface {device} has no IPv4 address"));
+    let no_address =
+        || Untouched::Refused(format!("the network interface {device} has no IPv4 address"));
     let address = address_of(device)?.ok_or_else(no_address)?;
     let routes = std::fs::read_to_string("/proc/net/route").unwrap_or_default();
     let nodename = rustix::system::uname().nodename().to_string_lossy().into_owned();
     let (host, own_domain) = nodename.split_once('.').unwrap_or((&nodename, ""));
-    let domain = domain_in(&text_of(root, "etc/resolv.conf")).unwrap_or_else(|| own_domain.to_owned());
+    let domain =
+        domain_in(&text_of(root, "etc/resolv.conf")).unwrap_or_else(|| own_domain.to_owned());
     let server = server_address(&request.image_server, &text_of(root, "etc/hosts"));
     if server.parse::<IpAddr>().is_err() {
         monitor.warn(format!(
@@ -83,7 +92,9 @@ fn is_harmless(c: char) -> bool {
 }
 
 fn address_of(device: &str) -> Result<Option<Address>, UpdateError> {
-    let refused = |error: nix::Error| Untouched::Refused(format!("the kernel does not tell its addresses: {error}"));
+    let refused = |error: nix::Error| {
+        Untouched::Refused(format!("the kernel does not tell its addresses: {error}"))
+    };
     let v4 = |address: Option<SockaddrStorage>| Some(address?.as_sockaddr_in()?.ip());
     let mut interfaces = nix::ifaddrs::getifaddrs().map_err(refused)?;
     Ok(interfaces.find_map(|interface| {
@@ -102,7 +113,8 @@ fn gateway_in(routes: &str, device: &str) -> Option<Ipv4Addr> {
         let number = |word: &str| u32::from_str_radix(word, 16).ok();
         // The kernel prints the bytes of the address as the number that they are in memory.
         let gateway = Ipv4Addr::from(number(gateway)?.to_ne_bytes());
-        (*name == device && number(flags)? & GATEWAY != 0).then_some((number(destination)? != 0, gateway))
+        (*name == device && number(flags)? & GATEWAY != 0)
+            .then_some((number(destination)? != 0, gateway))
     });
     through.min_by_key(|(is_special, _)| *is_special).map(|(_, gateway)| gateway)
 }
@@ -112,7 +124,10 @@ fn domain_in(resolv_conf: &str) -> Option<String> {
     let mut said = resolv_conf.lines().filter_map(|line| {
         let mut words = line.split_whitespace();
         words.next().filter(|word| matches!(*word, "search" | "domain"))?;
-        words.next().filter(|domain| *domain != ".").map(|domain| domain.trim_end_matches('.').to_owned())
+        words
+            .next()
+            .filter(|domain| *domain != ".")
+            .map(|domain| domain.trim_end_matches('.').to_owned())
     });
     said.next_back()
 }
@@ -127,7 +142,9 @@ fn server_address(server: &str, hosts: &str) -> String {
         let address: IpAddr = words.next()?.parse().ok()?;
         words.any(|name| name.eq_ignore_ascii_case(server)).then_some(address)
     });
-    known.min_by_key(IpAddr::is_ipv6).map_or_else(|| server.to_owned(), |address| address.to_string())
+    known
+        .min_by_key(IpAddr::is_ipv6)
+        .map_or_else(|| server.to_owned(), |address| address.to_string())
 }
 
 /// The text of a file of the tree, also through symlinks within it; nothing where there is none.
@@ -153,7 +170,8 @@ fn device_in(mountinfo: &str, place: &str) -> Option<String> {
     let line = mountinfo.lines().rfind(|line| line.split(' ').nth(4) == Some(place))?;
     let (_, filesystem) = line.split_once(" - ")?;
     let device = filesystem.split(' ').nth(1)?;
-    let good = device.starts_with("/dev/") && device.chars().all(|c| is_harmless(c) || "/+=".contains(c));
+    let good =
+        device.starts_with("/dev/") && device.chars().all(|c| is_harmless(c) || "/+=".contains(c));
     (good && device != "/dev/root").then(|| device.to_owned())
 }
 
@@ -163,7 +181,12 @@ mod tests {
 
     #[test]
     fn settings_are_sorted_and_nothing_for_a_shell() {
-        let settings = [("IPADDR", "10.0.0.7"), ("DEVICE", "eth0"), ("HOSTNAME", "n;reboot"), ("SSH_USER", "")];
+        let settings = [
+            ("IPADDR", "10.0.0.7"),
+            ("DEVICE", "eth0"),
+            ("HOSTNAME", "n;reboot"),
+            ("SSH_USER", ""),
+        ];
         let settings = settings.into_iter().map(|(name, value)| (name, value.to_owned())).collect();
         let text = text(&settings);
         let lines: Vec<&str> = text.lines().filter(|line| !line.starts_with('#')).collect();

@@ -81,7 +81,11 @@ pub fn flavor(request: &Request, monitor: &dyn Monitor) -> Result<Flavor, Update
 }
 
 /// Fetches the boot files of a `flavor` and arranges one boot into them.
-pub fn arrange(request: &Request, flavor: &Flavor, monitor: &dyn Monitor) -> Result<Arranged, UpdateError> {
+pub fn arrange(
+    request: &Request,
+    flavor: &Flavor,
+    monitor: &dyn Monitor,
+) -> Result<Arranged, UpdateError> {
     check_append(&request.append)?;
     let (session, _) = Session::open(&request.root, monitor)?;
     let root = &session.root;
@@ -114,7 +118,10 @@ fn arrange_by(
     if let Some(device) = &request.configure_from {
         let text = local_cfg::of(device, request, root, monitor)?;
         ledger.write(&path(local_cfg::PLACE), text.as_bytes(), 0o644)?;
-        monitor.note(format!("the installer will be told, by {}:", root.show(&path(local_cfg::PLACE))));
+        monitor.note(format!(
+            "the installer will be told, by {}:",
+            root.show(&path(local_cfg::PLACE))
+        ));
         text.lines().filter(|line| !line.starts_with('#')).for_each(|line| monitor.note(line));
     }
     let last_root = last_root(root, monitor)?;
@@ -130,10 +137,15 @@ fn choose(wanted: Option<&str>, available: &[ImageName]) -> Result<ImageName, St
     let listed = names.join(", ");
     let named = |name: &str| available.iter().find(|flavor| flavor.as_str() == name).cloned();
     match (wanted, available) {
-        (_, []) => Err("it has no boot files for this architecture: install them on the server".to_owned()),
-        (Some(wanted), _) => named(wanted).ok_or_else(|| format!("it has no flavor {wanted:?}, but {listed}")),
+        (_, []) => {
+            Err("it has no boot files for this architecture: install them on the server".to_owned())
+        }
+        (Some(wanted), _) => {
+            named(wanted).ok_or_else(|| format!("it has no flavor {wanted:?}, but {listed}"))
+        }
         (None, [only]) => Ok(only.clone()),
-        (None, _) => named(STANDARD).ok_or_else(|| format!("it has the flavors {listed}: name one by --flavor")),
+        (None, _) => named(STANDARD)
+            .ok_or_else(|| format!("it has the flavors {listed}: name one by --flavor")),
     }
 }
 
@@ -207,7 +219,8 @@ mod tests {
 
     #[test]
     fn the_usual_flavor_is_standard_or_the_only_one() {
-        let chosen = |wanted, names: &[&str]| choose(wanted, &flavors(names)).map(|name| name.to_string());
+        let chosen =
+            |wanted, names: &[&str]| choose(wanted, &flavors(names)).map(|name| name.to_string());
         assert_eq!(chosen(None, &["big", "standard"]).as_deref(), Ok("standard"));
         assert_eq!(chosen(None, &["big"]).as_deref(), Ok("big"));
         assert_eq!(chosen(Some("big"), &["big", "standard"]).as_deref(), Ok("big"));
@@ -218,7 +231,10 @@ mod tests {
 
     #[test]
     fn the_kernel_is_told_what_the_old_client_told_it() {
-        assert_eq!(append("", None, false), "root=/dev/ram ramdisk_blocksize=1024 SKIP_LOCAL_CFG=y");
+        assert_eq!(
+            append("", None, false),
+            "root=/dev/ram ramdisk_blocksize=1024 SKIP_LOCAL_CFG=y"
+        );
         assert_eq!(append("", None, true), "root=/dev/ram ramdisk_blocksize=1024");
         assert_eq!(
             append(" quiet ", Some("/dev/sda2"), true),

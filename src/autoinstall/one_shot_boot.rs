@@ -68,7 +68,9 @@ pub(super) fn choose(session: &Session, tools: &Tools<'_>) -> Result<Once, Updat
         return Ok(Once { place, prefix: String::new(), by });
     }
     for (directory, family) in [("boot/grub", "grub"), ("boot/grub2", "grub2")] {
-        let Some(reboot) = tools.programs.find(&format!("{family}-reboot")).map_err(failed)? else { continue };
+        let Some(reboot) = tools.programs.find(&format!("{family}-reboot")).map_err(failed)? else {
+            continue;
+        };
         if !equipment.places.contains(directory) {
             continue;
         }
@@ -77,9 +79,17 @@ pub(super) fn choose(session: &Session, tools: &Tools<'_>) -> Result<Once, Updat
         let by = By::Grub { directory: path(directory), reboot, relative, entry };
         return Ok(Once { place: path("boot"), prefix: prefix(&path("boot")), by });
     }
-    if let Some(kexec) = tools.programs.find("kexec").map_err(failed)?.filter(|_| tools.programs.are_running_systems())
+    if let Some(kexec) = tools
+        .programs
+        .find("kexec")
+        .map_err(failed)?
+        .filter(|_| tools.programs.are_running_systems())
     {
-        return Ok(Once { place: path("boot"), prefix: prefix(&path("boot")), by: By::Kexec { kexec } });
+        return Ok(Once {
+            place: path("boot"),
+            prefix: prefix(&path("boot")),
+            by: By::Kexec { kexec },
+        });
     }
     let why = "nothing is found that could boot the installer once: neither systemd-boot with bootctl, nor grub with \
                grub-reboot or grub2-reboot, nor kexec; install one of them";
@@ -93,21 +103,32 @@ fn grub_entry(
     equipment: &boot_loader::Equipment,
 ) -> Result<Option<GrubEntry>, UpdateError> {
     let custom = path(&format!("{directory}/custom.cfg"));
-    let free = root.stat(&custom).map_err(Untouched::from)?.is_none() || text(root, &custom)?.starts_with(OURS);
+    let free = root.stat(&custom).map_err(Untouched::from)?.is_none()
+        || text(root, &custom)?.starts_with(OURS);
     if free && text(root, &path(&format!("{directory}/grub.cfg")))?.contains("custom.cfg") {
         return Ok(Some(GrubEntry::Custom(custom)));
     }
     let scripts = path(SCRIPT).parent().unwrap_or_else(TreePath::root);
-    let takes_scripts =
-        root.stat(&scripts).map_err(Untouched::from)?.is_some_and(|stat| stat.kind == FileKind::Directory);
+    let takes_scripts = root
+        .stat(&scripts)
+        .map_err(Untouched::from)?
+        .is_some_and(|stat| stat.kind == FileKind::Directory);
     Ok(boot_loader::grub(equipment).filter(|_| takes_scripts).map(GrubEntry::Script))
 }
 
 fn text(root: &Root, place: &TreePath) -> Result<String, UpdateError> {
-    let Some(place) = follow(root, place).map_err(Untouched::from)? else { return Ok(String::new()) };
+    let Some(place) = follow(root, place).map_err(Untouched::from)? else {
+        return Ok(String::new());
+    };
     let mut bytes = Vec::new();
-    let read = root.open_file(&place).map_err(Untouched::from)?.take(MAX_FILE as u64).read_to_end(&mut bytes);
-    read.map_err(|source| Untouched::Root(RootError { what: "read", path: root.show(&place), source }))?;
+    let read = root
+        .open_file(&place)
+        .map_err(Untouched::from)?
+        .take(MAX_FILE as u64)
+        .read_to_end(&mut bytes);
+    read.map_err(|source| {
+        Untouched::Root(RootError { what: "read", path: root.show(&place), source })
+    })?;
     Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
@@ -126,17 +147,27 @@ impl Once {
     }
 
     /// Arranges it; `append` is what the kernel is told.
-    pub(super) fn arrange(&self, append: &str, tools: &Tools<'_>, ledger: &mut Ledger<'_>) -> Result<(), UpdateError> {
+    pub(super) fn arrange(
+        &self,
+        append: &str,
+        tools: &Tools<'_>,
+        ledger: &mut Ledger<'_>,
+    ) -> Result<(), UpdateError> {
         let run = |program: &TreePath, words: &[String]| {
             let arguments: Vec<OsString> = words.iter().map(OsString::from).collect();
-            tools.run(program, &Told { arguments: &arguments, ..Told::default() }).map_err(tool_failed)
+            tools
+                .run(program, &Told { arguments: &arguments, ..Told::default() })
+                .map_err(tool_failed)
         };
         match &self.by {
             By::Entry { bootctl, entries } => {
                 let name = format!("{ENTRY}.conf");
-                let place = entries.join(name.as_bytes()).map_err(|error| UpdateError::Usage(error.to_string()))?;
+                let place = entries
+                    .join(name.as_bytes())
+                    .map_err(|error| UpdateError::Usage(error.to_string()))?;
                 let (kernel, initrd) = (self.shown(KERNEL.1), self.shown(INITRD.1));
-                let entry = format!("title {TITLE}\nlinux {kernel}\ninitrd {initrd}\noptions {append}\n");
+                let entry =
+                    format!("title {TITLE}\nlinux {kernel}\ninitrd {initrd}\noptions {append}\n");
                 ledger.write(&place, entry.as_bytes(), 0o644)?;
                 run(bootctl, &["set-oneshot".to_owned(), name])
             }
@@ -150,7 +181,10 @@ impl Once {
                     GrubEntry::Script(make) => {
                         let script = format!("#!/bin/sh\n{OURS}\ncat <<'END'\n{entry_text}END\n");
                         ledger.write(&path(SCRIPT), script.as_bytes(), 0o755)?;
-                        ledger.keep(&path(&format!("{}/grub.cfg", String::from_utf8_lossy(directory.as_bytes()))))?;
+                        ledger.keep(&path(&format!(
+                            "{}/grub.cfg",
+                            String::from_utf8_lossy(directory.as_bytes())
+                        )))?;
                         let arguments = &make.arguments;
                         let told = Told { arguments, ..Told::default() };
                         tools.run(&make.program, &told).map_err(tool_failed)?;
@@ -159,8 +193,11 @@ impl Once {
                 run(reboot, &[ENTRY.to_owned()])
             }
             By::Kexec { kexec } => {
-                let at = |name: &str| format!("/{}/{name}", String::from_utf8_lossy(self.place.as_bytes()));
-                let options = [format!("--initrd={}", at(INITRD.1)), format!("--command-line={append}")];
+                let at = |name: &str| {
+                    format!("/{}/{name}", String::from_utf8_lossy(self.place.as_bytes()))
+                };
+                let options =
+                    [format!("--initrd={}", at(INITRD.1)), format!("--command-line={append}")];
                 run(kexec, &[&["-l".to_owned(), at(KERNEL.1)][..], &options].concat())
             }
         }
@@ -172,13 +209,16 @@ impl Once {
 
     /// What leads to the place for grub, by its own program: on btrfs that begins with the subvolume.
     fn relative(&self, program: &TreePath, tools: &Tools<'_>) -> Option<String> {
-        let arguments = [OsString::from(format!("/{}", String::from_utf8_lossy(self.place.as_bytes())))];
+        let arguments =
+            [OsString::from(format!("/{}", String::from_utf8_lossy(self.place.as_bytes())))];
         let longest = tools.longest;
         let task = Task { program, arguments: &arguments, environment: &[], input: &[], longest };
         let mut said = None;
         let ended = tools.programs.run(&task, &mut |heard| {
             if let Heard::Line(line) = heard {
-                said = std::str::from_utf8(line).ok().map(|line| line.trim_end_matches('/').to_owned());
+                said = std::str::from_utf8(line)
+                    .ok()
+                    .map(|line| line.trim_end_matches('/').to_owned());
             }
             ControlFlow::Continue(())
         });

@@ -25,7 +25,12 @@ impl<'a> Ledger<'a> {
     }
 
     /// Writes a small file, durably.
-    pub(super) fn write(&mut self, path: &TreePath, bytes: &[u8], mode: u16) -> Result<(), Untouched> {
+    pub(super) fn write(
+        &mut self,
+        path: &TreePath,
+        bytes: &[u8],
+        mode: u16,
+    ) -> Result<(), Untouched> {
         self.keep(path)?;
         self.root.write_durably(path, bytes, mode).map_err(Untouched::from_root)
     }
@@ -41,7 +46,8 @@ impl<'a> Ledger<'a> {
             return Err(Untouched::Refused(format!("{place} is in the way: it is no plain file")));
         }
         let aside = TreePath::new([path.as_bytes(), ASIDE].concat());
-        let aside = aside.map_err(|error| Untouched::Refused(format!("{place} cannot be kept: {error}")))?;
+        let aside = aside
+            .map_err(|error| Untouched::Refused(format!("{place} cannot be kept: {error}")))?;
         self.root.unlink(&aside)?;
         if let Err(error) = self.root.copy(path, self.root, &aside) {
             // The half of a copy is of no use; what is told is why it is one.

@@ -180,7 +180,8 @@ impl Catalog {
         if written.image != *image {
             return Err(CatalogError::OtherImage { wanted: image.clone(), found: written.image });
         }
-        let archives = written.archives.into_iter().map(Archive::try_from).collect::<Result<_, _>>()?;
+        let archives =
+            written.archives.into_iter().map(Archive::try_from).collect::<Result<_, _>>()?;
         let catalog = Catalog {
             image: written.image,
             serial: written.serial,
@@ -239,7 +240,9 @@ impl Catalog {
             }
         }
         let sizes = self.publishes.iter().map(|p| p.manifest.size);
-        let sizes = sizes.chain(self.archives.iter().map(|a| a.file.size)).chain(self.content.iter().map(|c| c.size));
+        let sizes = sizes
+            .chain(self.archives.iter().map(|a| a.file.size))
+            .chain(self.content.iter().map(|c| c.size));
         if sizes.into_iter().any(|size| size > MAX_FILE) {
             return invalid("a file claims to be larger than 16 TiB");
         }
@@ -265,7 +268,9 @@ impl TryFrom<WrittenArchive> for Archive {
             ("full", None) => ArchiveKind::Full { target },
             ("diff", Some(base)) => ArchiveKind::Diff { base, target },
             (kind, _) => {
-                return Err(CatalogError::Invalid(format!("an archive of kind {kind:?} has the wrong fields")));
+                return Err(CatalogError::Invalid(format!(
+                    "an archive of kind {kind:?} has the wrong fields"
+                )));
             }
         };
         let file = FileRef { file: written.file, size: written.size, sha256: written.sha256 };

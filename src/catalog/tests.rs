@@ -2,7 +2,11 @@ use super::*;
 
 fn sample() -> Catalog {
     let id = |n: u8| GenerationId(Digest([n; 32]));
-    let file = |name: &str| FileRef { file: RepoPath::new(name).expect("good"), size: 100, sha256: Digest([9; 32]) };
+    let file = |name: &str| FileRef {
+        file: RepoPath::new(name).expect("good"),
+        size: 100,
+        sha256: Digest([9; 32]),
+    };
     let publish = |serial: u64| Publish {
         serial,
         generation: id(serial as u8),

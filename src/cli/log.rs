@@ -47,9 +47,15 @@ pub struct Log {
 impl Log {
     /// Opens the log whose socket is at `place`; one that is not `wanted` hears nothing.
     pub fn open(place: &Path, wanted: bool) -> Self {
-        let socket = UnixDatagram::unbound().and_then(|socket| socket.set_nonblocking(true).map(|()| socket));
+        let socket = UnixDatagram::unbound()
+            .and_then(|socket| socket.set_nonblocking(true).map(|()| socket));
         let place = place.to_owned();
-        Log { on: AtomicBool::new(wanted), socket: socket.ok(), place, printed_is_logged: is_journal() }
+        Log {
+            on: AtomicBool::new(wanted),
+            socket: socket.ok(),
+            place,
+            printed_is_logged: is_journal(),
+        }
     }
 
     /// Hears nothing from now on.
@@ -74,7 +80,8 @@ impl Log {
 fn message(level: Level, line: &str) -> Vec<u8> {
     let now = jiff::Zoned::now().strftime("%b %e %H:%M:%S").to_string();
     let line: String = line.chars().map(|c| if c.is_control() { '?' } else { c }).collect();
-    let end = (0..=line.len().min(MAX_LINE)).rev().find(|&end| line.is_char_boundary(end)).unwrap_or(0);
+    let end =
+        (0..=line.len().min(MAX_LINE)).rev().find(|&end| line.is_char_boundary(end)).unwrap_or(0);
     let (priority, pid) = (DAEMON | level as u8, std::process::id());
     format!("<{priority}>{now} {IDENTITY}[{pid}]: {}", &line[..end]).into_bytes()
 }
@@ -145,11 +152,15 @@ mod tests {
         monitor.warn("a \x1b[31mwarning");
         log.say(Level::Error, "one\ntwo", true);
         log.say(Level::Notice, &"ä".repeat(MAX_LINE), true);
-        for (priority, end) in [(30, ": a note"), (28, ": a ?[31mwarning"), (27, ": one"), (27, ": two"), (29, "ää")]
+        for (priority, end) in
+            [(30, ": a note"), (28, ": a ?[31mwarning"), (27, ": one"), (27, ": two"), (29, "ää")]
         {
             let line = heard(&socket).expect("a line");
             assert!(line.starts_with(&format!("<{priority}>")) && line.ends_with(end), "{line}");
-            assert!(line.contains(&format!(" si_updateclient[{}]: ", std::process::id())), "{line}");
+            assert!(
+                line.contains(&format!(" si_updateclient[{}]: ", std::process::id())),
+                "{line}"
+            );
             assert!(line.len() < MAX_LINE + 100);
         }
         assert_eq!(heard(&socket), None);

@@ -36,7 +36,11 @@ impl Terminal {
     }
 
     fn start(&self, job: Job, total: u64) {
-        let bar = if self.attended { self.bars.add(ProgressBar::new(total)) } else { ProgressBar::hidden() };
+        let bar = if self.attended {
+            self.bars.add(ProgressBar::new(total))
+        } else {
+            ProgressBar::hidden()
+        };
         bar.set_length(total);
         bar.set_style(style(job, total));
         bar.set_message(verb(job));
@@ -51,7 +55,11 @@ impl Terminal {
         let amount = match is_bytes(job) {
             true => HumanBytes(bar.position()).to_string(),
             false => {
-                format!("{} {}", HumanCount(bar.position()), if job == Job::Apply { "changes" } else { "entries" })
+                format!(
+                    "{} {}",
+                    HumanCount(bar.position()),
+                    if job == Job::Apply { "changes" } else { "entries" }
+                )
             }
         };
         let took = bar.elapsed();
@@ -115,5 +123,7 @@ fn style(job: Job, total: u64) -> ProgressStyle {
         (true, _) => "{msg:10} [{bar:30}] {bytes}/{total_bytes} {bytes_per_sec} {eta}",
         (false, _) => "{msg:10} [{bar:30}] {human_pos}/{human_len} {eta}",
     };
-    ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar()).progress_chars("=> ")
+    ProgressStyle::with_template(template)
+        .unwrap_or_else(|_| ProgressStyle::default_bar())
+        .progress_chars("=> ")
 }

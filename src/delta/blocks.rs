@@ -28,7 +28,8 @@ impl Signature {
     ///
     /// Memory: a window, and 20 bytes a block.
     pub fn of(file: &dyn ReadAt, size: u64) -> io::Result<Self> {
-        let block = size.div_ceil(MOST_BLOCKS).next_power_of_two().clamp(SMALLEST_BLOCK, WINDOW as u64);
+        let block =
+            size.div_ceil(MOST_BLOCKS).next_power_of_two().clamp(SMALLEST_BLOCK, WINDOW as u64);
         let options = SignatureOptions { block_size: block as u32, crypto_hash_size: HASH };
         let (mut whole, mut window, mut at) = (Vec::new(), vec![0; WINDOW], 0u64);
         loop {
@@ -39,9 +40,14 @@ impl Signature {
                     n => filled += n,
                 }
             }
-            let part = fast_rsync::Signature::calculate(&window[..filled], options).into_serialized();
+            let part =
+                fast_rsync::Signature::calculate(&window[..filled], options).into_serialized();
             // Blocks stand one after the other behind the head, so that windows can be joined.
-            whole.extend_from_slice(if at == 0 { &part } else { part.get(SIGNATURE_HEAD..).unwrap_or_default() });
+            whole.extend_from_slice(if at == 0 {
+                &part
+            } else {
+                part.get(SIGNATURE_HEAD..).unwrap_or_default()
+            });
             at += filled as u64;
             if filled < WINDOW {
                 break;

@@ -97,7 +97,8 @@ impl CopiesWriter {
 
     fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
         // What has grown too large is dropped in the end, and need not grow further.
-        let mut input = InBuffer::around(if self.patch.len() as u64 > MAX_PATCH { &[] } else { bytes });
+        let mut input =
+            InBuffer::around(if self.patch.len() as u64 > MAX_PATCH { &[] } else { bytes });
         while input.pos < input.src.len() {
             self.patch.reserve(CCtx::out_size());
             let length = self.patch.len();
@@ -137,12 +138,19 @@ impl<'a> Copies<'a> {
         let mut decoder = Decoder::with_buffer(patch)?;
         decoder.window_log_max(WINDOW_LOG)?;
         let instructions = io::BufReader::with_capacity(16 << 10, decoder.single_frame());
-        Ok(Copies { instructions, open: Box::new(open), from: None, now: Piece::Literal { length: 0 }, left: length })
+        Ok(Copies {
+            instructions,
+            open: Box::new(open),
+            from: None,
+            now: Piece::Literal { length: 0 },
+            left: length,
+        })
     }
 
     /// The next instruction that makes something.
     fn advance(&mut self) -> io::Result<()> {
-        let number = |from: &mut _| get(from)?.ok_or_else(|| wrong("the patch makes less than it claims"));
+        let number =
+            |from: &mut _| get(from)?.ok_or_else(|| wrong("the patch makes less than it claims"));
         let head = number(&mut self.instructions)?;
         self.now = if head & 1 == 0 {
             Piece::Literal { length: head >> 1 }
@@ -151,10 +159,17 @@ impl<'a> Copies<'a> {
             if self.from.as_ref().is_none_or(|(open, _)| *open != wanted) {
                 self.from = Some((wanted, (self.open)(wanted)?));
             }
-            Piece::Copy { offset: number(&mut self.instructions)?, length: number(&mut self.instructions)? }
+            Piece::Copy {
+                offset: number(&mut self.instructions)?,
+                length: number(&mut self.instructions)?,
+            }
         };
         let (Piece::Literal { length } | Piece::Copy { length, .. }) = self.now;
-        if length == 0 || length > self.left { Err(wrong("an instruction makes nothing, or too much")) } else { Ok(()) }
+        if length == 0 || length > self.left {
+            Err(wrong("an instruction makes nothing, or too much"))
+        } else {
+            Ok(())
+        }
     }
 }
 
@@ -165,7 +180,11 @@ impl Read for Copies<'_> {
         }
         if self.left == 0 {
             let more = self.instructions.read(&mut [0])?;
-            return if more == 0 { Ok(0) } else { Err(wrong("the patch makes more than it claims")) };
+            return if more == 0 {
+                Ok(0)
+            } else {
+                Err(wrong("the patch makes more than it claims"))
+            };
         }
         if matches!(self.now, Piece::Literal { length: 0 } | Piece::Copy { length: 0, .. }) {
             self.advance()?;
@@ -175,7 +194,9 @@ impl Read for Copies<'_> {
         let (n, next) = match (self.now, &self.from) {
             (Piece::Copy { offset, length }, Some((_, from))) => {
                 let n = from.read_at(&mut buffer[..most], offset)?;
-                let offset = offset.checked_add(n as u64).ok_or_else(|| wrong("a piece lies outside its file"))?;
+                let offset = offset
+                    .checked_add(n as u64)
+                    .ok_or_else(|| wrong("a piece lies outside its file"))?;
                 (n, Piece::Copy { offset, length: length - n as u64 })
             }
             _ => {

@@ -75,7 +75,9 @@ pub fn front(mut from: impl Read) -> io::Result<HashMap<Digest, u64>> {
             return Ok(members);
         }
         at += take(&mut from, HEADER as u64 - ALIGNMENT, &mut bytes)?;
-        let Some(Member { name, size }) = Member::parse(&bytes).filter(|member| member.size <= MAX_CONTENT) else {
+        let Some(Member { name, size }) =
+            Member::parse(&bytes).filter(|member| member.size <= MAX_CONTENT)
+        else {
             return Ok(members);
         };
         at += take(&mut from, padded(HEADER as u64 + name) - HEADER as u64, &mut bytes)?;

@@ -136,7 +136,9 @@ impl Opening {
 
 impl fmt::Display for Effort {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(Self::ALL.iter().find(|(effort, _)| effort == self).map_or("", |(_, word)| word))
+        f.write_str(
+            Self::ALL.iter().find(|(effort, _)| effort == self).map_or("", |(_, word)| word),
+        )
     }
 }
 
@@ -145,6 +147,8 @@ impl FromStr for Effort {
 
     fn from_str(word: &str) -> Result<Self, String> {
         let known = Self::ALL.iter().find(|(_, known)| *known == word);
-        known.map(|(effort, _)| *effort).ok_or_else(|| format!("{word} is neither fast, normal nor best"))
+        known
+            .map(|(effort, _)| *effort)
+            .ok_or_else(|| format!("{word} is neither fast, normal nor best"))
     }
 }

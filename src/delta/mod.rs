@@ -115,11 +115,19 @@ pub fn encode(kind: Kind, source: &[u8], output: &[u8], effort: Effort) -> io::R
 }
 
 /// Undoes a patch of the kind `prefix` or `operations`: exactly `length` bytes, in place of what `output` held.
-pub fn decode(kind: Kind, source: &[u8], patch: &[u8], length: u64, output: &mut Vec<u8>) -> Result<(), DeltaError> {
+pub fn decode(
+    kind: Kind,
+    source: &[u8],
+    patch: &[u8],
+    length: u64,
+    output: &mut Vec<u8>,
+) -> Result<(), DeltaError> {
     match kind {
         Kind::Prefix => prefix::decode(source, patch, length, output),
         Kind::Operations => operations::decode(source, patch, length, output),
-        Kind::Segments | Kind::Copies => Err(DeltaError::Damaged("it is to be read as a stream".to_owned())),
+        Kind::Segments | Kind::Copies => {
+            Err(DeltaError::Damaged("it is to be read as a stream".to_owned()))
+        }
     }
 }
 

@@ -57,7 +57,12 @@ pub(super) fn encode(source: &[u8], output: &[u8], level: i32) -> io::Result<Vec
 }
 
 /// Carries `patch` out on `source`; what comes has exactly `length` bytes.
-pub(super) fn decode(source: &[u8], patch: &[u8], length: u64, output: &mut Vec<u8>) -> Result<(), DeltaError> {
+pub(super) fn decode(
+    source: &[u8],
+    patch: &[u8],
+    length: u64,
+    output: &mut Vec<u8>,
+) -> Result<(), DeltaError> {
     if length > MAX_GROUP {
         return Err(DeltaError::TooLarge(length));
     }
@@ -71,7 +76,10 @@ pub(super) fn decode(source: &[u8], patch: &[u8], length: u64, output: &mut Vec<
         left -= made.ok_or_else(|| damaged("an operation makes nothing, or too much"))?;
         first = false;
         let after = at.checked_add(add).ok_or_else(|| damaged(OUTSIDE))?;
-        let old = usize::try_from(at).ok().zip(usize::try_from(after).ok()).and_then(|(at, end)| source.get(at..end));
+        let old = usize::try_from(at)
+            .ok()
+            .zip(usize::try_from(after).ok())
+            .and_then(|(at, end)| source.get(at..end));
         let old = old.ok_or_else(|| damaged(OUTSIDE))?;
         let from = output.len();
         take(&mut difference, add, output)?;
@@ -96,8 +104,9 @@ fn streams(patch: &[u8]) -> Result<[Stream<'_>; STREAMS], DeltaError> {
     let mut rest = patch;
     let mut cut = || {
         let length = zstd_safe::find_frame_compressed_size(rest).unwrap_or(usize::MAX);
-        let (frame, after) =
-            rest.split_at_checked(length).ok_or_else(|| damaged("it does not have all its streams"))?;
+        let (frame, after) = rest
+            .split_at_checked(length)
+            .ok_or_else(|| damaged("it does not have all its streams"))?;
         rest = after;
         let mut decoder = Decoder::with_buffer(frame)?;
         decoder.window_log_max(WINDOW_LOG)?;

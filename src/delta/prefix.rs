@@ -36,7 +36,12 @@ pub(super) fn encode(source: &[u8], output: &[u8], effort: Effort) -> io::Result
 
 /// Decodes `patch` against `source` into exactly `length` bytes: in one piece into the output itself, so
 /// that no window is allocated besides.
-pub(super) fn decode(source: &[u8], patch: &[u8], length: u64, output: &mut Vec<u8>) -> Result<(), DeltaError> {
+pub(super) fn decode(
+    source: &[u8],
+    patch: &[u8],
+    length: u64,
+    output: &mut Vec<u8>,
+) -> Result<(), DeltaError> {
     if length > MAX_GROUP {
         return Err(DeltaError::TooLarge(length));
     }

@@ -77,7 +77,8 @@ impl<'p> Segment<'p> {
         if length > MAX_STRETCH {
             return Err(wrong("a piece needs too long a stretch"));
         }
-        let (frame, rest) = usize::try_from(frame).ok().and_then(|n| patch.split_at_checked(n)).ok_or_else(cut)?;
+        let (frame, rest) =
+            usize::try_from(frame).ok().and_then(|n| patch.split_at_checked(n)).ok_or_else(cut)?;
         *patch = rest;
         match prefix::content_size(frame) {
             Some(makes @ 1..=MAX_SEGMENT) => Ok(Segment { from, length, frame, makes }),

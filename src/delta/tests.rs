@@ -9,7 +9,8 @@ fn made(kind: Kind, source: &[u8], patch: &[u8], length: u64) -> Result<Vec<u8>,
 }
 
 fn old_and_new() -> (Vec<u8>, Vec<u8>) {
-    let old: Vec<u8> = (0..200_000u32).flat_map(|n| (n.wrapping_mul(2_654_435_761) >> 7).to_le_bytes()).collect();
+    let old: Vec<u8> =
+        (0..200_000u32).flat_map(|n| (n.wrapping_mul(2_654_435_761) >> 7).to_le_bytes()).collect();
     let mut new = old.clone();
     new[1000..1010].fill(7);
     new.splice(300_000..300_000, b"something inserted".iter().copied());
@@ -40,8 +41,8 @@ fn short_pieces_are_found_wherever_in_the_source_they_were() {
     let old = noise(1, 2 << 20);
     let pieces = (0..4096usize).map(|n| n.wrapping_mul(2_654_435_761) % (old.len() - 48));
     let new: Vec<u8> = pieces.flat_map(|at| old[at..at + 48].to_vec()).collect();
-    let [fast, normal] =
-        [Effort::Fast, Effort::Normal].map(|effort| encode(Kind::Prefix, &old, &new, effort).expect("encodes").len());
+    let [fast, normal] = [Effort::Fast, Effort::Normal]
+        .map(|effort| encode(Kind::Prefix, &old, &new, effort).expect("encodes").len());
     assert!(normal < fast && fast < new.len() * 3 / 4, "{fast} and {normal} of {}", new.len());
 }
 
@@ -51,7 +52,8 @@ fn operations_see_through_addresses_that_moved() {
     let number = |n: u32| n.wrapping_mul(2_654_435_761) % 1_000_000;
     let old: Vec<u8> = (0..100_000u32).flat_map(|n| number(n).to_le_bytes()).collect();
     let new: Vec<u8> = (0..100_000u32).flat_map(|n| (number(n) + 65_536).to_le_bytes()).collect();
-    let [prefix, operations] = KINDS.map(|kind| encode(kind, &old, &new, Effort::Best).expect("encodes").len());
+    let [prefix, operations] =
+        KINDS.map(|kind| encode(kind, &old, &new, Effort::Best).expect("encodes").len());
     assert!(operations * 2 < prefix, "{operations} against {prefix}");
 }
 
@@ -61,11 +63,17 @@ fn lies_about_the_length_are_refused() {
     let patch = encode(Kind::Prefix, &old, &new, Effort::Normal).expect("encodes");
     let length = new.len() as u64;
     for lie in [0, 1, length - 1, length + 1, MAX_GROUP] {
-        assert!(matches!(made(Kind::Prefix, &old, &patch, lie), Err(DeltaError::NotTheFrame(_))), "{lie}");
+        assert!(
+            matches!(made(Kind::Prefix, &old, &patch, lie), Err(DeltaError::NotTheFrame(_))),
+            "{lie}"
+        );
     }
     let operations = encode(Kind::Operations, &old, &new, Effort::Normal).expect("encodes");
     for lie in [0, 1, length - 1, length + 1, MAX_GROUP] {
-        assert!(matches!(made(Kind::Operations, &old, &operations, lie), Err(DeltaError::Damaged(_))), "{lie}");
+        assert!(
+            matches!(made(Kind::Operations, &old, &operations, lie), Err(DeltaError::Damaged(_))),
+            "{lie}"
+        );
     }
     for kind in KINDS {
         assert!(matches!(made(kind, &old, &patch, u64::MAX), Err(DeltaError::TooLarge(_))));
@@ -161,7 +169,9 @@ fn segmented(old: &[u8], patch: &[u8], length: u64) -> io::Result<Vec<u8>> {
 
 #[test]
 fn a_large_file_is_made_piece_by_piece() {
-    let old: Vec<u8> = (0..2_600_000u32).flat_map(|n| (n.wrapping_mul(2_654_435_761) >> 7).to_le_bytes()).collect();
+    let old: Vec<u8> = (0..2_600_000u32)
+        .flat_map(|n| (n.wrapping_mul(2_654_435_761) >> 7).to_le_bytes())
+        .collect();
     let mut new = old.clone();
     new.splice(5_000_000..5_000_000, (0..300_000u32).map(|n| (n.wrapping_mul(n) >> 5) as u8));
     new.truncate(new.len() - 1_000_000);
@@ -173,17 +183,22 @@ fn a_large_file_is_made_piece_by_piece() {
     for lie in [0, 1, new.len() as u64 - 1, new.len() as u64 + 1, u64::MAX] {
         assert!(segmented(&old, &patch, lie).is_err(), "{lie}");
     }
-    assert!(segmented(&old[..1_000_000], &patch, new.len() as u64).is_err(), "its source has become shorter");
+    assert!(
+        segmented(&old[..1_000_000], &patch, new.len() as u64).is_err(),
+        "its source has become shorter"
+    );
     let mut random = 7usize;
     for _ in 0..200 {
-        random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        random =
+            random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         let mut damaged = patch.clone();
         let at = random >> 8;
         damaged[at % patch.len()] ^= 1 << (random % 8);
         let _ = segmented(&old, &damaged, new.len() as u64);
     }
-    let empty =
-        encode_segments(&old, old.len() as u64, io::empty(), 0, Effort::Normal).expect("encodes").expect("is small");
+    let empty = encode_segments(&old, old.len() as u64, io::empty(), 0, Effort::Normal)
+        .expect("encodes")
+        .expect("is small");
     assert!(segmented(&old, &empty, 0).expect("decodes").is_empty());
     assert_eq!((segments_weight(&patch), segments_weight(&empty)), (6 << 20, 0));
     assert_eq!(segments_weight(&patch[..patch.len() / 2]), 6 << 20, "of what can be read of it");
@@ -201,7 +216,10 @@ fn a_piece_is_no_larger_than_the_format_allows() {
     };
     let frame = |length: usize| zstd::bulk::compress(&vec![7; length], 1).expect("compresses");
     let most = 4 << 20;
-    assert_eq!(segmented(&old, &piece(100, &frame(most)), most as u64).expect("decodes"), vec![7; most]);
+    assert_eq!(
+        segmented(&old, &piece(100, &frame(most)), most as u64).expect("decodes"),
+        vec![7; most]
+    );
     let mut silent = zstd::Encoder::new(Vec::new(), 1).expect("encodes");
     io::Write::write_all(&mut silent, b"it does not say how long it is").expect("writes");
     let silent = silent.finish().expect("finishes");
@@ -266,7 +284,8 @@ pub(crate) fn member(name: &str, content: &[u8]) -> Vec<u8> {
 fn files_are_found_in_archives_also_behind_others() {
     let file: Vec<u8> = old_and_new().0;
     let odd = &file[..1001];
-    let archive = |name, content: &[u8]| [member(name, content), member("TRAILER!!!", b"")].concat();
+    let archive =
+        |name, content: &[u8]| [member(name, content), member("TRAILER!!!", b"")].concat();
     let mut first = archive("kernel/x86/microcode", odd);
     first.resize(first.len().next_multiple_of(512), 0);
     for (what, plain, copies) in [
@@ -280,7 +299,9 @@ fn files_are_found_in_archives_also_behind_others() {
         let mut writer = CopiesWriter::new(3).expect("begins");
         let mut found = 0;
         let known = |digest: &crate::digest::Digest| {
-            let number = [&file[..], odd].iter().position(|known| crate::digest::Digest::of(known) == *digest)?;
+            let number = [&file[..], odd]
+                .iter()
+                .position(|known| crate::digest::Digest::of(known) == *digest)?;
             found += 1;
             Some((number, 0))
         };
@@ -298,7 +319,9 @@ fn files_are_found_in_archives_also_behind_others() {
 #[test]
 fn the_front_of_an_initrd_tells_where_its_members_stand() {
     let (one, two) = (noise(5, 3001), noise(6, 20));
-    let mut plain = [member("GenuineIntel.bin", &one), member("empty", b""), member("TRAILER!!!", b"")].concat();
+    let mut plain =
+        [member("GenuineIntel.bin", &one), member("empty", b""), member("TRAILER!!!", b"")]
+            .concat();
     plain.resize(plain.len().next_multiple_of(512), 0);
     plain.extend([member("more", &two), member("TRAILER!!!", b"")].concat());
     let end = plain.len();

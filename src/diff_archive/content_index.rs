@@ -90,7 +90,8 @@ impl ContentIndex {
 
     /// The records of each archive, to be put together anew when some come and others go.
     pub fn into_archives(self) -> Vec<(RepoPath, Vec<Record>)> {
-        let mut archives: Vec<_> = self.archives.into_iter().map(|file| (file, Vec::new())).collect();
+        let mut archives: Vec<_> =
+            self.archives.into_iter().map(|file| (file, Vec::new())).collect();
         for (record, number) in self.records {
             archives[number as usize].1.push(record);
         }
@@ -100,7 +101,8 @@ impl ContentIndex {
     /// All places of a content, the best one first.
     pub fn places(&self, digest: &Digest) -> impl Iterator<Item = (&RepoPath, &Record)> {
         let first = self.records.partition_point(|(record, _)| record.digest < *digest);
-        let same = self.records[first..].iter().take_while(move |(record, _)| record.digest == *digest);
+        let same =
+            self.records[first..].iter().take_while(move |(record, _)| record.digest == *digest);
         same.map(|(record, number)| (&self.archives[*number as usize], record))
     }
 
@@ -198,7 +200,10 @@ mod tests {
         let file = |name| RepoPath::new(name).expect("a good name");
         ContentIndex::new([
             (file("full/b.tar.zst"), vec![record(2, 900, None), record(1, 900, None)]),
-            (file("diffs/a-b.tar.zst"), vec![record(1, 50, Some(0)), record(2, 100, None), record(3, 50, Some(0))]),
+            (
+                file("diffs/a-b.tar.zst"),
+                vec![record(1, 50, Some(0)), record(2, 100, None), record(3, 50, Some(0))],
+            ),
         ])
     }
 
@@ -218,8 +223,9 @@ mod tests {
     #[test]
     fn whole_comes_before_delta_and_a_short_frame_before_a_long_one() {
         let index = sample();
-        let places =
-            |digest| -> Vec<&str> { index.places(&Digest([digest; 32])).map(|(file, _)| file.as_str()).collect() };
+        let places = |digest| -> Vec<&str> {
+            index.places(&Digest([digest; 32])).map(|(file, _)| file.as_str()).collect()
+        };
         assert_eq!(places(1), ["full/b.tar.zst", "diffs/a-b.tar.zst"]);
         assert_eq!(places(2), ["diffs/a-b.tar.zst", "full/b.tar.zst"]);
         assert_eq!(places(3), ["diffs/a-b.tar.zst"]);

@@ -80,9 +80,12 @@ impl Part<'_> {
 impl Packer<'_> {
     /// Writes one frame that holds `raw`.
     pub fn bytes(&self, raw: &[u8], to: &mut Output<impl Write>) -> Result<(), WriteError> {
-        let mut encoder =
-            Encoder::new(self.compression, self.level, raw.len() as u64, to).map_err(WriteError::Compress)?;
-        encoder.write_all(raw).and_then(|()| encoder.finish().map(|_| ())).map_err(WriteError::Output)
+        let mut encoder = Encoder::new(self.compression, self.level, raw.len() as u64, to)
+            .map_err(WriteError::Compress)?;
+        encoder
+            .write_all(raw)
+            .and_then(|()| encoder.finish().map(|_| ()))
+            .map_err(WriteError::Output)
     }
 
     /// Writes `parts` in frames, and records where each content went.
@@ -103,7 +106,9 @@ impl Packer<'_> {
             }
             let mut window = Vec::new();
             let mut raw = 0;
-            while let Some(frame) = frames.next_if(|next| next.raw <= LARGE && raw + next.raw <= WINDOW) {
+            while let Some(frame) =
+                frames.next_if(|next| next.raw <= LARGE && raw + next.raw <= WINDOW)
+            {
                 raw += frame.raw;
                 window.push(frame);
             }
@@ -125,7 +130,8 @@ impl Packer<'_> {
     /// Compresses one frame; returns where in its raw bytes each body begins.
     fn frame(&self, frame: &Frame<'_>, to: impl Write) -> Result<Vec<u64>, WriteError> {
         let level = if self.is_compressed(frame)? { FAST } else { self.level };
-        let mut encoder = Encoder::new(self.compression, level, frame.raw, to).map_err(WriteError::Compress)?;
+        let mut encoder =
+            Encoder::new(self.compression, level, frame.raw, to).map_err(WriteError::Compress)?;
         let mut places = Vec::with_capacity(frame.parts.len());
         let mut at = 0;
         let mut buffer = vec![0; BUFFER];
@@ -161,7 +167,12 @@ impl Packer<'_> {
         }
         let failed = |source| WriteError::Content { path: entry.path.clone(), source };
         let mut sample = Vec::new();
-        self.content.open(entry).map_err(failed)?.take(SAMPLE).read_to_end(&mut sample).map_err(failed)?;
+        self.content
+            .open(entry)
+            .map_err(failed)?
+            .take(SAMPLE)
+            .read_to_end(&mut sample)
+            .map_err(failed)?;
         let packed = zstd::bulk::compress(&sample, FAST).map_err(WriteError::Compress)?;
         Ok(packed.len() > sample.len() / 10 * 9)
     }
@@ -201,7 +212,9 @@ fn frames<'p>(parts: impl Iterator<Item = Part<'p>>) -> impl Iterator<Item = Fra
         let first = parts.next()?;
         let (mut raw, patches) = (first.raw(), first.is_patch());
         let mut frame = vec![first];
-        while let Some(part) = parts.next_if(|next| raw + next.raw() <= FRAME && next.is_patch() == patches) {
+        while let Some(part) =
+            parts.next_if(|next| raw + next.raw() <= FRAME && next.is_patch() == patches)
+        {
             raw += part.raw();
             frame.push(part);
         }
@@ -209,12 +222,19 @@ fn frames<'p>(parts: impl Iterator<Item = Part<'p>>) -> impl Iterator<Item = Fra
     })
 }
 
-fn record(frame: &Frame<'_>, places: &[u64], (frame_offset, frame_length): (u64, u64), index: &mut Vec<Record>) {
+fn record(
+    frame: &Frame<'_>,
+    places: &[u64],
+    (frame_offset, frame_length): (u64, u64),
+    index: &mut Vec<Record>,
+) {
     for (part, offset) in frame.parts.iter().zip(places) {
         let place = |group| Place { frame_offset, frame_length, offset: *offset, group };
         match part.body {
             Body::Nothing => {}
-            Body::File { size, digest, .. } => index.push(Record { digest, size, place: place(None) }),
+            Body::File { size, digest, .. } => {
+                index.push(Record { digest, size, place: place(None) })
+            }
             Body::Patch { group, .. } => {
                 for target in &group.targets {
                     let place = place(Some(group.number));

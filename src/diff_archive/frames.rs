@@ -78,7 +78,9 @@ impl<R: BufRead> Decoder<R> {
                 decoder.window_log_max(WINDOW_LOG)?;
                 Decoder::Zstd(decoder)
             }
-            Compression::Gzip => Decoder::Gzip(Box::new(flate2::bufread::MultiGzDecoder::new(from))),
+            Compression::Gzip => {
+                Decoder::Gzip(Box::new(flate2::bufread::MultiGzDecoder::new(from)))
+            }
         })
     }
 }
@@ -112,7 +114,9 @@ impl<W: Write> Encoder<W> {
             Compression::Gzip => {
                 let level = flate2::Compression::new(level.clamp(1, 9) as u32);
                 // No time and no system, so that the same input gives the same bytes.
-                Encoder::Gzip(flate2::GzBuilder::new().mtime(0).operating_system(255).write(out, level))
+                Encoder::Gzip(
+                    flate2::GzBuilder::new().mtime(0).operating_system(255).write(out, level),
+                )
             }
         })
     }

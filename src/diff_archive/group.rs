@@ -100,14 +100,18 @@ impl Group {
         let output = self.targets.iter().map(Target::length).try_fold(0, u64::checked_add);
         let source = self.sources.iter().map(Source::length).try_fold(0, u64::checked_add);
         let small = |sum: Option<u64>| sum.is_some_and(|sum| sum <= MAX_GROUP);
-        let many_corrections =
-            self.targets.iter().any(|t| t.inside.is_some_and(|i| i.corrections > gzip::MAX_CORRECTIONS as u64));
+        let many_corrections = self
+            .targets
+            .iter()
+            .any(|t| t.inside.is_some_and(|i| i.corrections > gzip::MAX_CORRECTIONS as u64));
         let streamed = self.kind.is_streamed();
         if self.targets.is_empty() || self.sources.is_empty() {
             Some("is empty")
         } else if self.patch_length > MAX_PATCH || output.is_none() || many_corrections {
             Some("is larger than the format allows")
-        } else if streamed && (self.targets.len() > 1 || self.sources.iter().any(|source| source.plain.is_some())) {
+        } else if streamed
+            && (self.targets.len() > 1 || self.sources.iter().any(|source| source.plain.is_some()))
+        {
             Some("makes a stream of what is none")
         } else if self.kind == Kind::Segments && self.sources.len() > 1 {
             Some("has more than one source")
@@ -123,9 +127,12 @@ impl Group {
         let output = match self.kind {
             Kind::Copies => 0,
             Kind::Segments => delta::segments_weight(patch),
-            Kind::Prefix | Kind::Operations => {
-                self.sources.iter().map(Source::length).chain(self.targets.iter().map(Target::length)).sum()
-            }
+            Kind::Prefix | Kind::Operations => self
+                .sources
+                .iter()
+                .map(Source::length)
+                .chain(self.targets.iter().map(Target::length))
+                .sum(),
         };
         (patch.len() as u64).saturating_add(output)
     }
@@ -159,7 +166,8 @@ impl Group {
         let Workspace { source, output } = workspace;
         self.read_sources(sources, source)?;
         let length = self.targets.iter().map(Target::length).sum();
-        delta::decode(self.kind, source, patch, length, output).map_err(|error| self.unusable(error))?;
+        delta::decode(self.kind, source, patch, length, output)
+            .map_err(|error| self.unusable(error))?;
         // A large one is not held while what it made is written.
         if source.capacity() > KEPT {
             *source = Vec::new();
@@ -167,7 +175,8 @@ impl Group {
         let mut rest = &output[..];
         for target in &self.targets {
             // The sum of all lengths is that of the output.
-            let (part, after) = rest.split_at(usize::try_from(target.length()).unwrap_or(usize::MAX).min(rest.len()));
+            let (part, after) = rest
+                .split_at(usize::try_from(target.length()).unwrap_or(usize::MAX).min(rest.len()));
             rest = after;
             self.give(target, part, &mut take)?;
         }
@@ -182,7 +191,10 @@ impl Group {
         mut take: impl FnMut(&Target, &mut dyn BufRead) -> Result<(), E>,
     ) -> Result<(), E> {
         let open = |number: usize| {
-            let source = self.sources.get(number).ok_or_else(|| io::Error::other("it copies from no source"))?;
+            let source = self
+                .sources
+                .get(number)
+                .ok_or_else(|| io::Error::other("it copies from no source"))?;
             let opened = sources.open(&source.digest, source.size, &source.path)?;
             opened.ok_or_else(|| io::Error::other(format!("its source {} is missing", source.path)))
         };
@@ -192,7 +204,8 @@ impl Group {
                 let buffers = (&mut workspace.source, &mut workspace.output);
                 self.give(target, Segments::new(patch, target.length(), old, buffers), &mut take)?;
             } else {
-                let copies = Copies::new(patch, target.length(), open).map_err(|error| self.unusable(error))?;
+                let copies = Copies::new(patch, target.length(), open)
+                    .map_err(|error| self.unusable(error))?;
                 self.give(target, BufReader::with_capacity(COPIED, copies), &mut take)?;
             }
         }
@@ -206,11 +219,17 @@ impl Group {
         mut form: impl BufRead,
         take: &mut impl FnMut(&Target, &mut dyn BufRead) -> Result<(), E>,
     ) -> Result<(), E> {
-        let Some(Inside { corrections: length, .. }) = target.inside else { return take(target, &mut form) };
+        let Some(Inside { corrections: length, .. }) = target.inside else {
+            return take(target, &mut form);
+        };
         let mut corrections = Vec::new();
-        let read = form.by_ref().take(length.min(gzip::MAX_CORRECTIONS as u64)).read_to_end(&mut corrections);
+        let read = form
+            .by_ref()
+            .take(length.min(gzip::MAX_CORRECTIONS as u64))
+            .read_to_end(&mut corrections);
         read.map_err(|error| self.unusable(error))?;
-        let mut rebuilding = Rebuilding::new(&corrections, form).map_err(|error| self.unusable(error))?;
+        let mut rebuilding =
+            Rebuilding::new(&corrections, form).map_err(|error| self.unusable(error))?;
         take(target, &mut rebuilding)
     }
 
@@ -224,12 +243,14 @@ impl Group {
             let missing = || self.unusable(format!("its source {path} is missing"));
             let Some(length) = plain else {
                 let before = all.len() as u64;
-                if !sources.append(digest, *size, path, all)? || all.len() as u64 - before != *size {
+                if !sources.append(digest, *size, path, all)? || all.len() as u64 - before != *size
+                {
                     return Err(missing());
                 }
                 continue;
             };
-            let bytes = sources.read(digest, *size, path)?.filter(|bytes| bytes.len() as u64 == *size);
+            let bytes =
+                sources.read(digest, *size, path)?.filter(|bytes| bytes.len() as u64 == *size);
             let before = all.len() as u64;
             let inside = gzip::gunzip(&bytes.ok_or_else(missing)?[..], *length).read_to_end(all);
             inside.map_err(|error| self.unusable(error))?;
@@ -283,7 +304,8 @@ impl<R: Read> BufRead for Rebuilding<'_, R> {
         while self.given == self.ready.len() {
             let Some(mut rebuild) = self.rebuild.take() else { break };
             let length = self.plain.read(&mut plain)?;
-            let wrong = |error: gzip::RebuildError| io::Error::new(io::ErrorKind::InvalidData, error);
+            let wrong =
+                |error: gzip::RebuildError| io::Error::new(io::ErrorKind::InvalidData, error);
             if length == 0 {
                 rebuild.finish().map_err(wrong)?;
             } else {

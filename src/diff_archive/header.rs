@@ -107,13 +107,16 @@ impl Header {
             rebuild_ms: 0,
             room: room(&changed.entries),
         };
-        for inside in groups.iter().flat_map(|group| &group.targets).filter_map(|target| target.inside) {
+        for inside in
+            groups.iter().flat_map(|group| &group.targets).filter_map(|target| target.inside)
+        {
             header.rebuilt += 1;
             header.rebuilt_bytes = header.rebuilt_bytes.saturating_add(inside.plain);
         }
         for content in changed.whole() {
             header.whole += 1;
-            header.whole_bytes = header.whole_bytes.saturating_add(content.file().map_or(0, |(size, _)| size));
+            header.whole_bytes =
+                header.whole_bytes.saturating_add(content.file().map_or(0, |(size, _)| size));
         }
         header
     }

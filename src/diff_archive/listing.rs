@@ -73,7 +73,8 @@ impl Listing {
 
     /// The same, with what the rebuilding of compressed files costs.
     pub(super) fn costing(mut self, cost: u64) -> Self {
-        self.header.rebuild_ms = u64::try_from(u128::from(cost) * 1000 / u128::from(REBUILD_RATE)).unwrap_or(u64::MAX);
+        self.header.rebuild_ms =
+            u64::try_from(u128::from(cost) * 1000 / u128::from(REBUILD_RATE)).unwrap_or(u64::MAX);
         self
     }
 
@@ -117,7 +118,9 @@ impl Listing {
             .apply(&self.removed, &self.changed.entries)
             .map_err(|e| ArchiveError::Listing(format!("it does not fit its base: {e}")))?;
         if target.id() != self.header.target {
-            return Err(ArchiveError::Listing("it does not make the generation that it names".to_owned()));
+            return Err(ArchiveError::Listing(
+                "it does not make the generation that it names".to_owned(),
+            ));
         }
         Ok(target)
     }
@@ -139,7 +142,9 @@ impl Listing {
     pub(super) fn write(&self, mut to: impl Write) -> Result<(), ArchiveError> {
         let mut text = self.header.to_toml()?.into_bytes();
         own_member(&mut to, "header.toml", &text)?;
-        for (name, entries) in [("removed.mtree", &self.removed), ("changed.mtree", &self.changed.entries)] {
+        for (name, entries) in
+            [("removed.mtree", &self.removed), ("changed.mtree", &self.changed.entries)]
+        {
             text.clear();
             manifest::write_entries(entries, &mut text)?;
             own_member(&mut to, name, &text)?;
@@ -185,13 +190,17 @@ impl Listing {
     }
 
     /// Reads the members of the first frame.
-    pub(super) fn read(input: &mut Input<impl Read>, limits: &Limits) -> Result<Self, ArchiveError> {
+    pub(super) fn read(
+        input: &mut Input<impl Read>,
+        limits: &Limits,
+    ) -> Result<Self, ArchiveError> {
         let mut text = Vec::new();
         input.own("header.toml", limits.header)?.read_to_end(&mut text)?;
         let header = Header::parse(&text)?;
         let mut fragment = |name| {
             let content = input.own(name, limits.text)?;
-            let entries = manifest::parse_entries(std::io::BufReader::with_capacity(128 << 10, content));
+            let entries =
+                manifest::parse_entries(std::io::BufReader::with_capacity(128 << 10, content));
             entries.map_err(|e| ArchiveError::Listing(format!("{name}: {e}")))
         };
         let removed = fragment("removed.mtree")?;
@@ -204,7 +213,9 @@ impl Listing {
         // That nothing else says; where nothing is rebuilt there is none.
         listing.header.rebuild_ms = if header.rebuilt > 0 { header.rebuild_ms } else { 0 };
         if listing.header != header {
-            return Err(ArchiveError::Listing("header.toml does not count what the listing holds".to_owned()));
+            return Err(ArchiveError::Listing(
+                "header.toml does not count what the listing holds".to_owned(),
+            ));
         }
         Ok(listing)
     }
@@ -283,7 +294,11 @@ fn check(
 }
 
 /// The contents that are known or patched, each of which must be of a changed entry, and only once.
-fn absent(sizes: &HashMap<Digest, u64>, known: &[Known], groups: &[Group]) -> Result<HashSet<Digest>, ArchiveError> {
+fn absent(
+    sizes: &HashMap<Digest, u64>,
+    known: &[Known],
+    groups: &[Group],
+) -> Result<HashSet<Digest>, ArchiveError> {
     let invalid = |why: String| Err(ArchiveError::Listing(why));
     if !known.is_sorted_by(|a, b| a.digest < b.digest) {
         return invalid("the known contents are not in order".to_owned());
@@ -299,7 +314,8 @@ fn absent(sizes: &HashMap<Digest, u64>, known: &[Known], groups: &[Group]) -> Re
     if !groups.is_sorted_by_key(|group| group.kind == Kind::Copies) {
         return invalid("a group that copies stands before one that does not".to_owned());
     }
-    let targets = groups.iter().flat_map(|group| &group.targets).map(|target| (target.digest, target.size));
+    let targets =
+        groups.iter().flat_map(|group| &group.targets).map(|target| (target.digest, target.size));
     let mut absent = HashSet::new();
     for (digest, size) in known.iter().map(|known| (known.digest, known.size)).chain(targets) {
         if sizes.get(&digest) != Some(&size) {
@@ -375,13 +391,17 @@ fn parse_group(words: Words<'_, '_>) -> Option<Group> {
     let (number, patch_length) = (parse_number(words)?, parse_number(words)?);
     let kind = match words.next() {
         None => Kind::Prefix,
-        Some(word) => std::str::from_utf8(word).ok()?.parse().ok().filter(|kind| *kind != Kind::Prefix)?,
+        Some(word) => {
+            std::str::from_utf8(word).ok()?.parse().ok().filter(|kind| *kind != Kind::Prefix)?
+        }
     };
     Some(Group { number, kind, patch_length, sources: Vec::new(), targets: Vec::new() })
 }
 
 /// Digits in their one form: no sign, no leading zero.
-pub(super) fn parse_number<'w>(words: &mut (impl Iterator<Item = &'w [u8]> + ?Sized)) -> Option<u64> {
+pub(super) fn parse_number<'w>(
+    words: &mut (impl Iterator<Item = &'w [u8]> + ?Sized),
+) -> Option<u64> {
     let text = std::str::from_utf8(words.next()?).ok()?;
     let number: u64 = text.parse().ok()?;
     (number.to_string() == text).then_some(number)

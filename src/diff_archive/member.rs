@@ -227,7 +227,9 @@ fn decimal(time: Mtime) -> String {
         Mtime { seconds, nanos: 0 } => return seconds.to_string(),
         Mtime { seconds, nanos } if seconds >= 0 => format!("{seconds}.{nanos:09}"),
         // -2 s + 0.25 s is -1.75 s.
-        Mtime { seconds, nanos } => format!("-{}.{:09}", (seconds + 1).unsigned_abs(), 1_000_000_000 - nanos),
+        Mtime { seconds, nanos } => {
+            format!("-{}.{:09}", (seconds + 1).unsigned_abs(), 1_000_000_000 - nanos)
+        }
     };
     text.trim_end_matches('0').to_owned()
 }
@@ -269,7 +271,8 @@ mod tests {
             let mut draft = Draft::new(b"x".to_vec(), EntryType::Regular);
             draft.pax(b"path", &vec![b'v'; length]);
             let digits = draft.records.split(|b| *b == b' ').next().expect("a first field");
-            let counted: usize = std::str::from_utf8(digits).expect("digits").parse().expect("a number");
+            let counted: usize =
+                std::str::from_utf8(digits).expect("digits").parse().expect("a number");
             assert_eq!(counted, draft.records.len());
         }
     }

@@ -66,14 +66,25 @@ pub trait Sources: Sync {
     fn read(&self, digest: &Digest, size: u64, path: &TreePath) -> io::Result<Option<Vec<u8>>>;
 
     /// The same behind what `to` holds; false where it is not there, and what was appended then means nothing.
-    fn append(&self, digest: &Digest, size: u64, path: &TreePath, to: &mut Vec<u8>) -> io::Result<bool> {
+    fn append(
+        &self,
+        digest: &Digest,
+        size: u64,
+        path: &TreePath,
+        to: &mut Vec<u8>,
+    ) -> io::Result<bool> {
         let read = self.read(digest, size, path)?;
         read.iter().for_each(|bytes| to.extend_from_slice(bytes));
         Ok(read.is_some())
     }
 
     /// The same, to be read piece by piece.
-    fn open(&self, digest: &Digest, size: u64, path: &TreePath) -> io::Result<Option<Box<dyn ReadAt + '_>>> {
+    fn open(
+        &self,
+        digest: &Digest,
+        size: u64,
+        path: &TreePath,
+    ) -> io::Result<Option<Box<dyn ReadAt + '_>>> {
         Ok(self.read(digest, size, path)?.map(|bytes| Box::new(bytes) as Box<dyn ReadAt>))
     }
 }
@@ -90,13 +101,20 @@ pub struct BaseAndTarget<'a> {
 
 impl Sources for BaseAndTarget<'_> {
     fn read(&self, digest: &Digest, size: u64, path: &TreePath) -> io::Result<Option<Vec<u8>>> {
-        let Some(entry) = self.named(digest, size, path) else { return self.base.read(digest, size, path) };
+        let Some(entry) = self.named(digest, size, path) else {
+            return self.base.read(digest, size, path);
+        };
         let mut bytes = Vec::new();
         io::Read::read_to_end(&mut io::Read::take(self.content.open(entry)?, size), &mut bytes)?;
         Ok(Some(bytes))
     }
 
-    fn open(&self, digest: &Digest, size: u64, path: &TreePath) -> io::Result<Option<Box<dyn ReadAt + '_>>> {
+    fn open(
+        &self,
+        digest: &Digest,
+        size: u64,
+        path: &TreePath,
+    ) -> io::Result<Option<Box<dyn ReadAt + '_>>> {
         match self.named(digest, size, path) {
             None => self.base.open(digest, size, path),
             Some(_) => Ok(self.read(digest, size, path)?.map(|bytes| Box::new(bytes) as _)),

@@ -6,7 +6,9 @@ use std::io::{BufRead, Read};
 use crate::diff_archive::frames::{Compression, Decoder};
 use crate::diff_archive::group::Group;
 use crate::diff_archive::listing::{Expected, Listing};
-use crate::diff_archive::member::{content_header, entry_header, link_target, own_header, patch_name};
+use crate::diff_archive::member::{
+    content_header, entry_header, link_target, own_header, patch_name,
+};
 use crate::diff_archive::tar_input::{Content, Input};
 use crate::diff_archive::{ArchiveError, Limits};
 use crate::entry::Entry;
@@ -24,7 +26,11 @@ pub enum Member<'a> {
 }
 
 /// Reads the listing from the first frame of a diff, fetched by itself.
-pub fn read_listing(first_frame: &[u8], compression: Compression, limits: &Limits) -> Result<Listing, ArchiveError> {
+pub fn read_listing(
+    first_frame: &[u8],
+    compression: Compression,
+    limits: &Limits,
+) -> Result<Listing, ArchiveError> {
     let mut input = Input::new(Decoder::new(compression, first_frame)?);
     let listing = Listing::read(&mut input, limits)?;
     input.nothing_more()?;
@@ -47,7 +53,11 @@ impl<'l, R: BufRead> Reader<'l, R> {
     }
 
     /// Goes on behind the first frame of an archive, whose `listing` is known from that.
-    pub fn after(listing: &'l Listing, from: R, compression: Compression) -> Result<Self, ArchiveError> {
+    pub fn after(
+        listing: &'l Listing,
+        from: R,
+        compression: Compression,
+    ) -> Result<Self, ArchiveError> {
         let input = Input::new(Decoder::new(compression, from)?);
         Ok(Reader { input, listing: Cow::Borrowed(listing), next: 0 })
     }
@@ -70,7 +80,9 @@ impl<'l, R: BufRead> Reader<'l, R> {
         };
         self.next += 1;
         match expected {
-            Expected::Itself(entry) => read_entry(&mut self.input, entry, &content_header(entry)).map(Some),
+            Expected::Itself(entry) => {
+                read_entry(&mut self.input, entry, &content_header(entry)).map(Some)
+            }
             Expected::Link(entry) => {
                 self.input.member(&entry_header(entry), 0, || entry.path.to_string())?;
                 Ok(Some(Member::Plain(entry)))
@@ -79,8 +91,11 @@ impl<'l, R: BufRead> Reader<'l, R> {
                 let name = patch_name(group.number);
                 let header = own_header(&name, group.patch_length);
                 // The listing has held the length to what a patch may have.
-                let mut patch = Vec::with_capacity(usize::try_from(group.patch_length).unwrap_or(0));
-                self.input.member(&header, group.patch_length, || name.clone())?.read_to_end(&mut patch)?;
+                let mut patch =
+                    Vec::with_capacity(usize::try_from(group.patch_length).unwrap_or(0));
+                self.input
+                    .member(&header, group.patch_length, || name.clone())?
+                    .read_to_end(&mut patch)?;
                 Ok(Some(Member::Patch(group, patch)))
             }
         }
@@ -95,8 +110,15 @@ pub struct FullReader<'m, R: BufRead> {
 
 impl<'m, R: BufRead> FullReader<'m, R> {
     /// Prepares to read the archive of `manifest`.
-    pub fn open(from: R, compression: Compression, manifest: &'m Manifest) -> Result<Self, ArchiveError> {
-        Ok(FullReader { input: Input::new(Decoder::new(compression, from)?), entries: manifest.entries().iter() })
+    pub fn open(
+        from: R,
+        compression: Compression,
+        manifest: &'m Manifest,
+    ) -> Result<Self, ArchiveError> {
+        Ok(FullReader {
+            input: Input::new(Decoder::new(compression, from)?),
+            entries: manifest.entries().iter(),
+        })
     }
 
     /// The next member; `None` once the archive has come to its end in order.

@@ -10,7 +10,11 @@ use crate::entry::Entry;
 ///
 /// What cannot be read serves nothing, here: whoever needs it finds out why. Digests are checked where a content
 /// is used.
-pub fn pair_by_content<'m>(pairing: Pairing<'m>, sources: &dyn Sources, content: &dyn Content) -> Pairing<'m> {
+pub fn pair_by_content<'m>(
+    pairing: Pairing<'m>,
+    sources: &dyn Sources,
+    content: &dyn Content,
+) -> Pairing<'m> {
     let old = |entry: &Entry| {
         let (size, digest) = entry.file()?;
         let file = sources.open(&digest, size, &entry.path).ok()??;

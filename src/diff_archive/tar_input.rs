@@ -32,13 +32,19 @@ impl<R: Read> Input<R> {
         self.skip()?;
         let mut block = [0; 512];
         self.from.read_exact(&mut block).map_err(cut)?;
-        let wrong = || ArchiveError::Member { name: name.to_owned(), why: "it does not come where it has to" };
+        let wrong = || ArchiveError::Member {
+            name: name.to_owned(),
+            why: "it does not come where it has to",
+        };
         let size = Header::from_byte_slice(&block).entry_size().map_err(|_| wrong())?;
         if own_header(name, size) != block {
             return Err(wrong());
         }
         if size > limit {
-            return Err(ArchiveError::Member { name: name.to_owned(), why: "it is larger than it may be" });
+            return Err(ArchiveError::Member {
+                name: name.to_owned(),
+                why: "it is larger than it may be",
+            });
         }
         Ok(self.content(size))
     }
@@ -49,13 +55,21 @@ impl<R: Read> Input<R> {
     }
 
     /// The content, of `size` bytes, of the member whose header is `header`, which has to come next.
-    pub fn member(&mut self, header: &[u8], size: u64, name: impl Fn() -> String) -> Result<Content<'_>, ArchiveError> {
+    pub fn member(
+        &mut self,
+        header: &[u8],
+        size: u64,
+        name: impl Fn() -> String,
+    ) -> Result<Content<'_>, ArchiveError> {
         self.skip()?;
         let mut found = [0; 512];
         for block in header.chunks(found.len()) {
             self.from.read_exact(&mut found).map_err(cut)?;
             if found != block {
-                return Err(ArchiveError::Member { name: name(), why: "it does not come where the listing has it" });
+                return Err(ArchiveError::Member {
+                    name: name(),
+                    why: "it does not come where the listing has it",
+                });
             }
         }
         Ok(self.content(size))
@@ -127,5 +141,9 @@ impl Read for Content<'_> {
 }
 
 fn cut(error: io::Error) -> ArchiveError {
-    if error.kind() == io::ErrorKind::UnexpectedEof { ArchiveError::CutOff } else { ArchiveError::Io(error) }
+    if error.kind() == io::ErrorKind::UnexpectedEof {
+        ArchiveError::CutOff
+    } else {
+        ArchiveError::Io(error)
+    }
 }

@@ -25,7 +25,12 @@ pub(crate) fn name() -> ImageName {
     "node".parse().expect("a good name")
 }
 
-pub(crate) fn build(base: &Tree, target: &Tree, deltas: bool, compression: Compression) -> (Vec<u8>, Written) {
+pub(crate) fn build(
+    base: &Tree,
+    target: &Tree,
+    deltas: bool,
+    compression: Compression,
+) -> (Vec<u8>, Written) {
     build_with(base, target, deltas.then_some(Effort::Fast), compression)
 }
 
@@ -35,7 +40,12 @@ fn pairs_of<'m>(base: &'m Tree, target: &'m Tree, effort: Effort, opening: Openi
 }
 
 /// Without an effort, without deltas.
-fn build_with(base: &Tree, target: &Tree, effort: Option<Effort>, compression: Compression) -> (Vec<u8>, Written) {
+fn build_with(
+    base: &Tree,
+    target: &Tree,
+    effort: Option<Effort>,
+    compression: Compression,
+) -> (Vec<u8>, Written) {
     let spool = tempfile::tempfile().expect("a spool");
     let opening = |effort: Effort| Opening { gain: 0, ..effort.opening() };
     let pair = (&base.manifest, &target.manifest);
@@ -46,7 +56,8 @@ fn build_with(base: &Tree, target: &Tree, effort: Option<Effort>, compression: C
     });
     let mut bytes = Vec::new();
     let options = Options::new(compression, Effort::Fast, None);
-    let written = write_diff(pair, &name(), target, deltas, options, &mut bytes, &Silent).expect("writes");
+    let written =
+        write_diff(pair, &name(), target, deltas, options, &mut bytes, &Silent).expect("writes");
     (bytes, written)
 }
 
@@ -73,12 +84,13 @@ fn receive(bytes: &[u8], compression: Compression, base: &Tree) -> HashMap<Diges
                     contents: contents.clone().into_iter().chain(base.contents.clone()).collect(),
                     ..base.clone()
                 };
-                let made = group.make(&patch, &both, &mut Workspace::default(), |target, content| {
-                    let mut bytes = Vec::new();
-                    content.read_to_end(&mut bytes)?;
-                    contents.insert(target.digest, bytes);
-                    Ok::<_, ArchiveError>(())
-                });
+                let made =
+                    group.make(&patch, &both, &mut Workspace::default(), |target, content| {
+                        let mut bytes = Vec::new();
+                        content.read_to_end(&mut bytes)?;
+                        contents.insert(target.digest, bytes);
+                        Ok::<_, ArchiveError>(())
+                    });
                 made.expect("patches");
             }
         }
@@ -92,7 +104,9 @@ fn check_pair(base: &Tree, target: &Tree) {
 
 fn check_pair_in(base: &Tree, target: &Tree, compressions: &[Compression]) {
     let efforts = [None, Some(Effort::Fast), Some(Effort::Normal), Some(Effort::Best)];
-    for (&compression, effort) in compressions.iter().flat_map(|one| efforts.map(|effort| (one, effort))) {
+    for (&compression, effort) in
+        compressions.iter().flat_map(|one| efforts.map(|effort| (one, effort)))
+    {
         let (bytes, written) = build_with(base, target, effort, compression);
         assert_eq!((written.size, written.sha256), (bytes.len() as u64, Digest::of(&bytes)));
         let first = &bytes[..written.first_frame.length as usize];
@@ -104,7 +118,8 @@ fn check_pair_in(base: &Tree, target: &Tree, compressions: &[Compression]) {
             assert_eq!(contents[&digest], target.contents[&digest]);
         }
         let both = BaseAndTarget { base, target: &target.manifest, content: target };
-        verify_diff(&bytes[..], compression, &Limits::default(), Some(&both), &Silent).expect("verifies");
+        verify_diff(&bytes[..], compression, &Limits::default(), Some(&both), &Silent)
+            .expect("verifies");
         check_places(&bytes, compression, &written, target);
     }
 }
@@ -114,9 +129,15 @@ fn check_places(bytes: &[u8], compression: Compression, written: &Written, targe
         let place = record.place;
         let frame = &bytes[place.frame_offset as usize..][..place.frame_length as usize];
         let mut raw = Vec::new();
-        Decoder::new(compression, frame).expect("opens").read_to_end(&mut raw).expect("one whole frame");
+        Decoder::new(compression, frame)
+            .expect("opens")
+            .read_to_end(&mut raw)
+            .expect("one whole frame");
         if place.group.is_none() {
-            assert_eq!(raw[place.offset as usize..][..record.size as usize], target.contents[&record.digest]);
+            assert_eq!(
+                raw[place.offset as usize..][..record.size as usize],
+                target.contents[&record.digest]
+            );
         }
     }
 }
@@ -133,7 +154,8 @@ fn the_same_pair_gives_the_same_bytes_on_any_number_of_processors() {
     let (base, target) = rich_pair();
     for compression in Compression::ALL {
         let on = |threads| {
-            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("a pool");
+            let pool =
+                rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("a pool");
             pool.install(|| build(&base, &target, true, compression).0)
         };
         assert_eq!(on(1), on(3));
@@ -146,7 +168,8 @@ fn full_archives_come_back_whole() {
     for compression in Compression::ALL {
         let mut bytes = Vec::new();
         let options = Options::new(compression, Effort::Fast, None);
-        let written = write_full(&target.manifest, &target, options, &mut bytes, &Silent).expect("writes");
+        let written =
+            write_full(&target.manifest, &target, options, &mut bytes, &Silent).expect("writes");
         assert_eq!((written.size, written.sha256), (bytes.len() as u64, Digest::of(&bytes)));
         verify_full(&bytes[..], compression, &target.manifest, &Silent).expect("verifies");
         assert!(verify_full(&bytes[..], compression, &base.manifest, &Silent).is_err());
@@ -157,15 +180,20 @@ fn full_archives_come_back_whole() {
 #[test]
 fn a_file_that_changes_while_it_is_read_fails_by_name() {
     let (base, target) = rich_pair();
-    let changes: [fn(&mut Vec<u8>); 3] = [|bytes| bytes.push(1), |bytes| bytes.truncate(9), |bytes| bytes[0] ^= 1];
+    let changes: [fn(&mut Vec<u8>); 3] =
+        [|bytes| bytes.push(1), |bytes| bytes.truncate(9), |bytes| bytes[0] ^= 1];
     for change in changes {
         let mut changed = target.clone();
-        let (_, digest) =
-            target.manifest.get(&TreePath::new("big").expect("good")).and_then(Entry::file).expect("there");
+        let (_, digest) = target
+            .manifest
+            .get(&TreePath::new("big").expect("good"))
+            .and_then(Entry::file)
+            .expect("there");
         change(changed.contents.get_mut(&digest).expect("there"));
         let pair = (&base.manifest, &target.manifest);
         let options = Options::new(Compression::Zstd, Effort::Fast, None);
-        let error = write_diff(pair, &name(), &changed, None, options, io::sink(), &Silent).expect_err("fails");
+        let error = write_diff(pair, &name(), &changed, None, options, io::sink(), &Silent)
+            .expect_err("fails");
         assert_eq!(error.to_string(), "/big changed while it was read");
     }
 }
@@ -174,11 +202,16 @@ fn a_file_that_changes_while_it_is_read_fails_by_name() {
 fn a_large_file_is_compressed_straight_into_the_archive() {
     let (mut old, mut new) = (Builder::default(), Builder::default());
     old.file(b"x", meta(0o644, 1, 0), b"x");
-    new.file(b"a", meta(0o644, 1, 0), b"before").file(b"large", meta(0o644, 1, 0), &vec![7; 40 << 20]);
+    new.file(b"a", meta(0o644, 1, 0), b"before").file(
+        b"large",
+        meta(0o644, 1, 0),
+        &vec![7; 40 << 20],
+    );
     new.file(b"z", meta(0o644, 1, 0), b"after");
     let (base, target) = (old.tree(), new.tree());
     let (bytes, written) = build(&base, &target, true, Compression::Zstd);
-    verify_diff(&bytes[..], Compression::Zstd, &Limits::default(), Some(&base), &Silent).expect("verifies");
+    verify_diff(&bytes[..], Compression::Zstd, &Limits::default(), Some(&base), &Silent)
+        .expect("verifies");
     check_places(&bytes, Compression::Zstd, &written, &target);
 }
 
@@ -186,7 +219,11 @@ fn a_large_file_is_compressed_straight_into_the_archive() {
 fn many_small_frames_keep_their_order() {
     let mut builder = Builder::default();
     for n in 0..600u32 {
-        builder.file(format!("dir-{}/file-{n}", n % 7).as_bytes(), meta(0o644, 1, 0), &noise(n + 1, 40_000));
+        builder.file(
+            format!("dir-{}/file-{n}", n % 7).as_bytes(),
+            meta(0o644, 1, 0),
+            &noise(n + 1, 40_000),
+        );
     }
     check_pair(&Builder::default().file(b"x", meta(0, 0, 0), b"x").tree(), &builder.tree());
 }
@@ -195,31 +232,34 @@ fn many_small_frames_keep_their_order() {
 fn any_tree() -> impl Strategy<Value = Tree> {
     let names = ["a", "b", "b-1.0", "c/a", "c/b-2.0", "c/d/e", "f", "g/h"];
     let node = (0..6u8, 0..5u32, 0..3i64);
-    let links = prop::option::weighted(0.5, prop::sample::subsequence(vec!["f", "l1", "l2", "l3"], 2..=4));
-    (prop::collection::btree_map(prop::sample::select(names.to_vec()), node, 0..8), links).prop_map(|(nodes, links)| {
-        let mut builder = Builder::default();
-        builder.put(b"", meta(0o755, 0, 0), None);
-        for (path, (kind, content, time)) in nodes {
-            // A name that others lie below stays a directory.
-            let path = path.as_bytes();
-            let time = meta(0o644, time, 0);
-            match kind {
-                0 => builder.put(path, time, Some(LeafKind::Fifo)),
-                1 => builder.put(
-                    path,
-                    Meta { mode: 0o777, ..time },
-                    Some(LeafKind::Symlink { target: b"x".as_slice().into() }),
-                ),
-                2 => builder.file(path, time, &noise(content, content as usize)),
-                _ => builder.file(path, time, &[noise(99, 3000), noise(content, 9)].concat()),
-            };
-        }
-        if let Some(links) = links {
-            let links: Vec<&[u8]> = links.iter().map(|link| link.as_bytes()).collect();
-            builder.file(links[0], meta(0o600, 3, 0), b"linked").link(&links);
-        }
-        builder.tree()
-    })
+    let links =
+        prop::option::weighted(0.5, prop::sample::subsequence(vec!["f", "l1", "l2", "l3"], 2..=4));
+    (prop::collection::btree_map(prop::sample::select(names.to_vec()), node, 0..8), links).prop_map(
+        |(nodes, links)| {
+            let mut builder = Builder::default();
+            builder.put(b"", meta(0o755, 0, 0), None);
+            for (path, (kind, content, time)) in nodes {
+                // A name that others lie below stays a directory.
+                let path = path.as_bytes();
+                let time = meta(0o644, time, 0);
+                match kind {
+                    0 => builder.put(path, time, Some(LeafKind::Fifo)),
+                    1 => builder.put(
+                        path,
+                        Meta { mode: 0o777, ..time },
+                        Some(LeafKind::Symlink { target: b"x".as_slice().into() }),
+                    ),
+                    2 => builder.file(path, time, &noise(content, content as usize)),
+                    _ => builder.file(path, time, &[noise(99, 3000), noise(content, 9)].concat()),
+                };
+            }
+            if let Some(links) = links {
+                let links: Vec<&[u8]> = links.iter().map(|link| link.as_bytes()).collect();
+                builder.file(links[0], meta(0o600, 3, 0), b"linked").link(&links);
+            }
+            builder.tree()
+        },
+    )
 }
 
 proptest! {
@@ -238,8 +278,16 @@ fn a_spool_that_fails_is_named() {
     let pair = (&base.manifest, &target.manifest);
     let (effort, opening) = (Effort::Fast, Effort::Fast.opening());
     let pairs = pairs_of(&base, &target, effort, opening);
-    let deltas = Some(Deltas { sources: &base, pairs: &pairs, spool: &spool, effort, opening, depth: &|_| 0 });
+    let deltas = Some(Deltas {
+        sources: &base,
+        pairs: &pairs,
+        spool: &spool,
+        effort,
+        opening,
+        depth: &|_| 0,
+    });
     let options = Options::new(Compression::Zstd, Effort::Fast, None);
-    let error = write_diff(pair, &name(), &target, deltas, options, io::sink(), &Silent).expect_err("fails");
+    let error = write_diff(pair, &name(), &target, deltas, options, io::sink(), &Silent)
+        .expect_err("fails");
     assert!(matches!(error, WriteError::Spool(_)), "{error}");
 }

@@ -35,7 +35,9 @@ pub fn verify_diff(
                 let weight = group.weight(&patch);
                 (Piece::Patch(group.clone(), patch), weight)
             }
-            (Member::Whole(entry, mut content), _) if entry.file().is_some_and(|(size, _)| size <= SMALL) => {
+            (Member::Whole(entry, mut content), _)
+                if entry.file().is_some_and(|(size, _)| size <= SMALL) =>
+            {
                 let mut bytes = Vec::new();
                 content.read_to_end(&mut bytes)?;
                 let length = bytes.len() as u64;
@@ -68,7 +70,11 @@ enum Piece {
     Patch(Group, Vec<u8>),
 }
 
-fn check_all(batch: Vec<Piece>, sources: Option<&dyn Sources>, monitor: &dyn Monitor) -> Result<(), ArchiveError> {
+fn check_all(
+    batch: Vec<Piece>,
+    sources: Option<&dyn Sources>,
+    monitor: &dyn Monitor,
+) -> Result<(), ArchiveError> {
     batch.into_par_iter().try_for_each(|piece| {
         let by = match piece {
             Piece::Whole(entry, bytes) => check_whole(&entry, &bytes[..])?,

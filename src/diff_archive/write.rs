@@ -11,7 +11,9 @@ use crate::diff_archive::frame_writer::{Body, Output, Packer, Part};
 use crate::diff_archive::frames::Compression;
 use crate::diff_archive::group::Group;
 use crate::diff_archive::listing::{Expected, Listing};
-use crate::diff_archive::member::{END, content_header, entry_header, link_target, own_header, patch_name};
+use crate::diff_archive::member::{
+    END, content_header, entry_header, link_target, own_header, patch_name,
+};
 use crate::diff_archive::{ArchiveError, Content, Sources};
 use crate::digest::Digest;
 use crate::entry::Entry;
@@ -44,7 +46,9 @@ impl Options {
 
     fn level_of(&self, bytes: u64) -> i32 {
         let little = LITTLE.iter().find(|(most, _)| self.rises && bytes <= *most);
-        little.map_or(self.level, |(_, level)| self.level.max(*level).min(*self.compression.levels().end()))
+        little.map_or(self.level, |(_, level)| {
+            self.level.max(*level).min(*self.compression.levels().end())
+        })
     }
 
     /// The compression.
@@ -107,7 +111,9 @@ pub enum WriteError {
         source: io::Error,
     },
     /// A patch does not make what it was made for.
-    #[error("a delta does not make content {0}: either a file changed while it was read, or this program is wrong")]
+    #[error(
+        "a delta does not make content {0}: either a file changed while it was read, or this program is wrong"
+    )]
     Wrong(String),
     /// The compressor failed.
     #[error("cannot compress: {0}")]
@@ -144,13 +150,22 @@ pub fn write_diff(
         None => Patches::default(),
     };
     let names = (image.clone(), base.id(), target.id());
-    let listing = Listing::new(names, deltas.is_some(), removed, changed, known, groups)?.costing(cost);
+    let listing =
+        Listing::new(names, deltas.is_some(), removed, changed, known, groups)?.costing(cost);
 
     let mut first = Vec::new();
     listing.write(&mut first)?;
     let mut output = Output::new(to);
-    let whole = listing.whole().filter_map(Entry::file).fold(0u64, |sum, (size, _)| sum.saturating_add(size));
-    let packer = Packer { content, compression: options.compression, level: options.level_of(whole), monitor };
+    let whole = listing
+        .whole()
+        .filter_map(Entry::file)
+        .fold(0u64, |sum, (size, _)| sum.saturating_add(size));
+    let packer = Packer {
+        content,
+        compression: options.compression,
+        level: options.level_of(whole),
+        monitor,
+    };
     packer.bytes(&first, &mut output)?;
     drop(first);
     let first_frame = Frame { length: output.length, sha256: output.digest() };
@@ -174,7 +189,8 @@ pub fn write_full(
     monitor: &dyn Monitor,
 ) -> Result<Written, WriteError> {
     monitor.event(Event::Started { job: Job::Write, total: target.bytes() });
-    let packer = Packer { content, compression: options.compression, level: options.level, monitor };
+    let packer =
+        Packer { content, compression: options.compression, level: options.level, monitor };
     let mut output = Output::new(to);
     let mut index = Vec::new();
     // The top begins the archive, in a frame of its own that has a digest in the catalog.
@@ -223,5 +239,9 @@ fn patch_part<'p>(group: &'p Group, offsets: &[u64], spool: &'p File) -> Option<
 /// The bytes of the changed files, each group of links once.
 fn bytes_to_read(changed: &[Entry]) -> u64 {
     let itself = |entry: &&Entry| link_target(entry).is_none();
-    changed.iter().filter(itself).filter_map(Entry::file).fold(0, |sum, (size, _)| sum.saturating_add(size))
+    changed
+        .iter()
+        .filter(itself)
+        .filter_map(Entry::file)
+        .fold(0, |sum, (size, _)| sum.saturating_add(size))
 }

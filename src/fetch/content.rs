@@ -18,7 +18,12 @@ use crate::tree_path::TreePath;
 /// Reads parts of a repository's files.
 pub trait Ranges {
     /// The `length` bytes of `file` from `offset` on. They are not verified: the caller knows their digest.
-    fn range(&self, file: &FileRef, offset: u64, length: u64) -> Result<Box<dyn Read + '_>, FetchError>;
+    fn range(
+        &self,
+        file: &FileRef,
+        offset: u64,
+        length: u64,
+    ) -> Result<Box<dyn Read + '_>, FetchError>;
 }
 
 /// The sources of a group that are fetched are held in memory: the files of an archive that copies them.
@@ -78,7 +83,12 @@ impl Sources for Gathered<'_> {
         }
     }
 
-    fn open(&self, digest: &Digest, size: u64, path: &TreePath) -> io::Result<Option<Box<dyn ReadAt + '_>>> {
+    fn open(
+        &self,
+        digest: &Digest,
+        size: u64,
+        path: &TreePath,
+    ) -> io::Result<Option<Box<dyn ReadAt + '_>>> {
         match self.fetched.get(digest) {
             Some(bytes) => Ok(Some(Box::new(&bytes[..]))),
             None => self.local.open(digest, size, path),
@@ -120,7 +130,14 @@ impl<'s> ContentStore<'s> {
         local: &'s dyn Sources,
     ) -> Self {
         let archives = archives.iter().map(|archive| (&archive.file.file, archive)).collect();
-        ContentStore { index, archives, ranges, local, limits: Limits::default(), groups: RefCell::default() }
+        ContentStore {
+            index,
+            archives,
+            ranges,
+            local,
+            limits: Limits::default(),
+            groups: RefCell::default(),
+        }
     }
 
     /// Gives each of the `wanted` contents (digest and size) to `sink`, in no particular order, and
@@ -128,14 +145,25 @@ impl<'s> ContentStore<'s> {
     ///
     /// Each frame is fetched by one request. Where a place fails the next one is tried; a server that
     /// cannot be reached, a disk that fails here, and a sink that fails, end it.
-    pub fn fetch(&self, wanted: &[(Digest, u64)], sink: &mut Sink<'_>) -> Result<Vec<Missing>, ContentError> {
+    pub fn fetch(
+        &self,
+        wanted: &[(Digest, u64)],
+        sink: &mut Sink<'_>,
+    ) -> Result<Vec<Missing>, ContentError> {
         self.gather(wanted, 0, sink)
     }
 
-    fn gather(&self, wanted: &[(Digest, u64)], depth: u32, sink: &mut Sink<'_>) -> Result<Vec<Missing>, ContentError> {
+    fn gather(
+        &self,
+        wanted: &[(Digest, u64)],
+        depth: u32,
+        sink: &mut Sink<'_>,
+    ) -> Result<Vec<Missing>, ContentError> {
         let mut pending: BTreeMap<Digest, (u64, String)> = wanted
             .iter()
-            .map(|(digest, size)| (*digest, (*size, "the content index does not name it".to_owned())))
+            .map(|(digest, size)| {
+                (*digest, (*size, "the content index does not name it".to_owned()))
+            })
             .collect();
         for turn in 0.. {
             let frames = self.frames(&pending, turn, depth);
@@ -173,17 +201,29 @@ impl<'s> ContentStore<'s> {
     }
 
     /// The frames that hold place number `turn` of each pending content, each in the order of the frame.
-    fn frames(&self, pending: &BTreeMap<Digest, (u64, String)>, turn: usize, depth: u32) -> Frames<'s> {
+    fn frames(
+        &self,
+        pending: &BTreeMap<Digest, (u64, String)>,
+        turn: usize,
+        depth: u32,
+    ) -> Frames<'s> {
         let mut frames = Frames::new();
         for (digest, (size, _)) in pending {
-            let usable = |(file, record): &(&'s RepoPath, &'s crate::diff_archive::content_index::Record)| {
+            let usable = |(file, record): &(
+                &'s RepoPath,
+                &'s crate::diff_archive::content_index::Record,
+            )| {
                 let deep = record.place.group.is_some() && depth >= MAX_DEPTH;
                 record.size == *size && !deep && self.archives.contains_key(*file)
             };
             if let Some((file, record)) = self.index.places(digest).filter(usable).nth(turn) {
                 let place = record.place;
                 let frame = (file, place.frame_offset, place.group);
-                frames.entry(frame).or_default().push(Wanted { digest: *digest, size: *size, place });
+                frames.entry(frame).or_default().push(Wanted {
+                    digest: *digest,
+                    size: *size,
+                    place,
+                });
             }
         }
         for contents in frames.values_mut() {
@@ -192,20 +232,31 @@ impl<'s> ContentStore<'s> {
         frames
     }
 
-    fn open(&self, archive: &Archive, place: &Place) -> Result<Decoder<BufReader<Box<dyn Read + '_>>>, FrameError> {
+    fn open(
+        &self,
+        archive: &Archive,
+        place: &Place,
+    ) -> Result<Decoder<BufReader<Box<dyn Read + '_>>>, FrameError> {
         let range = self.ranges.range(&archive.file, place.frame_offset, place.frame_length)?;
         let range = BufReader::with_capacity(128 << 10, range);
         Ok(Decoder::new(compression(archive)?, range)?)
     }
 
     /// Gives contents that stand whole in one frame.
-    fn whole(&self, archive: &Archive, contents: &[Wanted], sink: &mut Sink<'_>) -> Result<(), FrameError> {
+    fn whole(
+        &self,
+        archive: &Archive,
+        contents: &[Wanted],
+        sink: &mut Sink<'_>,
+    ) -> Result<(), FrameError> {
         let Some(first) = contents.first() else { return Ok(()) };
         let mut frame = self.open(archive, &first.place)?;
         let mut at = 0;
         for wanted in contents {
             let Some(gap) = wanted.place.offset.checked_sub(at) else {
-                return Err(FrameError::Other("the content index names places that overlap".to_owned()));
+                return Err(FrameError::Other(
+                    "the content index names places that overlap".to_owned(),
+                ));
             };
             skip(&mut frame, gap)?;
             give(wanted.digest, wanted.size, &mut frame, sink)?;
@@ -255,7 +306,10 @@ impl<'s> ContentStore<'s> {
             }
         }
         if weight > MAX_GATHERED {
-            return Err(FrameError::Other(format!("delta group {} needs too much that is not here", group.number)));
+            return Err(FrameError::Other(format!(
+                "delta group {} needs too much that is not here",
+                group.number
+            )));
         }
         let mut gathered = Gathered { local: self.local, fetched: HashMap::new() };
         let mut keep = |digest, content: &mut dyn Read| {
@@ -267,9 +321,10 @@ impl<'s> ContentStore<'s> {
         let missing = self.gather(&absent, depth + 1, &mut keep).map_err(FrameError::GivenUp)?;
         match missing.first() {
             None => Ok(gathered),
-            Some(Missing { digest, why }) => {
-                Err(FrameError::Other(format!("source {digest} of delta group {} is missing: {why}", group.number)))
-            }
+            Some(Missing { digest, why }) => Err(FrameError::Other(format!(
+                "source {digest} of delta group {} is missing: {why}",
+                group.number
+            ))),
         }
     }
 
@@ -280,9 +335,14 @@ impl<'s> ContentStore<'s> {
         }
         let frame = &archive.first_frame;
         let mut bytes = Vec::new();
-        self.ranges.range(&archive.file, 0, frame.length)?.take(frame.length).read_to_end(&mut bytes)?;
+        self.ranges
+            .range(&archive.file, 0, frame.length)?
+            .take(frame.length)
+            .read_to_end(&mut bytes)?;
         if Digest::of(&bytes) != frame.sha256 {
-            return Err(FrameError::Other("its first frame is not the one that the catalog names".to_owned()));
+            return Err(FrameError::Other(
+                "its first frame is not the one that the catalog names".to_owned(),
+            ));
         }
         let listing = read_listing(&bytes, compression(archive)?, &self.limits)?;
         let groups: Rc<[Group]> = listing.groups().into();
@@ -293,7 +353,8 @@ impl<'s> ContentStore<'s> {
 
 /// Whether another place would fail for the same reason: also where it is this node's own disk.
 fn is_final(error: &FetchError) -> bool {
-    matches!(error.kind, FetchErrorKind::Unreachable | FetchErrorKind::NoRoom) || error.side == Side::Node
+    matches!(error.kind, FetchErrorKind::Unreachable | FetchErrorKind::NoRoom)
+        || error.side == Side::Node
 }
 
 fn compression(archive: &Archive) -> Result<Compression, FrameError> {
@@ -314,8 +375,14 @@ fn given_up(digest: Digest, source: io::Error) -> FrameError {
 }
 
 /// Gives one content to `sink`, and tells a failure of the frame from one of the sink.
-fn give(digest: Digest, size: u64, frame: &mut dyn Read, sink: &mut Sink<'_>) -> Result<(), FrameError> {
-    let mut content = Verifying { from: frame, left: size, hasher: Some(Hasher::new()), digest, fault: None };
+fn give(
+    digest: Digest,
+    size: u64,
+    frame: &mut dyn Read,
+    sink: &mut Sink<'_>,
+) -> Result<(), FrameError> {
+    let mut content =
+        Verifying { from: frame, left: size, hasher: Some(Hasher::new()), digest, fault: None };
     let taken = sink(digest, &mut content);
     if taken.is_ok() {
         // What the sink has left unread counts as well.
@@ -355,8 +422,13 @@ impl Read for Verifying<'_> {
         }
         let most = usize::try_from(self.left).unwrap_or(usize::MAX).min(buffer.len());
         if most == 0 {
-            let ended = self.left == 0 && self.hasher.take().is_some_and(|hasher| hasher.finish() != self.digest);
-            return if ended { Err(self.fail(format!("content {} has another digest", self.digest))) } else { Ok(0) };
+            let ended = self.left == 0
+                && self.hasher.take().is_some_and(|hasher| hasher.finish() != self.digest);
+            return if ended {
+                Err(self.fail(format!("content {} has another digest", self.digest)))
+            } else {
+                Ok(0)
+            };
         }
         match self.from.read(&mut buffer[..most]) {
             Ok(0) => Err(self.fail("the frame is cut off".to_owned())),

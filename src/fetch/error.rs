@@ -46,14 +46,28 @@ pub struct FetchError {
 
 impl FetchError {
     /// An error about `what`, an URL or a path, for the reason `why`: lower case, no full stop.
-    pub fn new(kind: FetchErrorKind, side: Side, what: impl fmt::Display, why: impl fmt::Display) -> Self {
+    pub fn new(
+        kind: FetchErrorKind,
+        side: Side,
+        what: impl fmt::Display,
+        why: impl fmt::Display,
+    ) -> Self {
         FetchError { kind, side, what: Some(what.to_string()), why: why.to_string() }
     }
 
     /// A call on this node's own files that failed while it did `doing` for `what`.
-    pub fn local(what: impl fmt::Display, doing: impl fmt::Display, error: impl Into<io::Error>) -> Self {
+    pub fn local(
+        what: impl fmt::Display,
+        doing: impl fmt::Display,
+        error: impl Into<io::Error>,
+    ) -> Self {
         let error = error.into();
-        FetchError::new(local_kind(&error), Side::Node, what, format_args!("cannot {doing}: {error}"))
+        FetchError::new(
+            local_kind(&error),
+            Side::Node,
+            what,
+            format_args!("cannot {doing}: {error}"),
+        )
     }
 
     /// The same in the spool.
@@ -65,14 +79,23 @@ impl FetchError {
 
     /// The spool has no room, for the reason `why`.
     pub(super) fn no_room(why: impl fmt::Display) -> Self {
-        FetchError { kind: FetchErrorKind::NoRoom, side: Side::Node, what: None, why: why.to_string() }
+        FetchError {
+            kind: FetchErrorKind::NoRoom,
+            side: Side::Node,
+            what: None,
+            why: why.to_string(),
+        }
     }
 
     /// The same error, as one about `what` if it was about the spool.
     pub(super) fn about(self, what: &str) -> Self {
         match self.what {
             Some(_) => self,
-            None => FetchError { what: Some(what.to_owned()), why: format!("in the spool, {}", self.why), ..self },
+            None => FetchError {
+                what: Some(what.to_owned()),
+                why: format!("in the spool, {}", self.why),
+                ..self
+            },
         }
     }
 

@@ -96,7 +96,12 @@ impl Repository {
     /// Prepares to fetch files of `layer` from the repository at `url`; asks the server nothing yet.
     ///
     /// Without a spool of the caller's a temporary one is made, and removed in the end.
-    pub fn open(url: &RepoUrl, layer: &Layer, options: &Options, spool: Option<Spool>) -> Result<Self, FetchError> {
+    pub fn open(
+        url: &RepoUrl,
+        layer: &Layer,
+        options: &Options,
+        spool: Option<Spool>,
+    ) -> Result<Self, FetchError> {
         let (below, url_through) = (layer.place(), url.through());
         let transport: Box<dyn Transport> = match url.place() {
             Place::Http(url) => {
@@ -117,10 +122,20 @@ impl Repository {
 
     /// Prepares to fetch single files from the rsync module, or the directory in one, at `address`, which is known
     /// as `shown`; both end with a slash.
-    pub fn of_module(address: String, shown: String, options: &Options) -> Result<Self, FetchError> {
+    pub fn of_module(
+        address: String,
+        shown: String,
+        options: &Options,
+    ) -> Result<Self, FetchError> {
         let transport = Box::new(Rsync::new(address, shown, options.clone()));
         let (downloading, opened) = (Mutex::new(()), Mutex::new(HashMap::new()));
-        Ok(Repository { transport, options: options.clone(), spool: Spool::temporary()?, downloading, opened })
+        Ok(Repository {
+            transport,
+            options: options.clone(),
+            spool: Spool::temporary()?,
+            downloading,
+            opened,
+        })
     }
 
     /// The catalog, by one request that names the etag of the one that is `known`.
@@ -138,7 +153,12 @@ impl Repository {
         }
     }
 
-    fn unsized_file(&self, file: &str, known: Option<&str>, cap: u64) -> Result<CatalogAnswer, FetchError> {
+    fn unsized_file(
+        &self,
+        file: &str,
+        known: Option<&str>,
+        cap: u64,
+    ) -> Result<CatalogAnswer, FetchError> {
         let address = self.transport.address(file);
         let mut patience = Patience::new(&self.options);
         loop {
@@ -170,7 +190,12 @@ impl Repository {
     ///
     /// These see it from the moment at which it begins to come, and its end once it was verified; where this
     /// fails, they fail.
-    pub fn file_into(&self, readers: &Arriving, file: &FileRef, monitor: &dyn Monitor) -> Result<(), FetchError> {
+    pub fn file_into(
+        &self,
+        readers: &Arriving,
+        file: &FileRef,
+        monitor: &dyn Monitor,
+    ) -> Result<(), FetchError> {
         let _fetching = readers.fetching();
         self.download(file, Some(readers), Some(monitor)).map_err(|e| self.about(file, e))?;
         readers.verified(file.size);
@@ -202,7 +227,13 @@ impl Repository {
         &self.spool
     }
 
-    fn memory(&self, file: &FileRef, length: u64, cap: u64, sha256: Digest) -> Result<Vec<u8>, FetchError> {
+    fn memory(
+        &self,
+        file: &FileRef,
+        length: u64,
+        cap: u64,
+        sha256: Digest,
+    ) -> Result<Vec<u8>, FetchError> {
         if length > cap.min(file.size) {
             let why = format!("it claims {length} bytes where {} are the most", cap.min(file.size));
             let address = self.transport.address(file.file.as_str());
@@ -224,7 +255,8 @@ impl Repository {
     }
 
     fn stretch(&self, file: &FileRef, offset: u64, length: u64) -> Result<Stretch, FetchError> {
-        let opened = self.opened.lock().unwrap_or_else(PoisonError::into_inner).get(&file.sha256).cloned();
+        let opened =
+            self.opened.lock().unwrap_or_else(PoisonError::into_inner).get(&file.sha256).cloned();
         if let Some(opened) = opened {
             return Ok(Stretch::new(opened, offset, length));
         }
@@ -241,9 +273,17 @@ impl Repository {
 
 impl Ranges for Repository {
     /// The bytes are all here before the first one is read: no reader breaks off because of the network.
-    fn range(&self, file: &FileRef, offset: u64, length: u64) -> Result<Box<dyn Read + '_>, FetchError> {
+    fn range(
+        &self,
+        file: &FileRef,
+        offset: u64,
+        length: u64,
+    ) -> Result<Box<dyn Read + '_>, FetchError> {
         if offset.checked_add(length).is_none_or(|end| end > file.size) {
-            let why = format!("bytes {offset} to {offset}+{length} are asked for, the file has {}", file.size);
+            let why = format!(
+                "bytes {offset} to {offset}+{length} are asked for, the file has {}",
+                file.size
+            );
             let address = self.transport.address(file.file.as_str());
             return Err(FetchError::new(FetchErrorKind::Corrupt, Side::Server, address, why));
         }

@@ -17,9 +17,10 @@ pub(super) const PROTECTED: [&str; 7] = [
 ];
 
 pub(super) fn protects(path: &[u8]) -> bool {
-    PROTECTED
-        .iter()
-        .any(|protected| path.strip_prefix(protected.as_bytes()).is_some_and(|rest| rest.is_empty() || rest[0] == b'/'))
+    PROTECTED.iter().any(|protected| {
+        path.strip_prefix(protected.as_bytes())
+            .is_some_and(|rest| rest.is_empty() || rest[0] == b'/')
+    })
 }
 
 /// The agent's own state, then foreign mounts.

@@ -68,7 +68,12 @@ pub struct Builder {
 impl Filter {
     /// Begins with the built-in rules alone.
     pub fn builder() -> Builder {
-        Builder { foreign: Vec::new(), within: TreePath::root(), file_rules: Vec::new(), files: Vec::new() }
+        Builder {
+            foreign: Vec::new(),
+            within: TreePath::root(),
+            file_rules: Vec::new(),
+            files: Vec::new(),
+        }
     }
 
     /// Why `path` is neither to be changed nor to be deleted; `None` where the image decides.
@@ -113,7 +118,10 @@ impl Filter {
 
     /// The same, where paths at which something else is laid over do not come either: with `true` a directory,
     /// over which only another directory comes; else nothing, nor what is below it.
-    pub fn rsync_rules_without<'p>(&self, hidden: impl IntoIterator<Item = (&'p TreePath, bool)>) -> Vec<u8> {
+    pub fn rsync_rules_without<'p>(
+        &self,
+        hidden: impl IntoIterator<Item = (&'p TreePath, bool)>,
+    ) -> Vec<u8> {
         let mut lines = Vec::new();
         for (path, is_dir) in hidden {
             let literal = builtin::literal(path);
@@ -137,7 +145,8 @@ impl Filter {
     /// Whether `path` is neither in the directory that the filter is for nor above it.
     fn is_outside(&self, path: &[u8]) -> bool {
         let within = self.within.as_bytes();
-        let (shorter, longer) = if path.len() < within.len() { (path, within) } else { (within, path) };
+        let (shorter, longer) =
+            if path.len() < within.len() { (path, within) } else { (within, path) };
         let begins = longer.strip_prefix(shorter);
         !shorter.is_empty() && begins.is_none_or(|rest| !rest.is_empty() && rest[0] != b'/')
     }
@@ -223,7 +232,9 @@ impl fmt::Display for Reason<'_> {
             Origin::OwnState | Origin::Stage => write!(f, "the agent's own state ({pattern})"),
             Origin::LostAndFound => write!(f, "the filesystem's own ({pattern})"),
             Origin::ForeignMount => write!(f, "another filesystem is mounted there ({pattern})"),
-            Origin::File { index, line } => write!(f, "{}:{line}: {pattern}", self.filter.files[index]),
+            Origin::File { index, line } => {
+                write!(f, "{}:{line}: {pattern}", self.filter.files[index])
+            }
         }
     }
 }

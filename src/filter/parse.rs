@@ -20,8 +20,18 @@ pub struct BadRule {
 }
 
 /// Adds the rules of `content` to `rules`.
-pub(super) fn exclude_file(file: &str, content: &[u8], index: usize, rules: &mut Vec<Rule>) -> Result<(), BadRule> {
-    let bad = |line, why, text: &[u8]| BadRule { file: file.to_owned(), line, why, text: excerpt(text).to_vec() };
+pub(super) fn exclude_file(
+    file: &str,
+    content: &[u8],
+    index: usize,
+    rules: &mut Vec<Rule>,
+) -> Result<(), BadRule> {
+    let bad = |line, why, text: &[u8]| BadRule {
+        file: file.to_owned(),
+        line,
+        why,
+        text: excerpt(text).to_vec(),
+    };
     if content.len() > MAX_EXCLUDE_FILE {
         return Err(bad(0, "the file is larger than 1 MiB", b""));
     }

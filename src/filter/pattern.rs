@@ -85,8 +85,11 @@ impl Pattern {
             (false, true, _) => Scope::AfterAnySlash,
         };
         let text = if anchored { &body[1..] } else { body };
-        let matcher =
-            if wild { Matcher::Wild(Wild::new(text, body.ends_with(b"***"))) } else { Matcher::Literal(text.into()) };
+        let matcher = if wild {
+            Matcher::Wild(Wild::new(text, body.ends_with(b"***")))
+        } else {
+            Matcher::Literal(text.into())
+        };
         Pattern { source: source.into(), dir_only, scope, matcher }
     }
 
@@ -108,8 +111,11 @@ impl Pattern {
                 _ => path.ends_with(text) && at_component(path, path.len() - text.len()),
             },
             Matcher::Wild(wild) => match self.scope {
-                Scope::Name => wild.matches_from_start(last_components(path, 1).unwrap_or(path), is_dir),
-                Scope::Tail(n) => last_components(path, n).is_some_and(|tail| wild.matches_from_start(tail, is_dir)),
+                Scope::Name => {
+                    wild.matches_from_start(last_components(path, 1).unwrap_or(path), is_dir)
+                }
+                Scope::Tail(n) => last_components(path, n)
+                    .is_some_and(|tail| wild.matches_from_start(tail, is_dir)),
                 Scope::Whole => wild.matches_from_start(path, is_dir),
                 Scope::WholeAfterSlash => wild.run(b"/", path, is_dir, false),
                 Scope::AfterAnySlash => wild.run(b"", path, is_dir, true),
@@ -219,7 +225,9 @@ impl<'p> Positions<'p> {
                 match self.tokens.get(position) {
                     Some(Token::Byte(b)) if *b == byte => self.enter(position + 1),
                     Some(Token::NotSlash) if byte != b'/' => self.enter(position + 1),
-                    Some(Token::OneOf(set)) if byte != b'/' && set.holds(byte) => self.enter(position + 1),
+                    Some(Token::OneOf(set)) if byte != b'/' && set.holds(byte) => {
+                        self.enter(position + 1)
+                    }
                     Some(Token::Star) if byte != b'/' => self.enter(position),
                     Some(Token::DoubleStar) => self.enter(position),
                     _ => {}

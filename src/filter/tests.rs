@@ -81,7 +81,11 @@ fn the_first_match_decides_and_a_closed_directory_hides_all() {
 #[test]
 fn errors_name_the_line() {
     let error = |rules: &[u8]| {
-        Filter::builder().exclude_file("local.exclude", rules).map(|_| ()).expect_err("bad rules").to_string()
+        Filter::builder()
+            .exclude_file("local.exclude", rules)
+            .map(|_| ())
+            .expect_err("bad rules")
+            .to_string()
     };
     assert_eq!(error(b"a\n\n- \n"), "local.exclude:3: a rule needs a pattern: - ");
     assert_eq!(error(b"a\0b"), "local.exclude:1: a pattern cannot hold a NUL: a\\000b");
@@ -114,7 +118,14 @@ fn built_in_rules_cannot_be_cleared_or_included_again() {
         assert!(excluded(&filter, at), "{at}");
     }
     assert!(filter.excludes(&path("mnt/*odd*\n"), true).is_some());
-    for at in ["home/.si-stage", "home/.si-x/", "mnt/oddy", "lost+found", "var/lib/systemimager/client", "process"] {
+    for at in [
+        "home/.si-stage",
+        "home/.si-x/",
+        "mnt/oddy",
+        "lost+found",
+        "var/lib/systemimager/client",
+        "process",
+    ] {
         assert!(!excluded(&filter, at), "{at}");
     }
 }
@@ -133,7 +144,9 @@ fn the_reason_names_the_rule() {
 #[test]
 fn agent_configuration_and_keys_are_protected() {
     let filter = Filter::builder().build();
-    for at in ["usr/sbin/si_updateclient", "etc/systemimager/keys", "etc/systemimager/keys/site.pub"] {
+    for at in
+        ["usr/sbin/si_updateclient", "etc/systemimager/keys", "etc/systemimager/keys/site.pub"]
+    {
         assert!(filter.protects(&path(at)), "{at}");
         assert!(filter.excludes(&path(at), false).is_none(), "{at}");
     }
@@ -146,7 +159,8 @@ fn the_digest_is_of_the_rules_alone() {
     assert_eq!(filter("a\nb").digest(), filter("# why\n- a\n\nb\n").digest());
     assert_ne!(filter("a\nb").digest(), filter("b\na").digest());
     assert_ne!(filter("a").digest(), filter("+ a").digest());
-    let mounts = |paths: [&str; 2]| Filter::builder().foreign_mounts(paths.map(path)).build().digest();
+    let mounts =
+        |paths: [&str; 2]| Filter::builder().foreign_mounts(paths.map(path)).build().digest();
     assert_eq!(mounts(["proc", "sys"]), mounts(["sys", "proc"]));
 }
 
@@ -154,10 +168,19 @@ fn the_digest_is_of_the_rules_alone() {
 fn a_cursor_in_any_order_answers_as_the_filter_does() {
     let filter = filter("+ /a/b/keep\n/a/b/*\nc/\n*.o");
     let mut paths: Vec<(TreePath, bool)> = Vec::new();
-    for (at, is_dir) in [("a", true), ("a/b", true), ("a/b/keep", true), ("a/b/keep/x", false), ("a/b/q/z", false)] {
+    for (at, is_dir) in
+        [("a", true), ("a/b", true), ("a/b/keep", true), ("a/b/keep/x", false), ("a/b/q/z", false)]
+    {
         paths.push((path(at), is_dir));
     }
-    for (at, is_dir) in [("a/bb", true), ("c", true), ("c/d/e", false), ("cc", false), ("d/c", false), ("x.o", true)] {
+    for (at, is_dir) in [
+        ("a/bb", true),
+        ("c", true),
+        ("c/d/e", false),
+        ("cc", false),
+        ("d/c", false),
+        ("x.o", true),
+    ] {
         paths.push((path(at), is_dir));
     }
     for turn in 0..paths.len() {
@@ -168,7 +191,11 @@ fn a_cursor_in_any_order_answers_as_the_filter_does() {
         let mut cursor = filter.cursor();
         for (path, is_dir) in &paths {
             let expected = filter.excludes(path, *is_dir).map(|reason| reason.rule);
-            assert_eq!(cursor.excludes(path, *is_dir).map(|reason| reason.rule), expected, "{path}");
+            assert_eq!(
+                cursor.excludes(path, *is_dir).map(|reason| reason.rule),
+                expected,
+                "{path}"
+            );
         }
     }
 }
@@ -177,7 +204,9 @@ fn a_cursor_in_any_order_answers_as_the_filter_does() {
 fn hostile_patterns_take_bounded_time() {
     let begun = Instant::now();
     let text = path(["a".repeat(250).as_str(); 16].join("/"));
-    for pattern in ["**a".repeat(1300), "*a".repeat(2000) + "b", "a**/".repeat(1000), "?".repeat(4095)] {
+    for pattern in
+        ["**a".repeat(1300), "*a".repeat(2000) + "b", "a**/".repeat(1000), "?".repeat(4095)]
+    {
         let _ = filter(&pattern).excludes(&text, false);
     }
     assert!(begun.elapsed() < Duration::from_secs(5), "took {:?}", begun.elapsed());
@@ -213,5 +242,8 @@ proptest::proptest! {
 #[test]
 fn the_digest_of_a_plain_filter_stays_what_it_is() {
     let plain = Filter::builder().exclude_file("x", b"/tmp/*\n+ /a\n").expect("good rules").build();
-    assert_eq!(plain.digest().to_string(), "0baa628539923811923ef5edea9377f2959a485a06dd0d281941bdcf3bf4c557");
+    assert_eq!(
+        plain.digest().to_string(),
+        "0baa628539923811923ef5edea9377f2959a485a06dd0d281941bdcf3bf4c557"
+    );
 }

@@ -36,7 +36,8 @@ impl Module<'_> {
         let (place, _) = self.prepare(aside)?;
         let mut arguments = options();
         arguments.extend(
-            [TO_THE_NANOSECOND, "--dry-run", "-ii", "--no-implied-dirs", "--out-format=%i %l %n"].map(OsString::from),
+            [TO_THE_NANOSECOND, "--dry-run", "-ii", "--no-implied-dirs", "--out-format=%i %l %n"]
+                .map(OsString::from),
         );
         arguments.extend(self.comparison.option());
         if delete == Deletions::Told {
@@ -69,15 +70,24 @@ impl Forecast {
         if line.starts_with(STAYS) {
             return Ok(());
         }
-        let odd = || FullSyncError::Server(format!("it says what is not understood: {}", line.escape_ascii()));
+        let odd = || {
+            FullSyncError::Server(format!(
+                "it says what is not understood: {}",
+                line.escape_ascii()
+            ))
+        };
         let (how, rest) = itemized(line).ok_or_else(odd)?;
         let space = rest.iter().position(|&b| b == b' ').ok_or_else(odd)?;
-        let bytes = std::str::from_utf8(&rest[..space]).ok().and_then(|text| text.parse().ok()).unwrap_or(0);
+        let bytes = std::str::from_utf8(&rest[..space])
+            .ok()
+            .and_then(|text| text.parse().ok())
+            .unwrap_or(0);
         let name = unescape(&rest[space + 1..]);
         let change = String::from_utf8_lossy(how).into_owned();
         let directory = name.ends_with(b"/");
         let name = name.strip_suffix(b"/").unwrap_or(&name);
-        let path = if name == b"." { TreePath::root() } else { TreePath::new(name).map_err(|_| odd())? };
+        let path =
+            if name == b"." { TreePath::root() } else { TreePath::new(name).map_err(|_| odd())? };
         let top = path.is_root();
         if !how.starts_with(b"*") {
             self.listed += 1;
@@ -87,7 +97,12 @@ impl Forecast {
         let stays = how.starts_with(b"*") && is_above_own(&path);
         if !stays && how[2..].iter().any(|&b| b != b' ' && b != b'.') {
             let bytes = if how.starts_with(b">f") { bytes } else { 0 };
-            self.items.push(Item { change, path, suffix: if directory && !top { "/" } else { "" }.to_owned(), bytes });
+            self.items.push(Item {
+                change,
+                path,
+                suffix: if directory && !top { "/" } else { "" }.to_owned(),
+                bytes,
+            });
         }
         Ok(())
     }

@@ -20,7 +20,11 @@ pub(super) struct Listing {
 
 impl Module<'_> {
     /// Lists the module; `place` holds the rules and an empty directory `none`.
-    pub(super) fn list(&self, place: &Root, monitor: &dyn Monitor) -> Result<Listing, FullSyncError> {
+    pub(super) fn list(
+        &self,
+        place: &Root,
+        monitor: &dyn Monitor,
+    ) -> Result<Listing, FullSyncError> {
         let mut paths = BTreeMap::from([(TreePath::root(), b'd')]);
         let mut linked = false;
         self.dry(place, "%i %n", monitor, |line| {
@@ -59,7 +63,8 @@ impl Module<'_> {
         hear: impl FnMut(&[u8]) -> Result<(), FullSyncError>,
     ) -> Result<(), FullSyncError> {
         let options = ["-aHn", "--numeric-ids", "--no-inc-recursive"].map(Into::into);
-        let options = options.into_iter().chain([format!("--out-format={format}").into()]).collect();
+        let options =
+            options.into_iter().chain([format!("--out-format={format}").into()]).collect();
         let outcome = self.run(place, options, "none/", hear, monitor)?;
         self.judge(&outcome).map_or(Ok(()), Err)
     }
@@ -82,7 +87,9 @@ pub(super) fn unescape(text: &[u8]) -> Vec<u8> {
     let mut rest = text;
     while let Some((&first, after)) = rest.split_first() {
         let digits = rest.strip_prefix(b"\\#").and_then(|digits| digits.get(..3));
-        let value = digits.and_then(|d| std::str::from_utf8(d).ok()).and_then(|d| u8::from_str_radix(d, 8).ok());
+        let value = digits
+            .and_then(|d| std::str::from_utf8(d).ok())
+            .and_then(|d| u8::from_str_radix(d, 8).ok());
         bytes.push(value.unwrap_or(first));
         rest = if value.is_some() { &rest[5..] } else { after };
     }
@@ -93,8 +100,13 @@ pub(super) fn unescape(text: &[u8]) -> Vec<u8> {
 fn link(text: &[u8], known: &BTreeMap<TreePath, u8>) -> Option<(TreePath, TreePath)> {
     const ARROW: &[u8] = b" => ";
     let path = |bytes: &[u8]| TreePath::new(bytes).ok().filter(|path| known.contains_key(path));
-    let splits = text.windows(ARROW.len()).enumerate().filter(|(_, window)| *window == ARROW).map(|(at, _)| at);
-    let mut found = splits.filter_map(|at| Some((path(&text[..at])?, path(&text[at + ARROW.len()..])?)));
+    let splits = text
+        .windows(ARROW.len())
+        .enumerate()
+        .filter(|(_, window)| *window == ARROW)
+        .map(|(at, _)| at);
+    let mut found =
+        splits.filter_map(|at| Some((path(&text[..at])?, path(&text[at + ARROW.len()..])?)));
     found.next().filter(|_| found.next().is_none())
 }
 
@@ -111,7 +123,9 @@ mod tests {
     #[test]
     fn a_link_is_read_only_where_there_is_one_way_to() {
         let path = |text: &str| TreePath::new(text).expect("good");
-        let known = |names: &[&str]| names.iter().map(|name| (path(name), b'f')).collect::<BTreeMap<_, _>>();
+        let known = |names: &[&str]| {
+            names.iter().map(|name| (path(name), b'f')).collect::<BTreeMap<_, _>>()
+        };
         let odd = known(&["we => ird", "x => y", "a", "a => a"]);
         assert_eq!(link(b"we => ird => x => y", &odd), Some((path("we => ird"), path("x => y"))));
         assert_eq!(link(b"a => a => a", &odd), None);

@@ -36,8 +36,14 @@ const CONNECT: u32 = 15;
 /// Times are compared as exactly as filesystems keep them.
 const TO_THE_NANOSECOND: &str = "--modify-window=-1";
 /// Extended attributes that no image has, in the words of rsync: see [`crate::entry::xattr_travels`].
-const NEVER_TRAVEL: [&str; 6] =
-    ["btrfs.*", "security.selinux", "security.ima", "security.evm", "trusted.overlay.*", "trusted.SGI_ACL_*"];
+const NEVER_TRAVEL: [&str; 6] = [
+    "btrfs.*",
+    "security.selinux",
+    "security.ima",
+    "security.evm",
+    "trusted.overlay.*",
+    "trusted.SGI_ACL_*",
+];
 
 /// An rsync daemon that serves images as modules.
 #[derive(Clone, Debug)]
@@ -125,7 +131,8 @@ impl Server {
 
     /// The address that it is known by.
     pub fn shown(&self, inside: &str) -> String {
-        let host = if self.host.contains(':') { format!("[{}]", self.host) } else { self.host.clone() };
+        let host =
+            if self.host.contains(':') { format!("[{}]", self.host) } else { self.host.clone() };
         format!("rsync://{host}:{}/{inside}", self.port)
     }
 }
@@ -140,7 +147,12 @@ impl Module<'_> {
     /// Receives what differs from the tree `live` into a new directory of `aside`, and returns it.
     ///
     /// Some files may be missing from it, of which a warning is given: whoever takes them finds out.
-    pub fn receive(&self, live: &Root, aside: &Aside, monitor: &dyn Monitor) -> Result<Root, FullSyncError> {
+    pub fn receive(
+        &self,
+        live: &Root,
+        aside: &Aside,
+        monitor: &dyn Monitor,
+    ) -> Result<Root, FullSyncError> {
         let (place, tree) = self.prepare(aside)?;
         match self.bring(live, &place, options(), monitor) {
             // What did not come is missed, by name, when the contents are taken.
@@ -161,7 +173,9 @@ impl Module<'_> {
         options.extend(self.comparing(live));
         options.push("--out-format=%l".into());
         let advance = |line: &[u8]| {
-            if let Some(by) = std::str::from_utf8(line).ok().and_then(|text| text.trim().parse().ok()) {
+            if let Some(by) =
+                std::str::from_utf8(line).ok().and_then(|text| text.trim().parse().ok())
+            {
                 monitor.event(Event::Advanced { job: Job::Download, by });
             }
             Ok(())
@@ -181,7 +195,11 @@ impl Module<'_> {
         place.create_dir(&path("tree"))?;
         let mut file = place.create_file(&path("rules"))?;
         let written = file.write_all(self.rules);
-        written.map_err(|source| RootError { what: "write", path: place.show(&path("rules")), source })?;
+        written.map_err(|source| RootError {
+            what: "write",
+            path: place.show(&path("rules")),
+            source,
+        })?;
         let tree = place.below(&path("tree"))?;
         Ok((place, tree))
     }
@@ -246,11 +264,17 @@ impl Module<'_> {
 
     /// What is wrong with a run, if anything is.
     fn judge(&self, outcome: &Outcome) -> Option<FullSyncError> {
-        let why = format!("{} ({})", outcome.reason(), self.server.shown(&format!("{}/", self.layer.place())));
+        let why = format!(
+            "{} ({})",
+            outcome.reason(),
+            self.server.shown(&format!("{}/", self.layer.place()))
+        );
         Some(match outcome.failure()? {
             Failure::NoRoom => FullSyncError::NoRoom(why),
             Failure::Local => FullSyncError::Node(why),
-            Failure::NotFound => FullSyncError::NotFound(format!("the server has no {}: {why}", self.layer)),
+            Failure::NotFound => {
+                FullSyncError::NotFound(format!("the server has no {}: {why}", self.layer))
+            }
             Failure::Refused | Failure::Unreachable => FullSyncError::Unavailable(why),
             Failure::Partial => FullSyncError::Partial(why),
             Failure::Lost | Failure::Other => FullSyncError::Server(why),

@@ -40,7 +40,12 @@ pub struct Received {
 
 impl Module<'_> {
     /// Receives what differs from the tree `live`, and finds out what the whole module is.
-    pub fn receive_whole(&self, live: &Root, aside: &Aside, monitor: &dyn Monitor) -> Result<Received, FullSyncError> {
+    pub fn receive_whole(
+        &self,
+        live: &Root,
+        aside: &Aside,
+        monitor: &dyn Monitor,
+    ) -> Result<Received, FullSyncError> {
         let (place, tree) = self.prepare(aside)?;
         let options = || options().into_iter().chain([TO_THE_NANOSECOND.into()]).collect();
         self.bring(live, &place, options(), monitor)?;
@@ -75,11 +80,18 @@ impl Module<'_> {
         monitor: &dyn Monitor,
     ) -> Result<Judgement, FullSyncError> {
         // Without -H, under which rsync passes over the other names of a file that the live tree has.
-        let options = ["-aAXSn", "--numeric-ids", "--no-inc-recursive", TO_THE_NANOSECOND, "--out-format=%i %n"];
+        let options = [
+            "-aAXSn",
+            "--numeric-ids",
+            "--no-inc-recursive",
+            TO_THE_NANOSECOND,
+            "--out-format=%i %n",
+        ];
         let mut options: Vec<OsString> = options.map(Into::into).into();
         options.extend(self.comparing(live));
         let leaders: HashSet<&TreePath> = listing.leaders.values().collect();
-        let is_linked = |path: &TreePath| listing.leaders.contains_key(path) || leaders.contains(path);
+        let is_linked =
+            |path: &TreePath| listing.leaders.contains_key(path) || leaders.contains(path);
         let (mut names, mut changed) = (HashSet::new(), Vec::new());
         let hear = |line: &[u8]| {
             let name = unescape(itemized(line).map_or(line, |(_, name)| name));
@@ -101,7 +113,9 @@ impl Module<'_> {
         let and = if more > 0 { format!(" and {more} more") } else { String::new() };
         what.truncate(NAMED);
         let (layer, names) = (self.layer, what.join(", "));
-        FullSyncError::Server(format!("the {layer} changed while it was received: {names}{and}; run again"))
+        FullSyncError::Server(format!(
+            "the {layer} changed while it was received: {names}{and}; run again"
+        ))
     }
 
     fn manifest(
@@ -113,9 +127,12 @@ impl Module<'_> {
         monitor: &dyn Monitor,
     ) -> Result<(Manifest, HashMap<TreePath, Digest>), FullSyncError> {
         // Of the directories above the one that is asked for the server's metadata does not count.
-        let above = |path: &TreePath| self.directory.is_below(path) || (path.is_root() && !self.directory.is_root());
+        let above = |path: &TreePath| {
+            self.directory.is_below(path) || (path.is_root() && !self.directory.is_root())
+        };
         let paths: Vec<TreePath> = listing.paths.keys().cloned().collect();
-        let (from_live, from_tree): (Vec<TreePath>, Vec<TreePath>) = paths.into_iter().partition(&above);
+        let (from_live, from_tree): (Vec<TreePath>, Vec<TreePath>) =
+            paths.into_iter().partition(&above);
         let mut entries: BTreeMap<TreePath, Entry> = BTreeMap::new();
         let mut take = |found: Vec<Option<Entry>>| {
             entries.extend(found.into_iter().flatten().map(|entry| (entry.path.clone(), entry)));
@@ -128,9 +145,14 @@ impl Module<'_> {
             .filter(|path| !entries.contains_key(*path) && !different.contains(*path))
             .cloned()
             .collect();
-        let (from_tree, from_live): (Vec<TreePath>, Vec<TreePath>) = missing.into_iter().partition(&above);
+        let (from_tree, from_live): (Vec<TreePath>, Vec<TreePath>) =
+            missing.into_iter().partition(&above);
         let local = scan::entries(live, &from_live)?;
-        let digests = local.iter().flatten().filter_map(|entry| Some((entry.path.clone(), entry.file()?.1))).collect();
+        let digests = local
+            .iter()
+            .flatten()
+            .filter_map(|entry| Some((entry.path.clone(), entry.file()?.1)))
+            .collect();
         entries.extend(local.into_iter().flatten().map(|entry| (entry.path.clone(), entry)));
         let above = scan::entries(tree, &from_tree)?;
         entries.extend(above.into_iter().flatten().map(|entry| (entry.path.clone(), entry)));
@@ -157,7 +179,9 @@ impl Module<'_> {
                 continue;
             }
             let what = self.layer;
-            return Err(FullSyncError::Node(format!("{path} changed while the {what} was received; run again")));
+            return Err(FullSyncError::Node(format!(
+                "{path} changed while the {what} was received; run again"
+            )));
         }
         Ok(())
     }
@@ -208,7 +232,10 @@ fn link(
         let (Some(model), Some(first)) = (model, members.first()) else { continue };
         let Node::Leaf(leaf) = &model.node else { continue };
         for path in &members {
-            let node = Node::Leaf(crate::entry::Leaf { kind: leaf.kind.clone(), group: Some((*first).clone()) });
+            let node = Node::Leaf(crate::entry::Leaf {
+                kind: leaf.kind.clone(),
+                group: Some((*first).clone()),
+            });
             entries.insert((*path).clone(), Entry::new((*path).clone(), model.meta.clone(), node));
         }
     }

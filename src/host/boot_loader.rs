@@ -66,7 +66,8 @@ pub enum Choice {
 const PROGRAMS: [&str; 7] =
     ["zipl", "lilo", "bootctl", "kernel-install", "update-grub", "grub2-mkconfig", "grub-mkconfig"];
 /// Where entries are that boot loaders read at boot.
-pub const ENTRIES: [&str; 3] = ["boot/loader/entries", "boot/efi/loader/entries", "efi/loader/entries"];
+pub const ENTRIES: [&str; 3] =
+    ["boot/loader/entries", "boot/efi/loader/entries", "efi/loader/entries"];
 /// What tells of boot loaders that they are used.
 const PLACES: [&str; 8] = [
     ENTRIES[0],
@@ -83,22 +84,32 @@ const INSTALLED: [&str; 3] = ["boot/EFI/systemd", "boot/efi/EFI/systemd", "efi/E
 /// Where the package of systemd-boot keeps what is to be installed.
 const SYSTEMD_BOOT: &str = "usr/lib/systemd/boot/efi";
 /// Below these everything is a boot file.
-const BELOW: [&str; 6] = ["boot", "efi", "etc/grub.d", "etc/default/grub.d", "etc/kernel", SYSTEMD_BOOT];
+const BELOW: [&str; 6] =
+    ["boot", "efi", "etc/grub.d", "etc/default/grub.d", "etc/kernel", SYSTEMD_BOOT];
 /// So are these.
 const FILES: [&str; 3] = ["etc/default/grub", "etc/zipl.conf", "etc/lilo.conf"];
 
 /// Whether a boot loader may have to be told that `path` changed.
 pub fn is_boot_file(path: &TreePath) -> bool {
     let bytes = path.as_bytes();
-    let below = |top: &str| bytes.strip_prefix(top.as_bytes()).is_some_and(|rest| rest.starts_with(b"/"));
-    BELOW.iter().any(|top| below(top)) || FILES.iter().any(|file| bytes == file.as_bytes()) || kernel_at(path).is_some()
+    let below =
+        |top: &str| bytes.strip_prefix(top.as_bytes()).is_some_and(|rest| rest.starts_with(b"/"));
+    BELOW.iter().any(|top| below(top))
+        || FILES.iter().any(|file| bytes == file.as_bytes())
+        || kernel_at(path).is_some()
 }
 
 /// The release of the kernel whose image this is, below the modules.
 fn kernel_at(path: &TreePath) -> Option<&[u8]> {
     let mut components = path.components().peekable();
     components.next_if(|name| *name == b"usr");
-    let found = (components.next(), components.next(), components.next(), components.next(), components.next());
+    let found = (
+        components.next(),
+        components.next(),
+        components.next(),
+        components.next(),
+        components.next(),
+    );
     match found {
         (Some(b"lib"), Some(b"modules"), Some(release), Some(b"vmlinuz"), None) => Some(release),
         _ => None,
@@ -123,7 +134,8 @@ pub fn equipment(root: &Root) -> Result<Equipment, RootError> {
         if let Some(directory) = stands(root, place)? {
             let children = root.children(&directory)?;
             found.systemd_boot |= children.iter().any(|(path, stat)| {
-                stat.kind == FileKind::File && path.name().to_ascii_lowercase().starts_with(b"systemd-boot")
+                stat.kind == FileKind::File
+                    && path.name().to_ascii_lowercase().starts_with(b"systemd-boot")
             });
         }
     }
@@ -143,7 +155,11 @@ pub fn choose(changes: &Changes, equipment: &Equipment) -> Choice {
     let entries = ENTRIES.iter().any(|place| has(place));
     // First, since it puts kernels and entries where the others look for them.
     if entries {
-        commands.extend(kernels_to_install(changes).into_iter().filter_map(|told| command("kernel-install", told)));
+        commands.extend(
+            kernels_to_install(changes)
+                .into_iter()
+                .filter_map(|told| command("kernel-install", told)),
+        );
     }
     // The copy that the firmware starts is not the image's: it lies on a filesystem of the firmware's.
     if equipment.systemd_boot && changes.keys().any(systemd_boot) {
@@ -161,7 +177,11 @@ pub fn choose(changes: &Changes, equipment: &Equipment) -> Choice {
         return Choice::Run(commands);
     }
     // Entries and extlinux's configuration are read at boot; without systemd-boot its binaries mean nothing.
-    if !rest || entries || has("boot/extlinux/extlinux.conf") { Choice::Nothing } else { Choice::Unknown }
+    if !rest || entries || has("boot/extlinux/extlinux.conf") {
+        Choice::Nothing
+    } else {
+        Choice::Unknown
+    }
 }
 
 /// What makes grub's configuration anew, on a tree that boots by it.
@@ -174,7 +194,8 @@ pub fn grub(equipment: &Equipment) -> Option<Command> {
         ("boot/grub2", "grub2-mkconfig", &["-o", "/boot/grub2/grub.cfg"]),
         ("boot/grub", "grub-mkconfig", &["-o", "/boot/grub/grub.cfg"]),
     ];
-    let mut programs = programs.into_iter().filter(|(place, _, _)| equipment.places.contains(place));
+    let mut programs =
+        programs.into_iter().filter(|(place, _, _)| equipment.places.contains(place));
     programs.find_map(|(_, name, told)| equipment.command(name, words(told)))
 }
 
@@ -193,7 +214,9 @@ impl Equipment {
 fn kernels_to_install(changes: &Changes) -> Vec<Vec<OsString>> {
     let mut told = BTreeMap::new();
     for (path, fate) in changes {
-        let Some(release) = kernel_at(path).filter(|release| !brings(changes, release)) else { continue };
+        let Some(release) = kernel_at(path).filter(|release| !brings(changes, release)) else {
+            continue;
+        };
         let release = OsString::from(OsStr::from_bytes(release));
         let mut image = OsString::from("/lib/modules/");
         image.push(&release);
@@ -201,7 +224,11 @@ fn kernels_to_install(changes: &Changes) -> Vec<Vec<OsString>> {
         match fate {
             Fate::Came => told.insert(release.clone(), vec!["add".into(), release, image]),
             // Where /usr is merged or unmerged by the update it goes at one path and comes at the other.
-            Fate::Went => Some(told.entry(release.clone()).or_insert_with(|| vec!["remove".into(), release]).clone()),
+            Fate::Went => Some(
+                told.entry(release.clone())
+                    .or_insert_with(|| vec!["remove".into(), release])
+                    .clone(),
+            ),
         };
     }
     // "add" before "remove": there is never a moment without a kernel.
@@ -236,7 +263,8 @@ mod tests {
     }
 
     fn tree(programs: &[&'static str], places: &[&'static str]) -> Equipment {
-        let programs = programs.iter().map(|name| (*name, path(&format!("usr/bin/{name}")))).collect();
+        let programs =
+            programs.iter().map(|name| (*name, path(&format!("usr/bin/{name}")))).collect();
         Equipment { programs, places: places.iter().copied().collect(), systemd_boot: false }
     }
 
@@ -298,8 +326,12 @@ mod tests {
 
     #[test]
     fn debian_with_grub() {
-        let debian = tree(&["update-grub", "grub-mkconfig", "kernel-install", "bootctl"], &["boot/grub"]);
-        assert_eq!(chosen(&["boot/vmlinuz-6", "usr/lib/modules/6/modules.dep"], &debian), ["update-grub"]);
+        let debian =
+            tree(&["update-grub", "grub-mkconfig", "kernel-install", "bootctl"], &["boot/grub"]);
+        assert_eq!(
+            chosen(&["boot/vmlinuz-6", "usr/lib/modules/6/modules.dep"], &debian),
+            ["update-grub"]
+        );
         assert_eq!(chosen(&["etc/default/grub"], &debian), ["update-grub"]);
     }
 
@@ -316,7 +348,10 @@ mod tests {
     /// Fedora's grub reads entries, which kernel-install writes.
     #[test]
     fn kernels_that_lie_with_their_modules_only_are_installed_first() {
-        let fedora = tree(&["kernel-install", "grub2-mkconfig", "bootctl"], &["boot/loader/entries", "boot/grub2"]);
+        let fedora = tree(
+            &["kernel-install", "grub2-mkconfig", "bootctl"],
+            &["boot/loader/entries", "boot/grub2"],
+        );
         let paths = ["usr/lib/modules/6.2/vmlinuz", "-usr/lib/modules/6.1/vmlinuz"];
         assert_eq!(
             chosen(&paths, &fedora),
@@ -340,7 +375,8 @@ mod tests {
         tree.systemd_boot = true;
         assert_eq!(chosen(&binary, &tree), ["bootctl --graceful update"]);
         // what the image has among the entries is found by itself
-        let entry = ["boot/efi/loader/entries/a-6.conf", "boot/efi/a/6/linux", "usr/lib/modules/6/vmlinuz"];
+        let entry =
+            ["boot/efi/loader/entries/a-6.conf", "boot/efi/a/6/linux", "usr/lib/modules/6/vmlinuz"];
         assert_eq!(choose(&changes(&entry), &tree), Choice::Nothing);
     }
 

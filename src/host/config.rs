@@ -183,7 +183,8 @@ impl FromStr for MaxDelete {
             Some(percent) => percent.parse().ok().filter(|&p| p <= 100).map(MaxDelete::Percent),
             None => text.parse().ok().map(MaxDelete::Paths),
         };
-        parsed.ok_or_else(|| format!("{text:?} is neither a number of paths nor a share up to 100%"))
+        parsed
+            .ok_or_else(|| format!("{text:?} is neither a number of paths nor a share up to 100%"))
     }
 }
 
@@ -244,7 +245,9 @@ impl<'de> Deserialize<'de> for BootLoader {
         match Written::deserialize(deserializer)? {
             Written::Word(word) if word == "auto" => Ok(BootLoader::Auto),
             Written::Word(word) if word == "never" => Ok(BootLoader::Never),
-            Written::Command(words) if words.first().is_some_and(|program| program.starts_with('/')) => {
+            Written::Command(words)
+                if words.first().is_some_and(|program| program.starts_with('/')) =>
+            {
                 Ok(BootLoader::Command(words))
             }
             _ => Err(serde::de::Error::custom(
@@ -257,16 +260,20 @@ impl<'de> Deserialize<'de> for BootLoader {
 impl Config {
     /// Reads `updateclient.toml`; `file` is its name for messages.
     pub fn parse(file: &str, content: &[u8]) -> Result<Self, BadFile> {
-        toml::from_str(text(file, content)?).map_err(|e| BadFile::new(file, e.to_string().trim_end()))
+        toml::from_str(text(file, content)?)
+            .map_err(|e| BadFile::new(file, e.to_string().trim_end()))
     }
 
     /// The names that a file sets, those of a table with its name and a dot in front.
     pub fn names(content: &[u8]) -> Vec<String> {
-        let table = std::str::from_utf8(content).ok().and_then(|text| text.parse::<toml::Table>().ok());
+        let table =
+            std::str::from_utf8(content).ok().and_then(|text| text.parse::<toml::Table>().ok());
         let mut names = Vec::new();
         for (name, value) in table.unwrap_or_default() {
             match value {
-                toml::Value::Table(inner) => names.extend(inner.keys().map(|key| format!("{name}.{key}"))),
+                toml::Value::Table(inner) => {
+                    names.extend(inner.keys().map(|key| format!("{name}.{key}")))
+                }
                 _ => names.push(name),
             }
         }

@@ -23,7 +23,8 @@ fn unescape(word: &[u8]) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(word.len());
     let mut rest = word;
     while let Some((&first, after)) = rest.split_first() {
-        let octal = after.get(..3).filter(|_| first == b'\\').and_then(|o| std::str::from_utf8(o).ok());
+        let octal =
+            after.get(..3).filter(|_| first == b'\\').and_then(|o| std::str::from_utf8(o).ok());
         let byte = octal.and_then(|o| u8::from_str_radix(o, 8).ok());
         bytes.push(byte.unwrap_or(first));
         rest = if byte.is_some() { &after[3..] } else { after };

@@ -97,9 +97,12 @@ mod tests {
         std::fs::create_dir_all(top.path().join("etc/systemimager/hooks.d")).expect("makes");
         // a directory elsewhere in the tree is as good
         symlink("/srv/hooks", top.path().join(Moment::Before.directory())).expect("links");
-        for (name, mode) in [("9", 0o755), ("10", 0o700), ("B", 0o755), ("a", 0o755), ("notes", 0o644)] {
+        for (name, mode) in
+            [("9", 0o755), ("10", 0o700), ("B", 0o755), ("a", 0o755), ("notes", 0o644)]
+        {
             std::fs::write(real.join(name), "#!/bin/sh\n").expect("writes");
-            std::fs::set_permissions(real.join(name), std::fs::Permissions::from_mode(mode)).expect("sets");
+            std::fs::set_permissions(real.join(name), std::fs::Permissions::from_mode(mode))
+                .expect("sets");
         }
         symlink("/dev/null", real.join("masked")).expect("links");
         symlink("a", real.join("zz")).expect("links");

@@ -21,7 +21,8 @@ impl Kernel {
 
     /// The kernel with this release, as `uname -r` prints it.
     fn of(release: &str) -> Option<Self> {
-        let good = !release.is_empty() && !release.contains('/') && release != "." && release != "..";
+        let good =
+            !release.is_empty() && !release.contains('/') && release != "." && release != "..";
         good.then(|| Kernel { release: release.to_owned() })
     }
 
@@ -38,7 +39,9 @@ impl Kernel {
         components.next_if(|name| *name == b"usr");
         match (components.next(), components.next(), components.next()) {
             (Some(b"lib"), Some(b"modules"), Some(found)) => found == release,
-            (Some(b"boot"), Some(file), _) => path.as_bytes().starts_with(b"boot") && is_for(file, release),
+            (Some(b"boot"), Some(file), _) => {
+                path.as_bytes().starts_with(b"boot") && is_for(file, release)
+            }
             _ => false,
         }
     }
@@ -48,7 +51,9 @@ impl Kernel {
 fn is_for(name: &[u8], release: &[u8]) -> bool {
     (1..name.len()).any(|dash| {
         let rest = name[dash..].strip_prefix(release);
-        name[dash - 1] == b'-' && dash > 1 && rest.is_some_and(|rest| rest.is_empty() || rest[0] == b'.')
+        name[dash - 1] == b'-'
+            && dash > 1
+            && rest.is_some_and(|rest| rest.is_empty() || rest[0] == b'.')
     })
 }
 

@@ -51,7 +51,8 @@ impl BadFile {
 
 /// The names in the old client's file of overrides, one a line; empty lines and comments count for nothing.
 pub fn overrides(file: &str, content: &[u8]) -> Result<Vec<ImageName>, BadFile> {
-    let named = lines(text(file, content)?).filter(|(_, line)| !line.is_empty() && !line.starts_with('#'));
+    let named =
+        lines(text(file, content)?).filter(|(_, line)| !line.is_empty() && !line.starts_with('#'));
     named.map(|(number, line)| line.parse().map_err(|e| BadFile::at(file, number, e))).collect()
 }
 
@@ -60,7 +61,8 @@ fn text<'a>(file: &str, content: &'a [u8]) -> Result<&'a str, BadFile> {
     if content.len() > MAX_FILE {
         return Err(BadFile::new(file, "the file is larger than 16 MiB"));
     }
-    std::str::from_utf8(content).map_err(|e| BadFile::new(file, format!("byte {} is not UTF-8", e.valid_up_to())))
+    std::str::from_utf8(content)
+        .map_err(|e| BadFile::new(file, format!("byte {} is not UTF-8", e.valid_up_to())))
 }
 
 /// Numbered lines without leading and trailing white space.

@@ -17,7 +17,9 @@ impl Restart {
     /// Programs that do it, the best first: an init system ends services and unmounts before.
     fn programs(self) -> &'static [(&'static str, &'static [&'static str])] {
         match self {
-            Restart::Reboot => &[("systemctl", &["reboot"]), ("shutdown", &["-r", "now"]), ("reboot", &[])],
+            Restart::Reboot => {
+                &[("systemctl", &["reboot"]), ("shutdown", &["-r", "now"]), ("reboot", &[])]
+            }
             Restart::Kexec => &[("systemctl", &["kexec"]), ("kexec", &["-e"])],
         }
     }
@@ -26,7 +28,8 @@ impl Restart {
 /// Runs the first program that there is for it.
 pub fn start_anew(tools: &Tools<'_>, how: Restart) -> Result<(), ToolError> {
     for (name, arguments) in how.programs() {
-        let found = tools.programs.find(name).map_err(|error| ToolError::Failed(error.to_string()))?;
+        let found =
+            tools.programs.find(name).map_err(|error| ToolError::Failed(error.to_string()))?;
         if let Some(program) = found {
             let arguments: Vec<OsString> = arguments.iter().map(OsString::from).collect();
             return tools.run(&program, &Told { arguments: &arguments, ..Told::default() });

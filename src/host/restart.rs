@@ -4,7 +4,10 @@
 //! Nothing is recorded for this: it is read from the processes themselves and from the tree, whoever replaced
 //! the files, and is true at the moment at which it is asked for.
 
-#![allow(clippy::disallowed_methods, reason = "/proc is the kernel's, no tree that others write to")]
+#![allow(
+    clippy::disallowed_methods,
+    reason = "/proc is the kernel's, no tree that others write to"
+)]
 
 mod kernels;
 mod processes;
@@ -86,7 +89,8 @@ impl Verdict {
     pub fn of_running(root: &Root) -> Result<Option<Self>, RootError> {
         let kernel = Kernel::running_on(root)?;
         match root.is_running_system()? {
-            true => Verdict::of(Path::new(PROC), root, kernel.as_ref().map_or("", Kernel::release)).map(Some),
+            true => Verdict::of(Path::new(PROC), root, kernel.as_ref().map_or("", Kernel::release))
+                .map(Some),
             false => Ok(None),
         }
     }
@@ -114,7 +118,11 @@ impl Verdict {
             }
             let owner = process.owner();
             let name = owner.to_string();
-            let service = services.entry(owner).or_insert(Service { name, pids: Vec::new(), files: Vec::new() });
+            let service = services.entry(owner).or_insert(Service {
+                name,
+                pids: Vec::new(),
+                files: Vec::new(),
+            });
             service.pids.push(process.pid);
             for file in process.files {
                 if !service.files.contains(&file) {
@@ -152,13 +160,27 @@ impl Verdict {
 /// Whether a file is a C library or its loader, by the names of glibc and musl.
 fn is_libc(file: &str) -> bool {
     let name = file.rsplit('/').next().unwrap_or(file);
-    let beginnings = ["libc.so.", "libc-2.", "libc.musl-", "ld-linux", "ld-musl-", "ld-2.", "ld64.so.", "ld.so."];
+    let beginnings = [
+        "libc.so.",
+        "libc-2.",
+        "libc.musl-",
+        "ld-linux",
+        "ld-musl-",
+        "ld-2.",
+        "ld64.so.",
+        "ld.so.",
+    ];
     beginnings.iter().any(|beginning| name.starts_with(beginning))
 }
 
 impl fmt::Display for Service {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: uses {}, which was replaced", self.name, self.files.first().map_or("a file", String::as_str))?;
+        write!(
+            f,
+            "{}: uses {}, which was replaced",
+            self.name,
+            self.files.first().map_or("a file", String::as_str)
+        )?;
         match self.files.len() {
             0 | 1 => Ok(()),
             more => write!(f, " ({} more)", more - 1),
@@ -169,15 +191,21 @@ impl fmt::Display for Service {
 impl fmt::Display for Reason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Reason::KernelGone { running } => write!(f, "the running kernel {running} is no longer installed"),
-            Reason::KernelChanged { file } => write!(f, "the running kernel's {file} was changed after it was started"),
+            Reason::KernelGone { running } => {
+                write!(f, "the running kernel {running} is no longer installed")
+            }
+            Reason::KernelChanged { file } => {
+                write!(f, "the running kernel's {file} was changed after it was started")
+            }
             Reason::KernelNewer { running, installed } => {
                 write!(f, "kernel {installed} is installed and {running} runs")
             }
             Reason::Libc { user, file } => {
                 write!(f, "{user} and perhaps others use the C library {file}, which was replaced")
             }
-            Reason::Init { command, file } => write!(f, "process 1 ({command}) uses {file}, which was replaced"),
+            Reason::Init { command, file } => {
+                write!(f, "process 1 ({command}) uses {file}, which was replaced")
+            }
         }
     }
 }

@@ -41,7 +41,9 @@ fn the_shipped_sample_changes_nothing_and_shows_the_defaults() {
 fn slips_of_the_pen_are_errors_with_their_place() {
     let error = config("\ndrift = \"repare\"\n").expect_err("an unknown word").to_string();
     assert!(
-        error.starts_with("updateclient.toml: ") && error.contains("line 2") && error.contains("repair"),
+        error.starts_with("updateclient.toml: ")
+            && error.contains("line 2")
+            && error.contains("repair"),
         "{error}"
     );
     assert!(config("servr = 'x'").is_err());
@@ -76,13 +78,17 @@ fn client_conf_of_the_old_client() {
         ignored: vec!["server:".into(), "ssh_user".into()],
     };
     assert_eq!(conf, expected);
-    let error = ClientConf::parse("client.conf", b"\nrsync_port = 0").expect_err("no port").to_string();
+    let error =
+        ClientConf::parse("client.conf", b"\nrsync_port = 0").expect_err("no port").to_string();
     assert_eq!(error, "client.conf:2: \"0\" is not a port");
 }
 
 #[test]
 fn the_shipped_excludes_cover_what_differs_and_no_more() {
-    let filter = Filter::builder().exclude_file("default", DEFAULT_EXCLUDES.as_bytes()).expect("good rules").build();
+    let filter = Filter::builder()
+        .exclude_file("default", DEFAULT_EXCLUDES.as_bytes())
+        .expect("good rules")
+        .build();
     let hidden = |at: &str| {
         let path = TreePath::new(at.trim_end_matches('/')).expect("a good path");
         filter.excludes(&path, at.ends_with('/')).is_some()

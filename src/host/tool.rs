@@ -76,35 +76,46 @@ impl Tools<'_> {
                 told_lines += 1;
                 match told_lines {
                     ..=MOST => self.monitor.note(format!("{program}: {line}")),
-                    _ if told_lines == MOST + 1 => self.monitor.note(format!("{program} says more than is told here")),
+                    _ if told_lines == MOST + 1 => {
+                        self.monitor.note(format!("{program} says more than is told here"))
+                    }
                     _ => {}
                 }
                 last.push_back(line);
                 last.drain(..last.len().saturating_sub(LAST));
                 ControlFlow::Continue(())
             }
-            Heard::Tick if self.stops == Stops::Heeded && self.monitor.is_stopped() => ControlFlow::Break(()),
+            Heard::Tick if self.stops == Stops::Heeded && self.monitor.is_stopped() => {
+                ControlFlow::Break(())
+            }
             Heard::Tick => ControlFlow::Continue(()),
         });
         let last = Vec::from(last).join("; ");
-        let words = if last.is_empty() { String::new() } else { format!(", and said last: {last}") };
+        let words =
+            if last.is_empty() { String::new() } else { format!(", and said last: {last}") };
         match ended {
             Ok(outcome) if outcome.status.success() => Ok(()),
-            Ok(outcome) => Err(ToolError::Failed(format!("{program} failed ({}){words}", outcome.status))),
+            Ok(outcome) => {
+                Err(ToolError::Failed(format!("{program} failed ({}){words}", outcome.status)))
+            }
             Err(ProcessError::Stopped) => Err(ToolError::Stopped),
             Err(ProcessError::NotFound) if !self.programs.are_running_systems() => {
                 let why = "the system's chroot, which runs it in the tree, is not installed";
                 Err(ToolError::Failed(format!("{program} cannot be run: {why}")))
             }
             // The kernel says the same of a script whose interpreter is missing.
-            Err(ProcessError::NotFound) => {
-                Err(ToolError::Failed(format!("{program} cannot be run: it, or its interpreter, is not there")))
-            }
+            Err(ProcessError::NotFound) => Err(ToolError::Failed(format!(
+                "{program} cannot be run: it, or its interpreter, is not there"
+            ))),
             Err(ProcessError::TimedOut) => {
                 let seconds = self.longest.as_secs();
-                Err(ToolError::Failed(format!("{program} took longer than {seconds} s (program_timeout){words}")))
+                Err(ToolError::Failed(format!(
+                    "{program} took longer than {seconds} s (program_timeout){words}"
+                )))
             }
-            Err(ProcessError::Run(error)) => Err(ToolError::Failed(format!("{program} cannot be run: {error}"))),
+            Err(ProcessError::Run(error)) => {
+                Err(ToolError::Failed(format!("{program} cannot be run: {error}")))
+            }
         }
     }
 }

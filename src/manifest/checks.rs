@@ -20,7 +20,9 @@ pub(super) fn entry(entry: &Entry) -> Result<(), &'static str> {
     match &entry.node {
         Node::Directory => Ok(()),
         Node::Leaf(leaf) => match &leaf.kind {
-            LeafKind::File { size, .. } if *size > i64::MAX as u64 => Err("its size is beyond 2^63-1"),
+            LeafKind::File { size, .. } if *size > i64::MAX as u64 => {
+                Err("its size is beyond 2^63-1")
+            }
             LeafKind::Symlink { target } => symlink(entry.meta.mode, target),
             LeafKind::Char(number) | LeafKind::Block(number) => device(*number),
             LeafKind::File { .. } | LeafKind::Fifo => Ok(()),
@@ -38,8 +40,14 @@ fn meta(meta: &Meta) -> Result<(), &'static str> {
     if meta.mtime.nanos >= 1_000_000_000 {
         return Err("its time has a second or more in nanoseconds");
     }
-    if meta.xattrs.keys().any(|name| name.is_empty() || name.len() > MAX_XATTR_NAME || name.contains(&0)) {
-        return Err("the name of an extended attribute is empty, longer than 255 bytes or holds a NUL");
+    if meta
+        .xattrs
+        .keys()
+        .any(|name| name.is_empty() || name.len() > MAX_XATTR_NAME || name.contains(&0))
+    {
+        return Err(
+            "the name of an extended attribute is empty, longer than 255 bytes or holds a NUL",
+        );
     }
     if meta.xattrs.keys().map(|name| name.len() + 1).sum::<usize>() > MAX_XATTR_NAMES {
         return Err("the names of its extended attributes have more than 64 KiB");
@@ -61,13 +69,20 @@ fn symlink(mode: u16, target: &[u8]) -> Result<(), &'static str> {
 }
 
 fn device(number: Device) -> Result<(), &'static str> {
-    if number.major >= 1 << 12 || number.minor >= 1 << 20 { Err("Linux has no such device number") } else { Ok(()) }
+    if number.major >= 1 << 12 || number.minor >= 1 << 20 {
+        Err("Linux has no such device number")
+    } else {
+        Ok(())
+    }
 }
 
 /// What is wrong with the order, the top and the parents (clause 5).
 pub(super) fn tree(entries: &[Entry]) -> Result<(), ManifestError> {
     let Some(top) = entries.first() else {
-        return Err(ManifestError::Entry { path: TreePath::root(), why: "the top of the tree is missing" });
+        return Err(ManifestError::Entry {
+            path: TreePath::root(),
+            why: "the top of the tree is missing",
+        });
     };
     if !top.path.is_root() || !top.is_dir() {
         return Err(at(top, "the first entry is not the top directory"));

@@ -117,10 +117,12 @@ pub(super) fn parse(line: &[u8]) -> Result<Entry, Fault> {
     let uid = parse_id(fields.value("uid=", "it has no uid")?)?;
     let gid = parse_id(fields.value("gid=", "it has no gid")?)?;
     let size = match kind {
-        b"file" => parse_number(fields.value("size=", "it has no size")?).ok_or("its size is not a number")?,
+        b"file" => parse_number(fields.value("size=", "it has no size")?)
+            .ok_or("its size is not a number")?,
         _ => 0,
     };
-    let mtime = parse_time(fields.value("time=", "it has no time")?).ok_or("its time is not canonical")?;
+    let mtime =
+        parse_time(fields.value("time=", "it has no time")?).ok_or("its time is not canonical")?;
     let kind = parse_kind(kind, size, &mut fields)?;
     let (xattrs, group) = parse_tail(&mut fields)?;
     let node = match (kind, group) {
@@ -161,9 +163,14 @@ fn parse_kind(kind: &[u8], size: u64, fields: &mut Fields) -> Result<Option<Leaf
         b"dir" => return Ok(None),
         b"file" => {
             let digest = fields.value("sha256digest=", "it has no digest")?;
-            LeafKind::File { size, digest: parse_digest(digest).ok_or("its digest is not canonical")? }
+            LeafKind::File {
+                size,
+                digest: parse_digest(digest).ok_or("its digest is not canonical")?,
+            }
         }
-        b"link" => LeafKind::Symlink { target: unescape(fields.value("link=", "it has no symlink text")?)?.into() },
+        b"link" => LeafKind::Symlink {
+            target: unescape(fields.value("link=", "it has no symlink text")?)?.into(),
+        },
         b"fifo" => LeafKind::Fifo,
         b"char" => LeafKind::Char(parse_device(fields)?),
         b"block" => LeafKind::Block(parse_device(fields)?),
@@ -182,9 +189,12 @@ fn parse_tail(fields: &mut Fields) -> Result<(Xattrs, Option<TreePath>), Fault> 
             return Ok((xattrs, Some(parse_path(group)?)));
         }
         let field = field.strip_prefix(b"xattr.").ok_or("it has an unknown keyword")?;
-        let equals = field.iter().position(|&b| b == b'=').ok_or("an extended attribute has no value")?;
+        let equals =
+            field.iter().position(|&b| b == b'=').ok_or("an extended attribute has no value")?;
         let name = unescape(&field[..equals])?.into();
-        let value = BASE64.decode(&field[equals + 1..]).map_err(|_| "an extended attribute is not canonical base64")?;
+        let value = BASE64
+            .decode(&field[equals + 1..])
+            .map_err(|_| "an extended attribute is not canonical base64")?;
         if xattrs.last_key_value().is_some_and(|(last, _)| *last >= name) {
             return Err("its extended attributes are not in order");
         }
@@ -218,9 +228,12 @@ fn unescape(text: &[u8]) -> Result<Cow<'_, [u8]>, Fault> {
             bytes.push(byte);
             continue;
         }
-        let (&octal, after) = after.split_first_chunk::<3>().filter(|_| byte == b'\\').ok_or(FAULT)?;
+        let (&octal, after) =
+            after.split_first_chunk::<3>().filter(|_| byte == b'\\').ok_or(FAULT)?;
         rest = after;
-        let [high @ b'0'..=b'3', middle @ b'0'..=b'7', low @ b'0'..=b'7'] = octal else { return Err(FAULT) };
+        let [high @ b'0'..=b'3', middle @ b'0'..=b'7', low @ b'0'..=b'7'] = octal else {
+            return Err(FAULT);
+        };
         let byte = (high - b'0') << 6 | (middle - b'0') << 3 | (low - b'0');
         if PLAIN[usize::from(byte)] {
             return Err(FAULT);
@@ -238,14 +251,20 @@ fn parse_mode(text: &[u8]) -> Result<u16, Fault> {
 }
 
 fn parse_id(text: &[u8]) -> Result<u32, Fault> {
-    parse_number(text).and_then(|id| u32::try_from(id).ok()).ok_or("its owner or group is not a number")
+    parse_number(text)
+        .and_then(|id| u32::try_from(id).ok())
+        .ok_or("its owner or group is not a number")
 }
 
 fn parse_number(text: &[u8]) -> Option<u64> {
-    if text.is_empty() || (text.len() > 1 && text[0] == b'0') || !text.iter().all(u8::is_ascii_digit) {
+    if text.is_empty()
+        || (text.len() > 1 && text[0] == b'0')
+        || !text.iter().all(u8::is_ascii_digit)
+    {
         return None;
     }
-    text.iter().try_fold(0u64, |value, digit| value.checked_mul(10)?.checked_add((digit - b'0').into()))
+    text.iter()
+        .try_fold(0u64, |value, digit| value.checked_mul(10)?.checked_add((digit - b'0').into()))
 }
 
 fn parse_time(text: &[u8]) -> Option<Mtime> {
@@ -257,7 +276,9 @@ fn parse_time(text: &[u8]) -> Option<Mtime> {
     let nanos = nanos.iter().fold(0, |value, digit| value * 10 + u32::from(digit - b'0'));
     let seconds = match text[..dot].strip_prefix(b"-") {
         // `-0` is not canonical: 0 is neither negative nor positive.
-        Some(before) => parse_number(before).filter(|&n| n > 0).and_then(|n| 0i64.checked_sub_unsigned(n))?,
+        Some(before) => {
+            parse_number(before).filter(|&n| n > 0).and_then(|n| 0i64.checked_sub_unsigned(n))?
+        }
         None => i64::try_from(parse_number(&text[..dot])?).ok()?,
     };
     Some(Mtime { seconds, nanos })
@@ -269,7 +290,9 @@ fn parse_digest(text: &[u8]) -> Option<Digest> {
 
 fn parse_device(fields: &mut Fields) -> Result<Device, Fault> {
     let text = fields.value("device=native,", "it has no device number")?;
-    let mut numbers = text.splitn(2, |&b| b == b',').map(|part| parse_number(part).and_then(|n| u32::try_from(n).ok()));
+    let mut numbers = text
+        .splitn(2, |&b| b == b',')
+        .map(|part| parse_number(part).and_then(|n| u32::try_from(n).ok()));
     match (numbers.next(), numbers.next()) {
         (Some(Some(major)), Some(Some(minor))) => Ok(Device { major, minor }),
         _ => Err("its device number is not canonical"),

@@ -135,7 +135,11 @@ impl Manifest {
     /// The bytes of all distinct regular files: a hardlink group counts once.
     pub fn bytes(&self) -> u64 {
         let first = |entry: &&Entry| entry.group().is_none_or(|group| *group == entry.path);
-        self.entries.iter().filter(first).filter_map(Entry::file).fold(0, |sum, (size, _)| sum.saturating_add(size))
+        self.entries
+            .iter()
+            .filter(first)
+            .filter_map(Entry::file)
+            .fold(0, |sum, (size, _)| sum.saturating_add(size))
     }
 
     /// Writes the canonical text.
@@ -159,12 +163,16 @@ impl Manifest {
         let other = |entry: &Entry, why| ManifestError::OtherBase { path: entry.path.clone(), why };
         for entry in removed {
             if self.get(&entry.path) != Some(entry) {
-                return Err(other(entry, "it should go, but the base does not have it as it is listed"));
+                return Err(other(
+                    entry,
+                    "it should go, but the base does not have it as it is listed",
+                ));
             }
         }
         // What comes is before what goes where both are of one path.
         let coming = changed.iter().map(|entry| (&entry.path, false));
-        let mut named: Vec<(&TreePath, bool)> = coming.chain(removed.iter().map(|e| (&e.path, true))).collect();
+        let mut named: Vec<(&TreePath, bool)> =
+            coming.chain(removed.iter().map(|e| (&e.path, true))).collect();
         named.sort_unstable();
         for pair in named.windows(2).filter(|pair| pair[0].0 == pair[1].0) {
             let why = match (pair[0].1, pair[1].1) {
@@ -208,7 +216,8 @@ impl Manifest {
         }
         let mut left_out = left_out.into_iter().peekable();
         let stays = |(index, _): &(usize, &Entry)| left_out.next_if_eq(index).is_none();
-        let mut kept: Vec<Entry> = self.entries.iter().enumerate().filter(stays).map(|(_, e)| e.clone()).collect();
+        let mut kept: Vec<Entry> =
+            self.entries.iter().enumerate().filter(stays).map(|(_, e)| e.clone()).collect();
         regroup(&mut kept);
         Manifest { entries: kept.into(), id: OnceLock::new() }
     }

@@ -28,7 +28,10 @@ impl Manifest {
     pub fn read_zstd(from: impl Read, max_text: u64) -> Result<Self, ManifestError> {
         let mut decoder = zstd::Decoder::new(from)?;
         decoder.window_log_max(WINDOW_LOG)?;
-        Self::parse(io::BufReader::with_capacity(128 << 10, Limited { from: decoder, left: max_text }))
+        Self::parse(io::BufReader::with_capacity(
+            128 << 10,
+            Limited { from: decoder, left: max_text },
+        ))
     }
 }
 
@@ -78,7 +81,8 @@ fn parse_all(text: &[u8], before: u64, entries: &mut Vec<Entry>) -> Result<u64, 
     let mut begin = 0;
     let mut line = |end| &text[std::mem::replace(&mut begin, end + 1)..=end];
     let lines: Vec<&[u8]> = memchr_iter(b'\n', text).map(&mut line).collect();
-    let parsed: Vec<Result<Vec<Entry>, (usize, &str)>> = lines.par_chunks(PIECE).map(parse_piece).collect();
+    let parsed: Vec<Result<Vec<Entry>, (usize, &str)>> =
+        lines.par_chunks(PIECE).map(parse_piece).collect();
     entries.reserve(lines.len());
     for (piece, number) in parsed.into_iter().zip((before + 1..).step_by(PIECE)) {
         let piece = piece.map_err(|(at, why)| fault(number + at as u64, why))?;
@@ -121,7 +125,10 @@ struct Limited<R> {
 impl<R: Read> Read for Limited<R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let n = self.from.read(buffer)?;
-        self.left = self.left.checked_sub(n as u64).ok_or_else(|| io::Error::other("it is larger than it may be"))?;
+        self.left = self
+            .left
+            .checked_sub(n as u64)
+            .ok_or_else(|| io::Error::other("it is larger than it may be"))?;
         Ok(n)
     }
 }

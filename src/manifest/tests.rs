@@ -78,7 +78,12 @@ fn what_is_not_canonical_is_refused() {
         let error = Manifest::parse(bad.as_bytes()).expect_err(to).to_string();
         assert!(error.contains(why), "{to}: {error}");
     }
-    assert!(Manifest::parse(&SAMPLE[..SAMPLE.len() - 1]).expect_err("cut").to_string().contains("cut off"));
+    assert!(
+        Manifest::parse(&SAMPLE[..SAMPLE.len() - 1])
+            .expect_err("cut")
+            .to_string()
+            .contains("cut off")
+    );
     assert!(Manifest::parse(&b""[..]).is_err());
     assert!(Manifest::parse(HEAD).is_err());
 }
@@ -104,16 +109,26 @@ fn hardlink_groups_must_be_whole() {
     let top = || dir("x").at(TreePath::root());
     let refused = |entries: Vec<Entry>| Manifest::new(entries).expect_err("refused").to_string();
     assert!(refused(vec![top(), file("a", b"1", Some("a"))]).contains("no other member"));
-    assert!(refused(vec![top(), file("a", b"1", None), file("b", b"1", Some("a"))]).contains("first path"));
-    assert!(refused(vec![top(), file("a", b"1", Some("a")), file("b", b"2", Some("a"))]).contains("not like"));
-    assert!(refused(vec![top(), file("a", b"1", Some("b")), file("b", b"1", Some("b"))]).contains("first path"));
+    assert!(
+        refused(vec![top(), file("a", b"1", None), file("b", b"1", Some("a"))])
+            .contains("first path")
+    );
+    assert!(
+        refused(vec![top(), file("a", b"1", Some("a")), file("b", b"2", Some("a"))])
+            .contains("not like")
+    );
+    assert!(
+        refused(vec![top(), file("a", b"1", Some("b")), file("b", b"1", Some("b"))])
+            .contains("first path")
+    );
 }
 
 #[test]
 fn a_filtered_group_is_what_survives() {
     let top = dir("x").at(TreePath::root());
     let group = |at| file(at, b"1", Some("d/a"));
-    let whole = Manifest::new(vec![top, dir("d"), group("d/a"), group("e"), group("f")]).expect("sound");
+    let whole =
+        Manifest::new(vec![top, dir("d"), group("d/a"), group("e"), group("f")]).expect("sound");
     let without_dir = whole.filtered(|entry| entry.path != path("d"));
     assert!(without_dir.get(&path("d/a")).is_none());
     assert_eq!(without_dir.get(&path("f")).and_then(Entry::group), Some(&path("e")));
@@ -135,10 +150,14 @@ fn changes_are_refused_on_another_base() {
     assert!(other.apply(&changes.removed, &changes.changed).is_err());
     assert!(base.apply(&changes.removed, &[file("a", b"3", None)]).is_err());
     assert!(base.apply(&[], &[file("b/c", b"3", None)]).is_err());
-    let twice = |removed: &[Entry], changed: &[Entry]| base.apply(removed, changed).expect_err("refused").to_string();
+    let twice = |removed: &[Entry], changed: &[Entry]| {
+        base.apply(removed, changed).expect_err("refused").to_string()
+    };
     assert!(twice(&[], &[file("z", b"1", None), file("z", b"2", None)]).contains("comes twice"));
     let gone = base.entries()[1].clone();
-    assert!(twice(std::slice::from_ref(&gone), std::slice::from_ref(&gone)).contains("goes and comes"));
+    assert!(
+        twice(std::slice::from_ref(&gone), std::slice::from_ref(&gone)).contains("goes and comes")
+    );
 }
 
 #[test]
@@ -159,9 +178,16 @@ fn any_name() -> impl Strategy<Value = Vec<u8>> {
 
 fn any_meta() -> impl Strategy<Value = Meta> {
     let xattrs = btree_map(vec(1..=255u8, 1..4), vec(any::<u8>(), 0..4), 0..3);
-    let xattrs = xattrs.prop_map(|map| map.into_iter().map(|(name, value)| (name.into(), value.into())).collect());
+    let xattrs = xattrs
+        .prop_map(|map| map.into_iter().map(|(name, value)| (name.into(), value.into())).collect());
     (0..=0o7777u16, 0..u32::MAX, 0..u32::MAX, any::<i64>(), 0..1_000_000_000u32, xattrs).prop_map(
-        |(mode, uid, gid, seconds, nanos, xattrs)| Meta { mode, uid, gid, mtime: Mtime { seconds, nanos }, xattrs },
+        |(mode, uid, gid, seconds, nanos, xattrs)| Meta {
+            mode,
+            uid,
+            gid,
+            mtime: Mtime { seconds, nanos },
+            xattrs,
+        },
     )
 }
 
@@ -180,26 +206,35 @@ fn any_kind() -> impl Strategy<Value = LeafKind> {
 fn any_manifest() -> impl Strategy<Value = Manifest> {
     let names = || btree_set(vec(any_name(), 1..4), 1..4);
     let leaves = vec((names(), any_meta(), any_kind()), 0..12);
-    (any_meta(), vec((vec(any_name(), 1..4), any_meta()), 0..6), leaves).prop_map(|(top, dirs, leaves)| {
-        let mut tree = std::collections::BTreeMap::from([(TreePath::root(), (top.clone(), None))]);
-        for (names, meta) in dirs {
-            add(&mut tree, &names, meta, None, &top);
-        }
-        for (index, (names, mut meta, kind)) in leaves.into_iter().enumerate() {
-            if matches!(kind, LeafKind::Symlink { .. }) {
-                meta.mode = 0o777;
+    (any_meta(), vec((vec(any_name(), 1..4), any_meta()), 0..6), leaves).prop_map(
+        |(top, dirs, leaves)| {
+            let mut tree =
+                std::collections::BTreeMap::from([(TreePath::root(), (top.clone(), None))]);
+            for (names, meta) in dirs {
+                add(&mut tree, &names, meta, None, &top);
             }
-            for names in names {
-                add(&mut tree, &names, meta.clone(), Some((index, kind.clone())), &top);
+            for (index, (names, mut meta, kind)) in leaves.into_iter().enumerate() {
+                if matches!(kind, LeafKind::Symlink { .. }) {
+                    meta.mode = 0o777;
+                }
+                for names in names {
+                    add(&mut tree, &names, meta.clone(), Some((index, kind.clone())), &top);
+                }
             }
-        }
-        grouped(tree)
-    })
+            grouped(tree)
+        },
+    )
 }
 
 type Tree = std::collections::BTreeMap<TreePath, (Meta, Option<(usize, LeafKind)>)>;
 
-fn add(tree: &mut Tree, names: &[Vec<u8>], meta: Meta, leaf: Option<(usize, LeafKind)>, filler: &Meta) {
+fn add(
+    tree: &mut Tree,
+    names: &[Vec<u8>],
+    meta: Meta,
+    leaf: Option<(usize, LeafKind)>,
+    filler: &Meta,
+) {
     let mut at = TreePath::root();
     for (depth, name) in names.iter().enumerate() {
         at = at.join(name).expect("a good name");
@@ -285,11 +320,17 @@ fn a_text_of_several_windows_is_read_and_its_faults_are_found_where_they_are() {
     let read = Manifest::parse(&text[..]).expect("reads");
     assert_eq!((read.id(), &read), (manifest.id(), &manifest));
     let lines: Vec<&[u8]> = text.split_inclusive(|&b| b == b'\n').collect();
-    let fault = |lines: &[&[u8]]| Manifest::parse(&lines.concat()[..]).expect_err("is not canonical").to_string();
+    let fault = |lines: &[&[u8]]| {
+        Manifest::parse(&lines.concat()[..]).expect_err("is not canonical").to_string()
+    };
     for at in [1024 + 1, 1024 + 2, 50_000] {
         let mut swapped = lines.clone();
         swapped.swap(at, at + 1);
-        assert!(fault(&swapped).contains(&format!("line {}: it is not in order", at + 2)), "{}", fault(&swapped));
+        assert!(
+            fault(&swapped).contains(&format!("line {}: it is not in order", at + 2)),
+            "{}",
+            fault(&swapped)
+        );
         let mut other = lines.clone();
         other[at] = b"nonsense\n";
         assert!(fault(&other).contains(&format!("line {}:", at + 1)), "{}", fault(&other));

@@ -71,7 +71,11 @@ impl Chain {
 }
 
 /// Chooses the way from `installed` to the head of `catalog`; archives in `broken` do not count.
-pub fn choose(installed: Option<GenerationId>, catalog: &Catalog, broken: &HashSet<RepoPath>) -> Plan {
+pub fn choose(
+    installed: Option<GenerationId>,
+    catalog: &Catalog,
+    broken: &HashSet<RepoPath>,
+) -> Plan {
     let head = catalog.head().generation;
     let Some(installed) = installed else { return Plan::Full(Why::NotRecorded) };
     if installed == head {
@@ -83,7 +87,11 @@ pub fn choose(installed: Option<GenerationId>, catalog: &Catalog, broken: &HashS
     let Some(chain) = smallest_chain(installed, head, catalog, broken) else {
         let mut broken: Vec<RepoPath> = broken.iter().cloned().collect();
         broken.sort();
-        return Plan::Full(if broken.is_empty() { Why::NoChain(installed) } else { Why::BrokenChain(broken) });
+        return Plan::Full(if broken.is_empty() {
+            Why::NoChain(installed)
+        } else {
+            Why::BrokenChain(broken)
+        });
     };
     let full = catalog.archives.iter().find(|a| a.kind == ArchiveKind::Full { target: head });
     // Without a full archive of the head its bytes are the bound: rsync sends no more.
@@ -114,7 +122,8 @@ fn smallest_chain(
             edges.entry(base).or_default().push((target, archive));
         }
     }
-    let mut reached: HashMap<GenerationId, (u64, u32, Option<&Archive>)> = HashMap::from([(from, (0, 0, None))]);
+    let mut reached: HashMap<GenerationId, (u64, u32, Option<&Archive>)> =
+        HashMap::from([(from, (0, 0, None))]);
     let mut open = BinaryHeap::from([Reverse((0_u64, 0_u32, from))]);
     while let Some(Reverse((bytes, length, at))) = open.pop() {
         if at == to {
@@ -143,19 +152,33 @@ fn smallest_chain(
 impl fmt::Display for Why {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Why::NotRecorded => f.write_str("no generation is recorded and the tree resembles none that is published"),
+            Why::NotRecorded => f.write_str(
+                "no generation is recorded and the tree resembles none that is published",
+            ),
             Why::UnknownGeneration(id) => {
-                write!(f, "the recorded generation {} is not published and the tree resembles none that is", id.short())
+                write!(
+                    f,
+                    "the recorded generation {} is not published and the tree resembles none that is",
+                    id.short()
+                )
             }
-            Why::NoChain(id) => write!(f, "no chain of diffs leads from generation {} to the head", id.short()),
+            Why::NoChain(id) => {
+                write!(f, "no chain of diffs leads from generation {} to the head", id.short())
+            }
             Why::ChainTooLarge { chain, full } => {
                 write!(f, "the diffs have {chain} bytes, a full sync takes about {full}")
             }
             Why::BrokenChain(files) => {
                 let files: Vec<&str> = files.iter().map(|file| file.as_str()).collect();
-                write!(f, "the chain of diffs is broken: {} missing or damaged on the server", files.join(", "))
+                write!(
+                    f,
+                    "the chain of diffs is broken: {} missing or damaged on the server",
+                    files.join(", ")
+                )
             }
-            Why::ContentMissing(what) => write!(f, "content is not to be had from the repository: {what}"),
+            Why::ContentMissing(what) => {
+                write!(f, "content is not to be had from the repository: {what}")
+            }
         }
     }
 }

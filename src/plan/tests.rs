@@ -51,7 +51,10 @@ fn ways(plan: &Plan) -> Vec<&str> {
 
 #[test]
 fn the_head_needs_nothing() {
-    assert_eq!(choose(Some(id(2)), &catalog(2, &[(1, 2, 5)], None), &HashSet::new()), Plan::Nothing);
+    assert_eq!(
+        choose(Some(id(2)), &catalog(2, &[(1, 2, 5)], None), &HashSet::new()),
+        Plan::Nothing
+    );
 }
 
 #[test]

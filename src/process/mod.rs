@@ -16,7 +16,9 @@ use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
-use rustix::process::{Pid, Resource, Rlimit, Signal, WaitId, WaitIdOptions, kill_process_group, prlimit, waitid};
+use rustix::process::{
+    Pid, Resource, Rlimit, Signal, WaitId, WaitIdOptions, kill_process_group, prlimit, waitid,
+};
 
 use pipes::{Pipes, TICK};
 
@@ -107,7 +109,8 @@ pub fn run(call: &Call<'_>, hear: &mut Hear<'_>) -> Result<Outcome, ProcessError
         if ended.is_none() && running.has_ended()? {
             ended = Some(now);
         }
-        if ended.is_some_and(|at| running.pipes.are_silent() || now.duration_since(at) >= AFTERMATH) {
+        if ended.is_some_and(|at| running.pipes.are_silent() || now.duration_since(at) >= AFTERMATH)
+        {
             return running.finish(hear);
         }
     }
@@ -132,7 +135,8 @@ impl<'a> Running<'a> {
             command.current_dir(format!("/proc/self/fd/{}", directory.as_raw_fd()));
         }
         let mut child = command.spawn().map_err(|e| not_started(e, call))?;
-        let group = i32::try_from(child.id()).ok().and_then(Pid::from_raw).ok_or(ProcessError::NotFound)?;
+        let group =
+            i32::try_from(child.id()).ok().and_then(Pid::from_raw).ok_or(ProcessError::NotFound)?;
         let pipes = Pipes::of(&mut child, call.input);
         let mut running = Running { child, group, pipes, reaped: false };
         if call.largest_file.is_some() {
@@ -181,7 +185,9 @@ impl Drop for Running<'_> {
 fn not_started(error: io::Error, call: &Call<'_>) -> ProcessError {
     // A working directory that is gone is reported in the same way.
     match error.kind() {
-        io::ErrorKind::NotFound if call.inside.is_none_or(|fd| rustix::fs::fstat(fd).is_ok_and(|s| s.st_nlink > 0)) => {
+        io::ErrorKind::NotFound
+            if call.inside.is_none_or(|fd| rustix::fs::fstat(fd).is_ok_and(|s| s.st_nlink > 0)) =>
+        {
             ProcessError::NotFound
         }
         _ => ProcessError::Run(error),

@@ -75,14 +75,18 @@ impl<'a> Pipes<'a> {
         let mut buffer = [0; 16 << 10];
         match self.output.as_mut().map(|pipe| read(pipe, &mut buffer)).transpose()?.flatten() {
             Some(0) => self.output = None,
-            Some(n) => take_lines(&mut self.line, &buffer[..n], &mut |line| hear(Heard::Line(line)))?,
+            Some(n) => {
+                take_lines(&mut self.line, &buffer[..n], &mut |line| hear(Heard::Line(line)))?
+            }
             None => {}
         }
         match self.complaints.as_mut().map(|pipe| read(pipe, &mut buffer)).transpose()?.flatten() {
             Some(0) => self.complaints = None,
             Some(n) => {
                 self.keep(&buffer[..n]);
-                take_lines(&mut self.complaint, &buffer[..n], &mut |line| hear(Heard::Complaint(line)))?;
+                take_lines(&mut self.complaint, &buffer[..n], &mut |line| {
+                    hear(Heard::Complaint(line))
+                })?;
             }
             None => {}
         }
@@ -96,7 +100,8 @@ impl<'a> Pipes<'a> {
             self.input.as_ref().map(|pipe| (pipe.as_fd(), PollFlags::OUT)),
         ];
         let pipes = pipes.into_iter().flatten();
-        let mut pipes: Vec<PollFd<'_>> = pipes.map(|(pipe, flags)| PollFd::from_borrowed_fd(pipe, flags)).collect();
+        let mut pipes: Vec<PollFd<'_>> =
+            pipes.map(|(pipe, flags)| PollFd::from_borrowed_fd(pipe, flags)).collect();
         // Without pipes only the end of the program is waited for: look for it more often.
         let wait = if pipes.is_empty() { TICK / 20 } else { TICK };
         let wait = Timespec { tv_sec: 0, tv_nsec: i64::from(wait.subsec_nanos()) };
@@ -116,9 +121,12 @@ impl<'a> Pipes<'a> {
 
     /// Tells what came without the end of a line.
     pub(super) fn finish(&mut self, hear: &mut Hear<'_>) -> Result<(), ProcessError> {
-        let (line, complaint) = (std::mem::take(&mut self.line), std::mem::take(&mut self.complaint));
+        let (line, complaint) =
+            (std::mem::take(&mut self.line), std::mem::take(&mut self.complaint));
         let unheard = [Heard::Line(&line), Heard::Complaint(&complaint)];
-        for (heard, _) in unheard.into_iter().zip([&line, &complaint]).filter(|(_, text)| !text.is_empty()) {
+        for (heard, _) in
+            unheard.into_iter().zip([&line, &complaint]).filter(|(_, text)| !text.is_empty())
+        {
             if hear(heard).is_break() {
                 return Err(ProcessError::Stopped);
             }

@@ -12,7 +12,8 @@ use super::{Call, Hear, Outcome, ProcessError, run};
 /// Where programs are looked for, and where they look for others.
 pub const PATH: &str = "/usr/local/sbin:/usr/sbin:/sbin:/usr/local/bin:/usr/bin:/bin";
 /// What every program gets besides; nothing is taken over from the environment of this one.
-const ENVIRONMENT: [(&str, &str); 4] = [("PATH", PATH), ("LC_ALL", "C"), ("HOME", "/root"), ("TERM", "dumb")];
+const ENVIRONMENT: [(&str, &str); 4] =
+    [("PATH", PATH), ("LC_ALL", "C"), ("HOME", "/root"), ("TERM", "dumb")];
 /// As many symlinks as the kernel follows.
 const MAX_LINKS: usize = 40;
 
@@ -73,8 +74,10 @@ impl<'a> Programs<'a> {
 
     /// Runs a program of the tree and tells `hear` what it prints.
     pub fn run(&self, task: &Task<'_>, hear: &mut Hear<'_>) -> Result<Outcome, ProcessError> {
-        let fixed = ENVIRONMENT.iter().map(|(name, value)| (OsString::from(name), OsString::from(value)));
-        let environment: Vec<(OsString, OsString)> = fixed.chain(task.environment.iter().cloned()).collect();
+        let fixed =
+            ENVIRONMENT.iter().map(|(name, value)| (OsString::from(name), OsString::from(value)));
+        let environment: Vec<(OsString, OsString)> =
+            fixed.chain(task.environment.iter().cloned()).collect();
         let mut program = OsString::from("/");
         program.push(task.program.as_os_str());
         let mut arguments = Vec::new();

@@ -53,7 +53,8 @@ fn both_outputs_are_heard_by_line() {
 fn the_environment_is_the_given_one_and_no_more() {
     let (_, lines) = said("/usr/bin/env", b"", 20);
     // the shell adds some of its own
-    let mut names: Vec<&str> = lines.iter().filter_map(|line| line.strip_prefix("out ")?.split('=').next()).collect();
+    let mut names: Vec<&str> =
+        lines.iter().filter_map(|line| line.strip_prefix("out ")?.split('=').next()).collect();
     names.retain(|name| !["PWD", "OLDPWD", "SHLVL", "_"].contains(name));
     names.sort();
     assert_eq!(names, ["PATH", "SPOKEN"]);
@@ -137,5 +138,8 @@ fn programs_are_found_through_the_trees_own_symlinks() {
     for absent in ["loop", "sh", "grub-mkconfig", "nothing"] {
         assert_eq!(found(absent), None, "{absent}");
     }
-    assert_eq!(follow(&root, &path("bin/systemctl")).expect("follows"), Some(path("usr/bin/systemctl")));
+    assert_eq!(
+        follow(&root, &path("bin/systemctl")).expect("follows"),
+        Some(path("usr/bin/systemctl"))
+    );
 }

@@ -8,8 +8,8 @@ use crate::catalog::{Archive, ArchiveKind, Catalog, FileRef, Publish, RepoPath};
 use crate::delta::{MAX_DEPTH, Pairing, Pairs};
 use crate::diff_archive::content_index::{ContentIndex, Record};
 use crate::diff_archive::{
-    ArchiveError, Compression, Deltas, Group, Limits, Sources, WriteError, Written, pair_by_content, verify_diff,
-    verify_full, write_diff, write_full,
+    ArchiveError, Compression, Deltas, Group, Limits, Sources, WriteError, Written,
+    pair_by_content, verify_diff, verify_full, write_diff, write_full,
 };
 use crate::digest::{Digest, Hasher};
 use crate::fetch::content::{ContentStore, Missing};
@@ -18,7 +18,9 @@ use crate::publish::content_sources::{Nowhere, Spooled};
 use crate::publish::frames::{Earlier, to_be_spooled};
 use crate::publish::snapshot::Snapshot;
 use crate::publish::store::failed;
-use crate::publish::{Image, Known, Locked, Policy, PublishError, Reach, Store, archive_name, policy, unreached};
+use crate::publish::{
+    Image, Known, Locked, Policy, PublishError, Reach, Store, archive_name, policy, unreached,
+};
 use crate::report::Monitor;
 
 /// What the archives of one publish are made with.
@@ -40,14 +42,21 @@ pub(super) struct Made {
 
 impl Archives<'_> {
     /// Makes what the policy asks for, and the index of what the repository then holds.
-    pub fn make(&self, catalog: Option<&Catalog>, known: &Known) -> Result<(Vec<Made>, ContentIndex), PublishError> {
+    pub fn make(
+        &self,
+        catalog: Option<&Catalog>,
+        known: &Known,
+    ) -> Result<(Vec<Made>, ContentIndex), PublishError> {
         let target = self.image.manifest;
         let mut made = match catalog {
             Some(catalog) => self.diffs(catalog, known)?,
             None => Vec::new(),
         };
         let mut index = joined(known, &made);
-        let has_full = known.archives.iter().any(|archive| archive.kind == ArchiveKind::Full { target: target.id() });
+        let has_full = known
+            .archives
+            .iter()
+            .any(|archive| archive.kind == ArchiveKind::Full { target: target.id() });
         let due = catalog.is_none_or(|catalog| self.full_is_due(catalog, known, &made));
         if !has_full && (due || unreached(target, &reach(known, &made, &index)).is_some()) {
             self.refuse_taken_name(ArchiveKind::Full { target: target.id() }, &known.archives)?;
@@ -64,7 +73,10 @@ impl Archives<'_> {
         let (base, target) = (catalog.head().generation, self.image.manifest.id());
         let all = known.archives.iter().chain(made.iter().map(|made| &made.archive));
         let catalog = Catalog { archives: all.cloned().collect(), ..catalog.clone() };
-        let step = catalog.archives.iter().find(|archive| archive.kind == ArchiveKind::Diff { base, target });
+        let step = catalog
+            .archives
+            .iter()
+            .find(|archive| archive.kind == ArchiveKind::Diff { base, target });
         policy::full_is_due(&catalog, target, step.map(|archive| &archive.file), self.policy)
     }
 
@@ -81,19 +93,25 @@ impl Archives<'_> {
             if archives.iter().any(|archive| archive.kind == kind) {
                 continue;
             }
-            let Some(base) = catalog.publish_of(base).and_then(|publish| self.base(publish)) else { continue };
+            let Some(base) = catalog.publish_of(base).and_then(|publish| self.base(publish)) else {
+                continue;
+            };
             let pairing = self.policy.deltas.then(|| self.pairing(&base));
             if let Some(pairing) = &pairing {
                 let store = ContentStore::new(index, archives, self.locked.store(), &Nowhere);
                 // What is made by as many deltas as there may be is sent whole again.
-                let near = |digest: &Digest| reach.depth(digest).is_some_and(|depth| depth < MAX_DEPTH);
+                let near =
+                    |digest: &Digest| reach.depth(digest).is_some_and(|depth| depth < MAX_DEPTH);
                 let wanted = to_be_spooled(pairing.sources(), index, archives, &snapshot);
-                let missing = spooled.take(wanted, &store, near).map_err(|e| self.spool_failed(e))?;
+                let missing =
+                    spooled.take(wanted, &store, near).map_err(|e| self.spool_failed(e))?;
                 self.tell_missing(&missing);
             }
             self.refuse_taken_name(kind, archives)?;
-            let earlier = Earlier::new(self.locked.store(), index, archives, (&snapshot, &reach), &spooled);
-            let pairs = pairing.map(|named| pair_by_content(named, &earlier, self.image.content).into_pairs());
+            let earlier =
+                Earlier::new(self.locked.store(), index, archives, (&snapshot, &reach), &spooled);
+            let pairs = pairing
+                .map(|named| pair_by_content(named, &earlier, self.image.content).into_pairs());
             made.push(self.diff(&base, kind, pairs.as_ref(), &earlier, &reach)?);
         }
         Ok(made)
@@ -106,7 +124,8 @@ impl Archives<'_> {
             self.monitor.warn(format!("no delta is made from {}: {why}", digest.short()));
         }
         if missing.len() > TOLD {
-            self.monitor.warn(format!("no deltas are made from {} more contents", missing.len() - TOLD));
+            self.monitor
+                .warn(format!("no deltas are made from {} more contents", missing.len() - TOLD));
         }
     }
 
@@ -117,7 +136,9 @@ impl Archives<'_> {
         self.write(
             kind,
             |to| write_full(manifest, content, self.policy.options, to, self.monitor),
-            |compression, from| verify_full(from, compression, manifest, self.monitor).map(|()| Vec::new()),
+            |compression, from| {
+                verify_full(from, compression, manifest, self.monitor).map(|()| Vec::new())
+            },
         )
     }
 
@@ -138,14 +159,22 @@ impl Archives<'_> {
         let patches = self.locked.unnamed()?;
         let depth = |digest: &Digest| reach.depth(digest).unwrap_or(MAX_DEPTH);
         let Policy { effort, opening, .. } = *self.policy;
-        let deltas = pairs.map(|pairs| Deltas { sources, pairs, spool: &patches, effort, opening, depth: &depth });
+        let deltas = pairs.map(|pairs| Deltas {
+            sources,
+            pairs,
+            spool: &patches,
+            effort,
+            opening,
+            depth: &depth,
+        });
         let (image, options) = (self.locked.store().layer().name(), self.policy.options);
         self.write(
             kind,
             |to| write_diff((base, manifest), image, content, deltas, options, to, self.monitor),
             |compression, from| {
                 // Each patch was tried when it was made, and the digest says that these are the same.
-                let listing = verify_diff(from, compression, &Limits::default(), None, self.monitor)?;
+                let listing =
+                    verify_diff(from, compression, &Limits::default(), None, self.monitor)?;
                 listing.target_of(base).map(|_| listing.groups().to_vec())
             },
         )
@@ -156,7 +185,10 @@ impl Archives<'_> {
         &self,
         kind: ArchiveKind,
         write: impl FnOnce(&mut dyn Write) -> Result<Written, WriteError>,
-        verify: impl FnOnce(Compression, &mut (dyn io::BufRead + Send)) -> Result<Vec<Group>, ArchiveError>,
+        verify: impl FnOnce(
+            Compression,
+            &mut (dyn io::BufRead + Send),
+        ) -> Result<Vec<Group>, ArchiveError>,
     ) -> Result<Made, PublishError> {
         let compression = self.policy.options.compression();
         let name = archive_name(kind, compression.extension());
@@ -170,7 +202,8 @@ impl Archives<'_> {
         self.locked.sync(&name, &file)?;
 
         file.seek(SeekFrom::Start(0)).map_err(|e| failed("read", &path, e))?;
-        let mut from = BufReader::with_capacity(1 << 20, Hashing { from: &file, hasher: Hasher::new() });
+        let mut from =
+            BufReader::with_capacity(1 << 20, Hashing { from: &file, hasher: Hasher::new() });
         let bad = |source| PublishError::ReadBack { file: name.clone(), source };
         let groups = verify(compression, &mut from).map_err(bad)?;
         // What the verification did not need to read, should there be any, belongs to the digest.
@@ -189,7 +222,10 @@ impl Archives<'_> {
         let manifest = self.locked.store().manifest(publish);
         manifest
             .map_err(|e| {
-                self.monitor.warn(format!("no diff is made from generation {}: {e}", publish.generation.short()))
+                self.monitor.warn(format!(
+                    "no diff is made from generation {}: {e}",
+                    publish.generation.short()
+                ))
             })
             .ok()
     }
@@ -210,8 +246,10 @@ impl Archives<'_> {
 
 /// What the index holds once `made` has come.
 fn joined(known: &Known, made: &[Made]) -> ContentIndex {
-    let kept: HashSet<&RepoPath> = known.archives.iter().map(|archive| &archive.file.file).collect();
-    let old = known.index.clone().into_archives().into_iter().filter(|(file, _)| kept.contains(file));
+    let kept: HashSet<&RepoPath> =
+        known.archives.iter().map(|archive| &archive.file.file).collect();
+    let old =
+        known.index.clone().into_archives().into_iter().filter(|(file, _)| kept.contains(file));
     let new = made.iter().map(|made| (made.archive.file.file.clone(), made.records.clone()));
     ContentIndex::new(old.chain(new))
 }
@@ -223,7 +261,9 @@ fn reach(known: &Known, made: &[Made], index: &ContentIndex) -> Reach {
 /// The delta groups of all diffs among `archives`, by what they say of themselves.
 pub(crate) fn groups_of(store: &Store, archives: &[Archive]) -> Result<Vec<Group>, PublishError> {
     let mut groups = Vec::new();
-    for archive in archives.iter().filter(|archive| matches!(archive.kind, ArchiveKind::Diff { .. })) {
+    for archive in
+        archives.iter().filter(|archive| matches!(archive.kind, ArchiveKind::Diff { .. }))
+    {
         groups.extend_from_slice(store.listing(archive)?.groups());
     }
     Ok(groups)

@@ -35,7 +35,8 @@ impl Spooled {
         store: &ContentStore<'_>,
         near: impl Fn(&Digest) -> bool,
     ) -> io::Result<Vec<Missing>> {
-        let absent = |(digest, _): &(Digest, u64)| !self.places.contains_key(digest) && near(digest);
+        let absent =
+            |(digest, _): &(Digest, u64)| !self.places.contains_key(digest) && near(digest);
         let wanted: Vec<(Digest, u64)> = wanted.into_iter().filter(absent).collect();
         let Spooled { file, end, places } = self;
         let mut buffer = vec![0; 128 << 10];
@@ -69,9 +70,16 @@ impl Sources for Spooled {
         Ok(Some(bytes))
     }
 
-    fn open(&self, digest: &Digest, size: u64, _: &TreePath) -> io::Result<Option<Box<dyn ReadAt + '_>>> {
+    fn open(
+        &self,
+        digest: &Digest,
+        size: u64,
+        _: &TreePath,
+    ) -> io::Result<Option<Box<dyn ReadAt + '_>>> {
         let place = self.places.get(digest).filter(|(_, length)| *length == size);
-        Ok(place.map(|(offset, length)| Box::new(Part { file: &self.file, offset: *offset, length: *length }) as _))
+        Ok(place.map(|(offset, length)| {
+            Box::new(Part { file: &self.file, offset: *offset, length: *length }) as _
+        }))
     }
 }
 

@@ -14,13 +14,17 @@ impl Reach {
     /// Follows the delta groups of all archives, from the contents that are there whole.
     pub fn of<'g>(index: &ContentIndex, groups: impl Iterator<Item = &'g Group>) -> Self {
         let whole = index.iter().filter(|(_, record)| record.place.group.is_none());
-        let mut depths: HashMap<Digest, u32> = whole.map(|(_, record)| (record.digest, 0)).collect();
+        let mut depths: HashMap<Digest, u32> =
+            whole.map(|(_, record)| (record.digest, 0)).collect();
         let groups: Vec<&Group> = groups.collect();
         loop {
             let mut nearer = false;
             for group in &groups {
-                let sources = group.sources.iter().map(|source| depths.get(&source.digest).copied());
-                let Some(deepest) = sources.collect::<Option<Vec<u32>>>().and_then(|all| all.into_iter().max()) else {
+                let sources =
+                    group.sources.iter().map(|source| depths.get(&source.digest).copied());
+                let Some(deepest) =
+                    sources.collect::<Option<Vec<u32>>>().and_then(|all| all.into_iter().max())
+                else {
                     continue;
                 };
                 for target in &group.targets {
@@ -55,7 +59,8 @@ mod tests {
     }
 
     fn group(sources: &[u8], targets: &[u8]) -> Group {
-        let source = |n: &u8| Source { digest: digest(*n), size: 1, path: TreePath::root(), plain: None };
+        let source =
+            |n: &u8| Source { digest: digest(*n), size: 1, path: TreePath::root(), plain: None };
         let target = |n: &u8| Target { digest: digest(*n), size: 1, inside: None };
         Group {
             number: 0,
@@ -70,9 +75,17 @@ mod tests {
     fn a_content_is_as_far_as_its_farthest_source_by_the_shortest_way() {
         let place = Place { frame_offset: 0, frame_length: 1, offset: 0, group: None };
         let whole = |n| Record { digest: digest(n), size: 1, place };
-        let index = ContentIndex::new([(RepoPath::new("full/a.tar.zst").expect("good"), vec![whole(1), whole(2)])]);
-        let groups =
-            [group(&[4], &[5]), group(&[3, 2], &[4]), group(&[1], &[3]), group(&[9], &[8]), group(&[1], &[5, 1])];
+        let index = ContentIndex::new([(
+            RepoPath::new("full/a.tar.zst").expect("good"),
+            vec![whole(1), whole(2)],
+        )]);
+        let groups = [
+            group(&[4], &[5]),
+            group(&[3, 2], &[4]),
+            group(&[1], &[3]),
+            group(&[9], &[8]),
+            group(&[1], &[5, 1]),
+        ];
         let reach = Reach::of(&index, groups.iter());
         let depths: Vec<Option<u32>> = (1..10).map(|n| reach.depth(&digest(n))).collect();
         assert_eq!(depths, [Some(0), Some(0), Some(1), Some(2), Some(1), None, None, None, None]);

@@ -62,7 +62,11 @@ impl<'e> Earlier<'e> {
 
     fn frame(&self, archive: &Archive, place: &Place) -> io::Result<Arc<Vec<u8>>> {
         let key = (archive.file.file.clone(), place.frame_offset);
-        let held = self.recent().iter().find(|(known, _)| *known == key).map(|(_, frame)| Arc::clone(frame));
+        let held = self
+            .recent()
+            .iter()
+            .find(|(known, _)| *known == key)
+            .map(|(_, frame)| Arc::clone(frame));
         if let Some(frame) = held {
             return Ok(frame);
         }
@@ -91,7 +95,9 @@ impl Sources for Earlier<'_> {
         {
             return Ok(Some(bytes));
         }
-        let Some((archive, place)) = self.place(digest, size) else { return self.spooled.read(digest, size, path) };
+        let Some((archive, place)) = self.place(digest, size) else {
+            return self.spooled.read(digest, size, path);
+        };
         // A frame that is damaged does without its contents: they are sent whole.
         let Ok(frame) = self.frame(archive, &place) else { return Ok(None) };
         let from = usize::try_from(place.offset).ok();
@@ -99,7 +105,12 @@ impl Sources for Earlier<'_> {
         Ok(content.map(<[u8]>::to_vec))
     }
 
-    fn open(&self, digest: &Digest, size: u64, path: &TreePath) -> io::Result<Option<Box<dyn ReadAt + '_>>> {
+    fn open(
+        &self,
+        digest: &Digest,
+        size: u64,
+        path: &TreePath,
+    ) -> io::Result<Option<Box<dyn ReadAt + '_>>> {
         if self.may_serve(digest)
             && let Some(file) = self.snapshot.open(digest, size, path)?
         {
@@ -119,10 +130,11 @@ pub(super) fn to_be_spooled(
     archives: &[Archive],
     snapshot: &Snapshot,
 ) -> impl Iterator<Item = (Digest, u64)> {
-    let archives: HashMap<_, _> = archives.iter().map(|archive| (&archive.file.file, archive)).collect();
-    wanted
-        .into_iter()
-        .filter(move |(digest, size)| place(index, &archives, digest, *size).is_none() && !snapshot.has(digest, *size))
+    let archives: HashMap<_, _> =
+        archives.iter().map(|archive| (&archive.file.file, archive)).collect();
+    wanted.into_iter().filter(move |(digest, size)| {
+        place(index, &archives, digest, *size).is_none() && !snapshot.has(digest, *size)
+    })
 }
 
 fn place<'e>(

@@ -103,7 +103,9 @@ pub enum PublishError {
     #[error("another publish or prune of {0} is running")]
     Busy(Layer),
     /// The name is another module's.
-    #[error("{0} cannot be published: an image server uses this name for something else; give the image another")]
+    #[error(
+        "{0} cannot be published: an image server uses this name for something else; give the image another"
+    )]
     Taken(Layer),
     /// There is nothing to read.
     #[error("nothing is published of {0}")]
@@ -167,7 +169,8 @@ impl Before {
         let Some(catalog) = store.catalog()? else {
             return Ok(Before { catalog: None, known: Known::default(), head: None });
         };
-        let (known, head) = rayon::join(|| Known::of(store, &catalog), || store.manifest(catalog.head()));
+        let (known, head) =
+            rayon::join(|| Known::of(store, &catalog), || store.manifest(catalog.head()));
         // One that cannot be read is told of where it is needed.
         Ok(Before { known, head: head.ok(), catalog: Some(catalog) })
     }
@@ -209,7 +212,8 @@ pub fn prepare<'l>(
     };
     new.extend(made.iter().map(|made| made.archive.file.file.clone()));
     let content = write_index(locked, publish.serial, &index, &mut new)?;
-    let mut publishes = before.as_ref().map(|catalog| catalog.publishes.clone()).unwrap_or_default();
+    let mut publishes =
+        before.as_ref().map(|catalog| catalog.publishes.clone()).unwrap_or_default();
     let serial = publish.serial;
     publishes.push(publish);
     // A reader that has the catalog before this one may still ask for its index.
@@ -222,7 +226,11 @@ pub fn prepare<'l>(
         expires: None,
         content: Some(content),
         publishes,
-        archives: known.archives.into_iter().chain(made.iter().map(|made| made.archive.clone())).collect(),
+        archives: known
+            .archives
+            .into_iter()
+            .chain(made.iter().map(|made| made.archive.clone()))
+            .collect(),
     };
     let made = made.into_iter().map(|made| made.archive).collect();
     Ok(Some(Prepared { locked, catalog, new, old_indices, made }))
@@ -262,7 +270,9 @@ impl Known {
             Err(error) => known.faults.push(format!("{error}; it is made anew")),
         }
         for archive in &catalog.archives {
-            let groups = store.read(&archive.file).and_then(|_| groups_of(store, std::slice::from_ref(archive)));
+            let groups = store
+                .read(&archive.file)
+                .and_then(|_| groups_of(store, std::slice::from_ref(archive)));
             match groups {
                 Ok(groups) => {
                     known.groups.extend(groups);
@@ -281,7 +291,9 @@ fn write_manifest(
     manifest: &Manifest,
     level: i32,
 ) -> Result<(FileRef, Vec<RepoPath>), PublishError> {
-    let again = before.and_then(|catalog| catalog.publish_of(manifest.id())).map(|publish| &publish.manifest);
+    let again = before
+        .and_then(|catalog| catalog.publish_of(manifest.id()))
+        .map(|publish| &publish.manifest);
     if let Some(file) = again.filter(|file| locked.store().read_checked(file).is_ok()) {
         return Ok((file.clone(), Vec::new()));
     }
@@ -323,11 +335,16 @@ fn write_small(
 /// A file of `manifest` whose content cannot be had.
 pub fn unreached<'m>(manifest: &'m Manifest, reach: &Reach) -> Option<&'m Entry> {
     let reached = |digest: &Digest| reach.depth(digest).is_some_and(|depth| depth <= MAX_DEPTH);
-    manifest.entries().iter().find(|entry| entry.file().is_some_and(|(_, digest)| !reached(&digest)))
+    manifest
+        .entries()
+        .iter()
+        .find(|entry| entry.file().is_some_and(|(_, digest)| !reached(&digest)))
 }
 
 fn old_indices(store: &Store, keep: [Option<&RepoPath>; 2]) -> Result<Vec<RepoPath>, PublishError> {
-    let is_index = |file: &RepoPath| file.as_str().starts_with("content-") && file.as_str().ends_with(".idx.zst");
+    let is_index = |file: &RepoPath| {
+        file.as_str().starts_with("content-") && file.as_str().ends_with(".idx.zst")
+    };
     let files = store.files()?;
     Ok(files.into_iter().filter(|file| is_index(file) && !keep.contains(&Some(file))).collect())
 }
@@ -337,7 +354,9 @@ fn archive_name(kind: ArchiveKind, extension: &str) -> RepoPath {
     let short = |id: GenerationId| id.short();
     match kind {
         ArchiveKind::Full { target } => name(&format!("full/{}.{extension}", short(target))),
-        ArchiveKind::Diff { base, target } => name(&format!("diffs/{}-{}.{extension}", short(base), short(target))),
+        ArchiveKind::Diff { base, target } => {
+            name(&format!("diffs/{}-{}.{extension}", short(base), short(target)))
+        }
     }
 }
 

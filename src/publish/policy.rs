@@ -35,7 +35,12 @@ pub(super) fn bases(catalog: &Catalog, target: GenerationId, policy: &Policy) ->
 /// Whether `target`, to which `step` leads from the last head, is to be written in full as well.
 ///
 /// The diffs since the last full archive are those between consecutive publishes.
-pub(super) fn full_is_due(catalog: &Catalog, target: GenerationId, step: Option<&FileRef>, policy: &Policy) -> bool {
+pub(super) fn full_is_due(
+    catalog: &Catalog,
+    target: GenerationId,
+    step: Option<&FileRef>,
+    policy: &Policy,
+) -> bool {
     let full = catalog.archives.iter().filter_map(|archive| match archive.kind {
         ArchiveKind::Full { target } => {
             let at = catalog.publishes.iter().rposition(|publish| publish.generation == target)?;
@@ -49,9 +54,15 @@ pub(super) fn full_is_due(catalog: &Catalog, target: GenerationId, step: Option<
     }
     let size_of = |base, target| {
         let kind = ArchiveKind::Diff { base, target };
-        catalog.archives.iter().find(|archive| archive.kind == kind).map_or(0, |archive| archive.file.size)
+        catalog
+            .archives
+            .iter()
+            .find(|archive| archive.kind == kind)
+            .map_or(0, |archive| archive.file.size)
     };
-    let steps = catalog.publishes[at..].windows(2).map(|pair| size_of(pair[0].generation, pair[1].generation));
+    let steps = catalog.publishes[at..]
+        .windows(2)
+        .map(|pair| size_of(pair[0].generation, pair[1].generation));
     let since = steps.chain(step.map(|file| file.size)).fold(0u64, u64::saturating_add);
     since.saturating_mul(100) > size.saturating_mul(policy.full_share)
 }
@@ -117,7 +128,8 @@ mod tests {
 
     #[test]
     fn diffs_are_made_from_the_last_distinct_generations() {
-        let bases_of = |generations: &[u8], target| bases(&catalog(generations, &[]), id(target), &policy());
+        let bases_of =
+            |generations: &[u8], target| bases(&catalog(generations, &[]), id(target), &policy());
         assert_eq!(bases_of(&[1, 2, 3], 4), [id(3), id(2)]);
         assert_eq!(bases_of(&[1, 2, 1, 2], 3), [id(2), id(1)]);
         assert_eq!(bases_of(&[1, 2], 1), [id(2)]);
@@ -125,13 +137,17 @@ mod tests {
 
     #[test]
     fn a_full_archive_is_due_when_the_steps_since_the_last_have_grown() {
-        let due =
-            |archives: &[_], step| full_is_due(&catalog(&[1, 2, 3], archives), id(4), Some(&file(step)), &policy());
+        let due = |archives: &[_], step| {
+            full_is_due(&catalog(&[1, 2, 3], archives), id(4), Some(&file(step)), &policy())
+        };
         assert!(due(&[], 1));
         assert!(!due(&[(None, 1, 1000), (Some(1), 2, 200), (Some(2), 3, 200)], 100));
         assert!(due(&[(None, 1, 1000), (Some(1), 2, 200), (Some(2), 3, 200)], 101));
         // Diffs that skip a generation are other ways to the same place.
-        assert!(!due(&[(None, 1, 1000), (Some(1), 2, 200), (Some(2), 3, 200), (Some(1), 3, 400)], 100));
+        assert!(!due(
+            &[(None, 1, 1000), (Some(1), 2, 200), (Some(2), 3, 200), (Some(1), 3, 400)],
+            100
+        ));
         assert!(!due(&[(None, 1, 1000), (Some(1), 2, 400), (None, 3, 1000)], 500));
         assert!(due(&[(None, 1, 10)], u64::MAX));
     }

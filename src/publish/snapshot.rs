@@ -37,15 +37,22 @@ impl Snapshot {
 
     /// Whether there is a clone of this content, as far as its size tells.
     pub(super) fn has(&self, digest: &Digest, size: u64) -> bool {
-        fs::symlink_metadata(self.place(digest)).is_ok_and(|found| found.is_file() && found.len() == size)
+        fs::symlink_metadata(self.place(digest))
+            .is_ok_and(|found| found.is_file() && found.len() == size)
     }
 
     /// Makes the clones those of `head`, whose files `open` opens. Where the filesystem shares no blocks, or
     /// the repository is on another than the image, there will be none.
-    pub fn follow(&self, head: &Manifest, open: impl Fn(&Entry) -> io::Result<File>) -> io::Result<()> {
+    pub fn follow(
+        &self,
+        head: &Manifest,
+        open: impl Fn(&Entry) -> io::Result<File>,
+    ) -> io::Result<()> {
         let mut wanted = HashSet::new();
         for entry in head.entries() {
-            let Some((size, digest)) = entry.file().filter(|(size, digest)| *size > 0 && wanted.insert(*digest)) else {
+            let Some((size, digest)) =
+                entry.file().filter(|(size, digest)| *size > 0 && wanted.insert(*digest))
+            else {
                 continue;
             };
             if self.has(&digest, size) {
@@ -79,8 +86,9 @@ impl Snapshot {
             let shelf = shelf?;
             for file in fs::read_dir(shelf.path())? {
                 let file = file?;
-                let name =
-                    [shelf.file_name(), file.file_name()].map(|name| name.to_string_lossy().into_owned()).concat();
+                let name = [shelf.file_name(), file.file_name()]
+                    .map(|name| name.to_string_lossy().into_owned())
+                    .concat();
                 if !name.parse().is_ok_and(|digest| wanted.contains(&digest)) {
                     fs::remove_file(file.path())?;
                 }
@@ -114,7 +122,12 @@ impl Sources for Snapshot {
         Ok(Some(bytes))
     }
 
-    fn open(&self, digest: &Digest, size: u64, _: &TreePath) -> io::Result<Option<Box<dyn ReadAt + '_>>> {
+    fn open(
+        &self,
+        digest: &Digest,
+        size: u64,
+        _: &TreePath,
+    ) -> io::Result<Option<Box<dyn ReadAt + '_>>> {
         match self.has(digest, size) {
             true => Ok(Some(Box::new(File::open(self.place(digest))?))),
             false => Ok(None),
@@ -124,6 +137,7 @@ impl Sources for Snapshot {
 
 /// What FICLONE says of filesystems that do not share blocks, or not with each other.
 fn cannot_share(error: &io::Error) -> bool {
-    let known = [Errno::OPNOTSUPP, Errno::NOTTY, Errno::XDEV, Errno::INVAL, Errno::NOSYS, Errno::PERM];
+    let known =
+        [Errno::OPNOTSUPP, Errno::NOTTY, Errno::XDEV, Errno::INVAL, Errno::NOSYS, Errno::PERM];
     error.raw_os_error().is_some_and(|code| known.iter().any(|errno| errno.raw_os_error() == code))
 }

@@ -96,7 +96,11 @@ impl Store {
         let mut check = || {
             let (digest, _) = Digest::of_reader(&mut opened)?;
             opened.seek(SeekFrom::Start(0))?;
-            if digest == file.sha256 { Ok(()) } else { Err(io::Error::other("its digest is not the catalog's")) }
+            if digest == file.sha256 {
+                Ok(())
+            } else {
+                Err(io::Error::other("its digest is not the catalog's"))
+            }
         };
         check().map_err(|e| failed("read", &path, e))?;
         Ok(opened)
@@ -110,7 +114,11 @@ impl Store {
         let manifest = Manifest::read_zstd(BufReader::new(file), MAX_TEXT)
             .map_err(|source| PublishError::Manifest { path: shown(), source })?;
         if manifest.id() != publish.generation {
-            return Err(failed("read", &path, io::Error::other("it is the manifest of another generation")));
+            return Err(failed(
+                "read",
+                &path,
+                io::Error::other("it is the manifest of another generation"),
+            ));
         }
         Ok(manifest)
     }
@@ -128,7 +136,10 @@ impl Store {
         let path = self.path(&archive.file.file);
         let mut frame = Vec::new();
         let opened = self.read(&archive.file)?;
-        opened.take(archive.first_frame.length).read_to_end(&mut frame).map_err(|e| failed("read", &path, e))?;
+        opened
+            .take(archive.first_frame.length)
+            .read_to_end(&mut frame)
+            .map_err(|e| failed("read", &path, e))?;
         if Digest::of(&frame) != archive.first_frame.sha256 {
             return Err(failed(
                 "read",
@@ -154,7 +165,9 @@ impl Store {
                 let entry = entry.map_err(|e| failed("list", &dir, e))?;
                 let name = Path::new(part).join(entry.file_name());
                 let is_file = entry.file_type().is_ok_and(|kind| kind.is_file());
-                if let Some(name) = name.to_str().filter(|_| is_file).and_then(|name| RepoPath::new(name).ok()) {
+                if let Some(name) =
+                    name.to_str().filter(|_| is_file).and_then(|name| RepoPath::new(name).ok())
+                {
                     found.push(name);
                 }
             }
@@ -189,7 +202,12 @@ impl Store {
 }
 
 impl Ranges for Store {
-    fn range(&self, file: &FileRef, offset: u64, length: u64) -> Result<Box<dyn Read + '_>, FetchError> {
+    fn range(
+        &self,
+        file: &FileRef,
+        offset: u64,
+        length: u64,
+    ) -> Result<Box<dyn Read + '_>, FetchError> {
         let path = self.path(&file.file);
         let open = || {
             let mut opened = File::open(&path)?;
@@ -200,7 +218,12 @@ impl Ranges for Store {
             Ok(range) => Ok(Box::new(range)),
             Err(e) => {
                 let e: io::Error = e;
-                Err(FetchError::new(FetchErrorKind::Other, Side::Server, path.display().to_string(), e.to_string()))
+                Err(FetchError::new(
+                    FetchErrorKind::Other,
+                    Side::Server,
+                    path.display().to_string(),
+                    e.to_string(),
+                ))
             }
         }
     }
@@ -234,7 +257,10 @@ impl Locked {
     }
 
     /// Puts new files into their places, durably.
-    pub fn keep<'f>(&self, files: impl IntoIterator<Item = &'f RepoPath>) -> Result<(), PublishError> {
+    pub fn keep<'f>(
+        &self,
+        files: impl IntoIterator<Item = &'f RepoPath>,
+    ) -> Result<(), PublishError> {
         let mut dirs = vec![self.store.dir.clone()];
         for file in files {
             let to = self.store.path(file);

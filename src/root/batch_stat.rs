@@ -41,20 +41,27 @@ impl Root {
         alone: impl Fn(&TreePath) -> Result<Option<T>> + Sync,
         inside: impl Fn(BorrowedFd<'_>, &TreePath) -> rustix::io::Result<Option<T>> + Sync,
     ) -> Result<Vec<Option<T>>> {
-        let neighbours = |a: &&TreePath, b: &&TreePath| a.directory() == b.directory() && !a.is_root() && !b.is_root();
+        let neighbours = |a: &&TreePath, b: &&TreePath| {
+            a.directory() == b.directory() && !a.is_root() && !b.is_root()
+        };
         let directories: Vec<&[&TreePath]> = paths.chunk_by(neighbours).collect();
         let look = |paths: &&[&TreePath]| {
-            let [first, _, ..] = paths else { return paths.iter().map(|path| alone(path)).collect() };
+            let [first, _, ..] = paths else {
+                return paths.iter().map(|path| alone(path)).collect();
+            };
             let dir = match present(self.parent_of(first).map(Some)) {
                 Ok(Some(dir)) => dir,
                 Ok(None) => return Ok(paths.iter().map(|_| None).collect()),
                 Err(e) => return Err(self.error("inspect", first, e)),
             };
-            let look = |path: &&TreePath| inside(dir.as_fd(), path).map_err(|e| self.error("inspect", path, e));
+            let look = |path: &&TreePath| {
+                inside(dir.as_fd(), path).map_err(|e| self.error("inspect", path, e))
+            };
             paths.iter().map(look).collect()
         };
         let all = || directories.par_iter().map(look).collect::<Result<_>>();
-        let found: Vec<Vec<Option<T>>> = if paths.len() < MANY { all()? } else { on_many_threads(all)? };
+        let found: Vec<Vec<Option<T>>> =
+            if paths.len() < MANY { all()? } else { on_many_threads(all)? };
         Ok(found.into_iter().flatten().collect())
     }
 }

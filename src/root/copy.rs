@@ -25,7 +25,9 @@ impl Root {
             FileKind::Char(device) => to.create_char(place, device)?,
             FileKind::Block(device) => to.create_block(place, device)?,
             FileKind::Socket => return Ok(()),
-            FileKind::Directory => return Err(self.error("copy", path, io::Error::other("it is a directory"))),
+            FileKind::Directory => {
+                return Err(self.error("copy", path, io::Error::other("it is a directory")));
+            }
         }
         to.set_special_meta(place, &meta, stat.kind == FileKind::Symlink)
     }

@@ -62,12 +62,15 @@ impl Root {
     fn make_file(&self, path: &TreePath, more: OFlags) -> rustix::io::Result<File> {
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC | more;
         let dir = self.parent_of(path)?;
-        change(|| rustix::fs::openat(dir, path.name(), flags, Mode::from_raw_mode(0o600))).map(File::from)
+        change(|| rustix::fs::openat(dir, path.name(), flags, Mode::from_raw_mode(0o600)))
+            .map(File::from)
     }
 
     /// Makes a symlink with the text `target`.
     pub fn create_symlink(&self, path: &TreePath, target: &[u8]) -> Result<()> {
-        let made = self.parent_of(path).and_then(|dir| change(|| rustix::fs::symlinkat(target, dir, path.name())));
+        let made = self
+            .parent_of(path)
+            .and_then(|dir| change(|| rustix::fs::symlinkat(target, dir, path.name())));
         made.map_err(|e| self.error("make the symlink", path, e))
     }
 
@@ -89,8 +92,9 @@ impl Root {
     fn create_node(&self, path: &TreePath, kind: FileType, device: Device) -> Result<()> {
         let number = rustix::fs::makedev(device.major, device.minor);
         let mode = Mode::from_raw_mode(0o600);
-        let made =
-            self.parent_of(path).and_then(|dir| change(|| rustix::fs::mknodat(dir, path.name(), kind, mode, number)));
+        let made = self
+            .parent_of(path)
+            .and_then(|dir| change(|| rustix::fs::mknodat(dir, path.name(), kind, mode, number)));
         made.map_err(|e| self.error("make the device or pipe", path, e))
     }
 
@@ -98,7 +102,9 @@ impl Root {
     pub fn create_link(&self, path: &TreePath, from: &Root, source: &TreePath) -> Result<()> {
         let made = self.parent_of(path).and_then(|dir| {
             let source_dir = from.parent_of(source)?;
-            change(|| rustix::fs::linkat(source_dir, source.name(), dir, path.name(), AtFlags::empty()))
+            change(|| {
+                rustix::fs::linkat(source_dir, source.name(), dir, path.name(), AtFlags::empty())
+            })
         });
         made.map_err(|e| self.error("make the hardlink", path, e))
     }

@@ -106,14 +106,18 @@ mod tests {
     fn every_call_that_can_change_a_tree_passes_the_point() {
         let mut wrong = Vec::new();
         let mut points = 0;
-        for file in fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("src/root")).expect("sources") {
+        for file in
+            fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("src/root")).expect("sources")
+        {
             let file = file.expect("an entry").path();
             if file.ends_with("tests.rs") || file.ends_with("fault.rs") {
                 continue;
             }
             let text = fs::read_to_string(&file).expect("a source file");
             points += text.matches("change(||").count();
-            wrong.extend(unguarded(&text).into_iter().map(|what| format!("{}: {what}", file.display())));
+            wrong.extend(
+                unguarded(&text).into_iter().map(|what| format!("{}: {what}", file.display())),
+            );
         }
         assert!(wrong.is_empty(), "not in change(|| …):\n{}", wrong.join("\n"));
         assert!(points > 20, "only {points} changes were found: does this test still see them?");
@@ -122,18 +126,27 @@ mod tests {
     /// Calls that are neither harmless nor made in `change`, and names that would hide some.
     fn unguarded(text: &str) -> Vec<String> {
         let mut found = Vec::new();
-        let word = |text: &str| text.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect::<String>();
+        let word = |text: &str| {
+            text.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect::<String>()
+        };
         for (at, start) in text.match_indices("rustix::fs::") {
             let (before, name) = (text[..at].trim_end(), word(&text[at + start.len()..]));
             let imported = text[at..].lines().next().unwrap_or_default();
             if before.ends_with("use") {
                 let lower = imported.split(|c: char| !c.is_alphanumeric() && c != '_').skip(4);
-                found.extend(lower.filter(|w| w.starts_with(|c: char| c.is_lowercase())).map(|w| format!("use {w}")));
+                found.extend(
+                    lower
+                        .filter(|w| w.starts_with(|c: char| c.is_lowercase()))
+                        .map(|w| format!("use {w}")),
+                );
                 continue;
             }
             let call = name.starts_with(|c: char| c.is_lowercase());
             let creates = imported.contains("CREATE");
-            if call && (creates || !HARMLESS.contains(&name.as_str())) && !before.ends_with("change(||") {
+            if call
+                && (creates || !HARMLESS.contains(&name.as_str()))
+                && !before.ends_with("change(||")
+            {
                 found.push(name);
             }
         }
@@ -146,7 +159,10 @@ mod tests {
         }
         for (at, start) in text.match_indices("self.0.") {
             let name = word(&text[at + start.len()..]);
-            if name != "as_fd" && !text[..at].trim_end().ends_with("change(||") && text.contains("NewFile(File)") {
+            if name != "as_fd"
+                && !text[..at].trim_end().ends_with("change(||")
+                && text.contains("NewFile(File)")
+            {
                 found.push(name);
             }
         }

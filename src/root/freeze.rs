@@ -7,7 +7,10 @@
 //! come to its thaw in time. Both killed at once, as a machine that goes down does, is the one case left,
 //! and there the filesystem is unmounted anyway.
 
-#![allow(unsafe_code, reason = "FIFREEZE and FITHAW have no safe wrapper; both take a descriptor and nothing else")]
+#![allow(
+    unsafe_code,
+    reason = "FIFREEZE and FITHAW have no safe wrapper; both take a descriptor and nothing else"
+)]
 
 use std::io::{Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
@@ -48,7 +51,9 @@ impl Root {
     /// Writes everything on the filesystem that holds the top of this tree to its place; false where
     /// that filesystem, or this process, cannot freeze, or where somebody else has frozen it.
     pub fn write_back(&self) -> Result<bool> {
-        let fail = |source: std::io::Error| self.error("write back the journal of", &TreePath::root(), source);
+        let fail = |source: std::io::Error| {
+            self.error("write back the journal of", &TreePath::root(), source)
+        };
         let watch = Watch::start(self.duplicate()?).map_err(fail)?;
         let frozen = change(|| freeze(&self.dir));
         let thawed = if frozen.is_ok() { change(|| thaw(&self.dir)) } else { Ok(()) };
@@ -57,9 +62,14 @@ impl Root {
         }
         match frozen.and(thawed) {
             Ok(()) => Ok(true),
-            Err(Errno::OPNOTSUPP | Errno::NOTTY | Errno::INVAL | Errno::PERM | Errno::ACCESS | Errno::BUSY) => {
-                Ok(false)
-            }
+            Err(
+                Errno::OPNOTSUPP
+                | Errno::NOTTY
+                | Errno::INVAL
+                | Errno::PERM
+                | Errno::ACCESS
+                | Errno::BUSY,
+            ) => Ok(false),
             Err(error) => Err(fail(error.into())),
         }
     }
@@ -77,7 +87,12 @@ impl Watch {
         let (mut line, theirs) = UnixStream::pair()?;
         // The agent itself may be what was replaced: the link leads to what runs, whatever its name is.
         let mut command = Command::new("/proc/self/exe");
-        command.arg(WATCH).stdin(OwnedFd::from(theirs)).stdout(tree).stderr(Stdio::null()).process_group(0);
+        command
+            .arg(WATCH)
+            .stdin(OwnedFd::from(theirs))
+            .stdout(tree)
+            .stderr(Stdio::null())
+            .process_group(0);
         let process = command.spawn()?;
         // It holds their end of the line, which has to close when the second process ends.
         drop(command);
@@ -117,7 +132,8 @@ pub fn watch() {
     }
     loop {
         let mut heard = [PollFd::new(&line, PollFlags::IN)];
-        let timeout = Timespec { tv_sec: patience.as_secs() as _, tv_nsec: patience.subsec_nanos() as _ };
+        let timeout =
+            Timespec { tv_sec: patience.as_secs() as _, tv_nsec: patience.subsec_nanos() as _ };
         match poll(&mut heard, Some(&timeout)) {
             Ok(0) => {
                 // A freeze that is not complete yet is met by one of the next tries.

@@ -93,7 +93,8 @@ pub struct Room {
 impl Root {
     /// What is free on the filesystem that holds the top of this tree.
     pub fn room(&self) -> Result<Room> {
-        let found = rustix::fs::fstatvfs(&self.dir).map_err(|e| self.error("inspect", &TreePath::root(), e))?;
+        let found = rustix::fs::fstatvfs(&self.dir)
+            .map_err(|e| self.error("inspect", &TreePath::root(), e))?;
         let block = found.f_frsize.max(1);
         Ok(Room {
             bytes: found.f_bavail.saturating_mul(block),
@@ -118,7 +119,8 @@ impl Root {
         let answer = if path.is_root() {
             rustix::fs::fstat(&self.dir)
         } else {
-            self.parent_of(path).and_then(|dir| rustix::fs::statat(dir, path.name(), AtFlags::SYMLINK_NOFOLLOW))
+            self.parent_of(path)
+                .and_then(|dir| rustix::fs::statat(dir, path.name(), AtFlags::SYMLINK_NOFOLLOW))
         };
         match answer {
             Ok(stat) => Ok(Some(Stat::from(stat))),
@@ -143,7 +145,9 @@ impl Root {
 
     /// The text of the symlink at `path`.
     pub fn read_link(&self, path: &TreePath) -> Result<Box<[u8]>> {
-        let text = self.parent_of(path).and_then(|dir| rustix::fs::readlinkat(dir, path.name(), Vec::new()));
+        let text = self
+            .parent_of(path)
+            .and_then(|dir| rustix::fs::readlinkat(dir, path.name(), Vec::new()));
         text.map(|t| t.into_bytes().into()).map_err(|e| self.error("read the symlink", path, e))
     }
 
@@ -170,13 +174,14 @@ impl Root {
     pub fn identity(&self) -> Result<String> {
         let read = || -> rustix::io::Result<String> {
             let inode = rustix::fs::fstat(&self.dir)?.st_ino;
-            let (birth, nanos) = match rustix::fs::statx(&self.dir, c"", AtFlags::EMPTY_PATH, StatxFlags::BTIME) {
-                Ok(found) if found.stx_mask & StatxFlags::BTIME.bits() != 0 => {
-                    (found.stx_btime.tv_sec, found.stx_btime.tv_nsec)
-                }
-                Ok(_) | Err(Errno::NOSYS) => (0, 0),
-                Err(e) => return Err(e),
-            };
+            let (birth, nanos) =
+                match rustix::fs::statx(&self.dir, c"", AtFlags::EMPTY_PATH, StatxFlags::BTIME) {
+                    Ok(found) if found.stx_mask & StatxFlags::BTIME.bits() != 0 => {
+                        (found.stx_btime.tv_sec, found.stx_btime.tv_nsec)
+                    }
+                    Ok(_) | Err(Errno::NOSYS) => (0, 0),
+                    Err(e) => return Err(e),
+                };
             let filesystem = if rustix::fs::fstatfs(&self.dir)?.f_type as u64 == XFS && birth != 0 {
                 format!("{birth:x}.{nanos:x}")
             } else {
@@ -210,7 +215,10 @@ impl Root {
 }
 
 /// Of what stands at `name` in `dir`.
-pub(super) fn pins_in(dir: BorrowedFd<'_>, name: impl rustix::path::Arg) -> rustix::io::Result<Option<Pins>> {
+pub(super) fn pins_in(
+    dir: BorrowedFd<'_>,
+    name: impl rustix::path::Arg,
+) -> rustix::io::Result<Option<Pins>> {
     let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::EMPTY_PATH;
     let want = StatxFlags::BASIC_STATS | StatxFlags::MNT_ID;
     match rustix::fs::statx(dir, name, flags, want) {
@@ -222,7 +230,9 @@ pub(super) fn pins_in(dir: BorrowedFd<'_>, name: impl rustix::path::Arg) -> rust
         })),
         // Before Linux 4.11 there is no statx: nothing is known, and a change that cannot be
         // made fails when it is staged or, at worst, stops between two generations.
-        Err(Errno::NOSYS) => Ok(Some(Pins { immutable: false, append_only: false, mount: 0, mount_root: false })),
+        Err(Errno::NOSYS) => {
+            Ok(Some(Pins { immutable: false, append_only: false, mount: 0, mount_root: false }))
+        }
         Err(e) => Err(e),
     }
 }
@@ -315,7 +325,10 @@ impl From<rustix::fs::Stat> for Stat {
     #[allow(clippy::unnecessary_cast)]
     fn from(stat: rustix::fs::Stat) -> Self {
         use rustix::fs::FileType;
-        let device = Device { major: rustix::fs::major(stat.st_rdev), minor: rustix::fs::minor(stat.st_rdev) };
+        let device = Device {
+            major: rustix::fs::major(stat.st_rdev),
+            minor: rustix::fs::minor(stat.st_rdev),
+        };
         Stat {
             kind: match FileType::from_raw_mode(stat.st_mode) {
                 FileType::Directory => FileKind::Directory,

@@ -33,7 +33,10 @@ mod tests {
             *here += 1;
             all.notify_all();
             let waits = |here: &mut usize| *here < LEAST;
-            !all.wait_timeout_while(here, Duration::from_secs(30), waits).expect("no panic").1.timed_out()
+            !all.wait_timeout_while(here, Duration::from_secs(30), waits)
+                .expect("no panic")
+                .1
+                .timed_out()
         };
         assert!(on_many_threads(|| (0..LEAST).into_par_iter().with_max_len(1).all(wait)));
     }

@@ -50,11 +50,13 @@ impl Root {
         let fail = |e: Errno| self.error("set the metadata of", path, e);
         let dir = self.parent_of(path).map_err(fail)?;
         let (uid, gid) = owner(meta);
-        change(|| rustix::fs::chownat(&dir, path.name(), uid, gid, AtFlags::SYMLINK_NOFOLLOW)).map_err(fail)?;
+        change(|| rustix::fs::chownat(&dir, path.name(), uid, gid, AtFlags::SYMLINK_NOFOLLOW))
+            .map_err(fail)?;
         if !symlink {
             // Nothing else can be made here in between: stages are root's alone.
             let mode = Mode::from_raw_mode(meta.mode.into());
-            change(|| rustix::fs::chmodat(&dir, path.name(), mode, AtFlags::empty())).map_err(fail)?;
+            change(|| rustix::fs::chmodat(&dir, path.name(), mode, AtFlags::empty()))
+                .map_err(fail)?;
         }
         self.set_xattrs_exactly(path, &meta.xattrs)?;
         set_times_at(&dir, path, meta.mtime).map_err(fail)
@@ -69,7 +71,9 @@ impl Root {
                 let both = || -> rustix::io::Result<()> {
                     let last = times(mtime).last_modification;
                     let times = Timestamps { last_access: last, last_modification: last };
-                    change(|| rustix::fs::utimensat(&dir, path.name(), &times, AtFlags::SYMLINK_NOFOLLOW))
+                    change(|| {
+                        rustix::fs::utimensat(&dir, path.name(), &times, AtFlags::SYMLINK_NOFOLLOW)
+                    })
                 };
                 if is_fuse(&dir) { both() } else { set_times_at(&dir, path, mtime) }
             })
@@ -85,7 +89,9 @@ impl Root {
                 Err(Errno::OPNOTSUPP) if wanted.is_empty() => return Ok(()),
                 answer => answer?,
             };
-            for name in present.split(|&b| b == 0).filter(|name| !name.is_empty() && xattr_travels(name)) {
+            for name in
+                present.split(|&b| b == 0).filter(|name| !name.is_empty() && xattr_travels(name))
+            {
                 // An ACL that only repeats the mode is not listed by every filesystem as removable.
                 match if wanted.contains_key(name) { Ok(()) } else { place.remove(name) } {
                     Ok(()) | Err(Errno::NODATA) => {}

@@ -64,7 +64,8 @@ pub type Result<T> = std::result::Result<T, RootError>;
 impl Root {
     /// Opens the tree at `path`; symlinks in `path` itself are followed, since it is the caller's word.
     pub fn open(path: &Path) -> Result<Self> {
-        let fail = |e: io::Error| RootError { what: "open", path: path.display().to_string(), source: e };
+        let fail =
+            |e: io::Error| RootError { what: "open", path: path.display().to_string(), source: e };
         let shown = std::fs::canonicalize(path).map_err(fail)?;
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let dir = rustix::fs::open(&shown, flags, Mode::empty()).map_err(|e| fail(e.into()))?;
@@ -96,7 +97,12 @@ impl Root {
         format!("{}{path}", if top == "/" { "" } else { &top })
     }
 
-    fn error(&self, what: &'static str, path: &TreePath, source: impl Into<io::Error>) -> RootError {
+    fn error(
+        &self,
+        what: &'static str,
+        path: &TreePath,
+        source: impl Into<io::Error>,
+    ) -> RootError {
         RootError { what, path: self.show(path), source: source.into() }
     }
 }
@@ -115,7 +121,10 @@ impl RootError {
 
     /// Whether it may not be changed: immutable, or on a filesystem that is mounted read-only.
     pub fn is_forbidden(&self) -> bool {
-        matches!(self.source.kind(), io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem)
+        matches!(
+            self.source.kind(),
+            io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem
+        )
     }
 
     /// Whether something cannot be moved from where it is: it is in use as a mount point, or would leave its
@@ -126,7 +135,8 @@ impl RootError {
 
     /// Whether the filesystem has no such call.
     pub fn is_unsupported(&self) -> bool {
-        let known = [rustix::io::Errno::INVAL, rustix::io::Errno::NOSYS, rustix::io::Errno::OPNOTSUPP];
+        let known =
+            [rustix::io::Errno::INVAL, rustix::io::Errno::NOSYS, rustix::io::Errno::OPNOTSUPP];
         known.iter().any(|errno| self.source.raw_os_error() == Some(errno.raw_os_error()))
     }
 

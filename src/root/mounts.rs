@@ -36,7 +36,8 @@ pub struct Host {
 
 /// Kinds of filesystem that hold a system's own files; everything else that is mounted below a
 /// tree is foreign to it, but for [`PLAIN`].
-const LOCAL: [&str; 9] = ["ext2", "ext3", "ext4", "xfs", "btrfs", "f2fs", "bcachefs", "jfs", "reiserfs"];
+const LOCAL: [&str; 9] =
+    ["ext2", "ext3", "ext4", "xfs", "btrfs", "f2fs", "bcachefs", "jfs", "reiserfs"];
 
 /// Kinds that hold names, content and coarse times, and nothing else: an EFI system partition, and what a
 /// program mounts from a disk.
@@ -76,7 +77,9 @@ pub fn twins(host: Option<&Host>, mounts: &[Mount]) -> Vec<(TreePath, TreePath)>
     let mut twins = Vec::new();
     for (at, device, source) in &all {
         for (other, _, shown) in all.iter().filter(|other| other.1 == *device && other.0 != *at) {
-            let Some(place) = rest(shown, source).and_then(|rest| joined(other, rest)) else { continue };
+            let Some(place) = rest(shown, source).and_then(|rest| joined(other, rest)) else {
+                continue;
+            };
             // Another mount may hide it, not least the one that is looked at.
             let innermost = all.iter().rfind(|(at, ..)| place == *at || place.is_below(at));
             if innermost.is_some_and(|(at, ..)| at == other) {
@@ -98,7 +101,8 @@ pub fn twin(path: &TreePath, from: &TreePath, to: &TreePath) -> Option<TreePath>
 
 /// What of the absolute path `lower` lies below `upper`.
 fn rest<'a>(upper: &[u8], lower: &'a [u8]) -> Option<&'a [u8]> {
-    is_at_or_above(upper, lower).then(|| lower[upper.len()..].strip_prefix(b"/").unwrap_or(&lower[upper.len()..]))
+    is_at_or_above(upper, lower)
+        .then(|| lower[upper.len()..].strip_prefix(b"/").unwrap_or(&lower[upper.len()..]))
 }
 
 fn joined(at: &TreePath, rest: &[u8]) -> Option<TreePath> {
@@ -155,7 +159,9 @@ fn fields(line: &[u8]) -> Option<Line> {
 }
 
 fn is_at_or_above(upper: &[u8], lower: &[u8]) -> bool {
-    upper == b"/" || lower == upper || (lower.starts_with(upper) && lower.get(upper.len()) == Some(&b'/'))
+    upper == b"/"
+        || lower == upper
+        || (lower.starts_with(upper) && lower.get(upper.len()) == Some(&b'/'))
 }
 
 /// Space, tab, newline and backslash are written as `\ooo`.
@@ -164,7 +170,9 @@ fn unescape(word: &[u8]) -> Vec<u8> {
     let mut rest = word;
     while let Some((&first, after)) = rest.split_first() {
         let octal = (first == b'\\').then(|| after.get(..3)).flatten();
-        let value = octal.and_then(|o| std::str::from_utf8(o).ok()).and_then(|o| u8::from_str_radix(o, 8).ok());
+        let value = octal
+            .and_then(|o| std::str::from_utf8(o).ok())
+            .and_then(|o| u8::from_str_radix(o, 8).ok());
         match value {
             Some(byte) => {
                 bytes.push(byte);
@@ -192,8 +200,12 @@ mod tests {
     fn mounts_are_seen_from_the_top_of_the_tree() {
         let (host, mounts) = parse(INFO, b"/srv/a b");
         let host = host.expect("a host");
-        assert_eq!((host.kind.as_str(), host.read_only, host.source.as_slice()), ("xfs", false, &b"/"[..]));
-        let at: Vec<String> = mounts.iter().map(|m| format!("{} {} {}", m.at, m.kind, m.read_only)).collect();
+        assert_eq!(
+            (host.kind.as_str(), host.read_only, host.source.as_slice()),
+            ("xfs", false, &b"/"[..])
+        );
+        let at: Vec<String> =
+            mounts.iter().map(|m| format!("{} {} {}", m.at, m.kind, m.read_only)).collect();
         assert_eq!(at, ["/boot ext4 true"]);
     }
 
@@ -229,7 +241,9 @@ mod tests {
         assert!(twins_of(&[("8:1", "/elsewhere", "/n/var/data")]).is_empty());
         assert!(twins_of(&[("8:2", "/n/srv/data", "/n/var/data")]).is_empty());
         assert!(twins_of(&[("8:1", "/n/usr", "/n/usr")]).is_empty());
-        assert!(twins_of(&[("8:2", "/", "/n/srv"), ("8:1", "/n/srv/data", "/n/var/data")]).is_empty());
+        assert!(
+            twins_of(&[("8:2", "/", "/n/srv"), ("8:1", "/n/srv/data", "/n/var/data")]).is_empty()
+        );
         // a disk that is mounted twice, and one that shows the tree itself
         assert_eq!(twins_of(&[("8:2", "/", "/n/a"), ("8:2", "/x", "/n/b")]), ["/b /a/x"]);
         assert_eq!(twins_of(&[("8:1", "/", "/n/all")]), ["/ /all/n"]);

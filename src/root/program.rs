@@ -26,9 +26,9 @@ impl Root {
         let fail = |source: io::Error| self.error("keep this program as", path, source);
         let running = rustix::fs::open(RUNNING, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty());
         let running = File::from(running.map_err(|e| fail(e.into()))?);
-        let linked = self
-            .parent_of(path)
-            .and_then(|dir| change(|| rustix::fs::linkat(CWD, RUNNING, dir, path.name(), AtFlags::SYMLINK_FOLLOW)));
+        let linked = self.parent_of(path).and_then(|dir| {
+            change(|| rustix::fs::linkat(CWD, RUNNING, dir, path.name(), AtFlags::SYMLINK_FOLLOW))
+        });
         if linked.is_ok() {
             // It may have been installed a moment ago.
             return change(|| running.sync_data()).map_err(fail);

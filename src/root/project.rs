@@ -3,7 +3,10 @@
 //! Where a directory hands its project on (`chattr +P`), the kernel lets nothing of another project be
 //! renamed or linked into it: it calls that another device.
 
-#![allow(unsafe_code, reason = "FS_IOC_FSGETXATTR has no safe wrapper; it fills the structure that is declared here")]
+#![allow(
+    unsafe_code,
+    reason = "FS_IOC_FSGETXATTR has no safe wrapper; it fills the structure that is declared here"
+)]
 
 use rustix::io::Errno;
 use rustix::ioctl::{Getter, Opcode, ioctl, opcode};

@@ -38,13 +38,17 @@ impl Root {
             if how == Rename::Replace {
                 return change(|| rustix::fs::renameat(from, source.name(), dir, path.name()));
             }
-            let moved = change(|| rustix::fs::renameat_with(&from, source.name(), &dir, path.name(), flags));
+            let moved = change(|| {
+                rustix::fs::renameat_with(&from, source.name(), &dir, path.name(), flags)
+            });
             if (how, moved) != (Rename::NoReplace, Err(Errno::INVAL)) {
                 return moved;
             }
             // A filesystem that has no such rename, as those of FUSE: it is looked first.
             match rustix::fs::statat(&dir, path.name(), AtFlags::SYMLINK_NOFOLLOW) {
-                Err(Errno::NOENT) => change(|| rustix::fs::renameat(from, source.name(), dir, path.name())),
+                Err(Errno::NOENT) => {
+                    change(|| rustix::fs::renameat(from, source.name(), dir, path.name()))
+                }
                 Ok(_) => Err(Errno::EXIST),
                 Err(error) => Err(error),
             }
@@ -115,7 +119,9 @@ impl Root {
             if far {
                 let tree = self.below(&found.path)?;
                 let children = tree.children(&TreePath::root())?;
-                children.iter().try_for_each(|(child, _)| unless_refused(tree.remove_tree(child)))?;
+                children
+                    .iter()
+                    .try_for_each(|(child, _)| unless_refused(tree.remove_tree(child)))?;
             }
             dirs.push(found.path);
             Ok(if far { Descend::Past } else { Descend::Into })
@@ -128,7 +134,8 @@ impl Root {
 
     /// Writes a whole small file so that either the old one or the new one is there, durably.
     pub fn write_durably(&self, path: &TreePath, bytes: &[u8], mode: u16) -> Result<()> {
-        let beside = beside(path).map_err(|e| self.error("write", path, std::io::Error::other(e)))?;
+        let beside =
+            beside(path).map_err(|e| self.error("write", path, std::io::Error::other(e)))?;
         self.unlink(&beside)?;
         let mut file = self.create_file(&beside)?;
         let written = file.write_all(bytes).and_then(|()| {
@@ -149,7 +156,8 @@ impl Root {
     /// Makes the content and metadata of a regular file durable.
     pub fn sync_file(&self, path: &TreePath) -> Result<()> {
         let file = self.resolve(path, OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY);
-        file.and_then(|file| change(|| rustix::fs::fsync(file))).map_err(|e| self.error("sync", path, e))
+        file.and_then(|file| change(|| rustix::fs::fsync(file)))
+            .map_err(|e| self.error("sync", path, e))
     }
 
     /// Makes the filesystem that holds the top of this tree durable.
@@ -158,7 +166,12 @@ impl Root {
         synced.map_err(|e| self.error("sync the filesystem of", &TreePath::root(), e))
     }
 
-    fn unless_absent(&self, what: &'static str, path: &TreePath, done: rustix::io::Result<()>) -> Result<()> {
+    fn unless_absent(
+        &self,
+        what: &'static str,
+        path: &TreePath,
+        done: rustix::io::Result<()>,
+    ) -> Result<()> {
         match done {
             Err(e) if super::absent(&e.into()) => Ok(()),
             answer => answer.map_err(|e| self.error(what, path, e)),
@@ -171,7 +184,8 @@ impl Root {
 pub fn sync_tells_errors() -> bool {
     let name = rustix::system::uname();
     let release = name.release().to_string_lossy();
-    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(|number| number.parse().unwrap_or(0));
+    let mut numbers =
+        release.split(|c: char| !c.is_ascii_digit()).map(|number| number.parse().unwrap_or(0));
     let version: (u32, u32) = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
     version >= (5, 8)
 }

@@ -68,7 +68,12 @@ impl Root {
         while let Some(name) = components.next() {
             let last = components.peek().is_none();
             let from = at.as_ref().map_or(self.dir.as_fd(), |fd| fd.as_fd());
-            at = Some(rustix::fs::openat(from, name, if last { flags } else { step }, Mode::empty())?);
+            at = Some(rustix::fs::openat(
+                from,
+                name,
+                if last { flags } else { step },
+                Mode::empty(),
+            )?);
         }
         at.ok_or(Errno::INVAL)
     }
@@ -84,6 +89,7 @@ impl Root {
 
     /// Opens the directory at `path` for reading and for syncing.
     pub(super) fn open_dir(&self, path: &TreePath) -> Result<OwnedFd> {
-        self.resolve(path, OFlags::RDONLY | OFlags::DIRECTORY).map_err(|e| self.error("open the directory", path, e))
+        self.resolve(path, OFlags::RDONLY | OFlags::DIRECTORY)
+            .map_err(|e| self.error("open the directory", path, e))
     }
 }

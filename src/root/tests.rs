@@ -83,7 +83,8 @@ fn metadata_is_exact() {
     let (_dir, root) = scratch();
     let mut xattrs = Xattrs::new();
     xattrs.insert(b"user.x".as_slice().into(), b"a\nb\0".as_slice().into());
-    let mut meta = Meta { mode: 0o4755, uid: 1, gid: 2, mtime: Mtime { seconds: -3, nanos: 5 }, xattrs };
+    let mut meta =
+        Meta { mode: 0o4755, uid: 1, gid: 2, mtime: Mtime { seconds: -3, nanos: 5 }, xattrs };
     let file = root.create_file(&path("f")).expect("creates");
     root.set_file_meta(&file, &path("f"), &meta).expect("sets");
     let stat = root.stat(&path("f")).expect("looks").expect("is there");
@@ -115,7 +116,8 @@ fn a_survey_finds_what_a_walk_finds_in_the_same_order_at_any_depth() {
         deep = below;
     }
     std::os::unix::fs::symlink("a", dir.path().join("link")).expect("links");
-    let descend = |at: &TreePath| if at.as_bytes() == b"past" { Descend::Past } else { Descend::Into };
+    let descend =
+        |at: &TreePath| if at.as_bytes() == b"past" { Descend::Past } else { Descend::Into };
     let mut walked = Vec::new();
     let visited = root.walk::<RootError>(&TreePath::root(), |visit| {
         walked.push(visit.path.clone());
@@ -126,7 +128,8 @@ fn a_survey_finds_what_a_walk_finds_in_the_same_order_at_any_depth() {
         &TreePath::root(),
         |_| (),
         |(), dir, visit| {
-            let text = (visit.path.name() == b"link").then(|| dir.read_link(&visit.path)).transpose()?;
+            let text =
+                (visit.path.name() == b"link").then(|| dir.read_link(&visit.path)).transpose()?;
             assert!(text.is_none_or(|text| *text == *b"a"));
             let descend = descend(&visit.path);
             Ok((Some(visit.path), descend))
@@ -146,9 +149,22 @@ fn many_paths_at_once_are_looked_at_as_each_by_itself() {
             std::fs::write(dir.path().join(f), f).expect("writes");
         }
         std::os::unix::fs::symlink("real", dir.path().join("link")).expect("links");
-        let names = ["real", "real/1", "real/2", "real/9", "real/in", "real/in/3", "4", "4/x", "4/y", "9/1", "9/2"];
+        let names = [
+            "real",
+            "real/1",
+            "real/2",
+            "real/9",
+            "real/in",
+            "real/in/3",
+            "4",
+            "4/x",
+            "4/y",
+            "9/1",
+            "9/2",
+        ];
         let through = ["link", "link/1", "link/2"];
-        let mut paths: Vec<TreePath> = names.iter().chain(&through).map(|name| path(name)).collect();
+        let mut paths: Vec<TreePath> =
+            names.iter().chain(&through).map(|name| path(name)).collect();
         paths.push(TreePath::root());
         let paths: Vec<&TreePath> = paths.iter().collect();
         let singly: Vec<_> = paths.iter().map(|path| root.stat(path).expect("looks")).collect();

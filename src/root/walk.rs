@@ -44,7 +44,8 @@ impl Surveyed<'_> {
     /// As [`Root::read_link`], of something in this directory.
     pub fn read_link(&self, path: &TreePath) -> Result<Box<[u8]>> {
         let text = rustix::fs::readlinkat(self.dir, path.name(), Vec::new());
-        text.map(|t| t.into_bytes().into()).map_err(|e| self.root.error("read the symlink", path, e))
+        text.map(|t| t.into_bytes().into())
+            .map_err(|e| self.root.error("read the symlink", path, e))
     }
 }
 
@@ -62,7 +63,8 @@ impl Root {
         &self,
         from: &TreePath,
         enter: impl Fn(&TreePath) -> S + Sync,
-        visit: impl Fn(&mut S, &Surveyed<'_>, Visit) -> std::result::Result<(Option<T>, Descend), E> + Sync,
+        visit: impl Fn(&mut S, &Surveyed<'_>, Visit) -> std::result::Result<(Option<T>, Descend), E>
+        + Sync,
     ) -> std::result::Result<Vec<T>, E> {
         let list = |path: &TreePath| {
             let Some((dir, children)) = self.list(path)? else { return Ok(Vec::new()) };
@@ -89,7 +91,12 @@ impl Root {
                         level.push(path);
                         next + level.len() - 1
                     };
-                    listed.push(children.into_iter().map(|(kept, path)| (kept, path.map(&mut number))).collect());
+                    listed.push(
+                        children
+                            .into_iter()
+                            .map(|(kept, path)| (kept, path.map(&mut number)))
+                            .collect(),
+                    );
                 }
             }
             Ok(listed)
@@ -140,14 +147,19 @@ impl Root {
             if name == b"." || name == b".." {
                 continue;
             }
-            let child = path.join(name).map_err(|e| self.error("list", path, std::io::Error::other(e)))?;
+            let child =
+                path.join(name).map_err(|e| self.error("list", path, std::io::Error::other(e)))?;
             items.push((item.ino(), child));
         }
         // So a disk is read from one end to the other.
         items.sort_unstable_by_key(|(inode, _)| *inode);
         let mut found = Vec::with_capacity(items.len());
         for (_, child) in items {
-            match rustix::fs::statat(dir.fd().map_err(fail)?, child.name(), AtFlags::SYMLINK_NOFOLLOW) {
+            match rustix::fs::statat(
+                dir.fd().map_err(fail)?,
+                child.name(),
+                AtFlags::SYMLINK_NOFOLLOW,
+            ) {
                 Ok(stat) => found.push((child, Stat::from(stat))),
                 Err(e) if absent(&e.into()) => {}
                 Err(e) => return Err(self.error("inspect", &child, e)),

@@ -88,7 +88,10 @@ pub enum RsyncError {
 ///
 /// Breaks off as soon as `hear` says so, or when the deadline passes; then the program and all that it
 /// started are killed.
-pub fn run(call: &Call<'_>, hear: &mut dyn FnMut(Heard<'_>) -> ControlFlow<()>) -> Result<Outcome, RsyncError> {
+pub fn run(
+    call: &Call<'_>,
+    hear: &mut dyn FnMut(Heard<'_>) -> ControlFlow<()>,
+) -> Result<Outcome, RsyncError> {
     let environment = environment();
     let call = process::Call {
         program: OsStr::new(PROGRAM),
@@ -114,7 +117,10 @@ fn environment() -> Vec<(OsString, OsString)> {
         let bytes = name.as_bytes();
         bytes != b"LC_ALL" && (!bytes.starts_with(b"RSYNC_") || bytes == b"RSYNC_PROXY")
     };
-    env::vars_os().filter(|(name, _)| harmless(name)).chain([("LC_ALL".into(), "C".into())]).collect()
+    env::vars_os()
+        .filter(|(name, _)| harmless(name))
+        .chain([("LC_ALL".into(), "C".into())])
+        .collect()
 }
 
 impl From<ProcessError> for RsyncError {

@@ -3,7 +3,10 @@
 //! Whatever way the run ends, ssh ends with it: it is killed and reaped when the [`Tunnel`] is dropped, and the
 //! kernel ends it where this process is killed. ssh is found by `PATH`, and no shell stands between.
 
-#![allow(clippy::disallowed_methods, reason = "/proc is the kernel's, no tree that others write to")]
+#![allow(
+    clippy::disallowed_methods,
+    reason = "/proc is the kernel's, no tree that others write to"
+)]
 
 use std::ffi::OsString;
 use std::io::{self, Read};
@@ -79,7 +82,9 @@ impl Tunnel {
         let mut tries = 1;
         loop {
             match Self::try_open(way, is_stopped) {
-                Err(TunnelError::Ended(words)) if tries < TRIES && words.contains("Address already in use") => {
+                Err(TunnelError::Ended(words))
+                    if tries < TRIES && words.contains("Address already in use") =>
+                {
                     tries += 1
                 }
                 answer => return answer,
@@ -91,7 +96,8 @@ impl Tunnel {
         let ports = free_ports(way.ports.len())?;
         let mut command = Command::new("/proc/self/exe");
         command.arg(BECOME_SSH).arg(std::process::id().to_string()).args(arguments(way, &ports));
-        let ssh = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn()?;
+        let ssh =
+            command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn()?;
         let mut tunnel = Tunnel { ssh, ports };
         let patience = if way.attended { ATTENDED } else { UNATTENDED };
         let end = Instant::now() + patience;
@@ -117,7 +123,10 @@ impl Tunnel {
     fn is_open(&self) -> io::Result<bool> {
         let uid = rustix::process::geteuid().as_raw();
         let listening = std::fs::read_to_string("/proc/net/tcp")?;
-        Ok(self.ports.iter().all(|&port| listening.lines().any(|line| is_listener(line, port, uid))))
+        Ok(self
+            .ports
+            .iter()
+            .all(|&port| listening.lines().any(|line| is_listener(line, port, uid))))
     }
 
     fn failure(&mut self, code: Option<i32>) -> TunnelError {
@@ -131,9 +140,15 @@ impl Tunnel {
             let _ = said.take(MAX_WORDS).read_to_end(&mut words);
         }
         let words = String::from_utf8_lossy(&words);
-        let lines: Vec<&str> = words.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
-        let words: String = lines.join("; ").chars().map(|c| if c.is_control() { '?' } else { c }).collect();
-        TunnelError::Ended(if words.is_empty() { "nothing, and it ended".to_owned() } else { words })
+        let lines: Vec<&str> =
+            words.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
+        let words: String =
+            lines.join("; ").chars().map(|c| if c.is_control() { '?' } else { c }).collect();
+        TunnelError::Ended(if words.is_empty() {
+            "nothing, and it ended".to_owned()
+        } else {
+            words
+        })
     }
 }
 
@@ -162,7 +177,8 @@ const NO_PROGRAM: u8 = 127;
 /// and the arguments of ssh: it becomes ssh, and ends when that process does. Returns where it cannot, with the
 /// reason and its exit code.
 pub fn become_ssh(mut arguments: impl Iterator<Item = OsString>) -> (io::Error, u8) {
-    let parent = arguments.next().and_then(|number| number.to_str()?.parse().ok()).and_then(Pid::from_raw);
+    let parent =
+        arguments.next().and_then(|number| number.to_str()?.parse().ok()).and_then(Pid::from_raw);
     if let Err(error) = set_parent_process_death_signal(Some(Signal::TERM)) {
         return (error.into(), 1);
     }
@@ -181,14 +197,19 @@ pub fn become_ssh(mut arguments: impl Iterator<Item = OsString>) -> (io::Error, 
 fn arguments(way: &Way<'_>, ports: &[u16]) -> Vec<OsString> {
     let mut words: Vec<String> = ["-N", "-T", "-a", "-x"].map(String::from).into();
     // A master connection of the user's would take the forwards over, and keep them.
-    let mut options =
-        vec!["ExitOnForwardFailure=yes", "ServerAliveInterval=15", "ControlMaster=no", "ControlPath=none"];
+    let mut options = vec![
+        "ExitOnForwardFailure=yes",
+        "ServerAliveInterval=15",
+        "ControlMaster=no",
+        "ControlPath=none",
+    ];
     if !way.attended {
         options.extend(["BatchMode=yes", "ConnectTimeout=15"]);
     }
     words.extend(options.into_iter().flat_map(|option| ["-o".to_owned(), option.to_owned()]));
     words.extend(["-l".to_owned(), way.user.to_owned()]);
-    let host = if way.server.contains(':') { format!("[{}]", way.server) } else { way.server.to_owned() };
+    let host =
+        if way.server.contains(':') { format!("[{}]", way.server) } else { way.server.to_owned() };
     for (local, remote) in ports.iter().zip(way.ports) {
         words.extend(["-L".to_owned(), format!("{}:{local}:{host}:{remote}", Ipv4Addr::LOCALHOST)]);
     }
@@ -198,8 +219,9 @@ fn arguments(way: &Way<'_>, ports: &[u16]) -> Vec<OsString> {
 
 /// So many different ones that nobody listens on.
 fn free_ports(count: usize) -> io::Result<Vec<u16>> {
-    let listeners: Vec<TcpListener> =
-        (0..count).map(|_| TcpListener::bind((Ipv4Addr::LOCALHOST, 0))).collect::<io::Result<_>>()?;
+    let listeners: Vec<TcpListener> = (0..count)
+        .map(|_| TcpListener::bind((Ipv4Addr::LOCALHOST, 0)))
+        .collect::<io::Result<_>>()?;
     listeners.iter().map(|listener| Ok(listener.local_addr()?.port())).collect()
 }
 
@@ -219,13 +241,20 @@ mod tests {
     #[test]
     fn arguments_are_a_list_and_a_server_is_no_option() {
         let way = Way { user: "si", server: "fe80::1", ports: &[873, 80], attended: false };
-        let words: Vec<String> =
-            arguments(&way, &[4001, 4002]).into_iter().map(|w| w.into_string().expect("text")).collect();
+        let words: Vec<String> = arguments(&way, &[4001, 4002])
+            .into_iter()
+            .map(|w| w.into_string().expect("text"))
+            .collect();
         let text = words.join(" ");
-        assert!(text.starts_with("-N -T -a -x -o ExitOnForwardFailure=yes -o ServerAliveInterval=15 "), "{text}");
+        assert!(
+            text.starts_with("-N -T -a -x -o ExitOnForwardFailure=yes -o ServerAliveInterval=15 "),
+            "{text}"
+        );
         assert!(text.contains(" -o BatchMode=yes "), "{text}");
         assert!(
-            text.ends_with(" -l si -L 127.0.0.1:4001:[fe80::1]:873 -L 127.0.0.1:4002:[fe80::1]:80 -- fe80::1"),
+            text.ends_with(
+                " -l si -L 127.0.0.1:4001:[fe80::1]:873 -L 127.0.0.1:4002:[fe80::1]:80 -- fe80::1"
+            ),
             "{text}"
         );
         let way = Way { attended: true, ..way };
@@ -238,7 +267,10 @@ mod tests {
         let port = listener.local_addr().expect("an address").port();
         let uid = rustix::process::geteuid().as_raw();
         let found = |port, uid| {
-            std::fs::read_to_string("/proc/net/tcp").expect("reads").lines().any(|line| is_listener(line, port, uid))
+            std::fs::read_to_string("/proc/net/tcp")
+                .expect("reads")
+                .lines()
+                .any(|line| is_listener(line, port, uid))
         };
         assert!(found(port, uid));
         assert!(!found(port, uid + 1));

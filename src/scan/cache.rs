@@ -2,7 +2,10 @@
 //!
 #![doc = include_str!("format.md")]
 // The cache lies in the repository, which is the server's own and no target tree.
-#![allow(clippy::disallowed_methods, reason = "the cache is a file of the server's own, outside every image")]
+#![allow(
+    clippy::disallowed_methods,
+    reason = "the cache is a file of the server's own, outside every image"
+)]
 
 use std::collections::HashMap;
 use std::io::{self, Write};
@@ -45,7 +48,11 @@ impl Cache {
     pub(super) fn new<'a>(files: impl Iterator<Item = (&'a Seen, Digest)>, started: Mtime) -> Self {
         let limit = Mtime { seconds: started.seconds - SETTLED, ..started };
         let settled = files.filter(|(seen, _)| seen.stat.ctime < limit);
-        Cache(settled.map(|(s, digest)| (s.path.clone(), Known { inode: Inode::of(&s.stat), digest })).collect())
+        Cache(
+            settled
+                .map(|(s, digest)| (s.path.clone(), Known { inode: Inode::of(&s.stat), digest }))
+                .collect(),
+        )
     }
 
     /// The digest of the file at `path`, if it is as it was.
@@ -119,7 +126,13 @@ impl Cache {
 
 impl Inode {
     fn of(stat: &Stat) -> Self {
-        Inode { dev: stat.dev, ino: stat.ino, size: stat.size, mtime: stat.mtime, ctime: stat.ctime }
+        Inode {
+            dev: stat.dev,
+            ino: stat.ino,
+            size: stat.size,
+            mtime: stat.mtime,
+            ctime: stat.ctime,
+        }
     }
 }
 

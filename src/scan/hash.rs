@@ -5,7 +5,8 @@ use std::io::{self, Read};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::{
-    Attributes, Cache, Entry, FileKind, Leaf, LeafKind, Meta, Node, Root, RootError, ScanError, Seen, Stat, alike, gone,
+    Attributes, Cache, Entry, FileKind, Leaf, LeafKind, Meta, Node, Root, RootError, ScanError,
+    Seen, Stat, alike, gone,
 };
 use crate::digest::{Digest, Hasher};
 
@@ -31,12 +32,19 @@ impl<'a> ContentReader<'a> {
     }
 
     /// The entry at `seen`, as yet without its hardlink group.
-    pub(super) fn entry(&self, seen: &Seen, attributes: Attributes, buffer: &mut [u8]) -> Result<Entry, ScanError> {
+    pub(super) fn entry(
+        &self,
+        seen: &Seen,
+        attributes: Attributes,
+        buffer: &mut [u8],
+    ) -> Result<Entry, ScanError> {
         let Seen { path, stat } = seen;
         let Attributes { xattrs, target } = attributes;
         let kind = match stat.kind {
             FileKind::Directory | FileKind::Socket => None,
-            FileKind::File => Some(LeafKind::File { size: stat.size, digest: self.digest(seen, buffer)? }),
+            FileKind::File => {
+                Some(LeafKind::File { size: stat.size, digest: self.digest(seen, buffer)? })
+            }
             FileKind::Symlink => Some(LeafKind::Symlink { target: target.unwrap_or_default() }),
             FileKind::Fifo => Some(LeafKind::Fifo),
             FileKind::Char(device) => Some(LeafKind::Char(device)),
@@ -56,7 +64,9 @@ impl<'a> ContentReader<'a> {
         let file = self.root.open_file(&seen.path);
         let mut file = file.map_err(|error| gone(self.root, error, &seen.path))?;
         let fail = |source| RootError { what: "read", path: self.root.show(&seen.path), source };
-        let same = |file: &File| -> io::Result<bool> { Ok(alike(&Stat::from(rustix::fs::fstat(file)?), &seen.stat)) };
+        let same = |file: &File| -> io::Result<bool> {
+            Ok(alike(&Stat::from(rustix::fs::fstat(file)?), &seen.stat))
+        };
         if !same(&file).map_err(fail)? {
             return Err(self.changed(seen));
         }

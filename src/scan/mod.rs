@@ -19,7 +19,9 @@ pub use cache::Cache;
 use crate::entry::{Entry, Leaf, LeafKind, Meta, Mtime, Node, Xattrs};
 use crate::manifest::{Manifest, ManifestError};
 use crate::report::{Event, Job, Monitor};
-use crate::root::{Descend, FileKind, Root, RootError, Stat, Surveyed, Visit, mounts, on_many_threads};
+use crate::root::{
+    Descend, FileKind, Root, RootError, Stat, Surveyed, Visit, mounts, on_many_threads,
+};
 use crate::tree_path::TreePath;
 
 /// Where a client keeps its state: what is there belongs to one node and never to an image.
@@ -71,13 +73,17 @@ pub enum ScanError {
         source: io::Error,
     },
     /// Something writes to the image.
-    #[error("{path} changed while the image was read; publish again when nothing writes to the image")]
+    #[error(
+        "{path} changed while the image was read; publish again when nothing writes to the image"
+    )]
     Changed {
         /// What changed first.
         path: String,
     },
     /// An updated node was copied into the image, state and all.
-    #[error("{path} is a node's own state and does not belong into an image; remove it and publish again")]
+    #[error(
+        "{path} is a node's own state and does not belong into an image; remove it and publish again"
+    )]
     ClientState {
         /// What was found.
         path: String,
@@ -100,7 +106,13 @@ pub fn scan(root: &Root, cache: &Cache, monitor: &dyn Monitor) -> Result<Scan, S
         monitor.event(Event::Advanced { job: Job::Scan, by: 1 });
         Ok(entry)
     };
-    let all = || attributes.into_par_iter().enumerate().map_init(hash::buffer, read).collect::<Result<_, ScanError>>();
+    let all = || {
+        attributes
+            .into_par_iter()
+            .enumerate()
+            .map_init(hash::buffer, read)
+            .collect::<Result<_, ScanError>>()
+    };
     let read: Vec<Option<Entry>> = on_many_threads(all)?;
     let manifest = Manifest::new(assemble(root, &seen, read, &links)?)?;
     monitor.event(Event::Finished { job: Job::Scan });
@@ -118,7 +130,8 @@ pub fn entries(root: &Root, paths: &[TreePath]) -> Result<Vec<Option<Entry>>, Sc
         let entry = |seen: Seen| {
             let link = seen.stat.kind == FileKind::Symlink;
             let target = || if link { root.read_link(path).map(Some) } else { Ok(None) };
-            let attributes = root.xattrs(path).and_then(|xattrs| Ok(Attributes { xattrs, target: target()? }));
+            let attributes =
+                root.xattrs(path).and_then(|xattrs| Ok(Attributes { xattrs, target: target()? }));
             reader.entry(&seen, attributes.map_err(|error| gone(root, error, path))?, buffer)
         };
         seen.map(entry).transpose()
@@ -141,7 +154,8 @@ impl Scan {
     pub fn recheck(&self, root: &Root) -> Result<(), ScanError> {
         let paths: Vec<&TreePath> = self.seen.iter().map(|seen| &seen.path).collect();
         let now = root.stat_each(&paths)?;
-        let changed = |(seen, now): &(&Seen, Option<Stat>)| now.is_none_or(|now| !alike(&now, &seen.stat));
+        let changed =
+            |(seen, now): &(&Seen, Option<Stat>)| now.is_none_or(|now| !alike(&now, &seen.stat));
         match self.seen.iter().zip(now).find(changed) {
             Some((seen, _)) => Err(ScanError::Changed { path: root.show(&seen.path) }),
             None => Ok(()),
@@ -168,8 +182,11 @@ fn look(root: &Root, monitor: &dyn Monitor) -> Result<(Vec<Seen>, Vec<Attributes
         if stat.kind == FileKind::Socket {
             return Ok((Some(Found::Socket(path)), Descend::Past));
         }
-        let target = || if stat.kind == FileKind::Symlink { dir.read_link(&path).map(Some) } else { Ok(None) };
-        let attributes = dir.xattrs(&path).and_then(|xattrs| Ok(Attributes { xattrs, target: target()? }));
+        let target = || {
+            if stat.kind == FileKind::Symlink { dir.read_link(&path).map(Some) } else { Ok(None) }
+        };
+        let attributes =
+            dir.xattrs(&path).and_then(|xattrs| Ok(Attributes { xattrs, target: target()? }));
         let attributes = attributes.map_err(|error| gone(root, error, &path))?;
         let mounted = mounts.iter().any(|mount| mount.at == path);
         let seen = Seen { path, stat };
@@ -179,12 +196,15 @@ fn look(root: &Root, monitor: &dyn Monitor) -> Result<(Vec<Seen>, Vec<Attributes
         })
     };
     let found = root.survey(&TreePath::root(), |_| (), visit)?;
-    let (mut seen, mut attributes) = (Vec::with_capacity(found.len() + 1), Vec::with_capacity(found.len() + 1));
+    let (mut seen, mut attributes) =
+        (Vec::with_capacity(found.len() + 1), Vec::with_capacity(found.len() + 1));
     seen.push(Seen { path: TreePath::root(), stat: top });
     attributes.push(Attributes { xattrs: root.xattrs(&TreePath::root())?, target: None });
     for found in found {
         let (entry, its) = match found {
-            Found::ClientState(path) => return Err(ScanError::ClientState { path: root.show(&path) }),
+            Found::ClientState(path) => {
+                return Err(ScanError::ClientState { path: root.show(&path) });
+            }
             Found::Socket(path) => {
                 monitor.warn(format!("{} is a socket and is left out", root.show(&path)));
                 continue;
@@ -212,7 +232,8 @@ fn gone(root: &Root, error: RootError, path: &TreePath) -> ScanError {
 fn is_client_state(path: &TreePath, stat: &Stat) -> bool {
     let in_state = path.parent().is_some_and(|parent| parent.as_bytes() == CLIENT_STATE);
     let at_top = path.as_bytes() == path.name() && path.name().starts_with(b".si-");
-    let store = stat.kind == FileKind::Directory && matches!(path.name(), b".si-stage" | b".si-undo");
+    let store =
+        stat.kind == FileKind::Directory && matches!(path.name(), b".si-stage" | b".si-undo");
     in_state || at_top || store
 }
 
@@ -247,7 +268,12 @@ impl Links {
 }
 
 /// Gives every name of an inode what was read through the first, and its group.
-fn assemble(root: &Root, seen: &[Seen], read: Vec<Option<Entry>>, links: &Links) -> Result<Vec<Entry>, ScanError> {
+fn assemble(
+    root: &Root,
+    seen: &[Seen],
+    read: Vec<Option<Entry>>,
+    links: &Links,
+) -> Result<Vec<Entry>, ScanError> {
     let mut entries: Vec<Entry> = Vec::with_capacity(seen.len());
     for (at, entry) in read.into_iter().enumerate() {
         let path = &seen[at].path;

@@ -29,7 +29,8 @@ fn entry<'a>(scan: &'a Scan, path: &str) -> &'a Entry {
 #[test]
 fn a_tree_is_read_as_it_stands() {
     let (dir, root) = tree();
-    fs::set_permissions(dir.path().join("three"), fs::Permissions::from_mode(0o4711)).expect("chmods");
+    fs::set_permissions(dir.path().join("three"), fs::Permissions::from_mode(0o4711))
+        .expect("chmods");
     let scan = scanned(&root);
     assert_eq!(scan.manifest().len(), 6);
     assert_eq!(entry(&scan, "three").meta.mode, 0o4711);
@@ -44,7 +45,8 @@ fn a_tree_is_read_as_it_stands() {
 fn a_link_outside_the_image_makes_no_group() {
     let (dir, root) = tree();
     fs::remove_file(dir.path().join("two")).expect("removes");
-    let outside = tempfile::tempdir_in(dir.path().parent().expect("a parent")).expect("a scratch directory");
+    let outside =
+        tempfile::tempdir_in(dir.path().parent().expect("a parent")).expect("a scratch directory");
     fs::hard_link(dir.path().join("d/one"), outside.path().join("x")).expect("links");
     assert_eq!(entry(&scanned(&root), "d/one").group(), None);
 }
@@ -111,8 +113,12 @@ fn client_state_in_an_image_is_refused_by_name() {
         let file = dir.path().join(state);
         fs::create_dir_all(file.parent().expect("a parent")).expect("creates");
         fs::write(&file, b"").expect("writes");
-        let Err(error) = scan(&root, &Cache::default(), &Silent) else { panic!("{state} is accepted") };
-        assert!(matches!(&error, ScanError::ClientState { path } if path.contains("si-") || path.contains("state")));
+        let Err(error) = scan(&root, &Cache::default(), &Silent) else {
+            panic!("{state} is accepted")
+        };
+        assert!(
+            matches!(&error, ScanError::ClientState { path } if path.contains("si-") || path.contains("state"))
+        );
     }
     let (dir, root) = tree();
     fs::create_dir_all(dir.path().join("var/lib/systemimager/client")).expect("creates");
@@ -143,7 +149,8 @@ fn a_socket_is_left_out_with_a_warning() {
 /// The judge is Debian's mtree-netbsd, which knows nothing of this program.
 #[test]
 fn mtree_finds_the_exported_tree_equal() {
-    let probe = std::process::Command::new("mtree").arg("-c").arg("-p").arg("/dev/null/absent").output();
+    let probe =
+        std::process::Command::new("mtree").arg("-c").arg("-p").arg("/dev/null/absent").output();
     if probe.is_err() {
         eprintln!("NOT TESTED: mtree is not installed (apt install mtree-netbsd)");
         return;
@@ -159,7 +166,13 @@ fn mtree_finds_the_exported_tree_equal() {
     scanned(&root).manifest().export_mtree(&specification).expect("writes");
     let judged = |what: &str| {
         let mut mtree = std::process::Command::new("mtree");
-        let output = mtree.arg("-f").arg(specification.path()).arg("-p").arg(dir.path()).output().expect("runs");
+        let output = mtree
+            .arg("-f")
+            .arg(specification.path())
+            .arg("-p")
+            .arg(dir.path())
+            .output()
+            .expect("runs");
         (output.status.success(), format!("{what}: {}", String::from_utf8_lossy(&output.stdout)))
     };
     assert_eq!(judged("equal"), (true, "equal: ".to_owned()));

@@ -24,9 +24,10 @@ impl Lock {
         match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => Ok(Lock { _file: file }),
             Err(Errno::WOULDBLOCK) => Err(StateError::Locked(root.shown().display().to_string())),
-            Err(e) => {
-                Err(StateError::Invalid { path: root.show(&place("lock")), why: format!("cannot be locked: {e}") })
-            }
+            Err(e) => Err(StateError::Invalid {
+                path: root.show(&place("lock")),
+                why: format!("cannot be locked: {e}"),
+            }),
         }
     }
 }

@@ -116,7 +116,13 @@ pub enum StateError {
 
 impl State {
     /// The state of a node at `generation` without deviations.
-    pub fn new(image: ImageName, serial: u64, generation: GenerationId, filter: Digest, home: String) -> Self {
+    pub fn new(
+        image: ImageName,
+        serial: u64,
+        generation: GenerationId,
+        filter: Digest,
+        home: String,
+    ) -> Self {
         State {
             format: FORMAT,
             image,
@@ -156,7 +162,10 @@ impl State {
 
     /// The state as text.
     pub fn to_toml(&self) -> Result<String, StateError> {
-        toml::to_string(self).map_err(|e| StateError::Invalid { path: "the new state".to_owned(), why: e.to_string() })
+        toml::to_string(self).map_err(|e| StateError::Invalid {
+            path: "the new state".to_owned(),
+            why: e.to_string(),
+        })
     }
 
     /// Reads a state from `text`, which came from `path`.
@@ -164,7 +173,10 @@ impl State {
         let invalid = |why: String| StateError::Invalid { path: path.to_owned(), why };
         let state: State = toml::from_str(text).map_err(|e| invalid(e.message().to_owned()))?;
         if state.format != FORMAT {
-            return Err(invalid(format!("it has format {}, this program reads format {FORMAT}", state.format)));
+            return Err(invalid(format!(
+                "it has format {}, this program reads format {FORMAT}",
+                state.format
+            )));
         }
         Ok(state)
     }
@@ -179,7 +191,8 @@ impl KernelPaths {
 
     /// The paths, in tree order.
     pub fn paths(&self) -> Vec<TreePath> {
-        let mut paths: Vec<TreePath> = self.paths.iter().filter_map(|text| parse_path(text.as_bytes()).ok()).collect();
+        let mut paths: Vec<TreePath> =
+            self.paths.iter().filter_map(|text| parse_path(text.as_bytes()).ok()).collect();
         paths.sort_unstable();
         paths
     }
@@ -222,7 +235,10 @@ pub fn load(root: &Root) -> Result<Found, StateError> {
 }
 
 /// The manifest of a recorded generation; `None` where it is lost or damaged.
-pub fn load_manifest(root: &Root, generation: GenerationId) -> Result<Option<Manifest>, StateError> {
+pub fn load_manifest(
+    root: &Root,
+    generation: GenerationId,
+) -> Result<Option<Manifest>, StateError> {
     let file = match root.open_file(&manifest_place(generation)) {
         Err(e) if e.is_absent() => return Ok(None),
         answer => answer?,
@@ -282,7 +298,9 @@ pub struct Kept {
 /// Keeps in the directory `to` what is recorded now of the tree at `root`, durable once `to` is synced.
 pub fn keep(root: &Root, to: &Root) -> Result<(), RootError> {
     let Ok(Found::State(state) | Found::Copied(state)) = load(root) else { return Ok(()) };
-    for (from, name) in [(place("state.toml"), KEPT_STATE), (manifest_place(state.generation), KEPT_MANIFEST)] {
+    for (from, name) in
+        [(place("state.toml"), KEPT_STATE), (manifest_place(state.generation), KEPT_MANIFEST)]
+    {
         match to.create_link(&tree_path(name), root, &from) {
             Err(error) if error.is_absent() => {}
             // The state directory may lie on another filesystem.
@@ -312,7 +330,10 @@ pub fn kept(from: &Root) -> Result<Kept, RootError> {
 
 /// Refuses a tree in which [`save`] would fail: that must be known before anything is changed.
 pub fn check_places(root: &Root, generation: GenerationId) -> Result<(), StateError> {
-    let invalid = |path: &TreePath, why: &str| StateError::Invalid { path: root.show(path), why: why.to_owned() };
+    let invalid = |path: &TreePath, why: &str| StateError::Invalid {
+        path: root.show(path),
+        why: why.to_owned(),
+    };
     let places = [place("state.toml"), manifest_place(generation), tree_path(LAST_SYNCED)];
     for path in places {
         // They are written beside their place.
@@ -324,7 +345,10 @@ pub fn check_places(root: &Root, generation: GenerationId) -> Result<(), StateEr
             let mut above = path.parent();
             while let Some(dir) = above {
                 if root.stat(&dir)?.is_some_and(|stat| stat.kind != FileKind::Directory) {
-                    return Err(invalid(&dir, "it is no directory, and the agent keeps files in it"));
+                    return Err(invalid(
+                        &dir,
+                        "it is no directory, and the agent keeps files in it",
+                    ));
                 }
                 above = dir.parent();
             }

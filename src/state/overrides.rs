@@ -42,7 +42,10 @@ impl LaidOverride {
 }
 
 /// The name of a tree that is an image at `generation` with `overrides` laid over it.
-pub fn made(generation: GenerationId, overrides: impl IntoIterator<Item = GenerationId>) -> GenerationId {
+pub fn made(
+    generation: GenerationId,
+    overrides: impl IntoIterator<Item = GenerationId>,
+) -> GenerationId {
     let laid: Vec<GenerationId> = overrides.into_iter().collect();
     if laid.is_empty() {
         return generation;

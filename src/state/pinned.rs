@@ -38,7 +38,8 @@ impl Held {
 
     /// As it is recorded.
     pub fn to_toml(&self) -> Result<String, StateError> {
-        toml::to_string(self).map_err(|e| StateError::Invalid { path: FILE.to_owned(), why: e.to_string() })
+        toml::to_string(self)
+            .map_err(|e| StateError::Invalid { path: FILE.to_owned(), why: e.to_string() })
     }
 }
 

@@ -72,10 +72,12 @@ pub fn read(path: &Path, monitor: &dyn Monitor) -> Result<Artifact, ArtifactErro
     let content = plain(file, compression).map_err(io)?;
     if begin.starts_with(b"#mtree") {
         let text = BufReader::with_capacity(128 << 10, content.take(MAX_TEXT));
-        let manifest = Manifest::parse(text).map_err(|source| ArtifactError::Manifest { path: shown(), source })?;
+        let manifest = Manifest::parse(text)
+            .map_err(|source| ArtifactError::Manifest { path: shown(), source })?;
         return Ok(Artifact::Manifest(manifest));
     }
-    let image = image_tar::read(content, monitor).map_err(|source| ArtifactError::Tar { path: shown(), source })?;
+    let image = image_tar::read(content, monitor)
+        .map_err(|source| ArtifactError::Tar { path: shown(), source })?;
     Ok(Artifact::Image(image))
 }
 

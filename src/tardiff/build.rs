@@ -12,8 +12,8 @@ use super::artifact::{self, Artifact, ArtifactError};
 use super::image_tar::TarImage;
 use crate::delta::{Effort, Opening, Pairing};
 use crate::diff_archive::{
-    ArchiveError, Compression, Deltas, Limits, Listing, Options, Sources, WriteError, pair_by_content, verify_diff,
-    write_diff,
+    ArchiveError, Compression, Deltas, Limits, Listing, Options, Sources, WriteError,
+    pair_by_content, verify_diff, write_diff,
 };
 use crate::digest::Digest;
 use crate::entry::{Entry, Mtime};
@@ -130,7 +130,8 @@ enum Base {
 /// Builds the diff from `request.base` to `request.image_dir`, reads it back, and puts it into its place.
 pub fn build(request: &Request, monitor: &dyn Monitor) -> Result<Built, BuildError> {
     let name = request.output.to_str().unwrap_or_default();
-    let compression = Compression::of_name(name).ok_or_else(|| BuildError::Extension(shown(&request.output)))?;
+    let compression =
+        Compression::of_name(name).ok_or_else(|| BuildError::Extension(shown(&request.output)))?;
     refuse_occupied(&request.output)?;
     refuse_base(request)?;
     let root = Root::open(&request.image_dir).map_err(ScanError::from)?;
@@ -154,12 +155,19 @@ pub fn build(request: &Request, monitor: &dyn Monitor) -> Result<Built, BuildErr
     // Nobody takes single contents out of it.
     let depth = &|_: &Digest| 0;
     let deltas = paired.as_ref();
-    let deltas =
-        deltas.map(|(sources, pairs)| Deltas { sources: *sources, pairs, spool: &patches, effort, opening, depth });
+    let deltas = deltas.map(|(sources, pairs)| Deltas {
+        sources: *sources,
+        pairs,
+        spool: &patches,
+        effort,
+        opening,
+        depth,
+    });
     let options = Options::new(compression, effort, level);
     let mut to = BufWriter::with_capacity(1 << 20, &new.file);
     let written = write_diff(pair, &image, &Tree(&root), deltas, options, &mut to, monitor);
-    let written = written.map_err(|source| BuildError::Write { path: shown(&request.output), source })?;
+    let written =
+        written.map_err(|source| BuildError::Write { path: shown(&request.output), source })?;
     to.flush().map_err(|e| failed("write", &request.output, e))?;
     drop(to);
 
@@ -180,7 +188,9 @@ impl Base {
         }
         match artifact::read(path, monitor)? {
             Artifact::Manifest(manifest) => Ok(Base::Listed(manifest)),
-            Artifact::Image(TarImage { manifest, whole_seconds: false }) => Ok(Base::Listed(manifest)),
+            Artifact::Image(TarImage { manifest, whole_seconds: false }) => {
+                Ok(Base::Listed(manifest))
+            }
             Artifact::Image(TarImage { manifest, whole_seconds: true }) => {
                 monitor.warn(format!(
                     "{} has times in whole seconds (make it with tar --format=pax): the diff can be unpacked with tar, but no node has recorded this base",
@@ -243,13 +253,17 @@ fn with_fractions_of(base: &Manifest, target: &Manifest) -> Result<Manifest, Man
 }
 
 fn name_of(root: &Root) -> Result<ImageName, BuildError> {
-    let name = root.shown().file_name().and_then(|name| name.to_str()).and_then(|name| name.parse().ok());
+    let name =
+        root.shown().file_name().and_then(|name| name.to_str()).and_then(|name| name.parse().ok());
     name.ok_or_else(|| BuildError::NoName(root.shown().display().to_string()))
 }
 
 /// The base is still needed when the output exists: by nodes, and for the next diff.
 fn refuse_base(request: &Request) -> Result<(), BuildError> {
-    let (Ok(base), Ok(output)) = (fs::metadata(&request.base), fs::metadata(&request.output)) else { return Ok(()) };
+    let (Ok(base), Ok(output)) = (fs::metadata(&request.base), fs::metadata(&request.output))
+    else {
+        return Ok(());
+    };
     if (base.dev(), base.ino()) == (output.dev(), output.ino()) {
         return Err(BuildError::OutputIsBase(shown(&request.output)));
     }
@@ -300,7 +314,8 @@ impl New {
         (&self.file).seek(SeekFrom::Start(0)).map_err(|e| bad(e.into()))?;
         let from = BufReader::with_capacity(1 << 20, &self.file);
         // Each patch was tried when it was made, and the digest says that these are the same.
-        let listing = verify_diff(from, compression, &Limits::default(), None, monitor).map_err(bad)?;
+        let listing =
+            verify_diff(from, compression, &Limits::default(), None, monitor).map_err(bad)?;
         listing.target_of(base).map_err(bad)?;
         (&self.file).seek(SeekFrom::Start(0)).map_err(|e| bad(e.into()))?;
         if Digest::of_reader(&self.file).map_err(|e| bad(e.into()))?.0 != written {
@@ -312,7 +327,8 @@ impl New {
     fn keep(&self) -> Result<(), BuildError> {
         self.file.sync_all().map_err(|e| failed("sync", &self.beside, e))?;
         refuse_occupied(&self.output)?;
-        fs::rename(&self.beside, &self.output).map_err(|e| failed("rename into place", &self.output, e))
+        fs::rename(&self.beside, &self.output)
+            .map_err(|e| failed("rename into place", &self.output, e))
     }
 }
 

@@ -63,21 +63,28 @@ pub enum TarError {
 
 /// Reads an uncompressed archive to its end.
 pub fn read(from: impl Read, monitor: &dyn Monitor) -> Result<TarImage, TarError> {
-    let mut image = Image { entries: BTreeMap::new(), firsts: BTreeMap::new(), whole_seconds: true, acls: 0 };
+    let mut image =
+        Image { entries: BTreeMap::new(), firsts: BTreeMap::new(), whole_seconds: true, acls: 0 };
     let mut blocks = Blocks::new(from);
     let mut extended = Extended::default();
     while let Some(header) = blocks.header()? {
         let size = blocks.number(header.entry_size())?;
         match header.entry_type() {
-            EntryType::XHeader => extended.pax = Pax::parse(&blocks.body(size, MAX_EXTENDED)?, &blocks)?,
+            EntryType::XHeader => {
+                extended.pax = Pax::parse(&blocks.body(size, MAX_EXTENDED)?, &blocks)?
+            }
             EntryType::XGlobalHeader => {
                 let records = Pax::parse(&blocks.body(size, MAX_EXTENDED)?, &blocks)?;
                 if !records.is_comment() {
                     return Err(blocks.fault("global pax records are not understood"));
                 }
             }
-            EntryType::GNULongName => extended.name = Some(trimmed(blocks.body(size, MAX_EXTENDED)?)),
-            EntryType::GNULongLink => extended.link = Some(trimmed(blocks.body(size, MAX_EXTENDED)?)),
+            EntryType::GNULongName => {
+                extended.name = Some(trimmed(blocks.body(size, MAX_EXTENDED)?))
+            }
+            EntryType::GNULongLink => {
+                extended.link = Some(trimmed(blocks.body(size, MAX_EXTENDED)?))
+            }
             _ => {
                 let extended = std::mem::take(&mut extended);
                 image.member(&header, extended, size, &mut blocks, monitor)?;
@@ -85,7 +92,10 @@ pub fn read(from: impl Read, monitor: &dyn Monitor) -> Result<TarImage, TarError
         }
     }
     if image.acls > 0 {
-        monitor.warn(format!("{} ACLs are in the archive as text and are taken as different", image.acls));
+        monitor.warn(format!(
+            "{} ACLs are in the archive as text and are taken as different",
+            image.acls
+        ));
     }
     image.finish(monitor)
 }
@@ -120,13 +130,16 @@ impl Image {
         let name = pax.sparse_name().or(pax.bytes(b"path")).map(<[u8]>::to_vec).or(name);
         let name = name.unwrap_or_else(|| header.path_bytes().into_owned());
         let link = pax.bytes(b"linkpath").map(<[u8]>::to_vec).or(link);
-        let link = link.or_else(|| header.link_name_bytes().map(|l| l.into_owned())).unwrap_or_default();
+        let link =
+            link.or_else(|| header.link_name_bytes().map(|l| l.into_owned())).unwrap_or_default();
         let path = tree_path(&name)?;
         let member = |why| TarError::Member { name: name.clone(), why };
         let device = || -> Result<Device, TarError> {
             let (major, minor) = (header.device_major(), header.device_minor());
             let numbers = (major.ok().flatten(), minor.ok().flatten());
-            let (Some(major), Some(minor)) = numbers else { return Err(member("it has no device number")) };
+            let (Some(major), Some(minor)) = numbers else {
+                return Err(member("it has no device number"));
+            };
             Ok(Device { major, minor })
         };
         let kind = match header.entry_type() {
@@ -146,21 +159,31 @@ impl Image {
                 Some(LeafKind::File { size, digest })
             }
             _ => {
-                monitor.warn(format!("{} is of a kind that no image holds and is left out", Quoted(&name)));
+                monitor.warn(format!(
+                    "{} is of a kind that no image holds and is left out",
+                    Quoted(&name)
+                ));
                 return blocks.skip(size);
             }
         };
         if !matches!(kind, Some(LeafKind::File { .. })) {
             blocks.skip(size)?;
         }
-        let meta = self.meta(header, &pax, blocks, matches!(kind, Some(LeafKind::Symlink { .. })))?;
+        let meta =
+            self.meta(header, &pax, blocks, matches!(kind, Some(LeafKind::Symlink { .. })))?;
         let node = kind.map_or(Node::Directory, |kind| Node::Leaf(Leaf { kind, group: None }));
         self.firsts.remove(&path);
         self.entries.insert(path.clone(), Entry::new(path, meta, node));
         Ok(())
     }
 
-    fn meta<R>(&mut self, header: &Header, pax: &Pax, blocks: &Blocks<R>, symlink: bool) -> Result<Meta, TarError> {
+    fn meta<R>(
+        &mut self,
+        header: &Header,
+        pax: &Pax,
+        blocks: &Blocks<R>,
+        symlink: bool,
+    ) -> Result<Meta, TarError> {
         let id = |key: &[u8], field: io::Result<u64>| -> Result<u32, TarError> {
             let id = match pax.number(key, blocks)? {
                 Some(id) => id,
@@ -176,8 +199,11 @@ impl Image {
             // GNU tar writes times before the epoch as a negative number in base 256.
             None => Mtime { seconds: blocks.number(header.mtime())? as i64, nanos: 0 },
         };
-        self.acls += u64::from(pax.bytes(b"SCHILY.acl.access").is_some() || pax.bytes(b"SCHILY.acl.default").is_some());
-        let mode = (header.mode().map_err(|_| blocks.fault("a mode is not a number"))? & 0o7777) as u16;
+        self.acls += u64::from(
+            pax.bytes(b"SCHILY.acl.access").is_some() || pax.bytes(b"SCHILY.acl.default").is_some(),
+        );
+        let mode =
+            (header.mode().map_err(|_| blocks.fault("a mode is not a number"))? & 0o7777) as u16;
         Ok(Meta {
             mode: if symlink { 0o777 } else { mode },
             uid: id(b"uid", header.uid())?,
@@ -192,7 +218,10 @@ impl Image {
         let first = self.firsts.get(&to).unwrap_or(&to).clone();
         let entry = self.entries.get(&first).filter(|entry| !entry.is_dir() && first != path);
         let Some(entry) = entry else {
-            return Err(TarError::Member { name: name.to_vec(), why: "it is a hardlink to nothing before it" });
+            return Err(TarError::Member {
+                name: name.to_vec(),
+                why: "it is a hardlink to nothing before it",
+            });
         };
         let entry = entry.at(path.clone());
         self.entries.insert(path.clone(), entry);
@@ -202,7 +231,9 @@ impl Image {
 
     fn finish(mut self, monitor: &dyn Monitor) -> Result<TarImage, TarError> {
         self.entries.entry(TreePath::root()).or_insert_with(|| {
-            monitor.warn("the archive does not hold the top directory itself, which is taken as different");
+            monitor.warn(
+                "the archive does not hold the top directory itself, which is taken as different",
+            );
             let mtime = Mtime { seconds: 0, nanos: 0 };
             let meta = Meta { mode: 0o755, uid: 0, gid: 0, mtime, xattrs: Xattrs::new() };
             Entry::new(TreePath::root(), meta, Node::Directory)
@@ -211,11 +242,14 @@ impl Image {
         for (path, first) in &self.firsts {
             members.entry(first).or_insert_with(|| vec![first]).push(path);
         }
-        let groups: Vec<Vec<TreePath>> = members.into_values().map(|m| m.into_iter().cloned().collect()).collect();
+        let groups: Vec<Vec<TreePath>> =
+            members.into_values().map(|m| m.into_iter().cloned().collect()).collect();
         for mut group in groups {
             group.sort();
             for path in &group {
-                if let Some(Node::Leaf(leaf)) = self.entries.get_mut(path).map(|entry| &mut entry.node) {
+                if let Some(Node::Leaf(leaf)) =
+                    self.entries.get_mut(path).map(|entry| &mut entry.node)
+                {
                     leaf.group = Some(group[0].clone());
                 }
             }

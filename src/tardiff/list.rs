@@ -29,14 +29,20 @@ pub fn list(repo: &Path, layer: Option<&Layer>) -> Result<Vec<(Layer, Catalog)>,
 pub fn layers(repo: &Path) -> Result<Vec<Layer>, PublishError> {
     let images = names(repo)?.into_iter().map(Layer::Image).filter(|image| !image.is_taken());
     let overrides = match names(&repo.join(OVERRIDES)) {
-        Err(PublishError::File { source, .. }) if source.kind() == io::ErrorKind::NotFound => Vec::new(),
+        Err(PublishError::File { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
+            Vec::new()
+        }
         names => names?,
     };
     Ok(images.chain(overrides.into_iter().map(Layer::Override)).collect())
 }
 
 fn names(dir: &Path) -> Result<Vec<ImageName>, PublishError> {
-    let failed = |source: io::Error| PublishError::File { what: "list", path: dir.display().to_string(), source };
+    let failed = |source: io::Error| PublishError::File {
+        what: "list",
+        path: dir.display().to_string(),
+        source,
+    };
     let mut names = Vec::new();
     for entry in fs::read_dir(dir).map_err(failed)? {
         let entry = entry.map_err(failed)?;

@@ -42,7 +42,12 @@ impl Sources for Tree<'_> {
         Ok(Some(bytes))
     }
 
-    fn open(&self, _: &Digest, _: u64, path: &TreePath) -> io::Result<Option<Box<dyn ReadAt + '_>>> {
+    fn open(
+        &self,
+        _: &Digest,
+        _: u64,
+        path: &TreePath,
+    ) -> io::Result<Option<Box<dyn ReadAt + '_>>> {
         Ok(self.file(path)?.map(|file| Box::new(file) as _))
     }
 }

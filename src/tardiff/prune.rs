@@ -23,14 +23,16 @@ pub struct Pruned {
 /// is nowhere else. The catalog is written first, so a reader never finds a file listed and gone.
 pub fn prune(locked: &Locked, keep: usize, monitor: &dyn Monitor) -> Result<Pruned, PublishError> {
     let store = locked.store();
-    let before = store.catalog()?.ok_or_else(|| PublishError::NothingPublished(store.layer().clone()))?;
+    let before =
+        store.catalog()?.ok_or_else(|| PublishError::NothingPublished(store.layer().clone()))?;
     let index = store.index(&before)?;
     let head = store.manifest(before.head())?;
     let order = newest_first(&before);
     let mut count = keep.max(1).min(order.len());
     let (archives, index) = loop {
         let kept: HashSet<GenerationId> = order[..count].iter().copied().collect();
-        let archives: Vec<Archive> = before.archives.iter().filter(|a| is_among(a, &kept)).cloned().collect();
+        let archives: Vec<Archive> =
+            before.archives.iter().filter(|a| is_among(a, &kept)).cloned().collect();
         let index = only(&index, &archives);
         let groups = groups_of(store, &archives)?;
         if unreached(&head, &Reach::of(&index, groups.iter())).is_none() || count == order.len() {
@@ -40,7 +42,9 @@ pub fn prune(locked: &Locked, keep: usize, monitor: &dyn Monitor) -> Result<Prun
     };
     if count > keep.max(1) && order.len() > keep {
         let more = count - keep.max(1);
-        monitor.note(format!("{more} more generations are kept, since the head's content is in their archives"));
+        monitor.note(format!(
+            "{more} more generations are kept, since the head's content is in their archives"
+        ));
     }
     let mut pruned = Pruned { generations: order[count..].to_vec(), files: Vec::new() };
     let mut catalog = Catalog { published: Timestamp::now(), archives, ..before.clone() };
@@ -78,7 +82,9 @@ fn is_among(archive: &Archive, kept: &HashSet<GenerationId>) -> bool {
 /// What `index` says of `archives`.
 fn only(index: &ContentIndex, archives: &[Archive]) -> ContentIndex {
     let all = index.clone().into_archives().into_iter();
-    ContentIndex::new(all.filter(|(file, _)| archives.iter().any(|archive| archive.file.file == *file)))
+    ContentIndex::new(
+        all.filter(|(file, _)| archives.iter().any(|archive| archive.file.file == *file)),
+    )
 }
 
 /// Every file that `catalog` names.

@@ -48,23 +48,34 @@ pub fn publish(request: &Request, monitor: &dyn Monitor) -> Result<Outcome, Publ
     let scans = request.repo.join(".scan");
     let remembered = scans.join(request.layer.place());
     let cache = if request.read_all { Cache::default() } else { Cache::load(&remembered) };
-    let (scan, before) = rayon::join(|| scan::scan(&root, &cache, monitor), || Before::read(&locked));
+    let (scan, before) =
+        rayon::join(|| scan::scan(&root, &cache, monitor), || Before::read(&locked));
     let (scan, before) = (scan?, before?);
     let image = Image { manifest: scan.manifest(), content: &Tree(&root) };
-    let prepared = prepare(&locked, before, image, request.label.clone(), &request.policy, monitor)?;
+    let prepared =
+        prepare(&locked, before, image, request.label.clone(), &request.policy, monitor)?;
     let remember = || {
         let place = remembered.parent().unwrap_or(&scans);
-        DirBuilder::new().recursive(true).mode(0o700).create(place).and_then(|()| scan.cache().save(&remembered))
+        DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(place)
+            .and_then(|()| scan.cache().save(&remembered))
     };
     let (unchanged, saved) = rayon::join(|| scan.recheck(&root), remember);
     unchanged?;
     if let Err(e) = saved {
-        monitor.warn(format!("the next scan will read every file: cannot write {}: {e}", remembered.display()));
+        monitor.warn(format!(
+            "the next scan will read every file: cannot write {}: {e}",
+            remembered.display()
+        ));
     }
     let Some(prepared) = prepared else {
         let catalog = locked.store().catalog()?;
         let head = catalog.as_ref().map(|catalog| catalog.head().clone());
-        return head.map(Outcome::Unchanged).ok_or_else(|| PublishError::NothingPublished(request.layer.clone()));
+        return head
+            .map(Outcome::Unchanged)
+            .ok_or_else(|| PublishError::NothingPublished(request.layer.clone()));
     };
     let published = prepared.commit()?;
     if request.policy.deltas {

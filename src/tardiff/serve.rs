@@ -50,11 +50,16 @@ pub enum ServeError {
 
 /// Serves the repository at `repo` until the process is told to end (SIGTERM or SIGINT); `bound` hears
 /// the address once connections are accepted.
-pub fn serve(repo: &Path, listen: SocketAddr, bound: impl FnOnce(SocketAddr)) -> Result<(), ServeError> {
+pub fn serve(
+    repo: &Path,
+    listen: SocketAddr,
+    bound: impl FnOnce(SocketAddr),
+) -> Result<(), ServeError> {
     if !repo.is_dir() {
         return Err(ServeError::NotADirectory { path: repo.display().to_string() });
     }
-    let files = ServeDir::new(repo).append_index_html_on_directories(false).with_buf_chunk_size(PIECE);
+    let files =
+        ServeDir::new(repo).append_index_html_on_directories(false).with_buf_chunk_size(PIECE);
     let service = Router::new().fallback_service(files).layer(from_fn(only_files));
     tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(async {
         let failed = |source| ServeError::Listen { address: listen, source };
@@ -80,7 +85,8 @@ pub fn serve(repo: &Path, listen: SocketAddr, bound: impl FnOnce(SocketAddr)) ->
 
 /// Resolves when the process is told to end.
 fn end() -> io::Result<impl Future<Output = ()>> {
-    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    let (mut terminate, mut interrupt) =
+        (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     Ok(async move {
         tokio::select! {
             _ = terminate.recv() => {}
@@ -95,7 +101,9 @@ async fn only_files(mut request: Request, next: Next) -> Response {
     if RepoPath::new(path).is_err() {
         return StatusCode::NOT_FOUND.into_response();
     }
-    let Some(validator) = request.headers_mut().remove(header::IF_RANGE) else { return next.run(request).await };
+    let Some(validator) = request.headers_mut().remove(header::IF_RANGE) else {
+        return next.run(request).await;
+    };
     let mut whole = Request::default();
     *whole.method_mut() = request.method().clone();
     *whole.uri_mut() = request.uri().clone();

@@ -58,8 +58,12 @@ impl Contents {
     /// Of a diff.
     pub fn of_diff(listing: &Listing) -> Self {
         let known: HashSet<_> = listing.known().iter().map(|known| known.digest).collect();
-        let patched: HashSet<_> =
-            listing.groups().iter().flat_map(|group| &group.targets).map(|target| target.digest).collect();
+        let patched: HashSet<_> = listing
+            .groups()
+            .iter()
+            .flat_map(|group| &group.targets)
+            .map(|target| target.digest)
+            .collect();
         let how = |entry: &Entry| match entry.file() {
             None => How::Meta,
             Some(_) if is_link(entry) => How::Link,

@@ -39,7 +39,8 @@ pub fn verify_all(repo: &Path, monitor: &dyn Monitor) -> Result<Findings, Publis
     let mut all = Findings::default();
     let mut published = false;
     for layer in layers(repo)? {
-        let Findings { manifests, archives, contents, faults } = match verify(repo, &layer, monitor) {
+        let Findings { manifests, archives, contents, faults } = match verify(repo, &layer, monitor)
+        {
             Ok(findings) => findings,
             Err(PublishError::NothingPublished(_)) => continue,
             Err(error) => Findings { faults: vec![error.to_string()], ..Findings::default() },
@@ -66,8 +67,13 @@ pub fn verify(repo: &Path, layer: &Layer, monitor: &dyn Monitor) -> Result<Findi
     let job = Verification { store: &store, catalog: &catalog, index: &index, monitor };
     for publish in &catalog.publishes {
         match store.manifest(publish) {
-            Ok(manifest) if (manifest.len() as u64, manifest.bytes()) != (publish.entries, publish.bytes) => {
-                findings.faults.push(format!("{}: its counts are not the catalog's", publish.manifest.file));
+            Ok(manifest)
+                if (manifest.len() as u64, manifest.bytes())
+                    != (publish.entries, publish.bytes) =>
+            {
+                findings
+                    .faults
+                    .push(format!("{}: its counts are not the catalog's", publish.manifest.file));
             }
             Ok(_) => findings.manifests += 1,
             Err(error) => findings.faults.push(error.to_string()),
@@ -92,7 +98,8 @@ pub fn verify(repo: &Path, layer: &Layer, monitor: &dyn Monitor) -> Result<Findi
         if file.as_str().starts_with("content-") {
             continue;
         }
-        monitor.note(format!("{file} is in the repository, but not in the catalog; prune removes it"));
+        monitor
+            .note(format!("{file} is in the repository, but not in the catalog; prune removes it"));
     }
     Ok(findings)
 }
@@ -113,13 +120,16 @@ impl Verification<'_> {
         let file = BufReader::with_capacity(1 << 20, self.store.read_checked(&archive.file)?);
         let compression = compression(archive)?;
         match archive.kind {
-            ArchiveKind::Full { target } => Ok(verify_full(file, compression, &self.manifest(target)?, self.monitor)?),
+            ArchiveKind::Full { target } => {
+                Ok(verify_full(file, compression, &self.manifest(target)?, self.monitor)?)
+            }
             ArchiveKind::Diff { base, .. } => {
                 let base = self.manifest(base)?;
                 let mut spooled = Spooled::new(unnamed()?);
                 let listing = self.store.listing(archive)?;
                 let sources = listing.groups().iter().flat_map(|group| &group.sources);
-                let wanted: HashSet<(Digest, u64)> = sources.map(|source| (source.digest, source.size)).collect();
+                let wanted: HashSet<(Digest, u64)> =
+                    sources.map(|source| (source.digest, source.size)).collect();
                 let missing = spooled.take(wanted, &self.contents(), |_| true)?;
                 if !missing.is_empty() {
                     self.monitor.note(format!(
@@ -127,8 +137,10 @@ impl Verification<'_> {
                         archive.file.file
                     ));
                 }
-                let sources: Option<&dyn Sources> = if missing.is_empty() { Some(&spooled) } else { None };
-                let listing = verify_diff(file, compression, &Limits::default(), sources, self.monitor)?;
+                let sources: Option<&dyn Sources> =
+                    if missing.is_empty() { Some(&spooled) } else { None };
+                let listing =
+                    verify_diff(file, compression, &Limits::default(), sources, self.monitor)?;
                 Ok(listing.target_of(&base).map(|_| ())?)
             }
         }
@@ -145,7 +157,8 @@ impl Verification<'_> {
 
     fn manifest(&self, generation: GenerationId) -> Result<Manifest, Fault> {
         let publish = self.catalog.publish_of(generation);
-        let publish = publish.ok_or_else(|| format!("generation {} is not listed", generation.short()))?;
+        let publish =
+            publish.ok_or_else(|| format!("generation {} is not listed", generation.short()))?;
         Ok(self.store.manifest(publish)?)
     }
 
@@ -157,9 +170,13 @@ impl Verification<'_> {
     fn head(&self) -> Result<(usize, Vec<String>), Fault> {
         let head = self.manifest(self.catalog.head().generation)?;
         let wanted = wanted_of(&head);
-        let mut sink = |_: Digest, content: &mut dyn Read| io::copy(content, &mut io::sink()).map(|_| ());
+        let mut sink =
+            |_: Digest, content: &mut dyn Read| io::copy(content, &mut io::sink()).map(|_| ());
         let missing = self.contents().fetch(&wanted, &mut sink)?;
-        let faults = missing.iter().map(|content| format!("content {}: {}", content.digest, content.why)).collect();
+        let faults = missing
+            .iter()
+            .map(|content| format!("content {}: {}", content.digest, content.why))
+            .collect();
         Ok((wanted.len() - missing.len(), faults))
     }
 }

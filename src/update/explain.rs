@@ -85,10 +85,12 @@ pub fn why(request: &WhyRequest) -> Result<Reason, UpdateError> {
         Some(state) => state::load_manifest(root, state.generation).map_err(Untouched::from)?,
         None => None,
     };
-    let composed = state.as_ref().zip(image).map(|(state, image)| overrides::as_recorded(image, state));
+    let composed =
+        state.as_ref().zip(image).map(|(state, image)| overrides::as_recorded(image, state));
     let entry = composed.as_ref().and_then(|composed| composed.get(&request.path));
     let stat = root.stat(&request.path).map_err(Untouched::from)?;
-    let is_dir = entry.map_or(stat.is_some_and(|stat| stat.kind == FileKind::Directory), Entry::is_dir);
+    let is_dir =
+        entry.map_or(stat.is_some_and(|stat| stat.kind == FileKind::Directory), Entry::is_dir);
     if let Some(reason) = filter.excludes(&request.path, is_dir) {
         return Ok(match reason.configured() {
             Some((pattern, file, line)) => Reason::Exclude { pattern, file: file.to_owned(), line },
@@ -99,7 +101,8 @@ pub fn why(request: &WhyRequest) -> Result<Reason, UpdateError> {
         return Ok(owner(state, &request.path));
     }
     if filter.protects(&request.path) {
-        let reason = "the agent, its configuration and its keys stay though the image lacks them".to_owned();
+        let reason =
+            "the agent, its configuration and its keys stay though the image lacks them".to_owned();
         return Ok(Reason::Protected { reason });
     }
     let kernel = state.as_ref().and_then(|state| state.kernel.as_ref());
@@ -120,7 +123,8 @@ pub fn why(request: &WhyRequest) -> Result<Reason, UpdateError> {
 /// The topmost layer that has `path`, which is not hidden.
 fn owner(state: &State, path: &TreePath) -> Reason {
     let deviates = state.deviations.get(&path_text(path)).cloned();
-    let has = |laid: &&LaidOverride| laid.manifest().is_some_and(|manifest| manifest.get(path).is_some());
+    let has =
+        |laid: &&LaidOverride| laid.manifest().is_some_and(|manifest| manifest.get(path).is_some());
     match state.overrides.iter().rev().find(has) {
         Some(laid) => Reason::Override { name: laid.name.clone(), deviates },
         None => {
@@ -141,7 +145,9 @@ impl fmt::Display for Reason {
                 write!(f, "override {name}")?;
                 deviates
             }
-            Reason::Exclude { pattern, file, line } => return write!(f, "exclude {pattern} {file}:{line}"),
+            Reason::Exclude { pattern, file, line } => {
+                return write!(f, "exclude {pattern} {file}:{line}");
+            }
             Reason::Protected { reason } => return write!(f, "protected {reason}"),
             Reason::Local { exists: true } => return f.write_str("local"),
             Reason::Local { exists: false } => return f.write_str("local (nothing stands there)"),

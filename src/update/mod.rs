@@ -68,14 +68,22 @@ pub fn run(request: &Request, monitor: &dyn Monitor) -> Result<Report, UpdateErr
 }
 
 /// Tells the boot loader what an earlier run changed and could not tell it; returns what failed again.
-fn catch_up(request: &Request, session: &Session, monitor: &dyn Monitor) -> Result<Vec<String>, UpdateError> {
-    if request.dry_run || request.adopt_only || pending::load(&session.root).map_err(Untouched::from)?.is_empty() {
+fn catch_up(
+    request: &Request,
+    session: &Session,
+    monitor: &dyn Monitor,
+) -> Result<Vec<String>, UpdateError> {
+    if request.dry_run
+        || request.adopt_only
+        || pending::load(&session.root).map_err(Untouched::from)?.is_empty()
+    {
         return Ok(Vec::new());
     }
     let filter = filter_of(request, session, &request.excludes)?;
     let manifest = match state::load(&session.root).map_err(Untouched::from)? {
         state::Found::State(state) | state::Found::Copied(state) => {
-            let manifest = state::load_manifest(&session.root, state.generation).map_err(Untouched::from)?;
+            let manifest =
+                state::load_manifest(&session.root, state.generation).map_err(Untouched::from)?;
             manifest.map(|manifest| source::overrides::as_recorded(manifest, &state))
         }
         state::Found::Nothing | state::Found::SetAside(_) => None,
@@ -87,7 +95,11 @@ fn catch_up(request: &Request, session: &Session, monitor: &dyn Monitor) -> Resu
     Ok(request.scene(&session.root, monitor).tell_boot_loader(&is_tracked))
 }
 
-fn bring(request: &Request, session: &Session, monitor: &dyn Monitor) -> Result<Report, UpdateError> {
+fn bring(
+    request: &Request,
+    session: &Session,
+    monitor: &dyn Monitor,
+) -> Result<Report, UpdateError> {
     let filter = filter_of(request, session, &request.excludes)?;
     let run = Run { request, session, excludes: &request.excludes, filter, monitor };
     let done = match &request.way {
@@ -95,7 +107,9 @@ fn bring(request: &Request, session: &Session, monitor: &dyn Monitor) -> Result<
         Way::Sync(sync) => run.by_rsync(sync),
     };
     if let Err(error) = run.discard_received() {
-        monitor.warn(format!("what rsync brought stays beside the tree, and goes with the next run: {error}"));
+        monitor.warn(format!(
+            "what rsync brought stays beside the tree, and goes with the next run: {error}"
+        ));
     }
     done
 }
@@ -121,8 +135,10 @@ pub fn status(root: &Path) -> Result<Status, UpdateError> {
 }
 
 fn undoable(undo: &Undo) -> Result<Undoable, RootError> {
-    let state = undo.record()?.state.and_then(|text| State::parse(&text, "the state in the undo set").ok());
-    let (generation, serial) = state.filter(State::is_published).map(|state| (state.generation, state.serial)).unzip();
+    let state =
+        undo.record()?.state.and_then(|text| State::parse(&text, "the state in the undo set").ok());
+    let (generation, serial) =
+        state.filter(State::is_published).map(|state| (state.generation, state.serial)).unzip();
     Ok(Undoable { generation, serial, bytes: undo.bytes()? })
 }
 
@@ -131,11 +147,15 @@ pub fn recover(root: &Path, monitor: &dyn Monitor) -> Result<(), UpdateError> {
     let (session, finished) = Session::open(root, monitor)?;
     match finished {
         Some(applied) => monitor.note(stands(&session, &applied)),
-        None => monitor.note(format!("no update of {} was interrupted", session.root.shown().display())),
+        None => {
+            monitor.note(format!("no update of {} was interrupted", session.root.shown().display()))
+        }
     }
     // At boot, and still more in an initramfs, hardly anything is there that its programs need.
     if !pending::load(&session.root).map_err(Untouched::from)?.is_empty() {
-        monitor.note("boot files changed of which the boot loader was not told yet: the next update does");
+        monitor.note(
+            "boot files changed of which the boot loader was not told yet: the next update does",
+        );
     }
     Ok(())
 }
@@ -160,7 +180,12 @@ impl Run<'_> {
         }
         let place = state::place("spool");
         self.session.root.create_dirs(&place).map_err(Untouched::from_root)?;
-        let directory = self.session.root.below(&place).and_then(|tree| tree.duplicate()).map_err(Untouched::from)?;
+        let directory = self
+            .session
+            .root
+            .below(&place)
+            .and_then(|tree| tree.duplicate())
+            .map_err(Untouched::from)?;
         Ok(Some(Spool::open(directory, self.request.spool_limit)?))
     }
 
@@ -197,26 +222,50 @@ impl Run<'_> {
         };
         let mut content = Vec::new();
         let read = file.take(host::MAX_FILE as u64).read_to_end(&mut content);
-        read.map_err(|source| Untouched::from(RootError { what: "read", path: root.show(&path), source }))?;
+        read.map_err(|source| {
+            Untouched::from(RootError { what: "read", path: root.show(&path), source })
+        })?;
         Ok(host::mount_points(&content))
     }
 
     /// Says which paths of the image lie where something is mounted that this program does not write to.
     fn tell_foreign(&self, catalog_head: &Manifest) {
-        const PSEUDO: [&str; 9] =
-            ["proc", "sysfs", "devtmpfs", "devpts", "tmpfs", "mqueue", "hugetlbfs", "cgroup2", "securityfs"];
+        const PSEUDO: [&str; 9] = [
+            "proc",
+            "sysfs",
+            "devtmpfs",
+            "devpts",
+            "tmpfs",
+            "mqueue",
+            "hugetlbfs",
+            "cgroup2",
+            "securityfs",
+        ];
         let mounts = self.session.mounts.iter();
-        for mount in mounts.filter(|mount| !mount.takes_part() && !PSEUDO.contains(&mount.kind.as_str())) {
-            let held = catalog_head.entries().iter().filter(|entry| entry.path.is_below(&mount.at)).count();
+        for mount in
+            mounts.filter(|mount| !mount.takes_part() && !PSEUDO.contains(&mount.kind.as_str()))
+        {
+            let held = catalog_head
+                .entries()
+                .iter()
+                .filter(|entry| entry.path.is_below(&mount.at))
+                .count();
             if held > 0 {
                 let (place, kind) = (self.session.root.show(&mount.at), &mount.kind);
-                self.monitor.warn(format!("{place} is {kind}: {held} paths that the image has there are not updated"));
+                self.monitor.warn(format!(
+                    "{place} is {kind}: {held} paths that the image has there are not updated"
+                ));
             }
         }
     }
 
     /// Refuses a catalog that is older than the one that was `seen`.
-    fn check_serial(&self, catalog: &Catalog, what: &str, seen: Option<&SeenCatalog>) -> Result<(), UpdateError> {
+    fn check_serial(
+        &self,
+        catalog: &Catalog,
+        what: &str,
+        seen: Option<&SeenCatalog>,
+    ) -> Result<(), UpdateError> {
         let newest = seen.map_or(0, |seen| seen.serial);
         if catalog.serial < newest && !self.request.allow_downgrade {
             let older = catalog.serial;
@@ -241,7 +290,9 @@ impl Run<'_> {
             self.monitor
                 .warn(format!("this node's clock says {now}, before the catalog was written; expiry cannot be judged"));
         }
-        self.monitor.note("the catalog is not signed: who controls the server or the network controls this node");
+        self.monitor.note(
+            "the catalog is not signed: who controls the server or the network controls this node",
+        );
         Ok(())
     }
 }
@@ -266,7 +317,8 @@ fn open_session(
     preflight::check_host(before.host.as_ref(), &shown, allow_root_fs)?;
     let (session, finished) = Session::open(root, monitor)?;
     if let Some(applied) = finished {
-        monitor.note(format!("the interrupted update was finished: {}", stands(&session, &applied)));
+        monitor
+            .note(format!("the interrupted update was finished: {}", stands(&session, &applied)));
     }
     Ok(session)
 }
@@ -275,14 +327,20 @@ fn open_session(
 fn stands(session: &Session, applied: &Applied) -> String {
     let place = session.root.shown().display();
     match &applied.state {
-        Some(state) if !state.is_published() => format!("{place} is image {} as rsync brought it", state.image),
+        Some(state) if !state.is_published() => {
+            format!("{place} is image {} as rsync brought it", state.image)
+        }
         Some(state) => format!("{place} is at generation {}", state.generation.short()),
         None => format!("{place} is as it was before anything was recorded of it"),
     }
 }
 
 /// What the image does not decide about, by these `excludes`.
-fn filter_of(request: &Request, session: &Session, excludes: &Excludes) -> Result<Filter, UpdateError> {
+fn filter_of(
+    request: &Request,
+    session: &Session,
+    excludes: &Excludes,
+) -> Result<Filter, UpdateError> {
     let within = match &request.way {
         Way::Sync(sync) => sync.directory.clone(),
         Way::Diffs(_) => TreePath::root(),
@@ -298,22 +356,33 @@ fn filter(
     excludes: &Excludes,
 ) -> Result<Filter, UpdateError> {
     let named = |kind: &String| fstypes.is_none_or(|kinds| kinds.contains(kind));
-    let unwanted = session.mounts.iter().filter(|mount| !named(&mount.kind)).map(|mount| mount.at.clone());
-    let builder = Filter::builder().foreign_mounts(session.foreign().chain(unwanted)).within(within);
+    let unwanted =
+        session.mounts.iter().filter(|mount| !named(&mount.kind)).map(|mount| mount.at.clone());
+    let builder =
+        Filter::builder().foreign_mounts(session.foreign().chain(unwanted)).within(within);
     let builder = builder.exclude_file(&excludes.name, &excludes.rules);
     Ok(builder.map_err(|e| UpdateError::Usage(e.to_string()))?.build())
 }
 
 /// The recorded state, if it is of this tree and of the wanted image.
-fn known_state(request: &Request, session: &Session, monitor: &dyn Monitor) -> Result<Option<State>, UpdateError> {
+fn known_state(
+    request: &Request,
+    session: &Session,
+    monitor: &dyn Monitor,
+) -> Result<Option<State>, UpdateError> {
     match state::load(&session.root).map_err(Untouched::from)? {
         state::Found::Nothing => Ok(None),
         state::Found::SetAside(why) => {
             monitor.warn(format!("{why}; it is not used"));
             Ok(None)
         }
-        state::Found::State(state) | state::Found::Copied(state) if state.image != request.image => {
-            monitor.note(format!("this node followed image {} and is to follow {}", state.image, request.image));
+        state::Found::State(state) | state::Found::Copied(state)
+            if state.image != request.image =>
+        {
+            monitor.note(format!(
+                "this node followed image {} and is to follow {}",
+                state.image, request.image
+            ));
             Ok(None)
         }
         state::Found::State(state) => Ok(Some(*state)),

@@ -12,7 +12,12 @@ use crate::root::Root;
 use super::UpdateError;
 
 /// Starts the system at `root`, which has to be the running one, anew.
-pub fn reboot(root: &Path, how: Restart, longest: Duration, monitor: &dyn Monitor) -> Result<(), UpdateError> {
+pub fn reboot(
+    root: &Path,
+    how: Restart,
+    longest: Duration,
+    monitor: &dyn Monitor,
+) -> Result<(), UpdateError> {
     let root = Root::open(root).map_err(Untouched::from)?;
     let programs = Programs::of(&root).map_err(Untouched::from)?;
     if !programs.are_running_systems() {
@@ -21,6 +26,7 @@ pub fn reboot(root: &Path, how: Restart, longest: Duration, monitor: &dyn Monito
     }
     monitor.note("rebooting");
     let tools = Tools { programs, monitor, longest, stops: Stops::Ignored };
-    start_anew(&tools, how)
-        .map_err(|error| UpdateError::Afterwards(format!("this node could not be rebooted: {error}")))
+    start_anew(&tools, how).map_err(|error| {
+        UpdateError::Afterwards(format!("this node could not be rebooted: {error}"))
+    })
 }

@@ -67,7 +67,10 @@ pub struct RolledBack {
 }
 
 /// Brings back what stood before the last transaction.
-pub fn rollback(request: &RollbackRequest, monitor: &dyn Monitor) -> Result<RolledBack, UpdateError> {
+pub fn rollback(
+    request: &RollbackRequest,
+    monitor: &dyn Monitor,
+) -> Result<RolledBack, UpdateError> {
     let session = open_session(&request.root, request.dry_run, &request.allow_root_fs, monitor)?;
     let root = &session.root;
     let refused = |why: String| UpdateError::from(Untouched::Refused(why));
@@ -91,10 +94,17 @@ pub fn rollback(request: &RollbackRequest, monitor: &dyn Monitor) -> Result<Roll
         None => None,
     };
     let kept = undo.record().map_err(Untouched::from)?;
-    let before = kept.state.as_deref().map(|text| State::parse(text, "the state in the undo set")).transpose();
+    let before = kept
+        .state
+        .as_deref()
+        .map(|text| State::parse(text, "the state in the undo set"))
+        .transpose();
     let before = before.map_err(Untouched::from)?;
-    let known = kept.manifest.as_deref().and_then(|bytes| Manifest::read_zstd(bytes, MAX_TEXT).ok());
-    let known = known.zip(before.as_ref()).map(|(manifest, before)| overrides::as_recorded(manifest, before));
+    let known =
+        kept.manifest.as_deref().and_then(|bytes| Manifest::read_zstd(bytes, MAX_TEXT).ok());
+    let known = known
+        .zip(before.as_ref())
+        .map(|(manifest, before)| overrides::as_recorded(manifest, before));
     let (mounted, kernel) = ((session.host.as_ref(), &*session.mounts), session.kernel.as_ref());
     let transaction = undo.plan(root, mounted, kernel, tracked.as_ref(), known.as_ref())?;
     preflight::check_paths(root, &transaction, &transaction.tops, &session.mounts)?;
@@ -108,7 +118,11 @@ pub fn rollback(request: &RollbackRequest, monitor: &dyn Monitor) -> Result<Roll
         held: held.clone(),
         items: transaction.items.clone(),
         displaced: transaction.displaced.clone(),
-        deviations: transaction.deviations.iter().map(|(path, what)| (path_text(path), what.clone())).collect(),
+        deviations: transaction
+            .deviations
+            .iter()
+            .map(|(path, what)| (path_text(path), what.clone()))
+            .collect(),
         mixed: None,
         afterwards: Vec::new(),
     };
@@ -117,7 +131,12 @@ pub fn rollback(request: &RollbackRequest, monitor: &dyn Monitor) -> Result<Roll
     }
     let image = before.as_ref().map(|state| state.image.clone());
     let around = Around {
-        scene: Scene { root, bootloader: &request.bootloader, longest: request.program_timeout, monitor },
+        scene: Scene {
+            root,
+            bootloader: &request.bootloader,
+            longest: request.program_timeout,
+            monitor,
+        },
         plan: Plan {
             image: image.as_ref(),
             generation: done.to,
@@ -128,14 +147,20 @@ pub fn rollback(request: &RollbackRequest, monitor: &dyn Monitor) -> Result<Roll
             items: &transaction.items,
         },
     };
-    let state = before.map(|state| as_of_now(state, &session, now.as_ref(), &transaction)).transpose()?;
+    let state =
+        before.map(|state| as_of_now(state, &session, now.as_ref(), &transaction)).transpose()?;
     let record = Record {
         synced: None,
         manifest: state.as_ref().and(kept.manifest),
         state: state.map(|state| state.to_toml()).transpose().map_err(Untouched::from)?,
         held: held.map(|held| held.to_toml()).transpose().map_err(Untouched::from)?,
     };
-    let limits = Limits { keep: request.keep_undo, share: request.undo_share, repairs: false, made: before_made };
+    let limits = Limits {
+        keep: request.keep_undo,
+        share: request.undo_share,
+        repairs: false,
+        made: before_made,
+    };
     let overdue = around.before()?;
     let made = Stage::create(root, &transaction.tops, &transaction, monitor)
         .map_err(|error| Failure::Before(UpdateError::from(error)))
@@ -154,7 +179,11 @@ pub fn rollback(request: &RollbackRequest, monitor: &dyn Monitor) -> Result<Roll
 }
 
 /// The generation that the rollback leaves is held, unless it only undoes an earlier rollback.
-fn hold(session: &Session, now: Option<&State>, before: Option<&State>) -> Result<Option<Held>, UpdateError> {
+fn hold(
+    session: &Session,
+    now: Option<&State>,
+    before: Option<&State>,
+) -> Result<Option<Held>, UpdateError> {
     let held = pinned::load(&session.root).map_err(Untouched::from)?;
     let back = before.map(State::made);
     if held.is_some_and(|held| Some(held.made()) == back) {

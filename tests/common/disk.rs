@@ -44,7 +44,8 @@ impl Disk {
         File::create(&image).and_then(|file| file.set_len(bytes)).expect("a file for a filesystem");
         run(Command::new(format!("mkfs.{kind}")).args(quiet).arg(&image));
         fs::create_dir_all(at).expect("a mount point");
-        let mut disk = Disk { image, kind: kind.to_owned(), at: Mounted(at.to_owned()), device: None };
+        let mut disk =
+            Disk { image, kind: kind.to_owned(), at: Mounted(at.to_owned()), device: None };
         disk.mount();
         disk
     }
@@ -57,7 +58,11 @@ impl Disk {
         // The kernel's own driver is not everywhere; the program's filesystem is of the same family.
         let device = run(Command::new("losetup").args(["--find", "--show"]).arg(&self.image));
         let device = self.device.insert(device.trim().to_owned());
-        let done = Command::new("mount.exfat-fuse").arg(device).arg(&self.at.0).stdout(Stdio::null()).status();
+        let done = Command::new("mount.exfat-fuse")
+            .arg(device)
+            .arg(&self.at.0)
+            .stdout(Stdio::null())
+            .status();
         assert!(done.is_ok_and(|status| status.success()), "mount.exfat-fuse fails");
     }
 
@@ -109,5 +114,8 @@ pub fn snapshot(of: &Path, at: &Path) {
 
 /// Makes a subvolume read-only, or writable again.
 pub fn set_read_only(at: &Path, read_only: bool) {
-    run(Command::new("btrfs").args(["property", "set", "-ts"]).arg(at).args(["ro", &read_only.to_string()]));
+    run(Command::new("btrfs")
+        .args(["property", "set", "-ts"])
+        .arg(at)
+        .args(["ro", &read_only.to_string()]));
 }

@@ -214,10 +214,18 @@ impl Shared {
     }
 
     /// Answers one request; `true` where the connection is kept.
-    fn answer(&self, stream: &mut TcpStream, seen: &Seen, index: usize, fault: &Fault) -> io::Result<bool> {
+    fn answer(
+        &self,
+        stream: &mut TcpStream,
+        seen: &Seen,
+        index: usize,
+        fault: &Fault,
+    ) -> io::Result<bool> {
         match fault {
             Fault::Hangup => return Ok(false),
-            Fault::Garbage => return stream.write_all(b"SSH-2.0-not-a-web-server\r\n").map(|()| false),
+            Fault::Garbage => {
+                return stream.write_all(b"SSH-2.0-not-a-web-server\r\n").map(|()| false);
+            }
             _ => {}
         }
         let answer = self.prepare(seen, fault);
@@ -241,7 +249,10 @@ impl Shared {
         let bare = |status, headers| Answer { status, headers, body: Vec::new(), length: Some(0) };
         match fault {
             Fault::Status(status, pause) => {
-                return bare(*status, pause.iter().map(|pause| format!("Retry-After: {pause}")).collect());
+                return bare(
+                    *status,
+                    pause.iter().map(|pause| format!("Retry-After: {pause}")).collect(),
+                );
             }
             Fault::Redirect(to) => return bare(302, vec![format!("Location: {to}")]),
             _ => {}
@@ -249,7 +260,8 @@ impl Shared {
         let inside = !seen.path.split('/').any(|component| component == "..");
         let read = fs::read(self.root.join(seen.path.trim_start_matches('/')));
         let Some(mut body) = read.ok().filter(|_| inside) else { return bare(404, Vec::new()) };
-        let mut etag = format!("\"{:x}\"", body.iter().fold(1u64, |h, b| h.wrapping_mul(31) + u64::from(*b)));
+        let mut etag =
+            format!("\"{:x}\"", body.iter().fold(1u64, |h, b| h.wrapping_mul(31) + u64::from(*b)));
         match fault {
             Fault::OtherEtag => etag = format!("\"other-{}", &etag[1..]),
             Fault::WeakEtag => etag = format!("W/{etag}"),
@@ -266,7 +278,9 @@ impl Shared {
         let wanted = seen.headers.get("range").filter(|_| *fault != Fault::NoRanges);
         let wanted = wanted.filter(|_| seen.headers.get("if-range").is_none_or(|tag| *tag == etag));
         let mut status = 200;
-        if let Some((first, last)) = wanted.and_then(|range| range.strip_prefix("bytes=")?.split_once('-')) {
+        if let Some((first, last)) =
+            wanted.and_then(|range| range.strip_prefix("bytes=")?.split_once('-'))
+        {
             let first: usize = first.parse().expect("clients of these tests ask for FIRST-LAST");
             let last = last.parse().unwrap_or(usize::MAX).min(total.saturating_sub(1));
             if first >= total {
@@ -284,14 +298,22 @@ impl Shared {
         match *fault {
             Fault::ContentLength(other) => length = Some(other),
             Fault::Longer(by) => (length, body) = (None, [body, vec![b'+'; by]].concat()),
-            Fault::Shorter(by) => (length, _) = (None, body.truncate(body.len().saturating_sub(by))),
+            Fault::Shorter(by) => {
+                (length, _) = (None, body.truncate(body.len().saturating_sub(by)))
+            }
             Fault::FlipFirstBit if !body.is_empty() => body[0] ^= 1,
             _ => {}
         }
         Answer { status, headers, body, length }
     }
 
-    fn send(&self, stream: &mut TcpStream, index: usize, answer: &Answer, fault: &Fault) -> io::Result<bool> {
+    fn send(
+        &self,
+        stream: &mut TcpStream,
+        index: usize,
+        answer: &Answer,
+        fault: &Fault,
+    ) -> io::Result<bool> {
         let mut body = &answer.body[..];
         if let Fault::Cut(after) | Fault::Reset(after) | Fault::Stall(after) = *fault {
             body = &body[..body.len().min(after as usize)];

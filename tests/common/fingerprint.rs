@@ -13,7 +13,8 @@ use std::path::{Path, PathBuf};
 /// Below the top: the agent's own, which no image has.
 const OWN: [&str; 2] = ["var/lib/systemimager/client", "etc/systemimager/IMAGE_LAST_SYNCED_TO"];
 /// The directories above them, whose times the agent changes when it writes there.
-const ABOVE_OWN: [&str; 6] = ["", "etc", "etc/systemimager", "var", "var/lib", "var/lib/systemimager"];
+const ABOVE_OWN: [&str; 6] =
+    ["", "etc", "etc/systemimager", "var", "var/lib", "var/lib/systemimager"];
 
 /// What stands at each path.
 #[derive(Clone, Debug, PartialEq)]
@@ -47,18 +48,23 @@ impl Fingerprint {
 
     fn look(&mut self, top: &Path, path: &Path, groups: &mut HashMap<(u64, u64), PathBuf>) {
         let place = if path.as_os_str().is_empty() { top.to_owned() } else { top.join(path) };
-        let meta = fs::symlink_metadata(&place).unwrap_or_else(|e| panic!("{}: {e}", place.display()));
+        let meta =
+            fs::symlink_metadata(&place).unwrap_or_else(|e| panic!("{}: {e}", place.display()));
         let kind = meta.file_type();
         let content = match () {
             () if kind.is_file() => fs::read(&place).expect("a file"),
-            () if kind.is_symlink() => fs::read_link(&place).expect("a symlink").into_os_string().into_vec(),
+            () if kind.is_symlink() => {
+                fs::read_link(&place).expect("a symlink").into_os_string().into_vec()
+            }
             () => Vec::new(),
         };
         let above_own = ABOVE_OWN.iter().any(|own| path == Path::new(own));
         let is_device = kind.is_char_device() || kind.is_block_device();
         let group = match kind.is_dir() {
             true => path.to_owned(),
-            false => groups.entry((meta.dev(), meta.ino())).or_insert_with(|| path.to_owned()).clone(),
+            false => {
+                groups.entry((meta.dev(), meta.ino())).or_insert_with(|| path.to_owned()).clone()
+            }
         };
         let seen = Seen {
             mode: meta.mode(),
@@ -68,8 +74,9 @@ impl Fingerprint {
             content,
             holes: kind.is_file() && is_sparse(&meta) && {
                 // What is not on the disk yet may have no blocks so far.
-                let synced =
-                    fs::File::open(&place).and_then(|file| file.sync_all()).and_then(|()| fs::metadata(&place));
+                let synced = fs::File::open(&place)
+                    .and_then(|file| file.sync_all())
+                    .and_then(|()| fs::metadata(&place));
                 is_sparse(&synced.expect("syncs"))
             },
             xattrs: xattrs(&place),
@@ -77,7 +84,8 @@ impl Fingerprint {
         };
         self.0.insert(path.to_owned(), seen);
         if kind.is_dir() {
-            let mut names: Vec<_> = fs::read_dir(&place).expect("a directory").map(|e| e.expect("an entry")).collect();
+            let mut names: Vec<_> =
+                fs::read_dir(&place).expect("a directory").map(|e| e.expect("an entry")).collect();
             names.sort_by_key(|entry| entry.file_name());
             for entry in names {
                 let path = path.join(entry.file_name());
@@ -95,7 +103,8 @@ impl Fingerprint {
         paths.sort_unstable();
         paths.dedup();
         let differs = |path: &&&PathBuf| self.0.get(**path) != other.0.get(**path);
-        let tell = |path: &PathBuf| format!("{path:?}: {:?}, {:?}", self.0.get(path), other.0.get(path));
+        let tell =
+            |path: &PathBuf| format!("{path:?}: {:?}, {:?}", self.0.get(path), other.0.get(path));
         paths.iter().filter(differs).map(|path| tell(path)).collect()
     }
 
@@ -123,11 +132,20 @@ fn xattrs(place: &Path) -> Vec<(Vec<u8>, Vec<u8>)> {
 impl Debug for Seen {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let Seen { mode, owner: (uid, gid), mtime, device, content, holes, xattrs, group } = self;
-        let content =
-            format!("{:?} ({} bytes)", String::from_utf8_lossy(&content[..content.len().min(40)]), content.len());
+        let content = format!(
+            "{:?} ({} bytes)",
+            String::from_utf8_lossy(&content[..content.len().min(40)]),
+            content.len()
+        );
         let (seconds, nanos) = mtime.unwrap_or_default();
-        write!(f, "{mode:o} {uid}:{gid} {seconds}.{nanos:09} {device:x} {content} holes={holes} {}", group.display())?;
-        xattrs.iter().try_for_each(|(name, value)| write!(f, " {}={value:x?}", String::from_utf8_lossy(name)))
+        write!(
+            f,
+            "{mode:o} {uid}:{gid} {seconds}.{nanos:09} {device:x} {content} holes={holes} {}",
+            group.display()
+        )?;
+        xattrs.iter().try_for_each(|(name, value)| {
+            write!(f, " {}={value:x?}", String::from_utf8_lossy(name))
+        })
     }
 }
 

@@ -53,7 +53,10 @@ pub fn interrupt(node: &Path, command: &Command) {
     strace.args(["-e", "inject=renameat2:signal=KILL:when=2"]);
     strace.arg(command.get_program()).args(command.get_args()).stdin(Stdio::null());
     let run = Run::of(strace.output().expect("strace runs"));
-    assert!(node.join(".si-stage/journal").exists(), "it was not interrupted after its seal: {run:#?}");
+    assert!(
+        node.join(".si-stage/journal").exists(),
+        "it was not interrupted after its seal: {run:#?}"
+    );
 }
 
 /// Interrupts the update of a node that is behind.
@@ -61,7 +64,10 @@ pub fn interrupt(node: &Path, command: &Command) {
 pub fn interrupt_node(site: &Site) {
     interrupt(&site.node(), &site.command());
     let left = judge::differences(&site.image(), &site.node(), &[]);
-    assert!(left.iter().any(|line| line.contains("usr/bin/tool")), "nothing is left to do: {left:#?}");
+    assert!(
+        left.iter().any(|line| line.contains("usr/bin/tool")),
+        "nothing is left to do: {left:#?}"
+    );
     assert_eq!(read(&site.node().join("etc/version")), "2", "nothing was done: {left:#?}");
 }
 

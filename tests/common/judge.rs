@@ -8,26 +8,50 @@ use std::path::Path;
 use std::process::Command;
 
 /// The agent's own files, which no image has: at the top of each filesystem, and of the tree.
-const OWN: [&str; 5] =
-    [".si-stage", ".si-undo", "/.si-*", "/var/lib/systemimager/client/", "/etc/systemimager/IMAGE_LAST_SYNCED_TO"];
+const OWN: [&str; 5] = [
+    ".si-stage",
+    ".si-undo",
+    "/.si-*",
+    "/var/lib/systemimager/client/",
+    "/etc/systemimager/IMAGE_LAST_SYNCED_TO",
+];
 /// The directories above them: new or newer than the image's, because the agent wrote below them last.
-const ABOVE_OWN: [&str; 6] = ["./", "etc/", "etc/systemimager/", "var/", "var/lib/", "var/lib/systemimager/"];
+const ABOVE_OWN: [&str; 6] =
+    ["./", "etc/", "etc/systemimager/", "var/", "var/lib/", "var/lib/systemimager/"];
 /// Extended attributes that belong to a machine or its filesystem and never travel. Those of the last
 /// kind are how xfs keeps ACLs, which are compared as such.
-const NEVER_TRAVEL: [&str; 6] =
-    ["btrfs.*", "security.selinux", "security.ima", "security.evm", "trusted.overlay.*", "trusted.SGI_ACL_*"];
+const NEVER_TRAVEL: [&str; 6] = [
+    "btrfs.*",
+    "security.selinux",
+    "security.ima",
+    "security.evm",
+    "trusted.overlay.*",
+    "trusted.SGI_ACL_*",
+];
 
 /// What still separates `node` from `image` under rsync's exclude rules, in rsync's itemised form.
 #[track_caller]
 pub fn differences(image: &Path, node: &Path, excludes: &[&str]) -> Vec<String> {
     let mut rsync = Command::new("rsync");
-    rsync.args(["-aHAXn", "--delete", "--checksum", "--numeric-ids", "--modify-window=-1", "--itemize-changes"]);
+    rsync.args([
+        "-aHAXn",
+        "--delete",
+        "--checksum",
+        "--numeric-ids",
+        "--modify-window=-1",
+        "--itemize-changes",
+    ]);
     rsync.args(OWN.iter().chain(excludes).map(|rule| format!("--exclude={rule}")));
     rsync.args(NEVER_TRAVEL.iter().map(|name| format!("--filter=-x {name}")));
     let directory = |path: &Path| format!("{}/", path.display());
     let output = rsync.arg(directory(image)).arg(directory(node)).output().expect("rsync runs");
     let said = String::from_utf8_lossy(&output.stdout);
-    assert!(output.status.success(), "{rsync:?}: {}\n{said}{}", output.status, String::from_utf8_lossy(&output.stderr));
+    assert!(
+        output.status.success(),
+        "{rsync:?}: {}\n{said}{}",
+        output.status,
+        String::from_utf8_lossy(&output.stderr)
+    );
     said.lines().filter(|line| !is_ours(line)).map(str::to_owned).collect()
 }
 
@@ -41,10 +65,14 @@ pub fn same(image: &Path, node: &Path, excludes: &[&str]) {
 /// Asserts that `node` is `image` but for the paths that only the node has, which it returns.
 #[track_caller]
 pub fn same_but_untracked(image: &Path, node: &Path, excludes: &[&str]) -> Vec<String> {
-    let (untracked, differences): (Vec<String>, Vec<String>) =
-        differences(image, node, excludes).into_iter().partition(|line| line.starts_with("*deleting"));
+    let (untracked, differences): (Vec<String>, Vec<String>) = differences(image, node, excludes)
+        .into_iter()
+        .partition(|line| line.starts_with("*deleting"));
     assert!(differences.is_empty(), "the node is not the image:\n{}", differences.join("\n"));
-    untracked.iter().filter_map(|line| Some(line.split_once(' ')?.1.trim_start().to_owned())).collect()
+    untracked
+        .iter()
+        .filter_map(|line| Some(line.split_once(' ')?.1.trim_start().to_owned()))
+        .collect()
 }
 
 /// Asserts that below `node` are the files of `image` with their content and, within two seconds, their
@@ -56,7 +84,8 @@ pub fn same_contents(image: &Path, node: &Path, excludes: &[&str]) {
     rsync.args(OWN.iter().chain(excludes).map(|rule| format!("--exclude={rule}")));
     let directory = |path: &Path| format!("{}/", path.display());
     let said = super::run(rsync.arg(directory(image)).arg(directory(node)));
-    let lines: Vec<&str> = said.lines().filter(|line| !line.starts_with("skipping non-regular")).collect();
+    let lines: Vec<&str> =
+        said.lines().filter(|line| !line.starts_with("skipping non-regular")).collect();
     assert!(lines.is_empty(), "the node is not the image:\n{}", lines.join("\n"));
 }
 
@@ -66,5 +95,7 @@ fn is_ours(line: &str) -> bool {
     let path = without_directory(".d..t...... ")
         .or_else(|| without_directory("*deleting "))
         .or_else(|| without_directory("cannot delete non-empty directory: "));
-    path.is_some_and(|path| ABOVE_OWN.iter().any(|above| above.trim_end_matches('/') == path.trim_end_matches('/')))
+    path.is_some_and(|path| {
+        ABOVE_OWN.iter().any(|above| above.trim_end_matches('/') == path.trim_end_matches('/'))
+    })
 }

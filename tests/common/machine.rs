@@ -9,8 +9,12 @@ use std::process::Command;
 use super::run;
 
 /// What it takes to run something in such a tree.
-pub const PROGRAMS: [super::Need; 4] =
-    [super::Need::Root, super::Need::Program("unshare"), super::Need::Program("chroot"), super::Need::Program("ldd")];
+pub const PROGRAMS: [super::Need; 4] = [
+    super::Need::Root,
+    super::Need::Program("unshare"),
+    super::Need::Program("chroot"),
+    super::Need::Program("ldd"),
+];
 
 /// Puts a program to `path` below `top`, and the shared libraries that it needs to their own places.
 pub fn install(program: &Path, top: &Path, path: &str) {
@@ -28,7 +32,12 @@ pub fn install_script(script: &Path, top: &Path, path: &str) {
 
 /// The path of a program of this machine.
 pub fn program(name: &str) -> PathBuf {
-    let path = run(Command::new("sh").args(["-c", "PATH=$PATH:/usr/sbin:/sbin; command -v \"$1\"", "sh", name]));
+    let path = run(Command::new("sh").args([
+        "-c",
+        "PATH=$PATH:/usr/sbin:/sbin; command -v \"$1\"",
+        "sh",
+        name,
+    ]));
     fs::canonicalize(path.trim()).expect("a program")
 }
 

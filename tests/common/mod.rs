@@ -55,7 +55,10 @@ pub fn needs(all: &[Need]) -> bool {
         return true;
     }
     let test = std::thread::current().name().unwrap_or("a test").to_owned();
-    assert!(std::env::var_os("CI").is_none(), "{test} needs {missing:?}, and in CI no test is left out");
+    assert!(
+        std::env::var_os("CI").is_none(),
+        "{test} needs {missing:?}, and in CI no test is left out"
+    );
     tell("SI_LEFT_OUT", &format!("LEFT OUT: {test} needs {missing:?}"));
     false
 }
@@ -97,7 +100,10 @@ impl Need {
             Need::LoopDevice => {
                 Need::Root.is_met()
                     && Need::Program("losetup").is_met()
-                    && Command::new("losetup").arg("--find").output().is_ok_and(|out| out.status.success())
+                    && Command::new("losetup")
+                        .arg("--find")
+                        .output()
+                        .is_ok_and(|out| out.status.success())
             }
             Need::Program(name) => std::env::var_os("PATH").is_some_and(|path| {
                 std::env::split_paths(&path)
@@ -120,7 +126,10 @@ pub fn scratch() -> TempDir {
     let dir = TempDir::new_in(&above).expect("a scratch directory");
     let filesystem = rustix::fs::statfs(dir.path()).expect("statfs");
     let kind = filesystem.f_type as u64;
-    assert_ne!(kind, TMPFS, "{above:?} is a tmpfs, which cannot be a root; name another place in SI_TEST_DIR");
+    assert_ne!(
+        kind, TMPFS,
+        "{above:?} is a tmpfs, which cannot be a root; name another place in SI_TEST_DIR"
+    );
     dir
 }
 

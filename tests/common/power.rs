@@ -47,7 +47,9 @@ impl Kind {
 
     /// Makes an empty filesystem of so many MiB, 300 at least for xfs, in the new, sparse `file`.
     pub fn make(self, file: &Path, size: u64) {
-        fs::File::create(file).and_then(|file| file.set_len(size << 20)).expect("a file for a filesystem");
+        fs::File::create(file)
+            .and_then(|file| file.set_len(size << 20))
+            .expect("a file for a filesystem");
         run(Command::new(self.mkfs()).arg("-q").arg(file));
     }
 
@@ -59,14 +61,24 @@ impl Kind {
             Kind::Ext4 => "loop,noauto_da_alloc",
             Kind::Xfs | Kind::Btrfs => "loop",
         };
-        let mount = || Command::new("mount").args(["-t", self.name(), "-o", options]).arg(file).arg(at).output();
+        let mount = || {
+            Command::new("mount")
+                .args(["-t", self.name(), "-o", options])
+                .arg(file)
+                .arg(at)
+                .output()
+        };
         let mut tries = 0..500;
         while let output = mount().expect("mount runs")
             && !output.status.success()
         {
             // Two that look for a free loop device at a time may find the same one.
             let said = String::from_utf8_lossy(&output.stderr);
-            assert!(said.contains("loop device") && tries.next().is_some(), "{}: {said}", at.display());
+            assert!(
+                said.contains("loop device") && tries.next().is_some(),
+                "{}: {said}",
+                at.display()
+            );
             thread::sleep(Duration::from_millis(10));
         }
         Plugged { file: file.to_owned(), at: at.to_owned(), kind: self }
@@ -101,12 +113,17 @@ impl Plugged {
             && !output.status.success()
         {
             let said = String::from_utf8_lossy(&output.stderr);
-            assert!(said.contains("busy") && tries.next().is_some(), "{}: {said}", self.at.display());
+            assert!(
+                said.contains("busy") && tries.next().is_some(),
+                "{}: {said}",
+                self.at.display()
+            );
             thread::sleep(Duration::from_millis(10));
         }
         if self.kind == Kind::Btrfs {
             // Kernels before 6.3 remember the device, and take an older copy on another one for a mistake.
-            let _ = Command::new("btrfs").args(["device", "scan", "--forget", device.trim()]).output();
+            let _ =
+                Command::new("btrfs").args(["device", "scan", "--forget", device.trim()]).output();
         }
         std::mem::forget(self);
     }
@@ -121,7 +138,12 @@ impl Plugged {
     /// Lays a hand on the switch. Only on ext4 and xfs.
     pub fn switch(&self) -> Switch {
         let mut xfs_io = Command::new("xfs_io");
-        xfs_io.arg("-x").arg(&self.at).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
+        xfs_io
+            .arg("-x")
+            .arg(&self.at)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null());
         Switch(xfs_io.spawn().expect("xfs_io runs"))
     }
 }

@@ -97,7 +97,8 @@ impl Site {
     /// Lets nodes read the repository, too, from the rsync daemon.
     pub fn with_rsync_alone(mut self) -> Self {
         self = self.with_rsync();
-        self.repo_url = format!("rsync://127.0.0.1:{}/repo/", self.rsync.as_ref().expect("the daemon").port);
+        self.repo_url =
+            format!("rsync://127.0.0.1:{}/repo/", self.rsync.as_ref().expect("the daemon").port);
         self
     }
 
@@ -121,7 +122,9 @@ impl Site {
     /// The diff from one publish to another, by their serials.
     pub fn diff(&self, base: u64, target: u64) -> PathBuf {
         let catalog = self.catalog();
-        let id = |serial| catalog.publishes.iter().find(|p| p.serial == serial).expect("a publish").generation;
+        let id = |serial| {
+            catalog.publishes.iter().find(|p| p.serial == serial).expect("a publish").generation
+        };
         let kind = ArchiveKind::Diff { base: id(base), target: id(target) };
         let archive = catalog.archives.iter().find(|archive| archive.kind == kind).expect("a diff");
         self.repo().join("node").join(archive.file.file.as_str())
@@ -141,7 +144,9 @@ impl Site {
         judge::same(snapshot, &self.node(), &[]);
         self.nothing_left();
         // The judge leaves the top out, in which the agent makes its own files.
-        let time = |path: &Path| std::fs::metadata(path).expect("is there").modified().expect("has a time");
+        let time = |path: &Path| {
+            std::fs::metadata(path).expect("is there").modified().expect("has a time")
+        };
         assert_eq!(time(snapshot), time(&self.node()), "the top has another time");
     }
 
@@ -166,7 +171,9 @@ impl Site {
     /// The command that updates the node under the excludes that the node has.
     pub fn command_with_its_excludes(&self) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_si_updateclient"));
-        command.args(["--diff", "--yes", "--image", "node", "--repo", &self.repo_url, "--root"]).arg(self.node());
+        command
+            .args(["--diff", "--yes", "--image", "node", "--repo", &self.repo_url, "--root"])
+            .arg(self.node());
         if let Some(rsync) = &self.rsync {
             command.args(["--server", "127.0.0.1", "--rsync-port", &rsync.port.to_string()]);
         }
@@ -220,13 +227,19 @@ impl Site {
     /// What is recorded of the node.
     pub fn status(&self) -> String {
         let mut command = Command::new(env!("CARGO_BIN_EXE_si_updateclient"));
-        let output = command.arg("--status").arg("--root").arg(self.node()).output().expect("si_updateclient runs");
+        let output = command
+            .arg("--status")
+            .arg("--root")
+            .arg(self.node())
+            .output()
+            .expect("si_updateclient runs");
         String::from_utf8_lossy(&output.stdout).into_owned()
     }
 
     /// The files below a directory of the repository.
     pub fn archives(&self, kind: &str) -> Vec<PathBuf> {
-        let listed = std::fs::read_dir(self.repo().join("node").join(kind)).expect("the repository");
+        let listed =
+            std::fs::read_dir(self.repo().join("node").join(kind)).expect("the repository");
         let mut files: Vec<PathBuf> = listed.map(|entry| entry.expect("an entry").path()).collect();
         files.sort();
         files
@@ -266,7 +279,8 @@ impl Daemon {
         );
         // The last three as SystemImager's own server has them, where a test makes the directory.
         for module in ["repo", "overrides", "scripts", "boot"] {
-            text += &format!("[{module}]\npath = {}\nread only = yes\n", dir.join(module).display());
+            text +=
+                &format!("[{module}]\npath = {}\nread only = yes\n", dir.join(module).display());
         }
         std::fs::write(&config, text).expect("rsyncd.conf");
         let child = Command::new("rsync")

@@ -9,8 +9,12 @@ use super::run;
 use super::site::Site;
 
 /// What it takes to have one.
-pub const DISK: [super::Need; 4] =
-    [super::Need::Root, super::Need::LoopDevice, super::Need::Program("mkfs.ext4"), super::Need::Program("rsync")];
+pub const DISK: [super::Need; 4] = [
+    super::Need::Root,
+    super::Need::LoopDevice,
+    super::Need::Program("mkfs.ext4"),
+    super::Need::Program("rsync"),
+];
 
 /// Mounts the file `$1` at `$2`. Two that look for a free loop device at a time may find the same one.
 pub const MOUNT: &str = "for _ in 1 2 3 4 5 6 7 8; do
@@ -42,7 +46,9 @@ impl SmallDisk {
         run(Command::new("cp").arg("-a").args([&at, &aside]));
         fs::remove_dir_all(&at).expect("removes");
         fs::create_dir(&at).expect("makes");
-        fs::File::create(&file).and_then(|file| file.set_len(u64::from(size) << 20)).expect("makes");
+        fs::File::create(&file)
+            .and_then(|file| file.set_len(u64::from(size) << 20))
+            .expect("makes");
         let mut mkfs = Command::new("mkfs.ext4");
         run(mkfs.args(["-q", "-F", "-m", "0", "-N", &inodes.to_string()]).arg(&file));
         let disk = SmallDisk { file, at };
@@ -94,7 +100,8 @@ fn free(at: &Path) -> u64 {
 }
 
 fn fill(at: &Path, left: u64) {
-    let mut file = fs::File::options().create(true).append(true).open(at.join("filler")).expect("makes");
+    let mut file =
+        fs::File::options().create(true).append(true).open(at.join("filler")).expect("makes");
     // What is promised and not yet in its place does not count as free, and part of the promise may come back.
     for _ in 0..8 {
         let mut rest = free(at).saturating_sub(left);

@@ -113,7 +113,8 @@ fn create(at: &Path, item: &Item) {
     if let Some(parent) = at.parent() {
         fs::create_dir_all(parent).expect("a directory");
     }
-    let node = |kind, device| rustix::fs::mknodat(CWD, at, kind, Mode::from_raw_mode(0o600), device);
+    let node =
+        |kind, device| rustix::fs::mknodat(CWD, at, kind, Mode::from_raw_mode(0o600), device);
     let done = match &item.what {
         What::Dir => fs::create_dir_all(at),
         What::File { hole, data } => File::create(at).and_then(|mut file| {
@@ -142,7 +143,8 @@ fn decorate(at: &Path, item: &Item) {
         chown(at, None, None).ok();
     }
     if !matches!(item.what, What::Symlink(_)) {
-        rustix::fs::chmodat(CWD, at, Mode::from_raw_mode(item.mode), AtFlags::empty()).expect("chmod");
+        rustix::fs::chmodat(CWD, at, Mode::from_raw_mode(item.mode), AtFlags::empty())
+            .expect("chmod");
     }
     for (name, value) in &item.xattrs {
         rustix::fs::lsetxattr(at, *name, value, XattrFlags::empty())
@@ -163,8 +165,13 @@ fn capability() -> Vec<u8> {
 fn acl() -> Vec<u8> {
     const UNDEFINED: u32 = u32::MAX;
     let mut value = 2u32.to_le_bytes().to_vec();
-    let entries: [(u16, u16, u32); 5] =
-        [(1, 6, UNDEFINED), (2, 4, 1000), (4, 4, UNDEFINED), (16, 4, UNDEFINED), (32, 0, UNDEFINED)];
+    let entries: [(u16, u16, u32); 5] = [
+        (1, 6, UNDEFINED),
+        (2, 4, 1000),
+        (4, 4, UNDEFINED),
+        (16, 4, UNDEFINED),
+        (32, 0, UNDEFINED),
+    ];
     for (tag, permissions, id) in entries {
         value.extend(tag.to_le_bytes());
         value.extend(permissions.to_le_bytes());
@@ -214,7 +221,8 @@ pub fn whole(mut tree: Tree) -> Tree {
 
 /// Writes a file as anybody on a node would, with the directories above it.
 pub fn write_text(path: &Path, text: &str) {
-    fs::create_dir_all(path.parent().expect("a path with a directory")).expect("makes the directory");
+    fs::create_dir_all(path.parent().expect("a path with a directory"))
+        .expect("makes the directory");
     fs::write(path, text).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
 }
 
@@ -232,14 +240,20 @@ pub fn everything() -> Tree {
     put(b"etc/future", Item::file("x").mtime(5_000_000_000, 0));
     put(b"etc/before-1970", Item::file("x").mtime(-1, 500_000_000));
     put(b"etc/acl", Item::file("x").mode(0o640).xattr("system.posix_acl_access", acl()));
-    put(b"etc/user-xattr", Item::file("x").xattr("user.note", "a\nb\0c=d".as_bytes()).xattr("user.empty", ""));
+    put(
+        b"etc/user-xattr",
+        Item::file("x").xattr("user.note", "a\nb\0c=d".as_bytes()).xattr("user.empty", ""),
+    );
     put(b"usr/bin/ping", Item::file("ELF").mode(0o755).xattr("security.capability", capability()));
     put(b"usr/bin/su", Item::file("ELF").mode(0o4755));
     put(b"usr/bin/wall", Item::file("ELF").mode(0o2755).owner(0, 5));
     put(b"tmp", Item::dir().mode(0o1777));
     put(b"var/private", Item::dir().mode(0o700).owner(1000, 1000).xattr("user.dir", "x"));
     put(b"bin", Item::new(What::Symlink(b"usr/bin".to_vec())));
-    put(b"etc/dangling", Item::new(What::Symlink(b"/no/where/\xff".to_vec())).owner(1000, 1000).mtime(7, 7));
+    put(
+        b"etc/dangling",
+        Item::new(What::Symlink(b"/no/where/\xff".to_vec())).owner(1000, 1000).mtime(7, 7),
+    );
     put(b"dev/null", Item::new(What::Char(1, 3)).mode(0o666));
     put(b"dev/big", Item::new(What::Char(4095, 1_048_575)).mode(0o600));
     put(b"dev/sda", Item::new(What::Block(8, 0)).mode(0o660).owner(0, 6));
@@ -331,7 +345,9 @@ pub fn mutate(tree: &Tree, round: u32) -> Tree {
     next.remove(&b"usr/lib/b"[..]);
     next.insert(text("opt/link").into_bytes(), Item::new(What::Link(b"usr/lib/a".to_vec())));
     next.insert(text("opt/new").into_bytes(), Item::file(text("new")));
-    next.remove(text("opt/new").replace(&round.to_string(), &round.wrapping_sub(1).to_string()).as_bytes());
+    next.remove(
+        text("opt/new").replace(&round.to_string(), &round.wrapping_sub(1).to_string()).as_bytes(),
+    );
     type_changes(&mut next, round);
     next
 }
@@ -384,7 +400,9 @@ fn any_item() -> impl Strategy<Value = Item> {
         2 => Just(What::Link(Vec::new())),
     ];
     (what, prop::sample::select(vec![0o600, 0o755, 0o4711]), 0u32..3, -2i64..3, 0i64..2).prop_map(
-        |(what, mode, owner, seconds, nanos)| Item::new(what).mode(mode).owner(owner, owner).mtime(seconds, nanos),
+        |(what, mode, owner, seconds, nanos)| {
+            Item::new(what).mode(mode).owner(owner, owner).mtime(seconds, nanos)
+        },
     )
 }
 
@@ -402,7 +420,8 @@ fn insert_consistently(tree: &mut Tree, path: Vec<u8>, mut item: Item) {
         let Some((first, _)) = first else { return };
         item = Item::new(What::Link(first.clone()));
     }
-    let parents: Vec<Vec<u8>> = (0..path.len()).filter(|&at| path[at] == b'/').map(|at| path[..at].to_vec()).collect();
+    let parents: Vec<Vec<u8>> =
+        (0..path.len()).filter(|&at| path[at] == b'/').map(|at| path[..at].to_vec()).collect();
     if parents.iter().any(|parent| tree.get(parent).is_some_and(|item| !is_dir(item))) {
         return;
     }

@@ -37,7 +37,8 @@ pub fn mask(difference: Difference, entry: &Entry, stat: Option<&Stat>) -> Diffe
 
 /// Whether what was given the time `wanted` may show the time `found` there.
 pub(in crate::apply) fn same_time(wanted: Mtime, found: Mtime) -> bool {
-    !YEARS.contains(&wanted.seconds) || wanted.seconds.abs_diff(found.seconds) <= GRAIN.unsigned_abs()
+    !YEARS.contains(&wanted.seconds)
+        || wanted.seconds.abs_diff(found.seconds) <= GRAIN.unsigned_abs()
 }
 
 /// The entries of a manifest that the filesystems mounted there cannot hold, and why.
@@ -58,7 +59,8 @@ pub fn unheld(manifest: &Manifest, mounts: &[Mount]) -> BTreeMap<TreePath, Strin
                 Some("a file of this name cannot be held".to_owned())
             } else if !names.insert(folded) {
                 Some("two names that differ by case cannot be held".to_owned())
-            } else if mount.kind != "exfat" && entry.file().is_some_and(|(size, _)| size > LARGEST) {
+            } else if mount.kind != "exfat" && entry.file().is_some_and(|(size, _)| size > LARGEST)
+            {
                 Some("a file of this size cannot be held".to_owned())
             } else {
                 None
@@ -85,7 +87,13 @@ mod tests {
     use crate::entry::{Leaf, LeafKind, Meta, Node, Xattrs};
 
     fn entry(path: &str, node: Node) -> Entry {
-        let meta = Meta { mode: 0o777, uid: 0, gid: 0, mtime: Mtime { seconds: 1, nanos: 0 }, xattrs: Xattrs::new() };
+        let meta = Meta {
+            mode: 0o777,
+            uid: 0,
+            gid: 0,
+            mtime: Mtime { seconds: 1, nanos: 0 },
+            xattrs: Xattrs::new(),
+        };
         Entry::new(TreePath::new(path).expect("good"), meta, node)
     }
 
@@ -99,7 +107,13 @@ mod tests {
 
     fn mount(kind: &str) -> Mount {
         let at = TreePath::new("efi").expect("good");
-        Mount { at, kind: kind.to_owned(), read_only: false, device: String::new(), source: b"/".to_vec() }
+        Mount {
+            at,
+            kind: kind.to_owned(),
+            read_only: false,
+            device: String::new(),
+            source: b"/".to_vec(),
+        }
     }
 
     #[test]
@@ -119,7 +133,10 @@ mod tests {
         ])
         .expect("good");
         let told = |kind| -> Vec<String> {
-            unheld(&manifest, &[mount(kind)]).iter().map(|(path, why)| format!("{path}: {why}")).collect()
+            unheld(&manifest, &[mount(kind)])
+                .iter()
+                .map(|(path, why)| format!("{path}: {why}"))
+                .collect()
         };
         let expected = [
             "/efi/a: two names that differ by case cannot be held by vfat",

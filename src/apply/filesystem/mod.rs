@@ -74,7 +74,8 @@ impl Filesystems {
 
     /// These, of which the ones that `mounts` knows as plain have no slots of their own.
     pub fn with_plain(&self, mounts: &[Mount]) -> Self {
-        let plain: Vec<TreePath> = mounts.iter().filter(|mount| mount.is_plain()).map(|m| m.at.clone()).collect();
+        let plain: Vec<TreePath> =
+            mounts.iter().filter(|mount| mount.is_plain()).map(|m| m.at.clone()).collect();
         Filesystems { tops: self.tops.clone(), plain }
     }
 
@@ -196,7 +197,11 @@ impl Filesystems {
     }
 
     /// Makes the undo set of the filesystems in `which` what is to come; can be repeated.
-    pub fn take_undo(&self, root: &Root, which: impl Iterator<Item = usize>) -> Result<(), RootError> {
+    pub fn take_undo(
+        &self,
+        root: &Root,
+        which: impl Iterator<Item = usize>,
+    ) -> Result<(), RootError> {
         for at in which {
             let (new, undo) = (self.inside(at, NEW), self.part(at, UNDO));
             if root.stat(&new)?.is_some() {
@@ -260,7 +265,11 @@ impl Filesystems {
     }
 
     /// Removes of what was displaced everything but the slots that `keeps` names, and the list of them.
-    pub fn thin_out(&self, root: &Root, keeps: &HashSet<(usize, TreePath)>) -> Result<(), RootError> {
+    pub fn thin_out(
+        &self,
+        root: &Root,
+        keeps: &HashSet<(usize, TreePath)>,
+    ) -> Result<(), RootError> {
         for at in 0..self.tops.len() {
             for (path, _) in root.children(&self.inside(at, OLD))? {
                 if path.name() != DISPLACED.as_bytes() && !keeps.contains(&(at, path.alone())) {
@@ -295,7 +304,9 @@ impl Filesystems {
         let stage = self.part(at, STAGE);
         match root.stat(&stage)? {
             None => return Ok(true),
-            Some(stat) if stat.kind != FileKind::Directory => return root.unlink(&stage).map(|()| true),
+            Some(stat) if stat.kind != FileKind::Directory => {
+                return root.unlink(&stage).map(|()| true);
+            }
             Some(_) => {}
         }
         for (path, _) in root.children(&stage)? {
@@ -338,7 +349,11 @@ impl Filesystems {
 
     /// The whole stage of a filesystem, or nothing.
     pub fn stage_of(&self, root: &Root, at: usize) -> Result<Option<Root>, RootError> {
-        if self.has_stage(root, at)? { root.below(&self.part(at, STAGE)).map(Some) } else { Ok(None) }
+        if self.has_stage(root, at)? {
+            root.below(&self.part(at, STAGE)).map(Some)
+        } else {
+            Ok(None)
+        }
     }
 
     /// The undo set of a filesystem, or nothing.
@@ -362,7 +377,8 @@ impl Filesystems {
 fn free(root: &Root, directory: &TreePath, prefix: &str) -> Result<TreePath, RootError> {
     let mut number = 1;
     loop {
-        let place = directory.join(format!("{prefix}{number}").as_bytes()).unwrap_or_else(|_| name(prefix));
+        let place =
+            directory.join(format!("{prefix}{number}").as_bytes()).unwrap_or_else(|_| name(prefix));
         if root.stat(&place)?.is_none() {
             return Ok(place);
         }

@@ -29,8 +29,15 @@ pub(in crate::apply) fn now<'a>(
 }
 
 /// Notes the times that the tops of `filesystems` have now, unless an interrupted run noted better ones.
-pub(in crate::apply) fn note_unless_noted(root: &Root, filesystems: &Filesystems) -> Result<(), RootError> {
-    if noted(root)?.is_empty() { note(root, &now(root, filesystems.tops().iter())?) } else { Ok(()) }
+pub(in crate::apply) fn note_unless_noted(
+    root: &Root,
+    filesystems: &Filesystems,
+) -> Result<(), RootError> {
+    if noted(root)?.is_empty() {
+        note(root, &now(root, filesystems.tops().iter())?)
+    } else {
+        Ok(())
+    }
 }
 
 /// Notes the time that the top of the tree has now, before something is made in it.
@@ -40,10 +47,14 @@ pub fn note_top(root: &Root) -> Result<(), RootError> {
 }
 
 /// Notes `times`, in place of what was noted.
-pub(in crate::apply) fn note(root: &Root, times: &HashMap<TreePath, Mtime>) -> Result<(), RootError> {
+pub(in crate::apply) fn note(
+    root: &Root,
+    times: &HashMap<TreePath, Mtime>,
+) -> Result<(), RootError> {
     let place = state::place(NOTE);
     root.unlink(&place)?;
-    let lines: String = times.iter().map(|(top, time)| format!("{time} {}\n", path_text(top))).collect();
+    let lines: String =
+        times.iter().map(|(top, time)| format!("{time} {}\n", path_text(top))).collect();
     let written = root.create_file(&place)?.write_all(lines.as_bytes());
     written.map_err(|source| RootError { what: "write", path: root.show(&place), source })
 }

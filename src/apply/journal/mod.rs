@@ -143,7 +143,9 @@ fn keep_agent(stage: &Root, monitor: &dyn Monitor) -> Result<(), RootError> {
     stage.unlink(&agent)?;
     match stage.keep_program(&agent) {
         Err(error) => {
-            monitor.warn(format!("{error}; an interruption will have to be recovered from by the installed one"));
+            monitor.warn(format!(
+                "{error}; an interruption will have to be recovered from by the installed one"
+            ));
             stage.unlink(&agent)
         }
         Ok(()) => Ok(()),
@@ -182,7 +184,9 @@ fn load(stage: &Root, file: &str, text: Vec<u8>) -> Result<Journal, JournalError
     let journal = parse(&text).map_err(|(line, why)| invalid(format!("line {line}: {why}")))?;
     let missing = |file: &str| invalid(format!("{file} is missing beside it"));
     let directories = match read(stage, "directories.mtree")? {
-        Some(directories) => parse_entries(directories.as_slice()).map_err(|e| invalid(e.to_string()))?,
+        Some(directories) => {
+            parse_entries(directories.as_slice()).map_err(|e| invalid(e.to_string()))?
+        }
         // A stage that is being removed goes file by file.
         None if file == "done" => Vec::new(),
         None => return Err(missing("directories.mtree")),
@@ -279,7 +283,9 @@ fn parse(text: &str) -> Result<Journal, Fault> {
     for (at, line) in lines {
         let words: Vec<&str> = line.split(' ').collect();
         match words.as_slice() {
-            ["filesystem", path] => tops.push(parse_path(path.as_bytes()).map_err(|why| (at, why))?),
+            ["filesystem", path] => {
+                tops.push(parse_path(path.as_bytes()).map_err(|why| (at, why))?)
+            }
             ["slots", "stage"] => slots = Some(Slots::Stage),
             ["slots", "undo"] => slots = Some(Slots::Undo),
             ["displaced", "keep"] => keep = Some(Keep::This),
@@ -296,7 +302,8 @@ fn parse(text: &str) -> Result<Journal, Fault> {
             }
             [action, value, filesystem, path] => {
                 let path = parse_path(path.as_bytes()).map_err(|why| (at, why))?;
-                let filesystem = filesystem.parse().map_err(|_| (at, "its filesystem is not a number"))?;
+                let filesystem =
+                    filesystem.parse().map_err(|_| (at, "its filesystem is not a number"))?;
                 let action = parse_action(action, value).ok_or((at, "its action is unknown"))?;
                 if filesystem >= tops.len() {
                     return Err((at, "its filesystem is not listed"));
@@ -339,7 +346,10 @@ mod tests {
             keep: Keep::This,
             changes: vec![
                 change(path("etc/a b\n"), Action::Install { slot: 1 }),
-                Change { filesystem: 1, ..change(path("boot/x"), Action::Exchange { slot: 2, to_directory: true }) },
+                Change {
+                    filesystem: 1,
+                    ..change(path("boot/x"), Action::Exchange { slot: 2, to_directory: true })
+                },
                 change(path("bin"), Action::Exchange { slot: 3, to_directory: false }),
                 change(path("again"), Action::Make { slot: 4 }),
                 change(path("f"), Action::Times(Mtime { seconds: -5, nanos: 7 })),

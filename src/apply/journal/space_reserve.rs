@@ -35,11 +35,15 @@ pub(in crate::apply) fn make(
     for at in transaction.filesystems() {
         let Some(stage) = filesystems.stage_of(root, at)? else { continue };
         let room = stage.room()?;
-        let made = transaction.changes.iter().filter(|c| c.filesystem == at && matches!(c.action, Action::Make { .. }));
+        let made = transaction
+            .changes
+            .iter()
+            .filter(|c| c.filesystem == at && matches!(c.action, Action::Make { .. }));
         let files = if room.has_inodes { made.count() } else { 0 };
         keep(&stage, &name, growth(transaction, at, room.block), 1 + files)?;
     }
-    let text = record.state.as_ref().map_or(0, String::len) + record.held.as_ref().map_or(0, String::len);
+    let text =
+        record.state.as_ref().map_or(0, String::len) + record.held.as_ref().map_or(0, String::len);
     let bytes = record.manifest.as_ref().map_or(0, Vec::len) + 2 * text;
     root.create_dirs(&state::place_dir())?;
     keep(root, &state::place, bytes as u64 + LEAST, RECORDED)
@@ -59,14 +63,24 @@ pub(in crate::apply) fn release(root: &Root, filesystems: &Filesystems) -> Resul
 /// How much the directories of a filesystem may grow.
 fn growth(transaction: &Transaction, at: usize, block: u64) -> u64 {
     let here = || transaction.changes.iter().filter(|change| change.filesystem == at);
-    let parents: HashSet<TreePath> =
-        here().filter(|change| change.action.puts_a_name()).filter_map(|change| change.path.parent()).collect();
+    let parents: HashSet<TreePath> = here()
+        .filter(|change| change.action.puts_a_name())
+        .filter_map(|change| change.path.parent())
+        .collect();
     let directories = parents.len() as u64 * BLOCKS * block;
-    (LEAST + directories + here().filter(|change| change.action.puts_a_name()).count() as u64 * NAME).min(MOST)
+    (LEAST
+        + directories
+        + here().filter(|change| change.action.puts_a_name()).count() as u64 * NAME)
+        .min(MOST)
 }
 
 /// Makes the files, the first of which holds `bytes`.
-fn keep(tree: &Root, place: &dyn Fn(&str) -> TreePath, bytes: u64, files: usize) -> Result<(), RootError> {
+fn keep(
+    tree: &Root,
+    place: &dyn Fn(&str) -> TreePath,
+    bytes: u64,
+    files: usize,
+) -> Result<(), RootError> {
     for number in 0..files {
         let path = place(&format!("{PREFIX}{number}"));
         tree.unlink(&path)?;

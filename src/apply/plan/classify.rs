@@ -43,7 +43,9 @@ pub(super) fn judge_all(wanted: &Wanted, live: &Live) -> Result<Vec<Judged>, Unt
         .collect::<Result<_, RootError>>()?;
     let mut judged = pieces.concat();
     let plain = |path: &TreePath| wanted.filesystems.is_plain(path);
-    for index in hardlinks::faults(wanted.target, live, |path| is_mounted_on(wanted, path) || plain(path)) {
+    for index in
+        hardlinks::faults(wanted.target, live, |path| is_mounted_on(wanted, path) || plain(path))
+    {
         let fault = &mut judged[index];
         fault.difference.links = true;
         let left = fault.unchanged && wanted.policy.drift == Drift::Report;
@@ -70,7 +72,12 @@ fn judge_piece(wanted: &Wanted, live: &Live, piece: &[Entry]) -> Result<Vec<Judg
     piece.iter().map(judge_next).collect()
 }
 
-fn judge(wanted: &Wanted, live: &Live, entry: &Entry, old: Option<&Entry>) -> Result<Judged, RootError> {
+fn judge(
+    wanted: &Wanted,
+    live: &Live,
+    entry: &Entry,
+    old: Option<&Entry>,
+) -> Result<Judged, RootError> {
     let unchanged = old == Some(entry);
     let keep = Judged { verdict: Verdict::Keep, difference: Difference::default(), unchanged };
     let stat = live.get(&entry.path);
@@ -114,9 +121,17 @@ fn is_mounted_on(wanted: &Wanted, path: &TreePath) -> bool {
 
 /// Whether the stat settles that a live file of the right size has the content `digest`: the base
 /// recorded that content, and size and time are those of the base.
-fn is_settled(wanted: &Wanted, stat: &Stat, old: Option<&Entry>, digest: Digest, recorded: bool) -> bool {
+fn is_settled(
+    wanted: &Wanted,
+    stat: &Stat,
+    old: Option<&Entry>,
+    digest: Digest,
+    recorded: bool,
+) -> bool {
     let recorded_so = old.is_some_and(|old| {
-        old.file() == Some((stat.size, digest)) && old.meta.mtime == stat.mtime && stat.kind == FileKind::File
+        old.file() == Some((stat.size, digest))
+            && old.meta.mtime == stat.mtime
+            && stat.kind == FileKind::File
     });
     recorded_so && !recorded && wanted.policy.depth != Depth::Content
 }
@@ -124,7 +139,9 @@ fn is_settled(wanted: &Wanted, stat: &Stat, old: Option<&Entry>, digest: Digest,
 /// A group whose time alone differs is set in place, once, where nothing else links the inode.
 fn settle_times(target: &Manifest, live: &Live, group: &[usize], judged: &mut [Judged]) {
     let all_times = group.iter().all(|&at| judged[at].verdict == Verdict::Times);
-    let own_inode = live.get(&target.entries()[group[0]].path).is_some_and(|stat| stat.links == group.len() as u64);
+    let own_inode = live
+        .get(&target.entries()[group[0]].path)
+        .is_some_and(|stat| stat.links == group.len() as u64);
     let in_place = all_times && own_inode;
     for (nth, &at) in group.iter().enumerate() {
         if judged[at].verdict == Verdict::Times {

@@ -123,7 +123,8 @@ impl fmt::Display for Difference {
             (self.xattrs, "extended attributes"),
             (self.links, "hardlinks"),
         ];
-        let words: Vec<&str> = words.into_iter().filter(|(is, _)| *is).map(|(_, word)| word).collect();
+        let words: Vec<&str> =
+            words.into_iter().filter(|(is, _)| *is).map(|(_, word)| word).collect();
         f.write_str(&words.join(", "))
     }
 }
@@ -164,8 +165,14 @@ mod tests {
     fn changes_are_itemised_as_rsync_does() {
         let none = Difference::default();
         assert_eq!(Difference { missing: true, ..none }.itemised(&file()), ">f+++++++++");
-        assert_eq!(Difference { content: true, time: true, ..none }.itemised(&file()), ">fcst......");
-        assert_eq!(Difference { time: true, mode: true, uid: true, ..none }.itemised(&file()), ".f..tpo....");
+        assert_eq!(
+            Difference { content: true, time: true, ..none }.itemised(&file()),
+            ">fcst......"
+        );
+        assert_eq!(
+            Difference { time: true, mode: true, uid: true, ..none }.itemised(&file()),
+            ".f..tpo...."
+        );
         let dir = Entry::new(file().path.clone(), file().meta.clone(), Node::Directory);
         assert_eq!(Difference { missing: true, ..none }.itemised(&dir), "cd+++++++++");
     }

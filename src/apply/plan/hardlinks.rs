@@ -8,7 +8,10 @@ use crate::tree_path::TreePath;
 
 /// The members of each hardlink group of `manifest`, as indices into its entries, first path first; those
 /// that are `apart` belong to none.
-pub(in crate::apply) fn groups(manifest: &Manifest, apart: impl Fn(&TreePath) -> bool) -> Vec<Vec<usize>> {
+pub(in crate::apply) fn groups(
+    manifest: &Manifest,
+    apart: impl Fn(&TreePath) -> bool,
+) -> Vec<Vec<usize>> {
     let mut groups: HashMap<&TreePath, Vec<usize>> = HashMap::new();
     for (index, entry) in manifest.entries().iter().enumerate() {
         if let Some(group) = entry.group().filter(|_| !apart(&entry.path)) {
@@ -22,7 +25,11 @@ pub(in crate::apply) fn groups(manifest: &Manifest, apart: impl Fn(&TreePath) ->
 
 /// Which entries share an inode that they should not share, or lack one that they should; what is
 /// `hidden` below a mount tells nothing.
-pub(in crate::apply) fn faults(manifest: &Manifest, live: &Live, hidden: impl Fn(&TreePath) -> bool) -> Vec<usize> {
+pub(in crate::apply) fn faults(
+    manifest: &Manifest,
+    live: &Live,
+    hidden: impl Fn(&TreePath) -> bool,
+) -> Vec<usize> {
     // The group that was found first on an inode keeps it; an entry without a group is its own.
     let mut owner: HashMap<(u64, u64), &TreePath> = HashMap::new();
     let mut inode: HashMap<&TreePath, (u64, u64)> = HashMap::new();

@@ -36,9 +36,15 @@ pub struct Live {
 
 impl Live {
     /// Walks the tree; `tracked` is sorted and unique. Excluded paths are passed by.
-    pub fn walk(root: &Root, tracked: &[&TreePath], filter: &Filter, monitor: &dyn Monitor) -> Result<Self, Untouched> {
+    pub fn walk(
+        root: &Root,
+        tracked: &[&TreePath],
+        filter: &Filter,
+        monitor: &dyn Monitor,
+    ) -> Result<Self, Untouched> {
         monitor.event(Event::Started { job: Job::Walk, total: tracked.len() as u64 });
-        let mut live = Live { whole: true, seen: Vec::with_capacity(tracked.len()), ..Live::default() };
+        let mut live =
+            Live { whole: true, seen: Vec::with_capacity(tracked.len()), ..Live::default() };
         if let Some(stat) = root.stat(&TreePath::root())? {
             live.seen.push((TreePath::root(), stat));
         }
@@ -92,8 +98,10 @@ impl Live {
     ) -> Result<(), Untouched> {
         let mut paths: Vec<&TreePath> = wanted
             .filter(|entry| {
-                let same_size = |stat: &Stat| entry.file().is_some_and(|(size, _)| size == stat.size);
-                self.get(&entry.path).is_some_and(|stat| stat.kind == FileKind::File && same_size(stat))
+                let same_size =
+                    |stat: &Stat| entry.file().is_some_and(|(size, _)| size == stat.size);
+                self.get(&entry.path)
+                    .is_some_and(|stat| stat.kind == FileKind::File && same_size(stat))
             })
             .map(|entry| &entry.path)
             .filter(|path| !self.digests.contains_key(path))
@@ -102,12 +110,16 @@ impl Live {
         paths.dedup();
         monitor.event(Event::Started { job: Job::Walk, total: paths.len() as u64 });
         let read = |path: &&TreePath| {
-            let digest = digest_where(root, path, |file| Digest::of_reader(Heeding { from: file, monitor }));
+            let digest =
+                digest_where(root, path, |file| Digest::of_reader(Heeding { from: file, monitor }));
             monitor.event(Event::Advanced { job: Job::Walk, by: 1 });
             digest.map(|digest| digest.map(|digest| ((*path).clone(), digest)))
         };
-        let found: Vec<Option<(TreePath, Digest)>> =
-            paths.par_iter().map(read).collect::<Result<_, RootError>>().map_err(|error| failed(monitor, error))?;
+        let found: Vec<Option<(TreePath, Digest)>> = paths
+            .par_iter()
+            .map(read)
+            .collect::<Result<_, RootError>>()
+            .map_err(|error| failed(monitor, error))?;
         self.digests.extend(found.into_iter().flatten());
         monitor.event(Event::Finished { job: Job::Walk });
         Ok(())
@@ -162,6 +174,7 @@ fn digest_where(
         Err(e) if e.is_absent() => return Ok(None),
         answer => answer?,
     };
-    let (digest, _) = read(file).map_err(|source| RootError { what: "read", path: root.show(path), source })?;
+    let (digest, _) =
+        read(file).map_err(|source| RootError { what: "read", path: root.show(path), source })?;
     Ok(Some(digest))
 }

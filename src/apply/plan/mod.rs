@@ -236,7 +236,9 @@ impl Action {
         match self {
             Action::Install { .. } | Action::Exchange { .. } | Action::Make { .. } => true,
             Action::Remove { .. } | Action::RemoveTree { .. } => true,
-            Action::RemoveInside | Action::RemoveDir | Action::Times(_) | Action::Directory => false,
+            Action::RemoveInside | Action::RemoveDir | Action::Times(_) | Action::Directory => {
+                false
+            }
         }
     }
 
@@ -280,7 +282,10 @@ impl Transaction {
             _ => None,
         });
         let free = removals.min().unwrap_or(u32::MAX);
-        self.kernels.iter().zip((1..free).rev()).map(|(path, slot)| (self.tops.of(path), path, slot))
+        self.kernels
+            .iter()
+            .zip((1..free).rev())
+            .map(|(path, slot)| (self.tops.of(path), path, slot))
     }
 
     /// Bytes of content to be staged.
@@ -300,7 +305,8 @@ impl Install {
 /// all that were or will be hardlinks of them, and the directories above all of them. Sorted, unique.
 pub fn touched(base: &Manifest, target: &Manifest, recorded: &HashSet<TreePath>) -> Vec<TreePath> {
     let changes = crate::manifest::compare(base, target);
-    let mut touched: HashSet<&TreePath> = changes.changed.iter().chain(&changes.removed).map(|e| &e.path).collect();
+    let mut touched: HashSet<&TreePath> =
+        changes.changed.iter().chain(&changes.removed).map(|e| &e.path).collect();
     touched.extend(recorded);
     for manifest in [base, target] {
         for group in hardlinks::groups(manifest, |_| false) {
@@ -328,8 +334,10 @@ pub fn touched(base: &Manifest, target: &Manifest, recorded: &HashSet<TreePath>)
 /// Decides what has to happen for the tree that `live` saw.
 pub fn prepare(wanted: &Wanted, live: &Live) -> Result<Transaction, Untouched> {
     let judged = judge_all(wanted, live)?;
-    let mut transaction =
-        Transaction { untracked: live.whole.then_some(live.untracked.len() as u64), ..Default::default() };
+    let mut transaction = Transaction {
+        untracked: live.whole.then_some(live.untracked.len() as u64),
+        ..Default::default()
+    };
     transaction.tops = wanted.filesystems.clone();
     for (entry, judged) in wanted.target.entries().iter().zip(&judged) {
         let words = || judged.difference.to_string();
@@ -365,10 +373,19 @@ pub fn prepare(wanted: &Wanted, live: &Live) -> Result<Transaction, Untouched> {
 /// Lists the directories whose metadata has to be set in the end: those that differ, those whose time
 /// does as far as they were looked at, those in which something comes or goes, and those that come as a whole:
 /// xfs takes a directory that changes places with something else for modified.
-fn settle_directories(wanted: &Wanted, live: &Live, judged: &[Judged], transaction: &mut Transaction) {
+fn settle_directories(
+    wanted: &Wanted,
+    live: &Live,
+    judged: &[Judged],
+    transaction: &mut Transaction,
+) {
     let arriving = transaction.changes.iter().map(|change| change.path.clone());
-    let stirred: HashSet<TreePath> =
-        transaction.changes.iter().filter_map(|change| change.path.parent()).chain(arriving).collect();
+    let stirred: HashSet<TreePath> = transaction
+        .changes
+        .iter()
+        .filter_map(|change| change.path.parent())
+        .chain(arriving)
+        .collect();
     for (entry, judged) in wanted.target.entries().iter().zip(judged) {
         if !entry.is_dir() || judged.verdict == Verdict::Report {
             continue;
@@ -382,10 +399,14 @@ fn settle_directories(wanted: &Wanted, live: &Live, judged: &[Judged], transacti
             transaction.changes.push(Change { filesystem, path, action: Action::Directory });
         }
         let plain = wanted.filesystems.is_plain(&entry.path);
-        let same = |mtime| mtime == entry.meta.mtime || (plain && limited::same_time(entry.meta.mtime, mtime));
+        let same = |mtime| {
+            mtime == entry.meta.mtime || (plain && limited::same_time(entry.meta.mtime, mtime))
+        };
         let late = live.knows(&entry.path) && stat.is_none_or(|stat| !same(stat.mtime));
         let disturbed = stirred.contains(&entry.path) || wanted.filesystems.is_top(&entry.path);
-        let read_only = |mount: &Mount| mount.read_only && (entry.path == mount.at || entry.path.is_below(&mount.at));
+        let read_only = |mount: &Mount| {
+            mount.read_only && (entry.path == mount.at || entry.path.is_below(&mount.at))
+        };
         if wanted.mounts.iter().any(read_only) {
             // Its time alone is no drift; anything else is refused by the preflight.
             continue;

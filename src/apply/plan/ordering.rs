@@ -30,10 +30,12 @@ pub(in crate::apply) struct Arrival {
 
 /// The changes in an order in which they can be made; otherwise as they were.
 pub(in crate::apply) fn in_order(arrivals: Vec<Arrival>) -> Vec<Change> {
-    let (turning, mut first): (Vec<Arrival>, Vec<Arrival>) = arrivals.into_iter().partition(Arrival::turns);
+    let (turning, mut first): (Vec<Arrival>, Vec<Arrival>) =
+        arrivals.into_iter().partition(Arrival::turns);
     first.sort_by_key(|arrival| arrival.leads.is_some());
     let order = by_need(&turning);
-    let mut turning: Vec<Option<Change>> = turning.into_iter().map(|arrival| Some(arrival.change)).collect();
+    let mut turning: Vec<Option<Change>> =
+        turning.into_iter().map(|arrival| Some(arrival.change)).collect();
     let turning = order.into_iter().filter_map(|at| turning[at].take());
     first.into_iter().map(|arrival| arrival.change).chain(turning).collect()
 }
@@ -48,19 +50,28 @@ impl Arrival {
 
 /// Where what is at `path` of `tree` leads, if it is of the `kind` of a symlink. What cannot be read is taken
 /// for leading nowhere: it is about an order, and every other order is as good for it.
-pub(in crate::apply) fn leads(tree: &Root, path: &TreePath, kind: Option<FileKind>) -> Option<Box<[u8]>> {
+pub(in crate::apply) fn leads(
+    tree: &Root,
+    path: &TreePath,
+    kind: Option<FileKind>,
+) -> Option<Box<[u8]>> {
     kind.filter(|kind| *kind == FileKind::Symlink).and_then(|_| tree.read_link(path).ok())
 }
 
 /// The order of `arrivals` in which those that others need come before them.
 fn by_need(arrivals: &[Arrival]) -> Vec<usize> {
-    let places: HashMap<&TreePath, usize> = arrivals.iter().enumerate().map(|(at, a)| (&a.change.path, at)).collect();
+    let places: HashMap<&TreePath, usize> =
+        arrivals.iter().enumerate().map(|(at, a)| (&a.change.path, at)).collect();
     let through = |at: usize, leads: &Option<Box<[u8]>>| {
         let leads = leads.as_ref().and_then(|text| resolved(&arrivals[at].change.path, text));
         let above = std::iter::successors(leads, TreePath::parent);
-        above.filter_map(|path| places.get(&path).copied()).filter(|&other| other != at).collect::<Vec<_>>()
+        above
+            .filter_map(|path| places.get(&path).copied())
+            .filter(|&other| other != at)
+            .collect::<Vec<_>>()
     };
-    let mut before: Vec<Vec<usize>> = arrivals.iter().enumerate().map(|(at, a)| through(at, &a.leads)).collect();
+    let mut before: Vec<Vec<usize>> =
+        arrivals.iter().enumerate().map(|(at, a)| through(at, &a.leads)).collect();
     for (at, arrival) in arrivals.iter().enumerate() {
         for other in through(at, &arrival.led) {
             if !before[at].contains(&other) {
@@ -107,41 +118,67 @@ mod tests {
     fn arrival(path: &str, action: Action, from: Option<&str>, to: Option<&str>) -> Arrival {
         let text = |text: Option<&str>| text.map(|text| text.as_bytes().into());
         let change = Change { filesystem: 0, path: TreePath::new(path).expect("good"), action };
-        Arrival { change, stands: from.is_some(), led: text(from.filter(|from| !from.is_empty())), leads: text(to) }
+        Arrival {
+            change,
+            stands: from.is_some(),
+            led: text(from.filter(|from| !from.is_empty())),
+            leads: text(to),
+        }
     }
 
     /// Arrivals as (path, where what stands leads, where what comes leads); an empty text is no symlink.
     fn order(arrivals: &[(&str, Option<&str>, Option<&str>)]) -> Vec<String> {
         let install = Action::Install { slot: 1 };
-        let arrivals = arrivals.iter().map(|&(path, from, to)| arrival(path, install, from, to)).collect();
+        let arrivals =
+            arrivals.iter().map(|&(path, from, to)| arrival(path, install, from, to)).collect();
         names(in_order(arrivals))
     }
 
     fn names(changes: Vec<Change>) -> Vec<String> {
-        changes.iter().map(|change| String::from_utf8_lossy(change.path.as_bytes()).into_owned()).collect()
+        changes
+            .iter()
+            .map(|change| String::from_utf8_lossy(change.path.as_bytes()).into_owned())
+            .collect()
     }
 
     #[test]
     fn what_a_symlink_leads_to_comes_before_it() {
         let library = [("lib.so", Some("lib.so.1"), Some("lib.so.2")), ("lib.so.2", None, None)];
         assert_eq!(order(&library), ["lib.so.2", "lib.so"]);
-        let alternative =
-            [("editor", Some(""), Some("etc/editor")), ("etc/editor", None, Some("../vim")), ("vim", None, None)];
+        let alternative = [
+            ("editor", Some(""), Some("etc/editor")),
+            ("etc/editor", None, Some("../vim")),
+            ("vim", None, None),
+        ];
         assert_eq!(order(&alternative), ["vim", "etc/editor", "editor"]);
     }
 
     #[test]
     fn of_two_that_change_the_one_that_is_led_through_comes_first_and_goes_last() {
-        assert_eq!(order(&[("a", Some("x"), Some("b/in")), ("b", Some("y"), Some("z"))]), ["b", "a"]);
-        assert_eq!(order(&[("a", Some("y"), Some("z")), ("b", Some("/a/in"), Some("x"))]), ["b", "a"]);
-        assert_eq!(order(&[("d/a", Some("./../b"), Some("z")), ("b", Some("y"), Some("x"))]), ["d/a", "b"]);
+        assert_eq!(
+            order(&[("a", Some("x"), Some("b/in")), ("b", Some("y"), Some("z"))]),
+            ["b", "a"]
+        );
+        assert_eq!(
+            order(&[("a", Some("y"), Some("z")), ("b", Some("/a/in"), Some("x"))]),
+            ["b", "a"]
+        );
+        assert_eq!(
+            order(&[("d/a", Some("./../b"), Some("z")), ("b", Some("y"), Some("x"))]),
+            ["d/a", "b"]
+        );
         // through it before and after
-        assert_eq!(order(&[("a", Some("b/1"), Some("b/2")), ("b", Some("y"), Some("x"))]), ["b", "a"]);
+        assert_eq!(
+            order(&[("a", Some("b/1"), Some("b/2")), ("b", Some("y"), Some("x"))]),
+            ["b", "a"]
+        );
     }
 
     #[test]
     fn a_directory_that_becomes_a_symlink_waits_for_what_that_leads_to() {
-        let turn = |path, slot, to_directory, to| arrival(path, Action::Exchange { slot, to_directory }, Some(""), to);
+        let turn = |path, slot, to_directory, to| {
+            arrival(path, Action::Exchange { slot, to_directory }, Some(""), to)
+        };
         let install = |path, from, to| arrival(path, Action::Install { slot: 9 }, from, to);
         let arrivals = vec![
             turn("bin", 1, false, Some("usr/bin")),
@@ -155,9 +192,13 @@ mod tests {
     #[test]
     fn a_ring_has_some_order_and_a_long_chain_no_deep_stack() {
         assert_eq!(order(&[("a", Some("x"), Some("b")), ("b", Some("x"), Some("a"))]).len(), 2);
-        assert_eq!(order(&[("a", Some("x"), Some("a")), ("b", Some("x"), Some("../.."))]), ["a", "b"]);
+        assert_eq!(
+            order(&[("a", Some("x"), Some("a")), ("b", Some("x"), Some("../.."))]),
+            ["a", "b"]
+        );
         let chain: Vec<String> = (0..100_000).map(|number| number.to_string()).collect();
-        let chain: Vec<_> = chain.windows(2).map(|two| (&*two[0], Some("x"), Some(&*two[1]))).collect();
+        let chain: Vec<_> =
+            chain.windows(2).map(|two| (&*two[0], Some("x"), Some(&*two[1]))).collect();
         assert_eq!(order(&chain)[0], "99998");
     }
 }

@@ -11,7 +11,9 @@ use crate::apply::plan::classify::{Judged, Verdict};
 use crate::apply::plan::difference::Difference;
 use crate::apply::plan::live_tree::Live;
 use crate::apply::plan::ordering::{self, Arrival};
-use crate::apply::plan::{Action, Change, Install, Item, Make, Transaction, Untracked, Wanted, hardlinks, slot_name};
+use crate::apply::plan::{
+    Action, Change, Install, Item, Make, Transaction, Untracked, Wanted, hardlinks, slot_name,
+};
 use crate::entry::{Entry, LeafKind, Node};
 use crate::root::{Descend, FileKind};
 use crate::tree_path::TreePath;
@@ -72,10 +74,18 @@ pub(super) fn lay_out(
             Make::Node | Make::Content { .. } => false,
         };
         if elsewhere {
-            return Err(Untouched::Refused(format!("the hardlink group of {} spans two filesystems here", entry.path)));
+            return Err(Untouched::Refused(format!(
+                "the hardlink group of {} spans two filesystems here",
+                entry.path
+            )));
         }
         staged.insert(index, transaction.installs.len());
-        transaction.installs.push(Install { entry: entry.clone(), filesystem, place: place.clone(), make });
+        transaction.installs.push(Install {
+            entry: entry.clone(),
+            filesystem,
+            place: place.clone(),
+            make,
+        });
         if fresh.is_some() {
             continue;
         }
@@ -83,7 +93,9 @@ pub(super) fn lay_out(
         let stands = live.get(&entry.path).map(|stat| stat.kind);
         let directory = stands.map(|kind| kind == FileKind::Directory);
         let action = match directory {
-            Some(directory) if directory != entry.is_dir() => Action::Exchange { slot, to_directory: !directory },
+            Some(directory) if directory != entry.is_dir() => {
+                Action::Exchange { slot, to_directory: !directory }
+            }
             _ => Action::Install { slot },
         };
         if matches!(action, Action::Exchange { to_directory: false, .. }) {
@@ -117,7 +129,9 @@ fn leaders(wanted: &Wanted, judged: &[Judged]) -> HashMap<usize, (usize, bool)> 
         for &member in replaced {
             match (right, first) {
                 (Some(&right), _) => drop(leaders.insert(member, (right, true))),
-                (None, Some(&first)) if first != member => drop(leaders.insert(member, (first, false))),
+                (None, Some(&first)) if first != member => {
+                    drop(leaders.insert(member, (first, false)))
+                }
                 _ => {}
             }
         }
@@ -125,7 +139,12 @@ fn leaders(wanted: &Wanted, judged: &[Judged]) -> HashMap<usize, (usize, bool)> 
     leaders
 }
 
-fn how(entry: &Entry, leader: Option<&(usize, bool)>, staged: &HashMap<usize, usize>, entries: &[Entry]) -> Make {
+fn how(
+    entry: &Entry,
+    leader: Option<&(usize, bool)>,
+    staged: &HashMap<usize, usize>,
+    entries: &[Entry],
+) -> Make {
     match leader {
         Some((index, true)) => return Make::LinkLive(entries[*index].path.clone()),
         Some((index, false)) => {
@@ -151,16 +170,24 @@ fn below(fresh: &Fresh, path: &TreePath) -> Result<TreePath, Untouched> {
 /// Nothing that is mounted over may be replaced: another mount namespace would lose it.
 fn refuse_mounts(wanted: &Wanted, entry: &Entry) -> Result<(), Untouched> {
     if wanted.filesystems.is_top(&entry.path) {
-        return Err(Untouched::Refused(format!("{} has to change and a filesystem is mounted on it", entry.path)));
+        return Err(Untouched::Refused(format!(
+            "{} has to change and a filesystem is mounted on it",
+            entry.path
+        )));
     }
     Ok(())
 }
 
 /// Looks through a directory that becomes something else: what must not move stops the run by name,
 /// untracked content goes with it and is listed.
-fn displace(wanted: &Wanted, entry: &Entry, transaction: &mut Transaction) -> Result<(), Untouched> {
+fn displace(
+    wanted: &Wanted,
+    entry: &Entry,
+    transaction: &mut Transaction,
+) -> Result<(), Untouched> {
     let becomes = format!("lies in a directory that becomes a {}", entry.type_name());
-    let refused = |path: &TreePath, why: &str| Untouched::Refused(format!("{path} {why} and {becomes}"));
+    let refused =
+        |path: &TreePath, why: &str| Untouched::Refused(format!("{path} {why} and {becomes}"));
     // A bind mount has the number of the filesystem that it shows, so mounts are asked for first.
     if let Some(mount) = wanted.mounts.iter().find(|mount| mount.at.is_below(&entry.path)) {
         return Err(refused(&mount.at, "is mounted"));
@@ -184,7 +211,9 @@ fn displace(wanted: &Wanted, entry: &Entry, transaction: &mut Transaction) -> Re
         }
         if wanted.is_kernels(&visit.path) && transaction.warnings.is_empty() {
             let why = "is the running kernel's and goes";
-            transaction.warnings.push(format!("{} {why}: it {becomes}", wanted.root.show(&visit.path)));
+            transaction
+                .warnings
+                .push(format!("{} {why}: it {becomes}", wanted.root.show(&visit.path)));
         }
         transaction.removed += 1;
         // What comes into it from now on is not to go unnoticed.
@@ -220,6 +249,7 @@ fn item(entry: &Entry, difference: &Difference, link: Option<&TreePath>) -> Item
         },
     };
     let new_content = difference.missing || difference.kind || difference.content;
-    let bytes = if new_content && link.is_none() { entry.file().map_or(0, |(size, _)| size) } else { 0 };
+    let bytes =
+        if new_content && link.is_none() { entry.file().map_or(0, |(size, _)| size) } else { 0 };
     Item { change, path: entry.path.clone(), suffix, bytes }
 }

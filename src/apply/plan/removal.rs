@@ -18,7 +18,11 @@ pub(in crate::apply) const OCCUPIED: &str = "kept, since something untracked sit
 const KERNELS: &str = "the running kernel's, kept until the next boot";
 
 /// Appends the removals: names first, then directories, the deepest first.
-pub(super) fn remove(wanted: &Wanted, live: &Live, transaction: &mut Transaction) -> Result<(), Untouched> {
+pub(super) fn remove(
+    wanted: &Wanted,
+    live: &Live,
+    transaction: &mut Transaction,
+) -> Result<(), Untouched> {
     let mut going = Going::default();
     stale(wanted, live, transaction, &mut going)?;
     if wanted.policy.untracked == Untracked::Remove {
@@ -34,7 +38,8 @@ pub(super) fn remove(wanted: &Wanted, live: &Live, transaction: &mut Transaction
     keep_kernels(transaction, &mut going);
     deferred(wanted, transaction, &mut going)?;
     let place = (wanted.host, wanted.mounts);
-    let whole = Whole::of(wanted.root, place, wanted.filesystems, &going.names, &going.directories)?;
+    let whole =
+        Whole::of(wanted.root, place, wanted.filesystems, &going.names, &going.directories)?;
     going.directories.retain(|path| {
         let stays = whole.is_occupied(path);
         if stays {
@@ -45,7 +50,11 @@ pub(super) fn remove(wanted: &Wanted, live: &Live, transaction: &mut Transaction
     // What waited for a boot was listed by the update that it belongs to.
     let counts = |path: &&TreePath| wanted.waiting.binary_search(path).is_err();
     transaction.removed += going.names.iter().chain(&going.directories).filter(counts).count();
-    let items = going.names.iter().map(|path| (path, "")).chain(going.directories.iter().map(|path| (path, "/")));
+    let items = going
+        .names
+        .iter()
+        .map(|path| (path, ""))
+        .chain(going.directories.iter().map(|path| (path, "/")));
     transaction.items.extend(items.map(|(path, suffix)| Item {
         change: "*deleting  ".to_owned(),
         path: path.clone(),
@@ -54,10 +63,16 @@ pub(super) fn remove(wanted: &Wanted, live: &Live, transaction: &mut Transaction
     }));
     going.directories.append(&mut going.deferred);
     let mut slot = FIRST_SLOT;
-    transaction.changes.append(&mut removals(wanted.filesystems, &whole, going.names, going.directories, || {
-        slot -= 1;
-        slot + 1
-    }));
+    transaction.changes.append(&mut removals(
+        wanted.filesystems,
+        &whole,
+        going.names,
+        going.directories,
+        || {
+            slot -= 1;
+            slot + 1
+        },
+    ));
     Ok(())
 }
 
@@ -70,14 +85,18 @@ pub(in crate::apply) fn removals(
     mut directories: Vec<TreePath>,
     mut free: impl FnMut() -> u32,
 ) -> Vec<Change> {
-    let change = |path: TreePath, action| Change { filesystem: filesystems.of(&path), path, action };
+    let change =
+        |path: TreePath, action| Change { filesystem: filesystems.of(&path), path, action };
     directories.retain(|path| whole.tops().binary_search(path).is_err());
     let (inside, names): (Vec<_>, Vec<_>) = names.into_iter().partition(|path| whole.holds(path));
-    let (below, mut directories): (Vec<_>, Vec<_>) = directories.into_iter().partition(|path| whole.holds(path));
+    let (below, mut directories): (Vec<_>, Vec<_>) =
+        directories.into_iter().partition(|path| whole.holds(path));
     directories.sort_unstable();
     let mut changes: Vec<Change> = Vec::new();
     changes.extend(names.into_iter().map(|path| change(path, Action::Remove { slot: free() })));
-    changes.extend(whole.tops().iter().map(|path| change(path.clone(), Action::RemoveTree { slot: free() })));
+    changes.extend(
+        whole.tops().iter().map(|path| change(path.clone(), Action::RemoveTree { slot: free() })),
+    );
     changes.extend(directories.into_iter().rev().map(|path| change(path, Action::RemoveDir)));
     changes.extend(inside.into_iter().chain(below).map(|path| change(path, Action::RemoveInside)));
     changes
@@ -94,17 +113,26 @@ struct Going {
 
 /// Directories that become something else: they take everything below along.
 fn displaced(transaction: &Transaction) -> Vec<TreePath> {
-    let becomes = |change: &&Change| matches!(change.action, Action::Exchange { to_directory: false, .. });
+    let becomes =
+        |change: &&Change| matches!(change.action, Action::Exchange { to_directory: false, .. });
     transaction.changes.iter().filter(becomes).map(|change| change.path.clone()).collect()
 }
 
 /// Tracked paths that the target no longer names.
-fn stale(wanted: &Wanted, live: &Live, transaction: &mut Transaction, going: &mut Going) -> Result<(), Untouched> {
+fn stale(
+    wanted: &Wanted,
+    live: &Live,
+    transaction: &mut Transaction,
+    going: &mut Going,
+) -> Result<(), Untouched> {
     let stale = wanted.base.into_iter().flat_map(|base| gone(base, wanted.target));
     let former = wanted.former.iter().filter(|entry| wanted.target.get(&entry.path).is_none());
     let stale = stale.chain(former).map(|entry| (&entry.path, entry.is_dir()));
     let known = |path: &TreePath| {
-        [wanted.base, Some(wanted.target)].into_iter().flatten().any(|manifest| manifest.get(path).is_some())
+        [wanted.base, Some(wanted.target)]
+            .into_iter()
+            .flatten()
+            .any(|manifest| manifest.get(path).is_some())
     };
     let waiting = wanted.waiting.iter().filter(|path| !known(path)).map(|path| (path, true));
     let displaced = displaced(transaction);
@@ -125,7 +153,9 @@ fn stale(wanted: &Wanted, live: &Live, transaction: &mut Transaction, going: &mu
         } else if directory {
             going.directories.push(path.clone());
         } else {
-            transaction.deviations.insert(path.clone(), "a directory stands where a file was to go".to_owned());
+            transaction
+                .deviations
+                .insert(path.clone(), "a directory stands where a file was to go".to_owned());
         }
     }
     going.directories.retain(|dir| {
@@ -175,15 +205,25 @@ pub(super) fn let_kernels_take_part(live: &Live, transaction: &mut Transaction) 
     }
     for path in transaction.kernels.clone() {
         let filesystem = transaction.tops.of(&path);
-        let Some(stat) = live.get(&path).filter(|stat| stat.kind != FileKind::Directory) else { continue };
+        let Some(stat) = live.get(&path).filter(|stat| stat.kind != FileKind::Directory) else {
+            continue;
+        };
         if !transaction.filesystems().contains(&filesystem) {
-            transaction.changes.push(Change { filesystem, path, action: Action::Times(stat.mtime) });
+            transaction.changes.push(Change {
+                filesystem,
+                path,
+                action: Action::Times(stat.mtime),
+            });
         }
     }
 }
 
 /// Directories that an earlier update could not remove because something still sat in them.
-fn deferred(wanted: &Wanted, transaction: &mut Transaction, going: &mut Going) -> Result<(), Untouched> {
+fn deferred(
+    wanted: &Wanted,
+    transaction: &mut Transaction,
+    going: &mut Going,
+) -> Result<(), Untouched> {
     for path in wanted.recorded {
         let kernels = transaction.kernels.binary_search(path).is_ok();
         if kernels || wanted.target.get(path).is_some() || wanted.was_tracked(path) {
@@ -205,7 +245,12 @@ fn deferred(wanted: &Wanted, transaction: &mut Transaction, going: &mut Going) -
 /// An untracked path and what is below it, but for what is excluded or protected, what is tracked under
 /// another name, and filesystems of their own: snapshots, and the node's subvolumes and mounts. Whether
 /// anything stays.
-fn untracked(wanted: &Wanted, path: &TreePath, stat: &Stat, going: &mut Going) -> Result<bool, RootError> {
+fn untracked(
+    wanted: &Wanted,
+    path: &TreePath,
+    stat: &Stat,
+    going: &mut Going,
+) -> Result<bool, RootError> {
     let above = path.parent().map(|parent| wanted.root.stat(&parent)).transpose()?.flatten();
     let apart = |dev| above.is_some_and(|above| above.dev != dev);
     let filesystems = wanted.filesystems;
@@ -259,6 +304,8 @@ fn untracked(wanted: &Wanted, path: &TreePath, stat: &Stat, going: &mut Going) -
 
 /// Whether `path` is seen through a bind mount at a place where it is the image's.
 fn is_tracked_twin(wanted: &Wanted, path: &TreePath) -> bool {
-    let seen = |from, to| mounts::twin(path, from, to).is_some_and(|twin| wanted.target.get(&twin).is_some());
+    let seen = |from, to| {
+        mounts::twin(path, from, to).is_some_and(|twin| wanted.target.get(&twin).is_some())
+    };
     wanted.twins.iter().any(|(mount, source)| seen(mount, source) || seen(source, mount))
 }

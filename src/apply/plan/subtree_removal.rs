@@ -45,7 +45,8 @@ impl Whole {
             seen = Some(top);
             let Some(stat) = root.stat(top)? else { continue };
             let apart = mounts.iter().map(|mount| &mount.at).chain(filesystems.tops());
-            let apart: HashSet<&TreePath> = apart.filter(|at| *at == top || at.is_below(top)).collect();
+            let apart: HashSet<&TreePath> =
+                apart.filter(|at| *at == top || at.is_below(top)).collect();
             apart.iter().for_each(|at| mark(&mut in_parts, at, top));
             if apart.contains(top) {
                 continue;
@@ -66,12 +67,16 @@ impl Whole {
             });
             if looked.is_err() {
                 // Such as a path that is too long: what cannot be looked through does not go as a whole.
-                candidates.iter().filter(|path| path.is_below(top)).for_each(|path| mark(&mut in_parts, path, top));
+                candidates
+                    .iter()
+                    .filter(|path| path.is_below(top))
+                    .for_each(|path| mark(&mut in_parts, path, top));
                 mark(&mut in_parts, top, top);
             }
         }
         let movable = |path: &TreePath| {
-            filesystems.of(path) == filesystems.ground(path) && host.is_none_or(|host| host.is_local())
+            filesystems.of(path) == filesystems.ground(path)
+                && host.is_none_or(|host| host.is_local())
         };
         let mut whole = Whole { tops: Vec::new(), occupied: Vec::new() };
         for path in candidates {

@@ -75,12 +75,22 @@ pub struct Aside {
 
 impl<'a> Demand<'a> {
     /// Nothing yet; `filesystems` are those of the tree at `root`, which `host` holds.
-    pub fn new(root: &'a Root, filesystems: &'a Filesystems, host: Option<&'a Host>, mounts: &'a [Mount]) -> Self {
+    pub fn new(
+        root: &'a Root,
+        filesystems: &'a Filesystems,
+        host: Option<&'a Host>,
+        mounts: &'a [Mount],
+    ) -> Self {
         Demand { root, filesystems, host, mounts, by_disk: BTreeMap::new() }
     }
 
     /// What leads from `base` to `target` takes, as far as the manifests tell.
-    pub fn add_manifests(&mut self, base: &Manifest, target: &Manifest, aside: &Aside) -> Result<(), RootError> {
+    pub fn add_manifests(
+        &mut self,
+        base: &Manifest,
+        target: &Manifest,
+        aside: &Aside,
+    ) -> Result<(), RootError> {
         let changes = compare(base, target);
         let mut groups: HashSet<&TreePath> = HashSet::new();
         for entry in &changes.changed {
@@ -90,7 +100,8 @@ impl<'a> Demand<'a> {
                 self.add_entry(entry)?;
             }
         }
-        let parents = changes.changed.iter().chain(&changes.removed).filter_map(|entry| entry.path.parent());
+        let parents =
+            changes.changed.iter().chain(&changes.removed).filter_map(|entry| entry.path.parent());
         for parent in parents.collect::<HashSet<TreePath>>() {
             // It may grow by a name.
             self.add(&parent, 1, 0)?;
@@ -102,7 +113,11 @@ impl<'a> Demand<'a> {
     }
 
     /// What `transaction` takes; with `transit`, all of it comes by way of the root's disk.
-    pub fn add_transaction(&mut self, transaction: &Transaction, transit: bool) -> Result<(), RootError> {
+    pub fn add_transaction(
+        &mut self,
+        transaction: &Transaction,
+        transit: bool,
+    ) -> Result<(), RootError> {
         for at in transaction.filesystems() {
             self.amount(at)?;
         }
@@ -194,7 +209,8 @@ impl<'a> Demand<'a> {
     fn disk(&self, filesystem: usize) -> usize {
         let device = |at: usize| {
             let top = &self.filesystems.tops()[at];
-            let mount = self.mounts.iter().rfind(|mount| *top == mount.at || top.is_below(&mount.at));
+            let mount =
+                self.mounts.iter().rfind(|mount| *top == mount.at || top.is_below(&mount.at));
             mount.map_or(self.host.map(|host| &host.device), |mount| Some(&mount.device))
         };
         (0..filesystem).find(|&at| device(at) == device(filesystem)).unwrap_or(filesystem)
@@ -214,6 +230,10 @@ fn is_set_in_place(old: &Entry, new: &Entry) -> bool {
 impl fmt::Display for Shortage {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let unit = if self.unit == Unit::Bytes { "bytes" } else { "inodes" };
-        write!(f, "{} has {} {unit} free and the update needs {}", self.place, self.free, self.needed)
+        write!(
+            f,
+            "{} has {} {unit} free and the update needs {}",
+            self.place, self.free, self.needed
+        )
     }
 }

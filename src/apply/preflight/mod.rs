@@ -45,7 +45,12 @@ pub fn check_budget(
     renamed: usize,
     allowed: MaxDelete,
 ) -> Result<(), Untouched> {
-    check_deletions(transaction.removed.saturating_sub(renamed), &transaction.items, tracked, allowed)
+    check_deletions(
+        transaction.removed.saturating_sub(renamed),
+        &transaction.items,
+        tracked,
+        allowed,
+    )
 }
 
 /// The same for what rsync says that it would do.
@@ -54,13 +59,19 @@ pub fn check_forecast(items: &[Item], tracked: usize, allowed: MaxDelete) -> Res
     check_deletions(going, items, tracked, allowed)
 }
 
-fn check_deletions(going: usize, items: &[Item], tracked: usize, allowed: MaxDelete) -> Result<(), Untouched> {
+fn check_deletions(
+    going: usize,
+    items: &[Item],
+    tracked: usize,
+    allowed: MaxDelete,
+) -> Result<(), Untouched> {
     let (going, limit) = (going as u64, allowed.paths(tracked as u64));
     if going <= limit {
         return Ok(());
     }
     let names = items.iter().filter(|item| item.is_deletion());
-    let names: Vec<String> = names.take(NAMED).map(|item| format!("  {}{}", item.path, item.suffix)).collect();
+    let names: Vec<String> =
+        names.take(NAMED).map(|item| format!("  {}{}", item.path, item.suffix)).collect();
     Err(Untouched::Budget(format!(
         "{going} paths would be deleted and {limit} are allowed; look at them with --dry-run and raise --max-delete if that is right; the first ones:\n{}",
         names.join("\n")
@@ -75,29 +86,49 @@ pub fn check_paths(
     mounts: &[Mount],
 ) -> Result<(), Untouched> {
     let mut parents: Vec<TreePath> = Vec::new();
-    let refuse = |path: &TreePath, why: &str| Err(Untouched::Refused(format!("{} {why}", root.show(path))));
+    let refuse =
+        |path: &TreePath, why: &str| Err(Untouched::Refused(format!("{} {why}", root.show(path))));
     let paths: Vec<&TreePath> = transaction.changes.iter().map(|change| &change.path).collect();
     for (change, pins) in transaction.changes.iter().zip(root.pins_each(&paths)?) {
         let directory = change.action == Action::Directory;
         if let Some(mount) = mounts.iter().find(|mount| mount.at == change.path && !directory) {
-            return refuse(&change.path, &format!("has to change and a {} is mounted on it", mount.kind));
+            return refuse(
+                &change.path,
+                &format!("has to change and a {} is mounted on it", mount.kind),
+            );
         }
-        let goes = matches!(change.action, Action::RemoveDir | Action::RemoveTree { .. } | Action::RemoveInside);
+        let goes = matches!(
+            change.action,
+            Action::RemoveDir | Action::RemoveTree { .. } | Action::RemoveInside
+        );
         if goes && filesystems.is_top(&change.path) {
-            return refuse(&change.path, "has to go and is a filesystem of its own (a btrfs subvolume)");
+            return refuse(
+                &change.path,
+                "has to go and is a filesystem of its own (a btrfs subvolume)",
+            );
         }
         if goes && let Some(mount) = mounts.iter().find(|mount| mount.at.is_below(&change.path)) {
-            return refuse(&mount.at, &format!("is mounted in {}, which has to go", root.show(&change.path)));
+            return refuse(
+                &mount.at,
+                &format!("is mounted in {}, which has to go", root.show(&change.path)),
+            );
         }
-        let holds = |mount: &&Mount| change.path.is_below(&mount.at) || (directory && change.path == mount.at);
+        let holds = |mount: &&Mount| {
+            change.path.is_below(&mount.at) || (directory && change.path == mount.at)
+        };
         if let Some(mount) = mounts.iter().find(|mount| mount.read_only && holds(mount)) {
-            return refuse(&change.path, &format!("has to change and {} is mounted read-only", root.show(&mount.at)));
+            return refuse(
+                &change.path,
+                &format!("has to change and {} is mounted read-only", root.show(&mount.at)),
+            );
         }
         if let Some(pins) = pins {
             let flag = match (pins.immutable, pins.append_only) {
                 (true, _) => "has to change and is immutable (chattr +i)",
                 (_, true) => "has to change and is append-only (chattr +a)",
-                _ if pins.mount_root && !directory => "has to change and something is mounted on it",
+                _ if pins.mount_root && !directory => {
+                    "has to change and something is mounted on it"
+                }
                 _ => "",
             };
             if !flag.is_empty() {
@@ -109,21 +140,28 @@ pub fn check_paths(
         }
     }
     // What is made first is looked at by what it is made in.
-    let made = transaction.changes.iter().filter(|change| matches!(change.action, Action::Make { .. }));
+    let made =
+        transaction.changes.iter().filter(|change| matches!(change.action, Action::Make { .. }));
     let made: HashSet<&TreePath> = made.map(|change| &change.path).collect();
     parents.retain(|parent| !made.contains(parent));
     parents.sort_unstable();
     parents.dedup();
     let fault = |parent: &TreePath| check_parent(root, parent, filesystems).err();
-    let first =
-        if parents.len() < FEW { parents.iter().find_map(fault) } else { parents.par_iter().find_map_first(fault) };
+    let first = if parents.len() < FEW {
+        parents.iter().find_map(fault)
+    } else {
+        parents.par_iter().find_map_first(fault)
+    };
     if let Some(first) = first {
         return Err(first);
     }
     for which in transaction.filesystems() {
         let top = &filesystems.tops()[which];
         if !root.may_write(top)? {
-            return refuse(top, "has paths that have to change and may not be written to (a read-only subvolume?)");
+            return refuse(
+                top,
+                "has paths that have to change and may not be written to (a read-only subvolume?)",
+            );
         }
     }
     Ok(())
@@ -138,7 +176,8 @@ pub fn check_missing_mounts(
     mounts: &[Mount],
 ) -> Result<(), Untouched> {
     for point in named.iter().filter(|point| mounts.iter().all(|mount| mount.at != **point)) {
-        if let Some(change) = transaction.changes.iter().find(|change| change.path.is_below(point)) {
+        if let Some(change) = transaction.changes.iter().find(|change| change.path.is_below(point))
+        {
             let (path, point) = (root.show(&change.path), root.show(point));
             return Err(Untouched::Refused(format!(
                 "{path} has to change and {point}, which the tree's fstab names, is not mounted"
@@ -149,16 +188,27 @@ pub fn check_missing_mounts(
 }
 
 /// Refuses what would keep the agent from recording what it did.
-pub fn check_own_places(root: &Root, transaction: &Transaction, generation: GenerationId) -> Result<(), Untouched> {
-    let in_the_way = |install: &&Install| state::is_above_own(&install.entry.path) && !install.entry.is_dir();
+pub fn check_own_places(
+    root: &Root,
+    transaction: &Transaction,
+    generation: GenerationId,
+) -> Result<(), Untouched> {
+    let in_the_way =
+        |install: &&Install| state::is_above_own(&install.entry.path) && !install.entry.is_dir();
     if let Some(install) = transaction.installs.iter().find(in_the_way) {
         let (path, kind) = (root.show(&install.entry.path), install.entry.type_name());
-        return Err(Untouched::Refused(format!("{path} is a {kind} in the image, and the agent keeps files in it")));
+        return Err(Untouched::Refused(format!(
+            "{path} is a {kind} in the image, and the agent keeps files in it"
+        )));
     }
     Ok(state::check_places(root, generation)?)
 }
 
-fn check_parent(root: &Root, parent: &TreePath, filesystems: &Filesystems) -> Result<(), Untouched> {
+fn check_parent(
+    root: &Root,
+    parent: &TreePath,
+    filesystems: &Filesystems,
+) -> Result<(), Untouched> {
     let refuse = |why: &str| Err(Untouched::Refused(format!("{} {why}", root.show(parent))));
     let stat = root.stat(parent)?.filter(|stat| stat.kind == FileKind::Directory);
     let (Some(pins), Some(stat)) = (root.pins(parent)?, stat) else {
@@ -183,7 +233,9 @@ fn check_parent(root: &Root, parent: &TreePath, filesystems: &Filesystems) -> Re
             "has entries that have to change, and a project to hand on (chattr +P) that is not that of {top}: nothing can be renamed from one into the other"
         ));
     }
-    let (Some(top_pins), Some(top_stat)) = (root.pins(&top)?, root.stat(&top)?) else { return Ok(()) };
+    let (Some(top_pins), Some(top_stat)) = (root.pins(&top)?, root.stat(&top)?) else {
+        return Ok(());
+    };
     if top_stat.dev != stat.dev || (top_pins.mount != pins.mount && top_pins.mount != 0) {
         return refuse("is on another filesystem than when the tree was looked at; run again");
     }
@@ -217,7 +269,9 @@ pub fn check_room_without_slots(
     let mut needs: BTreeMap<usize, (i128, i128)> = BTreeMap::new();
     for change in &transaction.changes {
         let ground = filesystems.ground(&change.path);
-        let (Action::Install { slot } | Action::Exchange { slot, .. } | Action::Remove { slot }) = change.action else {
+        let (Action::Install { slot } | Action::Exchange { slot, .. } | Action::Remove { slot }) =
+            change.action
+        else {
             continue;
         };
         if ground == change.filesystem {
@@ -226,7 +280,9 @@ pub fn check_room_without_slots(
         let block = root.below(&filesystems.tops()[ground])?.room()?.block;
         let old = held(root, &change.path, block)?;
         displaced += old;
-        let below = |install: &&Install| install.entry.path == change.path || install.entry.path.is_below(&change.path);
+        let below = |install: &&Install| {
+            install.entry.path == change.path || install.entry.path.is_below(&change.path)
+        };
         let comes = !matches!(change.action, Action::Remove { .. });
         let new = match transaction.slots {
             Slots::Undo if comes => held(root, &undo_slot(slot), block)?,
@@ -290,7 +346,12 @@ mod tests {
         assert!(refused.to_string().contains("--allow-root-fs=overlay"));
         assert!(check_host(Some(&host), "/", &["overlay".to_owned()]).is_ok());
         assert!(
-            check_host(Some(&Host { read_only: true, kind: "ext4".to_owned(), ..Host::default() }), "/", &[]).is_err()
+            check_host(
+                Some(&Host { read_only: true, kind: "ext4".to_owned(), ..Host::default() }),
+                "/",
+                &[]
+            )
+            .is_err()
         );
     }
 }

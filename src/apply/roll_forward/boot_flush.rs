@@ -20,7 +20,8 @@ const JOURNALED: [&str; 5] = ["ext3", "ext4", "xfs", "jfs", "reiserfs"];
 pub(in crate::apply) fn write_back(root: &Root, journal: &Journal, monitor: &dyn Monitor) {
     let boot = name("boot");
     let filesystems = Filesystems::from_tops(journal.tops.clone());
-    let changed = journal.changes.iter().filter(|change| change.path == boot || change.path.is_below(&boot));
+    let changed =
+        journal.changes.iter().filter(|change| change.path == boot || change.path.is_below(&boot));
     let held: BTreeSet<usize> = changed.map(|change| filesystems.ground(&change.path)).collect();
     if held.is_empty() {
         return;
@@ -32,7 +33,9 @@ pub(in crate::apply) fn write_back(root: &Root, journal: &Journal, monitor: &dyn
         } else {
             mounts.iter().find(|mount| mount.at == *top).map(|mount| (&mount.kind, &mount.source))
         };
-        if !mounted.is_some_and(|(kind, source)| JOURNALED.contains(&kind.as_str()) && source == b"/") {
+        if !mounted
+            .is_some_and(|(kind, source)| JOURNALED.contains(&kind.as_str()) && source == b"/")
+        {
             continue;
         }
         if let Err(error) = root.below(top).and_then(|tree| tree.write_back()) {

@@ -25,7 +25,13 @@ pub(in crate::apply) struct Carry<'a> {
 impl Carry<'_> {
     /// Makes what the slot holds stand at `path`; what stands there goes to the slot of `old`. Nothing
     /// stands there for a moment where one of the two is a directory.
-    pub fn install(&self, coming: &Root, old: &Root, slot: &TreePath, path: &TreePath) -> Result<(), RootError> {
+    pub fn install(
+        &self,
+        coming: &Root,
+        old: &Root,
+        slot: &TreePath,
+        path: &TreePath,
+    ) -> Result<(), RootError> {
         if is_same(coming, slot, self.root, path)? {
             return self.finish(coming, slot, path);
         }
@@ -42,7 +48,12 @@ impl Carry<'_> {
         self.root.remove_tree(&aside)?;
         copy(coming, slot, self.root, &aside, false)?;
         let there = self.root.stat(path)?.is_some();
-        self.root.rename(&aside, self.root, path, if there { Rename::Replace } else { Rename::NoReplace })?;
+        self.root.rename(
+            &aside,
+            self.root,
+            path,
+            if there { Rename::Replace } else { Rename::NoReplace },
+        )?;
         self.finish(coming, slot, path)
     }
 
@@ -71,7 +82,11 @@ impl Carry<'_> {
 
     /// A place on the filesystem where nobody looks.
     fn aside(&self, slot: &TreePath) -> Result<TreePath, RootError> {
-        let bad = |error| RootError { what: "make", path: self.root.show(self.top), source: io::Error::other(error) };
+        let bad = |error| RootError {
+            what: "make",
+            path: self.root.show(self.top),
+            source: io::Error::other(error),
+        };
         let stage = self.top.join(STAGE.as_bytes()).map_err(bad)?;
         if self.root.stat(&stage)?.is_none() {
             self.root.create_dir(&stage)?;
@@ -87,7 +102,13 @@ fn beside(slot: &TreePath) -> TreePath {
 
 /// Copies what stands at `from` in `source`, with what is below it, to `to` in `target`, durable; `whole`
 /// with all metadata, else with times alone.
-fn copy(source: &Root, from: &TreePath, target: &Root, to: &TreePath, whole: bool) -> Result<(), RootError> {
+fn copy(
+    source: &Root,
+    from: &TreePath,
+    target: &Root,
+    to: &TreePath,
+    whole: bool,
+) -> Result<(), RootError> {
     let Some(stat) = source.stat(from)? else { return Ok(()) };
     let mut directories = Vec::new();
     let mut copy_one = |path: &TreePath, stat: &crate::root::Stat| -> Result<(), RootError> {
@@ -109,7 +130,9 @@ fn copy(source: &Root, from: &TreePath, target: &Root, to: &TreePath, whole: boo
     };
     copy_one(from, &stat)?;
     if stat.kind == FileKind::Directory {
-        source.walk::<RootError>(from, |visit| copy_one(&visit.path, &visit.stat).map(|()| Descend::Into))?;
+        source.walk::<RootError>(from, |visit| {
+            copy_one(&visit.path, &visit.stat).map(|()| Descend::Into)
+        })?;
     }
     for (path, place, stat) in directories.iter().rev() {
         if whole {
@@ -123,13 +146,22 @@ fn copy(source: &Root, from: &TreePath, target: &Root, to: &TreePath, whole: boo
 }
 
 /// Where `path`, which is `from` or below it, is when that is at `to`.
-fn moved(path: &TreePath, from: &TreePath, to: &TreePath) -> Result<TreePath, crate::tree_path::BadPath> {
+fn moved(
+    path: &TreePath,
+    from: &TreePath,
+    to: &TreePath,
+) -> Result<TreePath, crate::tree_path::BadPath> {
     TreePath::new([to.as_bytes(), &path.as_bytes()[from.as_bytes().len()..]].concat())
 }
 
 /// Whether `path` holds what the slot holds, as far as both filesystems can: the same names, the same
 /// kinds, the same bytes.
-fn is_same(coming: &Root, slot: &TreePath, root: &Root, path: &TreePath) -> Result<bool, RootError> {
+fn is_same(
+    coming: &Root,
+    slot: &TreePath,
+    root: &Root,
+    path: &TreePath,
+) -> Result<bool, RootError> {
     let (Some(new), Some(live)) = (coming.stat(slot)?, root.stat(path)?) else { return Ok(false) };
     if new.kind != live.kind {
         return Ok(false);
@@ -159,7 +191,8 @@ fn is_same(coming: &Root, slot: &TreePath, root: &Root, path: &TreePath) -> Resu
 }
 
 fn same_bytes(a: impl Read, b: impl Read) -> io::Result<bool> {
-    let (mut a, mut b) = (io::BufReader::with_capacity(BLOCK, a), io::BufReader::with_capacity(BLOCK, b));
+    let (mut a, mut b) =
+        (io::BufReader::with_capacity(BLOCK, a), io::BufReader::with_capacity(BLOCK, b));
     loop {
         use std::io::BufRead;
         let (here, there) = (a.fill_buf()?, b.fill_buf()?);

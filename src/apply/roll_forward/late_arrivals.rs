@@ -24,7 +24,11 @@ pub(in crate::apply) struct Strangers {
 }
 
 /// Brings back what `changes` took along and do not list.
-pub(in crate::apply) fn bring_back(root: &Root, stages: &Stages, changes: &[Change]) -> Result<Strangers, RootError> {
+pub(in crate::apply) fn bring_back(
+    root: &Root,
+    stages: &Stages,
+    changes: &[Change],
+) -> Result<Strangers, RootError> {
     let mut strangers = Strangers::default();
     let mut went: Option<Went> = None;
     for (at, old) in stages.which().filter_map(|at| Some((at, stages.old(at)?))) {
@@ -54,9 +58,9 @@ struct Went<'a> {
 impl<'a> Went<'a> {
     fn of(changes: &'a [Change]) -> Self {
         let by_slot = changes.iter().filter_map(|change| match change.action {
-            Action::Install { slot } | Action::Exchange { slot, .. } | Action::RemoveTree { slot } => {
-                Some(((change.filesystem, slot), change))
-            }
+            Action::Install { slot }
+            | Action::Exchange { slot, .. }
+            | Action::RemoveTree { slot } => Some(((change.filesystem, slot), change)),
             _ => None,
         });
         let inside = changes.iter().filter(|change| change.action == Action::RemoveInside);
@@ -83,7 +87,10 @@ impl Taken<'_> {
             }
             match self.root.stat(&path)? {
                 None => coming.push((visit.path, path)),
-                Some(live) if live.kind == FileKind::Directory && visit.stat.kind == FileKind::Directory => {
+                Some(live)
+                    if live.kind == FileKind::Directory
+                        && visit.stat.kind == FileKind::Directory =>
+                {
                     return Ok(Descend::Into);
                 }
                 Some(_) => strangers.stuck.push(path),
@@ -144,7 +151,12 @@ impl Taken<'_> {
     }
 
     /// `path`, which is `from` or below it, as it is below `to`.
-    fn moved(&self, path: &TreePath, from: &TreePath, to: &TreePath) -> Result<TreePath, RootError> {
+    fn moved(
+        &self,
+        path: &TreePath,
+        from: &TreePath,
+        to: &TreePath,
+    ) -> Result<TreePath, RootError> {
         let inside = &path.as_bytes()[from.as_bytes().len()..];
         TreePath::new([to.as_bytes(), inside].concat()).map_err(|error| {
             let source = std::io::Error::other(error);

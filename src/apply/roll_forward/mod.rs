@@ -36,11 +36,17 @@ pub struct Applied {
 }
 
 /// Does all that the journal says, records the state, and ends the transaction.
-pub fn roll_forward(root: &Root, journal: &Journal, monitor: &dyn Monitor) -> Result<Applied, Interrupted> {
+pub fn roll_forward(
+    root: &Root,
+    journal: &Journal,
+    monitor: &dyn Monitor,
+) -> Result<Applied, Interrupted> {
     let filesystems = Filesystems::from_tops(journal.tops.clone());
     let (begin, mut met) = (Instant::now(), Met::default());
     let answer = match attempt(root, journal, &filesystems, begin, &mut met, monitor) {
-        Err(broken) if broken.is_full() && space_reserve::release(root, &filesystems).unwrap_or(false) => {
+        Err(broken)
+            if broken.is_full() && space_reserve::release(root, &filesystems).unwrap_or(false) =>
+        {
             monitor.note(format!("{broken}; going on with the room that was kept for this"));
             attempt(root, journal, &filesystems, begin, &mut met, monitor)
         }
@@ -114,7 +120,9 @@ fn attempt(
             root.show(path)
         ));
     }
-    for change in journal.changes.iter().filter(|change| matches!(change.action, Action::RemoveTree { .. })) {
+    for change in
+        journal.changes.iter().filter(|change| matches!(change.action, Action::RemoveTree { .. }))
+    {
         if root.stat(&change.path)?.is_some_and(|stat| stat.kind == FileKind::Directory) {
             kept.push(change.path.clone());
         }
@@ -132,22 +140,35 @@ fn attempt(
         Some(text) => Some(State::parse(text, "the state in the journal")?),
         None => None,
     };
-    let kept_at = if journal.keep == Keep::This { "is kept in .si-undo until the next update" } else { "is gone" };
+    let kept_at = if journal.keep == Keep::This {
+        "is kept in .si-undo until the next update"
+    } else {
+        "is gone"
+    };
     for path in met.edited.iter() {
-        monitor.warn(format!("{} was changed after the update was sealed; what it was {kept_at}", root.show(path)));
+        monitor.warn(format!(
+            "{} was changed after the update was sealed; what it was {kept_at}",
+            root.show(path)
+        ));
     }
     for path in &kept {
         monitor.warn(format!("{} stays, since something untracked sits in it", root.show(path)));
     }
     for path in met.anew.iter() {
-        monitor.warn(format!("{} had gone or become something else meanwhile; it was made anew", root.show(path)));
+        monitor.warn(format!(
+            "{} had gone or become something else meanwhile; it was made anew",
+            root.show(path)
+        ));
     }
     if let Some(state) = &mut state {
         for path in &kept {
             state.deviate(path, "kept, since something untracked sits in it");
         }
         for path in met.anew.iter() {
-            state.deviate(path, "was not there any more when the update was made; what it held may be missing");
+            state.deviate(
+                path,
+                "was not there any more when the update was made; what it held may be missing",
+            );
         }
         state.written = jiff::Timestamp::now();
     }
@@ -160,8 +181,12 @@ fn attempt(
     let _ = space_reserve::release(root, filesystems);
     journal::close(root)?;
     monitor.event(Event::Finished { job: Job::Apply });
-    if let Err(error) = put_away(root, journal).and_then(|()| filesystems.tell_what_is_left(root, monitor)) {
-        monitor.warn(format!("what was displaced is not yet where it is kept; the next run sees to it: {error}"));
+    if let Err(error) =
+        put_away(root, journal).and_then(|()| filesystems.tell_what_is_left(root, monitor))
+    {
+        monitor.warn(format!(
+            "what was displaced is not yet where it is kept; the next run sees to it: {error}"
+        ));
     }
     Ok(Applied { state, mixed, kept })
 }
@@ -217,7 +242,9 @@ fn settle_directories(root: &Root, journal: &Journal) -> Result<(), RootError> {
     for entry in &journal.directories {
         if whole.contains(&entry.path) {
             match root.stat(&entry.path)? {
-                Some(stat) if stat.kind == FileKind::Directory => root.set_meta(&entry.path, &entry.meta)?,
+                Some(stat) if stat.kind == FileKind::Directory => {
+                    root.set_meta(&entry.path, &entry.meta)?
+                }
                 _ => {}
             }
         } else {

@@ -57,7 +57,10 @@ impl<'a> Steps<'a> {
         let missing = || Broken::NoStage(root.show(&change.path));
         let coming = self.stages.coming(at).ok_or_else(missing)?;
         let old = self.stages.old(at).ok_or_else(missing)?;
-        let comes = matches!(change.action, Action::Install { .. } | Action::Exchange { .. } | Action::Make { .. });
+        let comes = matches!(
+            change.action,
+            Action::Install { .. } | Action::Exchange { .. } | Action::Make { .. }
+        );
         let ground = self.filesystems.ground(&change.path);
         if ground != at && (comes || matches!(change.action, Action::Remove { .. })) {
             self.here = None;
@@ -70,11 +73,15 @@ impl<'a> Steps<'a> {
         let Some(here) = self.enter(change, comes.then_some(old))? else { return Ok(true) };
         match change.action {
             Action::Install { slot } => {
-                if install(here, coming, old, slot, &path)?.is_some_and(|live| changed_since(&live, self.sealed)) {
+                if install(here, coming, old, slot, &path)?
+                    .is_some_and(|live| changed_since(&live, self.sealed))
+                {
                     self.met.edited.push(change.path.clone());
                 }
             }
-            Action::Exchange { slot, to_directory } => exchange(here, coming, old, slot, &path, to_directory)?,
+            Action::Exchange { slot, to_directory } => {
+                exchange(here, coming, old, slot, &path, to_directory)?
+            }
             Action::Make { slot } => make(here, old, slot, &path)?,
             Action::Remove { slot } => remove(here, old, slot, &path)?,
             // What has been mounted in it meanwhile must not go along: it stays as it is.
@@ -124,12 +131,16 @@ fn carried(
     }
     let live = root.stat(path)?.map(|live| live.kind == FileKind::Directory);
     match change.action {
-        Action::Install { slot } | Action::Exchange { slot, .. } => match coming.stat(&slot_name(slot))? {
-            Some(_) => carry.install(coming, old, &slot_name(slot), path),
-            None => Ok(()),
-        },
+        Action::Install { slot } | Action::Exchange { slot, .. } => {
+            match coming.stat(&slot_name(slot))? {
+                Some(_) => carry.install(coming, old, &slot_name(slot), path),
+                None => Ok(()),
+            }
+        }
         // A directory that came to stand there is not what was to go.
-        Action::Remove { slot } if live == Some(false) => carry.displace(old, &slot_name(slot), path),
+        Action::Remove { slot } if live == Some(false) => {
+            carry.displace(old, &slot_name(slot), path)
+        }
         Action::Make { slot } if live != Some(true) => {
             if live.is_some() {
                 carry.displace(old, &slot_name(slot), path)?;
@@ -147,7 +158,13 @@ fn changed_since(live: &Stat, sealed: Mtime) -> bool {
 }
 
 /// Says what it replaced.
-fn install(root: &Root, coming: &Root, old: &Root, slot: u32, path: &TreePath) -> Result<Option<Stat>, RootError> {
+fn install(
+    root: &Root,
+    coming: &Root,
+    old: &Root,
+    slot: u32,
+    path: &TreePath,
+) -> Result<Option<Stat>, RootError> {
     let slot = slot_name(slot);
     let Some(new) = coming.stat(&slot)? else { return Ok(None) };
     let Some(live) = root.stat(path)? else {
@@ -233,7 +250,9 @@ fn remove_tree(root: &Root, old: &Root, slot: u32, path: &TreePath) -> Result<()
         return Ok(());
     }
     match root.stat(path)? {
-        Some(live) if live.kind == FileKind::Directory => root.rename(path, old, &slot, Rename::NoReplace),
+        Some(live) if live.kind == FileKind::Directory => {
+            root.rename(path, old, &slot, Rename::NoReplace)
+        }
         // What came to stand there is not what was to go.
         _ => Ok(()),
     }

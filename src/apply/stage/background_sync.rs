@@ -21,13 +21,18 @@ pub(in crate::apply) struct EarlySync {
 
 impl EarlySync {
     /// For the filesystems of `roots`, on which `bytes` are to be written; `None` where it would not pay.
-    pub fn start(roots: impl FnOnce() -> Result<Vec<Root>, RootError>, bytes: u64) -> Result<Option<Self>, RootError> {
+    pub fn start(
+        roots: impl FnOnce() -> Result<Vec<Root>, RootError>,
+        bytes: u64,
+    ) -> Result<Option<Self>, RootError> {
         if bytes < 2 * PERIOD {
             return Ok(None);
         }
         let roots = roots()?;
         let (wake, woken) = sync_channel(1);
-        let thread = std::thread::Builder::new().name("early-sync".to_owned()).spawn(move || sync_when(&woken, &roots));
+        let thread = std::thread::Builder::new()
+            .name("early-sync".to_owned())
+            .spawn(move || sync_when(&woken, &roots));
         // Without the thread everything is synced in the end.
         Ok(thread.ok().map(|thread| EarlySync { written: AtomicU64::new(0), wake, thread }))
     }

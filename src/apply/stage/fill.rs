@@ -16,7 +16,9 @@ use crate::apply::stage::worker_queue::{Belt, Stopped};
 use crate::apply::stage::{FillError, Stage};
 use crate::apply::{Untouched, name};
 use crate::delta::{Kind, ReadAt};
-use crate::diff_archive::{ArchiveError, Compression, Group, Listing, Member, Reader, Sources, Workspace};
+use crate::diff_archive::{
+    ArchiveError, Compression, Group, Listing, Member, Reader, Sources, Workspace,
+};
 use crate::digest::Digest;
 use crate::fetch::Arriving;
 use crate::manifest::Manifest;
@@ -53,7 +55,10 @@ impl<'a> LiveContents<'a> {
     /// What the tree should hold by the manifest of what it is.
     pub fn new(root: &'a Root, base: Option<&'a Manifest>) -> Self {
         let entries = base.map(Manifest::entries).unwrap_or_default();
-        LiveContents::of(root, entries.iter().filter_map(|entry| Some((entry.digest()?, &entry.path))))
+        LiveContents::of(
+            root,
+            entries.iter().filter_map(|entry| Some((entry.digest()?, &entry.path))),
+        )
     }
 
     /// What was read on the tree in this run.
@@ -90,20 +95,33 @@ impl Sources for LiveContents<'_> {
         Ok(self.append(digest, size, path, &mut bytes)?.then_some(bytes))
     }
 
-    fn append(&self, digest: &Digest, size: u64, _: &TreePath, to: &mut Vec<u8>) -> io::Result<bool> {
+    fn append(
+        &self,
+        digest: &Digest,
+        size: u64,
+        _: &TreePath,
+        to: &mut Vec<u8>,
+    ) -> io::Result<bool> {
         let (places, before) = (self.places(digest), to.len());
         for (_, path) in places {
             let Some(file) = self.open(path, size) else { continue };
             to.truncate(before);
             // With a single place the caller's own check is enough.
-            if append_exactly(file, size, to) && (places.len() == 1 || Digest::of(&to[before..]) == *digest) {
+            if append_exactly(file, size, to)
+                && (places.len() == 1 || Digest::of(&to[before..]) == *digest)
+            {
                 return Ok(true);
             }
         }
         Ok(false)
     }
 
-    fn open(&self, digest: &Digest, size: u64, _: &TreePath) -> io::Result<Option<Box<dyn ReadAt + '_>>> {
+    fn open(
+        &self,
+        digest: &Digest,
+        size: u64,
+        _: &TreePath,
+    ) -> io::Result<Option<Box<dyn ReadAt + '_>>> {
         let places = self.places(digest);
         for (_, path) in places {
             let Some(file) = LiveContents::open(self, path, size) else { continue };
@@ -117,7 +135,8 @@ impl Sources for LiveContents<'_> {
 
 /// Stages what the live tree has already: renamed files, and those whose metadata alone changes.
 pub fn from_live(stage: &Stage, live: &LiveContents) -> Result<(), Untouched> {
-    let wanted: Vec<(Digest, u64)> = stage.wanted().into_iter().filter(|(digest, _)| live.has(digest)).collect();
+    let wanted: Vec<(Digest, u64)> =
+        stage.wanted().into_iter().filter(|(digest, _)| live.has(digest)).collect();
     wanted.par_iter().try_for_each(|(digest, size)| {
         for (_, path) in live.places(digest) {
             if let Some(file) = live.open(path, *size)
@@ -133,13 +152,19 @@ pub fn from_live(stage: &Stage, live: &LiveContents) -> Result<(), Untouched> {
 /// Stages what a chain of diffs brings, first to last.
 ///
 /// Where this succeeds, all of it has come and was verified.
-pub fn from_chain(stage: &Stage, live: &LiveContents, chain: &[Delivery]) -> Result<(), ChainError> {
+pub fn from_chain(
+    stage: &Stage,
+    live: &LiveContents,
+    chain: &[Delivery],
+) -> Result<(), ChainError> {
     let needs = needs(stage, live, chain);
     let scratch = stage.scratch()?;
     for (delivery, need) in chain.iter().zip(&needs) {
         let run = Run { stage, live, scratch, need };
         run.deliver(delivery).map_err(|error| match error {
-            DeliverError::Archive(source) => ChainError::Archive { name: delivery.name.to_owned(), source },
+            DeliverError::Archive(source) => {
+                ChainError::Archive { name: delivery.name.to_owned(), source }
+            }
             DeliverError::Untouched(error) => ChainError::Untouched(error),
         })?;
     }
@@ -181,16 +206,25 @@ fn needs(stage: &Stage, live: &LiveContents, chain: &[Delivery]) -> Vec<Need> {
     let mut needs = Vec::with_capacity(chain.len());
     for delivery in chain.iter().rev() {
         let mut need = Need::default();
-        let (copying, making) =
-            delivery.listing.groups().iter().partition::<Vec<&Group>, _>(|g| g.kind == Kind::Copies);
+        let (copying, making) = delivery
+            .listing
+            .groups()
+            .iter()
+            .partition::<Vec<&Group>, _>(|g| g.kind == Kind::Copies);
         let lacked = |need: &mut Need, groups: &[&Group], open: &HashSet<Digest>| {
             let mut sources = HashSet::new();
             for group in groups {
-                let wanted = group.targets.iter().map(|target| target.digest).filter(|digest| open.contains(digest));
+                let wanted = group
+                    .targets
+                    .iter()
+                    .map(|target| target.digest)
+                    .filter(|digest| open.contains(digest));
                 let before = need.contents.len();
                 need.contents.extend(wanted);
                 if need.contents.len() > before {
-                    sources.extend(group.sources.iter().map(|s| s.digest).filter(|digest| !live.has(digest)));
+                    sources.extend(
+                        group.sources.iter().map(|s| s.digest).filter(|digest| !live.has(digest)),
+                    );
                 }
             }
             sources
@@ -198,7 +232,8 @@ fn needs(stage: &Stage, live: &LiveContents, chain: &[Delivery]) -> Vec<Need> {
         let pieces = lacked(&mut need, &copying, &open);
         between.extend(pieces.difference(&staged));
         open.extend(pieces);
-        let whole = delivery.listing.whole().filter_map(|entry| entry.file()).map(|(_, digest)| digest);
+        let whole =
+            delivery.listing.whole().filter_map(|entry| entry.file()).map(|(_, digest)| digest);
         need.contents.extend(whole.filter(|digest| open.contains(digest)));
         let sources = lacked(&mut need, &making, &open);
         need.between = between.intersection(&need.contents).copied().collect();
@@ -249,7 +284,13 @@ impl Sources for Run<'_> {
         Ok(self.append(digest, size, path, &mut bytes)?.then_some(bytes))
     }
 
-    fn append(&self, digest: &Digest, size: u64, path: &TreePath, to: &mut Vec<u8>) -> io::Result<bool> {
+    fn append(
+        &self,
+        digest: &Digest,
+        size: u64,
+        path: &TreePath,
+        to: &mut Vec<u8>,
+    ) -> io::Result<bool> {
         let before = to.len();
         let whole = |file: File, to: &mut Vec<u8>| {
             to.truncate(before);
@@ -260,7 +301,12 @@ impl Sources for Run<'_> {
             || self.stage.staged(digest).is_some_and(|file| whole(file, to)))
     }
 
-    fn open(&self, digest: &Digest, size: u64, path: &TreePath) -> io::Result<Option<Box<dyn ReadAt + '_>>> {
+    fn open(
+        &self,
+        digest: &Digest,
+        size: u64,
+        path: &TreePath,
+    ) -> io::Result<Option<Box<dyn ReadAt + '_>>> {
         // What is staged was checked a moment ago.
         if let Some(file) = kept_aside(self.scratch, digest).or_else(|| self.stage.staged(digest)) {
             return Ok(Some(Box::new(file)));
@@ -279,7 +325,11 @@ impl Run<'_> {
     }
 
     /// Puts on the belt what the archive brings and is needed.
-    fn unpack(&self, delivery: &Delivery, belt: &Belt<Piece, DeliverError>) -> Result<(), DeliverError> {
+    fn unpack(
+        &self,
+        delivery: &Delivery,
+        belt: &Belt<Piece, DeliverError>,
+    ) -> Result<(), DeliverError> {
         let Delivery { listing, file, first_frame, compression, .. } = *delivery;
         let bytes = BufReader::with_capacity(PIECE, file.reader(first_frame));
         let mut reader = Reader::after(listing, bytes, compression)?;
@@ -287,7 +337,9 @@ impl Run<'_> {
             let put = match member {
                 Member::Plain(_) => continue,
                 Member::Whole(entry, mut content) => {
-                    let Some((size, digest)) = entry.file().filter(|(_, d)| self.need.contents.contains(d)) else {
+                    let Some((size, digest)) =
+                        entry.file().filter(|(_, d)| self.need.contents.contains(d))
+                    else {
                         continue;
                     };
                     if size > SMALL {
@@ -299,7 +351,11 @@ impl Run<'_> {
                     belt.put(Piece::Whole(digest, bytes), size)
                 }
                 Member::Patch(group, patch) => {
-                    if !group.targets.iter().any(|target| self.need.contents.contains(&target.digest)) {
+                    if !group
+                        .targets
+                        .iter()
+                        .any(|target| self.need.contents.contains(&target.digest))
+                    {
                         continue;
                     }
                     // The files that it copies from may still be on the belt.
@@ -317,19 +373,30 @@ impl Run<'_> {
     }
 
     /// A source that drifted is no fault of the archive: what it would have made stays wanted.
-    fn patch(&self, group: &Group, patch: &[u8], workspace: &mut Workspace) -> Result<(), DeliverError> {
-        let made =
-            group.make(patch, self, workspace, |target, content| match self.need.contents.contains(&target.digest) {
+    fn patch(
+        &self,
+        group: &Group,
+        patch: &[u8],
+        workspace: &mut Workspace,
+    ) -> Result<(), DeliverError> {
+        let made = group.make(patch, self, workspace, |target, content| {
+            match self.need.contents.contains(&target.digest) {
                 true => self.take(&target.digest, target.size, content),
                 false => Ok(()),
-            });
+            }
+        });
         match made {
             Err(DeliverError::Archive(_)) => Ok(()),
             made => made,
         }
     }
 
-    fn take(&self, digest: &Digest, size: u64, content: &mut dyn BufRead) -> Result<(), DeliverError> {
+    fn take(
+        &self,
+        digest: &Digest,
+        size: u64,
+        content: &mut dyn BufRead,
+    ) -> Result<(), DeliverError> {
         if !self.need.between.contains(digest) {
             return self.fill(digest, content);
         }
@@ -370,7 +437,12 @@ fn append_exactly(file: File, size: u64, to: &mut Vec<u8>) -> bool {
 }
 
 /// Keeps content that is needed only on the way, in the stage itself.
-fn keep_aside(scratch: &Root, digest: &Digest, size: u64, content: &mut dyn BufRead) -> Result<File, DeliverError> {
+fn keep_aside(
+    scratch: &Root,
+    digest: &Digest,
+    size: u64,
+    content: &mut dyn BufRead,
+) -> Result<File, DeliverError> {
     let place = name(&format!("between-{digest}"));
     let file = scratch.create_file(&place).map_err(Untouched::from_root)?;
     let copied = copy(content, &file, size).map_err(|error| match error {
@@ -382,14 +454,18 @@ fn keep_aside(scratch: &Root, digest: &Digest, size: u64, content: &mut dyn BufR
     });
     let copied = copied.and_then(|found| match found == *digest {
         true => Ok(()),
-        false => Err(ArchiveError::Listing(format!("what it holds is not content {digest}, which it lists")).into()),
+        false => Err(ArchiveError::Listing(format!(
+            "what it holds is not content {digest}, which it lists"
+        ))
+        .into()),
     });
     if let Err(error) = copied {
         // The archive may come anew, and be read once more.
         scratch.unlink(&place).map_err(Untouched::from_root)?;
         return Err(error);
     }
-    kept_aside(scratch, digest).ok_or_else(|| Untouched::Refused("what was staged has gone".to_owned()).into())
+    kept_aside(scratch, digest)
+        .ok_or_else(|| Untouched::Refused("what was staged has gone".to_owned()).into())
 }
 
 /// Reads what [`keep_aside`] kept.

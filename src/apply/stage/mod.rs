@@ -98,7 +98,8 @@ impl<'a> Stage<'a> {
         let stages = stages.map_err(Untouched::from_root)?;
         let labelled = root.label_for(&TreePath::root())?.is_some();
         let tops = || stages.which().map(|at| root.below(&filesystems.tops()[at])).collect();
-        let early = if sync_tells_errors() { EarlySync::start(tops, transaction.bytes())? } else { None };
+        let early =
+            if sync_tells_errors() { EarlySync::start(tops, transaction.bytes())? } else { None };
         monitor.event(Event::Started { job: Job::Stage, total: transaction.bytes() });
         let mut stage = Stage {
             root,
@@ -119,7 +120,8 @@ impl<'a> Stage<'a> {
                 Make::LinkStaged(_) | Make::LinkLive(_) => {}
             }
         }
-        stage.contents = missing.iter().filter_map(|(digest, at)| Some((*digest, *at.first()?))).collect();
+        stage.contents =
+            missing.iter().filter_map(|(digest, at)| Some((*digest, *at.first()?))).collect();
         *stage.missing() = missing;
         Ok(stage)
     }
@@ -128,7 +130,10 @@ impl<'a> Stage<'a> {
     pub fn wanted(&self) -> BTreeMap<Digest, u64> {
         let missing = self.missing();
         let size = |at: usize| self.transaction.installs[at].bytes();
-        missing.iter().filter_map(|(digest, at)| at.first().map(|&at| (*digest, size(at)))).collect()
+        missing
+            .iter()
+            .filter_map(|(digest, at)| at.first().map(|&at| (*digest, size(at))))
+            .collect()
     }
 
     /// Whether `digest` is still to be handed in.
@@ -151,13 +156,18 @@ impl<'a> Stage<'a> {
         let first = &self.transaction.installs[first];
         let tree = self.tree(first)?;
         let file = tree.create_file(&first.place).map_err(Untouched::from_root)?;
-        let copied = copy(&mut Heeding { from: content, monitor: self.monitor }, &file, first.bytes());
+        let copied =
+            copy(&mut Heeding { from: content, monitor: self.monitor }, &file, first.bytes());
         let found = copied.map_err(|e| match e {
             CopyError::Read(_) if self.monitor.is_stopped() => Untouched::Stopped.into(),
             CopyError::Read(e) => FillError::Source(e),
             CopyError::Write(source) => {
                 let path = tree.show(&first.place);
-                FillError::Untouched(Untouched::from_root(RootError { what: "write", path, source }))
+                FillError::Untouched(Untouched::from_root(RootError {
+                    what: "write",
+                    path,
+                    source,
+                }))
             }
         });
         match found {
@@ -180,7 +190,12 @@ impl<'a> Stage<'a> {
 
     /// Takes the file at `path` in the tree `from`, on the root's filesystem, as the content `digest`;
     /// false where it is not that.
-    pub fn take_over(&self, digest: &Digest, from: &Root, path: &TreePath) -> Result<bool, Untouched> {
+    pub fn take_over(
+        &self,
+        digest: &Digest,
+        from: &Root,
+        path: &TreePath,
+    ) -> Result<bool, Untouched> {
         let Some(installs) = self.missing().get(digest).cloned() else { return Ok(true) };
         let Some((&first, others)) = installs.split_first() else { return Ok(true) };
         let install = &self.transaction.installs[first];
@@ -188,7 +203,9 @@ impl<'a> Stage<'a> {
             return Ok(false);
         }
         if install.filesystem != 0 {
-            return match self.fill(digest, &mut BufReader::with_capacity(PIECE, from.open_file(path)?)) {
+            return match self
+                .fill(digest, &mut BufReader::with_capacity(PIECE, from.open_file(path)?))
+            {
                 Ok(()) => Ok(true),
                 Err(FillError::Untouched(error)) => Err(error),
                 Err(_) => Ok(false),
@@ -199,8 +216,9 @@ impl<'a> Stage<'a> {
             answer => answer?,
         };
         let read = Digest::of_reader(Heeding { from: &file, monitor: self.monitor });
-        let found =
-            read.map_err(|source| failed(self.monitor, RootError { what: "read", path: from.show(path), source }))?;
+        let found = read.map_err(|source| {
+            failed(self.monitor, RootError { what: "read", path: from.show(path), source })
+        })?;
         if found != (*digest, install.bytes()) {
             return Ok(false);
         }
@@ -210,7 +228,13 @@ impl<'a> Stage<'a> {
     }
 
     /// The content of `first` is in its place as `file`: it gets its metadata, and `others` the same content.
-    fn filled(&self, digest: &Digest, first: &Install, others: &[usize], file: &impl AsFd) -> Result<(), Untouched> {
+    fn filled(
+        &self,
+        digest: &Digest,
+        first: &Install,
+        others: &[usize],
+        file: &impl AsFd,
+    ) -> Result<(), Untouched> {
         self.dress(first, file)?;
         for &other in others {
             self.duplicate(&self.transaction.installs[other], file.as_fd())?;
@@ -222,7 +246,12 @@ impl<'a> Stage<'a> {
     /// The paths that are to hold `digest`, for messages.
     pub fn paths_of(&self, digest: &Digest) -> Vec<TreePath> {
         let of = |i: &&Install| matches!(i.make, Make::Content { digest: found, .. } if found == *digest);
-        self.transaction.installs.iter().filter(of).map(|install| install.entry.path.clone()).collect()
+        self.transaction
+            .installs
+            .iter()
+            .filter(of)
+            .map(|install| install.entry.path.clone())
+            .collect()
     }
 
     /// The stage of the root's filesystem, for what is needed only on the way.
@@ -243,8 +272,10 @@ impl<'a> Stage<'a> {
             tree.set_meta(&install.place, &install.entry.meta).map_err(Untouched::from_root)?;
             self.label(install)?;
         }
-        let keep = undo::decide(self.root, self.filesystems, self.transaction, limits, self.monitor)?;
-        backup::keep_all(self.root, &self.stages, self.transaction).map_err(Untouched::from_root)?;
+        let keep =
+            undo::decide(self.root, self.filesystems, self.transaction, limits, self.monitor)?;
+        backup::keep_all(self.root, &self.stages, self.transaction)
+            .map_err(Untouched::from_root)?;
         let noted = undo::note(self.root, &self.stages, self.transaction, keep, limits.made);
         noted.map_err(Untouched::from_root)?;
         self.early.take().map_or(Ok(()), EarlySync::end).map_err(Untouched::from_root)?;
@@ -307,8 +338,10 @@ impl<'a> Stage<'a> {
                 LeafKind::File { .. } => return Ok(()),
             },
         };
-        let symlink = matches!(install.entry.leaf().map(|l| &l.kind), Some(LeafKind::Symlink { .. }));
-        made.and_then(|()| tree.set_special_meta(place, meta, symlink)).map_err(Untouched::from_root)?;
+        let symlink =
+            matches!(install.entry.leaf().map(|l| &l.kind), Some(LeafKind::Symlink { .. }));
+        made.and_then(|()| tree.set_special_meta(place, meta, symlink))
+            .map_err(Untouched::from_root)?;
         self.label(install)
     }
 
@@ -332,7 +365,8 @@ impl<'a> Stage<'a> {
 
     fn dress(&self, install: &Install, file: impl AsFd) -> Result<(), Untouched> {
         let tree = self.tree(install)?;
-        tree.set_file_meta(file, &install.place, &install.entry.meta).map_err(Untouched::from_root)?;
+        tree.set_file_meta(file, &install.place, &install.entry.meta)
+            .map_err(Untouched::from_root)?;
         self.monitor.event(Event::Advanced { job: Job::Stage, by: install.bytes() });
         self.early.iter().for_each(|early| early.wrote(install.bytes()));
         self.label(install)
@@ -347,7 +381,8 @@ impl<'a> Stage<'a> {
     }
 
     fn tree(&self, install: &Install) -> Result<&Root, Untouched> {
-        let missing = |entry: &Entry| Untouched::Refused(format!("there is no stage for {}", entry.path));
+        let missing =
+            |entry: &Entry| Untouched::Refused(format!("there is no stage for {}", entry.path));
         self.stages.coming(install.filesystem).ok_or_else(|| missing(&install.entry))
     }
 
@@ -372,7 +407,9 @@ impl Staged<'_> {
             .map_err(|error| SealFailure::Untouched(Untouched::from_root(error)))?;
         journal::seal(self.root, &journal, self.monitor).map_err(|error| match error {
             SealError::Untouched(error) => SealFailure::Untouched(Untouched::from_root(error)),
-            error @ SealError::Unknown(..) => SealFailure::Interrupted(Interrupted(error.to_string())),
+            error @ SealError::Unknown(..) => {
+                SealFailure::Interrupted(Interrupted(error.to_string()))
+            }
         })?;
         Ok(Sealed { journal })
     }

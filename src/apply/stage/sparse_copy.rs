@@ -19,7 +19,11 @@ pub(in crate::apply) enum CopyError {
 
 /// Copies exactly `size` bytes into the empty `file`, leaving holes for blocks of zeros; anything
 /// longer or shorter has another digest.
-pub(in crate::apply) fn copy(from: &mut dyn BufRead, file: &NewFile, size: u64) -> Result<Digest, CopyError> {
+pub(in crate::apply) fn copy(
+    from: &mut dyn BufRead,
+    file: &NewFile,
+    size: u64,
+) -> Result<Digest, CopyError> {
     let mut hasher = Hasher::new();
     let (mut at, mut written) = (0, 0);
     while at <= size {

@@ -38,7 +38,8 @@ impl<T: Send, E: Send> Belt<T, E> {
         work: impl Fn(&mut W, T) -> Result<(), E> + Sync,
         read: impl FnOnce(&Self) -> Result<(), E>,
     ) -> Result<(), E> {
-        let load = Load { waiting: VecDeque::new(), weight: 0, working: 0, ended: false, failure: None };
+        let load =
+            Load { waiting: VecDeque::new(), weight: 0, working: 0, ended: false, failure: None };
         let belt = Belt { load: Mutex::new(load), changed: Condvar::new(), most };
         let read = thread::scope(|scope| {
             let worker = || {
@@ -63,7 +64,9 @@ impl<T: Send, E: Send> Belt<T, E> {
 
     /// Puts a piece on the belt, once there is room.
     pub fn put(&self, piece: T, weight: u64) -> Result<(), Stopped> {
-        let mut load = self.wait_until(|load| load.weight == 0 || load.weight.saturating_add(weight) <= self.most)?;
+        let mut load = self.wait_until(|load| {
+            load.weight == 0 || load.weight.saturating_add(weight) <= self.most
+        })?;
         load.weight = load.weight.saturating_add(weight);
         load.waiting.push_back((piece, weight));
         self.changed.notify_all();
@@ -75,15 +78,20 @@ impl<T: Send, E: Send> Belt<T, E> {
         self.wait_until(|load| load.waiting.is_empty() && load.working == 0).map(drop)
     }
 
-    fn wait_until(&self, ready: impl Fn(&Load<T, E>) -> bool) -> Result<MutexGuard<'_, Load<T, E>>, Stopped> {
+    fn wait_until(
+        &self,
+        ready: impl Fn(&Load<T, E>) -> bool,
+    ) -> Result<MutexGuard<'_, Load<T, E>>, Stopped> {
         let waits = |load: &mut Load<T, E>| !load.ended && !ready(load);
-        let load = self.changed.wait_while(self.load(), waits).unwrap_or_else(PoisonError::into_inner);
+        let load =
+            self.changed.wait_while(self.load(), waits).unwrap_or_else(PoisonError::into_inner);
         if load.ended { Err(Stopped) } else { Ok(load) }
     }
 
     fn take(&self) -> Option<(T, u64)> {
         let waits = |load: &mut Load<T, E>| !load.ended && load.waiting.is_empty();
-        let mut load = self.changed.wait_while(self.load(), waits).unwrap_or_else(PoisonError::into_inner);
+        let mut load =
+            self.changed.wait_while(self.load(), waits).unwrap_or_else(PoisonError::into_inner);
         let failed = load.failure.is_some();
         let piece = load.waiting.pop_front().filter(|_| !failed);
         load.working += usize::from(piece.is_some());
@@ -148,9 +156,12 @@ mod tests {
     #[test]
     fn a_failure_stops_reader_and_workers() {
         let work = |_: &mut (), piece: u32| if piece == 7 { Err("seven") } else { Ok(()) };
-        let read = |belt: &Belt<u32, &str>| (0..).try_for_each(|piece| belt.put(piece, 1)).map_err(|Stopped| "stopped");
+        let read = |belt: &Belt<u32, &str>| {
+            (0..).try_for_each(|piece| belt.put(piece, 1)).map_err(|Stopped| "stopped")
+        };
         assert_eq!(Belt::run(4, || (), work, read), Err("seven"));
-        let read = |belt: &Belt<u32, &str>| belt.put(1, 1).map_err(|Stopped| "stopped").and(Err("unread"));
+        let read =
+            |belt: &Belt<u32, &str>| belt.put(1, 1).map_err(|Stopped| "stopped").and(Err("unread"));
         assert_eq!(Belt::run(4, || (), work, read), Err("unread"));
     }
 
@@ -163,7 +174,10 @@ mod tests {
             Ok::<_, ()>(())
         };
         let read = |belt: &Belt<u32, ()>| {
-            (0..100).try_for_each(|piece| belt.put(piece, 1)).and_then(|()| belt.drain()).map_err(drop)?;
+            (0..100)
+                .try_for_each(|piece| belt.put(piece, 1))
+                .and_then(|()| belt.drain())
+                .map_err(drop)?;
             assert_eq!(done.load(Ordering::SeqCst), 100);
             Ok(())
         };

@@ -13,9 +13,16 @@ use crate::tree_path::TreePath;
 /// Gives everything that will be replaced by a rename its second name. What is replaced together with
 /// what it holds, or goes, is moved there when its turn comes. What stays for the running kernel gets one,
 /// too: it goes later.
-pub(in crate::apply) fn keep_all(root: &Root, stages: &Stages, transaction: &Transaction) -> Result<(), RootError> {
+pub(in crate::apply) fn keep_all(
+    root: &Root,
+    stages: &Stages,
+    transaction: &Transaction,
+) -> Result<(), RootError> {
     for change in &transaction.changes {
-        let (Action::Install { slot }, Some(old)) = (change.action, stages.old(change.filesystem)) else { continue };
+        let (Action::Install { slot }, Some(old)) = (change.action, stages.old(change.filesystem))
+        else {
+            continue;
+        };
         if root.stat(&change.path)?.is_some_and(|live| live.kind != FileKind::Directory) {
             keep(root, old, &slot_name(slot), &change.path)?;
         }
@@ -32,7 +39,12 @@ pub(in crate::apply) fn keep_all(root: &Root, stages: &Stages, transaction: &Tra
 /// Gives what stands at `path`, which is no directory, the second name `slot`; where it can have no
 /// second name (its inode has too many, the filesystem knows none, or it has no slots), the slot gets a
 /// copy.
-pub(in crate::apply) fn keep(root: &Root, old: &Root, slot: &TreePath, path: &TreePath) -> Result<(), RootError> {
+pub(in crate::apply) fn keep(
+    root: &Root,
+    old: &Root,
+    slot: &TreePath,
+    path: &TreePath,
+) -> Result<(), RootError> {
     match old.create_link(slot, root, path) {
         Err(error) if has_no_links(&error.source) => root.copy(path, old, slot),
         answer => answer,
@@ -42,7 +54,9 @@ pub(in crate::apply) fn keep(root: &Root, old: &Root, slot: &TreePath, path: &Tr
 /// Whether what is `kept` is what is `live`: the same inode, or the copy of one that can have no second
 /// name.
 pub(in crate::apply) fn is_kept(kept: &Stat, live: &Stat) -> bool {
-    let copied = kept.links == 1 && kept.kind == live.kind && (kept.size, kept.mtime) == (live.size, live.mtime);
+    let copied = kept.links == 1
+        && kept.kind == live.kind
+        && (kept.size, kept.mtime) == (live.size, live.mtime);
     (kept.dev, kept.ino) == (live.dev, live.ino) || copied
 }
 
@@ -53,15 +67,23 @@ fn has_no_links(error: &io::Error) -> bool {
 
 /// The bytes on each filesystem that only what is displaced will hold, once it is; before the first
 /// change.
-pub(in crate::apply) fn cost(root: &Root, transaction: &Transaction) -> Result<HashMap<usize, u64>, RootError> {
+pub(in crate::apply) fn cost(
+    root: &Root,
+    transaction: &Transaction,
+) -> Result<HashMap<usize, u64>, RootError> {
     let mut sum = Sum::default();
     for change in &transaction.changes {
         match change.action {
-            Action::Install { .. } | Action::Exchange { .. } | Action::Remove { .. } | Action::RemoveTree { .. } => {}
+            Action::Install { .. }
+            | Action::Exchange { .. }
+            | Action::Remove { .. }
+            | Action::RemoveTree { .. } => {}
             _ => continue,
         }
         match root.stat(&change.path)? {
-            Some(stat) if stat.kind == FileKind::Directory => sum.add_tree(change.filesystem, root, &change.path)?,
+            Some(stat) if stat.kind == FileKind::Directory => {
+                sum.add_tree(change.filesystem, root, &change.path)?
+            }
             Some(stat) => sum.add(change.filesystem, &stat),
             None => {}
         }
@@ -85,7 +107,12 @@ struct Inode {
 impl Sum {
     /// One name of an inode.
     pub(in crate::apply) fn add(&mut self, filesystem: usize, stat: &Stat) {
-        let new = Inode { filesystem, names: 0, links: stat.links, bytes: stat.blocks.saturating_mul(512) };
+        let new = Inode {
+            filesystem,
+            names: 0,
+            links: stat.links,
+            bytes: stat.blocks.saturating_mul(512),
+        };
         self.inodes.entry((stat.dev, stat.ino)).or_insert(new).names += 1;
     }
 

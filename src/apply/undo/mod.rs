@@ -85,7 +85,8 @@ pub(super) fn decide(
     for (at, bytes) in backup::cost(root, transaction)? {
         let top = &filesystems.tops()[at];
         let allowed = (root.below(top)?.room()?.total as f64 * limits.share) as u64;
-        let there: u64 = weights.iter().filter(|weight| weight.top == *top).map(|weight| weight.bytes).sum();
+        let there: u64 =
+            weights.iter().filter(|weight| weight.top == *top).map(|weight| weight.bytes).sum();
         if bytes.saturating_add(there) > allowed {
             let place = root.show(top);
             monitor.warn(if repairs {
@@ -124,14 +125,24 @@ pub(super) fn also_displaced(stages: &Stages, more: &[TreePath]) -> Result<(), R
 }
 
 /// The slots of directories that hold what only the node had, as it was listed.
-pub(super) fn displaced_slots(root: &Root, journal: &Journal) -> Result<HashSet<(usize, TreePath)>, RootError> {
+pub(super) fn displaced_slots(
+    root: &Root,
+    journal: &Journal,
+) -> Result<HashSet<(usize, TreePath)>, RootError> {
     let listed = displaced(&Filesystems::from_tops(journal.tops.clone()).open_stages(root)?)?;
     let slots = journal.changes.iter().filter_map(|change| match change.action {
-        Action::Exchange { slot, .. } | Action::Install { slot } | Action::RemoveTree { slot } => Some((change, slot)),
+        Action::Exchange { slot, .. } | Action::Install { slot } | Action::RemoveTree { slot } => {
+            Some((change, slot))
+        }
         _ => None,
     });
-    let holds = |change: &Change| listed.iter().any(|path| *path == change.path || path.is_below(&change.path));
-    Ok(slots.filter(|(change, _)| holds(change)).map(|(change, slot)| (change.filesystem, slot_name(slot))).collect())
+    let holds = |change: &Change| {
+        listed.iter().any(|path| *path == change.path || path.is_below(&change.path))
+    };
+    Ok(slots
+        .filter(|(change, _)| holds(change))
+        .map(|(change, slot)| (change.filesystem, slot_name(slot)))
+        .collect())
 }
 
 /// Notes what is before `transaction` among what it displaces, with what is recorded.
@@ -144,7 +155,8 @@ pub(super) fn note(
 ) -> Result<(), RootError> {
     let Some(old) = stages.old(0) else { return Ok(()) };
     if !transaction.displaced.is_empty() {
-        let list: String = transaction.displaced.iter().map(|path| path_text(path) + "\n").collect();
+        let list: String =
+            transaction.displaced.iter().map(|path| path_text(path) + "\n").collect();
         old.write_durably(&name(DISPLACED), list.as_bytes(), 0o600)?;
     }
     if keep != Keep::This {
@@ -176,7 +188,13 @@ pub(super) fn weigh(root: &Root, filesystems: &Filesystems) -> Result<Vec<Weight
     let (bytes, inodes) = (sum.bytes(), sum.inodes());
     let of = |map: &HashMap<usize, u64>, at| map.get(&at).copied().unwrap_or(0);
     let tops = all.tops().iter().enumerate();
-    Ok(tops.map(|(at, top)| Weight { top: top.clone(), bytes: of(&bytes, at), inodes: of(&inodes, at) }).collect())
+    Ok(tops
+        .map(|(at, top)| Weight {
+            top: top.clone(),
+            bytes: of(&bytes, at),
+            inodes: of(&inodes, at),
+        })
+        .collect())
 }
 
 /// Removes the undo set of a tree: its room is needed.

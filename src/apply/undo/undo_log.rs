@@ -108,13 +108,18 @@ impl WayBack {
             }
             match change.action {
                 Action::Install { slot } | Action::Make { slot } => {
-                    let before = if stat.is_some() { Before::Stood(slot) } else { Before::Nothing(slot) };
+                    let before =
+                        if stat.is_some() { Before::Stood(slot) } else { Before::Nothing(slot) };
                     way_back.note(change, before);
-                    if let (Action::Install { .. }, Some(coming)) = (change.action, stages.coming(change.filesystem)) {
+                    if let (Action::Install { .. }, Some(coming)) =
+                        (change.action, stages.coming(change.filesystem))
+                    {
                         way_back.note_inside(change, coming, slot)?;
                     }
                 }
-                Action::Exchange { slot, .. } | Action::Remove { slot } | Action::RemoveTree { slot } => {
+                Action::Exchange { slot, .. }
+                | Action::Remove { slot }
+                | Action::RemoveTree { slot } => {
                     way_back.note(change, Before::Stood(slot));
                 }
                 Action::Times(new) => {
@@ -142,15 +147,22 @@ impl WayBack {
                 Some(stat) if stat.kind == FileKind::Directory => {
                     whole.insert(path.clone(), directory(root, path, &stat)?);
                 }
-                Some(_) => way_back.facts.push(Fact { filesystem, path: path.clone(), before: Before::Stood(slot) }),
+                Some(_) => way_back.facts.push(Fact {
+                    filesystem,
+                    path: path.clone(),
+                    before: Before::Stood(slot),
+                }),
                 None => {}
             }
             stirred.extend(path.parent());
         }
-        let settled = transaction.directories.iter().map(|entry| (&entry.path, Some(entry.meta.mtime)));
+        let settled =
+            transaction.directories.iter().map(|entry| (&entry.path, Some(entry.meta.mtime)));
         let stirred = stirred.iter().map(|path| (path, None));
         let mut seen: HashSet<&TreePath> = HashSet::new();
-        let timed = stirred.chain(settled).filter(|(path, _)| !whole.contains_key(path) && seen.insert(path));
+        let timed = stirred
+            .chain(settled)
+            .filter(|(path, _)| !whole.contains_key(path) && seen.insert(path));
         let timed: Vec<(&TreePath, Option<Mtime>)> = timed.collect();
         let paths: Vec<&TreePath> = timed.iter().map(|(path, _)| *path).collect();
         for ((path, new), stat) in timed.into_iter().zip(root.stat_each(&paths)?) {
@@ -181,7 +193,11 @@ impl WayBack {
                 let source = std::io::Error::other(e);
                 RootError { what: "note what comes to", path: change.path.to_string(), source }
             })?;
-            self.facts.push(Fact { filesystem: change.filesystem, path, before: Before::Nothing(0) });
+            self.facts.push(Fact {
+                filesystem: change.filesystem,
+                path,
+                before: Before::Nothing(0),
+            });
             Ok(Descend::Into)
         })
     }
@@ -202,12 +218,17 @@ impl WayBack {
 
     /// Reads it; `None` where there is none.
     pub fn read(from: &Root) -> Result<Option<WayBack>, WayBackError> {
-        let invalid = |file: &str, why: String| WayBackError::Invalid { path: from.show(&name(file)), why };
+        let invalid =
+            |file: &str, why: String| WayBackError::Invalid { path: from.show(&name(file)), why };
         let Some(text) = read(from, FILE)? else { return Ok(None) };
-        let text = String::from_utf8(text).map_err(|_| invalid(FILE, "it is not text".to_owned()))?;
-        let way_back = parse(&text).map_err(|(line, why)| invalid(FILE, format!("line {line}: {why}")))?;
-        let directories = read(from, DIRECTORIES)?.ok_or_else(|| invalid(DIRECTORIES, "it is missing".to_owned()))?;
-        let directories = parse_entries(directories.as_slice()).map_err(|e| invalid(DIRECTORIES, e.to_string()))?;
+        let text =
+            String::from_utf8(text).map_err(|_| invalid(FILE, "it is not text".to_owned()))?;
+        let way_back =
+            parse(&text).map_err(|(line, why)| invalid(FILE, format!("line {line}: {why}")))?;
+        let directories = read(from, DIRECTORIES)?
+            .ok_or_else(|| invalid(DIRECTORIES, "it is missing".to_owned()))?;
+        let directories = parse_entries(directories.as_slice())
+            .map_err(|e| invalid(DIRECTORIES, e.to_string()))?;
         Ok(Some(WayBack { directories, ..way_back }))
     }
 
@@ -225,7 +246,9 @@ impl WayBack {
         let removals: HashSet<(usize, u32)> = changes
             .iter()
             .filter_map(|change| match change.action {
-                Action::Remove { slot } | Action::RemoveTree { slot } => Some((change.filesystem, slot)),
+                Action::Remove { slot } | Action::RemoveTree { slot } => {
+                    Some((change.filesystem, slot))
+                }
                 _ => None,
             })
             .collect();
@@ -305,16 +328,23 @@ fn parse(text: &str) -> Result<WayBack, Fault> {
         let words: Vec<&str> = line.split(' ').collect();
         match words.as_slice() {
             ["made", "nothing"] => made = Some(None),
-            ["made", id] => made = Some(Some(id.parse().map_err(|_| (at, "it names no generation"))?)),
-            ["filesystem", path] => tops.push(parse_path(path.as_bytes()).map_err(|why| (at, why))?),
+            ["made", id] => {
+                made = Some(Some(id.parse().map_err(|_| (at, "it names no generation"))?))
+            }
+            ["filesystem", path] => {
+                tops.push(parse_path(path.as_bytes()).map_err(|why| (at, why))?)
+            }
             ["end", count] => {
                 let whole = count.parse() == Ok(facts.len()) && !tops.is_empty();
-                let (Some(made), true) = (made, whole) else { return Err((at, "lines are missing")) };
+                let (Some(made), true) = (made, whole) else {
+                    return Err((at, "lines are missing"));
+                };
                 return Ok(WayBack { made, tops, facts, directories: Vec::new() });
             }
             [what, value, filesystem, path] => {
                 let path = parse_path(path.as_bytes()).map_err(|why| (at, why))?;
-                let filesystem = filesystem.parse().map_err(|_| (at, "its filesystem is not a number"))?;
+                let filesystem =
+                    filesystem.parse().map_err(|_| (at, "its filesystem is not a number"))?;
                 let before = parse_before(what, value).ok_or((at, "it says what is unknown"))?;
                 if filesystem >= tops.len() {
                     return Err((at, "its filesystem is not listed"));
@@ -374,9 +404,12 @@ mod tests {
         for cut in 0..whole.len() - 1 {
             assert!(parse(&whole[..cut]).is_err(), "cut at {cut}");
         }
-        for (from, to) in
-            [("si-undo 1", "si-undo 2"), ("made ab", "made xy"), ("stood 1 1", "stood 1 9"), ("nothing", "something")]
-        {
+        for (from, to) in [
+            ("si-undo 1", "si-undo 2"),
+            ("made ab", "made xy"),
+            ("stood 1 1", "stood 1 9"),
+            ("nothing", "something"),
+        ] {
             assert!(parse(&whole.replacen(from, to, 1)).is_err(), "{to}");
         }
     }

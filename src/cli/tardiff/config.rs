@@ -42,7 +42,9 @@ impl Config {
     pub fn load(typed: Option<&PathBuf>) -> anyhow::Result<Self> {
         let path = typed.map_or(Path::new(PLACE), PathBuf::as_path);
         let text = match std::fs::read_to_string(path) {
-            Err(e) if e.kind() == ErrorKind::NotFound && typed.is_none() => return Ok(Config::default()),
+            Err(e) if e.kind() == ErrorKind::NotFound && typed.is_none() => {
+                return Ok(Config::default());
+            }
             answer => answer.map_err(|e| anyhow!("cannot read {}: {e}", path.display()))?,
         };
         toml::from_str(&text).map_err(|error| {
@@ -99,7 +101,8 @@ mod tests {
             let error = Config::load(Some(&file)).expect_err("is refused").to_string();
             assert!(said.iter().all(|word| error.contains(word)), "{error}");
         }
-        let error = Config::load(Some(&dir.path().join("absent"))).expect_err("is not there").to_string();
+        let error =
+            Config::load(Some(&dir.path().join("absent"))).expect_err("is not there").to_string();
         assert!(error.contains("No such file"), "{error}");
     }
 

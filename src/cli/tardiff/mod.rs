@@ -73,7 +73,11 @@ fn run_command(command: Command, quiet: bool, monitor: &dyn Monitor) -> anyhow::
         }
         Command::Manifest(typed) => {
             let manifest = manifest(&typed.which, monitor)?;
-            if typed.canonical { manifest.write_to(&mut out)? } else { manifest.export_mtree(&mut out)? }
+            if typed.canonical {
+                manifest.write_to(&mut out)?
+            } else {
+                manifest.export_mtree(&mut out)?
+            }
         }
         Command::List(typed) => {
             for (layer, catalog) in list::list(&typed.repo.repo, typed.layer().as_ref())? {
@@ -88,7 +92,12 @@ fn run_command(command: Command, quiet: bool, monitor: &dyn Monitor) -> anyhow::
             let locked = Store::open(&typed.repo.repo, &layer).lock()?;
             let pruned = prune::prune(&locked, typed.keep as usize, monitor)?;
             if !quiet {
-                writeln!(out, "removed {} generations, {} files", pruned.generations.len(), pruned.files.len())?;
+                writeln!(
+                    out,
+                    "removed {} generations, {} files",
+                    pruned.generations.len(),
+                    pruned.files.len()
+                )?;
             }
         }
         Command::Serve(typed) => {
@@ -105,13 +114,20 @@ fn run_command(command: Command, quiet: bool, monitor: &dyn Monitor) -> anyhow::
     Ok(true)
 }
 
-fn build_diff(typed: args::Build, quiet: bool, out: &mut impl Write, monitor: &dyn Monitor) -> anyhow::Result<()> {
+fn build_diff(
+    typed: args::Build,
+    quiet: bool,
+    out: &mut impl Write,
+    monitor: &dyn Monitor,
+) -> anyhow::Result<()> {
     let args::Build { base, image_dir, output, image, deltas, work } = typed;
     let Settled { effort, opening } = Config::load(work.config.as_ref())?.settle(&work);
     let level = work.level;
     let shown = output.display().to_string();
-    let built =
-        build::build(&build::Request { base, image_dir, output, image, deltas, effort, opening, level }, monitor)?;
+    let built = build::build(
+        &build::Request { base, image_dir, output, image, deltas, effort, opening, level },
+        monitor,
+    )?;
     if !quiet {
         let build::Built { base, target, removed, changed, size } = built;
         writeln!(out, "{shown}: {} from {} to {}", HumanBytes(size), base.short(), target.short())?;
@@ -120,7 +136,12 @@ fn build_diff(typed: args::Build, quiet: bool, out: &mut impl Write, monitor: &d
     Ok(())
 }
 
-fn publish_image(typed: args::Publish, quiet: bool, out: &mut impl Write, monitor: &dyn Monitor) -> anyhow::Result<()> {
+fn publish_image(
+    typed: args::Publish,
+    quiet: bool,
+    out: &mut impl Write,
+    monitor: &dyn Monitor,
+) -> anyhow::Result<()> {
     let compression = match typed.compression {
         args::Compression::Zstd => Compression::Zstd,
         args::Compression::Gzip => Compression::Gzip,
@@ -161,7 +182,10 @@ fn publish_image(typed: args::Publish, quiet: bool, out: &mut impl Write, monito
         publish::Outcome::Published(published) => {
             let Publish { serial, generation, entries, bytes, .. } = &published.publish;
             let (id, bytes) = (generation.short(), HumanBytes(*bytes));
-            writeln!(out, "published {shown} {serial}: generation {id}, {entries} entries, {bytes}")?;
+            writeln!(
+                out,
+                "published {shown} {serial}: generation {id}, {entries} entries, {bytes}"
+            )?;
             for archive in &published.made {
                 writeln!(out, "  {}  {}", archive.file.file, HumanBytes(archive.file.size))?;
             }
@@ -212,7 +236,9 @@ fn manifest(which: &Which, monitor: &dyn Monitor) -> anyhow::Result<Manifest> {
         return match artifact::read(file, monitor)? {
             Artifact::Manifest(manifest) => Ok(manifest),
             Artifact::Image(image) => Ok(image.manifest),
-            Artifact::Diff(_) => bail!("{} is a diff, which has no manifest of its own", file.display()),
+            Artifact::Diff(_) => {
+                bail!("{} is a diff, which has no manifest of its own", file.display())
+            }
         };
     }
     let layer = which.subject.layer().context(UNNAMED)?;
@@ -222,12 +248,19 @@ fn manifest(which: &Which, monitor: &dyn Monitor) -> anyhow::Result<Manifest> {
 }
 
 /// The publish that `word` names: by its serial, or by the beginning of the generation's id.
-fn find<'c>(layer: &Layer, catalog: &'c Catalog, word: Option<&str>) -> anyhow::Result<&'c Publish> {
+fn find<'c>(
+    layer: &Layer,
+    catalog: &'c Catalog,
+    word: Option<&str>,
+) -> anyhow::Result<&'c Publish> {
     let Some(word) = word else { return Ok(catalog.head()) };
-    if let Some(publish) = catalog.publishes.iter().find(|publish| publish.serial.to_string() == word) {
+    if let Some(publish) =
+        catalog.publishes.iter().find(|publish| publish.serial.to_string() == word)
+    {
         return Ok(publish);
     }
-    let mut matching = catalog.publishes.iter().rev().filter(|p| p.generation.to_string().starts_with(word));
+    let mut matching =
+        catalog.publishes.iter().rev().filter(|p| p.generation.to_string().starts_with(word));
     let Some(first) = matching.next() else { bail!("{layer} has no generation {word:?}") };
     if matching.any(|other| other.generation != first.generation) {
         bail!("{word:?} is the beginning of several generations' ids");
@@ -265,12 +298,22 @@ fn shown(layer: &Layer) -> String {
 }
 
 fn print_catalog(layer: &Layer, catalog: &Catalog, out: &mut impl Write) -> io::Result<()> {
-    writeln!(out, "{}: {} publishes, {} archives", shown(layer), catalog.publishes.len(), catalog.archives.len())?;
+    writeln!(
+        out,
+        "{}: {} publishes, {} archives",
+        shown(layer),
+        catalog.publishes.len(),
+        catalog.archives.len()
+    )?;
     for publish in &catalog.publishes {
         let Publish { serial, generation, time, entries, bytes, label, .. } = publish;
         let label = label.as_deref().map(|label| format!("  {:?}", label)).unwrap_or_default();
         let bytes = HumanBytes(*bytes).to_string();
-        writeln!(out, "  {serial:>5}  {}  {time:.0}  {entries:>8} entries  {bytes:>10}{label}", generation.short())?;
+        writeln!(
+            out,
+            "  {serial:>5}  {}  {time:.0}  {entries:>8} entries  {bytes:>10}{label}",
+            generation.short()
+        )?;
     }
     for archive in &catalog.archives {
         let size = HumanBytes(archive.file.size).to_string();

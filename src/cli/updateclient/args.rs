@@ -178,7 +178,16 @@ pub struct Arguments {
 /// The command line as clap knows it: for help, man pages and completions.
 pub fn command() -> clap::Command {
     // Of these one at most says what is to be done.
-    let jobs = ["autoinstall", "adopt", "status", "why", "show_config", "needs_restarting", "recover", "rollback"];
+    let jobs = [
+        "autoinstall",
+        "adopt",
+        "status",
+        "why",
+        "show_config",
+        "needs_restarting",
+        "recover",
+        "rollback",
+    ];
     Arguments::command().group(clap::ArgGroup::new("job").args(jobs).multiple(false))
 }
 
@@ -231,7 +240,11 @@ fn option<'a>(command: &clap::Command, argument: &'a [u8]) -> Option<(String, Op
     if !typed.starts_with(|first: char| first.is_ascii_alphabetic()) {
         return None;
     }
-    let known: Vec<&str> = command.get_arguments().filter_map(clap::Arg::get_long).chain(["help", "version"]).collect();
+    let known: Vec<&str> = command
+        .get_arguments()
+        .filter_map(clap::Arg::get_long)
+        .chain(["help", "version"])
+        .collect();
     let name = if known.contains(&typed.as_str()) {
         typed
     } else {
@@ -248,7 +261,8 @@ fn option<'a>(command: &clap::Command, argument: &'a [u8]) -> Option<(String, Op
 
 fn takes_value(command: &clap::Command, name: &str) -> bool {
     let mut arguments = command.get_arguments();
-    arguments.any(|argument| argument.get_long() == Some(name) && argument.get_action().takes_values())
+    arguments
+        .any(|argument| argument.get_long() == Some(name) && argument.get_action().takes_values())
 }
 
 #[cfg(test)]
@@ -256,7 +270,10 @@ mod tests {
     use super::*;
 
     fn words(words: &[&str]) -> Vec<OsString> {
-        std::iter::once("si_updateclient").chain(words.iter().copied()).map(OsString::from).collect()
+        std::iter::once("si_updateclient")
+            .chain(words.iter().copied())
+            .map(OsString::from)
+            .collect()
     }
 
     fn parsed(typed: &[&str]) -> Arguments {
@@ -270,7 +287,16 @@ mod tests {
 
     #[test]
     fn options_are_taken_as_the_old_client_took_them() {
-        let arguments = parsed(&["-Server", "head", "--IMAGE=node", "-diff", "--dry-run", "--excl", "/dev/null", "+Y"]);
+        let arguments = parsed(&[
+            "-Server",
+            "head",
+            "--IMAGE=node",
+            "-diff",
+            "--dry-run",
+            "--excl",
+            "/dev/null",
+            "+Y",
+        ]);
         assert_eq!(arguments.server.as_deref(), Some("head"));
         assert_eq!(arguments.image.as_deref(), Some("node"));
         assert!(arguments.diff && arguments.dry_run && arguments.yes);
@@ -282,7 +308,15 @@ mod tests {
     /// What the option before it takes is no option, whatever it looks like.
     #[test]
     fn what_follows_an_option_is_its_value() {
-        let arguments = parsed(&["--append", "-Quiet --Root=/x", "--log", "%o %f", "--image", "-node", "--yes"]);
+        let arguments = parsed(&[
+            "--append",
+            "-Quiet --Root=/x",
+            "--log",
+            "%o %f",
+            "--image",
+            "-node",
+            "--yes",
+        ]);
         assert_eq!(arguments.append.as_deref(), Some("-Quiet --Root=/x"));
         assert_eq!(arguments.image.as_deref(), Some("-node"));
         assert_eq!(arguments.log.as_deref(), Some("%o %f"));
@@ -297,14 +331,18 @@ mod tests {
             for end in 1..=name.len() {
                 let short = &name[..end];
                 if HISTORIC.iter().filter(|other| other.starts_with(short)).count() == 1 {
-                    for typed in [format!("--{short}"), format!("-{}", short.to_ascii_uppercase())] {
+                    for typed in [format!("--{short}"), format!("-{}", short.to_ascii_uppercase())]
+                    {
                         let meant = option(&command, typed.as_bytes()).map(|(name, _)| name);
                         assert_eq!(meant.as_deref(), Some(name), "{typed}");
                     }
                 }
             }
         }
-        let new = command.get_arguments().filter_map(clap::Arg::get_long).filter(|name| !HISTORIC.contains(name));
+        let new = command
+            .get_arguments()
+            .filter_map(clap::Arg::get_long)
+            .filter(|name| !HISTORIC.contains(name));
         for name in new {
             let short = HISTORIC.iter().find(|historic| historic.starts_with(name));
             assert_eq!(short, None, "--{name} takes an abbreviation's meaning");
@@ -320,9 +358,12 @@ mod tests {
 
     #[test]
     fn contradictions_are_refused() {
-        for typed in
-            [["--diff", "--status"], ["--rollback", "--status"], ["--quiet", "--json"], ["--adopt", "--recover"]]
-        {
+        for typed in [
+            ["--diff", "--status"],
+            ["--rollback", "--status"],
+            ["--quiet", "--json"],
+            ["--adopt", "--recover"],
+        ] {
             assert!(parse(words(&typed)).is_err());
         }
     }

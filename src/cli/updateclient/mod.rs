@@ -92,7 +92,8 @@ pub fn main() -> ExitCode {
     };
     signals::receive();
     let json = arguments.json;
-    let only_asks = arguments.dry_run || arguments.status || arguments.show_config || arguments.why.is_some();
+    let only_asks =
+        arguments.dry_run || arguments.status || arguments.show_config || arguments.why.is_some();
     let log = Log::open(Path::new(SOCKET), !only_asks && !arguments.needs_restarting);
     match run(&arguments, &log) {
         Ok(exit) => exit.into(),
@@ -112,8 +113,11 @@ fn run(arguments: &Arguments, log: &Log) -> Result<Exit, UpdateError> {
     if arguments.needs_restarting {
         return output::restart::needs_restarting(&arguments.root, arguments.json);
     }
-    let monitor: Box<dyn Monitor> =
-        if arguments.json { Box::new(Json::default()) } else { Box::new(Terminal::new(arguments.quiet)) };
+    let monitor: Box<dyn Monitor> = if arguments.json {
+        Box::new(Json::default())
+    } else {
+        Box::new(Terminal::new(arguments.quiet))
+    };
     let monitor: Box<dyn Monitor + '_> = Box::new(Logged::new(monitor, !arguments.quiet, log));
     if arguments.recover {
         update::recover(&arguments.root, monitor.as_ref())?;
@@ -134,13 +138,21 @@ fn run(arguments: &Arguments, log: &Log) -> Result<Exit, UpdateError> {
         log.close();
     }
     if !settings.ignored.is_empty() {
-        monitor.note(format!("client.conf says what means nothing here: {}", settings.ignored.join(", ")));
+        monitor.note(format!(
+            "client.conf says what means nothing here: {}",
+            settings.ignored.join(", ")
+        ));
     }
     if arguments.rollback {
         let request = request::rollback(arguments, &settings);
-        confirm(arguments, request.dry_run, &format!("bring {} back to what it was", request.root.display()))?;
+        confirm(
+            arguments,
+            request.dry_run,
+            &format!("bring {} back to what it was", request.root.display()),
+        )?;
         let done = update::rollback(&request, monitor.as_ref())?;
-        let restart = done.mixed.and_then(|_| output::restart::after(&request.root, monitor.as_ref()));
+        let restart =
+            done.mixed.and_then(|_| output::restart::after(&request.root, monitor.as_ref()));
         output::text::rolled_back(&done, restart.as_ref(), arguments, log);
         follows_well(&done.afterwards)?;
         return reboot_after(Exit::Done, arguments, &settings, monitor.as_ref());
@@ -166,9 +178,16 @@ fn run(arguments: &Arguments, log: &Log) -> Result<Exit, UpdateError> {
     let report = update::run(&request, monitor.as_ref())?;
     let exit = exit_of_report(&report, &request);
     let changed = report.outcome == update::Outcome::Updated;
-    let restart = if changed { output::restart::after(&request.root, monitor.as_ref()) } else { None };
+    let restart =
+        if changed { output::restart::after(&request.root, monitor.as_ref()) } else { None };
     let format = settings.log.as_deref();
-    let told = output::text::Told { report: &report, request: &request, restart: restart.as_ref(), format, exit };
+    let told = output::text::Told {
+        report: &report,
+        request: &request,
+        restart: restart.as_ref(),
+        format,
+        exit,
+    };
     output::text::report(&told, arguments, log);
     if let Some(refusal) = report.refusal {
         return Err(refusal);
@@ -243,17 +262,23 @@ fn follows(
     let cluster = update::cluster(&arguments.root, &server, &options)?;
     let overrides = if overrides.is_empty() { cluster.overrides } else { overrides };
     let laid = overrides.iter().map(|name| format!(" and override {name}")).collect::<String>();
-    monitor.note(format!("the server's cluster.txt: this host follows image {}{laid}", cluster.image));
+    monitor
+        .note(format!("the server's cluster.txt: this host follows image {}{laid}", cluster.image));
     Ok(Follows { image: cluster.image, overrides })
 }
 
 /// An error, where something `failed` of what follows an update.
 fn follows_well(failed: &[String]) -> Result<(), UpdateError> {
-    if failed.is_empty() { Ok(()) } else { Err(UpdateError::Afterwards(failed.join("; besides, "))) }
+    if failed.is_empty() {
+        Ok(())
+    } else {
+        Err(UpdateError::Afterwards(failed.join("; besides, ")))
+    }
 }
 
 fn question(request: &Request) -> String {
-    let laid = request.overrides.iter().map(|name| format!(", override {name}")).collect::<String>();
+    let laid =
+        request.overrides.iter().map(|name| format!(", override {name}")).collect::<String>();
     let from = match (&request.way, &request.rsync) {
         (update::Way::Diffs(repo), _) => repo.to_string(),
         (update::Way::Sync(_), Some(server)) => server.to_string(),
@@ -270,7 +295,8 @@ fn question(request: &Request) -> String {
 
 /// A drift that is only reported is what the administrator has to hear of; what waits for a boot is none.
 fn exit_of_report(report: &Report, request: &Request) -> Exit {
-    let looked = report.outcome == update::Outcome::UpToDate || report.outcome == update::Outcome::Updated;
+    let looked =
+        report.outcome == update::Outcome::UpToDate || report.outcome == update::Outcome::Updated;
     let reported = request.drift == Drift::Report && report.deviations.len() > report.kernels;
     if looked && reported { Exit::Deviates } else { Exit::Done }
 }
@@ -282,7 +308,9 @@ fn confirm(arguments: &Arguments, harmless: bool, question: &str) -> Result<(), 
         return Ok(());
     }
     if !std::io::stdin().is_terminal() || !std::io::stderr().is_terminal() {
-        let why = format!("nobody can be asked whether to {question}, since this is no terminal: give --yes");
+        let why = format!(
+            "nobody can be asked whether to {question}, since this is no terminal: give --yes"
+        );
         return Err(UpdateError::Usage(why));
     }
     let mut err = std::io::stderr();

@@ -25,7 +25,10 @@ pub struct Follows {
 /// Refuses options that contradict each other, in the words of the old client where it had some.
 pub fn refuse_combinations(arguments: &Arguments) -> Result<(), UpdateError> {
     let reasons = [
-        (arguments.autoinstall && arguments.image.is_some(), "--image and --autoinstall are not compatible options"),
+        (
+            arguments.autoinstall && arguments.image.is_some(),
+            "--image and --autoinstall are not compatible options",
+        ),
         (
             arguments.configure_from.is_some() && !arguments.autoinstall,
             "--configure-from can only be used with --autoinstall",
@@ -34,14 +37,26 @@ pub fn refuse_combinations(arguments: &Arguments) -> Result<(), UpdateError> {
             arguments.autoinstall && arguments.no_bootloader,
             "--autoinstall and --no-bootloader are not compatible options",
         ),
-        (arguments.autoinstall && arguments.dry_run, "--autoinstall and --dry-run are not compatible options"),
-        (arguments.append.is_some() && !arguments.autoinstall, "--append can be used only with --autoinstall"),
-        (arguments.flavor.is_some() && !arguments.autoinstall, "--flavor can be used only with --autoinstall"),
+        (
+            arguments.autoinstall && arguments.dry_run,
+            "--autoinstall and --dry-run are not compatible options",
+        ),
+        (
+            arguments.append.is_some() && !arguments.autoinstall,
+            "--append can be used only with --autoinstall",
+        ),
+        (
+            arguments.flavor.is_some() && !arguments.autoinstall,
+            "--flavor can be used only with --autoinstall",
+        ),
         (
             arguments.diff && arguments.directory.is_some(),
             "--directory cannot be used with --diff: a diff is of the whole image",
         ),
-        (arguments.diff && arguments.no_delete, "--no-delete cannot be used with --diff: a diff says what goes"),
+        (
+            arguments.diff && arguments.no_delete,
+            "--no-delete cannot be used with --diff: a diff says what goes",
+        ),
         (
             arguments.reboot && arguments.root.as_os_str() != "/",
             "--reboot cannot be used with --root: the running system is another one",
@@ -103,7 +118,11 @@ pub fn rollback(arguments: &Arguments, settings: &Settings) -> RollbackRequest {
 }
 
 /// What is asked about a path of the tree, which is given as the tree has it.
-pub fn why(arguments: &Arguments, settings: &Settings, path: &Path) -> Result<WhyRequest, UpdateError> {
+pub fn why(
+    arguments: &Arguments,
+    settings: &Settings,
+    path: &Path,
+) -> Result<WhyRequest, UpdateError> {
     Ok(WhyRequest {
         root: arguments.root.clone(),
         path: absolute(path).map_err(|why| usage(format!("--why {}: {why}", path.display())))?,
@@ -118,7 +137,8 @@ pub fn autoinstall(
     settings: &Settings,
     tunnel: Option<&Tunnelled>,
 ) -> Result<autoinstall::Request, UpdateError> {
-    let server = server(settings, tunnel).ok_or_else(|| usage("You must specify --server.".to_owned()))?;
+    let server =
+        server(settings, tunnel).ok_or_else(|| usage("You must specify --server.".to_owned()))?;
     let given = |typed: &Option<String>| typed.clone().filter(|text| !text.is_empty());
     Ok(autoinstall::Request {
         root: arguments.root.clone(),
@@ -148,17 +168,26 @@ pub fn fetch_options(arguments: &Arguments, settings: &Settings) -> Options {
         idle_timeout: Duration::from_secs(download.idle_timeout.into()),
         minimum_speed: download.min_speed.into(),
         stopped: signals::is_stopped,
-        ca_file: settings.ca_file.as_ref().map(|file| arguments.root.join(file.trim_start_matches('/'))),
+        ca_file: settings
+            .ca_file
+            .as_ref()
+            .map(|file| arguments.root.join(file.trim_start_matches('/'))),
         ..Options::default()
     }
 }
 
-fn way(arguments: &Arguments, settings: &Settings, tunnel: Option<&Tunnelled>) -> Result<Way, UpdateError> {
+fn way(
+    arguments: &Arguments,
+    settings: &Settings,
+    tunnel: Option<&Tunnelled>,
+) -> Result<Way, UpdateError> {
     if arguments.diff || arguments.adopt {
         let repo = match (&settings.repo, &settings.server) {
             (Some(repo), _) => repo.clone(),
             (None, Some(server)) => format!("http://{server}/"),
-            (None, None) => return Err(usage("no repository is named: give --server or --repo".to_owned())),
+            (None, None) => {
+                return Err(usage("no repository is named: give --server or --repo".to_owned()));
+            }
         };
         let repo: RepoUrl = repo.parse().map_err(|e| usage(format!("{e}")))?;
         return Ok(Way::Diffs(match tunnel.and_then(|tunnel| tunnel.http) {
@@ -171,7 +200,9 @@ fn way(arguments: &Arguments, settings: &Settings, tunnel: Option<&Tunnelled>) -
     }
     let directory = match &arguments.directory {
         None => TreePath::root(),
-        Some(path) => absolute(path).map_err(|why| usage(format!("--directory {}: {why}", path.display())))?,
+        Some(path) => {
+            absolute(path).map_err(|why| usage(format!("--directory {}: {why}", path.display())))?
+        }
     };
     Ok(Way::Sync(Sync { directory, delete: !arguments.no_delete }))
 }
@@ -182,7 +213,8 @@ fn absolute(path: &Path) -> Result<TreePath, String> {
     if !bytes.starts_with(b"/") {
         return Err("give an absolute path".to_owned());
     }
-    let words: Vec<&[u8]> = bytes.split(|&b| b == b'/').filter(|word| !word.is_empty() && *word != b".").collect();
+    let words: Vec<&[u8]> =
+        bytes.split(|&b| b == b'/').filter(|word| !word.is_empty() && *word != b".").collect();
     if words.is_empty() {
         return Ok(TreePath::root());
     }

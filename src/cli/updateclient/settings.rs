@@ -11,7 +11,8 @@ use serde::Serialize;
 use crate::apply::Untouched;
 use crate::cli::updateclient::args::Arguments;
 use crate::host::{
-    BootLoader, Check, ClientConf, Config, DEFAULT_EXCLUDES, Download, Drift, KeepUndo, MAX_FILE, MaxDelete,
+    BootLoader, Check, ClientConf, Config, DEFAULT_EXCLUDES, Download, Drift, KeepUndo, MAX_FILE,
+    MaxDelete,
 };
 use crate::image::ImageName;
 use crate::root::{FileKind, Root};
@@ -104,20 +105,27 @@ pub fn settle(arguments: &Arguments) -> Result<Settings, UpdateError> {
     };
     let mut picker = Picker { rows: Vec::new(), configured };
     let pick = &mut picker;
-    let server = pick.first("server", given(&arguments.server), config.server.clone(), old.server.clone());
+    let server =
+        pick.first("server", given(&arguments.server), config.server.clone(), old.server.clone());
     let server = server.map(|server| checked_server(&server).map(|()| server)).transpose()?;
     let image = given(&arguments.image).map(|name| image_name(&name)).transpose()?;
     let image = pick.first("image", image, config.image.clone(), old.image.clone());
     let overrides = overrides(arguments, &config, &root, pick)?;
     let repo = pick.first("repo", given(&arguments.repo), config.repo.clone(), None);
     let port = pick.first("rsync_port", arguments.rsync_port, config.rsync_port, old.rsync_port);
-    let ssh_user = pick.first("ssh_user", given(&arguments.ssh_user), config.ssh_user.clone(), None);
+    let ssh_user =
+        pick.first("ssh_user", given(&arguments.ssh_user), config.ssh_user.clone(), None);
     if let Some(user) = ssh_user.as_ref().filter(|user| !is_word(user, "._-@")) {
         return Err(usage(format!("{user:?} is no user name")));
     }
     let excludes = excludes(arguments, &config, &old, &root, pick)?;
     let old_types = (!old.fstypes.is_empty()).then(|| old.fstypes.clone());
-    let fstypes = pick.first_list("fstype", config.fstype.clone(), old_types, "every kind that can be updated");
+    let fstypes = pick.first_list(
+        "fstype",
+        config.fstype.clone(),
+        old_types,
+        "every kind that can be updated",
+    );
     let settings = Settings {
         server,
         image,
@@ -133,7 +141,11 @@ pub fn settle(arguments: &Arguments) -> Result<Settings, UpdateError> {
         max_delete: pick.typed_or("max_delete", arguments.max_delete, config.max_delete),
         keep_undo: pick.typed_or("keep_undo", None, config.keep_undo),
         undo_share: pick.typed_or("undo_share", None, config.undo_share),
-        fallback: pick.typed_or("fallback", arguments.no_fallback.then_some(false), config.fallback),
+        fallback: pick.typed_or(
+            "fallback",
+            arguments.no_fallback.then_some(false),
+            config.fallback,
+        ),
         log: pick.first("log", given(&arguments.log), config.log.clone(), None),
         bootloader: pick.typed_or(
             "bootloader",
@@ -141,7 +153,12 @@ pub fn settle(arguments: &Arguments) -> Result<Settings, UpdateError> {
             config.bootloader.clone(),
         ),
         ca_file: pick.first("ca_file", None, config.ca_file.clone(), None),
-        allow_root_fs: arguments.allow_root_fs.iter().chain(&config.allow_root_fs).cloned().collect(),
+        allow_root_fs: arguments
+            .allow_root_fs
+            .iter()
+            .chain(&config.allow_root_fs)
+            .cloned()
+            .collect(),
         splay: pick.typed_or("splay", arguments.splay, config.splay),
         syslog: pick.typed_or("syslog", None, config.syslog),
         full_sync_timeout: pick.typed_or("full_sync_timeout", None, config.full_sync_timeout),
@@ -163,7 +180,11 @@ pub fn settle(arguments: &Arguments) -> Result<Settings, UpdateError> {
         true => "(none)".to_owned(),
         false => settings.allow_root_fs.join(" "),
     };
-    pick.typed_or("allow_root_fs", (!arguments.allow_root_fs.is_empty()).then(|| allowed.clone()), allowed);
+    pick.typed_or(
+        "allow_root_fs",
+        (!arguments.allow_root_fs.is_empty()).then(|| allowed.clone()),
+        allowed,
+    );
     Ok(Settings { rows: picker.rows, ..settings })
 }
 
@@ -187,7 +208,11 @@ impl Picker {
         toml: Option<T>,
         old: Option<T>,
     ) -> Option<T> {
-        let candidates = [(typed, Origin::CommandLine), (toml, Origin::File(CONFIG)), (old, Origin::File(CLIENT_CONF))];
+        let candidates = [
+            (typed, Origin::CommandLine),
+            (toml, Origin::File(CONFIG)),
+            (old, Origin::File(CLIENT_CONF)),
+        ];
         let found = candidates.into_iter().find_map(|(value, from)| Some((value?, from)));
         match &found {
             Some((value, from)) => self.note(name, value, *from),
@@ -248,14 +273,18 @@ fn given(typed: &Option<String>) -> Option<String> {
 
 fn image_name(name: &str) -> Result<ImageName, UpdateError> {
     if name.starts_with('-') {
-        return Err(usage(format!("IMAGENAME (specified with --image) can't start with a hyphen: {name:?}")));
+        return Err(usage(format!(
+            "IMAGENAME (specified with --image) can't start with a hyphen: {name:?}"
+        )));
     }
     name.parse().map_err(|e| usage(format!("--image: {e}")))
 }
 
 fn checked_server(server: &str) -> Result<(), UpdateError> {
     if server.starts_with('-') {
-        return Err(usage(format!("HOSTNAME (specified with --server) can't start with a hyphen: {server:?}")));
+        return Err(usage(format!(
+            "HOSTNAME (specified with --server) can't start with a hyphen: {server:?}"
+        )));
     }
     if !is_word(server, "._-:[]%") {
         return Err(usage(format!("{server:?} is no host name and no address")));
@@ -284,7 +313,9 @@ fn overrides(
         (true, true) => (Vec::new(), Origin::Default),
     };
     let listed = match read_below(root, OVERRIDES)? {
-        Some(bytes) => crate::host::overrides(OVERRIDES, &bytes).map_err(|e| usage(e.to_string()))?,
+        Some(bytes) => {
+            crate::host::overrides(OVERRIDES, &bytes).map_err(|e| usage(e.to_string()))?
+        }
         None => Vec::new(),
     };
     for (names, from) in [(&named, from), (&listed, Origin::File(OVERRIDES))] {
@@ -314,12 +345,18 @@ fn excludes(
         let name = path.display().to_string();
         pick.note("exclude_file", &name, Origin::CommandLine);
         let mut rules = Vec::new();
-        let read = std::fs::File::open(path).and_then(|file| file.take(MAX_FILE as u64 + 1).read_to_end(&mut rules));
+        let read = std::fs::File::open(path)
+            .and_then(|file| file.take(MAX_FILE as u64 + 1).read_to_end(&mut rules));
         read.map_err(|e| usage(format!("cannot read the exclude file {name}: {e}")))?;
         return Ok(Excludes { name, rules, place: None });
     }
-    let named = [(&config.exclude_file, Origin::File(CONFIG)), (&old.exclude_file, Origin::File(CLIENT_CONF))];
-    if let Some((named, from)) = named.into_iter().find_map(|(named, from)| Some((named.as_ref()?, from))) {
+    let named = [
+        (&config.exclude_file, Origin::File(CONFIG)),
+        (&old.exclude_file, Origin::File(CLIENT_CONF)),
+    ];
+    if let Some((named, from)) =
+        named.into_iter().find_map(|(named, from)| Some((named.as_ref()?, from)))
+    {
         let below = named.trim_start_matches('/');
         let found = read_below(root, below)?;
         if found.is_none() && arguments.show_config {
@@ -328,7 +365,10 @@ fn excludes(
         }
         pick.note("exclude_file", named, from);
         let rules = found.ok_or_else(|| {
-            usage(format!("the exclude file {named} does not exist below {}", root.shown().display()))
+            usage(format!(
+                "the exclude file {named} does not exist below {}",
+                root.shown().display()
+            ))
         })?;
         return Ok(Excludes { name: named.clone(), rules, place: Some(tree_path(below)?) });
     }
@@ -363,9 +403,15 @@ fn read_below(root: &Root, path: &str) -> Result<Option<Vec<u8>>, UpdateError> {
 fn refuse_symlinks(root: &Root, path: &TreePath) -> Result<(), UpdateError> {
     let mut at = Some(path.clone());
     while let Some(path) = at {
-        if root.stat(&path).map_err(Untouched::from)?.is_some_and(|stat| stat.kind == FileKind::Symlink) {
+        if root
+            .stat(&path)
+            .map_err(Untouched::from)?
+            .is_some_and(|stat| stat.kind == FileKind::Symlink)
+        {
             let place = root.show(&path);
-            return Err(usage(format!("{place} is a symlink, and configuration is not read through one")));
+            return Err(usage(format!(
+                "{place} is a symlink, and configuration is not read through one"
+            )));
         }
         at = path.parent();
     }

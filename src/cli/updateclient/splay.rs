@@ -18,8 +18,14 @@ pub fn wait(root: &Path, most: u32, monitor: &dyn Monitor) -> Result<(), UpdateE
     let root = Root::open(root).map_err(Untouched::from)?;
     let host = update::host_name(&root).map_err(Untouched::from)?.unwrap_or_default();
     let seconds = share(&host, most);
-    monitor.note(format!("beginning in {seconds} seconds, this host's share of the {most} that are given"));
-    if signals::sleep(Duration::from_secs(seconds.into())) { Ok(()) } else { Err(UpdateError::Stopped) }
+    monitor.note(format!(
+        "beginning in {seconds} seconds, this host's share of the {most} that are given"
+    ));
+    if signals::sleep(Duration::from_secs(seconds.into())) {
+        Ok(())
+    } else {
+        Err(UpdateError::Stopped)
+    }
 }
 
 /// Below `most`: the same at every run, another on another host.
@@ -35,7 +41,8 @@ mod tests {
 
     #[test]
     fn hosts_are_spread_and_each_keeps_its_time() {
-        let shares: Vec<u32> = (0..1000).map(|number| share(&format!("node{number:03}"), 3600)).collect();
+        let shares: Vec<u32> =
+            (0..1000).map(|number| share(&format!("node{number:03}"), 3600)).collect();
         assert_eq!(share("node007", 3600), shares[7]);
         for quarter in 0..4 {
             let count = shares.iter().filter(|share| **share / 900 == quarter).count();

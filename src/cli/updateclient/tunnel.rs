@@ -31,7 +31,9 @@ pub fn open(
 ) -> Result<Option<Tunnelled>, UpdateError> {
     let Some(user) = settings.ssh_user.as_deref() else { return Ok(None) };
     if let Some(repo) = settings.repo.as_ref().filter(|repo| !repo.starts_with("file:")) {
-        monitor.note(format!("the repository {repo} is named by its own address and is not reached through ssh"));
+        monitor.note(format!(
+            "the repository {repo} is named by its own address and is not reached through ssh"
+        ));
     }
     let Some(server) = settings.server.as_deref() else {
         monitor.note("no server is named that could be reached through ssh");
@@ -43,7 +45,8 @@ pub fn open(
         ports.push(port.unwrap_or(HTTP));
     }
     let attended = std::io::stdin().is_terminal() && std::io::stderr().is_terminal();
-    let tunnel = Tunnel::open(&Way { user, server: host, ports: &ports, attended }, signals::is_stopped);
+    let tunnel =
+        Tunnel::open(&Way { user, server: host, ports: &ports, attended }, signals::is_stopped);
     let tunnel = tunnel.map_err(|error| refused(error, user, host))?;
     monitor.note(format!("{host} is reached through ssh, as {user}"));
     let rsync = tunnel.ports.first().copied().unwrap_or_default();

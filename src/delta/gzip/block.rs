@@ -16,16 +16,21 @@ const FIXED: u32 = 1;
 const DYNAMIC: u32 = 2;
 
 /// The shortest length of each length symbol, and its extra bits (RFC 1951, 3.2.5).
-const LENGTH_BASE: [u16; 29] =
-    [3, 4, 5, 6, 7, 8, 9, 10, 11, 13, 15, 17, 19, 23, 27, 31, 35, 43, 51, 59, 67, 83, 99, 115, 131, 163, 195, 227, 258];
-const LENGTH_EXTRA: [u8; 29] = [0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3, 4, 4, 4, 4, 5, 5, 5, 5, 0];
+const LENGTH_BASE: [u16; 29] = [
+    3, 4, 5, 6, 7, 8, 9, 10, 11, 13, 15, 17, 19, 23, 27, 31, 35, 43, 51, 59, 67, 83, 99, 115, 131,
+    163, 195, 227, 258,
+];
+const LENGTH_EXTRA: [u8; 29] =
+    [0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3, 4, 4, 4, 4, 5, 5, 5, 5, 0];
 /// The shortest distance of each distance symbol, and its extra bits (RFC 1951, 3.2.5).
 const DISTANCE_BASE: [u16; DISTANCES] = [
-    1, 2, 3, 4, 5, 7, 9, 13, 17, 25, 33, 49, 65, 97, 129, 193, 257, 385, 513, 769, 1025, 1537, 2049, 3073, 4097, 6145,
-    8193, 12289, 16385, 24577,
+    1, 2, 3, 4, 5, 7, 9, 13, 17, 25, 33, 49, 65, 97, 129, 193, 257, 385, 513, 769, 1025, 1537,
+    2049, 3073, 4097, 6145, 8193, 12289, 16385, 24577,
 ];
-const DISTANCE_EXTRA: [u8; DISTANCES] =
-    [0, 0, 0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5, 6, 6, 7, 7, 8, 8, 9, 9, 10, 10, 11, 11, 12, 12, 13, 13];
+const DISTANCE_EXTRA: [u8; DISTANCES] = [
+    0, 0, 0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5, 6, 6, 7, 7, 8, 8, 9, 9, 10, 10, 11, 11, 12, 12, 13,
+    13,
+];
 
 /// When a block ends though there is more to come.
 #[derive(Clone, Copy, Debug)]
@@ -108,8 +113,14 @@ impl Block {
         let prologue = Prologue::new(&literals, &distances);
         let extra = self.extra_bits();
         let bytes = |bits: u64| (bits + 3).div_ceil(8);
-        let dynamic = bytes(prologue.bits() + literals.bits(&self.literals) + distances.bits(&self.distances) + extra);
-        let fixed = bytes(self.fixed.0.bits(&self.literals) + self.fixed.1.bits(&self.distances) + extra);
+        let dynamic = bytes(
+            prologue.bits()
+                + literals.bits(&self.literals)
+                + distances.bits(&self.distances)
+                + extra,
+        );
+        let fixed =
+            bytes(self.fixed.0.bits(&self.literals) + self.fixed.1.bits(&self.distances) + extra);
         let shortest = fixed.min(dynamic);
         let last = u32::from(last);
         match content {
@@ -134,7 +145,8 @@ impl Block {
         let sum = |counts: &[u32], extra: &[u8]| -> u64 {
             counts.iter().zip(extra).map(|(count, bits)| u64::from(*count) * u64::from(*bits)).sum()
         };
-        sum(&self.literals[END_OF_BLOCK + 1..], &LENGTH_EXTRA) + sum(&self.distances, &DISTANCE_EXTRA)
+        sum(&self.literals[END_OF_BLOCK + 1..], &LENGTH_EXTRA)
+            + sum(&self.distances, &DISTANCE_EXTRA)
     }
 
     fn write_symbols(&self, literals: &Code, distances: &Code, out: &mut Bits) {

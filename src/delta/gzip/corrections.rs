@@ -91,7 +91,8 @@ impl<'c> Parts<'c> {
             RAW => Part::Raw(self.number()?),
             BYTES => {
                 let length = usize::try_from(self.number()?).unwrap_or(usize::MAX);
-                let (bytes, rest) = self.0.split_at_checked(length).ok_or("bytes that are not there")?;
+                let (bytes, rest) =
+                    self.0.split_at_checked(length).ok_or("bytes that are not there")?;
                 self.0 = rest;
                 Part::Bytes(bytes)
             }

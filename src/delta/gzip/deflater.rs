@@ -250,7 +250,9 @@ impl Deflater {
         let held = self.held;
         let seeks = before && held.found.length < self.effort.lazy;
         let found = if seeks { self.longest(held.found.length) } else { None };
-        let found = found.filter(|found| found.length != MIN_MATCH || found.distance <= TOO_FAR).unwrap_or(NOTHING);
+        let found = found
+            .filter(|found| found.length != MIN_MATCH || found.distance <= TOO_FAR)
+            .unwrap_or(NOTHING);
         if held.found.length >= MIN_MATCH && found.length <= held.found.length {
             let full = self.block.matched(held.found.length, held.found.distance, self.span());
             // the match began one byte before
@@ -285,7 +287,8 @@ impl Deflater {
     }
 
     fn end_block(&mut self, last: bool) {
-        let content = usize::try_from(self.block_start).ok().map(|start| &self.window[start..self.at]);
+        let content =
+            usize::try_from(self.block_start).ok().map(|start| &self.window[start..self.at]);
         self.block.write(content, last, &mut self.bits);
         self.bits.settle();
         self.block_start = self.at as isize;

@@ -101,7 +101,8 @@ impl Places {
     pub(super) fn remember(&mut self, window: &[u8], place: usize, end: usize) -> usize {
         let shift = self.hash_bits.div_ceil(MIN_MATCH as u32);
         let byte = |offset: usize| usize::from(window[place + offset]);
-        let hash = (byte(0) << (2 * shift) ^ byte(1) << shift ^ byte(2)) & ((1 << self.hash_bits) - 1);
+        let hash =
+            (byte(0) << (2 * shift) ^ byte(1) << shift ^ byte(2)) & ((1 << self.hash_bits) - 1);
         let last = self.three.push(hash, place);
         if let Some(also) = &mut self.shortcuts {
             also.numbers[place % SIZE] = also.numbers[last % SIZE].wrapping_add(1);
@@ -122,7 +123,12 @@ impl Places {
 
     /// The match that the one chain leads to. The place whose match is sought was remembered last, and there is one
     /// like it that is near enough.
-    pub(super) fn longest(&mut self, window: &[u8], sought: &Sought, near_end: bool) -> Option<Found> {
+    pub(super) fn longest(
+        &mut self,
+        window: &[u8],
+        sought: &Sought,
+        near_end: bool,
+    ) -> Option<Found> {
         match &self.shortcuts {
             // what lies behind the end takes part there, and was not remembered as it is now
             Some(also) if !near_end => also.longest(&self.three, window, sought, &mut self.looks),
@@ -141,7 +147,13 @@ impl Shortcuts {
         }
     }
 
-    fn longest(&self, three: &Chain, window: &[u8], sought: &Sought, looks: &mut u64) -> Option<Found> {
+    fn longest(
+        &self,
+        three: &Chain,
+        window: &[u8],
+        sought: &Sought,
+        looks: &mut u64,
+    ) -> Option<Found> {
         if let found @ Some(_) = self.of_eight(three, window, sought, looks) {
             return found;
         }
@@ -159,7 +171,13 @@ impl Shortcuts {
         self.numbers[sought.at % SIZE].wrapping_sub(self.numbers[place % SIZE]) <= sought.chain
     }
 
-    fn of_eight(&self, three: &Chain, window: &[u8], sought: &Sought, looks: &mut u64) -> Option<Found> {
+    fn of_eight(
+        &self,
+        three: &Chain,
+        window: &[u8],
+        sought: &Sought,
+        looks: &mut u64,
+    ) -> Option<Found> {
         let here = &window[sought.at..sought.at + MAX_MATCH];
         let bytes = eight(window, sought.at);
         let mut best = Best::of(sought);
@@ -173,7 +191,8 @@ impl Shortcuts {
                 break;
             }
             let may_be_longer = there[best.length] == here[best.length];
-            if may_be_longer && best.takes(place, common(there, here)) && best.length >= sought.nice {
+            if may_be_longer && best.takes(place, common(there, here)) && best.length >= sought.nice
+            {
                 break;
             }
         }
@@ -181,7 +200,13 @@ impl Shortcuts {
     }
 
     /// A match of four to seven bytes, where none is longer.
-    fn of_four(&self, three: &Chain, window: &[u8], sought: &Sought, looks: &mut u64) -> Option<Found> {
+    fn of_four(
+        &self,
+        three: &Chain,
+        window: &[u8],
+        sought: &Sought,
+        looks: &mut u64,
+    ) -> Option<Found> {
         let bytes = eight(window, sought.at);
         let mut best = Best::of(sought);
         for place in sought.each(&self.four, three.before(sought.at)) {
@@ -204,7 +229,9 @@ impl Shortcuts {
 /// A match of three bytes, where none is longer, and not from where nobody wants it.
 fn of_three(three: &Chain, window: &[u8], sought: &Sought, looks: &mut u64) -> Option<Found> {
     let bytes = eight(window, sought.at);
-    let near = sought.each(three, three.before(sought.at)).take_while(|place| sought.at - place <= TOO_FAR);
+    let near = sought
+        .each(three, three.before(sought.at))
+        .take_while(|place| sought.at - place <= TOO_FAR);
     let mut near = near.take(sought.chain.into()).inspect(|_| *looks += 1);
     let place = near.find(|&place| (eight(window, place) ^ bytes) << 40 == 0)?;
     Some(Found { length: MIN_MATCH, distance: sought.at - place })
@@ -247,8 +274,11 @@ impl Chain {
             let there = &window[place..place + MAX_MATCH];
             // most places differ where a longer match would have to go on
             let end = best.length;
-            let may_be_longer = there[end] == here[end] && there[end - 1] == here[end - 1] && there[..2] == here[..2];
-            if may_be_longer && best.takes(place, common(there, here)) && best.length >= sought.nice {
+            let may_be_longer = there[end] == here[end]
+                && there[end - 1] == here[end - 1]
+                && there[..2] == here[..2];
+            if may_be_longer && best.takes(place, common(there, here)) && best.length >= sought.nice
+            {
                 break;
             }
         }

@@ -13,7 +13,8 @@ pub(super) const DISTANCES: usize = 30;
 const LENGTHS: usize = 19;
 
 /// The order in which the lengths of the third alphabet's codes are sent (RFC 1951, 3.2.7).
-const LENGTH_ORDER: [usize; LENGTHS] = [16, 17, 18, 0, 8, 7, 9, 6, 10, 5, 11, 4, 12, 3, 13, 2, 14, 1, 15];
+const LENGTH_ORDER: [usize; LENGTHS] =
+    [16, 17, 18, 0, 8, 7, 9, 6, 10, 5, 11, 4, 12, 3, 13, 2, 14, 1, 15];
 /// The bits that follow a repetition.
 const REPEAT_EXTRA: [u8; 3] = [2, 3, 7];
 
@@ -54,7 +55,11 @@ impl Code {
 
     /// How many bits all symbols take that occur `counts` times, without extra bits.
     pub(super) fn bits(&self, counts: &[u32]) -> u64 {
-        self.lengths.iter().zip(counts).map(|(length, count)| u64::from(*length) * u64::from(*count)).sum()
+        self.lengths
+            .iter()
+            .zip(counts)
+            .map(|(length, count)| u64::from(*length) * u64::from(*count))
+            .sum()
     }
 
     /// The bits of each symbol's code, in the order in which they are written.
@@ -109,7 +114,15 @@ impl Tree {
             heap.push(forced);
         }
         let last = last.unwrap_or(0);
-        Tree { symbols, last, count, depth: vec![0; symbols], parent: vec![0; symbols], heap, sorted: Vec::new() }
+        Tree {
+            symbols,
+            last,
+            count,
+            depth: vec![0; symbols],
+            parent: vec![0; symbols],
+            heap,
+            sorted: Vec::new(),
+        }
     }
 
     /// Joins the two rarest nodes until one is left.
@@ -224,7 +237,8 @@ impl Prologue {
             counts[usize::from(one.symbol)] += 1;
         }
         let code = Code::for_counts(&counts, MAX_LENGTH_BITS);
-        let trailing = LENGTH_ORDER.iter().rev().take_while(|symbol| code.lengths[**symbol] == 0).count();
+        let trailing =
+            LENGTH_ORDER.iter().rev().take_while(|symbol| code.lengths[**symbol] == 0).count();
         let lengths_sent = (LENGTHS - trailing).max(4);
         let extra: u64 = sent.iter().map(|one| u64::from(extra_bits(one.symbol))).sum();
         let bits = 5 + 5 + 4 + 3 * lengths_sent as u64 + code.bits(&counts) + extra;

@@ -90,7 +90,14 @@ impl<R: Read> Opener<R> {
     /// Opens a file whose plain form may have `limit` bytes.
     pub(super) fn new(input: R, limit: u64) -> Self {
         Opener {
-            input: Input { inner: input, buffer: vec![0; BUFFER], start: 0, end: 0, offset: 0, ended: false },
+            input: Input {
+                inner: input,
+                buffer: vec![0; BUFFER],
+                start: 0,
+                end: 0,
+                offset: 0,
+                ended: false,
+            },
             state: State::Between,
             inflate: Decompress::new(false),
             plain: vec![0; BUFFER],
@@ -168,11 +175,16 @@ impl<R: Read> Opener<R> {
         if consumed == 0 && produced == 0 && !last {
             return Err(OpenError::Damaged("a deflate stream that stands still"));
         }
-        self.left = self.left.checked_sub(produced as u64).ok_or(OpenError::TooLarge(self.limit))?;
+        self.left =
+            self.left.checked_sub(produced as u64).ok_or(OpenError::TooLarge(self.limit))?;
         if last {
             self.state = State::Trailer;
         }
-        Ok(Some(Piece::Deflated { packed: self.input.take(consumed), plain: &self.plain[..produced], last }))
+        Ok(Some(Piece::Deflated {
+            packed: self.input.take(consumed),
+            plain: &self.plain[..produced],
+            last,
+        }))
     }
 
     fn trailer(&mut self) -> Result<Option<Piece<'_>>, OpenError> {

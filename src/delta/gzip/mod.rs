@@ -177,7 +177,9 @@ impl<R: Read> Read for Gunzip<R> {
             self.held.clear();
             self.given = 0;
             match self.opener.next() {
-                Ok(Some(Piece::Raw(plain) | Piece::Deflated { plain, .. })) => self.held.extend_from_slice(plain),
+                Ok(Some(Piece::Raw(plain) | Piece::Deflated { plain, .. })) => {
+                    self.held.extend_from_slice(plain)
+                }
                 Ok(Some(Piece::Header(_) | Piece::Trailer(_))) => {}
                 Ok(None) => return Ok(0),
                 Err(OpenError::Read(error)) => return Err(error),

@@ -52,7 +52,8 @@ impl<'c, W: Write> Rebuild<'c, W> {
     /// Begins a file; all corrections are looked through first.
     pub fn new(corrections: &'c [u8], out: W) -> Result<Self, RebuildError> {
         let missing = plain_length(corrections)?;
-        let mut rebuild = Rebuild { parts: Parts(corrections), out, now: Now::Done, sum: Crc::new(), missing };
+        let mut rebuild =
+            Rebuild { parts: Parts(corrections), out, now: Now::Done, sum: Crc::new(), missing };
         rebuild.proceed()?;
         Ok(rebuild)
     }
@@ -61,7 +62,9 @@ impl<'c, W: Write> Rebuild<'c, W> {
     pub fn write(&mut self, mut plain: &[u8]) -> Result<(), RebuildError> {
         while !plain.is_empty() {
             let left = match &self.now {
-                Now::Raw { left } | Now::Deflate { left, .. } => usize::try_from(*left).unwrap_or(usize::MAX),
+                Now::Raw { left } | Now::Deflate { left, .. } => {
+                    usize::try_from(*left).unwrap_or(usize::MAX)
+                }
                 Now::Done => return Err(RebuildError::TooLong),
             };
             let (now, later) = plain.split_at(plain.len().min(left).min(PIECE));
@@ -120,7 +123,9 @@ impl<'c, W: Write> Rebuild<'c, W> {
                     self.now = Now::Raw { left };
                     return Ok(());
                 }
-                Some(Part::Bytes(bytes)) => self.out.write_all(bytes).map_err(RebuildError::Write)?,
+                Some(Part::Bytes(bytes)) => {
+                    self.out.write_all(bytes).map_err(RebuildError::Write)?
+                }
                 Some(Part::Sum) => {
                     let trailer = trailer(&self.sum);
                     self.out.write_all(&trailer).map_err(RebuildError::Write)?;
@@ -149,7 +154,9 @@ pub fn plain_length(corrections: &[u8]) -> Result<u64, RebuildError> {
     let mut length = 0u64;
     while let Some(part) = parts.next().map_err(RebuildError::Corrections)? {
         if let Part::Raw(more) | Part::Deflate(_, more) = part {
-            length = length.checked_add(more).ok_or(RebuildError::Corrections("an impossible length"))?;
+            length = length
+                .checked_add(more)
+                .ok_or(RebuildError::Corrections("an impossible length"))?;
         }
     }
     Ok(length)

@@ -90,13 +90,14 @@ impl Search {
 }
 
 fn same(deflater: &mut Deflater, plain: &[u8], packed: &mut &[u8], ended: bool) -> bool {
-    let mut repeats = |deflater: &mut Deflater| match packed.strip_prefix(deflater.take().as_slice()) {
-        Some(rest) => {
-            *packed = rest;
-            true
-        }
-        None => false,
-    };
+    let mut repeats =
+        |deflater: &mut Deflater| match packed.strip_prefix(deflater.take().as_slice()) {
+            Some(rest) => {
+                *packed = rest;
+                true
+            }
+            None => false,
+        };
     let so_far = plain.chunks(PIECE).all(|piece| {
         deflater.write(piece);
         repeats(deflater)

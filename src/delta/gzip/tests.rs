@@ -16,7 +16,8 @@ mod places;
 fn random(seed: u64) -> impl FnMut(u64) -> u64 {
     let mut state = seed;
     move |limit| {
-        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        state =
+            state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         (state >> 33) % limit
     }
 }
@@ -147,14 +148,25 @@ fn an_empty_file_inside() {
 fn several_members_and_zeros_between_and_behind() {
     let (a, b) = (sample(5000, 1), sample(70_000, 2));
     let zeros = vec![0; 700];
-    let gz = [member(&HEADER, 9, &a), zeros.clone(), member(&HEADER, 6, &b), member(&HEADER, 1, b""), zeros.clone()];
+    let gz = [
+        member(&HEADER, 9, &a),
+        zeros.clone(),
+        member(&HEADER, 6, &b),
+        member(&HEADER, 1, b""),
+        zeros.clone(),
+    ];
     assert_eq!(apart(&gz.concat()).0, [a, zeros.clone(), b, zeros].concat());
 }
 
 #[test]
 fn garbage_behind_the_last_member() {
     let plain = sample(5000, 3);
-    for garbage in [&b"x"[..], b"\0\0\x1f\x8b", b"\0garbage \x1f\x8b\x08\0 that is long enough", &noise(100_000)] {
+    for garbage in [
+        &b"x"[..],
+        b"\0\0\x1f\x8b",
+        b"\0garbage \x1f\x8b\x08\0 that is long enough",
+        &noise(100_000),
+    ] {
         let gz = [member(&HEADER, 6, &plain), garbage.to_vec()].concat();
         assert!(apart(&gz).0 == [plain.clone(), garbage.to_vec()].concat());
     }
@@ -184,7 +196,8 @@ fn name_time_comment_extra_field_and_header_sum() {
 #[test]
 fn microcode_before_the_compressed_part_of_an_initrd() {
     let inside = member(&HEADER, 9, b"this is not looked into");
-    let mut early = [entry("kernel", b""), entry("microcode.bin", &inside), entry("TRAILER!!!", b"")].concat();
+    let mut early =
+        [entry("kernel", b""), entry("microcode.bin", &inside), entry("TRAILER!!!", b"")].concat();
     early.resize(early.len().next_multiple_of(512), 0);
     let plain = sample(200_000, 5);
     let gz = [early.clone(), member(&HEADER, 6, &plain)].concat();
@@ -208,7 +221,9 @@ fn a_reader_that_gives_little_changes_nothing() {
     let gz = member(&HEADER, 6, &sample(150_000, 10));
     let (plain, corrections) = apart(&gz);
     let mut slow = Vec::new();
-    let Taken::Apart(parts) = take_apart(&mut Slow(&gz), &mut slow, &Limits::default()).expect("memory") else {
+    let Taken::Apart(parts) =
+        take_apart(&mut Slow(&gz), &mut slow, &Limits::default()).expect("memory")
+    else {
         panic!("travels whole");
     };
     assert!((slow, parts.corrections) == (plain, corrections));

@@ -27,7 +27,9 @@ impl<'m> Groups<'m> {
         let more = if self.holds(source) { 0 } else { size_of(source) };
         // What is opened is several times as large when it is plain.
         let share = if self.class == Class::Opened { 4 } else { 1 };
-        if self.source + more > GROUP_SOURCE / share || self.output + size_of(target) > GROUP_OUTPUT / share {
+        if self.source + more > GROUP_SOURCE / share
+            || self.output + size_of(target) > GROUP_OUTPUT / share
+        {
             self.close();
         }
         if let Some((size, digest)) = source.file()

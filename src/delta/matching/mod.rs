@@ -110,15 +110,28 @@ impl<'m> Pairing<'m> {
     /// version numbers are taken out (so the modules of a new kernel find those of the old one); else one whose
     /// path is, so taken; else one whose name is; of several the one whose size is closest.
     /// Of the compressed files the small ones are opened first, as far as `opening` goes.
-    pub fn by_names(base: &'m Manifest, target: &'m Manifest, effort: Effort, opening: &Opening) -> Self {
+    pub fn by_names(
+        base: &'m Manifest,
+        target: &'m Manifest,
+        effort: Effort,
+        opening: &Opening,
+    ) -> Self {
         let mut seen: HashSet<Digest> =
             base.entries().iter().filter_map(Entry::file).map(|(_, digest)| digest).collect();
-        let fresh = target.entries().iter().filter(|entry| entry.file().is_some_and(|(_, digest)| seen.insert(digest)));
+        let fresh = target
+            .entries()
+            .iter()
+            .filter(|entry| entry.file().is_some_and(|(_, digest)| seen.insert(digest)));
         let fresh: Vec<&Entry> = fresh.filter(|entry| size_of(entry) > 0).collect();
         let files = Files::of(base, &fresh);
         let opened = opened(&fresh, opening);
-        let mut pairing =
-            Pairing { effort, archives: Vec::new(), fresh: Vec::new(), search: Search::default(), alike: Vec::new() };
+        let mut pairing = Pairing {
+            effort,
+            archives: Vec::new(),
+            fresh: Vec::new(),
+            search: Search::default(),
+            alike: Vec::new(),
+        };
         for entry in fresh {
             let is_opened = entry.file().is_some_and(|(_, digest)| opened.contains(&digest));
             if is_opened && size_of(entry) > OPENED_IN_GROUP {
@@ -143,14 +156,25 @@ impl<'m> Pairing<'m> {
     /// in common with anything, and is left out.
     fn search(&self, base: &'m Manifest, target: &Manifest) -> Search<'m> {
         let times = self.effort.looked_into();
-        let wants = |fresh: &&Fresh| fresh.class == Class::Plain && (fresh.source.is_none() || fresh.doubtful);
-        let worth = |fresh: &Fresh<'m>| (fresh.entry, if fresh.doubtful { times.min(LOOKED_ALONG) } else { times });
+        let wants = |fresh: &&Fresh| {
+            fresh.class == Class::Plain && (fresh.source.is_none() || fresh.doubtful)
+        };
+        let worth = |fresh: &Fresh<'m>| {
+            (fresh.entry, if fresh.doubtful { times.min(LOOKED_ALONG) } else { times })
+        };
         let wanting: Vec<(&Entry, u64)> = self.fresh.iter().filter(wants).map(worth).collect();
         if wanting.is_empty() || times == 0 {
             return Search::default();
         }
-        let sources = self.fresh.iter().filter(|fresh| !fresh.doubtful).filter_map(|fresh| fresh.source);
-        let used = target.entries().iter().chain(sources).filter_map(Entry::file).map(|(_, digest)| digest).collect();
+        let sources =
+            self.fresh.iter().filter(|fresh| !fresh.doubtful).filter_map(|fresh| fresh.source);
+        let used = target
+            .entries()
+            .iter()
+            .chain(sources)
+            .filter_map(Entry::file)
+            .map(|(_, digest)| digest)
+            .collect();
         Search::new(base, wanting, &used, |entry| !is_packed(entry.path.name()))
     }
 
@@ -166,7 +190,10 @@ impl<'m> Pairing<'m> {
         let mut found: HashMap<Digest, &Entry> =
             found.filter_map(|(source, entry)| Some((entry.file()?.1, source))).collect();
         for fresh in &mut self.fresh {
-            let Some(source) = fresh.entry.file().and_then(|(_, digest)| found.remove(&digest)) else { continue };
+            let Some(source) = fresh.entry.file().and_then(|(_, digest)| found.remove(&digest))
+            else {
+                continue;
+            };
             match fresh.source {
                 Some(_) => fresh.source = Some(source),
                 None => self.alike.push((source, fresh.entry)),
@@ -179,10 +206,17 @@ impl<'m> Pairing<'m> {
     /// that were found, and what [`Pairing::by_content`] is going to read.
     pub fn sources(&self) -> Vec<(Digest, u64)> {
         let mut seen = HashSet::new();
-        let found = self.fresh.iter().map(|fresh| fresh.source).chain(self.archives.iter().map(|one| one.source));
+        let found = self
+            .fresh
+            .iter()
+            .map(|fresh| fresh.source)
+            .chain(self.archives.iter().map(|one| one.source));
         let found = found.flatten();
         let files = found.chain(self.search.candidates().iter().copied()).filter_map(Entry::file);
-        files.filter(|(_, digest)| seen.insert(*digest)).map(|(size, digest)| (digest, size)).collect()
+        files
+            .filter(|(_, digest)| seen.insert(*digest))
+            .map(|(size, digest)| (digest, size))
+            .collect()
     }
 
     /// What is to be made of what, in groups. What found no source is in none.
@@ -199,7 +233,9 @@ impl<'m> Pairing<'m> {
             match class {
                 Class::Plain if is_large(source, entry) => large.push((source, entry)),
                 Class::Plain => plain.add(source, entry),
-                Class::Packed if is_larger(source, entry, PACKED_TRIED) => large.push((source, entry)),
+                Class::Packed if is_larger(source, entry, PACKED_TRIED) => {
+                    large.push((source, entry))
+                }
                 Class::Packed => packed.add(source, entry),
                 Class::Opened => inside.add(source, entry),
             }
@@ -218,10 +254,12 @@ impl<'m> Pairing<'m> {
 /// The contents of `fresh` that are to be opened: the smallest first, as long as the node has time for them.
 fn opened(fresh: &[&Entry], opening: &Opening) -> HashSet<Digest> {
     let is_gzip = |entry: &&&Entry| is_gzip(entry.path.name());
-    let mut files: Vec<(u64, Digest)> = fresh.iter().filter(is_gzip).filter_map(|entry| entry.file()).collect();
+    let mut files: Vec<(u64, Digest)> =
+        fresh.iter().filter(is_gzip).filter_map(|entry| entry.file()).collect();
     files.sort_unstable();
     let mut left = opening.budget();
-    let fits = |(size, _): &(u64, Digest)| left.checked_sub(*size).inspect(|rest| left = *rest).is_some();
+    let fits =
+        |(size, _): &(u64, Digest)| left.checked_sub(*size).inspect(|rest| left = *rest).is_some();
     files.into_iter().take_while(fits).map(|(_, digest)| digest).collect()
 }
 

@@ -36,7 +36,8 @@ impl<'m> Files<'m> {
     /// What stays in its place asks only where its name has a number, which its content may have left.
     pub fn of(base: &'m Manifest, fresh: &[&Entry]) -> Self {
         let mut files = Files { base, alike: Default::default() };
-        let moved = || fresh.iter().filter(|entry| files.same(entry).is_none() || is_numbered(entry));
+        let moved =
+            || fresh.iter().filter(|entry| files.same(entry).is_none() || is_numbered(entry));
         let asked = |remains: fn(&Entry, &mut Vec<u8>)| -> HashMap<Vec<u8>, Namesakes> {
             moved().map(|entry| (key(remains, entry), Namesakes::default())).collect()
         };
@@ -67,7 +68,11 @@ impl<'m> Files<'m> {
         if let Some(same) = self.same(entry) {
             return Some(same);
         }
-        let similar = self.alike.iter().zip(REMAINS).find_map(|(alike, remains)| alike.get(&key(remains, entry)));
+        let similar = self
+            .alike
+            .iter()
+            .zip(REMAINS)
+            .find_map(|(alike, remains)| alike.get(&key(remains, entry)));
         similar?.nearest(size)
     }
 
@@ -75,7 +80,9 @@ impl<'m> Files<'m> {
     /// others of the base differ from it in that, all may have moved on by one, as rotated logs do.
     pub fn is_one_of_a_row(&self, entry: &Entry) -> bool {
         let row = || self.alike[PATH].get(&key(REMAINS[PATH], entry));
-        is_numbered(entry) && self.same(entry).is_some() && row().is_some_and(|Namesakes(files)| files.len() > 1)
+        is_numbered(entry)
+            && self.same(entry).is_some()
+            && row().is_some_and(|Namesakes(files)| files.len() > 1)
     }
 }
 
@@ -117,7 +124,8 @@ fn take_versions_out(bytes: &[u8], kept: &mut Vec<u8>) {
         }
         kept.push(b'#');
         while at < bytes.len() {
-            let joined = b".-+~_".contains(&bytes[at]) && bytes.get(at + 1).is_some_and(u8::is_ascii_digit);
+            let joined =
+                b".-+~_".contains(&bytes[at]) && bytes.get(at + 1).is_some_and(u8::is_ascii_digit);
             if !bytes[at].is_ascii_digit() && !joined {
                 break;
             }
@@ -128,16 +136,19 @@ fn take_versions_out(bytes: &[u8], kept: &mut Vec<u8>) {
 
 /// Whether a file's name tells that it may be gzip; its first bytes decide.
 pub(super) fn is_gzip(name: &[u8]) -> bool {
-    [b".gz".as_slice(), b".tgz"].iter().any(|end| name.ends_with(end)) || name.starts_with(b"initrd")
+    [b".gz".as_slice(), b".tgz"].iter().any(|end| name.ends_with(end))
+        || name.starts_with(b"initrd")
 }
 
 /// Whether a file's name tells that its bytes are compressed.
 pub fn is_packed(name: &[u8]) -> bool {
     const ENDS: [&[u8]; 16] = [
-        b".gz", b".tgz", b".xz", b".zst", b".bz2", b".lz4", b".lzma", b".zip", b".jar", b".whl", b".png", b".jpg",
-        b".webp", b".woff2", b".deb", b".rpm",
+        b".gz", b".tgz", b".xz", b".zst", b".bz2", b".lz4", b".lzma", b".zip", b".jar", b".whl",
+        b".png", b".jpg", b".webp", b".woff2", b".deb", b".rpm",
     ];
-    ENDS.iter().any(|end| name.ends_with(end)) || name.starts_with(b"initrd") || name.starts_with(b"vmlinuz")
+    ENDS.iter().any(|end| name.ends_with(end))
+        || name.starts_with(b"initrd")
+        || name.starts_with(b"vmlinuz")
 }
 
 #[cfg(test)]

@@ -60,9 +60,12 @@ impl<'m> Search<'m> {
     ) -> Self {
         wanting.retain(|(entry, _)| size_of(entry) >= LEAST);
         wanting.sort_by_key(|(entry, _)| Reverse(size_of(entry)));
-        let times: HashMap<&TreePath, u64> = wanting.iter().map(|(entry, times)| (&entry.path, *times)).collect();
+        let times: HashMap<&TreePath, u64> =
+            wanting.iter().map(|(entry, times)| (&entry.path, *times)).collect();
         let wanting = within(BUDGET, wanting.into_iter().map(|(entry, _)| entry).collect());
-        let worth = |entry: &&Entry| size_of(entry).saturating_mul(times.get(&entry.path).copied().unwrap_or(0));
+        let worth = |entry: &&Entry| {
+            size_of(entry).saturating_mul(times.get(&entry.path).copied().unwrap_or(0))
+        };
         let worth = wanting.iter().map(worth).fold(0u64, u64::saturating_add);
 
         let nearest = Nearest::of(&wanting);
@@ -70,7 +73,9 @@ impl<'m> Search<'m> {
         let mut candidates = Vec::new();
         for entry in base.entries() {
             let Some((size, digest)) = entry.file() else { continue };
-            let Some(ratio) = nearest.ratio(size).filter(|ratio| *ratio <= RATIO * PARTS) else { continue };
+            let Some(ratio) = nearest.ratio(size).filter(|ratio| *ratio <= RATIO * PARTS) else {
+                continue;
+            };
             if serves(entry) && seen.insert(digest) {
                 candidates.push(((used.contains(&digest), ratio), entry));
             }
@@ -101,8 +106,10 @@ impl<'m> Search<'m> {
         if self.candidates.is_empty() {
             return Vec::new();
         }
-        let wanting: Vec<Option<Sketch>> = self.wanting.par_iter().map(|entry| new(entry)).collect();
-        let candidates: Vec<Option<Sketch>> = self.candidates.par_iter().map(|entry| old(entry)).collect();
+        let wanting: Vec<Option<Sketch>> =
+            self.wanting.par_iter().map(|entry| new(entry)).collect();
+        let candidates: Vec<Option<Sketch>> =
+            self.candidates.par_iter().map(|entry| old(entry)).collect();
         let index = Index::of(&candidates);
         let found = self.wanting.par_iter().zip(wanting).map(|(entry, sketch)| {
             let source = self.best(entry, &index.common(&sketch?))?;
@@ -115,9 +122,12 @@ impl<'m> Search<'m> {
     fn best(&self, entry: &Entry, common: &HashMap<u32, usize>) -> Option<&'m Entry> {
         let size = size_of(entry);
         let alike = common.iter().filter(|(_, common)| **common >= LEAST_COMMON);
-        let alike = alike.filter_map(|(number, common)| Some((*self.candidates.get(*number as usize)?, *common)));
-        let best = alike
-            .min_by_key(|&(candidate, common)| (Reverse(common), size_of(candidate).abs_diff(size), &candidate.path));
+        let alike = alike.filter_map(|(number, common)| {
+            Some((*self.candidates.get(*number as usize)?, *common))
+        });
+        let best = alike.min_by_key(|&(candidate, common)| {
+            (Reverse(common), size_of(candidate).abs_diff(size), &candidate.path)
+        });
         best.map(|(candidate, _)| candidate)
     }
 }
@@ -126,7 +136,8 @@ impl Index {
     fn of(candidates: &[Option<Sketch>]) -> Self {
         let mut features = Vec::with_capacity(candidates.len() * FEATURES);
         for (number, sketch) in (0..).zip(candidates) {
-            features.extend(sketch.iter().flat_map(Sketch::features).map(|feature| (*feature, number)));
+            features
+                .extend(sketch.iter().flat_map(Sketch::features).map(|feature| (*feature, number)));
         }
         features.sort_unstable();
         Index(features)
@@ -159,8 +170,10 @@ impl Nearest {
     /// nothing is wanted or there is nothing.
     fn ratio(&self, size: u64) -> Option<u64> {
         let at = self.0.partition_point(|wanted| *wanted < size);
-        let around = self.0.get(at).into_iter().chain(at.checked_sub(1).and_then(|at| self.0.get(at)));
-        let ratio = |wanted: &u64| size.max(*wanted).saturating_mul(PARTS).checked_div(size.min(*wanted));
+        let around =
+            self.0.get(at).into_iter().chain(at.checked_sub(1).and_then(|at| self.0.get(at)));
+        let ratio =
+            |wanted: &u64| size.max(*wanted).saturating_mul(PARTS).checked_div(size.min(*wanted));
         around.filter_map(ratio).min()
     }
 }
@@ -168,6 +181,7 @@ impl Nearest {
 /// Those of `entries` that come to `budget` bytes, in order; one that does not fit makes room for smaller ones.
 fn within(budget: u64, entries: Vec<&Entry>) -> Vec<&Entry> {
     let mut left = budget;
-    let fits = |entry: &&Entry| left.checked_sub(size_of(entry)).inspect(|rest| left = *rest).is_some();
+    let fits =
+        |entry: &&Entry| left.checked_sub(size_of(entry)).inspect(|rest| left = *rest).is_some();
     entries.into_iter().filter(fits).take(MOST).collect()
 }

@@ -8,7 +8,13 @@ use crate::entry::{Leaf, LeafKind, Meta, Mtime, Node, Xattrs};
 use crate::tree_path::TreePath;
 
 fn manifest(files: &[(&str, u64, u8)]) -> Manifest {
-    let meta = Meta { mode: 0o755, uid: 0, gid: 0, mtime: Mtime { seconds: 0, nanos: 0 }, xattrs: Xattrs::new() };
+    let meta = Meta {
+        mode: 0o755,
+        uid: 0,
+        gid: 0,
+        mtime: Mtime { seconds: 0, nanos: 0 },
+        xattrs: Xattrs::new(),
+    };
     let mut entries = vec![Entry::new(TreePath::root(), meta.clone(), Node::Directory)];
     let mut dirs = HashSet::new();
     for (path, size, content) in files {
@@ -48,8 +54,14 @@ fn the_same_path_comes_first_then_the_version_then_the_name() {
     assert_eq!(pairs(&base, &[("a/k-3.0", 80, 9)]), [group(&["/a/k-2.0"], &["/a/k-3.0"])]);
     assert_eq!(pairs(&base, &[("new/tool", 12, 9)]), [group(&["/c/tool"], &["/new/tool"])]);
     let modules = [("5.1/ca1.ko", 20, 1), ("5.1/ca2.ko", 10, 2), ("5.1/ca3.ko", 11, 3)];
-    assert_eq!(pairs(&modules, &[("5.2/ca1.ko", 10, 9)]), [group(&["/5.1/ca1.ko"], &["/5.2/ca1.ko"])]);
-    assert_eq!(pairs(&modules, &[("5.2/ca4.ko", 11, 9)]), [group(&["/5.1/ca3.ko"], &["/5.2/ca4.ko"])]);
+    assert_eq!(
+        pairs(&modules, &[("5.2/ca1.ko", 10, 9)]),
+        [group(&["/5.1/ca1.ko"], &["/5.2/ca1.ko"])]
+    );
+    assert_eq!(
+        pairs(&modules, &[("5.2/ca4.ko", 11, 9)]),
+        [group(&["/5.1/ca3.ko"], &["/5.2/ca4.ko"])]
+    );
     assert!(pairs(&base, &[("new/other", 12, 9)]).is_empty());
 }
 
@@ -61,9 +73,15 @@ fn what_the_base_holds_needs_no_delta() {
 #[test]
 fn groups_are_bounded_and_compressed_files_apart() {
     let mib = 1 << 20;
-    let base = [("a", 3 * mib / 2, 1), ("b", mib, 2), ("c.gz", mib, 3), ("d", mib, 4), ("e", 60 * mib, 5)];
-    let target = [("a", 3 * mib / 2, 11), ("b", mib, 12), ("c.gz", mib, 13), ("d", mib, 14), ("e", mib, 15)];
-    let expected = [group(&["/a"], &["/a"]), group(&["/b", "/d"], &["/b", "/d"]), group(&["/c.gz"], &["/c.gz"])];
+    let base =
+        [("a", 3 * mib / 2, 1), ("b", mib, 2), ("c.gz", mib, 3), ("d", mib, 4), ("e", 60 * mib, 5)];
+    let target =
+        [("a", 3 * mib / 2, 11), ("b", mib, 12), ("c.gz", mib, 13), ("d", mib, 14), ("e", mib, 15)];
+    let expected = [
+        group(&["/a"], &["/a"]),
+        group(&["/b", "/d"], &["/b", "/d"]),
+        group(&["/c.gz"], &["/c.gz"]),
+    ];
     assert_eq!(pairs(&base, &target), expected);
 }
 
@@ -74,8 +92,10 @@ fn compressed_files_are_opened_the_smallest_first_as_far_as_the_time_goes() {
     let target = [("a.gz", 4001, 11), ("b.gz", 5001, 12), ("initrd.img-2", 30 * mib, 13)];
     let (base, target) = (manifest(&base), manifest(&target));
     let classes = |seconds| {
-        let pairs = Pairing::by_names(&base, &target, Effort::Best, &Opening { seconds, gain: 0 }).into_pairs();
-        let classes: Vec<(Class, usize)> = pairs.groups.iter().map(|g| (g.class, g.targets.len())).collect();
+        let pairs = Pairing::by_names(&base, &target, Effort::Best, &Opening { seconds, gain: 0 })
+            .into_pairs();
+        let classes: Vec<(Class, usize)> =
+            pairs.groups.iter().map(|g| (g.class, g.targets.len())).collect();
         (classes, pairs.archives.len())
     };
     assert_eq!(classes(0), (vec![(Class::Packed, 2)], 0));
@@ -87,11 +107,16 @@ fn compressed_files_are_opened_the_smallest_first_as_far_as_the_time_goes() {
 fn what_is_too_large_for_a_group_is_paired_all_the_same() {
     let mib = 1 << 20;
     let base = [("a", 60 * mib, 1), ("b-1", 5 * mib, 2), ("c.xz", 60 * mib, 3)];
-    let target = [("a", 60 * mib, 11), ("b-2", 5 * mib, 12), ("c.xz", 60 * mib, 13), ("d", 60 * mib, 14)];
+    let target =
+        [("a", 60 * mib, 11), ("b-2", 5 * mib, 12), ("c.xz", 60 * mib, 13), ("d", 60 * mib, 14)];
     let (base, target) = (manifest(&base), manifest(&target));
     let large = |effort: Effort| {
         let pairs = Pairing::by_names(&base, &target, effort, &effort.opening()).into_pairs();
-        pairs.large.iter().map(|(from, to)| format!("{} {}", from.path, to.path)).collect::<Vec<_>>()
+        pairs
+            .large
+            .iter()
+            .map(|(from, to)| format!("{} {}", from.path, to.path))
+            .collect::<Vec<_>>()
     };
     // Whether compressed ones have anything in common is found out by a look.
     assert_eq!(large(Effort::Best), ["/a /a", "/c.xz /c.xz"]);
@@ -151,15 +176,26 @@ impl Looked {
     /// What is made of what, in any group or as something large.
     fn pairs(&self, effort: Effort) -> Vec<(String, String)> {
         let named = |files: &[(String, u64, u8)]| {
-            manifest(&files.iter().map(|(path, size, content)| (&path[..], *size, *content)).collect::<Vec<_>>())
+            manifest(
+                &files
+                    .iter()
+                    .map(|(path, size, content)| (&path[..], *size, *content))
+                    .collect::<Vec<_>>(),
+            )
         };
         let (base, target) = (named(&self.base), named(&self.target));
         let pairing = Pairing::by_names(&base, &target, effort, &effort.opening());
         let wanted = pairing.sources();
-        let pairs = pairing.by_content(|entry| self.sketch(entry), |entry| self.sketch(entry)).into_pairs();
+        let pairs =
+            pairing.by_content(|entry| self.sketch(entry), |entry| self.sketch(entry)).into_pairs();
         let ends = |group: &Group<'_>| {
-            let sources: Vec<String> = group.sources.iter().map(|source| source.path.to_string()).collect();
-            group.targets.iter().map(move |target| (sources.join(" "), target.path.to_string())).collect::<Vec<_>>()
+            let sources: Vec<String> =
+                group.sources.iter().map(|source| source.path.to_string()).collect();
+            group
+                .targets
+                .iter()
+                .map(move |target| (sources.join(" "), target.path.to_string()))
+                .collect::<Vec<_>>()
         };
         for source in pairs.groups.iter().flat_map(|group| &group.sources) {
             let (size, digest) = source.file().expect("a file");
@@ -186,12 +222,18 @@ fn pair_of(source: &str, target: &str) -> (String, String) {
 fn what_was_moved_renamed_and_edited_is_found_by_its_content() {
     let mut looked = Looked::default();
     let (tool, copied) = (noise(1, 300_000), noise(2, 9_000));
-    looked.was("usr/bin/tool", &tool).was("etc/daemon.conf", &copied).was("usr/bin/other", &noise(3, 300_000));
+    looked
+        .was("usr/bin/tool", &tool)
+        .was("etc/daemon.conf", &copied)
+        .was("usr/bin/other", &noise(3, 300_000));
     looked.stays("etc/daemon.conf");
     looked.comes("opt/suite/runner", &edited(&tool, 100_000));
     looked.comes("etc/site.conf", &edited(&copied, 4_000));
     looked.comes("opt/suite/unlike", &noise(4, 300_000));
-    let expected = [pair_of("/usr/bin/tool", "/opt/suite/runner"), pair_of("/etc/daemon.conf", "/etc/site.conf")];
+    let expected = [
+        pair_of("/usr/bin/tool", "/opt/suite/runner"),
+        pair_of("/etc/daemon.conf", "/etc/site.conf"),
+    ];
     for effort in [Effort::Normal, Effort::Best] {
         let mut found = looked.pairs(effort);
         found.sort_by(|a, b| b.cmp(a));
@@ -233,7 +275,9 @@ fn what_moved_on_along_a_row_of_numbers_is_found_where_it_was() {
         assert_eq!(sources["/log/messages.1"], all, "{effort}");
         assert_eq!(sources["/log/messages.2"], all, "{effort}");
     }
-    assert!(looked.pairs(Effort::Fast).iter().all(|(source, _)| source.contains("/log/messages.2")));
+    assert!(
+        looked.pairs(Effort::Fast).iter().all(|(source, _)| source.contains("/log/messages.2"))
+    );
 }
 
 #[test]
@@ -274,7 +318,9 @@ fn what_is_empty_tiny_compressed_or_unreadable_is_not_looked_into() {
     looked.comes("new/nothing", b"").comes("new/small", &edited(&content[..3_000], 50));
     looked.comes("new/put.zst", &edited(&content, 50)).comes("new/whole", &edited(&content, 60));
     assert!(looked.pairs(Effort::Best).is_empty());
-    for path in ["/old/empty", "/old/tiny", "/old/packed.xz", "/new/nothing", "/new/small", "/new/put.zst"] {
+    for path in
+        ["/old/empty", "/old/tiny", "/old/packed.xz", "/new/nothing", "/new/small", "/new/put.zst"]
+    {
         assert_eq!(looked.bytes_read(path), 0, "{path}");
     }
     assert!(looked.bytes_read("/old/lost") > 0 && looked.bytes_read("/new/whole") > 0);
@@ -291,7 +337,8 @@ fn the_search_is_bounded_by_what_is_looked_for_and_begins_with_what_went_and_the
     looked.was("lib/changed-1", &noise[..4_100]).comes("lib/changed-2", &noise[1..4_100]);
     looked.comes("fresh", &noise[..4_100]);
     looked.pairs(Effort::Normal);
-    let (gone, used) = (looked.bytes_read("/gone"), looked.bytes_read("/kept") + looked.bytes_read("/lib"));
+    let (gone, used) =
+        (looked.bytes_read("/gone"), looked.bytes_read("/kept") + looked.bytes_read("/lib"));
     assert!((60_000..=4_100 * 16).contains(&(gone + used)), "{gone} and {used}");
     assert!(used < 5_500, "{used}: what is used comes last");
     assert_eq!((looked.bytes_read("/gone/000x"), looked.bytes_read("/gone/079x")), (4_100, 0));
@@ -301,14 +348,16 @@ fn the_search_is_bounded_by_what_is_looked_for_and_begins_with_what_went_and_the
 fn what_is_larger_than_the_budget_is_not_read() {
     let mib = 1 << 20;
     let base = [("a", 500 * mib, 1), ("b", 400 * mib, 2), ("c", 10 * mib, 3), ("d", 4000 * mib, 4)];
-    let target = [("v", 520 * mib, 11), ("w", 500 * mib, 12), ("x", 10 * mib, 13), ("y", 6 * mib, 14)];
+    let target =
+        [("v", 520 * mib, 11), ("w", 500 * mib, 12), ("x", 10 * mib, 13), ("y", 6 * mib, 14)];
     let (base, target) = (manifest(&base), manifest(&target));
     let read = Mutex::new(Vec::new());
     let note = |entry: &Entry| {
         read.lock().expect("lives").push(entry.path.to_string());
         None
     };
-    Pairing::by_names(&base, &target, Effort::Normal, &Effort::Normal.opening()).by_content(note, note);
+    Pairing::by_names(&base, &target, Effort::Normal, &Effort::Normal.opening())
+        .by_content(note, note);
     let mut read = read.into_inner().expect("lives");
     read.sort();
     assert_eq!(read, ["/a", "/c", "/w", "/x"]);

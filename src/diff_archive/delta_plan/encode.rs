@@ -21,7 +21,9 @@ impl Planner<'_> {
     /// The patch of a group, unless its contents are better sent whole.
     pub(super) fn pair(&self, pair: &delta::Group<'_>) -> Result<Option<Patched>, WriteError> {
         let patched = match pair.class {
-            Class::Opened => self.opened(pair)?.map_or_else(|| self.closed(pair), |patched| Ok(Some(patched)))?,
+            Class::Opened => {
+                self.opened(pair)?.map_or_else(|| self.closed(pair), |patched| Ok(Some(patched)))?
+            }
             Class::Plain | Class::Packed => self.closed(pair)?,
         };
         self.advanced(&pair.targets);
@@ -29,7 +31,11 @@ impl Planner<'_> {
     }
 
     fn closed(&self, pair: &delta::Group<'_>) -> Result<Option<Patched>, WriteError> {
-        let mut group = self.group(if pair.class == Class::Plain { self.deltas.effort.kind() } else { Kind::Prefix });
+        let mut group = self.group(if pair.class == Class::Plain {
+            self.deltas.effort.kind()
+        } else {
+            Kind::Prefix
+        });
         let (mut source, mut output) = (Vec::new(), Vec::new());
         for entry in &pair.sources {
             let Some((size, digest)) = entry.file() else { continue };
@@ -59,13 +65,20 @@ impl Planner<'_> {
             let Some((size, digest)) = entry.file() else { continue };
             let bytes = self.fresh(entry, size, &digest)?;
             let mut form = Vec::new();
-            let taken = gzip::take_apart(&mut &bytes[..], &mut form, &Limits { plain: MAX_GROUP, ..Limits::default() });
+            let taken = gzip::take_apart(
+                &mut &bytes[..],
+                &mut form,
+                &Limits { plain: MAX_GROUP, ..Limits::default() },
+            );
             let inside = match taken.map_err(WriteError::Compress)? {
                 Taken::Apart(parts) => {
                     output.extend_from_slice(&parts.corrections);
                     output.extend_from_slice(&form);
                     cost = cost.saturating_add(parts.cost);
-                    Some(Inside { corrections: parts.corrections.len() as u64, plain: form.len() as u64 })
+                    Some(Inside {
+                        corrections: parts.corrections.len() as u64,
+                        plain: form.len() as u64,
+                    })
                 }
                 Taken::Whole(_) => {
                     output.extend_from_slice(&bytes);
@@ -101,7 +114,12 @@ impl Planner<'_> {
         Group { number: 0, kind, patch_length: 0, sources: Vec::new(), targets: Vec::new() }
     }
 
-    fn encode(&self, group: &mut Group, source: &[u8], output: &[u8]) -> Result<Option<Vec<u8>>, WriteError> {
+    fn encode(
+        &self,
+        group: &mut Group,
+        source: &[u8],
+        output: &[u8],
+    ) -> Result<Option<Vec<u8>>, WriteError> {
         let patch = delta::encode(group.kind, source, output, self.deltas.effort);
         let patch = patch.map_err(WriteError::Compress)?;
         // What a node would make of it, while both sides are at hand.
@@ -116,13 +134,15 @@ impl Planner<'_> {
 
     /// What a group makes, for messages.
     fn names(&self, group: &Group) -> String {
-        let digests: Vec<String> = group.targets.iter().map(|target| target.digest.short()).collect();
+        let digests: Vec<String> =
+            group.targets.iter().map(|target| target.digest.short()).collect();
         digests.join(", ")
     }
 
     /// Carries a patch out as a node would, and compares what it makes.
     pub(super) fn prove(&self, group: &Group, patch: &[u8]) -> Result<(), WriteError> {
-        let sources = BaseAndTarget { base: self.deltas.sources, target: self.target, content: self.content };
+        let sources =
+            BaseAndTarget { base: self.deltas.sources, target: self.target, content: self.content };
         let made = group.make(patch, &sources, &mut Workspace::default(), |target, content| {
             match Digest::of_reader(content)? {
                 found if found == (target.digest, target.size) => Ok(()),
@@ -137,7 +157,8 @@ impl Planner<'_> {
         if patch.len() <= output.len() / CLEAR_GAIN {
             return Ok(true);
         }
-        let whole = zstd::bulk::compress(output, self.deltas.effort.whole_level()).map_err(WriteError::Compress)?;
+        let whole = zstd::bulk::compress(output, self.deltas.effort.whole_level())
+            .map_err(WriteError::Compress)?;
         Ok(patch.len() + patch.len() / LEAST_GAIN < whole.len())
     }
 
@@ -146,7 +167,12 @@ impl Planner<'_> {
         let failed = |source| WriteError::Content { path: entry.path.clone(), source };
         let mut bytes = Vec::with_capacity(usize::try_from(size).unwrap_or(0) + 1);
         // One byte more than it should have shows whether the file has grown.
-        self.content.open(entry).map_err(failed)?.take(size + 1).read_to_end(&mut bytes).map_err(failed)?;
+        self.content
+            .open(entry)
+            .map_err(failed)?
+            .take(size + 1)
+            .read_to_end(&mut bytes)
+            .map_err(failed)?;
         if bytes.len() as u64 == size && Digest::of(&bytes) == *digest {
             return Ok(bytes);
         }
@@ -154,9 +180,15 @@ impl Planner<'_> {
     }
 
     /// A source, unless the base has lost it since it was recorded.
-    fn source(&self, entry: &Entry, size: u64, digest: &Digest) -> Result<Option<Vec<u8>>, WriteError> {
+    fn source(
+        &self,
+        entry: &Entry,
+        size: u64,
+        digest: &Digest,
+    ) -> Result<Option<Vec<u8>>, WriteError> {
         let read = self.deltas.sources.read(digest, size, &entry.path);
-        let bytes = read.map_err(|source| WriteError::Source { path: entry.path.clone(), source })?;
+        let bytes =
+            read.map_err(|source| WriteError::Source { path: entry.path.clone(), source })?;
         Ok(bytes.filter(|bytes| bytes.len() as u64 == size && Digest::of(bytes) == *digest))
     }
 }

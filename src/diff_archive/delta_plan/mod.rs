@@ -1,6 +1,9 @@
 //! What of a diff travels how: known, as a patch, or whole.
 
-#![allow(clippy::disallowed_methods, reason = "the patches are kept in a scratch file of the server's")]
+#![allow(
+    clippy::disallowed_methods,
+    reason = "the patches are kept in a scratch file of the server's"
+)]
 
 mod encode;
 mod streams;
@@ -70,9 +73,15 @@ pub(super) fn patches(
 ) -> Result<Patches, WriteError> {
     let pairs = deltas.pairs;
     let planner = Planner { target, content, deltas, monitor };
-    let mut kept = Kept { spool: deltas.spool, patches: Patches::default(), end: 0, most: deltas.opening.most() };
+    let mut kept = Kept {
+        spool: deltas.spool,
+        patches: Patches::default(),
+        end: 0,
+        most: deltas.opening.most(),
+    };
     for window in windows(&pairs.groups) {
-        let made: Vec<_> = window.par_iter().map(|pair| planner.pair(pair)).collect::<Result<_, _>>()?;
+        let made: Vec<_> =
+            window.par_iter().map(|pair| planner.pair(pair)).collect::<Result<_, _>>()?;
         made.into_iter().flatten().try_for_each(|patched| kept.add(patched))?;
     }
     let large = pairs.large.par_iter().map(|(from, to)| planner.large(from, to));
@@ -143,7 +152,9 @@ impl Planner<'_> {
 }
 
 /// Cuts `pairs` into runs that fit into memory together.
-fn windows<'p, 'm>(mut pairs: &'p [delta::Group<'m>]) -> impl Iterator<Item = &'p [delta::Group<'m>]> {
+fn windows<'p, 'm>(
+    mut pairs: &'p [delta::Group<'m>],
+) -> impl Iterator<Item = &'p [delta::Group<'m>]> {
     std::iter::from_fn(move || {
         let mut sum = 0;
         let fits = |pair: &&delta::Group<'_>| {

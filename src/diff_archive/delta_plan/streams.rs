@@ -44,8 +44,15 @@ impl<'m> Files<'m> {
             depths.entry(digest).and_modify(|depth| *depth = (deltas.depth)(&digest));
         }
         for group in groups {
-            let deepest = group.sources.iter().map(|source| (deltas.depth)(&source.digest)).max().unwrap_or(0);
-            depths.extend(group.targets.iter().map(|target| (target.digest, deepest.saturating_add(1))));
+            let deepest = group
+                .sources
+                .iter()
+                .map(|source| (deltas.depth)(&source.digest))
+                .max()
+                .unwrap_or(0);
+            depths.extend(
+                group.targets.iter().map(|target| (target.digest, deepest.saturating_add(1))),
+            );
         }
         for digest in archives.iter().filter_map(|archive| digest_of(archive.entry)) {
             depths.remove(&digest);
@@ -60,10 +67,13 @@ impl Planner<'_> {
     /// A content that is too large for a group: piece by piece, or in blocks where it is larger than memory
     /// and these are what it has in common with the old one. What is compressed is tried only where both begin alike.
     pub(super) fn large(&self, from: &Entry, to: &Entry) -> Result<Option<Patched>, WriteError> {
-        let (Some((old_size, old)), Some((size, digest))) = (from.file(), to.file()) else { return Ok(None) };
+        let (Some((old_size, old)), Some((size, digest))) = (from.file(), to.file()) else {
+            return Ok(None);
+        };
         let unread = |source| WriteError::Source { path: from.path.clone(), source };
         let failed = |source| WriteError::Content { path: to.path.clone(), source };
-        let Some(base) = self.deltas.sources.open(&old, old_size, &from.path).map_err(unread)? else {
+        let Some(base) = self.deltas.sources.open(&old, old_size, &from.path).map_err(unread)?
+        else {
             return Ok(None);
         };
         let open = || self.content.open(to).map_err(failed);
@@ -73,16 +83,29 @@ impl Planner<'_> {
         }
         let effort = self.deltas.effort;
         let mut group = self.group(Kind::Segments);
-        group.sources.push(Source { digest: old, size: old_size, path: from.path.clone(), plain: None });
+        group.sources.push(Source {
+            digest: old,
+            size: old_size,
+            path: from.path.clone(),
+            plain: None,
+        });
         group.targets.push(Target { digest, size, inside: None });
-        let pieces = delta::encode_segments(&*base, old_size, open()?, size, effort).map_err(failed)?;
+        let pieces =
+            delta::encode_segments(&*base, old_size, open()?, size, effort).map_err(failed)?;
         let mut best = kept(group.clone(), pieces, 0);
         if size > MAX_CONTENT {
             let signature = delta::blocks::Signature::of(&*base, old_size).map_err(unread)?;
-            let mut blocks = CopiesWriter::new(effort.whole_level()).map_err(WriteError::Compress)?;
+            let mut blocks =
+                CopiesWriter::new(effort.whole_level()).map_err(WriteError::Compress)?;
             delta::blocks::diff(&signature, open()?, &mut blocks).map_err(failed)?;
-            let blocks = kept(Group { kind: Kind::Copies, ..group }, blocks.finish().map_err(WriteError::Compress)?, 0);
-            let length = |patched: &Option<Patched>| patched.as_ref().map_or(u64::MAX, |one| one.group.patch_length);
+            let blocks = kept(
+                Group { kind: Kind::Copies, ..group },
+                blocks.finish().map_err(WriteError::Compress)?,
+                0,
+            );
+            let length = |patched: &Option<Patched>| {
+                patched.as_ref().map_or(u64::MAX, |one| one.group.patch_length)
+            };
             best = if length(&blocks) < length(&best) { blocks } else { best };
         }
         self.advanced(&[to]);
@@ -95,11 +118,16 @@ impl Planner<'_> {
 
     /// A large compressed file, out of the target's files that it holds and of what the old one begins with; else
     /// of what was inside the old one; else of the old one as it is.
-    pub(super) fn archive(&self, archive: &Archive<'_>, files: &Files<'_>) -> Result<Option<Patched>, WriteError> {
+    pub(super) fn archive(
+        &self,
+        archive: &Archive<'_>,
+        files: &Files<'_>,
+    ) -> Result<Option<Patched>, WriteError> {
         let &Archive { source, entry } = archive;
         let mut patched = self.of_files(archive, files)?;
         if let (None, Some(source)) = (&patched, source.filter(|_| archive.is_held())) {
-            let pair = delta::Group { class: Class::Opened, sources: vec![source], targets: vec![entry] };
+            let pair =
+                delta::Group { class: Class::Opened, sources: vec![source], targets: vec![entry] };
             patched = self.opened(&pair)?;
         }
         match source {
@@ -128,16 +156,22 @@ impl Planner<'_> {
         delta::cpio::front(reading.take(size)).map_err(failed)
     }
 
-    fn of_files(&self, archive: &Archive<'_>, Files(files): &Files<'_>) -> Result<Option<Patched>, WriteError> {
+    fn of_files(
+        &self,
+        archive: &Archive<'_>,
+        Files(files): &Files<'_>,
+    ) -> Result<Option<Patched>, WriteError> {
         let &Archive { source: old, entry } = archive;
         let Some((size, digest)) = entry.file() else { return Ok(None) };
         let failed = |source| WriteError::Content { path: entry.path.clone(), source };
         let open = || self.content.open(entry).map_err(failed);
-        let taken = gzip::take_apart(&mut open()?, &mut io::sink(), &Limits::default()).map_err(failed)?;
+        let taken =
+            gzip::take_apart(&mut open()?, &mut io::sink(), &Limits::default()).map_err(failed)?;
         let Taken::Apart(parts) = taken else { return Ok(None) };
         let mut group = self.group(Kind::Copies);
         let mut numbers: HashMap<Digest, usize> = HashMap::new();
-        let mut patch = CopiesWriter::new(self.deltas.effort.whole_level()).map_err(WriteError::Compress)?;
+        let mut patch =
+            CopiesWriter::new(self.deltas.effort.whole_level()).map_err(WriteError::Compress)?;
         patch.literal(&parts.corrections).map_err(WriteError::Compress)?;
         let front = self.front(old)?;
         let known = |found: &Digest| {
@@ -153,12 +187,16 @@ impl Planner<'_> {
             Some((number, offset))
         };
         let plain = gzip::gunzip(open()?, parts.plain_length).take(parts.plain_length);
-        delta::cpio::split(io::BufReader::with_capacity(128 << 10, plain), known, &mut patch).map_err(failed)?;
+        delta::cpio::split(io::BufReader::with_capacity(128 << 10, plain), known, &mut patch)
+            .map_err(failed)?;
         let patch = patch.finish().map_err(WriteError::Compress)?;
-        let inside = Inside { corrections: parts.corrections.len() as u64, plain: parts.plain_length };
+        let inside =
+            Inside { corrections: parts.corrections.len() as u64, plain: parts.plain_length };
         group.targets.push(Target { digest, size, inside: Some(inside) });
         let opening = &self.deltas.opening;
-        let pays = |patch: u64| opening.pays(size.saturating_sub(patch), parts.cost) && patch < size / 4 * 3;
+        let pays = |patch: u64| {
+            opening.pays(size.saturating_sub(patch), parts.cost) && patch < size / 4 * 3
+        };
         let pays = |one: &Patched| !one.group.sources.is_empty() && pays(one.group.patch_length);
         proven(self, kept(group, patch, parts.cost).filter(pays))
     }

@@ -5,10 +5,30 @@ use std::path::PathBuf;
 use super::*;
 
 const SAMPLES: [(&str, bool, Compression, &str); 4] = [
-    ("v1-deltas.tar.zst", true, Compression::Zstd, "eb64e50ce4e661866e15ca1b317758aa8954cc755ff2775d5e2ad44d1790e7a0"),
-    ("v1-plain.tar.zst", false, Compression::Zstd, "7fc6482584ab340d544e687ba4011d336b4f7d1cc53eb4683bdfafe83a0b4fe6"),
-    ("v1-deltas.tar.gz", true, Compression::Gzip, "35550f8bbc64ab59a66380558453a700903c94be9d1c902eb76fbc269c046f94"),
-    ("v1-plain.tar.gz", false, Compression::Gzip, "96825d88e2dfa2e8c256eb3a7943c4357e9bb653c586978800a0aebc67c319db"),
+    (
+        "v1-deltas.tar.zst",
+        true,
+        Compression::Zstd,
+        "eb64e50ce4e661866e15ca1b317758aa8954cc755ff2775d5e2ad44d1790e7a0",
+    ),
+    (
+        "v1-plain.tar.zst",
+        false,
+        Compression::Zstd,
+        "7fc6482584ab340d544e687ba4011d336b4f7d1cc53eb4683bdfafe83a0b4fe6",
+    ),
+    (
+        "v1-deltas.tar.gz",
+        true,
+        Compression::Gzip,
+        "35550f8bbc64ab59a66380558453a700903c94be9d1c902eb76fbc269c046f94",
+    ),
+    (
+        "v1-plain.tar.gz",
+        false,
+        Compression::Gzip,
+        "96825d88e2dfa2e8c256eb3a7943c4357e9bb653c586978800a0aebc67c319db",
+    ),
 ];
 
 /// Of [`pair_of_every_kind`], at the efforts normal and best.
@@ -24,9 +44,17 @@ fn directory() -> PathBuf {
 /// What the samples hold. Never changed either.
 fn pair() -> (Tree, Tree) {
     let (mut old, mut new) = (Builder::default(), Builder::default());
-    old.file(b"lib/x-1.0", meta(0o755, 1, 0), &noise(1, 2000)).file(b"gone", meta(0o644, 1, 0), b"gone\n");
+    old.file(b"lib/x-1.0", meta(0o755, 1, 0), &noise(1, 2000)).file(
+        b"gone",
+        meta(0o644, 1, 0),
+        b"gone\n",
+    );
     new.file(b"lib/x-1.1", meta(0o755, -2, 500_000_000), &[&noise(1, 2000)[..], b"more"].concat());
-    new.file(b"kept elsewhere", meta(0o644, 1, 0), b"gone\n").file(b"new", meta(0o4711, 1, 0), b"new\n");
+    new.file(b"kept elsewhere", meta(0o644, 1, 0), b"gone\n").file(
+        b"new",
+        meta(0o4711, 1, 0),
+        b"new\n",
+    );
     new.link(&[b"new", b"newer"]).put(
         b"sym",
         meta(0o777, 1, 0),
@@ -41,7 +69,9 @@ fn samples_of_every_version_are_read() {
     for (name, deltas, compression, digest) in SAMPLES {
         let bytes = std::fs::read(directory().join(name)).expect("the sample is there");
         assert_eq!(Digest::of(&bytes).to_string(), digest, "{name} has been edited");
-        let listing = verify_diff(&bytes[..], compression, &Limits::default(), Some(&base), &Silent).expect("verifies");
+        let listing =
+            verify_diff(&bytes[..], compression, &Limits::default(), Some(&base), &Silent)
+                .expect("verifies");
         assert_eq!(listing.target_of(&base.manifest).expect("applies"), target.manifest);
         assert_eq!(listing.header().deltas, deltas);
         let contents = receive(&bytes, compression, &base);
@@ -51,11 +81,18 @@ fn samples_of_every_version_are_read() {
         // Another version of a compressor may pack the frames otherwise, but not fill them otherwise.
         let unpacked = |bytes: &[u8]| {
             let mut raw = Vec::new();
-            Decoder::new(compression, bytes).expect("opens").read_to_end(&mut raw).expect("decompresses");
+            Decoder::new(compression, bytes)
+                .expect("opens")
+                .read_to_end(&mut raw)
+                .expect("decompresses");
             raw
         };
         if !deltas {
-            assert_eq!(unpacked(&build(&base, &target, deltas, compression).0), unpacked(&bytes), "{name}");
+            assert_eq!(
+                unpacked(&build(&base, &target, deltas, compression).0),
+                unpacked(&bytes),
+                "{name}"
+            );
         }
     }
 }
@@ -78,7 +115,8 @@ fn patches_of_every_version_are_undone() {
 fn every_sample_is_listed() {
     for file in std::fs::read_dir(directory()).expect("the samples are there") {
         let name = file.expect("a name").file_name();
-        let mut samples = SAMPLES.iter().map(|(sample, ..)| *sample).chain(EVERY_KIND.map(|(sample, _)| sample));
+        let mut samples =
+            SAMPLES.iter().map(|(sample, ..)| *sample).chain(EVERY_KIND.map(|(sample, _)| sample));
         assert!(samples.any(|sample| name == *sample), "{name:?}");
     }
 }

@@ -7,7 +7,8 @@ use super::trees::{ACL, CAPABILITY};
 use super::*;
 
 fn run(program: &str, arguments: &[&str], directory: &Path) -> Output {
-    let output = Command::new(program).args(arguments).current_dir(directory).env("LC_ALL", "C").output();
+    let output =
+        Command::new(program).args(arguments).current_dir(directory).env("LC_ALL", "C").output();
     let output = output.unwrap_or_else(|e| panic!("this test needs {program}: {e}"));
     assert!(output.status.success(), "{program}: {}", String::from_utf8_lossy(&output.stderr));
     output
@@ -15,7 +16,14 @@ fn run(program: &str, arguments: &[&str], directory: &Path) -> Output {
 
 fn unpack(archive: &Path, directory: &Path) {
     let archive = archive.to_str().expect("a plain name");
-    let options = ["-xpf", archive, "--xattrs", "--xattrs-include=*", "--numeric-owner", "--exclude=.si-diff"];
+    let options = [
+        "-xpf",
+        archive,
+        "--xattrs",
+        "--xattrs-include=*",
+        "--numeric-owner",
+        "--exclude=.si-diff",
+    ];
     run("tar", &options, directory);
 }
 
@@ -54,7 +62,11 @@ fn a_diff_without_deltas_is_unpacked_over_its_base() {
         std::fs::write(&archive, &bytes).expect("writes");
         let listing = judge_names(&archive, &bytes, compression);
         for entry in listing.removed().iter().rev() {
-            run("rm", &["-rf", "--", entry.path.as_os_str().to_str().expect("a plain name")], &at("node"));
+            run(
+                "rm",
+                &["-rf", "--", entry.path.as_os_str().to_str().expect("a plain name")],
+                &at("node"),
+            );
         }
         unpack(&archive, &at("node"));
         let judge = ["-aHAXn", "--delete", "--checksum", "--numeric-ids", "-i", "wanted/", "node/"];
@@ -65,8 +77,10 @@ fn a_diff_without_deltas_is_unpacked_over_its_base() {
 
 /// `tar` lists the names that the listing has, in its order.
 fn judge_names(archive: &Path, bytes: &[u8], compression: Compression) -> Listing {
-    let listing = verify_diff(bytes, compression, &Limits::default(), None, &Silent).expect("verifies");
-    let options = ["--quoting-style=literal", "--null", "-tf", archive.to_str().expect("a plain name")];
+    let listing =
+        verify_diff(bytes, compression, &Limits::default(), None, &Silent).expect("verifies");
+    let options =
+        ["--quoting-style=literal", "--null", "-tf", archive.to_str().expect("a plain name")];
     let names = run("tar", &options, Path::new("/")).stdout;
     let ours: Vec<u8> = listing
         .changed()
@@ -84,15 +98,23 @@ fn judge_names(archive: &Path, bytes: &[u8], compression: Compression) -> Listin
 fn check_by_hand(tree: &Path) {
     use std::os::unix::ffi::OsStrExt;
     use std::os::unix::fs::{FileTypeExt, MetadataExt};
-    let stat = |name: &[u8]| tree.join(std::ffi::OsStr::from_bytes(name)).symlink_metadata().expect("is there");
+    let stat = |name: &[u8]| {
+        tree.join(std::ffi::OsStr::from_bytes(name)).symlink_metadata().expect("is there")
+    };
     let odd = b"odd\n\xff name";
     assert_eq!((stat(odd).mtime(), stat(odd).mtime_nsec()), (5, 999_999_999));
-    assert_eq!((stat(b"dev/b").mtime(), stat(b"dev/b").rdev()), (1 << 33, rustix::fs::makedev(254, 1_000_000)));
+    assert_eq!(
+        (stat(b"dev/b").mtime(), stat(b"dev/b").rdev()),
+        (1 << 33, rustix::fs::makedev(254, 1_000_000))
+    );
     assert!(stat(b"dev/c").file_type().is_char_device());
     assert_eq!(stat(b"type/linked-3").ino(), stat(b"linked-1").ino());
     let long = [vec![b'd'; 250], vec![b'e'; 250], vec![b'\xfe'; 200]].join(&b'/');
     let owned = stat(&long);
-    assert_eq!((owned.uid(), owned.gid(), owned.mode() & 0o7777), (3_000_000, 4_000_000_000, 0o4755));
+    assert_eq!(
+        (owned.uid(), owned.gid(), owned.mode() & 0o7777),
+        (3_000_000, 4_000_000_000, 0o4755)
+    );
     assert_eq!((owned.mtime(), owned.mtime_nsec()), (-3, 250_000_000));
     let far = std::fs::read_link(tree.join("far")).expect("a link");
     assert_eq!(far.as_os_str().len(), 4095);

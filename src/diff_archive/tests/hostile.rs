@@ -27,7 +27,11 @@ fn small_pair() -> (Tree, Tree) {
     let (mut old, mut new) = (Builder::default(), Builder::default());
     let source = noise(5, 3000);
     old.file(b"lib-1.0", meta(0o644, 1, 0), &source).file(b"gone", meta(0o644, 1, 0), b"gone");
-    new.file(b"lib-1.1", meta(0o644, 1, 5), &[&source[..], b"!"].concat()).file(b"new", meta(0o644, 1, 0), b"whole");
+    new.file(b"lib-1.1", meta(0o644, 1, 5), &[&source[..], b"!"].concat()).file(
+        b"new",
+        meta(0o644, 1, 0),
+        b"whole",
+    );
     new.file(b"moved", meta(0o644, 1, 0), b"gone").put(
         b"sym",
         meta(0o777, 1, 0),
@@ -62,7 +66,13 @@ fn a_cut_archive_is_refused_wherever_it_is_cut() {
         }
         let (bytes, _) = build(&base, &target, deltas, Compression::Gzip);
         for length in 0..bytes.len() {
-            let cut = verify_diff(&bytes[..length], Compression::Gzip, &Limits::default(), Some(&base), &Silent);
+            let cut = verify_diff(
+                &bytes[..length],
+                Compression::Gzip,
+                &Limits::default(),
+                Some(&base),
+                &Silent,
+            );
             assert!(cut.is_err(), "cut to {length} of {}", bytes.len());
         }
     }
@@ -76,7 +86,10 @@ fn a_flipped_bit_is_found_wherever_it_is() {
         let good = judge(&bytes, &base).expect("the archive is good");
         let raw = raw(&bytes, Compression::Zstd);
         // zstd ignores a bit of a frame's header; what a patch makes is checked, not its spelling.
-        let patch = good.groups().last().map_or(0, |group| group.patch_length.next_multiple_of(512) as usize);
+        let patch = good
+            .groups()
+            .last()
+            .map_or(0, |group| group.patch_length.next_multiple_of(512) as usize);
         let end = raw.len() - 1024;
         for at in (0..end - patch).chain(end..raw.len()) {
             let mut damaged = raw.clone();
@@ -85,7 +98,11 @@ fn a_flipped_bit_is_found_wherever_it_is() {
             // The name of the image is checked by who asked for it, and a path in `sources` is a hint.
             let other_image = listing.header().image != good.header().image;
             let hints = |l: &Listing| -> Vec<TreePath> {
-                let sources = l.groups().iter().flat_map(|group| &group.sources).map(|source| source.path.clone());
+                let sources = l
+                    .groups()
+                    .iter()
+                    .flat_map(|group| &group.sources)
+                    .map(|source| source.path.clone());
                 l.known().iter().map(|known| known.path.clone()).chain(sources).collect()
             };
             assert!(other_image || hints(&listing) != hints(&good), "byte {at} of {}", raw.len());
@@ -101,7 +118,8 @@ fn damage_of_compressed_bytes_never_panics() {
         for at in 0..bytes.len() {
             let mut damaged = bytes.clone();
             damaged[at] ^= 1 << (at % 8);
-            let _ = verify_diff(&damaged[..], compression, &Limits::default(), Some(&base), &Silent);
+            let _ =
+                verify_diff(&damaged[..], compression, &Limits::default(), Some(&base), &Silent);
         }
     }
 }
@@ -144,7 +162,10 @@ fn what_follows_the_end_is_refused() {
         assert!(judge(&[&bytes[..], more].concat(), &base).is_err());
     }
     let first = read_listing(&bytes, Compression::Zstd, &Limits::default());
-    assert!(matches!(first, Err(ArchiveError::Trailing)), "the whole archive is not its first frame");
+    assert!(
+        matches!(first, Err(ArchiveError::Trailing)),
+        "the whole archive is not its first frame"
+    );
 }
 
 #[test]
@@ -153,14 +174,16 @@ fn an_unknown_format_is_refused_whatever_else_it_holds() {
     let mut raw = member::own_header("header.toml", text.len() as u64);
     raw.extend_from_slice(text);
     raw.resize(1024, 0);
-    let error = read_listing(&pack(&raw), Compression::Zstd, &Limits::default()).expect_err("refused");
+    let error =
+        read_listing(&pack(&raw), Compression::Zstd, &Limits::default()).expect_err("refused");
     assert!(matches!(error, ArchiveError::UnknownFormat(2)));
 }
 
 #[test]
 fn a_size_beyond_the_limits_is_refused_before_it_is_read() {
     let raw = member::own_header("header.toml", 1 << 30);
-    let error = read_listing(&pack(&raw), Compression::Zstd, &Limits::default()).expect_err("refused");
+    let error =
+        read_listing(&pack(&raw), Compression::Zstd, &Limits::default()).expect_err("refused");
     assert!(error.to_string().contains("larger than it may be"), "{error}");
 }
 
@@ -198,8 +221,12 @@ fn listings_that_contradict_themselves_are_refused() {
     let good = judge(&bytes, &base).expect("the archive is good");
     type Parts = (Vec<Entry>, Vec<Entry>, Vec<Known>, Vec<Group>);
     let refused = |what: &str, change: &dyn Fn(&mut Parts)| {
-        let mut parts: Parts =
-            (good.removed().to_vec(), good.changed().to_vec(), good.known().to_vec(), good.groups().to_vec());
+        let mut parts: Parts = (
+            good.removed().to_vec(),
+            good.changed().to_vec(),
+            good.known().to_vec(),
+            good.groups().to_vec(),
+        );
         change(&mut parts);
         let header = good.header();
         let names = (header.image.clone(), header.base, header.target);
@@ -233,7 +260,10 @@ fn listings_that_contradict_themselves_are_refused() {
     });
     refused("a stream of two targets", &|p| {
         p.3[0].kind = Kind::Copies;
-        let another = p.1.iter().filter_map(Entry::file).find(|(_, digest)| *digest != p.3[0].targets[0].digest);
+        let another =
+            p.1.iter()
+                .filter_map(Entry::file)
+                .find(|(_, digest)| *digest != p.3[0].targets[0].digest);
         let (size, digest) = another.expect("another file");
         p.2.retain(|known| known.digest != digest);
         p.3[0].targets.push(Target { digest, size, inside: None });
@@ -259,14 +289,19 @@ fn listings_that_contradict_themselves_are_refused() {
         p.3[0].kind = Kind::Copies;
         next.number = 1;
         next.targets.clear();
-        let another = p.1.iter().filter_map(Entry::file).find(|(_, digest)| *digest != p.3[0].targets[0].digest);
+        let another =
+            p.1.iter()
+                .filter_map(Entry::file)
+                .find(|(_, digest)| *digest != p.3[0].targets[0].digest);
         let (size, digest) = another.expect("another file");
         p.2.retain(|known| known.digest != digest);
         next.targets.push(Target { digest, size, inside: None });
         p.3.push(next);
     });
     refused("a path that goes and comes", &|p| p.0.push(p.1[0].clone()));
-    refused("a path of the archive's own", &|p| p.1[0].path = TreePath::new(".si-diff/x").expect("good"));
+    refused("a path of the archive's own", &|p| {
+        p.1[0].path = TreePath::new(".si-diff/x").expect("good")
+    });
     refused("one digest, two sizes", &|p| {
         let mut twin = p.1.iter().find(|e| e.file().is_some()).expect("a file").clone();
         if let Node::Leaf(Leaf { kind: LeafKind::File { size, .. }, .. }) = &mut twin.node {

@@ -11,26 +11,46 @@ fn every_kind_of_patch_travels() {
     check_pair_in(&base, &target, &[Compression::Zstd]);
     let listing = |effort| {
         let (bytes, _) = build_with(&base, &target, Some(effort), Compression::Zstd);
-        Reader::open(&bytes[..], Compression::Zstd, &Limits::default()).expect("opens").into_listing()
+        Reader::open(&bytes[..], Compression::Zstd, &Limits::default())
+            .expect("opens")
+            .into_listing()
     };
     let kinds = |effort| {
-        let kinds =
-            listing(effort).groups().iter().map(|g| (g.kind, g.targets.iter().any(|t| t.inside.is_some()))).collect();
+        let kinds = listing(effort)
+            .groups()
+            .iter()
+            .map(|g| (g.kind, g.targets.iter().any(|t| t.inside.is_some())))
+            .collect();
         let kinds: Vec<(Kind, bool)> = kinds;
         kinds
     };
     // The initrds begin alike, so that it pays to look whether they go on so.
     assert_eq!(
         kinds(Effort::Fast),
-        [(Kind::Prefix, false), (Kind::Prefix, false), (Kind::Segments, false), (Kind::Segments, false)]
+        [
+            (Kind::Prefix, false),
+            (Kind::Prefix, false),
+            (Kind::Segments, false),
+            (Kind::Segments, false)
+        ]
     );
     assert_eq!(
         kinds(Effort::Normal),
-        [(Kind::Prefix, false), (Kind::Prefix, true), (Kind::Segments, false), (Kind::Copies, true)]
+        [
+            (Kind::Prefix, false),
+            (Kind::Prefix, true),
+            (Kind::Segments, false),
+            (Kind::Copies, true)
+        ]
     );
     assert_eq!(
         kinds(Effort::Best),
-        [(Kind::Operations, false), (Kind::Operations, false), (Kind::Prefix, true), (Kind::Copies, true)]
+        [
+            (Kind::Operations, false),
+            (Kind::Operations, false),
+            (Kind::Prefix, true),
+            (Kind::Copies, true)
+        ]
     );
     let header = listing(Effort::Best).header().clone();
     assert_eq!(header.rebuilt, 2);
@@ -42,7 +62,11 @@ fn what_was_moved_renamed_and_edited_travels_as_a_patch_but_with_fast() {
     let content = noise(21, 300_000);
     let edited = [&content[..100_000], b"other words", &content[100_500..]].concat();
     let (mut old, mut new) = (Builder::default(), Builder { younger: 1, ..Builder::default() });
-    old.file(b"usr/bin/tool", meta(0o755, 3, 0), &content).file(b"usr/bin/other", meta(0o755, 3, 0), &noise(22, 9_000));
+    old.file(b"usr/bin/tool", meta(0o755, 3, 0), &content).file(
+        b"usr/bin/other",
+        meta(0o755, 3, 0),
+        &noise(22, 9_000),
+    );
     new.file(b"opt/suite/runner", meta(0o755, 5, 0), &edited);
     let (base, target) = (old.tree(), new.tree());
     check_pair_in(&base, &target, &[Compression::Zstd]);
@@ -61,7 +85,8 @@ fn what_was_moved_renamed_and_edited_travels_as_a_patch_but_with_fast() {
 #[test]
 fn a_large_compressed_file_is_made_of_what_was_inside_the_old_one() {
     let (mut old, mut new) = (Builder::default(), Builder { younger: 1, ..Builder::default() });
-    let text: String = (0..400_000u32).map(|n| format!("{:08x}\n", n.wrapping_mul(2_654_435_761))).collect();
+    let text: String =
+        (0..400_000u32).map(|n| format!("{:08x}\n", n.wrapping_mul(2_654_435_761))).collect();
     let changed = text.replacen("00000000\n", "one line and another\n", 1);
     for (builder, text) in [(&mut old, text), (&mut new, changed)] {
         builder.file(b"var/data.gz", meta(0o644, 5, 0), &gzipped(text.as_bytes()));
@@ -71,18 +96,25 @@ fn a_large_compressed_file_is_made_of_what_was_inside_the_old_one() {
     assert!(file.0 > 1 << 20, "{} bytes are opened in a group", file.0);
     let (bytes, _) = build_with(&base, &target, Some(Effort::Best), Compression::Zstd);
     assert!(bytes.len() < 50_000, "{} bytes", bytes.len());
-    assert_eq!(receive(&bytes, Compression::Zstd, &base).get(&file.1).map(Vec::len), Some(file.0 as usize));
+    assert_eq!(
+        receive(&bytes, Compression::Zstd, &base).get(&file.1).map(Vec::len),
+        Some(file.0 as usize)
+    );
 }
 
 /// An initrd with microcode in front, which stays, and modules, of which each has changed.
 fn initrds() -> (Tree, Tree) {
     let (mut old, mut new) = (Builder::default(), Builder { younger: 1, ..Builder::default() });
-    let early = [member("microcode.bin", &noise(31, 2_000_000)), member("TRAILER!!!", &[]), vec![0; 512]].concat();
+    let early =
+        [member("microcode.bin", &noise(31, 2_000_000)), member("TRAILER!!!", &[]), vec![0; 512]]
+            .concat();
     for (builder, n) in [(&mut old, 3u32), (&mut new, 5)] {
-        let modules = (0..4).map(|module| [&noise(40 + module, 300_000)[..], &n.to_le_bytes()].concat());
+        let modules =
+            (0..4).map(|module| [&noise(40 + module, 300_000)[..], &n.to_le_bytes()].concat());
         let modules: Vec<Vec<u8>> = modules.collect();
         let names = |module: usize| format!("modules/{n}.1/{module}.ko");
-        let inside: Vec<Vec<u8>> = (0..).zip(&modules).map(|(at, module)| member(&names(at), module)).collect();
+        let inside: Vec<Vec<u8>> =
+            (0..).zip(&modules).map(|(at, module)| member(&names(at), module)).collect();
         let inside = [inside.concat(), member("TRAILER!!!", &[])].concat();
         let time = meta(0o644, n.into(), 0);
         builder.file(b"boot/initrd.img", time.clone(), &[early.clone(), gzipped(&inside)].concat());
@@ -98,7 +130,10 @@ fn microcode_before_an_initrd_is_not_sent_again() {
     let (base, target) = initrds();
     let length = |effort| build_with(&base, &target, Some(effort), Compression::Zstd).0.len();
     let (fast, normal, best) = (length(Effort::Fast), length(Effort::Normal), length(Effort::Best));
-    assert!(fast < 1_300_000 && normal < 1_300_000, "its compressed part has 1.2 MB: {fast}, {normal}");
+    assert!(
+        fast < 1_300_000 && normal < 1_300_000,
+        "its compressed part has 1.2 MB: {fast}, {normal}"
+    );
     assert!(best < 30_000, "{best}");
     check_pair_in(&base, &target, &[Compression::Zstd]);
 }
@@ -110,11 +145,19 @@ fn what_is_compressed_and_large_is_tried_where_it_begins_alike() {
     for (builder, n) in [(&mut old, 3u32), (&mut new, 5)] {
         let jar = [&members[..], &noise(60 + n, 100_000)].concat();
         builder.file(b"lib/suite.jar", meta(0o644, n.into(), 0), &jar);
-        builder.file(b"lib/other.jar", meta(0o644, n.into(), 0), &[&noise(70 + n, 100)[..], &members].concat());
+        builder.file(
+            b"lib/other.jar",
+            meta(0o644, n.into(), 0),
+            &[&noise(70 + n, 100)[..], &members].concat(),
+        );
     }
     let (base, target) = (old.tree(), new.tree());
     let (bytes, _) = build_with(&base, &target, Some(Effort::Normal), Compression::Zstd);
-    assert!((1_600_000..1_620_000).contains(&bytes.len()), "the other one travels whole: {}", bytes.len());
+    assert!(
+        (1_600_000..1_620_000).contains(&bytes.len()),
+        "the other one travels whole: {}",
+        bytes.len()
+    );
     assert_eq!(receive(&bytes, Compression::Zstd, &base).len(), 2);
 }
 
@@ -125,12 +168,18 @@ fn what_rebuilding_may_cost_is_not_exceeded() {
     for (builder, n) in [(&mut old, 3u8), (&mut new, 5)] {
         for name in ["a", "b", "c", "d"] {
             let plain = [&vec![b'x'; 8_000_000][..], name.as_bytes(), &[n]].concat();
-            builder.file(format!("{name}.gz").as_bytes(), meta(0o644, n.into(), 0), &gzipped(&plain));
+            builder.file(
+                format!("{name}.gz").as_bytes(),
+                meta(0o644, n.into(), 0),
+                &gzipped(&plain),
+            );
         }
     }
     let (base, target) = (old.tree(), new.tree());
     let (bytes, _) = build_with(&base, &target, Some(Effort::Normal), Compression::Zstd);
-    let listing = Reader::open(&bytes[..], Compression::Zstd, &Limits::default()).expect("opens").into_listing();
+    let listing = Reader::open(&bytes[..], Compression::Zstd, &Limits::default())
+        .expect("opens")
+        .into_listing();
     let (limit, cost) = (1000 * Effort::Normal.opening().seconds, listing.header().rebuild_ms);
     assert!(cost <= limit, "{cost} of {limit}");
     assert_eq!(receive(&bytes, Compression::Zstd, &base).len(), 4);
@@ -141,8 +190,12 @@ fn a_small_change_of_a_renamed_file_travels_as_a_patch() {
     let (base, target) = rich_pair();
     let (bytes, written) = build(&base, &target, true, Compression::Zstd);
     assert!(written.index.iter().any(|record| record.place.group.is_some()));
-    let listing = verify_diff(&bytes[..], Compression::Zstd, &Limits::default(), None, &Silent).expect("verifies");
+    let listing = verify_diff(&bytes[..], Compression::Zstd, &Limits::default(), None, &Silent)
+        .expect("verifies");
     assert_eq!(listing.groups()[0].sources[0].path.to_string(), "/usr/lib/libx.so.1.2.3");
     assert!(listing.header().patch_bytes < 1000, "{}", listing.header().patch_bytes);
-    assert!(listing.known().iter().any(|known| known.path.to_string() == "/same/file"), "a copy is known");
+    assert!(
+        listing.known().iter().any(|known| known.path.to_string() == "/same/file"),
+        "a copy is known"
+    );
 }

@@ -82,7 +82,8 @@ impl Builder {
     }
 
     pub fn tree(&self) -> Tree {
-        let manifest = Manifest::new(self.entries.values().cloned().collect()).expect("a good manifest");
+        let manifest =
+            Manifest::new(self.entries.values().cloned().collect()).expect("a good manifest");
         Tree { manifest, contents: self.contents.clone() }
     }
 }
@@ -94,34 +95,69 @@ pub(crate) fn rich_pair() -> (Tree, Tree) {
     let mut patched = library.clone();
     patched[100_000..100_020].fill(0);
     let mut attributed = meta(0o644, 5, 999_999_999);
-    attributed.xattrs.insert(b"user.a=b%\xff".as_slice().into(), b"\0binary\nwith = lines\n\xff".as_slice().into());
+    attributed.xattrs.insert(
+        b"user.a=b%\xff".as_slice().into(),
+        b"\0binary\nwith = lines\n\xff".as_slice().into(),
+    );
     attributed.xattrs.insert(b"user.empty".as_slice().into(), b"".as_slice().into());
     let long = [vec![b'd'; 250], vec![b'e'; 250], vec![b'\xfe'; 200]].join(&b'/');
     let owned = Meta { uid: 3_000_000, gid: 4_000_000_000, ..meta(0o4755, -3, 250_000_000) };
     let symlink = |target: &[u8]| Some(LeafKind::Symlink { target: target.into() });
     let device = Device { major: 254, minor: 1_000_000 };
     for (builder, time) in [(&mut old, 1), (&mut new, 2)] {
-        builder.file(b"same/file", meta(0o600, 1, 0), b"unchanged").file(b"same/link-a", meta(0o644, 1, 0), b"linked");
+        builder.file(b"same/file", meta(0o600, 1, 0), b"unchanged").file(
+            b"same/link-a",
+            meta(0o644, 1, 0),
+            b"linked",
+        );
         builder.put(b"etc", meta(0o755, time, 0), None);
     }
     old.link(&[b"same/link-a", b"same/link-c"]);
     new.link(&[b"same/link-a", b"same/link-b", b"same/link-c"]);
-    old.file(b"usr/lib/libx.so.1.2.3", meta(0o755, 1, 0), &library).file(b"gone/file", meta(0o644, 1, 0), b"gone");
-    new.file(b"usr/lib/libx.so.1.2.4", meta(0o755, 2, 0), &patched).file(b"copy", meta(0o644, 2, 0), b"unchanged");
-    old.file(b"type", meta(0o644, 1, 0), b"was a file").put(b"mode", meta(0o644, 1, 0), Some(LeafKind::Fifo));
-    new.put(b"type", meta(0o1777, 2, 0), None).put(b"mode", meta(0o600, 1, 0), Some(LeafKind::Fifo));
+    old.file(b"usr/lib/libx.so.1.2.3", meta(0o755, 1, 0), &library).file(
+        b"gone/file",
+        meta(0o644, 1, 0),
+        b"gone",
+    );
+    new.file(b"usr/lib/libx.so.1.2.4", meta(0o755, 2, 0), &patched).file(
+        b"copy",
+        meta(0o644, 2, 0),
+        b"unchanged",
+    );
+    old.file(b"type", meta(0o644, 1, 0), b"was a file").put(
+        b"mode",
+        meta(0o644, 1, 0),
+        Some(LeafKind::Fifo),
+    );
+    new.put(b"type", meta(0o1777, 2, 0), None).put(
+        b"mode",
+        meta(0o600, 1, 0),
+        Some(LeafKind::Fifo),
+    );
     new.file(b"odd\n\xff name", attributed, &noise(2, 1500)).file(&long, owned, b"long").file(
         b"empty",
         meta(0, 0, 0),
         b"",
     );
-    new.put(b"sym", meta(0o777, 9, 1), symlink(b"some/where")).put(b"far", meta(0o777, 9, 0), symlink(&[b'x'; 4095]));
+    new.put(b"sym", meta(0o777, 9, 1), symlink(b"some/where")).put(
+        b"far",
+        meta(0o777, 9, 0),
+        symlink(&[b'x'; 4095]),
+    );
     new.put(b"dev/c", meta(0o620, 3, 0), Some(LeafKind::Char(device)));
     new.put(b"dev/b", meta(0o660, 1 << 33, 0), Some(LeafKind::Block(device)));
-    new.file(b"big", meta(0o644, 2, 0), &noise(3, 1_500_000)).file(b"linked-1", meta(0o644, 8, 0), b"new links");
+    new.file(b"big", meta(0o644, 2, 0), &noise(3, 1_500_000)).file(
+        b"linked-1",
+        meta(0o644, 8, 0),
+        b"new links",
+    );
     new.link(&[b"linked-1", b"linked-2", b"type/linked-3"]);
     new.file(b"acl", with_xattr(meta(0o640, 1, 0), b"system.posix_acl_access", ACL), b"acl");
-    new.file(b"capable", with_xattr(meta(0o755, 1, 0), b"security.capability", CAPABILITY), b"capable");
+    new.file(
+        b"capable",
+        with_xattr(meta(0o755, 1, 0), b"security.capability", CAPABILITY),
+        b"capable",
+    );
     (old.tree(), new.tree())
 }
 
@@ -136,20 +172,27 @@ pub(super) const CAPABILITY: &[u8] = b"\x01\0\0\x02\0\x20\0\0\0\0\0\0\0\0\0\0\0\
 /// samples hold it: it is never changed.
 pub(crate) fn pair_of_every_kind() -> (Tree, Tree) {
     let (mut old, mut new) = (Builder::default(), Builder { younger: 1, ..Builder::default() });
-    let text =
-        |n: u32| (0..400u32).flat_map(move |i| format!("line {i} of {}\n", i.wrapping_mul(n) % 7919).into_bytes());
+    let text = |n: u32| {
+        (0..400u32)
+            .flat_map(move |i| format!("line {i} of {}\n", i.wrapping_mul(n) % 7919).into_bytes())
+    };
     for (builder, n) in [(&mut old, 3u32), (&mut new, 5)] {
         let time = meta(0o644, i64::from(n), 0);
         // A kernel's modules, of which one changes, and an archive of them.
         let changed = [&noise(11, 700_000)[..], &n.to_le_bytes(), &noise(12, 100_000)].concat();
         let same = noise(13, 260_000);
-        let members = [member("x.ko", &changed), member("y.ko", &same), member("TRAILER!!!", &[])].concat();
+        let members =
+            [member("x.ko", &changed), member("y.ko", &same), member("TRAILER!!!", &[])].concat();
         builder.file(format!("modules/{n}.1/x.ko").as_bytes(), time.clone(), &changed);
         builder.file(format!("modules/{n}.1/y.ko").as_bytes(), time.clone(), &same);
         builder.file(format!("initrd.img-{n}.1").as_bytes(), time.clone(), &gzipped(&members));
         let log: Vec<u8> = text(7).chain(text(n)).collect();
         builder.file(b"doc/changelog.gz", time.clone(), &gzipped(&log));
-        builder.file(b"doc/no.gz", time.clone(), &[&noise(14, 3000)[..], &n.to_le_bytes()].concat());
+        builder.file(
+            b"doc/no.gz",
+            time.clone(),
+            &[&noise(14, 3000)[..], &n.to_le_bytes()].concat(),
+        );
         let moved = |i: u32| if (600_000..600_100).contains(&i) { n } else { 0 };
         let number = |i: u32| (i.wrapping_mul(2_654_435_761) >> 8).wrapping_add(moved(i));
         let large: Vec<u8> = (0..1_200_000u32).flat_map(|i| number(i).to_le_bytes()).collect();

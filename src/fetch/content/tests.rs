@@ -27,14 +27,22 @@ impl Shelf {
         let Written { size, sha256, first_frame: Frame { length, sha256: first }, index } = written;
         let kind = ArchiveKind::Full { target: GenerationId(sha256) };
         let first_frame = Frame { length, sha256: first };
-        self.archives.push(Archive { kind, file: FileRef { file: file.clone(), size, sha256 }, first_frame });
+        self.archives.push(Archive {
+            kind,
+            file: FileRef { file: file.clone(), size, sha256 },
+            first_frame,
+        });
         let mut all = std::mem::take(&mut self.index).into_archives();
         all.push((file.clone(), index));
         self.index = ContentIndex::new(all);
         self.files.insert(file, bytes);
     }
 
-    fn fetch(&self, wanted: &[(Digest, u64)], local: &dyn Sources) -> (HashMap<Digest, Vec<u8>>, Vec<Missing>) {
+    fn fetch(
+        &self,
+        wanted: &[(Digest, u64)],
+        local: &dyn Sources,
+    ) -> (HashMap<Digest, Vec<u8>>, Vec<Missing>) {
         let mut found = HashMap::new();
         let store = ContentStore::new(&self.index, &self.archives, self, local);
         let mut sink = |digest, content: &mut dyn Read| {
@@ -48,20 +56,29 @@ impl Shelf {
     }
 
     fn damage(&mut self, name: &str) {
-        let bytes = self.files.get_mut(&RepoPath::new(name).expect("a good name")).expect("is there");
+        let bytes =
+            self.files.get_mut(&RepoPath::new(name).expect("a good name")).expect("is there");
         let (from, to) = (bytes.len() / 4, bytes.len() * 3 / 4);
         bytes[from..to].fill(0x55);
     }
 }
 
 impl Ranges for Shelf {
-    fn range(&self, file: &FileRef, offset: u64, length: u64) -> Result<Box<dyn Read + '_>, FetchError> {
+    fn range(
+        &self,
+        file: &FileRef,
+        offset: u64,
+        length: u64,
+    ) -> Result<Box<dyn Read + '_>, FetchError> {
         self.requests.set(self.requests.get() + 1);
         let error = |kind, why| FetchError::new(kind, Side::Server, &file.file, why);
         if self.unreachable {
             return Err(error(FetchErrorKind::Unreachable, "no route"));
         }
-        let bytes = self.files.get(&file.file).ok_or_else(|| error(FetchErrorKind::NotFound, "it is not there"))?;
+        let bytes = self
+            .files
+            .get(&file.file)
+            .ok_or_else(|| error(FetchErrorKind::NotFound, "it is not there"))?;
         Ok(Box::new(&bytes[offset as usize..(offset + length) as usize]))
     }
 }
@@ -87,9 +104,17 @@ fn generations() -> [Tree; 3] {
     [0, 1, 2].map(|n| {
         library[n * 1000..n * 1000 + 10].fill(n as u8);
         let mut builder = Builder::default();
-        builder.file(b"lib.so", meta(0o755, n as i64, 0), &library).file(b"note", meta(0o644, 1, 0), &[n as u8; 5]);
+        builder.file(b"lib.so", meta(0o755, n as i64, 0), &library).file(
+            b"note",
+            meta(0o644, 1, 0),
+            &[n as u8; 5],
+        );
         for file in 0..40u32 {
-            builder.file(format!("kept/{file}").as_bytes(), meta(0o644, 1, 0), &noise(file + 2, 60_000));
+            builder.file(
+                format!("kept/{file}").as_bytes(),
+                meta(0o644, 1, 0),
+                &noise(file + 2, 60_000),
+            );
         }
         builder.tree()
     })
@@ -107,7 +132,12 @@ fn shelf([a, b, c]: &[Tree; 3]) -> Shelf {
 }
 
 fn wanted(tree: &Tree) -> Vec<(Digest, u64)> {
-    tree.manifest.entries().iter().filter_map(Entry::file).map(|(size, digest)| (digest, size)).collect()
+    tree.manifest
+        .entries()
+        .iter()
+        .filter_map(Entry::file)
+        .map(|(size, digest)| (digest, size))
+        .collect()
 }
 
 #[test]
@@ -119,7 +149,11 @@ fn every_content_of_every_generation_is_found_through_chains_of_deltas() {
         assert!(missing.is_empty(), "{missing:?}");
         assert_eq!(
             found,
-            tree.contents.iter().filter(|(d, _)| found.contains_key(d)).map(|(d, b)| (*d, b.clone())).collect()
+            tree.contents
+                .iter()
+                .filter(|(d, _)| found.contains_key(d))
+                .map(|(d, b)| (*d, b.clone()))
+                .collect()
         );
         assert_eq!(found.len(), wanted(tree).len());
     }
@@ -145,7 +179,11 @@ fn sources_at_hand_are_not_fetched() {
     let trees = generations();
     let mut shelf = shelf(&trees);
     shelf.files.remove(&RepoPath::new("full/a.tar.zst").expect("good"));
-    let library = trees[1].manifest.get(&TreePath::new("lib.so").expect("good")).and_then(Entry::file).expect("there");
+    let library = trees[1]
+        .manifest
+        .get(&TreePath::new("lib.so").expect("good"))
+        .and_then(Entry::file)
+        .expect("there");
     let (found, missing) = shelf.fetch(&[(library.1, library.0)], &trees[0]);
     assert!(missing.is_empty(), "{missing:?}");
     assert_eq!(found[&library.1], trees[1].contents[&library.1]);
@@ -210,7 +248,8 @@ fn a_server_that_is_gone_and_a_sink_that_fails_end_it() {
     let mut shelf = shelf(&trees);
     let all = wanted(&trees[0]);
     let store = ContentStore::new(&shelf.index, &shelf.archives, &shelf, &Nothing);
-    let error = store.fetch(&all, &mut |_, _| Err(io::ErrorKind::StorageFull.into())).expect_err("fails");
+    let error =
+        store.fetch(&all, &mut |_, _| Err(io::ErrorKind::StorageFull.into())).expect_err("fails");
     assert!(matches!(error, ContentError::Sink { .. }), "{error}");
     shelf.unreachable = true;
     let store = ContentStore::new(&shelf.index, &shelf.archives, &shelf, &Nothing);

@@ -1,6 +1,9 @@
 //! A file of the repository while it comes: read as far as it is here, waited for where it is not yet.
 
-#![allow(clippy::disallowed_methods, reason = "files of the spool, which are private to this program")]
+#![allow(
+    clippy::disallowed_methods,
+    reason = "files of the spool, which are private to this program"
+)]
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -110,7 +113,9 @@ impl Drop for Fetching<'_> {
 
 impl Read for Coming<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let waits = |state: &mut State| state.turn == self.turn && state.held <= self.next && state.end.is_none();
+        let waits = |state: &mut State| {
+            state.turn == self.turn && state.held <= self.next && state.end.is_none()
+        };
         let state = self.arriving.changed.wait_while(self.arriving.state(), waits);
         let state = state.unwrap_or_else(PoisonError::into_inner);
         if state.turn != self.turn {
@@ -179,7 +184,9 @@ mod tests {
         for begun in [false, true] {
             let arriving = Arriving::default();
             thread::scope(|scope| {
-                let reader = scope.spawn(|| arriving.reader(0).read_to_end(&mut Vec::new()).map_err(|e| e.to_string()));
+                let reader = scope.spawn(|| {
+                    arriving.reader(0).read_to_end(&mut Vec::new()).map_err(|e| e.to_string())
+                });
                 let fetching = arriving.fetching();
                 if begun {
                     arriving.begins(file(b"0123456789"), 5);
@@ -200,7 +207,10 @@ mod tests {
         arriving.begins_anew();
         arriving.has(10);
         arriving.verified(10);
-        assert_eq!(before.read(&mut buffer).expect_err("is lost").to_string(), "what came was wrong, and comes anew");
+        assert_eq!(
+            before.read(&mut buffer).expect_err("is lost").to_string(),
+            "what came was wrong, and comes anew"
+        );
         let mut read = Vec::new();
         arriving.reader(0).read_to_end(&mut read).expect("reads");
         assert_eq!(read, b"0123456789");

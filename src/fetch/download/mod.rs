@@ -97,7 +97,10 @@ impl Repository {
         let _one_at_a_time = self.downloading.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(verified) = self.left_by_an_earlier_run(claim)? {
             if let Some(readers) = readers {
-                let file = verified.file.try_clone().map_err(|e| FetchError::spool("open a file again", e))?;
+                let file = verified
+                    .file
+                    .try_clone()
+                    .map_err(|e| FetchError::spool("open a file again", e))?;
                 readers.begins(file, verified.size);
             }
             return Ok(verified);
@@ -113,7 +116,10 @@ impl Repository {
             right = part.digest()? == claim.sha256;
         }
         if !right {
-            part.note(format!("what came of {} is not what the catalog names: fetching it anew", claim.file));
+            part.note(format!(
+                "what came of {} is not what the catalog names: fetching it anew",
+                claim.file
+            ));
             part.fresh = true;
             part.restart(None)?;
             self.fill(claim, &mut part, monitor)?;
@@ -170,12 +176,19 @@ impl Repository {
     /// The first `length` bytes of `claim`, which have to have the digest `sha256`.
     ///
     /// They stay in the part file, so that the download of the whole file goes on after them.
-    pub(super) fn beginning(&self, claim: &FileRef, length: u64, sha256: Digest) -> Result<Vec<u8>, FetchError> {
+    pub(super) fn beginning(
+        &self,
+        claim: &FileRef,
+        length: u64,
+        sha256: Digest,
+    ) -> Result<Vec<u8>, FetchError> {
         let _one_at_a_time = self.downloading.lock().unwrap_or_else(PoisonError::into_inner);
         let wanted = usize::try_from(length).unwrap_or(usize::MAX);
         if let Some(file) = self.spool.verified(claim.sha256)? {
             let mut bytes = Vec::new();
-            file.take(length).read_to_end(&mut bytes).map_err(|e| FetchError::spool("read a file", e))?;
+            file.take(length)
+                .read_to_end(&mut bytes)
+                .map_err(|e| FetchError::spool("read a file", e))?;
             if Digest::of(&bytes) == sha256 {
                 return Ok(bytes);
             }

@@ -1,6 +1,9 @@
 //! A stretch of a repository's file that is being made here.
 
-#![allow(clippy::disallowed_methods, reason = "the spool is private, and each change of it passes the fault point")]
+#![allow(
+    clippy::disallowed_methods,
+    reason = "the spool is private, and each change of it passes the fault point"
+)]
 
 use std::fs::File;
 use std::io;
@@ -61,7 +64,12 @@ impl<'a> Part<'a> {
     }
 
     /// Bytes `from..to` of `file`, in a file without a name.
-    pub fn of_range(spool: &'a Spool, file: &FileRef, from: u64, to: u64) -> Result<Self, FetchError> {
+    pub fn of_range(
+        spool: &'a Spool,
+        file: &FileRef,
+        from: u64,
+        to: u64,
+    ) -> Result<Self, FetchError> {
         Ok(Part::empty(spool.unnamed()?, spool, from, to, file.size))
     }
 
@@ -69,12 +77,27 @@ impl<'a> Part<'a> {
         let progress = Progress { monitor: None, unsaid: 0, said: Instant::now() };
         let (hasher, hashed, held) = (Hasher::new(), 0, 0);
         let (named, etag, readers, fresh) = (None, None, None, false);
-        Part { file, spool, named, from, to, total, held, etag, hasher, hashed, progress, readers, fresh }
+        Part {
+            file,
+            spool,
+            named,
+            from,
+            to,
+            total,
+            held,
+            etag,
+            hasher,
+            hashed,
+            progress,
+            readers,
+            fresh,
+        }
     }
 
     /// Lets others read it while it is being made: as far as this program writes it itself.
     pub fn show(&mut self, readers: &'a Arriving) -> Result<(), FetchError> {
-        let file = self.file.try_clone().map_err(|e| FetchError::spool("open a part file again", e))?;
+        let file =
+            self.file.try_clone().map_err(|e| FetchError::spool("open a part file again", e))?;
         readers.begins(file, self.held);
         self.readers = Some(readers);
         Ok(())
@@ -165,13 +188,20 @@ impl<'a> Part<'a> {
     /// Takes in the next bytes; refuses, and takes none, where they are more than are missing.
     pub fn append(&mut self, bytes: &[u8]) -> Result<(), FetchError> {
         if bytes.len() as u64 > self.left() {
-            let why = format!("the file is longer than the {} bytes that the catalog names", self.total);
+            let why =
+                format!("the file is longer than the {} bytes that the catalog names", self.total);
             return Err(FetchError::new(FetchErrorKind::Corrupt, Side::Server, "", why));
         }
         if self.readers.is_some_and(Arriving::is_unwanted) {
-            return Err(FetchError::new(FetchErrorKind::Other, Side::Node, "", "nobody waits for it any more"));
+            return Err(FetchError::new(
+                FetchErrorKind::Other,
+                Side::Node,
+                "",
+                "nobody waits for it any more",
+            ));
         }
-        change(|| self.file.write_all_at(bytes, self.held)).map_err(|e| FetchError::spool("write", e))?;
+        change(|| self.file.write_all_at(bytes, self.held))
+            .map_err(|e| FetchError::spool("write", e))?;
         if self.hashed == self.held {
             self.hasher.update(bytes);
             self.hashed += bytes.len() as u64;
@@ -197,10 +227,14 @@ impl<'a> Part<'a> {
     pub fn digest(&mut self) -> Result<Digest, FetchError> {
         let mut buffer = vec![0; 128 << 10];
         while self.hashed < self.held {
-            let want = usize::try_from(self.held - self.hashed).unwrap_or(usize::MAX).min(buffer.len());
+            let want =
+                usize::try_from(self.held - self.hashed).unwrap_or(usize::MAX).min(buffer.len());
             let n = read_at(&self.file, &mut buffer[..want], self.hashed)?;
             if n == 0 {
-                return Err(FetchError::spool("read a part file", io::Error::from(io::ErrorKind::UnexpectedEof)));
+                return Err(FetchError::spool(
+                    "read a part file",
+                    io::Error::from(io::ErrorKind::UnexpectedEof),
+                ));
             }
             self.hasher.update(&buffer[..n]);
             self.hashed += n as u64;
@@ -211,7 +245,9 @@ impl<'a> Part<'a> {
     /// The first `length` bytes, which must be here.
     pub fn first(&self, length: usize) -> Result<Vec<u8>, FetchError> {
         let mut bytes = vec![0; length];
-        self.file.read_exact_at(&mut bytes, 0).map_err(|e| FetchError::spool("read a part file", e))?;
+        self.file
+            .read_exact_at(&mut bytes, 0)
+            .map_err(|e| FetchError::spool("read a part file", e))?;
         Ok(bytes)
     }
 

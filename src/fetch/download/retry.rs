@@ -57,7 +57,12 @@ pub(in crate::fetch) struct Pace {
 impl Pace {
     pub fn new(options: &Options) -> Self {
         let minimum = options.minimum_speed as f64 * options.speed_window.as_secs_f64();
-        Pace { window: options.speed_window, minimum: minimum as u64, began: Instant::now(), bytes: 0 }
+        Pace {
+            window: options.speed_window,
+            minimum: minimum as u64,
+            began: Instant::now(),
+            bytes: 0,
+        }
     }
 
     /// Takes note of `bytes` that arrived; `false` where the last window brought too few.
@@ -78,7 +83,8 @@ mod tests {
 
     #[test]
     fn pauses_double_and_end() {
-        let options = Options { attempts: 4, base_delay: Duration::from_millis(100), ..Options::default() };
+        let options =
+            Options { attempts: 4, base_delay: Duration::from_millis(100), ..Options::default() };
         let mut patience = Patience::new(&options);
         for (least, most) in [(50, 100), (100, 200), (200, 400)] {
             let pause = patience.pause(0, None).expect("not yet").as_millis();

@@ -4,7 +4,10 @@
 //! is not resumed, is `SHA256.etag`; what was verified is `SHA256`. All are private and are never
 //! reached through a link. The content of the spool is never believed: every run hashes what it finds.
 
-#![allow(clippy::disallowed_methods, reason = "the spool is private, and reached by its own descriptor")]
+#![allow(
+    clippy::disallowed_methods,
+    reason = "the spool is private, and reached by its own descriptor"
+)]
 
 use std::env;
 use std::fs::File;
@@ -33,7 +36,8 @@ pub struct Spool {
 impl Spool {
     /// Uses `directory`, opened for reading (not `O_PATH`), which it makes private (0700), for at most `limit` bytes.
     pub fn open(directory: OwnedFd, limit: u64) -> Result<Self, FetchError> {
-        change(|| rustix::fs::fchmod(&directory, Mode::RWXU)).map_err(|e| FetchError::spool("make it private", e))?;
+        change(|| rustix::fs::fchmod(&directory, Mode::RWXU))
+            .map_err(|e| FetchError::spool("make it private", e))?;
         Ok(Spool { directory, limit, temporary: None })
     }
 
@@ -72,7 +76,8 @@ impl Spool {
                 self.limit
             )));
         }
-        let disk = rustix::fs::fstatvfs(&self.directory).map_err(|e| FetchError::spool("find its free space", e))?;
+        let disk = rustix::fs::fstatvfs(&self.directory)
+            .map_err(|e| FetchError::spool("find its free space", e))?;
         let free = disk.f_bavail.saturating_mul(disk.f_frsize);
         if bytes > free {
             return Err(FetchError::no_room(format_args!(
@@ -84,13 +89,17 @@ impl Spool {
 
     /// The file that an earlier download left as verified, for reading.
     pub(in crate::fetch) fn verified(&self, digest: Digest) -> Result<Option<File>, FetchError> {
-        self.open_at(&digest.to_string(), OFlags::RDONLY).map_err(|e| FetchError::spool("open a verified file", e))
+        self.open_at(&digest.to_string(), OFlags::RDONLY)
+            .map_err(|e| FetchError::spool("open a verified file", e))
     }
 
     /// The part file of `digest`, made if it is not there.
     pub(in crate::fetch) fn part(&self, digest: Digest) -> Result<File, FetchError> {
         let name = part_name(digest);
-        if let Some(file) = self.open_at(&name, OFlags::RDWR).map_err(|e| FetchError::spool("open a part file", e))? {
+        if let Some(file) = self
+            .open_at(&name, OFlags::RDWR)
+            .map_err(|e| FetchError::spool("open a part file", e))?
+        {
             return Ok(file);
         }
         self.remove(&name)?;
@@ -114,7 +123,11 @@ impl Spool {
     }
 
     /// Remembers, or forgets, the etag that belongs to the part file of `digest`.
-    pub(in crate::fetch) fn set_etag(&self, digest: Digest, etag: Option<&str>) -> Result<(), FetchError> {
+    pub(in crate::fetch) fn set_etag(
+        &self,
+        digest: Digest,
+        etag: Option<&str>,
+    ) -> Result<(), FetchError> {
         let name = etag_name(digest);
         self.remove(&name)?;
         let Some(etag) = etag else { return Ok(()) };
@@ -152,7 +165,11 @@ impl Spool {
     }
 
     /// Opens a file only where it is a plain one that no other name links.
-    pub(in crate::fetch) fn open_at(&self, name: &str, flags: OFlags) -> Result<Option<File>, Errno> {
+    pub(in crate::fetch) fn open_at(
+        &self,
+        name: &str,
+        flags: OFlags,
+    ) -> Result<Option<File>, Errno> {
         let flags = flags | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
         let file = match rustix::fs::openat(&self.directory, name, flags, Mode::empty()) {
             Ok(file) => file,
@@ -160,13 +177,16 @@ impl Spool {
             Err(e) => return Err(e),
         };
         let stat = rustix::fs::fstat(&file)?;
-        let plain = FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile && stat.st_nlink == 1;
+        let plain =
+            FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile && stat.st_nlink == 1;
         Ok(plain.then(|| file.into()))
     }
 
     fn create(&self, name: &str) -> Result<File, Errno> {
-        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        change(|| rustix::fs::openat(&self.directory, name, flags, Mode::RUSR | Mode::WUSR)).map(File::from)
+        let flags =
+            OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        change(|| rustix::fs::openat(&self.directory, name, flags, Mode::RUSR | Mode::WUSR))
+            .map(File::from)
     }
 
     fn held(&self) -> Result<u64, Errno> {
@@ -206,7 +226,11 @@ pub(in crate::fetch) fn part_name(digest: Digest) -> String {
 
 /// Whether two answers with this etag hold the same bytes (RFC 9110, 8.8.3: weak ones begin with `W/`).
 pub(in crate::fetch) fn is_strong(etag: &str) -> bool {
-    etag.len() <= MAX_ETAG && etag.len() > 2 && etag.starts_with('"') && etag.ends_with('"') && is_header(etag)
+    etag.len() <= MAX_ETAG
+        && etag.len() > 2
+        && etag.starts_with('"')
+        && etag.ends_with('"')
+        && is_header(etag)
 }
 
 /// Whether an etag can be sent back as it came.

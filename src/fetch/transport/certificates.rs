@@ -1,6 +1,9 @@
 //! Whom an https server has to be vouched for by.
 
-#![allow(clippy::disallowed_methods, reason = "certificates of the running system, or named by its administrator")]
+#![allow(
+    clippy::disallowed_methods,
+    reason = "certificates of the running system, or named by its administrator"
+)]
 
 use std::fs;
 use std::path::Path;
@@ -25,9 +28,12 @@ const BUNDLES: [&str; 5] = [
 ///
 /// In a file that was configured every one has to be good; the system's may hold some that this program
 /// does not understand.
-pub(in crate::fetch) fn certificates(configured: Option<&Path>) -> Result<Vec<Certificate>, FetchError> {
+pub(in crate::fetch) fn certificates(
+    configured: Option<&Path>,
+) -> Result<Vec<Certificate>, FetchError> {
     let bundle = match configured {
-        Some(path) => fs::read(path).map_err(|e| FetchError::local(path.display(), "read the certificates", e))?,
+        Some(path) => fs::read(path)
+            .map_err(|e| FetchError::local(path.display(), "read the certificates", e))?,
         None => BUNDLES.iter().find_map(|path| fs::read(path).ok()).unwrap_or_default(),
     };
     let mut good = Vec::new();
@@ -37,7 +43,12 @@ pub(in crate::fetch) fn certificates(configured: Option<&Path>) -> Result<Vec<Ce
             (Err(_), None) => {}
             (Err(why), Some(path)) => {
                 let why = format!("a certificate in it is not valid: {why}");
-                return Err(FetchError::new(FetchErrorKind::Other, Side::Node, path.display(), why));
+                return Err(FetchError::new(
+                    FetchErrorKind::Other,
+                    Side::Node,
+                    path.display(),
+                    why,
+                ));
             }
         }
     }
@@ -59,7 +70,8 @@ mod tests {
     fn a_configured_file_has_to_be_right_and_the_systems_need_not_exist() {
         let file = tempfile::NamedTempFile::new().expect("scratch");
         assert_eq!(certificates(Some(file.path())).expect("names none").len(), 0);
-        fs::write(file.path(), "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n").expect("scratch");
+        fs::write(file.path(), "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n")
+            .expect("scratch");
         assert!(certificates(Some(file.path())).is_err());
         assert!(certificates(Some(Path::new("/no/such/file"))).is_err());
         assert!(certificates(None).is_ok());

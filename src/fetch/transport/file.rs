@@ -2,7 +2,10 @@
 //!
 //! Its files are copied into the spool like all others: what was verified must not change afterwards.
 
-#![allow(clippy::disallowed_methods, reason = "the repository is the one that the administrator names, links included")]
+#![allow(
+    clippy::disallowed_methods,
+    reason = "the repository is the one that the administrator names, links included"
+)]
 
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -32,15 +35,21 @@ impl Local {
     /// Opens `file`, with its size and its etag: a rename over it changes the inode.
     fn open(&self, file: &str) -> Result<(File, u64, String), FetchError> {
         let failed = |e: io::Error| match e.kind() {
-            io::ErrorKind::NotFound => {
-                FetchError::new(FetchErrorKind::NotFound, Side::Server, self.address(file), "there is no such file")
-            }
+            io::ErrorKind::NotFound => FetchError::new(
+                FetchErrorKind::NotFound,
+                Side::Server,
+                self.address(file),
+                "there is no such file",
+            ),
             _ => FetchError::local(self.address(file), "open it", e),
         };
         // A FIFO must not hold us up.
         let nonblock = i32::try_from(OFlags::NONBLOCK.bits()).unwrap_or(0);
-        let opened =
-            OpenOptions::new().read(true).custom_flags(nonblock).open(self.directory.join(file)).map_err(failed)?;
+        let opened = OpenOptions::new()
+            .read(true)
+            .custom_flags(nonblock)
+            .open(self.directory.join(file))
+            .map_err(failed)?;
         let meta = opened.metadata().map_err(failed)?;
         if !meta.is_file() {
             return Err(FetchError::new(
@@ -50,7 +59,13 @@ impl Local {
                 "it is no plain file",
             ));
         }
-        let etag = format!("\"{:x}.{:x}-{:x}-{:x}\"", meta.mtime(), meta.mtime_nsec(), meta.size(), meta.ino());
+        let etag = format!(
+            "\"{:x}.{:x}-{:x}-{:x}\"",
+            meta.mtime(),
+            meta.mtime_nsec(),
+            meta.size(),
+            meta.ino()
+        );
         Ok((opened, meta.size(), etag))
     }
 
@@ -83,13 +98,25 @@ impl Transport for Local {
                 Ok(0) => return Err(Trouble::passing(self.wrong_size(file, part.next(), size))),
                 Ok(n) => part.append(&buffer[..n])?,
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-                Err(e) => return Err(Trouble::Lasting(FetchError::local(self.address(file), "read it", e))),
+                Err(e) => {
+                    return Err(Trouble::Lasting(FetchError::local(
+                        self.address(file),
+                        "read it",
+                        e,
+                    )));
+                }
             }
         }
         Ok(())
     }
 
-    fn unsized_file(&self, file: &str, known: Option<&str>, cap: u64, _: &Spool) -> Result<CatalogAnswer, Trouble> {
+    fn unsized_file(
+        &self,
+        file: &str,
+        known: Option<&str>,
+        cap: u64,
+        _: &Spool,
+    ) -> Result<CatalogAnswer, Trouble> {
         let (opened, size, etag) = self.open(file)?;
         if known == Some(&etag) {
             return Ok(CatalogAnswer::NotModified);
@@ -107,5 +134,10 @@ impl Transport for Local {
 
 /// A file whose size nobody has named is larger than any honest one.
 pub(in crate::fetch) fn too_large(what: String, cap: u64) -> FetchError {
-    FetchError::new(FetchErrorKind::Other, Side::Server, what, format_args!("it is larger than {cap} bytes"))
+    FetchError::new(
+        FetchErrorKind::Other,
+        Side::Server,
+        what,
+        format_args!("it is larger than {cap} bytes"),
+    )
 }

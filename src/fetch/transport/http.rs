@@ -10,8 +10,8 @@ use std::time::Duration;
 
 use reqwest::blocking::{Client, RequestBuilder, Response};
 use reqwest::header::{
-    ACCEPT_ENCODING, CACHE_CONTROL, CONTENT_RANGE, ETAG, HOST, HeaderMap, HeaderName, HeaderValue, IF_NONE_MATCH,
-    IF_RANGE, RANGE, RETRY_AFTER,
+    ACCEPT_ENCODING, CACHE_CONTROL, CONTENT_RANGE, ETAG, HOST, HeaderMap, HeaderName, HeaderValue,
+    IF_NONE_MATCH, IF_RANGE, RANGE, RETRY_AFTER,
 };
 use reqwest::{StatusCode, Url, redirect};
 
@@ -54,7 +54,9 @@ impl Http {
         let _ = rustls::crypto::ring::default_provider().install_default();
         let certificates = certificates(options.ca_file.as_deref())?;
         if base.scheme() == "https" && certificates.is_empty() {
-            return Err(this_node("it has no certificates to check the server with; name a file of them".to_owned()));
+            return Err(this_node(
+                "it has no certificates to check the server with; name a file of them".to_owned(),
+            ));
         }
         let mut headers = HeaderMap::new();
         headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
@@ -62,11 +64,15 @@ impl Http {
         let mut builder = Client::builder();
         let mut redirects = redirect::Policy::custom(follow);
         if let Some(port) = through {
-            let host = HeaderValue::from_str(base.authority()).map_err(|e| this_node(e.to_string()))?;
+            let host =
+                HeaderValue::from_str(base.authority()).map_err(|e| this_node(e.to_string()))?;
             headers.insert(HOST, host);
-            let moved = reached.set_host(Some("127.0.0.1")).is_ok() && reached.set_port(Some(port)).is_ok();
+            let moved =
+                reached.set_host(Some("127.0.0.1")).is_ok() && reached.set_port(Some(port)).is_ok();
             if !moved || base.scheme() != "http" {
-                return Err(this_node("only an http address can be reached through another port".to_owned()));
+                return Err(this_node(
+                    "only an http address can be reached through another port".to_owned(),
+                ));
             }
             // Neither a proxy nor another server is the one at the end of the tunnel.
             builder = builder.no_proxy();
@@ -112,11 +118,20 @@ impl Http {
         if source::<rustls::Error>(error).is_some() {
             return self.error(file, Kind::Unreachable, Side::Server, why).into();
         }
-        let refused = source::<io::Error>(error).is_some_and(|e| e.kind() == io::ErrorKind::ConnectionRefused);
+        let refused = source::<io::Error>(error)
+            .is_some_and(|e| e.kind() == io::ErrorKind::ConnectionRefused);
         let (kind, side, why) = if refused {
-            (Kind::Unreachable, Side::Server, "nothing listens there: connection refused".to_owned())
+            (
+                Kind::Unreachable,
+                Side::Server,
+                "nothing listens there: connection refused".to_owned(),
+            )
         } else if error.is_timeout() {
-            (Kind::Unreachable, Side::Network, format!("no answer within {:?}", self.options.idle_timeout))
+            (
+                Kind::Unreachable,
+                Side::Network,
+                format!("no answer within {:?}", self.options.idle_timeout),
+            )
         } else if error.is_dns() {
             (Kind::Unreachable, Side::Network, format!("the server's name leads nowhere: {why}"))
         } else if why.contains("invalid HTTP") {
@@ -131,11 +146,14 @@ impl Http {
     /// What an answer means that does not bring what was asked for.
     fn refused(&self, file: &str, response: &Response) -> Trouble {
         let status = response.status();
-        let error = |kind| self.error(file, kind, Side::Server, format_args!("it answers {status}"));
+        let error =
+            |kind| self.error(file, kind, Side::Server, format_args!("it answers {status}"));
         match status.as_u16() {
             404 | 410 => error(Kind::NotFound).into(),
             408 | 425 | 429 | 500..=599 => {
-                let pause = text(response, &RETRY_AFTER).and_then(|t| t.parse().ok()).map(Duration::from_secs);
+                let pause = text(response, &RETRY_AFTER)
+                    .and_then(|t| t.parse().ok())
+                    .map(Duration::from_secs);
                 Trouble::Passing { error: error(Kind::Other), pause }
             }
             _ => error(Kind::Other).into(),
@@ -153,7 +171,9 @@ impl Http {
         let mut pace = Pace::new(&self.options);
         let mut pieces = Pieces::of(response, self.options.stopped);
         while part.left() > 0 {
-            let Some(piece) = pieces.next()?.map_err(|e| self.cut(file, part, &self.interruption(&e)))? else {
+            let Some(piece) =
+                pieces.next()?.map_err(|e| self.cut(file, part, &self.interruption(&e)))?
+            else {
                 return Err(self.cut(file, part, "the body ends"));
             };
             let wanted = usize::try_from(part.left()).unwrap_or(usize::MAX).min(piece.len());
@@ -176,7 +196,9 @@ impl Http {
     /// Why no more of a body comes.
     fn interruption(&self, error: &io::Error) -> String {
         match reason(error) {
-            why if why.contains("timed out") => format!("nothing came for {:?}", self.options.idle_timeout),
+            why if why.contains("timed out") => {
+                format!("nothing came for {:?}", self.options.idle_timeout)
+            }
             why => why,
         }
     }
@@ -188,15 +210,21 @@ impl Http {
 
     fn too_long(&self, file: &str, part: &mut Part<'_>) -> Trouble {
         match part.restart(None) {
-            Ok(()) => {
-                self.corrupt(file, format_args!("the file is longer than the {} bytes of the catalog", part.total()))
-            }
+            Ok(()) => self.corrupt(
+                file,
+                format_args!("the file is longer than the {} bytes of the catalog", part.total()),
+            ),
             Err(e) => e.into(),
         }
     }
 
     /// Checks that a 206 brings the bytes that were asked for.
-    fn check_partial(&self, file: &str, response: &Response, part: &mut Part<'_>) -> Result<(), Trouble> {
+    fn check_partial(
+        &self,
+        file: &str,
+        response: &Response,
+        part: &mut Part<'_>,
+    ) -> Result<(), Trouble> {
         let range = text(response, &CONTENT_RANGE).and_then(ContentRange::parse);
         let Some(range) = range else {
             return Err(self.corrupt(file, "it sends a part without saying which (Content-Range)"));
@@ -207,7 +235,8 @@ impl Http {
         }
         if range.first != part.next() || range.last >= part.end() {
             let (from, to) = (part.next(), part.end() - 1);
-            let why = format!("asked for bytes {from}-{to} it sends {}-{}", range.first, range.last);
+            let why =
+                format!("asked for bytes {from}-{to} it sends {}-{}", range.first, range.last);
             part.restart(None)?;
             return Err(self.corrupt(file, why));
         }
@@ -234,7 +263,8 @@ impl Transport for Http {
         }
         let mut request = self.get(file);
         if part.next() > 0 || part.end() < part.total() {
-            request = request.header(RANGE, format!("bytes={}-{}", part.next(), part.end().saturating_sub(1)));
+            request = request
+                .header(RANGE, format!("bytes={}-{}", part.next(), part.end().saturating_sub(1)));
         }
         if let (Some(etag), true) = (part.etag(), part.held() > 0) {
             request = request.header(IF_RANGE, etag);
@@ -264,14 +294,22 @@ impl Transport for Http {
             }
             StatusCode::RANGE_NOT_SATISFIABLE => {
                 part.restart(None)?;
-                return Err(self.corrupt(file, format_args!("the file has no bytes up to {}", part.end())));
+                return Err(
+                    self.corrupt(file, format_args!("the file has no bytes up to {}", part.end()))
+                );
             }
             _ => return Err(self.refused(file, &response)),
         }
         self.pump(file, response, part)
     }
 
-    fn unsized_file(&self, file: &str, known: Option<&str>, cap: u64, _: &Spool) -> Result<CatalogAnswer, Trouble> {
+    fn unsized_file(
+        &self,
+        file: &str,
+        known: Option<&str>,
+        cap: u64,
+        _: &Spool,
+    ) -> Result<CatalogAnswer, Trouble> {
         let known = known.filter(|etag| is_header(etag));
         let mut request = self.get(file);
         if let Some(etag) = known {
@@ -288,7 +326,8 @@ impl Transport for Http {
         if response.content_length().is_some_and(|size| size > cap) {
             return Err(too_large());
         }
-        let broken = |why: &str| Trouble::passing(self.error(file, Kind::Unreachable, Side::Network, why));
+        let broken =
+            |why: &str| Trouble::passing(self.error(file, Kind::Unreachable, Side::Network, why));
         let (mut pace, mut bytes) = (Pace::new(&self.options), Vec::new());
         let mut pieces = Pieces::of(response, self.options.stopped);
         while let Some(piece) = pieces.next()?.map_err(|e| broken(&self.interruption(&e)))? {
@@ -311,7 +350,11 @@ impl ContentRange {
         let (first, last) = range.split_once('-')?;
         let (first, last) = (first.parse().ok()?, last.parse().ok()?);
         let total = if total == "*" { None } else { Some(total.parse().ok()?) };
-        (first <= last && total.is_none_or(|total| last < total)).then_some(ContentRange { first, last, total })
+        (first <= last && total.is_none_or(|total| last < total)).then_some(ContentRange {
+            first,
+            last,
+            total,
+        })
     }
 }
 
@@ -370,7 +413,15 @@ mod tests {
         let range = |first, last, total| Some(ContentRange { first, last, total });
         assert_eq!(ContentRange::parse("bytes 0-9/10"), range(0, 9, Some(10)));
         assert_eq!(ContentRange::parse("bytes 5-9/*"), range(5, 9, None));
-        for bad in ["", "bytes */10", "bytes 9-5/10", "bytes 0-10/10", "items 0-1/2", "bytes 0-/5", "bytes -1-2/3"] {
+        for bad in [
+            "",
+            "bytes */10",
+            "bytes 9-5/10",
+            "bytes 0-10/10",
+            "items 0-1/2",
+            "bytes 0-/5",
+            "bytes -1-2/3",
+        ] {
             assert_eq!(ContentRange::parse(bad), None, "{bad:?}");
         }
         assert_eq!(ContentRange::parse("bytes 0-99999999999999999999/*"), None);
@@ -383,7 +434,8 @@ mod tests {
         let options = Options { ca_file: Some(empty.path().to_owned()), ..Options::default() };
         assert!(Http::new(&base, None, options.clone()).is_ok());
         let base = Url::parse("https://127.0.0.1:9/node/").expect("a URL");
-        let error = Http::new(&base, None, options).err().expect("nothing to check the server with");
+        let error =
+            Http::new(&base, None, options).err().expect("nothing to check the server with");
         assert_eq!((error.kind, error.side), (Kind::Other, Side::Node), "{error}");
     }
 }

@@ -25,7 +25,13 @@ pub(super) trait Transport: Send + Sync {
     fn fill(&self, file: &str, part: &mut Part<'_>) -> Result<(), Trouble>;
 
     /// Fetches a file whose size nobody has named, of at most `cap` bytes, unless its etag is `known`.
-    fn unsized_file(&self, file: &str, known: Option<&str>, cap: u64, spool: &Spool) -> Result<CatalogAnswer, Trouble>;
+    fn unsized_file(
+        &self,
+        file: &str,
+        known: Option<&str>,
+        cap: u64,
+        spool: &Spool,
+    ) -> Result<CatalogAnswer, Trouble>;
 }
 
 /// Why one attempt failed.

@@ -71,14 +71,21 @@ impl Rsync {
             Heard::Tick => tick(),
         });
         match outcome {
-            Ok(outcome) => outcome.failure().map_or(Ok(()), |failure| Err(self.trouble(file, failure, &outcome))),
+            Ok(outcome) => outcome
+                .failure()
+                .map_or(Ok(()), |failure| Err(self.trouble(file, failure, &outcome))),
             Err(RsyncError::Stopped) if (self.options.stopped)() => Err(Stopped.into()),
             Err(RsyncError::Stopped) => Ok(()),
-            Err(e @ RsyncError::TimedOut) => {
-                Err(FetchError::new(FetchErrorKind::Unreachable, Side::Network, self.address(file), e).into())
-            }
+            Err(e @ RsyncError::TimedOut) => Err(FetchError::new(
+                FetchErrorKind::Unreachable,
+                Side::Network,
+                self.address(file),
+                e,
+            )
+            .into()),
             Err(e @ (RsyncError::NotInstalled | RsyncError::Run(_))) => {
-                Err(FetchError::new(FetchErrorKind::Other, Side::Node, self.address(file), e).into())
+                Err(FetchError::new(FetchErrorKind::Other, Side::Node, self.address(file), e)
+                    .into())
             }
         }
     }
@@ -92,7 +99,10 @@ impl Rsync {
             Failure::Unreachable => {
                 // Refused, and not lost on the way: the machine is there, the daemon is not.
                 let refused = outcome.complaint.contains("Connection refused");
-                Trouble::passing(error(Kind::Unreachable, if refused { Side::Server } else { Side::Network }))
+                Trouble::passing(error(
+                    Kind::Unreachable,
+                    if refused { Side::Server } else { Side::Network },
+                ))
             }
             Failure::Lost => Trouble::passing(error(Kind::Unreachable, Side::Network)),
             Failure::NoRoom => Trouble::Lasting(error(Kind::NoRoom, Side::Node)),
@@ -108,14 +118,21 @@ impl Transport for Rsync {
     }
 
     fn fill(&self, file: &str, part: &mut Part<'_>) -> Result<(), Trouble> {
-        let (Some(digest), true) = (part.named(), part.is_prefix()) else { return Err(Trouble::WholeFilesOnly) };
-        let (mut pace, mut seen, mut too_slow, mut verdict) = (Pace::new(&self.options), part.held(), false, Ok(true));
+        let (Some(digest), true) = (part.named(), part.is_prefix()) else {
+            return Err(Trouble::WholeFilesOnly);
+        };
+        let (mut pace, mut seen, mut too_slow, mut verdict) =
+            (Pace::new(&self.options), part.held(), false, Ok(true));
         let spool = part.spool();
         let run = self.run(file, &part_name(digest), part.total(), spool, &mut || {
             verdict = part.look_again();
             too_slow = !pace.holds(part.held().saturating_sub(seen));
             seen = part.held();
-            if too_slow || !matches!(verdict, Ok(true)) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+            if too_slow || !matches!(verdict, Ok(true)) {
+                ControlFlow::Break(())
+            } else {
+                ControlFlow::Continue(())
+            }
         });
         if !verdict? || !part.look_again()? {
             part.restart(None)?;
@@ -129,7 +146,13 @@ impl Transport for Rsync {
         }
     }
 
-    fn unsized_file(&self, file: &str, _: Option<&str>, cap: u64, spool: &Spool) -> Result<CatalogAnswer, Trouble> {
+    fn unsized_file(
+        &self,
+        file: &str,
+        _: Option<&str>,
+        cap: u64,
+        spool: &Spool,
+    ) -> Result<CatalogAnswer, Trouble> {
         spool.remove(UNSIZED)?;
         let (mut pace, mut seen) = (Pace::new(&self.options), 0);
         let mut too_slow = false;
@@ -142,11 +165,18 @@ impl Transport for Rsync {
         if too_slow {
             return Err(self.too_slow(file));
         }
-        let opened = spool.open_at(UNSIZED, OFlags::RDONLY).map_err(|e| FetchError::spool("open a file", e))?;
+        let opened = spool
+            .open_at(UNSIZED, OFlags::RDONLY)
+            .map_err(|e| FetchError::spool("open a file", e))?;
         // Without an error there is no file only where it is larger than rsync was told to take.
-        let Some(opened) = opened else { return Err(Trouble::Lasting(too_large(self.address(file), cap))) };
+        let Some(opened) = opened else {
+            return Err(Trouble::Lasting(too_large(self.address(file), cap)));
+        };
         let mut bytes = Vec::new();
-        opened.take(cap + 1).read_to_end(&mut bytes).map_err(|e| FetchError::spool("read a file", e))?;
+        opened
+            .take(cap + 1)
+            .read_to_end(&mut bytes)
+            .map_err(|e| FetchError::spool("read a file", e))?;
         spool.remove(UNSIZED)?;
         if bytes.len() as u64 > cap {
             return Err(Trouble::Lasting(too_large(self.address(file), cap)));
@@ -158,7 +188,12 @@ impl Transport for Rsync {
 impl Rsync {
     fn too_slow(&self, file: &str) -> Trouble {
         let why = "the bytes come too slowly";
-        Trouble::passing(FetchError::new(FetchErrorKind::Unreachable, Side::Network, self.address(file), why))
+        Trouble::passing(FetchError::new(
+            FetchErrorKind::Unreachable,
+            Side::Network,
+            self.address(file),
+            why,
+        ))
     }
 
     fn wrong_size(&self, file: &str, wanted: u64) -> FetchError {

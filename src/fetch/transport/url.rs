@@ -83,7 +83,9 @@ pub(in crate::fetch) fn shown(url: &Url) -> String {
 
 fn without_password(text: &str) -> String {
     match (text.find("://"), text.rfind('@')) {
-        (Some(scheme), Some(at)) if scheme < at => format!("{}://…{}", &text[..scheme], &text[at..]),
+        (Some(scheme), Some(at)) if scheme < at => {
+            format!("{}://…{}", &text[..scheme], &text[at..])
+        }
         _ => text.to_owned(),
     }
 }
@@ -95,7 +97,8 @@ fn parse(text: &str) -> Result<Place, &'static str> {
     if let Some(rest) = text.strip_prefix("rsync://") {
         return rsync(rest);
     }
-    let mut url = Url::parse(text).map_err(|_| "it is none of http://, https://, file:/// and rsync://")?;
+    let mut url =
+        Url::parse(text).map_err(|_| "it is none of http://, https://, file:/// and rsync://")?;
     if url.query().is_some() || url.fragment().is_some() {
         return Err("a repository has no query and no fragment");
     }
@@ -106,7 +109,10 @@ fn parse(text: &str) -> Result<Place, &'static str> {
             }
             Ok(Place::Http(url))
         }
-        "file" => url.to_file_path().map(Place::File).map_err(|()| "a file address has an absolute path and no host"),
+        "file" => url
+            .to_file_path()
+            .map(Place::File)
+            .map_err(|()| "a file address has an absolute path and no host"),
         _ => Err("it is none of http://, https://, file:/// and rsync://"),
     }
 }
@@ -114,11 +120,15 @@ fn parse(text: &str) -> Result<Place, &'static str> {
 /// Takes only what rsync's daemon protocol passes on unchanged: a server expands wildcards and splits
 /// at blanks.
 fn rsync(rest: &str) -> Result<Place, &'static str> {
-    let (host, path) = rest.trim_end_matches('/').split_once('/').ok_or("the name of the rsync module is missing")?;
+    let (host, path) = rest
+        .trim_end_matches('/')
+        .split_once('/')
+        .ok_or("the name of the rsync module is missing")?;
     let (name, port) = match host.strip_prefix('[') {
         Some(v6) => {
             let (name, port) = v6.split_once(']').ok_or("a bracket is not closed")?;
-            name.parse::<std::net::Ipv6Addr>().map_err(|_| "no IPv6 address stands in the brackets")?;
+            name.parse::<std::net::Ipv6Addr>()
+                .map_err(|_| "no IPv6 address stands in the brackets")?;
             (name, port)
         }
         None => host.split_at(host.find(':').unwrap_or(host.len())),
@@ -127,7 +137,9 @@ fn rsync(rest: &str) -> Result<Place, &'static str> {
     if name.is_empty() || name.starts_with('-') || !name.bytes().all(good_name) {
         return Err("the host's name holds other than letters, digits, dots and dashes");
     }
-    if !port.is_empty() && port.strip_prefix(':').and_then(|p| p.parse::<u16>().ok()).is_none_or(|p| p == 0) {
+    if !port.is_empty()
+        && port.strip_prefix(':').and_then(|p| p.parse::<u16>().ok()).is_none_or(|p| p == 0)
+    {
         return Err("the port is not a number from 1 to 65535");
     }
     let good_component = |component: &str| {
@@ -155,7 +167,10 @@ mod tests {
         assert_eq!(shown_as("https://[::1]:8443/a/b/"), "https://[::1]:8443/a/b/");
         assert_eq!(shown_as("file:///srv/my%20repo/"), "file:///srv/my repo/");
         assert_eq!(shown_as("rsync://server/images"), "rsync://server/images/");
-        assert_eq!(shown_as("rsync://[fe80::1]:8730/module/a/b/"), "rsync://[fe80::1]:8730/module/a/b/");
+        assert_eq!(
+            shown_as("rsync://[fe80::1]:8730/module/a/b/"),
+            "rsync://[fe80::1]:8730/module/a/b/"
+        );
     }
 
     #[test]

@@ -38,7 +38,8 @@ impl ClientConf {
                 "image" => conf.image = Some(value.parse().map_err(|e| bad(format!("{e}")))?),
                 "rsync_port" => {
                     let port = value.parse().ok().filter(|&port| port != 0);
-                    conf.rsync_port = Some(port.ok_or_else(|| bad(format!("{value:?} is not a port")))?);
+                    conf.rsync_port =
+                        Some(port.ok_or_else(|| bad(format!("{value:?} is not a port")))?);
                 }
                 "fstype" => conf.fstypes.push(value.to_owned()),
                 "exclude_file" => conf.exclude_file = Some(value.to_owned()),

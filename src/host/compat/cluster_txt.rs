@@ -25,8 +25,11 @@ impl Cluster {
         let mut cluster = Cluster { image: None, overrides: Vec::new() };
         let mut own = Vec::new();
         for (number, line) in lines(text(file, content)?) {
-            let named = |word: &str| word.parse::<ImageName>().map_err(|e| BadFile::at(file, number, e));
-            if let Some(global) = line.strip_prefix("# global_override=:").and_then(|rest| rest.strip_suffix(':')) {
+            let named =
+                |word: &str| word.parse::<ImageName>().map_err(|e| BadFile::at(file, number, e));
+            if let Some(global) =
+                line.strip_prefix("# global_override=:").and_then(|rest| rest.strip_suffix(':'))
+            {
                 let names = global.split_whitespace().map(named);
                 cluster.overrides.extend(names.collect::<Result<Vec<ImageName>, BadFile>>()?);
                 continue;
@@ -35,11 +38,17 @@ impl Cluster {
             if fields.next() != Some(host) {
                 continue;
             }
-            let (image, overrides) = (fields.nth(1).unwrap_or_default(), fields.next().unwrap_or_default());
+            let (image, overrides) =
+                (fields.nth(1).unwrap_or_default(), fields.next().unwrap_or_default());
             if cluster.image.is_none() && !image.trim().is_empty() {
                 cluster.image = Some(named(image.trim())?);
             }
-            own.extend(overrides.split_whitespace().map(named).collect::<Result<Vec<ImageName>, BadFile>>()?);
+            own.extend(
+                overrides
+                    .split_whitespace()
+                    .map(named)
+                    .collect::<Result<Vec<ImageName>, BadFile>>()?,
+            );
         }
         cluster.overrides.extend(own.into_iter().rev());
         Ok(cluster)
@@ -58,14 +67,23 @@ mod tests {
     fn of(host: &str) -> (Option<String>, Vec<String>) {
         let text = FILE.replace("node2:evil:plain:../../etc\n", "");
         let cluster = Cluster::parse("cluster.txt", text.as_bytes(), host).expect("a good file");
-        (cluster.image.map(|i| i.to_string()), cluster.overrides.iter().map(ToString::to_string).collect())
+        (
+            cluster.image.map(|i| i.to_string()),
+            cluster.overrides.iter().map(ToString::to_string).collect(),
+        )
     }
 
     #[test]
     fn the_first_line_of_a_host_is_the_most_important() {
         let words = |words: &[&str]| words.iter().map(|w| w.to_string()).collect::<Vec<_>>();
-        assert_eq!(of("node1"), (Some("login-image".into()), words(&["everywhere", "site", "all", "login"])));
-        assert_eq!(of("node2"), (Some("plain".into()), words(&["everywhere", "site", "extra", "all"])));
+        assert_eq!(
+            of("node1"),
+            (Some("login-image".into()), words(&["everywhere", "site", "all", "login"]))
+        );
+        assert_eq!(
+            of("node2"),
+            (Some("plain".into()), words(&["everywhere", "site", "extra", "all"]))
+        );
         assert_eq!(of("node10"), (Some("plain".into()), words(&["everywhere", "site"])));
         assert_eq!(of("node3"), (None, words(&["everywhere", "site"])));
         assert_eq!(of("node"), (None, words(&["everywhere", "site"])));
@@ -74,7 +92,9 @@ mod tests {
     /// The old client pasted these into a command line for a shell.
     #[test]
     fn names_that_are_none_are_refused_by_line() {
-        let error = Cluster::parse("cluster.txt", FILE.as_bytes(), "node2").expect_err("a path").to_string();
+        let error = Cluster::parse("cluster.txt", FILE.as_bytes(), "node2")
+            .expect_err("a path")
+            .to_string();
         assert!(error.starts_with("cluster.txt:14: \"../../etc\""), "{error}");
         assert!(Cluster::parse("x", b"n:g:$(reboot):\n", "n").is_err());
     }

@@ -48,7 +48,9 @@ fn installed(root: &Root) -> Result<Vec<Installed>, RootError> {
     for modules in MODULES {
         for (path, stat) in root.children(&fixed(modules))? {
             let Ok(release) = std::str::from_utf8(path.name()) else { continue };
-            if stat.kind != FileKind::Directory || found.iter().any(|kernel| kernel.release == release) {
+            if stat.kind != FileKind::Directory
+                || found.iter().any(|kernel| kernel.release == release)
+            {
                 continue;
             }
             if let Some((image, stat)) = image(root, &path, release)? {
@@ -60,7 +62,11 @@ fn installed(root: &Root) -> Result<Vec<Installed>, RootError> {
 }
 
 /// The file that the kernel of this release is started from: in `boot`, or beside its modules.
-fn image(root: &Root, modules: &TreePath, release: &str) -> Result<Option<(TreePath, Stat)>, RootError> {
+fn image(
+    root: &Root,
+    modules: &TreePath,
+    release: &str,
+) -> Result<Option<(TreePath, Stat)>, RootError> {
     let in_boot = IMAGES.iter().map(|name| format!("boot/{name}-{release}"));
     let beside = modules.join(b"vmlinuz").ok();
     for path in in_boot.map(|path| fixed(&path)).chain(beside) {

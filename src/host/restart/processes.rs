@@ -62,7 +62,11 @@ pub enum Owner {
 impl Processes {
     /// Reads what `proc` shows; processes whose root is not `root` are others' (containers).
     pub fn read(proc: &Path, root: &Root) -> Result<Self, RootError> {
-        let fail = |source: io::Error| RootError { what: "read", path: proc.display().to_string(), source };
+        let fail = |source: io::Error| RootError {
+            what: "read",
+            path: proc.display().to_string(),
+            source,
+        };
         let top = rustix::fs::fstat(root).map_err(|e| fail(e.into()))?;
         let ourselves = pid(&fs::read_link(proc.join("self")).unwrap_or_default());
         let prefix = match root.shown().as_os_str().as_bytes() {
@@ -77,7 +81,8 @@ impl Processes {
         let mut found = Processes { stale: Vec::new(), unseen: 0 };
         for pid in pids.into_iter().filter(|pid| Some(*pid) != ourselves) {
             let place = proc.join(pid.to_string());
-            let is_ours = |meta: &fs::Metadata| (meta.dev(), meta.ino()) == (top.st_dev, top.st_ino);
+            let is_ours =
+                |meta: &fs::Metadata| (meta.dev(), meta.ino()) == (top.st_dev, top.st_ino);
             let files = match fs::metadata(place.join("root")) {
                 Ok(meta) if !is_ours(&meta) => continue,
                 Ok(_) => files(&place, &prefix),
@@ -97,7 +102,9 @@ impl Processes {
 
 impl Process {
     fn new(pid: u32, files: Vec<String>, place: &Path) -> Self {
-        let text = |name: &str| String::from_utf8_lossy(&fs::read(place.join(name)).unwrap_or_default()).into_owned();
+        let text = |name: &str| {
+            String::from_utf8_lossy(&fs::read(place.join(name)).unwrap_or_default()).into_owned()
+        };
         let command = printable(text("comm").trim_end().as_bytes());
         Process { pid, command, files, group: printable(group(&text("cgroup")).as_bytes()) }
     }
@@ -132,7 +139,8 @@ fn pid(name: &Path) -> Option<u32> {
 
 /// The group that systemd keeps a process in: of the one hierarchy there is, or of the one of its own.
 fn group(text: &str) -> String {
-    let of = |begin: &str| text.lines().find_map(|line| line.split_once(':')?.1.strip_prefix(begin));
+    let of =
+        |begin: &str| text.lines().find_map(|line| line.split_once(':')?.1.strip_prefix(begin));
     let own = of("name=systemd:").filter(|group| *group != "/");
     own.or_else(|| of(":")).unwrap_or_default().to_owned()
 }
@@ -147,11 +155,16 @@ fn files(place: &Path, prefix: &[u8]) -> io::Result<Vec<String>> {
     };
     // A thread of the kernel has no program, and maps nothing.
     if let Ok(program) = fs::read_link(place.join("exe")) {
-        replaced(program.as_os_str().as_bytes(), prefix, Use::Program).into_iter().for_each(&mut take);
+        replaced(program.as_os_str().as_bytes(), prefix, Use::Program)
+            .into_iter()
+            .for_each(&mut take);
     }
     for line in BufReader::new(File::open(place.join("maps"))?).split(b'\n') {
         let line = line?;
-        mapping(&line).and_then(|(name, kind)| replaced(name, prefix, kind)).into_iter().for_each(&mut take);
+        mapping(&line)
+            .and_then(|(name, kind)| replaced(name, prefix, kind))
+            .into_iter()
+            .for_each(&mut take);
     }
     Ok(found)
 }

@@ -19,7 +19,10 @@ impl System {
         fs::create_dir_all(system.at("tree/boot")).expect("makes");
         fs::create_dir_all(system.at("other")).expect("makes");
         fs::create_dir_all(system.at("proc/irq")).expect("makes");
-        system.write("proc/stat", &format!("cpu 1 2\nbtime {}\n", if late { 99_999_999_999u64 } else { 1_000 }));
+        system.write(
+            "proc/stat",
+            &format!("cpu 1 2\nbtime {}\n", if late { 99_999_999_999u64 } else { 1_000 }),
+        );
         system
     }
 
@@ -42,7 +45,8 @@ impl System {
         let tree = self.at("tree").display().to_string();
         let line = |line: &str| {
             let (rights, name) = line.split_once(' ').expect("rights and a name");
-            let name = if name.starts_with('/') { format!("{tree}{name}") } else { name.to_owned() };
+            let name =
+                if name.starts_with('/') { format!("{tree}{name}") } else { name.to_owned() };
             format!("7f00-7f01 {rights} 00000000 fd:01 1234                       {name}\n")
         };
         self.write(&format!("proc/{pid}/maps"), &maps.lines().map(line).collect::<String>());
@@ -64,8 +68,20 @@ const SSHD: &str = "0::/system.slice/sshd.service\n";
 fn what_is_as_installed_needs_nothing() {
     let system = System::new(true);
     system.kernel("6.1.0-18-amd64");
-    system.process(1, "systemd", "0::/init.scope\n", "/usr/lib/systemd/systemd", "r-xp /usr/lib/libc.so.6");
-    system.process(70, "sshd", SSHD, "/usr/sbin/sshd", "r-xp /usr/lib/libc.so.6\nrw-p \nrw-p [heap]");
+    system.process(
+        1,
+        "systemd",
+        "0::/init.scope\n",
+        "/usr/lib/systemd/systemd",
+        "r-xp /usr/lib/libc.so.6",
+    );
+    system.process(
+        70,
+        "sshd",
+        SSHD,
+        "/usr/sbin/sshd",
+        "r-xp /usr/lib/libc.so.6\nrw-p \nrw-p [heap]",
+    );
     let verdict = system.verdict("6.1.0-18-amd64");
     assert!(verdict.is_clean());
     assert_eq!(verdict.lines(), ["nothing needs restarting"]);
@@ -79,9 +95,16 @@ fn a_service_is_named_with_its_replaced_files_its_program_first() {
     system.process(71, "sshd", SSHD, "/usr/sbin/sshd (deleted)", "r-xp /boot/.si-stage/0/x");
     let verdict = system.verdict("");
     let files = ["/usr/sbin/sshd", "/usr/lib/libz.so.1.3", "/.si-undo/17", "/boot/.si-stage/0/x"];
-    let service = Service { name: "sshd.service".into(), pids: vec![70, 71], files: files.map(String::from).into() };
+    let service = Service {
+        name: "sshd.service".into(),
+        pids: vec![70, 71],
+        files: files.map(String::from).into(),
+    };
     assert_eq!(verdict.services, [service]);
-    assert_eq!(verdict.lines(), ["sshd.service: uses /usr/sbin/sshd, which was replaced (3 more)", "no reboot needed"]);
+    assert_eq!(
+        verdict.lines(),
+        ["sshd.service: uses /usr/sbin/sshd, which was replaced (3 more)", "no reboot needed"]
+    );
 }
 
 #[test]
@@ -125,8 +148,12 @@ fn what_belongs_to_no_service_is_named_by_its_command() {
     ] {
         system.process(pid, "ba\x1b[31msh", group, "/bin/bash (deleted)", "");
     }
-    let names: Vec<String> = system.verdict("").services.into_iter().map(|service| service.name).collect();
-    assert_eq!(names, ["cron.service", "ba?[31msh (pid 70)", "ba?[31msh (pid 71)", "ba?[31msh (pid 72)"]);
+    let names: Vec<String> =
+        system.verdict("").services.into_iter().map(|service| service.name).collect();
+    assert_eq!(
+        names,
+        ["cron.service", "ba?[31msh (pid 70)", "ba?[31msh (pid 71)", "ba?[31msh (pid 72)"]
+    );
 }
 
 #[test]
@@ -137,8 +164,16 @@ fn a_c_library_under_the_system_or_process_1_wants_a_reboot() {
     assert_eq!(system.verdict("").reboot, []);
     system.process(70, "sshd", SSHD, "/usr/sbin/sshd", old);
     let lines = system.verdict("").lines();
-    assert!(lines[2].starts_with("reboot needed: sshd.service and perhaps others use the C library /usr/lib/x86"));
-    system.process(1, "systemd", "0::/init.scope\n", "/usr/lib/systemd/systemd", "r-xp /usr/lib/libx.so (deleted)");
+    assert!(lines[2].starts_with(
+        "reboot needed: sshd.service and perhaps others use the C library /usr/lib/x86"
+    ));
+    system.process(
+        1,
+        "systemd",
+        "0::/init.scope\n",
+        "/usr/lib/systemd/systemd",
+        "r-xp /usr/lib/libx.so (deleted)",
+    );
     let reboot: Vec<String> = system.verdict("").reboot.iter().map(Reason::to_string).collect();
     assert_eq!(reboot[0], "process 1 (systemd) uses /usr/lib/libx.so, which was replaced");
     assert_eq!(reboot.len(), 2);
@@ -161,7 +196,9 @@ fn another_kernel_after_a_reboot_is_a_reason() {
     assert_eq!(system.verdict(running).reboot, [newer]);
     let system = System::new(false);
     system.kernel(running);
-    assert!(matches!(&system.verdict(running).reboot[..], [Reason::KernelChanged { file }] if file.ends_with(running)));
+    assert!(
+        matches!(&system.verdict(running).reboot[..], [Reason::KernelChanged { file }] if file.ends_with(running))
+    );
 }
 
 #[test]

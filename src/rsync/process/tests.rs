@@ -4,7 +4,12 @@ use std::time::Duration;
 use super::*;
 
 fn call<'a>(arguments: &'a [OsString], seconds: u64) -> Call<'a> {
-    Call { arguments, inside: None, deadline: Some(Instant::now() + Duration::from_secs(seconds)), largest_file: None }
+    Call {
+        arguments,
+        inside: None,
+        deadline: Some(Instant::now() + Duration::from_secs(seconds)),
+        largest_file: None,
+    }
 }
 
 fn arguments(words: &[&str]) -> Vec<OsString> {
@@ -27,7 +32,9 @@ fn lines_are_heard_and_the_end_is_told() {
 
 #[test]
 fn a_wrong_option_is_this_nodes_fault() {
-    let outcome = run(&call(&arguments(&["--no-such-option"]), 20), &mut |_| ControlFlow::Continue(())).expect("runs");
+    let outcome =
+        run(&call(&arguments(&["--no-such-option"]), 20), &mut |_| ControlFlow::Continue(()))
+            .expect("runs");
     assert_eq!(outcome.failure(), Some(Failure::Local));
     assert!(outcome.reason().contains("no-such-option"), "{}", outcome.reason());
 }

@@ -42,7 +42,9 @@ impl<R: Read> Blocks<R> {
             return Ok(None);
         }
         let field = 148..156;
-        let sum = |(at, &byte): (usize, &u8)| if field.contains(&at) { u32::from(b' ') } else { byte.into() };
+        let sum = |(at, &byte): (usize, &u8)| {
+            if field.contains(&at) { u32::from(b' ') } else { byte.into() }
+        };
         if header.cksum().ok() != Some(bytes.iter().enumerate().map(sum).sum()) {
             return Err(self.fault("the checksum of a header is wrong"));
         }
@@ -84,7 +86,11 @@ impl<R: Read> Blocks<R> {
     }
 
     /// Reads `size` bytes of a body, without what fills its last block.
-    pub(super) fn each_piece(&mut self, size: u64, mut take: impl FnMut(&[u8])) -> Result<(), TarError> {
+    pub(super) fn each_piece(
+        &mut self,
+        size: u64,
+        mut take: impl FnMut(&[u8]),
+    ) -> Result<(), TarError> {
         let mut left = size;
         while left > 0 {
             let length = self.buffer.len().min(usize::try_from(left).unwrap_or(usize::MAX));

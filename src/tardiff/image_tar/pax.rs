@@ -14,7 +14,8 @@ impl Pax {
     pub(super) fn parse<R>(mut text: &[u8], blocks: &Blocks<R>) -> Result<Self, TarError> {
         let mut records = BTreeMap::new();
         while !text.is_empty() {
-            let (key, value, rest) = record(text).ok_or_else(|| blocks.fault("a pax record is damaged"))?;
+            let (key, value, rest) =
+                record(text).ok_or_else(|| blocks.fault("a pax record is damaged"))?;
             records.insert(key.to_vec(), value.to_vec());
             text = rest;
         }
@@ -30,21 +31,35 @@ impl Pax {
         self.bytes(b"GNU.sparse.name")
     }
 
-    pub(super) fn number<R>(&self, key: &[u8], blocks: &Blocks<R>) -> Result<Option<u64>, TarError> {
+    pub(super) fn number<R>(
+        &self,
+        key: &[u8],
+        blocks: &Blocks<R>,
+    ) -> Result<Option<u64>, TarError> {
         let Some(text) = self.bytes(key) else { return Ok(None) };
         decimal(text).map(Some).ok_or_else(|| blocks.fault("a pax record is not a number"))
     }
 
-    pub(super) fn time<R>(&self, key: &[u8], blocks: &Blocks<R>) -> Result<Option<Mtime>, TarError> {
+    pub(super) fn time<R>(
+        &self,
+        key: &[u8],
+        blocks: &Blocks<R>,
+    ) -> Result<Option<Mtime>, TarError> {
         let Some(text) = self.bytes(key) else { return Ok(None) };
         time(text).map(Some).ok_or_else(|| blocks.fault("a pax record is not a time"))
     }
 
     /// The extended attributes that belong to an image.
     pub(super) fn xattrs(&self) -> Xattrs {
-        let named = self.0.iter().filter_map(|(key, value)| Some((key.strip_prefix(b"SCHILY.xattr.")?, value)));
+        let named = self
+            .0
+            .iter()
+            .filter_map(|(key, value)| Some((key.strip_prefix(b"SCHILY.xattr.")?, value)));
         let named = named.map(|(key, value)| (unescaped(key), value));
-        named.filter(|(name, _)| xattr_travels(name)).map(|(name, value)| (name.into(), value.clone().into())).collect()
+        named
+            .filter(|(name, _)| xattr_travels(name))
+            .map(|(name, value)| (name.into(), value.clone().into()))
+            .collect()
     }
 
     pub(super) fn is_comment(&self) -> bool {

@@ -28,7 +28,9 @@ pub(super) fn content<R: Read>(
     let (size, pieces, left) = if header.entry_type() == EntryType::GNUSparse {
         let Some((size, pieces)) = gnu(header, blocks)? else { return Ok(None) };
         (size, pieces, stored)
-    } else if pax.bytes(b"GNU.sparse.major") == Some(b"1") && pax.bytes(b"GNU.sparse.minor") == Some(b"0") {
+    } else if pax.bytes(b"GNU.sparse.major") == Some(b"1")
+        && pax.bytes(b"GNU.sparse.minor") == Some(b"0")
+    {
         let Some(size) = pax.number(b"GNU.sparse.realsize", blocks)? else { return Ok(None) };
         let (pieces, used) = listed(stored, blocks)?;
         (size, pieces, stored - used)
@@ -43,7 +45,10 @@ pub(super) fn content<R: Read>(
 }
 
 /// The map in the header itself, and in the blocks that continue it.
-fn gnu<R: Read>(header: &Header, blocks: &mut Blocks<R>) -> Result<Option<(u64, Vec<Piece>)>, TarError> {
+fn gnu<R: Read>(
+    header: &Header,
+    blocks: &mut Blocks<R>,
+) -> Result<Option<(u64, Vec<Piece>)>, TarError> {
     let Some(gnu) = header.as_gnu() else { return Ok(None) };
     let mut pieces = Vec::new();
     for piece in gnu.sparse.iter().filter(|piece| !piece.is_empty()) {
@@ -93,7 +98,12 @@ fn listed<R: Read>(stored: u64, blocks: &mut Blocks<R>) -> Result<(Vec<Piece>, u
 }
 
 /// The digest of `size` bytes, where `left` bytes of data fill the pieces and zeros the rest.
-fn with_holes<R: Read>(size: u64, pieces: &[Piece], left: u64, blocks: &mut Blocks<R>) -> Result<Digest, TarError> {
+fn with_holes<R: Read>(
+    size: u64,
+    pieces: &[Piece],
+    left: u64,
+    blocks: &mut Blocks<R>,
+) -> Result<Digest, TarError> {
     let mut hasher = Hasher::new();
     let (mut at, mut left) = (0, left);
     let damaged = "the holes of a file do not fit it";
@@ -101,7 +111,8 @@ fn with_holes<R: Read>(size: u64, pieces: &[Piece], left: u64, blocks: &mut Bloc
         return Err(blocks.fault(damaged));
     }
     for &(offset, length) in pieces {
-        let end = offset.checked_add(length).filter(|&end| offset >= at && end <= size && length <= left);
+        let end =
+            offset.checked_add(length).filter(|&end| offset >= at && end <= size && length <= left);
         let Some(end) = end else { return Err(blocks.fault(damaged)) };
         zeros(&mut hasher, offset - at);
         blocks.each_piece(length, |piece| hasher.update(piece))?;

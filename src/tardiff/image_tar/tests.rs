@@ -24,7 +24,13 @@ fn tree() -> tempfile::TempDir {
     }
     fs::write(at("dense"), &holes).expect("writes");
     assert!(
-        Command::new("cp").arg("--sparse=always").arg(at("dense")).arg(at("holes")).status().expect("runs").success()
+        Command::new("cp")
+            .arg("--sparse=always")
+            .arg(at("dense"))
+            .arg(at("holes"))
+            .status()
+            .expect("runs")
+            .success()
     );
     let root = Root::open(dir.path()).expect("opens");
     root.create_fifo(&TreePath::new("pipe").expect("good")).expect("creates");
@@ -34,7 +40,8 @@ fn tree() -> tempfile::TempDir {
 }
 
 fn tar(dir: &Path, options: &[&str]) -> Vec<u8> {
-    let output = Command::new("tar").args(options).arg("-cC").arg(dir).arg(".").output().expect("tar runs");
+    let output =
+        Command::new("tar").args(options).arg("-cC").arg(dir).arg(".").output().expect("tar runs");
     assert!(output.status.success());
     output.stdout
 }
@@ -65,7 +72,11 @@ fn a_gnu_archive_is_the_tree_but_for_fractions_of_seconds() {
     let dir = tree();
     for options in [&["--format=gnu"][..], &["--format=gnu", "-S"]] {
         let image = read(&tar(dir.path(), options)[..], &Silent).expect("reads");
-        assert_eq!(without_fractions(&image.manifest), without_fractions(&scanned(dir.path())), "{options:?}");
+        assert_eq!(
+            without_fractions(&image.manifest),
+            without_fractions(&scanned(dir.path())),
+            "{options:?}"
+        );
         assert!(image.whole_seconds);
     }
 }
@@ -74,7 +85,9 @@ fn a_gnu_archive_is_the_tree_but_for_fractions_of_seconds() {
 fn damage_never_panics() {
     let dir = tree();
     let good = tar(dir.path(), &["--format=pax", "-S"]);
-    for at in (0..good.len()).step_by(37).chain(good.len() - 20_000..good.len()).filter(|at| at % 3 == 0) {
+    for at in
+        (0..good.len()).step_by(37).chain(good.len() - 20_000..good.len()).filter(|at| at % 3 == 0)
+    {
         let mut bad = good.clone();
         bad.truncate(at);
         let _ = read(&bad[..], &Silent);

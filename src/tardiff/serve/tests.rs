@@ -15,14 +15,17 @@ fn server() -> (tempfile::TempDir, SocketAddr) {
     fs::write(dir.path().join("node/index.html"), b"index").expect("writes");
     let (send, receive) = mpsc::channel();
     let repo = dir.path().to_owned();
-    std::thread::spawn(move || serve(&repo, ([127, 0, 0, 1], 0).into(), |address| send.send(address).expect("heard")));
+    std::thread::spawn(move || {
+        serve(&repo, ([127, 0, 0, 1], 0).into(), |address| send.send(address).expect("heard"))
+    });
     let address = receive.recv().expect("it listens");
     (dir, address)
 }
 
 fn ask(address: SocketAddr, request: &str, headers: &str) -> String {
     let mut stream = TcpStream::connect(address).expect("connects");
-    write!(stream, "{request} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n{headers}\r\n").expect("writes");
+    write!(stream, "{request} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n{headers}\r\n")
+        .expect("writes");
     let mut answer = String::new();
     stream.read_to_string(&mut answer).expect("reads");
     answer
@@ -65,9 +68,18 @@ fn a_download_goes_on_only_in_the_same_file() {
     let resume = format!("Range: bytes=8-\r\nIf-Range: {known}\r\n");
     let rest = ask(address, "GET /node/catalog.toml", &resume);
     assert!(rest.starts_with("HTTP/1.1 206") && rest.ends_with("\r\n\r\n89"), "{rest}");
-    for other in [format!("W/{known}"), "\"x\"".into(), "*".into(), "Sun, 22 Nov 2026 13:00:00 GMT".into()] {
-        let answer = ask(address, "GET /node/catalog.toml", &format!("Range: bytes=8-\r\nIf-Range: {other}\r\n"));
-        assert!(answer.starts_with("HTTP/1.1 200") && answer.ends_with("0123456789"), "{other}: {answer}");
+    for other in
+        [format!("W/{known}"), "\"x\"".into(), "*".into(), "Sun, 22 Nov 2026 13:00:00 GMT".into()]
+    {
+        let answer = ask(
+            address,
+            "GET /node/catalog.toml",
+            &format!("Range: bytes=8-\r\nIf-Range: {other}\r\n"),
+        );
+        assert!(
+            answer.starts_with("HTTP/1.1 200") && answer.ends_with("0123456789"),
+            "{other}: {answer}"
+        );
     }
     fs::write(dir.path().join("node/catalog.toml"), b"abcdefghij").expect("writes");
     let whole = ask(address, "GET /node/catalog.toml", &resume);

@@ -47,7 +47,8 @@ impl Around<'_> {
     /// be told. Returns what was due already.
     pub(super) fn before(&self) -> Result<Changes, UpdateError> {
         let root = self.scene.root;
-        let stopped = |why: String| UpdateError::Hook(format!("a pre-update hook stopped the update: {why}"));
+        let stopped =
+            |why: String| UpdateError::Hook(format!("a pre-update hook stopped the update: {why}"));
         for hook in hooks(root, Moment::Before).map_err(|error| stopped(error.to_string()))? {
             self.run_hook(&hook, Moment::Before).map_err(|error| match error {
                 ToolError::Stopped => UpdateError::Stopped,
@@ -89,22 +90,27 @@ impl Around<'_> {
     fn run_hook(&self, hook: &TreePath, moment: Moment) -> Result<(), ToolError> {
         let root = self.scene.root;
         let stops = if moment == Moment::Before { Stops::Heeded } else { Stops::Ignored };
-        let (environment, input) = (self.plan.environment(moment, root), self.plan.json(moment, root));
+        let (environment, input) =
+            (self.plan.environment(moment, root), self.plan.json(moment, root));
         let told = Told { arguments: &[], environment: &environment, input: &input };
         self.scene.tools(stops)?.run(hook, &told)
     }
 
     fn boot_changes(&self) -> Changes {
         let fate = |item: &Item| if item.is_deletion() { Fate::Went } else { Fate::Came };
-        let changed =
-            self.plan.items.iter().filter(|item| is_of_content(item) && boot_loader::is_boot_file(&item.path));
+        let changed = self
+            .plan
+            .items
+            .iter()
+            .filter(|item| is_of_content(item) && boot_loader::is_boot_file(&item.path));
         changed.map(|item| (item.path.clone(), fate(item))).collect()
     }
 }
 
 impl<'a> Scene<'a> {
     fn tools(&self, stops: Stops) -> Result<Tools<'a>, ToolError> {
-        let programs = Programs::of(self.root).map_err(|error| ToolError::Failed(error.to_string()))?;
+        let programs =
+            Programs::of(self.root).map_err(|error| ToolError::Failed(error.to_string()))?;
         Ok(Tools { programs, monitor: self.monitor, longest: self.longest, stops })
     }
 
@@ -126,10 +132,17 @@ impl<'a> Scene<'a> {
         {
             self.monitor.warn(format!("the next run will tell the boot loader again: {error}"));
         }
-        failed.into_iter().map(|why| format!("the boot loader was not told of changed boot files: {why}")).collect()
+        failed
+            .into_iter()
+            .map(|why| format!("the boot loader was not told of changed boot files: {why}"))
+            .collect()
     }
 
-    fn run_boot_programs(&self, changes: &Changes, is_tracked: &dyn Fn(&TreePath) -> bool) -> Vec<String> {
+    fn run_boot_programs(
+        &self,
+        changes: &Changes,
+        is_tracked: &dyn Fn(&TreePath) -> bool,
+    ) -> Vec<String> {
         let commands = match self.choose(changes) {
             Ok(Choice::Run(commands)) => commands,
             Ok(Choice::Nothing) => return Vec::new(),
@@ -145,14 +158,19 @@ impl<'a> Scene<'a> {
             Err(error) => return vec![error.to_string()],
         };
         let run = |command: &boot_loader::Command| {
-            let words: Vec<String> = command.arguments.iter().map(|word| word.display().to_string()).collect();
-            self.monitor
-                .note(format!("boot files changed: running {} {}", command.program, words.join(" ")).trim_end());
+            let words: Vec<String> =
+                command.arguments.iter().map(|word| word.display().to_string()).collect();
+            self.monitor.note(
+                format!("boot files changed: running {} {}", command.program, words.join(" "))
+                    .trim_end(),
+            );
             tools.run(&command.program, &Told { arguments: &command.arguments, ..Told::default() })
         };
-        let failed: Vec<String> = commands.iter().filter_map(|command| Some(run(command).err()?.to_string())).collect();
+        let failed: Vec<String> =
+            commands.iter().filter_map(|command| Some(run(command).err()?.to_string())).collect();
         if let Err(error) = self.record_rewritten(&before, is_tracked) {
-            self.monitor.warn(format!("what the boot loader's program rewrote is not recorded: {error}"));
+            self.monitor
+                .warn(format!("what the boot loader's program rewrote is not recorded: {error}"));
         }
         failed
     }
@@ -163,20 +181,28 @@ impl<'a> Scene<'a> {
             return Ok(boot_loader::choose(changes, &equipment));
         };
         let (program, arguments) = words.split_first().ok_or("bootloader names no program")?;
-        let program = TreePath::new(program.trim_start_matches('/')).map_err(|error| error.to_string())?;
+        let program =
+            TreePath::new(program.trim_start_matches('/')).map_err(|error| error.to_string())?;
         let arguments = arguments.iter().map(OsString::from).collect();
         Ok(Choice::Run(vec![boot_loader::Command { program, arguments }]))
     }
 
     /// Records as deviations what the image decides about and the programs have written.
-    fn record_rewritten(&self, before: &BootFiles, is_tracked: &dyn Fn(&TreePath) -> bool) -> Result<(), UpdateError> {
+    fn record_rewritten(
+        &self,
+        before: &BootFiles,
+        is_tracked: &dyn Fn(&TreePath) -> bool,
+    ) -> Result<(), UpdateError> {
         let now = boot_files(self.root).map_err(Untouched::from)?;
-        let rewritten = before.iter().filter(|(path, stat)| now.get(path) != Some(stat) && is_tracked(path));
+        let rewritten =
+            before.iter().filter(|(path, stat)| now.get(path) != Some(stat) && is_tracked(path));
         let rewritten: Vec<&TreePath> = rewritten.map(|(path, _)| path).collect();
         if rewritten.is_empty() {
             return Ok(());
         }
-        let (Found::State(mut state) | Found::Copied(mut state)) = state::load(self.root)? else { return Ok(()) };
+        let (Found::State(mut state) | Found::Copied(mut state)) = state::load(self.root)? else {
+            return Ok(());
+        };
         for path in rewritten {
             state.deviate(path, REWRITTEN);
             self.monitor.note(format!(

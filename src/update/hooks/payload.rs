@@ -63,7 +63,11 @@ impl Plan<'_> {
     }
 
     /// The variables for the hooks of this moment. What is not known is empty.
-    pub(in crate::update) fn environment(&self, moment: Moment, root: &Root) -> Vec<(OsString, OsString)> {
+    pub(in crate::update) fn environment(
+        &self,
+        moment: Moment,
+        root: &Root,
+    ) -> Vec<(OsString, OsString)> {
         let id = |id: Option<GenerationId>| id.map(|id| id.to_string()).unwrap_or_default();
         let text = |name: &str, value: String| (OsString::from(name), OsString::from(value));
         vec![
@@ -105,6 +109,11 @@ impl Plan<'_> {
 
 impl<'a> From<&'a Item> for ToldItem<'a> {
     fn from(item: &'a Item) -> Self {
-        ToldItem { change: item.change.trim(), path: item.path.to_string(), leads: item.leads(), bytes: item.bytes }
+        ToldItem {
+            change: item.change.trim(),
+            path: item.path.to_string(),
+            leads: item.leads(),
+            bytes: item.bytes,
+        }
     }
 }

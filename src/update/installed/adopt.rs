@@ -24,7 +24,11 @@ const MOST: usize = 12;
 impl Run<'_> {
     /// The published generation from which the tree deviates least; `None` where it deviates too much
     /// from all of them.
-    pub(in crate::update) fn adopt(&self, published: &Published, layers: &[Laid]) -> Result<Option<Base>, UpdateError> {
+    pub(in crate::update) fn adopt(
+        &self,
+        published: &Published,
+        layers: &[Laid],
+    ) -> Result<Option<Base>, UpdateError> {
         let catalog = &published.catalog;
         let why = if self.request.adopt_only { "" } else { "no usable generation is recorded: " };
         self.monitor.note(format!("{why}comparing the tree with the published manifests"));
@@ -45,8 +49,10 @@ impl Run<'_> {
             overrides::composed(manifest, over)
         });
         let mut whole: Vec<Manifest> = laid.collect::<Result<_, UpdateError>>()?;
-        let filtered: Vec<Manifest> = whole.iter().map(|manifest| self.filtered(manifest)).collect();
-        let mut tracked: Vec<&TreePath> = filtered.iter().flat_map(|m| m.entries()).map(|e| &e.path).collect();
+        let filtered: Vec<Manifest> =
+            whole.iter().map(|manifest| self.filtered(manifest)).collect();
+        let mut tracked: Vec<&TreePath> =
+            filtered.iter().flat_map(|m| m.entries()).map(|e| &e.path).collect();
         tracked.sort_unstable();
         tracked.dedup();
         let root = &self.session.root;
@@ -62,19 +68,27 @@ impl Run<'_> {
         let Some((index, found)) = best else { return Ok(None) };
         let (publish, entries) = (candidates[index].0, filtered[index].len());
         let share = found.len() as f64 / entries.max(1) as f64;
-        let told =
-            format!("{} of {entries} entries differ from generation {}", found.len(), publish.generation.short());
+        let told = format!(
+            "{} of {entries} entries differ from generation {}",
+            found.len(),
+            publish.generation.short()
+        );
         if share > self.request.adopt_share {
             self.monitor.note(format!("the tree resembles no published generation: {told}"));
             return Ok(None);
         }
-        self.monitor.note(format!("the tree is taken for generation {}: {told}", publish.generation.short()));
+        self.monitor.note(format!(
+            "the tree is taken for generation {}: {told}",
+            publish.generation.short()
+        ));
         let (publish, manifest, over) = candidates.swap_remove(index);
         let composed = whole.swap_remove(index);
         let unheld = self.held(&composed).1;
         let found_words = found.iter().map(|(path, what)| (path_text(path), what.to_string()));
         Ok(Some(Base {
-            deviations: found_words.chain(unheld.iter().map(|(path, why)| (path_text(path), why.clone()))).collect(),
+            deviations: found_words
+                .chain(unheld.iter().map(|(path, why)| (path_text(path), why.clone())))
+                .collect(),
             overrides: over.iter().map(Laid::record).collect(),
             composed,
             manifest,
@@ -95,9 +109,13 @@ impl Run<'_> {
     }
 
     /// The same, and what the filesystems here cannot hold, with the reason.
-    pub(in crate::update) fn held(&self, manifest: &Manifest) -> (Manifest, BTreeMap<TreePath, String>) {
+    pub(in crate::update) fn held(
+        &self,
+        manifest: &Manifest,
+    ) -> (Manifest, BTreeMap<TreePath, String>) {
         let mut cursor = self.filter.cursor();
-        let decided = manifest.filtered(|entry| cursor.excludes(&entry.path, entry.is_dir()).is_none());
+        let decided =
+            manifest.filtered(|entry| cursor.excludes(&entry.path, entry.is_dir()).is_none());
         let unheld = limited::unheld(&decided, &self.session.mounts);
         if unheld.is_empty() {
             return (decided, unheld);
@@ -105,7 +123,11 @@ impl Run<'_> {
         (decided.filtered(|entry| !unheld.contains_key(&entry.path)), unheld)
     }
 
-    fn differences(&self, manifest: &Manifest, live: &Live) -> Result<BTreeMap<TreePath, Difference>, RootError> {
+    fn differences(
+        &self,
+        manifest: &Manifest,
+        live: &Live,
+    ) -> Result<BTreeMap<TreePath, Difference>, RootError> {
         let root = &self.session.root;
         let mut found = BTreeMap::new();
         for entry in manifest.entries() {

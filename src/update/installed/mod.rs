@@ -67,9 +67,11 @@ impl Run<'_> {
         if self.request.adopt_only || recorded.as_ref().is_none_or(|base| !base.published) {
             let recognised = self.adopt(published, layers)?;
             return Ok(match (recognised, recorded) {
-                (Some(base), recorded) => {
-                    Some(Base { former: recorded.map(|recorded| recorded.composed), kernel, ..base })
-                }
+                (Some(base), recorded) => Some(Base {
+                    former: recorded.map(|recorded| recorded.composed),
+                    kernel,
+                    ..base
+                }),
                 (None, recorded) => recorded,
             });
         }
@@ -104,7 +106,11 @@ impl Run<'_> {
     }
 
     /// Ends a run that was only to find out which generation the tree is.
-    pub(super) fn adopted(&self, base: Option<Base>, seen: &SeenCatalog) -> Result<Report, UpdateError> {
+    pub(super) fn adopted(
+        &self,
+        base: Option<Base>,
+        seen: &SeenCatalog,
+    ) -> Result<Report, UpdateError> {
         let Some(base) = base.filter(|base| base.adopted) else {
             let share = self.request.adopt_share * 100.0;
             let why = format!(
@@ -138,7 +144,8 @@ impl Run<'_> {
         let root = &self.session.root;
         let home = root.identity().map_err(Untouched::from)?;
         let image = self.request.image.clone();
-        let mut state = State::new(image, base.serial, base.manifest.id(), self.filter.digest(), home);
+        let mut state =
+            State::new(image, base.serial, base.manifest.id(), self.filter.digest(), home);
         // The etag belongs to the head: it may only be recorded with that, and without deviations.
         state.catalog = Some(SeenCatalog { etag: None, ..seen.clone() });
         state.deviations = base.deviations.clone();

@@ -32,14 +32,19 @@ pub struct Assigned {
 pub fn cluster(root: &Path, server: &Server, options: &Options) -> Result<Assigned, UpdateError> {
     let root = Root::open(root).map_err(Untouched::from)?;
     let host = host_name(&root).map_err(Untouched::from)?;
-    let unknown = "this host has no name that the server's cluster.txt could know it by: give --image";
+    let unknown =
+        "this host has no name that the server's cluster.txt could know it by: give --image";
     let host = host.ok_or_else(|| UpdateError::Usage(unknown.to_owned()))?;
     let address = server.shown("scripts/");
     let bytes = Repository::of_module(server.address("scripts/"), address.clone(), options)?
         .unverified(FILE, MAX_FILE as u64)?;
-    let lying = |why: String| FetchError::new(FetchErrorKind::Corrupt, Side::Server, format!("{address}{FILE}"), why);
+    let lying = |why: String| {
+        FetchError::new(FetchErrorKind::Corrupt, Side::Server, format!("{address}{FILE}"), why)
+    };
     let cluster = Cluster::parse(FILE, &bytes, &host).map_err(|e| lying(e.to_string()))?;
-    let image = cluster.image.ok_or_else(|| lying(format!("it names no image for {host}: give --image")))?;
+    let image = cluster
+        .image
+        .ok_or_else(|| lying(format!("it names no image for {host}: give --image")))?;
     Ok(Assigned { image, overrides: cluster.overrides })
 }
 
@@ -64,7 +69,8 @@ pub fn host_name(root: &Root) -> Result<Option<String>, RootError> {
             }
         }
     }
-    let name = name.unwrap_or_else(|| rustix::system::uname().nodename().to_string_lossy().into_owned());
+    let name =
+        name.unwrap_or_else(|| rustix::system::uname().nodename().to_string_lossy().into_owned());
     let short = name.split('.').next().unwrap_or_default();
     Ok((!short.is_empty() && short != "(none)").then(|| short.to_owned()))
 }

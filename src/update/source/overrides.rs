@@ -38,7 +38,9 @@ pub(in crate::update) fn composed<'m>(
     over: impl IntoIterator<Item = &'m Manifest>,
 ) -> Result<Manifest, UpdateError> {
     over.into_iter().try_fold(image.clone(), |below, over| {
-        below.overlaid(over).map_err(|error| Untouched::Refused(format!("an override does not fit: {error}")).into())
+        below.overlaid(over).map_err(|error| {
+            Untouched::Refused(format!("an override does not fit: {error}")).into()
+        })
     })
 }
 
@@ -61,11 +63,16 @@ impl Laid {
 
 impl Run<'_> {
     /// The overrides of a run from the repository at `repo`, each published or else brought by rsync.
-    pub(in crate::update) fn layers(&self, repo: &RepoUrl, state: Option<&State>) -> Result<Vec<Laid>, UpdateError> {
+    pub(in crate::update) fn layers(
+        &self,
+        repo: &RepoUrl,
+        state: Option<&State>,
+    ) -> Result<Vec<Laid>, UpdateError> {
         let mut aside = None;
         let mut layers = Vec::new();
         for name in &self.request.overrides {
-            let recorded = state.and_then(|state| state.overrides.iter().find(|laid| laid.name == *name));
+            let recorded =
+                state.and_then(|state| state.overrides.iter().find(|laid| laid.name == *name));
             let laid = match self.published_override(repo, name, recorded)? {
                 Some(laid) => laid,
                 None => {
@@ -77,8 +84,10 @@ impl Run<'_> {
                 }
             };
             if laid.manifest.len() > MAX_ENTRIES {
-                let why =
-                    format!("override {name} has {} entries, and {MAX_ENTRIES} are the most", laid.manifest.len());
+                let why = format!(
+                    "override {name} has {} entries, and {MAX_ENTRIES} are the most",
+                    laid.manifest.len()
+                );
                 return Err(Untouched::Refused(why).into());
             }
             layers.push(laid);
@@ -100,8 +109,13 @@ impl Run<'_> {
             Err(error) if error.kind == FetchErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(error.into()),
         };
-        let catalog = Catalog::parse(&bytes, name).map_err(|e| UpdateError::Trust(e.to_string()))?;
-        self.check_serial(&catalog, &format!("override {name}"), recorded.and_then(|laid| laid.catalog.as_ref()))?;
+        let catalog =
+            Catalog::parse(&bytes, name).map_err(|e| UpdateError::Trust(e.to_string()))?;
+        self.check_serial(
+            &catalog,
+            &format!("override {name}"),
+            recorded.and_then(|laid| laid.catalog.as_ref()),
+        )?;
         let seen = SeenCatalog { repo: repo.to_string(), serial: catalog.serial, etag };
         let published = Published { repository, catalog, seen };
         let base = recorded.and_then(LaidOverride::manifest);
@@ -110,7 +124,12 @@ impl Run<'_> {
             Some(same) => same.clone(),
             None => published.manifest(head)?,
         };
-        Ok(Some(Laid { name: name.clone(), manifest, base, source: Source::Published(Box::new(published)) }))
+        Ok(Some(Laid {
+            name: name.clone(),
+            manifest,
+            base,
+            source: Source::Published(Box::new(published)),
+        }))
     }
 
     /// Brings an override that is not published by rsync.
@@ -122,7 +141,9 @@ impl Run<'_> {
     ) -> Result<Laid, UpdateError> {
         let layer = Layer::Override(name.clone());
         let Some(server) = &self.request.rsync else {
-            let why = format!("override {name} is not published, and no rsync server is configured (--server)");
+            let why = format!(
+                "override {name} is not published, and no rsync server is configured (--server)"
+            );
             return Err(UpdateError::NoFullSync(why));
         };
         let module = Module {
@@ -134,9 +155,15 @@ impl Run<'_> {
             deadline: self.deadline(),
         };
         let received = module.receive_whole(&self.session.root, aside, self.monitor);
-        let received = received.map_err(|error| crate::update::strategy::rsync_only::refused(error, server))?;
+        let received = received
+            .map_err(|error| crate::update::strategy::rsync_only::refused(error, server))?;
         let manifest = received.manifest.clone();
         let base = recorded.and_then(LaidOverride::manifest);
-        Ok(Laid { name: name.clone(), manifest, base, source: Source::Received(Box::new(received)) })
+        Ok(Laid {
+            name: name.clone(),
+            manifest,
+            base,
+            source: Source::Received(Box::new(received)),
+        })
     }
 }

@@ -21,11 +21,21 @@ impl Published {
     /// The manifest of a publish.
     pub fn manifest(&self, publish: &Publish) -> Result<Manifest, UpdateError> {
         let stored = self.repository.small(&publish.manifest, MAX_STORED)?;
-        let corrupt =
-            |why: String| FetchError::new(FetchErrorKind::Corrupt, Side::Server, publish.manifest.file.as_str(), why);
-        let manifest = Manifest::read_zstd(stored.as_slice(), MAX_TEXT).map_err(|e| corrupt(e.to_string()))?;
+        let corrupt = |why: String| {
+            FetchError::new(
+                FetchErrorKind::Corrupt,
+                Side::Server,
+                publish.manifest.file.as_str(),
+                why,
+            )
+        };
+        let manifest =
+            Manifest::read_zstd(stored.as_slice(), MAX_TEXT).map_err(|e| corrupt(e.to_string()))?;
         if manifest.id() != publish.generation {
-            return Err(corrupt("it is not the manifest of the generation that names it".to_owned()).into());
+            return Err(corrupt(
+                "it is not the manifest of the generation that names it".to_owned(),
+            )
+            .into());
         }
         Ok(manifest)
     }

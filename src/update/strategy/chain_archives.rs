@@ -88,7 +88,10 @@ pub(in crate::update) fn link<'l>(
 }
 
 /// Fetches all of `links`, one after the other.
-pub(in crate::update) fn fetch<'l>(links: &[Link<'l>], monitor: &dyn Monitor) -> Result<(), Unfetched<'l>> {
+pub(in crate::update) fn fetch<'l>(
+    links: &[Link<'l>],
+    monitor: &dyn Monitor,
+) -> Result<(), Unfetched<'l>> {
     // Whoever waits for one that is not begun any more is told as well.
     let _given_up = GivenUp(links);
     links.iter().try_for_each(|link| link.fetch(monitor))
@@ -129,7 +132,12 @@ pub(in crate::update) fn tell_rebuilding(links: &[Link<'_>], monitor: &dyn Monit
 /// deletions, nor do the directories that only held what was renamed.
 pub(in crate::update) fn renamed(base: &Manifest, target: &Manifest, links: &[Link<'_>]) -> usize {
     let reused = links.iter().flat_map(|link| {
-        let sources = link.listing.groups().iter().flat_map(|group| &group.sources).map(|source| source.digest);
+        let sources = link
+            .listing
+            .groups()
+            .iter()
+            .flat_map(|group| &group.sources)
+            .map(|source| source.digest);
         sources.chain(link.listing.known().iter().map(|known| known.digest))
     });
     let reused: HashSet<Digest> = reused.collect();

@@ -66,7 +66,9 @@ impl From<ChainError> for Unfilled {
     fn from(error: ChainError) -> Self {
         match error {
             ChainError::Untouched(error) => Unfilled::Stopped(error.into()),
-            ChainError::Archive { name, source } => Unfilled::Archive { name, why: source.to_string() },
+            ChainError::Archive { name, source } => {
+                Unfilled::Archive { name, why: source.to_string() }
+            }
         }
     }
 }
@@ -84,21 +86,27 @@ impl Follow<'_> {
         };
         let way = describe(chain);
         run.monitor.note(way.clone());
-        let (links, manifest) = match link(&self.published.repository, chain.diffs().iter(), &base.manifest) {
-            Ok(linked) => linked,
-            Err(Unlinked::Broken(archive, why)) => return Ok(self.broken(archive, &why)),
-            Err(Unlinked::Failed(error)) => return Err(error),
-        };
+        let (links, manifest) =
+            match link(&self.published.repository, chain.diffs().iter(), &base.manifest) {
+                Ok(linked) => linked,
+                Err(Unlinked::Broken(archive, why)) => return Ok(self.broken(archive, &why)),
+                Err(Unlinked::Failed(error)) => return Err(error),
+            };
         tell_rebuilding(&links, run.monitor);
         let mut goal = converge.goal(manifest, way)?;
         if let Some(rules) = self.other_rules(&goal)? {
             return Ok(Followed::OtherRules(rules));
         }
         goal.renamed = goal.base.as_ref().map_or(0, |base| renamed(base, &goal.target, &links));
-        let left = chain.diffs().iter().map(|archive| self.published.repository.left(&archive.file));
+        let left =
+            chain.diffs().iter().map(|archive| self.published.repository.left(&archive.file));
         let manifest = self.published.catalog.head().manifest.size;
         let aside = Aside { download: left.sum(), manifest };
-        let fits = converge.check_room_early(goal.base.as_ref().unwrap_or(&goal.target), &goal.target, &aside);
+        let fits = converge.check_room_early(
+            goal.base.as_ref().unwrap_or(&goal.target),
+            &goal.target,
+            &aside,
+        );
         if run.request.dry_run {
             let live = converge.look(&goal)?;
             let transaction = converge.prepare(&goal, &live)?;
@@ -119,11 +127,14 @@ impl Follow<'_> {
             let transaction = converge.prepare(&goal, &live)?;
             drop(live);
             if self.unpacks_what_comes()? {
-                return converge
-                    .commit(&goal, &transaction, |stage| self.fill_from_what_comes(stage, &links, fetching));
+                return converge.commit(&goal, &transaction, |stage| {
+                    self.fill_from_what_comes(stage, &links, fetching)
+                });
             }
             let layers = fetched(fetching)?;
-            converge.commit(&goal, &transaction, |stage| self.fill_from_chain(stage, links.iter().chain(&layers)))
+            converge.commit(&goal, &transaction, |stage| {
+                self.fill_from_chain(stage, links.iter().chain(&layers))
+            })
         });
         self.followed(done)
     }
@@ -131,7 +142,8 @@ impl Follow<'_> {
     /// Whether a stage is filled while the chain still comes: not where hooks run before an update, since then
     /// everything is here, nor where overrides have chains of their own, which are unpacked together with it.
     fn unpacks_what_comes(&self) -> Result<bool, UpdateError> {
-        let hooks = hooks(&self.converge.run.session.root, Moment::Before).map_err(Untouched::from)?;
+        let hooks =
+            hooks(&self.converge.run.session.root, Moment::Before).map_err(Untouched::from)?;
         Ok(hooks.is_empty() && self.converge.layers.is_empty())
     }
 
@@ -139,8 +151,14 @@ impl Follow<'_> {
         match done {
             Ok(report) => Ok(Followed::Done(Box::new(report))),
             Err(Unfilled::Archive { name, why }) => {
-                let lying = self.published.catalog.archives.iter().find(|archive| archive.file.file.as_str() == name);
-                let fault = || FetchError::new(FetchErrorKind::Corrupt, Side::Server, &name, &why).into();
+                let lying = self
+                    .published
+                    .catalog
+                    .archives
+                    .iter()
+                    .find(|archive| archive.file.file.as_str() == name);
+                let fault =
+                    || FetchError::new(FetchErrorKind::Corrupt, Side::Server, &name, &why).into();
                 lying.map(|archive| self.broken(archive, &why)).ok_or_else(fault)
             }
             Err(Unfilled::Stopped(Stopped::Incomplete(why))) => Ok(Followed::Incomplete(why)),
@@ -149,7 +167,12 @@ impl Follow<'_> {
     }
 
     /// Fills a stage with what is being fetched; what was wrong at first is read once more when it is here.
-    fn fill_from_what_comes(&self, stage: &Stage, links: &[Link], fetching: Fetching) -> Result<(), Unfilled> {
+    fn fill_from_what_comes(
+        &self,
+        stage: &Stage,
+        links: &[Link],
+        fetching: Fetching,
+    ) -> Result<(), Unfilled> {
         let live = self.take_from_live(stage)?;
         let deliveries: Vec<_> = links.iter().map(Link::delivery).collect();
         let unpacked = fill::from_chain(stage, &live, &deliveries);
@@ -183,14 +206,20 @@ impl Follow<'_> {
     pub(in crate::update) fn layer_deliveries(&self) -> Result<Vec<Link<'_>>, UpdateError> {
         let mut arrived = Vec::new();
         for laid in self.converge.layers {
-            let (Source::Published(published), Some(base)) = (&laid.source, &laid.base) else { continue };
-            let Plan::Diffs(chain) = plan::choose(Some(base.id()), &published.catalog, &HashSet::new()) else {
+            let (Source::Published(published), Some(base)) = (&laid.source, &laid.base) else {
+                continue;
+            };
+            let Plan::Diffs(chain) =
+                plan::choose(Some(base.id()), &published.catalog, &HashSet::new())
+            else {
                 continue;
             };
             let chain: Option<Vec<&Archive>> = chain
                 .diffs()
                 .iter()
-                .map(|diff| published.catalog.archives.iter().find(|archive| archive.file == diff.file))
+                .map(|diff| {
+                    published.catalog.archives.iter().find(|archive| archive.file == diff.file)
+                })
                 .collect();
             let Some(chain) = chain else { continue };
             let links = match link(&published.repository, chain.into_iter(), base) {
@@ -256,7 +285,8 @@ impl Drop for Unwanted<'_, '_> {
 }
 
 pub(in crate::update) fn missing(stage: &Stage) -> Why {
-    let mut paths: Vec<TreePath> = stage.wanted().keys().flat_map(|digest| stage.paths_of(digest)).collect();
+    let mut paths: Vec<TreePath> =
+        stage.wanted().keys().flat_map(|digest| stage.paths_of(digest)).collect();
     paths.sort_unstable();
     Why::ContentMissing(named(&paths))
 }
@@ -275,6 +305,8 @@ fn describe(chain: &Chain) -> String {
     let (count, bytes) = (chain.diffs().len(), chain.bytes());
     match count {
         1 => format!("following one diff of {bytes} bytes to the head"),
-        _ => format!("following {count} diffs of {bytes} bytes together to the head, as one transaction"),
+        _ => format!(
+            "following {count} diffs of {bytes} bytes together to the head, as one transaction"
+        ),
     }
 }

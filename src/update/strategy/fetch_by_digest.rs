@@ -27,11 +27,17 @@ use crate::update::transaction::Goal;
 impl Follow<'_> {
     /// Fetches by digest what nothing else had: the content of paths that drifted, and of what is laid over
     /// the image.
-    pub(in crate::update) fn fill_from_repository(&self, stage: &Stage, live: &LiveContents) -> Result<(), Stopped> {
+    pub(in crate::update) fn fill_from_repository(
+        &self,
+        stage: &Stage,
+        live: &LiveContents,
+    ) -> Result<(), Stopped> {
         for laid in self.converge.layers {
             match &laid.source {
                 Source::Received(received) => take_received(stage, &laid.manifest, &received.tree)?,
-                Source::Published(published) => self.fill_by_digest(stage, live, published, Some(&laid.manifest))?,
+                Source::Published(published) => {
+                    self.fill_by_digest(stage, live, published, Some(&laid.manifest))?
+                }
             }
         }
         self.fill_by_digest(stage, live, self.published, None)?;
@@ -48,13 +54,17 @@ impl Follow<'_> {
     ) -> Result<(), Stopped> {
         let mut wanted: Vec<(Digest, u64)> = stage.wanted().into_iter().collect();
         if let Some(of) = of {
-            let named: HashSet<Digest> = of.entries().iter().filter_map(|entry| Some(entry.file()?.1)).collect();
+            let named: HashSet<Digest> =
+                of.entries().iter().filter_map(|entry| Some(entry.file()?.1)).collect();
             wanted.retain(|(digest, _)| named.contains(digest));
         }
         if wanted.is_empty() {
             return Ok(());
         }
-        self.converge.run.monitor.note(format!("fetching {} contents whole, by their digests", wanted.len()));
+        self.converge
+            .run
+            .monitor
+            .note(format!("fetching {} contents whole, by their digests", wanted.len()));
         let mut failed = None;
         let fetched = self.fetch(published, live, &wanted, &mut |digest, content| match stage
             .fill(&digest, &mut BufReader::with_capacity(64 << 10, content))
@@ -89,7 +99,8 @@ impl Follow<'_> {
             Err(error) => return Err(error.into()),
         };
         let Ok(index) = index else { return Ok(()) };
-        let store = ContentStore::new(&index, &published.catalog.archives, &published.repository, live);
+        let store =
+            ContentStore::new(&index, &published.catalog.archives, &published.repository, live);
         match store.fetch(wanted, sink) {
             Err(ContentError::Fetch(error)) if !is_broken(&error) => Err(error.into()),
             _ => Ok(()),
@@ -97,19 +108,27 @@ impl Follow<'_> {
     }
 
     /// The rules of the exclude file that comes with the image, where they are others than those in effect.
-    pub(in crate::update) fn other_rules(&self, goal: &Goal) -> Result<Option<Vec<u8>>, UpdateError> {
+    pub(in crate::update) fn other_rules(
+        &self,
+        goal: &Goal,
+    ) -> Result<Option<Vec<u8>>, UpdateError> {
         let (converge, run) = (&self.converge, self.converge.run);
         let Some(place) = &run.excludes.place else { return Ok(None) };
         // Where the node keeps its own file, or will, that is the one that counts.
-        let Some((size, digest)) = goal.target.get(place).and_then(Entry::file) else { return Ok(None) };
-        let same = converge.base.and_then(|base| base.composed.get(place)) == goal.target.get(place);
-        if digest == Digest::of(&run.excludes.rules) || (same && run.request.drift == Drift::Report) {
+        let Some((size, digest)) = goal.target.get(place).and_then(Entry::file) else {
+            return Ok(None);
+        };
+        let same =
+            converge.base.and_then(|base| base.composed.get(place)) == goal.target.get(place);
+        if digest == Digest::of(&run.excludes.rules) || (same && run.request.drift == Drift::Report)
+        {
             return Ok(None);
         }
         let rules = self.content(digest, size.min(MAX_EXCLUDE_FILE as u64 + 1))?;
         if rules.is_none() {
-            run.monitor
-                .warn(format!("{place} of the image could not be had yet: its rules count from the next run on"));
+            run.monitor.warn(format!(
+                "{place} of the image could not be had yet: its rules count from the next run on"
+            ));
         }
         Ok(rules)
     }
@@ -119,7 +138,11 @@ impl Follow<'_> {
         let (converge, live) = (&self.converge, self.converge.live_contents());
         for laid in converge.layers {
             let Source::Received(received) = &laid.source else { continue };
-            let at = laid.manifest.entries().iter().find(|entry| entry.file().is_some_and(|(_, d)| d == digest));
+            let at = laid
+                .manifest
+                .entries()
+                .iter()
+                .find(|entry| entry.file().is_some_and(|(_, d)| d == digest));
             let mut bytes = Vec::new();
             if let Some(entry) = at
                 && let Ok(file) = received.tree.open_file(&entry.path)
@@ -155,10 +178,15 @@ impl Follow<'_> {
 }
 
 /// Takes what rsync brought of an override.
-pub(in crate::update) fn take_received(stage: &Stage, manifest: &Manifest, tree: &Root) -> Result<(), Untouched> {
+pub(in crate::update) fn take_received(
+    stage: &Stage,
+    manifest: &Manifest,
+    tree: &Root,
+) -> Result<(), Untouched> {
     let wanted = stage.wanted();
     for entry in manifest.entries() {
-        if let Some((_, digest)) = entry.file().filter(|(_, digest)| wanted.contains_key(digest) && stage.wants(digest))
+        if let Some((_, digest)) =
+            entry.file().filter(|(_, digest)| wanted.contains_key(digest) && stage.wants(digest))
         {
             stage.take_over(&digest, tree, &entry.path)?;
         }

@@ -20,7 +20,9 @@ impl Follow<'_> {
         let request = run.request;
         run.monitor.note(format!("full sync: {why}"));
         if !request.fallback {
-            return Err(UpdateError::NoFullSync(format!("a full sync is needed and --no-fallback forbids it: {why}")));
+            return Err(UpdateError::NoFullSync(format!(
+                "a full sync is needed and --no-fallback forbids it: {why}"
+            )));
         }
         let head = self.published.manifest(self.published.catalog.head())?;
         let mut goal = converge.goal(head, format!("full sync: {why}"))?;
@@ -80,31 +82,36 @@ impl Follow<'_> {
                 }
             }
         }
-        let over = |path: &TreePath| self.converge.layers.iter().any(|laid| laid.manifest.get(path).is_some());
-        let mut edited: Vec<TreePath> = stage.wanted().keys().flat_map(|digest| stage.paths_of(digest)).collect();
+        let over = |path: &TreePath| {
+            self.converge.layers.iter().any(|laid| laid.manifest.get(path).is_some())
+        };
+        let mut edited: Vec<TreePath> =
+            stage.wanted().keys().flat_map(|digest| stage.paths_of(digest)).collect();
         edited.retain(|path| !over(path));
         if !edited.is_empty() {
             edited.sort();
             let paths = named(&edited);
-            run.monitor.warn(format!("the image tree on the server is not as it was published: {paths}"));
+            run.monitor
+                .warn(format!("the image tree on the server is not as it was published: {paths}"));
         }
         self.fill_from_repository(stage, contents)
     }
 }
 
 fn no_server() -> UpdateError {
-    let why = "no rsync server is configured (--server), and a full sync over HTTP is not built yet";
+    let why =
+        "no rsync server is configured (--server), and a full sync over HTTP is not built yet";
     UpdateError::NoFullSync(why.to_owned())
 }
 
 /// Where rsync would be the last resort, that there is none is another thing than a server that fails.
 fn unavailable(error: FullSyncError, server: &Server) -> UpdateError {
     match error {
-        FullSyncError::Unavailable(_) | FullSyncError::NotInstalled | FullSyncError::NotFound(_) => {
-            UpdateError::NoFullSync(format!(
-                "a full sync is needed and cannot be had from rsync ({error}), and a full sync over HTTP is not built yet"
-            ))
-        }
+        FullSyncError::Unavailable(_)
+        | FullSyncError::NotInstalled
+        | FullSyncError::NotFound(_) => UpdateError::NoFullSync(format!(
+            "a full sync is needed and cannot be had from rsync ({error}), and a full sync over HTTP is not built yet"
+        )),
         error => refused(error, server),
     }
 }

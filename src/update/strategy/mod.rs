@@ -63,7 +63,8 @@ impl Run<'_> {
             Some(state) if self.may_ask_quickly(repo, state)? => Some(state),
             _ => None,
         };
-        let unasked = || UpdateError::Trust("the server answers a question that was not asked".to_owned());
+        let unasked =
+            || UpdateError::Trust("the server answers a question that was not asked".to_owned());
         let etag = known.and_then(|state| state.catalog.as_ref()?.etag.as_deref());
         let mut answer = repository.catalog(etag)?;
         if answer == CatalogAnswer::NotModified {
@@ -76,7 +77,8 @@ impl Run<'_> {
             answer = repository.catalog(None)?;
         }
         let CatalogAnswer::Fetched { bytes, etag } = answer else { return Err(unasked()) };
-        let catalog = Catalog::parse(&bytes, &request.image).map_err(|e| UpdateError::Trust(e.to_string()))?;
+        let catalog = Catalog::parse(&bytes, &request.image)
+            .map_err(|e| UpdateError::Trust(e.to_string()))?;
         self.check_catalog(&catalog, state.as_ref())?;
         let seen = SeenCatalog { repo: repo.to_string(), serial: catalog.serial, etag };
         let published = Published { repository, catalog, seen };
@@ -86,7 +88,12 @@ impl Run<'_> {
     }
 
     /// From a verified catalog on.
-    fn follow(&self, repo: &RepoUrl, published: &Published, state: Option<&State>) -> Result<Report, UpdateError> {
+    fn follow(
+        &self,
+        repo: &RepoUrl,
+        published: &Published,
+        state: Option<&State>,
+    ) -> Result<Report, UpdateError> {
         let rules = match self.follow_under_these_rules(repo, published, state)? {
             Ended::Done(report) => return Ok(*report),
             Ended::OtherRules(rules) => rules,
@@ -96,9 +103,13 @@ impl Run<'_> {
         // Without a place they are not asked for again.
         let excludes = Excludes { name, rules, place: None };
         let filter = filter_of(self.request, self.session, &excludes)?;
-        match (Run { filter, excludes: &excludes, ..*self }).follow_under_these_rules(repo, published, state)? {
+        match (Run { filter, excludes: &excludes, ..*self })
+            .follow_under_these_rules(repo, published, state)?
+        {
             Ended::Done(report) => Ok(*report),
-            Ended::OtherRules(_) => Err(UpdateError::Usage(format!("{} changes itself", excludes.name))),
+            Ended::OtherRules(_) => {
+                Err(UpdateError::Usage(format!("{} changes itself", excludes.name)))
+            }
         }
     }
 
@@ -115,13 +126,17 @@ impl Run<'_> {
             return self.adopted(base, &published.seen).map(|report| Ended::Done(Box::new(report)));
         }
         let head = Head { serial: published.catalog.head().serial, seen: Some(&published.seen) };
-        let converge = Converge { run: self, base: base.as_ref(), layers: &layers, head: Some(head) };
+        let converge =
+            Converge { run: self, base: base.as_ref(), layers: &layers, head: Some(head) };
         let follow = Follow { converge, published };
         let mut broken: HashSet<RepoPath> = HashSet::new();
         loop {
-            let installed = base.as_ref().filter(|base| base.published).map(|base| base.manifest.id());
+            let installed =
+                base.as_ref().filter(|base| base.published).map(|base| base.manifest.id());
             let plan = match (plan::choose(installed, &published.catalog, &broken), &base) {
-                (Plan::Full(Why::NotRecorded), Some(base)) => Plan::Full(Why::UnknownGeneration(base.manifest.id())),
+                (Plan::Full(Why::NotRecorded), Some(base)) => {
+                    Plan::Full(Why::UnknownGeneration(base.manifest.id()))
+                }
                 (plan, _) => plan,
             };
             let followed = match plan {
@@ -147,15 +162,18 @@ impl Run<'_> {
         // What is not published can only be known by bringing it.
         let names = || state.overrides.iter().map(|laid| &laid.name);
         let published = names().eq(&self.request.overrides)
-            && state
-                .overrides
-                .iter()
-                .all(|laid| laid.catalog.as_ref().is_some_and(|seen| seen.repo == repo.to_string()));
+            && state.overrides.iter().all(|laid| {
+                laid.catalog.as_ref().is_some_and(|seen| seen.repo == repo.to_string())
+            });
         Ok(seen && published && !asks && self.is_settled(state)?)
     }
 
     /// Whether the catalogs of all overrides are those that are recorded.
-    fn overrides_are_as_recorded(&self, repo: &RepoUrl, state: &State) -> Result<bool, UpdateError> {
+    fn overrides_are_as_recorded(
+        &self,
+        repo: &RepoUrl,
+        state: &State,
+    ) -> Result<bool, UpdateError> {
         for laid in &state.overrides {
             let layer = Layer::Override(laid.name.clone());
             let repository = Repository::open(repo, &layer, &self.request.fetch, self.spool()?)?;
@@ -201,12 +219,14 @@ impl Follow<'_> {
         };
         let run = self.converge.run;
         let request = run.request;
-        let looks = matches!(request.check, Check::Stat | Check::Content) || request.purge_untracked;
+        let looks =
+            matches!(request.check, Check::Stat | Check::Content) || request.purge_untracked;
         let differs = !base.deviating.is_empty() || base.former.is_some();
         let repairs = base.adopted && request.drift == Drift::Repair && differs;
         let laid_anew = base.made() != self.converge.made(&base.manifest);
         let way = match laid_anew {
-            true => "the image is at the head of the catalog, and other overrides are laid over it".to_owned(),
+            true => "the image is at the head of the catalog, and other overrides are laid over it"
+                .to_owned(),
             false => "the node is at the head of the catalog".to_owned(),
         };
         let goal = self.converge.goal(base.manifest.clone(), way)?;
@@ -214,7 +234,12 @@ impl Follow<'_> {
             return Ok(Followed::OtherRules(rules));
         }
         let done = |report| Ok(Followed::Done(Box::new(report)));
-        if !looks && !repairs && !laid_anew && base.settled && !run.has_rebooted(base.kernel.as_ref()) {
+        if !looks
+            && !repairs
+            && !laid_anew
+            && base.settled
+            && !run.has_rebooted(base.kernel.as_ref())
+        {
             return done(self.converge.record_only(&goal, &as_known(base, goal.waiting.clone()))?);
         }
         if laid_anew {

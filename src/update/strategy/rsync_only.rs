@@ -10,7 +10,9 @@ use crate::apply::stage::fill::{self, LiveContents};
 use crate::apply::{Untouched, preflight};
 use crate::fetch::{FetchError, FetchErrorKind, Options, Repository, Side};
 use crate::filter::MAX_EXCLUDE_FILE;
-use crate::full_sync::{Aside, Comparison, Deletions, FullSyncError, Module, Received, Server, above};
+use crate::full_sync::{
+    Aside, Comparison, Deletions, FullSyncError, Module, Received, Server, above,
+};
 use crate::host::Drift;
 use crate::image::Layer;
 use crate::manifest::Manifest;
@@ -32,14 +34,22 @@ impl Run<'_> {
         match self.rules_of_the_image(server)? {
             None => self.by_rsync_under_these_rules(sync, server),
             Some(excludes) => {
-                self.monitor.note(format!("what is excluded follows the {} that comes with the image", excludes.name));
+                self.monitor.note(format!(
+                    "what is excluded follows the {} that comes with the image",
+                    excludes.name
+                ));
                 let filter = filter_of(self.request, self.session, &excludes)?;
-                Run { filter, excludes: &excludes, ..*self }.by_rsync_under_these_rules(sync, server)
+                Run { filter, excludes: &excludes, ..*self }
+                    .by_rsync_under_these_rules(sync, server)
             }
         }
     }
 
-    fn by_rsync_under_these_rules(&self, sync: &Sync, server: &Server) -> Result<Report, UpdateError> {
+    fn by_rsync_under_these_rules(
+        &self,
+        sync: &Sync,
+        server: &Server,
+    ) -> Result<Report, UpdateError> {
         if self.request.dry_run {
             return self.forecast_by_rsync(sync, server);
         }
@@ -72,7 +82,9 @@ impl Run<'_> {
             );
             return Err(Untouched::Refused(why).into());
         }
-        if transaction.is_empty() && known.is_some_and(|state| state.is_published() && self.lays(&state)) {
+        if transaction.is_empty()
+            && known.is_some_and(|state| state.is_published() && self.lays(&state))
+        {
             // Nothing changed: what is recorded is as true as before, and better than nothing.
             converge.head = None;
         }
@@ -80,7 +92,8 @@ impl Run<'_> {
             self.settle_directories(&transaction)?;
         }
         let contents = LiveContents::seen(&self.session.root, &live);
-        converge.commit(&goal, &transaction, |stage| Ok(fill(stage, &contents, &received, &layers)?))
+        converge
+            .commit(&goal, &transaction, |stage| Ok(fill(stage, &contents, &received, &layers)?))
     }
 
     /// What rsync says that it would do; nothing of the image is received.
@@ -95,12 +108,15 @@ impl Run<'_> {
         let forecast = module.forecast(&self.session.root, &aside, deletions, self.monitor);
         let mut forecast = forecast.map_err(|error| refused(error, server))?;
         // What an override has decides, also about the metadata of a directory that the image has, too.
-        forecast.items.retain(|item| !layers.iter().any(|laid| laid.manifest.get(&item.path).is_some()));
+        forecast
+            .items
+            .retain(|item| !layers.iter().any(|laid| laid.manifest.get(&item.path).is_some()));
         forecast.items.extend(self.forecast_layers(&layers)?);
         forecast.items.sort_by(|a, b| a.path.cmp(&b.path));
         let tracked = forecast.listed + over.map_or(0, |over| over.len());
         let refusal = preflight::check_forecast(&forecast.items, tracked, self.request.max_delete);
-        let refusal = refusal.err().or(forecast.stops.map(Untouched::Refused)).map(UpdateError::from);
+        let refusal =
+            refusal.err().or(forecast.stops.map(Untouched::Refused)).map(UpdateError::from);
         Ok(Report { refusal, ..Report::forecast(forecast.items, format!("rsync from {server}")) })
     }
 
@@ -110,8 +126,10 @@ impl Run<'_> {
         // What lies beside the tree goes first: it changes the time of the top.
         self.discard_received().map_err(Untouched::from)?;
         for entry in &transaction.directories {
-            let late =
-                root.stat(&entry.path).map_err(Untouched::from)?.is_some_and(|stat| stat.mtime != entry.meta.mtime);
+            let late = root
+                .stat(&entry.path)
+                .map_err(Untouched::from)?
+                .is_some_and(|stat| stat.mtime != entry.meta.mtime);
             if late {
                 root.set_times(&entry.path, entry.meta.mtime).map_err(Untouched::from)?;
             }
@@ -139,7 +157,13 @@ impl Run<'_> {
         laid.collect()
     }
 
-    fn module<'m>(&'m self, sync: &'m Sync, server: &'m Server, layer: &'m Layer, rules: &'m [u8]) -> Module<'m> {
+    fn module<'m>(
+        &'m self,
+        sync: &'m Sync,
+        server: &'m Server,
+        layer: &'m Layer,
+        rules: &'m [u8],
+    ) -> Module<'m> {
         let quick = self.request.check == Check::Touched;
         Module {
             server,
@@ -163,7 +187,11 @@ impl Run<'_> {
 
     /// The exclude file that the image or an override brings, where it is another than the one in effect.
     fn rules_of_the_image(&self, server: &Server) -> Result<Option<Excludes>, UpdateError> {
-        let Some(place) = self.excludes.place.as_ref().filter(|place| self.filter.excludes(place, false).is_none())
+        let Some(place) = self
+            .excludes
+            .place
+            .as_ref()
+            .filter(|place| self.filter.excludes(place, false).is_none())
         else {
             return Ok(None);
         };
@@ -178,7 +206,9 @@ impl Run<'_> {
                 Err(error) if error.kind == FetchErrorKind::NotFound => {}
                 Err(error) => return Err(error.into()),
                 Ok(rules) if rules == self.excludes.rules => return Ok(None),
-                Ok(rules) => return Ok(Some(Excludes { name: place.to_string(), rules, place: None })),
+                Ok(rules) => {
+                    return Ok(Some(Excludes { name: place.to_string(), rules, place: None }));
+                }
             }
         }
         Ok(None)
@@ -197,7 +227,12 @@ fn hidden(over: &Option<Manifest>) -> impl Iterator<Item = (&TreePath, bool)> {
     entries.map(|entry| (&entry.path, entry.is_dir()))
 }
 
-fn fill(stage: &Stage, contents: &LiveContents, received: &Received, layers: &[Laid]) -> Result<(), Untouched> {
+fn fill(
+    stage: &Stage,
+    contents: &LiveContents,
+    received: &Received,
+    layers: &[Laid],
+) -> Result<(), Untouched> {
     fill::from_live(stage, contents)?;
     for laid in layers {
         if let Source::Received(received) = &laid.source {
@@ -205,12 +240,14 @@ fn fill(stage: &Stage, contents: &LiveContents, received: &Received, layers: &[L
         }
     }
     take_received(stage, &received.manifest, &received.tree)?;
-    let mut missing: Vec<TreePath> = stage.wanted().keys().flat_map(|digest| stage.paths_of(digest)).collect();
+    let mut missing: Vec<TreePath> =
+        stage.wanted().keys().flat_map(|digest| stage.paths_of(digest)).collect();
     if missing.is_empty() {
         return Ok(());
     }
     missing.sort_unstable();
-    let why = format!("this tree changed while the image was received: {}; run again", named(&missing));
+    let why =
+        format!("this tree changed while the image was received: {}; run again", named(&missing));
     Err(Untouched::Refused(why))
 }
 
@@ -229,7 +266,8 @@ pub(in crate::update) fn refused(error: FullSyncError, server: &Server) -> Updat
         }
         FullSyncError::NotInstalled => Untouched::Refused(error.to_string()).into(),
         FullSyncError::Unavailable(why) => {
-            FetchError::new(FetchErrorKind::Unreachable, Side::Server, server.to_string(), why).into()
+            FetchError::new(FetchErrorKind::Unreachable, Side::Server, server.to_string(), why)
+                .into()
         }
     }
 }

@@ -17,17 +17,28 @@ impl Converge<'_> {
         aside: &Aside,
     ) -> Result<(), UpdateError> {
         let session = self.run.session;
-        let mut demand = Demand::new(&session.root, &session.filesystems, session.host.as_ref(), &session.mounts);
+        let mut demand = Demand::new(
+            &session.root,
+            &session.filesystems,
+            session.host.as_ref(),
+            &session.mounts,
+        );
         demand.add_manifests(base, target, aside).map_err(Untouched::from)?;
         self.settle(&demand)
     }
 
     /// Refuses what does not fit, once it is known what has to be staged.
-    pub(in crate::update) fn check_room(&self, goal: &Goal, transaction: &Transaction) -> Result<(), UpdateError> {
+    pub(in crate::update) fn check_room(
+        &self,
+        goal: &Goal,
+        transaction: &Transaction,
+    ) -> Result<(), UpdateError> {
         let session = self.run.session;
-        let mut demand = Demand::new(&session.root, &transaction.tops, session.host.as_ref(), &session.mounts);
+        let mut demand =
+            Demand::new(&session.root, &transaction.tops, session.host.as_ref(), &session.mounts);
         demand.add_transaction(transaction, goal.received).map_err(Untouched::from)?;
-        let displaced = preflight::check_room_without_slots(&session.root, transaction, &transaction.tops)?;
+        let displaced =
+            preflight::check_room_without_slots(&session.root, transaction, &transaction.tops)?;
         demand.add_bytes(displaced).map_err(Untouched::from)?;
         self.settle(&demand)
     }
@@ -42,11 +53,14 @@ impl Converge<'_> {
         let freed = demand.freed_by_undo(&missing).map_err(Untouched::from)?;
         let Some(bytes) = freed else { return Err(Untouched::NoRoom(named).into()) };
         if run.request.keep_undo == KeepUndo::Always {
-            let why = format!("{named}; the undo set is in the way, and keep_undo = \"always\" keeps it");
+            let why =
+                format!("{named}; the undo set is in the way, and keep_undo = \"always\" keeps it");
             return Err(Untouched::NoRoom(why).into());
         }
         if run.request.dry_run {
-            run.monitor.warn(format!("{named}: the undo set, {bytes} bytes, is in the way and would go first"));
+            run.monitor.warn(format!(
+                "{named}: the undo set, {bytes} bytes, is in the way and would go first"
+            ));
             return Ok(());
         }
         run.monitor.warn(format!(

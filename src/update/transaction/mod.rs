@@ -117,22 +117,29 @@ impl Converge<'_> {
     }
 
     fn former(&self, composed: &Manifest) -> Vec<Entry> {
-        let Some((base, former)) = self.base.and_then(|base| Some((base, base.former.as_ref()?))) else {
+        let Some((base, former)) = self.base.and_then(|base| Some((base, base.former.as_ref()?)))
+        else {
             return Vec::new();
         };
-        let named = |entry: &Entry| composed.get(&entry.path).is_some() || base.composed.get(&entry.path).is_some();
+        let named = |entry: &Entry| {
+            composed.get(&entry.path).is_some() || base.composed.get(&entry.path).is_some()
+        };
         self.run.filtered(former).entries().iter().filter(|entry| !named(entry)).cloned().collect()
     }
 
     /// What stayed for a kernel, as far as the image decides about it here.
     fn waiting(&self) -> Vec<TreePath> {
-        let Some(kernel) = self.base.and_then(|base| base.kernel.as_ref()) else { return Vec::new() };
+        let Some(kernel) = self.base.and_then(|base| base.kernel.as_ref()) else {
+            return Vec::new();
+        };
         let root = &self.run.session.root;
         let mut cursor = self.run.filter.cursor();
         let mut paths = kernel.paths();
         paths.retain(|path| {
             let stat = root.stat(path).ok().flatten();
-            cursor.excludes(path, stat.is_some_and(|stat| stat.kind == FileKind::Directory)).is_none()
+            cursor
+                .excludes(path, stat.is_some_and(|stat| stat.kind == FileKind::Directory))
+                .is_none()
         });
         paths
     }
@@ -153,7 +160,8 @@ impl Converge<'_> {
             _ => {
                 let old = goal.base.as_ref().map(|base| base.entries()).unwrap_or_default();
                 let known = goal.target.entries().iter().chain(old).chain(&goal.former);
-                let mut tracked: Vec<&TreePath> = known.map(|entry| &entry.path).chain(&goal.waiting).collect();
+                let mut tracked: Vec<&TreePath> =
+                    known.map(|entry| &entry.path).chain(&goal.waiting).collect();
                 tracked.sort_unstable();
                 tracked.dedup();
                 Live::walk(root, &tracked, &self.run.filter, self.run.monitor)?
@@ -250,7 +258,9 @@ impl Converge<'_> {
             serial: published.map(|head| head.serial),
             way: match goal.received {
                 true => "full-sync",
-                false if self.base.is_some_and(|base| base.made() == self.made(&goal.whole)) => "repair",
+                false if self.base.is_some_and(|base| base.made() == self.made(&goal.whole)) => {
+                    "repair"
+                }
                 false => "diffs",
             },
             why: &goal.way,
@@ -281,15 +291,20 @@ impl Converge<'_> {
         })?;
         // What else came is of no use; gone before the seal, it does not disturb the time of the top.
         full_sync::discard(&session.root).map_err(|error| before(Untouched::from(error).into()))?;
-        let state = self.head.map(|head| self.state(head, goal, transaction)?.to_toml().map_err(UpdateError::from));
+        let state = self
+            .head
+            .map(|head| self.state(head, goal, transaction)?.to_toml().map_err(UpdateError::from));
         let state = state.transpose().map_err(before)?;
         let synced = self.head.is_none().then(|| self.run.request.image.clone());
-        let manifest = state.as_ref().and_then(|_| self.manifest_to_record(goal)).map(<[u8]>::to_vec);
+        let manifest =
+            state.as_ref().and_then(|_| self.manifest_to_record(goal)).map(<[u8]>::to_vec);
         let record = Record { manifest, state, held: None, synced };
         let applied =
-            complete(session, stage, &self.limits(goal), record, monitor).map_err(|failure| match failure {
-                Failure::Before(error) => before(error),
-                Failure::After(error) => Failure::After(error),
+            complete(session, stage, &self.limits(goal), record, monitor).map_err(|failure| {
+                match failure {
+                    Failure::Before(error) => before(error),
+                    Failure::After(error) => Failure::After(error),
+                }
             })?;
         let mut report = self.report(goal, transaction, Outcome::Updated);
         report.mixed = Some(applied.mixed);
@@ -305,7 +320,11 @@ impl Converge<'_> {
     }
 
     /// The tree is as it should be: only what is known of it changes.
-    pub(super) fn record_only(&self, goal: &Goal, transaction: &Transaction) -> Result<Report, UpdateError> {
+    pub(super) fn record_only(
+        &self,
+        goal: &Goal,
+        transaction: &Transaction,
+    ) -> Result<Report, UpdateError> {
         let root = &self.run.session.root;
         match self.head {
             _ if self.run.request.dry_run => {}
@@ -320,8 +339,14 @@ impl Converge<'_> {
     }
 
     /// What a dry run, or a finished one, tells.
-    pub(super) fn report(&self, goal: &Goal, transaction: &Transaction, outcome: Outcome) -> Report {
-        let deviations = transaction.deviations.iter().map(|(path, what)| (path_text(path), what.clone()));
+    pub(super) fn report(
+        &self,
+        goal: &Goal,
+        transaction: &Transaction,
+        outcome: Outcome,
+    ) -> Report {
+        let deviations =
+            transaction.deviations.iter().map(|(path, what)| (path_text(path), what.clone()));
         let published = self.head.filter(|head| head.serial > 0);
         Report {
             outcome,
@@ -341,11 +366,17 @@ impl Converge<'_> {
         }
     }
 
-    fn state(&self, head: Head, goal: &Goal, transaction: &Transaction) -> Result<State, UpdateError> {
+    fn state(
+        &self,
+        head: Head,
+        goal: &Goal,
+        transaction: &Transaction,
+    ) -> Result<State, UpdateError> {
         let run = self.run;
         let home = run.session.root.identity().map_err(Untouched::from)?;
         let filter = run.filter.digest();
-        let mut state = State::new(run.request.image.clone(), head.serial, goal.whole.id(), filter, home);
+        let mut state =
+            State::new(run.request.image.clone(), head.serial, goal.whole.id(), filter, home);
         state.untracked = transaction.untracked;
         state.catalog = head.seen.cloned();
         state.overrides = self.layers.iter().map(Laid::record).collect();

@@ -14,7 +14,8 @@ use crate::tree_path::TreePath;
 impl Plan<'_> {
     /// Whether `path` lies in a directory that comes back as a whole.
     pub(super) fn comes_with_another(&self, path: &TreePath) -> bool {
-        std::iter::successors(path.parent(), TreePath::parent).any(|above| self.returning.contains_key(&above))
+        std::iter::successors(path.parent(), TreePath::parent)
+            .any(|above| self.returning.contains_key(&above))
     }
 
     /// Notes where what comes back to `path` is not what was recorded.
@@ -33,8 +34,11 @@ impl Plan<'_> {
     pub(super) fn miss(&mut self, path: &TreePath, comes: impl Fn(&Self, &TreePath) -> bool) {
         let entries = self.before.map(Manifest::entries).unwrap_or_default();
         let from = entries.partition_point(|entry| entry.path < *path);
-        let here = entries[from..].iter().take_while(|entry| entry.path == *path || entry.path.is_below(path));
-        let missing: Vec<TreePath> = here.map(|entry| &entry.path).filter(|at| !comes(self, at)).cloned().collect();
+        let here = entries[from..]
+            .iter()
+            .take_while(|entry| entry.path == *path || entry.path.is_below(path));
+        let missing: Vec<TreePath> =
+            here.map(|entry| &entry.path).filter(|at| !comes(self, at)).cloned().collect();
         let what = Difference { missing: true, ..Difference::default() }.to_string();
         self.transaction.deviations.extend(missing.into_iter().map(|path| (path, what.clone())));
     }
@@ -61,7 +65,12 @@ impl Plan<'_> {
             },
             _ => Difference { missing: true, ..Difference::default() },
         };
-        self.item(&difference.itemised_as(letter), path, if letter == 'd' { "/" } else { "" }, kept.size);
+        self.item(
+            &difference.itemised_as(letter),
+            path,
+            if letter == 'd' { "/" } else { "" },
+            kept.size,
+        );
         if kept.kind != FileKind::Directory {
             return Ok(());
         }
@@ -97,5 +106,10 @@ fn letter(kind: FileKind) -> char {
 }
 
 pub(super) fn removed(path: &TreePath, suffix: &str) -> Item {
-    Item { change: "*deleting  ".to_owned(), path: path.clone(), suffix: suffix.to_owned(), bytes: 0 }
+    Item {
+        change: "*deleting  ".to_owned(),
+        path: path.clone(),
+        suffix: suffix.to_owned(),
+        bytes: 0,
+    }
 }

@@ -8,7 +8,9 @@ use crate::apply::filesystem::{Slots, limited};
 use crate::apply::plan::difference::Difference;
 use crate::apply::plan::ordering::{self, Arrival};
 use crate::apply::plan::subtree_removal::Whole;
-use crate::apply::plan::{Action, Change, Item, OCCUPIED, Transaction, removals, slot_name, tell_kernels};
+use crate::apply::plan::{
+    Action, Change, Item, OCCUPIED, Transaction, removals, slot_name, tell_kernels,
+};
 use crate::apply::undo::Undo;
 use crate::apply::undo::undo_log::{Before, Fact, slot_of};
 use crate::apply::{UNDO, Untouched};
@@ -38,7 +40,10 @@ impl Undo {
         let tops = self.filesystems.with_plain(mounts);
         let kept = |at: &TreePath| at.components().any(|name| name == UNDO.as_bytes());
         if let Some(mount) = mounts.iter().find(|mount| kept(&mount.at)) {
-            return Err(Untouched::Refused(format!("something is mounted at {}", root.show(&mount.at))));
+            return Err(Untouched::Refused(format!(
+                "something is mounted at {}",
+                root.show(&mount.at)
+            )));
         }
         let mut plan = Plan {
             root,
@@ -103,7 +108,9 @@ impl Plan<'_> {
     /// The slots that have something in them are not given to anything else.
     fn reserve(&mut self) -> Result<(), RootError> {
         for set in self.undo.sets.values() {
-            self.used.extend(set.children(&TreePath::root())?.iter().filter_map(|(path, _)| slot_of(path)));
+            self.used.extend(
+                set.children(&TreePath::root())?.iter().filter_map(|(path, _)| slot_of(path)),
+            );
         }
         Ok(())
     }
@@ -130,8 +137,10 @@ impl Plan<'_> {
                 self.item("cd+++++++++", &entry.path, "/", 0);
             }
             if let Some(live) = live.filter(|live| live.kind == FileKind::Directory) {
-                let difference = Difference::quick(entry, Some(&live)).and_read(self.root, entry)?;
-                let change = Difference { time: live.mtime != entry.meta.mtime, ..difference }.itemised(entry);
+                let difference =
+                    Difference::quick(entry, Some(&live)).and_read(self.root, entry)?;
+                let change = Difference { time: live.mtime != entry.meta.mtime, ..difference }
+                    .itemised(entry);
                 self.item(&change, &entry.path, "/", 0);
             }
             // All of its metadata in the end.
@@ -149,7 +158,10 @@ impl Plan<'_> {
             return Ok(());
         }
         self.make_parent(&parent)?;
-        let known = [self.tracked, self.before].into_iter().flatten().find_map(|manifest| manifest.get(&parent));
+        let known = [self.tracked, self.before]
+            .into_iter()
+            .flatten()
+            .find_map(|manifest| manifest.get(&parent));
         let Some(entry) = known.filter(|entry| entry.is_dir()).cloned() else { return Ok(()) };
         let (slot, filesystem) = (self.free_slot(), self.transaction.tops.of(&parent));
         self.change(filesystem, &parent, Action::Make { slot });
@@ -157,7 +169,8 @@ impl Plan<'_> {
         self.item("cd+++++++++", &parent, "/", 0);
         self.directories.push(entry);
         // Removing it disturbed the one above.
-        let above = parent.parent().and_then(|above| self.tracked.and_then(|tracked| tracked.get(&above)));
+        let above =
+            parent.parent().and_then(|above| self.tracked.and_then(|tracked| tracked.get(&above)));
         if let Some(above) = above.filter(|above| !self.made.contains(&above.path)) {
             self.directory_times.entry(above.path.clone()).or_insert(above.meta.mtime);
         }
@@ -178,7 +191,9 @@ impl Plan<'_> {
             }
             Before::Absent => self.miss(&fact.path, |_, _| false),
             Before::Time { old, new } => match live {
-                Some(live) if live.mtime == new || (plain && limited::same_time(new, live.mtime)) => {
+                Some(live)
+                    if live.mtime == new || (plain && limited::same_time(new, live.mtime)) =>
+                {
                     self.times.push(Change {
                         filesystem: fact.filesystem,
                         path: fact.path.clone(),
@@ -209,17 +224,28 @@ impl Plan<'_> {
         };
         let Some(kept) = kept else {
             let path = self.root.show(&fact.path);
-            return Err(Untouched::Refused(format!("what stood at {path} is not in the undo set any more")));
+            return Err(Untouched::Refused(format!(
+                "what stood at {path} is not in the undo set any more"
+            )));
         };
         let directory = kept.kind == FileKind::Directory;
         if !directory && state::is_above_own(&fact.path) {
             let path = self.root.show(&fact.path);
-            return Err(Untouched::Refused(format!("{path} was no directory, and the agent keeps files in it")));
+            return Err(Untouched::Refused(format!(
+                "{path} was no directory, and the agent keeps files in it"
+            )));
         }
-        if set.map(|set| set.pins(&slot_name(slot))).transpose()?.flatten().is_some_and(|pins| pins.immutable) {
+        if set
+            .map(|set| set.pins(&slot_name(slot)))
+            .transpose()?
+            .flatten()
+            .is_some_and(|pins| pins.immutable)
+        {
             let path = self.root.show(&fact.path);
             let why = "is immutable by now (chattr +i), perhaps under another name";
-            return Err(Untouched::Refused(format!("what stood at {path}, and is kept in {UNDO}, {why}")));
+            return Err(Untouched::Refused(format!(
+                "what stood at {path}, and is kept in {UNDO}, {why}"
+            )));
         }
         self.make_parent(&fact.path)?;
         let (Some(set), place) = (set, slot_name(slot)) else { return Ok(()) };
@@ -229,14 +255,19 @@ impl Plan<'_> {
             self.returning.insert(fact.path.clone(), kept);
         }
         let stands = live.map(|live| live.kind == FileKind::Directory);
-        if stands == Some(false) && self.tracked.is_some_and(|tracked| tracked.get(&fact.path).is_none()) {
+        if stands == Some(false)
+            && self.tracked.is_some_and(|tracked| tracked.get(&fact.path).is_none())
+        {
             self.transaction.displaced.push(fact.path.clone());
         }
         if stands == Some(true) {
-            self.going.push((fact.path.clone(), directory.then(|| (fact.filesystem, place.clone()))));
+            self.going
+                .push((fact.path.clone(), directory.then(|| (fact.filesystem, place.clone()))));
         }
         let action = match stands {
-            Some(stands) if stands != directory => Action::Exchange { slot, to_directory: directory },
+            Some(stands) if stands != directory => {
+                Action::Exchange { slot, to_directory: directory }
+            }
             _ => Action::Install { slot },
         };
         self.arrivals.push(Arrival {
@@ -259,7 +290,9 @@ impl Plan<'_> {
     ) -> Result<(), Untouched> {
         if let Some(mount) = mounts.iter().find(|mount| mount.at.is_below(path)) {
             let (mount, path) = (self.root.show(&mount.at), self.root.show(path));
-            return Err(Untouched::Refused(format!("{mount} is mounted in {path}, which has to go")));
+            return Err(Untouched::Refused(format!(
+                "{mount} is mounted in {path}, which has to go"
+            )));
         }
         let comes = comes.and_then(|(at, place)| Some((self.undo.sets.get(&at)?, place)));
         let (transaction, tracked) = (&mut self.transaction, self.tracked);
@@ -289,7 +322,11 @@ impl Plan<'_> {
             }
             if comes.is_none() || !own {
                 let filesystem = transaction.tops.of(&visit.path);
-                transaction.changes.push(Change { filesystem, path: visit.path, action: Action::RemoveInside });
+                transaction.changes.push(Change {
+                    filesystem,
+                    path: visit.path,
+                    action: Action::RemoveInside,
+                });
             }
             Ok::<_, RootError>(Descend::Into)
         })?;
@@ -353,7 +390,8 @@ impl Plan<'_> {
         let (names, emptied) = (std::mem::take(&mut self.names), std::mem::take(&mut self.emptied));
         let tops = self.transaction.tops.clone();
         let whole = Whole::of(self.root, (host, mounts), &tops, &names, &emptied)?;
-        let (occupied, emptied): (Vec<_>, Vec<_>) = emptied.into_iter().partition(|path| whole.is_occupied(path));
+        let (occupied, emptied): (Vec<_>, Vec<_>) =
+            emptied.into_iter().partition(|path| whole.is_occupied(path));
         self.transaction.removed -= occupied.len();
         for path in occupied {
             self.transaction.items.retain(|item| item.path != path);
@@ -367,7 +405,9 @@ impl Plan<'_> {
         transaction.directories = directories;
         tell_kernels(transaction);
         // Each filesystem that took part has an undo set of its own.
-        if let Some(at) = transaction.filesystems().into_iter().find(|at| !self.undo.sets.contains_key(at)) {
+        if let Some(at) =
+            transaction.filesystems().into_iter().find(|at| !self.undo.sets.contains_key(at))
+        {
             let top = self.root.show(&self.undo.filesystems.tops()[at]);
             return Err(Untouched::Refused(format!(
                 "{top} takes part in it and is not mounted, or its undo set is gone"

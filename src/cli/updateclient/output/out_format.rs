@@ -39,7 +39,8 @@ fn line(format: &str, facts: &Facts) -> String {
     while let Some(at) = rest.find('%') {
         line += &rest[..at];
         let after = rest[at + 1..].trim_start_matches('\'');
-        let digits = after.len() - after.trim_start_matches(|c: char| c == '-' || c.is_ascii_digit()).len();
+        let digits =
+            after.len() - after.trim_start_matches(|c: char| c == '-' || c.is_ascii_digit()).len();
         let (width, letters) = after.split_at(digits);
         let mut letters = letters.chars();
         let value = letters.next().and_then(|letter| facts.value(letter));
@@ -69,12 +70,14 @@ impl Facts<'_> {
     fn value(&self, letter: char) -> Option<String> {
         let name = self.item.path.to_string();
         let name = name.strip_prefix('/').filter(|name| !name.is_empty()).unwrap_or(".");
-        let server = self.request.rsync.as_ref().map(|server| server.host.clone()).unwrap_or_default();
+        let server =
+            self.request.rsync.as_ref().map(|server| server.host.clone()).unwrap_or_default();
         let (directory, link) = match self.item.suffix.as_str() {
             "/" => ("/", ""),
             link => ("", link),
         };
-        let of_stat = |show: &dyn Fn(&Stat) -> String| self.stat.as_ref().map(show).unwrap_or_default();
+        let of_stat =
+            |show: &dyn Fn(&Stat) -> String| self.stat.as_ref().map(show).unwrap_or_default();
         Some(match letter {
             '%' => "%".to_owned(),
             'f' => name.to_owned(),
@@ -128,8 +131,12 @@ mod tests {
 
     #[test]
     fn permissions_are_shown_as_ls_shows_them() {
-        for (mode, shown) in [(0o755, "rwxr-xr-x"), (0o4711, "rws--x--x"), (0o2640, "rw-r-S---"), (0o1777, "rwxrwxrwt")]
-        {
+        for (mode, shown) in [
+            (0o755, "rwxr-xr-x"),
+            (0o4711, "rws--x--x"),
+            (0o2640, "rw-r-S---"),
+            (0o1777, "rwxrwxrwt"),
+        ] {
             assert_eq!(permissions(mode), shown);
         }
     }

@@ -24,7 +24,11 @@ pub fn show(status: &Status, as_json: bool) -> Result<Exit, UpdateError> {
     Ok(if status.interrupted { Exit::Interrupted } else { Exit::Done })
 }
 
-fn print_status(status: &Status, state: Option<&State>, set_aside: Option<&str>) -> std::io::Result<()> {
+fn print_status(
+    status: &Status,
+    state: Option<&State>,
+    set_aside: Option<&str>,
+) -> std::io::Result<()> {
     let mut out = std::io::stdout().lock();
     if status.interrupted {
         writeln!(out, "interrupted: this tree is between two generations; the next run finishes")?;

@@ -130,7 +130,9 @@ pub fn report(told: &Told<'_>, arguments: &Arguments, log: &Log) {
 }
 
 fn print_paths(report: &Report, out: &mut impl Write) -> std::io::Result<()> {
-    for (title, paths) in [("repaired", words(&report.repaired)), ("deviates", words(&report.deviations))] {
+    for (title, paths) in
+        [("repaired", words(&report.repaired)), ("deviates", words(&report.deviations))]
+    {
         for line in paths.iter().take(LISTED) {
             writeln!(out, "{title}: {line}")?;
         }
@@ -146,7 +148,9 @@ fn print_paths(report: &Report, out: &mut impl Write) -> std::io::Result<()> {
 
 /// What has to be started anew is for whoever looks after the node, also where nothing is printed of it.
 fn log_restart(restart: Option<&Verdict>, printed: bool, log: &Log) {
-    for line in restart.iter().filter(|verdict| !verdict.is_clean()).flat_map(|verdict| verdict.lines()) {
+    for line in
+        restart.iter().filter(|verdict| !verdict.is_clean()).flat_map(|verdict| verdict.lines())
+    {
         log.say(Level::Notice, &line, printed);
     }
 }
@@ -240,7 +244,10 @@ pub fn rolled_back(done: &RolledBack, restart: Option<&Verdict>, arguments: &Arg
     let _ = writeln!(out, "{sentence}");
     if let Some(held) = &done.held {
         let id = held.generation.short();
-        let _ = writeln!(out, "generation {id} is held: this node waits for a newer one, or for --unhold");
+        let _ = writeln!(
+            out,
+            "generation {id} is held: this node waits for a newer one, or for --unhold"
+        );
     }
     for line in restart.iter().flat_map(|verdict| verdict.lines()) {
         let _ = writeln!(out, "{line}");

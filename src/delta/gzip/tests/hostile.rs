@@ -4,8 +4,15 @@ use super::*;
 
 #[test]
 fn not_gzip_at_all() {
-    for bytes in [&b""[..], b"\x1f", b"plain text", b"\x1f\x8b\x07\0", b"\x1f\x8b\x08\xff\0\0\0", &[0; 100], b"070701"]
-    {
+    for bytes in [
+        &b""[..],
+        b"\x1f",
+        b"plain text",
+        b"\x1f\x8b\x07\0",
+        b"\x1f\x8b\x08\xff\0\0\0",
+        &[0; 100],
+        b"070701",
+    ] {
         assert!(matches!(whole(bytes), Reason::Open(OpenError::NotGzip)), "{bytes:?}");
         let error = gunzip(bytes, 1000).read_to_end(&mut Vec::new()).expect_err("no plain form");
         assert_eq!(error.kind(), io::ErrorKind::InvalidData);
@@ -16,7 +23,10 @@ fn not_gzip_at_all() {
 fn a_truncated_file_travels_whole() {
     let gz = member(&HEADER, 9, &sample(3000, 6));
     for length in 3..gz.len() {
-        assert!(matches!(whole(&gz[..length]), Reason::Open(OpenError::Damaged(_))), "{length} bytes");
+        assert!(
+            matches!(whole(&gz[..length]), Reason::Open(OpenError::Damaged(_))),
+            "{length} bytes"
+        );
         gunzip(&gz[..length], 10_000).read_to_end(&mut Vec::new()).expect_err("no plain form");
     }
 }
@@ -27,7 +37,10 @@ fn limits_hold() {
     let gz = member(&HEADER, 6, &plain).repeat(40);
     let taken = |plain, corrections| taken(&gz, &Limits { plain, corrections }).1;
     assert!(matches!(taken(4_000_000, 1000), Taken::Apart(_)));
-    assert!(matches!(taken(3_999_999, 1000), Taken::Whole(Reason::Open(OpenError::TooLarge(3_999_999)))));
+    assert!(matches!(
+        taken(3_999_999, 1000),
+        Taken::Whole(Reason::Open(OpenError::TooLarge(3_999_999)))
+    ));
     assert!(matches!(taken(4_000_000, 600), Taken::Whole(Reason::Corrections(600))));
     assert_eq!(gunzip(&gz[..], 4_000_000).read_to_end(&mut Vec::new()).expect("room"), 4_000_000);
     gunzip(&gz[..], 3_999_999).read_to_end(&mut Vec::new()).expect_err("no room");
@@ -68,7 +81,10 @@ fn corrections_that_are_none() {
         &[2, 0x36, 1],
     ];
     for corrections in bad {
-        assert!(matches!(Rebuild::new(corrections, Vec::new()), Err(RebuildError::Corrections(_))), "{corrections:?}");
+        assert!(
+            matches!(Rebuild::new(corrections, Vec::new()), Err(RebuildError::Corrections(_))),
+            "{corrections:?}"
+        );
     }
     let huge = [0, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x7f].repeat(3);
     assert!(matches!(plain_length(&huge), Err(RebuildError::Corrections(_))));
@@ -84,7 +100,8 @@ fn failures_of_reader_and_writer_are_failures() {
     }
     let gz = member(&HEADER, 6, b"content");
     take_apart(&mut Broken, &mut Vec::new(), &Limits::default()).expect_err("cannot be read");
-    take_apart(&mut &gz[..], &mut &mut [0u8; 3][..], &Limits::default()).expect_err("cannot be written");
+    take_apart(&mut &gz[..], &mut &mut [0u8; 3][..], &Limits::default())
+        .expect_err("cannot be written");
     let (plain, corrections) = apart(&gz);
     assert_eq!(plain, b"content");
     assert!(matches!(Rebuild::new(&corrections, &mut [0u8; 3][..]), Err(RebuildError::Write(_))));

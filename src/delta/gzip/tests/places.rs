@@ -52,7 +52,10 @@ fn few_letters_and_the_ends_of_the_reach() {
 
 #[test]
 fn words_runs_and_noise() {
-    same_at_every_level(&[sample(150_000, 11), noise(40_000), sample(70_000, 12)].concat(), &[4, 6, 8, 9]);
+    same_at_every_level(
+        &[sample(150_000, 11), noise(40_000), sample(70_000, 12)].concat(),
+        &[4, 6, 8, 9],
+    );
 }
 
 proptest! {
