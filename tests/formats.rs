@@ -60,6 +60,10 @@ fn every_sample_is_listed_and_none_was_edited() {
     let mut found = Vec::new();
     for kind in std::fs::read_dir(testdata()).expect("the samples") {
         let kind = kind.expect("a directory").path();
+        // Golden files record wording, which may change.
+        if kind.ends_with("golden") {
+            continue;
+        }
         for file in std::fs::read_dir(&kind).expect("a kind of sample") {
             let path = file.expect("a sample").path();
             let name = path.strip_prefix(testdata()).expect("below").display().to_string();

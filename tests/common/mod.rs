@@ -8,6 +8,7 @@
 //! | hostile | `tests/hostile_*.rs` | an attack or a lie, by its name, with a sentinel that stays untouched |
 //! | crash | `tests/crash_*.rs` | a step fails, or the program dies there; then the next run |
 //! | power | `tests/power_cut.rs` | the disk keeps only what was made durable; then the next run |
+//! | golden files | `tests/golden.rs` | output as recorded below `tests/testdata/golden/` |
 //! | frozen formats | `tests/formats.rs` | samples under `tests/testdata/`, never edited |
 //!
 //! A test is named after what happens (`base_edited_locally`, `no_room_on_boot`). Whether a node is
@@ -20,6 +21,7 @@
 pub mod disk;
 pub mod fault_server;
 pub mod fingerprint;
+pub mod golden;
 pub mod interrupted;
 pub mod judge;
 pub mod machine;
