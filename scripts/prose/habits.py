@@ -12,16 +12,21 @@ NEIGHBOURS = re.compile(r"[A-Za-z]{2,}[,;:.]? [A-Za-z]{2,}")
 
 # Marks of commands, scripts, settings and source text, which are samples of tests.
 CODE = re.compile(
-    r"#!|\$|&&|\|\||//|::|=>|->|\(\)|[<>]&|>/| = |;\n|; ?(?:do|then|exit|fi)\b|\{\{|^\s*\[\w+\]$"
-    r"|(?:^|\n)(?:import|def|use|fn|set|if \[|touch|echo|rm|mkdir|exec|exit|cat|sleep|ln|mv) ",
-    re.MULTILINE,
+    r"""
+    ^\#(?:!|include|$)|\$[\w({"]|&&|\|\||[<>]&|>/|>>       # shell, preprocessor
+  | (?<![:/])//|\w::\w|\w\(\)|\w\(.*\);$|\};$|=>|->     # source text
+  | ^\s*\[\w+\]$|^\s*[\w ]+\s=\s                           # settings
+  | ;\s(?:do|done|exit|fi)\b
+  | ^\s*(?:import|def|use|fn|if\ \[|touch|echo|rm|mkdir|exec|exit\ \d|set\ [-\w]+=|sleep)\s
+    """,
+    re.MULTILINE | re.VERBOSE,
 )
 
 QUESTION = r"(?P<word>what|whatever|who|whoever|where)\b"
 # A block, a paragraph, a heading, a list item, a table cell: any case.
 PARAGRAPH = re.compile(
     r"(?:\A|\n[ \t]*\n|\n(?=[ \t]*(?:[-*+#>|]|\d+[.)]))|\|[ \t]|" + BREAK_MARK + r")"
-    r"[\s\-*+#>|\d.)(\"'\u201c_\[]*" + QUESTION,
+    r"(?:[\s\-*+#>|(\"'\u201c_\[]|\d+[.)]\s)*" + QUESTION,
     re.IGNORECASE,
 )
 # A sentence inside a paragraph: capitals only, as "e.g. where" begins none.
@@ -32,19 +37,19 @@ def is_prose(block):
     """Decides whether the words of a block count. Comments always do."""
     if block.kind == COMMENT:
         return True
-    text = PLACEHOLDER.sub("", block.text)
-    return bool(NEIGHBOURS.search(text)) and not CODE.search(block.text)
+    text = PLACEHOLDER.sub("_", block.text).replace(BREAK_MARK, "\n")
+    return bool(NEIGHBOURS.search(text)) and not CODE.search(text)
 
 
 class Vocabulary:
     """Finds the words and two-word phrases of each habit in one pass."""
 
     def __init__(self, habits):
-        """`habits` maps the name of a habit to its words, separated by commas."""
+        """`habits` maps the name of a habit to its words: `one|two|a+phrase`."""
         self.names = {}
         for name, phrases in habits.items():
-            for phrase in phrases.split(","):
-                self.names[phrase.strip()] = name
+            for phrase in phrases.split("|"):
+                self.names[phrase.replace("+", " ")] = name
 
     def search(self, text):
         """Returns the number of words, and a list of habit and offset for each hit."""

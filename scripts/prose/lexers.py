@@ -207,7 +207,8 @@ PYTHON_TOKEN = re.compile(
     r"""
     (?P<comment>\#[^\n]*)
   | (?P<long>[A-Za-z]{0,2}(?P<quotes>\"\"\"|\'\'\')(?P<body>(?:\\[\s\S]|[\s\S])*?)(?P=quotes))
-  | (?P<short>[A-Za-z]{0,2}(?P<quote>["'])(?P<content>(?:\\[\s\S]|(?!(?P=quote))[^\\\n])*)(?P=quote))
+  | (?P<short>[A-Za-z]{0,2}(?P<quote>["'])
+              (?P<content>(?:\\[\s\S]|(?!(?P=quote))[^\\\n])*)(?P=quote))
   | (?P<word>\w+)
     """,
     re.VERBOSE,

@@ -10,6 +10,9 @@ from .lexers import COMMENT, blocks_of, lex_rust
 COMMENT_WORDS, LITERAL_WORDS = "words of comments", "words of literals"
 RUST_LINES, LONG_FUNCTIONS = "Rust lines", "functions of 15 lines or more"
 
+# Counts of hits, and of different texts among the hits.
+NUMBER, NAMES = "number", "names"
+
 # Measures of literals have the name of the measure of comments and this suffix.
 IN_LITERALS = ".literals"
 
@@ -20,10 +23,10 @@ CRATE_FOLDERS = ("src/", "tests/", "benches/", "examples/")
 
 
 class Measure(NamedTuple):
-    """A habit: hits for each `scale` of `base`, or plainly counted if `base` is None."""
+    """A habit: hits for each `scale` of `base`; `NUMBER` and `NAMES` are plain counts."""
 
     name: str
-    base: Optional[str]
+    base: str
     scale: int
     level: Optional[float]
     reason: str
@@ -50,19 +53,24 @@ class Tally:
 
     def value(self, measure, folder=""):
         """Returns the value of a measure for the paths below a folder."""
-        hits = sum(1 for hit in self.hits[measure.name] if hit.path.startswith(folder))
-        if measure.base is None:
-            return hits
+        texts = [hit.text for hit in self.hits[measure.name] if hit.path.startswith(folder)]
+        if measure.base == NUMBER:
+            return len(texts)
+        if measure.base == NAMES:
+            return len(set(texts))
 
-        size = sum(count for path, count in self.sizes[measure.base].items()
-                   if path.startswith(folder))
-        return hits * measure.scale / size if size else 0
+        size = self.size(measure.base, folder)
+        return len(texts) * measure.scale / size if size else 0.0
+
+    def size(self, base, folder=""):
+        """Returns the words, lines or functions below a folder."""
+        return sum(count for path, count in self.sizes[base].items() if path.startswith(folder))
 
 
 def tally_tree(root, vocabulary):
     """Measures all files below a root."""
     tally = Tally()
-    definitions = defaultdict(list)
+    definitions = {}
     for source in sources.read_sources(os.path.abspath(root)):
         if source.language == sources.RUST:
             tokens, blocks = lex_rust(source.text)
@@ -116,7 +124,7 @@ def count_shape(tally, source, tokens, definitions):
             tally.add("bare-string-errors", source.path, line, f"{enum}::{variant}(String)")
         for item in items:
             if item.keyword in shape.TYPE_KEYWORDS and set(item.scope) <= {"mod"}:
-                definitions[item.name].append((source.path, tokens[item.index].line))
+                definitions.setdefault(item.name, []).append((source.path, tokens[item.index].line))
 
 
 def count_function(tally, path, lines, function):
@@ -142,9 +150,8 @@ def count_function(tally, path, lines, function):
 
 
 def count_duplicates(tally, definitions):
-    """Counts the names of types that have several definitions, each name once."""
-    for name, places in definitions.items():
+    """Records each definition of the types that have several."""
+    for name, places in sorted(definitions.items()):
         if len(places) > 1:
-            path, line = places[0]
-            others = ", ".join(f"{path}:{line}" for path, line in places[1:])
-            tally.add("duplicate-types", path, line, f"{name}, also in {others}")
+            for path, line in places:
+                tally.add("duplicate-types", path, line, f"{name}: {len(places)} definitions")

@@ -68,7 +68,7 @@ def items_of(tokens):
 
 
 def is_item(tokens, index):
-    """Tells a keyword of an item from `fn(..)`, `impl Trait` and fields."""
+    """Distinguishes the keyword of an item from `fn(..)` and `impl Trait`."""
     if index + 1 >= len(tokens):
         return False
     if tokens[index].text == "impl":
@@ -104,7 +104,7 @@ def functions_of(tokens, items, closing):
 def parameters_start(tokens, index):
     """Finds the parenthesis after the name and the generic parameters."""
     depth = 0
-    while depth > 0 or tokens[index].text != "(":
+    while index < len(tokens) and (depth > 0 or tokens[index].text != "("):
         depth += {"<": 1, ">": -1}.get(tokens[index].text, 0)
         index += 1
     return index
