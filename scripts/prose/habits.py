@@ -4,7 +4,7 @@ import re
 
 from .lexers import BREAK_MARK, COMMENT
 
-WORD = re.compile(r"[A-Za-z]+(?:['\u2019][A-Za-z]+)?")
+WORD = re.compile(r"([A-Za-z]+)(?:['\u2019][A-Za-z]+)?")
 
 # A literal is prose if two words follow each other. Placeholders are no words.
 PLACEHOLDER = re.compile(r"\{[^{}\n]*\}|%[sdr]")
@@ -29,7 +29,7 @@ PARAGRAPH = re.compile(
     r"(?:[\s\-*+#>|(\"'\u201c_\[]|\d+[.)]\s)*" + QUESTION,
     re.IGNORECASE,
 )
-# A sentence inside a paragraph: capitals only, as "e.g. where" begins none.
+# A sentence inside a paragraph: capitals only, since `e.g. where` begins none.
 SENTENCE = re.compile(r"[.!?][\"')*_\u201d]*\s+[(\"'*_\u201c\[]*(?i:" + QUESTION + ")")
 
 
@@ -57,7 +57,7 @@ class Vocabulary:
         previous, end = "", -1
         for match in WORD.finditer(text):
             count += 1
-            word = re.split("['\u2019]", match.group().lower(), maxsplit=1)[0]
+            word = match.group(1).lower()
             phrase = previous + " " + word
 
             if word in self.names:

@@ -7,9 +7,9 @@ from . import sources
 
 COMMENT, STRING = "comment", "string"
 
-# Stands for inline code, so that the words around it do not become neighbours.
+# Replaces inline code, so that the words around it do not become neighbours.
 CODE_MARK = "\u00a7"
-# Stands for an escaped line break in a literal: a new paragraph on the same source line.
+# Replaces an escaped line break in a literal: a new paragraph on the same source line.
 BREAK_MARK = "\u00b6"
 
 

@@ -25,8 +25,8 @@ def texts(language, text, kind=COMMENT, path="sample"):
 def functions(text):
     """Returns the functions of a Rust sample by name."""
     tokens = lex_rust(text)[0]
-    found = shape.functions_of(tokens, shape.items_of(tokens), shape.closing_marks(tokens))
-    return {function.name: function for function in found}
+    result = shape.functions_of(tokens, shape.items_of(tokens), shape.closing_marks(tokens))
+    return {function.name: function for function in result}
 
 
 def tally_of(*files):
@@ -155,14 +155,14 @@ class Shape(unittest.TestCase):
     def test_parameters(self):
         text = ("impl X { fn a<F: Fn(u8) -> Vec<u8>>(&self, m: Map<K, V>, b: bool) -> [u8; 2] {}\n"
                 "fn b(self: Box<Self>); }\nfn c(f: impl Fn(bool) -> bool, t: (u8, bool),) {}")
-        found = functions(text)
-        self.assertEqual({name: len(f.parameters) for name, f in found.items()}, {"a": 2, "c": 2})
-        self.assertEqual([name for name, f in found.items() if shape.has_bool(f)], ["a"])
+        result = functions(text)
+        self.assertEqual({name: len(f.parameters) for name, f in result.items()}, {"a": 2, "c": 2})
+        self.assertEqual([name for name, f in result.items() if shape.has_bool(f)], ["a"])
 
     def test_signatures_of_traits_are_given(self):
-        found = functions("impl<'a> T for X<'a> { fn a(b: bool) {} }\nimpl X { fn b() {} }")
-        self.assertTrue(found["a"].signature_is_given)
-        self.assertFalse(found["b"].signature_is_given)
+        result = functions("impl<'a> T for X<'a> { fn a(b: bool) {} }\nimpl X { fn b() {} }")
+        self.assertTrue(result["a"].signature_is_given)
+        self.assertFalse(result["b"].signature_is_given)
 
     def test_functions_without_a_blank_line(self):
         body = "    step();\n" * 8
@@ -186,8 +186,8 @@ class Shape(unittest.TestCase):
     def test_closures(self):
         text = "fn f() { let a = |x| x; let b = move || 1; a(1); b(); s.b(); b() }"
         tokens = lex_rust(text)[0]
-        found = shape.closures_of(tokens, functions(text)["f"])
-        self.assertEqual([(name, uses) for name, _, uses in found], [("a", 1), ("b", 2)])
+        result = shape.closures_of(tokens, functions(text)["f"])
+        self.assertEqual([(name, uses) for name, _, uses in result], [("a", 1), ("b", 2)])
 
     def test_variants_with_a_bare_string(self):
         text = ("enum AError { #[error(\"x\")] B(String), C(String, u8), D { e: String } }\n"
