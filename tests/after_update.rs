@@ -12,18 +12,14 @@ use std::time::{Duration, Instant};
 use common::interrupted::{STRACE, interrupt, read};
 use common::site::{Run, Site};
 use common::trees::{self, Item, Tree};
-use common::{Need, machine, needs};
+use common::{Need, machine, require};
 
 const AGENT: &str = env!("CARGO_BIN_EXE_si_updateclient");
 const PRE: &str = "etc/systemimager/hooks.d/pre-update.d";
 const POST: &str = "etc/systemimager/hooks.d/post-update.d";
 
-fn has_all(more: &[Need]) -> bool {
-    needs(
-        &[&machine::PROGRAMS[..], &[Need::Program("rsync"), Need::Program("busybox")], more]
-            .concat(),
-    )
-}
+const NEEDED: [&[Need]; 2] =
+    [&machine::PROGRAMS, &[Need::Program("busybox"), Need::Program("rsync")]];
 
 /// A node that can run scripts.
 struct Node(Site);
@@ -90,9 +86,8 @@ fn kernels() -> (Tree, Tree) {
 
 #[test]
 fn hooks_hear_of_the_update_before_and_after_it() {
-    if !has_all(&[]) {
-        return;
-    }
+    require!(NEEDED);
+
     let (first, second) = plain();
     let node = Node::behind(&first, &second);
     let told = "echo \"${0##*/} $SI_STAGE $SI_IMAGE $SI_SERIAL $SI_WAY $SI_CHANGED $SI_DELETED $SI_BYTES \
@@ -164,9 +159,8 @@ fn hooks_hear_of_the_update_before_and_after_it() {
 
 #[test]
 fn a_pre_hook_that_fails_stops_the_update_before_anything_is_touched() {
-    if !has_all(&[]) {
-        return;
-    }
+    require!(NEEDED);
+
     let (first, second) = plain();
     let node = Node::behind(&first, &second);
     node.configure("program_timeout = 1\n");
@@ -194,9 +188,8 @@ fn a_pre_hook_that_fails_stops_the_update_before_anything_is_touched() {
 
 #[test]
 fn a_run_that_is_asked_to_stop_does_not_wait_for_its_hooks() {
-    if !has_all(&[]) {
-        return;
-    }
+    require!(NEEDED);
+
     let (first, second) = plain();
     let node = Node::behind(&first, &second);
     node.script(&format!("{PRE}/1"), "echo began >>/var/log/notes; sleep 1000");
@@ -216,9 +209,8 @@ fn a_run_that_is_asked_to_stop_does_not_wait_for_its_hooks() {
 
 #[test]
 fn a_full_sync_has_its_hooks_and_tells_the_boot_loader() {
-    if !has_all(&[]) {
-        return;
-    }
+    require!(NEEDED);
+
     let (first, second) = kernels();
     let site = Site::new().with_rsync();
     site.publish(&first);
@@ -239,9 +231,8 @@ fn a_full_sync_has_its_hooks_and_tells_the_boot_loader() {
 
 #[test]
 fn a_post_hook_that_fails_leaves_the_update_and_the_others_run() {
-    if !has_all(&[]) {
-        return;
-    }
+    require!(NEEDED);
+
     let (first, second) = plain();
     let node = Node::behind(&first, &second);
     node.script(&format!("{POST}/1"), "echo no luck; exit 1");
@@ -258,9 +249,8 @@ fn a_post_hook_that_fails_leaves_the_update_and_the_others_run() {
 
 #[test]
 fn hooks_hear_of_a_rollback_and_may_stop_it() {
-    if !has_all(&[]) {
-        return;
-    }
+    require!(NEEDED);
+
     let (first, second) = plain();
     let node = Node::behind(&first, &second);
     node.0.updated(&[]);
@@ -279,9 +269,8 @@ fn hooks_hear_of_a_rollback_and_may_stop_it() {
 
 #[test]
 fn the_boot_loader_is_told_of_changed_boot_files() {
-    if !has_all(&[]) {
-        return;
-    }
+    require!(NEEDED);
+
     let (first, second) = kernels();
     let node = Node::behind(&first, &second);
     node.noting("usr/sbin/update-grub");
@@ -309,9 +298,8 @@ fn the_boot_loader_is_told_of_changed_boot_files() {
 
 #[test]
 fn kernels_that_come_with_their_modules_are_installed() {
-    if !has_all(&[]) {
-        return;
-    }
+    require!(NEEDED);
+
     let modules = |release: &str| format!("usr/lib/modules/{release}/vmlinuz");
     let (one, two) = (modules("1.0-a"), modules("2.0-b"));
     let entries = ("boot/loader/entries/keep", "");
@@ -326,9 +314,8 @@ fn kernels_that_come_with_their_modules_are_installed() {
 
 #[test]
 fn a_configured_program_is_run_instead() {
-    if !has_all(&[]) {
-        return;
-    }
+    require!(NEEDED);
+
     let (first, second) = kernels();
     let node = Node::behind(&first, &second);
     node.noting("usr/sbin/update-grub");
@@ -340,9 +327,8 @@ fn a_configured_program_is_run_instead() {
 
 #[test]
 fn a_boot_loader_that_nobody_knows_is_warned_of() {
-    if !has_all(&[]) {
-        return;
-    }
+    require!(NEEDED);
+
     let (first, second) = kernels();
     let node = Node::behind(&first, &second);
     node.0.updated(&[]).ended(0, &["warning: boot files changed", "bootloader"]);
@@ -351,9 +337,8 @@ fn a_boot_loader_that_nobody_knows_is_warned_of() {
 
 #[test]
 fn what_the_boot_loaders_program_could_not_do_is_tried_again() {
-    if !has_all(&[]) {
-        return;
-    }
+    require!(NEEDED);
+
     let (first, second) = kernels();
     let node = Node::behind(&first, &second);
     node.script("usr/sbin/update-grub", "echo cannot find a device; exit 1");
@@ -375,9 +360,8 @@ fn what_the_boot_loaders_program_could_not_do_is_tried_again() {
 
 #[test]
 fn an_update_that_was_killed_after_its_seal_is_made_known_by_the_next_run() {
-    if !has_all(&STRACE) {
-        return;
-    }
+    require!(NEEDED, STRACE);
+
     let (first, mut second) = kernels();
     for new in ["etc/a/new", "usr/b/new"] {
         trees::put(&mut second, new, Item::file("new"));
@@ -394,9 +378,8 @@ fn an_update_that_was_killed_after_its_seal_is_made_known_by_the_next_run() {
 
 #[test]
 fn what_the_boot_loaders_program_rewrote_is_no_secret() {
-    if !has_all(&[]) {
-        return;
-    }
+    require!(NEEDED);
+
     let config = ("boot/grub/grub.cfg", "the golden client's");
     let node = Node::behind(
         &with(&[("boot/vmlinuz-1", "one"), config, ("boot/grub/other", "stays")]),
@@ -443,9 +426,8 @@ fn booted(node: &Node, more: &[&str]) -> Run {
 
 #[test]
 fn a_reboot_follows_a_success_only() {
-    if !has_all(&[]) {
-        return;
-    }
+    require!(NEEDED);
+
     let (first, second) = plain();
     let node = Node::behind(&first, &second);
     machine::install(Path::new(AGENT), &node.0.node(), "bin/agent");

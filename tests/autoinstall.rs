@@ -11,14 +11,13 @@ use std::process::{Command, Stdio};
 use common::interrupted::read;
 use common::site::{Run, Site};
 use common::trees::{self, write_text};
-use common::{Need, copy_tree, judge, machine, needs, run};
+use common::{Need, copy_tree, judge, machine, require, run};
 
 const AGENT: &str = env!("CARGO_BIN_EXE_si_updateclient");
 const ENTRY: &str = "systemimager-autoinstall";
 
-fn has_all() -> bool {
-    needs(&[&machine::PROGRAMS[..], &[Need::Program("rsync"), Need::Program("busybox")]].concat())
-}
+const NEEDED: [&[Need]; 2] =
+    [&machine::PROGRAMS, &[Need::Program("busybox"), Need::Program("rsync")]];
 
 fn arch() -> String {
     let machine = run(Command::new("uname").arg("-m")).trim().to_owned();
@@ -123,9 +122,8 @@ impl Node {
 
 #[test]
 fn systemd_boot_is_told_to_boot_the_installer_once() {
-    if !has_all() {
-        return;
-    }
+    require!(NEEDED);
+
     let node = Node::with(&["big", "standard"]).with_grub();
     write_text(&node.at("boot/efi/EFI/systemd/systemd-bootx64.efi"), "MZ");
     fs::create_dir_all(node.at("boot/efi/loader/entries")).expect("makes");
@@ -142,9 +140,8 @@ fn systemd_boot_is_told_to_boot_the_installer_once() {
 
 #[test]
 fn grub_reads_the_entry_from_a_file_of_its_own() {
-    if !has_all() {
-        return;
-    }
+    require!(NEEDED);
+
     let node = Node::with(&["big", "standard"]).with_grub();
     node.arranged(&["--flavor", "big"]);
     node.has_boot_files("boot", "big");
@@ -166,9 +163,8 @@ fn grub_reads_the_entry_from_a_file_of_its_own() {
 
 #[test]
 fn the_administrators_own_grub_file_is_left_alone() {
-    if !has_all() {
-        return;
-    }
+    require!(NEEDED);
+
     let node = Node::with(&["only"]).with_grub();
     write_text(&node.at("boot/grub/custom.cfg"), "set color=blue\n");
     fs::create_dir_all(node.at("etc/grub.d")).expect("makes");
@@ -188,9 +184,8 @@ fn the_administrators_own_grub_file_is_left_alone() {
 
 #[test]
 fn the_running_kernel_hands_over_where_there_is_no_other_way() {
-    if !has_all() {
-        return;
-    }
+    require!(NEEDED);
+
     let node = Node::with(&["standard"]);
     for dir in ["proc", "dev"] {
         fs::create_dir_all(node.at(dir)).expect("makes");
@@ -219,9 +214,8 @@ fn the_running_kernel_hands_over_where_there_is_no_other_way() {
 
 #[test]
 fn a_flavor_has_to_be_there_and_to_be_meant() {
-    if !has_all() {
-        return;
-    }
+    require!(NEEDED);
+
     let node = Node::with(&["big", "small"]).with_grub();
     write_text(&node.server("ssh", "kernel"), "no flavor");
     node.refused(&[], 4, &["big, small", "--flavor"]);
@@ -235,9 +229,8 @@ fn a_flavor_has_to_be_there_and_to_be_meant() {
 
 #[test]
 fn nothing_is_left_where_a_step_fails() {
-    if !has_all() {
-        return;
-    }
+    require!(NEEDED);
+
     let node = Node::with(&["standard"]).with_grub();
     write_text(&node.at("local.cfg"), "DEVICE=old\n");
     node.script("usr/sbin/grub-reboot", "echo the environment block is full; exit 1");
@@ -264,9 +257,8 @@ fn nothing_is_left_where_a_step_fails() {
 
 #[test]
 fn the_network_settings_are_kept_for_the_installer() {
-    if !has_all() {
-        return;
-    }
+    require!(NEEDED);
+
     let node = Node::with(&["standard"]).with_grub();
     write_text(&node.at("etc/resolv.conf"), "search cluster.example other.example\n");
     node.arranged(&["--configure-from", "lo"]).ended(0, &["IPADDR=127.0.0.1"]);
@@ -306,9 +298,8 @@ fn the_network_settings_are_kept_for_the_installer() {
 
 #[test]
 fn nobody_is_installed_anew_by_mistake() {
-    if !has_all() {
-        return;
-    }
+    require!(NEEDED);
+
     let node = Node::with(&["standard"]).with_grub();
     node.autoinstall(&[]).ended(2, &["nobody can be asked", "installed anew", "--yes"]);
     assert!(!node.at("boot/kernel.systemimager").exists());

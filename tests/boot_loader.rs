@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use common::disk::{self, Disk};
 use common::site::{Run, Site};
 use common::trees::{self, Item, Tree, noise};
-use common::{Need, judge, needs, run};
+use common::{Need, judge, require, run};
 
 const NEEDED: [Need; 6] = [
     Need::Root,
@@ -89,9 +89,8 @@ fn thawing_ioctl(site: &Site) -> usize {
 
 #[test]
 fn a_boot_partition_on_xfs_is_read_without_its_log() {
-    if !needs(&NEEDED) {
-        return;
-    }
+    require!(NEEDED);
+
     disk::private();
     let (site, disk) = site_with("xfs", "boot");
     site.publish(&generation(2));
@@ -110,9 +109,8 @@ fn a_boot_partition_on_xfs_is_read_without_its_log() {
 
 #[test]
 fn a_root_on_xfs_is_read_without_its_log() {
-    if !needs(&NEEDED) {
-        return;
-    }
+    require!(NEEDED);
+
     disk::private();
     let (site, disk) = site_with("xfs", "");
     site.publish(&generation(2));
@@ -122,9 +120,8 @@ fn a_root_on_xfs_is_read_without_its_log() {
 
 #[test]
 fn a_boot_partition_on_ext4_is_read_without_its_journal() {
-    if !needs(&[&NEEDED[..], &[Need::Program("mkfs.ext4")]].concat()) {
-        return;
-    }
+    require!(NEEDED, Program("mkfs.ext4"));
+
     disk::private();
     let (site, disk) = site_with("ext4", "boot");
     site.publish(&generation(2));
@@ -134,9 +131,8 @@ fn a_boot_partition_on_ext4_is_read_without_its_journal() {
 
 #[test]
 fn nothing_is_frozen_that_is_not_the_trees_own_or_that_did_not_change() {
-    if !needs(&NEEDED) {
-        return;
-    }
+    require!(NEEDED);
+
     disk::private();
     // a plain directory, and a bind mount of one
     let site = Site::at(&generation(1));
@@ -190,9 +186,8 @@ impl Drop for Thawed<'_> {
 
 #[test]
 fn a_kill_while_it_is_frozen_leaves_it_thawed() {
-    if !needs(&NEEDED) {
-        return;
-    }
+    require!(NEEDED);
+
     disk::private();
     let (site, _disk) = site_with("xfs", "boot");
     let boot = site.node().join("boot");
@@ -222,9 +217,8 @@ fn a_kill_while_it_is_frozen_leaves_it_thawed() {
 
 #[test]
 fn a_process_that_stops_while_it_is_frozen_does_not_hold_it_for_long() {
-    if !needs(&NEEDED) {
-        return;
-    }
+    require!(NEEDED);
+
     disk::private();
     let (site, _disk) = site_with("xfs", "boot");
     let boot = site.node().join("boot");

@@ -10,9 +10,7 @@ use std::time::{Duration, SystemTime};
 
 use common::site::{Run, Site};
 use common::trees::{self, Item, What};
-use common::{Need, copy_tree, judge, needs};
-
-const NEEDED: [Need; 2] = [Need::Root, Need::Program("rsync")];
+use common::{ROOT_AND_RSYNC, copy_tree, judge, require};
 
 fn read(path: &Path) -> String {
     fs::read_to_string(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
@@ -38,9 +36,8 @@ const OWN_TO_A_NODE: [&str; 14] = [
 
 #[test]
 fn what_differs_on_every_node_stays_the_nodes_own_by_default() {
-    if !needs(&NEEDED) {
-        return;
-    }
+    require!(ROOT_AND_RSYNC);
+
     let site = Site::new();
     let mut tree = trees::system();
     for path in OWN_TO_A_NODE {
@@ -87,9 +84,8 @@ fn what_differs_on_every_node_stays_the_nodes_own_by_default() {
 
 #[test]
 fn times_of_directories_alone_start_no_work() {
-    if !needs(&NEEDED) {
-        return;
-    }
+    require!(ROOT_AND_RSYNC);
+
     let site = Site::at(&trees::system());
     for directory in ["etc", "tmp", "var/log"] {
         let path = site.node().join(directory);
@@ -113,9 +109,8 @@ fn times_of_directories_alone_start_no_work() {
 
 #[test]
 fn another_program_updated_the_node_in_between() {
-    if !needs(&NEEDED) {
-        return;
-    }
+    require!(ROOT_AND_RSYNC);
+
     let mut tree = trees::system();
     let mut large = trees::noise(200_000, 1);
     trees::put(&mut tree, "usr/lib/large", Item::file(large.clone()));
@@ -156,9 +151,8 @@ fn another_program_updated_the_node_in_between() {
 
 #[test]
 fn only_what_changes_is_looked_at_when_that_is_asked_for() {
-    if !needs(&NEEDED) {
-        return;
-    }
+    require!(ROOT_AND_RSYNC);
+
     let mut tree = trees::system();
     let mut large = trees::noise(200_000, 1);
     trees::put(&mut tree, "usr/lib/large", Item::file(large.clone()));
@@ -186,9 +180,8 @@ fn only_what_changes_is_looked_at_when_that_is_asked_for() {
 
 #[test]
 fn a_directory_that_was_deleted_comes_back_whole_though_drift_is_only_reported() {
-    if !needs(&NEEDED) {
-        return;
-    }
+    require!(ROOT_AND_RSYNC);
+
     let mut tree = trees::system();
     let site = Site::at(&tree);
     fs::remove_dir_all(site.node().join("usr/lib/app")).expect("removes");
@@ -206,9 +199,8 @@ fn a_directory_that_was_deleted_comes_back_whole_though_drift_is_only_reported()
 
 #[test]
 fn a_state_directory_that_came_with_a_clone_is_not_believed() {
-    if !needs(&NEEDED) {
-        return;
-    }
+    require!(ROOT_AND_RSYNC);
+
     let tree = trees::system();
     let site = Site::at(&tree);
     // the golden client's whole tree becomes another node's, which then loses a file
@@ -240,9 +232,8 @@ fn a_state_directory_that_came_with_a_clone_is_not_believed() {
 
 #[test]
 fn an_image_without_the_agent_leaves_it_its_configuration_and_its_keys() {
-    if !needs(&NEEDED) {
-        return;
-    }
+    require!(ROOT_AND_RSYNC);
+
     const AGENTS: [&str; 6] = [
         "usr/sbin/si_updateclient",
         "etc/systemimager/updateclient.toml",
@@ -295,9 +286,8 @@ fn an_image_without_the_agent_leaves_it_its_configuration_and_its_keys() {
 
 #[test]
 fn the_same_content_is_published_again_and_an_older_one_anew() {
-    if !needs(&NEEDED) {
-        return;
-    }
+    require!(ROOT_AND_RSYNC);
+
     let old = trees::system();
     let site = Site::at(&old);
     assert!(site.publish_as_it_is(&[]).is_empty() || site.archives("diffs").is_empty());

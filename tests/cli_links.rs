@@ -7,9 +7,7 @@ use std::os::unix::fs::MetadataExt;
 
 use common::site::Site;
 use common::trees::{self, Item, Tree, What};
-use common::{Need, judge, needs};
-
-const NEEDED: [Need; 2] = [Need::Root, Need::Program("rsync")];
+use common::{ROOT_AND_RSYNC, judge, require};
 
 /// A tree with files in groups: each has a content and its names.
 fn grouped(groups: &[(&str, &[&str])]) -> Tree {
@@ -75,23 +73,22 @@ fn follow_all(more: &[&str]) {
 
 #[test]
 fn groups_split_join_gain_and_lose_names() {
-    if needs(&NEEDED) {
-        follow_all(&[]);
-    }
+    require!(ROOT_AND_RSYNC);
+
+    follow_all(&[]);
 }
 
 #[test]
 fn groups_split_join_gain_and_lose_names_when_only_what_changes_is_looked_at() {
-    if needs(&NEEDED) {
-        follow_all(&["--check", "touched"]);
-    }
+    require!(ROOT_AND_RSYNC);
+
+    follow_all(&["--check", "touched"]);
 }
 
 #[test]
 fn groups_change_over_several_generations_at_once() {
-    if !needs(&NEEDED) {
-        return;
-    }
+    require!(ROOT_AND_RSYNC);
+
     let generations = generations();
     let site = Site::at(&generations[0]);
     for (number, tree) in generations.iter().enumerate().skip(1) {
@@ -105,9 +102,8 @@ fn groups_change_over_several_generations_at_once() {
 
 #[test]
 fn a_name_that_is_excluded_keeps_its_bytes_and_metadata() {
-    if !needs(&NEEDED) {
-        return;
-    }
+    require!(ROOT_AND_RSYNC);
+
     let mut tree = grouped(&[("1", &["x/a", "x/keep", "y/b"]), ("pair", &["y/p", "y/keep"])]);
     let site = Site::new();
     site.publish(&tree);
@@ -155,9 +151,8 @@ fn a_name_that_is_excluded_keeps_its_bytes_and_metadata() {
 
 #[test]
 fn a_group_that_came_apart_on_the_node_is_put_together_again() {
-    if !needs(&NEEDED) {
-        return;
-    }
+    require!(ROOT_AND_RSYNC);
+
     let site = Site::at(&grouped(&[("1", &["x/a", "x/b", "y/c"]), ("1", &["y/d"])]));
     let node = site.node();
     // what an editor that writes a new file does, and a deduplicating tool the other way round

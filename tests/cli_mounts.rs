@@ -9,7 +9,7 @@ use std::process::Command;
 
 use common::site::Site;
 use common::trees::{self, Item, Tree, What};
-use common::{Need, judge, needs, run};
+use common::{Need, judge, require, run};
 
 const NEEDED: [Need; 3] = [Need::Root, Need::Program("rsync"), Need::Program("mount")];
 
@@ -63,9 +63,8 @@ fn read(path: &Path) -> String {
 
 #[test]
 fn a_file_that_is_mounted_over_deviates_and_is_not_touched() {
-    if !needs(&NEEDED) {
-        return;
-    }
+    require!(NEEDED);
+
     let mut tree = with(&[("usr/lib/a", "one inode"), ("etc/resolv.conf", "the image's")]);
     for name in ["usr/lib/b", "usr/lib/c"] {
         trees::put(&mut tree, name, Item::new(What::Link(b"usr/lib/a".to_vec())));
@@ -106,9 +105,8 @@ fn a_file_that_is_mounted_over_deviates_and_is_not_touched() {
 
 #[test]
 fn a_mount_below_a_directory_that_goes_or_becomes_something_else_is_refused_by_name() {
-    if !needs(&NEEDED) {
-        return;
-    }
+    require!(NEEDED);
+
     let tree = with(&[("srv/app/in/file", "data"), ("srv/stays", "data")]);
     let site = Site::at(&tree);
     let elsewhere = site.dir.path().join("elsewhere");
@@ -142,9 +140,8 @@ fn a_mount_below_a_directory_that_goes_or_becomes_something_else_is_refused_by_n
 
 #[test]
 fn a_foreign_filesystem_over_a_tracked_directory_is_not_touched() {
-    if !needs(&NEEDED) {
-        return;
-    }
+    require!(NEEDED);
+
     let mut tree = with(&[("run/lock/file", "the image's"), ("run/gone", "the image's")]);
     let site = Site::at(&tree);
     let run_directory = Mounted::tmpfs(&site.node().join("run"));
@@ -164,9 +161,8 @@ fn a_foreign_filesystem_over_a_tracked_directory_is_not_touched() {
 
 #[test]
 fn filesystems_of_the_systems_own_take_part_each_with_its_stage() {
-    if !needs(&[Need::Root, Need::LoopDevice, Need::Program("rsync"), Need::Program("mkfs.ext4")]) {
-        return;
-    }
+    require!(Root, LoopDevice, Program("rsync"), Program("mkfs.ext4"));
+
     let mut tree = with(&[("boot/initrd", "an initrd"), ("usr/lib/large", "x")]);
     let site = Site::at(&tree);
     let _boot = Mounted::ext4(&site.dir.path().join("boot.img"), &site.node().join("boot"));
@@ -213,9 +209,8 @@ fn filesystems_of_the_systems_own_take_part_each_with_its_stage() {
 
 #[test]
 fn a_part_that_is_mounted_read_only_stops_only_what_has_to_change_in_it() {
-    if !needs(&NEEDED) {
-        return;
-    }
+    require!(NEEDED);
+
     let mut tree = with(&[("usr/lib/file", "data")]);
     let site = Site::at(&tree);
     let usr = site.node().join("usr");
@@ -244,9 +239,8 @@ fn a_part_that_is_mounted_read_only_stops_only_what_has_to_change_in_it() {
 
 #[test]
 fn a_mount_that_the_fstab_names_and_that_is_missing() {
-    if !needs(&NEEDED) {
-        return;
-    }
+    require!(NEEDED);
+
     let site = Site::new();
     let mut tree = trees::everything();
     tree.insert(b"boot".to_vec(), Item::dir());

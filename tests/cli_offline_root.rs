@@ -7,7 +7,7 @@ use std::process::Command;
 
 use common::site::{Run, Site};
 use common::trees::{self, Item};
-use common::{Need, judge, needs};
+use common::{Need, judge, require};
 
 const NEEDED: [Need; 3] = [Need::Root, Need::Program("rsync"), Need::Program("unshare")];
 
@@ -50,9 +50,8 @@ fn judged(site: &Site) {
 
 #[test]
 fn configuration_and_excludes_are_read_below_the_root() {
-    if !needs(&NEEDED) {
-        return;
-    }
+    require!(NEEDED);
+
     let site = site();
     let text = format!("image = \"node\"\nrepo = \"{}\"\n", site.repo_url);
     trees::write_text(&site.node().join("etc/systemimager/updateclient.toml"), &text);
@@ -66,9 +65,8 @@ fn configuration_and_excludes_are_read_below_the_root() {
 
 #[test]
 fn the_old_clients_configuration_is_read_below_the_root() {
-    if !needs(&NEEDED) {
-        return;
-    }
+    require!(NEEDED);
+
     let site = site();
     let text =
         format!("image = \"node\"\nrepo = \"{}\"\nexclude_file = \"/etc/rules\"\n", site.repo_url);
@@ -92,9 +90,8 @@ fn the_old_clients_configuration_is_read_below_the_root() {
 
 #[test]
 fn a_configuration_behind_a_symlink_is_not_taken_for_none() {
-    if !needs(&NEEDED) {
-        return;
-    }
+    require!(NEEDED);
+
     let site = site();
     let own = site.node().join("etc/systemimager");
     let text = format!("image = \"node\"\nrepo = \"{}\"\n", site.repo_url);

@@ -15,9 +15,7 @@ use nix::unistd::Pid;
 use common::fault_server::{Fault, FaultServer};
 use common::site::{Run, Site};
 use common::trees::{self, Item};
-use common::{Need, judge, needs};
-
-const NEEDED: [Need; 2] = [Need::Root, Need::Program("rsync")];
+use common::{ROOT_AND_RSYNC, judge, require};
 
 /// A node with an update before it that takes about a second to download.
 fn slow() -> (Site, FaultServer, String) {
@@ -70,9 +68,8 @@ fn finish(child: Child) -> Run {
 
 #[test]
 fn a_hangup_does_not_stop_a_run() {
-    if !needs(&NEEDED) {
-        return;
-    }
+    require!(ROOT_AND_RSYNC);
+
     let (site, server, path) = slow();
     let child = start(&site, &server, &path, &mut site.command());
     signal(&child, Signal::SIGHUP);
@@ -82,9 +79,8 @@ fn a_hangup_does_not_stop_a_run() {
 
 #[test]
 fn a_stop_before_the_seal_leaves_nothing_behind() {
-    if !needs(&NEEDED) {
-        return;
-    }
+    require!(ROOT_AND_RSYNC);
+
     for how in [Signal::SIGINT, Signal::SIGTERM] {
         let (site, server, path) = slow();
         let before = site.dir.path().join("before");
@@ -128,9 +124,8 @@ fn spool(site: &Site) -> Vec<String> {
 
 #[test]
 fn a_stop_is_heeded_while_the_server_says_nothing() {
-    if !needs(&NEEDED) {
-        return;
-    }
+    require!(ROOT_AND_RSYNC);
+
     // the catalog's answer, the catalog, the listing, and the middle of the diff
     for (path, fault, requests, how) in [
         (Some("/node/catalog.toml"), Fault::Stall(0), 1, Signal::SIGINT),
@@ -174,9 +169,8 @@ fn a_stop_is_heeded_while_the_server_says_nothing() {
 
 #[test]
 fn a_stop_is_heeded_between_two_tries() {
-    if !needs(&NEEDED) {
-        return;
-    }
+    require!(ROOT_AND_RSYNC);
+
     let (site, server, path) = slow();
     server.calm();
     server.always(&path, Fault::Status(503, Some("60")));
@@ -191,9 +185,8 @@ fn a_stop_is_heeded_between_two_tries() {
 
 #[test]
 fn a_stop_is_heeded_while_nothing_accepts_the_connection() {
-    if !needs(&NEEDED) {
-        return;
-    }
+    require!(ROOT_AND_RSYNC);
+
     let (mut site, server, _) = slow();
     drop(server);
     // a listener that is full: the next connection neither comes about nor is refused
@@ -224,9 +217,8 @@ fn held_up(command: &Command, call: &str, delay: Duration) -> Child {
 
 #[test]
 fn a_stop_is_heeded_while_content_is_staged() {
-    if !needs(&[&NEEDED[..], &[Need::Program("strace")]].concat()) {
-        return;
-    }
+    require!(ROOT_AND_RSYNC, Program("strace"));
+
     let mut tree = trees::system();
     let site = Site::at(&tree);
     for number in 0..400 {
@@ -256,9 +248,8 @@ fn a_stop_is_heeded_while_content_is_staged() {
 
 #[test]
 fn a_stop_is_heeded_during_a_full_sync_whose_server_says_nothing() {
-    if !needs(&NEEDED) {
-        return;
-    }
+    require!(ROOT_AND_RSYNC);
+
     let (site, _server, _) = slow();
     for diff in site.archives("diffs") {
         fs::remove_file(diff).expect("removes");
@@ -282,9 +273,8 @@ fn a_stop_is_heeded_during_a_full_sync_whose_server_says_nothing() {
 
 #[test]
 fn after_the_seal_a_stop_waits_for_the_renames_however_often_it_is_asked_for() {
-    if !needs(&[&NEEDED[..], &[Need::Program("strace")]].concat()) {
-        return;
-    }
+    require!(ROOT_AND_RSYNC, Program("strace"));
+
     for how in [Signal::SIGINT, Signal::SIGTERM] {
         let mut tree = trees::system();
         let site = Site::at(&tree);
@@ -315,9 +305,8 @@ fn after_the_seal_a_stop_waits_for_the_renames_however_often_it_is_asked_for() {
 
 #[test]
 fn a_stop_is_heeded_at_the_question() {
-    if !needs(&[Need::Root, Need::Program("rsync"), Need::Program("script")]) {
-        return;
-    }
+    require!(ROOT_AND_RSYNC, Program("script"));
+
     let (site, _server, _) = slow();
     let before = site.snapshot();
     let client = site.command();
@@ -346,9 +335,8 @@ fn a_stop_is_heeded_at_the_question() {
 
 #[test]
 fn closed_or_full_outputs_change_nothing() {
-    if !needs(&NEEDED) {
-        return;
-    }
+    require!(ROOT_AND_RSYNC);
+
     let mut tree = trees::system();
     let site = Site::at(&tree);
     for (number, outputs) in
@@ -389,9 +377,8 @@ fn closed_or_full_outputs_change_nothing() {
 
 #[test]
 fn the_terminal_dies_during_a_run() {
-    if !needs(&[Need::Root, Need::Program("rsync"), Need::Program("script")]) {
-        return;
-    }
+    require!(ROOT_AND_RSYNC, Program("script"));
+
     let (site, server, path) = slow();
     let client = site.command();
     let words: Vec<String> = std::iter::once(client.get_program())
@@ -418,9 +405,8 @@ fn the_terminal_dies_during_a_run() {
 
 #[test]
 fn the_clock_says_1970() {
-    if !needs(&[Need::Root, Need::Program("rsync"), Need::Program("cc")]) {
-        return;
-    }
+    require!(ROOT_AND_RSYNC, Program("cc"));
+
     let mut tree = trees::system();
     let mut site = Site::at(&tree);
     let source = site.dir.path().join("clock.c");

@@ -9,7 +9,7 @@ use std::process::{Command, Output};
 
 use common::disk::{self, Disk};
 use common::trees::{Item, Tree};
-use common::{Need, copy_tree, judge, needs, run, scratch, trees};
+use common::{ROOT_AND_RSYNC, copy_tree, judge, require, run, scratch, trees};
 
 /// An image `node`, and a repository for it.
 struct Site {
@@ -128,9 +128,8 @@ fn an_image_that_did_not_change_publishes_nothing() {
 
 #[test]
 fn everything_that_a_tree_can_hold_is_published() {
-    if !needs(&[Need::Root]) {
-        return;
-    }
+    require!(Root);
+
     let first = trees::everything();
     for options in
         [&["publish"][..], &["publish", "--plain"], &["publish", "--compression", "gzip"]]
@@ -221,9 +220,8 @@ fn what_was_moved_renamed_and_edited_is_made_of_what_it_was() {
 /// The clones serve as the base where the archives are lost, and are believed only as far as their digests go.
 #[test]
 fn where_blocks_are_shared_the_head_is_kept_as_clones() {
-    if !needs(&[Need::Root, Need::LoopDevice, Need::Program("mkfs.xfs")]) {
-        return;
-    }
+    require!(Root, LoopDevice, Program("mkfs.xfs"));
+
     disk::private();
     let outside = scratch();
     let site = Site { dir: scratch() };
@@ -458,9 +456,8 @@ fn an_image_with_the_name_of_another_module_of_the_server_is_refused() {
 /// The four kinds of base of the original proposal lead to the same diff.
 #[test]
 fn a_diff_is_built_from_a_tree_an_archive_or_a_manifest() {
-    if !needs(&[Need::Root, Need::Program("rsync")]) {
-        return;
-    }
+    require!(ROOT_AND_RSYNC);
+
     let mut first = trees::everything();
     // GNU tar makes two devices out of two names of one.
     first.remove(b"dev/zero2".as_slice());
@@ -511,9 +508,8 @@ fn a_diff_is_built_from_a_tree_an_archive_or_a_manifest() {
 /// Plain tar adds and changes; what goes is for whoever unpacks by hand to remove.
 #[test]
 fn plain_tar_unpacks_a_diff_over_its_base() {
-    if !needs(&[Need::Root, Need::Program("rsync")]) {
-        return;
-    }
+    require!(ROOT_AND_RSYNC);
+
     let site = Site::new(&small("one"));
     copy_tree(&site.image(), &site.at("base"));
     site.edit(&small("two"));

@@ -12,9 +12,7 @@ use rustix::fs::{Mode, OFlags};
 
 use common::site::Site;
 use common::trees::{self, Item, Tree, What};
-use common::{Need, needs};
-
-const NEEDED: [Need; 2] = [Need::Root, Need::Program("rsync")];
+use common::{ROOT_AND_RSYNC, require};
 
 fn symlink(target: &str) -> Item {
     Item::new(What::Symlink(target.as_bytes().to_vec()))
@@ -60,9 +58,8 @@ fn shape(tree: &mut Tree, top: &str, number: usize) {
 
 #[test]
 fn nested_types_change_in_every_direction() {
-    if !needs(&NEEDED) {
-        return;
-    }
+    require!(ROOT_AND_RSYNC);
+
     const SHAPES: usize = 8;
     let tree = |second: bool| {
         let mut tree = trees::system();
@@ -82,9 +79,8 @@ fn nested_types_change_in_every_direction() {
 
 #[test]
 fn each_kind_of_metadata_changes_alone() {
-    if !needs(&NEEDED) {
-        return;
-    }
+    require!(ROOT_AND_RSYNC);
+
     let mut tree = trees::everything();
     let site = Site::at(&tree);
     let capability = tree[&b"usr/bin/ping"[..]].xattrs.clone();
@@ -119,9 +115,8 @@ fn each_kind_of_metadata_changes_alone() {
 
 #[test]
 fn holes_stay_holes() {
-    if !needs(&NEEDED) {
-        return;
-    }
+    require!(ROOT_AND_RSYNC);
+
     let mut tree = trees::system();
     trees::put(
         &mut tree,
@@ -155,9 +150,8 @@ fn holes_stay_holes() {
 
 #[test]
 fn what_is_excluded_keeps_a_directory_that_goes_and_refuses_another_type() {
-    if !needs(&NEEDED) {
-        return;
-    }
+    require!(ROOT_AND_RSYNC);
+
     let mut tree = trees::system();
     for path in ["srv/a/data", "srv/a/deep/data", "srv/b/data", "srv/b/deep/data"] {
         trees::put(&mut tree, path, Item::file("data"));
@@ -215,9 +209,8 @@ impl Drop for Attribute {
 
 #[test]
 fn what_is_immutable_is_refused_by_name_before_the_seal() {
-    if !needs(&[Need::Root, Need::Program("rsync"), Need::Program("chattr")]) {
-        return;
-    }
+    require!(ROOT_AND_RSYNC, Program("chattr"));
+
     let mut tree = trees::system();
     for path in ["srv/goes/f", "srv/turns/f", "srv/stays/f"] {
         trees::put(&mut tree, path, Item::file("data"));
@@ -298,9 +291,8 @@ fn tar_of(top: &Path, name: &str) -> String {
 
 #[test]
 fn the_longest_paths_come_change_and_go() {
-    if !needs(&[Need::Root, Need::Program("rsync"), Need::Program("tar")]) {
-        return;
-    }
+    require!(ROOT_AND_RSYNC, Program("tar"));
+
     let site = Site::at(&trees::system());
     let far = "far-down";
     for text in ["one", "two"] {

@@ -6,9 +6,7 @@ use std::os::unix::fs::MetadataExt;
 
 use common::site::Site;
 use common::trees::{self, Item, Tree, What};
-use common::{Need, judge, needs};
-
-const NEEDED: [Need; 2] = [Need::Root, Need::Program("rsync")];
+use common::{ROOT_AND_RSYNC, judge, require};
 
 /// Two generations with everything, the first one recorded on the node.
 fn followed() -> (Site, Tree) {
@@ -28,9 +26,8 @@ fn edited(tree: &Tree, path: &[u8], text: &str) -> Tree {
 
 #[test]
 fn every_kind_of_entry_and_of_change_through_five_generations() {
-    if !needs(&NEEDED) {
-        return;
-    }
+    require!(ROOT_AND_RSYNC);
+
     let (site, mut tree) = followed();
     for round in 1..6 {
         tree = trees::mutate(&tree, round);
@@ -43,9 +40,8 @@ fn every_kind_of_entry_and_of_change_through_five_generations() {
 
 #[test]
 fn a_second_run_asks_once_and_touches_nothing() {
-    if !needs(&NEEDED) {
-        return;
-    }
+    require!(ROOT_AND_RSYNC);
+
     let (mut site, tree) = followed();
     let server = common::fault_server::FaultServer::serve(&site.repo());
     site.repo_url = server.url();
@@ -65,9 +61,8 @@ fn a_second_run_asks_once_and_touches_nothing() {
 
 #[test]
 fn an_untracked_file_stays_also_where_its_directory_goes() {
-    if !needs(&NEEDED) {
-        return;
-    }
+    require!(ROOT_AND_RSYNC);
+
     let (site, mut tree) = followed();
     tree.insert(b"srv/app/data".to_vec(), Item::file("data"));
     tree.insert(b"srv/app".to_vec(), Item::dir());
@@ -92,9 +87,8 @@ fn an_untracked_file_stays_also_where_its_directory_goes() {
 
 #[test]
 fn untracked_paths_are_counted_and_purged_only_when_asked() {
-    if !needs(&NEEDED) {
-        return;
-    }
+    require!(ROOT_AND_RSYNC);
+
     let (site, tree) = followed();
     std::fs::create_dir_all(site.node().join("home/me/deep")).expect("makes");
     std::fs::write(site.node().join("home/me/deep/file"), "mine").expect("writes");
@@ -112,9 +106,8 @@ fn untracked_paths_are_counted_and_purged_only_when_asked() {
 
 #[test]
 fn drift_is_repaired_or_reported() {
-    if !needs(&NEEDED) {
-        return;
-    }
+    require!(ROOT_AND_RSYNC);
+
     let (site, tree) = followed();
     let passwd = site.node().join("etc/passwd");
     std::fs::write(&passwd, "tampered").expect("writes");
@@ -131,9 +124,8 @@ fn drift_is_repaired_or_reported() {
 
 #[test]
 fn only_a_content_check_sees_an_edit_that_kept_size_and_time() {
-    if !needs(&NEEDED) {
-        return;
-    }
+    require!(ROOT_AND_RSYNC);
+
     let (site, _) = followed();
     let passwd = site.node().join("etc/passwd");
     let old = std::fs::metadata(&passwd).expect("is there");
@@ -152,9 +144,8 @@ fn only_a_content_check_sees_an_edit_that_kept_size_and_time() {
 
 #[test]
 fn a_time_that_alone_changes_is_set_in_place() {
-    if !needs(&NEEDED) {
-        return;
-    }
+    require!(ROOT_AND_RSYNC);
+
     let (site, tree) = followed();
     let before = std::fs::metadata(site.node().join("etc/passwd")).expect("is there").ino();
     let mut next = tree.clone();
@@ -168,9 +159,8 @@ fn a_time_that_alone_changes_is_set_in_place() {
 
 #[test]
 fn a_directory_becomes_a_symlink_and_back_while_its_children_change() {
-    if !needs(&NEEDED) {
-        return;
-    }
+    require!(ROOT_AND_RSYNC);
+
     let (site, mut tree) = followed();
     let split = |tree: &mut Tree, text: &str| {
         tree.insert(b"merge".to_vec(), Item::dir());
@@ -209,9 +199,8 @@ fn a_directory_becomes_a_symlink_and_back_while_its_children_change() {
 
 #[test]
 fn a_backup_by_hardlinks_keeps_its_bytes_and_metadata() {
-    if !needs(&NEEDED) {
-        return;
-    }
+    require!(ROOT_AND_RSYNC);
+
     let (site, tree) = followed();
     let node = site.node();
     common::run(
@@ -237,9 +226,8 @@ fn a_backup_by_hardlinks_keeps_its_bytes_and_metadata() {
 
 #[test]
 fn a_dry_run_tells_all_and_changes_nothing() {
-    if !needs(&NEEDED) {
-        return;
-    }
+    require!(ROOT_AND_RSYNC);
+
     let (site, tree) = followed();
     site.publish(&edited(&tree, b"etc/gone", "gone"));
     site.updated(&[]);
@@ -270,9 +258,8 @@ fn a_dry_run_tells_all_and_changes_nothing() {
 
 #[test]
 fn there_and_back_and_there_again() {
-    if !needs(&NEEDED) {
-        return;
-    }
+    require!(ROOT_AND_RSYNC);
+
     let (site, tree) = followed();
     let other = edited(&tree, b"etc/passwd", "another text");
     for (serial, tree) in [(2, &other), (3, &tree), (4, &other)] {
@@ -284,9 +271,8 @@ fn there_and_back_and_there_again() {
 
 #[test]
 fn what_is_excluded_is_neither_changed_nor_deleted() {
-    if !needs(&NEEDED) {
-        return;
-    }
+    require!(ROOT_AND_RSYNC);
+
     let (site, tree) = followed();
     let rules = site.dir.path().join("rules");
     std::fs::write(&rules, "/etc/passwd\n/srv/\n*.log\n").expect("writes");

@@ -14,9 +14,8 @@ use std::time::{Duration, Instant};
 
 use common::site::{Run, Site};
 use common::trees::{Item, Tree, What, noise};
-use common::{Need, judge, needs, random, rounds, tally};
+use common::{Need, ROOT_AND_RSYNC, judge, random, require, rounds, tally};
 
-const NEEDED: [Need; 2] = [Need::Root, Need::Program("rsync")];
 const TRACED: [Need; 3] = [Need::Root, Need::Program("rsync"), Need::Program("strace")];
 
 /// `dirs` directories with `files` files each; the second round changes, adds, removes, renames, and
@@ -215,23 +214,23 @@ fn killed_at_random(way: Way, few: usize) {
 
 #[test]
 fn a_diff_killed_at_random_moments() {
-    if needs(&NEEDED) {
-        killed_at_random(Way::Diff, 25);
-    }
+    require!(ROOT_AND_RSYNC);
+
+    killed_at_random(Way::Diff, 25);
 }
 
 #[test]
 fn a_full_sync_killed_at_random_moments() {
-    if needs(&NEEDED) {
-        killed_at_random(Way::Full, 6);
-    }
+    require!(ROOT_AND_RSYNC);
+
+    killed_at_random(Way::Full, 6);
 }
 
 #[test]
 fn a_run_by_rsync_alone_killed_at_random_moments() {
-    if needs(&NEEDED) {
-        killed_at_random(Way::Rsync, 6);
-    }
+    require!(ROOT_AND_RSYNC);
+
+    killed_at_random(Way::Rsync, 6);
 }
 
 /// Runs `command` under strace, which injects `what` into the `nth` of `call`.
@@ -297,9 +296,8 @@ const OFTEN: [&str; 3] = ["openat2", "write", "pwrite64"];
 
 #[test]
 fn killed_at_a_step_and_killed_again_while_recovering() {
-    if !needs(&TRACED) {
-        return;
-    }
+    require!(TRACED);
+
     let scene = Scene::new(Way::Diff, 5, 15);
     let (mut kills, mut sealed) = (0, 0);
     for (call, last) in counted(&scene, &[&STEPS[..], &OFTEN].concat()) {
@@ -373,25 +371,25 @@ fn failed(calls: &[&'static str], error: &str, few: usize) {
 
 #[test]
 fn a_call_fails_with_an_io_error() {
-    if needs(&TRACED) {
-        failed(&[&STEPS[..], &OFTEN, &["openat"]].concat(), "EIO", 3);
-    }
+    require!(TRACED);
+
+    failed(&[&STEPS[..], &OFTEN, &["openat"]].concat(), "EIO", 3);
 }
 
 #[test]
 fn a_call_fails_for_want_of_room() {
-    if needs(&TRACED) {
-        let rest = ["openat2", "write", "pwrite64", "ftruncate", "fsync", "fdatasync", "syncfs"];
-        failed(&[&["renameat2", "renameat", "mkdirat", "linkat"], &rest[..]].concat(), "ENOSPC", 2);
-    }
+    require!(TRACED);
+
+    let rest = ["openat2", "write", "pwrite64", "ftruncate", "fsync", "fdatasync", "syncfs"];
+    failed(&[&["renameat2", "renameat", "mkdirat", "linkat"], &rest[..]].concat(), "ENOSPC", 2);
 }
 
 /// As on a filesystem that turns read-only because of an error.
 #[test]
 fn a_call_fails_because_the_filesystem_is_read_only_now() {
-    if needs(&TRACED) {
-        failed(&[&STEPS[..], &OFTEN].concat(), "EROFS", 2);
-    }
+    require!(TRACED);
+
+    failed(&[&STEPS[..], &OFTEN].concat(), "EROFS", 2);
 }
 
 /// The spread is what it says.

@@ -25,7 +25,7 @@ use std::time::Duration;
 use common::fingerprint::Fingerprint;
 use common::site::Site;
 use common::trees::{self, Item, Tree, What, noise};
-use common::{Need, copy_tree, judge, needs};
+use common::{ROOT_AND_RSYNC, copy_tree, judge, require};
 use rustix::fs::{StatVfsMountFlags, XattrFlags};
 use rustix::io::Errno;
 use systemimager::fetch::{Options, Side};
@@ -38,7 +38,6 @@ use systemimager::state::Found;
 use systemimager::update::{self, Excludes, Report, Request, RollbackRequest, UpdateError, Way};
 use tempfile::TempDir;
 
-const NEEDED: [Need; 2] = [Need::Root, Need::Program("rsync")];
 /// rsync looks at the node after every so many steps.
 const JUDGED: u32 = 25;
 /// The child says with this code that it met its end alive.
@@ -644,9 +643,8 @@ fn sweep(name: &str, work: impl FnOnce(&Path)) {
         rayon::ThreadPoolBuilder::new().num_threads(1).build_global().expect("one thread");
         return work(Path::new(&place));
     }
-    if !needs(&NEEDED) {
-        return;
-    }
+    require!(ROOT_AND_RSYNC);
+
     let place = fast_place();
     let program = place.path().join("sweep");
     fs::copy(std::env::current_exe().expect("this program"), &program)

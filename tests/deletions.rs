@@ -8,9 +8,7 @@ use std::fs;
 use common::interrupted::read;
 use common::site::Site;
 use common::trees::{self, Item, Tree};
-use common::{Need, judge, needs};
-
-const NEEDED: [Need; 2] = [Need::Root, Need::Program("rsync")];
+use common::{ROOT_AND_RSYNC, judge, require};
 
 /// What the agent could not do without.
 const PROTECTED: [&str; 6] = [
@@ -68,9 +66,8 @@ fn tree(gone: usize) -> Tree {
 
 #[test]
 fn what_the_agent_needs_stays_though_the_image_lacks_it() {
-    if !needs(&NEEDED) {
-        return;
-    }
+    require!(ROOT_AND_RSYNC);
+
     for way in WAYS {
         let (mut first, mut second) = (tree(0), tree(0));
         for path in PROTECTED {
@@ -109,9 +106,8 @@ fn what_the_agent_needs_stays_though_the_image_lacks_it() {
 
 #[test]
 fn more_deletions_than_are_allowed_stop_every_way_with_the_list() {
-    if !needs(&NEEDED) {
-        return;
-    }
+    require!(ROOT_AND_RSYNC);
+
     for way in WAYS {
         // forty-four paths of a hundred and twenty-odd
         let site = site(way, &tree(0), &tree(4));
@@ -144,9 +140,8 @@ fn more_deletions_than_are_allowed_stop_every_way_with_the_list() {
 
 #[test]
 fn an_empty_image_empties_no_node() {
-    if !needs(&NEEDED) {
-        return;
-    }
+    require!(ROOT_AND_RSYNC);
+
     let empty = Tree::from([(Vec::new(), Item::dir())]);
     for way in WAYS {
         let site = site(way, &tree(0), &empty);

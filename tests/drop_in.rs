@@ -11,16 +11,12 @@ use std::process::{Command, Stdio};
 
 use common::site::{Run, Site};
 use common::trees::{self, Item, Tree, What};
-use common::{Need, copy_tree, judge, machine, needs};
+use common::{ROOT_AND_RSYNC, copy_tree, judge, machine, require};
 
 const AGENT: &str = env!("CARGO_BIN_EXE_si_updateclient");
 /// The agent's own, in rsync's words.
 const OWN: [&str; 3] =
     ["/.si-*", "/var/lib/systemimager/client/", "/etc/systemimager/IMAGE_LAST_SYNCED_TO"];
-
-fn has_all() -> bool {
-    needs(&[Need::Root, Need::Program("rsync")])
-}
 
 /// An image server as SystemImager leaves it, and one node.
 struct Old {
@@ -149,9 +145,8 @@ fn overrides() -> [(&'static str, Tree); 2] {
 
 #[test]
 fn the_update_of_xcat_follows_the_servers_cluster_txt() {
-    if !has_all() {
-        return;
-    }
+    require!(ROOT_AND_RSYNC);
+
     let old = Old::new(&image(), &overrides());
     trees::write_text(
         &old.server("scripts/cluster.txt"),
@@ -180,9 +175,8 @@ fn the_update_of_xcat_follows_the_servers_cluster_txt() {
 
 #[test]
 fn overrides_of_the_command_line_and_of_the_file_replace_those_of_cluster_txt() {
-    if !has_all() {
-        return;
-    }
+    require!(ROOT_AND_RSYNC);
+
     let old = Old::new(&image(), &overrides());
     trees::write_text(
         &old.server("scripts/cluster.txt"),
@@ -214,9 +208,8 @@ fn overrides_of_the_command_line_and_of_the_file_replace_those_of_cluster_txt() 
 
 #[test]
 fn a_directory_alone_is_updated_and_the_rest_left_alone() {
-    if !has_all() {
-        return;
-    }
+    require!(ROOT_AND_RSYNC);
+
     let old = Old::new(&image(), &overrides());
     old.on_node("usr/local/tool", "goes");
     old.on_node("etc/motd", "stays as it is");
@@ -255,9 +248,8 @@ fn a_directory_alone_is_updated_and_the_rest_left_alone() {
 
 #[test]
 fn nothing_is_deleted_where_that_is_not_wanted() {
-    if !has_all() {
-        return;
-    }
+    require!(ROOT_AND_RSYNC);
+
     let old = Old::new(&image(), &overrides());
     old.on_node("etc/own", "stays");
     old.on_node("usr/share/own/deep", "stays");
@@ -271,9 +263,8 @@ fn nothing_is_deleted_where_that_is_not_wanted() {
 
 #[test]
 fn a_dry_run_says_what_the_run_does_and_changes_nothing() {
-    if !has_all() {
-        return;
-    }
+    require!(ROOT_AND_RSYNC);
+
     let old = Old::new(&image(), &overrides());
     old.run(&["--image", "node", "--exclude-file", "/dev/null"]).ended(0, &[]);
     fs::write(old.node("etc/hosts"), "edited").expect("writes");
@@ -315,9 +306,8 @@ fn a_dry_run_says_what_the_run_does_and_changes_nothing() {
 /// The old client ran rsync without `-H`, `-A` and `-X`.
 #[test]
 fn hardlinks_acls_attributes_and_holes_come() {
-    if !has_all() {
-        return;
-    }
+    require!(ROOT_AND_RSYNC);
+
     let old = Old::new(&image(), &[]);
     old.same_as_rsync(&["--image", "node", "--exclude-file", "/dev/null"], &[], "", true, &[]);
     // Links that the node has as separate files become links again.
@@ -336,9 +326,8 @@ fn hardlinks_acls_attributes_and_holes_come() {
 /// The old client deleted what only overrides have, and brought it again, at every run.
 #[test]
 fn what_overrides_own_is_never_absent_and_not_touched_again() {
-    if !has_all() {
-        return;
-    }
+    require!(ROOT_AND_RSYNC);
+
     let old = Old::new(&image(), &overrides());
     let line = ["--image", "node", "--override", "all", "--exclude-file", "/dev/null"];
     old.run(&line).ended(0, &["updated to"]);
@@ -361,9 +350,8 @@ fn what_overrides_own_is_never_absent_and_not_touched_again() {
 /// The old client warned, went on, and recorded the image as synced.
 #[test]
 fn an_override_that_cannot_be_had_fails_the_run_before_anything_is_touched() {
-    if !has_all() {
-        return;
-    }
+    require!(ROOT_AND_RSYNC);
+
     let old = Old::new(&image(), &overrides());
     old.run(&["--image", "node", "--exclude-file", "/dev/null"]).ended(0, &[]);
     fs::write(old.node("etc/hosts"), "edited").expect("writes");
@@ -388,9 +376,8 @@ fn an_override_that_cannot_be_had_fails_the_run_before_anything_is_touched() {
 /// The old client pasted names into a command line for root's shell.
 #[test]
 fn names_from_the_network_are_never_run() {
-    if !has_all() {
-        return;
-    }
+    require!(ROOT_AND_RSYNC);
+
     let old = Old::new(&image(), &[]);
     old.on_node("etc/hostname", "node7\n");
     let sentinel = old.server("sentinel");
@@ -409,9 +396,8 @@ fn names_from_the_network_are_never_run() {
 /// An image that edits its exclude file took effect only at the second run of the old client.
 #[test]
 fn excludes_that_come_with_the_image_count_at_once() {
-    if !has_all() {
-        return;
-    }
+    require!(ROOT_AND_RSYNC);
+
     let place = "etc/systemimager/updateclient.local.exclude";
     let mut first = image();
     text(&mut first, place, "/srv/*\n");
@@ -434,9 +420,8 @@ fn excludes_that_come_with_the_image_count_at_once() {
 
 #[test]
 fn more_deletions_than_allowed_stop_the_run() {
-    if !has_all() {
-        return;
-    }
+    require!(ROOT_AND_RSYNC);
+
     let old = Old::new(&image(), &[]);
     old.run(&["--image", "node", "--exclude-file", "/dev/null"]).ended(0, &[]);
     for number in 0..200 {
@@ -454,9 +439,8 @@ fn more_deletions_than_allowed_stop_the_run() {
 /// Each path counts once, also where it lies in a directory that becomes a file.
 #[test]
 fn what_a_directory_takes_along_is_counted_once_and_kept_without_deletions() {
-    if !has_all() {
-        return;
-    }
+    require!(ROOT_AND_RSYNC);
+
     let old = Old::new(&image(), &[]);
     let line = ["--image", "node", "--exclude-file", "/dev/null"];
     old.run(&line).ended(0, &[]);
@@ -480,9 +464,8 @@ fn what_a_directory_takes_along_is_counted_once_and_kept_without_deletions() {
 /// A directory over the image's file is no obstacle to a dry run.
 #[test]
 fn a_dry_run_sees_what_overrides_hide() {
-    if !has_all() {
-        return;
-    }
+    require!(ROOT_AND_RSYNC);
+
     let mut over = Tree::from([(Vec::new(), Item::dir())]);
     text(&mut over, "etc/hosts/inside", "a directory");
     let old = Old::new(&image(), &[("odd", trees::whole(over))]);
@@ -494,9 +477,8 @@ fn a_dry_run_sees_what_overrides_hide() {
 
 #[test]
 fn times_of_directories_alone_are_set() {
-    if !has_all() {
-        return;
-    }
+    require!(ROOT_AND_RSYNC);
+
     let old = Old::new(&image(), &[]);
     let line = ["--image", "node", "--exclude-file", "/dev/null"];
     old.run(&line).ended(0, &[]);
@@ -513,9 +495,8 @@ fn times_of_directories_alone_are_set() {
 /// rsync drops a capability where it copies a file and gives it to another owner.
 #[test]
 fn a_capability_of_a_file_that_only_gets_another_time_comes() {
-    if !needs(&[Need::Root, Need::Program("rsync"), Need::Program("setcap")]) {
-        return;
-    }
+    require!(ROOT_AND_RSYNC, Program("setcap"));
+
     let mut tree = image();
     let mut file = Item::file(trees::noise(5_000, 3)).owner(65_534, 0);
     file.mode = 0o755;
@@ -531,9 +512,8 @@ fn a_capability_of_a_file_that_only_gets_another_time_comes() {
 
 #[test]
 fn a_run_by_rsync_can_be_undone() {
-    if !has_all() {
-        return;
-    }
+    require!(ROOT_AND_RSYNC);
+
     let old = Old::new(&image(), &overrides());
     let line = ["--image", "node", "--exclude-file", "/dev/null"];
     old.run(&line).ended(0, &[]);
@@ -545,9 +525,8 @@ fn a_run_by_rsync_can_be_undone() {
 
 #[test]
 fn why_says_where_a_path_comes_from() {
-    if !has_all() {
-        return;
-    }
+    require!(ROOT_AND_RSYNC);
+
     let old = Old::new(&image(), &overrides());
     old.on_node(
         "etc/systemimager/updateclient.local.exclude",
@@ -582,9 +561,8 @@ fn why_says_where_a_path_comes_from() {
 /// What is mounted and not to be updated is left alone, also below `--root` and with `--directory`.
 #[test]
 fn mounts_of_other_kinds_and_dev_are_left_alone() {
-    if !needs(&[Need::Root, Need::Program("rsync"), Need::Program("unshare")]) {
-        return;
-    }
+    require!(ROOT_AND_RSYNC, Program("unshare"));
+
     let mut tree = image();
     for path in ["dev/fromimage", "usr/mounted/fromimage", "mnt/data/fromimage"] {
         text(&mut tree, path, "the image's");
@@ -615,9 +593,8 @@ fn mounts_of_other_kinds_and_dev_are_left_alone() {
 /// A kind that `fstype` does not name is left alone though the agent could update it.
 #[test]
 fn kinds_that_fstype_does_not_name_are_left_alone() {
-    if !needs(&[Need::Root, Need::LoopDevice, Need::Program("mkfs.ext4")]) {
-        return;
-    }
+    require!(Root, LoopDevice, Program("mkfs.ext4"));
+
     let mut tree = image();
     text(&mut tree, "data/fromimage", "the image's");
     let old = Old::new(&trees::whole(tree), &[]);
@@ -638,14 +615,8 @@ fn kinds_that_fstype_does_not_name_are_left_alone() {
 /// The old client's lines as they are in scripts, in a system where the agent is the only one.
 #[test]
 fn the_old_command_lines_run_unchanged() {
-    if !needs(&[
-        Need::Root,
-        Need::Program("rsync"),
-        Need::Program("unshare"),
-        Need::Program("busybox"),
-    ]) {
-        return;
-    }
+    require!(ROOT_AND_RSYNC, Program("unshare"), Program("busybox"));
+
     let mut tree = image();
     for dir in ["proc", "dev", "tmp"] {
         trees::put(&mut tree, dir, Item::dir());
@@ -704,9 +675,8 @@ fn the_old_command_lines_run_unchanged() {
 
 #[test]
 fn forbidden_combinations_are_refused_as_before() {
-    if !has_all() {
-        return;
-    }
+    require!(ROOT_AND_RSYNC);
+
     let old = Old::new(&image(), &[]);
     for (line, words) in [
         (
@@ -745,9 +715,8 @@ fn forbidden_combinations_are_refused_as_before() {
 
 #[test]
 fn nobody_to_ask_is_said_and_nothing_is_done() {
-    if !has_all() {
-        return;
-    }
+    require!(ROOT_AND_RSYNC);
+
     let old = Old::new(&image(), &[]);
     let run = Run::of(old.command().args(["--image", "node"]).output().expect("it runs"));
     run.ended(2, &["give --yes"]);
@@ -756,9 +725,8 @@ fn nobody_to_ask_is_said_and_nothing_is_done() {
 
 #[test]
 fn every_setting_says_where_it_comes_from() {
-    if !has_all() {
-        return;
-    }
+    require!(ROOT_AND_RSYNC);
+
     let old = Old::new(&image(), &[]);
     old.on_node(
         "etc/systemimager/client.conf",
@@ -804,9 +772,8 @@ fn every_setting_says_where_it_comes_from() {
 /// Names with control characters do not reach a terminal as they are.
 #[test]
 fn control_characters_in_names_are_escaped() {
-    if !has_all() {
-        return;
-    }
+    require!(ROOT_AND_RSYNC);
+
     let mut tree = image();
     trees::put(&mut tree, "etc/\u{1b}[31mred\nline", Item::file("x"));
     let old = Old::new(&trees::whole(tree), &[]);
@@ -819,9 +786,8 @@ fn control_characters_in_names_are_escaped() {
 
 #[test]
 fn a_server_that_is_not_there_is_named_and_nothing_is_changed() {
-    if !has_all() {
-        return;
-    }
+    require!(ROOT_AND_RSYNC);
+
     let mut old = Old::new(&image(), &overrides());
     let line = ["--image", "node", "--exclude-file", "/dev/null"];
     old.run(&line).ended(0, &[]);
@@ -836,9 +802,8 @@ fn a_server_that_is_not_there_is_named_and_nothing_is_changed() {
 /// A server that falls silent does not hold the run for ever.
 #[test]
 fn a_server_that_falls_silent_is_given_up() {
-    if !has_all() {
-        return;
-    }
+    require!(ROOT_AND_RSYNC);
+
     let old = Old::new(&image(), &[]);
     let silent = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
     let port = silent.local_addr().expect("an address").port().to_string();

@@ -11,9 +11,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use common::site::Site;
 use common::trees::{Item, Tree, noise};
-use common::{Need, judge, needs};
-
-const NEEDED: [Need; 2] = [Need::Root, Need::Program("rsync")];
+use common::{ROOT_AND_RSYNC, judge, require};
 
 /// Forty files and a large one; round `round` of a few that change with each publish.
 fn tree(round: u64) -> Tree {
@@ -94,9 +92,8 @@ fn corrupt(path: &Path) {
 
 #[test]
 fn nothing_is_recorded_and_the_tree_resembles_a_generation() {
-    if !needs(&NEEDED) {
-        return;
-    }
+    require!(ROOT_AND_RSYNC);
+
     let site = Site::new();
     site.publish(&tree(1));
     site.publish(&tree(2));
@@ -117,9 +114,8 @@ fn nothing_is_recorded_and_the_tree_resembles_a_generation() {
 
 #[test]
 fn nothing_is_recorded_and_the_tree_resembles_none() {
-    if !needs(&NEEDED) {
-        return;
-    }
+    require!(ROOT_AND_RSYNC);
+
     let site = Site::new().with_rsync();
     site.publish(&tree(1));
     write_tree(&foreign(), &site.node());
@@ -139,9 +135,8 @@ fn nothing_is_recorded_and_the_tree_resembles_none() {
 
 #[test]
 fn an_empty_tree_becomes_the_image() {
-    if !needs(&NEEDED) {
-        return;
-    }
+    require!(ROOT_AND_RSYNC);
+
     let site = Site::new().with_rsync();
     site.publish(&common::trees::mutate(&common::trees::everything(), 0));
     fs::create_dir(site.node()).expect("makes");
@@ -154,9 +149,8 @@ fn an_empty_tree_becomes_the_image() {
 
 #[test]
 fn the_recorded_generation_is_not_published_and_the_tree_resembles_another() {
-    if !needs(&NEEDED) {
-        return;
-    }
+    require!(ROOT_AND_RSYNC);
+
     let site = behind(Site::new(), 2);
     write_tree(&tree(3), &site.image());
     site.publish_as_it_is(&["--full-share", "0"]);
@@ -172,9 +166,8 @@ fn the_recorded_generation_is_not_published_and_the_tree_resembles_another() {
 
 #[test]
 fn the_recorded_generation_is_not_published_and_the_tree_resembles_none() {
-    if !needs(&NEEDED) {
-        return;
-    }
+    require!(ROOT_AND_RSYNC);
+
     let site = Site::new().with_rsync();
     site.publish(&foreign());
     site.install_node();
@@ -205,9 +198,8 @@ fn prune(site: &Site, keep: u32) {
 
 #[test]
 fn a_deleted_archive_is_gone_around() {
-    if !needs(&NEEDED) {
-        return;
-    }
+    require!(ROOT_AND_RSYNC);
+
     let site = behind(Site::new(), 3);
     fs::remove_file(site.diff(1, 3)).expect("removes");
     let run = site.updated(&["--no-fallback"]);
@@ -220,9 +212,8 @@ fn a_deleted_archive_is_gone_around() {
 
 #[test]
 fn a_corrupt_archive_is_gone_around() {
-    if !needs(&NEEDED) {
-        return;
-    }
+    require!(ROOT_AND_RSYNC);
+
     let site = behind(Site::new(), 3);
     corrupt(&site.diff(1, 3));
     let run = site.updated(&["--no-fallback"]);
@@ -232,9 +223,8 @@ fn a_corrupt_archive_is_gone_around() {
 
 #[test]
 fn an_archive_whose_beginning_is_corrupt_is_gone_around() {
-    if !needs(&NEEDED) {
-        return;
-    }
+    require!(ROOT_AND_RSYNC);
+
     let site = behind(Site::new(), 3);
     let mut bytes = fs::read(site.diff(1, 3)).expect("reads");
     bytes[20] ^= 1;
@@ -245,9 +235,8 @@ fn an_archive_whose_beginning_is_corrupt_is_gone_around() {
 
 #[test]
 fn a_broken_chain_ends_in_a_full_sync() {
-    if !needs(&NEEDED) {
-        return;
-    }
+    require!(ROOT_AND_RSYNC);
+
     let site = behind(Site::new().with_rsync(), 3);
     fs::remove_file(site.diff(1, 3)).expect("removes");
     corrupt(&site.diff(2, 3));
@@ -265,9 +254,8 @@ fn a_broken_chain_ends_in_a_full_sync() {
 
 #[test]
 fn no_chain_at_all_is_a_full_sync() {
-    if !needs(&NEEDED) {
-        return;
-    }
+    require!(ROOT_AND_RSYNC);
+
     let site = Site::new().with_rsync();
     site.publish(&tree(1));
     site.install_node();
@@ -280,9 +268,8 @@ fn no_chain_at_all_is_a_full_sync() {
 
 #[test]
 fn a_chain_that_is_dearer_than_the_image_is_not_followed() {
-    if !needs(&NEEDED) {
-        return;
-    }
+    require!(ROOT_AND_RSYNC);
+
     let site = Site::new().with_rsync();
     site.publish(&tree(1));
     site.install_node();
@@ -300,9 +287,8 @@ fn a_chain_that_is_dearer_than_the_image_is_not_followed() {
 
 #[test]
 fn a_source_of_a_delta_that_drifted_is_fetched_whole() {
-    if !needs(&NEEDED) {
-        return;
-    }
+    require!(ROOT_AND_RSYNC);
+
     let site = behind(Site::new(), 2);
     fs::write(site.node().join("usr/large"), "not what the delta needs").expect("writes");
     site.updated(&["--no-fallback"]).ended(0, &["contents whole, by their digests"]);
@@ -311,9 +297,8 @@ fn a_source_of_a_delta_that_drifted_is_fetched_whole() {
 
 #[test]
 fn a_source_that_drifted_and_is_nowhere_whole_is_a_full_sync() {
-    if !needs(&NEEDED) {
-        return;
-    }
+    require!(ROOT_AND_RSYNC);
+
     let site = behind(Site::new().with_rsync(), 2);
     fs::write(site.node().join("usr/large"), "not what the delta needs").expect("writes");
     let index = site.catalog().content.expect("an index").file;
@@ -328,9 +313,8 @@ fn a_source_that_drifted_and_is_nowhere_whole_is_a_full_sync() {
 
 #[test]
 fn excludes_that_changed_uncover_what_is_fetched_whole() {
-    if !needs(&NEEDED) {
-        return;
-    }
+    require!(ROOT_AND_RSYNC);
+
     let site = behind(Site::new(), 1);
     let rules = site.dir.path().join("rules");
     fs::write(&rules, "/usr/large\n/usr/file-0*\n").expect("writes");
@@ -354,9 +338,8 @@ fn excludes_that_changed_uncover_what_is_fetched_whole() {
 
 #[test]
 fn an_image_tree_edited_after_its_publish_is_not_installed() {
-    if !needs(&NEEDED) {
-        return;
-    }
+    require!(ROOT_AND_RSYNC);
+
     let site = Site::new().with_rsync();
     site.publish(&tree(1));
     let published = site.dir.path().join("published");
@@ -377,9 +360,8 @@ fn an_image_tree_edited_after_its_publish_is_not_installed() {
 
 #[test]
 fn an_image_tree_edited_after_its_publish_stops_where_the_repository_lacks_the_content() {
-    if !needs(&NEEDED) {
-        return;
-    }
+    require!(ROOT_AND_RSYNC);
+
     let site = Site::new().with_rsync();
     site.publish(&tree(1));
     write_tree(&foreign(), &site.node());
@@ -399,9 +381,8 @@ fn an_image_tree_edited_after_its_publish_stops_where_the_repository_lacks_the_c
 
 #[test]
 fn an_image_tree_that_is_edited_all_the_time_is_never_installed_half() {
-    if !needs(&NEEDED) {
-        return;
-    }
+    require!(ROOT_AND_RSYNC);
+
     let site = Site::new().with_rsync();
     site.publish(&tree(1));
     let published = site.dir.path().join("published");
@@ -443,9 +424,8 @@ fn an_image_tree_that_is_edited_all_the_time_is_never_installed_half() {
 
 #[test]
 fn a_catalog_that_is_not_to_be_trusted_stops_everything() {
-    if !needs(&NEEDED) {
-        return;
-    }
+    require!(ROOT_AND_RSYNC);
+
     let site = behind(Site::new().with_rsync(), 1);
     let catalog = site.repo().join("node/catalog.toml");
     let first = fs::read(&catalog).expect("a catalog");
@@ -496,9 +476,8 @@ fn a_catalog_that_is_not_to_be_trusted_stops_everything() {
 
 #[test]
 fn an_older_catalog_is_followed_where_that_is_allowed() {
-    if !needs(&NEEDED) {
-        return;
-    }
+    require!(ROOT_AND_RSYNC);
+
     let site = behind(Site::new().with_rsync(), 1);
     let published = site.dir.path().join("published");
     common::copy_tree(&site.image(), &published);
@@ -514,9 +493,8 @@ fn an_older_catalog_is_followed_where_that_is_allowed() {
 
 #[test]
 fn no_rsync_program_and_no_rsync_server_are_told_apart() {
-    if !needs(&NEEDED) {
-        return;
-    }
+    require!(ROOT_AND_RSYNC);
+
     let mut site = Site::new();
     site.publish(&tree(1));
     write_tree(&foreign(), &site.node());
@@ -538,9 +516,8 @@ fn no_rsync_program_and_no_rsync_server_are_told_apart() {
 
 #[test]
 fn a_server_without_the_image_as_a_module_is_named() {
-    if !needs(&NEEDED) {
-        return;
-    }
+    require!(ROOT_AND_RSYNC);
+
     let site = Site::new().with_rsync();
     site.publish(&tree(1));
     write_tree(&foreign(), &site.node());
@@ -552,9 +529,8 @@ fn a_server_without_the_image_as_a_module_is_named() {
 
 #[test]
 fn an_rsync_daemon_alone_is_server_enough() {
-    if !needs(&NEEDED) {
-        return;
-    }
+    require!(ROOT_AND_RSYNC);
+
     let site = behind(Site::new().with_rsync_alone(), 2);
     site.updated(&["--no-fallback"]).ended(0, &["following one diff"]);
     site.same();

@@ -13,7 +13,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use common::fault_server::{Fault, FaultServer};
-use common::{Need, needs};
+use common::require;
 use systemimager::catalog::{FileRef, Frame, MAX_CATALOG, RepoPath};
 use systemimager::digest::Digest;
 use systemimager::fetch::FetchErrorKind::{Corrupt, NoRoom, NotFound, Other, Unreachable};
@@ -502,9 +502,8 @@ impl Monitor for FillsTheDisk {
 
 #[test]
 fn a_disk_that_fills_up_meanwhile_is_this_nodes_matter() {
-    if !needs(&[Need::Root]) {
-        return;
-    }
+    require!(Root);
+
     let site = Site::new();
     let disk = SmallDisk::mount(&site.scratch.path().join("disk"), 400_000);
     site.server.always(ARCHIVE, Fault::Drip(50_000, Duration::from_millis(120)));
@@ -694,9 +693,8 @@ impl Drop for Secure {
 
 #[test]
 fn an_https_server_has_to_be_vouched_for_and_must_not_lead_out_of_https() {
-    if !needs(&[Need::Program("openssl")]) {
-        return;
-    }
+    require!(Program("openssl"));
+
     let site = Site::new();
     let directory = site.scratch.path().join("secure");
     fs::create_dir_all(directory.join("node")).expect("scratch");
@@ -788,9 +786,8 @@ fn patient() -> Options {
 
 #[test]
 fn an_rsync_daemon_is_a_repository() {
-    if !needs(&[Need::Program("rsync")]) {
-        return;
-    }
+    require!(Program("rsync"));
+
     let site = Site::new();
     let daemon = Daemon::start(&site);
     let repository = open(&daemon.url(), &patient(), &site.spool_dir(), u64::MAX);
@@ -810,9 +807,8 @@ fn an_rsync_daemon_is_a_repository() {
 
 #[test]
 fn over_rsync_ranges_come_from_the_whole_file() {
-    if !needs(&[Need::Program("rsync")]) {
-        return;
-    }
+    require!(Program("rsync"));
+
     let site = Site::new();
     let daemon = Daemon::start(&site);
     let repository = open(&daemon.url(), &patient(), &site.spool_dir(), u64::MAX);
@@ -833,9 +829,8 @@ fn over_rsync_ranges_come_from_the_whole_file() {
 
 #[test]
 fn over_rsync_too_each_side_is_named() {
-    if !needs(&[Need::Program("rsync")]) {
-        return;
-    }
+    require!(Program("rsync"));
+
     let site = Site::new();
     let daemon = Daemon::start(&site);
     let repository = open(&daemon.url(), &patient(), &site.spool_dir(), u64::MAX);

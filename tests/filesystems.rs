@@ -10,7 +10,7 @@ use std::process::{Command, Stdio};
 use common::disk::{self, Disk, Mounted};
 use common::site::{Run, Site};
 use common::trees::{self, Item, Tree, What, noise};
-use common::{Need, judge, needs, run};
+use common::{Need, judge, require, run};
 
 const NEEDED: [Need; 7] = [
     Need::Root,
@@ -128,9 +128,8 @@ fn stages_in(tree: &Path) -> String {
 
 /// By a diff, by a diff that is killed and recovered, and by a full sync.
 fn a_whole_update_on(kind: &str) {
-    if !needs(&NEEDED) {
-        return;
-    }
+    require!(NEEDED);
+
     disk::private();
     let [first, second] = [false, true].map(|second| generation(&["", "usr/lib"], second));
     let (site, _disk) =
@@ -171,9 +170,8 @@ const PARTS: [&str; 6] = ["", "boot", "usr", "var", "opt/nested", "opt/nested/in
 
 #[test]
 fn a_directory_that_hands_on_a_project_is_refused_before_anything_is_touched() {
-    if !needs(&NEEDED) {
-        return;
-    }
+    require!(NEEDED);
+
     disk::private();
     let [first, second] = [false, true].map(|second| generation(&["", "usr/lib"], second));
     let (site, _disk) =
@@ -217,9 +215,8 @@ fn several(site: &Site) -> Vec<Disk> {
 
 #[test]
 fn a_root_of_six_filesystems_is_updated_as_one_and_waits_for_what_is_missing() {
-    if !needs(&NEEDED) {
-        return;
-    }
+    require!(NEEDED);
+
     disk::private();
     let [first, second] = [false, true].map(|second| generation(&PARTS, second));
     let (site, mut disks) = site_on(&first, several);
@@ -261,9 +258,8 @@ fn a_root_of_six_filesystems_is_updated_as_one_and_waits_for_what_is_missing() {
 
 #[test]
 fn a_subvolume_cannot_go_and_a_read_only_one_cannot_change() {
-    if !needs(&NEEDED) {
-        return;
-    }
+    require!(NEEDED);
+
     disk::private();
     let mut tree = generation(&[""], false);
     trees::put(&mut tree, "srv/data/file", Item::file("1"));
@@ -314,9 +310,8 @@ fn a_subvolume_cannot_go_and_a_read_only_one_cannot_change() {
 
 #[test]
 fn snapshots_cost_nothing_and_are_never_touched() {
-    if !needs(&NEEDED) {
-        return;
-    }
+    require!(NEEDED);
+
     disk::private();
     let [first, second] = [false, true].map(|second| generation(&["", "var/data"], second));
     let (site, _disk) = site_on(&first, |site| {
@@ -357,9 +352,8 @@ fn snapshots_cost_nothing_and_are_never_touched() {
 
 #[test]
 fn what_a_bind_mount_shows_twice_is_neither_lost_nor_counted_as_ours() {
-    if !needs(&NEEDED) {
-        return;
-    }
+    require!(NEEDED);
+
     disk::private();
     let [first, second] = [false, true].map(|second| {
         let mut tree = generation(&["", "srv/source", "var/shown"], second);
@@ -490,9 +484,8 @@ fn is_image(site: &Site, image: &Path) {
 
 #[test]
 fn what_holds_no_owners_and_links_is_equal_as_far_as_it_can_be() {
-    if !needs(&[&NEEDED[..], &PLAIN].concat()) {
-        return;
-    }
+    require!(NEEDED, PLAIN);
+
     disk::private();
     let [first, second] = [false, true].map(with_firmware);
     let (site, mut disk) = site_with_firmware(&first);
@@ -535,9 +528,8 @@ fn what_holds_no_owners_and_links_is_equal_as_far_as_it_can_be() {
 
 #[test]
 fn an_update_of_what_has_no_journal_is_killed_at_any_step() {
-    if !needs(&[&NEEDED[..], &PLAIN].concat()) {
-        return;
-    }
+    require!(NEEDED, PLAIN);
+
     disk::private();
     let trees = [false, true].map(with_firmware);
     let (site, mut disk) = site_with_firmware(&trees[0]);
@@ -574,9 +566,8 @@ fn an_update_of_what_has_no_journal_is_killed_at_any_step() {
 
 #[test]
 fn no_room_where_each_file_is_copied_beside_the_old_one() {
-    if !needs(&[&NEEDED[..], &PLAIN].concat()) {
-        return;
-    }
+    require!(NEEDED, PLAIN);
+
     disk::private();
     let mut tree = with_firmware(false);
     trees::put(&mut tree, "boot/efi/large", Item::file(vec![1; 35_000_000]));

@@ -13,9 +13,8 @@ use std::process::{Command, Stdio};
 use common::golden::{self, Masks};
 use common::site::{Run, Site};
 use common::trees::{self, Item, Tree};
-use common::{Need, needs};
+use common::{ROOT_AND_RSYNC, require};
 
-const NEEDED: [Need; 2] = [Need::Root, Need::Program("rsync")];
 const CLIENT: &str = env!("CARGO_BIN_EXE_si_updateclient");
 const SERVER: &str = env!("CARGO_BIN_EXE_si_tardiff");
 const SUBCOMMANDS: [&str; 8] =
@@ -136,9 +135,8 @@ fn every_subcommand_has_a_recorded_help() {
 
 #[test]
 fn publish_reports_are_as_recorded() {
-    if !needs(&NEEDED) {
-        return;
-    }
+    require!(ROOT_AND_RSYNC);
+
     let site = Site::new();
     let mut masks = masks(&site);
     let first = trees::whole(trees::system());
@@ -159,9 +157,8 @@ fn publish_reports_are_as_recorded() {
 
 #[test]
 fn repository_reports_are_as_recorded() {
-    if !needs(&NEEDED) {
-        return;
-    }
+    require!(ROOT_AND_RSYNC);
+
     let (site, _) = behind();
     let mut masks = masks(&site);
     let cases: [&[&str]; 7] = [
@@ -204,9 +201,8 @@ fn mask_archive_sizes(text: &str) -> String {
 
 #[test]
 fn json_events_of_each_outcome_are_as_recorded() {
-    if !needs(&NEEDED) {
-        return;
-    }
+    require!(ROOT_AND_RSYNC);
+
     let (mut site, tree) = behind();
     let mut masks = masks(&site);
     let mut record = |name: &str, run: &Run| {
@@ -264,9 +260,8 @@ fn json_events_of_each_outcome_are_as_recorded() {
 
 #[test]
 fn reports_of_each_outcome_are_as_recorded() {
-    if !needs(&NEEDED) {
-        return;
-    }
+    require!(ROOT_AND_RSYNC);
+
     let (site, tree) = behind();
     let mut masks = masks(&site);
     let mut text = String::new();

@@ -15,11 +15,9 @@ use common::fault_server::{Fault, FaultServer};
 use common::site::{Run, Site};
 use common::small_disk::{DISK, SmallDisk};
 use common::trees::{Item, Tree, noise};
-use common::{Need, judge, needs};
+use common::{ROOT_AND_RSYNC, judge, require};
 use systemimager::catalog::ArchiveKind;
 use systemimager::digest::Digest;
-
-const NEEDED: [Need; 2] = [Need::Root, Need::Program("rsync")];
 
 /// So that a bad server is given up within a second.
 const IMPATIENT: &str = "[download]\nattempts = 2\nidle_timeout = 1\nmin_speed = 0\n";
@@ -173,9 +171,8 @@ fn diff_of(site: &Site) -> (Vec<u8>, usize) {
 
 #[test]
 fn an_archive_that_its_catalog_vouches_for_and_that_lies() {
-    if !needs(&NEEDED) {
-        return;
-    }
+    require!(ROOT_AND_RSYNC);
+
     let site = Site::new();
     site.publish(&tree(1));
     site.install_node();
@@ -228,9 +225,8 @@ fn an_archive_that_its_catalog_vouches_for_and_that_lies() {
 
 #[test]
 fn a_server_that_stalls_cuts_or_lies_about_lengths() {
-    if !needs(&NEEDED) {
-        return;
-    }
+    require!(ROOT_AND_RSYNC);
+
     let mut site = behind();
     let server = FaultServer::serve(&site.repo());
     site.repo_url = server.url();
@@ -366,9 +362,8 @@ impl Slow {
 
 #[test]
 fn a_second_update_at_the_same_time_is_refused() {
-    if !needs(&NEEDED) {
-        return;
-    }
+    require!(ROOT_AND_RSYNC);
+
     let mut site = behind();
     let slow = Slow::start(&mut site, &[]);
     site.update(&[]).ended(7, &["another update of", "is running"]);
@@ -381,9 +376,8 @@ fn a_second_update_at_the_same_time_is_refused() {
 
 #[test]
 fn symlink_planted_then_written_through() {
-    if !needs(&NEEDED) {
-        return;
-    }
+    require!(ROOT_AND_RSYNC);
+
     for check in ["touched", "update", "content"] {
         let site = behind();
         let outside = Outside::of(&site);
@@ -402,9 +396,8 @@ fn symlink_planted_then_written_through() {
 
 #[test]
 fn parent_swapped_while_renaming() {
-    if !needs(&NEEDED) {
-        return;
-    }
+    require!(ROOT_AND_RSYNC);
+
     for swap in [Plant::LinkToDir, Plant::Dangling, Plant::File, Plant::Fifo] {
         let mut site = behind();
         let outside = Outside::of(&site);
@@ -428,9 +421,8 @@ fn parent_swapped_while_renaming() {
 
 #[test]
 fn directory_removed_while_an_update_runs() {
-    if !needs(&NEEDED) {
-        return;
-    }
+    require!(ROOT_AND_RSYNC);
+
     let mut site = behind();
     let slow = Slow::start(&mut site, &["--no-fallback"]);
     fs::remove_dir_all(site.node().join("usr")).expect("removes");
@@ -442,9 +434,8 @@ fn directory_removed_while_an_update_runs() {
 
 #[test]
 fn hardlink_outside() {
-    if !needs(&NEEDED) {
-        return;
-    }
+    require!(ROOT_AND_RSYNC);
+
     let site = behind();
     let outside = Outside::of(&site);
     for (tracked, sentinel) in
@@ -463,9 +454,8 @@ fn hardlink_outside() {
 
 #[test]
 fn stage_undo_and_full_planted_by_somebody() {
-    if !needs(&NEEDED) {
-        return;
-    }
+    require!(ROOT_AND_RSYNC);
+
     let site = behind().with_rsync();
     let outside = Outside::of(&site);
     let before = site.snapshot();
@@ -499,9 +489,8 @@ fn stage_undo_and_full_planted_by_somebody() {
 
 #[test]
 fn the_agents_own_files_replaced_by_something_else() {
-    if !needs(&NEEDED) {
-        return;
-    }
+    require!(ROOT_AND_RSYNC);
+
     let site = behind();
     let outside = Outside::of(&site);
     let before = site.snapshot();
@@ -561,9 +550,8 @@ fn the_agents_own_files_replaced_by_something_else() {
 
 #[test]
 fn damaged_state_and_damaged_manifest() {
-    if !needs(&NEEDED) {
-        return;
-    }
+    require!(ROOT_AND_RSYNC);
+
     let site = behind();
     let before = site.snapshot();
     let client = site.node().join("var/lib/systemimager/client");
@@ -600,9 +588,8 @@ fn damaged_state_and_damaged_manifest() {
 
 #[test]
 fn a_journal_that_nobody_can_follow_stops_every_run() {
-    if !needs(&NEEDED) {
-        return;
-    }
+    require!(ROOT_AND_RSYNC);
+
     let site = behind();
     let before = site.snapshot();
     let outside = Outside::of(&site);
@@ -634,9 +621,8 @@ fn a_journal_that_nobody_can_follow_stops_every_run() {
 
 #[test]
 fn no_room_on_the_root() {
-    if !needs(&DISK) {
-        return;
-    }
+    require!(DISK);
+
     let site = behind();
     let disk = SmallDisk::under(&site, 64, 2000);
     site.updated(&["--adopt"]);
@@ -654,9 +640,8 @@ fn no_room_on_the_root() {
 
 #[test]
 fn no_inodes_on_the_root() {
-    if !needs(&DISK) {
-        return;
-    }
+    require!(DISK);
+
     let site = behind();
     let disk = SmallDisk::under(&site, 64, 256);
     site.updated(&["--adopt"]);
@@ -672,9 +657,8 @@ fn no_inodes_on_the_root() {
 
 #[test]
 fn the_disk_fills_while_an_update_downloads() {
-    if !needs(&DISK) {
-        return;
-    }
+    require!(DISK);
+
     let mut site = Site::new();
     site.publish(&tree(1));
     site.install_node();
@@ -709,9 +693,8 @@ fn the_disk_fills_while_an_update_downloads() {
 
 #[test]
 fn a_full_sync_finds_no_room() {
-    if !needs(&DISK) {
-        return;
-    }
+    require!(DISK);
+
     let mut large = tree(1);
     large.insert(b"usr/large".to_vec(), Item::file(noise(30_000_000, 1)));
     let site = Site::new().with_rsync();
@@ -727,9 +710,8 @@ fn a_full_sync_finds_no_room() {
 
 #[test]
 fn a_root_that_is_read_only() {
-    if !needs(&DISK) {
-        return;
-    }
+    require!(DISK);
+
     let site = behind();
     let disk = SmallDisk::under(&site, 64, 2000);
     site.updated(&["--adopt"]);

@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 
 use common::site::Site;
 use common::trees::{self, Item, Tree, What};
-use common::{Need, judge, needs, rounds, tally};
+use common::{ROOT_AND_RSYNC, judge, require, rounds, tally};
 
 /// So many of each group that changes in a way of its own.
 const GROUPS: usize = 25;
@@ -218,9 +218,8 @@ fn found<T>(path: &Path, answer: io::Result<T>) -> Result<T, String> {
 
 #[test]
 fn no_path_of_both_generations_is_ever_absent() {
-    if !needs(&[Need::Root, Need::Program("rsync")]) {
-        return;
-    }
+    require!(ROOT_AND_RSYNC);
+
     let generations = [tree(false), tree(true)];
     let site = Site::at(&generations[0]);
     site.publish(&generations[1]);

@@ -12,9 +12,8 @@ use std::time::{Duration, Instant};
 use common::fault_server::{Fault, FaultServer};
 use common::site::{Run, Site};
 use common::trees::{self, Item};
-use common::{Need, needs};
+use common::{ROOT_AND_RSYNC, require};
 
-const NEEDED: [Need; 2] = [Need::Root, Need::Program("rsync")];
 const HOOKS: &str = "etc/systemimager/hooks.d/pre-update.d";
 /// The size of the first file that comes.
 const FIRST: usize = 1_200_007;
@@ -74,9 +73,8 @@ fn holds(top: &Path, size: usize) -> bool {
 
 #[test]
 fn what_has_come_is_staged_while_the_rest_comes() {
-    if !needs(&NEEDED) {
-        return;
-    }
+    require!(ROOT_AND_RSYNC);
+
     let (site, server, path) = behind();
     let whole = site
         .archives("diffs")
@@ -94,9 +92,8 @@ fn what_has_come_is_staged_while_the_rest_comes() {
 
 #[test]
 fn what_was_wrong_at_first_is_read_again_when_it_has_come_anew() {
-    if !needs(&NEEDED) {
-        return;
-    }
+    require!(ROOT_AND_RSYNC);
+
     let (site, server, path) = behind();
     server.next(&path, [Fault::Behave, Fault::FlipFirstBit]);
     let run = site.updated(&["--no-fallback"]);
@@ -107,9 +104,8 @@ fn what_was_wrong_at_first_is_read_again_when_it_has_come_anew() {
 
 #[test]
 fn what_is_lost_on_the_way_leaves_nothing_behind() {
-    if !needs(&NEEDED) {
-        return;
-    }
+    require!(ROOT_AND_RSYNC);
+
     let (site, server, path) = behind();
     let configuration = site.node().join("etc/systemimager/updateclient.toml");
     trees::write_text(&configuration, "[download]\nattempts = 1\n");
@@ -127,9 +123,8 @@ fn what_is_lost_on_the_way_leaves_nothing_behind() {
 
 #[test]
 fn hooks_run_once_everything_is_here() {
-    if !needs(&NEEDED) {
-        return;
-    }
+    require!(ROOT_AND_RSYNC);
+
     let (site, server, path) = behind();
     let whole = site
         .archives("diffs")
@@ -153,9 +148,8 @@ fn hooks_run_once_everything_is_here() {
 
 #[test]
 fn a_run_that_is_refused_does_not_wait_for_the_rest() {
-    if !needs(&NEEDED) {
-        return;
-    }
+    require!(ROOT_AND_RSYNC);
+
     let mut tree = trees::system();
     for n in 0..40 {
         trees::put(&mut tree, &format!("srv/{n}"), Item::file(format!("file {n}")));

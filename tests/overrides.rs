@@ -10,12 +10,8 @@ use std::process::Command;
 
 use common::site::{Run, Site};
 use common::trees::{self, Item, Tree};
-use common::{Need, copy_tree, judge, needs};
+use common::{ROOT_AND_RSYNC, copy_tree, judge, require};
 use proptest::test_runner::{Config, TestRunner};
-
-fn has_all() -> bool {
-    needs(&[Need::Root, Need::Program("rsync")])
-}
 
 /// A site whose image is published, and whose overrides may be.
 struct Laid {
@@ -120,9 +116,8 @@ fn read(path: &Path) -> String {
 
 #[test]
 fn a_published_override_comes_by_diffs() {
-    if !has_all() {
-        return;
-    }
+    require!(ROOT_AND_RSYNC);
+
     let laid = Laid::new(&image());
     let mut noise = small(&[("etc/motd", "everybody's"), ("etc/ntp.conf", "server ntp")]);
     trees::put(&mut noise, "opt/blob", Item::file(trees::noise(200_000, 1)));
@@ -162,9 +157,8 @@ fn a_published_override_comes_by_diffs() {
 
 #[test]
 fn an_override_that_goes_away_gives_the_images_file_back() {
-    if !has_all() {
-        return;
-    }
+    require!(ROOT_AND_RSYNC);
+
     let laid = Laid::new(&image());
     laid.write("all", &small(&[("etc/motd", "everybody's"), ("etc/ntp.conf", "ntp")]));
     laid.write("gpu", &small(&[("etc/motd", "gpu's"), ("opt/cards/driver", "driver")]));
@@ -190,9 +184,8 @@ fn an_override_that_goes_away_gives_the_images_file_back() {
 
 #[test]
 fn an_override_that_is_not_published_comes_by_rsync_and_again_when_it_is_edited() {
-    if !has_all() {
-        return;
-    }
+    require!(ROOT_AND_RSYNC);
+
     let laid = Laid::new(&image());
     laid.write("all", &small(&[("etc/motd", "everybody's")]));
     laid.update(&["all"], &["--no-fallback"]).ended(0, &["updated to node with all"]);
@@ -216,9 +209,8 @@ fn an_override_that_is_not_published_comes_by_rsync_and_again_when_it_is_edited(
 
 #[test]
 fn types_change_between_image_and_override() {
-    if !has_all() {
-        return;
-    }
+    require!(ROOT_AND_RSYNC);
+
     let laid = Laid::new(&image());
     // A directory over a file, a file over a directory, a symlink over a directory.
     let mut over = small(&[("etc/motd/now/a", "directory"), ("usr/share/doc", "file")]);
@@ -233,9 +225,8 @@ fn types_change_between_image_and_override() {
 
 #[test]
 fn an_update_that_laid_something_over_the_image_is_undone_and_held() {
-    if !has_all() {
-        return;
-    }
+    require!(ROOT_AND_RSYNC);
+
     let laid = Laid::new(&image());
     laid.update(&[], &[]).ended(0, &[]);
     let before = laid.site.snapshot();
@@ -256,9 +247,8 @@ fn an_update_that_laid_something_over_the_image_is_undone_and_held() {
 /// The tree was recognised in the run that laid the override over it: the way back leads to what it was.
 #[test]
 fn a_rollback_of_what_was_laid_over_an_adopted_tree_is_held() {
-    if !has_all() {
-        return;
-    }
+    require!(ROOT_AND_RSYNC);
+
     let laid = Laid::new(&image());
     laid.write("all", &small(&[("etc/motd", "everybody's"), ("etc/ntp.conf", "ntp")]));
     let before = laid.site.snapshot();
@@ -272,9 +262,8 @@ fn a_rollback_of_what_was_laid_over_an_adopted_tree_is_held() {
 
 #[test]
 fn a_node_that_the_old_client_left_is_adopted_with_its_overrides() {
-    if !has_all() {
-        return;
-    }
+    require!(ROOT_AND_RSYNC);
+
     let laid = Laid::new(&image());
     laid.write("all", &small(&[("etc/motd", "everybody's"), ("etc/ntp.conf", "ntp")]));
     laid.publish("all");
@@ -291,9 +280,8 @@ fn a_node_that_the_old_client_left_is_adopted_with_its_overrides() {
 
 #[test]
 fn a_full_sync_lays_the_overrides_over_the_image_at_once() {
-    if !has_all() {
-        return;
-    }
+    require!(ROOT_AND_RSYNC);
+
     let laid = Laid::new(&image());
     laid.write("all", &small(&[("etc/motd", "everybody's"), ("etc/ntp.conf", "ntp")]));
     laid.write("gpu", &small(&[("etc/motd", "gpu's")]));
@@ -306,9 +294,8 @@ fn a_full_sync_lays_the_overrides_over_the_image_at_once() {
 
 #[test]
 fn excludes_that_come_with_an_override_count_at_once() {
-    if !has_all() {
-        return;
-    }
+    require!(ROOT_AND_RSYNC);
+
     let place = "etc/systemimager/updateclient.local.exclude";
     let laid = Laid::new(&image());
     laid.write("rules", &small(&[(place, "/etc/hosts\n")]));
@@ -337,9 +324,8 @@ fn excludes_that_come_with_an_override_count_at_once() {
 /// Any image, any two overrides, by any route: what rsync makes of them.
 #[test]
 fn any_overrides_over_any_image() {
-    if !has_all() {
-        return;
-    }
+    require!(ROOT_AND_RSYNC);
+
     let cases = std::env::var("PROPTEST_CASES").ok().and_then(|n| n.parse().ok()).unwrap_or(12);
     let config = Config { cases, failure_persistence: None, ..Config::default() };
     let strategy = (trees::any_tree(), trees::any_tree(), trees::any_tree(), proptest::bool::ANY);

@@ -32,7 +32,7 @@ use common::disk;
 use common::power::{Kind, Plugged, Switch};
 use common::site::{Run, Site};
 use common::trees::{self, Item, Tree, What, noise};
-use common::{Need, judge, needs, random, rounds, run, scratch, tally};
+use common::{Need, judge, random, require, rounds, run, scratch, tally};
 use tempfile::TempDir;
 
 /// So that each way meets each act.
@@ -457,9 +457,8 @@ fn finished(child: &mut Child) -> ExitStatus {
 
 fn cuts_on(kind: Kind) {
     let programs = ["rsync", "xfs_io", "findmnt", Kind::Xfs.mkfs(), kind.mkfs()].map(Need::Program);
-    if !needs(&[&[Need::Root, Need::LoopDevice], &programs[..]].concat()) {
-        return;
-    }
+    require!(Root, LoopDevice, programs);
+
     disk::private();
     let store = Store::new(kind);
     let scenes = WAYS.map(|way| Scene::new(&store, way));

@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use std::path::Path;
 use std::process::Command;
 
-use common::{Need, needs, scratch};
+use common::{require, scratch};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 use systemimager::filter::Filter;
@@ -118,9 +118,8 @@ fn any_rules() -> impl Strategy<Value = String> {
 
 #[test]
 fn any_rules_hide_what_they_hide_from_rsync() {
-    if !needs(&[Need::Program("rsync")]) {
-        return;
-    }
+    require!(Program("rsync"));
+
     let dir = scratch();
     let image = dir.path().join("image");
     let paths = build(&image);
@@ -170,9 +169,8 @@ fn any_shape() -> impl Strategy<Value = Vec<(String, bool)>> {
 
 #[test]
 fn any_trees_under_any_rules() {
-    if !needs(&[Need::Program("rsync")]) {
-        return;
-    }
+    require!(Program("rsync"));
+
     let cases = std::env::var("PROPTEST_CASES").ok().and_then(|n| n.parse().ok()).unwrap_or(200);
     let config = Config { cases, failure_persistence: None, ..Config::default() };
     let check = |(paths, rules): (Vec<(String, bool)>, String)| {
@@ -206,9 +204,8 @@ fn any_trees_under_any_rules() {
 
 #[test]
 fn odd_mount_points_are_left_to_the_node_by_rsync_too() {
-    if !needs(&[Need::Program("rsync")]) {
-        return;
-    }
+    require!(Program("rsync"));
+
     let dir = scratch();
     let image = dir.path().join("image");
     let names: Vec<&[u8]> = common::trees::ODD_NAMES.to_vec();

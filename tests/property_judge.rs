@@ -5,17 +5,14 @@ mod common;
 use std::path::Path;
 
 use common::trees::{self, Item, Tree, What};
-use common::{Need, copy_tree, judge, needs, scratch};
+use common::{ROOT_AND_RSYNC, copy_tree, judge, require, scratch};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 
-const NEEDED: [Need; 2] = [Need::Root, Need::Program("rsync")];
-
 #[test]
 fn a_copy_of_everything_is_the_same_and_the_agents_own_files_do_not_count() {
-    if !needs(&NEEDED) {
-        return;
-    }
+    require!(ROOT_AND_RSYNC);
+
     let dir = scratch();
     let (image, node) = (dir.path().join("image"), dir.path().join("node"));
     trees::write(&trees::mutate(&trees::everything(), 0), &image);
@@ -32,9 +29,8 @@ fn a_copy_of_everything_is_the_same_and_the_agents_own_files_do_not_count() {
 
 #[test]
 fn each_single_change_is_seen() {
-    if !needs(&NEEDED) {
-        return;
-    }
+    require!(ROOT_AND_RSYNC);
+
     let tree = trees::everything();
     let change = |path: &'static str, change: &dyn Fn(&mut Item)| {
         let mut changed = tree.clone();
@@ -69,9 +65,8 @@ fn each_single_change_is_seen() {
 
 #[test]
 fn any_tree_written_twice_is_the_same_and_another_is_not() {
-    if !needs(&NEEDED) {
-        return;
-    }
+    require!(ROOT_AND_RSYNC);
+
     let config = Config { cases: 24, failure_persistence: None, ..Config::default() };
     let check = |(a, b): (Tree, Tree)| {
         let dir = scratch();

@@ -4,16 +4,13 @@ mod common;
 
 use common::site::Site;
 use common::trees::{self, any_tree};
-use common::{Need, judge, needs};
+use common::{ROOT_AND_RSYNC, judge, require};
 use proptest::test_runner::{Config, TestRunner};
-
-const NEEDED: [Need; 2] = [Need::Root, Need::Program("rsync")];
 
 #[test]
 fn any_tree_becomes_any_other_by_a_diff_and_back() {
-    if !needs(&NEEDED) {
-        return;
-    }
+    require!(ROOT_AND_RSYNC);
+
     let config =
         Config { cases: 40, max_shrink_iters: 60, failure_persistence: None, ..Config::default() };
     let done = TestRunner::new(config).run(&(any_tree(), any_tree()), |(a, b)| {
@@ -38,9 +35,8 @@ fn any_tree_becomes_any_other_by_a_diff_and_back() {
 
 #[test]
 fn any_chain_of_three_is_one_transaction() {
-    if !needs(&NEEDED) {
-        return;
-    }
+    require!(ROOT_AND_RSYNC);
+
     let config =
         Config { cases: 25, max_shrink_iters: 40, failure_persistence: None, ..Config::default() };
     let done = TestRunner::new(config).run(&(any_tree(), any_tree(), any_tree()), |(a, b, c)| {

@@ -11,7 +11,7 @@ use std::process::{Command, Stdio};
 use common::fault_server::{Fault, FaultServer};
 use common::interrupted::{STRACE, behind, interrupt, interrupt_node, read};
 use common::site::{Run, Site};
-use common::{Need, judge, machine, needs, trees};
+use common::{judge, machine, require, trees};
 
 const AGENT: &str = env!("CARGO_BIN_EXE_si_updateclient");
 
@@ -30,9 +30,8 @@ fn recovered_by(program: &Path, site: &Site) -> Run {
 
 #[test]
 fn the_agent_that_sealed_lies_beside_the_journal_and_finishes() {
-    if !needs(&STRACE) {
-        return;
-    }
+    require!(STRACE);
+
     let site = interrupted();
     let agent = site.node().join(".si-stage/agent");
     // on one filesystem it costs a name and no bytes
@@ -49,9 +48,8 @@ fn the_agent_that_sealed_lies_beside_the_journal_and_finishes() {
 
 #[test]
 fn an_agent_from_another_filesystem_is_copied() {
-    if !needs(&[&STRACE[..], &[Need::Program("unshare")]].concat()) {
-        return;
-    }
+    require!(STRACE, Program("unshare"));
+
     let site = behind();
     // a mount is what a hardlink cannot leave; the place where a symlink was planted is not followed
     let sentinel = site.dir.path().join("sentinel");
@@ -80,9 +78,8 @@ fn an_agent_from_another_filesystem_is_copied() {
 
 #[test]
 fn without_a_copy_of_the_agent_an_update_is_made_all_the_same() {
-    if !needs(&STRACE) {
-        return;
-    }
+    require!(STRACE);
+
     let site = behind();
     let mut strace = Command::new("strace");
     strace.args([
@@ -165,9 +162,8 @@ fn is_the_image(site: &Site) {
 
 #[test]
 fn at_boot_the_unit_finishes_with_the_copy_though_the_agent_was_replaced() {
-    if !needs(&[&STRACE[..], &machine::PROGRAMS].concat()) {
-        return;
-    }
+    require!(STRACE, machine::PROGRAMS);
+
     let site = interrupted();
     equip(&site);
     let boot = booted(&site).expect("its condition holds");
@@ -178,9 +174,8 @@ fn at_boot_the_unit_finishes_with_the_copy_though_the_agent_was_replaced() {
 
 #[test]
 fn at_boot_the_installed_agent_finishes_where_the_copy_does_not_run() {
-    if !needs(&[&STRACE[..], &machine::PROGRAMS].concat()) {
-        return;
-    }
+    require!(STRACE, machine::PROGRAMS);
+
     for gone in [true, false] {
         let site = interrupted();
         equip(&site);
@@ -206,9 +201,8 @@ fn at_boot_the_installed_agent_finishes_where_the_copy_does_not_run() {
 
 #[test]
 fn days_later_when_what_changes_was_edited_removed_or_replaced() {
-    if !needs(&STRACE) {
-        return;
-    }
+    require!(STRACE);
+
     let site = interrupted();
     let node = site.node();
     // what is still to come: edited, gone, another type; and what came already
@@ -238,9 +232,8 @@ fn days_later_when_what_changes_was_edited_removed_or_replaced() {
 
 #[test]
 fn a_run_that_finds_no_server_finishes_first_and_then_says_so() {
-    if !needs(&STRACE) {
-        return;
-    }
+    require!(STRACE);
+
     let mut site = interrupted();
     let server = FaultServer::serve(&site.repo());
     let repo = std::mem::replace(&mut site.repo_url, server.url());
@@ -260,9 +253,8 @@ fn a_run_that_finds_no_server_finishes_first_and_then_says_so() {
 
 #[test]
 fn a_killed_run_leaves_no_lock() {
-    if !needs(&STRACE) {
-        return;
-    }
+    require!(STRACE);
+
     let mut site = behind();
     let server = FaultServer::serve(&site.repo());
     let repo = std::mem::replace(&mut site.repo_url, server.url());

@@ -10,7 +10,7 @@ use std::process::{Command, Stdio};
 use common::interrupted::{STRACE, behind, interrupt_node, read};
 use common::site::{Run, Site};
 use common::small_disk::{DISK, MOUNT, SmallDisk};
-use common::{Need, judge, machine, needs, run};
+use common::{Need, judge, machine, require, run};
 
 const AGENT: &str = env!("CARGO_BIN_EXE_si_updateclient");
 
@@ -29,10 +29,12 @@ struct Machine {
     kind: Kind,
 }
 
-fn has_all() -> bool {
-    let more = [Need::Program("make"), Need::Program("bash"), Need::Program("busybox")];
-    needs(&[&STRACE[..], &machine::PROGRAMS, &DISK, &more].concat())
-}
+const NEEDED: [&[Need]; 4] = [
+    &STRACE,
+    &machine::PROGRAMS,
+    &DISK,
+    &[Need::Program("make"), Need::Program("bash"), Need::Program("busybox")],
+];
 
 impl Machine {
     /// The update of the node was interrupted after its seal.
@@ -149,9 +151,8 @@ end
 
 #[test]
 fn the_copy_beside_the_journal_finishes_on_the_unbooted_root() {
-    if !has_all() {
-        return;
-    }
+    require!(NEEDED);
+
     for kind in [Kind::Dracut, Kind::InitramfsTools] {
         let machine = Machine::new(kind);
         // it is not the initramfs' own that does it
@@ -173,9 +174,8 @@ fn the_copy_beside_the_journal_finishes_on_the_unbooted_root() {
 
 #[test]
 fn the_agent_of_the_initramfs_finishes_where_the_copy_does_not_start() {
-    if !has_all() {
-        return;
-    }
+    require!(NEEDED);
+
     for kind in [Kind::Dracut, Kind::InitramfsTools] {
         let machine = Machine::new(kind);
         fs::write(machine.copy(), "\x7fELF, but not really").expect("writes");
@@ -188,9 +188,8 @@ fn the_agent_of_the_initramfs_finishes_where_the_copy_does_not_start() {
 
 #[test]
 fn what_cannot_be_finished_is_said_and_the_boot_goes_on() {
-    if !has_all() {
-        return;
-    }
+    require!(NEEDED);
+
     for kind in [Kind::Dracut, Kind::InitramfsTools] {
         let machine = Machine::new(kind);
         let journal = machine.site.node().join(".si-stage/journal");
@@ -206,9 +205,8 @@ fn what_cannot_be_finished_is_said_and_the_boot_goes_on() {
 
 #[test]
 fn another_filesystem_that_takes_part_is_waited_for() {
-    if !has_all() {
-        return;
-    }
+    require!(NEEDED);
+
     // what changes on it, or what is recorded there
     for path in ["usr", "var"] {
         let site = behind();
@@ -243,9 +241,8 @@ fn another_filesystem_that_takes_part_is_waited_for() {
 /// Every script of the packaging is what it says on its first line.
 #[test]
 fn the_scripts_are_sound() {
-    if !needs(&[Need::Program("shellcheck"), Need::Program("busybox"), Need::Program("dash")]) {
-        return;
-    }
+    require!(Program("shellcheck"), Program("busybox"), Program("dash"));
+
     let scripts = [
         "packaging/initramfs/si-recover-root",
         "packaging/dracut/90si-recover/module-setup.sh",

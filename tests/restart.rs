@@ -10,15 +10,14 @@ use std::time::Duration;
 
 use common::site::{Run, Site};
 use common::trees::{self, Item, Tree};
-use common::{Need, machine, needs, scratch};
+use common::{Need, machine, require, scratch};
 use systemimager::host::restart::Verdict;
 use systemimager::root::Root;
 
 const AGENT: &str = env!("CARGO_BIN_EXE_si_updateclient");
 
-fn has_all() -> bool {
-    needs(&[&machine::PROGRAMS[..], &[Need::Program("busybox"), Need::Program("rsync")]].concat())
-}
+const NEEDED: [&[Need]; 2] =
+    [&machine::PROGRAMS, &[Need::Program("busybox"), Need::Program("rsync")]];
 
 /// A process that ends with the test.
 struct Running(Child);
@@ -56,9 +55,8 @@ fn own_copy(path: &Path) {
 
 #[test]
 fn a_process_is_named_whose_program_was_replaced_or_moved_aside() {
-    if !has_all() {
-        return;
-    }
+    require!(NEEDED);
+
     let dir = scratch();
     let tree = fs::canonicalize(dir.path()).expect("is there").join("tree");
     machine::install_busybox(&tree, &["sleep"]);
@@ -152,9 +150,8 @@ impl Drop for Node {
 
 #[test]
 fn an_update_of_the_running_system_tells_what_to_restart() {
-    if !has_all() {
-        return;
-    }
+    require!(NEEDED);
+
     let node = Node::new();
     let told = "uses /opt/busybox, which was replaced";
     let run = node.update(&[]);
@@ -169,9 +166,8 @@ fn an_update_of_the_running_system_tells_what_to_restart() {
 
 #[test]
 fn with_json_the_verdict_is_in_the_last_object() {
-    if !has_all() {
-        return;
-    }
+    require!(NEEDED);
+
     let node = Node::new();
     let run = node.update(&["--json"]);
     let last: serde_json::Value =

@@ -10,9 +10,8 @@ use std::path::Path;
 use common::site::Site;
 use common::small_disk::{DISK, SmallDisk};
 use common::trees::{self, Item, What, write_text};
-use common::{Need, judge, needs};
+use common::{ROOT_AND_RSYNC, judge, require};
 
-const NEEDED: [Need; 2] = [Need::Root, Need::Program("rsync")];
 const ANY: [&str; 2] = ["--max-delete", "100%"];
 
 fn generation(site: &Site, serial: u64) -> String {
@@ -46,9 +45,8 @@ fn inodes(tree: &Path) -> Vec<(String, u64)> {
 
 #[test]
 fn every_kind_of_change_is_undone_and_made_again() {
-    if !needs(&NEEDED) {
-        return;
-    }
+    require!(ROOT_AND_RSYNC);
+
     let mut tree = trees::mutate(&trees::everything(), 0);
     let site = Site::at(&tree);
     for round in 1..6 {
@@ -85,9 +83,8 @@ fn every_kind_of_change_is_undone_and_made_again() {
 
 #[test]
 fn what_had_drifted_or_was_the_nodes_own_comes_back_as_it_was() {
-    if !needs(&NEEDED) {
-        return;
-    }
+    require!(ROOT_AND_RSYNC);
+
     let mut tree = trees::system();
     trees::put(&mut tree, "srv/app/data", Item::file("data"));
     trees::put(&mut tree, "srv/gone/one", Item::file("one"));
@@ -123,9 +120,8 @@ fn what_had_drifted_or_was_the_nodes_own_comes_back_as_it_was() {
 
 #[test]
 fn the_generation_that_was_left_is_held() {
-    if !needs(&NEEDED) {
-        return;
-    }
+    require!(ROOT_AND_RSYNC);
+
     let tree = trees::system();
     let site = Site::at(&tree);
     let mut second = tree.clone();
@@ -169,9 +165,8 @@ fn the_generation_that_was_left_is_held() {
 
 #[test]
 fn a_full_sync_can_be_undone_also_where_nothing_was_recorded() {
-    if !needs(&NEEDED) {
-        return;
-    }
+    require!(ROOT_AND_RSYNC);
+
     let site = Site::new().with_rsync();
     site.publish(&trees::mutate(&trees::everything(), 0));
     site.install_node();
@@ -199,9 +194,8 @@ fn a_full_sync_can_be_undone_also_where_nothing_was_recorded() {
 
 #[test]
 fn what_is_kept_is_bounded_by_the_configuration() {
-    if !needs(&NEEDED) {
-        return;
-    }
+    require!(ROOT_AND_RSYNC);
+
     let mut tree = trees::system();
     trees::put(&mut tree, "usr/big", Item::file(trees::noise(3_000_000, 1)));
     let site = Site::at(&tree);
@@ -248,9 +242,8 @@ fn what_is_kept_is_bounded_by_the_configuration() {
 
 #[test]
 fn repairing_drift_does_not_cost_the_way_back_to_the_generation_before() {
-    if !needs(&NEEDED) {
-        return;
-    }
+    require!(ROOT_AND_RSYNC);
+
     let tree = trees::system();
     let site = Site::at(&tree);
     let before = site.snapshot();
@@ -268,9 +261,8 @@ fn repairing_drift_does_not_cost_the_way_back_to_the_generation_before() {
 
 #[test]
 fn what_a_repair_displaces_lies_beside_the_way_back() {
-    if !needs(&NEEDED) {
-        return;
-    }
+    require!(ROOT_AND_RSYNC);
+
     let tree = trees::system();
     let site = Site::at(&tree);
     let node = site.node();
@@ -312,9 +304,8 @@ fn what_a_repair_displaces_lies_beside_the_way_back() {
 
 #[test]
 fn an_undo_set_that_is_in_the_way_goes_first_or_the_update_stops() {
-    if !needs(&[&NEEDED[..], &DISK].concat()) {
-        return;
-    }
+    require!(ROOT_AND_RSYNC, DISK);
+
     let big = |round| {
         let mut tree = trees::system();
         trees::put(&mut tree, "usr/big", Item::file(trees::noise(25_000_000, round)));
@@ -342,9 +333,8 @@ fn an_undo_set_that_is_in_the_way_goes_first_or_the_update_stops() {
 
 #[test]
 fn limits_hold_also_where_the_node_alone_had_something() {
-    if !needs(&NEEDED) {
-        return;
-    }
+    require!(ROOT_AND_RSYNC);
+
     for configuration in ["keep_undo = \"never\"\n", "undo_share = 0.0\n"] {
         let mut tree = trees::system();
         trees::put(&mut tree, "srv/app/data", Item::file("data"));
@@ -376,9 +366,8 @@ fn limits_hold_also_where_the_node_alone_had_something() {
 
 #[test]
 fn a_directory_that_somebody_removed_does_not_stand_in_the_way() {
-    if !needs(&NEEDED) {
-        return;
-    }
+    require!(ROOT_AND_RSYNC);
+
     let mut tree = trees::system();
     trees::put(&mut tree, "usr/lib/b/c/f", Item::file("one"));
     tree.get_mut(&b"usr/lib/b/c"[..]).expect("is there").mode = 0o750;
@@ -394,9 +383,8 @@ fn a_directory_that_somebody_removed_does_not_stand_in_the_way() {
 
 #[test]
 fn what_comes_back_and_is_not_what_was_recorded_is_told() {
-    if !needs(&NEEDED) {
-        return;
-    }
+    require!(ROOT_AND_RSYNC);
+
     let mut tree = trees::system();
     trees::put(&mut tree, "etc/log", Item::file("a long enough text"));
     let site = Site::at(&tree);
@@ -412,9 +400,8 @@ fn what_comes_back_and_is_not_what_was_recorded_is_told() {
 
 #[test]
 fn what_was_edited_after_the_update_is_not_passed_off_as_old() {
-    if !needs(&NEEDED) {
-        return;
-    }
+    require!(ROOT_AND_RSYNC);
+
     let mut tree = trees::system();
     trees::put(&mut tree, "etc/dated", Item::file("same text").mtime(1_600_000_000, 5));
     trees::put(&mut tree, "etc/changed", Item::file("one"));
@@ -438,9 +425,8 @@ fn what_was_edited_after_the_update_is_not_passed_off_as_old() {
 
 #[test]
 fn the_agent_that_an_update_brought_stays() {
-    if !needs(&NEEDED) {
-        return;
-    }
+    require!(ROOT_AND_RSYNC);
+
     let tree = trees::system();
     let site = Site::at(&tree);
     let before = site.snapshot();
@@ -457,9 +443,8 @@ fn the_agent_that_an_update_brought_stays() {
 
 #[test]
 fn an_undo_set_that_is_damaged_or_foreign_changes_nothing() {
-    if !needs(&NEEDED) {
-        return;
-    }
+    require!(ROOT_AND_RSYNC);
+
     let tree = trees::system();
     let site = Site::at(&tree);
     site.rollback(&[]).ended(5, &["nothing can be undone"]);
@@ -501,9 +486,8 @@ fn an_undo_set_that_is_damaged_or_foreign_changes_nothing() {
 
 #[test]
 fn repairs_do_not_fill_the_disk() {
-    if !needs(&DISK) {
-        return;
-    }
+    require!(DISK);
+
     let mut tree = trees::system();
     trees::put(&mut tree, "usr/bin/tool", Item::file(trees::noise(1_000_000, 1)));
     let site = Site::at(&tree);
@@ -535,9 +519,8 @@ fn repairs_do_not_fill_the_disk() {
 
 #[test]
 fn what_is_missing_afterwards_is_told() {
-    if !needs(&NEEDED) {
-        return;
-    }
+    require!(ROOT_AND_RSYNC);
+
     let mut tree = trees::system();
     for path in ["srv/gone/a/b", "srv/gone/c"] {
         trees::put(&mut tree, path, Item::file(path));
@@ -567,9 +550,8 @@ fn what_is_missing_afterwards_is_told() {
 
 #[test]
 fn what_became_immutable_under_another_name_is_refused_before_anything_is_touched() {
-    if !needs(&NEEDED) {
-        return;
-    }
+    require!(ROOT_AND_RSYNC);
+
     let site = Site::at(&trees::system());
     let mut next = trees::system();
     trees::put(&mut next, "etc/passwd", Item::file("the new passwd"));
@@ -596,9 +578,8 @@ fn what_became_immutable_under_another_name_is_refused_before_anything_is_touche
 
 #[test]
 fn what_went_after_the_update_is_told_where_nothing_brings_it_back() {
-    if !needs(&NEEDED) {
-        return;
-    }
+    require!(ROOT_AND_RSYNC);
+
     let mut tree = trees::system();
     trees::put(&mut tree, "srv/dir/a", Item::file("a"));
     trees::put(&mut tree, "srv/dir/below/b", Item::file("b"));

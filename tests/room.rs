@@ -16,13 +16,11 @@ use common::judge;
 use common::site::{Run, Site};
 use common::small_disk::{DISK, SmallDisk};
 use common::trees::{self, Item, Tree};
-use common::{Need, needs};
+use common::{Need, require};
 
 const AGENT: &str = env!("CARGO_BIN_EXE_si_updateclient");
 
-fn has_all() -> bool {
-    needs(&[&DISK[..], &[Need::Program("strace"), Need::Program("strip")]].concat())
-}
+const NEEDED: [&[Need]; 2] = [&DISK, &[Need::Program("strace"), Need::Program("strip")]];
 
 /// Its second generation brings files into new and old directories, edits some, and lets some go.
 fn tree(second: bool) -> Tree {
@@ -228,9 +226,8 @@ fn bulky(paths: &[&str]) -> Site {
 
 #[test]
 fn what_does_not_fit_is_refused_before_any_archive_is_fetched() {
-    if !has_all() {
-        return;
-    }
+    require!(NEEDED);
+
     let mut site = bulky(&["usr"]);
     let disk = SmallDisk::under(&site, 48, 2000);
     site.updated(&["--adopt"]);
@@ -271,9 +268,8 @@ fn what_does_not_fit_is_refused_before_any_archive_is_fetched() {
 
 #[test]
 fn each_filesystem_has_to_have_room_for_what_comes_to_it() {
-    if !has_all() {
-        return;
-    }
+    require!(NEEDED);
+
     // below which mount it comes, and which one is too small for it: for content, or for the archive
     for (content, small) in [("usr", "usr"), ("srv", "var"), ("boot", "boot")] {
         let mut site = bulky(&[content]);
@@ -299,9 +295,8 @@ fn each_filesystem_has_to_have_room_for_what_comes_to_it() {
 
 #[test]
 fn an_undo_set_in_the_way_goes_first_unless_it_is_always_kept() {
-    if !has_all() {
-        return;
-    }
+    require!(NEEDED);
+
     let mut tree = tree(false);
     for number in 0..2 {
         trees::put(
@@ -387,9 +382,8 @@ impl Eats {
 
 #[test]
 fn another_process_eats_the_room_before_the_seal() {
-    if !has_all() {
-        return;
-    }
+    require!(NEEDED);
+
     let node = Node::new(96, 4000);
     let before = node.site.snapshot();
     let stage = node.site.node().join(".si-stage");
@@ -429,9 +423,8 @@ fn another_process_eats_the_room_before_the_seal() {
 
 #[test]
 fn after_the_seal_a_full_disk_does_not_stop_an_update() {
-    if !has_all() {
-        return;
-    }
+    require!(NEEDED);
+
     for eats in [Eats::Bytes, Eats::Inodes] {
         let node = Node::new(96, 4000);
         let sealed = || node.has(".si-stage/journal");
@@ -458,9 +451,8 @@ fn after_the_seal_a_full_disk_does_not_stop_an_update() {
 
 #[test]
 fn what_was_kept_is_eaten_as_well_and_the_next_run_finishes() {
-    if !has_all() {
-        return;
-    }
+    require!(NEEDED);
+
     for eats in [Eats::Bytes, Eats::Inodes] {
         let node = Node::new(96, 4000);
         let sealed = || node.has(".si-stage/journal");

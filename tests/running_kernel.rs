@@ -11,17 +11,15 @@ use common::fault_server::FaultServer;
 use common::interrupted::read;
 use common::site::{Run, Site};
 use common::trees::{self, Item, Tree, What};
-use common::{Need, judge, machine, needs, run};
+use common::{Need, judge, machine, require, run};
 
 const AGENT: &str = env!("CARGO_BIN_EXE_si_updateclient");
 /// What a node needs to run the agent by itself.
 const EQUIPMENT: [&str; 3] = ["/bin", "/lib", "/lib64"];
 const KEPT: &str = "the running kernel's, kept until the next boot";
 
-fn has_all(more: &[Need]) -> bool {
-    let needed = [Need::Program("rsync"), Need::Program("setarch")];
-    needs(&[&machine::PROGRAMS[..], &needed, more].concat())
-}
+const NEEDED: [&[Need]; 2] =
+    [&machine::PROGRAMS, &[Need::Program("rsync"), Need::Program("setarch")]];
 
 /// Which kernel runs.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -156,9 +154,8 @@ fn files_of(release: &str) -> [String; 5] {
 
 #[test]
 fn what_the_running_kernel_needs_goes_with_the_first_run_after_the_next_boot() {
-    if !has_all(&[]) {
-        return;
-    }
+    require!(NEEDED);
+
     let (first, second) = (Booted::First.release(), Booted::Second.release());
     assert_ne!(first, second);
     let mut base = with_kernel(&first);
@@ -224,9 +221,8 @@ fn what_the_running_kernel_needs_goes_with_the_first_run_after_the_next_boot() {
 
 #[test]
 fn purged_is_what_the_running_kernel_needs_after_the_next_boot() {
-    if !has_all(&[]) {
-        return;
-    }
+    require!(NEEDED);
+
     let (first, second) = (Booted::First.release(), Booted::Second.release());
     let node = Node::behind(&with_kernel(&first), &with_kernel(&second));
     let own = format!("usr/lib/modules/{first}/updates/dkms/own.ko");
@@ -251,9 +247,8 @@ fn purged_is_what_the_running_kernel_needs_after_the_next_boot() {
 
 #[test]
 fn a_full_sync_keeps_it_as_well() {
-    if !has_all(&[]) {
-        return;
-    }
+    require!(NEEDED);
+
     let (first, second) = (Booted::First.release(), Booted::Second.release());
     for known in [true, false] {
         let site = Site::new().with_rsync();
@@ -296,9 +291,8 @@ fn a_full_sync_keeps_it_as_well() {
 
 #[test]
 fn a_system_that_does_not_run_has_no_running_kernel() {
-    if !has_all(&[]) {
-        return;
-    }
+    require!(NEEDED);
+
     let (first, second) = (Booted::First.release(), Booted::Second.release());
     let node = Node::behind(&with_kernel(&first), &with_kernel(&second));
     node.site.updated(&["--no-fallback", "--max-delete", "90%"]);
@@ -315,9 +309,8 @@ fn a_system_that_does_not_run_has_no_running_kernel() {
 
 #[test]
 fn the_image_has_it_again_before_the_next_boot() {
-    if !has_all(&[]) {
-        return;
-    }
+    require!(NEEDED);
+
     let (first, second) = (Booted::First.release(), Booted::Second.release());
     let node = Node::behind(&with_kernel(&first), &with_kernel(&second));
     node.update(Booted::First, &["--no-fallback"]).ended(0, &[KEPT]);
@@ -334,9 +327,8 @@ fn the_image_has_it_again_before_the_next_boot() {
 
 #[test]
 fn a_directory_that_becomes_a_symlink_takes_it_along_and_says_so() {
-    if !has_all(&[]) {
-        return;
-    }
+    require!(NEEDED);
+
     let (first, second) = (Booted::First.release(), Booted::Second.release());
     let mut base = trees::system();
     for dir in ["proc", "dev", "bin", "lib64"] {
@@ -361,9 +353,8 @@ fn a_directory_that_becomes_a_symlink_takes_it_along_and_says_so() {
 
 #[test]
 fn a_rollback_brings_the_old_kernel_back_and_keeps_the_one_that_runs() {
-    if !has_all(&[]) {
-        return;
-    }
+    require!(NEEDED);
+
     let (first, second) = (Booted::First.release(), Booted::Second.release());
     let node = Node::behind(&with_kernel(&first), &with_kernel(&second));
     let before = node.site.snapshot();
@@ -396,9 +387,8 @@ fn a_rollback_brings_the_old_kernel_back_and_keeps_the_one_that_runs() {
 
 #[test]
 fn killed_while_the_old_kernel_goes() {
-    if !has_all(&[Need::Program("strace")]) {
-        return;
-    }
+    require!(NEEDED, Program("strace"));
+
     let (first, second) = (Booted::First.release(), Booted::Second.release());
     let node = Node::behind(&with_kernel(&first), &with_kernel(&second));
     let before = node.site.snapshot();

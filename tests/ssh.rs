@@ -17,7 +17,7 @@ use std::time::Duration;
 use common::fault_server::FaultServer;
 use common::site::{Run, Site};
 use common::trees::{self, Item, Tree};
-use common::{Need, needs, scratch};
+use common::{ROOT_AND_RSYNC, require, scratch};
 
 /// Where the ssh of these tests notes what it does; its presence makes [`ssh`] one.
 const NOTES: &str = "SI_TEST_SSH";
@@ -162,9 +162,8 @@ fn port(server: &FaultServer) -> u16 {
 
 #[test]
 fn everything_comes_through_the_tunnel_and_the_server_keeps_its_name() {
-    if !needs(&[Need::Root, Need::Program("rsync")]) {
-        return;
-    }
+    require!(ROOT_AND_RSYNC);
+
     let site = Site::new().with_rsync();
     site.publish(&tree("one"));
     fs::create_dir_all(site.node().join("etc")).expect("makes");

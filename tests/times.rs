@@ -11,7 +11,7 @@ use std::process::{Command, Stdio};
 use common::disk::{self, Disk};
 use common::site::{Run, Site};
 use common::trees::{self, Item, Tree};
-use common::{Need, judge, needs, rounds};
+use common::{Need, judge, require, rounds};
 
 const NEEDED: [Need; 3] = [Need::Root, Need::Program("rsync"), Need::Program("strace")];
 
@@ -34,9 +34,8 @@ fn generations() -> [Tree; 2] {
 
 #[test]
 fn after_each_run_they_are_the_images() {
-    if !needs(&NEEDED) {
-        return;
-    }
+    require!(NEEDED);
+
     disk::private();
     let [one, two] = generations();
     let site = Site::at(&one);
@@ -63,9 +62,8 @@ fn after_each_run_they_are_the_images() {
 
 #[test]
 fn killed_anywhere_they_are_those_of_one_generation() {
-    if !needs(&NEEDED) {
-        return;
-    }
+    require!(NEEDED);
+
     let [one, two] = generations();
     let site = Site::at(&one);
     site.publish(&two);

@@ -9,9 +9,9 @@ use std::os::unix::net::UnixDatagram;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
+use common::require;
 use common::site::{Run, Site};
 use common::trees::{self, Item, Tree};
-use common::{Need, needs};
 use rustix::process::{Pid, Signal, kill_process};
 
 fn tree(motd: &str) -> Tree {
@@ -111,9 +111,8 @@ fn with(mut command: Command, more: &[&str]) -> Command {
 
 #[test]
 fn the_log_hears_what_is_said_at_its_level_and_more_than_quiet_prints() {
-    if !needs(&[Need::Root, Need::Program("unshare")]) {
-        return;
-    }
+    require!(Root, Program("unshare"));
+
     let (site, journal) = (behind(), Journal::new());
     let run = journal.run(&with(site.command(), &["--dry-run"]));
     assert_eq!((run.code, journal.heard()), (0, Vec::new()), "{run:#?}");
@@ -141,9 +140,8 @@ fn the_log_hears_what_is_said_at_its_level_and_more_than_quiet_prints() {
 
 #[test]
 fn a_log_that_is_not_wanted_hears_nothing() {
-    if !needs(&[Need::Root, Need::Program("unshare")]) {
-        return;
-    }
+    require!(Root, Program("unshare"));
+
     let (site, journal) = (behind(), Journal::new());
     trees::write_text(&site.node().join("etc/systemimager/updateclient.toml"), "syslog = false\n");
     let run = journal.run(&site.command());

@@ -10,7 +10,7 @@ use std::process::{Command, Stdio};
 
 use common::site::{Run, Site};
 use common::trees::{self, Item, Tree, write_text};
-use common::{Need, copy_tree, judge, needs, run, scratch};
+use common::{Need, copy_tree, judge, require, run, scratch};
 
 const NEEDED: [Need; 3] = [Need::Root, Need::Program("rsync"), Need::Program("strace")];
 const ANY: [&str; 2] = ["--max-delete", "100%"];
@@ -120,9 +120,8 @@ fn are_back(site: &Site, node: &Path) {
 
 #[test]
 fn a_directory_goes_by_one_rename_and_comes_back_by_one() {
-    if !needs(&NEEDED) {
-        return;
-    }
+    require!(NEEDED);
+
     let site = site();
     let node = site.node();
     let (before, was) = (site.snapshot(), fs::metadata(node.join(OLD)).expect("is there").ino());
@@ -143,9 +142,8 @@ fn a_directory_goes_by_one_rename_and_comes_back_by_one() {
 
 #[test]
 fn what_came_into_it_before_it_went_comes_back_to_its_place() {
-    if !needs(&NEEDED) {
-        return;
-    }
+    require!(NEEDED);
+
     let site = interrupted();
     let node = site.node();
     strangers(&node);
@@ -181,9 +179,8 @@ fn what_came_into_it_before_it_went_comes_back_to_its_place() {
 
 #[test]
 fn killed_at_any_step_while_that_comes_back() {
-    if !needs(&NEEDED) {
-        return;
-    }
+    require!(NEEDED);
+
     let site = interrupted();
     strangers(&site.node());
     let dir = scratch();
@@ -205,9 +202,8 @@ fn killed_at_any_step_while_that_comes_back() {
 
 #[test]
 fn what_stands_in_the_place_of_what_comes_back_goes_aside_and_is_told() {
-    if !needs(&NEEDED) {
-        return;
-    }
+    require!(NEEDED);
+
     let site = site();
     let node = site.node();
     let before = site.snapshot();
@@ -235,9 +231,8 @@ fn what_stands_in_the_place_of_what_comes_back_goes_aside_and_is_told() {
 
 #[test]
 fn what_is_mounted_in_it_meanwhile_does_not_go_along() {
-    if !needs(&NEEDED) {
-        return;
-    }
+    require!(NEEDED);
+
     let site = interrupted();
     let node = site.node();
     let (elsewhere, at) = (scratch(), node.join(OLD).join("empty"));
@@ -254,9 +249,8 @@ fn what_is_mounted_in_it_meanwhile_does_not_go_along() {
 
 #[test]
 fn what_is_mounted_in_what_was_displaced_is_not_removed_with_it() {
-    if !needs(&NEEDED) {
-        return;
-    }
+    require!(NEEDED);
+
     let site = site();
     site.updated(&ANY);
     let kept = fs::read_dir(site.node().join(".si-undo"))
@@ -289,9 +283,8 @@ fn what_is_mounted_in_what_was_displaced_is_not_removed_with_it() {
 
 #[test]
 fn a_directory_that_stays_for_what_is_in_it_is_not_announced_to_go() {
-    if !needs(&NEEDED) {
-        return;
-    }
+    require!(NEEDED);
+
     let site = site();
     let node = site.node();
     write_text(&node.join(OLD).join("kernel/net/mine.ko"), "mine");
@@ -321,9 +314,8 @@ fn a_directory_that_stays_for_what_is_in_it_is_not_announced_to_go() {
 
 #[test]
 fn what_comes_into_a_directory_that_becomes_something_else_is_kept_and_told() {
-    if !needs(&NEEDED) {
-        return;
-    }
+    require!(NEEDED);
+
     let [mut old, mut new] = generations();
     trees::put(&mut old, "srv/app/tracked", Item::file("tracked"));
     trees::put(&mut new, "srv/app", Item::file("a file by now"));
@@ -359,9 +351,8 @@ fn what_comes_into_a_directory_that_becomes_something_else_is_kept_and_told() {
 
 #[test]
 fn what_cannot_be_removed_any_more_stops_nothing() {
-    if !needs(&NEEDED) {
-        return;
-    }
+    require!(NEEDED);
+
     let [mut old, mut new] = generations();
     trees::put(
         &mut old,

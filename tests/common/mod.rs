@@ -12,8 +12,8 @@
 //! | frozen formats | `tests/formats.rs` | samples under `tests/testdata/`, never edited |
 //!
 //! A test is named after what happens (`base_edited_locally`, `no_room_on_boot`). Whether a node is
-//! its image is never decided by our own code but by [`judge`]. What a test needs of the machine it
-//! says with [`needs`].
+//! its image is never decided by our own code but by [`judge`]. A test states its needs of the
+//! machine with [`require!`].
 
 // each test file uses a part of this
 #![allow(dead_code)]
@@ -48,11 +48,58 @@ pub enum Need {
     Program(&'static str),
 }
 
-/// Whether the machine has what a test needs. Says loudly what is missing; where `CI` is set, fails:
-/// there, nothing may be left out.
+/// To own files as others, and rsync as the judge.
+pub const ROOT_AND_RSYNC: [Need; 2] = [Need::Root, Need::Program("rsync")];
+
+/// Returns from the test unless the machine has everything listed.
+///
+/// Takes needs and lists of needs: `require!(Root, Program("strace"), DISK)`. The variants of
+/// [`Need`] are in scope.
+macro_rules! require {
+    ($($needs:expr),+ $(,)?) => {{
+        #[allow(unused_imports)]
+        use $crate::common::Need::*;
+        use $crate::common::Needs;
+
+        let mut needs = Vec::new();
+        $(needs.extend($needs.needs());)+
+        if !$crate::common::has(&needs) {
+            return;
+        }
+    }};
+}
+pub(crate) use require;
+
+/// One need of a test, or a list of them.
+pub trait Needs {
+    /// All of them.
+    fn needs(&self) -> Vec<Need>;
+}
+
+impl Needs for Need {
+    fn needs(&self) -> Vec<Need> {
+        vec![*self]
+    }
+}
+
+impl<N: Needs, const LENGTH: usize> Needs for [N; LENGTH] {
+    fn needs(&self) -> Vec<Need> {
+        self.iter().flat_map(N::needs).collect()
+    }
+}
+
+impl Needs for &[Need] {
+    fn needs(&self) -> Vec<Need> {
+        self.to_vec()
+    }
+}
+
+/// Returns whether the machine has everything that a test needs, and reports what is missing.
+///
+/// In CI (the environment has `CI`) a missing need fails the test: nothing may be left out there.
 #[track_caller]
-pub fn needs(all: &[Need]) -> bool {
-    let missing: Vec<&Need> = all.iter().filter(|need| !need.is_met()).collect();
+pub fn has(needs: &[Need]) -> bool {
+    let missing: Vec<&Need> = needs.iter().filter(|need| !need.is_met()).collect();
     if missing.is_empty() {
         return true;
     }
