@@ -9,6 +9,7 @@
 //! | crash | `tests/crash_*.rs` | a step fails, or the program dies there; then the next run |
 //! | power | `tests/power_cut.rs` | the disk keeps only what was made durable; then the next run |
 //! | golden files | `tests/golden.rs` | output as recorded below `tests/testdata/golden/` |
+//! | memory | `tests/memory.rs` | peak memory is independent of the size of files |
 //! | frozen formats | `tests/formats.rs` | samples under `tests/testdata/`, never edited |
 //!
 //! A test is named after what happens (`base_edited_locally`, `no_room_on_boot`). Whether a node is

@@ -1,0 +1,103 @@
+//! Peak memory of a node's run does not grow with the bytes of the image.
+
+mod common;
+
+use std::fs::{self, File, OpenOptions};
+use std::io::Write;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::thread::sleep;
+use std::time::Duration;
+
+use common::site::{Run, Site};
+use common::trees;
+use common::{ROOT_AND_RSYNC, require};
+
+const MIB: u64 = 1 << 20;
+/// Bytes of the large file of the smaller image; the other image has twice as many.
+const SIZE: u64 = 110 * MIB;
+const LARGE: &str = "usr/lib/large";
+/// Less than half of the smaller file.
+const BOUND: u64 = 48 * MIB;
+/// Difference that allocator and threads may make between two runs.
+const SLACK: u64 = 16 * MIB;
+
+/// Writes `size` bytes that do not compress, without holding them in memory.
+fn write_noise(path: &Path, size: u64) {
+    let mut file = File::create(path).expect("creates the file");
+    let mut state: u64 = 0x9e37_79b9_7f4a_7c15;
+    let mut block = vec![0; MIB as usize];
+    for _ in 0..size / MIB {
+        for word in block.chunks_exact_mut(8) {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            word.copy_from_slice(&state.to_le_bytes());
+        }
+        file.write_all(&block).expect("writes the block");
+    }
+}
+
+/// Runs `command`, which has to succeed, and returns its peak memory in bytes.
+#[track_caller]
+fn peak(command: &mut Command) -> u64 {
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("starts");
+    let status = format!("/proc/{}/status", child.id());
+
+    let mut peak = 0;
+    while child.try_wait().expect("a child").is_none() {
+        let text = fs::read_to_string(&status).unwrap_or_default();
+        let kilobytes = text.lines().find_map(|line| {
+            line.strip_prefix("VmHWM:")?.split_whitespace().next()?.parse::<u64>().ok()
+        });
+        peak = peak.max(kilobytes.unwrap_or(0) << 10);
+        sleep(Duration::from_millis(2));
+    }
+    Run::of(child.wait_with_output().expect("the output")).ended(0, &["updated to node"]);
+    assert!(peak > MIB, "the peak was not seen");
+    peak
+}
+
+/// Publishes the image with as little work as possible.
+fn publish(site: &Site) {
+    let cheap = ["--effort", "fast", "--level", "1", "--diffs", "1", "--full-share", "1000"];
+    site.publish_as_it_is(&cheap);
+}
+
+/// A node, and an update before it that brings a file of `size` bytes.
+fn behind_large_file(size: u64) -> Site {
+    let site = Site::at(&trees::system());
+    write_noise(&site.image().join(LARGE), size);
+    publish(&site);
+    site
+}
+
+/// Changes a few bytes in each part of the large file, and publishes that.
+fn publish_edited_file(site: &Site) {
+    let large = site.image().join(LARGE);
+    let size = fs::metadata(&large).expect("the large file").len();
+    let file = OpenOptions::new().write(true).open(&large).expect("opens the file");
+    for part in 0..16 {
+        file.write_all_at(b"edited", part * size / 16 + 1000).expect("edits the file");
+    }
+    publish(site);
+}
+
+#[test]
+fn file_of_any_size_updated_within_fixed_memory() {
+    require!(ROOT_AND_RSYNC);
+
+    let small = behind_large_file(SIZE);
+    let large = behind_large_file(2 * SIZE);
+
+    let small_peak = peak(small.command().arg("--no-fallback"));
+    let large_peak = peak(large.command().arg("--no-fallback"));
+    publish_edited_file(&small);
+    let edited_peak = peak(small.command().arg("--no-fallback"));
+
+    let peaks = [small_peak, large_peak, edited_peak];
+    assert!(peaks.iter().all(|peak| *peak < BOUND), "{peaks:?} bytes");
+    assert!(large_peak < small_peak + SLACK, "{peaks:?} bytes");
+    assert_eq!(fs::metadata(large.node().join(LARGE)).expect("the large file").len(), 2 * SIZE);
+}
