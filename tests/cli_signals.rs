@@ -17,8 +17,8 @@ use common::site::{Run, Site};
 use common::trees::{self, Item};
 use common::{ROOT_AND_RSYNC, judge, require};
 
-/// A node with an update before it that takes about a second to download.
-fn slow() -> (Site, FaultServer, String) {
+/// A node with an update before it, a server, and the path of the diff there.
+fn behind() -> (Site, FaultServer, String) {
     let mut tree = trees::system();
     let mut site = Site::at(&tree);
     trees::put(&mut tree, "usr/lib/large", Item::file(trees::noise(100_000, 1)));
@@ -27,8 +27,14 @@ fn slow() -> (Site, FaultServer, String) {
     let server = FaultServer::serve(&site.repo());
     let diff = site.archives("diffs").pop().expect("a diff");
     let path = format!("/node/diffs/{}", diff.file_name().expect("a name").to_string_lossy());
-    server.always(&path, Fault::Drip(2_000, Duration::from_millis(15)));
     site.repo_url = server.url();
+    (site, server, path)
+}
+
+/// As [`behind`]; the download takes about a second.
+fn slow() -> (Site, FaultServer, String) {
+    let (site, server, path) = behind();
+    server.always(&path, Fault::Drip(2_000, Duration::from_millis(15)));
     (site, server, path)
 }
 
@@ -133,10 +139,9 @@ fn a_stop_is_heeded_while_the_server_says_nothing() {
         (None, Fault::Stall(10), 1, Signal::SIGINT),
         (None, Fault::Stall(60_000), 2, Signal::SIGTERM),
     ] {
-        let (site, server, diff) = slow();
+        let (site, server, diff) = behind();
         let path = path.map_or(diff.clone(), str::to_owned);
         if requests == 2 {
-            server.calm();
             server.next(&path, [Fault::Behave]);
         }
         server.always(&path, fault.clone());
@@ -171,8 +176,7 @@ fn a_stop_is_heeded_while_the_server_says_nothing() {
 fn a_stop_is_heeded_between_two_tries() {
     require!(ROOT_AND_RSYNC);
 
-    let (site, server, path) = slow();
-    server.calm();
+    let (site, server, path) = behind();
     server.always(&path, Fault::Status(503, Some("60")));
     let before = site.snapshot();
     let child = spawn(&mut site.command());
@@ -187,7 +191,7 @@ fn a_stop_is_heeded_between_two_tries() {
 fn a_stop_is_heeded_while_nothing_accepts_the_connection() {
     require!(ROOT_AND_RSYNC);
 
-    let (mut site, server, _) = slow();
+    let (mut site, server, _) = behind();
     drop(server);
     // a listener that is full: the next connection neither comes about nor is refused
     let full = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
@@ -250,7 +254,7 @@ fn a_stop_is_heeded_while_content_is_staged() {
 fn a_stop_is_heeded_during_a_full_sync_whose_server_says_nothing() {
     require!(ROOT_AND_RSYNC);
 
-    let (site, _server, _) = slow();
+    let (site, _server, _) = behind();
     for diff in site.archives("diffs") {
         fs::remove_file(diff).expect("removes");
     }
@@ -307,7 +311,7 @@ fn after_the_seal_a_stop_waits_for_the_renames_however_often_it_is_asked_for() {
 fn a_stop_is_heeded_at_the_question() {
     require!(ROOT_AND_RSYNC, Program("script"));
 
-    let (site, _server, _) = slow();
+    let (site, _server, _) = behind();
     let before = site.snapshot();
     let client = site.command();
     let words = std::iter::once(client.get_program())

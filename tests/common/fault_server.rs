@@ -1,7 +1,11 @@
 //! A web server of static files that misbehaves on demand.
 //!
-//! It serves a directory with ranges, strong etags, conditional requests, HEAD and connections that are
-//! kept. Faults are scripted per path: each request takes the next one of its path's queue, or behaves.
+//! It serves a directory with ranges, strong etags, conditional requests, HEAD and persistent
+//! connections. Faults are scripted per path: each request takes the next fault of its path's queue,
+//! or is served correctly.
+//!
+//! A fault that no request reaches proves nothing. [`FaultServer::finish`], [`FaultServer::calm`] and
+//! the drop of the server panic if a scripted fault was not reached.
 
 use std::collections::{HashMap, VecDeque};
 use std::fs;
@@ -85,9 +89,30 @@ struct Shared {
 #[derive(Default)]
 struct State {
     next: HashMap<String, VecDeque<Fault>>,
-    always: HashMap<String, Fault>,
+    always: HashMap<String, Always>,
     seen: Vec<Seen>,
     connections: usize,
+}
+
+/// A fault of all requests for a path.
+struct Always {
+    fault: Fault,
+    is_reached: bool,
+}
+
+impl State {
+    /// Scripted faults that no request has met.
+    fn unreached(&self) -> Vec<(&str, &Fault)> {
+        let queued = self
+            .next
+            .iter()
+            .flat_map(|(path, faults)| faults.iter().map(move |fault| (path.as_str(), fault)));
+        let always = self.always.iter().filter(|(_, always)| !always.is_reached);
+        queued
+            .chain(always.map(|(path, always)| (path.as_str(), &always.fault)))
+            .filter(|(_, fault)| **fault != Fault::Behave)
+            .collect()
+    }
 }
 
 impl FaultServer {
@@ -122,13 +147,27 @@ impl FaultServer {
     }
 
     /// All requests for `path` meet this fault, after those of [`next`](Self::next).
+    #[track_caller]
     pub fn always(&self, path: &str, fault: Fault) {
-        self.shared.state().always.insert(path.to_owned(), fault);
+        let always = Always { fault, is_reached: false };
+        let replaced = self.shared.state().always.insert(path.to_owned(), always);
+        assert!(
+            replaced.is_none_or(|always| always.is_reached),
+            "no request for {path} reached the fault before this one"
+        );
     }
 
-    /// Behaves from now on, and forgets what it saw.
+    /// Serves correctly from now on, and forgets the requests; all faults must have been reached.
+    #[track_caller]
     pub fn calm(&self) {
-        *self.shared.state() = State::default();
+        let state = std::mem::take(&mut *self.shared.state());
+        assert_reached(&state);
+    }
+
+    /// Ends the server; all faults must have been reached.
+    #[track_caller]
+    pub fn finish(self) {
+        self.calm();
     }
 
     /// All requests, in order.
@@ -151,7 +190,17 @@ impl Drop for FaultServer {
     fn drop(&mut self) {
         self.shared.stopped.store(true, Ordering::SeqCst);
         let _ = TcpStream::connect(self.address);
+        if !thread::panicking() {
+            assert_reached(&self.shared.state());
+        }
     }
+}
+
+/// Panics if a scripted fault was not reached.
+#[track_caller]
+fn assert_reached(state: &State) {
+    let unreached = state.unreached();
+    assert!(unreached.is_empty(), "no request reached these faults: {unreached:?}");
 }
 
 /// What is to be sent.
@@ -202,8 +251,12 @@ impl Shared {
 
     fn fault(&self, path: &str) -> Fault {
         let mut state = self.state();
-        let next = state.next.get_mut(path).and_then(VecDeque::pop_front);
-        next.or_else(|| state.always.get(path).cloned()).unwrap_or(Fault::Behave)
+        if let Some(fault) = state.next.get_mut(path).and_then(VecDeque::pop_front) {
+            return fault;
+        }
+        let Some(always) = state.always.get_mut(path) else { return Fault::Behave };
+        always.is_reached = true;
+        always.fault.clone()
     }
 
     /// Notes something before the client can know of it.
