@@ -12,7 +12,7 @@
     unsafe_code,
     reason = "a call that sets a number of the allocator, before any thread begins"
 )]
-pub fn return_what_is_large() {
+pub fn tune() {
     /// glibc's own default, which setting it makes stay.
     const THRESHOLD: libc::c_int = 128 << 10;
     for (what, value) in [(libc::M_MMAP_THRESHOLD, THRESHOLD), (libc::M_ARENA_MAX, 2)] {
@@ -28,15 +28,15 @@ pub fn return_what_is_large() {
     unsafe_code,
     reason = "a call that has no arguments to be wrong, and changes nothing that is in use"
 )]
-pub fn return_what_is_free() {
+pub fn trim() {
     // SAFETY: malloc_trim takes the allocator's own locks, and touches only what is free.
     unsafe { libc::malloc_trim(0) };
 }
 
 /// Other C libraries do this, or nothing can be said to them.
 #[cfg(not(all(target_os = "linux", target_env = "gnu")))]
-pub fn return_what_is_large() {}
+pub fn tune() {}
 
 /// Other C libraries do this, or nothing can be said to them.
 #[cfg(not(all(target_os = "linux", target_env = "gnu")))]
-pub fn return_what_is_free() {}
+pub fn trim() {}

@@ -28,14 +28,16 @@ use common::trees::{self, Item, Tree, What, noise};
 use common::{ROOT_AND_RSYNC, copy_tree, judge, require};
 use rustix::fs::{StatVfsMountFlags, XattrFlags};
 use rustix::io::Errno;
-use systemimager::fetch::{Options, Side};
+use systemimager::fetch::{FetchOptions, Side};
 use systemimager::full_sync::Server;
 use systemimager::generation::GenerationId;
 use systemimager::host::{BootLoader, Check, Drift, KeepUndo, MaxDelete};
 use systemimager::report::{Event, Monitor, Silent};
 use systemimager::root::fault::{self, Fault};
-use systemimager::state::Found;
-use systemimager::update::{self, Excludes, Report, Request, RollbackRequest, UpdateError, Way};
+use systemimager::state::StoredState;
+use systemimager::update::{
+    self, Excludes, Report, RollbackRequest, SyncMode, UpdateError, UpdateRequest,
+};
 use tempfile::TempDir;
 
 /// rsync looks at the node after every so many steps.
@@ -64,7 +66,7 @@ struct End {
 struct Scene {
     name: String,
     job: Job,
-    request: Request,
+    request: UpdateRequest,
     /// What the undo set that the node begins with leads back to, if it has one.
     earlier: Option<End>,
     before: End,
@@ -247,7 +249,7 @@ impl Scene {
             site.publish_as_it_is(&["--diffs", "1"]);
             ids.push(site.catalog().head().generation);
             if recorded && nth <= start {
-                let request = Request { adopt_only: nth == 0, ..request.clone() };
+                let request = UpdateRequest { adopt_only: nth == 0, ..request.clone() };
                 update::run(&request, &Silent)
                     .unwrap_or_else(|e| panic!("{name}: generation {nth}: {e}"));
             }
@@ -368,8 +370,8 @@ impl Scene {
         let status = update::status(self.node()).expect("a status");
         assert!(!status.interrupted, "{context}: something waits to be finished");
         let recorded = match &status.found {
-            Found::State(state) => Some(state.generation),
-            Found::Nothing => None,
+            StoredState::State(state) => Some(state.generation),
+            StoredState::Nothing => None,
             other => panic!("{context}: {other:?}"),
         };
         let end = [&self.after, &self.before].into_iter().find(|end| end.generation == recorded);
@@ -675,20 +677,20 @@ fn fast_place() -> TempDir {
     common::scratch()
 }
 
-fn repo_of(request: &Request) -> String {
+fn repo_of(request: &UpdateRequest) -> String {
     match &request.way {
-        Way::Diffs(repo) => repo.to_string(),
-        Way::Sync(_) => String::new(),
+        SyncMode::Diffs(repo) => repo.to_string(),
+        SyncMode::Sync(_) => String::new(),
     }
 }
 
 /// What a node would be told to do.
-fn request(node: &Path, repo: &str, rsync: Option<u16>) -> Request {
-    Request {
+fn request(node: &Path, repo: &str, rsync: Option<u16>) -> UpdateRequest {
+    UpdateRequest {
         root: node.to_owned(),
         image: "node".parse().expect("a name"),
         overrides: Vec::new(),
-        way: Way::Diffs(repo.parse().expect("an URL")),
+        way: SyncMode::Diffs(repo.parse().expect("an URL")),
         rsync: rsync.map(|port| Server { host: "127.0.0.1".to_owned(), port, through: None }),
         sync_timeout: Duration::from_secs(3600),
         excludes: Excludes { name: "no excludes".to_owned(), rules: Vec::new(), place: None },
@@ -709,21 +711,21 @@ fn request(node: &Path, repo: &str, rsync: Option<u16>) -> Request {
         keep_undo: KeepUndo::Always,
         undo_share: 1.0,
         allow_root_fs: vec!["tmpfs".to_owned()],
-        fetch: Options::default(),
+        fetch: FetchOptions::default(),
         spool_limit: u64::MAX,
     }
 }
 
 fn perform(
     job: Job,
-    request: &Request,
+    request: &UpdateRequest,
     monitor: &dyn Monitor,
 ) -> Result<Option<Report>, UpdateError> {
     match job {
         Job::Update => update::run(request, monitor).map(Some),
         Job::Recover => update::recover(&request.root, monitor).map(|()| None),
         Job::Rollback => {
-            let Request { root, allow_root_fs, keep_undo, undo_share, .. } = request.clone();
+            let UpdateRequest { root, allow_root_fs, keep_undo, undo_share, .. } = request.clone();
             let request = RollbackRequest {
                 root,
                 dry_run: false,

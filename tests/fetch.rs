@@ -14,12 +14,12 @@ use std::time::{Duration, Instant};
 
 use common::fault_server::{Fault, FaultServer};
 use common::require;
-use systemimager::catalog::{FileRef, Frame, MAX_CATALOG, RepoPath};
+use systemimager::catalog::{FileRef, FirstFrame, MAX_CATALOG, RepoPath};
 use systemimager::digest::Digest;
 use systemimager::fetch::FetchErrorKind::{Corrupt, NoRoom, NotFound, Other, Unreachable};
 use systemimager::fetch::Side::{Network, Node, Server};
 use systemimager::fetch::{
-    CatalogAnswer, FetchError, FetchErrorKind, Options, Ranges, Repository, Side, Spool,
+    CatalogAnswer, FetchError, FetchErrorKind, FetchOptions, Ranges, Repository, Side, Spool,
 };
 use systemimager::image::Layer;
 use systemimager::report::{Event, Job, Monitor, Silent};
@@ -62,8 +62,8 @@ impl Site {
         FileRef { file, size: self.bytes.len() as u64, sha256: Digest::of(&self.bytes) }
     }
 
-    fn frame(&self, length: usize) -> Frame {
-        Frame { length: length as u64, sha256: Digest::of(&self.bytes[..length]) }
+    fn frame(&self, length: usize) -> FirstFrame {
+        FirstFrame { length: length as u64, sha256: Digest::of(&self.bytes[..length]) }
     }
 
     fn open(&self) -> Repository {
@@ -91,8 +91,8 @@ impl Site {
     }
 }
 
-fn quick() -> Options {
-    Options {
+fn quick() -> FetchOptions {
+    FetchOptions {
         deadline: None,
         attempts: 3,
         base_delay: Duration::from_millis(1),
@@ -105,7 +105,7 @@ fn quick() -> Options {
     }
 }
 
-fn open(url: &str, options: &Options, spool: &Path, limit: u64) -> Repository {
+fn open(url: &str, options: &FetchOptions, spool: &Path, limit: u64) -> Repository {
     let spool =
         Spool::open(File::open(spool).expect("a directory").into(), limit).expect("a spool");
     Repository::open(&url.parse().expect("a URL"), &node(), options, Some(spool)).expect("opens")
@@ -245,11 +245,11 @@ fn a_stalled_server_is_left_and_tried_again() {
 fn a_slow_drip_is_too_slow_though_it_is_never_silent() {
     let site = Site::new();
     site.server.always(ARCHIVE, Fault::Drip(10, Duration::from_millis(20)));
-    let options = Options { attempts: 1, speed_window: Duration::from_millis(300), ..quick() };
+    let options = FetchOptions { attempts: 1, speed_window: Duration::from_millis(300), ..quick() };
     let began = Instant::now();
     let repository = open(
         &site.server.url(),
-        &Options { minimum_speed: 10_000, ..options },
+        &FetchOptions { minimum_speed: 10_000, ..options },
         &site.spool_dir(),
         u64::MAX,
     );
@@ -443,10 +443,10 @@ fn the_first_frame_travels_once() {
 #[test]
 fn a_corrupt_first_frame_is_found_out() {
     let site = Site::new();
-    let wrong = Frame { length: 1000, sha256: Digest::of(b"other") };
+    let wrong = FirstFrame { length: 1000, sha256: Digest::of(b"other") };
     let error = site.open().frame(&site.claim(), &wrong).expect_err("it is another");
     assert_eq!((error.kind, error.side), (Corrupt, Server), "{error}");
-    let beyond = Frame { length: 300_001, sha256: Digest::of(b"other") };
+    let beyond = FirstFrame { length: 300_001, sha256: Digest::of(b"other") };
     assert!(site.open().frame(&site.claim(), &beyond).is_err());
 }
 
@@ -679,7 +679,7 @@ impl Secure {
     }
 
     fn repository(&self, site: &Site, ca_file: Option<PathBuf>) -> Repository {
-        let options = Options { ca_file, ..patient() };
+        let options = FetchOptions { ca_file, ..patient() };
         open(&format!("https://127.0.0.1:{}/", self.port), &options, &site.spool_dir(), u64::MAX)
     }
 }
@@ -780,8 +780,8 @@ impl Drop for Daemon {
     }
 }
 
-fn patient() -> Options {
-    Options { idle_timeout: Duration::from_secs(10), attempts: 2, ..quick() }
+fn patient() -> FetchOptions {
+    FetchOptions { idle_timeout: Duration::from_secs(10), attempts: 2, ..quick() }
 }
 
 #[test]

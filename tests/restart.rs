@@ -11,7 +11,7 @@ use std::time::Duration;
 use common::site::{Run, Site};
 use common::trees::{self, Item, Tree};
 use common::{Need, machine, require, scratch};
-use systemimager::host::restart::Verdict;
+use systemimager::host::restart::RestartVerdict;
 use systemimager::root::Root;
 
 const AGENT: &str = env!("CARGO_BIN_EXE_si_updateclient");
@@ -67,7 +67,7 @@ fn a_process_is_named_whose_program_was_replaced_or_moved_aside() {
         "busybox",
     );
     let root = Root::open(&tree).expect("opens");
-    let verdict = || Verdict::of(Path::new("/proc"), &root, "").expect("is found out");
+    let verdict = || RestartVerdict::of(Path::new("/proc"), &root, "").expect("is found out");
     assert!(verdict().services.is_empty(), "{:?}", verdict());
 
     fs::create_dir(tree.join(".si-undo")).expect("makes");

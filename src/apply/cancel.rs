@@ -7,27 +7,27 @@ use crate::report::Monitor;
 use crate::root::RootError;
 
 /// A reader that fails once the run was asked to stop.
-pub(super) struct Heeding<'a, R> {
+pub(super) struct CancelReader<'a, R> {
     pub from: R,
     pub monitor: &'a dyn Monitor,
 }
 
-impl<R> Heeding<'_, R> {
-    fn heed(&self) -> io::Result<()> {
+impl<R> CancelReader<'_, R> {
+    fn check(&self) -> io::Result<()> {
         if self.monitor.is_stopped() { Err(io::Error::other("stopped on request")) } else { Ok(()) }
     }
 }
 
-impl<R: Read> Read for Heeding<'_, R> {
+impl<R: Read> Read for CancelReader<'_, R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        self.heed()?;
+        self.check()?;
         self.from.read(buffer)
     }
 }
 
-impl<R: BufRead> BufRead for Heeding<'_, R> {
+impl<R: BufRead> BufRead for CancelReader<'_, R> {
     fn fill_buf(&mut self) -> io::Result<&[u8]> {
-        self.heed()?;
+        self.check()?;
         self.from.fill_buf()
     }
 
@@ -37,11 +37,11 @@ impl<R: BufRead> BufRead for Heeding<'_, R> {
 }
 
 /// Fails where the run was asked to stop.
-pub(super) fn go_on(monitor: &dyn Monitor) -> Result<(), Untouched> {
+pub(super) fn check_cancelled(monitor: &dyn Monitor) -> Result<(), Untouched> {
     if monitor.is_stopped() { Err(Untouched::Stopped) } else { Ok(()) }
 }
 
-/// A failure of something that read by [`Heeding`]: after a stop it is the stop.
-pub(super) fn failed(monitor: &dyn Monitor, error: RootError) -> Untouched {
+/// A failure of something that read by [`CancelReader`]: after a stop it is the stop.
+pub(super) fn cancelled_or(monitor: &dyn Monitor, error: RootError) -> Untouched {
     if monitor.is_stopped() { Untouched::Stopped } else { Untouched::from(error) }
 }

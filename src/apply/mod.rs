@@ -78,17 +78,17 @@ impl Untouched {
 }
 
 /// The name of the directory that holds a stage, at the top of each filesystem.
-pub const STAGE: &str = ".si-stage";
+pub const STAGE_DIR: &str = ".si-stage";
 /// In a stage: what is to come, by slot.
-pub const NEW: &str = "new";
+pub const STAGED_DIR: &str = "new";
 /// In a stage: what is displaced, by slot; it becomes the undo set.
-pub const OLD: &str = "old";
+pub const BACKUP_DIR: &str = "old";
 /// The name of the directory that holds the undo set, at the top of each filesystem.
-pub const UNDO: &str = ".si-undo";
+pub const UNDO_DIR: &str = ".si-undo";
 /// In the undo set: the untracked paths that went along with a directory that became something else.
-pub const DISPLACED: &str = "displaced";
+pub const DISPLACED_DIR: &str = "displaced";
 /// The name of the directory that a full sync is received in.
-pub const FULL: &str = ".si-full";
+pub const RECEIVE_DIR: &str = ".si-full";
 
 /// A fixed name as a path; such names are good.
 fn name(text: &str) -> TreePath {

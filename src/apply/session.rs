@@ -3,10 +3,10 @@
 use std::path::Path;
 
 use crate::apply::filesystem::{Filesystems, mount_root_times};
-use crate::apply::journal::{self, Found, Journal, JournalError, space_reserve};
+use crate::apply::journal::{self, Journal, JournalError, JournalState, space_reserve};
 use crate::apply::plan::Change;
-use crate::apply::roll_forward::{Applied, put_away, roll_forward};
-use crate::apply::{FULL, Interrupted, STAGE, name};
+use crate::apply::roll_forward::{Applied, clean_up, roll_forward};
+use crate::apply::{Interrupted, RECEIVE_DIR, STAGE_DIR, name};
 use crate::host::Kernel;
 use crate::report::Monitor;
 use crate::root::mounts::{self, Host, Mount};
@@ -84,7 +84,7 @@ impl Session {
             }
         }
         let twins = mounts::twins(host.as_ref(), &mounts);
-        let filesystems = Filesystems::new(tops).with_plain(&mounts);
+        let filesystems = Filesystems::new(tops).with_limited(&mounts);
         let kernel = Kernel::running_on(&root)?;
         Ok(Session { root, host, mounts, twins, filesystems, kernel, _lock: None })
     }
@@ -97,7 +97,7 @@ impl Session {
 
 /// Whether an interrupted transaction waits to be finished; changes nothing.
 pub fn is_interrupted(root: &Root) -> Result<bool, RootError> {
-    let path = name(STAGE).join(b"journal").unwrap_or_else(|_| TreePath::root());
+    let path = name(STAGE_DIR).join(b"journal").unwrap_or_else(|_| TreePath::root());
     Ok(root.stat(&path)?.is_some_and(|stat| stat.kind == FileKind::File))
 }
 
@@ -109,14 +109,14 @@ fn check_mounted(
     journal: &Journal,
 ) -> Result<(), SessionError> {
     let (tops, changes) = (&journal.tops, &journal.changes);
-    let all = Filesystems::from_tops(tops.clone());
+    let all = Filesystems::from_mount_roots(tops.clone());
     for (at, top) in tops.iter().enumerate().skip(1) {
         let stirs = |change: &Change| change.path == *top || change.path.is_below(top);
         let missing = if changes.iter().any(|change| change.filesystem == at) {
             !all.has_stage(root, at)?
         } else {
             (is_above_own(top) || changes.iter().any(stirs))
-                && !present.is_top(top)
+                && !present.is_mount_root(top)
                 && !is_apart(root, top)?
         };
         if missing {
@@ -144,29 +144,29 @@ fn recover(
     monitor: &dyn Monitor,
 ) -> Result<Option<Applied>, SessionError> {
     let applied = match journal::find(root)? {
-        Found::Sealed(journal) => {
+        JournalState::Sealed(journal) => {
             check_mounted(root, present, &journal)?;
             monitor.note("finishing an update that was interrupted");
             Some(roll_forward(root, &journal, monitor)?)
         }
-        Found::Done(journal) => {
-            put_away(root, &journal)?;
+        JournalState::Done(journal) => {
+            clean_up(root, &journal)?;
             None
         }
-        Found::Nothing => None,
+        JournalState::Nothing => None,
     };
     // Without a journal nothing of a stage was ever visible; a full sync leaves what it received.
-    let filesystems = present.and(Filesystems::listed(root)?);
-    let mut left = root.stat(&name(FULL))?.is_some();
-    for at in 0..filesystems.tops().len() {
+    let filesystems = present.and(Filesystems::list_backups(root)?);
+    let mut left = root.stat(&name(RECEIVE_DIR))?.is_some();
+    for at in 0..filesystems.mount_roots().len() {
         left |= filesystems.has_stage(root, at)?;
     }
     if left {
-        mount_root_times::note_unless_noted(root, &filesystems)?;
+        mount_root_times::save_if_absent(root, &filesystems)?;
     }
     drop_stages(root, &filesystems)?;
-    root.remove_tree(&name(FULL))?;
-    mount_root_times::settle(root)?;
-    filesystems.tell_what_is_left(root, monitor)?;
+    root.remove_tree(&name(RECEIVE_DIR))?;
+    mount_root_times::restore(root)?;
+    filesystems.report_leftovers(root, monitor)?;
     Ok(applied)
 }

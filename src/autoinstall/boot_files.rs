@@ -8,14 +8,14 @@ use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
 use crate::apply::Untouched;
-use crate::autoinstall::rollback::Ledger;
-use crate::autoinstall::{Flavor, Request, path};
+use crate::autoinstall::rollback::StepLog;
+use crate::autoinstall::{AutoinstallRequest, Flavor, path};
 use crate::fetch::{FetchError, FetchErrorKind, Side};
 use crate::full_sync::Server;
 use crate::image::ImageName;
 use crate::report::{Event, Job, Monitor};
 use crate::root::{FileKind, Root};
-use crate::rsync::{self, Call, Failure, Heard, RsyncError};
+use crate::rsync::{self, RsyncCall, RsyncError, RsyncFailure, RsyncOutput};
 use crate::tree_path::TreePath;
 use crate::update::UpdateError;
 
@@ -58,7 +58,7 @@ pub(super) fn list(
     arguments
         .extend(["--no-motd", "--list-only", "--", &server.address(&place)].map(OsString::from));
     let deadline = Some(Instant::now() + LISTING);
-    let call = Call { arguments: &arguments, inside: None, deadline, largest_file: None };
+    let call = RsyncCall { arguments: &arguments, inside: None, deadline, largest_file: None };
     let ran = run(&call, &server.shown(&place), monitor, &mut |line| {
         if flavors.len() < MAX_FLAVORS {
             flavors.extend(flavor_of(line));
@@ -83,10 +83,10 @@ fn flavor_of(line: &[u8]) -> Option<ImageName> {
 
 /// Fetches kernel and initial ramdisk to the directory `place`, whole and durable.
 pub(super) fn receive(
-    request: &Request,
+    request: &AutoinstallRequest,
     flavor: &Flavor,
     place: &TreePath,
-    ledger: &mut Ledger<'_>,
+    ledger: &mut StepLog<'_>,
     monitor: &dyn Monitor,
 ) -> Result<(), UpdateError> {
     let root = ledger.root();
@@ -105,7 +105,7 @@ pub(super) fn receive(
 }
 
 fn receive_into(
-    request: &Request,
+    request: &AutoinstallRequest,
     flavor: &Flavor,
     root: &Root,
     aside: &TreePath,
@@ -121,7 +121,7 @@ fn receive_into(
         arguments.push(format!("--max-size={most}").into());
         arguments.extend(["--".into(), OsString::from(&address), format!("./{here}").into()]);
         let inside = Some(tree.as_fd());
-        let call = Call {
+        let call = RsyncCall {
             arguments: &arguments,
             inside,
             deadline: Some(deadline),
@@ -148,7 +148,7 @@ fn take(
     root: &Root,
     aside: &TreePath,
     place: &TreePath,
-    ledger: &mut Ledger<'_>,
+    ledger: &mut StepLog<'_>,
 ) -> Result<(), UpdateError> {
     for (_, here, _) in [KERNEL, INITRD] {
         let joined = |directory: &TreePath| directory.join(here.as_bytes());
@@ -159,13 +159,13 @@ fn take(
 }
 
 fn run(
-    call: &Call<'_>,
+    call: &RsyncCall<'_>,
     address: &str,
     monitor: &dyn Monitor,
     hear: &mut dyn FnMut(&[u8]),
 ) -> Result<(), UpdateError> {
     let outcome = rsync::run(call, &mut |heard| {
-        if let Heard::Line(line) = heard {
+        if let RsyncOutput::Line(line) = heard {
             hear(line);
         }
         if monitor.is_stopped() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
@@ -182,13 +182,13 @@ fn run(
     let why = outcome.reason();
     Err(match outcome.failure() {
         None => return Ok(()),
-        Some(Failure::NotFound) => error(FetchErrorKind::NotFound, Side::Server, why),
-        Some(Failure::Unreachable | Failure::Lost) => {
+        Some(RsyncFailure::NotFound) => error(FetchErrorKind::NotFound, Side::Server, why),
+        Some(RsyncFailure::Unreachable | RsyncFailure::Lost) => {
             error(FetchErrorKind::Unreachable, Side::Network, why)
         }
-        Some(Failure::NoRoom) => Untouched::NoRoom(why).into(),
-        Some(Failure::Local) => error(FetchErrorKind::Other, Side::Node, why),
-        Some(Failure::Refused | Failure::Partial | Failure::Other) => {
+        Some(RsyncFailure::NoRoom) => Untouched::NoRoom(why).into(),
+        Some(RsyncFailure::Local) => error(FetchErrorKind::Other, Side::Node, why),
+        Some(RsyncFailure::Refused | RsyncFailure::Partial | RsyncFailure::Other) => {
             error(FetchErrorKind::Other, Side::Server, why)
         }
     })

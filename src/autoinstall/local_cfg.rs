@@ -17,7 +17,7 @@ use crate::report::Monitor;
 use crate::root::Root;
 use crate::update::UpdateError;
 
-use super::{Request, path};
+use super::{AutoinstallRequest, path};
 
 /// Where it is, in the tree.
 pub(super) const PLACE: &str = "local.cfg";
@@ -37,7 +37,7 @@ struct Address {
 /// The text for the interface `device`.
 pub(super) fn of(
     device: &str,
-    request: &Request,
+    request: &AutoinstallRequest,
     root: &Root,
     monitor: &dyn Monitor,
 ) -> Result<String, UpdateError> {

@@ -25,14 +25,14 @@ use crate::root::Root;
 use crate::tree_path::TreePath;
 use crate::update::UpdateError;
 
-use rollback::Ledger;
+use rollback::StepLog;
 
 /// The flavor that is taken where none is named, if there is one.
 const STANDARD: &str = "standard";
 
 /// What is to be arranged.
 #[derive(Clone, Debug)]
-pub struct Request {
+pub struct AutoinstallRequest {
     /// The tree that boots.
     pub root: PathBuf,
     /// The rsync daemon that has the module `boot`.
@@ -70,7 +70,7 @@ pub struct Arranged {
 }
 
 /// Asks the server which boot files there are, and chooses. Changes nothing.
-pub fn flavor(request: &Request, monitor: &dyn Monitor) -> Result<Flavor, UpdateError> {
+pub fn flavor(request: &AutoinstallRequest, monitor: &dyn Monitor) -> Result<Flavor, UpdateError> {
     let arch = boot_files::arch();
     let available = boot_files::list(&request.server, &arch, monitor)?;
     let name = choose(request.flavor.as_deref(), &available).map_err(|why| {
@@ -82,7 +82,7 @@ pub fn flavor(request: &Request, monitor: &dyn Monitor) -> Result<Flavor, Update
 
 /// Fetches the boot files of a `flavor` and arranges one boot into them.
 pub fn arrange(
-    request: &Request,
+    request: &AutoinstallRequest,
     flavor: &Flavor,
     monitor: &dyn Monitor,
 ) -> Result<Arranged, UpdateError> {
@@ -96,7 +96,7 @@ pub fn arrange(
         stops: Stops::Heeded,
     };
     let once = one_shot_boot::choose(&session, &tools)?;
-    let mut ledger = Ledger::of(root);
+    let mut ledger = StepLog::of(root);
     let done = arrange_by(request, flavor, &session, &tools, &once, &mut ledger);
     if let Err(error) = done {
         ledger.undo(monitor);
@@ -107,12 +107,12 @@ pub fn arrange(
 }
 
 fn arrange_by(
-    request: &Request,
+    request: &AutoinstallRequest,
     flavor: &Flavor,
     session: &Session,
     tools: &Tools<'_>,
-    once: &one_shot_boot::Once,
-    ledger: &mut Ledger<'_>,
+    once: &one_shot_boot::OneShotBoot,
+    ledger: &mut StepLog<'_>,
 ) -> Result<(), UpdateError> {
     let (root, monitor) = (&session.root, tools.monitor);
     if let Some(device) = &request.configure_from {

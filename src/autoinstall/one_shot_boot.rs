@@ -11,11 +11,11 @@ use std::ops::ControlFlow;
 use crate::apply::Untouched;
 use crate::apply::session::Session;
 use crate::autoinstall::boot_files::{INITRD, KERNEL};
-use crate::autoinstall::rollback::Ledger;
+use crate::autoinstall::rollback::StepLog;
 use crate::autoinstall::{path, tool_failed};
-use crate::host::boot_loader::{self, Command, ENTRIES};
-use crate::host::{MAX_FILE, Restart, Told, Tools};
-use crate::process::{Heard, Task, follow};
+use crate::host::boot_loader::{self, BootCommand, ENTRIES};
+use crate::host::{MAX_FILE, Restart, ToolOutcome, Tools};
+use crate::process::{Output, Task, follow};
 use crate::root::{FileKind, Root, RootError};
 use crate::tree_path::TreePath;
 use crate::update::UpdateError;
@@ -29,7 +29,7 @@ const OURS: &str = "# written by si_updateclient --autoinstall";
 const SCRIPT: &str = "etc/grub.d/42_systemimager_autoinstall";
 
 /// How one boot into the installer is brought about.
-pub(super) struct Once {
+pub(super) struct OneShotBoot {
     place: TreePath,
     /// What leads to `place` for the boot loader: nothing, where it is a filesystem of its own.
     prefix: String,
@@ -47,11 +47,11 @@ enum GrubEntry {
     /// In a file that its configuration reads at boot.
     Custom(TreePath),
     /// In its configuration, which this program makes anew of scripts.
-    Script(Command),
+    Script(BootCommand),
 }
 
 /// Finds the way for this node.
-pub(super) fn choose(session: &Session, tools: &Tools<'_>) -> Result<Once, UpdateError> {
+pub(super) fn choose(session: &Session, tools: &Tools<'_>) -> Result<OneShotBoot, UpdateError> {
     let root = &session.root;
     let failed = |error: RootError| UpdateError::from(Untouched::from(error));
     let equipment = boot_loader::equipment(root).map_err(failed)?;
@@ -65,7 +65,7 @@ pub(super) fn choose(session: &Session, tools: &Tools<'_>) -> Result<Once, Updat
         let place = path(found.trim_end_matches("/loader/entries"));
         let by = By::Entry { bootctl: bootctl.clone(), entries: path(found) };
         // The firmware's filesystem is its own, and the only one that is read.
-        return Ok(Once { place, prefix: String::new(), by });
+        return Ok(OneShotBoot { place, prefix: String::new(), by });
     }
     for (directory, family) in [("boot/grub", "grub"), ("boot/grub2", "grub2")] {
         let Some(reboot) = tools.programs.find(&format!("{family}-reboot")).map_err(failed)? else {
@@ -77,7 +77,7 @@ pub(super) fn choose(session: &Session, tools: &Tools<'_>) -> Result<Once, Updat
         let Some(entry) = grub_entry(root, directory, &equipment)? else { continue };
         let relative = tools.programs.find(&format!("{family}-mkrelpath")).map_err(failed)?;
         let by = By::Grub { directory: path(directory), reboot, relative, entry };
-        return Ok(Once { place: path("boot"), prefix: prefix(&path("boot")), by });
+        return Ok(OneShotBoot { place: path("boot"), prefix: prefix(&path("boot")), by });
     }
     if let Some(kexec) = tools
         .programs
@@ -85,7 +85,7 @@ pub(super) fn choose(session: &Session, tools: &Tools<'_>) -> Result<Once, Updat
         .map_err(failed)?
         .filter(|_| tools.programs.are_running_systems())
     {
-        return Ok(Once {
+        return Ok(OneShotBoot {
             place: path("boot"),
             prefix: prefix(&path("boot")),
             by: By::Kexec { kexec },
@@ -132,7 +132,7 @@ fn text(root: &Root, place: &TreePath) -> Result<String, UpdateError> {
     Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
-impl Once {
+impl OneShotBoot {
     /// The directory for kernel and initial ramdisk.
     pub(super) fn place(&self) -> &TreePath {
         &self.place
@@ -151,12 +151,12 @@ impl Once {
         &self,
         append: &str,
         tools: &Tools<'_>,
-        ledger: &mut Ledger<'_>,
+        ledger: &mut StepLog<'_>,
     ) -> Result<(), UpdateError> {
         let run = |program: &TreePath, words: &[String]| {
             let arguments: Vec<OsString> = words.iter().map(OsString::from).collect();
             tools
-                .run(program, &Told { arguments: &arguments, ..Told::default() })
+                .run(program, &ToolOutcome { arguments: &arguments, ..ToolOutcome::default() })
                 .map_err(tool_failed)
         };
         match &self.by {
@@ -186,7 +186,7 @@ impl Once {
                             String::from_utf8_lossy(directory.as_bytes())
                         )))?;
                         let arguments = &make.arguments;
-                        let told = Told { arguments, ..Told::default() };
+                        let told = ToolOutcome { arguments, ..ToolOutcome::default() };
                         tools.run(&make.program, &told).map_err(tool_failed)?;
                     }
                 }
@@ -215,7 +215,7 @@ impl Once {
         let task = Task { program, arguments: &arguments, environment: &[], input: &[], longest };
         let mut said = None;
         let ended = tools.programs.run(&task, &mut |heard| {
-            if let Heard::Line(line) = heard {
+            if let Output::Line(line) = heard {
                 said = std::str::from_utf8(line)
                     .ok()
                     .map(|line| line.trim_end_matches('/').to_owned());

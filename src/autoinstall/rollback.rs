@@ -10,14 +10,14 @@ const ASIDE: &[u8] = b".si-before";
 
 /// The places that were written to, each with the copy of what stood there, if anything did.
 #[must_use]
-pub(super) struct Ledger<'a> {
+pub(super) struct StepLog<'a> {
     root: &'a Root,
     written: Vec<(TreePath, Option<TreePath>)>,
 }
 
-impl<'a> Ledger<'a> {
+impl<'a> StepLog<'a> {
     pub(super) fn of(root: &'a Root) -> Self {
-        Ledger { root, written: Vec::new() }
+        StepLog { root, written: Vec::new() }
     }
 
     pub(super) fn root(&self) -> &'a Root {

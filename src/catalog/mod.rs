@@ -79,7 +79,7 @@ pub struct Archive {
     /// The file.
     pub file: FileRef,
     /// Its first frame (gzip: member), which holds the listing and is fetched by range.
-    pub first_frame: Frame,
+    pub first_frame: FirstFrame,
 }
 
 /// What an archive leads to.
@@ -102,7 +102,7 @@ pub enum ArchiveKind {
 /// The beginning of an archive.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Frame {
+pub struct FirstFrame {
     /// In bytes, as stored.
     pub length: u64,
     /// Of these bytes.
@@ -133,13 +133,13 @@ pub enum CatalogError {
 }
 
 #[derive(Deserialize)]
-struct FormatOnly {
+struct CatalogFormat {
     format: i64,
 }
 
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Written {
+struct WrittenCatalog {
     format: u32,
     image: ImageName,
     serial: u64,
@@ -164,7 +164,7 @@ struct WrittenArchive {
     file: RepoPath,
     size: u64,
     sha256: Digest,
-    first_frame: Frame,
+    first_frame: FirstFrame,
 }
 
 impl Catalog {
@@ -172,11 +172,11 @@ impl Catalog {
     pub fn parse(bytes: &[u8], image: &ImageName) -> Result<Self, CatalogError> {
         let invalid = |why: &dyn fmt::Display| CatalogError::Invalid(why.to_string());
         let text = std::str::from_utf8(bytes).map_err(|e| invalid(&e))?;
-        let FormatOnly { format } = toml::from_str(text).map_err(|e| invalid(&e.message()))?;
+        let CatalogFormat { format } = toml::from_str(text).map_err(|e| invalid(&e.message()))?;
         if format != i64::from(FORMAT) {
             return Err(CatalogError::UnknownFormat(format));
         }
-        let written: Written = toml::from_str(text).map_err(|e| invalid(&e.message()))?;
+        let written: WrittenCatalog = toml::from_str(text).map_err(|e| invalid(&e.message()))?;
         if written.image != *image {
             return Err(CatalogError::OtherImage { wanted: image.clone(), found: written.image });
         }
@@ -197,7 +197,7 @@ impl Catalog {
 
     /// The catalog as text.
     pub fn to_toml(&self) -> Result<String, CatalogError> {
-        let written = Written {
+        let written = WrittenCatalog {
             format: FORMAT,
             image: self.image.clone(),
             serial: self.serial,

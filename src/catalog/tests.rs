@@ -26,7 +26,7 @@ fn sample() -> Catalog {
         archives: vec![Archive {
             kind: ArchiveKind::Diff { base: id(1), target: id(2) },
             file: file("diffs/a-b.tar.zst"),
-            first_frame: Frame { length: 10, sha256: Digest([8; 32]) },
+            first_frame: FirstFrame { length: 10, sha256: Digest([8; 32]) },
         }],
     }
 }

@@ -27,7 +27,7 @@ struct Progress {
 
 #[derive(Serialize)]
 #[serde(rename_all = "kebab-case", tag = "event")]
-enum Told {
+enum JsonProgress {
     Progress { job: Job, done: u64, total: u64 },
 }
 
@@ -44,7 +44,11 @@ impl Monitor for Json {
                 progress.done += by;
                 if progress.told.elapsed() >= PACE {
                     progress.told = Instant::now();
-                    line(&Told::Progress { job, done: progress.done, total: progress.total });
+                    line(&JsonProgress::Progress {
+                        job,
+                        done: progress.done,
+                        total: progress.total,
+                    });
                 }
                 return;
             }

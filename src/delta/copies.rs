@@ -115,12 +115,12 @@ pub struct Copies<'a> {
     /// Opens a file by its number.
     open: Box<dyn FnMut(usize) -> io::Result<Box<dyn ReadAt + 'a>> + 'a>,
     from: Option<(usize, Box<dyn ReadAt + 'a>)>,
-    now: Piece,
+    now: CopyPiece,
     left: u64,
 }
 
 #[derive(Clone, Copy)]
-enum Piece {
+enum CopyPiece {
     Literal { length: u64 },
     Copy { offset: u64, length: u64 },
 }
@@ -142,7 +142,7 @@ impl<'a> Copies<'a> {
             instructions,
             open: Box::new(open),
             from: None,
-            now: Piece::Literal { length: 0 },
+            now: CopyPiece::Literal { length: 0 },
             left: length,
         })
     }
@@ -153,18 +153,18 @@ impl<'a> Copies<'a> {
             |from: &mut _| get(from)?.ok_or_else(|| wrong("the patch makes less than it claims"));
         let head = number(&mut self.instructions)?;
         self.now = if head & 1 == 0 {
-            Piece::Literal { length: head >> 1 }
+            CopyPiece::Literal { length: head >> 1 }
         } else {
             let wanted = usize::try_from(head >> 1).map_err(io::Error::other)?;
             if self.from.as_ref().is_none_or(|(open, _)| *open != wanted) {
                 self.from = Some((wanted, (self.open)(wanted)?));
             }
-            Piece::Copy {
+            CopyPiece::Copy {
                 offset: number(&mut self.instructions)?,
                 length: number(&mut self.instructions)?,
             }
         };
-        let (Piece::Literal { length } | Piece::Copy { length, .. }) = self.now;
+        let (CopyPiece::Literal { length } | CopyPiece::Copy { length, .. }) = self.now;
         if length == 0 || length > self.left {
             Err(wrong("an instruction makes nothing, or too much"))
         } else {
@@ -186,22 +186,23 @@ impl Read for Copies<'_> {
                 Err(wrong("the patch makes more than it claims"))
             };
         }
-        if matches!(self.now, Piece::Literal { length: 0 } | Piece::Copy { length: 0, .. }) {
+        if matches!(self.now, CopyPiece::Literal { length: 0 } | CopyPiece::Copy { length: 0, .. })
+        {
             self.advance()?;
         }
-        let (Piece::Literal { length } | Piece::Copy { length, .. }) = self.now;
+        let (CopyPiece::Literal { length } | CopyPiece::Copy { length, .. }) = self.now;
         let most = usize::try_from(length).unwrap_or(usize::MAX).min(buffer.len());
         let (n, next) = match (self.now, &self.from) {
-            (Piece::Copy { offset, length }, Some((_, from))) => {
+            (CopyPiece::Copy { offset, length }, Some((_, from))) => {
                 let n = from.read_at(&mut buffer[..most], offset)?;
                 let offset = offset
                     .checked_add(n as u64)
                     .ok_or_else(|| wrong("a piece lies outside its file"))?;
-                (n, Piece::Copy { offset, length: length - n as u64 })
+                (n, CopyPiece::Copy { offset, length: length - n as u64 })
             }
             _ => {
                 let n = self.instructions.read(&mut buffer[..most])?;
-                (n, Piece::Literal { length: length - n as u64 })
+                (n, CopyPiece::Literal { length: length - n as u64 })
             }
         };
         if n == 0 {

@@ -14,13 +14,13 @@ const ALIGNMENT: u64 = 4;
 const LITERAL: usize = 64 << 10;
 
 /// Where the content of a member stands: in which file that a patch copies from, and from which byte on.
-pub type Place = (usize, u64);
+pub type CpioRange = (usize, u64);
 
 /// Writes what `from`, which is best buffered, yields to `to`: files that `known` gives a place for as copies
 /// of what stands there, everything else as it is. What is no cpio archive is left as it is, too.
 pub fn split(
     mut from: impl Read,
-    mut known: impl FnMut(&Digest) -> Option<Place>,
+    mut known: impl FnMut(&Digest) -> Option<CpioRange>,
     to: &mut CopiesWriter,
 ) -> io::Result<()> {
     let mut literal = Literal { bytes: Vec::new(), to };
@@ -35,7 +35,7 @@ pub fn split(
             continue;
         }
         take(&mut from, HEADER as u64 - ALIGNMENT, &mut literal.bytes)?;
-        let Some(Member { name, size }) = Member::parse(&literal.bytes[before..]) else {
+        let Some(CpioMember { name, size }) = CpioMember::parse(&literal.bytes[before..]) else {
             take(&mut from, padded(HEADER as u64) - HEADER as u64, &mut literal.bytes)?;
             continue;
         };
@@ -75,8 +75,8 @@ pub fn front(mut from: impl Read) -> io::Result<HashMap<Digest, u64>> {
             return Ok(members);
         }
         at += take(&mut from, HEADER as u64 - ALIGNMENT, &mut bytes)?;
-        let Some(Member { name, size }) =
-            Member::parse(&bytes).filter(|member| member.size <= MAX_CONTENT)
+        let Some(CpioMember { name, size }) =
+            CpioMember::parse(&bytes).filter(|member| member.size <= MAX_CONTENT)
         else {
             return Ok(members);
         };
@@ -91,12 +91,12 @@ pub fn front(mut from: impl Read) -> io::Result<HashMap<Digest, u64>> {
 }
 
 /// What a header says: the length of the name, with its end, and of the content.
-struct Member {
+struct CpioMember {
     name: u64,
     size: u64,
 }
 
-impl Member {
+impl CpioMember {
     fn parse(header: &[u8]) -> Option<Self> {
         let magic = header.get(..6)?;
         if header.len() != HEADER || (magic != b"070701" && magic != b"070702") {
@@ -107,7 +107,7 @@ impl Member {
             u64::from_str_radix(digits, 16).ok()
         };
         let name = number(11).filter(|name| *name <= 4096)?;
-        Some(Member { name, size: number(6)? })
+        Some(CpioMember { name, size: number(6)? })
     }
 }
 
@@ -130,7 +130,7 @@ impl Literal<'_> {
         Ok(())
     }
 
-    fn copy(&mut self, (number, offset): Place, size: u64) -> io::Result<()> {
+    fn copy(&mut self, (number, offset): CpioRange, size: u64) -> io::Result<()> {
         self.flush()?;
         self.to.copy(number, offset, size)
     }

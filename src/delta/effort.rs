@@ -48,7 +48,7 @@ impl Effort {
 
     /// Where new files find no old one by their names: so many times their bytes are read of old ones, to compare
     /// what is in them.
-    pub fn looked_into(self) -> u64 {
+    pub fn search_budget(self) -> u64 {
         match self {
             Effort::Fast => 0,
             // Enough for what was moved, and for copies of about the same size.
@@ -117,7 +117,7 @@ impl Effort {
 }
 
 impl Opening {
-    /// How much a node may be asked to compress again, as [`gzip::Parts::cost`](super::gzip::Parts::cost) counts it.
+    /// How much a node may be asked to compress again, as [`Decomposition::cost`](super::gzip::Decomposition::cost) counts it.
     pub fn most(&self) -> u64 {
         self.seconds.saturating_mul(REBUILD_RATE)
     }

@@ -21,7 +21,7 @@ use zstd::zstd_safe;
 
 pub use copies::{Copies, CopiesWriter, ReadAt};
 pub use effort::{Effort, Opening, REBUILD_RATE};
-pub use matching::{Archive, Class, Group, Pairing, Pairs, is_packed};
+pub use matching::{Class, CompressedPair, MatchedPairs, Matching, PairGroup, is_packed};
 pub use segments::{Segments, encode_segments, segments_weight};
 pub use sketch::Sketch;
 

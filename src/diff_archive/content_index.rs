@@ -22,18 +22,18 @@ const HEAD: &[u8] = b"si-content 1\n";
 
 /// A content in an archive.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Record {
+pub struct IndexRecord {
     /// Of the content.
     pub digest: Digest,
     /// In bytes.
     pub size: u64,
     /// Where.
-    pub place: Place,
+    pub place: ContentLocation,
 }
 
 /// A place in an archive.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Place {
+pub struct ContentLocation {
     /// Of the frame in the file.
     pub frame_offset: u64,
     /// Of the frame in the file.
@@ -49,7 +49,7 @@ pub struct Place {
 pub struct ContentIndex {
     archives: Vec<RepoPath>,
     /// By digest, the best place first, with the number of the archive.
-    records: Vec<(Record, u32)>,
+    records: Vec<(IndexRecord, u32)>,
 }
 
 /// Why something is not a content index.
@@ -63,11 +63,11 @@ pub enum IndexError {
     Line(u64),
 }
 
-impl Record {
+impl IndexRecord {
     /// By digest, the best place first (clause 4).
     pub(super) fn order(&self, other: &Self) -> Ordering {
         let key = |record: &Self| {
-            let Place { frame_offset, frame_length, offset, group } = record.place;
+            let ContentLocation { frame_offset, frame_length, offset, group } = record.place;
             (record.digest, group, frame_length, frame_offset, offset)
         };
         key(self).cmp(&key(other))
@@ -76,7 +76,7 @@ impl Record {
 
 impl ContentIndex {
     /// Puts together what the archives hold.
-    pub fn new(archives: impl IntoIterator<Item = (RepoPath, Vec<Record>)>) -> Self {
+    pub fn new(archives: impl IntoIterator<Item = (RepoPath, Vec<IndexRecord>)>) -> Self {
         let mut archives: Vec<_> = archives.into_iter().collect();
         archives.sort_by(|a, b| a.0.cmp(&b.0));
         let mut index = ContentIndex::default();
@@ -89,7 +89,7 @@ impl ContentIndex {
     }
 
     /// The records of each archive, to be put together anew when some come and others go.
-    pub fn into_archives(self) -> Vec<(RepoPath, Vec<Record>)> {
+    pub fn into_archives(self) -> Vec<(RepoPath, Vec<IndexRecord>)> {
         let mut archives: Vec<_> =
             self.archives.into_iter().map(|file| (file, Vec::new())).collect();
         for (record, number) in self.records {
@@ -99,7 +99,7 @@ impl ContentIndex {
     }
 
     /// All places of a content, the best one first.
-    pub fn places(&self, digest: &Digest) -> impl Iterator<Item = (&RepoPath, &Record)> {
+    pub fn places(&self, digest: &Digest) -> impl Iterator<Item = (&RepoPath, &IndexRecord)> {
         let first = self.records.partition_point(|(record, _)| record.digest < *digest);
         let same =
             self.records[first..].iter().take_while(move |(record, _)| record.digest == *digest);
@@ -107,7 +107,7 @@ impl ContentIndex {
     }
 
     /// Every content, with all its places.
-    pub fn iter(&self) -> impl Iterator<Item = (&RepoPath, &Record)> {
+    pub fn iter(&self) -> impl Iterator<Item = (&RepoPath, &IndexRecord)> {
         self.records.iter().map(|(record, number)| (&self.archives[*number as usize], record))
     }
 
@@ -120,8 +120,8 @@ impl ContentIndex {
         for file in &self.archives {
             writeln!(text, "archive {file}")?;
         }
-        for (Record { digest, size, place }, archive) in &self.records {
-            let Place { frame_offset, frame_length, offset, group } = place;
+        for (IndexRecord { digest, size, place }, archive) in &self.records {
+            let ContentLocation { frame_offset, frame_length, offset, group } = place;
             write!(text, "{digest} {size} {archive} {frame_offset} {frame_length} {offset}")?;
             match group {
                 Some(group) => writeln!(text, " {group}")?,
@@ -169,8 +169,8 @@ impl ContentIndex {
         let (size, archive) = (number()?, u32::try_from(number()?).ok()?);
         let (frame_offset, frame_length, offset) = (number()?, number()?, number()?);
         let group = if words.peek().is_some() { Some(parse_number(&mut words)?) } else { None };
-        let place = Place { frame_offset, frame_length, offset, group };
-        let record = (Record { digest, size, place }, archive);
+        let place = ContentLocation { frame_offset, frame_length, offset, group };
+        let record = (IndexRecord { digest, size, place }, archive);
         let in_order = self.records.last().is_none_or(|last| order(last, &record).is_lt());
         if words.next().is_some() || archive as usize >= self.archives.len() || !in_order {
             return None;
@@ -180,8 +180,8 @@ impl ContentIndex {
     }
 }
 
-fn order(a: &(Record, u32), b: &(Record, u32)) -> Ordering {
-    let key = |(record, archive): &(Record, u32)| {
+fn order(a: &(IndexRecord, u32), b: &(IndexRecord, u32)) -> Ordering {
+    let key = |(record, archive): &(IndexRecord, u32)| {
         (record.digest, record.place.group.is_some(), record.place.frame_length, *archive)
     };
     key(a).cmp(&key(b)).then_with(|| a.0.order(&b.0))
@@ -191,9 +191,9 @@ fn order(a: &(Record, u32), b: &(Record, u32)) -> Ordering {
 mod tests {
     use super::*;
 
-    fn record(digest: u8, frame_length: u64, group: Option<u64>) -> Record {
-        let place = Place { frame_offset: 7, frame_length, offset: 512, group };
-        Record { digest: Digest([digest; 32]), size: 5, place }
+    fn record(digest: u8, frame_length: u64, group: Option<u64>) -> IndexRecord {
+        let place = ContentLocation { frame_offset: 7, frame_length, offset: 512, group };
+        IndexRecord { digest: Digest([digest; 32]), size: 5, place }
     }
 
     fn sample() -> ContentIndex {

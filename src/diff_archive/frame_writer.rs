@@ -6,10 +6,10 @@ use std::os::unix::fs::FileExt;
 
 use rayon::prelude::*;
 
-use crate::diff_archive::Content;
-use crate::diff_archive::content_index::{Place, Record};
-use crate::diff_archive::frames::{Compression, Encoder, FAST};
-use crate::diff_archive::group::Group;
+use crate::diff_archive::ContentProvider;
+use crate::diff_archive::content_index::{ContentLocation, IndexRecord};
+use crate::diff_archive::frames::{Encoder, FAST, FrameCompression};
+use crate::diff_archive::group::DeltaGroup;
 use crate::diff_archive::member::padding;
 use crate::diff_archive::write::WriteError;
 use crate::digest::{Digest, Hasher};
@@ -28,7 +28,7 @@ const BUFFER: usize = 128 << 10;
 const SAMPLE: u64 = 256 << 10;
 
 /// One member on its way into a frame.
-pub(super) struct Part<'p> {
+pub(super) struct ArchivePart<'p> {
     pub header: Vec<u8>,
     pub body: Body<'p>,
 }
@@ -38,14 +38,14 @@ pub(super) struct Part<'p> {
 pub(super) enum Body<'p> {
     Nothing,
     File { entry: &'p Entry, size: u64, digest: Digest },
-    Patch { group: &'p Group, spool: &'p File, at: u64 },
+    Patch { group: &'p DeltaGroup, spool: &'p File, at: u64 },
 }
 
 /// Where the contents come from, and how they are compressed.
 #[derive(Clone, Copy)]
-pub(super) struct Packer<'p> {
-    pub content: &'p dyn Content,
-    pub compression: Compression,
+pub(super) struct FrameWriter<'p> {
+    pub content: &'p dyn ContentProvider,
+    pub compression: FrameCompression,
     pub level: i32,
     pub monitor: &'p dyn Monitor,
 }
@@ -57,12 +57,12 @@ pub(super) struct Output<W> {
     pub length: u64,
 }
 
-struct Frame<'p> {
-    parts: Vec<Part<'p>>,
+struct WrittenFrame<'p> {
+    parts: Vec<ArchivePart<'p>>,
     raw: u64,
 }
 
-impl Part<'_> {
+impl ArchivePart<'_> {
     fn raw(&self) -> u64 {
         let body = match self.body {
             Body::Nothing => 0,
@@ -77,7 +77,7 @@ impl Part<'_> {
     }
 }
 
-impl Packer<'_> {
+impl FrameWriter<'_> {
     /// Writes one frame that holds `raw`.
     pub fn bytes(&self, raw: &[u8], to: &mut Output<impl Write>) -> Result<(), WriteError> {
         let mut encoder = Encoder::new(self.compression, self.level, raw.len() as u64, to)
@@ -91,9 +91,9 @@ impl Packer<'_> {
     /// Writes `parts` in frames, and records where each content went.
     pub fn parts<'p>(
         &self,
-        parts: impl Iterator<Item = Part<'p>>,
+        parts: impl Iterator<Item = ArchivePart<'p>>,
         to: &mut Output<impl Write>,
-        index: &mut Vec<Record>,
+        index: &mut Vec<IndexRecord>,
     ) -> Result<(), WriteError> {
         let mut frames = frames(parts).peekable();
         while let Some(frame) = frames.peek() {
@@ -112,7 +112,7 @@ impl Packer<'_> {
                 raw += frame.raw;
                 window.push(frame);
             }
-            let compress = |frame: &Frame<'_>| {
+            let compress = |frame: &WrittenFrame<'_>| {
                 let mut bytes = Vec::new();
                 let places = self.frame(frame, &mut bytes)?;
                 Ok((bytes, places))
@@ -128,7 +128,7 @@ impl Packer<'_> {
     }
 
     /// Compresses one frame; returns where in its raw bytes each body begins.
-    fn frame(&self, frame: &Frame<'_>, to: impl Write) -> Result<Vec<u64>, WriteError> {
+    fn frame(&self, frame: &WrittenFrame<'_>, to: impl Write) -> Result<Vec<u64>, WriteError> {
         let level = if self.is_compressed(frame)? { FAST } else { self.level };
         let mut encoder =
             Encoder::new(self.compression, level, frame.raw, to).map_err(WriteError::Compress)?;
@@ -158,9 +158,9 @@ impl Packer<'_> {
 
     /// Whether a higher level would find nothing in a frame: in patches, and in a large file of which the
     /// beginning says so.
-    fn is_compressed(&self, frame: &Frame<'_>) -> Result<bool, WriteError> {
-        let [Part { body: Body::File { entry, size, .. }, .. }] = &frame.parts[..] else {
-            return Ok(frame.parts.iter().all(Part::is_patch));
+    fn is_compressed(&self, frame: &WrittenFrame<'_>) -> Result<bool, WriteError> {
+        let [ArchivePart { body: Body::File { entry, size, .. }, .. }] = &frame.parts[..] else {
+            return Ok(frame.parts.iter().all(ArchivePart::is_patch));
         };
         if *size < FRAME {
             return Ok(false);
@@ -206,7 +206,9 @@ impl Packer<'_> {
 
 /// Puts members into frames of about [`FRAME`] bytes; a larger member, and the first patch after other
 /// members, begins a frame of its own.
-fn frames<'p>(parts: impl Iterator<Item = Part<'p>>) -> impl Iterator<Item = Frame<'p>> {
+fn frames<'p>(
+    parts: impl Iterator<Item = ArchivePart<'p>>,
+) -> impl Iterator<Item = WrittenFrame<'p>> {
     let mut parts = parts.peekable();
     std::iter::from_fn(move || {
         let first = parts.next()?;
@@ -218,27 +220,27 @@ fn frames<'p>(parts: impl Iterator<Item = Part<'p>>) -> impl Iterator<Item = Fra
             raw += part.raw();
             frame.push(part);
         }
-        Some(Frame { parts: frame, raw })
+        Some(WrittenFrame { parts: frame, raw })
     })
 }
 
 fn record(
-    frame: &Frame<'_>,
+    frame: &WrittenFrame<'_>,
     places: &[u64],
     (frame_offset, frame_length): (u64, u64),
-    index: &mut Vec<Record>,
+    index: &mut Vec<IndexRecord>,
 ) {
     for (part, offset) in frame.parts.iter().zip(places) {
-        let place = |group| Place { frame_offset, frame_length, offset: *offset, group };
+        let place = |group| ContentLocation { frame_offset, frame_length, offset: *offset, group };
         match part.body {
             Body::Nothing => {}
             Body::File { size, digest, .. } => {
-                index.push(Record { digest, size, place: place(None) })
+                index.push(IndexRecord { digest, size, place: place(None) })
             }
             Body::Patch { group, .. } => {
                 for target in &group.targets {
                     let place = place(Some(group.number));
-                    index.push(Record { digest: target.digest, size: target.size, place });
+                    index.push(IndexRecord { digest: target.digest, size: target.size, place });
                 }
             }
         }

@@ -1,4 +1,4 @@
-//! Compression in independent frames: zstd frames, or gzip members.
+//! FrameCompression in independent frames: zstd frames, or gzip members.
 
 use std::io::{self, BufRead, Read, Write};
 
@@ -6,7 +6,7 @@ use crate::delta::Effort;
 
 /// How an archive is compressed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Compression {
+pub enum FrameCompression {
     /// zstd frames: `.tar.zst`.
     Zstd,
     /// gzip members: `.tar.gz`.
@@ -19,16 +19,16 @@ const WINDOW_LOG: u32 = 23;
 /// Patches are compressed already; the frame around them only carries them.
 pub(super) const FAST: i32 = 1;
 
-impl Compression {
+impl FrameCompression {
     /// Both, for those who have to try.
-    pub const ALL: [Compression; 2] = [Compression::Zstd, Compression::Gzip];
+    pub const ALL: [FrameCompression; 2] = [FrameCompression::Zstd, FrameCompression::Gzip];
 
     /// The compression that a file's name tells: `.zst`, `.gz` or `.tgz`.
     pub fn of_name(name: &str) -> Option<Self> {
         if name.ends_with(".zst") {
-            Some(Compression::Zstd)
+            Some(FrameCompression::Zstd)
         } else if name.ends_with(".gz") || name.ends_with(".tgz") {
-            Some(Compression::Gzip)
+            Some(FrameCompression::Gzip)
         } else {
             None
         }
@@ -37,26 +37,26 @@ impl Compression {
     /// The end of an archive's name: `tar.zst` or `tar.gz`.
     pub fn extension(self) -> &'static str {
         match self {
-            Compression::Zstd => "tar.zst",
-            Compression::Gzip => "tar.gz",
+            FrameCompression::Zstd => "tar.zst",
+            FrameCompression::Gzip => "tar.gz",
         }
     }
 
     /// The levels that an archive may be written with: a higher one of zstd would need more memory to read.
     pub fn levels(self) -> std::ops::RangeInclusive<i32> {
         match self {
-            Compression::Zstd => 1..=19,
-            Compression::Gzip => 1..=9,
+            FrameCompression::Zstd => 1..=19,
+            FrameCompression::Gzip => 1..=9,
         }
     }
 
     /// The level that goes with an effort; gzip has few to choose from.
     pub(super) fn level_of(self, effort: Effort) -> i32 {
         match (self, effort) {
-            (Compression::Zstd, effort) => effort.whole_level(),
-            (Compression::Gzip, Effort::Fast) => 1,
-            (Compression::Gzip, Effort::Normal) => 6,
-            (Compression::Gzip, Effort::Best) => 9,
+            (FrameCompression::Zstd, effort) => effort.whole_level(),
+            (FrameCompression::Gzip, Effort::Fast) => 1,
+            (FrameCompression::Gzip, Effort::Normal) => 6,
+            (FrameCompression::Gzip, Effort::Best) => 9,
         }
     }
 }
@@ -71,14 +71,14 @@ pub enum Decoder<R: BufRead> {
 
 impl<R: BufRead> Decoder<R> {
     /// Prepares to decompress what `from` yields.
-    pub fn new(compression: Compression, from: R) -> io::Result<Self> {
+    pub fn new(compression: FrameCompression, from: R) -> io::Result<Self> {
         Ok(match compression {
-            Compression::Zstd => {
+            FrameCompression::Zstd => {
                 let mut decoder = zstd::stream::read::Decoder::with_buffer(from)?;
                 decoder.window_log_max(WINDOW_LOG)?;
                 Decoder::Zstd(decoder)
             }
-            Compression::Gzip => {
+            FrameCompression::Gzip => {
                 Decoder::Gzip(Box::new(flate2::bufread::MultiGzDecoder::new(from)))
             }
         })
@@ -102,16 +102,16 @@ pub(super) enum Encoder<W: Write> {
 
 impl<W: Write> Encoder<W> {
     /// `raw` is the exact number of bytes that will be written.
-    pub fn new(compression: Compression, level: i32, raw: u64, out: W) -> io::Result<Self> {
+    pub fn new(compression: FrameCompression, level: i32, raw: u64, out: W) -> io::Result<Self> {
         Ok(match compression {
-            Compression::Zstd => {
+            FrameCompression::Zstd => {
                 let mut encoder = zstd::stream::write::Encoder::new(out, level)?;
                 encoder.set_pledged_src_size(Some(raw))?;
                 encoder.include_contentsize(true)?;
                 encoder.include_checksum(true)?;
                 Encoder::Zstd(encoder)
             }
-            Compression::Gzip => {
+            FrameCompression::Gzip => {
                 let level = flate2::Compression::new(level.clamp(1, 9) as u32);
                 // No time and no system, so that the same input gives the same bytes.
                 Encoder::Gzip(

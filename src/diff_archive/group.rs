@@ -12,7 +12,7 @@ use crate::tree_path::TreePath;
 
 /// Contents that travel as one patch.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Group {
+pub struct DeltaGroup {
     /// Counted from 0.
     pub number: u64,
     /// How the patch tells what it makes.
@@ -20,14 +20,14 @@ pub struct Group {
     /// Of the patch, in bytes.
     pub patch_length: u64,
     /// What the patch needs: contents of the base; where it copies pieces, of base or target.
-    pub sources: Vec<Source>,
+    pub sources: Vec<GroupSource>,
     /// What the patch makes, in the order of their concatenation.
-    pub targets: Vec<Target>,
+    pub targets: Vec<GroupTarget>,
 }
 
 /// A content that a patch needs.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Source {
+pub struct GroupSource {
     /// Of the content.
     pub digest: Digest,
     /// In bytes.
@@ -40,7 +40,7 @@ pub struct Source {
 
 /// A content that a patch makes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Target {
+pub struct GroupTarget {
     /// Of the content.
     pub digest: Digest,
     /// In bytes.
@@ -80,25 +80,25 @@ impl Workspace {
     }
 }
 
-impl Source {
+impl GroupSource {
     /// The length of what the patch needs of it.
     pub fn length(&self) -> u64 {
         self.plain.unwrap_or(self.size)
     }
 }
 
-impl Target {
+impl GroupTarget {
     /// The length of what the patch makes for it.
     pub fn length(&self) -> u64 {
         self.inside.map_or(self.size, |inside| inside.corrections.saturating_add(inside.plain))
     }
 }
 
-impl Group {
+impl DeltaGroup {
     /// What is wrong with the group by itself, if anything.
     pub(super) fn fault(&self) -> Option<&'static str> {
-        let output = self.targets.iter().map(Target::length).try_fold(0, u64::checked_add);
-        let source = self.sources.iter().map(Source::length).try_fold(0, u64::checked_add);
+        let output = self.targets.iter().map(GroupTarget::length).try_fold(0, u64::checked_add);
+        let source = self.sources.iter().map(GroupSource::length).try_fold(0, u64::checked_add);
         let small = |sum: Option<u64>| sum.is_some_and(|sum| sum <= MAX_GROUP);
         let many_corrections = self
             .targets
@@ -130,8 +130,8 @@ impl Group {
             Kind::Prefix | Kind::Operations => self
                 .sources
                 .iter()
-                .map(Source::length)
-                .chain(self.targets.iter().map(Target::length))
+                .map(GroupSource::length)
+                .chain(self.targets.iter().map(GroupTarget::length))
                 .sum(),
         };
         (patch.len() as u64).saturating_add(output)
@@ -146,7 +146,7 @@ impl Group {
         patch: &[u8],
         sources: &dyn Sources,
         workspace: &mut Workspace,
-        take: impl FnMut(&Target, &mut dyn BufRead) -> Result<(), E>,
+        take: impl FnMut(&GroupTarget, &mut dyn BufRead) -> Result<(), E>,
     ) -> Result<(), E> {
         let made = match self.kind.is_streamed() {
             true => self.stream(patch, sources, workspace, take),
@@ -161,11 +161,11 @@ impl Group {
         patch: &[u8],
         sources: &dyn Sources,
         workspace: &mut Workspace,
-        mut take: impl FnMut(&Target, &mut dyn BufRead) -> Result<(), E>,
+        mut take: impl FnMut(&GroupTarget, &mut dyn BufRead) -> Result<(), E>,
     ) -> Result<(), E> {
         let Workspace { source, output } = workspace;
         self.read_sources(sources, source)?;
-        let length = self.targets.iter().map(Target::length).sum();
+        let length = self.targets.iter().map(GroupTarget::length).sum();
         delta::decode(self.kind, source, patch, length, output)
             .map_err(|error| self.unusable(error))?;
         // A large one is not held while what it made is written.
@@ -188,7 +188,7 @@ impl Group {
         patch: &[u8],
         sources: &dyn Sources,
         workspace: &mut Workspace,
-        mut take: impl FnMut(&Target, &mut dyn BufRead) -> Result<(), E>,
+        mut take: impl FnMut(&GroupTarget, &mut dyn BufRead) -> Result<(), E>,
     ) -> Result<(), E> {
         let open = |number: usize| {
             let source = self
@@ -215,9 +215,9 @@ impl Group {
     /// Gives one target's content, made of `form`.
     fn give<E: From<ArchiveError>>(
         &self,
-        target: &Target,
+        target: &GroupTarget,
         mut form: impl BufRead,
-        take: &mut impl FnMut(&Target, &mut dyn BufRead) -> Result<(), E>,
+        take: &mut impl FnMut(&GroupTarget, &mut dyn BufRead) -> Result<(), E>,
     ) -> Result<(), E> {
         let Some(Inside { corrections: length, .. }) = target.inside else {
             return take(target, &mut form);
@@ -235,11 +235,11 @@ impl Group {
 
     /// Puts what the patch needs into `all`, one after the other.
     fn read_sources(&self, sources: &dyn Sources, all: &mut Vec<u8>) -> Result<(), ArchiveError> {
-        let length: u64 = self.sources.iter().map(Source::length).sum();
+        let length: u64 = self.sources.iter().map(GroupSource::length).sum();
         all.clear();
         // A group that lists more than it may was refused before.
         all.reserve_exact(usize::try_from(length.min(MAX_GROUP)).unwrap_or(0));
-        for Source { digest, size, path, plain } in &self.sources {
+        for GroupSource { digest, size, path, plain } in &self.sources {
             let missing = || self.unusable(format!("its source {path} is missing"));
             let Some(length) = plain else {
                 let before = all.len() as u64;

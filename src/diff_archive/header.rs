@@ -6,8 +6,8 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use super::ArchiveError;
-use super::group::Group;
-use super::listing::{Changed, Known};
+use super::group::DeltaGroup;
+use super::listing::{Changed, KnownContent};
 use super::member::link_target;
 use crate::delta::REBUILD_RATE;
 use crate::entry::Entry;
@@ -59,13 +59,13 @@ pub struct Header {
     pub rebuild_ms: u64,
     /// What the changed entries need, by the tree at the top that they are in, in order.
     #[serde(default)]
-    pub room: Vec<Room>,
+    pub room: Vec<SpaceNeeded>,
 }
 
 /// What the changed entries of one tree need while they stand beside the old ones.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Room {
+pub struct SpaceNeeded {
     /// The directory at the top of the image, escaped as in a manifest; `.` for what lies in no directory.
     pub tree: String,
     /// Entries, less those that are further links.
@@ -75,7 +75,7 @@ pub struct Room {
 }
 
 #[derive(Deserialize)]
-struct FormatOnly {
+struct HeaderFormat {
     format: i64,
 }
 
@@ -86,8 +86,8 @@ impl Header {
         deltas: bool,
         removed: &[Entry],
         changed: &Changed,
-        known: &[Known],
-        groups: &[Group],
+        known: &[KnownContent],
+        groups: &[DeltaGroup],
     ) -> Self {
         let mut header = Header {
             format: FORMAT,
@@ -134,7 +134,7 @@ impl Header {
     pub(super) fn parse(bytes: &[u8]) -> Result<Self, ArchiveError> {
         let invalid = |why: &dyn fmt::Display| ArchiveError::Listing(format!("header.toml: {why}"));
         let text = std::str::from_utf8(bytes).map_err(|e| invalid(&e))?;
-        let FormatOnly { format } = toml::from_str(text).map_err(|e| invalid(&e.message()))?;
+        let HeaderFormat { format } = toml::from_str(text).map_err(|e| invalid(&e.message()))?;
         if format != i64::from(FORMAT) {
             return Err(ArchiveError::UnknownFormat(format));
         }
@@ -152,7 +152,7 @@ fn is_zero(count: &u64) -> bool {
     *count == 0
 }
 
-fn room(changed: &[Entry]) -> Vec<Room> {
+fn room(changed: &[Entry]) -> Vec<SpaceNeeded> {
     let mut trees: BTreeMap<TreePath, (u64, u64)> = BTreeMap::new();
     for entry in changed.iter().filter(|entry| link_target(entry).is_none()) {
         let (entries, bytes) = trees.entry(top(entry)).or_default();
@@ -164,7 +164,7 @@ fn room(changed: &[Entry]) -> Vec<Room> {
         let mut text = Vec::new();
         write_path(&mut text, &tree);
         // The escape leaves nothing but ASCII.
-        Room { tree: String::from_utf8_lossy(&text).into_owned(), entries, bytes }
+        SpaceNeeded { tree: String::from_utf8_lossy(&text).into_owned(), entries, bytes }
     };
     trees.into_iter().map(named).collect()
 }

@@ -4,11 +4,11 @@ use std::collections::{HashMap, HashSet};
 use std::io::{BufRead, Read, Write};
 
 use crate::delta::{Kind, REBUILD_RATE};
-use crate::diff_archive::group::{Group, Inside, Source, Target};
+use crate::diff_archive::group::{DeltaGroup, GroupSource, GroupTarget, Inside};
 use crate::diff_archive::header::Header;
 use crate::diff_archive::member::{OWN, link_target, own_header, padding};
-use crate::diff_archive::tar_input::Input;
-use crate::diff_archive::{ArchiveError, Limits};
+use crate::diff_archive::tar_input::TarInput;
+use crate::diff_archive::{ArchiveError, ArchiveLimits};
 use crate::digest::Digest;
 use crate::entry::Entry;
 use crate::generation::GenerationId;
@@ -22,13 +22,13 @@ pub struct Listing {
     header: Header,
     removed: Vec<Entry>,
     changed: Changed,
-    known: Vec<Known>,
-    groups: Vec<Group>,
+    known: Vec<KnownContent>,
+    groups: Vec<DeltaGroup>,
 }
 
 /// A content that the base holds, so that the archive need not.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Known {
+pub struct KnownContent {
     /// Of the content.
     pub digest: Digest,
     /// In bytes.
@@ -53,7 +53,7 @@ pub(super) enum Expected<'l> {
     /// An entry as a link to the first of its group.
     Link(&'l Entry),
     /// A patch.
-    Patch(&'l Group),
+    Patch(&'l DeltaGroup),
 }
 
 impl Listing {
@@ -63,8 +63,8 @@ impl Listing {
         deltas: bool,
         removed: Vec<Entry>,
         changed: Vec<Entry>,
-        known: Vec<Known>,
-        groups: Vec<Group>,
+        known: Vec<KnownContent>,
+        groups: Vec<DeltaGroup>,
     ) -> Result<Self, ArchiveError> {
         let changed = check(deltas, &removed, changed, &known, &groups)?;
         let header = Header::count(names, deltas, &removed, &changed, &known, &groups);
@@ -94,12 +94,12 @@ impl Listing {
     }
 
     /// Contents of changed entries that the base holds and the archive does not, by digest.
-    pub fn known(&self) -> &[Known] {
+    pub fn known(&self) -> &[KnownContent] {
         &self.known
     }
 
     /// Contents of changed entries that travel as patches.
-    pub fn groups(&self) -> &[Group] {
+    pub fn groups(&self) -> &[DeltaGroup] {
         &self.groups
     }
 
@@ -162,22 +162,22 @@ impl Listing {
             }
             text.push(b'\n');
         };
-        for Known { digest, size, path } in &self.known {
+        for KnownContent { digest, size, path } in &self.known {
             line(format!("known {digest} {size}"), Some(path));
         }
         for group in &self.groups {
-            let Group { number, kind, patch_length, .. } = group;
+            let DeltaGroup { number, kind, patch_length, .. } = group;
             match kind {
                 Kind::Prefix => line(format!("group {number} {patch_length}"), None),
                 _ => line(format!("group {number} {patch_length} {kind}"), None),
             }
-            for Source { digest, size, path, plain } in &group.sources {
+            for GroupSource { digest, size, path, plain } in &group.sources {
                 match plain {
                     None => line(format!("from {digest} {size}"), Some(path)),
                     Some(plain) => line(format!("gunzip {plain} {digest} {size}"), Some(path)),
                 }
             }
-            for Target { digest, size, inside } in &group.targets {
+            for GroupTarget { digest, size, inside } in &group.targets {
                 match inside {
                     None => line(format!("to {digest} {size}"), None),
                     Some(Inside { corrections, plain }) => {
@@ -191,8 +191,8 @@ impl Listing {
 
     /// Reads the members of the first frame.
     pub(super) fn read(
-        input: &mut Input<impl Read>,
-        limits: &Limits,
+        input: &mut TarInput<impl Read>,
+        limits: &ArchiveLimits,
     ) -> Result<Self, ArchiveError> {
         let mut text = Vec::new();
         input.own("header.toml", limits.header)?.read_to_end(&mut text)?;
@@ -248,8 +248,8 @@ fn check(
     deltas: bool,
     removed: &[Entry],
     changed: Vec<Entry>,
-    known: &[Known],
-    groups: &[Group],
+    known: &[KnownContent],
+    groups: &[DeltaGroup],
 ) -> Result<Changed, ArchiveError> {
     let invalid = |why: String| Err(ArchiveError::Listing(why));
     let own = |entry: &&Entry| entry.path.components().next() == Some(OWN.as_bytes());
@@ -296,8 +296,8 @@ fn check(
 /// The contents that are known or patched, each of which must be of a changed entry, and only once.
 fn absent(
     sizes: &HashMap<Digest, u64>,
-    known: &[Known],
-    groups: &[Group],
+    known: &[KnownContent],
+    groups: &[DeltaGroup],
 ) -> Result<HashSet<Digest>, ArchiveError> {
     let invalid = |why: String| Err(ArchiveError::Listing(why));
     if !known.is_sorted_by(|a, b| a.digest < b.digest) {
@@ -328,10 +328,12 @@ fn absent(
     Ok(absent)
 }
 
-fn parse_sources(mut from: impl BufRead) -> Result<(Vec<Known>, Vec<Group>), ArchiveError> {
+fn parse_sources(
+    mut from: impl BufRead,
+) -> Result<(Vec<KnownContent>, Vec<DeltaGroup>), ArchiveError> {
     /// The longest line: a digest, a number and a path of 4,095 bytes, all of them escaped.
     const MAX_LINE: u64 = 32 << 10;
-    let (mut known, mut groups) = (Vec::new(), Vec::<Group>::new());
+    let (mut known, mut groups) = (Vec::new(), Vec::<DeltaGroup>::new());
     let mut line = Vec::new();
     for number in 1u64.. {
         line.clear();
@@ -360,34 +362,34 @@ fn parse_sources(mut from: impl BufRead) -> Result<(Vec<Known>, Vec<Group>), Arc
     Ok((known, groups))
 }
 
-type Words<'a, 'w> = &'a mut dyn Iterator<Item = &'w [u8]>;
+type LineWords<'a, 'w> = &'a mut dyn Iterator<Item = &'w [u8]>;
 
-fn parse_known(words: Words<'_, '_>) -> Option<Known> {
+fn parse_known(words: LineWords<'_, '_>) -> Option<KnownContent> {
     let (digest, size) = parse_content(words)?;
-    Some(Known { digest, size, path: manifest::parse_path(words.next()?).ok()? })
+    Some(KnownContent { digest, size, path: manifest::parse_path(words.next()?).ok()? })
 }
 
-fn parse_source(gunzip: bool, words: Words<'_, '_>) -> Option<Source> {
+fn parse_source(gunzip: bool, words: LineWords<'_, '_>) -> Option<GroupSource> {
     let plain = if gunzip { Some(parse_number(words)?) } else { None };
-    let Known { digest, size, path } = parse_known(words)?;
-    Some(Source { digest, size, path, plain })
+    let KnownContent { digest, size, path } = parse_known(words)?;
+    Some(GroupSource { digest, size, path, plain })
 }
 
-fn parse_target(gzip: bool, words: Words<'_, '_>) -> Option<Target> {
+fn parse_target(gzip: bool, words: LineWords<'_, '_>) -> Option<GroupTarget> {
     let inside = match gzip {
         true => Some(Inside { corrections: parse_number(words)?, plain: parse_number(words)? }),
         false => None,
     };
     let (digest, size) = parse_content(words)?;
-    Some(Target { digest, size, inside })
+    Some(GroupTarget { digest, size, inside })
 }
 
-fn parse_content(words: Words<'_, '_>) -> Option<(Digest, u64)> {
+fn parse_content(words: LineWords<'_, '_>) -> Option<(Digest, u64)> {
     let digest = std::str::from_utf8(words.next()?).ok()?.parse().ok()?;
     Some((digest, parse_number(words)?))
 }
 
-fn parse_group(words: Words<'_, '_>) -> Option<Group> {
+fn parse_group(words: LineWords<'_, '_>) -> Option<DeltaGroup> {
     let (number, patch_length) = (parse_number(words)?, parse_number(words)?);
     let kind = match words.next() {
         None => Kind::Prefix,
@@ -395,7 +397,7 @@ fn parse_group(words: Words<'_, '_>) -> Option<Group> {
             std::str::from_utf8(word).ok()?.parse().ok().filter(|kind| *kind != Kind::Prefix)?
         }
     };
-    Some(Group { number, kind, patch_length, sources: Vec::new(), targets: Vec::new() })
+    Some(DeltaGroup { number, kind, patch_length, sources: Vec::new(), targets: Vec::new() })
 }
 
 /// Digits in their one form: no sign, no leading zero.

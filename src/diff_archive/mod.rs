@@ -28,33 +28,33 @@ use crate::generation::GenerationId;
 use crate::manifest::Manifest;
 use crate::tree_path::TreePath;
 
-pub use frames::{Compression, Decoder};
-pub use group::{Group, Inside, Source, Target, Workspace};
-pub use header::{FORMAT, Header, Room};
-pub use listing::{Known, Listing};
-pub use read::{FullReader, Member, Reader, read_listing};
+pub use frames::{Decoder, FrameCompression};
+pub use group::{DeltaGroup, GroupSource, GroupTarget, Inside, Workspace};
+pub use header::{FORMAT, Header, SpaceNeeded};
+pub use listing::{KnownContent, Listing};
+pub use read::{ArchiveMember, FullReader, Reader, read_listing};
 pub use similarity::pair_by_content;
-pub use tar_input::Content as MemberContent;
+pub use tar_input::MemberContent;
 pub use verify::{verify_diff, verify_full};
-pub use write::{Deltas, Options, WriteError, Written, write_diff, write_full};
+pub use write::{Deltas, WriteError, WriteOptions, WrittenArchiveInfo, write_diff, write_full};
 
 /// What a reader accepts; everything else follows from the listing, which is held to these.
 #[derive(Clone, Copy, Debug)]
-pub struct Limits {
+pub struct ArchiveLimits {
     /// `header.toml`: 100 bytes for each directory at the top of an image, of which there are dozens.
     pub header: u64,
     /// Each text of the listing: what a manifest may have, about five million entries.
     pub text: u64,
 }
 
-impl Default for Limits {
+impl Default for ArchiveLimits {
     fn default() -> Self {
-        Limits { header: 1 << 20, text: crate::manifest::MAX_TEXT }
+        ArchiveLimits { header: 1 << 20, text: crate::manifest::MAX_TEXT }
     }
 }
 
 /// The image's own files, by path.
-pub trait Content: Sync {
+pub trait ContentProvider: Sync {
     /// Opens the regular file `entry`.
     fn open(&self, entry: &Entry) -> io::Result<Box<dyn io::Read + Send + '_>>;
 }
@@ -96,7 +96,7 @@ pub struct BaseAndTarget<'a> {
     /// What the target holds.
     pub target: &'a Manifest,
     /// Its files.
-    pub content: &'a dyn Content,
+    pub content: &'a dyn ContentProvider,
 }
 
 impl Sources for BaseAndTarget<'_> {

@@ -3,24 +3,24 @@
 use std::borrow::Cow;
 use std::io::{BufRead, Read};
 
-use crate::diff_archive::frames::{Compression, Decoder};
-use crate::diff_archive::group::Group;
+use crate::diff_archive::frames::{Decoder, FrameCompression};
+use crate::diff_archive::group::DeltaGroup;
 use crate::diff_archive::listing::{Expected, Listing};
 use crate::diff_archive::member::{
     content_header, entry_header, link_target, own_header, patch_name,
 };
-use crate::diff_archive::tar_input::{Content, Input};
-use crate::diff_archive::{ArchiveError, Limits};
+use crate::diff_archive::tar_input::{MemberContent, TarInput};
+use crate::diff_archive::{ArchiveError, ArchiveLimits};
 use crate::entry::Entry;
 use crate::manifest::Manifest;
 
 /// One member of an archive.
-pub enum Member<'a> {
+pub enum ArchiveMember<'a> {
     /// A regular file and its content, which has exactly the size of the entry; its digest is for the
     /// caller to check. What the caller leaves unread is passed over.
-    Whole(&'a Entry, Content<'a>),
+    Whole(&'a Entry, MemberContent<'a>),
     /// The patch of a group, whole.
-    Patch(&'a Group, Vec<u8>),
+    Patch(&'a DeltaGroup, Vec<u8>),
     /// An entry that has no content of its own: the listing has said everything about it.
     Plain(&'a Entry),
 }
@@ -28,10 +28,10 @@ pub enum Member<'a> {
 /// Reads the listing from the first frame of a diff, fetched by itself.
 pub fn read_listing(
     first_frame: &[u8],
-    compression: Compression,
-    limits: &Limits,
+    compression: FrameCompression,
+    limits: &ArchiveLimits,
 ) -> Result<Listing, ArchiveError> {
-    let mut input = Input::new(Decoder::new(compression, first_frame)?);
+    let mut input = TarInput::new(Decoder::new(compression, first_frame)?);
     let listing = Listing::read(&mut input, limits)?;
     input.nothing_more()?;
     Ok(listing)
@@ -39,15 +39,19 @@ pub fn read_listing(
 
 /// Reads a diff from its beginning to its end.
 pub struct Reader<'l, R: BufRead> {
-    input: Input<Decoder<R>>,
+    input: TarInput<Decoder<R>>,
     listing: Cow<'l, Listing>,
     next: usize,
 }
 
 impl<'l, R: BufRead> Reader<'l, R> {
     /// Reads the listing.
-    pub fn open(from: R, compression: Compression, limits: &Limits) -> Result<Self, ArchiveError> {
-        let mut input = Input::new(Decoder::new(compression, from)?);
+    pub fn open(
+        from: R,
+        compression: FrameCompression,
+        limits: &ArchiveLimits,
+    ) -> Result<Self, ArchiveError> {
+        let mut input = TarInput::new(Decoder::new(compression, from)?);
         let listing = Listing::read(&mut input, limits)?;
         Ok(Reader { input, listing: Cow::Owned(listing), next: 0 })
     }
@@ -56,9 +60,9 @@ impl<'l, R: BufRead> Reader<'l, R> {
     pub fn after(
         listing: &'l Listing,
         from: R,
-        compression: Compression,
+        compression: FrameCompression,
     ) -> Result<Self, ArchiveError> {
-        let input = Input::new(Decoder::new(compression, from)?);
+        let input = TarInput::new(Decoder::new(compression, from)?);
         Ok(Reader { input, listing: Cow::Borrowed(listing), next: 0 })
     }
 
@@ -73,7 +77,7 @@ impl<'l, R: BufRead> Reader<'l, R> {
     }
 
     /// The next member; `None` once the archive has come to its end in order.
-    pub fn next_member(&mut self) -> Result<Option<Member<'_>>, ArchiveError> {
+    pub fn next_member(&mut self) -> Result<Option<ArchiveMember<'_>>, ArchiveError> {
         let Some(expected) = self.listing.expected(self.next) else {
             self.input.end()?;
             return Ok(None);
@@ -85,7 +89,7 @@ impl<'l, R: BufRead> Reader<'l, R> {
             }
             Expected::Link(entry) => {
                 self.input.member(&entry_header(entry), 0, || entry.path.to_string())?;
-                Ok(Some(Member::Plain(entry)))
+                Ok(Some(ArchiveMember::Plain(entry)))
             }
             Expected::Patch(group) => {
                 let name = patch_name(group.number);
@@ -96,7 +100,7 @@ impl<'l, R: BufRead> Reader<'l, R> {
                 self.input
                     .member(&header, group.patch_length, || name.clone())?
                     .read_to_end(&mut patch)?;
-                Ok(Some(Member::Patch(group, patch)))
+                Ok(Some(ArchiveMember::Patch(group, patch)))
             }
         }
     }
@@ -104,7 +108,7 @@ impl<'l, R: BufRead> Reader<'l, R> {
 
 /// Reads a full archive of a known manifest from its beginning to its end.
 pub struct FullReader<'m, R: BufRead> {
-    input: Input<Decoder<R>>,
+    input: TarInput<Decoder<R>>,
     entries: std::slice::Iter<'m, Entry>,
 }
 
@@ -112,17 +116,17 @@ impl<'m, R: BufRead> FullReader<'m, R> {
     /// Prepares to read the archive of `manifest`.
     pub fn open(
         from: R,
-        compression: Compression,
+        compression: FrameCompression,
         manifest: &'m Manifest,
     ) -> Result<Self, ArchiveError> {
         Ok(FullReader {
-            input: Input::new(Decoder::new(compression, from)?),
+            input: TarInput::new(Decoder::new(compression, from)?),
             entries: manifest.entries().iter(),
         })
     }
 
     /// The next member; `None` once the archive has come to its end in order.
-    pub fn next_member(&mut self) -> Result<Option<Member<'_>>, ArchiveError> {
+    pub fn next_member(&mut self) -> Result<Option<ArchiveMember<'_>>, ArchiveError> {
         let Some(entry) = self.entries.next() else {
             self.input.end()?;
             return Ok(None);
@@ -130,18 +134,22 @@ impl<'m, R: BufRead> FullReader<'m, R> {
         let header = entry_header(entry);
         if link_target(entry).is_some() {
             self.input.member(&header, 0, || entry.path.to_string())?;
-            return Ok(Some(Member::Plain(entry)));
+            return Ok(Some(ArchiveMember::Plain(entry)));
         }
         read_entry(&mut self.input, entry, &header).map(Some)
     }
 }
 
 fn read_entry<'a>(
-    input: &'a mut Input<impl Read>,
+    input: &'a mut TarInput<impl Read>,
     entry: &'a Entry,
     header: &[u8],
-) -> Result<Member<'a>, ArchiveError> {
+) -> Result<ArchiveMember<'a>, ArchiveError> {
     let size = entry.file().map(|(size, _)| size);
     let content = input.member(header, size.unwrap_or(0), || entry.path.to_string())?;
-    Ok(if size.is_some() { Member::Whole(entry, content) } else { Member::Plain(entry) })
+    Ok(if size.is_some() {
+        ArchiveMember::Whole(entry, content)
+    } else {
+        ArchiveMember::Plain(entry)
+    })
 }

@@ -2,8 +2,8 @@
 
 use std::io::{self, Read};
 
-use crate::delta::{Pairing, ReadAt, Sketch};
-use crate::diff_archive::{Content, Sources};
+use crate::delta::{Matching, ReadAt, Sketch};
+use crate::diff_archive::{ContentProvider, Sources};
 use crate::entry::Entry;
 
 /// Lets `pairing` look into the contents of the base, which `sources` has, and into those of the target.
@@ -11,10 +11,10 @@ use crate::entry::Entry;
 /// What cannot be read serves nothing, here: whoever needs it finds out why. Digests are checked where a content
 /// is used.
 pub fn pair_by_content<'m>(
-    pairing: Pairing<'m>,
+    pairing: Matching<'m>,
     sources: &dyn Sources,
-    content: &dyn Content,
-) -> Pairing<'m> {
+    content: &dyn ContentProvider,
+) -> Matching<'m> {
     let old = |entry: &Entry| {
         let (size, digest) = entry.file()?;
         let file = sources.open(&digest, size, &entry.path).ok()??;

@@ -8,7 +8,7 @@ use crate::diff_archive::ArchiveError;
 use crate::diff_archive::member::{END, own_header, padding};
 
 /// A decompressed archive.
-pub(super) struct Input<R> {
+pub(super) struct TarInput<R> {
     from: R,
     /// What is left of the content of the current member.
     left: u64,
@@ -17,18 +17,22 @@ pub(super) struct Input<R> {
 }
 
 /// The content of one member; it fails where the archive ends before it does.
-pub struct Content<'a> {
+pub struct MemberContent<'a> {
     from: &'a mut dyn Read,
     left: &'a mut u64,
 }
 
-impl<R: Read> Input<R> {
+impl<R: Read> TarInput<R> {
     pub fn new(from: R) -> Self {
-        Input { from, left: 0, padding: 0 }
+        TarInput { from, left: 0, padding: 0 }
     }
 
     /// The content of the archive's own member `name`, which has to come next.
-    pub fn own(&mut self, name: &'static str, limit: u64) -> Result<Content<'_>, ArchiveError> {
+    pub fn own(
+        &mut self,
+        name: &'static str,
+        limit: u64,
+    ) -> Result<MemberContent<'_>, ArchiveError> {
         self.skip()?;
         let mut block = [0; 512];
         self.from.read_exact(&mut block).map_err(cut)?;
@@ -60,7 +64,7 @@ impl<R: Read> Input<R> {
         header: &[u8],
         size: u64,
         name: impl Fn() -> String,
-    ) -> Result<Content<'_>, ArchiveError> {
+    ) -> Result<MemberContent<'_>, ArchiveError> {
         self.skip()?;
         let mut found = [0; 512];
         for block in header.chunks(found.len()) {
@@ -99,15 +103,18 @@ impl<R: Read> Input<R> {
         }
     }
 
-    fn content(&mut self, size: u64) -> Content<'_> {
+    fn content(&mut self, size: u64) -> MemberContent<'_> {
         self.left = size;
         self.padding = padding(size);
-        Content { from: &mut self.from, left: &mut self.left }
+        MemberContent { from: &mut self.from, left: &mut self.left }
     }
 
     /// Passes over what the caller left of the current member, and over its padding.
     fn skip(&mut self) -> Result<(), ArchiveError> {
-        io::copy(&mut Content { from: &mut self.from, left: &mut self.left }, &mut io::sink())?;
+        io::copy(
+            &mut MemberContent { from: &mut self.from, left: &mut self.left },
+            &mut io::sink(),
+        )?;
         let mut zeros = [0; 512];
         let zeros = &mut zeros[..std::mem::take(&mut self.padding)];
         self.from.read_exact(zeros).map_err(cut)?;
@@ -118,14 +125,14 @@ impl<R: Read> Input<R> {
     }
 }
 
-impl Content<'_> {
+impl MemberContent<'_> {
     /// The bytes that are still to come.
     pub fn left(&self) -> u64 {
         *self.left
     }
 }
 
-impl Read for Content<'_> {
+impl Read for MemberContent<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let most = usize::try_from(*self.left).unwrap_or(usize::MAX).min(buffer.len());
         if most == 0 {

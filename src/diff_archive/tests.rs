@@ -9,7 +9,7 @@ use proptest::prelude::*;
 
 use super::*;
 pub(crate) use crate::delta::tests::noise;
-use crate::delta::{Effort, Opening, Pairing, Pairs};
+use crate::delta::{Effort, MatchedPairs, Matching, Opening};
 use crate::entry::{LeafKind, Meta};
 use crate::image::ImageName;
 use crate::report::Silent;
@@ -29,13 +29,18 @@ pub(crate) fn build(
     base: &Tree,
     target: &Tree,
     deltas: bool,
-    compression: Compression,
-) -> (Vec<u8>, Written) {
+    compression: FrameCompression,
+) -> (Vec<u8>, WrittenArchiveInfo) {
     build_with(base, target, deltas.then_some(Effort::Fast), compression)
 }
 
-fn pairs_of<'m>(base: &'m Tree, target: &'m Tree, effort: Effort, opening: Opening) -> Pairs<'m> {
-    let named = Pairing::by_names(&base.manifest, &target.manifest, effort, &opening);
+fn pairs_of<'m>(
+    base: &'m Tree,
+    target: &'m Tree,
+    effort: Effort,
+    opening: Opening,
+) -> MatchedPairs<'m> {
+    let named = Matching::by_names(&base.manifest, &target.manifest, effort, &opening);
     pair_by_content(named, base, target).into_pairs()
 }
 
@@ -44,8 +49,8 @@ fn build_with(
     base: &Tree,
     target: &Tree,
     effort: Option<Effort>,
-    compression: Compression,
-) -> (Vec<u8>, Written) {
+    compression: FrameCompression,
+) -> (Vec<u8>, WrittenArchiveInfo) {
     let spool = tempfile::tempfile().expect("a spool");
     let opening = |effort: Effort| Opening { gain: 0, ..effort.opening() };
     let pair = (&base.manifest, &target.manifest);
@@ -55,15 +60,15 @@ fn build_with(
         Deltas { sources: base, pairs, spool: &spool, effort, opening, depth: &|_| 0 }
     });
     let mut bytes = Vec::new();
-    let options = Options::new(compression, Effort::Fast, None);
+    let options = WriteOptions::new(compression, Effort::Fast, None);
     let written =
         write_diff(pair, &name(), target, deltas, options, &mut bytes, &Silent).expect("writes");
     (bytes, written)
 }
 
 /// Reads an archive as a node does; gives the contents that it brings.
-fn receive(bytes: &[u8], compression: Compression, base: &Tree) -> HashMap<Digest, Vec<u8>> {
-    let mut reader = Reader::open(bytes, compression, &Limits::default()).expect("opens");
+fn receive(bytes: &[u8], compression: FrameCompression, base: &Tree) -> HashMap<Digest, Vec<u8>> {
+    let mut reader = Reader::open(bytes, compression, &ArchiveLimits::default()).expect("opens");
     let mut contents = HashMap::new();
     for known in reader.listing().known() {
         let source = base.manifest.get(&known.path).and_then(Entry::file);
@@ -72,13 +77,13 @@ fn receive(bytes: &[u8], compression: Compression, base: &Tree) -> HashMap<Diges
     }
     while let Some(member) = reader.next_member().expect("reads") {
         match member {
-            Member::Plain(_) => {}
-            Member::Whole(_, mut content) => {
+            ArchiveMember::Plain(_) => {}
+            ArchiveMember::Whole(_, mut content) => {
                 let mut bytes = Vec::new();
                 content.read_to_end(&mut bytes).expect("reads");
                 contents.insert(Digest::of(&bytes), bytes);
             }
-            Member::Patch(group, patch) => {
+            ArchiveMember::Patch(group, patch) => {
                 // What came before serves what copies pieces.
                 let both = Tree {
                     contents: contents.clone().into_iter().chain(base.contents.clone()).collect(),
@@ -99,10 +104,10 @@ fn receive(bytes: &[u8], compression: Compression, base: &Tree) -> HashMap<Diges
 }
 
 fn check_pair(base: &Tree, target: &Tree) {
-    check_pair_in(base, target, &Compression::ALL);
+    check_pair_in(base, target, &FrameCompression::ALL);
 }
 
-fn check_pair_in(base: &Tree, target: &Tree, compressions: &[Compression]) {
+fn check_pair_in(base: &Tree, target: &Tree, compressions: &[FrameCompression]) {
     let efforts = [None, Some(Effort::Fast), Some(Effort::Normal), Some(Effort::Best)];
     for (&compression, effort) in
         compressions.iter().flat_map(|one| efforts.map(|effort| (one, effort)))
@@ -111,20 +116,25 @@ fn check_pair_in(base: &Tree, target: &Tree, compressions: &[Compression]) {
         assert_eq!((written.size, written.sha256), (bytes.len() as u64, Digest::of(&bytes)));
         let first = &bytes[..written.first_frame.length as usize];
         assert_eq!(Digest::of(first), written.first_frame.sha256);
-        let listing = read_listing(first, compression, &Limits::default()).expect("reads");
+        let listing = read_listing(first, compression, &ArchiveLimits::default()).expect("reads");
         assert_eq!(listing.target_of(&base.manifest).expect("applies"), target.manifest);
         let contents = receive(&bytes, compression, base);
         for (_, digest) in listing.changed().iter().filter_map(Entry::file) {
             assert_eq!(contents[&digest], target.contents[&digest]);
         }
         let both = BaseAndTarget { base, target: &target.manifest, content: target };
-        verify_diff(&bytes[..], compression, &Limits::default(), Some(&both), &Silent)
+        verify_diff(&bytes[..], compression, &ArchiveLimits::default(), Some(&both), &Silent)
             .expect("verifies");
         check_places(&bytes, compression, &written, target);
     }
 }
 
-fn check_places(bytes: &[u8], compression: Compression, written: &Written, target: &Tree) {
+fn check_places(
+    bytes: &[u8],
+    compression: FrameCompression,
+    written: &WrittenArchiveInfo,
+    target: &Tree,
+) {
     for record in &written.index {
         let place = record.place;
         let frame = &bytes[place.frame_offset as usize..][..place.frame_length as usize];
@@ -152,7 +162,7 @@ fn every_kind_of_entry_travels() {
 #[test]
 fn the_same_pair_gives_the_same_bytes_on_any_number_of_processors() {
     let (base, target) = rich_pair();
-    for compression in Compression::ALL {
+    for compression in FrameCompression::ALL {
         let on = |threads| {
             let pool =
                 rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("a pool");
@@ -165,9 +175,9 @@ fn the_same_pair_gives_the_same_bytes_on_any_number_of_processors() {
 #[test]
 fn full_archives_come_back_whole() {
     let (base, target) = rich_pair();
-    for compression in Compression::ALL {
+    for compression in FrameCompression::ALL {
         let mut bytes = Vec::new();
-        let options = Options::new(compression, Effort::Fast, None);
+        let options = WriteOptions::new(compression, Effort::Fast, None);
         let written =
             write_full(&target.manifest, &target, options, &mut bytes, &Silent).expect("writes");
         assert_eq!((written.size, written.sha256), (bytes.len() as u64, Digest::of(&bytes)));
@@ -191,7 +201,7 @@ fn a_file_that_changes_while_it_is_read_fails_by_name() {
             .expect("there");
         change(changed.contents.get_mut(&digest).expect("there"));
         let pair = (&base.manifest, &target.manifest);
-        let options = Options::new(Compression::Zstd, Effort::Fast, None);
+        let options = WriteOptions::new(FrameCompression::Zstd, Effort::Fast, None);
         let error = write_diff(pair, &name(), &changed, None, options, io::sink(), &Silent)
             .expect_err("fails");
         assert_eq!(error.to_string(), "/big changed while it was read");
@@ -209,10 +219,16 @@ fn a_large_file_is_compressed_straight_into_the_archive() {
     );
     new.file(b"z", meta(0o644, 1, 0), b"after");
     let (base, target) = (old.tree(), new.tree());
-    let (bytes, written) = build(&base, &target, true, Compression::Zstd);
-    verify_diff(&bytes[..], Compression::Zstd, &Limits::default(), Some(&base), &Silent)
-        .expect("verifies");
-    check_places(&bytes, Compression::Zstd, &written, &target);
+    let (bytes, written) = build(&base, &target, true, FrameCompression::Zstd);
+    verify_diff(
+        &bytes[..],
+        FrameCompression::Zstd,
+        &ArchiveLimits::default(),
+        Some(&base),
+        &Silent,
+    )
+    .expect("verifies");
+    check_places(&bytes, FrameCompression::Zstd, &written, &target);
 }
 
 #[test]
@@ -286,7 +302,7 @@ fn a_spool_that_fails_is_named() {
         opening,
         depth: &|_| 0,
     });
-    let options = Options::new(Compression::Zstd, Effort::Fast, None);
+    let options = WriteOptions::new(FrameCompression::Zstd, Effort::Fast, None);
     let error = write_diff(pair, &name(), &target, deltas, options, io::sink(), &Silent)
         .expect_err("fails");
     assert!(matches!(error, WriteError::Spool(_)), "{error}");

@@ -4,11 +4,11 @@ use std::io::{BufRead, Read};
 
 use rayon::prelude::*;
 
-use super::frames::Compression;
-use super::group::{Group, Workspace};
+use super::frames::FrameCompression;
+use super::group::{DeltaGroup, Workspace};
 use super::listing::Listing;
-use super::read::{FullReader, Member, Reader};
-use super::{ArchiveError, Limits, Sources};
+use super::read::{ArchiveMember, FullReader, Reader};
+use super::{ArchiveError, ArchiveLimits, Sources};
 use crate::digest::Digest;
 use crate::entry::Entry;
 use crate::manifest::Manifest;
@@ -18,8 +18,8 @@ use crate::report::{Event, Job, Monitor};
 /// only their place and length are checked.
 pub fn verify_diff(
     from: impl BufRead,
-    compression: Compression,
-    limits: &Limits,
+    compression: FrameCompression,
+    limits: &ArchiveLimits,
     sources: Option<&dyn Sources>,
     monitor: &dyn Monitor,
 ) -> Result<Listing, ArchiveError> {
@@ -31,17 +31,17 @@ pub fn verify_diff(
     while let Some(member) = reader.next_member()? {
         // What is large passes through, everything else is checked on all processors.
         let (piece, more) = match (member, sources) {
-            (Member::Patch(group, patch), Some(_)) => {
+            (ArchiveMember::Patch(group, patch), Some(_)) => {
                 let weight = group.weight(&patch);
-                (Piece::Patch(group.clone(), patch), weight)
+                (VerifyJob::Patch(group.clone(), patch), weight)
             }
-            (Member::Whole(entry, mut content), _)
+            (ArchiveMember::Whole(entry, mut content), _)
                 if entry.file().is_some_and(|(size, _)| size <= SMALL) =>
             {
                 let mut bytes = Vec::new();
                 content.read_to_end(&mut bytes)?;
                 let length = bytes.len() as u64;
-                (Piece::Whole(entry.clone(), bytes), length)
+                (VerifyJob::Whole(entry.clone(), bytes), length)
             }
             (member, _) => {
                 check(member, monitor)?;
@@ -65,20 +65,20 @@ const SMALL: u64 = 4 << 20;
 /// About so many bytes are in memory at a time, unless one group alone has more.
 const IN_FLIGHT: u64 = 48 << 20;
 
-enum Piece {
+enum VerifyJob {
     Whole(Entry, Vec<u8>),
-    Patch(Group, Vec<u8>),
+    Patch(DeltaGroup, Vec<u8>),
 }
 
 fn check_all(
-    batch: Vec<Piece>,
+    batch: Vec<VerifyJob>,
     sources: Option<&dyn Sources>,
     monitor: &dyn Monitor,
 ) -> Result<(), ArchiveError> {
     batch.into_par_iter().try_for_each(|piece| {
         let by = match piece {
-            Piece::Whole(entry, bytes) => check_whole(&entry, &bytes[..])?,
-            Piece::Patch(group, patch) => {
+            VerifyJob::Whole(entry, bytes) => check_whole(&entry, &bytes[..])?,
+            VerifyJob::Patch(group, patch) => {
                 sources.map_or(Ok(()), |sources| check_patch(&group, &patch, sources))?;
                 patch.len() as u64
             }
@@ -91,7 +91,7 @@ fn check_all(
 /// Reads the full archive of `manifest` to its end and checks every content.
 pub fn verify_full(
     from: impl BufRead,
-    compression: Compression,
+    compression: FrameCompression,
     manifest: &Manifest,
     monitor: &dyn Monitor,
 ) -> Result<(), ArchiveError> {
@@ -104,11 +104,11 @@ pub fn verify_full(
     Ok(())
 }
 
-fn check(member: Member<'_>, monitor: &dyn Monitor) -> Result<(), ArchiveError> {
+fn check(member: ArchiveMember<'_>, monitor: &dyn Monitor) -> Result<(), ArchiveError> {
     let by = match member {
-        Member::Plain(_) => return Ok(()),
-        Member::Whole(entry, content) => check_whole(entry, content)?,
-        Member::Patch(_, patch) => patch.len() as u64,
+        ArchiveMember::Plain(_) => return Ok(()),
+        ArchiveMember::Whole(entry, content) => check_whole(entry, content)?,
+        ArchiveMember::Patch(_, patch) => patch.len() as u64,
     };
     monitor.event(Event::Advanced { job: Job::Verify, by });
     Ok(())
@@ -122,7 +122,11 @@ fn check_whole(entry: &Entry, content: impl Read) -> Result<u64, ArchiveError> {
     }
 }
 
-fn check_patch(group: &Group, patch: &[u8], sources: &dyn Sources) -> Result<(), ArchiveError> {
+fn check_patch(
+    group: &DeltaGroup,
+    patch: &[u8],
+    sources: &dyn Sources,
+) -> Result<(), ArchiveError> {
     group.make(patch, sources, &mut Workspace::default(), |target, content| {
         if Digest::of_reader(content)? == (target.digest, target.size) {
             return Ok(());

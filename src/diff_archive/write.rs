@@ -3,18 +3,18 @@
 use std::fs::File;
 use std::io::{self, Write};
 
-use crate::catalog::Frame;
-use crate::delta::{Effort, Opening, Pairs};
-use crate::diff_archive::content_index::Record;
+use crate::catalog::FirstFrame;
+use crate::delta::{Effort, MatchedPairs, Opening};
+use crate::diff_archive::content_index::IndexRecord;
 use crate::diff_archive::delta_plan::{self, Patches};
-use crate::diff_archive::frame_writer::{Body, Output, Packer, Part};
-use crate::diff_archive::frames::Compression;
-use crate::diff_archive::group::Group;
+use crate::diff_archive::frame_writer::{ArchivePart, Body, FrameWriter, Output};
+use crate::diff_archive::frames::FrameCompression;
+use crate::diff_archive::group::DeltaGroup;
 use crate::diff_archive::listing::{Expected, Listing};
 use crate::diff_archive::member::{
     END, content_header, entry_header, link_target, own_header, patch_name,
 };
-use crate::diff_archive::{ArchiveError, Content, Sources};
+use crate::diff_archive::{ArchiveError, ContentProvider, Sources};
 use crate::digest::Digest;
 use crate::entry::Entry;
 use crate::image::ImageName;
@@ -24,8 +24,8 @@ use crate::tree_path::TreePath;
 
 /// How an archive is written; the same options give the same bytes.
 #[derive(Clone, Copy, Debug)]
-pub struct Options {
-    compression: Compression,
+pub struct WriteOptions {
+    compression: FrameCompression,
     level: i32,
     /// Whether the level may rise to those of [`LITTLE`].
     rises: bool,
@@ -34,14 +34,14 @@ pub struct Options {
 /// So much is compressed in no time also at a level that takes longer: bytes at most and level, the higher first.
 const LITTLE: [(u64, i32); 2] = [(256 << 10, 15), (4 << 20, 9)];
 
-impl Options {
-    /// At `level`, held to what [`Compression::levels`] allows; without one, at that of `effort`, and higher where
+impl WriteOptions {
+    /// At `level`, held to what [`FrameCompression::levels`] allows; without one, at that of `effort`, and higher where
     /// little travels.
-    pub fn new(compression: Compression, effort: Effort, level: Option<i32>) -> Self {
+    pub fn new(compression: FrameCompression, effort: Effort, level: Option<i32>) -> Self {
         let levels = compression.levels();
         let held = |level: i32| level.clamp(*levels.start(), *levels.end());
         let own = held(level.unwrap_or(compression.level_of(effort)));
-        Options { compression, level: own, rises: level.is_none() }
+        WriteOptions { compression, level: own, rises: level.is_none() }
     }
 
     fn level_of(&self, bytes: u64) -> i32 {
@@ -52,7 +52,7 @@ impl Options {
     }
 
     /// The compression.
-    pub fn compression(&self) -> Compression {
+    pub fn compression(&self) -> FrameCompression {
         self.compression
     }
 }
@@ -65,7 +65,7 @@ pub struct Deltas<'d> {
     /// An empty file, best one without a name, that holds the patches until the listing is written.
     pub spool: &'d File,
     /// Which contents of the target are made of which of the base, the very two that the diff is between.
-    pub pairs: &'d Pairs<'d>,
+    pub pairs: &'d MatchedPairs<'d>,
     /// How much work goes into the patches, whatever compresses the archive.
     pub effort: Effort,
     /// When compressed files are taken apart.
@@ -77,15 +77,15 @@ pub struct Deltas<'d> {
 /// What the catalog and the content index have to know about an archive.
 #[derive(Clone, Debug)]
 #[must_use]
-pub struct Written {
+pub struct WrittenArchiveInfo {
     /// In bytes.
     pub size: u64,
     /// Of the whole archive.
     pub sha256: Digest,
     /// Its first frame, which in a diff is the listing.
-    pub first_frame: Frame,
+    pub first_frame: FirstFrame,
     /// Where each content lies.
-    pub index: Vec<Record>,
+    pub index: Vec<IndexRecord>,
 }
 
 /// Why an archive could not be written.
@@ -136,13 +136,13 @@ pub enum WriteError {
 pub fn write_diff(
     (base, target): (&Manifest, &Manifest),
     image: &ImageName,
-    content: &dyn Content,
+    content: &dyn ContentProvider,
     deltas: Option<Deltas<'_>>,
-    options: Options,
+    options: WriteOptions,
     to: impl Write,
     monitor: &dyn Monitor,
-) -> Result<Written, WriteError> {
-    let manifest::Changes { removed, changed } = manifest::compare(base, target);
+) -> Result<WrittenArchiveInfo, WriteError> {
+    let manifest::ManifestChanges { removed, changed } = manifest::compare(base, target);
     monitor.event(Event::Started { job: Job::Write, total: bytes_to_read(&changed) });
     let known = delta_plan::known(base, &changed, deltas.is_some());
     let Patches { groups, offsets, cost } = match &deltas {
@@ -160,7 +160,7 @@ pub fn write_diff(
         .whole()
         .filter_map(Entry::file)
         .fold(0u64, |sum, (size, _)| sum.saturating_add(size));
-    let packer = Packer {
+    let packer = FrameWriter {
         content,
         compression: options.compression,
         level: options.level_of(whole),
@@ -168,7 +168,7 @@ pub fn write_diff(
     };
     packer.bytes(&first, &mut output)?;
     drop(first);
-    let first_frame = Frame { length: output.length, sha256: output.digest() };
+    let first_frame = FirstFrame { length: output.length, sha256: output.digest() };
 
     let part = |expected| match expected {
         Expected::Patch(group) => patch_part(group, &offsets, deltas.as_ref()?.spool),
@@ -183,57 +183,63 @@ pub fn write_diff(
 /// Writes all of `target`: plain `tar` can unpack it.
 pub fn write_full(
     target: &Manifest,
-    content: &dyn Content,
-    options: Options,
+    content: &dyn ContentProvider,
+    options: WriteOptions,
     to: impl Write,
     monitor: &dyn Monitor,
-) -> Result<Written, WriteError> {
+) -> Result<WrittenArchiveInfo, WriteError> {
     monitor.event(Event::Started { job: Job::Write, total: target.bytes() });
     let packer =
-        Packer { content, compression: options.compression, level: options.level, monitor };
+        FrameWriter { content, compression: options.compression, level: options.level, monitor };
     let mut output = Output::new(to);
     let mut index = Vec::new();
     // The top begins the archive, in a frame of its own that has a digest in the catalog.
     let (top, rest) = target.entries().split_at(1);
     let parts = |entries| <[Entry]>::iter(entries).map(Expected::of).filter_map(entry_part);
     packer.parts(parts(top), &mut output, &mut index)?;
-    let first_frame = Frame { length: output.length, sha256: output.digest() };
+    let first_frame = FirstFrame { length: output.length, sha256: output.digest() };
     packer.parts(parts(rest), &mut output, &mut index)?;
     finish(&packer, output, first_frame, index)
 }
 
 fn finish(
-    packer: &Packer<'_>,
+    packer: &FrameWriter<'_>,
     mut output: Output<impl Write>,
-    first_frame: Frame,
-    mut index: Vec<Record>,
-) -> Result<Written, WriteError> {
+    first_frame: FirstFrame,
+    mut index: Vec<IndexRecord>,
+) -> Result<WrittenArchiveInfo, WriteError> {
     packer.bytes(&END, &mut output)?;
     packer.monitor.event(Event::Finished { job: Job::Write });
     let (size, sha256) = output.finish().map_err(WriteError::Output)?;
-    index.sort_unstable_by(Record::order);
+    index.sort_unstable_by(IndexRecord::order);
     index.dedup_by(|again, first| again.digest == first.digest);
-    Ok(Written { size, sha256, first_frame, index })
+    Ok(WrittenArchiveInfo { size, sha256, first_frame, index })
 }
 
-fn entry_part(expected: Expected<'_>) -> Option<Part<'_>> {
+fn entry_part(expected: Expected<'_>) -> Option<ArchivePart<'_>> {
     match expected {
         Expected::Itself(entry) => {
             let body = match entry.file() {
                 Some((size, digest)) => Body::File { entry, size, digest },
                 None => Body::Nothing,
             };
-            Some(Part { header: content_header(entry), body })
+            Some(ArchivePart { header: content_header(entry), body })
         }
-        Expected::Link(entry) => Some(Part { header: entry_header(entry), body: Body::Nothing }),
+        Expected::Link(entry) => {
+            Some(ArchivePart { header: entry_header(entry), body: Body::Nothing })
+        }
         Expected::Patch(_) => None,
     }
 }
 
-fn patch_part<'p>(group: &'p Group, offsets: &[u64], spool: &'p File) -> Option<Part<'p>> {
+fn patch_part<'p>(
+    group: &'p DeltaGroup,
+    offsets: &[u64],
+    spool: &'p File,
+) -> Option<ArchivePart<'p>> {
     let at = *offsets.get(usize::try_from(group.number).ok()?)?;
     let header = own_header(&patch_name(group.number), group.patch_length);
-    Some(Part { header, body: Body::Patch { group, spool, at } })
+    Some(ArchivePart { header, body: Body::Patch { group, spool, at } })
 }
 
 /// The bytes of the changed files, each group of links once.

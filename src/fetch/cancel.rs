@@ -16,25 +16,25 @@ const PIECE: usize = 128 << 10;
 const WAITING: usize = 4;
 
 /// Whether the run was asked to stop.
-pub(super) type Stop = fn() -> bool;
+pub(super) type CancelCheck = fn() -> bool;
 
 /// The run was asked to stop.
 #[derive(Debug)]
-pub(super) struct Stopped;
+pub(super) struct Cancelled;
 
 /// Does `work`, unless a stop comes first.
-pub(super) fn unless_stopped<T: Send + 'static>(
-    stop: Stop,
+pub(super) fn cancellable<T: Send + 'static>(
+    stop: CancelCheck,
     work: impl FnOnce() -> T + Send + 'static,
-) -> Result<T, Stopped> {
+) -> Result<T, Cancelled> {
     let (sender, receiver) = sync_channel(1);
     // Nobody may be waiting any more.
     drop(thread::spawn(move || drop(sender.send(work()))));
-    receive(stop, &receiver).and_then(|done| done.ok_or(Stopped))
+    receive(stop, &receiver).and_then(|done| done.ok_or(Cancelled))
 }
 
 /// Waits, unless a stop comes first.
-pub(super) fn sleep(stop: Stop, time: Duration) -> Result<(), Stopped> {
+pub(super) fn sleep(stop: CancelCheck, time: Duration) -> Result<(), Cancelled> {
     let end = Instant::now() + time;
     while !stop() {
         match end.saturating_duration_since(Instant::now()) {
@@ -42,24 +42,24 @@ pub(super) fn sleep(stop: Stop, time: Duration) -> Result<(), Stopped> {
             left => thread::sleep(left.min(TICK)),
         }
     }
-    Err(Stopped)
+    Err(Cancelled)
 }
 
 /// The pieces of a body, as they come.
-pub(super) struct Pieces {
+pub(super) struct ChannelReader {
     receiver: Receiver<io::Result<Vec<u8>>>,
-    stop: Stop,
+    stop: CancelCheck,
 }
 
-impl Pieces {
-    pub fn of(body: impl Read + Send + 'static, stop: Stop) -> Self {
+impl ChannelReader {
+    pub fn of(body: impl Read + Send + 'static, stop: CancelCheck) -> Self {
         let (sender, receiver) = sync_channel(WAITING);
         drop(thread::spawn(move || read(body, &sender)));
-        Pieces { receiver, stop }
+        ChannelReader { receiver, stop }
     }
 
     /// The next piece; nothing at the end.
-    pub fn next(&mut self) -> Result<io::Result<Option<Vec<u8>>>, Stopped> {
+    pub fn next(&mut self) -> Result<io::Result<Option<Vec<u8>>>, Cancelled> {
         Ok(receive(self.stop, &self.receiver)?.transpose())
     }
 }
@@ -81,10 +81,10 @@ fn read(mut body: impl Read, sender: &SyncSender<io::Result<Vec<u8>>>) {
 }
 
 /// What comes next; nothing where nothing will.
-fn receive<T>(stop: Stop, receiver: &Receiver<T>) -> Result<Option<T>, Stopped> {
+fn receive<T>(stop: CancelCheck, receiver: &Receiver<T>) -> Result<Option<T>, Cancelled> {
     loop {
         if stop() {
-            return Err(Stopped);
+            return Err(Cancelled);
         }
         match receiver.recv_timeout(TICK) {
             Ok(what) => return Ok(Some(what)),
@@ -101,7 +101,7 @@ mod tests {
     #[test]
     fn pieces_come_whole_and_in_order_and_end() {
         let bytes: Vec<u8> = (0..3 * PIECE + 5).map(|at| (at % 251) as u8).collect();
-        let mut pieces = Pieces::of(io::Cursor::new(bytes.clone()), || false);
+        let mut pieces = ChannelReader::of(io::Cursor::new(bytes.clone()), || false);
         let mut found = Vec::new();
         while let Some(piece) = pieces.next().expect("nobody stops").expect("memory reads") {
             found.extend(piece);
@@ -112,15 +112,15 @@ mod tests {
     #[test]
     fn a_stop_does_not_wait() {
         let begin = Instant::now();
-        assert!(unless_stopped(|| true, || thread::sleep(Duration::from_secs(60))).is_err());
+        assert!(cancellable(|| true, || thread::sleep(Duration::from_secs(60))).is_err());
         assert!(sleep(|| true, Duration::from_secs(60)).is_err());
-        assert!(Pieces::of(io::repeat(0), || true).next().is_err());
+        assert!(ChannelReader::of(io::repeat(0), || true).next().is_err());
         assert!(begin.elapsed() < Duration::from_secs(10));
     }
 
     #[test]
     fn work_that_dies_is_no_answer() {
-        let died = unless_stopped(|| false, || -> u32 { panic!("as it should") });
+        let died = cancellable(|| false, || -> u32 { panic!("as it should") });
         assert!(died.is_err());
     }
 }

@@ -7,9 +7,10 @@ use std::rc::Rc;
 
 use crate::catalog::{Archive, FileRef, RepoPath};
 use crate::delta::{MAX_DEPTH, MAX_PATCH, ReadAt};
-use crate::diff_archive::content_index::{ContentIndex, Place};
+use crate::diff_archive::content_index::{ContentIndex, ContentLocation};
 use crate::diff_archive::{
-    ArchiveError, Compression, Decoder, Group, Limits, Source, Sources, Workspace, read_listing,
+    ArchiveError, ArchiveLimits, Decoder, DeltaGroup, FrameCompression, GroupSource, Sources,
+    Workspace, read_listing,
 };
 use crate::digest::{Digest, Hasher};
 use crate::fetch::{FetchError, FetchErrorKind, Side};
@@ -35,8 +36,8 @@ pub struct ContentStore<'s> {
     archives: HashMap<&'s RepoPath, &'s Archive>,
     ranges: &'s dyn Ranges,
     local: &'s dyn Sources,
-    limits: Limits,
-    groups: RefCell<HashMap<&'s RepoPath, Rc<[Group]>>>,
+    limits: ArchiveLimits,
+    groups: RefCell<HashMap<&'s RepoPath, Rc<[DeltaGroup]>>>,
 }
 
 /// Takes a content, which it may believe once the reader has come to its end without an error.
@@ -112,14 +113,14 @@ enum FrameError {
 }
 
 #[derive(Clone, Copy)]
-struct Wanted {
+struct WantedContents {
     digest: Digest,
     size: u64,
-    place: Place,
+    place: ContentLocation,
 }
 
-/// Wanted contents by the frame that holds them, and by delta group.
-type Frames<'s> = BTreeMap<(&'s RepoPath, u64, Option<u64>), Vec<Wanted>>;
+/// WantedContents contents by the frame that holds them, and by delta group.
+type Frames<'s> = BTreeMap<(&'s RepoPath, u64, Option<u64>), Vec<WantedContents>>;
 
 impl<'s> ContentStore<'s> {
     /// Reads `archives` as `index` says; `local` is asked first for the sources of deltas.
@@ -135,7 +136,7 @@ impl<'s> ContentStore<'s> {
             archives,
             ranges,
             local,
-            limits: Limits::default(),
+            limits: ArchiveLimits::default(),
             groups: RefCell::default(),
         }
     }
@@ -188,7 +189,7 @@ impl<'s> ContentStore<'s> {
                     Err(FrameError::Fetch(error)) if is_final(&error) => return Err(error.into()),
                     Err(error) => format!("{file}: {error}"),
                 };
-                for Wanted { digest, .. } in contents {
+                for WantedContents { digest, .. } in contents {
                     if given.contains(&digest) {
                         pending.remove(&digest);
                     } else if let Some((_, last)) = pending.get_mut(&digest) {
@@ -211,7 +212,7 @@ impl<'s> ContentStore<'s> {
         for (digest, (size, _)) in pending {
             let usable = |(file, record): &(
                 &'s RepoPath,
-                &'s crate::diff_archive::content_index::Record,
+                &'s crate::diff_archive::content_index::IndexRecord,
             )| {
                 let deep = record.place.group.is_some() && depth >= MAX_DEPTH;
                 record.size == *size && !deep && self.archives.contains_key(*file)
@@ -219,7 +220,7 @@ impl<'s> ContentStore<'s> {
             if let Some((file, record)) = self.index.places(digest).filter(usable).nth(turn) {
                 let place = record.place;
                 let frame = (file, place.frame_offset, place.group);
-                frames.entry(frame).or_default().push(Wanted {
+                frames.entry(frame).or_default().push(WantedContents {
                     digest: *digest,
                     size: *size,
                     place,
@@ -235,7 +236,7 @@ impl<'s> ContentStore<'s> {
     fn open(
         &self,
         archive: &Archive,
-        place: &Place,
+        place: &ContentLocation,
     ) -> Result<Decoder<BufReader<Box<dyn Read + '_>>>, FrameError> {
         let range = self.ranges.range(&archive.file, place.frame_offset, place.frame_length)?;
         let range = BufReader::with_capacity(128 << 10, range);
@@ -246,7 +247,7 @@ impl<'s> ContentStore<'s> {
     fn whole(
         &self,
         archive: &Archive,
-        contents: &[Wanted],
+        contents: &[WantedContents],
         sink: &mut Sink<'_>,
     ) -> Result<(), FrameError> {
         let Some(first) = contents.first() else { return Ok(()) };
@@ -270,7 +271,7 @@ impl<'s> ContentStore<'s> {
         &self,
         archive: &'s Archive,
         number: u64,
-        contents: &[Wanted],
+        contents: &[WantedContents],
         depth: u32,
         sink: &mut Sink<'_>,
     ) -> Result<(), FrameError> {
@@ -295,9 +296,9 @@ impl<'s> ContentStore<'s> {
     }
 
     /// The sources of a group that are not at hand: fetched.
-    fn sources(&self, group: &Group, depth: u32) -> Result<Gathered<'s>, FrameError> {
+    fn sources(&self, group: &DeltaGroup, depth: u32) -> Result<Gathered<'s>, FrameError> {
         let (mut absent, mut seen, mut weight) = (Vec::new(), HashSet::new(), 0u64);
-        for Source { digest, size, path, .. } in &group.sources {
+        for GroupSource { digest, size, path, .. } in &group.sources {
             // What cannot be read here may be had from there.
             let local = self.local.read(digest, *size, path).unwrap_or(None);
             if seen.insert(*digest) && local.is_none_or(|bytes| Digest::of(&bytes) != *digest) {
@@ -329,7 +330,7 @@ impl<'s> ContentStore<'s> {
     }
 
     /// The delta groups of an archive, from its listing.
-    fn groups_of(&self, archive: &'s Archive) -> Result<Rc<[Group]>, FrameError> {
+    fn groups_of(&self, archive: &'s Archive) -> Result<Rc<[DeltaGroup]>, FrameError> {
         if let Some(groups) = self.groups.borrow().get(&archive.file.file) {
             return Ok(Rc::clone(groups));
         }
@@ -345,7 +346,7 @@ impl<'s> ContentStore<'s> {
             ));
         }
         let listing = read_listing(&bytes, compression(archive)?, &self.limits)?;
-        let groups: Rc<[Group]> = listing.groups().into();
+        let groups: Rc<[DeltaGroup]> = listing.groups().into();
         self.groups.borrow_mut().insert(&archive.file.file, Rc::clone(&groups));
         Ok(groups)
     }
@@ -357,9 +358,9 @@ fn is_final(error: &FetchError) -> bool {
         || error.side == Side::Node
 }
 
-fn compression(archive: &Archive) -> Result<Compression, FrameError> {
+fn compression(archive: &Archive) -> Result<FrameCompression, FrameError> {
     let name = archive.file.file.as_str();
-    Compression::of_name(name)
+    FrameCompression::of_name(name)
         .ok_or_else(|| FrameError::Other("its name does not tell how it is compressed".to_owned()))
 }
 
@@ -381,8 +382,13 @@ fn give(
     frame: &mut dyn Read,
     sink: &mut Sink<'_>,
 ) -> Result<(), FrameError> {
-    let mut content =
-        Verifying { from: frame, left: size, hasher: Some(Hasher::new()), digest, fault: None };
+    let mut content = VerifyingReader {
+        from: frame,
+        left: size,
+        hasher: Some(Hasher::new()),
+        digest,
+        fault: None,
+    };
     let taken = sink(digest, &mut content);
     if taken.is_ok() {
         // What the sink has left unread counts as well.
@@ -400,7 +406,7 @@ fn give(
 }
 
 /// A content whose end can be read only if its digest is right.
-struct Verifying<'r> {
+struct VerifyingReader<'r> {
     from: &'r mut dyn Read,
     left: u64,
     hasher: Option<Hasher>,
@@ -408,14 +414,14 @@ struct Verifying<'r> {
     fault: Option<String>,
 }
 
-impl Verifying<'_> {
+impl VerifyingReader<'_> {
     fn fail(&mut self, why: String) -> io::Error {
         self.fault = Some(why.clone());
         io::Error::new(io::ErrorKind::InvalidData, why)
     }
 }
 
-impl Read for Verifying<'_> {
+impl Read for VerifyingReader<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         if let Some(fault) = &self.fault {
             return Err(io::Error::new(io::ErrorKind::InvalidData, fault.clone()));

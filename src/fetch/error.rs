@@ -2,7 +2,7 @@
 
 use std::{fmt, io};
 
-use crate::fetch::cancel::Stopped;
+use crate::fetch::cancel::Cancelled;
 
 /// The side that is wrong.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -113,8 +113,8 @@ impl FetchError {
     }
 }
 
-impl From<Stopped> for FetchError {
-    fn from(_: Stopped) -> Self {
+impl From<Cancelled> for FetchError {
+    fn from(_: Cancelled) -> Self {
         let why = "stopped on request".to_owned();
         FetchError { kind: FetchErrorKind::Stopped, side: Side::Node, what: None, why }
     }

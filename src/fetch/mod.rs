@@ -17,23 +17,23 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use crate::catalog::{FileRef, Frame, MAX_CATALOG};
+use crate::catalog::{FileRef, FirstFrame, MAX_CATALOG};
 use crate::digest::Digest;
 use crate::image::Layer;
 use crate::report::Monitor;
 
-use download::partial_file::Part;
-use download::retry::Patience;
-use download::{Filled, Stretch};
-use transport::file::Local;
-use transport::http::Http;
-use transport::rsync::Rsync;
-use transport::url::Place;
-use transport::{Transport, Trouble};
+use download::partial_file::PartialFile;
+use download::retry::RetryPolicy;
+use download::{FileRange, Filled};
+use transport::file::FileTransport;
+use transport::http::HttpTransport;
+use transport::rsync::RsyncTransport;
+use transport::url::UrlTarget;
+use transport::{Transport, TransportError};
 
 pub use content::Ranges;
 pub use download::Verified;
-pub use download::growing_file::{Arriving, Coming};
+pub use download::growing_file::{GrowingFile, GrowingReader};
 pub use download::spool::Spool;
 pub use error::{FetchError, FetchErrorKind, Side};
 pub use transport::url::{BadRepoUrl, RepoUrl};
@@ -45,7 +45,7 @@ pub const MAX_FRAME: u64 = 64 << 20;
 
 /// How patient a run is, and whom it trusts.
 #[derive(Clone, Debug)]
-pub struct Options {
+pub struct FetchOptions {
     /// A file is tried so often in a row without getting on, at least once.
     pub attempts: u32,
     /// The pause before the second attempt; it doubles with each further one, up to half a minute.
@@ -85,7 +85,7 @@ pub enum CatalogAnswer {
 /// All requests of a run go through one of these, and over one connection where the server keeps it.
 pub struct Repository {
     transport: Box<dyn Transport>,
-    options: Options,
+    options: FetchOptions,
     spool: Spool,
     downloading: Mutex<()>,
     /// Files that were verified, for reading ranges.
@@ -99,20 +99,22 @@ impl Repository {
     pub fn open(
         url: &RepoUrl,
         layer: &Layer,
-        options: &Options,
+        options: &FetchOptions,
         spool: Option<Spool>,
     ) -> Result<Self, FetchError> {
         let (below, url_through) = (layer.place(), url.through());
         let transport: Box<dyn Transport> = match url.place() {
-            Place::Http(url) => {
+            UrlTarget::Http(url) => {
                 let mut base = url.clone();
                 base.set_path(&format!("{}{below}/", url.path()));
-                Box::new(Http::new(&base, url_through, options.clone())?)
+                Box::new(HttpTransport::new(&base, url_through, options.clone())?)
             }
-            Place::File(path) => Box::new(Local::new(path.join(below), options.stopped)),
-            Place::Rsync(url) => {
+            UrlTarget::File(path) => {
+                Box::new(FileTransport::new(path.join(below), options.stopped))
+            }
+            UrlTarget::Rsync(url) => {
                 let base = format!("{url}{below}/");
-                Box::new(Rsync::new(base.clone(), base, options.clone()))
+                Box::new(RsyncTransport::new(base.clone(), base, options.clone()))
             }
         };
         let spool = spool.map_or_else(Spool::temporary, Ok)?;
@@ -125,9 +127,9 @@ impl Repository {
     pub fn of_module(
         address: String,
         shown: String,
-        options: &Options,
+        options: &FetchOptions,
     ) -> Result<Self, FetchError> {
-        let transport = Box::new(Rsync::new(address, shown, options.clone()));
+        let transport = Box::new(RsyncTransport::new(address, shown, options.clone()));
         let (downloading, opened) = (Mutex::new(()), Mutex::new(HashMap::new()));
         Ok(Repository {
             transport,
@@ -160,13 +162,13 @@ impl Repository {
         cap: u64,
     ) -> Result<CatalogAnswer, FetchError> {
         let address = self.transport.address(file);
-        let mut patience = Patience::new(&self.options);
+        let mut patience = RetryPolicy::new(&self.options);
         loop {
             let (error, asked) = match self.transport.unsized_file(file, known, cap, &self.spool) {
                 Ok(answer) => return Ok(answer),
-                Err(Trouble::Passing { error, pause }) => (error, pause),
-                Err(Trouble::Lasting(error)) => return Err(error.about(&address)),
-                Err(Trouble::WholeFilesOnly) => {
+                Err(TransportError::Transient { error, pause }) => (error, pause),
+                Err(TransportError::Permanent(error)) => return Err(error.about(&address)),
+                Err(TransportError::WholeFilesOnly) => {
                     let why = "it sends a part of a file that was asked for whole";
                     return Err(FetchError::new(FetchErrorKind::Other, Side::Server, address, why));
                 }
@@ -192,7 +194,7 @@ impl Repository {
     /// fails, they fail.
     pub fn file_into(
         &self,
-        readers: &Arriving,
+        readers: &GrowingFile,
         file: &FileRef,
         monitor: &dyn Monitor,
     ) -> Result<(), FetchError> {
@@ -205,7 +207,7 @@ impl Repository {
     /// The first frame of `file`, verified.
     ///
     /// It stays in the spool as the beginning of the file: its bytes travel once.
-    pub fn frame(&self, file: &FileRef, frame: &Frame) -> Result<Vec<u8>, FetchError> {
+    pub fn frame(&self, file: &FileRef, frame: &FirstFrame) -> Result<Vec<u8>, FetchError> {
         self.memory(file, frame.length, MAX_FRAME, frame.sha256)
     }
 
@@ -254,20 +256,20 @@ impl Repository {
         Ok(verified)
     }
 
-    fn stretch(&self, file: &FileRef, offset: u64, length: u64) -> Result<Stretch, FetchError> {
+    fn stretch(&self, file: &FileRef, offset: u64, length: u64) -> Result<FileRange, FetchError> {
         let opened =
             self.opened.lock().unwrap_or_else(PoisonError::into_inner).get(&file.sha256).cloned();
         if let Some(opened) = opened {
-            return Ok(Stretch::new(opened, offset, length));
+            return Ok(FileRange::new(opened, offset, length));
         }
         if self.spool.verified(file.sha256)?.is_none() {
-            let mut part = Part::of_range(&self.spool, file, offset, offset + length)?;
+            let mut part = PartialFile::of_range(&self.spool, file, offset, offset + length)?;
             self.spool.check_room(length)?;
-            if let Filled::Yes = self.fill(file, &mut part, None)? {
-                return Ok(Stretch::new(Arc::new(part.into_file()), 0, length));
+            if let Filled::Yes = self.download_into(file, &mut part, None)? {
+                return Ok(FileRange::new(Arc::new(part.into_file()), 0, length));
             }
         }
-        Ok(Stretch::new(self.shared(file)?, offset, length))
+        Ok(FileRange::new(self.shared(file)?, offset, length))
     }
 }
 
@@ -295,9 +297,9 @@ impl Ranges for Repository {
     }
 }
 
-impl Default for Options {
+impl Default for FetchOptions {
     fn default() -> Self {
-        Options {
+        FetchOptions {
             attempts: 5,
             base_delay: Duration::from_millis(500),
             connect_timeout: Duration::from_secs(15),

@@ -1,7 +1,7 @@
 //! The rules that no configuration takes away.
 
 use super::pattern::Pattern;
-use super::{Action, Origin, Rule};
+use super::{Rule, RuleAction, RuleOrigin};
 use crate::tree_path::TreePath;
 
 /// What stays though an image lacks it: without the agent, its configuration and its keys a node
@@ -34,16 +34,16 @@ pub(super) fn rules(mut foreign: Vec<TreePath>) -> Vec<Rule> {
 
     let mut rules = Vec::new();
     let mut exclude = |origin, pattern: &[u8]| {
-        rules.push(Rule { action: Action::Exclude, pattern: Pattern::new(pattern), origin });
+        rules.push(Rule { action: RuleAction::Exclude, pattern: Pattern::new(pattern), origin });
     };
-    exclude(Origin::OwnState, b"/.si-*");
-    exclude(Origin::Stage, b".si-stage/");
-    exclude(Origin::Stage, b".si-undo/");
-    exclude(Origin::OwnState, b"/var/lib/systemimager/client/");
-    exclude(Origin::OwnState, b"/etc/systemimager/IMAGE_LAST_SYNCED_TO");
-    exclude(Origin::LostAndFound, b"lost+found/");
+    exclude(RuleOrigin::OwnState, b"/.si-*");
+    exclude(RuleOrigin::Stage, b".si-stage/");
+    exclude(RuleOrigin::Stage, b".si-undo/");
+    exclude(RuleOrigin::OwnState, b"/var/lib/systemimager/client/");
+    exclude(RuleOrigin::OwnState, b"/etc/systemimager/IMAGE_LAST_SYNCED_TO");
+    exclude(RuleOrigin::LostAndFound, b"lost+found/");
     for path in foreign.iter().filter(|path| !path.is_root()) {
-        exclude(Origin::ForeignMount, &literal(path));
+        exclude(RuleOrigin::ForeignMount, &literal(path));
     }
     rules
 }

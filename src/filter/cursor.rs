@@ -1,6 +1,6 @@
 //! A walk's memory: which directory was last found excluded, and which not.
 
-use super::{Filter, Reason};
+use super::{ExcludeReason, Filter};
 use crate::tree_path::TreePath;
 
 /// Answers what [`Filter::excludes`] answers, for many paths.
@@ -25,16 +25,16 @@ impl<'f> Cursor<'f> {
     }
 
     /// Why `path` is neither to be changed nor to be deleted; `None` where the image decides.
-    pub fn excludes(&mut self, path: &TreePath, is_dir: bool) -> Option<Reason<'f>> {
+    pub fn excludes(&mut self, path: &TreePath, is_dir: bool) -> Option<ExcludeReason<'f>> {
         let path = path.as_bytes();
         if path.is_empty() {
             return None;
         }
         if self.filter.is_outside(path) {
-            return Some(Reason { filter: self.filter, rule: None });
+            return Some(ExcludeReason { filter: self.filter, rule: None });
         }
         let rule = self.above(path).or_else(|| self.itself(path, is_dir))?;
-        Some(Reason { filter: self.filter, rule: Some(rule) })
+        Some(ExcludeReason { filter: self.filter, rule: Some(rule) })
     }
 
     /// The rule that excludes a directory above `path`.

@@ -20,7 +20,7 @@ use pattern::Pattern;
 #[derive(Clone, Debug)]
 pub struct Filter {
     rules: Vec<Rule>,
-    /// Names of the exclude files, by [`Origin::File`]'s index.
+    /// Names of the exclude files, by [`RuleOrigin::File`]'s index.
     files: Vec<String>,
     /// The directory that alone is the image's business; the top for all.
     within: TreePath,
@@ -28,19 +28,19 @@ pub struct Filter {
 
 #[derive(Clone, Debug)]
 struct Rule {
-    action: Action,
+    action: RuleAction,
     pattern: Pattern,
-    origin: Origin,
+    origin: RuleOrigin,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
-enum Action {
+enum RuleAction {
     Exclude,
     Include,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
-enum Origin {
+enum RuleOrigin {
     OwnState,
     Stage,
     LostAndFound,
@@ -50,7 +50,7 @@ enum Origin {
 
 /// Why a path is excluded.
 #[derive(Clone, Copy, Debug)]
-pub struct Reason<'f> {
+pub struct ExcludeReason<'f> {
     filter: &'f Filter,
     /// The rule; `None` where the path lies outside of the directory that the filter is for.
     rule: Option<usize>,
@@ -58,7 +58,7 @@ pub struct Reason<'f> {
 
 /// Collects the layers of a [`Filter`], in whatever order they are known.
 #[derive(Clone, Debug)]
-pub struct Builder {
+pub struct FilterBuilder {
     foreign: Vec<TreePath>,
     within: TreePath,
     file_rules: Vec<Rule>,
@@ -67,8 +67,8 @@ pub struct Builder {
 
 impl Filter {
     /// Begins with the built-in rules alone.
-    pub fn builder() -> Builder {
-        Builder {
+    pub fn builder() -> FilterBuilder {
+        FilterBuilder {
             foreign: Vec::new(),
             within: TreePath::root(),
             file_rules: Vec::new(),
@@ -80,7 +80,7 @@ impl Filter {
     ///
     /// Below an excluded directory everything is excluded. The top of the tree never is. For many
     /// paths in tree order a [`Cursor`] does the same faster.
-    pub fn excludes(&self, path: &TreePath, is_dir: bool) -> Option<Reason<'_>> {
+    pub fn excludes(&self, path: &TreePath, is_dir: bool) -> Option<ExcludeReason<'_>> {
         self.cursor().excludes(path, is_dir)
     }
 
@@ -108,7 +108,7 @@ impl Filter {
     /// What is protected does not enter: it decides about deletions, not about what is tracked. Nor do
     /// stages below the top: no image that can be published has any.
     pub fn digest(&self) -> Digest {
-        Digest::of(&lines(self.rules.iter().filter(|rule| rule.origin != Origin::Stage)))
+        Digest::of(&lines(self.rules.iter().filter(|rule| rule.origin != RuleOrigin::Stage)))
     }
 
     /// The same rules and protections as a file for `rsync --filter='merge FILE'`.
@@ -154,11 +154,11 @@ impl Filter {
     /// The rule that excludes this very path; what its ancestors say is the cursor's business.
     fn excluding_rule(&self, path: &[u8], is_dir: bool) -> Option<usize> {
         let index = self.rules.iter().position(|rule| rule.pattern.matches(path, is_dir))?;
-        (self.rules[index].action == Action::Exclude).then_some(index)
+        (self.rules[index].action == RuleAction::Exclude).then_some(index)
     }
 }
 
-impl Builder {
+impl FilterBuilder {
     /// Names what is mounted below the root and does not belong to the image: it and everything
     /// below it is excluded.
     pub fn foreign_mounts(mut self, paths: impl IntoIterator<Item = TreePath>) -> Self {
@@ -195,8 +195,8 @@ fn lines<'r>(rules: impl IntoIterator<Item = &'r Rule>) -> Vec<u8> {
     let mut lines = Vec::new();
     for rule in rules {
         lines.extend_from_slice(match rule.action {
-            Action::Exclude => b"- ",
-            Action::Include => b"+ ",
+            RuleAction::Exclude => b"- ",
+            RuleAction::Include => b"+ ",
         });
         lines.extend_from_slice(rule.pattern.source());
         lines.push(b'\n');
@@ -204,7 +204,7 @@ fn lines<'r>(rules: impl IntoIterator<Item = &'r Rule>) -> Vec<u8> {
     lines
 }
 
-impl Reason<'_> {
+impl ExcludeReason<'_> {
     /// Whether an exclude file says so, and not a built-in rule.
     pub fn is_configured(&self) -> bool {
         self.configured().is_some()
@@ -214,7 +214,7 @@ impl Reason<'_> {
     pub fn configured(&self) -> Option<(String, &str, usize)> {
         let rule = &self.filter.rules[self.rule?];
         match rule.origin {
-            Origin::File { index, line } => {
+            RuleOrigin::File { index, line } => {
                 Some((Quoted(rule.pattern.source()).to_string(), &self.filter.files[index], line))
             }
             _ => None,
@@ -222,17 +222,21 @@ impl Reason<'_> {
     }
 }
 
-impl fmt::Display for Reason<'_> {
+impl fmt::Display for ExcludeReason<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Some(rule) = self.rule.map(|rule| &self.filter.rules[rule]) else {
             return write!(f, "it is not in {}", self.filter.within);
         };
         let pattern = Quoted(rule.pattern.source());
         match rule.origin {
-            Origin::OwnState | Origin::Stage => write!(f, "the agent's own state ({pattern})"),
-            Origin::LostAndFound => write!(f, "the filesystem's own ({pattern})"),
-            Origin::ForeignMount => write!(f, "another filesystem is mounted there ({pattern})"),
-            Origin::File { index, line } => {
+            RuleOrigin::OwnState | RuleOrigin::Stage => {
+                write!(f, "the agent's own state ({pattern})")
+            }
+            RuleOrigin::LostAndFound => write!(f, "the filesystem's own ({pattern})"),
+            RuleOrigin::ForeignMount => {
+                write!(f, "another filesystem is mounted there ({pattern})")
+            }
+            RuleOrigin::File { index, line } => {
                 write!(f, "{}:{line}: {pattern}", self.filter.files[index])
             }
         }

@@ -1,7 +1,7 @@
 //! Exclude files, as rsync's `--exclude-from` reads them.
 
 use super::pattern::{MAX_PATTERN, Pattern};
-use super::{Action, Origin, Rule};
+use super::{Rule, RuleAction, RuleOrigin};
 use crate::tree_path::Quoted;
 
 /// An exclude file larger than this is refused.
@@ -37,13 +37,13 @@ pub(super) fn exclude_file(
     }
     for (number, line) in numbered_lines(content) {
         match parse_line(line).map_err(|why| bad(number, why, line))? {
-            Line::Nothing => {}
-            Line::Clear => rules.clear(),
-            Line::Rule(action, pattern) => {
+            RuleLine::Nothing => {}
+            RuleLine::Clear => rules.clear(),
+            RuleLine::Rule(action, pattern) => {
                 if rules.len() == MAX_RULES {
                     return Err(bad(number, "there are more than 10,000 rules", line));
                 }
-                let origin = Origin::File { index, line: number };
+                let origin = RuleOrigin::File { index, line: number };
                 rules.push(Rule { action, pattern: Pattern::new(pattern), origin });
             }
         }
@@ -51,23 +51,23 @@ pub(super) fn exclude_file(
     Ok(())
 }
 
-enum Line<'a> {
+enum RuleLine<'a> {
     Nothing,
     Clear,
-    Rule(Action, &'a [u8]),
+    Rule(RuleAction, &'a [u8]),
 }
 
-fn parse_line(line: &[u8]) -> Result<Line<'_>, &'static str> {
+fn parse_line(line: &[u8]) -> Result<RuleLine<'_>, &'static str> {
     if line.is_empty() || line.starts_with(b"#") || line.starts_with(b";") {
-        return Ok(Line::Nothing);
+        return Ok(RuleLine::Nothing);
     }
     if line == b"!" {
-        return Ok(Line::Clear);
+        return Ok(RuleLine::Clear);
     }
     let (action, pattern) = match line {
-        [b'-', b' ', pattern @ ..] => (Action::Exclude, pattern),
-        [b'+', b' ', pattern @ ..] => (Action::Include, pattern),
-        pattern => (Action::Exclude, pattern),
+        [b'-', b' ', pattern @ ..] => (RuleAction::Exclude, pattern),
+        [b'+', b' ', pattern @ ..] => (RuleAction::Include, pattern),
+        pattern => (RuleAction::Exclude, pattern),
     };
     if pattern.is_empty() {
         return Err("a rule needs a pattern");
@@ -78,7 +78,7 @@ fn parse_line(line: &[u8]) -> Result<Line<'_>, &'static str> {
     if pattern.len() > MAX_PATTERN {
         return Err("the pattern is longer than 4095 bytes");
     }
-    Ok(Line::Rule(action, pattern))
+    Ok(RuleLine::Rule(action, pattern))
 }
 
 /// Lines end at a line feed; a carriage return ends one as well, as it does for rsync.

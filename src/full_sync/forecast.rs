@@ -2,9 +2,9 @@
 
 use std::ffi::OsString;
 
-use crate::apply::plan::Item;
+use crate::apply::plan::ItemizedLine;
 use crate::full_sync::itemized::{itemized, unescape};
-use crate::full_sync::{Aside, FullSyncError, Module, TO_THE_NANOSECOND, options};
+use crate::full_sync::{FullSyncError, Module, ReceiveDir, TO_THE_NANOSECOND, options};
 use crate::report::Monitor;
 use crate::root::Root;
 use crate::state::is_above_own;
@@ -17,7 +17,7 @@ const STAYS: &[u8] = b"cannot delete non-empty directory: ";
 #[derive(Debug, Default)]
 pub struct Forecast {
     /// What would change, in the order in which rsync says it.
-    pub items: Vec<Item>,
+    pub items: Vec<ItemizedLine>,
     /// How many paths the module has, as far as the rules let them come.
     pub listed: usize,
     /// What rsync could not do.
@@ -29,7 +29,7 @@ impl Module<'_> {
     pub fn forecast(
         &self,
         live: &Root,
-        aside: &Aside,
+        aside: &ReceiveDir,
         delete: Deletions,
         monitor: &dyn Monitor,
     ) -> Result<Forecast, FullSyncError> {
@@ -97,7 +97,7 @@ impl Forecast {
         let stays = how.starts_with(b"*") && is_above_own(&path);
         if !stays && how[2..].iter().any(|&b| b != b' ' && b != b'.') {
             let bytes = if how.starts_with(b">f") { bytes } else { 0 };
-            self.items.push(Item {
+            self.items.push(ItemizedLine {
                 change,
                 path,
                 suffix: if directory && !top { "/" } else { "" }.to_owned(),

@@ -11,7 +11,7 @@ use crate::tree_path::TreePath;
 const MAX_PATHS: usize = 5_000_000;
 
 /// The paths of a module with the letter that rsync gives their type, and which of them are one inode.
-pub(super) struct Listing {
+pub(super) struct RsyncListing {
     /// In tree order, the top first.
     pub paths: BTreeMap<TreePath, u8>,
     /// The leader that rsync names for each other link of an inode.
@@ -24,7 +24,7 @@ impl Module<'_> {
         &self,
         place: &Root,
         monitor: &dyn Monitor,
-    ) -> Result<Listing, FullSyncError> {
+    ) -> Result<RsyncListing, FullSyncError> {
         let mut paths = BTreeMap::from([(TreePath::root(), b'd')]);
         let mut linked = false;
         self.dry(place, "%i %n", monitor, |line| {
@@ -52,7 +52,7 @@ impl Module<'_> {
                 Ok(())
             })?;
         }
-        Ok(Listing { paths, leaders })
+        Ok(RsyncListing { paths, leaders })
     }
 
     fn dry(

@@ -17,12 +17,12 @@ use std::os::fd::AsFd;
 use std::path::Path;
 use std::time::Instant;
 
-use crate::apply::FULL;
+use crate::apply::RECEIVE_DIR;
 use crate::apply::filesystem::mount_root_times;
 use crate::image::Layer;
 use crate::report::{Event, Job, Monitor};
 use crate::root::{Root, RootError};
-use crate::rsync::{self, Call, Failure, Heard, Outcome, RsyncError};
+use crate::rsync::{self, RsyncCall, RsyncError, RsyncFailure, RsyncOutcome, RsyncOutput};
 use crate::scan::ScanError;
 use crate::tree_path::TreePath;
 
@@ -150,7 +150,7 @@ impl Module<'_> {
     pub fn receive(
         &self,
         live: &Root,
-        aside: &Aside,
+        aside: &ReceiveDir,
         monitor: &dyn Monitor,
     ) -> Result<Root, FullSyncError> {
         let (place, tree) = self.prepare(aside)?;
@@ -187,7 +187,7 @@ impl Module<'_> {
     }
 
     /// A new directory for this module, in it one for the tree and a file with the rules.
-    fn prepare(&self, aside: &Aside) -> Result<(Root, Root), FullSyncError> {
+    fn prepare(&self, aside: &ReceiveDir) -> Result<(Root, Root), FullSyncError> {
         let name = aside_name(self.layer);
         aside.place.remove_tree(&name)?;
         aside.place.create_dir(&name)?;
@@ -218,7 +218,7 @@ impl Module<'_> {
         to: impl AsRef<OsStr>,
         mut hear: impl FnMut(&[u8]) -> Result<(), FullSyncError>,
         monitor: &dyn Monitor,
-    ) -> Result<Outcome, FullSyncError> {
+    ) -> Result<RsyncOutcome, FullSyncError> {
         options.push("--filter=merge rules".into());
         options.extend(NEVER_TRAVEL.map(|never| format!("--filter=-x {never}").into()));
         options.extend(["--relative", "--no-motd"].map(OsString::from));
@@ -232,7 +232,7 @@ impl Module<'_> {
         source.push(inside);
         options.push(source);
         options.push(to.as_ref().into());
-        let call = Call {
+        let call = RsyncCall {
             arguments: &options,
             inside: Some(place.as_fd()),
             deadline: Some(self.deadline),
@@ -243,7 +243,7 @@ impl Module<'_> {
             if monitor.is_stopped() {
                 return ControlFlow::Break(());
             }
-            if let Heard::Line(line) = heard
+            if let RsyncOutput::Line(line) = heard
                 && let Err(error) = hear(line)
             {
                 failed = Some(error);
@@ -263,40 +263,40 @@ impl Module<'_> {
     }
 
     /// What is wrong with a run, if anything is.
-    fn judge(&self, outcome: &Outcome) -> Option<FullSyncError> {
+    fn judge(&self, outcome: &RsyncOutcome) -> Option<FullSyncError> {
         let why = format!(
             "{} ({})",
             outcome.reason(),
             self.server.shown(&format!("{}/", self.layer.place()))
         );
         Some(match outcome.failure()? {
-            Failure::NoRoom => FullSyncError::NoRoom(why),
-            Failure::Local => FullSyncError::Node(why),
-            Failure::NotFound => {
+            RsyncFailure::NoRoom => FullSyncError::NoRoom(why),
+            RsyncFailure::Local => FullSyncError::Node(why),
+            RsyncFailure::NotFound => {
                 FullSyncError::NotFound(format!("the server has no {}: {why}", self.layer))
             }
-            Failure::Refused | Failure::Unreachable => FullSyncError::Unavailable(why),
-            Failure::Partial => FullSyncError::Partial(why),
-            Failure::Lost | Failure::Other => FullSyncError::Server(why),
+            RsyncFailure::Refused | RsyncFailure::Unreachable => FullSyncError::Unavailable(why),
+            RsyncFailure::Partial => FullSyncError::Partial(why),
+            RsyncFailure::Lost | RsyncFailure::Other => FullSyncError::Server(why),
         })
     }
 }
 
 /// The directory beside a tree that what rsync brings comes to lie in.
-pub struct Aside {
+pub struct ReceiveDir {
     place: Root,
     /// Where it is a temporary one, the directory that holds it, and its name there.
     temporary: Option<(Root, TreePath)>,
 }
 
-impl Aside {
+impl ReceiveDir {
     /// Makes it at the top of `root`, unless this run did; what it holds can be renamed from there into a stage.
     pub fn create(root: &Root) -> Result<Self, RootError> {
         mount_root_times::note_top(root)?;
-        if root.stat(&path(FULL))?.is_none() {
-            root.create_dir(&path(FULL))?;
+        if root.stat(&path(RECEIVE_DIR))?.is_none() {
+            root.create_dir(&path(RECEIVE_DIR))?;
         }
-        Ok(Aside { place: root.below(&path(FULL))?, temporary: None })
+        Ok(ReceiveDir { place: root.below(&path(RECEIVE_DIR))?, temporary: None })
     }
 
     /// Makes one in the directory `temporary`, which goes in the end: for a run that changes nothing.
@@ -305,11 +305,11 @@ impl Aside {
         let name = path(&format!("si-received-{}", std::process::id()));
         above.remove_tree(&name)?;
         above.create_dir(&name)?;
-        Ok(Aside { place: above.below(&name)?, temporary: Some((above, name)) })
+        Ok(ReceiveDir { place: above.below(&name)?, temporary: Some((above, name)) })
     }
 }
 
-impl Drop for Aside {
+impl Drop for ReceiveDir {
     fn drop(&mut self) {
         if let Some((above, name)) = &self.temporary {
             // It is material only, and lies among other temporary things.
@@ -318,14 +318,14 @@ impl Drop for Aside {
     }
 }
 
-/// Where [`Aside::create`] makes it.
+/// Where [`ReceiveDir::create`] makes it.
 pub fn place() -> TreePath {
-    path(FULL)
+    path(RECEIVE_DIR)
 }
 
 /// Removes what was received beside the tree at `root`.
 pub fn discard(root: &Root) -> Result<(), RootError> {
-    root.remove_tree(&path(FULL))
+    root.remove_tree(&path(RECEIVE_DIR))
 }
 
 /// Names are checked and short; an image and an override may have the same.

@@ -9,8 +9,8 @@ use std::ffi::OsString;
 
 use crate::digest::Digest;
 use crate::entry::{Entry, LeafKind, Node};
-use crate::full_sync::itemized::{Listing, itemized, unescape};
-use crate::full_sync::{Aside, FullSyncError, Module, TO_THE_NANOSECOND, options, path};
+use crate::full_sync::itemized::{RsyncListing, itemized, unescape};
+use crate::full_sync::{FullSyncError, Module, ReceiveDir, TO_THE_NANOSECOND, options, path};
 use crate::manifest::Manifest;
 use crate::report::{Event, Job, Monitor};
 use crate::root::Root;
@@ -43,7 +43,7 @@ impl Module<'_> {
     pub fn receive_whole(
         &self,
         live: &Root,
-        aside: &Aside,
+        aside: &ReceiveDir,
         monitor: &dyn Monitor,
     ) -> Result<Received, FullSyncError> {
         let (place, tree) = self.prepare(aside)?;
@@ -74,7 +74,7 @@ impl Module<'_> {
     /// Asks rsync whether what came and what the live tree has are the module, path by path.
     fn judge_again(
         &self,
-        listing: &Listing,
+        listing: &RsyncListing,
         live: &Root,
         place: &Root,
         monitor: &dyn Monitor,
@@ -120,7 +120,7 @@ impl Module<'_> {
 
     fn manifest(
         &self,
-        listing: &Listing,
+        listing: &RsyncListing,
         different: &HashSet<TreePath>,
         live: &Root,
         tree: &Root,
@@ -165,7 +165,7 @@ impl Module<'_> {
     /// Refuses what is not what the listing says: something writes to the live tree, or to the module.
     fn check(
         &self,
-        listing: &Listing,
+        listing: &RsyncListing,
         entries: &BTreeMap<TreePath, Entry>,
         monitor: &dyn Monitor,
     ) -> Result<(), FullSyncError> {

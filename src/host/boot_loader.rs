@@ -30,7 +30,7 @@ pub enum Fate {
 }
 
 /// The boot files that an update changed.
-pub type Changes = BTreeMap<TreePath, Fate>;
+pub type BootChanges = BTreeMap<TreePath, Fate>;
 
 /// What a tree has to do with boot loaders.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -45,7 +45,7 @@ pub struct Equipment {
 
 /// One program to run.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Command {
+pub struct BootCommand {
     /// The program.
     pub program: TreePath,
     /// What it is told.
@@ -56,7 +56,7 @@ pub struct Command {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Choice {
     /// These programs are run, in this order.
-    Run(Vec<Command>),
+    Run(Vec<BootCommand>),
     /// The boot loader finds what changed by itself.
     Nothing,
     /// Nobody knows.
@@ -147,7 +147,7 @@ fn stands(root: &Root, place: &str) -> Result<Option<TreePath>, RootError> {
 }
 
 /// Decides which programs a tree with this `equipment` needs after these changes.
-pub fn choose(changes: &Changes, equipment: &Equipment) -> Choice {
+pub fn choose(changes: &BootChanges, equipment: &Equipment) -> Choice {
     let has = |place: &str| equipment.places.contains(place);
     let command = |name: &str, arguments: Vec<OsString>| equipment.command(name, arguments);
     let systemd_boot = |path: &TreePath| path.as_bytes().starts_with(SYSTEMD_BOOT.as_bytes());
@@ -188,7 +188,7 @@ pub fn choose(changes: &Changes, equipment: &Equipment) -> Choice {
 ///
 /// Debian's name for it comes first: it knows what the distribution wants. One program is enough, since a
 /// tree boots from one grub; which one, its directory tells.
-pub fn grub(equipment: &Equipment) -> Option<Command> {
+pub fn grub(equipment: &Equipment) -> Option<BootCommand> {
     let programs: [(&str, &str, &[&str]); 3] = [
         ("boot/grub", "update-grub", &[]),
         ("boot/grub2", "grub2-mkconfig", &["-o", "/boot/grub2/grub.cfg"]),
@@ -204,14 +204,14 @@ fn words(words: &[&str]) -> Vec<OsString> {
 }
 
 impl Equipment {
-    fn command(&self, name: &str, arguments: Vec<OsString>) -> Option<Command> {
-        self.programs.get(name).map(|program| Command { program: program.clone(), arguments })
+    fn command(&self, name: &str, arguments: Vec<OsString>) -> Option<BootCommand> {
+        self.programs.get(name).map(|program| BootCommand { program: program.clone(), arguments })
     }
 }
 
 /// The arguments of kernel-install for each kernel that came or went and that the image itself does not put
 /// where boot loaders look for it.
-fn kernels_to_install(changes: &Changes) -> Vec<Vec<OsString>> {
+fn kernels_to_install(changes: &BootChanges) -> Vec<Vec<OsString>> {
     let mut told = BTreeMap::new();
     for (path, fate) in changes {
         let Some(release) = kernel_at(path).filter(|release| !brings(changes, release)) else {
@@ -238,7 +238,7 @@ fn kernels_to_install(changes: &Changes) -> Vec<Vec<OsString>> {
 }
 
 /// Whether the image itself has the kernel below `boot` or `efi`.
-fn brings(changes: &Changes, release: &[u8]) -> bool {
+fn brings(changes: &BootChanges, release: &[u8]) -> bool {
     changes.keys().any(|path| {
         let at_boot = matches!(path.components().next(), Some(b"boot" | b"efi"));
         let named = path.name().strip_suffix(release).is_some_and(|kind| kind.ends_with(b"-"));
@@ -254,7 +254,7 @@ mod tests {
         TreePath::new(text).expect("a good path")
     }
 
-    fn changes(paths: &[&str]) -> Changes {
+    fn changes(paths: &[&str]) -> BootChanges {
         let change = |text: &&str| match text.strip_prefix('-') {
             Some(gone) => (path(gone), Fate::Went),
             None => (path(text), Fate::Came),
@@ -272,18 +272,18 @@ mod tests {
     fn what_is_due_is_kept_until_it_is_done() {
         let top = tempfile::tempdir().expect("scratch");
         let root = Root::open(top.path()).expect("opens");
-        assert_eq!(pending::load(&root).expect("reads"), Changes::new());
+        assert_eq!(pending::load(&root).expect("reads"), BootChanges::new());
         let changes = changes(&["boot/a b\n", "-lib/modules/6/vmlinuz"]);
         pending::keep(&root, &changes).expect("writes");
         assert_eq!(pending::load(&root).expect("reads"), changes);
-        pending::keep(&root, &Changes::new()).expect("removes");
-        assert_eq!(pending::load(&root).expect("reads"), Changes::new());
+        pending::keep(&root, &BootChanges::new()).expect("removes");
+        assert_eq!(pending::load(&root).expect("reads"), BootChanges::new());
     }
 
     /// The commands as lines, without their directory.
     fn chosen(paths: &[&str], equipment: &Equipment) -> Vec<String> {
         let Choice::Run(commands) = choose(&changes(paths), equipment) else { return Vec::new() };
-        let line = |command: &Command| {
+        let line = |command: &BootCommand| {
             let mut line = String::from_utf8_lossy(command.program.name()).into_owned();
             for word in &command.arguments {
                 line = format!("{line} {}", word.display());

@@ -23,7 +23,7 @@ pub use fstab::mount_points;
 pub use hooks::{Moment, hooks};
 pub use kernel::Kernel;
 pub use reboot::{Restart, start_anew};
-pub use tool::{Stops, Told, ToolError, Tools};
+pub use tool::{Stops, ToolError, ToolOutcome, Tools};
 
 /// The exclude file of a node that has none.
 pub const DEFAULT_EXCLUDES: &str = include_str!("../../etc/updateclient.local.exclude");

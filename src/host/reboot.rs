@@ -2,7 +2,7 @@
 
 use std::ffi::OsString;
 
-use super::tool::{Told, ToolError, Tools};
+use super::tool::{ToolError, ToolOutcome, Tools};
 
 /// How the system comes up again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,7 +32,8 @@ pub fn start_anew(tools: &Tools<'_>, how: Restart) -> Result<(), ToolError> {
             tools.programs.find(name).map_err(|error| ToolError::Failed(error.to_string()))?;
         if let Some(program) = found {
             let arguments: Vec<OsString> = arguments.iter().map(OsString::from).collect();
-            return tools.run(&program, &Told { arguments: &arguments, ..Told::default() });
+            return tools
+                .run(&program, &ToolOutcome { arguments: &arguments, ..ToolOutcome::default() });
         }
     }
     let names: Vec<&str> = how.programs().iter().map(|(name, _)| *name).collect();

@@ -28,11 +28,11 @@ const PROC: &str = "/proc";
 
 /// What has to be started anew.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
-pub struct Verdict {
+pub struct RestartVerdict {
     /// Services by name, then processes of no service by their ids.
     pub services: Vec<Service>,
     /// Why a reboot is needed; empty where none is.
-    pub reboot: Vec<Reason>,
+    pub reboot: Vec<RestartReason>,
     /// Processes that we may not look into.
     pub unseen: usize,
 }
@@ -50,7 +50,7 @@ pub struct Service {
 
 /// Why a reboot is needed.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Reason {
+pub enum RestartReason {
     /// The running kernel is no longer installed, though others are.
     KernelGone {
         /// Its release.
@@ -84,13 +84,17 @@ pub enum Reason {
     },
 }
 
-impl Verdict {
+impl RestartVerdict {
     /// What the running system needs, if the tree is that; of any other tree nothing runs.
     pub fn of_running(root: &Root) -> Result<Option<Self>, RootError> {
         let kernel = Kernel::running_on(root)?;
         match root.is_running_system()? {
-            true => Verdict::of(Path::new(PROC), root, kernel.as_ref().map_or("", Kernel::release))
-                .map(Some),
+            true => RestartVerdict::of(
+                Path::new(PROC),
+                root,
+                kernel.as_ref().map_or("", Kernel::release),
+            )
+            .map(Some),
             false => Ok(None),
         }
     }
@@ -105,12 +109,15 @@ impl Verdict {
         for process in processes.stale {
             let is_init = process.pid == 1;
             if is_init && let Some(file) = process.files.first() {
-                reboot.push(Reason::Init { command: process.command.clone(), file: file.clone() });
+                reboot.push(RestartReason::Init {
+                    command: process.command.clone(),
+                    file: file.clone(),
+                });
             }
             if libc.is_none() && process.is_of_the_system() {
                 libc = process.files.iter().find(|file| is_libc(file)).map(|file| {
                     let user = process.owner().to_string();
-                    Reason::Libc { user, file: file.clone() }
+                    RestartReason::Libc { user, file: file.clone() }
                 });
             }
             if is_init {
@@ -131,7 +138,11 @@ impl Verdict {
             }
         }
         reboot.extend(libc);
-        Ok(Verdict { services: services.into_values().collect(), reboot, unseen: processes.unseen })
+        Ok(RestartVerdict {
+            services: services.into_values().collect(),
+            reboot,
+            unseen: processes.unseen,
+        })
     }
 
     /// Whether everything that runs is what is installed.
@@ -146,7 +157,7 @@ impl Verdict {
             lines.push(format!("processes that this user may not look into: {}", self.unseen));
         }
         if !self.reboot.is_empty() {
-            let reasons: Vec<String> = self.reboot.iter().map(Reason::to_string).collect();
+            let reasons: Vec<String> = self.reboot.iter().map(RestartReason::to_string).collect();
             lines.push(format!("reboot needed: {}", reasons.join("; ")));
         } else if self.services.is_empty() {
             lines.push("nothing needs restarting".to_owned());
@@ -188,29 +199,29 @@ impl fmt::Display for Service {
     }
 }
 
-impl fmt::Display for Reason {
+impl fmt::Display for RestartReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Reason::KernelGone { running } => {
+            RestartReason::KernelGone { running } => {
                 write!(f, "the running kernel {running} is no longer installed")
             }
-            Reason::KernelChanged { file } => {
+            RestartReason::KernelChanged { file } => {
                 write!(f, "the running kernel's {file} was changed after it was started")
             }
-            Reason::KernelNewer { running, installed } => {
+            RestartReason::KernelNewer { running, installed } => {
                 write!(f, "kernel {installed} is installed and {running} runs")
             }
-            Reason::Libc { user, file } => {
+            RestartReason::Libc { user, file } => {
                 write!(f, "{user} and perhaps others use the C library {file}, which was replaced")
             }
-            Reason::Init { command, file } => {
+            RestartReason::Init { command, file } => {
                 write!(f, "process 1 ({command}) uses {file}, which was replaced")
             }
         }
     }
 }
 
-impl Serialize for Reason {
+impl Serialize for RestartReason {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_str(self)
     }

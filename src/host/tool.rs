@@ -6,7 +6,7 @@ use std::ffi::OsString;
 use std::ops::ControlFlow;
 use std::time::Duration;
 
-use crate::process::{Heard, ProcessError, Programs, Task};
+use crate::process::{Output, ProcessError, Programs, Task};
 use crate::report::Monitor;
 use crate::tree_path::{Quoted, TreePath};
 
@@ -38,7 +38,7 @@ pub struct Tools<'a> {
 
 /// What a program is told.
 #[derive(Clone, Debug, Default)]
-pub struct Told<'a> {
+pub struct ToolOutcome<'a> {
     /// Its arguments.
     pub arguments: &'a [OsString],
     /// What its environment has besides.
@@ -60,7 +60,7 @@ pub enum ToolError {
 
 impl Tools<'_> {
     /// Runs `program`, which has to succeed.
-    pub fn run(&self, program: &TreePath, told: &Told<'_>) -> Result<(), ToolError> {
+    pub fn run(&self, program: &TreePath, told: &ToolOutcome<'_>) -> Result<(), ToolError> {
         let task = Task {
             program,
             arguments: told.arguments,
@@ -71,7 +71,7 @@ impl Tools<'_> {
         let mut last: VecDeque<String> = VecDeque::new();
         let mut told_lines = 0;
         let ended = self.programs.run(&task, &mut |heard| match heard {
-            Heard::Line(line) | Heard::Complaint(line) => {
+            Output::Line(line) | Output::Complaint(line) => {
                 let line = Quoted(line).to_string();
                 told_lines += 1;
                 match told_lines {
@@ -85,10 +85,10 @@ impl Tools<'_> {
                 last.drain(..last.len().saturating_sub(LAST));
                 ControlFlow::Continue(())
             }
-            Heard::Tick if self.stops == Stops::Heeded && self.monitor.is_stopped() => {
+            Output::Tick if self.stops == Stops::Heeded && self.monitor.is_stopped() => {
                 ControlFlow::Break(())
             }
-            Heard::Tick => ControlFlow::Continue(()),
+            Output::Tick => ControlFlow::Continue(()),
         });
         let last = Vec::from(last).join("; ");
         let words =

@@ -7,7 +7,7 @@ use crate::entry::Entry;
 
 /// What goes and what comes between two manifests.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Changes {
+pub struct ManifestChanges {
     /// Entries of the base whose path the target does not have, in order.
     pub removed: Vec<Entry>,
     /// Entries of the target that are new or differ in anything, in order.
@@ -15,9 +15,9 @@ pub struct Changes {
 }
 
 /// What turns `base` into `target`: `base.apply(removed, changed)` is `target`.
-pub fn compare(base: &Manifest, target: &Manifest) -> Changes {
+pub fn compare(base: &Manifest, target: &Manifest) -> ManifestChanges {
     let (mut old, mut new) = (base.entries().iter().peekable(), target.entries().iter().peekable());
-    let mut changes = Changes::default();
+    let mut changes = ManifestChanges::default();
     loop {
         let order = match (old.peek(), new.peek()) {
             (None, None) => return changes,

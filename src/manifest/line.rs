@@ -12,7 +12,7 @@ use crate::entry::{Device, Entry, Leaf, LeafKind, Meta, Mtime, Node, Xattrs};
 use crate::tree_path::TreePath;
 
 /// Why a line is not canonical.
-type Fault = &'static str;
+type LineFault = &'static str;
 
 /// Clause 4.
 const PLAIN: [bool; 256] = {
@@ -109,7 +109,7 @@ fn number(to: &mut Vec<u8>, before: &[u8], value: u64) {
 }
 
 /// Reads one line, which is without its newline.
-pub(super) fn parse(line: &[u8]) -> Result<Entry, Fault> {
+pub(super) fn parse(line: &[u8]) -> Result<Entry, LineFault> {
     let mut fields = Fields(Some(line));
     let path = parse_path(fields.next().ok_or("it is empty")?)?;
     let kind = fields.value("type=", "it has no type")?;
@@ -153,12 +153,12 @@ impl<'a> Fields<'a> {
         }
     }
 
-    fn value(&mut self, keyword: &str, missing: Fault) -> Result<&'a [u8], Fault> {
+    fn value(&mut self, keyword: &str, missing: LineFault) -> Result<&'a [u8], LineFault> {
         self.next().and_then(|field| field.strip_prefix(keyword.as_bytes())).ok_or(missing)
     }
 }
 
-fn parse_kind(kind: &[u8], size: u64, fields: &mut Fields) -> Result<Option<LeafKind>, Fault> {
+fn parse_kind(kind: &[u8], size: u64, fields: &mut Fields) -> Result<Option<LeafKind>, LineFault> {
     Ok(Some(match kind {
         b"dir" => return Ok(None),
         b"file" => {
@@ -179,7 +179,7 @@ fn parse_kind(kind: &[u8], size: u64, fields: &mut Fields) -> Result<Option<Leaf
 }
 
 /// What follows the keywords of the type: attributes, then the hardlink group.
-fn parse_tail(fields: &mut Fields) -> Result<(Xattrs, Option<TreePath>), Fault> {
+fn parse_tail(fields: &mut Fields) -> Result<(Xattrs, Option<TreePath>), LineFault> {
     let mut xattrs = Xattrs::new();
     while let Some(field) = fields.next() {
         if let Some(group) = field.strip_prefix(b"hardlink=") {
@@ -215,8 +215,8 @@ pub fn parse_path(text: &[u8]) -> Result<TreePath, &'static str> {
     }
 }
 
-fn unescape(text: &[u8]) -> Result<Cow<'_, [u8]>, Fault> {
-    const FAULT: Fault = "a byte is not escaped as it has to be";
+fn unescape(text: &[u8]) -> Result<Cow<'_, [u8]>, LineFault> {
+    const FAULT: LineFault = "a byte is not escaped as it has to be";
     if is_plain(text) {
         return Ok(text.into());
     }
@@ -243,14 +243,14 @@ fn unescape(text: &[u8]) -> Result<Cow<'_, [u8]>, Fault> {
     Ok(bytes.into())
 }
 
-fn parse_mode(text: &[u8]) -> Result<u16, Fault> {
+fn parse_mode(text: &[u8]) -> Result<u16, LineFault> {
     if text.len() != 4 || !text.iter().all(|b| matches!(b, b'0'..=b'7')) {
         return Err("its mode is not four octal digits");
     }
     Ok(text.iter().fold(0, |mode, digit| mode << 3 | u16::from(digit - b'0')))
 }
 
-fn parse_id(text: &[u8]) -> Result<u32, Fault> {
+fn parse_id(text: &[u8]) -> Result<u32, LineFault> {
     parse_number(text)
         .and_then(|id| u32::try_from(id).ok())
         .ok_or("its owner or group is not a number")
@@ -288,7 +288,7 @@ fn parse_digest(text: &[u8]) -> Option<Digest> {
     Digest::of_hex(text).ok()
 }
 
-fn parse_device(fields: &mut Fields) -> Result<Device, Fault> {
+fn parse_device(fields: &mut Fields) -> Result<Device, LineFault> {
     let text = fields.value("device=native,", "it has no device number")?;
     let mut numbers = text
         .splitn(2, |&b| b == b',')

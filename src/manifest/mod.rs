@@ -13,7 +13,7 @@ use std::collections::HashMap;
 use std::io::{self, Write};
 use std::sync::{Arc, OnceLock};
 
-pub use compare::{Changes, compare, gone};
+pub use compare::{ManifestChanges, compare, gone};
 pub use line::{parse_path, write_path};
 pub use read::parse_entries;
 

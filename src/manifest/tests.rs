@@ -145,7 +145,7 @@ fn changes_are_refused_on_another_base() {
     let top = dir("x").at(TreePath::root());
     let base = Manifest::new(vec![top.clone(), file("a", b"1", None)]).expect("sound");
     let other = Manifest::new(vec![top, file("a", b"2", None)]).expect("sound");
-    let changes = Changes { removed: vec![file("a", b"1", None)], changed: vec![] };
+    let changes = ManifestChanges { removed: vec![file("a", b"1", None)], changed: vec![] };
     assert_eq!(base.apply(&changes.removed, &changes.changed).expect("fits").len(), 1);
     assert!(other.apply(&changes.removed, &changes.changed).is_err());
     assert!(base.apply(&changes.removed, &[file("a", b"3", None)]).is_err());
@@ -276,7 +276,7 @@ proptest! {
 
     #[test]
     fn any_changes_lead_to_their_target(base in any_manifest(), target in any_manifest()) {
-        let Changes { removed, changed } = compare(&base, &target);
+        let ManifestChanges { removed, changed } = compare(&base, &target);
         let mut listing = Vec::new();
         write_entries(&changed, &mut listing).expect("memory writes");
         prop_assert_eq!(&parse_entries(&listing[..]).expect("canonical"), &changed);

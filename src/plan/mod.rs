@@ -10,18 +10,18 @@ use crate::generation::GenerationId;
 
 /// How a node gets to the head of its catalog.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Plan {
+pub enum UpdatePlan {
     /// It is there.
     Nothing,
     /// By these diffs, as one transaction.
     Diffs(Chain),
     /// By a full sync.
-    Full(Why),
+    Full(FullSyncReason),
 }
 
-/// Why nothing less than a full sync will do.
+/// FullSyncReason nothing less than a full sync will do.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Why {
+pub enum FullSyncReason {
     /// Nothing is recorded of this node, and it resembles no published generation.
     NotRecorded,
     /// The recorded generation is not in the catalog, and the node resembles none that is.
@@ -75,22 +75,22 @@ pub fn choose(
     installed: Option<GenerationId>,
     catalog: &Catalog,
     broken: &HashSet<RepoPath>,
-) -> Plan {
+) -> UpdatePlan {
     let head = catalog.head().generation;
-    let Some(installed) = installed else { return Plan::Full(Why::NotRecorded) };
+    let Some(installed) = installed else { return UpdatePlan::Full(FullSyncReason::NotRecorded) };
     if installed == head {
-        return Plan::Nothing;
+        return UpdatePlan::Nothing;
     }
     if catalog.publish_of(installed).is_none() {
-        return Plan::Full(Why::UnknownGeneration(installed));
+        return UpdatePlan::Full(FullSyncReason::UnknownGeneration(installed));
     }
     let Some(chain) = smallest_chain(installed, head, catalog, broken) else {
         let mut broken: Vec<RepoPath> = broken.iter().cloned().collect();
         broken.sort();
-        return Plan::Full(if broken.is_empty() {
-            Why::NoChain(installed)
+        return UpdatePlan::Full(if broken.is_empty() {
+            FullSyncReason::NoChain(installed)
         } else {
-            Why::BrokenChain(broken)
+            FullSyncReason::BrokenChain(broken)
         });
     };
     let full = catalog.archives.iter().find(|a| a.kind == ArchiveKind::Full { target: head });
@@ -98,8 +98,10 @@ pub fn choose(
     let size = full.map_or(catalog.head().bytes, |full| full.file.size);
     let full = estimated_full_sync(size, catalog.head().entries);
     match chain.bytes() {
-        bytes if bytes > full => Plan::Full(Why::ChainTooLarge { chain: bytes, full }),
-        _ => Plan::Diffs(chain),
+        bytes if bytes > full => {
+            UpdatePlan::Full(FullSyncReason::ChainTooLarge { chain: bytes, full })
+        }
+        _ => UpdatePlan::Diffs(chain),
     }
 }
 
@@ -149,26 +151,26 @@ fn smallest_chain(
     Chain::new(diffs)
 }
 
-impl fmt::Display for Why {
+impl fmt::Display for FullSyncReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Why::NotRecorded => f.write_str(
+            FullSyncReason::NotRecorded => f.write_str(
                 "no generation is recorded and the tree resembles none that is published",
             ),
-            Why::UnknownGeneration(id) => {
+            FullSyncReason::UnknownGeneration(id) => {
                 write!(
                     f,
                     "the recorded generation {} is not published and the tree resembles none that is",
                     id.short()
                 )
             }
-            Why::NoChain(id) => {
+            FullSyncReason::NoChain(id) => {
                 write!(f, "no chain of diffs leads from generation {} to the head", id.short())
             }
-            Why::ChainTooLarge { chain, full } => {
+            FullSyncReason::ChainTooLarge { chain, full } => {
                 write!(f, "the diffs have {chain} bytes, a full sync takes about {full}")
             }
-            Why::BrokenChain(files) => {
+            FullSyncReason::BrokenChain(files) => {
                 let files: Vec<&str> = files.iter().map(|file| file.as_str()).collect();
                 write!(
                     f,
@@ -176,7 +178,7 @@ impl fmt::Display for Why {
                     files.join(", ")
                 )
             }
-            Why::ContentMissing(what) => {
+            FullSyncReason::ContentMissing(what) => {
                 write!(f, "content is not to be had from the repository: {what}")
             }
         }

@@ -1,5 +1,5 @@
 use super::*;
-use crate::catalog::{FileRef, Frame, Publish};
+use crate::catalog::{FileRef, FirstFrame, Publish};
 use crate::digest::Digest;
 
 fn id(n: u8) -> GenerationId {
@@ -20,7 +20,7 @@ fn catalog(generations: u8, diffs: &[(u8, u8, u64)], full: Option<u64>) -> Catal
         bytes: 1,
         manifest: file("m", 1),
     };
-    let frame = Frame { length: 1, sha256: Digest([0; 32]) };
+    let frame = FirstFrame { length: 1, sha256: Digest([0; 32]) };
     let diff = |&(from, to, size): &(u8, u8, u64)| Archive {
         kind: ArchiveKind::Diff { base: id(from), target: id(to) },
         file: file(&format!("diffs/{from}-{to}"), size),
@@ -42,9 +42,9 @@ fn catalog(generations: u8, diffs: &[(u8, u8, u64)], full: Option<u64>) -> Catal
     }
 }
 
-fn ways(plan: &Plan) -> Vec<&str> {
+fn ways(plan: &UpdatePlan) -> Vec<&str> {
     match plan {
-        Plan::Diffs(chain) => chain.diffs().iter().map(|a| a.file.file.as_str()).collect(),
+        UpdatePlan::Diffs(chain) => chain.diffs().iter().map(|a| a.file.file.as_str()).collect(),
         other => panic!("no diffs: {other:?}"),
     }
 }
@@ -53,7 +53,7 @@ fn ways(plan: &Plan) -> Vec<&str> {
 fn the_head_needs_nothing() {
     assert_eq!(
         choose(Some(id(2)), &catalog(2, &[(1, 2, 5)], None), &HashSet::new()),
-        Plan::Nothing
+        UpdatePlan::Nothing
     );
 }
 
@@ -69,19 +69,25 @@ fn a_broken_archive_is_gone_around() {
     let broken = HashSet::from([RepoPath::new("diffs/2-3").expect("good")]);
     assert_eq!(ways(&choose(Some(id(1)), &catalog, &broken)), ["diffs/1-3"]);
     let plan = choose(Some(id(2)), &catalog, &broken);
-    assert_eq!(plan, Plan::Full(Why::BrokenChain(broken.into_iter().collect())));
+    assert_eq!(plan, UpdatePlan::Full(FullSyncReason::BrokenChain(broken.into_iter().collect())));
 }
 
 #[test]
 fn reasons_for_a_full_sync_are_told_apart() {
     let none = HashSet::new();
     let catalog = catalog(3, &[(2, 3, 100_000)], Some(40));
-    assert_eq!(choose(None, &catalog, &none), Plan::Full(Why::NotRecorded));
-    assert_eq!(choose(Some(id(9)), &catalog, &none), Plan::Full(Why::UnknownGeneration(id(9))));
-    assert_eq!(choose(Some(id(1)), &catalog, &none), Plan::Full(Why::NoChain(id(1))));
+    assert_eq!(choose(None, &catalog, &none), UpdatePlan::Full(FullSyncReason::NotRecorded));
+    assert_eq!(
+        choose(Some(id(9)), &catalog, &none),
+        UpdatePlan::Full(FullSyncReason::UnknownGeneration(id(9)))
+    );
+    assert_eq!(
+        choose(Some(id(1)), &catalog, &none),
+        UpdatePlan::Full(FullSyncReason::NoChain(id(1)))
+    );
     assert_eq!(
         choose(Some(id(2)), &catalog, &none),
-        Plan::Full(Why::ChainTooLarge { chain: 100_000, full: 40 + 28 + 65_536 })
+        UpdatePlan::Full(FullSyncReason::ChainTooLarge { chain: 100_000, full: 40 + 28 + 65_536 })
     );
 }
 

@@ -29,7 +29,7 @@ const AFTERMATH: Duration = Duration::from_secs(2);
 
 /// One run of a program.
 #[derive(Clone, Copy, Debug)]
-pub struct Call<'a> {
+pub struct ProcessCall<'a> {
     /// A path, or a name that is looked up in the `PATH` of `environment`.
     pub program: &'a OsStr,
     /// What it is told.
@@ -48,7 +48,7 @@ pub struct Call<'a> {
 
 /// What a caller hears during a run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Heard<'a> {
+pub enum Output<'a> {
     /// A line of standard output, without its end (a newline or a carriage return).
     Line(&'a [u8]),
     /// A line of standard error, likewise.
@@ -59,7 +59,7 @@ pub enum Heard<'a> {
 
 /// How a run ended that was left to end by itself.
 #[derive(Clone, Debug)]
-pub struct Outcome {
+pub struct ProcessOutcome {
     /// The exit status.
     pub status: ExitStatus,
     /// What came on standard error: the first and the last 8 KiB of it.
@@ -84,13 +84,13 @@ pub enum ProcessError {
 }
 
 /// Who hears what a program says, and may break it off.
-pub type Hear<'a> = dyn FnMut(Heard<'_>) -> ControlFlow<()> + 'a;
+pub type Hear<'a> = dyn FnMut(Output<'_>) -> ControlFlow<()> + 'a;
 
 /// Runs a program, tells `hear` what it prints, and waits for its end.
 ///
 /// Breaks off as soon as `hear` says so, or when the deadline passes; then the program and all that it
 /// started are killed.
-pub fn run(call: &Call<'_>, hear: &mut Hear<'_>) -> Result<Outcome, ProcessError> {
+pub fn run(call: &ProcessCall<'_>, hear: &mut Hear<'_>) -> Result<ProcessOutcome, ProcessError> {
     let mut running = Running::start(call)?;
     let mut tick = Instant::now();
     let mut ended: Option<Instant> = None;
@@ -102,7 +102,7 @@ pub fn run(call: &Call<'_>, hear: &mut Hear<'_>) -> Result<Outcome, ProcessError
         }
         if now.duration_since(tick) >= TICK {
             tick = now;
-            if hear(Heard::Tick).is_break() {
+            if hear(Output::Tick).is_break() {
                 return Err(ProcessError::Stopped);
             }
         }
@@ -124,7 +124,7 @@ struct Running<'a> {
 }
 
 impl<'a> Running<'a> {
-    fn start(call: &Call<'a>) -> Result<Self, ProcessError> {
+    fn start(call: &ProcessCall<'a>) -> Result<Self, ProcessError> {
         let mut command = Command::new(call.program);
         command.args(call.arguments).process_group(0).env_clear();
         command.envs(call.environment.iter().map(|(name, value)| (name, value)));
@@ -158,10 +158,10 @@ impl<'a> Running<'a> {
         }
     }
 
-    fn finish(mut self, hear: &mut Hear<'_>) -> Result<Outcome, ProcessError> {
+    fn finish(mut self, hear: &mut Hear<'_>) -> Result<ProcessOutcome, ProcessError> {
         self.pipes.finish(hear)?;
         let status = self.end()?;
-        Ok(Outcome { status, complaint: self.pipes.complaint() })
+        Ok(ProcessOutcome { status, complaint: self.pipes.complaint() })
     }
 
     /// Kills what is left of the group, then reaps its leader.
@@ -182,7 +182,7 @@ impl Drop for Running<'_> {
     }
 }
 
-fn not_started(error: io::Error, call: &Call<'_>) -> ProcessError {
+fn not_started(error: io::Error, call: &ProcessCall<'_>) -> ProcessError {
     // A working directory that is gone is reported in the same way.
     match error.kind() {
         io::ErrorKind::NotFound

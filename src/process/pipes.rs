@@ -9,7 +9,7 @@ use std::time::Duration;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 
-use super::{Hear, Heard, ProcessError};
+use super::{Hear, Output, ProcessError};
 
 /// A caller hears a [`Heard::Tick`] about so often.
 pub(super) const TICK: Duration = Duration::from_millis(100);
@@ -76,7 +76,7 @@ impl<'a> Pipes<'a> {
         match self.output.as_mut().map(|pipe| read(pipe, &mut buffer)).transpose()?.flatten() {
             Some(0) => self.output = None,
             Some(n) => {
-                take_lines(&mut self.line, &buffer[..n], &mut |line| hear(Heard::Line(line)))?
+                take_lines(&mut self.line, &buffer[..n], &mut |line| hear(Output::Line(line)))?
             }
             None => {}
         }
@@ -85,7 +85,7 @@ impl<'a> Pipes<'a> {
             Some(n) => {
                 self.keep(&buffer[..n]);
                 take_lines(&mut self.complaint, &buffer[..n], &mut |line| {
-                    hear(Heard::Complaint(line))
+                    hear(Output::Complaint(line))
                 })?;
             }
             None => {}
@@ -123,7 +123,7 @@ impl<'a> Pipes<'a> {
     pub(super) fn finish(&mut self, hear: &mut Hear<'_>) -> Result<(), ProcessError> {
         let (line, complaint) =
             (std::mem::take(&mut self.line), std::mem::take(&mut self.complaint));
-        let unheard = [Heard::Line(&line), Heard::Complaint(&complaint)];
+        let unheard = [Output::Line(&line), Output::Complaint(&complaint)];
         for (heard, _) in
             unheard.into_iter().zip([&line, &complaint]).filter(|(_, text)| !text.is_empty())
         {

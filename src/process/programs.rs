@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use crate::root::{FileKind, Root, RootError};
 use crate::tree_path::TreePath;
 
-use super::{Call, Hear, Outcome, ProcessError, run};
+use super::{Hear, ProcessCall, ProcessError, ProcessOutcome, run};
 
 /// Where programs are looked for, and where they look for others.
 pub const PATH: &str = "/usr/local/sbin:/usr/sbin:/sbin:/usr/local/bin:/usr/bin:/bin";
@@ -73,7 +73,11 @@ impl<'a> Programs<'a> {
     }
 
     /// Runs a program of the tree and tells `hear` what it prints.
-    pub fn run(&self, task: &Task<'_>, hear: &mut Hear<'_>) -> Result<Outcome, ProcessError> {
+    pub fn run(
+        &self,
+        task: &Task<'_>,
+        hear: &mut Hear<'_>,
+    ) -> Result<ProcessOutcome, ProcessError> {
         let fixed =
             ENVIRONMENT.iter().map(|(name, value)| (OsString::from(name), OsString::from(value)));
         let environment: Vec<(OsString, OsString)> =
@@ -87,7 +91,7 @@ impl<'a> Programs<'a> {
             program = "chroot".into();
         }
         arguments.extend(task.arguments.iter().cloned());
-        let call = Call {
+        let call = ProcessCall {
             program: OsStr::new(&program),
             arguments: &arguments,
             environment: &environment,

@@ -14,10 +14,14 @@ fn words(words: &[&str]) -> Vec<OsString> {
 }
 
 /// Runs a line of sh for so many seconds, and tells what it said on both pipes.
-fn said(script: &str, input: &[u8], seconds: u64) -> (Result<Outcome, ProcessError>, Vec<String>) {
+fn said(
+    script: &str,
+    input: &[u8],
+    seconds: u64,
+) -> (Result<ProcessOutcome, ProcessError>, Vec<String>) {
     let arguments = words(&["-c", script]);
     let environment = [("PATH".into(), PATH.into()), ("SPOKEN".into(), "yes".into())];
-    let call = Call {
+    let call = ProcessCall {
         program: OsStr::new("/bin/sh"),
         arguments: &arguments,
         environment: &environment,
@@ -29,9 +33,9 @@ fn said(script: &str, input: &[u8], seconds: u64) -> (Result<Outcome, ProcessErr
     let mut lines = Vec::new();
     let outcome = run(&call, &mut |heard| {
         match heard {
-            Heard::Line(line) => lines.push(format!("out {}", String::from_utf8_lossy(line))),
-            Heard::Complaint(line) => lines.push(format!("err {}", String::from_utf8_lossy(line))),
-            Heard::Tick => {}
+            Output::Line(line) => lines.push(format!("out {}", String::from_utf8_lossy(line))),
+            Output::Complaint(line) => lines.push(format!("err {}", String::from_utf8_lossy(line))),
+            Output::Tick => {}
         }
         ControlFlow::Continue(())
     });
@@ -93,7 +97,7 @@ fn what_outlives_its_parent_is_gone_after_the_deadline() {
 
 #[test]
 fn a_program_that_is_not_there_is_told_apart() {
-    let call = Call {
+    let call = ProcessCall {
         program: OsStr::new("no-such-program"),
         arguments: &[],
         environment: &[],

@@ -5,29 +5,30 @@ use std::fs::File;
 use std::io::{self, BufReader, BufWriter, Read, Seek, SeekFrom, Write};
 
 use crate::catalog::{Archive, ArchiveKind, Catalog, FileRef, Publish, RepoPath};
-use crate::delta::{MAX_DEPTH, Pairing, Pairs};
-use crate::diff_archive::content_index::{ContentIndex, Record};
+use crate::delta::{MAX_DEPTH, MatchedPairs, Matching};
+use crate::diff_archive::content_index::{ContentIndex, IndexRecord};
 use crate::diff_archive::{
-    ArchiveError, Compression, Deltas, Group, Limits, Sources, WriteError, Written,
-    pair_by_content, verify_diff, verify_full, write_diff, write_full,
+    ArchiveError, ArchiveLimits, DeltaGroup, Deltas, FrameCompression, Sources, WriteError,
+    WrittenArchiveInfo, pair_by_content, verify_diff, verify_full, write_diff, write_full,
 };
 use crate::digest::{Digest, Hasher};
 use crate::fetch::content::{ContentStore, Missing};
 use crate::manifest::Manifest;
-use crate::publish::content_sources::{Nowhere, Spooled};
+use crate::publish::content_sources::{NoContents, SpooledContents};
 use crate::publish::frames::{Earlier, to_be_spooled};
 use crate::publish::snapshot::Snapshot;
 use crate::publish::store::failed;
 use crate::publish::{
-    Image, Known, Locked, Policy, PublishError, Reach, Store, archive_name, policy, unreached,
+    DeltaDepth, Locked, PublishError, PublishInput, PublishPolicy, Store, ValidArchives,
+    archive_name, policy, unreached,
 };
 use crate::report::Monitor;
 
 /// What the archives of one publish are made with.
 pub(super) struct Archives<'a> {
     pub locked: &'a Locked,
-    pub image: Image<'a>,
-    pub policy: &'a Policy,
+    pub image: PublishInput<'a>,
+    pub policy: &'a PublishPolicy,
     /// The manifest of the last head, if it could be read.
     pub head: Option<&'a Manifest>,
     pub monitor: &'a dyn Monitor,
@@ -36,8 +37,8 @@ pub(super) struct Archives<'a> {
 /// An archive that was written and read back.
 pub(super) struct Made {
     pub archive: Archive,
-    pub records: Vec<Record>,
-    pub groups: Vec<Group>,
+    pub records: Vec<IndexRecord>,
+    pub groups: Vec<DeltaGroup>,
 }
 
 impl Archives<'_> {
@@ -45,7 +46,7 @@ impl Archives<'_> {
     pub fn make(
         &self,
         catalog: Option<&Catalog>,
-        known: &Known,
+        known: &ValidArchives,
     ) -> Result<(Vec<Made>, ContentIndex), PublishError> {
         let target = self.image.manifest;
         let mut made = match catalog {
@@ -69,7 +70,7 @@ impl Archives<'_> {
         }
     }
 
-    fn full_is_due(&self, catalog: &Catalog, known: &Known, made: &[Made]) -> bool {
+    fn full_is_due(&self, catalog: &Catalog, known: &ValidArchives, made: &[Made]) -> bool {
         let (base, target) = (catalog.head().generation, self.image.manifest.id());
         let all = known.archives.iter().chain(made.iter().map(|made| &made.archive));
         let catalog = Catalog { archives: all.cloned().collect(), ..catalog.clone() };
@@ -81,13 +82,13 @@ impl Archives<'_> {
     }
 
     /// The diffs from the last generations; one that is there already is not written again.
-    fn diffs(&self, catalog: &Catalog, known: &Known) -> Result<Vec<Made>, PublishError> {
-        let Known { archives, groups, index, .. } = known;
-        let reach = Reach::of(index, groups.iter());
+    fn diffs(&self, catalog: &Catalog, known: &ValidArchives) -> Result<Vec<Made>, PublishError> {
+        let ValidArchives { archives, groups, index, .. } = known;
+        let reach = DeltaDepth::of(index, groups.iter());
         let target = self.image.manifest.id();
         let mut made = Vec::new();
         let snapshot = Snapshot::of(self.locked.store());
-        let mut spooled = Spooled::new(self.locked.unnamed()?);
+        let mut spooled = SpooledContents::new(self.locked.unnamed()?);
         for base in policy::bases(catalog, target, self.policy) {
             let kind = ArchiveKind::Diff { base, target };
             if archives.iter().any(|archive| archive.kind == kind) {
@@ -98,7 +99,7 @@ impl Archives<'_> {
             };
             let pairing = self.policy.deltas.then(|| self.pairing(&base));
             if let Some(pairing) = &pairing {
-                let store = ContentStore::new(index, archives, self.locked.store(), &Nowhere);
+                let store = ContentStore::new(index, archives, self.locked.store(), &NoContents);
                 // What is made by as many deltas as there may be is sent whole again.
                 let near =
                     |digest: &Digest| reach.depth(digest).is_some_and(|depth| depth < MAX_DEPTH);
@@ -131,7 +132,7 @@ impl Archives<'_> {
 
     /// The whole image.
     fn full(&self) -> Result<Made, PublishError> {
-        let Image { manifest, content } = self.image;
+        let PublishInput { manifest, content } = self.image;
         let kind = ArchiveKind::Full { target: manifest.id() };
         self.write(
             kind,
@@ -142,8 +143,8 @@ impl Archives<'_> {
         )
     }
 
-    fn pairing<'m>(&'m self, base: &'m Manifest) -> Pairing<'m> {
-        Pairing::by_names(base, self.image.manifest, self.policy.effort, &self.policy.opening)
+    fn pairing<'m>(&'m self, base: &'m Manifest) -> Matching<'m> {
+        Matching::by_names(base, self.image.manifest, self.policy.effort, &self.policy.opening)
     }
 
     /// A diff from `base`; without `pairs` one that holds no deltas.
@@ -151,14 +152,14 @@ impl Archives<'_> {
         &self,
         base: &Manifest,
         kind: ArchiveKind,
-        pairs: Option<&Pairs<'_>>,
+        pairs: Option<&MatchedPairs<'_>>,
         sources: &dyn Sources,
-        reach: &Reach,
+        reach: &DeltaDepth,
     ) -> Result<Made, PublishError> {
-        let Image { manifest, content } = self.image;
+        let PublishInput { manifest, content } = self.image;
         let patches = self.locked.unnamed()?;
         let depth = |digest: &Digest| reach.depth(digest).unwrap_or(MAX_DEPTH);
-        let Policy { effort, opening, .. } = *self.policy;
+        let PublishPolicy { effort, opening, .. } = *self.policy;
         let deltas = pairs.map(|pairs| Deltas {
             sources,
             pairs,
@@ -174,7 +175,7 @@ impl Archives<'_> {
             |compression, from| {
                 // Each patch was tried when it was made, and the digest says that these are the same.
                 let listing =
-                    verify_diff(from, compression, &Limits::default(), None, self.monitor)?;
+                    verify_diff(from, compression, &ArchiveLimits::default(), None, self.monitor)?;
                 listing.target_of(base).map(|_| listing.groups().to_vec())
             },
         )
@@ -184,18 +185,18 @@ impl Archives<'_> {
     fn write(
         &self,
         kind: ArchiveKind,
-        write: impl FnOnce(&mut dyn Write) -> Result<Written, WriteError>,
+        write: impl FnOnce(&mut dyn Write) -> Result<WrittenArchiveInfo, WriteError>,
         verify: impl FnOnce(
-            Compression,
+            FrameCompression,
             &mut (dyn io::BufRead + Send),
-        ) -> Result<Vec<Group>, ArchiveError>,
+        ) -> Result<Vec<DeltaGroup>, ArchiveError>,
     ) -> Result<Made, PublishError> {
         let compression = self.policy.options.compression();
         let name = archive_name(kind, compression.extension());
         let path = self.locked.store().path(&name);
         let mut file = self.locked.create(&name)?;
         let mut to = BufWriter::with_capacity(1 << 20, &file);
-        let Written { size, sha256, first_frame, index } =
+        let WrittenArchiveInfo { size, sha256, first_frame, index } =
             write(&mut to).map_err(|source| PublishError::Write { file: name.clone(), source })?;
         to.flush().map_err(|e| failed("write", &path, e))?;
         drop(to);
@@ -245,7 +246,7 @@ impl Archives<'_> {
 }
 
 /// What the index holds once `made` has come.
-fn joined(known: &Known, made: &[Made]) -> ContentIndex {
+fn joined(known: &ValidArchives, made: &[Made]) -> ContentIndex {
     let kept: HashSet<&RepoPath> =
         known.archives.iter().map(|archive| &archive.file.file).collect();
     let old =
@@ -254,12 +255,15 @@ fn joined(known: &Known, made: &[Made]) -> ContentIndex {
     ContentIndex::new(old.chain(new))
 }
 
-fn reach(known: &Known, made: &[Made], index: &ContentIndex) -> Reach {
-    Reach::of(index, known.groups.iter().chain(made.iter().flat_map(|made| &made.groups)))
+fn reach(known: &ValidArchives, made: &[Made], index: &ContentIndex) -> DeltaDepth {
+    DeltaDepth::of(index, known.groups.iter().chain(made.iter().flat_map(|made| &made.groups)))
 }
 
 /// The delta groups of all diffs among `archives`, by what they say of themselves.
-pub(crate) fn groups_of(store: &Store, archives: &[Archive]) -> Result<Vec<Group>, PublishError> {
+pub(crate) fn groups_of(
+    store: &Store,
+    archives: &[Archive],
+) -> Result<Vec<DeltaGroup>, PublishError> {
     let mut groups = Vec::new();
     for archive in
         archives.iter().filter(|archive| matches!(archive.kind, ArchiveKind::Diff { .. }))

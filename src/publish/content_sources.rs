@@ -13,19 +13,19 @@ use crate::fetch::content::{ContentStore, Missing};
 use crate::tree_path::TreePath;
 
 /// Contents out of the repository, in a file without a name.
-pub(crate) struct Spooled {
+pub(crate) struct SpooledContents {
     file: File,
     end: u64,
     places: HashMap<Digest, (u64, u64)>,
 }
 
 /// No contents at hand: everything comes out of the repository.
-pub(crate) struct Nowhere;
+pub(crate) struct NoContents;
 
-impl Spooled {
+impl SpooledContents {
     /// Keeps contents in `file`, which is empty.
     pub(crate) fn new(file: File) -> Self {
-        Spooled { file, end: 0, places: HashMap::new() }
+        SpooledContents { file, end: 0, places: HashMap::new() }
     }
 
     /// Takes those of `wanted` out of the repository that are `near`, and returns what cannot be had.
@@ -38,7 +38,7 @@ impl Spooled {
         let absent =
             |(digest, _): &(Digest, u64)| !self.places.contains_key(digest) && near(digest);
         let wanted: Vec<(Digest, u64)> = wanted.into_iter().filter(absent).collect();
-        let Spooled { file, end, places } = self;
+        let SpooledContents { file, end, places } = self;
         let mut buffer = vec![0; 128 << 10];
         // A content whose reader fails is given again: only a whole one counts.
         let mut sink = |digest: Digest, content: &mut dyn Read| {
@@ -59,7 +59,7 @@ impl Spooled {
     }
 }
 
-impl Sources for Spooled {
+impl Sources for SpooledContents {
     fn read(&self, digest: &Digest, size: u64, _: &TreePath) -> io::Result<Option<Vec<u8>>> {
         let Some(&(offset, length)) = self.places.get(digest) else { return Ok(None) };
         if length != size {
@@ -78,26 +78,26 @@ impl Sources for Spooled {
     ) -> io::Result<Option<Box<dyn ReadAt + '_>>> {
         let place = self.places.get(digest).filter(|(_, length)| *length == size);
         Ok(place.map(|(offset, length)| {
-            Box::new(Part { file: &self.file, offset: *offset, length: *length }) as _
+            Box::new(SpooledRange { file: &self.file, offset: *offset, length: *length }) as _
         }))
     }
 }
 
 /// A content in the file of all.
-struct Part<'f> {
+struct SpooledRange<'f> {
     file: &'f File,
     offset: u64,
     length: u64,
 }
 
-impl ReadAt for Part<'_> {
+impl ReadAt for SpooledRange<'_> {
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
         let left = self.length.saturating_sub(offset).min(buffer.len() as u64) as usize;
         ReadAt::read_at(self.file, &mut buffer[..left], self.offset.saturating_add(offset))
     }
 }
 
-impl Sources for Nowhere {
+impl Sources for NoContents {
     fn read(&self, _: &Digest, _: u64, _: &TreePath) -> io::Result<Option<Vec<u8>>> {
         Ok(None)
     }

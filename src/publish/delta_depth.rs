@@ -2,21 +2,21 @@
 
 use std::collections::HashMap;
 
-use crate::diff_archive::Group;
+use crate::diff_archive::DeltaGroup;
 use crate::diff_archive::content_index::ContentIndex;
 use crate::digest::Digest;
 
 /// By how many deltas, one upon the other, each content of a repository is made; 0 where it is whole.
 #[derive(Clone, Debug, Default)]
-pub struct Reach(HashMap<Digest, u32>);
+pub struct DeltaDepth(HashMap<Digest, u32>);
 
-impl Reach {
+impl DeltaDepth {
     /// Follows the delta groups of all archives, from the contents that are there whole.
-    pub fn of<'g>(index: &ContentIndex, groups: impl Iterator<Item = &'g Group>) -> Self {
+    pub fn of<'g>(index: &ContentIndex, groups: impl Iterator<Item = &'g DeltaGroup>) -> Self {
         let whole = index.iter().filter(|(_, record)| record.place.group.is_none());
         let mut depths: HashMap<Digest, u32> =
             whole.map(|(_, record)| (record.digest, 0)).collect();
-        let groups: Vec<&Group> = groups.collect();
+        let groups: Vec<&DeltaGroup> = groups.collect();
         loop {
             let mut nearer = false;
             for group in &groups {
@@ -34,7 +34,7 @@ impl Reach {
                 }
             }
             if !nearer {
-                return Reach(depths);
+                return DeltaDepth(depths);
             }
         }
     }
@@ -50,19 +50,23 @@ mod tests {
     use super::*;
     use crate::catalog::RepoPath;
     use crate::delta::Kind;
-    use crate::diff_archive::content_index::{Place, Record};
-    use crate::diff_archive::{Source, Target};
+    use crate::diff_archive::content_index::{ContentLocation, IndexRecord};
+    use crate::diff_archive::{GroupSource, GroupTarget};
     use crate::tree_path::TreePath;
 
     fn digest(n: u8) -> Digest {
         Digest([n; 32])
     }
 
-    fn group(sources: &[u8], targets: &[u8]) -> Group {
-        let source =
-            |n: &u8| Source { digest: digest(*n), size: 1, path: TreePath::root(), plain: None };
-        let target = |n: &u8| Target { digest: digest(*n), size: 1, inside: None };
-        Group {
+    fn group(sources: &[u8], targets: &[u8]) -> DeltaGroup {
+        let source = |n: &u8| GroupSource {
+            digest: digest(*n),
+            size: 1,
+            path: TreePath::root(),
+            plain: None,
+        };
+        let target = |n: &u8| GroupTarget { digest: digest(*n), size: 1, inside: None };
+        DeltaGroup {
             number: 0,
             kind: Kind::Prefix,
             patch_length: 1,
@@ -73,8 +77,8 @@ mod tests {
 
     #[test]
     fn a_content_is_as_far_as_its_farthest_source_by_the_shortest_way() {
-        let place = Place { frame_offset: 0, frame_length: 1, offset: 0, group: None };
-        let whole = |n| Record { digest: digest(n), size: 1, place };
+        let place = ContentLocation { frame_offset: 0, frame_length: 1, offset: 0, group: None };
+        let whole = |n| IndexRecord { digest: digest(n), size: 1, place };
         let index = ContentIndex::new([(
             RepoPath::new("full/a.tar.zst").expect("good"),
             vec![whole(1), whole(2)],
@@ -86,11 +90,11 @@ mod tests {
             group(&[9], &[8]),
             group(&[1], &[5, 1]),
         ];
-        let reach = Reach::of(&index, groups.iter());
+        let reach = DeltaDepth::of(&index, groups.iter());
         let depths: Vec<Option<u32>> = (1..10).map(|n| reach.depth(&digest(n))).collect();
         assert_eq!(depths, [Some(0), Some(0), Some(1), Some(2), Some(1), None, None, None, None]);
         // A circle of deltas leads nowhere.
         let circle = [group(&[7], &[8]), group(&[8], &[7])];
-        assert_eq!(Reach::of(&ContentIndex::default(), circle.iter()).depth(&digest(7)), None);
+        assert_eq!(DeltaDepth::of(&ContentIndex::default(), circle.iter()).depth(&digest(7)), None);
     }
 }

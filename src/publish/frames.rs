@@ -7,12 +7,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::catalog::{Archive, RepoPath};
 use crate::delta::{MAX_DEPTH, ReadAt};
-use crate::diff_archive::content_index::{ContentIndex, Place};
+use crate::diff_archive::content_index::{ContentIndex, ContentLocation};
 use crate::diff_archive::{Decoder, Sources};
 use crate::digest::Digest;
 use crate::fetch::Ranges;
-use crate::publish::Reach;
-use crate::publish::content_sources::Spooled;
+use crate::publish::DeltaDepth;
+use crate::publish::content_sources::SpooledContents;
 use crate::publish::snapshot::Snapshot;
 use crate::publish::store::{Store, compression};
 use crate::tree_path::TreePath;
@@ -30,11 +30,11 @@ type Recent = VecDeque<((RepoPath, u64), Arc<Vec<u8>>)>;
 /// frame is read when they are asked for; everything else was spooled.
 pub(super) struct Earlier<'e> {
     snapshot: &'e Snapshot,
-    reach: &'e Reach,
+    reach: &'e DeltaDepth,
     store: &'e Store,
     index: &'e ContentIndex,
     archives: HashMap<&'e RepoPath, &'e Archive>,
-    spooled: &'e Spooled,
+    spooled: &'e SpooledContents,
     recent: Mutex<Recent>,
 }
 
@@ -43,15 +43,15 @@ impl<'e> Earlier<'e> {
         store: &'e Store,
         index: &'e ContentIndex,
         archives: &'e [Archive],
-        (snapshot, reach): (&'e Snapshot, &'e Reach),
-        spooled: &'e Spooled,
+        (snapshot, reach): (&'e Snapshot, &'e DeltaDepth),
+        spooled: &'e SpooledContents,
     ) -> Self {
         let archives = archives.iter().map(|archive| (&archive.file.file, archive)).collect();
         Earlier { snapshot, reach, store, index, archives, spooled, recent: Mutex::default() }
     }
 
     /// A place where a small content stands whole.
-    fn place(&self, digest: &Digest, size: u64) -> Option<(&'e Archive, Place)> {
+    fn place(&self, digest: &Digest, size: u64) -> Option<(&'e Archive, ContentLocation)> {
         place(self.index, &self.archives, digest, size)
     }
 
@@ -60,7 +60,7 @@ impl<'e> Earlier<'e> {
         self.reach.depth(digest).is_none_or(|depth| depth < MAX_DEPTH)
     }
 
-    fn frame(&self, archive: &Archive, place: &Place) -> io::Result<Arc<Vec<u8>>> {
+    fn frame(&self, archive: &Archive, place: &ContentLocation) -> io::Result<Arc<Vec<u8>>> {
         let key = (archive.file.file.clone(), place.frame_offset);
         let held = self
             .recent()
@@ -142,7 +142,7 @@ fn place<'e>(
     archives: &HashMap<&'e RepoPath, &'e Archive>,
     digest: &Digest,
     size: u64,
-) -> Option<(&'e Archive, Place)> {
+) -> Option<(&'e Archive, ContentLocation)> {
     if size > SMALL {
         return None;
     }

@@ -23,7 +23,7 @@ use jiff::Timestamp;
 use crate::catalog::{Archive, ArchiveKind, Catalog, CatalogError, FileRef, Publish, RepoPath};
 use crate::delta::MAX_DEPTH;
 use crate::diff_archive::content_index::ContentIndex;
-use crate::diff_archive::{ArchiveError, Content, Group, WriteError};
+use crate::diff_archive::{ArchiveError, ContentProvider, DeltaGroup, WriteError};
 use crate::digest::Digest;
 use crate::entry::Entry;
 use crate::generation::GenerationId;
@@ -35,20 +35,20 @@ use crate::scan::ScanError;
 use archives::Archives;
 
 pub(crate) use archives::groups_of;
-pub(crate) use content_sources::{Nowhere, Spooled};
-pub use delta_depth::Reach;
-pub use policy::Policy;
+pub(crate) use content_sources::{NoContents, SpooledContents};
+pub use delta_depth::DeltaDepth;
+pub use policy::PublishPolicy;
 pub use snapshot::Snapshot;
 pub(crate) use store::compression;
 pub use store::{Locked, Store};
 
 /// A generation that is to be published.
 #[derive(Clone, Copy)]
-pub struct Image<'i> {
+pub struct PublishInput<'i> {
     /// What it holds.
     pub manifest: &'i Manifest,
     /// Its files.
-    pub content: &'i dyn Content,
+    pub content: &'i dyn ContentProvider,
 }
 
 /// Everything that a publish needs, written and checked, but not yet visible.
@@ -63,7 +63,7 @@ pub struct Prepared<'l> {
 
 /// What was published.
 #[derive(Clone, Debug)]
-pub struct Published {
+pub struct PublishResult {
     /// The publish.
     pub publish: Publish,
     /// The archives that were written for it.
@@ -155,38 +155,42 @@ pub enum PublishError {
 }
 
 /// What a repository holds before a publish, read while the image itself is still being read.
-pub struct Before {
+pub struct ExistingRepository {
     catalog: Option<Catalog>,
-    known: Known,
+    known: ValidArchives,
     /// The manifest of the head.
     head: Option<Manifest>,
 }
 
-impl Before {
+impl ExistingRepository {
     /// Reads it. What is damaged does not serve, and is told once something is published.
     pub fn read(locked: &Locked) -> Result<Self, PublishError> {
         let store = locked.store();
         let Some(catalog) = store.catalog()? else {
-            return Ok(Before { catalog: None, known: Known::default(), head: None });
+            return Ok(ExistingRepository {
+                catalog: None,
+                known: ValidArchives::default(),
+                head: None,
+            });
         };
         let (known, head) =
-            rayon::join(|| Known::of(store, &catalog), || store.manifest(catalog.head()));
+            rayon::join(|| ValidArchives::of(store, &catalog), || store.manifest(catalog.head()));
         // One that cannot be read is told of where it is needed.
-        Ok(Before { known, head: head.ok(), catalog: Some(catalog) })
+        Ok(ExistingRepository { known, head: head.ok(), catalog: Some(catalog) })
     }
 }
 
 /// Writes and checks what it takes to publish `image`; `None` where it is the head already.
 pub fn prepare<'l>(
     locked: &'l Locked,
-    before: Before,
-    image: Image<'_>,
+    before: ExistingRepository,
+    image: PublishInput<'_>,
     label: Option<String>,
-    policy: &Policy,
+    policy: &PublishPolicy,
     monitor: &dyn Monitor,
 ) -> Result<Option<Prepared<'l>>, PublishError> {
     let store = locked.store();
-    let Before { catalog: before, known, head } = before;
+    let ExistingRepository { catalog: before, known, head } = before;
     let target = image.manifest.id();
     if before.as_ref().is_some_and(|catalog| catalog.head().generation == target) {
         return Ok(None);
@@ -238,33 +242,33 @@ pub fn prepare<'l>(
 
 impl Prepared<'_> {
     /// Makes it visible: the catalog's rename is the moment.
-    pub fn commit(self) -> Result<Published, PublishError> {
+    pub fn commit(self) -> Result<PublishResult, PublishError> {
         self.locked.keep(&self.new)?;
         self.locked.commit(&self.catalog)?;
         for file in &self.old_indices {
             self.locked.remove(file)?;
         }
-        Ok(Published { publish: self.catalog.head().clone(), made: self.made })
+        Ok(PublishResult { publish: self.catalog.head().clone(), made: self.made })
     }
 }
 
 /// What the repository holds before a publish.
 #[derive(Default)]
-struct Known {
+struct ValidArchives {
     /// The archives that are there, as far as can be told from their sizes and listings.
     archives: Vec<Archive>,
     /// The delta groups of all of them.
-    groups: Vec<Group>,
+    groups: Vec<DeltaGroup>,
     index: ContentIndex,
     /// What is wrong with it, in sentences; for a publish alone, which mends it.
     faults: Vec<String>,
 }
 
-impl Known {
+impl ValidArchives {
     /// An archive that is gone or damaged is named and no longer listed; an index that cannot be read
     /// holds nothing, which makes the publish write a full archive.
     fn of(store: &Store, catalog: &Catalog) -> Self {
-        let mut known = Known::default();
+        let mut known = ValidArchives::default();
         match store.index(catalog) {
             Ok(index) => known.index = index,
             Err(error) => known.faults.push(format!("{error}; it is made anew")),
@@ -333,7 +337,7 @@ fn write_small(
 }
 
 /// A file of `manifest` whose content cannot be had.
-pub fn unreached<'m>(manifest: &'m Manifest, reach: &Reach) -> Option<&'m Entry> {
+pub fn unreached<'m>(manifest: &'m Manifest, reach: &DeltaDepth) -> Option<&'m Entry> {
     let reached = |digest: &Digest| reach.depth(digest).is_some_and(|depth| depth <= MAX_DEPTH);
     manifest
         .entries()

@@ -4,12 +4,12 @@ use std::collections::HashSet;
 
 use crate::catalog::{ArchiveKind, Catalog, FileRef};
 use crate::delta::{Effort, Opening};
-use crate::diff_archive::Options;
+use crate::diff_archive::WriteOptions;
 use crate::generation::GenerationId;
 
 /// How an image is published.
 #[derive(Clone, Copy, Debug)]
-pub struct Policy {
+pub struct PublishPolicy {
     /// From how many of the last generations a diff is made.
     pub diffs: usize,
     /// A full archive is written again when the diffs since the last one have grown past this share
@@ -18,7 +18,7 @@ pub struct Policy {
     /// Whether diffs hold deltas; without them plain `tar` can unpack a diff.
     pub deltas: bool,
     /// How archives are compressed.
-    pub options: Options,
+    pub options: WriteOptions,
     /// How much work goes into deltas.
     pub effort: Effort,
     /// When compressed files are taken apart.
@@ -26,7 +26,11 @@ pub struct Policy {
 }
 
 /// The generations that a diff to `target` is made from, the newest first.
-pub(super) fn bases(catalog: &Catalog, target: GenerationId, policy: &Policy) -> Vec<GenerationId> {
+pub(super) fn bases(
+    catalog: &Catalog,
+    target: GenerationId,
+    policy: &PublishPolicy,
+) -> Vec<GenerationId> {
     let mut seen = HashSet::from([target]);
     let newest_first = catalog.publishes.iter().rev().map(|publish| publish.generation);
     newest_first.filter(|generation| seen.insert(*generation)).take(policy.diffs).collect()
@@ -39,7 +43,7 @@ pub(super) fn full_is_due(
     catalog: &Catalog,
     target: GenerationId,
     step: Option<&FileRef>,
-    policy: &Policy,
+    policy: &PublishPolicy,
 ) -> bool {
     let full = catalog.archives.iter().filter_map(|archive| match archive.kind {
         ArchiveKind::Full { target } => {
@@ -72,8 +76,8 @@ mod tests {
     use jiff::Timestamp;
 
     use super::*;
-    use crate::catalog::{Archive, Frame, Publish, RepoPath};
-    use crate::diff_archive::Compression;
+    use crate::catalog::{Archive, FirstFrame, Publish, RepoPath};
+    use crate::diff_archive::FrameCompression;
     use crate::digest::Digest;
 
     fn id(n: u8) -> GenerationId {
@@ -101,7 +105,7 @@ mod tests {
                 Some(base) => ArchiveKind::Diff { base: id(base), target: id(target) },
             },
             file: file(size),
-            first_frame: Frame { length: 1, sha256: Digest([0; 32]) },
+            first_frame: FirstFrame { length: 1, sha256: Digest([0; 32]) },
         };
         Catalog {
             image: "node".parse().expect("good"),
@@ -114,9 +118,9 @@ mod tests {
         }
     }
 
-    fn policy() -> Policy {
-        let options = Options::new(Compression::Zstd, Effort::Fast, None);
-        Policy {
+    fn policy() -> PublishPolicy {
+        let options = WriteOptions::new(FrameCompression::Zstd, Effort::Fast, None);
+        PublishPolicy {
             diffs: 2,
             full_share: 50,
             deltas: true,

@@ -17,7 +17,7 @@ use rustix::fs::FlockOperation;
 use super::PublishError;
 use crate::catalog::{Archive, Catalog, FileRef, MAX_CATALOG, Publish, RepoPath};
 use crate::diff_archive::content_index::ContentIndex;
-use crate::diff_archive::{Compression, Limits, Listing, read_listing};
+use crate::diff_archive::{ArchiveLimits, FrameCompression, Listing, read_listing};
 use crate::digest::Digest;
 use crate::fetch::{FetchError, FetchErrorKind, Ranges, Side};
 use crate::image::Layer;
@@ -149,7 +149,7 @@ impl Store {
         }
         let compression = compression(archive).map_err(|e| failed("read", &path, e))?;
         let invalid = |source| PublishError::Archive { file: archive.file.file.clone(), source };
-        read_listing(&frame, compression, &Limits::default()).map_err(invalid)
+        read_listing(&frame, compression, &ArchiveLimits::default()).map_err(invalid)
     }
 
     /// Every file below the directory that the format knows, for those who look for what is left over.
@@ -311,8 +311,8 @@ impl Locked {
 }
 
 /// How an archive is compressed, which its name tells.
-pub(crate) fn compression(archive: &Archive) -> io::Result<Compression> {
-    let found = Compression::of_name(archive.file.file.as_str());
+pub(crate) fn compression(archive: &Archive) -> io::Result<FrameCompression> {
+    let found = FrameCompression::of_name(archive.file.file.as_str());
     found.ok_or_else(|| io::Error::other("its name does not tell how it is compressed"))
 }
 

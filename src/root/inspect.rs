@@ -77,7 +77,7 @@ pub struct Pins {
 
 /// What is free on a filesystem, for root.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Room {
+pub struct FreeSpace {
     /// Bytes.
     pub bytes: u64,
     /// Bytes of the whole filesystem, free or not.
@@ -92,11 +92,11 @@ pub struct Room {
 
 impl Root {
     /// What is free on the filesystem that holds the top of this tree.
-    pub fn room(&self) -> Result<Room> {
+    pub fn room(&self) -> Result<FreeSpace> {
         let found = rustix::fs::fstatvfs(&self.dir)
             .map_err(|e| self.error("inspect", &TreePath::root(), e))?;
         let block = found.f_frsize.max(1);
-        Ok(Room {
+        Ok(FreeSpace {
             bytes: found.f_bavail.saturating_mul(block),
             total: found.f_blocks.saturating_mul(block),
             block,
@@ -160,7 +160,7 @@ impl Root {
     pub fn xattrs_where(&self, path: &TreePath, keep: impl Fn(&[u8]) -> bool) -> Result<Xattrs> {
         let read = || {
             let dir = if path.is_root() { None } else { Some(self.parent_of(path)?) };
-            Place::of(self, dir.as_ref(), path).all(&keep)
+            StatTarget::of(self, dir.as_ref(), path).all(&keep)
         };
         read().map_err(|e| self.error("read the extended attributes of", path, e))
     }
@@ -253,20 +253,20 @@ impl Stat {
 }
 
 /// A path for the xattr calls, which know no `at` form: through the descriptor of its directory.
-pub(super) struct Place(std::path::PathBuf);
+pub(super) struct StatTarget(std::path::PathBuf);
 
-impl Place {
+impl StatTarget {
     pub(super) fn of(root: &Root, dir: Option<&Holder>, path: &TreePath) -> Self {
         let dir = dir.map_or(root.dir.as_fd(), |dir| dir.as_fd());
         // "." keeps lgetxattr from looking at the magic link itself.
-        Place::inside(dir, if path.is_root() { b"." } else { path.name() })
+        StatTarget::inside(dir, if path.is_root() { b"." } else { path.name() })
     }
 
     pub(super) fn inside(dir: BorrowedFd<'_>, name: &[u8]) -> Self {
         use std::os::fd::AsRawFd;
         use std::os::unix::ffi::OsStrExt;
         let place = std::path::PathBuf::from(format!("/proc/self/fd/{}", dir.as_raw_fd()));
-        Place(place.join(std::ffi::OsStr::from_bytes(name)))
+        StatTarget(place.join(std::ffi::OsStr::from_bytes(name)))
     }
 
     /// Those whose names pass `keep`; none where there cannot be any.

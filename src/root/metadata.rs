@@ -12,7 +12,7 @@ use crate::entry::{Meta, Mtime, Xattrs, xattr_travels};
 use crate::tree_path::TreePath;
 
 use super::fault::change;
-use super::inspect::Place;
+use super::inspect::StatTarget;
 use super::{Result, Root};
 
 /// The security labels of a tree that has any: a replaced path keeps its own, a new one takes that
@@ -84,7 +84,7 @@ impl Root {
     fn set_xattrs_exactly(&self, path: &TreePath, wanted: &Xattrs) -> Result<()> {
         let set = || -> rustix::io::Result<()> {
             let dir = if path.is_root() { None } else { Some(self.parent_of(path)?) };
-            let place = Place::of(self, dir.as_ref(), path);
+            let place = StatTarget::of(self, dir.as_ref(), path);
             let present = match place.list() {
                 Err(Errno::OPNOTSUPP) if wanted.is_empty() => return Ok(()),
                 answer => answer?,
@@ -126,7 +126,7 @@ impl Root {
         let Some(value) = &label.0 else { return Ok(()) };
         let set = || -> rustix::io::Result<()> {
             let dir = self.parent_of(path)?;
-            Place::of(self, Some(&dir), path).set(SELINUX, value)
+            StatTarget::of(self, Some(&dir), path).set(SELINUX, value)
         };
         set().map_err(|e| self.error("set the security label of", path, e))
     }

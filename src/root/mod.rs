@@ -32,7 +32,7 @@ use rustix::fs::{Mode, OFlags};
 
 use crate::tree_path::TreePath;
 
-pub use inspect::{FileKind, Pins, Room, Stat};
+pub use inspect::{FileKind, FreeSpace, Pins, Stat};
 pub use io_pool::on_many_threads;
 pub use metadata::Labels;
 pub use new_file::NewFile;

@@ -119,7 +119,9 @@ fn parse(mountinfo: &[u8], top: &[u8]) -> (Option<Host>, Vec<Mount>) {
     let mut host: Option<(usize, Host)> = None;
     let mut mounts: Vec<Mount> = Vec::new();
     for line in mountinfo.split(|&b| b == b'\n') {
-        let Some(Line { at, kind, read_only, device, mut source }) = fields(line) else { continue };
+        let Some(MountInfoLine { at, kind, read_only, device, mut source }) = fields(line) else {
+            continue;
+        };
         if let Some(rest) = rest(&at, top) {
             if !rest.is_empty() {
                 source = [source.strip_suffix(b"/").unwrap_or(&source), b"/", rest].concat();
@@ -137,7 +139,7 @@ fn parse(mountinfo: &[u8], top: &[u8]) -> (Option<Host>, Vec<Mount>) {
 }
 
 /// What one line of mountinfo (proc(5)) tells.
-struct Line {
+struct MountInfoLine {
     at: Vec<u8>,
     kind: String,
     read_only: bool,
@@ -145,7 +147,7 @@ struct Line {
     source: Vec<u8>,
 }
 
-fn fields(line: &[u8]) -> Option<Line> {
+fn fields(line: &[u8]) -> Option<MountInfoLine> {
     let words: Vec<&[u8]> = line.split(|&b| b == b' ').collect();
     let device = String::from_utf8_lossy(words.get(2)?).into_owned();
     let source = unescape(words.get(3)?);
@@ -155,7 +157,7 @@ fn fields(line: &[u8]) -> Option<Line> {
     let kind = String::from_utf8_lossy(words.get(dash + 1)?).into_owned();
     let under = words.get(dash + 3).copied().unwrap_or_default();
     let ro = |options: &[u8]| options.split(|&b| b == b',').any(|o| o == b"ro");
-    Some(Line { at, kind, read_only: ro(own) || ro(under), device, source })
+    Some(MountInfoLine { at, kind, read_only: ro(own) || ro(under), device, source })
 }
 
 fn is_at_or_above(upper: &[u8], lower: &[u8]) -> bool {

@@ -17,7 +17,7 @@ use super::{Result, Root};
 
 /// `struct fsxattr` of linux/fs.h.
 #[repr(C)]
-struct Attributes {
+struct ProjectAttributes {
     flags: u32,
     extent_size: u32,
     extents: u32,
@@ -26,7 +26,7 @@ struct Attributes {
     unused: [u8; 8],
 }
 
-const FS_IOC_FSGETXATTR: Opcode = opcode::read::<Attributes>(b'X', 31);
+const FS_IOC_FSGETXATTR: Opcode = opcode::read::<ProjectAttributes>(b'X', 31);
 /// `FS_XFLAG_PROJINHERIT` of linux/fs.h.
 const INHERIT: u32 = 0x200;
 
@@ -36,7 +36,7 @@ impl Root {
     pub fn inherited_project(&self, path: &TreePath) -> Result<Option<u32>> {
         let dir = self.open_dir(path)?;
         // SAFETY: the kernel fills a structure of this layout and size, which the number says.
-        match unsafe { ioctl(&dir, Getter::<FS_IOC_FSGETXATTR, Attributes>::new()) } {
+        match unsafe { ioctl(&dir, Getter::<FS_IOC_FSGETXATTR, ProjectAttributes>::new()) } {
             Ok(found) => Ok((found.flags & INHERIT != 0).then_some(found.project)),
             Err(Errno::NOTTY | Errno::OPNOTSUPP | Errno::NOSYS | Errno::INVAL) => Ok(None),
             Err(error) => Err(self.error("inspect", path, error)),

@@ -6,7 +6,7 @@ use rayon::prelude::*;
 use rustix::fs::{AtFlags, Dir};
 
 use crate::entry::{Xattrs, xattr_travels};
-use crate::root::inspect::Place;
+use crate::root::inspect::StatTarget;
 use crate::root::io_pool::on_many_threads;
 use crate::root::{Result, Root, Stat, absent};
 use crate::tree_path::TreePath;
@@ -37,7 +37,7 @@ pub struct Surveyed<'d> {
 impl Surveyed<'_> {
     /// As [`Root::xattrs`], of something in this directory.
     pub fn xattrs(&self, path: &TreePath) -> Result<Xattrs> {
-        let found = Place::inside(self.dir, path.name()).all(xattr_travels);
+        let found = StatTarget::inside(self.dir, path.name()).all(xattr_travels);
         found.map_err(|e| self.root.error("read the extended attributes of", path, e))
     }
 

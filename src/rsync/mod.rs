@@ -3,4 +3,4 @@
 mod process;
 pub mod tunnel;
 
-pub use process::{Call, Failure, Heard, Outcome, RsyncError, run};
+pub use process::{RsyncCall, RsyncError, RsyncFailure, RsyncOutcome, RsyncOutput, run};

@@ -17,7 +17,7 @@ const PROGRAM: &str = "rsync";
 
 /// One run of rsync.
 #[derive(Clone, Copy, Debug)]
-pub struct Call<'a> {
+pub struct RsyncCall<'a> {
     /// Options, then `--`, then sources and destination.
     pub arguments: &'a [OsString],
     /// The working directory, which relative paths among the arguments start from.
@@ -30,7 +30,7 @@ pub struct Call<'a> {
 
 /// What a caller hears during a run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Heard<'a> {
+pub enum RsyncOutput<'a> {
     /// A line of standard output, without its end (a newline or a carriage return).
     Line(&'a [u8]),
     /// A moment passed; comes about ten times a second, whatever rsync does.
@@ -39,16 +39,16 @@ pub enum Heard<'a> {
 
 /// How a run ended that was left to end by itself.
 #[derive(Clone, Debug)]
-pub struct Outcome {
+pub struct RsyncOutcome {
     /// The exit status.
     pub status: ExitStatus,
     /// What rsync complained about: the first and the last 8 KiB of it.
     pub complaint: String,
 }
 
-/// Who is to blame for an [`Outcome`] that is no success.
+/// Who is to blame for an [`RsyncOutcome`] that is no success.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Failure {
+pub enum RsyncFailure {
     /// The server has no such file, directory or module.
     NotFound,
     /// The server does not want: access, version or protocol.
@@ -89,11 +89,11 @@ pub enum RsyncError {
 /// Breaks off as soon as `hear` says so, or when the deadline passes; then the program and all that it
 /// started are killed.
 pub fn run(
-    call: &Call<'_>,
-    hear: &mut dyn FnMut(Heard<'_>) -> ControlFlow<()>,
-) -> Result<Outcome, RsyncError> {
+    call: &RsyncCall<'_>,
+    hear: &mut dyn FnMut(RsyncOutput<'_>) -> ControlFlow<()>,
+) -> Result<RsyncOutcome, RsyncError> {
     let environment = environment();
-    let call = process::Call {
+    let call = process::ProcessCall {
         program: OsStr::new(PROGRAM),
         arguments: call.arguments,
         environment: &environment,
@@ -103,11 +103,11 @@ pub fn run(
         largest_file: call.largest_file,
     };
     let outcome = process::run(&call, &mut |heard| match heard {
-        process::Heard::Line(line) => hear(Heard::Line(line)),
-        process::Heard::Tick => hear(Heard::Tick),
-        process::Heard::Complaint(_) => ControlFlow::Continue(()),
+        process::Output::Line(line) => hear(RsyncOutput::Line(line)),
+        process::Output::Tick => hear(RsyncOutput::Tick),
+        process::Output::Complaint(_) => ControlFlow::Continue(()),
     })?;
-    Ok(Outcome { status: outcome.status, complaint: outcome.complaint })
+    Ok(RsyncOutcome { status: outcome.status, complaint: outcome.complaint })
 }
 
 /// That of this program, without what would make rsync run something that somebody left there:
@@ -134,23 +134,25 @@ impl From<ProcessError> for RsyncError {
     }
 }
 
-impl Outcome {
+impl RsyncOutcome {
     /// Who is to blame; nobody after a success.
-    pub fn failure(&self) -> Option<Failure> {
+    pub fn failure(&self) -> Option<RsyncFailure> {
         let says = |text: &str| self.complaint.contains(text);
-        let Some(code) = self.status.code() else { return Some(Failure::Local) };
+        let Some(code) = self.status.code() else { return Some(RsyncFailure::Local) };
         // The numbers are rsync's documented exit values.
         Some(match code {
             0 => return None,
-            _ if says("No space left on device") || says("Disk quota exceeded") => Failure::NoRoom,
-            5 if says("Unknown module") => Failure::NotFound,
-            2 | 4 | 5 | 6 => Failure::Refused,
-            10 | 35 => Failure::Unreachable,
-            12 | 30 => Failure::Lost,
-            23 if says("No such file or directory") => Failure::NotFound,
-            23..=25 => Failure::Partial,
-            1 | 3 | 11 | 13 | 14 | 22 => Failure::Local,
-            _ => Failure::Other,
+            _ if says("No space left on device") || says("Disk quota exceeded") => {
+                RsyncFailure::NoRoom
+            }
+            5 if says("Unknown module") => RsyncFailure::NotFound,
+            2 | 4 | 5 | 6 => RsyncFailure::Refused,
+            10 | 35 => RsyncFailure::Unreachable,
+            12 | 30 => RsyncFailure::Lost,
+            23 if says("No such file or directory") => RsyncFailure::NotFound,
+            23..=25 => RsyncFailure::Partial,
+            1 | 3 | 11 | 13 | 14 | 22 => RsyncFailure::Local,
+            _ => RsyncFailure::Other,
         })
     }
 

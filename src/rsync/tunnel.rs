@@ -37,7 +37,7 @@ const MAX_WORDS: u64 = 4096;
 
 /// Where a tunnel leads, and as whom.
 #[derive(Clone, Copy, Debug)]
-pub struct Way<'w> {
+pub struct TunnelCommand<'w> {
     /// The user there.
     pub user: &'w str,
     /// The server, by the name that ssh knows it by.
@@ -78,7 +78,7 @@ pub enum TunnelError {
 
 impl Tunnel {
     /// Opens a tunnel, and waits until it is there or the run `is_stopped`.
-    pub fn open(way: &Way<'_>, is_stopped: fn() -> bool) -> Result<Self, TunnelError> {
+    pub fn open(way: &TunnelCommand<'_>, is_stopped: fn() -> bool) -> Result<Self, TunnelError> {
         let mut tries = 1;
         loop {
             match Self::try_open(way, is_stopped) {
@@ -92,7 +92,7 @@ impl Tunnel {
         }
     }
 
-    fn try_open(way: &Way<'_>, is_stopped: fn() -> bool) -> Result<Self, TunnelError> {
+    fn try_open(way: &TunnelCommand<'_>, is_stopped: fn() -> bool) -> Result<Self, TunnelError> {
         let ports = free_ports(way.ports.len())?;
         let mut command = Command::new("/proc/self/exe");
         command.arg(BECOME_SSH).arg(std::process::id().to_string()).args(arguments(way, &ports));
@@ -194,7 +194,7 @@ pub fn become_ssh(mut arguments: impl Iterator<Item = OsString>) -> (io::Error, 
     (error, code)
 }
 
-fn arguments(way: &Way<'_>, ports: &[u16]) -> Vec<OsString> {
+fn arguments(way: &TunnelCommand<'_>, ports: &[u16]) -> Vec<OsString> {
     let mut words: Vec<String> = ["-N", "-T", "-a", "-x"].map(String::from).into();
     // A master connection of the user's would take the forwards over, and keep them.
     let mut options = vec![
@@ -240,7 +240,8 @@ mod tests {
 
     #[test]
     fn arguments_are_a_list_and_a_server_is_no_option() {
-        let way = Way { user: "si", server: "fe80::1", ports: &[873, 80], attended: false };
+        let way =
+            TunnelCommand { user: "si", server: "fe80::1", ports: &[873, 80], attended: false };
         let words: Vec<String> = arguments(&way, &[4001, 4002])
             .into_iter()
             .map(|w| w.into_string().expect("text"))
@@ -257,7 +258,7 @@ mod tests {
             ),
             "{text}"
         );
-        let way = Way { attended: true, ..way };
+        let way = TunnelCommand { attended: true, ..way };
         assert!(!arguments(&way, &[1, 2]).contains(&"BatchMode=yes".into()));
     }
 

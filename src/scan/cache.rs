@@ -25,17 +25,17 @@ const SETTLED: i64 = 2;
 
 /// Digests by path, each with the state of the inode that it was read from.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Cache(HashMap<TreePath, Known>);
+pub struct Cache(HashMap<TreePath, CachedDigest>);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Known {
-    inode: Inode,
+struct CachedDigest {
+    inode: CacheKey,
     digest: Digest,
 }
 
 /// What changes when content does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Inode {
+struct CacheKey {
     dev: u64,
     ino: u64,
     size: u64,
@@ -50,14 +50,16 @@ impl Cache {
         let settled = files.filter(|(seen, _)| seen.stat.ctime < limit);
         Cache(
             settled
-                .map(|(s, digest)| (s.path.clone(), Known { inode: Inode::of(&s.stat), digest }))
+                .map(|(s, digest)| {
+                    (s.path.clone(), CachedDigest { inode: CacheKey::of(&s.stat), digest })
+                })
                 .collect(),
         )
     }
 
     /// The digest of the file at `path`, if it is as it was.
     pub(super) fn digest(&self, path: &TreePath, stat: &Stat) -> Option<Digest> {
-        self.0.get(path).filter(|known| known.inode == Inode::of(stat)).map(|known| known.digest)
+        self.0.get(path).filter(|known| known.inode == CacheKey::of(stat)).map(|known| known.digest)
     }
 
     /// Whether nothing is known.
@@ -85,7 +87,7 @@ impl Cache {
 
     fn to_bytes(&self) -> Vec<u8> {
         let mut bytes = MAGIC.to_vec();
-        for (path, Known { inode, digest }) in &self.0 {
+        for (path, CachedDigest { inode, digest }) in &self.0 {
             for number in [inode.dev, inode.ino, inode.size] {
                 bytes.extend(number.to_le_bytes());
             }
@@ -117,16 +119,16 @@ impl Cache {
             let length = u16::from_le_bytes(*rest.take()?).into();
             let (path, after) = rest.0.split_at_checked(length)?;
             rest = Rest(after);
-            let inode = Inode { dev, ino, size, mtime, ctime };
-            known.insert(TreePath::new(path).ok()?, Known { inode, digest });
+            let inode = CacheKey { dev, ino, size, mtime, ctime };
+            known.insert(TreePath::new(path).ok()?, CachedDigest { inode, digest });
         }
         Some(Cache(known))
     }
 }
 
-impl Inode {
+impl CacheKey {
     fn of(stat: &Stat) -> Self {
-        Inode {
+        CacheKey {
             dev: stat.dev,
             ino: stat.ino,
             size: stat.size,

@@ -50,7 +50,7 @@ struct Attributes {
 }
 
 /// What a walk finds at one path.
-enum Found {
+enum ScanResult {
     Entry(Seen, Attributes),
     /// Something is mounted there, and what is in it is not the image's.
     Mounted(Seen, Attributes),
@@ -177,10 +177,10 @@ fn look(root: &Root, monitor: &dyn Monitor) -> Result<(Vec<Seen>, Vec<Attributes
     let (_, mounts) = mounts::read(root.shown()).map_err(unknown)?;
     let visit = |_: &mut (), dir: &Surveyed<'_>, Visit { path, stat }: Visit| {
         if is_client_state(&path, &stat) {
-            return Ok((Some(Found::ClientState(path)), Descend::Past));
+            return Ok((Some(ScanResult::ClientState(path)), Descend::Past));
         }
         if stat.kind == FileKind::Socket {
-            return Ok((Some(Found::Socket(path)), Descend::Past));
+            return Ok((Some(ScanResult::Socket(path)), Descend::Past));
         }
         let target = || {
             if stat.kind == FileKind::Symlink { dir.read_link(&path).map(Some) } else { Ok(None) }
@@ -191,8 +191,8 @@ fn look(root: &Root, monitor: &dyn Monitor) -> Result<(Vec<Seen>, Vec<Attributes
         let mounted = mounts.iter().any(|mount| mount.at == path);
         let seen = Seen { path, stat };
         Ok::<_, ScanError>(match mounted {
-            true => (Some(Found::Mounted(seen, attributes)), Descend::Past),
-            false => (Some(Found::Entry(seen, attributes)), Descend::Into),
+            true => (Some(ScanResult::Mounted(seen, attributes)), Descend::Past),
+            false => (Some(ScanResult::Entry(seen, attributes)), Descend::Into),
         })
     };
     let found = root.survey(&TreePath::root(), |_| (), visit)?;
@@ -202,19 +202,19 @@ fn look(root: &Root, monitor: &dyn Monitor) -> Result<(Vec<Seen>, Vec<Attributes
     attributes.push(Attributes { xattrs: root.xattrs(&TreePath::root())?, target: None });
     for found in found {
         let (entry, its) = match found {
-            Found::ClientState(path) => {
+            ScanResult::ClientState(path) => {
                 return Err(ScanError::ClientState { path: root.show(&path) });
             }
-            Found::Socket(path) => {
+            ScanResult::Socket(path) => {
                 monitor.warn(format!("{} is a socket and is left out", root.show(&path)));
                 continue;
             }
-            Found::Mounted(entry, its) => {
+            ScanResult::Mounted(entry, its) => {
                 let path = root.show(&entry.path);
                 monitor.warn(format!("something is mounted on {path}; what is in it is left out"));
                 (entry, its)
             }
-            Found::Entry(entry, its) => (entry, its),
+            ScanResult::Entry(entry, its) => (entry, its),
         };
         seen.push(entry);
         attributes.push(its);

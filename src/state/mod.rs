@@ -23,7 +23,7 @@ use crate::root::{FileKind, Root, RootError};
 use crate::tree_path::TreePath;
 
 pub use lock::Lock;
-pub use overrides::{LaidOverride, made};
+pub use overrides::{OverrideRecord, made};
 
 /// The directory, below the root.
 pub const DIRECTORY: &str = "var/lib/systemimager/client";
@@ -68,7 +68,7 @@ pub struct State {
     pub kernel: Option<KernelPaths>,
     /// What is laid over the image, each over the ones before it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub overrides: Vec<LaidOverride>,
+    pub overrides: Vec<OverrideRecord>,
 }
 
 /// Paths that the image does not have any more, and that stay as long as the kernel runs that they
@@ -200,7 +200,7 @@ impl KernelPaths {
 
 /// What is found where a node keeps its state.
 #[derive(Debug)]
-pub enum Found {
+pub enum StoredState {
     /// No state.
     Nothing,
     /// A state that was written for this tree.
@@ -212,23 +212,23 @@ pub enum Found {
 }
 
 /// Reads the state of the tree at `root`.
-pub fn load(root: &Root) -> Result<Found, StateError> {
+pub fn load(root: &Root) -> Result<StoredState, StateError> {
     let path = place("state.toml");
     let file = match root.open_file(&path) {
-        Err(e) if e.is_absent() => return Ok(Found::Nothing),
+        Err(e) if e.is_absent() => return Ok(StoredState::Nothing),
         answer => answer?,
     };
     let mut text = String::new();
     if let Err(e) = file.take(MAX_STATE).read_to_string(&mut text) {
-        return Ok(Found::SetAside(format!("{} cannot be read: {e}", root.show(&path))));
+        return Ok(StoredState::SetAside(format!("{} cannot be read: {e}", root.show(&path))));
     }
     let home = root.identity()?;
     let filesystem = |home: &str| home.split('-').next().map(str::to_owned);
     match State::parse(&text, &root.show(&path)) {
-        Err(e) => Ok(Found::SetAside(e.to_string())),
-        Ok(state) if state.home == home => Ok(Found::State(Box::new(state))),
-        Ok(state) if filesystem(&state.home) == filesystem(&home) => Ok(Found::Copied(Box::new(state))),
-        Ok(_) => Ok(Found::SetAside(
+        Err(e) => Ok(StoredState::SetAside(e.to_string())),
+        Ok(state) if state.home == home => Ok(StoredState::State(Box::new(state))),
+        Ok(state) if filesystem(&state.home) == filesystem(&home) => Ok(StoredState::Copied(Box::new(state))),
+        Ok(_) => Ok(StoredState::SetAside(
             "the recorded state was written for another machine's tree and came here with a copy of it".to_owned(),
         )),
     }
@@ -288,7 +288,7 @@ pub fn forget(root: &Root, synced: Option<&ImageName>) -> Result<(), StateError>
 
 /// What was recorded when something was kept: the state as text, and the manifest as it is stored.
 #[derive(Clone, Debug, Default)]
-pub struct Kept {
+pub struct StoredManifest {
     /// The state; `None` where nothing was known.
     pub state: Option<String>,
     /// The manifest that it names.
@@ -297,7 +297,9 @@ pub struct Kept {
 
 /// Keeps in the directory `to` what is recorded now of the tree at `root`, durable once `to` is synced.
 pub fn keep(root: &Root, to: &Root) -> Result<(), RootError> {
-    let Ok(Found::State(state) | Found::Copied(state)) = load(root) else { return Ok(()) };
+    let Ok(StoredState::State(state) | StoredState::Copied(state)) = load(root) else {
+        return Ok(());
+    };
     for (from, name) in
         [(place("state.toml"), KEPT_STATE), (manifest_place(state.generation), KEPT_MANIFEST)]
     {
@@ -312,7 +314,7 @@ pub fn keep(root: &Root, to: &Root) -> Result<(), RootError> {
 }
 
 /// Reads what [`keep`] kept.
-pub fn kept(from: &Root) -> Result<Kept, RootError> {
+pub fn kept(from: &Root) -> Result<StoredManifest, RootError> {
     let read = |name: &str, most: u64| -> Result<Option<Vec<u8>>, RootError> {
         let path = tree_path(name);
         let file = match from.open_file(&path) {
@@ -325,7 +327,7 @@ pub fn kept(from: &Root) -> Result<Kept, RootError> {
         Ok(Some(bytes))
     };
     let state = read(KEPT_STATE, MAX_STATE)?.and_then(|bytes| String::from_utf8(bytes).ok());
-    Ok(Kept { state, manifest: read(KEPT_MANIFEST, MAX_TEXT)? })
+    Ok(StoredManifest { state, manifest: read(KEPT_MANIFEST, MAX_TEXT)? })
 }
 
 /// Refuses a tree in which [`save`] would fail: that must be known before anything is changed.

@@ -11,7 +11,7 @@ use crate::state::SeenCatalog;
 /// A small tree that was laid over the image.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct LaidOverride {
+pub struct OverrideRecord {
     /// The override.
     pub name: ImageName,
     /// The id of its manifest, as far as the filter let it come.
@@ -23,7 +23,7 @@ pub struct LaidOverride {
     pub catalog: Option<SeenCatalog>,
 }
 
-impl LaidOverride {
+impl OverrideRecord {
     /// The override `name` with what it holds.
     pub fn new(name: ImageName, manifest: &Manifest, catalog: Option<SeenCatalog>) -> Self {
         let mut text = Vec::new();
@@ -31,7 +31,7 @@ impl LaidOverride {
         let _ = manifest.write_to(&mut text);
         // Canonical text is ASCII.
         let text = String::from_utf8_lossy(&text).into_owned();
-        LaidOverride { name, generation: manifest.id(), catalog, manifest: text }
+        OverrideRecord { name, generation: manifest.id(), catalog, manifest: text }
     }
 
     /// What it holds; `None` where that is damaged.

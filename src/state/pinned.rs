@@ -16,7 +16,7 @@ const MAX: u64 = 64 << 10;
 /// A generation that is not installed again until the administrator says so or a newer one is published.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Held {
+pub struct Pinned {
     /// The image that it is of.
     pub image: ImageName,
     /// The generation.
@@ -30,7 +30,7 @@ pub struct Held {
     pub since: jiff::Timestamp,
 }
 
-impl Held {
+impl Pinned {
     /// What the tree was made.
     pub fn made(&self) -> GenerationId {
         self.made.unwrap_or(self.generation)
@@ -44,7 +44,7 @@ impl Held {
 }
 
 /// What is held on the tree at `root`, if anything is.
-pub fn load(root: &Root) -> Result<Option<Held>, StateError> {
+pub fn load(root: &Root) -> Result<Option<Pinned>, StateError> {
     let path = place(FILE);
     let file = match root.open_file(&path) {
         Err(e) if e.is_absent() => return Ok(None),

@@ -5,7 +5,9 @@ use std::io::{self, BufRead, BufReader, Read};
 use std::path::Path;
 
 use super::image_tar::{self, TarError, TarImage};
-use crate::diff_archive::{ArchiveError, Compression, Decoder, Limits, Listing, Reader};
+use crate::diff_archive::{
+    ArchiveError, ArchiveLimits, Decoder, FrameCompression, Listing, Reader,
+};
 use crate::manifest::{MAX_TEXT, Manifest, ManifestError};
 use crate::report::Monitor;
 
@@ -65,7 +67,7 @@ pub fn read(path: &Path, monitor: &dyn Monitor) -> Result<Artifact, ArtifactErro
     if begin.starts_with(b".si-diff/")
         && let Some(compression) = compression
     {
-        let reader = Reader::open(file, compression, &Limits::default());
+        let reader = Reader::open(file, compression, &ArchiveLimits::default());
         let reader = reader.map_err(|source| ArtifactError::Diff { path: shown(), source })?;
         return Ok(Artifact::Diff(Box::new(reader.listing().clone())));
     }
@@ -82,11 +84,11 @@ pub fn read(path: &Path, monitor: &dyn Monitor) -> Result<Artifact, ArtifactErro
 }
 
 /// How the file is compressed, and the first bytes of its content.
-fn peek(path: &Path) -> io::Result<(Option<Compression>, Vec<u8>)> {
+fn peek(path: &Path) -> io::Result<(Option<FrameCompression>, Vec<u8>)> {
     let mut file = BufReader::new(File::open(path)?);
     let compression = match file.fill_buf()? {
-        [0x1f, 0x8b, ..] => Some(Compression::Gzip),
-        [0x28, 0xb5, 0x2f, 0xfd, ..] => Some(Compression::Zstd),
+        [0x1f, 0x8b, ..] => Some(FrameCompression::Gzip),
+        [0x28, 0xb5, 0x2f, 0xfd, ..] => Some(FrameCompression::Zstd),
         _ => None,
     };
     let mut begin = Vec::new();
@@ -94,7 +96,10 @@ fn peek(path: &Path) -> io::Result<(Option<Compression>, Vec<u8>)> {
     Ok((compression, begin))
 }
 
-fn plain(from: BufReader<File>, compression: Option<Compression>) -> io::Result<Box<dyn Read>> {
+fn plain(
+    from: BufReader<File>,
+    compression: Option<FrameCompression>,
+) -> io::Result<Box<dyn Read>> {
     Ok(match compression {
         Some(compression) => Box::new(Decoder::new(compression, from)?),
         None => Box::new(from),

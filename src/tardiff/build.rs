@@ -7,13 +7,13 @@ use std::io::{self, BufReader, BufWriter, Seek, SeekFrom, Write};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use super::Tree;
+use super::TreeInput;
 use super::artifact::{self, Artifact, ArtifactError};
 use super::image_tar::TarImage;
-use crate::delta::{Effort, Opening, Pairing};
+use crate::delta::{Effort, Matching, Opening};
 use crate::diff_archive::{
-    ArchiveError, Compression, Deltas, Limits, Listing, Options, Sources, WriteError,
-    pair_by_content, verify_diff, write_diff,
+    ArchiveError, ArchiveLimits, Deltas, FrameCompression, Listing, Sources, WriteError,
+    WriteOptions, pair_by_content, verify_diff, write_diff,
 };
 use crate::digest::Digest;
 use crate::entry::{Entry, Mtime};
@@ -27,7 +27,7 @@ use crate::tree_path::TreePath;
 
 /// What to build.
 #[derive(Clone, Debug)]
-pub struct Request {
+pub struct BuildRequest {
     /// What the diff applies to: a tree, an archive of a whole image, or a manifest.
     pub base: PathBuf,
     /// The tree that the diff leads to.
@@ -69,7 +69,7 @@ pub enum BuildError {
     Scan(#[from] ScanError),
     /// The base cannot be read.
     #[error(transparent)]
-    Base(#[from] ArtifactError),
+    BuildBase(#[from] ArtifactError),
     /// The base is a diff.
     #[error("{0} is a diff; a base is a tree, an archive of a whole image, or a manifest")]
     BaseIsDiff(String),
@@ -120,7 +120,7 @@ pub enum BuildError {
 }
 
 /// What is known of the base.
-enum Base {
+enum BuildBase {
     /// Its files are at hand.
     Tree(Root, Box<Scan>),
     /// Only its manifest is.
@@ -128,16 +128,16 @@ enum Base {
 }
 
 /// Builds the diff from `request.base` to `request.image_dir`, reads it back, and puts it into its place.
-pub fn build(request: &Request, monitor: &dyn Monitor) -> Result<Built, BuildError> {
+pub fn build(request: &BuildRequest, monitor: &dyn Monitor) -> Result<Built, BuildError> {
     let name = request.output.to_str().unwrap_or_default();
-    let compression =
-        Compression::of_name(name).ok_or_else(|| BuildError::Extension(shown(&request.output)))?;
+    let compression = FrameCompression::of_name(name)
+        .ok_or_else(|| BuildError::Extension(shown(&request.output)))?;
     refuse_occupied(&request.output)?;
     refuse_base(request)?;
     let root = Root::open(&request.image_dir).map_err(ScanError::from)?;
     let image = request.image.clone().map_or_else(|| name_of(&root), Ok)?;
     let target = scan(&root, &Cache::default(), monitor)?;
-    let base = Base::read(&request.base, target.manifest(), monitor)?;
+    let base = BuildBase::read(&request.base, target.manifest(), monitor)?;
     let contents = base.contents();
     if request.deltas && contents.is_none() {
         return Err(BuildError::NoContents(shown(&request.base)));
@@ -145,12 +145,12 @@ pub fn build(request: &Request, monitor: &dyn Monitor) -> Result<Built, BuildErr
 
     let new = New::create(&request.output)?;
     let patches = new.unnamed()?;
-    let Request { effort, opening, level, .. } = *request;
+    let BuildRequest { effort, opening, level, .. } = *request;
     let pair = (base.manifest(), target.manifest());
     let sources = contents.as_ref().map(|tree| tree as &dyn Sources).filter(|_| request.deltas);
     let paired = sources.map(|sources| {
-        let named = Pairing::by_names(pair.0, pair.1, effort, &opening);
-        (sources, pair_by_content(named, sources, &Tree(&root)).into_pairs())
+        let named = Matching::by_names(pair.0, pair.1, effort, &opening);
+        (sources, pair_by_content(named, sources, &TreeInput(&root)).into_pairs())
     });
     // Nobody takes single contents out of it.
     let depth = &|_: &Digest| 0;
@@ -163,9 +163,9 @@ pub fn build(request: &Request, monitor: &dyn Monitor) -> Result<Built, BuildErr
         opening,
         depth,
     });
-    let options = Options::new(compression, effort, level);
+    let options = WriteOptions::new(compression, effort, level);
     let mut to = BufWriter::with_capacity(1 << 20, &new.file);
-    let written = write_diff(pair, &image, &Tree(&root), deltas, options, &mut to, monitor);
+    let written = write_diff(pair, &image, &TreeInput(&root), deltas, options, &mut to, monitor);
     let written =
         written.map_err(|source| BuildError::Write { path: shown(&request.output), source })?;
     to.flush().map_err(|e| failed("write", &request.output, e))?;
@@ -179,24 +179,24 @@ pub fn build(request: &Request, monitor: &dyn Monitor) -> Result<Built, BuildErr
     Ok(Built { base: pair.0.id(), target: pair.1.id(), removed, changed, size: written.size })
 }
 
-impl Base {
+impl BuildBase {
     fn read(path: &Path, target: &Manifest, monitor: &dyn Monitor) -> Result<Self, BuildError> {
         if path.is_dir() {
             let root = Root::open(path).map_err(ScanError::from)?;
             let scan = scan(&root, &Cache::default(), monitor)?;
-            return Ok(Base::Tree(root, Box::new(scan)));
+            return Ok(BuildBase::Tree(root, Box::new(scan)));
         }
         match artifact::read(path, monitor)? {
-            Artifact::Manifest(manifest) => Ok(Base::Listed(manifest)),
+            Artifact::Manifest(manifest) => Ok(BuildBase::Listed(manifest)),
             Artifact::Image(TarImage { manifest, whole_seconds: false }) => {
-                Ok(Base::Listed(manifest))
+                Ok(BuildBase::Listed(manifest))
             }
             Artifact::Image(TarImage { manifest, whole_seconds: true }) => {
                 monitor.warn(format!(
                     "{} has times in whole seconds (make it with tar --format=pax): the diff can be unpacked with tar, but no node has recorded this base",
                     shown(path)
                 ));
-                Ok(Base::Listed(with_fractions_of(&manifest, target)?))
+                Ok(BuildBase::Listed(with_fractions_of(&manifest, target)?))
             }
             Artifact::Diff(_) => Err(BuildError::BaseIsDiff(shown(path))),
         }
@@ -204,22 +204,22 @@ impl Base {
 
     fn manifest(&self) -> &Manifest {
         match self {
-            Base::Tree(_, scan) => scan.manifest(),
-            Base::Listed(manifest) => manifest,
+            BuildBase::Tree(_, scan) => scan.manifest(),
+            BuildBase::Listed(manifest) => manifest,
         }
     }
 
-    fn contents(&self) -> Option<Tree<'_>> {
+    fn contents(&self) -> Option<TreeInput<'_>> {
         match self {
-            Base::Tree(root, _) => Some(Tree(root)),
-            Base::Listed(_) => None,
+            BuildBase::Tree(root, _) => Some(TreeInput(root)),
+            BuildBase::Listed(_) => None,
         }
     }
 
     fn recheck(&self) -> Result<(), ScanError> {
         match self {
-            Base::Tree(root, scan) => scan.recheck(root),
-            Base::Listed(_) => Ok(()),
+            BuildBase::Tree(root, scan) => scan.recheck(root),
+            BuildBase::Listed(_) => Ok(()),
         }
     }
 }
@@ -259,7 +259,7 @@ fn name_of(root: &Root) -> Result<ImageName, BuildError> {
 }
 
 /// The base is still needed when the output exists: by nodes, and for the next diff.
-fn refuse_base(request: &Request) -> Result<(), BuildError> {
+fn refuse_base(request: &BuildRequest) -> Result<(), BuildError> {
     let (Ok(base), Ok(output)) = (fs::metadata(&request.base), fs::metadata(&request.output))
     else {
         return Ok(());
@@ -305,7 +305,7 @@ impl New {
 
     fn read_back(
         &self,
-        compression: Compression,
+        compression: FrameCompression,
         written: Digest,
         base: &Manifest,
         monitor: &dyn Monitor,
@@ -314,8 +314,8 @@ impl New {
         (&self.file).seek(SeekFrom::Start(0)).map_err(|e| bad(e.into()))?;
         let from = BufReader::with_capacity(1 << 20, &self.file);
         // Each patch was tried when it was made, and the digest says that these are the same.
-        let listing =
-            verify_diff(from, compression, &Limits::default(), None, monitor).map_err(bad)?;
+        let listing = verify_diff(from, compression, &ArchiveLimits::default(), None, monitor)
+            .map_err(bad)?;
         listing.target_of(base).map_err(bad)?;
         (&self.file).seek(SeekFrom::Start(0)).map_err(|e| bad(e.into()))?;
         if Digest::of_reader(&self.file).map_err(|e| bad(e.into()))?.0 != written {

@@ -63,8 +63,12 @@ pub enum TarError {
 
 /// Reads an uncompressed archive to its end.
 pub fn read(from: impl Read, monitor: &dyn Monitor) -> Result<TarImage, TarError> {
-    let mut image =
-        Image { entries: BTreeMap::new(), firsts: BTreeMap::new(), whole_seconds: true, acls: 0 };
+    let mut image = TarImageBuilder {
+        entries: BTreeMap::new(),
+        firsts: BTreeMap::new(),
+        whole_seconds: true,
+        acls: 0,
+    };
     let mut blocks = Blocks::new(from);
     let mut extended = Extended::default();
     while let Some(header) = blocks.header()? {
@@ -108,7 +112,7 @@ struct Extended {
     pax: Pax,
 }
 
-struct Image {
+struct TarImageBuilder {
     entries: BTreeMap<TreePath, Entry>,
     /// The path that each hardlink was made to.
     firsts: BTreeMap<TreePath, TreePath>,
@@ -116,7 +120,7 @@ struct Image {
     acls: u64,
 }
 
-impl Image {
+impl TarImageBuilder {
     fn member<R: Read>(
         &mut self,
         header: &Header,

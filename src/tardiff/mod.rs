@@ -18,23 +18,23 @@ use std::fs::File;
 use std::io;
 
 use crate::delta::ReadAt;
-use crate::diff_archive::{Content, Sources};
+use crate::diff_archive::{ContentProvider, Sources};
 use crate::digest::Digest;
 use crate::entry::Entry;
 use crate::root::Root;
 use crate::tree_path::TreePath;
 
 /// The files of a tree, by path.
-struct Tree<'r>(&'r Root);
+struct TreeInput<'r>(&'r Root);
 
-impl Content for Tree<'_> {
+impl ContentProvider for TreeInput<'_> {
     fn open(&self, entry: &Entry) -> io::Result<Box<dyn io::Read + Send + '_>> {
         let file = self.0.open_file(&entry.path).map_err(|e| e.source)?;
         Ok(Box::new(file))
     }
 }
 
-impl Sources for Tree<'_> {
+impl Sources for TreeInput<'_> {
     fn read(&self, _: &Digest, size: u64, path: &TreePath) -> io::Result<Option<Vec<u8>>> {
         let Some(file) = self.file(path)? else { return Ok(None) };
         let mut bytes = Vec::new();
@@ -52,7 +52,7 @@ impl Sources for Tree<'_> {
     }
 }
 
-impl Tree<'_> {
+impl TreeInput<'_> {
     fn file(&self, path: &TreePath) -> io::Result<Option<File>> {
         match self.0.open_file(path) {
             Err(e) if e.is_absent() => Ok(None),

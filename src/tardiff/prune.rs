@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use crate::catalog::{Archive, ArchiveKind, Catalog, RepoPath};
 use crate::diff_archive::content_index::ContentIndex;
 use crate::generation::GenerationId;
-use crate::publish::{Locked, PublishError, Reach, groups_of, unreached, write_index};
+use crate::publish::{DeltaDepth, Locked, PublishError, groups_of, unreached, write_index};
 use crate::report::Monitor;
 
 /// What was removed.
@@ -35,7 +35,9 @@ pub fn prune(locked: &Locked, keep: usize, monitor: &dyn Monitor) -> Result<Prun
             before.archives.iter().filter(|a| is_among(a, &kept)).cloned().collect();
         let index = only(&index, &archives);
         let groups = groups_of(store, &archives)?;
-        if unreached(&head, &Reach::of(&index, groups.iter())).is_none() || count == order.len() {
+        if unreached(&head, &DeltaDepth::of(&index, groups.iter())).is_none()
+            || count == order.len()
+        {
             break (archives, index);
         }
         count += 1;

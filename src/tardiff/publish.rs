@@ -4,18 +4,21 @@ use std::fs::DirBuilder;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::PathBuf;
 
-use super::Tree;
+use super::TreeInput;
 use super::prune::prune;
 use crate::catalog::Publish;
 use crate::image::Layer;
-use crate::publish::{Before, Image, Policy, PublishError, Published, Snapshot, Store, prepare};
+use crate::publish::{
+    ExistingRepository, PublishError, PublishInput, PublishPolicy, PublishResult, Snapshot, Store,
+    prepare,
+};
 use crate::report::Monitor;
 use crate::root::Root;
 use crate::scan::{self, Cache, ScanError};
 
 /// What to publish, from where and how.
 #[derive(Clone, Debug)]
-pub struct Request {
+pub struct PublishRequest {
     /// The image or the override.
     pub layer: Layer,
     /// Its tree.
@@ -25,7 +28,7 @@ pub struct Request {
     /// A word of the administrator's.
     pub label: Option<String>,
     /// Which archives, and how they are written.
-    pub policy: Policy,
+    pub policy: PublishPolicy,
     /// How many generations the repository keeps; all without it.
     pub keep: Option<usize>,
     /// Whether files that look unchanged since the last scan are read all the same.
@@ -34,24 +37,27 @@ pub struct Request {
 
 /// What became of it.
 #[derive(Clone, Debug)]
-pub enum Outcome {
+pub enum PublishOutcome {
     /// It is the head already.
     Unchanged(Publish),
     /// There is a new head.
-    Published(Published),
+    Published(PublishResult),
 }
 
 /// Publishes the tree, unless it is the head of its catalog already.
-pub fn publish(request: &Request, monitor: &dyn Monitor) -> Result<Outcome, PublishError> {
+pub fn publish(
+    request: &PublishRequest,
+    monitor: &dyn Monitor,
+) -> Result<PublishOutcome, PublishError> {
     let root = Root::open(&request.tree).map_err(ScanError::from)?;
     let locked = Store::open(&request.repo, &request.layer).lock()?;
     let scans = request.repo.join(".scan");
     let remembered = scans.join(request.layer.place());
     let cache = if request.read_all { Cache::default() } else { Cache::load(&remembered) };
     let (scan, before) =
-        rayon::join(|| scan::scan(&root, &cache, monitor), || Before::read(&locked));
+        rayon::join(|| scan::scan(&root, &cache, monitor), || ExistingRepository::read(&locked));
     let (scan, before) = (scan?, before?);
-    let image = Image { manifest: scan.manifest(), content: &Tree(&root) };
+    let image = PublishInput { manifest: scan.manifest(), content: &TreeInput(&root) };
     let prepared =
         prepare(&locked, before, image, request.label.clone(), &request.policy, monitor)?;
     let remember = || {
@@ -74,7 +80,7 @@ pub fn publish(request: &Request, monitor: &dyn Monitor) -> Result<Outcome, Publ
         let catalog = locked.store().catalog()?;
         let head = catalog.as_ref().map(|catalog| catalog.head().clone());
         return head
-            .map(Outcome::Unchanged)
+            .map(PublishOutcome::Unchanged)
             .ok_or_else(|| PublishError::NothingPublished(request.layer.clone()));
     };
     let published = prepared.commit()?;
@@ -88,5 +94,5 @@ pub fn publish(request: &Request, monitor: &dyn Monitor) -> Result<Outcome, Publ
     if let Some(keep) = request.keep {
         prune(&locked, keep, monitor)?;
     }
-    Ok(Outcome::Published(published))
+    Ok(PublishOutcome::Published(published))
 }

@@ -27,7 +27,7 @@ pub enum How {
 
 /// One path.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Item {
+pub struct ShownItem {
     /// Size of the file when unpacked; 0 for anything else.
     pub size: u64,
     /// How it is held.
@@ -38,7 +38,7 @@ pub struct Item {
 
 /// Number and bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Sum {
+pub struct ShownTotal {
     /// How many.
     pub count: u64,
     /// Their sizes together.
@@ -49,9 +49,9 @@ pub struct Sum {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Contents {
     /// Sorted by size, then by path.
-    pub items: Vec<Item>,
+    pub items: Vec<ShownItem>,
     /// What it comes to.
-    pub totals: BTreeMap<How, Sum>,
+    pub totals: BTreeMap<How, ShownTotal>,
 }
 
 impl Contents {
@@ -86,9 +86,9 @@ impl Contents {
         Self::sorted(manifest.entries().iter().map(|entry| item(entry, how(entry))).collect())
     }
 
-    fn sorted(mut items: Vec<Item>) -> Self {
+    fn sorted(mut items: Vec<ShownItem>) -> Self {
         items.sort_by(|a, b| (Reverse(a.size), &a.path).cmp(&(Reverse(b.size), &b.path)));
-        let mut totals = BTreeMap::<How, Sum>::new();
+        let mut totals = BTreeMap::<How, ShownTotal>::new();
         for item in &items {
             let sum = totals.entry(item.how).or_default();
             sum.count += 1;
@@ -98,8 +98,8 @@ impl Contents {
     }
 }
 
-fn item(entry: &Entry, how: How) -> Item {
-    Item { size: entry.file().map_or(0, |(size, _)| size), how, path: entry.path.clone() }
+fn item(entry: &Entry, how: How) -> ShownItem {
+    ShownItem { size: entry.file().map_or(0, |(size, _)| size), how, path: entry.path.clone() }
 }
 
 fn is_link(entry: &Entry) -> bool {

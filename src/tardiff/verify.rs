@@ -11,14 +11,14 @@ use super::list::layers;
 use super::prune::{files_of, is_ours};
 use crate::catalog::{Archive, ArchiveKind, Catalog};
 use crate::diff_archive::content_index::ContentIndex;
-use crate::diff_archive::{Limits, Sources, verify_diff, verify_full};
+use crate::diff_archive::{ArchiveLimits, Sources, verify_diff, verify_full};
 use crate::digest::Digest;
 use crate::entry::Entry;
 use crate::fetch::content::ContentStore;
 use crate::generation::GenerationId;
 use crate::image::Layer;
 use crate::manifest::Manifest;
-use crate::publish::{Nowhere, PublishError, Spooled, Store, compression};
+use crate::publish::{NoContents, PublishError, SpooledContents, Store, compression};
 use crate::report::Monitor;
 
 /// What was checked, and what is wrong.
@@ -105,7 +105,7 @@ pub fn verify(repo: &Path, layer: &Layer, monitor: &dyn Monitor) -> Result<Findi
 }
 
 /// Why something is wrong; it is only ever printed.
-type Fault = Box<dyn std::error::Error>;
+type VerifyFault = Box<dyn std::error::Error>;
 
 struct Verification<'v> {
     store: &'v Store,
@@ -115,7 +115,7 @@ struct Verification<'v> {
 }
 
 impl Verification<'_> {
-    fn archive(&self, archive: &Archive) -> Result<(), Fault> {
+    fn archive(&self, archive: &Archive) -> Result<(), VerifyFault> {
         self.first_frame(archive)?;
         let file = BufReader::with_capacity(1 << 20, self.store.read_checked(&archive.file)?);
         let compression = compression(archive)?;
@@ -125,7 +125,7 @@ impl Verification<'_> {
             }
             ArchiveKind::Diff { base, .. } => {
                 let base = self.manifest(base)?;
-                let mut spooled = Spooled::new(unnamed()?);
+                let mut spooled = SpooledContents::new(unnamed()?);
                 let listing = self.store.listing(archive)?;
                 let sources = listing.groups().iter().flat_map(|group| &group.sources);
                 let wanted: HashSet<(Digest, u64)> =
@@ -139,14 +139,19 @@ impl Verification<'_> {
                 }
                 let sources: Option<&dyn Sources> =
                     if missing.is_empty() { Some(&spooled) } else { None };
-                let listing =
-                    verify_diff(file, compression, &Limits::default(), sources, self.monitor)?;
+                let listing = verify_diff(
+                    file,
+                    compression,
+                    &ArchiveLimits::default(),
+                    sources,
+                    self.monitor,
+                )?;
                 Ok(listing.target_of(&base).map(|_| ())?)
             }
         }
     }
 
-    fn first_frame(&self, archive: &Archive) -> Result<(), Fault> {
+    fn first_frame(&self, archive: &Archive) -> Result<(), VerifyFault> {
         let file = self.store.read(&archive.file)?;
         let (digest, length) = Digest::of_reader(file.take(archive.first_frame.length))?;
         if (digest, length) != (archive.first_frame.sha256, archive.first_frame.length) {
@@ -155,7 +160,7 @@ impl Verification<'_> {
         Ok(())
     }
 
-    fn manifest(&self, generation: GenerationId) -> Result<Manifest, Fault> {
+    fn manifest(&self, generation: GenerationId) -> Result<Manifest, VerifyFault> {
         let publish = self.catalog.publish_of(generation);
         let publish =
             publish.ok_or_else(|| format!("generation {} is not listed", generation.short()))?;
@@ -163,11 +168,11 @@ impl Verification<'_> {
     }
 
     fn contents(&self) -> ContentStore<'_> {
-        ContentStore::new(self.index, &self.catalog.archives, self.store, &Nowhere)
+        ContentStore::new(self.index, &self.catalog.archives, self.store, &NoContents)
     }
 
     /// Takes every content of the head out of the repository: how many, and what cannot be had.
-    fn head(&self) -> Result<(usize, Vec<String>), Fault> {
+    fn head(&self) -> Result<(usize, Vec<String>), VerifyFault> {
         let head = self.manifest(self.catalog.head().generation)?;
         let wanted = wanted_of(&head);
         let mut sink =

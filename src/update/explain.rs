@@ -11,14 +11,14 @@ use crate::entry::Entry;
 use crate::image::ImageName;
 use crate::manifest::path_text;
 use crate::root::FileKind;
-use crate::state::{self, Found, LaidOverride, State};
+use crate::state::{self, OverrideRecord, State, StoredState};
 use crate::tree_path::TreePath;
 use crate::update::source::overrides;
 use crate::update::{Excludes, UpdateError, filter};
 
 /// What is asked.
 #[derive(Clone, Debug)]
-pub struct WhyRequest {
+pub struct ExplainRequest {
     /// The tree.
     pub root: PathBuf,
     /// The path.
@@ -32,7 +32,7 @@ pub struct WhyRequest {
 /// Where a path comes from.
 #[derive(Clone, Debug, Serialize)]
 #[serde(rename_all = "kebab-case", tag = "why")]
-pub enum Reason {
+pub enum Provenance {
     /// The image has it.
     Image {
         /// The image.
@@ -73,13 +73,13 @@ pub enum Reason {
 }
 
 /// Says where the path comes from.
-pub fn why(request: &WhyRequest) -> Result<Reason, UpdateError> {
+pub fn why(request: &ExplainRequest) -> Result<Provenance, UpdateError> {
     let session = Session::look(&request.root)?;
     let root = &session.root;
     let filter = filter(&session, request.fstypes.as_deref(), TreePath::root(), &request.excludes)?;
     let state = match state::load(root).map_err(Untouched::from)? {
-        Found::State(state) | Found::Copied(state) => Some(*state),
-        Found::Nothing | Found::SetAside(_) => None,
+        StoredState::State(state) | StoredState::Copied(state) => Some(*state),
+        StoredState::Nothing | StoredState::SetAside(_) => None,
     };
     let image = match &state {
         Some(state) => state::load_manifest(root, state.generation).map_err(Untouched::from)?,
@@ -93,8 +93,10 @@ pub fn why(request: &WhyRequest) -> Result<Reason, UpdateError> {
         entry.map_or(stat.is_some_and(|stat| stat.kind == FileKind::Directory), Entry::is_dir);
     if let Some(reason) = filter.excludes(&request.path, is_dir) {
         return Ok(match reason.configured() {
-            Some((pattern, file, line)) => Reason::Exclude { pattern, file: file.to_owned(), line },
-            None => Reason::Protected { reason: reason.to_string() },
+            Some((pattern, file, line)) => {
+                Provenance::Exclude { pattern, file: file.to_owned(), line }
+            }
+            None => Provenance::Protected { reason: reason.to_string() },
         });
     }
     if let (Some(state), Some(_)) = (&state, entry) {
@@ -103,12 +105,12 @@ pub fn why(request: &WhyRequest) -> Result<Reason, UpdateError> {
     if filter.protects(&request.path) {
         let reason =
             "the agent, its configuration and its keys stay though the image lacks them".to_owned();
-        return Ok(Reason::Protected { reason });
+        return Ok(Provenance::Protected { reason });
     }
     let kernel = state.as_ref().and_then(|state| state.kernel.as_ref());
     if let Some(kernel) = kernel.filter(|kernel| kernel.paths().contains(&request.path)) {
         let reason = format!("the running kernel's ({}) until the next boot", kernel.release);
-        return Ok(Reason::Protected { reason });
+        return Ok(Provenance::Protected { reason });
     }
     if composed.is_none() {
         let place = root.show(&request.path);
@@ -117,40 +119,43 @@ pub fn why(request: &WhyRequest) -> Result<Reason, UpdateError> {
         ))
         .into());
     }
-    Ok(Reason::Local { exists: stat.is_some() })
+    Ok(Provenance::Local { exists: stat.is_some() })
 }
 
 /// The topmost layer that has `path`, which is not hidden.
-fn owner(state: &State, path: &TreePath) -> Reason {
+fn owner(state: &State, path: &TreePath) -> Provenance {
     let deviates = state.deviations.get(&path_text(path)).cloned();
-    let has =
-        |laid: &&LaidOverride| laid.manifest().is_some_and(|manifest| manifest.get(path).is_some());
+    let has = |laid: &&OverrideRecord| {
+        laid.manifest().is_some_and(|manifest| manifest.get(path).is_some())
+    };
     match state.overrides.iter().rev().find(has) {
-        Some(laid) => Reason::Override { name: laid.name.clone(), deviates },
+        Some(laid) => Provenance::Override { name: laid.name.clone(), deviates },
         None => {
             let generation = state.is_published().then(|| state.generation.to_string());
-            Reason::Image { name: state.image.clone(), generation, deviates }
+            Provenance::Image { name: state.image.clone(), generation, deviates }
         }
     }
 }
 
-impl fmt::Display for Reason {
+impl fmt::Display for Provenance {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let deviates = match self {
-            Reason::Image { name, generation, deviates } => {
+            Provenance::Image { name, generation, deviates } => {
                 write!(f, "image {name} {}", generation.as_deref().unwrap_or("unknown"))?;
                 deviates
             }
-            Reason::Override { name, deviates } => {
+            Provenance::Override { name, deviates } => {
                 write!(f, "override {name}")?;
                 deviates
             }
-            Reason::Exclude { pattern, file, line } => {
+            Provenance::Exclude { pattern, file, line } => {
                 return write!(f, "exclude {pattern} {file}:{line}");
             }
-            Reason::Protected { reason } => return write!(f, "protected {reason}"),
-            Reason::Local { exists: true } => return f.write_str("local"),
-            Reason::Local { exists: false } => return f.write_str("local (nothing stands there)"),
+            Provenance::Protected { reason } => return write!(f, "protected {reason}"),
+            Provenance::Local { exists: true } => return f.write_str("local"),
+            Provenance::Local { exists: false } => {
+                return f.write_str("local (nothing stands there)");
+            }
         };
         deviates.as_ref().map_or(Ok(()), |what| write!(f, " (deviates: {what})"))
     }

@@ -21,12 +21,12 @@ use std::time::Instant;
 use crate::apply::filesystem::mount_root_times;
 use crate::apply::roll_forward::Applied;
 use crate::apply::session::{self, Session};
-use crate::apply::undo::Undo;
+use crate::apply::undo::UndoSet;
 use crate::apply::{Untouched, preflight};
 use crate::catalog::Catalog;
 use crate::fetch::Spool;
 use crate::filter::Filter;
-use crate::full_sync::{self, Aside};
+use crate::full_sync::{self, ReceiveDir};
 use crate::host;
 use crate::host::boot_loader::pending;
 use crate::manifest::Manifest;
@@ -35,16 +35,16 @@ use crate::root::RootError;
 use crate::state::{self, KernelPaths, SeenCatalog, State, pinned};
 use crate::tree_path::TreePath;
 
-pub use explain::{Reason, WhyRequest, why};
+pub use explain::{ExplainRequest, Provenance, why};
 pub use reboot::reboot;
-pub use report::{Outcome, Report, Status, Undoable, UpdateError};
-pub use request::{Check, Excludes, Request, Sync, Way};
+pub use report::{Report, Status, UndoSummary, UpdateError, UpdateOutcome};
+pub use request::{Check, Excludes, Sync, SyncMode, UpdateRequest};
 pub use rollback::{RollbackRequest, RolledBack, rollback};
 pub use source::cluster::{Assigned, cluster, host_name};
 
 /// What every step of a run needs.
 struct Run<'a> {
-    request: &'a Request,
+    request: &'a UpdateRequest,
     session: &'a Session,
     /// The rules behind the filter.
     excludes: &'a Excludes,
@@ -53,7 +53,7 @@ struct Run<'a> {
 }
 
 /// Does what `request` says, and tells what was done.
-pub fn run(request: &Request, monitor: &dyn Monitor) -> Result<Report, UpdateError> {
+pub fn run(request: &UpdateRequest, monitor: &dyn Monitor) -> Result<Report, UpdateError> {
     let session = open_session(&request.root, request.dry_run, &request.allow_root_fs, monitor)?;
     let overdue = catch_up(request, &session, monitor)?;
     let mut report = bring(request, &session, monitor)?;
@@ -69,7 +69,7 @@ pub fn run(request: &Request, monitor: &dyn Monitor) -> Result<Report, UpdateErr
 
 /// Tells the boot loader what an earlier run changed and could not tell it; returns what failed again.
 fn catch_up(
-    request: &Request,
+    request: &UpdateRequest,
     session: &Session,
     monitor: &dyn Monitor,
 ) -> Result<Vec<String>, UpdateError> {
@@ -81,12 +81,12 @@ fn catch_up(
     }
     let filter = filter_of(request, session, &request.excludes)?;
     let manifest = match state::load(&session.root).map_err(Untouched::from)? {
-        state::Found::State(state) | state::Found::Copied(state) => {
+        state::StoredState::State(state) | state::StoredState::Copied(state) => {
             let manifest =
                 state::load_manifest(&session.root, state.generation).map_err(Untouched::from)?;
             manifest.map(|manifest| source::overrides::as_recorded(manifest, &state))
         }
-        state::Found::Nothing | state::Found::SetAside(_) => None,
+        state::StoredState::Nothing | state::StoredState::SetAside(_) => None,
     };
     let is_tracked = |path: &TreePath| {
         let named = manifest.as_ref().is_some_and(|manifest| manifest.get(path).is_some());
@@ -96,15 +96,15 @@ fn catch_up(
 }
 
 fn bring(
-    request: &Request,
+    request: &UpdateRequest,
     session: &Session,
     monitor: &dyn Monitor,
 ) -> Result<Report, UpdateError> {
     let filter = filter_of(request, session, &request.excludes)?;
     let run = Run { request, session, excludes: &request.excludes, filter, monitor };
     let done = match &request.way {
-        Way::Diffs(repo) => run.by_the_catalog(repo),
-        Way::Sync(sync) => run.by_rsync(sync),
+        SyncMode::Diffs(repo) => run.run_catalog(repo),
+        SyncMode::Sync(sync) => run.run_rsync(sync),
     };
     if let Err(error) = run.discard_received() {
         monitor.warn(format!(
@@ -121,10 +121,10 @@ pub fn status(root: &Path) -> Result<Status, UpdateError> {
     let found = state::load(&root).map_err(Untouched::from)?;
     let held = pinned::load(&root).map_err(Untouched::from)?;
     // What is interrupted has to be finished first.
-    let undo = if interrupted { Ok(None) } else { Undo::find(&root) };
+    let undo = if interrupted { Ok(None) } else { UndoSet::find(&root) };
     let now = match &found {
-        state::Found::State(state) | state::Found::Copied(state) => Some(state.made()),
-        state::Found::Nothing | state::Found::SetAside(_) => None,
+        state::StoredState::State(state) | state::StoredState::Copied(state) => Some(state.made()),
+        state::StoredState::Nothing | state::StoredState::SetAside(_) => None,
     };
     let undo = match undo.map_err(|error| Untouched::Refused(error.to_string()))? {
         Some(undo) if !undo.leads_from(now) => None,
@@ -134,12 +134,12 @@ pub fn status(root: &Path) -> Result<Status, UpdateError> {
     Ok(Status { interrupted, found, held, undo })
 }
 
-fn undoable(undo: &Undo) -> Result<Undoable, RootError> {
+fn undoable(undo: &UndoSet) -> Result<UndoSummary, RootError> {
     let state =
         undo.record()?.state.and_then(|text| State::parse(&text, "the state in the undo set").ok());
     let (generation, serial) =
         state.filter(State::is_published).map(|state| (state.generation, state.serial)).unzip();
-    Ok(Undoable { generation, serial, bytes: undo.bytes()? })
+    Ok(UndoSummary { generation, serial, bytes: undo.bytes()? })
 }
 
 /// Finishes an interrupted update, if there is one, and does nothing else.
@@ -190,10 +190,10 @@ impl Run<'_> {
     }
 
     /// Where what rsync brings comes to lie: beside the tree, or elsewhere in a dry run.
-    fn aside(&self) -> Result<Aside, UpdateError> {
+    fn aside(&self) -> Result<ReceiveDir, UpdateError> {
         let made = match self.request.dry_run {
-            true => Aside::temporary(&std::env::temp_dir()),
-            false => Aside::create(&self.session.root),
+            true => ReceiveDir::temporary(&std::env::temp_dir()),
+            false => ReceiveDir::create(&self.session.root),
         };
         Ok(made.map_err(Untouched::from_root)?)
     }
@@ -209,7 +209,7 @@ impl Run<'_> {
         if self.request.dry_run || root.stat(&full_sync::place())?.is_none() {
             return Ok(());
         }
-        full_sync::discard(root).and_then(|()| mount_root_times::settle(root))
+        full_sync::discard(root).and_then(|()| mount_root_times::restore(root))
     }
 
     /// The mount points that the tree's own fstab names.
@@ -337,13 +337,13 @@ fn stands(session: &Session, applied: &Applied) -> String {
 
 /// What the image does not decide about, by these `excludes`.
 fn filter_of(
-    request: &Request,
+    request: &UpdateRequest,
     session: &Session,
     excludes: &Excludes,
 ) -> Result<Filter, UpdateError> {
     let within = match &request.way {
-        Way::Sync(sync) => sync.directory.clone(),
-        Way::Diffs(_) => TreePath::root(),
+        SyncMode::Sync(sync) => sync.directory.clone(),
+        SyncMode::Diffs(_) => TreePath::root(),
     };
     filter(session, request.fstypes.as_deref(), within, excludes)
 }
@@ -366,17 +366,17 @@ fn filter(
 
 /// The recorded state, if it is of this tree and of the wanted image.
 fn known_state(
-    request: &Request,
+    request: &UpdateRequest,
     session: &Session,
     monitor: &dyn Monitor,
 ) -> Result<Option<State>, UpdateError> {
     match state::load(&session.root).map_err(Untouched::from)? {
-        state::Found::Nothing => Ok(None),
-        state::Found::SetAside(why) => {
+        state::StoredState::Nothing => Ok(None),
+        state::StoredState::SetAside(why) => {
             monitor.warn(format!("{why}; it is not used"));
             Ok(None)
         }
-        state::Found::State(state) | state::Found::Copied(state)
+        state::StoredState::State(state) | state::StoredState::Copied(state)
             if state.image != request.image =>
         {
             monitor.note(format!(
@@ -385,8 +385,8 @@ fn known_state(
             ));
             Ok(None)
         }
-        state::Found::State(state) => Ok(Some(*state)),
-        state::Found::Copied(state) => {
+        state::StoredState::State(state) => Ok(Some(*state)),
+        state::StoredState::Copied(state) => {
             monitor.note("the recorded state came with a copy of another tree: all tracked paths are compared");
             Ok(Some(*state))
         }

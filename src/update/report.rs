@@ -5,20 +5,20 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use crate::apply::plan::Item;
+use crate::apply::plan::ItemizedLine;
 use crate::apply::session::SessionError;
 use crate::apply::{Interrupted, Untouched};
 use crate::fetch::{FetchError, FetchErrorKind};
 use crate::generation::GenerationId;
-use crate::state::pinned::Held;
-use crate::state::{Found, State, StateError};
+use crate::state::pinned::Pinned;
+use crate::state::{State, StateError, StoredState};
 use crate::tree_path::TreePath;
 
 /// What a run did.
 #[derive(Debug)]
 pub struct Report {
     /// In one word.
-    pub outcome: Outcome,
+    pub outcome: UpdateOutcome,
     /// The generation that the node is at, or would be; `None` where it stays unknown.
     pub generation: Option<GenerationId>,
     /// The serial of its publish.
@@ -26,7 +26,7 @@ pub struct Report {
     /// The way that was taken and why, for people.
     pub way: String,
     /// What happened, or would happen, to each path.
-    pub items: Vec<Item>,
+    pub items: Vec<ItemizedLine>,
     /// Bytes of new content.
     pub bytes: u64,
     /// From the first rename to the last.
@@ -49,7 +49,7 @@ pub struct Report {
 
 /// What a run did, in one word.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Outcome {
+pub enum UpdateOutcome {
     /// There was nothing to do.
     UpToDate,
     /// The tree was changed.
@@ -66,16 +66,16 @@ pub struct Status {
     /// Whether an interrupted update waits to be finished.
     pub interrupted: bool,
     /// The state.
-    pub found: Found,
+    pub found: StoredState,
     /// The generation that a rollback fled from.
-    pub held: Option<Held>,
+    pub held: Option<Pinned>,
     /// What `--rollback` would bring back.
-    pub undo: Option<Undoable>,
+    pub undo: Option<UndoSummary>,
 }
 
 /// What can be undone, and what it costs.
 #[derive(Clone, Copy, Debug, Serialize)]
-pub struct Undoable {
+pub struct UndoSummary {
     /// The generation of before; `None` where nothing was recorded then.
     pub generation: Option<GenerationId>,
     /// The serial of its publish.
@@ -151,9 +151,13 @@ pub(super) fn topmost(paths: &[TreePath]) -> usize {
 
 impl Report {
     /// What a dry run tells that knows no more than what would change.
-    pub(super) fn forecast(items: Vec<Item>, way: String) -> Self {
+    pub(super) fn forecast(items: Vec<ItemizedLine>, way: String) -> Self {
         Report {
-            outcome: if items.is_empty() { Outcome::UpToDate } else { Outcome::WouldUpdate },
+            outcome: if items.is_empty() {
+                UpdateOutcome::UpToDate
+            } else {
+                UpdateOutcome::WouldUpdate
+            },
             generation: None,
             serial: None,
             way,
@@ -173,7 +177,7 @@ impl Report {
     /// Nothing was to be done for a node in this `state`.
     pub(super) fn up_to_date(state: &State) -> Self {
         Report {
-            outcome: Outcome::UpToDate,
+            outcome: UpdateOutcome::UpToDate,
             generation: Some(state.generation),
             serial: Some(state.serial),
             way: "the recorded generation is the head of the catalog".to_owned(),

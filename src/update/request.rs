@@ -3,20 +3,20 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::fetch::{Options, RepoUrl};
+use crate::fetch::{FetchOptions, RepoUrl};
 use crate::full_sync::Server;
 use crate::host::{BootLoader, Drift, KeepUndo, MaxDelete};
 use crate::image::ImageName;
 use crate::report::Monitor;
 use crate::root::Root;
 use crate::tree_path::TreePath;
-use crate::update::hooks::Scene;
+use crate::update::hooks::HookContext;
 
 pub use crate::host::Check;
 
 /// What a run is to do.
 #[derive(Clone, Debug)]
-pub struct Request {
+pub struct UpdateRequest {
     /// The tree to update.
     pub root: PathBuf,
     /// The image that it follows.
@@ -24,7 +24,7 @@ pub struct Request {
     /// What is laid over it, each over the ones before it.
     pub overrides: Vec<ImageName>,
     /// By diffs or by rsync.
-    pub way: Way,
+    pub way: SyncMode,
     /// The rsync daemon that serves images, overrides and scripts.
     pub rsync: Option<Server>,
     /// The most time that a full sync by rsync may take.
@@ -64,21 +64,21 @@ pub struct Request {
     /// Kinds of root filesystem that are accepted though they are not known to be safe.
     pub allow_root_fs: Vec<String>,
     /// How patient the downloads are.
-    pub fetch: Options,
+    pub fetch: FetchOptions,
     /// The most bytes that the spool may hold.
     pub spool_limit: u64,
 }
 
-impl Request {
+impl UpdateRequest {
     /// Where the programs run that surround a transaction, and how.
-    pub(super) fn scene<'a>(&'a self, root: &'a Root, monitor: &'a dyn Monitor) -> Scene<'a> {
-        Scene { root, bootloader: &self.bootloader, longest: self.program_timeout, monitor }
+    pub(super) fn scene<'a>(&'a self, root: &'a Root, monitor: &'a dyn Monitor) -> HookContext<'a> {
+        HookContext { root, bootloader: &self.bootloader, longest: self.program_timeout, monitor }
     }
 }
 
 /// How a node comes to be what it is to be.
 #[derive(Clone, Debug)]
-pub enum Way {
+pub enum SyncMode {
     /// By diffs from the repository there, and by a full sync where they do not lead to the head.
     Diffs(RepoUrl),
     /// By rsync from the image's module, whatever is published.

@@ -7,23 +7,23 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::apply::journal::Record;
-use crate::apply::plan::{Item, Transaction};
+use crate::apply::journal::CommitRecord;
+use crate::apply::plan::{ChangePlan, ItemizedLine};
 use crate::apply::session::Session;
 use crate::apply::stage::Stage;
-use crate::apply::undo::{Limits, Undo};
+use crate::apply::undo::{RetentionLimits, UndoSet};
 use crate::apply::{Untouched, preflight};
 use crate::generation::GenerationId;
 use crate::host::{BootLoader, KeepUndo};
 use crate::manifest::{MAX_TEXT, Manifest, path_text};
 use crate::report::Monitor;
-use crate::state::pinned::{self, Held};
-use crate::state::{self, Found, KernelPaths, State};
+use crate::state::pinned::{self, Pinned};
+use crate::state::{self, KernelPaths, State, StoredState};
 use crate::tree_path::TreePath;
-use crate::update::hooks::payload::Plan;
-use crate::update::hooks::{Around, Scene};
+use crate::update::hooks::payload::HookPlan;
+use crate::update::hooks::{HookContext, Hooks};
 use crate::update::source::overrides;
-use crate::update::transaction::commit::{Failure, complete};
+use crate::update::transaction::commit::{Failure, commit};
 use crate::update::{UpdateError, open_session};
 
 /// What a rollback is to do.
@@ -53,9 +53,9 @@ pub struct RolledBack {
     /// The serial of its publish.
     pub serial: Option<u64>,
     /// The generation that is held now.
-    pub held: Option<Held>,
+    pub held: Option<Pinned>,
     /// What happened to each path.
-    pub items: Vec<Item>,
+    pub items: Vec<ItemizedLine>,
     /// Paths that neither the update nor the image knew, and that went along with a directory.
     pub displaced: Vec<TreePath>,
     /// Tracked paths that deviate from the generation of before.
@@ -74,13 +74,13 @@ pub fn rollback(
     let session = open_session(&request.root, request.dry_run, &request.allow_root_fs, monitor)?;
     let root = &session.root;
     let refused = |why: String| UpdateError::from(Untouched::Refused(why));
-    let undo = Undo::find(root).map_err(|error| refused(error.to_string()))?;
+    let undo = UndoSet::find(root).map_err(|error| refused(error.to_string()))?;
     let Some(undo) = undo else {
         return Err(UpdateError::NothingToUndo(session.root.show(&TreePath::root())));
     };
     let now = match state::load(root).map_err(Untouched::from)? {
-        Found::State(state) | Found::Copied(state) => Some(*state),
-        Found::Nothing | Found::SetAside(_) => None,
+        StoredState::State(state) | StoredState::Copied(state) => Some(*state),
+        StoredState::Nothing | StoredState::SetAside(_) => None,
     };
     let made = now.as_ref().map(State::made);
     if !undo.leads_from(made) {
@@ -130,14 +130,14 @@ pub fn rollback(
         return Ok(done);
     }
     let image = before.as_ref().map(|state| state.image.clone());
-    let around = Around {
-        scene: Scene {
+    let around = Hooks {
+        scene: HookContext {
             root,
             bootloader: &request.bootloader,
             longest: request.program_timeout,
             monitor,
         },
-        plan: Plan {
+        plan: HookPlan {
             image: image.as_ref(),
             generation: done.to,
             base: now.as_ref().map(|state| state.generation),
@@ -149,13 +149,13 @@ pub fn rollback(
     };
     let state =
         before.map(|state| as_of_now(state, &session, now.as_ref(), &transaction)).transpose()?;
-    let record = Record {
+    let record = CommitRecord {
         synced: None,
         manifest: state.as_ref().and(kept.manifest),
         state: state.map(|state| state.to_toml()).transpose().map_err(Untouched::from)?,
         held: held.map(|held| held.to_toml()).transpose().map_err(Untouched::from)?,
     };
-    let limits = Limits {
+    let limits = RetentionLimits {
         keep: request.keep_undo,
         share: request.undo_share,
         repairs: false,
@@ -164,10 +164,10 @@ pub fn rollback(
     let overdue = around.before()?;
     let made = Stage::create(root, &transaction.tops, &transaction, monitor)
         .map_err(|error| Failure::Before(UpdateError::from(error)))
-        .and_then(|stage| complete(&session, stage, &limits, record, monitor));
+        .and_then(|stage| commit(&session, stage, &limits, record, monitor));
     let applied = made.map_err(|failure| {
         if let Failure::Before(_) = failure {
-            around.called_off(&overdue);
+            around.cancel_pending(&overdue);
         }
         failure.clean_up(&session, &transaction)
     })?;
@@ -183,14 +183,14 @@ fn hold(
     session: &Session,
     now: Option<&State>,
     before: Option<&State>,
-) -> Result<Option<Held>, UpdateError> {
+) -> Result<Option<Pinned>, UpdateError> {
     let held = pinned::load(&session.root).map_err(Untouched::from)?;
     let back = before.map(State::made);
     if held.is_some_and(|held| Some(held.made()) == back) {
         return Ok(None);
     }
     let left = now.filter(|state| state.is_published() && Some(state.made()) != back);
-    Ok(left.map(|state| Held {
+    Ok(left.map(|state| Pinned {
         image: state.image.clone(),
         generation: state.generation,
         serial: state.serial,
@@ -204,7 +204,7 @@ fn as_of_now(
     mut state: State,
     session: &Session,
     now: Option<&State>,
-    transaction: &Transaction,
+    transaction: &ChangePlan,
 ) -> Result<State, UpdateError> {
     state.home = session.root.identity().map_err(Untouched::from)?;
     let seen = now.and_then(|now| now.catalog.clone()).or(state.catalog.take());

@@ -22,7 +22,7 @@ const YEARS: std::ops::Range<i64> = 315_619_200..4_354_732_800;
 const LARGEST: u64 = u32::MAX as u64;
 
 /// What of a difference is one that such a filesystem could hold.
-pub fn mask(difference: Difference, entry: &Entry, stat: Option<&Stat>) -> Difference {
+pub fn mask_unsupported(difference: Difference, entry: &Entry, stat: Option<&Stat>) -> Difference {
     let same = stat.is_some_and(|stat| same_time(entry.meta.mtime, stat.mtime));
     Difference {
         mode: false,
@@ -42,7 +42,7 @@ pub(in crate::apply) fn same_time(wanted: Mtime, found: Mtime) -> bool {
 }
 
 /// The entries of a manifest that the filesystems mounted there cannot hold, and why.
-pub fn unheld(manifest: &Manifest, mounts: &[Mount]) -> BTreeMap<TreePath, String> {
+pub fn unsupported_entries(manifest: &Manifest, mounts: &[Mount]) -> BTreeMap<TreePath, String> {
     let mut unheld = BTreeMap::new();
     for mount in mounts.iter().filter(|mount| mount.is_plain()) {
         let entries = manifest.entries();
@@ -133,7 +133,7 @@ mod tests {
         ])
         .expect("good");
         let told = |kind| -> Vec<String> {
-            unheld(&manifest, &[mount(kind)])
+            unsupported_entries(&manifest, &[mount(kind)])
                 .iter()
                 .map(|(path, why)| format!("{path}: {why}"))
                 .collect()

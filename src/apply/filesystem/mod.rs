@@ -7,7 +7,7 @@ pub mod mount_root_times;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::io::Read;
 
-use crate::apply::{DISPLACED, NEW, OLD, STAGE, UNDO, name};
+use crate::apply::{BACKUP_DIR, DISPLACED_DIR, STAGE_DIR, STAGED_DIR, UNDO_DIR, name};
 use crate::entry::Mtime;
 use crate::manifest::{parse_path, path_text};
 use crate::report::Monitor;
@@ -61,7 +61,7 @@ impl Default for Filesystems {
 impl Filesystems {
     /// The top, and the filesystems that begin at `below`.
     pub fn new(below: Vec<TreePath>) -> Self {
-        Filesystems::from_tops(vec![TreePath::root()]).and(below)
+        Filesystems::from_mount_roots(vec![TreePath::root()]).and(below)
     }
 
     /// These, and those that begin at `tops`.
@@ -73,37 +73,39 @@ impl Filesystems {
     }
 
     /// These, of which the ones that `mounts` knows as plain have no slots of their own.
-    pub fn with_plain(&self, mounts: &[Mount]) -> Self {
+    pub fn with_limited(&self, mounts: &[Mount]) -> Self {
         let plain: Vec<TreePath> =
             mounts.iter().filter(|mount| mount.is_plain()).map(|m| m.at.clone()).collect();
         Filesystems { tops: self.tops.clone(), plain }
     }
 
     /// As a journal recorded them.
-    pub fn from_tops(tops: Vec<TreePath>) -> Self {
+    pub fn from_mount_roots(tops: Vec<TreePath>) -> Self {
         Filesystems { tops, plain: Vec::new() }
     }
 
     /// Where each one begins.
-    pub fn tops(&self) -> &[TreePath] {
+    pub fn mount_roots(&self) -> &[TreePath] {
         &self.tops
     }
 
     /// The filesystem that holds the directory of `path`. The directory that something is mounted on
     /// belongs, as a name, to the filesystem above.
-    pub fn ground(&self, path: &TreePath) -> usize {
+    pub fn stage_filesystem_of(&self, path: &TreePath) -> usize {
         // The last in tree order is the innermost.
         self.tops.iter().rposition(|top| path.is_below(top)).unwrap_or(0)
     }
 
     /// The filesystem whose slots serve `path`: where a rename of it happens, or the root's.
-    pub fn of(&self, path: &TreePath) -> usize {
-        self.with_slots(self.ground(path))
+    pub fn filesystem_of(&self, path: &TreePath) -> usize {
+        self.with_slots(self.stage_filesystem_of(path))
     }
 
     /// The filesystem whose slots serve the directory at `path` itself: its own where one begins there.
     pub fn holding(&self, path: &TreePath) -> usize {
-        self.with_slots(self.tops.binary_search(path).unwrap_or_else(|_| self.ground(path)))
+        self.with_slots(
+            self.tops.binary_search(path).unwrap_or_else(|_| self.stage_filesystem_of(path)),
+        )
     }
 
     fn with_slots(&self, at: usize) -> usize {
@@ -111,12 +113,12 @@ impl Filesystems {
     }
 
     /// Whether what stands at `path` is on a filesystem that holds names, content and coarse times alone.
-    pub fn is_plain(&self, path: &TreePath) -> bool {
+    pub fn is_limited(&self, path: &TreePath) -> bool {
         self.plain.iter().any(|top| path == top || path.is_below(top))
     }
 
     /// Whether a filesystem begins at `path`.
-    pub fn is_top(&self, path: &TreePath) -> bool {
+    pub fn is_mount_root(&self, path: &TreePath) -> bool {
         self.tops.contains(path)
     }
 
@@ -133,14 +135,14 @@ impl Filesystems {
         let mut times = mount_root_times::now(root, which_tops)?;
         // What this run received lies at the top already, and changed its time.
         times.extend(mount_root_times::noted(root)?);
-        mount_root_times::note(root, &times)?;
+        mount_root_times::save(root, &times)?;
         for &at in &which {
             if self.clear_stage(root, at)? {
-                root.create_dir(&self.part(at, STAGE))?;
+                root.create_dir(&self.part(at, STAGE_DIR))?;
             }
-            root.create_dir(&self.inside(at, OLD))?;
+            root.create_dir(&self.inside(at, BACKUP_DIR))?;
             if slots == Slots::Stage {
-                root.create_dir(&self.inside(at, NEW))?;
+                root.create_dir(&self.inside(at, STAGED_DIR))?;
             }
             // No mountinfo names a subvolume: where this run dies, the next one looks for its stage here.
             if at == 0 && which.len() > 1 {
@@ -152,13 +154,13 @@ impl Filesystems {
 
     fn write_list(&self, root: &Root, which: &[usize]) -> Result<(), RootError> {
         let list: String = which.iter().map(|&at| path_text(&self.tops[at]) + "\n").collect();
-        root.below(&name(STAGE))?.write_durably(&name(LIST), list.as_bytes(), 0o600)?;
+        root.below(&name(STAGE_DIR))?.write_durably(&name(LIST), list.as_bytes(), 0o600)?;
         root.sync_dir(&TreePath::root())
     }
 
     /// Where an interrupted run had stages, mounted there or not.
-    pub fn listed(root: &Root) -> Result<Vec<TreePath>, RootError> {
-        let stage = match root.below(&name(STAGE)) {
+    pub fn list_backups(root: &Root) -> Result<Vec<TreePath>, RootError> {
+        let stage = match root.below(&name(STAGE_DIR)) {
             Err(error) if error.is_absent() => return Ok(Vec::new()),
             answer => answer?,
         };
@@ -175,20 +177,22 @@ impl Filesystems {
 
     /// Whether the filesystem has a stage: not so where another one, or none, is mounted at its place.
     pub fn has_stage(&self, root: &Root, at: usize) -> Result<bool, RootError> {
-        Ok(root.stat(&self.part(at, STAGE))?.is_some_and(|stat| stat.kind == FileKind::Directory))
+        Ok(root
+            .stat(&self.part(at, STAGE_DIR))?
+            .is_some_and(|stat| stat.kind == FileKind::Directory))
     }
 
     /// Whether what was displaced is still in the stage of the top.
-    pub fn has_old(&self, root: &Root) -> Result<bool, RootError> {
-        Ok(root.stat(&self.inside(0, OLD))?.is_some())
+    pub fn has_backups(&self, root: &Root) -> Result<bool, RootError> {
+        Ok(root.stat(&self.inside(0, BACKUP_DIR))?.is_some())
     }
 
     /// Opens the stages that are there.
     pub fn open_stages(&self, root: &Root) -> Result<Stages, RootError> {
         let mut by_filesystem = BTreeMap::new();
         for at in 0..self.tops.len() {
-            let (new, old) = (self.inside(at, NEW), self.inside(at, OLD));
-            let new = if root.stat(&new)?.is_some() { new } else { self.part(at, UNDO) };
+            let (new, old) = (self.inside(at, STAGED_DIR), self.inside(at, BACKUP_DIR));
+            let new = if root.stat(&new)?.is_some() { new } else { self.part(at, UNDO_DIR) };
             if root.stat(&new)?.is_some() && root.stat(&old)?.is_some() {
                 by_filesystem.insert(at, (root.below(&new)?, root.below(&old)?));
             }
@@ -203,7 +207,7 @@ impl Filesystems {
         which: impl Iterator<Item = usize>,
     ) -> Result<(), RootError> {
         for at in which {
-            let (new, undo) = (self.inside(at, NEW), self.part(at, UNDO));
+            let (new, undo) = (self.inside(at, STAGED_DIR), self.part(at, UNDO_DIR));
             if root.stat(&new)?.is_some() {
                 continue;
             }
@@ -217,15 +221,15 @@ impl Filesystems {
 
     /// Makes what was displaced on the filesystems in `which` the undo set, in place of an earlier one;
     /// can be repeated.
-    pub fn keep_old(&self, root: &Root, which: &BTreeSet<usize>) -> Result<(), RootError> {
+    pub fn save_backups(&self, root: &Root, which: &BTreeSet<usize>) -> Result<(), RootError> {
         for at in 0..self.tops.len() {
-            let (old, undo) = (self.inside(at, OLD), self.part(at, UNDO));
+            let (old, undo) = (self.inside(at, BACKUP_DIR), self.part(at, UNDO_DIR));
             if !which.contains(&at) {
                 self.drop_undo(root, at)?;
             } else if root.stat(&old)?.is_some() {
                 self.drop_undo(root, at)?;
                 root.rename(&old, root, &undo, Rename::NoReplace)?;
-                self.keep_repaired(root, at)?;
+                self.save_repaired(root, at)?;
                 // The top's own filesystem names the undo set; the parts of the others come first.
                 if at != 0 {
                     root.sync_dir(&self.tops[at])?;
@@ -236,8 +240,8 @@ impl Filesystems {
     }
 
     /// Keeps what repairs displaced before a rollback, whose slots the undo set has become.
-    fn keep_repaired(&self, root: &Root, at: usize) -> Result<(), RootError> {
-        for (path, _) in root.children(&self.inside(at, NEW))? {
+    fn save_repaired(&self, root: &Root, at: usize) -> Result<(), RootError> {
+        for (path, _) in root.children(&self.inside(at, STAGED_DIR))? {
             if path.name().starts_with(REPAIRED.as_bytes()) {
                 root.rename(&path, root, &self.free_repaired(root, at)?, Rename::NoReplace)?;
             }
@@ -246,9 +250,9 @@ impl Filesystems {
     }
 
     /// Keeps what was displaced on the filesystems in `which` beside an earlier undo set; can be repeated.
-    pub fn keep_beside(&self, root: &Root, which: &BTreeSet<usize>) -> Result<(), RootError> {
+    pub fn save_beside(&self, root: &Root, which: &BTreeSet<usize>) -> Result<(), RootError> {
         for &at in which {
-            let (old, undo) = (self.inside(at, OLD), self.part(at, UNDO));
+            let (old, undo) = (self.inside(at, BACKUP_DIR), self.part(at, UNDO_DIR));
             if root.children(&old)?.is_empty() {
                 continue;
             }
@@ -261,7 +265,7 @@ impl Filesystems {
     }
 
     fn free_repaired(&self, root: &Root, at: usize) -> Result<TreePath, RootError> {
-        free(root, &self.part(at, UNDO), REPAIRED)
+        free(root, &self.part(at, UNDO_DIR), REPAIRED)
     }
 
     /// Removes of what was displaced everything but the slots that `keeps` names, and the list of them.
@@ -271,8 +275,8 @@ impl Filesystems {
         keeps: &HashSet<(usize, TreePath)>,
     ) -> Result<(), RootError> {
         for at in 0..self.tops.len() {
-            for (path, _) in root.children(&self.inside(at, OLD))? {
-                if path.name() != DISPLACED.as_bytes() && !keeps.contains(&(at, path.alone())) {
+            for (path, _) in root.children(&self.inside(at, BACKUP_DIR))? {
+                if path.name() != DISPLACED_DIR.as_bytes() && !keeps.contains(&(at, path.alone())) {
                     root.remove_tree(&path)?;
                 }
             }
@@ -286,12 +290,12 @@ impl Filesystems {
     }
 
     /// Names the stages of which something is left that cannot be removed.
-    pub fn tell_what_is_left(&self, root: &Root, monitor: &dyn Monitor) -> Result<(), RootError> {
+    pub fn report_leftovers(&self, root: &Root, monitor: &dyn Monitor) -> Result<(), RootError> {
         for at in 0..self.tops.len() {
             if self.has_stage(root, at)? {
                 monitor.warn(format!(
                     "what is left in {} cannot be removed: something is mounted in it, or a file of it was made immutable (chattr +i) under another name",
-                    root.show(&self.part(at, STAGE))
+                    root.show(&self.part(at, STAGE_DIR))
                 ));
             }
         }
@@ -301,7 +305,7 @@ impl Filesystems {
     /// Removes a stage; false where something in it cannot be removed now, since its inode was made immutable
     /// under another name or something was mounted in it. That is put aside, and stops nothing.
     fn clear_stage(&self, root: &Root, at: usize) -> Result<bool, RootError> {
-        let stage = self.part(at, STAGE);
+        let stage = self.part(at, STAGE_DIR);
         match root.stat(&stage)? {
             None => return Ok(true),
             Some(stat) if stat.kind != FileKind::Directory => {
@@ -329,7 +333,7 @@ impl Filesystems {
     /// Takes an undo set away, at once where there is a stage, with which it goes: half a set would look
     /// like a whole one.
     fn drop_undo(&self, root: &Root, at: usize) -> Result<(), RootError> {
-        let (undo, gone) = (self.part(at, UNDO), self.inside(at, GONE));
+        let (undo, gone) = (self.part(at, UNDO_DIR), self.inside(at, GONE));
         if root.stat(&undo)?.is_none() || !self.has_stage(root, at)? {
             return root.remove_tree(&undo);
         }
@@ -350,7 +354,7 @@ impl Filesystems {
     /// The whole stage of a filesystem, or nothing.
     pub fn stage_of(&self, root: &Root, at: usize) -> Result<Option<Root>, RootError> {
         if self.has_stage(root, at)? {
-            root.below(&self.part(at, STAGE)).map(Some)
+            root.below(&self.part(at, STAGE_DIR)).map(Some)
         } else {
             Ok(None)
         }
@@ -358,7 +362,7 @@ impl Filesystems {
 
     /// The undo set of a filesystem, or nothing.
     pub fn undo_of(&self, root: &Root, at: usize) -> Result<Option<Root>, RootError> {
-        let undo = self.part(at, UNDO);
+        let undo = self.part(at, UNDO_DIR);
         let there = root.stat(&undo)?.is_some_and(|stat| stat.kind == FileKind::Directory);
         if there { root.below(&undo).map(Some) } else { Ok(None) }
     }
@@ -369,7 +373,7 @@ impl Filesystems {
     }
 
     fn inside(&self, at: usize, part: &str) -> TreePath {
-        self.part(at, STAGE).join(part.as_bytes()).unwrap_or_else(|_| name(part))
+        self.part(at, STAGE_DIR).join(part.as_bytes()).unwrap_or_else(|_| name(part))
     }
 }
 
@@ -388,12 +392,12 @@ fn free(root: &Root, directory: &TreePath, prefix: &str) -> Result<TreePath, Roo
 
 impl Stages {
     /// What is to come on a filesystem.
-    pub fn coming(&self, at: usize) -> Option<&Root> {
+    pub fn staged(&self, at: usize) -> Option<&Root> {
         self.by_filesystem.get(&at).map(|(new, _)| new)
     }
 
     /// What is displaced on a filesystem.
-    pub fn old(&self, at: usize) -> Option<&Root> {
+    pub fn backups(&self, at: usize) -> Option<&Root> {
         self.by_filesystem.get(&at).map(|(_, old)| old)
     }
 
@@ -403,7 +407,7 @@ impl Stages {
     }
 
     /// The filesystems that take part.
-    pub fn which(&self) -> impl Iterator<Item = usize> {
+    pub fn filesystems(&self) -> impl Iterator<Item = usize> {
         self.by_filesystem.keys().copied()
     }
 }

@@ -29,12 +29,12 @@ pub(in crate::apply) fn now<'a>(
 }
 
 /// Notes the times that the tops of `filesystems` have now, unless an interrupted run noted better ones.
-pub(in crate::apply) fn note_unless_noted(
+pub(in crate::apply) fn save_if_absent(
     root: &Root,
     filesystems: &Filesystems,
 ) -> Result<(), RootError> {
     if noted(root)?.is_empty() {
-        note(root, &now(root, filesystems.tops().iter())?)
+        save(root, &now(root, filesystems.mount_roots().iter())?)
     } else {
         Ok(())
     }
@@ -43,11 +43,11 @@ pub(in crate::apply) fn note_unless_noted(
 /// Notes the time that the top of the tree has now, before something is made in it.
 pub fn note_top(root: &Root) -> Result<(), RootError> {
     state::make_dirs(root, &state::place_dir())?;
-    note_unless_noted(root, &Filesystems::new(Vec::new()))
+    save_if_absent(root, &Filesystems::new(Vec::new()))
 }
 
 /// Notes `times`, in place of what was noted.
-pub(in crate::apply) fn note(
+pub(in crate::apply) fn save(
     root: &Root,
     times: &HashMap<TreePath, Mtime>,
 ) -> Result<(), RootError> {
@@ -78,7 +78,7 @@ pub(in crate::apply) fn noted(root: &Root) -> Result<HashMap<TreePath, Mtime>, R
 }
 
 /// Gives the directories the times that are noted, and forgets them.
-pub fn settle(root: &Root) -> Result<(), RootError> {
+pub fn restore(root: &Root) -> Result<(), RootError> {
     for (top, time) in noted(root)? {
         if root.stat(&top)?.is_some_and(|stat| stat.mtime != time) {
             match root.set_times(&top, time) {

@@ -9,8 +9,8 @@ use std::io::Read;
 
 use crate::apply::filesystem::Slots;
 use crate::apply::plan::{Action, Change};
-use crate::apply::undo::Keep;
-use crate::apply::{STAGE, name};
+use crate::apply::undo::UndoRetention;
+use crate::apply::{STAGE_DIR, name};
 use crate::entry::{Entry, Mtime};
 use crate::image::{BadImageName, ImageName};
 use crate::manifest::{parse_entries, parse_path, path_text, write_entries};
@@ -33,19 +33,19 @@ pub struct Journal {
     /// Where the slots come from.
     pub slots: Slots,
     /// What becomes of what is displaced.
-    pub keep: Keep,
+    pub keep: UndoRetention,
     /// In this order.
     pub changes: Vec<Change>,
     /// Tracked directories with their final metadata, of which the time is set, and all of it where a
     /// change says so.
     pub directories: Vec<Entry>,
     /// What is recorded in the end.
-    pub record: Record,
+    pub record: CommitRecord,
 }
 
 /// What is recorded of a tree when a transaction is done.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Record {
+pub struct CommitRecord {
     /// The state as text; `None` where nothing is known of the tree then.
     pub state: Option<String>,
     /// The manifest that the state names, as it is stored; `None` where it is recorded already.
@@ -58,7 +58,7 @@ pub struct Record {
 
 /// What is found where a journal is.
 #[derive(Debug)]
-pub enum Found {
+pub enum JournalState {
     /// No transaction.
     Nothing,
     /// One that was sealed and has to be brought to its end.
@@ -113,7 +113,7 @@ pub fn seal(root: &Root, journal: &Journal, monitor: &dyn Monitor) -> Result<(),
 }
 
 fn write(root: &Root, journal: &Journal, monitor: &dyn Monitor) -> Result<(), RootError> {
-    let stage = root.below(&name(STAGE))?;
+    let stage = root.below(&name(STAGE_DIR))?;
     keep_agent(&stage, monitor)?;
     let mut directories = Vec::new();
     // Writing to memory does not fail.
@@ -153,24 +153,24 @@ fn keep_agent(stage: &Root, monitor: &dyn Monitor) -> Result<(), RootError> {
 }
 
 /// The journal of a transaction that is not wholly over.
-pub fn find(root: &Root) -> Result<Found, JournalError> {
-    let stage = match root.below(&name(STAGE)) {
-        Err(e) if e.is_absent() => return Ok(Found::Nothing),
+pub fn find(root: &Root) -> Result<JournalState, JournalError> {
+    let stage = match root.below(&name(STAGE_DIR)) {
+        Err(e) if e.is_absent() => return Ok(JournalState::Nothing),
         answer => answer?,
     };
     if let Some(text) = read(&stage, "journal")? {
-        return Ok(Found::Sealed(load(&stage, "journal", text)?));
+        return Ok(JournalState::Sealed(load(&stage, "journal", text)?));
     }
     match read(&stage, "done")? {
-        Some(text) => Ok(Found::Done(load(&stage, "done", text)?)),
-        None => Ok(Found::Nothing),
+        Some(text) => Ok(JournalState::Done(load(&stage, "done", text)?)),
+        None => Ok(JournalState::Nothing),
     }
 }
 
 /// The journal of an interrupted transaction as far as its own file goes, for who has no lock: the run
 /// that it belongs to may end meanwhile. One that is not understood is left to [`find`].
 pub fn peek(root: &Root) -> Result<Option<Journal>, RootError> {
-    let stage = match root.below(&name(STAGE)) {
+    let stage = match root.below(&name(STAGE_DIR)) {
         Err(e) if e.is_absent() => return Ok(None),
         answer => answer?,
     };
@@ -198,32 +198,32 @@ fn load(stage: &Root, file: &str, text: Vec<u8>) -> Result<Journal, JournalError
     let synced = text("synced")?.map(|name| name.parse()).transpose();
     let synced = synced.map_err(|e: BadImageName| invalid(format!("synced beside it: {e}")))?;
     let (state, held) = (text("state.toml")?, text("held.toml")?);
-    let record = Record { state, manifest: read(stage, "manifest")?, held, synced };
+    let record = CommitRecord { state, manifest: read(stage, "manifest")?, held, synced };
     Ok(Journal { directories, record, ..journal })
 }
 
 /// When the transaction was sealed, by the clock of its filesystem.
 pub fn sealed_at(root: &Root) -> Result<Mtime, RootError> {
-    let stat = root.below(&name(STAGE))?.stat(&name("journal"))?;
+    let stat = root.below(&name(STAGE_DIR))?.stat(&name("journal"))?;
     Ok(stat.map_or(Mtime { seconds: i64::MAX, nanos: 0 }, |stat| stat.mtime))
 }
 
 /// Takes a journal back that may have become visible.
 fn discard(root: &Root) -> Result<(), RootError> {
-    let stage = root.below(&name(STAGE))?;
+    let stage = root.below(&name(STAGE_DIR))?;
     stage.unlink(&name("journal"))?;
     stage.sync_dir(&TreePath::root())
 }
 
 /// Ends a transaction: what is left to do is only about what it displaced.
 pub fn close(root: &Root) -> Result<(), RootError> {
-    let stage = root.below(&name(STAGE))?;
+    let stage = root.below(&name(STAGE_DIR))?;
     stage.rename(&name("journal"), &stage, &name("done"), Rename::Replace)
 }
 
 /// Makes it durable that a transaction has ended: what it still has to do may go only then.
 pub fn stay_closed(root: &Root) -> Result<(), RootError> {
-    root.below(&name(STAGE))?.sync_dir(&TreePath::root())
+    root.below(&name(STAGE_DIR))?.sync_dir(&TreePath::root())
 }
 
 fn read(stage: &Root, file: &str) -> Result<Option<Vec<u8>>, RootError> {
@@ -247,23 +247,23 @@ fn text(journal: &Journal) -> String {
         Slots::Undo => "slots undo\n",
     };
     text += match journal.keep {
-        Keep::This => "displaced keep\n",
-        Keep::Nothing => "displaced drop\n",
-        Keep::Earlier => "displaced drop-alone\n",
-        Keep::Beside => "displaced keep-beside\n",
+        UndoRetention::Replace => "displaced keep\n",
+        UndoRetention::Discard => "displaced drop\n",
+        UndoRetention::KeepPrevious => "displaced drop-alone\n",
+        UndoRetention::Append => "displaced keep-beside\n",
     };
     for change in &journal.changes {
         let action = match change.action {
-            Action::Install { slot } => format!("install {slot}"),
+            Action::StagedItem { slot } => format!("install {slot}"),
             Action::Exchange { slot, to_directory: true } => format!("to-directory {slot}"),
             Action::Exchange { slot, to_directory: false } => format!("from-directory {slot}"),
-            Action::Make { slot } => format!("make-directory {slot}"),
+            Action::MakeDir { slot } => format!("make-directory {slot}"),
             Action::Remove { slot } => format!("remove {slot}"),
             Action::RemoveTree { slot } => format!("remove-tree {slot}"),
-            Action::RemoveInside => "inside 0".to_owned(),
+            Action::CoveredByParent => "inside 0".to_owned(),
             Action::RemoveDir => "remove-directory 0".to_owned(),
-            Action::Times(mtime) => format!("time {mtime}"),
-            Action::Directory => "directory 0".to_owned(),
+            Action::SetTime(mtime) => format!("time {mtime}"),
+            Action::SetDirMetadata => "directory 0".to_owned(),
         };
         text += &format!("{action} {} {}\n", change.filesystem, path_text(&change.path));
     }
@@ -271,10 +271,10 @@ fn text(journal: &Journal) -> String {
     text
 }
 
-type Fault = (usize, &'static str);
+type JournalLineError = (usize, &'static str);
 
 /// The journal alone, without what lies beside it.
-fn parse(text: &str) -> Result<Journal, Fault> {
+fn parse(text: &str) -> Result<Journal, JournalLineError> {
     let mut lines = text.lines().enumerate().map(|(at, line)| (at + 1, line));
     if lines.next().map(|(_, line)| line) != Some(HEAD) {
         return Err((1, "it is of a format that this program does not know"));
@@ -288,16 +288,16 @@ fn parse(text: &str) -> Result<Journal, Fault> {
             }
             ["slots", "stage"] => slots = Some(Slots::Stage),
             ["slots", "undo"] => slots = Some(Slots::Undo),
-            ["displaced", "keep"] => keep = Some(Keep::This),
-            ["displaced", "drop"] => keep = Some(Keep::Nothing),
-            ["displaced", "drop-alone"] => keep = Some(Keep::Earlier),
-            ["displaced", "keep-beside"] => keep = Some(Keep::Beside),
+            ["displaced", "keep"] => keep = Some(UndoRetention::Replace),
+            ["displaced", "drop"] => keep = Some(UndoRetention::Discard),
+            ["displaced", "drop-alone"] => keep = Some(UndoRetention::KeepPrevious),
+            ["displaced", "keep-beside"] => keep = Some(UndoRetention::Append),
             ["end", count] => {
                 let whole = count.parse() == Ok(changes.len()) && !tops.is_empty();
                 let (Some(slots), Some(keep), true) = (slots, keep, whole) else {
                     return Err((at, "lines are missing"));
                 };
-                let (directories, record) = (Vec::new(), Record::default());
+                let (directories, record) = (Vec::new(), CommitRecord::default());
                 return Ok(Journal { tops, slots, keep, changes, directories, record });
             }
             [action, value, filesystem, path] => {
@@ -319,16 +319,16 @@ fn parse(text: &str) -> Result<Journal, Fault> {
 fn parse_action(action: &str, value: &str) -> Option<Action> {
     let slot = || value.parse().ok();
     Some(match action {
-        "install" => Action::Install { slot: slot()? },
+        "install" => Action::StagedItem { slot: slot()? },
         "to-directory" => Action::Exchange { slot: slot()?, to_directory: true },
         "from-directory" => Action::Exchange { slot: slot()?, to_directory: false },
-        "make-directory" => Action::Make { slot: slot()? },
+        "make-directory" => Action::MakeDir { slot: slot()? },
         "remove" => Action::Remove { slot: slot()? },
         "remove-tree" => Action::RemoveTree { slot: slot()? },
-        "inside" => Action::RemoveInside,
+        "inside" => Action::CoveredByParent,
         "remove-directory" => Action::RemoveDir,
-        "directory" => Action::Directory,
-        "time" => Action::Times(value.parse().ok()?),
+        "directory" => Action::SetDirMetadata,
+        "time" => Action::SetTime(value.parse().ok()?),
         _ => return None,
     })
 }
@@ -343,34 +343,34 @@ mod tests {
         Journal {
             tops: vec![TreePath::root(), path("boot")],
             slots: Slots::Stage,
-            keep: Keep::This,
+            keep: UndoRetention::Replace,
             changes: vec![
-                change(path("etc/a b\n"), Action::Install { slot: 1 }),
+                change(path("etc/a b\n"), Action::StagedItem { slot: 1 }),
                 Change {
                     filesystem: 1,
                     ..change(path("boot/x"), Action::Exchange { slot: 2, to_directory: true })
                 },
                 change(path("bin"), Action::Exchange { slot: 3, to_directory: false }),
-                change(path("again"), Action::Make { slot: 4 }),
-                change(path("f"), Action::Times(Mtime { seconds: -5, nanos: 7 })),
+                change(path("again"), Action::MakeDir { slot: 4 }),
+                change(path("f"), Action::SetTime(Mtime { seconds: -5, nanos: 7 })),
                 change(path("old"), Action::Remove { slot: u32::MAX }),
                 change(path("tree"), Action::RemoveTree { slot: 5 }),
                 change(path("dir"), Action::RemoveDir),
-                change(path("tree/in"), Action::RemoveInside),
-                change(path("etc"), Action::Directory),
+                change(path("tree/in"), Action::CoveredByParent),
+                change(path("etc"), Action::SetDirMetadata),
             ],
             directories: Vec::new(),
-            record: Record::default(),
+            record: CommitRecord::default(),
         }
     }
 
     #[test]
     fn what_is_written_is_read() {
         for (slots, keep) in [
-            (Slots::Stage, Keep::This),
-            (Slots::Stage, Keep::Beside),
-            (Slots::Undo, Keep::Nothing),
-            (Slots::Undo, Keep::Earlier),
+            (Slots::Stage, UndoRetention::Replace),
+            (Slots::Stage, UndoRetention::Append),
+            (Slots::Undo, UndoRetention::Discard),
+            (Slots::Undo, UndoRetention::KeepPrevious),
         ] {
             let journal = Journal { slots, keep, ..sample() };
             assert_eq!(parse(&text(&journal)), Ok(journal));

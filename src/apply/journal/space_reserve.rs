@@ -7,9 +7,9 @@
 use std::collections::HashSet;
 
 use crate::apply::filesystem::Filesystems;
-use crate::apply::journal::Record;
+use crate::apply::journal::CommitRecord;
 use crate::apply::name;
-use crate::apply::plan::{Action, Transaction};
+use crate::apply::plan::{Action, ChangePlan};
 use crate::root::{Root, RootError};
 use crate::state;
 use crate::tree_path::TreePath;
@@ -26,11 +26,11 @@ const NAME: u64 = 64;
 const RECORDED: usize = 4;
 
 /// Keeps room for the changes of `transaction` on each of its filesystems, and for `record`.
-pub(in crate::apply) fn make(
+pub(in crate::apply) fn preallocate(
     root: &Root,
     filesystems: &Filesystems,
-    transaction: &Transaction,
-    record: &Record,
+    transaction: &ChangePlan,
+    record: &CommitRecord,
 ) -> Result<(), RootError> {
     for at in transaction.filesystems() {
         let Some(stage) = filesystems.stage_of(root, at)? else { continue };
@@ -38,7 +38,7 @@ pub(in crate::apply) fn make(
         let made = transaction
             .changes
             .iter()
-            .filter(|c| c.filesystem == at && matches!(c.action, Action::Make { .. }));
+            .filter(|c| c.filesystem == at && matches!(c.action, Action::MakeDir { .. }));
         let files = if room.has_inodes { made.count() } else { 0 };
         keep(&stage, &name, growth(transaction, at, room.block), 1 + files)?;
     }
@@ -52,7 +52,7 @@ pub(in crate::apply) fn make(
 /// Gives up what was kept; whether anything was.
 pub(in crate::apply) fn release(root: &Root, filesystems: &Filesystems) -> Result<bool, RootError> {
     let mut found = give_up(root, &state::place_dir())?;
-    for at in 0..filesystems.tops().len() {
+    for at in 0..filesystems.mount_roots().len() {
         if let Some(stage) = filesystems.stage_of(root, at)? {
             found |= give_up(&stage, &TreePath::root())?;
         }
@@ -61,16 +61,14 @@ pub(in crate::apply) fn release(root: &Root, filesystems: &Filesystems) -> Resul
 }
 
 /// How much the directories of a filesystem may grow.
-fn growth(transaction: &Transaction, at: usize, block: u64) -> u64 {
+fn growth(transaction: &ChangePlan, at: usize, block: u64) -> u64 {
     let here = || transaction.changes.iter().filter(|change| change.filesystem == at);
     let parents: HashSet<TreePath> = here()
-        .filter(|change| change.action.puts_a_name())
+        .filter(|change| change.action.adds_entry())
         .filter_map(|change| change.path.parent())
         .collect();
     let directories = parents.len() as u64 * BLOCKS * block;
-    (LEAST
-        + directories
-        + here().filter(|change| change.action.puts_a_name()).count() as u64 * NAME)
+    (LEAST + directories + here().filter(|change| change.action.adds_entry()).count() as u64 * NAME)
         .min(MOST)
 }
 

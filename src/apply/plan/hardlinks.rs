@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use crate::apply::plan::live_tree::Live;
+use crate::apply::plan::live_tree::LiveTree;
 use crate::manifest::Manifest;
 use crate::tree_path::TreePath;
 
@@ -25,9 +25,9 @@ pub(in crate::apply) fn groups(
 
 /// Which entries share an inode that they should not share, or lack one that they should; what is
 /// `hidden` below a mount tells nothing.
-pub(in crate::apply) fn faults(
+pub(in crate::apply) fn mismatches(
     manifest: &Manifest,
-    live: &Live,
+    live: &LiveTree,
     hidden: impl Fn(&TreePath) -> bool,
 ) -> Vec<usize> {
     // The group that was found first on an inode keeps it; an entry without a group is its own.

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use rayon::prelude::*;
 
 use crate::apply::Untouched;
-use crate::apply::cancel::{Heeding, failed, go_on};
+use crate::apply::cancel::{CancelReader, cancelled_or, check_cancelled};
 use crate::digest::Digest;
 use crate::entry::Entry;
 use crate::filter::{Cursor, Filter};
@@ -22,7 +22,7 @@ const REPORTED: u64 = 4096;
 
 /// What was seen of a tree: tracked paths with their stat, and untracked ones by their topmost path.
 #[derive(Default)]
-pub struct Live {
+pub struct LiveTree {
     seen: Vec<(TreePath, Stat)>,
     /// Untracked paths, each without what is below it; empty where only some paths were looked at.
     pub untracked: Vec<(TreePath, Stat)>,
@@ -34,7 +34,7 @@ pub struct Live {
     pub digests: HashMap<TreePath, Digest>,
 }
 
-impl Live {
+impl LiveTree {
     /// Walks the tree; `tracked` is sorted and unique. Excluded paths are passed by.
     pub fn walk(
         root: &Root,
@@ -43,8 +43,11 @@ impl Live {
         monitor: &dyn Monitor,
     ) -> Result<Self, Untouched> {
         monitor.event(Event::Started { job: Job::Walk, total: tracked.len() as u64 });
-        let mut live =
-            Live { whole: true, seen: Vec::with_capacity(tracked.len()), ..Live::default() };
+        let mut live = LiveTree {
+            whole: true,
+            seen: Vec::with_capacity(tracked.len()),
+            ..LiveTree::default()
+        };
         if let Some(stat) = root.stat(&TreePath::root())? {
             live.seen.push((TreePath::root(), stat));
         }
@@ -55,7 +58,7 @@ impl Live {
             }
         };
         let visit = |cursor: &mut Cursor<'_>, _: &Surveyed<'_>, visit: Visit| {
-            go_on(monitor)?;
+            check_cancelled(monitor)?;
             let directory = visit.stat.kind == FileKind::Directory;
             Ok::<_, Untouched>(if cursor.excludes(&visit.path, directory).is_some() {
                 (None, Descend::Past)
@@ -81,8 +84,8 @@ impl Live {
     }
 
     /// Looks at `paths`, which are sorted and unique, and at nothing else.
-    pub fn look(root: &Root, paths: &[TreePath]) -> Result<Self, RootError> {
-        let mut live = Live { looked: paths.to_vec(), ..Live::default() };
+    pub fn stat_paths(root: &Root, paths: &[TreePath]) -> Result<Self, RootError> {
+        let mut live = LiveTree { looked: paths.to_vec(), ..LiveTree::default() };
         let found = root.stat_each(&paths.iter().collect::<Vec<_>>())?;
         let there = paths.iter().zip(found).filter_map(|(path, stat)| Some((path.clone(), stat?)));
         live.seen.extend(there);
@@ -110,8 +113,9 @@ impl Live {
         paths.dedup();
         monitor.event(Event::Started { job: Job::Walk, total: paths.len() as u64 });
         let read = |path: &&TreePath| {
-            let digest =
-                digest_where(root, path, |file| Digest::of_reader(Heeding { from: file, monitor }));
+            let digest = digest_where(root, path, |file| {
+                Digest::of_reader(CancelReader { from: file, monitor })
+            });
             monitor.event(Event::Advanced { job: Job::Walk, by: 1 });
             digest.map(|digest| digest.map(|digest| ((*path).clone(), digest)))
         };
@@ -119,7 +123,7 @@ impl Live {
             .par_iter()
             .map(read)
             .collect::<Result<_, RootError>>()
-            .map_err(|error| failed(monitor, error))?;
+            .map_err(|error| cancelled_or(monitor, error))?;
         self.digests.extend(found.into_iter().flatten());
         monitor.event(Event::Finished { job: Job::Walk });
         Ok(())
@@ -148,7 +152,7 @@ impl Live {
     }
 
     /// Whether it is known what stands at `path`, or that nothing does.
-    pub fn knows(&self, path: &TreePath) -> bool {
+    pub fn covers(&self, path: &TreePath) -> bool {
         self.whole || self.looked.binary_search(path).is_ok()
     }
 

@@ -24,13 +24,13 @@ use crate::root::Root;
 use crate::root::mounts::{Host, Mount};
 use crate::tree_path::TreePath;
 
-use classify::{Judged, Verdict, judge_all};
-use live_tree::Live;
+use classify::{Classified, Decision, classify_all};
+use live_tree::LiveTree;
 
-pub(super) use removal::{OCCUPIED, removals, tell_kernels};
+pub(super) use removal::{OCCUPIED, removals, report_kernels};
 
 /// What is wanted of a tree.
-pub struct Wanted<'a> {
+pub struct PlanInput<'a> {
     /// The tree.
     pub root: &'a Root,
     /// What it is recorded to be, under the filter; `None` where nothing is known.
@@ -56,12 +56,12 @@ pub struct Wanted<'a> {
     /// Pairs of places that show one directory.
     pub twins: &'a [(TreePath, TreePath)],
     /// How deviations are looked for, and what happens to them.
-    pub policy: Policy,
+    pub policy: ComparePolicy,
 }
 
 /// How deviations are looked for, and what happens to them.
 #[derive(Clone, Copy, Debug)]
-pub struct Policy {
+pub struct ComparePolicy {
     /// How a tracked path that does not change is compared.
     pub depth: Depth,
     /// What happens to one that deviates.
@@ -92,14 +92,14 @@ pub enum Untracked {
 
 /// All that one transaction does.
 #[derive(Debug, Default)]
-pub struct Transaction {
+pub struct ChangePlan {
     /// Where renames can happen; what is numbered below counts these.
     pub tops: Filesystems,
     /// What has to be staged, directories before what they hold.
-    pub installs: Vec<Install>,
+    pub installs: Vec<StagedItem>,
     /// What the roll-forward does, in this order.
     pub changes: Vec<Change>,
-    /// Tracked directories whose time, and with [`Action::Directory`] all metadata, is set last.
+    /// Tracked directories whose time, and with [`Action::SetDirMetadata`] all metadata, is set last.
     pub directories: Vec<Entry>,
     /// Tracked paths that deviate and stay so.
     pub deviations: BTreeMap<TreePath, String>,
@@ -112,7 +112,7 @@ pub struct Transaction {
     /// What the administrator has to know of it: sentences, lower case, no full stop.
     pub warnings: Vec<String>,
     /// What happens to each path, in rsync's itemised form, in tree order.
-    pub items: Vec<Item>,
+    pub items: Vec<ItemizedLine>,
     /// Paths that go without a replacement.
     pub removed: usize,
     /// Untracked paths that stay, where they were counted.
@@ -123,7 +123,7 @@ pub struct Transaction {
 
 /// One line of an itemised list.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Item {
+pub struct ItemizedLine {
     /// Eleven characters, or `*deleting  `.
     pub change: String,
     /// Where.
@@ -134,7 +134,7 @@ pub struct Item {
     pub bytes: u64,
 }
 
-impl Item {
+impl ItemizedLine {
     /// Whether something goes without a replacement.
     pub fn is_deletion(&self) -> bool {
         self.change.starts_with('*')
@@ -149,7 +149,7 @@ impl Item {
 
 /// Something to be staged.
 #[derive(Debug)]
-pub struct Install {
+pub struct StagedItem {
     /// What it is to be.
     pub entry: Entry,
     /// The filesystem.
@@ -157,12 +157,12 @@ pub struct Install {
     /// The place in that filesystem's stage.
     pub place: TreePath,
     /// How it comes about.
-    pub make: Make,
+    pub make: ContentSource,
 }
 
 /// How something staged comes about.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Make {
+pub enum ContentSource {
     /// From the entry alone: a directory, symlink, pipe or device.
     Node,
     /// A regular file with this content.
@@ -193,7 +193,7 @@ pub struct Change {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Action {
     /// The slot comes to stand there, over nothing or over something that is no directory.
-    Install {
+    StagedItem {
         /// Its number.
         slot: u32,
     },
@@ -205,7 +205,7 @@ pub enum Action {
         to_directory: bool,
     },
     /// An empty directory is made; what else stands there goes into the slot's place.
-    Make {
+    MakeDir {
         /// Its number.
         slot: u32,
     },
@@ -215,41 +215,42 @@ pub enum Action {
         slot: u32,
     },
     /// The directory goes into the slot's place among the displaced, with all that it holds: what is to go
-    /// of that is listed by [`Action::RemoveInside`], and what is not comes back.
+    /// of that is listed by [`Action::CoveredByParent`], and what is not comes back.
     RemoveTree {
         /// Its number.
         slot: u32,
     },
     /// It goes with a directory above it.
-    RemoveInside,
+    CoveredByParent,
     /// The directory goes if it is empty by then.
     RemoveDir,
     /// Only the time is set: nothing else differs, and no other name links the inode.
-    Times(Mtime),
+    SetTime(Mtime),
     /// The directory gets its owner, permissions and attributes, after everything else.
-    Directory,
+    SetDirMetadata,
 }
 
 impl Action {
     /// Whether a name comes somewhere by it, in the tree or among the displaced.
-    pub(super) fn puts_a_name(self) -> bool {
+    pub(super) fn adds_entry(self) -> bool {
         match self {
-            Action::Install { .. } | Action::Exchange { .. } | Action::Make { .. } => true,
+            Action::StagedItem { .. } | Action::Exchange { .. } | Action::MakeDir { .. } => true,
             Action::Remove { .. } | Action::RemoveTree { .. } => true,
-            Action::RemoveInside | Action::RemoveDir | Action::Times(_) | Action::Directory => {
-                false
-            }
+            Action::CoveredByParent
+            | Action::RemoveDir
+            | Action::SetTime(_)
+            | Action::SetDirMetadata => false,
         }
     }
 
     /// Whether what stands in the tree is another thing after it: not so where a time alone is set, or what
     /// only describes another change.
-    pub(super) fn shows(self) -> bool {
-        !matches!(self, Action::Times(_) | Action::Directory | Action::RemoveInside)
+    pub(super) fn is_visible(self) -> bool {
+        !matches!(self, Action::SetTime(_) | Action::SetDirMetadata | Action::CoveredByParent)
     }
 }
 
-impl Wanted<'_> {
+impl PlanInput<'_> {
     /// Whether `path` belongs to the kernel that runs.
     fn is_kernels(&self, path: &TreePath) -> bool {
         self.kernel.is_some_and(|kernel| kernel.owns(path))
@@ -263,7 +264,7 @@ impl Wanted<'_> {
     }
 }
 
-impl Transaction {
+impl ChangePlan {
     /// Whether the tree is already as it is wanted.
     pub fn is_empty(&self) -> bool {
         self.changes.is_empty()
@@ -285,19 +286,19 @@ impl Transaction {
         self.kernels
             .iter()
             .zip((1..free).rev())
-            .map(|(path, slot)| (self.tops.of(path), path, slot))
+            .map(|(path, slot)| (self.tops.filesystem_of(path), path, slot))
     }
 
     /// Bytes of content to be staged.
     pub fn bytes(&self) -> u64 {
-        self.installs.iter().map(Install::bytes).sum()
+        self.installs.iter().map(StagedItem::bytes).sum()
     }
 }
 
-impl Install {
+impl StagedItem {
     /// Bytes of content; 0 for anything but a file of its own.
     pub fn bytes(&self) -> u64 {
-        if let Make::Content { size, .. } = self.make { size } else { 0 }
+        if let ContentSource::Content { size, .. } = self.make { size } else { 0 }
     }
 }
 
@@ -332,9 +333,9 @@ pub fn touched(base: &Manifest, target: &Manifest, recorded: &HashSet<TreePath>)
 }
 
 /// Decides what has to happen for the tree that `live` saw.
-pub fn prepare(wanted: &Wanted, live: &Live) -> Result<Transaction, Untouched> {
-    let judged = judge_all(wanted, live)?;
-    let mut transaction = Transaction {
+pub fn plan_changes(wanted: &PlanInput, live: &LiveTree) -> Result<ChangePlan, Untouched> {
+    let judged = classify_all(wanted, live)?;
+    let mut transaction = ChangePlan {
         untracked: live.whole.then_some(live.untracked.len() as u64),
         ..Default::default()
     };
@@ -342,20 +343,20 @@ pub fn prepare(wanted: &Wanted, live: &Live) -> Result<Transaction, Untouched> {
     for (entry, judged) in wanted.target.entries().iter().zip(&judged) {
         let words = || judged.difference.to_string();
         match judged.verdict {
-            Verdict::Report => drop(transaction.deviations.insert(entry.path.clone(), words())),
+            Decision::Report => drop(transaction.deviations.insert(entry.path.clone(), words())),
             _ if judged.unchanged && judged.difference.any() && wanted.base.is_some() => {
                 transaction.repaired.insert(entry.path.clone(), words());
             }
             _ => {}
         }
     }
-    placement::lay_out(wanted, live, &judged, &mut transaction)?;
+    placement::place_entries(wanted, live, &judged, &mut transaction)?;
     removal::remove(wanted, live, &mut transaction)?;
-    removal::let_kernels_take_part(live, &mut transaction);
+    removal::include_kernel_filesystems(live, &mut transaction);
     // Names and content first, so that the tree is mixed for as short a time as can be; then times.
     transaction.changes.sort_by_key(|change| match change.action {
-        Action::Times(_) => 1,
-        Action::RemoveInside => 2,
+        Action::SetTime(_) => 1,
+        Action::CoveredByParent => 2,
         _ => 0,
     });
     settle_directories(wanted, live, &judged, &mut transaction);
@@ -374,10 +375,10 @@ pub fn prepare(wanted: &Wanted, live: &Live) -> Result<Transaction, Untouched> {
 /// does as far as they were looked at, those in which something comes or goes, and those that come as a whole:
 /// xfs takes a directory that changes places with something else for modified.
 fn settle_directories(
-    wanted: &Wanted,
-    live: &Live,
-    judged: &[Judged],
-    transaction: &mut Transaction,
+    wanted: &PlanInput,
+    live: &LiveTree,
+    judged: &[Classified],
+    transaction: &mut ChangePlan,
 ) {
     let arriving = transaction.changes.iter().map(|change| change.path.clone());
     let stirred: HashSet<TreePath> = transaction
@@ -387,7 +388,7 @@ fn settle_directories(
         .chain(arriving)
         .collect();
     for (entry, judged) in wanted.target.entries().iter().zip(judged) {
-        if !entry.is_dir() || judged.verdict == Verdict::Report {
+        if !entry.is_dir() || judged.verdict == Decision::Report {
             continue;
         }
         let stat = live.get(&entry.path);
@@ -396,14 +397,15 @@ fn settle_directories(
         if differs {
             let path = entry.path.clone();
             let filesystem = wanted.filesystems.holding(&path);
-            transaction.changes.push(Change { filesystem, path, action: Action::Directory });
+            transaction.changes.push(Change { filesystem, path, action: Action::SetDirMetadata });
         }
-        let plain = wanted.filesystems.is_plain(&entry.path);
+        let plain = wanted.filesystems.is_limited(&entry.path);
         let same = |mtime| {
             mtime == entry.meta.mtime || (plain && limited::same_time(entry.meta.mtime, mtime))
         };
-        let late = live.knows(&entry.path) && stat.is_none_or(|stat| !same(stat.mtime));
-        let disturbed = stirred.contains(&entry.path) || wanted.filesystems.is_top(&entry.path);
+        let late = live.covers(&entry.path) && stat.is_none_or(|stat| !same(stat.mtime));
+        let disturbed =
+            stirred.contains(&entry.path) || wanted.filesystems.is_mount_root(&entry.path);
         let read_only = |mount: &Mount| {
             mount.read_only && (entry.path == mount.at || entry.path.is_below(&mount.at))
         };

@@ -17,22 +17,22 @@ use crate::root::{FileKind, Root};
 use crate::tree_path::TreePath;
 
 /// A change by which something comes, with what its place in the order depends on.
-pub(in crate::apply) struct Arrival {
+pub(in crate::apply) struct PendingInstall {
     /// The change.
     pub change: Change,
     /// Whether something stands there now.
-    pub stands: bool,
+    pub exists: bool,
     /// Where what stands there leads, if that is a symlink.
-    pub led: Option<Box<[u8]>>,
+    pub old_target: Option<Box<[u8]>>,
     /// Where what comes leads, if that is a symlink.
-    pub leads: Option<Box<[u8]>>,
+    pub new_target: Option<Box<[u8]>>,
 }
 
 /// The changes in an order in which they can be made; otherwise as they were.
-pub(in crate::apply) fn in_order(arrivals: Vec<Arrival>) -> Vec<Change> {
-    let (turning, mut first): (Vec<Arrival>, Vec<Arrival>) =
-        arrivals.into_iter().partition(Arrival::turns);
-    first.sort_by_key(|arrival| arrival.leads.is_some());
+pub(in crate::apply) fn in_order(arrivals: Vec<PendingInstall>) -> Vec<Change> {
+    let (turning, mut first): (Vec<PendingInstall>, Vec<PendingInstall>) =
+        arrivals.into_iter().partition(PendingInstall::changes_resolution);
+    first.sort_by_key(|arrival| arrival.new_target.is_some());
     let order = by_need(&turning);
     let mut turning: Vec<Option<Change>> =
         turning.into_iter().map(|arrival| Some(arrival.change)).collect();
@@ -40,11 +40,11 @@ pub(in crate::apply) fn in_order(arrivals: Vec<Arrival>) -> Vec<Change> {
     first.into_iter().map(|arrival| arrival.change).chain(turning).collect()
 }
 
-impl Arrival {
+impl PendingInstall {
     /// Whether paths that are there are resolved otherwise after it.
-    fn turns(&self) -> bool {
+    fn changes_resolution(&self) -> bool {
         let exchange = matches!(self.change.action, Action::Exchange { .. });
-        exchange || (self.stands && (self.leads.is_some() || self.led.is_some()))
+        exchange || (self.exists && (self.new_target.is_some() || self.old_target.is_some()))
     }
 }
 
@@ -59,7 +59,7 @@ pub(in crate::apply) fn leads(
 }
 
 /// The order of `arrivals` in which those that others need come before them.
-fn by_need(arrivals: &[Arrival]) -> Vec<usize> {
+fn by_need(arrivals: &[PendingInstall]) -> Vec<usize> {
     let places: HashMap<&TreePath, usize> =
         arrivals.iter().enumerate().map(|(at, a)| (&a.change.path, at)).collect();
     let through = |at: usize, leads: &Option<Box<[u8]>>| {
@@ -71,9 +71,9 @@ fn by_need(arrivals: &[Arrival]) -> Vec<usize> {
             .collect::<Vec<_>>()
     };
     let mut before: Vec<Vec<usize>> =
-        arrivals.iter().enumerate().map(|(at, a)| through(at, &a.leads)).collect();
+        arrivals.iter().enumerate().map(|(at, a)| through(at, &a.new_target)).collect();
     for (at, arrival) in arrivals.iter().enumerate() {
-        for other in through(at, &arrival.led) {
+        for other in through(at, &arrival.old_target) {
             if !before[at].contains(&other) {
                 before[other].push(at);
             }
@@ -115,20 +115,20 @@ fn resolved(path: &TreePath, text: &[u8]) -> Option<TreePath> {
 mod tests {
     use super::*;
 
-    fn arrival(path: &str, action: Action, from: Option<&str>, to: Option<&str>) -> Arrival {
+    fn arrival(path: &str, action: Action, from: Option<&str>, to: Option<&str>) -> PendingInstall {
         let text = |text: Option<&str>| text.map(|text| text.as_bytes().into());
         let change = Change { filesystem: 0, path: TreePath::new(path).expect("good"), action };
-        Arrival {
+        PendingInstall {
             change,
-            stands: from.is_some(),
-            led: text(from.filter(|from| !from.is_empty())),
-            leads: text(to),
+            exists: from.is_some(),
+            old_target: text(from.filter(|from| !from.is_empty())),
+            new_target: text(to),
         }
     }
 
     /// Arrivals as (path, where what stands leads, where what comes leads); an empty text is no symlink.
     fn order(arrivals: &[(&str, Option<&str>, Option<&str>)]) -> Vec<String> {
-        let install = Action::Install { slot: 1 };
+        let install = Action::StagedItem { slot: 1 };
         let arrivals =
             arrivals.iter().map(|&(path, from, to)| arrival(path, install, from, to)).collect();
         names(in_order(arrivals))
@@ -179,7 +179,7 @@ mod tests {
         let turn = |path, slot, to_directory, to| {
             arrival(path, Action::Exchange { slot, to_directory }, Some(""), to)
         };
-        let install = |path, from, to| arrival(path, Action::Install { slot: 9 }, from, to);
+        let install = |path, from, to| arrival(path, Action::StagedItem { slot: 9 }, from, to);
         let arrivals = vec![
             turn("bin", 1, false, Some("usr/bin")),
             turn("usr", 2, false, Some("system")),

@@ -7,35 +7,36 @@
 use std::collections::HashMap;
 
 use crate::apply::Untouched;
-use crate::apply::plan::classify::{Judged, Verdict};
+use crate::apply::plan::classify::{Classified, Decision};
 use crate::apply::plan::difference::Difference;
-use crate::apply::plan::live_tree::Live;
-use crate::apply::plan::ordering::{self, Arrival};
+use crate::apply::plan::live_tree::LiveTree;
+use crate::apply::plan::ordering::{self, PendingInstall};
 use crate::apply::plan::{
-    Action, Change, Install, Item, Make, Transaction, Untracked, Wanted, hardlinks, slot_name,
+    Action, Change, ChangePlan, ContentSource, ItemizedLine, PlanInput, StagedItem, Untracked,
+    hardlinks, slot_name,
 };
 use crate::entry::{Entry, LeafKind, Node};
 use crate::root::{Descend, FileKind};
 use crate::tree_path::TreePath;
 
 /// A directory that is staged whole.
-struct Fresh {
+struct NewSubtree {
     top: TreePath,
     filesystem: usize,
     place: TreePath,
 }
 
 /// Fills in installs, changes and items for everything that does not stay.
-pub(super) fn lay_out(
-    wanted: &Wanted,
-    live: &Live,
-    judged: &[Judged],
-    transaction: &mut Transaction,
+pub(super) fn place_entries(
+    wanted: &PlanInput,
+    live: &LiveTree,
+    judged: &[Classified],
+    transaction: &mut ChangePlan,
 ) -> Result<(), Untouched> {
     let entries = wanted.target.entries();
     let leaders = leaders(wanted, judged);
     let mut staged: HashMap<usize, usize> = HashMap::new();
-    let mut fresh: Option<Fresh> = None;
+    let mut fresh: Option<NewSubtree> = None;
     let (mut arrivals, mut times) = (Vec::new(), Vec::new());
     let mut slot = 0;
     for (index, entry) in entries.iter().enumerate() {
@@ -43,13 +44,13 @@ pub(super) fn lay_out(
             fresh = None;
         }
         let judged = &judged[index];
-        if fresh.is_none() && judged.verdict != Verdict::Replace {
-            if judged.verdict == Verdict::Times {
-                let action = Action::Times(entry.meta.mtime);
-                let filesystem = wanted.filesystems.of(&entry.path);
+        if fresh.is_none() && judged.verdict != Decision::Replace {
+            if judged.verdict == Decision::Times {
+                let action = Action::SetTime(entry.meta.mtime);
+                let filesystem = wanted.filesystems.filesystem_of(&entry.path);
                 times.push(Change { filesystem, path: entry.path.clone(), action });
             }
-            if judged.verdict != Verdict::Report && judged.difference.any() {
+            if judged.verdict != Decision::Report && judged.difference.any() {
                 transaction.items.push(item(entry, &judged.difference, None));
             }
             continue;
@@ -58,20 +59,20 @@ pub(super) fn lay_out(
             Some(fresh) => (fresh.filesystem, below(fresh, &entry.path)?),
             None => {
                 slot += 1;
-                (wanted.filesystems.of(&entry.path), slot_name(slot))
+                (wanted.filesystems.filesystem_of(&entry.path), slot_name(slot))
             }
         };
         let make = how(entry, leaders.get(&index), &staged, entries);
         let link = match &make {
-            Make::LinkStaged(at) => Some(&transaction.installs[*at].entry.path),
-            Make::LinkLive(path) => Some(path),
-            Make::Node | Make::Content { .. } => None,
+            ContentSource::LinkStaged(at) => Some(&transaction.installs[*at].entry.path),
+            ContentSource::LinkLive(path) => Some(path),
+            ContentSource::Node | ContentSource::Content { .. } => None,
         };
         transaction.items.push(item(entry, &judged.difference, link));
         let elsewhere = match &make {
-            Make::LinkStaged(at) => transaction.installs[*at].filesystem != filesystem,
-            Make::LinkLive(path) => wanted.filesystems.of(path) != filesystem,
-            Make::Node | Make::Content { .. } => false,
+            ContentSource::LinkStaged(at) => transaction.installs[*at].filesystem != filesystem,
+            ContentSource::LinkLive(path) => wanted.filesystems.filesystem_of(path) != filesystem,
+            ContentSource::Node | ContentSource::Content { .. } => false,
         };
         if elsewhere {
             return Err(Untouched::Refused(format!(
@@ -80,7 +81,7 @@ pub(super) fn lay_out(
             )));
         }
         staged.insert(index, transaction.installs.len());
-        transaction.installs.push(Install {
+        transaction.installs.push(StagedItem {
             entry: entry.clone(),
             filesystem,
             place: place.clone(),
@@ -96,22 +97,22 @@ pub(super) fn lay_out(
             Some(directory) if directory != entry.is_dir() => {
                 Action::Exchange { slot, to_directory: !directory }
             }
-            _ => Action::Install { slot },
+            _ => Action::StagedItem { slot },
         };
         if matches!(action, Action::Exchange { to_directory: false, .. }) {
             displace(wanted, entry, transaction)?;
         }
-        arrivals.push(Arrival {
+        arrivals.push(PendingInstall {
             change: Change { filesystem, path: entry.path.clone(), action },
-            stands: stands.is_some(),
-            led: ordering::leads(wanted.root, &entry.path, stands),
-            leads: entry.leaf().and_then(|leaf| match &leaf.kind {
+            exists: stands.is_some(),
+            old_target: ordering::leads(wanted.root, &entry.path, stands),
+            new_target: entry.leaf().and_then(|leaf| match &leaf.kind {
                 LeafKind::Symlink { target } => Some(target.clone()),
                 _ => None,
             }),
         });
         if entry.is_dir() {
-            fresh = Some(Fresh { top: entry.path.clone(), filesystem, place });
+            fresh = Some(NewSubtree { top: entry.path.clone(), filesystem, place });
         }
     }
     transaction.changes.append(&mut ordering::in_order(arrivals));
@@ -120,12 +121,12 @@ pub(super) fn lay_out(
 }
 
 /// For each member of a hardlink group that is replaced: the index of the entry that it links.
-fn leaders(wanted: &Wanted, judged: &[Judged]) -> HashMap<usize, (usize, bool)> {
+fn leaders(wanted: &PlanInput, judged: &[Classified]) -> HashMap<usize, (usize, bool)> {
     let mut leaders = HashMap::new();
-    for group in hardlinks::groups(wanted.target, |path| wanted.filesystems.is_plain(path)) {
-        let right = group.iter().find(|&&at| judged[at].verdict == Verdict::Keep);
-        let replaced = group.iter().filter(|&&at| judged[at].verdict == Verdict::Replace);
-        let first = group.iter().find(|&&at| judged[at].verdict == Verdict::Replace);
+    for group in hardlinks::groups(wanted.target, |path| wanted.filesystems.is_limited(path)) {
+        let right = group.iter().find(|&&at| judged[at].verdict == Decision::Keep);
+        let replaced = group.iter().filter(|&&at| judged[at].verdict == Decision::Replace);
+        let first = group.iter().find(|&&at| judged[at].verdict == Decision::Replace);
         for &member in replaced {
             match (right, first) {
                 (Some(&right), _) => drop(leaders.insert(member, (right, true))),
@@ -144,23 +145,23 @@ fn how(
     leader: Option<&(usize, bool)>,
     staged: &HashMap<usize, usize>,
     entries: &[Entry],
-) -> Make {
+) -> ContentSource {
     match leader {
-        Some((index, true)) => return Make::LinkLive(entries[*index].path.clone()),
+        Some((index, true)) => return ContentSource::LinkLive(entries[*index].path.clone()),
         Some((index, false)) => {
             if let Some(at) = staged.get(index) {
-                return Make::LinkStaged(*at);
+                return ContentSource::LinkStaged(*at);
             }
         }
         None => {}
     }
     match entry.file() {
-        Some((size, digest)) => Make::Content { size, digest },
-        None => Make::Node,
+        Some((size, digest)) => ContentSource::Content { size, digest },
+        None => ContentSource::Node,
     }
 }
 
-fn below(fresh: &Fresh, path: &TreePath) -> Result<TreePath, Untouched> {
+fn below(fresh: &NewSubtree, path: &TreePath) -> Result<TreePath, Untouched> {
     let rest = &path.as_bytes()[fresh.top.as_bytes().len()..];
     let bytes = [fresh.place.as_bytes(), rest].concat();
     // Longer than the path itself where the slot has more digits than the directory's name.
@@ -168,8 +169,8 @@ fn below(fresh: &Fresh, path: &TreePath) -> Result<TreePath, Untouched> {
 }
 
 /// Nothing that is mounted over may be replaced: another mount namespace would lose it.
-fn refuse_mounts(wanted: &Wanted, entry: &Entry) -> Result<(), Untouched> {
-    if wanted.filesystems.is_top(&entry.path) {
+fn refuse_mounts(wanted: &PlanInput, entry: &Entry) -> Result<(), Untouched> {
+    if wanted.filesystems.is_mount_root(&entry.path) {
         return Err(Untouched::Refused(format!(
             "{} has to change and a filesystem is mounted on it",
             entry.path
@@ -181,9 +182,9 @@ fn refuse_mounts(wanted: &Wanted, entry: &Entry) -> Result<(), Untouched> {
 /// Looks through a directory that becomes something else: what must not move stops the run by name,
 /// untracked content goes with it and is listed.
 fn displace(
-    wanted: &Wanted,
+    wanted: &PlanInput,
     entry: &Entry,
-    transaction: &mut Transaction,
+    transaction: &mut ChangePlan,
 ) -> Result<(), Untouched> {
     let becomes = format!("lies in a directory that becomes a {}", entry.type_name());
     let refused =
@@ -217,14 +218,15 @@ fn displace(
         }
         transaction.removed += 1;
         // What comes into it from now on is not to go unnoticed.
-        let (filesystem, path) = (wanted.filesystems.of(&visit.path), visit.path.clone());
-        transaction.changes.push(Change { filesystem, path, action: Action::RemoveInside });
+        let (filesystem, path) =
+            (wanted.filesystems.filesystem_of(&visit.path), visit.path.clone());
+        transaction.changes.push(Change { filesystem, path, action: Action::CoveredByParent });
         // Where untracked paths go anyway, and in a full sync that cannot tell them from stale ones,
         // there is nothing to keep.
         if wanted.policy.untracked == Untracked::Keep && !wanted.was_tracked(&visit.path) {
             transaction.displaced.push(visit.path);
         } else {
-            transaction.items.push(Item {
+            transaction.items.push(ItemizedLine {
                 change: "*deleting  ".to_owned(),
                 suffix: String::new(),
                 path: visit.path,
@@ -235,7 +237,7 @@ fn displace(
     })
 }
 
-fn item(entry: &Entry, difference: &Difference, link: Option<&TreePath>) -> Item {
+fn item(entry: &Entry, difference: &Difference, link: Option<&TreePath>) -> ItemizedLine {
     let mut change = difference.itemised(entry);
     if link.is_some() {
         change.replace_range(0..1, "h");
@@ -251,5 +253,5 @@ fn item(entry: &Entry, difference: &Difference, link: Option<&TreePath>) -> Item
     let new_content = difference.missing || difference.kind || difference.content;
     let bytes =
         if new_content && link.is_none() { entry.file().map_or(0, |(size, _)| size) } else { 0 };
-    Item { change, path: entry.path.clone(), suffix, bytes }
+    ItemizedLine { change, path: entry.path.clone(), suffix, bytes }
 }

@@ -2,9 +2,9 @@
 
 use crate::apply::Untouched;
 use crate::apply::filesystem::Filesystems;
-use crate::apply::plan::live_tree::Live;
-use crate::apply::plan::subtree_removal::Whole;
-use crate::apply::plan::{Action, Change, Item, Transaction, Untracked, Wanted};
+use crate::apply::plan::live_tree::LiveTree;
+use crate::apply::plan::subtree_removal::RemovableSubtrees;
+use crate::apply::plan::{Action, Change, ChangePlan, ItemizedLine, PlanInput, Untracked};
 use crate::manifest::gone;
 use crate::root::{Descend, FileKind, RootError, Stat, mounts};
 use crate::tree_path::TreePath;
@@ -19,11 +19,11 @@ const KERNELS: &str = "the running kernel's, kept until the next boot";
 
 /// Appends the removals: names first, then directories, the deepest first.
 pub(super) fn remove(
-    wanted: &Wanted,
-    live: &Live,
-    transaction: &mut Transaction,
+    wanted: &PlanInput,
+    live: &LiveTree,
+    transaction: &mut ChangePlan,
 ) -> Result<(), Untouched> {
-    let mut going = Going::default();
+    let mut going = RemovedPaths::default();
     stale(wanted, live, transaction, &mut going)?;
     if wanted.policy.untracked == Untracked::Remove {
         let mut kept = 0;
@@ -38,8 +38,13 @@ pub(super) fn remove(
     keep_kernels(transaction, &mut going);
     deferred(wanted, transaction, &mut going)?;
     let place = (wanted.host, wanted.mounts);
-    let whole =
-        Whole::of(wanted.root, place, wanted.filesystems, &going.names, &going.directories)?;
+    let whole = RemovableSubtrees::of(
+        wanted.root,
+        place,
+        wanted.filesystems,
+        &going.names,
+        &going.directories,
+    )?;
     going.directories.retain(|path| {
         let stays = whole.is_occupied(path);
         if stays {
@@ -55,7 +60,7 @@ pub(super) fn remove(
         .iter()
         .map(|path| (path, ""))
         .chain(going.directories.iter().map(|path| (path, "/")));
-    transaction.items.extend(items.map(|(path, suffix)| Item {
+    transaction.items.extend(items.map(|(path, suffix)| ItemizedLine {
         change: "*deleting  ".to_owned(),
         path: path.clone(),
         suffix: suffix.to_owned(),
@@ -80,13 +85,16 @@ pub(super) fn remove(
 /// slots.
 pub(in crate::apply) fn removals(
     filesystems: &Filesystems,
-    whole: &Whole,
+    whole: &RemovableSubtrees,
     names: Vec<TreePath>,
     mut directories: Vec<TreePath>,
     mut free: impl FnMut() -> u32,
 ) -> Vec<Change> {
-    let change =
-        |path: TreePath, action| Change { filesystem: filesystems.of(&path), path, action };
+    let change = |path: TreePath, action| Change {
+        filesystem: filesystems.filesystem_of(&path),
+        path,
+        action,
+    };
     directories.retain(|path| whole.tops().binary_search(path).is_err());
     let (inside, names): (Vec<_>, Vec<_>) = names.into_iter().partition(|path| whole.holds(path));
     let (below, mut directories): (Vec<_>, Vec<_>) =
@@ -98,12 +106,13 @@ pub(in crate::apply) fn removals(
         whole.tops().iter().map(|path| change(path.clone(), Action::RemoveTree { slot: free() })),
     );
     changes.extend(directories.into_iter().rev().map(|path| change(path, Action::RemoveDir)));
-    changes.extend(inside.into_iter().chain(below).map(|path| change(path, Action::RemoveInside)));
+    changes
+        .extend(inside.into_iter().chain(below).map(|path| change(path, Action::CoveredByParent)));
     changes
 }
 
 #[derive(Default)]
-struct Going {
+struct RemovedPaths {
     names: Vec<TreePath>,
     directories: Vec<TreePath>,
     deferred: Vec<TreePath>,
@@ -112,7 +121,7 @@ struct Going {
 }
 
 /// Directories that become something else: they take everything below along.
-fn displaced(transaction: &Transaction) -> Vec<TreePath> {
+fn displaced(transaction: &ChangePlan) -> Vec<TreePath> {
     let becomes =
         |change: &&Change| matches!(change.action, Action::Exchange { to_directory: false, .. });
     transaction.changes.iter().filter(becomes).map(|change| change.path.clone()).collect()
@@ -120,10 +129,10 @@ fn displaced(transaction: &Transaction) -> Vec<TreePath> {
 
 /// Tracked paths that the target no longer names.
 fn stale(
-    wanted: &Wanted,
-    live: &Live,
-    transaction: &mut Transaction,
-    going: &mut Going,
+    wanted: &PlanInput,
+    live: &LiveTree,
+    transaction: &mut ChangePlan,
+    going: &mut RemovedPaths,
 ) -> Result<(), Untouched> {
     let stale = wanted.base.into_iter().flat_map(|base| gone(base, wanted.target));
     let former = wanted.former.iter().filter(|entry| wanted.target.get(&entry.path).is_none());
@@ -169,7 +178,7 @@ fn stale(
 }
 
 /// What belongs to the running kernel stays, with the directories above it.
-fn keep_kernels(transaction: &mut Transaction, going: &mut Going) {
+fn keep_kernels(transaction: &mut ChangePlan, going: &mut RemovedPaths) {
     let kernels = &mut going.kernels;
     kernels.sort_unstable();
     kernels.dedup();
@@ -182,11 +191,11 @@ fn keep_kernels(transaction: &mut Transaction, going: &mut Going) {
     let mut above: Vec<TreePath> = above;
     kernels.append(&mut above);
     transaction.kernels = std::mem::take(kernels);
-    tell_kernels(transaction);
+    report_kernels(transaction);
 }
 
 /// Lists what stays for the running kernel as deviations, by its topmost paths.
-pub(in crate::apply) fn tell_kernels(transaction: &mut Transaction) {
+pub(in crate::apply) fn report_kernels(transaction: &mut ChangePlan) {
     transaction.kernels.sort_unstable();
     let mut top: Option<&TreePath> = None;
     for path in &transaction.kernels {
@@ -199,12 +208,12 @@ pub(in crate::apply) fn tell_kernels(transaction: &mut Transaction) {
 
 /// What stays for the kernel is kept for undoing as well, so its filesystems take part, by a change that
 /// changes nothing where there is no other.
-pub(super) fn let_kernels_take_part(live: &Live, transaction: &mut Transaction) {
+pub(super) fn include_kernel_filesystems(live: &LiveTree, transaction: &mut ChangePlan) {
     if transaction.changes.is_empty() {
         return;
     }
     for path in transaction.kernels.clone() {
-        let filesystem = transaction.tops.of(&path);
+        let filesystem = transaction.tops.filesystem_of(&path);
         let Some(stat) = live.get(&path).filter(|stat| stat.kind != FileKind::Directory) else {
             continue;
         };
@@ -212,7 +221,7 @@ pub(super) fn let_kernels_take_part(live: &Live, transaction: &mut Transaction) 
             transaction.changes.push(Change {
                 filesystem,
                 path,
-                action: Action::Times(stat.mtime),
+                action: Action::SetTime(stat.mtime),
             });
         }
     }
@@ -220,9 +229,9 @@ pub(super) fn let_kernels_take_part(live: &Live, transaction: &mut Transaction) 
 
 /// Directories that an earlier update could not remove because something still sat in them.
 fn deferred(
-    wanted: &Wanted,
-    transaction: &mut Transaction,
-    going: &mut Going,
+    wanted: &PlanInput,
+    transaction: &mut ChangePlan,
+    going: &mut RemovedPaths,
 ) -> Result<(), Untouched> {
     for path in wanted.recorded {
         let kernels = transaction.kernels.binary_search(path).is_ok();
@@ -246,19 +255,22 @@ fn deferred(
 /// another name, and filesystems of their own: snapshots, and the node's subvolumes and mounts. Whether
 /// anything stays.
 fn untracked(
-    wanted: &Wanted,
+    wanted: &PlanInput,
     path: &TreePath,
     stat: &Stat,
-    going: &mut Going,
+    going: &mut RemovedPaths,
 ) -> Result<bool, RootError> {
     let above = path.parent().map(|parent| wanted.root.stat(&parent)).transpose()?.flatten();
     let apart = |dev| above.is_some_and(|above| above.dev != dev);
     let filesystems = wanted.filesystems;
-    if wanted.filter.protects(path) || filesystems.is_top(path) || is_tracked_twin(wanted, path) {
+    if wanted.filter.protects(path)
+        || filesystems.is_mount_root(path)
+        || is_tracked_twin(wanted, path)
+    {
         return Ok(true);
     }
     // What is mounted where the image has an empty directory is a disk of the node's.
-    let top = &filesystems.tops()[filesystems.ground(path)];
+    let top = &filesystems.mount_roots()[filesystems.stage_filesystem_of(path)];
     let entries = wanted.target.entries();
     let below = entries.get(entries.partition_point(|entry| entry.path <= *top));
     if !below.is_some_and(|entry| entry.path.is_below(top)) {
@@ -278,7 +290,7 @@ fn untracked(
         let directory = visit.stat.kind == FileKind::Directory;
         let stays = cursor.excludes(&visit.path, directory).is_some()
             || wanted.filter.protects(&visit.path)
-            || wanted.filesystems.is_top(&visit.path)
+            || wanted.filesystems.is_mount_root(&visit.path)
             || (directory && apart(visit.stat.dev))
             || (!directory && is_tracked_twin(wanted, &visit.path));
         if stays {
@@ -303,7 +315,7 @@ fn untracked(
 }
 
 /// Whether `path` is seen through a bind mount at a place where it is the image's.
-fn is_tracked_twin(wanted: &Wanted, path: &TreePath) -> bool {
+fn is_tracked_twin(wanted: &PlanInput, path: &TreePath) -> bool {
     let seen = |from, to| {
         mounts::twin(path, from, to).is_some_and(|twin| wanted.target.get(&twin).is_some())
     };

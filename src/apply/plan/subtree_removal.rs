@@ -9,14 +9,14 @@ use crate::root::{Descend, Root, RootError};
 use crate::tree_path::TreePath;
 
 /// What of the directories that are to go does, and how.
-pub(in crate::apply) struct Whole {
+pub(in crate::apply) struct RemovableSubtrees {
     /// The topmost that go as a whole, in tree order.
     tops: Vec<TreePath>,
     /// Those in which something stands that does not go, in tree order.
     occupied: Vec<TreePath>,
 }
 
-impl Whole {
+impl RemovableSubtrees {
     /// Looks through `directories`: one in which nothing stands but what goes, `names` and other
     /// `directories`, goes as a whole. None does on a filesystem without slots, around a filesystem of its
     /// own, or on a `host` that may not let a directory be renamed, as an overlay.
@@ -26,7 +26,7 @@ impl Whole {
         filesystems: &Filesystems,
         names: &[TreePath],
         directories: &[TreePath],
-    ) -> Result<Whole, RootError> {
+    ) -> Result<RemovableSubtrees, RootError> {
         let going: HashSet<&TreePath> = names.iter().chain(directories).collect();
         let mut candidates: Vec<&TreePath> = directories.iter().collect();
         candidates.sort_unstable();
@@ -44,7 +44,7 @@ impl Whole {
             }
             seen = Some(top);
             let Some(stat) = root.stat(top)? else { continue };
-            let apart = mounts.iter().map(|mount| &mount.at).chain(filesystems.tops());
+            let apart = mounts.iter().map(|mount| &mount.at).chain(filesystems.mount_roots());
             let apart: HashSet<&TreePath> =
                 apart.filter(|at| *at == top || at.is_below(top)).collect();
             apart.iter().for_each(|at| mark(&mut in_parts, at, top));
@@ -75,10 +75,10 @@ impl Whole {
             }
         }
         let movable = |path: &TreePath| {
-            filesystems.of(path) == filesystems.ground(path)
+            filesystems.filesystem_of(path) == filesystems.stage_filesystem_of(path)
                 && host.is_none_or(|host| host.is_local())
         };
-        let mut whole = Whole { tops: Vec::new(), occupied: Vec::new() };
+        let mut whole = RemovableSubtrees { tops: Vec::new(), occupied: Vec::new() };
         for path in candidates {
             if occupied.contains(path) {
                 whole.occupied.push(path.clone());

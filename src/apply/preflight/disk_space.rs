@@ -8,12 +8,12 @@ use std::collections::{BTreeMap, HashMap, HashSet, btree_map};
 use std::fmt;
 
 use crate::apply::filesystem::Filesystems;
-use crate::apply::plan::Transaction;
+use crate::apply::plan::ChangePlan;
 use crate::apply::undo;
 use crate::entry::{Entry, LeafKind};
 use crate::manifest::{Manifest, compare};
 use crate::root::mounts::{Host, Mount};
-use crate::root::{Room, Root, RootError};
+use crate::root::{FreeSpace, Root, RootError};
 use crate::state;
 use crate::tree_path::TreePath;
 
@@ -27,7 +27,7 @@ const SLACK_INODES: u64 = 64;
 const INLINE: usize = 59;
 
 /// What an update takes of the disks of a tree.
-pub struct Demand<'a> {
+pub struct SpaceRequirement<'a> {
     root: &'a Root,
     filesystems: &'a Filesystems,
     host: Option<&'a Host>,
@@ -38,7 +38,7 @@ pub struct Demand<'a> {
 /// What is taken of one disk, by the filesystem through which it was first seen.
 #[derive(Clone, Copy, Debug)]
 struct Amount {
-    room: Room,
+    room: FreeSpace,
     bytes: u64,
     inodes: u64,
 }
@@ -66,14 +66,14 @@ enum Unit {
 
 /// Of what the parts of an update are that no manifest names.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Aside {
+pub struct ExtraSpace {
     /// Bytes that are still to be downloaded.
     pub download: u64,
     /// Bytes of the manifest as it is stored.
     pub manifest: u64,
 }
 
-impl<'a> Demand<'a> {
+impl<'a> SpaceRequirement<'a> {
     /// Nothing yet; `filesystems` are those of the tree at `root`, which `host` holds.
     pub fn new(
         root: &'a Root,
@@ -81,7 +81,7 @@ impl<'a> Demand<'a> {
         host: Option<&'a Host>,
         mounts: &'a [Mount],
     ) -> Self {
-        Demand { root, filesystems, host, mounts, by_disk: BTreeMap::new() }
+        SpaceRequirement { root, filesystems, host, mounts, by_disk: BTreeMap::new() }
     }
 
     /// What leads from `base` to `target` takes, as far as the manifests tell.
@@ -89,7 +89,7 @@ impl<'a> Demand<'a> {
         &mut self,
         base: &Manifest,
         target: &Manifest,
-        aside: &Aside,
+        aside: &ExtraSpace,
     ) -> Result<(), RootError> {
         let changes = compare(base, target);
         let mut groups: HashSet<&TreePath> = HashSet::new();
@@ -115,7 +115,7 @@ impl<'a> Demand<'a> {
     /// What `transaction` takes; with `transit`, all of it comes by way of the root's disk.
     pub fn add_transaction(
         &mut self,
-        transaction: &Transaction,
+        transaction: &ChangePlan,
         transit: bool,
     ) -> Result<(), RootError> {
         for at in transaction.filesystems() {
@@ -142,7 +142,7 @@ impl<'a> Demand<'a> {
         for (&filesystem, amount) in &self.by_disk {
             let mut lacks = |unit, needed, free| {
                 if needed > free {
-                    let place = self.root.show(&self.filesystems.tops()[filesystem]);
+                    let place = self.root.show(&self.filesystems.mount_roots()[filesystem]);
                     missing.push(Shortage { filesystem, place, unit, needed, free });
                 }
             };
@@ -173,7 +173,7 @@ impl<'a> Demand<'a> {
     }
 
     fn add_entry(&mut self, entry: &Entry) -> Result<(), RootError> {
-        let block = self.amount(self.filesystems.of(&entry.path))?.room.block;
+        let block = self.amount(self.filesystems.filesystem_of(&entry.path))?.room.block;
         let bytes = match entry.leaf().map(|leaf| &leaf.kind) {
             None => block,
             Some(LeafKind::File { size, .. }) => *size,
@@ -184,7 +184,7 @@ impl<'a> Demand<'a> {
     }
 
     fn add(&mut self, path: &TreePath, bytes: u64, inodes: u64) -> Result<(), RootError> {
-        self.add_to(self.filesystems.of(path), bytes, inodes)
+        self.add_to(self.filesystems.filesystem_of(path), bytes, inodes)
     }
 
     fn add_to(&mut self, filesystem: usize, bytes: u64, inodes: u64) -> Result<(), RootError> {
@@ -199,7 +199,7 @@ impl<'a> Demand<'a> {
         match self.by_disk.entry(disk) {
             btree_map::Entry::Occupied(known) => Ok(known.into_mut()),
             btree_map::Entry::Vacant(new) => {
-                let room = self.root.below(&self.filesystems.tops()[disk])?.room()?;
+                let room = self.root.below(&self.filesystems.mount_roots()[disk])?.room()?;
                 Ok(new.insert(Amount { room, bytes: 0, inodes: 0 }))
             }
         }
@@ -208,7 +208,7 @@ impl<'a> Demand<'a> {
     /// The first filesystem on the same disk: bind mounts and subvolumes share its room.
     fn disk(&self, filesystem: usize) -> usize {
         let device = |at: usize| {
-            let top = &self.filesystems.tops()[at];
+            let top = &self.filesystems.mount_roots()[at];
             let mount =
                 self.mounts.iter().rfind(|mount| *top == mount.at || top.is_below(&mount.at));
             mount.map_or(self.host.map(|host| &host.device), |mount| Some(&mount.device))

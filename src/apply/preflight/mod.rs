@@ -8,7 +8,7 @@ use rayon::prelude::*;
 
 use crate::apply::Untouched;
 use crate::apply::filesystem::{Filesystems, Slots};
-use crate::apply::plan::{Action, Install, Item, Transaction};
+use crate::apply::plan::{Action, ChangePlan, ItemizedLine, StagedItem};
 use crate::generation::GenerationId;
 use crate::host::MaxDelete;
 use crate::root::mounts::{Host, Mount};
@@ -16,7 +16,7 @@ use crate::root::{Descend, FileKind, Root, RootError};
 use crate::state;
 use crate::tree_path::TreePath;
 
-use disk_space::Demand;
+use disk_space::SpaceRequirement;
 
 /// For fewer directories no other processor is woken.
 const FEW: usize = 64;
@@ -40,7 +40,7 @@ pub fn check_host(host: Option<&Host>, shown: &str, allowed: &[String]) -> Resul
 
 /// Refuses to delete more than is allowed; `renamed` paths have a replacement elsewhere.
 pub fn check_budget(
-    transaction: &Transaction,
+    transaction: &ChangePlan,
     tracked: usize,
     renamed: usize,
     allowed: MaxDelete,
@@ -54,14 +54,18 @@ pub fn check_budget(
 }
 
 /// The same for what rsync says that it would do.
-pub fn check_forecast(items: &[Item], tracked: usize, allowed: MaxDelete) -> Result<(), Untouched> {
+pub fn check_forecast(
+    items: &[ItemizedLine],
+    tracked: usize,
+    allowed: MaxDelete,
+) -> Result<(), Untouched> {
     let going = items.iter().filter(|item| item.is_deletion()).count();
     check_deletions(going, items, tracked, allowed)
 }
 
 fn check_deletions(
     going: usize,
-    items: &[Item],
+    items: &[ItemizedLine],
     tracked: usize,
     allowed: MaxDelete,
 ) -> Result<(), Untouched> {
@@ -81,7 +85,7 @@ fn check_deletions(
 /// Refuses what a rename would stumble over after the seal.
 pub fn check_paths(
     root: &Root,
-    transaction: &Transaction,
+    transaction: &ChangePlan,
     filesystems: &Filesystems,
     mounts: &[Mount],
 ) -> Result<(), Untouched> {
@@ -90,7 +94,7 @@ pub fn check_paths(
         |path: &TreePath, why: &str| Err(Untouched::Refused(format!("{} {why}", root.show(path))));
     let paths: Vec<&TreePath> = transaction.changes.iter().map(|change| &change.path).collect();
     for (change, pins) in transaction.changes.iter().zip(root.pins_each(&paths)?) {
-        let directory = change.action == Action::Directory;
+        let directory = change.action == Action::SetDirMetadata;
         if let Some(mount) = mounts.iter().find(|mount| mount.at == change.path && !directory) {
             return refuse(
                 &change.path,
@@ -99,9 +103,9 @@ pub fn check_paths(
         }
         let goes = matches!(
             change.action,
-            Action::RemoveDir | Action::RemoveTree { .. } | Action::RemoveInside
+            Action::RemoveDir | Action::RemoveTree { .. } | Action::CoveredByParent
         );
-        if goes && filesystems.is_top(&change.path) {
+        if goes && filesystems.is_mount_root(&change.path) {
             return refuse(
                 &change.path,
                 "has to go and is a filesystem of its own (a btrfs subvolume)",
@@ -135,13 +139,13 @@ pub fn check_paths(
                 return refuse(&change.path, flag);
             }
         }
-        if change.action.shows() {
+        if change.action.is_visible() {
             parents.extend(change.path.parent());
         }
     }
     // What is made first is looked at by what it is made in.
     let made =
-        transaction.changes.iter().filter(|change| matches!(change.action, Action::Make { .. }));
+        transaction.changes.iter().filter(|change| matches!(change.action, Action::MakeDir { .. }));
     let made: HashSet<&TreePath> = made.map(|change| &change.path).collect();
     parents.retain(|parent| !made.contains(parent));
     parents.sort_unstable();
@@ -156,7 +160,7 @@ pub fn check_paths(
         return Err(first);
     }
     for which in transaction.filesystems() {
-        let top = &filesystems.tops()[which];
+        let top = &filesystems.mount_roots()[which];
         if !root.may_write(top)? {
             return refuse(
                 top,
@@ -171,7 +175,7 @@ pub fn check_paths(
 /// below it. `named` are the mount points that the tree's own fstab names.
 pub fn check_missing_mounts(
     root: &Root,
-    transaction: &Transaction,
+    transaction: &ChangePlan,
     named: &[TreePath],
     mounts: &[Mount],
 ) -> Result<(), Untouched> {
@@ -190,11 +194,11 @@ pub fn check_missing_mounts(
 /// Refuses what would keep the agent from recording what it did.
 pub fn check_own_places(
     root: &Root,
-    transaction: &Transaction,
+    transaction: &ChangePlan,
     generation: GenerationId,
 ) -> Result<(), Untouched> {
     let in_the_way =
-        |install: &&Install| state::is_above_own(&install.entry.path) && !install.entry.is_dir();
+        |install: &&StagedItem| state::is_above_own(&install.entry.path) && !install.entry.is_dir();
     if let Some(install) = transaction.installs.iter().find(in_the_way) {
         let (path, kind) = (root.show(&install.entry.path), install.entry.type_name());
         return Err(Untouched::Refused(format!(
@@ -220,10 +224,10 @@ fn check_parent(
     if pins.append_only {
         return refuse("has entries that have to change and is append-only (chattr +a)");
     }
-    let top = if filesystems.is_top(parent) {
+    let top = if filesystems.is_mount_root(parent) {
         parent.clone()
     } else {
-        filesystems.tops()[filesystems.ground(parent)].clone()
+        filesystems.mount_roots()[filesystems.stage_filesystem_of(parent)].clone()
     };
     // What is staged, and what is displaced, lies in directories that are made at the top.
     let (here, there) = (root.inherited_project(parent)?, root.inherited_project(&top)?);
@@ -243,11 +247,11 @@ fn check_parent(
 }
 
 /// Refuses a rollback that does not fit: what it puts back is there, but for where it has to be copied.
-pub fn check_room_to_go_back(root: &Root, transaction: &Transaction) -> Result<(), Untouched> {
+pub fn check_room_to_go_back(root: &Root, transaction: &ChangePlan) -> Result<(), Untouched> {
     match check_room_without_slots(root, transaction, &transaction.tops)? {
         0 => Ok(()),
         displaced => {
-            let mut demand = Demand::new(root, &transaction.tops, None, &[]);
+            let mut demand = SpaceRequirement::new(root, &transaction.tops, None, &[]);
             demand.add_bytes(displaced)?;
             match demand.missing().first() {
                 Some(shortage) => Err(Untouched::NoRoom(shortage.to_string())),
@@ -261,15 +265,15 @@ pub fn check_room_to_go_back(root: &Root, transaction: &Transaction) -> Result<(
 /// is copied. Returns the bytes of what is displaced there, which has to fit into slots elsewhere.
 pub fn check_room_without_slots(
     root: &Root,
-    transaction: &Transaction,
+    transaction: &ChangePlan,
     filesystems: &Filesystems,
 ) -> Result<u64, Untouched> {
     let mut displaced = 0;
     // Most that is needed at once, and what is taken for good, in bytes.
     let mut needs: BTreeMap<usize, (i128, i128)> = BTreeMap::new();
     for change in &transaction.changes {
-        let ground = filesystems.ground(&change.path);
-        let (Action::Install { slot } | Action::Exchange { slot, .. } | Action::Remove { slot }) =
+        let ground = filesystems.stage_filesystem_of(&change.path);
+        let (Action::StagedItem { slot } | Action::Exchange { slot, .. } | Action::Remove { slot }) =
             change.action
         else {
             continue;
@@ -277,10 +281,10 @@ pub fn check_room_without_slots(
         if ground == change.filesystem {
             continue;
         }
-        let block = root.below(&filesystems.tops()[ground])?.room()?.block;
+        let block = root.below(&filesystems.mount_roots()[ground])?.room()?.block;
         let old = held(root, &change.path, block)?;
         displaced += old;
-        let below = |install: &&Install| {
+        let below = |install: &&StagedItem| {
             install.entry.path == change.path || install.entry.path.is_below(&change.path)
         };
         let comes = !matches!(change.action, Action::Remove { .. });
@@ -298,7 +302,7 @@ pub fn check_room_without_slots(
         *taken += i128::from(new) - i128::from(old);
     }
     for (ground, (most, _)) in needs {
-        let top = &filesystems.tops()[ground];
+        let top = &filesystems.mount_roots()[ground];
         let room = root.below(top)?.room()?;
         // The directory in which files are copied.
         let needed = u64::try_from(most).unwrap_or(0).saturating_add(2 * room.block);
@@ -309,7 +313,7 @@ pub fn check_room_without_slots(
 
 fn undo_slot(slot: u32) -> TreePath {
     let slot = crate::apply::plan::slot_name(slot);
-    super::name(super::UNDO).join(slot.as_bytes()).unwrap_or(slot)
+    super::name(super::UNDO_DIR).join(slot.as_bytes()).unwrap_or(slot)
 }
 
 /// The bytes that `path` holds, with what is below it, in whole blocks.

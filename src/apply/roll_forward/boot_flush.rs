@@ -19,15 +19,16 @@ const JOURNALED: [&str; 5] = ["ext3", "ext4", "xfs", "jfs", "reiserfs"];
 /// What cannot be done is no failure, since the content is durable.
 pub(in crate::apply) fn write_back(root: &Root, journal: &Journal, monitor: &dyn Monitor) {
     let boot = name("boot");
-    let filesystems = Filesystems::from_tops(journal.tops.clone());
+    let filesystems = Filesystems::from_mount_roots(journal.tops.clone());
     let changed =
         journal.changes.iter().filter(|change| change.path == boot || change.path.is_below(&boot));
-    let held: BTreeSet<usize> = changed.map(|change| filesystems.ground(&change.path)).collect();
+    let held: BTreeSet<usize> =
+        changed.map(|change| filesystems.stage_filesystem_of(&change.path)).collect();
     if held.is_empty() {
         return;
     }
     let Ok((host, mounts)) = mounts::read(root.shown()) else { return };
-    for top in held.into_iter().map(|at| &filesystems.tops()[at]) {
+    for top in held.into_iter().map(|at| &filesystems.mount_roots()[at]) {
         let mounted = if top.is_root() {
             host.as_ref().map(|host| (&host.kind, &host.source))
         } else {

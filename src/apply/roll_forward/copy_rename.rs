@@ -6,7 +6,7 @@
 
 use std::io::{self, Read};
 
-use crate::apply::STAGE;
+use crate::apply::STAGE_DIR;
 use crate::apply::undo::backup;
 use crate::root::{Descend, FileKind, Rename, Root, RootError};
 use crate::tree_path::TreePath;
@@ -15,14 +15,14 @@ use crate::tree_path::TreePath;
 const BLOCK: usize = 64 << 10;
 
 /// A filesystem without slots, by where it begins.
-pub(in crate::apply) struct Carry<'a> {
+pub(in crate::apply) struct CopyRename<'a> {
     /// The tree.
     pub root: &'a Root,
     /// Where the filesystem begins.
     pub top: &'a TreePath,
 }
 
-impl Carry<'_> {
+impl CopyRename<'_> {
     /// Makes what the slot holds stand at `path`; what stands there goes to the slot of `old`. Nothing
     /// stands there for a moment where one of the two is a directory.
     pub fn install(
@@ -42,7 +42,7 @@ impl Carry<'_> {
             Some(live) if new || is_directory(live) => self.displace(old, slot, path)?,
             // What was kept before the seal is not what an interrupted copy may have left.
             Some(_) if old.stat(slot)?.is_some() => {}
-            Some(_) => backup::keep(self.root, old, slot, path)?,
+            Some(_) => backup::link_backup(self.root, old, slot, path)?,
         }
         let aside = self.aside(slot)?;
         self.root.remove_tree(&aside)?;
@@ -87,7 +87,7 @@ impl Carry<'_> {
             path: self.root.show(self.top),
             source: io::Error::other(error),
         };
-        let stage = self.top.join(STAGE.as_bytes()).map_err(bad)?;
+        let stage = self.top.join(STAGE_DIR.as_bytes()).map_err(bad)?;
         if self.root.stat(&stage)?.is_none() {
             self.root.create_dir(&stage)?;
         }

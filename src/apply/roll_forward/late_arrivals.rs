@@ -16,29 +16,29 @@ use crate::tree_path::TreePath;
 
 /// What lay in directories that went, and was not to go.
 #[derive(Debug, Default)]
-pub(in crate::apply) struct Strangers {
+pub(in crate::apply) struct LateArrivals {
     /// What was brought back.
-    pub back: Vec<TreePath>,
+    pub restored: Vec<TreePath>,
     /// What stays among the displaced, since it has no place any more or something else stands there.
-    pub stuck: Vec<TreePath>,
+    pub unrestorable: Vec<TreePath>,
 }
 
 /// Brings back what `changes` took along and do not list.
-pub(in crate::apply) fn bring_back(
+pub(in crate::apply) fn restore_late_arrivals(
     root: &Root,
     stages: &Stages,
     changes: &[Change],
-) -> Result<Strangers, RootError> {
-    let mut strangers = Strangers::default();
-    let mut went: Option<Went> = None;
-    for (at, old) in stages.which().filter_map(|at| Some((at, stages.old(at)?))) {
+) -> Result<LateArrivals, RootError> {
+    let mut strangers = LateArrivals::default();
+    let mut went: Option<RemovedDirs> = None;
+    for (at, old) in stages.filesystems().filter_map(|at| Some((at, stages.backups(at)?))) {
         for (place, stat) in old.children(&TreePath::root())? {
             let (Some(slot), FileKind::Directory) = (slot_of(&place), stat.kind) else { continue };
-            let went = went.get_or_insert_with(|| Went::of(changes));
+            let went = went.get_or_insert_with(|| RemovedDirs::of(changes));
             let Some(&change) = went.by_slot.get(&(at, slot)) else { continue };
             let stands = root.stat(&change.path)?.map(|live| live.kind == FileKind::Directory);
             let removed = matches!(change.action, Action::RemoveTree { .. });
-            let taken = Taken { root, old, slot: slot_name(slot), from: &change.path };
+            let taken = DisplacedDir { root, old, slot: slot_name(slot), from: &change.path };
             if stands == Some(true) || (stands.is_none() && removed) {
                 taken.bring_back(went, &mut strangers)?;
             } else {
@@ -50,26 +50,29 @@ pub(in crate::apply) fn bring_back(
 }
 
 /// What went, and which slots it may be in.
-struct Went<'a> {
+struct RemovedDirs<'a> {
     by_slot: HashMap<(usize, u32), &'a Change>,
     listed: HashSet<&'a TreePath>,
 }
 
-impl<'a> Went<'a> {
+impl<'a> RemovedDirs<'a> {
     fn of(changes: &'a [Change]) -> Self {
         let by_slot = changes.iter().filter_map(|change| match change.action {
-            Action::Install { slot }
+            Action::StagedItem { slot }
             | Action::Exchange { slot, .. }
             | Action::RemoveTree { slot } => Some(((change.filesystem, slot), change)),
             _ => None,
         });
-        let inside = changes.iter().filter(|change| change.action == Action::RemoveInside);
-        Went { by_slot: by_slot.collect(), listed: inside.map(|change| &change.path).collect() }
+        let inside = changes.iter().filter(|change| change.action == Action::CoveredByParent);
+        RemovedDirs {
+            by_slot: by_slot.collect(),
+            listed: inside.map(|change| &change.path).collect(),
+        }
     }
 }
 
 /// A directory among the displaced.
-struct Taken<'a> {
+struct DisplacedDir<'a> {
     root: &'a Root,
     old: &'a Root,
     slot: TreePath,
@@ -77,8 +80,12 @@ struct Taken<'a> {
     from: &'a TreePath,
 }
 
-impl Taken<'_> {
-    fn bring_back(&self, went: &Went, strangers: &mut Strangers) -> Result<(), RootError> {
+impl DisplacedDir<'_> {
+    fn bring_back(
+        &self,
+        went: &RemovedDirs,
+        strangers: &mut LateArrivals,
+    ) -> Result<(), RootError> {
         let mut coming = Vec::new();
         let looked = self.old.walk::<RootError>(&self.slot, |visit| {
             let path = self.moved(&visit.path, &self.slot, self.from)?;
@@ -93,13 +100,13 @@ impl Taken<'_> {
                 {
                     return Ok(Descend::Into);
                 }
-                Some(_) => strangers.stuck.push(path),
+                Some(_) => strangers.unrestorable.push(path),
             }
             Ok(Descend::Past)
         });
         if looked.is_err() {
             // Such as a path that is too long; that must not keep the update from its end.
-            strangers.stuck.push(self.from.clone());
+            strangers.unrestorable.push(self.from.clone());
         }
         for (place, path) in coming {
             let moved = match self.make_above(&path)? {
@@ -107,10 +114,10 @@ impl Taken<'_> {
                 false => Ok(false),
             };
             match moved {
-                Ok(true) => strangers.back.push(path),
-                Ok(false) => strangers.stuck.push(path),
+                Ok(true) => strangers.restored.push(path),
+                Ok(false) => strangers.unrestorable.push(path),
                 // Something is mounted there, or it has to stay on its filesystem.
-                Err(error) if error.is_bound() => strangers.stuck.push(path),
+                Err(error) if error.is_bound() => strangers.unrestorable.push(path),
                 Err(error) => return Err(error),
             }
         }
@@ -118,17 +125,17 @@ impl Taken<'_> {
     }
 
     /// What is no directory any more takes nothing in.
-    fn leave(&self, went: &Went, strangers: &mut Strangers) {
+    fn leave(&self, went: &RemovedDirs, strangers: &mut LateArrivals) {
         let looked = self.old.walk::<RootError>(&self.slot, |visit| {
             let path = self.moved(&visit.path, &self.slot, self.from)?;
             if went.listed.contains(&path) {
                 return Ok(Descend::Into);
             }
-            strangers.stuck.push(path);
+            strangers.unrestorable.push(path);
             Ok(Descend::Past)
         });
         if looked.is_err() {
-            strangers.stuck.push(self.from.clone());
+            strangers.unrestorable.push(self.from.clone());
         }
     }
 

@@ -13,15 +13,15 @@ use crate::apply::Interrupted;
 use crate::apply::filesystem::{Filesystems, Slots, mount_root_times};
 use crate::apply::journal::{self, Journal, space_reserve};
 use crate::apply::plan::Action;
-use crate::apply::undo::undo_log::{WayBack, WayBackError};
-use crate::apply::undo::{self, Keep, Undo};
+use crate::apply::undo::undo_log::{UndoLog, UndoLogError};
+use crate::apply::undo::{self, UndoRetention, UndoSet};
 use crate::entry::Entry;
 use crate::report::{Event, Job, Monitor};
 use crate::root::{FileKind, Root, RootError};
 use crate::state::{self, State, StateError};
 use crate::tree_path::TreePath;
 
-use step::{Met, Steps};
+use step::{Conflicts, Executor};
 
 /// A transaction that is complete, durable and recorded.
 #[derive(Debug)]
@@ -41,14 +41,14 @@ pub fn roll_forward(
     journal: &Journal,
     monitor: &dyn Monitor,
 ) -> Result<Applied, Interrupted> {
-    let filesystems = Filesystems::from_tops(journal.tops.clone());
-    let (begin, mut met) = (Instant::now(), Met::default());
-    let answer = match attempt(root, journal, &filesystems, begin, &mut met, monitor) {
+    let filesystems = Filesystems::from_mount_roots(journal.tops.clone());
+    let (begin, mut met) = (Instant::now(), Conflicts::default());
+    let answer = match redo(root, journal, &filesystems, begin, &mut met, monitor) {
         Err(broken)
             if broken.is_full() && space_reserve::release(root, &filesystems).unwrap_or(false) =>
         {
             monitor.note(format!("{broken}; going on with the room that was kept for this"));
-            attempt(root, journal, &filesystems, begin, &mut met, monitor)
+            redo(root, journal, &filesystems, begin, &mut met, monitor)
         }
         answer => answer,
     };
@@ -57,56 +57,56 @@ pub fn roll_forward(
 
 /// Why an attempt failed.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum Broken {
+pub(super) enum RedoError {
     #[error(transparent)]
     Root(#[from] RootError),
     #[error(transparent)]
     State(#[from] StateError),
     #[error(transparent)]
-    WayBack(#[from] WayBackError),
+    WayBack(#[from] UndoLogError),
     #[error("the stage of the filesystem that holds {0} is missing")]
     NoStage(String),
 }
 
-impl Broken {
+impl RedoError {
     fn is_full(&self) -> bool {
         match self {
-            Broken::Root(error) | Broken::State(StateError::Root(error)) => error.is_full(),
-            Broken::WayBack(WayBackError::Root(error)) => error.is_full(),
+            RedoError::Root(error) | RedoError::State(StateError::Root(error)) => error.is_full(),
+            RedoError::WayBack(UndoLogError::Root(error)) => error.is_full(),
             _ => false,
         }
     }
 }
 
-fn attempt(
+fn redo(
     root: &Root,
     journal: &Journal,
     filesystems: &Filesystems,
     begin: Instant,
-    met: &mut Met,
+    met: &mut Conflicts,
     monitor: &dyn Monitor,
-) -> Result<Applied, Broken> {
+) -> Result<Applied, RedoError> {
     let takes_part = journal.takes_part();
     monitor.event(Event::Started { job: Job::Apply, total: journal.changes.len() as u64 });
     if journal.slots == Slots::Undo {
         filesystems.take_undo(root, takes_part.iter().copied())?;
     }
     let stages = filesystems.open_stages(root)?;
-    let mut steps = Steps::new(root, filesystems, &stages, journal::sealed_at(root)?, met);
+    let mut steps = Executor::new(root, filesystems, &stages, journal::sealed_at(root)?, met);
     let (mut kept, mut mixed) = (Vec::new(), Duration::ZERO);
     for change in &journal.changes {
-        if !steps.make(change)? {
+        if !steps.apply(change)? {
             kept.push(change.path.clone());
         }
-        if change.action.shows() {
+        if change.action.is_visible() {
             mixed = begin.elapsed();
         }
     }
-    let strangers = late_arrivals::bring_back(root, &stages, &journal.changes)?;
-    if !strangers.back.is_empty() {
+    let strangers = late_arrivals::restore_late_arrivals(root, &stages, &journal.changes)?;
+    if !strangers.restored.is_empty() {
         mixed = begin.elapsed();
     }
-    let mut stuck = strangers.stuck;
+    let mut stuck = strangers.unrestorable;
     if !stuck.is_empty() {
         let listed: HashSet<TreePath> = undo::displaced(&stages)?.into_iter().collect();
         stuck.retain(|path| !listed.contains(path));
@@ -129,10 +129,11 @@ fn attempt(
     }
     monitor.event(Event::Advanced { job: Job::Apply, by: journal.changes.len() as u64 });
     settle_directories(root, journal)?;
-    if journal.keep == Keep::This {
-        WayBack::settle(&stages, &journal.changes)?;
+    if journal.keep == UndoRetention::Replace {
+        UndoLog::settle(&stages, &journal.changes)?;
     }
-    let grounds = journal.changes.iter().map(|change| filesystems.ground(&change.path));
+    let grounds =
+        journal.changes.iter().map(|change| filesystems.stage_filesystem_of(&change.path));
     let touched: BTreeSet<usize> = grounds.chain(takes_part).collect();
     filesystems.sync(root, touched.into_iter())?;
     boot_flush::write_back(root, journal, monitor);
@@ -140,12 +141,12 @@ fn attempt(
         Some(text) => Some(State::parse(text, "the state in the journal")?),
         None => None,
     };
-    let kept_at = if journal.keep == Keep::This {
+    let kept_at = if journal.keep == UndoRetention::Replace {
         "is kept in .si-undo until the next update"
     } else {
         "is gone"
     };
-    for path in met.edited.iter() {
+    for path in met.edited_after_seal.iter() {
         monitor.warn(format!(
             "{} was changed after the update was sealed; what it was {kept_at}",
             root.show(path)
@@ -154,7 +155,7 @@ fn attempt(
     for path in &kept {
         monitor.warn(format!("{} stays, since something untracked sits in it", root.show(path)));
     }
-    for path in met.anew.iter() {
+    for path in met.recreated_dirs.iter() {
         monitor.warn(format!(
             "{} had gone or become something else meanwhile; it was made anew",
             root.show(path)
@@ -164,7 +165,7 @@ fn attempt(
         for path in &kept {
             state.deviate(path, "kept, since something untracked sits in it");
         }
-        for path in met.anew.iter() {
+        for path in met.recreated_dirs.iter() {
             state.deviate(
                 path,
                 "was not there any more when the update was made; what it held may be missing",
@@ -182,7 +183,7 @@ fn attempt(
     journal::close(root)?;
     monitor.event(Event::Finished { job: Job::Apply });
     if let Err(error) =
-        put_away(root, journal).and_then(|()| filesystems.tell_what_is_left(root, monitor))
+        clean_up(root, journal).and_then(|()| filesystems.report_leftovers(root, monitor))
     {
         monitor.warn(format!(
             "what was displaced is not yet where it is kept; the next run sees to it: {error}"
@@ -193,51 +194,51 @@ fn attempt(
 
 /// Puts what was displaced where it is kept, or removes it, then removes the stages, and puts the time of
 /// the tops right, which that changes. Can be repeated.
-pub(super) fn put_away(root: &Root, journal: &Journal) -> Result<(), RootError> {
+pub(super) fn clean_up(root: &Root, journal: &Journal) -> Result<(), RootError> {
     journal::stay_closed(root)?;
-    let filesystems = Filesystems::from_tops(journal.tops.clone());
+    let filesystems = Filesystems::from_mount_roots(journal.tops.clone());
     let takes_part = journal.takes_part();
-    if matches!(journal.keep, Keep::This | Keep::Nothing) {
+    if matches!(journal.keep, UndoRetention::Replace | UndoRetention::Discard) {
         // An earlier undo set would not fit any more, wherever parts of it lie.
-        let mut earlier = Undo::tops(root);
+        let mut earlier = UndoSet::tops(root);
         earlier.retain(|top| takes_part.iter().all(|&at| journal.tops[at] != *top));
-        Filesystems::from_tops(earlier).remove_undo(root)?;
+        Filesystems::from_mount_roots(earlier).remove_undo(root)?;
     }
     match journal.keep {
-        Keep::This => filesystems.keep_old(root, &takes_part)?,
-        Keep::Nothing if filesystems.has_old(root)? => {
+        UndoRetention::Replace => filesystems.save_backups(root, &takes_part)?,
+        UndoRetention::Discard if filesystems.has_backups(root)? => {
             let displaced = undo::displaced_slots(root, journal)?;
             if displaced.is_empty() {
                 filesystems.remove_undo(root)?;
             } else {
                 filesystems.thin_out(root, &displaced)?;
-                filesystems.keep_old(root, &takes_part)?;
+                filesystems.save_backups(root, &takes_part)?;
             }
         }
         // What only the node had was being kept already.
-        Keep::Nothing => filesystems.keep_old(root, &takes_part)?,
-        Keep::Beside => filesystems.keep_beside(root, &takes_part)?,
-        Keep::Earlier => {
+        UndoRetention::Discard => filesystems.save_backups(root, &takes_part)?,
+        UndoRetention::Append => filesystems.save_beside(root, &takes_part)?,
+        UndoRetention::KeepPrevious => {
             let displaced = undo::displaced_slots(root, journal)?;
             if !displaced.is_empty() {
                 filesystems.thin_out(root, &displaced)?;
-                filesystems.keep_beside(root, &takes_part)?;
+                filesystems.save_beside(root, &takes_part)?;
             }
         }
     }
     let mut times = mount_root_times::noted(root)?;
-    for top in filesystems.tops() {
+    for top in filesystems.mount_roots() {
         let entry = journal.directories.binary_search_by(|entry| entry.path.cmp(top));
         times.extend(entry.ok().map(|at| (top.clone(), journal.directories[at].meta.mtime)));
     }
-    mount_root_times::note(root, &times)?;
+    mount_root_times::save(root, &times)?;
     filesystems.remove_stages(root)?;
-    mount_root_times::settle(root)
+    mount_root_times::restore(root)
 }
 
 /// Gives directories their final metadata; children change no more.
 fn settle_directories(root: &Root, journal: &Journal) -> Result<(), RootError> {
-    let whole = journal.changes.iter().filter(|change| change.action == Action::Directory);
+    let whole = journal.changes.iter().filter(|change| change.action == Action::SetDirMetadata);
     let whole: HashSet<&TreePath> = whole.map(|change| &change.path).collect();
     for entry in &journal.directories {
         if whole.contains(&entry.path) {

@@ -3,15 +3,15 @@
 use crate::apply::filesystem::{Filesystems, Stages};
 use crate::apply::name;
 use crate::apply::plan::{Action, Change, slot_name};
-use crate::apply::roll_forward::Broken;
-use crate::apply::roll_forward::copy_rename::Carry;
+use crate::apply::roll_forward::RedoError;
+use crate::apply::roll_forward::copy_rename::CopyRename;
 use crate::apply::undo::backup;
 use crate::entry::Mtime;
 use crate::root::{FileKind, Rename, Root, RootError, Stat, mounts};
 use crate::tree_path::TreePath;
 
 /// What the changes are made with.
-pub(in crate::apply) struct Steps<'a> {
+pub(in crate::apply) struct Executor<'a> {
     root: &'a Root,
     filesystems: &'a Filesystems,
     stages: &'a Stages,
@@ -21,75 +21,75 @@ pub(in crate::apply) struct Steps<'a> {
     here: Option<(TreePath, Root)>,
     /// When the transaction was sealed.
     sealed: Mtime,
-    met: &'a mut Met,
+    met: &'a mut Conflicts,
 }
 
 /// What changes met with; kept from one attempt to the next.
 #[derive(Debug, Default)]
-pub(in crate::apply) struct Met {
+pub(in crate::apply) struct Conflicts {
     /// Directories that had to be made anew.
-    pub anew: Vec<TreePath>,
+    pub recreated_dirs: Vec<TreePath>,
     /// What somebody changed after the seal.
-    pub edited: Vec<TreePath>,
+    pub edited_after_seal: Vec<TreePath>,
 }
 
-impl<'a> Steps<'a> {
-    /// Steps on the tree at `root`, sealed at the time `sealed`.
+impl<'a> Executor<'a> {
+    /// Executor on the tree at `root`, sealed at the time `sealed`.
     pub(in crate::apply) fn new(
         root: &'a Root,
         filesystems: &'a Filesystems,
         stages: &'a Stages,
         sealed: Mtime,
-        met: &'a mut Met,
+        met: &'a mut Conflicts,
     ) -> Self {
         let mounted = mounts::read(root.shown()).map_or_else(|_| Vec::new(), |(_, below)| below);
         let mounted = mounted.into_iter().map(|mount| mount.at).collect();
-        Steps { root, filesystems, stages, mounted, here: None, sealed, met }
+        Executor { root, filesystems, stages, mounted, here: None, sealed, met }
     }
 
     /// Makes one change unless it is made; false where a directory had to stay.
-    pub(in crate::apply) fn make(&mut self, change: &Change) -> Result<bool, Broken> {
+    pub(in crate::apply) fn apply(&mut self, change: &Change) -> Result<bool, RedoError> {
         // Set in the end, with the times; or part of another change.
-        if matches!(change.action, Action::Directory | Action::RemoveInside) {
+        if matches!(change.action, Action::SetDirMetadata | Action::CoveredByParent) {
             return Ok(true);
         }
         let (at, root) = (change.filesystem, self.root);
-        let missing = || Broken::NoStage(root.show(&change.path));
-        let coming = self.stages.coming(at).ok_or_else(missing)?;
-        let old = self.stages.old(at).ok_or_else(missing)?;
+        let missing = || RedoError::NoStage(root.show(&change.path));
+        let coming = self.stages.staged(at).ok_or_else(missing)?;
+        let old = self.stages.backups(at).ok_or_else(missing)?;
         let comes = matches!(
             change.action,
-            Action::Install { .. } | Action::Exchange { .. } | Action::Make { .. }
+            Action::StagedItem { .. } | Action::Exchange { .. } | Action::MakeDir { .. }
         );
-        let ground = self.filesystems.ground(&change.path);
+        let ground = self.filesystems.stage_filesystem_of(&change.path);
         if ground != at && (comes || matches!(change.action, Action::Remove { .. })) {
             self.here = None;
-            let carry = Carry { root, top: &self.filesystems.tops()[ground] };
-            carried(&carry, coming, old, change, &mut self.met.anew)?;
+            let carry = CopyRename { root, top: &self.filesystems.mount_roots()[ground] };
+            carried(&carry, coming, old, change, &mut self.met.recreated_dirs)?;
             return Ok(true);
         }
         let path = change.path.alone();
         let mounted = self.mounted.iter().any(|at| at.is_below(&change.path));
-        let Some(here) = self.enter(change, comes.then_some(old))? else { return Ok(true) };
+        let Some(here) = self.open_parent(change, comes.then_some(old))? else { return Ok(true) };
         match change.action {
-            Action::Install { slot } => {
+            Action::StagedItem { slot } => {
                 if install(here, coming, old, slot, &path)?
                     .is_some_and(|live| changed_since(&live, self.sealed))
                 {
-                    self.met.edited.push(change.path.clone());
+                    self.met.edited_after_seal.push(change.path.clone());
                 }
             }
             Action::Exchange { slot, to_directory } => {
                 exchange(here, coming, old, slot, &path, to_directory)?
             }
-            Action::Make { slot } => make(here, old, slot, &path)?,
+            Action::MakeDir { slot } => make(here, old, slot, &path)?,
             Action::Remove { slot } => remove(here, old, slot, &path)?,
             // What has been mounted in it meanwhile must not go along: it stays as it is.
             Action::RemoveTree { .. } if mounted => {}
             Action::RemoveTree { slot } => remove_tree(here, old, slot, &path)?,
             Action::RemoveDir => return Ok(here.remove_dir(&path)?),
-            Action::Directory | Action::RemoveInside => {}
-            Action::Times(mtime) => {
+            Action::SetDirMetadata | Action::CoveredByParent => {}
+            Action::SetTime(mtime) => {
                 if here.stat(&path)?.is_some() {
                     here.set_times(&path, mtime)?;
                 }
@@ -100,12 +100,16 @@ impl<'a> Steps<'a> {
 
     /// The directory that holds the path of `change`; where something is to come into it, it is made if it
     /// has gone, and what is in its way moved to `old`.
-    fn enter(&mut self, change: &Change, old: Option<&Root>) -> Result<Option<&Root>, RootError> {
+    fn open_parent(
+        &mut self,
+        change: &Change,
+        old: Option<&Root>,
+    ) -> Result<Option<&Root>, RootError> {
         let Some(parent) = change.path.parent() else { return Ok(None) };
         if self.here.as_ref().is_none_or(|(path, _)| *path != parent) {
             self.here = None;
             if let Some(old) = old {
-                make_way(self.root, None, old, &change.path, &mut self.met.anew)?;
+                make_way(self.root, None, old, &change.path, &mut self.met.recreated_dirs)?;
             }
             match self.root.below(&parent) {
                 Ok(here) => self.here = Some((parent, here)),
@@ -119,7 +123,7 @@ impl<'a> Steps<'a> {
 
 /// One change on a filesystem that has no slots.
 fn carried(
-    carry: &Carry,
+    carry: &CopyRename,
     coming: &Root,
     old: &Root,
     change: &Change,
@@ -131,7 +135,7 @@ fn carried(
     }
     let live = root.stat(path)?.map(|live| live.kind == FileKind::Directory);
     match change.action {
-        Action::Install { slot } | Action::Exchange { slot, .. } => {
+        Action::StagedItem { slot } | Action::Exchange { slot, .. } => {
             match coming.stat(&slot_name(slot))? {
                 Some(_) => carry.install(coming, old, &slot_name(slot), path),
                 None => Ok(()),
@@ -141,7 +145,7 @@ fn carried(
         Action::Remove { slot } if live == Some(false) => {
             carry.displace(old, &slot_name(slot), path)
         }
-        Action::Make { slot } if live != Some(true) => {
+        Action::MakeDir { slot } if live != Some(true) => {
             if live.is_some() {
                 carry.displace(old, &slot_name(slot), path)?;
             }
@@ -177,10 +181,10 @@ fn install(
         coming.rename(&slot, root, path, Rename::NoReplace)?;
         return Ok(Some(live));
     }
-    if !old.stat(&slot)?.is_some_and(|kept| backup::is_kept(&kept, &live)) {
+    if !old.stat(&slot)?.is_some_and(|kept| backup::is_backup_of(&kept, &live)) {
         // So did this, after its predecessor had got its second name.
         old.unlink(&slot)?;
-        backup::keep(root, old, &slot, path)?;
+        backup::link_backup(root, old, &slot, path)?;
     }
     if (new.dev, new.ino) == (live.dev, live.ino) {
         // A rename between two names of one inode does nothing.
@@ -263,7 +267,7 @@ fn remove_tree(root: &Root, old: &Root, slot: u32, path: &TreePath) -> Result<()
 /// be like is set in the end, as for all of them.
 fn make_way(
     root: &Root,
-    carry: Option<&Carry>,
+    carry: Option<&CopyRename>,
     old: &Root,
     path: &TreePath,
     anew: &mut Vec<TreePath>,

@@ -13,13 +13,13 @@ use crate::root::{Root, RootError};
 const PERIOD: u64 = 32 << 20;
 
 /// Syncs filesystems behind the back of whoever writes to them.
-pub(in crate::apply) struct EarlySync {
+pub(in crate::apply) struct BackgroundSync {
     written: AtomicU64,
     wake: SyncSender<()>,
     thread: JoinHandle<Result<(), RootError>>,
 }
 
-impl EarlySync {
+impl BackgroundSync {
     /// For the filesystems of `roots`, on which `bytes` are to be written; `None` where it would not pay.
     pub fn start(
         roots: impl FnOnce() -> Result<Vec<Root>, RootError>,
@@ -34,7 +34,7 @@ impl EarlySync {
             .name("early-sync".to_owned())
             .spawn(move || sync_when(&woken, &roots));
         // Without the thread everything is synced in the end.
-        Ok(thread.ok().map(|thread| EarlySync { written: AtomicU64::new(0), wake, thread }))
+        Ok(thread.ok().map(|thread| BackgroundSync { written: AtomicU64::new(0), wake, thread }))
     }
 
     /// So many bytes more were written.
@@ -64,9 +64,9 @@ mod tests {
     use super::*;
     use crate::root::fault::{self, Fault};
 
-    fn begun(dir: &tempfile::TempDir) -> EarlySync {
+    fn begun(dir: &tempfile::TempDir) -> BackgroundSync {
         let roots = || Ok(vec![Root::open(dir.path())?]);
-        EarlySync::start(roots, 10 * PERIOD).expect("opens").expect("it pays")
+        BackgroundSync::start(roots, 10 * PERIOD).expect("opens").expect("it pays")
     }
 
     #[test]
@@ -85,6 +85,6 @@ mod tests {
     #[test]
     fn little_is_left_for_the_end() {
         let roots = || unreachable!("none is opened");
-        assert!(EarlySync::start(roots, PERIOD).expect("nothing to do").is_none());
+        assert!(BackgroundSync::start(roots, PERIOD).expect("nothing to do").is_none());
     }
 }

@@ -10,17 +10,17 @@ use std::io::{self, BufRead, BufReader, Read};
 
 use rayon::prelude::*;
 
-use crate::apply::plan::live_tree::Live;
+use crate::apply::plan::live_tree::LiveTree;
 use crate::apply::stage::sparse_copy::{CopyError, PIECE, copy};
-use crate::apply::stage::worker_queue::{Belt, Stopped};
+use crate::apply::stage::worker_queue::{BoundedQueue, QueueClosed};
 use crate::apply::stage::{FillError, Stage};
 use crate::apply::{Untouched, name};
 use crate::delta::{Kind, ReadAt};
 use crate::diff_archive::{
-    ArchiveError, Compression, Group, Listing, Member, Reader, Sources, Workspace,
+    ArchiveError, ArchiveMember, DeltaGroup, FrameCompression, Listing, Reader, Sources, Workspace,
 };
 use crate::digest::Digest;
-use crate::fetch::Arriving;
+use crate::fetch::GrowingFile;
 use crate::manifest::Manifest;
 use crate::root::{Root, RootError};
 use crate::tree_path::TreePath;
@@ -31,45 +31,45 @@ const SMALL: u64 = 1 << 20;
 const IN_FLIGHT: u64 = 12 << 20;
 
 /// The contents of a live tree, by digest; none of them is verified until it was read.
-pub struct LiveContents<'a> {
+pub struct LiveSource<'a> {
     root: &'a Root,
     /// By digest, then in the order of the tree.
     places: Vec<(&'a Digest, &'a TreePath)>,
 }
 
 /// An archive of a chain, which may still be on its way.
-pub struct Delivery<'a> {
+pub struct ArchiveInput<'a> {
     /// What it says of itself.
     pub listing: &'a Listing,
     /// Its bytes. Their end is told only where all of them were verified.
-    pub file: &'a Arriving,
+    pub file: &'a GrowingFile,
     /// So many of them are its first frame, from which its listing was read.
     pub first_frame: u64,
     /// How they are compressed.
-    pub compression: Compression,
+    pub compression: FrameCompression,
     /// Its name, for messages.
     pub name: &'a str,
 }
 
-impl<'a> LiveContents<'a> {
+impl<'a> LiveSource<'a> {
     /// What the tree should hold by the manifest of what it is.
     pub fn new(root: &'a Root, base: Option<&'a Manifest>) -> Self {
         let entries = base.map(Manifest::entries).unwrap_or_default();
-        LiveContents::of(
+        LiveSource::of(
             root,
             entries.iter().filter_map(|entry| Some((entry.digest()?, &entry.path))),
         )
     }
 
     /// What was read on the tree in this run.
-    pub fn seen(root: &'a Root, live: &'a Live) -> Self {
-        LiveContents::of(root, live.digests.iter().map(|(path, digest)| (digest, path)))
+    pub fn seen(root: &'a Root, live: &'a LiveTree) -> Self {
+        LiveSource::of(root, live.digests.iter().map(|(path, digest)| (digest, path)))
     }
 
     fn of(root: &'a Root, places: impl Iterator<Item = (&'a Digest, &'a TreePath)>) -> Self {
         let mut places: Vec<_> = places.collect();
         places.par_sort_unstable();
-        LiveContents { root, places }
+        LiveSource { root, places }
     }
 
     /// Whether the manifest has this content anywhere.
@@ -89,7 +89,7 @@ impl<'a> LiveContents<'a> {
     }
 }
 
-impl Sources for LiveContents<'_> {
+impl Sources for LiveSource<'_> {
     fn read(&self, digest: &Digest, size: u64, path: &TreePath) -> io::Result<Option<Vec<u8>>> {
         let mut bytes = Vec::new();
         Ok(self.append(digest, size, path, &mut bytes)?.then_some(bytes))
@@ -124,7 +124,7 @@ impl Sources for LiveContents<'_> {
     ) -> io::Result<Option<Box<dyn ReadAt + '_>>> {
         let places = self.places(digest);
         for (_, path) in places {
-            let Some(file) = LiveContents::open(self, path, size) else { continue };
+            let Some(file) = LiveSource::open(self, path, size) else { continue };
             if places.len() == 1 || Digest::of_reader(&file)? == (*digest, size) {
                 return Ok(Some(Box::new(file)));
             }
@@ -134,7 +134,7 @@ impl Sources for LiveContents<'_> {
 }
 
 /// Stages what the live tree has already: renamed files, and those whose metadata alone changes.
-pub fn from_live(stage: &Stage, live: &LiveContents) -> Result<(), Untouched> {
+pub fn from_live(stage: &Stage, live: &LiveSource) -> Result<(), Untouched> {
     let wanted: Vec<(Digest, u64)> =
         stage.wanted().into_iter().filter(|(digest, _)| live.has(digest)).collect();
     wanted.par_iter().try_for_each(|(digest, size)| {
@@ -154,13 +154,13 @@ pub fn from_live(stage: &Stage, live: &LiveContents) -> Result<(), Untouched> {
 /// Where this succeeds, all of it has come and was verified.
 pub fn from_chain(
     stage: &Stage,
-    live: &LiveContents,
-    chain: &[Delivery],
+    live: &LiveSource,
+    chain: &[ArchiveInput],
 ) -> Result<(), ChainError> {
-    let needs = needs(stage, live, chain);
+    let needs = required_contents(stage, live, chain);
     let scratch = stage.scratch()?;
     for (delivery, need) in chain.iter().zip(&needs) {
-        let run = Run { stage, live, scratch, need };
+        let run = Unpacker { stage, live, scratch, need };
         run.deliver(delivery).map_err(|error| match error {
             DeliverError::Archive(source) => {
                 ChainError::Archive { name: delivery.name.to_owned(), source }
@@ -189,29 +189,29 @@ pub enum ChainError {
 
 /// What is needed of one archive.
 #[derive(Default)]
-struct Need {
+struct Required {
     /// Contents that are staged, or that a later patch needs.
     contents: HashSet<Digest>,
     /// Those of them that a later patch needs.
-    between: HashSet<Digest>,
+    intermediates: HashSet<Digest>,
 }
 
 /// Goes through the chain from its end: what a patch needs and the tree does not have must come out of
 /// an earlier archive or, where it copies, out of the same one.
-fn needs(stage: &Stage, live: &LiveContents, chain: &[Delivery]) -> Vec<Need> {
+fn required_contents(stage: &Stage, live: &LiveSource, chain: &[ArchiveInput]) -> Vec<Required> {
     let mut open: HashSet<Digest> = stage.wanted().into_keys().collect();
     // What is staged anyway can be read there.
     let staged = open.clone();
     let mut between: HashSet<Digest> = HashSet::new();
     let mut needs = Vec::with_capacity(chain.len());
     for delivery in chain.iter().rev() {
-        let mut need = Need::default();
+        let mut need = Required::default();
         let (copying, making) = delivery
             .listing
             .groups()
             .iter()
-            .partition::<Vec<&Group>, _>(|g| g.kind == Kind::Copies);
-        let lacked = |need: &mut Need, groups: &[&Group], open: &HashSet<Digest>| {
+            .partition::<Vec<&DeltaGroup>, _>(|g| g.kind == Kind::Copies);
+        let lacked = |need: &mut Required, groups: &[&DeltaGroup], open: &HashSet<Digest>| {
             let mut sources = HashSet::new();
             for group in groups {
                 let wanted = group
@@ -236,7 +236,7 @@ fn needs(stage: &Stage, live: &LiveContents, chain: &[Delivery]) -> Vec<Need> {
             delivery.listing.whole().filter_map(|entry| entry.file()).map(|(_, digest)| digest);
         need.contents.extend(whole.filter(|digest| open.contains(digest)));
         let sources = lacked(&mut need, &making, &open);
-        need.between = between.intersection(&need.contents).copied().collect();
+        need.intermediates = between.intersection(&need.contents).copied().collect();
         open.retain(|digest| !need.contents.contains(digest));
         between.extend(sources.difference(&staged));
         open.extend(sources);
@@ -247,16 +247,16 @@ fn needs(stage: &Stage, live: &LiveContents, chain: &[Delivery]) -> Vec<Need> {
 }
 
 /// The unpacking of one archive.
-struct Run<'a> {
+struct Unpacker<'a> {
     stage: &'a Stage<'a>,
-    live: &'a LiveContents<'a>,
+    live: &'a LiveSource<'a>,
     scratch: &'a Root,
-    need: &'a Need,
+    need: &'a Required,
 }
 
-enum Piece {
+enum UnpackJob {
     Whole(Digest, Vec<u8>),
-    Patch(Group, Vec<u8>),
+    Patch(DeltaGroup, Vec<u8>),
 }
 
 enum DeliverError {
@@ -278,7 +278,7 @@ impl From<Untouched> for DeliverError {
 
 /// What was kept aside, then the tree, then what is staged already. The digest is not checked: what a wrong
 /// source makes is found out by its own.
-impl Sources for Run<'_> {
+impl Sources for Unpacker<'_> {
     fn read(&self, digest: &Digest, size: u64, path: &TreePath) -> io::Result<Option<Vec<u8>>> {
         let mut bytes = Vec::new();
         Ok(self.append(digest, size, path, &mut bytes)?.then_some(bytes))
@@ -315,28 +315,30 @@ impl Sources for Run<'_> {
     }
 }
 
-impl Run<'_> {
-    fn deliver(&self, delivery: &Delivery) -> Result<(), DeliverError> {
+impl Unpacker<'_> {
+    fn deliver(&self, delivery: &ArchiveInput) -> Result<(), DeliverError> {
         let work = |workspace: &mut Workspace, piece| match piece {
-            Piece::Whole(digest, bytes) => self.take(&digest, bytes.len() as u64, &mut &bytes[..]),
-            Piece::Patch(group, patch) => self.patch(&group, &patch, workspace),
+            UnpackJob::Whole(digest, bytes) => {
+                self.take(&digest, bytes.len() as u64, &mut &bytes[..])
+            }
+            UnpackJob::Patch(group, patch) => self.patch(&group, &patch, workspace),
         };
-        Belt::run(IN_FLIGHT, Workspace::default, work, |belt| self.unpack(delivery, belt))
+        BoundedQueue::run(IN_FLIGHT, Workspace::default, work, |belt| self.unpack(delivery, belt))
     }
 
     /// Puts on the belt what the archive brings and is needed.
     fn unpack(
         &self,
-        delivery: &Delivery,
-        belt: &Belt<Piece, DeliverError>,
+        delivery: &ArchiveInput,
+        belt: &BoundedQueue<UnpackJob, DeliverError>,
     ) -> Result<(), DeliverError> {
-        let Delivery { listing, file, first_frame, compression, .. } = *delivery;
+        let ArchiveInput { listing, file, first_frame, compression, .. } = *delivery;
         let bytes = BufReader::with_capacity(PIECE, file.reader(first_frame));
         let mut reader = Reader::after(listing, bytes, compression)?;
         while let Some(member) = reader.next_member()? {
             let put = match member {
-                Member::Plain(_) => continue,
-                Member::Whole(entry, mut content) => {
+                ArchiveMember::Plain(_) => continue,
+                ArchiveMember::Whole(entry, mut content) => {
                     let Some((size, digest)) =
                         entry.file().filter(|(_, d)| self.need.contents.contains(d))
                     else {
@@ -348,9 +350,9 @@ impl Run<'_> {
                     }
                     let mut bytes = Vec::with_capacity(usize::try_from(size).unwrap_or(0));
                     content.read_to_end(&mut bytes).map_err(ArchiveError::from)?;
-                    belt.put(Piece::Whole(digest, bytes), size)
+                    belt.put(UnpackJob::Whole(digest, bytes), size)
                 }
-                Member::Patch(group, patch) => {
+                ArchiveMember::Patch(group, patch) => {
                     if !group
                         .targets
                         .iter()
@@ -361,7 +363,7 @@ impl Run<'_> {
                     // The files that it copies from may still be on the belt.
                     let drained = if group.kind == Kind::Copies { belt.drain() } else { Ok(()) };
                     let weight = group.weight(&patch);
-                    drained.and_then(|()| belt.put(Piece::Patch(group.clone(), patch), weight))
+                    drained.and_then(|()| belt.put(UnpackJob::Patch(group.clone(), patch), weight))
                 }
             };
             if let Err(Stopped) = put {
@@ -375,7 +377,7 @@ impl Run<'_> {
     /// A source that drifted is no fault of the archive: what it would have made stays wanted.
     fn patch(
         &self,
-        group: &Group,
+        group: &DeltaGroup,
         patch: &[u8],
         workspace: &mut Workspace,
     ) -> Result<(), DeliverError> {
@@ -397,7 +399,7 @@ impl Run<'_> {
         size: u64,
         content: &mut dyn BufRead,
     ) -> Result<(), DeliverError> {
-        if !self.need.between.contains(digest) {
+        if !self.need.intermediates.contains(digest) {
             return self.fill(digest, content);
         }
         let file = match kept_aside(self.scratch, digest) {

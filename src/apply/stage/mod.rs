@@ -11,11 +11,11 @@ use std::io::{self, BufRead, BufReader};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Mutex;
 
-use crate::apply::cancel::{Heeding, failed, go_on};
+use crate::apply::cancel::{CancelReader, cancelled_or, check_cancelled};
 use crate::apply::filesystem::{Filesystems, Stages};
-use crate::apply::journal::{self, Journal, Record, SealError, space_reserve};
-use crate::apply::plan::{Install, Make, Transaction};
-use crate::apply::undo::{self, Keep, Limits, backup};
+use crate::apply::journal::{self, CommitRecord, Journal, SealError, space_reserve};
+use crate::apply::plan::{ChangePlan, ContentSource, StagedItem};
+use crate::apply::undo::{self, RetentionLimits, UndoRetention, backup};
 use crate::apply::{Interrupted, Untouched};
 use crate::digest::Digest;
 use crate::entry::{Entry, LeafKind, Node};
@@ -23,7 +23,7 @@ use crate::report::{Event, Job, Monitor};
 use crate::root::{FileKind, Labels, Rename, Root, RootError, sync_tells_errors};
 use crate::tree_path::TreePath;
 
-use background_sync::EarlySync;
+use background_sync::BackgroundSync;
 use sparse_copy::{CopyError, PIECE, Positioned, copy};
 
 /// Up to so many files are synced one by one; more are synced with their filesystem, which is faster
@@ -35,11 +35,11 @@ pub struct Stage<'a> {
     root: &'a Root,
     stages: Stages,
     filesystems: &'a Filesystems,
-    transaction: &'a Transaction,
+    transaction: &'a ChangePlan,
     /// The first install of each content.
     contents: HashMap<Digest, usize>,
     missing: Mutex<BTreeMap<Digest, Vec<usize>>>,
-    early: Option<EarlySync>,
+    early: Option<BackgroundSync>,
     labelled: bool,
     monitor: &'a dyn Monitor,
 }
@@ -48,10 +48,10 @@ pub struct Stage<'a> {
 #[must_use]
 pub struct Staged<'a> {
     root: &'a Root,
-    transaction: &'a Transaction,
+    transaction: &'a ChangePlan,
     filesystems: &'a Filesystems,
     monitor: &'a dyn Monitor,
-    keep: Keep,
+    keep: UndoRetention,
 }
 
 /// A transaction that will be made, whatever happens.
@@ -90,16 +90,20 @@ impl<'a> Stage<'a> {
     pub fn create(
         root: &'a Root,
         filesystems: &'a Filesystems,
-        transaction: &'a Transaction,
+        transaction: &'a ChangePlan,
         monitor: &'a dyn Monitor,
     ) -> Result<Self, Untouched> {
         let which = transaction.filesystems();
         let stages = filesystems.create_stages(root, which.into_iter(), transaction.slots);
         let stages = stages.map_err(Untouched::from_root)?;
         let labelled = root.label_for(&TreePath::root())?.is_some();
-        let tops = || stages.which().map(|at| root.below(&filesystems.tops()[at])).collect();
-        let early =
-            if sync_tells_errors() { EarlySync::start(tops, transaction.bytes())? } else { None };
+        let tops =
+            || stages.filesystems().map(|at| root.below(&filesystems.mount_roots()[at])).collect();
+        let early = if sync_tells_errors() {
+            BackgroundSync::start(tops, transaction.bytes())?
+        } else {
+            None
+        };
         monitor.event(Event::Started { job: Job::Stage, total: transaction.bytes() });
         let mut stage = Stage {
             root,
@@ -115,9 +119,11 @@ impl<'a> Stage<'a> {
         let mut missing: BTreeMap<Digest, Vec<usize>> = BTreeMap::new();
         for (index, install) in transaction.installs.iter().enumerate() {
             match &install.make {
-                Make::Node => stage.create_node(install)?,
-                Make::Content { digest, .. } => missing.entry(*digest).or_default().push(index),
-                Make::LinkStaged(_) | Make::LinkLive(_) => {}
+                ContentSource::Node => stage.create_node(install)?,
+                ContentSource::Content { digest, .. } => {
+                    missing.entry(*digest).or_default().push(index)
+                }
+                ContentSource::LinkStaged(_) | ContentSource::LinkLive(_) => {}
             }
         }
         stage.contents =
@@ -145,19 +151,19 @@ impl<'a> Stage<'a> {
     pub fn staged(&self, digest: &Digest) -> Option<File> {
         let first = self.contents.get(digest).filter(|_| !self.wants(digest))?;
         let install = &self.transaction.installs[*first];
-        self.stages.coming(install.filesystem)?.open_file(&install.place).ok()
+        self.stages.staged(install.filesystem)?.open_file(&install.place).ok()
     }
 
     /// Takes content for all files that are to hold it; what turns out to be something else is dropped.
     pub fn fill(&self, digest: &Digest, content: &mut dyn BufRead) -> Result<(), FillError> {
         let Some(installs) = self.missing().get(digest).cloned() else { return Ok(()) };
         let Some((&first, others)) = installs.split_first() else { return Ok(()) };
-        go_on(self.monitor)?;
+        check_cancelled(self.monitor)?;
         let first = &self.transaction.installs[first];
         let tree = self.tree(first)?;
         let file = tree.create_file(&first.place).map_err(Untouched::from_root)?;
         let copied =
-            copy(&mut Heeding { from: content, monitor: self.monitor }, &file, first.bytes());
+            copy(&mut CancelReader { from: content, monitor: self.monitor }, &file, first.bytes());
         let found = copied.map_err(|e| match e {
             CopyError::Read(_) if self.monitor.is_stopped() => Untouched::Stopped.into(),
             CopyError::Read(e) => FillError::Source(e),
@@ -215,9 +221,9 @@ impl<'a> Stage<'a> {
             Err(e) if e.is_absent() => return Ok(false),
             answer => answer?,
         };
-        let read = Digest::of_reader(Heeding { from: &file, monitor: self.monitor });
+        let read = Digest::of_reader(CancelReader { from: &file, monitor: self.monitor });
         let found = read.map_err(|source| {
-            failed(self.monitor, RootError { what: "read", path: from.show(path), source })
+            cancelled_or(self.monitor, RootError { what: "read", path: from.show(path), source })
         })?;
         if found != (*digest, install.bytes()) {
             return Ok(false);
@@ -231,7 +237,7 @@ impl<'a> Stage<'a> {
     fn filled(
         &self,
         digest: &Digest,
-        first: &Install,
+        first: &StagedItem,
         others: &[usize],
         file: &impl AsFd,
     ) -> Result<(), Untouched> {
@@ -245,7 +251,7 @@ impl<'a> Stage<'a> {
 
     /// The paths that are to hold `digest`, for messages.
     pub fn paths_of(&self, digest: &Digest) -> Vec<TreePath> {
-        let of = |i: &&Install| matches!(i.make, Make::Content { digest: found, .. } if found == *digest);
+        let of = |i: &&StagedItem| matches!(i.make, ContentSource::Content { digest: found, .. } if found == *digest);
         self.transaction
             .installs
             .iter()
@@ -256,12 +262,12 @@ impl<'a> Stage<'a> {
 
     /// The stage of the root's filesystem, for what is needed only on the way.
     pub fn scratch(&self) -> Result<&Root, Untouched> {
-        self.stages.coming(0).ok_or_else(|| Untouched::Refused("the stage has gone".to_owned()))
+        self.stages.staged(0).ok_or_else(|| Untouched::Refused("the stage has gone".to_owned()))
     }
 
     /// Makes the hardlinks, settles staged directories, and notes the way back; then makes everything
     /// durable.
-    pub fn finish(mut self, limits: &Limits) -> Result<Staged<'a>, Untouched> {
+    pub fn finish(mut self, limits: &RetentionLimits) -> Result<Staged<'a>, Untouched> {
         let open = self.wanted().len();
         if open > 0 {
             return Err(Untouched::Refused(format!("{open} contents were not staged")));
@@ -274,11 +280,11 @@ impl<'a> Stage<'a> {
         }
         let keep =
             undo::decide(self.root, self.filesystems, self.transaction, limits, self.monitor)?;
-        backup::keep_all(self.root, &self.stages, self.transaction)
+        backup::link_all_backups(self.root, &self.stages, self.transaction)
             .map_err(Untouched::from_root)?;
         let noted = undo::note(self.root, &self.stages, self.transaction, keep, limits.made);
         noted.map_err(Untouched::from_root)?;
-        self.early.take().map_or(Ok(()), EarlySync::end).map_err(Untouched::from_root)?;
+        self.early.take().map_or(Ok(()), BackgroundSync::end).map_err(Untouched::from_root)?;
         self.make_durable().map_err(Untouched::from_root)?;
         self.monitor.event(Event::Finished { job: Job::Stage });
         let Stage { root, transaction, filesystems, monitor, .. } = self;
@@ -287,13 +293,15 @@ impl<'a> Stage<'a> {
 
     fn link(&self) -> Result<(), RootError> {
         for install in &self.transaction.installs {
-            let Some(tree) = self.stages.coming(install.filesystem) else { continue };
+            let Some(tree) = self.stages.staged(install.filesystem) else { continue };
             match &install.make {
-                Make::LinkStaged(at) => {
+                ContentSource::LinkStaged(at) => {
                     tree.create_link(&install.place, tree, &self.transaction.installs[*at].place)?
                 }
-                Make::LinkLive(path) => tree.create_link(&install.place, self.root, path)?,
-                Make::Node | Make::Content { .. } => {}
+                ContentSource::LinkLive(path) => {
+                    tree.create_link(&install.place, self.root, path)?
+                }
+                ContentSource::Node | ContentSource::Content { .. } => {}
             }
         }
         Ok(())
@@ -306,26 +314,28 @@ impl<'a> Stage<'a> {
 
     fn make_durable(&self) -> Result<(), RootError> {
         if self.is_synced_whole() {
-            return self.filesystems.sync(self.root, self.stages.which());
+            return self.filesystems.sync(self.root, self.stages.filesystems());
         }
         for install in &self.transaction.installs {
-            let Some(tree) = self.stages.coming(install.filesystem) else { continue };
+            let Some(tree) = self.stages.staged(install.filesystem) else { continue };
             if install.entry.is_dir() {
                 tree.sync_dir(&install.place)?;
-            } else if matches!(install.make, Make::Content { .. }) {
+            } else if matches!(install.make, ContentSource::Content { .. }) {
                 tree.sync_file(&install.place)?;
             }
         }
-        for which in self.stages.which() {
-            for tree in [self.stages.coming(which), self.stages.old(which)].into_iter().flatten() {
+        for which in self.stages.filesystems() {
+            for tree in
+                [self.stages.staged(which), self.stages.backups(which)].into_iter().flatten()
+            {
                 tree.sync_dir(&TreePath::root())?;
             }
-            self.root.sync_dir(&self.filesystems.tops()[which])?;
+            self.root.sync_dir(&self.filesystems.mount_roots()[which])?;
         }
         Ok(())
     }
 
-    fn create_node(&self, install: &Install) -> Result<(), Untouched> {
+    fn create_node(&self, install: &StagedItem) -> Result<(), Untouched> {
         let tree = self.tree(install)?;
         let (place, meta) = (&install.place, &install.entry.meta);
         let made = match &install.entry.node {
@@ -346,24 +356,29 @@ impl<'a> Stage<'a> {
     }
 
     /// A second file with the same content; shares its blocks where the filesystem can.
-    fn duplicate(&self, install: &Install, content: BorrowedFd) -> Result<(), Untouched> {
+    fn duplicate(&self, install: &StagedItem, content: BorrowedFd) -> Result<(), Untouched> {
         let tree = self.tree(install)?;
         let file = tree.create_file(&install.place).map_err(Untouched::from_root)?;
         let copied = file.share_blocks(content).or_else(|_| {
             let from = Positioned { content, at: 0 };
-            let from = BufReader::with_capacity(PIECE, Heeding { from, monitor: self.monitor });
+            let from =
+                BufReader::with_capacity(PIECE, CancelReader { from, monitor: self.monitor });
             copy(&mut { from }, &file, install.bytes()).map(drop).map_err(|e| match e {
                 CopyError::Read(e) | CopyError::Write(e) => e,
             })
         });
         copied.map_err(|source| {
             let error = RootError { what: "write", path: tree.show(&install.place), source };
-            if error.is_full() { Untouched::from_root(error) } else { failed(self.monitor, error) }
+            if error.is_full() {
+                Untouched::from_root(error)
+            } else {
+                cancelled_or(self.monitor, error)
+            }
         })?;
         self.dress(install, &file)
     }
 
-    fn dress(&self, install: &Install, file: impl AsFd) -> Result<(), Untouched> {
+    fn dress(&self, install: &StagedItem, file: impl AsFd) -> Result<(), Untouched> {
         let tree = self.tree(install)?;
         tree.set_file_meta(file, &install.place, &install.entry.meta)
             .map_err(Untouched::from_root)?;
@@ -372,7 +387,7 @@ impl<'a> Stage<'a> {
         self.label(install)
     }
 
-    fn label(&self, install: &Install) -> Result<(), Untouched> {
+    fn label(&self, install: &StagedItem) -> Result<(), Untouched> {
         if !self.labelled {
             return Ok(());
         }
@@ -380,10 +395,10 @@ impl<'a> Stage<'a> {
         Ok(self.tree(install)?.set_label(&install.place, &label)?)
     }
 
-    fn tree(&self, install: &Install) -> Result<&Root, Untouched> {
+    fn tree(&self, install: &StagedItem) -> Result<&Root, Untouched> {
         let missing =
             |entry: &Entry| Untouched::Refused(format!("there is no stage for {}", entry.path));
-        self.stages.coming(install.filesystem).ok_or_else(|| missing(&install.entry))
+        self.stages.staged(install.filesystem).ok_or_else(|| missing(&install.entry))
     }
 
     fn missing(&self) -> std::sync::MutexGuard<'_, BTreeMap<Digest, Vec<usize>>> {
@@ -394,16 +409,16 @@ impl<'a> Stage<'a> {
 
 impl Staged<'_> {
     /// Writes the journal: from here only forward.
-    pub fn seal(self, record: Record) -> Result<Sealed, SealFailure> {
+    pub fn seal(self, record: CommitRecord) -> Result<Sealed, SealFailure> {
         let journal = Journal {
-            tops: self.filesystems.tops().to_vec(),
+            tops: self.filesystems.mount_roots().to_vec(),
             slots: self.transaction.slots,
             keep: self.keep,
             changes: self.transaction.changes.clone(),
             directories: self.transaction.directories.clone(),
             record,
         };
-        space_reserve::make(self.root, self.filesystems, self.transaction, &journal.record)
+        space_reserve::preallocate(self.root, self.filesystems, self.transaction, &journal.record)
             .map_err(|error| SealFailure::Untouched(Untouched::from_root(error)))?;
         journal::seal(self.root, &journal, self.monitor).map_err(|error| match error {
             SealError::Untouched(error) => SealFailure::Untouched(Untouched::from_root(error)),

@@ -9,13 +9,13 @@ use std::thread;
 const WORKERS: usize = 2;
 
 /// What was read and waits, or is being worked on.
-pub(in crate::apply) struct Belt<T, E> {
-    load: Mutex<Load<T, E>>,
+pub(in crate::apply) struct BoundedQueue<T, E> {
+    load: Mutex<QueueState<T, E>>,
     changed: Condvar,
     most: u64,
 }
 
-struct Load<T, E> {
+struct QueueState<T, E> {
     waiting: VecDeque<(T, u64)>,
     /// Of what waits and of what is being worked on.
     weight: u64,
@@ -25,9 +25,9 @@ struct Load<T, E> {
 }
 
 /// A worker failed, so that nothing more is taken.
-pub(in crate::apply) struct Stopped;
+pub(in crate::apply) struct QueueClosed;
 
-impl<T: Send, E: Send> Belt<T, E> {
+impl<T: Send, E: Send> BoundedQueue<T, E> {
     /// Runs `read`, which puts pieces on the belt, and `work` on each of them, with what `tools` makes for each
     /// worker. About `most` of their weights are in memory at a time, or one piece alone.
     ///
@@ -38,13 +38,18 @@ impl<T: Send, E: Send> Belt<T, E> {
         work: impl Fn(&mut W, T) -> Result<(), E> + Sync,
         read: impl FnOnce(&Self) -> Result<(), E>,
     ) -> Result<(), E> {
-        let load =
-            Load { waiting: VecDeque::new(), weight: 0, working: 0, ended: false, failure: None };
-        let belt = Belt { load: Mutex::new(load), changed: Condvar::new(), most };
+        let load = QueueState {
+            waiting: VecDeque::new(),
+            weight: 0,
+            working: 0,
+            ended: false,
+            failure: None,
+        };
+        let belt = BoundedQueue { load: Mutex::new(load), changed: Condvar::new(), most };
         let read = thread::scope(|scope| {
             let worker = || {
                 // Also where this one panics, the others and the reader come to an end.
-                let _ending = Ending(&belt);
+                let _ending = CloseOnDrop(&belt);
                 let mut tools = tools();
                 while let Some((piece, weight)) = belt.take() {
                     belt.done(weight, work(&mut tools, piece));
@@ -53,7 +58,7 @@ impl<T: Send, E: Send> Belt<T, E> {
             for _ in 0..thread::available_parallelism().map_or(1, usize::from).min(WORKERS) {
                 scope.spawn(worker);
             }
-            let _ending = Ending(&belt);
+            let _ending = CloseOnDrop(&belt);
             read(&belt)
         });
         match belt.load().failure.take() {
@@ -63,7 +68,7 @@ impl<T: Send, E: Send> Belt<T, E> {
     }
 
     /// Puts a piece on the belt, once there is room.
-    pub fn put(&self, piece: T, weight: u64) -> Result<(), Stopped> {
+    pub fn put(&self, piece: T, weight: u64) -> Result<(), QueueClosed> {
         let mut load = self.wait_until(|load| {
             load.weight == 0 || load.weight.saturating_add(weight) <= self.most
         })?;
@@ -74,22 +79,22 @@ impl<T: Send, E: Send> Belt<T, E> {
     }
 
     /// Waits until everything that was put is worked on.
-    pub fn drain(&self) -> Result<(), Stopped> {
+    pub fn drain(&self) -> Result<(), QueueClosed> {
         self.wait_until(|load| load.waiting.is_empty() && load.working == 0).map(drop)
     }
 
     fn wait_until(
         &self,
-        ready: impl Fn(&Load<T, E>) -> bool,
-    ) -> Result<MutexGuard<'_, Load<T, E>>, Stopped> {
-        let waits = |load: &mut Load<T, E>| !load.ended && !ready(load);
+        ready: impl Fn(&QueueState<T, E>) -> bool,
+    ) -> Result<MutexGuard<'_, QueueState<T, E>>, QueueClosed> {
+        let waits = |load: &mut QueueState<T, E>| !load.ended && !ready(load);
         let load =
             self.changed.wait_while(self.load(), waits).unwrap_or_else(PoisonError::into_inner);
-        if load.ended { Err(Stopped) } else { Ok(load) }
+        if load.ended { Err(QueueClosed) } else { Ok(load) }
     }
 
     fn take(&self) -> Option<(T, u64)> {
-        let waits = |load: &mut Load<T, E>| !load.ended && load.waiting.is_empty();
+        let waits = |load: &mut QueueState<T, E>| !load.ended && load.waiting.is_empty();
         let mut load =
             self.changed.wait_while(self.load(), waits).unwrap_or_else(PoisonError::into_inner);
         let failed = load.failure.is_some();
@@ -109,16 +114,16 @@ impl<T: Send, E: Send> Belt<T, E> {
         self.changed.notify_all();
     }
 
-    fn load(&self) -> MutexGuard<'_, Load<T, E>> {
+    fn load(&self) -> MutexGuard<'_, QueueState<T, E>> {
         // What a thread that panicked held was whole: pieces come and go as one.
         self.load.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 /// Ends the belt when it goes.
-struct Ending<'b, T: Send, E: Send>(&'b Belt<T, E>);
+struct CloseOnDrop<'b, T: Send, E: Send>(&'b BoundedQueue<T, E>);
 
-impl<T: Send, E: Send> Drop for Ending<'_, T, E> {
+impl<T: Send, E: Send> Drop for CloseOnDrop<'_, T, E> {
     fn drop(&mut self) {
         self.0.load().ended = true;
         self.0.changed.notify_all();
@@ -139,7 +144,7 @@ mod tests {
             held.fetch_sub(weight, Ordering::SeqCst);
             Ok::<_, ()>(())
         };
-        let read = |belt: &Belt<u64, ()>| {
+        let read = |belt: &BoundedQueue<u64, ()>| {
             for weight in [3, 4, 5, 20, 1, 2].repeat(50) {
                 let now = held.fetch_add(weight, Ordering::SeqCst) + weight;
                 most_held.fetch_max(now, Ordering::SeqCst);
@@ -147,7 +152,7 @@ mod tests {
             }
             Ok(())
         };
-        assert_eq!(Belt::run(10, || (), work, read), Ok(()));
+        assert_eq!(BoundedQueue::run(10, || (), work, read), Ok(()));
         assert_eq!(sum.into_inner(), 35 * 50);
         // What has not yet been put counts here as well, and what was worked on until it is told.
         assert!(most_held.into_inner() <= 10 + 20 + 20);
@@ -156,13 +161,14 @@ mod tests {
     #[test]
     fn a_failure_stops_reader_and_workers() {
         let work = |_: &mut (), piece: u32| if piece == 7 { Err("seven") } else { Ok(()) };
-        let read = |belt: &Belt<u32, &str>| {
-            (0..).try_for_each(|piece| belt.put(piece, 1)).map_err(|Stopped| "stopped")
+        let read = |belt: &BoundedQueue<u32, &str>| {
+            (0..).try_for_each(|piece| belt.put(piece, 1)).map_err(|QueueClosed| "stopped")
         };
-        assert_eq!(Belt::run(4, || (), work, read), Err("seven"));
-        let read =
-            |belt: &Belt<u32, &str>| belt.put(1, 1).map_err(|Stopped| "stopped").and(Err("unread"));
-        assert_eq!(Belt::run(4, || (), work, read), Err("unread"));
+        assert_eq!(BoundedQueue::run(4, || (), work, read), Err("seven"));
+        let read = |belt: &BoundedQueue<u32, &str>| {
+            belt.put(1, 1).map_err(|QueueClosed| "stopped").and(Err("unread"))
+        };
+        assert_eq!(BoundedQueue::run(4, || (), work, read), Err("unread"));
     }
 
     #[test]
@@ -173,7 +179,7 @@ mod tests {
             done.fetch_add(1, Ordering::SeqCst);
             Ok::<_, ()>(())
         };
-        let read = |belt: &Belt<u32, ()>| {
+        let read = |belt: &BoundedQueue<u32, ()>| {
             (0..100)
                 .try_for_each(|piece| belt.put(piece, 1))
                 .and_then(|()| belt.drain())
@@ -181,6 +187,6 @@ mod tests {
             assert_eq!(done.load(Ordering::SeqCst), 100);
             Ok(())
         };
-        assert_eq!(Belt::run(1000, || (), work, read), Ok(()));
+        assert_eq!(BoundedQueue::run(1000, || (), work, read), Ok(()));
     }
 }

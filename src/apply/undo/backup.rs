@@ -6,31 +6,32 @@ use std::io;
 use rustix::io::Errno;
 
 use crate::apply::filesystem::Stages;
-use crate::apply::plan::{Action, Transaction, slot_name};
+use crate::apply::plan::{Action, ChangePlan, slot_name};
 use crate::root::{FileKind, Root, RootError, Stat};
 use crate::tree_path::TreePath;
 
 /// Gives everything that will be replaced by a rename its second name. What is replaced together with
 /// what it holds, or goes, is moved there when its turn comes. What stays for the running kernel gets one,
 /// too: it goes later.
-pub(in crate::apply) fn keep_all(
+pub(in crate::apply) fn link_all_backups(
     root: &Root,
     stages: &Stages,
-    transaction: &Transaction,
+    transaction: &ChangePlan,
 ) -> Result<(), RootError> {
     for change in &transaction.changes {
-        let (Action::Install { slot }, Some(old)) = (change.action, stages.old(change.filesystem))
+        let (Action::StagedItem { slot }, Some(old)) =
+            (change.action, stages.backups(change.filesystem))
         else {
             continue;
         };
         if root.stat(&change.path)?.is_some_and(|live| live.kind != FileKind::Directory) {
-            keep(root, old, &slot_name(slot), &change.path)?;
+            link_backup(root, old, &slot_name(slot), &change.path)?;
         }
     }
     for (filesystem, path, slot) in transaction.kernel_slots() {
-        let Some(old) = stages.old(filesystem) else { continue };
+        let Some(old) = stages.backups(filesystem) else { continue };
         if root.stat(path)?.is_some_and(|live| live.kind != FileKind::Directory) {
-            keep(root, old, &slot_name(slot), path)?;
+            link_backup(root, old, &slot_name(slot), path)?;
         }
     }
     Ok(())
@@ -39,7 +40,7 @@ pub(in crate::apply) fn keep_all(
 /// Gives what stands at `path`, which is no directory, the second name `slot`; where it can have no
 /// second name (its inode has too many, the filesystem knows none, or it has no slots), the slot gets a
 /// copy.
-pub(in crate::apply) fn keep(
+pub(in crate::apply) fn link_backup(
     root: &Root,
     old: &Root,
     slot: &TreePath,
@@ -53,7 +54,7 @@ pub(in crate::apply) fn keep(
 
 /// Whether what is `kept` is what is `live`: the same inode, or the copy of one that can have no second
 /// name.
-pub(in crate::apply) fn is_kept(kept: &Stat, live: &Stat) -> bool {
+pub(in crate::apply) fn is_backup_of(kept: &Stat, live: &Stat) -> bool {
     let copied = kept.links == 1
         && kept.kind == live.kind
         && (kept.size, kept.mtime) == (live.size, live.mtime);
@@ -69,12 +70,12 @@ fn has_no_links(error: &io::Error) -> bool {
 /// change.
 pub(in crate::apply) fn cost(
     root: &Root,
-    transaction: &Transaction,
+    transaction: &ChangePlan,
 ) -> Result<HashMap<usize, u64>, RootError> {
-    let mut sum = Sum::default();
+    let mut sum = DiskUsage::default();
     for change in &transaction.changes {
         match change.action {
-            Action::Install { .. }
+            Action::StagedItem { .. }
             | Action::Exchange { .. }
             | Action::Remove { .. }
             | Action::RemoveTree { .. } => {}
@@ -93,21 +94,21 @@ pub(in crate::apply) fn cost(
 
 /// Adds up what inodes hold that have no name but the counted ones.
 #[derive(Default)]
-pub(in crate::apply) struct Sum {
-    inodes: HashMap<(u64, u64), Inode>,
+pub(in crate::apply) struct DiskUsage {
+    inodes: HashMap<(u64, u64), CountedInode>,
 }
 
-struct Inode {
+struct CountedInode {
     filesystem: usize,
     names: u64,
     links: u64,
     bytes: u64,
 }
 
-impl Sum {
+impl DiskUsage {
     /// One name of an inode.
     pub(in crate::apply) fn add(&mut self, filesystem: usize, stat: &Stat) {
-        let new = Inode {
+        let new = CountedInode {
             filesystem,
             names: 0,
             links: stat.links,

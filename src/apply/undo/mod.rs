@@ -12,8 +12,8 @@ use std::io::{BufRead, BufReader};
 
 use crate::apply::filesystem::{Filesystems, Stages, mount_root_times};
 use crate::apply::journal::Journal;
-use crate::apply::plan::{Action, Change, Transaction, slot_name};
-use crate::apply::{DISPLACED, Untouched, name};
+use crate::apply::plan::{Action, Change, ChangePlan, slot_name};
+use crate::apply::{DISPLACED_DIR, Untouched, name};
 use crate::generation::GenerationId;
 use crate::host::KeepUndo;
 use crate::manifest::{parse_path, path_text};
@@ -22,25 +22,25 @@ use crate::root::{Root, RootError};
 use crate::state;
 use crate::tree_path::TreePath;
 
-use backup::Sum;
-use undo_log::{WayBack, WayBackError};
+use backup::DiskUsage;
+use undo_log::{UndoLog, UndoLogError};
 
 /// What becomes of what a transaction displaces.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Keep {
+pub enum UndoRetention {
     /// It becomes the undo set, in place of an earlier one.
-    This,
+    Replace,
     /// It goes, and an earlier undo set, which would not fit any more, with it.
-    Nothing,
+    Discard,
     /// It goes; an earlier undo set still leads back and stays.
-    Earlier,
+    KeepPrevious,
     /// It is kept beside an earlier undo set, which still leads back: it was displaced by a repair.
-    Beside,
+    Append,
 }
 
 /// How much may be kept.
 #[derive(Clone, Copy, Debug)]
-pub struct Limits {
+pub struct RetentionLimits {
     /// Whether anything is.
     pub keep: KeepUndo,
     /// The largest share of a filesystem that an undo set may hold.
@@ -53,8 +53,8 @@ pub struct Limits {
 }
 
 /// An undo set that is there.
-pub struct Undo {
-    way_back: WayBack,
+pub struct UndoSet {
+    way_back: UndoLog,
     filesystems: Filesystems,
     sets: HashMap<usize, Root>,
 }
@@ -63,17 +63,17 @@ pub struct Undo {
 pub(super) fn decide(
     root: &Root,
     filesystems: &Filesystems,
-    transaction: &Transaction,
-    limits: &Limits,
+    transaction: &ChangePlan,
+    limits: &RetentionLimits,
     monitor: &dyn Monitor,
-) -> Result<Keep, Untouched> {
-    let fits = |undo: &Undo| undo.leads_from(limits.made);
-    let repairs = limits.repairs && Undo::find(root).ok().flatten().as_ref().is_some_and(fits);
+) -> Result<UndoRetention, Untouched> {
+    let fits = |undo: &UndoSet| undo.leads_from(limits.made);
+    let repairs = limits.repairs && UndoSet::find(root).ok().flatten().as_ref().is_some_and(fits);
     // What only this node had is kept in any case.
     let (kept, gone) = match (repairs, transaction.displaced.is_empty()) {
-        (true, false) => return Ok(Keep::Beside),
-        (true, true) => (Keep::Beside, Keep::Earlier),
-        (false, _) => (Keep::This, Keep::Nothing),
+        (true, false) => return Ok(UndoRetention::Append),
+        (true, true) => (UndoRetention::Append, UndoRetention::KeepPrevious),
+        (false, _) => (UndoRetention::Replace, UndoRetention::Discard),
     };
     match limits.keep {
         KeepUndo::Never => return Ok(gone),
@@ -83,7 +83,7 @@ pub(super) fn decide(
     // What repairs displace is kept beside what is kept already.
     let weights = if repairs { weigh(root, filesystems)? } else { Vec::new() };
     for (at, bytes) in backup::cost(root, transaction)? {
-        let top = &filesystems.tops()[at];
+        let top = &filesystems.mount_roots()[at];
         let allowed = (root.below(top)?.room()?.total as f64 * limits.share) as u64;
         let there: u64 =
             weights.iter().filter(|weight| weight.top == *top).map(|weight| weight.bytes).sum();
@@ -106,22 +106,22 @@ pub(super) fn decide(
 
 /// What only the node had and goes along with a directory, as it was listed.
 pub(super) fn displaced(stages: &Stages) -> Result<Vec<TreePath>, RootError> {
-    let list = match stages.old(0).map(|old| old.open_file(&name(DISPLACED))) {
+    let list = match stages.backups(0).map(|old| old.open_file(&name(DISPLACED_DIR))) {
         Some(Err(error)) if !error.is_absent() => return Err(error),
         Some(Ok(file)) => BufReader::new(file),
         _ => return Ok(Vec::new()),
     };
-    let fail = |source| RootError { what: "read", path: DISPLACED.to_owned(), source };
+    let fail = |source| RootError { what: "read", path: DISPLACED_DIR.to_owned(), source };
     let lines = list.split(b'\n').collect::<Result<Vec<_>, _>>().map_err(fail)?;
     Ok(lines.iter().filter_map(|line| parse_path(line).ok()).collect())
 }
 
 /// Adds to the list what turned out to go along.
 pub(super) fn also_displaced(stages: &Stages, more: &[TreePath]) -> Result<(), RootError> {
-    let Some(old) = stages.old(0) else { return Ok(()) };
+    let Some(old) = stages.backups(0) else { return Ok(()) };
     let listed = displaced(stages)?;
     let list: String = listed.iter().chain(more).map(|path| path_text(path) + "\n").collect();
-    old.write_durably(&name(DISPLACED), list.as_bytes(), 0o600)
+    old.write_durably(&name(DISPLACED_DIR), list.as_bytes(), 0o600)
 }
 
 /// The slots of directories that hold what only the node had, as it was listed.
@@ -129,11 +129,12 @@ pub(super) fn displaced_slots(
     root: &Root,
     journal: &Journal,
 ) -> Result<HashSet<(usize, TreePath)>, RootError> {
-    let listed = displaced(&Filesystems::from_tops(journal.tops.clone()).open_stages(root)?)?;
+    let listed =
+        displaced(&Filesystems::from_mount_roots(journal.tops.clone()).open_stages(root)?)?;
     let slots = journal.changes.iter().filter_map(|change| match change.action {
-        Action::Exchange { slot, .. } | Action::Install { slot } | Action::RemoveTree { slot } => {
-            Some((change, slot))
-        }
+        Action::Exchange { slot, .. }
+        | Action::StagedItem { slot }
+        | Action::RemoveTree { slot } => Some((change, slot)),
         _ => None,
     });
     let holds = |change: &Change| {
@@ -149,21 +150,21 @@ pub(super) fn displaced_slots(
 pub(super) fn note(
     root: &Root,
     stages: &Stages,
-    transaction: &Transaction,
-    keep: Keep,
+    transaction: &ChangePlan,
+    keep: UndoRetention,
     made: Option<GenerationId>,
 ) -> Result<(), RootError> {
-    let Some(old) = stages.old(0) else { return Ok(()) };
+    let Some(old) = stages.backups(0) else { return Ok(()) };
     if !transaction.displaced.is_empty() {
         let list: String =
             transaction.displaced.iter().map(|path| path_text(path) + "\n").collect();
-        old.write_durably(&name(DISPLACED), list.as_bytes(), 0o600)?;
+        old.write_durably(&name(DISPLACED_DIR), list.as_bytes(), 0o600)?;
     }
-    if keep != Keep::This {
+    if keep != UndoRetention::Replace {
         return Ok(());
     }
     state::keep(root, old)?;
-    WayBack::of(root, stages, made, transaction)?.write(old)
+    UndoLog::of(root, stages, made, transaction)?.write(old)
 }
 
 /// What would be free without the undo set of one filesystem.
@@ -178,16 +179,16 @@ pub(super) struct Weight {
 
 /// What would be free without the undo sets of a tree, readable or not.
 pub(super) fn weigh(root: &Root, filesystems: &Filesystems) -> Result<Vec<Weight>, RootError> {
-    let all = filesystems.and(Undo::tops(root));
-    let mut sum = Sum::default();
-    for at in 0..all.tops().len() {
+    let all = filesystems.and(UndoSet::tops(root));
+    let mut sum = DiskUsage::default();
+    for at in 0..all.mount_roots().len() {
         if let Some(set) = all.undo_of(root, at)? {
             sum.add_tree(at, &set, &TreePath::root())?;
         }
     }
     let (bytes, inodes) = (sum.bytes(), sum.inodes());
     let of = |map: &HashMap<usize, u64>, at| map.get(&at).copied().unwrap_or(0);
-    let tops = all.tops().iter().enumerate();
+    let tops = all.mount_roots().iter().enumerate();
     Ok(tops
         .map(|(at, top)| Weight {
             top: top.clone(),
@@ -199,37 +200,37 @@ pub(super) fn weigh(root: &Root, filesystems: &Filesystems) -> Result<Vec<Weight
 
 /// Removes the undo set of a tree: its room is needed.
 pub fn drop_all(root: &Root, filesystems: &Filesystems) -> Result<(), RootError> {
-    mount_root_times::note_unless_noted(root, &filesystems.and(Undo::tops(root)))?;
-    match Undo::find(root) {
+    mount_root_times::save_if_absent(root, &filesystems.and(UndoSet::tops(root)))?;
+    match UndoSet::find(root) {
         Ok(Some(undo)) => undo.remove(root)?,
         Ok(None) | Err(_) => filesystems.remove_undo(root)?,
     }
-    mount_root_times::settle(root)
+    mount_root_times::restore(root)
 }
 
-impl Undo {
+impl UndoSet {
     /// The undo set of the tree, if there is one.
-    pub fn find(root: &Root) -> Result<Option<Undo>, WayBackError> {
+    pub fn find(root: &Root) -> Result<Option<UndoSet>, UndoLogError> {
         let top = Filesystems::new(Vec::new());
         let Some(set) = top.undo_of(root, 0)? else { return Ok(None) };
-        let Some(way_back) = WayBack::read(&set)? else { return Ok(None) };
-        let filesystems = Filesystems::from_tops(way_back.tops.clone());
+        let Some(way_back) = UndoLog::read(&set)? else { return Ok(None) };
+        let filesystems = Filesystems::from_mount_roots(way_back.tops.clone());
         let mut sets = HashMap::new();
-        for at in 0..filesystems.tops().len() {
+        for at in 0..filesystems.mount_roots().len() {
             sets.extend(filesystems.undo_of(root, at)?.map(|set| (at, set)));
         }
-        Ok(Some(Undo { way_back, filesystems, sets }))
+        Ok(Some(UndoSet { way_back, filesystems, sets }))
     }
 
     /// Where the filesystems begin that the undo set of the tree is on, if it can be read.
     pub(super) fn tops(root: &Root) -> Vec<TreePath> {
-        Undo::find(root).ok().flatten().map_or_else(Vec::new, |undo| undo.way_back.tops)
+        UndoSet::find(root).ok().flatten().map_or_else(Vec::new, |undo| undo.way_back.tops)
     }
 
     /// Removes it; without its way back it is none, whatever happens meanwhile.
     fn remove(self, root: &Root) -> Result<(), RootError> {
         if let Some(set) = self.sets.get(&0) {
-            WayBack::remove(set)?;
+            UndoLog::remove(set)?;
         }
         self.filesystems.remove_undo(root)
     }
@@ -241,16 +242,16 @@ impl Undo {
     }
 
     /// What was recorded before: the state as text and the manifest as it is stored.
-    pub fn record(&self) -> Result<state::Kept, RootError> {
+    pub fn record(&self) -> Result<state::StoredManifest, RootError> {
         match self.sets.get(&0) {
             Some(set) => state::kept(set),
-            None => Ok(state::Kept::default()),
+            None => Ok(state::StoredManifest::default()),
         }
     }
 
     /// The bytes that would be free without it.
     pub fn bytes(&self) -> Result<u64, RootError> {
-        let mut sum = Sum::default();
+        let mut sum = DiskUsage::default();
         for (at, set) in &self.sets {
             sum.add_tree(*at, set, &TreePath::root())?;
         }

@@ -10,7 +10,7 @@ use std::io::Read;
 
 use crate::apply::filesystem::Stages;
 use crate::apply::name;
-use crate::apply::plan::{Action, Change, Transaction, slot_name};
+use crate::apply::plan::{Action, Change, ChangePlan, slot_name};
 use crate::entry::{Entry, Mtime, Node};
 use crate::generation::GenerationId;
 use crate::manifest::{parse_entries, parse_path, path_text, write_entries};
@@ -27,37 +27,37 @@ const MAX_FILE: u64 = 4 << 30;
 
 /// What was, path by path.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct WayBack {
+pub struct UndoLog {
     /// The generation that was recorded after the transaction, if any was: only from there it leads back.
     pub made: Option<GenerationId>,
     /// Where the filesystems begin that took part or could.
     pub tops: Vec<TreePath>,
     /// What was where, in the order in which it was changed.
-    pub facts: Vec<Fact>,
+    pub facts: Vec<UndoRecord>,
     /// Directories that were removed or whose metadata changed, in tree order.
     pub directories: Vec<Entry>,
 }
 
 /// What was at one path.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Fact {
+pub struct UndoRecord {
     /// The filesystem that holds the slot.
     pub filesystem: usize,
     /// Where.
     pub path: TreePath,
     /// What was there.
-    pub before: Before,
+    pub before: PriorState,
 }
 
 /// What was at a path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Before {
+pub enum PriorState {
     /// What the slot holds.
-    Stood(u32),
+    Existed(u32),
     /// Nothing; had anything been in the way, it would be in the slot. 0 is no slot.
-    Nothing(u32),
+    Missing(u32),
     /// Nothing, and nothing came: what was to go had gone by itself.
-    Absent,
+    AlreadyGone,
     /// The same, with another time.
     Time {
         /// The one that it had.
@@ -71,7 +71,7 @@ pub enum Before {
 
 /// Why there is no way back.
 #[derive(Debug, thiserror::Error)]
-pub enum WayBackError {
+pub enum UndoLogError {
     /// The disk said no.
     #[error(transparent)]
     Root(#[from] RootError),
@@ -85,34 +85,37 @@ pub enum WayBackError {
     },
 }
 
-impl WayBack {
+impl UndoLog {
     /// What stands on the tree before `transaction`, whose slots are staged already.
     pub fn of(
         root: &Root,
         stages: &Stages,
         made: Option<GenerationId>,
-        transaction: &Transaction,
-    ) -> Result<WayBack, RootError> {
-        let tops = transaction.tops.tops().to_vec();
-        let mut way_back = WayBack { made, tops, facts: Vec::new(), directories: Vec::new() };
+        transaction: &ChangePlan,
+    ) -> Result<UndoLog, RootError> {
+        let tops = transaction.tops.mount_roots().to_vec();
+        let mut way_back = UndoLog { made, tops, facts: Vec::new(), directories: Vec::new() };
         let mut whole: BTreeMap<TreePath, Entry> = BTreeMap::new();
         let mut stirred: BTreeSet<TreePath> = BTreeSet::new();
         let paths: Vec<&TreePath> = transaction.changes.iter().map(|change| &change.path).collect();
         for (change, stat) in transaction.changes.iter().zip(root.stat_each(&paths)?) {
             // What comes into a directory that goes, until it does, changes its time.
-            if matches!(change.action, Action::RemoveTree { .. } | Action::RemoveInside) {
+            if matches!(change.action, Action::RemoveTree { .. } | Action::CoveredByParent) {
                 stirred.insert(change.path.clone());
             }
-            if change.action == Action::RemoveInside {
+            if change.action == Action::CoveredByParent {
                 continue;
             }
             match change.action {
-                Action::Install { slot } | Action::Make { slot } => {
-                    let before =
-                        if stat.is_some() { Before::Stood(slot) } else { Before::Nothing(slot) };
+                Action::StagedItem { slot } | Action::MakeDir { slot } => {
+                    let before = if stat.is_some() {
+                        PriorState::Existed(slot)
+                    } else {
+                        PriorState::Missing(slot)
+                    };
                     way_back.note(change, before);
-                    if let (Action::Install { .. }, Some(coming)) =
-                        (change.action, stages.coming(change.filesystem))
+                    if let (Action::StagedItem { .. }, Some(coming)) =
+                        (change.action, stages.staged(change.filesystem))
                     {
                         way_back.note_inside(change, coming, slot)?;
                     }
@@ -120,21 +123,21 @@ impl WayBack {
                 Action::Exchange { slot, .. }
                 | Action::Remove { slot }
                 | Action::RemoveTree { slot } => {
-                    way_back.note(change, Before::Stood(slot));
+                    way_back.note(change, PriorState::Existed(slot));
                 }
-                Action::Times(new) => {
+                Action::SetTime(new) => {
                     if let Some(stat) = stat {
-                        way_back.note(change, Before::Time { old: stat.mtime, new });
+                        way_back.note(change, PriorState::Time { old: stat.mtime, new });
                     }
                 }
-                Action::RemoveInside => {}
-                Action::RemoveDir | Action::Directory => {
+                Action::CoveredByParent => {}
+                Action::RemoveDir | Action::SetDirMetadata => {
                     if let Some(stat) = stat.filter(|stat| stat.kind == FileKind::Directory) {
                         whole.insert(change.path.clone(), directory(root, &change.path, &stat)?);
                     }
                 }
             }
-            if change.action.shows() {
+            if change.action.is_visible() {
                 stirred.extend(change.path.parent());
             }
             // xfs takes a directory that changes places with something else for modified.
@@ -147,10 +150,10 @@ impl WayBack {
                 Some(stat) if stat.kind == FileKind::Directory => {
                     whole.insert(path.clone(), directory(root, path, &stat)?);
                 }
-                Some(_) => way_back.facts.push(Fact {
+                Some(_) => way_back.facts.push(UndoRecord {
                     filesystem,
                     path: path.clone(),
-                    before: Before::Stood(slot),
+                    before: PriorState::Existed(slot),
                 }),
                 None => {}
             }
@@ -169,16 +172,20 @@ impl WayBack {
             let Some(stat) = stat.filter(|stat| stat.kind == FileKind::Directory) else { continue };
             let time = stages.time_before(path).unwrap_or(stat.mtime);
             if new != Some(time) {
-                let before = Before::DirectoryTime(time);
-                way_back.facts.push(Fact { filesystem: 0, path: path.clone(), before });
+                let before = PriorState::DirectoryTime(time);
+                way_back.facts.push(UndoRecord { filesystem: 0, path: path.clone(), before });
             }
         }
         way_back.directories = whole.into_values().collect();
         Ok(way_back)
     }
 
-    fn note(&mut self, change: &Change, before: Before) {
-        self.facts.push(Fact { filesystem: change.filesystem, path: change.path.clone(), before });
+    fn note(&mut self, change: &Change, before: PriorState) {
+        self.facts.push(UndoRecord {
+            filesystem: change.filesystem,
+            path: change.path.clone(),
+            before,
+        });
     }
 
     /// What comes inside a new directory was not there either.
@@ -193,10 +200,10 @@ impl WayBack {
                 let source = std::io::Error::other(e);
                 RootError { what: "note what comes to", path: change.path.to_string(), source }
             })?;
-            self.facts.push(Fact {
+            self.facts.push(UndoRecord {
                 filesystem: change.filesystem,
                 path,
-                before: Before::Nothing(0),
+                before: PriorState::Missing(0),
             });
             Ok(Descend::Into)
         })
@@ -217,9 +224,9 @@ impl WayBack {
     }
 
     /// Reads it; `None` where there is none.
-    pub fn read(from: &Root) -> Result<Option<WayBack>, WayBackError> {
+    pub fn read(from: &Root) -> Result<Option<UndoLog>, UndoLogError> {
         let invalid =
-            |file: &str, why: String| WayBackError::Invalid { path: from.show(&name(file)), why };
+            |file: &str, why: String| UndoLogError::Invalid { path: from.show(&name(file)), why };
         let Some(text) = read(from, FILE)? else { return Ok(None) };
         let text =
             String::from_utf8(text).map_err(|_| invalid(FILE, "it is not text".to_owned()))?;
@@ -229,16 +236,16 @@ impl WayBack {
             .ok_or_else(|| invalid(DIRECTORIES, "it is missing".to_owned()))?;
         let directories = parse_entries(directories.as_slice())
             .map_err(|e| invalid(DIRECTORIES, e.to_string()))?;
-        Ok(Some(WayBack { directories, ..way_back }))
+        Ok(Some(UndoLog { directories, ..way_back }))
     }
 
     /// Puts right what the tree did not keep to between the look at it and the renames: something had
     /// gone, or something had come.
-    pub fn settle(stages: &Stages, changes: &[Change]) -> Result<(), WayBackError> {
-        let Some(to) = stages.old(0) else { return Ok(()) };
-        let Some(mut way_back) = WayBack::read(to)? else { return Ok(()) };
+    pub fn settle(stages: &Stages, changes: &[Change]) -> Result<(), UndoLogError> {
+        let Some(to) = stages.backups(0) else { return Ok(()) };
+        let Some(mut way_back) = UndoLog::read(to)? else { return Ok(()) };
         let mut slots: HashSet<(usize, u32)> = HashSet::new();
-        for (at, old) in stages.which().filter_map(|at| Some((at, stages.old(at)?))) {
+        for (at, old) in stages.filesystems().filter_map(|at| Some((at, stages.backups(at)?))) {
             for (path, _) in old.children(&TreePath::root())? {
                 slots.extend(slot_of(&path).map(|slot| (at, slot)));
             }
@@ -254,14 +261,16 @@ impl WayBack {
             .collect();
         let mut differs = false;
         for fact in &mut way_back.facts {
-            let (Before::Stood(slot) | Before::Nothing(slot)) = fact.before else { continue };
+            let (PriorState::Existed(slot) | PriorState::Missing(slot)) = fact.before else {
+                continue;
+            };
             let place = (fact.filesystem, slot);
             let before = if slots.contains(&place) {
-                Before::Stood(slot)
+                PriorState::Existed(slot)
             } else if removals.contains(&place) {
-                Before::Absent
+                PriorState::AlreadyGone
             } else {
-                Before::Nothing(slot)
+                PriorState::Missing(slot)
             };
             differs |= fact.before != before;
             fact.before = before;
@@ -280,11 +289,11 @@ impl WayBack {
         }
         for fact in &self.facts {
             let before = match fact.before {
-                Before::Stood(slot) => format!("stood {slot}"),
-                Before::Nothing(slot) => format!("nothing {slot}"),
-                Before::Absent => "absent 0".to_owned(),
-                Before::Time { old, new } => format!("time {old}/{new}"),
-                Before::DirectoryTime(old) => format!("directory-time {old}"),
+                PriorState::Existed(slot) => format!("stood {slot}"),
+                PriorState::Missing(slot) => format!("nothing {slot}"),
+                PriorState::AlreadyGone => "absent 0".to_owned(),
+                PriorState::Time { old, new } => format!("time {old}/{new}"),
+                PriorState::DirectoryTime(old) => format!("directory-time {old}"),
             };
             text += &format!("{before} {} {}\n", fact.filesystem, path_text(&fact.path));
         }
@@ -315,10 +324,10 @@ fn read(from: &Root, file: &str) -> Result<Option<Vec<u8>>, RootError> {
     Ok(Some(bytes))
 }
 
-type Fault = (usize, &'static str);
+type UndoLineError = (usize, &'static str);
 
 /// The file alone, without what lies beside it.
-fn parse(text: &str) -> Result<WayBack, Fault> {
+fn parse(text: &str) -> Result<UndoLog, UndoLineError> {
     let mut lines = text.lines().enumerate().map(|(at, line)| (at + 1, line));
     if lines.next().map(|(_, line)| line) != Some(HEAD) {
         return Err((1, "it is of a format that this program does not know"));
@@ -339,7 +348,7 @@ fn parse(text: &str) -> Result<WayBack, Fault> {
                 let (Some(made), true) = (made, whole) else {
                     return Err((at, "lines are missing"));
                 };
-                return Ok(WayBack { made, tops, facts, directories: Vec::new() });
+                return Ok(UndoLog { made, tops, facts, directories: Vec::new() });
             }
             [what, value, filesystem, path] => {
                 let path = parse_path(path.as_bytes()).map_err(|why| (at, why))?;
@@ -349,7 +358,7 @@ fn parse(text: &str) -> Result<WayBack, Fault> {
                 if filesystem >= tops.len() {
                     return Err((at, "its filesystem is not listed"));
                 }
-                facts.push(Fact { filesystem, path, before });
+                facts.push(UndoRecord { filesystem, path, before });
             }
             _ => return Err((at, "it is no line of a way back")),
         }
@@ -357,16 +366,16 @@ fn parse(text: &str) -> Result<WayBack, Fault> {
     Err((0, "its end is missing"))
 }
 
-fn parse_before(what: &str, value: &str) -> Option<Before> {
+fn parse_before(what: &str, value: &str) -> Option<PriorState> {
     Some(match what {
-        "stood" => Before::Stood(value.parse().ok()?),
-        "nothing" => Before::Nothing(value.parse().ok()?),
-        "absent" => Before::Absent,
+        "stood" => PriorState::Existed(value.parse().ok()?),
+        "nothing" => PriorState::Missing(value.parse().ok()?),
+        "absent" => PriorState::AlreadyGone,
         "time" => {
             let (old, new) = value.split_once('/')?;
-            Before::Time { old: old.parse().ok()?, new: new.parse().ok()? }
+            PriorState::Time { old: old.parse().ok()?, new: new.parse().ok()? }
         }
-        "directory-time" => Before::DirectoryTime(value.parse().ok()?),
+        "directory-time" => PriorState::DirectoryTime(value.parse().ok()?),
         _ => return None,
     })
 }
@@ -376,21 +385,21 @@ mod tests {
     use super::*;
     use crate::digest::Digest;
 
-    fn sample() -> WayBack {
+    fn sample() -> UndoLog {
         let path = |s: &str| TreePath::new(s).expect("good");
         let (old, new) = (Mtime { seconds: -5, nanos: 7 }, Mtime { seconds: 5, nanos: 0 });
         let befores = [
-            ("etc/a b\n", Before::Stood(1)),
-            ("new", Before::Nothing(2)),
-            ("new/inside", Before::Nothing(0)),
-            ("gone", Before::Absent),
-            ("f", Before::Time { old, new }),
-            ("boot", Before::DirectoryTime(old)),
+            ("etc/a b\n", PriorState::Existed(1)),
+            ("new", PriorState::Missing(2)),
+            ("new/inside", PriorState::Missing(0)),
+            ("gone", PriorState::AlreadyGone),
+            ("f", PriorState::Time { old, new }),
+            ("boot", PriorState::DirectoryTime(old)),
         ];
-        let fact = |(at, before)| Fact { filesystem: 1, path: path(at), before };
+        let fact = |(at, before)| UndoRecord { filesystem: 1, path: path(at), before };
         let facts = befores.into_iter().map(fact).collect();
         let made = Some(GenerationId(Digest([0xab; 32])));
-        WayBack { made, tops: vec![TreePath::root(), path("boot")], facts, directories: Vec::new() }
+        UndoLog { made, tops: vec![TreePath::root(), path("boot")], facts, directories: Vec::new() }
     }
 
     #[test]

@@ -20,7 +20,7 @@ pub struct Typed {
     pub quiet: bool,
     /// What to do.
     #[command(subcommand)]
-    pub command: Command,
+    pub command: TardiffCommand,
 }
 
 const EXIT_CODES: &str = "Exit codes:
@@ -30,15 +30,15 @@ const EXIT_CODES: &str = "Exit codes:
 
 /// What to do.
 #[derive(Debug, Subcommand)]
-pub enum Command {
+pub enum TardiffCommand {
     /// Builds one diff from a base to an image's tree.
     Build(Build),
     /// Publishes an image or an override: a new generation, if it has changed.
-    Publish(Publish),
+    PublishArgs(PublishArgs),
     /// Shows what an archive or a generation holds, the largest first.
     Show(Show),
     /// Writes a manifest for `mtree -f`: a node can be checked without our tools.
-    Manifest(Manifest),
+    ManifestArgs(ManifestArgs),
     /// Lists generations and archives of a repository.
     List(Any),
     /// Checks a repository: every size, digest, content and chain.
@@ -146,7 +146,7 @@ pub struct Work {
 
 /// Publishes an image or an override.
 #[derive(Debug, Args)]
-pub struct Publish {
+pub struct PublishArgs {
     /// What is published.
     #[command(flatten)]
     pub one: One,
@@ -172,8 +172,8 @@ pub struct Publish {
     #[arg(long, value_name = "PERCENT", default_value_t = 50)]
     pub full_share: u64,
     /// How archives are compressed.
-    #[arg(long, value_enum, default_value_t = Compression::Zstd)]
-    pub compression: Compression,
+    #[arg(long, value_enum, default_value_t = CompressionArg::Zstd)]
+    pub compression: CompressionArg,
     /// How much work goes into it.
     #[command(flatten)]
     pub work: Work,
@@ -187,7 +187,7 @@ pub struct Publish {
 
 /// How archives are compressed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum Compression {
+pub enum CompressionArg {
     /// .tar.zst
     Zstd,
     /// .tar.gz, for nodes that have nothing else
@@ -243,7 +243,7 @@ pub struct Show {
 
 /// Exports a manifest.
 #[derive(Debug, Args)]
-pub struct Manifest {
+pub struct ManifestArgs {
     /// Of what.
     #[command(flatten)]
     pub which: Which,

@@ -18,7 +18,7 @@ pub const PLACE: &str = "/etc/systemimager/tardiff.toml";
 /// What the file says; `etc/tardiff.toml` explains each field.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-pub struct Config {
+pub struct TardiffConfig {
     /// How much work goes into diffs.
     #[serde(deserialize_with = "effort")]
     pub effort: Option<Effort>,
@@ -37,13 +37,13 @@ pub struct Settled {
     pub opening: Opening,
 }
 
-impl Config {
+impl TardiffConfig {
     /// Reads `typed`, which has to be there, or the file at its usual place, which need not.
     pub fn load(typed: Option<&PathBuf>) -> anyhow::Result<Self> {
         let path = typed.map_or(Path::new(PLACE), PathBuf::as_path);
         let text = match std::fs::read_to_string(path) {
             Err(e) if e.kind() == ErrorKind::NotFound && typed.is_none() => {
-                return Ok(Config::default());
+                return Ok(TardiffConfig::default());
             }
             answer => answer.map_err(|e| anyhow!("cannot read {}: {e}", path.display()))?,
         };
@@ -73,7 +73,7 @@ mod tests {
     use super::*;
 
     fn settled(text: &str, typed: Work) -> (Effort, u64, u64) {
-        let config: Config = toml::from_str(text).expect("good");
+        let config: TardiffConfig = toml::from_str(text).expect("good");
         let Settled { effort, opening } = config.settle(&typed);
         (effort, opening.seconds, opening.gain)
     }
@@ -85,8 +85,8 @@ mod tests {
         assert_eq!(settled(file, Work::default()), (Effort::Best, 5, 1_000_000));
         let typed = Work { effort: Some(Effort::Fast), rebuild_gain: Some(7), ..Work::default() };
         assert_eq!(settled(file, typed), (Effort::Fast, 5, 7));
-        assert!(toml::from_str::<Config>("effort = 'better'").is_err());
-        assert!(toml::from_str::<Config>("efort = 'best'").is_err());
+        assert!(toml::from_str::<TardiffConfig>("effort = 'better'").is_err());
+        assert!(toml::from_str::<TardiffConfig>("efort = 'best'").is_err());
     }
 
     #[test]
@@ -98,25 +98,29 @@ mod tests {
             ("effort = 'bset'\n", ["line 1", "neither fast, normal nor best"]),
         ] {
             std::fs::write(&file, text).expect("writes");
-            let error = Config::load(Some(&file)).expect_err("is refused").to_string();
+            let error = TardiffConfig::load(Some(&file)).expect_err("is refused").to_string();
             assert!(said.iter().all(|word| error.contains(word)), "{error}");
         }
-        let error =
-            Config::load(Some(&dir.path().join("absent"))).expect_err("is not there").to_string();
+        let error = TardiffConfig::load(Some(&dir.path().join("absent")))
+            .expect_err("is not there")
+            .to_string();
         assert!(error.contains("No such file"), "{error}");
     }
 
     #[test]
     fn the_file_that_is_shipped_shows_the_defaults() {
         let shipped = include_str!("../../../etc/tardiff.toml");
-        assert_eq!(toml::from_str::<Config>(shipped).expect("good"), Config::default());
+        assert_eq!(
+            toml::from_str::<TardiffConfig>(shipped).expect("good"),
+            TardiffConfig::default()
+        );
         let shown: String = shipped
             .lines()
             .filter_map(|l| l.strip_prefix('#').filter(|l| l.contains(" = ")))
             .map(|l| format!("{l}\n"))
             .collect();
-        let shown: Config = toml::from_str(&shown).expect("good");
-        let Settled { effort, opening } = Config::default().settle(&Work::default());
+        let shown: TardiffConfig = toml::from_str(&shown).expect("good");
+        let Settled { effort, opening } = TardiffConfig::default().settle(&Work::default());
         assert_eq!(
             (shown.effort, shown.rebuild_seconds, shown.rebuild_gain),
             (Some(effort), Some(opening.seconds), Some(opening.gain))

@@ -11,14 +11,14 @@ use anyhow::{Context, bail};
 use clap::{CommandFactory, Parser};
 use indicatif::HumanBytes;
 
-use self::args::{Command, Typed, Which};
-use self::config::{Config, Settled};
+use self::args::{TardiffCommand, Typed, Which};
+use self::config::{Settled, TardiffConfig};
 use super::terminal::Terminal;
 use crate::catalog::{ArchiveKind, Catalog, Publish};
-use crate::diff_archive::{Compression, Options};
+use crate::diff_archive::{FrameCompression, WriteOptions};
 use crate::image::Layer;
 use crate::manifest::Manifest;
-use crate::publish::{Policy, PublishError, Store};
+use crate::publish::{PublishError, PublishPolicy, Store};
 use crate::report::Monitor;
 use crate::root::Root;
 use crate::scan::{Cache, scan};
@@ -62,16 +62,20 @@ fn is_closed_pipe(error: &anyhow::Error) -> bool {
 }
 
 /// Whether everything is well.
-fn run_command(command: Command, quiet: bool, monitor: &dyn Monitor) -> anyhow::Result<bool> {
+fn run_command(
+    command: TardiffCommand,
+    quiet: bool,
+    monitor: &dyn Monitor,
+) -> anyhow::Result<bool> {
     let mut out = BufWriter::new(io::stdout().lock());
     match command {
-        Command::Build(typed) => build_diff(typed, quiet, &mut out, monitor)?,
-        Command::Publish(typed) => publish_image(typed, quiet, &mut out, monitor)?,
-        Command::Show(typed) => {
+        TardiffCommand::Build(typed) => build_diff(typed, quiet, &mut out, monitor)?,
+        TardiffCommand::PublishArgs(typed) => publish_image(typed, quiet, &mut out, monitor)?,
+        TardiffCommand::Show(typed) => {
             let contents = contents(&typed.which, monitor)?;
             print_contents(&contents, typed.top, &mut out)?;
         }
-        Command::Manifest(typed) => {
+        TardiffCommand::ManifestArgs(typed) => {
             let manifest = manifest(&typed.which, monitor)?;
             if typed.canonical {
                 manifest.write_to(&mut out)?
@@ -79,13 +83,15 @@ fn run_command(command: Command, quiet: bool, monitor: &dyn Monitor) -> anyhow::
                 manifest.export_mtree(&mut out)?
             }
         }
-        Command::List(typed) => {
+        TardiffCommand::List(typed) => {
             for (layer, catalog) in list::list(&typed.repo.repo, typed.layer().as_ref())? {
                 print_catalog(&layer, &catalog, &mut out)?;
             }
         }
-        Command::Verify(typed) => return verify_repository(&typed, quiet, &mut out, monitor),
-        Command::Prune(typed) => {
+        TardiffCommand::Verify(typed) => {
+            return verify_repository(&typed, quiet, &mut out, monitor);
+        }
+        TardiffCommand::Prune(typed) => {
             let layer = typed.one.layer().context(UNNAMED)?;
             // A name that is mistyped must not make directories.
             list::list(&typed.repo.repo, Some(&layer))?;
@@ -100,7 +106,7 @@ fn run_command(command: Command, quiet: bool, monitor: &dyn Monitor) -> anyhow::
                 )?;
             }
         }
-        Command::Serve(typed) => {
+        TardiffCommand::Serve(typed) => {
             drop(out);
             serve::serve(&typed.repo.repo, typed.listen, |address| {
                 let mut out = io::stdout().lock();
@@ -121,11 +127,11 @@ fn build_diff(
     monitor: &dyn Monitor,
 ) -> anyhow::Result<()> {
     let args::Build { base, image_dir, output, image, deltas, work } = typed;
-    let Settled { effort, opening } = Config::load(work.config.as_ref())?.settle(&work);
+    let Settled { effort, opening } = TardiffConfig::load(work.config.as_ref())?.settle(&work);
     let level = work.level;
     let shown = output.display().to_string();
     let built = build::build(
-        &build::Request { base, image_dir, output, image, deltas, effort, opening, level },
+        &build::BuildRequest { base, image_dir, output, image, deltas, effort, opening, level },
         monitor,
     )?;
     if !quiet {
@@ -137,21 +143,22 @@ fn build_diff(
 }
 
 fn publish_image(
-    typed: args::Publish,
+    typed: args::PublishArgs,
     quiet: bool,
     out: &mut impl Write,
     monitor: &dyn Monitor,
 ) -> anyhow::Result<()> {
     let compression = match typed.compression {
-        args::Compression::Zstd => Compression::Zstd,
-        args::Compression::Gzip => Compression::Gzip,
+        args::CompressionArg::Zstd => FrameCompression::Zstd,
+        args::CompressionArg::Gzip => FrameCompression::Gzip,
     };
-    let Settled { effort, opening } = Config::load(typed.work.config.as_ref())?.settle(&typed.work);
-    let policy = Policy {
+    let Settled { effort, opening } =
+        TardiffConfig::load(typed.work.config.as_ref())?.settle(&typed.work);
+    let policy = PublishPolicy {
         diffs: typed.diffs as usize,
         full_share: typed.full_share,
         deltas: !typed.plain,
-        options: Options::new(compression, effort, typed.work.level),
+        options: WriteOptions::new(compression, effort, typed.work.level),
         effort,
         opening,
     };
@@ -160,7 +167,7 @@ fn publish_image(
         Layer::Image(_) => typed.images_dir,
         Layer::Override(_) => typed.overrides_dir,
     };
-    let request = publish::Request {
+    let request = publish::PublishRequest {
         tree: trees.join(layer.name().as_str()),
         layer,
         repo: typed.repo.repo,
@@ -175,11 +182,11 @@ fn publish_image(
     }
     let shown = shown(&request.layer);
     match outcome {
-        publish::Outcome::Unchanged(head) => {
+        publish::PublishOutcome::Unchanged(head) => {
             let (serial, id) = (head.serial, head.generation.short());
             writeln!(out, "{shown} has not changed since publish {serial} (generation {id})")?;
         }
-        publish::Outcome::Published(published) => {
+        publish::PublishOutcome::Published(published) => {
             let Publish { serial, generation, entries, bytes, .. } = &published.publish;
             let (id, bytes) = (generation.short(), HumanBytes(*bytes));
             writeln!(

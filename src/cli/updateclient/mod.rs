@@ -23,12 +23,12 @@ use super::signals;
 use super::terminal::Terminal;
 use crate::allocator;
 use crate::autoinstall;
-use crate::fetch::Options;
+use crate::fetch::FetchOptions;
 use crate::host::{Drift, Restart};
 use crate::report::Monitor;
 use crate::root::freeze;
 use crate::rsync::tunnel::{BECOME_SSH, become_ssh};
-use crate::update::{self, Report, Request, UpdateError};
+use crate::update::{self, Report, UpdateError, UpdateRequest};
 
 use request::Follows;
 use settings::Settings;
@@ -73,7 +73,7 @@ pub enum Exit {
 
 /// Runs the program with the arguments of the process.
 pub fn main() -> ExitCode {
-    allocator::return_what_is_large();
+    allocator::tune();
     if std::env::args_os().nth(1).is_some_and(|argument| argument == freeze::WATCH) {
         freeze::watch();
         return Exit::Done.into();
@@ -177,11 +177,11 @@ fn run(arguments: &Arguments, log: &Log) -> Result<Exit, UpdateError> {
     }
     let report = update::run(&request, monitor.as_ref())?;
     let exit = exit_of_report(&report, &request);
-    let changed = report.outcome == update::Outcome::Updated;
+    let changed = report.outcome == update::UpdateOutcome::Updated;
     let restart =
         if changed { output::restart::after(&request.root, monitor.as_ref()) } else { None };
     let format = settings.log.as_deref();
-    let told = output::text::Told {
+    let told = output::text::JsonReport {
         report: &report,
         request: &request,
         restart: restart.as_ref(),
@@ -258,7 +258,7 @@ fn follows(
     let unnamed = || settings::usage("You must specify --server.".to_owned());
     let server = request::server(settings, tunnel).ok_or_else(unnamed)?;
     let deadline = Some(Instant::now() + Duration::from_secs(settings.full_sync_timeout.into()));
-    let options = Options { deadline, ..request::fetch_options(arguments, settings) };
+    let options = FetchOptions { deadline, ..request::fetch_options(arguments, settings) };
     let cluster = update::cluster(&arguments.root, &server, &options)?;
     let overrides = if overrides.is_empty() { cluster.overrides } else { overrides };
     let laid = overrides.iter().map(|name| format!(" and override {name}")).collect::<String>();
@@ -276,16 +276,16 @@ fn follows_well(failed: &[String]) -> Result<(), UpdateError> {
     }
 }
 
-fn question(request: &Request) -> String {
+fn question(request: &UpdateRequest) -> String {
     let laid =
         request.overrides.iter().map(|name| format!(", override {name}")).collect::<String>();
     let from = match (&request.way, &request.rsync) {
-        (update::Way::Diffs(repo), _) => repo.to_string(),
-        (update::Way::Sync(_), Some(server)) => server.to_string(),
-        (update::Way::Sync(_), None) => String::new(),
+        (update::SyncMode::Diffs(repo), _) => repo.to_string(),
+        (update::SyncMode::Sync(_), Some(server)) => server.to_string(),
+        (update::SyncMode::Sync(_), None) => String::new(),
     };
     let place = match &request.way {
-        update::Way::Sync(sync) if !sync.directory.is_root() => {
+        update::SyncMode::Sync(sync) if !sync.directory.is_root() => {
             format!("{} of {}", sync.directory, request.root.display())
         }
         _ => request.root.display().to_string(),
@@ -294,9 +294,9 @@ fn question(request: &Request) -> String {
 }
 
 /// A drift that is only reported is what the administrator has to hear of; what waits for a boot is none.
-fn exit_of_report(report: &Report, request: &Request) -> Exit {
-    let looked =
-        report.outcome == update::Outcome::UpToDate || report.outcome == update::Outcome::Updated;
+fn exit_of_report(report: &Report, request: &UpdateRequest) -> Exit {
+    let looked = report.outcome == update::UpdateOutcome::UpToDate
+        || report.outcome == update::UpdateOutcome::Updated;
     let reported = request.drift == Drift::Report && report.deviations.len() > report.kernels;
     if looked && reported { Exit::Deviates } else { Exit::Done }
 }

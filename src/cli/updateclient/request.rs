@@ -9,11 +9,11 @@ use crate::cli::signals;
 use crate::cli::updateclient::args::Arguments;
 use crate::cli::updateclient::settings::{Settings, usage};
 use crate::cli::updateclient::tunnel::Tunnelled;
-use crate::fetch::{Options, RepoUrl};
+use crate::fetch::{FetchOptions, RepoUrl};
 use crate::full_sync::Server;
 use crate::image::ImageName;
 use crate::tree_path::TreePath;
-use crate::update::{Request, RollbackRequest, Sync, UpdateError, Way, WhyRequest};
+use crate::update::{ExplainRequest, RollbackRequest, Sync, SyncMode, UpdateError, UpdateRequest};
 
 /// What this node follows.
 pub struct Follows {
@@ -74,8 +74,8 @@ pub fn request(
     settings: &Settings,
     follows: Follows,
     tunnel: Option<&Tunnelled>,
-) -> Result<Request, UpdateError> {
-    Ok(Request {
+) -> Result<UpdateRequest, UpdateError> {
+    Ok(UpdateRequest {
         root: arguments.root.clone(),
         image: follows.image,
         overrides: follows.overrides,
@@ -122,8 +122,8 @@ pub fn why(
     arguments: &Arguments,
     settings: &Settings,
     path: &Path,
-) -> Result<WhyRequest, UpdateError> {
-    Ok(WhyRequest {
+) -> Result<ExplainRequest, UpdateError> {
+    Ok(ExplainRequest {
         root: arguments.root.clone(),
         path: absolute(path).map_err(|why| usage(format!("--why {}: {why}", path.display())))?,
         excludes: settings.excludes.clone(),
@@ -136,11 +136,11 @@ pub fn autoinstall(
     arguments: &Arguments,
     settings: &Settings,
     tunnel: Option<&Tunnelled>,
-) -> Result<autoinstall::Request, UpdateError> {
+) -> Result<autoinstall::AutoinstallRequest, UpdateError> {
     let server =
         server(settings, tunnel).ok_or_else(|| usage("You must specify --server.".to_owned()))?;
     let given = |typed: &Option<String>| typed.clone().filter(|text| !text.is_empty());
-    Ok(autoinstall::Request {
+    Ok(autoinstall::AutoinstallRequest {
         root: arguments.root.clone(),
         image_server: server.host.clone(),
         server,
@@ -161,9 +161,9 @@ pub fn server(settings: &Settings, tunnel: Option<&Tunnelled>) -> Option<Server>
 }
 
 /// How patient downloads are.
-pub fn fetch_options(arguments: &Arguments, settings: &Settings) -> Options {
+pub fn fetch_options(arguments: &Arguments, settings: &Settings) -> FetchOptions {
     let download = &settings.download;
-    Options {
+    FetchOptions {
         attempts: download.attempts,
         idle_timeout: Duration::from_secs(download.idle_timeout.into()),
         minimum_speed: download.min_speed.into(),
@@ -172,7 +172,7 @@ pub fn fetch_options(arguments: &Arguments, settings: &Settings) -> Options {
             .ca_file
             .as_ref()
             .map(|file| arguments.root.join(file.trim_start_matches('/'))),
-        ..Options::default()
+        ..FetchOptions::default()
     }
 }
 
@@ -180,7 +180,7 @@ fn way(
     arguments: &Arguments,
     settings: &Settings,
     tunnel: Option<&Tunnelled>,
-) -> Result<Way, UpdateError> {
+) -> Result<SyncMode, UpdateError> {
     if arguments.diff || arguments.adopt {
         let repo = match (&settings.repo, &settings.server) {
             (Some(repo), _) => repo.clone(),
@@ -190,7 +190,7 @@ fn way(
             }
         };
         let repo: RepoUrl = repo.parse().map_err(|e| usage(format!("{e}")))?;
-        return Ok(Way::Diffs(match tunnel.and_then(|tunnel| tunnel.http) {
+        return Ok(SyncMode::Diffs(match tunnel.and_then(|tunnel| tunnel.http) {
             Some(port) => repo.reached_by(port),
             None => repo,
         }));
@@ -204,7 +204,7 @@ fn way(
             absolute(path).map_err(|why| usage(format!("--directory {}: {why}", path.display())))?
         }
     };
-    Ok(Way::Sync(Sync { directory, delete: !arguments.no_delete }))
+    Ok(SyncMode::Sync(Sync { directory, delete: !arguments.no_delete }))
 }
 
 /// An absolute path as it was typed: slashes count once, and the last one for nothing.

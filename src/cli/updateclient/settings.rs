@@ -72,18 +72,18 @@ pub struct Row {
 
 /// Where a value comes from.
 #[derive(Clone, Copy)]
-enum Origin {
+enum SettingOrigin {
     CommandLine,
     File(&'static str),
     Default,
 }
 
-impl Display for Origin {
+impl Display for SettingOrigin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Origin::CommandLine => f.write_str("command line"),
-            Origin::File(name) => write!(f, "/{name}"),
-            Origin::Default => f.write_str("default"),
+            SettingOrigin::CommandLine => f.write_str("command line"),
+            SettingOrigin::File(name) => write!(f, "/{name}"),
+            SettingOrigin::Default => f.write_str("default"),
         }
     }
 }
@@ -196,7 +196,7 @@ struct Picker {
 }
 
 impl Picker {
-    fn note(&mut self, name: &'static str, value: &dyn Display, from: Origin) {
+    fn note(&mut self, name: &'static str, value: &dyn Display, from: SettingOrigin) {
         self.rows.push(Row { name, value: value.to_string(), from: from.to_string() });
     }
 
@@ -209,15 +209,15 @@ impl Picker {
         old: Option<T>,
     ) -> Option<T> {
         let candidates = [
-            (typed, Origin::CommandLine),
-            (toml, Origin::File(CONFIG)),
-            (old, Origin::File(CLIENT_CONF)),
+            (typed, SettingOrigin::CommandLine),
+            (toml, SettingOrigin::File(CONFIG)),
+            (old, SettingOrigin::File(CLIENT_CONF)),
         ];
         let found = candidates.into_iter().find_map(|(value, from)| Some((value?, from)));
         match &found {
             Some((value, from)) => self.note(name, value, *from),
             None if name == "rsync_port" => {}
-            None => self.note(name, &unset(name), Origin::Default),
+            None => self.note(name, &unset(name), SettingOrigin::Default),
         }
         found.map(|(value, _)| value)
     }
@@ -229,11 +229,12 @@ impl Picker {
         old: Option<Vec<String>>,
         unset: &str,
     ) -> Option<Vec<String>> {
-        let candidates = [(toml, Origin::File(CONFIG)), (old, Origin::File(CLIENT_CONF))];
+        let candidates =
+            [(toml, SettingOrigin::File(CONFIG)), (old, SettingOrigin::File(CLIENT_CONF))];
         let found = candidates.into_iter().find_map(|(value, from)| Some((value?, from)));
         match &found {
             Some((value, from)) => self.note(name, &value.join(" "), *from),
-            None => self.note(name, &unset, Origin::Default),
+            None => self.note(name, &unset, SettingOrigin::Default),
         }
         found.map(|(value, _)| value)
     }
@@ -241,9 +242,9 @@ impl Picker {
     /// What was typed, else what the configuration says or leaves at its default.
     fn typed_or<T: Display>(&mut self, name: &'static str, typed: Option<T>, config: T) -> T {
         let from = match typed {
-            Some(_) => Origin::CommandLine,
-            None if self.configured.iter().any(|set| set == name) => Origin::File(CONFIG),
-            None => Origin::Default,
+            Some(_) => SettingOrigin::CommandLine,
+            None if self.configured.iter().any(|set| set == name) => SettingOrigin::File(CONFIG),
+            None => SettingOrigin::Default,
         };
         let value = typed.unwrap_or(config);
         self.note(name, &value, from);
@@ -251,7 +252,7 @@ impl Picker {
     }
 
     fn default<T: Display>(&mut self, name: &'static str, value: T) -> T {
-        self.note(name, &value, Origin::Default);
+        self.note(name, &value, SettingOrigin::Default);
         value
     }
 }
@@ -308,9 +309,9 @@ fn overrides(
     let typed: Result<Vec<ImageName>, _> = typed.map(|name| name.parse()).collect();
     let typed = typed.map_err(|e| usage(format!("--override: {e}")))?;
     let (named, from) = match (typed.is_empty(), config.overrides.is_empty()) {
-        (false, _) => (typed, Origin::CommandLine),
-        (true, false) => (config.overrides.clone(), Origin::File(CONFIG)),
-        (true, true) => (Vec::new(), Origin::Default),
+        (false, _) => (typed, SettingOrigin::CommandLine),
+        (true, false) => (config.overrides.clone(), SettingOrigin::File(CONFIG)),
+        (true, true) => (Vec::new(), SettingOrigin::Default),
     };
     let listed = match read_below(root, OVERRIDES)? {
         Some(bytes) => {
@@ -318,7 +319,7 @@ fn overrides(
         }
         None => Vec::new(),
     };
-    for (names, from) in [(&named, from), (&listed, Origin::File(OVERRIDES))] {
+    for (names, from) in [(&named, from), (&listed, SettingOrigin::File(OVERRIDES))] {
         let words: Vec<String> = names.iter().map(ImageName::to_string).collect();
         if !words.is_empty() {
             pick.note("overrides", &words.join(" "), from);
@@ -328,7 +329,7 @@ fn overrides(
         pick.note(
             "overrides",
             &"(what the server's scripts/cluster.txt says, unless an image is named)",
-            Origin::Default,
+            SettingOrigin::Default,
         );
     }
     Ok(named.into_iter().chain(listed).collect())
@@ -343,7 +344,7 @@ fn excludes(
 ) -> Result<Excludes, UpdateError> {
     if let Some(path) = &arguments.exclude_file {
         let name = path.display().to_string();
-        pick.note("exclude_file", &name, Origin::CommandLine);
+        pick.note("exclude_file", &name, SettingOrigin::CommandLine);
         let mut rules = Vec::new();
         let read = std::fs::File::open(path)
             .and_then(|file| file.take(MAX_FILE as u64 + 1).read_to_end(&mut rules));
@@ -351,8 +352,8 @@ fn excludes(
         return Ok(Excludes { name, rules, place: None });
     }
     let named = [
-        (&config.exclude_file, Origin::File(CONFIG)),
-        (&old.exclude_file, Origin::File(CLIENT_CONF)),
+        (&config.exclude_file, SettingOrigin::File(CONFIG)),
+        (&old.exclude_file, SettingOrigin::File(CLIENT_CONF)),
     ];
     if let Some((named, from)) =
         named.into_iter().find_map(|(named, from)| Some((named.as_ref()?, from)))
@@ -374,11 +375,11 @@ fn excludes(
     }
     let place = Some(tree_path(EXCLUDES)?);
     if let Some(rules) = read_below(root, EXCLUDES)? {
-        pick.note("exclude_file", &format!("/{EXCLUDES}"), Origin::Default);
+        pick.note("exclude_file", &format!("/{EXCLUDES}"), SettingOrigin::Default);
         return Ok(Excludes { name: format!("/{EXCLUDES}"), rules, place });
     }
     let name = "the built-in excludes".to_owned();
-    pick.note("exclude_file", &name, Origin::Default);
+    pick.note("exclude_file", &name, SettingOrigin::Default);
     Ok(Excludes { name, rules: DEFAULT_EXCLUDES.into(), place })
 }
 

@@ -8,7 +8,7 @@ use crate::cli::updateclient::request::host_and_port;
 use crate::cli::updateclient::settings::Settings;
 use crate::fetch::{FetchError, FetchErrorKind, Side};
 use crate::report::Monitor;
-use crate::rsync::tunnel::{Tunnel, TunnelError, Way};
+use crate::rsync::tunnel::{Tunnel, TunnelCommand, TunnelError};
 use crate::update::UpdateError;
 
 /// The port of a web server.
@@ -45,8 +45,10 @@ pub fn open(
         ports.push(port.unwrap_or(HTTP));
     }
     let attended = std::io::stdin().is_terminal() && std::io::stderr().is_terminal();
-    let tunnel =
-        Tunnel::open(&Way { user, server: host, ports: &ports, attended }, signals::is_stopped);
+    let tunnel = Tunnel::open(
+        &TunnelCommand { user, server: host, ports: &ports, attended },
+        signals::is_stopped,
+    );
     let tunnel = tunnel.map_err(|error| refused(error, user, host))?;
     monitor.note(format!("{host} is reached through ssh, as {user}"));
     let rsync = tunnel.ports.first().copied().unwrap_or_default();

@@ -34,7 +34,7 @@ const DISTANCE_EXTRA: [u8; DISTANCES] = [
 
 /// When a block ends though there is more to come.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Ending {
+pub(super) struct BlockEnding {
     /// With this many symbols.
     pub(super) symbols: usize,
     /// Also when so many symbols, a multiple of 4096, promise to shrink the content to less than half.
@@ -43,7 +43,7 @@ pub(super) struct Ending {
 
 /// The block that is being filled.
 pub(super) struct Block {
-    ending: Ending,
+    ending: BlockEnding,
     symbols: Vec<Symbol>,
     literals: [u32; LITERALS],
     distances: [u32; DISTANCES],
@@ -59,7 +59,7 @@ enum Symbol {
 }
 
 impl Block {
-    pub(super) fn new(ending: Ending) -> Self {
+    pub(super) fn new(ending: BlockEnding) -> Self {
         Block {
             ending,
             symbols: Vec::with_capacity(ending.symbols),

@@ -1,10 +1,10 @@
 //! The corrections as bytes.
 
-use crate::delta::gzip::deflater::{Family, Model};
+use crate::delta::gzip::deflater::{Encoder, Model};
 
 /// What the next bytes of the compressed file are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Part<'c> {
+pub(super) enum Correction<'c> {
     /// So many bytes of the plain form, as they are.
     Raw(u64),
     /// These bytes.
@@ -22,13 +22,13 @@ const SUM: u8 = 3;
 
 /// Writes corrections.
 #[derive(Default)]
-pub(super) struct Record {
+pub(super) struct CorrectionWriter {
     pub(super) bytes: Vec<u8>,
     /// A part of raw bytes that may still grow.
     raw: u64,
 }
 
-impl Record {
+impl CorrectionWriter {
     pub(super) fn raw(&mut self, length: usize) {
         self.raw += length as u64;
     }
@@ -43,9 +43,9 @@ impl Record {
     pub(super) fn deflate(&mut self, model: Model, length: u64) {
         self.end_raw();
         let family = match model.family {
-            Family::Gnu => 0,
-            Family::Zlib => 1,
-            Family::ZlibLarge => 2,
+            Encoder::Gnu => 0,
+            Encoder::Zlib => 1,
+            Encoder::ZlibLarge => 2,
         };
         self.bytes.extend([DEFLATE, family << 4 | model.level]);
         self.number(length);
@@ -80,28 +80,28 @@ impl Record {
 
 /// Reads corrections.
 #[derive(Clone, Copy)]
-pub(super) struct Parts<'c>(pub(super) &'c [u8]);
+pub(super) struct CorrectionReader<'c>(pub(super) &'c [u8]);
 
-impl<'c> Parts<'c> {
+impl<'c> CorrectionReader<'c> {
     /// The next part, none at the end, or what is wrong with it.
-    pub(super) fn next(&mut self) -> Result<Option<Part<'c>>, &'static str> {
+    pub(super) fn next(&mut self) -> Result<Option<Correction<'c>>, &'static str> {
         let Some((kind, rest)) = self.0.split_first() else { return Ok(None) };
         self.0 = rest;
         Ok(Some(match *kind {
-            RAW => Part::Raw(self.number()?),
+            RAW => Correction::Raw(self.number()?),
             BYTES => {
                 let length = usize::try_from(self.number()?).unwrap_or(usize::MAX);
                 let (bytes, rest) =
                     self.0.split_at_checked(length).ok_or("bytes that are not there")?;
                 self.0 = rest;
-                Part::Bytes(bytes)
+                Correction::Bytes(bytes)
             }
             DEFLATE => {
                 let (code, rest) = self.0.split_first().ok_or("a part that ends early")?;
                 self.0 = rest;
-                Part::Deflate(model(*code)?, self.number()?)
+                Correction::Deflate(model(*code)?, self.number()?)
             }
-            SUM => Part::Sum,
+            SUM => Correction::Sum,
             _ => return Err("a part of an unknown kind"),
         }))
     }
@@ -122,9 +122,9 @@ impl<'c> Parts<'c> {
 
 fn model(code: u8) -> Result<Model, &'static str> {
     let family = match code >> 4 {
-        0 => Family::Gnu,
-        1 => Family::Zlib,
-        2 => Family::ZlibLarge,
+        0 => Encoder::Gnu,
+        1 => Encoder::Zlib,
+        2 => Encoder::ZlibLarge,
         _ => return Err("a compressor that is not known"),
     };
     match code & 0xf {

@@ -5,8 +5,8 @@
 //! better one follows. What it finds depends on details that are no part of the format: how long a chain is followed,
 //! when the window slides, what lies behind its end, when a block is full. They are repeated here.
 
-use crate::delta::gzip::block::{Bits, Block, Ending, MAX_MATCH, MIN_MATCH};
-use crate::delta::gzip::hash_chains::{Places, Sought};
+use crate::delta::gzip::block::{Bits, Block, BlockEnding, MAX_MATCH, MIN_MATCH};
+use crate::delta::gzip::hash_chains::{HashChains, Query};
 
 /// The reach of a match, before the margin.
 pub(super) const SIZE: usize = 1 << 15;
@@ -19,7 +19,7 @@ pub(super) const TOO_FAR: usize = 4096;
 
 /// Whose choices are repeated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Family {
+pub(super) enum Encoder {
     /// GNU gzip, and what descends from the same source.
     Gnu,
     /// zlib with its ordinary tables (memory level 8).
@@ -31,14 +31,14 @@ pub(super) enum Family {
 /// A program's choices at one level.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Model {
-    pub(super) family: Family,
+    pub(super) family: Encoder,
     /// From 1 to 9.
     pub(super) level: u8,
 }
 
 /// How hard a level searches.
 #[derive(Clone, Copy)]
-struct Effort {
+struct SearchEffort {
     /// A match so long shortens the search for a better one.
     good: usize,
     /// A match so long is taken at once (levels 4 to 9); no string of a longer one is remembered (1 to 3).
@@ -52,7 +52,7 @@ struct Effort {
 }
 
 impl Model {
-    fn effort(self) -> Effort {
+    fn effort(self) -> SearchEffort {
         let (good, lazy, nice, chain) = match self.level {
             0 | 1 => (4, 4, 8, 4),
             2 => (4, 5, 16, 8),
@@ -64,26 +64,26 @@ impl Model {
             8 => (32, 128, 258, 1024),
             _ => (32, 258, 258, 4096),
         };
-        Effort { good, lazy, nice, chain, holds_back: self.level > 3 }
+        SearchEffort { good, lazy, nice, chain, holds_back: self.level > 3 }
     }
 
-    fn ending(self) -> Ending {
+    fn ending(self) -> BlockEnding {
         match self.family {
-            Family::Gnu => Ending { symbols: (1 << 15) - 1, at_half: self.level > 2 },
-            Family::Zlib => Ending { symbols: (1 << 14) - 1, at_half: false },
-            Family::ZlibLarge => Ending { symbols: (1 << 15) - 1, at_half: false },
+            Encoder::Gnu => BlockEnding { symbols: (1 << 15) - 1, at_half: self.level > 2 },
+            Encoder::Zlib => BlockEnding { symbols: (1 << 14) - 1, at_half: false },
+            Encoder::ZlibLarge => BlockEnding { symbols: (1 << 15) - 1, at_half: false },
         }
     }
 
     fn hash_bits(self) -> u32 {
         match self.family {
-            Family::Gnu | Family::Zlib => 15,
-            Family::ZlibLarge => 16,
+            Encoder::Gnu | Encoder::Zlib => 15,
+            Encoder::ZlibLarge => 16,
         }
     }
 }
 
-impl Effort {
+impl SearchEffort {
     /// Whether it looks at so many places that shortcuts pay.
     fn has_shortcuts(&self) -> bool {
         self.chain >= 128
@@ -95,9 +95,9 @@ impl Effort {
 /// Memory: less than a megabyte, and what was compressed and not yet taken.
 pub(super) struct Deflater {
     model: Model,
-    effort: Effort,
+    effort: SearchEffort,
     window: Vec<u8>,
-    places: Places,
+    places: HashChains,
     /// The place in the window that is compressed next.
     at: usize,
     /// Bytes in the window from there on.
@@ -107,7 +107,7 @@ pub(super) struct Deflater {
     /// Where the open block begins; negative when that has left the window.
     block_start: isize,
     block: Block,
-    held: Held,
+    held: PendingMatch,
     bits: Bits,
     /// Bytes that were taken in.
     taken: u64,
@@ -115,21 +115,21 @@ pub(super) struct Deflater {
 
 /// What was found for the byte before, and is not written yet.
 #[derive(Clone, Copy)]
-struct Held {
+struct PendingMatch {
     /// Whether there is such a byte.
     waits: bool,
-    found: Found,
+    found: Match,
 }
 
 /// A match.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Found {
+pub(super) struct Match {
     pub(super) length: usize,
     pub(super) distance: usize,
 }
 
 /// One byte less than a match.
-const NOTHING: Found = Found { length: MIN_MATCH - 1, distance: 0 };
+const NOTHING: Match = Match { length: MIN_MATCH - 1, distance: 0 };
 
 impl Deflater {
     pub(super) fn new(model: Model) -> Self {
@@ -142,13 +142,13 @@ impl Deflater {
             model,
             effort: model.effort(),
             window: vec![0; WINDOW + MARGIN],
-            places: Places::new(model.hash_bits(), shortcuts),
+            places: HashChains::new(model.hash_bits(), shortcuts),
             at: 0,
             ahead: 0,
             wanted: WINDOW,
             block_start: 0,
             block: Block::new(model.ending()),
-            held: Held { waits: false, found: NOTHING },
+            held: PendingMatch { waits: false, found: NOTHING },
             bits: Bits::default(),
             taken: 0,
         }
@@ -176,7 +176,7 @@ impl Deflater {
     pub(super) fn finish(&mut self) {
         self.compress(MARGIN);
         self.slide();
-        if self.model.family == Family::Gnu {
+        if self.model.family == Encoder::Gnu {
             // gzip clears the two bytes behind the end, and no more: what else lies there is compared
             let end = self.at + self.ahead;
             self.window[end..end + MIN_MATCH - 1].fill(0);
@@ -213,7 +213,7 @@ impl Deflater {
             } else {
                 self.step_fast();
             }
-            if self.ahead < MARGIN && least < MARGIN && self.model.family != Family::Gnu {
+            if self.ahead < MARGIN && least < MARGIN && self.model.family != Encoder::Gnu {
                 self.slide();
             }
         }
@@ -263,7 +263,7 @@ impl Deflater {
                 }
             }
             self.advance(rest);
-            self.held = Held { waits: false, found: NOTHING };
+            self.held = PendingMatch { waits: false, found: NOTHING };
             if full {
                 self.end_block(false);
             }
@@ -273,7 +273,7 @@ impl Deflater {
             self.end_block(false);
         }
         self.advance(1);
-        self.held = Held { waits: true, found };
+        self.held = PendingMatch { waits: true, found };
     }
 
     fn advance(&mut self, bytes: usize) {
@@ -296,7 +296,7 @@ impl Deflater {
 
     /// Whether a place with `left` bytes behind it is remembered: gzip does so even where they are too few.
     fn remembers(&self, left: usize) -> bool {
-        self.model.family == Family::Gnu || left >= MIN_MATCH
+        self.model.family == Encoder::Gnu || left >= MIN_MATCH
     }
 
     /// Remembers the current place. True when there was one like it that is near enough for a match.
@@ -306,7 +306,7 @@ impl Deflater {
         }
         let place = self.remember(self.at);
         // gzip takes no match where the end of the window is near
-        let possible = self.model.family != Family::Gnu || self.at <= WINDOW - MARGIN;
+        let possible = self.model.family != Encoder::Gnu || self.at <= WINDOW - MARGIN;
         place != 0 && self.at - place <= MAX_DISTANCE && possible
     }
 
@@ -316,16 +316,16 @@ impl Deflater {
     }
 
     /// The longest match of more than `least` bytes for the current place, which is remembered and not the first.
-    fn longest(&mut self, least: usize) -> Option<Found> {
-        let Effort { good, nice, chain, .. } = self.effort;
+    fn longest(&mut self, least: usize) -> Option<Match> {
+        let SearchEffort { good, nice, chain, .. } = self.effort;
         let nice = match self.model.family {
-            Family::Gnu => nice,
-            Family::Zlib | Family::ZlibLarge => nice.min(self.ahead),
+            Encoder::Gnu => nice,
+            Encoder::Zlib | Encoder::ZlibLarge => nice.min(self.ahead),
         };
         let chain = if least >= good { chain / 4 } else { chain };
-        let sought = Sought { at: self.at, least, nice, chain };
+        let sought = Query { at: self.at, least, nice, chain };
         let found = self.places.longest(&self.window, &sought, self.ahead < MARGIN)?;
-        Some(Found { length: found.length.min(self.ahead), ..found })
+        Some(Match { length: found.length.min(self.ahead), ..found })
     }
 
     /// How long it took so far, in bytes of usual files that GNU gzip compressed at its usual level.

@@ -7,13 +7,13 @@
 //! numbers tell whether the one chain would have been followed so far.
 
 use crate::delta::gzip::block::{MAX_MATCH, MIN_MATCH};
-use crate::delta::gzip::deflater::{Found, MAX_DISTANCE, SIZE, TOO_FAR};
+use crate::delta::gzip::deflater::{MAX_DISTANCE, Match, SIZE, TOO_FAR};
 
 /// Of the hashes of the two additional chains.
 const BITS: u32 = 15;
 
 /// What is sought.
-pub(super) struct Sought {
+pub(super) struct Query {
     /// The place in the window whose bytes they are.
     pub(super) at: usize,
     /// The match has to be longer than this.
@@ -24,10 +24,14 @@ pub(super) struct Sought {
     pub(super) chain: u16,
 }
 
-impl Sought {
+impl Query {
     /// The places of a chain that are near enough, the nearest first. At the largest distance only the `first` of the
     /// chain of three is.
-    fn each<'p>(&self, chain: &'p Chain, first: usize) -> impl Iterator<Item = usize> + use<'p> {
+    fn each<'p>(
+        &self,
+        chain: &'p HashChain,
+        first: usize,
+    ) -> impl Iterator<Item = usize> + use<'p> {
         let limit = self.at.saturating_sub(MAX_DISTANCE);
         let limit = if first == limit { limit.saturating_sub(1) } else { limit };
         let near = move |place: usize| (place > limit).then_some(place);
@@ -44,7 +48,7 @@ struct Best {
 }
 
 impl Best {
-    fn of(sought: &Sought) -> Self {
+    fn of(sought: &Query) -> Self {
         Best { at: sought.at, length: sought.least, distance: 0 }
     }
 
@@ -57,43 +61,43 @@ impl Best {
         longer
     }
 
-    fn found(&self) -> Option<Found> {
-        (self.distance != 0).then_some(Found { length: self.length, distance: self.distance })
+    fn found(&self) -> Option<Match> {
+        (self.distance != 0).then_some(Match { length: self.length, distance: self.distance })
     }
 }
 
-/// The chains. Places are those of the window; 0 is none.
-pub(super) struct Places {
+/// The chains. HashChains are those of the window; 0 is none.
+pub(super) struct HashChains {
     hash_bits: u32,
-    three: Chain,
+    three: HashChain,
     /// Only where a level looks at so many places that it pays.
     shortcuts: Option<Box<Shortcuts>>,
-    /// Places that were looked at.
+    /// HashChains that were looked at.
     pub(super) looks: u64,
 }
 
 /// What makes the search shorter, and finds the same. All places are remembered, one after the other.
 struct Shortcuts {
-    four: Chain,
-    eight: Chain,
+    four: HashChain,
+    eight: HashChain,
     /// The first place that is in neither: fewer than eight bytes of it were known when it was remembered.
     next: usize,
     /// Which of those with its hash of three bytes each place is, modulo 2^16: no window has so many.
     numbers: Box<[u16; SIZE]>,
 }
 
-impl Places {
+impl HashChains {
     /// `hash_bits`: how many bits of the hash of three bytes the program has tables for.
     pub(super) fn new(hash_bits: u32, shortcuts: bool) -> Self {
         let shortcuts = shortcuts.then(|| {
             Box::new(Shortcuts {
-                four: Chain::new(BITS),
-                eight: Chain::new(BITS),
+                four: HashChain::new(BITS),
+                eight: HashChain::new(BITS),
                 next: 0,
                 numbers: Box::new([0; SIZE]),
             })
         });
-        Places { hash_bits, three: Chain::new(hash_bits), shortcuts, looks: 0 }
+        HashChains { hash_bits, three: HashChain::new(hash_bits), shortcuts, looks: 0 }
     }
 
     /// Remembers a place by its first bytes, of which those before `end` are known; gives the one that was remembered
@@ -126,9 +130,9 @@ impl Places {
     pub(super) fn longest(
         &mut self,
         window: &[u8],
-        sought: &Sought,
+        sought: &Query,
         near_end: bool,
-    ) -> Option<Found> {
+    ) -> Option<Match> {
         match &self.shortcuts {
             // what lies behind the end takes part there, and was not remembered as it is now
             Some(also) if !near_end => also.longest(&self.three, window, sought, &mut self.looks),
@@ -149,11 +153,11 @@ impl Shortcuts {
 
     fn longest(
         &self,
-        three: &Chain,
+        three: &HashChain,
         window: &[u8],
-        sought: &Sought,
+        sought: &Query,
         looks: &mut u64,
-    ) -> Option<Found> {
+    ) -> Option<Match> {
         if let found @ Some(_) = self.of_eight(three, window, sought, looks) {
             return found;
         }
@@ -167,17 +171,17 @@ impl Shortcuts {
     }
 
     /// Whether the search along the one chain comes to `place`, whose first three bytes are those that are sought.
-    fn is_looked_at(&self, place: usize, sought: &Sought) -> bool {
+    fn is_looked_at(&self, place: usize, sought: &Query) -> bool {
         self.numbers[sought.at % SIZE].wrapping_sub(self.numbers[place % SIZE]) <= sought.chain
     }
 
     fn of_eight(
         &self,
-        three: &Chain,
+        three: &HashChain,
         window: &[u8],
-        sought: &Sought,
+        sought: &Query,
         looks: &mut u64,
-    ) -> Option<Found> {
+    ) -> Option<Match> {
         let here = &window[sought.at..sought.at + MAX_MATCH];
         let bytes = eight(window, sought.at);
         let mut best = Best::of(sought);
@@ -202,11 +206,11 @@ impl Shortcuts {
     /// A match of four to seven bytes, where none is longer.
     fn of_four(
         &self,
-        three: &Chain,
+        three: &HashChain,
         window: &[u8],
-        sought: &Sought,
+        sought: &Query,
         looks: &mut u64,
-    ) -> Option<Found> {
+    ) -> Option<Match> {
         let bytes = eight(window, sought.at);
         let mut best = Best::of(sought);
         for place in sought.each(&self.four, three.before(sought.at)) {
@@ -227,25 +231,25 @@ impl Shortcuts {
 }
 
 /// A match of three bytes, where none is longer, and not from where nobody wants it.
-fn of_three(three: &Chain, window: &[u8], sought: &Sought, looks: &mut u64) -> Option<Found> {
+fn of_three(three: &HashChain, window: &[u8], sought: &Query, looks: &mut u64) -> Option<Match> {
     let bytes = eight(window, sought.at);
     let near = sought
         .each(three, three.before(sought.at))
         .take_while(|place| sought.at - place <= TOO_FAR);
     let mut near = near.take(sought.chain.into()).inspect(|_| *looks += 1);
     let place = near.find(|&place| (eight(window, place) ^ bytes) << 40 == 0)?;
-    Some(Found { length: MIN_MATCH, distance: sought.at - place })
+    Some(Match { length: MIN_MATCH, distance: sought.at - place })
 }
 
 /// The last place of each hash, and of each place the one before with the same hash; 0 is none.
-struct Chain {
+struct HashChain {
     heads: Vec<u16>,
     before: Box<[u16; SIZE]>,
 }
 
-impl Chain {
+impl HashChain {
     fn new(hash_bits: u32) -> Self {
-        Chain { heads: vec![0; 1 << hash_bits], before: Box::new([0; SIZE]) }
+        HashChain { heads: vec![0; 1 << hash_bits], before: Box::new([0; SIZE]) }
     }
 
     /// Puts a place in front; gives the one that was there.
@@ -266,7 +270,7 @@ impl Chain {
     }
 
     /// The longest match, as the program itself seeks it.
-    fn longest(&self, window: &[u8], sought: &Sought, looks: &mut u64) -> Option<Found> {
+    fn longest(&self, window: &[u8], sought: &Query, looks: &mut u64) -> Option<Match> {
         let here = &window[sought.at..sought.at + MAX_MATCH];
         let mut best = Best::of(sought);
         for place in sought.each(self, self.before(sought.at)).take(sought.chain.into()) {

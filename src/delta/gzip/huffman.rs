@@ -31,7 +31,7 @@ impl Code {
     ///
     /// At least two symbols get a code, the first ones where fewer occur, since old readers want it so.
     pub(super) fn for_counts(counts: &[u32], limit: usize) -> Self {
-        let mut tree = Tree::new(counts);
+        let mut tree = HuffmanTree::new(counts);
         tree.merge();
         let lengths = tree.lengths(limit);
         Code { lengths, last: tree.last }
@@ -85,7 +85,7 @@ impl Code {
 }
 
 /// A forest that becomes one tree: leaves are symbols, other nodes follow them.
-struct Tree {
+struct HuffmanTree {
     symbols: usize,
     last: usize,
     count: Vec<u32>,
@@ -97,7 +97,7 @@ struct Tree {
     sorted: Vec<usize>,
 }
 
-impl Tree {
+impl HuffmanTree {
     fn new(counts: &[u32]) -> Self {
         let symbols = counts.len();
         let mut heap: Vec<usize> = (0..symbols).filter(|symbol| counts[*symbol] > 0).collect();
@@ -114,7 +114,7 @@ impl Tree {
             heap.push(forced);
         }
         let last = last.unwrap_or(0);
-        Tree {
+        HuffmanTree {
             symbols,
             last,
             count,

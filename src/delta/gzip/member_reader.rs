@@ -39,7 +39,7 @@ pub enum OpenError {
 }
 
 /// A part of the file.
-pub(super) enum Piece<'a> {
+pub(super) enum MemberPiece<'a> {
     /// Bytes outside all members: they are plain as they are.
     Raw(&'a [u8]),
     /// The header of a member.
@@ -50,20 +50,22 @@ pub(super) enum Piece<'a> {
     Trailer(&'a [u8]),
 }
 
-impl Piece<'_> {
+impl MemberPiece<'_> {
     /// Bytes of the file.
     pub(super) fn length(&self) -> u64 {
         match self {
-            Piece::Raw(bytes) | Piece::Header(bytes) | Piece::Trailer(bytes) => bytes.len() as u64,
-            Piece::Deflated { packed, .. } => packed.len() as u64,
+            MemberPiece::Raw(bytes) | MemberPiece::Header(bytes) | MemberPiece::Trailer(bytes) => {
+                bytes.len() as u64
+            }
+            MemberPiece::Deflated { packed, .. } => packed.len() as u64,
         }
     }
 }
 
 /// Reads pieces.
-pub(super) struct Opener<R> {
-    input: Input<R>,
-    state: State,
+pub(super) struct MemberReader<R> {
+    input: BufferedInput<R>,
+    state: ReaderState,
     inflate: Decompress,
     plain: Vec<u8>,
     /// How many plain bytes may still come, of how many.
@@ -73,7 +75,7 @@ pub(super) struct Opener<R> {
 }
 
 #[derive(Clone, Copy)]
-enum State {
+enum ReaderState {
     /// Between two things.
     Between,
     /// Within an entry of a cpio archive.
@@ -86,11 +88,11 @@ enum State {
     Rest,
 }
 
-impl<R: Read> Opener<R> {
+impl<R: Read> MemberReader<R> {
     /// Opens a file whose plain form may have `limit` bytes.
     pub(super) fn new(input: R, limit: u64) -> Self {
-        Opener {
-            input: Input {
+        MemberReader {
+            input: BufferedInput {
                 inner: input,
                 buffer: vec![0; BUFFER],
                 start: 0,
@@ -98,7 +100,7 @@ impl<R: Read> Opener<R> {
                 offset: 0,
                 ended: false,
             },
-            state: State::Between,
+            state: ReaderState::Between,
             inflate: Decompress::new(false),
             plain: vec![0; BUFFER],
             left: limit,
@@ -108,17 +110,17 @@ impl<R: Read> Opener<R> {
     }
 
     /// The next piece, or none at the end of the file.
-    pub(super) fn next(&mut self) -> Result<Option<Piece<'_>>, OpenError> {
+    pub(super) fn next(&mut self) -> Result<Option<MemberPiece<'_>>, OpenError> {
         match self.state {
-            State::Between => self.between(),
-            State::Entry { left } => self.raw(left),
-            State::Rest => self.raw(u64::MAX),
-            State::Stream => self.stream(),
-            State::Trailer => self.trailer(),
+            ReaderState::Between => self.between(),
+            ReaderState::Entry { left } => self.raw(left),
+            ReaderState::Rest => self.raw(u64::MAX),
+            ReaderState::Stream => self.stream(),
+            ReaderState::Trailer => self.trailer(),
         }
     }
 
-    fn between(&mut self) -> Result<Option<Piece<'_>>, OpenError> {
+    fn between(&mut self) -> Result<Option<MemberPiece<'_>>, OpenError> {
         let at_start = self.input.offset == 0;
         let ahead = self.input.peek(MAX_HEADER)?;
         if ahead.is_empty() {
@@ -127,8 +129,8 @@ impl<R: Read> Opener<R> {
         if let Some(length) = header_length(ahead)? {
             self.members = true;
             self.inflate.reset(false);
-            self.state = State::Stream;
-            return Ok(Some(Piece::Header(self.input.take(length))));
+            self.state = ReaderState::Stream;
+            return Ok(Some(MemberPiece::Header(self.input.take(length))));
         }
         let zeros = ahead.iter().take_while(|byte| **byte == 0).count();
         if zeros > 0 && !at_start {
@@ -140,12 +142,12 @@ impl<R: Read> Opener<R> {
         if !self.members {
             return Err(OpenError::NotGzip);
         }
-        self.state = State::Rest;
+        self.state = ReaderState::Rest;
         self.raw(u64::MAX)
     }
 
     /// Up to `left` bytes as they are.
-    fn raw(&mut self, left: u64) -> Result<Option<Piece<'_>>, OpenError> {
+    fn raw(&mut self, left: u64) -> Result<Option<MemberPiece<'_>>, OpenError> {
         let length = self.input.peek(1)?.len();
         let length = length.min(usize::try_from(left).unwrap_or(usize::MAX));
         if length == 0 {
@@ -153,14 +155,14 @@ impl<R: Read> Opener<R> {
         }
         self.left = self.left.checked_sub(length as u64).ok_or(OpenError::TooLarge(self.limit))?;
         self.state = match self.state {
-            State::Rest => State::Rest,
-            _ if left > length as u64 => State::Entry { left: left - length as u64 },
-            _ => State::Between,
+            ReaderState::Rest => ReaderState::Rest,
+            _ if left > length as u64 => ReaderState::Entry { left: left - length as u64 },
+            _ => ReaderState::Between,
         };
-        Ok(Some(Piece::Raw(self.input.take(length))))
+        Ok(Some(MemberPiece::Raw(self.input.take(length))))
     }
 
-    fn stream(&mut self) -> Result<Option<Piece<'_>>, OpenError> {
+    fn stream(&mut self) -> Result<Option<MemberPiece<'_>>, OpenError> {
         let input = self.input.peek(1)?;
         let ended = input.is_empty();
         let (before_in, before_out) = (self.inflate.total_in(), self.inflate.total_out());
@@ -178,21 +180,21 @@ impl<R: Read> Opener<R> {
         self.left =
             self.left.checked_sub(produced as u64).ok_or(OpenError::TooLarge(self.limit))?;
         if last {
-            self.state = State::Trailer;
+            self.state = ReaderState::Trailer;
         }
-        Ok(Some(Piece::Deflated {
+        Ok(Some(MemberPiece::Deflated {
             packed: self.input.take(consumed),
             plain: &self.plain[..produced],
             last,
         }))
     }
 
-    fn trailer(&mut self) -> Result<Option<Piece<'_>>, OpenError> {
+    fn trailer(&mut self) -> Result<Option<MemberPiece<'_>>, OpenError> {
         if self.input.peek(TRAILER)?.len() < TRAILER {
             return Err(OpenError::Damaged("it ends before its check sum"));
         }
-        self.state = State::Between;
-        Ok(Some(Piece::Trailer(self.input.take(TRAILER))))
+        self.state = ReaderState::Between;
+        Ok(Some(MemberPiece::Trailer(self.input.take(TRAILER))))
     }
 }
 
@@ -238,7 +240,7 @@ fn cpio_entry_length(bytes: &[u8]) -> Option<u64> {
 }
 
 /// A reader that is looked ahead into.
-struct Input<R> {
+struct BufferedInput<R> {
     inner: R,
     buffer: Vec<u8>,
     start: usize,
@@ -248,7 +250,7 @@ struct Input<R> {
     ended: bool,
 }
 
-impl<R: Read> Input<R> {
+impl<R: Read> BufferedInput<R> {
     /// All that is at hand, at least `least` bytes unless the file ends before.
     fn peek(&mut self, least: usize) -> Result<&[u8], OpenError> {
         if self.end - self.start < least {

@@ -15,9 +15,9 @@ use std::io::{self, Read, Write};
 
 use flate2::Crc;
 
-use corrections::Record;
-use member_reader::{Opener, Piece};
-use search::{NotReproduced, Search};
+use corrections::CorrectionWriter;
+use member_reader::{MemberPiece, MemberReader};
+use search::{ModelSearch, NotReproduced};
 
 pub use member_reader::OpenError;
 pub use rebuild::{Rebuild, RebuildError, plain_length};
@@ -28,32 +28,32 @@ pub const MAX_CORRECTIONS: usize = 64 * 1024;
 
 /// What may come out of a gzip file that is taken apart.
 #[derive(Clone, Copy, Debug)]
-pub struct Limits {
+pub struct GzipLimits {
     /// Bytes of the plain form.
     pub plain: u64,
     /// Bytes of the corrections, [`MAX_CORRECTIONS`] at most.
     pub corrections: usize,
 }
 
-impl Default for Limits {
+impl Default for GzipLimits {
     /// A plain form of 1 GiB, larger than that of any initrd.
     fn default() -> Self {
-        Limits { plain: 1 << 30, corrections: MAX_CORRECTIONS }
+        GzipLimits { plain: 1 << 30, corrections: MAX_CORRECTIONS }
     }
 }
 
-/// What [`take_apart`] made of a file.
+/// What [`decompose`] made of a file.
 #[derive(Debug)]
-pub enum Taken {
+pub enum Decomposed {
     /// Plain form and corrections are the file, which is proven.
-    Apart(Parts),
+    Apart(Decomposition),
     /// The file has to travel whole. What was written of its plain form is worth nothing.
-    Whole(Reason),
+    Whole(NotDecomposed),
 }
 
 /// A file that was taken apart; the plain form itself went to the writer.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Parts {
+pub struct Decomposition {
     /// What [`Rebuild`] needs besides the plain form.
     pub corrections: Vec<u8>,
     /// Bytes of the plain form.
@@ -66,7 +66,7 @@ pub struct Parts {
 
 /// Why a file has to travel whole.
 #[derive(Debug, thiserror::Error)]
-pub enum Reason {
+pub enum NotDecomposed {
     /// It is no gzip file, or not a sound one, or holds too much.
     #[error(transparent)]
     Open(OpenError),
@@ -83,90 +83,98 @@ pub enum Reason {
 /// Every deflate stream is compressed again while it is read, by the code that [`Rebuild`] runs, and
 /// compared byte by byte: what is answered as apart can be rebuilt. The same file gives the same
 /// corrections. Errors are those of `gz` and `plain`. Memory: about 3 MB, whatever the sizes.
-pub fn take_apart(gz: &mut dyn Read, plain: &mut dyn Write, limits: &Limits) -> io::Result<Taken> {
+pub fn decompose(
+    gz: &mut dyn Read,
+    plain: &mut dyn Write,
+    limits: &GzipLimits,
+) -> io::Result<Decomposed> {
     match apart(gz, plain, limits) {
-        Ok(parts) => Ok(Taken::Apart(parts)),
-        Err(Stop::Whole(reason)) => Ok(Taken::Whole(reason)),
-        Err(Stop::Failed(error)) => Err(error),
+        Ok(parts) => Ok(Decomposed::Apart(parts)),
+        Err(DecomposeError::Whole(reason)) => Ok(Decomposed::Whole(reason)),
+        Err(DecomposeError::Failed(error)) => Err(error),
     }
 }
 
-enum Stop {
-    Whole(Reason),
+enum DecomposeError {
+    Whole(NotDecomposed),
     Failed(io::Error),
 }
 
-impl From<OpenError> for Stop {
+impl From<OpenError> for DecomposeError {
     fn from(error: OpenError) -> Self {
         match error {
-            OpenError::Read(error) => Stop::Failed(error),
-            error => Stop::Whole(Reason::Open(error)),
+            OpenError::Read(error) => DecomposeError::Failed(error),
+            error => DecomposeError::Whole(NotDecomposed::Open(error)),
         }
     }
 }
 
-impl From<NotReproduced> for Stop {
+impl From<NotReproduced> for DecomposeError {
     fn from(_: NotReproduced) -> Self {
-        Stop::Whole(Reason::NotReproduced)
+        DecomposeError::Whole(NotDecomposed::NotReproduced)
     }
 }
 
-fn apart(gz: &mut dyn Read, out: &mut dyn Write, limits: &Limits) -> Result<Parts, Stop> {
+fn apart(
+    gz: &mut dyn Read,
+    out: &mut dyn Write,
+    limits: &GzipLimits,
+) -> Result<Decomposition, DecomposeError> {
     let most = limits.corrections.min(MAX_CORRECTIONS);
-    let mut opener = Opener::new(gz, limits.plain);
-    let mut record = Record::default();
-    let mut search = Search::new(0);
+    let mut opener = MemberReader::new(gz, limits.plain);
+    let mut record = CorrectionWriter::default();
+    let mut search = ModelSearch::new(0);
     let mut sum = Crc::new();
     let (mut plain_length, mut length, mut cost) = (0, 0, 0u64);
     while let Some(piece) = opener.next()? {
         length += piece.length();
         match piece {
-            Piece::Raw(bytes) => {
+            MemberPiece::Raw(bytes) => {
                 plain_length += bytes.len() as u64;
-                out.write_all(bytes).map_err(Stop::Failed)?;
+                out.write_all(bytes).map_err(DecomposeError::Failed)?;
                 record.raw(bytes.len());
             }
-            Piece::Header(header) => {
+            MemberPiece::Header(header) => {
                 record.bytes(header);
-                search = Search::new(header[8]);
+                search = ModelSearch::new(header[8]);
                 sum.reset();
             }
-            Piece::Deflated { packed, plain, last } => {
+            MemberPiece::Deflated { packed, plain, last } => {
                 plain_length += plain.len() as u64;
-                out.write_all(plain).map_err(Stop::Failed)?;
+                out.write_all(plain).map_err(DecomposeError::Failed)?;
                 sum.update(plain);
                 search.add(packed, plain)?;
                 if last {
-                    let repeated = std::mem::replace(&mut search, Search::new(0)).finish()?;
+                    let repeated = std::mem::replace(&mut search, ModelSearch::new(0)).finish()?;
                     cost = cost.saturating_add(repeated.cost);
                     record.deflate(repeated.model, repeated.length);
                 }
             }
-            Piece::Trailer(trailer) if trailer == rebuild::trailer(&sum) => record.sum(),
-            Piece::Trailer(trailer) => record.bytes(trailer),
+            MemberPiece::Trailer(trailer) if trailer == rebuild::trailer(&sum) => record.sum(),
+            MemberPiece::Trailer(trailer) => record.bytes(trailer),
         }
         if record.bytes.len() > most {
-            return Err(Stop::Whole(Reason::Corrections(most)));
+            return Err(DecomposeError::Whole(NotDecomposed::Corrections(most)));
         }
     }
     let corrections = record.finish();
     if corrections.len() > most {
-        return Err(Stop::Whole(Reason::Corrections(most)));
+        return Err(DecomposeError::Whole(NotDecomposed::Corrections(most)));
     }
-    Ok(Parts { corrections, plain_length, length, cost })
+    Ok(Decomposition { corrections, plain_length, length, cost })
 }
 
-/// Reads the plain form of `gz`, the same that [`take_apart`] writes, of at most `limit` bytes.
+/// Reads the plain form of `gz`, the same that [`decompose`] writes, of at most `limit` bytes.
 ///
 /// Check sums are not looked at. A file that has no plain form is an error of the kind
 /// [`io::ErrorKind::InvalidData`] with an [`OpenError`] inside. Memory: less than 0.3 MB.
 pub fn gunzip<R: Read>(gz: R, limit: u64) -> Gunzip<R> {
-    Gunzip { opener: Opener::new(gz, limit), held: Vec::new(), given: 0 }
+    Gunzip { opener: MemberReader::new(gz, limit), held: Vec::new(), given: 0 }
 }
 
 /// The plain form of a gzip file as a reader: see [`gunzip`].
 pub struct Gunzip<R> {
-    opener: Opener<R>,
+    opener: MemberReader<R>,
     held: Vec<u8>,
     given: usize,
 }
@@ -177,10 +185,10 @@ impl<R: Read> Read for Gunzip<R> {
             self.held.clear();
             self.given = 0;
             match self.opener.next() {
-                Ok(Some(Piece::Raw(plain) | Piece::Deflated { plain, .. })) => {
+                Ok(Some(MemberPiece::Raw(plain) | MemberPiece::Deflated { plain, .. })) => {
                     self.held.extend_from_slice(plain)
                 }
-                Ok(Some(Piece::Header(_) | Piece::Trailer(_))) => {}
+                Ok(Some(MemberPiece::Header(_) | MemberPiece::Trailer(_))) => {}
                 Ok(None) => return Ok(0),
                 Err(OpenError::Read(error)) => return Err(error),
                 Err(error) => return Err(io::Error::new(io::ErrorKind::InvalidData, error)),

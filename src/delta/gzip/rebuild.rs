@@ -5,7 +5,7 @@ use std::io::{self, Write};
 use flate2::Crc;
 
 use crate::delta::gzip::MAX_CORRECTIONS;
-use crate::delta::gzip::corrections::{Part, Parts};
+use crate::delta::gzip::corrections::{Correction, CorrectionReader};
 use crate::delta::gzip::deflater::Deflater;
 
 /// So much is compressed before it is written.
@@ -34,7 +34,7 @@ pub enum RebuildError {
 /// other bytes than wanted, never to more output than about the plain form and eight times the corrections.
 #[must_use = "the file is complete when `finish` says so"]
 pub struct Rebuild<'c, W> {
-    parts: Parts<'c>,
+    parts: CorrectionReader<'c>,
     out: W,
     now: Now,
     sum: Crc,
@@ -52,8 +52,13 @@ impl<'c, W: Write> Rebuild<'c, W> {
     /// Begins a file; all corrections are looked through first.
     pub fn new(corrections: &'c [u8], out: W) -> Result<Self, RebuildError> {
         let missing = plain_length(corrections)?;
-        let mut rebuild =
-            Rebuild { parts: Parts(corrections), out, now: Now::Done, sum: Crc::new(), missing };
+        let mut rebuild = Rebuild {
+            parts: CorrectionReader(corrections),
+            out,
+            now: Now::Done,
+            sum: Crc::new(),
+            missing,
+        };
         rebuild.proceed()?;
         Ok(rebuild)
     }
@@ -118,19 +123,19 @@ impl<'c, W: Write> Rebuild<'c, W> {
                     self.now = Now::Done;
                     return Ok(());
                 }
-                Some(Part::Raw(0)) => {}
-                Some(Part::Raw(left)) => {
+                Some(Correction::Raw(0)) => {}
+                Some(Correction::Raw(left)) => {
                     self.now = Now::Raw { left };
                     return Ok(());
                 }
-                Some(Part::Bytes(bytes)) => {
+                Some(Correction::Bytes(bytes)) => {
                     self.out.write_all(bytes).map_err(RebuildError::Write)?
                 }
-                Some(Part::Sum) => {
+                Some(Correction::Sum) => {
                     let trailer = trailer(&self.sum);
                     self.out.write_all(&trailer).map_err(RebuildError::Write)?;
                 }
-                Some(Part::Deflate(model, left)) => {
+                Some(Correction::Deflate(model, left)) => {
                     self.sum.reset();
                     let mut deflater = Box::new(Deflater::new(model));
                     if left > 0 {
@@ -150,10 +155,10 @@ pub fn plain_length(corrections: &[u8]) -> Result<u64, RebuildError> {
     if corrections.len() > MAX_CORRECTIONS {
         return Err(RebuildError::Corrections("more than any may hold"));
     }
-    let mut parts = Parts(corrections);
+    let mut parts = CorrectionReader(corrections);
     let mut length = 0u64;
     while let Some(part) = parts.next().map_err(RebuildError::Corrections)? {
-        if let Part::Raw(more) | Part::Deflate(_, more) = part {
+        if let Correction::Raw(more) | Correction::Deflate(_, more) = part {
             length = length
                 .checked_add(more)
                 .ok_or(RebuildError::Corrections("an impossible length"))?;

@@ -1,6 +1,6 @@
 //! Finds whose choices a deflate stream follows, and proves it to its end.
 
-use super::deflater::{Deflater, Family, Model};
+use super::deflater::{Deflater, Encoder, Model};
 
 /// So many plain bytes decide between the models.
 const PROBE: usize = 1 << 20;
@@ -22,7 +22,7 @@ pub(super) struct Repeated {
 }
 
 /// One deflate stream that is being repeated while it is read.
-pub(super) struct Search {
+pub(super) struct ModelSearch {
     hint: u8,
     /// Bytes of the stream that no model has repeated yet.
     packed: Vec<u8>,
@@ -32,10 +32,10 @@ pub(super) struct Search {
     length: u64,
 }
 
-impl Search {
+impl ModelSearch {
     /// Begins a stream; `hint` is the byte of the header that tells of its level (RFC 1952, "XFL").
     pub(super) fn new(hint: u8) -> Self {
-        Search { hint, packed: Vec::new(), probe: Vec::new(), chosen: None, length: 0 }
+        ModelSearch { hint, packed: Vec::new(), probe: Vec::new(), chosen: None, length: 0 }
     }
 
     /// Takes in more of the stream, and what is inside.
@@ -125,6 +125,6 @@ fn models(hint: u8) -> impl Iterator<Item = Model> {
         4 => [1, 2, 3, 4, 5, 6, 7, 8, 9],
         _ => [6, 9, 5, 7, 8, 4, 3, 2, 1],
     };
-    let families = [Family::Gnu, Family::Zlib, Family::ZlibLarge];
+    let families = [Encoder::Gnu, Encoder::Zlib, Encoder::ZlibLarge];
     levels.into_iter().flat_map(move |level| families.map(|family| Model { family, level }))
 }

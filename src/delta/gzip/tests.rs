@@ -86,18 +86,18 @@ fn rebuilt(corrections: &[u8], plain: &[u8]) -> Vec<u8> {
     rebuild.finish().expect("the whole plain form")
 }
 
-fn taken(gz: &[u8], limits: &Limits) -> (Vec<u8>, Taken) {
+fn taken(gz: &[u8], limits: &GzipLimits) -> (Vec<u8>, Decomposed) {
     let mut plain = Vec::new();
-    let taken = take_apart(&mut &*gz, &mut plain, limits).expect("no failure in memory");
+    let taken = decompose(&mut &*gz, &mut plain, limits).expect("no failure in memory");
     (plain, taken)
 }
 
 /// Takes `gz` apart, makes it again, and gives the plain form and the corrections.
 fn apart(gz: &[u8]) -> (Vec<u8>, Vec<u8>) {
-    let (plain, taken) = taken(gz, &Limits::default());
+    let (plain, taken) = taken(gz, &GzipLimits::default());
     let parts = match taken {
-        Taken::Apart(parts) => parts,
-        Taken::Whole(reason) => panic!("travels whole: {reason}"),
+        Decomposed::Apart(parts) => parts,
+        Decomposed::Whole(reason) => panic!("travels whole: {reason}"),
     };
     assert_eq!((parts.length, parts.plain_length), (gz.len() as u64, plain.len() as u64));
     assert_eq!(plain_length(&parts.corrections).expect("good corrections"), parts.plain_length);
@@ -108,10 +108,10 @@ fn apart(gz: &[u8]) -> (Vec<u8>, Vec<u8>) {
     (plain, parts.corrections)
 }
 
-fn whole(gz: &[u8]) -> Reason {
-    match taken(gz, &Limits::default()).1 {
-        Taken::Whole(reason) => reason,
-        Taken::Apart(parts) => panic!("{} bytes are apart", parts.length),
+fn whole(gz: &[u8]) -> NotDecomposed {
+    match taken(gz, &GzipLimits::default()).1 {
+        Decomposed::Whole(reason) => reason,
+        Decomposed::Apart(parts) => panic!("{} bytes are apart", parts.length),
     }
 }
 
@@ -122,11 +122,14 @@ fn a_longer_stream_than_the_probe() {
     let mut other = member(&HEADER, 6, &plain);
     let behind_the_probe = other.len() - 1000;
     other[behind_the_probe] ^= 1;
-    assert!(matches!(whole(&other), Reason::NotReproduced | Reason::Open(OpenError::Damaged(_))));
+    assert!(matches!(
+        whole(&other),
+        NotDecomposed::NotReproduced | NotDecomposed::Open(OpenError::Damaged(_))
+    ));
     // the other level differs only behind the probe, and is not looked for there
     let same: Vec<u8> = [vec![0; 3 << 20], plain].concat();
     assert!(apart(&member(&HEADER, 6, &same)).0 == same);
-    assert!(matches!(whole(&member(&HEADER, 8, &same)), Reason::NotReproduced));
+    assert!(matches!(whole(&member(&HEADER, 8, &same)), NotDecomposed::NotReproduced));
 }
 
 #[test]
@@ -204,9 +207,9 @@ fn microcode_before_the_compressed_part_of_an_initrd() {
     assert!(apart(&gz).0 == [early.clone(), plain.clone()].concat());
     let twice = [gz.clone(), gz].concat();
     assert!(apart(&twice).0 == [early.clone(), plain.clone(), early.clone(), plain].concat());
-    assert!(matches!(whole(&early), Reason::Open(OpenError::NotGzip)));
+    assert!(matches!(whole(&early), NotDecomposed::Open(OpenError::NotGzip)));
     let other = [early, b"(\xb5/\xfd not gzip".to_vec()].concat();
-    assert!(matches!(whole(&other), Reason::Open(OpenError::NotGzip)));
+    assert!(matches!(whole(&other), NotDecomposed::Open(OpenError::NotGzip)));
 }
 
 #[test]
@@ -221,8 +224,8 @@ fn a_reader_that_gives_little_changes_nothing() {
     let gz = member(&HEADER, 6, &sample(150_000, 10));
     let (plain, corrections) = apart(&gz);
     let mut slow = Vec::new();
-    let Taken::Apart(parts) =
-        take_apart(&mut Slow(&gz), &mut slow, &Limits::default()).expect("memory")
+    let Decomposed::Apart(parts) =
+        decompose(&mut Slow(&gz), &mut slow, &GzipLimits::default()).expect("memory")
     else {
         panic!("travels whole");
     };

@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use crate::delta::matching::{Class, Group, size_of};
+use crate::delta::matching::{Class, PairGroup, size_of};
 use crate::delta::{GROUP_OUTPUT, GROUP_SOURCE};
 use crate::digest::Digest;
 use crate::entry::Entry;
@@ -11,8 +11,8 @@ use crate::entry::Entry;
 #[derive(Default)]
 pub(super) struct Groups<'m> {
     class: Class,
-    done: Vec<Group<'m>>,
-    open: Group<'m>,
+    done: Vec<PairGroup<'m>>,
+    open: PairGroup<'m>,
     held: HashSet<Digest>,
     source: u64,
     output: u64,
@@ -47,7 +47,7 @@ impl<'m> Groups<'m> {
     }
 
     fn close(&mut self) {
-        let full = Group { class: self.class, ..std::mem::take(&mut self.open) };
+        let full = PairGroup { class: self.class, ..std::mem::take(&mut self.open) };
         if !full.targets.is_empty() {
             self.done.push(full);
         }
@@ -55,7 +55,7 @@ impl<'m> Groups<'m> {
         (self.source, self.output) = (0, 0);
     }
 
-    pub fn finish(mut self) -> Vec<Group<'m>> {
+    pub fn finish(mut self) -> Vec<PairGroup<'m>> {
         self.close();
         self.done
     }

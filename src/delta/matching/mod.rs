@@ -1,7 +1,7 @@
 //! Which old file is like which new one: decided by names and sizes, then by what is in them.
 //!
-//! A [`Pairing`] is made once for a diff: who has to fetch the sources first asks it for them, and who makes
-//! the patches takes the [`Pairs`] out of it.
+//! A [`Matching`] is made once for a diff: who has to fetch the sources first asks it for them, and who makes
+//! the patches takes the [`MatchedPairs`] out of it.
 
 mod groups;
 mod names;
@@ -15,8 +15,8 @@ use crate::entry::Entry;
 use crate::manifest::Manifest;
 
 use groups::Groups;
-use names::{Files, is_gzip};
-use search::Search;
+use names::{NameIndex, is_gzip};
+use search::SketchSearch;
 
 pub use names::is_packed;
 
@@ -33,25 +33,25 @@ const LOOKED_ALONG: u64 = 2;
 
 /// Which new contents are to be made of what.
 #[derive(Clone, Debug, Default)]
-pub struct Pairs<'m> {
+pub struct MatchedPairs<'m> {
     /// Contents of the base make contents of the target.
-    pub groups: Vec<Group<'m>>,
+    pub groups: Vec<PairGroup<'m>>,
     /// Compressed files that are opened one by one.
-    pub archives: Vec<Archive<'m>>,
+    pub archives: Vec<CompressedPair<'m>>,
     /// Contents that are too large for a group, or compressed and too large to be tried unseen: source and target.
     pub large: Vec<(&'m Entry, &'m Entry)>,
 }
 
 /// A large compressed file: it may consist of files of the target, or be like what was inside an old one.
 #[derive(Clone, Copy, Debug)]
-pub struct Archive<'m> {
+pub struct CompressedPair<'m> {
     /// The old one.
     pub source: Option<&'m Entry>,
     /// The file of the target.
     pub entry: &'m Entry,
 }
 
-impl Archive<'_> {
+impl CompressedPair<'_> {
     /// Whether both are small enough for what is inside them to be held in memory.
     pub fn is_held(&self) -> bool {
         self.source.into_iter().chain([self.entry]).all(|file| size_of(file) <= OPENED_ALONE)
@@ -60,7 +60,7 @@ impl Archive<'_> {
 
 /// New contents that are to be made out of old ones together.
 #[derive(Clone, Debug, Default)]
-pub struct Group<'m> {
+pub struct PairGroup<'m> {
     /// What they have in common.
     pub class: Class,
     /// Files of the base with distinct contents.
@@ -83,19 +83,19 @@ pub enum Class {
 
 /// What each content that is new in a target may be made of.
 #[derive(Clone, Debug)]
-pub struct Pairing<'m> {
+pub struct Matching<'m> {
     effort: Effort,
-    archives: Vec<Archive<'m>>,
+    archives: Vec<CompressedPair<'m>>,
     /// In the order of the tree.
-    fresh: Vec<Fresh<'m>>,
-    search: Search<'m>,
+    fresh: Vec<NewContent<'m>>,
+    search: SketchSearch<'m>,
     /// What the search found: source and target.
     alike: Vec<(&'m Entry, &'m Entry)>,
 }
 
 /// A new content, and what was found for it.
 #[derive(Clone, Debug)]
-struct Fresh<'m> {
+struct NewContent<'m> {
     entry: &'m Entry,
     class: Class,
     source: Option<&'m Entry>,
@@ -103,8 +103,8 @@ struct Fresh<'m> {
     doubtful: bool,
 }
 
-impl<'m> Pairing<'m> {
-    /// Pairs the contents that `target` has and `base` has not with contents of `base`, without a look at them.
+impl<'m> Matching<'m> {
+    /// MatchedPairs the contents that `target` has and `base` has not with contents of `base`, without a look at them.
     ///
     /// The source of a file is the file of the same path; else one of the same name whose directory is the same once
     /// version numbers are taken out (so the modules of a new kernel find those of the old one); else one whose
@@ -123,20 +123,20 @@ impl<'m> Pairing<'m> {
             .iter()
             .filter(|entry| entry.file().is_some_and(|(_, digest)| seen.insert(digest)));
         let fresh: Vec<&Entry> = fresh.filter(|entry| size_of(entry) > 0).collect();
-        let files = Files::of(base, &fresh);
+        let files = NameIndex::of(base, &fresh);
         let opened = opened(&fresh, opening);
-        let mut pairing = Pairing {
+        let mut pairing = Matching {
             effort,
             archives: Vec::new(),
             fresh: Vec::new(),
-            search: Search::default(),
+            search: SketchSearch::default(),
             alike: Vec::new(),
         };
         for entry in fresh {
             let is_opened = entry.file().is_some_and(|(_, digest)| opened.contains(&digest));
             if is_opened && size_of(entry) > OPENED_IN_GROUP {
                 let source = files.source_of(entry, size_of(entry));
-                pairing.archives.push(Archive { source, entry });
+                pairing.archives.push(CompressedPair { source, entry });
                 continue;
             }
             let class = match is_packed(entry.path.name()) {
@@ -145,8 +145,8 @@ impl<'m> Pairing<'m> {
                 false => Class::Plain,
             };
             let source = files.source_of(entry, size_of(entry));
-            let doubtful = class == Class::Plain && files.is_one_of_a_row(entry);
-            pairing.fresh.push(Fresh { entry, class, source, doubtful });
+            let doubtful = class == Class::Plain && files.is_numbered_series(entry);
+            pairing.fresh.push(NewContent { entry, class, source, doubtful });
         }
         pairing.search = pairing.search(base, target);
         pairing
@@ -154,17 +154,17 @@ impl<'m> Pairing<'m> {
 
     /// What is to be compared for those that found no source, or one that is doubtful. What is compressed has little
     /// in common with anything, and is left out.
-    fn search(&self, base: &'m Manifest, target: &Manifest) -> Search<'m> {
-        let times = self.effort.looked_into();
-        let wants = |fresh: &&Fresh| {
+    fn search(&self, base: &'m Manifest, target: &Manifest) -> SketchSearch<'m> {
+        let times = self.effort.search_budget();
+        let wants = |fresh: &&NewContent| {
             fresh.class == Class::Plain && (fresh.source.is_none() || fresh.doubtful)
         };
-        let worth = |fresh: &Fresh<'m>| {
+        let worth = |fresh: &NewContent<'m>| {
             (fresh.entry, if fresh.doubtful { times.min(LOOKED_ALONG) } else { times })
         };
         let wanting: Vec<(&Entry, u64)> = self.fresh.iter().filter(wants).map(worth).collect();
         if wanting.is_empty() || times == 0 {
-            return Search::default();
+            return SketchSearch::default();
         }
         let sources =
             self.fresh.iter().filter(|fresh| !fresh.doubtful).filter_map(|fresh| fresh.source);
@@ -175,7 +175,7 @@ impl<'m> Pairing<'m> {
             .filter_map(Entry::file)
             .map(|(_, digest)| digest)
             .collect();
-        Search::new(base, wanting, &used, |entry| !is_packed(entry.path.name()))
+        SketchSearch::new(base, wanting, &used, |entry| !is_packed(entry.path.name()))
     }
 
     /// Looks for what is alike by content where names told nothing, within a budget in bytes; not at every effort.
@@ -203,7 +203,7 @@ impl<'m> Pairing<'m> {
     }
 
     /// The contents of the base that have to be at hand, each once: digest and size in bytes. These are the sources
-    /// that were found, and what [`Pairing::by_content`] is going to read.
+    /// that were found, and what [`Matching::by_content`] is going to read.
     pub fn sources(&self) -> Vec<(Digest, u64)> {
         let mut seen = HashSet::new();
         let found = self
@@ -220,7 +220,7 @@ impl<'m> Pairing<'m> {
     }
 
     /// What is to be made of what, in groups. What found no source is in none.
-    pub fn into_pairs(self) -> Pairs<'m> {
+    pub fn into_pairs(self) -> MatchedPairs<'m> {
         let (mut plain, mut packed, mut inside) =
             (Groups::of(Class::Plain), Groups::of(Class::Packed), Groups::of(Class::Opened));
         // By themselves, for they are less sure: what turns out to be unlike must not spoil the others.
@@ -228,7 +228,7 @@ impl<'m> Pairing<'m> {
         let mut large = Vec::new();
         let is_larger = |source, entry, than| size_of(source).max(size_of(entry)) > than;
         let is_large = |source, entry| is_larger(source, entry, self.effort.in_memory());
-        for Fresh { entry, class, source, .. } in self.fresh {
+        for NewContent { entry, class, source, .. } in self.fresh {
             let Some(source) = source else { continue };
             match class {
                 Class::Plain if is_large(source, entry) => large.push((source, entry)),
@@ -247,7 +247,7 @@ impl<'m> Pairing<'m> {
             }
         }
         let groups = [plain, alike, packed, inside].into_iter().flat_map(Groups::finish).collect();
-        Pairs { groups, archives: self.archives, large }
+        MatchedPairs { groups, archives: self.archives, large }
     }
 }
 

@@ -7,7 +7,7 @@ use crate::entry::Entry;
 use crate::manifest::Manifest;
 
 /// The base's files that can serve new ones, by what remains of their names.
-pub(super) struct Files<'m> {
+pub(super) struct NameIndex<'m> {
     base: &'m Manifest,
     alike: [HashMap<Vec<u8>, Namesakes<'m>>; 3],
 }
@@ -26,16 +26,16 @@ const REMAINS: [fn(&Entry, &mut Vec<u8>); 3] = [
 /// Which of them a row of numbered files has in common.
 const PATH: usize = 1;
 
-/// Files of which the same remains: by size, those of one size in the order of the tree. They may be most of a
+/// NameIndex of which the same remains: by size, those of one size in the order of the tree. They may be most of a
 /// tree, where names are little more than numbers.
 #[derive(Default)]
 struct Namesakes<'m>(Vec<&'m Entry>);
 
-impl<'m> Files<'m> {
+impl<'m> NameIndex<'m> {
     /// Those that `fresh` ask for, and no others: where little is new, few are looked for.
     /// What stays in its place asks only where its name has a number, which its content may have left.
     pub fn of(base: &'m Manifest, fresh: &[&Entry]) -> Self {
-        let mut files = Files { base, alike: Default::default() };
+        let mut files = NameIndex { base, alike: Default::default() };
         let moved =
             || fresh.iter().filter(|entry| files.same(entry).is_none() || is_numbered(entry));
         let asked = |remains: fn(&Entry, &mut Vec<u8>)| -> HashMap<Vec<u8>, Namesakes> {
@@ -78,7 +78,7 @@ impl<'m> Files<'m> {
 
     /// Whether a file that was there before may have got the content of a neighbour: where its name has a number, and
     /// others of the base differ from it in that, all may have moved on by one, as rotated logs do.
-    pub fn is_one_of_a_row(&self, entry: &Entry) -> bool {
+    pub fn is_numbered_series(&self, entry: &Entry) -> bool {
         let row = || self.alike[PATH].get(&key(REMAINS[PATH], entry));
         is_numbered(entry)
             && self.same(entry).is_some()

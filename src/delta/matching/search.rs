@@ -41,7 +41,7 @@ const CROWD: usize = 64;
 
 /// What is compared.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Search<'m> {
+pub(super) struct SketchSearch<'m> {
     wanting: Vec<&'m Entry>,
     candidates: Vec<&'m Entry>,
 }
@@ -49,7 +49,7 @@ pub(super) struct Search<'m> {
 /// The features of candidates, in order, each with the number of its candidate.
 struct Index(Vec<(u64, u32)>);
 
-impl<'m> Search<'m> {
+impl<'m> SketchSearch<'m> {
     /// Decides what of `wanting`, new contents without a sure source, is compared with what of `base` among all that
     /// `serves`: so many `times` their bytes. What is in `used` comes later.
     pub fn new(
@@ -89,7 +89,7 @@ impl<'m> Search<'m> {
             entries.sort_by_key(|entry| &entry.path);
             entries
         });
-        Search { wanting, candidates }
+        SketchSearch { wanting, candidates }
     }
 
     /// The contents of the base that are to be read.

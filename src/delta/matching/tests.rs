@@ -34,7 +34,7 @@ fn manifest(files: &[(&str, u64, u8)]) -> Manifest {
 fn pairs(base: &[(&str, u64, u8)], target: &[(&str, u64, u8)]) -> Vec<(Vec<String>, Vec<String>)> {
     let names = |entries: &[&Entry]| entries.iter().map(|e| e.path.to_string()).collect();
     let (base, target) = (manifest(base), manifest(target));
-    Pairing::by_names(&base, &target, Effort::Best, &Effort::Fast.opening())
+    Matching::by_names(&base, &target, Effort::Best, &Effort::Fast.opening())
         .into_pairs()
         .groups
         .iter()
@@ -92,7 +92,7 @@ fn compressed_files_are_opened_the_smallest_first_as_far_as_the_time_goes() {
     let target = [("a.gz", 4001, 11), ("b.gz", 5001, 12), ("initrd.img-2", 30 * mib, 13)];
     let (base, target) = (manifest(&base), manifest(&target));
     let classes = |seconds| {
-        let pairs = Pairing::by_names(&base, &target, Effort::Best, &Opening { seconds, gain: 0 })
+        let pairs = Matching::by_names(&base, &target, Effort::Best, &Opening { seconds, gain: 0 })
             .into_pairs();
         let classes: Vec<(Class, usize)> =
             pairs.groups.iter().map(|g| (g.class, g.targets.len())).collect();
@@ -111,7 +111,7 @@ fn what_is_too_large_for_a_group_is_paired_all_the_same() {
         [("a", 60 * mib, 11), ("b-2", 5 * mib, 12), ("c.xz", 60 * mib, 13), ("d", 60 * mib, 14)];
     let (base, target) = (manifest(&base), manifest(&target));
     let large = |effort: Effort| {
-        let pairs = Pairing::by_names(&base, &target, effort, &effort.opening()).into_pairs();
+        let pairs = Matching::by_names(&base, &target, effort, &effort.opening()).into_pairs();
         pairs
             .large
             .iter()
@@ -184,11 +184,11 @@ impl Looked {
             )
         };
         let (base, target) = (named(&self.base), named(&self.target));
-        let pairing = Pairing::by_names(&base, &target, effort, &effort.opening());
+        let pairing = Matching::by_names(&base, &target, effort, &effort.opening());
         let wanted = pairing.sources();
         let pairs =
             pairing.by_content(|entry| self.sketch(entry), |entry| self.sketch(entry)).into_pairs();
-        let ends = |group: &Group<'_>| {
+        let ends = |group: &PairGroup<'_>| {
             let sources: Vec<String> =
                 group.sources.iter().map(|source| source.path.to_string()).collect();
             group
@@ -356,7 +356,7 @@ fn what_is_larger_than_the_budget_is_not_read() {
         read.lock().expect("lives").push(entry.path.to_string());
         None
     };
-    Pairing::by_names(&base, &target, Effort::Normal, &Effort::Normal.opening())
+    Matching::by_names(&base, &target, Effort::Normal, &Effort::Normal.opening())
         .by_content(note, note);
     let mut read = read.into_inner().expect("lives");
     read.sort();

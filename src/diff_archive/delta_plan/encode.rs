@@ -2,10 +2,10 @@
 
 use std::io::Read;
 
-use crate::delta::gzip::{self, Limits, Taken};
+use crate::delta::gzip::{self, Decomposed, GzipLimits};
 use crate::delta::{self, Class, Kind, MAX_GROUP, MAX_PATCH};
 use crate::diff_archive::delta_plan::{Patched, Planner};
-use crate::diff_archive::group::{Group, Inside, Source, Target, Workspace};
+use crate::diff_archive::group::{DeltaGroup, GroupSource, GroupTarget, Inside, Workspace};
 use crate::diff_archive::write::WriteError;
 use crate::diff_archive::{ArchiveError, BaseAndTarget};
 use crate::digest::Digest;
@@ -19,7 +19,7 @@ pub(super) const LEAST_GAIN: usize = 16;
 
 impl Planner<'_> {
     /// The patch of a group, unless its contents are better sent whole.
-    pub(super) fn pair(&self, pair: &delta::Group<'_>) -> Result<Option<Patched>, WriteError> {
+    pub(super) fn pair(&self, pair: &delta::PairGroup<'_>) -> Result<Option<Patched>, WriteError> {
         let patched = match pair.class {
             Class::Opened => {
                 self.opened(pair)?.map_or_else(|| self.closed(pair), |patched| Ok(Some(patched)))?
@@ -30,7 +30,7 @@ impl Planner<'_> {
         Ok(patched)
     }
 
-    fn closed(&self, pair: &delta::Group<'_>) -> Result<Option<Patched>, WriteError> {
+    fn closed(&self, pair: &delta::PairGroup<'_>) -> Result<Option<Patched>, WriteError> {
         let mut group = self.group(if pair.class == Class::Plain {
             self.deltas.effort.kind()
         } else {
@@ -41,12 +41,12 @@ impl Planner<'_> {
             let Some((size, digest)) = entry.file() else { continue };
             let Some(bytes) = self.source(entry, size, &digest)? else { return Ok(None) };
             source.extend_from_slice(&bytes);
-            group.sources.push(Source { digest, size, path: entry.path.clone(), plain: None });
+            group.sources.push(GroupSource { digest, size, path: entry.path.clone(), plain: None });
         }
         for entry in &pair.targets {
             let Some((size, digest)) = entry.file() else { continue };
             output.extend_from_slice(&self.fresh(entry, size, &digest)?);
-            group.targets.push(Target { digest, size, inside: None });
+            group.targets.push(GroupTarget { digest, size, inside: None });
         }
         let patch = self.encode(&mut group, &source, &output)?;
         let gains = |patch: &[u8]| self.gains(patch, &output);
@@ -57,7 +57,10 @@ impl Planner<'_> {
     }
 
     /// The patch of what is inside compressed files; what cannot be opened stays as it is.
-    pub(super) fn opened(&self, pair: &delta::Group<'_>) -> Result<Option<Patched>, WriteError> {
+    pub(super) fn opened(
+        &self,
+        pair: &delta::PairGroup<'_>,
+    ) -> Result<Option<Patched>, WriteError> {
         // Text of which most is the same: the suffix array would not pay.
         let mut group = self.group(Kind::Prefix);
         let (mut source, mut output, mut compressed, mut cost) = (Vec::new(), Vec::new(), 0, 0u64);
@@ -65,13 +68,13 @@ impl Planner<'_> {
             let Some((size, digest)) = entry.file() else { continue };
             let bytes = self.fresh(entry, size, &digest)?;
             let mut form = Vec::new();
-            let taken = gzip::take_apart(
+            let taken = gzip::decompose(
                 &mut &bytes[..],
                 &mut form,
-                &Limits { plain: MAX_GROUP, ..Limits::default() },
+                &GzipLimits { plain: MAX_GROUP, ..GzipLimits::default() },
             );
             let inside = match taken.map_err(WriteError::Compress)? {
-                Taken::Apart(parts) => {
+                Decomposed::Apart(parts) => {
                     output.extend_from_slice(&parts.corrections);
                     output.extend_from_slice(&form);
                     cost = cost.saturating_add(parts.cost);
@@ -80,13 +83,13 @@ impl Planner<'_> {
                         plain: form.len() as u64,
                     })
                 }
-                Taken::Whole(_) => {
+                Decomposed::Whole(_) => {
                     output.extend_from_slice(&bytes);
                     None
                 }
             };
             compressed += bytes.len() as u64;
-            group.targets.push(Target { digest, size, inside });
+            group.targets.push(GroupTarget { digest, size, inside });
         }
         for entry in &pair.sources {
             let Some((size, digest)) = entry.file() else { continue };
@@ -99,7 +102,7 @@ impl Planner<'_> {
                 source.extend_from_slice(&bytes);
             }
             let plain = opened.then(|| (source.len() - before) as u64);
-            group.sources.push(Source { digest, size, path: entry.path.clone(), plain });
+            group.sources.push(GroupSource { digest, size, path: entry.path.clone(), plain });
         }
         if source.len() as u64 > MAX_GROUP || output.len() as u64 > MAX_GROUP {
             return Ok(None);
@@ -110,13 +113,13 @@ impl Planner<'_> {
         Ok(pays.then_some(Patched { group, patch, cost }))
     }
 
-    pub(super) fn group(&self, kind: Kind) -> Group {
-        Group { number: 0, kind, patch_length: 0, sources: Vec::new(), targets: Vec::new() }
+    pub(super) fn group(&self, kind: Kind) -> DeltaGroup {
+        DeltaGroup { number: 0, kind, patch_length: 0, sources: Vec::new(), targets: Vec::new() }
     }
 
     fn encode(
         &self,
-        group: &mut Group,
+        group: &mut DeltaGroup,
         source: &[u8],
         output: &[u8],
     ) -> Result<Option<Vec<u8>>, WriteError> {
@@ -133,14 +136,14 @@ impl Planner<'_> {
     }
 
     /// What a group makes, for messages.
-    fn names(&self, group: &Group) -> String {
+    fn names(&self, group: &DeltaGroup) -> String {
         let digests: Vec<String> =
             group.targets.iter().map(|target| target.digest.short()).collect();
         digests.join(", ")
     }
 
     /// Carries a patch out as a node would, and compares what it makes.
-    pub(super) fn prove(&self, group: &Group, patch: &[u8]) -> Result<(), WriteError> {
+    pub(super) fn prove(&self, group: &DeltaGroup, patch: &[u8]) -> Result<(), WriteError> {
         let sources =
             BaseAndTarget { base: self.deltas.sources, target: self.target, content: self.content };
         let made = group.make(patch, &sources, &mut Workspace::default(), |target, content| {

@@ -15,9 +15,9 @@ use std::os::unix::fs::FileExt;
 use rayon::prelude::*;
 
 use crate::delta::{self, Kind};
-use crate::diff_archive::Content;
-use crate::diff_archive::group::Group;
-use crate::diff_archive::listing::Known;
+use crate::diff_archive::ContentProvider;
+use crate::diff_archive::group::DeltaGroup;
+use crate::diff_archive::listing::KnownContent;
 use crate::diff_archive::member::link_target;
 use crate::diff_archive::write::{Deltas, WriteError};
 use crate::digest::Digest;
@@ -32,7 +32,7 @@ const WINDOW: u64 = 128 << 20;
 ///
 /// Without deltas `tar` has to be able to unpack the archive, so only a link to an unchanged file
 /// brings nothing along.
-pub(super) fn known(base: &Manifest, changed: &[Entry], deltas: bool) -> Vec<Known> {
+pub(super) fn known(base: &Manifest, changed: &[Entry], deltas: bool) -> Vec<KnownContent> {
     let mut held: HashMap<Digest, &Entry> = HashMap::new();
     for entry in base.entries() {
         if let Some((_, digest)) = entry.file() {
@@ -47,7 +47,7 @@ pub(super) fn known(base: &Manifest, changed: &[Entry], deltas: bool) -> Vec<Kno
         if let Some(entry) = held.get(&digest)
             && !carried.contains(&digest)
         {
-            known.insert(digest, Known { digest, size, path: entry.path.clone() });
+            known.insert(digest, KnownContent { digest, size, path: entry.path.clone() });
         }
     }
     known.into_values().collect()
@@ -56,7 +56,7 @@ pub(super) fn known(base: &Manifest, changed: &[Entry], deltas: bool) -> Vec<Kno
 /// The groups whose patch is worth it.
 #[derive(Default)]
 pub(super) struct Patches {
-    pub groups: Vec<Group>,
+    pub groups: Vec<DeltaGroup>,
     /// Where in the spool the patch of each group lies.
     pub offsets: Vec<u64>,
     /// What the rebuilding of compressed files costs, as [`Parts::cost`](delta::gzip::Parts::cost) counts it.
@@ -67,13 +67,13 @@ pub(super) struct Patches {
 pub(super) fn patches(
     base: &Manifest,
     target: &Manifest,
-    content: &dyn Content,
+    content: &dyn ContentProvider,
     deltas: &Deltas<'_>,
     monitor: &dyn Monitor,
 ) -> Result<Patches, WriteError> {
     let pairs = deltas.pairs;
     let planner = Planner { target, content, deltas, monitor };
-    let mut kept = Kept {
+    let mut kept = AcceptedPatches {
         spool: deltas.spool,
         patches: Patches::default(),
         end: 0,
@@ -87,7 +87,7 @@ pub(super) fn patches(
     let large = pairs.large.par_iter().map(|(from, to)| planner.large(from, to));
     let mut large: Vec<Patched> = large.filter_map(Result::transpose).collect::<Result<_, _>>()?;
     let made = kept.patches.groups.iter().chain(large.iter().map(|patched| &patched.group));
-    let files = streams::Files::new(base, target, made, &pairs.archives, deltas);
+    let files = streams::StreamCandidates::new(base, target, made, &pairs.archives, deltas);
     let archives = pairs.archives.par_iter().map(|archive| planner.archive(archive, &files));
     large.extend(archives.filter_map(Result::transpose).collect::<Result<Vec<_>, _>>()?);
     // Those that copy come last.
@@ -99,14 +99,14 @@ pub(super) fn patches(
 /// Makes patches.
 struct Planner<'p> {
     target: &'p Manifest,
-    content: &'p dyn Content,
+    content: &'p dyn ContentProvider,
     deltas: &'p Deltas<'p>,
     monitor: &'p dyn Monitor,
 }
 
 /// A group and its patch.
 struct Patched {
-    group: Group,
+    group: DeltaGroup,
     patch: Vec<u8>,
     /// What the rebuilding of its compressed files costs.
     cost: u64,
@@ -114,13 +114,13 @@ struct Patched {
 
 impl Patched {
     /// One without compressed files.
-    fn plain(group: Group, patch: Vec<u8>) -> Self {
+    fn plain(group: DeltaGroup, patch: Vec<u8>) -> Self {
         Patched { group, patch, cost: 0 }
     }
 }
 
 /// The patches that were worth it.
-struct Kept<'k> {
+struct AcceptedPatches<'k> {
     spool: &'k File,
     patches: Patches,
     end: u64,
@@ -128,7 +128,7 @@ struct Kept<'k> {
     most: u64,
 }
 
-impl Kept<'_> {
+impl AcceptedPatches<'_> {
     /// Keeps a patch, unless it would cost a node more than it may: its targets travel whole then.
     fn add(&mut self, Patched { group, patch, cost }: Patched) -> Result<(), WriteError> {
         let Patches { groups, offsets, cost: so_far } = &mut self.patches;
@@ -138,7 +138,7 @@ impl Kept<'_> {
         }
         *so_far = sum;
         self.spool.write_all_at(&patch, self.end).map_err(WriteError::Spool)?;
-        groups.push(Group { number: groups.len() as u64, ..group });
+        groups.push(DeltaGroup { number: groups.len() as u64, ..group });
         offsets.push(self.end);
         self.end += patch.len() as u64;
         Ok(())
@@ -153,11 +153,11 @@ impl Planner<'_> {
 
 /// Cuts `pairs` into runs that fit into memory together.
 fn windows<'p, 'm>(
-    mut pairs: &'p [delta::Group<'m>],
-) -> impl Iterator<Item = &'p [delta::Group<'m>]> {
+    mut pairs: &'p [delta::PairGroup<'m>],
+) -> impl Iterator<Item = &'p [delta::PairGroup<'m>]> {
     std::iter::from_fn(move || {
         let mut sum = 0;
-        let fits = |pair: &&delta::Group<'_>| {
+        let fits = |pair: &&delta::PairGroup<'_>| {
             sum += bytes(&pair.sources) + bytes(&pair.targets);
             sum <= WINDOW
         };

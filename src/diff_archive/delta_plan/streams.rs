@@ -3,11 +3,13 @@
 use std::collections::HashMap;
 use std::io::{self, Read};
 
-use crate::delta::gzip::{self, Limits, Taken};
-use crate::delta::{self, Archive, Class, CopiesWriter, Kind, MAX_CONTENT, MAX_DEPTH, ReadAt};
+use crate::delta::gzip::{self, Decomposed, GzipLimits};
+use crate::delta::{
+    self, Class, CompressedPair, CopiesWriter, Kind, MAX_CONTENT, MAX_DEPTH, ReadAt,
+};
 use crate::diff_archive::delta_plan::encode::{CLEAR_GAIN, LEAST_GAIN};
 use crate::diff_archive::delta_plan::{Patched, Planner};
-use crate::diff_archive::group::{Group, Inside, Source, Target};
+use crate::diff_archive::group::{DeltaGroup, GroupSource, GroupTarget, Inside};
 use crate::diff_archive::similarity::Reading;
 use crate::diff_archive::write::{Deltas, WriteError};
 use crate::digest::Digest;
@@ -21,20 +23,20 @@ const ESTIMATE: i32 = 9;
 const BEGINNING: u64 = 16 << 10;
 
 /// The files of the target that archives may be made of.
-pub(super) struct Files<'m>(HashMap<Digest, &'m Entry>);
+pub(super) struct StreamCandidates<'m>(HashMap<Digest, &'m Entry>);
 
-impl<'m> Files<'m> {
+impl<'m> StreamCandidates<'m> {
     /// Those of which a repository may make one more delta once it has `groups`. Of the `archives` it is not
     /// known yet how they come.
     pub fn new<'g>(
         base: &Manifest,
         target: &'m Manifest,
-        groups: impl Iterator<Item = &'g Group>,
-        archives: &[Archive<'_>],
+        groups: impl Iterator<Item = &'g DeltaGroup>,
+        archives: &[CompressedPair<'_>],
         deltas: &Deltas<'_>,
     ) -> Self {
         if archives.is_empty() {
-            return Files(HashMap::new());
+            return StreamCandidates(HashMap::new());
         }
         let digest_of = |entry: &Entry| entry.file().map(|(_, digest)| digest);
         // What neither the base has nor a group makes travels whole.
@@ -59,7 +61,7 @@ impl<'m> Files<'m> {
         }
         let serves = |digest: &Digest| depths.get(digest).is_some_and(|depth| *depth < MAX_DEPTH);
         let files = target.entries().iter().filter_map(|entry| Some((digest_of(entry)?, entry)));
-        Files(files.filter(|(digest, _)| serves(digest)).collect())
+        StreamCandidates(files.filter(|(digest, _)| serves(digest)).collect())
     }
 }
 
@@ -83,13 +85,13 @@ impl Planner<'_> {
         }
         let effort = self.deltas.effort;
         let mut group = self.group(Kind::Segments);
-        group.sources.push(Source {
+        group.sources.push(GroupSource {
             digest: old,
             size: old_size,
             path: from.path.clone(),
             plain: None,
         });
-        group.targets.push(Target { digest, size, inside: None });
+        group.targets.push(GroupTarget { digest, size, inside: None });
         let pieces =
             delta::encode_segments(&*base, old_size, open()?, size, effort).map_err(failed)?;
         let mut best = kept(group.clone(), pieces, 0);
@@ -99,7 +101,7 @@ impl Planner<'_> {
                 CopiesWriter::new(effort.whole_level()).map_err(WriteError::Compress)?;
             delta::blocks::diff(&signature, open()?, &mut blocks).map_err(failed)?;
             let blocks = kept(
-                Group { kind: Kind::Copies, ..group },
+                DeltaGroup { kind: Kind::Copies, ..group },
                 blocks.finish().map_err(WriteError::Compress)?,
                 0,
             );
@@ -120,14 +122,17 @@ impl Planner<'_> {
     /// of what was inside the old one; else of the old one as it is.
     pub(super) fn archive(
         &self,
-        archive: &Archive<'_>,
-        files: &Files<'_>,
+        archive: &CompressedPair<'_>,
+        files: &StreamCandidates<'_>,
     ) -> Result<Option<Patched>, WriteError> {
-        let &Archive { source, entry } = archive;
+        let &CompressedPair { source, entry } = archive;
         let mut patched = self.of_files(archive, files)?;
         if let (None, Some(source)) = (&patched, source.filter(|_| archive.is_held())) {
-            let pair =
-                delta::Group { class: Class::Opened, sources: vec![source], targets: vec![entry] };
+            let pair = delta::PairGroup {
+                class: Class::Opened,
+                sources: vec![source],
+                targets: vec![entry],
+            };
             patched = self.opened(&pair)?;
         }
         match source {
@@ -158,16 +163,16 @@ impl Planner<'_> {
 
     fn of_files(
         &self,
-        archive: &Archive<'_>,
-        Files(files): &Files<'_>,
+        archive: &CompressedPair<'_>,
+        StreamCandidates(files): &StreamCandidates<'_>,
     ) -> Result<Option<Patched>, WriteError> {
-        let &Archive { source: old, entry } = archive;
+        let &CompressedPair { source: old, entry } = archive;
         let Some((size, digest)) = entry.file() else { return Ok(None) };
         let failed = |source| WriteError::Content { path: entry.path.clone(), source };
         let open = || self.content.open(entry).map_err(failed);
-        let taken =
-            gzip::take_apart(&mut open()?, &mut io::sink(), &Limits::default()).map_err(failed)?;
-        let Taken::Apart(parts) = taken else { return Ok(None) };
+        let taken = gzip::decompose(&mut open()?, &mut io::sink(), &GzipLimits::default())
+            .map_err(failed)?;
+        let Decomposed::Apart(parts) = taken else { return Ok(None) };
         let mut group = self.group(Kind::Copies);
         let mut numbers: HashMap<Digest, usize> = HashMap::new();
         let mut patch =
@@ -181,7 +186,7 @@ impl Planner<'_> {
             };
             let ((size, digest), sources) = (file.file()?, &mut group.sources);
             let number = *numbers.entry(digest).or_insert_with(|| {
-                sources.push(Source { digest, size, path: file.path.clone(), plain: None });
+                sources.push(GroupSource { digest, size, path: file.path.clone(), plain: None });
                 sources.len() - 1
             });
             Some((number, offset))
@@ -192,7 +197,7 @@ impl Planner<'_> {
         let patch = patch.finish().map_err(WriteError::Compress)?;
         let inside =
             Inside { corrections: parts.corrections.len() as u64, plain: parts.plain_length };
-        group.targets.push(Target { digest, size, inside: Some(inside) });
+        group.targets.push(GroupTarget { digest, size, inside: Some(inside) });
         let opening = &self.deltas.opening;
         let pays = |patch: u64| {
             opening.pays(size.saturating_sub(patch), parts.cost) && patch < size / 4 * 3
@@ -234,7 +239,7 @@ fn compressed(mut content: impl Read, level: i32) -> io::Result<u64> {
     Ok(encoder.finish()?.0)
 }
 
-fn kept(mut group: Group, patch: Option<Vec<u8>>, cost: u64) -> Option<Patched> {
+fn kept(mut group: DeltaGroup, patch: Option<Vec<u8>>, cost: u64) -> Option<Patched> {
     let patch = patch?;
     group.patch_length = patch.len() as u64;
     Some(Patched { group, patch, cost })

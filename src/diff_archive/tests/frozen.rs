@@ -4,29 +4,29 @@ use std::path::PathBuf;
 
 use super::*;
 
-const SAMPLES: [(&str, bool, Compression, &str); 4] = [
+const SAMPLES: [(&str, bool, FrameCompression, &str); 4] = [
     (
         "v1-deltas.tar.zst",
         true,
-        Compression::Zstd,
+        FrameCompression::Zstd,
         "eb64e50ce4e661866e15ca1b317758aa8954cc755ff2775d5e2ad44d1790e7a0",
     ),
     (
         "v1-plain.tar.zst",
         false,
-        Compression::Zstd,
+        FrameCompression::Zstd,
         "7fc6482584ab340d544e687ba4011d336b4f7d1cc53eb4683bdfafe83a0b4fe6",
     ),
     (
         "v1-deltas.tar.gz",
         true,
-        Compression::Gzip,
+        FrameCompression::Gzip,
         "35550f8bbc64ab59a66380558453a700903c94be9d1c902eb76fbc269c046f94",
     ),
     (
         "v1-plain.tar.gz",
         false,
-        Compression::Gzip,
+        FrameCompression::Gzip,
         "96825d88e2dfa2e8c256eb3a7943c4357e9bb653c586978800a0aebc67c319db",
     ),
 ];
@@ -70,7 +70,7 @@ fn samples_of_every_version_are_read() {
         let bytes = std::fs::read(directory().join(name)).expect("the sample is there");
         assert_eq!(Digest::of(&bytes).to_string(), digest, "{name} has been edited");
         let listing =
-            verify_diff(&bytes[..], compression, &Limits::default(), Some(&base), &Silent)
+            verify_diff(&bytes[..], compression, &ArchiveLimits::default(), Some(&base), &Silent)
                 .expect("verifies");
         assert_eq!(listing.target_of(&base.manifest).expect("applies"), target.manifest);
         assert_eq!(listing.header().deltas, deltas);
@@ -104,7 +104,7 @@ fn patches_of_every_version_are_undone() {
     for (name, digest) in EVERY_KIND {
         let bytes = std::fs::read(directory().join(name)).expect("the sample is there");
         assert_eq!(Digest::of(&bytes).to_string(), digest, "{name} has been edited");
-        let contents = receive(&bytes, Compression::Zstd, &base);
+        let contents = receive(&bytes, FrameCompression::Zstd, &base);
         for (_, digest) in target.manifest.entries().iter().filter_map(Entry::file) {
             assert_eq!(contents[&digest], target.contents[&digest], "{name}");
         }

@@ -41,12 +41,12 @@ fn a_diff_without_deltas_is_unpacked_over_its_base() {
         return;
     }
     let (base, target) = rich_pair();
-    for compression in Compression::ALL {
+    for compression in FrameCompression::ALL {
         let scratch = tempfile::tempdir().expect("a directory");
         let at = |name: &str| scratch.path().join(name);
         let full = |tree: &Tree, name: &str| {
             let mut bytes = Vec::new();
-            let options = Options::new(compression, Effort::Fast, None);
+            let options = WriteOptions::new(compression, Effort::Fast, None);
             let _ = write_full(&tree.manifest, tree, options, &mut bytes, &Silent).expect("writes");
             let archive = at(&format!("{name}.{}", compression.extension()));
             std::fs::write(&archive, bytes).expect("writes");
@@ -76,9 +76,9 @@ fn a_diff_without_deltas_is_unpacked_over_its_base() {
 }
 
 /// `tar` lists the names that the listing has, in its order.
-fn judge_names(archive: &Path, bytes: &[u8], compression: Compression) -> Listing {
-    let listing =
-        verify_diff(bytes, compression, &Limits::default(), None, &Silent).expect("verifies");
+fn judge_names(archive: &Path, bytes: &[u8], compression: FrameCompression) -> Listing {
+    let listing = verify_diff(bytes, compression, &ArchiveLimits::default(), None, &Silent)
+        .expect("verifies");
     let options =
         ["--quoting-style=literal", "--null", "-tf", archive.to_str().expect("a plain name")];
     let names = run("tar", &options, Path::new("/")).stdout;

@@ -6,7 +6,7 @@ use super::*;
 use crate::delta::Kind;
 use crate::entry::{Leaf, Node};
 
-fn raw(bytes: &[u8], compression: Compression) -> Vec<u8> {
+fn raw(bytes: &[u8], compression: FrameCompression) -> Vec<u8> {
     let mut raw = Vec::new();
     Decoder::new(compression, bytes).expect("opens").read_to_end(&mut raw).expect("decompresses");
     raw
@@ -18,7 +18,8 @@ fn pack(raw: &[u8]) -> Vec<u8> {
 
 /// Everything that a node checks.
 fn judge(bytes: &[u8], base: &Tree) -> Result<Listing, ArchiveError> {
-    let listing = verify_diff(bytes, Compression::Zstd, &Limits::default(), Some(base), &Silent)?;
+    let listing =
+        verify_diff(bytes, FrameCompression::Zstd, &ArchiveLimits::default(), Some(base), &Silent)?;
     listing.target_of(&base.manifest)?;
     Ok(listing)
 }
@@ -60,16 +61,16 @@ fn members(raw: &[u8]) -> Vec<&[u8]> {
 fn a_cut_archive_is_refused_wherever_it_is_cut() {
     let (base, target) = small_pair();
     for deltas in [true, false] {
-        let (bytes, _) = build(&base, &target, deltas, Compression::Zstd);
+        let (bytes, _) = build(&base, &target, deltas, FrameCompression::Zstd);
         for length in 0..bytes.len() {
             assert!(judge(&bytes[..length], &base).is_err(), "cut to {length} of {}", bytes.len());
         }
-        let (bytes, _) = build(&base, &target, deltas, Compression::Gzip);
+        let (bytes, _) = build(&base, &target, deltas, FrameCompression::Gzip);
         for length in 0..bytes.len() {
             let cut = verify_diff(
                 &bytes[..length],
-                Compression::Gzip,
-                &Limits::default(),
+                FrameCompression::Gzip,
+                &ArchiveLimits::default(),
                 Some(&base),
                 &Silent,
             );
@@ -82,9 +83,9 @@ fn a_cut_archive_is_refused_wherever_it_is_cut() {
 fn a_flipped_bit_is_found_wherever_it_is() {
     let (base, target) = small_pair();
     for deltas in [true, false] {
-        let (bytes, _) = build(&base, &target, deltas, Compression::Zstd);
+        let (bytes, _) = build(&base, &target, deltas, FrameCompression::Zstd);
         let good = judge(&bytes, &base).expect("the archive is good");
-        let raw = raw(&bytes, Compression::Zstd);
+        let raw = raw(&bytes, FrameCompression::Zstd);
         // zstd ignores a bit of a frame's header; what a patch makes is checked, not its spelling.
         let patch = good
             .groups()
@@ -113,13 +114,18 @@ fn a_flipped_bit_is_found_wherever_it_is() {
 #[test]
 fn damage_of_compressed_bytes_never_panics() {
     let (base, target) = small_pair();
-    for compression in Compression::ALL {
+    for compression in FrameCompression::ALL {
         let (bytes, _) = build(&base, &target, true, compression);
         for at in 0..bytes.len() {
             let mut damaged = bytes.clone();
             damaged[at] ^= 1 << (at % 8);
-            let _ =
-                verify_diff(&damaged[..], compression, &Limits::default(), Some(&base), &Silent);
+            let _ = verify_diff(
+                &damaged[..],
+                compression,
+                &ArchiveLimits::default(),
+                Some(&base),
+                &Silent,
+            );
         }
     }
 }
@@ -128,8 +134,8 @@ fn damage_of_compressed_bytes_never_panics() {
 fn members_missing_doubled_or_out_of_order_are_refused() {
     let (base, target) = rich_pair();
     for deltas in [true, false] {
-        let (bytes, _) = build(&base, &target, deltas, Compression::Zstd);
-        let raw = raw(&bytes, Compression::Zstd);
+        let (bytes, _) = build(&base, &target, deltas, FrameCompression::Zstd);
+        let raw = raw(&bytes, FrameCompression::Zstd);
         let members = members(&raw);
         let refused = |members: &[&[u8]], what: &str| {
             let bytes = pack(&[&members.concat()[..], &[0; 1024]].concat());
@@ -157,11 +163,11 @@ fn members_missing_doubled_or_out_of_order_are_refused() {
 #[test]
 fn what_follows_the_end_is_refused() {
     let (base, target) = small_pair();
-    let (bytes, _) = build(&base, &target, true, Compression::Zstd);
+    let (bytes, _) = build(&base, &target, true, FrameCompression::Zstd);
     for more in [&pack(&[0; 512])[..], b"garbage", &[0; 10], &bytes] {
         assert!(judge(&[&bytes[..], more].concat(), &base).is_err());
     }
-    let first = read_listing(&bytes, Compression::Zstd, &Limits::default());
+    let first = read_listing(&bytes, FrameCompression::Zstd, &ArchiveLimits::default());
     assert!(
         matches!(first, Err(ArchiveError::Trailing)),
         "the whole archive is not its first frame"
@@ -174,23 +180,23 @@ fn an_unknown_format_is_refused_whatever_else_it_holds() {
     let mut raw = member::own_header("header.toml", text.len() as u64);
     raw.extend_from_slice(text);
     raw.resize(1024, 0);
-    let error =
-        read_listing(&pack(&raw), Compression::Zstd, &Limits::default()).expect_err("refused");
+    let error = read_listing(&pack(&raw), FrameCompression::Zstd, &ArchiveLimits::default())
+        .expect_err("refused");
     assert!(matches!(error, ArchiveError::UnknownFormat(2)));
 }
 
 #[test]
 fn a_size_beyond_the_limits_is_refused_before_it_is_read() {
     let raw = member::own_header("header.toml", 1 << 30);
-    let error =
-        read_listing(&pack(&raw), Compression::Zstd, &Limits::default()).expect_err("refused");
+    let error = read_listing(&pack(&raw), FrameCompression::Zstd, &ArchiveLimits::default())
+        .expect_err("refused");
     assert!(error.to_string().contains("larger than it may be"), "{error}");
 }
 
 #[test]
 fn a_bomb_of_zeros_is_not_unpacked() {
     let (base, target) = small_pair();
-    let (bytes, _) = build(&base, &target, true, Compression::Zstd);
+    let (bytes, _) = build(&base, &target, true, FrameCompression::Zstd);
     let mut encoder = zstd::Encoder::new(Vec::new(), 1).expect("compresses");
     for _ in 0..256 {
         encoder.write_all(&vec![0; 1 << 20]).expect("compresses");
@@ -209,7 +215,8 @@ fn a_window_beyond_the_limit_is_refused() {
     encoder.write_all(&[0; 4096]).expect("compresses");
     encoder.flush().expect("compresses");
     let bytes = encoder.finish().expect("compresses");
-    let error = read_listing(&bytes, Compression::Zstd, &Limits::default()).expect_err("refused");
+    let error = read_listing(&bytes, FrameCompression::Zstd, &ArchiveLimits::default())
+        .expect_err("refused");
     assert!(matches!(error, ArchiveError::Io(_)), "{error}");
 }
 
@@ -217,9 +224,9 @@ fn a_window_beyond_the_limit_is_refused() {
 #[test]
 fn listings_that_contradict_themselves_are_refused() {
     let (base, target) = small_pair();
-    let (bytes, _) = build(&base, &target, true, Compression::Zstd);
+    let (bytes, _) = build(&base, &target, true, FrameCompression::Zstd);
     let good = judge(&bytes, &base).expect("the archive is good");
-    type Parts = (Vec<Entry>, Vec<Entry>, Vec<Known>, Vec<Group>);
+    type Parts = (Vec<Entry>, Vec<Entry>, Vec<KnownContent>, Vec<DeltaGroup>);
     let refused = |what: &str, change: &dyn Fn(&mut Parts)| {
         let mut parts: Parts = (
             good.removed().to_vec(),
@@ -254,8 +261,8 @@ fn listings_that_contradict_themselves_are_refused() {
         p.2.push(again);
     });
     refused("a content known and made", &|p| {
-        let Target { digest, size, .. } = p.3[0].targets[0];
-        p.2.push(Known { digest, size, path: TreePath::root() });
+        let GroupTarget { digest, size, .. } = p.3[0].targets[0];
+        p.2.push(KnownContent { digest, size, path: TreePath::root() });
         p.2.sort_by_key(|known| known.digest);
     });
     refused("a stream of two targets", &|p| {
@@ -266,7 +273,7 @@ fn listings_that_contradict_themselves_are_refused() {
                 .find(|(_, digest)| *digest != p.3[0].targets[0].digest);
         let (size, digest) = another.expect("another file");
         p.2.retain(|known| known.digest != digest);
-        p.3[0].targets.push(Target { digest, size, inside: None });
+        p.3[0].targets.push(GroupTarget { digest, size, inside: None });
     });
     refused("a stream of what is inside a source", &|p| {
         p.3[0].kind = Kind::Segments;
@@ -295,7 +302,7 @@ fn listings_that_contradict_themselves_are_refused() {
                 .find(|(_, digest)| *digest != p.3[0].targets[0].digest);
         let (size, digest) = another.expect("another file");
         p.2.retain(|known| known.digest != digest);
-        next.targets.push(Target { digest, size, inside: None });
+        next.targets.push(GroupTarget { digest, size, inside: None });
         p.3.push(next);
     });
     refused("a path that goes and comes", &|p| p.0.push(p.1[0].clone()));

@@ -8,10 +8,10 @@ use crate::delta::tests::member;
 #[test]
 fn every_kind_of_patch_travels() {
     let (base, target) = pair_of_every_kind();
-    check_pair_in(&base, &target, &[Compression::Zstd]);
+    check_pair_in(&base, &target, &[FrameCompression::Zstd]);
     let listing = |effort| {
-        let (bytes, _) = build_with(&base, &target, Some(effort), Compression::Zstd);
-        Reader::open(&bytes[..], Compression::Zstd, &Limits::default())
+        let (bytes, _) = build_with(&base, &target, Some(effort), FrameCompression::Zstd);
+        Reader::open(&bytes[..], FrameCompression::Zstd, &ArchiveLimits::default())
             .expect("opens")
             .into_listing()
     };
@@ -69,16 +69,16 @@ fn what_was_moved_renamed_and_edited_travels_as_a_patch_but_with_fast() {
     );
     new.file(b"opt/suite/runner", meta(0o755, 5, 0), &edited);
     let (base, target) = (old.tree(), new.tree());
-    check_pair_in(&base, &target, &[Compression::Zstd]);
-    let length = |effort| build_with(&base, &target, Some(effort), Compression::Zstd).0.len();
+    check_pair_in(&base, &target, &[FrameCompression::Zstd]);
+    let length = |effort| build_with(&base, &target, Some(effort), FrameCompression::Zstd).0.len();
     assert!(length(Effort::Fast) > 300_000);
     for effort in [Effort::Normal, Effort::Best] {
         assert!(length(effort) < 5_000, "{effort}: {}", length(effort));
     }
     let unread = Tree { contents: HashMap::new(), ..base.clone() };
-    let (bytes, _) = build_with(&unread, &target, Some(Effort::Normal), Compression::Zstd);
+    let (bytes, _) = build_with(&unread, &target, Some(Effort::Normal), FrameCompression::Zstd);
     assert!(bytes.len() > 300_000, "what cannot be read serves nothing");
-    assert_eq!(receive(&bytes, Compression::Zstd, &base).len(), 1);
+    assert_eq!(receive(&bytes, FrameCompression::Zstd, &base).len(), 1);
 }
 
 /// Too large for a group, and no archive of the tree's files.
@@ -94,10 +94,10 @@ fn a_large_compressed_file_is_made_of_what_was_inside_the_old_one() {
     let (base, target) = (old.tree(), new.tree());
     let file = target.manifest.entries().iter().find_map(Entry::file).expect("the file");
     assert!(file.0 > 1 << 20, "{} bytes are opened in a group", file.0);
-    let (bytes, _) = build_with(&base, &target, Some(Effort::Best), Compression::Zstd);
+    let (bytes, _) = build_with(&base, &target, Some(Effort::Best), FrameCompression::Zstd);
     assert!(bytes.len() < 50_000, "{} bytes", bytes.len());
     assert_eq!(
-        receive(&bytes, Compression::Zstd, &base).get(&file.1).map(Vec::len),
+        receive(&bytes, FrameCompression::Zstd, &base).get(&file.1).map(Vec::len),
         Some(file.0 as usize)
     );
 }
@@ -128,14 +128,14 @@ fn initrds() -> (Tree, Tree) {
 #[test]
 fn microcode_before_an_initrd_is_not_sent_again() {
     let (base, target) = initrds();
-    let length = |effort| build_with(&base, &target, Some(effort), Compression::Zstd).0.len();
+    let length = |effort| build_with(&base, &target, Some(effort), FrameCompression::Zstd).0.len();
     let (fast, normal, best) = (length(Effort::Fast), length(Effort::Normal), length(Effort::Best));
     assert!(
         fast < 1_300_000 && normal < 1_300_000,
         "its compressed part has 1.2 MB: {fast}, {normal}"
     );
     assert!(best < 30_000, "{best}");
-    check_pair_in(&base, &target, &[Compression::Zstd]);
+    check_pair_in(&base, &target, &[FrameCompression::Zstd]);
 }
 
 #[test]
@@ -152,13 +152,13 @@ fn what_is_compressed_and_large_is_tried_where_it_begins_alike() {
         );
     }
     let (base, target) = (old.tree(), new.tree());
-    let (bytes, _) = build_with(&base, &target, Some(Effort::Normal), Compression::Zstd);
+    let (bytes, _) = build_with(&base, &target, Some(Effort::Normal), FrameCompression::Zstd);
     assert!(
         (1_600_000..1_620_000).contains(&bytes.len()),
         "the other one travels whole: {}",
         bytes.len()
     );
-    assert_eq!(receive(&bytes, Compression::Zstd, &base).len(), 2);
+    assert_eq!(receive(&bytes, FrameCompression::Zstd, &base).len(), 2);
 }
 
 /// The guess from the compressed size is far off for what compresses a hundredfold.
@@ -176,22 +176,23 @@ fn what_rebuilding_may_cost_is_not_exceeded() {
         }
     }
     let (base, target) = (old.tree(), new.tree());
-    let (bytes, _) = build_with(&base, &target, Some(Effort::Normal), Compression::Zstd);
-    let listing = Reader::open(&bytes[..], Compression::Zstd, &Limits::default())
+    let (bytes, _) = build_with(&base, &target, Some(Effort::Normal), FrameCompression::Zstd);
+    let listing = Reader::open(&bytes[..], FrameCompression::Zstd, &ArchiveLimits::default())
         .expect("opens")
         .into_listing();
     let (limit, cost) = (1000 * Effort::Normal.opening().seconds, listing.header().rebuild_ms);
     assert!(cost <= limit, "{cost} of {limit}");
-    assert_eq!(receive(&bytes, Compression::Zstd, &base).len(), 4);
+    assert_eq!(receive(&bytes, FrameCompression::Zstd, &base).len(), 4);
 }
 
 #[test]
 fn a_small_change_of_a_renamed_file_travels_as_a_patch() {
     let (base, target) = rich_pair();
-    let (bytes, written) = build(&base, &target, true, Compression::Zstd);
+    let (bytes, written) = build(&base, &target, true, FrameCompression::Zstd);
     assert!(written.index.iter().any(|record| record.place.group.is_some()));
-    let listing = verify_diff(&bytes[..], Compression::Zstd, &Limits::default(), None, &Silent)
-        .expect("verifies");
+    let listing =
+        verify_diff(&bytes[..], FrameCompression::Zstd, &ArchiveLimits::default(), None, &Silent)
+            .expect("verifies");
     assert_eq!(listing.groups()[0].sources[0].path.to_string(), "/usr/lib/libx.so.1.2.3");
     assert!(listing.header().patch_bytes < 1000, "{}", listing.header().patch_bytes);
     assert!(

@@ -6,7 +6,7 @@ use std::io::{self, Read};
 use super::noise;
 use crate::delta::gzip::tests::gzipped;
 use crate::delta::tests::member;
-use crate::diff_archive::{Content, Sources};
+use crate::diff_archive::{ContentProvider, Sources};
 use crate::digest::Digest;
 use crate::entry::{Device, Entry, Leaf, LeafKind, Meta, Mtime, Node, Xattrs};
 use crate::manifest::Manifest;
@@ -19,7 +19,7 @@ pub(crate) struct Tree {
     pub contents: HashMap<Digest, Vec<u8>>,
 }
 
-impl Content for Tree {
+impl ContentProvider for Tree {
     fn open(&self, entry: &Entry) -> io::Result<Box<dyn Read + Send + '_>> {
         let (_, digest) = entry.file().ok_or(io::ErrorKind::InvalidInput)?;
         Ok(Box::new(self.contents.get(&digest).ok_or(io::ErrorKind::NotFound)?.as_slice()))

@@ -1,10 +1,10 @@
 use std::cell::Cell;
 
 use super::*;
-use crate::catalog::{ArchiveKind, Frame};
+use crate::catalog::{ArchiveKind, FirstFrame};
 use crate::delta::Effort;
 use crate::diff_archive::tests::{Builder, Tree, build, meta, noise};
-use crate::diff_archive::{Options, Written, write_full};
+use crate::diff_archive::{WriteOptions, WrittenArchiveInfo, write_full};
 use crate::entry::Entry;
 use crate::fetch::Side;
 use crate::generation::GenerationId;
@@ -22,11 +22,16 @@ struct Shelf {
 }
 
 impl Shelf {
-    fn add(&mut self, name: &str, bytes: Vec<u8>, written: Written) {
+    fn add(&mut self, name: &str, bytes: Vec<u8>, written: WrittenArchiveInfo) {
         let file = RepoPath::new(name).expect("a good name");
-        let Written { size, sha256, first_frame: Frame { length, sha256: first }, index } = written;
+        let WrittenArchiveInfo {
+            size,
+            sha256,
+            first_frame: FirstFrame { length, sha256: first },
+            index,
+        } = written;
         let kind = ArchiveKind::Full { target: GenerationId(sha256) };
-        let first_frame = Frame { length, sha256: first };
+        let first_frame = FirstFrame { length, sha256: first };
         self.archives.push(Archive {
             kind,
             file: FileRef { file: file.clone(), size, sha256 },
@@ -91,9 +96,9 @@ impl Sources for Nothing {
     }
 }
 
-fn full(tree: &Tree) -> (Vec<u8>, Written) {
+fn full(tree: &Tree) -> (Vec<u8>, WrittenArchiveInfo) {
     let mut bytes = Vec::new();
-    let options = Options::new(Compression::Zstd, Effort::Fast, None);
+    let options = WriteOptions::new(FrameCompression::Zstd, Effort::Fast, None);
     let written = write_full(&tree.manifest, tree, options, &mut bytes, &Silent).expect("writes");
     (bytes, written)
 }
@@ -124,9 +129,9 @@ fn shelf([a, b, c]: &[Tree; 3]) -> Shelf {
     let mut shelf = Shelf::default();
     let (bytes, written) = full(a);
     shelf.add("full/a.tar.zst", bytes, written);
-    let (bytes, written) = build(a, b, true, Compression::Zstd);
+    let (bytes, written) = build(a, b, true, FrameCompression::Zstd);
     shelf.add("diffs/a-b.tar.zst", bytes, written);
-    let (bytes, written) = build(b, c, true, Compression::Gzip);
+    let (bytes, written) = build(b, c, true, FrameCompression::Gzip);
     shelf.add("diffs/b-c.tar.gz", bytes, written);
     shelf
 }

@@ -16,13 +16,13 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 /// What they read is verified only when it has come to its end: whoever uses it before has to check it
 /// by itself, and must not rely on it for good until the end was read.
 #[derive(Debug, Default)]
-pub struct Arriving {
-    state: Mutex<State>,
+pub struct GrowingFile {
+    state: Mutex<GrowthState>,
     changed: Condvar,
 }
 
 #[derive(Debug, Default)]
-struct State {
+struct GrowthState {
     file: Option<Arc<File>>,
     /// So many bytes from its beginning are here.
     held: u64,
@@ -40,23 +40,23 @@ enum End {
 
 /// Reads a file that is arriving; its end is told only where all of it was verified.
 #[derive(Debug)]
-pub struct Coming<'a> {
-    arriving: &'a Arriving,
+pub struct GrowingReader<'a> {
+    arriving: &'a GrowingFile,
     turn: u32,
     next: u64,
 }
 
 /// Tells the readers that no more comes, however the fetching ended.
-pub(in crate::fetch) struct Fetching<'a>(&'a Arriving);
+pub(in crate::fetch) struct DownloadGuard<'a>(&'a GrowingFile);
 
-impl Arriving {
+impl GrowingFile {
     /// Reads it from `offset` on.
-    pub fn reader(&self, offset: u64) -> Coming<'_> {
-        Coming { arriving: self, turn: self.state().turn, next: offset }
+    pub fn reader(&self, offset: u64) -> GrowingReader<'_> {
+        GrowingReader { arriving: self, turn: self.state().turn, next: offset }
     }
 
     /// Nobody waits for it any more: the fetching ends at the next bytes that come.
-    pub fn unwanted(&self) {
+    pub fn cancelled(&self) {
         self.state().unwanted = true;
     }
 
@@ -65,13 +65,13 @@ impl Arriving {
         self.change(|state| state.end = state.end.or(Some(End::Failed)));
     }
 
-    pub(in crate::fetch) fn is_unwanted(&self) -> bool {
+    pub(in crate::fetch) fn is_cancelled(&self) -> bool {
         self.state().unwanted
     }
 
     /// It is fetched from now on.
-    pub(in crate::fetch) fn fetching(&self) -> Fetching<'_> {
-        Fetching(self)
+    pub(in crate::fetch) fn fetching(&self) -> DownloadGuard<'_> {
+        DownloadGuard(self)
     }
 
     /// The file in which it lies, of which `held` bytes are here.
@@ -94,26 +94,26 @@ impl Arriving {
         self.change(|state| (state.held, state.end) = (size, Some(End::Verified)));
     }
 
-    fn change(&self, change: impl FnOnce(&mut State)) {
+    fn change(&self, change: impl FnOnce(&mut GrowthState)) {
         change(&mut self.state());
         self.changed.notify_all();
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, GrowthState> {
         // Whatever a thread that panicked had changed was whole.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Drop for Fetching<'_> {
+impl Drop for DownloadGuard<'_> {
     fn drop(&mut self) {
         self.0.given_up();
     }
 }
 
-impl Read for Coming<'_> {
+impl Read for GrowingReader<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let waits = |state: &mut State| {
+        let waits = |state: &mut GrowthState| {
             state.turn == self.turn && state.held <= self.next && state.end.is_none()
         };
         let state = self.arriving.changed.wait_while(self.arriving.state(), waits);
@@ -156,7 +156,7 @@ mod tests {
 
     #[test]
     fn a_reader_waits_for_what_is_not_here_and_for_the_verdict() {
-        let arriving = Arriving::default();
+        let arriving = GrowingFile::default();
         thread::scope(|scope| {
             let reader = scope.spawn(|| {
                 let mut read = Vec::new();
@@ -182,7 +182,7 @@ mod tests {
     #[test]
     fn who_fails_to_fetch_it_leaves_no_reader_behind() {
         for begun in [false, true] {
-            let arriving = Arriving::default();
+            let arriving = GrowingFile::default();
             thread::scope(|scope| {
                 let reader = scope.spawn(|| {
                     arriving.reader(0).read_to_end(&mut Vec::new()).map_err(|e| e.to_string())
@@ -199,7 +199,7 @@ mod tests {
 
     #[test]
     fn what_comes_anew_is_not_mixed_with_what_came() {
-        let arriving = Arriving::default();
+        let arriving = GrowingFile::default();
         arriving.begins(file(b"0123456789"), 4);
         let mut before = arriving.reader(0);
         let mut buffer = [0; 8];

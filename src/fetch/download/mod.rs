@@ -13,13 +13,13 @@ use std::sync::{Arc, PoisonError};
 use crate::catalog::FileRef;
 use crate::digest::Digest;
 use crate::fetch::error::{FetchError, FetchErrorKind, Side};
-use crate::fetch::transport::Trouble;
+use crate::fetch::transport::TransportError;
 use crate::fetch::{Repository, cancel};
 use crate::report::Monitor;
 
-use growing_file::Arriving;
-use partial_file::Part;
-use retry::Patience;
+use growing_file::GrowingFile;
+use partial_file::PartialFile;
+use retry::RetryPolicy;
 
 /// A file of the repository whose size and SHA-256 are those that the catalog names.
 ///
@@ -41,7 +41,7 @@ pub(super) enum Filled {
 }
 
 /// Bytes of an open file, without a position that others could move.
-pub(super) struct Stretch {
+pub(super) struct FileRange {
     file: Arc<File>,
     next: u64,
     left: u64,
@@ -69,13 +69,13 @@ impl Verified {
     }
 }
 
-impl Stretch {
+impl FileRange {
     pub fn new(file: Arc<File>, offset: u64, length: u64) -> Self {
-        Stretch { file, next: offset, left: length }
+        FileRange { file, next: offset, left: length }
     }
 }
 
-impl Read for Stretch {
+impl Read for FileRange {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let want = usize::try_from(self.left).unwrap_or(usize::MAX).min(buffer.len());
         let n = self.file.read_at(&mut buffer[..want], self.next)?;
@@ -90,7 +90,7 @@ impl Repository {
     pub(super) fn download(
         &self,
         claim: &FileRef,
-        readers: Option<&Arriving>,
+        readers: Option<&GrowingFile>,
         monitor: Option<&dyn Monitor>,
     ) -> Result<Verified, FetchError> {
         // Two downloads of one file would write into one part file.
@@ -105,14 +105,14 @@ impl Repository {
             }
             return Ok(verified);
         }
-        let mut part = Part::of_file(&self.spool, claim, claim.size, monitor)?;
+        let mut part = PartialFile::of_file(&self.spool, claim, claim.size, monitor)?;
         self.spool.check_room(part.left())?;
         part.announce();
         readers.map_or(Ok(()), |readers| part.show(readers))?;
         // What an earlier run left is hashed before the rest comes, and then not read again.
         let mut right = part.digest()? == claim.sha256 && part.left() == 0;
         if !right {
-            self.fill(claim, &mut part, monitor)?;
+            self.download_into(claim, &mut part, monitor)?;
             right = part.digest()? == claim.sha256;
         }
         if !right {
@@ -122,7 +122,7 @@ impl Repository {
             ));
             part.fresh = true;
             part.restart(None)?;
-            self.fill(claim, &mut part, monitor)?;
+            self.download_into(claim, &mut part, monitor)?;
             right = part.digest()? == claim.sha256;
         }
         if !right {
@@ -146,21 +146,21 @@ impl Repository {
     }
 
     /// Fills `part`, with retries.
-    pub(super) fn fill(
+    pub(super) fn download_into(
         &self,
         claim: &FileRef,
-        part: &mut Part<'_>,
+        part: &mut PartialFile<'_>,
         monitor: Option<&dyn Monitor>,
     ) -> Result<Filled, FetchError> {
         let address = self.transport.address(claim.file.as_str());
-        let mut patience = Patience::new(&self.options);
+        let mut patience = RetryPolicy::new(&self.options);
         while part.left() > 0 {
             let before = part.held();
             let (error, asked) = match self.transport.fill(claim.file.as_str(), part) {
                 Ok(()) => continue,
-                Err(Trouble::WholeFilesOnly) => return Ok(Filled::WholeFilesOnly),
-                Err(Trouble::Lasting(error)) => return Err(error.about(&address)),
-                Err(Trouble::Passing { error, pause }) => (error.about(&address), pause),
+                Err(TransportError::WholeFilesOnly) => return Ok(Filled::WholeFilesOnly),
+                Err(TransportError::Permanent(error)) => return Err(error.about(&address)),
+                Err(TransportError::Transient { error, pause }) => (error.about(&address), pause),
             };
             let Some(pause) = patience.pause(part.held().saturating_sub(before), asked) else {
                 return Err(error.after(patience.failures()));
@@ -194,14 +194,14 @@ impl Repository {
             }
             self.spool.remove(&claim.sha256.to_string())?;
         }
-        let mut part = Part::of_file(&self.spool, claim, length, None)?;
+        let mut part = PartialFile::of_file(&self.spool, claim, length, None)?;
         self.spool.check_room(part.left())?;
         for fresh in [false, true] {
             if fresh {
                 part.fresh = true;
                 part.restart(None)?;
             }
-            self.fill(claim, &mut part, None)?;
+            self.download_into(claim, &mut part, None)?;
             let bytes = part.first(wanted)?;
             if Digest::of(&bytes) == sha256 {
                 return Ok(bytes);

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use crate::catalog::FileRef;
 use crate::digest::{Digest, Hasher};
-use crate::fetch::download::growing_file::Arriving;
+use crate::fetch::download::growing_file::GrowingFile;
 use crate::fetch::download::spool::Spool;
 use crate::fetch::error::{FetchError, FetchErrorKind, Side};
 use crate::report::{Event, Job, Monitor};
@@ -21,7 +21,7 @@ use crate::root::fault::change;
 /// Bytes `from..to` of a file of `total` bytes; the first `held` of them are here.
 ///
 /// It never grows beyond `to`, whatever a server sends.
-pub(in crate::fetch) struct Part<'a> {
+pub(in crate::fetch) struct PartialFile<'a> {
     file: File,
     spool: &'a Spool,
     named: Option<Digest>,
@@ -32,14 +32,14 @@ pub(in crate::fetch) struct Part<'a> {
     etag: Option<String>,
     hasher: Hasher,
     hashed: u64,
-    progress: Progress<'a>,
+    progress: DownloadProgress<'a>,
     /// Who reads it meanwhile.
-    readers: Option<&'a Arriving>,
+    readers: Option<&'a GrowingFile>,
     /// Caches between here and the server are to be passed by: what they gave was wrong.
     pub fresh: bool,
 }
 
-impl<'a> Part<'a> {
+impl<'a> PartialFile<'a> {
     /// The first `to` bytes of `file`, in its part file of the spool, with what an earlier run left there.
     pub fn of_file(
         spool: &'a Spool,
@@ -50,12 +50,12 @@ impl<'a> Part<'a> {
         let part = spool.part(file.sha256)?;
         let held = part.metadata().map_err(|e| FetchError::spool("stat a part file", e))?.len();
         let etag = spool.etag(file.sha256);
-        let mut part = Part {
+        let mut part = PartialFile {
             held,
             etag,
             named: Some(file.sha256),
-            progress: Progress { monitor, unsaid: 0, said: Instant::now() },
-            ..Part::empty(part, spool, 0, to, file.size)
+            progress: DownloadProgress { monitor, unsaid: 0, said: Instant::now() },
+            ..PartialFile::empty(part, spool, 0, to, file.size)
         };
         if held > file.size {
             part.restart(None)?;
@@ -70,14 +70,14 @@ impl<'a> Part<'a> {
         from: u64,
         to: u64,
     ) -> Result<Self, FetchError> {
-        Ok(Part::empty(spool.unnamed()?, spool, from, to, file.size))
+        Ok(PartialFile::empty(spool.unnamed()?, spool, from, to, file.size))
     }
 
     fn empty(file: File, spool: &'a Spool, from: u64, to: u64, total: u64) -> Self {
-        let progress = Progress { monitor: None, unsaid: 0, said: Instant::now() };
+        let progress = DownloadProgress { monitor: None, unsaid: 0, said: Instant::now() };
         let (hasher, hashed, held) = (Hasher::new(), 0, 0);
         let (named, etag, readers, fresh) = (None, None, None, false);
-        Part {
+        PartialFile {
             file,
             spool,
             named,
@@ -95,7 +95,7 @@ impl<'a> Part<'a> {
     }
 
     /// Lets others read it while it is being made: as far as this program writes it itself.
-    pub fn show(&mut self, readers: &'a Arriving) -> Result<(), FetchError> {
+    pub fn show(&mut self, readers: &'a GrowingFile) -> Result<(), FetchError> {
         let file =
             self.file.try_clone().map_err(|e| FetchError::spool("open a part file again", e))?;
         readers.begins(file, self.held);
@@ -172,7 +172,7 @@ impl<'a> Part<'a> {
             self.spool.set_etag(digest, None)?;
         }
         let began = self.held > 0;
-        self.readers.filter(|_| began).into_iter().for_each(Arriving::begins_anew);
+        self.readers.filter(|_| began).into_iter().for_each(GrowingFile::begins_anew);
         change(|| self.file.set_len(0)).map_err(|e| FetchError::spool("empty a part file", e))?;
         (self.held, self.hashed, self.hasher) = (0, 0, Hasher::new());
         if began {
@@ -192,7 +192,7 @@ impl<'a> Part<'a> {
                 format!("the file is longer than the {} bytes that the catalog names", self.total);
             return Err(FetchError::new(FetchErrorKind::Corrupt, Side::Server, "", why));
         }
-        if self.readers.is_some_and(Arriving::is_unwanted) {
+        if self.readers.is_some_and(GrowingFile::is_cancelled) {
             return Err(FetchError::new(
                 FetchErrorKind::Other,
                 Side::Node,
@@ -213,7 +213,7 @@ impl<'a> Part<'a> {
     }
 
     /// Takes note of what a program wrote into the part file; `false` where that is more than there may be.
-    pub fn look_again(&mut self) -> Result<bool, FetchError> {
+    pub fn rehash(&mut self) -> Result<bool, FetchError> {
         let now = self.file.metadata().map_err(|e| FetchError::spool("stat a part file", e))?.len();
         if now > self.total {
             return Ok(false);
@@ -258,13 +258,13 @@ impl<'a> Part<'a> {
 }
 
 /// Says how a download gets on, but not with every packet.
-struct Progress<'a> {
+struct DownloadProgress<'a> {
     monitor: Option<&'a dyn Monitor>,
     unsaid: u64,
     said: Instant,
 }
 
-impl Progress<'_> {
+impl DownloadProgress<'_> {
     fn begin(&mut self, total: u64, held: u64) {
         self.unsaid = 0;
         self.say(Event::Started { job: Job::Download, total });

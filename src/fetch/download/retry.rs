@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::fetch::Options;
+use crate::fetch::FetchOptions;
 use crate::fetch::download::spool::random;
 
 /// No pause is longer, unless the server asks for it.
@@ -13,14 +13,14 @@ const LONGEST_REQUEST: Duration = Duration::from_secs(60);
 const REAL_GAIN: u64 = 1 << 20;
 
 /// Counts the attempts of one file.
-pub(in crate::fetch) struct Patience<'a> {
-    options: &'a Options,
+pub(in crate::fetch) struct RetryPolicy<'a> {
+    options: &'a FetchOptions,
     failures: u32,
 }
 
-impl<'a> Patience<'a> {
-    pub fn new(options: &'a Options) -> Self {
-        Patience { options, failures: 0 }
+impl<'a> RetryPolicy<'a> {
+    pub fn new(options: &'a FetchOptions) -> Self {
+        RetryPolicy { options, failures: 0 }
     }
 
     /// How many attempts in a row failed.
@@ -47,17 +47,17 @@ impl<'a> Patience<'a> {
 }
 
 /// Watches that bytes arrive fast enough; silence is watched elsewhere.
-pub(in crate::fetch) struct Pace {
+pub(in crate::fetch) struct MinimumRate {
     window: Duration,
     minimum: u64,
     began: Instant,
     bytes: u64,
 }
 
-impl Pace {
-    pub fn new(options: &Options) -> Self {
+impl MinimumRate {
+    pub fn new(options: &FetchOptions) -> Self {
         let minimum = options.minimum_speed as f64 * options.speed_window.as_secs_f64();
-        Pace {
+        MinimumRate {
             window: options.speed_window,
             minimum: minimum as u64,
             began: Instant::now(),
@@ -83,9 +83,12 @@ mod tests {
 
     #[test]
     fn pauses_double_and_end() {
-        let options =
-            Options { attempts: 4, base_delay: Duration::from_millis(100), ..Options::default() };
-        let mut patience = Patience::new(&options);
+        let options = FetchOptions {
+            attempts: 4,
+            base_delay: Duration::from_millis(100),
+            ..FetchOptions::default()
+        };
+        let mut patience = RetryPolicy::new(&options);
         for (least, most) in [(50, 100), (100, 200), (200, 400)] {
             let pause = patience.pause(0, None).expect("not yet").as_millis();
             assert!((least..=most).contains(&pause), "{pause}");
@@ -95,8 +98,9 @@ mod tests {
 
     #[test]
     fn a_real_gain_is_a_new_beginning_and_a_small_one_is_not() {
-        let options = Options { attempts: 2, base_delay: Duration::ZERO, ..Options::default() };
-        let mut patience = Patience::new(&options);
+        let options =
+            FetchOptions { attempts: 2, base_delay: Duration::ZERO, ..FetchOptions::default() };
+        let mut patience = RetryPolicy::new(&options);
         for _ in 0..10 {
             assert!(patience.pause(REAL_GAIN, None).is_some());
         }
@@ -105,8 +109,8 @@ mod tests {
 
     #[test]
     fn a_server_is_obeyed_within_reason() {
-        let options = Options { base_delay: Duration::ZERO, ..Options::default() };
-        let mut patience = Patience::new(&options);
+        let options = FetchOptions { base_delay: Duration::ZERO, ..FetchOptions::default() };
+        let mut patience = RetryPolicy::new(&options);
         assert_eq!(patience.pause(0, Some(Duration::from_secs(7))), Some(Duration::from_secs(7)));
         assert_eq!(patience.pause(0, Some(Duration::from_secs(86_400))), Some(LONGEST_REQUEST));
     }

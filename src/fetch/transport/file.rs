@@ -15,21 +15,21 @@ use std::path::PathBuf;
 use rustix::fs::OFlags;
 
 use crate::fetch::CatalogAnswer;
-use crate::fetch::cancel::{Stop, Stopped};
-use crate::fetch::download::partial_file::Part;
+use crate::fetch::cancel::{CancelCheck, Cancelled};
+use crate::fetch::download::partial_file::PartialFile;
 use crate::fetch::download::spool::Spool;
 use crate::fetch::error::{FetchError, FetchErrorKind, Side};
-use crate::fetch::transport::{Transport, Trouble};
+use crate::fetch::transport::{Transport, TransportError};
 
-pub(in crate::fetch) struct Local {
+pub(in crate::fetch) struct FileTransport {
     directory: PathBuf,
-    stop: Stop,
+    stop: CancelCheck,
 }
 
-impl Local {
+impl FileTransport {
     /// `directory` is the image's.
-    pub fn new(directory: PathBuf, stop: Stop) -> Self {
-        Local { directory, stop }
+    pub fn new(directory: PathBuf, stop: CancelCheck) -> Self {
+        FileTransport { directory, stop }
     }
 
     /// Opens `file`, with its size and its etag: a rename over it changes the inode.
@@ -75,15 +75,15 @@ impl Local {
     }
 }
 
-impl Transport for Local {
+impl Transport for FileTransport {
     fn address(&self, file: &str) -> String {
         format!("file://{}", self.directory.join(file).display())
     }
 
-    fn fill(&self, file: &str, part: &mut Part<'_>) -> Result<(), Trouble> {
+    fn fill(&self, file: &str, part: &mut PartialFile<'_>) -> Result<(), TransportError> {
         let (opened, size, etag) = self.open(file)?;
         if size != part.total() {
-            return Err(Trouble::Lasting(self.wrong_size(file, size, part.total())));
+            return Err(TransportError::Permanent(self.wrong_size(file, size, part.total())));
         }
         if part.etag() != Some(&etag) {
             part.restart(Some(etag))?;
@@ -91,15 +91,17 @@ impl Transport for Local {
         let mut buffer = vec![0; 1 << 20];
         while part.left() > 0 {
             if (self.stop)() {
-                return Err(Stopped.into());
+                return Err(Cancelled.into());
             }
             let want = usize::try_from(part.left()).unwrap_or(usize::MAX).min(buffer.len());
             match opened.read_at(&mut buffer[..want], part.next()) {
-                Ok(0) => return Err(Trouble::passing(self.wrong_size(file, part.next(), size))),
+                Ok(0) => {
+                    return Err(TransportError::transient(self.wrong_size(file, part.next(), size)));
+                }
                 Ok(n) => part.append(&buffer[..n])?,
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
                 Err(e) => {
-                    return Err(Trouble::Lasting(FetchError::local(
+                    return Err(TransportError::Permanent(FetchError::local(
                         self.address(file),
                         "read it",
                         e,
@@ -116,18 +118,18 @@ impl Transport for Local {
         known: Option<&str>,
         cap: u64,
         _: &Spool,
-    ) -> Result<CatalogAnswer, Trouble> {
+    ) -> Result<CatalogAnswer, TransportError> {
         let (opened, size, etag) = self.open(file)?;
         if known == Some(&etag) {
             return Ok(CatalogAnswer::NotModified);
         }
         if size > cap {
-            return Err(Trouble::Lasting(too_large(self.address(file), cap)));
+            return Err(TransportError::Permanent(too_large(self.address(file), cap)));
         }
         let mut bytes = vec![0; usize::try_from(size).unwrap_or(0)];
-        opened
-            .read_exact_at(&mut bytes, 0)
-            .map_err(|e| Trouble::passing(FetchError::local(self.address(file), "read it", e)))?;
+        opened.read_exact_at(&mut bytes, 0).map_err(|e| {
+            TransportError::transient(FetchError::local(self.address(file), "read it", e))
+        })?;
         Ok(CatalogAnswer::Fetched { bytes, etag: Some(etag) })
     }
 }

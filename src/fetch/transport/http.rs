@@ -15,26 +15,26 @@ use reqwest::header::{
 };
 use reqwest::{StatusCode, Url, redirect};
 
-use crate::fetch::cancel::{self, Pieces};
-use crate::fetch::download::partial_file::Part;
-use crate::fetch::download::retry::Pace;
+use crate::fetch::cancel::{self, ChannelReader};
+use crate::fetch::download::partial_file::PartialFile;
+use crate::fetch::download::retry::MinimumRate;
 use crate::fetch::download::spool::{Spool, is_header, is_strong};
 use crate::fetch::error::{FetchError, FetchErrorKind as Kind, Side};
 use crate::fetch::transport::certificates::certificates;
 use crate::fetch::transport::file::too_large;
 use crate::fetch::transport::url::shown;
-use crate::fetch::transport::{Transport, Trouble};
-use crate::fetch::{CatalogAnswer, Options};
+use crate::fetch::transport::{Transport, TransportError};
+use crate::fetch::{CatalogAnswer, FetchOptions};
 
 const USER_AGENT: &str = concat!("si_updateclient/", env!("CARGO_PKG_VERSION"));
 /// A request is sent on no more often.
 const MAX_REDIRECTS: usize = 5;
-pub(in crate::fetch) struct Http {
+pub(in crate::fetch) struct HttpTransport {
     client: Client,
     /// The image's directory, ending with a slash.
     base: String,
     shown: String,
-    options: Options,
+    options: FetchOptions,
 }
 
 /// What a `Content-Range` of an answer says.
@@ -45,10 +45,14 @@ struct ContentRange {
     total: Option<u64>,
 }
 
-impl Http {
+impl HttpTransport {
     /// `base` is the image's directory, ending with a slash; `through` a port of this machine that leads to its
     /// server, where that is not reached itself.
-    pub fn new(base: &Url, through: Option<u16>, options: Options) -> Result<Self, FetchError> {
+    pub fn new(
+        base: &Url,
+        through: Option<u16>,
+        options: FetchOptions,
+    ) -> Result<Self, FetchError> {
         let this_node = |why: String| FetchError::new(Kind::Other, Side::Node, shown(base), why);
         // Another part of the program may have installed it; then it is the same one.
         let _ = rustls::crypto::ring::default_provider().install_default();
@@ -90,15 +94,15 @@ impl Http {
             .tls_certs_only(certificates)
             .build()
             .map_err(|e| this_node(format!("cannot make an HTTP client: {}", reason(&e))))?;
-        Ok(Http { client, base: reached.to_string(), shown: shown(base), options })
+        Ok(HttpTransport { client, base: reached.to_string(), shown: shown(base), options })
     }
 
     fn get(&self, file: &str) -> RequestBuilder {
         self.client.get(format!("{}{file}", self.base))
     }
 
-    fn send(&self, file: &str, request: RequestBuilder) -> Result<Response, Trouble> {
-        let sent = cancel::unless_stopped(self.options.stopped, move || request.send())?;
+    fn send(&self, file: &str, request: RequestBuilder) -> Result<Response, TransportError> {
+        let sent = cancel::cancellable(self.options.stopped, move || request.send())?;
         sent.map_err(|e| self.not_sent(file, &e))
     }
 
@@ -107,7 +111,7 @@ impl Http {
     }
 
     /// Why there is no answer.
-    fn not_sent(&self, file: &str, error: &reqwest::Error) -> Trouble {
+    fn not_sent(&self, file: &str, error: &reqwest::Error) -> TransportError {
         let why = reason(error);
         if error.is_redirect() {
             return self.error(file, Kind::Other, Side::Server, why).into();
@@ -140,11 +144,11 @@ impl Http {
         } else {
             (Kind::Unreachable, Side::Network, why)
         };
-        Trouble::passing(self.error(file, kind, side, why))
+        TransportError::transient(self.error(file, kind, side, why))
     }
 
     /// What an answer means that does not bring what was asked for.
-    fn refused(&self, file: &str, response: &Response) -> Trouble {
+    fn refused(&self, file: &str, response: &Response) -> TransportError {
         let status = response.status();
         let error =
             |kind| self.error(file, kind, Side::Server, format_args!("it answers {status}"));
@@ -154,22 +158,27 @@ impl Http {
                 let pause = text(response, &RETRY_AFTER)
                     .and_then(|t| t.parse().ok())
                     .map(Duration::from_secs);
-                Trouble::Passing { error: error(Kind::Other), pause }
+                TransportError::Transient { error: error(Kind::Other), pause }
             }
             _ => error(Kind::Other).into(),
         }
     }
 
-    fn corrupt(&self, file: &str, why: impl std::fmt::Display) -> Trouble {
-        Trouble::passing(self.error(file, Kind::Corrupt, Side::Server, why))
+    fn corrupt(&self, file: &str, why: impl std::fmt::Display) -> TransportError {
+        TransportError::transient(self.error(file, Kind::Corrupt, Side::Server, why))
     }
 
     /// Takes the body in, as far as the part needs it.
-    fn pump(&self, file: &str, response: Response, part: &mut Part<'_>) -> Result<(), Trouble> {
+    fn pump(
+        &self,
+        file: &str,
+        response: Response,
+        part: &mut PartialFile<'_>,
+    ) -> Result<(), TransportError> {
         let ends_with_part = part.end() == part.total();
         let told = response.content_length();
-        let mut pace = Pace::new(&self.options);
-        let mut pieces = Pieces::of(response, self.options.stopped);
+        let mut pace = MinimumRate::new(&self.options);
+        let mut pieces = ChannelReader::of(response, self.options.stopped);
         while part.left() > 0 {
             let Some(piece) =
                 pieces.next()?.map_err(|e| self.cut(file, part, &self.interruption(&e)))?
@@ -203,12 +212,12 @@ impl Http {
         }
     }
 
-    fn cut(&self, file: &str, part: &Part<'_>, why: &str) -> Trouble {
+    fn cut(&self, file: &str, part: &PartialFile<'_>, why: &str) -> TransportError {
         let why = format!("{why} at byte {} of {}", part.next(), part.end());
-        Trouble::passing(self.error(file, Kind::Unreachable, Side::Network, why))
+        TransportError::transient(self.error(file, Kind::Unreachable, Side::Network, why))
     }
 
-    fn too_long(&self, file: &str, part: &mut Part<'_>) -> Trouble {
+    fn too_long(&self, file: &str, part: &mut PartialFile<'_>) -> TransportError {
         match part.restart(None) {
             Ok(()) => self.corrupt(
                 file,
@@ -223,8 +232,8 @@ impl Http {
         &self,
         file: &str,
         response: &Response,
-        part: &mut Part<'_>,
-    ) -> Result<(), Trouble> {
+        part: &mut PartialFile<'_>,
+    ) -> Result<(), TransportError> {
         let range = text(response, &CONTENT_RANGE).and_then(ContentRange::parse);
         let Some(range) = range else {
             return Err(self.corrupt(file, "it sends a part without saying which (Content-Range)"));
@@ -247,17 +256,17 @@ impl Http {
         Ok(())
     }
 
-    fn wrong_size(&self, file: &str, size: u64, wanted: u64) -> Trouble {
+    fn wrong_size(&self, file: &str, size: u64, wanted: u64) -> TransportError {
         self.corrupt(file, format_args!("the file has {size} bytes, the catalog names {wanted}"))
     }
 }
 
-impl Transport for Http {
+impl Transport for HttpTransport {
     fn address(&self, file: &str) -> String {
         format!("{}{file}", self.shown)
     }
 
-    fn fill(&self, file: &str, part: &mut Part<'_>) -> Result<(), Trouble> {
+    fn fill(&self, file: &str, part: &mut PartialFile<'_>) -> Result<(), TransportError> {
         if part.held() > 0 && part.etag().is_none() {
             part.restart(None)?;
         }
@@ -285,7 +294,7 @@ impl Transport for Http {
                 part.restart(None)?;
                 return Err(self.corrupt(file, "the file changed while it was fetched"));
             }
-            StatusCode::OK => return Err(Trouble::WholeFilesOnly),
+            StatusCode::OK => return Err(TransportError::WholeFilesOnly),
             StatusCode::PARTIAL_CONTENT => {
                 self.check_partial(file, &response, part)?;
                 if part.held() == 0 {
@@ -309,7 +318,7 @@ impl Transport for Http {
         known: Option<&str>,
         cap: u64,
         _: &Spool,
-    ) -> Result<CatalogAnswer, Trouble> {
+    ) -> Result<CatalogAnswer, TransportError> {
         let known = known.filter(|etag| is_header(etag));
         let mut request = self.get(file);
         if let Some(etag) = known {
@@ -322,14 +331,15 @@ impl Transport for Http {
             _ => return Err(self.refused(file, &response)),
         }
         let etag = text(&response, &ETAG).filter(|etag| is_header(etag)).map(str::to_owned);
-        let too_large = || Trouble::Lasting(too_large(self.address(file), cap));
+        let too_large = || TransportError::Permanent(too_large(self.address(file), cap));
         if response.content_length().is_some_and(|size| size > cap) {
             return Err(too_large());
         }
-        let broken =
-            |why: &str| Trouble::passing(self.error(file, Kind::Unreachable, Side::Network, why));
-        let (mut pace, mut bytes) = (Pace::new(&self.options), Vec::new());
-        let mut pieces = Pieces::of(response, self.options.stopped);
+        let broken = |why: &str| {
+            TransportError::transient(self.error(file, Kind::Unreachable, Side::Network, why))
+        };
+        let (mut pace, mut bytes) = (MinimumRate::new(&self.options), Vec::new());
+        let mut pieces = ChannelReader::of(response, self.options.stopped);
         while let Some(piece) = pieces.next()?.map_err(|e| broken(&self.interruption(&e)))? {
             if (bytes.len() + piece.len()) as u64 > cap {
                 return Err(too_large());
@@ -431,11 +441,13 @@ mod tests {
     fn without_any_certificate_plain_http_still_works() {
         let base = Url::parse("http://127.0.0.1:9/node/").expect("a URL");
         let empty = tempfile::NamedTempFile::new().expect("scratch");
-        let options = Options { ca_file: Some(empty.path().to_owned()), ..Options::default() };
-        assert!(Http::new(&base, None, options.clone()).is_ok());
+        let options =
+            FetchOptions { ca_file: Some(empty.path().to_owned()), ..FetchOptions::default() };
+        assert!(HttpTransport::new(&base, None, options.clone()).is_ok());
         let base = Url::parse("https://127.0.0.1:9/node/").expect("a URL");
-        let error =
-            Http::new(&base, None, options).err().expect("nothing to check the server with");
+        let error = HttpTransport::new(&base, None, options)
+            .err()
+            .expect("nothing to check the server with");
         assert_eq!((error.kind, error.side), (Kind::Other, Side::Node), "{error}");
     }
 }

@@ -9,8 +9,8 @@ pub(super) mod url;
 use std::time::Duration;
 
 use crate::fetch::CatalogAnswer;
-use crate::fetch::cancel::Stopped;
-use crate::fetch::download::partial_file::Part;
+use crate::fetch::cancel::Cancelled;
+use crate::fetch::download::partial_file::PartialFile;
 use crate::fetch::download::spool::Spool;
 use crate::fetch::error::FetchError;
 
@@ -22,7 +22,7 @@ pub(super) trait Transport: Send + Sync {
     /// Adds to `part` what it lacks of `file`; keeps what came when it fails.
     ///
     /// The part may hold more than it needs afterwards.
-    fn fill(&self, file: &str, part: &mut Part<'_>) -> Result<(), Trouble>;
+    fn fill(&self, file: &str, part: &mut PartialFile<'_>) -> Result<(), TransportError>;
 
     /// Fetches a file whose size nobody has named, of at most `cap` bytes, unless its etag is `known`.
     fn unsized_file(
@@ -31,16 +31,16 @@ pub(super) trait Transport: Send + Sync {
         known: Option<&str>,
         cap: u64,
         spool: &Spool,
-    ) -> Result<CatalogAnswer, Trouble>;
+    ) -> Result<CatalogAnswer, TransportError>;
 }
 
 /// Why one attempt failed.
 #[derive(Debug)]
-pub(super) enum Trouble {
+pub(super) enum TransportError {
     /// It would fail again.
-    Lasting(FetchError),
+    Permanent(FetchError),
     /// It may pass.
-    Passing {
+    Transient {
         /// What it was.
         error: FetchError,
         /// The server wants to be left alone for so long.
@@ -50,22 +50,22 @@ pub(super) enum Trouble {
     WholeFilesOnly,
 }
 
-impl Trouble {
-    /// Trouble that may pass.
-    pub fn passing(error: FetchError) -> Self {
-        Trouble::Passing { error, pause: None }
+impl TransportError {
+    /// TransportError that may pass.
+    pub fn transient(error: FetchError) -> Self {
+        TransportError::Transient { error, pause: None }
     }
 }
 
-impl From<Stopped> for Trouble {
-    fn from(stopped: Stopped) -> Self {
-        Trouble::Lasting(stopped.into())
+impl From<Cancelled> for TransportError {
+    fn from(stopped: Cancelled) -> Self {
+        TransportError::Permanent(stopped.into())
     }
 }
 
-impl From<FetchError> for Trouble {
+impl From<FetchError> for TransportError {
     /// What is wrong with this node's own files stays wrong.
     fn from(error: FetchError) -> Self {
-        Trouble::Lasting(error)
+        TransportError::Permanent(error)
     }
 }

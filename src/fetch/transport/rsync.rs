@@ -8,30 +8,30 @@ use std::ops::ControlFlow;
 
 use rustix::fs::OFlags;
 
-use crate::fetch::cancel::Stopped;
-use crate::fetch::download::partial_file::Part;
-use crate::fetch::download::retry::Pace;
+use crate::fetch::cancel::Cancelled;
+use crate::fetch::download::partial_file::PartialFile;
+use crate::fetch::download::retry::MinimumRate;
 use crate::fetch::download::spool::{Spool, part_name};
 use crate::fetch::error::{FetchError, FetchErrorKind, Side};
 use crate::fetch::transport::file::too_large;
-use crate::fetch::transport::{Transport, Trouble};
-use crate::fetch::{CatalogAnswer, Options};
-use crate::rsync::{self, Call, Failure, Heard, Outcome, RsyncError};
+use crate::fetch::transport::{Transport, TransportError};
+use crate::fetch::{CatalogAnswer, FetchOptions};
+use crate::rsync::{self, RsyncCall, RsyncError, RsyncFailure, RsyncOutcome, RsyncOutput};
 
 /// Where files lie for a moment whose digest is not known.
 const UNSIZED: &str = "unsized.part";
 
-pub(in crate::fetch) struct Rsync {
+pub(in crate::fetch) struct RsyncTransport {
     /// The image's directory, ending with a slash.
     base: String,
     /// The same as it is known.
     shown: String,
-    options: Options,
+    options: FetchOptions,
 }
 
-impl Rsync {
-    pub fn new(base: String, shown: String, options: Options) -> Self {
-        Rsync { base, shown, options }
+impl RsyncTransport {
+    pub fn new(base: String, shown: String, options: FetchOptions) -> Self {
+        RsyncTransport { base, shown, options }
     }
 
     /// Runs rsync for `file`; it writes into `name` in the spool.
@@ -42,7 +42,7 @@ impl Rsync {
         cap: u64,
         spool: &Spool,
         tick: &mut dyn FnMut() -> ControlFlow<()>,
-    ) -> Result<(), Trouble> {
+    ) -> Result<(), TransportError> {
         let arguments: Vec<OsString> = [
             // Written in place, and only ever added to: a part of any run can be resumed.
             "--append",
@@ -59,22 +59,22 @@ impl Rsync {
         .iter()
         .map(OsString::from)
         .collect();
-        let call = Call {
+        let call = RsyncCall {
             arguments: &arguments,
             inside: Some(spool.directory()),
             deadline: self.options.deadline,
             largest_file: Some(cap + 1),
         };
         let outcome = rsync::run(&call, &mut |heard| match heard {
-            Heard::Line(_) => ControlFlow::Continue(()),
-            Heard::Tick if (self.options.stopped)() => ControlFlow::Break(()),
-            Heard::Tick => tick(),
+            RsyncOutput::Line(_) => ControlFlow::Continue(()),
+            RsyncOutput::Tick if (self.options.stopped)() => ControlFlow::Break(()),
+            RsyncOutput::Tick => tick(),
         });
         match outcome {
             Ok(outcome) => outcome
                 .failure()
                 .map_or(Ok(()), |failure| Err(self.trouble(file, failure, &outcome))),
-            Err(RsyncError::Stopped) if (self.options.stopped)() => Err(Stopped.into()),
+            Err(RsyncError::Stopped) if (self.options.stopped)() => Err(Cancelled.into()),
             Err(RsyncError::Stopped) => Ok(()),
             Err(e @ RsyncError::TimedOut) => Err(FetchError::new(
                 FetchErrorKind::Unreachable,
@@ -90,42 +90,48 @@ impl Rsync {
         }
     }
 
-    fn trouble(&self, file: &str, failure: Failure, outcome: &Outcome) -> Trouble {
+    fn trouble(&self, file: &str, failure: RsyncFailure, outcome: &RsyncOutcome) -> TransportError {
         use FetchErrorKind as Kind;
         let error = |kind, side| FetchError::new(kind, side, self.address(file), outcome.reason());
         match failure {
-            Failure::NotFound => Trouble::Lasting(error(Kind::NotFound, Side::Server)),
-            Failure::Refused => Trouble::passing(error(Kind::Other, Side::Server)),
-            Failure::Unreachable => {
+            RsyncFailure::NotFound => {
+                TransportError::Permanent(error(Kind::NotFound, Side::Server))
+            }
+            RsyncFailure::Refused => TransportError::transient(error(Kind::Other, Side::Server)),
+            RsyncFailure::Unreachable => {
                 // Refused, and not lost on the way: the machine is there, the daemon is not.
                 let refused = outcome.complaint.contains("Connection refused");
-                Trouble::passing(error(
+                TransportError::transient(error(
                     Kind::Unreachable,
                     if refused { Side::Server } else { Side::Network },
                 ))
             }
-            Failure::Lost => Trouble::passing(error(Kind::Unreachable, Side::Network)),
-            Failure::NoRoom => Trouble::Lasting(error(Kind::NoRoom, Side::Node)),
-            Failure::Local => Trouble::Lasting(error(Kind::Other, Side::Node)),
-            Failure::Partial | Failure::Other => Trouble::passing(error(Kind::Other, Side::Server)),
+            RsyncFailure::Lost => {
+                TransportError::transient(error(Kind::Unreachable, Side::Network))
+            }
+            RsyncFailure::NoRoom => TransportError::Permanent(error(Kind::NoRoom, Side::Node)),
+            RsyncFailure::Local => TransportError::Permanent(error(Kind::Other, Side::Node)),
+            RsyncFailure::Partial | RsyncFailure::Other => {
+                TransportError::transient(error(Kind::Other, Side::Server))
+            }
         }
     }
 }
 
-impl Transport for Rsync {
+impl Transport for RsyncTransport {
     fn address(&self, file: &str) -> String {
         format!("{}{file}", self.shown)
     }
 
-    fn fill(&self, file: &str, part: &mut Part<'_>) -> Result<(), Trouble> {
+    fn fill(&self, file: &str, part: &mut PartialFile<'_>) -> Result<(), TransportError> {
         let (Some(digest), true) = (part.named(), part.is_prefix()) else {
-            return Err(Trouble::WholeFilesOnly);
+            return Err(TransportError::WholeFilesOnly);
         };
         let (mut pace, mut seen, mut too_slow, mut verdict) =
-            (Pace::new(&self.options), part.held(), false, Ok(true));
+            (MinimumRate::new(&self.options), part.held(), false, Ok(true));
         let spool = part.spool();
         let run = self.run(file, &part_name(digest), part.total(), spool, &mut || {
-            verdict = part.look_again();
+            verdict = part.rehash();
             too_slow = !pace.holds(part.held().saturating_sub(seen));
             seen = part.held();
             if too_slow || !matches!(verdict, Ok(true)) {
@@ -134,15 +140,15 @@ impl Transport for Rsync {
                 ControlFlow::Continue(())
             }
         });
-        if !verdict? || !part.look_again()? {
+        if !verdict? || !part.rehash()? {
             part.restart(None)?;
-            return Err(Trouble::passing(self.wrong_size(file, part.total())));
+            return Err(TransportError::transient(self.wrong_size(file, part.total())));
         }
         run?;
         match part.held() == part.total() {
             true => Ok(()),
             false if too_slow => Err(self.too_slow(file)),
-            false => Err(Trouble::passing(self.wrong_size(file, part.total()))),
+            false => Err(TransportError::transient(self.wrong_size(file, part.total()))),
         }
     }
 
@@ -152,9 +158,9 @@ impl Transport for Rsync {
         _: Option<&str>,
         cap: u64,
         spool: &Spool,
-    ) -> Result<CatalogAnswer, Trouble> {
+    ) -> Result<CatalogAnswer, TransportError> {
         spool.remove(UNSIZED)?;
-        let (mut pace, mut seen) = (Pace::new(&self.options), 0);
+        let (mut pace, mut seen) = (MinimumRate::new(&self.options), 0);
         let mut too_slow = false;
         self.run(file, UNSIZED, cap, spool, &mut || {
             let size = spool.size(UNSIZED);
@@ -170,7 +176,7 @@ impl Transport for Rsync {
             .map_err(|e| FetchError::spool("open a file", e))?;
         // Without an error there is no file only where it is larger than rsync was told to take.
         let Some(opened) = opened else {
-            return Err(Trouble::Lasting(too_large(self.address(file), cap)));
+            return Err(TransportError::Permanent(too_large(self.address(file), cap)));
         };
         let mut bytes = Vec::new();
         opened
@@ -179,16 +185,16 @@ impl Transport for Rsync {
             .map_err(|e| FetchError::spool("read a file", e))?;
         spool.remove(UNSIZED)?;
         if bytes.len() as u64 > cap {
-            return Err(Trouble::Lasting(too_large(self.address(file), cap)));
+            return Err(TransportError::Permanent(too_large(self.address(file), cap)));
         }
         Ok(CatalogAnswer::Fetched { bytes, etag: None })
     }
 }
 
-impl Rsync {
-    fn too_slow(&self, file: &str) -> Trouble {
+impl RsyncTransport {
+    fn too_slow(&self, file: &str) -> TransportError {
         let why = "the bytes come too slowly";
-        Trouble::passing(FetchError::new(
+        TransportError::transient(FetchError::new(
             FetchErrorKind::Unreachable,
             Side::Network,
             self.address(file),

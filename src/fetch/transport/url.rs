@@ -13,13 +13,13 @@ use reqwest::Url;
 /// `rsync://HOST[:PORT]/MODULE[/PATH]`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RepoUrl {
-    place: Place,
+    place: UrlTarget,
     through: Option<u16>,
 }
 
 /// The address, by how it is reached.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(in crate::fetch) enum Place {
+pub(in crate::fetch) enum UrlTarget {
     /// http or https; the path ends with a slash.
     Http(Url),
     /// A directory of this machine.
@@ -43,7 +43,7 @@ impl RepoUrl {
         RepoUrl { through: Some(port), ..self }
     }
 
-    pub(in crate::fetch) fn place(&self) -> &Place {
+    pub(in crate::fetch) fn place(&self) -> &UrlTarget {
         &self.place
     }
 
@@ -64,9 +64,9 @@ impl FromStr for RepoUrl {
 impl fmt::Display for RepoUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.place {
-            Place::Http(url) => f.write_str(&shown(url)),
-            Place::File(path) => write!(f, "file://{}", path.display()),
-            Place::Rsync(url) => f.write_str(url),
+            UrlTarget::Http(url) => f.write_str(&shown(url)),
+            UrlTarget::File(path) => write!(f, "file://{}", path.display()),
+            UrlTarget::Rsync(url) => f.write_str(url),
         }
     }
 }
@@ -90,7 +90,7 @@ fn without_password(text: &str) -> String {
     }
 }
 
-fn parse(text: &str) -> Result<Place, &'static str> {
+fn parse(text: &str) -> Result<UrlTarget, &'static str> {
     if text.len() > 4096 || text.bytes().any(|b| b.is_ascii_control()) {
         return Err("it is too long, or holds control characters");
     }
@@ -107,11 +107,11 @@ fn parse(text: &str) -> Result<Place, &'static str> {
             if !url.path().ends_with('/') {
                 url.set_path(&format!("{}/", url.path()));
             }
-            Ok(Place::Http(url))
+            Ok(UrlTarget::Http(url))
         }
         "file" => url
             .to_file_path()
-            .map(Place::File)
+            .map(UrlTarget::File)
             .map_err(|()| "a file address has an absolute path and no host"),
         _ => Err("it is none of http://, https://, file:/// and rsync://"),
     }
@@ -119,7 +119,7 @@ fn parse(text: &str) -> Result<Place, &'static str> {
 
 /// Takes only what rsync's daemon protocol passes on unchanged: a server expands wildcards and splits
 /// at blanks.
-fn rsync(rest: &str) -> Result<Place, &'static str> {
+fn rsync(rest: &str) -> Result<UrlTarget, &'static str> {
     let (host, path) = rest
         .trim_end_matches('/')
         .split_once('/')
@@ -149,7 +149,7 @@ fn rsync(rest: &str) -> Result<Place, &'static str> {
     if path.starts_with('-') || !path.split('/').all(good_component) {
         return Err("an rsync path may hold letters, digits and ._-+@%~,= only");
     }
-    Ok(Place::Rsync(format!("rsync://{host}/{path}/")))
+    Ok(UrlTarget::Rsync(format!("rsync://{host}/{path}/")))
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@
 use std::io::Read;
 
 use crate::host::MAX_FILE;
-use crate::host::boot_loader::{Changes, Fate};
+use crate::host::boot_loader::{BootChanges, Fate};
 use crate::manifest::{parse_path, path_text};
 use crate::root::{Root, RootError};
 use crate::state;
@@ -14,10 +14,10 @@ use crate::state;
 const NAME: &str = "boot-loader-due";
 
 /// What is due; empty where nothing is.
-pub fn load(root: &Root) -> Result<Changes, RootError> {
+pub fn load(root: &Root) -> Result<BootChanges, RootError> {
     let path = state::place(NAME);
     let file = match root.open_file(&path) {
-        Err(e) if e.is_absent() => return Ok(Changes::new()),
+        Err(e) if e.is_absent() => return Ok(BootChanges::new()),
         answer => answer?,
     };
     let mut text = String::new();
@@ -32,7 +32,7 @@ pub fn load(root: &Root) -> Result<Changes, RootError> {
 }
 
 /// Keeps what is due, durably; nothing, where that is nothing.
-pub fn keep(root: &Root, changes: &Changes) -> Result<(), RootError> {
+pub fn keep(root: &Root, changes: &BootChanges) -> Result<(), RootError> {
     let path = state::place(NAME);
     if changes.is_empty() {
         return root.unlink(&path);

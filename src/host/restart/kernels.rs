@@ -7,7 +7,7 @@ use std::path::Path;
 use crate::root::{FileKind, Root, RootError, Stat};
 use crate::tree_path::TreePath;
 
-use super::Reason;
+use super::RestartReason;
 
 /// Where modules are; on many systems the first is a symlink to the second's.
 const MODULES: [&str; 2] = ["lib/modules", "usr/lib/modules"];
@@ -15,23 +15,23 @@ const MODULES: [&str; 2] = ["lib/modules", "usr/lib/modules"];
 const IMAGES: [&str; 5] = ["vmlinuz", "vmlinux", "Image", "bzImage", "kernel"];
 
 /// Why another one would; nothing where the tree has no kernel, as where it comes over the network.
-pub fn reasons(proc: &Path, root: &Root, running: &str) -> Result<Vec<Reason>, RootError> {
+pub fn reasons(proc: &Path, root: &Root, running: &str) -> Result<Vec<RestartReason>, RootError> {
     let mut reasons = Vec::new();
     let installed = installed(root)?;
     if running.is_empty() || installed.is_empty() {
         return Ok(reasons);
     }
     match installed.iter().find(|kernel| kernel.release == running) {
-        None => reasons.push(Reason::KernelGone { running: running.to_owned() }),
+        None => reasons.push(RestartReason::KernelGone { running: running.to_owned() }),
         Some(kernel) => {
             if booted(proc).is_some_and(|at| kernel.stat.ctime.seconds > at) {
-                reasons.push(Reason::KernelChanged { file: root.show(&kernel.image) });
+                reasons.push(RestartReason::KernelChanged { file: root.show(&kernel.image) });
             }
         }
     }
     let newest = installed.into_iter().map(|kernel| kernel.release).max_by(|a, b| by_version(a, b));
     if let Some(newest) = newest.filter(|newest| by_version(newest, running) == Ordering::Greater) {
-        reasons.push(Reason::KernelNewer { running: running.to_owned(), installed: newest });
+        reasons.push(RestartReason::KernelNewer { running: running.to_owned(), installed: newest });
     }
     Ok(reasons)
 }
@@ -86,7 +86,7 @@ fn booted(proc: &Path) -> Option<i64> {
 /// The order of kernel releases: runs of digits by their value and after words, the rest byte by byte; a release
 /// candidate (`-rc1`) before what it leads to.
 pub(super) fn by_version(a: &str, b: &str) -> Ordering {
-    let (mut left, mut right) = (Words(a), Words(b));
+    let (mut left, mut right) = (KernelWords(a), KernelWords(b));
     loop {
         let order = match (left.next(), right.next()) {
             (None, None) => return Ordering::Equal,
@@ -123,9 +123,9 @@ fn number(word: &str) -> Option<&str> {
 }
 
 /// Runs of digits and runs of letters; what stands between them counts for nothing.
-struct Words<'a>(&'a str);
+struct KernelWords<'a>(&'a str);
 
-impl<'a> Iterator for Words<'a> {
+impl<'a> Iterator for KernelWords<'a> {
     type Item = &'a str;
 
     fn next(&mut self) -> Option<&'a str> {

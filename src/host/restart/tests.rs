@@ -56,9 +56,9 @@ impl System {
         symlink(&tree, self.at(&format!("proc/{pid}/root"))).expect("links");
     }
 
-    fn verdict(&self, release: &str) -> Verdict {
+    fn verdict(&self, release: &str) -> RestartVerdict {
         let root = Root::open(&self.at("tree")).expect("opens");
-        Verdict::of(&self.at("proc"), &root, release).expect("is found out")
+        RestartVerdict::of(&self.at("proc"), &root, release).expect("is found out")
     }
 }
 
@@ -174,7 +174,8 @@ fn a_c_library_under_the_system_or_process_1_wants_a_reboot() {
         "/usr/lib/systemd/systemd",
         "r-xp /usr/lib/libx.so (deleted)",
     );
-    let reboot: Vec<String> = system.verdict("").reboot.iter().map(Reason::to_string).collect();
+    let reboot: Vec<String> =
+        system.verdict("").reboot.iter().map(RestartReason::to_string).collect();
     assert_eq!(reboot[0], "process 1 (systemd) uses /usr/lib/libx.so, which was replaced");
     assert_eq!(reboot.len(), 2);
     assert!(system.verdict("").services.iter().all(|service| !service.pids.contains(&1)));
@@ -186,18 +187,21 @@ fn another_kernel_after_a_reboot_is_a_reason() {
     let system = System::new(true);
     assert_eq!(system.verdict(running).reboot, [], "no kernel here: it came over the network");
     system.kernel("5.10.0-9-amd64");
-    assert_eq!(system.verdict(running).reboot, [Reason::KernelGone { running: running.into() }]);
+    assert_eq!(
+        system.verdict(running).reboot,
+        [RestartReason::KernelGone { running: running.into() }]
+    );
     system.kernel(running);
     assert_eq!(system.verdict(running).reboot, []);
     fs::create_dir_all(system.at("tree/lib/modules").join(newer)).expect("makes");
     assert_eq!(system.verdict(running).reboot, [], "nothing could be booted");
     system.kernel(newer);
-    let newer = Reason::KernelNewer { running: running.into(), installed: newer.into() };
+    let newer = RestartReason::KernelNewer { running: running.into(), installed: newer.into() };
     assert_eq!(system.verdict(running).reboot, [newer]);
     let system = System::new(false);
     system.kernel(running);
     assert!(
-        matches!(&system.verdict(running).reboot[..], [Reason::KernelChanged { file }] if file.ends_with(running))
+        matches!(&system.verdict(running).reboot[..], [RestartReason::KernelChanged { file }] if file.ends_with(running))
     );
 }
 

@@ -15,7 +15,7 @@ const MAX_PIECES: usize = 1 << 20;
 const MAX_SIZE: u64 = 4 << 40;
 
 /// A piece of data: where it belongs and how long it is.
-type Piece = (u64, u64);
+type SparsePiece = (u64, u64);
 
 /// Size and digest of the content that follows, read to the end of its last block; `None` where it has
 /// holes in a form that is not known.
@@ -48,7 +48,7 @@ pub(super) fn content<R: Read>(
 fn gnu<R: Read>(
     header: &Header,
     blocks: &mut Blocks<R>,
-) -> Result<Option<(u64, Vec<Piece>)>, TarError> {
+) -> Result<Option<(u64, Vec<SparsePiece>)>, TarError> {
     let Some(gnu) = header.as_gnu() else { return Ok(None) };
     let mut pieces = Vec::new();
     for piece in gnu.sparse.iter().filter(|piece| !piece.is_empty()) {
@@ -71,7 +71,10 @@ fn gnu<R: Read>(
 }
 
 /// The map in the first blocks of the body: numbers, each on its line, the first one their count.
-fn listed<R: Read>(stored: u64, blocks: &mut Blocks<R>) -> Result<(Vec<Piece>, u64), TarError> {
+fn listed<R: Read>(
+    stored: u64,
+    blocks: &mut Blocks<R>,
+) -> Result<(Vec<SparsePiece>, u64), TarError> {
     let (mut text, mut used) = (Vec::new(), 0);
     loop {
         if used + 512 > stored || text.len() > MAX_PIECES * 40 {
@@ -100,7 +103,7 @@ fn listed<R: Read>(stored: u64, blocks: &mut Blocks<R>) -> Result<(Vec<Piece>, u
 /// The digest of `size` bytes, where `left` bytes of data fill the pieces and zeros the rest.
 fn with_holes<R: Read>(
     size: u64,
-    pieces: &[Piece],
+    pieces: &[SparsePiece],
     left: u64,
     blocks: &mut Blocks<R>,
 ) -> Result<Digest, TarError> {

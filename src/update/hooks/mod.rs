@@ -10,25 +10,25 @@ use std::ffi::OsString;
 use std::time::Duration;
 
 use crate::apply::Untouched;
-use crate::apply::plan::Item;
+use crate::apply::plan::ItemizedLine;
 use crate::entry::Mtime;
-use crate::host::boot_loader::{self, Changes, Choice, Fate, pending};
-use crate::host::{BootLoader, Moment, Stops, Told, ToolError, Tools, hooks};
+use crate::host::boot_loader::{self, BootChanges, Choice, Fate, pending};
+use crate::host::{BootLoader, Moment, Stops, ToolError, ToolOutcome, Tools, hooks};
 use crate::process::Programs;
 use crate::report::Monitor;
 use crate::root::{Descend, FileKind, Root, RootError, Visit};
-use crate::state::{self, Found};
+use crate::state::{self, StoredState};
 use crate::tree_path::TreePath;
 use crate::update::UpdateError;
 
-use payload::Plan;
+use payload::HookPlan;
 
 /// What is recorded of a tracked path that is not the image's any more.
 const REWRITTEN: &str = "written by the boot loader's program";
 
 /// Where, and how.
 #[derive(Clone, Copy)]
-pub(super) struct Scene<'a> {
+pub(super) struct HookContext<'a> {
     pub root: &'a Root,
     pub bootloader: &'a BootLoader,
     /// The most time that each program may take.
@@ -37,15 +37,15 @@ pub(super) struct Scene<'a> {
 }
 
 /// What surrounds one transaction.
-pub(super) struct Around<'a> {
-    pub scene: Scene<'a>,
-    pub plan: Plan<'a>,
+pub(super) struct Hooks<'a> {
+    pub scene: HookContext<'a>,
+    pub plan: HookPlan<'a>,
 }
 
-impl Around<'_> {
+impl Hooks<'_> {
     /// Runs the hooks of before, of which none may fail; from then on the boot loader is due, where it has to
     /// be told. Returns what was due already.
-    pub(super) fn before(&self) -> Result<Changes, UpdateError> {
+    pub(super) fn before(&self) -> Result<BootChanges, UpdateError> {
         let root = self.scene.root;
         let stopped =
             |why: String| UpdateError::Hook(format!("a pre-update hook stopped the update: {why}"));
@@ -65,7 +65,7 @@ impl Around<'_> {
     }
 
     /// Nothing came of the transaction: only what was `overdue` still is.
-    pub(super) fn called_off(&self, overdue: &Changes) {
+    pub(super) fn cancel_pending(&self, overdue: &BootChanges) {
         // Where that fails, the next run tells the boot loader once more than needed.
         let _ = pending::keep(self.scene.root, overdue);
     }
@@ -92,12 +92,12 @@ impl Around<'_> {
         let stops = if moment == Moment::Before { Stops::Heeded } else { Stops::Ignored };
         let (environment, input) =
             (self.plan.environment(moment, root), self.plan.json(moment, root));
-        let told = Told { arguments: &[], environment: &environment, input: &input };
+        let told = ToolOutcome { arguments: &[], environment: &environment, input: &input };
         self.scene.tools(stops)?.run(hook, &told)
     }
 
-    fn boot_changes(&self) -> Changes {
-        let fate = |item: &Item| if item.is_deletion() { Fate::Went } else { Fate::Came };
+    fn boot_changes(&self) -> BootChanges {
+        let fate = |item: &ItemizedLine| if item.is_deletion() { Fate::Went } else { Fate::Came };
         let changed = self
             .plan
             .items
@@ -107,7 +107,7 @@ impl Around<'_> {
     }
 }
 
-impl<'a> Scene<'a> {
+impl<'a> HookContext<'a> {
     fn tools(&self, stops: Stops) -> Result<Tools<'a>, ToolError> {
         let programs =
             Programs::of(self.root).map_err(|error| ToolError::Failed(error.to_string()))?;
@@ -128,7 +128,7 @@ impl<'a> Scene<'a> {
             Err(error) => vec![error.to_string()],
         };
         if failed.is_empty()
-            && let Err(error) = pending::keep(self.root, &Changes::new())
+            && let Err(error) = pending::keep(self.root, &BootChanges::new())
         {
             self.monitor.warn(format!("the next run will tell the boot loader again: {error}"));
         }
@@ -140,7 +140,7 @@ impl<'a> Scene<'a> {
 
     fn run_boot_programs(
         &self,
-        changes: &Changes,
+        changes: &BootChanges,
         is_tracked: &dyn Fn(&TreePath) -> bool,
     ) -> Vec<String> {
         let commands = match self.choose(changes) {
@@ -157,14 +157,17 @@ impl<'a> Scene<'a> {
             Ok(tools) => tools,
             Err(error) => return vec![error.to_string()],
         };
-        let run = |command: &boot_loader::Command| {
+        let run = |command: &boot_loader::BootCommand| {
             let words: Vec<String> =
                 command.arguments.iter().map(|word| word.display().to_string()).collect();
             self.monitor.note(
                 format!("boot files changed: running {} {}", command.program, words.join(" "))
                     .trim_end(),
             );
-            tools.run(&command.program, &Told { arguments: &command.arguments, ..Told::default() })
+            tools.run(
+                &command.program,
+                &ToolOutcome { arguments: &command.arguments, ..ToolOutcome::default() },
+            )
         };
         let failed: Vec<String> =
             commands.iter().filter_map(|command| Some(run(command).err()?.to_string())).collect();
@@ -175,7 +178,7 @@ impl<'a> Scene<'a> {
         failed
     }
 
-    fn choose(&self, changes: &Changes) -> Result<Choice, String> {
+    fn choose(&self, changes: &BootChanges) -> Result<Choice, String> {
         let BootLoader::Command(words) = self.bootloader else {
             let equipment = boot_loader::equipment(self.root).map_err(|error| error.to_string())?;
             return Ok(boot_loader::choose(changes, &equipment));
@@ -184,7 +187,7 @@ impl<'a> Scene<'a> {
         let program =
             TreePath::new(program.trim_start_matches('/')).map_err(|error| error.to_string())?;
         let arguments = arguments.iter().map(OsString::from).collect();
-        Ok(Choice::Run(vec![boot_loader::Command { program, arguments }]))
+        Ok(Choice::Run(vec![boot_loader::BootCommand { program, arguments }]))
     }
 
     /// Records as deviations what the image decides about and the programs have written.
@@ -200,7 +203,9 @@ impl<'a> Scene<'a> {
         if rewritten.is_empty() {
             return Ok(());
         }
-        let (Found::State(mut state) | Found::Copied(mut state)) = state::load(self.root)? else {
+        let (StoredState::State(mut state) | StoredState::Copied(mut state)) =
+            state::load(self.root)?
+        else {
             return Ok(());
         };
         for path in rewritten {
@@ -215,7 +220,7 @@ impl<'a> Scene<'a> {
 }
 
 /// The same paths, with what the tree says of them: what was due may have been called off by a kill.
-fn as_they_stand(root: &Root, changes: Changes) -> Result<Changes, RootError> {
+fn as_they_stand(root: &Root, changes: BootChanges) -> Result<BootChanges, RootError> {
     let stands = |path: TreePath| {
         let fate = if root.stat(&path)?.is_some() { Fate::Came } else { Fate::Went };
         Ok((path, fate))
@@ -224,7 +229,7 @@ fn as_they_stand(root: &Root, changes: Changes) -> Result<Changes, RootError> {
 }
 
 /// Whether something other than a directory, or more than metadata, changes.
-fn is_of_content(item: &Item) -> bool {
+fn is_of_content(item: &ItemizedLine) -> bool {
     let is_directory = item.change.as_bytes().get(1) == Some(&b'd') && !item.is_deletion();
     !item.change.starts_with('.') && !is_directory
 }

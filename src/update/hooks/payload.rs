@@ -4,14 +4,14 @@ use std::ffi::OsString;
 
 use serde::Serialize;
 
-use crate::apply::plan::Item;
+use crate::apply::plan::ItemizedLine;
 use crate::generation::GenerationId;
 use crate::host::Moment;
 use crate::image::ImageName;
 use crate::root::Root;
 
 /// One transaction, as hooks are told of it: in their environment, and whole on their standard input.
-pub(in crate::update) struct Plan<'a> {
+pub(in crate::update) struct HookPlan<'a> {
     /// The image that the node follows afterwards; `None` where nothing will be recorded.
     pub image: Option<&'a ImageName>,
     /// The generation that the node will be at.
@@ -25,11 +25,11 @@ pub(in crate::update) struct Plan<'a> {
     /// The way and its reason, for people.
     pub why: &'a str,
     /// Every change.
-    pub items: &'a [Item],
+    pub items: &'a [ItemizedLine],
 }
 
 #[derive(Serialize)]
-struct Told<'a> {
+struct HookJson<'a> {
     stage: &'a str,
     image: &'a str,
     generation: Option<String>,
@@ -41,11 +41,11 @@ struct Told<'a> {
     changed: usize,
     deleted: usize,
     bytes: u64,
-    items: Vec<ToldItem<'a>>,
+    items: Vec<HookItem<'a>>,
 }
 
 #[derive(Serialize)]
-struct ToldItem<'a> {
+struct HookItem<'a> {
     change: &'a str,
     path: String,
     #[serde(skip_serializing_if = "str::is_empty")]
@@ -53,7 +53,7 @@ struct ToldItem<'a> {
     bytes: u64,
 }
 
-impl Plan<'_> {
+impl HookPlan<'_> {
     fn deleted(&self) -> usize {
         self.items.iter().filter(|item| item.is_deletion()).count()
     }
@@ -86,7 +86,7 @@ impl Plan<'_> {
 
     /// The same and each change, as one JSON object with a newline behind it.
     pub(in crate::update) fn json(&self, moment: Moment, root: &Root) -> Vec<u8> {
-        let told = Told {
+        let told = HookJson {
             stage: moment.word(),
             image: self.image.map(ImageName::as_str).unwrap_or_default(),
             generation: self.generation.map(|id| id.to_string()),
@@ -98,7 +98,7 @@ impl Plan<'_> {
             changed: self.items.len() - self.deleted(),
             deleted: self.deleted(),
             bytes: self.bytes(),
-            items: self.items.iter().map(ToldItem::from).collect(),
+            items: self.items.iter().map(HookItem::from).collect(),
         };
         // Writing to memory does not fail.
         let mut bytes = serde_json::to_vec(&told).unwrap_or_default();
@@ -107,9 +107,9 @@ impl Plan<'_> {
     }
 }
 
-impl<'a> From<&'a Item> for ToldItem<'a> {
-    fn from(item: &'a Item) -> Self {
-        ToldItem {
+impl<'a> From<&'a ItemizedLine> for HookItem<'a> {
+    fn from(item: &'a ItemizedLine) -> Self {
+        HookItem {
             change: item.change.trim(),
             path: item.path.to_string(),
             leads: item.leads(),

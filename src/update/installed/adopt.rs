@@ -8,14 +8,14 @@ use std::collections::{BTreeMap, HashSet};
 use crate::apply::Untouched;
 use crate::apply::filesystem::limited;
 use crate::apply::plan::difference::Difference;
-use crate::apply::plan::live_tree::Live;
+use crate::apply::plan::live_tree::LiveTree;
 use crate::catalog::Publish;
 use crate::manifest::{Manifest, path_text};
 use crate::root::RootError;
 use crate::tree_path::TreePath;
-use crate::update::installed::Base;
-use crate::update::source::overrides::{self, Laid};
-use crate::update::source::published::Published;
+use crate::update::installed::Installed;
+use crate::update::source::overrides::{self, OverrideLayer};
+use crate::update::source::published::PublishedImage;
 use crate::update::{Run, UpdateError};
 
 /// So many generations are compared, the newest first: each takes a manifest's transfer and memory.
@@ -26,14 +26,14 @@ impl Run<'_> {
     /// from all of them.
     pub(in crate::update) fn adopt(
         &self,
-        published: &Published,
-        layers: &[Laid],
-    ) -> Result<Option<Base>, UpdateError> {
+        published: &PublishedImage,
+        layers: &[OverrideLayer],
+    ) -> Result<Option<Installed>, UpdateError> {
         let catalog = &published.catalog;
         let why = if self.request.adopt_only { "" } else { "no usable generation is recorded: " };
         self.monitor.note(format!("{why}comparing the tree with the published manifests"));
         // Each with all that is to be laid over it, and without: whichever the tree resembles more.
-        let mut candidates: Vec<(&Publish, Manifest, &[Laid])> = Vec::new();
+        let mut candidates: Vec<(&Publish, Manifest, &[OverrideLayer])> = Vec::new();
         for publish in catalog.publishes.iter().rev() {
             let known = candidates.iter().any(|(known, ..)| known.generation == publish.generation);
             if candidates.len() < MOST && !known {
@@ -56,7 +56,7 @@ impl Run<'_> {
         tracked.sort_unstable();
         tracked.dedup();
         let root = &self.session.root;
-        let mut live = Live::walk(root, &tracked, &self.filter, self.monitor)?;
+        let mut live = LiveTree::walk(root, &tracked, &self.filter, self.monitor)?;
         live.read_contents(root, filtered.iter().flat_map(|m| m.entries()), self.monitor)?;
         let mut best: Option<(usize, BTreeMap<TreePath, Difference>)> = None;
         for (index, manifest) in filtered.iter().enumerate() {
@@ -85,11 +85,11 @@ impl Run<'_> {
         let composed = whole.swap_remove(index);
         let unheld = self.held(&composed).1;
         let found_words = found.iter().map(|(path, what)| (path_text(path), what.to_string()));
-        Ok(Some(Base {
+        Ok(Some(Installed {
             deviations: found_words
                 .chain(unheld.iter().map(|(path, why)| (path_text(path), why.clone())))
                 .collect(),
-            overrides: over.iter().map(Laid::record).collect(),
+            overrides: over.iter().map(OverrideLayer::record).collect(),
             composed,
             manifest,
             deviating: found.into_keys().collect::<HashSet<_>>(),
@@ -116,7 +116,7 @@ impl Run<'_> {
         let mut cursor = self.filter.cursor();
         let decided =
             manifest.filtered(|entry| cursor.excludes(&entry.path, entry.is_dir()).is_none());
-        let unheld = limited::unheld(&decided, &self.session.mounts);
+        let unheld = limited::unsupported_entries(&decided, &self.session.mounts);
         if unheld.is_empty() {
             return (decided, unheld);
         }
@@ -126,15 +126,15 @@ impl Run<'_> {
     fn differences(
         &self,
         manifest: &Manifest,
-        live: &Live,
+        live: &LiveTree,
     ) -> Result<BTreeMap<TreePath, Difference>, RootError> {
         let root = &self.session.root;
         let mut found = BTreeMap::new();
         for entry in manifest.entries() {
             let stat = live.get(&entry.path);
             let mut difference = Difference::quick(entry, stat).and_read(root, entry)?;
-            if self.session.filesystems.is_plain(&entry.path) {
-                difference = limited::mask(difference, entry, stat);
+            if self.session.filesystems.is_limited(&entry.path) {
+                difference = limited::mask_unsupported(difference, entry, stat);
             }
             if let (false, Some((_, digest))) =
                 (difference.missing || difference.kind || difference.content, entry.file())

@@ -7,18 +7,18 @@ use std::collections::{BTreeMap, HashSet};
 use crate::apply::Untouched;
 use crate::generation::GenerationId;
 use crate::manifest::Manifest;
-use crate::state::{self, KernelPaths, LaidOverride, SeenCatalog, State, made};
+use crate::state::{self, KernelPaths, OverrideRecord, SeenCatalog, State, made};
 use crate::tree_path::TreePath;
-use crate::update::source::overrides::{self, Laid};
-use crate::update::source::published::Published;
-use crate::update::{Outcome, Report, Run, UpdateError};
+use crate::update::source::overrides::{self, OverrideLayer};
+use crate::update::source::published::PublishedImage;
+use crate::update::{Report, Run, UpdateError, UpdateOutcome};
 
 /// The generation that a node is at, but for deviations.
-pub(super) struct Base {
+pub(super) struct Installed {
     /// Everything that the generation has, excluded paths too.
     pub manifest: Manifest,
     /// What is laid over it, each over the ones before it.
-    pub overrides: Vec<LaidOverride>,
+    pub overrides: Vec<OverrideRecord>,
     /// Both together.
     pub composed: Manifest,
     /// Tracked paths known not to match.
@@ -43,7 +43,7 @@ pub(super) struct Base {
     pub kernel: Option<KernelPaths>,
 }
 
-impl Base {
+impl Installed {
     /// What the tree was made, as one name.
     pub fn made(&self) -> GenerationId {
         made(self.manifest.id(), self.overrides.iter().map(|laid| laid.generation))
@@ -55,10 +55,10 @@ impl Run<'_> {
     /// resembles; `None` where it resembles none.
     pub(super) fn base(
         &self,
-        published: &Published,
-        layers: &[Laid],
+        published: &PublishedImage,
+        layers: &[OverrideLayer],
         state: Option<&State>,
-    ) -> Result<Option<Base>, UpdateError> {
+    ) -> Result<Option<Installed>, UpdateError> {
         let recorded = match state {
             Some(state) => self.recorded(published, state)?,
             None => None,
@@ -67,7 +67,7 @@ impl Run<'_> {
         if self.request.adopt_only || recorded.as_ref().is_none_or(|base| !base.published) {
             let recognised = self.adopt(published, layers)?;
             return Ok(match (recognised, recorded) {
-                (Some(base), recorded) => Some(Base {
+                (Some(base), recorded) => Some(Installed {
                     former: recorded.map(|recorded| recorded.composed),
                     kernel,
                     ..base
@@ -78,7 +78,11 @@ impl Run<'_> {
         Ok(recorded)
     }
 
-    fn recorded(&self, published: &Published, state: &State) -> Result<Option<Base>, UpdateError> {
+    fn recorded(
+        &self,
+        published: &PublishedImage,
+        state: &State,
+    ) -> Result<Option<Installed>, UpdateError> {
         let catalog = &published.catalog;
         let root = &self.session.root;
         let (manifest, stored) = match state::load_manifest(root, state.generation)? {
@@ -89,7 +93,7 @@ impl Run<'_> {
                 (published.manifest(publish)?, false)
             }
         };
-        Ok(Some(Base {
+        Ok(Some(Installed {
             composed: overrides::as_recorded(manifest.clone(), state),
             overrides: state.overrides.clone(),
             manifest,
@@ -108,7 +112,7 @@ impl Run<'_> {
     /// Ends a run that was only to find out which generation the tree is.
     pub(super) fn adopted(
         &self,
-        base: Option<Base>,
+        base: Option<Installed>,
         seen: &SeenCatalog,
     ) -> Result<Report, UpdateError> {
         let Some(base) = base.filter(|base| base.adopted) else {
@@ -122,7 +126,7 @@ impl Run<'_> {
             self.record(&base, seen)?;
         }
         Ok(Report {
-            outcome: Outcome::Adopted,
+            outcome: UpdateOutcome::Adopted,
             generation: Some(base.manifest.id()),
             serial: Some(base.serial),
             way: "the tree was compared with the published manifests".to_owned(),
@@ -140,7 +144,7 @@ impl Run<'_> {
     }
 
     /// Records what was found out, so that it need not be found out again.
-    pub(super) fn record(&self, base: &Base, seen: &SeenCatalog) -> Result<(), UpdateError> {
+    pub(super) fn record(&self, base: &Installed, seen: &SeenCatalog) -> Result<(), UpdateError> {
         let root = &self.session.root;
         let home = root.identity().map_err(Untouched::from)?;
         let image = self.request.image.clone();

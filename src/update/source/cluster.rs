@@ -4,7 +4,7 @@ use std::io::Read;
 use std::path::Path;
 
 use crate::apply::Untouched;
-use crate::fetch::{FetchError, FetchErrorKind, Options, Repository, Side};
+use crate::fetch::{FetchError, FetchErrorKind, FetchOptions, Repository, Side};
 use crate::full_sync::Server;
 use crate::host::{Cluster, MAX_FILE};
 use crate::image::ImageName;
@@ -29,7 +29,11 @@ pub struct Assigned {
 }
 
 /// Reads the server's `scripts/cluster.txt` for the host that the tree at `root` is.
-pub fn cluster(root: &Path, server: &Server, options: &Options) -> Result<Assigned, UpdateError> {
+pub fn cluster(
+    root: &Path,
+    server: &Server,
+    options: &FetchOptions,
+) -> Result<Assigned, UpdateError> {
     let root = Root::open(root).map_err(Untouched::from)?;
     let host = host_name(&root).map_err(Untouched::from)?;
     let unknown =

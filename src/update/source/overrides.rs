@@ -3,31 +3,31 @@
 use crate::apply::Untouched;
 use crate::catalog::Catalog;
 use crate::fetch::{CatalogAnswer, FetchErrorKind, RepoUrl, Repository};
-use crate::full_sync::{Aside, Comparison, Module, Received};
+use crate::full_sync::{Comparison, Module, ReceiveDir, Received};
 use crate::image::{ImageName, Layer};
 use crate::manifest::Manifest;
-use crate::state::{LaidOverride, SeenCatalog, State};
+use crate::state::{OverrideRecord, SeenCatalog, State};
 use crate::tree_path::TreePath;
-use crate::update::source::published::Published;
+use crate::update::source::published::PublishedImage;
 use crate::update::{Run, UpdateError};
 
 /// An override with more entries than this is refused: it is recorded whole with the state of the node.
 const MAX_ENTRIES: usize = 100_000;
 
 /// An override as it is to be laid over the image.
-pub(in crate::update) struct Laid {
+pub(in crate::update) struct OverrideLayer {
     pub name: ImageName,
     /// What it holds.
     pub manifest: Manifest,
     /// What is recorded of it.
     pub base: Option<Manifest>,
-    pub source: Source,
+    pub source: LayerSource,
 }
 
 /// Where the content of an override comes from.
-pub(in crate::update) enum Source {
+pub(in crate::update) enum LayerSource {
     /// The repository.
-    Published(Box<Published>),
+    Published(Box<PublishedImage>),
     /// What rsync brought, under the filter.
     Received(Box<Received>),
 }
@@ -46,18 +46,18 @@ pub(in crate::update) fn composed<'m>(
 
 /// What a tree is recorded to be: the image's `manifest` and all that is laid over it.
 pub(in crate::update) fn as_recorded(manifest: Manifest, state: &State) -> Manifest {
-    let over: Vec<Manifest> = state.overrides.iter().filter_map(LaidOverride::manifest).collect();
+    let over: Vec<Manifest> = state.overrides.iter().filter_map(OverrideRecord::manifest).collect();
     composed(&manifest, &over).unwrap_or(manifest)
 }
 
-impl Laid {
+impl OverrideLayer {
     /// As it is recorded.
-    pub fn record(&self) -> LaidOverride {
+    pub fn record(&self) -> OverrideRecord {
         let catalog = match &self.source {
-            Source::Published(published) => Some(published.seen.clone()),
-            Source::Received(_) => None,
+            LayerSource::Published(published) => Some(published.seen.clone()),
+            LayerSource::Received(_) => None,
         };
-        LaidOverride::new(self.name.clone(), &self.manifest, catalog)
+        OverrideRecord::new(self.name.clone(), &self.manifest, catalog)
     }
 }
 
@@ -67,7 +67,7 @@ impl Run<'_> {
         &self,
         repo: &RepoUrl,
         state: Option<&State>,
-    ) -> Result<Vec<Laid>, UpdateError> {
+    ) -> Result<Vec<OverrideLayer>, UpdateError> {
         let mut aside = None;
         let mut layers = Vec::new();
         for name in &self.request.overrides {
@@ -99,8 +99,8 @@ impl Run<'_> {
         &self,
         repo: &RepoUrl,
         name: &ImageName,
-        recorded: Option<&LaidOverride>,
-    ) -> Result<Option<Laid>, UpdateError> {
+        recorded: Option<&OverrideRecord>,
+    ) -> Result<Option<OverrideLayer>, UpdateError> {
         let layer = Layer::Override(name.clone());
         let repository = Repository::open(repo, &layer, &self.request.fetch, self.spool()?)?;
         let (bytes, etag) = match repository.catalog(None) {
@@ -117,18 +117,18 @@ impl Run<'_> {
             recorded.and_then(|laid| laid.catalog.as_ref()),
         )?;
         let seen = SeenCatalog { repo: repo.to_string(), serial: catalog.serial, etag };
-        let published = Published { repository, catalog, seen };
-        let base = recorded.and_then(LaidOverride::manifest);
+        let published = PublishedImage { repository, catalog, seen };
+        let base = recorded.and_then(OverrideRecord::manifest);
         let head = published.catalog.head();
         let manifest = match base.as_ref().filter(|base| base.id() == head.generation) {
             Some(same) => same.clone(),
             None => published.manifest(head)?,
         };
-        Ok(Some(Laid {
+        Ok(Some(OverrideLayer {
             name: name.clone(),
             manifest,
             base,
-            source: Source::Published(Box::new(published)),
+            source: LayerSource::Published(Box::new(published)),
         }))
     }
 
@@ -136,9 +136,9 @@ impl Run<'_> {
     pub(in crate::update) fn received_override(
         &self,
         name: &ImageName,
-        aside: &Aside,
-        recorded: Option<&LaidOverride>,
-    ) -> Result<Laid, UpdateError> {
+        aside: &ReceiveDir,
+        recorded: Option<&OverrideRecord>,
+    ) -> Result<OverrideLayer, UpdateError> {
         let layer = Layer::Override(name.clone());
         let Some(server) = &self.request.rsync else {
             let why = format!(
@@ -158,12 +158,12 @@ impl Run<'_> {
         let received = received
             .map_err(|error| crate::update::strategy::rsync_only::refused(error, server))?;
         let manifest = received.manifest.clone();
-        let base = recorded.and_then(LaidOverride::manifest);
-        Ok(Laid {
+        let base = recorded.and_then(OverrideRecord::manifest);
+        Ok(OverrideLayer {
             name: name.clone(),
             manifest,
             base,
-            source: Source::Received(Box::new(received)),
+            source: LayerSource::Received(Box::new(received)),
         })
     }
 }

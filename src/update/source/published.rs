@@ -10,14 +10,14 @@ use crate::update::UpdateError;
 const MAX_STORED: u64 = 1 << 30;
 
 /// A catalog that is believed, and the files that it names.
-pub(in crate::update) struct Published {
+pub(in crate::update) struct PublishedImage {
     pub repository: Repository,
     pub catalog: Catalog,
     /// As it is recorded.
     pub seen: SeenCatalog,
 }
 
-impl Published {
+impl PublishedImage {
     /// The manifest of a publish.
     pub fn manifest(&self, publish: &Publish) -> Result<Manifest, UpdateError> {
         let stored = self.repository.small(&publish.manifest, MAX_STORED)?;

@@ -2,56 +2,68 @@
 
 use std::collections::HashSet;
 
-use crate::apply::stage::fill::Delivery;
+use crate::apply::stage::fill::ArchiveInput;
 use crate::catalog::Archive;
-use crate::diff_archive::{ArchiveError, Compression, Header, Limits, Listing, read_listing};
+use crate::diff_archive::{
+    ArchiveError, ArchiveLimits, FrameCompression, Header, Listing, read_listing,
+};
 use crate::digest::Digest;
-use crate::fetch::{Arriving, FetchError, FetchErrorKind, Repository};
+use crate::fetch::{FetchError, FetchErrorKind, GrowingFile, Repository};
 use crate::manifest::{Manifest, gone};
 use crate::report::Monitor;
 use crate::tree_path::TreePath;
 use crate::update::UpdateError;
 
 /// An archive of a chain, with what is known of it.
-pub(in crate::update) struct Link<'a> {
+pub(in crate::update) struct ChainArchive<'a> {
     pub archive: &'a Archive,
     pub listing: Listing,
     repository: &'a Repository,
-    compression: Compression,
+    compression: FrameCompression,
     /// The archive itself, as far as it is here.
-    bytes: Arriving,
+    bytes: GrowingFile,
 }
 
 /// An archive that could not be fetched, and why.
 pub(in crate::update) type Unfetched<'a> = (&'a Archive, FetchError);
 
-pub(in crate::update) enum Unlinked<'l> {
+pub(in crate::update) enum OpenArchiveError<'l> {
     Broken(&'l Archive, String),
     Failed(UpdateError),
 }
 
-impl<'a> Link<'a> {
+impl<'a> ChainArchive<'a> {
     /// Fetches the listing of an archive and finds out what it makes of `base`.
     fn of(
         repository: &'a Repository,
         archive: &'a Archive,
         base: &Manifest,
-    ) -> Result<(Link<'a>, Manifest), Unlinked<'a>> {
-        let broken = |why: String| Unlinked::Broken(archive, why);
-        let Some(compression) = Compression::of_name(archive.file.file.as_str()) else {
+    ) -> Result<(ChainArchive<'a>, Manifest), OpenArchiveError<'a>> {
+        let broken = |why: String| OpenArchiveError::Broken(archive, why);
+        let Some(compression) = FrameCompression::of_name(archive.file.file.as_str()) else {
             return Err(broken("its name tells no compression that this program knows".to_owned()));
         };
         let frame = match repository.frame(&archive.file, &archive.first_frame) {
             Err(error) if is_broken(&error) => return Err(broken(error.to_string())),
-            answer => answer.map_err(|e| Unlinked::Failed(e.into()))?,
+            answer => answer.map_err(|e| OpenArchiveError::Failed(e.into()))?,
         };
         let fault = |error: ArchiveError| broken(error.to_string());
-        let listing = read_listing(&frame, compression, &Limits::default()).map_err(fault)?;
+        let listing =
+            read_listing(&frame, compression, &ArchiveLimits::default()).map_err(fault)?;
         let target = listing.target_of(base).map_err(fault)?;
         if target.id() != archive.kind.target() {
             return Err(broken("it leads to another generation than the catalog says".to_owned()));
         }
-        Ok((Link { archive, listing, repository, compression, bytes: Arriving::default() }, target))
+        Ok((
+            ChainArchive {
+                archive,
+                listing,
+                repository,
+                compression,
+                bytes: GrowingFile::default(),
+            },
+            target,
+        ))
     }
 
     /// Fetches the archive, and verifies it.
@@ -61,8 +73,8 @@ impl<'a> Link<'a> {
     }
 
     /// What is to be unpacked, also while it comes.
-    pub fn delivery(&self) -> Delivery<'_> {
-        Delivery {
+    pub fn delivery(&self) -> ArchiveInput<'_> {
+        ArchiveInput {
             listing: &self.listing,
             file: &self.bytes,
             first_frame: self.archive.first_frame.length,
@@ -77,10 +89,10 @@ pub(in crate::update) fn link<'l>(
     repository: &'l Repository,
     chain: impl Iterator<Item = &'l Archive>,
     base: &Manifest,
-) -> Result<(Vec<Link<'l>>, Manifest), Unlinked<'l>> {
+) -> Result<(Vec<ChainArchive<'l>>, Manifest), OpenArchiveError<'l>> {
     let (mut links, mut manifest) = (Vec::new(), base.clone());
     for archive in chain {
-        let (link, next) = Link::of(repository, archive, &manifest)?;
+        let (link, next) = ChainArchive::of(repository, archive, &manifest)?;
         links.push(link);
         manifest = next;
     }
@@ -89,25 +101,25 @@ pub(in crate::update) fn link<'l>(
 
 /// Fetches all of `links`, one after the other.
 pub(in crate::update) fn fetch<'l>(
-    links: &[Link<'l>],
+    links: &[ChainArchive<'l>],
     monitor: &dyn Monitor,
 ) -> Result<(), Unfetched<'l>> {
     // Whoever waits for one that is not begun any more is told as well.
-    let _given_up = GivenUp(links);
+    let _given_up = FailOnDrop(links);
     links.iter().try_for_each(|link| link.fetch(monitor))
 }
 
-struct GivenUp<'f, 'l>(&'f [Link<'l>]);
+struct FailOnDrop<'f, 'l>(&'f [ChainArchive<'l>]);
 
-impl Drop for GivenUp<'_, '_> {
+impl Drop for FailOnDrop<'_, '_> {
     fn drop(&mut self) {
         self.0.iter().for_each(|link| link.bytes.given_up());
     }
 }
 
 /// Nobody waits for `links` any more.
-pub(in crate::update) fn unwanted(links: &[Link<'_>]) {
-    links.iter().for_each(|link| link.bytes.unwanted());
+pub(in crate::update) fn unwanted(links: &[ChainArchive<'_>]) {
+    links.iter().for_each(|link| link.bytes.cancelled());
 }
 
 /// Whether the server lacks the file or holds another one, so that another way may lead there.
@@ -116,7 +128,7 @@ pub(in crate::update) fn is_broken(error: &FetchError) -> bool {
 }
 
 /// Says what compressed files cost that come as what is inside them.
-pub(in crate::update) fn tell_rebuilding(links: &[Link<'_>], monitor: &dyn Monitor) {
+pub(in crate::update) fn tell_rebuilding(links: &[ChainArchive<'_>], monitor: &dyn Monitor) {
     let headers = || links.iter().map(|link| link.listing.header());
     let files: u64 = headers().map(|header| header.rebuilt).sum();
     let bytes = headers().fold(0u64, |sum, header| sum.saturating_add(header.rebuilt_bytes));
@@ -130,7 +142,11 @@ pub(in crate::update) fn tell_rebuilding(links: &[Link<'_>], monitor: &dyn Monit
 
 /// Paths that go and whose content, or its successor, comes elsewhere: renames do not count as
 /// deletions, nor do the directories that only held what was renamed.
-pub(in crate::update) fn renamed(base: &Manifest, target: &Manifest, links: &[Link<'_>]) -> usize {
+pub(in crate::update) fn renamed(
+    base: &Manifest,
+    target: &Manifest,
+    links: &[ChainArchive<'_>],
+) -> usize {
     let reused = links.iter().flat_map(|link| {
         let sources = link
             .listing

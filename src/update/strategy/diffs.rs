@@ -4,20 +4,21 @@ use std::collections::HashSet;
 use std::thread::{self, ScopedJoinHandle};
 
 use crate::apply::Untouched;
-use crate::apply::preflight::disk_space::Aside;
+use crate::apply::preflight::disk_space::ExtraSpace;
 use crate::apply::stage::Stage;
-use crate::apply::stage::fill::{self, ChainError, LiveContents};
+use crate::apply::stage::fill::{self, ChainError, LiveSource};
 use crate::catalog::Archive;
 use crate::fetch::{FetchError, FetchErrorKind, Side};
 use crate::host::{Moment, hooks};
-use crate::plan::{self, Chain, Plan, Why};
+use crate::plan::{self, Chain, FullSyncReason, UpdatePlan};
 use crate::tree_path::TreePath;
-use crate::update::source::overrides::Source;
+use crate::update::source::overrides::LayerSource;
 use crate::update::strategy::chain_archives::{
-    Link, Unfetched, Unlinked, fetch, is_broken, link, renamed, tell_rebuilding, unwanted,
+    ChainArchive, OpenArchiveError, Unfetched, fetch, is_broken, link, renamed, tell_rebuilding,
+    unwanted,
 };
-use crate::update::strategy::{Follow, Followed};
-use crate::update::transaction::Converge;
+use crate::update::strategy::{Strategy, StrategyOutcome};
+use crate::update::transaction::UpdateTransaction;
 use crate::update::{Report, UpdateError};
 
 /// Why a stage could not be filled.
@@ -25,7 +26,7 @@ pub(in crate::update) enum Stopped {
     /// For good.
     Failed(UpdateError),
     /// A full sync may help.
-    Incomplete(Why),
+    Incomplete(FullSyncReason),
 }
 
 impl From<UpdateError> for Stopped {
@@ -74,12 +75,15 @@ impl From<ChainError> for Unfilled {
 }
 
 /// The fetching of a chain, and then of what leads the overrides on: as it ended.
-type Fetching<'s, 'l> = ScopedJoinHandle<'s, Fetched<'l>>;
-type Fetched<'l> = Result<Result<Vec<Link<'l>>, UpdateError>, Unfetched<'l>>;
+type FetchingManifest<'s, 'l> = ScopedJoinHandle<'s, Fetched<'l>>;
+type Fetched<'l> = Result<Result<Vec<ChainArchive<'l>>, UpdateError>, Unfetched<'l>>;
 
-impl Follow<'_> {
+impl Strategy<'_> {
     /// Follows `chain` as one transaction.
-    pub(in crate::update) fn by_diffs(&self, chain: &Chain) -> Result<Followed, UpdateError> {
+    pub(in crate::update) fn run_diffs(
+        &self,
+        chain: &Chain,
+    ) -> Result<StrategyOutcome, UpdateError> {
         let (run, converge) = (self.converge.run, &self.converge);
         let Some(base) = converge.base else {
             return Err(UpdateError::Usage("a diff needs a recorded generation".to_owned()));
@@ -89,19 +93,21 @@ impl Follow<'_> {
         let (links, manifest) =
             match link(&self.published.repository, chain.diffs().iter(), &base.manifest) {
                 Ok(linked) => linked,
-                Err(Unlinked::Broken(archive, why)) => return Ok(self.broken(archive, &why)),
-                Err(Unlinked::Failed(error)) => return Err(error),
+                Err(OpenArchiveError::Broken(archive, why)) => {
+                    return Ok(self.broken(archive, &why));
+                }
+                Err(OpenArchiveError::Failed(error)) => return Err(error),
             };
         tell_rebuilding(&links, run.monitor);
         let mut goal = converge.goal(manifest, way)?;
-        if let Some(rules) = self.other_rules(&goal)? {
-            return Ok(Followed::OtherRules(rules));
+        if let Some(rules) = self.excludes_shipped_by_target(&goal)? {
+            return Ok(StrategyOutcome::OtherRules(rules));
         }
         goal.renamed = goal.base.as_ref().map_or(0, |base| renamed(base, &goal.target, &links));
         let left =
             chain.diffs().iter().map(|archive| self.published.repository.left(&archive.file));
         let manifest = self.published.catalog.head().manifest.size;
-        let aside = Aside { download: left.sum(), manifest };
+        let aside = ExtraSpace { download: left.sum(), manifest };
         let fits = converge.check_room_early(
             goal.base.as_ref().unwrap_or(&goal.target),
             &goal.target,
@@ -112,7 +118,7 @@ impl Follow<'_> {
             let transaction = converge.prepare(&goal, &live)?;
             let mut report = converge.forecast(&goal, &transaction);
             report.refusal = fits.err().or(report.refusal);
-            return Ok(Followed::Done(Box::new(report)));
+            return Ok(StrategyOutcome::Done(Box::new(report)));
         }
         fits?;
         let done = thread::scope(|scope| {
@@ -122,7 +128,7 @@ impl Follow<'_> {
                 Ok(self.layer_deliveries())
             });
             // Nothing below waits for more than it needs, and who fails does not wait at all.
-            let _unwanted = Unwanted(&links);
+            let _unwanted = CancelOnDrop(&links);
             let live = converge.look(&goal)?;
             let transaction = converge.prepare(&goal, &live)?;
             drop(live);
@@ -147,9 +153,9 @@ impl Follow<'_> {
         Ok(hooks.is_empty() && self.converge.layers.is_empty())
     }
 
-    fn followed(&self, done: Result<Report, Unfilled>) -> Result<Followed, UpdateError> {
+    fn followed(&self, done: Result<Report, Unfilled>) -> Result<StrategyOutcome, UpdateError> {
         match done {
-            Ok(report) => Ok(Followed::Done(Box::new(report))),
+            Ok(report) => Ok(StrategyOutcome::Done(Box::new(report))),
             Err(Unfilled::Archive { name, why }) => {
                 let lying = self
                     .published
@@ -161,7 +167,9 @@ impl Follow<'_> {
                     || FetchError::new(FetchErrorKind::Corrupt, Side::Server, &name, &why).into();
                 lying.map(|archive| self.broken(archive, &why)).ok_or_else(fault)
             }
-            Err(Unfilled::Stopped(Stopped::Incomplete(why))) => Ok(Followed::Incomplete(why)),
+            Err(Unfilled::Stopped(Stopped::Incomplete(why))) => {
+                Ok(StrategyOutcome::Incomplete(why))
+            }
             Err(Unfilled::Stopped(Stopped::Failed(error))) => Err(error),
         }
     }
@@ -170,11 +178,11 @@ impl Follow<'_> {
     fn fill_from_what_comes(
         &self,
         stage: &Stage,
-        links: &[Link],
-        fetching: Fetching,
+        links: &[ChainArchive],
+        fetching: FetchingManifest,
     ) -> Result<(), Unfilled> {
         let live = self.take_from_live(stage)?;
-        let deliveries: Vec<_> = links.iter().map(Link::delivery).collect();
+        let deliveries: Vec<_> = links.iter().map(ChainArchive::delivery).collect();
         let unpacked = fill::from_chain(stage, &live, &deliveries);
         if let Err(ChainError::Untouched(error)) = unpacked {
             return Err(Stopped::from(error).into());
@@ -188,14 +196,14 @@ impl Follow<'_> {
     fn fill_from_chain<'k, 'l: 'k>(
         &self,
         stage: &Stage,
-        links: impl Iterator<Item = &'k Link<'l>>,
+        links: impl Iterator<Item = &'k ChainArchive<'l>>,
     ) -> Result<(), Unfilled> {
         let live = self.take_from_live(stage)?;
-        fill::from_chain(stage, &live, &links.map(Link::delivery).collect::<Vec<_>>())?;
+        fill::from_chain(stage, &live, &links.map(ChainArchive::delivery).collect::<Vec<_>>())?;
         Ok(self.fill_from_repository(stage, &live)?)
     }
 
-    fn take_from_live(&self, stage: &Stage) -> Result<LiveContents<'_>, Stopped> {
+    fn take_from_live(&self, stage: &Stage) -> Result<LiveSource<'_>, Stopped> {
         let live = self.converge.live_contents();
         fill::from_live(stage, &live)?;
         Ok(live)
@@ -203,13 +211,13 @@ impl Follow<'_> {
 
     /// The archives that lead from what is recorded of overrides to what is published of them. What cannot be
     /// had comes by digest.
-    pub(in crate::update) fn layer_deliveries(&self) -> Result<Vec<Link<'_>>, UpdateError> {
+    pub(in crate::update) fn layer_deliveries(&self) -> Result<Vec<ChainArchive<'_>>, UpdateError> {
         let mut arrived = Vec::new();
         for laid in self.converge.layers {
-            let (Source::Published(published), Some(base)) = (&laid.source, &laid.base) else {
+            let (LayerSource::Published(published), Some(base)) = (&laid.source, &laid.base) else {
                 continue;
             };
-            let Plan::Diffs(chain) =
+            let UpdatePlan::Diffs(chain) =
                 plan::choose(Some(base.id()), &published.catalog, &HashSet::new())
             else {
                 continue;
@@ -224,11 +232,11 @@ impl Follow<'_> {
             let Some(chain) = chain else { continue };
             let links = match link(&published.repository, chain.into_iter(), base) {
                 Ok((links, _)) => links,
-                Err(Unlinked::Broken(archive, why)) => {
+                Err(OpenArchiveError::Broken(archive, why)) => {
                     drop(self.broken(archive, &why));
                     continue;
                 }
-                Err(Unlinked::Failed(error)) => return Err(error),
+                Err(OpenArchiveError::Failed(error)) => return Err(error),
             };
             match fetch(&links, self.converge.run.monitor) {
                 Ok(()) => arrived.extend(links),
@@ -239,7 +247,11 @@ impl Follow<'_> {
     }
 
     /// Fills a stage from the tree, from what `arrived`, then by digest.
-    pub(in crate::update) fn fill(&self, stage: &Stage, arrived: &[Link]) -> Result<(), Stopped> {
+    pub(in crate::update) fn fill(
+        &self,
+        stage: &Stage,
+        arrived: &[ChainArchive],
+    ) -> Result<(), Stopped> {
         match self.fill_from_chain(stage, arrived.iter()) {
             Err(Unfilled::Archive { name, why }) => {
                 let why = FetchError::new(FetchErrorKind::Corrupt, Side::Server, &name, &why);
@@ -250,21 +262,21 @@ impl Follow<'_> {
         }
     }
 
-    fn broken(&self, archive: &Archive, why: &str) -> Followed {
+    fn broken(&self, archive: &Archive, why: &str) -> StrategyOutcome {
         self.converge.run.monitor.warn(format!("{} cannot be used: {why}", archive.file.file));
-        Followed::Broken(archive.file.file.clone())
+        StrategyOutcome::Broken(archive.file.file.clone())
     }
 }
 
-impl Converge<'_> {
+impl UpdateTransaction<'_> {
     /// What the tree should hold by what is recorded of it.
-    pub(in crate::update) fn live_contents(&self) -> LiveContents<'_> {
-        LiveContents::new(&self.run.session.root, self.base.map(|base| &base.composed))
+    pub(in crate::update) fn live_contents(&self) -> LiveSource<'_> {
+        LiveSource::new(&self.run.session.root, self.base.map(|base| &base.composed))
     }
 }
 
 /// Waits until everything is here.
-fn fetched<'l>(fetching: Fetching<'_, 'l>) -> Result<Vec<Link<'l>>, Unfilled> {
+fn fetched<'l>(fetching: FetchingManifest<'_, 'l>) -> Result<Vec<ChainArchive<'l>>, Unfilled> {
     let fault = |_| Untouched::Refused("the download ended in a fault of this program".to_owned());
     match fetching.join().map_err(|panic| Stopped::from(fault(panic)))? {
         Ok(layers) => Ok(layers?),
@@ -276,19 +288,19 @@ fn fetched<'l>(fetching: Fetching<'_, 'l>) -> Result<Vec<Link<'l>>, Unfilled> {
 }
 
 /// Ends the fetching of what is not here when this goes.
-struct Unwanted<'u, 'l>(&'u [Link<'l>]);
+struct CancelOnDrop<'u, 'l>(&'u [ChainArchive<'l>]);
 
-impl Drop for Unwanted<'_, '_> {
+impl Drop for CancelOnDrop<'_, '_> {
     fn drop(&mut self) {
         unwanted(self.0);
     }
 }
 
-pub(in crate::update) fn missing(stage: &Stage) -> Why {
+pub(in crate::update) fn missing(stage: &Stage) -> FullSyncReason {
     let mut paths: Vec<TreePath> =
         stage.wanted().keys().flat_map(|digest| stage.paths_of(digest)).collect();
     paths.sort_unstable();
-    Why::ContentMissing(named(&paths))
+    FullSyncReason::ContentMissing(named(&paths))
 }
 
 /// The first of many paths, for a message.

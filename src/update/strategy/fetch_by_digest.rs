@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::io::{BufReader, Read};
 
 use crate::apply::Untouched;
-use crate::apply::stage::fill::LiveContents;
+use crate::apply::stage::fill::LiveSource;
 use crate::apply::stage::{FillError, Stage};
 use crate::diff_archive::Sources;
 use crate::diff_archive::content_index::ContentIndex;
@@ -17,25 +17,27 @@ use crate::manifest::Manifest;
 use crate::root::Root;
 use crate::tree_path::TreePath;
 use crate::update::UpdateError;
-use crate::update::source::overrides::Source;
-use crate::update::source::published::Published;
-use crate::update::strategy::Follow;
+use crate::update::source::overrides::LayerSource;
+use crate::update::source::published::PublishedImage;
+use crate::update::strategy::Strategy;
 use crate::update::strategy::chain_archives::is_broken;
 use crate::update::strategy::diffs::{Stopped, missing};
-use crate::update::transaction::Goal;
+use crate::update::transaction::Target;
 
-impl Follow<'_> {
+impl Strategy<'_> {
     /// Fetches by digest what nothing else had: the content of paths that drifted, and of what is laid over
     /// the image.
     pub(in crate::update) fn fill_from_repository(
         &self,
         stage: &Stage,
-        live: &LiveContents,
+        live: &LiveSource,
     ) -> Result<(), Stopped> {
         for laid in self.converge.layers {
             match &laid.source {
-                Source::Received(received) => take_received(stage, &laid.manifest, &received.tree)?,
-                Source::Published(published) => {
+                LayerSource::Received(received) => {
+                    take_received(stage, &laid.manifest, &received.tree)?
+                }
+                LayerSource::Published(published) => {
                     self.fill_by_digest(stage, live, published, Some(&laid.manifest))?
                 }
             }
@@ -48,8 +50,8 @@ impl Follow<'_> {
     fn fill_by_digest(
         &self,
         stage: &Stage,
-        live: &LiveContents,
-        published: &Published,
+        live: &LiveSource,
+        published: &PublishedImage,
         of: Option<&Manifest>,
     ) -> Result<(), Stopped> {
         let mut wanted: Vec<(Digest, u64)> = stage.wanted().into_iter().collect();
@@ -87,8 +89,8 @@ impl Follow<'_> {
     /// Gives `sink` what the repository has of `wanted`; what is missing is found out by who wants it.
     fn fetch(
         &self,
-        published: &Published,
-        live: &LiveContents,
+        published: &PublishedImage,
+        live: &LiveSource,
         wanted: &[(Digest, u64)],
         sink: &mut Sink<'_>,
     ) -> Result<(), UpdateError> {
@@ -108,9 +110,9 @@ impl Follow<'_> {
     }
 
     /// The rules of the exclude file that comes with the image, where they are others than those in effect.
-    pub(in crate::update) fn other_rules(
+    pub(in crate::update) fn excludes_shipped_by_target(
         &self,
-        goal: &Goal,
+        goal: &Target,
     ) -> Result<Option<Vec<u8>>, UpdateError> {
         let (converge, run) = (&self.converge, self.converge.run);
         let Some(place) = &run.excludes.place else { return Ok(None) };
@@ -137,7 +139,7 @@ impl Follow<'_> {
     fn content(&self, digest: Digest, size: u64) -> Result<Option<Vec<u8>>, UpdateError> {
         let (converge, live) = (&self.converge, self.converge.live_contents());
         for laid in converge.layers {
-            let Source::Received(received) = &laid.source else { continue };
+            let LayerSource::Received(received) = &laid.source else { continue };
             let at = laid
                 .manifest
                 .entries()
@@ -158,8 +160,8 @@ impl Follow<'_> {
             return Ok(Some(bytes));
         }
         let over = converge.layers.iter().filter_map(|laid| match &laid.source {
-            Source::Published(published) => Some(published.as_ref()),
-            Source::Received(_) => None,
+            LayerSource::Published(published) => Some(published.as_ref()),
+            LayerSource::Received(_) => None,
         });
         for published in over.chain([self.published]) {
             let mut found = None;

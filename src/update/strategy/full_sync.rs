@@ -2,20 +2,23 @@
 
 use crate::apply::plan::{Depth, Untracked};
 use crate::apply::stage::Stage;
-use crate::apply::stage::fill::{self, LiveContents};
+use crate::apply::stage::fill::{self, LiveSource};
 use crate::full_sync::{Comparison, FullSyncError, Module, Server};
 use crate::host::Drift;
 use crate::image::Layer;
-use crate::plan::Why;
+use crate::plan::FullSyncReason;
 use crate::tree_path::TreePath;
 use crate::update::UpdateError;
 use crate::update::strategy::diffs::{Stopped, named};
 use crate::update::strategy::rsync_only::refused;
-use crate::update::strategy::{Ended, Follow};
+use crate::update::strategy::{Ended, Strategy};
 
-impl Follow<'_> {
+impl Strategy<'_> {
     /// Makes the tree the head by comparing all of it, and fetching what differs by rsync.
-    pub(in crate::update) fn by_full_sync(&self, why: &Why) -> Result<Ended, UpdateError> {
+    pub(in crate::update) fn run_full_sync(
+        &self,
+        why: &FullSyncReason,
+    ) -> Result<Ended, UpdateError> {
         let (run, converge) = (self.converge.run, &self.converge);
         let request = run.request;
         run.monitor.note(format!("full sync: {why}"));
@@ -26,7 +29,7 @@ impl Follow<'_> {
         }
         let head = self.published.manifest(self.published.catalog.head())?;
         let mut goal = converge.goal(head, format!("full sync: {why}"))?;
-        if let Some(rules) = self.other_rules(&goal)? {
+        if let Some(rules) = self.excludes_shipped_by_target(&goal)? {
             return Ok(Ended::OtherRules(rules));
         }
         goal.policy.depth = Depth::Content;
@@ -45,7 +48,7 @@ impl Follow<'_> {
             }
             return Ok(Ended::Done(Box::new(report)));
         }
-        let contents = LiveContents::seen(&run.session.root, &live);
+        let contents = LiveSource::seen(&run.session.root, &live);
         match converge.commit(&goal, &transaction, |stage| self.receive(stage, &contents)) {
             Ok(report) => Ok(Ended::Done(Box::new(report))),
             Err(Stopped::Failed(error)) => Err(error),
@@ -55,7 +58,7 @@ impl Follow<'_> {
         }
     }
 
-    fn receive(&self, stage: &Stage, contents: &LiveContents) -> Result<(), Stopped> {
+    fn receive(&self, stage: &Stage, contents: &LiveSource) -> Result<(), Stopped> {
         fill::from_live(stage, contents)?;
         if stage.wanted().is_empty() {
             return Ok(());

@@ -9,37 +9,37 @@ pub(super) mod rsync_only;
 use std::collections::HashSet;
 
 use crate::apply::Untouched;
-use crate::apply::plan::Transaction;
+use crate::apply::plan::ChangePlan;
 use crate::catalog::{Catalog, RepoPath};
 use crate::fetch::{CatalogAnswer, FetchErrorKind, RepoUrl, Repository};
 use crate::host::Drift;
 use crate::image::Layer;
 use crate::manifest::path_text;
-use crate::plan::{self, Plan, Why};
+use crate::plan::{self, FullSyncReason, UpdatePlan};
 use crate::report::Monitor;
 use crate::state::{SeenCatalog, State, made, pinned};
-use crate::update::installed::Base;
-use crate::update::source::overrides::Laid;
-use crate::update::source::published::Published;
-use crate::update::transaction::{Converge, Head};
+use crate::update::installed::Installed;
+use crate::update::source::overrides::OverrideLayer;
+use crate::update::source::published::PublishedImage;
+use crate::update::transaction::{PublishRef, UpdateTransaction};
 use crate::update::{Check, Excludes, Report, Run, UpdateError, filter_of, known_state};
 
 use diffs::Stopped;
 
 /// One way from what the node is to the head of a catalog.
-pub(super) struct Follow<'a> {
-    pub converge: Converge<'a>,
-    pub published: &'a Published,
+pub(super) struct Strategy<'a> {
+    pub converge: UpdateTransaction<'a>,
+    pub published: &'a PublishedImage,
 }
 
 /// How a way ended.
-pub(super) enum Followed {
+pub(super) enum StrategyOutcome {
     /// At the head.
     Done(Box<Report>),
     /// This archive is missing or damaged on the server.
     Broken(RepoPath),
     /// Some content is nowhere to be had, though the chain is whole.
-    Incomplete(Why),
+    Incomplete(FullSyncReason),
     /// What is to come brings other rules of what is excluded.
     OtherRules(Vec<u8>),
 }
@@ -48,13 +48,13 @@ pub(super) enum Followed {
 pub(super) enum Ended {
     /// At the head.
     Done(Box<Report>),
-    /// See [`Followed::OtherRules`].
+    /// See [`StrategyOutcome::OtherRules`].
     OtherRules(Vec<u8>),
 }
 
 impl Run<'_> {
     /// Brings the node to the head of the catalog in the repository at `repo`.
-    pub(super) fn by_the_catalog(&self, repo: &RepoUrl) -> Result<Report, UpdateError> {
+    pub(super) fn run_catalog(&self, repo: &RepoUrl) -> Result<Report, UpdateError> {
         let request = self.request;
         let state = known_state(request, self.session, self.monitor)?;
         let layer = Layer::Image(request.image.clone());
@@ -81,7 +81,7 @@ impl Run<'_> {
             .map_err(|e| UpdateError::Trust(e.to_string()))?;
         self.check_catalog(&catalog, state.as_ref())?;
         let seen = SeenCatalog { repo: repo.to_string(), serial: catalog.serial, etag };
-        let published = Published { repository, catalog, seen };
+        let published = PublishedImage { repository, catalog, seen };
         let done = self.follow(repo, &published, state.as_ref());
         tidy_spool(&published.repository, &done, self.monitor);
         done
@@ -91,7 +91,7 @@ impl Run<'_> {
     fn follow(
         &self,
         repo: &RepoUrl,
-        published: &Published,
+        published: &PublishedImage,
         state: Option<&State>,
     ) -> Result<Report, UpdateError> {
         let rules = match self.follow_under_these_rules(repo, published, state)? {
@@ -116,7 +116,7 @@ impl Run<'_> {
     fn follow_under_these_rules(
         &self,
         repo: &RepoUrl,
-        published: &Published,
+        published: &PublishedImage,
         state: Option<&State>,
     ) -> Result<Ended, UpdateError> {
         let layers = self.layers(repo, state)?;
@@ -125,30 +125,31 @@ impl Run<'_> {
         if self.request.adopt_only {
             return self.adopted(base, &published.seen).map(|report| Ended::Done(Box::new(report)));
         }
-        let head = Head { serial: published.catalog.head().serial, seen: Some(&published.seen) };
+        let head =
+            PublishRef { serial: published.catalog.head().serial, seen: Some(&published.seen) };
         let converge =
-            Converge { run: self, base: base.as_ref(), layers: &layers, head: Some(head) };
-        let follow = Follow { converge, published };
+            UpdateTransaction { run: self, base: base.as_ref(), layers: &layers, head: Some(head) };
+        let follow = Strategy { converge, published };
         let mut broken: HashSet<RepoPath> = HashSet::new();
         loop {
             let installed =
                 base.as_ref().filter(|base| base.published).map(|base| base.manifest.id());
             let plan = match (plan::choose(installed, &published.catalog, &broken), &base) {
-                (Plan::Full(Why::NotRecorded), Some(base)) => {
-                    Plan::Full(Why::UnknownGeneration(base.manifest.id()))
+                (UpdatePlan::Full(FullSyncReason::NotRecorded), Some(base)) => {
+                    UpdatePlan::Full(FullSyncReason::UnknownGeneration(base.manifest.id()))
                 }
                 (plan, _) => plan,
             };
             let followed = match plan {
-                Plan::Nothing => follow.to_what_it_is()?,
-                Plan::Diffs(chain) => follow.by_diffs(&chain)?,
-                Plan::Full(why) => return follow.by_full_sync(&why),
+                UpdatePlan::Nothing => follow.repair_in_place()?,
+                UpdatePlan::Diffs(chain) => follow.run_diffs(&chain)?,
+                UpdatePlan::Full(why) => return follow.run_full_sync(&why),
             };
             match followed {
-                Followed::Broken(file) => drop(broken.insert(file)),
-                Followed::OtherRules(rules) => return Ok(Ended::OtherRules(rules)),
-                Followed::Done(report) => return Ok(Ended::Done(report)),
-                Followed::Incomplete(why) => return follow.by_full_sync(&why),
+                StrategyOutcome::Broken(file) => drop(broken.insert(file)),
+                StrategyOutcome::OtherRules(rules) => return Ok(Ended::OtherRules(rules)),
+                StrategyOutcome::Done(report) => return Ok(Ended::Done(report)),
+                StrategyOutcome::Incomplete(why) => return follow.run_full_sync(&why),
             }
         }
     }
@@ -189,7 +190,7 @@ impl Run<'_> {
     }
 
     /// Refuses to go back by itself to what the administrator fled from.
-    fn check_held(&self, catalog: &Catalog, layers: &[Laid]) -> Result<(), UpdateError> {
+    fn check_held(&self, catalog: &Catalog, layers: &[OverrideLayer]) -> Result<(), UpdateError> {
         let root = &self.session.root;
         let Some(held) = pinned::load(root).map_err(Untouched::from)? else { return Ok(()) };
         let head = catalog.head();
@@ -211,9 +212,9 @@ impl Run<'_> {
     }
 }
 
-impl Follow<'_> {
+impl Strategy<'_> {
     /// The node is at the head: only what deviates, if that is asked for, and overrides need work.
-    fn to_what_it_is(&self) -> Result<Followed, UpdateError> {
+    fn repair_in_place(&self) -> Result<StrategyOutcome, UpdateError> {
         let Some(base) = self.converge.base else {
             return Err(UpdateError::Usage("there is nothing to compare with".to_owned()));
         };
@@ -230,10 +231,10 @@ impl Follow<'_> {
             false => "the node is at the head of the catalog".to_owned(),
         };
         let goal = self.converge.goal(base.manifest.clone(), way)?;
-        if let Some(rules) = self.other_rules(&goal)? {
-            return Ok(Followed::OtherRules(rules));
+        if let Some(rules) = self.excludes_shipped_by_target(&goal)? {
+            return Ok(StrategyOutcome::OtherRules(rules));
         }
-        let done = |report| Ok(Followed::Done(Box::new(report)));
+        let done = |report| Ok(StrategyOutcome::Done(Box::new(report)));
         if !looks
             && !repairs
             && !laid_anew
@@ -254,14 +255,14 @@ impl Follow<'_> {
         match self.converge.commit(&goal, &transaction, |stage| self.fill(stage, &deliveries)) {
             Ok(report) => done(report),
             Err(Stopped::Failed(error)) => Err(error),
-            Err(Stopped::Incomplete(why)) => Ok(Followed::Incomplete(why)),
+            Err(Stopped::Incomplete(why)) => Ok(StrategyOutcome::Incomplete(why)),
         }
     }
 }
 
 /// A transaction that does nothing, with what is recorded of the tree.
-fn as_known(base: &Base, kernels: Vec<crate::tree_path::TreePath>) -> Transaction {
-    let mut known = Transaction { kernels, ..Transaction::default() };
+fn as_known(base: &Installed, kernels: Vec<crate::tree_path::TreePath>) -> ChangePlan {
+    let mut known = ChangePlan { kernels, ..ChangePlan::default() };
     known.deviations.extend(base.deviating.iter().map(|path| {
         let what = base.deviations.get(&path_text(path)).cloned().unwrap_or_default();
         (path.clone(), what)

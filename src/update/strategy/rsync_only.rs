@@ -4,14 +4,14 @@
 //! All of it is received beside the tree, composed, judged, and made so by one transaction. What came is
 //! recorded, but as no generation, since nobody published it.
 
-use crate::apply::plan::{Depth, Item, Transaction, Untracked};
+use crate::apply::plan::{ChangePlan, Depth, ItemizedLine, Untracked};
 use crate::apply::stage::Stage;
-use crate::apply::stage::fill::{self, LiveContents};
+use crate::apply::stage::fill::{self, LiveSource};
 use crate::apply::{Untouched, preflight};
-use crate::fetch::{FetchError, FetchErrorKind, Options, Repository, Side};
+use crate::fetch::{FetchError, FetchErrorKind, FetchOptions, Repository, Side};
 use crate::filter::MAX_EXCLUDE_FILE;
 use crate::full_sync::{
-    Aside, Comparison, Deletions, FullSyncError, Module, Received, Server, above,
+    Comparison, Deletions, FullSyncError, Module, ReceiveDir, Received, Server, above,
 };
 use crate::host::Drift;
 use crate::image::Layer;
@@ -19,15 +19,15 @@ use crate::manifest::Manifest;
 use crate::state::{SeenCatalog, State};
 use crate::tree_path::TreePath;
 use crate::update::request::Sync;
-use crate::update::source::overrides::{self, Laid, Source};
+use crate::update::source::overrides::{self, LayerSource, OverrideLayer};
 use crate::update::strategy::diffs::named;
 use crate::update::strategy::fetch_by_digest::take_received;
-use crate::update::transaction::{Converge, Head};
+use crate::update::transaction::{PublishRef, UpdateTransaction};
 use crate::update::{Check, Excludes, Report, Run, UpdateError, filter_of, known_state};
 
 impl Run<'_> {
     /// Makes the tree what the server's image and its overrides are now.
-    pub(in crate::update) fn by_rsync(&self, sync: &Sync) -> Result<Report, UpdateError> {
+    pub(in crate::update) fn run_rsync(&self, sync: &Sync) -> Result<Report, UpdateError> {
         let Some(server) = &self.request.rsync else {
             return Err(UpdateError::Usage("You must specify --server.".to_owned()));
         };
@@ -66,8 +66,8 @@ impl Run<'_> {
         // An older catalog is refused as before, and the newest is asked for whole.
         let seen = seen.map(|seen| SeenCatalog { etag: None, ..seen });
         let whole = sync.delete && sync.directory.is_root();
-        let head = whole.then_some(Head { serial: 0, seen: seen.as_ref() });
-        let mut converge = Converge { run: self, base: None, layers: &layers, head };
+        let head = whole.then_some(PublishRef { serial: 0, seen: seen.as_ref() });
+        let mut converge = UpdateTransaction { run: self, base: None, layers: &layers, head };
         let mut goal = converge.goal(received.manifest.clone(), format!("rsync from {server}"))?;
         goal.policy.depth = Depth::Content;
         goal.policy.drift = Drift::Repair;
@@ -91,7 +91,7 @@ impl Run<'_> {
         if transaction.is_empty() {
             self.settle_directories(&transaction)?;
         }
-        let contents = LiveContents::seen(&self.session.root, &live);
+        let contents = LiveSource::seen(&self.session.root, &live);
         converge
             .commit(&goal, &transaction, |stage| Ok(fill(stage, &contents, &received, &layers)?))
     }
@@ -121,7 +121,7 @@ impl Run<'_> {
     }
 
     /// Sets the times of directories in which nothing else changes: no drift to a diff, but rsync sets them.
-    fn settle_directories(&self, transaction: &Transaction) -> Result<(), UpdateError> {
+    fn settle_directories(&self, transaction: &ChangePlan) -> Result<(), UpdateError> {
         let root = &self.session.root;
         // What lies beside the tree goes first: it changes the time of the top.
         self.discard_received().map_err(Untouched::from)?;
@@ -142,7 +142,11 @@ impl Run<'_> {
         state.overrides.iter().map(|laid| &laid.name).eq(&self.request.overrides)
     }
 
-    fn received_overrides(&self, sync: &Sync, aside: &Aside) -> Result<Vec<Laid>, UpdateError> {
+    fn received_overrides(
+        &self,
+        sync: &Sync,
+        aside: &ReceiveDir,
+    ) -> Result<Vec<OverrideLayer>, UpdateError> {
         let Some(server) = &self.request.rsync else { return Ok(Vec::new()) };
         let above = above(&self.session.root, &sync.directory).map_err(|e| refused(e, server))?;
         let names = self.request.overrides.iter();
@@ -176,9 +180,9 @@ impl Run<'_> {
     }
 
     /// What overrides alone would change.
-    fn forecast_layers(&self, layers: &[Laid]) -> Result<Vec<Item>, UpdateError> {
+    fn forecast_layers(&self, layers: &[OverrideLayer]) -> Result<Vec<ItemizedLine>, UpdateError> {
         let Some((first, rest)) = layers.split_first() else { return Ok(Vec::new()) };
-        let converge = Converge { run: self, base: None, layers: rest, head: None };
+        let converge = UpdateTransaction { run: self, base: None, layers: rest, head: None };
         let mut goal = converge.goal(first.manifest.clone(), String::new())?;
         goal.policy.depth = Depth::Content;
         let live = converge.look(&goal)?;
@@ -200,7 +204,8 @@ impl Run<'_> {
             let Ok(file) = std::str::from_utf8(place.as_bytes()) else { return Ok(None) };
             let inside = format!("{}/", layer.place());
             let (address, shown) = (server.address(&inside), server.shown(&inside));
-            let options = Options { deadline: Some(self.deadline()), ..self.request.fetch.clone() };
+            let options =
+                FetchOptions { deadline: Some(self.deadline()), ..self.request.fetch.clone() };
             let module = Repository::of_module(address, shown, &options)?;
             match module.unverified(file, MAX_EXCLUDE_FILE as u64) {
                 Err(error) if error.kind == FetchErrorKind::NotFound => {}
@@ -216,7 +221,7 @@ impl Run<'_> {
 }
 
 /// All overrides together: what of the image they hide does not come.
-fn over(layers: &[Laid]) -> Result<Option<Manifest>, UpdateError> {
+fn over(layers: &[OverrideLayer]) -> Result<Option<Manifest>, UpdateError> {
     let Some((first, rest)) = layers.split_first() else { return Ok(None) };
     overrides::composed(&first.manifest, rest.iter().map(|laid| &laid.manifest)).map(Some)
 }
@@ -229,13 +234,13 @@ fn hidden(over: &Option<Manifest>) -> impl Iterator<Item = (&TreePath, bool)> {
 
 fn fill(
     stage: &Stage,
-    contents: &LiveContents,
+    contents: &LiveSource,
     received: &Received,
-    layers: &[Laid],
+    layers: &[OverrideLayer],
 ) -> Result<(), Untouched> {
     fill::from_live(stage, contents)?;
     for laid in layers {
-        if let Source::Received(received) = &laid.source {
+        if let LayerSource::Received(received) = &laid.source {
             take_received(stage, &laid.manifest, &received.tree)?;
         }
     }

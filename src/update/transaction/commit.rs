@@ -1,12 +1,12 @@
 //! What every transaction has in common once its stage is filled: durable, sealed, made, recorded.
 
 use crate::apply::filesystem::mount_root_times;
-use crate::apply::journal::Record;
-use crate::apply::plan::Transaction;
+use crate::apply::journal::CommitRecord;
+use crate::apply::plan::ChangePlan;
 use crate::apply::roll_forward::{Applied, roll_forward};
 use crate::apply::session::{Session, drop_stages};
 use crate::apply::stage::{SealFailure, Stage};
-use crate::apply::undo::Limits;
+use crate::apply::undo::RetentionLimits;
 use crate::apply::{Interrupted, Untouched};
 use crate::full_sync;
 use crate::report::{Event, Monitor};
@@ -22,14 +22,14 @@ pub(in crate::update) enum Failure<E> {
 
 impl<E: From<UpdateError>> Failure<E> {
     /// Leaves nothing behind of a transaction that was not sealed.
-    pub(in crate::update) fn clean_up(self, session: &Session, transaction: &Transaction) -> E {
+    pub(in crate::update) fn clean_up(self, session: &Session, transaction: &ChangePlan) -> E {
         match self {
             Failure::Before(error) => {
                 let root = &session.root;
                 // Where even that fails, the next run tidies up.
                 let _ = drop_stages(root, &transaction.tops)
                     .and_then(|()| full_sync::discard(root))
-                    .and_then(|()| mount_root_times::settle(root));
+                    .and_then(|()| mount_root_times::restore(root));
                 error
             }
             Failure::After(error) => E::from(error),
@@ -38,11 +38,11 @@ impl<E: From<UpdateError>> Failure<E> {
 }
 
 /// Seals what is staged and makes it so.
-pub(in crate::update) fn complete(
+pub(in crate::update) fn commit(
     session: &Session,
     stage: Stage,
-    limits: &Limits,
-    record: Record,
+    limits: &RetentionLimits,
+    record: CommitRecord,
     monitor: &dyn Monitor,
 ) -> Result<Applied, Failure<UpdateError>> {
     let before = |error: Untouched| Failure::Before(UpdateError::from(error));

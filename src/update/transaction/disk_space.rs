@@ -1,23 +1,23 @@
 //! Makes sure that an update fits. An undo set that is in the way goes first, if that helps and is allowed.
 
-use crate::apply::plan::Transaction;
-use crate::apply::preflight::disk_space::{Aside, Demand};
+use crate::apply::plan::ChangePlan;
+use crate::apply::preflight::disk_space::{ExtraSpace, SpaceRequirement};
 use crate::apply::{Untouched, preflight, undo};
 use crate::host::KeepUndo;
 use crate::manifest::Manifest;
 use crate::update::UpdateError;
-use crate::update::transaction::{Converge, Goal};
+use crate::update::transaction::{Target, UpdateTransaction};
 
-impl Converge<'_> {
+impl UpdateTransaction<'_> {
     /// Refuses what does not fit by the manifests alone, before archives are fetched.
     pub(in crate::update) fn check_room_early(
         &self,
         base: &Manifest,
         target: &Manifest,
-        aside: &Aside,
+        aside: &ExtraSpace,
     ) -> Result<(), UpdateError> {
         let session = self.run.session;
-        let mut demand = Demand::new(
+        let mut demand = SpaceRequirement::new(
             &session.root,
             &session.filesystems,
             session.host.as_ref(),
@@ -30,12 +30,16 @@ impl Converge<'_> {
     /// Refuses what does not fit, once it is known what has to be staged.
     pub(in crate::update) fn check_room(
         &self,
-        goal: &Goal,
-        transaction: &Transaction,
+        goal: &Target,
+        transaction: &ChangePlan,
     ) -> Result<(), UpdateError> {
         let session = self.run.session;
-        let mut demand =
-            Demand::new(&session.root, &transaction.tops, session.host.as_ref(), &session.mounts);
+        let mut demand = SpaceRequirement::new(
+            &session.root,
+            &transaction.tops,
+            session.host.as_ref(),
+            &session.mounts,
+        );
         demand.add_transaction(transaction, goal.received).map_err(Untouched::from)?;
         let displaced =
             preflight::check_room_without_slots(&session.root, transaction, &transaction.tops)?;
@@ -43,7 +47,7 @@ impl Converge<'_> {
         self.settle(&demand)
     }
 
-    fn settle(&self, demand: &Demand) -> Result<(), UpdateError> {
+    fn settle(&self, demand: &SpaceRequirement) -> Result<(), UpdateError> {
         let (run, missing) = (self.run, demand.missing());
         if missing.is_empty() {
             return Ok(());

@@ -6,11 +6,11 @@ pub(super) mod disk_space;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::OnceLock;
 
-use crate::apply::journal::Record;
-use crate::apply::plan::live_tree::Live;
-use crate::apply::plan::{self, Depth, Policy, Transaction, Untracked, Wanted};
+use crate::apply::journal::CommitRecord;
+use crate::apply::plan::live_tree::LiveTree;
+use crate::apply::plan::{self, ChangePlan, ComparePolicy, Depth, PlanInput, Untracked};
 use crate::apply::stage::Stage;
-use crate::apply::undo::Limits;
+use crate::apply::undo::RetentionLimits;
 use crate::apply::{Untouched, preflight};
 use crate::digest::Digest;
 use crate::entry::Entry;
@@ -19,39 +19,39 @@ use crate::manifest::{Manifest, path_text};
 use crate::root::FileKind;
 use crate::state::{self, KernelPaths, SeenCatalog, State};
 use crate::tree_path::TreePath;
-use crate::update::hooks::Around;
-use crate::update::hooks::payload::Plan;
-use crate::update::installed::Base;
+use crate::update::hooks::Hooks;
+use crate::update::hooks::payload::HookPlan;
+use crate::update::installed::Installed;
 use crate::update::report::topmost;
-use crate::update::source::overrides::{self, Laid};
-use crate::update::{Check, Outcome, Report, Run, UpdateError};
+use crate::update::source::overrides::{self, OverrideLayer};
+use crate::update::{Check, Report, Run, UpdateError, UpdateOutcome};
 use crate::{allocator, full_sync};
 
-use commit::{Failure, complete};
+use commit::{Failure, commit};
 
 /// Recorded manifests are compressed fast: they are written with every update and read with the next.
 pub(super) const RECORDED_LEVEL: i32 = 1;
 
 /// What every way from what the node is to what it is to be has in common.
-pub(super) struct Converge<'a> {
+pub(super) struct UpdateTransaction<'a> {
     pub run: &'a Run<'a>,
-    pub base: Option<&'a Base>,
+    pub base: Option<&'a Installed>,
     /// What is laid over the image.
-    pub layers: &'a [Laid],
+    pub layers: &'a [OverrideLayer],
     /// What is recorded in the end; `None` where the tree is only in part what came.
-    pub head: Option<Head<'a>>,
+    pub head: Option<PublishRef<'a>>,
 }
 
 /// The publish that a node comes to be at.
 #[derive(Clone, Copy)]
-pub(super) struct Head<'a> {
+pub(super) struct PublishRef<'a> {
     /// 0 where what came was never published.
     pub serial: u64,
     pub seen: Option<&'a SeenCatalog>,
 }
 
 /// What the tree is to become.
-pub(super) struct Goal {
+pub(super) struct Target {
     /// Everything that the generation of the image has.
     pub whole: Manifest,
     /// What of it the image decides about here.
@@ -65,7 +65,7 @@ pub(super) struct Goal {
     /// What stayed for a kernel that ran before, in tree order.
     pub waiting: Vec<TreePath>,
     /// How closely the tree is looked at.
-    pub policy: Policy,
+    pub policy: ComparePolicy,
     /// What live files hold that were read in this run already.
     pub read: HashMap<TreePath, Digest>,
     /// Whether all content comes by way of the root's filesystem.
@@ -78,9 +78,9 @@ pub(super) struct Goal {
     pub way: String,
 }
 
-impl Converge<'_> {
+impl UpdateTransaction<'_> {
     /// A goal with the policy of the request.
-    pub(super) fn goal(&self, whole: Manifest, way: String) -> Result<Goal, UpdateError> {
+    pub(super) fn goal(&self, whole: Manifest, way: String) -> Result<Target, UpdateError> {
         let composed = overrides::composed(&whole, self.layers.iter().map(|laid| &laid.manifest))?;
         self.run.tell_foreign(&composed);
         let request = self.run.request;
@@ -95,14 +95,14 @@ impl Converge<'_> {
         let untracked = if request.purge_untracked { Untracked::Remove } else { Untracked::Keep };
         let base = || self.base.map(|base| self.run.filtered(&base.composed));
         let ((target, unheld), base) = rayon::join(|| self.run.held(&composed), base);
-        Ok(Goal {
+        Ok(Target {
             target,
             unheld,
             base,
             former: self.former(&composed),
             waiting: self.waiting(),
             whole,
-            policy: Policy { depth, drift: request.drift, untracked },
+            policy: ComparePolicy { depth, drift: request.drift, untracked },
             read: HashMap::new(),
             received: false,
             renamed: 0,
@@ -145,7 +145,7 @@ impl Converge<'_> {
     }
 
     /// Looks at the tree as closely as the goal asks for.
-    pub(super) fn look(&self, goal: &Goal) -> Result<Live, UpdateError> {
+    pub(super) fn look(&self, goal: &Target) -> Result<LiveTree, UpdateError> {
         let root = &self.run.session.root;
         let mut live = match (&goal.base, goal.policy.depth) {
             (Some(base), Depth::Touched) => {
@@ -155,7 +155,7 @@ impl Converge<'_> {
                 paths.extend(goal.waiting.iter().cloned());
                 paths.sort_unstable();
                 paths.dedup();
-                Live::look(root, &paths).map_err(Untouched::from)?
+                LiveTree::stat_paths(root, &paths).map_err(Untouched::from)?
             }
             _ => {
                 let old = goal.base.as_ref().map(|base| base.entries()).unwrap_or_default();
@@ -164,7 +164,7 @@ impl Converge<'_> {
                     known.map(|entry| &entry.path).chain(&goal.waiting).collect();
                 tracked.sort_unstable();
                 tracked.dedup();
-                Live::walk(root, &tracked, &self.run.filter, self.run.monitor)?
+                LiveTree::walk(root, &tracked, &self.run.filter, self.run.monitor)?
             }
         };
         if goal.policy.depth == Depth::Content {
@@ -175,11 +175,15 @@ impl Converge<'_> {
     }
 
     /// Decides what has to happen, and refuses what cannot end well.
-    pub(super) fn prepare(&self, goal: &Goal, live: &Live) -> Result<Transaction, UpdateError> {
+    pub(super) fn prepare(
+        &self,
+        goal: &Target,
+        live: &LiveTree,
+    ) -> Result<ChangePlan, UpdateError> {
         let session = self.run.session;
         let none = Default::default();
         let filesystems = session.filesystems.and(live.tops());
-        let wanted = Wanted {
+        let wanted = PlanInput {
             root: &session.root,
             base: goal.base.as_ref(),
             target: &goal.target,
@@ -194,7 +198,7 @@ impl Converge<'_> {
             twins: &session.twins,
             policy: goal.policy,
         };
-        let mut transaction = plan::prepare(&wanted, live)?;
+        let mut transaction = plan::plan_changes(&wanted, live)?;
         transaction.deviations.extend(goal.unheld.clone());
         transaction.warnings.iter().for_each(|warning| self.run.monitor.warn(warning.clone()));
         if !self.run.request.dry_run {
@@ -204,7 +208,7 @@ impl Converge<'_> {
     }
 
     /// Refuses what cannot end well.
-    fn check(&self, goal: &Goal, transaction: &Transaction) -> Result<(), UpdateError> {
+    fn check(&self, goal: &Target, transaction: &ChangePlan) -> Result<(), UpdateError> {
         let session = self.run.session;
         let tracked = goal.base.as_ref().map_or(0, |base| base.len()).max(goal.target.len());
         preflight::check_budget(transaction, tracked, goal.renamed, self.run.request.max_delete)?;
@@ -216,8 +220,8 @@ impl Converge<'_> {
     }
 
     /// What a dry run tells: the changes, and whether the run itself would stop before them.
-    pub(super) fn forecast(&self, goal: &Goal, transaction: &Transaction) -> Report {
-        let mut report = self.report(goal, transaction, Outcome::WouldUpdate);
+    pub(super) fn forecast(&self, goal: &Target, transaction: &ChangePlan) -> Report {
+        let mut report = self.report(goal, transaction, UpdateOutcome::WouldUpdate);
         report.refusal = self.check(goal, transaction).err();
         report
     }
@@ -225,21 +229,21 @@ impl Converge<'_> {
     /// Makes the transaction: `fill` hands in the content.
     pub(super) fn commit<E: From<UpdateError>>(
         &self,
-        goal: &Goal,
-        transaction: &Transaction,
+        goal: &Target,
+        transaction: &ChangePlan,
         fill: impl FnOnce(&Stage) -> Result<(), E>,
     ) -> Result<Report, E> {
         if transaction.is_empty() {
             return Ok(self.record_only(goal, transaction)?);
         }
         // The look at the tree is over; from here on contents pass through.
-        allocator::return_what_is_free();
+        allocator::trim();
         let around = self.around(goal, transaction);
         let overdue = around.before()?;
         let made = self.make(goal, transaction, fill);
         let mut report = made.map_err(|failure| {
             if let Failure::Before(_) = failure {
-                around.called_off(&overdue);
+                around.cancel_pending(&overdue);
             }
             failure.clean_up(self.run.session, transaction)
         })?;
@@ -247,11 +251,11 @@ impl Converge<'_> {
         Ok(report)
     }
 
-    fn around<'t>(&'t self, goal: &'t Goal, transaction: &'t Transaction) -> Around<'t> {
+    fn around<'t>(&'t self, goal: &'t Target, transaction: &'t ChangePlan) -> Hooks<'t> {
         let run = self.run;
         let base = self.base.map(|base| base.manifest.id());
         let published = self.head.filter(|head| head.serial > 0);
-        let plan = Plan {
+        let plan = HookPlan {
             image: Some(&run.request.image),
             generation: published.map(|_| goal.whole.id()),
             base,
@@ -266,13 +270,13 @@ impl Converge<'_> {
             why: &goal.way,
             items: &transaction.items,
         };
-        Around { scene: run.request.scene(&run.session.root, run.monitor), plan }
+        Hooks { scene: run.request.scene(&run.session.root, run.monitor), plan }
     }
 
     fn make<E: From<UpdateError>>(
         &self,
-        goal: &Goal,
-        transaction: &Transaction,
+        goal: &Target,
+        transaction: &ChangePlan,
         fill: impl FnOnce(&Stage) -> Result<(), E>,
     ) -> Result<Report, Failure<E>> {
         let before = |error: UpdateError| Failure::Before(E::from(error));
@@ -298,32 +302,32 @@ impl Converge<'_> {
         let synced = self.head.is_none().then(|| self.run.request.image.clone());
         let manifest =
             state.as_ref().and_then(|_| self.manifest_to_record(goal)).map(<[u8]>::to_vec);
-        let record = Record { manifest, state, held: None, synced };
+        let record = CommitRecord { manifest, state, held: None, synced };
         let applied =
-            complete(session, stage, &self.limits(goal), record, monitor).map_err(|failure| {
+            commit(session, stage, &self.limits(goal), record, monitor).map_err(|failure| {
                 match failure {
                     Failure::Before(error) => before(error),
                     Failure::After(error) => Failure::After(error),
                 }
             })?;
-        let mut report = self.report(goal, transaction, Outcome::Updated);
+        let mut report = self.report(goal, transaction, UpdateOutcome::Updated);
         report.mixed = Some(applied.mixed);
         report.deviations = applied.state.map(|state| state.deviations).unwrap_or_default();
         Ok(report)
     }
 
-    fn limits(&self, goal: &Goal) -> Limits {
+    fn limits(&self, goal: &Target) -> RetentionLimits {
         let request = self.run.request;
         let made = self.head.map(|_| self.made(&goal.whole));
         let repairs = self.base.is_some_and(|base| !base.adopted && Some(base.made()) == made);
-        Limits { keep: request.keep_undo, share: request.undo_share, repairs, made }
+        RetentionLimits { keep: request.keep_undo, share: request.undo_share, repairs, made }
     }
 
     /// The tree is as it should be: only what is known of it changes.
     pub(super) fn record_only(
         &self,
-        goal: &Goal,
-        transaction: &Transaction,
+        goal: &Target,
+        transaction: &ChangePlan,
     ) -> Result<Report, UpdateError> {
         let root = &self.run.session.root;
         match self.head {
@@ -335,15 +339,15 @@ impl Converge<'_> {
             // Nothing changed: what was known of the tree is as true as before.
             None => state::note_synced(root, &self.run.request.image).map_err(Untouched::from)?,
         }
-        Ok(self.report(goal, transaction, Outcome::UpToDate))
+        Ok(self.report(goal, transaction, UpdateOutcome::UpToDate))
     }
 
     /// What a dry run, or a finished one, tells.
     pub(super) fn report(
         &self,
-        goal: &Goal,
-        transaction: &Transaction,
-        outcome: Outcome,
+        goal: &Target,
+        transaction: &ChangePlan,
+        outcome: UpdateOutcome,
     ) -> Report {
         let deviations =
             transaction.deviations.iter().map(|(path, what)| (path_text(path), what.clone()));
@@ -368,9 +372,9 @@ impl Converge<'_> {
 
     fn state(
         &self,
-        head: Head,
-        goal: &Goal,
-        transaction: &Transaction,
+        head: PublishRef,
+        goal: &Target,
+        transaction: &ChangePlan,
     ) -> Result<State, UpdateError> {
         let run = self.run;
         let home = run.session.root.identity().map_err(Untouched::from)?;
@@ -379,7 +383,7 @@ impl Converge<'_> {
             State::new(run.request.image.clone(), head.serial, goal.whole.id(), filter, home);
         state.untracked = transaction.untracked;
         state.catalog = head.seen.cloned();
-        state.overrides = self.layers.iter().map(Laid::record).collect();
+        state.overrides = self.layers.iter().map(OverrideLayer::record).collect();
         let release = run.session.kernel.as_ref().map(|kernel| kernel.release());
         state.kernel = release.and_then(|release| KernelPaths::new(release, &transaction.kernels));
         for (path, what) in &transaction.deviations {
@@ -390,7 +394,7 @@ impl Converge<'_> {
 
     /// The manifest as it comes to be stored; `None` where that is done. Who asks first has it compressed, who
     /// asks meanwhile waits for that.
-    pub(super) fn manifest_to_record<'g>(&self, goal: &'g Goal) -> Option<&'g [u8]> {
+    pub(super) fn manifest_to_record<'g>(&self, goal: &'g Target) -> Option<&'g [u8]> {
         if self.base.is_some_and(|base| base.stored && base.manifest.id() == goal.whole.id()) {
             return None;
         }

@@ -4,14 +4,14 @@ use std::collections::HashSet;
 
 use crate::apply::Untouched;
 use crate::apply::filesystem::limited;
-use crate::apply::plan::Item;
+use crate::apply::plan::ItemizedLine;
 use crate::apply::plan::difference::Difference;
-use crate::apply::undo::rollback_plan::Plan;
+use crate::apply::undo::rollback_plan::RollbackPlanner;
 use crate::manifest::Manifest;
 use crate::root::{Descend, FileKind, Root, RootError, Stat};
 use crate::tree_path::TreePath;
 
-impl Plan<'_> {
+impl RollbackPlanner<'_> {
     /// Whether `path` lies in a directory that comes back as a whole.
     pub(super) fn comes_with_another(&self, path: &TreePath) -> bool {
         std::iter::successors(path.parent(), TreePath::parent)
@@ -22,8 +22,8 @@ impl Plan<'_> {
     pub(super) fn compare(&mut self, path: &TreePath, kept: &Stat) {
         let Some(entry) = self.before.and_then(|before| before.get(path)) else { return };
         let mut difference = Difference::quick(entry, Some(kept));
-        if self.transaction.tops.is_plain(path) {
-            difference = limited::mask(difference, entry, Some(kept));
+        if self.transaction.tops.is_limited(path) {
+            difference = limited::mask_unsupported(difference, entry, Some(kept));
         }
         if difference.any() {
             self.transaction.deviations.insert(path.clone(), difference.to_string());
@@ -31,7 +31,11 @@ impl Plan<'_> {
     }
 
     /// Notes what was recorded at `path` and below it, and will not be there, but for what `comes`.
-    pub(super) fn miss(&mut self, path: &TreePath, comes: impl Fn(&Self, &TreePath) -> bool) {
+    pub(super) fn add_missing(
+        &mut self,
+        path: &TreePath,
+        comes: impl Fn(&Self, &TreePath) -> bool,
+    ) {
         let entries = self.before.map(Manifest::entries).unwrap_or_default();
         let from = entries.partition_point(|entry| entry.path < *path);
         let here = entries[from..]
@@ -89,7 +93,7 @@ impl Plan<'_> {
             }
             Ok(Descend::Into)
         })?;
-        self.miss(path, |_, path| comes.contains(path));
+        self.add_missing(path, |_, path| comes.contains(path));
         Ok(())
     }
 }
@@ -105,8 +109,8 @@ fn letter(kind: FileKind) -> char {
     }
 }
 
-pub(super) fn removed(path: &TreePath, suffix: &str) -> Item {
-    Item {
+pub(super) fn removed(path: &TreePath, suffix: &str) -> ItemizedLine {
+    ItemizedLine {
         change: "*deleting  ".to_owned(),
         path: path.clone(),
         suffix: suffix.to_owned(),

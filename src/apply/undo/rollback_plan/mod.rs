@@ -6,14 +6,14 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 
 use crate::apply::filesystem::{Slots, limited};
 use crate::apply::plan::difference::Difference;
-use crate::apply::plan::ordering::{self, Arrival};
-use crate::apply::plan::subtree_removal::Whole;
+use crate::apply::plan::ordering::{self, PendingInstall};
+use crate::apply::plan::subtree_removal::RemovableSubtrees;
 use crate::apply::plan::{
-    Action, Change, Item, OCCUPIED, Transaction, removals, slot_name, tell_kernels,
+    Action, Change, ChangePlan, ItemizedLine, OCCUPIED, removals, report_kernels, slot_name,
 };
-use crate::apply::undo::Undo;
-use crate::apply::undo::undo_log::{Before, Fact, slot_of};
-use crate::apply::{UNDO, Untouched};
+use crate::apply::undo::UndoSet;
+use crate::apply::undo::undo_log::{PriorState, UndoRecord, slot_of};
+use crate::apply::{UNDO_DIR, Untouched};
 use crate::entry::{Entry, Meta, Mtime, Node, Xattrs};
 use crate::filter::Filter;
 use crate::host::Kernel;
@@ -25,7 +25,7 @@ use crate::tree_path::TreePath;
 
 use items::removed;
 
-impl Undo {
+impl UndoSet {
     /// The transaction that brings back what was. `tracked` is what the tree is recorded to be: what lies
     /// beyond it in a directory that goes as a whole is listed as displaced. `before` is what it was
     /// recorded to be before: what comes back and is not that deviates.
@@ -36,21 +36,21 @@ impl Undo {
         kernel: Option<&Kernel>,
         tracked: Option<&Manifest>,
         before: Option<&Manifest>,
-    ) -> Result<Transaction, Untouched> {
-        let tops = self.filesystems.with_plain(mounts);
-        let kept = |at: &TreePath| at.components().any(|name| name == UNDO.as_bytes());
+    ) -> Result<ChangePlan, Untouched> {
+        let tops = self.filesystems.with_limited(mounts);
+        let kept = |at: &TreePath| at.components().any(|name| name == UNDO_DIR.as_bytes());
         if let Some(mount) = mounts.iter().find(|mount| kept(&mount.at)) {
             return Err(Untouched::Refused(format!(
                 "something is mounted at {}",
                 root.show(&mount.at)
             )));
         }
-        let mut plan = Plan {
+        let mut plan = RollbackPlanner {
             root,
             before,
             tracked,
             undo: self,
-            transaction: Transaction { slots: Slots::Undo, tops, ..Transaction::default() },
+            transaction: ChangePlan { slots: Slots::Undo, tops, ..ChangePlan::default() },
             arrivals: Vec::new(),
             going: Vec::new(),
             made: HashSet::new(),
@@ -75,13 +75,13 @@ impl Undo {
 }
 
 /// A rollback that is being worked out.
-struct Plan<'a> {
+struct RollbackPlanner<'a> {
     root: &'a Root,
     before: Option<&'a Manifest>,
     tracked: Option<&'a Manifest>,
-    undo: &'a Undo,
-    transaction: Transaction,
-    arrivals: Vec<Arrival>,
+    undo: &'a UndoSet,
+    transaction: ChangePlan,
+    arrivals: Vec<PendingInstall>,
     /// Directories that are made again.
     made: HashSet<TreePath>,
     /// Directories that get all their metadata.
@@ -104,7 +104,7 @@ struct Plan<'a> {
     kernel: Option<&'a Kernel>,
 }
 
-impl Plan<'_> {
+impl RollbackPlanner<'_> {
     /// The slots that have something in them are not given to anything else.
     fn reserve(&mut self) -> Result<(), RootError> {
         for set in self.undo.sets.values() {
@@ -130,10 +130,10 @@ impl Plan<'_> {
             let live = self.root.stat(&entry.path)?;
             if live.is_none_or(|live| live.kind != FileKind::Directory) {
                 let slot = self.free_slot();
-                let filesystem = self.transaction.tops.of(&entry.path);
+                let filesystem = self.transaction.tops.filesystem_of(&entry.path);
                 self.make_parent(&entry.path)?;
                 self.made.insert(entry.path.clone());
-                self.change(filesystem, &entry.path, Action::Make { slot });
+                self.change(filesystem, &entry.path, Action::MakeDir { slot });
                 self.item("cd+++++++++", &entry.path, "/", 0);
             }
             if let Some(live) = live.filter(|live| live.kind == FileKind::Directory) {
@@ -145,7 +145,7 @@ impl Plan<'_> {
             }
             // All of its metadata in the end.
             let filesystem = self.transaction.tops.holding(&entry.path);
-            self.change(filesystem, &entry.path, Action::Directory);
+            self.change(filesystem, &entry.path, Action::SetDirMetadata);
         }
         Ok(())
     }
@@ -163,9 +163,9 @@ impl Plan<'_> {
             .flatten()
             .find_map(|manifest| manifest.get(&parent));
         let Some(entry) = known.filter(|entry| entry.is_dir()).cloned() else { return Ok(()) };
-        let (slot, filesystem) = (self.free_slot(), self.transaction.tops.of(&parent));
-        self.change(filesystem, &parent, Action::Make { slot });
-        self.change(filesystem, &parent, Action::Directory);
+        let (slot, filesystem) = (self.free_slot(), self.transaction.tops.filesystem_of(&parent));
+        self.change(filesystem, &parent, Action::MakeDir { slot });
+        self.change(filesystem, &parent, Action::SetDirMetadata);
         self.item("cd+++++++++", &parent, "/", 0);
         self.directories.push(entry);
         // Removing it disturbed the one above.
@@ -178,26 +178,26 @@ impl Plan<'_> {
         Ok(())
     }
 
-    fn bring_back(&mut self, fact: &Fact) -> Result<(), Untouched> {
+    fn bring_back(&mut self, fact: &UndoRecord) -> Result<(), Untouched> {
         let live = self.root.stat(&fact.path)?;
-        let plain = self.transaction.tops.is_plain(&fact.path);
+        let plain = self.transaction.tops.is_limited(&fact.path);
         match fact.before {
-            Before::Stood(slot) => self.put_back(fact, slot, live.as_ref())?,
+            PriorState::Existed(slot) => self.put_back(fact, slot, live.as_ref())?,
             // It goes, or stays, with the directory above it, in whose place another one comes.
-            Before::Nothing(_) if self.comes_with_another(&fact.path) => {}
-            Before::Nothing(_) => {
-                self.miss(&fact.path, |_, _| false);
+            PriorState::Missing(_) if self.comes_with_another(&fact.path) => {}
+            PriorState::Missing(_) => {
+                self.add_missing(&fact.path, |_, _| false);
                 self.take_away(fact, live.as_ref());
             }
-            Before::Absent => self.miss(&fact.path, |_, _| false),
-            Before::Time { old, new } => match live {
+            PriorState::AlreadyGone => self.add_missing(&fact.path, |_, _| false),
+            PriorState::Time { old, new } => match live {
                 Some(live)
                     if live.mtime == new || (plain && limited::same_time(new, live.mtime)) =>
                 {
                     self.times.push(Change {
                         filesystem: fact.filesystem,
                         path: fact.path.clone(),
-                        action: Action::Times(old),
+                        action: Action::SetTime(old),
                     });
                     self.item(".f..t......", &fact.path, "", 0);
                 }
@@ -207,16 +207,21 @@ impl Plan<'_> {
                     self.transaction.deviations.insert(fact.path.clone(), what.to_owned());
                 }
                 Some(_) => {}
-                None => self.miss(&fact.path, |_, _| false),
+                None => self.add_missing(&fact.path, |_, _| false),
             },
-            Before::DirectoryTime(old) => {
+            PriorState::DirectoryTime(old) => {
                 self.directory_times.insert(fact.path.clone(), old);
             }
         }
         Ok(())
     }
 
-    fn put_back(&mut self, fact: &Fact, slot: u32, live: Option<&Stat>) -> Result<(), Untouched> {
+    fn put_back(
+        &mut self,
+        fact: &UndoRecord,
+        slot: u32,
+        live: Option<&Stat>,
+    ) -> Result<(), Untouched> {
         let set = self.undo.sets.get(&fact.filesystem);
         let kept = match set {
             Some(set) => set.stat(&slot_name(slot))?,
@@ -244,7 +249,7 @@ impl Plan<'_> {
             let path = self.root.show(&fact.path);
             let why = "is immutable by now (chattr +i), perhaps under another name";
             return Err(Untouched::Refused(format!(
-                "what stood at {path}, and is kept in {UNDO}, {why}"
+                "what stood at {path}, and is kept in {UNDO_DIR}, {why}"
             )));
         }
         self.make_parent(&fact.path)?;
@@ -268,13 +273,13 @@ impl Plan<'_> {
             Some(stands) if stands != directory => {
                 Action::Exchange { slot, to_directory: directory }
             }
-            _ => Action::Install { slot },
+            _ => Action::StagedItem { slot },
         };
-        self.arrivals.push(Arrival {
+        self.arrivals.push(PendingInstall {
             change: Change { filesystem: fact.filesystem, path: fact.path.clone(), action },
-            stands: stands.is_some(),
-            led: ordering::leads(self.root, &fact.path, live.map(|live| live.kind)),
-            leads: ordering::leads(set, &place, Some(kept.kind)),
+            exists: stands.is_some(),
+            old_target: ordering::leads(self.root, &fact.path, live.map(|live| live.kind)),
+            new_target: ordering::leads(set, &place, Some(kept.kind)),
         });
         Ok(())
     }
@@ -321,11 +326,11 @@ impl Plan<'_> {
                 transaction.items.push(removed(&visit.path, if directory { "/" } else { "" }));
             }
             if comes.is_none() || !own {
-                let filesystem = transaction.tops.of(&visit.path);
+                let filesystem = transaction.tops.filesystem_of(&visit.path);
                 transaction.changes.push(Change {
                     filesystem,
                     path: visit.path,
-                    action: Action::RemoveInside,
+                    action: Action::CoveredByParent,
                 });
             }
             Ok::<_, RootError>(Descend::Into)
@@ -333,7 +338,7 @@ impl Plan<'_> {
         Ok(())
     }
 
-    fn take_away(&mut self, fact: &Fact, live: Option<&Stat>) {
+    fn take_away(&mut self, fact: &UndoRecord, live: Option<&Stat>) {
         if live.is_some() && self.filter.protects(&fact.path) {
             let what = "stays, since it is the agent's own";
             self.transaction.deviations.insert(fact.path.clone(), what.to_owned());
@@ -358,7 +363,7 @@ impl Plan<'_> {
     }
 
     /// Puts everything in the order in which it is made.
-    fn finish(mut self, host: Option<&Host>, mounts: &[Mount]) -> Result<Transaction, Untouched> {
+    fn finish(mut self, host: Option<&Host>, mounts: &[Mount]) -> Result<ChangePlan, Untouched> {
         for (path, comes) in std::mem::take(&mut self.going) {
             self.make_way(&path, comes, mounts)?;
         }
@@ -366,11 +371,13 @@ impl Plan<'_> {
         let facts = self.undo.way_back.facts.iter().map(|fact| &fact.path);
         let known: HashSet<TreePath> = facts.chain(&self.made).cloned().collect();
         for path in self.made.clone() {
-            self.miss(&path, |plan, path| known.contains(path) || plan.comes_with_another(path));
+            self.add_missing(&path, |plan, path| {
+                known.contains(path) || plan.comes_with_another(path)
+            });
         }
         // A stage is made and removed in each of them.
         for at in self.transaction.filesystems() {
-            let top = self.transaction.tops.tops()[at].clone();
+            let top = self.transaction.tops.mount_roots()[at].clone();
             if let Some(stat) = self.root.stat(&top)? {
                 self.directory_times.entry(top).or_insert(stat.mtime);
             }
@@ -389,7 +396,7 @@ impl Plan<'_> {
         directories.dedup_by(|a, b| a.path == b.path);
         let (names, emptied) = (std::mem::take(&mut self.names), std::mem::take(&mut self.emptied));
         let tops = self.transaction.tops.clone();
-        let whole = Whole::of(self.root, (host, mounts), &tops, &names, &emptied)?;
+        let whole = RemovableSubtrees::of(self.root, (host, mounts), &tops, &names, &emptied)?;
         let (occupied, emptied): (Vec<_>, Vec<_>) =
             emptied.into_iter().partition(|path| whole.is_occupied(path));
         self.transaction.removed -= occupied.len();
@@ -403,12 +410,12 @@ impl Plan<'_> {
         transaction.changes.append(&mut removals);
         transaction.changes.append(&mut self.times);
         transaction.directories = directories;
-        tell_kernels(transaction);
+        report_kernels(transaction);
         // Each filesystem that took part has an undo set of its own.
         if let Some(at) =
             transaction.filesystems().into_iter().find(|at| !self.undo.sets.contains_key(at))
         {
-            let top = self.root.show(&self.undo.filesystems.tops()[at]);
+            let top = self.root.show(&self.undo.filesystems.mount_roots()[at]);
             return Err(Untouched::Refused(format!(
                 "{top} takes part in it and is not mounted, or its undo set is gone"
             )));
@@ -423,6 +430,6 @@ impl Plan<'_> {
 
     fn item(&mut self, change: &str, path: &TreePath, suffix: &str, bytes: u64) {
         let (change, suffix) = (change.to_owned(), suffix.to_owned());
-        self.transaction.items.push(Item { change, path: path.clone(), suffix, bytes });
+        self.transaction.items.push(ItemizedLine { change, path: path.clone(), suffix, bytes });
     }
 }

@@ -4,36 +4,36 @@
 
 use std::io::Write;
 
-use crate::apply::plan::Item;
+use crate::apply::plan::ItemizedLine;
 use crate::root::{Root, Stat};
-use crate::update::Request;
+use crate::update::UpdateRequest;
 
 /// What a line can tell beside the item.
-struct Facts<'a> {
-    item: &'a Item,
-    request: &'a Request,
+struct FormatFields<'a> {
+    item: &'a ItemizedLine,
+    request: &'a UpdateRequest,
     stat: Option<Stat>,
 }
 
 /// Prints the lines of `items`. Where the format does not ask for `%i`, what changed in its metadata alone is
 /// left out, as rsync does.
-pub fn print(format: &str, items: &[Item], request: &Request, mut out: impl Write) {
+pub fn print(format: &str, items: &[ItemizedLine], request: &UpdateRequest, mut out: impl Write) {
     let root = Root::open(&request.root).ok();
     let all = format.contains("%i");
     for item in items.iter().filter(|item| all || !is_of_metadata(item)) {
         let stat = root.as_ref().and_then(|root| root.stat(&item.path).ok().flatten());
         // A reader that has gone away is no reason to fail.
-        let _ = writeln!(out, "{}", line(format, &Facts { item, request, stat }));
+        let _ = writeln!(out, "{}", line(format, &FormatFields { item, request, stat }));
     }
     let _ = out.flush();
 }
 
-fn is_of_metadata(item: &Item) -> bool {
+fn is_of_metadata(item: &ItemizedLine) -> bool {
     item.change.starts_with('.') && item.change.as_bytes().get(1) != Some(&b'd')
 }
 
 /// Each `%`, perhaps an apostrophe and a width, and a letter is replaced; what is not known stays as it is.
-fn line(format: &str, facts: &Facts) -> String {
+fn line(format: &str, facts: &FormatFields) -> String {
     let mut line = String::new();
     let mut rest = format;
     while let Some(at) = rest.find('%') {
@@ -66,7 +66,7 @@ fn padded(value: &str, width: &str) -> String {
     if width.starts_with('-') { format!("{value:<columns$}") } else { format!("{value:>columns$}") }
 }
 
-impl Facts<'_> {
+impl FormatFields<'_> {
     fn value(&self, letter: char) -> Option<String> {
         let name = self.item.path.to_string();
         let name = name.strip_prefix('/').filter(|name| !name.is_empty()).unwrap_or(".");

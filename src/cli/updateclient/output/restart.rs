@@ -6,7 +6,7 @@ use crate::apply::Untouched;
 use crate::cli::updateclient::Exit;
 use crate::cli::updateclient::output::text;
 use crate::cli::updateclient::settings::usage;
-use crate::host::restart::Verdict;
+use crate::host::restart::RestartVerdict;
 use crate::report::Monitor;
 use crate::root::{Root, RootError};
 use crate::update::UpdateError;
@@ -24,13 +24,13 @@ pub fn needs_restarting(root: &Path, as_json: bool) -> Result<Exit, UpdateError>
 
 /// The verdict after a run that changed the tree; nothing for a tree that does not run. What is done is done:
 /// where it cannot be found out, that is a warning.
-pub fn after(root: &Path, monitor: &dyn Monitor) -> Option<Verdict> {
+pub fn after(root: &Path, monitor: &dyn Monitor) -> Option<RestartVerdict> {
     verdict(root).unwrap_or_else(|error| {
         monitor.warn(format!("what has to be restarted is not known: {error}"));
         None
     })
 }
 
-fn verdict(root: &Path) -> Result<Option<Verdict>, RootError> {
-    Verdict::of_running(&Root::open(root)?)
+fn verdict(root: &Path) -> Result<Option<RestartVerdict>, RootError> {
+    RestartVerdict::of_running(&Root::open(root)?)
 }

@@ -4,20 +4,20 @@ use std::io::Write;
 
 use crate::cli::json;
 use crate::cli::updateclient::Exit;
-use crate::cli::updateclient::output::text::{Line, size};
-use crate::state::{Found, State};
+use crate::cli::updateclient::output::text::{OutputLine, size};
+use crate::state::{State, StoredState};
 use crate::update::{Status, UpdateError};
 
 /// Prints what is recorded.
 pub fn show(status: &Status, as_json: bool) -> Result<Exit, UpdateError> {
     let (state, set_aside) = match &status.found {
-        Found::Nothing => (None, None),
-        Found::State(state) | Found::Copied(state) => (Some(state.as_ref()), None),
-        Found::SetAside(why) => (None, Some(why.as_str())),
+        StoredState::Nothing => (None, None),
+        StoredState::State(state) | StoredState::Copied(state) => (Some(state.as_ref()), None),
+        StoredState::SetAside(why) => (None, Some(why.as_str())),
     };
     if as_json {
         let (interrupted, held, undo) = (status.interrupted, status.held.as_ref(), status.undo);
-        json::line(&Line::Status { interrupted, state, set_aside, held, undo });
+        json::line(&OutputLine::Status { interrupted, state, set_aside, held, undo });
     } else {
         let _ = print_status(status, state, set_aside);
     }

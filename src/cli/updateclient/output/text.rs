@@ -4,7 +4,7 @@ use std::io::Write;
 
 use serde::Serialize;
 
-use crate::apply::plan::Item;
+use crate::apply::plan::ItemizedLine;
 use crate::autoinstall::{Arranged, Flavor};
 use crate::cli::json;
 use crate::cli::log::{Level, Log};
@@ -12,18 +12,20 @@ use crate::cli::updateclient::output::out_format;
 use crate::cli::updateclient::settings::Row;
 use crate::cli::updateclient::{Arguments, Exit};
 use crate::host::Restart;
-use crate::host::restart::Verdict;
+use crate::host::restart::RestartVerdict;
 use crate::image::ImageName;
 use crate::state::State;
-use crate::state::pinned::Held;
-use crate::update::{Outcome, Reason, Report, Request, RolledBack, Undoable, UpdateError};
+use crate::state::pinned::Pinned;
+use crate::update::{
+    Provenance, Report, RolledBack, UndoSummary, UpdateError, UpdateOutcome, UpdateRequest,
+};
 
 /// More deviations than this are counted, not listed, unless asked for by `--status` or `--json`.
 const LISTED: usize = 20;
 
 #[derive(Serialize)]
 #[serde(rename_all = "kebab-case", tag = "event")]
-pub(in crate::cli::updateclient) enum Line<'a> {
+pub(in crate::cli::updateclient) enum OutputLine<'a> {
     Item {
         change: &'a str,
         path: String,
@@ -48,11 +50,11 @@ pub(in crate::cli::updateclient) enum Line<'a> {
         untracked: Option<u64>,
         /// Of the running system alone.
         #[serde(skip_serializing_if = "Option::is_none")]
-        restart: Option<&'a Verdict>,
+        restart: Option<&'a RestartVerdict>,
     },
     Restart {
         #[serde(flatten)]
-        restart: &'a Verdict,
+        restart: &'a RestartVerdict,
     },
     Arranged {
         flavor: &'a str,
@@ -67,38 +69,39 @@ pub(in crate::cli::updateclient) enum Line<'a> {
         interrupted: bool,
         state: Option<&'a State>,
         set_aside: Option<&'a str>,
-        held: Option<&'a Held>,
-        undo: Option<Undoable>,
+        held: Option<&'a Pinned>,
+        undo: Option<UndoSummary>,
     },
     RolledBack {
         dry_run: bool,
         generation: Option<String>,
         serial: Option<u64>,
-        held: Option<&'a Held>,
+        held: Option<&'a Pinned>,
         changed: usize,
         displaced: Vec<String>,
         deviations: &'a std::collections::BTreeMap<String, String>,
         mixed_ms: Option<u64>,
         #[serde(skip_serializing_if = "Option::is_none")]
-        restart: Option<&'a Verdict>,
+        restart: Option<&'a RestartVerdict>,
     },
 }
 
 /// What there is to tell of a run.
-pub struct Told<'a> {
+pub struct JsonReport<'a> {
     pub report: &'a Report,
-    pub request: &'a Request,
+    pub request: &'a UpdateRequest,
     /// Of the running system that was changed.
-    pub restart: Option<&'a Verdict>,
+    pub restart: Option<&'a RestartVerdict>,
     /// What a line for each path is to tell, in the language of rsync's `--out-format`.
     pub format: Option<&'a str>,
     pub exit: Exit,
 }
 
 /// Prints what was done, or would be, and logs it.
-pub fn report(told: &Told<'_>, arguments: &Arguments, log: &Log) {
-    let Told { report, request, restart, format, exit } = told;
-    let changed = matches!(report.outcome, Outcome::Updated | Outcome::Adopted) && !request.dry_run;
+pub fn report(told: &JsonReport<'_>, arguments: &Arguments, log: &Log) {
+    let JsonReport { report, request, restart, format, exit } = told;
+    let changed = matches!(report.outcome, UpdateOutcome::Updated | UpdateOutcome::Adopted)
+        && !request.dry_run;
     let sentence = sentence(report, request);
     // One line, where something happened or has to be looked at.
     let is_said = !arguments.quiet || changed || *exit != Exit::Done;
@@ -112,7 +115,7 @@ pub fn report(told: &Told<'_>, arguments: &Arguments, log: &Log) {
     // A reader that has gone away is no reason to fail.
     if let Some(format) = format {
         out_format::print(format, &report.items, request, &mut out);
-    } else if report.outcome == Outcome::WouldUpdate {
+    } else if report.outcome == UpdateOutcome::WouldUpdate {
         for item in &report.items {
             let _ = writeln!(out, "{} {}{}", item.change, item.path, item.suffix);
         }
@@ -147,7 +150,7 @@ fn print_paths(report: &Report, out: &mut impl Write) -> std::io::Result<()> {
 }
 
 /// What has to be started anew is for whoever looks after the node, also where nothing is printed of it.
-fn log_restart(restart: Option<&Verdict>, printed: bool, log: &Log) {
+fn log_restart(restart: Option<&RestartVerdict>, printed: bool, log: &Log) {
     for line in
         restart.iter().filter(|verdict| !verdict.is_clean()).flat_map(|verdict| verdict.lines())
     {
@@ -156,9 +159,9 @@ fn log_restart(restart: Option<&Verdict>, printed: bool, log: &Log) {
 }
 
 /// Prints what uses replaced files.
-pub fn restart(verdict: &Verdict, as_json: bool) {
+pub fn restart(verdict: &RestartVerdict, as_json: bool) {
     if as_json {
-        json::line(&Line::Restart { restart: verdict });
+        json::line(&OutputLine::Restart { restart: verdict });
         return;
     }
     let mut out = std::io::stdout().lock();
@@ -168,7 +171,7 @@ pub fn restart(verdict: &Verdict, as_json: bool) {
     let _ = out.flush();
 }
 
-fn sentence(report: &Report, request: &Request) -> String {
+fn sentence(report: &Report, request: &UpdateRequest) -> String {
     let laid: Vec<&str> = request.overrides.iter().map(ImageName::as_str).collect();
     let name = match laid.is_empty() {
         true => request.image.to_string(),
@@ -181,15 +184,15 @@ fn sentence(report: &Report, request: &Request) -> String {
     let image = format!("{name}{at}");
     let changes = format!("{} paths, {} of new content", report.items.len(), size(report.bytes));
     let mut text = match report.outcome {
-        Outcome::UpToDate => format!("{name} is up to date{}", at.replacen(", ", ": ", 1)),
-        Outcome::Adopted if request.dry_run => {
+        UpdateOutcome::UpToDate => format!("{name} is up to date{}", at.replacen(", ", ": ", 1)),
+        UpdateOutcome::Adopted if request.dry_run => {
             format!("this tree would be recorded as {image}")
         }
-        Outcome::Adopted => format!("this tree is recorded as {image}"),
-        Outcome::WouldUpdate => {
+        UpdateOutcome::Adopted => format!("this tree is recorded as {image}"),
+        UpdateOutcome::WouldUpdate => {
             format!("would update to {image} ({changes}): {}", report.way)
         }
-        Outcome::Updated => format!("updated to {image} ({changes})"),
+        UpdateOutcome::Updated => format!("updated to {image} ({changes})"),
     };
     if let Some(mixed) = report.mixed {
         text += &format!(", mixed for {} ms", mixed.as_millis());
@@ -204,13 +207,18 @@ fn sentence(report: &Report, request: &Request) -> String {
 }
 
 /// Prints what a rollback did, or would do.
-pub fn rolled_back(done: &RolledBack, restart: Option<&Verdict>, arguments: &Arguments, log: &Log) {
+pub fn rolled_back(
+    done: &RolledBack,
+    restart: Option<&RestartVerdict>,
+    arguments: &Arguments,
+    log: &Log,
+) {
     let sentence = way_back(done);
     log.say(Level::Notice, &sentence, true);
     log_restart(restart, !arguments.quiet, log);
     if arguments.json {
         items_json(&done.items);
-        json::line(&Line::RolledBack {
+        json::line(&OutputLine::RolledBack {
             dry_run: done.mixed.is_none(),
             generation: done.to.map(|id| id.to_string()),
             serial: done.serial,
@@ -272,9 +280,9 @@ fn way_back(done: &RolledBack) -> String {
     format!("{verb} to {to} ({} paths){end}{deviations}", done.items.len())
 }
 
-fn items_json(items: &[Item]) {
+fn items_json(items: &[ItemizedLine]) {
     for item in items {
-        json::line(&Line::Item {
+        json::line(&OutputLine::Item {
             change: item.change.trim(),
             path: item.path.to_string(),
             leads: item.leads(),
@@ -283,14 +291,14 @@ fn items_json(items: &[Item]) {
     }
 }
 
-fn report_json(report: &Report, request: &Request, restart: Option<&Verdict>) {
+fn report_json(report: &Report, request: &UpdateRequest, restart: Option<&RestartVerdict>) {
     items_json(&report.items);
-    json::line(&Line::Done {
+    json::line(&OutputLine::Done {
         outcome: match report.outcome {
-            Outcome::UpToDate => "up-to-date",
-            Outcome::Updated => "updated",
-            Outcome::WouldUpdate => "would-update",
-            Outcome::Adopted => "adopted",
+            UpdateOutcome::UpToDate => "up-to-date",
+            UpdateOutcome::Updated => "updated",
+            UpdateOutcome::WouldUpdate => "would-update",
+            UpdateOutcome::Adopted => "adopted",
         },
         image: request.image.to_string(),
         generation: report.generation.map(|id| id.to_string()),
@@ -319,7 +327,11 @@ pub fn arranged(flavor: &Flavor, arranged: Arranged, arguments: &Arguments, log:
     log.say(Level::Notice, &sentence, true);
     if arguments.json {
         let kexec = arranged.restart == Restart::Kexec;
-        json::line(&Line::Arranged { flavor: flavor.name.as_str(), arch: &flavor.arch, kexec });
+        json::line(&OutputLine::Arranged {
+            flavor: flavor.name.as_str(),
+            arch: &flavor.arch,
+            kexec,
+        });
         return;
     }
     let _ = writeln!(std::io::stdout(), "{sentence}");
@@ -339,7 +351,7 @@ pub fn settings(rows: &[Row], as_json: bool) {
 }
 
 /// Prints where a path comes from.
-pub fn why(reason: &Reason, as_json: bool) {
+pub fn why(reason: &Provenance, as_json: bool) {
     if as_json {
         json::line(reason);
     } else {
@@ -350,7 +362,7 @@ pub fn why(reason: &Reason, as_json: bool) {
 /// Prints why a run did not do what it was asked to.
 pub fn error(error: &UpdateError, exit: Exit, as_json: bool) {
     if as_json {
-        json::line(&Line::Error { exit: exit as u8, text: error.to_string() });
+        json::line(&OutputLine::Error { exit: exit as u8, text: error.to_string() });
     }
     let _ = writeln!(std::io::stderr(), "si_updateclient: {error}");
 }

@@ -100,9 +100,11 @@ fn streams_of_other_programs_travel_whole() {
         let mut encoder = GzEncoder::new(Vec::new(), Compression::new(level));
         encoder.write_all(&plain).expect("memory");
         let gz = encoder.finish().expect("memory");
-        match taken(&gz, &Limits::default()) {
-            (_, Taken::Whole(reason)) => assert!(matches!(reason, Reason::NotReproduced)),
-            (found, Taken::Apart(_)) => assert!(apart(&gz).0 == found),
+        match taken(&gz, &GzipLimits::default()) {
+            (_, Decomposed::Whole(reason)) => {
+                assert!(matches!(reason, NotDecomposed::NotReproduced))
+            }
+            (found, Decomposed::Apart(_)) => assert!(apart(&gz).0 == found),
         }
         let mut read = Vec::new();
         gunzip(&gz[..], 100_000).read_to_end(&mut read).expect("a plain form");
@@ -110,7 +112,10 @@ fn streams_of_other_programs_travel_whole() {
     }
     let mut gz = member(&HEADER, 6, &plain);
     gz[2000] ^= 0x10;
-    assert!(matches!(whole(&gz), Reason::NotReproduced | Reason::Open(OpenError::Damaged(_))));
+    assert!(matches!(
+        whole(&gz),
+        NotDecomposed::NotReproduced | NotDecomposed::Open(OpenError::Damaged(_))
+    ));
 }
 
 /// In time they differ by more; the sample is small, and has runs.
@@ -119,9 +124,9 @@ fn what_was_searched_harder_costs_more() {
     let plain = sample(2 << 20, 3);
     let cost = |level| {
         let gz = member(&HEADER, level, &plain);
-        match take_apart(&mut &gz[..], &mut io::sink(), &Limits::default()).expect("reads") {
-            Taken::Apart(parts) => parts.cost,
-            Taken::Whole(reason) => panic!("{reason}"),
+        match decompose(&mut &gz[..], &mut io::sink(), &GzipLimits::default()).expect("reads") {
+            Decomposed::Apart(parts) => parts.cost,
+            Decomposed::Whole(reason) => panic!("{reason}"),
         }
     };
     let (low, usual, high) = (cost(1), cost(6), cost(9));

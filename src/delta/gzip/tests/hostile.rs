@@ -13,7 +13,7 @@ fn not_gzip_at_all() {
         &[0; 100],
         b"070701",
     ] {
-        assert!(matches!(whole(bytes), Reason::Open(OpenError::NotGzip)), "{bytes:?}");
+        assert!(matches!(whole(bytes), NotDecomposed::Open(OpenError::NotGzip)), "{bytes:?}");
         let error = gunzip(bytes, 1000).read_to_end(&mut Vec::new()).expect_err("no plain form");
         assert_eq!(error.kind(), io::ErrorKind::InvalidData);
     }
@@ -24,7 +24,7 @@ fn a_truncated_file_travels_whole() {
     let gz = member(&HEADER, 9, &sample(3000, 6));
     for length in 3..gz.len() {
         assert!(
-            matches!(whole(&gz[..length]), Reason::Open(OpenError::Damaged(_))),
+            matches!(whole(&gz[..length]), NotDecomposed::Open(OpenError::Damaged(_))),
             "{length} bytes"
         );
         gunzip(&gz[..length], 10_000).read_to_end(&mut Vec::new()).expect_err("no plain form");
@@ -35,22 +35,22 @@ fn a_truncated_file_travels_whole() {
 fn limits_hold() {
     let plain = sample(100_000, 8);
     let gz = member(&HEADER, 6, &plain).repeat(40);
-    let taken = |plain, corrections| taken(&gz, &Limits { plain, corrections }).1;
-    assert!(matches!(taken(4_000_000, 1000), Taken::Apart(_)));
+    let taken = |plain, corrections| taken(&gz, &GzipLimits { plain, corrections }).1;
+    assert!(matches!(taken(4_000_000, 1000), Decomposed::Apart(_)));
     assert!(matches!(
         taken(3_999_999, 1000),
-        Taken::Whole(Reason::Open(OpenError::TooLarge(3_999_999)))
+        Decomposed::Whole(NotDecomposed::Open(OpenError::TooLarge(3_999_999)))
     ));
-    assert!(matches!(taken(4_000_000, 600), Taken::Whole(Reason::Corrections(600))));
+    assert!(matches!(taken(4_000_000, 600), Decomposed::Whole(NotDecomposed::Corrections(600))));
     assert_eq!(gunzip(&gz[..], 4_000_000).read_to_end(&mut Vec::new()).expect("room"), 4_000_000);
     gunzip(&gz[..], 3_999_999).read_to_end(&mut Vec::new()).expect_err("no room");
     let tail = [member(&HEADER, 6, b"x"), b"tail".to_vec()].concat();
     gunzip(&tail[..], 4).read_to_end(&mut Vec::new()).expect_err("no room for the tail");
     let long = [&[0x1f, 0x8b, 8, NAME, 0, 0, 0, 0, 0, 3][..], &[b'a'; 5000], &[0]].concat();
-    assert!(matches!(whole(&long), Reason::Open(OpenError::Damaged(_))));
+    assert!(matches!(whole(&long), NotDecomposed::Open(OpenError::Damaged(_))));
     assert!(Rebuild::new(&vec![3; MAX_CORRECTIONS + 1], Vec::new()).is_err());
     let many = member(&HEADER, 6, b"x").repeat(5000);
-    assert!(matches!(whole(&many), Reason::Corrections(MAX_CORRECTIONS)));
+    assert!(matches!(whole(&many), NotDecomposed::Corrections(MAX_CORRECTIONS)));
 }
 
 const NAME: u8 = 8;
@@ -99,8 +99,8 @@ fn failures_of_reader_and_writer_are_failures() {
         }
     }
     let gz = member(&HEADER, 6, b"content");
-    take_apart(&mut Broken, &mut Vec::new(), &Limits::default()).expect_err("cannot be read");
-    take_apart(&mut &gz[..], &mut &mut [0u8; 3][..], &Limits::default())
+    decompose(&mut Broken, &mut Vec::new(), &GzipLimits::default()).expect_err("cannot be read");
+    decompose(&mut &gz[..], &mut &mut [0u8; 3][..], &GzipLimits::default())
         .expect_err("cannot be written");
     let (plain, corrections) = apart(&gz);
     assert_eq!(plain, b"content");
@@ -137,8 +137,8 @@ proptest! {
         let mut gz = member(&HEADER, 6, &sample(3000, seed));
         let at = at.index(gz.len());
         gz[at] = value;
-        let (plain, taken) = taken(&gz, &Limits { plain: 1 << 20, corrections: 10_000 });
-        if let Taken::Apart(parts) = taken {
+        let (plain, taken) = taken(&gz, &GzipLimits { plain: 1 << 20, corrections: 10_000 });
+        if let Decomposed::Apart(parts) = taken {
             prop_assert!(rebuilt(&parts.corrections, &plain) == gz);
         }
     }

@@ -1,6 +1,6 @@
 //! The shorter search finds what the one along a single chain finds.
 
-use super::super::deflater::{Deflater, Family, Model};
+use super::super::deflater::{Deflater, Encoder, Model};
 use super::*;
 
 /// Pieces of `alphabet` letters, new or from one of `distances` before: with few letters the places that a level
@@ -30,7 +30,7 @@ fn stream(mut deflater: Deflater, plain: &[u8]) -> Vec<u8> {
 }
 
 fn same_at_every_level(plain: &[u8], levels: &[u8]) {
-    for family in [Family::Gnu, Family::Zlib, Family::ZlibLarge] {
+    for family in [Encoder::Gnu, Encoder::Zlib, Encoder::ZlibLarge] {
         for &level in levels {
             let model = Model { family, level };
             let short = stream(Deflater::with_shortcuts(model, true), plain);
