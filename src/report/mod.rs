@@ -1,5 +1,7 @@
 //! How the library speaks: through a [`Monitor`], never to a terminal.
 
+use std::fmt;
+
 use serde::Serialize;
 
 /// Hears what happens. Implemented by the terminal, by plain lines, by JSON, and by tests.
@@ -76,14 +78,14 @@ pub enum Job {
 }
 
 impl dyn Monitor + '_ {
-    /// Says a [`Event::Note`].
-    pub fn note(&self, text: impl Into<String>) {
-        self.event(Event::Note { text: text.into() });
+    /// Reports a notice; each layer has an enum of its notices, whose `Display` is the wording.
+    pub fn note(&self, notice: impl fmt::Display) {
+        self.event(Event::Note { text: notice.to_string() });
     }
 
-    /// Says a [`Event::Warning`].
-    pub fn warn(&self, text: impl Into<String>) {
-        self.event(Event::Warning { text: text.into() });
+    /// Reports a warning; see [`note`](Self::note).
+    pub fn warn(&self, warning: impl fmt::Display) {
+        self.event(Event::Warning { text: warning.to_string() });
     }
 }
 

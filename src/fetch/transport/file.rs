@@ -96,7 +96,11 @@ impl Transport for FileTransport {
             let want = usize::try_from(part.left()).unwrap_or(usize::MAX).min(buffer.len());
             match opened.read_at(&mut buffer[..want], part.next()) {
                 Ok(0) => {
-                    return Err(TransportError::transient(self.wrong_size(file, part.next(), size)));
+                    return Err(TransportError::transient(self.wrong_size(
+                        file,
+                        part.next(),
+                        size,
+                    )));
                 }
                 Ok(n) => part.append(&buffer[..n])?,
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
