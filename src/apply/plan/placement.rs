@@ -129,9 +129,11 @@ fn leaders(wanted: &PlanInput, judged: &[Classified]) -> HashMap<usize, (usize, 
         let first = group.iter().find(|&&at| judged[at].verdict == Decision::Replace);
         for &member in replaced {
             match (right, first) {
-                (Some(&right), _) => drop(leaders.insert(member, (right, true))),
+                (Some(&right), _) => {
+                    leaders.insert(member, (right, true));
+                }
                 (None, Some(&first)) if first != member => {
-                    drop(leaders.insert(member, (first, false)))
+                    leaders.insert(member, (first, false));
                 }
                 _ => {}
             }

@@ -366,7 +366,7 @@ impl Unpacker<'_> {
                     drained.and_then(|()| belt.put(UnpackJob::Patch(group.clone(), patch), weight))
                 }
             };
-            if let Err(Stopped) = put {
+            if let Err(QueueClosed) = put {
                 // Its reason is told in place of what is returned here.
                 break;
             }
