@@ -1,18 +1,18 @@
 # make            the two programs, in target/release
-# make test       everything that CI checks; installs what is missing
+# make test       all checks of CI; installs missing tools
 # make torture    kills, power cuts and faults by the thousand; takes hours, see scripts/torture for less
-# make demo       two generations made of this machine's files, an update, a fallback, judged by rsync
-# make bench      compared with rsync, OSTree and others on real images; takes hours, see docs/benchmarks.md for less
-# make bench-growth       the same tool alone, on trees of ten thousand to a million entries
+# make demo       two generations of this machine's files, an update, a fallback, compared by rsync
+# make bench      compares with rsync, OSTree and others on real images; takes hours, see docs/benchmarks.md for less
+# make bench-growth       times these programs alone, on trees of ten thousand to a million entries
 # make man        manual pages, in target/man
 # make install    PREFIX=/usr DESTDIR=
 # make install-timer      the daily update, by systemd or cron: see packaging/README.md
-# make install-recovery   what finishes an interrupted update at boot: see packaging/README.md
+# make install-recovery   recovery of an interrupted update at boot: see packaging/README.md
 
 PREFIX  ?= /usr
 DESTDIR ?=
 CARGO   ?= cargo
-# where benchmarks work, and what they are told besides: make bench BENCH='--quick --pairs g1-g2'
+# working directory and further arguments of benchmarks: make bench BENCH='--quick --pairs g1-g2'
 BENCH_DIR ?= target/bench
 BENCH   ?=
 export PATH := $(HOME)/.cargo/bin:$(PATH)
@@ -57,12 +57,12 @@ install: all man
 	    test -e $(DESTDIR)/etc/systemimager/$$file || install -m 0644 etc/$$file $(DESTDIR)/etc/systemimager/; \
 	done
 
-# These places are those of systemd, dracut and initramfs-tools, whatever PREFIX is.
+# systemd, dracut and initramfs-tools read these directories, regardless of PREFIX.
 UNITS         ?= /usr/lib/systemd/system
 DRACUT        ?= /usr/lib/dracut/modules.d
 INITRAMFSTOOLS ?= /usr/share/initramfs-tools
 
-# The agent and what is run in the initramfs lie where PREFIX says.
+# The agent and the initramfs script are installed below PREFIX.
 AT_PREFIX = sed -e 's|/usr/sbin/si_updateclient --|$(PREFIX)/sbin/si_updateclient --|' \
     -e 's|^agent=.*|agent=$(PREFIX)/sbin/si_updateclient|' \
     -e 's|^helper=.*|helper=$(PREFIX)/share/systemimager-diff/si-recover-root|'

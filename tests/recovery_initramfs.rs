@@ -181,7 +181,7 @@ fn the_agent_of_the_initramfs_finishes_where_the_copy_does_not_start() {
         fs::write(machine.copy(), "\x7fELF, but not really").expect("writes");
         machine
             .boots()
-            .ended(0, &["that of the initramfs tries", "the update of /sysroot is finished"]);
+            .ended(0, &["trying the agent of the initramfs", "the update of /sysroot is finished"]);
         machine.is_the_image();
     }
 }

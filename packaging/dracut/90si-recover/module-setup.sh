@@ -1,5 +1,5 @@
 #!/bin/bash
-# Puts into the initramfs what finishes an interrupted update of the root before it is booted.
+# Installs the recovery of an interrupted update into the initramfs; it runs before the root is booted.
 
 agent=/usr/sbin/si_updateclient
 
@@ -21,6 +21,6 @@ install() {
     inst_multiple mount
     inst "$agent" /usr/sbin/si_updateclient
     inst_script "$from/si-recover-root" /usr/sbin/si-recover-root
-    # Before the hooks that look at the root's files, such as the one that loads its SELinux policy (50).
+    # Before the hooks that read the root's files, such as the one that loads its SELinux policy (50).
     inst_hook pre-pivot 10 "$from/si-recover-hook.sh"
 }

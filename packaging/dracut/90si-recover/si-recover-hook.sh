@@ -1,4 +1,4 @@
 #!/bin/sh
-# dracut reads this into its own shell: nothing here may end it, and a failure, which is told on the
-# console, does not stop the boot.
+# dracut sources this file into its own shell, so nothing here may exit. A failure is printed on the
+# console and does not stop the boot.
 /usr/sbin/si-recover-root "${NEWROOT:-/sysroot}" || :
