@@ -20,7 +20,7 @@ impl Kernel {
     }
 
     /// The kernel with this release, as `uname -r` prints it.
-    fn of(release: &str) -> Option<Self> {
+    pub(crate) fn of(release: &str) -> Option<Self> {
         let good =
             !release.is_empty() && !release.contains('/') && release != "." && release != "..";
         good.then(|| Kernel { release: release.to_owned() })

@@ -10,6 +10,8 @@ pub(super) mod ordering;
 mod placement;
 mod removal;
 pub(super) mod subtree_removal;
+#[cfg(test)]
+mod tests;
 
 use std::collections::{BTreeMap, HashSet};
 
