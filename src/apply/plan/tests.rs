@@ -50,7 +50,7 @@ fn write(tree: &BTreeMap<&str, Option<u8>>, top: &Path) {
 fn plan_between(
     base: &BTreeMap<&str, Option<u8>>,
     target: &BTreeMap<&str, Option<u8>>,
-) -> Transaction {
+) -> ChangePlan {
     let (live_dir, target_dir) = (tempfile::tempdir(), tempfile::tempdir());
     let (live_dir, target_dir) = (live_dir.expect("a directory"), target_dir.expect("a directory"));
     write(base, live_dir.path());
@@ -66,10 +66,10 @@ fn plan_between(
         .into_iter()
         .flat_map(|manifest| manifest.entries().iter().map(|entry| entry.path.clone()))
         .collect();
-    let live = Live::look(&root, &paths.into_iter().collect::<Vec<_>>()).expect("stats");
+    let live = LiveTree::stat_paths(&root, &paths.into_iter().collect::<Vec<_>>()).expect("stats");
     let (kernel, recorded) = (Kernel::of(RELEASE), HashSet::new());
     let (filter, filesystems) = (Filter::builder().build(), Filesystems::default());
-    let wanted = Wanted {
+    let input = PlanInput {
         root: &root,
         base: Some(&base),
         target: &target,
@@ -82,9 +82,13 @@ fn plan_between(
         host: None,
         mounts: &[],
         twins: &[],
-        policy: Policy { depth: Depth::Stat, drift: Drift::Repair, untracked: Untracked::Keep },
+        policy: ComparePolicy {
+            depth: Depth::Stat,
+            drift: Drift::Repair,
+            untracked: Untracked::Keep,
+        },
     };
-    prepare(&wanted, &live).expect("plans")
+    plan_changes(&input, &live).expect("plans")
 }
 
 proptest! {
@@ -100,7 +104,7 @@ proptest! {
         let plan = plan_between(&base, &target);
 
         let changes = plan.changes.iter().filter_map(|change| match change.action {
-            Action::Install { slot } | Action::Exchange { slot, .. } | Action::Make { slot } => {
+            Action::StagedItem { slot } | Action::Exchange { slot, .. } | Action::MakeDir { slot } => {
                 Some(slot)
             }
             Action::Remove { slot } | Action::RemoveTree { slot } => Some(slot),
