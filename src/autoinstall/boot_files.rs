@@ -58,7 +58,8 @@ pub(super) fn list(
     arguments
         .extend(["--no-motd", "--list-only", "--", &server.address(&place)].map(OsString::from));
     let deadline = Some(Instant::now() + LISTING);
-    let call = RsyncCall { arguments: &arguments, inside: None, deadline, largest_file: None };
+    let call =
+        RsyncCall { arguments: &arguments, working_dir: None, deadline, max_file_size: None };
     let ran = run(&call, &server.shown(&place), monitor, &mut |line| {
         if flavors.len() < MAX_FLAVORS {
             flavors.extend(flavor_of(line));
@@ -123,9 +124,9 @@ fn receive_into(
         let inside = Some(tree.as_fd());
         let call = RsyncCall {
             arguments: &arguments,
-            inside,
+            working_dir: inside,
             deadline: Some(deadline),
-            largest_file: Some(most + 1),
+            max_file_size: Some(most + 1),
         };
         run(&call, &shown, monitor, &mut |line| {
             if let Some(by) =

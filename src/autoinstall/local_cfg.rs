@@ -12,7 +12,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use nix::sys::socket::SockaddrStorage;
 
 use crate::apply::Untouched;
-use crate::process::follow;
+use crate::process::resolve_symlinks;
 use crate::report::Monitor;
 use crate::root::Root;
 use crate::update::UpdateError;
@@ -150,7 +150,7 @@ fn server_address(server: &str, hosts: &str) -> String {
 /// The text of a file of the tree, also through symlinks within it; nothing where there is none.
 fn text_of(root: &Root, place: &str) -> String {
     let mut text = Vec::new();
-    if let Ok(Some(found)) = follow(root, &path(place))
+    if let Ok(Some(found)) = resolve_symlinks(root, &path(place))
         && let Ok(file) = root.open_file(&found)
     {
         // What cannot be read is as good as not there: each of these settings may be missing.

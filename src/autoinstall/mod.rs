@@ -90,7 +90,7 @@ pub fn arrange(
     let (session, _) = Session::open(&request.root, monitor)?;
     let root = &session.root;
     let tools = Tools {
-        programs: Programs::of(root).map_err(Untouched::from)?,
+        programs: Programs::open(root).map_err(Untouched::from)?,
         monitor,
         longest: request.program_timeout,
         stops: Stops::Heeded,

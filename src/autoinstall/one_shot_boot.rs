@@ -15,7 +15,7 @@ use crate::autoinstall::rollback::StepLog;
 use crate::autoinstall::{path, tool_failed};
 use crate::host::boot_loader::{self, BootCommand, ENTRIES};
 use crate::host::{MAX_FILE, Restart, ToolOutcome, Tools};
-use crate::process::{Output, Task, follow};
+use crate::process::{Output, Task, resolve_symlinks};
 use crate::root::{FileKind, Root, RootError};
 use crate::tree_path::TreePath;
 use crate::update::UpdateError;
@@ -79,11 +79,8 @@ pub(super) fn choose(session: &Session, tools: &Tools<'_>) -> Result<OneShotBoot
         let by = By::Grub { directory: path(directory), reboot, relative, entry };
         return Ok(OneShotBoot { place: path("boot"), prefix: prefix(&path("boot")), by });
     }
-    if let Some(kexec) = tools
-        .programs
-        .find("kexec")
-        .map_err(failed)?
-        .filter(|_| tools.programs.are_running_systems())
+    if let Some(kexec) =
+        tools.programs.find("kexec").map_err(failed)?.filter(|_| tools.programs.is_running_system())
     {
         return Ok(OneShotBoot {
             place: path("boot"),
@@ -117,7 +114,7 @@ fn grub_entry(
 }
 
 fn text(root: &Root, place: &TreePath) -> Result<String, UpdateError> {
-    let Some(place) = follow(root, place).map_err(Untouched::from)? else {
+    let Some(place) = resolve_symlinks(root, place).map_err(Untouched::from)? else {
         return Ok(String::new());
     };
     let mut bytes = Vec::new();
@@ -212,7 +209,13 @@ impl OneShotBoot {
         let arguments =
             [OsString::from(format!("/{}", String::from_utf8_lossy(self.place.as_bytes())))];
         let longest = tools.longest;
-        let task = Task { program, arguments: &arguments, environment: &[], input: &[], longest };
+        let task = Task {
+            program,
+            arguments: &arguments,
+            environment: &[],
+            input: &[],
+            time_limit: longest,
+        };
         let mut said = None;
         let ended = tools.programs.run(&task, &mut |heard| {
             if let Output::Line(line) = heard {

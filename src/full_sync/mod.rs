@@ -234,9 +234,9 @@ impl Module<'_> {
         options.push(to.as_ref().into());
         let call = RsyncCall {
             arguments: &options,
-            inside: Some(place.as_fd()),
+            working_dir: Some(place.as_fd()),
             deadline: Some(self.deadline),
-            largest_file: None,
+            max_file_size: None,
         };
         let mut failed = None;
         let outcome = rsync::run(&call, &mut |heard| {

@@ -11,7 +11,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
 
-use crate::process::{Programs, follow};
+use crate::process::{Programs, resolve_symlinks};
 use crate::root::{FileKind, Root, RootError};
 use crate::tree_path::TreePath;
 
@@ -118,7 +118,7 @@ fn kernel_at(path: &TreePath) -> Option<&[u8]> {
 
 /// Looks at what the tree has.
 pub fn equipment(root: &Root) -> Result<Equipment, RootError> {
-    let programs = Programs::of(root)?;
+    let programs = Programs::open(root)?;
     let mut found = Equipment::default();
     for name in PROGRAMS {
         if let Some(path) = programs.find(name)? {
@@ -143,7 +143,7 @@ pub fn equipment(root: &Root) -> Result<Equipment, RootError> {
 }
 
 fn stands(root: &Root, place: &str) -> Result<Option<TreePath>, RootError> {
-    TreePath::new(place).map_or(Ok(None), |place| follow(root, &place))
+    TreePath::new(place).map_or(Ok(None), |place| resolve_symlinks(root, &place))
 }
 
 /// Decides which programs a tree with this `equipment` needs after these changes.

@@ -4,7 +4,7 @@
 //! their names, byte by byte. What is no executable file is left out, as are hidden names and what editors
 //! and package managers leave behind.
 
-use crate::process::{Programs, follow};
+use crate::process::{Programs, resolve_symlinks};
 use crate::root::{Root, RootError};
 use crate::tree_path::TreePath;
 
@@ -43,10 +43,12 @@ impl Moment {
 /// The hooks that the tree at `root` has, in the order in which they run.
 pub fn hooks(root: &Root, moment: Moment) -> Result<Vec<TreePath>, RootError> {
     let directory = TreePath::new(moment.directory()).unwrap_or_else(|_| TreePath::root());
-    let Some(directory) = follow(root, &directory)?.filter(|directory| !directory.is_root()) else {
+    let Some(directory) =
+        resolve_symlinks(root, &directory)?.filter(|directory| !directory.is_root())
+    else {
         return Ok(Vec::new());
     };
-    let programs = Programs::of(root)?;
+    let programs = Programs::open(root)?;
     let mut hooks = Vec::new();
     for (path, _) in root.children(&directory)? {
         if is_named_as_hook(path.name()) && programs.is_program(&path)? {

@@ -66,12 +66,12 @@ impl Tools<'_> {
             arguments: told.arguments,
             environment: told.environment,
             input: told.input,
-            longest: self.longest,
+            time_limit: self.longest,
         };
         let mut last: VecDeque<String> = VecDeque::new();
         let mut told_lines = 0;
         let ended = self.programs.run(&task, &mut |heard| match heard {
-            Output::Line(line) | Output::Complaint(line) => {
+            Output::Line(line) | Output::ErrorLine(line) => {
                 let line = Quoted(line).to_string();
                 told_lines += 1;
                 match told_lines {
@@ -99,7 +99,7 @@ impl Tools<'_> {
                 Err(ToolError::Failed(format!("{program} failed ({}){words}", outcome.status)))
             }
             Err(ProcessError::Stopped) => Err(ToolError::Stopped),
-            Err(ProcessError::NotFound) if !self.programs.are_running_systems() => {
+            Err(ProcessError::NotFound) if !self.programs.is_running_system() => {
                 let why = "the system's chroot, which runs it in the tree, is not installed";
                 Err(ToolError::Failed(format!("{program} cannot be run: {why}")))
             }

@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::io::{self, Read, Write};
+use std::ops::ControlFlow;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::process::{Child, ChildStderr, ChildStdin, ChildStdout};
 use std::time::Duration;
@@ -9,83 +10,77 @@ use std::time::Duration;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 
-use super::{Hear, Output, ProcessError};
+use super::error::ProcessError;
+use super::output::{Output, OutputSink};
 
-/// A caller hears a [`Heard::Tick`] about so often.
+/// Interval of [`Output::Tick`], and the longest wait for a pipe.
 pub(super) const TICK: Duration = Duration::from_millis(100);
-/// Longer lines are cut: an escaped path of 4,095 bytes takes 20 KiB.
+/// Limit of a line; the rest of it is dropped. An escaped path of 4,095 bytes takes 20 KiB.
 const MAX_LINE: usize = 64 << 10;
-/// So much of what a program complains about is kept from the beginning, and as much from the end.
-const MAX_COMPLAINT: usize = 8 << 10;
+/// Bytes of standard error that are kept from its beginning, and as many from its end.
+const MAX_EXCERPT: usize = 8 << 10;
 
-/// What goes in and comes out.
+/// Standard input, output and error of one child.
 pub(super) struct Pipes<'a> {
-    input: Option<ChildStdin>,
-    unread: &'a [u8],
-    output: Option<ChildStdout>,
-    complaints: Option<ChildStderr>,
-    line: Vec<u8>,
-    complaint: Vec<u8>,
-    first: Vec<u8>,
-    last: VecDeque<u8>,
+    stdin: Option<ChildStdin>,
+    unwritten: &'a [u8],
+    stdout: Option<ChildStdout>,
+    stderr: Option<ChildStderr>,
+    /// Incomplete last line of standard output.
+    stdout_line: Vec<u8>,
+    /// Incomplete last line of standard error.
+    stderr_line: Vec<u8>,
+    excerpt_head: Vec<u8>,
+    excerpt_tail: VecDeque<u8>,
 }
 
 impl<'a> Pipes<'a> {
     /// Takes the pipes of `child`, which is to read `input`.
-    pub(super) fn of(child: &mut Child, input: &'a [u8]) -> Self {
+    pub(super) fn new(child: &mut Child, input: &'a [u8]) -> Self {
         Pipes {
-            input: child.stdin.take(),
-            unread: input,
-            output: child.stdout.take(),
-            complaints: child.stderr.take(),
-            line: Vec::new(),
-            complaint: Vec::new(),
-            first: Vec::new(),
-            last: VecDeque::new(),
+            stdin: child.stdin.take(),
+            unwritten: input,
+            stdout: child.stdout.take(),
+            stderr: child.stderr.take(),
+            stdout_line: Vec::new(),
+            stderr_line: Vec::new(),
+            excerpt_head: Vec::new(),
+            excerpt_tail: VecDeque::new(),
         }
     }
 
-    /// Makes sure that no pipe is ever waited for.
-    pub(super) fn prepare(&mut self) -> io::Result<()> {
-        self.input.as_ref().map_or(Ok(()), |pipe| set_nonblocking(pipe.as_fd()))?;
-        self.output.as_ref().map_or(Ok(()), |pipe| set_nonblocking(pipe.as_fd()))?;
-        self.complaints.as_ref().map_or(Ok(()), |pipe| set_nonblocking(pipe.as_fd()))
+    /// Makes all pipes nonblocking: only `poll` waits.
+    pub(super) fn set_nonblocking(&mut self) -> io::Result<()> {
+        self.stdin.as_ref().map_or(Ok(()), |pipe| set_nonblocking(pipe.as_fd()))?;
+        self.stdout.as_ref().map_or(Ok(()), |pipe| set_nonblocking(pipe.as_fd()))?;
+        self.stderr.as_ref().map_or(Ok(()), |pipe| set_nonblocking(pipe.as_fd()))
     }
 
-    /// Whether nothing can come any more.
-    pub(super) fn are_silent(&self) -> bool {
-        self.output.is_none() && self.complaints.is_none()
+    /// Whether both outputs have reached their end.
+    pub(super) fn are_closed(&self) -> bool {
+        self.stdout.is_none() && self.stderr.is_none()
     }
 
-    /// Waits until something can be read or written, at most until the next tick, and does that.
-    pub(super) fn listen(&mut self, hear: &mut Hear<'_>) -> Result<(), ProcessError> {
+    /// Waits until a pipe is ready, at most one tick, then transfers data.
+    pub(super) fn transfer(&mut self, sink: &mut OutputSink<'_>) -> Result<(), ProcessError> {
         self.wait()?;
-        if let Some(pipe) = &mut self.input {
-            match pipe.write(self.unread) {
-                Ok(written) => self.unread = &self.unread[written..],
-                Err(e) if is_passing(&e) => {}
-                // It does not want to know more.
-                Err(e) if e.kind() == io::ErrorKind::BrokenPipe => self.unread = &[],
-                Err(e) => return Err(e.into()),
-            }
-            if self.unread.is_empty() {
-                self.input = None;
-            }
-        }
+        self.write_input()?;
+
         let mut buffer = [0; 16 << 10];
-        match self.output.as_mut().map(|pipe| read(pipe, &mut buffer)).transpose()?.flatten() {
-            Some(0) => self.output = None,
-            Some(n) => {
-                take_lines(&mut self.line, &buffer[..n], &mut |line| hear(Output::Line(line)))?
-            }
+        match self.stdout.as_mut().map(|pipe| read(pipe, &mut buffer)).transpose()?.flatten() {
+            Some(0) => self.stdout = None,
+            Some(length) => split_lines(&mut self.stdout_line, &buffer[..length], &mut |line| {
+                sink(Output::Line(line))
+            })?,
             None => {}
         }
-        match self.complaints.as_mut().map(|pipe| read(pipe, &mut buffer)).transpose()?.flatten() {
-            Some(0) => self.complaints = None,
-            Some(n) => {
-                self.keep(&buffer[..n]);
-                take_lines(&mut self.complaint, &buffer[..n], &mut |line| {
-                    hear(Output::Complaint(line))
+
+        match self.stderr.as_mut().map(|pipe| read(pipe, &mut buffer)).transpose()?.flatten() {
+            Some(0) => self.stderr = None,
+            Some(length) => {
+                self.add_to_excerpt(&buffer[..length]);
+                split_lines(&mut self.stderr_line, &buffer[..length], &mut |line| {
+                    sink(Output::ErrorLine(line))
                 })?;
             }
             None => {}
@@ -93,72 +88,94 @@ impl<'a> Pipes<'a> {
         Ok(())
     }
 
-    fn wait(&self) -> Result<(), ProcessError> {
-        let pipes = [
-            self.output.as_ref().map(|pipe| (pipe.as_fd(), PollFlags::IN)),
-            self.complaints.as_ref().map(|pipe| (pipe.as_fd(), PollFlags::IN)),
-            self.input.as_ref().map(|pipe| (pipe.as_fd(), PollFlags::OUT)),
-        ];
-        let pipes = pipes.into_iter().flatten();
-        let mut pipes: Vec<PollFd<'_>> =
-            pipes.map(|(pipe, flags)| PollFd::from_borrowed_fd(pipe, flags)).collect();
-        // Without pipes only the end of the program is waited for: look for it more often.
-        let wait = if pipes.is_empty() { TICK / 20 } else { TICK };
-        let wait = Timespec { tv_sec: 0, tv_nsec: i64::from(wait.subsec_nanos()) };
-        match poll(&mut pipes, Some(&wait)) {
-            Ok(_) | Err(rustix::io::Errno::INTR) => Ok(()),
-            Err(e) => Err(ProcessError::Run(e.into())),
+    fn write_input(&mut self) -> io::Result<()> {
+        let Some(pipe) = &mut self.stdin else { return Ok(()) };
+
+        match pipe.write(self.unwritten) {
+            Ok(written) => self.unwritten = &self.unwritten[written..],
+            Err(error) if is_retryable(&error) => {}
+            // The program has closed its input and needs no more of it.
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => self.unwritten = &[],
+            Err(error) => return Err(error),
         }
-    }
 
-    fn keep(&mut self, bytes: &[u8]) {
-        let first = bytes.len().min(MAX_COMPLAINT - self.first.len());
-        self.first.extend_from_slice(&bytes[..first]);
-        self.last.extend(&bytes[first..]);
-        let surplus = self.last.len().saturating_sub(MAX_COMPLAINT);
-        self.last.drain(..surplus);
-    }
-
-    /// Tells what came without the end of a line.
-    pub(super) fn finish(&mut self, hear: &mut Hear<'_>) -> Result<(), ProcessError> {
-        let (line, complaint) =
-            (std::mem::take(&mut self.line), std::mem::take(&mut self.complaint));
-        let unheard = [Output::Line(&line), Output::Complaint(&complaint)];
-        for (heard, _) in
-            unheard.into_iter().zip([&line, &complaint]).filter(|(_, text)| !text.is_empty())
-        {
-            if hear(heard).is_break() {
-                return Err(ProcessError::Stopped);
-            }
+        if self.unwritten.is_empty() {
+            self.stdin = None;
         }
         Ok(())
     }
 
-    /// What was complained about.
-    pub(super) fn complaint(&mut self) -> String {
-        let mut complaint = std::mem::take(&mut self.first);
-        complaint.extend(&self.last);
-        String::from_utf8_lossy(&complaint).into_owned()
+    fn wait(&self) -> Result<(), ProcessError> {
+        let pipes = [
+            self.stdout.as_ref().map(|pipe| (pipe.as_fd(), PollFlags::IN)),
+            self.stderr.as_ref().map(|pipe| (pipe.as_fd(), PollFlags::IN)),
+            self.stdin.as_ref().map(|pipe| (pipe.as_fd(), PollFlags::OUT)),
+        ];
+        let mut pipes: Vec<PollFd<'_>> = pipes
+            .into_iter()
+            .flatten()
+            .map(|(pipe, flags)| PollFd::from_borrowed_fd(pipe, flags))
+            .collect();
+
+        // Without pipes nothing wakes `poll` when the program exits, so it is checked more often.
+        let timeout = if pipes.is_empty() { TICK / 20 } else { TICK };
+        let timeout = Timespec { tv_sec: 0, tv_nsec: i64::from(timeout.subsec_nanos()) };
+        match poll(&mut pipes, Some(&timeout)) {
+            Ok(_) | Err(rustix::io::Errno::INTR) => Ok(()),
+            Err(error) => Err(ProcessError::Run(error.into())),
+        }
+    }
+
+    fn add_to_excerpt(&mut self, bytes: &[u8]) {
+        let head = bytes.len().min(MAX_EXCERPT - self.excerpt_head.len());
+        self.excerpt_head.extend_from_slice(&bytes[..head]);
+        self.excerpt_tail.extend(&bytes[head..]);
+
+        let surplus = self.excerpt_tail.len().saturating_sub(MAX_EXCERPT);
+        self.excerpt_tail.drain(..surplus);
+    }
+
+    /// Passes the last lines to `sink`, which may have no newline.
+    pub(super) fn flush_lines(&mut self, sink: &mut OutputSink<'_>) -> Result<(), ProcessError> {
+        let stdout_line = std::mem::take(&mut self.stdout_line);
+        let stderr_line = std::mem::take(&mut self.stderr_line);
+
+        if !stdout_line.is_empty() && sink(Output::Line(&stdout_line)).is_break() {
+            return Err(ProcessError::Stopped);
+        }
+        if !stderr_line.is_empty() && sink(Output::ErrorLine(&stderr_line)).is_break() {
+            return Err(ProcessError::Stopped);
+        }
+        Ok(())
+    }
+
+    /// The first and the last 8 KiB of standard error.
+    pub(super) fn take_stderr_excerpt(&mut self) -> String {
+        let mut excerpt = std::mem::take(&mut self.excerpt_head);
+        excerpt.extend(&self.excerpt_tail);
+        String::from_utf8_lossy(&excerpt).into_owned()
     }
 }
 
-/// Tells each line that `bytes` ends, and keeps the rest in `line`.
-fn take_lines(
+/// Passes each line that `bytes` completes to `sink`; the rest remains in `line`.
+fn split_lines(
     line: &mut Vec<u8>,
     bytes: &[u8],
-    tell: &mut dyn FnMut(&[u8]) -> std::ops::ControlFlow<()>,
+    sink: &mut dyn FnMut(&[u8]) -> ControlFlow<()>,
 ) -> Result<(), ProcessError> {
-    for piece in bytes.split_inclusive(|b| matches!(b, b'\n' | b'\r')) {
-        let (text, ends) = match piece.split_last() {
+    for piece in bytes.split_inclusive(|byte| matches!(byte, b'\n' | b'\r')) {
+        let (text, is_complete) = match piece.split_last() {
             Some((b'\n' | b'\r', text)) => (text, true),
             _ => (piece, false),
         };
+
         let room = MAX_LINE - line.len();
         line.extend_from_slice(&text[..text.len().min(room)]);
-        if ends && !line.is_empty() {
-            let told = tell(line);
+
+        if is_complete && !line.is_empty() {
+            let flow = sink(line);
             line.clear();
-            if told.is_break() {
+            if flow.is_break() {
                 return Err(ProcessError::Stopped);
             }
         }
@@ -170,15 +187,15 @@ fn set_nonblocking(pipe: BorrowedFd<'_>) -> io::Result<()> {
     Ok(fcntl_setfl(pipe, fcntl_getfl(pipe)? | OFlags::NONBLOCK)?)
 }
 
-fn is_passing(error: &io::Error) -> bool {
+fn is_retryable(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted)
 }
 
-/// What there is to read now: nothing yet, so many bytes, or 0 at the end.
+/// Reads from a nonblocking pipe: `None` if it is empty for now, 0 at its end.
 fn read(pipe: &mut dyn Read, buffer: &mut [u8]) -> io::Result<Option<usize>> {
     match pipe.read(buffer) {
-        Ok(n) => Ok(Some(n)),
-        Err(e) if is_passing(&e) => Ok(None),
-        Err(e) => Err(e),
+        Ok(length) => Ok(Some(length)),
+        Err(error) if is_retryable(&error) => Ok(None),
+        Err(error) => Err(error),
     }
 }

@@ -1,4 +1,4 @@
-//! The programs that a tree has, run where they belong.
+//! Programs that belong to a tree, and how they are run in it.
 
 use std::ffi::{OsStr, OsString};
 use std::os::fd::AsFd;
@@ -7,53 +7,55 @@ use std::time::{Duration, Instant};
 use crate::root::{FileKind, Root, RootError};
 use crate::tree_path::TreePath;
 
-use super::{Hear, ProcessCall, ProcessError, ProcessOutcome, run};
+use super::error::ProcessError;
+use super::output::OutputSink;
+use super::run::{ProcessCall, ProcessOutcome, run};
 
-/// Where programs are looked for, and where they look for others.
+/// Directories in which programs are searched; also the `PATH` that they receive.
 pub const PATH: &str = "/usr/local/sbin:/usr/sbin:/sbin:/usr/local/bin:/usr/bin:/bin";
-/// What every program gets besides; nothing is taken over from the environment of this one.
+/// Environment of every program. Nothing is inherited, so a run by cron equals one by hand.
 const ENVIRONMENT: [(&str, &str); 4] =
     [("PATH", PATH), ("LC_ALL", "C"), ("HOME", "/root"), ("TERM", "dumb")];
-/// As many symlinks as the kernel follows.
-const MAX_LINKS: usize = 40;
+/// Largest number of symlinks that one lookup follows, as in the kernel.
+const MAX_SYMLINKS: usize = 40;
 
 /// The programs of a tree.
 ///
-/// Those of the running system are run as they are. Those of any other tree are run in it, by the system's
-/// `chroot`: they see that tree as all there is, and only as much of `/proc`, `/sys` and `/dev` as is
-/// mounted in it.
+/// Programs of the running system are executed directly. Programs of any other tree are executed
+/// by the system's `chroot`: that tree is all they can see, and `/proc`, `/sys` and `/dev` are
+/// available only if they are mounted in it.
 pub struct Programs<'a> {
     root: &'a Root,
-    running: bool,
+    is_running_system: bool,
 }
 
-/// What a program of a tree is to do.
+/// One run of a program of a tree.
 #[derive(Clone, Copy, Debug)]
 pub struct Task<'a> {
-    /// The program.
+    /// Path of the program in the tree.
     pub program: &'a TreePath,
-    /// What it is told.
+    /// Arguments after the program's name.
     pub arguments: &'a [OsString],
-    /// What its environment has beyond the fixed one.
+    /// Variables in addition to the fixed environment.
     pub environment: &'a [(OsString, OsString)],
-    /// What it reads from its standard input.
+    /// Bytes for standard input.
     pub input: &'a [u8],
-    /// After so long it is killed.
-    pub longest: Duration,
+    /// Time after which the program is killed.
+    pub time_limit: Duration,
 }
 
 impl<'a> Programs<'a> {
-    /// Those of the tree at `root`.
-    pub fn of(root: &'a Root) -> Result<Self, RootError> {
-        Ok(Programs { root, running: root.is_running_system()? })
+    /// Finds out whether the tree at `root` is the running system.
+    pub fn open(root: &'a Root) -> Result<Self, RootError> {
+        Ok(Programs { root, is_running_system: root.is_running_system()? })
     }
 
     /// Whether the tree is the running system.
-    pub fn are_running_systems(&self) -> bool {
-        self.running
+    pub fn is_running_system(&self) -> bool {
+        self.is_running_system
     }
 
-    /// The program that is called `name`, from the first directory of [`PATH`] that has it.
+    /// Path of the program `name`, in the first directory of [`PATH`] that has it.
     pub fn find(&self, name: &str) -> Result<Option<TreePath>, RootError> {
         for directory in PATH.split(':') {
             let path = format!("{}/{name}", directory.trim_start_matches('/'));
@@ -65,75 +67,81 @@ impl<'a> Programs<'a> {
         Ok(None)
     }
 
-    /// Whether `path` is, or leads to, a regular file that may be executed.
+    /// Whether `path` is, possibly through symlinks, an executable regular file.
     pub fn is_program(&self, path: &TreePath) -> Result<bool, RootError> {
-        let Some(path) = follow(self.root, path)? else { return Ok(false) };
+        let Some(path) = resolve_symlinks(self.root, path)? else { return Ok(false) };
         let stat = self.root.stat(&path)?;
         Ok(stat.is_some_and(|stat| stat.kind == FileKind::File && stat.mode & 0o111 != 0))
     }
 
-    /// Runs a program of the tree and tells `hear` what it prints.
+    /// Runs a program of the tree and passes its output to `sink`.
     pub fn run(
         &self,
         task: &Task<'_>,
-        hear: &mut Hear<'_>,
+        sink: &mut OutputSink<'_>,
     ) -> Result<ProcessOutcome, ProcessError> {
-        let fixed =
-            ENVIRONMENT.iter().map(|(name, value)| (OsString::from(name), OsString::from(value)));
-        let environment: Vec<(OsString, OsString)> =
-            fixed.chain(task.environment.iter().cloned()).collect();
+        let mut environment: Vec<(OsString, OsString)> =
+            ENVIRONMENT.iter().map(|(name, value)| (name.into(), value.into())).collect();
+        environment.extend(task.environment.iter().cloned());
+
         let mut program = OsString::from("/");
         program.push(task.program.as_os_str());
         let mut arguments = Vec::new();
-        if !self.running {
-            // `chroot` goes to the top of the tree itself, which is its working directory.
-            arguments.extend([OsString::from("."), program.clone()]);
+        if !self.is_running_system {
+            // The top of the tree is the working directory, so `.` needs no path to it.
+            arguments.extend([OsString::from("."), program]);
             program = "chroot".into();
         }
         arguments.extend(task.arguments.iter().cloned());
+
         let call = ProcessCall {
             program: OsStr::new(&program),
             arguments: &arguments,
             environment: &environment,
-            inside: Some(self.root.as_fd()),
+            working_dir: Some(self.root.as_fd()),
             input: task.input,
-            deadline: Some(Instant::now() + task.longest),
-            largest_file: None,
+            deadline: Some(Instant::now() + task.time_limit),
+            max_file_size: None,
         };
-        run(&call, hear)
+        run(&call, sink)
     }
 }
 
-/// Where `path` leads when the tree is all there is: symlinks are followed, also on the way, as the kernel
-/// does after a `chroot`. `None` where nothing stands there.
-pub fn follow(root: &Root, path: &TreePath) -> Result<Option<TreePath>, RootError> {
-    let mut left: Vec<Box<[u8]>> = path.components().map(Into::into).collect();
-    left.reverse();
-    let (mut at, mut links) = (TreePath::root(), 0);
-    while let Some(name) = left.pop() {
+/// Resolves all symlinks of `path` within the tree, as the kernel does after `chroot`.
+///
+/// `None` if the path does not exist, or has more symlinks than the kernel follows.
+pub fn resolve_symlinks(root: &Root, path: &TreePath) -> Result<Option<TreePath>, RootError> {
+    let mut pending: Vec<Box<[u8]>> = path.components().map(Into::into).collect();
+    pending.reverse();
+    let mut resolved = TreePath::root();
+    let mut symlinks = 0;
+
+    while let Some(name) = pending.pop() {
         match &*name {
             b"" | b"." => continue,
             b".." => {
-                at = at.parent().unwrap_or_else(TreePath::root);
+                resolved = resolved.parent().unwrap_or_else(TreePath::root);
                 continue;
             }
             _ => {}
         }
-        let Ok(next) = at.join(&name) else { return Ok(None) };
+
+        let Ok(next) = resolved.join(&name) else { return Ok(None) };
         let Some(stat) = root.stat(&next)? else { return Ok(None) };
         if stat.kind != FileKind::Symlink {
-            at = next;
+            resolved = next;
             continue;
         }
-        links += 1;
-        if links > MAX_LINKS {
+
+        symlinks += 1;
+        if symlinks > MAX_SYMLINKS {
             return Ok(None);
         }
-        let text = root.read_link(&next)?;
-        if text.starts_with(b"/") {
-            at = TreePath::root();
+        let target = root.read_link(&next)?;
+        if target.starts_with(b"/") {
+            resolved = TreePath::root();
         }
-        left.extend(text.split(|&b| b == b'/').rev().map(Box::from));
+        pending.extend(target.split(|&byte| byte == b'/').rev().map(Box::from));
     }
-    Ok(Some(at))
+    Ok(Some(resolved))
 }

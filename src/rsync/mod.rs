@@ -1,6 +1,8 @@
-//! The system's rsync program, and the way through ssh to an rsync daemon.
+//! The system's rsync program, and ssh tunnels to an rsync daemon.
 
+mod error;
 mod process;
 pub mod tunnel;
 
-pub use process::{RsyncCall, RsyncError, RsyncFailure, RsyncOutcome, RsyncOutput, run};
+pub use error::{RsyncError, TunnelError};
+pub use process::{RsyncCall, RsyncFailure, RsyncOutcome, RsyncOutput, run};

@@ -1,12 +1,11 @@
-//! A way through ssh to daemons of the image server, for sites where the network between is not trusted.
+//! An ssh tunnel to daemons of the image server, for sites whose network is not trusted.
 //!
-//! Whatever way the run ends, ssh ends with it: it is killed and reaped when the [`Tunnel`] is dropped, and the
-//! kernel ends it where this process is killed. ssh is found by `PATH`, and no shell stands between.
+//! ssh never outlives the run. [`Tunnel`] terminates and reaps it on drop; if this process is
+//! killed, the kernel terminates ssh by the parent death signal. That signal has to be requested by
+//! the child before exec, so the child is first this program, which then becomes ssh
+//! ([`become_ssh`]). ssh is found in `PATH`; there is no shell in between.
 
-#![allow(
-    clippy::disallowed_methods,
-    reason = "/proc is the kernel's, no tree that others write to"
-)]
+#![allow(clippy::disallowed_methods, reason = "/proc belongs to the kernel, not to a target tree")]
 
 use std::ffi::OsString;
 use std::io::{self, Read};
@@ -19,91 +18,86 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::SigSet;
 use rustix::process::{Pid, Signal, getppid, kill_process, set_parent_process_death_signal};
 
-/// The first argument of a program that is to [`become_ssh`].
+pub use super::error::TunnelError;
+
+/// First argument of a process that is to call [`become_ssh`].
 pub const BECOME_SSH: &str = "--internal-ssh";
 
-/// A tunnel is looked for so often.
+/// Interval between two checks of a tunnel.
 const TICK: Duration = Duration::from_millis(50);
-/// So long may it take to come about.
-const UNATTENDED: Duration = Duration::from_secs(60);
-/// The same where somebody types a password.
-const ATTENDED: Duration = Duration::from_secs(300);
-/// So long may ssh take to end when it is asked to.
-const FAREWELL: Duration = Duration::from_secs(2);
-/// Somebody else may take a port that was free a moment ago.
-const TRIES: u32 = 3;
-/// So much of what ssh says when it fails is told.
-const MAX_WORDS: u64 = 4096;
+/// Time limit for opening a tunnel.
+const UNATTENDED_LIMIT: Duration = Duration::from_secs(60);
+/// Time limit if a person may have to type a password.
+const ATTENDED_LIMIT: Duration = Duration::from_secs(300);
+/// Time for ssh to end after SIGTERM, before it is killed.
+const TERMINATION_LIMIT: Duration = Duration::from_secs(2);
+/// Attempts to open a tunnel: another process may take a port between its choice and its use.
+const MAX_ATTEMPTS: u32 = 3;
+/// Limit of the error output of ssh that is reported.
+const MAX_STDERR: u64 = 4096;
+/// Exit code of a process that found no ssh program, as in shells.
+const NO_PROGRAM: u8 = 127;
 
-/// Where a tunnel leads, and as whom.
+/// Destination of a tunnel.
 #[derive(Clone, Copy, Debug)]
 pub struct TunnelCommand<'w> {
-    /// The user there.
+    /// User on the server.
     pub user: &'w str,
-    /// The server, by the name that ssh knows it by.
+    /// The server, by the name that ssh knows.
     pub server: &'w str,
-    /// The ports of its daemons.
+    /// Ports of its daemons.
     pub ports: &'w [u16],
     /// Whether a person can be asked for a password.
     pub attended: bool,
 }
 
-/// An open tunnel; closed when it is dropped.
+/// An open tunnel; closed on drop.
 #[derive(Debug)]
 pub struct Tunnel {
     ssh: Child,
-    /// The port of this machine that leads to each port of the server, in their order.
+    /// Local port for each port of the server, in the same order.
     pub ports: Vec<u16>,
 }
 
-/// Why there is no tunnel.
-#[derive(Debug, thiserror::Error)]
-pub enum TunnelError {
-    /// There is no such program.
-    #[error("the ssh program is not installed on this node")]
-    NotInstalled,
-    /// The program could not be run, or not be watched.
-    #[error("cannot run the ssh program: {0}")]
-    Run(#[from] io::Error),
-    /// It ended before the tunnel was open; in its own words.
-    #[error("ssh says: {0}")]
-    Ended(String),
-    /// The tunnel did not come about.
-    #[error("ssh did not open the tunnel within {0:?}")]
-    TimedOut(Duration),
-    /// The run was asked to stop.
-    #[error("stopped on request")]
-    Stopped,
-}
-
 impl Tunnel {
-    /// Opens a tunnel, and waits until it is there or the run `is_stopped`.
-    pub fn open(way: &TunnelCommand<'_>, is_stopped: fn() -> bool) -> Result<Self, TunnelError> {
-        let mut tries = 1;
+    /// Opens a tunnel; waits until it is open or `is_stopped` returns true.
+    pub fn open(
+        command: &TunnelCommand<'_>,
+        is_stopped: fn() -> bool,
+    ) -> Result<Self, TunnelError> {
+        let mut attempt = 1;
         loop {
-            match Self::try_open(way, is_stopped) {
-                Err(TunnelError::Ended(words))
-                    if tries < TRIES && words.contains("Address already in use") =>
+            match Self::try_open(command, is_stopped) {
+                Err(TunnelError::Ended { stderr })
+                    if attempt < MAX_ATTEMPTS && stderr.contains("Address already in use") =>
                 {
-                    tries += 1
+                    attempt += 1
                 }
-                answer => return answer,
+                result => return result,
             }
         }
     }
 
-    fn try_open(way: &TunnelCommand<'_>, is_stopped: fn() -> bool) -> Result<Self, TunnelError> {
-        let ports = free_ports(way.ports.len())?;
-        let mut command = Command::new("/proc/self/exe");
-        command.arg(BECOME_SSH).arg(std::process::id().to_string()).args(arguments(way, &ports));
-        let ssh =
-            command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn()?;
+    fn try_open(
+        command: &TunnelCommand<'_>,
+        is_stopped: fn() -> bool,
+    ) -> Result<Self, TunnelError> {
+        let ports = free_ports(command.ports.len())?;
+        let ssh = Command::new("/proc/self/exe")
+            .arg(BECOME_SSH)
+            .arg(std::process::id().to_string())
+            .args(ssh_arguments(command, &ports))
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()?;
         let mut tunnel = Tunnel { ssh, ports };
-        let patience = if way.attended { ATTENDED } else { UNATTENDED };
-        let end = Instant::now() + patience;
+
+        let limit = if command.attended { ATTENDED_LIMIT } else { UNATTENDED_LIMIT };
+        let deadline = Instant::now() + limit;
         loop {
             if let Some(status) = tunnel.ssh.try_wait()? {
-                return Err(tunnel.failure(status.code()));
+                return Err(tunnel.exit_error(status.code()));
             }
             if tunnel.is_open()? {
                 return Ok(tunnel);
@@ -111,113 +105,118 @@ impl Tunnel {
             if is_stopped() {
                 return Err(TunnelError::Stopped);
             }
-            if Instant::now() >= end {
-                return Err(TunnelError::TimedOut(patience));
+            if Instant::now() >= deadline {
+                return Err(TunnelError::TimedOut(limit));
             }
             thread::sleep(TICK);
         }
     }
 
-    /// Whether something of ours listens on all of the ports. To ask by connecting would be no answer: any user
-    /// of this machine could have taken a port meanwhile, and would be taken for the server.
+    /// Whether sockets of this user listen on all of the ports.
+    ///
+    /// A test connection would prove nothing: another user may have taken a port meanwhile, and
+    /// would then be mistaken for the server.
     fn is_open(&self) -> io::Result<bool> {
         let uid = rustix::process::geteuid().as_raw();
-        let listening = std::fs::read_to_string("/proc/net/tcp")?;
-        Ok(self
-            .ports
-            .iter()
-            .all(|&port| listening.lines().any(|line| is_listener(line, port, uid))))
+        let sockets = std::fs::read_to_string("/proc/net/tcp")?;
+        Ok(self.ports.iter().all(|&port| sockets.lines().any(|line| is_listener(line, port, uid))))
     }
 
-    fn failure(&mut self, code: Option<i32>) -> TunnelError {
+    /// The error for an ssh that has ended, with its error output in one line.
+    fn exit_error(&mut self, code: Option<i32>) -> TunnelError {
         if code == Some(NO_PROGRAM.into()) {
             return TunnelError::NotInstalled;
         }
-        let mut words = Vec::new();
-        if let Some(said) = self.ssh.stderr.take() {
-            // What ssh started may live on and keep the other end open.
-            let _ = rustix::io::ioctl_fionbio(&said, true);
-            let _ = said.take(MAX_WORDS).read_to_end(&mut words);
+
+        let mut bytes = Vec::new();
+        if let Some(pipe) = self.ssh.stderr.take() {
+            // Children of ssh may still run and keep the pipe open, so no read may block.
+            let _ = rustix::io::ioctl_fionbio(&pipe, true);
+            let _ = pipe.take(MAX_STDERR).read_to_end(&mut bytes);
         }
-        let words = String::from_utf8_lossy(&words);
+
+        let text = String::from_utf8_lossy(&bytes);
         let lines: Vec<&str> =
-            words.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
-        let words: String =
+            text.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
+        let stderr =
             lines.join("; ").chars().map(|c| if c.is_control() { '?' } else { c }).collect();
-        TunnelError::Ended(if words.is_empty() {
-            "nothing, and it ended".to_owned()
-        } else {
-            words
-        })
+        TunnelError::Ended { stderr }
     }
 }
 
 impl Drop for Tunnel {
     fn drop(&mut self) {
         if let Some(pid) = i32::try_from(self.ssh.id()).ok().and_then(Pid::from_raw) {
-            // Not reaped yet, so the number is still its own.
+            // The child is not reaped yet, so its number cannot belong to another process.
             let _ = kill_process(pid, Signal::TERM);
         }
-        let end = Instant::now() + FAREWELL;
-        while Instant::now() < end {
+
+        let deadline = Instant::now() + TERMINATION_LIMIT;
+        while Instant::now() < deadline {
             if !matches!(self.ssh.try_wait(), Ok(None)) {
                 return;
             }
             thread::sleep(TICK);
         }
+
         let _ = self.ssh.kill();
         let _ = self.ssh.wait();
     }
 }
 
-/// The exit code of a program that could not become ssh, as shells have it.
-const NO_PROGRAM: u8 = 127;
-
-/// What a program does that was started with [`BECOME_SSH`], the number of the process that wants the tunnel,
-/// and the arguments of ssh: it becomes ssh, and ends when that process does. Returns where it cannot, with the
-/// reason and its exit code.
+/// Makes this process ssh, which ends with its parent; returns only the reason and exit code of a
+/// failure.
+///
+/// The arguments after [`BECOME_SSH`] are the process number of the parent and the arguments of
+/// ssh.
 pub fn become_ssh(mut arguments: impl Iterator<Item = OsString>) -> (io::Error, u8) {
     let parent =
         arguments.next().and_then(|number| number.to_str()?.parse().ok()).and_then(Pid::from_raw);
+
+    // The parent may have ended before the request; then no signal will follow.
     if let Err(error) = set_parent_process_death_signal(Some(Signal::TERM)) {
         return (error.into(), 1);
     }
     if parent.is_none() || getppid() != parent {
-        return (io::Error::other("nobody wants a tunnel any more"), 1);
+        return (io::Error::other("the process that wanted the tunnel has ended"), 1);
     }
-    // A run of ours receives its signals in a thread of its own, and blocks them; ssh is to end by one.
+
+    // The parent blocks its signals and reads them in a thread; ssh has to be ended by them.
     if let Err(error) = SigSet::empty().thread_set_mask() {
         return (error.into(), 1);
     }
+
     let error = Command::new("ssh").args(arguments).exec();
     let code = if error.kind() == io::ErrorKind::NotFound { NO_PROGRAM } else { 1 };
     (error, code)
 }
 
-fn arguments(way: &TunnelCommand<'_>, ports: &[u16]) -> Vec<OsString> {
+fn ssh_arguments(command: &TunnelCommand<'_>, local_ports: &[u16]) -> Vec<OsString> {
     let mut words: Vec<String> = ["-N", "-T", "-a", "-x"].map(String::from).into();
-    // A master connection of the user's would take the forwards over, and keep them.
+
+    // A master connection of the user would take over the forwarded ports, and keep them.
     let mut options = vec![
         "ExitOnForwardFailure=yes",
         "ServerAliveInterval=15",
         "ControlMaster=no",
         "ControlPath=none",
     ];
-    if !way.attended {
+    if !command.attended {
         options.extend(["BatchMode=yes", "ConnectTimeout=15"]);
     }
     words.extend(options.into_iter().flat_map(|option| ["-o".to_owned(), option.to_owned()]));
-    words.extend(["-l".to_owned(), way.user.to_owned()]);
-    let host =
-        if way.server.contains(':') { format!("[{}]", way.server) } else { way.server.to_owned() };
-    for (local, remote) in ports.iter().zip(way.ports) {
+
+    words.extend(["-l".to_owned(), command.user.to_owned()]);
+    let server = command.server;
+    let host = if server.contains(':') { format!("[{server}]") } else { server.to_owned() };
+    for (local, remote) in local_ports.iter().zip(command.ports) {
         words.extend(["-L".to_owned(), format!("{}:{local}:{host}:{remote}", Ipv4Addr::LOCALHOST)]);
     }
-    words.extend(["--".to_owned(), way.server.to_owned()]);
+    words.extend(["--".to_owned(), server.to_owned()]);
     words.into_iter().map(OsString::from).collect()
 }
 
-/// So many different ones that nobody listens on.
+/// `count` different local ports on which nothing listens.
 fn free_ports(count: usize) -> io::Result<Vec<u16>> {
     let listeners: Vec<TcpListener> = (0..count)
         .map(|_| TcpListener::bind((Ipv4Addr::LOCALHOST, 0)))
@@ -225,13 +224,14 @@ fn free_ports(count: usize) -> io::Result<Vec<u16>> {
     listeners.iter().map(|listener| Ok(listener.local_addr()?.port())).collect()
 }
 
-/// Whether a line of `/proc/net/tcp` is of a socket of user `uid` that listens on `port` of this machine alone.
+/// Whether a line of `/proc/net/tcp` is a socket of `uid` that listens on 127.0.0.1 and `port`.
 fn is_listener(line: &str, port: u16, uid: u32) -> bool {
-    const LISTENS: &str = "0A";
+    const LISTEN: &str = "0A";
     let address = u32::from_ne_bytes(Ipv4Addr::LOCALHOST.octets());
     let mut words = line.split_whitespace();
-    let local = words.nth(1) == Some(&format!("{address:08X}:{port:04X}"));
-    local && words.nth(1) == Some(LISTENS) && words.nth(3) == Some(&uid.to_string())
+
+    let is_address = words.nth(1) == Some(&format!("{address:08X}:{port:04X}"));
+    is_address && words.nth(1) == Some(LISTEN) && words.nth(3) == Some(&uid.to_string())
 }
 
 #[cfg(test)]
@@ -239,13 +239,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn arguments_are_a_list_and_a_server_is_no_option() {
-        let way =
+    fn ssh_arguments_have_no_shell_text_and_end_options() {
+        let command =
             TunnelCommand { user: "si", server: "fe80::1", ports: &[873, 80], attended: false };
-        let words: Vec<String> = arguments(&way, &[4001, 4002])
+
+        let words: Vec<String> = ssh_arguments(&command, &[4001, 4002])
             .into_iter()
-            .map(|w| w.into_string().expect("text"))
+            .map(|word| word.into_string().expect("text"))
             .collect();
+
         let text = words.join(" ");
         assert!(
             text.starts_with("-N -T -a -x -o ExitOnForwardFailure=yes -o ServerAliveInterval=15 "),
@@ -258,24 +260,25 @@ mod tests {
             ),
             "{text}"
         );
-        let way = TunnelCommand { attended: true, ..way };
-        assert!(!arguments(&way, &[1, 2]).contains(&"BatchMode=yes".into()));
+        let attended = TunnelCommand { attended: true, ..command };
+        assert!(!ssh_arguments(&attended, &[1, 2]).contains(&"BatchMode=yes".into()));
     }
 
     #[test]
-    fn only_a_listener_of_our_own_is_the_tunnel() {
+    fn only_a_listener_of_this_user_is_the_tunnel() {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
         let port = listener.local_addr().expect("an address").port();
         let uid = rustix::process::geteuid().as_raw();
-        let found = |port, uid| {
+        let has_listener = |port, uid| {
             std::fs::read_to_string("/proc/net/tcp")
                 .expect("reads")
                 .lines()
                 .any(|line| is_listener(line, port, uid))
         };
-        assert!(found(port, uid));
-        assert!(!found(port, uid + 1));
+
+        assert!(has_listener(port, uid));
+        assert!(!has_listener(port, uid + 1));
         drop(listener);
-        assert!(!found(port, uid));
+        assert!(!has_listener(port, uid));
     }
 }

@@ -19,8 +19,8 @@ pub fn reboot(
     monitor: &dyn Monitor,
 ) -> Result<(), UpdateError> {
     let root = Root::open(root).map_err(Untouched::from)?;
-    let programs = Programs::of(&root).map_err(Untouched::from)?;
-    if !programs.are_running_systems() {
+    let programs = Programs::open(&root).map_err(Untouched::from)?;
+    if !programs.is_running_system() {
         let why = "--reboot cannot be used with --root: the running system is another one";
         return Err(UpdateError::Usage(why.to_owned()));
     }

@@ -59,8 +59,8 @@ fn refused(error: TunnelError, user: &str, host: &str) -> UpdateError {
     let side = match &error {
         TunnelError::Stopped => return UpdateError::Stopped,
         TunnelError::NotInstalled | TunnelError::Run(_) => Side::Node,
-        TunnelError::Ended(words) if words.contains("denied") => Side::Server,
-        TunnelError::Ended(_) | TunnelError::TimedOut(_) => Side::Network,
+        TunnelError::Ended { stderr } if stderr.contains("denied") => Side::Server,
+        TunnelError::Ended { .. } | TunnelError::TimedOut(_) => Side::Network,
     };
     let what = format!("anything through ssh from {user}@{host}");
     UpdateError::Fetch(FetchError::new(FetchErrorKind::Unreachable, side, what, error))

@@ -61,9 +61,9 @@ impl RsyncTransport {
         .collect();
         let call = RsyncCall {
             arguments: &arguments,
-            inside: Some(spool.directory()),
+            working_dir: Some(spool.directory()),
             deadline: self.options.deadline,
-            largest_file: Some(cap + 1),
+            max_file_size: Some(cap + 1),
         };
         let outcome = rsync::run(&call, &mut |heard| match heard {
             RsyncOutput::Line(_) => ControlFlow::Continue(()),
@@ -100,7 +100,7 @@ impl RsyncTransport {
             RsyncFailure::Refused => TransportError::transient(error(Kind::Other, Side::Server)),
             RsyncFailure::Unreachable => {
                 // Refused, and not lost on the way: the machine is there, the daemon is not.
-                let refused = outcome.complaint.contains("Connection refused");
+                let refused = outcome.stderr_excerpt.contains("Connection refused");
                 TransportError::transient(error(
                     Kind::Unreachable,
                     if refused { Side::Server } else { Side::Network },

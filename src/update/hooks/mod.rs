@@ -110,7 +110,7 @@ impl Hooks<'_> {
 impl<'a> HookContext<'a> {
     fn tools(&self, stops: Stops) -> Result<Tools<'a>, ToolError> {
         let programs =
-            Programs::of(self.root).map_err(|error| ToolError::Failed(error.to_string()))?;
+            Programs::open(self.root).map_err(|error| ToolError::Failed(error.to_string()))?;
         Ok(Tools { programs, monitor: self.monitor, longest: self.longest, stops })
     }
 
