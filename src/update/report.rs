@@ -7,8 +7,9 @@ use serde::Serialize;
 
 use crate::apply::plan::ItemizedLine;
 use crate::apply::session::SessionError;
+use crate::apply::stage::StageError;
 use crate::apply::{Interrupted, Untouched};
-use crate::fetch::{FetchError, FetchErrorKind};
+use crate::fetch::{FetchError, FetchErrorKind, Side};
 use crate::generation::GenerationId;
 use crate::state::pinned::Pinned;
 use crate::state::{State, StateError, StoredState};
@@ -211,6 +212,23 @@ impl From<Untouched> for UpdateError {
             Untouched::Budget(text) => UpdateError::Budget(text),
             Untouched::Stopped => UpdateError::Stopped,
             error => UpdateError::Node(error),
+        }
+    }
+}
+
+impl From<StageError> for UpdateError {
+    fn from(error: StageError) -> Self {
+        match error {
+            StageError::Untouched(error) => error.into(),
+            StageError::Interrupted(error) => error.into(),
+            StageError::Archive { name, source } => {
+                let why = source.to_string();
+                FetchError::new(FetchErrorKind::Corrupt, Side::Server, &name, &why).into()
+            }
+            error @ (StageError::WrongContent { .. } | StageError::Unreadable(_)) => {
+                let why = error.to_string();
+                FetchError::new(FetchErrorKind::Corrupt, Side::Server, "repository", &why).into()
+            }
         }
     }
 }

@@ -1,7 +1,8 @@
-//! Has the disk begin while a stage is still being filled, so that little is left to wait for in the end.
+//! Starts write-back while a stage is filled, so that the last sync takes less time.
 //!
-//! Nothing relies on it: what makes a stage durable is its own sync, once everything is in it. But an error
-//! that a sync tells is told once, so one that comes here has to stop the transaction.
+//! This is an optimisation: the sync in `Stage::finish` makes the stage durable. But the kernel
+//! reports a write error to only one sync of a file descriptor. An error that this thread receives
+//! must therefore stop the transaction, or nobody learns that staged content is lost.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
@@ -9,10 +10,10 @@ use std::thread::JoinHandle;
 
 use crate::root::{Root, RootError};
 
-/// After so many new bytes the filesystems are synced once.
+/// Number of new bytes after which the filesystems are synced once.
 const PERIOD: u64 = 32 << 20;
 
-/// Syncs filesystems behind the back of whoever writes to them.
+/// Thread that syncs filesystems while other threads write to them.
 pub(in crate::apply) struct BackgroundSync {
     written: AtomicU64,
     wake: SyncSender<()>,
@@ -20,7 +21,9 @@ pub(in crate::apply) struct BackgroundSync {
 }
 
 impl BackgroundSync {
-    /// For the filesystems of `roots`, on which `bytes` are to be written; `None` where it would not pay.
+    /// Starts the thread, unless `bytes`, the amount to be written, are too few to gain by it.
+    ///
+    /// `roots` opens one directory on each filesystem.
     pub fn start(
         roots: impl FnOnce() -> Result<Vec<Root>, RootError>,
         bytes: u64,
@@ -28,33 +31,35 @@ impl BackgroundSync {
         if bytes < 2 * PERIOD {
             return Ok(None);
         }
+
         let roots = roots()?;
-        let (wake, woken) = sync_channel(1);
+        let (wake, wakeups) = sync_channel(1);
         let thread = std::thread::Builder::new()
             .name("early-sync".to_owned())
-            .spawn(move || sync_when(&woken, &roots));
-        // Without the thread everything is synced in the end.
+            .spawn(move || sync_on_wakeup(&wakeups, &roots));
+
+        // Without the thread, the last sync writes everything.
         Ok(thread.ok().map(|thread| BackgroundSync { written: AtomicU64::new(0), wake, thread }))
     }
 
-    /// So many bytes more were written.
-    pub fn wrote(&self, bytes: u64) {
+    /// Counts `bytes` that were written, and wakes the thread once per period.
+    pub fn add_written(&self, bytes: u64) {
         let before = self.written.fetch_add(bytes, Ordering::Relaxed);
         if before / PERIOD != (before + bytes) / PERIOD {
-            // Where one is asked for already, that one serves.
+            // If the channel is full, the sync that it already asks for is enough.
             let _ = self.wake.try_send(());
         }
     }
 
-    /// Waits for the last one, and tells what went wrong.
-    pub fn end(self) -> Result<(), RootError> {
+    /// Waits for the last sync; returns the first error of all.
+    pub fn finish(self) -> Result<(), RootError> {
         drop(self.wake);
         self.thread.join().unwrap_or(Ok(()))
     }
 }
 
-fn sync_when(woken: &Receiver<()>, roots: &[Root]) -> Result<(), RootError> {
-    woken.iter().try_for_each(|()| roots.iter().try_for_each(Root::sync_filesystem))
+fn sync_on_wakeup(wakeups: &Receiver<()>, roots: &[Root]) -> Result<(), RootError> {
+    wakeups.iter().try_for_each(|()| roots.iter().try_for_each(Root::sync_filesystem))
 }
 
 #[cfg(test)]
@@ -64,27 +69,32 @@ mod tests {
     use super::*;
     use crate::root::fault::{self, Fault};
 
-    fn begun(dir: &tempfile::TempDir) -> BackgroundSync {
+    fn started(dir: &tempfile::TempDir) -> BackgroundSync {
         let roots = || Ok(vec![Root::open(dir.path())?]);
-        BackgroundSync::start(roots, 10 * PERIOD).expect("opens").expect("it pays")
+        BackgroundSync::start(roots, 10 * PERIOD).expect("opens").expect("enough bytes")
     }
 
     #[test]
-    fn what_is_synced_early_tells_its_errors_in_the_end() {
+    fn failed_background_sync_is_reported_at_the_end() {
         let dir = tempfile::tempdir_in("/var/tmp").expect("a scratch directory");
-        let early = begun(&dir);
-        early.wrote(2 * PERIOD);
-        assert!(early.end().is_ok());
+        let healthy = started(&dir);
+        healthy.add_written(2 * PERIOD);
+        assert!(healthy.finish().is_ok());
+
         fault::arm(1, Fault::FailOn(Errno::IO));
-        let early = begun(&dir);
-        early.wrote(2 * PERIOD);
-        let error = early.end().expect_err("the disk is bad");
+        let failing = started(&dir);
+        failing.add_written(2 * PERIOD);
+        let error = failing.finish().expect_err("the sync fails");
+
         assert!(fault::disarm() && error.what == "sync the filesystem of", "{error}");
     }
 
     #[test]
-    fn little_is_left_for_the_end() {
-        let roots = || unreachable!("none is opened");
-        assert!(BackgroundSync::start(roots, PERIOD).expect("nothing to do").is_none());
+    fn few_bytes_start_no_thread() {
+        let roots = || unreachable!("no directory is opened");
+
+        let sync = BackgroundSync::start(roots, PERIOD).expect("no directory is opened");
+
+        assert!(sync.is_none());
     }
 }

@@ -1,15 +1,29 @@
-//! New content beside the live tree: complete, durable, not visible.
+//! Staging: new content beside the live tree, complete and durable, but not visible.
+//!
+//! A stage is created with every item that needs no content, then [`fill`]ed from one source after
+//! the other, then finished and sealed. Each step consumes the one before:
+//!
+//! 1. [`Stage::create`] creates directories, symbolic links, FIFOs and devices.
+//! 2. [`Stage::fill`] and [`Stage::move_content`] accept contents whose digest is correct.
+//! 3. [`Stage::finish`] adds hard links, directory metadata and the undo log, and makes all of it
+//!    durable: a [`Staged`].
+//! 4. [`Staged::seal`] writes the journal, the commit point: a [`Sealed`].
+//!
+//! If the process dies before the seal, the next run removes the stage, and the tree is unchanged.
 
 pub(super) mod background_sync;
+mod error;
 pub mod fill;
+pub mod live_source;
 pub(super) mod sparse_copy;
+pub mod unpack;
 pub(super) mod worker_queue;
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
-use std::io::{self, BufRead, BufReader};
+use std::io::{BufRead, BufReader};
 use std::os::fd::{AsFd, BorrowedFd};
-use std::sync::Mutex;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::apply::cancel::{CancelReader, cancelled_or, check_cancelled};
 use crate::apply::filesystem::{Filesystems, Stages};
@@ -18,29 +32,35 @@ use crate::apply::plan::{ChangePlan, ContentSource, StagedItem};
 use crate::apply::undo::{self, RetentionLimits, UndoRetention, backup};
 use crate::apply::{Interrupted, Untouched};
 use crate::digest::Digest;
-use crate::entry::{Entry, LeafKind, Node};
+use crate::entry::{LeafKind, Node};
 use crate::report::{Event, Job, Monitor};
 use crate::root::{FileKind, Labels, Rename, Root, RootError, sync_tells_errors};
 use crate::tree_path::TreePath;
 
 use background_sync::BackgroundSync;
-use sparse_copy::{CopyError, PIECE, Positioned, copy};
+use sparse_copy::{CHUNK, CopyError, PositionedReader, copy_sparse};
 
-/// Up to so many files are synced one by one; more are synced with their filesystem, which is faster
-/// but also waits for what others wrote.
-const SYNC_EACH: usize = 64;
+pub use error::StageError;
+
+/// Most staged items that are synced one by one.
+///
+/// A sync of the filesystem is faster for more of them, but also waits for the writes of other
+/// programs.
+const MAX_SYNCED_EACH: usize = 64;
 
 /// A stage that is being filled.
 pub struct Stage<'a> {
     root: &'a Root,
     stages: Stages,
     filesystems: &'a Filesystems,
-    transaction: &'a ChangePlan,
-    /// The first install of each content.
-    contents: HashMap<Digest, usize>,
+    plan: &'a ChangePlan,
+    /// Index of the first staged item of each content.
+    first_items: HashMap<Digest, usize>,
+    /// Indices of the staged items that wait for each content.
     missing: Mutex<BTreeMap<Digest, Vec<usize>>>,
-    early: Option<BackgroundSync>,
-    labelled: bool,
+    background_sync: Option<BackgroundSync>,
+    /// Whether the system gives each file a security label (SELinux).
+    has_labels: bool,
     monitor: &'a dyn Monitor,
 }
 
@@ -48,258 +68,249 @@ pub struct Stage<'a> {
 #[must_use]
 pub struct Staged<'a> {
     root: &'a Root,
-    transaction: &'a ChangePlan,
+    plan: &'a ChangePlan,
     filesystems: &'a Filesystems,
     monitor: &'a dyn Monitor,
-    keep: UndoRetention,
+    retention: UndoRetention,
 }
 
-/// A transaction that will be made, whatever happens.
+/// A transaction that is past its commit point.
 #[must_use]
 pub struct Sealed {
     journal: Journal,
 }
 
-/// Why a transaction was not sealed, or may have been.
-#[derive(Debug, thiserror::Error)]
-pub enum SealFailure {
-    /// It was not.
-    #[error(transparent)]
-    Untouched(Untouched),
-    /// It may have been: only the next run can tell.
-    #[error(transparent)]
-    Interrupted(Interrupted),
-}
-
-/// Why content could not be staged.
-#[derive(Debug, thiserror::Error)]
-pub enum FillError {
-    /// What was handed in is not what its digest says.
-    #[error("{0} is not the content that was wanted")]
-    OtherContent(String),
-    /// What was handed in could not be read.
-    #[error("cannot read new content: {0}")]
-    Source(io::Error),
-    /// This node's disk.
-    #[error(transparent)]
-    Untouched(#[from] Untouched),
-}
-
 impl<'a> Stage<'a> {
-    /// Makes the stages, and in them everything that needs no content.
+    /// Creates the stages, and in them every item that needs no content.
     pub fn create(
         root: &'a Root,
         filesystems: &'a Filesystems,
-        transaction: &'a ChangePlan,
+        plan: &'a ChangePlan,
         monitor: &'a dyn Monitor,
     ) -> Result<Self, Untouched> {
-        let which = transaction.filesystems();
-        let stages = filesystems.create_stages(root, which.into_iter(), transaction.slots);
-        let stages = stages.map_err(Untouched::from_root)?;
-        let labelled = root.label_for(&TreePath::root())?.is_some();
-        let tops =
-            || stages.filesystems().map(|at| root.below(&filesystems.mount_roots()[at])).collect();
-        let early = if sync_tells_errors() {
-            BackgroundSync::start(tops, transaction.bytes())?
+        let stages = filesystems
+            .create_stages(root, plan.filesystems().into_iter(), plan.slots)
+            .map_err(Untouched::from_root)?;
+        let has_labels = root.label_for(&TreePath::root())?.is_some();
+
+        // If a sync reports no write errors, each file has to be synced in any case.
+        let background_sync = if sync_tells_errors() {
+            let open_mount_roots = || {
+                stages.filesystems().map(|at| root.below(&filesystems.mount_roots()[at])).collect()
+            };
+            BackgroundSync::start(open_mount_roots, plan.bytes())?
         } else {
             None
         };
-        monitor.event(Event::Started { job: Job::Stage, total: transaction.bytes() });
+
+        monitor.event(Event::Started { job: Job::Stage, total: plan.bytes() });
         let mut stage = Stage {
             root,
             stages,
             filesystems,
-            transaction,
-            contents: HashMap::new(),
+            plan,
+            first_items: HashMap::new(),
             missing: Mutex::default(),
-            early,
-            labelled,
+            background_sync,
+            has_labels,
             monitor,
         };
+        stage.create_items()?;
+        Ok(stage)
+    }
+
+    /// Creates the items that need no content, and lists the contents of the others as missing.
+    fn create_items(&mut self) -> Result<(), Untouched> {
         let mut missing: BTreeMap<Digest, Vec<usize>> = BTreeMap::new();
-        for (index, install) in transaction.installs.iter().enumerate() {
-            match &install.make {
-                ContentSource::Node => stage.create_node(install)?,
+
+        for (index, item) in self.plan.installs.iter().enumerate() {
+            match &item.make {
+                ContentSource::Node => self.create_node(item)?,
                 ContentSource::Content { digest, .. } => {
-                    missing.entry(*digest).or_default().push(index)
+                    missing.entry(*digest).or_default().push(index);
                 }
                 ContentSource::LinkStaged(_) | ContentSource::LinkLive(_) => {}
             }
         }
-        stage.contents =
-            missing.iter().filter_map(|(digest, at)| Some((*digest, *at.first()?))).collect();
-        *stage.missing() = missing;
-        Ok(stage)
+
+        self.first_items =
+            missing.iter().filter_map(|(digest, items)| Some((*digest, *items.first()?))).collect();
+        *self.missing() = missing;
+        Ok(())
     }
 
-    /// The contents that are still to be handed in, with their sizes.
-    pub fn wanted(&self) -> BTreeMap<Digest, u64> {
-        let missing = self.missing();
-        let size = |at: usize| self.transaction.installs[at].bytes();
-        missing
+    /// Contents that no source has supplied yet, with their sizes in bytes.
+    pub fn missing_contents(&self) -> BTreeMap<Digest, u64> {
+        self.missing()
             .iter()
-            .filter_map(|(digest, at)| at.first().map(|&at| (*digest, size(at))))
+            .filter_map(|(digest, items)| {
+                Some((*digest, self.plan.installs[*items.first()?].bytes()))
+            })
             .collect()
     }
 
-    /// Whether `digest` is still to be handed in.
-    pub fn wants(&self, digest: &Digest) -> bool {
+    /// Whether no source has supplied this content yet.
+    pub fn is_missing(&self, digest: &Digest) -> bool {
         self.missing().contains_key(digest)
     }
 
-    /// The file that holds `digest`, once that was handed in.
-    pub fn staged(&self, digest: &Digest) -> Option<File> {
-        let first = self.contents.get(digest).filter(|_| !self.wants(digest))?;
-        let install = &self.transaction.installs[*first];
-        self.stages.staged(install.filesystem)?.open_file(&install.place).ok()
+    /// Opens the staged file that holds this content, if it is complete.
+    pub fn open_staged(&self, digest: &Digest) -> Option<File> {
+        let first = self.first_items.get(digest).filter(|_| !self.is_missing(digest))?;
+        let item = &self.plan.installs[*first];
+        self.stages.staged(item.filesystem)?.open_file(&item.place).ok()
     }
 
-    /// Takes content for all files that are to hold it; what turns out to be something else is dropped.
-    pub fn fill(&self, digest: &Digest, content: &mut dyn BufRead) -> Result<(), FillError> {
-        let Some(installs) = self.missing().get(digest).cloned() else { return Ok(()) };
-        let Some((&first, others)) = installs.split_first() else { return Ok(()) };
+    /// Stages a content for all items that wait for it; removes it again if its digest differs.
+    pub fn fill(&self, digest: &Digest, content: &mut dyn BufRead) -> Result<(), StageError> {
+        let Some(items) = self.missing().get(digest).cloned() else { return Ok(()) };
+        let Some((&first, others)) = items.split_first() else { return Ok(()) };
         check_cancelled(self.monitor)?;
-        let first = &self.transaction.installs[first];
-        let tree = self.tree(first)?;
-        let file = tree.create_file(&first.place).map_err(Untouched::from_root)?;
-        let copied =
-            copy(&mut CancelReader { from: content, monitor: self.monitor }, &file, first.bytes());
-        let found = copied.map_err(|e| match e {
-            CopyError::Read(_) if self.monitor.is_stopped() => Untouched::Stopped.into(),
-            CopyError::Read(e) => FillError::Source(e),
-            CopyError::Write(source) => {
-                let path = tree.show(&first.place);
-                FillError::Untouched(Untouched::from_root(RootError {
-                    what: "write",
-                    path,
-                    source,
-                }))
+
+        let first = &self.plan.installs[first];
+        let stage = self.stage_of(first)?;
+        let file = stage.create_file(&first.place).map_err(Untouched::from_root)?;
+        let mut content = CancelReader { from: content, monitor: self.monitor };
+
+        let failure = match copy_sparse(&mut content, &file, first.bytes()) {
+            Ok(found) if found == *digest => None,
+            Ok(_) => Some(StageError::WrongContent { path: first.entry.path.clone() }),
+            Err(CopyError::Read(_)) if self.monitor.is_stopped() => Some(Untouched::Stopped.into()),
+            Err(CopyError::Read(error)) => Some(StageError::Unreadable(error)),
+            Err(CopyError::Write(source)) => {
+                let error = RootError { what: "write", path: stage.show(&first.place), source };
+                Some(Untouched::from_root(error).into())
             }
-        });
-        match found {
-            Ok(found) if found == *digest => {}
-            Ok(_) => {
-                tree.unlink(&first.place).map_err(Untouched::from_root)?;
-                return Err(FillError::OtherContent(first.entry.path.to_string()));
-            }
-            Err(e) => {
-                tree.unlink(&first.place).map_err(Untouched::from_root)?;
-                return Err(e);
-            }
+        };
+        if let Some(failure) = failure {
+            stage.unlink(&first.place).map_err(Untouched::from_root)?;
+            return Err(failure);
         }
-        self.filled(digest, first, others, &file)?;
-        if !self.is_synced_whole() {
+
+        self.complete_content(digest, first, others, &file)?;
+        if !self.syncs_filesystems() {
             file.begin_to_write();
         }
         Ok(())
     }
 
-    /// Takes the file at `path` in the tree `from`, on the root's filesystem, as the content `digest`;
-    /// false where it is not that.
-    pub fn take_over(
+    /// Stages the file at `path` of `from`, by a rename if that is possible.
+    ///
+    /// `from` is on the filesystem of the root. Returns false if the file is not this content.
+    pub fn move_content(
         &self,
         digest: &Digest,
         from: &Root,
         path: &TreePath,
-    ) -> Result<bool, Untouched> {
-        let Some(installs) = self.missing().get(digest).cloned() else { return Ok(true) };
-        let Some((&first, others)) = installs.split_first() else { return Ok(true) };
-        let install = &self.transaction.installs[first];
-        if from.stat(path)?.is_none_or(|stat| stat.kind != FileKind::File) {
+    ) -> Result<bool, StageError> {
+        let Some(items) = self.missing().get(digest).cloned() else { return Ok(true) };
+        let Some((&first, others)) = items.split_first() else { return Ok(true) };
+        let first = &self.plan.installs[first];
+
+        let stat = from.stat(path).map_err(Untouched::from)?;
+        if stat.is_none_or(|stat| stat.kind != FileKind::File) {
             return Ok(false);
         }
-        if install.filesystem != 0 {
-            return match self
-                .fill(digest, &mut BufReader::with_capacity(PIECE, from.open_file(path)?))
-            {
+
+        // Another filesystem cannot be reached by a rename.
+        if first.filesystem != 0 {
+            let file = from.open_file(path).map_err(Untouched::from)?;
+            return match self.fill(digest, &mut BufReader::with_capacity(CHUNK, file)) {
                 Ok(()) => Ok(true),
-                Err(FillError::Untouched(error)) => Err(error),
-                Err(_) => Ok(false),
+                Err(error) if error.is_of_source() => Ok(false),
+                Err(error) => Err(error),
             };
         }
+
         let file = match from.open_file(path) {
-            Err(e) if e.is_absent() => return Ok(false),
-            answer => answer?,
+            Err(error) if error.is_absent() => return Ok(false),
+            answer => answer.map_err(Untouched::from)?,
         };
-        let read = Digest::of_reader(CancelReader { from: &file, monitor: self.monitor });
-        let found = read.map_err(|source| {
-            cancelled_or(self.monitor, RootError { what: "read", path: from.show(path), source })
-        })?;
-        if found != (*digest, install.bytes()) {
+        let found = Digest::of_reader(CancelReader { from: &file, monitor: self.monitor })
+            .map_err(|source| {
+                let error = RootError { what: "read", path: from.show(path), source };
+                cancelled_or(self.monitor, error)
+            })?;
+        if found != (*digest, first.bytes()) {
             return Ok(false);
         }
-        from.rename(path, self.tree(install)?, &install.place, Rename::NoReplace)?;
-        self.filled(digest, install, others, &file)?;
+
+        from.rename(path, self.stage_of(first)?, &first.place, Rename::NoReplace)
+            .map_err(Untouched::from)?;
+        self.complete_content(digest, first, others, &file)?;
         Ok(true)
     }
 
-    /// The content of `first` is in its place as `file`: it gets its metadata, and `others` the same content.
-    fn filled(
+    /// Sets the metadata of `first`, whose content is `file`, and copies the content for `others`.
+    fn complete_content(
         &self,
         digest: &Digest,
         first: &StagedItem,
         others: &[usize],
         file: &impl AsFd,
     ) -> Result<(), Untouched> {
-        self.dress(first, file)?;
+        self.set_metadata(first, file)?;
         for &other in others {
-            self.duplicate(&self.transaction.installs[other], file.as_fd())?;
+            self.copy_content(&self.plan.installs[other], file.as_fd())?;
         }
         self.missing().remove(digest);
         Ok(())
     }
 
-    /// The paths that are to hold `digest`, for messages.
+    /// Paths that are to hold this content, for messages.
     pub fn paths_of(&self, digest: &Digest) -> Vec<TreePath> {
-        let of = |i: &&StagedItem| matches!(i.make, ContentSource::Content { digest: found, .. } if found == *digest);
-        self.transaction
-            .installs
-            .iter()
-            .filter(of)
-            .map(|install| install.entry.path.clone())
-            .collect()
+        let has_content = |item: &&StagedItem| matches!(&item.make, ContentSource::Content { digest: other, .. } if other == digest);
+        self.plan.installs.iter().filter(has_content).map(|item| item.entry.path.clone()).collect()
     }
 
-    /// The stage of the root's filesystem, for what is needed only on the way.
-    pub fn scratch(&self) -> Result<&Root, Untouched> {
+    /// Stage on the filesystem of the root, for contents that only the unpacking needs.
+    pub fn scratch_dir(&self) -> Result<&Root, Untouched> {
         self.stages.staged(0).ok_or_else(|| Untouched::Refused("the stage has gone".to_owned()))
     }
 
-    /// Makes the hardlinks, settles staged directories, and notes the way back; then makes everything
-    /// durable.
+    /// Completes the stage: hard links, directory metadata, backups, undo log; then syncs all of it.
+    ///
+    /// Directories are completed after the items in them, since each of those changes their mtime.
     pub fn finish(mut self, limits: &RetentionLimits) -> Result<Staged<'a>, Untouched> {
-        let open = self.wanted().len();
-        if open > 0 {
-            return Err(Untouched::Refused(format!("{open} contents were not staged")));
+        let missing = self.missing_contents().len();
+        if missing > 0 {
+            return Err(Untouched::Refused(format!("{missing} contents were not staged")));
         }
-        self.link().map_err(Untouched::from_root)?;
-        for install in self.transaction.installs.iter().rev().filter(|i| i.entry.is_dir()) {
-            let tree = self.tree(install)?;
-            tree.set_meta(&install.place, &install.entry.meta).map_err(Untouched::from_root)?;
-            self.label(install)?;
+
+        self.create_hardlinks().map_err(Untouched::from_root)?;
+        for item in self.plan.installs.iter().rev().filter(|item| item.entry.is_dir()) {
+            self.stage_of(item)?
+                .set_meta(&item.place, &item.entry.meta)
+                .map_err(Untouched::from_root)?;
+            self.set_label(item)?;
         }
-        let keep =
-            undo::decide(self.root, self.filesystems, self.transaction, limits, self.monitor)?;
-        backup::link_all_backups(self.root, &self.stages, self.transaction)
+
+        let retention = undo::decide(self.root, self.filesystems, self.plan, limits, self.monitor)?;
+        backup::link_all_backups(self.root, &self.stages, self.plan)
             .map_err(Untouched::from_root)?;
-        let noted = undo::note(self.root, &self.stages, self.transaction, keep, limits.made);
-        noted.map_err(Untouched::from_root)?;
-        self.early.take().map_or(Ok(()), BackgroundSync::end).map_err(Untouched::from_root)?;
-        self.make_durable().map_err(Untouched::from_root)?;
+        undo::note(self.root, &self.stages, self.plan, retention, limits.made)
+            .map_err(Untouched::from_root)?;
+
+        if let Some(background_sync) = self.background_sync.take() {
+            background_sync.finish().map_err(Untouched::from_root)?;
+        }
+        self.sync().map_err(Untouched::from_root)?;
         self.monitor.event(Event::Finished { job: Job::Stage });
-        let Stage { root, transaction, filesystems, monitor, .. } = self;
-        Ok(Staged { root, transaction, filesystems, monitor, keep })
+
+        let Stage { root, plan, filesystems, monitor, .. } = self;
+        Ok(Staged { root, plan, filesystems, monitor, retention })
     }
 
-    fn link(&self) -> Result<(), RootError> {
-        for install in &self.transaction.installs {
-            let Some(tree) = self.stages.staged(install.filesystem) else { continue };
-            match &install.make {
-                ContentSource::LinkStaged(at) => {
-                    tree.create_link(&install.place, tree, &self.transaction.installs[*at].place)?
+    fn create_hardlinks(&self) -> Result<(), RootError> {
+        for item in &self.plan.installs {
+            let Some(stage) = self.stages.staged(item.filesystem) else { continue };
+            match &item.make {
+                ContentSource::LinkStaged(index) => {
+                    let other = &self.plan.installs[*index];
+                    stage.create_link(&item.place, stage, &other.place)?;
                 }
                 ContentSource::LinkLive(path) => {
-                    tree.create_link(&install.place, self.root, path)?
+                    stage.create_link(&item.place, self.root, path)?;
                 }
                 ContentSource::Node | ContentSource::Content { .. } => {}
             }
@@ -307,123 +318,138 @@ impl<'a> Stage<'a> {
         Ok(())
     }
 
-    /// Whether it becomes durable with its filesystems, not file by file.
-    fn is_synced_whole(&self) -> bool {
-        self.transaction.installs.len() > SYNC_EACH && sync_tells_errors()
+    /// Whether whole filesystems are synced at the end, in place of single files.
+    fn syncs_filesystems(&self) -> bool {
+        self.plan.installs.len() > MAX_SYNCED_EACH && sync_tells_errors()
     }
 
-    fn make_durable(&self) -> Result<(), RootError> {
-        if self.is_synced_whole() {
+    /// Makes all stages durable.
+    fn sync(&self) -> Result<(), RootError> {
+        if self.syncs_filesystems() {
             return self.filesystems.sync(self.root, self.stages.filesystems());
         }
-        for install in &self.transaction.installs {
-            let Some(tree) = self.stages.staged(install.filesystem) else { continue };
-            if install.entry.is_dir() {
-                tree.sync_dir(&install.place)?;
-            } else if matches!(install.make, ContentSource::Content { .. }) {
-                tree.sync_file(&install.place)?;
+
+        for item in &self.plan.installs {
+            let Some(stage) = self.stages.staged(item.filesystem) else { continue };
+            if item.entry.is_dir() {
+                stage.sync_dir(&item.place)?;
+            } else if matches!(item.make, ContentSource::Content { .. }) {
+                stage.sync_file(&item.place)?;
             }
         }
+
         for which in self.stages.filesystems() {
-            for tree in
-                [self.stages.staged(which), self.stages.backups(which)].into_iter().flatten()
-            {
-                tree.sync_dir(&TreePath::root())?;
+            let dirs = [self.stages.staged(which), self.stages.backups(which)];
+            for dir in dirs.into_iter().flatten() {
+                dir.sync_dir(&TreePath::root())?;
             }
             self.root.sync_dir(&self.filesystems.mount_roots()[which])?;
         }
         Ok(())
     }
 
-    fn create_node(&self, install: &StagedItem) -> Result<(), Untouched> {
-        let tree = self.tree(install)?;
-        let (place, meta) = (&install.place, &install.entry.meta);
-        let made = match &install.entry.node {
-            Node::Directory => return tree.create_dir(place).map_err(Untouched::from_root),
+    /// Creates an item that its entry describes completely.
+    fn create_node(&self, item: &StagedItem) -> Result<(), Untouched> {
+        let stage = self.stage_of(item)?;
+        let place = &item.place;
+
+        let created = match &item.entry.node {
+            // The metadata of a directory is set when everything in it exists.
+            Node::Directory => return stage.create_dir(place).map_err(Untouched::from_root),
             Node::Leaf(leaf) => match &leaf.kind {
-                LeafKind::Symlink { target } => tree.create_symlink(place, target),
-                LeafKind::Fifo => tree.create_fifo(place),
-                LeafKind::Char(device) => tree.create_char(place, *device),
-                LeafKind::Block(device) => tree.create_block(place, *device),
+                LeafKind::Symlink { target } => stage.create_symlink(place, target),
+                LeafKind::Fifo => stage.create_fifo(place),
+                LeafKind::Char(device) => stage.create_char(place, *device),
+                LeafKind::Block(device) => stage.create_block(place, *device),
                 LeafKind::File { .. } => return Ok(()),
             },
         };
-        let symlink =
-            matches!(install.entry.leaf().map(|l| &l.kind), Some(LeafKind::Symlink { .. }));
-        made.and_then(|()| tree.set_special_meta(place, meta, symlink))
+        created.map_err(Untouched::from_root)?;
+
+        let is_symlink =
+            matches!(item.entry.leaf().map(|leaf| &leaf.kind), Some(LeafKind::Symlink { .. }));
+        stage
+            .set_special_meta(place, &item.entry.meta, is_symlink)
             .map_err(Untouched::from_root)?;
-        self.label(install)
+        self.set_label(item)
     }
 
-    /// A second file with the same content; shares its blocks where the filesystem can.
-    fn duplicate(&self, install: &StagedItem, content: BorrowedFd) -> Result<(), Untouched> {
-        let tree = self.tree(install)?;
-        let file = tree.create_file(&install.place).map_err(Untouched::from_root)?;
-        let copied = file.share_blocks(content).or_else(|_| {
-            let from = Positioned { content, at: 0 };
-            let from =
-                BufReader::with_capacity(PIECE, CancelReader { from, monitor: self.monitor });
-            copy(&mut { from }, &file, install.bytes()).map(drop).map_err(|e| match e {
-                CopyError::Read(e) | CopyError::Write(e) => e,
-            })
-        });
-        copied.map_err(|source| {
-            let error = RootError { what: "write", path: tree.show(&install.place), source };
-            if error.is_full() {
-                Untouched::from_root(error)
-            } else {
-                cancelled_or(self.monitor, error)
+    /// Creates another file with the same content; shares its blocks if the filesystem can (reflink).
+    fn copy_content(&self, item: &StagedItem, content: BorrowedFd) -> Result<(), Untouched> {
+        let stage = self.stage_of(item)?;
+        let file = stage.create_file(&item.place).map_err(Untouched::from_root)?;
+
+        if file.share_blocks(content).is_err() {
+            let from = PositionedReader { content, offset: 0 };
+            let from = CancelReader { from, monitor: self.monitor };
+            let mut from = BufReader::with_capacity(CHUNK, from);
+
+            if let Err(CopyError::Read(source) | CopyError::Write(source)) =
+                copy_sparse(&mut from, &file, item.bytes())
+            {
+                let error = RootError { what: "write", path: stage.show(&item.place), source };
+                return Err(if error.is_full() {
+                    Untouched::from_root(error)
+                } else {
+                    cancelled_or(self.monitor, error)
+                });
             }
-        })?;
-        self.dress(install, &file)
+        }
+
+        self.set_metadata(item, &file)
     }
 
-    fn dress(&self, install: &StagedItem, file: impl AsFd) -> Result<(), Untouched> {
-        let tree = self.tree(install)?;
-        tree.set_file_meta(file, &install.place, &install.entry.meta)
+    fn set_metadata(&self, item: &StagedItem, file: impl AsFd) -> Result<(), Untouched> {
+        self.stage_of(item)?
+            .set_file_meta(file, &item.place, &item.entry.meta)
             .map_err(Untouched::from_root)?;
-        self.monitor.event(Event::Advanced { job: Job::Stage, by: install.bytes() });
-        self.early.iter().for_each(|early| early.wrote(install.bytes()));
-        self.label(install)
+
+        self.monitor.event(Event::Advanced { job: Job::Stage, by: item.bytes() });
+        if let Some(background_sync) = &self.background_sync {
+            background_sync.add_written(item.bytes());
+        }
+        self.set_label(item)
     }
 
-    fn label(&self, install: &StagedItem) -> Result<(), Untouched> {
-        if !self.labelled {
+    /// Sets the security label that the policy of the node has for the path.
+    fn set_label(&self, item: &StagedItem) -> Result<(), Untouched> {
+        if !self.has_labels {
             return Ok(());
         }
-        let label: Labels = self.root.label_for(&install.entry.path)?;
-        Ok(self.tree(install)?.set_label(&install.place, &label)?)
+        let label: Labels = self.root.label_for(&item.entry.path)?;
+        Ok(self.stage_of(item)?.set_label(&item.place, &label)?)
     }
 
-    fn tree(&self, install: &StagedItem) -> Result<&Root, Untouched> {
-        let missing =
-            |entry: &Entry| Untouched::Refused(format!("there is no stage for {}", entry.path));
-        self.stages.staged(install.filesystem).ok_or_else(|| missing(&install.entry))
+    fn stage_of(&self, item: &StagedItem) -> Result<&Root, Untouched> {
+        self.stages
+            .staged(item.filesystem)
+            .ok_or_else(|| Untouched::Refused(format!("there is no stage for {}", item.entry.path)))
     }
 
-    fn missing(&self) -> std::sync::MutexGuard<'_, BTreeMap<Digest, Vec<usize>>> {
-        // A thread that panicked while it held the lock left the map whole: entries go as one.
-        self.missing.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    fn missing(&self) -> MutexGuard<'_, BTreeMap<Digest, Vec<usize>>> {
+        // Each change of the map is one call, so that a poisoned map is consistent.
+        self.missing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Staged<'_> {
-    /// Writes the journal: from here only forward.
-    pub fn seal(self, record: CommitRecord) -> Result<Sealed, SealFailure> {
+    /// Writes the journal: the commit point of the transaction.
+    pub fn seal(self, record: CommitRecord) -> Result<Sealed, StageError> {
         let journal = Journal {
             tops: self.filesystems.mount_roots().to_vec(),
-            slots: self.transaction.slots,
-            keep: self.keep,
-            changes: self.transaction.changes.clone(),
-            directories: self.transaction.directories.clone(),
+            slots: self.plan.slots,
+            keep: self.retention,
+            changes: self.plan.changes.clone(),
+            directories: self.plan.directories.clone(),
             record,
         };
-        space_reserve::preallocate(self.root, self.filesystems, self.transaction, &journal.record)
-            .map_err(|error| SealFailure::Untouched(Untouched::from_root(error)))?;
+
+        space_reserve::preallocate(self.root, self.filesystems, self.plan, &journal.record)
+            .map_err(Untouched::from_root)?;
         journal::seal(self.root, &journal, self.monitor).map_err(|error| match error {
-            SealError::Untouched(error) => SealFailure::Untouched(Untouched::from_root(error)),
+            SealError::Untouched(error) => StageError::Untouched(Untouched::from_root(error)),
             error @ SealError::Unknown(..) => {
-                SealFailure::Interrupted(Interrupted(error.to_string()))
+                StageError::Interrupted(Interrupted(error.to_string()))
             }
         })?;
         Ok(Sealed { journal })
@@ -431,7 +457,7 @@ impl Staged<'_> {
 }
 
 impl Sealed {
-    /// What is to be done.
+    /// The redo journal, as it was written.
     pub fn journal(&self) -> &Journal {
         &self.journal
     }

@@ -1,4 +1,4 @@
-//! Copies content into a staged file: holes stay holes, and the digest is of what was read.
+//! Copies content into a staged file, keeps its holes, and computes its digest.
 
 use std::io::{self, BufRead, Read};
 use std::os::fd::BorrowedFd;
@@ -6,76 +6,94 @@ use std::os::fd::BorrowedFd;
 use crate::digest::{Digest, Hasher};
 use crate::root::NewFile;
 
-/// Holes are made of whole blocks of zeros of this size.
+/// A hole consists of whole blocks of zeros of this size.
 const BLOCK: usize = 4096;
-/// What is not in memory yet is read in pieces of this size.
-pub(in crate::apply) const PIECE: usize = 64 << 10;
+/// Buffer size for content that is read from a file.
+pub(in crate::apply) const CHUNK: usize = 64 << 10;
 
-/// On which side a copy failed.
+/// Failure of one side of a copy.
 pub(in crate::apply) enum CopyError {
     Read(io::Error),
     Write(io::Error),
 }
 
-/// Copies exactly `size` bytes into the empty `file`, leaving holes for blocks of zeros; anything
-/// longer or shorter has another digest.
-pub(in crate::apply) fn copy(
+/// Copies `size` bytes into the empty `file`, with a hole for each block of zeros.
+///
+/// Returns the digest of all bytes read. It reads at least one byte more than `size` if there is
+/// one, so that a longer content has another digest than the expected one.
+pub(in crate::apply) fn copy_sparse(
     from: &mut dyn BufRead,
     file: &NewFile,
     size: u64,
 ) -> Result<Digest, CopyError> {
     let mut hasher = Hasher::new();
-    let (mut at, mut written) = (0, 0);
+    let (mut at, mut written_end) = (0, 0);
+
     while at <= size {
-        let piece = match from.fill_buf() {
+        let chunk = match from.fill_buf() {
             Ok([]) => break,
-            Ok(piece) => piece,
+            Ok(chunk) => chunk,
             Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
             Err(e) => return Err(CopyError::Read(e)),
         };
-        hasher.update(piece);
-        let length = piece.len();
-        if at + length as u64 <= size {
-            written = write_sparsely(file, piece, at).map_err(CopyError::Write)?.unwrap_or(written);
+
+        hasher.update(chunk);
+        let length = chunk.len();
+        if at + length as u64 <= size
+            && let Some(end) = write_nonzero_blocks(file, chunk, at).map_err(CopyError::Write)?
+        {
+            written_end = end;
         }
         at += length as u64;
         from.consume(length);
     }
-    if written < size {
+
+    // A hole at the end of the file was not written.
+    if written_end < size {
         file.set_len(size).map_err(CopyError::Write)?;
     }
     Ok(hasher.finish())
 }
 
-/// Writes `bytes` at the offset `at`, but for whole blocks of zeros; returns where what was written ends.
-fn write_sparsely(file: &NewFile, bytes: &[u8], at: u64) -> io::Result<Option<u64>> {
-    let zero = |block: &[u8]| block.len() == BLOCK && block.iter().all(|&b| b == 0);
+/// Writes `bytes` at the offset `at`, except whole blocks of zeros.
+///
+/// Returns the offset after the last byte written, if any.
+fn write_nonzero_blocks(file: &NewFile, bytes: &[u8], at: u64) -> io::Result<Option<u64>> {
     let mut blocks = bytes.chunks(BLOCK).enumerate().peekable();
-    let mut written = None;
+    let mut written_end = None;
+
     while let Some((first, block)) = blocks.next() {
-        if zero(block) {
+        if is_zero_block(block) {
             continue;
         }
-        let mut end = (first * BLOCK) + block.len();
-        while let Some((_, next)) = blocks.next_if(|(_, next)| !zero(next)) {
+
+        // One write for all blocks up to the next hole.
+        let start = first * BLOCK;
+        let mut end = start + block.len();
+        while let Some((_, next)) = blocks.next_if(|(_, next)| !is_zero_block(next)) {
             end += next.len();
         }
-        file.write_all_at(&bytes[first * BLOCK..end], at + (first * BLOCK) as u64)?;
-        written = Some(at + end as u64);
+        file.write_all_at(&bytes[start..end], at + start as u64)?;
+        written_end = Some(at + end as u64);
     }
-    Ok(written)
+
+    Ok(written_end)
 }
 
-/// Reads a file that others read as well, without its shared position.
-pub(in crate::apply) struct Positioned<'a> {
+fn is_zero_block(block: &[u8]) -> bool {
+    block.len() == BLOCK && block.iter().all(|&byte| byte == 0)
+}
+
+/// Reads an open file from its own offset, and leaves the shared offset of the file alone.
+pub(in crate::apply) struct PositionedReader<'a> {
     pub content: BorrowedFd<'a>,
-    pub at: u64,
+    pub offset: u64,
 }
 
-impl Read for Positioned<'_> {
+impl Read for PositionedReader<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let length = rustix::io::pread(self.content, buffer, self.at)?;
-        self.at += length as u64;
+        let length = rustix::io::pread(self.content, buffer, self.offset)?;
+        self.offset += length as u64;
         Ok(length)
     }
 }

@@ -1,131 +1,146 @@
-//! Hands what is read to a few workers while more is being read, and holds what is in memory to a bound.
+//! Queue between one reader and a few workers that limits the bytes in memory.
+//!
+//! The reader decompresses an archive while the workers write files and rebuild deltas. Without the
+//! limit, a fast reader would fill the memory of the node.
 
 use std::collections::VecDeque;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 
-/// More than this do not pay: they wait for the disk, and each keeps memory. The processors of a node are its
-/// jobs' in the first place.
-const WORKERS: usize = 2;
+/// Most workers of a queue.
+///
+/// More do not help: they wait for the disk, and each holds memory. The processors of a node are
+/// for its jobs.
+const MAX_WORKERS: usize = 2;
 
-/// What was read and waits, or is being worked on.
+/// Jobs that were read and are not done.
 pub(in crate::apply) struct BoundedQueue<T, E> {
-    load: Mutex<QueueState<T, E>>,
+    state: Mutex<QueueState<T, E>>,
     changed: Condvar,
-    most: u64,
+    limit: u64,
 }
 
 struct QueueState<T, E> {
+    /// Jobs with their weights.
     waiting: VecDeque<(T, u64)>,
-    /// Of what waits and of what is being worked on.
+    /// Sum of the weights of the jobs that wait or are in progress.
     weight: u64,
+    /// Number of jobs in progress.
     working: usize,
-    ended: bool,
+    closed: bool,
+    /// First failure of a worker.
     failure: Option<E>,
 }
 
-/// A worker failed, so that nothing more is taken.
+/// A worker failed, so that the queue accepts no more jobs.
 pub(in crate::apply) struct QueueClosed;
 
 impl<T: Send, E: Send> BoundedQueue<T, E> {
-    /// Runs `read`, which puts pieces on the belt, and `work` on each of them, with what `tools` makes for each
-    /// worker. About `most` of their weights are in memory at a time, or one piece alone.
+    /// Runs `read`, which pushes jobs, and `work` on each job, until all are done.
     ///
-    /// Pieces are begun in the order in which they were put.
+    /// Each worker has its own value of `tools`. The weights of the jobs in memory are at most about
+    /// `limit`, or one job is alone. Jobs are started in the order in which they were pushed.
     pub fn run<W>(
-        most: u64,
+        limit: u64,
         tools: impl Fn() -> W + Sync,
         work: impl Fn(&mut W, T) -> Result<(), E> + Sync,
         read: impl FnOnce(&Self) -> Result<(), E>,
     ) -> Result<(), E> {
-        let load = QueueState {
+        let state = QueueState {
             waiting: VecDeque::new(),
             weight: 0,
             working: 0,
-            ended: false,
+            closed: false,
             failure: None,
         };
-        let belt = BoundedQueue { load: Mutex::new(load), changed: Condvar::new(), most };
-        let read = thread::scope(|scope| {
+        let queue = BoundedQueue { state: Mutex::new(state), changed: Condvar::new(), limit };
+
+        let read_result = thread::scope(|scope| {
             let worker = || {
-                // Also where this one panics, the others and the reader come to an end.
-                let _ending = CloseOnDrop(&belt);
+                // If this worker panics, the reader and the other workers end as well.
+                let _close = CloseOnDrop(&queue);
                 let mut tools = tools();
-                while let Some((piece, weight)) = belt.take() {
-                    belt.done(weight, work(&mut tools, piece));
+                while let Some((job, weight)) = queue.pop() {
+                    queue.complete(weight, work(&mut tools, job));
                 }
             };
-            for _ in 0..thread::available_parallelism().map_or(1, usize::from).min(WORKERS) {
+            for _ in 0..thread::available_parallelism().map_or(1, usize::from).min(MAX_WORKERS) {
                 scope.spawn(worker);
             }
-            let _ending = CloseOnDrop(&belt);
-            read(&belt)
+
+            let _close = CloseOnDrop(&queue);
+            read(&queue)
         });
-        match belt.load().failure.take() {
+
+        match queue.lock().failure.take() {
             Some(failure) => Err(failure),
-            None => read,
+            None => read_result,
         }
     }
 
-    /// Puts a piece on the belt, once there is room.
-    pub fn put(&self, piece: T, weight: u64) -> Result<(), QueueClosed> {
-        let mut load = self.wait_until(|load| {
-            load.weight == 0 || load.weight.saturating_add(weight) <= self.most
+    /// Adds a job, once its weight fits.
+    pub fn push(&self, job: T, weight: u64) -> Result<(), QueueClosed> {
+        let mut state = self.wait_until(|state| {
+            state.weight == 0 || state.weight.saturating_add(weight) <= self.limit
         })?;
-        load.weight = load.weight.saturating_add(weight);
-        load.waiting.push_back((piece, weight));
+        state.weight = state.weight.saturating_add(weight);
+        state.waiting.push_back((job, weight));
         self.changed.notify_all();
         Ok(())
     }
 
-    /// Waits until everything that was put is worked on.
+    /// Waits until all jobs that were pushed are done.
     pub fn drain(&self) -> Result<(), QueueClosed> {
-        self.wait_until(|load| load.waiting.is_empty() && load.working == 0).map(drop)
+        self.wait_until(|state| state.waiting.is_empty() && state.working == 0).map(drop)
     }
 
     fn wait_until(
         &self,
         ready: impl Fn(&QueueState<T, E>) -> bool,
     ) -> Result<MutexGuard<'_, QueueState<T, E>>, QueueClosed> {
-        let waits = |load: &mut QueueState<T, E>| !load.ended && !ready(load);
-        let load =
-            self.changed.wait_while(self.load(), waits).unwrap_or_else(PoisonError::into_inner);
-        if load.ended { Err(QueueClosed) } else { Ok(load) }
+        let state = self
+            .changed
+            .wait_while(self.lock(), |state| !state.closed && !ready(state))
+            .unwrap_or_else(PoisonError::into_inner);
+        if state.closed { Err(QueueClosed) } else { Ok(state) }
     }
 
-    fn take(&self) -> Option<(T, u64)> {
-        let waits = |load: &mut QueueState<T, E>| !load.ended && load.waiting.is_empty();
-        let mut load =
-            self.changed.wait_while(self.load(), waits).unwrap_or_else(PoisonError::into_inner);
-        let failed = load.failure.is_some();
-        let piece = load.waiting.pop_front().filter(|_| !failed);
-        load.working += usize::from(piece.is_some());
-        piece
+    /// Takes the next job; returns nothing once the queue is closed and empty, or a worker failed.
+    fn pop(&self) -> Option<(T, u64)> {
+        let mut state = self
+            .changed
+            .wait_while(self.lock(), |state| !state.closed && state.waiting.is_empty())
+            .unwrap_or_else(PoisonError::into_inner);
+
+        let has_failed = state.failure.is_some();
+        let job = state.waiting.pop_front().filter(|_| !has_failed)?;
+        state.working += 1;
+        Some(job)
     }
 
-    fn done(&self, weight: u64, result: Result<(), E>) {
-        let mut load = self.load();
-        load.working -= 1;
-        load.weight -= weight;
+    fn complete(&self, weight: u64, result: Result<(), E>) {
+        let mut state = self.lock();
+        state.working -= 1;
+        state.weight -= weight;
         if let Err(failure) = result {
-            load.failure.get_or_insert(failure);
-            load.ended = true;
+            state.failure.get_or_insert(failure);
+            state.closed = true;
         }
         self.changed.notify_all();
     }
 
-    fn load(&self) -> MutexGuard<'_, QueueState<T, E>> {
-        // What a thread that panicked held was whole: pieces come and go as one.
-        self.load.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, QueueState<T, E>> {
+        // No code that can panic runs under the lock, so a poisoned state is consistent.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// Ends the belt when it goes.
+/// Closes the queue on drop: jobs that wait are still done, unless a worker failed.
 struct CloseOnDrop<'b, T: Send, E: Send>(&'b BoundedQueue<T, E>);
 
 impl<T: Send, E: Send> Drop for CloseOnDrop<'_, T, E> {
     fn drop(&mut self) {
-        self.0.load().ended = true;
+        self.0.lock().closed = true;
         self.0.changed.notify_all();
     }
 }
@@ -137,56 +152,65 @@ mod tests {
     use super::*;
 
     #[test]
-    fn everything_is_worked_on_within_the_bound() {
-        let (held, most_held, sum) = (AtomicU64::new(0), AtomicU64::new(0), AtomicU64::new(0));
+    fn all_jobs_are_done_within_the_limit() {
+        let (current, peak, sum) = (AtomicU64::new(0), AtomicU64::new(0), AtomicU64::new(0));
         let work = |_: &mut (), weight: u64| {
             sum.fetch_add(weight, Ordering::SeqCst);
-            held.fetch_sub(weight, Ordering::SeqCst);
+            current.fetch_sub(weight, Ordering::SeqCst);
             Ok::<_, ()>(())
         };
-        let read = |belt: &BoundedQueue<u64, ()>| {
+        let read = |queue: &BoundedQueue<u64, ()>| {
             for weight in [3, 4, 5, 20, 1, 2].repeat(50) {
-                let now = held.fetch_add(weight, Ordering::SeqCst) + weight;
-                most_held.fetch_max(now, Ordering::SeqCst);
-                belt.put(weight, weight).map_err(drop)?;
+                let now = current.fetch_add(weight, Ordering::SeqCst) + weight;
+                peak.fetch_max(now, Ordering::SeqCst);
+                queue.push(weight, weight).map_err(drop)?;
             }
             Ok(())
         };
+
         assert_eq!(BoundedQueue::run(10, || (), work, read), Ok(()));
+
         assert_eq!(sum.into_inner(), 35 * 50);
-        // What has not yet been put counts here as well, and what was worked on until it is told.
-        assert!(most_held.into_inner() <= 10 + 20 + 20);
+        // One job that is not pushed yet and one that is done but still counted are included.
+        assert!(peak.into_inner() <= 10 + 20 + 20);
     }
 
     #[test]
-    fn a_failure_stops_reader_and_workers() {
-        let work = |_: &mut (), piece: u32| if piece == 7 { Err("seven") } else { Ok(()) };
-        let read = |belt: &BoundedQueue<u32, &str>| {
-            (0..).try_for_each(|piece| belt.put(piece, 1)).map_err(|QueueClosed| "stopped")
+    fn worker_failure_stops_the_reader() {
+        let work = |_: &mut (), job: u32| if job == 7 { Err("seven") } else { Ok(()) };
+        let read = |queue: &BoundedQueue<u32, &str>| {
+            (0..).try_for_each(|job| queue.push(job, 1)).map_err(|QueueClosed| "closed")
         };
+
         assert_eq!(BoundedQueue::run(4, || (), work, read), Err("seven"));
-        let read = |belt: &BoundedQueue<u32, &str>| {
-            belt.put(1, 1).map_err(|QueueClosed| "stopped").and(Err("unread"))
-        };
-        assert_eq!(BoundedQueue::run(4, || (), work, read), Err("unread"));
     }
 
     #[test]
-    fn what_waits_for_the_belt_to_be_empty_finds_everything_done() {
+    fn reader_failure_is_returned() {
+        let read = |queue: &BoundedQueue<u32, &str>| {
+            queue.push(1, 1).map_err(|QueueClosed| "closed").and(Err("unreadable"))
+        };
+
+        assert_eq!(BoundedQueue::run(4, || (), |_: &mut (), _| Ok(()), read), Err("unreadable"));
+    }
+
+    #[test]
+    fn drained_queue_has_done_all_jobs() {
         let done = AtomicU64::new(0);
         let work = |_: &mut (), _: u32| {
             thread::yield_now();
             done.fetch_add(1, Ordering::SeqCst);
             Ok::<_, ()>(())
         };
-        let read = |belt: &BoundedQueue<u32, ()>| {
+        let read = |queue: &BoundedQueue<u32, ()>| {
             (0..100)
-                .try_for_each(|piece| belt.put(piece, 1))
-                .and_then(|()| belt.drain())
+                .try_for_each(|job| queue.push(job, 1))
+                .and_then(|()| queue.drain())
                 .map_err(drop)?;
             assert_eq!(done.load(Ordering::SeqCst), 100);
             Ok(())
         };
+
         assert_eq!(BoundedQueue::run(1000, || (), work, read), Ok(()));
     }
 }

@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use crate::apply::stage::fill::ArchiveInput;
+use crate::apply::stage::unpack::ArchiveInput;
 use crate::catalog::Archive;
 use crate::diff_archive::{
     ArchiveError, ArchiveLimits, FrameCompression, Header, Listing, read_listing,

@@ -5,8 +5,8 @@ use std::thread::{self, ScopedJoinHandle};
 
 use crate::apply::Untouched;
 use crate::apply::preflight::disk_space::ExtraSpace;
-use crate::apply::stage::Stage;
-use crate::apply::stage::fill::{self, ChainError, LiveSource};
+use crate::apply::stage::live_source::LiveSource;
+use crate::apply::stage::{Stage, StageError, fill};
 use crate::catalog::Archive;
 use crate::fetch::{FetchError, FetchErrorKind, Side};
 use crate::host::{Moment, hooks};
@@ -63,13 +63,19 @@ impl From<Stopped> for Unfilled {
     }
 }
 
-impl From<ChainError> for Unfilled {
-    fn from(error: ChainError) -> Self {
+impl From<StageError> for Stopped {
+    fn from(error: StageError) -> Self {
+        Stopped::Failed(error.into())
+    }
+}
+
+impl From<StageError> for Unfilled {
+    fn from(error: StageError) -> Self {
         match error {
-            ChainError::Untouched(error) => Unfilled::Stopped(error.into()),
-            ChainError::Archive { name, source } => {
+            StageError::Archive { name, source } => {
                 Unfilled::Archive { name, why: source.to_string() }
             }
+            error => Unfilled::Stopped(error.into()),
         }
     }
 }
@@ -184,8 +190,8 @@ impl Strategy<'_> {
         let live = self.take_from_live(stage)?;
         let deliveries: Vec<_> = links.iter().map(ChainArchive::delivery).collect();
         let unpacked = fill::from_chain(stage, &live, &deliveries);
-        if let Err(ChainError::Untouched(error)) = unpacked {
-            return Err(Stopped::from(error).into());
+        if unpacked.as_ref().is_err_and(|error| !error.is_of_source()) {
+            return Ok(unpacked?);
         }
         // Where the fetching failed, that is why the unpacking did.
         fetched(fetching)?;
@@ -271,7 +277,7 @@ impl Strategy<'_> {
 impl UpdateTransaction<'_> {
     /// What the tree should hold by what is recorded of it.
     pub(in crate::update) fn live_contents(&self) -> LiveSource<'_> {
-        LiveSource::new(&self.run.session.root, self.base.map(|base| &base.composed))
+        LiveSource::from_manifest(&self.run.session.root, self.base.map(|base| &base.composed))
     }
 }
 
@@ -298,7 +304,7 @@ impl Drop for CancelOnDrop<'_, '_> {
 
 pub(in crate::update) fn missing(stage: &Stage) -> FullSyncReason {
     let mut paths: Vec<TreePath> =
-        stage.wanted().keys().flat_map(|digest| stage.paths_of(digest)).collect();
+        stage.missing_contents().keys().flat_map(|digest| stage.paths_of(digest)).collect();
     paths.sort_unstable();
     FullSyncReason::ContentMissing(named(&paths))
 }

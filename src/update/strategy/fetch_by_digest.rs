@@ -3,9 +3,8 @@
 use std::collections::HashSet;
 use std::io::{BufReader, Read};
 
-use crate::apply::Untouched;
-use crate::apply::stage::fill::LiveSource;
-use crate::apply::stage::{FillError, Stage};
+use crate::apply::stage::live_source::LiveSource;
+use crate::apply::stage::{Stage, StageError};
 use crate::diff_archive::Sources;
 use crate::diff_archive::content_index::ContentIndex;
 use crate::digest::Digest;
@@ -43,7 +42,11 @@ impl Strategy<'_> {
             }
         }
         self.fill_by_digest(stage, live, self.published, None)?;
-        if stage.wanted().is_empty() { Ok(()) } else { Err(Stopped::Incomplete(missing(stage))) }
+        if stage.missing_contents().is_empty() {
+            Ok(())
+        } else {
+            Err(Stopped::Incomplete(missing(stage)))
+        }
     }
 
     /// Fetches what is wanted, as far as the repository has it; with `of` only what that names.
@@ -54,7 +57,7 @@ impl Strategy<'_> {
         published: &PublishedImage,
         of: Option<&Manifest>,
     ) -> Result<(), Stopped> {
-        let mut wanted: Vec<(Digest, u64)> = stage.wanted().into_iter().collect();
+        let mut wanted: Vec<(Digest, u64)> = stage.missing_contents().into_iter().collect();
         if let Some(of) = of {
             let named: HashSet<Digest> =
                 of.entries().iter().filter_map(|entry| Some(entry.file()?.1)).collect();
@@ -73,9 +76,9 @@ impl Strategy<'_> {
         {
             Ok(()) => Ok(()),
             // Whether it was the right content is for the store to find out.
-            Err(FillError::OtherContent(_)) => Ok(()),
-            Err(FillError::Source(error)) => Err(error),
-            Err(FillError::Untouched(error)) => {
+            Err(StageError::WrongContent { .. }) => Ok(()),
+            Err(StageError::Unreadable(error)) => Err(error),
+            Err(error) => {
                 failed = Some(error);
                 Err(std::io::Error::other("the stage is full"))
             }
@@ -184,13 +187,14 @@ pub(in crate::update) fn take_received(
     stage: &Stage,
     manifest: &Manifest,
     tree: &Root,
-) -> Result<(), Untouched> {
-    let wanted = stage.wanted();
+) -> Result<(), StageError> {
+    let wanted = stage.missing_contents();
     for entry in manifest.entries() {
-        if let Some((_, digest)) =
-            entry.file().filter(|(_, digest)| wanted.contains_key(digest) && stage.wants(digest))
+        if let Some((_, digest)) = entry
+            .file()
+            .filter(|(_, digest)| wanted.contains_key(digest) && stage.is_missing(digest))
         {
-            stage.take_over(&digest, tree, &entry.path)?;
+            stage.move_content(&digest, tree, &entry.path)?;
         }
     }
     Ok(())

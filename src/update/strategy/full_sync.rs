@@ -2,7 +2,8 @@
 
 use crate::apply::plan::{Depth, Untracked};
 use crate::apply::stage::Stage;
-use crate::apply::stage::fill::{self, LiveSource};
+use crate::apply::stage::fill;
+use crate::apply::stage::live_source::LiveSource;
 use crate::full_sync::{Comparison, FullSyncError, Module, Server};
 use crate::host::Drift;
 use crate::image::Layer;
@@ -48,7 +49,7 @@ impl Strategy<'_> {
             }
             return Ok(Ended::Done(Box::new(report)));
         }
-        let contents = LiveSource::seen(&run.session.root, &live);
+        let contents = LiveSource::from_live_tree(&run.session.root, &live);
         match converge.commit(&goal, &transaction, |stage| self.receive(stage, &contents)) {
             Ok(report) => Ok(Ended::Done(Box::new(report))),
             Err(Stopped::Failed(error)) => Err(error),
@@ -60,7 +61,7 @@ impl Strategy<'_> {
 
     fn receive(&self, stage: &Stage, contents: &LiveSource) -> Result<(), Stopped> {
         fill::from_live(stage, contents)?;
-        if stage.wanted().is_empty() {
+        if stage.missing_contents().is_empty() {
             return Ok(());
         }
         let run = self.converge.run;
@@ -78,9 +79,9 @@ impl Strategy<'_> {
         let tree = module
             .receive(&run.session.root, &run.aside()?, run.monitor)
             .map_err(|error| Stopped::Failed(unavailable(error, server)))?;
-        for digest in stage.wanted().into_keys() {
+        for digest in stage.missing_contents().into_keys() {
             for path in stage.paths_of(&digest) {
-                if stage.take_over(&digest, &tree, &path)? {
+                if stage.move_content(&digest, &tree, &path)? {
                     break;
                 }
             }
@@ -89,7 +90,7 @@ impl Strategy<'_> {
             self.converge.layers.iter().any(|laid| laid.manifest.get(path).is_some())
         };
         let mut edited: Vec<TreePath> =
-            stage.wanted().keys().flat_map(|digest| stage.paths_of(digest)).collect();
+            stage.missing_contents().keys().flat_map(|digest| stage.paths_of(digest)).collect();
         edited.retain(|path| !over(path));
         if !edited.is_empty() {
             edited.sort();

@@ -6,7 +6,8 @@
 
 use crate::apply::plan::{ChangePlan, Depth, ItemizedLine, Untracked};
 use crate::apply::stage::Stage;
-use crate::apply::stage::fill::{self, LiveSource};
+use crate::apply::stage::fill;
+use crate::apply::stage::live_source::LiveSource;
 use crate::apply::{Untouched, preflight};
 use crate::fetch::{FetchError, FetchErrorKind, FetchOptions, Repository, Side};
 use crate::filter::MAX_EXCLUDE_FILE;
@@ -91,9 +92,8 @@ impl Run<'_> {
         if transaction.is_empty() {
             self.settle_directories(&transaction)?;
         }
-        let contents = LiveSource::seen(&self.session.root, &live);
-        converge
-            .commit(&goal, &transaction, |stage| Ok(fill(stage, &contents, &received, &layers)?))
+        let contents = LiveSource::from_live_tree(&self.session.root, &live);
+        converge.commit(&goal, &transaction, |stage| fill(stage, &contents, &received, &layers))
     }
 
     /// What rsync says that it would do; nothing of the image is received.
@@ -237,7 +237,7 @@ fn fill(
     contents: &LiveSource,
     received: &Received,
     layers: &[OverrideLayer],
-) -> Result<(), Untouched> {
+) -> Result<(), UpdateError> {
     fill::from_live(stage, contents)?;
     for laid in layers {
         if let LayerSource::Received(received) = &laid.source {
@@ -246,14 +246,14 @@ fn fill(
     }
     take_received(stage, &received.manifest, &received.tree)?;
     let mut missing: Vec<TreePath> =
-        stage.wanted().keys().flat_map(|digest| stage.paths_of(digest)).collect();
+        stage.missing_contents().keys().flat_map(|digest| stage.paths_of(digest)).collect();
     if missing.is_empty() {
         return Ok(());
     }
     missing.sort_unstable();
     let why =
         format!("this tree changed while the image was received: {}; run again", named(&missing));
-    Err(Untouched::Refused(why))
+    Err(Untouched::Refused(why).into())
 }
 
 /// What a failed reception means for the run.

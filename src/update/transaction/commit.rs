@@ -5,7 +5,7 @@ use crate::apply::journal::CommitRecord;
 use crate::apply::plan::ChangePlan;
 use crate::apply::roll_forward::{Applied, roll_forward};
 use crate::apply::session::{Session, drop_stages};
-use crate::apply::stage::{SealFailure, Stage};
+use crate::apply::stage::{Stage, StageError};
 use crate::apply::undo::RetentionLimits;
 use crate::apply::{Interrupted, Untouched};
 use crate::full_sync;
@@ -51,9 +51,9 @@ pub(in crate::update) fn commit(
     if monitor.is_stopped() {
         return Err(before(Untouched::Stopped));
     }
-    let sealed = staged.seal(record).map_err(|failure| match failure {
-        SealFailure::Untouched(error) => before(error),
-        SealFailure::Interrupted(error) => after(error),
+    let sealed = staged.seal(record).map_err(|error| match error {
+        StageError::Interrupted(error) => after(error),
+        error => Failure::Before(error.into()),
     })?;
     monitor.event(Event::Sealed);
     let applied = roll_forward(&session.root, sealed.journal(), monitor).map_err(after)?;

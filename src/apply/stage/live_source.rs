@@ -1,0 +1,118 @@
+//! The live tree as a source of content, by digest.
+
+use std::fs::File;
+use std::io::{self, Read};
+
+use rayon::prelude::*;
+
+use crate::apply::plan::live_tree::LiveTree;
+use crate::delta::{self, ReadAt};
+use crate::diff_archive::Sources;
+use crate::digest::Digest;
+use crate::manifest::Manifest;
+use crate::root::Root;
+use crate::tree_path::TreePath;
+
+/// Files of the live tree by the digest that they are expected to have.
+///
+/// A file may have been edited since, so that its content has to be verified when it is read.
+pub struct LiveSource<'a> {
+    root: &'a Root,
+    /// Sorted by digest, then by path.
+    files: Vec<(&'a Digest, &'a TreePath)>,
+}
+
+impl<'a> LiveSource<'a> {
+    /// Expects the contents that the manifest of the installed generation names.
+    pub fn from_manifest(root: &'a Root, installed: Option<&'a Manifest>) -> Self {
+        let entries = installed.map(Manifest::entries).unwrap_or_default();
+        let files = entries.iter().filter_map(|entry| Some((entry.digest()?, &entry.path)));
+        LiveSource::new(root, files)
+    }
+
+    /// Expects the contents that this run has read in the tree.
+    pub fn from_live_tree(root: &'a Root, live: &'a LiveTree) -> Self {
+        LiveSource::new(root, live.digests.iter().map(|(path, digest)| (digest, path)))
+    }
+
+    fn new(root: &'a Root, files: impl Iterator<Item = (&'a Digest, &'a TreePath)>) -> Self {
+        let mut files: Vec<_> = files.collect();
+        files.par_sort_unstable();
+        LiveSource { root, files }
+    }
+
+    /// Whether any file is expected to have this content.
+    pub fn contains(&self, digest: &Digest) -> bool {
+        !self.files_with(digest).is_empty()
+    }
+
+    /// Opens, one after the other, the files that may have this content, if they have its size.
+    pub(super) fn candidates(&self, digest: &Digest, size: u64) -> impl Iterator<Item = File> {
+        self.files_with(digest).iter().filter_map(move |(_, path)| {
+            let file = self.root.open_file(path).ok()?;
+            file.metadata().is_ok_and(|meta| meta.len() == size).then_some(file)
+        })
+    }
+
+    fn files_with(&self, digest: &Digest) -> &[(&'a Digest, &'a TreePath)] {
+        let first = self.files.partition_point(|(other, _)| *other < digest);
+        let count = self.files[first..].iter().take_while(|(other, _)| *other == digest).count();
+        &self.files[first..first + count]
+    }
+
+    /// Whether the caller's own check is enough, because there is no second file to try.
+    fn has_one_candidate(&self, digest: &Digest) -> bool {
+        self.files_with(digest).len() == 1
+    }
+}
+
+impl Sources for LiveSource<'_> {
+    fn read(&self, digest: &Digest, size: u64, path: &TreePath) -> io::Result<Option<Vec<u8>>> {
+        let mut bytes = Vec::new();
+        Ok(self.append(digest, size, path, &mut bytes)?.then_some(bytes))
+    }
+
+    fn append(
+        &self,
+        digest: &Digest,
+        size: u64,
+        _: &TreePath,
+        to: &mut Vec<u8>,
+    ) -> io::Result<bool> {
+        let start = to.len();
+
+        for file in self.candidates(digest, size) {
+            to.truncate(start);
+            if append_exactly(file, size, to)
+                && (self.has_one_candidate(digest) || Digest::of(&to[start..]) == *digest)
+            {
+                return Ok(true);
+            }
+        }
+
+        Ok(false)
+    }
+
+    fn open(
+        &self,
+        digest: &Digest,
+        size: u64,
+        _: &TreePath,
+    ) -> io::Result<Option<Box<dyn ReadAt + '_>>> {
+        for file in self.candidates(digest, size) {
+            if self.has_one_candidate(digest) || Digest::of_reader(&file)? == (*digest, size) {
+                return Ok(Some(Box::new(file)));
+            }
+        }
+
+        Ok(None)
+    }
+}
+
+/// Appends all of `file`; returns false unless it has exactly `size` bytes.
+pub(super) fn append_exactly(file: File, size: u64, to: &mut Vec<u8>) -> bool {
+    let start = to.len();
+    // The size is from an archive: it must not decide alone how much memory is reserved.
+    to.reserve_exact(usize::try_from(size.min(delta::MAX_CONTENT)).unwrap_or(0));
+    file.take(size + 1).read_to_end(to).is_ok_and(|_| (to.len() - start) as u64 == size)
+}
