@@ -4,7 +4,6 @@
 mod common;
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -12,7 +11,7 @@ use std::time::{Duration, Instant};
 use common::interrupted::{STRACE, interrupt, read};
 use common::site::{Run, Site};
 use common::trees::{self, Item, Tree};
-use common::{Need, machine, require};
+use common::{Need, machine, require, write_program};
 
 const AGENT: &str = env!("CARGO_BIN_EXE_si_updateclient");
 const PRE: &str = "etc/systemimager/hooks.d/pre-update.d";
@@ -38,8 +37,7 @@ impl Node {
     }
 
     fn script(&self, path: &str, lines: &str) {
-        trees::write_text(&self.at(path), &format!("#!/bin/sh\n{lines}\n"));
-        fs::set_permissions(self.at(path), fs::Permissions::from_mode(0o755)).expect("sets");
+        write_program(&self.at(path), &format!("#!/bin/sh\n{lines}\n"));
     }
 
     /// A program that notes its name and arguments.

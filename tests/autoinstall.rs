@@ -4,14 +4,13 @@
 mod common;
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use common::interrupted::read;
 use common::site::{Run, Site};
 use common::trees::{self, write_text};
-use common::{Need, copy_tree, judge, machine, require, run};
+use common::{Need, copy_tree, judge, machine, require, run, write_program};
 
 const AGENT: &str = env!("CARGO_BIN_EXE_si_updateclient");
 const ENTRY: &str = "systemimager-autoinstall";
@@ -52,8 +51,7 @@ impl Node {
     }
 
     fn script(&self, path: &str, lines: &str) {
-        write_text(&self.at(path), &format!("#!/bin/sh\n{lines}\n"));
-        fs::set_permissions(self.at(path), fs::Permissions::from_mode(0o755)).expect("sets");
+        write_program(&self.at(path), &format!("#!/bin/sh\n{lines}\n"));
     }
 
     fn noting(&self, path: &str) {

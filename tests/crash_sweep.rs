@@ -649,8 +649,7 @@ fn sweep(name: &str, work: impl FnOnce(&Path)) {
 
     let place = fast_place();
     let program = place.path().join("sweep");
-    fs::copy(std::env::current_exe().expect("this program"), &program)
-        .expect("a copy of this program");
+    common::copy_program(&std::env::current_exe().expect("this program"), &program);
     let mut command = Command::new(program);
     command
         .args(["--exact", name, "--nocapture", "--test-threads=1"])

@@ -3,7 +3,6 @@
 mod common;
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::thread::sleep;
@@ -12,7 +11,7 @@ use std::time::{Duration, Instant};
 use common::fault_server::{Fault, FaultServer};
 use common::site::{Run, Site};
 use common::trees::{self, Item};
-use common::{ROOT_AND_RSYNC, require};
+use common::{ROOT_AND_RSYNC, require, write_program};
 
 const HOOKS: &str = "etc/systemimager/hooks.d/pre-update.d";
 /// The size of the first file that comes.
@@ -132,8 +131,7 @@ fn hooks_run_once_everything_is_here() {
         .and_then(|diff| Some(fs::metadata(diff).ok()?.len()))
         .expect("a diff");
     let hook = site.node().join(HOOKS).join("10-mark");
-    trees::write_text(&hook, "#!/no/such/program\n");
-    fs::set_permissions(&hook, fs::Permissions::from_mode(0o755)).expect("an executable");
+    write_program(&hook, "#!/no/such/program\n");
     let before = site.snapshot();
     slowly(&server, &path);
     let mut child = start(&mut site.command());

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use common::site::{Run, Site};
 use common::trees::{self, Item, Tree};
-use common::{Need, machine, require, scratch};
+use common::{Need, copy_program, machine, require, scratch};
 use systemimager::host::restart::RestartVerdict;
 use systemimager::root::Root;
 
@@ -50,7 +50,8 @@ impl Drop for Running {
 /// A copy, and no second name: what is replaced has to be the tree's own.
 fn own_copy(path: &Path) {
     let copy = path.with_extension("copy");
-    fs::copy(path, &copy).and_then(|_| fs::rename(&copy, path)).expect("copies");
+    copy_program(path, &copy);
+    fs::rename(&copy, path).expect("renames the copy");
 }
 
 #[test]

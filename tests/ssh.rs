@@ -8,7 +8,6 @@ mod common;
 use std::fs;
 use std::io::copy;
 use std::net::{Shutdown, TcpListener, TcpStream};
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::thread;
@@ -17,7 +16,7 @@ use std::time::Duration;
 use common::fault_server::FaultServer;
 use common::site::{Run, Site};
 use common::trees::{self, Item, Tree};
-use common::{ROOT_AND_RSYNC, require, scratch};
+use common::{ROOT_AND_RSYNC, require, scratch, write_program};
 
 /// Where the ssh of these tests notes what it does; its presence makes [`ssh`] one.
 const NOTES: &str = "SI_TEST_SSH";
@@ -78,8 +77,7 @@ impl Ssh {
         let text = format!(
             "#!/bin/sh\nprintf '%s\\n' \"$@\" >'{at}/arguments'\necho $$ >'{at}/pid'\n{script}\n"
         );
-        fs::write(&program, text).expect("writes");
-        fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).expect("sets");
+        write_program(&program, &text);
         Ssh { dir }
     }
 

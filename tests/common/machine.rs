@@ -6,7 +6,7 @@ use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use super::run;
+use super::{copy_program, run};
 
 /// What it takes to run something in such a tree.
 pub const PROGRAMS: [super::Need; 4] = [
@@ -19,10 +19,23 @@ pub const PROGRAMS: [super::Need; 4] = [
 /// Puts a program to `path` below `top`, and the shared libraries that it needs to their own places.
 pub fn install(program: &Path, top: &Path, path: &str) {
     install_script(program, top, path);
-    let needed = run(Command::new("ldd").arg(program));
-    for word in needed.split_whitespace().filter(|word| word.starts_with('/')) {
-        put(Path::new(word), &top.join(&word[1..]));
+    for library in libraries(program) {
+        put(&library, &top.join(library.strip_prefix("/").expect("an absolute path")));
     }
+}
+
+/// The shared libraries of a program; none if it is static.
+fn libraries(program: &Path) -> Vec<PathBuf> {
+    let output = Command::new("ldd").arg(program).env("LC_ALL", "C").output().expect("ldd runs");
+    let [text, error] =
+        [output.stdout, output.stderr].map(|stream| String::from_utf8(stream).expect("text"));
+    let is_static = [&text, &error]
+        .iter()
+        .any(|stream| stream.contains("not a dynamic") || stream.contains("statically linked"));
+    assert!(output.status.success() || is_static, "{}: {text}{error}", program.display());
+
+    let paths = text.split_whitespace().filter(|word| word.starts_with('/'));
+    if is_static { Vec::new() } else { paths.map(PathBuf::from).collect() }
 }
 
 /// Puts a script, or another file, to `path` below `top`.
@@ -54,7 +67,7 @@ fn put(from: &Path, to: &Path) {
     fs::create_dir_all(to.parent().expect("a path with a directory")).expect("makes the directory");
     let from = fs::canonicalize(from).expect("is there");
     if !to.exists() && fs::hard_link(&from, to).is_err() {
-        fs::copy(&from, to).expect("copies");
+        copy_program(&from, to);
     }
 }
 

@@ -201,3 +201,21 @@ pub fn run(command: &mut Command) -> String {
 pub fn copy_tree(from: &Path, to: &Path) {
     run(Command::new("cp").args(["-a", "--reflink=auto"]).arg(from).arg(to));
 }
+
+/// Copies a program that is run afterwards.
+///
+/// Another process makes the copy. A child that any thread of this process forks inherits every
+/// descriptor until its exec; if one of them is open for writing, running the copy fails with
+/// ETXTBSY (text file busy).
+#[track_caller]
+pub fn copy_program(from: &Path, to: &Path) {
+    run(Command::new("cp").arg("--preserve=mode").arg(from).arg(to));
+}
+
+/// Writes a script that is run afterwards, with the directories above it; see [`copy_program`].
+#[track_caller]
+pub fn write_program(path: &Path, text: &str) {
+    let directory = path.parent().expect("a path with a directory");
+    let script = "mkdir -p \"$2\" && printf %s \"$3\" >\"$1\" && chmod 755 \"$1\"";
+    run(Command::new("sh").args(["-c", script, "sh"]).arg(path).arg(directory).arg(text));
+}
