@@ -34,11 +34,11 @@ pub enum TardiffCommand {
     /// Builds one diff from a base to an image's tree.
     Build(Build),
     /// Publishes an image or an override: a new generation, if it has changed.
-    PublishArgs(PublishArgs),
+    Publish(PublishArgs),
     /// Shows what an archive or a generation holds, the largest first.
     Show(Show),
     /// Writes a manifest for `mtree -f`: a node can be checked without our tools.
-    ManifestArgs(ManifestArgs),
+    Manifest(ManifestArgs),
     /// Lists generations and archives of a repository.
     List(Any),
     /// Checks a repository: every size, digest, content and chain.

@@ -70,12 +70,12 @@ fn run_command(
     let mut out = BufWriter::new(io::stdout().lock());
     match command {
         TardiffCommand::Build(typed) => build_diff(typed, quiet, &mut out, monitor)?,
-        TardiffCommand::PublishArgs(typed) => publish_image(typed, quiet, &mut out, monitor)?,
+        TardiffCommand::Publish(typed) => publish_image(typed, quiet, &mut out, monitor)?,
         TardiffCommand::Show(typed) => {
             let contents = contents(&typed.which, monitor)?;
             print_contents(&contents, typed.top, &mut out)?;
         }
-        TardiffCommand::ManifestArgs(typed) => {
+        TardiffCommand::Manifest(typed) => {
             let manifest = manifest(&typed.which, monitor)?;
             if typed.canonical {
                 manifest.write_to(&mut out)?
