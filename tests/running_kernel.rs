@@ -414,7 +414,6 @@ fn killed_while_the_old_kernel_goes() {
 
 /// A backup of the running kernel's files needs a slot that nothing else of the rollback uses.
 #[test]
-#[ignore = "slots of kernel backups overlap the slots of restored files, or are missing"]
 fn rollback_with_removals_backs_up_the_running_kernel() {
     require!(NEEDED);
 

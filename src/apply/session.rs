@@ -2,16 +2,18 @@
 
 use std::path::Path;
 
+use crate::apply::error::SessionError;
 use crate::apply::filesystem::{Filesystems, mount_root_times};
-use crate::apply::journal::{self, Journal, JournalError, JournalState, space_reserve};
+use crate::apply::journal::{self, Journal, JournalState, space_reserve};
+use crate::apply::notice::ApplyNotice;
+use crate::apply::on_disk::{JOURNAL, RECEIVE_DIR, STAGE_DIR, name};
 use crate::apply::plan::Change;
 use crate::apply::roll_forward::{Applied, clean_up, roll_forward};
-use crate::apply::{Interrupted, RECEIVE_DIR, STAGE_DIR, name};
 use crate::host::Kernel;
 use crate::report::Monitor;
 use crate::root::mounts::{self, Host, Mount};
 use crate::root::{FileKind, Root, RootError};
-use crate::state::{Lock, StateError, is_above_own};
+use crate::state::{Lock, is_above_own};
 use crate::tree_path::TreePath;
 
 /// A tree that this run alone works on, in the state before or after a transaction, never in between.
@@ -29,31 +31,6 @@ pub struct Session {
     /// The kernel that runs, if the tree is the running system.
     pub kernel: Option<Kernel>,
     _lock: Option<Lock>,
-}
-
-/// Why a tree cannot be worked on.
-#[derive(Debug, thiserror::Error)]
-pub enum SessionError {
-    /// The disk said no.
-    #[error(transparent)]
-    Root(#[from] RootError),
-    /// The state directory, or the lock.
-    #[error(transparent)]
-    State(#[from] StateError),
-    /// What is mounted cannot be read.
-    #[error("cannot read what is mounted (/proc/self/mountinfo): {0}")]
-    Mounts(std::io::Error),
-    /// An interrupted transaction cannot be finished.
-    #[error(transparent)]
-    Journal(#[from] JournalError),
-    /// An interrupted transaction could not be finished now.
-    #[error(transparent)]
-    Interrupted(#[from] Interrupted),
-    /// A filesystem that takes part is not mounted.
-    #[error(
-        "{0} takes part in it and is not mounted, or something else is; mount it and run again"
-    )]
-    NotMounted(String),
 }
 
 impl Session {
@@ -97,7 +74,7 @@ impl Session {
 
 /// Whether an interrupted transaction waits to be finished; changes nothing.
 pub fn is_interrupted(root: &Root) -> Result<bool, RootError> {
-    let path = name(STAGE_DIR).join(b"journal").unwrap_or_else(|_| TreePath::root());
+    let path = name(STAGE_DIR).join(JOURNAL.as_bytes()).unwrap_or_else(|_| TreePath::root());
     Ok(root.stat(&path)?.is_some_and(|stat| stat.kind == FileKind::File))
 }
 
@@ -120,7 +97,7 @@ fn check_mounted(
                 && !is_apart(root, top)?
         };
         if missing {
-            return Err(SessionError::NotMounted(root.show(top)));
+            return Err(SessionError::NotMounted { mount_root: root.show(top) });
         }
     }
     Ok(())
@@ -146,7 +123,7 @@ fn recover(
     let applied = match journal::find(root)? {
         JournalState::Sealed(journal) => {
             check_mounted(root, present, &journal)?;
-            monitor.note("finishing an update that was interrupted");
+            monitor.note(ApplyNotice::Recovering);
             Some(roll_forward(root, &journal, monitor)?)
         }
         JournalState::Done(journal) => {

@@ -187,7 +187,7 @@ fn run(
         Some(RsyncFailure::Unreachable | RsyncFailure::Lost) => {
             error(FetchErrorKind::Unreachable, Side::Network, why)
         }
-        Some(RsyncFailure::NoRoom) => Untouched::NoRoom(why).into(),
+        Some(RsyncFailure::NoRoom) => Untouched::no_room(why).into(),
         Some(RsyncFailure::Local) => error(FetchErrorKind::Other, Side::Node, why),
         Some(RsyncFailure::Refused | RsyncFailure::Partial | RsyncFailure::Other) => {
             error(FetchErrorKind::Other, Side::Server, why)

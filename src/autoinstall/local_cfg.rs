@@ -47,7 +47,7 @@ pub(super) fn of(
         )));
     }
     let no_address =
-        || Untouched::Refused(format!("the network interface {device} has no IPv4 address"));
+        || Untouched::refused(format!("the network interface {device} has no IPv4 address"));
     let address = address_of(device)?.ok_or_else(no_address)?;
     let routes = std::fs::read_to_string("/proc/net/route").unwrap_or_default();
     let nodename = rustix::system::uname().nodename().to_string_lossy().into_owned();
@@ -93,7 +93,7 @@ fn is_harmless(c: char) -> bool {
 
 fn address_of(device: &str) -> Result<Option<Address>, UpdateError> {
     let refused = |error: nix::Error| {
-        Untouched::Refused(format!("the kernel does not tell its addresses: {error}"))
+        Untouched::refused(format!("the kernel does not tell its addresses: {error}"))
     };
     let v4 = |address: Option<SockaddrStorage>| Some(address?.as_sockaddr_in()?.ip());
     let mut interfaces = nix::ifaddrs::getifaddrs().map_err(refused)?;

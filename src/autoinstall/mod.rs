@@ -200,7 +200,7 @@ fn last_root(root: &Root, monitor: &dyn Monitor) -> Result<Option<String>, Updat
 fn tool_failed(error: ToolError) -> UpdateError {
     match error {
         ToolError::Stopped => UpdateError::Stopped,
-        ToolError::Failed(why) => Untouched::Refused(why).into(),
+        ToolError::Failed(why) => Untouched::refused(why).into(),
     }
 }
 

@@ -90,7 +90,7 @@ pub(super) fn choose(session: &Session, tools: &Tools<'_>) -> Result<OneShotBoot
     }
     let why = "nothing is found that could boot the installer once: neither systemd-boot with bootctl, nor grub with \
                grub-reboot or grub2-reboot, nor kexec; install one of them";
-    Err(Untouched::Refused(why.to_owned()).into())
+    Err(Untouched::refused(why.to_owned()).into())
 }
 
 /// Where grub's entry goes: a file that its configuration reads is written without making that anew.

@@ -43,11 +43,11 @@ impl<'a> StepLog<'a> {
             return Ok(());
         };
         if stat.kind != FileKind::File {
-            return Err(Untouched::Refused(format!("{place} is in the way: it is no plain file")));
+            return Err(Untouched::refused(format!("{place} is in the way: it is no plain file")));
         }
         let aside = TreePath::new([path.as_bytes(), ASIDE].concat());
         let aside = aside
-            .map_err(|error| Untouched::Refused(format!("{place} cannot be kept: {error}")))?;
+            .map_err(|error| Untouched::refused(format!("{place} cannot be kept: {error}")))?;
         self.root.unlink(&aside)?;
         if let Err(error) = self.root.copy(path, self.root, &aside) {
             // The half of a copy is of no use; what is told is why it is one.

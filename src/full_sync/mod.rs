@@ -17,8 +17,8 @@ use std::os::fd::AsFd;
 use std::path::Path;
 use std::time::Instant;
 
-use crate::apply::RECEIVE_DIR;
 use crate::apply::filesystem::mount_root_times;
+use crate::apply::on_disk::RECEIVE_DIR;
 use crate::image::Layer;
 use crate::report::{Event, Job, Monitor};
 use crate::root::{Root, RootError};

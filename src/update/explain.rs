@@ -114,7 +114,7 @@ pub fn why(request: &ExplainRequest) -> Result<Provenance, UpdateError> {
     }
     if composed.is_none() {
         let place = root.show(&request.path);
-        return Err(Untouched::Refused(format!(
+        return Err(Untouched::refused(format!(
             "nothing is recorded of this tree, so nobody can tell whether {place} is the image's or the node's own: update it first"
         ))
         .into());

@@ -126,7 +126,7 @@ pub fn status(root: &Path) -> Result<Status, UpdateError> {
         state::StoredState::State(state) | state::StoredState::Copied(state) => Some(state.made()),
         state::StoredState::Nothing | state::StoredState::SetAside(_) => None,
     };
-    let undo = match undo.map_err(|error| Untouched::Refused(error.to_string()))? {
+    let undo = match undo.map_err(|error| Untouched::refused(error.to_string()))? {
         Some(undo) if !undo.leads_from(now) => None,
         Some(undo) => Some(undoable(&undo).map_err(Untouched::from)?),
         None => None,
@@ -307,7 +307,7 @@ fn open_session(
         let session = Session::look(root)?;
         if session::is_interrupted(&session.root).map_err(Untouched::from)? {
             let why = "an interrupted update waits to be finished; run without --dry-run first";
-            return Err(Untouched::Refused(why.to_owned()).into());
+            return Err(Untouched::refused(why.to_owned()).into());
         }
         return Ok(session);
     }

@@ -6,9 +6,8 @@ use std::time::Duration;
 use serde::Serialize;
 
 use crate::apply::plan::ItemizedLine;
-use crate::apply::session::SessionError;
 use crate::apply::stage::StageError;
-use crate::apply::{Interrupted, Untouched};
+use crate::apply::{Interrupted, SessionError, Untouched};
 use crate::fetch::{FetchError, FetchErrorKind, Side};
 use crate::generation::GenerationId;
 use crate::state::pinned::Pinned;
@@ -209,7 +208,7 @@ impl From<Untouched> for UpdateError {
     fn from(error: Untouched) -> Self {
         match error {
             Untouched::State(error) => error.into(),
-            Untouched::Budget(text) => UpdateError::Budget(text),
+            Untouched::Budget(exceeded) => UpdateError::Budget(exceeded.to_string()),
             Untouched::Stopped => UpdateError::Stopped,
             error => UpdateError::Node(error),
         }
@@ -248,8 +247,8 @@ impl From<SessionError> for UpdateError {
             SessionError::Root(error) => Untouched::from_root(error).into(),
             SessionError::State(error) => error.into(),
             SessionError::Interrupted(error) => UpdateError::Interrupted(error),
-            SessionError::Mounts(_) => UpdateError::Node(Untouched::Refused(error.to_string())),
-            SessionError::NotMounted(_) => UpdateError::Unfinished(error.to_string()),
+            SessionError::Mounts(_) => UpdateError::Node(Untouched::refused(error.to_string())),
+            SessionError::NotMounted { .. } => UpdateError::Unfinished(error.to_string()),
             SessionError::Journal(error) => UpdateError::Unfinished(error.to_string()),
         }
     }

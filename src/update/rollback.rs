@@ -73,7 +73,7 @@ pub fn rollback(
 ) -> Result<RolledBack, UpdateError> {
     let session = open_session(&request.root, request.dry_run, &request.allow_root_fs, monitor)?;
     let root = &session.root;
-    let refused = |why: String| UpdateError::from(Untouched::Refused(why));
+    let refused = |why: String| UpdateError::from(Untouched::refused(why));
     let undo = UndoSet::find(root).map_err(|error| refused(error.to_string()))?;
     let Some(undo) = undo else {
         return Err(UpdateError::NothingToUndo(session.root.show(&TreePath::root())));

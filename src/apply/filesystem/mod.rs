@@ -7,7 +7,11 @@ pub mod mount_root_times;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::io::Read;
 
-use crate::apply::{BACKUP_DIR, DISPLACED_DIR, STAGE_DIR, STAGED_DIR, UNDO_DIR, name};
+use crate::apply::notice::ApplyNotice;
+use crate::apply::on_disk::{
+    BACKUP_DIR, DISPLACED_LIST, FILESYSTEM_LIST, LEFTOVER_PREFIX, REMOVED_UNDO, REPAIRED_PREFIX,
+    STAGE_DIR, STAGED_DIR, UNDO_DIR, name,
+};
 use crate::entry::Mtime;
 use crate::manifest::{parse_path, path_text};
 use crate::report::Monitor;
@@ -15,14 +19,6 @@ use crate::root::mounts::Mount;
 use crate::root::{FileKind, Rename, Root, RootError};
 use crate::tree_path::TreePath;
 
-/// The file in the root's stage that lists where stages are.
-const LIST: &str = "filesystems";
-/// In an undo set: what a repair displaced, with a number.
-const REPAIRED: &str = "repaired-";
-/// In a stage: what could not be removed, with a number.
-const LEFT: &str = "left-";
-/// An undo set that is on its way out, in a stage.
-const GONE: &str = "gone";
 /// A list larger than this is not ours.
 const MAX_LIST: u64 = 1 << 20;
 
@@ -154,7 +150,11 @@ impl Filesystems {
 
     fn write_list(&self, root: &Root, which: &[usize]) -> Result<(), RootError> {
         let list: String = which.iter().map(|&at| path_text(&self.tops[at]) + "\n").collect();
-        root.below(&name(STAGE_DIR))?.write_durably(&name(LIST), list.as_bytes(), 0o600)?;
+        root.below(&name(STAGE_DIR))?.write_durably(
+            &name(FILESYSTEM_LIST),
+            list.as_bytes(),
+            0o600,
+        )?;
         root.sync_dir(&TreePath::root())
     }
 
@@ -164,7 +164,7 @@ impl Filesystems {
             Err(error) if error.is_absent() => return Ok(Vec::new()),
             answer => answer?,
         };
-        let place = name(LIST);
+        let place = name(FILESYSTEM_LIST);
         let file = match stage.open_file(&place) {
             Err(error) if error.is_absent() => return Ok(Vec::new()),
             answer => answer?,
@@ -242,7 +242,7 @@ impl Filesystems {
     /// Keeps what repairs displaced before a rollback, whose slots the undo set has become.
     fn save_repaired(&self, root: &Root, at: usize) -> Result<(), RootError> {
         for (path, _) in root.children(&self.inside(at, STAGED_DIR))? {
-            if path.name().starts_with(REPAIRED.as_bytes()) {
+            if path.name().starts_with(REPAIRED_PREFIX.as_bytes()) {
                 root.rename(&path, root, &self.free_repaired(root, at)?, Rename::NoReplace)?;
             }
         }
@@ -265,7 +265,7 @@ impl Filesystems {
     }
 
     fn free_repaired(&self, root: &Root, at: usize) -> Result<TreePath, RootError> {
-        free(root, &self.part(at, UNDO_DIR), REPAIRED)
+        free(root, &self.part(at, UNDO_DIR), REPAIRED_PREFIX)
     }
 
     /// Removes of what was displaced everything but the slots that `keeps` names, and the list of them.
@@ -276,7 +276,8 @@ impl Filesystems {
     ) -> Result<(), RootError> {
         for at in 0..self.tops.len() {
             for (path, _) in root.children(&self.inside(at, BACKUP_DIR))? {
-                if path.name() != DISPLACED_DIR.as_bytes() && !keeps.contains(&(at, path.alone())) {
+                if path.name() != DISPLACED_LIST.as_bytes() && !keeps.contains(&(at, path.alone()))
+                {
                     root.remove_tree(&path)?;
                 }
             }
@@ -293,10 +294,8 @@ impl Filesystems {
     pub fn report_leftovers(&self, root: &Root, monitor: &dyn Monitor) -> Result<(), RootError> {
         for at in 0..self.tops.len() {
             if self.has_stage(root, at)? {
-                monitor.warn(format!(
-                    "what is left in {} cannot be removed: something is mounted in it, or a file of it was made immutable (chattr +i) under another name",
-                    root.show(&self.part(at, STAGE_DIR))
-                ));
+                let path = root.show(&self.part(at, STAGE_DIR));
+                monitor.warn(ApplyNotice::StageNotRemoved { path });
             }
         }
         Ok(())
@@ -318,8 +317,8 @@ impl Filesystems {
                 Err(error) if !error.is_forbidden() => return Err(error),
                 _ => {}
             }
-            if root.stat(&path)?.is_some() && !path.name().starts_with(LEFT.as_bytes()) {
-                root.rename(&path, root, &free(root, &stage, LEFT)?, Rename::NoReplace)?;
+            if root.stat(&path)?.is_some() && !path.name().starts_with(LEFTOVER_PREFIX.as_bytes()) {
+                root.rename(&path, root, &free(root, &stage, LEFTOVER_PREFIX)?, Rename::NoReplace)?;
             }
         }
         root.remove_dir(&stage)
@@ -333,7 +332,7 @@ impl Filesystems {
     /// Takes an undo set away, at once where there is a stage, with which it goes: half a set would look
     /// like a whole one.
     fn drop_undo(&self, root: &Root, at: usize) -> Result<(), RootError> {
-        let (undo, gone) = (self.part(at, UNDO_DIR), self.inside(at, GONE));
+        let (undo, gone) = (self.part(at, UNDO_DIR), self.inside(at, REMOVED_UNDO));
         if root.stat(&undo)?.is_none() || !self.has_stage(root, at)? {
             return root.remove_tree(&undo);
         }

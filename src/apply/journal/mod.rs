@@ -7,10 +7,14 @@ pub(super) mod space_reserve;
 use std::collections::BTreeSet;
 use std::io::Read;
 
+use crate::apply::error::{FormatFault, JournalError, LineFault, SealError};
 use crate::apply::filesystem::Slots;
+use crate::apply::notice::ApplyNotice;
+use crate::apply::on_disk::{
+    AGENT, CLOSED_JOURNAL, DIRECTORIES, JOURNAL, MANIFEST, PINNED, STAGE_DIR, STATE, SYNCED, name,
+};
 use crate::apply::plan::{Action, Change};
 use crate::apply::undo::UndoRetention;
-use crate::apply::{STAGE_DIR, name};
 use crate::entry::{Entry, Mtime};
 use crate::image::{BadImageName, ImageName};
 use crate::manifest::{parse_entries, parse_path, path_text, write_entries};
@@ -20,8 +24,6 @@ use crate::tree_path::TreePath;
 
 /// The first line of every journal of this format.
 const HEAD: &str = "si-journal 1";
-/// The program that wrote the journal: what recovers before anything else of the system runs it.
-const AGENT: &str = "agent";
 /// A journal larger than this is not ours: ten million changes with long paths take less.
 const MAX_JOURNAL: u64 = 4 << 30;
 
@@ -67,35 +69,6 @@ pub enum JournalState {
     Done(Journal),
 }
 
-/// Why a journal cannot be followed.
-#[derive(Debug, thiserror::Error)]
-pub enum JournalError {
-    /// The disk said no.
-    #[error(transparent)]
-    Root(#[from] RootError),
-    /// It is not what this program, or an older one, wrote.
-    #[error(
-        "the journal {path} cannot be followed: {why}; with the version that wrote it run --recover, or remove it and run with --check=content"
-    )]
-    Invalid {
-        /// The file.
-        path: String,
-        /// What is wrong with it.
-        why: String,
-    },
-}
-
-/// Why a transaction is not known to be sealed.
-#[derive(Debug, thiserror::Error)]
-pub enum SealError {
-    /// It is not.
-    #[error(transparent)]
-    Untouched(#[from] RootError),
-    /// The journal may be durable and could not be taken back: what it says has to happen.
-    #[error("the journal could neither be made durable ({0}) nor be taken back ({1})")]
-    Unknown(RootError, RootError),
-}
-
 impl Journal {
     /// The filesystems whose stages the changes need; the top's always, it holds the journal.
     pub fn takes_part(&self) -> BTreeSet<usize> {
@@ -108,7 +81,7 @@ pub fn seal(root: &Root, journal: &Journal, monitor: &dyn Monitor) -> Result<(),
     // A journal that is visible must not be left over a stage that goes.
     write(root, journal, monitor).map_err(|error| match discard(root) {
         Ok(()) => SealError::Untouched(error),
-        Err(again) => SealError::Unknown(error, again),
+        Err(removal) => SealError::Unknown { write: error, removal },
     })
 }
 
@@ -118,13 +91,13 @@ fn write(root: &Root, journal: &Journal, monitor: &dyn Monitor) -> Result<(), Ro
     let mut directories = Vec::new();
     // Writing to memory does not fail.
     let _ = write_entries(&journal.directories, &mut directories);
-    stage.write_durably(&name("directories.mtree"), &directories, 0o600)?;
+    stage.write_durably(&name(DIRECTORIES), &directories, 0o600)?;
     let record = &journal.record;
     let parts = [
-        ("state.toml", record.state.as_ref().map(String::as_bytes)),
-        ("manifest", record.manifest.as_deref()),
-        ("held.toml", record.held.as_ref().map(String::as_bytes)),
-        ("synced", record.synced.as_ref().map(|image| image.as_str().as_bytes())),
+        (STATE, record.state.as_ref().map(String::as_bytes)),
+        (MANIFEST, record.manifest.as_deref()),
+        (PINNED, record.held.as_ref().map(String::as_bytes)),
+        (SYNCED, record.synced.as_ref().map(|image| image.as_str().as_bytes())),
     ];
     for (part, bytes) in parts {
         match bytes {
@@ -133,7 +106,7 @@ fn write(root: &Root, journal: &Journal, monitor: &dyn Monitor) -> Result<(), Ro
         }
     }
     root.sync_dir(&TreePath::root())?;
-    stage.write_durably(&name("journal"), text(journal).as_bytes(), 0o600)
+    stage.write_durably(&name(JOURNAL), text(journal).as_bytes(), 0o600)
 }
 
 /// Keeps this program beside the journal, so that the version that wrote it can finish it. Without that,
@@ -143,9 +116,7 @@ fn keep_agent(stage: &Root, monitor: &dyn Monitor) -> Result<(), RootError> {
     stage.unlink(&agent)?;
     match stage.keep_program(&agent) {
         Err(error) => {
-            monitor.warn(format!(
-                "{error}; an interruption will have to be recovered from by the installed one"
-            ));
+            monitor.warn(ApplyNotice::AgentNotKept { error });
             stage.unlink(&agent)
         }
         Ok(()) => Ok(()),
@@ -158,11 +129,11 @@ pub fn find(root: &Root) -> Result<JournalState, JournalError> {
         Err(e) if e.is_absent() => return Ok(JournalState::Nothing),
         answer => answer?,
     };
-    if let Some(text) = read(&stage, "journal")? {
-        return Ok(JournalState::Sealed(load(&stage, "journal", text)?));
+    if let Some(text) = read(&stage, JOURNAL)? {
+        return Ok(JournalState::Sealed(load(&stage, JOURNAL, text)?));
     }
-    match read(&stage, "done")? {
-        Some(text) => Ok(JournalState::Done(load(&stage, "done", text)?)),
+    match read(&stage, CLOSED_JOURNAL)? {
+        Some(text) => Ok(JournalState::Done(load(&stage, CLOSED_JOURNAL, text)?)),
         None => Ok(JournalState::Nothing),
     }
 }
@@ -174,51 +145,51 @@ pub fn peek(root: &Root) -> Result<Option<Journal>, RootError> {
         Err(e) if e.is_absent() => return Ok(None),
         answer => answer?,
     };
-    let text = read(&stage, "journal")?.and_then(|text| String::from_utf8(text).ok());
+    let text = read(&stage, JOURNAL)?.and_then(|text| String::from_utf8(text).ok());
     Ok(text.and_then(|text| parse(&text).ok()))
 }
 
 fn load(stage: &Root, file: &str, text: Vec<u8>) -> Result<Journal, JournalError> {
-    let invalid = |why: String| JournalError::Invalid { path: stage.show(&name(file)), why };
-    let text = String::from_utf8(text).map_err(|_| invalid("it is not text".to_owned()))?;
-    let journal = parse(&text).map_err(|(line, why)| invalid(format!("line {line}: {why}")))?;
-    let missing = |file: &str| invalid(format!("{file} is missing beside it"));
-    let directories = match read(stage, "directories.mtree")? {
-        Some(directories) => {
-            parse_entries(directories.as_slice()).map_err(|e| invalid(e.to_string()))?
-        }
+    let invalid = |fault| JournalError::Invalid { path: stage.show(&name(file)), fault };
+    let text = String::from_utf8(text).map_err(|_| invalid(FormatFault::NotText))?;
+    let journal = parse(&text).map_err(|fault| invalid(FormatFault::Line(fault)))?;
+    let directories = match read(stage, DIRECTORIES)? {
+        Some(directories) => parse_entries(directories.as_slice())
+            .map_err(|e| invalid(FormatFault::Directories(e.into())))?,
         // A stage that is being removed goes file by file.
-        None if file == "done" => Vec::new(),
-        None => return Err(missing("directories.mtree")),
+        None if file == CLOSED_JOURNAL => Vec::new(),
+        None => return Err(invalid(FormatFault::PartMissing(DIRECTORIES))),
     };
-    let text = |file: &str| -> Result<Option<String>, JournalError> {
+    let text = |file: &'static str| -> Result<Option<String>, JournalError> {
         let text = read(stage, file)?.map(String::from_utf8).transpose();
-        text.map_err(|_| invalid(format!("{file} beside it is not text")))
+        text.map_err(|_| invalid(FormatFault::PartNotText(file)))
     };
-    let synced = text("synced")?.map(|name| name.parse()).transpose();
-    let synced = synced.map_err(|e: BadImageName| invalid(format!("synced beside it: {e}")))?;
-    let (state, held) = (text("state.toml")?, text("held.toml")?);
-    let record = CommitRecord { state, manifest: read(stage, "manifest")?, held, synced };
+    let synced = text(SYNCED)?.map(|name| name.parse()).transpose();
+    let synced = synced.map_err(|e: BadImageName| {
+        invalid(FormatFault::PartInvalid { name: SYNCED, source: e.into() })
+    })?;
+    let (state, held) = (text(STATE)?, text(PINNED)?);
+    let record = CommitRecord { state, manifest: read(stage, MANIFEST)?, held, synced };
     Ok(Journal { directories, record, ..journal })
 }
 
 /// When the transaction was sealed, by the clock of its filesystem.
 pub fn sealed_at(root: &Root) -> Result<Mtime, RootError> {
-    let stat = root.below(&name(STAGE_DIR))?.stat(&name("journal"))?;
+    let stat = root.below(&name(STAGE_DIR))?.stat(&name(JOURNAL))?;
     Ok(stat.map_or(Mtime { seconds: i64::MAX, nanos: 0 }, |stat| stat.mtime))
 }
 
 /// Takes a journal back that may have become visible.
 fn discard(root: &Root) -> Result<(), RootError> {
     let stage = root.below(&name(STAGE_DIR))?;
-    stage.unlink(&name("journal"))?;
+    stage.unlink(&name(JOURNAL))?;
     stage.sync_dir(&TreePath::root())
 }
 
 /// Ends a transaction: what is left to do is only about what it displaced.
 pub fn close(root: &Root) -> Result<(), RootError> {
     let stage = root.below(&name(STAGE_DIR))?;
-    stage.rename(&name("journal"), &stage, &name("done"), Rename::Replace)
+    stage.rename(&name(JOURNAL), &stage, &name(CLOSED_JOURNAL), Rename::Replace)
 }
 
 /// Makes it durable that a transaction has ended: what it still has to do may go only then.
@@ -271,20 +242,18 @@ fn text(journal: &Journal) -> String {
     text
 }
 
-type JournalLineError = (usize, &'static str);
-
 /// The journal alone, without what lies beside it.
-fn parse(text: &str) -> Result<Journal, JournalLineError> {
+fn parse(text: &str) -> Result<Journal, LineFault> {
     let mut lines = text.lines().enumerate().map(|(at, line)| (at + 1, line));
     if lines.next().map(|(_, line)| line) != Some(HEAD) {
-        return Err((1, "it is of a format that this program does not know"));
+        return Err(fault(1, "it is of a format that this program does not know"));
     }
     let (mut tops, mut changes, mut slots, mut keep) = (Vec::new(), Vec::new(), None, None);
     for (at, line) in lines {
         let words: Vec<&str> = line.split(' ').collect();
         match words.as_slice() {
             ["filesystem", path] => {
-                tops.push(parse_path(path.as_bytes()).map_err(|why| (at, why))?)
+                tops.push(parse_path(path.as_bytes()).map_err(|why| fault(at, why))?)
             }
             ["slots", "stage"] => slots = Some(Slots::Stage),
             ["slots", "undo"] => slots = Some(Slots::Undo),
@@ -295,25 +264,30 @@ fn parse(text: &str) -> Result<Journal, JournalLineError> {
             ["end", count] => {
                 let whole = count.parse() == Ok(changes.len()) && !tops.is_empty();
                 let (Some(slots), Some(keep), true) = (slots, keep, whole) else {
-                    return Err((at, "lines are missing"));
+                    return Err(fault(at, "lines are missing"));
                 };
                 let (directories, record) = (Vec::new(), CommitRecord::default());
                 return Ok(Journal { tops, slots, keep, changes, directories, record });
             }
             [action, value, filesystem, path] => {
-                let path = parse_path(path.as_bytes()).map_err(|why| (at, why))?;
+                let path = parse_path(path.as_bytes()).map_err(|why| fault(at, why))?;
                 let filesystem =
-                    filesystem.parse().map_err(|_| (at, "its filesystem is not a number"))?;
-                let action = parse_action(action, value).ok_or((at, "its action is unknown"))?;
+                    filesystem.parse().map_err(|_| fault(at, "its filesystem is not a number"))?;
+                let action = parse_action(action, value)
+                    .ok_or_else(|| fault(at, "its action is unknown"))?;
                 if filesystem >= tops.len() {
-                    return Err((at, "its filesystem is not listed"));
+                    return Err(fault(at, "its filesystem is not listed"));
                 }
                 changes.push(Change { filesystem, path, action });
             }
-            _ => return Err((at, "it is no line of a journal")),
+            _ => return Err(fault(at, "it is no line of a journal")),
         }
     }
-    Err((0, "its end is missing"))
+    Err(fault(0, "its end is missing"))
+}
+
+fn fault(number: usize, reason: &'static str) -> LineFault {
+    LineFault { number, reason }
 }
 
 fn parse_action(action: &str, value: &str) -> Option<Action> {

@@ -8,7 +8,7 @@ use std::collections::HashSet;
 
 use crate::apply::filesystem::Filesystems;
 use crate::apply::journal::CommitRecord;
-use crate::apply::name;
+use crate::apply::on_disk::{RESERVE_PREFIX, name};
 use crate::apply::plan::{Action, ChangePlan};
 use crate::root::{Root, RootError};
 use crate::state;
@@ -80,21 +80,20 @@ fn keep(
     files: usize,
 ) -> Result<(), RootError> {
     for number in 0..files {
-        let path = place(&format!("{PREFIX}{number}"));
+        let path = place(&format!("{RESERVE_PREFIX}{number}"));
         tree.unlink(&path)?;
         tree.create_reserve(&path, if number == 0 { bytes } else { 0 })?;
     }
     Ok(())
 }
 
-const PREFIX: &str = "reserve-";
-
 fn give_up(tree: &Root, directory: &TreePath) -> Result<bool, RootError> {
     let children = match tree.children(directory) {
         Err(error) if error.is_absent() => return Ok(false),
         answer => answer?,
     };
-    let kept = children.into_iter().filter(|(path, _)| path.name().starts_with(PREFIX.as_bytes()));
+    let kept =
+        children.into_iter().filter(|(path, _)| path.name().starts_with(RESERVE_PREFIX.as_bytes()));
     let kept: Vec<TreePath> = kept.map(|(path, _)| path).collect();
     kept.iter().try_for_each(|path| tree.unlink(path))?;
     Ok(!kept.is_empty())

@@ -15,8 +15,9 @@ mod tests;
 
 use std::collections::{BTreeMap, HashSet};
 
+use crate::apply::error::{SlotsExhausted, Untouched};
 use crate::apply::filesystem::{Filesystems, Slots, limited};
-use crate::apply::{Untouched, name};
+use crate::apply::on_disk::SlotAllocator;
 use crate::digest::Digest;
 use crate::entry::{Entry, Mtime};
 use crate::filter::Filter;
@@ -111,6 +112,8 @@ pub struct ChangePlan {
     pub displaced: Vec<TreePath>,
     /// The running kernel's paths that the target does not have, and that stay, in tree order.
     pub kernels: Vec<TreePath>,
+    /// Backups of these paths: a later run removes the paths, and the undo set has to restore them.
+    pub kernel_backups: Vec<KernelBackup>,
     /// What the administrator has to know of it: sentences, lower case, no full stop.
     pub warnings: Vec<String>,
     /// What happens to each path, in rsync's itemised form, in tree order.
@@ -121,6 +124,17 @@ pub struct ChangePlan {
     pub untracked: Option<u64>,
     /// Where the slots of the changes come from.
     pub slots: Slots,
+}
+
+/// Backup of a path that stays for the running kernel.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KernelBackup {
+    /// The filesystem whose stage holds the slot.
+    pub filesystem: usize,
+    /// The path.
+    pub path: TreePath,
+    /// The slot; unused if the path is a directory.
+    pub slot: u32,
 }
 
 /// One line of an itemised list.
@@ -277,18 +291,16 @@ impl ChangePlan {
         std::iter::once(0).chain(self.changes.iter().map(|change| change.filesystem)).collect()
     }
 
-    /// What stays for the running kernel, with slots of its own: it is kept for undoing from now on, since
-    /// a later run removes it.
-    pub(super) fn kernel_slots(&self) -> impl Iterator<Item = (usize, &TreePath, u32)> {
-        let removals = self.changes.iter().filter_map(|change| match change.action {
-            Action::Remove { slot } | Action::RemoveTree { slot } => Some(slot),
-            _ => None,
-        });
-        let free = removals.min().unwrap_or(u32::MAX);
-        self.kernels
-            .iter()
-            .zip((1..free).rev())
-            .map(|(path, slot)| (self.tops.filesystem_of(path), path, slot))
+    /// Gives each path that stays for the running kernel a slot for its backup.
+    pub(super) fn assign_kernel_slots(
+        &mut self,
+        slots: &mut SlotAllocator,
+    ) -> Result<(), SlotsExhausted> {
+        for path in &self.kernels {
+            let (filesystem, slot) = (self.tops.filesystem_of(path), slots.take_backup()?);
+            self.kernel_backups.push(KernelBackup { filesystem, path: path.clone(), slot });
+        }
+        Ok(())
     }
 
     /// Bytes of content to be staged.
@@ -352,8 +364,10 @@ pub fn plan_changes(wanted: &PlanInput, live: &LiveTree) -> Result<ChangePlan, U
             _ => {}
         }
     }
-    placement::place_entries(wanted, live, &judged, &mut transaction)?;
-    removal::remove(wanted, live, &mut transaction)?;
+    let mut slots = SlotAllocator::new();
+    placement::place_entries(wanted, live, &judged, &mut slots, &mut transaction)?;
+    removal::remove(wanted, live, &mut slots, &mut transaction)?;
+    transaction.assign_kernel_slots(&mut slots)?;
     removal::include_kernel_filesystems(live, &mut transaction);
     // Names and content first, so that the tree is mixed for as short a time as can be; then times.
     transaction.changes.sort_by_key(|change| match change.action {
@@ -419,9 +433,4 @@ fn settle_directories(
             transaction.directories.push(entry.clone());
         }
     }
-}
-
-/// The name of a slot in a stage.
-pub(super) fn slot_name(slot: u32) -> TreePath {
-    name(&slot.to_string())
 }

@@ -6,14 +6,15 @@
 
 use std::collections::HashMap;
 
-use crate::apply::Untouched;
+use crate::apply::error::{Obstacle, RefusalKind, Untouched};
+use crate::apply::on_disk::{SlotAllocator, slot_name};
 use crate::apply::plan::classify::{Classified, Decision};
 use crate::apply::plan::difference::Difference;
 use crate::apply::plan::live_tree::LiveTree;
 use crate::apply::plan::ordering::{self, PendingInstall};
 use crate::apply::plan::{
     Action, Change, ChangePlan, ContentSource, ItemizedLine, PlanInput, StagedItem, Untracked,
-    hardlinks, slot_name,
+    hardlinks,
 };
 use crate::entry::{Entry, LeafKind, Node};
 use crate::root::{Descend, FileKind};
@@ -31,6 +32,7 @@ pub(super) fn place_entries(
     wanted: &PlanInput,
     live: &LiveTree,
     judged: &[Classified],
+    slots: &mut SlotAllocator,
     transaction: &mut ChangePlan,
 ) -> Result<(), Untouched> {
     let entries = wanted.target.entries();
@@ -58,7 +60,7 @@ pub(super) fn place_entries(
         let (filesystem, place) = match &fresh {
             Some(fresh) => (fresh.filesystem, below(fresh, &entry.path)?),
             None => {
-                slot += 1;
+                slot = slots.take_install()?;
                 (wanted.filesystems.filesystem_of(&entry.path), slot_name(slot))
             }
         };
@@ -75,10 +77,8 @@ pub(super) fn place_entries(
             ContentSource::Node | ContentSource::Content { .. } => false,
         };
         if elsewhere {
-            return Err(Untouched::Refused(format!(
-                "the hardlink group of {} spans two filesystems here",
-                entry.path
-            )));
+            let path = entry.path.to_string();
+            return Err(RefusalKind::HardlinkAcrossFilesystems { path }.into());
         }
         staged.insert(index, transaction.installs.len());
         transaction.installs.push(StagedItem {
@@ -167,16 +167,13 @@ fn below(fresh: &NewSubtree, path: &TreePath) -> Result<TreePath, Untouched> {
     let rest = &path.as_bytes()[fresh.top.as_bytes().len()..];
     let bytes = [fresh.place.as_bytes(), rest].concat();
     // Longer than the path itself where the slot has more digits than the directory's name.
-    TreePath::new(bytes).map_err(|_| Untouched::Refused(format!("{path} is too long to be staged")))
+    TreePath::new(bytes).map_err(|_| RefusalKind::PathTooLong { path: path.to_string() }.into())
 }
 
 /// Nothing that is mounted over may be replaced: another mount namespace would lose it.
 fn refuse_mounts(wanted: &PlanInput, entry: &Entry) -> Result<(), Untouched> {
     if wanted.filesystems.is_mount_root(&entry.path) {
-        return Err(Untouched::Refused(format!(
-            "{} has to change and a filesystem is mounted on it",
-            entry.path
-        )));
+        return Err(RefusalKind::MountPoint { path: entry.path.to_string(), kind: None }.into());
     }
     Ok(())
 }
@@ -188,35 +185,36 @@ fn displace(
     entry: &Entry,
     transaction: &mut ChangePlan,
 ) -> Result<(), Untouched> {
-    let becomes = format!("lies in a directory that becomes a {}", entry.type_name());
-    let refused =
-        |path: &TreePath, why: &str| Untouched::Refused(format!("{path} {why} and {becomes}"));
+    let kind = entry.type_name();
+    let refused = |path: &TreePath, obstacle| -> Untouched {
+        RefusalKind::ImmovableInside { path: path.to_string(), obstacle, kind }.into()
+    };
     // A bind mount has the number of the filesystem that it shows, so mounts are asked for first.
     if let Some(mount) = wanted.mounts.iter().find(|mount| mount.at.is_below(&entry.path)) {
-        return Err(refused(&mount.at, "is mounted"));
+        return Err(refused(&mount.at, Obstacle::Mounted));
     }
     let mut cursor = wanted.filter.cursor();
     let top = wanted.root.stat(&entry.path)?;
     wanted.root.walk::<Untouched>(&entry.path, |visit| {
         let directory = visit.stat.kind == FileKind::Directory;
         if cursor.excludes(&visit.path, directory).is_some() {
-            return Err(refused(&visit.path, "is excluded"));
+            return Err(refused(&visit.path, Obstacle::Excluded));
         }
         if wanted.filter.protects(&visit.path) {
-            return Err(refused(&visit.path, "is the agent's own"));
+            return Err(refused(&visit.path, Obstacle::Protected));
         }
         if top.is_some_and(|top| top.dev != visit.stat.dev) {
-            return Err(refused(&visit.path, "is another filesystem"));
+            return Err(refused(&visit.path, Obstacle::OtherFilesystem));
         }
         // It could be moved, and never be removed from where it went.
         if wanted.root.pins(&visit.path)?.is_some_and(|pins| pins.immutable || pins.append_only) {
-            return Err(refused(&visit.path, "is immutable or append-only (chattr)"));
+            return Err(refused(&visit.path, Obstacle::Flagged));
         }
         if wanted.is_kernels(&visit.path) && transaction.warnings.is_empty() {
-            let why = "is the running kernel's and goes";
-            transaction
-                .warnings
-                .push(format!("{} {why}: it {becomes}", wanted.root.show(&visit.path)));
+            transaction.warnings.push(format!(
+                "{} is the running kernel's and goes: it lies in a directory that becomes a {kind}",
+                wanted.root.show(&visit.path)
+            ));
         }
         transaction.removed += 1;
         // What comes into it from now on is not to go unnoticed.

@@ -1,16 +1,14 @@
 //! What goes.
 
-use crate::apply::Untouched;
+use crate::apply::error::{SlotsExhausted, Untouched};
 use crate::apply::filesystem::Filesystems;
+use crate::apply::on_disk::SlotAllocator;
 use crate::apply::plan::live_tree::LiveTree;
 use crate::apply::plan::subtree_removal::RemovableSubtrees;
 use crate::apply::plan::{Action, Change, ChangePlan, ItemizedLine, PlanInput, Untracked};
 use crate::manifest::gone;
 use crate::root::{Descend, FileKind, RootError, Stat, mounts};
 use crate::tree_path::TreePath;
-
-/// Slots of removals are counted down from here, apart from those of installs.
-const FIRST_SLOT: u32 = u32::MAX;
 
 /// Why a directory stays that the image does not have any more.
 pub(in crate::apply) const OCCUPIED: &str = "kept, since something untracked sits in it";
@@ -21,6 +19,7 @@ const KERNELS: &str = "the running kernel's, kept until the next boot";
 pub(super) fn remove(
     wanted: &PlanInput,
     live: &LiveTree,
+    slots: &mut SlotAllocator,
     transaction: &mut ChangePlan,
 ) -> Result<(), Untouched> {
     let mut going = RemovedPaths::default();
@@ -67,29 +66,24 @@ pub(super) fn remove(
         bytes: 0,
     }));
     going.directories.append(&mut going.deferred);
-    let mut slot = FIRST_SLOT;
     transaction.changes.append(&mut removals(
         wanted.filesystems,
         &whole,
         going.names,
         going.directories,
-        || {
-            slot -= 1;
-            slot + 1
-        },
-    ));
+        slots,
+    )?);
     Ok(())
 }
 
-/// The changes by which `names` and `directories` go, in the order in which they are made; `free` gives them
-/// slots.
+/// The changes that remove `names` and `directories`, in the order in which they are made.
 pub(in crate::apply) fn removals(
     filesystems: &Filesystems,
     whole: &RemovableSubtrees,
     names: Vec<TreePath>,
     mut directories: Vec<TreePath>,
-    mut free: impl FnMut() -> u32,
-) -> Vec<Change> {
+    slots: &mut SlotAllocator,
+) -> Result<Vec<Change>, SlotsExhausted> {
     let change = |path: TreePath, action| Change {
         filesystem: filesystems.filesystem_of(&path),
         path,
@@ -101,14 +95,16 @@ pub(in crate::apply) fn removals(
         directories.into_iter().partition(|path| whole.holds(path));
     directories.sort_unstable();
     let mut changes: Vec<Change> = Vec::new();
-    changes.extend(names.into_iter().map(|path| change(path, Action::Remove { slot: free() })));
-    changes.extend(
-        whole.tops().iter().map(|path| change(path.clone(), Action::RemoveTree { slot: free() })),
-    );
+    for path in names {
+        changes.push(change(path, Action::Remove { slot: slots.take_backup()? }));
+    }
+    for path in whole.tops() {
+        changes.push(change(path.clone(), Action::RemoveTree { slot: slots.take_backup()? }));
+    }
     changes.extend(directories.into_iter().rev().map(|path| change(path, Action::RemoveDir)));
     changes
         .extend(inside.into_iter().chain(below).map(|path| change(path, Action::CoveredByParent)));
-    changes
+    Ok(changes)
 }
 
 #[derive(Default)]

@@ -94,8 +94,6 @@ fn plan_between(
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
-    /// Holds for updates. In a rollback the removals get low slots, and backups of the running
-    /// kernel's files, counted down from there, meet slots of restored files.
     #[test]
     fn slots_of_an_update_are_distinct(
         base in any_tree(),
@@ -110,7 +108,7 @@ proptest! {
             Action::Remove { slot } | Action::RemoveTree { slot } => Some(slot),
             _ => None,
         });
-        let kernels: Vec<u32> = plan.kernel_slots().map(|(_, _, slot)| slot).collect();
+        let kernels: Vec<u32> = plan.kernel_backups.iter().map(|backup| backup.slot).collect();
         prop_assert_eq!(kernels.len(), plan.kernels.len());
         let slots: Vec<u32> = changes.chain(kernels).collect();
         let distinct: HashSet<u32> = slots.iter().copied().collect();

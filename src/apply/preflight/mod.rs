@@ -6,8 +6,9 @@ use std::collections::{BTreeMap, HashSet};
 
 use rayon::prelude::*;
 
-use crate::apply::Untouched;
+use crate::apply::error::{BudgetExceeded, InodeFlag, NoRoom, RefusalKind, SpaceUnit, Untouched};
 use crate::apply::filesystem::{Filesystems, Slots};
+use crate::apply::on_disk::{UNDO_DIR, name, slot_name};
 use crate::apply::plan::{Action, ChangePlan, ItemizedLine, StagedItem};
 use crate::generation::GenerationId;
 use crate::host::MaxDelete;
@@ -27,13 +28,11 @@ const NAMED: usize = 20;
 pub fn check_host(host: Option<&Host>, shown: &str, allowed: &[String]) -> Result<(), Untouched> {
     let Some(host) = host else { return Ok(()) };
     if host.read_only {
-        return Err(Untouched::Refused(format!("{shown} is mounted read-only")));
+        return Err(RefusalKind::ReadOnlyRoot { path: shown.to_owned() }.into());
     }
     if !host.is_local() && !allowed.contains(&host.kind) {
-        let kind = &host.kind;
-        return Err(Untouched::Refused(format!(
-            "{shown} is on {kind}, where updates are not known to be safe; --allow-root-fs={kind} allows it"
-        )));
+        let (path, kind) = (shown.to_owned(), host.kind.clone());
+        return Err(RefusalKind::UnsafeRoot { path, kind }.into());
     }
     Ok(())
 }
@@ -74,12 +73,8 @@ fn check_deletions(
         return Ok(());
     }
     let names = items.iter().filter(|item| item.is_deletion());
-    let names: Vec<String> =
-        names.take(NAMED).map(|item| format!("  {}{}", item.path, item.suffix)).collect();
-    Err(Untouched::Budget(format!(
-        "{going} paths would be deleted and {limit} are allowed; look at them with --dry-run and raise --max-delete if that is right; the first ones:\n{}",
-        names.join("\n")
-    )))
+    let first = names.take(NAMED).map(|item| format!("{}{}", item.path, item.suffix)).collect();
+    Err(BudgetExceeded { deletions: going, limit, first }.into())
 }
 
 /// Refuses what a rename would stumble over after the seal.
@@ -90,53 +85,38 @@ pub fn check_paths(
     mounts: &[Mount],
 ) -> Result<(), Untouched> {
     let mut parents: Vec<TreePath> = Vec::new();
-    let refuse =
-        |path: &TreePath, why: &str| Err(Untouched::Refused(format!("{} {why}", root.show(path))));
     let paths: Vec<&TreePath> = transaction.changes.iter().map(|change| &change.path).collect();
     for (change, pins) in transaction.changes.iter().zip(root.pins_each(&paths)?) {
         let directory = change.action == Action::SetDirMetadata;
         if let Some(mount) = mounts.iter().find(|mount| mount.at == change.path && !directory) {
-            return refuse(
-                &change.path,
-                &format!("has to change and a {} is mounted on it", mount.kind),
-            );
+            let (path, kind) = (root.show(&change.path), Some(mount.kind.clone()));
+            return Err(RefusalKind::MountPoint { path, kind }.into());
         }
         let goes = matches!(
             change.action,
             Action::RemoveDir | Action::RemoveTree { .. } | Action::CoveredByParent
         );
         if goes && filesystems.is_mount_root(&change.path) {
-            return refuse(
-                &change.path,
-                "has to go and is a filesystem of its own (a btrfs subvolume)",
-            );
+            return Err(RefusalKind::Subvolume { path: root.show(&change.path) }.into());
         }
         if goes && let Some(mount) = mounts.iter().find(|mount| mount.at.is_below(&change.path)) {
-            return refuse(
-                &mount.at,
-                &format!("is mounted in {}, which has to go", root.show(&change.path)),
-            );
+            let (path, mount) = (root.show(&change.path), root.show(&mount.at));
+            return Err(RefusalKind::MountInside { path, mount }.into());
         }
         let holds = |mount: &&Mount| {
             change.path.is_below(&mount.at) || (directory && change.path == mount.at)
         };
         if let Some(mount) = mounts.iter().find(|mount| mount.read_only && holds(mount)) {
-            return refuse(
-                &change.path,
-                &format!("has to change and {} is mounted read-only", root.show(&mount.at)),
-            );
+            let (path, mount) = (root.show(&change.path), root.show(&mount.at));
+            return Err(RefusalKind::ReadOnlyMount { path, mount }.into());
         }
         if let Some(pins) = pins {
-            let flag = match (pins.immutable, pins.append_only) {
-                (true, _) => "has to change and is immutable (chattr +i)",
-                (_, true) => "has to change and is append-only (chattr +a)",
-                _ if pins.mount_root && !directory => {
-                    "has to change and something is mounted on it"
-                }
-                _ => "",
-            };
-            if !flag.is_empty() {
-                return refuse(&change.path, flag);
+            let path = root.show(&change.path);
+            if let Some(flag) = InodeFlag::from_pins(&pins) {
+                return Err(RefusalKind::FlaggedPath { path, flag }.into());
+            }
+            if pins.mount_root && !directory {
+                return Err(RefusalKind::MountPoint { path, kind: None }.into());
             }
         }
         if change.action.is_visible() {
@@ -162,10 +142,7 @@ pub fn check_paths(
     for which in transaction.filesystems() {
         let top = &filesystems.mount_roots()[which];
         if !root.may_write(top)? {
-            return refuse(
-                top,
-                "has paths that have to change and may not be written to (a read-only subvolume?)",
-            );
+            return Err(RefusalKind::NotWritable { path: root.show(top) }.into());
         }
     }
     Ok(())
@@ -182,10 +159,8 @@ pub fn check_missing_mounts(
     for point in named.iter().filter(|point| mounts.iter().all(|mount| mount.at != **point)) {
         if let Some(change) = transaction.changes.iter().find(|change| change.path.is_below(point))
         {
-            let (path, point) = (root.show(&change.path), root.show(point));
-            return Err(Untouched::Refused(format!(
-                "{path} has to change and {point}, which the tree's fstab names, is not mounted"
-            )));
+            let (path, mount) = (root.show(&change.path), root.show(point));
+            return Err(RefusalKind::NotMounted { path, mount }.into());
         }
     }
     Ok(())
@@ -201,9 +176,7 @@ pub fn check_own_places(
         |install: &&StagedItem| state::is_above_own(&install.entry.path) && !install.entry.is_dir();
     if let Some(install) = transaction.installs.iter().find(in_the_way) {
         let (path, kind) = (root.show(&install.entry.path), install.entry.type_name());
-        return Err(Untouched::Refused(format!(
-            "{path} is a {kind} in the image, and the agent keeps files in it"
-        )));
+        return Err(RefusalKind::OwnDirectoryInImage { path, kind }.into());
     }
     Ok(state::check_places(root, generation)?)
 }
@@ -213,16 +186,13 @@ fn check_parent(
     parent: &TreePath,
     filesystems: &Filesystems,
 ) -> Result<(), Untouched> {
-    let refuse = |why: &str| Err(Untouched::Refused(format!("{} {why}", root.show(parent))));
+    let path = root.show(parent);
     let stat = root.stat(parent)?.filter(|stat| stat.kind == FileKind::Directory);
     let (Some(pins), Some(stat)) = (root.pins(parent)?, stat) else {
-        return refuse("is not a directory any more, and something is to come into it");
+        return Err(RefusalKind::ParentMissing { path }.into());
     };
-    if pins.immutable {
-        return refuse("has entries that have to change and is immutable (chattr +i)");
-    }
-    if pins.append_only {
-        return refuse("has entries that have to change and is append-only (chattr +a)");
+    if let Some(flag) = InodeFlag::from_pins(&pins) {
+        return Err(RefusalKind::FlaggedParent { path, flag }.into());
     }
     let top = if filesystems.is_mount_root(parent) {
         parent.clone()
@@ -232,16 +202,13 @@ fn check_parent(
     // What is staged, and what is displaced, lies in directories that are made at the top.
     let (here, there) = (root.inherited_project(parent)?, root.inherited_project(&top)?);
     if here.is_some_and(|here| here != there.unwrap_or(0)) || (there.is_some() && here != there) {
-        let top = root.show(&top);
-        return refuse(&format!(
-            "has entries that have to change, and a project to hand on (chattr +P) that is not that of {top}: nothing can be renamed from one into the other"
-        ));
+        return Err(RefusalKind::ProjectDiffers { path, mount_root: root.show(&top) }.into());
     }
     let (Some(top_pins), Some(top_stat)) = (root.pins(&top)?, root.stat(&top)?) else {
         return Ok(());
     };
     if top_stat.dev != stat.dev || (top_pins.mount != pins.mount && top_pins.mount != 0) {
-        return refuse("is on another filesystem than when the tree was looked at; run again");
+        return Err(RefusalKind::FilesystemChanged { path }.into());
     }
     Ok(())
 }
@@ -254,7 +221,7 @@ pub fn check_room_to_go_back(root: &Root, transaction: &ChangePlan) -> Result<()
             let mut demand = SpaceRequirement::new(root, &transaction.tops, None, &[]);
             demand.add_bytes(displaced)?;
             match demand.missing().first() {
-                Some(shortage) => Err(Untouched::NoRoom(shortage.to_string())),
+                Some(shortage) => Err(Untouched::no_room(shortage.to_string())),
                 None => Ok(()),
             }
         }
@@ -306,14 +273,14 @@ pub fn check_room_without_slots(
         let room = root.below(top)?.room()?;
         // The directory in which files are copied.
         let needed = u64::try_from(most).unwrap_or(0).saturating_add(2 * room.block);
-        check(&root.show(top), "bytes", needed, room.bytes)?;
+        check(root.show(top), needed, room.bytes)?;
     }
     Ok(displaced)
 }
 
 fn undo_slot(slot: u32) -> TreePath {
-    let slot = crate::apply::plan::slot_name(slot);
-    super::name(super::UNDO_DIR).join(slot.as_bytes()).unwrap_or(slot)
+    let slot = slot_name(slot);
+    name(UNDO_DIR).join(slot.as_bytes()).unwrap_or(slot)
 }
 
 /// The bytes that `path` holds, with what is below it, in whole blocks.
@@ -332,11 +299,11 @@ fn held(root: &Root, path: &TreePath, block: u64) -> Result<u64, RootError> {
     Ok(bytes)
 }
 
-fn check(place: &str, unit: &str, needed: u64, free: u64) -> Result<(), Untouched> {
+fn check(place: String, needed: u64, free: u64) -> Result<(), Untouched> {
     if needed <= free {
         return Ok(());
     }
-    Err(Untouched::NoRoom(format!("{place} has {free} {unit} free and the update needs {needed}")))
+    Err(NoRoom::TooSmall { place, unit: SpaceUnit::Bytes, needed, free }.into())
 }
 
 #[cfg(test)]

@@ -4,7 +4,8 @@ use std::collections::BTreeSet;
 
 use crate::apply::filesystem::Filesystems;
 use crate::apply::journal::Journal;
-use crate::apply::name;
+use crate::apply::notice::ApplyNotice;
+use crate::apply::on_disk::name;
 use crate::report::Monitor;
 use crate::root::{Root, mounts};
 
@@ -40,8 +41,7 @@ pub(in crate::apply) fn write_back(root: &Root, journal: &Journal, monitor: &dyn
             continue;
         }
         if let Err(error) = root.below(top).and_then(|tree| tree.write_back()) {
-            monitor
-                .warn(format!("a boot loader that does not replay journals may read what was there before: {error}"));
+            monitor.warn(ApplyNotice::BootFlushFailed { error });
         }
     }
 }

@@ -6,7 +6,7 @@
 
 use std::io::{self, Read};
 
-use crate::apply::STAGE_DIR;
+use crate::apply::on_disk::{STAGE_DIR, copied_slot_name, partial_backup_name};
 use crate::apply::undo::backup;
 use crate::root::{Descend, FileKind, Rename, Root, RootError};
 use crate::tree_path::TreePath;
@@ -60,7 +60,7 @@ impl CopyRename<'_> {
     /// Moves what stands at `path` to the slot of `old`.
     pub fn displace(&self, old: &Root, slot: &TreePath, path: &TreePath) -> Result<(), RootError> {
         if old.stat(slot)?.is_none() {
-            let part = beside(slot);
+            let part = partial_backup_name(slot);
             old.remove_tree(&part)?;
             copy(self.root, path, old, &part, true)?;
             old.rename(&part, old, slot, Rename::NoReplace)?;
@@ -74,7 +74,7 @@ impl CopyRename<'_> {
         self.root.sync_dir(&path.parent().unwrap_or_else(TreePath::root))?;
         self.root.below(self.top)?.sync_filesystem()?;
         // At once: half a slot would be taken for all that is to come.
-        let gone = crate::apply::name(&format!("{}.gone", String::from_utf8_lossy(slot.name())));
+        let gone = copied_slot_name(slot);
         coming.remove_tree(&gone)?;
         coming.rename(slot, coming, &gone, Rename::NoReplace)?;
         coming.remove_tree(&gone)
@@ -93,11 +93,6 @@ impl CopyRename<'_> {
         }
         stage.join(slot.name()).map_err(bad)
     }
-}
-
-/// The name of a copy that is not complete.
-fn beside(slot: &TreePath) -> TreePath {
-    crate::apply::name(&format!("{}.part", String::from_utf8_lossy(slot.name())))
 }
 
 /// Copies what stands at `from` in `source`, with what is below it, to `to` in `target`, durable; `whole`

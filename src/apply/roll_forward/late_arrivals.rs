@@ -9,8 +9,8 @@
 use std::collections::{HashMap, HashSet};
 
 use crate::apply::filesystem::Stages;
-use crate::apply::plan::{Action, Change, slot_name};
-use crate::apply::undo::undo_log::slot_of;
+use crate::apply::on_disk::{slot_name, slot_number};
+use crate::apply::plan::{Action, Change};
 use crate::root::{Descend, FileKind, Rename, Root, RootError};
 use crate::tree_path::TreePath;
 
@@ -33,7 +33,9 @@ pub(in crate::apply) fn restore_late_arrivals(
     let mut went: Option<RemovedDirs> = None;
     for (at, old) in stages.filesystems().filter_map(|at| Some((at, stages.backups(at)?))) {
         for (place, stat) in old.children(&TreePath::root())? {
-            let (Some(slot), FileKind::Directory) = (slot_of(&place), stat.kind) else { continue };
+            let (Some(slot), FileKind::Directory) = (slot_number(&place), stat.kind) else {
+                continue;
+            };
             let went = went.get_or_insert_with(|| RemovedDirs::of(changes));
             let Some(&change) = went.by_slot.get(&(at, slot)) else { continue };
             let stands = root.stat(&change.path)?.map(|live| live.kind == FileKind::Directory);

@@ -9,16 +9,17 @@ pub(super) mod step;
 use std::collections::{BTreeSet, HashSet};
 use std::time::{Duration, Instant};
 
-use crate::apply::Interrupted;
+use crate::apply::error::{Interrupted, RedoError};
 use crate::apply::filesystem::{Filesystems, Slots, mount_root_times};
 use crate::apply::journal::{self, Journal, space_reserve};
+use crate::apply::notice::{ApplyNotice, BackupFate};
 use crate::apply::plan::Action;
-use crate::apply::undo::undo_log::{UndoLog, UndoLogError};
+use crate::apply::undo::undo_log::UndoLog;
 use crate::apply::undo::{self, UndoRetention, UndoSet};
 use crate::entry::Entry;
 use crate::report::{Event, Job, Monitor};
 use crate::root::{FileKind, Root, RootError};
-use crate::state::{self, State, StateError};
+use crate::state::{self, State};
 use crate::tree_path::TreePath;
 
 use step::{Conflicts, Executor};
@@ -47,35 +48,12 @@ pub fn roll_forward(
         Err(broken)
             if broken.is_full() && space_reserve::release(root, &filesystems).unwrap_or(false) =>
         {
-            monitor.note(format!("{broken}; going on with the room that was kept for this"));
+            monitor.note(ApplyNotice::ReserveReleased { error: broken });
             redo(root, journal, &filesystems, begin, &mut met, monitor)
         }
         answer => answer,
     };
-    answer.map_err(|broken| Interrupted(broken.to_string()))
-}
-
-/// Why an attempt failed.
-#[derive(Debug, thiserror::Error)]
-pub(super) enum RedoError {
-    #[error(transparent)]
-    Root(#[from] RootError),
-    #[error(transparent)]
-    State(#[from] StateError),
-    #[error(transparent)]
-    WayBack(#[from] UndoLogError),
-    #[error("the stage of the filesystem that holds {0} is missing")]
-    NoStage(String),
-}
-
-impl RedoError {
-    fn is_full(&self) -> bool {
-        match self {
-            RedoError::Root(error) | RedoError::State(StateError::Root(error)) => error.is_full(),
-            RedoError::WayBack(UndoLogError::Root(error)) => error.is_full(),
-            _ => false,
-        }
-    }
+    Ok(answer?)
 }
 
 fn redo(
@@ -115,10 +93,7 @@ fn redo(
         undo::also_displaced(&stages, &stuck)?;
     }
     for path in &stuck {
-        monitor.warn(format!(
-            "{} came while the update was made and had to make way; it is kept in .si-undo until the next update",
-            root.show(path)
-        ));
+        monitor.warn(ApplyNotice::LateArrivalKept { path: root.show(path) });
     }
     for change in
         journal.changes.iter().filter(|change| matches!(change.action, Action::RemoveTree { .. }))
@@ -141,25 +116,16 @@ fn redo(
         Some(text) => Some(State::parse(text, "the state in the journal")?),
         None => None,
     };
-    let kept_at = if journal.keep == UndoRetention::Replace {
-        "is kept in .si-undo until the next update"
-    } else {
-        "is gone"
-    };
+    let backup =
+        if journal.keep == UndoRetention::Replace { BackupFate::Kept } else { BackupFate::Removed };
     for path in met.edited_after_seal.iter() {
-        monitor.warn(format!(
-            "{} was changed after the update was sealed; what it was {kept_at}",
-            root.show(path)
-        ));
+        monitor.warn(ApplyNotice::EditedAfterSeal { path: root.show(path), backup });
     }
     for path in &kept {
-        monitor.warn(format!("{} stays, since something untracked sits in it", root.show(path)));
+        monitor.warn(ApplyNotice::DirectoryOccupied { path: root.show(path) });
     }
     for path in met.recreated_dirs.iter() {
-        monitor.warn(format!(
-            "{} had gone or become something else meanwhile; it was made anew",
-            root.show(path)
-        ));
+        monitor.warn(ApplyNotice::DirectoryRecreated { path: root.show(path) });
     }
     if let Some(state) = &mut state {
         for path in &kept {
@@ -185,9 +151,7 @@ fn redo(
     if let Err(error) =
         clean_up(root, journal).and_then(|()| filesystems.report_leftovers(root, monitor))
     {
-        monitor.warn(format!(
-            "what was displaced is not yet where it is kept; the next run sees to it: {error}"
-        ));
+        monitor.warn(ApplyNotice::CleanUpFailed { error });
     }
     Ok(Applied { state, mixed, kept })
 }

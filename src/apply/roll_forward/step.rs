@@ -1,9 +1,9 @@
 //! The changes of a transaction, one after the other: each looks first whether it was made.
 
+use crate::apply::error::RedoError;
 use crate::apply::filesystem::{Filesystems, Stages};
-use crate::apply::name;
-use crate::apply::plan::{Action, Change, slot_name};
-use crate::apply::roll_forward::RedoError;
+use crate::apply::on_disk::{obstacle_name, slot_name};
+use crate::apply::plan::{Action, Change};
 use crate::apply::roll_forward::copy_rename::CopyRename;
 use crate::apply::undo::backup;
 use crate::entry::Mtime;
@@ -54,7 +54,7 @@ impl<'a> Executor<'a> {
             return Ok(true);
         }
         let (at, root) = (change.filesystem, self.root);
-        let missing = || RedoError::NoStage(root.show(&change.path));
+        let missing = || RedoError::NoStage { path: root.show(&change.path) };
         let coming = self.stages.staged(at).ok_or_else(missing)?;
         let old = self.stages.backups(at).ok_or_else(missing)?;
         let comes = matches!(
@@ -280,21 +280,17 @@ fn make_way(
     make_way(root, carry, old, &parent, anew)?;
     if root.stat(&parent)?.is_some() {
         let mut free = 0;
-        while old.stat(&aside(free))?.is_some() {
+        while old.stat(&obstacle_name(free))?.is_some() {
             free += 1;
         }
         match carry {
-            Some(carry) => carry.displace(old, &aside(free), &parent)?,
-            None => root.rename(&parent, old, &aside(free), Rename::NoReplace)?,
+            Some(carry) => carry.displace(old, &obstacle_name(free), &parent)?,
+            None => root.rename(&parent, old, &obstacle_name(free), Rename::NoReplace)?,
         }
     }
     root.create_dir(&parent)?;
     anew.push(parent);
     Ok(())
-}
-
-fn aside(number: u32) -> TreePath {
-    name(&format!("aside-{number}"))
 }
 
 fn set_aside(root: &Root, old: &Root, slot: &TreePath, path: &TreePath) -> Result<(), RootError> {

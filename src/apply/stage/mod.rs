@@ -26,11 +26,11 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::apply::cancel::{CancelReader, cancelled_or, check_cancelled};
+use crate::apply::error::{Interrupted, RefusalKind, SealError, Untouched};
 use crate::apply::filesystem::{Filesystems, Stages};
-use crate::apply::journal::{self, CommitRecord, Journal, SealError, space_reserve};
+use crate::apply::journal::{self, CommitRecord, Journal, space_reserve};
 use crate::apply::plan::{ChangePlan, ContentSource, StagedItem};
 use crate::apply::undo::{self, RetentionLimits, UndoRetention, backup};
-use crate::apply::{Interrupted, Untouched};
 use crate::digest::Digest;
 use crate::entry::{LeafKind, Node};
 use crate::report::{Event, Job, Monitor};
@@ -265,7 +265,7 @@ impl<'a> Stage<'a> {
 
     /// Stage on the filesystem of the root, for contents that only the unpacking needs.
     pub fn scratch_dir(&self) -> Result<&Root, Untouched> {
-        self.stages.staged(0).ok_or_else(|| Untouched::Refused("the stage has gone".to_owned()))
+        self.stages.staged(0).ok_or_else(|| RefusalKind::StageMissing.into())
     }
 
     /// Completes the stage: hard links, directory metadata, backups, undo log; then syncs all of it.
@@ -274,7 +274,7 @@ impl<'a> Stage<'a> {
     pub fn finish(mut self, limits: &RetentionLimits) -> Result<Staged<'a>, Untouched> {
         let missing = self.missing_contents().len();
         if missing > 0 {
-            return Err(Untouched::Refused(format!("{missing} contents were not staged")));
+            return Err(RefusalKind::ContentsMissing { count: missing }.into());
         }
 
         self.create_hardlinks().map_err(Untouched::from_root)?;
@@ -423,7 +423,7 @@ impl<'a> Stage<'a> {
     fn stage_of(&self, item: &StagedItem) -> Result<&Root, Untouched> {
         self.stages
             .staged(item.filesystem)
-            .ok_or_else(|| Untouched::Refused(format!("there is no stage for {}", item.entry.path)))
+            .ok_or_else(|| RefusalKind::NoStage { path: item.entry.path.to_string() }.into())
     }
 
     fn missing(&self) -> MutexGuard<'_, BTreeMap<Digest, Vec<usize>>> {
@@ -448,8 +448,8 @@ impl Staged<'_> {
             .map_err(Untouched::from_root)?;
         journal::seal(self.root, &journal, self.monitor).map_err(|error| match error {
             SealError::Untouched(error) => StageError::Untouched(Untouched::from_root(error)),
-            error @ SealError::Unknown(..) => {
-                StageError::Interrupted(Interrupted(error.to_string()))
+            error @ SealError::Unknown { .. } => {
+                StageError::Interrupted(Interrupted::CommitUnknown(error))
             }
         })?;
         Ok(Sealed { journal })

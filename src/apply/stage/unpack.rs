@@ -8,11 +8,12 @@ use std::collections::HashSet;
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read};
 
+use crate::apply::error::{RefusalKind, Untouched};
+use crate::apply::on_disk::intermediate_name;
 use crate::apply::stage::live_source::{LiveSource, append_exactly};
 use crate::apply::stage::sparse_copy::{CHUNK, CopyError, copy_sparse};
 use crate::apply::stage::worker_queue::{BoundedQueue, QueueClosed};
 use crate::apply::stage::{Stage, StageError};
-use crate::apply::{Untouched, name};
 use crate::delta::{Kind, ReadAt};
 use crate::diff_archive::{
     ArchiveError, ArchiveMember, DeltaGroup, FrameCompression, Listing, Reader, Sources, Workspace,
@@ -286,7 +287,7 @@ impl Unpacker<'_> {
             return Err(failure);
         }
         self.open_intermediate(digest)
-            .ok_or_else(|| Untouched::Refused("what was staged has gone".to_owned()).into())
+            .ok_or_else(|| Untouched::from(RefusalKind::StagedFileMissing).into())
     }
 
     fn open_intermediate(&self, digest: &Digest) -> Option<File> {
@@ -343,8 +344,4 @@ impl Sources for Unpacker<'_> {
             None => self.live.open(digest, size, path),
         }
     }
-}
-
-fn intermediate_name(digest: &Digest) -> TreePath {
-    name(&format!("between-{digest}"))
 }

@@ -6,7 +6,8 @@ use std::io;
 use rustix::io::Errno;
 
 use crate::apply::filesystem::Stages;
-use crate::apply::plan::{Action, ChangePlan, slot_name};
+use crate::apply::on_disk::slot_name;
+use crate::apply::plan::{Action, ChangePlan, KernelBackup};
 use crate::root::{FileKind, Root, RootError, Stat};
 use crate::tree_path::TreePath;
 
@@ -28,10 +29,10 @@ pub(in crate::apply) fn link_all_backups(
             link_backup(root, old, &slot_name(slot), &change.path)?;
         }
     }
-    for (filesystem, path, slot) in transaction.kernel_slots() {
-        let Some(old) = stages.backups(filesystem) else { continue };
+    for KernelBackup { filesystem, path, slot } in &transaction.kernel_backups {
+        let Some(old) = stages.backups(*filesystem) else { continue };
         if root.stat(path)?.is_some_and(|live| live.kind != FileKind::Directory) {
-            link_backup(root, old, &slot_name(slot), path)?;
+            link_backup(root, old, &slot_name(*slot), path)?;
         }
     }
     Ok(())

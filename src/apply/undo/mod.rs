@@ -10,10 +10,12 @@ pub mod undo_log;
 use std::collections::{HashMap, HashSet};
 use std::io::{BufRead, BufReader};
 
+use crate::apply::error::{UndoLogError, Untouched};
 use crate::apply::filesystem::{Filesystems, Stages, mount_root_times};
 use crate::apply::journal::Journal;
-use crate::apply::plan::{Action, Change, ChangePlan, slot_name};
-use crate::apply::{DISPLACED_DIR, Untouched, name};
+use crate::apply::notice::ApplyNotice;
+use crate::apply::on_disk::{DISPLACED_LIST, name, slot_name};
+use crate::apply::plan::{Action, Change, ChangePlan};
 use crate::generation::GenerationId;
 use crate::host::KeepUndo;
 use crate::manifest::{parse_path, path_text};
@@ -23,7 +25,7 @@ use crate::state;
 use crate::tree_path::TreePath;
 
 use backup::DiskUsage;
-use undo_log::{UndoLog, UndoLogError};
+use undo_log::UndoLog;
 
 /// What becomes of what a transaction displaces.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -90,13 +92,9 @@ pub(super) fn decide(
         if bytes.saturating_add(there) > allowed {
             let place = root.show(top);
             monitor.warn(if repairs {
-                format!(
-                    "what this repair displaces is not kept: {bytes} bytes on {place}, beside {there} in the undo set, and undo_share allows {allowed}"
-                )
+                ApplyNotice::RepairNotKept { bytes, place, present: there, allowed }
             } else {
-                format!(
-                    "this update will not be undoable: it displaces {bytes} bytes on {place} and undo_share allows {allowed}"
-                )
+                ApplyNotice::UpdateNotUndoable { bytes, place, allowed }
             });
             return Ok(gone);
         }
@@ -106,12 +104,12 @@ pub(super) fn decide(
 
 /// What only the node had and goes along with a directory, as it was listed.
 pub(super) fn displaced(stages: &Stages) -> Result<Vec<TreePath>, RootError> {
-    let list = match stages.backups(0).map(|old| old.open_file(&name(DISPLACED_DIR))) {
+    let list = match stages.backups(0).map(|old| old.open_file(&name(DISPLACED_LIST))) {
         Some(Err(error)) if !error.is_absent() => return Err(error),
         Some(Ok(file)) => BufReader::new(file),
         _ => return Ok(Vec::new()),
     };
-    let fail = |source| RootError { what: "read", path: DISPLACED_DIR.to_owned(), source };
+    let fail = |source| RootError { what: "read", path: DISPLACED_LIST.to_owned(), source };
     let lines = list.split(b'\n').collect::<Result<Vec<_>, _>>().map_err(fail)?;
     Ok(lines.iter().filter_map(|line| parse_path(line).ok()).collect())
 }
@@ -121,7 +119,7 @@ pub(super) fn also_displaced(stages: &Stages, more: &[TreePath]) -> Result<(), R
     let Some(old) = stages.backups(0) else { return Ok(()) };
     let listed = displaced(stages)?;
     let list: String = listed.iter().chain(more).map(|path| path_text(path) + "\n").collect();
-    old.write_durably(&name(DISPLACED_DIR), list.as_bytes(), 0o600)
+    old.write_durably(&name(DISPLACED_LIST), list.as_bytes(), 0o600)
 }
 
 /// The slots of directories that hold what only the node had, as it was listed.
@@ -158,7 +156,7 @@ pub(super) fn note(
     if !transaction.displaced.is_empty() {
         let list: String =
             transaction.displaced.iter().map(|path| path_text(path) + "\n").collect();
-        old.write_durably(&name(DISPLACED_DIR), list.as_bytes(), 0o600)?;
+        old.write_durably(&name(DISPLACED_LIST), list.as_bytes(), 0o600)?;
     }
     if keep != UndoRetention::Replace {
         return Ok(());

@@ -8,9 +8,10 @@
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::io::Read;
 
+use crate::apply::error::{FormatFault, LineFault, UndoLogError};
 use crate::apply::filesystem::Stages;
-use crate::apply::name;
-use crate::apply::plan::{Action, Change, ChangePlan, slot_name};
+use crate::apply::on_disk::{DIRECTORIES, UNDO_LOG, name, slot_name, slot_number};
+use crate::apply::plan::{Action, Change, ChangePlan, KernelBackup};
 use crate::entry::{Entry, Mtime, Node};
 use crate::generation::GenerationId;
 use crate::manifest::{parse_entries, parse_path, path_text, write_entries};
@@ -19,9 +20,6 @@ use crate::tree_path::TreePath;
 
 /// The first line of every file of this format.
 const HEAD: &str = "si-undo 1";
-/// The file, in the undo set of the root's filesystem.
-const FILE: &str = "way-back";
-const DIRECTORIES: &str = "directories.mtree";
 /// A way back larger than this is not ours: ten million paths take less.
 const MAX_FILE: u64 = 4 << 30;
 
@@ -67,22 +65,6 @@ pub enum PriorState {
     },
     /// A directory with this time.
     DirectoryTime(Mtime),
-}
-
-/// Why there is no way back.
-#[derive(Debug, thiserror::Error)]
-pub enum UndoLogError {
-    /// The disk said no.
-    #[error(transparent)]
-    Root(#[from] RootError),
-    /// It is not what this program, or an older one, wrote.
-    #[error("{path} cannot be followed: {why}")]
-    Invalid {
-        /// The file.
-        path: String,
-        /// What is wrong with it.
-        why: String,
-    },
 }
 
 impl UndoLog {
@@ -145,15 +127,15 @@ impl UndoLog {
                 stirred.insert(change.path.clone());
             }
         }
-        for (filesystem, path, slot) in transaction.kernel_slots() {
+        for KernelBackup { filesystem, path, slot } in &transaction.kernel_backups {
             match root.stat(path)? {
                 Some(stat) if stat.kind == FileKind::Directory => {
                     whole.insert(path.clone(), directory(root, path, &stat)?);
                 }
                 Some(_) => way_back.facts.push(UndoRecord {
-                    filesystem,
+                    filesystem: *filesystem,
                     path: path.clone(),
-                    before: PriorState::Existed(slot),
+                    before: PriorState::Existed(*slot),
                 }),
                 None => {}
             }
@@ -215,27 +197,25 @@ impl UndoLog {
         // Writing to memory does not fail.
         let _ = write_entries(&self.directories, &mut directories);
         to.write_durably(&name(DIRECTORIES), &directories, 0o600)?;
-        to.write_durably(&name(FILE), self.text().as_bytes(), 0o600)
+        to.write_durably(&name(UNDO_LOG), self.text().as_bytes(), 0o600)
     }
 
     /// Removes it.
     pub(in crate::apply) fn remove(from: &Root) -> Result<(), RootError> {
-        from.unlink(&name(FILE))
+        from.unlink(&name(UNDO_LOG))
     }
 
     /// Reads it; `None` where there is none.
     pub fn read(from: &Root) -> Result<Option<UndoLog>, UndoLogError> {
         let invalid =
-            |file: &str, why: String| UndoLogError::Invalid { path: from.show(&name(file)), why };
-        let Some(text) = read(from, FILE)? else { return Ok(None) };
-        let text =
-            String::from_utf8(text).map_err(|_| invalid(FILE, "it is not text".to_owned()))?;
-        let way_back =
-            parse(&text).map_err(|(line, why)| invalid(FILE, format!("line {line}: {why}")))?;
-        let directories = read(from, DIRECTORIES)?
-            .ok_or_else(|| invalid(DIRECTORIES, "it is missing".to_owned()))?;
+            |file: &str, fault| UndoLogError::Invalid { path: from.show(&name(file)), fault };
+        let Some(text) = read(from, UNDO_LOG)? else { return Ok(None) };
+        let text = String::from_utf8(text).map_err(|_| invalid(UNDO_LOG, FormatFault::NotText))?;
+        let way_back = parse(&text).map_err(|fault| invalid(UNDO_LOG, FormatFault::Line(fault)))?;
+        let directories =
+            read(from, DIRECTORIES)?.ok_or_else(|| invalid(DIRECTORIES, FormatFault::Missing))?;
         let directories = parse_entries(directories.as_slice())
-            .map_err(|e| invalid(DIRECTORIES, e.to_string()))?;
+            .map_err(|e| invalid(DIRECTORIES, FormatFault::Directories(e.into())))?;
         Ok(Some(UndoLog { directories, ..way_back }))
     }
 
@@ -247,7 +227,7 @@ impl UndoLog {
         let mut slots: HashSet<(usize, u32)> = HashSet::new();
         for (at, old) in stages.filesystems().filter_map(|at| Some((at, stages.backups(at)?))) {
             for (path, _) in old.children(&TreePath::root())? {
-                slots.extend(slot_of(&path).map(|slot| (at, slot)));
+                slots.extend(slot_number(&path).map(|slot| (at, slot)));
             }
         }
         let removals: HashSet<(usize, u32)> = changes
@@ -302,11 +282,6 @@ impl UndoLog {
     }
 }
 
-/// The number of a slot by its name; `None` for what else lies there.
-pub(in crate::apply) fn slot_of(path: &TreePath) -> Option<u32> {
-    std::str::from_utf8(path.name()).ok()?.parse().ok()
-}
-
 /// A directory as it stands.
 fn directory(root: &Root, path: &TreePath, stat: &Stat) -> Result<Entry, RootError> {
     let xattrs = root.xattrs(path)?;
@@ -324,13 +299,11 @@ fn read(from: &Root, file: &str) -> Result<Option<Vec<u8>>, RootError> {
     Ok(Some(bytes))
 }
 
-type UndoLineError = (usize, &'static str);
-
 /// The file alone, without what lies beside it.
-fn parse(text: &str) -> Result<UndoLog, UndoLineError> {
+fn parse(text: &str) -> Result<UndoLog, LineFault> {
     let mut lines = text.lines().enumerate().map(|(at, line)| (at + 1, line));
     if lines.next().map(|(_, line)| line) != Some(HEAD) {
-        return Err((1, "it is of a format that this program does not know"));
+        return Err(fault(1, "it is of a format that this program does not know"));
     }
     let (mut made, mut tops, mut facts) = (None, Vec::new(), Vec::new());
     for (at, line) in lines {
@@ -338,32 +311,37 @@ fn parse(text: &str) -> Result<UndoLog, UndoLineError> {
         match words.as_slice() {
             ["made", "nothing"] => made = Some(None),
             ["made", id] => {
-                made = Some(Some(id.parse().map_err(|_| (at, "it names no generation"))?))
+                made = Some(Some(id.parse().map_err(|_| fault(at, "it names no generation"))?))
             }
             ["filesystem", path] => {
-                tops.push(parse_path(path.as_bytes()).map_err(|why| (at, why))?)
+                tops.push(parse_path(path.as_bytes()).map_err(|why| fault(at, why))?)
             }
             ["end", count] => {
                 let whole = count.parse() == Ok(facts.len()) && !tops.is_empty();
                 let (Some(made), true) = (made, whole) else {
-                    return Err((at, "lines are missing"));
+                    return Err(fault(at, "lines are missing"));
                 };
                 return Ok(UndoLog { made, tops, facts, directories: Vec::new() });
             }
             [what, value, filesystem, path] => {
-                let path = parse_path(path.as_bytes()).map_err(|why| (at, why))?;
+                let path = parse_path(path.as_bytes()).map_err(|why| fault(at, why))?;
                 let filesystem =
-                    filesystem.parse().map_err(|_| (at, "its filesystem is not a number"))?;
-                let before = parse_before(what, value).ok_or((at, "it says what is unknown"))?;
+                    filesystem.parse().map_err(|_| fault(at, "its filesystem is not a number"))?;
+                let before = parse_before(what, value)
+                    .ok_or_else(|| fault(at, "it says what is unknown"))?;
                 if filesystem >= tops.len() {
-                    return Err((at, "its filesystem is not listed"));
+                    return Err(fault(at, "its filesystem is not listed"));
                 }
                 facts.push(UndoRecord { filesystem, path, before });
             }
-            _ => return Err((at, "it is no line of a way back")),
+            _ => return Err(fault(at, "it is no line of a way back")),
         }
     }
-    Err((0, "its end is missing"))
+    Err(fault(0, "its end is missing"))
+}
+
+fn fault(number: usize, reason: &'static str) -> LineFault {
+    LineFault { number, reason }
 }
 
 fn parse_before(what: &str, value: &str) -> Option<PriorState> {

@@ -120,7 +120,7 @@ impl Run<'_> {
             let why = format!(
                 "the tree resembles no published generation: more than {share:.0} % of the entries differ in each"
             );
-            return Err(Untouched::Refused(why).into());
+            return Err(Untouched::refused(why).into());
         };
         if !self.request.dry_run {
             self.record(&base, seen)?;

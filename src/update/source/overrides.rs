@@ -39,7 +39,7 @@ pub(in crate::update) fn composed<'m>(
 ) -> Result<Manifest, UpdateError> {
     over.into_iter().try_fold(image.clone(), |below, over| {
         below.overlaid(over).map_err(|error| {
-            Untouched::Refused(format!("an override does not fit: {error}")).into()
+            Untouched::refused(format!("an override does not fit: {error}")).into()
         })
     })
 }
@@ -88,7 +88,7 @@ impl Run<'_> {
                     "override {name} has {} entries, and {MAX_ENTRIES} are the most",
                     laid.manifest.len()
                 );
-                return Err(Untouched::Refused(why).into());
+                return Err(Untouched::refused(why).into());
             }
             layers.push(laid);
         }

@@ -283,7 +283,7 @@ impl UpdateTransaction<'_> {
 
 /// Waits until everything is here.
 fn fetched<'l>(fetching: FetchingManifest<'_, 'l>) -> Result<Vec<ChainArchive<'l>>, Unfilled> {
-    let fault = |_| Untouched::Refused("the download ended in a fault of this program".to_owned());
+    let fault = |_| Untouched::refused("the download ended in a fault of this program".to_owned());
     match fetching.join().map_err(|panic| Stopped::from(fault(panic)))? {
         Ok(layers) => Ok(layers?),
         Err((archive, error)) if is_broken(&error) => {

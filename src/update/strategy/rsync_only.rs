@@ -81,7 +81,7 @@ impl Run<'_> {
             let why = format!(
                 "{path} is the node's own and would go, since what is above it is no directory in the image; --no-delete keeps it"
             );
-            return Err(Untouched::Refused(why).into());
+            return Err(Untouched::refused(why).into());
         }
         if transaction.is_empty()
             && known.is_some_and(|state| state.is_published() && self.lays(&state))
@@ -116,7 +116,7 @@ impl Run<'_> {
         let tracked = forecast.listed + over.map_or(0, |over| over.len());
         let refusal = preflight::check_forecast(&forecast.items, tracked, self.request.max_delete);
         let refusal =
-            refusal.err().or(forecast.stops.map(Untouched::Refused)).map(UpdateError::from);
+            refusal.err().or(forecast.stops.map(Untouched::refused)).map(UpdateError::from);
         Ok(Report { refusal, ..Report::forecast(forecast.items, format!("rsync from {server}")) })
     }
 
@@ -253,7 +253,7 @@ fn fill(
     missing.sort_unstable();
     let why =
         format!("this tree changed while the image was received: {}; run again", named(&missing));
-    Err(Untouched::Refused(why).into())
+    Err(Untouched::refused(why).into())
 }
 
 /// What a failed reception means for the run.
@@ -261,15 +261,15 @@ pub(in crate::update) fn refused(error: FullSyncError, server: &Server) -> Updat
     match error {
         FullSyncError::Root(error) => Untouched::from_root(error).into(),
         FullSyncError::Stopped => UpdateError::Stopped,
-        FullSyncError::NoRoom(why) => Untouched::NoRoom(why).into(),
-        FullSyncError::Node(why) => Untouched::Refused(why).into(),
+        FullSyncError::NoRoom(why) => Untouched::no_room(why).into(),
+        FullSyncError::Node(why) => Untouched::refused(why).into(),
         FullSyncError::Server(why) | FullSyncError::Partial(why) => {
             FetchError::new(FetchErrorKind::Other, Side::Server, server.to_string(), why).into()
         }
         FullSyncError::NotFound(why) => {
             FetchError::new(FetchErrorKind::NotFound, Side::Server, server.to_string(), why).into()
         }
-        FullSyncError::NotInstalled => Untouched::Refused(error.to_string()).into(),
+        FullSyncError::NotInstalled => Untouched::refused(error.to_string()).into(),
         FullSyncError::Unavailable(why) => {
             FetchError::new(FetchErrorKind::Unreachable, Side::Server, server.to_string(), why)
                 .into()

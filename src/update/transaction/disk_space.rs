@@ -55,11 +55,11 @@ impl UpdateTransaction<'_> {
         let named: Vec<String> = missing.iter().map(ToString::to_string).collect();
         let named = named.join("; ");
         let freed = demand.freed_by_undo(&missing).map_err(Untouched::from)?;
-        let Some(bytes) = freed else { return Err(Untouched::NoRoom(named).into()) };
+        let Some(bytes) = freed else { return Err(Untouched::no_room(named).into()) };
         if run.request.keep_undo == KeepUndo::Always {
             let why =
                 format!("{named}; the undo set is in the way, and keep_undo = \"always\" keeps it");
-            return Err(Untouched::NoRoom(why).into());
+            return Err(Untouched::no_room(why).into());
         }
         if run.request.dry_run {
             run.monitor.warn(format!(

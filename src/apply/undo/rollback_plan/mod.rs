@@ -1,19 +1,22 @@
 //! What a rollback does, worked out from the way back and from what stands on the tree now.
 
 mod items;
+#[cfg(test)]
+mod tests;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
+use crate::apply::error::{RefusalKind, Untouched};
 use crate::apply::filesystem::{Slots, limited};
+use crate::apply::on_disk::{SlotAllocator, UNDO_DIR, slot_name, slot_number};
 use crate::apply::plan::difference::Difference;
 use crate::apply::plan::ordering::{self, PendingInstall};
 use crate::apply::plan::subtree_removal::RemovableSubtrees;
 use crate::apply::plan::{
-    Action, Change, ChangePlan, ItemizedLine, OCCUPIED, removals, report_kernels, slot_name,
+    Action, Change, ChangePlan, ItemizedLine, OCCUPIED, removals, report_kernels,
 };
 use crate::apply::undo::UndoSet;
-use crate::apply::undo::undo_log::{PriorState, UndoRecord, slot_of};
-use crate::apply::{UNDO_DIR, Untouched};
+use crate::apply::undo::undo_log::{PriorState, UndoRecord};
 use crate::entry::{Entry, Meta, Mtime, Node, Xattrs};
 use crate::filter::Filter;
 use crate::host::Kernel;
@@ -26,6 +29,16 @@ use crate::tree_path::TreePath;
 use items::removed;
 
 impl UndoSet {
+    /// The slots that the undo set has on all of its filesystems.
+    fn slots(&self) -> Result<HashSet<u32>, RootError> {
+        let mut slots = HashSet::new();
+        for set in self.sets.values() {
+            let children = set.children(&TreePath::root())?;
+            slots.extend(children.iter().filter_map(|(path, _)| slot_number(path)));
+        }
+        Ok(slots)
+    }
+
     /// The transaction that brings back what was. `tracked` is what the tree is recorded to be: what lies
     /// beyond it in a directory that goes as a whole is listed as displaced. `before` is what it was
     /// recorded to be before: what comes back and is not that deviates.
@@ -40,10 +53,7 @@ impl UndoSet {
         let tops = self.filesystems.with_limited(mounts);
         let kept = |at: &TreePath| at.components().any(|name| name == UNDO_DIR.as_bytes());
         if let Some(mount) = mounts.iter().find(|mount| kept(&mount.at)) {
-            return Err(Untouched::Refused(format!(
-                "something is mounted at {}",
-                root.show(&mount.at)
-            )));
+            return Err(RefusalKind::MountInUndoSet { mount: root.show(&mount.at) }.into());
         }
         let mut plan = RollbackPlanner {
             root,
@@ -58,14 +68,12 @@ impl UndoSet {
             times: Vec::new(),
             names: Vec::new(),
             emptied: Vec::new(),
-            used: HashSet::new(),
-            last: 0,
+            slots: SlotAllocator::with_reserved(self.slots()?),
             directory_times: BTreeMap::new(),
             returning: HashMap::new(),
             filter: Filter::builder().build(),
             kernel,
         };
-        plan.reserve()?;
         plan.make_directories()?;
         for fact in &self.way_back.facts {
             plan.bring_back(fact)?;
@@ -92,9 +100,7 @@ struct RollbackPlanner<'a> {
     /// What goes, apart from directories.
     names: Vec<TreePath>,
     emptied: Vec<TreePath>,
-    used: HashSet<u32>,
-    /// The last slot that was given away.
-    last: u32,
+    slots: SlotAllocator,
     directory_times: BTreeMap<TreePath, Mtime>,
     /// Directories that come back as a whole.
     returning: HashMap<TreePath, Stat>,
@@ -105,31 +111,13 @@ struct RollbackPlanner<'a> {
 }
 
 impl RollbackPlanner<'_> {
-    /// The slots that have something in them are not given to anything else.
-    fn reserve(&mut self) -> Result<(), RootError> {
-        for set in self.undo.sets.values() {
-            self.used.extend(
-                set.children(&TreePath::root())?.iter().filter_map(|(path, _)| slot_of(path)),
-            );
-        }
-        Ok(())
-    }
-
-    fn free_slot(&mut self) -> u32 {
-        self.last += 1;
-        while self.used.contains(&self.last) {
-            self.last += 1;
-        }
-        self.last
-    }
-
     /// Directories that went come again, empty, before anything can come into them.
     fn make_directories(&mut self) -> Result<(), Untouched> {
         let undo = self.undo;
         for entry in &undo.way_back.directories {
             let live = self.root.stat(&entry.path)?;
             if live.is_none_or(|live| live.kind != FileKind::Directory) {
-                let slot = self.free_slot();
+                let slot = self.slots.take_install()?;
                 let filesystem = self.transaction.tops.filesystem_of(&entry.path);
                 self.make_parent(&entry.path)?;
                 self.made.insert(entry.path.clone());
@@ -163,7 +151,8 @@ impl RollbackPlanner<'_> {
             .flatten()
             .find_map(|manifest| manifest.get(&parent));
         let Some(entry) = known.filter(|entry| entry.is_dir()).cloned() else { return Ok(()) };
-        let (slot, filesystem) = (self.free_slot(), self.transaction.tops.filesystem_of(&parent));
+        let (slot, filesystem) =
+            (self.slots.take_install()?, self.transaction.tops.filesystem_of(&parent));
         self.change(filesystem, &parent, Action::MakeDir { slot });
         self.change(filesystem, &parent, Action::SetDirMetadata);
         self.item("cd+++++++++", &parent, "/", 0);
@@ -229,16 +218,12 @@ impl RollbackPlanner<'_> {
         };
         let Some(kept) = kept else {
             let path = self.root.show(&fact.path);
-            return Err(Untouched::Refused(format!(
-                "what stood at {path} is not in the undo set any more"
-            )));
+            return Err(RefusalKind::BackupMissing { path }.into());
         };
         let directory = kept.kind == FileKind::Directory;
         if !directory && state::is_above_own(&fact.path) {
             let path = self.root.show(&fact.path);
-            return Err(Untouched::Refused(format!(
-                "{path} was no directory, and the agent keeps files in it"
-            )));
+            return Err(RefusalKind::OwnDirectoryInUndoSet { path }.into());
         }
         if set
             .map(|set| set.pins(&slot_name(slot)))
@@ -247,10 +232,7 @@ impl RollbackPlanner<'_> {
             .is_some_and(|pins| pins.immutable)
         {
             let path = self.root.show(&fact.path);
-            let why = "is immutable by now (chattr +i), perhaps under another name";
-            return Err(Untouched::Refused(format!(
-                "what stood at {path}, and is kept in {UNDO_DIR}, {why}"
-            )));
+            return Err(RefusalKind::BackupImmutable { path }.into());
         }
         self.make_parent(&fact.path)?;
         let (Some(set), place) = (set, slot_name(slot)) else { return Ok(()) };
@@ -295,9 +277,7 @@ impl RollbackPlanner<'_> {
     ) -> Result<(), Untouched> {
         if let Some(mount) = mounts.iter().find(|mount| mount.at.is_below(path)) {
             let (mount, path) = (self.root.show(&mount.at), self.root.show(path));
-            return Err(Untouched::Refused(format!(
-                "{mount} is mounted in {path}, which has to go"
-            )));
+            return Err(RefusalKind::MountInside { path, mount }.into());
         }
         let comes = comes.and_then(|(at, place)| Some((self.undo.sets.get(&at)?, place)));
         let (transaction, tracked) = (&mut self.transaction, self.tracked);
@@ -404,21 +384,20 @@ impl RollbackPlanner<'_> {
             self.transaction.items.retain(|item| item.path != path);
             self.transaction.deviations.insert(path, OCCUPIED.to_owned());
         }
-        let mut removals = removals(&tops, &whole, names, emptied, || self.free_slot());
+        let mut removals = removals(&tops, &whole, names, emptied, &mut self.slots)?;
         let transaction = &mut self.transaction;
         transaction.changes.append(&mut ordering::in_order(self.arrivals));
         transaction.changes.append(&mut removals);
         transaction.changes.append(&mut self.times);
         transaction.directories = directories;
         report_kernels(transaction);
+        transaction.assign_kernel_slots(&mut self.slots)?;
         // Each filesystem that took part has an undo set of its own.
         if let Some(at) =
             transaction.filesystems().into_iter().find(|at| !self.undo.sets.contains_key(at))
         {
-            let top = self.root.show(&self.undo.filesystems.mount_roots()[at]);
-            return Err(Untouched::Refused(format!(
-                "{top} takes part in it and is not mounted, or its undo set is gone"
-            )));
+            let mount_root = self.root.show(&self.undo.filesystems.mount_roots()[at]);
+            return Err(RefusalKind::UndoSetIncomplete { mount_root }.into());
         }
         transaction.items.sort_by(|a, b| a.path.cmp(&b.path));
         Ok(self.transaction)

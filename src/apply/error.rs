@@ -1,0 +1,555 @@
+//! Errors of a transaction, and their wording.
+//!
+//! The types follow the commit point. [`Untouched`] is a failure before it: the live tree is as it
+//! was, so a caller may try another strategy. [`Interrupted`] is a failure after it: the next run
+//! completes the transaction, and nothing else may be tried.
+
+use std::error::Error;
+use std::fmt;
+use std::io;
+
+use crate::root::{Pins, RootError};
+use crate::state::StateError;
+
+/// Failure before the commit point: the live tree is as it was.
+#[derive(Debug, thiserror::Error)]
+pub enum Untouched {
+    /// A call on the tree failed.
+    #[error(transparent)]
+    Root(#[from] RootError),
+    /// The state directory failed.
+    #[error(transparent)]
+    State(#[from] StateError),
+    /// A filesystem is full, or too small for the change.
+    #[error("no room on this node: {0}")]
+    NoRoom(NoRoom),
+    /// The change cannot be applied on this tree.
+    #[error("this node refuses the change: {0}")]
+    Refused(RefusalKind),
+    /// The deletion budget is exceeded.
+    #[error(transparent)]
+    Budget(BudgetExceeded),
+    /// The run was cancelled.
+    #[error("stopped on request; nothing was changed")]
+    Stopped,
+}
+
+/// Reason that a change cannot be applied on this tree. Paths are absolute, as shown to a person.
+#[derive(Debug, thiserror::Error)]
+pub enum RefusalKind {
+    /// The root is mounted read-only.
+    #[error("{path} is mounted read-only")]
+    ReadOnlyRoot {
+        /// The root.
+        path: String,
+    },
+    /// Transactions are not known to be safe on the filesystem of the root.
+    #[error(
+        "{path} is on {kind}, where updates are not known to be safe; --allow-root-fs={kind} allows it"
+    )]
+    UnsafeRoot {
+        /// The root.
+        path: String,
+        /// Type of the filesystem.
+        kind: String,
+    },
+    /// A path that changes is in a read-only mount.
+    #[error("{path} has to change and {mount} is mounted read-only")]
+    ReadOnlyMount {
+        /// The path that changes.
+        path: String,
+        /// The mount point.
+        mount: String,
+    },
+    /// A path that changes is a mount point.
+    #[error("{path} has to change and {} is mounted on it", mounted(.kind))]
+    MountPoint {
+        /// The path that changes.
+        path: String,
+        /// Type of the mounted filesystem, if it is known.
+        kind: Option<String>,
+    },
+    /// A directory to be removed is a filesystem of its own.
+    #[error("{path} has to go and is a filesystem of its own (a btrfs subvolume)")]
+    Subvolume {
+        /// The directory.
+        path: String,
+    },
+    /// A filesystem is mounted below a directory to be removed or replaced.
+    #[error("{mount} is mounted in {path}, which has to go")]
+    MountInside {
+        /// The directory.
+        path: String,
+        /// The mount point.
+        mount: String,
+    },
+    /// A path that changes has an inode flag that forbids it.
+    #[error("{path} has to change and is {flag}")]
+    FlaggedPath {
+        /// The path.
+        path: String,
+        /// Its flag.
+        flag: InodeFlag,
+    },
+    /// A directory with changing entries has an inode flag that forbids them.
+    #[error("{path} has entries that have to change and is {flag}")]
+    FlaggedParent {
+        /// The directory.
+        path: String,
+        /// Its flag.
+        flag: InodeFlag,
+    },
+    /// The parent directory of a change is missing or has become another type.
+    #[error("{path} is not a directory any more, and something is to come into it")]
+    ParentMissing {
+        /// The directory.
+        path: String,
+    },
+    /// The quota project of a directory forbids renames from the stage.
+    #[error(
+        "{path} has entries that have to change, and a project to hand on (chattr +P) that is not that of {mount_root}: nothing can be renamed from one into the other"
+    )]
+    ProjectDiffers {
+        /// The directory.
+        path: String,
+        /// The directory in which the stage is created.
+        mount_root: String,
+    },
+    /// A directory is on another filesystem than when the tree was read.
+    #[error("{path} is on another filesystem than when the tree was looked at; run again")]
+    FilesystemChanged {
+        /// The directory.
+        path: String,
+    },
+    /// A filesystem that takes part is not writable.
+    #[error(
+        "{path} has paths that have to change and may not be written to (a read-only subvolume?)"
+    )]
+    NotWritable {
+        /// The mount root.
+        path: String,
+    },
+    /// A mount point of the tree's fstab that takes part is not mounted.
+    #[error("{path} has to change and {mount}, which the tree's fstab names, is not mounted")]
+    NotMounted {
+        /// A path that changes below it.
+        path: String,
+        /// The mount point.
+        mount: String,
+    },
+    /// The image has another type of object in place of a directory that the agent needs.
+    #[error("{path} is a {kind} in the image, and the agent keeps files in it")]
+    OwnDirectoryInImage {
+        /// The path.
+        path: String,
+        /// Type of the image's object.
+        kind: &'static str,
+    },
+    /// A hardlink group has members on two filesystems of this node.
+    #[error("the hardlink group of {path} spans two filesystems here")]
+    HardlinkAcrossFilesystems {
+        /// A member.
+        path: String,
+    },
+    /// The path in the stage would exceed the longest path.
+    #[error("{path} is too long to be staged")]
+    PathTooLong {
+        /// The path in the tree.
+        path: String,
+    },
+    /// A directory that becomes another type contains an object that must not be moved.
+    #[error("{path} {obstacle} and lies in a directory that becomes a {kind}")]
+    ImmovableInside {
+        /// The object.
+        path: String,
+        /// Reason that it must not be moved.
+        obstacle: Obstacle,
+        /// The new type of the directory.
+        kind: &'static str,
+    },
+    /// A change has no stage on its filesystem.
+    #[error("there is no stage for {path}")]
+    NoStage {
+        /// The path that changes.
+        path: String,
+    },
+    /// The stage of the root's filesystem is missing.
+    #[error("the stage has gone")]
+    StageMissing,
+    /// A staged file is missing.
+    #[error("what was staged has gone")]
+    StagedFileMissing,
+    /// Not all contents were staged.
+    #[error("{count} contents were not staged")]
+    ContentsMissing {
+        /// Number of contents that are missing.
+        count: usize,
+    },
+    /// Too many changes for one transaction.
+    #[error(transparent)]
+    SlotsExhausted(#[from] SlotsExhausted),
+    /// A filesystem is mounted inside the undo set.
+    #[error("something is mounted at {mount}")]
+    MountInUndoSet {
+        /// The mount point.
+        mount: String,
+    },
+    /// A backup is missing from the undo set.
+    #[error("what stood at {path} is not in the undo set any more")]
+    BackupMissing {
+        /// The path that it would be restored to.
+        path: String,
+    },
+    /// A backup is immutable.
+    #[error(
+        "what stood at {path}, and is kept in .si-undo, is immutable by now (chattr +i), perhaps under another name"
+    )]
+    BackupImmutable {
+        /// The path that it would be restored to.
+        path: String,
+    },
+    /// A rollback would replace a directory that the agent needs by another type of object.
+    #[error("{path} was no directory, and the agent keeps files in it")]
+    OwnDirectoryInUndoSet {
+        /// The path.
+        path: String,
+    },
+    /// A part of the undo set is missing.
+    #[error("{mount_root} takes part in it and is not mounted, or its undo set is gone")]
+    UndoSetIncomplete {
+        /// The mount root of its filesystem.
+        mount_root: String,
+    },
+    /// A refusal by an upper layer, which words it.
+    #[error(transparent)]
+    Caller(Box<dyn Error + Send + Sync>),
+}
+
+/// Inode flag that forbids a change, as chattr(1) sets it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum InodeFlag {
+    /// No change at all.
+    Immutable,
+    /// No change except appending.
+    AppendOnly,
+}
+
+/// Reason that an object must not be moved together with its directory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Obstacle {
+    /// A filesystem is mounted there.
+    Mounted,
+    /// The filter excludes it.
+    Excluded,
+    /// It belongs to the agent.
+    Protected,
+    /// It is on another filesystem.
+    OtherFilesystem,
+    /// Its inode flags forbid it.
+    Flagged,
+}
+
+/// A filesystem is full, or too small for the change.
+#[derive(Debug, thiserror::Error)]
+pub enum NoRoom {
+    /// A call failed for lack of space.
+    #[error(transparent)]
+    Full(RootError),
+    /// The free space of a filesystem is less than the change needs.
+    #[error("{place} has {free} {unit} free and the update needs {needed}")]
+    TooSmall {
+        /// Mount root of the filesystem.
+        place: String,
+        /// Unit of the numbers.
+        unit: SpaceUnit,
+        /// Needed amount.
+        needed: u64,
+        /// Free amount.
+        free: u64,
+    },
+    /// An upper layer found too little space, and words it.
+    #[error(transparent)]
+    Caller(Box<dyn Error + Send + Sync>),
+}
+
+/// Unit of space on a filesystem.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SpaceUnit {
+    /// Bytes.
+    Bytes,
+    /// Inodes.
+    Inodes,
+}
+
+/// More paths would be deleted than the deletion budget allows.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "{deletions} paths would be deleted and {limit} are allowed; look at them with --dry-run and raise --max-delete if that is right; the first ones:{}",
+    lines(.first)
+)]
+pub struct BudgetExceeded {
+    /// Number of paths that would be deleted.
+    pub deletions: u64,
+    /// Largest number that is allowed.
+    pub limit: u64,
+    /// Some of the paths.
+    pub first: Vec<String>,
+}
+
+/// The slots of a transaction are used up: it has more than four billion changes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the change has more than {} parts", u32::MAX)]
+pub struct SlotsExhausted;
+
+/// Failure after the commit point: the next run completes the transaction.
+#[derive(Debug, thiserror::Error)]
+pub enum Interrupted {
+    /// The roll forward stopped.
+    #[error("{AFTER_COMMIT}: {0}")]
+    Redo(#[from] RedoError),
+    /// The journal may be durable, and could not be removed.
+    #[error("{AFTER_COMMIT}: {0}")]
+    CommitUnknown(SealError),
+}
+
+const AFTER_COMMIT: &str =
+    "the tree is between two generations; the next run of si_updateclient finishes what was begun";
+
+/// Failure of the roll forward.
+#[derive(Debug, thiserror::Error)]
+pub enum RedoError {
+    /// A call on the tree failed.
+    #[error(transparent)]
+    Root(#[from] RootError),
+    /// The state could not be recorded.
+    #[error(transparent)]
+    State(#[from] StateError),
+    /// The undo log could not be corrected.
+    #[error(transparent)]
+    UndoLog(#[from] UndoLogError),
+    /// A stage that the journal needs does not exist.
+    #[error("the stage of the filesystem that holds {path} is missing")]
+    NoStage {
+        /// A path that changes on that filesystem.
+        path: String,
+    },
+}
+
+/// Failure to commit a transaction.
+#[derive(Debug, thiserror::Error)]
+pub enum SealError {
+    /// It is not committed.
+    #[error(transparent)]
+    Untouched(#[from] RootError),
+    /// The journal may be durable, and could not be removed: the transaction has to be completed.
+    #[error("the journal could neither be made durable ({write}) nor be taken back ({removal})")]
+    Unknown {
+        /// Failure to make the journal durable.
+        write: RootError,
+        /// Failure to remove it.
+        removal: RootError,
+    },
+}
+
+/// Failure to read a redo journal.
+#[derive(Debug, thiserror::Error)]
+pub enum JournalError {
+    /// A call on the tree failed.
+    #[error(transparent)]
+    Root(#[from] RootError),
+    /// The file was not written by this program or an older version.
+    #[error(
+        "the journal {path} cannot be followed: {fault}; with the version that wrote it run --recover, or remove it and run with --check=content"
+    )]
+    Invalid {
+        /// The file.
+        path: String,
+        /// The fault.
+        fault: FormatFault,
+    },
+}
+
+/// Failure to read an undo log.
+#[derive(Debug, thiserror::Error)]
+pub enum UndoLogError {
+    /// A call on the tree failed.
+    #[error(transparent)]
+    Root(#[from] RootError),
+    /// The file was not written by this program or an older version.
+    #[error("{path} cannot be followed: {fault}")]
+    Invalid {
+        /// The file.
+        path: String,
+        /// The fault.
+        fault: FormatFault,
+    },
+}
+
+/// Fault of a journal, of an undo log, or of a file beside it.
+#[derive(Debug, thiserror::Error)]
+pub enum FormatFault {
+    /// The file is not UTF-8.
+    #[error("it is not text")]
+    NotText,
+    /// The file does not exist.
+    #[error("it is missing")]
+    Missing,
+    /// A line is invalid.
+    #[error("line {}: {}", .0.number, .0.reason)]
+    Line(LineFault),
+    /// A file beside it does not exist.
+    #[error("{0} is missing beside it")]
+    PartMissing(&'static str),
+    /// A file beside it is not UTF-8.
+    #[error("{0} beside it is not text")]
+    PartNotText(&'static str),
+    /// A file beside it is invalid.
+    #[error("{name} beside it: {source}")]
+    PartInvalid {
+        /// Name of the file.
+        name: &'static str,
+        /// The fault.
+        source: Box<dyn Error + Send + Sync>,
+    },
+    /// The list of directories is invalid.
+    #[error("{0}")]
+    Directories(Box<dyn Error + Send + Sync>),
+}
+
+/// An invalid line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LineFault {
+    /// Number of the line, from 1; 0 if the end of the file is missing.
+    pub number: usize,
+    /// The reason, with *it* for the line.
+    pub reason: &'static str,
+}
+
+/// Failure to open a tree for a run.
+#[derive(Debug, thiserror::Error)]
+pub enum SessionError {
+    /// A call on the tree failed.
+    #[error(transparent)]
+    Root(#[from] RootError),
+    /// The state directory or the lock failed.
+    #[error(transparent)]
+    State(#[from] StateError),
+    /// The mount table cannot be read.
+    #[error("cannot read what is mounted (/proc/self/mountinfo): {0}")]
+    Mounts(io::Error),
+    /// The journal of an interrupted transaction is invalid.
+    #[error(transparent)]
+    Journal(#[from] JournalError),
+    /// An interrupted transaction cannot be completed now.
+    #[error(transparent)]
+    Interrupted(#[from] Interrupted),
+    /// A filesystem of an interrupted transaction is not mounted.
+    #[error(
+        "{mount_root} takes part in it and is not mounted, or something else is; mount it and run again"
+    )]
+    NotMounted {
+        /// The mount root.
+        mount_root: String,
+    },
+}
+
+impl Untouched {
+    /// An error of the tree, or [`Untouched::NoRoom`] if it means that a filesystem is full.
+    pub fn from_root(error: RootError) -> Self {
+        if error.is_full() { NoRoom::Full(error).into() } else { Untouched::Root(error) }
+    }
+
+    /// A refusal by an upper layer.
+    pub fn refused(reason: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
+        Untouched::Refused(RefusalKind::Caller(reason.into()))
+    }
+
+    /// Lack of space that an upper layer found.
+    pub fn no_room(reason: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
+        Untouched::NoRoom(NoRoom::Caller(reason.into()))
+    }
+}
+
+impl From<RefusalKind> for Untouched {
+    fn from(kind: RefusalKind) -> Self {
+        Untouched::Refused(kind)
+    }
+}
+
+impl From<NoRoom> for Untouched {
+    fn from(no_room: NoRoom) -> Self {
+        Untouched::NoRoom(no_room)
+    }
+}
+
+impl From<BudgetExceeded> for Untouched {
+    fn from(exceeded: BudgetExceeded) -> Self {
+        Untouched::Budget(exceeded)
+    }
+}
+
+impl From<SlotsExhausted> for Untouched {
+    fn from(exhausted: SlotsExhausted) -> Self {
+        RefusalKind::from(exhausted).into()
+    }
+}
+
+impl RedoError {
+    /// Whether a filesystem is full.
+    pub(in crate::apply) fn is_full(&self) -> bool {
+        match self {
+            RedoError::Root(error) | RedoError::State(StateError::Root(error)) => error.is_full(),
+            RedoError::UndoLog(UndoLogError::Root(error)) => error.is_full(),
+            _ => false,
+        }
+    }
+}
+
+impl InodeFlag {
+    /// The flag that forbids a change of the inode, if it has one.
+    pub(in crate::apply) fn from_pins(pins: &Pins) -> Option<Self> {
+        match (pins.immutable, pins.append_only) {
+            (true, _) => Some(InodeFlag::Immutable),
+            (false, true) => Some(InodeFlag::AppendOnly),
+            (false, false) => None,
+        }
+    }
+}
+
+impl fmt::Display for InodeFlag {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        f.write_str(match self {
+            InodeFlag::Immutable => "immutable (chattr +i)",
+            InodeFlag::AppendOnly => "append-only (chattr +a)",
+        })
+    }
+}
+
+impl fmt::Display for Obstacle {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        f.write_str(match self {
+            Obstacle::Mounted => "is mounted",
+            Obstacle::Excluded => "is excluded",
+            Obstacle::Protected => "is the agent's own",
+            Obstacle::OtherFilesystem => "is another filesystem",
+            Obstacle::Flagged => "is immutable or append-only (chattr)",
+        })
+    }
+}
+
+impl fmt::Display for SpaceUnit {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        f.write_str(match self {
+            SpaceUnit::Bytes => "bytes",
+            SpaceUnit::Inodes => "inodes",
+        })
+    }
+}
+
+fn mounted(kind: &Option<String>) -> String {
+    kind.as_ref().map_or_else(|| "a filesystem".to_owned(), |kind| format!("a {kind}"))
+}
+
+fn lines(paths: &[String]) -> String {
+    paths.iter().map(|path| format!("\n  {path}")).collect()
+}
