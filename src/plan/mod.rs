@@ -19,7 +19,7 @@ pub enum UpdatePlan {
     Full(FullSyncReason),
 }
 
-/// FullSyncReason nothing less than a full sync will do.
+/// The reason for a full sync.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum FullSyncReason {
     /// Nothing is recorded of this node, and it resembles no published generation.

@@ -14,128 +14,141 @@ use crate::diff_archive::{
 use crate::digest::{Digest, Hasher};
 use crate::fetch::content::{ContentStore, Missing};
 use crate::manifest::Manifest;
+use crate::publish::archived_contents::{ArchivedContents, contents_to_spool};
 use crate::publish::content_sources::{NoContents, SpooledContents};
-use crate::publish::frames::{Earlier, to_be_spooled};
-use crate::publish::snapshot::Snapshot;
-use crate::publish::store::failed;
+use crate::publish::existing::ValidArchives;
+use crate::publish::head_clones::HeadClones;
+use crate::publish::notice::PublishNotice;
 use crate::publish::{
-    DeltaDepth, Locked, PublishError, PublishInput, PublishPolicy, Store, ValidArchives,
-    archive_name, policy, unreached,
+    DeltaDepth, LockedStore, PublishError, PublishInput, PublishPolicy, Store, archive_name,
+    find_unreachable, policy,
 };
 use crate::report::Monitor;
 
-/// What the archives of one publish are made with.
-pub(super) struct Archives<'a> {
-    pub locked: &'a Locked,
+/// The inputs of all archives of one publish.
+pub(super) struct ArchiveWriter<'a> {
+    pub locked: &'a LockedStore,
     pub image: PublishInput<'a>,
     pub policy: &'a PublishPolicy,
-    /// The manifest of the last head, if it could be read.
+    /// The manifest of the previous head, if it could be read.
     pub head: Option<&'a Manifest>,
     pub monitor: &'a dyn Monitor,
 }
 
 /// An archive that was written and read back.
-pub(super) struct Made {
+pub(super) struct NewArchive {
     pub archive: Archive,
     pub records: Vec<IndexRecord>,
     pub groups: Vec<DeltaGroup>,
 }
 
-impl Archives<'_> {
-    /// Makes what the policy asks for, and the index of what the repository then holds.
-    pub fn make(
+impl ArchiveWriter<'_> {
+    /// Writes the archives that the policy requires, and returns the content index with them.
+    pub fn write_all(
         &self,
         catalog: Option<&Catalog>,
-        known: &ValidArchives,
-    ) -> Result<(Vec<Made>, ContentIndex), PublishError> {
+        valid: &ValidArchives,
+    ) -> Result<(Vec<NewArchive>, ContentIndex), PublishError> {
         let target = self.image.manifest;
-        let mut made = match catalog {
-            Some(catalog) => self.diffs(catalog, known)?,
+        let mut new = match catalog {
+            Some(catalog) => self.write_diffs(catalog, valid)?,
             None => Vec::new(),
         };
-        let mut index = joined(known, &made);
-        let has_full = known
-            .archives
-            .iter()
-            .any(|archive| archive.kind == ArchiveKind::Full { target: target.id() });
-        let due = catalog.is_none_or(|catalog| self.full_is_due(catalog, known, &made));
-        if !has_full && (due || unreached(target, &reach(known, &made, &index)).is_some()) {
-            self.refuse_taken_name(ArchiveKind::Full { target: target.id() }, &known.archives)?;
-            made.push(self.full()?);
-            index = joined(known, &made);
+        let mut index = joined_index(valid, &new);
+
+        // A full archive is also written if the diffs alone cannot produce each file of the head.
+        let full = ArchiveKind::Full { target: target.id() };
+        let has_full = valid.archives.iter().any(|archive| archive.kind == full);
+        let is_due = catalog.is_none_or(|catalog| self.is_full_due(catalog, valid, &new));
+        let has_gap = || find_unreachable(target, &depths(valid, &new, &index)).is_some();
+        if !has_full && (is_due || has_gap()) {
+            self.refuse_taken_name(full, &valid.archives)?;
+            new.push(self.write_full()?);
+            index = joined_index(valid, &new);
         }
-        match unreached(target, &reach(known, &made, &index)) {
+
+        match find_unreachable(target, &depths(valid, &new, &index)) {
             Some(entry) => Err(PublishError::Unreachable { path: entry.path.to_string() }),
-            None => Ok((made, index)),
+            None => Ok((new, index)),
         }
     }
 
-    fn full_is_due(&self, catalog: &Catalog, known: &ValidArchives, made: &[Made]) -> bool {
+    fn is_full_due(&self, catalog: &Catalog, valid: &ValidArchives, new: &[NewArchive]) -> bool {
         let (base, target) = (catalog.head().generation, self.image.manifest.id());
-        let all = known.archives.iter().chain(made.iter().map(|made| &made.archive));
-        let catalog = Catalog { archives: all.cloned().collect(), ..catalog.clone() };
-        let step = catalog
-            .archives
-            .iter()
-            .find(|archive| archive.kind == ArchiveKind::Diff { base, target });
+        let archives = valid.archives.iter().chain(new.iter().map(|new| &new.archive));
+        let catalog = Catalog { archives: archives.cloned().collect(), ..catalog.clone() };
+
+        let mut archives = catalog.archives.iter();
+        let step = archives.find(|archive| archive.kind == ArchiveKind::Diff { base, target });
         policy::full_is_due(&catalog, target, step.map(|archive| &archive.file), self.policy)
     }
 
-    /// The diffs from the last generations; one that is there already is not written again.
-    fn diffs(&self, catalog: &Catalog, known: &ValidArchives) -> Result<Vec<Made>, PublishError> {
-        let ValidArchives { archives, groups, index, .. } = known;
-        let reach = DeltaDepth::of(index, groups.iter());
+    /// Writes the diffs from the latest generations, except those that exist already.
+    fn write_diffs(
+        &self,
+        catalog: &Catalog,
+        valid: &ValidArchives,
+    ) -> Result<Vec<NewArchive>, PublishError> {
+        let ValidArchives { archives, groups, index, .. } = valid;
+        let store = self.locked.store();
         let target = self.image.manifest.id();
-        let mut made = Vec::new();
-        let snapshot = Snapshot::of(self.locked.store());
-        let mut spooled = SpooledContents::new(self.locked.unnamed()?);
+        let depths = DeltaDepth::new(index, groups.iter());
+        let clones = HeadClones::open(store);
+        let mut spooled = SpooledContents::new(self.locked.unnamed_file()?);
+        let mut new = Vec::new();
+
         for base in policy::bases(catalog, target, self.policy) {
             let kind = ArchiveKind::Diff { base, target };
             if archives.iter().any(|archive| archive.kind == kind) {
                 continue;
             }
-            let Some(base) = catalog.publish_of(base).and_then(|publish| self.base(publish)) else {
+            let publish = catalog.publish_of(base);
+            let Some(base) = publish.and_then(|publish| self.base_manifest(publish)) else {
                 continue;
             };
-            let pairing = self.policy.deltas.then(|| self.pairing(&base));
-            if let Some(pairing) = &pairing {
-                let store = ContentStore::new(index, archives, self.locked.store(), &NoContents);
-                // What is made by as many deltas as there may be is sent whole again.
-                let near =
-                    |digest: &Digest| reach.depth(digest).is_some_and(|depth| depth < MAX_DEPTH);
-                let wanted = to_be_spooled(pairing.sources(), index, archives, &snapshot);
-                let missing =
-                    spooled.take(wanted, &store, near).map_err(|e| self.spool_failed(e))?;
-                self.tell_missing(&missing);
+
+            // Sources that are neither cloned nor in a small frame are extracted before matching.
+            let matching = self.policy.deltas.then(|| self.match_by_names(&base));
+            if let Some(matching) = &matching {
+                let contents = ContentStore::new(index, archives, store, &NoContents);
+                // A content at the maximum depth is no source: its dependants are sent whole.
+                let is_source =
+                    |digest: &Digest| depths.get(digest).is_some_and(|depth| depth < MAX_DEPTH);
+                let wanted = contents_to_spool(matching.sources(), index, archives, &clones);
+                let missing = spooled
+                    .extract(wanted, &contents, is_source)
+                    .map_err(|e| PublishError::file("extract contents of", store.dir(), e))?;
+                self.report_missing(missing);
             }
+
             self.refuse_taken_name(kind, archives)?;
-            let earlier =
-                Earlier::new(self.locked.store(), index, archives, (&snapshot, &reach), &spooled);
-            let pairs = pairing
-                .map(|named| pair_by_content(named, &earlier, self.image.content).into_pairs());
-            made.push(self.diff(&base, kind, pairs.as_ref(), &earlier, &reach)?);
+            let sources =
+                ArchivedContents::new(store, index, archives, (&clones, &depths), &spooled);
+            let pairs = matching
+                .map(|matching| pair_by_content(matching, &sources, self.image.content))
+                .map(Matching::into_pairs);
+            new.push(self.write_diff(&base, kind, pairs.as_ref(), &sources, &depths)?);
         }
-        Ok(made)
+        Ok(new)
     }
 
-    /// Where an archive is gone, these may be as many as the image has files.
-    fn tell_missing(&self, missing: &[Missing]) {
-        const TOLD: usize = 3;
-        for Missing { digest, why } in missing.iter().take(TOLD) {
-            self.monitor.warn(format!("no delta is made from {}: {why}", digest.short()));
+    /// Reports the first few contents by name: a lost archive may hold all files of the image.
+    fn report_missing(&self, missing: Vec<Missing>) {
+        const NAMED: usize = 3;
+        let more = missing.len().saturating_sub(NAMED);
+
+        for Missing { digest, why } in missing.into_iter().take(NAMED) {
+            self.monitor.warn(PublishNotice::NoDeltaFrom { digest, reason: why.to_string() });
         }
-        if missing.len() > TOLD {
-            self.monitor
-                .warn(format!("no deltas are made from {} more contents", missing.len() - TOLD));
+        if more > 0 {
+            self.monitor.warn(PublishNotice::NoDeltaFromMore { count: more });
         }
     }
 
-    /// The whole image.
-    fn full(&self) -> Result<Made, PublishError> {
-        let PublishInput { manifest, content } = self.image;
-        let kind = ArchiveKind::Full { target: manifest.id() };
+    fn write_full(&self) -> Result<NewArchive, PublishError> {
+        let PublishInput { manifest, content, .. } = self.image;
         self.write(
-            kind,
+            ArchiveKind::Full { target: manifest.id() },
             |to| write_full(manifest, content, self.policy.options, to, self.monitor),
             |compression, from| {
                 verify_full(from, compression, manifest, self.monitor).map(|()| Vec::new())
@@ -143,23 +156,24 @@ impl Archives<'_> {
         )
     }
 
-    fn pairing<'m>(&'m self, base: &'m Manifest) -> Matching<'m> {
+    fn match_by_names<'m>(&'m self, base: &'m Manifest) -> Matching<'m> {
         Matching::by_names(base, self.image.manifest, self.policy.effort, &self.policy.opening)
     }
 
-    /// A diff from `base`; without `pairs` one that holds no deltas.
-    fn diff(
+    /// Writes a diff from `base`. Without `pairs` it holds no deltas.
+    fn write_diff(
         &self,
         base: &Manifest,
         kind: ArchiveKind,
         pairs: Option<&MatchedPairs<'_>>,
         sources: &dyn Sources,
-        reach: &DeltaDepth,
-    ) -> Result<Made, PublishError> {
-        let PublishInput { manifest, content } = self.image;
-        let patches = self.locked.unnamed()?;
-        let depth = |digest: &Digest| reach.depth(digest).unwrap_or(MAX_DEPTH);
-        let PublishPolicy { effort, opening, .. } = *self.policy;
+        depths: &DeltaDepth,
+    ) -> Result<NewArchive, PublishError> {
+        let PublishInput { manifest, content, .. } = self.image;
+        let PublishPolicy { effort, opening, options, .. } = *self.policy;
+        let image = self.locked.store().layer().name();
+        let patches = self.locked.unnamed_file()?;
+        let depth = |digest: &Digest| depths.get(digest).unwrap_or(MAX_DEPTH);
         let deltas = pairs.map(|pairs| Deltas {
             sources,
             pairs,
@@ -168,20 +182,21 @@ impl Archives<'_> {
             opening,
             depth: &depth,
         });
-        let (image, options) = (self.locked.store().layer().name(), self.policy.options);
+
         self.write(
             kind,
             |to| write_diff((base, manifest), image, content, deltas, options, to, self.monitor),
             |compression, from| {
-                // Each patch was tried when it was made, and the digest says that these are the same.
-                let listing =
-                    verify_diff(from, compression, &ArchiveLimits::default(), None, self.monitor)?;
+                // Patches are not applied again: each was tried when it was made, and the digest of
+                // the archive shows that these bytes are the same.
+                let limits = ArchiveLimits::default();
+                let listing = verify_diff(from, compression, &limits, None, self.monitor)?;
                 listing.target_of(base).map(|_| listing.groups().to_vec())
             },
         )
     }
 
-    /// Writes one archive beside its place, syncs it, and reads it back from there.
+    /// Writes an archive to `.new/`, syncs it, and verifies it by reading it back.
     fn write(
         &self,
         kind: ArchiveKind,
@@ -190,96 +205,103 @@ impl Archives<'_> {
             FrameCompression,
             &mut (dyn io::BufRead + Send),
         ) -> Result<Vec<DeltaGroup>, ArchiveError>,
-    ) -> Result<Made, PublishError> {
+    ) -> Result<NewArchive, PublishError> {
         let compression = self.policy.options.compression();
         let name = archive_name(kind, compression.extension());
         let path = self.locked.store().path(&name);
+
         let mut file = self.locked.create(&name)?;
         let mut to = BufWriter::with_capacity(1 << 20, &file);
         let WrittenArchiveInfo { size, sha256, first_frame, index } =
             write(&mut to).map_err(|source| PublishError::Write { file: name.clone(), source })?;
-        to.flush().map_err(|e| failed("write", &path, e))?;
+        to.flush().map_err(|e| PublishError::file("write", &path, e))?;
         drop(to);
         self.locked.sync(&name, &file)?;
 
-        file.seek(SeekFrom::Start(0)).map_err(|e| failed("read", &path, e))?;
-        let mut from =
-            BufReader::with_capacity(1 << 20, Hashing { from: &file, hasher: Hasher::new() });
-        let bad = |source| PublishError::ReadBack { file: name.clone(), source };
-        let groups = verify(compression, &mut from).map_err(bad)?;
-        // What the verification did not need to read, should there be any, belongs to the digest.
-        io::copy(&mut from, &mut io::sink()).map_err(|e| bad(e.into()))?;
+        file.seek(SeekFrom::Start(0)).map_err(|e| PublishError::file("read", &path, e))?;
+        let from = HashingReader { from: &file, hasher: Hasher::new() };
+        let mut from = BufReader::with_capacity(1 << 20, from);
+        let differs = |source| PublishError::ReadBack { file: name.clone(), source };
+        let groups = verify(compression, &mut from).map_err(differs)?;
+
+        // The digest also covers bytes that the verification did not need.
+        io::copy(&mut from, &mut io::sink()).map_err(|e| differs(e.into()))?;
         if from.into_inner().hasher.finish() != sha256 {
-            return Err(bad(io::Error::other("it is not what was written").into()));
+            let error = io::Error::other("its digest is not that of the bytes written");
+            return Err(differs(error.into()));
         }
+
         let archive = Archive { kind, file: FileRef { file: name, size, sha256 }, first_frame };
-        Ok(Made { archive, records: index, groups })
+        Ok(NewArchive { archive, records: index, groups })
     }
 
-    fn base(&self, publish: &Publish) -> Option<Manifest> {
-        if let Some(head) = self.head.filter(|head| head.id() == publish.generation) {
+    /// The manifest of an earlier generation; `None`, with a warning, if it cannot be read.
+    fn base_manifest(&self, publish: &Publish) -> Option<Manifest> {
+        let generation = publish.generation;
+        if let Some(head) = self.head.filter(|head| head.id() == generation) {
             return Some(head.clone());
         }
-        let manifest = self.locked.store().manifest(publish);
-        manifest
-            .map_err(|e| {
-                self.monitor.warn(format!(
-                    "no diff is made from generation {}: {e}",
-                    publish.generation.short()
-                ))
-            })
-            .ok()
-    }
 
-    /// Names are made of the first digits of ids.
-    fn refuse_taken_name(&self, kind: ArchiveKind, known: &[Archive]) -> Result<(), PublishError> {
-        let file = archive_name(kind, self.policy.options.compression().extension());
-        match known.iter().any(|archive| archive.file.file == file && archive.kind != kind) {
-            true => Err(PublishError::NameTaken { file }),
-            false => Ok(()),
+        match self.locked.store().manifest(publish) {
+            Ok(manifest) => Some(manifest),
+            Err(error) => {
+                self.monitor.warn(PublishNotice::NoDiffFrom { generation, error });
+                None
+            }
         }
     }
 
-    fn spool_failed(&self, source: io::Error) -> PublishError {
-        failed("take contents out of the repository in", self.locked.store().dir(), source)
+    /// Refuses a name that an archive of other generations has: names hold only short ids.
+    fn refuse_taken_name(
+        &self,
+        kind: ArchiveKind,
+        archives: &[Archive],
+    ) -> Result<(), PublishError> {
+        let file = archive_name(kind, self.policy.options.compression().extension());
+        if archives.iter().any(|archive| archive.file.file == file && archive.kind != kind) {
+            return Err(PublishError::NameTaken { file });
+        }
+        Ok(())
     }
 }
 
-/// What the index holds once `made` has come.
-fn joined(known: &ValidArchives, made: &[Made]) -> ContentIndex {
-    let kept: HashSet<&RepoPath> =
-        known.archives.iter().map(|archive| &archive.file.file).collect();
-    let old =
-        known.index.clone().into_archives().into_iter().filter(|(file, _)| kept.contains(file));
-    let new = made.iter().map(|made| (made.archive.file.file.clone(), made.records.clone()));
+/// The content index with the new archives, and without archives that are no longer valid.
+fn joined_index(valid: &ValidArchives, new: &[NewArchive]) -> ContentIndex {
+    let listed: HashSet<&RepoPath> =
+        valid.archives.iter().map(|archive| &archive.file.file).collect();
+    let old = valid.index.clone().into_archives().into_iter();
+    let old = old.filter(|(file, _)| listed.contains(file));
+
+    let new = new.iter().map(|new| (new.archive.file.file.clone(), new.records.clone()));
     ContentIndex::new(old.chain(new))
 }
 
-fn reach(known: &ValidArchives, made: &[Made], index: &ContentIndex) -> DeltaDepth {
-    DeltaDepth::of(index, known.groups.iter().chain(made.iter().flat_map(|made| &made.groups)))
+fn depths(valid: &ValidArchives, new: &[NewArchive], index: &ContentIndex) -> DeltaDepth {
+    let new_groups = new.iter().flat_map(|new| &new.groups);
+    DeltaDepth::new(index, valid.groups.iter().chain(new_groups))
 }
 
-/// The delta groups of all diffs among `archives`, by what they say of themselves.
+/// The delta groups of all diffs among `archives`, from their listings.
 pub(crate) fn groups_of(
     store: &Store,
     archives: &[Archive],
 ) -> Result<Vec<DeltaGroup>, PublishError> {
     let mut groups = Vec::new();
-    for archive in
-        archives.iter().filter(|archive| matches!(archive.kind, ArchiveKind::Diff { .. }))
-    {
-        groups.extend_from_slice(store.listing(archive)?.groups());
+    for archive in archives {
+        if matches!(archive.kind, ArchiveKind::Diff { .. }) {
+            groups.extend_from_slice(store.listing(archive)?.groups());
+        }
     }
     Ok(groups)
 }
 
-/// Takes the digest of all that is read.
-struct Hashing<'f> {
+/// A reader that computes the digest of all bytes read.
+struct HashingReader<'f> {
     from: &'f File,
     hasher: Hasher,
 }
 
-impl Read for Hashing<'_> {
+impl Read for HashingReader<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let n = self.from.read(buffer)?;
         self.hasher.update(&buffer[..n]);

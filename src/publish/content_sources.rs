@@ -1,5 +1,5 @@
-//! The contents of earlier generations, which deltas are made from: the image tree has lost them, the
-//! repository has not.
+//! Contents of earlier generations, the sources of deltas. The image tree no longer has them; the
+//! repository does.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -12,35 +12,37 @@ use crate::digest::Digest;
 use crate::fetch::content::{ContentStore, Missing};
 use crate::tree_path::TreePath;
 
-/// Contents out of the repository, in a file without a name.
+/// Contents extracted from the repository into an unnamed file.
 pub(crate) struct SpooledContents {
     file: File,
     end: u64,
-    places: HashMap<Digest, (u64, u64)>,
+    /// Offset and length of each content.
+    ranges: HashMap<Digest, (u64, u64)>,
 }
 
-/// No contents at hand: everything comes out of the repository.
+/// An empty set of contents: everything is read from the repository.
 pub(crate) struct NoContents;
 
 impl SpooledContents {
-    /// Keeps contents in `file`, which is empty.
+    /// Stores contents in `file`, which is empty.
     pub(crate) fn new(file: File) -> Self {
-        SpooledContents { file, end: 0, places: HashMap::new() }
+        SpooledContents { file, end: 0, ranges: HashMap::new() }
     }
 
-    /// Takes those of `wanted` out of the repository that are `near`, and returns what cannot be had.
-    pub(crate) fn take(
+    /// Extracts the `wanted` contents that pass `is_source`, and returns those that failed.
+    pub(crate) fn extract(
         &mut self,
         wanted: impl IntoIterator<Item = (Digest, u64)>,
         store: &ContentStore<'_>,
-        near: impl Fn(&Digest) -> bool,
+        is_source: impl Fn(&Digest) -> bool,
     ) -> io::Result<Vec<Missing>> {
-        let absent =
-            |(digest, _): &(Digest, u64)| !self.places.contains_key(digest) && near(digest);
-        let wanted: Vec<(Digest, u64)> = wanted.into_iter().filter(absent).collect();
-        let SpooledContents { file, end, places } = self;
+        let mut wanted: Vec<(Digest, u64)> = wanted.into_iter().collect();
+        wanted.retain(|(digest, _)| !self.ranges.contains_key(digest) && is_source(digest));
+
+        let SpooledContents { file, end, ranges } = self;
         let mut buffer = vec![0; 128 << 10];
-        // A content whose reader fails is given again: only a whole one counts.
+        // After a failed read the store offers the content again, from another archive. `end` moves
+        // only after a complete content, so that the second try overwrites the first.
         let mut sink = |digest: Digest, content: &mut dyn Read| {
             let mut length = 0;
             loop {
@@ -51,7 +53,8 @@ impl SpooledContents {
                 file.write_all_at(&buffer[..n], *end + length)?;
                 length += n as u64;
             }
-            places.insert(digest, (*end, length));
+
+            ranges.insert(digest, (*end, length));
             *end += length;
             Ok(())
         };
@@ -61,10 +64,11 @@ impl SpooledContents {
 
 impl Sources for SpooledContents {
     fn read(&self, digest: &Digest, size: u64, _: &TreePath) -> io::Result<Option<Vec<u8>>> {
-        let Some(&(offset, length)) = self.places.get(digest) else { return Ok(None) };
+        let Some(&(offset, length)) = self.ranges.get(digest) else { return Ok(None) };
         if length != size {
             return Ok(None);
         }
+
         let mut bytes = vec![0; usize::try_from(length).map_err(io::Error::other)?];
         self.file.read_exact_at(&mut bytes, offset)?;
         Ok(Some(bytes))
@@ -76,14 +80,15 @@ impl Sources for SpooledContents {
         size: u64,
         _: &TreePath,
     ) -> io::Result<Option<Box<dyn ReadAt + '_>>> {
-        let place = self.places.get(digest).filter(|(_, length)| *length == size);
-        Ok(place.map(|(offset, length)| {
+        let range = self.ranges.get(digest).filter(|(_, length)| *length == size);
+
+        Ok(range.map(|(offset, length)| {
             Box::new(SpooledRange { file: &self.file, offset: *offset, length: *length }) as _
         }))
     }
 }
 
-/// A content in the file of all.
+/// One content within the file of all contents.
 struct SpooledRange<'f> {
     file: &'f File,
     offset: u64,

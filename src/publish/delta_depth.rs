@@ -1,4 +1,4 @@
-//! Which contents a repository holds, and by how many deltas.
+//! The number of deltas that produce each content of a repository.
 
 use std::collections::HashMap;
 
@@ -6,41 +6,45 @@ use crate::diff_archive::DeltaGroup;
 use crate::diff_archive::content_index::ContentIndex;
 use crate::digest::Digest;
 
-/// By how many deltas, one upon the other, each content of a repository is made; 0 where it is whole.
+/// The length of the shortest chain of deltas to each content; 0 if an archive has it whole.
 #[derive(Clone, Debug, Default)]
 pub struct DeltaDepth(HashMap<Digest, u32>);
 
 impl DeltaDepth {
-    /// Follows the delta groups of all archives, from the contents that are there whole.
-    pub fn of<'g>(index: &ContentIndex, groups: impl Iterator<Item = &'g DeltaGroup>) -> Self {
+    /// Computes the depths from the whole contents and the delta groups of all archives.
+    ///
+    /// Relaxation in the manner of Bellman and Ford: the loop ends once no group shortens a chain.
+    pub fn new<'g>(index: &ContentIndex, groups: impl Iterator<Item = &'g DeltaGroup>) -> Self {
         let whole = index.iter().filter(|(_, record)| record.place.group.is_none());
         let mut depths: HashMap<Digest, u32> =
             whole.map(|(_, record)| (record.digest, 0)).collect();
         let groups: Vec<&DeltaGroup> = groups.collect();
+
         loop {
-            let mut nearer = false;
+            let mut shortened = false;
             for group in &groups {
-                let sources =
-                    group.sources.iter().map(|source| depths.get(&source.digest).copied());
-                let Some(deepest) =
-                    sources.collect::<Option<Vec<u32>>>().and_then(|all| all.into_iter().max())
-                else {
+                // A group is as deep as its deepest source, and unusable while one is unknown.
+                let sources: Option<Vec<u32>> =
+                    group.sources.iter().map(|s| depths.get(&s.digest).copied()).collect();
+                let Some(deepest) = sources.and_then(|depths| depths.into_iter().max()) else {
                     continue;
                 };
+
                 for target in &group.targets {
                     let depth = depths.entry(target.digest).or_insert(u32::MAX);
-                    nearer |= deepest + 1 < *depth;
+                    shortened |= deepest + 1 < *depth;
                     *depth = (*depth).min(deepest + 1);
                 }
             }
-            if !nearer {
+
+            if !shortened {
                 return DeltaDepth(depths);
             }
         }
     }
 
-    /// By how many deltas a content is made; `None` where the repository does not have it.
-    pub fn depth(&self, digest: &Digest) -> Option<u32> {
+    /// The depth of a content; `None` if the repository cannot produce it.
+    pub fn get(&self, digest: &Digest) -> Option<u32> {
         self.0.get(digest).copied()
     }
 }
@@ -76,7 +80,7 @@ mod tests {
     }
 
     #[test]
-    fn a_content_is_as_far_as_its_farthest_source_by_the_shortest_way() {
+    fn depth_is_the_shortest_chain_through_the_deepest_source() {
         let place = ContentLocation { frame_offset: 0, frame_length: 1, offset: 0, group: None };
         let whole = |n| IndexRecord { digest: digest(n), size: 1, place };
         let index = ContentIndex::new([(
@@ -90,11 +94,19 @@ mod tests {
             group(&[9], &[8]),
             group(&[1], &[5, 1]),
         ];
-        let reach = DeltaDepth::of(&index, groups.iter());
-        let depths: Vec<Option<u32>> = (1..10).map(|n| reach.depth(&digest(n))).collect();
-        assert_eq!(depths, [Some(0), Some(0), Some(1), Some(2), Some(1), None, None, None, None]);
-        // A circle of deltas leads nowhere.
+
+        let depths = DeltaDepth::new(&index, groups.iter());
+
+        let found: Vec<Option<u32>> = (1..10).map(|n| depths.get(&digest(n))).collect();
+        assert_eq!(found, [Some(0), Some(0), Some(1), Some(2), Some(1), None, None, None, None]);
+    }
+
+    #[test]
+    fn circle_of_deltas_produces_nothing() {
         let circle = [group(&[7], &[8]), group(&[8], &[7])];
-        assert_eq!(DeltaDepth::of(&ContentIndex::default(), circle.iter()).depth(&digest(7)), None);
+
+        let depths = DeltaDepth::new(&ContentIndex::default(), circle.iter());
+
+        assert_eq!(depths.get(&digest(7)), None);
     }
 }

@@ -1,4 +1,4 @@
-//! Which archives a publish makes: decided without looking at a file.
+//! Decides which archives a publish writes, from the catalog alone.
 
 use std::collections::HashSet;
 
@@ -7,25 +7,25 @@ use crate::delta::{Effort, Opening};
 use crate::diff_archive::WriteOptions;
 use crate::generation::GenerationId;
 
-/// How an image is published.
+/// The settings of a publish.
 #[derive(Clone, Copy, Debug)]
 pub struct PublishPolicy {
-    /// From how many of the last generations a diff is made.
+    /// The number of latest generations from which a diff is written.
     pub diffs: usize,
-    /// A full archive is written again when the diffs since the last one have grown past this share
-    /// of it, in percent.
+    /// Share of the last full archive, in percent. If the diffs since then are larger, the publish
+    /// writes a full archive again.
     pub full_share: u64,
-    /// Whether diffs hold deltas; without them plain `tar` can unpack a diff.
+    /// Whether diffs hold deltas. Without them plain `tar` can unpack a diff.
     pub deltas: bool,
-    /// How archives are compressed.
+    /// The compression of archives.
     pub options: WriteOptions,
-    /// How much work goes into deltas.
+    /// The amount of work spent on deltas.
     pub effort: Effort,
-    /// When compressed files are taken apart.
+    /// The rule for decomposing compressed files.
     pub opening: Opening,
 }
 
-/// The generations that a diff to `target` is made from, the newest first.
+/// The generations from which a diff to `target` is written, newest first.
 pub(super) fn bases(
     catalog: &Catalog,
     target: GenerationId,
@@ -36,15 +36,17 @@ pub(super) fn bases(
     newest_first.filter(|generation| seen.insert(*generation)).take(policy.diffs).collect()
 }
 
-/// Whether `target`, to which `step` leads from the last head, is to be written in full as well.
+/// Whether a full archive of `target` is due. `step` is the diff from the previous head.
 ///
-/// The diffs since the last full archive are those between consecutive publishes.
+/// The diffs since the last full archive are those between consecutive publishes; diffs that skip
+/// generations do not count.
 pub(super) fn full_is_due(
     catalog: &Catalog,
     target: GenerationId,
     step: Option<&FileRef>,
     policy: &PublishPolicy,
 ) -> bool {
+    // The newest publish that has a full archive: position, generation, size.
     let full = catalog.archives.iter().filter_map(|archive| match archive.kind {
         ArchiveKind::Full { target } => {
             let at = catalog.publishes.iter().rposition(|publish| publish.generation == target)?;
@@ -52,23 +54,22 @@ pub(super) fn full_is_due(
         }
         ArchiveKind::Diff { .. } => None,
     });
-    let Some((at, whole, size)) = full.max_by_key(|(at, ..)| *at) else { return true };
-    if whole == target {
+    let Some((at, generation, size)) = full.max_by_key(|(at, ..)| *at) else { return true };
+    if generation == target {
         return false;
     }
+
     let size_of = |base, target| {
         let kind = ArchiveKind::Diff { base, target };
-        catalog
-            .archives
-            .iter()
-            .find(|archive| archive.kind == kind)
-            .map_or(0, |archive| archive.file.size)
+        let mut archives = catalog.archives.iter();
+        archives.find(|archive| archive.kind == kind).map_or(0, |archive| archive.file.size)
     };
     let steps = catalog.publishes[at..]
         .windows(2)
         .map(|pair| size_of(pair[0].generation, pair[1].generation));
-    let since = steps.chain(step.map(|file| file.size)).fold(0u64, u64::saturating_add);
-    since.saturating_mul(100) > size.saturating_mul(policy.full_share)
+    let total = steps.chain(step.map(|file| file.size)).fold(0u64, u64::saturating_add);
+
+    total.saturating_mul(100) > size.saturating_mul(policy.full_share)
 }
 
 #[cfg(test)]
@@ -88,7 +89,7 @@ mod tests {
         FileRef { file: RepoPath::new("x").expect("good"), size, sha256: Digest([0; 32]) }
     }
 
-    /// A catalog of these generations, one publish each, with these archives.
+    /// A catalog with one publish of each generation, and archives as (base, target, size).
     fn catalog(generations: &[u8], archives: &[(Option<u8>, u8, u64)]) -> Catalog {
         let publish = |(serial, generation): (u64, &u8)| Publish {
             serial,
@@ -99,6 +100,7 @@ mod tests {
             bytes: 1,
             manifest: file(1),
         };
+
         let archive = |&(base, target, size): &(Option<u8>, u8, u64)| Archive {
             kind: match base {
                 None => ArchiveKind::Full { target: id(target) },
@@ -107,6 +109,7 @@ mod tests {
             file: file(size),
             first_frame: FirstFrame { length: 1, sha256: Digest([0; 32]) },
         };
+
         Catalog {
             image: "node".parse().expect("good"),
             serial: generations.len() as u64,
@@ -131,7 +134,7 @@ mod tests {
     }
 
     #[test]
-    fn diffs_are_made_from_the_last_distinct_generations() {
+    fn bases_are_the_latest_distinct_generations() {
         let bases_of =
             |generations: &[u8], target| bases(&catalog(generations, &[]), id(target), &policy());
         assert_eq!(bases_of(&[1, 2, 3], 4), [id(3), id(2)]);
@@ -140,14 +143,15 @@ mod tests {
     }
 
     #[test]
-    fn a_full_archive_is_due_when_the_steps_since_the_last_have_grown() {
+    fn full_archive_is_due_after_the_steps_exceed_its_share() {
         let due = |archives: &[_], step| {
             full_is_due(&catalog(&[1, 2, 3], archives), id(4), Some(&file(step)), &policy())
         };
+
         assert!(due(&[], 1));
         assert!(!due(&[(None, 1, 1000), (Some(1), 2, 200), (Some(2), 3, 200)], 100));
         assert!(due(&[(None, 1, 1000), (Some(1), 2, 200), (Some(2), 3, 200)], 101));
-        // Diffs that skip a generation are other ways to the same place.
+        // A diff that skips a generation does not count.
         assert!(!due(
             &[(None, 1, 1000), (Some(1), 2, 200), (Some(2), 3, 200), (Some(1), 3, 400)],
             100

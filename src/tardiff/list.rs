@@ -39,7 +39,7 @@ pub fn layers(repo: &Path) -> Result<Vec<Layer>, PublishError> {
 
 fn names(dir: &Path) -> Result<Vec<ImageName>, PublishError> {
     let failed = |source: io::Error| PublishError::File {
-        what: "list",
+        operation: "list",
         path: dir.display().to_string(),
         source,
     };

@@ -7,7 +7,9 @@ use jiff::Timestamp;
 use crate::catalog::{Archive, ArchiveKind, Catalog, RepoPath};
 use crate::diff_archive::content_index::ContentIndex;
 use crate::generation::GenerationId;
-use crate::publish::{DeltaDepth, Locked, PublishError, groups_of, unreached, write_index};
+use crate::publish::{
+    DeltaDepth, LockedStore, PublishError, find_unreachable, groups_of, write_index,
+};
 use crate::report::Monitor;
 
 /// What was removed.
@@ -21,7 +23,11 @@ pub struct Pruned {
 
 /// Keeps the newest `keep` generations, at least one, and older ones only as far as the head's content
 /// is nowhere else. The catalog is written first, so a reader never finds a file listed and gone.
-pub fn prune(locked: &Locked, keep: usize, monitor: &dyn Monitor) -> Result<Pruned, PublishError> {
+pub fn prune(
+    locked: &LockedStore,
+    keep: usize,
+    monitor: &dyn Monitor,
+) -> Result<Pruned, PublishError> {
     let store = locked.store();
     let before =
         store.catalog()?.ok_or_else(|| PublishError::NothingPublished(store.layer().clone()))?;
@@ -35,7 +41,7 @@ pub fn prune(locked: &Locked, keep: usize, monitor: &dyn Monitor) -> Result<Prun
             before.archives.iter().filter(|a| is_among(a, &kept)).cloned().collect();
         let index = only(&index, &archives);
         let groups = groups_of(store, &archives)?;
-        if unreached(&head, &DeltaDepth::of(&index, groups.iter())).is_none()
+        if find_unreachable(&head, &DeltaDepth::new(&index, groups.iter())).is_none()
             || count == order.len()
         {
             break (archives, index);
@@ -54,7 +60,7 @@ pub fn prune(locked: &Locked, keep: usize, monitor: &dyn Monitor) -> Result<Prun
         catalog.publishes.retain(|publish| order[..count].contains(&publish.generation));
         let mut new = Vec::new();
         catalog.content = Some(write_index(locked, catalog.serial, &index, &mut new)?);
-        locked.keep(&new)?;
+        locked.rename_into_place(&new)?;
         locked.commit(&catalog)?;
     }
     // A reader that has the catalog from before may still ask for its index.

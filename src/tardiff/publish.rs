@@ -9,8 +9,8 @@ use super::prune::prune;
 use crate::catalog::Publish;
 use crate::image::Layer;
 use crate::publish::{
-    ExistingRepository, PublishError, PublishInput, PublishPolicy, PublishResult, Snapshot, Store,
-    prepare,
+    ExistingRepository, HeadClones, LockedStore, PublishError, PublishInput, PublishPolicy,
+    PublishResult, Store, prepare,
 };
 use crate::report::Monitor;
 use crate::root::Root;
@@ -50,16 +50,19 @@ pub fn publish(
     monitor: &dyn Monitor,
 ) -> Result<PublishOutcome, PublishError> {
     let root = Root::open(&request.tree).map_err(ScanError::from)?;
-    let locked = Store::open(&request.repo, &request.layer).lock()?;
+    let locked = LockedStore::lock(Store::open(&request.repo, &request.layer))?;
     let scans = request.repo.join(".scan");
     let remembered = scans.join(request.layer.place());
     let cache = if request.read_all { Cache::default() } else { Cache::load(&remembered) };
     let (scan, before) =
         rayon::join(|| scan::scan(&root, &cache, monitor), || ExistingRepository::read(&locked));
     let (scan, before) = (scan?, before?);
-    let image = PublishInput { manifest: scan.manifest(), content: &TreeInput(&root) };
-    let prepared =
-        prepare(&locked, before, image, request.label.clone(), &request.policy, monitor)?;
+    let image = PublishInput {
+        manifest: scan.manifest(),
+        content: &TreeInput(&root),
+        label: request.label.as_deref(),
+    };
+    let prepared = prepare(&locked, before, image, &request.policy, monitor)?;
     let remember = || {
         let place = remembered.parent().unwrap_or(&scans);
         DirBuilder::new()
@@ -85,8 +88,8 @@ pub fn publish(
     };
     let published = prepared.commit()?;
     if request.policy.deltas {
-        let cloned = Snapshot::of(locked.store())
-            .follow(scan.manifest(), |entry| root.open_file(&entry.path).map_err(|e| e.source));
+        let cloned = HeadClones::open(locked.store())
+            .update(scan.manifest(), |entry| root.open_file(&entry.path).map_err(|e| e.source));
         if let Err(e) = cloned {
             monitor.warn(format!("the next publish will read its base out of the archives: {e}"));
         }

@@ -51,7 +51,11 @@ pub fn verify_all(repo: &Path, monitor: &dyn Monitor) -> Result<Findings, Publis
         all.contents += contents;
         all.faults.extend(faults.into_iter().map(|fault| format!("{layer}: {fault}")));
     }
-    if published { Ok(all) } else { Err(PublishError::Empty(repo.display().to_string())) }
+    if published {
+        Ok(all)
+    } else {
+        Err(PublishError::Empty { repository: repo.display().to_string() })
+    }
 }
 
 /// Checks what is published of `layer`: sizes, digests, first frames, every content of every archive, that
@@ -130,7 +134,7 @@ impl Verification<'_> {
                 let sources = listing.groups().iter().flat_map(|group| &group.sources);
                 let wanted: HashSet<(Digest, u64)> =
                     sources.map(|source| (source.digest, source.size)).collect();
-                let missing = spooled.take(wanted, &self.contents(), |_| true)?;
+                let missing = spooled.extract(wanted, &self.contents(), |_| true)?;
                 if !missing.is_empty() {
                     self.monitor.note(format!(
                         "{}: its deltas are not tried, since only nodes have the content of their base",

@@ -18,7 +18,7 @@ use crate::catalog::{ArchiveKind, Catalog, Publish};
 use crate::diff_archive::{FrameCompression, WriteOptions};
 use crate::image::Layer;
 use crate::manifest::Manifest;
-use crate::publish::{PublishError, PublishPolicy, Store};
+use crate::publish::{LockedStore, PublishError, PublishPolicy, Store};
 use crate::report::Monitor;
 use crate::root::Root;
 use crate::scan::{Cache, scan};
@@ -95,7 +95,7 @@ fn run_command(
             let layer = typed.one.layer().context(UNNAMED)?;
             // A name that is mistyped must not make directories.
             list::list(&typed.repo.repo, Some(&layer))?;
-            let locked = Store::open(&typed.repo.repo, &layer).lock()?;
+            let locked = LockedStore::lock(Store::open(&typed.repo.repo, &layer))?;
             let pruned = prune::prune(&locked, typed.keep as usize, monitor)?;
             if !quiet {
                 writeln!(
@@ -193,7 +193,7 @@ fn publish_image(
                 out,
                 "published {shown} {serial}: generation {id}, {entries} entries, {bytes}"
             )?;
-            for archive in &published.made {
+            for archive in &published.new_archives {
                 writeln!(out, "  {}  {}", archive.file.file, HumanBytes(archive.file.size))?;
             }
         }

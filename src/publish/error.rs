@@ -1,0 +1,105 @@
+//! Errors of a publish, and of reading a repository on this machine.
+
+use std::io;
+
+use crate::catalog::{CatalogError, RepoPath};
+use crate::diff_archive::{ArchiveError, WriteError};
+use crate::image::Layer;
+use crate::manifest::ManifestError;
+use crate::scan::ScanError;
+
+/// A failure to publish an image, or to read a repository.
+#[derive(Debug, thiserror::Error)]
+pub enum PublishError {
+    /// An operation on a file of the repository failed.
+    #[error("cannot {operation} {path}: {source}")]
+    File {
+        /// The operation, as a verb.
+        operation: &'static str,
+        /// The path of the file.
+        path: String,
+        /// The system's error.
+        source: io::Error,
+    },
+    /// The catalog is invalid.
+    #[error("{path}: {source}")]
+    Catalog {
+        /// The path of the catalog.
+        path: String,
+        /// The violated rule.
+        source: CatalogError,
+    },
+    /// A manifest is invalid.
+    #[error("{path}: {source}")]
+    Manifest {
+        /// The path of the manifest.
+        path: String,
+        /// The violated rule.
+        source: ManifestError,
+    },
+    /// Another process holds the lock.
+    #[error("cannot lock {0}: another publish or prune of it is running")]
+    Busy(Layer),
+    /// The name belongs to another module of an image server.
+    #[error("{0} cannot be published: an image server uses this name itself; choose another name")]
+    ReservedName(Layer),
+    /// The repository has no catalog of this image.
+    #[error("nothing is published of {0}")]
+    NothingPublished(Layer),
+    /// The repository has no catalog at all.
+    #[error("nothing is published in {repository}")]
+    Empty {
+        /// The path of the repository.
+        repository: String,
+    },
+    /// An archive cannot be written.
+    #[error("cannot write {file}: {source}")]
+    Write {
+        /// The archive.
+        file: RepoPath,
+        /// The failure.
+        source: WriteError,
+    },
+    /// An archive differs after it was written.
+    #[error("cannot verify {file} after writing it: {source}")]
+    ReadBack {
+        /// The archive.
+        file: RepoPath,
+        /// The first difference.
+        source: ArchiveError,
+    },
+    /// An archive of the repository is invalid.
+    #[error("{file}: {source}")]
+    Archive {
+        /// The archive.
+        file: RepoPath,
+        /// The violated rule.
+        source: ArchiveError,
+    },
+    /// Two archives would have one name, since names hold only the first digits of generation ids.
+    #[error("cannot write {file}: an archive of another generation has this name")]
+    NameTaken {
+        /// The name.
+        file: RepoPath,
+    },
+    /// The image cannot be read.
+    #[error(transparent)]
+    Scan(#[from] ScanError),
+    /// The head would have a file that no archive can produce.
+    #[error("cannot publish: no archive of the repository yields the content of {path}")]
+    Unreachable {
+        /// The first such file.
+        path: String,
+    },
+}
+
+impl PublishError {
+    /// A failed operation on a file.
+    pub(super) fn file(
+        operation: &'static str,
+        path: &std::path::Path,
+        source: io::Error,
+    ) -> PublishError {
+        PublishError::File { operation, path: path.display().to_string(), source }
+    }
+}
