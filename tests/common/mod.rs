@@ -56,6 +56,7 @@ pub const ROOT_AND_RSYNC: [Need; 2] = [Need::Root, Need::Program("rsync")];
 ///
 /// Takes needs and lists of needs: `require!(Root, Program("strace"), DISK)`. The variants of
 /// [`Need`] are in scope.
+#[allow(unused_macros)]
 macro_rules! require {
     ($($needs:expr),+ $(,)?) => {{
         #[allow(unused_imports)]
@@ -69,6 +70,7 @@ macro_rules! require {
         }
     }};
 }
+#[allow(unused_imports)]
 pub(crate) use require;
 
 /// One need of a test, or a list of them.
