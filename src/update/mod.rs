@@ -314,7 +314,7 @@ fn open_session(
     // A read-only tree is refused in these words, and not by the lock that cannot be made.
     let before = Session::look(root)?;
     let shown = before.root.show(&TreePath::root());
-    preflight::check_host(before.host.as_ref(), &shown, allow_root_fs)?;
+    preflight::check_root_filesystem(before.host.as_ref(), &shown, allow_root_fs)?;
     let (session, finished) = Session::open(root, monitor)?;
     if let Some(applied) = finished {
         monitor

@@ -107,8 +107,8 @@ pub fn rollback(
         .map(|(manifest, before)| overrides::as_recorded(manifest, before));
     let (mounted, kernel) = ((session.host.as_ref(), &*session.mounts), session.kernel.as_ref());
     let transaction = undo.plan(root, mounted, kernel, tracked.as_ref(), known.as_ref())?;
-    preflight::check_paths(root, &transaction, &transaction.tops, &session.mounts)?;
-    preflight::check_room_to_go_back(root, &transaction)?;
+    preflight::check_paths(root, &transaction, &transaction.filesystems, &session.mounts)?;
+    preflight::check_rollback_space(root, &transaction)?;
     let before_made = before.as_ref().map(State::made);
     let held = hold(&session, now.as_ref(), before.as_ref())?;
     let published = before.as_ref().filter(|state| state.is_published());
@@ -116,7 +116,7 @@ pub fn rollback(
         to: published.map(|state| state.generation),
         serial: published.map(|state| state.serial),
         held: held.clone(),
-        items: transaction.items.clone(),
+        items: transaction.itemized.clone(),
         displaced: transaction.displaced.clone(),
         deviations: transaction
             .deviations
@@ -144,7 +144,7 @@ pub fn rollback(
             serial: done.serial,
             way: "rollback",
             why: "what the last update displaced comes back",
-            items: &transaction.items,
+            items: &transaction.itemized,
         },
     };
     let state =
@@ -162,7 +162,7 @@ pub fn rollback(
         made: before_made,
     };
     let overdue = around.before()?;
-    let made = Stage::create(root, &transaction.tops, &transaction, monitor)
+    let made = Stage::create(root, &transaction.filesystems, &transaction, monitor)
         .map_err(|error| Failure::Before(UpdateError::from(error)))
         .and_then(|stage| commit(&session, stage, &limits, record, monitor));
     let applied = made.map_err(|failure| {
@@ -174,7 +174,8 @@ pub fn rollback(
     done.mixed = Some(applied.mixed);
     done.deviations = applied.state.map_or_else(BTreeMap::new, |state| state.deviations);
     // What came back is the image's; whether it decides here about more than that, no filter tells.
-    done.afterwards = around.after(&|path| transaction.items.iter().any(|item| item.path == *path));
+    done.afterwards =
+        around.after(&|path| transaction.itemized.iter().any(|item| item.path == *path));
     Ok(done)
 }
 
@@ -214,7 +215,7 @@ fn as_of_now(
         state.deviate(path, what.clone());
     }
     if let Some(kernel) = session.kernel.as_ref() {
-        let mut paths = transaction.kernels.clone();
+        let mut paths = transaction.kernel_paths.clone();
         paths.extend(state.kernel.iter().flat_map(KernelPaths::paths));
         paths.sort_unstable();
         paths.dedup();

@@ -225,7 +225,7 @@ fn text(journal: &Journal) -> String {
     };
     for change in &journal.changes {
         let action = match change.action {
-            Action::StagedItem { slot } => format!("install {slot}"),
+            Action::Install { slot } => format!("install {slot}"),
             Action::Exchange { slot, to_directory: true } => format!("to-directory {slot}"),
             Action::Exchange { slot, to_directory: false } => format!("from-directory {slot}"),
             Action::MakeDir { slot } => format!("make-directory {slot}"),
@@ -293,7 +293,7 @@ fn fault(number: usize, reason: &'static str) -> LineFault {
 fn parse_action(action: &str, value: &str) -> Option<Action> {
     let slot = || value.parse().ok();
     Some(match action {
-        "install" => Action::StagedItem { slot: slot()? },
+        "install" => Action::Install { slot: slot()? },
         "to-directory" => Action::Exchange { slot: slot()?, to_directory: true },
         "from-directory" => Action::Exchange { slot: slot()?, to_directory: false },
         "make-directory" => Action::MakeDir { slot: slot()? },
@@ -319,7 +319,7 @@ mod tests {
             slots: Slots::Stage,
             keep: UndoRetention::Replace,
             changes: vec![
-                change(path("etc/a b\n"), Action::StagedItem { slot: 1 }),
+                change(path("etc/a b\n"), Action::Install { slot: 1 }),
                 Change {
                     filesystem: 1,
                     ..change(path("boot/x"), Action::Exchange { slot: 2, to_directory: true })

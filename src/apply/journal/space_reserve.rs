@@ -32,7 +32,7 @@ pub(in crate::apply) fn preallocate(
     transaction: &ChangePlan,
     record: &CommitRecord,
 ) -> Result<(), RootError> {
-    for at in transaction.filesystems() {
+    for at in transaction.participating() {
         let Some(stage) = filesystems.stage_of(root, at)? else { continue };
         let room = stage.room()?;
         let made = transaction

@@ -6,7 +6,7 @@ use crate::apply::Untouched;
 use crate::apply::filesystem::limited;
 use crate::apply::plan::difference::Difference;
 use crate::apply::plan::live_tree::LiveTree;
-use crate::apply::plan::{Depth, PlanInput, hardlinks};
+use crate::apply::plan::{CheckLevel, PlanInput, hardlinks};
 use crate::digest::Digest;
 use crate::entry::Entry;
 use crate::host::Drift;
@@ -21,13 +21,13 @@ const PIECE: usize = 1024;
 pub(super) enum Decision {
     Keep,
     Report,
-    Times,
+    SetTime,
     Replace,
 }
 
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Classified {
-    pub verdict: Decision,
+    pub decision: Decision,
     pub difference: Difference,
     /// Whether base and target agree here, so that a difference is drift.
     pub unchanged: bool,
@@ -52,7 +52,7 @@ pub(super) fn classify_all(
         let fault = &mut judged[index];
         fault.difference.links = true;
         let left = fault.unchanged && wanted.policy.drift == Drift::Report;
-        fault.verdict = if left { Decision::Report } else { Decision::Replace };
+        fault.decision = if left { Decision::Report } else { Decision::Replace };
     }
     for group in hardlinks::groups(wanted.target, plain) {
         settle_times(wanted.target, live, &group, &mut judged);
@@ -68,7 +68,7 @@ fn classify_chunk(
     live: &LiveTree,
     piece: &[Entry],
 ) -> Result<Vec<Classified>, RootError> {
-    let base = wanted.base.map(|m| m.entries()).unwrap_or_default();
+    let base = wanted.installed.map(|m| m.entries()).unwrap_or_default();
     let before = piece.first().map_or(0, |first| base.partition_point(|b| b.path < first.path));
     let mut base = base[before..].iter().peekable();
     let judge_next = |entry: &Entry| {
@@ -86,23 +86,24 @@ fn classify(
     old: Option<&Entry>,
 ) -> Result<Classified, RootError> {
     let unchanged = old == Some(entry);
-    let keep = Classified { verdict: Decision::Keep, difference: Difference::default(), unchanged };
+    let keep =
+        Classified { decision: Decision::Keep, difference: Difference::default(), unchanged };
     let stat = live.get(&entry.path);
-    let recorded = wanted.recorded.contains(&entry.path);
+    let recorded = wanted.known_deviations.contains(&entry.path);
     if unchanged && !live.covers(&entry.path) && !recorded {
         return Ok(keep);
     }
-    let deep = !unchanged || recorded || wanted.policy.depth == Depth::Content;
+    let deep = !unchanged || recorded || wanted.policy.check_level == CheckLevel::Content;
     let plain = wanted.filesystems.is_limited(&entry.path);
     let held = |difference| {
         if plain { limited::mask_unsupported(difference, entry, stat) } else { difference }
     };
-    let mut difference = held(Difference::quick(entry, stat));
+    let mut difference = held(Difference::from_stat(entry, stat));
     if !deep && !difference.any() {
         return Ok(keep);
     }
     if deep {
-        difference = held(difference.and_read(wanted.root, entry)?);
+        difference = held(difference.with_details(wanted.root, entry)?);
     }
     if let (Some((_, digest)), Some(stat)) = (entry.file(), stat)
         && !difference.kind
@@ -113,15 +114,17 @@ fn classify(
     }
     // What is mounted on a file hides it: a deviation, not drift; having to change it is refused later.
     let hidden = !entry.is_dir() && unchanged && is_mounted_on(wanted, &entry.path);
-    let in_place = difference.only_time() && stat.is_some_and(|stat| stat.links == 1);
+    let in_place = difference.is_only_time() && stat.is_some_and(|stat| stat.links == 1);
     let verdict = match () {
         () if !difference.any() => Decision::Keep,
         () if hidden || (unchanged && wanted.policy.drift == Drift::Report) => Decision::Report,
         () if entry.is_dir() && !difference.missing && !difference.kind => Decision::Keep,
-        () if in_place || (difference.only_time() && entry.group().is_some()) => Decision::Times,
+        () if in_place || (difference.is_only_time() && entry.group().is_some()) => {
+            Decision::SetTime
+        }
         () => Decision::Replace,
     };
-    Ok(Classified { verdict, difference, unchanged })
+    Ok(Classified { decision: verdict, difference, unchanged })
 }
 
 fn is_mounted_on(wanted: &PlanInput, path: &TreePath) -> bool {
@@ -142,20 +145,20 @@ fn is_settled(
             && old.meta.mtime == stat.mtime
             && stat.kind == FileKind::File
     });
-    recorded_so && !recorded && wanted.policy.depth != Depth::Content
+    recorded_so && !recorded && wanted.policy.check_level != CheckLevel::Content
 }
 
 /// A group whose time alone differs is set in place, once, where nothing else links the inode.
 fn settle_times(target: &Manifest, live: &LiveTree, group: &[usize], judged: &mut [Classified]) {
-    let all_times = group.iter().all(|&at| judged[at].verdict == Decision::Times);
+    let all_times = group.iter().all(|&at| judged[at].decision == Decision::SetTime);
     let own_inode = live
         .get(&target.entries()[group[0]].path)
         .is_some_and(|stat| stat.links == group.len() as u64);
     let in_place = all_times && own_inode;
     for (nth, &at) in group.iter().enumerate() {
-        if judged[at].verdict == Decision::Times {
-            judged[at].verdict = match (in_place, nth) {
-                (true, 0) => Decision::Times,
+        if judged[at].decision == Decision::SetTime {
+            judged[at].decision = match (in_place, nth) {
+                (true, 0) => Decision::SetTime,
                 (true, _) => Decision::Keep,
                 (false, _) => Decision::Replace,
             };
@@ -167,14 +170,14 @@ fn settle_times(target: &Manifest, live: &LiveTree, group: &[usize], judged: &mu
 fn force_parents(wanted: &PlanInput, judged: &mut [Classified]) {
     let entries = wanted.target.entries();
     for index in (0..entries.len()).rev() {
-        if judged[index].verdict != Decision::Replace {
+        if judged[index].decision != Decision::Replace {
             continue;
         }
         let Some(parent) = entries[index].path.parent() else { continue };
         let Ok(above) = entries.binary_search_by(|e| e.path.cmp(&parent)) else { continue };
         let gone = judged[above].difference.missing || judged[above].difference.kind;
-        if judged[above].verdict == Decision::Report && gone {
-            judged[above].verdict = Decision::Replace;
+        if judged[above].decision == Decision::Report && gone {
+            judged[above].decision = Decision::Replace;
         }
     }
 }
@@ -184,9 +187,9 @@ fn force_children(wanted: &PlanInput, judged: &mut [Classified]) {
     let mut made: Option<&TreePath> = None;
     for (entry, judged) in wanted.target.entries().iter().zip(judged) {
         if made.is_some_and(|top| entry.path.is_below(top)) {
-            judged.verdict = Decision::Replace;
+            judged.decision = Decision::Replace;
             judged.difference = Difference { missing: true, ..Difference::default() };
-        } else if entry.is_dir() && judged.verdict == Decision::Replace {
+        } else if entry.is_dir() && judged.decision == Decision::Replace {
             made = Some(&entry.path);
         }
     }

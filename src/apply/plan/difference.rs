@@ -30,7 +30,7 @@ pub struct Difference {
 
 impl Difference {
     /// What `stat` alone tells, as rsync's quick check: type, size, permissions, owner, time, device.
-    pub fn quick(entry: &Entry, stat: Option<&Stat>) -> Self {
+    pub fn from_stat(entry: &Entry, stat: Option<&Stat>) -> Self {
         let Some(stat) = stat else { return Difference { missing: true, ..Difference::default() } };
         if !same_kind(entry, stat.kind) {
             return Difference { kind: true, ..Difference::default() };
@@ -48,7 +48,7 @@ impl Difference {
     }
 
     /// Adds what has to be read: symlink text and extended attributes.
-    pub fn and_read(mut self, root: &Root, entry: &Entry) -> Result<Self, RootError> {
+    pub fn with_details(mut self, root: &Root, entry: &Entry) -> Result<Self, RootError> {
         if self.missing || self.kind {
             return Ok(self);
         }
@@ -65,13 +65,13 @@ impl Difference {
     }
 
     /// Whether the time differs, and nothing else.
-    pub fn only_time(&self) -> bool {
+    pub fn is_only_time(&self) -> bool {
         *self == Difference { time: true, ..Difference::default() }
     }
 
     /// The change in rsync's itemised form: eleven characters.
-    pub fn itemised(&self, entry: &Entry) -> String {
-        self.itemised_as(match &entry.node {
+    pub fn itemize(&self, entry: &Entry) -> String {
+        self.itemize_as(match &entry.node {
             Node::Directory => 'd',
             Node::Leaf(leaf) => match leaf.kind {
                 LeafKind::File { .. } => 'f',
@@ -83,7 +83,7 @@ impl Difference {
     }
 
     /// As [`Self::itemised`], for something of the `kind` that rsync gives this letter.
-    pub fn itemised_as(&self, kind: char) -> String {
+    pub fn itemize_as(&self, kind: char) -> String {
         let new = self.missing || self.kind && kind != 'L';
         let update = match kind {
             'f' if new || self.content => '>',
@@ -164,23 +164,23 @@ mod tests {
     #[test]
     fn changes_are_itemised_as_rsync_does() {
         let none = Difference::default();
-        assert_eq!(Difference { missing: true, ..none }.itemised(&file()), ">f+++++++++");
+        assert_eq!(Difference { missing: true, ..none }.itemize(&file()), ">f+++++++++");
         assert_eq!(
-            Difference { content: true, time: true, ..none }.itemised(&file()),
+            Difference { content: true, time: true, ..none }.itemize(&file()),
             ">fcst......"
         );
         assert_eq!(
-            Difference { time: true, mode: true, uid: true, ..none }.itemised(&file()),
+            Difference { time: true, mode: true, uid: true, ..none }.itemize(&file()),
             ".f..tpo...."
         );
         let dir = Entry::new(file().path.clone(), file().meta.clone(), Node::Directory);
-        assert_eq!(Difference { missing: true, ..none }.itemised(&dir), "cd+++++++++");
+        assert_eq!(Difference { missing: true, ..none }.itemize(&dir), "cd+++++++++");
     }
 
     #[test]
     fn differences_are_told_in_words() {
         let some = Difference { content: true, time: true, ..Difference::default() };
         assert_eq!(some.to_string(), "content, time");
-        assert!(!some.only_time());
+        assert!(!some.is_only_time());
     }
 }

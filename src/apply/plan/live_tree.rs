@@ -23,13 +23,13 @@ const REPORTED: u64 = 4096;
 /// What was seen of a tree: tracked paths with their stat, and untracked ones by their topmost path.
 #[derive(Default)]
 pub struct LiveTree {
-    seen: Vec<(TreePath, Stat)>,
+    tracked: Vec<(TreePath, Stat)>,
     /// Untracked paths, each without what is below it; empty where only some paths were looked at.
     pub untracked: Vec<(TreePath, Stat)>,
     /// Whether the whole tree was walked.
-    pub whole: bool,
+    pub is_complete: bool,
     /// The paths that were looked at where the tree was not walked, sorted.
-    looked: Vec<TreePath>,
+    covered: Vec<TreePath>,
     /// Digests of regular files, as far as they were read.
     pub digests: HashMap<TreePath, Digest>,
 }
@@ -44,12 +44,12 @@ impl LiveTree {
     ) -> Result<Self, Untouched> {
         monitor.event(Event::Started { job: Job::Walk, total: tracked.len() as u64 });
         let mut live = LiveTree {
-            whole: true,
-            seen: Vec::with_capacity(tracked.len()),
+            is_complete: true,
+            tracked: Vec::with_capacity(tracked.len()),
             ..LiveTree::default()
         };
         if let Some(stat) = root.stat(&TreePath::root())? {
-            live.seen.push((TreePath::root(), stat));
+            live.tracked.push((TreePath::root(), stat));
         }
         let count = AtomicU64::new(0);
         let advanced = || {
@@ -74,7 +74,7 @@ impl LiveTree {
         for (is_tracked, Visit { path, stat }) in
             root.survey(&TreePath::root(), |dir| filter.cursor_inside(dir), visit)?
         {
-            let found = if is_tracked { &mut live.seen } else { &mut live.untracked };
+            let found = if is_tracked { &mut live.tracked } else { &mut live.untracked };
             found.push((path, stat));
         }
         let rest = tracked.len() as u64 - count.into_inner() / REPORTED * REPORTED;
@@ -85,10 +85,10 @@ impl LiveTree {
 
     /// Looks at `paths`, which are sorted and unique, and at nothing else.
     pub fn stat_paths(root: &Root, paths: &[TreePath]) -> Result<Self, RootError> {
-        let mut live = LiveTree { looked: paths.to_vec(), ..LiveTree::default() };
+        let mut live = LiveTree { covered: paths.to_vec(), ..LiveTree::default() };
         let found = root.stat_each(&paths.iter().collect::<Vec<_>>())?;
         let there = paths.iter().zip(found).filter_map(|(path, stat)| Some((path.clone(), stat?)));
-        live.seen.extend(there);
+        live.tracked.extend(there);
         Ok(live)
     }
 
@@ -131,15 +131,16 @@ impl LiveTree {
 
     /// What was seen at `path`.
     pub fn get(&self, path: &TreePath) -> Option<&Stat> {
-        let at = self.seen.binary_search_by(|(seen, _)| seen.cmp(path)).ok()?;
-        Some(&self.seen[at].1)
+        let at = self.tracked.binary_search_by(|(seen, _)| seen.cmp(path)).ok()?;
+        Some(&self.tracked[at].1)
     }
 
     /// Directories on another filesystem than the directory above them, in tree order.
-    pub fn tops(&self) -> Vec<TreePath> {
+    pub fn filesystem_roots(&self) -> Vec<TreePath> {
         let mut above: Vec<(&TreePath, u64)> = Vec::new();
         let mut tops = Vec::new();
-        for (path, stat) in self.seen.iter().filter(|(_, stat)| stat.kind == FileKind::Directory) {
+        for (path, stat) in self.tracked.iter().filter(|(_, stat)| stat.kind == FileKind::Directory)
+        {
             while above.last().is_some_and(|(dir, _)| !path.is_below(dir)) {
                 above.pop();
             }
@@ -153,7 +154,7 @@ impl LiveTree {
 
     /// Whether it is known what stands at `path`, or that nothing does.
     pub fn covers(&self, path: &TreePath) -> bool {
-        self.whole || self.looked.binary_search(path).is_ok()
+        self.is_complete || self.covered.binary_search(path).is_ok()
     }
 
     /// The digest of the regular file at `path`, read now if it was not before; `None` where there is none.

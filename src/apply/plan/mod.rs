@@ -30,24 +30,24 @@ use crate::tree_path::TreePath;
 use classify::{Classified, Decision, classify_all};
 use live_tree::LiveTree;
 
-pub(super) use removal::{OCCUPIED, removals, report_kernels};
+pub(super) use removal::{OCCUPIED, record_kernel_deviations, removal_changes};
 
 /// What is wanted of a tree.
 pub struct PlanInput<'a> {
     /// The tree.
     pub root: &'a Root,
     /// What it is recorded to be, under the filter; `None` where nothing is known.
-    pub base: Option<&'a Manifest>,
+    pub installed: Option<&'a Manifest>,
     /// What it is to be, under the filter.
     pub target: &'a Manifest,
     /// What neither names any more and an older record did: it is stale as what the base alone names.
-    pub former: &'a [Entry],
+    pub formerly_tracked: &'a [Entry],
     /// What stayed for a kernel that ran then, in tree order: stale as well, whatever stands there.
-    pub waiting: &'a [TreePath],
+    pub old_kernel_paths: &'a [TreePath],
     /// The kernel that runs on the tree: what belongs to it stays.
     pub kernel: Option<&'a Kernel>,
     /// Tracked paths that are known not to match the base.
-    pub recorded: &'a HashSet<TreePath>,
+    pub known_deviations: &'a HashSet<TreePath>,
     /// What the image does not decide about.
     pub filter: &'a Filter,
     /// Where renames can happen.
@@ -57,7 +57,7 @@ pub struct PlanInput<'a> {
     /// What is mounted below the tree.
     pub mounts: &'a [Mount],
     /// Pairs of places that show one directory.
-    pub twins: &'a [(TreePath, TreePath)],
+    pub bind_mounts: &'a [(TreePath, TreePath)],
     /// How deviations are looked for, and what happens to them.
     pub policy: ComparePolicy,
 }
@@ -66,16 +66,16 @@ pub struct PlanInput<'a> {
 #[derive(Clone, Copy, Debug)]
 pub struct ComparePolicy {
     /// How a tracked path that does not change is compared.
-    pub depth: Depth,
+    pub check_level: CheckLevel,
     /// What happens to one that deviates.
     pub drift: Drift,
     /// What happens to untracked paths.
-    pub untracked: Untracked,
+    pub untracked: UntrackedPolicy,
 }
 
 /// How closely a tracked path is looked at that did not change between base and target.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Depth {
+pub enum CheckLevel {
     /// Not at all.
     Touched,
     /// By its stat, as rsync's quick check.
@@ -86,7 +86,7 @@ pub enum Depth {
 
 /// What happens to untracked paths.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Untracked {
+pub enum UntrackedPolicy {
     /// They are the node's.
     Keep,
     /// They go.
@@ -97,9 +97,9 @@ pub enum Untracked {
 #[derive(Debug, Default)]
 pub struct ChangePlan {
     /// Where renames can happen; what is numbered below counts these.
-    pub tops: Filesystems,
+    pub filesystems: Filesystems,
     /// What has to be staged, directories before what they hold.
-    pub installs: Vec<StagedItem>,
+    pub staged_items: Vec<StagedItem>,
     /// What the roll-forward does, in this order.
     pub changes: Vec<Change>,
     /// Tracked directories whose time, and with [`Action::SetDirMetadata`] all metadata, is set last.
@@ -111,17 +111,17 @@ pub struct ChangePlan {
     /// Untracked content of directories that become something else: it goes with them.
     pub displaced: Vec<TreePath>,
     /// The running kernel's paths that the target does not have, and that stay, in tree order.
-    pub kernels: Vec<TreePath>,
+    pub kernel_paths: Vec<TreePath>,
     /// Backups of these paths: a later run removes the paths, and the undo set has to restore them.
     pub kernel_backups: Vec<KernelBackup>,
     /// What the administrator has to know of it: sentences, lower case, no full stop.
     pub warnings: Vec<String>,
     /// What happens to each path, in rsync's itemised form, in tree order.
-    pub items: Vec<ItemizedLine>,
+    pub itemized: Vec<ItemizedLine>,
     /// Paths that go without a replacement.
-    pub removed: usize,
+    pub removed_count: usize,
     /// Untracked paths that stay, where they were counted.
-    pub untracked: Option<u64>,
+    pub untracked_count: Option<u64>,
     /// Where the slots of the changes come from.
     pub slots: Slots,
 }
@@ -157,7 +157,7 @@ impl ItemizedLine {
     }
 
     /// Where a symlink leads, or what a hardlink links; nothing for anything else.
-    pub fn leads(&self) -> &str {
+    pub fn link_target(&self) -> &str {
         let leads = [" -> ", " => "].iter().find_map(|arrow| self.suffix.strip_prefix(arrow));
         leads.unwrap_or_default()
     }
@@ -173,7 +173,7 @@ pub struct StagedItem {
     /// The place in that filesystem's stage.
     pub place: TreePath,
     /// How it comes about.
-    pub make: ContentSource,
+    pub source: ContentSource,
 }
 
 /// How something staged comes about.
@@ -209,7 +209,7 @@ pub struct Change {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Action {
     /// The slot comes to stand there, over nothing or over something that is no directory.
-    StagedItem {
+    Install {
         /// Its number.
         slot: u32,
     },
@@ -250,7 +250,7 @@ impl Action {
     /// Whether a name comes somewhere by it, in the tree or among the displaced.
     pub(super) fn adds_entry(self) -> bool {
         match self {
-            Action::StagedItem { .. } | Action::Exchange { .. } | Action::MakeDir { .. } => true,
+            Action::Install { .. } | Action::Exchange { .. } | Action::MakeDir { .. } => true,
             Action::Remove { .. } | Action::RemoveTree { .. } => true,
             Action::CoveredByParent
             | Action::RemoveDir
@@ -268,15 +268,15 @@ impl Action {
 
 impl PlanInput<'_> {
     /// Whether `path` belongs to the kernel that runs.
-    fn is_kernels(&self, path: &TreePath) -> bool {
+    fn is_kernel_path(&self, path: &TreePath) -> bool {
         self.kernel.is_some_and(|kernel| kernel.owns(path))
     }
 
     /// Whether `path` was recorded as the image's, so that it is not the node's own.
     fn was_tracked(&self, path: &TreePath) -> bool {
-        self.base.is_some_and(|base| base.get(path).is_some())
-            || self.former.binary_search_by(|entry| entry.path.cmp(path)).is_ok()
-            || self.waiting.binary_search(path).is_ok()
+        self.installed.is_some_and(|base| base.get(path).is_some())
+            || self.formerly_tracked.binary_search_by(|entry| entry.path.cmp(path)).is_ok()
+            || self.old_kernel_paths.binary_search(path).is_ok()
     }
 }
 
@@ -287,7 +287,7 @@ impl ChangePlan {
     }
 
     /// The filesystems that take part; the top always does, it holds the journal.
-    pub fn filesystems(&self) -> std::collections::BTreeSet<usize> {
+    pub fn participating(&self) -> std::collections::BTreeSet<usize> {
         std::iter::once(0).chain(self.changes.iter().map(|change| change.filesystem)).collect()
     }
 
@@ -296,8 +296,8 @@ impl ChangePlan {
         &mut self,
         slots: &mut SlotAllocator,
     ) -> Result<(), SlotsExhausted> {
-        for path in &self.kernels {
-            let (filesystem, slot) = (self.tops.filesystem_of(path), slots.take_backup()?);
+        for path in &self.kernel_paths {
+            let (filesystem, slot) = (self.filesystems.filesystem_of(path), slots.take_backup()?);
             self.kernel_backups.push(KernelBackup { filesystem, path: path.clone(), slot });
         }
         Ok(())
@@ -305,20 +305,24 @@ impl ChangePlan {
 
     /// Bytes of content to be staged.
     pub fn bytes(&self) -> u64 {
-        self.installs.iter().map(StagedItem::bytes).sum()
+        self.staged_items.iter().map(StagedItem::bytes).sum()
     }
 }
 
 impl StagedItem {
     /// Bytes of content; 0 for anything but a file of its own.
     pub fn bytes(&self) -> u64 {
-        if let ContentSource::Content { size, .. } = self.make { size } else { 0 }
+        if let ContentSource::Content { size, .. } = self.source { size } else { 0 }
     }
 }
 
-/// The paths that [`Depth::Touched`] has to look at: those that change, those recorded as deviating,
+/// The paths that [`CheckLevel::Touched`] has to look at: those that change, those recorded as deviating,
 /// all that were or will be hardlinks of them, and the directories above all of them. Sorted, unique.
-pub fn touched(base: &Manifest, target: &Manifest, recorded: &HashSet<TreePath>) -> Vec<TreePath> {
+pub fn touched_paths(
+    base: &Manifest,
+    target: &Manifest,
+    recorded: &HashSet<TreePath>,
+) -> Vec<TreePath> {
     let changes = crate::manifest::compare(base, target);
     let mut touched: HashSet<&TreePath> =
         changes.changed.iter().chain(&changes.removed).map(|e| &e.path).collect();
@@ -350,15 +354,15 @@ pub fn touched(base: &Manifest, target: &Manifest, recorded: &HashSet<TreePath>)
 pub fn plan_changes(wanted: &PlanInput, live: &LiveTree) -> Result<ChangePlan, Untouched> {
     let judged = classify_all(wanted, live)?;
     let mut transaction = ChangePlan {
-        untracked: live.whole.then_some(live.untracked.len() as u64),
+        untracked_count: live.is_complete.then_some(live.untracked.len() as u64),
         ..Default::default()
     };
-    transaction.tops = wanted.filesystems.clone();
+    transaction.filesystems = wanted.filesystems.clone();
     for (entry, judged) in wanted.target.entries().iter().zip(&judged) {
         let words = || judged.difference.to_string();
-        match judged.verdict {
+        match judged.decision {
             Decision::Report => drop(transaction.deviations.insert(entry.path.clone(), words())),
-            _ if judged.unchanged && judged.difference.any() && wanted.base.is_some() => {
+            _ if judged.unchanged && judged.difference.any() && wanted.installed.is_some() => {
                 transaction.repaired.insert(entry.path.clone(), words());
             }
             _ => {}
@@ -366,7 +370,7 @@ pub fn plan_changes(wanted: &PlanInput, live: &LiveTree) -> Result<ChangePlan, U
     }
     let mut slots = SlotAllocator::new();
     placement::place_entries(wanted, live, &judged, &mut slots, &mut transaction)?;
-    removal::remove(wanted, live, &mut slots, &mut transaction)?;
+    removal::add_removals(wanted, live, &mut slots, &mut transaction)?;
     transaction.assign_kernel_slots(&mut slots)?;
     removal::include_kernel_filesystems(live, &mut transaction);
     // Names and content first, so that the tree is mixed for as short a time as can be; then times.
@@ -378,12 +382,13 @@ pub fn plan_changes(wanted: &PlanInput, live: &LiveTree) -> Result<ChangePlan, U
     settle_directories(wanted, live, &judged, &mut transaction);
     let displaced: HashSet<&TreePath> = transaction.displaced.iter().collect();
     let gone = live.untracked.iter().filter(|(path, _)| displaced.contains(path)).count() as u64;
-    transaction.untracked = transaction.untracked.map(|count| count.saturating_sub(gone));
-    transaction.items.sort_by(|a, b| a.path.cmp(&b.path));
+    transaction.untracked_count =
+        transaction.untracked_count.map(|count| count.saturating_sub(gone));
+    transaction.itemized.sort_by(|a, b| a.path.cmp(&b.path));
     // They last as long as the run, and took up to twice the room while they grew.
-    transaction.items.shrink_to_fit();
+    transaction.itemized.shrink_to_fit();
     transaction.changes.shrink_to_fit();
-    transaction.installs.shrink_to_fit();
+    transaction.staged_items.shrink_to_fit();
     Ok(transaction)
 }
 
@@ -404,7 +409,7 @@ fn settle_directories(
         .chain(arriving)
         .collect();
     for (entry, judged) in wanted.target.entries().iter().zip(judged) {
-        if !entry.is_dir() || judged.verdict == Decision::Report {
+        if !entry.is_dir() || judged.decision == Decision::Report {
             continue;
         }
         let stat = live.get(&entry.path);

@@ -29,7 +29,7 @@ pub(in crate::apply) struct PendingInstall {
 }
 
 /// The changes in an order in which they can be made; otherwise as they were.
-pub(in crate::apply) fn in_order(arrivals: Vec<PendingInstall>) -> Vec<Change> {
+pub(in crate::apply) fn sort_installs(arrivals: Vec<PendingInstall>) -> Vec<Change> {
     let (turning, mut first): (Vec<PendingInstall>, Vec<PendingInstall>) =
         arrivals.into_iter().partition(PendingInstall::changes_resolution);
     first.sort_by_key(|arrival| arrival.new_target.is_some());
@@ -50,7 +50,7 @@ impl PendingInstall {
 
 /// Where what is at `path` of `tree` leads, if it is of the `kind` of a symlink. What cannot be read is taken
 /// for leading nowhere: it is about an order, and every other order is as good for it.
-pub(in crate::apply) fn leads(
+pub(in crate::apply) fn link_target(
     tree: &Root,
     path: &TreePath,
     kind: Option<FileKind>,
@@ -128,10 +128,10 @@ mod tests {
 
     /// Arrivals as (path, where what stands leads, where what comes leads); an empty text is no symlink.
     fn order(arrivals: &[(&str, Option<&str>, Option<&str>)]) -> Vec<String> {
-        let install = Action::StagedItem { slot: 1 };
+        let install = Action::Install { slot: 1 };
         let arrivals =
             arrivals.iter().map(|&(path, from, to)| arrival(path, install, from, to)).collect();
-        names(in_order(arrivals))
+        names(sort_installs(arrivals))
     }
 
     fn names(changes: Vec<Change>) -> Vec<String> {
@@ -179,14 +179,14 @@ mod tests {
         let turn = |path, slot, to_directory, to| {
             arrival(path, Action::Exchange { slot, to_directory }, Some(""), to)
         };
-        let install = |path, from, to| arrival(path, Action::StagedItem { slot: 9 }, from, to);
+        let install = |path, from, to| arrival(path, Action::Install { slot: 9 }, from, to);
         let arrivals = vec![
             turn("bin", 1, false, Some("usr/bin")),
             turn("usr", 2, false, Some("system")),
             install("system", Some("old"), Some("new")),
             install("new", None, None),
         ];
-        assert_eq!(names(in_order(arrivals)), ["new", "system", "usr", "bin"]);
+        assert_eq!(names(sort_installs(arrivals)), ["new", "system", "usr", "bin"]);
     }
 
     #[test]

@@ -13,8 +13,8 @@ use crate::apply::plan::difference::Difference;
 use crate::apply::plan::live_tree::LiveTree;
 use crate::apply::plan::ordering::{self, PendingInstall};
 use crate::apply::plan::{
-    Action, Change, ChangePlan, ContentSource, ItemizedLine, PlanInput, StagedItem, Untracked,
-    hardlinks,
+    Action, Change, ChangePlan, ContentSource, ItemizedLine, PlanInput, StagedItem,
+    UntrackedPolicy, hardlinks,
 };
 use crate::entry::{Entry, LeafKind, Node};
 use crate::root::{Descend, FileKind};
@@ -46,14 +46,14 @@ pub(super) fn place_entries(
             fresh = None;
         }
         let judged = &judged[index];
-        if fresh.is_none() && judged.verdict != Decision::Replace {
-            if judged.verdict == Decision::Times {
+        if fresh.is_none() && judged.decision != Decision::Replace {
+            if judged.decision == Decision::SetTime {
                 let action = Action::SetTime(entry.meta.mtime);
                 let filesystem = wanted.filesystems.filesystem_of(&entry.path);
                 times.push(Change { filesystem, path: entry.path.clone(), action });
             }
-            if judged.verdict != Decision::Report && judged.difference.any() {
-                transaction.items.push(item(entry, &judged.difference, None));
+            if judged.decision != Decision::Report && judged.difference.any() {
+                transaction.itemized.push(item(entry, &judged.difference, None));
             }
             continue;
         }
@@ -66,13 +66,13 @@ pub(super) fn place_entries(
         };
         let make = how(entry, leaders.get(&index), &staged, entries);
         let link = match &make {
-            ContentSource::LinkStaged(at) => Some(&transaction.installs[*at].entry.path),
+            ContentSource::LinkStaged(at) => Some(&transaction.staged_items[*at].entry.path),
             ContentSource::LinkLive(path) => Some(path),
             ContentSource::Node | ContentSource::Content { .. } => None,
         };
-        transaction.items.push(item(entry, &judged.difference, link));
+        transaction.itemized.push(item(entry, &judged.difference, link));
         let elsewhere = match &make {
-            ContentSource::LinkStaged(at) => transaction.installs[*at].filesystem != filesystem,
+            ContentSource::LinkStaged(at) => transaction.staged_items[*at].filesystem != filesystem,
             ContentSource::LinkLive(path) => wanted.filesystems.filesystem_of(path) != filesystem,
             ContentSource::Node | ContentSource::Content { .. } => false,
         };
@@ -80,12 +80,12 @@ pub(super) fn place_entries(
             let path = entry.path.to_string();
             return Err(RefusalKind::HardlinkAcrossFilesystems { path }.into());
         }
-        staged.insert(index, transaction.installs.len());
-        transaction.installs.push(StagedItem {
+        staged.insert(index, transaction.staged_items.len());
+        transaction.staged_items.push(StagedItem {
             entry: entry.clone(),
             filesystem,
             place: place.clone(),
-            make,
+            source: make,
         });
         if fresh.is_some() {
             continue;
@@ -97,7 +97,7 @@ pub(super) fn place_entries(
             Some(directory) if directory != entry.is_dir() => {
                 Action::Exchange { slot, to_directory: !directory }
             }
-            _ => Action::StagedItem { slot },
+            _ => Action::Install { slot },
         };
         if matches!(action, Action::Exchange { to_directory: false, .. }) {
             displace(wanted, entry, transaction)?;
@@ -105,7 +105,7 @@ pub(super) fn place_entries(
         arrivals.push(PendingInstall {
             change: Change { filesystem, path: entry.path.clone(), action },
             exists: stands.is_some(),
-            old_target: ordering::leads(wanted.root, &entry.path, stands),
+            old_target: ordering::link_target(wanted.root, &entry.path, stands),
             new_target: entry.leaf().and_then(|leaf| match &leaf.kind {
                 LeafKind::Symlink { target } => Some(target.clone()),
                 _ => None,
@@ -115,7 +115,7 @@ pub(super) fn place_entries(
             fresh = Some(NewSubtree { top: entry.path.clone(), filesystem, place });
         }
     }
-    transaction.changes.append(&mut ordering::in_order(arrivals));
+    transaction.changes.append(&mut ordering::sort_installs(arrivals));
     transaction.changes.append(&mut times);
     Ok(())
 }
@@ -124,9 +124,9 @@ pub(super) fn place_entries(
 fn leaders(wanted: &PlanInput, judged: &[Classified]) -> HashMap<usize, (usize, bool)> {
     let mut leaders = HashMap::new();
     for group in hardlinks::groups(wanted.target, |path| wanted.filesystems.is_limited(path)) {
-        let right = group.iter().find(|&&at| judged[at].verdict == Decision::Keep);
-        let replaced = group.iter().filter(|&&at| judged[at].verdict == Decision::Replace);
-        let first = group.iter().find(|&&at| judged[at].verdict == Decision::Replace);
+        let right = group.iter().find(|&&at| judged[at].decision == Decision::Keep);
+        let replaced = group.iter().filter(|&&at| judged[at].decision == Decision::Replace);
+        let first = group.iter().find(|&&at| judged[at].decision == Decision::Replace);
         for &member in replaced {
             match (right, first) {
                 (Some(&right), _) => {
@@ -210,23 +210,23 @@ fn displace(
         if wanted.root.pins(&visit.path)?.is_some_and(|pins| pins.immutable || pins.append_only) {
             return Err(refused(&visit.path, Obstacle::Flagged));
         }
-        if wanted.is_kernels(&visit.path) && transaction.warnings.is_empty() {
+        if wanted.is_kernel_path(&visit.path) && transaction.warnings.is_empty() {
             transaction.warnings.push(format!(
                 "{} is the running kernel's and goes: it lies in a directory that becomes a {kind}",
                 wanted.root.show(&visit.path)
             ));
         }
-        transaction.removed += 1;
+        transaction.removed_count += 1;
         // What comes into it from now on is not to go unnoticed.
         let (filesystem, path) =
             (wanted.filesystems.filesystem_of(&visit.path), visit.path.clone());
         transaction.changes.push(Change { filesystem, path, action: Action::CoveredByParent });
         // Where untracked paths go anyway, and in a full sync that cannot tell them from stale ones,
         // there is nothing to keep.
-        if wanted.policy.untracked == Untracked::Keep && !wanted.was_tracked(&visit.path) {
+        if wanted.policy.untracked == UntrackedPolicy::Keep && !wanted.was_tracked(&visit.path) {
             transaction.displaced.push(visit.path);
         } else {
-            transaction.items.push(ItemizedLine {
+            transaction.itemized.push(ItemizedLine {
                 change: "*deleting  ".to_owned(),
                 suffix: String::new(),
                 path: visit.path,
@@ -238,7 +238,7 @@ fn displace(
 }
 
 fn item(entry: &Entry, difference: &Difference, link: Option<&TreePath>) -> ItemizedLine {
-    let mut change = difference.itemised(entry);
+    let mut change = difference.itemize(entry);
     if link.is_some() {
         change.replace_range(0..1, "h");
     }

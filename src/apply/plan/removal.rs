@@ -5,7 +5,7 @@ use crate::apply::filesystem::Filesystems;
 use crate::apply::on_disk::SlotAllocator;
 use crate::apply::plan::live_tree::LiveTree;
 use crate::apply::plan::subtree_removal::RemovableSubtrees;
-use crate::apply::plan::{Action, Change, ChangePlan, ItemizedLine, PlanInput, Untracked};
+use crate::apply::plan::{Action, Change, ChangePlan, ItemizedLine, PlanInput, UntrackedPolicy};
 use crate::manifest::gone;
 use crate::root::{Descend, FileKind, RootError, Stat, mounts};
 use crate::tree_path::TreePath;
@@ -16,7 +16,7 @@ pub(in crate::apply) const OCCUPIED: &str = "kept, since something untracked sit
 const KERNELS: &str = "the running kernel's, kept until the next boot";
 
 /// Appends the removals: names first, then directories, the deepest first.
-pub(super) fn remove(
+pub(super) fn add_removals(
     wanted: &PlanInput,
     live: &LiveTree,
     slots: &mut SlotAllocator,
@@ -24,7 +24,7 @@ pub(super) fn remove(
 ) -> Result<(), Untouched> {
     let mut going = RemovedPaths::default();
     stale(wanted, live, transaction, &mut going)?;
-    if wanted.policy.untracked == Untracked::Remove {
+    if wanted.policy.untracked == UntrackedPolicy::Remove {
         let mut kept = 0;
         // What lies in a directory that becomes something else goes along with it, and counts once.
         let displaced = displaced(transaction);
@@ -32,12 +32,12 @@ pub(super) fn remove(
         for (path, stat) in live.untracked.iter().filter(|(path, _)| apart(path)) {
             kept += u64::from(untracked(wanted, path, stat, &mut going)?);
         }
-        transaction.untracked = live.whole.then_some(kept);
+        transaction.untracked_count = live.is_complete.then_some(kept);
     }
     keep_kernels(transaction, &mut going);
     deferred(wanted, transaction, &mut going)?;
     let place = (wanted.host, wanted.mounts);
-    let whole = RemovableSubtrees::of(
+    let whole = RemovableSubtrees::find(
         wanted.root,
         place,
         wanted.filesystems,
@@ -52,21 +52,22 @@ pub(super) fn remove(
         !stays
     });
     // What waited for a boot was listed by the update that it belongs to.
-    let counts = |path: &&TreePath| wanted.waiting.binary_search(path).is_err();
-    transaction.removed += going.names.iter().chain(&going.directories).filter(counts).count();
+    let counts = |path: &&TreePath| wanted.old_kernel_paths.binary_search(path).is_err();
+    transaction.removed_count +=
+        going.names.iter().chain(&going.directories).filter(counts).count();
     let items = going
         .names
         .iter()
         .map(|path| (path, ""))
         .chain(going.directories.iter().map(|path| (path, "/")));
-    transaction.items.extend(items.map(|(path, suffix)| ItemizedLine {
+    transaction.itemized.extend(items.map(|(path, suffix)| ItemizedLine {
         change: "*deleting  ".to_owned(),
         path: path.clone(),
         suffix: suffix.to_owned(),
         bytes: 0,
     }));
     going.directories.append(&mut going.deferred);
-    transaction.changes.append(&mut removals(
+    transaction.changes.append(&mut removal_changes(
         wanted.filesystems,
         &whole,
         going.names,
@@ -77,7 +78,7 @@ pub(super) fn remove(
 }
 
 /// The changes that remove `names` and `directories`, in the order in which they are made.
-pub(in crate::apply) fn removals(
+pub(in crate::apply) fn removal_changes(
     filesystems: &Filesystems,
     whole: &RemovableSubtrees,
     names: Vec<TreePath>,
@@ -89,16 +90,16 @@ pub(in crate::apply) fn removals(
         path,
         action,
     };
-    directories.retain(|path| whole.tops().binary_search(path).is_err());
-    let (inside, names): (Vec<_>, Vec<_>) = names.into_iter().partition(|path| whole.holds(path));
+    directories.retain(|path| whole.roots().binary_search(path).is_err());
+    let (inside, names): (Vec<_>, Vec<_>) = names.into_iter().partition(|path| whole.covers(path));
     let (below, mut directories): (Vec<_>, Vec<_>) =
-        directories.into_iter().partition(|path| whole.holds(path));
+        directories.into_iter().partition(|path| whole.covers(path));
     directories.sort_unstable();
     let mut changes: Vec<Change> = Vec::new();
     for path in names {
         changes.push(change(path, Action::Remove { slot: slots.take_backup()? }));
     }
-    for path in whole.tops() {
+    for path in whole.roots() {
         changes.push(change(path.clone(), Action::RemoveTree { slot: slots.take_backup()? }));
     }
     changes.extend(directories.into_iter().rev().map(|path| change(path, Action::RemoveDir)));
@@ -130,16 +131,18 @@ fn stale(
     transaction: &mut ChangePlan,
     going: &mut RemovedPaths,
 ) -> Result<(), Untouched> {
-    let stale = wanted.base.into_iter().flat_map(|base| gone(base, wanted.target));
-    let former = wanted.former.iter().filter(|entry| wanted.target.get(&entry.path).is_none());
+    let stale = wanted.installed.into_iter().flat_map(|base| gone(base, wanted.target));
+    let former =
+        wanted.formerly_tracked.iter().filter(|entry| wanted.target.get(&entry.path).is_none());
     let stale = stale.chain(former).map(|entry| (&entry.path, entry.is_dir()));
     let known = |path: &TreePath| {
-        [wanted.base, Some(wanted.target)]
+        [wanted.installed, Some(wanted.target)]
             .into_iter()
             .flatten()
             .any(|manifest| manifest.get(path).is_some())
     };
-    let waiting = wanted.waiting.iter().filter(|path| !known(path)).map(|path| (path, true));
+    let waiting =
+        wanted.old_kernel_paths.iter().filter(|path| !known(path)).map(|path| (path, true));
     let displaced = displaced(transaction);
     let mut protected: Vec<TreePath> = Vec::new();
     for (path, directory) in stale.chain(waiting) {
@@ -151,7 +154,7 @@ fn stale(
             protected.push(path.clone());
             continue;
         }
-        if wanted.is_kernels(path) {
+        if wanted.is_kernel_path(path) {
             going.kernels.push(path.clone());
         } else if stat.kind != FileKind::Directory {
             going.names.push(path.clone());
@@ -186,15 +189,15 @@ fn keep_kernels(transaction: &mut ChangePlan, going: &mut RemovedPaths) {
     going.directories = rest;
     let mut above: Vec<TreePath> = above;
     kernels.append(&mut above);
-    transaction.kernels = std::mem::take(kernels);
-    report_kernels(transaction);
+    transaction.kernel_paths = std::mem::take(kernels);
+    record_kernel_deviations(transaction);
 }
 
 /// Lists what stays for the running kernel as deviations, by its topmost paths.
-pub(in crate::apply) fn report_kernels(transaction: &mut ChangePlan) {
-    transaction.kernels.sort_unstable();
+pub(in crate::apply) fn record_kernel_deviations(transaction: &mut ChangePlan) {
+    transaction.kernel_paths.sort_unstable();
     let mut top: Option<&TreePath> = None;
-    for path in &transaction.kernels {
+    for path in &transaction.kernel_paths {
         if !top.is_some_and(|top| path.is_below(top)) {
             transaction.deviations.insert(path.clone(), KERNELS.to_owned());
             top = Some(path);
@@ -208,12 +211,12 @@ pub(super) fn include_kernel_filesystems(live: &LiveTree, transaction: &mut Chan
     if transaction.changes.is_empty() {
         return;
     }
-    for path in transaction.kernels.clone() {
-        let filesystem = transaction.tops.filesystem_of(&path);
+    for path in transaction.kernel_paths.clone() {
+        let filesystem = transaction.filesystems.filesystem_of(&path);
         let Some(stat) = live.get(&path).filter(|stat| stat.kind != FileKind::Directory) else {
             continue;
         };
-        if !transaction.filesystems().contains(&filesystem) {
+        if !transaction.participating().contains(&filesystem) {
             transaction.changes.push(Change {
                 filesystem,
                 path,
@@ -229,8 +232,8 @@ fn deferred(
     transaction: &mut ChangePlan,
     going: &mut RemovedPaths,
 ) -> Result<(), Untouched> {
-    for path in wanted.recorded {
-        let kernels = transaction.kernels.binary_search(path).is_ok();
+    for path in wanted.known_deviations {
+        let kernels = transaction.kernel_paths.binary_search(path).is_ok();
         if kernels || wanted.target.get(path).is_some() || wanted.was_tracked(path) {
             continue;
         }
@@ -273,7 +276,7 @@ fn untracked(
         return Ok(true);
     }
     if stat.kind != FileKind::Directory {
-        let to = if wanted.is_kernels(path) { &mut going.kernels } else { &mut going.names };
+        let to = if wanted.is_kernel_path(path) { &mut going.kernels } else { &mut going.names };
         to.push(path.clone());
         return Ok(false);
     }
@@ -295,7 +298,7 @@ fn untracked(
         }
         if directory {
             inside.push(visit.path);
-        } else if wanted.is_kernels(&visit.path) {
+        } else if wanted.is_kernel_path(&visit.path) {
             going.kernels.push(visit.path);
         } else {
             going.names.push(visit.path);
@@ -303,8 +306,8 @@ fn untracked(
         Ok(Descend::Into)
     })?;
     // An empty directory of the kernel's stays as well.
-    going.kernels.extend(inside.iter().filter(|dir| wanted.is_kernels(dir)).cloned());
-    inside.retain(|dir| !wanted.is_kernels(dir));
+    going.kernels.extend(inside.iter().filter(|dir| wanted.is_kernel_path(dir)).cloned());
+    inside.retain(|dir| !wanted.is_kernel_path(dir));
     inside.retain(|dir| !kept.iter().any(|path| path.is_below(dir)));
     going.directories.append(&mut inside);
     Ok(!kept.is_empty())
@@ -315,5 +318,5 @@ fn is_tracked_twin(wanted: &PlanInput, path: &TreePath) -> bool {
     let seen = |from, to| {
         mounts::twin(path, from, to).is_some_and(|twin| wanted.target.get(&twin).is_some())
     };
-    wanted.twins.iter().any(|(mount, source)| seen(mount, source) || seen(source, mount))
+    wanted.bind_mounts.iter().any(|(mount, source)| seen(mount, source) || seen(source, mount))
 }

@@ -20,7 +20,7 @@ impl RemovableSubtrees {
     /// Looks through `directories`: one in which nothing stands but what goes, `names` and other
     /// `directories`, goes as a whole. None does on a filesystem without slots, around a filesystem of its
     /// own, or on a `host` that may not let a directory be renamed, as an overlay.
-    pub(in crate::apply) fn of(
+    pub(in crate::apply) fn find(
         root: &Root,
         (host, mounts): (Option<&Host>, &[Mount]),
         filesystems: &Filesystems,
@@ -82,7 +82,7 @@ impl RemovableSubtrees {
         for path in candidates {
             if occupied.contains(path) {
                 whole.occupied.push(path.clone());
-            } else if !in_parts.contains(path) && movable(path) && !whole.holds(path) {
+            } else if !in_parts.contains(path) && movable(path) && !whole.covers(path) {
                 whole.tops.push(path.clone());
             }
         }
@@ -90,7 +90,7 @@ impl RemovableSubtrees {
     }
 
     /// The topmost directories that go as a whole.
-    pub(in crate::apply) fn tops(&self) -> &[TreePath] {
+    pub(in crate::apply) fn roots(&self) -> &[TreePath] {
         &self.tops
     }
 
@@ -100,7 +100,7 @@ impl RemovableSubtrees {
     }
 
     /// Whether `path` goes with a directory above it.
-    pub(in crate::apply) fn holds(&self, path: &TreePath) -> bool {
+    pub(in crate::apply) fn covers(&self, path: &TreePath) -> bool {
         let before = self.tops.partition_point(|top| top < path);
         before.checked_sub(1).is_some_and(|at| path.is_below(&self.tops[at]))
     }

@@ -71,21 +71,21 @@ fn plan_between(
     let (filter, filesystems) = (Filter::builder().build(), Filesystems::default());
     let input = PlanInput {
         root: &root,
-        base: Some(&base),
+        installed: Some(&base),
         target: &target,
-        former: &[],
-        waiting: &[],
+        formerly_tracked: &[],
+        old_kernel_paths: &[],
         kernel: kernel.as_ref(),
-        recorded: &recorded,
+        known_deviations: &recorded,
         filter: &filter,
         filesystems: &filesystems,
         host: None,
         mounts: &[],
-        twins: &[],
+        bind_mounts: &[],
         policy: ComparePolicy {
-            depth: Depth::Stat,
+            check_level: CheckLevel::Stat,
             drift: Drift::Repair,
-            untracked: Untracked::Keep,
+            untracked: UntrackedPolicy::Keep,
         },
     };
     plan_changes(&input, &live).expect("plans")
@@ -102,14 +102,14 @@ proptest! {
         let plan = plan_between(&base, &target);
 
         let changes = plan.changes.iter().filter_map(|change| match change.action {
-            Action::StagedItem { slot } | Action::Exchange { slot, .. } | Action::MakeDir { slot } => {
+            Action::Install { slot } | Action::Exchange { slot, .. } | Action::MakeDir { slot } => {
                 Some(slot)
             }
             Action::Remove { slot } | Action::RemoveTree { slot } => Some(slot),
             _ => None,
         });
         let kernels: Vec<u32> = plan.kernel_backups.iter().map(|backup| backup.slot).collect();
-        prop_assert_eq!(kernels.len(), plan.kernels.len());
+        prop_assert_eq!(kernels.len(), plan.kernel_paths.len());
         let slots: Vec<u32> = changes.chain(kernels).collect();
         let distinct: HashSet<u32> = slots.iter().copied().collect();
         prop_assert_eq!(distinct.len(), slots.len(), "{:?}", slots);

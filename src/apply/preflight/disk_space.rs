@@ -118,10 +118,10 @@ impl<'a> SpaceRequirement<'a> {
         transaction: &ChangePlan,
         transit: bool,
     ) -> Result<(), RootError> {
-        for at in transaction.filesystems() {
+        for at in transaction.participating() {
             self.amount(at)?;
         }
-        for install in &transaction.installs {
+        for install in &transaction.staged_items {
             let at = install.filesystem;
             self.add_to(at, install.bytes(), 1)?;
             if transit && self.disk(at) != self.disk(0) {
@@ -137,7 +137,7 @@ impl<'a> SpaceRequirement<'a> {
     }
 
     /// What is missing, disk by disk; nothing where the update fits.
-    pub fn missing(&self) -> Vec<Shortage> {
+    pub fn shortages(&self) -> Vec<Shortage> {
         let mut missing = Vec::new();
         for (&filesystem, amount) in &self.by_disk {
             let mut lacks = |unit, needed, free| {

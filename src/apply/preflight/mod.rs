@@ -25,7 +25,11 @@ const FEW: usize = 64;
 const NAMED: usize = 20;
 
 /// Refuses a root that updates are not known to be safe on, or that cannot be written to.
-pub fn check_host(host: Option<&Host>, shown: &str, allowed: &[String]) -> Result<(), Untouched> {
+pub fn check_root_filesystem(
+    host: Option<&Host>,
+    shown: &str,
+    allowed: &[String],
+) -> Result<(), Untouched> {
     let Some(host) = host else { return Ok(()) };
     if host.read_only {
         return Err(RefusalKind::ReadOnlyRoot { path: shown.to_owned() }.into());
@@ -45,8 +49,8 @@ pub fn check_budget(
     allowed: MaxDelete,
 ) -> Result<(), Untouched> {
     check_deletions(
-        transaction.removed.saturating_sub(renamed),
-        &transaction.items,
+        transaction.removed_count.saturating_sub(renamed),
+        &transaction.itemized,
         tracked,
         allowed,
     )
@@ -139,7 +143,7 @@ pub fn check_paths(
     if let Some(first) = first {
         return Err(first);
     }
-    for which in transaction.filesystems() {
+    for which in transaction.participating() {
         let top = &filesystems.mount_roots()[which];
         if !root.may_write(top)? {
             return Err(RefusalKind::NotWritable { path: root.show(top) }.into());
@@ -167,14 +171,14 @@ pub fn check_missing_mounts(
 }
 
 /// Refuses what would keep the agent from recording what it did.
-pub fn check_own_places(
+pub fn check_agent_paths(
     root: &Root,
     transaction: &ChangePlan,
     generation: GenerationId,
 ) -> Result<(), Untouched> {
     let in_the_way =
         |install: &&StagedItem| state::is_above_own(&install.entry.path) && !install.entry.is_dir();
-    if let Some(install) = transaction.installs.iter().find(in_the_way) {
+    if let Some(install) = transaction.staged_items.iter().find(in_the_way) {
         let (path, kind) = (root.show(&install.entry.path), install.entry.type_name());
         return Err(RefusalKind::OwnDirectoryInImage { path, kind }.into());
     }
@@ -214,13 +218,13 @@ fn check_parent(
 }
 
 /// Refuses a rollback that does not fit: what it puts back is there, but for where it has to be copied.
-pub fn check_room_to_go_back(root: &Root, transaction: &ChangePlan) -> Result<(), Untouched> {
-    match check_room_without_slots(root, transaction, &transaction.tops)? {
+pub fn check_rollback_space(root: &Root, transaction: &ChangePlan) -> Result<(), Untouched> {
+    match check_limited_space(root, transaction, &transaction.filesystems)? {
         0 => Ok(()),
         displaced => {
-            let mut demand = SpaceRequirement::new(root, &transaction.tops, None, &[]);
+            let mut demand = SpaceRequirement::new(root, &transaction.filesystems, None, &[]);
             demand.add_bytes(displaced)?;
-            match demand.missing().first() {
+            match demand.shortages().first() {
                 Some(shortage) => Err(Untouched::no_room(shortage.to_string())),
                 None => Ok(()),
             }
@@ -230,7 +234,7 @@ pub fn check_room_to_go_back(root: &Root, transaction: &ChangePlan) -> Result<()
 
 /// Refuses what does not fit on filesystems without slots: each new file lies beside the old one while it
 /// is copied. Returns the bytes of what is displaced there, which has to fit into slots elsewhere.
-pub fn check_room_without_slots(
+pub fn check_limited_space(
     root: &Root,
     transaction: &ChangePlan,
     filesystems: &Filesystems,
@@ -240,7 +244,7 @@ pub fn check_room_without_slots(
     let mut needs: BTreeMap<usize, (i128, i128)> = BTreeMap::new();
     for change in &transaction.changes {
         let ground = filesystems.stage_filesystem_of(&change.path);
-        let (Action::StagedItem { slot } | Action::Exchange { slot, .. } | Action::Remove { slot }) =
+        let (Action::Install { slot } | Action::Exchange { slot, .. } | Action::Remove { slot }) =
             change.action
         else {
             continue;
@@ -259,7 +263,7 @@ pub fn check_room_without_slots(
             Slots::Undo if comes => held(root, &undo_slot(slot), block)?,
             // A directory takes a block as well.
             Slots::Stage if comes => {
-                let new = transaction.installs.iter().filter(below);
+                let new = transaction.staged_items.iter().filter(below);
                 new.map(|install| install.bytes().next_multiple_of(block).max(block)).sum()
             }
             _ => 0,
@@ -313,11 +317,11 @@ mod tests {
     #[test]
     fn a_root_on_an_unsafe_filesystem_is_refused_by_the_flag_that_allows_it() {
         let host = Host { kind: "overlay".to_owned(), ..Host::default() };
-        let refused = check_host(Some(&host), "/", &[]).expect_err("overlay");
+        let refused = check_root_filesystem(Some(&host), "/", &[]).expect_err("overlay");
         assert!(refused.to_string().contains("--allow-root-fs=overlay"));
-        assert!(check_host(Some(&host), "/", &["overlay".to_owned()]).is_ok());
+        assert!(check_root_filesystem(Some(&host), "/", &["overlay".to_owned()]).is_ok());
         assert!(
-            check_host(
+            check_root_filesystem(
                 Some(&Host { read_only: true, kind: "ext4".to_owned(), ..Host::default() }),
                 "/",
                 &[]

@@ -60,7 +60,7 @@ struct RemovedDirs<'a> {
 impl<'a> RemovedDirs<'a> {
     fn of(changes: &'a [Change]) -> Self {
         let by_slot = changes.iter().filter_map(|change| match change.action {
-            Action::StagedItem { slot }
+            Action::Install { slot }
             | Action::Exchange { slot, .. }
             | Action::RemoveTree { slot } => Some(((change.filesystem, slot), change)),
             _ => None,

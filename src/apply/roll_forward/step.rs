@@ -59,7 +59,7 @@ impl<'a> Executor<'a> {
         let old = self.stages.backups(at).ok_or_else(missing)?;
         let comes = matches!(
             change.action,
-            Action::StagedItem { .. } | Action::Exchange { .. } | Action::MakeDir { .. }
+            Action::Install { .. } | Action::Exchange { .. } | Action::MakeDir { .. }
         );
         let ground = self.filesystems.stage_filesystem_of(&change.path);
         if ground != at && (comes || matches!(change.action, Action::Remove { .. })) {
@@ -72,7 +72,7 @@ impl<'a> Executor<'a> {
         let mounted = self.mounted.iter().any(|at| at.is_below(&change.path));
         let Some(here) = self.open_parent(change, comes.then_some(old))? else { return Ok(true) };
         match change.action {
-            Action::StagedItem { slot } => {
+            Action::Install { slot } => {
                 if install(here, coming, old, slot, &path)?
                     .is_some_and(|live| changed_since(&live, self.sealed))
                 {
@@ -135,7 +135,7 @@ fn carried(
     }
     let live = root.stat(path)?.map(|live| live.kind == FileKind::Directory);
     match change.action {
-        Action::StagedItem { slot } | Action::Exchange { slot, .. } => {
+        Action::Install { slot } | Action::Exchange { slot, .. } => {
             match coming.stat(&slot_name(slot))? {
                 Some(_) => carry.install(coming, old, &slot_name(slot), path),
                 None => Ok(()),

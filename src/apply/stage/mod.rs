@@ -89,7 +89,7 @@ impl<'a> Stage<'a> {
         monitor: &'a dyn Monitor,
     ) -> Result<Self, Untouched> {
         let stages = filesystems
-            .create_stages(root, plan.filesystems().into_iter(), plan.slots)
+            .create_stages(root, plan.participating().into_iter(), plan.slots)
             .map_err(Untouched::from_root)?;
         let has_labels = root.label_for(&TreePath::root())?.is_some();
 
@@ -123,8 +123,8 @@ impl<'a> Stage<'a> {
     fn create_items(&mut self) -> Result<(), Untouched> {
         let mut missing: BTreeMap<Digest, Vec<usize>> = BTreeMap::new();
 
-        for (index, item) in self.plan.installs.iter().enumerate() {
-            match &item.make {
+        for (index, item) in self.plan.staged_items.iter().enumerate() {
+            match &item.source {
                 ContentSource::Node => self.create_node(item)?,
                 ContentSource::Content { digest, .. } => {
                     missing.entry(*digest).or_default().push(index);
@@ -144,7 +144,7 @@ impl<'a> Stage<'a> {
         self.missing()
             .iter()
             .filter_map(|(digest, items)| {
-                Some((*digest, self.plan.installs[*items.first()?].bytes()))
+                Some((*digest, self.plan.staged_items[*items.first()?].bytes()))
             })
             .collect()
     }
@@ -157,7 +157,7 @@ impl<'a> Stage<'a> {
     /// Opens the staged file that holds this content, if it is complete.
     pub fn open_staged(&self, digest: &Digest) -> Option<File> {
         let first = self.first_items.get(digest).filter(|_| !self.is_missing(digest))?;
-        let item = &self.plan.installs[*first];
+        let item = &self.plan.staged_items[*first];
         self.stages.staged(item.filesystem)?.open_file(&item.place).ok()
     }
 
@@ -167,7 +167,7 @@ impl<'a> Stage<'a> {
         let Some((&first, others)) = items.split_first() else { return Ok(()) };
         check_cancelled(self.monitor)?;
 
-        let first = &self.plan.installs[first];
+        let first = &self.plan.staged_items[first];
         let stage = self.stage_of(first)?;
         let file = stage.create_file(&first.place).map_err(Untouched::from_root)?;
         let mut content = CancelReader { from: content, monitor: self.monitor };
@@ -205,7 +205,7 @@ impl<'a> Stage<'a> {
     ) -> Result<bool, StageError> {
         let Some(items) = self.missing().get(digest).cloned() else { return Ok(true) };
         let Some((&first, others)) = items.split_first() else { return Ok(true) };
-        let first = &self.plan.installs[first];
+        let first = &self.plan.staged_items[first];
 
         let stat = from.stat(path).map_err(Untouched::from)?;
         if stat.is_none_or(|stat| stat.kind != FileKind::File) {
@@ -251,7 +251,7 @@ impl<'a> Stage<'a> {
     ) -> Result<(), Untouched> {
         self.set_metadata(first, file)?;
         for &other in others {
-            self.copy_content(&self.plan.installs[other], file.as_fd())?;
+            self.copy_content(&self.plan.staged_items[other], file.as_fd())?;
         }
         self.missing().remove(digest);
         Ok(())
@@ -259,8 +259,13 @@ impl<'a> Stage<'a> {
 
     /// Paths that are to hold this content, for messages.
     pub fn paths_of(&self, digest: &Digest) -> Vec<TreePath> {
-        let has_content = |item: &&StagedItem| matches!(&item.make, ContentSource::Content { digest: other, .. } if other == digest);
-        self.plan.installs.iter().filter(has_content).map(|item| item.entry.path.clone()).collect()
+        let has_content = |item: &&StagedItem| matches!(&item.source, ContentSource::Content { digest: other, .. } if other == digest);
+        self.plan
+            .staged_items
+            .iter()
+            .filter(has_content)
+            .map(|item| item.entry.path.clone())
+            .collect()
     }
 
     /// Stage on the filesystem of the root, for contents that only the unpacking needs.
@@ -278,7 +283,7 @@ impl<'a> Stage<'a> {
         }
 
         self.create_hardlinks().map_err(Untouched::from_root)?;
-        for item in self.plan.installs.iter().rev().filter(|item| item.entry.is_dir()) {
+        for item in self.plan.staged_items.iter().rev().filter(|item| item.entry.is_dir()) {
             self.stage_of(item)?
                 .set_meta(&item.place, &item.entry.meta)
                 .map_err(Untouched::from_root)?;
@@ -302,11 +307,11 @@ impl<'a> Stage<'a> {
     }
 
     fn create_hardlinks(&self) -> Result<(), RootError> {
-        for item in &self.plan.installs {
+        for item in &self.plan.staged_items {
             let Some(stage) = self.stages.staged(item.filesystem) else { continue };
-            match &item.make {
+            match &item.source {
                 ContentSource::LinkStaged(index) => {
-                    let other = &self.plan.installs[*index];
+                    let other = &self.plan.staged_items[*index];
                     stage.create_link(&item.place, stage, &other.place)?;
                 }
                 ContentSource::LinkLive(path) => {
@@ -320,7 +325,7 @@ impl<'a> Stage<'a> {
 
     /// Whether whole filesystems are synced at the end, in place of single files.
     fn syncs_filesystems(&self) -> bool {
-        self.plan.installs.len() > MAX_SYNCED_EACH && sync_tells_errors()
+        self.plan.staged_items.len() > MAX_SYNCED_EACH && sync_tells_errors()
     }
 
     /// Makes all stages durable.
@@ -329,11 +334,11 @@ impl<'a> Stage<'a> {
             return self.filesystems.sync(self.root, self.stages.filesystems());
         }
 
-        for item in &self.plan.installs {
+        for item in &self.plan.staged_items {
             let Some(stage) = self.stages.staged(item.filesystem) else { continue };
             if item.entry.is_dir() {
                 stage.sync_dir(&item.place)?;
-            } else if matches!(item.make, ContentSource::Content { .. }) {
+            } else if matches!(item.source, ContentSource::Content { .. }) {
                 stage.sync_file(&item.place)?;
             }
         }

@@ -20,7 +20,7 @@ pub(in crate::apply) fn link_all_backups(
     transaction: &ChangePlan,
 ) -> Result<(), RootError> {
     for change in &transaction.changes {
-        let (Action::StagedItem { slot }, Some(old)) =
+        let (Action::Install { slot }, Some(old)) =
             (change.action, stages.backups(change.filesystem))
         else {
             continue;
@@ -76,7 +76,7 @@ pub(in crate::apply) fn cost(
     let mut sum = DiskUsage::default();
     for change in &transaction.changes {
         match change.action {
-            Action::StagedItem { .. }
+            Action::Install { .. }
             | Action::Exchange { .. }
             | Action::Remove { .. }
             | Action::RemoveTree { .. } => {}

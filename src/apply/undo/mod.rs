@@ -130,9 +130,9 @@ pub(super) fn displaced_slots(
     let listed =
         displaced(&Filesystems::from_mount_roots(journal.tops.clone()).open_stages(root)?)?;
     let slots = journal.changes.iter().filter_map(|change| match change.action {
-        Action::Exchange { slot, .. }
-        | Action::StagedItem { slot }
-        | Action::RemoveTree { slot } => Some((change, slot)),
+        Action::Exchange { slot, .. } | Action::Install { slot } | Action::RemoveTree { slot } => {
+            Some((change, slot))
+        }
         _ => None,
     });
     let holds = |change: &Change| {

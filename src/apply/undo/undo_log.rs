@@ -75,7 +75,7 @@ impl UndoLog {
         made: Option<GenerationId>,
         transaction: &ChangePlan,
     ) -> Result<UndoLog, RootError> {
-        let tops = transaction.tops.mount_roots().to_vec();
+        let tops = transaction.filesystems.mount_roots().to_vec();
         let mut way_back = UndoLog { made, tops, facts: Vec::new(), directories: Vec::new() };
         let mut whole: BTreeMap<TreePath, Entry> = BTreeMap::new();
         let mut stirred: BTreeSet<TreePath> = BTreeSet::new();
@@ -89,14 +89,14 @@ impl UndoLog {
                 continue;
             }
             match change.action {
-                Action::StagedItem { slot } | Action::MakeDir { slot } => {
+                Action::Install { slot } | Action::MakeDir { slot } => {
                     let before = if stat.is_some() {
                         PriorState::Existed(slot)
                     } else {
                         PriorState::Missing(slot)
                     };
                     way_back.note(change, before);
-                    if let (Action::StagedItem { .. }, Some(coming)) =
+                    if let (Action::Install { .. }, Some(coming)) =
                         (change.action, stages.staged(change.filesystem))
                     {
                         way_back.note_inside(change, coming, slot)?;

@@ -112,7 +112,7 @@ impl<'a> From<&'a ItemizedLine> for HookItem<'a> {
         HookItem {
             change: item.change.trim(),
             path: item.path.to_string(),
-            leads: item.leads(),
+            leads: item.link_target(),
             bytes: item.bytes,
         }
     }

@@ -132,7 +132,7 @@ impl Run<'_> {
         let mut found = BTreeMap::new();
         for entry in manifest.entries() {
             let stat = live.get(&entry.path);
-            let mut difference = Difference::quick(entry, stat).and_read(root, entry)?;
+            let mut difference = Difference::from_stat(entry, stat).with_details(root, entry)?;
             if self.session.filesystems.is_limited(&entry.path) {
                 difference = limited::mask_unsupported(difference, entry, stat);
             }

@@ -1,6 +1,6 @@
 //! The way by a full sync, where no diff leads to the head.
 
-use crate::apply::plan::{Depth, Untracked};
+use crate::apply::plan::{CheckLevel, UntrackedPolicy};
 use crate::apply::stage::Stage;
 use crate::apply::stage::fill;
 use crate::apply::stage::live_source::LiveSource;
@@ -33,12 +33,12 @@ impl Strategy<'_> {
         if let Some(rules) = self.excludes_shipped_by_target(&goal)? {
             return Ok(Ended::OtherRules(rules));
         }
-        goal.policy.depth = Depth::Content;
+        goal.policy.check_level = CheckLevel::Content;
         goal.policy.drift = Drift::Repair;
         goal.received = true;
         if converge.base.is_none() {
             // Stale and untracked look alike: what the image does not have goes, under the budget.
-            goal.policy.untracked = Untracked::Remove;
+            goal.policy.untracked = UntrackedPolicy::Remove;
         }
         let live = converge.look(&goal)?;
         let transaction = converge.prepare(&goal, &live)?;

@@ -262,7 +262,7 @@ impl Strategy<'_> {
 
 /// A transaction that does nothing, with what is recorded of the tree.
 fn as_known(base: &Installed, kernels: Vec<crate::tree_path::TreePath>) -> ChangePlan {
-    let mut known = ChangePlan { kernels, ..ChangePlan::default() };
+    let mut known = ChangePlan { kernel_paths: kernels, ..ChangePlan::default() };
     known.deviations.extend(base.deviating.iter().map(|path| {
         let what = base.deviations.get(&path_text(path)).cloned().unwrap_or_default();
         (path.clone(), what)

@@ -4,7 +4,7 @@
 //! All of it is received beside the tree, composed, judged, and made so by one transaction. What came is
 //! recorded, but as no generation, since nobody published it.
 
-use crate::apply::plan::{ChangePlan, Depth, ItemizedLine, Untracked};
+use crate::apply::plan::{ChangePlan, CheckLevel, ItemizedLine, UntrackedPolicy};
 use crate::apply::stage::Stage;
 use crate::apply::stage::fill;
 use crate::apply::stage::live_source::LiveSource;
@@ -70,9 +70,10 @@ impl Run<'_> {
         let head = whole.then_some(PublishRef { serial: 0, seen: seen.as_ref() });
         let mut converge = UpdateTransaction { run: self, base: None, layers: &layers, head };
         let mut goal = converge.goal(received.manifest.clone(), format!("rsync from {server}"))?;
-        goal.policy.depth = Depth::Content;
+        goal.policy.check_level = CheckLevel::Content;
         goal.policy.drift = Drift::Repair;
-        goal.policy.untracked = if sync.delete { Untracked::Remove } else { Untracked::Keep };
+        goal.policy.untracked =
+            if sync.delete { UntrackedPolicy::Remove } else { UntrackedPolicy::Keep };
         goal.received = true;
         goal.read = received.local.clone();
         let live = converge.look(&goal)?;
@@ -184,9 +185,9 @@ impl Run<'_> {
         let Some((first, rest)) = layers.split_first() else { return Ok(Vec::new()) };
         let converge = UpdateTransaction { run: self, base: None, layers: rest, head: None };
         let mut goal = converge.goal(first.manifest.clone(), String::new())?;
-        goal.policy.depth = Depth::Content;
+        goal.policy.check_level = CheckLevel::Content;
         let live = converge.look(&goal)?;
-        Ok(converge.prepare(&goal, &live)?.items)
+        Ok(converge.prepare(&goal, &live)?.itemized)
     }
 
     /// The exclude file that the image or an override brings, where it is another than the one in effect.

@@ -27,7 +27,7 @@ impl<E: From<UpdateError>> Failure<E> {
             Failure::Before(error) => {
                 let root = &session.root;
                 // Where even that fails, the next run tidies up.
-                let _ = drop_stages(root, &transaction.tops)
+                let _ = drop_stages(root, &transaction.filesystems)
                     .and_then(|()| full_sync::discard(root))
                     .and_then(|()| mount_root_times::restore(root));
                 error

@@ -36,19 +36,19 @@ impl UpdateTransaction<'_> {
         let session = self.run.session;
         let mut demand = SpaceRequirement::new(
             &session.root,
-            &transaction.tops,
+            &transaction.filesystems,
             session.host.as_ref(),
             &session.mounts,
         );
         demand.add_transaction(transaction, goal.received).map_err(Untouched::from)?;
         let displaced =
-            preflight::check_room_without_slots(&session.root, transaction, &transaction.tops)?;
+            preflight::check_limited_space(&session.root, transaction, &transaction.filesystems)?;
         demand.add_bytes(displaced).map_err(Untouched::from)?;
         self.settle(&demand)
     }
 
     fn settle(&self, demand: &SpaceRequirement) -> Result<(), UpdateError> {
-        let (run, missing) = (self.run, demand.missing());
+        let (run, missing) = (self.run, demand.shortages());
         if missing.is_empty() {
             return Ok(());
         }

@@ -8,7 +8,7 @@ use std::sync::OnceLock;
 
 use crate::apply::journal::CommitRecord;
 use crate::apply::plan::live_tree::LiveTree;
-use crate::apply::plan::{self, ChangePlan, ComparePolicy, Depth, PlanInput, Untracked};
+use crate::apply::plan::{self, ChangePlan, CheckLevel, ComparePolicy, PlanInput, UntrackedPolicy};
 use crate::apply::stage::Stage;
 use crate::apply::undo::RetentionLimits;
 use crate::apply::{Untouched, preflight};
@@ -86,13 +86,14 @@ impl UpdateTransaction<'_> {
         let request = self.run.request;
         let settled = self.base.is_none_or(|base| base.settled);
         let depth = match request.check {
-            Check::Content => Depth::Content,
+            Check::Content => CheckLevel::Content,
             // What another filter covered, or came with a copy, is not known to match; what is to be
             // purged has to be found.
-            Check::Touched if settled && !request.purge_untracked => Depth::Touched,
-            Check::Touched | Check::Update | Check::Stat => Depth::Stat,
+            Check::Touched if settled && !request.purge_untracked => CheckLevel::Touched,
+            Check::Touched | Check::Update | Check::Stat => CheckLevel::Stat,
         };
-        let untracked = if request.purge_untracked { Untracked::Remove } else { Untracked::Keep };
+        let untracked =
+            if request.purge_untracked { UntrackedPolicy::Remove } else { UntrackedPolicy::Keep };
         let base = || self.base.map(|base| self.run.filtered(&base.composed));
         let ((target, unheld), base) = rayon::join(|| self.run.held(&composed), base);
         Ok(Target {
@@ -102,7 +103,7 @@ impl UpdateTransaction<'_> {
             former: self.former(&composed),
             waiting: self.waiting(),
             whole,
-            policy: ComparePolicy { depth, drift: request.drift, untracked },
+            policy: ComparePolicy { check_level: depth, drift: request.drift, untracked },
             read: HashMap::new(),
             received: false,
             renamed: 0,
@@ -147,10 +148,10 @@ impl UpdateTransaction<'_> {
     /// Looks at the tree as closely as the goal asks for.
     pub(super) fn look(&self, goal: &Target) -> Result<LiveTree, UpdateError> {
         let root = &self.run.session.root;
-        let mut live = match (&goal.base, goal.policy.depth) {
-            (Some(base), Depth::Touched) => {
+        let mut live = match (&goal.base, goal.policy.check_level) {
+            (Some(base), CheckLevel::Touched) => {
                 let recorded = self.base.map(|base| &base.deviating).cloned().unwrap_or_default();
-                let mut paths = plan::touched(base, &goal.target, &recorded);
+                let mut paths = plan::touched_paths(base, &goal.target, &recorded);
                 paths.extend(goal.former.iter().map(|entry| entry.path.clone()));
                 paths.extend(goal.waiting.iter().cloned());
                 paths.sort_unstable();
@@ -167,7 +168,7 @@ impl UpdateTransaction<'_> {
                 LiveTree::walk(root, &tracked, &self.run.filter, self.run.monitor)?
             }
         };
-        if goal.policy.depth == Depth::Content {
+        if goal.policy.check_level == CheckLevel::Content {
             live.digests.extend(goal.read.iter().map(|(path, digest)| (path.clone(), *digest)));
             live.read_contents(root, goal.target.entries().iter(), self.run.monitor)?;
         }
@@ -182,20 +183,20 @@ impl UpdateTransaction<'_> {
     ) -> Result<ChangePlan, UpdateError> {
         let session = self.run.session;
         let none = Default::default();
-        let filesystems = session.filesystems.and(live.tops());
+        let filesystems = session.filesystems.and(live.filesystem_roots());
         let wanted = PlanInput {
             root: &session.root,
-            base: goal.base.as_ref(),
+            installed: goal.base.as_ref(),
             target: &goal.target,
-            former: &goal.former,
-            waiting: &goal.waiting,
+            formerly_tracked: &goal.former,
+            old_kernel_paths: &goal.waiting,
             kernel: session.kernel.as_ref(),
-            recorded: self.base.map_or(&none, |base| &base.deviating),
+            known_deviations: self.base.map_or(&none, |base| &base.deviating),
             filter: &self.run.filter,
             filesystems: &filesystems,
             host: session.host.as_ref(),
             mounts: &session.mounts,
-            twins: &session.twins,
+            bind_mounts: &session.twins,
             policy: goal.policy,
         };
         let mut transaction = plan::plan_changes(&wanted, live)?;
@@ -213,8 +214,8 @@ impl UpdateTransaction<'_> {
         let tracked = goal.base.as_ref().map_or(0, |base| base.len()).max(goal.target.len());
         preflight::check_budget(transaction, tracked, goal.renamed, self.run.request.max_delete)?;
         let mounts = &session.mounts;
-        preflight::check_paths(&session.root, transaction, &transaction.tops, mounts)?;
-        preflight::check_own_places(&session.root, transaction, goal.whole.id())?;
+        preflight::check_paths(&session.root, transaction, &transaction.filesystems, mounts)?;
+        preflight::check_agent_paths(&session.root, transaction, goal.whole.id())?;
         preflight::check_missing_mounts(&session.root, transaction, &self.run.fstab()?, mounts)?;
         self.check_room(goal, transaction)
     }
@@ -268,7 +269,7 @@ impl UpdateTransaction<'_> {
                 false => "diffs",
             },
             why: &goal.way,
-            items: &transaction.items,
+            items: &transaction.itemized,
         };
         Hooks { scene: run.request.scene(&run.session.root, run.monitor), plan }
     }
@@ -286,7 +287,7 @@ impl UpdateTransaction<'_> {
             // What was found out is true until the seal, and what a rollback comes back to.
             self.run.record(base, seen).map_err(before)?;
         }
-        let stage = Stage::create(&session.root, &transaction.tops, transaction, monitor);
+        let stage = Stage::create(&session.root, &transaction.filesystems, transaction, monitor);
         let stage = stage.map_err(|error| before(error.into()))?;
         // Compressing the manifest takes as long as staging a small update: it happens meanwhile.
         std::thread::scope(|scope| {
@@ -357,14 +358,14 @@ impl UpdateTransaction<'_> {
             generation: published.map(|_| goal.whole.id()),
             serial: published.map(|head| head.serial),
             way: goal.way.clone(),
-            items: transaction.items.clone(),
+            items: transaction.itemized.clone(),
             bytes: transaction.bytes(),
             mixed: None,
             repaired: transaction.repaired.clone(),
             deviations: deviations.collect(),
-            kernels: topmost(&transaction.kernels),
+            kernels: topmost(&transaction.kernel_paths),
             displaced: transaction.displaced.clone(),
-            untracked: transaction.untracked,
+            untracked: transaction.untracked_count,
             refusal: None,
             afterwards: Vec::new(),
         }
@@ -381,11 +382,12 @@ impl UpdateTransaction<'_> {
         let filter = run.filter.digest();
         let mut state =
             State::new(run.request.image.clone(), head.serial, goal.whole.id(), filter, home);
-        state.untracked = transaction.untracked;
+        state.untracked = transaction.untracked_count;
         state.catalog = head.seen.cloned();
         state.overrides = self.layers.iter().map(OverrideLayer::record).collect();
         let release = run.session.kernel.as_ref().map(|kernel| kernel.release());
-        state.kernel = release.and_then(|release| KernelPaths::new(release, &transaction.kernels));
+        state.kernel =
+            release.and_then(|release| KernelPaths::new(release, &transaction.kernel_paths));
         for (path, what) in &transaction.deviations {
             state.deviate(path, what.clone());
         }

@@ -21,8 +21,8 @@ impl RollbackPlanner<'_> {
     /// Notes where what comes back to `path` is not what was recorded.
     pub(super) fn compare(&mut self, path: &TreePath, kept: &Stat) {
         let Some(entry) = self.before.and_then(|before| before.get(path)) else { return };
-        let mut difference = Difference::quick(entry, Some(kept));
-        if self.transaction.tops.is_limited(path) {
+        let mut difference = Difference::from_stat(entry, Some(kept));
+        if self.transaction.filesystems.is_limited(path) {
             difference = limited::mask_unsupported(difference, entry, Some(kept));
         }
         if difference.any() {
@@ -70,7 +70,7 @@ impl RollbackPlanner<'_> {
             _ => Difference { missing: true, ..Difference::default() },
         };
         self.item(
-            &difference.itemised_as(letter),
+            &difference.itemize_as(letter),
             path,
             if letter == 'd' { "/" } else { "" },
             kept.size,
@@ -83,7 +83,7 @@ impl RollbackPlanner<'_> {
             let inside = &visit.path.as_bytes()[place.as_bytes().len()..];
             if let Ok(path) = TreePath::new([path.as_bytes(), inside].concat()) {
                 let letter = self::letter(visit.stat.kind);
-                let new = Difference { missing: true, ..Difference::default() }.itemised_as(letter);
+                let new = Difference { missing: true, ..Difference::default() }.itemize_as(letter);
                 self.compare(&path, &visit.stat);
                 comes.insert(path.clone());
                 if visit.stat.kind == FileKind::Directory {

@@ -13,7 +13,7 @@ use crate::apply::plan::difference::Difference;
 use crate::apply::plan::ordering::{self, PendingInstall};
 use crate::apply::plan::subtree_removal::RemovableSubtrees;
 use crate::apply::plan::{
-    Action, Change, ChangePlan, ItemizedLine, OCCUPIED, removals, report_kernels,
+    Action, Change, ChangePlan, ItemizedLine, OCCUPIED, record_kernel_deviations, removal_changes,
 };
 use crate::apply::undo::UndoSet;
 use crate::apply::undo::undo_log::{PriorState, UndoRecord};
@@ -60,7 +60,11 @@ impl UndoSet {
             before,
             tracked,
             undo: self,
-            transaction: ChangePlan { slots: Slots::Undo, tops, ..ChangePlan::default() },
+            transaction: ChangePlan {
+                slots: Slots::Undo,
+                filesystems: tops,
+                ..ChangePlan::default()
+            },
             arrivals: Vec::new(),
             going: Vec::new(),
             made: HashSet::new(),
@@ -118,7 +122,7 @@ impl RollbackPlanner<'_> {
             let live = self.root.stat(&entry.path)?;
             if live.is_none_or(|live| live.kind != FileKind::Directory) {
                 let slot = self.slots.take_install()?;
-                let filesystem = self.transaction.tops.filesystem_of(&entry.path);
+                let filesystem = self.transaction.filesystems.filesystem_of(&entry.path);
                 self.make_parent(&entry.path)?;
                 self.made.insert(entry.path.clone());
                 self.change(filesystem, &entry.path, Action::MakeDir { slot });
@@ -126,13 +130,13 @@ impl RollbackPlanner<'_> {
             }
             if let Some(live) = live.filter(|live| live.kind == FileKind::Directory) {
                 let difference =
-                    Difference::quick(entry, Some(&live)).and_read(self.root, entry)?;
+                    Difference::from_stat(entry, Some(&live)).with_details(self.root, entry)?;
                 let change = Difference { time: live.mtime != entry.meta.mtime, ..difference }
-                    .itemised(entry);
+                    .itemize(entry);
                 self.item(&change, &entry.path, "/", 0);
             }
             // All of its metadata in the end.
-            let filesystem = self.transaction.tops.holding(&entry.path);
+            let filesystem = self.transaction.filesystems.holding(&entry.path);
             self.change(filesystem, &entry.path, Action::SetDirMetadata);
         }
         Ok(())
@@ -152,7 +156,7 @@ impl RollbackPlanner<'_> {
             .find_map(|manifest| manifest.get(&parent));
         let Some(entry) = known.filter(|entry| entry.is_dir()).cloned() else { return Ok(()) };
         let (slot, filesystem) =
-            (self.slots.take_install()?, self.transaction.tops.filesystem_of(&parent));
+            (self.slots.take_install()?, self.transaction.filesystems.filesystem_of(&parent));
         self.change(filesystem, &parent, Action::MakeDir { slot });
         self.change(filesystem, &parent, Action::SetDirMetadata);
         self.item("cd+++++++++", &parent, "/", 0);
@@ -169,7 +173,7 @@ impl RollbackPlanner<'_> {
 
     fn bring_back(&mut self, fact: &UndoRecord) -> Result<(), Untouched> {
         let live = self.root.stat(&fact.path)?;
-        let plain = self.transaction.tops.is_limited(&fact.path);
+        let plain = self.transaction.filesystems.is_limited(&fact.path);
         match fact.before {
             PriorState::Existed(slot) => self.put_back(fact, slot, live.as_ref())?,
             // It goes, or stays, with the directory above it, in whose place another one comes.
@@ -255,13 +259,13 @@ impl RollbackPlanner<'_> {
             Some(stands) if stands != directory => {
                 Action::Exchange { slot, to_directory: directory }
             }
-            _ => Action::StagedItem { slot },
+            _ => Action::Install { slot },
         };
         self.arrivals.push(PendingInstall {
             change: Change { filesystem: fact.filesystem, path: fact.path.clone(), action },
             exists: stands.is_some(),
-            old_target: ordering::leads(self.root, &fact.path, live.map(|live| live.kind)),
-            new_target: ordering::leads(set, &place, Some(kept.kind)),
+            old_target: ordering::link_target(self.root, &fact.path, live.map(|live| live.kind)),
+            new_target: ordering::link_target(set, &place, Some(kept.kind)),
         });
         Ok(())
     }
@@ -303,10 +307,10 @@ impl RollbackPlanner<'_> {
                 transaction.displaced.push(visit.path.clone());
             }
             if over {
-                transaction.items.push(removed(&visit.path, if directory { "/" } else { "" }));
+                transaction.itemized.push(removed(&visit.path, if directory { "/" } else { "" }));
             }
             if comes.is_none() || !own {
-                let filesystem = transaction.tops.filesystem_of(&visit.path);
+                let filesystem = transaction.filesystems.filesystem_of(&visit.path);
                 transaction.changes.push(Change {
                     filesystem,
                     path: visit.path,
@@ -325,7 +329,7 @@ impl RollbackPlanner<'_> {
             return;
         }
         if live.is_some() && self.kernel.is_some_and(|kernel| kernel.owns(&fact.path)) {
-            self.transaction.kernels.push(fact.path.clone());
+            self.transaction.kernel_paths.push(fact.path.clone());
             return;
         }
         match live.map(|live| live.kind) {
@@ -339,7 +343,7 @@ impl RollbackPlanner<'_> {
                 self.item("*deleting  ", &fact.path, "", 0);
             }
         }
-        self.transaction.removed += 1;
+        self.transaction.removed_count += 1;
     }
 
     /// Puts everything in the order in which it is made.
@@ -356,8 +360,8 @@ impl RollbackPlanner<'_> {
             });
         }
         // A stage is made and removed in each of them.
-        for at in self.transaction.filesystems() {
-            let top = self.transaction.tops.mount_roots()[at].clone();
+        for at in self.transaction.participating() {
+            let top = self.transaction.filesystems.mount_roots()[at].clone();
             if let Some(stat) = self.root.stat(&top)? {
                 self.directory_times.entry(top).or_insert(stat.mtime);
             }
@@ -375,31 +379,31 @@ impl RollbackPlanner<'_> {
         directories.sort_by(|a, b| a.path.cmp(&b.path));
         directories.dedup_by(|a, b| a.path == b.path);
         let (names, emptied) = (std::mem::take(&mut self.names), std::mem::take(&mut self.emptied));
-        let tops = self.transaction.tops.clone();
-        let whole = RemovableSubtrees::of(self.root, (host, mounts), &tops, &names, &emptied)?;
+        let tops = self.transaction.filesystems.clone();
+        let whole = RemovableSubtrees::find(self.root, (host, mounts), &tops, &names, &emptied)?;
         let (occupied, emptied): (Vec<_>, Vec<_>) =
             emptied.into_iter().partition(|path| whole.is_occupied(path));
-        self.transaction.removed -= occupied.len();
+        self.transaction.removed_count -= occupied.len();
         for path in occupied {
-            self.transaction.items.retain(|item| item.path != path);
+            self.transaction.itemized.retain(|item| item.path != path);
             self.transaction.deviations.insert(path, OCCUPIED.to_owned());
         }
-        let mut removals = removals(&tops, &whole, names, emptied, &mut self.slots)?;
+        let mut removals = removal_changes(&tops, &whole, names, emptied, &mut self.slots)?;
         let transaction = &mut self.transaction;
-        transaction.changes.append(&mut ordering::in_order(self.arrivals));
+        transaction.changes.append(&mut ordering::sort_installs(self.arrivals));
         transaction.changes.append(&mut removals);
         transaction.changes.append(&mut self.times);
         transaction.directories = directories;
-        report_kernels(transaction);
+        record_kernel_deviations(transaction);
         transaction.assign_kernel_slots(&mut self.slots)?;
         // Each filesystem that took part has an undo set of its own.
         if let Some(at) =
-            transaction.filesystems().into_iter().find(|at| !self.undo.sets.contains_key(at))
+            transaction.participating().into_iter().find(|at| !self.undo.sets.contains_key(at))
         {
             let mount_root = self.root.show(&self.undo.filesystems.mount_roots()[at]);
             return Err(RefusalKind::UndoSetIncomplete { mount_root }.into());
         }
-        transaction.items.sort_by(|a, b| a.path.cmp(&b.path));
+        transaction.itemized.sort_by(|a, b| a.path.cmp(&b.path));
         Ok(self.transaction)
     }
 
@@ -409,6 +413,6 @@ impl RollbackPlanner<'_> {
 
     fn item(&mut self, change: &str, path: &TreePath, suffix: &str, bytes: u64) {
         let (change, suffix) = (change.to_owned(), suffix.to_owned());
-        self.transaction.items.push(ItemizedLine { change, path: path.clone(), suffix, bytes });
+        self.transaction.itemized.push(ItemizedLine { change, path: path.clone(), suffix, bytes });
     }
 }

@@ -51,7 +51,7 @@ fn plan_rollback(root: &Root) -> ChangePlan {
 /// All slots of a plan, one for each use.
 fn used_slots(plan: &ChangePlan) -> Vec<u32> {
     let changes = plan.changes.iter().filter_map(|change| match change.action {
-        Action::StagedItem { slot }
+        Action::Install { slot }
         | Action::Exchange { slot, .. }
         | Action::MakeDir { slot }
         | Action::Remove { slot }

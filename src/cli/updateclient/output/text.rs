@@ -285,7 +285,7 @@ fn items_json(items: &[ItemizedLine]) {
         json::line(&OutputLine::Item {
             change: item.change.trim(),
             path: item.path.to_string(),
-            leads: item.leads(),
+            leads: item.link_target(),
             bytes: item.bytes,
         });
     }
