@@ -1,14 +1,14 @@
 #!/usr/bin/env python3
-"""What separates the tree OLD from the tree NEW, by names, sizes and times alone, as a backup would see it.
+"""Differences of the trees OLD and NEW by names, sizes and times only, as a backup would list them.
 
-As a script, changes.py OLD NEW OUT writes lists of paths, each ended by a NUL:
+As a script, changes.py OLD NEW OUT writes lists of paths, each terminated by NUL:
 
-  OUT/deleted   what NEW does not have, or has as another type
-  OUT/changed   what is new or differs, and every directory in which a name came or went, since its time
-                has to be set again; all links of a file that is on it
+  OUT/deleted   paths that NEW lacks or has as another type
+  OUT/changed   new and differing paths; each directory in which a name was added or removed, since its
+                time must be set again; all links of a listed file
 
-It is the original proposal's list, made from a walk of both trees: cheap, and blind to a change that leaves
-size and time alone.
+This is the original proposal's list, made by a walk of both trees. It is cheap, and misses a change
+that preserves size and time.
 """
 
 import os
@@ -35,7 +35,7 @@ class Tree(dict):
                     self.links.setdefault(seen.st_ino, []).append(path)
 
     def look(self, path):
-        """What an entry is, as far as it can be seen without reading content."""
+        """All properties of an entry that need no read of its content."""
         seen = self[path]
         kind = stat.S_IFMT(seen.st_mode)
         common = (seen.st_mode, seen.st_uid, seen.st_gid, seen.st_mtime_ns)
@@ -47,7 +47,7 @@ class Tree(dict):
 
 
 def compare(old, new):
-    """(deleted, changed), each directory followed by what is in it."""
+    """(deleted, changed), each directory before its entries."""
 
     def kind(tree, path):
         return stat.S_IFMT(tree[path].st_mode)

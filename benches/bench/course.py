@@ -1,4 +1,4 @@
-"""The course of a run: every peer builds, then every peer updates, by turns."""
+"""The sequence of a run: all peers build, then all peers update, by turns."""
 
 import contextlib
 import os
@@ -21,7 +21,7 @@ def say(*words):
 
 
 def measure_pair(results, name, options):
-    """Everything about one pair of generations, into RESULTS."""
+    """Measures one pair of generations into RESULTS."""
     old, new = (f"{options.images}/{generation}" for generation in name.split("-"))
     work = f"{options.dir}/work/{name}"
     known = results.pair(name, old=size_of(old), new=size_of(new))
@@ -59,7 +59,7 @@ def able(peers, known):
 
 
 def attempt(peer, known, what, step):
-    """Whether STEP succeeded; where not, the peer is out, with the reason."""
+    """Runs STEP; false if it failed, which excludes the peer and records the reason."""
     try:
         step()
         return True
@@ -105,7 +105,7 @@ def update(peers, link, options, known, results):
     if not able(peers, known):
         return
     pair = peers[0].pair
-    # The servers' mount namespaces are copies of this one, and would hold the disk of the link before.
+    # The servers' mount namespaces are copies of this one, and would keep the previous link's disk mounted.
     pair.disk.close()
     with contextlib.ExitStack() as entered:
         network = entered.enter_context(Network(link))

@@ -1,4 +1,4 @@
-"""Servers at the server's end of the wire, with what they cost."""
+"""Servers in the server's namespace, and their costs."""
 
 import os
 import signal
@@ -14,7 +14,7 @@ HTTP, RSYNC = 8750, 8730
 
 
 class Daemon:
-    """A server that runs while it is entered. Its children count as itself."""
+    """A server that runs inside a `with` block. Its children are counted with it."""
 
     def __init__(self, network, port, command, log):
         self.network, self.port, self.log = network, port, log
@@ -46,7 +46,7 @@ class Daemon:
         raise Failed(f"the server at port {self.port} did not start, see {self.log}")
 
     def seconds(self):
-        """CPU seconds so far, once what still runs has come to rest."""
+        """CPU seconds so far, read when they no longer grow."""
         before = -1.0
         for _ in range(100):
             now = sum(spent(pid) for pid in family(self.process.pid))
@@ -84,7 +84,7 @@ def spent(pid):
 
 
 class Peak:
-    """While it is entered, looks at a daemon's processes fifty times a second; `bytes` is the largest one's peak."""
+    """Samples a daemon's processes fifty times a second in a `with` block; `bytes` is the largest peak."""
 
     def __init__(self, daemon):
         self.daemon, self.bytes = daemon, 0

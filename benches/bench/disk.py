@@ -1,4 +1,4 @@
-"""The node's disk: a filesystem of its own, made anew before each update."""
+"""The node's disk: a filesystem of its own, made before each update."""
 
 import os
 import subprocess
@@ -14,9 +14,9 @@ PATIENCE = 20
 class Disk:
     """ext4 in a file, mounted at `top` until it is closed.
 
-    A tree that was only reset holds the traces of the update before: for minutes ext4 does not give out inodes
-    again that were just freed, and looks for others, which takes a tool that makes many files longer than the
-    files themselves. No node has that behind it when its update begins.
+    Resetting the tree would distort the next update: for minutes ext4 does not reuse inodes that were just
+    freed and searches for others, which takes longer than writing the files. No real node starts its update
+    in that state.
     """
 
     def __init__(self, work):
@@ -24,8 +24,8 @@ class Disk:
         os.makedirs(self.top, exist_ok=True)
         self.close()
 
-    def make_anew(self):
-        """An empty filesystem, with nothing that is still to be done to it in the background."""
+    def format(self):
+        """Makes and mounts an empty filesystem without deferred initialisation."""
         if os.path.ismount(self.top):
             run("umount", self.top)
         if not os.path.exists(self.file):
@@ -37,7 +37,7 @@ class Disk:
         run("mount", "-o", "loop,noatime", self.file, self.top)
 
     def wait_until_free(self):
-        """While another namespace still has the filesystem, it would come back as it was."""
+        """Waits until no namespace holds the old filesystem, which a mount would find in use."""
         begin = time.monotonic()
         while run("losetup", "--associated", self.file):
             if time.monotonic() - begin > PATIENCE:
@@ -45,6 +45,6 @@ class Disk:
             time.sleep(0.1)
 
     def close(self):
-        """Takes it away, also where an earlier run left it."""
+        """Unmounts it, also one that an earlier run left."""
         if os.path.ismount(self.top):
             subprocess.run(["umount", "-l", self.top], check=False)

@@ -1,4 +1,4 @@
-"""The programs alone, on trees of growing size: what a build and an update cost for each file that changed."""
+"""The programs alone, on trees of growing size: costs of build and update per changed file."""
 
 import os
 import shutil
@@ -18,7 +18,7 @@ MIB = 1024 * 1024
 
 
 def measure(results, options):
-    """Every size, every share, into RESULTS."""
+    """Measures each size and share into RESULTS."""
     for entries in options.sizes:
         work = f"{options.dir}/work/growth"
         shutil.rmtree(work, ignore_errors=True)
@@ -32,7 +32,7 @@ def measure(results, options):
 
 
 class Course:
-    """One tree with its repository and the node that follows it."""
+    """One tree with its repository and its node."""
 
     def __init__(self, work, entries, options):
         self.work, self.entries, self.options = work, entries, options
@@ -42,7 +42,7 @@ class Course:
         self.tree = Synthetic(self.image, entries, options.mean)
 
     def publish(self):
-        """What publishing costs, from a cold cache."""
+        """Publishes from a cold cache; returns the cost."""
         si_tardiff = f"{self.options.bin}/si_tardiff"
         effort = efforts(si_tardiff).get(self.options.effort)
         if effort is None:
@@ -53,7 +53,7 @@ class Course:
         return timed([*command, "--diffs", "1", *effort], sync=self.work)
 
     def follow(self, *more):
-        """What following costs, with warm caches."""
+        """Updates the node with warm caches; returns the cost."""
         command = [f"{self.options.bin}/si_updateclient", "--diff", "--yes", "--server", "localhost"]
         command += ["--repo", f"file://{self.repo}/", "--image", "node", "--root", self.node]
         os.sync()
@@ -71,10 +71,10 @@ def one_size(course, results, options):
     course.tree.make()
     first = course.publish()
     say(f"published whole in {first['wall']:.1f} s")
-    # the node is a copy, and recognises what it is
+    # the node is a copy, and adopts its generation
     reset(course.image, course.node)
     course.follow()
-    # what is paid though nothing changed: the scan of the image, the walk over the node
+    # fixed costs without a change: the scan of the image, the walk over the node
     idle = {"build": course.publish(), "update": course.follow("--check=stat")}
     results["steps"].append({"entries": course.entries, "share": 0, "whole": first, "idle": idle})
     for share in options.shares:
@@ -96,7 +96,7 @@ def changed(results):
 
 
 def per_file(results, step, job):
-    """Microseconds of CPU for each changed file, beyond what the tree costs when nothing changed."""
+    """Microseconds of CPU for each changed file, minus the cost of the unchanged tree."""
     idle = next(
         known["idle"][job] for known in results["steps"] if known["entries"] == step["entries"] and "idle" in known
     )
@@ -114,8 +114,8 @@ def table_of(results):
         "# Growth",
         machine_says(results),
         "MB are 10^6 bytes; memory is the largest process, in MiB; times are with the final sync. Builds begin with a "
-        "cold page cache. A file's and a byte's share is of the CPU beyond what the same tree costs with nothing "
-        "changed, which is the second table.",
+        "cold page cache. The cost of a file and of a byte is CPU time minus that of the same tree without a "
+        "change, see the second table.",
         changes_table(results),
         "With nothing changed: the tree published for the first time, published again, and walked on the node.",
         idle_table(results),
@@ -158,7 +158,7 @@ def idle_table(results):
 
 
 def plot_of(results):
-    """The SVG: what a changed file costs over how many changed, a line for each size of tree."""
+    """The SVG: cost of a changed file over the number of changed files, one curve a tree size."""
     panels = {
         "diff, bytes a changed file": lambda step: step["diff"] / step["files"],
         "build, µs of CPU a changed file": lambda step: per_file(results, step, "build"),

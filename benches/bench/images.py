@@ -9,7 +9,7 @@ import typing
 
 from .measure import Failed, run
 
-# a node of a cluster: what it runs, and what its users compile and run with
+# a node of a cluster: services, and the tools of its users
 PACKAGES = (
     "linux-image-amd64", "initramfs-tools", "systemd-sysv", "openssh-server", "rsync", "python3", "perl", "gcc", "make",
     "vim-nox", "git", "curl", "ca-certificates", "sudo", "chrony", "munge", "iproute2", "iputils-ping", "htop", "lsof",
@@ -17,7 +17,7 @@ PACKAGES = (
     "environment-modules", "g++", "gfortran", "gdb", "cmake", "openmpi-bin", "libopenmpi-dev", "python3-numpy",
 )  # fmt: skip
 QUIET = ["apt-get", "-qq", "-y", "-o", "Dpkg::Options::=--force-confdef", "-o", "Dpkg::Options::=--force-confold"]
-# maintainer scripts neither ask nor start services, and find nobody to talk to
+# maintainer scripts ask no questions and start no services
 SURROUNDINGS = {
     "DEBIAN_FRONTEND": "noninteractive",
     "LC_ALL": "C.UTF-8",
@@ -27,7 +27,7 @@ SURROUNDINGS = {
 
 
 class Recipe(typing.NamedTuple):
-    """What the generations are made of; None for a mirror is what this machine's apt has."""
+    """The inputs of the generations; a mirror of None is the one of this machine's apt."""
 
     suite: str = "bookworm"
     mirror: typing.Optional[str] = None
@@ -41,7 +41,7 @@ DEFAULT = Recipe()
 
 
 def make(directory, recipe=DEFAULT):
-    """Makes g1, g2 and g3 below DIRECTORY, each only once it is complete, and says what each holds."""
+    """Makes g1, g2 and g3 below DIRECTORY, renames each when it is complete, and prints its size."""
     if not shutil.which("mmdebstrap"):
         raise Failed("mmdebstrap is not installed")
     directory = os.path.abspath(directory)
@@ -62,7 +62,7 @@ def make(directory, recipe=DEFAULT):
 
 
 def mirror_of(suite):
-    """Where this machine's apt gets SUITE from."""
+    """The mirror of SUITE in this machine's apt."""
     asked = [
         "apt-get",
         "indextargets",
@@ -127,7 +127,7 @@ def tiny_change(root, recipe):
 
 @contextlib.contextmanager
 def inhabited(root):
-    """While it is entered, commands run within ROOT, with /proc and names resolved; afterwards ROOT is tidy."""
+    """Runs commands inside ROOT, with /proc and name resolution; cleans ROOT up afterwards."""
     policy, resolver, proc = f"{root}/usr/sbin/policy-rc.d", f"{root}/etc/resolv.conf", f"{root}/proc"
     write(policy, "#!/bin/sh\nexit 101\n")
     os.chmod(policy, 0o755)
@@ -158,7 +158,7 @@ def write(path, content):
 
 
 def keep(root, generation):
-    """A copy of ROOT as GENERATION, which appears when it is whole."""
+    """Copies ROOT to GENERATION, which is renamed into place when complete."""
     run("rm", "-rf", generation, generation + ".part")
     run("cp", "-a", "--reflink=auto", root, generation + ".part")
     os.rename(generation + ".part", generation)

@@ -1,17 +1,17 @@
-"""What still separates the node from the image, by rsync's verdict, in a line."""
+"""Summary of the differences between node and image, as reported by rsync."""
 
 import collections
 import os
 import subprocess
 
 JUDGE = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "..", "scripts", "judge")
-# by place in rsync's itemised form YXcstpoguax
+# by position in rsync's itemised form YXcstpoguax
 FLAGS = {2: "content", 3: "content", 4: "times", 5: "modes", 6: "owners", 7: "owners", 9: "ACLs", 10: "attributes"}
 KINDS = {"f": "files", "d": "directories", "L": "symlinks", "D": "devices", "S": "FIFOs"}
 
 
 def judge(image, node):
-    """ "" where NODE is IMAGE; else counts of what differs, most first."""
+    """The counts of differences, largest first; "" if NODE equals IMAGE."""
     done = subprocess.run([JUDGE, image, node], capture_output=True, check=False)
     if done.returncode == 0:
         return ""
@@ -21,7 +21,7 @@ def judge(image, node):
 
 
 def verdict(line):
-    """What one line of the judge's says, as words."""
+    """The kinds of difference in one itemised line."""
     what = line.split(" ", 1)[0]
     if what == "*deleting":
         return {"too many"}

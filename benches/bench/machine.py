@@ -1,4 +1,4 @@
-"""What a run ran on: machine, programs, day."""
+"""The environment of a run: machine, versions, date."""
 
 import os
 import platform
@@ -30,7 +30,7 @@ def machine(directory):
 
 
 def versions(programs):
-    """{program: its version}, of what is installed. PROGRAMS is the directory of ours."""
+    """{program: version} of the installed programs. PROGRAMS is the directory of ours."""
     found = {}
     for tool, question in {f"{programs}/si_tardiff": "--version", **ASKED}.items():
         if shutil.which(tool):

@@ -1,4 +1,4 @@
-"""Runs commands: weighed ones, and those that only prepare."""
+"""Runs commands, measured or not."""
 
 import contextlib
 import fcntl
@@ -14,11 +14,11 @@ DROP_CACHES = "/proc/sys/vm/drop_caches"
 
 
 class Failed(Exception):
-    """A command that was to be measured, or to prepare that, did not succeed; says why in a line or two."""
+    """A command failed; the text is the reason in a line or two."""
 
 
 def run(*command, **options):
-    """What is not measured. The output appears only where it fails."""
+    """Runs a command unmeasured. Its output is shown only if it fails."""
     command = [str(part) for part in command]
     done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False, **options)
     if done.returncode != 0:
@@ -27,7 +27,7 @@ def run(*command, **options):
 
 
 def alone(directory):
-    """Holds DIRECTORY for this run until what it answers is closed; ends the run where another one has it."""
+    """Locks DIRECTORY until the returned file is closed; exits if another run holds the lock."""
     lock = open(f"{directory}/lock", "w", encoding="ascii")
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -39,26 +39,26 @@ def alone(directory):
 def last_words(said):
     """The end of an output, short enough for a table."""
     lines = [line.strip() for line in said.decode(errors="replace").splitlines() if line.strip()]
-    return " / ".join(lines[-3:])[-300:] or "it said nothing"
+    return " / ".join(lines[-3:])[-300:] or "no output"
 
 
 def cold():
-    """Makes the next reader go to the disk: everything is written, then the page cache dropped."""
+    """Writes all dirty pages, then drops the page cache, so that the next read is from disk."""
     os.sync()
     with open(DROP_CACHES, "w", encoding="ascii") as caches:
         caches.write("3")
 
 
 def timed(command, inside=(), sync="-", said=None):
-    """Runs COMMAND weighed, below the prefix INSIDE (of a namespace). Its output goes to the file SAID.
+    """Runs and measures COMMAND behind the prefix INSIDE (of a namespace). Writes its output to SAID.
 
-    Answers a dict of wall, sync, user, system, memory; raises Failed where COMMAND does.
+    Returns a dict of wall, sync, user, system, memory; raises Failed if COMMAND fails.
     """
     with contextlib.ExitStack() as stack:
         result = stack.enter_context(tempfile.NamedTemporaryFile("r", encoding="ascii"))
         output = stack.enter_context(open(said, "w+b") if said else tempfile.TemporaryFile())
         argv = [*inside, sys.executable, "-I", "-S", TIMED, result.name, sync, *map(str, command)]
-        # a session of its own, so that an end from outside reaches all that was started, and only that
+        # a session of its own, so that a signal reaches all of its processes and no others
         process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True)
         try:
             process.wait()

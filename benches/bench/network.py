@@ -27,7 +27,7 @@ LINKS = {link.name: link for link in (DIRECT, SLOW)}
 
 
 class Network:
-    """Both namespaces while they exist. `made_of` says what the wire is."""
+    """Both namespaces, inside a `with` block. `made_of` names the devices of the link."""
 
     def __init__(self, link):
         self.link, self.made_of = link, "veth"
@@ -81,7 +81,7 @@ class Network:
             run("ip", "-n", space, "link", "set", "wire", "up")
 
     def slow_down(self, kind, *how):
-        """Whether the kernel knows this kind of queue, which then stands at both ends."""
+        """Adds this kind of queue at both ends; false if the kernel lacks it."""
         for space in (self.server, self.node):
             command = ["tc", "-n", space, "qdisc", "replace", "dev", "wire", "root", kind, *how]
             if subprocess.run(command, stderr=subprocess.DEVNULL, check=False).returncode != 0:
@@ -92,14 +92,14 @@ class Network:
         return True
 
     def on_server(self):
-        """What goes before a command that runs at the server's end; it becomes the command, so the pid is its own."""
+        """The prefix of a command in the server's namespace. It execs the command, which keeps the pid."""
         return ["ip", "netns", "exec", self.server]
 
     def on_node(self):
         return ["ip", "netns", "exec", self.node]
 
     def bytes(self):
-        """What the node's interface has received and sent so far."""
+        """Bytes received and sent by the node's interface so far."""
         listed = run("ip", "-n", self.node, "-s", "-j", "link", "show", "dev", "wire")
         counters = json.loads(listed)[0]["stats64"]
         return counters["rx"]["bytes"] + counters["tx"]["bytes"]

@@ -1,13 +1,12 @@
 #!/usr/bin/env python3
-"""Deltas file by file, by a tool that knows of two files only.
+"""Deltas file by file, by a tool that compares two files.
 
   perfile.py TOOL build OLD NEW OUT     on the server
-  perfile.py TOOL apply TREE IN WORK    on the node, with what was fetched into IN
+  perfile.py TOOL apply TREE IN WORK    on the node, with the fetched files in IN
 
-OUT/deleted is the list of what goes; OUT/deltas.tar holds a delta for each file whose path is in both trees
-and whose content differs, and `times`, the metadata of those and of files that differ in nothing else;
-OUT/whole.tar.zst (-19) is all the rest, directories included. A delta that is not smaller than its file
-is left out for the file.
+OUT/deleted lists the removed paths. OUT/deltas.tar holds a delta for each path in both trees whose content
+differs, and `times`, the metadata of these files and of those that differ in metadata only.
+OUT/whole.tar.zst (-19) has all other paths, directories included, and each file whose delta is not smaller.
 """
 
 import concurrent.futures
@@ -22,7 +21,7 @@ import sys
 import changes
 
 COMPLETE = ["--format=posix", "--numeric-owner", "--xattrs", "--xattrs-include=*", "--acls", "--selinux"]
-# -D, -R: by itself xdelta3 opens gzip files, and closes them again to other bytes than they had
+# -D, -R: by default xdelta3 decompresses gzip files and compresses them again to different bytes
 TOOLS = {
     "xdelta3": (
         lambda old, new, delta: ["xdelta3", "-q", "-9", "-D", "-f", "-e", "-s", old, new, delta],
@@ -59,7 +58,7 @@ def build(encode, old, new, out):
         return path in tree and stat.S_ISREG(tree[path].st_mode) and tree[path].st_nlink == 1
 
     def delta(numbered):
-        """The line of a file in `times`, or None where it has to travel whole."""
+        """The line of a file in `times`; None if it must be sent whole."""
         number, path = numbered
         sides = [os.path.join(old, path), os.path.join(new, path)]
         line = [path.hex(), None, *metadata(sides[1])]

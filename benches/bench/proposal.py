@@ -1,8 +1,8 @@
-"""The original proposal's own table: what a diff costs to make, against a full tar of the image.
+"""The original proposal's table: the cost of making a diff, against a full tar of the image.
 
 The proposal compared, from a cold disk, a full tar, the same compressed, and its diff: the base's tar,
-compressed or not, is compared with the image's tree, and what differs is packed. Beside it stand ours, from
-the same bases and from those that the proposal did not have. All packs are written to a file.
+compressed or not, is compared with the image's tree, and the differences are packed. Ours are beside it, from
+the same bases and from others that the proposal did not have. All packs are written to a file.
 """
 
 import os
@@ -13,7 +13,7 @@ from .peers.ours import efforts, knows
 TAR = "--format=posix --numeric-owner --xattrs --xattrs-include=* --acls"
 DIFFERS = "(Mod time|Size|Contents|Uid|Gid|Mode|File type|Symlink|Device number) differs?|Not linked to .*"
 
-# $1 the base's tar, $2 the image, $3 where the work is done, $4 the pack
+# $1 the base's tar, $2 the image, $3 the working directory, $4 the pack
 THE_PROPOSALS = (
     f'cd "$2"; set -f; export LC_ALL=C; tar -dv {TAR} --quoting-style=literal -f "$1" >"$3/said" 2>&1 || true; '
     f'sed -nE "s/: ({DIFFERS})\\$//p" "$3/said" | sort -u >"$3/changed"; '
@@ -36,7 +36,7 @@ def rows(pair, options, bases):
             THE_PROPOSALS, bases[base], pair.new, pair.work, f"{pack}.tar.gz"
         )
     si_tardiff = f"{options.bin}/si_tardiff"
-    # where deltas have to be asked for, only a directory can serve them
+    # if deltas need an option, only a directory can be their source
     deltas = {"directory": ["--deltas"]} if knows(si_tardiff, "build", "--deltas") else {}
     for effort, how in efforts(si_tardiff, "build").items():
         for base, path in bases.items():
@@ -49,7 +49,7 @@ def rows(pair, options, bases):
 
 
 def make_bases(pair, options):
-    """OLD in every form that a diff can start from. The directory comes with deltas, if the build asks for them."""
+    """OLD in each form that a diff can start from."""
     made = {name: f"{pair.work}/base/{name}" for name in ("image.tar.gz", "image.tar", "manifest")}
     os.makedirs(f"{pair.work}/base")
     run("tar", "-cf", made["image.tar"], *TAR.split(), "-C", pair.old, ".")
@@ -68,7 +68,7 @@ def make_bases(pair, options):
 
 
 def measure(pair, options, known, say):
-    """Each row from a cold cache, by turns, into KNOWN; a row that fails says so. What takes minutes is done once."""
+    """Measures each row from a cold cache, by turns, into KNOWN. A failed row is recorded; slow ones run once."""
     try:
         bases = make_bases(pair, options)
     except Failed as why:

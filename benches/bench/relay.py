@@ -1,11 +1,10 @@
 #!/usr/bin/env python3
-"""relay.py SECONDS ONE OTHER: two network interfaces, and whatever leaves one arrives at the other SECONDS later.
+"""relay.py SECONDS ONE OTHER: two network interfaces; each packet sent by one arrives at the other SECONDS later.
 
-For kernels that have no netem: the interfaces are TAP devices, made here, to be moved into their namespaces
-by whoever started this. Packets pass in the order they came, as large as the kernel hands them over
-(segmentation is left to it), so that a full gigabit is a few thousand packets a second. How fast they may
-come is not decided here: a token bucket of the kernel's does that before. Writes "ready" once both are
-there, and runs until it is ended.
+For kernels without netem. The interfaces are TAP devices, made here; the caller moves them into their
+namespaces. Packets keep their order and their size: the kernel does the segmentation, so a full gigabit is a
+few thousand packets a second. The rate is limited elsewhere, by the kernel's token bucket. Prints "ready" when
+both exist, and runs until it is terminated.
 """
 
 import collections
@@ -31,7 +30,7 @@ def tap(name):
 
 
 def take(descriptor, into, due):
-    """Takes what waits at one end; each packet is due at the other at that time."""
+    """Reads the pending packets of one end; each is due at the other end at DUE."""
     for _ in range(64):
         try:
             into.append((due, os.read(descriptor, LARGEST)))
@@ -40,7 +39,7 @@ def take(descriptor, into, due):
 
 
 def give(descriptor, waiting, now):
-    """Hands over what is due; a packet for an interface that is down or full is lost, as on any wire."""
+    """Delivers the due packets; one for an interface that is down or full is lost, as on any wire."""
     while waiting and waiting[0][0] <= now:
         _, packet = waiting.popleft()
         with contextlib.suppress(OSError):
@@ -49,7 +48,7 @@ def give(descriptor, waiting, now):
 
 def main(delay, one, other):
     ends = [tap(one), tap(other)]
-    # on their way to the first end, to the second
+    # packets in flight to each end
     ways = {ends[0]: collections.deque(), ends[1]: collections.deque()}
     far = {ends[0]: ends[1], ends[1]: ends[0]}
     print("ready", flush=True)

@@ -10,7 +10,7 @@ WHAT = {PATCH_DAY: "patch day", TINY: "tiny change"}
 
 
 def report(results):
-    """All of it, as one text."""
+    """The whole report as one text."""
     parts = ["# Benchmark", conditions(results), "## Targets", targets(results)]
     for name, pair in results["pairs"].items():
         parts += [f"## {titled(name)}", sizes(pair), "### Updates", updates(pair), legend(pair)]
@@ -31,7 +31,7 @@ def titled(name):
 
 
 def table(heads, rows):
-    """Columns after the first are numbers, and stand at the right; `says` columns begin with an apostrophe."""
+    """A Markdown table. Columns after the first are right-aligned, except those whose head begins with an apostrophe."""
     lines = ["| " + " | ".join(head.lstrip("'") for head in heads) + " |"]
     lines.append(
         "|" + "|".join("---" if place == 0 or head[:1] == "'" else "--:" for place, head in enumerate(heads)) + "|"
@@ -41,7 +41,7 @@ def table(heads, rows):
 
 
 def number(value, scale=1.0):
-    """Three digits or so, or a dash for what was not measured."""
+    """About three digits; a dash if not measured."""
     if value is None:
         return "–"
     value /= scale
@@ -61,7 +61,7 @@ def against(value, base):
 
 
 def machine_says(results):
-    """What a run ran on, as a list."""
+    """The environment of a run, as a list."""
     machine, versions = results["machine"], results["versions"]
     facts = [("processor", "memory", "filesystem"), ("kernel", "system"), ("date", "load")]
     lines = [", ".join(f"{name} {machine[name]}" for name in line) for line in facts]
@@ -111,9 +111,9 @@ def targets(results):
 
 
 def peers_of(pair, link):
-    """Those that have anything to tell, in the order of the tables."""
-    told = {*pair["updates"].get(link, ()), *pair["failed"]}
-    return [name for name in PEERS if name in told]
+    """The ways with results or failures, in the order of the tables."""
+    known = {*pair["updates"].get(link, ()), *pair["failed"]}
+    return [name for name in PEERS if name in known]
 
 
 def updates(pair):
@@ -151,8 +151,8 @@ def afterwards(pair, name):
 def legend(pair):
     lines = [f"- {name}: {PEERS[name].says}" for name in peers_of(pair, DIRECT.name)]
     lines.append(
-        "- mixed: how long the tree is neither the old nor the new one; a dash where the new tree is made beside it, "
-        "or nothing says so"
+        "- mixed: time during which the tree is neither the old nor the new one; a dash if the new tree is made beside "
+        "it, or if the time is unknown"
     )
     return "\n".join(lines)
 

@@ -1,14 +1,14 @@
-"""What was measured: plain dictionaries, kept as JSON, so that tables can be made again without a new run.
+"""The measurements: plain dictionaries, saved as JSON, so that tables can be made without a new run.
 
-  machine, versions, options     what it ran on, and how
+  machine, versions, options     the environment and the options of the run
   links    {link: {made_of, round_trip}}
-  pairs    {pair: of what is below}
+  pairs    {pair: a dictionary of the following}
     old, new    {entries, bytes}
     builds      {peer: [{step: cost, ...} of each turn]}
     updates     {link: {peer: [cost of each turn]}}
-    judged      {peer: what differs after its update, "" for nothing}
+    judged      {peer: the differences after its update, or ""}
     failed      {peer: why}
-    proposal    {row: [cost with `size` of what was made, of each turn]}
+    proposal    {row: [cost of each turn, with the `size` of the pack]}
 
 A cost has wall, sync, user, system (seconds) and memory (bytes); an update's also wire (bytes), server
 (seconds), server_memory (bytes) and mixed (milliseconds, or None).
@@ -20,7 +20,7 @@ import statistics
 
 
 class Results(dict):
-    """The dictionaries and the file that they are kept in."""
+    """The dictionaries and their file."""
 
     def __init__(self, path, **known):
         super().__init__(known)
@@ -45,7 +45,7 @@ class Results(dict):
 
 
 def median(turns, field):
-    """The middle of FIELD over the turns; None where it was not measured."""
+    """The median of FIELD over the turns; None if not measured."""
     values = [turn[field] for turn in turns or () if turn.get(field) is not None]
     return statistics.median(values) if values else None
 

@@ -1,4 +1,4 @@
-"""How long a tree was neither the old nor the new one."""
+"""The time during which a tree is neither the old nor the new one."""
 
 import os
 
@@ -6,10 +6,9 @@ import os
 def span(tree, since):
     """Milliseconds between the first and the last ctime below TREE after SINCE, in ns.
 
-    What came by a rename has the ctime of that, a directory that of the last change in it or of it. It is
-    less than the truth: of what changed twice only the last time is seen, and of what was removed only the
-    directory. Of a tool that fills a stage first it would be more: what comes in a new directory was
-    written to it before that came.
+    A rename sets the ctime of the file, and each change of an entry that of its directory. The result is a
+    lower bound: an entry that changed twice shows the last time only, and a removed one only its directory. For
+    a tool that stages first it would be an upper bound: files in a new directory are older than its rename.
     """
     first, last = None, None
     paths = [tree]

@@ -48,9 +48,9 @@ class Synthetic:
         return text[:size]
 
     def change(self, share):
-        """Changes so much of the files (percent): of ten, six in a few bytes, two wholly, one goes, one comes.
+        """Changes SHARE percent of the files: of ten, six are edited, two rewritten, one removed, one added.
 
-        Answers how many files changed and how many bytes the new or changed ones have.
+        Returns the number of changed files and the bytes of the new and changed ones.
         """
         count = max(1, round(len(self.files) * share / 100))
         size = 0
@@ -72,7 +72,7 @@ class Synthetic:
         return count, size
 
     def edit(self, path):
-        """As an installation of a newer version does it: another file takes the place of the old one."""
+        """Replaces the file by an edited copy, as the installation of a newer version does."""
         with open(path, "rb") as file:
             content = file.read()
         place = self.random.randrange(len(content))

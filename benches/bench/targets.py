@@ -1,4 +1,4 @@
-"""The ratios that are to be reached, each beside what was measured in the same run."""
+"""The target ratios, each computed from one run."""
 
 import typing
 
@@ -11,7 +11,7 @@ MIB = 1024 * 1024
 
 
 class Target(typing.NamedTuple):
-    """One line: how to compute it for a pair (None where a part was not measured), and the limit by pair."""
+    """One line: its value for a pair (None if a part was not measured), and the limit by pair."""
 
     says: str
     measure: typing.Callable

@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
-"""timed.py RESULT SYNC COMMAND...: runs COMMAND, then syncs the filesystem of SYNC, and writes what both took.
+"""timed.py RESULT SYNC COMMAND...: runs COMMAND, then syncs the filesystem of SYNC, and writes the cost of both.
 
 RESULT gets one JSON object: status, wall (seconds with the sync), sync (seconds of the sync alone), user
 and system (CPU seconds of COMMAND and its children), memory (the largest resident size of one process, in
-bytes). SYNC may be "-": no sync. It is a process of its own, and a small one, since the kernel counts the
-memory of whoever starts a program as the program's: nothing shown is below this script's own 9 MB or so.
+bytes). SYNC may be "-": no sync. This is a small process of its own, since the kernel counts the memory of the
+parent at fork as the child's: no result is below this script's own 9 MB.
 """
 
 import os

@@ -9,7 +9,7 @@ BRANCH = "image"
 
 
 class OSTree(Peer):
-    """The node has a repository of its own and a checkout of hardlinks into it; it pulls and checks out anew."""
+    """The node has a repository of its own and a checkout of hardlinks into it; it pulls, then checks out again."""
 
     name = "ostree"
     says = "`ostree static-delta generate`, `pull`, `checkout` of hardlinks beside the tree"
@@ -25,7 +25,7 @@ class OSTree(Peer):
 
     def prepare(self):
         super().prepare()
-        # a commit stops at a device before it looks at what it shall skip, so the directories with devices are skipped
+        # a commit fails at a device before it reads the skip list, so directories with devices are skipped
         self.skip = f"{self.store}/skip"
         with open(self.skip, "wb") as skip:
             for tree in (self.pair.old, self.pair.new):
@@ -58,7 +58,7 @@ class OSTree(Peer):
         return {"commit": self.commit(self.remote, self.pair.new), "delta": shell(delta, self.remote, BRANCH)}
 
     def before_update(self):
-        self.pair.disk.make_anew()
+        self.pair.disk.format()
         os.makedirs(self.beside)
         reset(self.local_base, self.local)
 

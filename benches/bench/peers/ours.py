@@ -12,10 +12,10 @@ from ..measure import run
 from ..network import SERVER
 from .peer import Peer, reset
 
-# What a scan remembers it remembers of files that were left alone for a while before it.
+# A scan caches only files whose last change is some seconds old.
 SETTLED = 3
 
-# By effort, what `publish` and `build` are given for it.
+# The arguments of `publish` and `build` for each effort.
 EFFORTS = {"fast": ["--effort", "fast"], "normal": ["--effort", "normal"], "best": ["--effort", "best"]}
 
 
@@ -26,7 +26,7 @@ def knows(si_tardiff, command, option):
 
 
 def efforts(si_tardiff, command="publish"):
-    """EFFORTS as far as this build of si_tardiff knows them; one without efforts has a normal one."""
+    """The EFFORTS that this build of si_tardiff knows; only normal if it has no such option."""
     return EFFORTS if knows(si_tardiff, command, "--effort") else {"normal": []}
 
 
@@ -41,7 +41,7 @@ class Ours(Peer):
         super().__init__(pair, options)
         self.si_tardiff, self.si_updateclient = (f"{options.bin}/{name}" for name in ("si_tardiff", "si_updateclient"))
         self.tools = (self.si_tardiff, self.si_updateclient)
-        # all efforts begin alike: an image that is edited in place, its scan, and a node that follows it
+        # all efforts share an image that is edited in place, its scan, and a node that follows it
         self.images, self.published = f"{pair.work}/images", f"{pair.work}/published"
         self.agent = f"{pair.beside}/si_updateclient"
         self.repo = f"{pair.server}/{self.built_by()}"
@@ -61,7 +61,7 @@ class Ours(Peer):
         reset(self.pair.old, image)
         time.sleep(SETTLED)
         self.publish_to(self.published)
-        # read by content, since an image tool would not touch what stays the same
+        # by content, since an image tool would not touch unchanged files
         run(
             "rsync",
             "-aHAX",
@@ -89,7 +89,7 @@ class Ours(Peer):
 
     def before_update(self):
         super().before_update()
-        # an agent lives on the disk of its node, and the node knows which generation it is
+        # an agent is on the disk of its node, and the node has recorded its generation
         shutil.copy(self.si_updateclient, self.agent)
         run(*self.follow(f"file://{self.published}/"))
 
@@ -136,7 +136,7 @@ class Best(Ours):
 
 
 class Touched(Ours):
-    """What `normal` built, followed without a look at what stays."""
+    """The build of `normal`, followed without comparing unchanged paths."""
 
     name, effort = "ours-touched", "normal"
     says = "as `ours-normal`, `--check=touched` on the node"

@@ -1,4 +1,4 @@
-"""What every way to bring a node from OLD to NEW has in common."""
+"""The interface of all ways to update a node from OLD to NEW."""
 
 import os
 import shutil
@@ -11,13 +11,13 @@ from ..span import span
 
 
 class Pair:
-    """Two generations, and where the work on them is done.
+    """Two generations, and the working directories.
 
     image       NEW, on the server
-    server      below it each peer has a directory of its own, which the web server offers
+    server      the web server's directory, with a subdirectory for each peer
     disk        the node's filesystem
-    node        the node's tree; everything else of the node's lies in `beside`, on the same filesystem
-    kept        what a peer's node has from the beginning, below it a directory for each
+    node        the node's tree; its other files are in `beside`, on the same filesystem
+    kept        initial files of the peers' nodes, with a subdirectory for each
     """
 
     def __init__(self, name, old, new, work):
@@ -30,15 +30,15 @@ class Pair:
 
 
 class Peer:
-    """One way. A subclass says how its server prepares and how its node updates; all of it as commands.
+    """One way. A subclass gives the commands of its server and of its node.
 
     name, says     for the table
     tools          programs that it needs
-    origin         who serves the node: "http" (a static web server) or "rsync" (its daemon)
+    origin         the server of the node: "http" (a static web server) or "rsync" (its daemon)
     patient        whether a build takes minutes, and so is done once, not in turns
     everywhere     whether its update is measured on every kind of link, not only on the direct one
     in_place       whether the node's tree itself is changed; else a new tree is made beside it
-    leaves_out     what it does not carry by design: judged, and told, but no failure
+    leaves_out     attributes omitted by design: compared and reported, but no failure
     """
 
     name = says = leaves_out = ""
@@ -58,19 +58,19 @@ class Peer:
         return [tool for tool in self.tools if not shutil.which(tool)]
 
     def prepare(self):
-        """What is there before NEW exists, on server and node. Not measured; once."""
+        """Prepares server and node before NEW exists. Not measured; once."""
         os.makedirs(self.store, exist_ok=True)
 
     def before_build(self):
-        """Makes the server's side what it was before a build. Not measured; before each build."""
+        """Resets the server before each build. Not measured."""
 
     def build(self):
-        """The measured steps of the server, in order, by name; none where nothing has to be prepared."""
+        """The measured steps of the server, in order, by name; empty if it prepares nothing."""
         return {}
 
     def before_update(self):
-        """Makes the node what it was before an update. Not measured; before each update."""
-        self.pair.disk.make_anew()
+        """Resets the node before each update. Not measured."""
+        self.pair.disk.format()
         os.makedirs(self.beside)
         reset(self.pair.old, self.pair.node)
 
@@ -79,22 +79,22 @@ class Peer:
         raise NotImplementedError
 
     def result(self):
-        """The tree that is to be NEW after an update."""
+        """The tree that must equal NEW after an update."""
         return self.pair.node
 
     def mixed(self, said, since):
-        """Milliseconds in which the tree was neither, from what the update SAID or left; None if unknown."""
+        """Milliseconds in which the tree was neither OLD nor NEW, from the output SAID or from ctimes; None if unknown."""
         return span(self.pair.node, since) if self.in_place else None
 
     def clean(self):
-        """Frees the disk once all is measured."""
+        """Frees the disk after the last measurement."""
         shutil.rmtree(self.store, ignore_errors=True)
 
 
 def reset(source, target):
-    """Makes TARGET a copy of SOURCE. The directory itself stays; what is right already stays, too.
+    """Makes TARGET a copy of SOURCE. Keeps the directory itself and all unchanged files.
 
-    What a peer changed without changing size, time or name would survive this; the judge would find it.
+    A change that preserves size, time and name would survive this; the comparison would find it.
     """
     os.makedirs(target, exist_ok=True)
     run("rsync", "-aHAX", "--numeric-ids", "--delete", "--modify-window=-1", "--whole-file", f"{source}/", f"{target}/")

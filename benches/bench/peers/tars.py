@@ -1,4 +1,4 @@
-"""Tars: of what changed, as the original proposal of image diffs had it, and of everything against the old one."""
+"""Tars: of the changed files, as in the original proposal, and of the whole image against the old tar."""
 
 import os
 import sys
@@ -13,7 +13,7 @@ REPRODUCIBLE = f"{COMPLETE} --sort=name --pax-option=delete=atime,delete=ctime"
 
 
 class ChangedFiles(Peer):
-    """A list of what goes, and a tar of what comes."""
+    """A list of removed paths, and a tar of changed ones."""
 
     compressor = decompressor = suffix = ""
 
