@@ -120,7 +120,7 @@ fn content(
     claim: &FileRef,
     monitor: &dyn Monitor,
 ) -> Result<Vec<u8>, FetchError> {
-    let verified = repository.file(claim, monitor)?;
+    let verified = repository.fetch(claim, monitor)?;
     assert_eq!((verified.size(), verified.sha256()), (claim.size, claim.sha256));
     let mut bytes = Vec::new();
     verified.into_file().read_to_end(&mut bytes).expect("reads");
@@ -141,7 +141,7 @@ impl Monitor for Notes {
 fn a_file_comes_over_one_connection_and_the_second_time_from_the_spool() {
     let site = Site::new();
     let (repository, notes) = (site.open(), Notes::default());
-    repository.catalog(None).expect("comes");
+    repository.fetch_catalog(None).expect("comes");
     assert_eq!(content(&repository, &site.claim(), &notes).expect("comes"), site.bytes);
     assert_eq!(site.server.connections(), 1);
     assert_eq!(site.server.seen()[1].headers["accept-encoding"], "identity");
@@ -236,7 +236,7 @@ fn a_stalled_server_is_left_and_tried_again() {
     assert_eq!(site.server.sent(), 300_000);
     site.server.always(CATALOG, Fault::Stall(3));
     let began = Instant::now();
-    let error = site.open().catalog(None).expect_err("it stalls");
+    let error = site.open().fetch_catalog(None).expect_err("it stalls");
     assert_eq!((error.kind, error.side), (Unreachable, Network), "{error}");
     assert!(began.elapsed() < Duration::from_secs(4));
 }
@@ -364,7 +364,7 @@ fn redirects_are_followed_but_not_in_a_circle() {
     assert_eq!(site.fetch().expect("comes"), site.bytes);
     site.server.calm();
     site.server.always(CATALOG, Fault::Redirect(CATALOG.to_owned()));
-    let error = site.open().catalog(None).expect_err("a circle");
+    let error = site.open().fetch_catalog(None).expect_err("a circle");
     assert_eq!((error.kind, error.side), (Other, Server), "{error}");
     assert!(error.to_string().contains("redirects"), "{error}");
     assert!(site.server.seen().len() < 10);
@@ -385,10 +385,12 @@ fn nobody_listening_is_told_from_a_name_that_nobody_knows() {
     let closed =
         TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("a free port");
     let error =
-        site.open_at(&format!("http://{closed}/")).catalog(None).expect_err("nobody listens");
+        site.open_at(&format!("http://{closed}/")).fetch_catalog(None).expect_err("nobody listens");
     assert_eq!((error.kind, error.side), (Unreachable, Server), "{error}");
-    let error =
-        site.open_at("http://no-such-host.invalid/").catalog(None).expect_err("nobody knows it");
+    let error = site
+        .open_at("http://no-such-host.invalid/")
+        .fetch_catalog(None)
+        .expect_err("nobody knows it");
     assert_eq!((error.kind, error.side), (Unreachable, Network), "{error}");
 }
 
@@ -397,27 +399,33 @@ fn the_catalog_takes_one_conditional_request() {
     let site = Site::new();
     let repository = site.open();
     let CatalogAnswer::Fetched { bytes, etag: Some(etag) } =
-        repository.catalog(None).expect("comes")
+        repository.fetch_catalog(None).expect("comes")
     else {
         panic!("a catalog with an etag")
     };
     assert_eq!(bytes, b"format = 1\n");
-    assert_eq!(repository.catalog(Some(&etag)).expect("is the same"), CatalogAnswer::NotModified);
+    assert_eq!(
+        repository.fetch_catalog(Some(&etag)).expect("is the same"),
+        CatalogAnswer::NotModified
+    );
     assert_eq!(site.server.seen().len(), 2);
     fs::write(site.repo_dir().join(&CATALOG[1..]), b"format = 2\n").expect("scratch");
     assert!(matches!(
-        repository.catalog(Some(&etag)).expect("comes"),
+        repository.fetch_catalog(Some(&etag)).expect("comes"),
         CatalogAnswer::Fetched { .. }
     ));
     site.server.next(CATALOG, [Fault::Status(503, None), Fault::Cut(4)]);
-    assert!(matches!(repository.catalog(None).expect("comes"), CatalogAnswer::Fetched { .. }));
+    assert!(matches!(
+        repository.fetch_catalog(None).expect("comes"),
+        CatalogAnswer::Fetched { .. }
+    ));
 }
 
 #[test]
 fn a_catalog_without_end_is_refused() {
     let site = Site::new();
     site.server.always(CATALOG, Fault::Longer(usize::try_from(MAX_CATALOG).expect("fits")));
-    let error = site.open().catalog(None).expect_err("too large");
+    let error = site.open().fetch_catalog(None).expect_err("too large");
     assert_eq!((error.kind, error.side), (Other, Server), "{error}");
     assert_eq!(site.server.seen().len(), 1);
 }
@@ -427,14 +435,14 @@ fn the_first_frame_travels_once() {
     let site = Site::new();
     let repository = site.open();
     assert_eq!(
-        repository.frame(&site.claim(), &site.frame(40_000)).expect("comes"),
+        repository.fetch_frame(&site.claim(), &site.frame(40_000)).expect("comes"),
         &site.bytes[..40_000]
     );
     assert_eq!(site.server.sent(), 40_000);
     assert_eq!(content(&repository, &site.claim(), &Silent).expect("comes"), site.bytes);
     assert_eq!(site.server.sent(), 300_000);
     assert_eq!(
-        repository.frame(&site.claim(), &site.frame(40_000)).expect("is there"),
+        repository.fetch_frame(&site.claim(), &site.frame(40_000)).expect("is there"),
         &site.bytes[..40_000]
     );
     assert_eq!(site.server.sent(), 300_000);
@@ -444,10 +452,10 @@ fn the_first_frame_travels_once() {
 fn a_corrupt_first_frame_is_found_out() {
     let site = Site::new();
     let wrong = FirstFrame { length: 1000, sha256: Digest::of(b"other") };
-    let error = site.open().frame(&site.claim(), &wrong).expect_err("it is another");
+    let error = site.open().fetch_frame(&site.claim(), &wrong).expect_err("it is another");
     assert_eq!((error.kind, error.side), (Corrupt, Server), "{error}");
     let beyond = FirstFrame { length: 300_001, sha256: Digest::of(b"other") };
-    assert!(site.open().frame(&site.claim(), &beyond).is_err());
+    assert!(site.open().fetch_frame(&site.claim(), &beyond).is_err());
 }
 
 #[test]
@@ -567,8 +575,8 @@ fn without_a_spool_a_temporary_one_serves() {
     let site = Site::new();
     let url = site.server.url().parse().expect("a URL");
     let repository = Repository::open(&url, &node(), &quick(), None).expect("opens");
-    assert_eq!(repository.small(&site.claim(), 300_000).expect("comes"), site.bytes);
-    assert!(repository.small(&site.claim(), 299_999).is_err());
+    assert_eq!(repository.fetch_small(&site.claim(), 300_000).expect("comes"), site.bytes);
+    assert!(repository.fetch_small(&site.claim(), 299_999).is_err());
 }
 
 #[test]
@@ -580,28 +588,30 @@ fn an_override_has_a_place_of_its_own() {
     let url = format!("file://{}/", scratch.path().display()).parse().expect("a URL");
     let layer = Layer::Override("node".parse().expect("a name"));
     let repository = Repository::open(&url, &layer, &quick(), None).expect("opens");
-    let CatalogAnswer::Fetched { bytes, .. } = repository.catalog(None).expect("comes") else {
+    let CatalogAnswer::Fetched { bytes, .. } = repository.fetch_catalog(None).expect("comes")
+    else {
         panic!("a catalog")
     };
     assert_eq!(bytes, b"an override's");
     let image = Repository::open(&url, &node(), &quick(), None).expect("opens");
-    assert_eq!(image.catalog(None).expect_err("there is none").kind, NotFound);
+    assert_eq!(image.fetch_catalog(None).expect_err("there is none").kind, NotFound);
 }
 
 #[test]
 fn a_directory_is_a_repository() {
     let site = Site::new();
     let repository = site.open_at(&format!("file://{}", site.repo_dir().display()));
-    let CatalogAnswer::Fetched { bytes, etag } = repository.catalog(None).expect("comes") else {
+    let CatalogAnswer::Fetched { bytes, etag } = repository.fetch_catalog(None).expect("comes")
+    else {
         panic!("a catalog")
     };
     assert_eq!(bytes, b"format = 1\n");
     assert_eq!(
-        repository.catalog(etag.as_deref()).expect("is the same"),
+        repository.fetch_catalog(etag.as_deref()).expect("is the same"),
         CatalogAnswer::NotModified
     );
     assert_eq!(
-        repository.frame(&site.claim(), &site.frame(100)).expect("comes"),
+        repository.fetch_frame(&site.claim(), &site.frame(100)).expect("comes"),
         &site.bytes[..100]
     );
     let mut bytes = Vec::new();
@@ -611,7 +621,7 @@ fn a_directory_is_a_repository() {
         .read_to_end(&mut bytes)
         .expect("reads");
     assert_eq!(bytes, &site.bytes[7..100_007]);
-    let verified = repository.file(&site.claim(), &Silent).expect("comes");
+    let verified = repository.fetch(&site.claim(), &Silent).expect("comes");
 
     let archive = site.repo_dir().join(&ARCHIVE[1..]);
     fs::write(&archive, b"edited in place").expect("scratch");
@@ -620,10 +630,10 @@ fn a_directory_is_a_repository() {
     assert_eq!(bytes, site.bytes, "what was verified stays");
 
     repository.spool().tidy(&[]).expect("tidies");
-    let error = repository.file(&site.claim(), &Silent).expect_err("it is another");
+    let error = repository.fetch(&site.claim(), &Silent).expect_err("it is another");
     assert_eq!((error.kind, error.side), (Corrupt, Server), "{error}");
     fs::remove_file(&archive).expect("is there");
-    let error = repository.file(&site.claim(), &Silent).expect_err("it is gone");
+    let error = repository.fetch(&site.claim(), &Silent).expect_err("it is gone");
     assert_eq!((error.kind, error.side), (NotFound, Server), "{error}");
 }
 
@@ -702,7 +712,7 @@ fn an_https_server_has_to_be_vouched_for_and_must_not_lead_out_of_https() {
         .expect("scratch");
     let secure = Secure::start(&directory);
     let trusting = secure.repository(&site, Some(secure.certificate.clone()));
-    let answer = trusting.catalog(None).expect("comes");
+    let answer = trusting.fetch_catalog(None).expect("comes");
     assert_eq!(answer, CatalogAnswer::Fetched { bytes: b"format = 1\n".to_vec(), etag: None });
 
     if let Ok(repository) = Repository::open(
@@ -711,14 +721,14 @@ fn an_https_server_has_to_be_vouched_for_and_must_not_lead_out_of_https() {
         &patient(),
         None,
     ) {
-        let error = repository.catalog(None).expect_err("nobody vouches for it");
+        let error = repository.fetch_catalog(None).expect_err("nobody vouches for it");
         assert_eq!((error.kind, error.side), (Unreachable, Server), "{error}");
     }
 
     let away =
         format!("HTTP/1.0 302 Found\r\nLocation: {}node/catalog.toml\r\n\r\n", site.server.url());
     fs::write(directory.join("node/catalog.toml"), away).expect("scratch");
-    let error = trusting.catalog(None).expect_err("http is less safe");
+    let error = trusting.fetch_catalog(None).expect_err("http is less safe");
     assert_eq!((error.kind, error.side), (Other, Server), "{error}");
     assert_eq!(site.server.seen().len(), 0);
 }
@@ -791,7 +801,7 @@ fn an_rsync_daemon_is_a_repository() {
     let site = Site::new();
     let daemon = Daemon::start(&site);
     let repository = open(&daemon.url(), &patient(), &site.spool_dir(), u64::MAX);
-    let answer = repository.catalog(Some("\"any\"")).expect("comes");
+    let answer = repository.fetch_catalog(Some("\"any\"")).expect("comes");
     assert_eq!(answer, CatalogAnswer::Fetched { bytes: b"format = 1\n".to_vec(), etag: None });
     assert_eq!(fs::read_dir(site.spool_dir()).expect("is there").count(), 0);
 
@@ -800,7 +810,7 @@ fn an_rsync_daemon_is_a_repository() {
     assert_eq!(content(&repository, &site.claim(), &Silent).expect("comes"), site.bytes);
     assert!(!part.exists());
     assert_eq!(
-        repository.frame(&site.claim(), &site.frame(100)).expect("is there"),
+        repository.fetch_frame(&site.claim(), &site.frame(100)).expect("is there"),
         &site.bytes[..100]
     );
 }
@@ -822,7 +832,7 @@ fn over_rsync_ranges_come_from_the_whole_file() {
         assert_eq!(bytes, &site.bytes[offset as usize..][..1000]);
     }
     assert_eq!(
-        repository.frame(&site.claim(), &site.frame(100)).expect("is there"),
+        repository.fetch_frame(&site.claim(), &site.frame(100)).expect("is there"),
         &site.bytes[..100]
     );
 }
@@ -837,7 +847,7 @@ fn over_rsync_too_each_side_is_named() {
     let archive = site.repo_dir().join(&ARCHIVE[1..]);
     let fails = |kind, side| {
         let error =
-            repository.file(&site.claim(), &Silent).map(|_| ()).expect_err("something is wrong");
+            repository.fetch(&site.claim(), &Silent).map(|_| ()).expect_err("something is wrong");
         assert_eq!((error.kind, error.side), (kind, side), "{error}");
     };
     let part = site.spool_dir().join(format!("{}.part", site.claim().sha256));
@@ -855,9 +865,9 @@ fn over_rsync_too_each_side_is_named() {
     fails(NotFound, Server);
 
     let other = open(&format!("{}-other", daemon.url()), &patient(), &site.spool_dir(), u64::MAX);
-    let error = other.catalog(None).expect_err("no such module");
+    let error = other.fetch_catalog(None).expect_err("no such module");
     assert_eq!((error.kind, error.side), (NotFound, Server), "{error}");
     drop(daemon);
-    let error = repository.catalog(None).expect_err("nobody listens");
+    let error = repository.fetch_catalog(None).expect_err("nobody listens");
     assert_eq!((error.kind, error.side), (Unreachable, Server), "{error}");
 }

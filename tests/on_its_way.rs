@@ -96,7 +96,7 @@ fn what_was_wrong_at_first_is_read_again_when_it_has_come_anew() {
     let (site, server, path) = behind();
     server.next(&path, [Fault::Behave, Fault::FlipFirstBit]);
     let run = site.updated(&["--no-fallback"]);
-    run.ended(0, &["fetching it anew", "updated to node"]);
+    run.ended(0, &["downloading it again", "updated to node"]);
     assert!(!run.err.contains("cannot be used"), "{run:#?}");
     site.same();
 }

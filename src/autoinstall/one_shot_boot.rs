@@ -15,7 +15,7 @@ use crate::autoinstall::rollback::StepLog;
 use crate::autoinstall::{path, tool_failed};
 use crate::host::boot_loader::{self, BootCommand, ENTRIES};
 use crate::host::{MAX_FILE, Restart, ToolOutcome, Tools};
-use crate::process::{Output, Task, resolve_symlinks};
+use crate::process::{ProcessOutput, Task, resolve_symlinks};
 use crate::root::{FileKind, Root, RootError};
 use crate::tree_path::TreePath;
 use crate::update::UpdateError;
@@ -218,7 +218,7 @@ impl OneShotBoot {
         };
         let mut said = None;
         let ended = tools.programs.run(&task, &mut |heard| {
-            if let Output::Line(line) = heard {
+            if let ProcessOutput::Line(line) = heard {
                 said = std::str::from_utf8(line)
                     .ok()
                     .map(|line| line.trim_end_matches('/').to_owned());

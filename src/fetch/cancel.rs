@@ -1,93 +1,98 @@
-//! Waiting for the network without being deaf: a stop is heeded at once, whatever the other side does.
+//! Waits that a cancellation ends at once, even if the server is silent.
 //!
-//! What may wait is done by a thread of its own. After a stop that is left to itself; it has nothing but
-//! the connection, and ends with it or with the process.
+//! A thread of its own performs each call that may block. After a cancellation it is abandoned: it
+//! owns nothing except the connection, and ends with the connection or with the process. If the
+//! calling thread blocked instead, Ctrl-C would have to wait for the network's time limit.
 
 use std::io::{self, Read};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// A stop is looked for so often.
-const TICK: Duration = Duration::from_millis(100);
-/// So much is read at once.
-const PIECE: usize = 128 << 10;
-/// So many pieces may wait to be taken.
-const WAITING: usize = 4;
+/// Interval at which the cancellation is polled.
+const POLL_INTERVAL: Duration = Duration::from_millis(100);
+/// Bytes of one read.
+const CHUNK_SIZE: usize = 128 << 10;
+/// Chunks that may be queued for a [`ChannelReader`].
+const QUEUED_CHUNKS: usize = 4;
 
-/// Whether the run was asked to stop.
+/// Whether the run was cancelled.
 pub(super) type CancelCheck = fn() -> bool;
 
-/// The run was asked to stop.
+/// The run was cancelled.
 #[derive(Debug)]
 pub(super) struct Cancelled;
 
-/// Does `work`, unless a stop comes first.
+/// Runs `work` in a thread and returns its result, unless the run is cancelled.
 pub(super) fn cancellable<T: Send + 'static>(
-    stop: CancelCheck,
+    is_cancelled: CancelCheck,
     work: impl FnOnce() -> T + Send + 'static,
 ) -> Result<T, Cancelled> {
     let (sender, receiver) = sync_channel(1);
-    // Nobody may be waiting any more.
-    drop(thread::spawn(move || drop(sender.send(work()))));
-    receive(stop, &receiver).and_then(|done| done.ok_or(Cancelled))
+    thread::spawn(move || {
+        // Fails if the receiver was dropped after a cancellation.
+        let _ = sender.send(work());
+    });
+    receive(is_cancelled, &receiver)?.ok_or(Cancelled)
 }
 
-/// Waits, unless a stop comes first.
-pub(super) fn sleep(stop: CancelCheck, time: Duration) -> Result<(), Cancelled> {
+/// Sleeps for `time`, unless the run is cancelled.
+pub(super) fn sleep(is_cancelled: CancelCheck, time: Duration) -> Result<(), Cancelled> {
     let end = Instant::now() + time;
-    while !stop() {
+    while !is_cancelled() {
         match end.saturating_duration_since(Instant::now()) {
             Duration::ZERO => return Ok(()),
-            left => thread::sleep(left.min(TICK)),
+            remaining => thread::sleep(remaining.min(POLL_INTERVAL)),
         }
     }
     Err(Cancelled)
 }
 
-/// The pieces of a body, as they come.
+/// Reader of a body through a thread, so that each wait for a chunk can be cancelled.
 pub(super) struct ChannelReader {
     receiver: Receiver<io::Result<Vec<u8>>>,
-    stop: CancelCheck,
+    is_cancelled: CancelCheck,
 }
 
 impl ChannelReader {
-    pub fn of(body: impl Read + Send + 'static, stop: CancelCheck) -> Self {
-        let (sender, receiver) = sync_channel(WAITING);
-        drop(thread::spawn(move || read(body, &sender)));
-        ChannelReader { receiver, stop }
+    /// Starts to read `body`.
+    pub fn new(body: impl Read + Send + 'static, is_cancelled: CancelCheck) -> Self {
+        let (sender, receiver) = sync_channel(QUEUED_CHUNKS);
+        thread::spawn(move || read_chunks(body, &sender));
+        ChannelReader { receiver, is_cancelled }
     }
 
-    /// The next piece; nothing at the end.
-    pub fn next(&mut self) -> Result<io::Result<Option<Vec<u8>>>, Cancelled> {
-        Ok(receive(self.stop, &self.receiver)?.transpose())
+    /// The next chunk; `None` at the end.
+    pub fn next_chunk(&mut self) -> Result<io::Result<Option<Vec<u8>>>, Cancelled> {
+        Ok(receive(self.is_cancelled, &self.receiver)?.transpose())
     }
 }
 
-fn read(mut body: impl Read, sender: &SyncSender<io::Result<Vec<u8>>>) {
-    let mut buffer = vec![0; PIECE];
+fn read_chunks(mut body: impl Read, sender: &SyncSender<io::Result<Vec<u8>>>) {
+    let mut buffer = vec![0; CHUNK_SIZE];
     loop {
-        let piece = match body.read(&mut buffer) {
+        let chunk = match body.read(&mut buffer) {
             Ok(0) => return,
             Ok(length) => Ok(buffer[..length].to_vec()),
-            Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
-            Err(e) => Err(e),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            Err(error) => Err(error),
         };
-        let failed = piece.is_err();
-        if sender.send(piece).is_err() || failed {
+
+        let is_last = chunk.is_err();
+        if sender.send(chunk).is_err() || is_last {
             return;
         }
     }
 }
 
-/// What comes next; nothing where nothing will.
-fn receive<T>(stop: CancelCheck, receiver: &Receiver<T>) -> Result<Option<T>, Cancelled> {
+/// The next message; `None` if the sender has ended.
+fn receive<T>(is_cancelled: CancelCheck, receiver: &Receiver<T>) -> Result<Option<T>, Cancelled> {
     loop {
-        if stop() {
+        if is_cancelled() {
             return Err(Cancelled);
         }
-        match receiver.recv_timeout(TICK) {
-            Ok(what) => return Ok(Some(what)),
+        match receiver.recv_timeout(POLL_INTERVAL) {
+            Ok(message) => return Ok(Some(message)),
             Err(RecvTimeoutError::Timeout) => {}
             Err(RecvTimeoutError::Disconnected) => return Ok(None),
         }
@@ -99,28 +104,33 @@ mod tests {
     use super::*;
 
     #[test]
-    fn pieces_come_whole_and_in_order_and_end() {
-        let bytes: Vec<u8> = (0..3 * PIECE + 5).map(|at| (at % 251) as u8).collect();
-        let mut pieces = ChannelReader::of(io::Cursor::new(bytes.clone()), || false);
-        let mut found = Vec::new();
-        while let Some(piece) = pieces.next().expect("nobody stops").expect("memory reads") {
-            found.extend(piece);
+    fn chunks_arrive_complete_and_in_order() {
+        let bytes: Vec<u8> = (0..3 * CHUNK_SIZE + 5).map(|at| (at % 251) as u8).collect();
+        let mut reader = ChannelReader::new(io::Cursor::new(bytes.clone()), || false);
+
+        let mut received = Vec::new();
+        while let Some(chunk) = reader.next_chunk().expect("not cancelled").expect("reads") {
+            received.extend(chunk);
         }
-        assert!(found == bytes);
+
+        assert!(received == bytes);
     }
 
     #[test]
-    fn a_stop_does_not_wait() {
-        let begin = Instant::now();
+    fn cancellation_ends_every_wait_at_once() {
+        let start = Instant::now();
+
         assert!(cancellable(|| true, || thread::sleep(Duration::from_secs(60))).is_err());
         assert!(sleep(|| true, Duration::from_secs(60)).is_err());
-        assert!(ChannelReader::of(io::repeat(0), || true).next().is_err());
-        assert!(begin.elapsed() < Duration::from_secs(10));
+        assert!(ChannelReader::new(io::repeat(0), || true).next_chunk().is_err());
+
+        assert!(start.elapsed() < Duration::from_secs(10));
     }
 
     #[test]
-    fn work_that_dies_is_no_answer() {
-        let died = cancellable(|| false, || -> u32 { panic!("as it should") });
-        assert!(died.is_err());
+    fn panicking_work_counts_as_cancelled() {
+        let result = cancellable(|| false, || -> u32 { panic!("expected by this test") });
+
+        assert!(result.is_err());
     }
 }

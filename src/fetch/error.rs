@@ -1,122 +1,268 @@
-//! Why something could not be fetched, and who has to look into it.
+//! Failures of downloads, with the side at fault and their wording.
 
+use std::borrow::Cow;
+use std::sync::Arc;
+use std::time::Duration;
 use std::{fmt, io};
 
-use crate::fetch::cancel::Cancelled;
+use reqwest::StatusCode;
 
-/// The side that is wrong.
+use super::cancel::Cancelled;
+use crate::catalog::RepoPath;
+use crate::diff_archive::ArchiveError;
+use crate::digest::Digest;
+use crate::rsync::{RsyncError, RsyncFailure};
+
+/// The side that has to be repaired.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Side {
     /// This node: its disk, its configuration, its programs.
     Node,
-    /// The server: what it answers, or what it holds.
+    /// The server: its answers or its files.
     Server,
-    /// What lies between the two.
+    /// The connection between node and server.
     Network,
 }
 
-/// What a caller does differently.
+/// Kind of a failure, for callers that branch on it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum FetchErrorKind {
     /// The server has no such file.
     NotFound,
-    /// What the server holds is not what the catalog names, also after it was fetched anew.
+    /// The file differs from the catalog's description, after a second download as well.
     Corrupt,
-    /// No server answers, or the connection to it does not last.
+    /// No server answers, or the connection does not last.
     Unreachable,
-    /// The spool, or the filesystem that it lies on, is full.
+    /// The spool has reached its limit, or its filesystem is full.
     NoRoom,
-    /// The run was asked to stop.
+    /// The run was cancelled.
     Stopped,
-    /// Everything else.
+    /// Any other failure.
     Other,
 }
 
-/// Why something could not be fetched.
-#[derive(Clone, Debug, thiserror::Error)]
+/// Failure to fetch a file.
+#[derive(Clone, Debug)]
 pub struct FetchError {
-    /// What a caller does differently.
+    /// For callers that branch.
     pub kind: FetchErrorKind,
-    /// Who has to look into it.
+    /// The side at fault.
     pub side: Side,
-    /// An URL or a path; nothing as long as it is the spool alone that failed.
-    what: Option<String>,
-    why: String,
+    /// URL or path of the file; added by the function that knows it.
+    target: Option<String>,
+    problem: FetchProblem,
+    /// Number of failed attempts, if the download was repeated.
+    attempts: Option<u32>,
 }
 
-impl FetchError {
-    /// An error about `what`, an URL or a path, for the reason `why`: lower case, no full stop.
-    pub fn new(
-        kind: FetchErrorKind,
-        side: Side,
-        what: impl fmt::Display,
-        why: impl fmt::Display,
-    ) -> Self {
-        FetchError { kind, side, what: Some(what.to_string()), why: why.to_string() }
+/// Cause of a failure.
+#[derive(Clone, Debug, thiserror::Error)]
+pub(super) enum FetchProblem {
+    #[error("stopped on request")]
+    Cancelled,
+    #[error("cannot {operation}: {source}")]
+    LocalFile { operation: Cow<'static, str>, source: Arc<io::Error> },
+    #[error(
+        "{needed} more bytes exceed the spool limit: {used} of {limit} bytes are used; \
+         raise the limit or remove files from the spool"
+    )]
+    SpoolLimit { needed: u64, used: u64, limit: u64 },
+    #[error(
+        "{needed} more bytes are needed in the spool, and its filesystem has {free} bytes free; \
+         free some space"
+    )]
+    DiskFull { needed: u64, free: u64 },
+    #[error("the download is no longer needed")]
+    NoReaders,
+    #[error("the file has an invalid certificate: {reason}")]
+    InvalidCertificate { reason: String },
+    #[error("no certificates are available to verify the server; name a file of them")]
+    NoCertificates,
+    #[error("only an http URL can be reached through a tunnel")]
+    TunnelNeedsHttp,
+    #[error("cannot create an HTTP client: {reason}")]
+    HttpClient { reason: String },
+    #[error("cannot build the HTTP request: {reason}")]
+    InvalidRequest { reason: String },
+
+    #[error("there is no such file")]
+    NotFound,
+    #[error("the file is not a regular file")]
+    NotAFile,
+    #[error("the file is larger than {limit} bytes")]
+    TooLarge { limit: u64 },
+    #[error("the catalog claims {claimed} bytes, and the limit is {limit}")]
+    ClaimTooLarge { claimed: u64, limit: u64 },
+    #[error("{length} bytes at offset {offset} are beyond the end of the file ({size} bytes)")]
+    OutsideFile { offset: u64, length: u64, size: u64 },
+    #[error("HTTP status {status}")]
+    HttpStatus { status: StatusCode },
+    #[error("{reason}")]
+    Redirect { reason: String },
+    #[error("no secure connection: {reason}")]
+    Tls { reason: String },
+    #[error("the answer is not HTTP: {reason}")]
+    NotHttp { reason: String },
+    #[error("connection refused; check that the service is running")]
+    ConnectionRefused,
+    #[error("the answer is a part of a file that was requested as a whole")]
+    PartInsteadOfWhole,
+    #[error("the file has {actual} bytes, and the catalog names {expected}")]
+    WrongSize { actual: u64, expected: u64 },
+    #[error("the file does not have the {expected} bytes that the catalog names")]
+    UnexpectedSize { expected: u64 },
+    #[error("the file is longer than the {expected} bytes that the catalog names")]
+    TooLong { expected: u64 },
+    #[error("the answer is a part without a valid Content-Range")]
+    NoContentRange,
+    #[error(
+        "bytes {}-{} were requested, and the answer has bytes {}-{}",
+        requested.0, requested.1, sent.0, sent.1
+    )]
+    WrongRange { requested: (u64, u64), sent: (u64, u64) },
+    #[error("the file has fewer than {end} bytes")]
+    RangeNotSatisfiable { end: u64 },
+    #[error("the file changed during the download")]
+    Changed,
+    #[error(
+        "the file does not have the digest that the catalog names, after a second download as well"
+    )]
+    WrongDigest,
+
+    #[error("no answer within {limit:?}")]
+    NoAnswer { limit: Duration },
+    #[error("cannot resolve the server's name: {reason}")]
+    NameLookup { reason: String },
+    #[error("{reason}")]
+    Connection { reason: String },
+    #[error("{cause}{}", Position(*position))]
+    Interrupted { cause: Interruption, position: Option<(u64, u64)> },
+
+    #[error("{reason}")]
+    Rsync { failure: RsyncFailure, connection: ConnectionState, reason: String },
+    #[error(transparent)]
+    RsyncRun(Arc<RsyncError>),
+
+    /// A failure in the words of another layer.
+    #[error("{reason}")]
+    Reported { kind: FetchErrorKind, side: Side, reason: String },
+}
+
+/// Reason for the end of a transfer before its last byte.
+#[derive(Clone, Debug, thiserror::Error)]
+pub(super) enum Interruption {
+    #[error("the answer ends")]
+    End,
+    #[error("no data for {limit:?}")]
+    Silence { limit: Duration },
+    #[error("the data arrives too slowly")]
+    TooSlow,
+    #[error("{reason}")]
+    Connection { reason: String },
+}
+
+/// Whether the server's machine refused a connection, or did not answer at all.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum ConnectionState {
+    Refused,
+    Silent,
+}
+
+/// Offset and end of an interrupted transfer, as the end of a sentence.
+struct Position(Option<(u64, u64)>);
+
+impl fmt::Display for Position {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            Some((offset, end)) => write!(f, " at byte {offset} of {end}"),
+            None => Ok(()),
+        }
+    }
+}
+
+impl FetchProblem {
+    /// The error for `target`, a URL or a path.
+    pub(super) fn at(self, target: impl Into<String>) -> FetchError {
+        FetchError { target: Some(target.into()), ..self.into() }
     }
 
-    /// A call on this node's own files that failed while it did `doing` for `what`.
-    pub fn local(
-        what: impl fmt::Display,
-        doing: impl fmt::Display,
+    /// The failure of a system call on a file of this node; `operation` is a verb with its object.
+    pub(super) fn local(
+        operation: impl Into<Cow<'static, str>>,
         error: impl Into<io::Error>,
     ) -> Self {
-        let error = error.into();
-        FetchError::new(
-            local_kind(&error),
-            Side::Node,
-            what,
-            format_args!("cannot {doing}: {error}"),
-        )
+        FetchProblem::LocalFile { operation: operation.into(), source: Arc::new(error.into()) }
     }
 
-    /// The same in the spool.
-    pub(super) fn spool(doing: impl fmt::Display, error: impl Into<io::Error>) -> Self {
-        let error = error.into();
-        let why = format!("cannot {doing}: {error}");
-        FetchError { kind: local_kind(&error), side: Side::Node, what: None, why }
-    }
+    fn kind_and_side(&self) -> (FetchErrorKind, Side) {
+        use FetchErrorKind as Kind;
+        match self {
+            FetchProblem::Cancelled => (Kind::Stopped, Side::Node),
+            FetchProblem::LocalFile { source, .. } => (local_kind(source), Side::Node),
+            FetchProblem::SpoolLimit { .. } | FetchProblem::DiskFull { .. } => {
+                (Kind::NoRoom, Side::Node)
+            }
+            FetchProblem::NoReaders
+            | FetchProblem::InvalidCertificate { .. }
+            | FetchProblem::NoCertificates
+            | FetchProblem::TunnelNeedsHttp
+            | FetchProblem::HttpClient { .. }
+            | FetchProblem::InvalidRequest { .. } => (Kind::Other, Side::Node),
 
-    /// The spool has no room, for the reason `why`.
-    pub(super) fn no_room(why: impl fmt::Display) -> Self {
-        FetchError {
-            kind: FetchErrorKind::NoRoom,
-            side: Side::Node,
-            what: None,
-            why: why.to_string(),
-        }
-    }
-
-    /// The same error, as one about `what` if it was about the spool.
-    pub(super) fn about(self, what: &str) -> Self {
-        match self.what {
-            Some(_) => self,
-            None => FetchError {
-                what: Some(what.to_owned()),
-                why: format!("in the spool, {}", self.why),
-                ..self
+            FetchProblem::NotFound => (Kind::NotFound, Side::Server),
+            FetchProblem::HttpStatus { status } => match status.as_u16() {
+                404 | 410 => (Kind::NotFound, Side::Server),
+                _ => (Kind::Other, Side::Server),
             },
-        }
-    }
+            FetchProblem::NotAFile
+            | FetchProblem::TooLarge { .. }
+            | FetchProblem::Redirect { .. }
+            | FetchProblem::NotHttp { .. }
+            | FetchProblem::PartInsteadOfWhole => (Kind::Other, Side::Server),
+            FetchProblem::Tls { .. } | FetchProblem::ConnectionRefused => {
+                (Kind::Unreachable, Side::Server)
+            }
+            FetchProblem::ClaimTooLarge { .. }
+            | FetchProblem::OutsideFile { .. }
+            | FetchProblem::WrongSize { .. }
+            | FetchProblem::UnexpectedSize { .. }
+            | FetchProblem::TooLong { .. }
+            | FetchProblem::NoContentRange
+            | FetchProblem::WrongRange { .. }
+            | FetchProblem::RangeNotSatisfiable { .. }
+            | FetchProblem::Changed
+            | FetchProblem::WrongDigest => (Kind::Corrupt, Side::Server),
 
-    /// The same error after `attempts`.
-    pub(super) fn after(self, attempts: u32) -> Self {
-        if attempts < 2 {
-            return self;
-        }
-        FetchError { why: format!("{} (tried {attempts} times)", self.why), ..self }
-    }
+            FetchProblem::NoAnswer { .. }
+            | FetchProblem::NameLookup { .. }
+            | FetchProblem::Connection { .. }
+            | FetchProblem::Interrupted { .. } => (Kind::Unreachable, Side::Network),
 
-    /// The reason alone.
-    pub fn why(&self) -> &str {
-        &self.why
+            FetchProblem::Rsync { failure, connection, .. } => rsync_side(*failure, *connection),
+            FetchProblem::RsyncRun(error) => match **error {
+                RsyncError::TimedOut => (Kind::Unreachable, Side::Network),
+                RsyncError::Stopped => (Kind::Stopped, Side::Node),
+                RsyncError::NotInstalled | RsyncError::Run(_) => (Kind::Other, Side::Node),
+            },
+            FetchProblem::Reported { kind, side, .. } => (*kind, *side),
+        }
     }
 }
 
-impl From<Cancelled> for FetchError {
-    fn from(_: Cancelled) -> Self {
-        let why = "stopped on request".to_owned();
-        FetchError { kind: FetchErrorKind::Stopped, side: Side::Node, what: None, why }
+/// Kind and side of a failed rsync. A refused connection proves that the machine is reachable.
+fn rsync_side(failure: RsyncFailure, connection: ConnectionState) -> (FetchErrorKind, Side) {
+    use FetchErrorKind as Kind;
+    match failure {
+        RsyncFailure::NotFound => (Kind::NotFound, Side::Server),
+        RsyncFailure::Unreachable if connection == ConnectionState::Refused => {
+            (Kind::Unreachable, Side::Server)
+        }
+        RsyncFailure::Unreachable | RsyncFailure::Lost => (Kind::Unreachable, Side::Network),
+        RsyncFailure::NoRoom => (Kind::NoRoom, Side::Node),
+        RsyncFailure::Local => (Kind::Other, Side::Node),
+        RsyncFailure::Refused | RsyncFailure::Partial | RsyncFailure::Other => {
+            (Kind::Other, Side::Server)
+        }
     }
 }
 
@@ -129,11 +275,50 @@ fn local_kind(error: &io::Error) -> FetchErrorKind {
     }
 }
 
+impl FetchError {
+    /// A failure that another layer found and words: `reason` is lower case, without full stop.
+    pub fn new(
+        kind: FetchErrorKind,
+        side: Side,
+        target: impl fmt::Display,
+        reason: impl fmt::Display,
+    ) -> Self {
+        FetchProblem::Reported { kind, side, reason: reason.to_string() }.at(target.to_string())
+    }
+
+    /// The same error, with `target` if it has none yet.
+    pub(super) fn with_target(self, target: &str) -> Self {
+        FetchError { target: self.target.or_else(|| Some(target.to_owned())), ..self }
+    }
+
+    /// The same error after `attempts`, if there was more than one.
+    pub(super) fn after_attempts(self, attempts: u32) -> Self {
+        FetchError { attempts: (attempts > 1).then_some(attempts), ..self }
+    }
+}
+
+impl From<FetchProblem> for FetchError {
+    fn from(problem: FetchProblem) -> Self {
+        let (kind, side) = problem.kind_and_side();
+        FetchError { kind, side, target: None, problem, attempts: None }
+    }
+}
+
+impl From<Cancelled> for FetchError {
+    fn from(_: Cancelled) -> Self {
+        FetchProblem::Cancelled.into()
+    }
+}
+
+impl std::error::Error for FetchError {}
+
 impl fmt::Display for FetchError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.what {
-            Some(what) => write!(f, "cannot fetch {what}: {}: {}", self.side, self.why),
-            None => write!(f, "the spool of this node: {}", self.why),
+        let target = self.target.as_deref().unwrap_or("a file of the repository");
+        write!(f, "cannot fetch {target}: {}: {}", self.side, self.problem)?;
+        match self.attempts {
+            Some(attempts) => write!(f, " (tried {attempts} times)"),
+            None => Ok(()),
         }
     }
 }
@@ -145,5 +330,141 @@ impl fmt::Display for Side {
             Side::Server => "the server",
             Side::Network => "the network",
         })
+    }
+}
+
+/// Failure to read a [`GrowingFile`](super::GrowingFile).
+#[derive(Debug, thiserror::Error)]
+pub(super) enum GrowingFileError {
+    #[error("the download was wrong and starts again")]
+    Restarted,
+    #[error("the download has failed")]
+    Failed,
+}
+
+impl From<GrowingFileError> for io::Error {
+    fn from(error: GrowingFileError) -> Self {
+        io::Error::other(error)
+    }
+}
+
+/// Failure that ends a [`ContentStore::fetch`](super::content::ContentStore::fetch).
+#[derive(Debug, thiserror::Error)]
+pub enum ContentError {
+    /// The server is unreachable, or the spool of this node fails.
+    #[error(transparent)]
+    Fetch(#[from] FetchError),
+    /// The receiver of the contents failed.
+    #[error("cannot store content {digest}: {source}")]
+    Sink {
+        /// Digest of the content.
+        digest: Digest,
+        /// Failure of the receiver.
+        source: io::Error,
+    },
+}
+
+/// A content that none of its places could supply.
+#[derive(Clone, Debug)]
+pub struct Missing {
+    /// Digest of the content.
+    pub digest: Digest,
+    /// Failure of the last place.
+    pub reason: MissingReason,
+}
+
+/// Reason for a missing content.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum MissingReason {
+    /// No archive is known to hold it.
+    #[error("the content index does not name it")]
+    NotIndexed,
+    /// A frame was read and did not supply it.
+    #[error("{file} does not supply it")]
+    NotSupplied {
+        /// The archive.
+        file: RepoPath,
+    },
+    /// A frame could not be read.
+    #[error("{file}: {error}")]
+    Frame {
+        /// The archive.
+        file: RepoPath,
+        /// Failure of the frame.
+        error: Arc<FrameError>,
+    },
+}
+
+/// Failure to read contents from one frame of an archive.
+#[derive(Debug, thiserror::Error)]
+pub enum FrameError {
+    /// The frame could not be fetched.
+    #[error(transparent)]
+    Fetch(#[from] FetchError),
+    /// The frame could not be decompressed.
+    #[error("cannot read the archive: {0}")]
+    Read(#[from] io::Error),
+    /// The listing or a delta of the archive is invalid.
+    #[error(transparent)]
+    Archive(#[from] ArchiveError),
+    /// Two contents of one frame share bytes.
+    #[error("the content index names places that overlap")]
+    OverlappingPlaces,
+    /// The content index names a delta group that the listing does not have.
+    #[error("the archive has no delta group {number}")]
+    NoDeltaGroup {
+        /// Number in the content index.
+        number: u64,
+    },
+    /// The sources of a delta group exceed the memory limit.
+    #[error("delta group {number} needs more sources than fit in memory")]
+    SourcesTooLarge {
+        /// Number of the group.
+        number: u64,
+    },
+    /// A source of a delta group is missing.
+    #[error("source {digest} of delta group {number} is missing: {reason}")]
+    SourceMissing {
+        /// Number of the group.
+        number: u64,
+        /// Digest of the source.
+        digest: Digest,
+        /// Why it is missing.
+        reason: MissingReason,
+    },
+    /// The listing differs from the catalog's digest.
+    #[error("its first frame is not the one that the catalog names")]
+    WrongFirstFrame,
+    /// The archive's name has no known suffix.
+    #[error("the suffix of its name names no known compression")]
+    UnknownCompression,
+    /// A content in the frame is invalid.
+    #[error(transparent)]
+    Content(#[from] ContentFault),
+    /// A failure that no other place can repair.
+    #[error(transparent)]
+    Final(ContentError),
+}
+
+/// Fault of one content inside a frame.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum ContentFault {
+    /// The bytes do not have the expected digest.
+    #[error("content {digest} has another digest")]
+    WrongDigest {
+        /// The expected digest.
+        digest: Digest,
+    },
+    /// The frame ends inside the content.
+    #[error("the frame is truncated")]
+    Truncated,
+    /// The frame could not be decompressed.
+    #[error("{0}")]
+    Read(Arc<io::Error>),
+}
+
+impl From<ContentFault> for io::Error {
+    fn from(fault: ContentFault) -> Self {
+        io::Error::new(io::ErrorKind::InvalidData, fault)
     }
 }

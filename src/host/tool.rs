@@ -6,7 +6,7 @@ use std::ffi::OsString;
 use std::ops::ControlFlow;
 use std::time::Duration;
 
-use crate::process::{Output, ProcessError, Programs, Task};
+use crate::process::{ProcessError, ProcessOutput, Programs, Task};
 use crate::report::Monitor;
 use crate::tree_path::{Quoted, TreePath};
 
@@ -71,7 +71,7 @@ impl Tools<'_> {
         let mut last: VecDeque<String> = VecDeque::new();
         let mut told_lines = 0;
         let ended = self.programs.run(&task, &mut |heard| match heard {
-            Output::Line(line) | Output::ErrorLine(line) => {
+            ProcessOutput::Line(line) | ProcessOutput::ErrorLine(line) => {
                 let line = Quoted(line).to_string();
                 told_lines += 1;
                 match told_lines {
@@ -85,10 +85,10 @@ impl Tools<'_> {
                 last.drain(..last.len().saturating_sub(LAST));
                 ControlFlow::Continue(())
             }
-            Output::Tick if self.stops == Stops::Heeded && self.monitor.is_stopped() => {
+            ProcessOutput::Tick if self.stops == Stops::Heeded && self.monitor.is_stopped() => {
                 ControlFlow::Break(())
             }
-            Output::Tick => ControlFlow::Continue(()),
+            ProcessOutput::Tick => ControlFlow::Continue(()),
         });
         let last = Vec::from(last).join("; ");
         let words =

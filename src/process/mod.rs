@@ -13,7 +13,7 @@ mod programs;
 mod run;
 
 pub use error::ProcessError;
-pub use output::{Output, OutputSink};
+pub use output::{OutputSink, ProcessOutput};
 pub use programs::{PATH, Programs, Task, resolve_symlinks};
 pub use run::{ProcessCall, ProcessOutcome, run};
 

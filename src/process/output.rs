@@ -4,14 +4,14 @@ use std::ops::ControlFlow;
 
 /// Event of a running program.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Output<'a> {
+pub enum ProcessOutput<'a> {
     /// A line of standard output, without its newline or carriage return.
     Line(&'a [u8]),
-    /// A line of standard error, likewise.
+    /// A line of standard error, without its newline or carriage return.
     ErrorLine(&'a [u8]),
     /// About 100 ms have passed; sent even if the program prints nothing.
     Tick,
 }
 
-/// Callback for each [`Output`]; `Break` cancels the run.
-pub type OutputSink<'a> = dyn FnMut(Output<'_>) -> ControlFlow<()> + 'a;
+/// Callback for each [`ProcessOutput`]; `Break` cancels the run.
+pub type OutputSink<'a> = dyn FnMut(ProcessOutput<'_>) -> ControlFlow<()> + 'a;

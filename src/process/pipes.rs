@@ -11,9 +11,9 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 
 use super::error::ProcessError;
-use super::output::{Output, OutputSink};
+use super::output::{OutputSink, ProcessOutput};
 
-/// Interval of [`Output::Tick`], and the longest wait for a pipe.
+/// Interval of [`ProcessOutput::Tick`], and the longest wait for a pipe.
 pub(super) const TICK: Duration = Duration::from_millis(100);
 /// Limit of a line; the rest of it is dropped. An escaped path of 4,095 bytes takes 20 KiB.
 const MAX_LINE: usize = 64 << 10;
@@ -70,7 +70,7 @@ impl<'a> Pipes<'a> {
         match self.stdout.as_mut().map(|pipe| read(pipe, &mut buffer)).transpose()?.flatten() {
             Some(0) => self.stdout = None,
             Some(length) => split_lines(&mut self.stdout_line, &buffer[..length], &mut |line| {
-                sink(Output::Line(line))
+                sink(ProcessOutput::Line(line))
             })?,
             None => {}
         }
@@ -80,7 +80,7 @@ impl<'a> Pipes<'a> {
             Some(length) => {
                 self.add_to_excerpt(&buffer[..length]);
                 split_lines(&mut self.stderr_line, &buffer[..length], &mut |line| {
-                    sink(Output::ErrorLine(line))
+                    sink(ProcessOutput::ErrorLine(line))
                 })?;
             }
             None => {}
@@ -140,10 +140,10 @@ impl<'a> Pipes<'a> {
         let stdout_line = std::mem::take(&mut self.stdout_line);
         let stderr_line = std::mem::take(&mut self.stderr_line);
 
-        if !stdout_line.is_empty() && sink(Output::Line(&stdout_line)).is_break() {
+        if !stdout_line.is_empty() && sink(ProcessOutput::Line(&stdout_line)).is_break() {
             return Err(ProcessError::Stopped);
         }
-        if !stderr_line.is_empty() && sink(Output::ErrorLine(&stderr_line)).is_break() {
+        if !stderr_line.is_empty() && sink(ProcessOutput::ErrorLine(&stderr_line)).is_break() {
             return Err(ProcessError::Stopped);
         }
         Ok(())

@@ -12,7 +12,7 @@ use rustix::process::{
 };
 
 use super::error::ProcessError;
-use super::output::{Output, OutputSink};
+use super::output::{OutputSink, ProcessOutput};
 use super::pipes::{Pipes, TICK};
 
 /// Time for descendants to close the output after the group leader has ended.
@@ -69,7 +69,7 @@ pub fn run(
 
         if now.duration_since(last_tick) >= TICK {
             last_tick = now;
-            if sink(Output::Tick).is_break() {
+            if sink(ProcessOutput::Tick).is_break() {
                 return Err(ProcessError::Stopped);
             }
         }

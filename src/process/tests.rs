@@ -37,9 +37,13 @@ fn run_shell(
     let mut lines = Vec::new();
     let outcome = run(&call, &mut |output| {
         match output {
-            Output::Line(line) => lines.push(format!("out {}", String::from_utf8_lossy(line))),
-            Output::ErrorLine(line) => lines.push(format!("err {}", String::from_utf8_lossy(line))),
-            Output::Tick => {}
+            ProcessOutput::Line(line) => {
+                lines.push(format!("out {}", String::from_utf8_lossy(line)))
+            }
+            ProcessOutput::ErrorLine(line) => {
+                lines.push(format!("err {}", String::from_utf8_lossy(line)))
+            }
+            ProcessOutput::Tick => {}
         }
         ControlFlow::Continue(())
     });

@@ -137,8 +137,8 @@ impl ArchiveWriter<'_> {
         const NAMED: usize = 3;
         let more = missing.len().saturating_sub(NAMED);
 
-        for Missing { digest, why } in missing.into_iter().take(NAMED) {
-            self.monitor.warn(PublishNotice::NoDeltaFrom { digest, reason: why.to_string() });
+        for Missing { digest, reason } in missing.into_iter().take(NAMED) {
+            self.monitor.warn(PublishNotice::NoDeltaFrom { digest, reason: reason.to_string() });
         }
         if more > 0 {
             self.monitor.warn(PublishNotice::NoDeltaFromMore { count: more });

@@ -26,7 +26,7 @@ pub struct RsyncCall<'a> {
     pub working_dir: Option<BorrowedFd<'a>>,
     /// Time at which the run is killed.
     pub deadline: Option<Instant>,
-    /// Limit of the size of each file, whatever the server sends.
+    /// Limit of the size of each file, if the server sends more than it announced.
     pub max_file_size: Option<u64>,
 }
 
@@ -88,9 +88,9 @@ pub fn run(
     };
 
     let outcome = process::run(&call, &mut |output| match output {
-        process::Output::Line(line) => sink(RsyncOutput::Line(line)),
-        process::Output::Tick => sink(RsyncOutput::Tick),
-        process::Output::ErrorLine(_) => ControlFlow::Continue(()),
+        process::ProcessOutput::Line(line) => sink(RsyncOutput::Line(line)),
+        process::ProcessOutput::Tick => sink(RsyncOutput::Tick),
+        process::ProcessOutput::ErrorLine(_) => ControlFlow::Continue(()),
     })?;
     Ok(RsyncOutcome { status: outcome.status, stderr_excerpt: outcome.stderr_excerpt })
 }

@@ -184,7 +184,7 @@ impl Verification<'_> {
         let missing = self.contents().fetch(&wanted, &mut sink)?;
         let faults = missing
             .iter()
-            .map(|content| format!("content {}: {}", content.digest, content.why))
+            .map(|content| format!("content {}: {}", content.digest, content.reason))
             .collect();
         Ok((wanted.len() - missing.len(), faults))
     }

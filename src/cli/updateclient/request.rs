@@ -191,7 +191,7 @@ fn way(
         };
         let repo: RepoUrl = repo.parse().map_err(|e| usage(format!("{e}")))?;
         return Ok(SyncMode::Diffs(match tunnel.and_then(|tunnel| tunnel.http) {
-            Some(port) => repo.reached_by(port),
+            Some(port) => repo.with_tunnel(port),
             None => repo,
         }));
     }

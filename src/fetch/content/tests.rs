@@ -6,14 +6,13 @@ use crate::delta::Effort;
 use crate::diff_archive::tests::{Builder, Tree, build, meta, noise};
 use crate::diff_archive::{WriteOptions, WrittenArchiveInfo, write_full};
 use crate::entry::Entry;
-use crate::fetch::Side;
 use crate::generation::GenerationId;
 use crate::report::Silent;
 use crate::tree_path::TreePath;
 
-/// A repository in memory that counts what is asked of it.
+/// A repository in memory that counts the requests.
 #[derive(Default)]
-struct Shelf {
+struct MemoryRepository {
     files: HashMap<RepoPath, Vec<u8>>,
     archives: Vec<Archive>,
     index: ContentIndex,
@@ -21,9 +20,9 @@ struct Shelf {
     unreachable: bool,
 }
 
-impl Shelf {
+impl MemoryRepository {
     fn add(&mut self, name: &str, bytes: Vec<u8>, written: WrittenArchiveInfo) {
-        let file = RepoPath::new(name).expect("a good name");
+        let file = RepoPath::new(name).expect("a valid name");
         let WrittenArchiveInfo {
             size,
             sha256,
@@ -37,6 +36,7 @@ impl Shelf {
             file: FileRef { file: file.clone(), size, sha256 },
             first_frame,
         });
+
         let mut all = std::mem::take(&mut self.index).into_archives();
         all.push((file.clone(), index));
         self.index = ContentIndex::new(all);
@@ -56,19 +56,20 @@ impl Shelf {
             found.insert(digest, bytes);
             Ok(())
         };
+
         let missing = store.fetch(wanted, &mut sink).expect("fetches");
         (found, missing)
     }
 
     fn damage(&mut self, name: &str) {
         let bytes =
-            self.files.get_mut(&RepoPath::new(name).expect("a good name")).expect("is there");
+            self.files.get_mut(&RepoPath::new(name).expect("a valid name")).expect("the file");
         let (from, to) = (bytes.len() / 4, bytes.len() * 3 / 4);
         bytes[from..to].fill(0x55);
     }
 }
 
-impl Ranges for Shelf {
+impl Ranges for MemoryRepository {
     fn range(
         &self,
         file: &FileRef,
@@ -77,20 +78,21 @@ impl Ranges for Shelf {
     ) -> Result<Box<dyn Read + '_>, FetchError> {
         self.requests.set(self.requests.get() + 1);
         let error = |kind, why| FetchError::new(kind, Side::Server, &file.file, why);
+
         if self.unreachable {
             return Err(error(FetchErrorKind::Unreachable, "no route"));
         }
         let bytes = self
             .files
             .get(&file.file)
-            .ok_or_else(|| error(FetchErrorKind::NotFound, "it is not there"))?;
+            .ok_or_else(|| error(FetchErrorKind::NotFound, "no such file"))?;
         Ok(Box::new(&bytes[offset as usize..(offset + length) as usize]))
     }
 }
 
-struct Nothing;
+struct NoSources;
 
-impl Sources for Nothing {
+impl Sources for NoSources {
     fn read(&self, _: &Digest, _: u64, _: &TreePath) -> io::Result<Option<Vec<u8>>> {
         Ok(None)
     }
@@ -103,7 +105,7 @@ fn full(tree: &Tree) -> (Vec<u8>, WrittenArchiveInfo) {
     (bytes, written)
 }
 
-/// Three generations of a library and of other files; each differs from the one before in a few bytes.
+/// Three generations of a library and other files; a few bytes differ from one to the next.
 fn generations() -> [Tree; 3] {
     let mut library = noise(1, 400_000);
     [0, 1, 2].map(|n| {
@@ -114,6 +116,7 @@ fn generations() -> [Tree; 3] {
             meta(0o644, 1, 0),
             &[n as u8; 5],
         );
+
         for file in 0..40u32 {
             builder.file(
                 format!("kept/{file}").as_bytes(),
@@ -125,15 +128,15 @@ fn generations() -> [Tree; 3] {
     })
 }
 
-fn shelf([a, b, c]: &[Tree; 3]) -> Shelf {
-    let mut shelf = Shelf::default();
+fn repository([a, b, c]: &[Tree; 3]) -> MemoryRepository {
+    let mut repository = MemoryRepository::default();
     let (bytes, written) = full(a);
-    shelf.add("full/a.tar.zst", bytes, written);
+    repository.add("full/a.tar.zst", bytes, written);
     let (bytes, written) = build(a, b, true, FrameCompression::Zstd);
-    shelf.add("diffs/a-b.tar.zst", bytes, written);
+    repository.add("diffs/a-b.tar.zst", bytes, written);
     let (bytes, written) = build(b, c, true, FrameCompression::Gzip);
-    shelf.add("diffs/b-c.tar.gz", bytes, written);
-    shelf
+    repository.add("diffs/b-c.tar.gz", bytes, written);
+    repository
 }
 
 fn wanted(tree: &Tree) -> Vec<(Digest, u64)> {
@@ -146,11 +149,13 @@ fn wanted(tree: &Tree) -> Vec<(Digest, u64)> {
 }
 
 #[test]
-fn every_content_of_every_generation_is_found_through_chains_of_deltas() {
+fn contents_of_all_generations_are_read_through_delta_chains() {
     let trees = generations();
-    let shelf = shelf(&trees);
+    let repository = repository(&trees);
+
     for tree in &trees {
-        let (found, missing) = shelf.fetch(&wanted(tree), &Nothing);
+        let (found, missing) = repository.fetch(&wanted(tree), &NoSources);
+
         assert!(missing.is_empty(), "{missing:?}");
         assert_eq!(
             found,
@@ -165,71 +170,82 @@ fn every_content_of_every_generation_is_found_through_chains_of_deltas() {
 }
 
 #[test]
-fn one_request_fetches_all_of_a_frame() {
+fn frame_is_fetched_by_one_request() {
     let trees = generations();
-    let shelf = shelf(&trees);
-    shelf.fetch(&wanted(&trees[0]), &Nothing);
-    let frames: HashSet<u64> = shelf
+    let repository = repository(&trees);
+
+    repository.fetch(&wanted(&trees[0]), &NoSources);
+
+    let frames: HashSet<u64> = repository
         .index
         .iter()
         .filter(|(file, _)| file.as_str().starts_with("full"))
         .map(|(_, r)| r.place.frame_offset)
         .collect();
-    assert_eq!(shelf.requests.get() as usize, frames.len());
+    assert_eq!(repository.requests.get() as usize, frames.len());
     assert!(frames.len() < 10);
 }
 
 #[test]
-fn sources_at_hand_are_not_fetched() {
+fn local_sources_are_not_fetched() {
     let trees = generations();
-    let mut shelf = shelf(&trees);
-    shelf.files.remove(&RepoPath::new("full/a.tar.zst").expect("good"));
+    let mut repository = repository(&trees);
+    repository.files.remove(&RepoPath::new("full/a.tar.zst").expect("a valid name"));
     let library = trees[1]
         .manifest
-        .get(&TreePath::new("lib.so").expect("good"))
+        .get(&TreePath::new("lib.so").expect("a valid name"))
         .and_then(Entry::file)
-        .expect("there");
-    let (found, missing) = shelf.fetch(&[(library.1, library.0)], &trees[0]);
+        .expect("the library");
+
+    let (found, missing) = repository.fetch(&[(library.1, library.0)], &trees[0]);
+
     assert!(missing.is_empty(), "{missing:?}");
     assert_eq!(found[&library.1], trees[1].contents[&library.1]);
-    assert_eq!(shelf.requests.get(), 2, "the listing and the frame");
+    assert_eq!(repository.requests.get(), 2, "the listing and the frame");
 }
 
 #[test]
-fn what_cannot_be_had_is_named_with_its_reason() {
+fn missing_contents_are_returned_with_reasons() {
     let trees = generations();
-    let mut shelf = shelf(&trees);
+    let mut repository = repository(&trees);
     let unknown = (Digest([7; 32]), 5);
-    let (_, missing) = shelf.fetch(&[unknown], &Nothing);
-    assert_eq!(missing[0].why, "the content index does not name it");
-    shelf.files.remove(&RepoPath::new("full/a.tar.zst").expect("good"));
-    let (found, missing) = shelf.fetch(&wanted(&trees[2]), &Nothing);
+
+    let (_, missing) = repository.fetch(&[unknown], &NoSources);
+    assert_eq!(missing[0].reason.to_string(), "the content index does not name it");
+
+    repository.files.remove(&RepoPath::new("full/a.tar.zst").expect("a valid name"));
+    let (found, missing) = repository.fetch(&wanted(&trees[2]), &NoSources);
     assert_eq!(found.len() + missing.len(), wanted(&trees[2]).len());
-    assert!(missing.iter().any(|m| m.why.starts_with("diffs/b-c.tar.gz: source")), "{missing:?}");
-    assert!(missing.iter().any(|m| m.why.contains("it is not there")), "{missing:?}");
+    assert!(
+        missing.iter().any(|m| m.reason.to_string().starts_with("diffs/b-c.tar.gz: source")),
+        "{missing:?}"
+    );
+    assert!(missing.iter().any(|m| m.reason.to_string().contains("no such file")), "{missing:?}");
 }
 
 #[test]
-fn another_place_serves_where_one_is_damaged() {
+fn damaged_place_is_replaced_by_another() {
     let trees = generations();
-    let mut shelf = shelf(&trees);
+    let mut repository = repository(&trees);
     let (bytes, written) = full(&trees[0]);
-    shelf.add("full/z.tar.zst", bytes, written);
-    shelf.damage("full/a.tar.zst");
-    let (found, missing) = shelf.fetch(&wanted(&trees[0]), &Nothing);
+    repository.add("full/z.tar.zst", bytes, written);
+    repository.damage("full/a.tar.zst");
+
+    let (found, missing) = repository.fetch(&wanted(&trees[0]), &NoSources);
     assert!(missing.is_empty(), "{missing:?}");
     assert!(found.iter().all(|(digest, bytes)| Digest::of(bytes) == *digest));
-    shelf.damage("full/z.tar.zst");
-    let (found, missing) = shelf.fetch(&wanted(&trees[0]), &Nothing);
+
+    repository.damage("full/z.tar.zst");
+    let (found, missing) = repository.fetch(&wanted(&trees[0]), &NoSources);
     assert!(!missing.is_empty());
     assert!(found.iter().all(|(digest, bytes)| Digest::of(bytes) == *digest));
 }
 
 #[test]
-fn an_index_that_lies_gives_no_wrong_bytes() {
+fn wrong_index_yields_no_wrong_bytes() {
     let trees = generations();
-    let mut shelf = shelf(&trees);
-    let mut all = std::mem::take(&mut shelf.index).into_archives();
+    let mut repository = repository(&trees);
+    let mut all = std::mem::take(&mut repository.index).into_archives();
     for (at, (_, records)) in all.iter_mut().enumerate() {
         for (n, record) in records.iter_mut().enumerate() {
             match (at + n) % 5 {
@@ -241,37 +257,42 @@ fn an_index_that_lies_gives_no_wrong_bytes() {
             }
         }
     }
-    shelf.index = ContentIndex::new(all);
-    let (found, missing) = shelf.fetch(&wanted(&trees[2]), &Nothing);
+    repository.index = ContentIndex::new(all);
+
+    let (found, missing) = repository.fetch(&wanted(&trees[2]), &NoSources);
+
     assert!(!missing.is_empty());
     assert!(found.iter().all(|(digest, bytes)| Digest::of(bytes) == *digest));
 }
 
 #[test]
-fn a_server_that_is_gone_and_a_sink_that_fails_end_it() {
+fn unreachable_server_and_failing_sink_end_the_fetch() {
     let trees = generations();
-    let mut shelf = shelf(&trees);
+    let mut repository = repository(&trees);
     let all = wanted(&trees[0]);
-    let store = ContentStore::new(&shelf.index, &shelf.archives, &shelf, &Nothing);
+
+    let store = ContentStore::new(&repository.index, &repository.archives, &repository, &NoSources);
     let error =
         store.fetch(&all, &mut |_, _| Err(io::ErrorKind::StorageFull.into())).expect_err("fails");
     assert!(matches!(error, ContentError::Sink { .. }), "{error}");
-    shelf.unreachable = true;
-    let store = ContentStore::new(&shelf.index, &shelf.archives, &shelf, &Nothing);
+
+    repository.unreachable = true;
+    let store = ContentStore::new(&repository.index, &repository.archives, &repository, &NoSources);
     let error = store.fetch(&all, &mut |_, _| Ok(())).expect_err("fails");
     assert!(matches!(error, ContentError::Fetch(_)), "{error}");
 }
 
 #[test]
-fn a_sink_that_reads_nothing_is_not_left_believing() {
+fn sink_that_reads_nothing_learns_of_a_wrong_content() {
     let trees = generations();
-    let mut shelf = shelf(&trees);
-    let mut all = std::mem::take(&mut shelf.index).into_archives();
+    let mut repository = repository(&trees);
+    let mut all = std::mem::take(&mut repository.index).into_archives();
     all.retain(|(file, _)| file.as_str().starts_with("full"));
     all[0].1[0].place.offset += 1;
     let digest = all[0].1[0].digest;
     let size = all[0].1[0].size;
-    shelf.index = ContentIndex::new(all);
-    let store = ContentStore::new(&shelf.index, &shelf.archives, &shelf, &Nothing);
+    repository.index = ContentIndex::new(all);
+
+    let store = ContentStore::new(&repository.index, &repository.archives, &repository, &NoSources);
     assert!(store.fetch(&[(digest, size)], &mut |_, _| Ok(())).is_err());
 }

@@ -1,4 +1,4 @@
-//! A file of the repository while it comes: read as far as it is here, waited for where it is not yet.
+//! A file that is read while it downloads: readers wait for bytes that are still missing.
 
 #![allow(
     clippy::disallowed_methods,
@@ -10,11 +10,13 @@ use std::io::{self, Read};
 use std::os::unix::fs::FileExt;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
-/// A file that is being fetched, or is here.
+use crate::fetch::error::GrowingFileError;
+
+/// A file that is downloaded, or will be, or was.
 ///
-/// One thread fetches it by [`Repository::file_into`](crate::fetch::Repository::file_into), others read it meanwhile.
-/// What they read is verified only when it has come to its end: whoever uses it before has to check it
-/// by itself, and must not rely on it for good until the end was read.
+/// One thread downloads it by [`Repository::fetch_into`](crate::fetch::Repository::fetch_into),
+/// others read it meanwhile. Its digest is checked at the end. A reader that uses bytes before it
+/// has read the end must check them by other means, and must be able to discard its result.
 #[derive(Debug, Default)]
 pub struct GrowingFile {
     state: Mutex<GrowthState>,
@@ -24,118 +26,132 @@ pub struct GrowingFile {
 #[derive(Debug, Default)]
 struct GrowthState {
     file: Option<Arc<File>>,
-    /// So many bytes from its beginning are here.
-    held: u64,
-    /// How often it began anew, since what had come was wrong.
-    turn: u32,
-    end: Option<End>,
-    unwanted: bool,
+    /// Number of bytes that are present.
+    length: u64,
+    /// Number of restarts of the download. Bytes of two generations must not be mixed.
+    generation: u32,
+    end: Option<DownloadEnd>,
+    is_cancelled: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum End {
+enum DownloadEnd {
     Verified,
     Failed,
 }
 
-/// Reads a file that is arriving; its end is told only where all of it was verified.
+/// Reader of a [`GrowingFile`]; it reports the end only after the file was verified.
 #[derive(Debug)]
 pub struct GrowingReader<'a> {
-    arriving: &'a GrowingFile,
-    turn: u32,
-    next: u64,
+    source: &'a GrowingFile,
+    generation: u32,
+    offset: u64,
 }
 
-/// Tells the readers that no more comes, however the fetching ended.
+/// Fails the readers on drop, unless the file was verified.
+#[must_use]
 pub(in crate::fetch) struct DownloadGuard<'a>(&'a GrowingFile);
 
 impl GrowingFile {
-    /// Reads it from `offset` on.
+    /// Reads the file from `offset`.
     pub fn reader(&self, offset: u64) -> GrowingReader<'_> {
-        GrowingReader { arriving: self, turn: self.state().turn, next: offset }
+        GrowingReader { source: self, generation: self.state().generation, offset }
     }
 
-    /// Nobody waits for it any more: the fetching ends at the next bytes that come.
-    pub fn cancelled(&self) {
-        self.state().unwanted = true;
+    /// Cancels the download: it fails with the next bytes that arrive.
+    pub fn cancel(&self) {
+        self.state().is_cancelled = true;
     }
 
-    /// Nothing more of it comes, unless it is here.
-    pub fn given_up(&self) {
-        self.change(|state| state.end = state.end.or(Some(End::Failed)));
+    /// Fails all readers, unless the file was verified.
+    pub fn fail(&self) {
+        self.update(|state| state.end = state.end.or(Some(DownloadEnd::Failed)));
     }
 
     pub(in crate::fetch) fn is_cancelled(&self) -> bool {
-        self.state().unwanted
+        self.state().is_cancelled
     }
 
-    /// It is fetched from now on.
-    pub(in crate::fetch) fn fetching(&self) -> DownloadGuard<'_> {
+    /// Starts a download; its end without verification fails the readers.
+    pub(in crate::fetch) fn guard_download(&self) -> DownloadGuard<'_> {
         DownloadGuard(self)
     }
 
-    /// The file in which it lies, of which `held` bytes are here.
-    pub(in crate::fetch) fn begins(&self, file: File, held: u64) {
-        self.change(|state| (state.file, state.held) = (Some(Arc::new(file)), held));
+    /// Sets the file to read, of which `length` bytes are present.
+    pub(in crate::fetch) fn start(&self, file: File, length: u64) {
+        self.update(|state| {
+            state.file = Some(Arc::new(file));
+            state.length = length;
+        });
     }
 
-    /// So many bytes are here by now.
-    pub(in crate::fetch) fn has(&self, held: u64) {
-        self.change(|state| state.held = held);
+    /// Sets the number of bytes that are present.
+    pub(in crate::fetch) fn grow(&self, length: u64) {
+        self.update(|state| state.length = length);
     }
 
-    /// What was here is here no more.
-    pub(in crate::fetch) fn begins_anew(&self) {
-        self.change(|state| (state.held, state.turn) = (0, state.turn + 1));
+    /// Discards all bytes: current readers fail, later ones read the next generation.
+    pub(in crate::fetch) fn restart(&self) {
+        self.update(|state| {
+            state.length = 0;
+            state.generation += 1;
+        });
     }
 
-    /// All of it, so many bytes, is here, and is what it should be.
-    pub(in crate::fetch) fn verified(&self, size: u64) {
-        self.change(|state| (state.held, state.end) = (size, Some(End::Verified)));
+    /// Ends the download: all `size` bytes are present and verified.
+    pub(in crate::fetch) fn finish_verified(&self, size: u64) {
+        self.update(|state| {
+            state.length = size;
+            state.end = Some(DownloadEnd::Verified);
+        });
     }
 
-    fn change(&self, change: impl FnOnce(&mut GrowthState)) {
+    fn update(&self, change: impl FnOnce(&mut GrowthState)) {
         change(&mut self.state());
         self.changed.notify_all();
     }
 
     fn state(&self) -> MutexGuard<'_, GrowthState> {
-        // Whatever a thread that panicked had changed was whole.
+        // Each change is complete before a panic could happen, so a poisoned state is valid.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Drop for DownloadGuard<'_> {
     fn drop(&mut self) {
-        self.0.given_up();
+        self.0.fail();
     }
 }
 
 impl Read for GrowingReader<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let waits = |state: &mut GrowthState| {
-            state.turn == self.turn && state.held <= self.next && state.end.is_none()
+        let must_wait = |state: &mut GrowthState| {
+            state.generation == self.generation
+                && state.length <= self.offset
+                && state.end.is_none()
         };
-        let state = self.arriving.changed.wait_while(self.arriving.state(), waits);
+        let state = self.source.changed.wait_while(self.source.state(), must_wait);
         let state = state.unwrap_or_else(PoisonError::into_inner);
-        if state.turn != self.turn {
-            return Err(io::Error::other("what came was wrong, and comes anew"));
+        if state.generation != self.generation {
+            return Err(GrowingFileError::Restarted.into());
         }
-        let left = state.held.saturating_sub(self.next);
-        let file = match (left, state.end, &state.file) {
-            (0, Some(End::Verified), _) => return Ok(0),
-            (0, ..) | (_, _, None) => return Err(io::Error::other("no more of it comes")),
+
+        let available = state.length.saturating_sub(self.offset);
+        let file = match (available, state.end, &state.file) {
+            (0, Some(DownloadEnd::Verified), _) => return Ok(0),
+            (0, ..) | (_, _, None) => return Err(GrowingFileError::Failed.into()),
             (_, _, Some(file)) => Arc::clone(file),
         };
         drop(state);
-        let want = usize::try_from(left).unwrap_or(usize::MAX).min(buffer.len());
-        let n = file.read_at(&mut buffer[..want], self.next)?;
-        if n == 0 && want > 0 {
-            // It begins anew at this moment.
+
+        let wanted = usize::try_from(available).unwrap_or(usize::MAX).min(buffer.len());
+        let count = file.read_at(&mut buffer[..wanted], self.offset)?;
+        if count == 0 && wanted > 0 {
+            // The file was truncated for a restart after the lock was released.
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
-        self.next += n as u64;
-        Ok(n)
+        self.offset += count as u64;
+        Ok(count)
     }
 }
 
@@ -149,70 +165,76 @@ mod tests {
 
     fn file(bytes: &[u8]) -> File {
         let mut file = tempfile::tempfile().expect("a file");
-        file.write_all(bytes).expect("room");
+        file.write_all(bytes).expect("writes");
         file.rewind().expect("seeks");
         file
     }
 
     #[test]
-    fn a_reader_waits_for_what_is_not_here_and_for_the_verdict() {
-        let arriving = GrowingFile::default();
+    fn reader_waits_for_bytes_and_for_verification() {
+        let growing = GrowingFile::default();
+
         thread::scope(|scope| {
             let reader = scope.spawn(|| {
-                let mut read = Vec::new();
-                arriving.reader(2).read_to_end(&mut read).map(|_| read)
+                let mut bytes = Vec::new();
+                growing.reader(2).read_to_end(&mut bytes).map(|_| bytes)
             });
-            let fetching = arriving.fetching();
-            arriving.begins(file(b"0123456789"), 1);
-            for held in 2..=10 {
+            let guard = growing.guard_download();
+            growing.start(file(b"0123456789"), 1);
+            for length in 2..=10 {
                 thread::sleep(Duration::from_millis(2));
-                arriving.has(held);
+                growing.grow(length);
             }
+
             thread::sleep(Duration::from_millis(20));
-            assert!(!reader.is_finished(), "the end is told once it is verified");
-            arriving.verified(10);
-            drop(fetching);
+            assert!(!reader.is_finished(), "the end is reported before the verification");
+            growing.finish_verified(10);
+            drop(guard);
             assert_eq!(reader.join().expect("no panic").expect("reads"), b"23456789");
         });
-        let mut again = String::new();
-        arriving.reader(8).read_to_string(&mut again).expect("it stays");
-        assert_eq!(again, "89");
+
+        let mut later = String::new();
+        growing.reader(8).read_to_string(&mut later).expect("reads again");
+        assert_eq!(later, "89");
     }
 
     #[test]
-    fn who_fails_to_fetch_it_leaves_no_reader_behind() {
-        for begun in [false, true] {
-            let arriving = GrowingFile::default();
+    fn failed_download_fails_its_readers() {
+        for has_started in [false, true] {
+            let growing = GrowingFile::default();
+
             thread::scope(|scope| {
                 let reader = scope.spawn(|| {
-                    arriving.reader(0).read_to_end(&mut Vec::new()).map_err(|e| e.to_string())
+                    growing.reader(0).read_to_end(&mut Vec::new()).map_err(|e| e.to_string())
                 });
-                let fetching = arriving.fetching();
-                if begun {
-                    arriving.begins(file(b"0123456789"), 5);
+                let guard = growing.guard_download();
+                if has_started {
+                    growing.start(file(b"0123456789"), 5);
                 }
-                drop(fetching);
-                assert_eq!(reader.join().expect("no panic"), Err("no more of it comes".to_owned()));
+                drop(guard);
+
+                let error = GrowingFileError::Failed.to_string();
+                assert_eq!(reader.join().expect("no panic"), Err(error));
             });
         }
     }
 
     #[test]
-    fn what_comes_anew_is_not_mixed_with_what_came() {
-        let arriving = GrowingFile::default();
-        arriving.begins(file(b"0123456789"), 4);
-        let mut before = arriving.reader(0);
+    fn restart_fails_current_readers_and_serves_later_ones() {
+        let growing = GrowingFile::default();
+        growing.start(file(b"0123456789"), 4);
+        let mut current = growing.reader(0);
         let mut buffer = [0; 8];
-        assert_eq!(before.read(&mut buffer).expect("reads"), 4);
-        arriving.begins_anew();
-        arriving.has(10);
-        arriving.verified(10);
-        assert_eq!(
-            before.read(&mut buffer).expect_err("is lost").to_string(),
-            "what came was wrong, and comes anew"
-        );
-        let mut read = Vec::new();
-        arriving.reader(0).read_to_end(&mut read).expect("reads");
-        assert_eq!(read, b"0123456789");
+        assert_eq!(current.read(&mut buffer).expect("reads"), 4);
+
+        growing.restart();
+        growing.grow(10);
+        growing.finish_verified(10);
+
+        let error = current.read(&mut buffer).expect_err("fails").to_string();
+        assert_eq!(error, GrowingFileError::Restarted.to_string());
+        let mut bytes = Vec::new();
+        growing.reader(0).read_to_end(&mut bytes).expect("reads");
+        assert_eq!(bytes, b"0123456789");
     }
 }

@@ -1,4 +1,8 @@
-//! The one place that vouches for bytes.
+//! Downloads with retries, and the only verification of downloaded bytes.
+//!
+//! A [`Transport`](super::transport::Transport) fills a partial file and verifies nothing. The
+//! [`Downloader`] compares the digest with the one of the catalog and alone creates a [`Verified`].
+//! A wrong digest leads to one more download, which bypasses caches; a second one is an error.
 
 pub(super) mod growing_file;
 pub(super) mod partial_file;
@@ -8,43 +12,30 @@ pub(super) mod spool;
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
 use std::os::unix::fs::FileExt;
-use std::sync::{Arc, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::catalog::FileRef;
 use crate::digest::Digest;
-use crate::fetch::error::{FetchError, FetchErrorKind, Side};
-use crate::fetch::transport::TransportError;
-use crate::fetch::{Repository, cancel};
+use crate::fetch::cancel;
+use crate::fetch::error::{FetchError, FetchProblem};
+use crate::fetch::notice::FetchNotice;
+use crate::fetch::options::FetchOptions;
+use crate::fetch::transport::{CatalogAnswer, Transport, TransportError};
 use crate::report::Monitor;
 
 use growing_file::GrowingFile;
 use partial_file::PartialFile;
 use retry::RetryPolicy;
+use spool::{Spool, spool_error};
 
-/// A file of the repository whose size and SHA-256 are those that the catalog names.
+/// A file with the size and the SHA-256 that the catalog names.
 ///
-/// Made by [`Repository::file`], and by nothing else. It stays what it is: it lies in the spool, which
-/// is private, and no part of this program writes to it again.
+/// It is in the spool, which is private, and no part of this program writes to it again.
 #[derive(Debug)]
 pub struct Verified {
     file: File,
     size: u64,
     sha256: Digest,
-}
-
-/// How a part was filled.
-pub(super) enum Filled {
-    /// It holds what it lacked.
-    Yes,
-    /// The server gives whole files only.
-    WholeFilesOnly,
-}
-
-/// Bytes of an open file, without a position that others could move.
-pub(super) struct FileRange {
-    file: Arc<File>,
-    next: u64,
-    left: u64,
 }
 
 impl Verified {
@@ -53,170 +44,259 @@ impl Verified {
         self.file
     }
 
-    /// In bytes.
+    /// Size in bytes.
     pub fn size(&self) -> u64 {
         self.size
     }
 
-    /// Of the whole file.
+    /// Digest of the whole file.
     pub fn sha256(&self) -> Digest {
         self.sha256
     }
 
-    fn at_beginning(mut file: File, claim: &FileRef) -> Result<Self, FetchError> {
-        file.seek(SeekFrom::Start(0)).map_err(|e| FetchError::spool("seek in a file", e))?;
+    fn new(mut file: File, claim: &FileRef) -> Result<Self, FetchError> {
+        file.seek(SeekFrom::Start(0)).map_err(spool_error("seek in a file of the spool"))?;
         Ok(Verified { file, size: claim.size, sha256: claim.sha256 })
     }
 }
 
+/// Reader of a range of an open file, with a position of its own.
+pub(super) struct FileRange {
+    file: Arc<File>,
+    offset: u64,
+    remaining: u64,
+}
+
 impl FileRange {
     pub fn new(file: Arc<File>, offset: u64, length: u64) -> Self {
-        FileRange { file, next: offset, left: length }
+        FileRange { file, offset, remaining: length }
     }
 }
 
 impl Read for FileRange {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let want = usize::try_from(self.left).unwrap_or(usize::MAX).min(buffer.len());
-        let n = self.file.read_at(&mut buffer[..want], self.next)?;
-        self.next += n as u64;
-        self.left -= n as u64;
-        Ok(n)
+        let wanted = usize::try_from(self.remaining).unwrap_or(usize::MAX).min(buffer.len());
+        let count = self.file.read_at(&mut buffer[..wanted], self.offset)?;
+        self.offset += count as u64;
+        self.remaining -= count as u64;
+        Ok(count)
     }
 }
 
-impl Repository {
-    /// Brings `claim` into the spool, unless it is there, and verifies it in either case; `readers` follow it.
+/// Downloads files by one transport into one spool.
+pub(super) struct Downloader {
+    transport: Box<dyn Transport>,
+    options: FetchOptions,
+    spool: Spool,
+    /// Held during a download: two of one file would write to one partial file.
+    lock: Mutex<()>,
+}
+
+/// Whether a transport can serve a range.
+enum RangeSupport {
+    Supported,
+    WholeFilesOnly,
+}
+
+impl Downloader {
+    pub(super) fn new(transport: Box<dyn Transport>, options: FetchOptions, spool: Spool) -> Self {
+        Downloader { transport, options, spool, lock: Mutex::new(()) }
+    }
+
+    pub(super) fn spool(&self) -> &Spool {
+        &self.spool
+    }
+
+    /// URL of `file`, for messages.
+    pub(super) fn address(&self, file: &str) -> String {
+        self.transport.address(file)
+    }
+
+    /// Downloads a file of unknown size and digest, of at most `limit` bytes, unless its etag is
+    /// `known_etag`.
+    pub(super) fn download_unsized(
+        &self,
+        file: &str,
+        known_etag: Option<&str>,
+        limit: u64,
+    ) -> Result<CatalogAnswer, FetchError> {
+        let address = self.transport.address(file);
+        let mut policy = RetryPolicy::new(&self.options);
+        loop {
+            let result = self.transport.download_unsized(file, known_etag, limit, &self.spool);
+            let (error, requested_pause) = match result {
+                Ok(answer) => return Ok(answer),
+                Err(TransportError::Transient { error, pause }) => (error, pause),
+                Err(TransportError::Permanent(error)) => return Err(error.with_target(&address)),
+                Err(TransportError::WholeFilesOnly) => {
+                    return Err(FetchProblem::PartInsteadOfWhole.at(address));
+                }
+            };
+
+            match policy.next_pause(0, requested_pause) {
+                Some(pause) => cancel::sleep(self.options.stopped, pause)?,
+                None => {
+                    return Err(error.with_target(&address).after_attempts(policy.failures()));
+                }
+            }
+        }
+    }
+
+    /// Downloads `claim` into the spool, unless it is there, and verifies it in both cases.
+    ///
+    /// `readers` can read the file while it grows.
     pub(super) fn download(
         &self,
         claim: &FileRef,
         readers: Option<&GrowingFile>,
         monitor: Option<&dyn Monitor>,
     ) -> Result<Verified, FetchError> {
-        // Two downloads of one file would write into one part file.
-        let _one_at_a_time = self.downloading.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(verified) = self.left_by_an_earlier_run(claim)? {
+        let _lock = self.lock.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(verified) = self.verify_complete(claim)? {
             if let Some(readers) = readers {
-                let file = verified
-                    .file
-                    .try_clone()
-                    .map_err(|e| FetchError::spool("open a file again", e))?;
-                readers.begins(file, verified.size);
+                let file = verified.file.try_clone();
+                let file = file.map_err(spool_error("duplicate a file descriptor"))?;
+                readers.start(file, verified.size);
             }
             return Ok(verified);
         }
-        let mut part = PartialFile::of_file(&self.spool, claim, claim.size, monitor)?;
-        self.spool.check_room(part.left())?;
-        part.announce();
-        readers.map_or(Ok(()), |readers| part.show(readers))?;
-        // What an earlier run left is hashed before the rest comes, and then not read again.
-        let mut right = part.digest()? == claim.sha256 && part.left() == 0;
-        if !right {
-            self.download_into(claim, &mut part, monitor)?;
-            right = part.digest()? == claim.sha256;
+
+        let mut partial = PartialFile::open(&self.spool, claim, claim.size, monitor)?;
+        self.spool.check_space(partial.missing())?;
+        partial.report_start();
+        if let Some(readers) = readers {
+            partial.attach_readers(readers)?;
         }
-        if !right {
-            part.note(format!(
-                "what came of {} is not what the catalog names: fetching it anew",
-                claim.file
-            ));
-            part.fresh = true;
-            part.restart(None)?;
-            self.download_into(claim, &mut part, monitor)?;
-            right = part.digest()? == claim.sha256;
+
+        // The bytes of an earlier run are hashed before the download, and need no second read.
+        let mut is_verified = partial.digest()? == claim.sha256 && partial.missing() == 0;
+        if !is_verified {
+            self.download_missing(claim, &mut partial, monitor)?;
+            is_verified = partial.digest()? == claim.sha256;
         }
-        if !right {
+        if !is_verified {
+            partial.note(&FetchNotice::WrongDigest { file: &claim.file });
+            partial.restart_without_caches()?;
+            self.download_missing(claim, &mut partial, monitor)?;
+            is_verified = partial.digest()? == claim.sha256;
+        }
+        if !is_verified {
             self.spool.discard(claim.sha256)?;
-            return Err(self.not_the_bytes(claim));
+            return Err(self.wrong_digest(claim));
         }
-        part.finished();
-        let file = part.into_file();
-        self.spool.keep(claim.sha256)?;
-        Verified::at_beginning(file, claim)
+
+        partial.report_end();
+        let file = partial.into_file();
+        self.spool.complete(claim.sha256)?;
+        Verified::new(file, claim)
     }
 
-    fn left_by_an_earlier_run(&self, claim: &FileRef) -> Result<Option<Verified>, FetchError> {
-        let Some(file) = self.spool.verified(claim.sha256)? else { return Ok(None) };
-        let found = Digest::of_reader(&file).map_err(|e| FetchError::spool("read a file", e))?;
-        if found == (claim.sha256, claim.size) {
-            return Verified::at_beginning(file, claim).map(Some);
+    /// The complete file of an earlier run, if it has the right digest; removes any other.
+    fn verify_complete(&self, claim: &FileRef) -> Result<Option<Verified>, FetchError> {
+        let Some(file) = self.spool.open_complete(claim.sha256)? else { return Ok(None) };
+
+        let digest_and_size =
+            Digest::of_reader(&file).map_err(spool_error("read a file in the spool"))?;
+        if digest_and_size == (claim.sha256, claim.size) {
+            return Verified::new(file, claim).map(Some);
         }
         self.spool.remove(&claim.sha256.to_string())?;
         Ok(None)
     }
 
-    /// Fills `part`, with retries.
-    pub(super) fn download_into(
+    /// Downloads the missing bytes of `partial`, with retries. Verifies nothing.
+    fn download_missing(
         &self,
         claim: &FileRef,
-        part: &mut PartialFile<'_>,
+        partial: &mut PartialFile<'_>,
         monitor: Option<&dyn Monitor>,
-    ) -> Result<Filled, FetchError> {
+    ) -> Result<RangeSupport, FetchError> {
         let address = self.transport.address(claim.file.as_str());
-        let mut patience = RetryPolicy::new(&self.options);
-        while part.left() > 0 {
-            let before = part.held();
-            let (error, asked) = match self.transport.fill(claim.file.as_str(), part) {
+        let mut policy = RetryPolicy::new(&self.options);
+        while partial.missing() > 0 {
+            let length_before = partial.length();
+            let result = self.transport.download_into(claim.file.as_str(), partial);
+            let (error, requested_pause) = match result {
                 Ok(()) => continue,
-                Err(TransportError::WholeFilesOnly) => return Ok(Filled::WholeFilesOnly),
-                Err(TransportError::Permanent(error)) => return Err(error.about(&address)),
-                Err(TransportError::Transient { error, pause }) => (error.about(&address), pause),
+                Err(TransportError::WholeFilesOnly) => return Ok(RangeSupport::WholeFilesOnly),
+                Err(TransportError::Permanent(error)) => return Err(error.with_target(&address)),
+                Err(TransportError::Transient { error, pause }) => {
+                    (error.with_target(&address), pause)
+                }
             };
-            let Some(pause) = patience.pause(part.held().saturating_sub(before), asked) else {
-                return Err(error.after(patience.failures()));
+
+            let received = partial.length().saturating_sub(length_before);
+            let Some(pause) = policy.next_pause(received, requested_pause) else {
+                return Err(error.after_attempts(policy.failures()));
             };
             if let Some(monitor) = monitor {
-                monitor.note(format!("{error}; trying again in {:.1} s", pause.as_secs_f64()));
+                monitor.note(FetchNotice::Retry { error: &error, pause });
             }
             cancel::sleep(self.options.stopped, pause)?;
         }
-        Ok(Filled::Yes)
+        Ok(RangeSupport::Supported)
     }
 
-    /// The first `length` bytes of `claim`, which have to have the digest `sha256`.
+    /// Downloads and verifies the first `length` bytes of `claim`, whose digest is `sha256`.
     ///
-    /// They stay in the part file, so that the download of the whole file goes on after them.
-    pub(super) fn beginning(
+    /// They remain in the partial file, so that a download of the whole file continues after them.
+    pub(super) fn download_prefix(
         &self,
         claim: &FileRef,
         length: u64,
         sha256: Digest,
     ) -> Result<Vec<u8>, FetchError> {
-        let _one_at_a_time = self.downloading.lock().unwrap_or_else(PoisonError::into_inner);
-        let wanted = usize::try_from(length).unwrap_or(usize::MAX);
-        if let Some(file) = self.spool.verified(claim.sha256)? {
+        let _lock = self.lock.lock().unwrap_or_else(PoisonError::into_inner);
+
+        if let Some(file) = self.spool.open_complete(claim.sha256)? {
             let mut bytes = Vec::new();
             file.take(length)
                 .read_to_end(&mut bytes)
-                .map_err(|e| FetchError::spool("read a file", e))?;
+                .map_err(spool_error("read a file in the spool"))?;
             if Digest::of(&bytes) == sha256 {
                 return Ok(bytes);
             }
             self.spool.remove(&claim.sha256.to_string())?;
         }
-        let mut part = PartialFile::of_file(&self.spool, claim, length, None)?;
-        self.spool.check_room(part.left())?;
-        for fresh in [false, true] {
-            if fresh {
-                part.fresh = true;
-                part.restart(None)?;
-            }
-            self.download_into(claim, &mut part, None)?;
-            let bytes = part.first(wanted)?;
-            if Digest::of(&bytes) == sha256 {
-                return Ok(bytes);
-            }
+
+        let mut partial = PartialFile::open(&self.spool, claim, length, None)?;
+        self.spool.check_space(partial.missing())?;
+        let byte_count = usize::try_from(length).unwrap_or(usize::MAX);
+
+        self.download_missing(claim, &mut partial, None)?;
+        let mut bytes = partial.read_prefix(byte_count)?;
+        if Digest::of(&bytes) != sha256 {
+            partial.restart_without_caches()?;
+            self.download_missing(claim, &mut partial, None)?;
+            bytes = partial.read_prefix(byte_count)?;
         }
-        part.restart(None)?;
-        Err(self.not_the_bytes(claim))
+        if Digest::of(&bytes) != sha256 {
+            partial.restart(None)?;
+            return Err(self.wrong_digest(claim));
+        }
+        Ok(bytes)
     }
 
-    fn not_the_bytes(&self, claim: &FileRef) -> FetchError {
-        FetchError::new(
-            FetchErrorKind::Corrupt,
-            Side::Server,
-            self.transport.address(claim.file.as_str()),
-            "the file does not have the SHA-256 that the catalog names, also when fetched anew",
-        )
+    /// Downloads one range of `claim`, unverified; `None` if whole files are all that can be had.
+    pub(super) fn download_range(
+        &self,
+        claim: &FileRef,
+        offset: u64,
+        length: u64,
+    ) -> Result<Option<FileRange>, FetchError> {
+        let range = offset..offset + length;
+        let mut partial = PartialFile::create_for_range(&self.spool, claim, range)?;
+        self.spool.check_space(length)?;
+
+        match self.download_missing(claim, &mut partial, None)? {
+            RangeSupport::WholeFilesOnly => Ok(None),
+            RangeSupport::Supported => {
+                Ok(Some(FileRange::new(Arc::new(partial.into_file()), 0, length)))
+            }
+        }
+    }
+
+    fn wrong_digest(&self, claim: &FileRef) -> FetchError {
+        FetchProblem::WrongDigest.at(self.transport.address(claim.file.as_str()))
     }
 }

@@ -1,8 +1,8 @@
-//! A stretch of a repository's file that is being made here.
+//! A partial file: the beginning of a download, or one range of a file.
 
 #![allow(
     clippy::disallowed_methods,
-    reason = "the spool is private, and each change of it passes the fault point"
+    reason = "the spool is private, and each mutation of it passes the fault point"
 )]
 
 use std::fs::File;
@@ -10,296 +10,328 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::time::{Duration, Instant};
 
+use super::growing_file::GrowingFile;
+use super::spool::{Spool, spool_error};
 use crate::catalog::FileRef;
 use crate::digest::{Digest, Hasher};
-use crate::fetch::download::growing_file::GrowingFile;
-use crate::fetch::download::spool::Spool;
-use crate::fetch::error::{FetchError, FetchErrorKind, Side};
+use crate::fetch::error::{FetchError, FetchProblem};
+use crate::fetch::notice::FetchNotice;
 use crate::report::{Event, Job, Monitor};
 use crate::root::fault::change;
 
-/// Bytes `from..to` of a file of `total` bytes; the first `held` of them are here.
+/// Bytes `start..end` of a file of the repository, of which the first `length` are present.
 ///
-/// It never grows beyond `to`, whatever a server sends.
+/// It never grows beyond `end`, whatever number of bytes a server sends.
 pub(in crate::fetch) struct PartialFile<'a> {
     file: File,
     spool: &'a Spool,
-    named: Option<Digest>,
-    from: u64,
-    to: u64,
-    total: u64,
-    held: u64,
+    /// Digest of the whole file, if this is its partial file in the spool.
+    digest_in_spool: Option<Digest>,
+    start: u64,
+    end: u64,
+    /// Size of the whole file.
+    file_size: u64,
+    length: u64,
     etag: Option<String>,
     hasher: Hasher,
+    /// Number of bytes that `hasher` has consumed.
     hashed: u64,
     progress: DownloadProgress<'a>,
-    /// Who reads it meanwhile.
+    /// Readers of the file while it grows.
     readers: Option<&'a GrowingFile>,
-    /// Caches between here and the server are to be passed by: what they gave was wrong.
-    pub fresh: bool,
+    cache_use: CacheUse,
+}
+
+/// Whether caches between this node and the server may answer a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::fetch) enum CacheUse {
+    Allowed,
+    /// Their last answer was wrong.
+    Bypassed,
 }
 
 impl<'a> PartialFile<'a> {
-    /// The first `to` bytes of `file`, in its part file of the spool, with what an earlier run left there.
-    pub fn of_file(
+    /// Opens the partial file of `file` in the spool, to download its first `end` bytes.
+    ///
+    /// The bytes of an earlier run are kept, unless they are more than the file has.
+    pub fn open(
         spool: &'a Spool,
         file: &FileRef,
-        to: u64,
+        end: u64,
         monitor: Option<&'a dyn Monitor>,
     ) -> Result<Self, FetchError> {
-        let part = spool.part(file.sha256)?;
-        let held = part.metadata().map_err(|e| FetchError::spool("stat a part file", e))?.len();
-        let etag = spool.etag(file.sha256);
-        let mut part = PartialFile {
-            held,
-            etag,
-            named: Some(file.sha256),
-            progress: DownloadProgress { monitor, unsaid: 0, said: Instant::now() },
-            ..PartialFile::empty(part, spool, 0, to, file.size)
+        let partial = spool.open_partial(file.sha256)?;
+        let length = file_length(&partial)?;
+
+        let mut partial = PartialFile {
+            length,
+            etag: spool.read_etag(file.sha256),
+            digest_in_spool: Some(file.sha256),
+            progress: DownloadProgress::new(monitor),
+            ..PartialFile::new(partial, spool, 0..end, file.size)
         };
-        if held > file.size {
-            part.restart(None)?;
+        if length > file.size {
+            partial.restart(None)?;
         }
-        Ok(part)
+        Ok(partial)
     }
 
-    /// Bytes `from..to` of `file`, in a file without a name.
-    pub fn of_range(
+    /// Creates a file without a name for a range of `file`.
+    pub fn create_for_range(
         spool: &'a Spool,
         file: &FileRef,
-        from: u64,
-        to: u64,
+        range: std::ops::Range<u64>,
     ) -> Result<Self, FetchError> {
-        Ok(PartialFile::empty(spool.unnamed()?, spool, from, to, file.size))
+        Ok(PartialFile::new(spool.create_unnamed()?, spool, range, file.size))
     }
 
-    fn empty(file: File, spool: &'a Spool, from: u64, to: u64, total: u64) -> Self {
-        let progress = DownloadProgress { monitor: None, unsaid: 0, said: Instant::now() };
-        let (hasher, hashed, held) = (Hasher::new(), 0, 0);
-        let (named, etag, readers, fresh) = (None, None, None, false);
+    fn new(file: File, spool: &'a Spool, range: std::ops::Range<u64>, file_size: u64) -> Self {
         PartialFile {
             file,
             spool,
-            named,
-            from,
-            to,
-            total,
-            held,
-            etag,
-            hasher,
-            hashed,
-            progress,
-            readers,
-            fresh,
+            digest_in_spool: None,
+            start: range.start,
+            end: range.end,
+            file_size,
+            length: 0,
+            etag: None,
+            hasher: Hasher::new(),
+            hashed: 0,
+            progress: DownloadProgress::new(None),
+            readers: None,
+            cache_use: CacheUse::Allowed,
         }
     }
 
-    /// Lets others read it while it is being made: as far as this program writes it itself.
-    pub fn show(&mut self, readers: &'a GrowingFile) -> Result<(), FetchError> {
-        let file =
-            self.file.try_clone().map_err(|e| FetchError::spool("open a part file again", e))?;
-        readers.begins(file, self.held);
+    /// Lets others read the file while it grows.
+    pub fn attach_readers(&mut self, readers: &'a GrowingFile) -> Result<(), FetchError> {
+        let file = self.file.try_clone().map_err(spool_error("duplicate a file descriptor"))?;
+        readers.start(file, self.length);
         self.readers = Some(readers);
         Ok(())
     }
 
-    /// Where in the repository's file the next byte lies.
-    pub fn next(&self) -> u64 {
-        self.from + self.held
+    /// Offset of the next missing byte in the repository's file.
+    pub fn offset(&self) -> u64 {
+        self.start + self.length
     }
 
-    /// Where in the repository's file the part ends.
+    /// Offset of the end of the range in the repository's file.
     pub fn end(&self) -> u64 {
-        self.to
+        self.end
     }
 
-    /// The size that the repository's file has to have.
-    pub fn total(&self) -> u64 {
-        self.total
+    /// Size that the catalog names for the repository's file.
+    pub fn file_size(&self) -> u64 {
+        self.file_size
     }
 
-    /// How many bytes are here.
-    pub fn held(&self) -> u64 {
-        self.held
+    /// Number of bytes that are present.
+    pub fn length(&self) -> u64 {
+        self.length
     }
 
-    /// How many bytes are missing.
-    pub fn left(&self) -> u64 {
-        (self.to - self.from).saturating_sub(self.held)
+    /// Number of bytes that are missing.
+    pub fn missing(&self) -> u64 {
+        (self.end - self.start).saturating_sub(self.length)
     }
 
-    /// Whether the repository's file and the part begin together.
+    /// Whether the range starts at the beginning of the repository's file.
     pub fn is_prefix(&self) -> bool {
-        self.from == 0
+        self.start == 0
     }
 
-    /// The strong etag under which the bytes came that are here.
+    /// Strong etag of the bytes that are present.
     pub fn etag(&self) -> Option<&str> {
         self.etag.as_deref()
     }
 
-    /// Where the bytes are.
+    /// The spool that holds the file.
     pub fn spool(&self) -> &'a Spool {
         self.spool
     }
 
-    /// The digest whose part file of the spool this is.
-    pub fn named(&self) -> Option<Digest> {
-        self.named
+    /// Digest of the whole file, if this is its partial file in the spool.
+    pub fn digest_in_spool(&self) -> Option<Digest> {
+        self.digest_in_spool
     }
 
-    /// Tells the monitor, now and whenever bytes arrive.
-    pub fn announce(&mut self) {
-        self.progress.begin(self.to - self.from, self.held);
+    /// Whether caches may answer a request.
+    pub fn cache_use(&self) -> CacheUse {
+        self.cache_use
     }
 
-    /// Tells the monitor that all is there.
-    pub fn finished(&mut self) {
+    /// Reports the start of the download, with the bytes that are present.
+    pub fn report_start(&mut self) {
+        self.progress.start(self.end - self.start, self.length);
+    }
+
+    /// Reports the end of the download.
+    pub fn report_end(&mut self) {
         self.progress.flush();
-        self.progress.say(Event::Finished { job: Job::Download });
+        self.progress.send(Event::Finished { job: Job::Download });
     }
 
-    /// Tells the monitor a sentence.
-    pub fn note(&self, text: String) {
-        self.progress.say(Event::Note { text });
+    /// Reports a notice.
+    pub fn note(&self, notice: &FetchNotice<'_>) {
+        if let Some(monitor) = self.progress.monitor {
+            monitor.note(notice);
+        }
     }
 
-    /// Forgets all bytes; those to come belong to `etag`, if that is a strong one.
+    /// Discards all bytes, which were wrong; from now on caches are bypassed.
+    pub fn restart_without_caches(&mut self) -> Result<(), FetchError> {
+        self.cache_use = CacheUse::Bypassed;
+        self.restart(None)
+    }
+
+    /// Discards all bytes; those that follow belong to `etag`, which has to be strong.
+    ///
+    /// The old etag is removed before the bytes, and the new one is stored after them: a crash
+    /// in between must not leave bytes with the etag of others.
     pub fn restart(&mut self, etag: Option<String>) -> Result<(), FetchError> {
-        // Forgotten first and remembered last: after a crash no etag stands beside bytes that are not its.
         self.etag = None;
-        if let Some(digest) = self.named {
-            self.spool.set_etag(digest, None)?;
+        if let Some(digest) = self.digest_in_spool {
+            self.spool.write_etag(digest, None)?;
         }
-        let began = self.held > 0;
-        self.readers.filter(|_| began).into_iter().for_each(GrowingFile::begins_anew);
-        change(|| self.file.set_len(0)).map_err(|e| FetchError::spool("empty a part file", e))?;
-        (self.held, self.hashed, self.hasher) = (0, 0, Hasher::new());
-        if began {
-            self.announce();
+
+        let had_bytes = self.length > 0;
+        if had_bytes && let Some(readers) = self.readers {
+            readers.restart();
         }
-        if let (Some(digest), Some(etag)) = (self.named, &etag) {
-            self.spool.set_etag(digest, Some(etag))?;
+        change(|| self.file.set_len(0)).map_err(spool_error("truncate a file in the spool"))?;
+        self.length = 0;
+        self.hashed = 0;
+        self.hasher = Hasher::new();
+        if had_bytes {
+            self.report_start();
+        }
+
+        if let (Some(digest), Some(etag)) = (self.digest_in_spool, &etag) {
+            self.spool.write_etag(digest, Some(etag))?;
         }
         self.etag = etag;
         Ok(())
     }
 
-    /// Takes in the next bytes; refuses, and takes none, where they are more than are missing.
+    /// Appends bytes; refuses all of them if they exceed the range.
     pub fn append(&mut self, bytes: &[u8]) -> Result<(), FetchError> {
-        if bytes.len() as u64 > self.left() {
-            let why =
-                format!("the file is longer than the {} bytes that the catalog names", self.total);
-            return Err(FetchError::new(FetchErrorKind::Corrupt, Side::Server, "", why));
+        if bytes.len() as u64 > self.missing() {
+            return Err(FetchProblem::TooLong { expected: self.file_size }.into());
         }
         if self.readers.is_some_and(GrowingFile::is_cancelled) {
-            return Err(FetchError::new(
-                FetchErrorKind::Other,
-                Side::Node,
-                "",
-                "nobody waits for it any more",
-            ));
+            return Err(FetchProblem::NoReaders.into());
         }
-        change(|| self.file.write_all_at(bytes, self.held))
-            .map_err(|e| FetchError::spool("write", e))?;
-        if self.hashed == self.held {
+
+        change(|| self.file.write_all_at(bytes, self.length))
+            .map_err(spool_error("write to the spool"))?;
+        if self.hashed == self.length {
             self.hasher.update(bytes);
             self.hashed += bytes.len() as u64;
         }
-        self.held += bytes.len() as u64;
-        self.readers.into_iter().for_each(|readers| readers.has(self.held));
+        self.length += bytes.len() as u64;
+
+        if let Some(readers) = self.readers {
+            readers.grow(self.length);
+        }
         self.progress.advance(bytes.len() as u64);
         Ok(())
     }
 
-    /// Takes note of what a program wrote into the part file; `false` where that is more than there may be.
-    pub fn rehash(&mut self) -> Result<bool, FetchError> {
-        let now = self.file.metadata().map_err(|e| FetchError::spool("stat a part file", e))?.len();
-        if now > self.total {
+    /// Updates the length after another program wrote to the file; false if it is too long.
+    pub fn refresh_length(&mut self) -> Result<bool, FetchError> {
+        let length = file_length(&self.file)?;
+        if length > self.file_size {
             return Ok(false);
         }
-        self.progress.advance(now.saturating_sub(self.held));
-        self.held = now;
+
+        self.progress.advance(length.saturating_sub(self.length));
+        self.length = length;
         Ok(true)
     }
 
-    /// The digest of all bytes that are here; hashes only those that it has not hashed before.
+    /// Digest of the bytes that are present; hashes only those that were not hashed before.
     pub fn digest(&mut self) -> Result<Digest, FetchError> {
         let mut buffer = vec![0; 128 << 10];
-        while self.hashed < self.held {
-            let want =
-                usize::try_from(self.held - self.hashed).unwrap_or(usize::MAX).min(buffer.len());
-            let n = read_at(&self.file, &mut buffer[..want], self.hashed)?;
-            if n == 0 {
-                return Err(FetchError::spool(
-                    "read a part file",
-                    io::Error::from(io::ErrorKind::UnexpectedEof),
-                ));
+        while self.hashed < self.length {
+            let wanted =
+                usize::try_from(self.length - self.hashed).unwrap_or(usize::MAX).min(buffer.len());
+            let count = read_at(&self.file, &mut buffer[..wanted], self.hashed)
+                .map_err(spool_error("read a file in the spool"))?;
+            if count == 0 {
+                let error = io::Error::from(io::ErrorKind::UnexpectedEof);
+                return Err(spool_error("read a file in the spool")(error));
             }
-            self.hasher.update(&buffer[..n]);
-            self.hashed += n as u64;
+            self.hasher.update(&buffer[..count]);
+            self.hashed += count as u64;
         }
         Ok(self.hasher.clone().finish())
     }
 
-    /// The first `length` bytes, which must be here.
-    pub fn first(&self, length: usize) -> Result<Vec<u8>, FetchError> {
+    /// The first `length` bytes, which must be present.
+    pub fn read_prefix(&self, length: usize) -> Result<Vec<u8>, FetchError> {
         let mut bytes = vec![0; length];
-        self.file
-            .read_exact_at(&mut bytes, 0)
-            .map_err(|e| FetchError::spool("read a part file", e))?;
+        self.file.read_exact_at(&mut bytes, 0).map_err(spool_error("read a file in the spool"))?;
         Ok(bytes)
     }
 
-    /// The file that holds the bytes, at its beginning.
+    /// The file that holds the bytes.
     pub fn into_file(self) -> File {
         self.file
     }
 }
 
-/// Says how a download gets on, but not with every packet.
+/// Progress reports of a download: at most one per MiB or per 100 ms.
 struct DownloadProgress<'a> {
     monitor: Option<&'a dyn Monitor>,
-    unsaid: u64,
-    said: Instant,
+    unreported: u64,
+    last_report: Instant,
 }
 
-impl DownloadProgress<'_> {
-    fn begin(&mut self, total: u64, held: u64) {
-        self.unsaid = 0;
-        self.say(Event::Started { job: Job::Download, total });
-        self.unsaid = held;
+impl<'a> DownloadProgress<'a> {
+    fn new(monitor: Option<&'a dyn Monitor>) -> Self {
+        DownloadProgress { monitor, unreported: 0, last_report: Instant::now() }
+    }
+
+    fn start(&mut self, total: u64, present: u64) {
+        self.send(Event::Started { job: Job::Download, total });
+        self.unreported = present;
         self.flush();
     }
 
-    fn advance(&mut self, by: u64) {
-        self.unsaid += by;
-        if self.unsaid >= 1 << 20 || self.said.elapsed() >= Duration::from_millis(100) {
+    fn advance(&mut self, bytes: u64) {
+        self.unreported += bytes;
+        if self.unreported >= 1 << 20 || self.last_report.elapsed() >= Duration::from_millis(100) {
             self.flush();
         }
     }
 
     fn flush(&mut self) {
-        if self.unsaid > 0 {
-            let by = std::mem::take(&mut self.unsaid);
-            self.said = Instant::now();
-            self.say(Event::Advanced { job: Job::Download, by });
+        if self.unreported > 0 {
+            let by = std::mem::take(&mut self.unreported);
+            self.last_report = Instant::now();
+            self.send(Event::Advanced { job: Job::Download, by });
         }
     }
 
-    fn say(&self, event: Event) {
+    fn send(&self, event: Event) {
         if let Some(monitor) = self.monitor {
             monitor.event(event);
         }
     }
 }
 
-/// Reads some bytes at `offset`, 0 at the end.
-fn read_at(file: &File, buffer: &mut [u8], offset: u64) -> Result<usize, FetchError> {
+fn file_length(file: &File) -> Result<u64, FetchError> {
+    let metadata = file.metadata().map_err(spool_error("stat a file in the spool"))?;
+    Ok(metadata.len())
+}
+
+/// Reads some bytes at `offset`; 0 at the end.
+fn read_at(file: &File, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
     loop {
         match file.read_at(buffer, offset) {
-            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-            other => return other.map_err(|e| FetchError::spool("read a part file", e)),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            result => return result,
         }
     }
 }

@@ -1,18 +1,20 @@
-//! How often something is tried again, after which pause, and how slow is too slow.
+//! Retry policy of a download, and its minimum rate.
 
 use std::time::{Duration, Instant};
 
-use crate::fetch::FetchOptions;
-use crate::fetch::download::spool::random;
+use super::spool::random_number;
+use crate::fetch::options::FetchOptions;
 
-/// No pause is longer, unless the server asks for it.
-const LONGEST_PAUSE: Duration = Duration::from_secs(30);
-/// A server may ask for no longer pause.
-const LONGEST_REQUEST: Duration = Duration::from_secs(60);
-/// An attempt that brought so much is not held against the next: the connection is bad, but the file comes.
-const REAL_GAIN: u64 = 1 << 20;
+/// Longest pause that this node chooses.
+const MAX_PAUSE: Duration = Duration::from_secs(30);
+/// Longest pause that a server may request.
+const MAX_REQUESTED_PAUSE: Duration = Duration::from_secs(60);
+/// Progress after which an attempt does not count as failed.
+///
+/// Without it, a large file over a bad connection would use up its attempts, although it arrives.
+const PROGRESS: u64 = 1 << 20;
 
-/// Counts the attempts of one file.
+/// Failed attempts of one file, and the pause before the next.
 pub(in crate::fetch) struct RetryPolicy<'a> {
     options: &'a FetchOptions,
     failures: u32,
@@ -23,35 +25,39 @@ impl<'a> RetryPolicy<'a> {
         RetryPolicy { options, failures: 0 }
     }
 
-    /// How many attempts in a row failed.
+    /// Number of failed attempts in a row.
     pub fn failures(&self) -> u32 {
         self.failures
     }
 
-    /// The pause after an attempt that failed though it brought `gained` bytes, and after which the
-    /// server `asked` for some; nothing when it is time to give up.
-    pub fn pause(&mut self, gained: u64, asked: Option<Duration>) -> Option<Duration> {
-        if gained >= REAL_GAIN {
+    /// Counts a failed attempt; returns the pause before the next, or `None` after the last.
+    ///
+    /// The attempt added `received` bytes; the server may have `requested` a pause.
+    pub fn next_pause(&mut self, received: u64, requested: Option<Duration>) -> Option<Duration> {
+        if received >= PROGRESS {
             self.failures = 0;
         }
         self.failures += 1;
         if self.failures >= self.options.attempts {
             return None;
         }
+
         let doublings = (self.failures - 1).min(16);
-        let longest = self.options.base_delay.saturating_mul(1 << doublings).min(LONGEST_PAUSE);
-        // Between half and all of it: many nodes that were cut off together do not come back together.
-        let share = 0.5 + (random() % 1024) as f64 / 2048.0;
-        Some(longest.mul_f64(share).max(asked.unwrap_or_default().min(LONGEST_REQUEST)))
+        let longest = self.options.base_delay.saturating_mul(1 << doublings).min(MAX_PAUSE);
+
+        // A random pause: many nodes that lost one server should not return in the same moment.
+        let fraction = 0.5 + (random_number() % 1024) as f64 / 2048.0;
+        let requested = requested.unwrap_or_default().min(MAX_REQUESTED_PAUSE);
+        Some(longest.mul_f64(fraction).max(requested))
     }
 }
 
-/// Watches that bytes arrive fast enough; silence is watched elsewhere.
+/// Check that data arrives fast enough. A silent connection is found by the idle timeout.
 pub(in crate::fetch) struct MinimumRate {
     window: Duration,
     minimum: u64,
-    began: Instant,
-    bytes: u64,
+    window_start: Instant,
+    received: u64,
 }
 
 impl MinimumRate {
@@ -60,20 +66,22 @@ impl MinimumRate {
         MinimumRate {
             window: options.speed_window,
             minimum: minimum as u64,
-            began: Instant::now(),
-            bytes: 0,
+            window_start: Instant::now(),
+            received: 0,
         }
     }
 
-    /// Takes note of `bytes` that arrived; `false` where the last window brought too few.
-    pub fn holds(&mut self, bytes: u64) -> bool {
-        self.bytes += bytes;
-        if self.began.elapsed() < self.window {
+    /// Counts `bytes`; returns false if a window ended with too few of them.
+    pub fn is_kept(&mut self, bytes: u64) -> bool {
+        self.received += bytes;
+        if self.window_start.elapsed() < self.window {
             return true;
         }
-        let enough = self.bytes >= self.minimum;
-        (self.began, self.bytes) = (Instant::now(), 0);
-        enough
+
+        let is_enough = self.received >= self.minimum;
+        self.window_start = Instant::now();
+        self.received = 0;
+        is_enough
     }
 }
 
@@ -82,36 +90,40 @@ mod tests {
     use super::*;
 
     #[test]
-    fn pauses_double_and_end() {
+    fn pauses_double_until_the_last_attempt() {
         let options = FetchOptions {
             attempts: 4,
             base_delay: Duration::from_millis(100),
             ..FetchOptions::default()
         };
-        let mut patience = RetryPolicy::new(&options);
-        for (least, most) in [(50, 100), (100, 200), (200, 400)] {
-            let pause = patience.pause(0, None).expect("not yet").as_millis();
-            assert!((least..=most).contains(&pause), "{pause}");
+        let mut policy = RetryPolicy::new(&options);
+
+        for (shortest, longest) in [(50, 100), (100, 200), (200, 400)] {
+            let pause = policy.next_pause(0, None).expect("another attempt").as_millis();
+            assert!((shortest..=longest).contains(&pause), "{pause}");
         }
-        assert_eq!(patience.pause(0, None), None);
+        assert_eq!(policy.next_pause(0, None), None);
     }
 
     #[test]
-    fn a_real_gain_is_a_new_beginning_and_a_small_one_is_not() {
+    fn only_sufficient_progress_resets_the_failures() {
         let options =
             FetchOptions { attempts: 2, base_delay: Duration::ZERO, ..FetchOptions::default() };
-        let mut patience = RetryPolicy::new(&options);
+        let mut policy = RetryPolicy::new(&options);
+
         for _ in 0..10 {
-            assert!(patience.pause(REAL_GAIN, None).is_some());
+            assert!(policy.next_pause(PROGRESS, None).is_some());
         }
-        assert_eq!(patience.pause(REAL_GAIN - 1, None), None);
+        assert_eq!(policy.next_pause(PROGRESS - 1, None), None);
     }
 
     #[test]
-    fn a_server_is_obeyed_within_reason() {
+    fn requested_pause_is_limited() {
         let options = FetchOptions { base_delay: Duration::ZERO, ..FetchOptions::default() };
-        let mut patience = RetryPolicy::new(&options);
-        assert_eq!(patience.pause(0, Some(Duration::from_secs(7))), Some(Duration::from_secs(7)));
-        assert_eq!(patience.pause(0, Some(Duration::from_secs(86_400))), Some(LONGEST_REQUEST));
+        let mut policy = RetryPolicy::new(&options);
+
+        let seconds = Duration::from_secs;
+        assert_eq!(policy.next_pause(0, Some(seconds(7))), Some(seconds(7)));
+        assert_eq!(policy.next_pause(0, Some(seconds(86_400))), Some(MAX_REQUESTED_PAUSE));
     }
 }

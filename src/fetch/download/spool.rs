@@ -1,17 +1,19 @@
-//! The spool: where files lie while they are fetched, and until they are no longer needed.
+//! The spool: directory for partial and complete downloads.
 //!
-//! A file on its way is `SHA256.part`; the strong etag under which the server gave it, without which it
-//! is not resumed, is `SHA256.etag`; what was verified is `SHA256`. All are private and are never
-//! reached through a link. The content of the spool is never believed: every run hashes what it finds.
+//! `SHA256.part` is a partial file. `SHA256.etag` is the strong etag with which the server sent it;
+//! without that etag it is not resumed, since another state of the file could follow. `SHA256` is a
+//! complete file. All are private to this program, and are opened only if they are regular files
+//! with one link. Nothing in the spool is trusted: every run hashes the files that it uses.
 
 #![allow(
     clippy::disallowed_methods,
-    reason = "the spool is private, and reached by its own descriptor"
+    reason = "the spool is private, and accessed by its own descriptor"
 )]
 
+use std::borrow::Cow;
 use std::env;
 use std::fs::File;
-use std::io::{Read, Write};
+use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 
@@ -19,41 +21,45 @@ use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags};
 use rustix::io::Errno;
 
 use crate::digest::Digest;
-use crate::fetch::error::FetchError;
+use crate::fetch::error::{FetchError, FetchProblem};
 use crate::root::fault::change;
 
-/// Longer etags are not kept.
+/// Limit of an etag in bytes; a longer one is ignored.
 pub(in crate::fetch) const MAX_ETAG: usize = 256;
 
-/// A directory for files on their way.
+/// Directory for partial and complete downloads.
 #[derive(Debug)]
 pub struct Spool {
     directory: OwnedFd,
+    /// Limit of all files together, in bytes.
     limit: u64,
+    /// Path of a temporary spool, which is removed on drop.
     temporary: Option<PathBuf>,
 }
 
 impl Spool {
-    /// Uses `directory`, opened for reading (not `O_PATH`), which it makes private (0700), for at most `limit` bytes.
+    /// Uses `directory` (not opened with `O_PATH`) for at most `limit` bytes; sets its mode to 0700.
     pub fn open(directory: OwnedFd, limit: u64) -> Result<Self, FetchError> {
         change(|| rustix::fs::fchmod(&directory, Mode::RWXU))
-            .map_err(|e| FetchError::spool("make it private", e))?;
+            .map_err(spool_error("set the mode of the spool"))?;
         Ok(Spool { directory, limit, temporary: None })
     }
 
-    /// Makes a directory under `TMPDIR` that is removed in the end.
-    pub fn temporary() -> Result<Self, FetchError> {
-        let path = env::temp_dir().join(format!("si-spool-{:016x}", random()));
-        let failed = |e: Errno| FetchError::spool(format_args!("make {}", path.display()), e);
-        rustix::fs::mkdir(&path, Mode::RWXU).map_err(failed)?;
+    /// Creates a spool in `TMPDIR`, which is removed on drop.
+    pub fn create_temporary() -> Result<Self, FetchError> {
+        let path = env::temp_dir().join(format!("si-spool-{:016x}", random_number()));
+        let operation = format!("create the spool {}", path.display());
+
+        rustix::fs::mkdir(&path, Mode::RWXU).map_err(spool_error(operation.clone()))?;
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let directory = rustix::fs::openat(CWD, &path, flags, Mode::empty()).map_err(failed)?;
+        let directory =
+            rustix::fs::openat(CWD, &path, flags, Mode::empty()).map_err(spool_error(operation))?;
         Ok(Spool { directory, limit: u64::MAX, temporary: Some(path) })
     }
 
-    /// Removes all that belongs to none of `keep`.
+    /// Removes all files except those of the digests in `keep`.
     pub fn tidy(&self, keep: &[Digest]) -> Result<(), FetchError> {
-        for name in self.names().map_err(|e| FetchError::spool("list it", e))? {
+        for name in self.names().map_err(spool_error("list the spool"))? {
             let stem = name.split('.').next().unwrap_or_default();
             if !stem.parse().is_ok_and(|digest| keep.contains(&digest)) {
                 self.remove(&name)?;
@@ -62,142 +68,144 @@ impl Spool {
         Ok(())
     }
 
-    /// The directory, for programs that write there themselves.
+    /// The directory, for programs that write into it.
     pub(in crate::fetch) fn directory(&self) -> BorrowedFd<'_> {
         self.directory.as_fd()
     }
 
-    /// Says early whether `bytes` more have room, within the limit and on the filesystem.
-    pub(in crate::fetch) fn check_room(&self, bytes: u64) -> Result<(), FetchError> {
-        let held = self.held().map_err(|e| FetchError::spool("list it", e))?;
-        if held.saturating_add(bytes) > self.limit {
-            return Err(FetchError::no_room(format_args!(
-                "{bytes} more bytes are needed; it holds {held} and may hold {}: allow more, or tidy it",
-                self.limit
-            )));
+    /// Checks that `bytes` more fit into the limit and onto the filesystem.
+    pub(in crate::fetch) fn check_space(&self, bytes: u64) -> Result<(), FetchError> {
+        let used = self.used_bytes().map_err(spool_error("list the spool"))?;
+        if used.saturating_add(bytes) > self.limit {
+            let limit = self.limit;
+            return Err(FetchProblem::SpoolLimit { needed: bytes, used, limit }.into());
         }
-        let disk = rustix::fs::fstatvfs(&self.directory)
-            .map_err(|e| FetchError::spool("find its free space", e))?;
-        let free = disk.f_bavail.saturating_mul(disk.f_frsize);
+
+        let filesystem = rustix::fs::fstatvfs(&self.directory)
+            .map_err(spool_error("find the free space of the spool"))?;
+        let free = filesystem.f_bavail.saturating_mul(filesystem.f_frsize);
         if bytes > free {
-            return Err(FetchError::no_room(format_args!(
-                "{bytes} more bytes are needed, its filesystem has {free} free: make room"
-            )));
+            return Err(FetchProblem::DiskFull { needed: bytes, free }.into());
         }
         Ok(())
     }
 
-    /// The file that an earlier download left as verified, for reading.
-    pub(in crate::fetch) fn verified(&self, digest: Digest) -> Result<Option<File>, FetchError> {
-        self.open_at(&digest.to_string(), OFlags::RDONLY)
-            .map_err(|e| FetchError::spool("open a verified file", e))
+    /// Opens the complete file of `digest`, which the caller has to hash.
+    pub(in crate::fetch) fn open_complete(
+        &self,
+        digest: Digest,
+    ) -> Result<Option<File>, FetchError> {
+        self.open_file(&digest.to_string(), OFlags::RDONLY)
     }
 
-    /// The part file of `digest`, made if it is not there.
-    pub(in crate::fetch) fn part(&self, digest: Digest) -> Result<File, FetchError> {
-        let name = part_name(digest);
-        if let Some(file) = self
-            .open_at(&name, OFlags::RDWR)
-            .map_err(|e| FetchError::spool("open a part file", e))?
-        {
+    /// Opens or creates the partial file of `digest`.
+    pub(in crate::fetch) fn open_partial(&self, digest: Digest) -> Result<File, FetchError> {
+        let name = partial_name(digest);
+        if let Some(file) = self.open_file(&name, OFlags::RDWR)? {
             return Ok(file);
         }
+
+        // The name may belong to something that is no regular file.
         self.remove(&name)?;
-        self.create(&name).map_err(|e| FetchError::spool("make a part file", e))
+        self.create(&name)
     }
 
-    /// A file without a name.
-    pub(in crate::fetch) fn unnamed(&self) -> Result<File, FetchError> {
-        let name = format!("{:016x}.range", random());
-        let file = self.create(&name).map_err(|e| FetchError::spool("make a file", e))?;
+    /// Creates a file without a name.
+    pub(in crate::fetch) fn create_unnamed(&self) -> Result<File, FetchError> {
+        let name = format!("{:016x}.range", random_number());
+        let file = self.create(&name)?;
         self.remove(&name)?;
         Ok(file)
     }
 
-    /// The etag that belongs to the part file of `digest`.
-    pub(in crate::fetch) fn etag(&self, digest: Digest) -> Option<String> {
+    /// The strong etag of the partial file of `digest`.
+    pub(in crate::fetch) fn read_etag(&self, digest: Digest) -> Option<String> {
         let file = self.open_at(&etag_name(digest), OFlags::RDONLY).ok()??;
         let mut text = String::new();
         file.take(MAX_ETAG as u64 + 1).read_to_string(&mut text).ok()?;
-        is_strong(&text).then_some(text)
+        is_strong_etag(&text).then_some(text)
     }
 
-    /// Remembers, or forgets, the etag that belongs to the part file of `digest`.
-    pub(in crate::fetch) fn set_etag(
+    /// Stores, or removes, the etag of the partial file of `digest`.
+    pub(in crate::fetch) fn write_etag(
         &self,
         digest: Digest,
         etag: Option<&str>,
     ) -> Result<(), FetchError> {
         let name = etag_name(digest);
         self.remove(&name)?;
+
         let Some(etag) = etag else { return Ok(()) };
-        let mut file = self.create(&name).map_err(|e| FetchError::spool("keep an etag", e))?;
-        change(|| file.write_all(etag.as_bytes())).map_err(|e| FetchError::spool("keep an etag", e))
+        let mut file = self.create(&name)?;
+        change(|| file.write_all(etag.as_bytes()))
+            .map_err(spool_error("store an etag in the spool"))
     }
 
-    /// Makes the part file of `digest` the verified one.
-    pub(in crate::fetch) fn keep(&self, digest: Digest) -> Result<(), FetchError> {
-        let (from, to) = (part_name(digest), digest.to_string());
+    /// Renames the partial file of `digest`, which the caller has verified, to the complete one.
+    pub(in crate::fetch) fn complete(&self, digest: Digest) -> Result<(), FetchError> {
+        let (from, to) = (partial_name(digest), digest.to_string());
         change(|| rustix::fs::renameat(&self.directory, &from, &self.directory, &to))
-            .map_err(|e| FetchError::spool("rename a verified file", e))?;
+            .map_err(spool_error("rename a complete file in the spool"))?;
         self.remove(&etag_name(digest))
     }
 
-    /// Removes all that belongs to `digest`.
+    /// Removes all files of `digest`.
     pub(in crate::fetch) fn discard(&self, digest: Digest) -> Result<(), FetchError> {
         self.remove(&etag_name(digest))?;
-        self.remove(&part_name(digest))?;
+        self.remove(&partial_name(digest))?;
         self.remove(&digest.to_string())
     }
 
-    /// Removes one file, if it is there.
+    /// Removes a file, if it exists.
     pub(in crate::fetch) fn remove(&self, name: &str) -> Result<(), FetchError> {
         match change(|| rustix::fs::unlinkat(&self.directory, name, AtFlags::empty())) {
             Ok(()) | Err(Errno::NOENT) => Ok(()),
-            Err(e) => Err(FetchError::spool(format_args!("remove {name}"), e)),
+            Err(error) => Err(spool_error(format!("remove {name} from the spool"))(error)),
         }
     }
 
-    /// How large one file is; 0 where it is not there.
+    /// Size of a file; 0 if it does not exist.
     pub(in crate::fetch) fn size(&self, name: &str) -> u64 {
         let stat = rustix::fs::statat(&self.directory, name, AtFlags::SYMLINK_NOFOLLOW);
         stat.map_or(0, |stat| u64::try_from(stat.st_size).unwrap_or(0))
     }
 
-    /// Opens a file only where it is a plain one that no other name links.
-    pub(in crate::fetch) fn open_at(
+    /// Opens a file; `None` if it does not exist, is not a regular file, or has other links.
+    pub(in crate::fetch) fn open_file(
         &self,
         name: &str,
         flags: OFlags,
-    ) -> Result<Option<File>, Errno> {
+    ) -> Result<Option<File>, FetchError> {
+        self.open_at(name, flags).map_err(spool_error("open a file in the spool"))
+    }
+
+    fn open_at(&self, name: &str, flags: OFlags) -> Result<Option<File>, Errno> {
         let flags = flags | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
         let file = match rustix::fs::openat(&self.directory, name, flags, Mode::empty()) {
             Ok(file) => file,
             Err(Errno::NOENT | Errno::LOOP | Errno::NXIO) => return Ok(None),
-            Err(e) => return Err(e),
+            Err(error) => return Err(error),
         };
+
         let stat = rustix::fs::fstat(&file)?;
-        let plain =
-            FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile && stat.st_nlink == 1;
-        Ok(plain.then(|| file.into()))
+        let is_regular = FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile;
+        Ok((is_regular && stat.st_nlink == 1).then(|| file.into()))
     }
 
-    fn create(&self, name: &str) -> Result<File, Errno> {
+    fn create(&self, name: &str) -> Result<File, FetchError> {
         let flags =
             OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         change(|| rustix::fs::openat(&self.directory, name, flags, Mode::RUSR | Mode::WUSR))
             .map(File::from)
+            .map_err(spool_error("create a file in the spool"))
     }
 
-    fn held(&self) -> Result<u64, Errno> {
-        let mut held = 0u64;
-        for name in self.names()? {
-            held = held.saturating_add(self.size(&name));
-        }
-        Ok(held)
+    fn used_bytes(&self) -> Result<u64, Errno> {
+        let sizes = self.names()?.into_iter().map(|name| self.size(&name));
+        Ok(sizes.fold(0, u64::saturating_add))
     }
 
-    /// Names that are not UTF-8 are not ours, and left alone.
+    /// Names of the files. Names that are not UTF-8 are of no download and are ignored.
     fn names(&self) -> Result<Vec<String>, Errno> {
         let mut names = Vec::new();
         for entry in rustix::fs::Dir::read_from(&self.directory)? {
@@ -219,31 +227,34 @@ impl Drop for Spool {
     }
 }
 
-/// The name of the part file of `digest`.
-pub(in crate::fetch) fn part_name(digest: Digest) -> String {
+/// Makes the error of a failed system call; `operation` is a verb with its object.
+pub(in crate::fetch) fn spool_error<E: Into<io::Error>>(
+    operation: impl Into<Cow<'static, str>>,
+) -> impl FnOnce(E) -> FetchError {
+    move |error| FetchProblem::local(operation, error).into()
+}
+
+/// Name of the partial file of `digest`.
+pub(in crate::fetch) fn partial_name(digest: Digest) -> String {
     format!("{digest}.part")
-}
-
-/// Whether two answers with this etag hold the same bytes (RFC 9110, 8.8.3: weak ones begin with `W/`).
-pub(in crate::fetch) fn is_strong(etag: &str) -> bool {
-    etag.len() <= MAX_ETAG
-        && etag.len() > 2
-        && etag.starts_with('"')
-        && etag.ends_with('"')
-        && is_header(etag)
-}
-
-/// Whether an etag can be sent back as it came.
-pub(in crate::fetch) fn is_header(etag: &str) -> bool {
-    etag.len() <= MAX_ETAG && etag.bytes().all(|b| matches!(b, b' '..=b'~'))
-}
-
-/// A number that differs from call to call: for names and for pauses, not for secrets.
-pub(in crate::fetch) fn random() -> u64 {
-    use std::hash::{BuildHasher, Hasher};
-    std::hash::RandomState::new().build_hasher().finish()
 }
 
 fn etag_name(digest: Digest) -> String {
     format!("{digest}.etag")
+}
+
+/// Whether the etag is strong (RFC 9110, 8.8.3): equal strong etags mean equal bytes.
+pub(in crate::fetch) fn is_strong_etag(etag: &str) -> bool {
+    etag.len() > 2 && etag.starts_with('"') && etag.ends_with('"') && is_valid_etag(etag)
+}
+
+/// Whether the etag is short and can be sent back in a header.
+pub(in crate::fetch) fn is_valid_etag(etag: &str) -> bool {
+    etag.len() <= MAX_ETAG && etag.bytes().all(|byte| matches!(byte, b' '..=b'~'))
+}
+
+/// A number for names and pauses. It differs from call to call, and is not for secrets.
+pub(in crate::fetch) fn random_number() -> u64 {
+    use std::hash::{BuildHasher, Hasher};
+    std::hash::RandomState::new().build_hasher().finish()
 }

@@ -1,4 +1,4 @@
-//! Whom an https server has to be vouched for by.
+//! Certificates that verify https servers.
 
 #![allow(
     clippy::disallowed_methods,
@@ -13,9 +13,9 @@ use rustls::RootCertStore;
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
 
-use crate::fetch::error::{FetchError, FetchErrorKind, Side};
+use crate::fetch::error::{FetchError, FetchProblem};
 
-/// Where distributions keep the certificates that they trust.
+/// Bundles of trusted certificates in the distributions' places.
 const BUNDLES: [&str; 5] = [
     "/etc/ssl/certs/ca-certificates.crt",
     "/etc/pki/tls/certs/ca-bundle.crt",
@@ -24,41 +24,38 @@ const BUNDLES: [&str; 5] = [
     "/etc/ssl/cert.pem",
 ];
 
-/// The certificates of the file that was configured, else of the system; none where there is no file.
+/// Reads the certificates of the configured file, else of the system's bundle.
 ///
-/// In a file that was configured every one has to be good; the system's may hold some that this program
-/// does not understand.
-pub(in crate::fetch) fn certificates(
+/// Every certificate of a configured file has to be valid. The system's bundle may have some that
+/// this program does not support; they are skipped. A missing bundle means no certificates.
+pub(in crate::fetch) fn read_certificates(
     configured: Option<&Path>,
 ) -> Result<Vec<Certificate>, FetchError> {
     let bundle = match configured {
-        Some(path) => fs::read(path)
-            .map_err(|e| FetchError::local(path.display(), "read the certificates", e))?,
+        Some(path) => fs::read(path).map_err(|error| {
+            FetchProblem::local("read the certificates", error).at(path.display().to_string())
+        })?,
         None => BUNDLES.iter().find_map(|path| fs::read(path).ok()).unwrap_or_default(),
     };
-    let mut good = Vec::new();
-    for found in CertificateDer::pem_slice_iter(&bundle) {
-        match (found.map_err(|e| e.to_string()).and_then(check), configured) {
-            (Ok(certificate), _) => good.push(certificate),
+
+    let mut certificates = Vec::new();
+    for der in CertificateDer::pem_slice_iter(&bundle) {
+        match (der.map_err(|error| error.to_string()).and_then(parse), configured) {
+            (Ok(certificate), _) => certificates.push(certificate),
             (Err(_), None) => {}
-            (Err(why), Some(path)) => {
-                let why = format!("a certificate in it is not valid: {why}");
-                return Err(FetchError::new(
-                    FetchErrorKind::Other,
-                    Side::Node,
-                    path.display(),
-                    why,
-                ));
+            (Err(reason), Some(path)) => {
+                let problem = FetchProblem::InvalidCertificate { reason };
+                return Err(problem.at(path.display().to_string()));
             }
         }
     }
-    Ok(good)
+    Ok(certificates)
 }
 
-/// Refuses here what would make the whole client fail later.
-fn check(der: CertificateDer<'_>) -> Result<Certificate, String> {
-    let certificate = Certificate::from_der(&der).map_err(|e| e.to_string())?;
-    RootCertStore::empty().add(der.into_owned()).map_err(|e| e.to_string())?;
+/// Parses a certificate as the HTTP client does, which would fail without naming the file.
+fn parse(der: CertificateDer<'_>) -> Result<Certificate, String> {
+    let certificate = Certificate::from_der(&der).map_err(|error| error.to_string())?;
+    RootCertStore::empty().add(der.into_owned()).map_err(|error| error.to_string())?;
     Ok(certificate)
 }
 
@@ -67,13 +64,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_configured_file_has_to_be_right_and_the_systems_need_not_exist() {
+    fn configured_file_must_be_valid_and_the_bundle_is_optional() {
         let file = tempfile::NamedTempFile::new().expect("scratch");
-        assert_eq!(certificates(Some(file.path())).expect("names none").len(), 0);
+        assert_eq!(read_certificates(Some(file.path())).expect("an empty file").len(), 0);
+
         fs::write(file.path(), "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n")
             .expect("scratch");
-        assert!(certificates(Some(file.path())).is_err());
-        assert!(certificates(Some(Path::new("/no/such/file"))).is_err());
-        assert!(certificates(None).is_ok());
+        assert!(read_certificates(Some(file.path())).is_err());
+        assert!(read_certificates(Some(Path::new("/no/such/file"))).is_err());
+        assert!(read_certificates(None).is_ok());
     }
 }

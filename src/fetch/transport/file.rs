@@ -1,10 +1,11 @@
-//! A repository in a directory of this machine.
+//! Repository in a directory of this machine.
 //!
-//! Its files are copied into the spool like all others: what was verified must not change afterwards.
+//! Its files are copied into the spool like those of a server: after the verification nobody else
+//! may change them.
 
 #![allow(
     clippy::disallowed_methods,
-    reason = "the repository is the one that the administrator names, links included"
+    reason = "the repository is named by the administrator, including its symlinks"
 )]
 
 use std::fs::{File, OpenOptions};
@@ -14,64 +15,61 @@ use std::path::PathBuf;
 
 use rustix::fs::OFlags;
 
-use crate::fetch::CatalogAnswer;
+use super::{CatalogAnswer, Transport, TransportError};
 use crate::fetch::cancel::{CancelCheck, Cancelled};
 use crate::fetch::download::partial_file::PartialFile;
 use crate::fetch::download::spool::Spool;
-use crate::fetch::error::{FetchError, FetchErrorKind, Side};
-use crate::fetch::transport::{Transport, TransportError};
+use crate::fetch::error::{FetchError, FetchProblem};
 
+/// Files of one directory.
 pub(in crate::fetch) struct FileTransport {
     directory: PathBuf,
-    stop: CancelCheck,
+    is_cancelled: CancelCheck,
+}
+
+struct OpenedFile {
+    file: File,
+    size: u64,
+    etag: String,
 }
 
 impl FileTransport {
-    /// `directory` is the image's.
-    pub fn new(directory: PathBuf, stop: CancelCheck) -> Self {
-        FileTransport { directory, stop }
+    /// `directory` is the one of the image or override.
+    pub fn new(directory: PathBuf, is_cancelled: CancelCheck) -> Self {
+        FileTransport { directory, is_cancelled }
     }
 
-    /// Opens `file`, with its size and its etag: a rename over it changes the inode.
-    fn open(&self, file: &str) -> Result<(File, u64, String), FetchError> {
-        let failed = |e: io::Error| match e.kind() {
-            io::ErrorKind::NotFound => FetchError::new(
-                FetchErrorKind::NotFound,
-                Side::Server,
-                self.address(file),
-                "there is no such file",
-            ),
-            _ => FetchError::local(self.address(file), "open it", e),
+    /// Opens `file`. The etag contains the inode, which a rename over the file changes.
+    fn open(&self, file: &str) -> Result<OpenedFile, FetchError> {
+        let open_error = |error: io::Error| match error.kind() {
+            io::ErrorKind::NotFound => FetchProblem::NotFound.at(self.address(file)),
+            _ => FetchProblem::local("open the file", error).at(self.address(file)),
         };
-        // A FIFO must not hold us up.
+
+        // O_NONBLOCK: to open a FIFO must not block.
         let nonblock = i32::try_from(OFlags::NONBLOCK.bits()).unwrap_or(0);
         let opened = OpenOptions::new()
             .read(true)
             .custom_flags(nonblock)
             .open(self.directory.join(file))
-            .map_err(failed)?;
-        let meta = opened.metadata().map_err(failed)?;
-        if !meta.is_file() {
-            return Err(FetchError::new(
-                FetchErrorKind::Other,
-                Side::Server,
-                self.address(file),
-                "it is no plain file",
-            ));
+            .map_err(open_error)?;
+
+        let metadata = opened.metadata().map_err(open_error)?;
+        if !metadata.is_file() {
+            return Err(FetchProblem::NotAFile.at(self.address(file)));
         }
         let etag = format!(
             "\"{:x}.{:x}-{:x}-{:x}\"",
-            meta.mtime(),
-            meta.mtime_nsec(),
-            meta.size(),
-            meta.ino()
+            metadata.mtime(),
+            metadata.mtime_nsec(),
+            metadata.size(),
+            metadata.ino()
         );
-        Ok((opened, meta.size(), etag))
+        Ok(OpenedFile { file: opened, size: metadata.size(), etag })
     }
 
-    fn wrong_size(&self, file: &str, size: u64, wanted: u64) -> FetchError {
-        let why = format!("the file has {size} bytes, the catalog names {wanted}");
-        FetchError::new(FetchErrorKind::Corrupt, Side::Server, self.address(file), why)
+    fn read_error(&self, file: &str, error: io::Error) -> FetchError {
+        FetchProblem::local("read the file", error).at(self.address(file))
     }
 }
 
@@ -80,70 +78,61 @@ impl Transport for FileTransport {
         format!("file://{}", self.directory.join(file).display())
     }
 
-    fn fill(&self, file: &str, part: &mut PartialFile<'_>) -> Result<(), TransportError> {
-        let (opened, size, etag) = self.open(file)?;
-        if size != part.total() {
-            return Err(TransportError::Permanent(self.wrong_size(file, size, part.total())));
+    fn download_into(
+        &self,
+        file: &str,
+        partial: &mut PartialFile<'_>,
+    ) -> Result<(), TransportError> {
+        let OpenedFile { file: opened, size, etag } = self.open(file)?;
+        if size != partial.file_size() {
+            let problem = FetchProblem::WrongSize { actual: size, expected: partial.file_size() };
+            return Err(problem.at(self.address(file)).into());
         }
-        if part.etag() != Some(&etag) {
-            part.restart(Some(etag))?;
+        if partial.etag() != Some(&etag) {
+            partial.restart(Some(etag))?;
         }
+
         let mut buffer = vec![0; 1 << 20];
-        while part.left() > 0 {
-            if (self.stop)() {
+        while partial.missing() > 0 {
+            if (self.is_cancelled)() {
                 return Err(Cancelled.into());
             }
-            let want = usize::try_from(part.left()).unwrap_or(usize::MAX).min(buffer.len());
-            match opened.read_at(&mut buffer[..want], part.next()) {
+
+            let wanted = usize::try_from(partial.missing()).unwrap_or(usize::MAX).min(buffer.len());
+            match opened.read_at(&mut buffer[..wanted], partial.offset()) {
                 Ok(0) => {
-                    return Err(TransportError::transient(self.wrong_size(
-                        file,
-                        part.next(),
-                        size,
-                    )));
+                    // The file was truncated after it was opened.
+                    let actual = partial.offset();
+                    let problem = FetchProblem::WrongSize { actual, expected: size };
+                    return Err(TransportError::transient(problem.at(self.address(file))));
                 }
-                Ok(n) => part.append(&buffer[..n])?,
-                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-                Err(e) => {
-                    return Err(TransportError::Permanent(FetchError::local(
-                        self.address(file),
-                        "read it",
-                        e,
-                    )));
-                }
+                Ok(count) => partial.append(&buffer[..count])?,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(self.read_error(file, error).into()),
             }
         }
         Ok(())
     }
 
-    fn unsized_file(
+    fn download_unsized(
         &self,
         file: &str,
-        known: Option<&str>,
-        cap: u64,
+        known_etag: Option<&str>,
+        limit: u64,
         _: &Spool,
     ) -> Result<CatalogAnswer, TransportError> {
-        let (opened, size, etag) = self.open(file)?;
-        if known == Some(&etag) {
+        let OpenedFile { file: opened, size, etag } = self.open(file)?;
+        if known_etag == Some(&etag) {
             return Ok(CatalogAnswer::NotModified);
         }
-        if size > cap {
-            return Err(TransportError::Permanent(too_large(self.address(file), cap)));
+        if size > limit {
+            return Err(FetchProblem::TooLarge { limit }.at(self.address(file)).into());
         }
+
         let mut bytes = vec![0; usize::try_from(size).unwrap_or(0)];
-        opened.read_exact_at(&mut bytes, 0).map_err(|e| {
-            TransportError::transient(FetchError::local(self.address(file), "read it", e))
-        })?;
+        opened
+            .read_exact_at(&mut bytes, 0)
+            .map_err(|error| TransportError::transient(self.read_error(file, error)))?;
         Ok(CatalogAnswer::Fetched { bytes, etag: Some(etag) })
     }
-}
-
-/// A file whose size nobody has named is larger than any honest one.
-pub(in crate::fetch) fn too_large(what: String, cap: u64) -> FetchError {
-    FetchError::new(
-        FetchErrorKind::Other,
-        Side::Server,
-        what,
-        format_args!("it is larger than {cap} bytes"),
-    )
 }

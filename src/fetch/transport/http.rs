@@ -1,43 +1,46 @@
-//! A repository on a web server.
+//! Repository on a web server.
 //!
-//! A download is resumed only under the strong etag that it began with (RFC 9110, 13.1.5 and 14.2), so
-//! two states of a file never get mixed. `Content-Encoding` is not looked at: nothing is asked for but
-//! the bytes as stored, some servers mark every `.gz` file with it, and the digest decides.
+//! A download is resumed only under the strong etag with which it began (RFC 9110, 13.1.5 and
+//! 14.2), so bytes of two states of a file are never mixed. `Content-Encoding` is ignored: only
+//! the stored bytes are requested, some servers set it for every `.gz` file, and the digest
+//! decides.
 
 use std::error::Error;
 use std::io;
 use std::time::Duration;
 
-use reqwest::blocking::{Client, RequestBuilder, Response};
+use reqwest::blocking::{Client, ClientBuilder, RequestBuilder, Response};
 use reqwest::header::{
     ACCEPT_ENCODING, CACHE_CONTROL, CONTENT_RANGE, ETAG, HOST, HeaderMap, HeaderName, HeaderValue,
     IF_NONE_MATCH, IF_RANGE, RANGE, RETRY_AFTER,
 };
 use reqwest::{StatusCode, Url, redirect};
 
+use super::certificates::read_certificates;
+use super::url::without_password;
+use super::{CatalogAnswer, Transport, TransportError};
 use crate::fetch::cancel::{self, ChannelReader};
-use crate::fetch::download::partial_file::PartialFile;
+use crate::fetch::download::partial_file::{CacheUse, PartialFile};
 use crate::fetch::download::retry::MinimumRate;
-use crate::fetch::download::spool::{Spool, is_header, is_strong};
-use crate::fetch::error::{FetchError, FetchErrorKind as Kind, Side};
-use crate::fetch::transport::certificates::certificates;
-use crate::fetch::transport::file::too_large;
-use crate::fetch::transport::url::shown;
-use crate::fetch::transport::{Transport, TransportError};
-use crate::fetch::{CatalogAnswer, FetchOptions};
+use crate::fetch::download::spool::{Spool, is_strong_etag, is_valid_etag};
+use crate::fetch::error::{FetchError, FetchProblem, Interruption};
+use crate::fetch::options::FetchOptions;
 
 const USER_AGENT: &str = concat!("si_updateclient/", env!("CARGO_PKG_VERSION"));
-/// A request is sent on no more often.
+/// Limit of redirects of one request.
 const MAX_REDIRECTS: usize = 5;
+
+/// Files of one directory of a web server.
 pub(in crate::fetch) struct HttpTransport {
     client: Client,
-    /// The image's directory, ending with a slash.
+    /// URL of the directory, with a slash at its end.
     base: String,
+    /// The same URL for messages: without password and tunnel.
     shown: String,
     options: FetchOptions,
 }
 
-/// What a `Content-Range` of an answer says.
+/// Value of a `Content-Range` header.
 #[derive(Debug, PartialEq, Eq)]
 struct ContentRange {
     first: u64,
@@ -46,55 +49,47 @@ struct ContentRange {
 }
 
 impl HttpTransport {
-    /// `base` is the image's directory, ending with a slash; `through` a port of this machine that leads to its
-    /// server, where that is not reached itself.
+    /// `base` is the directory's URL, with a slash at its end.
+    ///
+    /// If the server is reached by a tunnel, `tunnel_port` is its local port.
     pub fn new(
         base: &Url,
-        through: Option<u16>,
+        tunnel_port: Option<u16>,
         options: FetchOptions,
     ) -> Result<Self, FetchError> {
-        let this_node = |why: String| FetchError::new(Kind::Other, Side::Node, shown(base), why);
-        // Another part of the program may have installed it; then it is the same one.
+        // Fails if another part of the program has installed it; then it is the same.
         let _ = rustls::crypto::ring::default_provider().install_default();
-        let certificates = certificates(options.ca_file.as_deref())?;
+
+        let certificates = read_certificates(options.ca_file.as_deref())?;
         if base.scheme() == "https" && certificates.is_empty() {
-            return Err(this_node(
-                "it has no certificates to check the server with; name a file of them".to_owned(),
-            ));
+            return Err(FetchProblem::NoCertificates.at(without_password(base)));
         }
+
         let mut headers = HeaderMap::new();
         headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
         let mut reached = base.clone();
-        let mut builder = Client::builder();
-        let mut redirects = redirect::Policy::custom(follow);
-        if let Some(port) = through {
-            let host =
-                HeaderValue::from_str(base.authority()).map_err(|e| this_node(e.to_string()))?;
-            headers.insert(HOST, host);
-            let moved =
-                reached.set_host(Some("127.0.0.1")).is_ok() && reached.set_port(Some(port)).is_ok();
-            if !moved || base.scheme() != "http" {
-                return Err(this_node(
-                    "only an http address can be reached through another port".to_owned(),
-                ));
-            }
-            // Neither a proxy nor another server is the one at the end of the tunnel.
-            builder = builder.no_proxy();
-            redirects = redirect::Policy::none();
+        let mut builder = Client::builder().redirect(redirect::Policy::custom(follow));
+        if let Some(port) = tunnel_port {
+            let problem = |problem: FetchProblem| problem.at(without_password(base));
+            builder = use_tunnel(builder, &mut reached, &mut headers, port).map_err(problem)?;
         }
+
         let client = builder
             .user_agent(USER_AGENT)
             .default_headers(headers)
             .referer(false)
-            .redirect(redirects)
             .connect_timeout(options.connect_timeout)
-            // The blocking client takes this for the whole of request and headers, then for each read.
+            // The blocking client applies it to request and headers together, then to each read.
             .timeout(options.idle_timeout)
-            // Given a list, also an empty one, it does not look for the system's, which fails where there is none.
+            // Any list, even an empty one, prevents the search for the system's bundle, which
+            // fails if there is none.
             .tls_certs_only(certificates)
             .build()
-            .map_err(|e| this_node(format!("cannot make an HTTP client: {}", reason(&e))))?;
-        Ok(HttpTransport { client, base: reached.to_string(), shown: shown(base), options })
+            .map_err(|error| {
+                FetchProblem::HttpClient { reason: root_cause(&error) }.at(without_password(base))
+            })?;
+        let shown = without_password(base);
+        Ok(HttpTransport { client, base: reached.to_string(), shown, options })
     }
 
     fn get(&self, file: &str) -> RequestBuilder {
@@ -102,163 +97,197 @@ impl HttpTransport {
     }
 
     fn send(&self, file: &str, request: RequestBuilder) -> Result<Response, TransportError> {
-        let sent = cancel::cancellable(self.options.stopped, move || request.send())?;
-        sent.map_err(|e| self.not_sent(file, &e))
+        let result = cancel::cancellable(self.options.stopped, move || request.send())?;
+        result.map_err(|error| self.send_error(file, &error))
     }
 
-    fn error(&self, file: &str, kind: Kind, side: Side, why: impl std::fmt::Display) -> FetchError {
-        FetchError::new(kind, side, self.address(file), why)
-    }
+    /// The error for a request without an answer.
+    fn send_error(&self, file: &str, error: &reqwest::Error) -> TransportError {
+        let reason = root_cause(error);
+        let address = self.address(file);
 
-    /// Why there is no answer.
-    fn not_sent(&self, file: &str, error: &reqwest::Error) -> TransportError {
-        let why = reason(error);
+        // These need a change of the configuration.
         if error.is_redirect() {
-            return self.error(file, Kind::Other, Side::Server, why).into();
+            return FetchProblem::Redirect { reason }.at(address).into();
         }
         if error.is_builder() {
-            return self.error(file, Kind::Other, Side::Node, why).into();
+            return FetchProblem::InvalidRequest { reason }.at(address).into();
         }
-        if source::<rustls::Error>(error).is_some() {
-            return self.error(file, Kind::Unreachable, Side::Server, why).into();
+        if find_source::<rustls::Error>(error).is_some() {
+            return FetchProblem::Tls { reason }.at(address).into();
         }
-        let refused = source::<io::Error>(error)
-            .is_some_and(|e| e.kind() == io::ErrorKind::ConnectionRefused);
-        let (kind, side, why) = if refused {
-            (
-                Kind::Unreachable,
-                Side::Server,
-                "nothing listens there: connection refused".to_owned(),
-            )
+
+        let io_error = find_source::<io::Error>(error);
+        let problem = if io_error.is_some_and(|e| e.kind() == io::ErrorKind::ConnectionRefused) {
+            FetchProblem::ConnectionRefused
         } else if error.is_timeout() {
-            (
-                Kind::Unreachable,
-                Side::Network,
-                format!("no answer within {:?}", self.options.idle_timeout),
-            )
+            FetchProblem::NoAnswer { limit: self.options.idle_timeout }
         } else if error.is_dns() {
-            (Kind::Unreachable, Side::Network, format!("the server's name leads nowhere: {why}"))
-        } else if why.contains("invalid HTTP") {
-            // The parser's errors have no type that is public here; a test keeps these words.
-            (Kind::Other, Side::Server, format!("it does not answer in HTTP: {why}"))
+            FetchProblem::NameLookup { reason }
+        } else if reason.contains("invalid HTTP") {
+            // The parser's errors have no public type; a test checks these words.
+            FetchProblem::NotHttp { reason }
         } else {
-            (Kind::Unreachable, Side::Network, why)
+            FetchProblem::Connection { reason }
         };
-        TransportError::transient(self.error(file, kind, side, why))
+        TransportError::transient(problem.at(address))
     }
 
-    /// What an answer means that does not bring what was asked for.
-    fn refused(&self, file: &str, response: &Response) -> TransportError {
+    /// The error for an answer with an unexpected status.
+    fn status_error(&self, file: &str, response: &Response) -> TransportError {
         let status = response.status();
-        let error =
-            |kind| self.error(file, kind, Side::Server, format_args!("it answers {status}"));
+        let error = FetchProblem::HttpStatus { status }.at(self.address(file));
         match status.as_u16() {
-            404 | 410 => error(Kind::NotFound).into(),
             408 | 425 | 429 | 500..=599 => {
-                let pause = text(response, &RETRY_AFTER)
-                    .and_then(|t| t.parse().ok())
-                    .map(Duration::from_secs);
-                TransportError::Transient { error: error(Kind::Other), pause }
+                let seconds =
+                    header_text(response, &RETRY_AFTER).and_then(|text| text.parse().ok());
+                TransportError::Transient { error, pause: seconds.map(Duration::from_secs) }
             }
-            _ => error(Kind::Other).into(),
+            _ => error.into(),
         }
     }
 
-    fn corrupt(&self, file: &str, why: impl std::fmt::Display) -> TransportError {
-        TransportError::transient(self.error(file, Kind::Corrupt, Side::Server, why))
+    /// A failure that a repeated request may not meet again.
+    fn transient(&self, file: &str, problem: FetchProblem) -> TransportError {
+        TransportError::transient(problem.at(self.address(file)))
     }
 
-    /// Takes the body in, as far as the part needs it.
-    fn pump(
+    /// Appends the body to the partial file.
+    fn receive_body(
         &self,
         file: &str,
         response: Response,
-        part: &mut PartialFile<'_>,
+        partial: &mut PartialFile<'_>,
     ) -> Result<(), TransportError> {
-        let ends_with_part = part.end() == part.total();
-        let told = response.content_length();
-        let mut pace = MinimumRate::new(&self.options);
-        let mut pieces = ChannelReader::of(response, self.options.stopped);
-        while part.left() > 0 {
-            let Some(piece) =
-                pieces.next()?.map_err(|e| self.cut(file, part, &self.interruption(&e)))?
-            else {
-                return Err(self.cut(file, part, "the body ends"));
+        let ends_with_file = partial.end() == partial.file_size();
+        let content_length = response.content_length();
+        let mut rate = MinimumRate::new(&self.options);
+        let mut body = ChannelReader::new(response, self.options.stopped);
+
+        while partial.missing() > 0 {
+            let chunk = match body.next_chunk()? {
+                Ok(Some(chunk)) => chunk,
+                Ok(None) => return Err(self.interrupted(file, partial, Interruption::End)),
+                Err(error) => {
+                    return Err(self.interrupted(file, partial, self.read_failure(&error)));
+                }
             };
-            let wanted = usize::try_from(part.left()).unwrap_or(usize::MAX).min(piece.len());
-            if wanted < piece.len() && ends_with_part {
-                return Err(self.too_long(file, part));
+
+            let wanted = usize::try_from(partial.missing()).unwrap_or(usize::MAX).min(chunk.len());
+            if wanted < chunk.len() && ends_with_file {
+                return Err(self.too_long(file, partial));
             }
-            part.append(&piece[..wanted])?;
-            if !pace.holds(piece.len() as u64) {
-                return Err(self.cut(file, part, "the bytes come too slowly"));
+            partial.append(&chunk[..wanted])?;
+            if !rate.is_kept(chunk.len() as u64) {
+                return Err(self.interrupted(file, partial, Interruption::TooSlow));
             }
         }
-        // Reads the end of a chunked body, so that the connection can be used again; all that was
-        // asked for is here, so only surplus bytes matter.
-        if told.is_none() && ends_with_part && matches!(pieces.next()?, Ok(Some(_))) {
-            return Err(self.too_long(file, part));
+
+        // The end of a chunked body has to be read before the connection can be used again. All
+        // bytes are present, so a failure here matters only if it shows surplus bytes.
+        let is_chunked = content_length.is_none();
+        if is_chunked && ends_with_file && matches!(body.next_chunk()?, Ok(Some(_))) {
+            return Err(self.too_long(file, partial));
         }
         Ok(())
     }
 
-    /// Why no more of a body comes.
-    fn interruption(&self, error: &io::Error) -> String {
-        match reason(error) {
-            why if why.contains("timed out") => {
-                format!("nothing came for {:?}", self.options.idle_timeout)
-            }
-            why => why,
+    /// The reason for the end of a body whose read failed.
+    fn read_failure(&self, error: &io::Error) -> Interruption {
+        let reason = root_cause(error);
+        if reason.contains("timed out") {
+            Interruption::Silence { limit: self.options.idle_timeout }
+        } else {
+            Interruption::Connection { reason }
         }
     }
 
-    fn cut(&self, file: &str, part: &PartialFile<'_>, why: &str) -> TransportError {
-        let why = format!("{why} at byte {} of {}", part.next(), part.end());
-        TransportError::transient(self.error(file, Kind::Unreachable, Side::Network, why))
+    fn interrupted(
+        &self,
+        file: &str,
+        partial: &PartialFile<'_>,
+        cause: Interruption,
+    ) -> TransportError {
+        let position = Some((partial.offset(), partial.end()));
+        self.transient(file, FetchProblem::Interrupted { cause, position })
     }
 
-    fn too_long(&self, file: &str, part: &mut PartialFile<'_>) -> TransportError {
-        match part.restart(None) {
-            Ok(()) => self.corrupt(
-                file,
-                format_args!("the file is longer than the {} bytes of the catalog", part.total()),
-            ),
-            Err(e) => e.into(),
+    /// Discards a file with surplus bytes: any of its bytes may be wrong.
+    fn too_long(&self, file: &str, partial: &mut PartialFile<'_>) -> TransportError {
+        match partial.restart(None) {
+            Ok(()) => self.transient(file, FetchProblem::TooLong { expected: partial.file_size() }),
+            Err(error) => error.into(),
         }
     }
 
-    /// Checks that a 206 brings the bytes that were asked for.
-    fn check_partial(
+    /// Checks that a 206 has the requested bytes.
+    fn check_partial_content(
         &self,
         file: &str,
         response: &Response,
-        part: &mut PartialFile<'_>,
+        partial: &mut PartialFile<'_>,
     ) -> Result<(), TransportError> {
-        let range = text(response, &CONTENT_RANGE).and_then(ContentRange::parse);
+        let range = header_text(response, &CONTENT_RANGE).and_then(ContentRange::parse);
         let Some(range) = range else {
-            return Err(self.corrupt(file, "it sends a part without saying which (Content-Range)"));
+            return Err(self.transient(file, FetchProblem::NoContentRange));
         };
-        if range.total.is_some_and(|total| total != part.total()) {
-            part.restart(None)?;
-            return Err(self.wrong_size(file, range.total.unwrap_or(0), part.total()));
+
+        if let Some(actual) = range.total.filter(|total| *total != partial.file_size()) {
+            partial.restart(None)?;
+            let expected = partial.file_size();
+            return Err(self.transient(file, FetchProblem::WrongSize { actual, expected }));
         }
-        if range.first != part.next() || range.last >= part.end() {
-            let (from, to) = (part.next(), part.end() - 1);
-            let why =
-                format!("asked for bytes {from}-{to} it sends {}-{}", range.first, range.last);
-            part.restart(None)?;
-            return Err(self.corrupt(file, why));
+
+        if range.first != partial.offset() || range.last >= partial.end() {
+            let requested = (partial.offset(), partial.end() - 1);
+            let sent = (range.first, range.last);
+            partial.restart(None)?;
+            return Err(self.transient(file, FetchProblem::WrongRange { requested, sent }));
         }
-        if part.held() > 0 && text(response, &ETAG).is_some_and(|etag| part.etag() != Some(etag)) {
-            part.restart(None)?;
-            return Err(self.corrupt(file, "the file changed while it was fetched"));
+
+        let etag = header_text(response, &ETAG);
+        if partial.length() > 0 && etag.is_some_and(|etag| partial.etag() != Some(etag)) {
+            partial.restart(None)?;
+            return Err(self.transient(file, FetchProblem::Changed));
         }
         Ok(())
     }
 
-    fn wrong_size(&self, file: &str, size: u64, wanted: u64) -> TransportError {
-        self.corrupt(file, format_args!("the file has {size} bytes, the catalog names {wanted}"))
+    /// A request for the missing bytes of `partial`.
+    fn request_for(&self, file: &str, partial: &PartialFile<'_>) -> RequestBuilder {
+        let mut request = self.get(file);
+        if partial.offset() > 0 || partial.end() < partial.file_size() {
+            let last = partial.end().saturating_sub(1);
+            request = request.header(RANGE, format!("bytes={}-{last}", partial.offset()));
+        }
+        if let Some(etag) = partial.etag().filter(|_| partial.length() > 0) {
+            request = request.header(IF_RANGE, etag);
+        }
+        if partial.cache_use() == CacheUse::Bypassed {
+            request = request.header(CACHE_CONTROL, "no-cache");
+        }
+        request
     }
+}
+
+/// Directs the client to the local end of a tunnel; the `Host` header keeps the server's name.
+fn use_tunnel(
+    builder: ClientBuilder,
+    url: &mut Url,
+    headers: &mut HeaderMap,
+    port: u16,
+) -> Result<ClientBuilder, FetchProblem> {
+    let host = HeaderValue::from_str(url.authority())
+        .map_err(|error| FetchProblem::InvalidRequest { reason: error.to_string() })?;
+    headers.insert(HOST, host);
+
+    let is_replaced = url.set_host(Some("127.0.0.1")).is_ok() && url.set_port(Some(port)).is_ok();
+    if !is_replaced || url.scheme() != "http" {
+        return Err(FetchProblem::TunnelNeedsHttp);
+    }
+
+    // A proxy or another server would not be at the end of the tunnel.
+    Ok(builder.no_proxy().redirect(redirect::Policy::none()))
 }
 
 impl Transport for HttpTransport {
@@ -266,100 +295,106 @@ impl Transport for HttpTransport {
         format!("{}{file}", self.shown)
     }
 
-    fn fill(&self, file: &str, part: &mut PartialFile<'_>) -> Result<(), TransportError> {
-        if part.held() > 0 && part.etag().is_none() {
-            part.restart(None)?;
+    fn download_into(
+        &self,
+        file: &str,
+        partial: &mut PartialFile<'_>,
+    ) -> Result<(), TransportError> {
+        // Without an etag the bytes may belong to another state of the file.
+        if partial.length() > 0 && partial.etag().is_none() {
+            partial.restart(None)?;
         }
-        let mut request = self.get(file);
-        if part.next() > 0 || part.end() < part.total() {
-            request = request
-                .header(RANGE, format!("bytes={}-{}", part.next(), part.end().saturating_sub(1)));
-        }
-        if let (Some(etag), true) = (part.etag(), part.held() > 0) {
-            request = request.header(IF_RANGE, etag);
-        }
-        if part.fresh {
-            request = request.header(CACHE_CONTROL, "no-cache");
-        }
-        let response = self.send(file, request)?;
-        let etag = text(&response, &ETAG).filter(|etag| is_strong(etag)).map(str::to_owned);
+
+        let response = self.send(file, self.request_for(file, partial))?;
+        let etag =
+            header_text(&response, &ETAG).filter(|etag| is_strong_etag(etag)).map(str::to_owned);
         match response.status() {
-            StatusCode::OK if part.is_prefix() => {
-                if let Some(size) = response.content_length().filter(|size| *size != part.total()) {
-                    return Err(self.wrong_size(file, size, part.total()));
+            StatusCode::OK if partial.is_prefix() => {
+                let expected = partial.file_size();
+                if let Some(actual) = response.content_length().filter(|size| *size != expected) {
+                    return Err(self.transient(file, FetchProblem::WrongSize { actual, expected }));
                 }
-                part.restart(etag)?;
+                partial.restart(etag)?;
             }
-            StatusCode::OK if part.held() > 0 => {
-                part.restart(None)?;
-                return Err(self.corrupt(file, "the file changed while it was fetched"));
+            StatusCode::OK if partial.length() > 0 => {
+                partial.restart(None)?;
+                return Err(self.transient(file, FetchProblem::Changed));
             }
             StatusCode::OK => return Err(TransportError::WholeFilesOnly),
             StatusCode::PARTIAL_CONTENT => {
-                self.check_partial(file, &response, part)?;
-                if part.held() == 0 {
-                    part.restart(etag)?;
+                self.check_partial_content(file, &response, partial)?;
+                if partial.length() == 0 {
+                    partial.restart(etag)?;
                 }
             }
             StatusCode::RANGE_NOT_SATISFIABLE => {
-                part.restart(None)?;
-                return Err(
-                    self.corrupt(file, format_args!("the file has no bytes up to {}", part.end()))
-                );
+                partial.restart(None)?;
+                let end = partial.end();
+                return Err(self.transient(file, FetchProblem::RangeNotSatisfiable { end }));
             }
-            _ => return Err(self.refused(file, &response)),
+            _ => return Err(self.status_error(file, &response)),
         }
-        self.pump(file, response, part)
+        self.receive_body(file, response, partial)
     }
 
-    fn unsized_file(
+    fn download_unsized(
         &self,
         file: &str,
-        known: Option<&str>,
-        cap: u64,
+        known_etag: Option<&str>,
+        limit: u64,
         _: &Spool,
     ) -> Result<CatalogAnswer, TransportError> {
-        let known = known.filter(|etag| is_header(etag));
+        let known_etag = known_etag.filter(|etag| is_valid_etag(etag));
         let mut request = self.get(file);
-        if let Some(etag) = known {
+        if let Some(etag) = known_etag {
             request = request.header(IF_NONE_MATCH, etag);
         }
+
         let response = self.send(file, request)?;
         match response.status() {
-            StatusCode::NOT_MODIFIED if known.is_some() => return Ok(CatalogAnswer::NotModified),
+            StatusCode::NOT_MODIFIED if known_etag.is_some() => {
+                return Ok(CatalogAnswer::NotModified);
+            }
             StatusCode::OK => {}
-            _ => return Err(self.refused(file, &response)),
+            _ => return Err(self.status_error(file, &response)),
         }
-        let etag = text(&response, &ETAG).filter(|etag| is_header(etag)).map(str::to_owned);
-        let too_large = || TransportError::Permanent(too_large(self.address(file), cap));
-        if response.content_length().is_some_and(|size| size > cap) {
-            return Err(too_large());
+
+        let etag =
+            header_text(&response, &ETAG).filter(|etag| is_valid_etag(etag)).map(str::to_owned);
+        let too_large = || FetchProblem::TooLarge { limit }.at(self.address(file));
+        if response.content_length().is_some_and(|size| size > limit) {
+            return Err(too_large().into());
         }
-        let broken = |why: &str| {
-            TransportError::transient(self.error(file, Kind::Unreachable, Side::Network, why))
+
+        let interrupted = |cause: Interruption| {
+            self.transient(file, FetchProblem::Interrupted { cause, position: None })
         };
-        let (mut pace, mut bytes) = (MinimumRate::new(&self.options), Vec::new());
-        let mut pieces = ChannelReader::of(response, self.options.stopped);
-        while let Some(piece) = pieces.next()?.map_err(|e| broken(&self.interruption(&e)))? {
-            if (bytes.len() + piece.len()) as u64 > cap {
-                return Err(too_large());
+        let mut rate = MinimumRate::new(&self.options);
+        let mut bytes = Vec::new();
+        let mut body = ChannelReader::new(response, self.options.stopped);
+        while let Some(chunk) =
+            body.next_chunk()?.map_err(|error| interrupted(self.read_failure(&error)))?
+        {
+            if (bytes.len() + chunk.len()) as u64 > limit {
+                return Err(too_large().into());
             }
-            if !pace.holds(piece.len() as u64) {
-                return Err(broken("the bytes come too slowly"));
+            if !rate.is_kept(chunk.len() as u64) {
+                return Err(interrupted(Interruption::TooSlow));
             }
-            bytes.extend_from_slice(&piece);
+            bytes.extend_from_slice(&chunk);
         }
         Ok(CatalogAnswer::Fetched { bytes, etag })
     }
 }
 
 impl ContentRange {
-    /// Reads `bytes FIRST-LAST/TOTAL`, where TOTAL may be `*`.
+    /// Parses `bytes FIRST-LAST/TOTAL`; TOTAL may be `*`.
     fn parse(text: &str) -> Option<Self> {
         let (range, total) = text.strip_prefix("bytes ")?.trim().split_once('/')?;
         let (first, last) = range.split_once('-')?;
         let (first, last) = (first.parse().ok()?, last.parse().ok()?);
         let total = if total == "*" { None } else { Some(total.parse().ok()?) };
+
         (first <= last && total.is_none_or(|total| last < total)).then_some(ContentRange {
             first,
             last,
@@ -368,36 +403,38 @@ impl ContentRange {
     }
 }
 
-/// Follows a few redirects, and never one that would leave encryption behind.
+/// Follows a limited number of redirects, and none from https to anything else.
 fn follow(attempt: redirect::Attempt<'_>) -> redirect::Action {
     if attempt.previous().len() > MAX_REDIRECTS {
-        return attempt.error("it redirects in a circle, or too often");
+        return attempt.error("the server redirects in a circle, or too often");
     }
-    let secure = attempt.previous().iter().any(|url| url.scheme() == "https");
+
+    let was_secure = attempt.previous().iter().any(|url| url.scheme() == "https");
     match attempt.url().scheme() {
         "https" => attempt.follow(),
-        "http" if !secure => attempt.follow(),
+        "http" if !was_secure => attempt.follow(),
         scheme => {
-            let why = format!("it redirects to {scheme}, which is less safe or unknown");
-            attempt.error(why)
+            let reason = format!("the server redirects to {scheme}, which is not secure");
+            attempt.error(reason)
         }
     }
 }
 
-fn text<'r>(response: &'r Response, name: &HeaderName) -> Option<&'r str> {
+fn header_text<'r>(response: &'r Response, name: &HeaderName) -> Option<&'r str> {
     response.headers().get(name)?.to_str().ok()
 }
 
-/// The error of a type among the sources of `error`.
-fn source<'e, E: Error + 'static>(error: &'e (dyn Error + 'static)) -> Option<&'e E> {
+/// Finds an error of type `E` among the sources of `error`.
+fn find_source<'e, E: Error + 'static>(error: &'e (dyn Error + 'static)) -> Option<&'e E> {
     let mut next = Some(error);
     while let Some(error) = next {
         if let Some(found) = error.downcast_ref::<E>() {
             return Some(found);
         }
-        // An io::Error hides what it wraps from `source`, and shows only what that has as its source.
+
+        // `source` of an io::Error skips the error that it wraps.
         let wrapped = error.downcast_ref::<io::Error>().and_then(|e| e.get_ref());
-        if let Some(found) = wrapped.and_then(|e| source::<E>(e)) {
+        if let Some(found) = wrapped.and_then(|e| find_source::<E>(e)) {
             return Some(found);
         }
         next = error.source();
@@ -405,8 +442,8 @@ fn source<'e, E: Error + 'static>(error: &'e (dyn Error + 'static)) -> Option<&'
     None
 }
 
-/// The innermost reason of `error`; what stands around it says only that a request failed.
-fn reason(error: &dyn Error) -> String {
+/// The innermost source of `error`; the others only say that a request failed.
+fn root_cause(error: &dyn Error) -> String {
     let mut innermost = error;
     while let Some(source) = innermost.source() {
         innermost = source;
@@ -417,10 +454,12 @@ fn reason(error: &dyn Error) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::fetch::error::{FetchErrorKind, Side};
 
     #[test]
-    fn a_content_range_has_to_make_sense() {
+    fn inconsistent_content_ranges_are_refused() {
         let range = |first, last, total| Some(ContentRange { first, last, total });
+
         assert_eq!(ContentRange::parse("bytes 0-9/10"), range(0, 9, Some(10)));
         assert_eq!(ContentRange::parse("bytes 5-9/*"), range(5, 9, None));
         for bad in [
@@ -431,23 +470,23 @@ mod tests {
             "items 0-1/2",
             "bytes 0-/5",
             "bytes -1-2/3",
+            "bytes 0-99999999999999999999/*",
         ] {
             assert_eq!(ContentRange::parse(bad), None, "{bad:?}");
         }
-        assert_eq!(ContentRange::parse("bytes 0-99999999999999999999/*"), None);
     }
 
     #[test]
-    fn without_any_certificate_plain_http_still_works() {
-        let base = Url::parse("http://127.0.0.1:9/node/").expect("a URL");
+    fn missing_certificates_prevent_https_only() {
         let empty = tempfile::NamedTempFile::new().expect("scratch");
         let options =
             FetchOptions { ca_file: Some(empty.path().to_owned()), ..FetchOptions::default() };
-        assert!(HttpTransport::new(&base, None, options.clone()).is_ok());
-        let base = Url::parse("https://127.0.0.1:9/node/").expect("a URL");
-        let error = HttpTransport::new(&base, None, options)
-            .err()
-            .expect("nothing to check the server with");
-        assert_eq!((error.kind, error.side), (Kind::Other, Side::Node), "{error}");
+
+        let http = Url::parse("http://127.0.0.1:9/node/").expect("a URL");
+        assert!(HttpTransport::new(&http, None, options.clone()).is_ok());
+
+        let https = Url::parse("https://127.0.0.1:9/node/").expect("a URL");
+        let error = HttpTransport::new(&https, None, options).err().expect("no certificates");
+        assert_eq!((error.kind, error.side), (FetchErrorKind::Other, Side::Node), "{error}");
     }
 }

@@ -1,4 +1,4 @@
-//! What the transports have in common.
+//! Transports: each fills a partial file with bytes of the repository, and verifies nothing.
 
 pub(super) mod certificates;
 pub(super) mod file;
@@ -8,64 +8,87 @@ pub(super) mod url;
 
 use std::time::Duration;
 
-use crate::fetch::CatalogAnswer;
-use crate::fetch::cancel::Cancelled;
-use crate::fetch::download::partial_file::PartialFile;
-use crate::fetch::download::spool::Spool;
-use crate::fetch::error::FetchError;
+use super::cancel::Cancelled;
+use super::download::partial_file::PartialFile;
+use super::download::spool::Spool;
+use super::error::{FetchError, FetchProblem};
 
-/// A way to the files of one image in a repository. It makes one attempt, and verifies nothing.
+/// Answer to a request for the catalog.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum CatalogAnswer {
+    /// The catalog is the one that the caller knows.
+    NotModified,
+    /// Another catalog.
+    Fetched {
+        /// Its bytes, unverified.
+        bytes: Vec<u8>,
+        /// Its etag, for the next request.
+        etag: Option<String>,
+    },
+}
+
+/// Access to the files of one image or override. Each call makes one attempt.
 pub(super) trait Transport: Send + Sync {
-    /// Where `file` is, as it may be printed.
+    /// URL of `file`, for messages.
     fn address(&self, file: &str) -> String;
 
-    /// Adds to `part` what it lacks of `file`; keeps what came when it fails.
+    /// Adds the missing bytes of `file` to `partial`; keeps the bytes that arrived before a failure.
     ///
-    /// The part may hold more than it needs afterwards.
-    fn fill(&self, file: &str, part: &mut PartialFile<'_>) -> Result<(), TransportError>;
-
-    /// Fetches a file whose size nobody has named, of at most `cap` bytes, unless its etag is `known`.
-    fn unsized_file(
+    /// The partial file may have more bytes than requested afterwards.
+    fn download_into(
         &self,
         file: &str,
-        known: Option<&str>,
-        cap: u64,
+        partial: &mut PartialFile<'_>,
+    ) -> Result<(), TransportError>;
+
+    /// Downloads a file of unknown size, of at most `limit` bytes, unless its etag is `known_etag`.
+    fn download_unsized(
+        &self,
+        file: &str,
+        known_etag: Option<&str>,
+        limit: u64,
         spool: &Spool,
     ) -> Result<CatalogAnswer, TransportError>;
 }
 
-/// Why one attempt failed.
+/// Failure of one attempt.
 #[derive(Debug)]
 pub(super) enum TransportError {
-    /// It would fail again.
+    /// Repeating the attempt is useless.
     Permanent(FetchError),
-    /// It may pass.
+    /// Repeating the attempt may help.
     Transient {
-        /// What it was.
+        /// The failure.
         error: FetchError,
-        /// The server wants to be left alone for so long.
+        /// Pause that the server requests.
         pause: Option<Duration>,
     },
-    /// Parts cannot be had from there, only whole files.
+    /// The server sends no ranges, only whole files.
     WholeFilesOnly,
 }
 
 impl TransportError {
-    /// TransportError that may pass.
+    /// A transient failure without a requested pause.
     pub fn transient(error: FetchError) -> Self {
         TransportError::Transient { error, pause: None }
     }
 }
 
-impl From<Cancelled> for TransportError {
-    fn from(stopped: Cancelled) -> Self {
-        TransportError::Permanent(stopped.into())
+impl From<FetchError> for TransportError {
+    /// Failures of this node's own files are permanent.
+    fn from(error: FetchError) -> Self {
+        TransportError::Permanent(error)
     }
 }
 
-impl From<FetchError> for TransportError {
-    /// What is wrong with this node's own files stays wrong.
-    fn from(error: FetchError) -> Self {
-        TransportError::Permanent(error)
+impl From<FetchProblem> for TransportError {
+    fn from(problem: FetchProblem) -> Self {
+        TransportError::Permanent(problem.into())
+    }
+}
+
+impl From<Cancelled> for TransportError {
+    fn from(cancelled: Cancelled) -> Self {
+        TransportError::Permanent(cancelled.into())
     }
 }

@@ -1,120 +1,184 @@
-//! A repository in a module of an rsync daemon: a site that has one needs no other server.
+//! Repository in a module of an rsync daemon, for sites without a web server.
 //!
-//! rsync gives no ranges, so files come whole; what an earlier run left is resumed by `--append`.
+//! rsync transfers no ranges, so files are transferred whole. A partial file of an earlier run is
+//! resumed by `--append`.
 
 use std::ffi::OsString;
 use std::io::Read;
 use std::ops::ControlFlow;
+use std::sync::Arc;
 
 use rustix::fs::OFlags;
 
+use super::{CatalogAnswer, Transport, TransportError};
+use crate::digest::Digest;
 use crate::fetch::cancel::Cancelled;
 use crate::fetch::download::partial_file::PartialFile;
 use crate::fetch::download::retry::MinimumRate;
-use crate::fetch::download::spool::{Spool, part_name};
-use crate::fetch::error::{FetchError, FetchErrorKind, Side};
-use crate::fetch::transport::file::too_large;
-use crate::fetch::transport::{Transport, TransportError};
-use crate::fetch::{CatalogAnswer, FetchOptions};
+use crate::fetch::download::spool::{Spool, partial_name, spool_error};
+use crate::fetch::error::{ConnectionState, FetchError, FetchProblem, Interruption};
+use crate::fetch::options::FetchOptions;
 use crate::rsync::{self, RsyncCall, RsyncError, RsyncFailure, RsyncOutcome, RsyncOutput};
 
-/// Where files lie for a moment whose digest is not known.
+/// Name in the spool of a file whose digest is unknown.
 const UNSIZED: &str = "unsized.part";
 
+/// Files of one directory of a module.
 pub(in crate::fetch) struct RsyncTransport {
-    /// The image's directory, ending with a slash.
+    /// Address of the directory, with a slash at its end.
     base: String,
-    /// The same as it is known.
+    /// The same address for messages: without a tunnel.
     shown: String,
     options: FetchOptions,
 }
 
+/// One transfer into a file of the spool.
+struct Transfer<'t> {
+    file: &'t str,
+    /// Name in the spool.
+    name: &'t str,
+    /// Limit of the size in bytes.
+    limit: u64,
+    spool: &'t Spool,
+}
+
+/// State of the file that rsync writes, as seen at each tick.
+enum TransferCheck {
+    Good,
+    TooSlow,
+    TooLong,
+}
+
 impl RsyncTransport {
+    /// `base` is used for connections and `shown` in messages.
     pub fn new(base: String, shown: String, options: FetchOptions) -> Self {
         RsyncTransport { base, shown, options }
     }
 
-    /// Runs rsync for `file`; it writes into `name` in the spool.
+    /// Runs rsync for one file; `on_tick` may end it early, which is no error.
     fn run(
         &self,
-        file: &str,
-        name: &str,
-        cap: u64,
-        spool: &Spool,
-        tick: &mut dyn FnMut() -> ControlFlow<()>,
+        transfer: &Transfer<'_>,
+        on_tick: &mut dyn FnMut() -> ControlFlow<()>,
     ) -> Result<(), TransportError> {
-        let arguments: Vec<OsString> = [
-            // Written in place, and only ever added to: a part of any run can be resumed.
-            "--append",
-            "--ignore-times",
-            "--copy-links",
-            "--no-motd",
-            &format!("--max-size={cap}"),
-            &format!("--timeout={}", self.options.idle_timeout.as_secs().max(1)),
-            &format!("--contimeout={}", self.options.connect_timeout.as_secs().max(1)),
-            "--",
-            &format!("{}{file}", self.base),
-            &format!("./{name}"),
-        ]
-        .iter()
-        .map(OsString::from)
-        .collect();
+        let arguments = self.arguments(transfer);
         let call = RsyncCall {
             arguments: &arguments,
-            working_dir: Some(spool.directory()),
+            working_dir: Some(transfer.spool.directory()),
             deadline: self.options.deadline,
-            max_file_size: Some(cap + 1),
+            max_file_size: Some(transfer.limit + 1),
         };
-        let outcome = rsync::run(&call, &mut |heard| match heard {
+        let result = rsync::run(&call, &mut |output| match output {
             RsyncOutput::Line(_) => ControlFlow::Continue(()),
             RsyncOutput::Tick if (self.options.stopped)() => ControlFlow::Break(()),
-            RsyncOutput::Tick => tick(),
+            RsyncOutput::Tick => on_tick(),
         });
-        match outcome {
-            Ok(outcome) => outcome
-                .failure()
-                .map_or(Ok(()), |failure| Err(self.trouble(file, failure, &outcome))),
+
+        match result {
+            Ok(outcome) => match outcome.failure() {
+                Some(failure) => Err(self.outcome_error(transfer.file, failure, &outcome)),
+                None => Ok(()),
+            },
             Err(RsyncError::Stopped) if (self.options.stopped)() => Err(Cancelled.into()),
             Err(RsyncError::Stopped) => Ok(()),
-            Err(e @ RsyncError::TimedOut) => Err(FetchError::new(
-                FetchErrorKind::Unreachable,
-                Side::Network,
-                self.address(file),
-                e,
-            )
-            .into()),
-            Err(e @ (RsyncError::NotInstalled | RsyncError::Run(_))) => {
-                Err(FetchError::new(FetchErrorKind::Other, Side::Node, self.address(file), e)
-                    .into())
+            Err(error) => {
+                Err(FetchProblem::RsyncRun(Arc::new(error)).at(self.address(transfer.file)).into())
             }
         }
     }
 
-    fn trouble(&self, file: &str, failure: RsyncFailure, outcome: &RsyncOutcome) -> TransportError {
-        use FetchErrorKind as Kind;
-        let error = |kind, side| FetchError::new(kind, side, self.address(file), outcome.reason());
+    fn arguments(&self, transfer: &Transfer<'_>) -> Vec<OsString> {
+        let arguments = [
+            // Written in place and only extended, so a partial file of any run can be resumed.
+            "--append",
+            "--ignore-times",
+            "--copy-links",
+            "--no-motd",
+            &format!("--max-size={}", transfer.limit),
+            &format!("--timeout={}", self.options.idle_timeout.as_secs().max(1)),
+            &format!("--contimeout={}", self.options.connect_timeout.as_secs().max(1)),
+            "--",
+            &format!("{}{}", self.base, transfer.file),
+            &format!("./{}", transfer.name),
+        ];
+        arguments.iter().map(OsString::from).collect()
+    }
+
+    /// The error for a failed rsync, and whether repeating it may help.
+    fn outcome_error(
+        &self,
+        file: &str,
+        failure: RsyncFailure,
+        outcome: &RsyncOutcome,
+    ) -> TransportError {
+        let connection = if outcome.stderr_excerpt.contains("Connection refused") {
+            ConnectionState::Refused
+        } else {
+            ConnectionState::Silent
+        };
+        let problem = FetchProblem::Rsync { failure, connection, reason: outcome.reason() };
+        let error = problem.at(self.address(file));
+
         match failure {
-            RsyncFailure::NotFound => {
-                TransportError::Permanent(error(Kind::NotFound, Side::Server))
+            RsyncFailure::NotFound | RsyncFailure::NoRoom | RsyncFailure::Local => {
+                TransportError::Permanent(error)
             }
-            RsyncFailure::Refused => TransportError::transient(error(Kind::Other, Side::Server)),
-            RsyncFailure::Unreachable => {
-                // Refused, and not lost on the way: the machine is there, the daemon is not.
-                let refused = outcome.stderr_excerpt.contains("Connection refused");
-                TransportError::transient(error(
-                    Kind::Unreachable,
-                    if refused { Side::Server } else { Side::Network },
-                ))
-            }
-            RsyncFailure::Lost => {
-                TransportError::transient(error(Kind::Unreachable, Side::Network))
-            }
-            RsyncFailure::NoRoom => TransportError::Permanent(error(Kind::NoRoom, Side::Node)),
-            RsyncFailure::Local => TransportError::Permanent(error(Kind::Other, Side::Node)),
-            RsyncFailure::Partial | RsyncFailure::Other => {
-                TransportError::transient(error(Kind::Other, Side::Server))
-            }
+            RsyncFailure::Refused
+            | RsyncFailure::Unreachable
+            | RsyncFailure::Lost
+            | RsyncFailure::Partial
+            | RsyncFailure::Other => TransportError::transient(error),
         }
+    }
+
+    /// Transfers the whole file of `digest`; returns the last check of the partial file.
+    fn transfer_partial(
+        &self,
+        file: &str,
+        digest: Digest,
+        partial: &mut PartialFile<'_>,
+    ) -> Result<(Result<(), TransportError>, TransferCheck), FetchError> {
+        let name = partial_name(digest);
+        let (limit, spool) = (partial.file_size(), partial.spool());
+        let transfer = Transfer { file, name: &name, limit, spool };
+        let mut rate = MinimumRate::new(&self.options);
+        let mut last_length = partial.length();
+        let mut check = Ok(TransferCheck::Good);
+
+        let result = self.run(&transfer, &mut || {
+            check = partial.refresh_length().map(|fits| {
+                let received = partial.length().saturating_sub(last_length);
+                last_length = partial.length();
+                if !fits {
+                    TransferCheck::TooLong
+                } else if !rate.is_kept(received) {
+                    TransferCheck::TooSlow
+                } else {
+                    TransferCheck::Good
+                }
+            });
+            match check {
+                Ok(TransferCheck::Good) => ControlFlow::Continue(()),
+                _ => ControlFlow::Break(()),
+            }
+        });
+
+        let mut check = check?;
+        if !matches!(check, TransferCheck::TooLong) && !partial.refresh_length()? {
+            check = TransferCheck::TooLong;
+        }
+        Ok((result, check))
+    }
+
+    fn too_slow(&self, file: &str) -> TransportError {
+        let cause = Interruption::TooSlow;
+        let problem = FetchProblem::Interrupted { cause, position: None };
+        TransportError::transient(problem.at(self.address(file)))
+    }
+
+    fn unexpected_size(&self, file: &str, expected: u64) -> TransportError {
+        let problem = FetchProblem::UnexpectedSize { expected };
+        TransportError::transient(problem.at(self.address(file)))
     }
 }
 
@@ -123,87 +187,69 @@ impl Transport for RsyncTransport {
         format!("{}{file}", self.shown)
     }
 
-    fn fill(&self, file: &str, part: &mut PartialFile<'_>) -> Result<(), TransportError> {
-        let (Some(digest), true) = (part.named(), part.is_prefix()) else {
+    fn download_into(
+        &self,
+        file: &str,
+        partial: &mut PartialFile<'_>,
+    ) -> Result<(), TransportError> {
+        let Some(digest) = partial.digest_in_spool().filter(|_| partial.is_prefix()) else {
             return Err(TransportError::WholeFilesOnly);
         };
-        let (mut pace, mut seen, mut too_slow, mut verdict) =
-            (MinimumRate::new(&self.options), part.held(), false, Ok(true));
-        let spool = part.spool();
-        let run = self.run(file, &part_name(digest), part.total(), spool, &mut || {
-            verdict = part.rehash();
-            too_slow = !pace.holds(part.held().saturating_sub(seen));
-            seen = part.held();
-            if too_slow || !matches!(verdict, Ok(true)) {
-                ControlFlow::Break(())
-            } else {
-                ControlFlow::Continue(())
-            }
-        });
-        if !verdict? || !part.rehash()? {
-            part.restart(None)?;
-            return Err(TransportError::transient(self.wrong_size(file, part.total())));
+
+        let (result, check) = self.transfer_partial(file, digest, partial)?;
+        if matches!(check, TransferCheck::TooLong) {
+            partial.restart(None)?;
+            return Err(self.unexpected_size(file, partial.file_size()));
         }
-        run?;
-        match part.held() == part.total() {
-            true => Ok(()),
-            false if too_slow => Err(self.too_slow(file)),
-            false => Err(TransportError::transient(self.wrong_size(file, part.total()))),
+
+        result?;
+        if partial.length() == partial.file_size() {
+            return Ok(());
         }
+        Err(match check {
+            TransferCheck::TooSlow => self.too_slow(file),
+            _ => self.unexpected_size(file, partial.file_size()),
+        })
     }
 
-    fn unsized_file(
+    fn download_unsized(
         &self,
         file: &str,
         _: Option<&str>,
-        cap: u64,
+        limit: u64,
         spool: &Spool,
     ) -> Result<CatalogAnswer, TransportError> {
         spool.remove(UNSIZED)?;
-        let (mut pace, mut seen) = (MinimumRate::new(&self.options), 0);
-        let mut too_slow = false;
-        self.run(file, UNSIZED, cap, spool, &mut || {
+        let mut rate = MinimumRate::new(&self.options);
+        let mut last_size = 0;
+        let mut is_fast_enough = true;
+
+        let transfer = Transfer { file, name: UNSIZED, limit, spool };
+        self.run(&transfer, &mut || {
             let size = spool.size(UNSIZED);
-            too_slow = !pace.holds(size.saturating_sub(seen));
-            seen = size;
-            if too_slow { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+            is_fast_enough = rate.is_kept(size.saturating_sub(last_size));
+            last_size = size;
+            if is_fast_enough { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
         })?;
-        if too_slow {
+        if !is_fast_enough {
             return Err(self.too_slow(file));
         }
-        let opened = spool
-            .open_at(UNSIZED, OFlags::RDONLY)
-            .map_err(|e| FetchError::spool("open a file", e))?;
-        // Without an error there is no file only where it is larger than rsync was told to take.
-        let Some(opened) = opened else {
-            return Err(TransportError::Permanent(too_large(self.address(file), cap)));
+
+        let too_large = || FetchProblem::TooLarge { limit }.at(self.address(file));
+        // rsync succeeds without a file only if --max-size excluded it.
+        let Some(opened) = spool.open_file(UNSIZED, OFlags::RDONLY)? else {
+            return Err(too_large().into());
         };
         let mut bytes = Vec::new();
         opened
-            .take(cap + 1)
+            .take(limit + 1)
             .read_to_end(&mut bytes)
-            .map_err(|e| FetchError::spool("read a file", e))?;
+            .map_err(spool_error("read a file in the spool"))?;
         spool.remove(UNSIZED)?;
-        if bytes.len() as u64 > cap {
-            return Err(TransportError::Permanent(too_large(self.address(file), cap)));
+
+        if bytes.len() as u64 > limit {
+            return Err(too_large().into());
         }
         Ok(CatalogAnswer::Fetched { bytes, etag: None })
-    }
-}
-
-impl RsyncTransport {
-    fn too_slow(&self, file: &str) -> TransportError {
-        let why = "the bytes come too slowly";
-        TransportError::transient(FetchError::new(
-            FetchErrorKind::Unreachable,
-            Side::Network,
-            self.address(file),
-            why,
-        ))
-    }
-
-    fn wrong_size(&self, file: &str, wanted: u64) -> FetchError {
-        let why = format!("the file has not the {wanted} bytes that the catalog names");
-        FetchError::new(FetchErrorKind::Corrupt, Side::Server, self.address(file), why)
     }
 }

@@ -1,4 +1,4 @@
-//! Where a repository is.
+//! URLs of repositories.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -6,49 +6,74 @@ use std::str::FromStr;
 
 use reqwest::Url;
 
-/// The address of a repository, in which each image has a directory of its name, and each override one in
-/// `overrides/`.
+/// URL of a repository: a directory with one directory per image, and `overrides/NAME` per override.
 ///
-/// Of four forms: `http://HOST[:PORT]/PATH`, `https://…`, `file:///PATH` and
+/// Four forms are valid: `http://HOST[:PORT]/PATH`, `https://…`, `file:///PATH` and
 /// `rsync://HOST[:PORT]/MODULE[/PATH]`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RepoUrl {
-    place: UrlTarget,
-    through: Option<u16>,
+    target: UrlTarget,
+    tunnel_port: Option<u16>,
 }
 
-/// The address, by how it is reached.
+/// Parsed URL, by its transport.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(in crate::fetch) enum UrlTarget {
     /// http or https; the path ends with a slash.
     Http(Url),
     /// A directory of this machine.
     File(PathBuf),
-    /// `rsync://HOST[:PORT]/MODULE/PATH/`, all of it safe as an argument and in rsync's protocol.
+    /// `rsync://HOST[:PORT]/MODULE/PATH/`, safe as an argument and in rsync's protocol.
     Rsync(String),
 }
 
-/// Text that is not the address of a repository.
+/// Text that is not the URL of a repository.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
-#[error("{url:?} is not the address of a repository: {why}")]
+#[error("{url:?} is not the URL of a repository: {fault}")]
 pub struct BadRepoUrl {
     url: String,
-    why: &'static str,
+    fault: UrlFault,
+}
+
+/// Reason why a URL is refused.
+#[derive(Clone, Copy, Debug, thiserror::Error, PartialEq, Eq)]
+enum UrlFault {
+    #[error("it is too long or has control characters")]
+    NotPrintable,
+    #[error("it begins with none of http://, https://, file:/// and rsync://")]
+    UnknownScheme,
+    #[error("it has a query or a fragment")]
+    QueryOrFragment,
+    #[error("a file URL needs an absolute path and no host")]
+    FileHost,
+    #[error("the name of the rsync module is missing")]
+    NoModule,
+    #[error("a bracket is not closed")]
+    OpenBracket,
+    #[error("the brackets contain no IPv6 address")]
+    NotIpv6,
+    #[error("the host name may only have letters, digits, dots, dashes and underscores")]
+    BadHost,
+    #[error("the port is not a number from 1 to 65535")]
+    BadPort,
+    #[error("an rsync path may only have letters, digits and ._-+@%~,=")]
+    BadRsyncPath,
 }
 
 impl RepoUrl {
-    /// The same repository, of a web server that is reached by this port of this machine: its address stays what
-    /// it is known by.
-    pub fn reached_by(self, port: u16) -> Self {
-        RepoUrl { through: Some(port), ..self }
+    /// The same repository on a web server that is reached by a tunnel from the local `port`.
+    ///
+    /// Messages and the `Host` header keep its own address.
+    pub fn with_tunnel(self, port: u16) -> Self {
+        RepoUrl { tunnel_port: Some(port), ..self }
     }
 
-    pub(in crate::fetch) fn place(&self) -> &UrlTarget {
-        &self.place
+    pub(in crate::fetch) fn target(&self) -> &UrlTarget {
+        &self.target
     }
 
-    pub(in crate::fetch) fn through(&self) -> Option<u16> {
-        self.through
+    pub(in crate::fetch) fn tunnel_port(&self) -> Option<u16> {
+        self.tunnel_port
     }
 }
 
@@ -56,32 +81,34 @@ impl FromStr for RepoUrl {
     type Err = BadRepoUrl;
 
     fn from_str(text: &str) -> Result<Self, BadRepoUrl> {
-        let place = parse(text).map_err(|why| BadRepoUrl { url: without_password(text), why })?;
-        Ok(RepoUrl { place, through: None })
+        let target =
+            parse(text).map_err(|fault| BadRepoUrl { url: hide_credentials(text), fault })?;
+        Ok(RepoUrl { target, tunnel_port: None })
     }
 }
 
 impl fmt::Display for RepoUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.place {
-            UrlTarget::Http(url) => f.write_str(&shown(url)),
+        match &self.target {
+            UrlTarget::Http(url) => f.write_str(&without_password(url)),
             UrlTarget::File(path) => write!(f, "file://{}", path.display()),
             UrlTarget::Rsync(url) => f.write_str(url),
         }
     }
 }
 
-/// `url` as it may be printed: without the password.
-pub(in crate::fetch) fn shown(url: &Url) -> String {
+/// `url` for messages: without its password.
+pub(in crate::fetch) fn without_password(url: &Url) -> String {
     let mut url = url.clone();
     if url.password().is_some() {
-        // Fails only for addresses without a host, and they have no password.
+        // Fails only for URLs without a host, and they have no password.
         let _ = url.set_password(None);
     }
     url.into()
 }
 
-fn without_password(text: &str) -> String {
+/// Text that may be a URL, without user and password.
+fn hide_credentials(text: &str) -> String {
     match (text.find("://"), text.rfind('@')) {
         (Some(scheme), Some(at)) if scheme < at => {
             format!("{}://…{}", &text[..scheme], &text[at..])
@@ -90,17 +117,17 @@ fn without_password(text: &str) -> String {
     }
 }
 
-fn parse(text: &str) -> Result<UrlTarget, &'static str> {
-    if text.len() > 4096 || text.bytes().any(|b| b.is_ascii_control()) {
-        return Err("it is too long, or holds control characters");
+fn parse(text: &str) -> Result<UrlTarget, UrlFault> {
+    if text.len() > 4096 || text.bytes().any(|byte| byte.is_ascii_control()) {
+        return Err(UrlFault::NotPrintable);
     }
     if let Some(rest) = text.strip_prefix("rsync://") {
-        return rsync(rest);
+        return parse_rsync(rest);
     }
-    let mut url =
-        Url::parse(text).map_err(|_| "it is none of http://, https://, file:/// and rsync://")?;
+
+    let mut url = Url::parse(text).map_err(|_| UrlFault::UnknownScheme)?;
     if url.query().is_some() || url.fragment().is_some() {
-        return Err("a repository has no query and no fragment");
+        return Err(UrlFault::QueryOrFragment);
     }
     match url.scheme() {
         "http" | "https" => {
@@ -109,72 +136,75 @@ fn parse(text: &str) -> Result<UrlTarget, &'static str> {
             }
             Ok(UrlTarget::Http(url))
         }
-        "file" => url
-            .to_file_path()
-            .map(UrlTarget::File)
-            .map_err(|()| "a file address has an absolute path and no host"),
-        _ => Err("it is none of http://, https://, file:/// and rsync://"),
+        "file" => url.to_file_path().map(UrlTarget::File).map_err(|()| UrlFault::FileHost),
+        _ => Err(UrlFault::UnknownScheme),
     }
 }
 
-/// Takes only what rsync's daemon protocol passes on unchanged: a server expands wildcards and splits
-/// at blanks.
-fn rsync(rest: &str) -> Result<UrlTarget, &'static str> {
-    let (host, path) = rest
-        .trim_end_matches('/')
-        .split_once('/')
-        .ok_or("the name of the rsync module is missing")?;
+/// Parses `HOST[:PORT]/MODULE[/PATH]`.
+///
+/// An rsync server expands wildcards and splits at blanks, so only characters are accepted that its
+/// protocol transmits unchanged.
+fn parse_rsync(rest: &str) -> Result<UrlTarget, UrlFault> {
+    let (host, path) = rest.trim_end_matches('/').split_once('/').ok_or(UrlFault::NoModule)?;
+
     let (name, port) = match host.strip_prefix('[') {
-        Some(v6) => {
-            let (name, port) = v6.split_once(']').ok_or("a bracket is not closed")?;
-            name.parse::<std::net::Ipv6Addr>()
-                .map_err(|_| "no IPv6 address stands in the brackets")?;
+        Some(bracketed) => {
+            let (name, port) = bracketed.split_once(']').ok_or(UrlFault::OpenBracket)?;
+            name.parse::<std::net::Ipv6Addr>().map_err(|_| UrlFault::NotIpv6)?;
             (name, port)
         }
         None => host.split_at(host.find(':').unwrap_or(host.len())),
     };
-    let good_name = |byte: u8| byte.is_ascii_alphanumeric() || b".-_:".contains(&byte);
-    if name.is_empty() || name.starts_with('-') || !name.bytes().all(good_name) {
-        return Err("the host's name holds other than letters, digits, dots and dashes");
+    if name.is_empty() || name.starts_with('-') || !name.bytes().all(is_host_byte) {
+        return Err(UrlFault::BadHost);
     }
     if !port.is_empty()
         && port.strip_prefix(':').and_then(|p| p.parse::<u16>().ok()).is_none_or(|p| p == 0)
     {
-        return Err("the port is not a number from 1 to 65535");
+        return Err(UrlFault::BadPort);
     }
-    let good_component = |component: &str| {
-        !matches!(component, "" | "." | "..")
-            && component.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-+@%~,=".contains(&b))
-    };
-    if path.starts_with('-') || !path.split('/').all(good_component) {
-        return Err("an rsync path may hold letters, digits and ._-+@%~,= only");
+
+    if path.starts_with('-') || !path.split('/').all(is_safe_component) {
+        return Err(UrlFault::BadRsyncPath);
     }
     Ok(UrlTarget::Rsync(format!("rsync://{host}/{path}/")))
+}
+
+fn is_host_byte(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b".-_:".contains(&byte)
+}
+
+fn is_safe_component(component: &str) -> bool {
+    !matches!(component, "" | "." | "..")
+        && component
+            .bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || b"._-+@%~,=".contains(&byte))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn shown_as(text: &str) -> String {
+    fn canonical(text: &str) -> String {
         text.parse::<RepoUrl>().expect(text).to_string()
     }
 
     #[test]
-    fn the_four_forms_are_understood() {
-        assert_eq!(shown_as("http://server"), "http://server/");
-        assert_eq!(shown_as("http://127.0.0.1:8750/repo"), "http://127.0.0.1:8750/repo/");
-        assert_eq!(shown_as("https://[::1]:8443/a/b/"), "https://[::1]:8443/a/b/");
-        assert_eq!(shown_as("file:///srv/my%20repo/"), "file:///srv/my repo/");
-        assert_eq!(shown_as("rsync://server/images"), "rsync://server/images/");
+    fn four_forms_are_valid() {
+        assert_eq!(canonical("http://server"), "http://server/");
+        assert_eq!(canonical("http://127.0.0.1:8750/repo"), "http://127.0.0.1:8750/repo/");
+        assert_eq!(canonical("https://[::1]:8443/a/b/"), "https://[::1]:8443/a/b/");
+        assert_eq!(canonical("file:///srv/my%20repo/"), "file:///srv/my repo/");
+        assert_eq!(canonical("rsync://server/images"), "rsync://server/images/");
         assert_eq!(
-            shown_as("rsync://[fe80::1]:8730/module/a/b/"),
+            canonical("rsync://[fe80::1]:8730/module/a/b/"),
             "rsync://[fe80::1]:8730/module/a/b/"
         );
     }
 
     #[test]
-    fn what_could_mean_something_else_to_a_program_is_refused() {
+    fn ambiguous_urls_are_refused() {
         for bad in [
             "",
             "server",
@@ -203,8 +233,9 @@ mod tests {
 
     #[test]
     fn passwords_are_not_printed() {
-        assert_eq!(shown_as("http://node:secret@server/"), "http://node@server/");
-        let error = "rsync://node:secret@server/module".parse::<RepoUrl>().expect_err("has a user");
+        assert_eq!(canonical("http://node:secret@server/"), "http://node@server/");
+
+        let error = "rsync://node:secret@server/module".parse::<RepoUrl>().expect_err("a user");
         assert!(!error.to_string().contains("secret"), "{error}");
     }
 }

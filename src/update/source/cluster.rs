@@ -40,8 +40,8 @@ pub fn cluster(
         "this host has no name that the server's cluster.txt could know it by: give --image";
     let host = host.ok_or_else(|| UpdateError::Usage(unknown.to_owned()))?;
     let address = server.shown("scripts/");
-    let bytes = Repository::of_module(server.address("scripts/"), address.clone(), options)?
-        .unverified(FILE, MAX_FILE as u64)?;
+    let bytes = Repository::open_module(server.address("scripts/"), address.clone(), options)?
+        .fetch_unverified(FILE, MAX_FILE as u64)?;
     let lying = |why: String| {
         FetchError::new(FetchErrorKind::Corrupt, Side::Server, format!("{address}{FILE}"), why)
     };

@@ -103,7 +103,7 @@ impl Run<'_> {
     ) -> Result<Option<OverrideLayer>, UpdateError> {
         let layer = Layer::Override(name.clone());
         let repository = Repository::open(repo, &layer, &self.request.fetch, self.spool()?)?;
-        let (bytes, etag) = match repository.catalog(None) {
+        let (bytes, etag) = match repository.fetch_catalog(None) {
             Ok(CatalogAnswer::Fetched { bytes, etag }) => (bytes, etag),
             Ok(CatalogAnswer::NotModified) => return Ok(None),
             Err(error) if error.kind == FetchErrorKind::NotFound => return Ok(None),

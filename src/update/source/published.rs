@@ -20,7 +20,7 @@ pub(in crate::update) struct PublishedImage {
 impl PublishedImage {
     /// The manifest of a publish.
     pub fn manifest(&self, publish: &Publish) -> Result<Manifest, UpdateError> {
-        let stored = self.repository.small(&publish.manifest, MAX_STORED)?;
+        let stored = self.repository.fetch_small(&publish.manifest, MAX_STORED)?;
         let corrupt = |why: String| {
             FetchError::new(
                 FetchErrorKind::Corrupt,

@@ -43,7 +43,7 @@ impl<'a> ChainArchive<'a> {
         let Some(compression) = FrameCompression::of_name(archive.file.file.as_str()) else {
             return Err(broken("its name tells no compression that this program knows".to_owned()));
         };
-        let frame = match repository.frame(&archive.file, &archive.first_frame) {
+        let frame = match repository.fetch_frame(&archive.file, &archive.first_frame) {
             Err(error) if is_broken(&error) => return Err(broken(error.to_string())),
             answer => answer.map_err(|e| OpenArchiveError::Failed(e.into()))?,
         };
@@ -68,7 +68,7 @@ impl<'a> ChainArchive<'a> {
 
     /// Fetches the archive, and verifies it.
     fn fetch(&self, monitor: &dyn Monitor) -> Result<(), Unfetched<'a>> {
-        let fetched = self.repository.file_into(&self.bytes, &self.archive.file, monitor);
+        let fetched = self.repository.fetch_into(&self.bytes, &self.archive.file, monitor);
         fetched.map_err(|error| (self.archive, error))
     }
 
@@ -113,13 +113,13 @@ struct FailOnDrop<'f, 'l>(&'f [ChainArchive<'l>]);
 
 impl Drop for FailOnDrop<'_, '_> {
     fn drop(&mut self) {
-        self.0.iter().for_each(|link| link.bytes.given_up());
+        self.0.iter().for_each(|link| link.bytes.fail());
     }
 }
 
 /// Nobody waits for `links` any more.
 pub(in crate::update) fn unwanted(links: &[ChainArchive<'_>]) {
-    links.iter().for_each(|link| link.bytes.cancelled());
+    links.iter().for_each(|link| link.bytes.cancel());
 }
 
 /// Whether the server lacks the file or holds another one, so that another way may lead there.

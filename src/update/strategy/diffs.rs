@@ -110,8 +110,10 @@ impl Strategy<'_> {
             return Ok(StrategyOutcome::OtherRules(rules));
         }
         goal.renamed = goal.base.as_ref().map_or(0, |base| renamed(base, &goal.target, &links));
-        let left =
-            chain.diffs().iter().map(|archive| self.published.repository.left(&archive.file));
+        let left = chain
+            .diffs()
+            .iter()
+            .map(|archive| self.published.repository.missing_bytes(&archive.file));
         let manifest = self.published.catalog.head().manifest.size;
         let aside = ExtraSpace { download: left.sum(), manifest };
         let fits = converge.check_room_early(

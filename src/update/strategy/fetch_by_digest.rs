@@ -98,7 +98,7 @@ impl Strategy<'_> {
         sink: &mut Sink<'_>,
     ) -> Result<(), UpdateError> {
         let Some(file) = &published.catalog.content else { return Ok(()) };
-        let index = match published.repository.file(file, self.converge.run.monitor) {
+        let index = match published.repository.fetch(file, self.converge.run.monitor) {
             Ok(verified) => ContentIndex::read_zstd(BufReader::new(verified.into_file())),
             Err(error) if is_broken(&error) => return Ok(()),
             Err(error) => return Err(error.into()),

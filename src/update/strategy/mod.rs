@@ -66,7 +66,7 @@ impl Run<'_> {
         let unasked =
             || UpdateError::Trust("the server answers a question that was not asked".to_owned());
         let etag = known.and_then(|state| state.catalog.as_ref()?.etag.as_deref());
-        let mut answer = repository.catalog(etag)?;
+        let mut answer = repository.fetch_catalog(etag)?;
         if answer == CatalogAnswer::NotModified {
             let state = known.ok_or_else(unasked)?;
             if self.overrides_are_as_recorded(repo, state)? {
@@ -74,7 +74,7 @@ impl Run<'_> {
                 tidy_spool(&repository, &done, self.monitor);
                 return done;
             }
-            answer = repository.catalog(None)?;
+            answer = repository.fetch_catalog(None)?;
         }
         let CatalogAnswer::Fetched { bytes, etag } = answer else { return Err(unasked()) };
         let catalog = Catalog::parse(&bytes, &request.image)
@@ -179,7 +179,7 @@ impl Run<'_> {
             let layer = Layer::Override(laid.name.clone());
             let repository = Repository::open(repo, &layer, &self.request.fetch, self.spool()?)?;
             let etag = laid.catalog.as_ref().and_then(|seen| seen.etag.as_deref());
-            match repository.catalog(etag) {
+            match repository.fetch_catalog(etag) {
                 Ok(CatalogAnswer::NotModified) => {}
                 Ok(CatalogAnswer::Fetched { .. }) => return Ok(false),
                 Err(error) if error.kind == FetchErrorKind::NotFound => return Ok(false),

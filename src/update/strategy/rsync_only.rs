@@ -207,8 +207,8 @@ impl Run<'_> {
             let (address, shown) = (server.address(&inside), server.shown(&inside));
             let options =
                 FetchOptions { deadline: Some(self.deadline()), ..self.request.fetch.clone() };
-            let module = Repository::of_module(address, shown, &options)?;
-            match module.unverified(file, MAX_EXCLUDE_FILE as u64) {
+            let module = Repository::open_module(address, shown, &options)?;
+            match module.fetch_unverified(file, MAX_EXCLUDE_FILE as u64) {
                 Err(error) if error.kind == FetchErrorKind::NotFound => {}
                 Err(error) => return Err(error.into()),
                 Ok(rules) if rules == self.excludes.rules => return Ok(None),
