@@ -25,8 +25,7 @@ fn behind() -> (Site, FaultServer, String) {
     trees::put(&mut tree, "etc/new", Item::file("new"));
     site.publish(&tree);
     let server = FaultServer::serve(&site.repo());
-    let diff = site.archives("diffs").pop().expect("a diff");
-    let path = format!("/node/diffs/{}", diff.file_name().expect("a name").to_string_lossy());
+    let path = site.served_diff();
     site.repo_url = server.url();
     (site, server, path)
 }

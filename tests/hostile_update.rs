@@ -231,8 +231,7 @@ fn a_server_that_stalls_cuts_or_lies_about_lengths() {
     let server = FaultServer::serve(&site.repo());
     site.repo_url = server.url();
     let before = site.snapshot();
-    let diff = site.diff(1, 2);
-    let diff = format!("/{}", diff.strip_prefix(site.repo()).expect("inside").display());
+    let diff = site.served_diff();
     let faults = [
         Fault::Stall(100),
         Fault::Cut(100),
@@ -336,8 +335,7 @@ impl Slow {
         let toml = "[download]\nmin_speed = 0\n";
         fs::write(site.node().join("etc/systemimager/updateclient.toml"), toml).expect("writes");
         let server = FaultServer::serve(&site.repo());
-        let diff = site.diff(1, 2);
-        let diff = format!("/{}", diff.strip_prefix(site.repo()).expect("inside").display());
+        let diff = site.served_diff();
         let files = std::mem::replace(&mut site.repo_url, server.url());
         server.next(&diff, [Fault::Behave, Fault::Drip(8 << 10, Duration::from_millis(200))]);
         let mut command = site.command();

@@ -30,8 +30,7 @@ fn behind() -> (Site, FaultServer, String) {
     }
     site.publish(&tree);
     let server = FaultServer::serve(&site.repo());
-    let diff = site.archives("diffs").pop().expect("a diff");
-    let path = format!("/node/diffs/{}", diff.file_name().expect("a name").to_string_lossy());
+    let path = site.served_diff();
     site.repo_url = server.url();
     (site, server, path)
 }
@@ -75,11 +74,7 @@ fn what_has_come_is_staged_while_the_rest_comes() {
     require!(ROOT_AND_RSYNC);
 
     let (site, server, path) = behind();
-    let whole = site
-        .archives("diffs")
-        .pop()
-        .and_then(|diff| Some(fs::metadata(diff).ok()?.len()))
-        .expect("a diff");
+    let whole = fs::metadata(site.diff(1, 2)).expect("a diff").len();
     slowly(&server, &path);
     let mut child = start(&mut site.command());
     wait_until(&mut child, || holds(&site.node().join(".si-stage"), FIRST));
@@ -125,11 +120,7 @@ fn hooks_run_once_everything_is_here() {
     require!(ROOT_AND_RSYNC);
 
     let (site, server, path) = behind();
-    let whole = site
-        .archives("diffs")
-        .pop()
-        .and_then(|diff| Some(fs::metadata(diff).ok()?.len()))
-        .expect("a diff");
+    let whole = fs::metadata(site.diff(1, 2)).expect("a diff").len();
     let hook = site.node().join(HOOKS).join("10-mark");
     write_program(&hook, "#!/no/such/program\n");
     let before = site.snapshot();
@@ -158,8 +149,7 @@ fn a_run_that_is_refused_does_not_wait_for_the_rest() {
     site.publish(&tree);
     let server = FaultServer::serve(&site.repo());
     site.repo_url = server.url();
-    let diff = site.archives("diffs").pop().expect("a diff");
-    let path = format!("/node/diffs/{}", diff.file_name().expect("a name").to_string_lossy());
+    let path = site.served_diff();
     // A minute and more.
     server.next(&path, [Fault::Behave, Fault::Drip(6_000, Duration::from_millis(100))]);
     let before = site.snapshot();

@@ -130,6 +130,12 @@ impl Site {
         self.repo().join("node").join(archive.file.file.as_str())
     }
 
+    /// Path of the first diff between two publishes, on a server of the repository.
+    pub fn served_diff(&self) -> String {
+        let diff = self.diff(1, 2);
+        format!("/{}", diff.strip_prefix(self.repo()).expect("a file of the repository").display())
+    }
+
     /// A copy of the node, to compare it with.
     pub fn snapshot(&self) -> PathBuf {
         let copy = self.dir.path().join("snapshot");
