@@ -345,7 +345,7 @@ fn a_directory_that_becomes_a_symlink_takes_it_along_and_says_so() {
     );
     let node = Node::behind(&base, &target);
     let told = format!(
-        "/usr/lib/modules/{first} is the running kernel's and goes: it lies in a directory"
+        "/usr/lib/modules/{first} belongs to the running kernel and is removed: its directory"
     );
     node.update(Booted::First, &["--no-fallback"]).ended(0, &[&told, "becomes a link"]);
     assert_eq!(node.beyond_the_image(), [""; 0]);

@@ -37,6 +37,13 @@ pub enum ApplyNotice {
         /// Its path.
         path: String,
     },
+    /// A directory of the running kernel becomes another type, so that its paths are removed.
+    KernelDirectoryReplaced {
+        /// A path of the running kernel in it.
+        path: String,
+        /// The new type of the directory.
+        kind: &'static str,
+    },
     /// A directory was missing or had become another type, and was created again.
     DirectoryRecreated {
         /// Its path.
@@ -109,6 +116,10 @@ impl fmt::Display for ApplyNotice {
             ApplyNotice::DirectoryOccupied { path } => {
                 write!(f, "{path} stays, since something untracked sits in it")
             }
+            ApplyNotice::KernelDirectoryReplaced { path, kind } => write!(
+                f,
+                "{path} belongs to the running kernel and is removed: its directory becomes a {kind}"
+            ),
             ApplyNotice::DirectoryRecreated { path } => {
                 write!(f, "{path} had gone or become something else meanwhile; it was made anew")
             }

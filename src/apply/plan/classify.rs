@@ -1,12 +1,13 @@
-//! Judges each entry of the target against what stands on the tree: keep, set its time, replace.
+//! Decides for each entry of the target: keep the live object, set its time, or replace it.
 
 use rayon::prelude::*;
 
-use crate::apply::Untouched;
+use crate::apply::error::Untouched;
 use crate::apply::filesystem::limited;
 use crate::apply::plan::difference::Difference;
+use crate::apply::plan::hardlinks;
+use crate::apply::plan::input::{CheckLevel, PlanInput};
 use crate::apply::plan::live_tree::LiveTree;
-use crate::apply::plan::{CheckLevel, PlanInput, hardlinks};
 use crate::digest::Digest;
 use crate::entry::Entry;
 use crate::host::Drift;
@@ -14,183 +15,229 @@ use crate::manifest::Manifest;
 use crate::root::{FileKind, RootError, Stat};
 use crate::tree_path::TreePath;
 
-/// So many entries are judged by one processor at a time.
-const PIECE: usize = 1024;
+/// Number of entries that one processor classifies at a time.
+const CHUNK: usize = 1024;
 
+/// What to do about one entry of the target.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Decision {
+    /// The object stays. Of a directory, metadata may be set.
     Keep,
+    /// The object stays and is a deviation.
     Report,
+    /// Only the mtime is set, in place.
     SetTime,
+    /// A new object is staged and installed.
     Replace,
 }
 
+/// Result of the comparison of one entry with the live tree.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Classified {
     pub decision: Decision,
     pub difference: Difference,
-    /// Whether base and target agree here, so that a difference is drift.
-    pub unchanged: bool,
+    /// Whether the installed manifest has the same entry, so that a difference is drift.
+    pub is_unchanged: bool,
 }
 
-/// Judges every entry of the target, first by itself, then by its hardlink group and its directory.
+/// Classifies every entry of the target.
+///
+/// Each entry is compared by itself first. Then the decision may change because of its hard-link
+/// group, of an entry below it, or of a directory above it.
 pub(super) fn classify_all(
-    wanted: &PlanInput,
+    input: &PlanInput,
     live: &LiveTree,
 ) -> Result<Vec<Classified>, Untouched> {
-    let pieces: Vec<Vec<Classified>> = wanted
+    let chunks: Vec<Vec<Classified>> = input
         .target
         .entries()
-        .par_chunks(PIECE)
-        .map(|piece| classify_chunk(wanted, live, piece))
+        .par_chunks(CHUNK)
+        .map(|chunk| classify_chunk(input, live, chunk))
         .collect::<Result<_, RootError>>()?;
-    let mut judged = pieces.concat();
-    let plain = |path: &TreePath| wanted.filesystems.is_limited(path);
-    for index in hardlinks::mismatches(wanted.target, live, |path| {
-        is_mounted_on(wanted, path) || plain(path)
-    }) {
-        let fault = &mut judged[index];
-        fault.difference.links = true;
-        let left = fault.unchanged && wanted.policy.drift == Drift::Report;
-        fault.decision = if left { Decision::Report } else { Decision::Replace };
+    let mut classified = chunks.concat();
+
+    let is_limited = |path: &TreePath| input.filesystems.is_limited(path);
+    let is_ignored = |path: &TreePath| input.is_mount_point(path) || is_limited(path);
+    for index in hardlinks::mismatches(input.target, live, is_ignored) {
+        let mismatch = &mut classified[index];
+        mismatch.difference.links = true;
+        let is_reported = mismatch.is_unchanged && input.policy.drift == Drift::Report;
+        mismatch.decision = if is_reported { Decision::Report } else { Decision::Replace };
     }
-    for group in hardlinks::groups(wanted.target, plain) {
-        settle_times(wanted.target, live, &group, &mut judged);
+
+    for group in hardlinks::groups(input.target, is_limited) {
+        settle_group_time(input.target, live, &group, &mut classified);
     }
-    force_parents(wanted, &mut judged);
-    force_children(wanted, &mut judged);
-    Ok(judged)
+    force_parents(input.target, &mut classified);
+    force_children(input.target, &mut classified);
+    Ok(classified)
 }
 
-/// Judges neighbours in the tree by themselves.
+/// Classifies neighbouring entries, each by itself.
 fn classify_chunk(
-    wanted: &PlanInput,
+    input: &PlanInput,
     live: &LiveTree,
-    piece: &[Entry],
+    chunk: &[Entry],
 ) -> Result<Vec<Classified>, RootError> {
-    let base = wanted.installed.map(|m| m.entries()).unwrap_or_default();
-    let before = piece.first().map_or(0, |first| base.partition_point(|b| b.path < first.path));
-    let mut base = base[before..].iter().peekable();
-    let judge_next = |entry: &Entry| {
-        while base.next_if(|b| b.path < entry.path).is_some() {}
-        let old = base.peek().filter(|b| b.path == entry.path).copied();
-        classify(wanted, live, entry, old)
-    };
-    piece.iter().map(judge_next).collect()
+    let installed = input.installed.map(Manifest::entries).unwrap_or_default();
+    let start =
+        chunk.first().map_or(0, |first| installed.partition_point(|old| old.path < first.path));
+    let mut installed = installed[start..].iter().peekable();
+
+    // Both lists are in tree order, so that one pass finds the old entry of each new one.
+    chunk
+        .iter()
+        .map(|entry| {
+            while installed.next_if(|old| old.path < entry.path).is_some() {}
+            let old = installed.peek().filter(|old| old.path == entry.path).copied();
+            classify(input, live, entry, old)
+        })
+        .collect()
 }
 
+/// Compares one entry with the live tree; `old` is its entry in the installed manifest.
 fn classify(
-    wanted: &PlanInput,
+    input: &PlanInput,
     live: &LiveTree,
     entry: &Entry,
     old: Option<&Entry>,
 ) -> Result<Classified, RootError> {
-    let unchanged = old == Some(entry);
-    let keep =
-        Classified { decision: Decision::Keep, difference: Difference::default(), unchanged };
+    let is_unchanged = old == Some(entry);
+    let is_known_deviation = input.known_deviations.contains(&entry.path);
+    let kept =
+        Classified { decision: Decision::Keep, difference: Difference::default(), is_unchanged };
+
+    // A path that was not read has no known difference.
+    if is_unchanged && !live.covers(&entry.path) && !is_known_deviation {
+        return Ok(kept);
+    }
+
     let stat = live.get(&entry.path);
-    let recorded = wanted.known_deviations.contains(&entry.path);
-    if unchanged && !live.covers(&entry.path) && !recorded {
-        return Ok(keep);
-    }
-    let deep = !unchanged || recorded || wanted.policy.check_level == CheckLevel::Content;
-    let plain = wanted.filesystems.is_limited(&entry.path);
-    let held = |difference| {
-        if plain { limited::mask_unsupported(difference, entry, stat) } else { difference }
+    let is_limited = input.filesystems.is_limited(&entry.path);
+    let mask = |difference| {
+        if is_limited { limited::mask_unsupported(difference, entry, stat) } else { difference }
     };
-    let mut difference = held(Difference::from_stat(entry, stat));
-    if !deep && !difference.any() {
-        return Ok(keep);
+    let trusts_stat = !is_known_deviation && input.policy.check_level != CheckLevel::Content;
+    let mut difference = mask(Difference::from_stat(entry, stat));
+    if is_unchanged && trusts_stat {
+        if !difference.any() {
+            return Ok(kept);
+        }
+    } else {
+        difference = mask(difference.with_details(input.root, entry)?);
     }
-    if deep {
-        difference = held(difference.with_details(wanted.root, entry)?);
-    }
+
+    // The content is read only if the stat does not prove that it is the recorded one.
     if let (Some((_, digest)), Some(stat)) = (entry.file(), stat)
         && !difference.kind
         && !difference.content
-        && !is_settled(wanted, stat, old, digest, recorded)
+        && !(trusts_stat && has_recorded_content(old, stat, digest))
     {
-        difference.content = live.digest(wanted.root, &entry.path)? != Some(digest);
+        difference.content = live.digest(input.root, &entry.path)? != Some(digest);
     }
-    // What is mounted on a file hides it: a deviation, not drift; having to change it is refused later.
-    let hidden = !entry.is_dir() && unchanged && is_mounted_on(wanted, &entry.path);
-    let in_place = difference.is_only_time() && stat.is_some_and(|stat| stat.links == 1);
-    let verdict = match () {
-        () if !difference.any() => Decision::Keep,
-        () if hidden || (unchanged && wanted.policy.drift == Drift::Report) => Decision::Report,
-        () if entry.is_dir() && !difference.missing && !difference.kind => Decision::Keep,
-        () if in_place || (difference.is_only_time() && entry.group().is_some()) => {
-            Decision::SetTime
-        }
-        () => Decision::Replace,
-    };
-    Ok(Classified { decision: verdict, difference, unchanged })
+
+    let decision = decide(input, entry, stat, &Classified { difference, ..kept });
+    Ok(Classified { decision, difference, is_unchanged })
 }
 
-fn is_mounted_on(wanted: &PlanInput, path: &TreePath) -> bool {
-    wanted.mounts.iter().any(|mount| mount.at == *path)
+/// Decides about an entry by its difference alone.
+fn decide(
+    input: &PlanInput,
+    entry: &Entry,
+    stat: Option<&Stat>,
+    classified: &Classified,
+) -> Decision {
+    let Classified { difference, is_unchanged, .. } = *classified;
+    if !difference.any() {
+        return Decision::Keep;
+    }
+
+    // A mount hides the file below it: that is a deviation and no drift. If the file has to change,
+    // the preflight refuses.
+    let is_hidden = !entry.is_dir() && input.is_mount_point(&entry.path);
+    if is_unchanged && (is_hidden || input.policy.drift == Drift::Report) {
+        return Decision::Report;
+    }
+
+    if entry.is_dir() && !difference.missing && !difference.kind {
+        return Decision::Keep;
+    }
+
+    // Members of a hard-link group are decided together later.
+    let may_change_in_place = stat.is_some_and(|stat| stat.links == 1) || entry.group().is_some();
+    if difference.is_only_time() && may_change_in_place {
+        return Decision::SetTime;
+    }
+    Decision::Replace
 }
 
-/// Whether the stat settles that a live file of the right size has the content `digest`: the base
-/// recorded that content, and size and time are those of the base.
-fn is_settled(
-    wanted: &PlanInput,
-    stat: &Stat,
-    old: Option<&Entry>,
-    digest: Digest,
-    recorded: bool,
-) -> bool {
-    let recorded_so = old.is_some_and(|old| {
+/// Whether a file with this stat has the content `digest`, because the installed manifest says so.
+///
+/// Size and mtime have to be those of the installed entry, as in rsync's quick check.
+fn has_recorded_content(old: Option<&Entry>, stat: &Stat, digest: Digest) -> bool {
+    old.is_some_and(|old| {
         old.file() == Some((stat.size, digest))
             && old.meta.mtime == stat.mtime
             && stat.kind == FileKind::File
-    });
-    recorded_so && !recorded && wanted.policy.check_level != CheckLevel::Content
+    })
 }
 
-/// A group whose time alone differs is set in place, once, where nothing else links the inode.
-fn settle_times(target: &Manifest, live: &LiveTree, group: &[usize], judged: &mut [Classified]) {
-    let all_times = group.iter().all(|&at| judged[at].decision == Decision::SetTime);
-    let own_inode = live
+/// Sets the time of a hard-link group once, or replaces its members if that is not possible.
+///
+/// In place it is possible if no member differs otherwise, and no other path is a link of the inode.
+fn settle_group_time(
+    target: &Manifest,
+    live: &LiveTree,
+    group: &[usize],
+    classified: &mut [Classified],
+) {
+    let only_times = group.iter().all(|&index| classified[index].decision == Decision::SetTime);
+    let owns_inode = live
         .get(&target.entries()[group[0]].path)
         .is_some_and(|stat| stat.links == group.len() as u64);
-    let in_place = all_times && own_inode;
-    for (nth, &at) in group.iter().enumerate() {
-        if judged[at].decision == Decision::SetTime {
-            judged[at].decision = match (in_place, nth) {
-                (true, 0) => Decision::SetTime,
-                (true, _) => Decision::Keep,
-                (false, _) => Decision::Replace,
-            };
+
+    for (position, &index) in group.iter().enumerate() {
+        let decision = &mut classified[index].decision;
+        if *decision != Decision::SetTime {
+            continue;
         }
+        *decision = if !(only_times && owns_inode) {
+            Decision::Replace
+        } else if position == 0 {
+            Decision::SetTime
+        } else {
+            Decision::Keep
+        };
     }
 }
 
-/// What is installed needs its directory, also where that deviates and would only be reported.
-fn force_parents(wanted: &PlanInput, judged: &mut [Classified]) {
-    let entries = wanted.target.entries();
+/// Replaces missing directories of installed entries, even if their drift is only reported.
+fn force_parents(target: &Manifest, classified: &mut [Classified]) {
+    let entries = target.entries();
     for index in (0..entries.len()).rev() {
-        if judged[index].decision != Decision::Replace {
+        if classified[index].decision != Decision::Replace {
             continue;
         }
         let Some(parent) = entries[index].path.parent() else { continue };
-        let Ok(above) = entries.binary_search_by(|e| e.path.cmp(&parent)) else { continue };
-        let gone = judged[above].difference.missing || judged[above].difference.kind;
-        if judged[above].decision == Decision::Report && gone {
-            judged[above].decision = Decision::Replace;
+        let Ok(above) = entries.binary_search_by(|entry| entry.path.cmp(&parent)) else { continue };
+
+        let parent = &mut classified[above];
+        let is_gone = parent.difference.missing || parent.difference.kind;
+        if parent.decision == Decision::Report && is_gone {
+            parent.decision = Decision::Replace;
         }
     }
 }
 
-/// Where a directory has to be made, everything that the image has below it comes with it.
-fn force_children(wanted: &PlanInput, judged: &mut [Classified]) {
-    let mut made: Option<&TreePath> = None;
-    for (entry, judged) in wanted.target.entries().iter().zip(judged) {
-        if made.is_some_and(|top| entry.path.is_below(top)) {
-            judged.decision = Decision::Replace;
-            judged.difference = Difference { missing: true, ..Difference::default() };
-        } else if entry.is_dir() && judged.decision == Decision::Replace {
-            made = Some(&entry.path);
+/// Replaces everything in a directory that is replaced.
+fn force_children(target: &Manifest, classified: &mut [Classified]) {
+    let mut replaced: Option<&TreePath> = None;
+    for (entry, classified) in target.entries().iter().zip(classified) {
+        if replaced.is_some_and(|dir| entry.path.is_below(dir)) {
+            classified.decision = Decision::Replace;
+            classified.difference = Difference { missing: true, ..Difference::default() };
+        } else if entry.is_dir() && classified.decision == Decision::Replace {
+            replaced = Some(&entry.path);
         }
     }
 }

@@ -1,20 +1,20 @@
-//! How what stands at a path differs from an entry.
+//! Differences between an entry of a manifest and the object in the live tree.
 
 use std::fmt;
 
 use crate::entry::{Entry, LeafKind, Node};
 use crate::root::{FileKind, Root, RootError, Stat};
 
-/// What differs; nothing by default.
+/// Attributes that differ; none by default.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Difference {
-    /// Nothing stands there.
+    /// No object exists at the path.
     pub missing: bool,
-    /// It is something else: a directory for a file, another device, another symlink text.
+    /// The type differs, the number of a device, or the target of a symbolic link.
     pub kind: bool,
     /// The content, by size or by digest.
     pub content: bool,
-    /// Permission bits.
+    /// Permission bits, with setuid, setgid and sticky bit.
     pub mode: bool,
     /// Owner.
     pub uid: bool,
@@ -24,34 +24,41 @@ pub struct Difference {
     pub time: bool,
     /// Extended attributes.
     pub xattrs: bool,
-    /// Which other paths are links of it.
+    /// The set of paths that are hard links of the inode.
     pub links: bool,
 }
 
 impl Difference {
-    /// What `stat` alone tells, as rsync's quick check: type, size, permissions, owner, time, device.
+    /// Compares what a stat shows, as rsync's quick check does.
+    ///
+    /// These are type, size, mode, owner, mtime and device number.
     pub fn from_stat(entry: &Entry, stat: Option<&Stat>) -> Self {
-        let Some(stat) = stat else { return Difference { missing: true, ..Difference::default() } };
+        let Some(stat) = stat else {
+            return Difference { missing: true, ..Difference::default() };
+        };
         if !same_kind(entry, stat.kind) {
             return Difference { kind: true, ..Difference::default() };
         }
-        let symlink = stat.kind == FileKind::Symlink;
+
+        // The mode of a symbolic link has no effect and cannot be set.
+        let is_symlink = stat.kind == FileKind::Symlink;
         Difference {
             content: entry.file().is_some_and(|(size, _)| size != stat.size),
-            mode: !symlink && entry.meta.mode != stat.mode,
+            mode: !is_symlink && entry.meta.mode != stat.mode,
             uid: entry.meta.uid != stat.uid,
             gid: entry.meta.gid != stat.gid,
-            // A directory's time changes with every entry that comes or goes: no drift.
+            // Each new or removed entry changes the mtime of a directory: that is no drift.
             time: !entry.is_dir() && entry.meta.mtime != stat.mtime,
             ..Difference::default()
         }
     }
 
-    /// Adds what has to be read: symlink text and extended attributes.
+    /// Adds the differences of symbolic link target and extended attributes.
     pub fn with_details(mut self, root: &Root, entry: &Entry) -> Result<Self, RootError> {
         if self.missing || self.kind {
             return Ok(self);
         }
+
         if let Some(LeafKind::Symlink { target }) = entry.leaf().map(|leaf| &leaf.kind) {
             self.kind |= root.read_link(&entry.path)? != *target;
         }
@@ -64,12 +71,12 @@ impl Difference {
         *self != Difference::default()
     }
 
-    /// Whether the time differs, and nothing else.
+    /// Whether only the mtime differs.
     pub fn is_only_time(&self) -> bool {
         *self == Difference { time: true, ..Difference::default() }
     }
 
-    /// The change in rsync's itemised form: eleven characters.
+    /// The change in rsync's itemized form: eleven characters.
     pub fn itemize(&self, entry: &Entry) -> String {
         self.itemize_as(match &entry.node {
             Node::Directory => 'd',
@@ -82,20 +89,22 @@ impl Difference {
         })
     }
 
-    /// As [`Self::itemised`], for something of the `kind` that rsync gives this letter.
+    /// The itemized form for an object of the type that rsync has the letter `kind` for.
     pub fn itemize_as(&self, kind: char) -> String {
-        let new = self.missing || self.kind && kind != 'L';
+        // rsync reports another target of a symbolic link as a change of its content.
+        let is_new = self.missing || self.kind && kind != 'L';
         let update = match kind {
-            'f' if new || self.content => '>',
-            'f' | 'd' if !new => '.',
-            _ if new || self.kind => 'c',
+            'f' if is_new || self.content => '>',
+            'f' | 'd' if !is_new => '.',
+            _ if is_new || self.kind => 'c',
             _ => '.',
         };
-        if new {
+        if is_new {
             return format!("{update}{kind}+++++++++");
         }
-        let mark = |different: bool, letter: char| if different { letter } else { '.' };
+
         let content = self.content || self.kind;
+        let mark = |differs, letter| if differs { letter } else { '.' };
         format!(
             "{update}{kind}{}{}{}{}{}{}..{}",
             mark(content, 'c'),
@@ -110,7 +119,7 @@ impl Difference {
 }
 
 impl fmt::Display for Difference {
-    /// The differences in words, as `--status` lists them.
+    /// Formats the differences in words, as `--status` lists them.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let words = [
             (self.missing, "missing"),
@@ -124,7 +133,7 @@ impl fmt::Display for Difference {
             (self.links, "hardlinks"),
         ];
         let words: Vec<&str> =
-            words.into_iter().filter(|(is, _)| *is).map(|(_, word)| word).collect();
+            words.into_iter().filter_map(|(differs, word)| differs.then_some(word)).collect();
         f.write_str(&words.join(", "))
     }
 }
@@ -162,25 +171,26 @@ mod tests {
     }
 
     #[test]
-    fn changes_are_itemised_as_rsync_does() {
+    fn differences_are_itemized_as_by_rsync() {
         let none = Difference::default();
-        assert_eq!(Difference { missing: true, ..none }.itemize(&file()), ">f+++++++++");
-        assert_eq!(
-            Difference { content: true, time: true, ..none }.itemize(&file()),
-            ">fcst......"
-        );
-        assert_eq!(
-            Difference { time: true, mode: true, uid: true, ..none }.itemize(&file()),
-            ".f..tpo...."
-        );
         let dir = Entry::new(file().path.clone(), file().meta.clone(), Node::Directory);
-        assert_eq!(Difference { missing: true, ..none }.itemize(&dir), "cd+++++++++");
+        let cases = [
+            (file(), Difference { missing: true, ..none }, ">f+++++++++"),
+            (file(), Difference { content: true, time: true, ..none }, ">fcst......"),
+            (file(), Difference { time: true, mode: true, uid: true, ..none }, ".f..tpo...."),
+            (dir, Difference { missing: true, ..none }, "cd+++++++++"),
+        ];
+
+        for (entry, difference, expected) in cases {
+            assert_eq!(difference.itemize(&entry), expected, "{difference:?}");
+        }
     }
 
     #[test]
-    fn differences_are_told_in_words() {
-        let some = Difference { content: true, time: true, ..Difference::default() };
-        assert_eq!(some.to_string(), "content, time");
-        assert!(!some.is_only_time());
+    fn differences_are_listed_in_words() {
+        let difference = Difference { content: true, time: true, ..Difference::default() };
+
+        assert_eq!(difference.to_string(), "content, time");
+        assert!(!difference.is_only_time());
     }
 }

@@ -1,4 +1,4 @@
-//! Hardlink groups, held against the inodes that are there.
+//! Hard-link groups of a manifest, compared with the inodes of the live tree.
 
 use std::collections::HashMap;
 
@@ -6,49 +6,56 @@ use crate::apply::plan::live_tree::LiveTree;
 use crate::manifest::Manifest;
 use crate::tree_path::TreePath;
 
-/// The members of each hardlink group of `manifest`, as indices into its entries, first path first; those
-/// that are `apart` belong to none.
+/// Lists the hard-link groups as indices of entries, first path first.
+///
+/// Paths that `is_separate` accepts are in no group.
 pub(in crate::apply) fn groups(
     manifest: &Manifest,
-    apart: impl Fn(&TreePath) -> bool,
+    is_separate: impl Fn(&TreePath) -> bool,
 ) -> Vec<Vec<usize>> {
     let mut groups: HashMap<&TreePath, Vec<usize>> = HashMap::new();
     for (index, entry) in manifest.entries().iter().enumerate() {
-        if let Some(group) = entry.group().filter(|_| !apart(&entry.path)) {
+        if let Some(group) = entry.group().filter(|_| !is_separate(&entry.path)) {
             groups.entry(group).or_default().push(index);
         }
     }
+
     let mut groups: Vec<Vec<usize>> = groups.into_values().collect();
     groups.sort_unstable();
     groups
 }
 
-/// Which entries share an inode that they should not share, or lack one that they should; what is
-/// `hidden` below a mount tells nothing.
+/// Lists the entries whose inode is shared although it should not be, or the reverse.
+///
+/// Paths that `is_ignored` accepts are skipped: a mount hides their inode, or the filesystem has no
+/// hard links.
 pub(in crate::apply) fn mismatches(
     manifest: &Manifest,
     live: &LiveTree,
-    hidden: impl Fn(&TreePath) -> bool,
+    is_ignored: impl Fn(&TreePath) -> bool,
 ) -> Vec<usize> {
-    // The group that was found first on an inode keeps it; an entry without a group is its own.
-    let mut owner: HashMap<(u64, u64), &TreePath> = HashMap::new();
-    let mut inode: HashMap<&TreePath, (u64, u64)> = HashMap::new();
-    let mut faults = Vec::new();
+    // The first group that is found on an inode owns it; an entry without a group is one itself.
+    let mut group_of_inode: HashMap<(u64, u64), &TreePath> = HashMap::new();
+    let mut inode_of_group: HashMap<&TreePath, (u64, u64)> = HashMap::new();
+    let mut mismatches = Vec::new();
+
     for (index, entry) in manifest.entries().iter().enumerate() {
         if entry.is_dir() {
             continue;
         }
         let Some(stat) = live.get(&entry.path) else { continue };
-        if stat.links < 2 && entry.group().is_none() || hidden(&entry.path) {
+        if stat.links < 2 && entry.group().is_none() || is_ignored(&entry.path) {
             continue;
         }
+
         let group = entry.group().unwrap_or(&entry.path);
-        let here = (stat.dev, stat.ino);
-        let shared = *owner.entry(here).or_insert(group) != group;
-        let apart = *inode.entry(group).or_insert(here) != here;
-        if shared || apart {
-            faults.push(index);
+        let inode = (stat.dev, stat.ino);
+        let has_foreign_inode = *group_of_inode.entry(inode).or_insert(group) != group;
+        let is_apart = *inode_of_group.entry(group).or_insert(inode) != inode;
+        if has_foreign_inode || is_apart {
+            mismatches.push(index);
         }
     }
-    faults
+
+    mismatches
 }

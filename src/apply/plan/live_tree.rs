@@ -1,4 +1,4 @@
-//! What stands at the tracked paths of a tree, and what stands beside them.
+//! Snapshot of the live tree: stats of the tracked paths, and the untracked paths beside them.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -7,8 +7,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use rayon::prelude::*;
 
-use crate::apply::Untouched;
 use crate::apply::cancel::{CancelReader, cancelled_or, check_cancelled};
+use crate::apply::error::Untouched;
 use crate::digest::Digest;
 use crate::entry::Entry;
 use crate::filter::{Cursor, Filter};
@@ -17,25 +17,32 @@ use crate::root::{Descend, FileKind, Root, RootError, Stat, Surveyed, Visit};
 use crate::state::is_above_own;
 use crate::tree_path::TreePath;
 
-/// Progress is told after so many paths.
-const REPORTED: u64 = 4096;
+/// Number of paths between two reports of progress.
+const PROGRESS_STEP: u64 = 4096;
 
-/// What was seen of a tree: tracked paths with their stat, and untracked ones by their topmost path.
+/// Snapshot of the live tree.
 #[derive(Default)]
 pub struct LiveTree {
+    /// Stats of the tracked paths that exist, in tree order.
     tracked: Vec<(TreePath, Stat)>,
-    /// Untracked paths, each without what is below it; empty where only some paths were looked at.
+    /// Untracked paths without the paths below them; empty unless the whole tree was read.
     pub untracked: Vec<(TreePath, Stat)>,
-    /// Whether the whole tree was walked.
+    /// Whether the whole tree was read.
     pub is_complete: bool,
-    /// The paths that were looked at where the tree was not walked, sorted.
+    /// Paths that were read if it was not the whole tree, sorted.
     covered: Vec<TreePath>,
-    /// Digests of regular files, as far as they were read.
+    /// Digests of the regular files whose content was read.
     pub digests: HashMap<TreePath, Digest>,
 }
 
+/// Whether a path of the live tree is tracked.
+enum Tracking {
+    Tracked,
+    Untracked,
+}
+
 impl LiveTree {
-    /// Walks the tree; `tracked` is sorted and unique. Excluded paths are passed by.
+    /// Reads the whole tree except excluded paths; `tracked` is sorted and unique.
     pub fn walk(
         root: &Root,
         tracked: &[&TreePath],
@@ -51,132 +58,140 @@ impl LiveTree {
         if let Some(stat) = root.stat(&TreePath::root())? {
             live.tracked.push((TreePath::root(), stat));
         }
+
+        // Many threads visit paths at the same time.
         let count = AtomicU64::new(0);
-        let advanced = || {
-            if count.fetch_add(1, Ordering::Relaxed) % REPORTED == REPORTED - 1 {
-                monitor.event(Event::Advanced { job: Job::Walk, by: REPORTED });
-            }
-        };
         let visit = |cursor: &mut Cursor<'_>, _: &Surveyed<'_>, visit: Visit| {
             check_cancelled(monitor)?;
-            let directory = visit.stat.kind == FileKind::Directory;
-            Ok::<_, Untouched>(if cursor.excludes(&visit.path, directory).is_some() {
-                (None, Descend::Past)
-            } else if tracked.binary_search(&&visit.path).is_ok() {
-                advanced();
-                (Some((true, visit)), Descend::Into)
-            } else if directory && is_above_own(&visit.path) {
-                (None, Descend::Into)
-            } else {
-                (Some((false, visit)), Descend::Past)
-            })
+            let is_directory = visit.stat.kind == FileKind::Directory;
+            if cursor.excludes(&visit.path, is_directory).is_some() {
+                return Ok::<_, Untouched>((None, Descend::Past));
+            }
+
+            if tracked.binary_search(&&visit.path).is_ok() {
+                if count.fetch_add(1, Ordering::Relaxed) % PROGRESS_STEP == PROGRESS_STEP - 1 {
+                    monitor.event(Event::Advanced { job: Job::Walk, by: PROGRESS_STEP });
+                }
+                return Ok((Some((Tracking::Tracked, visit)), Descend::Into));
+            }
+
+            // A directory that only leads to the agent's own files is not the node's.
+            if is_directory && is_above_own(&visit.path) {
+                return Ok((None, Descend::Into));
+            }
+            Ok((Some((Tracking::Untracked, visit)), Descend::Past))
         };
-        for (is_tracked, Visit { path, stat }) in
+        for (tracking, Visit { path, stat }) in
             root.survey(&TreePath::root(), |dir| filter.cursor_inside(dir), visit)?
         {
-            let found = if is_tracked { &mut live.tracked } else { &mut live.untracked };
-            found.push((path, stat));
+            match tracking {
+                Tracking::Tracked => live.tracked.push((path, stat)),
+                Tracking::Untracked => live.untracked.push((path, stat)),
+            }
         }
-        let rest = tracked.len() as u64 - count.into_inner() / REPORTED * REPORTED;
+
+        let reported = count.into_inner() / PROGRESS_STEP * PROGRESS_STEP;
+        let rest = tracked.len() as u64 - reported;
         monitor.event(Event::Advanced { job: Job::Walk, by: rest });
         monitor.event(Event::Finished { job: Job::Walk });
         Ok(live)
     }
 
-    /// Looks at `paths`, which are sorted and unique, and at nothing else.
+    /// Reads the stats of `paths`, which are sorted and unique, and nothing else.
     pub fn stat_paths(root: &Root, paths: &[TreePath]) -> Result<Self, RootError> {
-        let mut live = LiveTree { covered: paths.to_vec(), ..LiveTree::default() };
-        let found = root.stat_each(&paths.iter().collect::<Vec<_>>())?;
-        let there = paths.iter().zip(found).filter_map(|(path, stat)| Some((path.clone(), stat?)));
-        live.tracked.extend(there);
-        Ok(live)
+        let stats = root.stat_each(&paths.iter().collect::<Vec<_>>())?;
+        let existing = paths.iter().zip(stats);
+        Ok(LiveTree {
+            tracked: existing.filter_map(|(path, stat)| Some((path.clone(), stat?))).collect(),
+            covered: paths.to_vec(),
+            ..LiveTree::default()
+        })
     }
 
-    /// Reads every regular file whose size one of `wanted` has at its path, on all processors.
+    /// Reads every regular file that has the size of one of `entries` at its path.
     pub fn read_contents<'e>(
         &mut self,
         root: &Root,
-        wanted: impl Iterator<Item = &'e Entry>,
+        entries: impl Iterator<Item = &'e Entry>,
         monitor: &dyn Monitor,
     ) -> Result<(), Untouched> {
-        let mut paths: Vec<&TreePath> = wanted
-            .filter(|entry| {
-                let same_size =
-                    |stat: &Stat| entry.file().is_some_and(|(size, _)| size == stat.size);
-                self.get(&entry.path)
-                    .is_some_and(|stat| stat.kind == FileKind::File && same_size(stat))
-            })
+        let may_be_equal = |entry: &Entry| match (self.get(&entry.path), entry.file()) {
+            (Some(stat), Some((size, _))) => stat.kind == FileKind::File && stat.size == size,
+            _ => false,
+        };
+        let mut paths: Vec<&TreePath> = entries
+            .filter(|entry| may_be_equal(entry))
             .map(|entry| &entry.path)
             .filter(|path| !self.digests.contains_key(path))
             .collect();
         paths.sort_unstable();
         paths.dedup();
+
         monitor.event(Event::Started { job: Job::Walk, total: paths.len() as u64 });
-        let read = |path: &&TreePath| {
-            let digest = digest_where(root, path, |file| {
-                Digest::of_reader(CancelReader { from: file, monitor })
-            });
-            monitor.event(Event::Advanced { job: Job::Walk, by: 1 });
-            digest.map(|digest| digest.map(|digest| ((*path).clone(), digest)))
-        };
-        let found: Vec<Option<(TreePath, Digest)>> = paths
+        let digests: Vec<Option<(TreePath, Digest)>> = paths
             .par_iter()
-            .map(read)
+            .map(|path| {
+                let digest = digest_of_file(root, path, |file| {
+                    Digest::of_reader(CancelReader { from: file, monitor })
+                })?;
+                monitor.event(Event::Advanced { job: Job::Walk, by: 1 });
+                Ok(digest.map(|digest| ((*path).clone(), digest)))
+            })
             .collect::<Result<_, RootError>>()
             .map_err(|error| cancelled_or(monitor, error))?;
-        self.digests.extend(found.into_iter().flatten());
+        self.digests.extend(digests.into_iter().flatten());
         monitor.event(Event::Finished { job: Job::Walk });
         Ok(())
     }
 
-    /// What was seen at `path`.
+    /// Stat of the tracked path, if it exists.
     pub fn get(&self, path: &TreePath) -> Option<&Stat> {
-        let at = self.tracked.binary_search_by(|(seen, _)| seen.cmp(path)).ok()?;
-        Some(&self.tracked[at].1)
+        let index = self.tracked.binary_search_by(|(other, _)| other.cmp(path)).ok()?;
+        Some(&self.tracked[index].1)
     }
 
-    /// Directories on another filesystem than the directory above them, in tree order.
+    /// Directories on another filesystem than their parent, in tree order.
     pub fn filesystem_roots(&self) -> Vec<TreePath> {
-        let mut above: Vec<(&TreePath, u64)> = Vec::new();
-        let mut tops = Vec::new();
-        for (path, stat) in self.tracked.iter().filter(|(_, stat)| stat.kind == FileKind::Directory)
-        {
-            while above.last().is_some_and(|(dir, _)| !path.is_below(dir)) {
-                above.pop();
+        let mut ancestors: Vec<(&TreePath, u64)> = Vec::new();
+        let mut roots = Vec::new();
+
+        for (path, stat) in &self.tracked {
+            if stat.kind != FileKind::Directory {
+                continue;
             }
-            if above.last().is_some_and(|(_, dev)| *dev != stat.dev) {
-                tops.push(path.clone());
+            while ancestors.last().is_some_and(|(dir, _)| !path.is_below(dir)) {
+                ancestors.pop();
             }
-            above.push((path, stat.dev));
+            if ancestors.last().is_some_and(|(_, dev)| *dev != stat.dev) {
+                roots.push(path.clone());
+            }
+            ancestors.push((path, stat.dev));
         }
-        tops
+
+        roots
     }
 
-    /// Whether it is known what stands at `path`, or that nothing does.
+    /// Whether the path was read, so that its absence from the snapshot means that it is missing.
     pub fn covers(&self, path: &TreePath) -> bool {
         self.is_complete || self.covered.binary_search(path).is_ok()
     }
 
-    /// The digest of the regular file at `path`, read now if it was not before; `None` where there is none.
+    /// Digest of the regular file at `path`, from the snapshot or read now; `None` if it is missing.
     pub fn digest(&self, root: &Root, path: &TreePath) -> Result<Option<Digest>, RootError> {
         match self.digests.get(path) {
             Some(digest) => Ok(Some(*digest)),
-            None => digest_of(root, path),
+            None => digest_of_file(root, path, Digest::of_reader),
         }
     }
 }
 
-fn digest_of(root: &Root, path: &TreePath) -> Result<Option<Digest>, RootError> {
-    digest_where(root, path, Digest::of_reader)
-}
-
-fn digest_where(
+fn digest_of_file(
     root: &Root,
     path: &TreePath,
     read: impl FnOnce(File) -> io::Result<(Digest, u64)>,
 ) -> Result<Option<Digest>, RootError> {
     let file = match root.open_file(path) {
-        Err(e) if e.is_absent() => return Ok(None),
+        Err(error) if error.is_absent() => return Ok(None),
         answer => answer?,
     };
     let (digest, _) =

@@ -1,257 +1,340 @@
-//! Where each new thing is staged, and how it gets to its place.
+//! Places the entries to be replaced: source, slot and action of each.
 //!
-//! A directory that is new, or that comes in place of something else, is staged with all that it
-//! holds and comes into place by one rename: what was below a symlink before and is below a directory
-//! afterwards is absent at no moment.
+//! A directory that is new, or that replaces another type of object, is staged with everything in
+//! it and installed by one rename. If its entries were installed one by one, a path that was reached
+//! through a symbolic link before and is in the directory afterwards would be absent in between.
 
 use std::collections::HashMap;
 
 use crate::apply::error::{Obstacle, RefusalKind, Untouched};
+use crate::apply::notice::ApplyNotice;
 use crate::apply::on_disk::{SlotAllocator, slot_name};
+use crate::apply::plan::change_plan::{
+    Action, Change, ChangePlan, ContentSource, ItemizedLine, StagedItem,
+};
 use crate::apply::plan::classify::{Classified, Decision};
 use crate::apply::plan::difference::Difference;
+use crate::apply::plan::hardlinks;
+use crate::apply::plan::input::{PlanInput, UntrackedPolicy};
 use crate::apply::plan::live_tree::LiveTree;
 use crate::apply::plan::ordering::{self, PendingInstall};
-use crate::apply::plan::{
-    Action, Change, ChangePlan, ContentSource, ItemizedLine, PlanInput, StagedItem,
-    UntrackedPolicy, hardlinks,
-};
 use crate::entry::{Entry, LeafKind, Node};
-use crate::root::{Descend, FileKind};
-use crate::tree_path::TreePath;
+use crate::filter::Cursor;
+use crate::root::{Descend, FileKind, Stat, Visit};
+use crate::tree_path::{Quoted, TreePath};
 
-/// A directory that is staged whole.
+/// Adds staged items, actions and itemized lines of all entries of the target that change.
+pub(super) fn place_entries(
+    input: &PlanInput,
+    live: &LiveTree,
+    classified: &[Classified],
+    slots: &mut SlotAllocator,
+    plan: &mut ChangePlan,
+) -> Result<(), Untouched> {
+    let mut placement = Placement {
+        input,
+        live,
+        classified,
+        link_sources: link_sources(input, classified),
+        item_of_entry: HashMap::new(),
+        subtree: None,
+        installs: Vec::new(),
+        times: Vec::new(),
+        slots,
+        plan,
+    };
+    for index in 0..input.target.entries().len() {
+        placement.place(index)?;
+    }
+
+    let Placement { installs, mut times, plan, .. } = placement;
+    plan.changes.append(&mut ordering::sort_installs(installs));
+    plan.changes.append(&mut times);
+    Ok(())
+}
+
+/// Placement in progress; the entries are placed in tree order.
+struct Placement<'a> {
+    input: &'a PlanInput<'a>,
+    live: &'a LiveTree,
+    classified: &'a [Classified],
+    /// By the index of a member of a hard-link group: the member that it becomes a link of.
+    link_sources: HashMap<usize, LinkSource>,
+    /// Index of the staged item of each entry that has one.
+    item_of_entry: HashMap<usize, usize>,
+    /// The new directory that holds the current entry.
+    subtree: Option<NewSubtree>,
+    installs: Vec<PendingInstall>,
+    times: Vec<Change>,
+    slots: &'a mut SlotAllocator,
+    plan: &'a mut ChangePlan,
+}
+
+/// The entry that a member of a hard-link group becomes a link of, by its index.
+#[derive(Clone, Copy)]
+enum LinkSource {
+    /// The live tree has it.
+    Live(usize),
+    /// It is staged as well.
+    Staged(usize),
+}
+
+/// A directory that is staged with everything in it.
 struct NewSubtree {
     top: TreePath,
     filesystem: usize,
+    /// Path of `top` in the stage.
     place: TreePath,
 }
 
-/// Fills in installs, changes and items for everything that does not stay.
-pub(super) fn place_entries(
-    wanted: &PlanInput,
-    live: &LiveTree,
-    judged: &[Classified],
-    slots: &mut SlotAllocator,
-    transaction: &mut ChangePlan,
-) -> Result<(), Untouched> {
-    let entries = wanted.target.entries();
-    let leaders = leaders(wanted, judged);
-    let mut staged: HashMap<usize, usize> = HashMap::new();
-    let mut fresh: Option<NewSubtree> = None;
-    let (mut arrivals, mut times) = (Vec::new(), Vec::new());
-    let mut slot = 0;
-    for (index, entry) in entries.iter().enumerate() {
-        if fresh.as_ref().is_some_and(|fresh| !entry.path.is_below(&fresh.top)) {
-            fresh = None;
+impl Placement<'_> {
+    fn place(&mut self, index: usize) -> Result<(), Untouched> {
+        let entry = &self.input.target.entries()[index];
+
+        self.subtree = self.subtree.take().filter(|subtree| entry.path.is_below(&subtree.top));
+        if let Some(subtree) = &self.subtree {
+            let (filesystem, place) = (subtree.filesystem, subtree.place_of(&entry.path)?);
+            return self.stage(index, filesystem, place);
         }
-        let judged = &judged[index];
-        if fresh.is_none() && judged.decision != Decision::Replace {
-            if judged.decision == Decision::SetTime {
-                let action = Action::SetTime(entry.meta.mtime);
-                let filesystem = wanted.filesystems.filesystem_of(&entry.path);
-                times.push(Change { filesystem, path: entry.path.clone(), action });
-            }
-            if judged.decision != Decision::Report && judged.difference.any() {
-                transaction.itemized.push(item(entry, &judged.difference, None));
-            }
-            continue;
+
+        let Classified { decision, difference, .. } = self.classified[index];
+        match decision {
+            Decision::Replace => return self.install(index),
+            Decision::Report => return Ok(()),
+            Decision::SetTime => self.times.push(Change {
+                filesystem: self.input.filesystems.filesystem_of(&entry.path),
+                path: entry.path.clone(),
+                action: Action::SetTime(entry.meta.mtime),
+            }),
+            Decision::Keep => {}
         }
-        let (filesystem, place) = match &fresh {
-            Some(fresh) => (fresh.filesystem, below(fresh, &entry.path)?),
-            None => {
-                slot = slots.take_install()?;
-                (wanted.filesystems.filesystem_of(&entry.path), slot_name(slot))
-            }
-        };
-        let make = how(entry, leaders.get(&index), &staged, entries);
-        let link = match &make {
-            ContentSource::LinkStaged(at) => Some(&transaction.staged_items[*at].entry.path),
-            ContentSource::LinkLive(path) => Some(path),
-            ContentSource::Node | ContentSource::Content { .. } => None,
-        };
-        transaction.itemized.push(item(entry, &judged.difference, link));
-        let elsewhere = match &make {
-            ContentSource::LinkStaged(at) => transaction.staged_items[*at].filesystem != filesystem,
-            ContentSource::LinkLive(path) => wanted.filesystems.filesystem_of(path) != filesystem,
-            ContentSource::Node | ContentSource::Content { .. } => false,
-        };
-        if elsewhere {
-            let path = entry.path.to_string();
-            return Err(RefusalKind::HardlinkAcrossFilesystems { path }.into());
+        if difference.any() {
+            self.plan.itemized.push(itemize(entry, &difference, None));
         }
-        staged.insert(index, transaction.staged_items.len());
-        transaction.staged_items.push(StagedItem {
-            entry: entry.clone(),
-            filesystem,
-            place: place.clone(),
-            source: make,
-        });
-        if fresh.is_some() {
-            continue;
-        }
-        refuse_mounts(wanted, entry)?;
-        let stands = live.get(&entry.path).map(|stat| stat.kind);
-        let directory = stands.map(|kind| kind == FileKind::Directory);
-        let action = match directory {
-            Some(directory) if directory != entry.is_dir() => {
-                Action::Exchange { slot, to_directory: !directory }
+        Ok(())
+    }
+
+    /// Stages an entry and installs it by an action of its own.
+    fn install(&mut self, index: usize) -> Result<(), Untouched> {
+        let entry = &self.input.target.entries()[index];
+        let slot = self.slots.take_install()?;
+        let filesystem = self.input.filesystems.filesystem_of(&entry.path);
+        self.stage(index, filesystem, slot_name(slot))?;
+        refuse_mount_root(self.input, entry)?;
+
+        let live_kind = self.live.get(&entry.path).map(|stat| stat.kind);
+        let action = match live_kind.map(|kind| kind == FileKind::Directory) {
+            Some(was_directory) if was_directory != entry.is_dir() => {
+                Action::Exchange { slot, to_directory: entry.is_dir() }
             }
             _ => Action::Install { slot },
         };
-        if matches!(action, Action::Exchange { to_directory: false, .. }) {
-            displace(wanted, entry, transaction)?;
+        if let Action::Exchange { to_directory: false, .. } = action {
+            displace_contents(self.input, entry, self.plan)?;
         }
-        arrivals.push(PendingInstall {
+
+        self.installs.push(PendingInstall {
             change: Change { filesystem, path: entry.path.clone(), action },
-            exists: stands.is_some(),
-            old_target: ordering::link_target(wanted.root, &entry.path, stands),
+            exists: live_kind.is_some(),
+            old_target: ordering::link_target(self.input.root, &entry.path, live_kind),
             new_target: entry.leaf().and_then(|leaf| match &leaf.kind {
                 LeafKind::Symlink { target } => Some(target.clone()),
                 _ => None,
             }),
         });
         if entry.is_dir() {
-            fresh = Some(NewSubtree { top: entry.path.clone(), filesystem, place });
+            let (top, place) = (entry.path.clone(), slot_name(slot));
+            self.subtree = Some(NewSubtree { top, filesystem, place });
+        }
+        Ok(())
+    }
+
+    /// Adds the staged item of an entry, and its itemized line.
+    fn stage(&mut self, index: usize, filesystem: usize, place: TreePath) -> Result<(), Untouched> {
+        let entry = &self.input.target.entries()[index];
+        let source = self.source(index);
+
+        // A hard link cannot leave a filesystem.
+        let linked = match &source {
+            ContentSource::LinkStaged(item) => {
+                let item = &self.plan.staged_items[*item];
+                Some((&item.entry.path, item.filesystem))
+            }
+            ContentSource::LinkLive(path) => {
+                Some((path, self.input.filesystems.filesystem_of(path)))
+            }
+            ContentSource::Node | ContentSource::Content { .. } => None,
+        };
+        if linked.is_some_and(|(_, other)| other != filesystem) {
+            let path = entry.path.to_string();
+            return Err(RefusalKind::HardlinkAcrossFilesystems { path }.into());
+        }
+
+        let line = itemize(entry, &self.classified[index].difference, linked.map(|(path, _)| path));
+        self.plan.itemized.push(line);
+        self.item_of_entry.insert(index, self.plan.staged_items.len());
+        self.plan.staged_items.push(StagedItem { entry: entry.clone(), filesystem, place, source });
+        Ok(())
+    }
+
+    fn source(&self, index: usize) -> ContentSource {
+        let entries = self.input.target.entries();
+        match self.link_sources.get(&index) {
+            Some(LinkSource::Live(other)) => {
+                return ContentSource::LinkLive(entries[*other].path.clone());
+            }
+            Some(LinkSource::Staged(other)) => {
+                if let Some(item) = self.item_of_entry.get(other) {
+                    return ContentSource::LinkStaged(*item);
+                }
+            }
+            None => {}
+        }
+
+        match entries[index].file() {
+            Some((size, digest)) => ContentSource::Content { size, digest },
+            None => ContentSource::Node,
         }
     }
-    transaction.changes.append(&mut ordering::sort_installs(arrivals));
-    transaction.changes.append(&mut times);
-    Ok(())
 }
 
-/// For each member of a hardlink group that is replaced: the index of the entry that it links.
-fn leaders(wanted: &PlanInput, judged: &[Classified]) -> HashMap<usize, (usize, bool)> {
-    let mut leaders = HashMap::new();
-    for group in hardlinks::groups(wanted.target, |path| wanted.filesystems.is_limited(path)) {
-        let right = group.iter().find(|&&at| judged[at].decision == Decision::Keep);
-        let replaced = group.iter().filter(|&&at| judged[at].decision == Decision::Replace);
-        let first = group.iter().find(|&&at| judged[at].decision == Decision::Replace);
-        for &member in replaced {
-            match (right, first) {
-                (Some(&right), _) => {
-                    leaders.insert(member, (right, true));
+impl NewSubtree {
+    /// Path in the stage of a path below the directory.
+    fn place_of(&self, path: &TreePath) -> Result<TreePath, Untouched> {
+        let rest = &path.as_bytes()[self.top.as_bytes().len()..];
+        let bytes = [self.place.as_bytes(), rest].concat();
+        // The slot can have more digits than the name of the directory has characters.
+        TreePath::new(bytes).map_err(|_| RefusalKind::PathTooLong { path: path.to_string() }.into())
+    }
+}
+
+/// Finds, for each replaced member of a hard-link group, the member that it becomes a link of.
+///
+/// A member that is kept is best, else the first one that is staged.
+fn link_sources(input: &PlanInput, classified: &[Classified]) -> HashMap<usize, LinkSource> {
+    let mut sources = HashMap::new();
+
+    for group in hardlinks::groups(input.target, |path| input.filesystems.is_limited(path)) {
+        let with = |decision| {
+            group.iter().copied().filter(move |&index| classified[index].decision == decision)
+        };
+        let kept = with(Decision::Keep).next();
+        let mut replaced = with(Decision::Replace);
+
+        match kept {
+            Some(kept) => {
+                sources.extend(replaced.map(|member| (member, LinkSource::Live(kept))));
+            }
+            None => {
+                if let Some(first) = replaced.next() {
+                    sources.extend(replaced.map(|member| (member, LinkSource::Staged(first))));
                 }
-                (None, Some(&first)) if first != member => {
-                    leaders.insert(member, (first, false));
-                }
-                _ => {}
             }
         }
     }
-    leaders
+
+    sources
 }
 
-fn how(
-    entry: &Entry,
-    leader: Option<&(usize, bool)>,
-    staged: &HashMap<usize, usize>,
-    entries: &[Entry],
-) -> ContentSource {
-    match leader {
-        Some((index, true)) => return ContentSource::LinkLive(entries[*index].path.clone()),
-        Some((index, false)) => {
-            if let Some(at) = staged.get(index) {
-                return ContentSource::LinkStaged(*at);
-            }
-        }
-        None => {}
-    }
-    match entry.file() {
-        Some((size, digest)) => ContentSource::Content { size, digest },
-        None => ContentSource::Node,
-    }
-}
-
-fn below(fresh: &NewSubtree, path: &TreePath) -> Result<TreePath, Untouched> {
-    let rest = &path.as_bytes()[fresh.top.as_bytes().len()..];
-    let bytes = [fresh.place.as_bytes(), rest].concat();
-    // Longer than the path itself where the slot has more digits than the directory's name.
-    TreePath::new(bytes).map_err(|_| RefusalKind::PathTooLong { path: path.to_string() }.into())
-}
-
-/// Nothing that is mounted over may be replaced: another mount namespace would lose it.
-fn refuse_mounts(wanted: &PlanInput, entry: &Entry) -> Result<(), Untouched> {
-    if wanted.filesystems.is_mount_root(&entry.path) {
+/// Refuses to replace a mount point: another mount namespace would lose the mount.
+fn refuse_mount_root(input: &PlanInput, entry: &Entry) -> Result<(), Untouched> {
+    if input.filesystems.is_mount_root(&entry.path) {
         return Err(RefusalKind::MountPoint { path: entry.path.to_string(), kind: None }.into());
     }
     Ok(())
 }
 
-/// Looks through a directory that becomes something else: what must not move stops the run by name,
-/// untracked content goes with it and is listed.
-fn displace(
-    wanted: &PlanInput,
+/// Plans the contents of a directory that becomes another type: they are moved together with it.
+///
+/// An object that must not be moved is refused. Untracked contents are listed as displaced, the
+/// others as deleted.
+fn displace_contents(
+    input: &PlanInput,
     entry: &Entry,
-    transaction: &mut ChangePlan,
+    plan: &mut ChangePlan,
 ) -> Result<(), Untouched> {
     let kind = entry.type_name();
-    let refused = |path: &TreePath, obstacle| -> Untouched {
+    let refusal = |path: &TreePath, obstacle| -> Untouched {
         RefusalKind::ImmovableInside { path: path.to_string(), obstacle, kind }.into()
     };
-    // A bind mount has the number of the filesystem that it shows, so mounts are asked for first.
-    if let Some(mount) = wanted.mounts.iter().find(|mount| mount.at.is_below(&entry.path)) {
-        return Err(refused(&mount.at, Obstacle::Mounted));
+
+    // A bind mount has the device number of its source, so the walk does not notice it.
+    if let Some(mount) = input.mounts.iter().find(|mount| mount.at.is_below(&entry.path)) {
+        return Err(refusal(&mount.at, Obstacle::Mounted));
     }
-    let mut cursor = wanted.filter.cursor();
-    let top = wanted.root.stat(&entry.path)?;
-    wanted.root.walk::<Untouched>(&entry.path, |visit| {
-        let directory = visit.stat.kind == FileKind::Directory;
-        if cursor.excludes(&visit.path, directory).is_some() {
-            return Err(refused(&visit.path, Obstacle::Excluded));
+
+    let mut cursor = input.filter.cursor();
+    let top = input.root.stat(&entry.path)?;
+    input.root.walk::<Untouched>(&entry.path, |visit| {
+        if let Some(obstacle) = find_obstacle(input, &mut cursor, top.as_ref(), &visit)? {
+            return Err(refusal(&visit.path, obstacle));
         }
-        if wanted.filter.protects(&visit.path) {
-            return Err(refused(&visit.path, Obstacle::Protected));
+
+        // One warning is enough for all paths of the kernel.
+        if input.is_kernel_path(&visit.path) && plan.warnings.is_empty() {
+            let path = input.root.show(&visit.path);
+            plan.warnings.push(ApplyNotice::KernelDirectoryReplaced { path, kind });
         }
-        if top.is_some_and(|top| top.dev != visit.stat.dev) {
-            return Err(refused(&visit.path, Obstacle::OtherFilesystem));
-        }
-        // It could be moved, and never be removed from where it went.
-        if wanted.root.pins(&visit.path)?.is_some_and(|pins| pins.immutable || pins.append_only) {
-            return Err(refused(&visit.path, Obstacle::Flagged));
-        }
-        if wanted.is_kernel_path(&visit.path) && transaction.warnings.is_empty() {
-            transaction.warnings.push(format!(
-                "{} is the running kernel's and goes: it lies in a directory that becomes a {kind}",
-                wanted.root.show(&visit.path)
-            ));
-        }
-        transaction.removed_count += 1;
-        // What comes into it from now on is not to go unnoticed.
-        let (filesystem, path) =
-            (wanted.filesystems.filesystem_of(&visit.path), visit.path.clone());
-        transaction.changes.push(Change { filesystem, path, action: Action::CoveredByParent });
-        // Where untracked paths go anyway, and in a full sync that cannot tell them from stale ones,
-        // there is nothing to keep.
-        if wanted.policy.untracked == UntrackedPolicy::Keep && !wanted.was_tracked(&visit.path) {
-            transaction.displaced.push(visit.path);
+
+        // To the roll forward, a path of the directory that is not listed here is a late arrival.
+        plan.removed_count += 1;
+        plan.changes.push(Change {
+            filesystem: input.filesystems.filesystem_of(&visit.path),
+            path: visit.path.clone(),
+            action: Action::CoveredByParent,
+        });
+
+        // A run that removes untracked paths, or cannot tell them from stale ones, retains none.
+        if input.policy.untracked == UntrackedPolicy::Keep && !input.was_tracked(&visit.path) {
+            plan.displaced.push(visit.path);
         } else {
-            transaction.itemized.push(ItemizedLine {
-                change: "*deleting  ".to_owned(),
-                suffix: String::new(),
-                path: visit.path,
-                bytes: 0,
-            });
+            plan.itemized.push(ItemizedLine::deletion(visit.path, ""));
         }
         Ok(Descend::Into)
     })
 }
 
-fn item(entry: &Entry, difference: &Difference, link: Option<&TreePath>) -> ItemizedLine {
+/// Finds the reason why an object must not be moved with its directory; `top` is the directory.
+fn find_obstacle(
+    input: &PlanInput,
+    cursor: &mut Cursor,
+    top: Option<&Stat>,
+    visit: &Visit,
+) -> Result<Option<Obstacle>, Untouched> {
+    let is_directory = visit.stat.kind == FileKind::Directory;
+    if cursor.excludes(&visit.path, is_directory).is_some() {
+        return Ok(Some(Obstacle::Excluded));
+    }
+    if input.filter.protects(&visit.path) {
+        return Ok(Some(Obstacle::Protected));
+    }
+    if top.is_some_and(|top| top.dev != visit.stat.dev) {
+        return Ok(Some(Obstacle::OtherFilesystem));
+    }
+
+    // It could be moved with the directory, but not be removed from the undo set later.
+    let pins = input.root.pins(&visit.path)?;
+    Ok(pins.is_some_and(|pins| pins.immutable || pins.append_only).then_some(Obstacle::Flagged))
+}
+
+fn itemize(entry: &Entry, difference: &Difference, linked: Option<&TreePath>) -> ItemizedLine {
     let mut change = difference.itemize(entry);
-    if link.is_some() {
+    if linked.is_some() {
         change.replace_range(0..1, "h");
     }
-    let suffix = match (&entry.node, link) {
+
+    let suffix = match (&entry.node, linked) {
         (Node::Directory, _) => "/".to_owned(),
-        (_, Some(link)) => format!(" => {link}"),
+        (_, Some(path)) => format!(" => {path}"),
         (Node::Leaf(leaf), None) => match &leaf.kind {
-            LeafKind::Symlink { target } => format!(" -> {}", crate::tree_path::Quoted(target)),
+            LeafKind::Symlink { target } => format!(" -> {}", Quoted(target)),
             _ => String::new(),
         },
     };
-    let new_content = difference.missing || difference.kind || difference.content;
-    let bytes =
-        if new_content && link.is_none() { entry.file().map_or(0, |(size, _)| size) } else { 0 };
+
+    let has_new_content =
+        linked.is_none() && (difference.missing || difference.kind || difference.content);
+    let size = entry.file().map_or(0, |(size, _)| size);
+    let bytes = if has_new_content { size } else { 0 };
     ItemizedLine { change, path: entry.path.clone(), suffix, bytes }
 }

@@ -1,87 +1,91 @@
-//! What goes.
+//! Plans the removals: stale paths, untracked paths, and directories that become empty.
 
 use crate::apply::error::{SlotsExhausted, Untouched};
 use crate::apply::filesystem::Filesystems;
 use crate::apply::on_disk::SlotAllocator;
+use crate::apply::plan::change_plan::{Action, Change, ChangePlan, ItemizedLine};
+use crate::apply::plan::input::{PlanInput, UntrackedPolicy};
 use crate::apply::plan::live_tree::LiveTree;
 use crate::apply::plan::subtree_removal::RemovableSubtrees;
-use crate::apply::plan::{Action, Change, ChangePlan, ItemizedLine, PlanInput, UntrackedPolicy};
-use crate::manifest::gone;
-use crate::root::{Descend, FileKind, RootError, Stat, mounts};
+use crate::manifest::{Manifest, gone};
+use crate::root::{Descend, FileKind, RootError, Stat, Visit, mounts};
 use crate::tree_path::TreePath;
 
-/// Why a directory stays that the image does not have any more.
+/// Deviation of a directory that the target does not have and that is not empty.
 pub(in crate::apply) const OCCUPIED: &str = "kept, since something untracked sits in it";
-/// Why the running kernel's paths stay.
+/// Deviation of a path that is kept for the running kernel.
 const KERNELS: &str = "the running kernel's, kept until the next boot";
+/// Deviation of a directory in place of a stale file.
+const OTHER_TYPE: &str = "a directory is in place of a file that the image no longer has";
 
-/// Appends the removals: names first, then directories, the deepest first.
+/// Paths to be removed, before their order is decided.
+#[derive(Default)]
+struct Removals {
+    /// Anything but directories.
+    leaves: Vec<TreePath>,
+    directories: Vec<TreePath>,
+    /// Directories that an earlier run reported as removed, and could not remove.
+    deferred: Vec<TreePath>,
+    /// Paths that would be removed and are kept for the running kernel.
+    kernel_paths: Vec<TreePath>,
+}
+
+/// Adds the removals to the plan: leaves first, then directories, the deepest first.
 pub(super) fn add_removals(
-    wanted: &PlanInput,
+    input: &PlanInput,
     live: &LiveTree,
     slots: &mut SlotAllocator,
-    transaction: &mut ChangePlan,
+    plan: &mut ChangePlan,
 ) -> Result<(), Untouched> {
-    let mut going = RemovedPaths::default();
-    stale(wanted, live, transaction, &mut going)?;
-    if wanted.policy.untracked == UntrackedPolicy::Remove {
-        let mut kept = 0;
-        // What lies in a directory that becomes something else goes along with it, and counts once.
-        let displaced = displaced(transaction);
-        let apart = |path: &TreePath| !displaced.iter().any(|top| path.is_below(top));
-        for (path, stat) in live.untracked.iter().filter(|(path, _)| apart(path)) {
-            kept += u64::from(untracked(wanted, path, stat, &mut going)?);
-        }
-        transaction.untracked_count = live.is_complete.then_some(kept);
+    let mut removals = Removals::default();
+    collect_stale(input, live, plan, &mut removals);
+    if input.policy.untracked == UntrackedPolicy::Remove {
+        collect_untracked(input, live, plan, &mut removals)?;
     }
-    keep_kernels(transaction, &mut going);
-    deferred(wanted, transaction, &mut going)?;
-    let place = (wanted.host, wanted.mounts);
-    let whole = RemovableSubtrees::find(
-        wanted.root,
-        place,
-        wanted.filesystems,
-        &going.names,
-        &going.directories,
+    keep_kernel_paths(plan, &mut removals);
+    collect_deferred(input, plan, &mut removals)?;
+
+    let subtrees = RemovableSubtrees::find(
+        input.root,
+        (input.host, input.mounts),
+        input.filesystems,
+        &removals.leaves,
+        &removals.directories,
     )?;
-    going.directories.retain(|path| {
-        let stays = whole.is_occupied(path);
-        if stays {
-            transaction.deviations.insert(path.clone(), OCCUPIED.to_owned());
-        }
-        !stays
-    });
-    // What waited for a boot was listed by the update that it belongs to.
-    let counts = |path: &&TreePath| wanted.old_kernel_paths.binary_search(path).is_err();
-    transaction.removed_count +=
-        going.names.iter().chain(&going.directories).filter(counts).count();
-    let items = going
-        .names
-        .iter()
-        .map(|path| (path, ""))
-        .chain(going.directories.iter().map(|path| (path, "/")));
-    transaction.itemized.extend(items.map(|(path, suffix)| ItemizedLine {
-        change: "*deleting  ".to_owned(),
-        path: path.clone(),
-        suffix: suffix.to_owned(),
-        bytes: 0,
-    }));
-    going.directories.append(&mut going.deferred);
-    transaction.changes.append(&mut removal_changes(
-        wanted.filesystems,
-        &whole,
-        going.names,
-        going.directories,
-        slots,
-    )?);
+    keep_directories(&mut removals.directories, plan, |dir| subtrees.is_occupied(dir));
+    report_removals(input, plan, &removals);
+
+    let Removals { leaves, mut directories, mut deferred, .. } = removals;
+    directories.append(&mut deferred);
+    let mut changes = removal_changes(input.filesystems, &subtrees, leaves, directories, slots)?;
+    plan.changes.append(&mut changes);
     Ok(())
 }
 
-/// The changes that remove `names` and `directories`, in the order in which they are made.
+/// Counts and itemizes the removals.
+fn report_removals(input: &PlanInput, plan: &mut ChangePlan, removals: &Removals) {
+    // The update that kept the old kernel paths has reported their removal already.
+    plan.removed_count += removals
+        .leaves
+        .iter()
+        .chain(&removals.directories)
+        .filter(|path| input.old_kernel_paths.binary_search(path).is_err())
+        .count();
+
+    let leaves = removals.leaves.iter().map(|path| (path, ""));
+    let directories = removals.directories.iter().map(|path| (path, "/"));
+    plan.itemized.extend(
+        leaves
+            .chain(directories)
+            .map(|(path, suffix)| ItemizedLine::deletion(path.clone(), suffix)),
+    );
+}
+
+/// Computes the changes that remove `leaves` and `directories`, in the order of the roll forward.
 pub(in crate::apply) fn removal_changes(
     filesystems: &Filesystems,
-    whole: &RemovableSubtrees,
-    names: Vec<TreePath>,
+    subtrees: &RemovableSubtrees,
+    leaves: Vec<TreePath>,
     mut directories: Vec<TreePath>,
     slots: &mut SlotAllocator,
 ) -> Result<Vec<Change>, SlotsExhausted> {
@@ -90,233 +94,295 @@ pub(in crate::apply) fn removal_changes(
         path,
         action,
     };
-    directories.retain(|path| whole.roots().binary_search(path).is_err());
-    let (inside, names): (Vec<_>, Vec<_>) = names.into_iter().partition(|path| whole.covers(path));
-    let (below, mut directories): (Vec<_>, Vec<_>) =
-        directories.into_iter().partition(|path| whole.covers(path));
-    directories.sort_unstable();
+    directories.retain(|path| subtrees.roots().binary_search(path).is_err());
+    let (covered_leaves, leaves): (Vec<_>, Vec<_>) =
+        leaves.into_iter().partition(|path| subtrees.covers(path));
+    let (covered_directories, mut directories): (Vec<_>, Vec<_>) =
+        directories.into_iter().partition(|path| subtrees.covers(path));
+
     let mut changes: Vec<Change> = Vec::new();
-    for path in names {
+    for path in leaves {
         changes.push(change(path, Action::Remove { slot: slots.take_backup()? }));
     }
-    for path in whole.roots() {
+    for path in subtrees.roots() {
         changes.push(change(path.clone(), Action::RemoveTree { slot: slots.take_backup()? }));
     }
+
+    // In reverse tree order, a directory is empty when it is removed.
+    directories.sort_unstable();
     changes.extend(directories.into_iter().rev().map(|path| change(path, Action::RemoveDir)));
-    changes
-        .extend(inside.into_iter().chain(below).map(|path| change(path, Action::CoveredByParent)));
+
+    let covered = covered_leaves.into_iter().chain(covered_directories);
+    changes.extend(covered.map(|path| change(path, Action::CoveredByParent)));
     Ok(changes)
 }
 
-#[derive(Default)]
-struct RemovedPaths {
-    names: Vec<TreePath>,
-    directories: Vec<TreePath>,
-    deferred: Vec<TreePath>,
-    /// What would go and stays for the running kernel.
-    kernels: Vec<TreePath>,
+/// Directories that become another type; everything in them is moved with them.
+fn displaced_directories(plan: &ChangePlan) -> Vec<TreePath> {
+    plan.changes
+        .iter()
+        .filter(|change| matches!(change.action, Action::Exchange { to_directory: false, .. }))
+        .map(|change| change.path.clone())
+        .collect()
 }
 
-/// Directories that become something else: they take everything below along.
-fn displaced(transaction: &ChangePlan) -> Vec<TreePath> {
-    let becomes =
-        |change: &&Change| matches!(change.action, Action::Exchange { to_directory: false, .. });
-    transaction.changes.iter().filter(becomes).map(|change| change.path.clone()).collect()
-}
-
-/// Tracked paths that the target no longer names.
-fn stale(
-    wanted: &PlanInput,
+/// Collects the recorded paths that the target does not name.
+fn collect_stale(
+    input: &PlanInput,
     live: &LiveTree,
-    transaction: &mut ChangePlan,
-    going: &mut RemovedPaths,
-) -> Result<(), Untouched> {
-    let stale = wanted.installed.into_iter().flat_map(|base| gone(base, wanted.target));
-    let former =
-        wanted.formerly_tracked.iter().filter(|entry| wanted.target.get(&entry.path).is_none());
-    let stale = stale.chain(former).map(|entry| (&entry.path, entry.is_dir()));
-    let known = |path: &TreePath| {
-        [wanted.installed, Some(wanted.target)]
-            .into_iter()
-            .flatten()
-            .any(|manifest| manifest.get(path).is_some())
+    plan: &mut ChangePlan,
+    removals: &mut Removals,
+) {
+    let is_in_manifest = |path: &TreePath| {
+        let has_path = |manifest: &Manifest| manifest.get(path).is_some();
+        input.installed.is_some_and(has_path) || has_path(input.target)
     };
-    let waiting =
-        wanted.old_kernel_paths.iter().filter(|path| !known(path)).map(|path| (path, true));
-    let displaced = displaced(transaction);
+    let installed = input.installed.into_iter().flat_map(|old| gone(old, input.target));
+    let former =
+        input.formerly_tracked.iter().filter(|entry| input.target.get(&entry.path).is_none());
+    let recorded = installed.chain(former).map(|entry| (&entry.path, entry.is_dir()));
+    let old_kernel_paths =
+        input.old_kernel_paths.iter().filter(|path| !is_in_manifest(path)).map(|path| (path, true));
+
+    let displaced = displaced_directories(plan);
     let mut protected: Vec<TreePath> = Vec::new();
-    for (path, directory) in stale.chain(waiting) {
-        if displaced.iter().any(|top| path.is_below(top)) {
+    for (path, may_be_directory) in recorded.chain(old_kernel_paths) {
+        if displaced.iter().any(|dir| path.is_below(dir)) {
             continue;
         }
         let Some(stat) = live.get(path) else { continue };
-        if wanted.filter.protects(path) {
+
+        if input.filter.protects(path) {
             protected.push(path.clone());
-            continue;
-        }
-        if wanted.is_kernel_path(path) {
-            going.kernels.push(path.clone());
+        } else if input.is_kernel_path(path) {
+            removals.kernel_paths.push(path.clone());
         } else if stat.kind != FileKind::Directory {
-            going.names.push(path.clone());
-        } else if directory {
-            going.directories.push(path.clone());
+            removals.leaves.push(path.clone());
+        } else if may_be_directory {
+            removals.directories.push(path.clone());
         } else {
-            transaction
-                .deviations
-                .insert(path.clone(), "a directory stands where a file was to go".to_owned());
+            plan.deviations.insert(path.clone(), OTHER_TYPE.to_owned());
         }
     }
-    going.directories.retain(|dir| {
-        let stays = protected.iter().any(|path| path.is_below(dir));
-        if stays {
-            transaction.deviations.insert(dir.clone(), OCCUPIED.to_owned());
-        }
-        !stays
+
+    keep_directories(&mut removals.directories, plan, |dir| {
+        protected.iter().any(|path| path.is_below(dir))
     });
-    Ok(())
 }
 
-/// What belongs to the running kernel stays, with the directories above it.
-fn keep_kernels(transaction: &mut ChangePlan, going: &mut RemovedPaths) {
-    let kernels = &mut going.kernels;
-    kernels.sort_unstable();
-    kernels.dedup();
-    let holds = |dir: &TreePath| {
-        let next = kernels.partition_point(|path| path <= dir);
-        kernels.get(next).is_some_and(|path| path.is_below(dir))
+/// Takes the directories that are not empty from `directories`, and records them as deviations.
+fn keep_directories(
+    directories: &mut Vec<TreePath>,
+    plan: &mut ChangePlan,
+    is_occupied: impl Fn(&TreePath) -> bool,
+) {
+    directories.retain(|dir| {
+        let is_kept = is_occupied(dir);
+        if is_kept {
+            plan.deviations.insert(dir.clone(), OCCUPIED.to_owned());
+        }
+        !is_kept
+    });
+}
+
+/// Keeps the paths of the running kernel, and the directories above them.
+fn keep_kernel_paths(plan: &mut ChangePlan, removals: &mut Removals) {
+    let kernel_paths = &mut removals.kernel_paths;
+    kernel_paths.sort_unstable();
+    kernel_paths.dedup();
+
+    let has_kernel_path = |dir: &TreePath| {
+        let next = kernel_paths.partition_point(|path| path <= dir);
+        kernel_paths.get(next).is_some_and(|path| path.is_below(dir))
     };
-    let (above, rest) = std::mem::take(&mut going.directories).into_iter().partition(holds);
-    going.directories = rest;
-    let mut above: Vec<TreePath> = above;
-    kernels.append(&mut above);
-    transaction.kernel_paths = std::mem::take(kernels);
-    record_kernel_deviations(transaction);
+    let (mut above, rest): (Vec<_>, Vec<_>) =
+        std::mem::take(&mut removals.directories).into_iter().partition(has_kernel_path);
+    removals.directories = rest;
+
+    kernel_paths.append(&mut above);
+    plan.kernel_paths = std::mem::take(kernel_paths);
+    record_kernel_deviations(plan);
 }
 
-/// Lists what stays for the running kernel as deviations, by its topmost paths.
-pub(in crate::apply) fn record_kernel_deviations(transaction: &mut ChangePlan) {
-    transaction.kernel_paths.sort_unstable();
-    let mut top: Option<&TreePath> = None;
-    for path in &transaction.kernel_paths {
-        if !top.is_some_and(|top| path.is_below(top)) {
-            transaction.deviations.insert(path.clone(), KERNELS.to_owned());
-            top = Some(path);
+/// Records the topmost of the paths that are kept for the running kernel as deviations.
+pub(in crate::apply) fn record_kernel_deviations(plan: &mut ChangePlan) {
+    plan.kernel_paths.sort_unstable();
+    let mut topmost: Option<&TreePath> = None;
+    for path in &plan.kernel_paths {
+        if !topmost.is_some_and(|topmost| path.is_below(topmost)) {
+            plan.deviations.insert(path.clone(), KERNELS.to_owned());
+            topmost = Some(path);
         }
     }
 }
 
-/// What stays for the kernel is kept for undoing as well, so its filesystems take part, by a change that
-/// changes nothing where there is no other.
-pub(super) fn include_kernel_filesystems(live: &LiveTree, transaction: &mut ChangePlan) {
-    if transaction.changes.is_empty() {
+/// Makes the filesystems of the kept kernel paths take part.
+///
+/// The undo set has backups of these paths, and needs a stage on their filesystem. If there is no
+/// other change, one that sets the same mtime again stands for it.
+pub(super) fn include_kernel_filesystems(live: &LiveTree, plan: &mut ChangePlan) {
+    if plan.changes.is_empty() {
         return;
     }
-    for path in transaction.kernel_paths.clone() {
-        let filesystem = transaction.filesystems.filesystem_of(&path);
+
+    for path in plan.kernel_paths.clone() {
+        let filesystem = plan.filesystems.filesystem_of(&path);
         let Some(stat) = live.get(&path).filter(|stat| stat.kind != FileKind::Directory) else {
             continue;
         };
-        if !transaction.participating().contains(&filesystem) {
-            transaction.changes.push(Change {
-                filesystem,
-                path,
-                action: Action::SetTime(stat.mtime),
-            });
+        if !plan.participating().contains(&filesystem) {
+            plan.changes.push(Change { filesystem, path, action: Action::SetTime(stat.mtime) });
         }
     }
 }
 
-/// Directories that an earlier update could not remove because something still sat in them.
-fn deferred(
-    wanted: &PlanInput,
-    transaction: &mut ChangePlan,
-    going: &mut RemovedPaths,
-) -> Result<(), Untouched> {
-    for path in wanted.known_deviations {
-        let kernels = transaction.kernel_paths.binary_search(path).is_ok();
-        if kernels || wanted.target.get(path).is_some() || wanted.was_tracked(path) {
+/// Collects directories that an earlier update could not remove, if they are empty now.
+fn collect_deferred(
+    input: &PlanInput,
+    plan: &mut ChangePlan,
+    removals: &mut Removals,
+) -> Result<(), RootError> {
+    for path in input.known_deviations {
+        let is_kernel_path = plan.kernel_paths.binary_search(path).is_ok();
+        if is_kernel_path || input.target.get(path).is_some() || input.was_tracked(path) {
             continue;
         }
-        match wanted.root.stat(path)? {
-            Some(stat) if stat.kind == FileKind::Directory => {}
-            _ => continue,
+        if input.root.stat(path)?.is_none_or(|stat| stat.kind != FileKind::Directory) {
+            continue;
         }
-        if wanted.root.children(path)?.is_empty() {
-            going.deferred.push(path.clone());
+
+        if input.root.children(path)?.is_empty() {
+            removals.deferred.push(path.clone());
         } else {
-            transaction.deviations.insert(path.clone(), OCCUPIED.to_owned());
+            plan.deviations.insert(path.clone(), OCCUPIED.to_owned());
         }
     }
     Ok(())
 }
 
-/// An untracked path and what is below it, but for what is excluded or protected, what is tracked under
-/// another name, and filesystems of their own: snapshots, and the node's subvolumes and mounts. Whether
-/// anything stays.
-fn untracked(
-    wanted: &PlanInput,
-    path: &TreePath,
-    stat: &Stat,
-    going: &mut RemovedPaths,
-) -> Result<bool, RootError> {
-    let above = path.parent().map(|parent| wanted.root.stat(&parent)).transpose()?.flatten();
-    let apart = |dev| above.is_some_and(|above| above.dev != dev);
-    let filesystems = wanted.filesystems;
-    if wanted.filter.protects(path)
+/// Collects the untracked paths, and counts those that are kept.
+fn collect_untracked(
+    input: &PlanInput,
+    live: &LiveTree,
+    plan: &mut ChangePlan,
+    removals: &mut Removals,
+) -> Result<(), RootError> {
+    let displaced = displaced_directories(plan);
+    let mut kept_count = 0;
+
+    for (path, stat) in &live.untracked {
+        // A path in a displaced directory is counted with that.
+        if displaced.iter().any(|dir| path.is_below(dir)) {
+            continue;
+        }
+
+        let kept = if is_kept(input, path) {
+            Kept::Something
+        } else if stat.kind == FileKind::Directory {
+            collect_untracked_directory(input, path, stat, removals)?
+        } else {
+            let paths = if input.is_kernel_path(path) {
+                &mut removals.kernel_paths
+            } else {
+                &mut removals.leaves
+            };
+            paths.push(path.clone());
+            Kept::Nothing
+        };
+        kept_count += u64::from(kept == Kept::Something);
+    }
+
+    plan.untracked_count = live.is_complete.then_some(kept_count);
+    Ok(())
+}
+
+/// Whether anything at or below an untracked path is kept.
+#[derive(PartialEq, Eq)]
+enum Kept {
+    Nothing,
+    Something,
+}
+
+/// Whether an untracked path is kept as a whole, whatever it contains.
+///
+/// Protected paths are kept, filesystems of their own, and paths that show a tracked path through
+/// a bind mount. A filesystem that the image has only an empty directory for belongs to the node.
+fn is_kept(input: &PlanInput, path: &TreePath) -> bool {
+    let filesystems = input.filesystems;
+    if input.filter.protects(path)
         || filesystems.is_mount_root(path)
-        || is_tracked_twin(wanted, path)
+        || shows_tracked_path(input, path)
     {
-        return Ok(true);
+        return true;
     }
-    // What is mounted where the image has an empty directory is a disk of the node's.
-    let top = &filesystems.mount_roots()[filesystems.stage_filesystem_of(path)];
-    let entries = wanted.target.entries();
-    let below = entries.get(entries.partition_point(|entry| entry.path <= *top));
-    if !below.is_some_and(|entry| entry.path.is_below(top)) {
-        return Ok(true);
+
+    let mount_root = &filesystems.mount_roots()[filesystems.stage_filesystem_of(path)];
+    let entries = input.target.entries();
+    let next = entries.get(entries.partition_point(|entry| entry.path <= *mount_root));
+    !next.is_some_and(|entry| entry.path.is_below(mount_root))
+}
+
+/// Collects an untracked directory and everything in it, except paths that are kept.
+///
+/// Excluded and protected paths are kept, and filesystems of their own such as snapshots and
+/// subvolumes.
+fn collect_untracked_directory(
+    input: &PlanInput,
+    dir: &TreePath,
+    stat: &Stat,
+    removals: &mut Removals,
+) -> Result<Kept, RootError> {
+    let parent = dir.parent().map(|parent| input.root.stat(&parent)).transpose()?.flatten();
+    let is_on_parents_filesystem = |stat: &Stat| parent.is_none_or(|parent| parent.dev == stat.dev);
+    if !is_on_parents_filesystem(stat) {
+        return Ok(Kept::Something);
     }
-    if stat.kind != FileKind::Directory {
-        let to = if wanted.is_kernel_path(path) { &mut going.kernels } else { &mut going.names };
-        to.push(path.clone());
-        return Ok(false);
-    }
-    if apart(stat.dev) {
-        return Ok(true);
-    }
-    let mut cursor = wanted.filter.cursor();
-    let (mut inside, mut kept) = (vec![path.clone()], Vec::new());
-    wanted.root.walk::<RootError>(path, |visit| {
-        let directory = visit.stat.kind == FileKind::Directory;
-        let stays = cursor.excludes(&visit.path, directory).is_some()
-            || wanted.filter.protects(&visit.path)
-            || wanted.filesystems.is_mount_root(&visit.path)
-            || (directory && apart(visit.stat.dev))
-            || (!directory && is_tracked_twin(wanted, &visit.path));
-        if stays {
-            kept.push(visit.path);
+
+    let mut cursor = input.filter.cursor();
+    let (mut directories, mut kept) = (vec![dir.clone()], Vec::new());
+    input.root.walk::<RootError>(dir, |Visit { path, stat, .. }| {
+        let is_directory = stat.kind == FileKind::Directory;
+        let is_elsewhere = if is_directory {
+            !is_on_parents_filesystem(&stat)
+        } else {
+            shows_tracked_path(input, &path)
+        };
+        if cursor.excludes(&path, is_directory).is_some()
+            || is_elsewhere
+            || input.filter.protects(&path)
+            || input.filesystems.is_mount_root(&path)
+        {
+            kept.push(path);
             return Ok(Descend::Past);
         }
-        if directory {
-            inside.push(visit.path);
-        } else if wanted.is_kernel_path(&visit.path) {
-            going.kernels.push(visit.path);
+
+        if is_directory {
+            directories.push(path);
+        } else if input.is_kernel_path(&path) {
+            removals.kernel_paths.push(path);
         } else {
-            going.names.push(visit.path);
+            removals.leaves.push(path);
         }
         Ok(Descend::Into)
     })?;
-    // An empty directory of the kernel's stays as well.
-    going.kernels.extend(inside.iter().filter(|dir| wanted.is_kernel_path(dir)).cloned());
-    inside.retain(|dir| !wanted.is_kernel_path(dir));
-    inside.retain(|dir| !kept.iter().any(|path| path.is_below(dir)));
-    going.directories.append(&mut inside);
-    Ok(!kept.is_empty())
+
+    // A directory of the running kernel is kept even if it is empty.
+    let (kernel_paths, mut directories): (Vec<_>, Vec<_>) =
+        directories.into_iter().partition(|dir| input.is_kernel_path(dir));
+    removals.kernel_paths.extend(kernel_paths);
+    directories.retain(|dir| !kept.iter().any(|path| path.is_below(dir)));
+    removals.directories.append(&mut directories);
+
+    Ok(if kept.is_empty() { Kept::Nothing } else { Kept::Something })
 }
 
-/// Whether `path` is seen through a bind mount at a place where it is the image's.
-fn is_tracked_twin(wanted: &PlanInput, path: &TreePath) -> bool {
-    let seen = |from, to| {
-        mounts::twin(path, from, to).is_some_and(|twin| wanted.target.get(&twin).is_some())
+/// Whether a bind mount shows a tracked path at `path`.
+fn shows_tracked_path(input: &PlanInput, path: &TreePath) -> bool {
+    let is_tracked = |from, to| {
+        mounts::twin(path, from, to).is_some_and(|other| input.target.get(&other).is_some())
     };
-    wanted.bind_mounts.iter().any(|(mount, source)| seen(mount, source) || seen(source, mount))
+    input
+        .bind_mounts
+        .iter()
+        .any(|(mount, source)| is_tracked(mount, source) || is_tracked(source, mount))
 }

@@ -1,5 +1,7 @@
-//! Directories that go: together with all that they hold, by one rename, however much that is, unless
-//! something in them stays.
+//! Finds directories that one rename can remove, together with everything in them.
+//!
+//! Removing a kernel's modules one by one takes thousands of renames, during which the tree is
+//! mixed. A directory with only paths to be removed needs one.
 
 use std::collections::HashSet;
 
@@ -8,109 +10,155 @@ use crate::root::mounts::{Host, Mount};
 use crate::root::{Descend, Root, RootError};
 use crate::tree_path::TreePath;
 
-/// What of the directories that are to go does, and how.
+/// Directories that one rename can remove.
 pub(in crate::apply) struct RemovableSubtrees {
-    /// The topmost that go as a whole, in tree order.
-    tops: Vec<TreePath>,
-    /// Those in which something stands that does not go, in tree order.
+    /// The topmost of them, in tree order.
+    roots: Vec<TreePath>,
+    /// Directories to be removed that hold something that is kept, in tree order.
     occupied: Vec<TreePath>,
 }
 
 impl RemovableSubtrees {
-    /// Looks through `directories`: one in which nothing stands but what goes, `names` and other
-    /// `directories`, goes as a whole. None does on a filesystem without slots, around a filesystem of its
-    /// own, or on a `host` that may not let a directory be renamed, as an overlay.
+    /// Searches `directories`, which are to be removed together with `leaves`.
+    ///
+    /// One rename can remove a directory if everything in it is to be removed. It cannot if the
+    /// directory is on a limited filesystem, if it contains another filesystem, or if the filesystem
+    /// of the root (`host`) may refuse to rename directories, as an overlay does.
     pub(in crate::apply) fn find(
         root: &Root,
         (host, mounts): (Option<&Host>, &[Mount]),
         filesystems: &Filesystems,
-        names: &[TreePath],
+        leaves: &[TreePath],
         directories: &[TreePath],
     ) -> Result<RemovableSubtrees, RootError> {
-        let going: HashSet<&TreePath> = names.iter().chain(directories).collect();
         let mut candidates: Vec<&TreePath> = directories.iter().collect();
         candidates.sort_unstable();
-        let holds_some = |path: &TreePath| {
-            let next = candidates.partition_point(|candidate| *candidate <= path);
-            candidates.get(next).is_some_and(|candidate| candidate.is_below(path))
+        let mut search = Search {
+            root,
+            boundaries: mounts
+                .iter()
+                .map(|mount| &mount.at)
+                .chain(filesystems.mount_roots())
+                .collect(),
+            removed: leaves.iter().chain(directories).collect(),
+            candidates: &candidates,
+            in_parts: HashSet::new(),
+            occupied: HashSet::new(),
         };
-        let mut in_parts: HashSet<TreePath> = HashSet::new();
-        let mut occupied: HashSet<TreePath> = HashSet::new();
-        let mut seen: Option<&TreePath> = None;
-        for &top in &candidates {
-            // What lies below the last one was looked at with it.
-            if seen.is_some_and(|seen| top.is_below(seen)) {
-                continue;
-            }
-            seen = Some(top);
-            let Some(stat) = root.stat(top)? else { continue };
-            let apart = mounts.iter().map(|mount| &mount.at).chain(filesystems.mount_roots());
-            let apart: HashSet<&TreePath> =
-                apart.filter(|at| *at == top || at.is_below(top)).collect();
-            apart.iter().for_each(|at| mark(&mut in_parts, at, top));
-            if apart.contains(top) {
-                continue;
-            }
-            let looked = root.walk::<RootError>(top, |visit| {
-                // What is mounted is refused by its name, whatever it holds.
-                if apart.contains(&visit.path) {
-                    return Ok(Descend::Past);
-                }
-                let goes = going.contains(&visit.path);
-                if !goes {
-                    mark(&mut occupied, &visit.path, top);
-                }
-                if visit.stat.dev != stat.dev {
-                    mark(&mut in_parts, &visit.path, top);
-                }
-                Ok(if goes || holds_some(&visit.path) { Descend::Into } else { Descend::Past })
-            });
-            if looked.is_err() {
-                // Such as a path that is too long: what cannot be looked through does not go as a whole.
-                candidates
-                    .iter()
-                    .filter(|path| path.is_below(top))
-                    .for_each(|path| mark(&mut in_parts, path, top));
-                mark(&mut in_parts, top, top);
+
+        let mut topmost: Option<&TreePath> = None;
+        for &candidate in &candidates {
+            // The walk of the topmost candidate covers those below it.
+            if !topmost.is_some_and(|topmost| candidate.is_below(topmost)) {
+                topmost = Some(candidate);
+                search.examine(candidate)?;
             }
         }
-        let movable = |path: &TreePath| {
+        let Search { in_parts, occupied, .. } = search;
+
+        let is_renamable = |path: &TreePath| {
             filesystems.filesystem_of(path) == filesystems.stage_filesystem_of(path)
-                && host.is_none_or(|host| host.is_local())
+                && host.is_none_or(Host::is_local)
         };
-        let mut whole = RemovableSubtrees { tops: Vec::new(), occupied: Vec::new() };
+        let mut subtrees = RemovableSubtrees { roots: Vec::new(), occupied: Vec::new() };
         for path in candidates {
             if occupied.contains(path) {
-                whole.occupied.push(path.clone());
-            } else if !in_parts.contains(path) && movable(path) && !whole.covers(path) {
-                whole.tops.push(path.clone());
+                subtrees.occupied.push(path.clone());
+            } else if !in_parts.contains(path) && is_renamable(path) && !subtrees.covers(path) {
+                subtrees.roots.push(path.clone());
             }
         }
-        Ok(whole)
+        Ok(subtrees)
     }
 
-    /// The topmost directories that go as a whole.
+    /// The topmost directories that one rename can remove, in tree order.
     pub(in crate::apply) fn roots(&self) -> &[TreePath] {
-        &self.tops
+        &self.roots
     }
 
-    /// Whether `path` is a directory in which something stays, so that it stays as well.
+    /// Whether the directory `path` holds something that is kept, so that it is kept as well.
     pub(in crate::apply) fn is_occupied(&self, path: &TreePath) -> bool {
         self.occupied.binary_search(path).is_ok()
     }
 
-    /// Whether `path` goes with a directory above it.
+    /// Whether `path` is removed by the rename of a directory above it.
     pub(in crate::apply) fn covers(&self, path: &TreePath) -> bool {
-        let before = self.tops.partition_point(|top| top < path);
-        before.checked_sub(1).is_some_and(|at| path.is_below(&self.tops[at]))
+        let before = self.roots.partition_point(|root| root < path);
+        before.checked_sub(1).is_some_and(|index| path.is_below(&self.roots[index]))
     }
+}
+
+/// Search of the directories to be removed.
+struct Search<'a> {
+    root: &'a Root,
+    /// Mount points and mount roots.
+    boundaries: HashSet<&'a TreePath>,
+    /// All paths to be removed.
+    removed: HashSet<&'a TreePath>,
+    /// Directories to be removed, in tree order.
+    candidates: &'a [&'a TreePath],
+    /// Directories that cannot be renamed as a whole.
+    in_parts: HashSet<TreePath>,
+    /// Directories that hold something that is kept.
+    occupied: HashSet<TreePath>,
+}
+
+impl Search<'_> {
+    /// Walks the directory `top` and marks the directories in it.
+    fn examine(&mut self, top: &TreePath) -> Result<(), RootError> {
+        let Some(stat) = self.root.stat(top)? else { return Ok(()) };
+        let boundaries: HashSet<&TreePath> =
+            self.boundaries.iter().copied().filter(|at| *at == top || at.is_below(top)).collect();
+        for boundary in &boundaries {
+            mark(&mut self.in_parts, boundary, top);
+        }
+        if boundaries.contains(top) {
+            return Ok(());
+        }
+
+        let Search { root, removed, candidates, in_parts, occupied, .. } = self;
+        let walked = root.walk::<RootError>(top, |visit| {
+            // The preflight refuses to remove a mount point, whatever the filesystem contains.
+            if boundaries.contains(&visit.path) {
+                return Ok(Descend::Past);
+            }
+
+            let is_removed = removed.contains(&visit.path);
+            if !is_removed {
+                mark(occupied, &visit.path, top);
+            }
+            if visit.stat.dev != stat.dev {
+                mark(in_parts, &visit.path, top);
+            }
+            Ok(if is_removed || has_descendant(candidates, &visit.path) {
+                Descend::Into
+            } else {
+                Descend::Past
+            })
+        });
+
+        // A directory that cannot be walked, because a path is too long, is removed in parts.
+        if walked.is_err() {
+            for path in self.candidates.iter().filter(|path| path.is_below(top)) {
+                mark(&mut self.in_parts, path, top);
+            }
+            mark(&mut self.in_parts, top, top);
+        }
+        Ok(())
+    }
+}
+
+/// Whether any of `sorted` is below `path`.
+fn has_descendant(sorted: &[&TreePath], path: &TreePath) -> bool {
+    let next = sorted.partition_point(|other| *other <= path);
+    sorted.get(next).is_some_and(|other| other.is_below(path))
 }
 
 /// Marks `path` and the directories above it, up to `top`.
 fn mark(marked: &mut HashSet<TreePath>, path: &TreePath, top: &TreePath) {
-    let mut at = Some(path.clone());
-    while let Some(path) = at {
-        at = if path == *top { None } else { path.parent() };
+    let mut next = Some(path.clone());
+    while let Some(path) = next {
+        next = if path == *top { None } else { path.parent() };
         if !marked.insert(path) {
             break;
         }

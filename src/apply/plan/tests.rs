@@ -6,7 +6,11 @@ use proptest::collection::btree_map;
 use proptest::prelude::*;
 
 use super::*;
+use crate::apply::filesystem::Filesystems;
+use crate::filter::Filter;
+use crate::host::{Drift, Kernel};
 use crate::report::Silent;
+use crate::root::Root;
 use crate::scan::{Cache, scan};
 
 const RELEASE: &str = "6.1.0";

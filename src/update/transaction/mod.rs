@@ -201,7 +201,7 @@ impl UpdateTransaction<'_> {
         };
         let mut transaction = plan::plan_changes(&wanted, live)?;
         transaction.deviations.extend(goal.unheld.clone());
-        transaction.warnings.iter().for_each(|warning| self.run.monitor.warn(warning.clone()));
+        transaction.warnings.iter().for_each(|warning| self.run.monitor.warn(warning));
         if !self.run.request.dry_run {
             self.check(goal, &transaction)?;
         }

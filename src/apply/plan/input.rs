@@ -1,0 +1,94 @@
+//! Input of the planner: the states of the tree, and the rules of the run.
+
+use std::collections::HashSet;
+
+use crate::apply::filesystem::Filesystems;
+use crate::entry::Entry;
+use crate::filter::Filter;
+use crate::host::{Drift, Kernel};
+use crate::manifest::Manifest;
+use crate::root::Root;
+use crate::root::mounts::{Host, Mount};
+use crate::tree_path::TreePath;
+
+/// Everything that decides about the changes of a transaction, except the live tree.
+pub struct PlanInput<'a> {
+    /// Root of the tree.
+    pub root: &'a Root,
+    /// Manifest of the installed generation without excluded paths; `None` if it is not known.
+    pub installed: Option<&'a Manifest>,
+    /// Manifest of the target without excluded paths.
+    pub target: &'a Manifest,
+    /// Entries of an older record that neither `installed` nor `target` names; they are stale.
+    pub formerly_tracked: &'a [Entry],
+    /// Kernel paths that an earlier run kept for the kernel of that time, in tree order.
+    ///
+    /// They are stale, whatever their type is now.
+    pub old_kernel_paths: &'a [TreePath],
+    /// Kernel that runs on the tree: its paths are kept.
+    pub kernel: Option<&'a Kernel>,
+    /// Tracked paths that are recorded as deviations.
+    pub known_deviations: &'a HashSet<TreePath>,
+    /// Exclude rules of the run.
+    pub filter: &'a Filter,
+    /// Filesystems of the tree: a rename works only within one of them.
+    pub filesystems: &'a Filesystems,
+    /// Mount of the root, if it is known.
+    pub host: Option<&'a Host>,
+    /// Mounts below the root.
+    pub mounts: &'a [Mount],
+    /// Pairs of paths that show the same directory: a mount point and its source.
+    pub bind_mounts: &'a [(TreePath, TreePath)],
+    /// Treatment of deviations and of untracked paths.
+    pub policy: ComparePolicy,
+}
+
+/// Treatment of deviations and of untracked paths.
+#[derive(Clone, Copy, Debug)]
+pub struct ComparePolicy {
+    /// Check level of tracked paths that do not change.
+    pub check_level: CheckLevel,
+    /// Treatment of tracked paths that deviate.
+    pub drift: Drift,
+    /// Treatment of untracked paths.
+    pub untracked: UntrackedPolicy,
+}
+
+/// How closely the planner compares a path that is equal in the installed and the target manifest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CheckLevel {
+    /// Not at all.
+    Touched,
+    /// By type, size, mode, owner and times, as rsync's quick check.
+    Stat,
+    /// Also by content, extended attributes and the target of a symbolic link.
+    Content,
+}
+
+/// Treatment of untracked paths.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum UntrackedPolicy {
+    /// They belong to the node.
+    Keep,
+    /// They are removed.
+    Remove,
+}
+
+impl PlanInput<'_> {
+    /// Whether `path` belongs to the running kernel.
+    pub(super) fn is_kernel_path(&self, path: &TreePath) -> bool {
+        self.kernel.is_some_and(|kernel| kernel.owns(path))
+    }
+
+    /// Whether any record of this node names `path`, so that it is not untracked.
+    pub(super) fn was_tracked(&self, path: &TreePath) -> bool {
+        self.installed.is_some_and(|installed| installed.get(path).is_some())
+            || self.formerly_tracked.binary_search_by(|entry| entry.path.cmp(path)).is_ok()
+            || self.old_kernel_paths.binary_search(path).is_ok()
+    }
+
+    /// Whether a filesystem is mounted on `path`.
+    pub(super) fn is_mount_point(&self, path: &TreePath) -> bool {
+        self.mounts.iter().any(|mount| mount.at == *path)
+    }
+}
