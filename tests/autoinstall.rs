@@ -84,7 +84,7 @@ impl Node {
 
     fn arranged(&self, more: &[&str]) -> Run {
         let run = self.autoinstall(&[&["--yes"], more].concat());
-        run.ended(0, &["will be installed anew"]);
+        run.ended(0, &["will be reinstalled"]);
         assert_eq!(read(&self.at("etc/systemimager/IMAGE_LAST_SYNCED_TO")), "node\n");
         run
     }
@@ -299,7 +299,7 @@ fn nobody_is_installed_anew_by_mistake() {
     require!(NEEDED);
 
     let node = Node::with(&["standard"]).with_grub();
-    node.autoinstall(&[]).ended(2, &["nobody can be asked", "installed anew", "--yes"]);
+    node.autoinstall(&[]).ended(2, &["refusing to reinstall", "without confirmation", "--yes"]);
     assert!(!node.at("boot/kernel.systemimager").exists());
     assert_eq!(node.notes(), [""; 0]);
 }

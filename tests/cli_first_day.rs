@@ -64,7 +64,7 @@ fn what_differs_on_every_node_stays_the_nodes_own_by_default() {
     site.publish(&tree);
     let run =
         Run::of(site.command_with_its_excludes().arg("--no-fallback").output().expect("runs"));
-    run.ended(0, &["following one diff", "updated to node", "(1 paths"]);
+    run.ended(0, &["following one diff", "updated to node", "1 path changed"]);
     for path in OWN_TO_A_NODE {
         assert_eq!(read(&site.node().join(path)), "this node's", "{path}");
     }

@@ -160,7 +160,7 @@ fn the_update_of_xcat_follows_the_servers_cluster_txt() {
     run.ended(
         0,
         &[
-            "cluster.txt: this host follows image node and override all and override gpu",
+            "cluster.txt assigns image node to this host, override all, override gpu",
             "updated to node",
         ],
     );
@@ -690,7 +690,7 @@ fn forbidden_combinations_are_refused_as_before() {
         (&["--autoinstall", "--dry-run"], "--autoinstall and --dry-run are not compatible options"),
         (&["--append", "x"], "--append can be used only with --autoinstall"),
         (&["--flavor", "x"], "--flavor can be used only with --autoinstall"),
-        (&["--configure-from", "eth0"], "--configure-from can only be used with --autoinstall"),
+        (&["--configure-from", "eth0"], "--configure-from can be used only with --autoinstall"),
         (&["--image", "-node"], "can't start with a hyphen"),
         (&["--server", "-head", "--image", "node"], "can't start with a hyphen"),
         (&["--server", "", "--image", "node"], "You must specify --server"),
@@ -719,7 +719,7 @@ fn nobody_to_ask_is_said_and_nothing_is_done() {
 
     let old = Old::new(&image(), &[]);
     let run = Run::of(old.command().args(["--image", "node"]).output().expect("it runs"));
-    run.ended(2, &["give --yes"]);
+    run.ended(2, &["without confirmation", "pass --yes"]);
     assert!(!old.node("etc").exists());
 }
 

@@ -47,21 +47,21 @@ fn events(run: &Run) -> String {
     format!("exit code: {}\n{}", run.code, without_timing(&out, run, "\"job\":\"download\""))
 }
 
-/// Replaces durations, and moves the lines of the download, which runs in parallel, to the end.
+/// Removes durations of jobs, and moves the lines of the download, which runs in parallel, to the end.
 ///
 /// A run that changes nothing may end before or after its download: these lines are left out.
 fn without_timing(stream: &str, run: &Run, download: &str) -> String {
     let (mut text, mut parallel) = (String::new(), String::new());
     for line in stream.lines() {
+        // A duration that rounds to 0.0 s is not printed.
         let line = match line.strip_suffix(" s").and_then(|line| line.rsplit_once(" in ")) {
-            Some((before, _)) if before.starts_with("fetched ") => {
-                "fetched SIZE in SECONDS s".into()
-            }
-            Some((before, _)) => format!("{before} in SECONDS s"),
-            None => line.to_owned(),
+            Some((before, _)) => before,
+            None => line,
         };
+        let line = if line.starts_with("fetched ") { "fetched SIZE" } else { line };
         let to = if line.contains(download) { &mut parallel } else { &mut text };
-        *to += &(line + "\n");
+        *to += line;
+        to.push('\n');
     }
 
     let changed = [&run.out, &run.err].iter().any(|stream| stream.contains("applied"));

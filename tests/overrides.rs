@@ -233,7 +233,7 @@ fn an_update_that_laid_something_over_the_image_is_undone_and_held() {
     laid.write("all", &small(&[("etc/motd", "everybody's"), ("etc/ntp.conf", "ntp")]));
     laid.publish("all");
     laid.update(&["all"], &[]).ended(0, &["updated to node with all"]);
-    laid.site.rollback(&[]).ended(0, &["rolled back", "is held"]);
+    laid.site.rollback(&[]).ended(0, &["rolled back", "is pinned"]);
     judge::same(&before, &laid.site.node(), &["/.si-undo"]);
     laid.update(&["all"], &[]).ended(12, &["rolled back"]);
     // Another override is another thing.
@@ -253,7 +253,7 @@ fn a_rollback_of_what_was_laid_over_an_adopted_tree_is_held() {
     laid.write("all", &small(&[("etc/motd", "everybody's"), ("etc/ntp.conf", "ntp")]));
     let before = laid.site.snapshot();
     laid.update(&["all"], &[]).ended(0, &["is taken for generation", "updated to node with all"]);
-    laid.site.rollback(&[]).ended(0, &["rolled back", "is held"]);
+    laid.site.rollback(&[]).ended(0, &["rolled back", "is pinned"]);
     judge::same(&before, &laid.site.node(), &["/.si-undo"]);
     laid.update(&["all"], &[]).ended(12, &["rolled back"]);
     laid.update(&["all"], &["--unhold"]).ended(0, &["updated to node with all"]);

@@ -103,7 +103,7 @@ fn what_had_drifted_or_was_the_nodes_own_comes_back_as_it_was() {
     write_text(&node.join("srv/gone/mine"), "mine too\n");
     symlink("nowhere", node.join("srv/app/link")).expect("links");
     let (before, was) = (site.snapshot(), inodes(&node));
-    site.updated(&ANY).ended(0, &["went with its directory"]);
+    site.updated(&ANY).ended(0, &["displaced, kept in .si-undo"]);
     write_text(&node.join("opt/new/mine"), "made after the update\n");
     site.rollback(&["--dry-run"]).ended(0, &["would roll back", "/opt/new/tool"]);
     assert!(node.join("opt/new/tool").exists(), "a dry run changes nothing");
@@ -130,14 +130,14 @@ fn the_generation_that_was_left_is_held() {
     site.updated(&[]);
     let status = site.status();
     assert!(
-        status.contains(&format!("undo:        to generation {}, serial 1", generation(&site, 1))),
+        status.contains(&format!("undo:        to serial 1 (generation {})", generation(&site, 1))),
         "{status}"
     );
     let before = site.snapshot();
-    site.rollback(&[]).ended(0, &["is held"]);
+    site.rollback(&[]).ended(0, &["is pinned"]);
     assert!(
         site.status()
-            .contains(&format!("held:        generation {}, serial 2", generation(&site, 2)))
+            .contains(&format!("pinned:      serial 2 (generation {})", generation(&site, 2)))
     );
     for more in [&[][..], &["--check", "stat"], &["--dry-run"], &["--purge-untracked"]] {
         site.update(more).ended(12, &[&generation(&site, 2), "nothing was changed"]);
@@ -147,7 +147,7 @@ fn the_generation_that_was_left_is_held() {
     site.update(&[]).ended(12, &[]);
     site.updated(&["--unhold"]);
     judge::same(&before, &site.node(), &[]);
-    assert!(!site.status().contains("held:"));
+    assert!(!site.status().contains("pinned:"));
     site.rollback(&[]).ended(0, &[]);
     let catalog = site.repo().join("node/catalog.toml");
     let older = fs::read(&catalog).expect("reads");
@@ -156,7 +156,7 @@ fn the_generation_that_was_left_is_held() {
     site.publish(&third);
     site.updated(&[]);
     site.same();
-    assert!(!site.status().contains("held:"));
+    assert!(!site.status().contains("pinned:"));
     // An older catalog is as little accepted as before the rollback.
     site.rollback(&[]).ended(0, &[]);
     fs::write(&catalog, older).expect("writes");
@@ -183,7 +183,7 @@ fn a_full_sync_can_be_undone_also_where_nothing_was_recorded() {
     let (before, was) = (site.snapshot(), inodes(&node));
     site.updated(&ANY).ended(0, &["full sync"]);
     site.same();
-    site.rollback(&[]).ended(0, &["before anything was recorded", "is held"]);
+    site.rollback(&[]).ended(0, &["before anything was recorded", "is pinned"]);
     judge::same(&before, &node, &[]);
     assert_eq!(inodes(&node), was);
     assert!(site.status().contains("nothing is recorded of this tree"));
@@ -286,7 +286,8 @@ fn what_a_repair_displaces_lies_beside_the_way_back() {
     site.same();
     assert!(holds("what only the node had").contains("/repaired-2/"));
     assert!(
-        site.status().contains(&format!("undo:        to generation {}", generation(&site, 1)))
+        site.status()
+            .contains(&format!("undo:        to serial 1 (generation {})", generation(&site, 1)))
     );
     site.rollback(&[]).ended(0, &[&generation(&site, 1)]);
     judge::same(&before, &node, &[]);
@@ -321,13 +322,14 @@ fn an_undo_set_that_is_in_the_way_goes_first_or_the_update_stops() {
     disk.fill(45_000_000);
     write_text(&config, "keep_undo = \"always\"\n");
     site.update(&[]).ended(5, &["bytes free and the update needs", "nothing was changed"]);
-    assert!(site.status().contains("undo:        to generation"));
+    assert!(site.status().contains("undo:        to serial"));
     write_text(&config, "keep_undo = \"auto\"\nundo_share = 0.9\n");
     site.update(&["--dry-run"]).ended(0, &["is in the way and would go first"]);
-    assert!(site.status().contains("undo:        to generation"));
+    assert!(site.status().contains("undo:        to serial"));
     site.updated(&[]).ended(0, &["is in the way and goes"]);
     assert!(
-        site.status().contains(&format!("undo:        to generation {}", generation(&site, 2)))
+        site.status()
+            .contains(&format!("undo:        to serial 2 (generation {})", generation(&site, 2)))
     );
 }
 
@@ -347,7 +349,7 @@ fn limits_hold_also_where_the_node_alone_had_something() {
         trees::put(&mut tree, "srv/other", Item::file("changed"));
         site.publish(&tree);
         let run = site.updated(&ANY);
-        run.ended(0, &["went with its directory"]);
+        run.ended(0, &["displaced, kept in .si-undo"]);
         assert_eq!(
             run.err.contains("will not be undoable"),
             configuration.starts_with("undo_share"),
@@ -539,7 +541,7 @@ fn what_is_missing_afterwards_is_told() {
     // A file that the node made where a directory was.
     write_text(&node.join("srv/gone"), "the node's own");
     site.rollback(&[])
-        .ended(0, &["makes way, kept in .si-undo until the next update: /srv/gone\n"]);
+        .ended(0, &["displaced, kept in .si-undo until the next update: /srv/gone\n"]);
     judge::same(&before, &node, &[]);
     let status = site.status();
     for path in ["srv/gone/a", "srv/gone/a/b", "etc/passwd"] {

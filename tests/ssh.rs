@@ -171,7 +171,7 @@ fn everything_comes_through_the_tunnel_and_the_server_keeps_its_name() {
     // The node is nothing yet: what it lacks comes by rsync.
     let ssh = Ssh::new();
     let run = ssh.run(&mut command(&site, http, rsync, &["--max-delete", "100%"]));
-    run.ended(0, &["updated to node", "head.invalid is reached through ssh, as si"]);
+    run.ended(0, &["updated to node", "head.invalid is reached through ssh as si"]);
     site.same();
     ssh.is_gone();
     assert!(ssh.has(&format!("used-{http}")) && ssh.has(&format!("used-{rsync}")), "{run:#?}");

@@ -41,8 +41,8 @@ fn quiet_prints_a_line_where_something_was_changed_and_else_nothing() {
     said(site.update(&["--adopt", "--quiet"]), "this tree is recorded as node");
     said(site.update(&["--quiet"]), "");
     site.publish(&tree("two"));
-    said(site.update(&["--quiet"]), "updated to node, generation ");
-    said(site.rollback(&["--quiet"]), "rolled back to generation ");
+    said(site.update(&["--quiet"]), "updated to node serial ");
+    said(site.rollback(&["--quiet"]), "rolled back to serial ");
     let held = site.update(&["--quiet"]);
     assert!(held.code == 12 && held.out.is_empty() && held.err.contains("--unhold"), "{held:#?}");
 }
@@ -53,7 +53,7 @@ fn quiet_does_not_hide_that_the_node_deviates() {
     trees::write_text(&site.node().join("etc/motd"), "the node's own");
     let run = site.update(&["--quiet", "--check", "stat", "--drift", "report"]);
     assert_eq!((run.code, run.out.lines().count()), (10, 1), "{run:#?}");
-    assert!(run.out.contains("1 deviations"), "{run:#?}");
+    assert!(run.out.contains("1 deviation"), "{run:#?}");
 }
 
 #[test]
@@ -126,7 +126,7 @@ fn the_log_hears_what_is_said_at_its_level_and_more_than_quiet_prints() {
         })
     };
     assert!(has(30, "the catalog is not signed"), "a note: {heard:#?}");
-    assert!(has(29, "updated to node, generation "), "the summary: {heard:#?}");
+    assert!(has(29, "updated to node serial "), "the summary: {heard:#?}");
 
     fs::remove_file(site.repo().join("node/catalog.toml")).expect("removes");
     let run = journal.run(&with(site.command(), &["--quiet"]));
@@ -161,16 +161,16 @@ fn a_host_waits_for_its_time_and_heeds_a_stop() {
         .expect("starts");
     let mut lines = BufReader::new(child.stderr.take().expect("piped")).lines();
     let line = lines.next().expect("a line").expect("text");
-    assert!(line.starts_with("beginning in ") && line.contains(" of the 4000000000 "), "{line}");
+    assert!(line.starts_with("starting in ") && line.contains(" within 4000000000 s"), "{line}");
     let pid = Pid::from_raw(child.id() as i32).expect("a process");
     kill_process(pid, Signal::TERM).expect("is asked to end");
     assert_eq!(child.wait().expect("ends").code(), Some(11));
     site.unchanged_since(&before);
 
     let dry = site.update(&["--splay", "4000000000", "--dry-run"]);
-    assert!(dry.code == 0 && !dry.err.contains("beginning in"), "{dry:#?}");
+    assert!(dry.code == 0 && !dry.err.contains("starting in"), "{dry:#?}");
     trees::write_text(&site.node().join("etc/systemimager/updateclient.toml"), "splay = 1\n");
-    site.updated(&[]).ended(0, &["beginning in 0 seconds", "updated to node"]);
+    site.updated(&[]).ended(0, &["starting in 0 s", "updated to node"]);
 }
 
 /// What is shipped calls the agent as it is documented, and in the same way.

@@ -212,7 +212,7 @@ fn what_stands_in_the_place_of_what_comes_back_goes_aside_and_is_told() {
     write_text(&node.join(OLD).join("modules.dep/file"), "in a directory where a file was");
     write_text(&node.join(OLD).join("kernel/d.ko"), "the node's own d");
     let told =
-        ["/usr/lib/modules/old/kernel/b.ko", "/usr/lib/modules/old/modules.dep/file", "makes way"];
+        ["/usr/lib/modules/old/kernel/b.ko", "/usr/lib/modules/old/modules.dep/file", "displaced"];
     let undone = site.rollback(&[]);
     undone.ended(0, &told);
     assert!(!undone.err.contains("d.ko") && !undone.err.contains("warning"), "{undone:#?}");

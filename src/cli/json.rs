@@ -1,4 +1,4 @@
-//! How a run looks to a program: one JSON object a line on standard output.
+//! Events of a run for programs: one JSON object per line on standard output.
 
 use std::collections::HashMap;
 use std::io::Write;
@@ -10,10 +10,10 @@ use serde::Serialize;
 use super::signals;
 use crate::report::{Event, Job, Monitor};
 
-/// Progress of a job is told at most so often.
-const PACE: Duration = Duration::from_millis(500);
+/// Shortest time between two progress events of a job.
+const PROGRESS_INTERVAL: Duration = Duration::from_millis(500);
 
-/// Writes events as they come, progress at a pace.
+/// Writes each event as a JSON line; progress at most twice per second and job.
 #[derive(Default)]
 pub struct Json {
     jobs: Mutex<HashMap<Job, Progress>>,
@@ -22,7 +22,7 @@ pub struct Json {
 struct Progress {
     done: u64,
     total: u64,
-    told: Instant,
+    reported: Instant,
 }
 
 #[derive(Serialize)]
@@ -31,26 +31,26 @@ enum JsonProgress {
     Progress { job: Job, done: u64, total: u64 },
 }
 
+impl Json {
+    fn advance(&self, job: Job, by: u64) {
+        let mut jobs = self.jobs.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(progress) = jobs.get_mut(&job) else { return };
+
+        progress.done += by;
+        if progress.reported.elapsed() >= PROGRESS_INTERVAL {
+            progress.reported = Instant::now();
+            line(&JsonProgress::Progress { job, done: progress.done, total: progress.total });
+        }
+    }
+}
+
 impl Monitor for Json {
     fn event(&self, event: Event) {
         match event {
+            Event::Advanced { job, by } => return self.advance(job, by),
             Event::Started { job, total } => {
-                let progress = Progress { done: 0, total, told: Instant::now() };
+                let progress = Progress { done: 0, total, reported: Instant::now() };
                 self.jobs.lock().unwrap_or_else(PoisonError::into_inner).insert(job, progress);
-            }
-            Event::Advanced { job, by } => {
-                let mut jobs = self.jobs.lock().unwrap_or_else(PoisonError::into_inner);
-                let Some(progress) = jobs.get_mut(&job) else { return };
-                progress.done += by;
-                if progress.told.elapsed() >= PACE {
-                    progress.told = Instant::now();
-                    line(&JsonProgress::Progress {
-                        job,
-                        done: progress.done,
-                        total: progress.total,
-                    });
-                }
-                return;
             }
             Event::Finished { .. }
             | Event::Sealed
@@ -66,7 +66,7 @@ impl Monitor for Json {
     }
 }
 
-/// Writes one line; a reader that has gone away is no reason to stop.
+/// Writes one line. A closed pipe is ignored: the run continues without its reader.
 pub fn line(value: &impl Serialize) {
     if let Ok(mut text) = serde_json::to_vec(value) {
         text.push(b'\n');

@@ -1,8 +1,10 @@
-//! The edge: command lines, exit codes, terminals. The only place that prints.
+//! Both programs: command lines, exit codes and output. Only this layer prints.
 
 pub mod json;
 pub mod log;
+pub mod meter;
 pub mod signals;
 pub mod tardiff;
 pub mod terminal;
+pub mod units;
 pub mod updateclient;

@@ -1,8 +1,8 @@
-//! What Ctrl-C, SIGTERM and a terminal that goes away mean to a run.
+//! Signals: SIGINT and SIGTERM request a cancellation, SIGHUP is ignored.
 //!
-//! The signals are blocked in all threads and received by one that waits for them: nothing is ever
-//! interrupted half-way. Before the seal the run stops at its next step, or where it waits, and leaves
-//! nothing behind; after it, it goes on to the end, however often it is asked. SIGHUP never stops it.
+//! All threads block the signals, and one thread waits for them. So no system call is interrupted.
+//! Before the commit point the run stops at its next step and leaves nothing behind; after it the
+//! request has no effect. A closed terminal (SIGHUP) never stops a run.
 
 use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -15,17 +15,18 @@ use rustix::io::Errno;
 
 static STOPPED: AtomicBool = AtomicBool::new(false);
 
-/// While a person or a time is waited for, a stop is looked for so often, in nanoseconds.
+/// Interval between two checks for a cancellation while the program waits, in nanoseconds.
 const TICK: i64 = 100_000_000;
 
-/// Begins to receive signals; to be called before any other thread is started.
+/// Starts to receive signals. Call it before any other thread is started.
 pub fn receive() {
     let signals: SigSet = [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP].into_iter().collect();
     if signals.thread_block().is_err() {
         return;
     }
-    // Ends with the process.
-    drop(thread::spawn(move || {
+
+    // The thread ends with the process.
+    thread::spawn(move || {
         loop {
             match signals.wait() {
                 Ok(Signal::SIGINT | Signal::SIGTERM) => STOPPED.store(true, Ordering::SeqCst),
@@ -33,15 +34,15 @@ pub fn receive() {
                 Err(_) => return,
             }
         }
-    }));
+    });
 }
 
-/// Whether a stop was asked for.
+/// Whether a cancellation was requested.
 pub fn is_stopped() -> bool {
     STOPPED.load(Ordering::SeqCst)
 }
 
-/// Waits so long; false where a stop comes first.
+/// Sleeps for `time`; false if a cancellation ended the sleep early.
 pub fn sleep(time: Duration) -> bool {
     let end = Instant::now() + time;
     loop {
@@ -53,16 +54,16 @@ pub fn sleep(time: Duration) -> bool {
     }
 }
 
-/// Waits until standard input has something to say, or has ended; false where a stop comes first.
+/// Waits for input, or its end, on standard input; false after a cancellation.
 pub fn is_input_ready() -> bool {
     let input = std::io::stdin();
     loop {
-        let mut asked = [PollFd::from_borrowed_fd(input.as_fd(), PollFlags::IN)];
-        let answer = poll(&mut asked, Some(&Timespec { tv_sec: 0, tv_nsec: TICK }));
+        let mut descriptors = [PollFd::from_borrowed_fd(input.as_fd(), PollFlags::IN)];
+        let result = poll(&mut descriptors, Some(&Timespec { tv_sec: 0, tv_nsec: TICK }));
         if is_stopped() {
             return false;
         }
-        match answer {
+        match result {
             Ok(0) | Err(Errno::INTR) => {}
             Ok(_) | Err(_) => return true,
         }

@@ -1,42 +1,67 @@
-//! The monitor of a person: progress bars on a terminal, plain lines elsewhere.
+//! Output of a run for people: progress bars on a terminal, plain lines elsewhere.
 
 use std::collections::HashMap;
 use std::io::{IsTerminal, Write};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use indicatif::{HumanBytes, HumanCount, MultiProgress, ProgressBar, ProgressStyle};
+use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 
 use super::signals;
+use super::units::{Count, Size, seconds};
 use crate::report::{Event, Job, Monitor};
+
+/// Interval between two redraws of a bar without progress.
+const REDRAW_INTERVAL: Duration = Duration::from_millis(200);
+
+/// Amount of output.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verbosity {
+    /// Progress, notes, warnings and errors.
+    Normal,
+    /// Only warnings, errors, and one line about changes.
+    Quiet,
+}
+
+impl Verbosity {
+    /// Reads the flag `--quiet`.
+    pub fn from_flag(is_quiet: bool) -> Self {
+        if is_quiet { Verbosity::Quiet } else { Verbosity::Normal }
+    }
+
+    /// Whether this is [`Verbosity::Quiet`].
+    pub fn is_quiet(self) -> bool {
+        self == Verbosity::Quiet
+    }
+}
 
 /// Writes to standard error.
 pub struct Terminal {
-    /// Without a terminal the bars are hidden and only count.
-    attended: bool,
-    quiet: bool,
+    /// Whether bars are drawn. Hidden bars only count.
+    draws_bars: bool,
+    verbosity: Verbosity,
     bars: MultiProgress,
     running: Mutex<HashMap<Job, ProgressBar>>,
 }
 
 impl Terminal {
-    /// A quiet one says only warnings.
-    pub fn new(quiet: bool) -> Self {
+    /// Draws bars if standard error is a terminal and the verbosity allows it.
+    pub fn new(verbosity: Verbosity) -> Self {
         Terminal {
-            attended: std::io::stderr().is_terminal() && !quiet,
-            quiet,
+            draws_bars: std::io::stderr().is_terminal() && !verbosity.is_quiet(),
+            verbosity,
             bars: MultiProgress::new(),
             running: Mutex::default(),
         }
     }
 
     fn running(&self) -> MutexGuard<'_, HashMap<Job, ProgressBar>> {
-        // What a thread that panicked left behind is a number at worst.
+        // A panic of another thread leaves at worst a wrong number here.
         self.running.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn start(&self, job: Job, total: u64) {
-        let bar = if self.attended {
+        let bar = if self.draws_bars {
             self.bars.add(ProgressBar::new(total))
         } else {
             ProgressBar::hidden()
@@ -44,38 +69,32 @@ impl Terminal {
         bar.set_length(total);
         bar.set_style(style(job, total));
         bar.set_message(verb(job));
-        if self.attended {
-            bar.enable_steady_tick(Duration::from_millis(200));
+        if self.draws_bars {
+            bar.enable_steady_tick(REDRAW_INTERVAL);
         }
+
         self.running().insert(job, bar);
     }
 
     fn finish(&self, job: Job) {
         let Some(bar) = self.running().remove(&job) else { return };
-        let amount = match is_bytes(job) {
-            true => HumanBytes(bar.position()).to_string(),
-            false => {
-                format!(
-                    "{} {}",
-                    HumanCount(bar.position()),
-                    if job == Job::Apply { "changes" } else { "entries" }
-                )
-            }
-        };
-        let took = bar.elapsed();
+        let duration = bar.elapsed();
         bar.finish_and_clear();
-        if !self.quiet {
-            self.say(&format!("{} {amount} in {:.1} s", verb(job), took.as_secs_f64()));
+        if self.verbosity.is_quiet() {
+            return;
         }
+
+        let duration = seconds(duration).map(|text| format!(" in {text}")).unwrap_or_default();
+        self.print(&format!("{} {}{duration}", verb(job), amount(job, bar.position())));
     }
 
-    fn say(&self, line: &str) {
-        // Nobody is left to be told that standard error is closed, or that the terminal has died, at
-        // which `MultiProgress::suspend` would panic.
-        if self.attended && !self.bars.is_hidden() {
-            drop(self.bars.println(line));
+    /// Prints a line above the bars. Errors are ignored, since there is no other output for them.
+    fn print(&self, line: &str) {
+        // `MultiProgress::println` fails if the terminal is closed, and would panic in `suspend`.
+        if self.draws_bars && !self.bars.is_hidden() {
+            let _ = self.bars.println(line);
         } else {
-            drop(writeln!(std::io::stderr(), "{line}"));
+            let _ = writeln!(std::io::stderr(), "{line}");
         }
     }
 }
@@ -90,9 +109,9 @@ impl Monitor for Terminal {
                 }
             }
             Event::Finished { job } => self.finish(job),
-            Event::Note { text } if !self.quiet => self.say(&text),
+            Event::Note { text } if !self.verbosity.is_quiet() => self.print(&text),
             Event::Note { .. } | Event::Sealed | Event::Applied { .. } => {}
-            Event::Warning { text } => self.say(&format!("warning: {text}")),
+            Event::Warning { text } => self.print(&format!("warning: {text}")),
         }
     }
 
@@ -105,7 +124,7 @@ fn verb(job: Job) -> &'static str {
     match job {
         Job::Scan => "scanned",
         Job::Write => "packed",
-        Job::Verify => "read back",
+        Job::Verify => "verified",
         Job::Walk => "compared",
         Job::Download => "fetched",
         Job::Stage => "staged",
@@ -113,16 +132,22 @@ fn verb(job: Job) -> &'static str {
     }
 }
 
-fn is_bytes(job: Job) -> bool {
-    matches!(job, Job::Write | Job::Verify | Job::Download | Job::Stage)
+fn amount(job: Job, position: u64) -> String {
+    match job {
+        Job::Write | Job::Verify | Job::Download | Job::Stage => Size(position).to_string(),
+        Job::Apply => Count::new(position as usize, "change", "changes").to_string(),
+        Job::Scan | Job::Walk => Count::new(position as usize, "entry", "entries").to_string(),
+    }
 }
 
 fn style(job: Job, total: u64) -> ProgressStyle {
-    let template = match (is_bytes(job), total) {
-        (_, 0) => "{msg:10} {spinner} {pos}",
-        (true, _) => "{msg:10} [{bar:30}] {bytes}/{total_bytes} {bytes_per_sec} {eta}",
-        (false, _) => "{msg:10} [{bar:30}] {human_pos}/{human_len} {eta}",
+    let is_bytes = matches!(job, Job::Write | Job::Verify | Job::Download | Job::Stage);
+    let template = match total {
+        0 => "{msg:10} {spinner} {pos}",
+        _ if is_bytes => "{msg:10} [{bar:30}] {bytes}/{total_bytes} {bytes_per_sec} {eta}",
+        _ => "{msg:10} [{bar:30}] {human_pos}/{human_len} {eta}",
     };
+
     ProgressStyle::with_template(template)
         .unwrap_or_else(|_| ProgressStyle::default_bar())
         .progress_chars("=> ")

@@ -35,7 +35,8 @@ impl Masks {
 
         let text = mask_times(&text);
         let text = mask_number_after(&text, "127.0.0.1:", "PORT");
-        let text = mask_number_after(&text, "mixed for ", "MS");
+        let text = mask_number_after(&text, "switched in ", "MS");
+        let text = mask_summaries(&text);
         let text = mask_number_after(&text, "\"mixed_ms\":", "MS");
         let text = mask_number_after(&text, "one diff of ", "SIZE");
         let text = mask_number_after(&text, "\"job\":\"download\",\"total\":", "SIZE");
@@ -126,6 +127,25 @@ fn mask_between(text: &str, begin: &str, end: &str, placeholder: &str) -> String
         masked += &format!("{begin}{placeholder}{rest}");
     }
     masked
+}
+
+/// Replaces downloaded bytes in the summary of an update, and removes its total time.
+///
+/// A time that rounds to 0.0 s is not printed.
+fn mask_summaries(text: &str) -> String {
+    let mask_line = |line: &str| {
+        let parts: Vec<&str> = line.split(", ").collect();
+        let masked = parts.iter().filter_map(|part| {
+            let is_size = part.starts_with(|first: char| first.is_ascii_digit());
+            match (part.strip_suffix(" fetched"), part.trim_end().strip_prefix("total ")) {
+                (Some(_), _) if is_size => Some("SIZE fetched"),
+                (_, Some(time)) if time.ends_with(" s") => None,
+                _ => Some(*part),
+            }
+        });
+        masked.collect::<Vec<_>>().join(", ")
+    };
+    text.split('\n').map(mask_line).collect::<Vec<_>>().join("\n")
 }
 
 /// Replaces the size of the undo set, which depends on the filesystem.

@@ -44,7 +44,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
             return ExitCode::from(u8::try_from(refusal.exit_code()).unwrap_or(2));
         }
     };
-    let monitor = Terminal::new(typed.quiet);
+    let monitor = Terminal::new(crate::cli::terminal::Verbosity::from_flag(typed.quiet));
     match run_command(typed.command, typed.quiet, &monitor) {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,

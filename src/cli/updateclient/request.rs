@@ -1,91 +1,116 @@
-//! What was typed and what is configured, together: what it means.
+//! Turns arguments and settings into the requests of the library.
 
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use crate::autoinstall;
+use crate::autoinstall::AutoinstallRequest;
 use crate::cli::signals;
 use crate::cli::updateclient::args::Arguments;
-use crate::cli::updateclient::settings::{Settings, usage};
-use crate::cli::updateclient::tunnel::Tunnelled;
+use crate::cli::updateclient::error::{ArgumentError, PathFault};
+use crate::cli::updateclient::notice::ClientNotice;
+use crate::cli::updateclient::settings::{Settings, host_and_port};
+use crate::cli::updateclient::tunnel::ServerTunnel;
 use crate::fetch::{FetchOptions, RepoUrl};
 use crate::full_sync::Server;
-use crate::image::ImageName;
+use crate::report::Monitor;
 use crate::tree_path::TreePath;
-use crate::update::{ExplainRequest, RollbackRequest, Sync, SyncMode, UpdateError, UpdateRequest};
+use crate::update::{
+    self, Assigned, ExplainRequest, RollbackRequest, Sync, SyncMode, UpdateError, UpdateRequest,
+};
 
-/// What this node follows.
-pub struct Follows {
-    pub image: ImageName,
-    /// In the order in which they are laid over the image.
-    pub overrides: Vec<ImageName>,
-}
-
-/// Refuses options that contradict each other, in the words of the old client where it had some.
-pub fn refuse_combinations(arguments: &Arguments) -> Result<(), UpdateError> {
-    let reasons = [
-        (
-            arguments.autoinstall && arguments.image.is_some(),
-            "--image and --autoinstall are not compatible options",
-        ),
-        (
-            arguments.configure_from.is_some() && !arguments.autoinstall,
-            "--configure-from can only be used with --autoinstall",
-        ),
-        (
-            arguments.autoinstall && arguments.no_bootloader,
-            "--autoinstall and --no-bootloader are not compatible options",
-        ),
-        (
-            arguments.autoinstall && arguments.dry_run,
-            "--autoinstall and --dry-run are not compatible options",
-        ),
-        (
-            arguments.append.is_some() && !arguments.autoinstall,
-            "--append can be used only with --autoinstall",
-        ),
-        (
-            arguments.flavor.is_some() && !arguments.autoinstall,
-            "--flavor can be used only with --autoinstall",
-        ),
+/// Refuses options that exclude each other.
+pub fn check_combinations(arguments: &Arguments) -> Result<(), ArgumentError> {
+    for (is_given, option) in [
+        (arguments.image.is_some(), "--image"),
+        (arguments.no_bootloader, "--no-bootloader"),
+        (arguments.dry_run, "--dry-run"),
+    ] {
+        if arguments.autoinstall && is_given {
+            // The old client named the options in this order.
+            return Err(match option {
+                "--image" => ArgumentError::Incompatible { first: option, second: "--autoinstall" },
+                _ => ArgumentError::Incompatible { first: "--autoinstall", second: option },
+            });
+        }
+    }
+    for (is_given, option) in [
+        (arguments.configure_from.is_some(), "--configure-from"),
+        (arguments.append.is_some(), "--append"),
+        (arguments.flavor.is_some(), "--flavor"),
+    ] {
+        if is_given && !arguments.autoinstall {
+            return Err(ArgumentError::Needs { option, needed: "--autoinstall" });
+        }
+    }
+    for (is_refused, option, other, reason) in [
         (
             arguments.diff && arguments.directory.is_some(),
-            "--directory cannot be used with --diff: a diff is of the whole image",
+            "--directory",
+            "--diff",
+            "a diff is for the whole image",
         ),
         (
             arguments.diff && arguments.no_delete,
-            "--no-delete cannot be used with --diff: a diff says what goes",
+            "--no-delete",
+            "--diff",
+            "a diff lists the paths to delete",
         ),
         (
             arguments.reboot && arguments.root.as_os_str() != "/",
-            "--reboot cannot be used with --root: the running system is another one",
+            "--reboot",
+            "--root",
+            "the running system is another one",
         ),
-    ];
-    match reasons.into_iter().find(|(refused, _)| *refused) {
-        Some((_, why)) => Err(usage(why.to_owned())),
-        None => Ok(()),
+    ] {
+        if is_refused {
+            return Err(ArgumentError::Conflict { option, other, reason });
+        }
     }
+    Ok(())
 }
 
-/// What a run is to do on a node that `follows` something.
-pub fn request(
+/// Image and overrides of this node: as configured, or else from the server's `cluster.txt`.
+pub fn find_assignment(
     arguments: &Arguments,
     settings: &Settings,
-    follows: Follows,
-    tunnel: Option<&Tunnelled>,
+    tunnel: Option<&ServerTunnel>,
+    monitor: &dyn Monitor,
+) -> Result<Assigned, UpdateError> {
+    let overrides = settings.overrides.clone();
+    if let Some(image) = settings.image.clone() {
+        return Ok(Assigned { image, overrides });
+    }
+
+    let server = rsync_server(settings, tunnel).ok_or(ArgumentError::NoServer)?;
+    let deadline = Some(Instant::now() + Duration::from_secs(settings.full_sync_timeout.into()));
+    let options = FetchOptions { deadline, ..fetch_options(arguments, settings) };
+    let mut assigned = update::cluster(&arguments.root, &server, &options)?;
+    if !overrides.is_empty() {
+        assigned.overrides = overrides;
+    }
+    monitor.note(ClientNotice::Assigned(&assigned));
+    Ok(assigned)
+}
+
+/// Request of an update to the assigned image.
+pub fn update_request(
+    arguments: &Arguments,
+    settings: &Settings,
+    assigned: Assigned,
+    tunnel: Option<&ServerTunnel>,
 ) -> Result<UpdateRequest, UpdateError> {
     Ok(UpdateRequest {
         root: arguments.root.clone(),
-        image: follows.image,
-        overrides: follows.overrides,
-        way: way(arguments, settings, tunnel)?,
-        rsync: server(settings, tunnel),
+        image: assigned.image,
+        overrides: assigned.overrides,
+        way: sync_mode(arguments, settings, tunnel)?,
+        rsync: rsync_server(settings, tunnel),
         sync_timeout: Duration::from_secs(settings.full_sync_timeout.into()),
         excludes: settings.excludes.clone(),
         fstypes: settings.fstypes.clone(),
         bootloader: settings.bootloader.clone(),
-        program_timeout: Duration::from_secs(settings.program_timeout.into()),
+        program_timeout: program_timeout(settings),
         check: settings.check,
         drift: settings.drift,
         purge_untracked: arguments.purge_untracked,
@@ -104,8 +129,8 @@ pub fn request(
     })
 }
 
-/// What a rollback needs of them.
-pub fn rollback(arguments: &Arguments, settings: &Settings) -> RollbackRequest {
+/// Request of a rollback.
+pub fn rollback_request(arguments: &Arguments, settings: &Settings) -> RollbackRequest {
     RollbackRequest {
         root: arguments.root.clone(),
         dry_run: arguments.dry_run,
@@ -113,55 +138,57 @@ pub fn rollback(arguments: &Arguments, settings: &Settings) -> RollbackRequest {
         keep_undo: settings.keep_undo,
         undo_share: settings.undo_share,
         bootloader: settings.bootloader.clone(),
-        program_timeout: Duration::from_secs(settings.program_timeout.into()),
+        program_timeout: program_timeout(settings),
     }
 }
 
-/// What is asked about a path of the tree, which is given as the tree has it.
-pub fn why(
+/// Request of `--why`; `path` is a path of the tree, not below `--root` on this machine.
+pub fn explain_request(
     arguments: &Arguments,
     settings: &Settings,
     path: &Path,
 ) -> Result<ExplainRequest, UpdateError> {
     Ok(ExplainRequest {
         root: arguments.root.clone(),
-        path: absolute(path).map_err(|why| usage(format!("--why {}: {why}", path.display())))?,
+        path: absolute("--why", path)?,
         excludes: settings.excludes.clone(),
         fstypes: settings.fstypes.clone(),
     })
 }
 
-/// What `--autoinstall` is to arrange.
-pub fn autoinstall(
+/// Request of `--autoinstall`.
+pub fn autoinstall_request(
     arguments: &Arguments,
     settings: &Settings,
-    tunnel: Option<&Tunnelled>,
-) -> Result<autoinstall::AutoinstallRequest, UpdateError> {
-    let server =
-        server(settings, tunnel).ok_or_else(|| usage("You must specify --server.".to_owned()))?;
-    let given = |typed: &Option<String>| typed.clone().filter(|text| !text.is_empty());
-    Ok(autoinstall::AutoinstallRequest {
+    tunnel: Option<&ServerTunnel>,
+) -> Result<AutoinstallRequest, UpdateError> {
+    let server = rsync_server(settings, tunnel).ok_or(ArgumentError::NoServer)?;
+    Ok(AutoinstallRequest {
         root: arguments.root.clone(),
         image_server: server.host.clone(),
         server,
         ssh_user: settings.ssh_user.clone(),
-        flavor: given(&arguments.flavor),
+        flavor: arguments.flavor.clone().filter(|name| !name.is_empty()),
         append: arguments.append.clone().unwrap_or_default(),
-        configure_from: given(&arguments.configure_from),
+        configure_from: arguments.configure_from.clone().filter(|device| !device.is_empty()),
         sync_timeout: Duration::from_secs(settings.full_sync_timeout.into()),
-        program_timeout: Duration::from_secs(settings.program_timeout.into()),
+        program_timeout: program_timeout(settings),
     })
 }
 
-/// The rsync daemon, where a server is named.
-pub fn server(settings: &Settings, tunnel: Option<&Tunnelled>) -> Option<Server> {
+/// Time limit of each hook and tool.
+pub fn program_timeout(settings: &Settings) -> Duration {
+    Duration::from_secs(settings.program_timeout.into())
+}
+
+/// The rsync daemon, if a server is configured.
+fn rsync_server(settings: &Settings, tunnel: Option<&ServerTunnel>) -> Option<Server> {
     let (host, _) = host_and_port(settings.server.as_ref()?);
     let through = tunnel.map(|tunnel| tunnel.rsync);
     Some(Server { host: host.to_owned(), port: settings.rsync_port, through })
 }
 
-/// How patient downloads are.
-pub fn fetch_options(arguments: &Arguments, settings: &Settings) -> FetchOptions {
+fn fetch_options(arguments: &Arguments, settings: &Settings) -> FetchOptions {
     let download = &settings.download;
     FetchOptions {
         attempts: download.attempts,
@@ -176,61 +203,53 @@ pub fn fetch_options(arguments: &Arguments, settings: &Settings) -> FetchOptions
     }
 }
 
-fn way(
+fn sync_mode(
     arguments: &Arguments,
     settings: &Settings,
-    tunnel: Option<&Tunnelled>,
+    tunnel: Option<&ServerTunnel>,
 ) -> Result<SyncMode, UpdateError> {
     if arguments.diff || arguments.adopt {
-        let repo = match (&settings.repo, &settings.server) {
-            (Some(repo), _) => repo.clone(),
-            (None, Some(server)) => format!("http://{server}/"),
-            (None, None) => {
-                return Err(usage("no repository is named: give --server or --repo".to_owned()));
-            }
-        };
-        let repo: RepoUrl = repo.parse().map_err(|e| usage(format!("{e}")))?;
-        return Ok(SyncMode::Diffs(match tunnel.and_then(|tunnel| tunnel.http) {
-            Some(port) => repo.with_tunnel(port),
-            None => repo,
-        }));
+        return Ok(SyncMode::Diffs(repo_url(settings, tunnel)?));
     }
+
     if settings.server.is_none() {
-        return Err(usage("You must specify --server.".to_owned()));
+        return Err(ArgumentError::NoServer.into());
     }
     let directory = match &arguments.directory {
         None => TreePath::root(),
-        Some(path) => {
-            absolute(path).map_err(|why| usage(format!("--directory {}: {why}", path.display())))?
-        }
+        Some(path) => absolute("--directory", path)?,
     };
     Ok(SyncMode::Sync(Sync { directory, delete: !arguments.no_delete }))
 }
 
-/// An absolute path as it was typed: slashes count once, and the last one for nothing.
-fn absolute(path: &Path) -> Result<TreePath, String> {
+fn repo_url(settings: &Settings, tunnel: Option<&ServerTunnel>) -> Result<RepoUrl, ArgumentError> {
+    let repo = match (&settings.repo, &settings.server) {
+        (Some(repo), _) => repo.clone(),
+        (None, Some(server)) => format!("http://{server}/"),
+        (None, None) => return Err(ArgumentError::NoRepository),
+    };
+    let repo: RepoUrl = repo.parse()?;
+
+    Ok(match tunnel.and_then(|tunnel| tunnel.http) {
+        Some(port) => repo.with_tunnel(port),
+        None => repo,
+    })
+}
+
+/// Parses an absolute path; repeated and trailing slashes are ignored, as by the old client.
+fn absolute(option: &'static str, path: &Path) -> Result<TreePath, ArgumentError> {
+    let refuse = |reason| ArgumentError::Path { option, path: path.to_owned(), reason };
     let bytes = path.as_os_str().as_bytes();
     if !bytes.starts_with(b"/") {
-        return Err("give an absolute path".to_owned());
+        return Err(refuse(PathFault::Relative));
     }
+
     let words: Vec<&[u8]> =
         bytes.split(|&b| b == b'/').filter(|word| !word.is_empty() && *word != b".").collect();
     if words.is_empty() {
         return Ok(TreePath::root());
     }
-    TreePath::new(words.join(&b'/')).map_err(|e| e.to_string())
-}
-
-/// The host, and the port if there is one, of `HOST`, `HOST:PORT`, `[ADDRESS]` or `[ADDRESS]:PORT`.
-pub fn host_and_port(server: &str) -> (&str, Option<u16>) {
-    if let Some(rest) = server.strip_prefix('[') {
-        let (host, port) = rest.split_once(']').unwrap_or((rest, ""));
-        return (host, port.strip_prefix(':').and_then(|port| port.parse().ok()));
-    }
-    match server.split_once(':') {
-        Some((host, port)) if !port.contains(':') => (host, port.parse().ok()),
-        _ => (server, None),
-    }
+    TreePath::new(words.join(&b'/')).map_err(|error| refuse(PathFault::Bad(error)))
 }
 
 #[cfg(test)]
@@ -238,23 +257,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_host_is_told_from_its_port() {
-        for (server, host, port) in [
-            ("head", "head", None),
-            ("head:8080", "head", Some(8080)),
-            ("[::1]:80", "::1", Some(80)),
-            ("[::1]", "::1", None),
-            ("::1", "::1", None),
+    fn directory_is_parsed_as_by_old_client() {
+        for (typed, path) in [
+            ("/usr//share/", Some("/usr/share")),
+            ("/", Some("/")),
+            ("usr", None),
+            ("/usr/../etc", None),
         ] {
-            assert_eq!(host_and_port(server), (host, port));
+            let parsed = absolute("--directory", Path::new(typed)).ok();
+            assert_eq!(parsed.map(|path| path.to_string()).as_deref(), path, "{typed}");
         }
-    }
-
-    #[test]
-    fn a_directory_is_taken_as_the_old_client_took_it() {
-        let shown = |text: &str| absolute(Path::new(text)).map(|path| path.to_string()).ok();
-        assert_eq!(shown("/usr//share/").as_deref(), Some("/usr/share"));
-        assert_eq!(shown("/").as_deref(), Some("/"));
-        assert_eq!((shown("usr"), shown("/usr/../etc")), (None, None));
     }
 }

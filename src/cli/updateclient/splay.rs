@@ -1,26 +1,27 @@
-//! Each host begins at a time of its own, so that a server is not asked by all of them at once.
+//! A start delay for each host, so that not all hosts contact the server at once.
 
 use std::path::Path;
 use std::time::Duration;
 
 use crate::apply::Untouched;
 use crate::cli::signals;
+use crate::cli::updateclient::notice::ClientNotice;
 use crate::digest::Digest;
 use crate::report::Monitor;
 use crate::root::Root;
 use crate::update::{self, UpdateError};
 
-/// Waits for this host's time within `most` seconds, or until the run is asked to stop.
+/// Waits for the delay of this host, which is below `most` seconds. A cancellation ends the run.
 pub fn wait(root: &Path, most: u32, monitor: &dyn Monitor) -> Result<(), UpdateError> {
     if most == 0 {
         return Ok(());
     }
+
     let root = Root::open(root).map_err(Untouched::from)?;
     let host = update::host_name(&root).map_err(Untouched::from)?.unwrap_or_default();
-    let seconds = share(&host, most);
-    monitor.note(format!(
-        "beginning in {seconds} seconds, this host's share of the {most} that are given"
-    ));
+    let seconds = delay(&host, most);
+    monitor.note(ClientNotice::Splay { seconds, most });
+
     if signals::sleep(Duration::from_secs(seconds.into())) {
         Ok(())
     } else {
@@ -28,8 +29,8 @@ pub fn wait(root: &Path, most: u32, monitor: &dyn Monitor) -> Result<(), UpdateE
     }
 }
 
-/// Below `most`: the same at every run, another on another host.
-fn share(host: &str, most: u32) -> u32 {
+/// Seconds below `most`, the same in every run of a host: the hash of its name.
+fn delay(host: &str, most: u32) -> u32 {
     let digest = Digest::of(host.as_bytes()).0;
     let number = digest.iter().take(8).fold(0, |number, &byte| number << 8 | u64::from(byte));
     (number % u64::from(most)) as u32
@@ -40,16 +41,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn hosts_are_spread_and_each_keeps_its_time() {
-        let shares: Vec<u32> =
-            (0..1000).map(|number| share(&format!("node{number:03}"), 3600)).collect();
-        assert_eq!(share("node007", 3600), shares[7]);
+    fn delays_are_distributed_and_constant() {
+        let delays: Vec<u32> =
+            (0..1000).map(|number| delay(&format!("node{number:03}"), 3600)).collect();
+
         for quarter in 0..4 {
-            let count = shares.iter().filter(|share| **share / 900 == quarter).count();
+            let count = delays.iter().filter(|delay| **delay / 900 == quarter).count();
             assert!((200..300).contains(&count), "{count} of 1000 in quarter {quarter}");
         }
-        assert_eq!(share("anything", 1), 0);
-        // SHA-256 begins with 2cf24dba5fb0a30e
-        assert_eq!(share("hello", 1000), (0x2cf2_4dba_5fb0_a30e_u64 % 1000) as u32);
+        assert_eq!(delay("node007", 3600), delays[7]);
+        assert_eq!(delay("anything", 1), 0);
+        // SHA-256 of "hello" begins with 2cf24dba5fb0a30e.
+        assert_eq!(delay("hello", 1000), (0x2cf2_4dba_5fb0_a30e_u64 % 1000) as u32);
     }
 }

@@ -1,36 +1,48 @@
-//! `--needs-restarting`, and the same verdict after what changed the running system.
+//! `--needs-restarting`, and the same check after a change of the running system.
 
+use std::io::{self, Write};
 use std::path::Path;
 
+use super::json::OutputLine;
+use super::text;
 use crate::apply::Untouched;
-use crate::cli::updateclient::Exit;
-use crate::cli::updateclient::output::text;
-use crate::cli::updateclient::settings::usage;
+use crate::cli::json;
+use crate::cli::updateclient::args::OutputMode;
+use crate::cli::updateclient::error::ArgumentError;
+use crate::cli::updateclient::exit::Exit;
+use crate::cli::updateclient::notice::ClientNotice;
 use crate::host::restart::RestartVerdict;
 use crate::report::Monitor;
 use crate::root::{Root, RootError};
 use crate::update::UpdateError;
 
-/// Prints what uses replaced files; only the running system uses anything.
-pub fn needs_restarting(root: &Path, as_json: bool) -> Result<Exit, UpdateError> {
-    let other = || {
-        let why = "--needs-restarting is about the running system";
-        usage(format!("{why}, and {} is another one: leave --root out", root.display()))
-    };
-    let verdict = verdict(root).map_err(Untouched::from)?.ok_or_else(other)?;
-    text::restart(&verdict, as_json);
+/// Prints the services that use replaced files. Only the running system has services.
+pub fn needs_restarting(root: &Path, mode: OutputMode) -> Result<Exit, UpdateError> {
+    let verdict = check(root)
+        .map_err(Untouched::from)?
+        .ok_or_else(|| ArgumentError::NotRunning { root: root.to_owned() })?;
+
+    match mode {
+        OutputMode::Json => json::line(&OutputLine::Restart { restart: &verdict }),
+        OutputMode::Text => {
+            let mut out = io::stdout().lock();
+            text::print_lines(verdict.lines(), &mut out);
+            let _ = out.flush();
+        }
+    }
     Ok(Exit::Done)
 }
 
-/// The verdict after a run that changed the tree; nothing for a tree that does not run. What is done is done:
-/// where it cannot be found out, that is a warning.
-pub fn after(root: &Path, monitor: &dyn Monitor) -> Option<RestartVerdict> {
-    verdict(root).unwrap_or_else(|error| {
-        monitor.warn(format!("what has to be restarted is not known: {error}"));
+/// Checks the services after a change of the tree; `None` if the tree is not the running system.
+///
+/// The change is complete, so a failure of the check is only a warning.
+pub fn after_change(root: &Path, monitor: &dyn Monitor) -> Option<RestartVerdict> {
+    check(root).unwrap_or_else(|error| {
+        monitor.warn(ClientNotice::RestartUnknown(error));
         None
     })
 }
 
-fn verdict(root: &Path) -> Result<Option<RestartVerdict>, RootError> {
+fn check(root: &Path) -> Result<Option<RestartVerdict>, RootError> {
     RestartVerdict::of_running(&Root::open(root)?)
 }

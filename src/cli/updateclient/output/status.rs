@@ -1,88 +1,95 @@
-//! What `--status` prints.
+//! `--status`: the recorded state of a node.
 
-use std::io::Write;
+use std::io::{self, Write};
 
+use super::json::OutputLine;
+use super::text;
 use crate::cli::json;
-use crate::cli::updateclient::Exit;
-use crate::cli::updateclient::output::text::{OutputLine, size};
+use crate::cli::units::Size;
+use crate::cli::updateclient::args::OutputMode;
+use crate::cli::updateclient::exit::Exit;
 use crate::state::{State, StoredState};
 use crate::update::{Status, UpdateError};
 
-/// Prints what is recorded.
-pub fn show(status: &Status, as_json: bool) -> Result<Exit, UpdateError> {
+/// Prints the recorded state; an interrupted update has its own exit code.
+pub fn print_status(status: &Status, mode: OutputMode) -> Result<Exit, UpdateError> {
     let (state, set_aside) = match &status.found {
         StoredState::Nothing => (None, None),
         StoredState::State(state) | StoredState::Copied(state) => (Some(state.as_ref()), None),
-        StoredState::SetAside(why) => (None, Some(why.as_str())),
+        StoredState::SetAside(reason) => (None, Some(reason.as_str())),
     };
-    if as_json {
-        let (interrupted, held, undo) = (status.interrupted, status.held.as_ref(), status.undo);
-        json::line(&OutputLine::Status { interrupted, state, set_aside, held, undo });
-    } else {
-        let _ = print_status(status, state, set_aside);
+
+    match mode {
+        OutputMode::Json => json::line(&OutputLine::Status {
+            interrupted: status.interrupted,
+            state,
+            set_aside,
+            held: status.held.as_ref(),
+            undo: status.undo,
+        }),
+        OutputMode::Text => {
+            let _ = write_status(status, state, set_aside);
+        }
     }
     Ok(if status.interrupted { Exit::Interrupted } else { Exit::Done })
 }
 
-fn print_status(
-    status: &Status,
-    state: Option<&State>,
-    set_aside: Option<&str>,
-) -> std::io::Result<()> {
-    let mut out = std::io::stdout().lock();
+fn write_status(status: &Status, state: Option<&State>, set_aside: Option<&str>) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+
     if status.interrupted {
-        writeln!(out, "interrupted: this tree is between two generations; the next run finishes")?;
+        writeln!(out, "interrupted: the last update is incomplete; the next run completes it")?;
     }
-    if let Some(why) = set_aside {
-        writeln!(out, "nothing is recorded: {why}")?;
+    match (state, set_aside) {
+        (Some(state), _) => write_state(state, &mut out)?,
+        (None, Some(reason)) => writeln!(out, "nothing is recorded: {reason}")?,
+        (None, None) => writeln!(out, "nothing is recorded of this tree")?,
     }
-    let Some(state) = state else {
-        if set_aside.is_none() {
-            writeln!(out, "nothing is recorded of this tree")?;
-        }
-        return print_undo(status, &mut out);
-    };
+    write_undo(status, &mut out)?;
+    out.flush()
+}
+
+fn write_state(state: &State, out: &mut impl Write) -> io::Result<()> {
     writeln!(out, "image:       {}", state.image)?;
-    let laid: Vec<String> = state.overrides.iter().map(|laid| laid.name.to_string()).collect();
-    if !laid.is_empty() {
-        writeln!(out, "overrides:   {}", laid.join(" "))?;
+    let overrides: Vec<String> =
+        state.overrides.iter().map(|layer| layer.name.to_string()).collect();
+    if !overrides.is_empty() {
+        writeln!(out, "overrides:   {}", overrides.join(" "))?;
     }
+
     if state.is_published() {
         writeln!(out, "serial:      {}", state.serial)?;
         writeln!(out, "generation:  {}", state.generation)?;
     } else {
-        writeln!(out, "generation:  unknown: it came by rsync and was never published")?;
+        writeln!(out, "generation:  unknown: received by rsync, never published")?;
     }
     writeln!(out, "recorded:    {}", state.written)?;
+
     match state.untracked {
         Some(count) => writeln!(out, "untracked:   {count}")?,
         None => writeln!(out, "untracked:   not counted")?,
     }
     writeln!(out, "deviations:  {}", state.deviations.len())?;
-    for (path, what) in &state.deviations {
-        writeln!(out, "  {path}: {what}")?;
+    for (path, reason) in &state.deviations {
+        writeln!(out, "  {path}: {reason}")?;
     }
-    print_undo(status, &mut out)
+    Ok(())
 }
 
-fn print_undo(status: &Status, out: &mut impl Write) -> std::io::Result<()> {
+fn write_undo(status: &Status, out: &mut impl Write) -> io::Result<()> {
     if let Some(undo) = status.undo {
-        let to = match (undo.generation, undo.serial) {
-            (Some(id), Some(serial)) => format!("generation {}, serial {serial}", id.short()),
-            _ => "what it was before anything was recorded".to_owned(),
-        };
-        writeln!(out, "undo:        to {to}; {} on disk ({} bytes)", size(undo.bytes), undo.bytes)?;
+        let target = text::publish(undo.generation, undo.serial)
+            .unwrap_or_else(|| "the state before anything was recorded".to_owned());
+        let size = Size(undo.bytes);
+        writeln!(out, "undo:        to {target}; {size} on disk ({} bytes)", undo.bytes)?;
     } else if !status.interrupted {
         writeln!(out, "undo:        nothing")?;
     }
-    if let Some(held) = &status.held {
-        writeln!(
-            out,
-            "held:        generation {}, serial {}, since {}",
-            held.generation.short(),
-            held.serial,
-            held.since
-        )?;
+
+    if let Some(pinned) = &status.held {
+        let target =
+            text::publish(Some(pinned.generation), Some(pinned.serial)).unwrap_or_default();
+        writeln!(out, "pinned:      {target}, since {}", pinned.since)?;
     }
-    out.flush()
+    Ok(())
 }

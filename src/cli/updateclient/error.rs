@@ -1,0 +1,83 @@
+//! Errors of the command line and the configuration, and their wording.
+//!
+//! The words of the old client are kept if it had a message for the same mistake.
+
+use std::path::PathBuf;
+use std::{fmt, io};
+
+use crate::fetch::BadRepoUrl;
+use crate::host::BadFile;
+use crate::image::BadImageName;
+use crate::tree_path::BadPath;
+use crate::update::UpdateError;
+
+/// Reason that an argument or a setting is refused. The run ends with exit code 2.
+#[derive(Debug, thiserror::Error)]
+pub enum ArgumentError {
+    #[error("{first} and {second} are not compatible options")]
+    Incompatible { first: &'static str, second: &'static str },
+    #[error("{option} can be used only with {needed}")]
+    Needs { option: &'static str, needed: &'static str },
+    #[error("{option} cannot be used with {other}: {reason}")]
+    Conflict { option: &'static str, other: &'static str, reason: &'static str },
+    #[error("You must specify --server.")]
+    NoServer,
+    #[error("no repository is configured; pass --server or --repo")]
+    NoRepository,
+    #[error(transparent)]
+    RepoUrl(#[from] BadRepoUrl),
+    #[error("{option} {}: {reason}", path.display())]
+    Path { option: &'static str, path: PathBuf, reason: PathFault },
+    #[error("{name} (specified with {option}) can't start with a hyphen: {value:?}")]
+    LeadingHyphen { name: &'static str, option: &'static str, value: String },
+    #[error("{option}: {source}")]
+    Name { option: &'static str, source: BadImageName },
+    #[error("{server:?} is neither a host name nor an address")]
+    Server { server: String },
+    #[error("{user:?} is not a valid user name")]
+    User { user: String },
+    #[error(transparent)]
+    Config(#[from] BadFile),
+    #[error("{0}")]
+    ConfigPath(#[from] BadPath),
+    #[error("cannot read {path}: {source}")]
+    Unreadable { path: String, source: io::Error },
+    #[error("cannot read the exclude file {path}: {source}")]
+    Excludes { path: String, source: io::Error },
+    #[error("the exclude file {path} does not exist below {}", root.display())]
+    NoExcludes { path: String, root: PathBuf },
+    #[error("cannot read {path}: it is a symlink, and configuration is not read through one")]
+    Symlink { path: String },
+    #[error(
+        "--needs-restarting is about the running system, and {} is another one; omit --root",
+        root.display()
+    )]
+    NotRunning { root: PathBuf },
+    #[error(
+        "refusing to {question} without confirmation: standard input or standard error is not a \
+         terminal; pass --yes"
+    )]
+    NoTerminal { question: String },
+}
+
+/// Reason that a path argument is refused.
+#[derive(Debug)]
+pub enum PathFault {
+    Relative,
+    Bad(BadPath),
+}
+
+impl fmt::Display for PathFault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            PathFault::Relative => f.write_str("the path has to be absolute"),
+            PathFault::Bad(error) => error.fmt(f),
+        }
+    }
+}
+
+impl From<ArgumentError> for UpdateError {
+    fn from(error: ArgumentError) -> Self {
+        UpdateError::Usage(error.to_string())
+    }
+}

@@ -1,0 +1,131 @@
+//! The jobs that change a node: update, rollback and reinstallation.
+
+use std::time::Instant;
+
+use crate::autoinstall;
+use crate::cli::log::Log;
+use crate::cli::meter::DownloadMeter;
+use crate::cli::updateclient::args::Arguments;
+use crate::cli::updateclient::exit::Exit;
+use crate::cli::updateclient::output::{self, RollbackResult, UpdateResult};
+use crate::cli::updateclient::settings::Settings;
+use crate::cli::updateclient::{prompt, request, splay, tunnel};
+use crate::host::Restart;
+use crate::report::Monitor;
+use crate::update::{self, UpdateError, UpdateOutcome};
+
+/// Arguments, settings and output of a run.
+pub struct Job<'j> {
+    pub arguments: &'j Arguments,
+    pub settings: &'j Settings,
+    pub meter: &'j DownloadMeter<'j>,
+    pub log: &'j Log,
+}
+
+impl Job<'_> {
+    /// Updates the tree.
+    pub fn update(&self) -> Result<Exit, UpdateError> {
+        let Job { arguments, settings, meter, log } = *self;
+        // The delay precedes all network access, but a person is asked before the delay.
+        if arguments.yes {
+            self.wait_for_splay()?;
+        }
+        let tunnel = tunnel::open(arguments, settings, meter)?;
+        let assigned = request::find_assignment(arguments, settings, tunnel.as_ref(), meter)?;
+        let request = request::update_request(arguments, settings, assigned, tunnel.as_ref())?;
+        if !arguments.yes {
+            if !request.dry_run && !request.adopt_only {
+                prompt::confirm(&prompt::update_question(&request))?;
+            }
+            self.wait_for_splay()?;
+        }
+
+        let start = Instant::now();
+        let report = update::run(&request, meter)?;
+        let duration = start.elapsed();
+
+        let exit = Exit::from_report(&report, &request);
+        let restart = match report.outcome {
+            UpdateOutcome::Updated => output::after_change(&request.root, meter),
+            _ => None,
+        };
+        let result = UpdateResult {
+            report: &report,
+            request: &request,
+            restart: restart.as_ref(),
+            format: settings.log.as_deref(),
+            exit,
+            fetched: meter.bytes(),
+            duration,
+        };
+        output::report_update(&result, arguments, log);
+
+        if let Some(refusal) = report.refusal {
+            return Err(refusal);
+        }
+        check_follow_ups(&report.afterwards)?;
+        self.restart(exit, Restart::Reboot)
+    }
+
+    /// Undoes the last update.
+    pub fn rollback(&self) -> Result<Exit, UpdateError> {
+        let Job { arguments, settings, meter, log } = *self;
+        let request = request::rollback_request(arguments, settings);
+        if !arguments.yes && !request.dry_run {
+            prompt::confirm(&prompt::rollback_question(&request))?;
+        }
+
+        let start = Instant::now();
+        let outcome = update::rollback(&request, meter)?;
+        let duration = start.elapsed();
+
+        let restart = outcome.mixed.and_then(|_| output::after_change(&request.root, meter));
+        let result = RollbackResult { outcome: &outcome, restart: restart.as_ref(), duration };
+        output::report_rollback(&result, arguments, log);
+
+        check_follow_ups(&outcome.afterwards)?;
+        self.restart(Exit::Done, Restart::Reboot)
+    }
+
+    /// Arranges the reinstallation of the node.
+    pub fn autoinstall(&self) -> Result<Exit, UpdateError> {
+        let Job { arguments, settings, meter, log } = *self;
+        let tunnel = tunnel::open(arguments, settings, meter)?;
+        let request = request::autoinstall_request(arguments, settings, tunnel.as_ref())?;
+        let flavor = autoinstall::flavor(&request, meter)?;
+        if !arguments.yes {
+            prompt::confirm(&prompt::autoinstall_question(&request, &flavor))?;
+        }
+
+        let arranged = autoinstall::arrange(&request, &flavor, meter)?;
+
+        output::report_autoinstall(&flavor, arranged, arguments, log);
+        self.restart(Exit::Done, arranged.restart)
+    }
+
+    fn wait_for_splay(&self) -> Result<(), UpdateError> {
+        if self.arguments.dry_run {
+            return Ok(());
+        }
+        splay::wait(&self.arguments.root, self.settings.splay, self.meter)
+    }
+
+    /// Restarts the system after a success, if `--reboot` was given.
+    fn restart(&self, exit: Exit, restart: Restart) -> Result<Exit, UpdateError> {
+        let Arguments { reboot, dry_run, root, .. } = self.arguments;
+        if exit == Exit::Done && *reboot && !dry_run {
+            let limit = request::program_timeout(self.settings);
+            update::reboot(root, restart, limit, self.meter as &dyn Monitor)?;
+        }
+        Ok(exit)
+    }
+}
+
+/// An error if a step after the transaction failed.
+fn check_follow_ups(failures: &[String]) -> Result<(), UpdateError> {
+    if failures.is_empty() {
+        Ok(())
+    } else {
+        Err(UpdateError::Afterwards(failures.join("; besides, ")))
+    }
+}

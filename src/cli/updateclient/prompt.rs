@@ -1,0 +1,62 @@
+//! Confirmation of a change by the person at the terminal.
+
+use std::io::{self, IsTerminal, Write};
+
+use crate::autoinstall::{AutoinstallRequest, Flavor};
+use crate::cli::signals;
+use crate::cli::updateclient::error::ArgumentError;
+use crate::update::{RollbackRequest, SyncMode, UpdateError, UpdateRequest};
+
+/// Asks for confirmation; an error if the answer is no, or if there is no terminal.
+pub fn confirm(question: &str) -> Result<(), UpdateError> {
+    if !io::stdin().is_terminal() || !io::stderr().is_terminal() {
+        return Err(ArgumentError::NoTerminal { question: question.to_owned() }.into());
+    }
+
+    let mut err = io::stderr();
+    let _ = write!(err, "{question}? (y / N) ");
+    let _ = err.flush();
+    let mut answer = String::new();
+    if signals::is_input_ready() {
+        let _ = io::stdin().read_line(&mut answer);
+    }
+
+    if answer.trim().starts_with(['y', 'Y']) { Ok(()) } else { Err(UpdateError::Stopped) }
+}
+
+/// Question before an update.
+pub fn update_question(request: &UpdateRequest) -> String {
+    let overrides: String =
+        request.overrides.iter().map(|name| format!(", override {name}")).collect();
+    let source = match (&request.way, &request.rsync) {
+        (SyncMode::Diffs(repo), _) => repo.to_string(),
+        (SyncMode::Sync(_), Some(server)) => server.to_string(),
+        (SyncMode::Sync(_), None) => String::new(),
+    };
+    let root = request.root.display();
+    let tree = match &request.way {
+        SyncMode::Sync(sync) if !sync.directory.is_root() => {
+            format!("{} of {root}", sync.directory)
+        }
+        _ => root.to_string(),
+    };
+
+    format!("update {tree} to image {}{overrides} from {source}", request.image)
+}
+
+/// Question before a rollback.
+pub fn rollback_question(request: &RollbackRequest) -> String {
+    format!("undo the last update of {}", request.root.display())
+}
+
+/// Question before a reinstallation.
+pub fn autoinstall_question(request: &AutoinstallRequest, flavor: &Flavor) -> String {
+    format!(
+        "reinstall {} at its next boot, which may destroy all data on its disks, with boot files \
+         {} for {} from {}",
+        request.root.display(),
+        flavor.name,
+        flavor.arch,
+        request.server
+    )
+}
