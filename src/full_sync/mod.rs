@@ -292,7 +292,7 @@ pub struct ReceiveDir {
 impl ReceiveDir {
     /// Makes it at the top of `root`, unless this run did; what it holds can be renamed from there into a stage.
     pub fn create(root: &Root) -> Result<Self, RootError> {
-        mount_root_times::note_top(root)?;
+        mount_root_times::save_root_time(root)?;
         if root.stat(&path(RECEIVE_DIR))?.is_none() {
             root.create_dir(&path(RECEIVE_DIR))?;
         }

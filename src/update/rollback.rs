@@ -11,7 +11,7 @@ use crate::apply::journal::CommitRecord;
 use crate::apply::plan::{ChangePlan, ItemizedLine};
 use crate::apply::session::Session;
 use crate::apply::stage::Stage;
-use crate::apply::undo::{RetentionLimits, UndoSet};
+use crate::apply::undo::{RetentionLimits, RollbackInput, UndoSet, plan_rollback};
 use crate::apply::{Untouched, preflight};
 use crate::generation::GenerationId;
 use crate::host::{BootLoader, KeepUndo};
@@ -105,8 +105,15 @@ pub fn rollback(
     let known = known
         .zip(before.as_ref())
         .map(|(manifest, before)| overrides::as_recorded(manifest, before));
-    let (mounted, kernel) = ((session.host.as_ref(), &*session.mounts), session.kernel.as_ref());
-    let transaction = undo.plan(root, mounted, kernel, tracked.as_ref(), known.as_ref())?;
+    let input = RollbackInput {
+        root,
+        host: session.host.as_ref(),
+        mounts: &session.mounts,
+        kernel: session.kernel.as_ref(),
+        tracked: tracked.as_ref(),
+        before: known.as_ref(),
+    };
+    let transaction = plan_rollback(&undo, input)?;
     preflight::check_paths(root, &transaction, &transaction.filesystems, &session.mounts)?;
     preflight::check_rollback_space(root, &transaction)?;
     let before_made = before.as_ref().map(State::made);

@@ -1,8 +1,8 @@
-//! The times of the directories in which stages are made: each stage changes them, and in the end they are
-//! what they were, or what the image says.
+//! Modification times of mount roots, restored after stages were created and removed there.
 //!
-//! They are noted among the agent's own files, so that a run that was killed at any moment does not leave
-//! others. That is about how a tree looks and nothing else: the note is not synced.
+//! Creating `.si-stage` changes the time of its directory. At the end the directory has the time of
+//! the image, or its earlier one. The times are saved in the state directory, so that a later run
+//! restores them after a kill. The file is not synced: a wrong time after a power cut is harmless.
 
 use std::collections::HashMap;
 use std::io::{Read, Write};
@@ -14,79 +14,94 @@ use crate::root::{Root, RootError};
 use crate::state;
 use crate::tree_path::TreePath;
 
-/// The file.
-const NOTE: &str = "times";
-/// A larger one is not ours.
-const MAX_NOTE: u64 = 1 << 20;
+/// The file in the state directory.
+const FILE: &str = "times";
+/// A larger file was not written by this program.
+const MAX_FILE: u64 = 1 << 20;
 
-/// The times that `tops` have now.
-pub(in crate::apply) fn now<'a>(
+/// Reads the present times of `mount_roots`.
+pub(in crate::apply) fn read_live<'a>(
     root: &Root,
-    tops: impl Iterator<Item = &'a TreePath>,
+    mount_roots: impl Iterator<Item = &'a TreePath>,
 ) -> Result<HashMap<TreePath, Mtime>, RootError> {
-    let stats = tops.map(|top| Ok(root.stat(top)?.map(|stat| (top.clone(), stat.mtime))));
-    stats.filter_map(Result::transpose).collect()
+    let mut times = HashMap::new();
+    for mount_root in mount_roots {
+        if let Some(stat) = root.stat(mount_root)? {
+            times.insert(mount_root.clone(), stat.mtime);
+        }
+    }
+    Ok(times)
 }
 
-/// Notes the times that the tops of `filesystems` have now, unless an interrupted run noted better ones.
+/// Saves the present times, unless an interrupted run has saved earlier ones.
 pub(in crate::apply) fn save_if_absent(
     root: &Root,
     filesystems: &Filesystems,
 ) -> Result<(), RootError> {
-    if noted(root)?.is_empty() {
-        save(root, &now(root, filesystems.mount_roots().iter())?)
+    if read_saved(root)?.is_empty() {
+        save(root, &read_live(root, filesystems.mount_roots().iter())?)
     } else {
         Ok(())
     }
 }
 
-/// Notes the time that the top of the tree has now, before something is made in it.
-pub fn note_top(root: &Root) -> Result<(), RootError> {
+/// Saves the present time of the root, before a directory is created in it.
+pub fn save_root_time(root: &Root) -> Result<(), RootError> {
     state::make_dirs(root, &state::place_dir())?;
     save_if_absent(root, &Filesystems::new(Vec::new()))
 }
 
-/// Notes `times`, in place of what was noted.
+/// Saves `times`, and replaces those that were saved.
 pub(in crate::apply) fn save(
     root: &Root,
     times: &HashMap<TreePath, Mtime>,
 ) -> Result<(), RootError> {
-    let place = state::place(NOTE);
-    root.unlink(&place)?;
-    let lines: String =
-        times.iter().map(|(top, time)| format!("{time} {}\n", path_text(top))).collect();
-    let written = root.create_file(&place)?.write_all(lines.as_bytes());
-    written.map_err(|source| RootError { what: "write", path: root.show(&place), source })
+    let path = state::place(FILE);
+    let line =
+        |(mount_root, time): (&TreePath, &Mtime)| format!("{time} {}\n", path_text(mount_root));
+    let text: String = times.iter().map(line).collect();
+
+    root.unlink(&path)?;
+    root.create_file(&path)?.write_all(text.as_bytes()).map_err(|source| RootError {
+        what: "write",
+        path: root.show(&path),
+        source,
+    })
 }
 
-/// What is noted; nothing where no run was interrupted.
-pub(in crate::apply) fn noted(root: &Root) -> Result<HashMap<TreePath, Mtime>, RootError> {
-    let place = state::place(NOTE);
+/// Reads the saved times; there are none unless a run was interrupted.
+pub(in crate::apply) fn read_saved(root: &Root) -> Result<HashMap<TreePath, Mtime>, RootError> {
+    let path = state::place(FILE);
     let mut text = String::new();
-    match root.open_file(&place) {
+    match root.open_file(&path) {
         Err(error) if error.is_absent() => {}
         file => {
-            let read = file?.take(MAX_NOTE).read_to_string(&mut text);
-            read.map_err(|source| RootError { what: "read", path: root.show(&place), source })?;
+            file?.take(MAX_FILE).read_to_string(&mut text).map_err(|source| RootError {
+                what: "read",
+                path: root.show(&path),
+                source,
+            })?;
         }
     }
-    let parsed = text.lines().filter_map(|line| {
-        let (time, top) = line.split_once(' ')?;
-        Some((parse_path(top.as_bytes()).ok()?, time.parse().ok()?))
-    });
-    Ok(parsed.collect())
+
+    let parse = |line: &str| {
+        let (time, mount_root) = line.split_once(' ')?;
+        Some((parse_path(mount_root.as_bytes()).ok()?, time.parse().ok()?))
+    };
+    Ok(text.lines().filter_map(parse).collect())
 }
 
-/// Gives the directories the times that are noted, and forgets them.
+/// Restores the saved times and removes the file.
 pub fn restore(root: &Root) -> Result<(), RootError> {
-    for (top, time) in noted(root)? {
-        if root.stat(&top)?.is_some_and(|stat| stat.mtime != time) {
-            match root.set_times(&top, time) {
-                // It may not be written to: then it is not another one's time.
-                Err(error) if !error.is_forbidden() => return Err(error),
-                _ => {}
-            }
+    for (mount_root, time) in read_saved(root)? {
+        if root.stat(&mount_root)?.is_none_or(|stat| stat.mtime == time) {
+            continue;
+        }
+        match root.set_times(&mount_root, time) {
+            // A directory that cannot be written has its own time: no stage was created in it.
+            Err(error) if error.is_forbidden() => {}
+            answer => answer?,
         }
     }
-    root.unlink(&state::place(NOTE))
+    root.unlink(&state::place(FILE))
 }

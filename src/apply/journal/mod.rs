@@ -1,97 +1,105 @@
-//! The journal: what a sealed transaction still has to do, durable on the filesystem of the root.
+//! Redo journal: the durable list of all changes of a committed transaction.
+//!
+//! The journal and the files beside it are in the root's stage. Its rename into place is the commit
+//! point. As long as it exists, every run carries it out before it does anything else, so it must
+//! contain all that the roll forward needs: no network, no catalog and no configuration.
 //!
 #![doc = include_str!("format.md")]
 
+mod codec;
 pub(super) mod space_reserve;
 
 use std::collections::BTreeSet;
 use std::io::Read;
 
-use crate::apply::error::{FormatFault, JournalError, LineFault, SealError};
+use crate::apply::error::{FormatFault, JournalError, SealError};
 use crate::apply::filesystem::Slots;
 use crate::apply::notice::ApplyNotice;
 use crate::apply::on_disk::{
     AGENT, CLOSED_JOURNAL, DIRECTORIES, JOURNAL, MANIFEST, PINNED, STAGE_DIR, STATE, SYNCED, name,
 };
-use crate::apply::plan::{Action, Change};
+use crate::apply::plan::Change;
 use crate::apply::undo::UndoRetention;
 use crate::entry::{Entry, Mtime};
-use crate::image::{BadImageName, ImageName};
-use crate::manifest::{parse_entries, parse_path, path_text, write_entries};
+use crate::image::ImageName;
+use crate::manifest::{parse_entries, write_entries};
 use crate::report::Monitor;
 use crate::root::{Rename, Root, RootError};
 use crate::tree_path::TreePath;
 
-/// The first line of every journal of this format.
-const HEAD: &str = "si-journal 1";
-/// A journal larger than this is not ours: ten million changes with long paths take less.
+/// Largest file of a journal in bytes: ten million changes with long paths need less.
 const MAX_JOURNAL: u64 = 4 << 30;
 
-/// What a sealed transaction does.
+/// A committed transaction.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Journal {
-    /// Where the filesystems begin that take part or could: see [`crate::apply::filesystem::Filesystems`].
-    pub tops: Vec<TreePath>,
-    /// Where the slots come from.
+    /// Mount roots of the filesystems, see [`crate::apply::filesystem::Filesystems`].
+    pub mount_roots: Vec<TreePath>,
+    /// Origin of the content in the slots.
     pub slots: Slots,
-    /// What becomes of what is displaced.
-    pub keep: UndoRetention,
-    /// In this order.
+    /// Rule for the backups.
+    pub retention: UndoRetention,
+    /// All changes, in order.
     pub changes: Vec<Change>,
-    /// Tracked directories with their final metadata, of which the time is set, and all of it where a
-    /// change says so.
+    /// Directories with their final metadata. Each gets its time, and all its metadata if a change
+    /// [`SetDirMetadata`](crate::apply::plan::Action::SetDirMetadata) names it.
     pub directories: Vec<Entry>,
-    /// What is recorded in the end.
+    /// Recorded at the end.
     pub record: CommitRecord,
 }
 
-/// What is recorded of a tree when a transaction is done.
+/// The part of the state directory that a transaction writes.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct CommitRecord {
-    /// The state as text; `None` where nothing is known of the tree then.
+    /// The state as text; `None` if the generation of the tree is unknown afterwards.
     pub state: Option<String>,
-    /// The manifest that the state names, as it is stored; `None` where it is recorded already.
+    /// The compressed manifest that the state names; `None` if it is recorded already.
     pub manifest: Option<Vec<u8>>,
-    /// The generation that the node is not to go back to, as text.
+    /// The pinned generation as text.
     pub held: Option<String>,
-    /// Where no state is recorded: the image that the tree was made of.
+    /// The image name for other tools, if no state is recorded.
     pub synced: Option<ImageName>,
 }
 
-/// What is found where a journal is.
+/// State of the journal on disk.
 #[derive(Debug)]
 pub enum JournalState {
-    /// No transaction.
+    /// No journal: no transaction is committed.
     Nothing,
-    /// One that was sealed and has to be brought to its end.
+    /// The transaction is committed and has to be completed.
     Sealed(Journal),
-    /// One that is done; only what it displaced is not yet where it is kept.
+    /// The transaction has ended; its backups and stages are left.
     Done(Journal),
 }
 
 impl Journal {
-    /// The filesystems whose stages the changes need; the top's always, it holds the journal.
-    pub fn takes_part(&self) -> BTreeSet<usize> {
+    /// The filesystems whose stages the changes need, and the root's, which has the journal.
+    pub fn participants(&self) -> BTreeSet<usize> {
         std::iter::once(0).chain(self.changes.iter().map(|change| change.filesystem)).collect()
     }
 }
 
-/// Writes the parts, then renames the journal into place: that rename, once durable, is the seal.
+/// Commits a transaction.
+///
+/// All files beside the journal are durable before the journal is renamed into place.
 pub fn seal(root: &Root, journal: &Journal, monitor: &dyn Monitor) -> Result<(), SealError> {
-    // A journal that is visible must not be left over a stage that goes.
-    write(root, journal, monitor).map_err(|error| match discard(root) {
-        Ok(()) => SealError::Untouched(error),
-        Err(removal) => SealError::Unknown { write: error, removal },
+    // If the journal is visible but not known to be durable, it must not stay: the caller is going
+    // to remove the stage that it refers to.
+    write(root, journal, monitor).map_err(|write| match discard(root) {
+        Ok(()) => SealError::Untouched(write),
+        Err(removal) => SealError::Unknown { write, removal },
     })
 }
 
 fn write(root: &Root, journal: &Journal, monitor: &dyn Monitor) -> Result<(), RootError> {
     let stage = root.below(&name(STAGE_DIR))?;
     keep_agent(&stage, monitor)?;
+
     let mut directories = Vec::new();
     // Writing to memory does not fail.
     let _ = write_entries(&journal.directories, &mut directories);
     stage.write_durably(&name(DIRECTORIES), &directories, 0o600)?;
+
     let record = &journal.record;
     let parts = [
         (STATE, record.state.as_ref().map(String::as_bytes)),
@@ -105,30 +113,35 @@ fn write(root: &Root, journal: &Journal, monitor: &dyn Monitor) -> Result<(), Ro
             None => stage.unlink(&name(part))?,
         }
     }
+
+    // The name of the stage itself has to be durable before the journal in it.
     root.sync_dir(&TreePath::root())?;
-    stage.write_durably(&name(JOURNAL), text(journal).as_bytes(), 0o600)
+    stage.write_durably(&name(JOURNAL), codec::write(journal).as_bytes(), 0o600)
 }
 
-/// Keeps this program beside the journal, so that the version that wrote it can finish it. Without that,
-/// any later version has to, and can: that is no reason to stop.
+/// Keeps this program beside the journal, so that the version that wrote it can complete it.
+///
+/// Every later version can complete it too, so a failure is only a warning.
 fn keep_agent(stage: &Root, monitor: &dyn Monitor) -> Result<(), RootError> {
     let agent = name(AGENT);
     stage.unlink(&agent)?;
-    match stage.keep_program(&agent) {
-        Err(error) => {
-            monitor.warn(ApplyNotice::AgentNotKept { error });
-            stage.unlink(&agent)
-        }
-        Ok(()) => Ok(()),
+    if let Err(error) = stage.keep_program(&agent) {
+        monitor.warn(ApplyNotice::AgentNotKept { error });
+        stage.unlink(&agent)?;
     }
+    Ok(())
 }
 
-/// The journal of a transaction that is not wholly over.
+/// Removes a journal that may have become visible.
+fn discard(root: &Root) -> Result<(), RootError> {
+    let stage = root.below(&name(STAGE_DIR))?;
+    stage.unlink(&name(JOURNAL))?;
+    stage.sync_dir(&TreePath::root())
+}
+
+/// Reads the journal, with the files beside it.
 pub fn find(root: &Root) -> Result<JournalState, JournalError> {
-    let stage = match root.below(&name(STAGE_DIR)) {
-        Err(e) if e.is_absent() => return Ok(JournalState::Nothing),
-        answer => answer?,
-    };
+    let Some(stage) = open_stage(root)? else { return Ok(JournalState::Nothing) };
     if let Some(text) = read(&stage, JOURNAL)? {
         return Ok(JournalState::Sealed(load(&stage, JOURNAL, text)?));
     }
@@ -138,239 +151,79 @@ pub fn find(root: &Root) -> Result<JournalState, JournalError> {
     }
 }
 
-/// The journal of an interrupted transaction as far as its own file goes, for who has no lock: the run
-/// that it belongs to may end meanwhile. One that is not understood is left to [`find`].
+/// Reads the journal file alone, for a caller without the lock.
+///
+/// The run that owns the journal may end at any moment, so a missing or invalid file is `None`;
+/// [`find`] reports it later.
 pub fn peek(root: &Root) -> Result<Option<Journal>, RootError> {
-    let stage = match root.below(&name(STAGE_DIR)) {
-        Err(e) if e.is_absent() => return Ok(None),
-        answer => answer?,
-    };
+    let Some(stage) = open_stage(root)? else { return Ok(None) };
     let text = read(&stage, JOURNAL)?.and_then(|text| String::from_utf8(text).ok());
-    Ok(text.and_then(|text| parse(&text).ok()))
+    Ok(text.and_then(|text| codec::parse(&text).ok()))
+}
+
+fn open_stage(root: &Root) -> Result<Option<Root>, RootError> {
+    match root.below(&name(STAGE_DIR)) {
+        Err(error) if error.is_absent() => Ok(None),
+        stage => stage.map(Some),
+    }
 }
 
 fn load(stage: &Root, file: &str, text: Vec<u8>) -> Result<Journal, JournalError> {
     let invalid = |fault| JournalError::Invalid { path: stage.show(&name(file)), fault };
     let text = String::from_utf8(text).map_err(|_| invalid(FormatFault::NotText))?;
-    let journal = parse(&text).map_err(|fault| invalid(FormatFault::Line(fault)))?;
+    let journal = codec::parse(&text).map_err(|fault| invalid(FormatFault::Line(fault)))?;
+
     let directories = match read(stage, DIRECTORIES)? {
         Some(directories) => parse_entries(directories.as_slice())
-            .map_err(|e| invalid(FormatFault::Directories(e.into())))?,
-        // A stage that is being removed goes file by file.
+            .map_err(|error| invalid(FormatFault::Directories(error.into())))?,
+        // A stage is removed file by file.
         None if file == CLOSED_JOURNAL => Vec::new(),
         None => return Err(invalid(FormatFault::PartMissing(DIRECTORIES))),
     };
-    let text = |file: &'static str| -> Result<Option<String>, JournalError> {
-        let text = read(stage, file)?.map(String::from_utf8).transpose();
-        text.map_err(|_| invalid(FormatFault::PartNotText(file)))
+
+    let read_text = |part| -> Result<Option<String>, JournalError> {
+        let text = read(stage, part)?.map(String::from_utf8).transpose();
+        text.map_err(|_| invalid(FormatFault::PartNotText(part)))
     };
-    let synced = text(SYNCED)?.map(|name| name.parse()).transpose();
-    let synced = synced.map_err(|e: BadImageName| {
-        invalid(FormatFault::PartInvalid { name: SYNCED, source: e.into() })
-    })?;
-    let (state, held) = (text(STATE)?, text(PINNED)?);
+    let synced = match read_text(SYNCED)?.map(|name| name.parse::<ImageName>()).transpose() {
+        Ok(synced) => synced,
+        Err(error) => {
+            let source = error.into();
+            return Err(invalid(FormatFault::PartInvalid { name: SYNCED, source }));
+        }
+    };
+    let (state, held) = (read_text(STATE)?, read_text(PINNED)?);
     let record = CommitRecord { state, manifest: read(stage, MANIFEST)?, held, synced };
     Ok(Journal { directories, record, ..journal })
 }
 
-/// When the transaction was sealed, by the clock of its filesystem.
+fn read(stage: &Root, file: &str) -> Result<Option<Vec<u8>>, RootError> {
+    let open = match stage.open_file(&name(file)) {
+        Err(error) if error.is_absent() => return Ok(None),
+        answer => answer?,
+    };
+    let mut bytes = Vec::new();
+    open.take(MAX_JOURNAL).read_to_end(&mut bytes).map_err(|source| RootError {
+        what: "read",
+        path: stage.show(&name(file)),
+        source,
+    })?;
+    Ok(Some(bytes))
+}
+
+/// Time of the commit, by the clock of the root's filesystem.
 pub fn sealed_at(root: &Root) -> Result<Mtime, RootError> {
     let stat = root.below(&name(STAGE_DIR))?.stat(&name(JOURNAL))?;
     Ok(stat.map_or(Mtime { seconds: i64::MAX, nanos: 0 }, |stat| stat.mtime))
 }
 
-/// Takes a journal back that may have become visible.
-fn discard(root: &Root) -> Result<(), RootError> {
-    let stage = root.below(&name(STAGE_DIR))?;
-    stage.unlink(&name(JOURNAL))?;
-    stage.sync_dir(&TreePath::root())
-}
-
-/// Ends a transaction: what is left to do is only about what it displaced.
+/// Ends a transaction: only its backups and stages are left to be cleaned up.
 pub fn close(root: &Root) -> Result<(), RootError> {
     let stage = root.below(&name(STAGE_DIR))?;
     stage.rename(&name(JOURNAL), &stage, &name(CLOSED_JOURNAL), Rename::Replace)
 }
 
-/// Makes it durable that a transaction has ended: what it still has to do may go only then.
-pub fn stay_closed(root: &Root) -> Result<(), RootError> {
+/// Makes the end of a transaction durable; only then may its stages be removed.
+pub fn sync_close(root: &Root) -> Result<(), RootError> {
     root.below(&name(STAGE_DIR))?.sync_dir(&TreePath::root())
-}
-
-fn read(stage: &Root, file: &str) -> Result<Option<Vec<u8>>, RootError> {
-    let open = match stage.open_file(&name(file)) {
-        Err(e) if e.is_absent() => return Ok(None),
-        answer => answer?,
-    };
-    let mut bytes = Vec::new();
-    let read = open.take(MAX_JOURNAL).read_to_end(&mut bytes);
-    read.map_err(|source| RootError { what: "read", path: stage.show(&name(file)), source })?;
-    Ok(Some(bytes))
-}
-
-fn text(journal: &Journal) -> String {
-    let mut text = format!("{HEAD}\n");
-    for top in &journal.tops {
-        text += &format!("filesystem {}\n", path_text(top));
-    }
-    text += match journal.slots {
-        Slots::Stage => "slots stage\n",
-        Slots::Undo => "slots undo\n",
-    };
-    text += match journal.keep {
-        UndoRetention::Replace => "displaced keep\n",
-        UndoRetention::Discard => "displaced drop\n",
-        UndoRetention::KeepPrevious => "displaced drop-alone\n",
-        UndoRetention::Append => "displaced keep-beside\n",
-    };
-    for change in &journal.changes {
-        let action = match change.action {
-            Action::Install { slot } => format!("install {slot}"),
-            Action::Exchange { slot, to_directory: true } => format!("to-directory {slot}"),
-            Action::Exchange { slot, to_directory: false } => format!("from-directory {slot}"),
-            Action::MakeDir { slot } => format!("make-directory {slot}"),
-            Action::Remove { slot } => format!("remove {slot}"),
-            Action::RemoveTree { slot } => format!("remove-tree {slot}"),
-            Action::CoveredByParent => "inside 0".to_owned(),
-            Action::RemoveDir => "remove-directory 0".to_owned(),
-            Action::SetTime(mtime) => format!("time {mtime}"),
-            Action::SetDirMetadata => "directory 0".to_owned(),
-        };
-        text += &format!("{action} {} {}\n", change.filesystem, path_text(&change.path));
-    }
-    text += &format!("end {}\n", journal.changes.len());
-    text
-}
-
-/// The journal alone, without what lies beside it.
-fn parse(text: &str) -> Result<Journal, LineFault> {
-    let mut lines = text.lines().enumerate().map(|(at, line)| (at + 1, line));
-    if lines.next().map(|(_, line)| line) != Some(HEAD) {
-        return Err(fault(1, "it is of a format that this program does not know"));
-    }
-    let (mut tops, mut changes, mut slots, mut keep) = (Vec::new(), Vec::new(), None, None);
-    for (at, line) in lines {
-        let words: Vec<&str> = line.split(' ').collect();
-        match words.as_slice() {
-            ["filesystem", path] => {
-                tops.push(parse_path(path.as_bytes()).map_err(|why| fault(at, why))?)
-            }
-            ["slots", "stage"] => slots = Some(Slots::Stage),
-            ["slots", "undo"] => slots = Some(Slots::Undo),
-            ["displaced", "keep"] => keep = Some(UndoRetention::Replace),
-            ["displaced", "drop"] => keep = Some(UndoRetention::Discard),
-            ["displaced", "drop-alone"] => keep = Some(UndoRetention::KeepPrevious),
-            ["displaced", "keep-beside"] => keep = Some(UndoRetention::Append),
-            ["end", count] => {
-                let whole = count.parse() == Ok(changes.len()) && !tops.is_empty();
-                let (Some(slots), Some(keep), true) = (slots, keep, whole) else {
-                    return Err(fault(at, "lines are missing"));
-                };
-                let (directories, record) = (Vec::new(), CommitRecord::default());
-                return Ok(Journal { tops, slots, keep, changes, directories, record });
-            }
-            [action, value, filesystem, path] => {
-                let path = parse_path(path.as_bytes()).map_err(|why| fault(at, why))?;
-                let filesystem =
-                    filesystem.parse().map_err(|_| fault(at, "its filesystem is not a number"))?;
-                let action = parse_action(action, value)
-                    .ok_or_else(|| fault(at, "its action is unknown"))?;
-                if filesystem >= tops.len() {
-                    return Err(fault(at, "its filesystem is not listed"));
-                }
-                changes.push(Change { filesystem, path, action });
-            }
-            _ => return Err(fault(at, "it is no line of a journal")),
-        }
-    }
-    Err(fault(0, "its end is missing"))
-}
-
-fn fault(number: usize, reason: &'static str) -> LineFault {
-    LineFault { number, reason }
-}
-
-fn parse_action(action: &str, value: &str) -> Option<Action> {
-    let slot = || value.parse().ok();
-    Some(match action {
-        "install" => Action::Install { slot: slot()? },
-        "to-directory" => Action::Exchange { slot: slot()?, to_directory: true },
-        "from-directory" => Action::Exchange { slot: slot()?, to_directory: false },
-        "make-directory" => Action::MakeDir { slot: slot()? },
-        "remove" => Action::Remove { slot: slot()? },
-        "remove-tree" => Action::RemoveTree { slot: slot()? },
-        "inside" => Action::CoveredByParent,
-        "remove-directory" => Action::RemoveDir,
-        "directory" => Action::SetDirMetadata,
-        "time" => Action::SetTime(value.parse().ok()?),
-        _ => return None,
-    })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn sample() -> Journal {
-        let path = |s: &str| TreePath::new(s).expect("good");
-        let change = |path, action| Change { filesystem: 0, path, action };
-        Journal {
-            tops: vec![TreePath::root(), path("boot")],
-            slots: Slots::Stage,
-            keep: UndoRetention::Replace,
-            changes: vec![
-                change(path("etc/a b\n"), Action::Install { slot: 1 }),
-                Change {
-                    filesystem: 1,
-                    ..change(path("boot/x"), Action::Exchange { slot: 2, to_directory: true })
-                },
-                change(path("bin"), Action::Exchange { slot: 3, to_directory: false }),
-                change(path("again"), Action::MakeDir { slot: 4 }),
-                change(path("f"), Action::SetTime(Mtime { seconds: -5, nanos: 7 })),
-                change(path("old"), Action::Remove { slot: u32::MAX }),
-                change(path("tree"), Action::RemoveTree { slot: 5 }),
-                change(path("dir"), Action::RemoveDir),
-                change(path("tree/in"), Action::CoveredByParent),
-                change(path("etc"), Action::SetDirMetadata),
-            ],
-            directories: Vec::new(),
-            record: CommitRecord::default(),
-        }
-    }
-
-    #[test]
-    fn what_is_written_is_read() {
-        for (slots, keep) in [
-            (Slots::Stage, UndoRetention::Replace),
-            (Slots::Stage, UndoRetention::Append),
-            (Slots::Undo, UndoRetention::Discard),
-            (Slots::Undo, UndoRetention::KeepPrevious),
-        ] {
-            let journal = Journal { slots, keep, ..sample() };
-            assert_eq!(parse(&text(&journal)), Ok(journal));
-        }
-    }
-
-    #[test]
-    fn a_cut_or_foreign_journal_is_refused() {
-        let whole = text(&sample());
-        for cut in 0..whole.len() - 1 {
-            assert!(parse(&whole[..cut]).is_err(), "cut at {cut}");
-        }
-        for (from, to) in [
-            ("si-journal 1", "si-journal 2"),
-            ("slots stage\n", ""),
-            ("displaced keep\n", ""),
-            ("install 1 0", "install 1 9"),
-            ("install", "explode"),
-        ] {
-            assert!(parse(&whole.replacen(from, to, 1)).is_err(), "{to}");
-        }
-    }
-
-    #[test]
-    fn the_format_is_frozen() {
-        let expected = include_str!("../../../tests/testdata/journal/v1");
-        assert_eq!(text(&sample()), expected);
-    }
 }

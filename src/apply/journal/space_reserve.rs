@@ -1,12 +1,13 @@
-//! Room that is kept for what comes after the seal: directories that grow by a name, and what is recorded.
+//! Preallocated space for the roll forward.
 //!
-//! New content is staged before the seal, and renames need no room of their own; still, on a disk that is
-//! filled to the last block meanwhile, a run would stop between two generations. What is kept here is
-//! given up when that happens, and what failed is tried once more.
+//! All new content is staged before the commit point, and a rename needs no space of its own. But a
+//! directory may grow by an entry, and the state has to be written. If another process fills the
+//! disk meanwhile, the run would stop between two generations. So files without content occupy the
+//! space that may be needed. If a disk is full, they are removed and the roll forward is repeated.
 
 use std::collections::HashSet;
 
-use crate::apply::filesystem::Filesystems;
+use crate::apply::filesystem::{Filesystems, stage_dirs};
 use crate::apply::journal::CommitRecord;
 use crate::apply::on_disk::{RESERVE_PREFIX, name};
 use crate::apply::plan::{Action, ChangePlan};
@@ -14,87 +15,91 @@ use crate::root::{Root, RootError};
 use crate::state;
 use crate::tree_path::TreePath;
 
-/// Bytes on each filesystem that takes part, and where the state is recorded, apart from what is counted.
-const LEAST: u64 = 64 << 10;
-/// No filesystem has to keep more for its directories.
-const MOST: u64 = 16 << 20;
-/// A directory that gets a name may grow by a block for it, and by another for its index.
-const BLOCKS: u64 = 2;
-/// About the bytes of the name of a slot in its directory.
-const NAME: u64 = 64;
-/// A state, a manifest and the old client's file are written beside their places, and one file more.
-const RECORDED: usize = 4;
+/// Bytes on each filesystem that takes part and for the state, in addition to what is counted.
+const MIN_BYTES: u64 = 64 << 10;
+/// Most bytes on one filesystem: more is never used by directories that grow.
+const MAX_BYTES: u64 = 16 << 20;
+/// Blocks by which a directory may grow for one entry: one for it, one for the index.
+const BLOCKS_PER_DIR: u64 = 2;
+/// Bytes of a slot's name in its directory, about.
+const BYTES_PER_SLOT: u64 = 64;
+/// Inodes for the state: the state, a manifest, `IMAGE_LAST_SYNCED_TO` and one more file, each of
+/// which is written beside its place.
+const STATE_FILES: usize = 4;
 
-/// Keeps room for the changes of `transaction` on each of its filesystems, and for `record`.
+/// Reserves space for the changes of `plan` on each of its filesystems, and for `record`.
 pub(in crate::apply) fn preallocate(
     root: &Root,
     filesystems: &Filesystems,
-    transaction: &ChangePlan,
+    plan: &ChangePlan,
     record: &CommitRecord,
 ) -> Result<(), RootError> {
-    for at in transaction.participating() {
-        let Some(stage) = filesystems.stage_of(root, at)? else { continue };
-        let room = stage.room()?;
-        let made = transaction
+    for at in plan.participating() {
+        let Some(stage) = stage_dirs::open(root, filesystems, at)? else { continue };
+        let space = stage.room()?;
+        let creates_dir = |action| matches!(action, Action::MakeDir { .. });
+        let directories = plan
             .changes
             .iter()
-            .filter(|c| c.filesystem == at && matches!(c.action, Action::MakeDir { .. }));
-        let files = if room.has_inodes { made.count() } else { 0 };
-        keep(&stage, &name, growth(transaction, at, room.block), 1 + files)?;
+            .filter(|change| change.filesystem == at && creates_dir(change.action))
+            .count();
+        let inodes = if space.has_inodes { directories } else { 0 };
+        create_files(&stage, name, directory_growth(plan, at, space.block), 1 + inodes)?;
     }
+
     let text =
-        record.state.as_ref().map_or(0, String::len) + record.held.as_ref().map_or(0, String::len);
-    let bytes = record.manifest.as_ref().map_or(0, Vec::len) + 2 * text;
+        record.state.as_deref().map_or(0, str::len) + record.held.as_deref().map_or(0, str::len);
+    let bytes = record.manifest.as_deref().map_or(0, <[u8]>::len) + 2 * text;
     root.create_dirs(&state::place_dir())?;
-    keep(root, &state::place, bytes as u64 + LEAST, RECORDED)
+    create_files(root, state::place, bytes as u64 + MIN_BYTES, STATE_FILES)
 }
 
-/// Gives up what was kept; whether anything was.
+/// Removes the reserves; returns whether there were any.
 pub(in crate::apply) fn release(root: &Root, filesystems: &Filesystems) -> Result<bool, RootError> {
-    let mut found = give_up(root, &state::place_dir())?;
+    let mut released = remove_files(root, &state::place_dir())?;
     for at in 0..filesystems.mount_roots().len() {
-        if let Some(stage) = filesystems.stage_of(root, at)? {
-            found |= give_up(&stage, &TreePath::root())?;
+        if let Some(stage) = stage_dirs::open(root, filesystems, at)? {
+            released |= remove_files(&stage, &TreePath::root())?;
         }
     }
-    Ok(found)
+    Ok(released)
 }
 
-/// How much the directories of a filesystem may grow.
-fn growth(transaction: &ChangePlan, at: usize, block: u64) -> u64 {
-    let here = || transaction.changes.iter().filter(|change| change.filesystem == at);
-    let parents: HashSet<TreePath> = here()
-        .filter(|change| change.action.adds_entry())
-        .filter_map(|change| change.path.parent())
-        .collect();
-    let directories = parents.len() as u64 * BLOCKS * block;
-    (LEAST + directories + here().filter(|change| change.action.adds_entry()).count() as u64 * NAME)
-        .min(MOST)
+/// Bytes by which the directories of a filesystem may grow.
+fn directory_growth(plan: &ChangePlan, at: usize, block: u64) -> u64 {
+    let mut entries = 0;
+    let mut parents: HashSet<TreePath> = HashSet::new();
+    for change in plan.changes.iter().filter(|change| change.filesystem == at) {
+        if change.action.adds_entry() {
+            entries += 1;
+            parents.extend(change.path.parent());
+        }
+    }
+    let growth = parents.len() as u64 * BLOCKS_PER_DIR * block + entries * BYTES_PER_SLOT;
+    (MIN_BYTES + growth).min(MAX_BYTES)
 }
 
-/// Makes the files, the first of which holds `bytes`.
-fn keep(
+/// Creates `count` reserves, the first of which occupies `bytes`.
+fn create_files(
     tree: &Root,
-    place: &dyn Fn(&str) -> TreePath,
+    path_of: impl Fn(&str) -> TreePath,
     bytes: u64,
-    files: usize,
+    count: usize,
 ) -> Result<(), RootError> {
-    for number in 0..files {
-        let path = place(&format!("{RESERVE_PREFIX}{number}"));
+    for number in 0..count {
+        let path = path_of(&format!("{RESERVE_PREFIX}{number}"));
         tree.unlink(&path)?;
         tree.create_reserve(&path, if number == 0 { bytes } else { 0 })?;
     }
     Ok(())
 }
 
-fn give_up(tree: &Root, directory: &TreePath) -> Result<bool, RootError> {
-    let children = match tree.children(directory) {
+fn remove_files(tree: &Root, directory: &TreePath) -> Result<bool, RootError> {
+    let mut children = match tree.children(directory) {
         Err(error) if error.is_absent() => return Ok(false),
         answer => answer?,
     };
-    let kept =
-        children.into_iter().filter(|(path, _)| path.name().starts_with(RESERVE_PREFIX.as_bytes()));
-    let kept: Vec<TreePath> = kept.map(|(path, _)| path).collect();
-    kept.iter().try_for_each(|path| tree.unlink(path))?;
-    Ok(!kept.is_empty())
+    children.retain(|(path, _)| path.name().starts_with(RESERVE_PREFIX.as_bytes()));
+    children.iter().try_for_each(|(path, _)| tree.unlink(path))?;
+    Ok(!children.is_empty())
 }

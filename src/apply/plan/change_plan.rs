@@ -190,7 +190,8 @@ impl ChangePlan {
         slots: &mut SlotAllocator,
     ) -> Result<(), SlotsExhausted> {
         for path in &self.kernel_paths {
-            let (filesystem, slot) = (self.filesystems.filesystem_of(path), slots.take_backup()?);
+            let (filesystem, slot) =
+                (self.filesystems.slot_filesystem_of(path), slots.take_backup()?);
             self.kernel_backups.push(KernelBackup { filesystem, path: path.clone(), slot });
         }
         Ok(())

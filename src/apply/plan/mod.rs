@@ -117,7 +117,7 @@ fn add_directories(
         let differs = classified.difference.any() && !is_new;
         if differs {
             let path = entry.path.clone();
-            let filesystem = input.filesystems.holding(&path);
+            let filesystem = input.filesystems.slot_filesystem_of_dir(&path);
             plan.changes.push(Change { filesystem, path, action: Action::SetDirMetadata });
         }
 

@@ -102,7 +102,7 @@ impl Placement<'_> {
             Decision::Replace => return self.install(index),
             Decision::Report => return Ok(()),
             Decision::SetTime => self.times.push(Change {
-                filesystem: self.input.filesystems.filesystem_of(&entry.path),
+                filesystem: self.input.filesystems.slot_filesystem_of(&entry.path),
                 path: entry.path.clone(),
                 action: Action::SetTime(entry.meta.mtime),
             }),
@@ -118,7 +118,7 @@ impl Placement<'_> {
     fn install(&mut self, index: usize) -> Result<(), Untouched> {
         let entry = &self.input.target.entries()[index];
         let slot = self.slots.take_install()?;
-        let filesystem = self.input.filesystems.filesystem_of(&entry.path);
+        let filesystem = self.input.filesystems.slot_filesystem_of(&entry.path);
         self.stage(index, filesystem, slot_name(slot))?;
         refuse_mount_root(self.input, entry)?;
 
@@ -161,7 +161,7 @@ impl Placement<'_> {
                 Some((&item.entry.path, item.filesystem))
             }
             ContentSource::LinkLive(path) => {
-                Some((path, self.input.filesystems.filesystem_of(path)))
+                Some((path, self.input.filesystems.slot_filesystem_of(path)))
             }
             ContentSource::Node | ContentSource::Content { .. } => None,
         };
@@ -279,7 +279,7 @@ fn displace_contents(
         // To the roll forward, a path of the directory that is not listed here is a late arrival.
         plan.removed_count += 1;
         plan.changes.push(Change {
-            filesystem: input.filesystems.filesystem_of(&visit.path),
+            filesystem: input.filesystems.slot_filesystem_of(&visit.path),
             path: visit.path.clone(),
             action: Action::CoveredByParent,
         });

@@ -90,7 +90,7 @@ pub(in crate::apply) fn removal_changes(
     slots: &mut SlotAllocator,
 ) -> Result<Vec<Change>, SlotsExhausted> {
     let change = |path: TreePath, action| Change {
-        filesystem: filesystems.filesystem_of(&path),
+        filesystem: filesystems.slot_filesystem_of(&path),
         path,
         action,
     };
@@ -226,7 +226,7 @@ pub(super) fn include_kernel_filesystems(live: &LiveTree, plan: &mut ChangePlan)
     }
 
     for path in plan.kernel_paths.clone() {
-        let filesystem = plan.filesystems.filesystem_of(&path);
+        let filesystem = plan.filesystems.slot_filesystem_of(&path);
         let Some(stat) = live.get(&path).filter(|stat| stat.kind != FileKind::Directory) else {
             continue;
         };
@@ -316,7 +316,7 @@ fn is_kept(input: &PlanInput, path: &TreePath) -> bool {
         return true;
     }
 
-    let mount_root = &filesystems.mount_roots()[filesystems.stage_filesystem_of(path)];
+    let mount_root = &filesystems.mount_roots()[filesystems.entry_filesystem_of(path)];
     let entries = input.target.entries();
     let next = entries.get(entries.partition_point(|entry| entry.path <= *mount_root));
     !next.is_some_and(|entry| entry.path.is_below(mount_root))

@@ -57,7 +57,7 @@ impl RemovableSubtrees {
         let Search { in_parts, occupied, .. } = search;
 
         let is_renamable = |path: &TreePath| {
-            filesystems.filesystem_of(path) == filesystems.stage_filesystem_of(path)
+            filesystems.slot_filesystem_of(path) == filesystems.entry_filesystem_of(path)
                 && host.is_none_or(Host::is_local)
         };
         let mut subtrees = RemovableSubtrees { roots: Vec::new(), occupied: Vec::new() };

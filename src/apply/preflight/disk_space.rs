@@ -159,8 +159,10 @@ impl<'a> SpaceRequirement<'a> {
     /// Whether the undo set, once it is gone, leaves enough for what is missing; if so, its bytes.
     pub fn freed_by_undo(&self, missing: &[Shortage]) -> Result<Option<u64>, RootError> {
         let mut freed: HashMap<usize, (u64, u64)> = HashMap::new();
-        for set in undo::weigh(self.root, self.filesystems)? {
-            let on_disk = freed.entry(self.disk(self.filesystems.holding(&set.top))).or_default();
+        for set in undo::disk_usage(self.root, self.filesystems)? {
+            let on_disk = freed
+                .entry(self.disk(self.filesystems.slot_filesystem_of_dir(&set.mount_root)))
+                .or_default();
             *on_disk = (on_disk.0 + set.bytes, on_disk.1 + set.inodes);
         }
         let covers = |shortage: &Shortage| {
@@ -173,7 +175,7 @@ impl<'a> SpaceRequirement<'a> {
     }
 
     fn add_entry(&mut self, entry: &Entry) -> Result<(), RootError> {
-        let block = self.amount(self.filesystems.filesystem_of(&entry.path))?.room.block;
+        let block = self.amount(self.filesystems.slot_filesystem_of(&entry.path))?.room.block;
         let bytes = match entry.leaf().map(|leaf| &leaf.kind) {
             None => block,
             Some(LeafKind::File { size, .. }) => *size,
@@ -184,7 +186,7 @@ impl<'a> SpaceRequirement<'a> {
     }
 
     fn add(&mut self, path: &TreePath, bytes: u64, inodes: u64) -> Result<(), RootError> {
-        self.add_to(self.filesystems.filesystem_of(path), bytes, inodes)
+        self.add_to(self.filesystems.slot_filesystem_of(path), bytes, inodes)
     }
 
     fn add_to(&mut self, filesystem: usize, bytes: u64, inodes: u64) -> Result<(), RootError> {

@@ -201,7 +201,7 @@ fn check_parent(
     let top = if filesystems.is_mount_root(parent) {
         parent.clone()
     } else {
-        filesystems.mount_roots()[filesystems.stage_filesystem_of(parent)].clone()
+        filesystems.mount_roots()[filesystems.entry_filesystem_of(parent)].clone()
     };
     // What is staged, and what is displaced, lies in directories that are made at the top.
     let (here, there) = (root.inherited_project(parent)?, root.inherited_project(&top)?);
@@ -243,7 +243,7 @@ pub fn check_limited_space(
     // Most that is needed at once, and what is taken for good, in bytes.
     let mut needs: BTreeMap<usize, (i128, i128)> = BTreeMap::new();
     for change in &transaction.changes {
-        let ground = filesystems.stage_filesystem_of(&change.path);
+        let ground = filesystems.entry_filesystem_of(&change.path);
         let (Action::Install { slot } | Action::Exchange { slot, .. } | Action::Remove { slot }) =
             change.action
         else {

@@ -1,4 +1,8 @@
-//! What a boot loader reads.
+//! Boot flush: writes the journal of the filesystem of `/boot` back to its final place.
+//!
+//! After syncfs(2), new metadata may be durable only in the filesystem's own journal. A boot loader
+//! that does not replay it, such as GRUB on ext4 or xfs, would not find the new kernel. Freezing and
+//! thawing the filesystem writes everything back.
 
 use std::collections::BTreeSet;
 
@@ -9,38 +13,45 @@ use crate::apply::on_disk::name;
 use crate::report::Monitor;
 use crate::root::{Root, mounts};
 
-/// Kinds of filesystem whose sync may leave what is new in a journal. A btrfs and an f2fs are read from
-/// what their last sync completed, and others have no journal.
+/// Filesystem types whose sync may leave metadata in a journal. btrfs and f2fs are read from the
+/// checkpoint of their last sync; other types have no journal.
 const JOURNALED: [&str; 5] = ["ext3", "ext4", "xfs", "jfs", "reiserfs"];
 
-/// Where something below `boot` changed, writes back the journal of the filesystem that holds it, which
-/// is synced. Only where all of that filesystem is mounted at the top of the tree or below: one that
-/// holds a tree in a plain directory, or in a bind mount, is another system's.
+/// Flushes each filesystem on which a path at or below `/boot` changed; it has been synced before.
 ///
-/// What cannot be done is no failure, since the content is durable.
-pub(in crate::apply) fn write_back(root: &Root, journal: &Journal, monitor: &dyn Monitor) {
+/// Only a filesystem that is mounted as a whole is flushed: one that contains the root in a plain
+/// directory, or by a bind mount, belongs to another system. A failure is a warning, since the
+/// content is durable.
+pub(super) fn write_back(
+    root: &Root,
+    filesystems: &Filesystems,
+    journal: &Journal,
+    monitor: &dyn Monitor,
+) {
     let boot = name("boot");
-    let filesystems = Filesystems::from_mount_roots(journal.tops.clone());
-    let changed =
-        journal.changes.iter().filter(|change| change.path == boot || change.path.is_below(&boot));
-    let held: BTreeSet<usize> =
-        changed.map(|change| filesystems.stage_filesystem_of(&change.path)).collect();
-    if held.is_empty() {
+    let changed: BTreeSet<usize> = journal
+        .changes
+        .iter()
+        .filter(|change| change.path == boot || change.path.is_below(&boot))
+        .map(|change| filesystems.entry_filesystem_of(&change.path))
+        .collect();
+    if changed.is_empty() {
         return;
     }
+
     let Ok((host, mounts)) = mounts::read(root.shown()) else { return };
-    for top in held.into_iter().map(|at| &filesystems.mount_roots()[at]) {
-        let mounted = if top.is_root() {
+    for mount_root in changed.into_iter().map(|at| &filesystems.mount_roots()[at]) {
+        let mounted = if mount_root.is_root() {
             host.as_ref().map(|host| (&host.kind, &host.source))
         } else {
-            mounts.iter().find(|mount| mount.at == *top).map(|mount| (&mount.kind, &mount.source))
+            let mount = mounts.iter().find(|mount| mount.at == *mount_root);
+            mount.map(|mount| (&mount.kind, &mount.source))
         };
-        if !mounted
-            .is_some_and(|(kind, source)| JOURNALED.contains(&kind.as_str()) && source == b"/")
-        {
+        let Some((kind, source)) = mounted else { continue };
+        if !JOURNALED.contains(&kind.as_str()) || source != b"/" {
             continue;
         }
-        if let Err(error) = root.below(top).and_then(|tree| tree.write_back()) {
+        if let Err(error) = root.below(mount_root).and_then(|tree| tree.write_back()) {
             monitor.warn(ApplyNotice::BootFlushFailed { error });
         }
     }

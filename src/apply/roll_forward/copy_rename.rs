@@ -1,198 +1,204 @@
-//! What a rename does elsewhere, between a slot and a path on a filesystem that has no slots of its own.
+//! Emulated rename between a slot and a path on a limited filesystem, which has no slots.
 //!
-//! It is a copy, durable before what it was made from goes, so that it can be repeated after an
-//! interruption at any moment. What such a filesystem (see [`crate::apply::filesystem::limited`]) was about to hold stays in
-//! the slot until it does hold it.
+//! It is a copy that is durable before its source is removed. So it can be repeated after an
+//! interruption at any moment, and the slot keeps the content until the limited filesystem has it.
 
-use std::io::{self, Read};
+use std::io::{self, BufRead, Read};
 
 use crate::apply::on_disk::{STAGE_DIR, copied_slot_name, partial_backup_name};
 use crate::apply::undo::backup;
-use crate::root::{Descend, FileKind, Rename, Root, RootError};
-use crate::tree_path::TreePath;
+use crate::root::{Descend, FileKind, Rename, Root, RootError, Stat};
+use crate::tree_path::{BadPath, TreePath};
 
-/// Compared at once.
+/// Bytes that are compared at once.
 const BLOCK: usize = 64 << 10;
 
-/// A filesystem without slots, by where it begins.
-pub(in crate::apply) struct CopyRename<'a> {
+/// Moves objects between the slots of one filesystem and the paths of a limited one.
+pub(super) struct CopyRename<'a> {
     /// The tree.
     pub root: &'a Root,
-    /// Where the filesystem begins.
-    pub top: &'a TreePath,
+    /// Mount root of the limited filesystem.
+    pub mount_root: &'a TreePath,
+    /// Staged content of the filesystem with the slots.
+    pub staged: &'a Root,
+    /// Backups of the filesystem with the slots.
+    pub backups: &'a Root,
+}
+
+/// Metadata that is copied.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Metadata {
+    /// Everything, for a backup.
+    All,
+    /// Times only: a limited filesystem has nothing else.
+    Times,
 }
 
 impl CopyRename<'_> {
-    /// Makes what the slot holds stand at `path`; what stands there goes to the slot of `old`. Nothing
-    /// stands there for a moment where one of the two is a directory.
-    pub fn install(
-        &self,
-        coming: &Root,
-        old: &Root,
-        slot: &TreePath,
-        path: &TreePath,
-    ) -> Result<(), RootError> {
-        if is_same(coming, slot, self.root, path)? {
-            return self.finish(coming, slot, path);
+    /// Installs the content of a staged slot at `path`, and backs up the object there.
+    ///
+    /// The path is missing for a moment if one of the two is a directory.
+    pub(super) fn install(&self, slot: &TreePath, path: &TreePath) -> Result<(), RootError> {
+        if is_same(self.staged, slot, self.root, path)? {
+            return self.remove_slot(slot, path);
         }
-        let is_directory = |stat: crate::root::Stat| stat.kind == FileKind::Directory;
-        let new = coming.stat(slot)?.is_some_and(is_directory);
+
+        let is_directory = |stat: Stat| stat.kind == FileKind::Directory;
+        let installs_directory = self.staged.stat(slot)?.is_some_and(is_directory);
         match self.root.stat(path)? {
             None => {}
-            Some(live) if new || is_directory(live) => self.displace(old, slot, path)?,
-            // What was kept before the seal is not what an interrupted copy may have left.
-            Some(_) if old.stat(slot)?.is_some() => {}
-            Some(_) => backup::link_backup(self.root, old, slot, path)?,
+            Some(live) if installs_directory || is_directory(live) => self.displace(slot, path)?,
+            // The present file may be an incomplete copy; the backup was made before the commit.
+            Some(_) if self.backups.stat(slot)?.is_some() => {}
+            Some(_) => backup::link_backup(self.root, self.backups, slot, path)?,
         }
-        let aside = self.aside(slot)?;
-        self.root.remove_tree(&aside)?;
-        copy(coming, slot, self.root, &aside, false)?;
-        let there = self.root.stat(path)?.is_some();
-        self.root.rename(
-            &aside,
-            self.root,
-            path,
-            if there { Rename::Replace } else { Rename::NoReplace },
-        )?;
-        self.finish(coming, slot, path)
+
+        let copied = self.temporary_path(slot)?;
+        self.root.remove_tree(&copied)?;
+        copy_tree(self.staged, slot, self.root, &copied, Metadata::Times)?;
+        let exists = self.root.stat(path)?.is_some();
+        let mode = if exists { Rename::Replace } else { Rename::NoReplace };
+        self.root.rename(&copied, self.root, path, mode)?;
+        self.remove_slot(slot, path)
     }
 
-    /// Moves what stands at `path` to the slot of `old`.
-    pub fn displace(&self, old: &Root, slot: &TreePath, path: &TreePath) -> Result<(), RootError> {
-        if old.stat(slot)?.is_none() {
-            let part = partial_backup_name(slot);
-            old.remove_tree(&part)?;
-            copy(self.root, path, old, &part, true)?;
-            old.rename(&part, old, slot, Rename::NoReplace)?;
-            old.sync_filesystem()?;
+    /// Moves the object at `path` to a backup slot.
+    pub(super) fn displace(&self, slot: &TreePath, path: &TreePath) -> Result<(), RootError> {
+        if self.backups.stat(slot)?.is_none() {
+            let partial = partial_backup_name(slot);
+            self.backups.remove_tree(&partial)?;
+            copy_tree(self.root, path, self.backups, &partial, Metadata::All)?;
+            self.backups.rename(&partial, self.backups, slot, Rename::NoReplace)?;
+            self.backups.sync_filesystem()?;
         }
         self.root.remove_tree(path)
     }
 
-    /// The slot goes when what it holds is durable at its place.
-    fn finish(&self, coming: &Root, slot: &TreePath, path: &TreePath) -> Result<(), RootError> {
+    /// Removes a staged slot after its content has become durable at `path`.
+    fn remove_slot(&self, slot: &TreePath, path: &TreePath) -> Result<(), RootError> {
         self.root.sync_dir(&path.parent().unwrap_or_else(TreePath::root))?;
-        self.root.below(self.top)?.sync_filesystem()?;
-        // At once: half a slot would be taken for all that is to come.
-        let gone = copied_slot_name(slot);
-        coming.remove_tree(&gone)?;
-        coming.rename(slot, coming, &gone, Rename::NoReplace)?;
-        coming.remove_tree(&gone)
+        self.root.below(self.mount_root)?.sync_filesystem()?;
+
+        // Renamed first: a slot that is removed in part would be taken for the whole content.
+        let copied = copied_slot_name(slot);
+        self.staged.remove_tree(&copied)?;
+        self.staged.rename(slot, self.staged, &copied, Rename::NoReplace)?;
+        self.staged.remove_tree(&copied)
     }
 
-    /// A place on the filesystem where nobody looks.
-    fn aside(&self, slot: &TreePath) -> Result<TreePath, RootError> {
-        let bad = |error| RootError {
+    /// Path on the limited filesystem at which a copy is made before it is renamed into place.
+    fn temporary_path(&self, slot: &TreePath) -> Result<TreePath, RootError> {
+        let too_long = |error: BadPath| RootError {
             what: "make",
-            path: self.root.show(self.top),
+            path: self.root.show(self.mount_root),
             source: io::Error::other(error),
         };
-        let stage = self.top.join(STAGE_DIR.as_bytes()).map_err(bad)?;
+        let stage = self.mount_root.join(STAGE_DIR.as_bytes()).map_err(too_long)?;
         if self.root.stat(&stage)?.is_none() {
             self.root.create_dir(&stage)?;
         }
-        stage.join(slot.name()).map_err(bad)
+        stage.join(slot.name()).map_err(too_long)
     }
 }
 
-/// Copies what stands at `from` in `source`, with what is below it, to `to` in `target`, durable; `whole`
-/// with all metadata, else with times alone.
-fn copy(
+/// Copies the object at `from`, with everything below it, to `to`; directories are synced.
+fn copy_tree(
     source: &Root,
     from: &TreePath,
     target: &Root,
     to: &TreePath,
-    whole: bool,
+    metadata: Metadata,
 ) -> Result<(), RootError> {
     let Some(stat) = source.stat(from)? else { return Ok(()) };
     let mut directories = Vec::new();
-    let mut copy_one = |path: &TreePath, stat: &crate::root::Stat| -> Result<(), RootError> {
-        let place = moved(path, from, to).map_err(|error| RootError {
+    let mut copy_one = |path: &TreePath, stat: &Stat| -> Result<(), RootError> {
+        let copy = moved(path, from, to).map_err(|error| RootError {
             what: "copy",
             path: source.show(path),
             source: io::Error::other(error),
         })?;
         if stat.kind == FileKind::Directory {
-            target.create_dir(&place)?;
-            directories.push((path.clone(), place, *stat));
-        } else if whole {
-            source.copy(path, target, &place)?;
+            target.create_dir(&copy)?;
+            directories.push((path.clone(), copy, *stat));
+        } else if metadata == Metadata::All {
+            source.copy(path, target, &copy)?;
         } else if stat.kind == FileKind::File {
-            source.copy_content(path, target, &place)?;
-            target.set_times(&place, stat.mtime)?;
+            source.copy_content(path, target, &copy)?;
+            target.set_times(&copy, stat.mtime)?;
         }
         Ok(())
     };
+
     copy_one(from, &stat)?;
     if stat.kind == FileKind::Directory {
         source.walk::<RootError>(from, |visit| {
-            copy_one(&visit.path, &visit.stat).map(|()| Descend::Into)
+            copy_one(&visit.path, &visit.stat)?;
+            Ok(Descend::Into)
         })?;
     }
-    for (path, place, stat) in directories.iter().rev() {
-        if whole {
-            target.set_meta(place, &stat.meta(source.xattrs(path)?))?;
-        } else {
-            target.set_times(place, stat.mtime)?;
+
+    // Deepest first: an entry that is created later would change the time of its directory.
+    for (path, copy, stat) in directories.iter().rev() {
+        match metadata {
+            Metadata::All => target.set_meta(copy, &stat.meta(source.xattrs(path)?))?,
+            Metadata::Times => target.set_times(copy, stat.mtime)?,
         }
-        target.sync_dir(place)?;
+        target.sync_dir(copy)?;
     }
     Ok(())
 }
 
-/// Where `path`, which is `from` or below it, is when that is at `to`.
-fn moved(
-    path: &TreePath,
-    from: &TreePath,
-    to: &TreePath,
-) -> Result<TreePath, crate::tree_path::BadPath> {
+/// The path of `path`, which is `from` or below it, after `from` was moved to `to`.
+fn moved(path: &TreePath, from: &TreePath, to: &TreePath) -> Result<TreePath, BadPath> {
     TreePath::new([to.as_bytes(), &path.as_bytes()[from.as_bytes().len()..]].concat())
 }
 
-/// Whether `path` holds what the slot holds, as far as both filesystems can: the same names, the same
-/// kinds, the same bytes.
+/// Whether `path` has the names, types and bytes of a slot; metadata is not compared.
 fn is_same(
-    coming: &Root,
+    staged: &Root,
     slot: &TreePath,
     root: &Root,
     path: &TreePath,
 ) -> Result<bool, RootError> {
-    let (Some(new), Some(live)) = (coming.stat(slot)?, root.stat(path)?) else { return Ok(false) };
+    let (Some(new), Some(live)) = (staged.stat(slot)?, root.stat(path)?) else { return Ok(false) };
     if new.kind != live.kind {
         return Ok(false);
     }
     match new.kind {
-        FileKind::Directory => {
-            let (here, there) = (coming.children(slot)?, root.children(path)?);
-            let names = |children: &[(TreePath, crate::root::Stat)]| -> Vec<Vec<u8>> {
-                children.iter().map(|(child, _)| child.name().to_vec()).collect()
-            };
-            if names(&here) != names(&there) {
-                return Ok(false);
-            }
-            for ((new, _), (live, _)) in here.iter().zip(&there) {
-                if !is_same(coming, new, root, live)? {
-                    return Ok(false);
-                }
-            }
-            Ok(true)
-        }
+        FileKind::Directory => is_same_directory(staged, slot, root, path),
         FileKind::File if new.size == live.size => {
-            let fail = |source| RootError { what: "read", path: root.show(path), source };
-            same_bytes(coming.open_file(slot)?, root.open_file(path)?).map_err(fail)
+            has_same_bytes(staged.open_file(slot)?, root.open_file(path)?)
+                .map_err(|source| RootError { what: "read", path: root.show(path), source })
         }
         _ => Ok(false),
     }
 }
 
-fn same_bytes(a: impl Read, b: impl Read) -> io::Result<bool> {
-    let (mut a, mut b) =
-        (io::BufReader::with_capacity(BLOCK, a), io::BufReader::with_capacity(BLOCK, b));
+fn is_same_directory(
+    staged: &Root,
+    slot: &TreePath,
+    root: &Root,
+    path: &TreePath,
+) -> Result<bool, RootError> {
+    let (new, live) = (staged.children(slot)?, root.children(path)?);
+    if new.len() != live.len() {
+        return Ok(false);
+    }
+    for ((new, _), (live, _)) in new.iter().zip(&live) {
+        if new.name() != live.name() || !is_same(staged, new, root, live)? {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+fn has_same_bytes(a: impl Read, b: impl Read) -> io::Result<bool> {
+    let mut a = io::BufReader::with_capacity(BLOCK, a);
+    let mut b = io::BufReader::with_capacity(BLOCK, b);
     loop {
-        use std::io::BufRead;
-        let (here, there) = (a.fill_buf()?, b.fill_buf()?);
-        let length = here.len().min(there.len());
-        if here[..length] != there[..length] || (length == 0 && here.len() != there.len()) {
+        let (left, right) = (a.fill_buf()?, b.fill_buf()?);
+        let length = left.len().min(right.len());
+        if left[..length] != right[..length] || (length == 0 && left.len() != right.len()) {
             return Ok(false);
         }
         if length == 0 {

@@ -1,175 +1,194 @@
-//! What came into a directory meanwhile: between the look at the tree and the rename that took the directory
-//! away as a whole. It was not to go, so it comes back to its place.
+//! Late arrivals: paths that another program created in a directory between planning and the rename
+//! that moved the directory to the backups as a whole.
 //!
-//! What was to go is listed in the journal, path by path. Everything else that lies in such a directory
-//! among the displaced is moved back, into what stands at the place now, or into the directory made again.
-//! Only what would displace something, or lay in what is no directory any more, stays where it is. Can be
-//! repeated.
+//! The journal lists every path that was to be removed with such a directory. Each other path below
+//! it is moved back, into the directory that exists at its place now, or into the removed directory,
+//! which is created again. A late arrival stays among the backups only if its place is occupied, or
+//! if its directory has become another type. All of it can be repeated.
 
 use std::collections::{HashMap, HashSet};
 
-use crate::apply::filesystem::Stages;
+use crate::apply::filesystem::stage_dirs::Stages;
 use crate::apply::on_disk::{slot_name, slot_number};
 use crate::apply::plan::{Action, Change};
-use crate::root::{Descend, FileKind, Rename, Root, RootError};
+use crate::root::{Descend, FileKind, Rename, Root, RootError, Stat};
 use crate::tree_path::TreePath;
 
-/// What lay in directories that went, and was not to go.
+/// Late arrivals of a transaction.
 #[derive(Debug, Default)]
-pub(in crate::apply) struct LateArrivals {
-    /// What was brought back.
+pub(super) struct LateArrivals {
+    /// Moved back to their paths.
     pub restored: Vec<TreePath>,
-    /// What stays among the displaced, since it has no place any more or something else stands there.
+    /// Still among the backups.
     pub unrestorable: Vec<TreePath>,
 }
 
-/// Brings back what `changes` took along and do not list.
-pub(in crate::apply) fn restore_late_arrivals(
+/// Moves every late arrival back to its path.
+pub(super) fn restore_late_arrivals(
     root: &Root,
     stages: &Stages,
     changes: &[Change],
 ) -> Result<LateArrivals, RootError> {
-    let mut strangers = LateArrivals::default();
-    let mut went: Option<RemovedDirs> = None;
-    for (at, old) in stages.filesystems().filter_map(|at| Some((at, stages.backups(at)?))) {
-        for (place, stat) in old.children(&TreePath::root())? {
-            let (Some(slot), FileKind::Directory) = (slot_number(&place), stat.kind) else {
+    let mut arrivals = LateArrivals::default();
+    let mut removed: Option<RemovedDirs> = None;
+    for at in stages.filesystems() {
+        let Some(backups) = stages.backups(at) else { continue };
+        for (path, stat) in backups.children(&TreePath::root())? {
+            let (Some(slot), FileKind::Directory) = (slot_number(&path), stat.kind) else {
                 continue;
             };
-            let went = went.get_or_insert_with(|| RemovedDirs::of(changes));
-            let Some(&change) = went.by_slot.get(&(at, slot)) else { continue };
-            let stands = root.stat(&change.path)?.map(|live| live.kind == FileKind::Directory);
-            let removed = matches!(change.action, Action::RemoveTree { .. });
-            let taken = DisplacedDir { root, old, slot: slot_name(slot), from: &change.path };
-            if stands == Some(true) || (stands.is_none() && removed) {
-                taken.bring_back(went, &mut strangers)?;
-            } else {
-                taken.leave(went, &mut strangers);
+            let removed = removed.get_or_insert_with(|| RemovedDirs::new(changes));
+            let Some(&change) = removed.by_slot.get(&(at, slot)) else { continue };
+
+            let slot = slot_name(slot);
+            let dir = DisplacedDir { root, backups, slot, path: &change.path, removed };
+            match root.stat(&change.path)? {
+                Some(live) if live.kind == FileKind::Directory => dir.restore(&mut arrivals)?,
+                None if matches!(change.action, Action::RemoveTree { .. }) => {
+                    dir.restore(&mut arrivals)?;
+                }
+                _ => dir.keep(&mut arrivals),
             }
         }
     }
-    Ok(strangers)
+    Ok(arrivals)
 }
 
-/// What went, and which slots it may be in.
+/// Directories that were moved to the backups, and the paths that were to be moved with them.
 struct RemovedDirs<'a> {
     by_slot: HashMap<(usize, u32), &'a Change>,
     listed: HashSet<&'a TreePath>,
 }
 
 impl<'a> RemovedDirs<'a> {
-    fn of(changes: &'a [Change]) -> Self {
-        let by_slot = changes.iter().filter_map(|change| match change.action {
-            Action::Install { slot }
-            | Action::Exchange { slot, .. }
-            | Action::RemoveTree { slot } => Some(((change.filesystem, slot), change)),
-            _ => None,
-        });
-        let inside = changes.iter().filter(|change| change.action == Action::CoveredByParent);
-        RemovedDirs {
-            by_slot: by_slot.collect(),
-            listed: inside.map(|change| &change.path).collect(),
+    fn new(changes: &'a [Change]) -> Self {
+        let (mut by_slot, mut listed) = (HashMap::new(), HashSet::new());
+        for change in changes {
+            match change.action {
+                Action::Install { slot }
+                | Action::Exchange { slot, .. }
+                | Action::RemoveTree { slot } => {
+                    by_slot.insert((change.filesystem, slot), change);
+                }
+                Action::CoveredByParent => {
+                    listed.insert(&change.path);
+                }
+                _ => {}
+            }
         }
+        RemovedDirs { by_slot, listed }
     }
 }
 
-/// A directory among the displaced.
+/// A directory among the backups.
 struct DisplacedDir<'a> {
     root: &'a Root,
-    old: &'a Root,
+    backups: &'a Root,
     slot: TreePath,
-    /// Where it stood.
-    from: &'a TreePath,
+    /// Its path in the tree.
+    path: &'a TreePath,
+    removed: &'a RemovedDirs<'a>,
+}
+
+/// A path that is to be moved back.
+struct Arrival {
+    backup: TreePath,
+    path: TreePath,
 }
 
 impl DisplacedDir<'_> {
-    fn bring_back(
-        &self,
-        went: &RemovedDirs,
-        strangers: &mut LateArrivals,
-    ) -> Result<(), RootError> {
-        let mut coming = Vec::new();
-        let looked = self.old.walk::<RootError>(&self.slot, |visit| {
-            let path = self.moved(&visit.path, &self.slot, self.from)?;
-            if went.listed.contains(&path) {
-                return Ok(Descend::Into);
-            }
-            match self.root.stat(&path)? {
-                None => coming.push((visit.path, path)),
-                Some(live)
-                    if live.kind == FileKind::Directory
-                        && visit.stat.kind == FileKind::Directory =>
-                {
-                    return Ok(Descend::Into);
-                }
-                Some(_) => strangers.unrestorable.push(path),
-            }
-            Ok(Descend::Past)
-        });
-        if looked.is_err() {
-            // Such as a path that is too long; that must not keep the update from its end.
-            strangers.unrestorable.push(self.from.clone());
-        }
-        for (place, path) in coming {
-            let moved = match self.make_above(&path)? {
-                true => self.old.rename(&place, self.root, &path, Rename::NoReplace).map(|()| true),
-                false => Ok(false),
+    fn restore(&self, arrivals: &mut LateArrivals) -> Result<(), RootError> {
+        for Arrival { backup, path } in self.find(arrivals) {
+            let moved = if self.recreate_parents(&path)? {
+                let renamed = self.backups.rename(&backup, self.root, &path, Rename::NoReplace);
+                renamed.map(|()| true)
+            } else {
+                Ok(false)
             };
             match moved {
-                Ok(true) => strangers.restored.push(path),
-                Ok(false) => strangers.unrestorable.push(path),
-                // Something is mounted there, or it has to stay on its filesystem.
-                Err(error) if error.is_bound() => strangers.unrestorable.push(path),
+                Ok(true) => arrivals.restored.push(path),
+                Ok(false) => arrivals.unrestorable.push(path),
+                // A filesystem is mounted on it, or it cannot leave its filesystem.
+                Err(error) if error.is_bound() => arrivals.unrestorable.push(path),
                 Err(error) => return Err(error),
             }
         }
         Ok(())
     }
 
-    /// What is no directory any more takes nothing in.
-    fn leave(&self, went: &RemovedDirs, strangers: &mut LateArrivals) {
-        let looked = self.old.walk::<RootError>(&self.slot, |visit| {
-            let path = self.moved(&visit.path, &self.slot, self.from)?;
-            if went.listed.contains(&path) {
+    /// Finds the late arrivals whose paths are free; others are unrestorable.
+    fn find(&self, arrivals: &mut LateArrivals) -> Vec<Arrival> {
+        let mut found = Vec::new();
+        let walked = self.backups.walk::<RootError>(&self.slot, |visit| {
+            let path = self.moved(&visit.path, &self.slot, self.path)?;
+            if self.removed.listed.contains(&path) {
                 return Ok(Descend::Into);
             }
-            strangers.unrestorable.push(path);
+            let is_directory = |stat: &Stat| stat.kind == FileKind::Directory;
+            match self.root.stat(&path)? {
+                None => found.push(Arrival { backup: visit.path, path }),
+                Some(live) if is_directory(&live) && is_directory(&visit.stat) => {
+                    return Ok(Descend::Into);
+                }
+                Some(_) => arrivals.unrestorable.push(path),
+            }
             Ok(Descend::Past)
         });
-        if looked.is_err() {
-            strangers.unrestorable.push(self.from.clone());
+        if walked.is_err() {
+            // A path that is too long, for example, must not stop the roll forward.
+            arrivals.unrestorable.push(self.path.clone());
+        }
+        found
+    }
+
+    /// Counts all late arrivals as unrestorable: their directory has become another type.
+    fn keep(&self, arrivals: &mut LateArrivals) {
+        let walked = self.backups.walk::<RootError>(&self.slot, |visit| {
+            let path = self.moved(&visit.path, &self.slot, self.path)?;
+            if self.removed.listed.contains(&path) {
+                return Ok(Descend::Into);
+            }
+            arrivals.unrestorable.push(path);
+            Ok(Descend::Past)
+        });
+        if walked.is_err() {
+            arrivals.unrestorable.push(self.path.clone());
         }
     }
 
-    /// Makes the directory that holds `path` again, as it was; false where something else stands there.
-    fn make_above(&self, path: &TreePath) -> Result<bool, RootError> {
+    /// Creates the missing directories above `path` with their metadata.
+    ///
+    /// It returns false if another type of object is in the place of one of them.
+    fn recreate_parents(&self, path: &TreePath) -> Result<bool, RootError> {
         let Some(parent) = path.parent() else { return Ok(true) };
         match self.root.stat(&parent)? {
             Some(stat) => return Ok(stat.kind == FileKind::Directory),
-            None if parent != *self.from && !parent.is_below(self.from) => return Ok(false),
+            None if parent != *self.path && !parent.is_below(self.path) => return Ok(false),
             None => {}
         }
-        let place = self.moved(&parent, self.from, &self.slot)?;
-        let Some(stat) = self.old.stat(&place)? else { return Ok(false) };
-        if !self.make_above(&parent)? {
+
+        let backup = self.moved(&parent, self.path, &self.slot)?;
+        let Some(stat) = self.backups.stat(&backup)? else { return Ok(false) };
+        if !self.recreate_parents(&parent)? {
             return Ok(false);
         }
         self.root.create_dir(&parent)?;
-        self.root.set_meta(&parent, &stat.meta(self.old.xattrs(&place)?))?;
+        self.root.set_meta(&parent, &stat.meta(self.backups.xattrs(&backup)?))?;
         Ok(true)
     }
 
-    /// `path`, which is `from` or below it, as it is below `to`.
+    /// The path of `path`, which is `from` or below it, after `from` was moved to `to`.
     fn moved(
         &self,
         path: &TreePath,
         from: &TreePath,
         to: &TreePath,
     ) -> Result<TreePath, RootError> {
-        let inside = &path.as_bytes()[from.as_bytes().len()..];
-        TreePath::new([to.as_bytes(), inside].concat()).map_err(|error| {
-            let source = std::io::Error::other(error);
-            RootError { what: "bring back", path: self.root.show(path), source }
+        let below = &path.as_bytes()[from.as_bytes().len()..];
+        TreePath::new([to.as_bytes(), below].concat()).map_err(|error| RootError {
+            what: "bring back",
+            path: self.root.show(path),
+            source: std::io::Error::other(error),
         })
     }
 }

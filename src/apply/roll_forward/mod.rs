@@ -1,231 +1,207 @@
-//! From the seal to the end: every step looks first whether it was made, so that all of them can be
-//! repeated after an interruption at any moment.
+//! Roll forward: carries out the redo journal, from the commit point to the end of the transaction.
+//!
+//! Every action first tests whether it was done. So the whole journal can be repeated from its first
+//! action after a kill or a power cut at any moment, by this run or by a later one. The order of the
+//! phases is the order in which their results become durable: live tree, state, end of the journal,
+//! undo set. A state that is recorded is therefore true.
 
-pub(super) mod boot_flush;
-pub(super) mod copy_rename;
-pub(super) mod late_arrivals;
-pub(super) mod step;
+mod boot_flush;
+pub(super) mod cleanup;
+mod copy_rename;
+mod finalize;
+mod late_arrivals;
+mod step;
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
 use crate::apply::error::{Interrupted, RedoError};
-use crate::apply::filesystem::{Filesystems, Slots, mount_root_times};
+use crate::apply::filesystem::stage_dirs::{self, Stages};
+use crate::apply::filesystem::{Filesystems, Slots, undo_dirs};
 use crate::apply::journal::{self, Journal, space_reserve};
 use crate::apply::notice::{ApplyNotice, BackupFate};
 use crate::apply::plan::Action;
 use crate::apply::undo::undo_log::UndoLog;
-use crate::apply::undo::{self, UndoRetention, UndoSet};
-use crate::entry::Entry;
+use crate::apply::undo::{self, UndoRetention};
 use crate::report::{Event, Job, Monitor};
 use crate::root::{FileKind, Root, RootError};
-use crate::state::{self, State};
+use crate::state::State;
 use crate::tree_path::TreePath;
 
-use step::{Conflicts, Executor};
+use step::{ActionResult, Conflicts, Executor};
 
 /// A transaction that is complete, durable and recorded.
 #[derive(Debug)]
 #[must_use]
 pub struct Applied {
-    /// What is recorded now, if anything is.
+    /// The recorded state, if the generation of the tree is known.
     pub state: Option<State>,
-    /// From the first rename to the last rename or removal: the time in which the tree was mixed.
+    /// Time from the first rename to the last rename or removal, in which the tree was mixed.
     pub mixed: Duration,
-    /// Directories that stayed because something still sits in them.
+    /// Directories that were not removed because they contain untracked paths.
     pub kept: Vec<TreePath>,
 }
 
-/// Does all that the journal says, records the state, and ends the transaction.
+/// Carries out the journal, records the state and ends the transaction.
+///
+/// If a disk is full, the space reserves are removed and everything is repeated once.
 pub fn roll_forward(
     root: &Root,
     journal: &Journal,
     monitor: &dyn Monitor,
 ) -> Result<Applied, Interrupted> {
-    let filesystems = Filesystems::from_mount_roots(journal.tops.clone());
-    let (begin, mut met) = (Instant::now(), Conflicts::default());
-    let answer = match redo(root, journal, &filesystems, begin, &mut met, monitor) {
-        Err(broken)
-            if broken.is_full() && space_reserve::release(root, &filesystems).unwrap_or(false) =>
+    let filesystems = Filesystems::from_mount_roots(journal.mount_roots.clone());
+    let run = RollForward { root, journal, filesystems: &filesystems, monitor };
+    let (begin, mut conflicts) = (Instant::now(), Conflicts::default());
+
+    let applied = match run.redo(begin, &mut conflicts) {
+        Err(error)
+            if error.is_full() && space_reserve::release(root, &filesystems).unwrap_or(false) =>
         {
-            monitor.note(ApplyNotice::ReserveReleased { error: broken });
-            redo(root, journal, &filesystems, begin, &mut met, monitor)
+            monitor.note(ApplyNotice::ReserveReleased { error });
+            run.redo(begin, &mut conflicts)
         }
         answer => answer,
     };
-    Ok(answer?)
+    Ok(applied?)
 }
 
-fn redo(
-    root: &Root,
-    journal: &Journal,
-    filesystems: &Filesystems,
-    begin: Instant,
-    met: &mut Conflicts,
-    monitor: &dyn Monitor,
-) -> Result<Applied, RedoError> {
-    let takes_part = journal.takes_part();
-    monitor.event(Event::Started { job: Job::Apply, total: journal.changes.len() as u64 });
-    if journal.slots == Slots::Undo {
-        filesystems.take_undo(root, takes_part.iter().copied())?;
-    }
-    let stages = filesystems.open_stages(root)?;
-    let mut steps = Executor::new(root, filesystems, &stages, journal::sealed_at(root)?, met);
-    let (mut kept, mut mixed) = (Vec::new(), Duration::ZERO);
-    for change in &journal.changes {
-        if !steps.apply(change)? {
-            kept.push(change.path.clone());
-        }
-        if change.action.is_visible() {
-            mixed = begin.elapsed();
-        }
-    }
-    let strangers = late_arrivals::restore_late_arrivals(root, &stages, &journal.changes)?;
-    if !strangers.restored.is_empty() {
-        mixed = begin.elapsed();
-    }
-    let mut stuck = strangers.unrestorable;
-    if !stuck.is_empty() {
-        let listed: HashSet<TreePath> = undo::displaced(&stages)?.into_iter().collect();
-        stuck.retain(|path| !listed.contains(path));
-    }
-    if !stuck.is_empty() {
-        undo::also_displaced(&stages, &stuck)?;
-    }
-    for path in &stuck {
-        monitor.warn(ApplyNotice::LateArrivalKept { path: root.show(path) });
-    }
-    for change in
-        journal.changes.iter().filter(|change| matches!(change.action, Action::RemoveTree { .. }))
-    {
-        if root.stat(&change.path)?.is_some_and(|stat| stat.kind == FileKind::Directory) {
-            kept.push(change.path.clone());
-        }
-    }
-    monitor.event(Event::Advanced { job: Job::Apply, by: journal.changes.len() as u64 });
-    settle_directories(root, journal)?;
-    if journal.keep == UndoRetention::Replace {
-        UndoLog::settle(&stages, &journal.changes)?;
-    }
-    let grounds =
-        journal.changes.iter().map(|change| filesystems.stage_filesystem_of(&change.path));
-    let touched: BTreeSet<usize> = grounds.chain(takes_part).collect();
-    filesystems.sync(root, touched.into_iter())?;
-    boot_flush::write_back(root, journal, monitor);
-    let mut state = match &journal.record.state {
-        Some(text) => Some(State::parse(text, "the state in the journal")?),
-        None => None,
-    };
-    let backup =
-        if journal.keep == UndoRetention::Replace { BackupFate::Kept } else { BackupFate::Removed };
-    for path in met.edited_after_seal.iter() {
-        monitor.warn(ApplyNotice::EditedAfterSeal { path: root.show(path), backup });
-    }
-    for path in &kept {
-        monitor.warn(ApplyNotice::DirectoryOccupied { path: root.show(path) });
-    }
-    for path in met.recreated_dirs.iter() {
-        monitor.warn(ApplyNotice::DirectoryRecreated { path: root.show(path) });
-    }
-    if let Some(state) = &mut state {
-        for path in &kept {
-            state.deviate(path, "kept, since something untracked sits in it");
-        }
-        for path in met.recreated_dirs.iter() {
-            state.deviate(
-                path,
-                "was not there any more when the update was made; what it held may be missing",
-            );
-        }
-        state.written = jiff::Timestamp::now();
-    }
-    state::pinned::record(root, journal.record.held.as_deref())?;
-    match &state {
-        Some(state) => state::save(root, state, journal.record.manifest.as_deref())?,
-        None => state::forget(root, journal.record.synced.as_ref())?,
-    }
-    // What cannot be given up now goes with the stage, or with the next run.
-    let _ = space_reserve::release(root, filesystems);
-    journal::close(root)?;
-    monitor.event(Event::Finished { job: Job::Apply });
-    if let Err(error) =
-        clean_up(root, journal).and_then(|()| filesystems.report_leftovers(root, monitor))
-    {
-        monitor.warn(ApplyNotice::CleanUpFailed { error });
-    }
-    Ok(Applied { state, mixed, kept })
+/// One roll forward; its methods are the phases.
+struct RollForward<'a> {
+    root: &'a Root,
+    journal: &'a Journal,
+    filesystems: &'a Filesystems,
+    monitor: &'a dyn Monitor,
 }
 
-/// Puts what was displaced where it is kept, or removes it, then removes the stages, and puts the time of
-/// the tops right, which that changes. Can be repeated.
-pub(super) fn clean_up(root: &Root, journal: &Journal) -> Result<(), RootError> {
-    journal::stay_closed(root)?;
-    let filesystems = Filesystems::from_mount_roots(journal.tops.clone());
-    let takes_part = journal.takes_part();
-    if matches!(journal.keep, UndoRetention::Replace | UndoRetention::Discard) {
-        // An earlier undo set would not fit any more, wherever parts of it lie.
-        let mut earlier = UndoSet::tops(root);
-        earlier.retain(|top| takes_part.iter().all(|&at| journal.tops[at] != *top));
-        Filesystems::from_mount_roots(earlier).remove_undo(root)?;
+/// Result of the visible changes.
+struct Changed {
+    /// Time of the last visible change, since the beginning.
+    mixed: Duration,
+    /// Directories that were to be removed and are not.
+    kept: Vec<TreePath>,
+}
+
+impl RollForward<'_> {
+    fn redo(&self, begin: Instant, conflicts: &mut Conflicts) -> Result<Applied, RedoError> {
+        let (root, journal) = (self.root, self.journal);
+        let total = journal.changes.len() as u64;
+        self.monitor.event(Event::Started { job: Job::Apply, total });
+        if journal.slots == Slots::Undo {
+            undo_dirs::take_over(root, self.filesystems, journal.participants().into_iter())?;
+        }
+        let stages = stage_dirs::open_all(root, self.filesystems)?;
+
+        let Changed { mixed, kept } = self.change_tree(&stages, begin, conflicts)?;
+        self.monitor.event(Event::Advanced { job: Job::Apply, by: total });
+
+        finalize::set_directory_metadata(root, journal)?;
+        if journal.retention == UndoRetention::Replace {
+            UndoLog::correct(&stages, &journal.changes)?;
+        }
+        finalize::sync(root, self.filesystems, journal)?;
+        boot_flush::write_back(root, self.filesystems, journal, self.monitor);
+
+        let state = finalize::final_state(journal, &kept, &conflicts.recreated_dirs)?;
+        self.report(&kept, conflicts);
+        finalize::record(root, journal, state.as_ref())?;
+
+        // A reserve that cannot be removed now is removed with the stage, or by the next run.
+        let _ = space_reserve::release(root, self.filesystems);
+        journal::close(root)?;
+        self.monitor.event(Event::Finished { job: Job::Apply });
+        if let Err(error) = self.clean_up() {
+            self.monitor.warn(ApplyNotice::CleanUpFailed { error });
+        }
+        Ok(Applied { state, mixed, kept })
     }
-    match journal.keep {
-        UndoRetention::Replace => filesystems.save_backups(root, &takes_part)?,
-        UndoRetention::Discard if filesystems.has_backups(root)? => {
-            let displaced = undo::displaced_slots(root, journal)?;
-            if displaced.is_empty() {
-                filesystems.remove_undo(root)?;
-            } else {
-                filesystems.thin_out(root, &displaced)?;
-                filesystems.save_backups(root, &takes_part)?;
+
+    /// Carries out all actions in order, then moves late arrivals back.
+    fn change_tree(
+        &self,
+        stages: &Stages,
+        begin: Instant,
+        conflicts: &mut Conflicts,
+    ) -> Result<Changed, RedoError> {
+        let sealed_at = journal::sealed_at(self.root)?;
+        let mut executor = Executor::new(self.root, self.filesystems, stages, sealed_at, conflicts);
+        let mut changed = Changed { mixed: Duration::ZERO, kept: Vec::new() };
+
+        for change in &self.journal.changes {
+            if executor.apply(change)? == ActionResult::DirectoryKept {
+                changed.kept.push(change.path.clone());
+            }
+            if change.action.is_visible() {
+                changed.mixed = begin.elapsed();
             }
         }
-        // What only the node had was being kept already.
-        UndoRetention::Discard => filesystems.save_backups(root, &takes_part)?,
-        UndoRetention::Append => filesystems.save_beside(root, &takes_part)?,
-        UndoRetention::KeepPrevious => {
-            let displaced = undo::displaced_slots(root, journal)?;
-            if !displaced.is_empty() {
-                filesystems.thin_out(root, &displaced)?;
-                filesystems.save_beside(root, &takes_part)?;
-            }
-        }
-    }
-    let mut times = mount_root_times::noted(root)?;
-    for top in filesystems.mount_roots() {
-        let entry = journal.directories.binary_search_by(|entry| entry.path.cmp(top));
-        times.extend(entry.ok().map(|at| (top.clone(), journal.directories[at].meta.mtime)));
-    }
-    mount_root_times::save(root, &times)?;
-    filesystems.remove_stages(root)?;
-    mount_root_times::restore(root)
-}
 
-/// Gives directories their final metadata; children change no more.
-fn settle_directories(root: &Root, journal: &Journal) -> Result<(), RootError> {
-    let whole = journal.changes.iter().filter(|change| change.action == Action::SetDirMetadata);
-    let whole: HashSet<&TreePath> = whole.map(|change| &change.path).collect();
-    for entry in &journal.directories {
-        if whole.contains(&entry.path) {
-            match root.stat(&entry.path)? {
-                Some(stat) if stat.kind == FileKind::Directory => {
-                    root.set_meta(&entry.path, &entry.meta)?
+        let arrivals =
+            late_arrivals::restore_late_arrivals(self.root, stages, &self.journal.changes)?;
+        if !arrivals.restored.is_empty() {
+            changed.mixed = begin.elapsed();
+        }
+        self.list_unrestorable(stages, arrivals.unrestorable)?;
+        changed.kept.extend(self.recreated_by_arrivals()?);
+        Ok(changed)
+    }
+
+    /// Adds late arrivals that stay among the backups to the list of displaced paths.
+    fn list_unrestorable(
+        &self,
+        stages: &Stages,
+        mut paths: Vec<TreePath>,
+    ) -> Result<(), RootError> {
+        if !paths.is_empty() {
+            let listed: HashSet<TreePath> = undo::read_displaced(stages)?.into_iter().collect();
+            paths.retain(|path| !listed.contains(path));
+        }
+        if !paths.is_empty() {
+            undo::append_displaced(stages, &paths)?;
+        }
+        for path in &paths {
+            let path = self.root.show(path);
+            self.monitor.warn(ApplyNotice::LateArrivalKept { path });
+        }
+        Ok(())
+    }
+
+    /// Directories that were removed as a whole and exist again, for their late arrivals.
+    fn recreated_by_arrivals(&self) -> Result<Vec<TreePath>, RootError> {
+        let mut directories = Vec::new();
+        for change in &self.journal.changes {
+            if matches!(change.action, Action::RemoveTree { .. }) {
+                let stat = self.root.stat(&change.path)?;
+                if stat.is_some_and(|stat| stat.kind == FileKind::Directory) {
+                    directories.push(change.path.clone());
                 }
-                _ => {}
             }
-        } else {
-            settle_time(root, entry)?;
+        }
+        Ok(directories)
+    }
+
+    /// Warns of everything that was not as planned.
+    fn report(&self, kept: &[TreePath], conflicts: &Conflicts) {
+        let backup = match self.journal.retention {
+            UndoRetention::Replace => BackupFate::Kept,
+            _ => BackupFate::Removed,
+        };
+        for path in &conflicts.edited_after_seal {
+            let path = self.root.show(path);
+            self.monitor.warn(ApplyNotice::EditedAfterSeal { path, backup });
+        }
+        for path in kept {
+            let path = self.root.show(path);
+            self.monitor.warn(ApplyNotice::DirectoryOccupied { path });
+        }
+        for path in &conflicts.recreated_dirs {
+            let path = self.root.show(path);
+            self.monitor.warn(ApplyNotice::DirectoryRecreated { path });
         }
     }
-    Ok(())
-}
 
-fn settle_time(root: &Root, entry: &Entry) -> Result<(), RootError> {
-    match root.stat(&entry.path)? {
-        Some(stat) if stat.kind == FileKind::Directory && stat.mtime != entry.meta.mtime => {
-            let set = root.set_times(&entry.path, entry.meta.mtime);
-            // The time alone of a directory that may not be written to stays: it is no drift.
-            set.or_else(|error| if error.is_forbidden() { Ok(()) } else { Err(error) })
-        }
-        _ => Ok(()),
+    fn clean_up(&self) -> Result<(), RootError> {
+        cleanup::clean_up(self.root, self.journal)?;
+        stage_dirs::report_leftovers(self.root, self.filesystems, self.monitor)
     }
 }

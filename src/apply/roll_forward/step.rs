@@ -1,7 +1,18 @@
-//! The changes of a transaction, one after the other: each looks first whether it was made.
+//! Execution of single actions. Each first tests whether it was done, so that it can be repeated.
+//!
+//! | action | done if |
+//! |---|---|
+//! | install | the staged slot is missing |
+//! | exchange | the staged slot is missing, or has the type that was replaced |
+//! | make a directory | a directory exists |
+//! | remove | the backup exists |
+//!
+//! The tree may have changed since it was planned. An object that another program created in the way
+//! of an action is moved to the backups, never removed.
 
 use crate::apply::error::RedoError;
-use crate::apply::filesystem::{Filesystems, Stages};
+use crate::apply::filesystem::Filesystems;
+use crate::apply::filesystem::stage_dirs::Stages;
 use crate::apply::on_disk::{obstacle_name, slot_name};
 use crate::apply::plan::{Action, Change};
 use crate::apply::roll_forward::copy_rename::CopyRename;
@@ -10,144 +21,173 @@ use crate::entry::Mtime;
 use crate::root::{FileKind, Rename, Root, RootError, Stat, mounts};
 use crate::tree_path::TreePath;
 
-/// What the changes are made with.
-pub(in crate::apply) struct Executor<'a> {
+/// Carries out actions on a tree.
+pub(super) struct Executor<'a> {
     root: &'a Root,
     filesystems: &'a Filesystems,
     stages: &'a Stages,
-    /// Where something is mounted.
-    mounted: Vec<TreePath>,
-    /// The directory of the last change: many follow each other in the same one.
-    here: Option<(TreePath, Root)>,
-    /// When the transaction was sealed.
-    sealed: Mtime,
-    met: &'a mut Conflicts,
+    /// Present mount points below the root.
+    mount_points: Vec<TreePath>,
+    /// Parent directory of the last action; many actions in a row have the same one.
+    parent: Option<(TreePath, Root)>,
+    /// Time of the commit.
+    sealed_at: Mtime,
+    conflicts: &'a mut Conflicts,
 }
 
-/// What changes met with; kept from one attempt to the next.
+/// Deviations from the plan; kept when the journal is repeated.
 #[derive(Debug, Default)]
-pub(in crate::apply) struct Conflicts {
-    /// Directories that had to be made anew.
+pub(super) struct Conflicts {
+    /// Directories that had to be created again.
     pub recreated_dirs: Vec<TreePath>,
-    /// What somebody changed after the seal.
+    /// Files that were edited after the commit point and then replaced.
     pub edited_after_seal: Vec<TreePath>,
 }
 
+/// Result of one action.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum ActionResult {
+    /// The action is done.
+    Done,
+    /// A directory was not removed because it is not empty.
+    DirectoryKept,
+}
+
 impl<'a> Executor<'a> {
-    /// Executor on the tree at `root`, sealed at the time `sealed`.
-    pub(in crate::apply) fn new(
+    pub(super) fn new(
         root: &'a Root,
         filesystems: &'a Filesystems,
         stages: &'a Stages,
-        sealed: Mtime,
-        met: &'a mut Conflicts,
+        sealed_at: Mtime,
+        conflicts: &'a mut Conflicts,
     ) -> Self {
-        let mounted = mounts::read(root.shown()).map_or_else(|_| Vec::new(), |(_, below)| below);
-        let mounted = mounted.into_iter().map(|mount| mount.at).collect();
-        Executor { root, filesystems, stages, mounted, here: None, sealed, met }
+        let mounts = mounts::read(root.shown()).map_or_else(|_| Vec::new(), |(_, mounts)| mounts);
+        let mount_points = mounts.into_iter().map(|mount| mount.at).collect();
+        Executor { root, filesystems, stages, mount_points, parent: None, sealed_at, conflicts }
     }
 
-    /// Makes one change unless it is made; false where a directory had to stay.
-    pub(in crate::apply) fn apply(&mut self, change: &Change) -> Result<bool, RedoError> {
-        // Set in the end, with the times; or part of another change.
+    /// Carries out one action, unless it was done.
+    pub(super) fn apply(&mut self, change: &Change) -> Result<ActionResult, RedoError> {
+        // Directory metadata is set at the end; a covered path is moved with its directory.
         if matches!(change.action, Action::SetDirMetadata | Action::CoveredByParent) {
-            return Ok(true);
+            return Ok(ActionResult::Done);
         }
-        let (at, root) = (change.filesystem, self.root);
-        let missing = || RedoError::NoStage { path: root.show(&change.path) };
-        let coming = self.stages.staged(at).ok_or_else(missing)?;
-        let old = self.stages.backups(at).ok_or_else(missing)?;
-        let comes = matches!(
+
+        let stages = self.stages;
+        let no_stage = || RedoError::NoStage { path: self.root.show(&change.path) };
+        let staged = stages.staged(change.filesystem).ok_or_else(no_stage)?;
+        let backups = stages.backups(change.filesystem).ok_or_else(no_stage)?;
+        let installs = matches!(
             change.action,
             Action::Install { .. } | Action::Exchange { .. } | Action::MakeDir { .. }
         );
-        let ground = self.filesystems.stage_filesystem_of(&change.path);
-        if ground != at && (comes || matches!(change.action, Action::Remove { .. })) {
-            self.here = None;
-            let carry = CopyRename { root, top: &self.filesystems.mount_roots()[ground] };
-            carried(&carry, coming, old, change, &mut self.met.recreated_dirs)?;
-            return Ok(true);
+
+        let filesystem = self.filesystems.entry_filesystem_of(&change.path);
+        let moves = installs || matches!(change.action, Action::Remove { .. });
+        if moves && filesystem != change.filesystem {
+            self.parent = None;
+            let mount_root = &self.filesystems.mount_roots()[filesystem];
+            let copy = CopyRename { root: self.root, mount_root, staged, backups };
+            apply_by_copy(&copy, change, &mut self.conflicts.recreated_dirs)?;
+            return Ok(ActionResult::Done);
         }
-        let path = change.path.alone();
-        let mounted = self.mounted.iter().any(|at| at.is_below(&change.path));
-        let Some(here) = self.open_parent(change, comes.then_some(old))? else { return Ok(true) };
+
+        let has_mount = self.mount_points.iter().any(|at| at.is_below(&change.path));
+        let entry = change.path.alone();
+        let Some(parent) = self.open_parent(&change.path, installs.then_some(backups))? else {
+            return Ok(ActionResult::Done);
+        };
+        let rename =
+            |slot| SlotRename { parent, entry: &entry, staged, backups, slot: slot_name(slot) };
+
         match change.action {
             Action::Install { slot } => {
-                if install(here, coming, old, slot, &path)?
-                    .is_some_and(|live| changed_since(&live, self.sealed))
-                {
-                    self.met.edited_after_seal.push(change.path.clone());
+                let replaced = rename(slot).install()?;
+                if replaced.is_some_and(|live| is_edited_since(&live, self.sealed_at)) {
+                    self.conflicts.edited_after_seal.push(change.path.clone());
                 }
             }
             Action::Exchange { slot, to_directory } => {
-                exchange(here, coming, old, slot, &path, to_directory)?
+                let new = if to_directory { NewType::Directory } else { NewType::Leaf };
+                rename(slot).exchange(new)?;
             }
-            Action::MakeDir { slot } => make(here, old, slot, &path)?,
-            Action::Remove { slot } => remove(here, old, slot, &path)?,
-            // What has been mounted in it meanwhile must not go along: it stays as it is.
-            Action::RemoveTree { .. } if mounted => {}
-            Action::RemoveTree { slot } => remove_tree(here, old, slot, &path)?,
-            Action::RemoveDir => return Ok(here.remove_dir(&path)?),
-            Action::SetDirMetadata | Action::CoveredByParent => {}
-            Action::SetTime(mtime) => {
-                if here.stat(&path)?.is_some() {
-                    here.set_times(&path, mtime)?;
+            Action::MakeDir { slot } => rename(slot).make_dir()?,
+            Action::Remove { slot } => rename(slot).remove()?,
+            // A filesystem that was mounted meanwhile must not be moved along: the directory stays.
+            Action::RemoveTree { .. } if has_mount => {}
+            Action::RemoveTree { slot } => rename(slot).remove_tree()?,
+            Action::RemoveDir => {
+                if !parent.remove_dir(&entry)? {
+                    return Ok(ActionResult::DirectoryKept);
                 }
             }
+            Action::SetTime(mtime) => {
+                if parent.stat(&entry)?.is_some() {
+                    parent.set_times(&entry, mtime)?;
+                }
+            }
+            Action::SetDirMetadata | Action::CoveredByParent => {}
         }
-        Ok(true)
+        Ok(ActionResult::Done)
     }
 
-    /// The directory that holds the path of `change`; where something is to come into it, it is made if it
-    /// has gone, and what is in its way moved to `old`.
+    /// Opens the directory that contains `path`.
+    ///
+    /// With `backups` the action adds an entry: a missing directory is created again, and an object
+    /// in its place is moved to `backups`. Otherwise a missing directory means that there is nothing
+    /// left to do.
     fn open_parent(
         &mut self,
-        change: &Change,
-        old: Option<&Root>,
+        path: &TreePath,
+        backups: Option<&Root>,
     ) -> Result<Option<&Root>, RootError> {
-        let Some(parent) = change.path.parent() else { return Ok(None) };
-        if self.here.as_ref().is_none_or(|(path, _)| *path != parent) {
-            self.here = None;
-            if let Some(old) = old {
-                make_way(self.root, None, old, &change.path, &mut self.met.recreated_dirs)?;
+        let Some(parent) = path.parent() else { return Ok(None) };
+        if self.parent.as_ref().is_none_or(|(open, _)| *open != parent) {
+            self.parent = None;
+            if let Some(backups) = backups {
+                let displace = |obstacle: &TreePath, slot: &TreePath| {
+                    self.root.rename(obstacle, backups, slot, Rename::NoReplace)
+                };
+                let recreated = &mut self.conflicts.recreated_dirs;
+                recreate_parents(self.root, backups, path, &displace, recreated)?;
             }
             match self.root.below(&parent) {
-                Ok(here) => self.here = Some((parent, here)),
-                Err(error) if error.is_absent() && old.is_none() => {}
+                Ok(open) => self.parent = Some((parent, open)),
+                Err(error) if error.is_absent() && backups.is_none() => {}
                 Err(error) => return Err(error),
             }
         }
-        Ok(self.here.as_ref().map(|(_, here)| here))
+        Ok(self.parent.as_ref().map(|(_, open)| open))
     }
 }
 
-/// One change on a filesystem that has no slots.
-fn carried(
-    carry: &CopyRename,
-    coming: &Root,
-    old: &Root,
+/// Carries out an action on a limited filesystem, where a copy replaces the rename.
+fn apply_by_copy(
+    copy: &CopyRename,
     change: &Change,
-    anew: &mut Vec<TreePath>,
+    recreated: &mut Vec<TreePath>,
 ) -> Result<(), RootError> {
-    let (root, path) = (carry.root, &change.path);
+    let (root, path) = (copy.root, &change.path);
     if !matches!(change.action, Action::Remove { .. }) {
-        make_way(root, Some(carry), old, path, anew)?;
+        let displace = |obstacle: &TreePath, slot: &TreePath| copy.displace(slot, obstacle);
+        recreate_parents(root, copy.backups, path, &displace, recreated)?;
     }
-    let live = root.stat(path)?.map(|live| live.kind == FileKind::Directory);
+
+    let is_directory = root.stat(path)?.map(|live| live.kind == FileKind::Directory);
     match change.action {
         Action::Install { slot } | Action::Exchange { slot, .. } => {
-            match coming.stat(&slot_name(slot))? {
-                Some(_) => carry.install(coming, old, &slot_name(slot), path),
+            match copy.staged.stat(&slot_name(slot))? {
+                Some(_) => copy.install(&slot_name(slot), path),
                 None => Ok(()),
             }
         }
-        // A directory that came to stand there is not what was to go.
-        Action::Remove { slot } if live == Some(false) => {
-            carry.displace(old, &slot_name(slot), path)
+        // A directory was created there after planning: it is not the object to be removed.
+        Action::Remove { slot } if is_directory == Some(false) => {
+            copy.displace(&slot_name(slot), path)
         }
-        Action::MakeDir { slot } if live != Some(true) => {
-            if live.is_some() {
-                carry.displace(old, &slot_name(slot), path)?;
+        Action::MakeDir { slot } if is_directory != Some(true) => {
+            if is_directory.is_some() {
+                copy.displace(&slot_name(slot), path)?;
             }
             root.create_dir(path)
         }
@@ -155,145 +195,165 @@ fn carried(
     }
 }
 
-/// Whether somebody changed what is `live` after the seal. Each name of it that goes changes it as well, and
-/// its second name among the displaced makes two of them: with more, only the time of its content counts.
-fn changed_since(live: &Stat, sealed: Mtime) -> bool {
-    live.ctime > sealed && (live.links <= 2 || live.mtime > sealed)
+/// Whether an object was edited after the commit point.
+///
+/// Linking and unlinking an inode changes its ctime as well, and the backup is a second link. So
+/// with more than two links only the time of the content counts.
+fn is_edited_since(live: &Stat, sealed_at: Mtime) -> bool {
+    live.ctime > sealed_at && (live.links <= 2 || live.mtime > sealed_at)
 }
 
-/// Says what it replaced.
-fn install(
-    root: &Root,
-    coming: &Root,
-    old: &Root,
-    slot: u32,
-    path: &TreePath,
-) -> Result<Option<Stat>, RootError> {
-    let slot = slot_name(slot);
-    let Some(new) = coming.stat(&slot)? else { return Ok(None) };
-    let Some(live) = root.stat(path)? else {
-        coming.rename(&slot, root, path, Rename::NoReplace)?;
-        return Ok(None);
-    };
-    if live.kind == FileKind::Directory || new.kind == FileKind::Directory {
-        // It came to stand there after the seal: it goes aside, whatever it is.
-        set_aside(root, old, &slot, path)?;
-        coming.rename(&slot, root, path, Rename::NoReplace)?;
-        return Ok(Some(live));
-    }
-    if !old.stat(&slot)?.is_some_and(|kept| backup::is_backup_of(&kept, &live)) {
-        // So did this, after its predecessor had got its second name.
-        old.unlink(&slot)?;
-        backup::link_backup(root, old, &slot, path)?;
-    }
-    if (new.dev, new.ino) == (live.dev, live.ino) {
-        // A rename between two names of one inode does nothing.
-        coming.unlink(&slot)?;
-        return Ok(None);
-    }
-    coming.rename(&slot, root, path, Rename::Replace)?;
-    Ok(Some(live))
+/// Type of the object that an exchange installs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum NewType {
+    Directory,
+    Leaf,
 }
 
-fn exchange(
-    root: &Root,
-    coming: &Root,
-    old: &Root,
-    slot: u32,
-    path: &TreePath,
-    to_directory: bool,
-) -> Result<(), RootError> {
-    let slot = slot_name(slot);
-    let Some(new) = coming.stat(&slot)? else { return Ok(()) };
-    let is_new = (new.kind == FileKind::Directory) == to_directory;
-    if is_new {
-        match root.stat(path)? {
-            None => return coming.rename(&slot, root, path, Rename::NoReplace),
-            Some(live) if (live.kind == FileKind::Directory) == to_directory => {
-                set_aside(root, old, &slot, path)?;
-                return coming.rename(&slot, root, path, Rename::NoReplace);
+impl NewType {
+    fn is_of(self, stat: &Stat) -> bool {
+        (stat.kind == FileKind::Directory) == (self == NewType::Directory)
+    }
+}
+
+/// Renames between a slot and an entry of a directory on the same filesystem.
+struct SlotRename<'a> {
+    parent: &'a Root,
+    entry: &'a TreePath,
+    staged: &'a Root,
+    backups: &'a Root,
+    slot: TreePath,
+}
+
+impl SlotRename<'_> {
+    /// Renames the staged slot to the entry; returns the object that it replaced.
+    fn install(&self) -> Result<Option<Stat>, RootError> {
+        let Some(new) = self.staged.stat(&self.slot)? else { return Ok(None) };
+        let Some(live) = self.parent.stat(self.entry)? else {
+            self.rename_staged(Rename::NoReplace)?;
+            return Ok(None);
+        };
+
+        if live.kind == FileKind::Directory || new.kind == FileKind::Directory {
+            // The object was created there after the commit point, whatever its type.
+            self.move_to_backups()?;
+            self.rename_staged(Rename::NoReplace)?;
+            return Ok(Some(live));
+        }
+
+        let backup = self.backups.stat(&self.slot)?;
+        if !backup.is_some_and(|backup| backup::is_backup_of(&backup, &live)) {
+            // The file was replaced after the backup of its predecessor was made.
+            self.backups.unlink(&self.slot)?;
+            backup::link_backup(self.parent, self.backups, &self.slot, self.entry)?;
+        }
+        if (new.dev, new.ino) == (live.dev, live.ino) {
+            // rename(2) between two links of one inode does nothing.
+            self.staged.unlink(&self.slot)?;
+            return Ok(None);
+        }
+        self.rename_staged(Rename::Replace)?;
+        Ok(Some(live))
+    }
+
+    /// Exchanges the staged slot and the entry, then moves the replaced object to the backups.
+    ///
+    /// One of the two is a directory. So the type of the slot tells whether the exchange was done.
+    fn exchange(&self, new: NewType) -> Result<(), RootError> {
+        let Some(staged) = self.staged.stat(&self.slot)? else { return Ok(()) };
+        if new.is_of(&staged) {
+            let live = self.parent.stat(self.entry)?;
+            match live {
+                None => return self.rename_staged(Rename::NoReplace),
+                Some(live) if new.is_of(&live) => {
+                    self.move_to_backups()?;
+                    return self.rename_staged(Rename::NoReplace);
+                }
+                Some(_) => {}
             }
-            Some(_) => match coming.rename(&slot, root, path, Rename::Exchange) {
-                // A filesystem that cannot do it: nothing stands there for a moment.
+            match self.rename_staged(Rename::Exchange) {
+                // The filesystem has no RENAME_EXCHANGE: the path is missing for a moment.
                 Err(error) if error.is_unsupported() => {
-                    set_aside(root, old, &slot, path)?;
-                    return coming.rename(&slot, root, path, Rename::NoReplace);
+                    self.move_to_backups()?;
+                    return self.rename_staged(Rename::NoReplace);
                 }
                 answer => answer?,
-            },
+            }
+        }
+        self.staged.rename(&self.slot, self.backups, &self.slot, Rename::NoReplace)
+    }
+
+    fn make_dir(&self) -> Result<(), RootError> {
+        match self.parent.stat(self.entry)? {
+            Some(live) if live.kind == FileKind::Directory => return Ok(()),
+            Some(_) => self.move_to_backups()?,
+            None => {}
+        }
+        self.parent.create_dir(self.entry)
+    }
+
+    /// Moves the object to the backups, unless it is a directory: that was created after planning.
+    fn remove(&self) -> Result<(), RootError> {
+        if self.backups.stat(&self.slot)?.is_some() {
+            return Ok(());
+        }
+        match self.parent.stat(self.entry)? {
+            Some(live) if live.kind != FileKind::Directory => self.rename_to_backups(),
+            _ => Ok(()),
         }
     }
-    coming.rename(&slot, old, &slot, Rename::NoReplace)
-}
 
-fn make(root: &Root, old: &Root, slot: u32, path: &TreePath) -> Result<(), RootError> {
-    match root.stat(path)? {
-        Some(live) if live.kind == FileKind::Directory => return Ok(()),
-        Some(_) => set_aside(root, old, &slot_name(slot), path)?,
-        None => {}
-    }
-    root.create_dir(path)
-}
-
-fn remove(root: &Root, old: &Root, slot: u32, path: &TreePath) -> Result<(), RootError> {
-    let slot = slot_name(slot);
-    if old.stat(&slot)?.is_some() {
-        return Ok(());
-    }
-    match root.stat(path)? {
-        // A directory that came to stand there is not what was to go.
-        None => Ok(()),
-        Some(live) if live.kind == FileKind::Directory => Ok(()),
-        Some(_) => root.rename(path, old, &slot, Rename::NoReplace),
-    }
-}
-
-fn remove_tree(root: &Root, old: &Root, slot: u32, path: &TreePath) -> Result<(), RootError> {
-    let slot = slot_name(slot);
-    if old.stat(&slot)?.is_some() {
-        return Ok(());
-    }
-    match root.stat(path)? {
-        Some(live) if live.kind == FileKind::Directory => {
-            root.rename(path, old, &slot, Rename::NoReplace)
+    /// Moves the directory to the backups; any other object was created after planning.
+    fn remove_tree(&self) -> Result<(), RootError> {
+        if self.backups.stat(&self.slot)?.is_some() {
+            return Ok(());
         }
-        // What came to stand there is not what was to go.
-        _ => Ok(()),
+        match self.parent.stat(self.entry)? {
+            Some(live) if live.kind == FileKind::Directory => self.rename_to_backups(),
+            _ => Ok(()),
+        }
+    }
+
+    fn rename_staged(&self, mode: Rename) -> Result<(), RootError> {
+        self.staged.rename(&self.slot, self.parent, self.entry, mode)
+    }
+
+    fn rename_to_backups(&self) -> Result<(), RootError> {
+        self.parent.rename(self.entry, self.backups, &self.slot, Rename::NoReplace)
+    }
+
+    /// Moves the object to the backups, in place of a backup that is there.
+    fn move_to_backups(&self) -> Result<(), RootError> {
+        self.backups.remove_tree(&self.slot)?;
+        self.rename_to_backups()
     }
 }
 
-/// Makes the directories above `path` where they have gone since the tree was looked at, or something
-/// else stands in their place, which goes aside; `anew` names them. What a directory of the image should
-/// be like is set in the end, as for all of them.
-fn make_way(
+/// Creates the missing directories above `path`, and adds them to `recreated`.
+///
+/// `displace` moves an object in the place of a directory to a free name among `backups`. The final
+/// metadata of a directory of the image is set at the end, as for all directories.
+fn recreate_parents(
     root: &Root,
-    carry: Option<&CopyRename>,
-    old: &Root,
+    backups: &Root,
     path: &TreePath,
-    anew: &mut Vec<TreePath>,
+    displace: &dyn Fn(&TreePath, &TreePath) -> Result<(), RootError>,
+    recreated: &mut Vec<TreePath>,
 ) -> Result<(), RootError> {
     let Some(parent) = path.parent() else { return Ok(()) };
-    let stands = root.stat(&parent)?;
-    if stands.is_some_and(|stat| stat.kind == FileKind::Directory) {
+    if root.stat(&parent)?.is_some_and(|stat| stat.kind == FileKind::Directory) {
         return Ok(());
     }
-    make_way(root, carry, old, &parent, anew)?;
+
+    recreate_parents(root, backups, &parent, displace, recreated)?;
     if root.stat(&parent)?.is_some() {
-        let mut free = 0;
-        while old.stat(&obstacle_name(free))?.is_some() {
-            free += 1;
+        let mut number = 0;
+        while backups.stat(&obstacle_name(number))?.is_some() {
+            number += 1;
         }
-        match carry {
-            Some(carry) => carry.displace(old, &obstacle_name(free), &parent)?,
-            None => root.rename(&parent, old, &obstacle_name(free), Rename::NoReplace)?,
-        }
+        displace(&parent, &obstacle_name(number))?;
     }
     root.create_dir(&parent)?;
-    anew.push(parent);
+    recreated.push(parent);
     Ok(())
-}
-
-fn set_aside(root: &Root, old: &Root, slot: &TreePath, path: &TreePath) -> Result<(), RootError> {
-    old.remove_tree(slot)?;
-    root.rename(path, old, slot, Rename::NoReplace)
 }

@@ -27,7 +27,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::apply::cancel::{CancelReader, cancelled_or, check_cancelled};
 use crate::apply::error::{Interrupted, RefusalKind, SealError, Untouched};
-use crate::apply::filesystem::{Filesystems, Stages};
+use crate::apply::filesystem::Filesystems;
+use crate::apply::filesystem::stage_dirs::{self, Stages};
 use crate::apply::journal::{self, CommitRecord, Journal, space_reserve};
 use crate::apply::plan::{ChangePlan, ContentSource, StagedItem};
 use crate::apply::undo::{self, RetentionLimits, UndoRetention, backup};
@@ -88,8 +89,8 @@ impl<'a> Stage<'a> {
         plan: &'a ChangePlan,
         monitor: &'a dyn Monitor,
     ) -> Result<Self, Untouched> {
-        let stages = filesystems
-            .create_stages(root, plan.participating().into_iter(), plan.slots)
+        let participants = plan.participating().into_iter();
+        let stages = stage_dirs::create(root, filesystems, participants, plan.slots)
             .map_err(Untouched::from_root)?;
         let has_labels = root.label_for(&TreePath::root())?.is_some();
 
@@ -293,7 +294,7 @@ impl<'a> Stage<'a> {
         let retention = undo::decide(self.root, self.filesystems, self.plan, limits, self.monitor)?;
         backup::link_all_backups(self.root, &self.stages, self.plan)
             .map_err(Untouched::from_root)?;
-        undo::note(self.root, &self.stages, self.plan, retention, limits.made)
+        undo::record_prior_state(self.root, &self.stages, self.plan, retention, limits.made)
             .map_err(Untouched::from_root)?;
 
         if let Some(background_sync) = self.background_sync.take() {
@@ -441,9 +442,9 @@ impl Staged<'_> {
     /// Writes the journal: the commit point of the transaction.
     pub fn seal(self, record: CommitRecord) -> Result<Sealed, StageError> {
         let journal = Journal {
-            tops: self.filesystems.mount_roots().to_vec(),
+            mount_roots: self.filesystems.mount_roots().to_vec(),
             slots: self.plan.slots,
-            keep: self.retention,
+            retention: self.retention,
             changes: self.plan.changes.clone(),
             directories: self.plan.directories.clone(),
             record,

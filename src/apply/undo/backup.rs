@@ -1,99 +1,103 @@
-//! What a transaction displaces, kept under a second name until it is over, or longer.
+//! Backups: second links of files that a transaction replaces, and the space that they occupy.
 
 use std::collections::HashMap;
 use std::io;
 
 use rustix::io::Errno;
 
-use crate::apply::filesystem::Stages;
+use crate::apply::filesystem::stage_dirs::Stages;
 use crate::apply::on_disk::slot_name;
 use crate::apply::plan::{Action, ChangePlan, KernelBackup};
-use crate::root::{FileKind, Root, RootError, Stat};
+use crate::root::{Descend, FileKind, Root, RootError, Stat};
 use crate::tree_path::TreePath;
 
-/// Gives everything that will be replaced by a rename its second name. What is replaced together with
-/// what it holds, or goes, is moved there when its turn comes. What stays for the running kernel gets one,
-/// too: it goes later.
+/// Backs up every file that a rename will replace, and those that stay for the running kernel.
+///
+/// Directories and removed files need no link: their own rename moves them to the backups. A file
+/// of the running kernel is removed by a later run, and this transaction's undo set restores it.
 pub(in crate::apply) fn link_all_backups(
     root: &Root,
     stages: &Stages,
-    transaction: &ChangePlan,
+    plan: &ChangePlan,
 ) -> Result<(), RootError> {
-    for change in &transaction.changes {
-        let (Action::Install { slot }, Some(old)) =
-            (change.action, stages.backups(change.filesystem))
-        else {
-            continue;
-        };
-        if root.stat(&change.path)?.is_some_and(|live| live.kind != FileKind::Directory) {
-            link_backup(root, old, &slot_name(slot), &change.path)?;
-        }
-    }
-    for KernelBackup { filesystem, path, slot } in &transaction.kernel_backups {
-        let Some(old) = stages.backups(*filesystem) else { continue };
+    let installs = plan.changes.iter().filter_map(|change| match change.action {
+        Action::Install { slot } => Some((change.filesystem, &change.path, slot)),
+        _ => None,
+    });
+    let kernels = plan
+        .kernel_backups
+        .iter()
+        .map(|KernelBackup { filesystem, path, slot }| (*filesystem, path, *slot));
+
+    for (filesystem, path, slot) in installs.chain(kernels) {
+        let Some(backups) = stages.backups(filesystem) else { continue };
         if root.stat(path)?.is_some_and(|live| live.kind != FileKind::Directory) {
-            link_backup(root, old, &slot_name(*slot), path)?;
+            link_backup(root, backups, &slot_name(slot), path)?;
         }
     }
     Ok(())
 }
 
-/// Gives what stands at `path`, which is no directory, the second name `slot`; where it can have no
-/// second name (its inode has too many, the filesystem knows none, or it has no slots), the slot gets a
-/// copy.
+/// Links the object at `path`, which is no directory, to the backup `slot`.
+///
+/// If it can have no other link, the backup is a copy: its inode has too many links, or its
+/// filesystem knows none or is a limited one.
 pub(in crate::apply) fn link_backup(
     root: &Root,
-    old: &Root,
+    backups: &Root,
     slot: &TreePath,
     path: &TreePath,
 ) -> Result<(), RootError> {
-    match old.create_link(slot, root, path) {
-        Err(error) if has_no_links(&error.source) => root.copy(path, old, slot),
+    match backups.create_link(slot, root, path) {
+        Err(error) if cannot_link(&error.source) => root.copy(path, backups, slot),
         answer => answer,
     }
 }
 
-/// Whether what is `kept` is what is `live`: the same inode, or the copy of one that can have no second
-/// name.
-pub(in crate::apply) fn is_backup_of(kept: &Stat, live: &Stat) -> bool {
-    let copied = kept.links == 1
-        && kept.kind == live.kind
-        && (kept.size, kept.mtime) == (live.size, live.mtime);
-    (kept.dev, kept.ino) == (live.dev, live.ino) || copied
+/// Whether `backup` is the backup of the object `live`: the same inode, or a copy of it.
+pub(in crate::apply) fn is_backup_of(backup: &Stat, live: &Stat) -> bool {
+    let is_copy = backup.links == 1
+        && backup.kind == live.kind
+        && (backup.size, backup.mtime) == (live.size, live.mtime);
+    (backup.dev, backup.ino) == (live.dev, live.ino) || is_copy
 }
 
-fn has_no_links(error: &io::Error) -> bool {
+fn cannot_link(error: &io::Error) -> bool {
     let errors = [Errno::XDEV, Errno::MLINK, Errno::PERM, Errno::OPNOTSUPP, Errno::NOSYS];
     errors.iter().any(|errno| error.raw_os_error() == Some(errno.raw_os_error()))
 }
 
-/// The bytes on each filesystem that only what is displaced will hold, once it is; before the first
-/// change.
-pub(in crate::apply) fn cost(
+/// Bytes that the backups of `plan` will occupy on each filesystem, before the first change.
+///
+/// An inode counts if all its links are among the backups.
+pub(in crate::apply) fn backup_sizes(
     root: &Root,
-    transaction: &ChangePlan,
+    plan: &ChangePlan,
 ) -> Result<HashMap<usize, u64>, RootError> {
-    let mut sum = DiskUsage::default();
-    for change in &transaction.changes {
-        match change.action {
+    let mut usage = DiskUsage::default();
+    for change in &plan.changes {
+        let is_backed_up = matches!(
+            change.action,
             Action::Install { .. }
-            | Action::Exchange { .. }
-            | Action::Remove { .. }
-            | Action::RemoveTree { .. } => {}
-            _ => continue,
+                | Action::Exchange { .. }
+                | Action::Remove { .. }
+                | Action::RemoveTree { .. }
+        );
+        if !is_backed_up {
+            continue;
         }
         match root.stat(&change.path)? {
             Some(stat) if stat.kind == FileKind::Directory => {
-                sum.add_tree(change.filesystem, root, &change.path)?
+                usage.add_tree(change.filesystem, root, &change.path)?;
             }
-            Some(stat) => sum.add(change.filesystem, &stat),
+            Some(stat) => usage.add(change.filesystem, &stat),
             None => {}
         }
     }
-    Ok(sum.bytes())
+    Ok(usage.bytes())
 }
 
-/// Adds up what inodes hold that have no name but the counted ones.
+/// Space that would be free without the links that were added.
 #[derive(Default)]
 pub(in crate::apply) struct DiskUsage {
     inodes: HashMap<(u64, u64), CountedInode>,
@@ -101,24 +105,20 @@ pub(in crate::apply) struct DiskUsage {
 
 struct CountedInode {
     filesystem: usize,
-    names: u64,
+    added: u64,
     links: u64,
     bytes: u64,
 }
 
 impl DiskUsage {
-    /// One name of an inode.
+    /// Adds one link of an inode.
     pub(in crate::apply) fn add(&mut self, filesystem: usize, stat: &Stat) {
-        let new = CountedInode {
-            filesystem,
-            names: 0,
-            links: stat.links,
-            bytes: stat.blocks.saturating_mul(512),
-        };
-        self.inodes.entry((stat.dev, stat.ino)).or_insert(new).names += 1;
+        let bytes = stat.blocks.saturating_mul(512);
+        let inode = CountedInode { filesystem, added: 0, links: stat.links, bytes };
+        self.inodes.entry((stat.dev, stat.ino)).or_insert(inode).added += 1;
     }
 
-    /// All that lies below a directory.
+    /// Adds every link below a directory.
     pub(in crate::apply) fn add_tree(
         &mut self,
         filesystem: usize,
@@ -129,25 +129,25 @@ impl DiskUsage {
             if visit.stat.kind != FileKind::Directory {
                 self.add(filesystem, &visit.stat);
             }
-            Ok(crate::root::Descend::Into)
+            Ok(Descend::Into)
         })
     }
 
-    /// By filesystem: how many have no name elsewhere.
+    /// Number of inodes without another link, by filesystem.
     pub(in crate::apply) fn inodes(&self) -> HashMap<usize, u64> {
-        let mut inodes = HashMap::new();
-        for inode in self.inodes.values().filter(|inode| inode.names >= inode.links) {
-            *inodes.entry(inode.filesystem).or_default() += 1;
-        }
-        inodes
+        self.sum(|_| 1)
     }
 
-    /// By filesystem, in bytes.
+    /// Bytes of the inodes without another link, by filesystem.
     pub(in crate::apply) fn bytes(&self) -> HashMap<usize, u64> {
-        let mut bytes = HashMap::new();
-        for inode in self.inodes.values().filter(|inode| inode.names >= inode.links) {
-            *bytes.entry(inode.filesystem).or_default() += inode.bytes;
+        self.sum(|inode| inode.bytes)
+    }
+
+    fn sum(&self, amount: impl Fn(&CountedInode) -> u64) -> HashMap<usize, u64> {
+        let mut sums = HashMap::new();
+        for inode in self.inodes.values().filter(|inode| inode.added >= inode.links) {
+            *sums.entry(inode.filesystem).or_default() += amount(inode);
         }
-        bytes
+        sums
     }
 }

@@ -1,7 +1,8 @@
-//! What was before a transaction: enough to bring it back, with the slots of what was displaced.
+//! Undo log: the prior state of each path of a transaction, and the slot of its backup.
 //!
-//! It is written before the seal, durable with the stage, from what stands on the tree then, and put
-//! right at the end where the tree had changed in between.
+//! It is written before the commit point, from the live tree of that moment, and becomes durable with
+//! the stage. The roll forward corrects it at the end if another program created or removed a path
+//! between planning and the rename.
 //!
 #![doc = include_str!("format.md")]
 
@@ -9,7 +10,7 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::io::Read;
 
 use crate::apply::error::{FormatFault, LineFault, UndoLogError};
-use crate::apply::filesystem::Stages;
+use crate::apply::filesystem::stage_dirs::Stages;
 use crate::apply::on_disk::{DIRECTORIES, UNDO_LOG, name, slot_name, slot_number};
 use crate::apply::plan::{Action, Change, ChangePlan, KernelBackup};
 use crate::entry::{Entry, Mtime, Node};
@@ -18,218 +19,120 @@ use crate::manifest::{parse_entries, parse_path, path_text, write_entries};
 use crate::root::{Descend, FileKind, Root, RootError, Stat};
 use crate::tree_path::TreePath;
 
-/// The first line of every file of this format.
+/// First line of every file of this format (clause 1).
 const HEAD: &str = "si-undo 1";
-/// A way back larger than this is not ours: ten million paths take less.
+/// Largest file of an undo log in bytes: ten million paths need less.
 const MAX_FILE: u64 = 4 << 30;
 
-/// What was, path by path.
+/// Prior state of the paths of a transaction.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UndoLog {
-    /// The generation that was recorded after the transaction, if any was: only from there it leads back.
+    /// The composed id that was recorded after the transaction, if any. The log applies only to a
+    /// tree with this recorded id.
     pub made: Option<GenerationId>,
-    /// Where the filesystems begin that took part or could.
-    pub tops: Vec<TreePath>,
-    /// What was where, in the order in which it was changed.
-    pub facts: Vec<UndoRecord>,
+    /// Mount roots of the filesystems.
+    pub mount_roots: Vec<TreePath>,
+    /// Prior states, in the order of the changes.
+    pub records: Vec<UndoRecord>,
     /// Directories that were removed or whose metadata changed, in tree order.
     pub directories: Vec<Entry>,
 }
 
-/// What was at one path.
+/// Prior state of one path.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UndoRecord {
-    /// The filesystem that holds the slot.
+    /// The filesystem with the slot.
     pub filesystem: usize,
-    /// Where.
+    /// The path.
     pub path: TreePath,
-    /// What was there.
+    /// Its prior state.
     pub before: PriorState,
 }
 
-/// What was at a path.
+/// State of a path before a transaction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PriorState {
-    /// What the slot holds.
+    /// It existed; the slot has it.
     Existed(u32),
-    /// Nothing; had anything been in the way, it would be in the slot. 0 is no slot.
+    /// It did not exist. An object that was created meanwhile would be in the slot; 0 is no slot.
     Missing(u32),
-    /// Nothing, and nothing came: what was to go had gone by itself.
+    /// It was to be removed, and another program had removed it.
     AlreadyGone,
-    /// The same, with another time.
+    /// Only its time was changed.
     Time {
-        /// The one that it had.
+        /// Time before.
         old: Mtime,
-        /// The one that it got.
+        /// Time after.
         new: Mtime,
     },
-    /// A directory with this time.
+    /// It is a directory, and had this time.
     DirectoryTime(Mtime),
 }
 
 impl UndoLog {
-    /// What stands on the tree before `transaction`, whose slots are staged already.
-    pub fn of(
+    /// Reads the prior state of all paths of `plan` from the live tree; the stage is complete.
+    pub(super) fn read_live(
         root: &Root,
         stages: &Stages,
         made: Option<GenerationId>,
-        transaction: &ChangePlan,
+        plan: &ChangePlan,
     ) -> Result<UndoLog, RootError> {
-        let tops = transaction.filesystems.mount_roots().to_vec();
-        let mut way_back = UndoLog { made, tops, facts: Vec::new(), directories: Vec::new() };
-        let mut whole: BTreeMap<TreePath, Entry> = BTreeMap::new();
-        let mut stirred: BTreeSet<TreePath> = BTreeSet::new();
-        let paths: Vec<&TreePath> = transaction.changes.iter().map(|change| &change.path).collect();
-        for (change, stat) in transaction.changes.iter().zip(root.stat_each(&paths)?) {
-            // What comes into a directory that goes, until it does, changes its time.
-            if matches!(change.action, Action::RemoveTree { .. } | Action::CoveredByParent) {
-                stirred.insert(change.path.clone());
-            }
-            if change.action == Action::CoveredByParent {
-                continue;
-            }
-            match change.action {
-                Action::Install { slot } | Action::MakeDir { slot } => {
-                    let before = if stat.is_some() {
-                        PriorState::Existed(slot)
-                    } else {
-                        PriorState::Missing(slot)
-                    };
-                    way_back.note(change, before);
-                    if let (Action::Install { .. }, Some(coming)) =
-                        (change.action, stages.staged(change.filesystem))
-                    {
-                        way_back.note_inside(change, coming, slot)?;
-                    }
-                }
-                Action::Exchange { slot, .. }
-                | Action::Remove { slot }
-                | Action::RemoveTree { slot } => {
-                    way_back.note(change, PriorState::Existed(slot));
-                }
-                Action::SetTime(new) => {
-                    if let Some(stat) = stat {
-                        way_back.note(change, PriorState::Time { old: stat.mtime, new });
-                    }
-                }
-                Action::CoveredByParent => {}
-                Action::RemoveDir | Action::SetDirMetadata => {
-                    if let Some(stat) = stat.filter(|stat| stat.kind == FileKind::Directory) {
-                        whole.insert(change.path.clone(), directory(root, &change.path, &stat)?);
-                    }
-                }
-            }
-            if change.action.is_visible() {
-                stirred.extend(change.path.parent());
-            }
-            // xfs takes a directory that changes places with something else for modified.
-            if matches!(change.action, Action::Exchange { to_directory: false, .. }) {
-                stirred.insert(change.path.clone());
-            }
+        let mount_roots = plan.filesystems.mount_roots().to_vec();
+        let log = UndoLog { made, mount_roots, records: Vec::new(), directories: Vec::new() };
+        let (directories, disturbed) = (BTreeMap::new(), BTreeSet::new());
+        let mut reader = LiveReader { root, stages, log, directories, disturbed };
+
+        let paths: Vec<&TreePath> = plan.changes.iter().map(|change| &change.path).collect();
+        for (change, stat) in plan.changes.iter().zip(root.stat_each(&paths)?) {
+            reader.add_change(change, stat)?;
         }
-        for KernelBackup { filesystem, path, slot } in &transaction.kernel_backups {
-            match root.stat(path)? {
-                Some(stat) if stat.kind == FileKind::Directory => {
-                    whole.insert(path.clone(), directory(root, path, &stat)?);
-                }
-                Some(_) => way_back.facts.push(UndoRecord {
-                    filesystem: *filesystem,
-                    path: path.clone(),
-                    before: PriorState::Existed(*slot),
-                }),
-                None => {}
-            }
-            stirred.extend(path.parent());
+        for backup in &plan.kernel_backups {
+            reader.add_kernel_backup(backup)?;
         }
-        let settled =
-            transaction.directories.iter().map(|entry| (&entry.path, Some(entry.meta.mtime)));
-        let stirred = stirred.iter().map(|path| (path, None));
-        let mut seen: HashSet<&TreePath> = HashSet::new();
-        let timed = stirred
-            .chain(settled)
-            .filter(|(path, _)| !whole.contains_key(path) && seen.insert(path));
-        let timed: Vec<(&TreePath, Option<Mtime>)> = timed.collect();
-        let paths: Vec<&TreePath> = timed.iter().map(|(path, _)| *path).collect();
-        for ((path, new), stat) in timed.into_iter().zip(root.stat_each(&paths)?) {
-            let Some(stat) = stat.filter(|stat| stat.kind == FileKind::Directory) else { continue };
-            let time = stages.time_before(path).unwrap_or(stat.mtime);
-            if new != Some(time) {
-                let before = PriorState::DirectoryTime(time);
-                way_back.facts.push(UndoRecord { filesystem: 0, path: path.clone(), before });
-            }
-        }
-        way_back.directories = whole.into_values().collect();
-        Ok(way_back)
+        reader.add_directory_times(plan)?;
+        Ok(reader.finish())
     }
 
-    fn note(&mut self, change: &Change, before: PriorState) {
-        self.facts.push(UndoRecord {
-            filesystem: change.filesystem,
-            path: change.path.clone(),
-            before,
-        });
-    }
-
-    /// What comes inside a new directory was not there either.
-    fn note_inside(&mut self, change: &Change, coming: &Root, slot: u32) -> Result<(), RootError> {
-        let slot = slot_name(slot);
-        if coming.stat(&slot)?.is_none_or(|stat| stat.kind != FileKind::Directory) {
-            return Ok(());
-        }
-        coming.walk(&slot, |visit| {
-            let inside = &visit.path.as_bytes()[slot.as_bytes().len()..];
-            let path = TreePath::new([change.path.as_bytes(), inside].concat()).map_err(|e| {
-                let source = std::io::Error::other(e);
-                RootError { what: "note what comes to", path: change.path.to_string(), source }
-            })?;
-            self.facts.push(UndoRecord {
-                filesystem: change.filesystem,
-                path,
-                before: PriorState::Missing(0),
-            });
-            Ok(Descend::Into)
-        })
-    }
-
-    /// Writes it, durable, into what will be the undo set.
-    pub fn write(&self, to: &Root) -> Result<(), RootError> {
+    /// Writes it, durable, to the backups of the root's filesystem.
+    pub(super) fn write(&self, backups: &Root) -> Result<(), RootError> {
         let mut directories = Vec::new();
         // Writing to memory does not fail.
         let _ = write_entries(&self.directories, &mut directories);
-        to.write_durably(&name(DIRECTORIES), &directories, 0o600)?;
-        to.write_durably(&name(UNDO_LOG), self.text().as_bytes(), 0o600)
+        backups.write_durably(&name(DIRECTORIES), &directories, 0o600)?;
+        backups.write_durably(&name(UNDO_LOG), self.text().as_bytes(), 0o600)
     }
 
-    /// Removes it.
-    pub(in crate::apply) fn remove(from: &Root) -> Result<(), RootError> {
-        from.unlink(&name(UNDO_LOG))
+    /// Removes it from an undo set.
+    pub(super) fn remove(dir: &Root) -> Result<(), RootError> {
+        dir.unlink(&name(UNDO_LOG))
     }
 
-    /// Reads it; `None` where there is none.
-    pub fn read(from: &Root) -> Result<Option<UndoLog>, UndoLogError> {
+    /// Reads it from an undo set or from the backups, if it exists.
+    pub(super) fn read(dir: &Root) -> Result<Option<UndoLog>, UndoLogError> {
         let invalid =
-            |file: &str, fault| UndoLogError::Invalid { path: from.show(&name(file)), fault };
-        let Some(text) = read(from, UNDO_LOG)? else { return Ok(None) };
+            |file: &str, fault| UndoLogError::Invalid { path: dir.show(&name(file)), fault };
+        let Some(text) = read_file(dir, UNDO_LOG)? else { return Ok(None) };
         let text = String::from_utf8(text).map_err(|_| invalid(UNDO_LOG, FormatFault::NotText))?;
-        let way_back = parse(&text).map_err(|fault| invalid(UNDO_LOG, FormatFault::Line(fault)))?;
-        let directories =
-            read(from, DIRECTORIES)?.ok_or_else(|| invalid(DIRECTORIES, FormatFault::Missing))?;
+        let log = parse(&text).map_err(|fault| invalid(UNDO_LOG, FormatFault::Line(fault)))?;
+
+        let directories = read_file(dir, DIRECTORIES)?
+            .ok_or_else(|| invalid(DIRECTORIES, FormatFault::Missing))?;
         let directories = parse_entries(directories.as_slice())
-            .map_err(|e| invalid(DIRECTORIES, FormatFault::Directories(e.into())))?;
-        Ok(Some(UndoLog { directories, ..way_back }))
+            .map_err(|error| invalid(DIRECTORIES, FormatFault::Directories(error.into())))?;
+        Ok(Some(UndoLog { directories, ..log }))
     }
 
-    /// Puts right what the tree did not keep to between the look at it and the renames: something had
-    /// gone, or something had come.
-    pub fn settle(stages: &Stages, changes: &[Change]) -> Result<(), UndoLogError> {
-        let Some(to) = stages.backups(0) else { return Ok(()) };
-        let Some(mut way_back) = UndoLog::read(to)? else { return Ok(()) };
-        let mut slots: HashSet<(usize, u32)> = HashSet::new();
-        for (at, old) in stages.filesystems().filter_map(|at| Some((at, stages.backups(at)?))) {
-            for (path, _) in old.children(&TreePath::root())? {
-                slots.extend(slot_number(&path).map(|slot| (at, slot)));
-            }
-        }
+    /// Corrects the log among the backups by the slots that exist after all changes.
+    ///
+    /// A path may have been created or removed between planning and the rename.
+    pub(in crate::apply) fn correct(
+        stages: &Stages,
+        changes: &[Change],
+    ) -> Result<(), UndoLogError> {
+        let Some(backups) = stages.backups(0) else { return Ok(()) };
+        let Some(mut log) = UndoLog::read(backups)? else { return Ok(()) };
+
+        let existing = existing_slots(stages)?;
         let removals: HashSet<(usize, u32)> = changes
             .iter()
             .filter_map(|change| match change.action {
@@ -239,23 +142,24 @@ impl UndoLog {
                 _ => None,
             })
             .collect();
+
         let mut differs = false;
-        for fact in &mut way_back.facts {
-            let (PriorState::Existed(slot) | PriorState::Missing(slot)) = fact.before else {
+        for record in &mut log.records {
+            let (PriorState::Existed(slot) | PriorState::Missing(slot)) = record.before else {
                 continue;
             };
-            let place = (fact.filesystem, slot);
-            let before = if slots.contains(&place) {
+            let key = (record.filesystem, slot);
+            let before = if existing.contains(&key) {
                 PriorState::Existed(slot)
-            } else if removals.contains(&place) {
+            } else if removals.contains(&key) {
                 PriorState::AlreadyGone
             } else {
                 PriorState::Missing(slot)
             };
-            differs |= fact.before != before;
-            fact.before = before;
+            differs |= record.before != before;
+            record.before = before;
         }
-        if differs { Ok(way_back.write(to)?) } else { Ok(()) }
+        if differs { Ok(log.write(backups)?) } else { Ok(()) }
     }
 
     fn text(&self) -> String {
@@ -264,88 +168,233 @@ impl UndoLog {
             Some(generation) => format!("made {generation}\n"),
             None => "made nothing\n".to_owned(),
         };
-        for top in &self.tops {
-            text += &format!("filesystem {}\n", path_text(top));
+        for mount_root in &self.mount_roots {
+            text += &format!("filesystem {}\n", path_text(mount_root));
         }
-        for fact in &self.facts {
-            let before = match fact.before {
+
+        for UndoRecord { filesystem, path, before } in &self.records {
+            let before = match before {
                 PriorState::Existed(slot) => format!("stood {slot}"),
                 PriorState::Missing(slot) => format!("nothing {slot}"),
                 PriorState::AlreadyGone => "absent 0".to_owned(),
                 PriorState::Time { old, new } => format!("time {old}/{new}"),
                 PriorState::DirectoryTime(old) => format!("directory-time {old}"),
             };
-            text += &format!("{before} {} {}\n", fact.filesystem, path_text(&fact.path));
+            text += &format!("{before} {filesystem} {}\n", path_text(path));
         }
-        text += &format!("end {}\n", self.facts.len());
+        text += &format!("end {}\n", self.records.len());
         text
     }
 }
 
-/// A directory as it stands.
-fn directory(root: &Root, path: &TreePath, stat: &Stat) -> Result<Entry, RootError> {
-    let xattrs = root.xattrs(path)?;
-    Ok(Entry::new(path.clone(), stat.meta(xattrs), Node::Directory))
+/// Slots that exist among the backups of all filesystems.
+fn existing_slots(stages: &Stages) -> Result<HashSet<(usize, u32)>, RootError> {
+    let mut slots = HashSet::new();
+    for at in stages.filesystems() {
+        let Some(backups) = stages.backups(at) else { continue };
+        for (path, _) in backups.children(&TreePath::root())? {
+            slots.extend(slot_number(&path).map(|slot| (at, slot)));
+        }
+    }
+    Ok(slots)
 }
 
-fn read(from: &Root, file: &str) -> Result<Option<Vec<u8>>, RootError> {
-    let open = match from.open_file(&name(file)) {
-        Err(e) if e.is_absent() => return Ok(None),
+fn read_file(dir: &Root, file: &str) -> Result<Option<Vec<u8>>, RootError> {
+    let open = match dir.open_file(&name(file)) {
+        Err(error) if error.is_absent() => return Ok(None),
         answer => answer?,
     };
     let mut bytes = Vec::new();
-    let read = open.take(MAX_FILE).read_to_end(&mut bytes);
-    read.map_err(|source| RootError { what: "read", path: from.show(&name(file)), source })?;
+    open.take(MAX_FILE).read_to_end(&mut bytes).map_err(|source| RootError {
+        what: "read",
+        path: dir.show(&name(file)),
+        source,
+    })?;
     Ok(Some(bytes))
 }
 
-/// The file alone, without what lies beside it.
+/// An undo log that is read from the live tree.
+struct LiveReader<'a> {
+    root: &'a Root,
+    stages: &'a Stages,
+    log: UndoLog,
+    /// Directories that are restored with all their metadata.
+    directories: BTreeMap<TreePath, Entry>,
+    /// Directories whose time the transaction changes.
+    disturbed: BTreeSet<TreePath>,
+}
+
+impl LiveReader<'_> {
+    fn add_change(&mut self, change: &Change, stat: Option<Stat>) -> Result<(), RootError> {
+        match change.action {
+            Action::Install { slot } => {
+                self.add_install(change, slot, stat);
+                self.add_staged_children(change, slot)?;
+            }
+            Action::MakeDir { slot } => self.add_install(change, slot, stat),
+            Action::Exchange { slot, to_directory } => {
+                self.add(change, PriorState::Existed(slot));
+                // xfs changes the time of a directory that RENAME_EXCHANGE moves.
+                if !to_directory {
+                    self.disturbed.insert(change.path.clone());
+                }
+            }
+            Action::Remove { slot } => self.add(change, PriorState::Existed(slot)),
+            // A late arrival changes the time of its directory.
+            Action::RemoveTree { slot } => {
+                self.add(change, PriorState::Existed(slot));
+                self.disturbed.insert(change.path.clone());
+            }
+            Action::CoveredByParent => {
+                self.disturbed.insert(change.path.clone());
+            }
+            Action::SetTime(new) => {
+                if let Some(stat) = stat {
+                    self.add(change, PriorState::Time { old: stat.mtime, new });
+                }
+            }
+            Action::RemoveDir | Action::SetDirMetadata => {
+                if let Some(stat) = stat.filter(|stat| stat.kind == FileKind::Directory) {
+                    self.add_directory(&change.path, &stat)?;
+                }
+            }
+        }
+        if change.action.is_visible() {
+            self.disturbed.extend(change.path.parent());
+        }
+        Ok(())
+    }
+
+    fn add(&mut self, change: &Change, before: PriorState) {
+        let (filesystem, path) = (change.filesystem, change.path.clone());
+        self.log.records.push(UndoRecord { filesystem, path, before });
+    }
+
+    fn add_install(&mut self, change: &Change, slot: u32, stat: Option<Stat>) {
+        let before = match stat {
+            Some(_) => PriorState::Existed(slot),
+            None => PriorState::Missing(slot),
+        };
+        self.add(change, before);
+    }
+
+    /// Adds the paths inside a new directory, none of which existed.
+    fn add_staged_children(&mut self, change: &Change, slot: u32) -> Result<(), RootError> {
+        let Some(staged) = self.stages.staged(change.filesystem) else { return Ok(()) };
+        let slot = slot_name(slot);
+        if staged.stat(&slot)?.is_none_or(|stat| stat.kind != FileKind::Directory) {
+            return Ok(());
+        }
+        staged.walk(&slot, |visit| {
+            let below = &visit.path.as_bytes()[slot.as_bytes().len()..];
+            let path =
+                TreePath::new([change.path.as_bytes(), below].concat()).map_err(|error| {
+                    let source = std::io::Error::other(error);
+                    RootError { what: "note what comes to", path: change.path.to_string(), source }
+                })?;
+            let (filesystem, before) = (change.filesystem, PriorState::Missing(0));
+            self.log.records.push(UndoRecord { filesystem, path, before });
+            Ok(Descend::Into)
+        })
+    }
+
+    fn add_kernel_backup(&mut self, backup: &KernelBackup) -> Result<(), RootError> {
+        let KernelBackup { filesystem, ref path, slot } = *backup;
+        match self.root.stat(path)? {
+            Some(stat) if stat.kind == FileKind::Directory => self.add_directory(path, &stat)?,
+            Some(_) => {
+                let (path, before) = (path.clone(), PriorState::Existed(slot));
+                self.log.records.push(UndoRecord { filesystem, path, before });
+            }
+            None => {}
+        }
+        self.disturbed.extend(path.parent());
+        Ok(())
+    }
+
+    fn add_directory(&mut self, path: &TreePath, stat: &Stat) -> Result<(), RootError> {
+        let meta = stat.meta(self.root.xattrs(path)?);
+        self.directories.insert(path.clone(), Entry::new(path.clone(), meta, Node::Directory));
+        Ok(())
+    }
+
+    /// Adds the time of each directory that gets another one and is not restored as a whole.
+    fn add_directory_times(&mut self, plan: &ChangePlan) -> Result<(), RootError> {
+        // With the time that the plan sets, if it is the only reason for a change.
+        let disturbed = self.disturbed.iter().map(|path| (path, None));
+        let planned = plan.directories.iter().map(|entry| (&entry.path, Some(entry.meta.mtime)));
+        let mut seen: HashSet<&TreePath> = HashSet::new();
+        let timed: Vec<(&TreePath, Option<Mtime>)> = disturbed
+            .chain(planned)
+            .filter(|(path, _)| !self.directories.contains_key(path) && seen.insert(path))
+            .collect();
+
+        let paths: Vec<&TreePath> = timed.iter().map(|(path, _)| *path).collect();
+        for ((path, new), stat) in timed.into_iter().zip(self.root.stat_each(&paths)?) {
+            let Some(stat) = stat.filter(|stat| stat.kind == FileKind::Directory) else { continue };
+            // Creating the stage has changed the time of its mount root.
+            let old = self.stages.time_before(path).unwrap_or(stat.mtime);
+            if new != Some(old) {
+                let (path, before) = (path.clone(), PriorState::DirectoryTime(old));
+                self.log.records.push(UndoRecord { filesystem: 0, path, before });
+            }
+        }
+        Ok(())
+    }
+
+    fn finish(self) -> UndoLog {
+        UndoLog { directories: self.directories.into_values().collect(), ..self.log }
+    }
+}
+
+/// Parses the file `way-back`; the result has no directories.
 fn parse(text: &str) -> Result<UndoLog, LineFault> {
-    let mut lines = text.lines().enumerate().map(|(at, line)| (at + 1, line));
-    if lines.next().map(|(_, line)| line) != Some(HEAD) {
+    let mut lines = text.lines().zip(1..);
+    if lines.next().map(|(line, _)| line) != Some(HEAD) {
         return Err(fault(1, "it is of a format that this program does not know"));
     }
-    let (mut made, mut tops, mut facts) = (None, Vec::new(), Vec::new());
-    for (at, line) in lines {
+
+    let (mut made, mut mount_roots, mut records) = (None, Vec::new(), Vec::new());
+    for (line, number) in lines {
         let words: Vec<&str> = line.split(' ').collect();
         match words.as_slice() {
             ["made", "nothing"] => made = Some(None),
             ["made", id] => {
-                made = Some(Some(id.parse().map_err(|_| fault(at, "it names no generation"))?))
+                let id = id.parse().map_err(|_| fault(number, "it names no generation"))?;
+                made = Some(Some(id));
             }
-            ["filesystem", path] => {
-                tops.push(parse_path(path.as_bytes()).map_err(|why| fault(at, why))?)
-            }
+            ["filesystem", path] => mount_roots.push(path_of(path, number)?),
             ["end", count] => {
-                let whole = count.parse() == Ok(facts.len()) && !tops.is_empty();
-                let (Some(made), true) = (made, whole) else {
-                    return Err(fault(at, "lines are missing"));
+                let is_complete = count.parse() == Ok(records.len()) && !mount_roots.is_empty();
+                let (Some(made), true) = (made, is_complete) else {
+                    return Err(fault(number, "lines are missing"));
                 };
-                return Ok(UndoLog { made, tops, facts, directories: Vec::new() });
+                return Ok(UndoLog { made, mount_roots, records, directories: Vec::new() });
             }
-            [what, value, filesystem, path] => {
-                let path = parse_path(path.as_bytes()).map_err(|why| fault(at, why))?;
-                let filesystem =
-                    filesystem.parse().map_err(|_| fault(at, "its filesystem is not a number"))?;
-                let before = parse_before(what, value)
-                    .ok_or_else(|| fault(at, "it says what is unknown"))?;
-                if filesystem >= tops.len() {
-                    return Err(fault(at, "its filesystem is not listed"));
+            [kind, value, filesystem, path] => {
+                let path = path_of(path, number)?;
+                let filesystem = filesystem
+                    .parse()
+                    .map_err(|_| fault(number, "its filesystem is not a number"))?;
+                let before = parse_before(kind, value)
+                    .ok_or_else(|| fault(number, "it says what is unknown"))?;
+                if filesystem >= mount_roots.len() {
+                    return Err(fault(number, "its filesystem is not listed"));
                 }
-                facts.push(UndoRecord { filesystem, path, before });
+                records.push(UndoRecord { filesystem, path, before });
             }
-            _ => return Err(fault(at, "it is no line of a way back")),
+            _ => return Err(fault(number, "it is no line of a way back")),
         }
     }
     Err(fault(0, "its end is missing"))
 }
 
-fn fault(number: usize, reason: &'static str) -> LineFault {
-    LineFault { number, reason }
+fn path_of(text: &str, number: usize) -> Result<TreePath, LineFault> {
+    parse_path(text.as_bytes()).map_err(|reason| fault(number, reason))
 }
 
-fn parse_before(what: &str, value: &str) -> Option<PriorState> {
-    Some(match what {
+fn parse_before(kind: &str, value: &str) -> Option<PriorState> {
+    Some(match kind {
         "stood" => PriorState::Existed(value.parse().ok()?),
         "nothing" => PriorState::Missing(value.parse().ok()?),
         "absent" => PriorState::AlreadyGone,
@@ -358,15 +407,19 @@ fn parse_before(what: &str, value: &str) -> Option<PriorState> {
     })
 }
 
+fn fault(number: usize, reason: &'static str) -> LineFault {
+    LineFault { number, reason }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::digest::Digest;
 
     fn sample() -> UndoLog {
-        let path = |s: &str| TreePath::new(s).expect("good");
+        let path = |text: &str| TreePath::new(text).expect("a valid path");
         let (old, new) = (Mtime { seconds: -5, nanos: 7 }, Mtime { seconds: 5, nanos: 0 });
-        let befores = [
+        let prior_states = [
             ("etc/a b\n", PriorState::Existed(1)),
             ("new", PriorState::Missing(2)),
             ("new/inside", PriorState::Missing(0)),
@@ -374,22 +427,26 @@ mod tests {
             ("f", PriorState::Time { old, new }),
             ("boot", PriorState::DirectoryTime(old)),
         ];
-        let fact = |(at, before)| UndoRecord { filesystem: 1, path: path(at), before };
-        let facts = befores.into_iter().map(fact).collect();
-        let made = Some(GenerationId(Digest([0xab; 32])));
-        UndoLog { made, tops: vec![TreePath::root(), path("boot")], facts, directories: Vec::new() }
+        let record = |(at, before)| UndoRecord { filesystem: 1, path: path(at), before };
+        UndoLog {
+            made: Some(GenerationId(Digest([0xab; 32]))),
+            mount_roots: vec![TreePath::root(), path("boot")],
+            records: prior_states.into_iter().map(record).collect(),
+            directories: Vec::new(),
+        }
     }
 
     #[test]
-    fn what_is_written_is_read() {
+    fn written_undo_logs_are_read_back() {
         assert_eq!(parse(&sample().text()), Ok(sample()));
     }
 
     #[test]
-    fn a_cut_or_foreign_way_back_is_refused() {
-        let whole = sample().text();
-        for cut in 0..whole.len() - 1 {
-            assert!(parse(&whole[..cut]).is_err(), "cut at {cut}");
+    fn truncated_and_foreign_undo_logs_are_refused() {
+        let text = sample().text();
+
+        for length in 0..text.len() - 1 {
+            assert!(parse(&text[..length]).is_err(), "the first {length} bytes");
         }
         for (from, to) in [
             ("si-undo 1", "si-undo 2"),
@@ -397,12 +454,12 @@ mod tests {
             ("stood 1 1", "stood 1 9"),
             ("nothing", "something"),
         ] {
-            assert!(parse(&whole.replacen(from, to, 1)).is_err(), "{to}");
+            assert!(parse(&text.replacen(from, to, 1)).is_err(), "{to}");
         }
     }
 
     #[test]
-    fn the_format_is_frozen() {
+    fn format_is_frozen() {
         assert_eq!(sample().text(), include_str!("../../../tests/testdata/undo/v1"));
     }
 }

@@ -71,6 +71,6 @@ impl UpdateTransaction<'_> {
             "{named}: the undo set, {bytes} bytes, is in the way and goes: what it held cannot be undone any more"
         ));
         let session = run.session;
-        Ok(undo::drop_all(&session.root, &session.filesystems).map_err(Untouched::from)?)
+        Ok(undo::remove_undo_set(&session.root, &session.filesystems).map_err(Untouched::from)?)
     }
 }

@@ -183,7 +183,7 @@ impl UpdateTransaction<'_> {
     ) -> Result<ChangePlan, UpdateError> {
         let session = self.run.session;
         let none = Default::default();
-        let filesystems = session.filesystems.and(live.filesystem_roots());
+        let filesystems = session.filesystems.with_roots(live.filesystem_roots());
         let wanted = PlanInput {
             root: &session.root,
             installed: goal.base.as_ref(),

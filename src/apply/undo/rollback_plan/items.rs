@@ -1,104 +1,171 @@
-//! What a rollback tells: what comes back and over what, and where that is not what was recorded.
+//! Report of a rollback: itemised lines, and the paths that will not be as they were recorded.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashMap, HashSet};
 
-use crate::apply::Untouched;
-use crate::apply::filesystem::limited;
+use crate::apply::filesystem::{Filesystems, limited};
 use crate::apply::plan::ItemizedLine;
 use crate::apply::plan::difference::Difference;
-use crate::apply::undo::rollback_plan::RollbackPlanner;
 use crate::manifest::Manifest;
 use crate::root::{Descend, FileKind, Root, RootError, Stat};
 use crate::tree_path::TreePath;
 
-impl RollbackPlanner<'_> {
-    /// Whether `path` lies in a directory that comes back as a whole.
-    pub(super) fn comes_with_another(&self, path: &TreePath) -> bool {
+/// Lines and deviations of a rollback that is being planned.
+pub(super) struct RollbackItems<'a> {
+    root: &'a Root,
+    /// Manifest that was recorded before the transaction that is rolled back.
+    before: Option<&'a Manifest>,
+    filesystems: Filesystems,
+    /// Itemised lines, in no order.
+    pub lines: Vec<ItemizedLine>,
+    /// Tracked paths that will differ from `before`, with the difference.
+    pub deviations: BTreeMap<TreePath, String>,
+    /// Directories that are restored with their content.
+    pub restored_dirs: HashMap<TreePath, Stat>,
+}
+
+/// A backup that is restored.
+pub(super) struct RestoredBackup<'a> {
+    /// Path in the tree.
+    pub path: &'a TreePath,
+    /// The undo set.
+    pub dir: &'a Root,
+    /// Path in the undo set.
+    pub slot: TreePath,
+    /// Stat of the backup.
+    pub stat: Stat,
+}
+
+impl<'a> RollbackItems<'a> {
+    pub(super) fn new(
+        root: &'a Root,
+        before: Option<&'a Manifest>,
+        filesystems: Filesystems,
+    ) -> Self {
+        RollbackItems {
+            root,
+            before,
+            filesystems,
+            lines: Vec::new(),
+            deviations: BTreeMap::new(),
+            restored_dirs: HashMap::new(),
+        }
+    }
+
+    /// Adds a line for a directory.
+    pub(super) fn add_dir(&mut self, change: &str, path: &TreePath) {
+        self.add(change, path, FileKind::Directory, 0);
+    }
+
+    /// Adds a line for an object of type `kind`.
+    pub(super) fn add(&mut self, change: &str, path: &TreePath, kind: FileKind, bytes: u64) {
+        let suffix = if kind == FileKind::Directory { "/" } else { "" };
+        let (change, suffix) = (change.to_owned(), suffix.to_owned());
+        self.lines.push(ItemizedLine { change, path: path.clone(), suffix, bytes });
+    }
+
+    /// Adds a line for a removal.
+    pub(super) fn add_removal(&mut self, path: &TreePath, kind: FileKind) {
+        self.add("*deleting  ", path, kind, 0);
+    }
+
+    /// Records a deviation.
+    pub(super) fn deviate(&mut self, path: &TreePath, what: &str) {
+        self.deviations.insert(path.clone(), what.to_owned());
+    }
+
+    /// Whether `path` is below a directory that is restored with its content.
+    pub(super) fn is_below_restored(&self, path: &TreePath) -> bool {
         std::iter::successors(path.parent(), TreePath::parent)
-            .any(|above| self.returning.contains_key(&above))
+            .any(|parent| self.restored_dirs.contains_key(&parent))
     }
 
-    /// Notes where what comes back to `path` is not what was recorded.
-    pub(super) fn compare(&mut self, path: &TreePath, kept: &Stat) {
-        let Some(entry) = self.before.and_then(|before| before.get(path)) else { return };
-        let mut difference = Difference::from_stat(entry, Some(kept));
-        if self.transaction.filesystems.is_limited(path) {
-            difference = limited::mask_unsupported(difference, entry, Some(kept));
-        }
-        if difference.any() {
-            self.transaction.deviations.insert(path.clone(), difference.to_string());
-        }
-    }
-
-    /// Notes what was recorded at `path` and below it, and will not be there, but for what `comes`.
+    /// Records the recorded entries at and below `path` as missing, except those in `restored`.
     pub(super) fn add_missing(
         &mut self,
         path: &TreePath,
-        comes: impl Fn(&Self, &TreePath) -> bool,
+        restored: impl Fn(&Self, &TreePath) -> bool,
     ) {
         let entries = self.before.map(Manifest::entries).unwrap_or_default();
-        let from = entries.partition_point(|entry| entry.path < *path);
-        let here = entries[from..]
+        let first = entries.partition_point(|entry| entry.path < *path);
+        let missing: Vec<TreePath> = entries[first..]
             .iter()
-            .take_while(|entry| entry.path == *path || entry.path.is_below(path));
-        let missing: Vec<TreePath> =
-            here.map(|entry| &entry.path).filter(|at| !comes(self, at)).cloned().collect();
+            .map(|entry| &entry.path)
+            .take_while(|entry| *entry == path || entry.is_below(path))
+            .filter(|entry| !restored(self, entry))
+            .cloned()
+            .collect();
+
         let what = Difference { missing: true, ..Difference::default() }.to_string();
-        self.transaction.deviations.extend(missing.into_iter().map(|path| (path, what.clone())));
+        self.deviations.extend(missing.into_iter().map(|path| (path, what.clone())));
     }
 
-    /// Itemises what comes back, with all that it holds, over what stands there.
-    pub(super) fn tell(
+    /// Adds lines for a backup, with its content, that replaces the object `live`.
+    pub(super) fn add_restored(
         &mut self,
-        path: &TreePath,
-        set: &Root,
-        place: &TreePath,
-        kept: &Stat,
+        backup: &RestoredBackup,
         live: Option<&Stat>,
-    ) -> Result<(), Untouched> {
-        let letter = letter(kept.kind);
+    ) -> Result<(), RootError> {
+        let RestoredBackup { path, dir, slot, stat } = backup;
         let difference = match live {
-            Some(live) if live.kind == kept.kind => Difference {
-                content: (live.size, live.mtime) != (kept.size, kept.mtime),
-                mode: live.mode != kept.mode,
-                uid: live.uid != kept.uid,
-                gid: live.gid != kept.gid,
-                time: live.mtime != kept.mtime,
-                xattrs: self.root.xattrs(path)? != set.xattrs(place)?,
+            Some(live) if live.kind == stat.kind => Difference {
+                content: (live.size, live.mtime) != (stat.size, stat.mtime),
+                mode: live.mode != stat.mode,
+                uid: live.uid != stat.uid,
+                gid: live.gid != stat.gid,
+                time: live.mtime != stat.mtime,
+                xattrs: self.root.xattrs(path)? != dir.xattrs(slot)?,
                 ..Difference::default()
             },
-            _ => Difference { missing: true, ..Difference::default() },
+            _ => missing(),
         };
-        self.item(
-            &difference.itemize_as(letter),
-            path,
-            if letter == 'd' { "/" } else { "" },
-            kept.size,
-        );
-        if kept.kind != FileKind::Directory {
-            return Ok(());
+        let change = difference.itemize_as(letter(stat.kind));
+        self.add(&change, path, stat.kind, stat.size);
+        if stat.kind == FileKind::Directory {
+            self.add_children(backup)?;
         }
-        let mut comes = HashSet::from([path.clone()]);
-        set.walk::<RootError>(place, |visit| {
-            let inside = &visit.path.as_bytes()[place.as_bytes().len()..];
-            if let Ok(path) = TreePath::new([path.as_bytes(), inside].concat()) {
-                let letter = self::letter(visit.stat.kind);
-                let new = Difference { missing: true, ..Difference::default() }.itemize_as(letter);
+        self.compare(path, stat);
+        Ok(())
+    }
+
+    /// Adds a line for each path inside a directory that is restored.
+    fn add_children(&mut self, backup: &RestoredBackup) -> Result<(), RootError> {
+        let RestoredBackup { path: top, dir, slot, .. } = backup;
+        let mut restored = HashSet::from([(*top).clone()]);
+        dir.walk::<RootError>(slot, |visit| {
+            let below = &visit.path.as_bytes()[slot.as_bytes().len()..];
+            if let Ok(path) = TreePath::new([top.as_bytes(), below].concat()) {
                 self.compare(&path, &visit.stat);
-                comes.insert(path.clone());
+                restored.insert(path.clone());
                 if visit.stat.kind == FileKind::Directory {
-                    self.returning.insert(path.clone(), visit.stat);
+                    self.restored_dirs.insert(path.clone(), visit.stat);
                 }
-                self.item(&new, &path, if letter == 'd' { "/" } else { "" }, visit.stat.size);
+                let change = missing().itemize_as(letter(visit.stat.kind));
+                self.add(&change, &path, visit.stat.kind, visit.stat.size);
             }
             Ok(Descend::Into)
         })?;
-        self.add_missing(path, |_, path| comes.contains(path));
+        self.add_missing(top, |_, path| restored.contains(path));
         Ok(())
+    }
+
+    /// Records a deviation if the backup differs from the recorded entry.
+    fn compare(&mut self, path: &TreePath, backup: &Stat) {
+        let Some(entry) = self.before.and_then(|before| before.get(path)) else { return };
+        let mut difference = Difference::from_stat(entry, Some(backup));
+        if self.filesystems.is_limited(path) {
+            difference = limited::mask_unsupported(difference, entry, Some(backup));
+        }
+        if difference.any() {
+            self.deviations.insert(path.clone(), difference.to_string());
+        }
     }
 }
 
-/// The letter of a kind in rsync's itemised form.
+fn missing() -> Difference {
+    Difference { missing: true, ..Difference::default() }
+}
+
+/// The letter of a type in rsync's itemised lines.
 fn letter(kind: FileKind) -> char {
     match kind {
         FileKind::Directory => 'd',
@@ -106,14 +173,5 @@ fn letter(kind: FileKind) -> char {
         FileKind::Symlink => 'L',
         FileKind::Char(_) | FileKind::Block(_) => 'D',
         FileKind::Fifo | FileKind::Socket => 'S',
-    }
-}
-
-pub(super) fn removed(path: &TreePath, suffix: &str) -> ItemizedLine {
-    ItemizedLine {
-        change: "*deleting  ".to_owned(),
-        path: path.clone(),
-        suffix: suffix.to_owned(),
-        bytes: 0,
     }
 }

@@ -1,22 +1,25 @@
-//! What a rollback does, worked out from the way back and from what stands on the tree now.
+//! Plan of a rollback: the changes that restore the undo set, for the tree as it is now.
+//!
+//! The tree may have changed since the update. An edited file is replaced and backed up, a removed
+//! parent directory is created again, and an untracked path that is in the way is displaced.
 
 mod items;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashSet};
 
 use crate::apply::error::{RefusalKind, Untouched};
 use crate::apply::filesystem::{Slots, limited};
-use crate::apply::on_disk::{SlotAllocator, UNDO_DIR, slot_name, slot_number};
+use crate::apply::on_disk::{SlotAllocator, UNDO_DIR, slot_name};
 use crate::apply::plan::difference::Difference;
 use crate::apply::plan::ordering::{self, PendingInstall};
 use crate::apply::plan::subtree_removal::RemovableSubtrees;
 use crate::apply::plan::{
-    Action, Change, ChangePlan, ItemizedLine, OCCUPIED, record_kernel_deviations, removal_changes,
+    Action, Change, ChangePlan, OCCUPIED, record_kernel_deviations, removal_changes,
 };
-use crate::apply::undo::UndoSet;
 use crate::apply::undo::undo_log::{PriorState, UndoRecord};
+use crate::apply::undo::undo_set::UndoSet;
 use crate::entry::{Entry, Meta, Mtime, Node, Xattrs};
 use crate::filter::Filter;
 use crate::host::Kernel;
@@ -26,393 +29,426 @@ use crate::root::{Descend, FileKind, Root, RootError, Stat};
 use crate::state;
 use crate::tree_path::TreePath;
 
-use items::removed;
+use items::{RestoredBackup, RollbackItems};
 
-impl UndoSet {
-    /// The slots that the undo set has on all of its filesystems.
-    fn slots(&self) -> Result<HashSet<u32>, RootError> {
-        let mut slots = HashSet::new();
-        for set in self.sets.values() {
-            let children = set.children(&TreePath::root())?;
-            slots.extend(children.iter().filter_map(|(path, _)| slot_number(path)));
-        }
-        Ok(slots)
-    }
-
-    /// The transaction that brings back what was. `tracked` is what the tree is recorded to be: what lies
-    /// beyond it in a directory that goes as a whole is listed as displaced. `before` is what it was
-    /// recorded to be before: what comes back and is not that deviates.
-    pub fn plan(
-        &self,
-        root: &Root,
-        (host, mounts): (Option<&Host>, &[Mount]),
-        kernel: Option<&Kernel>,
-        tracked: Option<&Manifest>,
-        before: Option<&Manifest>,
-    ) -> Result<ChangePlan, Untouched> {
-        let tops = self.filesystems.with_limited(mounts);
-        let kept = |at: &TreePath| at.components().any(|name| name == UNDO_DIR.as_bytes());
-        if let Some(mount) = mounts.iter().find(|mount| kept(&mount.at)) {
-            return Err(RefusalKind::MountInUndoSet { mount: root.show(&mount.at) }.into());
-        }
-        let mut plan = RollbackPlanner {
-            root,
-            before,
-            tracked,
-            undo: self,
-            transaction: ChangePlan {
-                slots: Slots::Undo,
-                filesystems: tops,
-                ..ChangePlan::default()
-            },
-            arrivals: Vec::new(),
-            going: Vec::new(),
-            made: HashSet::new(),
-            directories: self.way_back.directories.clone(),
-            times: Vec::new(),
-            names: Vec::new(),
-            emptied: Vec::new(),
-            slots: SlotAllocator::with_reserved(self.slots()?),
-            directory_times: BTreeMap::new(),
-            returning: HashMap::new(),
-            filter: Filter::builder().build(),
-            kernel,
-        };
-        plan.make_directories()?;
-        for fact in &self.way_back.facts {
-            plan.bring_back(fact)?;
-        }
-        plan.finish(host, mounts)
-    }
+/// The tree on which a rollback is planned.
+#[derive(Clone, Copy)]
+pub struct RollbackInput<'a> {
+    /// The tree.
+    pub root: &'a Root,
+    /// Filesystem of the root, if it is known.
+    pub host: Option<&'a Host>,
+    /// Mounts below the root.
+    pub mounts: &'a [Mount],
+    /// The running kernel: its files are not removed.
+    pub kernel: Option<&'a Kernel>,
+    /// Recorded manifest: other paths in a directory that is replaced are listed as displaced.
+    pub tracked: Option<&'a Manifest>,
+    /// Manifest that was recorded before: a restored path that differs from it is a deviation.
+    pub before: Option<&'a Manifest>,
 }
 
-/// A rollback that is being worked out.
+/// Plans the transaction that restores an undo set.
+pub fn plan_rollback(undo: &UndoSet, input: RollbackInput) -> Result<ChangePlan, Untouched> {
+    let is_in_undo_set =
+        |mount: &&Mount| mount.at.components().any(|component| component == UNDO_DIR.as_bytes());
+    if let Some(mount) = input.mounts.iter().find(is_in_undo_set) {
+        let mount = input.root.show(&mount.at);
+        return Err(RefusalKind::MountInUndoSet { mount }.into());
+    }
+
+    let filesystems = undo.filesystems.with_limited(input.mounts);
+    let mut planner = RollbackPlanner {
+        input,
+        undo,
+        items: RollbackItems::new(input.root, input.before, filesystems.clone()),
+        plan: ChangePlan { slots: Slots::Undo, filesystems, ..ChangePlan::default() },
+        slots: SlotAllocator::with_reserved(undo.slots()?),
+        installs: Vec::new(),
+        time_changes: Vec::new(),
+        created_dirs: HashSet::new(),
+        replaced_dirs: Vec::new(),
+        removed_leaves: Vec::new(),
+        removed_dirs: Vec::new(),
+        directories: undo.log.directories.clone(),
+        directory_times: BTreeMap::new(),
+        filter: Filter::builder().build(),
+    };
+    planner.restore_directories()?;
+    for record in &undo.log.records {
+        planner.restore(record)?;
+    }
+    planner.finish()
+}
+
+/// A rollback that is being planned.
 struct RollbackPlanner<'a> {
-    root: &'a Root,
-    before: Option<&'a Manifest>,
-    tracked: Option<&'a Manifest>,
+    input: RollbackInput<'a>,
     undo: &'a UndoSet,
-    transaction: ChangePlan,
-    arrivals: Vec<PendingInstall>,
-    /// Directories that are made again.
-    made: HashSet<TreePath>,
+    items: RollbackItems<'a>,
+    plan: ChangePlan,
+    slots: SlotAllocator,
+    installs: Vec<PendingInstall>,
+    /// Files of which only the time is restored.
+    time_changes: Vec<Change>,
+    /// Directories that are created again.
+    created_dirs: HashSet<TreePath>,
+    replaced_dirs: Vec<ReplacedDir>,
+    /// Objects to be removed, except directories.
+    removed_leaves: Vec<TreePath>,
+    removed_dirs: Vec<TreePath>,
     /// Directories that get all their metadata.
     directories: Vec<Entry>,
-    /// Directories in whose place something else comes; where that is a directory, what it is in the undo set.
-    going: Vec<(TreePath, Option<(usize, TreePath)>)>,
-    times: Vec<Change>,
-    /// What goes, apart from directories.
-    names: Vec<TreePath>,
-    emptied: Vec<TreePath>,
-    slots: SlotAllocator,
+    /// Directories that get a time.
     directory_times: BTreeMap<TreePath, Mtime>,
-    /// Directories that come back as a whole.
-    returning: HashMap<TreePath, Stat>,
-    /// What is protected stays.
+    /// Excludes nothing; protected paths are not removed.
     filter: Filter,
-    /// What belongs to the kernel that runs stays as well, until the next boot.
-    kernel: Option<&'a Kernel>,
 }
 
-impl RollbackPlanner<'_> {
-    /// Directories that went come again, empty, before anything can come into them.
-    fn make_directories(&mut self) -> Result<(), Untouched> {
+/// A directory of the tree that a backup replaces.
+struct ReplacedDir {
+    path: TreePath,
+    /// Filesystem and slot of the backup, if that is a directory as well.
+    backup: Option<(usize, TreePath)>,
+}
+
+impl<'a> RollbackPlanner<'a> {
+    /// Restores the metadata of directories, and creates missing ones before anything is installed
+    /// in them.
+    fn restore_directories(&mut self) -> Result<(), Untouched> {
         let undo = self.undo;
-        for entry in &undo.way_back.directories {
-            let live = self.root.stat(&entry.path)?;
-            if live.is_none_or(|live| live.kind != FileKind::Directory) {
-                let slot = self.slots.take_install()?;
-                let filesystem = self.transaction.filesystems.filesystem_of(&entry.path);
-                self.make_parent(&entry.path)?;
-                self.made.insert(entry.path.clone());
-                self.change(filesystem, &entry.path, Action::MakeDir { slot });
-                self.item("cd+++++++++", &entry.path, "/", 0);
+        for entry in &undo.log.directories {
+            let live = self.input.root.stat(&entry.path)?;
+            match live.filter(|live| live.kind == FileKind::Directory) {
+                Some(live) => {
+                    let difference = Difference::from_stat(entry, Some(&live))
+                        .with_details(self.input.root, entry)?;
+                    let difference =
+                        Difference { time: live.mtime != entry.meta.mtime, ..difference };
+                    self.items.add_dir(&difference.itemize(entry), &entry.path);
+                }
+                None => {
+                    let slot = self.slots.take_install()?;
+                    self.create_parent(&entry.path)?;
+                    self.created_dirs.insert(entry.path.clone());
+                    self.add_change(&entry.path, Action::MakeDir { slot });
+                    self.items.add_dir("cd+++++++++", &entry.path);
+                }
             }
-            if let Some(live) = live.filter(|live| live.kind == FileKind::Directory) {
-                let difference =
-                    Difference::from_stat(entry, Some(&live)).with_details(self.root, entry)?;
-                let change = Difference { time: live.mtime != entry.meta.mtime, ..difference }
-                    .itemize(entry);
-                self.item(&change, &entry.path, "/", 0);
-            }
-            // All of its metadata in the end.
-            let filesystem = self.transaction.filesystems.holding(&entry.path);
-            self.change(filesystem, &entry.path, Action::SetDirMetadata);
+            // The metadata is set at the end.
+            let filesystem = self.plan.filesystems.slot_filesystem_of_dir(&entry.path);
+            let (path, action) = (entry.path.clone(), Action::SetDirMetadata);
+            self.plan.changes.push(Change { filesystem, path, action });
         }
         Ok(())
     }
 
-    /// A directory that somebody removed after the update, and into which something comes back, is made
-    /// again as the image has it.
-    fn make_parent(&mut self, path: &TreePath) -> Result<(), Untouched> {
+    /// Creates the missing directory above `path` again, with the metadata of a manifest.
+    ///
+    /// Somebody removed it after the update, and an object is restored into it.
+    fn create_parent(&mut self, path: &TreePath) -> Result<(), Untouched> {
         let Some(parent) = path.parent() else { return Ok(()) };
-        if self.made.contains(&parent) || self.root.stat(&parent)?.is_some() {
+        if self.created_dirs.contains(&parent) || self.input.root.stat(&parent)?.is_some() {
             return Ok(());
         }
-        self.make_parent(&parent)?;
-        let known = [self.tracked, self.before]
-            .into_iter()
-            .flatten()
-            .find_map(|manifest| manifest.get(&parent));
-        let Some(entry) = known.filter(|entry| entry.is_dir()).cloned() else { return Ok(()) };
-        let (slot, filesystem) =
-            (self.slots.take_install()?, self.transaction.filesystems.filesystem_of(&parent));
-        self.change(filesystem, &parent, Action::MakeDir { slot });
-        self.change(filesystem, &parent, Action::SetDirMetadata);
-        self.item("cd+++++++++", &parent, "/", 0);
-        self.directories.push(entry);
-        // Removing it disturbed the one above.
-        let above =
-            parent.parent().and_then(|above| self.tracked.and_then(|tracked| tracked.get(&above)));
-        if let Some(above) = above.filter(|above| !self.made.contains(&above.path)) {
+        self.create_parent(&parent)?;
+
+        let manifests = [self.input.tracked, self.input.before];
+        let entry = manifests.into_iter().flatten().find_map(|manifest| manifest.get(&parent));
+        let Some(entry) = entry.filter(|entry| entry.is_dir()) else { return Ok(()) };
+        let slot = self.slots.take_install()?;
+        self.add_change(&parent, Action::MakeDir { slot });
+        self.add_change(&parent, Action::SetDirMetadata);
+        self.items.add_dir("cd+++++++++", &parent);
+        self.directories.push(entry.clone());
+
+        // Its removal has changed the time of the directory above it.
+        let above = parent.parent().and_then(|above| self.input.tracked?.get(&above));
+        if let Some(above) = above.filter(|above| !self.created_dirs.contains(&above.path)) {
             self.directory_times.entry(above.path.clone()).or_insert(above.meta.mtime);
         }
-        self.made.insert(parent);
+        self.created_dirs.insert(parent);
         Ok(())
     }
 
-    fn bring_back(&mut self, fact: &UndoRecord) -> Result<(), Untouched> {
-        let live = self.root.stat(&fact.path)?;
-        let plain = self.transaction.filesystems.is_limited(&fact.path);
-        match fact.before {
-            PriorState::Existed(slot) => self.put_back(fact, slot, live.as_ref())?,
-            // It goes, or stays, with the directory above it, in whose place another one comes.
-            PriorState::Missing(_) if self.comes_with_another(&fact.path) => {}
+    /// Restores the prior state of one path.
+    fn restore(&mut self, record: &UndoRecord) -> Result<(), Untouched> {
+        let live = self.input.root.stat(&record.path)?;
+        match record.before {
+            PriorState::Existed(slot) => self.install_backup(record, slot, live.as_ref())?,
+            // It is removed, or kept, together with the directory that is replaced above it.
+            PriorState::Missing(_) if self.items.is_below_restored(&record.path) => {}
             PriorState::Missing(_) => {
-                self.add_missing(&fact.path, |_, _| false);
-                self.take_away(fact, live.as_ref());
+                self.items.add_missing(&record.path, |_, _| false);
+                self.remove(&record.path, live.as_ref());
             }
-            PriorState::AlreadyGone => self.add_missing(&fact.path, |_, _| false),
-            PriorState::Time { old, new } => match live {
-                Some(live)
-                    if live.mtime == new || (plain && limited::same_time(new, live.mtime)) =>
-                {
-                    self.times.push(Change {
-                        filesystem: fact.filesystem,
-                        path: fact.path.clone(),
-                        action: Action::SetTime(old),
-                    });
-                    self.item(".f..t......", &fact.path, "", 0);
-                }
-                // What was edited since must not look as if it had not been.
-                Some(live) if live.mtime != old => {
-                    let what = "changed since the update that was undone";
-                    self.transaction.deviations.insert(fact.path.clone(), what.to_owned());
-                }
-                Some(_) => {}
-                None => self.add_missing(&fact.path, |_, _| false),
-            },
+            PriorState::AlreadyGone => self.items.add_missing(&record.path, |_, _| false),
+            PriorState::Time { old, new } => self.restore_time(record, live, old, new),
             PriorState::DirectoryTime(old) => {
-                self.directory_times.insert(fact.path.clone(), old);
+                self.directory_times.insert(record.path.clone(), old);
             }
         }
         Ok(())
     }
 
-    fn put_back(
+    /// Restores the time of a file, unless the file was edited since the update.
+    ///
+    /// An edited file must not look as if it had not been edited.
+    fn restore_time(&mut self, record: &UndoRecord, live: Option<Stat>, old: Mtime, new: Mtime) {
+        let Some(live) = live else {
+            self.items.add_missing(&record.path, |_, _| false);
+            return;
+        };
+        let is_limited = self.plan.filesystems.is_limited(&record.path);
+        if live.mtime == new || (is_limited && limited::same_time(new, live.mtime)) {
+            let (filesystem, path) = (record.filesystem, record.path.clone());
+            self.time_changes.push(Change { filesystem, path, action: Action::SetTime(old) });
+            self.items.add(".f..t......", &record.path, FileKind::File, 0);
+        } else if live.mtime != old {
+            self.items.deviate(&record.path, "changed since the update that was undone");
+        }
+    }
+
+    /// Installs a backup at its path.
+    fn install_backup(
         &mut self,
-        fact: &UndoRecord,
+        record: &UndoRecord,
         slot: u32,
         live: Option<&Stat>,
     ) -> Result<(), Untouched> {
-        let set = self.undo.sets.get(&fact.filesystem);
-        let kept = match set {
-            Some(set) => set.stat(&slot_name(slot))?,
-            None => None,
-        };
-        let Some(kept) = kept else {
-            let path = self.root.show(&fact.path);
-            return Err(RefusalKind::BackupMissing { path }.into());
-        };
-        let directory = kept.kind == FileKind::Directory;
-        if !directory && state::is_above_own(&fact.path) {
-            let path = self.root.show(&fact.path);
-            return Err(RefusalKind::OwnDirectoryInUndoSet { path }.into());
+        let path = &record.path;
+        let backup = self.find_backup(record, slot)?;
+        let is_directory = backup.stat.kind == FileKind::Directory;
+        self.create_parent(path)?;
+        self.items.add_restored(&backup, live)?;
+        if is_directory {
+            self.items.restored_dirs.insert(path.clone(), backup.stat);
         }
-        if set
-            .map(|set| set.pins(&slot_name(slot)))
-            .transpose()?
-            .flatten()
-            .is_some_and(|pins| pins.immutable)
-        {
-            let path = self.root.show(&fact.path);
-            return Err(RefusalKind::BackupImmutable { path }.into());
+
+        let replaces_directory = live.map(|live| live.kind == FileKind::Directory);
+        let is_untracked = self.input.tracked.is_some_and(|tracked| tracked.get(path).is_none());
+        if replaces_directory == Some(false) && is_untracked {
+            self.plan.displaced.push(path.clone());
         }
-        self.make_parent(&fact.path)?;
-        let (Some(set), place) = (set, slot_name(slot)) else { return Ok(()) };
-        self.tell(&fact.path, set, &place, &kept, live)?;
-        self.compare(&fact.path, &kept);
-        if directory {
-            self.returning.insert(fact.path.clone(), kept);
+        if replaces_directory == Some(true) {
+            let backup = is_directory.then(|| (record.filesystem, slot_name(slot)));
+            self.replaced_dirs.push(ReplacedDir { path: path.clone(), backup });
         }
-        let stands = live.map(|live| live.kind == FileKind::Directory);
-        if stands == Some(false)
-            && self.tracked.is_some_and(|tracked| tracked.get(&fact.path).is_none())
-        {
-            self.transaction.displaced.push(fact.path.clone());
-        }
-        if stands == Some(true) {
-            self.going
-                .push((fact.path.clone(), directory.then(|| (fact.filesystem, place.clone()))));
-        }
-        let action = match stands {
-            Some(stands) if stands != directory => {
-                Action::Exchange { slot, to_directory: directory }
+
+        let action = match replaces_directory {
+            Some(replaces_directory) if replaces_directory != is_directory => {
+                Action::Exchange { slot, to_directory: is_directory }
             }
             _ => Action::Install { slot },
         };
-        self.arrivals.push(PendingInstall {
-            change: Change { filesystem: fact.filesystem, path: fact.path.clone(), action },
-            exists: stands.is_some(),
-            old_target: ordering::link_target(self.root, &fact.path, live.map(|live| live.kind)),
-            new_target: ordering::link_target(set, &place, Some(kept.kind)),
+        let live_kind = live.map(|live| live.kind);
+        self.installs.push(PendingInstall {
+            change: Change { filesystem: record.filesystem, path: path.clone(), action },
+            exists: live.is_some(),
+            old_target: ordering::link_target(self.input.root, path, live_kind),
+            new_target: ordering::link_target(backup.dir, &backup.slot, Some(backup.stat.kind)),
         });
         Ok(())
     }
 
-    /// Looks through a directory in whose place something else comes: a mount in it stops the rollback. What
-    /// only the node has is listed where it is displaced; what merely lies in a directory that comes, from
-    /// the undo set, does not have to be.
-    fn make_way(
-        &mut self,
-        path: &TreePath,
-        comes: Option<(usize, TreePath)>,
-        mounts: &[Mount],
-    ) -> Result<(), Untouched> {
-        if let Some(mount) = mounts.iter().find(|mount| mount.at.is_below(path)) {
-            let (mount, path) = (self.root.show(&mount.at), self.root.show(path));
+    /// Finds the backup in a slot; refuses one that cannot be restored.
+    fn find_backup<'r>(
+        &self,
+        record: &'r UndoRecord,
+        slot: u32,
+    ) -> Result<RestoredBackup<'r>, Untouched>
+    where
+        'a: 'r,
+    {
+        let shown = || self.input.root.show(&record.path);
+        let undo: &'a UndoSet = self.undo;
+        let slot = slot_name(slot);
+        let missing = || Untouched::from(RefusalKind::BackupMissing { path: shown() });
+        let dir = undo.dirs.get(&record.filesystem).ok_or_else(missing)?;
+        let stat = dir.stat(&slot)?.ok_or_else(missing)?;
+
+        if stat.kind != FileKind::Directory && state::is_above_own(&record.path) {
+            return Err(RefusalKind::OwnDirectoryInUndoSet { path: shown() }.into());
+        }
+        if dir.pins(&slot)?.is_some_and(|pins| pins.immutable) {
+            return Err(RefusalKind::BackupImmutable { path: shown() }.into());
+        }
+        Ok(RestoredBackup { path: &record.path, dir, slot, stat })
+    }
+
+    /// Removes a path that did not exist before the update.
+    fn remove(&mut self, path: &TreePath, live: Option<&Stat>) {
+        let Some(live) = live else { return };
+        if self.filter.protects(path) {
+            self.items.deviate(path, "stays, since it is the agent's own");
+            return;
+        }
+        if self.input.kernel.is_some_and(|kernel| kernel.owns(path)) {
+            self.plan.kernel_paths.push(path.clone());
+            return;
+        }
+        self.items.add_removal(path, live.kind);
+        if live.kind == FileKind::Directory {
+            self.removed_dirs.push(path.clone());
+        } else {
+            self.removed_leaves.push(path.clone());
+        }
+        self.plan.removed_count += 1;
+    }
+
+    /// Walks a directory that a backup replaces; a mount inside it stops the rollback.
+    ///
+    /// An untracked path in it is displaced, unless the backup is a directory that has room for it:
+    /// then the roll forward moves it back, as a late arrival.
+    fn add_replaced_dir(&mut self, replaced: &ReplacedDir) -> Result<(), Untouched> {
+        let (root, top) = (self.input.root, &replaced.path);
+        if let Some(mount) = self.input.mounts.iter().find(|mount| mount.at.is_below(top)) {
+            let (path, mount) = (root.show(top), root.show(&mount.at));
             return Err(RefusalKind::MountInside { path, mount }.into());
         }
-        let comes = comes.and_then(|(at, place)| Some((self.undo.sets.get(&at)?, place)));
-        let (transaction, tracked) = (&mut self.transaction, self.tracked);
-        // The last directory that is displaced with all that it holds.
-        let mut above: Option<TreePath> = None;
-        self.root.walk(path, |visit| {
-            let directory = visit.stat.kind == FileKind::Directory;
-            let own = tracked.map_or(comes.is_some(), |tracked| tracked.get(&visit.path).is_none());
-            let over = match &comes {
-                Some(_) if above.as_ref().is_some_and(|above| visit.path.is_below(above)) => true,
-                Some((set, place)) if own => {
-                    let inside = &visit.path.as_bytes()[path.as_bytes().len()..];
-                    let there = TreePath::new([place.as_bytes(), inside].concat()).ok();
-                    let there = there.map(|there| set.stat(&there)).transpose()?.flatten();
-                    there.filter(|there| !directory || there.kind != FileKind::Directory).is_some()
+
+        let backup = replaced.backup.as_ref();
+        let backup = backup.and_then(|(at, slot)| Some((self.undo.dirs.get(at)?, slot)));
+        let (plan, items, tracked) = (&mut self.plan, &mut self.items, self.input.tracked);
+        // The last directory that is displaced with all its content.
+        let mut displaced_dir: Option<TreePath> = None;
+        root.walk::<RootError>(top, |visit| {
+            let is_directory = visit.stat.kind == FileKind::Directory;
+            let is_untracked = match tracked {
+                Some(tracked) => tracked.get(&visit.path).is_none(),
+                None => backup.is_some(),
+            };
+            let is_below_displaced =
+                displaced_dir.as_ref().is_some_and(|dir| visit.path.is_below(dir));
+            let is_moved = match backup {
+                Some((dir, slot)) if is_untracked && !is_below_displaced => {
+                    let below = &visit.path.as_bytes()[top.as_bytes().len()..];
+                    let inside = TreePath::new([slot.as_bytes(), below].concat()).ok();
+                    let occupant = inside.map(|inside| dir.stat(&inside)).transpose()?.flatten();
+                    occupant.is_some_and(|occupant| {
+                        !is_directory || occupant.kind != FileKind::Directory
+                    })
                 }
                 _ => true,
             };
-            if own && over {
-                if directory && !above.as_ref().is_some_and(|above| visit.path.is_below(above)) {
-                    above = Some(visit.path.clone());
+
+            if is_untracked && is_moved {
+                if is_directory && !is_below_displaced {
+                    displaced_dir = Some(visit.path.clone());
                 }
-                transaction.displaced.push(visit.path.clone());
+                plan.displaced.push(visit.path.clone());
             }
-            if over {
-                transaction.itemized.push(removed(&visit.path, if directory { "/" } else { "" }));
+            if is_moved {
+                items.add_removal(&visit.path, visit.stat.kind);
             }
-            if comes.is_none() || !own {
-                let filesystem = transaction.filesystems.filesystem_of(&visit.path);
-                transaction.changes.push(Change {
-                    filesystem,
-                    path: visit.path,
-                    action: Action::CoveredByParent,
-                });
+            if backup.is_none() || !is_untracked {
+                let filesystem = plan.filesystems.slot_filesystem_of(&visit.path);
+                let (path, action) = (visit.path, Action::CoveredByParent);
+                plan.changes.push(Change { filesystem, path, action });
             }
-            Ok::<_, RootError>(Descend::Into)
+            Ok(Descend::Into)
         })?;
         Ok(())
     }
 
-    fn take_away(&mut self, fact: &UndoRecord, live: Option<&Stat>) {
-        if live.is_some() && self.filter.protects(&fact.path) {
-            let what = "stays, since it is the agent's own";
-            self.transaction.deviations.insert(fact.path.clone(), what.to_owned());
-            return;
+    /// Completes the plan, with the changes in the order in which they are made.
+    fn finish(mut self) -> Result<ChangePlan, Untouched> {
+        for replaced in std::mem::take(&mut self.replaced_dirs) {
+            self.add_replaced_dir(&replaced)?;
         }
-        if live.is_some() && self.kernel.is_some_and(|kernel| kernel.owns(&fact.path)) {
-            self.transaction.kernel_paths.push(fact.path.clone());
-            return;
+        self.add_missing_in_created_dirs();
+        self.keep_mount_root_times()?;
+        self.plan.directories = self.final_directories()?;
+        let mut removals = self.plan_removals()?;
+
+        let RollbackPlanner {
+            input,
+            undo,
+            items,
+            mut plan,
+            mut slots,
+            installs,
+            mut time_changes,
+            ..
+        } = self;
+        plan.deviations = items.deviations;
+        plan.itemized = items.lines;
+        plan.itemized.sort_by(|a, b| a.path.cmp(&b.path));
+        plan.changes.append(&mut ordering::sort_installs(installs));
+        plan.changes.append(&mut removals);
+        plan.changes.append(&mut time_changes);
+        record_kernel_deviations(&mut plan);
+        plan.assign_kernel_slots(&mut slots)?;
+
+        // Each filesystem that took part has a part of the undo set.
+        let is_incomplete = |at: &usize| !undo.dirs.contains_key(at);
+        if let Some(at) = plan.participating().into_iter().find(is_incomplete) {
+            let mount_root = input.root.show(&undo.filesystems.mount_roots()[at]);
+            return Err(RefusalKind::UndoSetIncomplete { mount_root }.into());
         }
-        match live.map(|live| live.kind) {
-            None => return,
-            Some(FileKind::Directory) => {
-                self.emptied.push(fact.path.clone());
-                self.item("*deleting  ", &fact.path, "/", 0);
-            }
-            Some(_) => {
-                self.names.push(fact.path.clone());
-                self.item("*deleting  ", &fact.path, "", 0);
-            }
-        }
-        self.transaction.removed_count += 1;
+        Ok(plan)
     }
 
-    /// Puts everything in the order in which it is made.
-    fn finish(mut self, host: Option<&Host>, mounts: &[Mount]) -> Result<ChangePlan, Untouched> {
-        for (path, comes) in std::mem::take(&mut self.going) {
-            self.make_way(&path, comes, mounts)?;
-        }
-        // Directories that had gone since come again, but not what nothing brings.
-        let facts = self.undo.way_back.facts.iter().map(|fact| &fact.path);
-        let known: HashSet<TreePath> = facts.chain(&self.made).cloned().collect();
-        for path in self.made.clone() {
-            self.add_missing(&path, |plan, path| {
-                known.contains(path) || plan.comes_with_another(path)
+    /// Records entries of created directories as missing, unless the undo set has them.
+    fn add_missing_in_created_dirs(&mut self) {
+        let recorded = self.undo.log.records.iter().map(|record| &record.path);
+        let known: HashSet<TreePath> = recorded.chain(&self.created_dirs).cloned().collect();
+        for path in &self.created_dirs {
+            self.items.add_missing(path, |items, path| {
+                known.contains(path) || items.is_below_restored(path)
             });
         }
-        // A stage is made and removed in each of them.
-        for at in self.transaction.participating() {
-            let top = self.transaction.filesystems.mount_roots()[at].clone();
-            if let Some(stat) = self.root.stat(&top)? {
-                self.directory_times.entry(top).or_insert(stat.mtime);
+    }
+
+    /// Keeps the times of mount roots, which creating and removing the stages changes.
+    fn keep_mount_root_times(&mut self) -> Result<(), Untouched> {
+        for at in self.plan.participating() {
+            let mount_root = &self.plan.filesystems.mount_roots()[at];
+            if let Some(stat) = self.input.root.stat(mount_root)? {
+                self.directory_times.entry(mount_root.clone()).or_insert(stat.mtime);
             }
         }
+        Ok(())
+    }
+
+    /// All directories that get metadata or a time at the end, in tree order.
+    fn final_directories(&mut self) -> Result<Vec<Entry>, Untouched> {
         let mut directories = std::mem::take(&mut self.directories);
         for (path, mtime) in &self.directory_times {
-            let stat = match self.returning.get(path) {
-                Some(kept) => Some(*kept),
-                None => self.root.stat(path)?.filter(|stat| stat.kind == FileKind::Directory),
+            let stat = match self.items.restored_dirs.get(path) {
+                Some(backup) => Some(*backup),
+                None => self.input.root.stat(path)?,
             };
-            let Some(stat) = stat else { continue };
+            let Some(stat) = stat.filter(|stat| stat.kind == FileKind::Directory) else { continue };
             let meta = Meta { mtime: *mtime, ..stat.meta(Xattrs::new()) };
             directories.push(Entry::new(path.clone(), meta, Node::Directory));
         }
         directories.sort_by(|a, b| a.path.cmp(&b.path));
         directories.dedup_by(|a, b| a.path == b.path);
-        let (names, emptied) = (std::mem::take(&mut self.names), std::mem::take(&mut self.emptied));
-        let tops = self.transaction.filesystems.clone();
-        let whole = RemovableSubtrees::find(self.root, (host, mounts), &tops, &names, &emptied)?;
-        let (occupied, emptied): (Vec<_>, Vec<_>) =
-            emptied.into_iter().partition(|path| whole.is_occupied(path));
-        self.transaction.removed_count -= occupied.len();
+        Ok(directories)
+    }
+
+    /// Plans the removals; a directory with untracked content is kept.
+    fn plan_removals(&mut self) -> Result<Vec<Change>, Untouched> {
+        let leaves = std::mem::take(&mut self.removed_leaves);
+        let dirs = std::mem::take(&mut self.removed_dirs);
+        let filesystems = self.plan.filesystems.clone();
+        let mounted = (self.input.host, self.input.mounts);
+        let subtrees =
+            RemovableSubtrees::find(self.input.root, mounted, &filesystems, &leaves, &dirs)?;
+
+        let (occupied, dirs): (Vec<_>, Vec<_>) =
+            dirs.into_iter().partition(|path| subtrees.is_occupied(path));
+        self.plan.removed_count -= occupied.len();
         for path in occupied {
-            self.transaction.itemized.retain(|item| item.path != path);
-            self.transaction.deviations.insert(path, OCCUPIED.to_owned());
+            self.items.lines.retain(|line| line.path != path);
+            self.items.deviate(&path, OCCUPIED);
         }
-        let mut removals = removal_changes(&tops, &whole, names, emptied, &mut self.slots)?;
-        let transaction = &mut self.transaction;
-        transaction.changes.append(&mut ordering::sort_installs(self.arrivals));
-        transaction.changes.append(&mut removals);
-        transaction.changes.append(&mut self.times);
-        transaction.directories = directories;
-        record_kernel_deviations(transaction);
-        transaction.assign_kernel_slots(&mut self.slots)?;
-        // Each filesystem that took part has an undo set of its own.
-        if let Some(at) =
-            transaction.participating().into_iter().find(|at| !self.undo.sets.contains_key(at))
-        {
-            let mount_root = self.root.show(&self.undo.filesystems.mount_roots()[at]);
-            return Err(RefusalKind::UndoSetIncomplete { mount_root }.into());
-        }
-        transaction.itemized.sort_by(|a, b| a.path.cmp(&b.path));
-        Ok(self.transaction)
+        Ok(removal_changes(&filesystems, &subtrees, leaves, dirs, &mut self.slots)?)
     }
 
-    fn change(&mut self, filesystem: usize, path: &TreePath, action: Action) {
-        self.transaction.changes.push(Change { filesystem, path: path.clone(), action });
-    }
-
-    fn item(&mut self, change: &str, path: &TreePath, suffix: &str, bytes: u64) {
-        let (change, suffix) = (change.to_owned(), suffix.to_owned());
-        self.transaction.itemized.push(ItemizedLine { change, path: path.clone(), suffix, bytes });
+    fn add_change(&mut self, path: &TreePath, action: Action) {
+        let filesystem = self.plan.filesystems.slot_filesystem_of(path);
+        self.plan.changes.push(Change { filesystem, path: path.clone(), action });
     }
 }

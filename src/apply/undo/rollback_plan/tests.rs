@@ -33,8 +33,8 @@ fn tree_with_undo_set(records: &[(&str, PriorState)]) -> (tempfile::TempDir, Roo
     };
     let log = UndoLog {
         made: None,
-        tops: vec![TreePath::root()],
-        facts: records.iter().map(record).collect(),
+        mount_roots: vec![TreePath::root()],
+        records: records.iter().map(record).collect(),
         directories: Vec::new(),
     };
     log.write(&set).expect("the undo log is written");
@@ -42,10 +42,18 @@ fn tree_with_undo_set(records: &[(&str, PriorState)]) -> (tempfile::TempDir, Roo
 }
 
 /// Plans a rollback while the kernel `RELEASE` is running.
-fn plan_rollback(root: &Root) -> ChangePlan {
+fn plan(root: &Root) -> ChangePlan {
     let undo = UndoSet::find(root).expect("the undo set is read").expect("an undo set");
     let kernel = Kernel::of(RELEASE);
-    undo.plan(root, (None, &[]), kernel.as_ref(), None, None).expect("the rollback is planned")
+    let input = RollbackInput {
+        root,
+        host: None,
+        mounts: &[],
+        kernel: kernel.as_ref(),
+        tracked: None,
+        before: None,
+    };
+    plan_rollback(&undo, input).expect("the rollback is planned")
 }
 
 /// All slots of a plan, one for each use.
@@ -77,7 +85,7 @@ fn kernel_backups_of_a_rollback_have_slots_of_their_own() {
         ];
         let (_dir, root) = tree_with_undo_set(&records);
 
-        let plan = plan_rollback(&root);
+        let plan = plan(&root);
 
         let backups: Vec<&TreePath> =
             plan.kernel_backups.iter().map(|backup| &backup.path).collect();
@@ -108,7 +116,7 @@ proptest! {
             files.iter().map(|(file, before)| (file.as_str(), *before)).collect();
         let (_dir, root) = tree_with_undo_set(&records);
 
-        let plan = plan_rollback(&root);
+        let plan = plan(&root);
 
         let slots = used_slots(&plan);
         prop_assert_eq!(slots.len(), kinds.len());
