@@ -1,7 +1,7 @@
-//! Patches of the kind `copies`: pieces of other files, and what stands between them, as one stream.
+//! Patches of the kind `copies`: pieces of other files, and literal bytes between them (clause 7).
 //!
-//! Both sides work on it without holding it: for what is too large to be in memory, and for what consists
-//! of many other files.
+//! Encoder and decoder work on a stream. So the kind serves files that are too large for memory, and
+//! files that consist of many other files.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -10,19 +10,20 @@ use std::os::unix::fs::FileExt;
 use zstd::stream::read::Decoder;
 use zstd::zstd_safe::{self, CCtx, CParameter, InBuffer, OutBuffer};
 
+use super::error::{DeltaError, PatchDefect, zstd_error};
+use super::limits::MAX_PATCH;
 use super::varint::{get, put};
-use super::{DeltaError, MAX_PATCH, zstd_error};
 
-/// Neither side allocates a larger window: 8 MiB.
+/// Limit on the window of both sides: 8 MiB.
 const WINDOW_LOG: u32 = 23;
 
-/// A file that pieces are copied from.
+/// A file from which pieces are copied.
 pub trait ReadAt {
-    /// Reads into `buffer` what stands at `offset`; fewer bytes only at the end.
+    /// Reads the bytes at `offset` into `buffer`; returns 0 only at the end.
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize>;
 }
 
-/// Without its shared position.
+/// Does not use the shared file position (pread(2)).
 impl ReadAt for File {
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
         FileExt::read_at(self, buffer, offset)
@@ -57,7 +58,7 @@ pub struct CopiesWriter {
 }
 
 impl CopiesWriter {
-    /// An empty patch.
+    /// Begins an empty patch.
     pub fn new(level: i32) -> io::Result<Self> {
         let mut context = CCtx::try_create().ok_or(io::ErrorKind::OutOfMemory)?;
         context.set_parameter(CParameter::CompressionLevel(level)).map_err(zstd_error)?;
@@ -65,8 +66,8 @@ impl CopiesWriter {
         Ok(CopiesWriter { context, patch: Vec::new() })
     }
 
-    /// `length` bytes of file number `from`, from `offset` on.
-    pub fn copy(&mut self, from: usize, offset: u64, length: u64) -> io::Result<()> {
+    /// Adds `length` bytes of file number `from`, from `offset` on.
+    pub fn add_copy(&mut self, from: usize, offset: u64, length: u64) -> io::Result<()> {
         let mut instruction = Vec::new();
         put(&mut instruction, (from as u64) << 1 | 1);
         put(&mut instruction, offset);
@@ -74,15 +75,15 @@ impl CopiesWriter {
         self.write(&instruction)
     }
 
-    /// Bytes that stand nowhere.
-    pub fn literal(&mut self, bytes: &[u8]) -> io::Result<()> {
+    /// Adds literal bytes.
+    pub fn add_literal(&mut self, bytes: &[u8]) -> io::Result<()> {
         let mut instruction = Vec::new();
         put(&mut instruction, (bytes.len() as u64) << 1);
         self.write(&instruction)?;
         self.write(bytes)
     }
 
-    /// Ends the patch; `None` where it has become larger than a patch may be.
+    /// Ends the patch; `None` if it is larger than [`MAX_PATCH`].
     pub fn finish(mut self) -> io::Result<Option<Vec<u8>>> {
         loop {
             self.patch.reserve(CCtx::out_size());
@@ -96,9 +97,10 @@ impl CopiesWriter {
     }
 
     fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
-        // What has grown too large is dropped in the end, and need not grow further.
+        // `finish` discards a patch that is too large, so it does not grow further.
         let mut input =
             InBuffer::around(if self.patch.len() as u64 > MAX_PATCH { &[] } else { bytes });
+
         while input.pos < input.src.len() {
             self.patch.reserve(CCtx::out_size());
             let length = self.patch.len();
@@ -109,13 +111,16 @@ impl CopiesWriter {
     }
 }
 
-/// What a patch makes, as a stream of exactly the bytes that its listing claims.
+/// Reader of the output of a patch; it yields exactly the bytes that the listing claims.
 pub struct Copies<'a> {
     instructions: io::BufReader<Decoder<'static, &'a [u8]>>,
     /// Opens a file by its number.
     open: Box<dyn FnMut(usize) -> io::Result<Box<dyn ReadAt + 'a>> + 'a>,
-    from: Option<(usize, Box<dyn ReadAt + 'a>)>,
-    now: CopyPiece,
+    /// The file that was opened last, with its number.
+    file: Option<(usize, Box<dyn ReadAt + 'a>)>,
+    /// The rest of the current instruction.
+    current: CopyPiece,
+    /// Number of bytes of the output that are not read yet.
     left: u64,
 }
 
@@ -126,47 +131,47 @@ enum CopyPiece {
 }
 
 impl<'a> Copies<'a> {
-    /// Prepares to make `length` bytes out of `patch`; `open` gives the file of a number.
+    /// Prepares to decode `length` bytes from `patch`; `open` returns the file of a number.
     pub fn new(
         patch: &'a [u8],
         length: u64,
         open: impl FnMut(usize) -> io::Result<Box<dyn ReadAt + 'a>> + 'a,
     ) -> Result<Self, DeltaError> {
         if zstd_safe::find_frame_compressed_size(patch) != Ok(patch.len()) {
-            return Err(DeltaError::Damaged("it is not one frame".to_owned()));
+            return Err(PatchDefect::NotOneFrame.into());
         }
+
         let mut decoder = Decoder::with_buffer(patch)?;
         decoder.window_log_max(WINDOW_LOG)?;
         let instructions = io::BufReader::with_capacity(16 << 10, decoder.single_frame());
         Ok(Copies {
             instructions,
             open: Box::new(open),
-            from: None,
-            now: CopyPiece::Literal { length: 0 },
+            file: None,
+            current: CopyPiece::Literal { length: 0 },
             left: length,
         })
     }
 
-    /// The next instruction that makes something.
+    /// Reads the next instruction.
     fn advance(&mut self) -> io::Result<()> {
-        let number =
-            |from: &mut _| get(from)?.ok_or_else(|| wrong("the patch makes less than it claims"));
-        let head = number(&mut self.instructions)?;
-        self.now = if head & 1 == 0 {
+        let head = read_number(&mut self.instructions)?;
+        self.current = if head & 1 == 0 {
             CopyPiece::Literal { length: head >> 1 }
         } else {
             let wanted = usize::try_from(head >> 1).map_err(io::Error::other)?;
-            if self.from.as_ref().is_none_or(|(open, _)| *open != wanted) {
-                self.from = Some((wanted, (self.open)(wanted)?));
+            if self.file.as_ref().is_none_or(|(open, _)| *open != wanted) {
+                self.file = Some((wanted, (self.open)(wanted)?));
             }
             CopyPiece::Copy {
-                offset: number(&mut self.instructions)?,
-                length: number(&mut self.instructions)?,
+                offset: read_number(&mut self.instructions)?,
+                length: read_number(&mut self.instructions)?,
             }
         };
-        let (CopyPiece::Literal { length } | CopyPiece::Copy { length, .. }) = self.now;
+
+        let (CopyPiece::Literal { length } | CopyPiece::Copy { length, .. }) = self.current;
         if length == 0 || length > self.left {
-            Err(wrong("an instruction makes nothing, or too much"))
+            Err(PatchDefect::InstructionLength.into())
         } else {
             Ok(())
         }
@@ -180,24 +185,21 @@ impl Read for Copies<'_> {
         }
         if self.left == 0 {
             let more = self.instructions.read(&mut [0])?;
-            return if more == 0 {
-                Ok(0)
-            } else {
-                Err(wrong("the patch makes more than it claims"))
-            };
+            return if more == 0 { Ok(0) } else { Err(PatchDefect::LongOutput.into()) };
         }
-        if matches!(self.now, CopyPiece::Literal { length: 0 } | CopyPiece::Copy { length: 0, .. })
-        {
+        if matches!(
+            self.current,
+            CopyPiece::Literal { length: 0 } | CopyPiece::Copy { length: 0, .. }
+        ) {
             self.advance()?;
         }
-        let (CopyPiece::Literal { length } | CopyPiece::Copy { length, .. }) = self.now;
+
+        let (CopyPiece::Literal { length } | CopyPiece::Copy { length, .. }) = self.current;
         let most = usize::try_from(length).unwrap_or(usize::MAX).min(buffer.len());
-        let (n, next) = match (self.now, &self.from) {
-            (CopyPiece::Copy { offset, length }, Some((_, from))) => {
-                let n = from.read_at(&mut buffer[..most], offset)?;
-                let offset = offset
-                    .checked_add(n as u64)
-                    .ok_or_else(|| wrong("a piece lies outside its file"))?;
+        let (n, next) = match (self.current, &self.file) {
+            (CopyPiece::Copy { offset, length }, Some((_, file))) => {
+                let n = file.read_at(&mut buffer[..most], offset)?;
+                let offset = offset.checked_add(n as u64).ok_or(PatchDefect::OutsideFile)?;
                 (n, CopyPiece::Copy { offset, length: length - n as u64 })
             }
             _ => {
@@ -205,15 +207,16 @@ impl Read for Copies<'_> {
                 (n, CopyPiece::Literal { length: length - n as u64 })
             }
         };
+
         if n == 0 {
-            return Err(wrong("a piece is longer than what it comes from"));
+            return Err(PatchDefect::ShortPiece.into());
         }
-        self.now = next;
+        self.current = next;
         self.left -= n as u64;
         Ok(n)
     }
 }
 
-fn wrong(why: &str) -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidData, why)
+fn read_number(from: &mut impl Read) -> io::Result<u64> {
+    get(from)?.ok_or_else(|| PatchDefect::ShortOutput.into())
 }

@@ -1,96 +1,98 @@
-//! Takes cpio archives (newc, as initrds are) apart into the files that they hold.
+//! Splits cpio archives (newc, the format of an initrd) into the files that they hold.
 
 use std::collections::HashMap;
 use std::io::{self, Read};
 
-use super::{CopiesWriter, MAX_CONTENT};
+use super::copies::CopiesWriter;
+use super::limits::MAX_CONTENT;
 use crate::digest::Digest;
 
-/// Six digits of magic and thirteen numbers of eight hexadecimal digits.
+/// Size of a header: six digits of magic and thirteen numbers of eight hexadecimal digits.
 const HEADER: usize = 110;
-/// Everything is aligned to so many bytes.
+/// Alignment of names and contents, in bytes.
 const ALIGNMENT: u64 = 4;
-/// So many bytes become one literal instruction, at most.
+/// Largest literal instruction, in bytes.
 const LITERAL: usize = 64 << 10;
 
-/// Where the content of a member stands: in which file that a patch copies from, and from which byte on.
+/// Source of a member's content: the number of a file that the patch copies from, and an offset.
 pub type CpioRange = (usize, u64);
 
-/// Writes what `from`, which is best buffered, yields to `to`: files that `known` gives a place for as copies
-/// of what stands there, everything else as it is. What is no cpio archive is left as it is, too.
+/// Writes the bytes of `from` to `to`: contents with a range by `lookup` as copies, the rest literally.
+///
+/// Input that is not a cpio archive is written literally too. `from` should be buffered.
 pub fn split(
     mut from: impl Read,
-    mut known: impl FnMut(&Digest) -> Option<CpioRange>,
+    mut lookup: impl FnMut(&Digest) -> Option<CpioRange>,
     to: &mut CopiesWriter,
 ) -> io::Result<()> {
-    let mut literal = Literal { bytes: Vec::new(), to };
+    let mut literal = LiteralBuffer { bytes: Vec::new(), to };
     loop {
-        // Behind the end of an archive there are zeros, and another may follow.
+        // Zero bytes follow the end of an archive, and another archive may follow those.
         let before = literal.bytes.len();
-        if take(&mut from, ALIGNMENT, &mut literal.bytes)? == 0 {
+        if read_into(&mut from, ALIGNMENT, &mut literal.bytes)? == 0 {
             return literal.flush();
         }
         if !literal.bytes[before..].starts_with(b"0707") {
             literal.flush_if_full()?;
             continue;
         }
-        take(&mut from, HEADER as u64 - ALIGNMENT, &mut literal.bytes)?;
+
+        read_into(&mut from, HEADER as u64 - ALIGNMENT, &mut literal.bytes)?;
         let Some(CpioMember { name, size }) = CpioMember::parse(&literal.bytes[before..]) else {
-            take(&mut from, padded(HEADER as u64) - HEADER as u64, &mut literal.bytes)?;
+            read_into(&mut from, padded(HEADER as u64) - HEADER as u64, &mut literal.bytes)?;
             continue;
         };
-        take(&mut from, padded(HEADER as u64 + name) - HEADER as u64, &mut literal.bytes)?;
+        read_into(&mut from, padded(HEADER as u64 + name) - HEADER as u64, &mut literal.bytes)?;
+
         if size > MAX_CONTENT {
-            let mut left = size;
-            while left > 0 {
-                let n = take(&mut from, left.min(LITERAL as u64), &mut literal.bytes)?;
-                literal.flush_if_full()?;
-                left = if n == 0 { 0 } else { left - n };
-            }
+            literal.copy_from(&mut from, size)?;
         } else if size > 0 {
             let mut content = Vec::new();
-            take(&mut from, size, &mut content)?;
-            let whole = content.len() as u64 == size;
-            match whole.then(|| known(&Digest::of(&content))).flatten() {
-                Some(place) => literal.copy(place, size)?,
+            read_into(&mut from, size, &mut content)?;
+            let is_complete = content.len() as u64 == size;
+            match is_complete.then(|| lookup(&Digest::of(&content))).flatten() {
+                Some(range) => literal.add_copy(range, size)?,
                 None => literal.bytes.extend_from_slice(&content),
             }
         }
-        take(&mut from, padded(size) - size, &mut literal.bytes)?;
+        read_into(&mut from, padded(size) - size, &mut literal.bytes)?;
         literal.flush_if_full()?;
     }
 }
 
-/// Where in `from` the contents of the members stand that it begins with, by digest: microcode that comes before
-/// the compressed part of an initrd, say.
-pub fn front(mut from: impl Read) -> io::Result<HashMap<Digest, u64>> {
+/// Offsets, by digest, of the contents of the uncompressed archives at the beginning of `from`.
+///
+/// An initrd may begin with such an archive of microcode, before its compressed part.
+pub fn read_front(mut from: impl Read) -> io::Result<HashMap<Digest, u64>> {
     let (mut members, mut at, mut bytes) = (HashMap::new(), 0, Vec::new());
     loop {
         bytes.clear();
-        at += take(&mut from, ALIGNMENT, &mut bytes)?;
+        at += read_into(&mut from, ALIGNMENT, &mut bytes)?;
         if bytes.len() as u64 == ALIGNMENT && bytes.iter().all(|byte| *byte == 0) {
             continue;
         }
         if !bytes.starts_with(b"0707") {
             return Ok(members);
         }
-        at += take(&mut from, HEADER as u64 - ALIGNMENT, &mut bytes)?;
+
+        at += read_into(&mut from, HEADER as u64 - ALIGNMENT, &mut bytes)?;
         let Some(CpioMember { name, size }) =
             CpioMember::parse(&bytes).filter(|member| member.size <= MAX_CONTENT)
         else {
             return Ok(members);
         };
-        at += take(&mut from, padded(HEADER as u64 + name) - HEADER as u64, &mut bytes)?;
+        at += read_into(&mut from, padded(HEADER as u64 + name) - HEADER as u64, &mut bytes)?;
+
         bytes.clear();
-        if take(&mut from, size, &mut bytes)? == size && size > 0 {
+        if read_into(&mut from, size, &mut bytes)? == size && size > 0 {
             members.insert(Digest::of(&bytes), at);
         }
         at += bytes.len() as u64;
-        at += take(&mut from, padded(size) - size, &mut Vec::new())?;
+        at += read_into(&mut from, padded(size) - size, &mut Vec::new())?;
     }
 }
 
-/// What a header says: the length of the name, with its end, and of the content.
+/// Lengths in a header: of the name, with its zero byte, and of the content.
 struct CpioMember {
     name: u64,
     size: u64,
@@ -102,6 +104,7 @@ impl CpioMember {
         if header.len() != HEADER || (magic != b"070701" && magic != b"070702") {
             return None;
         }
+
         let number = |at: usize| {
             let digits = std::str::from_utf8(header.get(6 + at * 8..14 + at * 8)?).ok()?;
             u64::from_str_radix(digits, 16).ok()
@@ -111,28 +114,39 @@ impl CpioMember {
     }
 }
 
-/// Bytes that have not become an instruction yet.
-struct Literal<'w> {
+/// Bytes that are not an instruction yet.
+struct LiteralBuffer<'w> {
     bytes: Vec<u8>,
     to: &'w mut CopiesWriter,
 }
 
-impl Literal<'_> {
+impl LiteralBuffer<'_> {
     fn flush_if_full(&mut self) -> io::Result<()> {
         if self.bytes.len() >= LITERAL { self.flush() } else { Ok(()) }
     }
 
     fn flush(&mut self) -> io::Result<()> {
         if !self.bytes.is_empty() {
-            self.to.literal(&self.bytes)?;
+            self.to.add_literal(&self.bytes)?;
             self.bytes.clear();
         }
         Ok(())
     }
 
-    fn copy(&mut self, (number, offset): CpioRange, size: u64) -> io::Result<()> {
+    fn add_copy(&mut self, (number, offset): CpioRange, size: u64) -> io::Result<()> {
         self.flush()?;
-        self.to.copy(number, offset, size)
+        self.to.add_copy(number, offset, size)
+    }
+
+    /// Adds at most `size` bytes of `from` without holding them all.
+    fn copy_from(&mut self, from: &mut impl Read, size: u64) -> io::Result<()> {
+        let mut left = size;
+        while left > 0 {
+            let n = read_into(from, left.min(LITERAL as u64), &mut self.bytes)?;
+            self.flush_if_full()?;
+            left = if n == 0 { 0 } else { left - n };
+        }
+        Ok(())
     }
 }
 
@@ -140,6 +154,7 @@ fn padded(length: u64) -> u64 {
     length.next_multiple_of(ALIGNMENT)
 }
 
-fn take(from: &mut impl Read, length: u64, to: &mut Vec<u8>) -> io::Result<u64> {
+/// Appends at most `length` bytes to `to`; returns their number.
+fn read_into(from: &mut impl Read, length: u64, to: &mut Vec<u8>) -> io::Result<u64> {
     from.take(length).read_to_end(to).map(|n| n as u64)
 }

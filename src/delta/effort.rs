@@ -1,72 +1,80 @@
-//! How much work goes into deltas, and what it buys.
+//! Amount of work for deltas and compression, and the limit on rebuild time.
 
 use std::fmt;
 use std::str::FromStr;
 
-use super::{Kind, MAX_CONTENT};
+use super::kind::Kind;
+use super::limits::MAX_CONTENT;
 
-/// A node rebuilds compressed files at about this rate, in bytes of their plain form a second, where they were made
-/// by GNU gzip at its usual level.
+/// Rate at which a node rebuilds gzip files, in bytes of plain form for each second.
+///
+/// Measured for files of GNU gzip at its default level.
 pub const REBUILD_RATE: u64 = 25_000_000;
-/// What is compressed is about this many times as large when it is plain.
+/// Usual ratio of the size of plain form to compressed file.
 const EXPANSION: u64 = 4;
 
-/// How much work goes into a diff.
+/// Amount of work for a diff, counted in work and not in seconds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Effort {
-    /// Prefix deltas found with small tables; a new file finds an old one by its name alone.
+    /// Prefix patches with small tables; a new file matches an old one only by its name.
     Fast,
-    /// Prefix deltas found with larger tables; small compressed files are opened; what finds none by its name
-    /// finds one by its content.
+    /// Prefix patches with larger tables. Small gzip files are decomposed. Files that match none by name
+    /// are matched by content.
     #[default]
     Normal,
-    /// What bsdiff finds, compressed as far as it goes; compressed files up to 16 MiB are opened, and of any size
-    /// where they are archives of the tree's files; files find each other as with `Normal`.
+    /// Patches of bsdiff at the highest compression. Gzip files are decomposed up to 16 MiB, and at any
+    /// size if they are archives of the tree's files. Matching is that of `Normal`.
     Best,
 }
 
-/// When compressed files are taken apart: what a node may be asked for what it is spared.
+/// Limit on the rebuild time of a node, and the saving that justifies it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Opening {
-    /// Seconds of one processor that a diff may cost a node for rebuilding.
+pub struct RebuildLimit {
+    /// Seconds of one processor that a diff may cost a node.
     pub seconds: u64,
-    /// Bytes that each of these seconds has to save.
+    /// Bytes that each second has to save.
     pub gain: u64,
 }
+
+/// A word that names no effort.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0} is neither fast, normal nor best")]
+pub struct UnknownEffort(pub String);
 
 impl Effort {
     pub(super) const ALL: [(Effort, &'static str); 3] =
         [(Effort::Fast, "fast"), (Effort::Normal, "normal"), (Effort::Best, "best")];
 
-    /// The kind of its patches, where source and output fit into memory.
-    pub fn kind(self) -> Kind {
+    /// Kind of the patches that are built in memory.
+    pub fn patch_kind(self) -> Kind {
         match self {
             Effort::Fast | Effort::Normal => Kind::Prefix,
             Effort::Best => Kind::Operations,
         }
     }
 
-    /// Where new files find no old one by their names: so many times their bytes are read of old ones, to compare
-    /// what is in them.
+    /// Bytes of old files that the similarity search may read for each byte of unmatched new files.
     pub fn search_budget(self) -> u64 {
         match self {
             Effort::Fast => 0,
-            // Enough for what was moved, and for copies of about the same size.
+            // Enough for moved files, and for copies of about the same size.
             Effort::Normal => 16,
             Effort::Best => 256,
         }
     }
 
-    /// A file that is larger is made piece by piece, so that a node needs little memory for it.
-    pub fn in_memory(self) -> u64 {
+    /// Largest file in bytes that is built in memory; a larger one is built in segments.
+    pub fn max_in_memory(self) -> u64 {
         match self {
             Effort::Fast | Effort::Normal => 2 << 20,
             Effort::Best => MAX_CONTENT,
         }
     }
 
-    /// The level of zstd for patches. Where source and output are alike, what counts is that the tables have room
-    /// for all of the source: see [`hash_log`](Self::hash_log).
+    /// The level of zstd for patches.
+    ///
+    /// If source and output are similar, the size of the tables matters more than the level: see
+    /// [`hash_log`](Self::hash_log).
     pub fn delta_level(self) -> i32 {
         match self {
             Effort::Fast | Effort::Normal => 1,
@@ -74,11 +82,11 @@ impl Effort {
         }
     }
 
-    /// So many entries (as a power of two) the table has in which a source is looked up, where level 1 has 2^14.
+    /// Binary logarithm of the number of entries of zstd's table; level 1 alone has 14.
     ///
-    /// On a patch day (80 MB) 2^18 entries save 5 % in the same time, 2^20 another 2 % for a tenth more; 2^22
-    /// save hardly more. Levels 3 to 8 give larger patches in more time; level 9 saves 2 %, and the whole build takes
-    /// twice as long.
+    /// On a patch day (80 MB) 2^18 entries save 5 % in the same time, 2^20 another 2 % in a tenth more
+    /// time; 2^22 save hardly more. Levels 3 to 8 give larger patches in more time. Level 9 saves 2 %,
+    /// and doubles the time of the whole build.
     pub fn hash_log(self) -> Option<u32> {
         match self {
             Effort::Fast => Some(18),
@@ -87,7 +95,7 @@ impl Effort {
         }
     }
 
-    /// The level of zstd for what travels whole.
+    /// The level of zstd for contents that are sent whole.
     pub fn whole_level(self) -> i32 {
         match self {
             Effort::Fast => 3,
@@ -96,7 +104,7 @@ impl Effort {
         }
     }
 
-    /// The level of zstd for manifests, which are as long as the image has entries and mostly digests.
+    /// The level of zstd for manifests, which have a line for each entry and are mostly digests.
     pub fn manifest_level(self) -> i32 {
         match self {
             Effort::Fast => 1,
@@ -105,29 +113,29 @@ impl Effort {
         }
     }
 
-    /// When compressed files are taken apart, unless the publisher says otherwise.
-    pub fn opening(self) -> Opening {
+    /// Limit on rebuild time unless the publisher sets another.
+    pub fn rebuild_limit(self) -> RebuildLimit {
         let seconds = match self {
             Effort::Fast => 0,
             Effort::Normal => 1,
             Effort::Best => 60,
         };
-        Opening { seconds, gain: 1_000_000 }
+        RebuildLimit { seconds, gain: 1_000_000 }
     }
 }
 
-impl Opening {
-    /// How much a node may be asked to compress again, as [`Decomposition::cost`](super::gzip::Decomposition::cost) counts it.
-    pub fn most(&self) -> u64 {
+impl RebuildLimit {
+    /// Largest sum of the [costs](super::gzip::Decomposition::cost) of a diff.
+    pub fn max_cost(&self) -> u64 {
         self.seconds.saturating_mul(REBUILD_RATE)
     }
 
-    /// How many bytes of compressed files are taken apart to that end: a guess, before any of them was read.
-    pub fn budget(&self) -> u64 {
-        self.most() / EXPANSION
+    /// Bytes of compressed files to decompose: an estimate before any of them is read.
+    pub fn compressed_budget(&self) -> u64 {
+        self.max_cost() / EXPANSION
     }
 
-    /// Whether `saved` bytes are worth a rebuilding of this `cost`.
+    /// Whether saving `saved` bytes justifies a rebuild of this `cost`.
     pub fn pays(&self, saved: u64, cost: u64) -> bool {
         let (saved, cost, gain) = (u128::from(saved), u128::from(cost), u128::from(self.gain));
         saved * u128::from(REBUILD_RATE) >= cost * gain
@@ -143,12 +151,13 @@ impl fmt::Display for Effort {
 }
 
 impl FromStr for Effort {
-    type Err = String;
+    type Err = UnknownEffort;
 
-    fn from_str(word: &str) -> Result<Self, String> {
-        let known = Self::ALL.iter().find(|(_, known)| *known == word);
-        known
+    fn from_str(word: &str) -> Result<Self, UnknownEffort> {
+        Self::ALL
+            .iter()
+            .find(|(_, known)| *known == word)
             .map(|(effort, _)| *effort)
-            .ok_or_else(|| format!("{word} is neither fast, normal nor best"))
+            .ok_or_else(|| UnknownEffort(word.to_owned()))
     }
 }

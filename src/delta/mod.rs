@@ -1,4 +1,11 @@
-//! Makes new contents out of old ones: which old file serves which new one, and the patch between them.
+//! Deltas: the choice of an old file for each new one, and the patch between them.
+//!
+//! [`Matching`] decides which old contents serve as sources for which new ones. [`encode`] and
+//! [`decode`] handle patches that are built in memory; [`Segments`] and [`Copies`] are readers of
+//! patches that are too large for that. [`gzip`] makes the content of gzip files accessible to deltas.
+//!
+//! All of it is deterministic: the same input and [`Effort`] give the same bytes, on any number of
+//! processors.
 //!
 #![doc = include_str!("format.md")]
 
@@ -6,7 +13,10 @@ pub mod blocks;
 mod copies;
 pub mod cpio;
 mod effort;
+mod error;
 pub mod gzip;
+mod kind;
+mod limits;
 mod matching;
 mod operations;
 mod prefix;
@@ -14,96 +24,20 @@ mod segments;
 mod sketch;
 mod varint;
 
-use std::str::FromStr;
-use std::{fmt, io};
-
-use zstd::zstd_safe;
+use std::io;
 
 pub use copies::{Copies, CopiesWriter, ReadAt};
-pub use effort::{Effort, Opening, REBUILD_RATE};
-pub use matching::{Class, CompressedPair, MatchedPairs, Matching, PairGroup, is_packed};
-pub use segments::{Segments, encode_segments, segments_weight};
+pub use effort::{Effort, REBUILD_RATE, RebuildLimit, UnknownEffort};
+pub use error::{DeltaError, PatchDefect};
+pub use kind::Kind;
+pub use limits::{GROUP_OUTPUT, GROUP_SOURCE, MAX_CONTENT, MAX_DEPTH, MAX_GROUP, MAX_PATCH};
+pub use matching::{
+    CompressedPair, ContentClass, MatchedPairs, Matching, PairGroup, is_compressed_name,
+};
+pub use segments::{Segments, encode_segments, segments_memory};
 pub use sketch::Sketch;
 
-/// A content larger than this is made piece by piece: what is made in a group is held in memory, its source
-/// and itself, and a node has little of it.
-pub const MAX_CONTENT: u64 = 48 << 20;
-/// About this many bytes of source make a group: enough for small files to share one prefix, few enough
-/// for the match finder's tables to cover all of them.
-pub const GROUP_SOURCE: u64 = 2 << 20;
-/// A group's output is cut at about this size, also where one source serves many targets.
-pub const GROUP_OUTPUT: u64 = 8 << 20;
-/// The source of a group, and its output, are never larger: a large content is alone in its group.
-pub const MAX_GROUP: u64 = MAX_CONTENT;
-/// A patch larger than this saves too little to be worth the node's memory.
-pub const MAX_PATCH: u64 = 24 << 20;
-
-/// By this many deltas, one upon the other, a content of a repository may be made: what readers follow.
-pub const MAX_DEPTH: u32 = 4;
-
-/// How a patch tells what it makes; each has its clause in the format.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Kind {
-    /// One zstd frame with the source as its prefix: fast on both sides.
-    #[default]
-    Prefix,
-    /// What bsdiff finds, in separate streams: the smallest.
-    Operations,
-    /// A large file piece by piece, each with a stretch of the source as its prefix.
-    Segments,
-    /// Pieces of other files and what stands between them.
-    Copies,
-}
-
-impl Kind {
-    const ALL: [(Kind, &'static str); 4] = [
-        (Kind::Prefix, "prefix"),
-        (Kind::Operations, "operations"),
-        (Kind::Segments, "segments"),
-        (Kind::Copies, "copies"),
-    ];
-
-    /// Whether its patches are undone as a stream: neither source nor output are held in memory.
-    pub fn is_streamed(self) -> bool {
-        matches!(self, Kind::Segments | Kind::Copies)
-    }
-}
-
-impl fmt::Display for Kind {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(Self::ALL.iter().find(|(kind, _)| kind == self).map_or("", |(_, word)| word))
-    }
-}
-
-impl FromStr for Kind {
-    type Err = ();
-
-    fn from_str(word: &str) -> Result<Self, ()> {
-        Self::ALL.iter().find(|(_, known)| *known == word).map(|(kind, _)| *kind).ok_or(())
-    }
-}
-
-/// Why a patch does not give what its listing promises.
-#[derive(Debug, thiserror::Error)]
-pub enum DeltaError {
-    /// The listing claims more than any group may hold.
-    #[error("the patch claims an output of {0} bytes, the limit is {MAX_GROUP}")]
-    TooLarge(u64),
-    /// The patch is not one frame with the claimed content size.
-    #[error("the patch is not one zstd frame with {0} bytes of content")]
-    NotTheFrame(u64),
-    /// The decoder stumbled.
-    #[error("the patch cannot be decoded: {0}")]
-    Damaged(String),
-    /// It ends too early, or its compressor stumbled.
-    #[error("the patch cannot be decoded: {0}")]
-    Read(#[from] io::Error),
-    /// This machine has too little memory.
-    #[error("there is not enough memory for {0} bytes of output")]
-    Memory(u64),
-}
-
-/// Makes a patch, of the kind `prefix` or `operations`, that makes `output` out of `source`.
+/// Computes a patch of the kind `prefix` or `operations` from `source` to `output`.
 ///
 /// The same input and effort give the same patch.
 pub fn encode(kind: Kind, source: &[u8], output: &[u8], effort: Effort) -> io::Result<Vec<u8>> {
@@ -114,7 +48,7 @@ pub fn encode(kind: Kind, source: &[u8], output: &[u8], effort: Effort) -> io::R
     }
 }
 
-/// Undoes a patch of the kind `prefix` or `operations`: exactly `length` bytes, in place of what `output` held.
+/// Decodes a patch of the kind `prefix` or `operations`; `output` is replaced by exactly `length` bytes.
 pub fn decode(
     kind: Kind,
     source: &[u8],
@@ -125,21 +59,8 @@ pub fn decode(
     match kind {
         Kind::Prefix => prefix::decode(source, patch, length, output),
         Kind::Operations => operations::decode(source, patch, length, output),
-        Kind::Segments | Kind::Copies => {
-            Err(DeltaError::Damaged("it is to be read as a stream".to_owned()))
-        }
+        Kind::Segments | Kind::Copies => Err(PatchDefect::NotInMemory.into()),
     }
-}
-
-/// Empties `output` and gives it room for what a group may have.
-fn reserve(output: &mut Vec<u8>, length: u64) -> Result<(), DeltaError> {
-    let memory = || DeltaError::Memory(length);
-    output.clear();
-    output.try_reserve_exact(usize::try_from(length).map_err(|_| memory())?).map_err(|_| memory())
-}
-
-fn zstd_error(code: zstd_safe::ErrorCode) -> io::Error {
-    io::Error::other(zstd_safe::get_error_name(code))
 }
 
 #[cfg(test)]

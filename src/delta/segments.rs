@@ -1,26 +1,32 @@
-//! Patches of the kind `segments`: a large file in pieces, each with a stretch of the old file as its prefix.
+//! Patches of the kind `segments`: a large file in segments, each with a range of the old file as its
+//! prefix (clause 6).
 //!
-//! What changes in a large file moves its parts by little, as seen from their places. So neither side has
-//! to hold more of either file than one piece and the stretch around it.
+//! A change in a large file moves its other parts by little, relative to their offsets. So each segment
+//! finds its source near the same relative offset, and neither side holds more of either file than one
+//! segment and the range around it.
 
 use std::io::{self, BufRead, Read};
 
+use super::copies::ReadAt;
+use super::effort::Effort;
+use super::error::{DeltaError, PatchDefect};
+use super::limits::MAX_PATCH;
 use super::prefix;
 use super::varint::{get, put};
-use super::{DeltaError, Effort, MAX_PATCH, ReadAt};
 
-/// So many bytes are made at a time.
+/// Bytes of the output of a segment, as the encoder makes them.
 const SEGMENT: u64 = 2 << 20;
-/// So far before and behind its own place a piece finds what it is like.
+/// Bytes of the range before and after the relative offset of a segment.
 const AROUND: u64 = 1 << 20;
-const STRETCH: u64 = SEGMENT + 2 * AROUND;
+const RANGE: u64 = SEGMENT + 2 * AROUND;
 
-/// A patch may make so many bytes at a time, of a stretch no longer than this.
+/// Limits of the format: output and range of a segment. They bound a decoder's memory.
 const MAX_SEGMENT: u64 = 4 << 20;
-const MAX_STRETCH: u64 = 8 << 20;
+const MAX_RANGE: u64 = 8 << 20;
 
-/// Makes the patch of what `new` yields, `length` bytes, out of `old`, which has `old_length`; `None` where
-/// it becomes larger than a patch may be.
+/// Computes the patch from `old`, of `old_length` bytes, to the `length` bytes of `new`.
+///
+/// `None` if it is larger than [`MAX_PATCH`].
 pub fn encode_segments(
     old: &dyn ReadAt,
     old_length: u64,
@@ -28,15 +34,18 @@ pub fn encode_segments(
     length: u64,
     effort: Effort,
 ) -> io::Result<Option<Vec<u8>>> {
-    let (mut patch, mut piece, mut stretch) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut patch, mut piece, mut range) = (Vec::new(), Vec::new(), Vec::new());
+
     for at in (0..length).step_by(SEGMENT as usize) {
         piece.clear();
         new.by_ref().take(SEGMENT).read_to_end(&mut piece)?;
-        let there = u128::from(at) * u128::from(old_length) / u128::from(length.max(1));
-        let from = u64::try_from(there).unwrap_or(old_length).saturating_sub(AROUND);
-        read_stretch(old, from, STRETCH.min(old_length - from.min(old_length)), &mut stretch)?;
-        let frame = prefix::encode(&stretch, &piece, effort)?;
-        for number in [from, stretch.len() as u64, frame.len() as u64] {
+
+        let center = u128::from(at) * u128::from(old_length) / u128::from(length.max(1));
+        let from = u64::try_from(center).unwrap_or(old_length).saturating_sub(AROUND);
+        read_range(old, from, RANGE.min(old_length - from.min(old_length)), &mut range)?;
+
+        let frame = prefix::encode(&range, &piece, effort)?;
+        for number in [from, range.len() as u64, frame.len() as u64] {
             put(&mut patch, number);
         }
         patch.extend_from_slice(&frame);
@@ -47,103 +56,115 @@ pub fn encode_segments(
     Ok(Some(patch))
 }
 
-/// What undoing `patch` holds in memory at a time, besides the patch itself.
-pub fn segments_weight(mut patch: &[u8]) -> u64 {
-    let (mut stretch, mut makes) = (0, 0);
-    // What is wrong with a patch is told where it is undone.
-    while let Ok(segment) = Segment::next(&mut patch) {
-        (stretch, makes) = (segment.length.max(stretch), segment.makes.max(makes));
+/// Memory in bytes that decoding `patch` takes, without the patch itself.
+///
+/// A damaged patch counts up to its first defect; the decoder reports the defect.
+pub fn segments_memory(mut patch: &[u8]) -> u64 {
+    let (mut range, mut output) = (0, 0);
+    while let Ok(segment) = Segment::parse(&mut patch) {
+        range = segment.range_length.max(range);
+        output = segment.output_length.max(output);
     }
-    stretch + makes
+    range + output
 }
 
-/// One piece of a patch.
+/// One segment of a patch.
 struct Segment<'p> {
-    /// Where its stretch of the old file begins, and how long it is.
-    from: u64,
-    length: u64,
+    /// Offset of its range in the old file.
+    range_offset: u64,
+    range_length: u64,
     frame: &'p [u8],
-    /// So many bytes.
-    makes: u64,
+    output_length: u64,
 }
 
 impl<'p> Segment<'p> {
-    /// Takes the next one off `patch`.
-    fn next(patch: &mut &'p [u8]) -> Result<Self, DeltaError> {
-        let wrong = |why: &str| DeltaError::Damaged(why.to_owned());
-        let cut = || wrong("it is cut off");
-        let mut number = || get(patch)?.ok_or_else(cut);
-        let (from, length, frame) = (number()?, number()?, number()?);
-        if length > MAX_STRETCH {
-            return Err(wrong("a piece needs too long a stretch"));
+    /// Removes the next segment from `patch`.
+    fn parse(patch: &mut &'p [u8]) -> Result<Self, DeltaError> {
+        let mut number = || get(patch)?.ok_or(DeltaError::from(PatchDefect::TruncatedSegment));
+        let (range_offset, range_length, frame) = (number()?, number()?, number()?);
+        if range_length > MAX_RANGE {
+            return Err(PatchDefect::LongRange.into());
         }
-        let (frame, rest) =
-            usize::try_from(frame).ok().and_then(|n| patch.split_at_checked(n)).ok_or_else(cut)?;
+
+        let (frame, rest) = usize::try_from(frame)
+            .ok()
+            .and_then(|length| patch.split_at_checked(length))
+            .ok_or(PatchDefect::TruncatedSegment)?;
         *patch = rest;
+
         match prefix::content_size(frame) {
-            Some(makes @ 1..=MAX_SEGMENT) => Ok(Segment { from, length, frame, makes }),
-            _ => Err(wrong("a piece does not say how much it makes, or too much")),
+            Some(output_length @ 1..=MAX_SEGMENT) => {
+                Ok(Segment { range_offset, range_length, frame, output_length })
+            }
+            _ => Err(PatchDefect::SegmentLength.into()),
         }
     }
 }
 
-/// What a patch makes, as a stream of exactly the bytes that its listing claims.
+/// Buffers of a decoder: the range of the old file, and the output of one segment.
+pub type SegmentBuffers<'a> = (&'a mut Vec<u8>, &'a mut Vec<u8>);
+
+/// Reader of the output of a patch; it yields exactly the bytes that the listing claims.
 pub struct Segments<'a> {
     patch: &'a [u8],
     old: Box<dyn ReadAt + 'a>,
-    stretch: &'a mut Vec<u8>,
-    made: &'a mut Vec<u8>,
-    given: usize,
+    range: &'a mut Vec<u8>,
+    output: &'a mut Vec<u8>,
+    /// Number of bytes of `output` that were read.
+    consumed: usize,
+    /// Number of bytes of the segments that are not decoded yet.
     left: u64,
 }
 
 impl<'a> Segments<'a> {
-    /// Prepares to make `length` bytes out of `patch` and `old`, a piece at a time in `buffers`.
+    /// Prepares to decode `length` bytes from `patch` and `old`, one segment at a time.
     pub fn new(
         patch: &'a [u8],
         length: u64,
         old: Box<dyn ReadAt + 'a>,
-        (stretch, made): (&'a mut Vec<u8>, &'a mut Vec<u8>),
+        (range, output): SegmentBuffers<'a>,
     ) -> Self {
-        made.clear();
-        Segments { patch, old, stretch, made, given: 0, left: length }
+        output.clear();
+        Segments { patch, old, range, output, consumed: 0, left: length }
     }
 
-    fn advance(&mut self) -> Result<(), DeltaError> {
-        let wrong = |why: &str| Err(DeltaError::Damaged(why.to_owned()));
-        let Segment { from, length, frame, makes } = Segment::next(&mut self.patch)?;
-        if makes > self.left {
-            return wrong("it makes more than it claims");
+    fn decode_next(&mut self) -> Result<(), DeltaError> {
+        let Segment { range_offset, range_length, frame, output_length } =
+            Segment::parse(&mut self.patch)?;
+        if output_length > self.left {
+            return Err(PatchDefect::LongOutput.into());
         }
-        read_stretch(&*self.old, from, length, self.stretch)?;
-        if self.stretch.len() as u64 != length {
-            return wrong("a piece needs what its source does not have");
+
+        read_range(&*self.old, range_offset, range_length, self.range)?;
+        if self.range.len() as u64 != range_length {
+            return Err(PatchDefect::SegmentOutsideSource.into());
         }
-        prefix::decode(self.stretch, frame, makes, self.made)?;
-        self.left -= self.made.len() as u64;
-        self.given = 0;
+
+        prefix::decode(self.range, frame, output_length, self.output)?;
+        self.left -= self.output.len() as u64;
+        self.consumed = 0;
         Ok(())
     }
 }
 
 impl BufRead for Segments<'_> {
     fn fill_buf(&mut self) -> io::Result<&[u8]> {
-        if self.given == self.made.len() {
+        if self.consumed == self.output.len() {
             if self.left == 0 {
-                let why = "the patch makes more than it claims";
                 return if self.patch.is_empty() {
                     Ok(&[])
                 } else {
-                    Err(io::Error::new(io::ErrorKind::InvalidData, why))
+                    Err(PatchDefect::LongOutput.into())
                 };
             }
-            self.advance().map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
+            self.decode_next()
+                .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
         }
-        Ok(&self.made[self.given..])
+        Ok(&self.output[self.consumed..])
     }
 
     fn consume(&mut self, amount: usize) {
-        self.given += amount;
+        self.consumed += amount;
     }
 }
 
@@ -155,12 +176,13 @@ impl Read for Segments<'_> {
     }
 }
 
-/// `length` bytes of `file` from `from` on, in place of what `bytes` held; fewer where it ends before.
-fn read_stretch(file: &dyn ReadAt, from: u64, length: u64, bytes: &mut Vec<u8>) -> io::Result<()> {
-    let length = usize::try_from(length.min(MAX_STRETCH)).map_err(io::Error::other)?;
+/// Replaces `bytes` by `length` bytes of `file` from `from` on; by fewer if it ends earlier.
+fn read_range(file: &dyn ReadAt, from: u64, length: u64, bytes: &mut Vec<u8>) -> io::Result<()> {
+    let length = usize::try_from(length.min(MAX_RANGE)).map_err(io::Error::other)?;
     bytes.clear();
     bytes.reserve_exact(length);
     bytes.resize(length, 0);
+
     let mut filled = 0;
     while filled < bytes.len() {
         match file.read_at(&mut bytes[filled..], from.saturating_add(filled as u64))? {

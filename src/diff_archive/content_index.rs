@@ -1,71 +1,65 @@
-//! The content index: where each content of the published archives lies.
+//! The content index: the location of each content of the published archives.
+//!
+//! With it a reader fetches a single content by range instead of a whole archive.
 //!
 #![doc = include_str!("content_index.md")]
 
 use std::cmp::Ordering;
 use std::io::{self, BufRead, Read, Write};
 
-use super::listing::parse_number;
+use super::source_lines::parse_number;
 use crate::catalog::{MAX_FILE, RepoPath};
 use crate::digest::Digest;
 
-/// A larger text is refused: two million lines.
+pub use super::error::IndexError;
+
+/// Largest text in bytes, about two million lines; a larger one is refused.
 const MAX_TEXT: u64 = 256 << 20;
-/// The longest line is the name of an archive.
+/// Longest line in bytes; the name of an archive is the longest.
 const MAX_LINE: u64 = 1024;
-/// More archives than a repository is ever likely to keep; bounds what a reader holds.
+/// Largest number of archives, more than a repository has; it bounds a reader's memory.
 const MAX_ARCHIVES: usize = 1 << 20;
+/// Limit on the window: 8 MiB.
 const WINDOW_LOG: u32 = 23;
-/// It is mostly digests, with which no level does anything.
+/// The text is mostly digests, which no level compresses.
 const LEVEL: i32 = 1;
 const HEAD: &[u8] = b"si-content 1\n";
 
 /// A content in an archive.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct IndexRecord {
-    /// Of the content.
+    /// Digest of the content.
     pub digest: Digest,
-    /// In bytes.
+    /// Size in bytes.
     pub size: u64,
-    /// Where.
+    /// Location in its archive.
     pub place: ContentLocation,
 }
 
-/// A place in an archive.
+/// Location of a content in an archive; all numbers are bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ContentLocation {
-    /// Of the frame in the file.
+    /// Offset of the frame in the file.
     pub frame_offset: u64,
-    /// Of the frame in the file.
+    /// Length of the frame in the file.
     pub frame_length: u64,
-    /// Of the content, or of the patch that makes it, in the frame's raw bytes.
+    /// Offset of the content, or of the patch that yields it, in the frame's raw bytes.
     pub offset: u64,
-    /// The delta group that makes it; `None` where the content is there whole.
+    /// Number of the delta group that yields it; `None` if the archive has it as a whole.
     pub group: Option<u64>,
 }
 
-/// Where each content of the published archives lies.
+/// Location of each content of the published archives.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ContentIndex {
     archives: Vec<RepoPath>,
-    /// By digest, the best place first, with the number of the archive.
+    /// By digest, the best location first, with the number of the archive.
     records: Vec<(IndexRecord, u32)>,
 }
 
-/// Why something is not a content index.
-#[derive(Debug, thiserror::Error)]
-pub enum IndexError {
-    /// It could not be read, or not be decompressed.
-    #[error("cannot read the content index: {0}")]
-    Io(#[from] io::Error),
-    /// A line is not what the format says.
-    #[error("the content index is not valid: line {0}")]
-    Line(u64),
-}
-
 impl IndexRecord {
-    /// By digest, the best place first (clause 4).
-    pub(super) fn order(&self, other: &Self) -> Ordering {
+    /// Order of clause 4: by digest, then the best location first.
+    pub(super) fn compare(&self, other: &Self) -> Ordering {
         let key = |record: &Self| {
             let ContentLocation { frame_offset, frame_length, offset, group } = record.place;
             (record.digest, group, frame_length, frame_offset, offset)
@@ -75,20 +69,21 @@ impl IndexRecord {
 }
 
 impl ContentIndex {
-    /// Puts together what the archives hold.
+    /// Merges the records of archives.
     pub fn new(archives: impl IntoIterator<Item = (RepoPath, Vec<IndexRecord>)>) -> Self {
         let mut archives: Vec<_> = archives.into_iter().collect();
         archives.sort_by(|a, b| a.0.cmp(&b.0));
+
         let mut index = ContentIndex::default();
         for (number, (file, records)) in (0u32..).zip(archives) {
             index.archives.push(file);
             index.records.extend(records.into_iter().map(|record| (record, number)));
         }
-        index.records.sort_unstable_by(order);
+        index.records.sort_unstable_by(compare);
         index
     }
 
-    /// The records of each archive, to be put together anew when some come and others go.
+    /// The records of each archive, so that archives can be added and removed.
     pub fn into_archives(self) -> Vec<(RepoPath, Vec<IndexRecord>)> {
         let mut archives: Vec<_> =
             self.archives.into_iter().map(|file| (file, Vec::new())).collect();
@@ -98,7 +93,7 @@ impl ContentIndex {
         archives
     }
 
-    /// All places of a content, the best one first.
+    /// All locations of a content, the best first.
     pub fn places(&self, digest: &Digest) -> impl Iterator<Item = (&RepoPath, &IndexRecord)> {
         let first = self.records.partition_point(|(record, _)| record.digest < *digest);
         let same =
@@ -106,7 +101,7 @@ impl ContentIndex {
         same.map(|(record, number)| (&self.archives[*number as usize], record))
     }
 
-    /// Every content, with all its places.
+    /// Every content with all its locations.
     pub fn iter(&self) -> impl Iterator<Item = (&RepoPath, &IndexRecord)> {
         self.records.iter().map(|(record, number)| (&self.archives[*number as usize], record))
     }
@@ -116,6 +111,7 @@ impl ContentIndex {
         let mut encoder = zstd::Encoder::new(to, LEVEL)?;
         encoder.include_checksum(true)?;
         let mut text = io::BufWriter::with_capacity(128 << 10, encoder);
+
         text.write_all(HEAD)?;
         for file in &self.archives {
             writeln!(text, "archive {file}")?;
@@ -131,12 +127,13 @@ impl ContentIndex {
         text.into_inner().map_err(io::IntoInnerError::into_error)?.finish()?.flush()
     }
 
-    /// Reads what [`Self::write_zstd`] wrote, to its end.
+    /// Reads an index to its end.
     pub fn read_zstd(from: impl BufRead) -> Result<Self, IndexError> {
         let mut decoder = zstd::Decoder::with_buffer(from)?;
         decoder.window_log_max(WINDOW_LOG)?;
-        // One byte more than there may be shows a text that is too long.
+        // One byte above the limit shows a text that is too long.
         let mut text = io::BufReader::with_capacity(128 << 10, decoder).take(MAX_TEXT + 1);
+
         let mut index = ContentIndex::default();
         let mut line = Vec::new();
         for number in 1u64.. {
@@ -144,15 +141,17 @@ impl ContentIndex {
             if text.by_ref().take(MAX_LINE).read_until(b'\n', &mut line)? == 0 && number > 1 {
                 break;
             }
-            let good = if number == 1 { line == HEAD } else { index.take_line(&line).is_some() };
-            if !good || text.limit() == 0 {
+
+            let is_valid = if number == 1 { line == HEAD } else { index.add_line(&line).is_some() };
+            if !is_valid || text.limit() == 0 {
                 return Err(IndexError::Line(number));
             }
         }
         Ok(index)
     }
 
-    fn take_line(&mut self, line: &[u8]) -> Option<()> {
+    /// Adds an archive or a record; `None` if the line is not valid.
+    fn add_line(&mut self, line: &[u8]) -> Option<()> {
         let content = line.strip_suffix(b"\n")?;
         if let Some(name) = content.strip_prefix(b"archive ") {
             let file = RepoPath::new(std::str::from_utf8(name).ok()?).ok()?;
@@ -163,15 +162,18 @@ impl ContentIndex {
             self.archives.push(file);
             return Some(());
         }
+
         let mut words = content.split(|byte| *byte == b' ').peekable();
         let digest = std::str::from_utf8(words.next()?).ok()?.parse().ok()?;
         let mut number = || parse_number(&mut words).filter(|number| *number <= MAX_FILE);
         let (size, archive) = (number()?, u32::try_from(number()?).ok()?);
         let (frame_offset, frame_length, offset) = (number()?, number()?, number()?);
+
         let group = if words.peek().is_some() { Some(parse_number(&mut words)?) } else { None };
         let place = ContentLocation { frame_offset, frame_length, offset, group };
+
         let record = (IndexRecord { digest, size, place }, archive);
-        let in_order = self.records.last().is_none_or(|last| order(last, &record).is_lt());
+        let in_order = self.records.last().is_none_or(|last| compare(last, &record).is_lt());
         if words.next().is_some() || archive as usize >= self.archives.len() || !in_order {
             return None;
         }
@@ -180,11 +182,12 @@ impl ContentIndex {
     }
 }
 
-fn order(a: &(IndexRecord, u32), b: &(IndexRecord, u32)) -> Ordering {
+/// Order of all records (clause 4): of equal digests, whole contents first, then short frames.
+fn compare(a: &(IndexRecord, u32), b: &(IndexRecord, u32)) -> Ordering {
     let key = |(record, archive): &(IndexRecord, u32)| {
         (record.digest, record.place.group.is_some(), record.place.frame_length, *archive)
     };
-    key(a).cmp(&key(b)).then_with(|| a.0.order(&b.0))
+    key(a).cmp(&key(b)).then_with(|| a.0.compare(&b.0))
 }
 
 #[cfg(test)]
@@ -212,20 +215,22 @@ mod tests {
     }
 
     #[test]
-    fn what_is_written_is_read() {
+    fn index_round_trips() {
         let index = sample();
         let mut bytes = Vec::new();
         index.write_zstd(&mut bytes).expect("writes");
+
         assert_eq!(ContentIndex::read_zstd(&bytes[..]).expect("reads"), index);
         assert_eq!(ContentIndex::new(index.clone().into_archives()), index);
     }
 
     #[test]
-    fn whole_comes_before_delta_and_a_short_frame_before_a_long_one() {
+    fn whole_contents_and_short_frames_come_first() {
         let index = sample();
         let places = |digest| -> Vec<&str> {
             index.places(&Digest([digest; 32])).map(|(file, _)| file.as_str()).collect()
         };
+
         assert_eq!(places(1), ["full/b.tar.zst", "diffs/a-b.tar.zst"]);
         assert_eq!(places(2), ["diffs/a-b.tar.zst", "full/b.tar.zst"]);
         assert_eq!(places(3), ["diffs/a-b.tar.zst"]);
@@ -233,10 +238,11 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_in_the_format_is_refused() {
+    fn invalid_line_is_refused() {
         let digest = "ab".repeat(32);
         let good = format!("si-content 1\narchive a.tar.zst\n{digest} 5 0 7 50 512\n");
         assert!(ContentIndex::read_zstd(&compressed(&good)[..]).is_ok());
+
         for (from, to) in [
             ("content 1", "content 2"),
             ("a.tar", "../a.tar"),
@@ -253,6 +259,7 @@ mod tests {
             let bad = good.replacen(from, to, 1);
             assert!(ContentIndex::read_zstd(&compressed(&bad)[..]).is_err(), "{bad}");
         }
+
         let twice = format!("{good}{digest} 5 0 7 50 512\n");
         assert!(ContentIndex::read_zstd(&compressed(&twice)[..]).is_err());
         assert!(ContentIndex::read_zstd(&b""[..]).is_err());

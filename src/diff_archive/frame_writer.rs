@@ -1,4 +1,7 @@
-//! Members into frames, frames into an archive: compressed side by side, written in order.
+//! Writer of members in frames: frames are compressed in parallel and written in order.
+//!
+//! The cuts between frames depend only on the members, so the archive is the same on any number of
+//! processors.
 
 use std::fs::File;
 use std::io::{self, Read, Write};
@@ -6,42 +9,52 @@ use std::os::unix::fs::FileExt;
 
 use rayon::prelude::*;
 
-use crate::diff_archive::ContentProvider;
 use crate::diff_archive::content_index::{ContentLocation, IndexRecord};
-use crate::diff_archive::frames::{Encoder, FAST, FrameCompression};
+use crate::diff_archive::error::WriteError;
+use crate::diff_archive::frames::{FAST, FrameCompression, FrameEncoder};
 use crate::diff_archive::group::DeltaGroup;
 use crate::diff_archive::member::padding;
-use crate::diff_archive::write::WriteError;
+use crate::diff_archive::sources::ContentProvider;
 use crate::digest::{Digest, Hasher};
 use crate::entry::Entry;
 use crate::report::{Event, Job, Monitor};
 
-/// About this many raw bytes make a frame: enough to compress well, few enough to fetch one file by range.
+/// Usual number of raw bytes of a frame: enough to compress well, and to fetch one file by range.
 const FRAME: u64 = 1 << 20;
-/// A frame with more raw bytes is compressed straight into the archive, since its output may not fit into
-/// memory; others beside each other.
+/// A frame with more raw bytes is compressed directly into the archive.
+///
+/// Its output may not fit into memory. Smaller frames are compressed in parallel.
 const LARGE: u64 = 32 << 20;
-/// Frames of about this many raw bytes are compressed beside each other at a time.
+/// Raw bytes of all frames that are compressed in parallel at a time.
 const WINDOW: u64 = 96 << 20;
 const BUFFER: usize = 128 << 10;
-/// So much of a large file tells whether it is compressed.
+/// Bytes at the beginning of a large file by which it counts as compressed or not.
 const SAMPLE: u64 = 256 << 10;
 
-/// One member on its way into a frame.
-pub(super) struct ArchivePart<'p> {
+/// A member to be written.
+pub(super) struct OutgoingMember<'p> {
     pub header: Vec<u8>,
-    pub body: Body<'p>,
+    pub body: MemberBody<'p>,
 }
 
-/// What follows a member's header.
+/// Content of a member.
 #[derive(Clone, Copy)]
-pub(super) enum Body<'p> {
-    Nothing,
-    File { entry: &'p Entry, size: u64, digest: Digest },
-    Patch { group: &'p DeltaGroup, spool: &'p File, at: u64 },
+pub(super) enum MemberBody<'p> {
+    Empty,
+    File {
+        entry: &'p Entry,
+        size: u64,
+        digest: Digest,
+    },
+    /// A patch, at an offset of the scratch file.
+    Patch {
+        group: &'p DeltaGroup,
+        spool: &'p File,
+        at: u64,
+    },
 }
 
-/// Where the contents come from, and how they are compressed.
+/// Writes members in frames.
 #[derive(Clone, Copy)]
 pub(super) struct FrameWriter<'p> {
     pub content: &'p dyn ContentProvider,
@@ -50,37 +63,43 @@ pub(super) struct FrameWriter<'p> {
     pub monitor: &'p dyn Monitor,
 }
 
-/// The archive: counts and hashes what is written to it.
-pub(super) struct Output<W> {
-    to: W,
-    hasher: Hasher,
-    pub length: u64,
-}
-
-struct WrittenFrame<'p> {
-    parts: Vec<ArchivePart<'p>>,
+/// The members of one frame, with their number of raw bytes.
+struct FrameMembers<'p> {
+    members: Vec<OutgoingMember<'p>>,
     raw: u64,
 }
 
-impl ArchivePart<'_> {
-    fn raw(&self) -> u64 {
+/// Position of a frame in the archive, in bytes.
+#[derive(Clone, Copy)]
+struct FramePosition {
+    offset: u64,
+    length: u64,
+}
+
+impl OutgoingMember<'_> {
+    /// Number of raw bytes: header, content and padding.
+    fn raw_length(&self) -> u64 {
         let body = match self.body {
-            Body::Nothing => 0,
-            Body::File { size, .. } => size,
-            Body::Patch { group, .. } => group.patch_length,
+            MemberBody::Empty => 0,
+            MemberBody::File { size, .. } => size,
+            MemberBody::Patch { group, .. } => group.patch_length,
         };
         self.header.len() as u64 + body + padding(body) as u64
     }
 
     fn is_patch(&self) -> bool {
-        matches!(self.body, Body::Patch { .. })
+        matches!(self.body, MemberBody::Patch { .. })
     }
 }
 
 impl FrameWriter<'_> {
-    /// Writes one frame that holds `raw`.
-    pub fn bytes(&self, raw: &[u8], to: &mut Output<impl Write>) -> Result<(), WriteError> {
-        let mut encoder = Encoder::new(self.compression, self.level, raw.len() as u64, to)
+    /// Writes one frame with the bytes `raw`.
+    pub fn write_raw(
+        &self,
+        raw: &[u8],
+        to: &mut ArchiveOutput<impl Write>,
+    ) -> Result<(), WriteError> {
+        let mut encoder = FrameEncoder::new(self.compression, self.level, raw.len() as u64, to)
             .map_err(WriteError::Compress)?;
         encoder
             .write_all(raw)
@@ -88,83 +107,95 @@ impl FrameWriter<'_> {
             .map_err(WriteError::Output)
     }
 
-    /// Writes `parts` in frames, and records where each content went.
-    pub fn parts<'p>(
+    /// Writes `members` in frames, and adds the location of each content to `index`.
+    pub fn write_members<'p>(
         &self,
-        parts: impl Iterator<Item = ArchivePart<'p>>,
-        to: &mut Output<impl Write>,
+        members: impl Iterator<Item = OutgoingMember<'p>>,
+        to: &mut ArchiveOutput<impl Write>,
         index: &mut Vec<IndexRecord>,
     ) -> Result<(), WriteError> {
-        let mut frames = frames(parts).peekable();
-        while let Some(frame) = frames.peek() {
+        let mut frames = cut_into_frames(members).peekable();
+        while let Some(frame) = frames.next() {
             if frame.raw > LARGE {
-                let Some(frame) = frames.next() else { break };
                 let offset = to.length;
-                let places = self.frame(&frame, &mut *to)?;
-                record(&frame, &places, (offset, to.length - offset), index);
+                let offsets = self.compress_frame(&frame, &mut *to)?;
+                let position = FramePosition { offset, length: to.length - offset };
+                add_locations(&frame, &offsets, position, index);
                 continue;
             }
-            let mut window = Vec::new();
-            let mut raw = 0;
+
+            let mut raw = frame.raw;
+            let mut window = vec![frame];
             while let Some(frame) =
                 frames.next_if(|next| next.raw <= LARGE && raw + next.raw <= WINDOW)
             {
                 raw += frame.raw;
                 window.push(frame);
             }
-            let compress = |frame: &WrittenFrame<'_>| {
-                let mut bytes = Vec::new();
-                let places = self.frame(frame, &mut bytes)?;
-                Ok((bytes, places))
-            };
-            let compressed: Vec<(Vec<u8>, Vec<u64>)> =
-                window.par_iter().map(compress).collect::<Result<_, WriteError>>()?;
-            for (frame, (bytes, places)) in window.iter().zip(compressed) {
-                record(frame, &places, (to.length, bytes.len() as u64), index);
+
+            let compressed: Vec<(Vec<u8>, Vec<u64>)> = window
+                .par_iter()
+                .map(|frame| {
+                    let mut bytes = Vec::new();
+                    let offsets = self.compress_frame(frame, &mut bytes)?;
+                    Ok((bytes, offsets))
+                })
+                .collect::<Result<_, WriteError>>()?;
+            for (frame, (bytes, offsets)) in window.iter().zip(compressed) {
+                let position = FramePosition { offset: to.length, length: bytes.len() as u64 };
+                add_locations(frame, &offsets, position, index);
                 to.write_all(&bytes).map_err(WriteError::Output)?;
             }
         }
         Ok(())
     }
 
-    /// Compresses one frame; returns where in its raw bytes each body begins.
-    fn frame(&self, frame: &WrittenFrame<'_>, to: impl Write) -> Result<Vec<u64>, WriteError> {
+    /// Compresses one frame; returns the offset of each content in its raw bytes.
+    fn compress_frame(
+        &self,
+        frame: &FrameMembers<'_>,
+        to: impl Write,
+    ) -> Result<Vec<u64>, WriteError> {
         let level = if self.is_compressed(frame)? { FAST } else { self.level };
-        let mut encoder =
-            Encoder::new(self.compression, level, frame.raw, to).map_err(WriteError::Compress)?;
-        let mut places = Vec::with_capacity(frame.parts.len());
+        let mut encoder = FrameEncoder::new(self.compression, level, frame.raw, to)
+            .map_err(WriteError::Compress)?;
+
+        let mut offsets = Vec::with_capacity(frame.members.len());
         let mut at = 0;
         let mut buffer = vec![0; BUFFER];
-        for part in &frame.parts {
-            encoder.write_all(&part.header).map_err(WriteError::Output)?;
-            places.push(at + part.header.len() as u64);
-            let length = match part.body {
-                Body::Nothing => 0,
-                Body::File { entry, size, digest } => {
-                    self.file(entry, (size, digest), &mut buffer, &mut encoder)?;
+        for member in &frame.members {
+            encoder.write_all(&member.header).map_err(WriteError::Output)?;
+            offsets.push(at + member.header.len() as u64);
+
+            let length = match member.body {
+                MemberBody::Empty => 0,
+                MemberBody::File { entry, size, digest } => {
+                    self.copy_file(entry, (size, digest), &mut buffer, &mut encoder)?;
                     size
                 }
-                Body::Patch { group, spool, at } => {
+                MemberBody::Patch { group, spool, at } => {
                     copy_patch(spool, at, group.patch_length, &mut buffer, &mut encoder)?;
                     group.patch_length
                 }
             };
             encoder.write_all(&[0; 512][..padding(length)]).map_err(WriteError::Output)?;
-            at += part.raw();
+            at += member.raw_length();
         }
         encoder.finish().map_err(WriteError::Output)?;
-        Ok(places)
+        Ok(offsets)
     }
 
-    /// Whether a higher level would find nothing in a frame: in patches, and in a large file of which the
-    /// beginning says so.
-    fn is_compressed(&self, frame: &WrittenFrame<'_>) -> Result<bool, WriteError> {
-        let [ArchivePart { body: Body::File { entry, size, .. }, .. }] = &frame.parts[..] else {
-            return Ok(frame.parts.iter().all(ArchivePart::is_patch));
+    /// Whether a higher level would save nothing: for patches, and for large files of compressed data.
+    fn is_compressed(&self, frame: &FrameMembers<'_>) -> Result<bool, WriteError> {
+        let [OutgoingMember { body: MemberBody::File { entry, size, .. }, .. }] =
+            &frame.members[..]
+        else {
+            return Ok(frame.members.iter().all(OutgoingMember::is_patch));
         };
         if *size < FRAME {
             return Ok(false);
         }
+
         let failed = |source| WriteError::Content { path: entry.path.clone(), source };
         let mut sample = Vec::new();
         self.content
@@ -177,8 +208,8 @@ impl FrameWriter<'_> {
         Ok(packed.len() > sample.len() / 10 * 9)
     }
 
-    /// Copies a file, which has to be what the manifest says it is.
-    fn file(
+    /// Copies a file; fails unless it has the size and digest of the manifest.
+    fn copy_file(
         &self,
         entry: &Entry,
         (size, digest): (u64, Digest),
@@ -187,6 +218,7 @@ impl FrameWriter<'_> {
     ) -> Result<(), WriteError> {
         let failed = |source| WriteError::Content { path: entry.path.clone(), source };
         let changed = || WriteError::Changed(entry.path.clone());
+
         let mut from = self.content.open(entry).map_err(failed)?;
         let mut hasher = Hasher::new();
         let mut left = size;
@@ -200,48 +232,57 @@ impl FrameWriter<'_> {
                 break;
             }
         }
+
         if left > 0 || hasher.finish() != digest { Err(changed()) } else { Ok(()) }
     }
 }
 
-/// Puts members into frames of about [`FRAME`] bytes; a larger member, and the first patch after other
-/// members, begins a frame of its own.
-fn frames<'p>(
-    parts: impl Iterator<Item = ArchivePart<'p>>,
-) -> impl Iterator<Item = WrittenFrame<'p>> {
-    let mut parts = parts.peekable();
+/// Cuts members into frames of about [`FRAME`] bytes.
+///
+/// A larger member, and the first patch after other members, begins a new frame.
+fn cut_into_frames<'p>(
+    members: impl Iterator<Item = OutgoingMember<'p>>,
+) -> impl Iterator<Item = FrameMembers<'p>> {
+    let mut members = members.peekable();
     std::iter::from_fn(move || {
-        let first = parts.next()?;
-        let (mut raw, patches) = (first.raw(), first.is_patch());
+        let first = members.next()?;
+        let (mut raw, patches) = (first.raw_length(), first.is_patch());
         let mut frame = vec![first];
-        while let Some(part) =
-            parts.next_if(|next| raw + next.raw() <= FRAME && next.is_patch() == patches)
+        while let Some(member) =
+            members.next_if(|next| raw + next.raw_length() <= FRAME && next.is_patch() == patches)
         {
-            raw += part.raw();
-            frame.push(part);
+            raw += member.raw_length();
+            frame.push(member);
         }
-        Some(WrittenFrame { parts: frame, raw })
+        Some(FrameMembers { members: frame, raw })
     })
 }
 
-fn record(
-    frame: &WrittenFrame<'_>,
-    places: &[u64],
-    (frame_offset, frame_length): (u64, u64),
+fn add_locations(
+    frame: &FrameMembers<'_>,
+    offsets: &[u64],
+    position: FramePosition,
     index: &mut Vec<IndexRecord>,
 ) {
-    for (part, offset) in frame.parts.iter().zip(places) {
-        let place = |group| ContentLocation { frame_offset, frame_length, offset: *offset, group };
-        match part.body {
-            Body::Nothing => {}
-            Body::File { size, digest, .. } => {
-                index.push(IndexRecord { digest, size, place: place(None) })
+    for (member, offset) in frame.members.iter().zip(offsets) {
+        let location = |group| ContentLocation {
+            frame_offset: position.offset,
+            frame_length: position.length,
+            offset: *offset,
+            group,
+        };
+        match member.body {
+            MemberBody::Empty => {}
+            MemberBody::File { size, digest, .. } => {
+                index.push(IndexRecord { digest, size, place: location(None) })
             }
-            Body::Patch { group, .. } => {
-                for target in &group.targets {
-                    let place = place(Some(group.number));
-                    index.push(IndexRecord { digest: target.digest, size: target.size, place });
-                }
+            MemberBody::Patch { group, .. } => {
+                let place = location(Some(group.number));
+                index.extend(group.targets.iter().map(|target| IndexRecord {
+                    digest: target.digest,
+                    size: target.size,
+                    place,
+                }));
             }
         }
     }
@@ -264,8 +305,9 @@ fn copy_patch(
     Ok(())
 }
 
-/// Reads until `buffer` is full or the input ends: pieces of one size, whatever the input does, so that
-/// the compressor sees the same every time.
+/// Reads until `buffer` is full or the input ends.
+///
+/// The compressor gets pieces of the same size in every run, so it writes the same bytes.
 fn fill(from: &mut dyn Read, buffer: &mut [u8]) -> io::Result<usize> {
     let mut filled = 0;
     while filled < buffer.len() {
@@ -279,12 +321,19 @@ fn fill(from: &mut dyn Read, buffer: &mut [u8]) -> io::Result<usize> {
     Ok(filled)
 }
 
-impl<W: Write> Output<W> {
+/// The archive file: counts and hashes the bytes that are written to it.
+pub(super) struct ArchiveOutput<W> {
+    to: W,
+    hasher: Hasher,
+    pub length: u64,
+}
+
+impl<W: Write> ArchiveOutput<W> {
     pub fn new(to: W) -> Self {
-        Output { to, hasher: Hasher::new(), length: 0 }
+        ArchiveOutput { to, hasher: Hasher::new(), length: 0 }
     }
 
-    /// What was written until now.
+    /// Digest of the bytes so far.
     pub fn digest(&self) -> Digest {
         self.hasher.clone().finish()
     }
@@ -295,7 +344,7 @@ impl<W: Write> Output<W> {
     }
 }
 
-impl<W: Write> Write for Output<W> {
+impl<W: Write> Write for ArchiveOutput<W> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let n = self.to.write(bytes)?;
         self.hasher.update(&bytes[..n]);

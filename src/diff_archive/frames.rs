@@ -1,10 +1,10 @@
-//! FrameCompression in independent frames: zstd frames, or gzip members.
+//! Compression in independent frames: zstd frames or gzip members (clause 1).
 
 use std::io::{self, BufRead, Read, Write};
 
 use crate::delta::Effort;
 
-/// How an archive is compressed.
+/// Compression of an archive.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum FrameCompression {
     /// zstd frames: `.tar.zst`.
@@ -13,18 +13,19 @@ pub enum FrameCompression {
     Gzip,
 }
 
-/// A zstd decoder allocates no larger window than this, 8 MiB: what level 19 uses and every decoder has
-/// to support.
+/// Limit on the window of a zstd decoder: 8 MiB.
+///
+/// Level 19 uses this window, and every decoder has to support it.
 const WINDOW_LOG: u32 = 23;
-/// Patches are compressed already; the frame around them only carries them.
+/// Level for patches and other compressed data, of which a frame is only the container.
 pub(super) const FAST: i32 = 1;
 
 impl FrameCompression {
-    /// Both, for those who have to try.
+    /// Both compressions.
     pub const ALL: [FrameCompression; 2] = [FrameCompression::Zstd, FrameCompression::Gzip];
 
-    /// The compression that a file's name tells: `.zst`, `.gz` or `.tgz`.
-    pub fn of_name(name: &str) -> Option<Self> {
+    /// The compression of a file by its name: `.zst`, `.gz` or `.tgz`.
+    pub fn from_name(name: &str) -> Option<Self> {
         if name.ends_with(".zst") {
             Some(FrameCompression::Zstd)
         } else if name.ends_with(".gz") || name.ends_with(".tgz") {
@@ -34,7 +35,7 @@ impl FrameCompression {
         }
     }
 
-    /// The end of an archive's name: `tar.zst` or `tar.gz`.
+    /// Suffix of an archive's name: `tar.zst` or `tar.gz`.
     pub fn extension(self) -> &'static str {
         match self {
             FrameCompression::Zstd => "tar.zst",
@@ -42,7 +43,7 @@ impl FrameCompression {
         }
     }
 
-    /// The levels that an archive may be written with: a higher one of zstd would need more memory to read.
+    /// Levels of a writer. A higher level of zstd would need more memory to read.
     pub fn levels(self) -> std::ops::RangeInclusive<i32> {
         match self {
             FrameCompression::Zstd => 1..=19,
@@ -50,8 +51,8 @@ impl FrameCompression {
         }
     }
 
-    /// The level that goes with an effort; gzip has few to choose from.
-    pub(super) fn level_of(self, effort: Effort) -> i32 {
+    /// The level of an effort.
+    pub(super) fn level_for(self, effort: Effort) -> i32 {
         match (self, effort) {
             (FrameCompression::Zstd, effort) => effort.whole_level(),
             (FrameCompression::Gzip, Effort::Fast) => 1,
@@ -61,47 +62,47 @@ impl FrameCompression {
     }
 }
 
-/// Decompresses all frames that a reader yields, one after the other, to its end.
-pub enum Decoder<R: BufRead> {
-    /// Of zstd frames.
+/// Decompresses all frames of a reader, one after the other, to its end.
+pub enum FrameDecoder<R: BufRead> {
+    /// Decoder of zstd frames.
     Zstd(zstd::stream::read::Decoder<'static, R>),
-    /// Of gzip members: GzDecoder would stop after the first and say nothing.
+    /// Decoder of gzip members. `GzDecoder` would silently stop after the first.
     Gzip(Box<flate2::bufread::MultiGzDecoder<R>>),
 }
 
-impl<R: BufRead> Decoder<R> {
-    /// Prepares to decompress what `from` yields.
+impl<R: BufRead> FrameDecoder<R> {
+    /// Prepares to decompress `from`.
     pub fn new(compression: FrameCompression, from: R) -> io::Result<Self> {
         Ok(match compression {
             FrameCompression::Zstd => {
                 let mut decoder = zstd::stream::read::Decoder::with_buffer(from)?;
                 decoder.window_log_max(WINDOW_LOG)?;
-                Decoder::Zstd(decoder)
+                FrameDecoder::Zstd(decoder)
             }
             FrameCompression::Gzip => {
-                Decoder::Gzip(Box::new(flate2::bufread::MultiGzDecoder::new(from)))
+                FrameDecoder::Gzip(Box::new(flate2::bufread::MultiGzDecoder::new(from)))
             }
         })
     }
 }
 
-impl<R: BufRead> Read for Decoder<R> {
+impl<R: BufRead> Read for FrameDecoder<R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         match self {
-            Decoder::Zstd(decoder) => decoder.read(buffer),
-            Decoder::Gzip(decoder) => decoder.read(buffer),
+            FrameDecoder::Zstd(decoder) => decoder.read(buffer),
+            FrameDecoder::Gzip(decoder) => decoder.read(buffer),
         }
     }
 }
 
 /// Compresses one frame into `W`.
-pub(super) enum Encoder<W: Write> {
+pub(super) enum FrameEncoder<W: Write> {
     Zstd(zstd::stream::write::Encoder<'static, W>),
     Gzip(flate2::write::GzEncoder<W>),
 }
 
-impl<W: Write> Encoder<W> {
-    /// `raw` is the exact number of bytes that will be written.
+impl<W: Write> FrameEncoder<W> {
+    /// Begins a frame; `raw` is the exact number of bytes that will be written.
     pub fn new(compression: FrameCompression, level: i32, raw: u64, out: W) -> io::Result<Self> {
         Ok(match compression {
             FrameCompression::Zstd => {
@@ -109,12 +110,12 @@ impl<W: Write> Encoder<W> {
                 encoder.set_pledged_src_size(Some(raw))?;
                 encoder.include_contentsize(true)?;
                 encoder.include_checksum(true)?;
-                Encoder::Zstd(encoder)
+                FrameEncoder::Zstd(encoder)
             }
             FrameCompression::Gzip => {
                 let level = flate2::Compression::new(level.clamp(1, 9) as u32);
-                // No time and no system, so that the same input gives the same bytes.
-                Encoder::Gzip(
+                // Without time and system, so that the same input gives the same bytes.
+                FrameEncoder::Gzip(
                     flate2::GzBuilder::new().mtime(0).operating_system(255).write(out, level),
                 )
             }
@@ -123,17 +124,17 @@ impl<W: Write> Encoder<W> {
 
     pub fn finish(self) -> io::Result<W> {
         match self {
-            Encoder::Zstd(encoder) => encoder.finish(),
-            Encoder::Gzip(encoder) => encoder.finish(),
+            FrameEncoder::Zstd(encoder) => encoder.finish(),
+            FrameEncoder::Gzip(encoder) => encoder.finish(),
         }
     }
 }
 
-impl<W: Write> Write for Encoder<W> {
+impl<W: Write> Write for FrameEncoder<W> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         match self {
-            Encoder::Zstd(encoder) => encoder.write(bytes),
-            Encoder::Gzip(encoder) => encoder.write(bytes),
+            FrameEncoder::Zstd(encoder) => encoder.write(bytes),
+            FrameEncoder::Gzip(encoder) => encoder.write(bytes),
         }
     }
 

@@ -1,132 +1,135 @@
-//! Delta groups: which contents are made out of which others, and the making.
+//! Delta groups: their sources and targets, and building the targets by a patch.
 
-use std::cell::RefCell;
-use std::io::{self, BufRead, BufReader, Read, Write};
-use std::rc::Rc;
+use std::io::{self, BufRead, BufReader, Read};
 
-use super::{ArchiveError, Sources};
-use crate::delta::gzip::{self, Rebuild};
-use crate::delta::{self, Copies, Kind, MAX_GROUP, MAX_PATCH, Segments};
+use super::error::{ArchiveError, GroupDefect, PatchFault};
+use super::rebuild_reader::RebuildReader;
+use super::sources::Sources;
+use crate::delta::gzip;
+use crate::delta::{self, Copies, Kind, MAX_GROUP, MAX_PATCH, ReadAt, Segments};
 use crate::digest::Digest;
 use crate::tree_path::TreePath;
 
-/// Contents that travel as one patch.
+/// Contents that one patch builds.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DeltaGroup {
-    /// Counted from 0.
+    /// Number within the archive, from 0.
     pub number: u64,
-    /// How the patch tells what it makes.
+    /// Kind of the patch.
     pub kind: Kind,
-    /// Of the patch, in bytes.
+    /// Length of the patch in bytes.
     pub patch_length: u64,
-    /// What the patch needs: contents of the base; where it copies pieces, of base or target.
+    /// Contents that the patch needs: of the base; for the kind `copies`, of base or target.
     pub sources: Vec<GroupSource>,
-    /// What the patch makes, in the order of their concatenation.
+    /// Contents that the patch yields, in the order of its output.
     pub targets: Vec<GroupTarget>,
 }
 
 /// A content that a patch needs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct GroupSource {
-    /// Of the content.
+    /// Digest of the content.
     pub digest: Digest,
-    /// In bytes.
+    /// Size in bytes.
     pub size: u64,
-    /// Where it is probably; a hint, the digest decides.
+    /// Probable path; a hint, the digest decides.
     pub path: TreePath,
-    /// The length of its plain form, where that is what the patch needs.
+    /// Length of the plain form, if the patch needs that.
     pub plain: Option<u64>,
 }
 
-/// A content that a patch makes.
+/// A content that a patch yields.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct GroupTarget {
-    /// Of the content.
+    /// Digest of the content.
     pub digest: Digest,
-    /// In bytes.
+    /// Size in bytes.
     pub size: u64,
-    /// The patch makes the parts of a compressed file, which is rebuilt of them.
-    pub inside: Option<Inside>,
+    /// Set if the patch yields the parts of a gzip file, which is rebuilt from them.
+    pub gzip: Option<GzipParts>,
 }
 
-/// A compressed file, taken apart.
+/// Lengths of the parts of a gzip file in the output of a patch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Inside {
-    /// The length of its corrections, which stand first.
+pub struct GzipParts {
+    /// Length of the corrections, which come first.
     pub corrections: u64,
-    /// The length of its plain form.
+    /// Length of the plain form.
     pub plain: u64,
 }
 
-/// What groups are made in, one after the other: memory that is used again.
+/// Buffers for building groups, reused from one group to the next.
 #[derive(Default)]
 pub struct Workspace {
     source: Vec<u8>,
     output: Vec<u8>,
 }
 
-/// A piece that a patch copies is read through so much.
-const COPIED: usize = 64 << 10;
-/// A workspace keeps no more than what usual groups need.
-const KEPT: usize = 3 << 20;
+/// Size of the read buffer for copied pieces.
+const COPY_BUFFER: usize = 64 << 10;
+/// Capacity that a workspace retains: enough for usual groups.
+const RETAINED: usize = 3 << 20;
 
 impl Workspace {
-    /// Gives back what only an unusual group needs.
-    fn settle(&mut self) {
+    /// Frees memory that only an unusual group needs.
+    fn shrink(&mut self) {
         for buffer in [&mut self.source, &mut self.output] {
             buffer.clear();
-            buffer.shrink_to(KEPT);
+            buffer.shrink_to(RETAINED);
         }
     }
 }
 
 impl GroupSource {
-    /// The length of what the patch needs of it.
+    /// Length of the form that the patch needs.
     pub fn length(&self) -> u64 {
         self.plain.unwrap_or(self.size)
     }
 }
 
 impl GroupTarget {
-    /// The length of what the patch makes for it.
+    /// Length of the form that the patch yields.
     pub fn length(&self) -> u64 {
-        self.inside.map_or(self.size, |inside| inside.corrections.saturating_add(inside.plain))
+        self.gzip.map_or(self.size, |gzip| gzip.corrections.saturating_add(gzip.plain))
     }
 }
 
 impl DeltaGroup {
-    /// What is wrong with the group by itself, if anything.
-    pub(super) fn fault(&self) -> Option<&'static str> {
+    /// The first contradiction of the group to the format, if any.
+    pub(super) fn defect(&self) -> Option<GroupDefect> {
+        if self.targets.is_empty() || self.sources.is_empty() {
+            return Some(GroupDefect::Empty);
+        }
+
         let output = self.targets.iter().map(GroupTarget::length).try_fold(0, u64::checked_add);
         let source = self.sources.iter().map(GroupSource::length).try_fold(0, u64::checked_add);
-        let small = |sum: Option<u64>| sum.is_some_and(|sum| sum <= MAX_GROUP);
-        let many_corrections = self
-            .targets
-            .iter()
-            .any(|t| t.inside.is_some_and(|i| i.corrections > gzip::MAX_CORRECTIONS as u64));
-        let streamed = self.kind.is_streamed();
-        if self.targets.is_empty() || self.sources.is_empty() {
-            Some("is empty")
-        } else if self.patch_length > MAX_PATCH || output.is_none() || many_corrections {
-            Some("is larger than the format allows")
-        } else if streamed
-            && (self.targets.len() > 1 || self.sources.iter().any(|source| source.plain.is_some()))
-        {
-            Some("makes a stream of what is none")
-        } else if self.kind == Kind::Segments && self.sources.len() > 1 {
-            Some("has more than one source")
-        } else if !streamed && (!small(output) || !small(source)) {
-            Some("is larger than the format allows")
-        } else {
-            None
+        let has_long_corrections = self.targets.iter().any(|target| {
+            target.gzip.is_some_and(|gzip| gzip.corrections > gzip::MAX_CORRECTIONS as u64)
+        });
+        if self.patch_length > MAX_PATCH || output.is_none() || has_long_corrections {
+            return Some(GroupDefect::TooLarge);
         }
+
+        if self.kind.is_streamed() {
+            let has_plain = self.sources.iter().any(|source| source.plain.is_some());
+            if self.targets.len() > 1 || has_plain {
+                return Some(GroupDefect::NotStreamable);
+            }
+            if self.kind == Kind::Segments && self.sources.len() > 1 {
+                return Some(GroupDefect::SeveralSources);
+            }
+            return None;
+        }
+
+        let fits = |sum: Option<u64>| sum.is_some_and(|sum| sum <= MAX_GROUP);
+        (!fits(output) || !fits(source)).then_some(GroupDefect::TooLarge)
     }
 
-    /// The bytes that have to be in memory to undo `patch`, with itself.
-    pub fn weight(&self, patch: &[u8]) -> u64 {
-        let output = match self.kind {
+    /// Memory in bytes for decoding `patch`, including the patch.
+    pub fn memory_needed(&self, patch: &[u8]) -> u64 {
+        let buffers = match self.kind {
             Kind::Copies => 0,
-            Kind::Segments => delta::segments_weight(patch),
+            Kind::Segments => delta::segments_memory(patch),
             Kind::Prefix | Kind::Operations => self
                 .sources
                 .iter()
@@ -134,29 +137,30 @@ impl DeltaGroup {
                 .chain(self.targets.iter().map(GroupTarget::length))
                 .sum(),
         };
-        (patch.len() as u64).saturating_add(output)
+        (patch.len() as u64).saturating_add(buffers)
     }
 
-    /// Undoes `patch` and gives each target's content to `take`, in order.
+    /// Decodes `patch` and passes each target's content to `take`, in order.
     ///
-    /// Digests are not checked, neither of the sources nor of what comes: a source that is not what it
-    /// should be makes other contents than listed, or none.
-    pub fn make<E: From<ArchiveError>>(
+    /// Digests are not checked, neither of the sources nor of the targets: with a wrong source the
+    /// targets are other contents than listed, or an error. The caller checks the targets.
+    pub fn build_targets<E: From<ArchiveError>>(
         &self,
         patch: &[u8],
         sources: &dyn Sources,
         workspace: &mut Workspace,
         take: impl FnMut(&GroupTarget, &mut dyn BufRead) -> Result<(), E>,
     ) -> Result<(), E> {
-        let made = match self.kind.is_streamed() {
-            true => self.stream(patch, sources, workspace, take),
-            false => self.make_in_memory(patch, sources, workspace, take),
+        let result = if self.kind.is_streamed() {
+            self.build_streamed(patch, sources, workspace, take)
+        } else {
+            self.build_in_memory(patch, sources, workspace, take)
         };
-        workspace.settle();
-        made
+        workspace.shrink();
+        result
     }
 
-    fn make_in_memory<E: From<ArchiveError>>(
+    fn build_in_memory<E: From<ArchiveError>>(
         &self,
         patch: &[u8],
         sources: &dyn Sources,
@@ -168,166 +172,116 @@ impl DeltaGroup {
         let length = self.targets.iter().map(GroupTarget::length).sum();
         delta::decode(self.kind, source, patch, length, output)
             .map_err(|error| self.unusable(error))?;
-        // A large one is not held while what it made is written.
-        if source.capacity() > KEPT {
+
+        // A large source is freed before the targets are written.
+        if source.capacity() > RETAINED {
             *source = Vec::new();
         }
+
+        // The output has exactly the length of all targets.
         let mut rest = &output[..];
         for target in &self.targets {
-            // The sum of all lengths is that of the output.
-            let (part, after) = rest
-                .split_at(usize::try_from(target.length()).unwrap_or(usize::MAX).min(rest.len()));
+            let length = usize::try_from(target.length()).unwrap_or(usize::MAX).min(rest.len());
+            let (form, after) = rest.split_at(length);
             rest = after;
-            self.give(target, part, &mut take)?;
+            self.pass_target(target, form, &mut take)?;
         }
         Ok(())
     }
 
-    fn stream<E: From<ArchiveError>>(
+    fn build_streamed<E: From<ArchiveError>>(
         &self,
         patch: &[u8],
         sources: &dyn Sources,
         workspace: &mut Workspace,
         mut take: impl FnMut(&GroupTarget, &mut dyn BufRead) -> Result<(), E>,
     ) -> Result<(), E> {
-        let open = |number: usize| {
-            let source = self
-                .sources
-                .get(number)
-                .ok_or_else(|| io::Error::other("it copies from no source"))?;
-            let opened = sources.open(&source.digest, source.size, &source.path)?;
-            opened.ok_or_else(|| io::Error::other(format!("its source {} is missing", source.path)))
-        };
         for target in &self.targets {
             if self.kind == Kind::Segments {
-                let old = open(0).map_err(|error| self.unusable(error))?;
+                let old = self.open_source(sources, 0).map_err(|error| self.unusable(error))?;
                 let buffers = (&mut workspace.source, &mut workspace.output);
-                self.give(target, Segments::new(patch, target.length(), old, buffers), &mut take)?;
+                let segments = Segments::new(patch, target.length(), old, buffers);
+                self.pass_target(target, segments, &mut take)?;
             } else {
-                let copies = Copies::new(patch, target.length(), open)
-                    .map_err(|error| self.unusable(error))?;
-                self.give(target, BufReader::with_capacity(COPIED, copies), &mut take)?;
+                let copies =
+                    Copies::new(patch, target.length(), |number| self.open_source(sources, number))
+                        .map_err(|error| self.unusable(error))?;
+                let form = BufReader::with_capacity(COPY_BUFFER, copies);
+                self.pass_target(target, form, &mut take)?;
             }
         }
         Ok(())
     }
 
-    /// Gives one target's content, made of `form`.
-    fn give<E: From<ArchiveError>>(
+    /// Passes one target's content, made of its `form`, to `take`.
+    fn pass_target<E: From<ArchiveError>>(
         &self,
         target: &GroupTarget,
         mut form: impl BufRead,
         take: &mut impl FnMut(&GroupTarget, &mut dyn BufRead) -> Result<(), E>,
     ) -> Result<(), E> {
-        let Some(Inside { corrections: length, .. }) = target.inside else {
+        let Some(GzipParts { corrections: length, .. }) = target.gzip else {
             return take(target, &mut form);
         };
+
         let mut corrections = Vec::new();
-        let read = form
-            .by_ref()
+        form.by_ref()
             .take(length.min(gzip::MAX_CORRECTIONS as u64))
-            .read_to_end(&mut corrections);
-        read.map_err(|error| self.unusable(error))?;
-        let mut rebuilding =
-            Rebuilding::new(&corrections, form).map_err(|error| self.unusable(error))?;
-        take(target, &mut rebuilding)
+            .read_to_end(&mut corrections)
+            .map_err(|error| self.unusable(error))?;
+        let mut rebuilt =
+            RebuildReader::new(&corrections, form).map_err(|error| self.unusable(error))?;
+        take(target, &mut rebuilt)
     }
 
-    /// Puts what the patch needs into `all`, one after the other.
+    fn open_source<'s>(
+        &self,
+        sources: &'s dyn Sources,
+        number: usize,
+    ) -> io::Result<Box<dyn ReadAt + 's>> {
+        let source =
+            self.sources.get(number).ok_or_else(|| io::Error::other(PatchFault::UnlistedSource))?;
+        sources
+            .open(&source.digest, source.size, &source.path)?
+            .ok_or_else(|| io::Error::other(PatchFault::MissingSource(source.path.clone())))
+    }
+
+    /// Replaces `all` by the forms of the sources, concatenated (clause 2 of the delta format).
     fn read_sources(&self, sources: &dyn Sources, all: &mut Vec<u8>) -> Result<(), ArchiveError> {
         let length: u64 = self.sources.iter().map(GroupSource::length).sum();
         all.clear();
-        // A group that lists more than it may was refused before.
+        // The listing was checked: a larger group was refused.
         all.reserve_exact(usize::try_from(length.min(MAX_GROUP)).unwrap_or(0));
-        for GroupSource { digest, size, path, plain } in &self.sources {
-            let missing = || self.unusable(format!("its source {path} is missing"));
+
+        for source in &self.sources {
+            let GroupSource { digest, size, path, plain } = source;
+            let missing = || self.unusable(PatchFault::MissingSource(path.clone()));
+            let before = all.len() as u64;
+
             let Some(length) = plain else {
-                let before = all.len() as u64;
                 if !sources.append(digest, *size, path, all)? || all.len() as u64 - before != *size
                 {
                     return Err(missing());
                 }
                 continue;
             };
-            let bytes =
-                sources.read(digest, *size, path)?.filter(|bytes| bytes.len() as u64 == *size);
-            let before = all.len() as u64;
-            let inside = gzip::gunzip(&bytes.ok_or_else(missing)?[..], *length).read_to_end(all);
-            inside.map_err(|error| self.unusable(error))?;
+
+            let bytes = sources
+                .read(digest, *size, path)?
+                .filter(|bytes| bytes.len() as u64 == *size)
+                .ok_or_else(missing)?;
+            gzip::gunzip(&bytes[..], *length)
+                .read_to_end(all)
+                .map_err(|error| self.unusable(error))?;
             if all.len() as u64 - before != *length {
-                return Err(self.unusable(format!("its source {path} is not what it should be")));
+                return Err(self.unusable(PatchFault::OtherSource(path.clone())));
             }
         }
         Ok(())
     }
 
-    fn unusable(&self, why: impl ToString) -> ArchiveError {
-        ArchiveError::Patch { group: self.number, why: why.to_string() }
-    }
-}
-
-/// A compressed file as a reader, made of its corrections and a reader of its plain form.
-struct Rebuilding<'c, R> {
-    plain: R,
-    rebuild: Option<Rebuild<'c, Shared>>,
-    made: Shared,
-    ready: Vec<u8>,
-    given: usize,
-}
-
-/// What was made and not yet read.
-#[derive(Clone, Default)]
-struct Shared(Rc<RefCell<Vec<u8>>>);
-
-impl Write for Shared {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.borrow_mut().extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-impl<'c, R: Read> Rebuilding<'c, R> {
-    fn new(corrections: &'c [u8], plain: R) -> Result<Self, gzip::RebuildError> {
-        let made = Shared::default();
-        let rebuild = Some(Rebuild::new(corrections, made.clone())?);
-        Ok(Rebuilding { plain, rebuild, made, ready: Vec::new(), given: 0 })
-    }
-}
-
-impl<R: Read> BufRead for Rebuilding<'_, R> {
-    fn fill_buf(&mut self) -> io::Result<&[u8]> {
-        let mut plain = [0; 32 << 10];
-        while self.given == self.ready.len() {
-            let Some(mut rebuild) = self.rebuild.take() else { break };
-            let length = self.plain.read(&mut plain)?;
-            let wrong =
-                |error: gzip::RebuildError| io::Error::new(io::ErrorKind::InvalidData, error);
-            if length == 0 {
-                rebuild.finish().map_err(wrong)?;
-            } else {
-                rebuild.write(&plain[..length]).map_err(wrong)?;
-                self.rebuild = Some(rebuild);
-            }
-            self.ready.clear();
-            self.given = 0;
-            std::mem::swap(&mut self.ready, &mut *self.made.0.borrow_mut());
-        }
-        Ok(&self.ready[self.given..])
-    }
-
-    fn consume(&mut self, amount: usize) {
-        self.given += amount;
-    }
-}
-
-impl<R: Read> Read for Rebuilding<'_, R> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let n = self.fill_buf()?.read(buffer)?;
-        self.consume(n);
-        Ok(n)
+    /// An error that names this group.
+    pub(super) fn unusable(&self, fault: impl Into<PatchFault>) -> ArchiveError {
+        ArchiveError::Patch { group: self.number, fault: fault.into() }
     }
 }

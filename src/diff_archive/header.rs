@@ -1,13 +1,15 @@
-//! `.si-diff/header.toml`: what an archive is, and how much of everything it holds.
+//! `.si-diff/header.toml`: names and counts of a diff (clause 5).
+//!
+//! A node decides by the counts if it has the space and the time for an archive. A reader computes them
+//! from the rest of the listing and compares, so they cannot be wrong.
 
 use std::collections::BTreeMap;
-use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use super::ArchiveError;
-use super::group::DeltaGroup;
-use super::listing::{Changed, KnownContent};
+use super::changes::{DeltaMode, ListingParts};
+use super::error::{ArchiveError, ListingDefect};
+use super::limits::FORMAT;
 use super::member::link_target;
 use crate::delta::REBUILD_RATE;
 use crate::entry::Entry;
@@ -16,61 +18,59 @@ use crate::image::ImageName;
 use crate::manifest::write_path;
 use crate::tree_path::TreePath;
 
-/// The format that this program reads and writes.
-pub const FORMAT: u32 = 1;
-/// What a file or a directory takes at least: a block of the usual filesystems.
+/// Least space of a file or a directory: a block of the usual filesystems.
 const FS_BLOCK: u64 = 4096;
 
-/// What an archive is, and how much of everything it holds (clause 5).
+/// Names and counts of a diff.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Header {
     format: u32,
-    /// Whose diff this is.
+    /// Name of the image.
     pub image: ImageName,
     /// The generation that it applies to.
     pub base: GenerationId,
-    /// The generation that it makes.
+    /// The generation that it yields.
     pub target: GenerationId,
-    /// Whether contents may be left out that the base holds, or travel as patches.
+    /// Whether contents of the base may be left out, and others may be patches.
     pub deltas: bool,
-    /// Entries that go.
+    /// Number of removed entries.
     pub removed: u64,
-    /// Entries that come or change.
+    /// Number of new or changed entries.
     pub changed: u64,
-    /// Contents that the base holds and the archive does not.
+    /// Number of contents that the base has and the archive lacks.
     pub known: u64,
-    /// Delta groups.
+    /// Number of delta groups.
     pub groups: u64,
-    /// Contents that travel whole.
+    /// Number of contents that are in the archive as a whole.
     pub whole: u64,
-    /// Their bytes.
+    /// Bytes of these contents.
     pub whole_bytes: u64,
-    /// The bytes of all patches.
+    /// Bytes of all patches.
     pub patch_bytes: u64,
-    /// Compressed files that a node rebuilds.
+    /// Number of gzip files that a node rebuilds.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub rebuilt: u64,
-    /// The bytes of their plain form.
+    /// Bytes of their plain forms.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub rebuilt_bytes: u64,
-    /// About how many milliseconds of one processor that takes.
+    /// Estimated rebuild time, in milliseconds of one processor.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub rebuild_ms: u64,
-    /// What the changed entries need, by the tree at the top that they are in, in order.
+    /// Space of the changed entries, by directory at the top of the image, in order.
     #[serde(default)]
     pub room: Vec<SpaceNeeded>,
 }
 
-/// What the changed entries of one tree need while they stand beside the old ones.
+/// Space that the changed entries of one directory take in addition to the old ones.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct SpaceNeeded {
-    /// The directory at the top of the image, escaped as in a manifest; `.` for what lies in no directory.
+    /// The directory at the top of the image, escaped as in a manifest; `.` for entries in none.
     pub tree: String,
-    /// Entries, less those that are further links.
+    /// Number of entries; a hard-link group counts as one.
     pub entries: u64,
-    /// Bytes, each entry rounded up to 4 KiB.
+    /// Bytes; each entry is rounded up to 4 KiB.
     pub bytes: u64,
 }
 
@@ -80,24 +80,18 @@ struct HeaderFormat {
 }
 
 impl Header {
-    /// Counts what a listing says.
-    pub(super) fn count(
-        (image, base, target): (ImageName, GenerationId, GenerationId),
-        deltas: bool,
-        removed: &[Entry],
-        changed: &Changed,
-        known: &[KnownContent],
-        groups: &[DeltaGroup],
-    ) -> Self {
+    /// Counts the parts of a listing; `whole` has the indices of the contents in the archive.
+    pub(super) fn count(parts: &ListingParts, whole: &[u32]) -> Self {
+        let groups = &parts.groups;
         let mut header = Header {
             format: FORMAT,
-            image,
-            base,
-            target,
-            deltas,
-            removed: removed.len() as u64,
-            changed: changed.entries.len() as u64,
-            known: known.len() as u64,
+            image: parts.image.clone(),
+            base: parts.base,
+            target: parts.target,
+            deltas: parts.mode == DeltaMode::WithDeltas,
+            removed: parts.removed.len() as u64,
+            changed: parts.changed.len() as u64,
+            known: parts.known.len() as u64,
             groups: groups.len() as u64,
             whole: 0,
             whole_bytes: 0,
@@ -105,26 +99,31 @@ impl Header {
             rebuilt: 0,
             rebuilt_bytes: 0,
             rebuild_ms: 0,
-            room: room(&changed.entries),
+            room: space_needed(&parts.changed),
         };
-        for inside in
-            groups.iter().flat_map(|group| &group.targets).filter_map(|target| target.inside)
+
+        for gzip in groups.iter().flat_map(|group| &group.targets).filter_map(|target| target.gzip)
         {
             header.rebuilt += 1;
-            header.rebuilt_bytes = header.rebuilt_bytes.saturating_add(inside.plain);
+            header.rebuilt_bytes = header.rebuilt_bytes.saturating_add(gzip.plain);
         }
-        for content in changed.whole() {
+        for at in whole {
+            let size = parts.changed[*at as usize].file().map_or(0, |(size, _)| size);
             header.whole += 1;
-            header.whole_bytes =
-                header.whole_bytes.saturating_add(content.file().map_or(0, |(size, _)| size));
+            header.whole_bytes = header.whole_bytes.saturating_add(size);
         }
         header
     }
 
-    /// About how many seconds of one processor the rebuilding of compressed files takes.
+    /// Whether the archive has deltas.
+    pub(super) fn mode(&self) -> DeltaMode {
+        if self.deltas { DeltaMode::WithDeltas } else { DeltaMode::WithoutDeltas }
+    }
+
+    /// Estimated rebuild time of gzip files, in seconds of one processor.
     pub fn rebuild_seconds(&self) -> f64 {
         match self.rebuild_ms {
-            // An archive of before this was counted.
+            // An old archive without this count.
             0 => self.rebuilt_bytes as f64 / REBUILD_RATE as f64,
             counted => counted as f64 / 1000.0,
         }
@@ -132,45 +131,50 @@ impl Header {
 
     /// Reads `.si-diff/header.toml`.
     pub(super) fn parse(bytes: &[u8]) -> Result<Self, ArchiveError> {
-        let invalid = |why: &dyn fmt::Display| ArchiveError::Listing(format!("header.toml: {why}"));
-        let text = std::str::from_utf8(bytes).map_err(|e| invalid(&e))?;
-        let HeaderFormat { format } = toml::from_str(text).map_err(|e| invalid(&e.message()))?;
+        let text = std::str::from_utf8(bytes).map_err(ListingDefect::from)?;
+
+        // The format is checked before all other keys, which a later format may change.
+        let HeaderFormat { format } = toml::from_str(text).map_err(ListingDefect::from)?;
         if format != i64::from(FORMAT) {
             return Err(ArchiveError::UnknownFormat(format));
         }
-        toml::from_str(text).map_err(|e| invalid(&e.message()))
+
+        Ok(toml::from_str(text).map_err(ListingDefect::from)?)
     }
 
     /// The text of `.si-diff/header.toml`.
     pub(super) fn to_toml(&self) -> Result<String, ArchiveError> {
-        toml::to_string(self).map_err(|e| ArchiveError::Listing(format!("header.toml: {e}")))
+        Ok(toml::to_string(self).map_err(ListingDefect::from)?)
     }
 }
 
-#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde hands it over so")]
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
 fn is_zero(count: &u64) -> bool {
     *count == 0
 }
 
-fn room(changed: &[Entry]) -> Vec<SpaceNeeded> {
+fn space_needed(changed: &[Entry]) -> Vec<SpaceNeeded> {
     let mut trees: BTreeMap<TreePath, (u64, u64)> = BTreeMap::new();
     for entry in changed.iter().filter(|entry| link_target(entry).is_none()) {
-        let (entries, bytes) = trees.entry(top(entry)).or_default();
+        let (entries, bytes) = trees.entry(top_directory(entry)).or_default();
         let size = entry.file().map_or(FS_BLOCK, |(size, _)| size.max(1));
         *entries += 1;
         *bytes = bytes.saturating_add(size.div_ceil(FS_BLOCK).saturating_mul(FS_BLOCK));
     }
-    let named = |(tree, (entries, bytes)): (TreePath, (u64, u64))| {
-        let mut text = Vec::new();
-        write_path(&mut text, &tree);
-        // The escape leaves nothing but ASCII.
-        SpaceNeeded { tree: String::from_utf8_lossy(&text).into_owned(), entries, bytes }
-    };
-    trees.into_iter().map(named).collect()
+
+    trees
+        .into_iter()
+        .map(|(tree, (entries, bytes))| {
+            let mut text = Vec::new();
+            write_path(&mut text, &tree);
+            // An escaped path is ASCII.
+            SpaceNeeded { tree: String::from_utf8_lossy(&text).into_owned(), entries, bytes }
+        })
+        .collect()
 }
 
-/// The directory at the top of the image that `entry` lies in or is.
-fn top(entry: &Entry) -> TreePath {
+/// The directory at the top of the image that contains `entry` or is it.
+fn top_directory(entry: &Entry) -> TreePath {
     let mut components = entry.path.components();
     match (components.next(), components.next()) {
         (Some(first), below) if below.is_some() || entry.is_dir() => {

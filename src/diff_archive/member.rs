@@ -1,28 +1,32 @@
-//! The one form that a tar member's header has: written by the writer, compared byte by byte by the reader.
+//! The headers of tar members (clause 11).
+//!
+//! A member has exactly one form of header. So the writer and the reader use the same functions: the
+//! reader compares the bytes of an archive with the expected header, and interprets nothing.
 
 use tar::{EntryType, Header};
 
 use crate::entry::{Device, Entry, Leaf, LeafKind, Mtime, Node};
 use crate::tree_path::TreePath;
 
-/// The unit of a tar archive.
+/// Block size of a tar archive.
 pub(super) const BLOCK: u64 = 512;
-/// Two blocks of zeros end an archive.
+/// End of an archive: two blocks of zeros.
 pub(super) const END: [u8; 1024] = [0; 1024];
-/// The directory of everything in an archive that is not the image's.
+/// Directory of all members that are not entries of the image.
 pub(super) const OWN: &str = ".si-diff";
 
-/// Above this a number does not fit its field of 12 bytes in octal: sizes and times.
+/// Largest number in an octal field of 12 bytes: sizes and times.
 const MAX_LONG: u64 = (1 << 33) - 1;
-/// Above this a number does not fit its field of 8 bytes in octal: owners.
+/// Largest number in an octal field of 8 bytes: owners.
 const MAX_SHORT: u64 = (1 << 21) - 1;
+/// Size of the fields of name and link target.
 const FIELD: usize = 100;
 
-/// The header of one of our own members: a text of the listing, or a patch.
+/// The header of a member below [`OWN`]: a text of the listing, or a patch.
 pub(super) fn own_header(name: &str, size: u64) -> Vec<u8> {
-    let mut member = Draft::new(format!("{OWN}/{name}").into_bytes(), EntryType::Regular);
+    let mut member = HeaderDraft::new(format!("{OWN}/{name}").into_bytes(), EntryType::Regular);
     member.header.set_mode(0o644);
-    member.size(size);
+    member.set_size(size);
     member.finish()
 }
 
@@ -31,8 +35,7 @@ pub(super) fn patch_name(number: u64) -> String {
     format!("delta/{number}")
 }
 
-/// The header of an entry of the image: every member of a hardlink group but the one that names it
-/// becomes a link to that one.
+/// The header of an entry: as a link if another path names its hard-link group.
 pub(super) fn entry_header(entry: &Entry) -> Vec<u8> {
     match link_target(entry) {
         Some(first) => link_header(entry, first),
@@ -40,41 +43,42 @@ pub(super) fn entry_header(entry: &Entry) -> Vec<u8> {
     }
 }
 
-/// The header of an entry as itself, whether or not it is a link of another.
+/// The header of an entry as itself, even if another path names its hard-link group.
 pub(super) fn content_header(entry: &Entry) -> Vec<u8> {
     let (name, kind) = match &entry.node {
         Node::Directory => (directory_name(&entry.path), EntryType::Directory),
         Node::Leaf(leaf) => (entry.path.as_bytes().to_vec(), tar_type(leaf)),
     };
-    let mut member = Draft::new(name, kind);
-    member.meta(entry);
+    let mut member = HeaderDraft::new(name, kind);
+    member.set_meta(entry);
     for (name, value) in &entry.meta.xattrs {
-        member.pax(&xattr_key(name), value);
+        member.add_record(&xattr_key(name), value);
     }
+
     if let Some(leaf) = entry.leaf() {
         match &leaf.kind {
-            LeafKind::File { size, .. } => member.size(*size),
-            LeafKind::Symlink { target } => member.link_name(target),
+            LeafKind::File { size, .. } => member.set_size(*size),
+            LeafKind::Symlink { target } => member.set_link_name(target),
             LeafKind::Fifo => {}
-            LeafKind::Char(device) | LeafKind::Block(device) => member.device(*device),
+            LeafKind::Char(device) | LeafKind::Block(device) => member.set_device(*device),
         }
     }
     member.finish()
 }
 
 fn link_header(entry: &Entry, first: &TreePath) -> Vec<u8> {
-    let mut member = Draft::new(entry.path.as_bytes().to_vec(), EntryType::Link);
-    member.meta(entry);
-    member.link_name(first.as_bytes());
+    let mut member = HeaderDraft::new(entry.path.as_bytes().to_vec(), EntryType::Link);
+    member.set_meta(entry);
+    member.set_link_name(first.as_bytes());
     member.finish()
 }
 
-/// The path that `entry` is written as a link to, unless it stands for itself.
+/// The path that names the hard-link group of `entry`, unless that is its own path.
 pub(super) fn link_target(entry: &Entry) -> Option<&TreePath> {
     entry.group().filter(|first| **first != entry.path)
 }
 
-/// How many zeros follow a content of `size` bytes.
+/// Number of zeros after a content of `size` bytes.
 pub(super) fn padding(size: u64) -> usize {
     ((BLOCK - size % BLOCK) % BLOCK) as usize
 }
@@ -94,7 +98,9 @@ fn tar_type(leaf: &Leaf) -> EntryType {
     }
 }
 
-/// GNU tar's manner: `=` would end the keyword early, so it and `%` are escaped.
+/// Keyword of an extended attribute, as GNU tar writes it.
+///
+/// `=` would end the keyword early, so it and `%` are escaped.
 fn xattr_key(name: &[u8]) -> Vec<u8> {
     let mut key = b"SCHILY.xattr.".to_vec();
     for &byte in name {
@@ -107,74 +113,77 @@ fn xattr_key(name: &[u8]) -> Vec<u8> {
     key
 }
 
-/// A header in the making, and the pax records for what does not fit it.
-struct Draft {
+/// A header, and the pax records for values that do not fit its fields.
+struct HeaderDraft {
     header: Header,
     records: Vec<u8>,
 }
 
-impl Draft {
+impl HeaderDraft {
     fn new(name: Vec<u8>, kind: EntryType) -> Self {
-        let mut draft = Draft { header: ustar(), records: Vec::new() };
+        let mut draft = HeaderDraft { header: empty_ustar(), records: Vec::new() };
         draft.header.set_entry_type(kind);
         draft.header.set_size(0);
         copy_cut(&mut draft.header.as_old_mut().name, &name);
         if name.len() > FIELD {
-            draft.pax(b"path", &name);
+            draft.add_record(b"path", &name);
         }
         draft
     }
 
-    fn meta(&mut self, entry: &Entry) {
+    fn set_meta(&mut self, entry: &Entry) {
         let meta = &entry.meta;
         self.header.set_mode(u32::from(meta.mode));
+
         if u64::from(meta.uid) > MAX_SHORT {
-            self.pax(b"uid", meta.uid.to_string().as_bytes());
+            self.add_record(b"uid", meta.uid.to_string().as_bytes());
         } else {
             self.header.set_uid(u64::from(meta.uid));
         }
         if u64::from(meta.gid) > MAX_SHORT {
-            self.pax(b"gid", meta.gid.to_string().as_bytes());
+            self.add_record(b"gid", meta.gid.to_string().as_bytes());
         } else {
             self.header.set_gid(u64::from(meta.gid));
         }
-        let whole = u64::try_from(meta.mtime.seconds).ok().filter(|s| *s <= MAX_LONG);
-        self.header.set_mtime(whole.unwrap_or(0));
-        if whole.is_none() || meta.mtime.nanos != 0 {
-            self.pax(b"mtime", decimal(meta.mtime).as_bytes());
+
+        let seconds = u64::try_from(meta.mtime.seconds).ok().filter(|s| *s <= MAX_LONG);
+        self.header.set_mtime(seconds.unwrap_or(0));
+        if seconds.is_none() || meta.mtime.nanos != 0 {
+            self.add_record(b"mtime", decimal(meta.mtime).as_bytes());
         }
     }
 
-    fn size(&mut self, size: u64) {
+    fn set_size(&mut self, size: u64) {
         if size > MAX_LONG {
-            self.pax(b"size", size.to_string().as_bytes());
+            self.add_record(b"size", size.to_string().as_bytes());
         } else {
             self.header.set_size(size);
         }
     }
 
-    fn link_name(&mut self, target: &[u8]) {
+    fn set_link_name(&mut self, target: &[u8]) {
         copy_cut(&mut self.header.as_old_mut().linkname, target);
         if target.len() > FIELD {
-            self.pax(b"linkpath", target);
+            self.add_record(b"linkpath", target);
         }
     }
 
-    /// Linux's device numbers, which are all that a manifest holds, fit the fields.
-    fn device(&mut self, device: Device) {
+    /// Sets device numbers. Those of Linux fit the fields, and a manifest has no others.
+    fn set_device(&mut self, device: Device) {
         if let Some(ustar) = self.header.as_ustar_mut() {
             ustar.set_device_major(device.major);
             ustar.set_device_minor(device.minor);
         }
     }
 
-    /// Adds a record whose length counts its own digits.
-    fn pax(&mut self, key: &[u8], value: &[u8]) {
+    /// Adds a pax record. Its length includes the digits of the length.
+    fn add_record(&mut self, key: &[u8], value: &[u8]) {
         let rest = key.len() + value.len() + 3;
         let mut length = rest + 1;
         while rest + length.to_string().len() != length {
             length = rest + length.to_string().len();
         }
+
         self.records.extend_from_slice(length.to_string().as_bytes());
         self.records.push(b' ');
         self.records.extend_from_slice(key);
@@ -186,23 +195,26 @@ impl Draft {
     fn finish(mut self) -> Vec<u8> {
         self.header.set_cksum();
         let mut bytes = Vec::with_capacity(512);
+
         if !self.records.is_empty() {
-            let mut extended = ustar();
+            let mut extended = empty_ustar();
             extended.set_entry_type(EntryType::XHeader);
             copy_cut(&mut extended.as_old_mut().name, b"././@PaxHeader");
             extended.set_mode(0o644);
             extended.set_size(self.records.len() as u64);
             extended.set_cksum();
+
             bytes.extend_from_slice(extended.as_bytes());
             bytes.extend_from_slice(&self.records);
             bytes.resize(bytes.len() + padding(self.records.len() as u64), 0);
         }
+
         bytes.extend_from_slice(self.header.as_bytes());
         bytes
     }
 }
 
-fn ustar() -> Header {
+fn empty_ustar() -> Header {
     let mut header = Header::new_ustar();
     header.set_mode(0);
     header.set_uid(0);
@@ -215,18 +227,19 @@ fn ustar() -> Header {
     header
 }
 
+/// Fills `field` with `bytes`, cut to its size.
 fn copy_cut(field: &mut [u8; FIELD], bytes: &[u8]) {
     let length = bytes.len().min(FIELD);
     field.fill(0);
     field[..length].copy_from_slice(&bytes[..length]);
 }
 
-/// A time as pax has it: a signed decimal, whereas [`Mtime`] counts its nanoseconds upwards always.
+/// A time as a signed decimal. The nanoseconds of [`Mtime`] always count upwards.
 fn decimal(time: Mtime) -> String {
     let text = match time {
         Mtime { seconds, nanos: 0 } => return seconds.to_string(),
         Mtime { seconds, nanos } if seconds >= 0 => format!("{seconds}.{nanos:09}"),
-        // -2 s + 0.25 s is -1.75 s.
+        // Seconds -2 and nanoseconds 250,000,000 are -1.75 s.
         Mtime { seconds, nanos } => {
             format!("-{}.{:09}", (seconds + 1).unsigned_abs(), 1_000_000_000 - nanos)
         }
@@ -254,22 +267,26 @@ mod tests {
     }
 
     #[test]
-    fn what_does_not_fit_a_field_is_a_record() {
-        let mut draft = Draft::new(vec![b'n'; 101], EntryType::Regular);
-        draft.size(MAX_LONG);
-        draft.link_name(&[b'l'; 100]);
+    fn value_beyond_its_field_becomes_record() {
+        let mut draft = HeaderDraft::new(vec![b'n'; 101], EntryType::Regular);
+        draft.set_size(MAX_LONG);
+        draft.set_link_name(&[b'l'; 100]);
+
         assert_eq!(draft.records, [b"111 path=".as_slice(), &[b'n'; 101], b"\n"].concat());
-        draft.size(MAX_LONG + 1);
-        draft.link_name(&[b'l'; 101]);
+
+        draft.set_size(MAX_LONG + 1);
+        draft.set_link_name(&[b'l'; 101]);
+
         let text = String::from_utf8_lossy(&draft.records).into_owned();
         assert!(text.contains("\n19 size=8589934592\n115 linkpath=lll"), "{text}");
     }
 
     #[test]
-    fn a_pax_record_counts_its_own_digits() {
+    fn record_length_includes_its_own_digits() {
         for length in [1, 80, 91, 92, 93, 988, 989, 990, 9990] {
-            let mut draft = Draft::new(b"x".to_vec(), EntryType::Regular);
-            draft.pax(b"path", &vec![b'v'; length]);
+            let mut draft = HeaderDraft::new(b"x".to_vec(), EntryType::Regular);
+            draft.add_record(b"path", &vec![b'v'; length]);
+
             let digits = draft.records.split(|b| *b == b' ').next().expect("a first field");
             let counted: usize =
                 std::str::from_utf8(digits).expect("digits").parse().expect("a number");

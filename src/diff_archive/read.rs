@@ -1,46 +1,49 @@
-//! Reading archives strictly: the listing first, then each member in its place.
+//! Strict readers of archives: the listing first, then each member in its order.
 
 use std::borrow::Cow;
 use std::io::{BufRead, Read};
 
-use crate::diff_archive::frames::{Decoder, FrameCompression};
+use crate::diff_archive::error::ArchiveError;
+use crate::diff_archive::frames::{FrameCompression, FrameDecoder};
 use crate::diff_archive::group::DeltaGroup;
+use crate::diff_archive::limits::ArchiveLimits;
 use crate::diff_archive::listing::{Expected, Listing};
 use crate::diff_archive::member::{
     content_header, entry_header, link_target, own_header, patch_name,
 };
 use crate::diff_archive::tar_input::{MemberContent, TarInput};
-use crate::diff_archive::{ArchiveError, ArchiveLimits};
 use crate::entry::Entry;
 use crate::manifest::Manifest;
 
 /// One member of an archive.
 pub enum ArchiveMember<'a> {
-    /// A regular file and its content, which has exactly the size of the entry; its digest is for the
-    /// caller to check. What the caller leaves unread is passed over.
+    /// A regular file with its content, which has exactly the size of the entry.
+    ///
+    /// The caller checks the digest. Unread bytes are skipped.
     Whole(&'a Entry, MemberContent<'a>),
-    /// The patch of a group, whole.
+    /// The complete patch of a group.
     Patch(&'a DeltaGroup, Vec<u8>),
-    /// An entry that has no content of its own: the listing has said everything about it.
+    /// An entry without a content of its own; the listing has everything about it.
     Plain(&'a Entry),
 }
 
-/// Reads the listing from the first frame of a diff, fetched by itself.
+/// Reads the listing from the first frame of a diff, if that frame was fetched alone.
 pub fn read_listing(
     first_frame: &[u8],
     compression: FrameCompression,
     limits: &ArchiveLimits,
 ) -> Result<Listing, ArchiveError> {
-    let mut input = TarInput::new(Decoder::new(compression, first_frame)?);
+    let mut input = TarInput::new(FrameDecoder::new(compression, first_frame)?);
     let listing = Listing::read(&mut input, limits)?;
-    input.nothing_more()?;
+    input.expect_end_of_input()?;
     Ok(listing)
 }
 
-/// Reads a diff from its beginning to its end.
+/// Reader of a whole diff.
 pub struct Reader<'l, R: BufRead> {
-    input: TarInput<Decoder<R>>,
+    input: TarInput<FrameDecoder<R>>,
     listing: Cow<'l, Listing>,
+    /// Number of members read after the listing.
     next: usize,
 }
 
@@ -51,38 +54,39 @@ impl<'l, R: BufRead> Reader<'l, R> {
         compression: FrameCompression,
         limits: &ArchiveLimits,
     ) -> Result<Self, ArchiveError> {
-        let mut input = TarInput::new(Decoder::new(compression, from)?);
+        let mut input = TarInput::new(FrameDecoder::new(compression, from)?);
         let listing = Listing::read(&mut input, limits)?;
         Ok(Reader { input, listing: Cow::Owned(listing), next: 0 })
     }
 
-    /// Goes on behind the first frame of an archive, whose `listing` is known from that.
+    /// Continues after the first frame of an archive, from which `listing` was read.
     pub fn after(
         listing: &'l Listing,
         from: R,
         compression: FrameCompression,
     ) -> Result<Self, ArchiveError> {
-        let input = TarInput::new(Decoder::new(compression, from)?);
+        let input = TarInput::new(FrameDecoder::new(compression, from)?);
         Ok(Reader { input, listing: Cow::Borrowed(listing), next: 0 })
     }
 
-    /// What the archive says of itself.
+    /// The listing of the archive.
     pub fn listing(&self) -> &Listing {
         &self.listing
     }
 
-    /// Keeps what the archive says of itself.
+    /// Returns the listing and drops the reader.
     pub fn into_listing(self) -> Listing {
         self.listing.into_owned()
     }
 
-    /// The next member; `None` once the archive has come to its end in order.
+    /// The next member; `None` after a valid end of the archive.
     pub fn next_member(&mut self) -> Result<Option<ArchiveMember<'_>>, ArchiveError> {
         let Some(expected) = self.listing.expected(self.next) else {
-            self.input.end()?;
+            self.input.read_end()?;
             return Ok(None);
         };
         self.next += 1;
+
         match expected {
             Expected::Itself(entry) => {
                 read_entry(&mut self.input, entry, &content_header(entry)).map(Some)
@@ -94,7 +98,7 @@ impl<'l, R: BufRead> Reader<'l, R> {
             Expected::Patch(group) => {
                 let name = patch_name(group.number);
                 let header = own_header(&name, group.patch_length);
-                // The listing has held the length to what a patch may have.
+                // The listing was checked: no patch is longer than the limit.
                 let mut patch =
                     Vec::with_capacity(usize::try_from(group.patch_length).unwrap_or(0));
                 self.input
@@ -106,9 +110,9 @@ impl<'l, R: BufRead> Reader<'l, R> {
     }
 }
 
-/// Reads a full archive of a known manifest from its beginning to its end.
+/// Reader of a full archive, whose manifest is known.
 pub struct FullReader<'m, R: BufRead> {
-    input: TarInput<Decoder<R>>,
+    input: TarInput<FrameDecoder<R>>,
     entries: std::slice::Iter<'m, Entry>,
 }
 
@@ -120,17 +124,18 @@ impl<'m, R: BufRead> FullReader<'m, R> {
         manifest: &'m Manifest,
     ) -> Result<Self, ArchiveError> {
         Ok(FullReader {
-            input: TarInput::new(Decoder::new(compression, from)?),
+            input: TarInput::new(FrameDecoder::new(compression, from)?),
             entries: manifest.entries().iter(),
         })
     }
 
-    /// The next member; `None` once the archive has come to its end in order.
+    /// The next member; `None` after a valid end of the archive.
     pub fn next_member(&mut self) -> Result<Option<ArchiveMember<'_>>, ArchiveError> {
         let Some(entry) = self.entries.next() else {
-            self.input.end()?;
+            self.input.read_end()?;
             return Ok(None);
         };
+
         let header = entry_header(entry);
         if link_target(entry).is_some() {
             self.input.member(&header, 0, || entry.path.to_string())?;

@@ -1,41 +1,41 @@
-//! The pairing of a diff, completed by what is in the files.
+//! Similarity search over real files: completes a matching by the contents of base and target.
 
 use std::io::{self, Read};
 
 use crate::delta::{Matching, ReadAt, Sketch};
-use crate::diff_archive::{ContentProvider, Sources};
-use crate::entry::Entry;
+use crate::diff_archive::sources::{ContentProvider, Sources};
 
-/// Lets `pairing` look into the contents of the base, which `sources` has, and into those of the target.
+/// Completes `matching` by the contents of the base, from `sources`, and of the target, from `content`.
 ///
-/// What cannot be read serves nothing, here: whoever needs it finds out why. Digests are checked where a content
-/// is used.
+/// A content that cannot be read matches nothing here; the step that needs it reports the error. Digests
+/// are checked when a content is used.
 pub fn pair_by_content<'m>(
-    pairing: Matching<'m>,
+    matching: Matching<'m>,
     sources: &dyn Sources,
     content: &dyn ContentProvider,
 ) -> Matching<'m> {
-    let old = |entry: &Entry| {
-        let (size, digest) = entry.file()?;
-        let file = sources.open(&digest, size, &entry.path).ok()??;
-        sketch(Reading { file: &*file, at: 0 }, size)
-    };
-    let new = |entry: &Entry| sketch(content.open(entry).ok()?, entry.file()?.0);
-    pairing.by_content(old, new)
+    matching.by_content(
+        |entry| {
+            let (size, digest) = entry.file()?;
+            let file = sources.open(&digest, size, &entry.path).ok()??;
+            sketch_prefix(SequentialReader { file: &*file, at: 0 }, size)
+        },
+        |entry| sketch_prefix(content.open(entry).ok()?, entry.file()?.0),
+    )
 }
 
-/// What a content is like, of which the first `size` bytes count: a file may have grown since.
-fn sketch(content: impl Read, size: u64) -> Option<Sketch> {
-    Sketch::of(content.take(size)).ok()?
+/// Sketch of the first `size` bytes of a content: a file may have grown since.
+fn sketch_prefix(content: impl Read, size: u64) -> Option<Sketch> {
+    Sketch::read(content.take(size)).ok()?
 }
 
-/// A file from a place on.
-pub(super) struct Reading<'f> {
+/// Reads a file from an offset on.
+pub(super) struct SequentialReader<'f> {
     pub file: &'f dyn ReadAt,
     pub at: u64,
 }
 
-impl Read for Reading<'_> {
+impl Read for SequentialReader<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let n = self.file.read_at(buffer, self.at)?;
         self.at = self.at.saturating_add(n as u64);

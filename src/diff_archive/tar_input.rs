@@ -1,22 +1,22 @@
-//! A decompressed archive, read strictly: what is expected, or an error.
+//! Strict reader of a decompressed archive: each member must be the expected one.
 
 use std::io::{self, Read};
 
 use tar::Header;
 
-use crate::diff_archive::ArchiveError;
+use crate::diff_archive::error::{ArchiveError, MemberDefect};
 use crate::diff_archive::member::{END, own_header, padding};
 
 /// A decompressed archive.
 pub(super) struct TarInput<R> {
     from: R,
-    /// What is left of the content of the current member.
+    /// Number of unread bytes of the current member's content.
     left: u64,
-    /// The zeros after it.
+    /// Number of zeros after it.
     padding: usize,
 }
 
-/// The content of one member; it fails where the archive ends before it does.
+/// Content of one member; a read fails if the archive ends before the content.
 pub struct MemberContent<'a> {
     from: &'a mut dyn Read,
     left: &'a mut u64,
@@ -27,72 +27,69 @@ impl<R: Read> TarInput<R> {
         TarInput { from, left: 0, padding: 0 }
     }
 
-    /// The content of the archive's own member `name`, which has to come next.
-    pub fn own(
+    /// Content of the next member, which must be `.si-diff/NAME` with at most `limit` bytes.
+    pub fn own_member(
         &mut self,
         name: &'static str,
         limit: u64,
     ) -> Result<MemberContent<'_>, ArchiveError> {
-        self.skip()?;
+        self.skip_rest()?;
+
         let mut block = [0; 512];
-        self.from.read_exact(&mut block).map_err(cut)?;
-        let wrong = || ArchiveError::Member {
-            name: name.to_owned(),
-            why: "it does not come where it has to",
-        };
-        let size = Header::from_byte_slice(&block).entry_size().map_err(|_| wrong())?;
+        self.from.read_exact(&mut block).map_err(cut_off)?;
+        let fail = |defect| ArchiveError::Member { name: name.to_owned(), defect };
+        let size = Header::from_byte_slice(&block)
+            .entry_size()
+            .map_err(|_| fail(MemberDefect::OutOfOrder))?;
         if own_header(name, size) != block {
-            return Err(wrong());
+            return Err(fail(MemberDefect::OutOfOrder));
         }
         if size > limit {
-            return Err(ArchiveError::Member {
-                name: name.to_owned(),
-                why: "it is larger than it may be",
-            });
+            return Err(fail(MemberDefect::TooLarge));
         }
-        Ok(self.content(size))
+        Ok(self.begin_content(size))
     }
 
-    /// Ends the last of the archive's own members at the beginning.
-    pub fn end_of_own(&mut self) -> Result<(), ArchiveError> {
-        self.skip()
+    /// Ends the last member of the listing.
+    pub fn end_own_members(&mut self) -> Result<(), ArchiveError> {
+        self.skip_rest()
     }
 
-    /// The content, of `size` bytes, of the member whose header is `header`, which has to come next.
+    /// Content, of `size` bytes, of the next member, which must have the header `header`.
     pub fn member(
         &mut self,
         header: &[u8],
         size: u64,
         name: impl Fn() -> String,
     ) -> Result<MemberContent<'_>, ArchiveError> {
-        self.skip()?;
+        self.skip_rest()?;
+
         let mut found = [0; 512];
         for block in header.chunks(found.len()) {
-            self.from.read_exact(&mut found).map_err(cut)?;
+            self.from.read_exact(&mut found).map_err(cut_off)?;
             if found != block {
-                return Err(ArchiveError::Member {
-                    name: name(),
-                    why: "it does not come where the listing has it",
-                });
+                let defect = MemberDefect::NotListed;
+                return Err(ArchiveError::Member { name: name(), defect });
             }
         }
-        Ok(self.content(size))
+        Ok(self.begin_content(size))
     }
 
-    /// Reads the end of the archive, after which nothing may follow.
-    pub fn end(&mut self) -> Result<(), ArchiveError> {
-        self.skip()?;
+    /// Reads the end of the archive; nothing may follow.
+    pub fn read_end(&mut self) -> Result<(), ArchiveError> {
+        self.skip_rest()?;
+
         let mut end = END;
-        self.from.read_exact(&mut end).map_err(cut)?;
+        self.from.read_exact(&mut end).map_err(cut_off)?;
         if end != END {
             return Err(ArchiveError::Trailing);
         }
-        self.nothing_more()
+        self.expect_end_of_input()
     }
 
     /// Fails unless the input is at its end.
-    pub fn nothing_more(&mut self) -> Result<(), ArchiveError> {
-        // Not `read_exact`, which cannot tell the end of the input from a frame that is cut off.
+    pub fn expect_end_of_input(&mut self) -> Result<(), ArchiveError> {
+        // `read_exact` would not distinguish the end of the input from a frame that is cut off.
         loop {
             match self.from.read(&mut [0]) {
                 Ok(0) => return Ok(()),
@@ -103,21 +100,20 @@ impl<R: Read> TarInput<R> {
         }
     }
 
-    fn content(&mut self, size: u64) -> MemberContent<'_> {
+    fn begin_content(&mut self, size: u64) -> MemberContent<'_> {
         self.left = size;
         self.padding = padding(size);
         MemberContent { from: &mut self.from, left: &mut self.left }
     }
 
-    /// Passes over what the caller left of the current member, and over its padding.
-    fn skip(&mut self) -> Result<(), ArchiveError> {
-        io::copy(
-            &mut MemberContent { from: &mut self.from, left: &mut self.left },
-            &mut io::sink(),
-        )?;
+    /// Skips the unread content of the current member, and checks its padding.
+    fn skip_rest(&mut self) -> Result<(), ArchiveError> {
+        let mut rest = MemberContent { from: &mut self.from, left: &mut self.left };
+        io::copy(&mut rest, &mut io::sink())?;
+
         let mut zeros = [0; 512];
         let zeros = &mut zeros[..std::mem::take(&mut self.padding)];
-        self.from.read_exact(zeros).map_err(cut)?;
+        self.from.read_exact(zeros).map_err(cut_off)?;
         if zeros.iter().any(|byte| *byte != 0) {
             return Err(ArchiveError::Padding);
         }
@@ -126,7 +122,7 @@ impl<R: Read> TarInput<R> {
 }
 
 impl MemberContent<'_> {
-    /// The bytes that are still to come.
+    /// Number of unread bytes.
     pub fn left(&self) -> u64 {
         *self.left
     }
@@ -138,16 +134,17 @@ impl Read for MemberContent<'_> {
         if most == 0 {
             return Ok(0);
         }
+
         let n = self.from.read(&mut buffer[..most])?;
         if n == 0 {
-            return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the archive is cut off"));
+            return Err(io::Error::new(io::ErrorKind::UnexpectedEof, ArchiveError::CutOff));
         }
         *self.left -= n as u64;
         Ok(n)
     }
 }
 
-fn cut(error: io::Error) -> ArchiveError {
+fn cut_off(error: io::Error) -> ArchiveError {
     if error.kind() == io::ErrorKind::UnexpectedEof {
         ArchiveError::CutOff
     } else {

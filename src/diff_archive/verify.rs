@@ -1,21 +1,29 @@
-//! Reading an archive back: every digest, every patch.
+//! Verification of archives: reads an archive to its end, and checks every digest and every patch.
 
 use std::io::{BufRead, Read};
 
 use rayon::prelude::*;
 
+use super::error::{ArchiveError, PatchFault};
 use super::frames::FrameCompression;
 use super::group::{DeltaGroup, Workspace};
+use super::limits::ArchiveLimits;
 use super::listing::Listing;
 use super::read::{ArchiveMember, FullReader, Reader};
-use super::{ArchiveError, ArchiveLimits, Sources};
+use super::sources::Sources;
 use crate::digest::Digest;
 use crate::entry::Entry;
 use crate::manifest::Manifest;
 use crate::report::{Event, Job, Monitor};
 
-/// Reads a diff to its end and checks every content; patches are tried against `sources`, without which
-/// only their place and length are checked.
+/// Largest content that is read into memory; a larger one is checked while it is read.
+const SMALL: u64 = 4 << 20;
+/// Bytes in memory at a time, unless one group alone has more.
+const IN_FLIGHT: u64 = 48 << 20;
+
+/// Reads a diff to its end and checks every content.
+///
+/// Patches are applied to `sources`. Without sources only their order and length are checked.
 pub fn verify_diff(
     from: impl BufRead,
     compression: FrameCompression,
@@ -27,13 +35,14 @@ pub fn verify_diff(
     let header = reader.listing().header();
     let total = header.whole_bytes.saturating_add(header.patch_bytes);
     monitor.event(Event::Started { job: Job::Verify, total });
-    let (mut batch, mut weight) = (Vec::new(), 0);
+
+    let (mut batch, mut memory) = (Vec::new(), 0);
     while let Some(member) = reader.next_member()? {
-        // What is large passes through, everything else is checked on all processors.
-        let (piece, more) = match (member, sources) {
+        // A large content is checked at once, everything else later on all processors.
+        let (job, needed) = match (member, sources) {
             (ArchiveMember::Patch(group, patch), Some(_)) => {
-                let weight = group.weight(&patch);
-                (VerifyJob::Patch(group.clone(), patch), weight)
+                let needed = group.memory_needed(&patch);
+                (VerifyJob::Patch(group.clone(), patch), needed)
             }
             (ArchiveMember::Whole(entry, mut content), _)
                 if entry.file().is_some_and(|(size, _)| size <= SMALL) =>
@@ -44,48 +53,22 @@ pub fn verify_diff(
                 (VerifyJob::Whole(entry.clone(), bytes), length)
             }
             (member, _) => {
-                check(member, monitor)?;
+                check_member(member, monitor)?;
                 continue;
             }
         };
-        if weight + more > IN_FLIGHT {
-            check_all(std::mem::take(&mut batch), sources, monitor)?;
-            weight = 0;
+
+        if memory + needed > IN_FLIGHT {
+            check_batch(std::mem::take(&mut batch), sources, monitor)?;
+            memory = 0;
         }
-        weight += more;
-        batch.push(piece);
+        memory += needed;
+        batch.push(job);
     }
-    check_all(batch, sources, monitor)?;
+    check_batch(batch, sources, monitor)?;
+
     monitor.event(Event::Finished { job: Job::Verify });
     Ok(reader.into_listing())
-}
-
-/// A larger content is checked while it is read.
-const SMALL: u64 = 4 << 20;
-/// About so many bytes are in memory at a time, unless one group alone has more.
-const IN_FLIGHT: u64 = 48 << 20;
-
-enum VerifyJob {
-    Whole(Entry, Vec<u8>),
-    Patch(DeltaGroup, Vec<u8>),
-}
-
-fn check_all(
-    batch: Vec<VerifyJob>,
-    sources: Option<&dyn Sources>,
-    monitor: &dyn Monitor,
-) -> Result<(), ArchiveError> {
-    batch.into_par_iter().try_for_each(|piece| {
-        let by = match piece {
-            VerifyJob::Whole(entry, bytes) => check_whole(&entry, &bytes[..])?,
-            VerifyJob::Patch(group, patch) => {
-                sources.map_or(Ok(()), |sources| check_patch(&group, &patch, sources))?;
-                patch.len() as u64
-            }
-        };
-        monitor.event(Event::Advanced { job: Job::Verify, by });
-        Ok(())
-    })
 }
 
 /// Reads the full archive of `manifest` to its end and checks every content.
@@ -98,13 +81,37 @@ pub fn verify_full(
     let mut reader = FullReader::open(from, compression, manifest)?;
     monitor.event(Event::Started { job: Job::Verify, total: manifest.bytes() });
     while let Some(member) = reader.next_member()? {
-        check(member, monitor)?;
+        check_member(member, monitor)?;
     }
     monitor.event(Event::Finished { job: Job::Verify });
     Ok(())
 }
 
-fn check(member: ArchiveMember<'_>, monitor: &dyn Monitor) -> Result<(), ArchiveError> {
+/// A member in memory that is not checked yet.
+enum VerifyJob {
+    Whole(Entry, Vec<u8>),
+    Patch(DeltaGroup, Vec<u8>),
+}
+
+fn check_batch(
+    batch: Vec<VerifyJob>,
+    sources: Option<&dyn Sources>,
+    monitor: &dyn Monitor,
+) -> Result<(), ArchiveError> {
+    batch.into_par_iter().try_for_each(|job| {
+        let by = match job {
+            VerifyJob::Whole(entry, bytes) => check_whole(&entry, &bytes[..])?,
+            VerifyJob::Patch(group, patch) => {
+                sources.map_or(Ok(()), |sources| check_patch(&group, &patch, sources))?;
+                patch.len() as u64
+            }
+        };
+        monitor.event(Event::Advanced { job: Job::Verify, by });
+        Ok(())
+    })
+}
+
+fn check_member(member: ArchiveMember<'_>, monitor: &dyn Monitor) -> Result<(), ArchiveError> {
     let by = match member {
         ArchiveMember::Plain(_) => return Ok(()),
         ArchiveMember::Whole(entry, content) => check_whole(entry, content)?,
@@ -127,11 +134,10 @@ fn check_patch(
     patch: &[u8],
     sources: &dyn Sources,
 ) -> Result<(), ArchiveError> {
-    group.make(patch, sources, &mut Workspace::default(), |target, content| {
+    group.build_targets(patch, sources, &mut Workspace::default(), |target, content| {
         if Digest::of_reader(content)? == (target.digest, target.size) {
             return Ok(());
         }
-        let why = format!("it does not make content {}", target.digest);
-        Err(ArchiveError::Patch { group: group.number, why })
+        Err(group.unusable(PatchFault::OtherTarget(target.digest)))
     })
 }

@@ -1,54 +1,61 @@
-//! Writing archives: reproducibly, without ever holding one in memory.
+//! Writers of archives: reproducible, and without an archive in memory.
 
-use std::fs::File;
-use std::io::{self, Write};
+use std::io::Write;
 
 use crate::catalog::FirstFrame;
-use crate::delta::{Effort, MatchedPairs, Opening};
+use crate::delta::Effort;
+use crate::diff_archive::changes::{DeltaMode, ListingParts};
 use crate::diff_archive::content_index::IndexRecord;
-use crate::diff_archive::delta_plan::{self, Patches};
-use crate::diff_archive::frame_writer::{ArchivePart, Body, FrameWriter, Output};
+use crate::diff_archive::delta_plan::{self, AcceptedPatches, Deltas};
+use crate::diff_archive::error::WriteError;
+use crate::diff_archive::frame_writer::{ArchiveOutput, FrameWriter, MemberBody, OutgoingMember};
 use crate::diff_archive::frames::FrameCompression;
 use crate::diff_archive::group::DeltaGroup;
 use crate::diff_archive::listing::{Expected, Listing};
 use crate::diff_archive::member::{
     END, content_header, entry_header, link_target, own_header, patch_name,
 };
-use crate::diff_archive::{ArchiveError, ContentProvider, Sources};
+use crate::diff_archive::sources::ContentProvider;
 use crate::digest::Digest;
 use crate::entry::Entry;
 use crate::image::ImageName;
-use crate::manifest::{self, Manifest};
+use crate::manifest::{self, Manifest, ManifestChanges};
 use crate::report::{Event, Job, Monitor};
-use crate::tree_path::TreePath;
 
-/// How an archive is written; the same options give the same bytes.
+/// Compression of an archive; the same options give the same bytes.
 #[derive(Clone, Copy, Debug)]
 pub struct WriteOptions {
     compression: FrameCompression,
     level: i32,
-    /// Whether the level may rise to those of [`LITTLE`].
-    rises: bool,
+    /// Whether the level is raised to those of [`SMALL_DIFF_LEVELS`].
+    raise_level: bool,
 }
 
-/// So much is compressed in no time also at a level that takes longer: bytes at most and level, the higher first.
-const LITTLE: [(u64, i32); 2] = [(256 << 10, 15), (4 << 20, 9)];
+/// Levels for small diffs, which compress quickly at any level: largest size in bytes, and level.
+const SMALL_DIFF_LEVELS: [(u64, i32); 2] = [(256 << 10, 15), (4 << 20, 9)];
 
 impl WriteOptions {
-    /// At `level`, held to what [`FrameCompression::levels`] allows; without one, at that of `effort`, and higher where
-    /// little travels.
+    /// Uses `level`, limited to [`FrameCompression::levels`].
+    ///
+    /// Without a level, that of `effort` is used, and a higher one for a small diff.
     pub fn new(compression: FrameCompression, effort: Effort, level: Option<i32>) -> Self {
         let levels = compression.levels();
-        let held = |level: i32| level.clamp(*levels.start(), *levels.end());
-        let own = held(level.unwrap_or(compression.level_of(effort)));
-        WriteOptions { compression, level: own, rises: level.is_none() }
+        let wanted = level.unwrap_or(compression.level_for(effort));
+        WriteOptions {
+            compression,
+            level: wanted.clamp(*levels.start(), *levels.end()),
+            raise_level: level.is_none(),
+        }
     }
 
-    fn level_of(&self, bytes: u64) -> i32 {
-        let little = LITTLE.iter().find(|(most, _)| self.rises && bytes <= *most);
-        little.map_or(self.level, |(_, level)| {
-            self.level.max(*level).min(*self.compression.levels().end())
-        })
+    /// The level for a diff with `bytes` of whole contents.
+    fn level_for(&self, bytes: u64) -> i32 {
+        SMALL_DIFF_LEVELS
+            .iter()
+            .find(|(most, _)| self.raise_level && bytes <= *most)
+            .map_or(self.level, |(_, level)| {
+                self.level.max(*level).min(*self.compression.levels().end())
+            })
     }
 
     /// The compression.
@@ -57,130 +64,92 @@ impl WriteOptions {
     }
 }
 
-/// What it takes to send patches instead of whole files.
+/// Input of a diff.
 #[derive(Clone, Copy)]
-pub struct Deltas<'d> {
-    /// The contents of the base.
-    pub sources: &'d dyn Sources,
-    /// An empty file, best one without a name, that holds the patches until the listing is written.
-    pub spool: &'d File,
-    /// Which contents of the target are made of which of the base, the very two that the diff is between.
-    pub pairs: &'d MatchedPairs<'d>,
-    /// How much work goes into the patches, whatever compresses the archive.
-    pub effort: Effort,
-    /// When compressed files are taken apart.
-    pub opening: Opening,
-    /// By how many deltas the repository makes a content of the base: what has too many serves none.
-    pub depth: &'d (dyn Fn(&Digest) -> u32 + Sync),
+pub struct DiffInput<'d> {
+    /// Name of the image.
+    pub image: &'d ImageName,
+    /// The generation that the diff applies to.
+    pub base: &'d Manifest,
+    /// The generation that the diff yields.
+    pub target: &'d Manifest,
+    /// The files of the target.
+    pub content: &'d dyn ContentProvider,
+    /// Sources of deltas; without them plain `tar` can unpack the archive over the base.
+    pub deltas: Option<Deltas<'d>>,
 }
 
-/// What the catalog and the content index have to know about an archive.
+/// Facts about a written archive, for the catalog and the content index.
 #[derive(Clone, Debug)]
 #[must_use]
 pub struct WrittenArchiveInfo {
-    /// In bytes.
+    /// Size in bytes.
     pub size: u64,
-    /// Of the whole archive.
+    /// Digest of the whole archive.
     pub sha256: Digest,
-    /// Its first frame, which in a diff is the listing.
+    /// The first frame, which in a diff holds the listing.
     pub first_frame: FirstFrame,
-    /// Where each content lies.
+    /// Location of each content.
     pub index: Vec<IndexRecord>,
 }
 
-/// Why an archive could not be written.
-#[derive(Debug, thiserror::Error)]
-pub enum WriteError {
-    /// A file of the image is not what its manifest says.
-    #[error("{0} changed while it was read")]
-    Changed(TreePath),
-    /// A file of the image cannot be read.
-    #[error("cannot read {path} of the image: {source}")]
-    Content {
-        /// Which.
-        path: TreePath,
-        /// Why.
-        source: io::Error,
-    },
-    /// A file of the base cannot be read.
-    #[error("cannot read {path} of the base: {source}")]
-    Source {
-        /// Which.
-        path: TreePath,
-        /// Why.
-        source: io::Error,
-    },
-    /// A patch does not make what it was made for.
-    #[error(
-        "a delta does not make content {0}: either a file changed while it was read, or this program is wrong"
-    )]
-    Wrong(String),
-    /// The compressor failed.
-    #[error("cannot compress: {0}")]
-    Compress(#[source] io::Error),
-    /// The patches cannot be kept.
-    #[error("cannot keep patches until the archive is written: {0}")]
-    Spool(#[source] io::Error),
-    /// The archive cannot be written.
-    #[error("cannot write the archive: {0}")]
-    Output(#[source] io::Error),
-    /// The format cannot express it.
-    #[error("cannot describe the diff: {0}")]
-    Listing(#[from] ArchiveError),
-}
-
-/// Writes the diff that turns `base` into `target`.
+/// Writes the diff that turns the base into the target.
 ///
-/// Without `deltas` plain `tar` can unpack it over the base; with them it holds only what a node that
-/// has the base needs.
+/// With deltas it holds only the contents that a node with the base lacks.
 pub fn write_diff(
-    (base, target): (&Manifest, &Manifest),
-    image: &ImageName,
-    content: &dyn ContentProvider,
-    deltas: Option<Deltas<'_>>,
+    input: &DiffInput<'_>,
     options: WriteOptions,
     to: impl Write,
     monitor: &dyn Monitor,
 ) -> Result<WrittenArchiveInfo, WriteError> {
-    let manifest::ManifestChanges { removed, changed } = manifest::compare(base, target);
+    let DiffInput { image, base, target, content, deltas } = *input;
+    let mode = if deltas.is_some() { DeltaMode::WithDeltas } else { DeltaMode::WithoutDeltas };
+    let ManifestChanges { removed, changed } = manifest::compare(base, target);
     monitor.event(Event::Started { job: Job::Write, total: bytes_to_read(&changed) });
-    let known = delta_plan::known(base, &changed, deltas.is_some());
-    let Patches { groups, offsets, cost } = match &deltas {
-        Some(deltas) => delta_plan::patches(base, target, content, deltas, monitor)?,
-        None => Patches::default(),
-    };
-    let names = (image.clone(), base.id(), target.id());
-    let listing =
-        Listing::new(names, deltas.is_some(), removed, changed, known, groups)?.costing(cost);
 
-    let mut first = Vec::new();
-    listing.write(&mut first)?;
-    let mut output = Output::new(to);
-    let whole = listing
+    let known = delta_plan::find_known_contents(base, &changed, mode);
+    let AcceptedPatches { groups, offsets, cost } = match &deltas {
+        Some(deltas) => delta_plan::compute_patches(base, target, content, deltas, monitor)?,
+        None => AcceptedPatches::default(),
+    };
+    let listing = Listing::new(ListingParts {
+        image: image.clone(),
+        base: base.id(),
+        target: target.id(),
+        mode,
+        removed,
+        changed,
+        known,
+        groups,
+    })?
+    .with_rebuild_cost(cost);
+
+    // The listing is the first frame.
+    let whole_bytes = listing
         .whole()
         .filter_map(Entry::file)
         .fold(0u64, |sum, (size, _)| sum.saturating_add(size));
-    let packer = FrameWriter {
+    let writer = FrameWriter {
         content,
         compression: options.compression,
-        level: options.level_of(whole),
+        level: options.level_for(whole_bytes),
         monitor,
     };
-    packer.bytes(&first, &mut output)?;
-    drop(first);
+    let mut output = ArchiveOutput::new(to);
+    write_listing(&listing, &writer, &mut output)?;
     let first_frame = FirstFrame { length: output.length, sha256: output.digest() };
 
-    let part = |expected| match expected {
-        Expected::Patch(group) => patch_part(group, &offsets, deltas.as_ref()?.spool),
-        Expected::Itself(_) | Expected::Link(_) => entry_part(expected),
-    };
-    let members = (0..).map_while(|at| listing.expected(at)).filter_map(part);
+    let members =
+        (0..).map_while(|at| listing.expected(at)).filter_map(|expected| match expected {
+            Expected::Patch(group) => patch_member(group, &offsets, deltas.as_ref()?),
+            Expected::Itself(_) | Expected::Link(_) => entry_member(expected),
+        });
     let mut index = Vec::new();
-    packer.parts(members, &mut output, &mut index)?;
-    finish(&packer, output, first_frame, index)
+    writer.write_members(members, &mut output, &mut index)?;
+    finish(&writer, output, first_frame, index)
 }
 
-/// Writes all of `target`: plain `tar` can unpack it.
+/// Writes the full archive of `target`, which plain `tar` can unpack.
 pub fn write_full(
     target: &Manifest,
     content: &dyn ContentProvider,
@@ -189,65 +158,80 @@ pub fn write_full(
     monitor: &dyn Monitor,
 ) -> Result<WrittenArchiveInfo, WriteError> {
     monitor.event(Event::Started { job: Job::Write, total: target.bytes() });
-    let packer =
+    let writer =
         FrameWriter { content, compression: options.compression, level: options.level, monitor };
-    let mut output = Output::new(to);
+    let mut output = ArchiveOutput::new(to);
     let mut index = Vec::new();
-    // The top begins the archive, in a frame of its own that has a digest in the catalog.
+    let members =
+        |entries| <[Entry]>::iter(entries).map(Expected::from_entry).filter_map(entry_member);
+
+    // The top directory has the first frame, whose digest is in the catalog.
     let (top, rest) = target.entries().split_at(1);
-    let parts = |entries| <[Entry]>::iter(entries).map(Expected::of).filter_map(entry_part);
-    packer.parts(parts(top), &mut output, &mut index)?;
+    writer.write_members(members(top), &mut output, &mut index)?;
     let first_frame = FirstFrame { length: output.length, sha256: output.digest() };
-    packer.parts(parts(rest), &mut output, &mut index)?;
-    finish(&packer, output, first_frame, index)
+
+    writer.write_members(members(rest), &mut output, &mut index)?;
+    finish(&writer, output, first_frame, index)
 }
 
+fn write_listing(
+    listing: &Listing,
+    writer: &FrameWriter<'_>,
+    output: &mut ArchiveOutput<impl Write>,
+) -> Result<(), WriteError> {
+    let mut text = Vec::new();
+    listing.write(&mut text)?;
+    writer.write_raw(&text, output)
+}
+
+/// Writes the end of the archive, and sorts the index.
 fn finish(
-    packer: &FrameWriter<'_>,
-    mut output: Output<impl Write>,
+    writer: &FrameWriter<'_>,
+    mut output: ArchiveOutput<impl Write>,
     first_frame: FirstFrame,
     mut index: Vec<IndexRecord>,
 ) -> Result<WrittenArchiveInfo, WriteError> {
-    packer.bytes(&END, &mut output)?;
-    packer.monitor.event(Event::Finished { job: Job::Write });
+    writer.write_raw(&END, &mut output)?;
+    writer.monitor.event(Event::Finished { job: Job::Write });
     let (size, sha256) = output.finish().map_err(WriteError::Output)?;
-    index.sort_unstable_by(IndexRecord::order);
+
+    index.sort_unstable_by(IndexRecord::compare);
     index.dedup_by(|again, first| again.digest == first.digest);
     Ok(WrittenArchiveInfo { size, sha256, first_frame, index })
 }
 
-fn entry_part(expected: Expected<'_>) -> Option<ArchivePart<'_>> {
+fn entry_member(expected: Expected<'_>) -> Option<OutgoingMember<'_>> {
     match expected {
         Expected::Itself(entry) => {
             let body = match entry.file() {
-                Some((size, digest)) => Body::File { entry, size, digest },
-                None => Body::Nothing,
+                Some((size, digest)) => MemberBody::File { entry, size, digest },
+                None => MemberBody::Empty,
             };
-            Some(ArchivePart { header: content_header(entry), body })
+            Some(OutgoingMember { header: content_header(entry), body })
         }
         Expected::Link(entry) => {
-            Some(ArchivePart { header: entry_header(entry), body: Body::Nothing })
+            Some(OutgoingMember { header: entry_header(entry), body: MemberBody::Empty })
         }
         Expected::Patch(_) => None,
     }
 }
 
-fn patch_part<'p>(
+/// `offsets` has the offset of each patch in the scratch file.
+fn patch_member<'p>(
     group: &'p DeltaGroup,
     offsets: &[u64],
-    spool: &'p File,
-) -> Option<ArchivePart<'p>> {
+    deltas: &Deltas<'p>,
+) -> Option<OutgoingMember<'p>> {
     let at = *offsets.get(usize::try_from(group.number).ok()?)?;
     let header = own_header(&patch_name(group.number), group.patch_length);
-    Some(ArchivePart { header, body: Body::Patch { group, spool, at } })
+    Some(OutgoingMember { header, body: MemberBody::Patch { group, spool: deltas.spool, at } })
 }
 
-/// The bytes of the changed files, each group of links once.
+/// Bytes of the changed files, each hard-link group once.
 fn bytes_to_read(changed: &[Entry]) -> u64 {
-    let itself = |entry: &&Entry| link_target(entry).is_none();
     changed
         .iter()
-        .filter(itself)
+        .filter(|entry| link_target(entry).is_none())
         .filter_map(Entry::file)
         .fold(0, |sum, (size, _)| sum.saturating_add(size))
 }

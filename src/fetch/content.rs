@@ -15,7 +15,7 @@ use crate::catalog::{Archive, FileRef, RepoPath};
 use crate::delta::{MAX_DEPTH, MAX_PATCH, ReadAt};
 use crate::diff_archive::content_index::{ContentIndex, ContentLocation, IndexRecord};
 use crate::diff_archive::{
-    ArchiveLimits, Decoder, DeltaGroup, FrameCompression, GroupSource, Sources, Workspace,
+    ArchiveLimits, DeltaGroup, FrameCompression, FrameDecoder, GroupSource, Sources, Workspace,
     read_listing,
 };
 use crate::digest::{Digest, Hasher};
@@ -204,10 +204,10 @@ impl<'s> ContentStore<'s> {
         &self,
         archive: &Archive,
         place: &ContentLocation,
-    ) -> Result<Decoder<BufReader<Box<dyn Read + '_>>>, FrameError> {
+    ) -> Result<FrameDecoder<BufReader<Box<dyn Read + '_>>>, FrameError> {
         let range = self.ranges.range(&archive.file, place.frame_offset, place.frame_length)?;
         let range = BufReader::with_capacity(128 << 10, range);
-        Ok(Decoder::new(compression_of(archive)?, range)?)
+        Ok(FrameDecoder::new(compression_of(archive)?, range)?)
     }
 
     /// Passes on contents that one frame holds whole.
@@ -252,7 +252,7 @@ impl<'s> ContentStore<'s> {
         frame.take(group.patch_length.min(MAX_PATCH)).read_to_end(&mut patch)?;
 
         let wanted: HashSet<Digest> = contents.iter().map(|wanted| wanted.digest).collect();
-        group.make(&patch, &sources, &mut Workspace::default(), |target, content| {
+        group.build_targets(&patch, &sources, &mut Workspace::default(), |target, content| {
             if wanted.contains(&target.digest) {
                 pass_on(target.digest, target.size, content, sink)
             } else {
@@ -331,7 +331,7 @@ fn is_final(error: &FetchError) -> bool {
 }
 
 fn compression_of(archive: &Archive) -> Result<FrameCompression, FrameError> {
-    FrameCompression::of_name(archive.file.file.as_str()).ok_or(FrameError::UnknownCompression)
+    FrameCompression::from_name(archive.file.file.as_str()).ok_or(FrameError::UnknownCompression)
 }
 
 fn skip(frame: &mut impl Read, length: u64) -> Result<(), FrameError> {

@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use crate::catalog::{Archive, RepoPath};
 use crate::delta::{MAX_DEPTH, ReadAt};
 use crate::diff_archive::content_index::{ContentIndex, ContentLocation};
-use crate::diff_archive::{Decoder, Sources};
+use crate::diff_archive::{FrameDecoder, Sources};
 use crate::digest::Digest;
 use crate::fetch::Ranges;
 use crate::publish::DeltaDepth;
@@ -68,7 +68,7 @@ impl<'e> ArchivedContents<'e> {
         let range = self.store.range(&archive.file, location.frame_offset, location.frame_length);
         let range = BufReader::with_capacity(128 << 10, range.map_err(io::Error::other)?);
         let mut raw = Vec::new();
-        Decoder::new(compression(archive)?, range)?.take(MAX_FRAME).read_to_end(&mut raw)?;
+        FrameDecoder::new(compression(archive)?, range)?.take(MAX_FRAME).read_to_end(&mut raw)?;
 
         let frame = Arc::new(raw);
         let mut cache = self.cache();

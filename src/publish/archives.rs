@@ -8,8 +8,9 @@ use crate::catalog::{Archive, ArchiveKind, Catalog, FileRef, Publish, RepoPath};
 use crate::delta::{MAX_DEPTH, MatchedPairs, Matching};
 use crate::diff_archive::content_index::{ContentIndex, IndexRecord};
 use crate::diff_archive::{
-    ArchiveError, ArchiveLimits, DeltaGroup, Deltas, FrameCompression, Sources, WriteError,
-    WrittenArchiveInfo, pair_by_content, verify_diff, verify_full, write_diff, write_full,
+    ArchiveError, ArchiveLimits, DeltaGroup, Deltas, DiffInput, FrameCompression, Sources,
+    WriteError, WrittenArchiveInfo, pair_by_content, verify_diff, verify_full, write_diff,
+    write_full,
 };
 use crate::digest::{Digest, Hasher};
 use crate::fetch::content::{ContentStore, Missing};
@@ -157,7 +158,12 @@ impl ArchiveWriter<'_> {
     }
 
     fn match_by_names<'m>(&'m self, base: &'m Manifest) -> Matching<'m> {
-        Matching::by_names(base, self.image.manifest, self.policy.effort, &self.policy.opening)
+        Matching::by_names(
+            base,
+            self.image.manifest,
+            self.policy.effort,
+            &self.policy.rebuild_limit,
+        )
     }
 
     /// Writes a diff from `base`. Without `pairs` it holds no deltas.
@@ -170,7 +176,7 @@ impl ArchiveWriter<'_> {
         depths: &DeltaDepth,
     ) -> Result<NewArchive, PublishError> {
         let PublishInput { manifest, content, .. } = self.image;
-        let PublishPolicy { effort, opening, options, .. } = *self.policy;
+        let PublishPolicy { effort, rebuild_limit, options, .. } = *self.policy;
         let image = self.locked.store().layer().name();
         let patches = self.locked.unnamed_file()?;
         let depth = |digest: &Digest| depths.get(digest).unwrap_or(MAX_DEPTH);
@@ -179,13 +185,16 @@ impl ArchiveWriter<'_> {
             pairs,
             spool: &patches,
             effort,
-            opening,
+            rebuild_limit,
             depth: &depth,
         });
 
         self.write(
             kind,
-            |to| write_diff((base, manifest), image, content, deltas, options, to, self.monitor),
+            |to| {
+                let input = DiffInput { image, base, target: manifest, content, deltas };
+                write_diff(&input, options, to, self.monitor)
+            },
             |compression, from| {
                 // Patches are not applied again: each was tried when it was made, and the digest of
                 // the archive shows that these bytes are the same.

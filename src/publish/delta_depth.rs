@@ -69,7 +69,7 @@ mod tests {
             path: TreePath::root(),
             plain: None,
         };
-        let target = |n: &u8| GroupTarget { digest: digest(*n), size: 1, inside: None };
+        let target = |n: &u8| GroupTarget { digest: digest(*n), size: 1, gzip: None };
         DeltaGroup {
             number: 0,
             kind: Kind::Prefix,

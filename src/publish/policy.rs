@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 
 use crate::catalog::{ArchiveKind, Catalog, FileRef};
-use crate::delta::{Effort, Opening};
+use crate::delta::{Effort, RebuildLimit};
 use crate::diff_archive::WriteOptions;
 use crate::generation::GenerationId;
 
@@ -22,7 +22,7 @@ pub struct PublishPolicy {
     /// The amount of work spent on deltas.
     pub effort: Effort,
     /// The rule for decomposing compressed files.
-    pub opening: Opening,
+    pub rebuild_limit: RebuildLimit,
 }
 
 /// The generations from which a diff to `target` is written, newest first.
@@ -129,7 +129,7 @@ mod tests {
             deltas: true,
             options,
             effort: Effort::Fast,
-            opening: Effort::Fast.opening(),
+            rebuild_limit: Effort::Fast.rebuild_limit(),
         }
     }
 

@@ -210,6 +210,6 @@ impl Ranges for Store {
 
 /// The compression of an archive, by the extension of its name.
 pub(crate) fn compression(archive: &Archive) -> io::Result<FrameCompression> {
-    let found = FrameCompression::of_name(archive.file.file.as_str());
+    let found = FrameCompression::from_name(archive.file.file.as_str());
     found.ok_or_else(|| io::Error::other("its name has no known extension"))
 }

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use super::image_tar::{self, TarError, TarImage};
 use crate::diff_archive::{
-    ArchiveError, ArchiveLimits, Decoder, FrameCompression, Listing, Reader,
+    ArchiveError, ArchiveLimits, FrameCompression, FrameDecoder, Listing, Reader,
 };
 use crate::manifest::{MAX_TEXT, Manifest, ManifestError};
 use crate::report::Monitor;
@@ -101,7 +101,7 @@ fn plain(
     compression: Option<FrameCompression>,
 ) -> io::Result<Box<dyn Read>> {
     Ok(match compression {
-        Some(compression) => Box::new(Decoder::new(compression, from)?),
+        Some(compression) => Box::new(FrameDecoder::new(compression, from)?),
         None => Box::new(from),
     })
 }

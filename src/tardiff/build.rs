@@ -10,9 +10,9 @@ use std::path::{Path, PathBuf};
 use super::TreeInput;
 use super::artifact::{self, Artifact, ArtifactError};
 use super::image_tar::TarImage;
-use crate::delta::{Effort, Matching, Opening};
+use crate::delta::{Effort, Matching, RebuildLimit};
 use crate::diff_archive::{
-    ArchiveError, ArchiveLimits, Deltas, FrameCompression, Listing, Sources, WriteError,
+    ArchiveError, ArchiveLimits, Deltas, DiffInput, FrameCompression, Listing, Sources, WriteError,
     WriteOptions, pair_by_content, verify_diff, write_diff,
 };
 use crate::digest::Digest;
@@ -41,7 +41,7 @@ pub struct BuildRequest {
     /// How much work goes into it.
     pub effort: Effort,
     /// When compressed files are taken apart.
-    pub opening: Opening,
+    pub rebuild_limit: RebuildLimit,
     /// The level of the compression, if not that of the effort.
     pub level: Option<i32>,
 }
@@ -130,7 +130,7 @@ enum BuildBase {
 /// Builds the diff from `request.base` to `request.image_dir`, reads it back, and puts it into its place.
 pub fn build(request: &BuildRequest, monitor: &dyn Monitor) -> Result<Built, BuildError> {
     let name = request.output.to_str().unwrap_or_default();
-    let compression = FrameCompression::of_name(name)
+    let compression = FrameCompression::from_name(name)
         .ok_or_else(|| BuildError::Extension(shown(&request.output)))?;
     refuse_occupied(&request.output)?;
     refuse_base(request)?;
@@ -145,11 +145,11 @@ pub fn build(request: &BuildRequest, monitor: &dyn Monitor) -> Result<Built, Bui
 
     let new = New::create(&request.output)?;
     let patches = new.unnamed()?;
-    let BuildRequest { effort, opening, level, .. } = *request;
+    let BuildRequest { effort, rebuild_limit, level, .. } = *request;
     let pair = (base.manifest(), target.manifest());
     let sources = contents.as_ref().map(|tree| tree as &dyn Sources).filter(|_| request.deltas);
     let paired = sources.map(|sources| {
-        let named = Matching::by_names(pair.0, pair.1, effort, &opening);
+        let named = Matching::by_names(pair.0, pair.1, effort, &rebuild_limit);
         (sources, pair_by_content(named, sources, &TreeInput(&root)).into_pairs())
     });
     // Nobody takes single contents out of it.
@@ -160,12 +160,19 @@ pub fn build(request: &BuildRequest, monitor: &dyn Monitor) -> Result<Built, Bui
         pairs,
         spool: &patches,
         effort,
-        opening,
+        rebuild_limit,
         depth,
     });
     let options = WriteOptions::new(compression, effort, level);
     let mut to = BufWriter::with_capacity(1 << 20, &new.file);
-    let written = write_diff(pair, &image, &TreeInput(&root), deltas, options, &mut to, monitor);
+    let input = DiffInput {
+        image: &image,
+        base: pair.0,
+        target: pair.1,
+        content: &TreeInput(&root),
+        deltas,
+    };
+    let written = write_diff(&input, options, &mut to, monitor);
     let written =
         written.map_err(|source| BuildError::Write { path: shown(&request.output), source })?;
     to.flush().map_err(|e| failed("write", &request.output, e))?;

@@ -186,7 +186,7 @@ impl Unpacker<'_> {
 
                     // The contents that it copies from may still be in the queue.
                     let drained = if group.kind == Kind::Copies { queue.drain() } else { Ok(()) };
-                    let weight = group.weight(&patch);
+                    let weight = group.memory_needed(&patch);
                     drained
                         .and_then(|()| queue.push(UnpackJob::Patch(group.clone(), patch), weight))
                 }
@@ -212,19 +212,20 @@ impl Unpacker<'_> {
         let mut node_failure = None;
 
         // The result has no more information: each target is either staged or still missing.
-        let _: Result<(), ArchiveError> = group.make(patch, self, workspace, |target, content| {
-            if !self.required.contents.contains(&target.digest) {
-                return Ok(());
-            }
-            match self.store(&target.digest, target.size, content) {
-                Ok(()) => Ok(()),
-                Err(StageError::Archive { source, .. }) => Err(source),
-                Err(error) => {
-                    node_failure = Some(error);
-                    Err(ArchiveError::CutOff)
+        let _: Result<(), ArchiveError> =
+            group.build_targets(patch, self, workspace, |target, content| {
+                if !self.required.contents.contains(&target.digest) {
+                    return Ok(());
                 }
-            }
-        });
+                match self.store(&target.digest, target.size, content) {
+                    Ok(()) => Ok(()),
+                    Err(StageError::Archive { source, .. }) => Err(source),
+                    Err(error) => {
+                        node_failure = Some(error);
+                        Err(ArchiveError::CutOff)
+                    }
+                }
+            });
 
         match node_failure {
             Some(error) => Err(error),
@@ -269,10 +270,7 @@ impl Unpacker<'_> {
 
         let failure = match copy_sparse(content, &file, size) {
             Ok(found) if found == *digest => None,
-            Ok(_) => {
-                let (name, why) = (format!("content {digest}"), "its bytes have another digest");
-                Some(self.archive_error(ArchiveError::Member { name, why }))
-            }
+            Ok(_) => Some(self.archive_error(ArchiveError::Content(*digest))),
             Err(CopyError::Read(error)) => Some(self.archive_error(error.into())),
             Err(CopyError::Write(source)) => {
                 let path = self.scratch.show(&place);

@@ -10,7 +10,7 @@ use anyhow::anyhow;
 use serde::{Deserialize, Deserializer};
 
 use super::args::Work;
-use crate::delta::{Effort, Opening};
+use crate::delta::{Effort, RebuildLimit};
 
 /// Where the file is, unless the command line says otherwise.
 pub const PLACE: &str = "/etc/systemimager/tardiff.toml";
@@ -34,7 +34,7 @@ pub struct Settled {
     /// How much work goes into diffs.
     pub effort: Effort,
     /// When compressed files are taken apart.
-    pub opening: Opening,
+    pub rebuild_limit: RebuildLimit,
 }
 
 impl TardiffConfig {
@@ -56,10 +56,10 @@ impl TardiffConfig {
     /// The command line first, then the file, then what goes with the effort.
     pub fn settle(&self, typed: &Work) -> Settled {
         let effort = typed.effort.or(self.effort).unwrap_or_default();
-        let usual = effort.opening();
+        let usual = effort.rebuild_limit();
         let seconds = typed.rebuild_seconds.or(self.rebuild_seconds).unwrap_or(usual.seconds);
         let gain = typed.rebuild_gain.or(self.rebuild_gain).unwrap_or(usual.gain);
-        Settled { effort, opening: Opening { seconds, gain } }
+        Settled { effort, rebuild_limit: RebuildLimit { seconds, gain } }
     }
 }
 
@@ -74,8 +74,8 @@ mod tests {
 
     fn settled(text: &str, typed: Work) -> (Effort, u64, u64) {
         let config: TardiffConfig = toml::from_str(text).expect("good");
-        let Settled { effort, opening } = config.settle(&typed);
-        (effort, opening.seconds, opening.gain)
+        let Settled { effort, rebuild_limit } = config.settle(&typed);
+        (effort, rebuild_limit.seconds, rebuild_limit.gain)
     }
 
     #[test]
@@ -120,10 +120,10 @@ mod tests {
             .map(|l| format!("{l}\n"))
             .collect();
         let shown: TardiffConfig = toml::from_str(&shown).expect("good");
-        let Settled { effort, opening } = TardiffConfig::default().settle(&Work::default());
+        let Settled { effort, rebuild_limit } = TardiffConfig::default().settle(&Work::default());
         assert_eq!(
             (shown.effort, shown.rebuild_seconds, shown.rebuild_gain),
-            (Some(effort), Some(opening.seconds), Some(opening.gain))
+            (Some(effort), Some(rebuild_limit.seconds), Some(rebuild_limit.gain))
         );
     }
 }

@@ -127,11 +127,21 @@ fn build_diff(
     monitor: &dyn Monitor,
 ) -> anyhow::Result<()> {
     let args::Build { base, image_dir, output, image, deltas, work } = typed;
-    let Settled { effort, opening } = TardiffConfig::load(work.config.as_ref())?.settle(&work);
+    let Settled { effort, rebuild_limit } =
+        TardiffConfig::load(work.config.as_ref())?.settle(&work);
     let level = work.level;
     let shown = output.display().to_string();
     let built = build::build(
-        &build::BuildRequest { base, image_dir, output, image, deltas, effort, opening, level },
+        &build::BuildRequest {
+            base,
+            image_dir,
+            output,
+            image,
+            deltas,
+            effort,
+            rebuild_limit,
+            level,
+        },
         monitor,
     )?;
     if !quiet {
@@ -152,7 +162,7 @@ fn publish_image(
         args::CompressionArg::Zstd => FrameCompression::Zstd,
         args::CompressionArg::Gzip => FrameCompression::Gzip,
     };
-    let Settled { effort, opening } =
+    let Settled { effort, rebuild_limit } =
         TardiffConfig::load(typed.work.config.as_ref())?.settle(&typed.work);
     let policy = PublishPolicy {
         diffs: typed.diffs as usize,
@@ -160,7 +170,7 @@ fn publish_image(
         deltas: !typed.plain,
         options: WriteOptions::new(compression, effort, typed.work.level),
         effort,
-        opening,
+        rebuild_limit,
     };
     let layer = typed.one.layer().context(UNNAMED)?;
     let trees = match layer {

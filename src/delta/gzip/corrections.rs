@@ -1,17 +1,24 @@
-//! The corrections as bytes.
+//! The bytes of corrections (clauses 5 and 6 of the format).
 
 use crate::delta::gzip::deflater::{Encoder, Model};
+use crate::delta::gzip::error::CorrectionsDefect;
 
-/// What the next bytes of the compressed file are.
+/// Largest length of corrections, in bytes.
+///
+/// The corrections of one member have 20 to 50 bytes, so this suffices for more than a thousand
+/// members. A node holds them in memory.
+pub const MAX_CORRECTIONS: usize = 64 * 1024;
+
+/// One part of the corrections: it yields the next bytes of the compressed file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Correction<'c> {
-    /// So many bytes of the plain form, as they are.
+    /// A number of bytes of the plain form, unchanged.
     Raw(u64),
-    /// These bytes.
+    /// Literal bytes.
     Bytes(&'c [u8]),
-    /// So many bytes of the plain form, compressed.
+    /// A number of bytes of the plain form, compressed.
     Deflate(Model, u64),
-    /// CRC-32 and length of what was compressed last.
+    /// CRC-32 and length of the content of the last stream.
     Sum,
 }
 
@@ -24,34 +31,35 @@ const SUM: u8 = 3;
 #[derive(Default)]
 pub(super) struct CorrectionWriter {
     pub(super) bytes: Vec<u8>,
-    /// A part of raw bytes that may still grow.
+    /// Length of a raw part that later calls may extend.
     raw: u64,
 }
 
 impl CorrectionWriter {
-    pub(super) fn raw(&mut self, length: usize) {
+    pub(super) fn add_raw(&mut self, length: usize) {
         self.raw += length as u64;
     }
 
-    pub(super) fn bytes(&mut self, bytes: &[u8]) {
+    pub(super) fn add_bytes(&mut self, bytes: &[u8]) {
         self.end_raw();
         self.bytes.push(BYTES);
-        self.number(bytes.len() as u64);
+        self.add_number(bytes.len() as u64);
         self.bytes.extend_from_slice(bytes);
     }
 
-    pub(super) fn deflate(&mut self, model: Model, length: u64) {
+    pub(super) fn add_deflate(&mut self, model: Model, length: u64) {
         self.end_raw();
-        let family = match model.family {
+
+        let encoder = match model.encoder {
             Encoder::Gnu => 0,
             Encoder::Zlib => 1,
             Encoder::ZlibLarge => 2,
         };
-        self.bytes.extend([DEFLATE, family << 4 | model.level]);
-        self.number(length);
+        self.bytes.extend([DEFLATE, encoder << 4 | model.level]);
+        self.add_number(length);
     }
 
-    pub(super) fn sum(&mut self) {
+    pub(super) fn add_sum(&mut self) {
         self.end_raw();
         self.bytes.push(SUM);
     }
@@ -65,11 +73,11 @@ impl CorrectionWriter {
         let length = std::mem::take(&mut self.raw);
         if length > 0 {
             self.bytes.push(RAW);
-            self.number(length);
+            self.add_number(length);
         }
     }
 
-    fn number(&mut self, mut value: u64) {
+    fn add_number(&mut self, mut value: u64) {
         while value > 0x7f {
             self.bytes.push(value as u8 | 0x80);
             value >>= 7;
@@ -83,52 +91,53 @@ impl CorrectionWriter {
 pub(super) struct CorrectionReader<'c>(pub(super) &'c [u8]);
 
 impl<'c> CorrectionReader<'c> {
-    /// The next part, none at the end, or what is wrong with it.
-    pub(super) fn next(&mut self) -> Result<Option<Correction<'c>>, &'static str> {
+    /// The next part; `None` at the end.
+    pub(super) fn next(&mut self) -> Result<Option<Correction<'c>>, CorrectionsDefect> {
         let Some((kind, rest)) = self.0.split_first() else { return Ok(None) };
         self.0 = rest;
+
         Ok(Some(match *kind {
-            RAW => Correction::Raw(self.number()?),
+            RAW => Correction::Raw(self.read_number()?),
             BYTES => {
-                let length = usize::try_from(self.number()?).unwrap_or(usize::MAX);
+                let length = usize::try_from(self.read_number()?).unwrap_or(usize::MAX);
                 let (bytes, rest) =
-                    self.0.split_at_checked(length).ok_or("bytes that are not there")?;
+                    self.0.split_at_checked(length).ok_or(CorrectionsDefect::MissingBytes)?;
                 self.0 = rest;
                 Correction::Bytes(bytes)
             }
             DEFLATE => {
-                let (code, rest) = self.0.split_first().ok_or("a part that ends early")?;
+                let (code, rest) = self.0.split_first().ok_or(CorrectionsDefect::TruncatedPart)?;
                 self.0 = rest;
-                Correction::Deflate(model(*code)?, self.number()?)
+                Correction::Deflate(parse_model(*code)?, self.read_number()?)
             }
             SUM => Correction::Sum,
-            _ => return Err("a part of an unknown kind"),
+            _ => return Err(CorrectionsDefect::UnknownPart),
         }))
     }
 
-    fn number(&mut self) -> Result<u64, &'static str> {
+    fn read_number(&mut self) -> Result<u64, CorrectionsDefect> {
         let mut value = 0;
         for shift in (0..63).step_by(7) {
-            let (byte, rest) = self.0.split_first().ok_or("a number that ends early")?;
+            let (byte, rest) = self.0.split_first().ok_or(CorrectionsDefect::TruncatedNumber)?;
             self.0 = rest;
             value |= u64::from(byte & 0x7f) << shift;
             if byte & 0x80 == 0 {
                 return Ok(value);
             }
         }
-        Err("a number that is too large")
+        Err(CorrectionsDefect::LargeNumber)
     }
 }
 
-fn model(code: u8) -> Result<Model, &'static str> {
-    let family = match code >> 4 {
+fn parse_model(code: u8) -> Result<Model, CorrectionsDefect> {
+    let encoder = match code >> 4 {
         0 => Encoder::Gnu,
         1 => Encoder::Zlib,
         2 => Encoder::ZlibLarge,
-        _ => return Err("a compressor that is not known"),
+        _ => return Err(CorrectionsDefect::UnknownCompressor),
     };
     match code & 0xf {
-        level @ 1..=9 => Ok(Model { family, level }),
-        _ => Err("a compression level that does not exist"),
+        level @ 1..=9 => Ok(Model { encoder, level }),
+        _ => Err(CorrectionsDefect::UnknownLevel),
     }
 }

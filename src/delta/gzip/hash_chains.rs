@@ -1,95 +1,127 @@
-//! Where in the window the same bytes stood before.
+//! Search for earlier occurrences of the bytes at a position of the window.
 //!
-//! gzip and zlib follow one chain: of the places whose first three bytes have the same hash, the nearest first, as
-//! many as the level allows; they take the longest match, of equal ones the nearest. Many places share three bytes,
-//! few share eight. So each place is in two chains more, by its first four and its first eight bytes, and has a
-//! number in that of three: what is long is sought where eight bytes are the same, the rest where four are, and the
-//! numbers tell whether the one chain would have been followed so far.
+//! gzip and zlib follow one chain: the positions whose first three bytes have the same hash, the
+//! nearest first, at most as many as the level allows. They take the longest match, and of equally
+//! long ones the nearest.
+//!
+//! Many positions share three bytes, few share eight. With [`ChainSearch::Shortcuts`] each position is
+//! also in a chain of its first four and in one of its first eight bytes, and has a number within the
+//! chain of three. A long match is searched among positions with the same eight bytes, a shorter one
+//! among those with the same four. The numbers decide if the single chain would have reached a
+//! position, so both searches find the same match. Without the shortcuts, level 9 takes up to four
+//! times as long.
 
 use crate::delta::gzip::block::{MAX_MATCH, MIN_MATCH};
-use crate::delta::gzip::deflater::{MAX_DISTANCE, Match, SIZE, TOO_FAR};
 
-/// Of the hashes of the two additional chains.
+/// Largest distance in the format: half of the window.
+pub(super) const SIZE: usize = 1 << 15;
+/// The window is filled before fewer bytes than this are ahead.
+pub(super) const MARGIN: usize = MAX_MATCH + MIN_MATCH + 1;
+/// Largest distance that both programs use.
+pub(super) const MAX_DISTANCE: usize = SIZE - MARGIN;
+/// A match of three bytes at a larger distance costs more than three literals.
+pub(super) const TOO_FAR: usize = 4096;
+
+/// Size of the hashes of the two additional chains, in bits.
 const BITS: u32 = 15;
 
-/// What is sought.
+/// An earlier occurrence of some bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Match {
+    pub(super) length: usize,
+    pub(super) distance: usize,
+}
+
+/// One search.
 pub(super) struct Query {
-    /// The place in the window whose bytes they are.
+    /// Position in the window whose bytes are searched.
     pub(super) at: usize,
-    /// The match has to be longer than this.
+    /// The match must be longer than this.
     pub(super) least: usize,
-    /// A match so long ends the search.
+    /// A match of this length ends the search.
     pub(super) nice: usize,
-    /// How many places of the chain of three are looked at.
+    /// Largest number of positions to try in the chain of three.
     pub(super) chain: u16,
 }
 
 impl Query {
-    /// The places of a chain that are near enough, the nearest first. At the largest distance only the `first` of the
-    /// chain of three is.
-    fn each<'p>(
+    /// The positions of a chain that are near enough, the nearest first.
+    ///
+    /// Both programs accept the largest distance only for `first`, the head of the chain of three.
+    fn positions<'p>(
         &self,
         chain: &'p HashChain,
         first: usize,
     ) -> impl Iterator<Item = usize> + use<'p> {
         let limit = self.at.saturating_sub(MAX_DISTANCE);
         let limit = if first == limit { limit.saturating_sub(1) } else { limit };
-        let near = move |place: usize| (place > limit).then_some(place);
-        std::iter::successors(near(chain.before(self.at)), move |&place| near(chain.before(place)))
+        let near = move |position: usize| (position > limit).then_some(position);
+
+        std::iter::successors(near(chain.before(self.at)), move |&position| {
+            near(chain.before(position))
+        })
     }
 }
 
-/// The longest match up to now, of equal ones the first.
-struct Best {
+/// The longest match so far, of equally long ones the first.
+struct BestMatch {
     at: usize,
     length: usize,
-    /// 0 before there is one.
+    /// 0 if there is none yet.
     distance: usize,
 }
 
-impl Best {
-    fn of(sought: &Query) -> Self {
-        Best { at: sought.at, length: sought.least, distance: 0 }
+impl BestMatch {
+    fn new(query: &Query) -> Self {
+        BestMatch { at: query.at, length: query.least, distance: 0 }
     }
 
-    /// Takes the match of `length` bytes at `place` where it is longer, and tells whether it is.
-    fn takes(&mut self, place: usize, length: usize) -> bool {
+    /// Takes the match at `position` if it is longer; returns whether it is.
+    fn improve(&mut self, position: usize, length: usize) -> bool {
         let longer = length > self.length;
         if longer {
-            (self.length, self.distance) = (length, self.at - place);
+            (self.length, self.distance) = (length, self.at - position);
         }
         longer
     }
 
-    fn found(&self) -> Option<Match> {
+    fn into_match(self) -> Option<Match> {
         (self.distance != 0).then_some(Match { length: self.length, distance: self.distance })
     }
 }
 
-/// The chains. HashChains are those of the window; 0 is none.
+/// Way in which matches are searched; the result is the same.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum ChainSearch {
+    /// Along the chain of three only, as both programs do.
+    Single,
+    /// With two additional chains; pays if a level tries many positions.
+    Shortcuts,
+}
+
+/// The chains of all positions of the window. Position 0 stands for "none".
 pub(super) struct HashChains {
     hash_bits: u32,
     three: HashChain,
-    /// Only where a level looks at so many places that it pays.
     shortcuts: Option<Box<Shortcuts>>,
-    /// HashChains that were looked at.
+    /// Number of positions that were tried.
     pub(super) looks: u64,
 }
 
-/// What makes the search shorter, and finds the same. All places are remembered, one after the other.
+/// The two additional chains. All positions are added, in order.
 struct Shortcuts {
     four: HashChain,
     eight: HashChain,
-    /// The first place that is in neither: fewer than eight bytes of it were known when it was remembered.
+    /// The first position in neither chain: fewer than eight of its bytes were known so far.
     next: usize,
-    /// Which of those with its hash of three bytes each place is, modulo 2^16: no window has so many.
+    /// Number of each position within its chain of three, modulo 2^16, which exceeds the window.
     numbers: Box<[u16; SIZE]>,
 }
 
 impl HashChains {
-    /// `hash_bits`: how many bits of the hash of three bytes the program has tables for.
-    pub(super) fn new(hash_bits: u32, shortcuts: bool) -> Self {
-        let shortcuts = shortcuts.then(|| {
+    /// `hash_bits` is the size of the hash of three bytes in the repeated program.
+    pub(super) fn new(hash_bits: u32, search: ChainSearch) -> Self {
+        let shortcuts = (search == ChainSearch::Shortcuts).then(|| {
             Box::new(Shortcuts {
                 four: HashChain::new(BITS),
                 eight: HashChain::new(BITS),
@@ -100,22 +132,23 @@ impl HashChains {
         HashChains { hash_bits, three: HashChain::new(hash_bits), shortcuts, looks: 0 }
     }
 
-    /// Remembers a place by its first bytes, of which those before `end` are known; gives the one that was remembered
-    /// before by the same three.
-    pub(super) fn remember(&mut self, window: &[u8], place: usize, end: usize) -> usize {
+    /// Adds a position, whose bytes are known up to `end`; returns the previous head of its chain of
+    /// three.
+    pub(super) fn insert(&mut self, window: &[u8], position: usize, end: usize) -> usize {
         let shift = self.hash_bits.div_ceil(MIN_MATCH as u32);
-        let byte = |offset: usize| usize::from(window[place + offset]);
+        let byte = |offset: usize| usize::from(window[position + offset]);
         let hash =
             (byte(0) << (2 * shift) ^ byte(1) << shift ^ byte(2)) & ((1 << self.hash_bits) - 1);
-        let last = self.three.push(hash, place);
+        let last = self.three.push(hash, position);
+
         if let Some(also) = &mut self.shortcuts {
-            also.numbers[place % SIZE] = also.numbers[last % SIZE].wrapping_add(1);
-            also.remember(window, place, end);
+            also.numbers[position % SIZE] = also.numbers[last % SIZE].wrapping_add(1);
+            also.insert(window, position, end);
         }
         last
     }
 
-    /// The upper half of the window moved down.
+    /// Follows the move of the window's upper half to the lower.
     pub(super) fn slide(&mut self) {
         self.three.slide();
         if let Some(also) = &mut self.shortcuts {
@@ -125,26 +158,29 @@ impl HashChains {
         }
     }
 
-    /// The match that the one chain leads to. The place whose match is sought was remembered last, and there is one
-    /// like it that is near enough.
-    pub(super) fn longest(
-        &mut self,
-        window: &[u8],
-        sought: &Query,
-        near_end: bool,
-    ) -> Option<Match> {
+    /// The match that the single chain finds.
+    ///
+    /// The position of the query must be the last one added, and the head before it near enough.
+    pub(super) fn longest(&mut self, window: &[u8], query: &Query) -> Option<Match> {
         match &self.shortcuts {
-            // what lies behind the end takes part there, and was not remembered as it is now
-            Some(also) if !near_end => also.longest(&self.three, window, sought, &mut self.looks),
-            _ => self.three.longest(window, sought, &mut self.looks),
+            Some(also) => also.longest(&self.three, window, query, &mut self.looks),
+            None => self.three.longest(window, query, &mut self.looks),
         }
+    }
+
+    /// The same match near the end of the content, without shortcuts.
+    ///
+    /// The programs also compare bytes after the end. These have changed since the positions were added
+    /// to the additional chains.
+    pub(super) fn longest_near_end(&mut self, window: &[u8], query: &Query) -> Option<Match> {
+        self.three.longest(window, query, &mut self.looks)
     }
 }
 
 impl Shortcuts {
-    fn remember(&mut self, window: &[u8], place: usize, end: usize) {
-        while self.next <= place && self.next + 8 <= end {
-            let bytes = eight(window, self.next);
+    fn insert(&mut self, window: &[u8], position: usize, end: usize) {
+        while self.next <= position && self.next + 8 <= end {
+            let bytes = eight_bytes(window, self.next);
             self.four.push(hash_of(bytes << 32), self.next);
             self.eight.push(hash_of(bytes), self.next);
             self.next += 1;
@@ -155,93 +191,107 @@ impl Shortcuts {
         &self,
         three: &HashChain,
         window: &[u8],
-        sought: &Query,
+        query: &Query,
         looks: &mut u64,
     ) -> Option<Match> {
-        if let found @ Some(_) = self.of_eight(three, window, sought, looks) {
+        if let found @ Some(_) = self.longest_of_eight(three, window, query, looks) {
             return found;
         }
-        if sought.least >= 7 {
+        if query.least >= 7 {
             return None;
         }
-        if let found @ Some(_) = self.of_four(three, window, sought, looks) {
+        if let found @ Some(_) = self.longest_of_four(three, window, query, looks) {
             return found;
         }
-        if sought.least >= MIN_MATCH { None } else { of_three(three, window, sought, looks) }
+        if query.least >= MIN_MATCH { None } else { nearest_of_three(three, window, query, looks) }
     }
 
-    /// Whether the search along the one chain comes to `place`, whose first three bytes are those that are sought.
-    fn is_looked_at(&self, place: usize, sought: &Query) -> bool {
-        self.numbers[sought.at % SIZE].wrapping_sub(self.numbers[place % SIZE]) <= sought.chain
+    /// Whether the single chain reaches `position`, which has the three bytes of the query.
+    fn is_reached(&self, position: usize, query: &Query) -> bool {
+        self.numbers[query.at % SIZE].wrapping_sub(self.numbers[position % SIZE]) <= query.chain
     }
 
-    fn of_eight(
+    /// The longest match of at least eight bytes.
+    fn longest_of_eight(
         &self,
         three: &HashChain,
         window: &[u8],
-        sought: &Query,
+        query: &Query,
         looks: &mut u64,
     ) -> Option<Match> {
-        let here = &window[sought.at..sought.at + MAX_MATCH];
-        let bytes = eight(window, sought.at);
-        let mut best = Best::of(sought);
-        for place in sought.each(&self.eight, three.before(sought.at)) {
+        let here = &window[query.at..query.at + MAX_MATCH];
+        let bytes = eight_bytes(window, query.at);
+        let mut best = BestMatch::new(query);
+
+        for position in query.positions(&self.eight, three.before(query.at)) {
             *looks += 1;
-            let there = &window[place..place + MAX_MATCH];
-            if eight(there, 0) != bytes {
+            let there = &window[position..position + MAX_MATCH];
+            if eight_bytes(there, 0) != bytes {
                 continue;
             }
-            if !self.is_looked_at(place, sought) {
+            if !self.is_reached(position, query) {
                 break;
             }
             let may_be_longer = there[best.length] == here[best.length];
-            if may_be_longer && best.takes(place, common(there, here)) && best.length >= sought.nice
+            if may_be_longer
+                && best.improve(position, common_length(there, here))
+                && best.length >= query.nice
             {
                 break;
             }
         }
-        best.found()
+        best.into_match()
     }
 
-    /// A match of four to seven bytes, where none is longer.
-    fn of_four(
+    /// The longest match of four to seven bytes, if there is no longer one.
+    fn longest_of_four(
         &self,
         three: &HashChain,
         window: &[u8],
-        sought: &Query,
+        query: &Query,
         looks: &mut u64,
     ) -> Option<Match> {
-        let bytes = eight(window, sought.at);
-        let mut best = Best::of(sought);
-        for place in sought.each(&self.four, three.before(sought.at)) {
+        let bytes = eight_bytes(window, query.at);
+        let mut best = BestMatch::new(query);
+
+        for position in query.positions(&self.four, three.before(query.at)) {
             *looks += 1;
-            let different = eight(window, place) ^ bytes;
+            let different = eight_bytes(window, position) ^ bytes;
             if different << 32 != 0 {
                 continue;
             }
-            if !self.is_looked_at(place, sought) {
+            if !self.is_reached(position, query) {
                 break;
             }
-            if best.takes(place, (different.trailing_zeros() / 8) as usize) && best.length == 7 {
+            if best.improve(position, (different.trailing_zeros() / 8) as usize) && best.length == 7
+            {
                 break;
             }
         }
-        best.found()
+        best.into_match()
     }
 }
 
-/// A match of three bytes, where none is longer, and not from where nobody wants it.
-fn of_three(three: &HashChain, window: &[u8], sought: &Query, looks: &mut u64) -> Option<Match> {
-    let bytes = eight(window, sought.at);
-    let near = sought
-        .each(three, three.before(sought.at))
-        .take_while(|place| sought.at - place <= TOO_FAR);
-    let mut near = near.take(sought.chain.into()).inspect(|_| *looks += 1);
-    let place = near.find(|&place| (eight(window, place) ^ bytes) << 40 == 0)?;
-    Some(Match { length: MIN_MATCH, distance: sought.at - place })
+/// The nearest match of three bytes, if there is no longer one, up to [`TOO_FAR`].
+///
+/// The lazy levels, the only ones with shortcuts, ignore matches of three bytes at larger distances.
+fn nearest_of_three(
+    three: &HashChain,
+    window: &[u8],
+    query: &Query,
+    looks: &mut u64,
+) -> Option<Match> {
+    let bytes = eight_bytes(window, query.at);
+    let near = query
+        .positions(three, three.before(query.at))
+        .take_while(|position| query.at - position <= TOO_FAR);
+    let mut near = near.take(query.chain.into()).inspect(|_| *looks += 1);
+
+    let position = near.find(|&position| (eight_bytes(window, position) ^ bytes) << 40 == 0)?;
+    Some(Match { length: MIN_MATCH, distance: query.at - position })
 }
 
-/// The last place of each hash, and of each place the one before with the same hash; 0 is none.
+/// The last position of each hash, and for each position the previous one with the same hash.
 struct HashChain {
     heads: Vec<u16>,
     before: Box<[u16; SIZE]>,
@@ -252,56 +302,62 @@ impl HashChain {
         HashChain { heads: vec![0; 1 << hash_bits], before: Box::new([0; SIZE]) }
     }
 
-    /// Puts a place in front; gives the one that was there.
-    fn push(&mut self, hash: usize, place: usize) -> usize {
-        let last = std::mem::replace(&mut self.heads[hash], place as u16);
-        self.before[place % SIZE] = last;
+    /// Makes a position the head of its chain; returns the previous head.
+    fn push(&mut self, hash: usize, position: usize) -> usize {
+        let last = std::mem::replace(&mut self.heads[hash], position as u16);
+        self.before[position % SIZE] = last;
         usize::from(last)
     }
 
-    fn before(&self, place: usize) -> usize {
-        usize::from(self.before[place % SIZE])
+    fn before(&self, position: usize) -> usize {
+        usize::from(self.before[position % SIZE])
     }
 
     fn slide(&mut self) {
-        // one loop each: they become vector instructions
-        self.heads.iter_mut().for_each(|place| *place = place.saturating_sub(SIZE as u16));
-        self.before.iter_mut().for_each(|place| *place = place.saturating_sub(SIZE as u16));
+        // Two loops, because the compiler turns each into vector instructions.
+        self.heads.iter_mut().for_each(|position| *position = position.saturating_sub(SIZE as u16));
+        self.before
+            .iter_mut()
+            .for_each(|position| *position = position.saturating_sub(SIZE as u16));
     }
 
-    /// The longest match, as the program itself seeks it.
-    fn longest(&self, window: &[u8], sought: &Query, looks: &mut u64) -> Option<Match> {
-        let here = &window[sought.at..sought.at + MAX_MATCH];
-        let mut best = Best::of(sought);
-        for place in sought.each(self, self.before(sought.at)).take(sought.chain.into()) {
+    /// The longest match, searched as both programs do.
+    fn longest(&self, window: &[u8], query: &Query, looks: &mut u64) -> Option<Match> {
+        let here = &window[query.at..query.at + MAX_MATCH];
+        let mut best = BestMatch::new(query);
+
+        for position in query.positions(self, self.before(query.at)).take(query.chain.into()) {
             *looks += 1;
-            let there = &window[place..place + MAX_MATCH];
-            // most places differ where a longer match would have to go on
+            let there = &window[position..position + MAX_MATCH];
+
+            // Most positions differ at the end of the best match, which a longer one has to pass.
             let end = best.length;
             let may_be_longer = there[end] == here[end]
                 && there[end - 1] == here[end - 1]
                 && there[..2] == here[..2];
-            if may_be_longer && best.takes(place, common(there, here)) && best.length >= sought.nice
+            if may_be_longer
+                && best.improve(position, common_length(there, here))
+                && best.length >= query.nice
             {
                 break;
             }
         }
-        best.found()
+        best.into_match()
     }
 }
 
-/// The bytes at `place` as a number, the first of them lowest.
-fn eight(window: &[u8], place: usize) -> u64 {
-    window[place..].first_chunk().map_or(0, |bytes| u64::from_le_bytes(*bytes))
+/// The eight bytes at `position` as a number, the first lowest.
+fn eight_bytes(window: &[u8], position: usize) -> u64 {
+    window[position..].first_chunk().map_or(0, |bytes| u64::from_le_bytes(*bytes))
 }
 
-/// Of a number's bytes; where they are fewer, of those in its upper part.
+/// Hash of eight bytes, or of four in the upper half.
 fn hash_of(bytes: u64) -> usize {
     (bytes.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> (u64::BITS - BITS)) as usize
 }
 
-/// How many bytes are the same.
-fn common(a: &[u8], b: &[u8]) -> usize {
+/// Number of equal bytes at the beginning.
+fn common_length(a: &[u8], b: &[u8]) -> usize {
     let mut length = 0;
     for (a, b) in a.as_chunks::<8>().0.iter().zip(b.as_chunks::<8>().0) {
         let different = u64::from_le_bytes(*a) ^ u64::from_le_bytes(*b);

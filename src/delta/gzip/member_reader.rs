@@ -1,14 +1,19 @@
-//! Walks through a file with gzip members and gives out its pieces in order.
+//! Splits a file with gzip members into its pieces, in order (clauses 1 to 4 of the format).
+//!
+//! The pieces depend only on the bytes of the file, never on the sizes in which the reader returns
+//! them. So the publisher and the node read the same plain form.
 
 use std::io::{self, Read};
 
 use flate2::{Decompress, FlushDecompress, Status};
 
-/// How much is read, and how much is decompressed, at a time.
+use crate::delta::gzip::error::{GzipDefect, OpenError};
+
+/// Size of the buffers for the file and for its plain form.
 const BUFFER: usize = 64 * 1024;
-/// A gzip header is no longer: it holds little more than a name.
+/// Largest gzip header: it holds little more than a file name.
 const MAX_HEADER: usize = 4096;
-/// The CRC-32 and the length behind a deflate stream.
+/// Size of the CRC-32 and the length after a deflate stream.
 const TRAILER: usize = 8;
 
 const GZIP_MAGIC: [u8; 3] = [0x1f, 0x8b, 8];
@@ -18,40 +23,23 @@ const NAME: u8 = 8;
 const COMMENT: u8 = 16;
 const RESERVED: u8 = 0xe0;
 
-/// Without padding and name.
+/// Size of a cpio header without name and padding.
 const CPIO_HEADER: usize = 110;
 
-/// Why a file has no plain form.
-#[derive(Debug, thiserror::Error)]
-pub enum OpenError {
-    /// Reading failed.
-    #[error("cannot be read: {0}")]
-    Read(#[source] io::Error),
-    /// It does not begin with a gzip member, nor with a cpio archive and a gzip member behind it.
-    #[error("is not compressed by gzip")]
-    NotGzip,
-    /// It ends early, or holds what no decoder takes.
-    #[error("is not sound gzip: {0}")]
-    Damaged(&'static str),
-    /// There is more inside than allowed.
-    #[error("holds more than {0} bytes")]
-    TooLarge(u64),
-}
-
-/// A part of the file.
+/// A piece of the file.
 pub(super) enum MemberPiece<'a> {
-    /// Bytes outside all members: they are plain as they are.
+    /// Bytes outside all members: part of the plain form as they are.
     Raw(&'a [u8]),
     /// The header of a member.
     Header(&'a [u8]),
-    /// Bytes of a deflate stream, and what became of them. Either may be empty.
+    /// Bytes of a deflate stream, and their content. Either may be empty.
     Deflated { packed: &'a [u8], plain: &'a [u8], last: bool },
-    /// What stands behind a deflate stream.
+    /// The bytes after a deflate stream.
     Trailer(&'a [u8]),
 }
 
 impl MemberPiece<'_> {
-    /// Bytes of the file.
+    /// Number of bytes of the file.
     pub(super) fn length(&self) -> u64 {
         match self {
             MemberPiece::Raw(bytes) | MemberPiece::Header(bytes) | MemberPiece::Trailer(bytes) => {
@@ -62,34 +50,35 @@ impl MemberPiece<'_> {
     }
 }
 
-/// Reads pieces.
+/// Reads a file piece by piece.
 pub(super) struct MemberReader<R> {
     input: BufferedInput<R>,
     state: ReaderState,
     inflate: Decompress,
     plain: Vec<u8>,
-    /// How many plain bytes may still come, of how many.
+    /// Number of plain bytes that are still allowed.
     left: u64,
+    /// Number of plain bytes that are allowed in all.
     limit: u64,
-    members: bool,
+    has_members: bool,
 }
 
 #[derive(Clone, Copy)]
 enum ReaderState {
-    /// Between two things.
+    /// Between two members or entries.
     Between,
-    /// Within an entry of a cpio archive.
+    /// Inside a cpio entry or a run of zero bytes.
     Entry { left: u64 },
-    /// Within a deflate stream.
+    /// Inside a deflate stream.
     Stream,
     /// Before a trailer.
     Trailer,
-    /// Behind all that is known.
+    /// After the last member or entry (clause 3).
     Rest,
 }
 
 impl<R: Read> MemberReader<R> {
-    /// Opens a file whose plain form may have `limit` bytes.
+    /// Opens a file whose plain form may have at most `limit` bytes.
     pub(super) fn new(input: R, limit: u64) -> Self {
         MemberReader {
             input: BufferedInput {
@@ -105,54 +94,60 @@ impl<R: Read> MemberReader<R> {
             plain: vec![0; BUFFER],
             left: limit,
             limit,
-            members: false,
+            has_members: false,
         }
     }
 
-    /// The next piece, or none at the end of the file.
+    /// The next piece; `None` at the end of the file.
     pub(super) fn next(&mut self) -> Result<Option<MemberPiece<'_>>, OpenError> {
         match self.state {
-            ReaderState::Between => self.between(),
-            ReaderState::Entry { left } => self.raw(left),
-            ReaderState::Rest => self.raw(u64::MAX),
-            ReaderState::Stream => self.stream(),
-            ReaderState::Trailer => self.trailer(),
+            ReaderState::Between => self.read_next(),
+            ReaderState::Entry { left } => self.read_raw(left),
+            ReaderState::Rest => self.read_raw(u64::MAX),
+            ReaderState::Stream => self.read_stream(),
+            ReaderState::Trailer => self.read_trailer(),
         }
     }
 
-    fn between(&mut self) -> Result<Option<MemberPiece<'_>>, OpenError> {
+    /// Decides which piece begins here (clauses 2 and 3).
+    fn read_next(&mut self) -> Result<Option<MemberPiece<'_>>, OpenError> {
         let at_start = self.input.offset == 0;
         let ahead = self.input.peek(MAX_HEADER)?;
         if ahead.is_empty() {
-            return if self.members { Ok(None) } else { Err(OpenError::NotGzip) };
+            return if self.has_members { Ok(None) } else { Err(OpenError::NotGzip) };
         }
+
         if let Some(length) = header_length(ahead)? {
-            self.members = true;
+            self.has_members = true;
             self.inflate.reset(false);
             self.state = ReaderState::Stream;
             return Ok(Some(MemberPiece::Header(self.input.take(length))));
         }
+
         let zeros = ahead.iter().take_while(|byte| **byte == 0).count();
         if zeros > 0 && !at_start {
-            return self.raw(zeros as u64);
+            return self.read_raw(zeros as u64);
         }
+
         if let Some(left) = cpio_entry_length(ahead) {
-            return self.raw(left);
+            return self.read_raw(left);
         }
-        if !self.members {
+
+        if !self.has_members {
             return Err(OpenError::NotGzip);
         }
         self.state = ReaderState::Rest;
-        self.raw(u64::MAX)
+        self.read_raw(u64::MAX)
     }
 
-    /// Up to `left` bytes as they are.
-    fn raw(&mut self, left: u64) -> Result<Option<MemberPiece<'_>>, OpenError> {
+    /// At most `left` bytes, unchanged.
+    fn read_raw(&mut self, left: u64) -> Result<Option<MemberPiece<'_>>, OpenError> {
         let length = self.input.peek(1)?.len();
         let length = length.min(usize::try_from(left).unwrap_or(usize::MAX));
         if length == 0 {
-            return if self.members { Ok(None) } else { Err(OpenError::NotGzip) };
+            return if self.has_members { Ok(None) } else { Err(OpenError::NotGzip) };
         }
+
         self.left = self.left.checked_sub(length as u64).ok_or(OpenError::TooLarge(self.limit))?;
         self.state = match self.state {
             ReaderState::Rest => ReaderState::Rest,
@@ -162,26 +157,30 @@ impl<R: Read> MemberReader<R> {
         Ok(Some(MemberPiece::Raw(self.input.take(length))))
     }
 
-    fn stream(&mut self) -> Result<Option<MemberPiece<'_>>, OpenError> {
+    fn read_stream(&mut self) -> Result<Option<MemberPiece<'_>>, OpenError> {
         let input = self.input.peek(1)?;
         let ended = input.is_empty();
-        let (before_in, before_out) = (self.inflate.total_in(), self.inflate.total_out());
+        let before_in = self.inflate.total_in();
+        let before_out = self.inflate.total_out();
         let status = self.inflate.decompress(input, &mut self.plain, FlushDecompress::None);
-        let status = status.map_err(|_| OpenError::Damaged("an invalid deflate stream"))?;
+        let status = status.map_err(|_| OpenError::Damaged(GzipDefect::Stream))?;
         let consumed = (self.inflate.total_in() - before_in) as usize;
         let produced = (self.inflate.total_out() - before_out) as usize;
         let last = status == Status::StreamEnd;
+
         if ended && !last && produced == 0 {
-            return Err(OpenError::Damaged("it ends within a deflate stream"));
+            return Err(OpenError::Damaged(GzipDefect::TruncatedStream));
         }
         if consumed == 0 && produced == 0 && !last {
-            return Err(OpenError::Damaged("a deflate stream that stands still"));
+            return Err(OpenError::Damaged(GzipDefect::StalledStream));
         }
+
         self.left =
             self.left.checked_sub(produced as u64).ok_or(OpenError::TooLarge(self.limit))?;
         if last {
             self.state = ReaderState::Trailer;
         }
+
         Ok(Some(MemberPiece::Deflated {
             packed: self.input.take(consumed),
             plain: &self.plain[..produced],
@@ -189,16 +188,16 @@ impl<R: Read> MemberReader<R> {
         }))
     }
 
-    fn trailer(&mut self) -> Result<Option<MemberPiece<'_>>, OpenError> {
+    fn read_trailer(&mut self) -> Result<Option<MemberPiece<'_>>, OpenError> {
         if self.input.peek(TRAILER)?.len() < TRAILER {
-            return Err(OpenError::Damaged("it ends before its check sum"));
+            return Err(OpenError::Damaged(GzipDefect::TruncatedTrailer));
         }
         self.state = ReaderState::Between;
         Ok(Some(MemberPiece::Trailer(self.input.take(TRAILER))))
     }
 }
 
-/// The length of the gzip header (RFC 1952, 2.3) that `bytes` begin with, if they do.
+/// Length of the gzip header (RFC 1952, 2.3) at the beginning of `bytes`, if there is one.
 fn header_length(bytes: &[u8]) -> Result<Option<usize>, OpenError> {
     if !bytes.starts_with(&GZIP_MAGIC) {
         return Ok(None);
@@ -208,7 +207,7 @@ fn header_length(bytes: &[u8]) -> Result<Option<usize>, OpenError> {
         return Ok(None);
     }
     let length = header_end(bytes, flags).filter(|end| *end <= bytes.len().min(MAX_HEADER));
-    length.map(Some).ok_or(OpenError::Damaged("a header that ends early or is too long"))
+    length.map(Some).ok_or(OpenError::Damaged(GzipDefect::Header))
 }
 
 fn header_end(bytes: &[u8], flags: u8) -> Option<usize> {
@@ -225,33 +224,36 @@ fn header_end(bytes: &[u8], flags: u8) -> Option<usize> {
     Some(if flags & HEADER_CRC != 0 { at + 2 } else { at })
 }
 
-/// The length of the entry of a cpio archive ("newc") that `bytes` begin with, padding included.
+/// Length of the cpio entry ("newc") at the beginning of `bytes`, padding included.
 fn cpio_entry_length(bytes: &[u8]) -> Option<u64> {
     let header = bytes.get(..CPIO_HEADER)?;
     if !header.starts_with(b"070701") && !header.starts_with(b"070702") {
         return None;
     }
+
     let field = |number: usize| {
         let digits = str::from_utf8(&header[6 + 8 * number..14 + 8 * number]).ok()?;
         u64::from_str_radix(digits, 16).ok()
     };
-    let (size, name) = (field(6)?, field(11)?);
+
+    let size = field(6)?;
+    let name = field(11)?;
     Some((CPIO_HEADER as u64 + name).next_multiple_of(4) + size.next_multiple_of(4))
 }
 
-/// A reader that is looked ahead into.
+/// A reader with a look-ahead of at most [`BUFFER`] bytes.
 struct BufferedInput<R> {
     inner: R,
     buffer: Vec<u8>,
     start: usize,
     end: usize,
-    /// How many bytes were taken.
+    /// Number of bytes taken so far.
     offset: u64,
     ended: bool,
 }
 
 impl<R: Read> BufferedInput<R> {
-    /// All that is at hand, at least `least` bytes unless the file ends before.
+    /// All buffered bytes: at least `least` unless the file ends earlier.
     fn peek(&mut self, least: usize) -> Result<&[u8], OpenError> {
         if self.end - self.start < least {
             self.fill()?;
@@ -259,10 +261,11 @@ impl<R: Read> BufferedInput<R> {
         Ok(&self.buffer[self.start..self.end])
     }
 
-    /// Fills the buffer whatever the reader gives at a time, so that the same file has the same pieces.
+    /// Fills the buffer, with as many reads as it takes, so that the same file has the same pieces.
     fn fill(&mut self) -> Result<(), OpenError> {
         self.buffer.copy_within(self.start..self.end, 0);
         (self.start, self.end) = (0, self.end - self.start);
+
         while self.end < self.buffer.len() && !self.ended {
             match self.inner.read(&mut self.buffer[self.end..]) {
                 Ok(0) => self.ended = true,

@@ -1,81 +1,68 @@
-//! Makes the compressed file again.
+//! Rebuilds a compressed file from its plain form and its corrections.
 
-use std::io::{self, Write};
+use std::io::Write;
 
 use flate2::Crc;
 
-use crate::delta::gzip::MAX_CORRECTIONS;
-use crate::delta::gzip::corrections::{Correction, CorrectionReader};
+use crate::delta::gzip::corrections::{Correction, CorrectionReader, MAX_CORRECTIONS};
 use crate::delta::gzip::deflater::Deflater;
+use crate::delta::gzip::error::{CorrectionsDefect, RebuildError};
 
-/// So much is compressed before it is written.
+/// Number of bytes that are compressed before their output is written.
 const PIECE: usize = 64 * 1024;
-
-/// Why a compressed file cannot be made again.
-#[derive(Debug, thiserror::Error)]
-pub enum RebuildError {
-    /// The corrections are none.
-    #[error("the corrections of a gzip file hold {0}")]
-    Corrections(&'static str),
-    /// There are fewer plain bytes than the corrections claim.
-    #[error("the plain content of a gzip file ends {0} bytes early")]
-    TooShort(u64),
-    /// There are more plain bytes than the corrections claim.
-    #[error("the plain content of a gzip file goes on behind its end")]
-    TooLong,
-    /// The compressed bytes cannot be written.
-    #[error("a gzip file cannot be written: {0}")]
-    Write(#[source] io::Error),
-}
 
 /// Writes a compressed file from its plain form and its corrections.
 ///
-/// Memory: less than one megabyte, whatever the sizes. Corrections from outside lead to an error or to
-/// other bytes than wanted, never to more output than about the plain form and eight times the corrections.
-#[must_use = "the file is complete when `finish` says so"]
+/// Memory: less than 1 MB for any size. Hostile corrections lead to an error or to other bytes, which
+/// the caller detects by the digest. The output is never larger than about the plain form and eight
+/// times the corrections.
+#[must_use = "the file is complete only after `finish`"]
 pub struct Rebuild<'c, W> {
     parts: CorrectionReader<'c>,
     out: W,
-    now: Now,
+    current: CurrentPart,
+    /// CRC-32 and length of the content of the last stream.
     sum: Crc,
-    /// Plain bytes that are still to come, for this part and all later ones.
+    /// Number of plain bytes that this part and all later ones still need.
     missing: u64,
 }
 
-enum Now {
+/// The part that takes plain bytes.
+enum CurrentPart {
     Raw { left: u64 },
     Deflate { left: u64, deflater: Box<Deflater> },
     Done,
 }
 
 impl<'c, W: Write> Rebuild<'c, W> {
-    /// Begins a file; all corrections are looked through first.
+    /// Begins a file. All corrections are checked first.
     pub fn new(corrections: &'c [u8], out: W) -> Result<Self, RebuildError> {
         let missing = plain_length(corrections)?;
         let mut rebuild = Rebuild {
             parts: CorrectionReader(corrections),
             out,
-            now: Now::Done,
+            current: CurrentPart::Done,
             sum: Crc::new(),
             missing,
         };
-        rebuild.proceed()?;
+        rebuild.begin_part()?;
         Ok(rebuild)
     }
 
-    /// Takes in more of the plain form.
+    /// Adds bytes of the plain form.
     pub fn write(&mut self, mut plain: &[u8]) -> Result<(), RebuildError> {
         while !plain.is_empty() {
-            let left = match &self.now {
-                Now::Raw { left } | Now::Deflate { left, .. } => {
+            let left = match &self.current {
+                CurrentPart::Raw { left } | CurrentPart::Deflate { left, .. } => {
                     usize::try_from(*left).unwrap_or(usize::MAX)
                 }
-                Now::Done => return Err(RebuildError::TooLong),
+                CurrentPart::Done => return Err(RebuildError::TooLong),
             };
             let (now, later) = plain.split_at(plain.len().min(left).min(PIECE));
             self.missing -= now.len() as u64;
             plain = later;
-            self.piece(now)?;
+
+            self.write_piece(now)?;
             if now.len() == left {
                 self.end_part()?;
             }
@@ -85,47 +72,47 @@ impl<'c, W: Write> Rebuild<'c, W> {
 
     /// Ends the file.
     pub fn finish(self) -> Result<W, RebuildError> {
-        match self.now {
-            Now::Done => Ok(self.out),
+        match self.current {
+            CurrentPart::Done => Ok(self.out),
             _ => Err(RebuildError::TooShort(self.missing)),
         }
     }
 
-    fn piece(&mut self, plain: &[u8]) -> Result<(), RebuildError> {
-        match &mut self.now {
-            Now::Raw { left } => {
+    fn write_piece(&mut self, plain: &[u8]) -> Result<(), RebuildError> {
+        match &mut self.current {
+            CurrentPart::Raw { left } => {
                 *left -= plain.len() as u64;
                 self.out.write_all(plain).map_err(RebuildError::Write)
             }
-            Now::Deflate { left, deflater } => {
+            CurrentPart::Deflate { left, deflater } => {
                 *left -= plain.len() as u64;
                 self.sum.update(plain);
                 deflater.write(plain);
                 self.out.write_all(&deflater.take()).map_err(RebuildError::Write)
             }
-            Now::Done => Ok(()),
+            CurrentPart::Done => Ok(()),
         }
     }
 
     fn end_part(&mut self) -> Result<(), RebuildError> {
-        if let Now::Deflate { deflater, .. } = &mut self.now {
+        if let CurrentPart::Deflate { deflater, .. } = &mut self.current {
             deflater.finish();
             self.out.write_all(&deflater.take()).map_err(RebuildError::Write)?;
         }
-        self.proceed()
+        self.begin_part()
     }
 
-    /// Does the parts up to the one that takes plain bytes.
-    fn proceed(&mut self) -> Result<(), RebuildError> {
+    /// Carries out the next parts, up to the first that takes plain bytes.
+    fn begin_part(&mut self) -> Result<(), RebuildError> {
         loop {
-            match self.parts.next().map_err(RebuildError::Corrections)? {
+            match self.parts.next()? {
                 None => {
-                    self.now = Now::Done;
+                    self.current = CurrentPart::Done;
                     return Ok(());
                 }
                 Some(Correction::Raw(0)) => {}
                 Some(Correction::Raw(left)) => {
-                    self.now = Now::Raw { left };
+                    self.current = CurrentPart::Raw { left };
                     return Ok(());
                 }
                 Some(Correction::Bytes(bytes)) => {
@@ -139,7 +126,7 @@ impl<'c, W: Write> Rebuild<'c, W> {
                     self.sum.reset();
                     let mut deflater = Box::new(Deflater::new(model));
                     if left > 0 {
-                        self.now = Now::Deflate { left, deflater };
+                        self.current = CurrentPart::Deflate { left, deflater };
                         return Ok(());
                     }
                     deflater.finish();
@@ -150,24 +137,23 @@ impl<'c, W: Write> Rebuild<'c, W> {
     }
 }
 
-/// How many plain bytes belong to these corrections, which are looked through.
+/// Number of plain bytes that corrections need; checks all of them.
 pub fn plain_length(corrections: &[u8]) -> Result<u64, RebuildError> {
     if corrections.len() > MAX_CORRECTIONS {
-        return Err(RebuildError::Corrections("more than any may hold"));
+        return Err(CorrectionsDefect::TooLong.into());
     }
+
     let mut parts = CorrectionReader(corrections);
     let mut length = 0u64;
-    while let Some(part) = parts.next().map_err(RebuildError::Corrections)? {
+    while let Some(part) = parts.next()? {
         if let Correction::Raw(more) | Correction::Deflate(_, more) = part {
-            length = length
-                .checked_add(more)
-                .ok_or(RebuildError::Corrections("an impossible length"))?;
+            length = length.checked_add(more).ok_or(CorrectionsDefect::Overflow)?;
         }
     }
     Ok(length)
 }
 
-/// What stands behind a deflate stream of this content (RFC 1952, 2.3.1).
+/// The eight bytes after a deflate stream (RFC 1952, 2.3.1) with this content.
 pub(super) fn trailer(sum: &Crc) -> [u8; 8] {
     let mut trailer = [0; 8];
     trailer[..4].copy_from_slice(&sum.sum().to_le_bytes());

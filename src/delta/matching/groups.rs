@@ -1,49 +1,60 @@
-//! Contents that are made together: bounded in size, neighbours of the tree beside each other.
+//! Groups of contents, bounded in size, with neighbours of the tree in the same group.
 
 use std::collections::HashSet;
 
-use crate::delta::matching::{Class, PairGroup, size_of};
-use crate::delta::{GROUP_OUTPUT, GROUP_SOURCE};
+use crate::delta::limits::{GROUP_OUTPUT, GROUP_SOURCE};
+use crate::delta::matching::pairs::{ContentClass, PairGroup, size_of};
 use crate::digest::Digest;
 use crate::entry::Entry;
 
-/// Groups that are filled in the order of the tree, where neighbours are alike.
+/// Ratio by which a group of gzip files is smaller: their plain forms are larger than the files.
+const DECOMPOSED_SHARE: u64 = 4;
+
+/// Fills groups in the order of the tree, because neighbours are similar.
 #[derive(Default)]
-pub(super) struct Groups<'m> {
-    class: Class,
+pub(super) struct GroupBuilder<'m> {
+    class: ContentClass,
     done: Vec<PairGroup<'m>>,
     open: PairGroup<'m>,
-    held: HashSet<Digest>,
-    source: u64,
-    output: u64,
+    /// The sources of the open group.
+    sources: HashSet<Digest>,
+    /// Bytes of the sources of the open group.
+    source_bytes: u64,
+    /// Bytes of the targets of the open group.
+    output_bytes: u64,
 }
 
-impl<'m> Groups<'m> {
-    pub fn of(class: Class) -> Self {
-        Groups { class, ..Groups::default() }
+impl<'m> GroupBuilder<'m> {
+    pub fn new(class: ContentClass) -> Self {
+        GroupBuilder { class, ..GroupBuilder::default() }
     }
 
     pub fn add(&mut self, source: &'m Entry, target: &'m Entry) {
-        let more = if self.holds(source) { 0 } else { size_of(source) };
-        // What is opened is several times as large when it is plain.
-        let share = if self.class == Class::Opened { 4 } else { 1 };
-        if self.source + more > GROUP_SOURCE / share
-            || self.output + size_of(target) > GROUP_OUTPUT / share
+        let more = if self.has_source(source) { 0 } else { size_of(source) };
+        let share = if self.class == ContentClass::Decomposed { DECOMPOSED_SHARE } else { 1 };
+        if self.source_bytes + more > GROUP_SOURCE / share
+            || self.output_bytes + size_of(target) > GROUP_OUTPUT / share
         {
             self.close();
         }
+
         if let Some((size, digest)) = source.file()
-            && self.held.insert(digest)
+            && self.sources.insert(digest)
         {
             self.open.sources.push(source);
-            self.source += size;
+            self.source_bytes += size;
         }
         self.open.targets.push(target);
-        self.output += size_of(target);
+        self.output_bytes += size_of(target);
     }
 
-    fn holds(&self, source: &Entry) -> bool {
-        source.file().is_some_and(|(_, digest)| self.held.contains(&digest))
+    pub fn finish(mut self) -> Vec<PairGroup<'m>> {
+        self.close();
+        self.done
+    }
+
+    fn has_source(&self, source: &Entry) -> bool {
+        source.file().is_some_and(|(_, digest)| self.sources.contains(&digest))
     }
 
     fn close(&mut self) {
@@ -51,12 +62,8 @@ impl<'m> Groups<'m> {
         if !full.targets.is_empty() {
             self.done.push(full);
         }
-        self.held.clear();
-        (self.source, self.output) = (0, 0);
-    }
-
-    pub fn finish(mut self) -> Vec<PairGroup<'m>> {
-        self.close();
-        self.done
+        self.sources.clear();
+        self.source_bytes = 0;
+        self.output_bytes = 0;
     }
 }

@@ -1,98 +1,120 @@
-//! What names tell: which old file a new one comes from, and whether it is compressed.
+//! Matching by name: the old file of each new one, and the names of compressed files.
 
 use std::collections::HashMap;
 
-use crate::delta::matching::size_of;
+use crate::delta::matching::pairs::size_of;
 use crate::entry::Entry;
 use crate::manifest::Manifest;
 
-/// The base's files that can serve new ones, by what remains of their names.
+/// Files of the base that can serve new ones, by the keys of their paths.
 pub(super) struct NameIndex<'m> {
     base: &'m Manifest,
-    alike: [HashMap<Vec<u8>, Namesakes<'m>>; 3],
+    /// One map for each of [`KEYS`].
+    by_key: [HashMap<Vec<u8>, Namesakes<'m>>; 3],
 }
 
-/// What of a path has to be the same, the nearest first: a name, in directories that differ in version numbers;
-/// a path but for version numbers; a name but for version numbers.
-const REMAINS: [fn(&Entry, &mut Vec<u8>); 3] = [
-    |entry, kept| {
+/// Writes the key of an entry: the part of its path that source and target must have in common.
+type WriteKey = fn(&Entry, &mut Vec<u8>);
+
+/// The keys, the most reliable first: a name in directories without version numbers; a path without
+/// version numbers; a name without version numbers.
+const KEYS: [WriteKey; 3] = [
+    |entry, key| {
         let (path, name) = (entry.path.as_bytes(), entry.path.name());
-        take_versions_out(&path[..path.len() - name.len()], kept);
-        kept.extend_from_slice(name);
+        write_without_versions(&path[..path.len() - name.len()], key);
+        key.extend_from_slice(name);
     },
-    |entry, kept| take_versions_out(entry.path.as_bytes(), kept),
-    |entry, kept| take_versions_out(entry.path.name(), kept),
+    |entry, key| write_without_versions(entry.path.as_bytes(), key),
+    |entry, key| write_without_versions(entry.path.name(), key),
 ];
-/// Which of them a row of numbered files has in common.
+/// Index in [`KEYS`] of the key that the files of a numbered series have in common.
 const PATH: usize = 1;
 
-/// NameIndex of which the same remains: by size, those of one size in the order of the tree. They may be most of a
-/// tree, where names are little more than numbers.
+/// Files with the same key: by size, equal sizes in the order of the tree.
+///
+/// These may be most of a tree, if names are little more than numbers.
 #[derive(Default)]
 struct Namesakes<'m>(Vec<&'m Entry>);
 
 impl<'m> NameIndex<'m> {
-    /// Those that `fresh` ask for, and no others: where little is new, few are looked for.
-    /// What stays in its place asks only where its name has a number, which its content may have left.
-    pub fn of(base: &'m Manifest, fresh: &[&Entry]) -> Self {
-        let mut files = NameIndex { base, alike: Default::default() };
-        let moved =
-            || fresh.iter().filter(|entry| files.same(entry).is_none() || is_numbered(entry));
-        let asked = |remains: fn(&Entry, &mut Vec<u8>)| -> HashMap<Vec<u8>, Namesakes> {
-            moved().map(|entry| (key(remains, entry), Namesakes::default())).collect()
-        };
-        let mut alike = REMAINS.map(asked);
-        if alike[PATH].is_empty() {
-            return files;
+    /// Indexes the files of `base` that have a key in common with one of `new_entries`.
+    ///
+    /// A new content of an old path needs the index only if its name has a number, because its old
+    /// content may have moved to another number. So the index is small if little is new.
+    pub fn new(base: &'m Manifest, new_entries: &[&Entry]) -> Self {
+        let mut index = NameIndex { base, by_key: Default::default() };
+        let needs_index: Vec<&&Entry> = new_entries
+            .iter()
+            .filter(|entry| index.same_path(entry).is_none() || is_numbered(entry))
+            .collect();
+        if needs_index.is_empty() {
+            return index;
         }
-        let mut kept = Vec::new();
+
+        let mut by_key = KEYS.map(|write_key| -> HashMap<Vec<u8>, Namesakes> {
+            needs_index
+                .iter()
+                .map(|entry| (key_of(write_key, entry), Namesakes::default()))
+                .collect()
+        });
+        let mut key = Vec::new();
         for entry in base.entries().iter().filter(|entry| serves(entry)) {
-            for (asked, remains) in alike.iter_mut().zip(REMAINS) {
-                remains(entry, &mut kept);
-                asked.get_mut(&kept).into_iter().for_each(|found| found.0.push(entry));
+            for (namesakes, write_key) in by_key.iter_mut().zip(KEYS) {
+                write_key(entry, &mut key);
+                if let Some(Namesakes(files)) = namesakes.get_mut(&key) {
+                    files.push(entry);
+                }
             }
         }
-        for asked in &mut alike {
-            asked.retain(|_, found| !found.0.is_empty());
-            asked.values_mut().for_each(|found| found.0.sort_by_key(|entry| size_of(entry)));
+
+        for namesakes in &mut by_key {
+            namesakes.retain(|_, Namesakes(files)| !files.is_empty());
+            for Namesakes(files) in namesakes.values_mut() {
+                files.sort_by_key(|entry| size_of(entry));
+            }
         }
-        files.alike = alike;
-        files
+        index.by_key = by_key;
+        index
     }
 
-    fn same(&self, entry: &Entry) -> Option<&'m Entry> {
-        self.base.get(&entry.path).filter(|same| serves(same))
-    }
-
+    /// The source of a new content of `size` bytes.
     pub fn source_of(&self, entry: &Entry, size: u64) -> Option<&'m Entry> {
-        if let Some(same) = self.same(entry) {
+        if let Some(same) = self.same_path(entry) {
             return Some(same);
         }
-        let similar = self
-            .alike
+        let namesakes = self
+            .by_key
             .iter()
-            .zip(REMAINS)
-            .find_map(|(alike, remains)| alike.get(&key(remains, entry)));
-        similar?.nearest(size)
+            .zip(KEYS)
+            .find_map(|(namesakes, write_key)| namesakes.get(&key_of(write_key, entry)));
+        namesakes?.nearest(size)
     }
 
-    /// Whether a file that was there before may have got the content of a neighbour: where its name has a number, and
-    /// others of the base differ from it in that, all may have moved on by one, as rotated logs do.
+    /// Whether an old path may have the content of another file of its numbered series.
+    ///
+    /// This holds if its name has a number, and the base has more files that differ only in numbers:
+    /// all of them may have moved on by one, as rotated logs do.
     pub fn is_numbered_series(&self, entry: &Entry) -> bool {
-        let row = || self.alike[PATH].get(&key(REMAINS[PATH], entry));
         is_numbered(entry)
-            && self.same(entry).is_some()
-            && row().is_some_and(|Namesakes(files)| files.len() > 1)
+            && self.same_path(entry).is_some()
+            && self.by_key[PATH]
+                .get(&key_of(KEYS[PATH], entry))
+                .is_some_and(|Namesakes(files)| files.len() > 1)
+    }
+
+    fn same_path(&self, entry: &Entry) -> Option<&'m Entry> {
+        self.base.get(&entry.path).filter(|same| serves(same))
     }
 }
 
 impl<'m> Namesakes<'m> {
-    /// The one whose size is closest, of several the first of the tree.
+    /// The file with the closest size, of several the first of the tree.
     fn nearest(&self, size: u64) -> Option<&'m Entry> {
         let Namesakes(files) = self;
         let first_from = |size: u64| files.partition_point(|file| size_of(file) < size);
         let above = first_from(size);
         let below = above.checked_sub(1).map(|last| first_from(size_of(files[last])));
+
         let nearest = below.into_iter().chain(Some(above)).filter_map(|at| files.get(at).copied());
         nearest.min_by_key(|file| (size_of(file).abs_diff(size), &file.path))
     }
@@ -102,31 +124,35 @@ fn is_numbered(entry: &Entry) -> bool {
     entry.path.name().iter().any(u8::is_ascii_digit)
 }
 
+/// Whether an entry can be a source: a file that is not empty.
 fn serves(entry: &Entry) -> bool {
     size_of(entry) > 0
 }
 
-fn key(remains: fn(&Entry, &mut Vec<u8>), entry: &Entry) -> Vec<u8> {
-    let mut kept = Vec::new();
-    remains(entry, &mut kept);
-    kept
+fn key_of(write_key: WriteKey, entry: &Entry) -> Vec<u8> {
+    let mut key = Vec::new();
+    write_key(entry, &mut key);
+    key
 }
 
-/// Makes `kept` of `bytes`, with each version number (digits, and digits joined by `.`, `-`, `+`, `~` or `_`) as one `#`.
-fn take_versions_out(bytes: &[u8], kept: &mut Vec<u8>) {
-    kept.clear();
+/// Replaces `key` by `bytes` with one `#` for each version number.
+///
+/// A version number is digits, or digits joined by `.`, `-`, `+`, `~` or `_`.
+fn write_without_versions(bytes: &[u8], key: &mut Vec<u8>) {
+    key.clear();
     let mut at = 0;
     while at < bytes.len() {
         if !bytes[at].is_ascii_digit() {
-            kept.push(bytes[at]);
+            key.push(bytes[at]);
             at += 1;
             continue;
         }
-        kept.push(b'#');
+
+        key.push(b'#');
         while at < bytes.len() {
-            let joined =
+            let is_joined =
                 b".-+~_".contains(&bytes[at]) && bytes.get(at + 1).is_some_and(u8::is_ascii_digit);
-            if !bytes[at].is_ascii_digit() && !joined {
+            if !bytes[at].is_ascii_digit() && !is_joined {
                 break;
             }
             at += 1;
@@ -134,18 +160,19 @@ fn take_versions_out(bytes: &[u8], kept: &mut Vec<u8>) {
     }
 }
 
-/// Whether a file's name tells that it may be gzip; its first bytes decide.
-pub(super) fn is_gzip(name: &[u8]) -> bool {
+/// Whether the name is that of a gzip file; the first bytes of the file decide.
+pub(super) fn is_gzip_name(name: &[u8]) -> bool {
     [b".gz".as_slice(), b".tgz"].iter().any(|end| name.ends_with(end))
         || name.starts_with(b"initrd")
 }
 
-/// Whether a file's name tells that its bytes are compressed.
-pub fn is_packed(name: &[u8]) -> bool {
+/// Whether the name is that of a compressed file.
+pub fn is_compressed_name(name: &[u8]) -> bool {
     const ENDS: [&[u8]; 16] = [
         b".gz", b".tgz", b".xz", b".zst", b".bz2", b".lz4", b".lzma", b".zip", b".jar", b".whl",
         b".png", b".jpg", b".webp", b".woff2", b".deb", b".rpm",
     ];
+
     ENDS.iter().any(|end| name.ends_with(end))
         || name.starts_with(b"initrd")
         || name.starts_with(b"vmlinuz")
@@ -162,8 +189,12 @@ mod tests {
 
     proptest! {
         #[test]
-        fn the_nearest_is_the_one_that_a_look_at_all_finds(sizes in prop::collection::vec(1..40u64, 0..12), size in 0..45u64) {
-            let meta = Meta { mode: 0o644, uid: 0, gid: 0, mtime: Mtime { seconds: 0, nanos: 0 }, xattrs: Xattrs::new() };
+        fn nearest_equals_result_of_full_scan(
+            sizes in prop::collection::vec(1..40u64, 0..12),
+            size in 0..45u64,
+        ) {
+            let mtime = Mtime { seconds: 0, nanos: 0 };
+            let meta = Meta { mode: 0o644, uid: 0, gid: 0, mtime, xattrs: Xattrs::new() };
             let file = |(n, size): (usize, &u64)| {
                 let kind = LeafKind::File { size: *size, digest: Digest([0; 32]) };
                 let path = TreePath::new(format!("{n:02}")).expect("a good path");
@@ -172,6 +203,7 @@ mod tests {
             let files: Vec<Entry> = sizes.iter().enumerate().map(file).collect();
             let mut namesakes = Namesakes(files.iter().collect());
             namesakes.0.sort_by_key(|entry| size_of(entry));
+
             let found = namesakes.nearest(size).map(|entry| &entry.path);
             let all = files.iter().min_by_key(|file| size_of(file).abs_diff(size));
             prop_assert_eq!(found, all.map(|entry| &entry.path));
@@ -179,13 +211,13 @@ mod tests {
     }
 
     fn without_versions(bytes: &[u8]) -> Vec<u8> {
-        let mut kept = Vec::new();
-        take_versions_out(bytes, &mut kept);
-        kept
+        let mut key = Vec::new();
+        write_without_versions(bytes, &mut key);
+        key
     }
 
     #[test]
-    fn versions_are_taken_out() {
+    fn version_numbers_are_replaced() {
         for (a, b) in [
             ("usr/lib/modules/6.1.0-50-amd64/x.ko", "usr/lib/modules/6.1.0-56-amd64/x.ko"),
             ("libfoo.so.1.2.3", "libfoo.so.1.2.4"),
@@ -193,6 +225,7 @@ mod tests {
         ] {
             assert_eq!(without_versions(a.as_bytes()), without_versions(b.as_bytes()));
         }
+
         assert_ne!(without_versions(b"a1b"), without_versions(b"a1c"));
         assert_eq!(without_versions(b"1.2."), b"#.");
     }

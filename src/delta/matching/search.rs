@@ -1,103 +1,111 @@
-//! The search for sources by content: what is compared, within which bounds, and what wins.
+//! Similarity search: the contents that are compared, the limits on reading, and the choice of a source.
 //!
-//! What may be read is decided before a byte is read, from sizes alone, so that it can be fetched together:
+//! The contents to read are chosen from sizes alone, before any byte is read, so that they can be
+//! fetched together:
 //!
-//! 1. New contents of at least [`LEAST`] bytes, the largest first, [`BUDGET`] bytes of them.
-//! 2. Contents of the base that are at most [`RATIO`] times as large as one of these, or as small: first those
-//!    that the target has lost and nothing is made of, for whatever was moved is among them; then those that it
-//!    still has or that are the source of something. Of either the nearest sizes come first, in all as many
-//!    times the bytes of each new one as is said for it, and [`BUDGET`] at most.
+//! 1. New contents of at least [`LEAST`] bytes, the largest first, at most [`BUDGET`] bytes in all.
+//! 2. Contents of the base whose size differs from one of these at most by the factor [`RATIO`]. First
+//!    those that the target no longer has and that are no source yet, since moved files are among them;
+//!    then the others. In both parts the closest sizes are first. Their sum is limited to a multiple of
+//!    the bytes of the new contents, given by the caller, and to [`BUDGET`].
 //!
-//! Memory: of either no more than [`MOST`], with a sketch of 128 bytes each, and an index of twice that for those of
-//! the base: 20 MB.
+//! Memory: at most [`MOST`] contents of each side, with 128 bytes of sketch for each, and an index of
+//! twice that for the base: 20 MB.
 
 use std::cmp::Reverse;
 use std::collections::{HashMap, HashSet};
 
 use rayon::prelude::*;
 
-use crate::delta::matching::size_of;
+use crate::delta::matching::pairs::size_of;
 use crate::delta::sketch::{FEATURES, Sketch};
 use crate::digest::Digest;
 use crate::entry::Entry;
 use crate::manifest::Manifest;
 use crate::tree_path::TreePath;
 
-/// A smaller content is not worth the search.
+/// Smallest content in bytes that is worth the search.
 const LEAST: u64 = 4 << 10;
-/// So many bytes of the target are read at most, and as many of the base.
+/// Largest number of bytes to read of the target, and of the base.
 const BUDGET: u64 = 512 << 20;
-/// So many contents of either are compared.
+/// Largest number of contents to compare on each side.
 const MOST: usize = 1 << 15;
-/// A source that is smaller by more holds little of what is wanted; one that is larger costs the node more
-/// than it helps.
+/// Largest ratio of sizes of source and target.
+///
+/// A much smaller source has little in common; a much larger one costs the node more than it saves.
 const RATIO: u64 = 4;
-/// Ratios of sizes are counted in parts.
+/// Unit of a ratio: ratios are integers in parts of this.
 const PARTS: u64 = 1024;
-/// Less in common than this is chance, or a licence at the head of a file.
+/// Least number of common features; fewer are chance, or a licence text at the head of a file.
 const LEAST_COMMON: usize = 2;
-/// Of the candidates that agree in a feature so many count: where they are more, they are of one kind.
+/// Largest number of candidates that count for one feature; more of them are a family of files.
 const CROWD: usize = 64;
 
-/// What is compared.
+/// The contents to compare.
 #[derive(Clone, Debug, Default)]
 pub(super) struct SketchSearch<'m> {
-    wanting: Vec<&'m Entry>,
+    wanted: Vec<&'m Entry>,
     candidates: Vec<&'m Entry>,
 }
 
-/// The features of candidates, in order, each with the number of its candidate.
-struct Index(Vec<(u64, u32)>);
+/// Features of the candidates, sorted, each with the number of its candidate.
+struct FeatureIndex(Vec<(u64, u32)>);
 
 impl<'m> SketchSearch<'m> {
-    /// Decides what of `wanting`, new contents without a sure source, is compared with what of `base` among all that
-    /// `serves`: so many `times` their bytes. What is in `used` comes later.
+    /// Chooses new contents of `wanted`, and candidates of `base` among those for which `serves` holds.
+    ///
+    /// Each wanted entry has a budget in multiples of its size. Contents in `used` are candidates after
+    /// all others.
     pub fn new(
         base: &'m Manifest,
-        mut wanting: Vec<(&'m Entry, u64)>,
+        mut wanted: Vec<(&'m Entry, u64)>,
         used: &HashSet<Digest>,
         serves: impl Fn(&Entry) -> bool,
     ) -> Self {
-        wanting.retain(|(entry, _)| size_of(entry) >= LEAST);
-        wanting.sort_by_key(|(entry, _)| Reverse(size_of(entry)));
-        let times: HashMap<&TreePath, u64> =
-            wanting.iter().map(|(entry, times)| (&entry.path, *times)).collect();
-        let wanting = within(BUDGET, wanting.into_iter().map(|(entry, _)| entry).collect());
-        let worth = |entry: &&Entry| {
-            size_of(entry).saturating_mul(times.get(&entry.path).copied().unwrap_or(0))
-        };
-        let worth = wanting.iter().map(worth).fold(0u64, u64::saturating_add);
+        wanted.retain(|(entry, _)| size_of(entry) >= LEAST);
+        wanted.sort_by_key(|(entry, _)| Reverse(size_of(entry)));
+        let budgets: HashMap<&TreePath, u64> =
+            wanted.iter().map(|(entry, budget)| (&entry.path, *budget)).collect();
+        let wanted = take_within(BUDGET, wanted.into_iter().map(|(entry, _)| entry).collect());
+        let budget = wanted
+            .iter()
+            .map(|entry| {
+                size_of(entry).saturating_mul(budgets.get(&entry.path).copied().unwrap_or(0))
+            })
+            .fold(0u64, u64::saturating_add);
 
-        let nearest = Nearest::of(&wanting);
+        let sizes = WantedSizes::new(&wanted);
         let mut seen = HashSet::new();
         let mut candidates = Vec::new();
         for entry in base.entries() {
             let Some((size, digest)) = entry.file() else { continue };
-            let Some(ratio) = nearest.ratio(size).filter(|ratio| *ratio <= RATIO * PARTS) else {
+            let Some(ratio) = sizes.ratio_to(size).filter(|ratio| *ratio <= RATIO * PARTS) else {
                 continue;
             };
             if serves(entry) && seen.insert(digest) {
                 candidates.push(((used.contains(&digest), ratio), entry));
             }
         }
-        // Equals stay in the order of the tree.
+
+        // The sort is stable: equal candidates stay in the order of the tree.
         candidates.sort_by_key(|(order, _)| *order);
         let candidates = candidates.into_iter().map(|(_, entry)| entry).collect();
-        let candidates = within(BUDGET.min(worth), candidates);
-        // Neighbours of the tree are neighbours on the disk, and in the frames of an archive.
-        let [wanting, candidates] = [wanting, candidates].map(|mut entries| {
+        let candidates = take_within(BUDGET.min(budget), candidates);
+
+        // Neighbours of the tree are neighbours on the disk and in the frames of an archive.
+        let [wanted, candidates] = [wanted, candidates].map(|mut entries| {
             entries.sort_by_key(|entry| &entry.path);
             entries
         });
-        SketchSearch { wanting, candidates }
+        SketchSearch { wanted, candidates }
     }
 
-    /// The contents of the base that are to be read.
+    /// The contents of the base that the search reads.
     pub fn candidates(&self) -> &[&'m Entry] {
         &self.candidates
     }
 
-    /// Compares, and gives what is found: source and target.
+    /// Compares, and returns the pairs of source and target.
     pub fn run(
         &self,
         old: impl Fn(&Entry) -> Option<Sketch> + Sync,
@@ -106,48 +114,50 @@ impl<'m> SketchSearch<'m> {
         if self.candidates.is_empty() {
             return Vec::new();
         }
-        let wanting: Vec<Option<Sketch>> =
-            self.wanting.par_iter().map(|entry| new(entry)).collect();
+
+        let wanted: Vec<Option<Sketch>> = self.wanted.par_iter().map(|entry| new(entry)).collect();
         let candidates: Vec<Option<Sketch>> =
             self.candidates.par_iter().map(|entry| old(entry)).collect();
-        let index = Index::of(&candidates);
-        let found = self.wanting.par_iter().zip(wanting).map(|(entry, sketch)| {
-            let source = self.best(entry, &index.common(&sketch?))?;
+        let index = FeatureIndex::new(&candidates);
+
+        let pairs = self.wanted.par_iter().zip(wanted).map(|(entry, sketch)| {
+            let source = self.best(entry, &index.count_common(&sketch?))?;
             Some((source, *entry))
         });
-        found.flatten_iter().collect()
+        pairs.flatten_iter().collect()
     }
 
-    /// The candidate with the most features in common; of equals the one whose size is closest, then the first.
+    /// The candidate with the most features in common, then the closest size, then the first path.
     fn best(&self, entry: &Entry, common: &HashMap<u32, usize>) -> Option<&'m Entry> {
         let size = size_of(entry);
-        let alike = common.iter().filter(|(_, common)| **common >= LEAST_COMMON);
-        let alike = alike.filter_map(|(number, common)| {
-            Some((*self.candidates.get(*number as usize)?, *common))
-        });
-        let best = alike.min_by_key(|&(candidate, common)| {
-            (Reverse(common), size_of(candidate).abs_diff(size), &candidate.path)
-        });
-        best.map(|(candidate, _)| candidate)
+        common
+            .iter()
+            .filter(|(_, common)| **common >= LEAST_COMMON)
+            .filter_map(|(number, common)| Some((*self.candidates.get(*number as usize)?, *common)))
+            .min_by_key(|&(candidate, common)| {
+                (Reverse(common), size_of(candidate).abs_diff(size), &candidate.path)
+            })
+            .map(|(candidate, _)| candidate)
     }
 }
 
-impl Index {
-    fn of(candidates: &[Option<Sketch>]) -> Self {
+impl FeatureIndex {
+    fn new(candidates: &[Option<Sketch>]) -> Self {
         let mut features = Vec::with_capacity(candidates.len() * FEATURES);
         for (number, sketch) in (0..).zip(candidates) {
             features
                 .extend(sketch.iter().flat_map(Sketch::features).map(|feature| (*feature, number)));
         }
         features.sort_unstable();
-        Index(features)
+        FeatureIndex(features)
     }
 
-    /// In how many features which candidates agree with `sketch`.
-    fn common(&self, sketch: &Sketch) -> HashMap<u32, usize> {
+    /// Number of features that each candidate has in common with `sketch`.
+    fn count_common(&self, sketch: &Sketch) -> HashMap<u32, usize> {
         let mut common = HashMap::new();
         for feature in sketch.features() {
-            // Orders differ, so a number that is the smallest in one is hardly ever so in another.
+            // One index serves all features: the smallest number in one order is rarely the smallest
+            // in another.
             let from = self.0.partition_point(|(known, _)| known < feature);
             let equal = self.0[from..].iter().take_while(|(known, _)| known == feature);
             equal.take(CROWD).for_each(|(_, number)| *common.entry(*number).or_default() += 1);
@@ -156,32 +166,39 @@ impl Index {
     }
 }
 
-/// The sizes that are wanted.
-struct Nearest(Vec<u64>);
+/// The sizes of the wanted contents, sorted.
+struct WantedSizes(Vec<u64>);
 
-impl Nearest {
-    fn of(wanting: &[&Entry]) -> Self {
-        let mut sizes: Vec<u64> = wanting.iter().map(|entry| size_of(entry)).collect();
+impl WantedSizes {
+    fn new(wanted: &[&Entry]) -> Self {
+        let mut sizes: Vec<u64> = wanted.iter().map(|entry| size_of(entry)).collect();
         sizes.sort_unstable();
-        Nearest(sizes)
+        WantedSizes(sizes)
     }
 
-    /// The larger by the smaller of `size` and the wanted size that is nearest to it, in parts; `None` where
-    /// nothing is wanted or there is nothing.
-    fn ratio(&self, size: u64) -> Option<u64> {
+    /// Ratio, at least 1, of `size` to the nearest wanted size, in [`PARTS`].
+    ///
+    /// `None` if nothing is wanted or the smaller of both is 0.
+    fn ratio_to(&self, size: u64) -> Option<u64> {
         let at = self.0.partition_point(|wanted| *wanted < size);
-        let around =
-            self.0.get(at).into_iter().chain(at.checked_sub(1).and_then(|at| self.0.get(at)));
-        let ratio =
-            |wanted: &u64| size.max(*wanted).saturating_mul(PARTS).checked_div(size.min(*wanted));
-        around.filter_map(ratio).min()
+        let below = at.checked_sub(1).and_then(|at| self.0.get(at));
+        self.0
+            .get(at)
+            .into_iter()
+            .chain(below)
+            .filter_map(|wanted| {
+                size.max(*wanted).saturating_mul(PARTS).checked_div(size.min(*wanted))
+            })
+            .min()
     }
 }
 
-/// Those of `entries` that come to `budget` bytes, in order; one that does not fit makes room for smaller ones.
-fn within(budget: u64, entries: Vec<&Entry>) -> Vec<&Entry> {
+/// The first entries that fit into `budget` bytes; one that does not fit is skipped for smaller ones.
+fn take_within(budget: u64, entries: Vec<&Entry>) -> Vec<&Entry> {
     let mut left = budget;
-    let fits =
-        |entry: &&Entry| left.checked_sub(size_of(entry)).inspect(|rest| left = *rest).is_some();
-    entries.into_iter().filter(fits).take(MOST).collect()
+    entries
+        .into_iter()
+        .filter(|entry| left.checked_sub(size_of(entry)).inspect(|rest| left = *rest).is_some())
+        .take(MOST)
+        .collect()
 }

@@ -1,3 +1,5 @@
+//! Matching by names and by content, and its limits.
+
 use std::collections::{BTreeMap, HashMap};
 use std::iter;
 use std::sync::Mutex;
@@ -31,10 +33,14 @@ fn manifest(files: &[(&str, u64, u8)]) -> Manifest {
     Manifest::new(entries).expect("a good manifest")
 }
 
-fn pairs(base: &[(&str, u64, u8)], target: &[(&str, u64, u8)]) -> Vec<(Vec<String>, Vec<String>)> {
+/// The groups that names alone give, as paths of sources and targets.
+fn name_groups(
+    base: &[(&str, u64, u8)],
+    target: &[(&str, u64, u8)],
+) -> Vec<(Vec<String>, Vec<String>)> {
     let names = |entries: &[&Entry]| entries.iter().map(|e| e.path.to_string()).collect();
     let (base, target) = (manifest(base), manifest(target));
-    Matching::by_names(&base, &target, Effort::Best, &Effort::Fast.opening())
+    Matching::by_names(&base, &target, Effort::Best, &Effort::Fast.rebuild_limit())
         .into_pairs()
         .groups
         .iter()
@@ -48,120 +54,128 @@ fn group(sources: &[&str], targets: &[&str]) -> (Vec<String>, Vec<String>) {
 }
 
 #[test]
-fn the_same_path_comes_first_then_the_version_then_the_name() {
+fn same_path_precedes_version_and_name() {
     let base = [("a/k-1.0", 10, 1), ("a/k-2.0", 90, 2), ("b/tool", 50, 3), ("c/tool", 11, 4)];
-    assert_eq!(pairs(&base, &[("a/k-1.0", 90, 9)]), [group(&["/a/k-1.0"], &["/a/k-1.0"])]);
-    assert_eq!(pairs(&base, &[("a/k-3.0", 80, 9)]), [group(&["/a/k-2.0"], &["/a/k-3.0"])]);
-    assert_eq!(pairs(&base, &[("new/tool", 12, 9)]), [group(&["/c/tool"], &["/new/tool"])]);
+    assert_eq!(name_groups(&base, &[("a/k-1.0", 90, 9)]), [group(&["/a/k-1.0"], &["/a/k-1.0"])]);
+    assert_eq!(name_groups(&base, &[("a/k-3.0", 80, 9)]), [group(&["/a/k-2.0"], &["/a/k-3.0"])]);
+    assert_eq!(name_groups(&base, &[("new/tool", 12, 9)]), [group(&["/c/tool"], &["/new/tool"])]);
+
     let modules = [("5.1/ca1.ko", 20, 1), ("5.1/ca2.ko", 10, 2), ("5.1/ca3.ko", 11, 3)];
     assert_eq!(
-        pairs(&modules, &[("5.2/ca1.ko", 10, 9)]),
+        name_groups(&modules, &[("5.2/ca1.ko", 10, 9)]),
         [group(&["/5.1/ca1.ko"], &["/5.2/ca1.ko"])]
     );
     assert_eq!(
-        pairs(&modules, &[("5.2/ca4.ko", 11, 9)]),
+        name_groups(&modules, &[("5.2/ca4.ko", 11, 9)]),
         [group(&["/5.1/ca3.ko"], &["/5.2/ca4.ko"])]
     );
-    assert!(pairs(&base, &[("new/other", 12, 9)]).is_empty());
+    assert!(name_groups(&base, &[("new/other", 12, 9)]).is_empty());
 }
 
 #[test]
-fn what_the_base_holds_needs_no_delta() {
-    assert!(pairs(&[("a", 10, 1), ("b", 10, 2)], &[("a", 10, 2), ("b", 10, 1)]).is_empty());
+fn content_of_base_needs_no_delta() {
+    assert!(name_groups(&[("a", 10, 1), ("b", 10, 2)], &[("a", 10, 2), ("b", 10, 1)]).is_empty());
 }
 
 #[test]
-fn groups_are_bounded_and_compressed_files_apart() {
+fn groups_are_bounded_and_separate_compressed_files() {
     let mib = 1 << 20;
     let base =
         [("a", 3 * mib / 2, 1), ("b", mib, 2), ("c.gz", mib, 3), ("d", mib, 4), ("e", 60 * mib, 5)];
     let target =
         [("a", 3 * mib / 2, 11), ("b", mib, 12), ("c.gz", mib, 13), ("d", mib, 14), ("e", mib, 15)];
+
     let expected = [
         group(&["/a"], &["/a"]),
         group(&["/b", "/d"], &["/b", "/d"]),
         group(&["/c.gz"], &["/c.gz"]),
     ];
-    assert_eq!(pairs(&base, &target), expected);
+    assert_eq!(name_groups(&base, &target), expected);
 }
 
 #[test]
-fn compressed_files_are_opened_the_smallest_first_as_far_as_the_time_goes() {
+fn smallest_gzip_files_are_decomposed_within_limit() {
     let mib = 1 << 20;
     let base = [("a.gz", 4000, 1), ("b.gz", 5000, 2), ("initrd.img-1", 30 * mib, 3)];
     let target = [("a.gz", 4001, 11), ("b.gz", 5001, 12), ("initrd.img-2", 30 * mib, 13)];
     let (base, target) = (manifest(&base), manifest(&target));
     let classes = |seconds| {
-        let pairs = Matching::by_names(&base, &target, Effort::Best, &Opening { seconds, gain: 0 })
-            .into_pairs();
-        let classes: Vec<(Class, usize)> =
+        let pairs =
+            Matching::by_names(&base, &target, Effort::Best, &RebuildLimit { seconds, gain: 0 })
+                .into_pairs();
+        let classes: Vec<(ContentClass, usize)> =
             pairs.groups.iter().map(|g| (g.class, g.targets.len())).collect();
-        (classes, pairs.archives.len())
+        (classes, pairs.compressed.len())
     };
-    assert_eq!(classes(0), (vec![(Class::Packed, 2)], 0));
-    assert_eq!(classes(1), (vec![(Class::Opened, 2)], 0));
-    assert_eq!(classes(60), (vec![(Class::Opened, 2)], 1));
+    assert_eq!(classes(0), (vec![(ContentClass::Compressed, 2)], 0));
+    assert_eq!(classes(1), (vec![(ContentClass::Decomposed, 2)], 0));
+    assert_eq!(classes(60), (vec![(ContentClass::Decomposed, 2)], 1));
 }
 
 #[test]
-fn what_is_too_large_for_a_group_is_paired_all_the_same() {
+fn large_files_are_paired_alone() {
     let mib = 1 << 20;
     let base = [("a", 60 * mib, 1), ("b-1", 5 * mib, 2), ("c.xz", 60 * mib, 3)];
     let target =
         [("a", 60 * mib, 11), ("b-2", 5 * mib, 12), ("c.xz", 60 * mib, 13), ("d", 60 * mib, 14)];
     let (base, target) = (manifest(&base), manifest(&target));
     let large = |effort: Effort| {
-        let pairs = Matching::by_names(&base, &target, effort, &effort.opening()).into_pairs();
+        let pairs =
+            Matching::by_names(&base, &target, effort, &effort.rebuild_limit()).into_pairs();
         pairs
             .large
             .iter()
             .map(|(from, to)| format!("{} {}", from.path, to.path))
             .collect::<Vec<_>>()
     };
-    // Whether compressed ones have anything in common is found out by a look.
+
+    // Large compressed files are pairs too: their first bytes are compared later.
     assert_eq!(large(Effort::Best), ["/a /a", "/c.xz /c.xz"]);
     assert_eq!(large(Effort::Normal), ["/a /a", "/b-1 /b-2", "/c.xz /c.xz"]);
 }
 
 #[test]
-fn one_source_serves_many_and_is_held_once() {
+fn source_of_many_targets_is_in_its_group_once() {
     let base = [("k-1", 10, 1)];
     let target = [("k-2", 10, 2), ("k-3", 10, 3)];
-    assert_eq!(pairs(&base, &target), [group(&["/k-1"], &["/k-2", "/k-3"])]);
+    assert_eq!(name_groups(&base, &target), [group(&["/k-1"], &["/k-2", "/k-3"])]);
 }
 
-/// A base and a target whose contents can be looked into.
+/// A base and a target with contents.
 #[derive(Default)]
-struct Looked {
+struct ContentPair {
     base: Vec<(String, u64, u8)>,
     target: Vec<(String, u64, u8)>,
     contents: HashMap<Digest, Vec<u8>>,
     last: u8,
-    /// How often each content was read.
+    /// Bytes that were read of each path.
     read: Mutex<BTreeMap<String, u64>>,
 }
 
-impl Looked {
+impl ContentPair {
+    /// Adds a content; returns its size and number.
     fn content(&mut self, content: &[u8]) -> (u64, u8) {
         self.last += 1;
         self.contents.insert(Digest([self.last; 32]), content.to_vec());
         (content.len() as u64, self.last)
     }
 
-    fn was(&mut self, path: &str, content: &[u8]) -> &mut Self {
+    /// Adds a file to the base.
+    fn old(&mut self, path: &str, content: &[u8]) -> &mut Self {
         let (size, number) = self.content(content);
         self.base.push((path.to_owned(), size, number));
         self
     }
 
-    fn comes(&mut self, path: &str, content: &[u8]) -> &mut Self {
+    /// Adds a file to the target.
+    fn new_file(&mut self, path: &str, content: &[u8]) -> &mut Self {
         let (size, number) = self.content(content);
         self.target.push((path.to_owned(), size, number));
         self
     }
 
-    /// What of `base` is in the target as well.
-    fn stays(&mut self, path: &str) -> &mut Self {
+    /// Adds a file of the base to the target.
+    fn keep(&mut self, path: &str) -> &mut Self {
         let file = self.base.iter().find(|(known, ..)| known == path).expect("is there").clone();
         self.target.push(file);
         self
@@ -170,10 +184,10 @@ impl Looked {
     fn sketch(&self, entry: &Entry) -> Option<Sketch> {
         let (size, digest) = entry.file()?;
         *self.read.lock().expect("lives").entry(entry.path.to_string()).or_default() += size;
-        Sketch::of(&self.contents.get(&digest)?[..]).expect("reads")
+        Sketch::read(&self.contents.get(&digest)?[..]).expect("reads")
     }
 
-    /// What is made of what, in any group or as something large.
+    /// Sources and target of each new file in a group.
     fn pairs(&self, effort: Effort) -> Vec<(String, String)> {
         let named = |files: &[(String, u64, u8)]| {
             manifest(
@@ -184,10 +198,12 @@ impl Looked {
             )
         };
         let (base, target) = (named(&self.base), named(&self.target));
-        let pairing = Matching::by_names(&base, &target, effort, &effort.opening());
-        let wanted = pairing.sources();
-        let pairs =
-            pairing.by_content(|entry| self.sketch(entry), |entry| self.sketch(entry)).into_pairs();
+        let matching = Matching::by_names(&base, &target, effort, &effort.rebuild_limit());
+        let wanted = matching.sources();
+        let pairs = matching
+            .by_content(|entry| self.sketch(entry), |entry| self.sketch(entry))
+            .into_pairs();
+
         let ends = |group: &PairGroup<'_>| {
             let sources: Vec<String> =
                 group.sources.iter().map(|source| source.path.to_string()).collect();
@@ -197,10 +213,12 @@ impl Looked {
                 .map(move |target| (sources.join(" "), target.path.to_string()))
                 .collect::<Vec<_>>()
         };
+
         for source in pairs.groups.iter().flat_map(|group| &group.sources) {
             let (size, digest) = source.file().expect("a file");
             assert!(wanted.contains(&(digest, size)), "{} was fetched", source.path);
         }
+
         pairs.groups.iter().flat_map(ends).collect()
     }
 
@@ -219,144 +237,152 @@ fn pair_of(source: &str, target: &str) -> (String, String) {
 }
 
 #[test]
-fn what_was_moved_renamed_and_edited_is_found_by_its_content() {
-    let mut looked = Looked::default();
+fn moved_and_edited_file_is_matched_by_content() {
+    let mut files = ContentPair::default();
     let (tool, copied) = (noise(1, 300_000), noise(2, 9_000));
-    looked
-        .was("usr/bin/tool", &tool)
-        .was("etc/daemon.conf", &copied)
-        .was("usr/bin/other", &noise(3, 300_000));
-    looked.stays("etc/daemon.conf");
-    looked.comes("opt/suite/runner", &edited(&tool, 100_000));
-    looked.comes("etc/site.conf", &edited(&copied, 4_000));
-    looked.comes("opt/suite/unlike", &noise(4, 300_000));
+    files
+        .old("usr/bin/tool", &tool)
+        .old("etc/daemon.conf", &copied)
+        .old("usr/bin/other", &noise(3, 300_000));
+    files.keep("etc/daemon.conf");
+    files.new_file("opt/suite/runner", &edited(&tool, 100_000));
+    files.new_file("etc/site.conf", &edited(&copied, 4_000));
+    files.new_file("opt/suite/unlike", &noise(4, 300_000));
+
     let expected = [
         pair_of("/usr/bin/tool", "/opt/suite/runner"),
         pair_of("/etc/daemon.conf", "/etc/site.conf"),
     ];
     for effort in [Effort::Normal, Effort::Best] {
-        let mut found = looked.pairs(effort);
+        let mut found = files.pairs(effort);
         found.sort_by(|a, b| b.cmp(a));
-        // In a group of their own, of which each needs all sources.
+        // Both are in one group, so each needs all its sources.
         let all = "/etc/daemon.conf /usr/bin/tool";
         assert_eq!(found, expected.clone().map(|(_, target)| pair_of(all, &target)), "{effort}");
     }
-    looked.read.lock().expect("lives").clear();
-    assert!(looked.pairs(Effort::Fast).is_empty(), "fast goes by names");
-    assert_eq!(looked.bytes_read("/"), 0);
+
+    files.read.lock().expect("lives").clear();
+    assert!(files.pairs(Effort::Fast).is_empty(), "fast matches by names only");
+    assert_eq!(files.bytes_read("/"), 0);
 }
 
 #[test]
-fn names_count_before_contents() {
-    let mut looked = Looked::default();
+fn name_precedes_content() {
+    let mut files = ContentPair::default();
     let (one, other) = (noise(1, 50_000), noise(2, 50_000));
-    looked.was("lib/one-1.0", &one).was("lib/other", &other);
-    looked.comes("lib/one-1.1", &edited(&other, 7));
-    assert_eq!(looked.pairs(Effort::Normal), [pair_of("/lib/one-1.0", "/lib/one-1.1")]);
-    assert_eq!(looked.bytes_read("/"), 0, "nothing is left to look for");
+    files.old("lib/one-1.0", &one).old("lib/other", &other);
+    files.new_file("lib/one-1.1", &edited(&other, 7));
+    assert_eq!(files.pairs(Effort::Normal), [pair_of("/lib/one-1.0", "/lib/one-1.1")]);
+    assert_eq!(files.bytes_read("/"), 0, "every new file has a source");
 }
 
 #[test]
-fn what_moved_on_along_a_row_of_numbers_is_found_where_it_was() {
-    let mut looked = Looked::default();
+fn rotated_log_is_matched_by_content() {
+    let mut files = ContentPair::default();
     let logs: Vec<Vec<u8>> = (1..6).map(|seed| noise(seed, 60_000)).collect();
     for (number, log) in logs[..3].iter().enumerate() {
-        looked.was(&format!("log/messages.{number}"), log);
+        files.old(&format!("log/messages.{number}"), log);
     }
-    looked.was("log/solitary.1", &logs[4]).comes("log/solitary.1", &edited(&logs[0], 5));
-    looked.comes("log/messages.0", &logs[3]);
+    files.old("log/solitary.1", &logs[4]).new_file("log/solitary.1", &edited(&logs[0], 5));
+    files.new_file("log/messages.0", &logs[3]);
     for number in 1..3 {
-        looked.comes(&format!("log/messages.{number}"), &edited(&logs[number - 1], 30_000));
+        files.new_file(&format!("log/messages.{number}"), &edited(&logs[number - 1], 30_000));
     }
+
     for effort in [Effort::Normal, Effort::Best] {
         let sources: BTreeMap<String, String> =
-            looked.pairs(effort).into_iter().map(|(source, target)| (target, source)).collect();
+            files.pairs(effort).into_iter().map(|(source, target)| (target, source)).collect();
         let all = "/log/messages.0 /log/messages.1 /log/solitary.1";
         assert_eq!(sources["/log/messages.1"], all, "{effort}");
         assert_eq!(sources["/log/messages.2"], all, "{effort}");
     }
-    assert!(
-        looked.pairs(Effort::Fast).iter().all(|(source, _)| source.contains("/log/messages.2"))
-    );
+    assert!(files.pairs(Effort::Fast).iter().all(|(source, _)| source.contains("/log/messages.2")));
 }
 
 #[test]
-fn along_a_row_no_more_is_read_than_the_row_has() {
-    let mut looked = Looked::default();
+fn search_budget_of_series_is_its_own_size() {
+    let mut files = ContentPair::default();
     let (one, other) = (noise(1, 50_000), noise(2, 50_000));
-    looked.was("log/a.0", &one).was("log/a.1", &other);
+    files.old("log/a.0", &one).old("log/a.1", &other);
     for number in 0..10u32 {
         let path = format!("bulk/{number}");
-        looked.was(&path, &noise(number + 3, 50_000)).stays(&path);
+        files.old(&path, &noise(number + 3, 50_000)).keep(&path);
     }
-    looked.comes("log/a.0", &edited(&other, 7)).comes("log/a.1", &edited(&one, 7));
-    assert_eq!(looked.pairs(Effort::Best).len(), 2);
-    let bulk = looked.bytes_read("/bulk");
+    files.new_file("log/a.0", &edited(&other, 7)).new_file("log/a.1", &edited(&one, 7));
+
+    assert_eq!(files.pairs(Effort::Best).len(), 2);
+    let bulk = files.bytes_read("/bulk");
     assert!(bulk <= 150_000, "{bulk}");
 }
 
 #[test]
-fn of_several_the_one_with_most_in_common_wins_then_the_closest_size_then_the_first_path() {
+fn best_source_has_most_in_common_then_closest_size_then_first_path() {
     let content = noise(1, 40_000);
-    let mut looked = Looked::default();
-    looked.was("a/half", &[&content[..20_000], &noise(2, 20_000)].concat());
-    looked.was("b/longer", &[&content[..], &[0; 3_000]].concat());
-    looked.was("c/same", &content).was("d/same", &[&content[..39_999], b"!"].concat());
-    looked.comes("x/new", &edited(&content, 10));
+    let mut files = ContentPair::default();
+    files.old("a/half", &[&content[..20_000], &noise(2, 20_000)].concat());
+    files.old("b/longer", &[&content[..], &[0; 3_000]].concat());
+    files.old("c/same", &content).old("d/same", &[&content[..39_999], b"!"].concat());
+    files.new_file("x/new", &edited(&content, 10));
+
     for _ in 0..3 {
-        assert_eq!(looked.pairs(Effort::Normal), [pair_of("/c/same", "/x/new")]);
+        assert_eq!(files.pairs(Effort::Normal), [pair_of("/c/same", "/x/new")]);
     }
 }
 
 #[test]
-fn what_is_empty_tiny_compressed_or_unreadable_is_not_looked_into() {
+fn empty_tiny_or_compressed_file_is_not_read() {
     let content = noise(1, 100_000);
-    let mut looked = Looked::default();
-    looked.was("old/empty", b"").was("old/tiny", &content[..3_000]).was("old/packed.xz", &content);
-    looked.was("old/lost", &content).was("old/zeros", &[0; 90_000]);
-    looked.contents.remove(&Digest([looked.base[3].2; 32]));
-    looked.comes("new/nothing", b"").comes("new/small", &edited(&content[..3_000], 50));
-    looked.comes("new/put.zst", &edited(&content, 50)).comes("new/whole", &edited(&content, 60));
-    assert!(looked.pairs(Effort::Best).is_empty());
+    let mut files = ContentPair::default();
+    files.old("old/empty", b"").old("old/tiny", &content[..3_000]).old("old/packed.xz", &content);
+    files.old("old/lost", &content).old("old/zeros", &[0; 90_000]);
+    files.contents.remove(&Digest([files.base[3].2; 32]));
+    files.new_file("new/nothing", b"").new_file("new/small", &edited(&content[..3_000], 50));
+    files
+        .new_file("new/put.zst", &edited(&content, 50))
+        .new_file("new/whole", &edited(&content, 60));
+
+    assert!(files.pairs(Effort::Best).is_empty());
     for path in
         ["/old/empty", "/old/tiny", "/old/packed.xz", "/new/nothing", "/new/small", "/new/put.zst"]
     {
-        assert_eq!(looked.bytes_read(path), 0, "{path}");
+        assert_eq!(files.bytes_read(path), 0, "{path}");
     }
-    assert!(looked.bytes_read("/old/lost") > 0 && looked.bytes_read("/new/whole") > 0);
+    assert!(files.bytes_read("/old/lost") > 0 && files.bytes_read("/new/whole") > 0);
 }
 
 #[test]
-fn the_search_is_bounded_by_what_is_looked_for_and_begins_with_what_went_and_the_nearest_sizes() {
-    let mut looked = Looked::default();
+fn search_is_bounded_and_prefers_removed_files_of_close_size() {
+    let mut files = ContentPair::default();
     let noise = noise(1, 20_000);
     for n in 0..80 {
-        looked.was(&format!("gone/{n:03}x"), &noise[..4_100 + n * 100]);
-        looked.was(&format!("kept/{n:03}y"), &noise[n..4_100 + n]).stays(&format!("kept/{n:03}y"));
+        files.old(&format!("gone/{n:03}x"), &noise[..4_100 + n * 100]);
+        files.old(&format!("kept/{n:03}y"), &noise[n..4_100 + n]).keep(&format!("kept/{n:03}y"));
     }
-    looked.was("lib/changed-1", &noise[..4_100]).comes("lib/changed-2", &noise[1..4_100]);
-    looked.comes("fresh", &noise[..4_100]);
-    looked.pairs(Effort::Normal);
+    files.old("lib/changed-1", &noise[..4_100]).new_file("lib/changed-2", &noise[1..4_100]);
+    files.new_file("fresh", &noise[..4_100]);
+
+    files.pairs(Effort::Normal);
     let (gone, used) =
-        (looked.bytes_read("/gone"), looked.bytes_read("/kept") + looked.bytes_read("/lib"));
+        (files.bytes_read("/gone"), files.bytes_read("/kept") + files.bytes_read("/lib"));
     assert!((60_000..=4_100 * 16).contains(&(gone + used)), "{gone} and {used}");
-    assert!(used < 5_500, "{used}: what is used comes last");
-    assert_eq!((looked.bytes_read("/gone/000x"), looked.bytes_read("/gone/079x")), (4_100, 0));
+    assert!(used < 5_500, "{used}: used files are last");
+    assert_eq!((files.bytes_read("/gone/000x"), files.bytes_read("/gone/079x")), (4_100, 0));
 }
 
 #[test]
-fn what_is_larger_than_the_budget_is_not_read() {
+fn file_beyond_budget_is_not_read() {
     let mib = 1 << 20;
     let base = [("a", 500 * mib, 1), ("b", 400 * mib, 2), ("c", 10 * mib, 3), ("d", 4000 * mib, 4)];
     let target =
         [("v", 520 * mib, 11), ("w", 500 * mib, 12), ("x", 10 * mib, 13), ("y", 6 * mib, 14)];
     let (base, target) = (manifest(&base), manifest(&target));
+
     let read = Mutex::new(Vec::new());
     let note = |entry: &Entry| {
         read.lock().expect("lives").push(entry.path.to_string());
         None
     };
-    Matching::by_names(&base, &target, Effort::Normal, &Effort::Normal.opening())
+    Matching::by_names(&base, &target, Effort::Normal, &Effort::Normal.rebuild_limit())
         .by_content(note, note);
     let mut read = read.into_inner().expect("lives");
     read.sort();

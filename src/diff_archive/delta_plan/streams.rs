@@ -1,50 +1,57 @@
-//! Patches that copy pieces: of files too large for memory, and of archives of other files.
+//! Patches that are built as a stream: of files too large for memory, and of archives of other files.
 
 use std::collections::HashMap;
 use std::io::{self, Read};
 
-use crate::delta::gzip::{self, Decomposed, GzipLimits};
+use crate::delta::gzip::{self, Decomposed, Decomposition, GzipLimits};
 use crate::delta::{
-    self, Class, CompressedPair, CopiesWriter, Kind, MAX_CONTENT, MAX_DEPTH, ReadAt,
+    self, CompressedPair, ContentClass, CopiesWriter, Kind, MAX_CONTENT, MAX_DEPTH, PairGroup,
+    ReadAt,
 };
-use crate::diff_archive::delta_plan::encode::{CLEAR_GAIN, LEAST_GAIN};
-use crate::diff_archive::delta_plan::{Patched, Planner};
-use crate::diff_archive::group::{DeltaGroup, GroupSource, GroupTarget, Inside};
-use crate::diff_archive::similarity::Reading;
-use crate::diff_archive::write::{Deltas, WriteError};
+use crate::diff_archive::delta_plan::in_memory::compute_decomposed;
+use crate::diff_archive::delta_plan::planner::{CLEAR_GAIN, Deltas, LEAST_GAIN, Patch, Planner};
+use crate::diff_archive::error::WriteError;
+use crate::diff_archive::group::{DeltaGroup, GroupSource, GroupTarget, GzipParts};
+use crate::diff_archive::similarity::SequentialReader;
 use crate::digest::Digest;
 use crate::entry::Entry;
 use crate::manifest::Manifest;
 
-/// What a large file would come to is found out at no higher level.
-const ESTIMATE: i32 = 9;
-/// Compressed files whose first bytes, so many, are the same have more in common: members of an archive that did not
-/// change, or the microcode before an initrd. Of others a change leaves nothing.
+/// Highest level at which the compressed size of a large file is estimated.
+const ESTIMATE_LEVEL: i32 = 9;
+/// Number of bytes at the beginning that two compressed files must have in common to be tried.
+///
+/// Files with a common beginning have more in common: unchanged members of an archive, or the microcode
+/// before an initrd. In other compressed files a change leaves nothing in common.
 const BEGINNING: u64 = 16 << 10;
+const BUFFER: usize = 128 << 10;
 
-/// The files of the target that archives may be made of.
-pub(super) struct StreamCandidates<'m>(HashMap<Digest, &'m Entry>);
+/// The files of the target that a patch of the kind `copies` may use, by digest.
+pub(super) struct CopySources<'m>(HashMap<Digest, &'m Entry>);
 
-impl<'m> StreamCandidates<'m> {
-    /// Those of which a repository may make one more delta once it has `groups`. Of the `archives` it is not
-    /// known yet how they come.
+impl<'m> CopySources<'m> {
+    /// Takes the files whose delta depth permits one more delta after `groups`.
+    ///
+    /// The files of `compressed` are left out, because their patches are not computed yet.
     pub fn new<'g>(
         base: &Manifest,
         target: &'m Manifest,
         groups: impl Iterator<Item = &'g DeltaGroup>,
-        archives: &[CompressedPair<'_>],
+        compressed: &[CompressedPair<'_>],
         deltas: &Deltas<'_>,
     ) -> Self {
-        if archives.is_empty() {
-            return StreamCandidates(HashMap::new());
+        if compressed.is_empty() {
+            return CopySources(HashMap::new());
         }
+
+        // A content that neither the base has nor a group yields is sent whole, so its depth is 0.
         let digest_of = |entry: &Entry| entry.file().map(|(_, digest)| digest);
-        // What neither the base has nor a group makes travels whole.
         let mut depths: HashMap<Digest, u32> =
             target.entries().iter().filter_map(digest_of).map(|digest| (digest, 0)).collect();
         for digest in base.entries().iter().filter_map(digest_of) {
             depths.entry(digest).and_modify(|depth| *depth = (deltas.depth)(&digest));
         }
+
         for group in groups {
             let deepest = group
                 .sources
@@ -56,133 +63,138 @@ impl<'m> StreamCandidates<'m> {
                 group.targets.iter().map(|target| (target.digest, deepest.saturating_add(1))),
             );
         }
-        for digest in archives.iter().filter_map(|archive| digest_of(archive.entry)) {
+        for digest in compressed.iter().filter_map(|pair| digest_of(pair.entry)) {
             depths.remove(&digest);
         }
-        let serves = |digest: &Digest| depths.get(digest).is_some_and(|depth| *depth < MAX_DEPTH);
-        let files = target.entries().iter().filter_map(|entry| Some((digest_of(entry)?, entry)));
-        StreamCandidates(files.filter(|(digest, _)| serves(digest)).collect())
+
+        let files = target
+            .entries()
+            .iter()
+            .filter_map(|entry| Some((digest_of(entry)?, entry)))
+            .filter(|(digest, _)| depths.get(digest).is_some_and(|depth| *depth < MAX_DEPTH));
+        CopySources(files.collect())
     }
 }
 
-impl Planner<'_> {
-    /// A content that is too large for a group: piece by piece, or in blocks where it is larger than memory
-    /// and these are what it has in common with the old one. What is compressed is tried only where both begin alike.
-    pub(super) fn large(&self, from: &Entry, to: &Entry) -> Result<Option<Patched>, WriteError> {
-        let (Some((old_size, old)), Some((size, digest))) = (from.file(), to.file()) else {
-            return Ok(None);
-        };
-        let unread = |source| WriteError::Source { path: from.path.clone(), source };
-        let failed = |source| WriteError::Content { path: to.path.clone(), source };
-        let Some(base) = self.deltas.sources.open(&old, old_size, &from.path).map_err(unread)?
-        else {
-            return Ok(None);
-        };
-        let open = || self.content.open(to).map_err(failed);
-        if delta::is_packed(to.path.name()) && !begin_alike(&*base, open()?).map_err(failed)? {
-            self.advanced(&[to]);
-            return Ok(None);
-        }
-        let effort = self.deltas.effort;
-        let mut group = self.group(Kind::Segments);
-        group.sources.push(GroupSource {
-            digest: old,
-            size: old_size,
-            path: from.path.clone(),
-            plain: None,
-        });
-        group.targets.push(GroupTarget { digest, size, inside: None });
-        let pieces =
-            delta::encode_segments(&*base, old_size, open()?, size, effort).map_err(failed)?;
-        let mut best = kept(group.clone(), pieces, 0);
-        if size > MAX_CONTENT {
-            let signature = delta::blocks::Signature::of(&*base, old_size).map_err(unread)?;
-            let mut blocks =
-                CopiesWriter::new(effort.whole_level()).map_err(WriteError::Compress)?;
-            delta::blocks::diff(&signature, open()?, &mut blocks).map_err(failed)?;
-            let blocks = kept(
-                DeltaGroup { kind: Kind::Copies, ..group },
-                blocks.finish().map_err(WriteError::Compress)?,
-                0,
-            );
-            let length = |patched: &Option<Patched>| {
-                patched.as_ref().map_or(u64::MAX, |one| one.group.patch_length)
-            };
-            best = if length(&blocks) < length(&best) { blocks } else { best };
-        }
-        self.advanced(&[to]);
-        let Some(Patched { group, .. }) = &best else { return Ok(None) };
-        let clear = group.patch_length <= size / CLEAR_GAIN as u64;
-        let length = group.patch_length + group.patch_length / LEAST_GAIN as u64;
-        let gains = clear || compressed(open()?, effort.whole_level()).map_err(failed)? > length;
-        proven(self, best.filter(|_| gains))
+/// The patch of a content that is too large for a group: in segments, or by blocks if it exceeds memory.
+///
+/// The smaller patch is taken. A compressed file is tried only if both files begin alike.
+pub(super) fn compute_large(
+    planner: &Planner<'_>,
+    from: &Entry,
+    to: &Entry,
+) -> Result<Option<Patch>, WriteError> {
+    let (Some((old_size, old)), Some((size, digest))) = (from.file(), to.file()) else {
+        return Ok(None);
+    };
+    let source_failed = |source| WriteError::Source { path: from.path.clone(), source };
+    let target_failed = |source| WriteError::Content { path: to.path.clone(), source };
+    let open = || planner.content.open(to).map_err(target_failed);
+
+    let opened = planner.deltas.sources.open(&old, old_size, &from.path).map_err(source_failed)?;
+    let Some(base) = opened else { return Ok(None) };
+    if delta::is_compressed_name(to.path.name())
+        && !begin_alike(&*base, open()?).map_err(target_failed)?
+    {
+        planner.report_progress(&[to]);
+        return Ok(None);
     }
 
-    /// A large compressed file, out of the target's files that it holds and of what the old one begins with; else
-    /// of what was inside the old one; else of the old one as it is.
-    pub(super) fn archive(
-        &self,
-        archive: &CompressedPair<'_>,
-        files: &StreamCandidates<'_>,
-    ) -> Result<Option<Patched>, WriteError> {
-        let &CompressedPair { source, entry } = archive;
-        let mut patched = self.of_files(archive, files)?;
-        if let (None, Some(source)) = (&patched, source.filter(|_| archive.is_held())) {
-            let pair = delta::PairGroup {
-                class: Class::Opened,
-                sources: vec![source],
-                targets: vec![entry],
-            };
-            patched = self.opened(&pair)?;
-        }
-        match source {
-            // Tells how far it got by itself.
-            Some(source) if patched.is_none() => self.large(source, entry),
-            _ => {
-                self.advanced(&[entry]);
-                Ok(patched)
-            }
+    let effort = planner.deltas.effort;
+    let mut group = planner.new_group(Kind::Segments);
+    let path = from.path.clone();
+    group.sources.push(GroupSource { digest: old, size: old_size, path, plain: None });
+    group.targets.push(GroupTarget { digest, size, gzip: None });
+    let segments =
+        delta::encode_segments(&*base, old_size, open()?, size, effort).map_err(target_failed)?;
+    let mut best = Patch::new(group.clone(), segments, 0);
+
+    if size > MAX_CONTENT {
+        let signature = delta::blocks::Signature::read(&*base, old_size).map_err(source_failed)?;
+        let mut writer = CopiesWriter::new(effort.whole_level()).map_err(WriteError::Compress)?;
+        delta::blocks::diff(&signature, open()?, &mut writer).map_err(target_failed)?;
+        let blocks = Patch::new(
+            DeltaGroup { kind: Kind::Copies, ..group },
+            writer.finish().map_err(WriteError::Compress)?,
+            0,
+        );
+        if patch_length(&blocks) < patch_length(&best) {
+            best = blocks;
         }
     }
+    planner.report_progress(&[to]);
 
-    /// Where the members stand with which the old archive begins, if it may serve.
-    fn front(&self, old: Option<&Entry>) -> Result<HashMap<Digest, u64>, WriteError> {
-        let Some((old, (size, digest))) = old.and_then(|old| Some((old, old.file()?))) else {
-            return Ok(HashMap::new());
+    let Some(patch) = best else { return Ok(None) };
+    let length = patch.group.patch_length;
+    let is_clear = length <= size / CLEAR_GAIN as u64;
+    let saves_enough = is_clear
+        || compressed_length(open()?, effort.whole_level()).map_err(target_failed)?
+            > length + length / LEAST_GAIN as u64;
+    if !saves_enough {
+        return Ok(None);
+    }
+    planner.prove(&patch.group, &patch.patch)?;
+    Ok(Some(patch))
+}
+
+/// The patch of a large gzip file: of files of the target, of an old plain form, or of the old file.
+pub(super) fn compute_compressed(
+    planner: &Planner<'_>,
+    pair: &CompressedPair<'_>,
+    files: &CopySources<'_>,
+) -> Result<Option<Patch>, WriteError> {
+    let &CompressedPair { source, entry } = pair;
+
+    let mut patch = compute_from_files(planner, pair, files)?;
+    if let (None, Some(source)) = (&patch, source.filter(|_| pair.fits_memory())) {
+        let group = PairGroup {
+            class: ContentClass::Decomposed,
+            sources: vec![source],
+            targets: vec![entry],
         };
-        if (self.deltas.depth)(&digest) >= MAX_DEPTH {
-            return Ok(HashMap::new());
-        }
-        let failed = |source| WriteError::Source { path: old.path.clone(), source };
-        let Some(file) = self.deltas.sources.open(&digest, size, &old.path).map_err(failed)? else {
-            return Ok(HashMap::new());
-        };
-        let reading = io::BufReader::with_capacity(128 << 10, Reading { file: &*file, at: 0 });
-        delta::cpio::front(reading.take(size)).map_err(failed)
+        patch = compute_decomposed(planner, &group)?;
     }
 
-    fn of_files(
-        &self,
-        archive: &CompressedPair<'_>,
-        StreamCandidates(files): &StreamCandidates<'_>,
-    ) -> Result<Option<Patched>, WriteError> {
-        let &CompressedPair { source: old, entry } = archive;
-        let Some((size, digest)) = entry.file() else { return Ok(None) };
-        let failed = |source| WriteError::Content { path: entry.path.clone(), source };
-        let open = || self.content.open(entry).map_err(failed);
-        let taken = gzip::decompose(&mut open()?, &mut io::sink(), &GzipLimits::default())
-            .map_err(failed)?;
-        let Decomposed::Apart(parts) = taken else { return Ok(None) };
-        let mut group = self.group(Kind::Copies);
-        let mut numbers: HashMap<Digest, usize> = HashMap::new();
-        let mut patch =
-            CopiesWriter::new(self.deltas.effort.whole_level()).map_err(WriteError::Compress)?;
-        patch.literal(&parts.corrections).map_err(WriteError::Compress)?;
-        let front = self.front(old)?;
-        let known = |found: &Digest| {
-            let (file, offset) = match files.get(found) {
+    match source {
+        // It reports its own progress.
+        Some(source) if patch.is_none() => compute_large(planner, source, entry),
+        _ => {
+            planner.report_progress(&[entry]);
+            Ok(patch)
+        }
+    }
+}
+
+/// The patch that copies the files of an archive, such as an initrd, from the target and its old version.
+fn compute_from_files(
+    planner: &Planner<'_>,
+    pair: &CompressedPair<'_>,
+    CopySources(files): &CopySources<'_>,
+) -> Result<Option<Patch>, WriteError> {
+    let &CompressedPair { source: old, entry } = pair;
+    let Some((size, digest)) = entry.file() else { return Ok(None) };
+    let failed = |source| WriteError::Content { path: entry.path.clone(), source };
+    let open = || planner.content.open(entry).map_err(failed);
+
+    let decomposed =
+        gzip::decompose(&mut open()?, &mut io::sink(), &GzipLimits::default()).map_err(failed)?;
+    let Decomposed::Apart(parts) = decomposed else { return Ok(None) };
+    let Decomposition { corrections, plain_length, cost, .. } = parts;
+
+    let mut writer =
+        CopiesWriter::new(planner.deltas.effort.whole_level()).map_err(WriteError::Compress)?;
+    writer.add_literal(&corrections).map_err(WriteError::Compress)?;
+
+    let mut group = planner.new_group(Kind::Copies);
+    let front = read_old_front(planner, old)?;
+    let mut numbers: HashMap<Digest, usize> = HashMap::new();
+    let plain = gzip::gunzip(open()?, plain_length).take(plain_length);
+    delta::cpio::split(
+        io::BufReader::with_capacity(BUFFER, plain),
+        |content| {
+            let (file, offset) = match files.get(content) {
                 Some(file) => (*file, 0),
-                None => (old?, *front.get(found)?),
+                None => (old?, *front.get(content)?),
             };
             let ((size, digest), sources) = (file.file()?, &mut group.sources);
             let number = *numbers.entry(digest).or_insert_with(|| {
@@ -190,57 +202,77 @@ impl Planner<'_> {
                 sources.len() - 1
             });
             Some((number, offset))
-        };
-        let plain = gzip::gunzip(open()?, parts.plain_length).take(parts.plain_length);
-        delta::cpio::split(io::BufReader::with_capacity(128 << 10, plain), known, &mut patch)
-            .map_err(failed)?;
-        let patch = patch.finish().map_err(WriteError::Compress)?;
-        let inside =
-            Inside { corrections: parts.corrections.len() as u64, plain: parts.plain_length };
-        group.targets.push(GroupTarget { digest, size, inside: Some(inside) });
-        let opening = &self.deltas.opening;
-        let pays = |patch: u64| {
-            opening.pays(size.saturating_sub(patch), parts.cost) && patch < size / 4 * 3
-        };
-        let pays = |one: &Patched| !one.group.sources.is_empty() && pays(one.group.patch_length);
-        proven(self, kept(group, patch, parts.cost).filter(pays))
+        },
+        &mut writer,
+    )
+    .map_err(failed)?;
+
+    let gzip = Some(GzipParts { corrections: corrections.len() as u64, plain: plain_length });
+    group.targets.push(GroupTarget { digest, size, gzip });
+    let patch = Patch::new(group, writer.finish().map_err(WriteError::Compress)?, cost);
+    let Some(patch) = patch else { return Ok(None) };
+
+    let length = patch.group.patch_length;
+    let pays = !patch.group.sources.is_empty()
+        && planner.deltas.rebuild_limit.pays(size.saturating_sub(length), cost)
+        && length < size / 4 * 3;
+    if !pays {
+        return Ok(None);
     }
+    planner.prove(&patch.group, &patch.patch)?;
+    Ok(Some(patch))
 }
 
-/// Whether two contents have a beginning in common that is longer than any header.
+/// Offsets of the uncompressed members at the beginning of the old archive, by digest.
+///
+/// Empty if the archive may not be a source of another delta.
+fn read_old_front(
+    planner: &Planner<'_>,
+    old: Option<&Entry>,
+) -> Result<HashMap<Digest, u64>, WriteError> {
+    let Some((old, (size, digest))) = old.and_then(|old| Some((old, old.file()?))) else {
+        return Ok(HashMap::new());
+    };
+    if (planner.deltas.depth)(&digest) >= MAX_DEPTH {
+        return Ok(HashMap::new());
+    }
+
+    let failed = |source| WriteError::Source { path: old.path.clone(), source };
+    let opened = planner.deltas.sources.open(&digest, size, &old.path).map_err(failed)?;
+    let Some(file) = opened else { return Ok(HashMap::new()) };
+    let reader = io::BufReader::with_capacity(BUFFER, SequentialReader { file: &*file, at: 0 });
+    delta::cpio::read_front(reader.take(size)).map_err(failed)
+}
+
+/// Whether two contents have a common beginning longer than any header.
 fn begin_alike(old: &dyn ReadAt, new: impl Read) -> io::Result<bool> {
     let (mut before, mut now) = (Vec::new(), Vec::new());
-    Reading { file: old, at: 0 }.take(BEGINNING).read_to_end(&mut before)?;
+    SequentialReader { file: old, at: 0 }.take(BEGINNING).read_to_end(&mut before)?;
     new.take(BEGINNING).read_to_end(&mut now)?;
     Ok(before == now)
 }
 
-fn proven(planner: &Planner<'_>, patched: Option<Patched>) -> Result<Option<Patched>, WriteError> {
-    if let Some(Patched { group, patch, .. }) = &patched {
-        planner.prove(group, patch)?;
-    }
-    Ok(patched)
+fn patch_length(patch: &Option<Patch>) -> u64 {
+    patch.as_ref().map_or(u64::MAX, |patch| patch.group.patch_length)
 }
 
-/// How long `content` would be, compressed by itself.
-fn compressed(mut content: impl Read, level: i32) -> io::Result<u64> {
-    struct Count(u64);
-    impl io::Write for Count {
-        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-            self.0 += bytes.len() as u64;
-            Ok(bytes.len())
-        }
-        fn flush(&mut self) -> io::Result<()> {
-            Ok(())
-        }
-    }
-    let mut encoder = zstd::stream::write::Encoder::new(Count(0), level.min(ESTIMATE))?;
+/// Length of `content` if it is compressed by itself.
+fn compressed_length(mut content: impl Read, level: i32) -> io::Result<u64> {
+    let mut encoder = zstd::stream::write::Encoder::new(ByteCount(0), level.min(ESTIMATE_LEVEL))?;
     io::copy(&mut content, &mut encoder)?;
     Ok(encoder.finish()?.0)
 }
 
-fn kept(mut group: DeltaGroup, patch: Option<Vec<u8>>, cost: u64) -> Option<Patched> {
-    let patch = patch?;
-    group.patch_length = patch.len() as u64;
-    Some(Patched { group, patch, cost })
+/// Counts the bytes that are written.
+struct ByteCount(u64);
+
+impl io::Write for ByteCount {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0 += bytes.len() as u64;
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
 }

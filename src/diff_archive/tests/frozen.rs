@@ -1,37 +1,38 @@
-//! Archives written by every version must be read by all later ones: the samples are never edited.
+//! Frozen samples: every later version must read them. They are never edited.
 
 use std::path::PathBuf;
 
 use super::*;
 
-const SAMPLES: [(&str, bool, FrameCompression, &str); 4] = [
+/// Name, mode, compression and SHA-256 of each sample.
+const SAMPLES: [(&str, DeltaMode, FrameCompression, &str); 4] = [
     (
         "v1-deltas.tar.zst",
-        true,
+        DeltaMode::WithDeltas,
         FrameCompression::Zstd,
         "eb64e50ce4e661866e15ca1b317758aa8954cc755ff2775d5e2ad44d1790e7a0",
     ),
     (
         "v1-plain.tar.zst",
-        false,
+        DeltaMode::WithoutDeltas,
         FrameCompression::Zstd,
         "7fc6482584ab340d544e687ba4011d336b4f7d1cc53eb4683bdfafe83a0b4fe6",
     ),
     (
         "v1-deltas.tar.gz",
-        true,
+        DeltaMode::WithDeltas,
         FrameCompression::Gzip,
         "35550f8bbc64ab59a66380558453a700903c94be9d1c902eb76fbc269c046f94",
     ),
     (
         "v1-plain.tar.gz",
-        false,
+        DeltaMode::WithoutDeltas,
         FrameCompression::Gzip,
         "96825d88e2dfa2e8c256eb3a7943c4357e9bb653c586978800a0aebc67c319db",
     ),
 ];
 
-/// Of [`pair_of_every_kind`], at the efforts normal and best.
+/// Diffs of [`pair_of_every_kind`], at the efforts `normal` and `best`.
 const EVERY_KIND: [(&str, &str); 2] = [
     ("v1-normal.tar.zst", "81d69325ba4b093f7fd29d42832ad48376a482970c37619baec758317875197f"),
     ("v1-best.tar.zst", "cd7e5f326e640e40bfa1b7db563c85ec4dad8af1487d818df58c483bc72a1605"),
@@ -41,9 +42,9 @@ fn directory() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/testdata/diff_archive")
 }
 
-/// What the samples hold. Never changed either.
-fn pair() -> (Tree, Tree) {
-    let (mut old, mut new) = (Builder::default(), Builder::default());
+/// The trees of the samples; they must never change.
+fn pair() -> (MemoryTree, MemoryTree) {
+    let (mut old, mut new) = (TreeBuilder::default(), TreeBuilder::default());
     old.file(b"lib/x-1.0", meta(0o755, 1, 0), &noise(1, 2000)).file(
         b"gone",
         meta(0o644, 1, 0),
@@ -64,32 +65,35 @@ fn pair() -> (Tree, Tree) {
 }
 
 #[test]
-fn samples_of_every_version_are_read() {
+fn frozen_samples_are_read() {
     let (base, target) = pair();
-    for (name, deltas, compression, digest) in SAMPLES {
+    for (name, mode, compression, digest) in SAMPLES {
         let bytes = std::fs::read(directory().join(name)).expect("the sample is there");
         assert_eq!(Digest::of(&bytes).to_string(), digest, "{name} has been edited");
+
         let listing =
             verify_diff(&bytes[..], compression, &ArchiveLimits::default(), Some(&base), &Silent)
                 .expect("verifies");
         assert_eq!(listing.target_of(&base.manifest).expect("applies"), target.manifest);
-        assert_eq!(listing.header().deltas, deltas);
+        assert_eq!(listing.header().mode(), mode);
+
         let contents = receive(&bytes, compression, &base);
         for (_, digest) in target.manifest.entries().iter().filter_map(Entry::file) {
             assert_eq!(contents[&digest], target.contents[&digest], "{name}");
         }
-        // Another version of a compressor may pack the frames otherwise, but not fill them otherwise.
+
+        // A later compressor may write other frames, but their raw bytes must be the same.
         let unpacked = |bytes: &[u8]| {
             let mut raw = Vec::new();
-            Decoder::new(compression, bytes)
+            FrameDecoder::new(compression, bytes)
                 .expect("opens")
                 .read_to_end(&mut raw)
                 .expect("decompresses");
             raw
         };
-        if !deltas {
+        if mode == DeltaMode::WithoutDeltas {
             assert_eq!(
-                unpacked(&build(&base, &target, deltas, compression).0),
+                unpacked(&build(&base, &target, mode, compression).0),
                 unpacked(&bytes),
                 "{name}"
             );
@@ -97,13 +101,14 @@ fn samples_of_every_version_are_read() {
     }
 }
 
-/// Every kind of patch and every form of a target, as they have to be undone for ever.
+/// Every kind of patch and every form of a target.
 #[test]
-fn patches_of_every_version_are_undone() {
+fn frozen_patches_are_decoded() {
     let (base, target) = pair_of_every_kind();
     for (name, digest) in EVERY_KIND {
         let bytes = std::fs::read(directory().join(name)).expect("the sample is there");
         assert_eq!(Digest::of(&bytes).to_string(), digest, "{name} has been edited");
+
         let contents = receive(&bytes, FrameCompression::Zstd, &base);
         for (_, digest) in target.manifest.entries().iter().filter_map(Entry::file) {
             assert_eq!(contents[&digest], target.contents[&digest], "{name}");
@@ -112,7 +117,7 @@ fn patches_of_every_version_are_undone() {
 }
 
 #[test]
-fn every_sample_is_listed() {
+fn every_sample_file_is_tested() {
     for file in std::fs::read_dir(directory()).expect("the samples are there") {
         let name = file.expect("a name").file_name();
         let mut samples =

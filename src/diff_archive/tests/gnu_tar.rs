@@ -1,4 +1,4 @@
-//! GNU tar as the judge of what the writer writes; needs root, tar and rsync.
+//! GNU tar unpacks our archives, and rsync judges the result; needs root, tar and rsync.
 
 use std::path::Path;
 use std::process::{Command, Output};
@@ -36,7 +36,7 @@ fn may_run() -> bool {
 }
 
 #[test]
-fn a_diff_without_deltas_is_unpacked_over_its_base() {
+fn diff_without_deltas_unpacks_over_its_base() {
     if !may_run() {
         return;
     }
@@ -44,7 +44,7 @@ fn a_diff_without_deltas_is_unpacked_over_its_base() {
     for compression in FrameCompression::ALL {
         let scratch = tempfile::tempdir().expect("a directory");
         let at = |name: &str| scratch.path().join(name);
-        let full = |tree: &Tree, name: &str| {
+        let full = |tree: &MemoryTree, name: &str| {
             let mut bytes = Vec::new();
             let options = WriteOptions::new(compression, Effort::Fast, None);
             let _ = write_full(&tree.manifest, tree, options, &mut bytes, &Silent).expect("writes");
@@ -57,7 +57,7 @@ fn a_diff_without_deltas_is_unpacked_over_its_base() {
         full(&target, "wanted");
         check_by_hand(&at("wanted"));
 
-        let (bytes, _) = build(&base, &target, false, compression);
+        let (bytes, _) = build(&base, &target, DeltaMode::WithoutDeltas, compression);
         let archive = at(&format!("diff.{}", compression.extension()));
         std::fs::write(&archive, &bytes).expect("writes");
         let listing = judge_names(&archive, &bytes, compression);
@@ -69,13 +69,14 @@ fn a_diff_without_deltas_is_unpacked_over_its_base() {
             );
         }
         unpack(&archive, &at("node"));
+
         let judge = ["-aHAXn", "--delete", "--checksum", "--numeric-ids", "-i", "wanted/", "node/"];
         let differences = run("rsync", &judge, scratch.path()).stdout;
         assert_eq!(String::from_utf8_lossy(&differences), "");
     }
 }
 
-/// `tar` lists the names that the listing has, in its order.
+/// Checks that `tar` lists the names of the listing, in its order.
 fn judge_names(archive: &Path, bytes: &[u8], compression: FrameCompression) -> Listing {
     let listing = verify_diff(bytes, compression, &ArchiveLimits::default(), None, &Silent)
         .expect("verifies");
@@ -94,7 +95,7 @@ fn judge_names(archive: &Path, bytes: &[u8], compression: FrameCompression) -> L
     listing
 }
 
-/// What rsync would not find if both sides were unpacked wrongly alike.
+/// Checks values that rsync misses if both sides were unpacked with the same error.
 fn check_by_hand(tree: &Path) {
     use std::os::unix::ffi::OsStrExt;
     use std::os::unix::fs::{FileTypeExt, MetadataExt};

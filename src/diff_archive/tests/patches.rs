@@ -1,12 +1,12 @@
-//! What becomes a patch, of which kind, and what comes back of it.
+//! Choice between patches and whole contents, kinds of patches, and their size.
 
 use super::*;
 use crate::delta::Kind;
-use crate::delta::gzip::tests::gzipped;
-use crate::delta::tests::member;
+use crate::delta::gzip::tests::gzip_best;
+use crate::delta::tests::cpio_member;
 
 #[test]
-fn every_kind_of_patch_travels() {
+fn every_kind_of_patch_round_trips() {
     let (base, target) = pair_of_every_kind();
     check_pair_in(&base, &target, &[FrameCompression::Zstd]);
     let listing = |effort| {
@@ -19,12 +19,13 @@ fn every_kind_of_patch_travels() {
         let kinds = listing(effort)
             .groups()
             .iter()
-            .map(|g| (g.kind, g.targets.iter().any(|t| t.inside.is_some())))
+            .map(|g| (g.kind, g.targets.iter().any(|t| t.gzip.is_some())))
             .collect();
         let kinds: Vec<(Kind, bool)> = kinds;
         kinds
     };
-    // The initrds begin alike, so that it pays to look whether they go on so.
+
+    // The initrds begin alike, so the fast effort tries segments.
     assert_eq!(
         kinds(Effort::Fast),
         [
@@ -52,16 +53,18 @@ fn every_kind_of_patch_travels() {
             (Kind::Copies, true)
         ]
     );
+
     let header = listing(Effort::Best).header().clone();
     assert_eq!(header.rebuilt, 2);
     assert!(header.rebuilt_bytes > 1_000_000 && header.patch_bytes < 1_000_000, "{header:?}");
 }
 
 #[test]
-fn what_was_moved_renamed_and_edited_travels_as_a_patch_but_with_fast() {
+fn moved_and_edited_file_is_a_patch_except_with_fast() {
     let content = noise(21, 300_000);
     let edited = [&content[..100_000], b"other words", &content[100_500..]].concat();
-    let (mut old, mut new) = (Builder::default(), Builder { younger: 1, ..Builder::default() });
+    let (mut old, mut new) =
+        (TreeBuilder::default(), TreeBuilder { younger: 1, ..TreeBuilder::default() });
     old.file(b"usr/bin/tool", meta(0o755, 3, 0), &content).file(
         b"usr/bin/other",
         meta(0o755, 3, 0),
@@ -69,31 +72,34 @@ fn what_was_moved_renamed_and_edited_travels_as_a_patch_but_with_fast() {
     );
     new.file(b"opt/suite/runner", meta(0o755, 5, 0), &edited);
     let (base, target) = (old.tree(), new.tree());
+
     check_pair_in(&base, &target, &[FrameCompression::Zstd]);
     let length = |effort| build_with(&base, &target, Some(effort), FrameCompression::Zstd).0.len();
     assert!(length(Effort::Fast) > 300_000);
     for effort in [Effort::Normal, Effort::Best] {
         assert!(length(effort) < 5_000, "{effort}: {}", length(effort));
     }
-    let unread = Tree { contents: HashMap::new(), ..base.clone() };
+
+    let unread = MemoryTree { contents: HashMap::new(), ..base.clone() };
     let (bytes, _) = build_with(&unread, &target, Some(Effort::Normal), FrameCompression::Zstd);
-    assert!(bytes.len() > 300_000, "what cannot be read serves nothing");
+    assert!(bytes.len() > 300_000, "an unreadable file is no source");
     assert_eq!(receive(&bytes, FrameCompression::Zstd, &base).len(), 1);
 }
 
-/// Too large for a group, and no archive of the tree's files.
+/// The file is too large for a group, and no archive of the tree's files.
 #[test]
-fn a_large_compressed_file_is_made_of_what_was_inside_the_old_one() {
-    let (mut old, mut new) = (Builder::default(), Builder { younger: 1, ..Builder::default() });
+fn large_gzip_file_is_built_from_old_plain_form() {
+    let (mut old, mut new) =
+        (TreeBuilder::default(), TreeBuilder { younger: 1, ..TreeBuilder::default() });
     let text: String =
         (0..400_000u32).map(|n| format!("{:08x}\n", n.wrapping_mul(2_654_435_761))).collect();
     let changed = text.replacen("00000000\n", "one line and another\n", 1);
     for (builder, text) in [(&mut old, text), (&mut new, changed)] {
-        builder.file(b"var/data.gz", meta(0o644, 5, 0), &gzipped(text.as_bytes()));
+        builder.file(b"var/data.gz", meta(0o644, 5, 0), &gzip_best(text.as_bytes()));
     }
     let (base, target) = (old.tree(), new.tree());
     let file = target.manifest.entries().iter().find_map(Entry::file).expect("the file");
-    assert!(file.0 > 1 << 20, "{} bytes are opened in a group", file.0);
+    assert!(file.0 > 1 << 20, "{} bytes are decomposed in a group", file.0);
     let (bytes, _) = build_with(&base, &target, Some(Effort::Best), FrameCompression::Zstd);
     assert!(bytes.len() < 50_000, "{} bytes", bytes.len());
     assert_eq!(
@@ -102,22 +108,30 @@ fn a_large_compressed_file_is_made_of_what_was_inside_the_old_one() {
     );
 }
 
-/// An initrd with microcode in front, which stays, and modules, of which each has changed.
-fn initrds() -> (Tree, Tree) {
-    let (mut old, mut new) = (Builder::default(), Builder { younger: 1, ..Builder::default() });
-    let early =
-        [member("microcode.bin", &noise(31, 2_000_000)), member("TRAILER!!!", &[]), vec![0; 512]]
-            .concat();
+/// An initrd with unchanged microcode at its beginning, and modules that have all changed.
+fn initrds() -> (MemoryTree, MemoryTree) {
+    let (mut old, mut new) =
+        (TreeBuilder::default(), TreeBuilder { younger: 1, ..TreeBuilder::default() });
+    let early = [
+        cpio_member("microcode.bin", &noise(31, 2_000_000)),
+        cpio_member("TRAILER!!!", &[]),
+        vec![0; 512],
+    ]
+    .concat();
     for (builder, n) in [(&mut old, 3u32), (&mut new, 5)] {
         let modules =
             (0..4).map(|module| [&noise(40 + module, 300_000)[..], &n.to_le_bytes()].concat());
         let modules: Vec<Vec<u8>> = modules.collect();
         let names = |module: usize| format!("modules/{n}.1/{module}.ko");
         let inside: Vec<Vec<u8>> =
-            (0..).zip(&modules).map(|(at, module)| member(&names(at), module)).collect();
-        let inside = [inside.concat(), member("TRAILER!!!", &[])].concat();
+            (0..).zip(&modules).map(|(at, module)| cpio_member(&names(at), module)).collect();
+        let inside = [inside.concat(), cpio_member("TRAILER!!!", &[])].concat();
         let time = meta(0o644, n.into(), 0);
-        builder.file(b"boot/initrd.img", time.clone(), &[early.clone(), gzipped(&inside)].concat());
+        builder.file(
+            b"boot/initrd.img",
+            time.clone(),
+            &[early.clone(), gzip_best(&inside)].concat(),
+        );
         for (at, module) in (0..).zip(&modules) {
             builder.file(names(at).as_bytes(), time.clone(), module);
         }
@@ -126,7 +140,7 @@ fn initrds() -> (Tree, Tree) {
 }
 
 #[test]
-fn microcode_before_an_initrd_is_not_sent_again() {
+fn microcode_before_initrd_is_not_sent() {
     let (base, target) = initrds();
     let length = |effort| build_with(&base, &target, Some(effort), FrameCompression::Zstd).0.len();
     let (fast, normal, best) = (length(Effort::Fast), length(Effort::Normal), length(Effort::Best));
@@ -139,8 +153,9 @@ fn microcode_before_an_initrd_is_not_sent_again() {
 }
 
 #[test]
-fn what_is_compressed_and_large_is_tried_where_it_begins_alike() {
-    let (mut old, mut new) = (Builder::default(), Builder { younger: 1, ..Builder::default() });
+fn large_compressed_file_is_tried_if_it_begins_alike() {
+    let (mut old, mut new) =
+        (TreeBuilder::default(), TreeBuilder { younger: 1, ..TreeBuilder::default() });
     let members = noise(51, 1_500_000);
     for (builder, n) in [(&mut old, 3u32), (&mut new, 5)] {
         let jar = [&members[..], &noise(60 + n, 100_000)].concat();
@@ -155,23 +170,24 @@ fn what_is_compressed_and_large_is_tried_where_it_begins_alike() {
     let (bytes, _) = build_with(&base, &target, Some(Effort::Normal), FrameCompression::Zstd);
     assert!(
         (1_600_000..1_620_000).contains(&bytes.len()),
-        "the other one travels whole: {}",
+        "the other one is sent whole: {}",
         bytes.len()
     );
     assert_eq!(receive(&bytes, FrameCompression::Zstd, &base).len(), 2);
 }
 
-/// The guess from the compressed size is far off for what compresses a hundredfold.
+/// The estimate from the compressed size is wrong for files that compress a hundredfold.
 #[test]
-fn what_rebuilding_may_cost_is_not_exceeded() {
-    let (mut old, mut new) = (Builder::default(), Builder { younger: 1, ..Builder::default() });
+fn rebuild_limit_is_not_exceeded() {
+    let (mut old, mut new) =
+        (TreeBuilder::default(), TreeBuilder { younger: 1, ..TreeBuilder::default() });
     for (builder, n) in [(&mut old, 3u8), (&mut new, 5)] {
         for name in ["a", "b", "c", "d"] {
             let plain = [&vec![b'x'; 8_000_000][..], name.as_bytes(), &[n]].concat();
             builder.file(
                 format!("{name}.gz").as_bytes(),
                 meta(0o644, n.into(), 0),
-                &gzipped(&plain),
+                &gzip_best(&plain),
             );
         }
     }
@@ -180,15 +196,16 @@ fn what_rebuilding_may_cost_is_not_exceeded() {
     let listing = Reader::open(&bytes[..], FrameCompression::Zstd, &ArchiveLimits::default())
         .expect("opens")
         .into_listing();
-    let (limit, cost) = (1000 * Effort::Normal.opening().seconds, listing.header().rebuild_ms);
+    let (limit, cost) =
+        (1000 * Effort::Normal.rebuild_limit().seconds, listing.header().rebuild_ms);
     assert!(cost <= limit, "{cost} of {limit}");
     assert_eq!(receive(&bytes, FrameCompression::Zstd, &base).len(), 4);
 }
 
 #[test]
-fn a_small_change_of_a_renamed_file_travels_as_a_patch() {
+fn small_change_of_renamed_file_is_a_patch() {
     let (base, target) = rich_pair();
-    let (bytes, written) = build(&base, &target, true, FrameCompression::Zstd);
+    let (bytes, written) = build(&base, &target, DeltaMode::WithDeltas, FrameCompression::Zstd);
     assert!(written.index.iter().any(|record| record.place.group.is_some()));
     let listing =
         verify_diff(&bytes[..], FrameCompression::Zstd, &ArchiveLimits::default(), None, &Silent)

@@ -3,8 +3,8 @@ use std::cell::Cell;
 use super::*;
 use crate::catalog::{ArchiveKind, FirstFrame};
 use crate::delta::Effort;
-use crate::diff_archive::tests::{Builder, Tree, build, meta, noise};
-use crate::diff_archive::{WriteOptions, WrittenArchiveInfo, write_full};
+use crate::diff_archive::tests::{MemoryTree, TreeBuilder, build, meta, noise};
+use crate::diff_archive::{DeltaMode, WriteOptions, WrittenArchiveInfo, write_full};
 use crate::entry::Entry;
 use crate::generation::GenerationId;
 use crate::report::Silent;
@@ -98,7 +98,7 @@ impl Sources for NoSources {
     }
 }
 
-fn full(tree: &Tree) -> (Vec<u8>, WrittenArchiveInfo) {
+fn full(tree: &MemoryTree) -> (Vec<u8>, WrittenArchiveInfo) {
     let mut bytes = Vec::new();
     let options = WriteOptions::new(FrameCompression::Zstd, Effort::Fast, None);
     let written = write_full(&tree.manifest, tree, options, &mut bytes, &Silent).expect("writes");
@@ -106,11 +106,11 @@ fn full(tree: &Tree) -> (Vec<u8>, WrittenArchiveInfo) {
 }
 
 /// Three generations of a library and other files; a few bytes differ from one to the next.
-fn generations() -> [Tree; 3] {
+fn generations() -> [MemoryTree; 3] {
     let mut library = noise(1, 400_000);
     [0, 1, 2].map(|n| {
         library[n * 1000..n * 1000 + 10].fill(n as u8);
-        let mut builder = Builder::default();
+        let mut builder = TreeBuilder::default();
         builder.file(b"lib.so", meta(0o755, n as i64, 0), &library).file(
             b"note",
             meta(0o644, 1, 0),
@@ -128,18 +128,18 @@ fn generations() -> [Tree; 3] {
     })
 }
 
-fn repository([a, b, c]: &[Tree; 3]) -> MemoryRepository {
+fn repository([a, b, c]: &[MemoryTree; 3]) -> MemoryRepository {
     let mut repository = MemoryRepository::default();
     let (bytes, written) = full(a);
     repository.add("full/a.tar.zst", bytes, written);
-    let (bytes, written) = build(a, b, true, FrameCompression::Zstd);
+    let (bytes, written) = build(a, b, DeltaMode::WithDeltas, FrameCompression::Zstd);
     repository.add("diffs/a-b.tar.zst", bytes, written);
-    let (bytes, written) = build(b, c, true, FrameCompression::Gzip);
+    let (bytes, written) = build(b, c, DeltaMode::WithDeltas, FrameCompression::Gzip);
     repository.add("diffs/b-c.tar.gz", bytes, written);
     repository
 }
 
-fn wanted(tree: &Tree) -> Vec<(Digest, u64)> {
+fn wanted(tree: &MemoryTree) -> Vec<(Digest, u64)> {
     tree.manifest
         .entries()
         .iter()

@@ -40,7 +40,7 @@ impl<'a> ChainArchive<'a> {
         base: &Manifest,
     ) -> Result<(ChainArchive<'a>, Manifest), OpenArchiveError<'a>> {
         let broken = |why: String| OpenArchiveError::Broken(archive, why);
-        let Some(compression) = FrameCompression::of_name(archive.file.file.as_str()) else {
+        let Some(compression) = FrameCompression::from_name(archive.file.file.as_str()) else {
             return Err(broken("its name tells no compression that this program knows".to_owned()));
         };
         let frame = match repository.fetch_frame(&archive.file, &archive.first_frame) {

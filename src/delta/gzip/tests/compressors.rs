@@ -1,4 +1,4 @@
-//! The bytes of each compressor that has a model, of the one that is installed, and of others.
+//! Streams of each known compressor, of the installed gzip, and of other programs.
 
 use std::process::{Command, Stdio};
 
@@ -7,8 +7,8 @@ use flate2::write::GzEncoder;
 
 use super::*;
 
-/// Length and CRC-32 of what GNU gzip 1.12 (`-1` to `-9`) and zlib 1.2.13 (memory levels 8 and 9) make
-/// of the first sample.
+/// Length and CRC-32 of the first sample, compressed by GNU gzip 1.12 (`-1` to `-9`) and by zlib
+/// 1.2.13 (memory levels 8 and 9).
 const KNOWN: [[(usize, u32); 9]; 3] = [
     [
         (37802, 0x31fd7497),
@@ -46,34 +46,38 @@ const KNOWN: [[(usize, u32); 9]; 3] = [
 ];
 
 #[test]
-fn every_compressor_gives_the_bytes_of_its_model() {
+fn each_model_writes_the_recorded_bytes() {
     let plain = sample(300_000, 1);
     let varint = [0xe0, 0xa7, 0x12];
-    for (family, levels) in (0u8..).zip(KNOWN) {
+    for (encoder, levels) in (0u8..).zip(KNOWN) {
         for (level, known) in (1u8..).zip(levels) {
-            let model = family << 4 | level;
-            let packed = rebuilt(&[&[2, model][..], &varint].concat(), &plain);
+            let model = encoder << 4 | level;
+            let packed = rebuild_file(&[&[2, model][..], &varint].concat(), &plain);
+
             let mut sum = Crc::new();
             sum.update(&packed);
-            assert_eq!((packed.len(), sum.sum()), known, "family {family}, level {level}");
-            let (found, corrections) = apart(&member(&HEADER, model, &plain));
+            assert_eq!((packed.len(), sum.sum()), known, "encoder {encoder}, level {level}");
+
+            let (found, corrections) = round_trip(&member(&HEADER, model, &plain));
             assert!(found == plain);
             assert!(corrections.len() < 24);
         }
     }
 }
 
-/// What the installed gzip makes of `plain`, if there is one that is not busybox's.
-fn gzip(options: &[&str], plain: &[u8]) -> Option<Vec<u8>> {
+/// The output of the installed gzip for `plain`; `None` if there is only that of busybox.
+fn run_gzip(options: &[&str], plain: &[u8]) -> Option<Vec<u8>> {
     let version = Command::new("gzip").arg("--version").output().ok()?;
     if !version.stdout.starts_with(b"gzip 1.") {
         return None;
     }
+
     let mut command = Command::new("gzip");
     command.arg("-c").args(options).stdin(Stdio::piped()).stdout(Stdio::piped());
     let mut child = command.spawn().ok()?;
     let mut input = child.stdin.take()?;
     let plain = plain.to_vec();
+
     let writer = std::thread::spawn(move || input.write_all(&plain));
     let output = child.wait_with_output().ok()?;
     writer.join().ok()?.ok()?;
@@ -81,46 +85,49 @@ fn gzip(options: &[&str], plain: &[u8]) -> Option<Vec<u8>> {
 }
 
 #[test]
-fn what_the_installed_gzip_writes_is_made_again() {
+fn output_of_installed_gzip_is_rebuilt() {
     for length in [0, 1, 2, 3, 4, 300, 32_768, 65_535, 65_536, 65_537, 98_304, 150_000] {
         for level in 1..=9 {
             let plain = sample(length, length as u64 + level);
-            let Some(gz) = gzip(&[&format!("-{level}")], &plain) else { return };
-            assert!(apart(&gz).0 == plain, "{length} bytes, level {level}");
+            let Some(gz) = run_gzip(&[&format!("-{level}")], &plain) else { return };
+            assert!(round_trip(&gz).0 == plain, "{length} bytes, level {level}");
         }
     }
-    let Some(gz) = gzip(&["-6"], &noise(200_000)) else { return };
-    assert!(apart(&gz).0 == noise(200_000), "stored blocks");
+
+    let Some(gz) = run_gzip(&["-6"], &noise(200_000)) else { return };
+    assert!(round_trip(&gz).0 == noise(200_000), "stored blocks");
 }
 
 #[test]
-fn streams_of_other_programs_travel_whole() {
+fn stream_of_other_program_is_refused_or_rebuilt() {
     let plain = sample(100_000, 7);
     for level in 0..=9 {
         let mut encoder = GzEncoder::new(Vec::new(), Compression::new(level));
         encoder.write_all(&plain).expect("memory");
         let gz = encoder.finish().expect("memory");
-        match taken(&gz, &GzipLimits::default()) {
+        match split(&gz, &GzipLimits::default()) {
             (_, Decomposed::Whole(reason)) => {
                 assert!(matches!(reason, NotDecomposed::NotReproduced))
             }
-            (found, Decomposed::Apart(_)) => assert!(apart(&gz).0 == found),
+            (found, Decomposed::Apart(_)) => assert!(round_trip(&gz).0 == found),
         }
+
         let mut read = Vec::new();
         gunzip(&gz[..], 100_000).read_to_end(&mut read).expect("a plain form");
         assert!(read == plain);
     }
+
     let mut gz = member(&HEADER, 6, &plain);
     gz[2000] ^= 0x10;
     assert!(matches!(
-        whole(&gz),
+        refusal(&gz),
         NotDecomposed::NotReproduced | NotDecomposed::Open(OpenError::Damaged(_))
     ));
 }
 
-/// In time they differ by more; the sample is small, and has runs.
+/// The measured times differ by more; the sample is small and has runs.
 #[test]
-fn what_was_searched_harder_costs_more() {
+fn higher_level_costs_more() {
     let plain = sample(2 << 20, 3);
     let cost = |level| {
         let gz = member(&HEADER, level, &plain);
@@ -129,8 +136,9 @@ fn what_was_searched_harder_costs_more() {
             Decomposed::Whole(reason) => panic!("{reason}"),
         }
     };
+
     let (low, usual, high) = (cost(1), cost(6), cost(9));
     assert!(low < usual && 2 * usual < high, "{low} {usual} {high}");
-    // About as many bytes as there are, which is what a second is counted in.
+    // At the default level the cost is about the number of bytes.
     assert!((1 << 20..4 << 20).contains(&usual), "{usual}");
 }

@@ -1,0 +1,274 @@
+//! Errors of archives, listings, patches and the content index, with their wording.
+
+use std::{fmt, io};
+
+use crate::delta::DeltaError;
+use crate::delta::gzip::RebuildError;
+use crate::diff_archive::limits::FORMAT;
+use crate::digest::Digest;
+use crate::generation::GenerationId;
+use crate::manifest::ManifestError;
+use crate::tree_path::TreePath;
+
+/// Reason why an archive cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ArchiveError {
+    /// It cannot be read or decompressed.
+    #[error("cannot read the archive: {0}")]
+    Io(#[from] io::Error),
+    /// It ends too early.
+    #[error("the archive is cut off")]
+    CutOff,
+    /// A newer program wrote it; the number of the format.
+    #[error("the archive has format {0}, this program reads format {FORMAT}; update the agent")]
+    UnknownFormat(i64),
+    /// It applies to a generation other than the one given.
+    #[error("the archive applies to generation {}, not to {}", wanted.short(), found.short())]
+    OtherBase {
+        /// The generation that it applies to.
+        wanted: GenerationId,
+        /// The generation that was given.
+        found: GenerationId,
+    },
+    /// Its listing contradicts itself or the format.
+    #[error("the archive's listing is not valid: {0}")]
+    Listing(#[from] ListingDefect),
+    /// A member is not the expected one.
+    #[error("the archive does not hold {name} as listed: {defect}")]
+    Member {
+        /// Path of the expected member.
+        name: String,
+        /// Difference from it.
+        defect: MemberDefect,
+    },
+    /// A member is not followed by zeros up to the next block.
+    #[error("the archive has bytes other than zeros after a member")]
+    Padding,
+    /// Bytes follow its end.
+    #[error("the archive continues after its end")]
+    Trailing,
+    /// The file of this path has another content than listed.
+    #[error("the content of {0} in the archive does not have the digest that is listed")]
+    Digest(TreePath),
+    /// A content that is listed is another one.
+    #[error("the archive does not hold content {0} as listed")]
+    Content(Digest),
+    /// A delta group does not yield its targets.
+    #[error("cannot use delta group {group} of the archive: {fault}")]
+    Patch {
+        /// Number of the group.
+        group: u64,
+        /// Reason.
+        #[source]
+        fault: PatchFault,
+    },
+}
+
+/// Difference of a member from the expected one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MemberDefect {
+    /// A member of the listing is missing or out of order.
+    OutOfOrder,
+    /// A member of the listing exceeds its limit.
+    TooLarge,
+    /// A member after the listing is not the one that the listing names next.
+    NotListed,
+}
+
+impl fmt::Display for MemberDefect {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            MemberDefect::OutOfOrder => "it is missing or out of order",
+            MemberDefect::TooLarge => "it is larger than the format allows",
+            MemberDefect::NotListed => "another member is at its position",
+        })
+    }
+}
+
+/// Defect of a listing; the clauses are those of the format.
+#[derive(Debug, thiserror::Error)]
+pub enum ListingDefect {
+    /// `header.toml` is not UTF-8.
+    #[error("header.toml: {0}")]
+    HeaderText(#[from] std::str::Utf8Error),
+    /// `header.toml` does not have the keys of clause 5.
+    #[error("header.toml: {}", .0.message())]
+    HeaderToml(#[from] toml::de::Error),
+    /// `header.toml` cannot be written.
+    #[error("header.toml: {0}")]
+    HeaderEncoding(#[from] toml::ser::Error),
+    /// `header.toml` has other counts than the listing gives.
+    #[error("header.toml does not have the counts of the listing")]
+    HeaderCounts,
+    /// A fragment of a manifest is not valid.
+    #[error("{name}: {source}")]
+    Fragment {
+        /// Name of the member.
+        name: &'static str,
+        /// Reason.
+        source: ManifestError,
+    },
+    /// A line of `sources` is not valid; its number.
+    #[error("sources: line {0} is not valid")]
+    SourcesLine(u64),
+    /// The changes cannot be applied to the base.
+    #[error("it does not fit its base: {0}")]
+    OtherBase(#[source] ManifestError),
+    /// The changes give a generation other than the target.
+    #[error("it does not yield the generation that it names")]
+    OtherTarget,
+    /// A path of the image begins with `.si-diff`.
+    #[error("{0} is a reserved name")]
+    ReservedPath(TreePath),
+    /// A path is both removed and changed.
+    #[error("{0} is both removed and changed")]
+    RemovedAndChanged(TreePath),
+    /// Two entries with one digest have different sizes; the path of the second.
+    #[error("{0} has the digest of a file of another size")]
+    OtherSize(TreePath),
+    /// Indices of entries have 32 bits.
+    #[error("it has more than {} entries", u32::MAX)]
+    TooManyEntries,
+    /// Clause 8: no groups without deltas.
+    #[error("it has delta groups, but states that it has none")]
+    UnexpectedGroups,
+    /// Clause 8: every content is either known or in the archive.
+    #[error("a content is neither known nor in the archive, or both")]
+    KnownAndWhole,
+    /// Clause 7: known contents are sorted by digest.
+    #[error("the known contents are not in order")]
+    KnownOrder,
+    /// Clause 7: groups are numbered from 0; the number that is out of order.
+    #[error("delta group {0} is out of order")]
+    GroupOrder(u64),
+    /// Clause 7: groups of the kind `copies` come last.
+    #[error("a group that copies precedes one that does not")]
+    CopiesOrder,
+    /// A group contradicts the format.
+    #[error("delta group {number} {defect}")]
+    Group {
+        /// Number of the group.
+        number: u64,
+        /// Reason.
+        defect: GroupDefect,
+    },
+    /// A known or built content belongs to no changed file.
+    #[error("content {digest} belongs to no changed file of {size} bytes")]
+    UnusedContent {
+        /// Digest of the content.
+        digest: Digest,
+        /// Its size in bytes.
+        size: u64,
+    },
+    /// A content is known or built twice.
+    #[error("content {0} is listed twice")]
+    DuplicateContent(Digest),
+}
+
+/// Defect of a delta group by itself (clause 7).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum GroupDefect {
+    /// It has no source or no target.
+    Empty,
+    /// A length exceeds its limit.
+    TooLarge,
+    /// A streamed kind with several targets, or with a source in plain form.
+    NotStreamable,
+    /// The kind `segments` with several sources.
+    SeveralSources,
+}
+
+impl fmt::Display for GroupDefect {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            GroupDefect::Empty => "is empty",
+            GroupDefect::TooLarge => "is larger than the format allows",
+            GroupDefect::NotStreamable => "cannot be decoded as a stream",
+            GroupDefect::SeveralSources => "has more than one source",
+        })
+    }
+}
+
+/// Reason why a delta group does not yield its targets.
+#[derive(Debug, thiserror::Error)]
+pub enum PatchFault {
+    /// The patch cannot be decoded.
+    #[error(transparent)]
+    Delta(#[from] DeltaError),
+    /// A gzip file cannot be rebuilt.
+    #[error(transparent)]
+    Rebuild(#[from] RebuildError),
+    /// A source or the patch cannot be read.
+    #[error("{0}")]
+    Read(#[from] io::Error),
+    /// The patch copies from a number that the group does not list.
+    #[error("it copies from a source that is not listed")]
+    UnlistedSource,
+    /// A source does not exist, or has another size.
+    #[error("its source {0} is missing")]
+    MissingSource(TreePath),
+    /// A source in plain form has another length.
+    #[error("its source {0} is not as listed")]
+    OtherSource(TreePath),
+    /// A target is another content than listed.
+    #[error("it does not yield content {0}")]
+    OtherTarget(Digest),
+}
+
+/// Reason why an archive cannot be written.
+#[derive(Debug, thiserror::Error)]
+pub enum WriteError {
+    /// A file of the image is not as its manifest says.
+    #[error("{0} changed while it was read")]
+    Changed(TreePath),
+    /// A file of the image cannot be read.
+    #[error("cannot read {path} of the image: {source}")]
+    Content {
+        /// Path of the file.
+        path: TreePath,
+        /// Reason.
+        source: io::Error,
+    },
+    /// A file of the base cannot be read.
+    #[error("cannot read {path} of the base: {source}")]
+    Source {
+        /// Path of the file.
+        path: TreePath,
+        /// Reason.
+        source: io::Error,
+    },
+    /// A patch does not yield its targets; their digests.
+    #[error(
+        "a delta does not yield content {}: a file changed while it was read, or this program has a bug",
+        short_digests(.0)
+    )]
+    WrongPatch(Vec<Digest>),
+    /// The compressor failed.
+    #[error("cannot compress: {0}")]
+    Compress(#[source] io::Error),
+    /// The scratch file of patches cannot be used.
+    #[error("cannot store patches until the archive is written: {0}")]
+    Spool(#[source] io::Error),
+    /// The archive cannot be written.
+    #[error("cannot write the archive: {0}")]
+    Output(#[source] io::Error),
+    /// The format cannot express the diff.
+    #[error("cannot describe the diff: {0}")]
+    Listing(#[from] ArchiveError),
+}
+
+/// Reason why a content index cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum IndexError {
+    /// It cannot be read or decompressed.
+    #[error("cannot read the content index: {0}")]
+    Io(#[from] io::Error),
+    /// A line is not valid; its number.
+    #[error("the content index is not valid: line {0}")]
+    Line(u64),
+}
+
+fn short_digests(digests: &[Digest]) -> String {
+    let short: Vec<String> = digests.iter().map(Digest::short).collect();
+    short.join(", ")
+}

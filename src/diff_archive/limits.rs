@@ -1,0 +1,19 @@
+//! Version of the format, and the limits of a reader.
+
+/// The format that this program reads and writes.
+pub const FORMAT: u32 = 1;
+
+/// Sizes that a reader accepts; all other sizes are checked against the listing.
+#[derive(Clone, Copy, Debug)]
+pub struct ArchiveLimits {
+    /// `header.toml`, in bytes: 100 for each directory at the top of an image, of which there are dozens.
+    pub header: u64,
+    /// Each other text of the listing, in bytes: as a manifest, about five million entries.
+    pub text: u64,
+}
+
+impl Default for ArchiveLimits {
+    fn default() -> Self {
+        ArchiveLimits { header: 1 << 20, text: crate::manifest::MAX_TEXT }
+    }
+}

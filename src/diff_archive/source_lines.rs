@@ -1,0 +1,150 @@
+//! The text `.si-diff/sources`: known contents and delta groups, a line each (clause 7).
+
+use std::io::{BufRead, Read};
+
+use crate::delta::Kind;
+use crate::diff_archive::changes::KnownContent;
+use crate::diff_archive::error::{ArchiveError, ListingDefect};
+use crate::diff_archive::group::{DeltaGroup, GroupSource, GroupTarget, GzipParts};
+use crate::digest::Digest;
+use crate::manifest;
+use crate::tree_path::TreePath;
+
+/// The longest line: a digest, a number and a path of 4,095 bytes, all of them escaped.
+const MAX_LINE: u64 = 32 << 10;
+
+/// Writes the text.
+pub(super) fn write_sources(known: &[KnownContent], groups: &[DeltaGroup]) -> Vec<u8> {
+    let mut text = Vec::new();
+    for KnownContent { digest, size, path } in known {
+        write_path_line(&mut text, &format!("known {digest} {size}"), path);
+    }
+
+    for group in groups {
+        let DeltaGroup { number, kind, patch_length, .. } = group;
+        match kind {
+            Kind::Prefix => write_line(&mut text, &format!("group {number} {patch_length}")),
+            _ => write_line(&mut text, &format!("group {number} {patch_length} {kind}")),
+        }
+
+        for GroupSource { digest, size, path, plain } in &group.sources {
+            let words = match plain {
+                None => format!("from {digest} {size}"),
+                Some(plain) => format!("gunzip {plain} {digest} {size}"),
+            };
+            write_path_line(&mut text, &words, path);
+        }
+        for GroupTarget { digest, size, gzip } in &group.targets {
+            let words = match gzip {
+                None => format!("to {digest} {size}"),
+                Some(GzipParts { corrections, plain }) => {
+                    format!("gzip {corrections} {plain} {digest} {size}")
+                }
+            };
+            write_line(&mut text, &words);
+        }
+    }
+    text
+}
+
+fn write_line(text: &mut Vec<u8>, words: &str) {
+    text.extend_from_slice(words.as_bytes());
+    text.push(b'\n');
+}
+
+fn write_path_line(text: &mut Vec<u8>, words: &str, path: &TreePath) {
+    text.extend_from_slice(words.as_bytes());
+    text.push(b' ');
+    manifest::write_path(text, path);
+    text.push(b'\n');
+}
+
+/// Reads the text to its end.
+pub(super) fn read_sources(
+    mut from: impl BufRead,
+) -> Result<(Vec<KnownContent>, Vec<DeltaGroup>), ArchiveError> {
+    let (mut known, mut groups) = (Vec::new(), Vec::new());
+    let mut line = Vec::new();
+    for number in 1u64.. {
+        line.clear();
+        if from.by_ref().take(MAX_LINE).read_until(b'\n', &mut line)? == 0 {
+            break;
+        }
+        parse_line(&line, &mut known, &mut groups).ok_or(ListingDefect::SourcesLine(number))?;
+    }
+    Ok((known, groups))
+}
+
+/// Parses one line; known contents come before groups, and sources before targets.
+fn parse_line(
+    line: &[u8],
+    known: &mut Vec<KnownContent>,
+    groups: &mut Vec<DeltaGroup>,
+) -> Option<()> {
+    let content = line.strip_suffix(b"\n")?;
+    let mut words = content.split(|b| *b == b' ');
+
+    match (words.next(), groups.last_mut()) {
+        (Some(b"known"), None) => known.push(parse_known(&mut words)?),
+        (Some(b"group"), _) => groups.push(parse_group(&mut words)?),
+        (Some(b"from"), Some(group)) if group.targets.is_empty() => {
+            group.sources.push(parse_source(&mut words, None)?);
+        }
+        (Some(b"gunzip"), Some(group)) if group.targets.is_empty() => {
+            let plain = parse_number(&mut words)?;
+            group.sources.push(parse_source(&mut words, Some(plain))?);
+        }
+        (Some(b"to"), Some(group)) => group.targets.push(parse_target(&mut words, None)?),
+        (Some(b"gzip"), Some(group)) => {
+            let corrections = parse_number(&mut words)?;
+            let plain = parse_number(&mut words)?;
+            let gzip = Some(GzipParts { corrections, plain });
+            group.targets.push(parse_target(&mut words, gzip)?);
+        }
+        _ => return None,
+    }
+    words.next().is_none().then_some(())
+}
+
+type LineWords<'a, 'w> = &'a mut dyn Iterator<Item = &'w [u8]>;
+
+fn parse_known(words: LineWords<'_, '_>) -> Option<KnownContent> {
+    let (digest, size) = parse_content(words)?;
+    Some(KnownContent { digest, size, path: manifest::parse_path(words.next()?).ok()? })
+}
+
+fn parse_source(words: LineWords<'_, '_>, plain: Option<u64>) -> Option<GroupSource> {
+    let KnownContent { digest, size, path } = parse_known(words)?;
+    Some(GroupSource { digest, size, path, plain })
+}
+
+fn parse_target(words: LineWords<'_, '_>, gzip: Option<GzipParts>) -> Option<GroupTarget> {
+    let (digest, size) = parse_content(words)?;
+    Some(GroupTarget { digest, size, gzip })
+}
+
+fn parse_content(words: LineWords<'_, '_>) -> Option<(Digest, u64)> {
+    let digest = std::str::from_utf8(words.next()?).ok()?.parse().ok()?;
+    Some((digest, parse_number(words)?))
+}
+
+fn parse_group(words: LineWords<'_, '_>) -> Option<DeltaGroup> {
+    let (number, patch_length) = (parse_number(words)?, parse_number(words)?);
+    let kind = match words.next() {
+        None => Kind::Prefix,
+        // The kind `prefix` is never written.
+        Some(word) => {
+            std::str::from_utf8(word).ok()?.parse().ok().filter(|kind| *kind != Kind::Prefix)?
+        }
+    };
+    Some(DeltaGroup { number, kind, patch_length, sources: Vec::new(), targets: Vec::new() })
+}
+
+/// A decimal number in its only form: no sign, no leading zero.
+pub(super) fn parse_number<'w>(
+    words: &mut (impl Iterator<Item = &'w [u8]> + ?Sized),
+) -> Option<u64> {
+    let text = std::str::from_utf8(words.next()?).ok()?;
+    let number: u64 = text.parse().ok()?;
+    (number.to_string() == text).then_some(number)
+}
