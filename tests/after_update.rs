@@ -341,7 +341,8 @@ fn what_the_boot_loaders_program_could_not_do_is_tried_again() {
     let node = Node::behind(&first, &second);
     node.script("usr/sbin/update-grub", "echo cannot find a device; exit 1");
     node.script(&format!("{POST}/1"), "echo post >>/var/log/notes");
-    let words = ["the boot loader was not told", "/usr/sbin/update-grub", "cannot find a device"];
+    let words =
+        ["the boot loader was not updated", "/usr/sbin/update-grub", "cannot find a device"];
     node.0.update(&[]).ended(13, &words);
     assert_eq!(read(&node.at("boot/vmlinuz-2")), "two");
     assert!(node.0.status().contains("serial:      2"));

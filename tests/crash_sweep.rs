@@ -369,7 +369,7 @@ impl Scene {
     fn end(&self, context: &str) -> &End {
         let status = update::status(self.node()).expect("a status");
         assert!(!status.interrupted, "{context}: something waits to be finished");
-        let recorded = match &status.found {
+        let recorded = match &status.state {
             StoredState::State(state) => Some(state.generation),
             StoredState::Nothing => None,
             other => panic!("{context}: {other:?}"),
@@ -464,7 +464,7 @@ impl Scene {
         } else {
             let again = perform(Job::Update, &self.request, &Silent);
             assert!(
-                matches!(again, Err(UpdateError::Held(_))),
+                matches!(again, Err(UpdateError::Pinned { .. })),
                 "{context}: what was fled from is not held: {again:?}"
             );
         }
@@ -547,7 +547,7 @@ impl Scene {
             }
             Err(error) => {
                 let own_disk = match &error {
-                    UpdateError::Node(_) => true,
+                    UpdateError::Node(_) | UpdateError::Refused(_) | UpdateError::NoRoom(_) => true,
                     UpdateError::Fetch(error) => error.side == Side::Node,
                     _ => false,
                 };
@@ -677,9 +677,9 @@ fn fast_place() -> TempDir {
 }
 
 fn repo_of(request: &UpdateRequest) -> String {
-    match &request.way {
+    match &request.mode {
         SyncMode::Diffs(repo) => repo.to_string(),
-        SyncMode::Sync(_) => String::new(),
+        SyncMode::Rsync(_) => String::new(),
     }
 }
 
@@ -689,10 +689,10 @@ fn request(node: &Path, repo: &str, rsync: Option<u16>) -> UpdateRequest {
         root: node.to_owned(),
         image: "node".parse().expect("a name"),
         overrides: Vec::new(),
-        way: SyncMode::Diffs(repo.parse().expect("an URL")),
+        mode: SyncMode::Diffs(repo.parse().expect("an URL")),
         rsync: rsync.map(|port| Server { host: "127.0.0.1".to_owned(), port, through: None }),
         sync_timeout: Duration::from_secs(3600),
-        excludes: Excludes { name: "no excludes".to_owned(), rules: Vec::new(), place: None },
+        excludes: Excludes { name: "no excludes".to_owned(), rules: Vec::new(), path: None },
         fstypes: None,
         bootloader: BootLoader::Never,
         program_timeout: Duration::from_secs(60),

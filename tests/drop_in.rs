@@ -408,7 +408,7 @@ fn excludes_that_come_with_the_image_count_at_once() {
     trees::write_text(&old.server(&format!("images/node/{place}")), "/opt/*\n");
     trees::write_text(&old.server("images/node/opt/never"), "does not come");
     let run = old.run(&["--image", "node", "--max-delete", "100%"]);
-    run.ended(0, &["what is excluded follows the /etc/systemimager/updateclient.local.exclude"]);
+    run.ended(0, &["using the exclude rules of /etc/systemimager/updateclient.local.exclude"]);
     assert!(
         old.node("opt/kept").exists()
             && !old.node("opt/never").exists()

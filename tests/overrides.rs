@@ -137,7 +137,7 @@ fn a_published_override_comes_by_diffs() {
     let full = fs::read_dir(laid.site.repo().join("overrides/all/full")).expect("is there");
     full.for_each(|file| fs::remove_file(file.expect("an entry").path()).expect("removes"));
     laid.update(&["all"], &["--no-fallback"])
-        .ended(0, &["other overrides are laid over it", "updated to node with all"]);
+        .ended(0, &["but its overrides changed", "updated to node with all"]);
     laid.is(&["all"]);
     assert_eq!(
         fs::metadata(laid.node("etc/ntp.conf")).expect("is there").ino(),
@@ -310,14 +310,14 @@ fn excludes_that_come_with_an_override_count_at_once() {
     let mut next = image();
     trees::put(&mut next, "etc/hosts", Item::file("new hosts"));
     laid.site.publish(&next);
-    run(&["rules"], &[]).ended(0, &["what is excluded follows", "updated to node with rules"]);
+    run(&["rules"], &[]).ended(0, &["using the exclude rules of", "updated to node with rules"]);
     assert_eq!(read(&laid.node("etc/hosts")), "the node's own");
     assert_eq!(read(&laid.node(place)), "/etc/hosts\n");
     run(&["rules"], &[]).ended(0, &["up to date"]);
     // Other rules uncover the path in the same run.
     laid.write("rules", &small(&[(place, "/srv/*\n")]));
     laid.publish("rules");
-    run(&["rules"], &[]).ended(0, &["what is excluded follows"]);
+    run(&["rules"], &[]).ended(0, &["using the exclude rules of"]);
     assert_eq!(read(&laid.node("etc/hosts")), "new hosts");
 }
 

@@ -324,9 +324,9 @@ fn an_undo_set_that_is_in_the_way_goes_first_or_the_update_stops() {
     site.update(&[]).ended(5, &["bytes free and the update needs", "nothing was changed"]);
     assert!(site.status().contains("undo:        to serial"));
     write_text(&config, "keep_undo = \"auto\"\nundo_share = 0.9\n");
-    site.update(&["--dry-run"]).ended(0, &["is in the way and would go first"]);
+    site.update(&["--dry-run"]).ended(0, &["is in the way and would be removed first"]);
     assert!(site.status().contains("undo:        to serial"));
-    site.updated(&[]).ended(0, &["is in the way and goes"]);
+    site.updated(&[]).ended(0, &["is in the way and is removed"]);
     assert!(
         site.status()
             .contains(&format!("undo:        to serial 2 (generation {})", generation(&site, 2)))

@@ -351,7 +351,10 @@ fn an_undo_set_in_the_way_goes_first_unless_it_is_always_kept() {
     site.update(&["--no-fallback", "--dry-run"]).ended(0, &["would update to node"]);
     assert!(undo.exists());
     let run = site.updated(&["--no-fallback"]);
-    run.ended(0, &["bytes free and the update needs", "the undo set,", "is in the way and goes"]);
+    run.ended(
+        0,
+        &["bytes free and the update needs", "the undo set,", "is in the way and is removed"],
+    );
     judge::same(&site.image(), &site.node(), &["/filler", "/etc/systemimager"]);
     // what this one displaced is little, and can be undone
     assert!(site.status().contains("undo:"), "{}", site.status());

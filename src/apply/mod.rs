@@ -35,4 +35,4 @@ pub mod session;
 pub mod stage;
 pub mod undo;
 
-pub use error::{Interrupted, RefusalKind, SessionError, Untouched};
+pub use error::{Interrupted, RefusalKind, SessionError, UndoLogError, Untouched};

@@ -17,7 +17,7 @@ use crate::report::{Event, Job, Monitor};
 use crate::root::{FileKind, Root};
 use crate::rsync::{self, RsyncCall, RsyncError, RsyncFailure, RsyncOutput};
 use crate::tree_path::TreePath;
-use crate::update::UpdateError;
+use crate::update::{UpdateError, UsageError};
 
 /// Each boot file: its name on the server, its name here, and the most bytes that it may have.
 pub(super) const KERNEL: (&str, &str, u64) = ("kernel", "kernel.systemimager", 512 << 20);
@@ -92,7 +92,7 @@ pub(super) fn receive(
 ) -> Result<(), UpdateError> {
     let root = ledger.root();
     let aside =
-        place.join(RECEIVED.as_bytes()).map_err(|error| UpdateError::Usage(error.to_string()))?;
+        place.join(RECEIVED.as_bytes()).map_err(|error| UsageError::Argument(error.to_string()))?;
     root.create_dirs(place).map_err(Untouched::from_root)?;
     root.remove_tree(&aside).map_err(Untouched::from)?;
     root.create_dir(&aside).map_err(Untouched::from_root)?;

@@ -15,7 +15,7 @@ use crate::apply::Untouched;
 use crate::process::resolve_symlinks;
 use crate::report::Monitor;
 use crate::root::Root;
-use crate::update::UpdateError;
+use crate::update::{UpdateError, UsageError};
 
 use super::{AutoinstallRequest, path};
 
@@ -42,9 +42,10 @@ pub(super) fn of(
     monitor: &dyn Monitor,
 ) -> Result<String, UpdateError> {
     if device.is_empty() || device.starts_with('-') || !device.chars().all(is_harmless) {
-        return Err(UpdateError::Usage(format!(
+        return Err(UsageError::Argument(format!(
             "--configure-from: {device:?} names no network interface"
-        )));
+        ))
+        .into());
     }
     let no_address =
         || Untouched::refused(format!("the network interface {device} has no IPv4 address"));

@@ -23,7 +23,7 @@ use crate::process::Programs;
 use crate::report::Monitor;
 use crate::root::Root;
 use crate::tree_path::TreePath;
-use crate::update::UpdateError;
+use crate::update::{UpdateError, UsageError};
 
 use rollback::StepLog;
 
@@ -173,7 +173,7 @@ fn append(typed: &str, last_root: Option<&str>, configured: bool) -> String {
 fn check_append(append: &str) -> Result<(), UpdateError> {
     if append.chars().any(|c| c.is_control() || matches!(c, '\'' | '\\' | '$' | '`')) {
         let why = "--append: quotation marks of the ' kind, backslashes, $, ` and control characters are not possible";
-        return Err(UpdateError::Usage(why.to_owned()));
+        return Err(UsageError::Argument(why.to_owned()).into());
     }
     Ok(())
 }

@@ -18,7 +18,7 @@ use crate::host::{MAX_FILE, Restart, ToolOutcome, Tools};
 use crate::process::{ProcessOutput, Task, resolve_symlinks};
 use crate::root::{FileKind, Root, RootError};
 use crate::tree_path::TreePath;
-use crate::update::UpdateError;
+use crate::update::{UpdateError, UsageError};
 
 /// The title of the entry, and its name for boot loaders.
 const TITLE: &str = "SystemImager autoinstall";
@@ -161,7 +161,7 @@ impl OneShotBoot {
                 let name = format!("{ENTRY}.conf");
                 let place = entries
                     .join(name.as_bytes())
-                    .map_err(|error| UpdateError::Usage(error.to_string()))?;
+                    .map_err(|error| UsageError::Argument(error.to_string()))?;
                 let (kernel, initrd) = (self.shown(KERNEL.1), self.shown(INITRD.1));
                 let entry =
                     format!("title {TITLE}\nlinux {kernel}\ninitrd {initrd}\noptions {append}\n");

@@ -1,4 +1,4 @@
-//! Says where a path of the tree comes from, by what is recorded; needs no network.
+//! Explains the provenance of a path from the recorded state; needs no network.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -8,128 +8,152 @@ use serde::Serialize;
 use crate::apply::Untouched;
 use crate::apply::session::Session;
 use crate::entry::Entry;
+use crate::filter::Filter;
 use crate::image::ImageName;
-use crate::manifest::path_text;
+use crate::manifest::{Manifest, path_text};
 use crate::root::FileKind;
 use crate::state::{self, OverrideRecord, State, StoredState};
 use crate::tree_path::TreePath;
+use crate::update::error::{Refusal, UpdateError};
+use crate::update::request::Excludes;
+use crate::update::run::build_filter;
 use crate::update::source::overrides;
-use crate::update::{Excludes, UpdateError, filter};
 
-/// What is asked.
+/// A path to be explained.
 #[derive(Clone, Debug)]
 pub struct ExplainRequest {
-    /// The tree.
+    /// Top of the tree.
     pub root: PathBuf,
     /// The path.
     pub path: TreePath,
-    /// What the image does not touch.
+    /// Exclude rules.
     pub excludes: Excludes,
-    /// The kinds of mounted filesystem that are updated; `None` for all that can be.
+    /// Types of mounted filesystems that are updated; `None` for all that can be.
     pub fstypes: Option<Vec<String>>,
 }
 
-/// Where a path comes from.
+/// Provenance of a path.
 #[derive(Clone, Debug, Serialize)]
 #[serde(rename_all = "kebab-case", tag = "why")]
 pub enum Provenance {
-    /// The image has it.
+    /// An entry of the image.
     Image {
-        /// The image.
+        /// Name of the image.
         name: ImageName,
-        /// Its generation; `None` where it was never published.
+        /// Its generation; `None` if it was never published.
         generation: Option<String>,
-        /// How the node deviates there.
+        /// Reason of a deviation of the path.
         #[serde(skip_serializing_if = "Option::is_none")]
         deviates: Option<String>,
     },
-    /// An override has it.
+    /// An entry of an override.
     Override {
-        /// The override.
+        /// Name of the override.
         name: ImageName,
-        /// How the node deviates there.
+        /// Reason of a deviation of the path.
         #[serde(skip_serializing_if = "Option::is_none")]
         deviates: Option<String>,
     },
-    /// A line of an exclude file leaves it to the node.
+    /// Excluded by a line of an exclude file.
     Exclude {
-        /// Its pattern.
+        /// Pattern of the line.
         pattern: String,
-        /// The file.
+        /// Name of the file.
         file: String,
-        /// The line.
+        /// Number of the line.
         line: usize,
     },
-    /// It is the node's, whatever any file says.
+    /// Kept by this program, whatever the configuration says.
     Protected {
-        /// Why.
+        /// The reason.
         reason: String,
     },
-    /// Only the node has it.
+    /// Untracked: only the node has it.
     Local {
-        /// Whether anything stands there.
+        /// Whether the path exists.
         exists: bool,
     },
 }
 
-/// Says where the path comes from.
+/// Recorded state with the composed manifest that it names.
+struct Recorded {
+    state: Option<State>,
+    composed: Option<Manifest>,
+}
+
+/// Explains the provenance of a path.
 pub fn why(request: &ExplainRequest) -> Result<Provenance, UpdateError> {
     let session = Session::look(&request.root)?;
     let root = &session.root;
-    let filter = filter(&session, request.fstypes.as_deref(), TreePath::root(), &request.excludes)?;
-    let state = match state::load(root).map_err(Untouched::from)? {
-        StoredState::State(state) | StoredState::Copied(state) => Some(*state),
-        StoredState::Nothing | StoredState::SetAside(_) => None,
-    };
-    let image = match &state {
-        Some(state) => state::load_manifest(root, state.generation).map_err(Untouched::from)?,
-        None => None,
-    };
-    let composed =
-        state.as_ref().zip(image).map(|(state, image)| overrides::as_recorded(image, state));
-    let entry = composed.as_ref().and_then(|composed| composed.get(&request.path));
+    let filter =
+        build_filter(&session, request.fstypes.as_deref(), TreePath::root(), &request.excludes)?;
+    let recorded = Recorded::load(&session)?;
+
+    let entry = recorded.composed.as_ref().and_then(|composed| composed.get(&request.path));
     let stat = root.stat(&request.path).map_err(Untouched::from)?;
-    let is_dir =
-        entry.map_or(stat.is_some_and(|stat| stat.kind == FileKind::Directory), Entry::is_dir);
-    if let Some(reason) = filter.excludes(&request.path, is_dir) {
-        return Ok(match reason.configured() {
-            Some((pattern, file, line)) => {
-                Provenance::Exclude { pattern, file: file.to_owned(), line }
-            }
-            None => Provenance::Protected { reason: reason.to_string() },
-        });
+    let exists_as_dir = stat.is_some_and(|stat| stat.kind == FileKind::Directory);
+    let is_dir = entry.map_or(exists_as_dir, Entry::is_dir);
+
+    if let Some(provenance) = explain_excluded(&filter, &request.path, is_dir) {
+        return Ok(provenance);
     }
-    if let (Some(state), Some(_)) = (&state, entry) {
-        return Ok(owner(state, &request.path));
+    if let (Some(state), Some(_)) = (&recorded.state, entry) {
+        return Ok(find_layer(state, &request.path));
     }
-    if filter.protects(&request.path) {
-        let reason =
-            "the agent, its configuration and its keys stay though the image lacks them".to_owned();
+    if let Some(reason) = protection(&filter, recorded.state.as_ref(), &request.path) {
         return Ok(Provenance::Protected { reason });
     }
-    let kernel = state.as_ref().and_then(|state| state.kernel.as_ref());
-    if let Some(kernel) = kernel.filter(|kernel| kernel.paths().contains(&request.path)) {
-        let reason = format!("the running kernel's ({}) until the next boot", kernel.release);
-        return Ok(Provenance::Protected { reason });
-    }
-    if composed.is_none() {
-        let place = root.show(&request.path);
-        return Err(Untouched::refused(format!(
-            "nothing is recorded of this tree, so nobody can tell whether {place} is the image's or the node's own: update it first"
-        ))
-        .into());
+    if recorded.composed.is_none() {
+        return Err(Refusal::NothingRecorded { path: root.show(&request.path) }.into());
     }
     Ok(Provenance::Local { exists: stat.is_some() })
 }
 
-/// The topmost layer that has `path`, which is not hidden.
-fn owner(state: &State, path: &TreePath) -> Provenance {
+impl Recorded {
+    fn load(session: &Session) -> Result<Self, UpdateError> {
+        let root = &session.root;
+        let state = match state::load(root).map_err(Untouched::from)? {
+            StoredState::State(state) | StoredState::Copied(state) => *state,
+            StoredState::Nothing | StoredState::SetAside(_) => {
+                return Ok(Recorded { state: None, composed: None });
+            }
+        };
+        let image = state::load_manifest(root, state.generation).map_err(Untouched::from)?;
+        let composed = image.map(|image| overrides::compose_recorded(image, &state));
+        Ok(Recorded { state: Some(state), composed })
+    }
+}
+
+/// Explains a path that is never compared, changed or removed.
+fn explain_excluded(filter: &Filter, path: &TreePath, is_dir: bool) -> Option<Provenance> {
+    let reason = filter.excludes(path, is_dir)?;
+    Some(match reason.configured() {
+        Some((pattern, file, line)) => Provenance::Exclude { pattern, file: file.to_owned(), line },
+        None => Provenance::Protected { reason: reason.to_string() },
+    })
+}
+
+/// Returns the reason that a path is kept although no layer has it.
+fn protection(filter: &Filter, state: Option<&State>, path: &TreePath) -> Option<String> {
+    if filter.protects(path) {
+        let reason = "the agent, its configuration and its keys stay even if the image lacks them";
+        return Some(reason.to_owned());
+    }
+    let kernel = state?.kernel.as_ref()?;
+    kernel
+        .paths()
+        .contains(path)
+        .then(|| format!("the running kernel's ({}) until the next boot", kernel.release))
+}
+
+/// Returns the last layer that has `path`; it hides those below.
+fn find_layer(state: &State, path: &TreePath) -> Provenance {
     let deviates = state.deviations.get(&path_text(path)).cloned();
-    let has = |laid: &&OverrideRecord| {
-        laid.manifest().is_some_and(|manifest| manifest.get(path).is_some())
+    let has_path = |record: &&OverrideRecord| {
+        record.manifest().is_some_and(|manifest| manifest.get(path).is_some())
     };
-    match state.overrides.iter().rev().find(has) {
-        Some(laid) => Provenance::Override { name: laid.name.clone(), deviates },
+    match state.overrides.iter().rev().find(has_path) {
+        Some(record) => Provenance::Override { name: record.name.clone(), deviates },
         None => {
             let generation = state.is_published().then(|| state.generation.to_string());
             Provenance::Image { name: state.image.clone(), generation, deviates }
@@ -154,9 +178,9 @@ impl fmt::Display for Provenance {
             Provenance::Protected { reason } => return write!(f, "protected {reason}"),
             Provenance::Local { exists: true } => return f.write_str("local"),
             Provenance::Local { exists: false } => {
-                return f.write_str("local (nothing stands there)");
+                return f.write_str("local (does not exist)");
             }
         };
-        deviates.as_ref().map_or(Ok(()), |what| write!(f, " (deviates: {what})"))
+        deviates.as_ref().map_or(Ok(()), |reason| write!(f, " (deviates: {reason})"))
     }
 }

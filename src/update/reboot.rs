@@ -1,4 +1,4 @@
-//! What `--reboot` does when all the rest has succeeded.
+//! Reboots the node after a successful run, if `--reboot` asks for it.
 
 use std::path::Path;
 use std::time::Duration;
@@ -8,25 +8,24 @@ use crate::host::{Restart, Stops, Tools, start_anew};
 use crate::process::Programs;
 use crate::report::Monitor;
 use crate::root::Root;
+use crate::update::error::{FollowUpError, UpdateError, UsageError};
+use crate::update::notice::UpdateNotice;
 
-use super::UpdateError;
-
-/// Starts the system at `root`, which has to be the running one, anew.
+/// Reboots the system whose tree is at `root`; it has to be the running one.
 pub fn reboot(
     root: &Path,
     how: Restart,
-    longest: Duration,
+    timeout: Duration,
     monitor: &dyn Monitor,
 ) -> Result<(), UpdateError> {
     let root = Root::open(root).map_err(Untouched::from)?;
     let programs = Programs::open(&root).map_err(Untouched::from)?;
     if !programs.is_running_system() {
-        let why = "--reboot cannot be used with --root: the running system is another one";
-        return Err(UpdateError::Usage(why.to_owned()));
+        return Err(UsageError::RebootOfOtherRoot.into());
     }
-    monitor.note("rebooting");
-    let tools = Tools { programs, monitor, longest, stops: Stops::Ignored };
-    start_anew(&tools, how).map_err(|error| {
-        UpdateError::Afterwards(format!("this node could not be rebooted: {error}"))
-    })
+
+    monitor.note(UpdateNotice::Rebooting);
+    let tools = Tools { programs, monitor, longest: timeout, stops: Stops::Ignored };
+    start_anew(&tools, how)
+        .map_err(|error| UpdateError::Afterwards(vec![FollowUpError::Reboot(error)]))
 }

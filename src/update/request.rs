@@ -1,4 +1,4 @@
-//! What a run is to do: the meaning of a command line and the configuration together.
+//! Request of a run: the meaning of the command line and the configuration together.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -7,100 +7,98 @@ use crate::fetch::{FetchOptions, RepoUrl};
 use crate::full_sync::Server;
 use crate::host::{BootLoader, Drift, KeepUndo, MaxDelete};
 use crate::image::ImageName;
-use crate::report::Monitor;
-use crate::root::Root;
 use crate::tree_path::TreePath;
-use crate::update::hooks::HookContext;
 
 pub use crate::host::Check;
 
-/// What a run is to do.
+/// Everything that an update needs to know.
 #[derive(Clone, Debug)]
 pub struct UpdateRequest {
-    /// The tree to update.
+    /// Top of the tree to update.
     pub root: PathBuf,
-    /// The image that it follows.
+    /// Image that the tree follows.
     pub image: ImageName,
-    /// What is laid over it, each over the ones before it.
+    /// Overrides, each copied over the image and those before it.
     pub overrides: Vec<ImageName>,
-    /// By diffs or by rsync.
-    pub way: SyncMode,
-    /// The rsync daemon that serves images, overrides and scripts.
+    /// Source of the update: the published repository, or rsync alone.
+    pub mode: SyncMode,
+    /// Rsync daemon that serves images, overrides and scripts.
     pub rsync: Option<Server>,
-    /// The most time that a full sync by rsync may take.
+    /// Limit for the time of one rsync process.
     pub sync_timeout: Duration,
-    /// What the image does not touch.
+    /// Exclude rules.
     pub excludes: Excludes,
-    /// The kinds of mounted filesystem that are updated; `None` for all that can be.
+    /// Types of mounted filesystems that are updated; `None` for all that can be.
     pub fstypes: Option<Vec<String>>,
-    /// What makes changed boot files known to the boot loader.
+    /// Boot loader tool that runs after boot files changed.
     pub bootloader: BootLoader,
-    /// The most time that a hook or the boot loader's tool may take.
+    /// Limit for the time of one hook or boot loader tool.
     pub program_timeout: Duration,
-    /// How closely the node is looked at.
+    /// Check level: how closely the tree is compared.
     pub check: Check,
-    /// What happens to tracked paths that deviate.
+    /// Treatment of tracked paths that deviate.
     pub drift: Drift,
     /// Whether untracked paths are removed.
     pub purge_untracked: bool,
-    /// The most that a run may delete.
+    /// Deletion budget.
     pub max_delete: MaxDelete,
-    /// The largest share of deviating entries with which a tree is taken for a generation.
+    /// Largest share of differing entries at which a tree is adopted.
     pub adopt_share: f64,
-    /// Only find out which generation the tree is, and record that.
+    /// Whether the run ends after adoption.
     pub adopt_only: bool,
-    /// Whether a full sync may follow where diffs do not lead to the head.
+    /// Whether a full sync may follow if diffs cannot be used.
     pub fallback: bool,
-    /// Only tell what would be done.
+    /// Whether the run only reports its plan.
     pub dry_run: bool,
-    /// Whether the node goes to the generation that a rollback fled from.
+    /// Whether a pinned generation is installed.
     pub unhold: bool,
-    /// Whether what an update displaces is kept.
+    /// Whether backups become an undo set.
     pub keep_undo: KeepUndo,
-    /// The largest share of a filesystem that an undo set may hold.
+    /// Largest share of a filesystem that an undo set may use.
     pub undo_share: f64,
     /// Whether a catalog older than one seen before is accepted.
     pub allow_downgrade: bool,
-    /// Kinds of root filesystem that are accepted though they are not known to be safe.
+    /// Filesystem types of the root that are accepted although they are not known to be safe.
     pub allow_root_fs: Vec<String>,
-    /// How patient the downloads are.
+    /// Options of downloads.
     pub fetch: FetchOptions,
-    /// The most bytes that the spool may hold.
+    /// Limit for the bytes in the spool.
     pub spool_limit: u64,
 }
 
-impl UpdateRequest {
-    /// Where the programs run that surround a transaction, and how.
-    pub(super) fn scene<'a>(&'a self, root: &'a Root, monitor: &'a dyn Monitor) -> HookContext<'a> {
-        HookContext { root, bootloader: &self.bootloader, longest: self.program_timeout, monitor }
-    }
-}
-
-/// How a node comes to be what it is to be.
+/// Source of an update.
 #[derive(Clone, Debug)]
 pub enum SyncMode {
-    /// By diffs from the repository there, and by a full sync where they do not lead to the head.
+    /// Published generations in this repository: diffs, or a full sync if no diff leads to the head.
     Diffs(RepoUrl),
-    /// By rsync from the image's module, whatever is published.
-    Sync(Sync),
+    /// Modules of the rsync daemon, published or not.
+    Rsync(RsyncScope),
 }
 
-/// What a run by rsync brings.
+/// Part of the tree that an rsync-only sync updates.
 #[derive(Clone, Debug)]
-pub struct Sync {
-    /// Only this directory; the whole tree is the top.
+pub struct RsyncScope {
+    /// The only directory that is updated; the root for the whole tree.
     pub directory: TreePath,
-    /// Whether what the image does not have goes.
+    /// Whether paths that the image lacks are removed.
     pub delete: bool,
 }
 
-/// The rules of what the image does not touch.
+/// Exclude rules and their source.
 #[derive(Clone, Debug)]
 pub struct Excludes {
-    /// The name of the file, for messages.
+    /// Name of the file, for messages.
     pub name: String,
-    /// Its bytes.
+    /// Content of the file.
     pub rules: Vec<u8>,
-    /// Where the node has it: what the image brings there counts in the same run.
-    pub place: Option<TreePath>,
+    /// Path of the file in the tree. If the image has another version, that one is used in this
+    /// run. `None` if the rules come from elsewhere or from the image already.
+    pub path: Option<TreePath>,
+}
+
+impl Excludes {
+    /// Rules that the image or an override has at `path`.
+    pub(super) fn from_image(path: &TreePath, rules: Vec<u8>) -> Self {
+        Excludes { name: path.to_string(), rules, path: None }
+    }
 }

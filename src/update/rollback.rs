@@ -1,7 +1,7 @@
-//! Brings back what the last update displaced: the whole of `si_updateclient --rollback`.
+//! Rollback: one more transaction, whose staged content is the undo set of the last one.
 //!
-//! Needs neither the server nor the network. The generation that is left is held: the node does not go
-//! back to it by itself.
+//! It needs neither server nor network. The generation that it leaves is pinned, so that the next
+//! update does not install it again.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -10,7 +10,6 @@ use std::time::Duration;
 use crate::apply::journal::CommitRecord;
 use crate::apply::plan::{ChangePlan, ItemizedLine};
 use crate::apply::session::Session;
-use crate::apply::stage::Stage;
 use crate::apply::undo::{RetentionLimits, RollbackInput, UndoSet, plan_rollback};
 use crate::apply::{Untouched, preflight};
 use crate::generation::GenerationId;
@@ -18,186 +17,230 @@ use crate::host::{BootLoader, KeepUndo};
 use crate::manifest::{MAX_TEXT, Manifest, path_text};
 use crate::report::Monitor;
 use crate::state::pinned::{self, Pinned};
-use crate::state::{self, KernelPaths, State, StoredState};
+use crate::state::{self, KernelPaths, SeenCatalog, State, StoredState};
 use crate::tree_path::TreePath;
+use crate::update::error::{FollowUpError, Refusal, UpdateError};
 use crate::update::hooks::payload::HookPlan;
 use crate::update::hooks::{HookContext, Hooks};
+use crate::update::notice::Route;
+use crate::update::recover::open_session;
 use crate::update::source::overrides;
-use crate::update::transaction::commit::{Failure, commit};
-use crate::update::{UpdateError, open_session};
+use crate::update::transaction::commit::{Transaction, execute};
+use crate::update::transaction::error::TransactionError;
 
-/// What a rollback is to do.
+/// Everything that a rollback needs to know.
 #[derive(Clone, Debug)]
 pub struct RollbackRequest {
-    /// The tree.
+    /// Top of the tree.
     pub root: PathBuf,
-    /// Only tell what would be done.
+    /// Whether the run only reports its plan.
     pub dry_run: bool,
-    /// Kinds of root filesystem that are accepted though they are not known to be safe.
+    /// Filesystem types of the root that are accepted although they are not known to be safe.
     pub allow_root_fs: Vec<String>,
-    /// Whether what the rollback displaces is kept in turn.
+    /// Whether the backups of the rollback become the next undo set.
     pub keep_undo: KeepUndo,
-    /// The largest share of a filesystem that it may hold.
+    /// Largest share of a filesystem that the undo set may use.
     pub undo_share: f64,
-    /// What makes changed boot files known to the boot loader.
+    /// Boot loader tool that runs after boot files changed.
     pub bootloader: BootLoader,
-    /// The most time that a hook or the boot loader's program may take.
+    /// Limit for the time of one hook or boot loader tool.
     pub program_timeout: Duration,
 }
 
-/// What a rollback did, or would do.
+/// Result of a rollback or of its dry run.
 #[derive(Debug)]
 pub struct RolledBack {
-    /// The generation that was recorded before the update; `None` where nothing was.
+    /// Restored generation; `None` if it was not a published one.
     pub to: Option<GenerationId>,
-    /// The serial of its publish.
+    /// Serial of its publish.
     pub serial: Option<u64>,
-    /// The generation that is held now.
-    pub held: Option<Pinned>,
-    /// What happened to each path.
+    /// Generation that is pinned now.
+    pub pinned: Option<Pinned>,
+    /// One line for each changed path.
     pub items: Vec<ItemizedLine>,
-    /// Paths that neither the update nor the image knew, and that went along with a directory.
+    /// Displaced paths.
     pub displaced: Vec<TreePath>,
-    /// Tracked paths that deviate from the generation of before.
+    /// Tracked paths that deviate from the restored generation, with the reason.
     pub deviations: BTreeMap<String, String>,
-    /// From the first rename to the last; `None` after a dry run.
-    pub mixed: Option<Duration>,
-    /// What failed of what follows: a sentence each.
-    pub afterwards: Vec<String>,
+    /// Time from the first rename to the last; `None` after a dry run.
+    pub switch_time: Option<Duration>,
+    /// Failures after the completed transaction.
+    pub follow_up_failures: Vec<FollowUpError>,
 }
 
-/// Brings back what stood before the last transaction.
+/// An undo set with the states before and after the update that it undoes.
+struct Undo {
+    set: UndoSet,
+    /// State of the tree now.
+    current: Option<State>,
+    /// State before the update.
+    previous: Option<State>,
+    /// Compressed manifest of the state before the update.
+    previous_manifest: Option<Vec<u8>>,
+}
+
+/// Restores the state before the last transaction.
 pub fn rollback(
     request: &RollbackRequest,
     monitor: &dyn Monitor,
 ) -> Result<RolledBack, UpdateError> {
     let session = open_session(&request.root, request.dry_run, &request.allow_root_fs, monitor)?;
-    let root = &session.root;
-    let refused = |why: String| UpdateError::from(Untouched::refused(why));
-    let undo = UndoSet::find(root).map_err(|error| refused(error.to_string()))?;
-    let Some(undo) = undo else {
-        return Err(UpdateError::NothingToUndo(session.root.show(&TreePath::root())));
-    };
-    let now = match state::load(root).map_err(Untouched::from)? {
-        StoredState::State(state) | StoredState::Copied(state) => Some(*state),
-        StoredState::Nothing | StoredState::SetAside(_) => None,
-    };
-    let made = now.as_ref().map(State::made);
-    if !undo.leads_from(made) {
-        return Err(UpdateError::NothingToUndo(session.root.show(&TreePath::root())));
-    }
-    let tracked = match &now {
-        Some(state) => {
-            let manifest = state::load_manifest(root, state.generation).map_err(Untouched::from)?;
-            manifest.map(|manifest| overrides::as_recorded(manifest, state))
-        }
-        None => None,
-    };
-    let kept = undo.record().map_err(Untouched::from)?;
-    let before = kept
-        .state
-        .as_deref()
-        .map(|text| State::parse(text, "the state in the undo set"))
-        .transpose();
-    let before = before.map_err(Untouched::from)?;
-    let known =
-        kept.manifest.as_deref().and_then(|bytes| Manifest::read_zstd(bytes, MAX_TEXT).ok());
-    let known = known
-        .zip(before.as_ref())
-        .map(|(manifest, before)| overrides::as_recorded(manifest, before));
-    let input = RollbackInput {
-        root,
-        host: session.host.as_ref(),
-        mounts: &session.mounts,
-        kernel: session.kernel.as_ref(),
-        tracked: tracked.as_ref(),
-        before: known.as_ref(),
-    };
-    let transaction = plan_rollback(&undo, input)?;
-    preflight::check_paths(root, &transaction, &transaction.filesystems, &session.mounts)?;
-    preflight::check_rollback_space(root, &transaction)?;
-    let before_made = before.as_ref().map(State::made);
-    let held = hold(&session, now.as_ref(), before.as_ref())?;
-    let published = before.as_ref().filter(|state| state.is_published());
-    let mut done = RolledBack {
-        to: published.map(|state| state.generation),
-        serial: published.map(|state| state.serial),
-        held: held.clone(),
-        items: transaction.itemized.clone(),
-        displaced: transaction.displaced.clone(),
-        deviations: transaction
-            .deviations
-            .iter()
-            .map(|(path, what)| (path_text(path), what.clone()))
-            .collect(),
-        mixed: None,
-        afterwards: Vec::new(),
-    };
+    let undo = Undo::open(&session)?;
+    let plan = undo.plan(&session)?;
+    let pinned = choose_pinned(&session, undo.current.as_ref(), undo.previous.as_ref())?;
+    let mut result = undo.forecast(&plan, pinned.clone());
     if request.dry_run {
-        return Ok(done);
+        return Ok(result);
     }
-    let image = before.as_ref().map(|state| state.image.clone());
-    let around = Hooks {
-        scene: HookContext {
-            root,
-            bootloader: &request.bootloader,
-            longest: request.program_timeout,
-            monitor,
+
+    let record = undo.commit_record(&session, &plan, pinned)?;
+    let transaction = Transaction {
+        session: &session,
+        plan: &plan,
+        hooks: Hooks {
+            context: HookContext {
+                root: &session.root,
+                bootloader: &request.bootloader,
+                timeout: request.program_timeout,
+                monitor,
+            },
+            plan: HookPlan {
+                image: undo.previous.as_ref().map(|state| &state.image),
+                generation: result.to,
+                base: undo.current.as_ref().map(|state| state.generation),
+                serial: result.serial,
+                strategy: "rollback",
+                description: Route::Rollback.to_string(),
+                items: &plan.itemized,
+            },
         },
-        plan: HookPlan {
-            image: image.as_ref(),
-            generation: done.to,
-            base: now.as_ref().map(|state| state.generation),
-            serial: done.serial,
-            way: "rollback",
-            why: "what the last update displaced comes back",
-            items: &transaction.itemized,
+        limits: RetentionLimits {
+            keep: request.keep_undo,
+            share: request.undo_share,
+            repairs: false,
+            made: undo.previous.as_ref().map(State::made),
         },
+        // The exclude rules are not known here, so only restored paths count as tracked.
+        is_tracked: &|path| plan.itemized.iter().any(|item| item.path == *path),
+        monitor,
     };
-    let state =
-        before.map(|state| as_of_now(state, &session, now.as_ref(), &transaction)).transpose()?;
-    let record = CommitRecord {
-        synced: None,
-        manifest: state.as_ref().and(kept.manifest),
-        state: state.map(|state| state.to_toml()).transpose().map_err(Untouched::from)?,
-        held: held.map(|held| held.to_toml()).transpose().map_err(Untouched::from)?,
-    };
-    let limits = RetentionLimits {
-        keep: request.keep_undo,
-        share: request.undo_share,
-        repairs: false,
-        made: before_made,
-    };
-    let overdue = around.before()?;
-    let made = Stage::create(root, &transaction.filesystems, &transaction, monitor)
-        .map_err(|error| Failure::Before(UpdateError::from(error)))
-        .and_then(|stage| commit(&session, stage, &limits, record, monitor));
-    let applied = made.map_err(|failure| {
-        if let Failure::Before(_) = failure {
-            around.cancel_pending(&overdue);
-        }
-        failure.clean_up(&session, &transaction)
-    })?;
-    done.mixed = Some(applied.mixed);
-    done.deviations = applied.state.map_or_else(BTreeMap::new, |state| state.deviations);
-    // What came back is the image's; whether it decides here about more than that, no filter tells.
-    done.afterwards =
-        around.after(&|path| transaction.itemized.iter().any(|item| item.path == *path));
-    Ok(done)
+    let completed = execute(&transaction, || Ok((transaction.create_stage()?, record)))
+        .map_err(TransactionError::into_final)?;
+
+    result.switch_time = Some(completed.applied.mixed);
+    result.deviations = completed.applied.state.map(|state| state.deviations).unwrap_or_default();
+    result.follow_up_failures = completed.follow_up_failures;
+    Ok(result)
 }
 
-/// The generation that the rollback leaves is held, unless it only undoes an earlier rollback.
-fn hold(
+impl Undo {
+    /// Opens the undo set; it has to belong to the tree as recorded.
+    fn open(session: &Session) -> Result<Self, UpdateError> {
+        let root = &session.root;
+        let nothing = || UpdateError::NothingToUndo { root: root.show(&TreePath::root()) };
+        let set = UndoSet::find(root).map_err(Refusal::UndoSet)?.ok_or_else(nothing)?;
+
+        let current = match state::load(root).map_err(Untouched::from)? {
+            StoredState::State(state) | StoredState::Copied(state) => Some(*state),
+            StoredState::Nothing | StoredState::SetAside(_) => None,
+        };
+        if !set.leads_from(current.as_ref().map(State::made)) {
+            return Err(nothing());
+        }
+
+        let record = set.record().map_err(Untouched::from)?;
+        let previous = record
+            .state
+            .as_deref()
+            .map(|text| State::parse(text, "the state in the undo set"))
+            .transpose()
+            .map_err(Untouched::from)?;
+        Ok(Undo { set, current, previous, previous_manifest: record.manifest })
+    }
+
+    /// Plans the rollback, and refuses one that cannot be applied.
+    fn plan(&self, session: &Session) -> Result<ChangePlan, UpdateError> {
+        let root = &session.root;
+        let current_tree = match &self.current {
+            Some(state) => {
+                let manifest =
+                    state::load_manifest(root, state.generation).map_err(Untouched::from)?;
+                manifest.map(|manifest| overrides::compose_recorded(manifest, state))
+            }
+            None => None,
+        };
+        let previous_tree = self
+            .previous_manifest
+            .as_deref()
+            .and_then(|bytes| Manifest::read_zstd(bytes, MAX_TEXT).ok())
+            .zip(self.previous.as_ref())
+            .map(|(manifest, state)| overrides::compose_recorded(manifest, state));
+
+        let input = RollbackInput {
+            root,
+            host: session.host.as_ref(),
+            mounts: &session.mounts,
+            kernel: session.kernel.as_ref(),
+            tracked: current_tree.as_ref(),
+            before: previous_tree.as_ref(),
+        };
+        let plan = plan_rollback(&self.set, input)?;
+        preflight::check_paths(root, &plan, &plan.filesystems, &session.mounts)?;
+        preflight::check_rollback_space(root, &plan)?;
+        Ok(plan)
+    }
+
+    /// Returns the result as far as it is known before the transaction.
+    fn forecast(&self, plan: &ChangePlan, pinned: Option<Pinned>) -> RolledBack {
+        let published = self.previous.as_ref().filter(|state| state.is_published());
+        let deviations =
+            plan.deviations.iter().map(|(path, reason)| (path_text(path), reason.clone()));
+        RolledBack {
+            to: published.map(|state| state.generation),
+            serial: published.map(|state| state.serial),
+            pinned,
+            items: plan.itemized.clone(),
+            displaced: plan.displaced.clone(),
+            deviations: deviations.collect(),
+            switch_time: None,
+            follow_up_failures: Vec::new(),
+        }
+    }
+
+    /// Returns the record that the roll forward writes after the changes.
+    fn commit_record(
+        &self,
+        session: &Session,
+        plan: &ChangePlan,
+        pinned: Option<Pinned>,
+    ) -> Result<CommitRecord, UpdateError> {
+        let state = match &self.previous {
+            Some(previous) => Some(restore_state(previous, session, self.current.as_ref(), plan)?),
+            None => None,
+        };
+        Ok(CommitRecord {
+            synced: None,
+            manifest: state.as_ref().and(self.previous_manifest.clone()),
+            state: state.map(|state| state.to_toml()).transpose().map_err(Untouched::from)?,
+            held: pinned.map(|pinned| pinned.to_toml()).transpose().map_err(Untouched::from)?,
+        })
+    }
+}
+
+/// Returns the generation that the rollback leaves, to be pinned.
+///
+/// A rollback that only undoes an earlier rollback pins nothing.
+fn choose_pinned(
     session: &Session,
-    now: Option<&State>,
-    before: Option<&State>,
+    current: Option<&State>,
+    previous: Option<&State>,
 ) -> Result<Option<Pinned>, UpdateError> {
-    let held = pinned::load(&session.root).map_err(Untouched::from)?;
-    let back = before.map(State::made);
-    if held.is_some_and(|held| Some(held.made()) == back) {
+    let pinned = pinned::load(&session.root).map_err(Untouched::from)?;
+    let restored = previous.map(State::made);
+    if pinned.is_some_and(|pinned| Some(pinned.made()) == restored) {
         return Ok(None);
     }
-    let left = now.filter(|state| state.is_published() && Some(state.made()) != back);
+    let left = current.filter(|state| state.is_published() && Some(state.made()) != restored);
     Ok(left.map(|state| Pinned {
         image: state.image.clone(),
         generation: state.generation,
@@ -207,22 +250,26 @@ fn hold(
     }))
 }
 
-/// The state of before, for the tree of now: the newest catalog that was seen stays seen.
-fn as_of_now(
-    mut state: State,
+/// Returns the state before the update, adapted to the tree after the rollback.
+fn restore_state(
+    previous: &State,
     session: &Session,
-    now: Option<&State>,
-    transaction: &ChangePlan,
+    current: Option<&State>,
+    plan: &ChangePlan,
 ) -> Result<State, UpdateError> {
+    let mut state = previous.clone();
     state.home = session.root.identity().map_err(Untouched::from)?;
-    let seen = now.and_then(|now| now.catalog.clone()).or(state.catalog.take());
-    // The server is asked anew: what it answered belongs to the generation that was left.
-    state.catalog = seen.map(|seen| state::SeenCatalog { etag: None, ..seen });
-    for (path, what) in &transaction.deviations {
-        state.deviate(path, what.clone());
+
+    // The serial of the newest catalog seen is kept, so that an older one is still refused. Its
+    // etag belongs to the generation that was left.
+    let seen = current.and_then(|current| current.catalog.clone()).or(state.catalog.take());
+    state.catalog = seen.map(|seen| SeenCatalog { etag: None, ..seen });
+    for (path, reason) in &plan.deviations {
+        state.deviate(path, reason.clone());
     }
+
     if let Some(kernel) = session.kernel.as_ref() {
-        let mut paths = transaction.kernel_paths.clone();
+        let mut paths = plan.kernel_paths.clone();
         paths.extend(state.kernel.iter().flat_map(KernelPaths::paths));
         paths.sort_unstable();
         paths.dedup();

@@ -9,7 +9,7 @@ use crate::fetch::BadRepoUrl;
 use crate::host::BadFile;
 use crate::image::BadImageName;
 use crate::tree_path::BadPath;
-use crate::update::UpdateError;
+use crate::update::{UpdateError, UsageError};
 
 /// Reason that an argument or a setting is refused. The run ends with exit code 2.
 #[derive(Debug, thiserror::Error)]
@@ -78,6 +78,6 @@ impl fmt::Display for PathFault {
 
 impl From<ArgumentError> for UpdateError {
     fn from(error: ArgumentError) -> Self {
-        UpdateError::Usage(error.to_string())
+        UsageError::Argument(error.to_string()).into()
     }
 }

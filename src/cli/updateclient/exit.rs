@@ -50,11 +50,11 @@ impl Exit {
             UpdateError::Fetch(error) if error.side == Side::Node => Exit::Node,
             UpdateError::Fetch(_) => Exit::Fetch,
             UpdateError::Locked(_) => Exit::Locked,
-            UpdateError::Node(_) => Exit::Node,
+            UpdateError::Node(_) | UpdateError::Refused(_) | UpdateError::NoRoom(_) => Exit::Node,
             UpdateError::Budget(_) => Exit::Budget,
             UpdateError::Stopped => Exit::Stopped,
-            UpdateError::NothingToUndo(_) => Exit::Node,
-            UpdateError::Held(_) => Exit::Held,
+            UpdateError::NothingToUndo { .. } => Exit::Node,
+            UpdateError::Pinned { .. } => Exit::Held,
             UpdateError::Hook(_) => Exit::Hook,
             UpdateError::Afterwards(_) => Exit::Afterwards,
             UpdateError::NoFullSync(_) => Exit::NoFullSync,
@@ -68,7 +68,7 @@ impl Exit {
     pub fn from_report(report: &Report, request: &UpdateRequest) -> Self {
         let is_compared =
             matches!(report.outcome, UpdateOutcome::UpToDate | UpdateOutcome::Updated);
-        let has_drift = report.deviations.len() > report.kernels;
+        let has_drift = report.deviations.len() > report.kernel_deviations;
 
         if is_compared && has_drift && request.drift == Drift::Report {
             Exit::Deviates

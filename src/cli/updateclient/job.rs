@@ -12,7 +12,7 @@ use crate::cli::updateclient::settings::Settings;
 use crate::cli::updateclient::{prompt, request, splay, tunnel};
 use crate::host::Restart;
 use crate::report::Monitor;
-use crate::update::{self, UpdateError, UpdateOutcome};
+use crate::update::{self, FollowUpError, UpdateError, UpdateOutcome};
 
 /// Arguments, settings and output of a run.
 pub struct Job<'j> {
@@ -63,7 +63,7 @@ impl Job<'_> {
         if let Some(refusal) = report.refusal {
             return Err(refusal);
         }
-        check_follow_ups(&report.afterwards)?;
+        check_follow_ups(report.follow_up_failures)?;
         self.restart(exit, Restart::Reboot)
     }
 
@@ -79,11 +79,11 @@ impl Job<'_> {
         let outcome = update::rollback(&request, meter)?;
         let duration = start.elapsed();
 
-        let restart = outcome.mixed.and_then(|_| output::after_change(&request.root, meter));
+        let restart = outcome.switch_time.and_then(|_| output::after_change(&request.root, meter));
         let result = RollbackResult { outcome: &outcome, restart: restart.as_ref(), duration };
         output::report_rollback(&result, arguments, log);
 
-        check_follow_ups(&outcome.afterwards)?;
+        check_follow_ups(outcome.follow_up_failures)?;
         self.restart(Exit::Done, Restart::Reboot)
     }
 
@@ -122,10 +122,6 @@ impl Job<'_> {
 }
 
 /// An error if a step after the transaction failed.
-fn check_follow_ups(failures: &[String]) -> Result<(), UpdateError> {
-    if failures.is_empty() {
-        Ok(())
-    } else {
-        Err(UpdateError::Afterwards(failures.join("; besides, ")))
-    }
+fn check_follow_ups(failures: Vec<FollowUpError>) -> Result<(), UpdateError> {
+    if failures.is_empty() { Ok(()) } else { Err(UpdateError::Afterwards(failures)) }
 }

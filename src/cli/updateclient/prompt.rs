@@ -28,14 +28,14 @@ pub fn confirm(question: &str) -> Result<(), UpdateError> {
 pub fn update_question(request: &UpdateRequest) -> String {
     let overrides: String =
         request.overrides.iter().map(|name| format!(", override {name}")).collect();
-    let source = match (&request.way, &request.rsync) {
+    let source = match (&request.mode, &request.rsync) {
         (SyncMode::Diffs(repo), _) => repo.to_string(),
-        (SyncMode::Sync(_), Some(server)) => server.to_string(),
-        (SyncMode::Sync(_), None) => String::new(),
+        (SyncMode::Rsync(_), Some(server)) => server.to_string(),
+        (SyncMode::Rsync(_), None) => String::new(),
     };
     let root = request.root.display();
-    let tree = match &request.way {
-        SyncMode::Sync(sync) if !sync.directory.is_root() => {
+    let tree = match &request.mode {
+        SyncMode::Rsync(sync) if !sync.directory.is_root() => {
             format!("{} of {root}", sync.directory)
         }
         _ => root.to_string(),

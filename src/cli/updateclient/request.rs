@@ -16,7 +16,8 @@ use crate::full_sync::Server;
 use crate::report::Monitor;
 use crate::tree_path::TreePath;
 use crate::update::{
-    self, Assigned, ExplainRequest, RollbackRequest, Sync, SyncMode, UpdateError, UpdateRequest,
+    self, Assigned, ExplainRequest, RollbackRequest, RsyncScope, SyncMode, UpdateError,
+    UpdateRequest,
 };
 
 /// Refuses options that exclude each other.
@@ -104,7 +105,7 @@ pub fn update_request(
         root: arguments.root.clone(),
         image: assigned.image,
         overrides: assigned.overrides,
-        way: sync_mode(arguments, settings, tunnel)?,
+        mode: sync_mode(arguments, settings, tunnel)?,
         rsync: rsync_server(settings, tunnel),
         sync_timeout: Duration::from_secs(settings.full_sync_timeout.into()),
         excludes: settings.excludes.clone(),
@@ -219,7 +220,7 @@ fn sync_mode(
         None => TreePath::root(),
         Some(path) => absolute("--directory", path)?,
     };
-    Ok(SyncMode::Sync(Sync { directory, delete: !arguments.no_delete }))
+    Ok(SyncMode::Rsync(RsyncScope { directory, delete: !arguments.no_delete }))
 }
 
 fn repo_url(settings: &Settings, tunnel: Option<&ServerTunnel>) -> Result<RepoUrl, ArgumentError> {

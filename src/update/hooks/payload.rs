@@ -1,4 +1,6 @@
-//! What hooks are told of a transaction.
+//! Description of a transaction for hooks: environment variables, and JSON on standard input.
+//!
+//! Variables and keys are a format: they are added to, never renamed.
 
 use std::ffi::OsString;
 
@@ -10,21 +12,21 @@ use crate::host::Moment;
 use crate::image::ImageName;
 use crate::root::Root;
 
-/// One transaction, as hooks are told of it: in their environment, and whole on their standard input.
+/// A transaction, as hooks see it.
 pub(in crate::update) struct HookPlan<'a> {
-    /// The image that the node follows afterwards; `None` where nothing will be recorded.
+    /// Image of the node after the transaction; `None` if nothing will be recorded.
     pub image: Option<&'a ImageName>,
-    /// The generation that the node will be at.
+    /// Generation after the transaction.
     pub generation: Option<GenerationId>,
-    /// The one that it is at.
+    /// Generation before the transaction.
     pub base: Option<GenerationId>,
-    /// The serial of the publish.
+    /// Serial of the publish after the transaction.
     pub serial: Option<u64>,
     /// `diffs`, `full-sync`, `repair` or `rollback`.
-    pub way: &'static str,
-    /// The way and its reason, for people.
-    pub why: &'a str,
-    /// Every change.
+    pub strategy: &'static str,
+    /// Strategy and reason, as a sentence for people.
+    pub description: String,
+    /// One line for each changed path.
     pub items: &'a [ItemizedLine],
 }
 
@@ -35,8 +37,10 @@ struct HookJson<'a> {
     generation: Option<String>,
     base: Option<String>,
     serial: Option<u64>,
-    way: &'a str,
-    why: &'a str,
+    #[serde(rename = "way")]
+    strategy: &'a str,
+    #[serde(rename = "why")]
+    description: &'a str,
     root: String,
     changed: usize,
     deleted: usize,
@@ -48,62 +52,62 @@ struct HookJson<'a> {
 struct HookItem<'a> {
     change: &'a str,
     path: String,
-    #[serde(skip_serializing_if = "str::is_empty")]
-    leads: &'a str,
+    #[serde(rename = "leads", skip_serializing_if = "str::is_empty")]
+    link_target: &'a str,
     bytes: u64,
 }
 
 impl HookPlan<'_> {
-    fn deleted(&self) -> usize {
-        self.items.iter().filter(|item| item.is_deletion()).count()
+    /// Returns the environment variables; a value that is not known is empty.
+    pub fn environment(&self, moment: Moment, root: &Root) -> Vec<(OsString, OsString)> {
+        let generation = |id: Option<GenerationId>| id.map(|id| id.to_string()).unwrap_or_default();
+        let serial = self.serial.map(|serial| serial.to_string()).unwrap_or_default();
+        let values = [
+            ("SI_STAGE", moment.word().to_owned()),
+            ("SI_IMAGE", self.image.map(ImageName::to_string).unwrap_or_default()),
+            ("SI_GENERATION", generation(self.generation)),
+            ("SI_BASE", generation(self.base)),
+            ("SI_SERIAL", serial),
+            ("SI_WAY", self.strategy.to_owned()),
+            ("SI_CHANGED", (self.items.len() - self.count_deleted()).to_string()),
+            ("SI_DELETED", self.count_deleted().to_string()),
+            ("SI_BYTES", self.count_bytes().to_string()),
+        ];
+
+        let mut environment: Vec<(OsString, OsString)> =
+            values.into_iter().map(|(name, value)| (name.into(), value.into())).collect();
+        environment.push(("SI_ROOT".into(), root.shown().into()));
+        environment
     }
 
-    fn bytes(&self) -> u64 {
-        self.items.iter().map(|item| item.bytes).sum()
-    }
-
-    /// The variables for the hooks of this moment. What is not known is empty.
-    pub(in crate::update) fn environment(
-        &self,
-        moment: Moment,
-        root: &Root,
-    ) -> Vec<(OsString, OsString)> {
-        let id = |id: Option<GenerationId>| id.map(|id| id.to_string()).unwrap_or_default();
-        let text = |name: &str, value: String| (OsString::from(name), OsString::from(value));
-        vec![
-            text("SI_STAGE", moment.word().to_owned()),
-            text("SI_IMAGE", self.image.map(ImageName::to_string).unwrap_or_default()),
-            text("SI_GENERATION", id(self.generation)),
-            text("SI_BASE", id(self.base)),
-            text("SI_SERIAL", self.serial.map(|serial| serial.to_string()).unwrap_or_default()),
-            text("SI_WAY", self.way.to_owned()),
-            text("SI_CHANGED", (self.items.len() - self.deleted()).to_string()),
-            text("SI_DELETED", self.deleted().to_string()),
-            text("SI_BYTES", self.bytes().to_string()),
-            ("SI_ROOT".into(), root.shown().into()),
-        ]
-    }
-
-    /// The same and each change, as one JSON object with a newline behind it.
-    pub(in crate::update) fn json(&self, moment: Moment, root: &Root) -> Vec<u8> {
-        let told = HookJson {
+    /// Returns the transaction with all changed paths as one JSON object and a newline.
+    pub fn json(&self, moment: Moment, root: &Root) -> Vec<u8> {
+        let json = HookJson {
             stage: moment.word(),
             image: self.image.map(ImageName::as_str).unwrap_or_default(),
             generation: self.generation.map(|id| id.to_string()),
             base: self.base.map(|id| id.to_string()),
             serial: self.serial,
-            way: self.way,
-            why: self.why,
+            strategy: self.strategy,
+            description: &self.description,
             root: root.shown().display().to_string(),
-            changed: self.items.len() - self.deleted(),
-            deleted: self.deleted(),
-            bytes: self.bytes(),
+            changed: self.items.len() - self.count_deleted(),
+            deleted: self.count_deleted(),
+            bytes: self.count_bytes(),
             items: self.items.iter().map(HookItem::from).collect(),
         };
-        // Writing to memory does not fail.
-        let mut bytes = serde_json::to_vec(&told).unwrap_or_default();
+        // Writing to memory cannot fail.
+        let mut bytes = serde_json::to_vec(&json).unwrap_or_default();
         bytes.push(b'\n');
         bytes
+    }
+
+    fn count_deleted(&self) -> usize {
+        self.items.iter().filter(|item| item.is_deletion()).count()
+    }
+
+    fn count_bytes(&self) -> u64 {
+        self.items.iter().map(|item| item.bytes).sum()
     }
 }
 
@@ -112,7 +116,7 @@ impl<'a> From<&'a ItemizedLine> for HookItem<'a> {
         HookItem {
             change: item.change.trim(),
             path: item.path.to_string(),
-            leads: item.link_target(),
+            link_target: item.link_target(),
             bytes: item.bytes,
         }
     }

@@ -1,7 +1,8 @@
-//! Recognising a tree: which published generation is it, and where does it differ?
+//! Adopts a tree: finds the published generation from which it differs least.
 //!
-//! A node that was installed by other means has no recorded generation, and no real node equals one
-//! exactly. Each file is read at most once, whatever the number of generations.
+//! A node that was installed by other means has no recorded generation, and no real node equals a
+//! generation exactly. Without adoption the first update would be a full sync. Each file is read
+//! at most once, for all generations together.
 
 use std::collections::{BTreeMap, HashSet};
 
@@ -10,141 +11,189 @@ use crate::apply::filesystem::limited;
 use crate::apply::plan::difference::Difference;
 use crate::apply::plan::live_tree::LiveTree;
 use crate::catalog::Publish;
+use crate::entry::Entry;
 use crate::manifest::{Manifest, path_text};
 use crate::root::RootError;
+use crate::state::SeenCatalog;
 use crate::tree_path::TreePath;
-use crate::update::installed::Installed;
+use crate::update::error::{Refusal, UpdateError};
+use crate::update::installed::{Installed, Origin, recorded};
+use crate::update::notice::{Route, Similarity, UpdateNotice};
+use crate::update::report::{Report, UpdateOutcome};
+use crate::update::run::Run;
 use crate::update::source::overrides::{self, OverrideLayer};
 use crate::update::source::published::PublishedImage;
-use crate::update::{Run, UpdateError};
 
-/// So many generations are compared, the newest first: each takes a manifest's transfer and memory.
-const MOST: usize = 12;
+/// Number of generations compared, newest first; each costs the download and memory of a manifest.
+const MAX_GENERATIONS: usize = 12;
 
-impl Run<'_> {
-    /// The published generation from which the tree deviates least; `None` where it deviates too much
-    /// from all of them.
-    pub(in crate::update) fn adopt(
-        &self,
-        published: &PublishedImage,
-        layers: &[OverrideLayer],
-    ) -> Result<Option<Installed>, UpdateError> {
-        let catalog = &published.catalog;
-        let why = if self.request.adopt_only { "" } else { "no usable generation is recorded: " };
-        self.monitor.note(format!("{why}comparing the tree with the published manifests"));
-        // Each with all that is to be laid over it, and without: whichever the tree resembles more.
-        let mut candidates: Vec<(&Publish, Manifest, &[OverrideLayer])> = Vec::new();
-        for publish in catalog.publishes.iter().rev() {
-            let known = candidates.iter().any(|(known, ..)| known.generation == publish.generation);
-            if candidates.len() < MOST && !known {
-                let manifest = published.manifest(publish)?;
-                if !layers.is_empty() {
-                    candidates.push((publish, manifest.clone(), layers));
-                }
-                candidates.push((publish, manifest, &[]));
-            }
+type Differences = BTreeMap<TreePath, Difference>;
+
+/// A published generation that the tree may be.
+struct Candidate<'a> {
+    publish: &'a Publish,
+    /// Manifest of the image's generation.
+    manifest: Manifest,
+    /// Overrides copied over it: all of the run, or none.
+    overrides: &'a [OverrideLayer],
+    /// Manifest with the overrides.
+    composed: Manifest,
+    /// Supported part of `composed`.
+    tracked: Manifest,
+}
+
+/// Returns the published generation from which the tree differs least.
+///
+/// Returns `None` if the share of differing entries is above the limit for all of them.
+pub(super) fn adopt(
+    run: &Run<'_>,
+    published: &PublishedImage,
+    overrides: &[OverrideLayer],
+) -> Result<Option<Installed>, UpdateError> {
+    run.monitor.note(UpdateNotice::Comparing { adopt_only: run.request.adopt_only });
+
+    let mut candidates = list_candidates(run, published, overrides)?;
+    let live = read_live_tree(run, &candidates)?;
+
+    let mut best: Option<(usize, Differences)> = None;
+    for (index, candidate) in candidates.iter().enumerate() {
+        let differences = compare(run, &candidate.tracked, &live).map_err(Untouched::from)?;
+        if best.as_ref().is_none_or(|(_, fewest)| differences.len() < fewest.len()) {
+            best = Some((index, differences));
         }
-        let laid = candidates.iter().map(|(_, manifest, over)| {
-            let over = over.iter().map(|laid| &laid.manifest);
-            overrides::composed(manifest, over)
-        });
-        let mut whole: Vec<Manifest> = laid.collect::<Result<_, UpdateError>>()?;
-        let filtered: Vec<Manifest> =
-            whole.iter().map(|manifest| self.filtered(manifest)).collect();
-        let mut tracked: Vec<&TreePath> =
-            filtered.iter().flat_map(|m| m.entries()).map(|e| &e.path).collect();
-        tracked.sort_unstable();
-        tracked.dedup();
-        let root = &self.session.root;
-        let mut live = LiveTree::walk(root, &tracked, &self.filter, self.monitor)?;
-        live.read_contents(root, filtered.iter().flat_map(|m| m.entries()), self.monitor)?;
-        let mut best: Option<(usize, BTreeMap<TreePath, Difference>)> = None;
-        for (index, manifest) in filtered.iter().enumerate() {
-            let found = self.differences(manifest, &live).map_err(Untouched::from)?;
-            if best.as_ref().is_none_or(|(_, fewest)| found.len() < fewest.len()) {
-                best = Some((index, found));
-            }
+    }
+    let Some((index, differences)) = best else { return Ok(None) };
+
+    let best = candidates.swap_remove(index);
+    let similarity = Similarity {
+        generation: best.publish.generation,
+        differing: differences.len(),
+        entries: best.tracked.len(),
+    };
+    if similarity.differing_share() > run.request.adopt_share {
+        run.monitor.note(UpdateNotice::NotAdopted(similarity));
+        return Ok(None);
+    }
+    run.monitor.note(UpdateNotice::Adopted(similarity));
+    Ok(Some(into_installed(run, best, differences)))
+}
+
+/// Lists the newest generations, each with the overrides of the run and without.
+///
+/// The node may have been installed with or without its overrides.
+fn list_candidates<'a>(
+    run: &Run<'_>,
+    published: &'a PublishedImage,
+    overrides: &'a [OverrideLayer],
+) -> Result<Vec<Candidate<'a>>, UpdateError> {
+    let mut candidates: Vec<Candidate<'_>> = Vec::new();
+    for publish in published.catalog.publishes.iter().rev() {
+        let is_listed =
+            candidates.iter().any(|candidate| candidate.publish.generation == publish.generation);
+        if candidates.len() >= MAX_GENERATIONS || is_listed {
+            continue;
         }
-        let Some((index, found)) = best else { return Ok(None) };
-        let (publish, entries) = (candidates[index].0, filtered[index].len());
-        let share = found.len() as f64 / entries.max(1) as f64;
-        let told = format!(
-            "{} of {entries} entries differ from generation {}",
-            found.len(),
-            publish.generation.short()
-        );
-        if share > self.request.adopt_share {
-            self.monitor.note(format!("the tree resembles no published generation: {told}"));
-            return Ok(None);
+
+        let manifest = published.manifest(publish)?;
+        if !overrides.is_empty() {
+            candidates.push(Candidate::new(run, publish, manifest.clone(), overrides)?);
         }
-        self.monitor.note(format!(
-            "the tree is taken for generation {}: {told}",
-            publish.generation.short()
-        ));
-        let (publish, manifest, over) = candidates.swap_remove(index);
-        let composed = whole.swap_remove(index);
-        let unheld = self.held(&composed).1;
-        let found_words = found.iter().map(|(path, what)| (path_text(path), what.to_string()));
-        Ok(Some(Installed {
-            deviations: found_words
-                .chain(unheld.iter().map(|(path, why)| (path_text(path), why.clone())))
-                .collect(),
-            overrides: over.iter().map(OverrideLayer::record).collect(),
-            composed,
-            manifest,
-            deviating: found.into_keys().collect::<HashSet<_>>(),
-            serial: publish.serial,
-            published: true,
-            settled: true,
-            adopted: true,
-            stored: false,
-            former: None,
-            kernel: None,
-        }))
+        candidates.push(Candidate::new(run, publish, manifest, &[])?);
+    }
+    Ok(candidates)
+}
+
+impl<'a> Candidate<'a> {
+    fn new(
+        run: &Run<'_>,
+        publish: &'a Publish,
+        manifest: Manifest,
+        overrides: &'a [OverrideLayer],
+    ) -> Result<Self, UpdateError> {
+        let layers = overrides.iter().map(|layer| &layer.manifest);
+        let composed = overrides::compose(&manifest, layers)?;
+        let tracked = run.supported_manifest(&composed);
+        Ok(Candidate { publish, manifest, overrides, composed, tracked })
+    }
+}
+
+/// Walks the tree and hashes the files whose size and type fit at least one candidate.
+fn read_live_tree(run: &Run<'_>, candidates: &[Candidate<'_>]) -> Result<LiveTree, UpdateError> {
+    let root = &run.session.root;
+    let entries = || candidates.iter().flat_map(|candidate| candidate.tracked.entries());
+    let mut tracked: Vec<&TreePath> = entries().map(|entry| &entry.path).collect();
+    tracked.sort_unstable();
+    tracked.dedup();
+
+    let mut live = LiveTree::walk(root, &tracked, &run.filter, run.monitor)?;
+    live.read_contents(root, entries(), run.monitor)?;
+    Ok(live)
+}
+
+fn compare(run: &Run<'_>, manifest: &Manifest, live: &LiveTree) -> Result<Differences, RootError> {
+    let mut differences = Differences::new();
+    for entry in manifest.entries() {
+        let difference = compare_entry(run, entry, live)?;
+        if difference.any() {
+            differences.insert(entry.path.clone(), difference);
+        }
+    }
+    Ok(differences)
+}
+
+/// Compares one entry; its content only if nothing else shows that the file differs.
+fn compare_entry(run: &Run<'_>, entry: &Entry, live: &LiveTree) -> Result<Difference, RootError> {
+    let root = &run.session.root;
+    let stat = live.get(&entry.path);
+    let mut difference = Difference::from_stat(entry, stat).with_details(root, entry)?;
+    if run.session.filesystems.is_limited(&entry.path) {
+        difference = limited::mask_unsupported(difference, entry, stat);
     }
 
-    /// What is left of a manifest under the filter, but for what the filesystems here cannot hold.
-    pub(in crate::update) fn filtered(&self, manifest: &Manifest) -> Manifest {
-        self.held(manifest).0
+    let is_settled = difference.missing || difference.kind || difference.content;
+    if !is_settled && let Some((_, digest)) = entry.file() {
+        difference.content = live.digest(root, &entry.path)? != Some(digest);
+    }
+    Ok(difference)
+}
+
+fn into_installed(run: &Run<'_>, candidate: Candidate<'_>, differences: Differences) -> Installed {
+    let unsupported = run.supported_part(&candidate.composed).unsupported;
+    let mut deviations: BTreeMap<String, String> = differences
+        .iter()
+        .map(|(path, difference)| (path_text(path), difference.to_string()))
+        .collect();
+    deviations.extend(unsupported.into_iter().map(|(path, why)| (path_text(&path), why)));
+
+    Installed {
+        manifest: candidate.manifest,
+        overrides: candidate.overrides.iter().map(OverrideLayer::record).collect(),
+        composed: candidate.composed,
+        deviating: differences.into_keys().collect::<HashSet<_>>(),
+        deviations,
+        serial: candidate.publish.serial,
+        kernel: None,
+        origin: Origin::Adopted,
+    }
+}
+
+/// Ends a run with `--adopt`: records the adopted generation and reports it.
+pub(in crate::update) fn finish_adopt_only(
+    run: &Run<'_>,
+    installed: Option<Installed>,
+    seen: &SeenCatalog,
+) -> Result<Report, UpdateError> {
+    let Some(installed) = installed.filter(Installed::is_adopted) else {
+        return Err(Refusal::NotAdoptable { percent: run.request.adopt_share * 100.0 }.into());
+    };
+    if !run.request.dry_run {
+        recorded::record_adopted(run, &installed, seen)?;
     }
 
-    /// The same, and what the filesystems here cannot hold, with the reason.
-    pub(in crate::update) fn held(
-        &self,
-        manifest: &Manifest,
-    ) -> (Manifest, BTreeMap<TreePath, String>) {
-        let mut cursor = self.filter.cursor();
-        let decided =
-            manifest.filtered(|entry| cursor.excludes(&entry.path, entry.is_dir()).is_none());
-        let unheld = limited::unsupported_entries(&decided, &self.session.mounts);
-        if unheld.is_empty() {
-            return (decided, unheld);
-        }
-        (decided.filtered(|entry| !unheld.contains_key(&entry.path)), unheld)
-    }
-
-    fn differences(
-        &self,
-        manifest: &Manifest,
-        live: &LiveTree,
-    ) -> Result<BTreeMap<TreePath, Difference>, RootError> {
-        let root = &self.session.root;
-        let mut found = BTreeMap::new();
-        for entry in manifest.entries() {
-            let stat = live.get(&entry.path);
-            let mut difference = Difference::from_stat(entry, stat).with_details(root, entry)?;
-            if self.session.filesystems.is_limited(&entry.path) {
-                difference = limited::mask_unsupported(difference, entry, stat);
-            }
-            if let (false, Some((_, digest))) =
-                (difference.missing || difference.kind || difference.content, entry.file())
-            {
-                difference.content = live.digest(root, &entry.path)? != Some(digest);
-            }
-            if difference.any() {
-                found.insert(entry.path.clone(), difference);
-            }
-        }
-        Ok(found)
-    }
+    Ok(Report {
+        generation: Some(installed.manifest.id()),
+        serial: Some(installed.serial),
+        deviations: installed.deviations,
+        ..Report::new(UpdateOutcome::Adopted, Route::Adoption.to_string())
+    })
 }

@@ -1,163 +1,134 @@
-//! What the node is: recorded, recognised, or unknown.
+//! Finds the installed generation: recorded in the state, or adopted in this run.
 
 pub(super) mod adopt;
+pub(super) mod recorded;
 
 use std::collections::{BTreeMap, HashSet};
 
-use crate::apply::Untouched;
 use crate::generation::GenerationId;
 use crate::manifest::Manifest;
-use crate::state::{self, KernelPaths, OverrideRecord, SeenCatalog, State, made};
+use crate::state::{KernelPaths, OverrideRecord, State, made};
 use crate::tree_path::TreePath;
-use crate::update::source::overrides::{self, OverrideLayer};
+use crate::update::error::UpdateError;
+use crate::update::run::Run;
+use crate::update::source::overrides::OverrideLayer;
 use crate::update::source::published::PublishedImage;
-use crate::update::{Report, Run, UpdateError, UpdateOutcome};
 
-/// The generation that a node is at, but for deviations.
+/// The generation that a node has, apart from deviations.
 pub(super) struct Installed {
-    /// Everything that the generation has, excluded paths too.
+    /// Manifest of the image's generation, with excluded paths.
     pub manifest: Manifest,
-    /// What is laid over it, each over the ones before it.
+    /// Overrides copied over the image, in order.
     pub overrides: Vec<OverrideRecord>,
-    /// Both together.
+    /// Manifest of the image together with its overrides.
     pub composed: Manifest,
     /// Tracked paths known not to match.
     pub deviating: HashSet<TreePath>,
-    /// The deviations in words.
+    /// The same paths, as manifests write them, with the reason.
     pub deviations: BTreeMap<String, String>,
-    /// The serial of the publish.
+    /// Serial of the publish.
     pub serial: u64,
-    /// Whether the catalog lists the generation.
-    pub published: bool,
-    /// Whether this was recorded for this very tree and under this very filter; else every tracked path
-    /// has to be looked at once.
-    pub settled: bool,
-    /// Whether this was found out in this very run.
-    pub adopted: bool,
-    /// Whether the manifest is recorded on this node.
-    pub stored: bool,
-    /// What was recorded before the tree was recognised as something else: what it names and the
-    /// target does not is stale, and not the node's own.
-    pub former: Option<Manifest>,
-    /// What stayed for the kernel that ran when the state was recorded.
+    /// Paths kept for the kernel that ran when the state was recorded.
     pub kernel: Option<KernelPaths>,
+    pub origin: Origin,
+}
+
+/// How this run found the installed generation.
+pub(super) enum Origin {
+    /// Recorded, in the catalog, and its manifest is on this node.
+    Recorded(RecordScope),
+    /// Recorded and in the catalog, but its manifest had to be fetched.
+    Refetched(RecordScope),
+    /// Recorded, but not in the catalog: no diff can start here.
+    Unlisted(RecordScope),
+    /// Adopted in this run; nothing was recorded before.
+    Adopted,
+    /// Adopted in this run, although another generation was recorded.
+    AdoptedInstead {
+        /// Composed manifest of the record. Paths that only it names are stale, not the node's own.
+        recorded: Manifest,
+    },
+}
+
+/// Tree and filter for which a state was recorded.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum RecordScope {
+    /// This tree under this filter: unchanged paths need not be compared.
+    Same,
+    /// A copy of this tree or another filter: every tracked path has to be compared once.
+    Other,
 }
 
 impl Installed {
-    /// What the tree was made, as one name.
-    pub fn made(&self) -> GenerationId {
-        made(self.manifest.id(), self.overrides.iter().map(|laid| laid.generation))
+    /// Returns the id of the image with its overrides.
+    pub fn composed_id(&self) -> GenerationId {
+        made(self.manifest.id(), self.overrides.iter().map(|record| record.generation))
+    }
+
+    /// Checks if the catalog lists the generation, so that diffs can start at it.
+    pub fn is_listed(&self) -> bool {
+        !matches!(self.origin, Origin::Unlisted(_))
+    }
+
+    /// Checks if the generation was adopted in this run.
+    pub fn is_adopted(&self) -> bool {
+        matches!(self.origin, Origin::Adopted | Origin::AdoptedInstead { .. })
+    }
+
+    /// Checks if all deviations are known, so that other tracked paths need not be compared.
+    pub fn knows_all_deviations(&self) -> bool {
+        match self.origin {
+            Origin::Recorded(scope) | Origin::Refetched(scope) | Origin::Unlisted(scope) => {
+                scope == RecordScope::Same
+            }
+            Origin::Adopted | Origin::AdoptedInstead { .. } => true,
+        }
+    }
+
+    /// Checks if the manifest is stored on this node.
+    pub fn is_manifest_stored(&self) -> bool {
+        matches!(self.origin, Origin::Recorded(_) | Origin::Unlisted(_))
+    }
+
+    /// Checks if the adoption has to be recorded before the transaction.
+    ///
+    /// An adopted generation is true until the seal, and a rollback returns to it. A record that
+    /// was overruled stays: only the transaction removes its stale paths.
+    pub fn needs_record_before_transaction(&self) -> bool {
+        matches!(self.origin, Origin::Adopted)
+    }
+
+    /// Returns the composed manifest of a record that adoption overruled.
+    pub fn overruled_record(&self) -> Option<&Manifest> {
+        match &self.origin {
+            Origin::AdoptedInstead { recorded } => Some(recorded),
+            _ => None,
+        }
     }
 }
 
-impl Run<'_> {
-    /// What is recorded; where nothing is, or nothing that is published, the generation that the tree
-    /// resembles; `None` where it resembles none.
-    pub(super) fn base(
-        &self,
-        published: &PublishedImage,
-        layers: &[OverrideLayer],
-        state: Option<&State>,
-    ) -> Result<Option<Installed>, UpdateError> {
-        let recorded = match state {
-            Some(state) => self.recorded(published, state)?,
-            None => None,
-        };
-        let kernel = state.and_then(|state| state.kernel.clone());
-        if self.request.adopt_only || recorded.as_ref().is_none_or(|base| !base.published) {
-            let recognised = self.adopt(published, layers)?;
-            return Ok(match (recognised, recorded) {
-                (Some(base), recorded) => Some(Installed {
-                    former: recorded.map(|recorded| recorded.composed),
-                    kernel,
-                    ..base
-                }),
-                (None, recorded) => recorded,
-            });
-        }
-        Ok(recorded)
+/// Finds the installed generation; `None` if nothing is recorded and no generation is similar.
+///
+/// A recorded generation that the catalog lists is used as it is. Otherwise the tree is compared
+/// with the published generations, and the record is the last resort.
+pub(super) fn find_installed(
+    run: &Run<'_>,
+    published: &PublishedImage,
+    overrides: &[OverrideLayer],
+    state: Option<&State>,
+) -> Result<Option<Installed>, UpdateError> {
+    let recorded = match state {
+        Some(state) => recorded::read_installed(run, published, state)?,
+        None => None,
+    };
+    if !run.request.adopt_only && recorded.as_ref().is_some_and(Installed::is_listed) {
+        return Ok(recorded);
     }
 
-    fn recorded(
-        &self,
-        published: &PublishedImage,
-        state: &State,
-    ) -> Result<Option<Installed>, UpdateError> {
-        let catalog = &published.catalog;
-        let root = &self.session.root;
-        let (manifest, stored) = match state::load_manifest(root, state.generation)? {
-            Some(manifest) => (manifest, true),
-            None => {
-                self.monitor.warn("the manifest of the recorded generation is lost or damaged");
-                let Some(publish) = catalog.publish_of(state.generation) else { return Ok(None) };
-                (published.manifest(publish)?, false)
-            }
-        };
-        Ok(Some(Installed {
-            composed: overrides::as_recorded(manifest.clone(), state),
-            overrides: state.overrides.clone(),
-            manifest,
-            deviating: state.deviating().collect(),
-            deviations: state.deviations.clone(),
-            serial: state.serial,
-            published: catalog.publish_of(state.generation).is_some(),
-            settled: self.is_settled(state)?,
-            adopted: false,
-            stored,
-            former: None,
-            kernel: state.kernel.clone(),
-        }))
+    let Some(mut adopted) = adopt::adopt(run, published, overrides)? else { return Ok(recorded) };
+    adopted.kernel = state.and_then(|state| state.kernel.clone());
+    if let Some(recorded) = recorded {
+        adopted.origin = Origin::AdoptedInstead { recorded: recorded.composed };
     }
-
-    /// Ends a run that was only to find out which generation the tree is.
-    pub(super) fn adopted(
-        &self,
-        base: Option<Installed>,
-        seen: &SeenCatalog,
-    ) -> Result<Report, UpdateError> {
-        let Some(base) = base.filter(|base| base.adopted) else {
-            let share = self.request.adopt_share * 100.0;
-            let why = format!(
-                "the tree resembles no published generation: more than {share:.0} % of the entries differ in each"
-            );
-            return Err(Untouched::refused(why).into());
-        };
-        if !self.request.dry_run {
-            self.record(&base, seen)?;
-        }
-        Ok(Report {
-            outcome: UpdateOutcome::Adopted,
-            generation: Some(base.manifest.id()),
-            serial: Some(base.serial),
-            way: "the tree was compared with the published manifests".to_owned(),
-            items: Vec::new(),
-            bytes: 0,
-            mixed: None,
-            repaired: BTreeMap::new(),
-            deviations: base.deviations,
-            kernels: 0,
-            displaced: Vec::new(),
-            untracked: None,
-            refusal: None,
-            afterwards: Vec::new(),
-        })
-    }
-
-    /// Records what was found out, so that it need not be found out again.
-    pub(super) fn record(&self, base: &Installed, seen: &SeenCatalog) -> Result<(), UpdateError> {
-        let root = &self.session.root;
-        let home = root.identity().map_err(Untouched::from)?;
-        let image = self.request.image.clone();
-        let mut state =
-            State::new(image, base.serial, base.manifest.id(), self.filter.digest(), home);
-        // The etag belongs to the head: it may only be recorded with that, and without deviations.
-        state.catalog = Some(SeenCatalog { etag: None, ..seen.clone() });
-        state.deviations = base.deviations.clone();
-        state.kernel = base.kernel.clone();
-        state.overrides = base.overrides.clone();
-        let mut manifest = Vec::new();
-        // Writing to memory does not fail.
-        let _ = base.manifest.write_zstd(&mut manifest, crate::update::transaction::RECORDED_LEVEL);
-        Ok(state::save(root, &state, Some(&manifest))?)
-    }
+    Ok(Some(adopted))
 }

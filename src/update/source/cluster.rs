@@ -1,4 +1,4 @@
-//! Asks the image server which image this host follows, where nothing on the node says it.
+//! The server's `cluster.txt`: image and overrides of a host whose own configuration names none.
 
 use std::io::Read;
 use std::path::Path;
@@ -10,71 +10,76 @@ use crate::host::{Cluster, MAX_FILE};
 use crate::image::ImageName;
 use crate::root::{Root, RootError};
 use crate::tree_path::TreePath;
-use crate::update::UpdateError;
+use crate::update::error::{UpdateError, UsageError};
 
-/// The file, in the server's module `scripts`.
+/// Name of the file in the rsync module `scripts`.
 const FILE: &str = "cluster.txt";
-/// Where an offline tree says what it is called.
+/// File with the host name of an offline tree.
 const HOSTNAME: &str = "etc/hostname";
-/// No host name is longer.
+/// Limit for the bytes read of that file; a host name is shorter.
 const MAX_NAME: u64 = 4096;
 
-/// What the server assigns to this host.
+/// Image and overrides that the server assigns to a host.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Assigned {
     /// The image.
     pub image: ImageName,
-    /// What is laid over it, each over the ones before it.
+    /// Overrides, each copied over the image and those before it.
     pub overrides: Vec<ImageName>,
 }
 
-/// Reads the server's `scripts/cluster.txt` for the host that the tree at `root` is.
+/// Fetches `cluster.txt` and finds the host to which the tree at `root` belongs.
 pub fn cluster(
     root: &Path,
     server: &Server,
     options: &FetchOptions,
 ) -> Result<Assigned, UpdateError> {
     let root = Root::open(root).map_err(Untouched::from)?;
-    let host = host_name(&root).map_err(Untouched::from)?;
-    let unknown =
-        "this host has no name that the server's cluster.txt could know it by: give --image";
-    let host = host.ok_or_else(|| UpdateError::Usage(unknown.to_owned()))?;
+    let host = host_name(&root).map_err(Untouched::from)?.ok_or(UsageError::NamelessHost)?;
+
     let address = server.shown("scripts/");
     let bytes = Repository::open_module(server.address("scripts/"), address.clone(), options)?
         .fetch_unverified(FILE, MAX_FILE as u64)?;
-    let lying = |why: String| {
+
+    let unusable = |why: String| {
         FetchError::new(FetchErrorKind::Corrupt, Side::Server, format!("{address}{FILE}"), why)
     };
-    let cluster = Cluster::parse(FILE, &bytes, &host).map_err(|e| lying(e.to_string()))?;
+    let cluster =
+        Cluster::parse(FILE, &bytes, &host).map_err(|error| unusable(error.to_string()))?;
     let image = cluster
         .image
-        .ok_or_else(|| lying(format!("it names no image for {host}: give --image")))?;
+        .ok_or_else(|| unusable(format!("it names no image for {host}; pass --image")))?;
     Ok(Assigned { image, overrides: cluster.overrides })
 }
 
-/// The name of the system that the tree is, up to its first dot: what the tree itself says where it does not
-/// run, else what the kernel says.
+/// Returns the host name of a tree, up to the first dot.
+///
+/// An offline tree has its own `etc/hostname`; without one the running kernel's name is used.
 pub fn host_name(root: &Root) -> Result<Option<String>, RootError> {
-    let mut name = None;
-    if !root.is_running_system()? {
-        let path = TreePath::new(HOSTNAME).unwrap_or_else(|_| TreePath::root());
-        match root.open_file(&path) {
-            Err(e) if e.is_absent() => {}
-            answer => {
-                let mut bytes = Vec::new();
-                let read = answer?.take(MAX_NAME).read_to_end(&mut bytes);
-                read.map_err(|source| RootError { what: "read", path: root.show(&path), source })?;
-                let text = String::from_utf8_lossy(&bytes).into_owned();
-                name = text
-                    .lines()
-                    .map(str::trim)
-                    .find(|line| !line.is_empty() && !line.starts_with('#'))
-                    .map(str::to_owned);
-            }
-        }
-    }
+    let own = if root.is_running_system()? { None } else { read_host_name(root)? };
     let name =
-        name.unwrap_or_else(|| rustix::system::uname().nodename().to_string_lossy().into_owned());
+        own.unwrap_or_else(|| rustix::system::uname().nodename().to_string_lossy().into_owned());
+
     let short = name.split('.').next().unwrap_or_default();
+    // The kernel reports "(none)" if no name was set.
     Ok((!short.is_empty() && short != "(none)").then(|| short.to_owned()))
+}
+
+/// Reads the first line of `etc/hostname` that is no comment.
+fn read_host_name(root: &Root) -> Result<Option<String>, RootError> {
+    let path = TreePath::new(HOSTNAME).unwrap_or_else(|_| TreePath::root());
+    let file = match root.open_file(&path) {
+        Err(error) if error.is_absent() => return Ok(None),
+        answer => answer?,
+    };
+    let mut bytes = Vec::new();
+    file.take(MAX_NAME).read_to_end(&mut bytes).map_err(|source| RootError {
+        what: "read",
+        path: root.show(&path),
+        source,
+    })?;
+
+    let text = String::from_utf8_lossy(&bytes);
+    let name = text.lines().map(str::trim).find(|line| !line.is_empty() && !line.starts_with('#'));
+    Ok(name.map(str::to_owned))
 }

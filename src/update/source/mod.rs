@@ -1,5 +1,6 @@
-//! The inputs of an update: the published image, its overrides, the cluster file.
+//! Sources of an update: the published image, overrides, exclude rules, and `cluster.txt`.
 
 pub(super) mod cluster;
+pub(super) mod excludes;
 pub(super) mod overrides;
 pub(super) mod published;

@@ -1,42 +1,97 @@
-//! An image or an override as a repository has it.
+//! A published image or override: its checked catalog and its repository.
 
+use std::io::BufReader;
+
+use crate::apply::stage::live_source::LiveSource;
 use crate::catalog::{Catalog, Publish};
+use crate::diff_archive::content_index::ContentIndex;
+use crate::digest::Digest;
+use crate::fetch::content::{ContentError, ContentStore, Sink};
 use crate::fetch::{FetchError, FetchErrorKind, Repository, Side};
 use crate::manifest::{MAX_TEXT, Manifest};
 use crate::state::SeenCatalog;
-use crate::update::UpdateError;
+use crate::update::error::{TrustError, UpdateError};
+use crate::update::run::Run;
 
-/// A compressed manifest larger than this is not fetched: ten million entries take less.
+/// Largest compressed manifest that is fetched: ten million entries need less.
 const MAX_STORED: u64 = 1 << 30;
 
-/// A catalog that is believed, and the files that it names.
+/// A catalog that passed its checks, and the repository that it describes.
 pub(in crate::update) struct PublishedImage {
     pub repository: Repository,
     pub catalog: Catalog,
-    /// As it is recorded.
+    /// Record of the catalog for the state.
     pub seen: SeenCatalog,
 }
 
 impl PublishedImage {
-    /// The manifest of a publish.
+    /// Fetches the manifest of `publish` and checks that it is the generation's.
     pub fn manifest(&self, publish: &Publish) -> Result<Manifest, UpdateError> {
         let stored = self.repository.fetch_small(&publish.manifest, MAX_STORED)?;
-        let corrupt = |why: String| {
-            FetchError::new(
-                FetchErrorKind::Corrupt,
-                Side::Server,
-                publish.manifest.file.as_str(),
-                why,
-            )
-        };
-        let manifest =
-            Manifest::read_zstd(stored.as_slice(), MAX_TEXT).map_err(|e| corrupt(e.to_string()))?;
+        let manifest = Manifest::read_zstd(stored.as_slice(), MAX_TEXT)
+            .map_err(|error| corrupt_manifest(publish, &error.to_string()))?;
+
         if manifest.id() != publish.generation {
-            return Err(corrupt(
-                "it is not the manifest of the generation that names it".to_owned(),
-            )
-            .into());
+            let why = "it is not the manifest of the generation that names it";
+            return Err(corrupt_manifest(publish, why).into());
         }
         Ok(manifest)
     }
+
+    /// Passes to `sink` each content of `wanted` that the repository has.
+    ///
+    /// Missing or damaged files of the repository are no errors: the caller sees which contents
+    /// are still missing.
+    pub fn fetch_contents(
+        &self,
+        run: &Run<'_>,
+        live: &LiveSource,
+        wanted: &[(Digest, u64)],
+        sink: &mut Sink<'_>,
+    ) -> Result<(), UpdateError> {
+        let Some(file) = &self.catalog.content else { return Ok(()) };
+        let index = match self.repository.fetch(file, run.monitor) {
+            Ok(verified) => ContentIndex::read_zstd(BufReader::new(verified.into_file())),
+            Err(error) if is_unusable(&error) => return Ok(()),
+            Err(error) => return Err(error.into()),
+        };
+        let Ok(index) = index else { return Ok(()) };
+
+        let store = ContentStore::new(&index, &self.catalog.archives, &self.repository, live);
+        match store.fetch(wanted, sink) {
+            Err(ContentError::Fetch(error)) if !is_unusable(&error) => Err(error.into()),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Checks if the server lacks a file or has another one, so that another source may help.
+pub(in crate::update) fn is_unusable(error: &FetchError) -> bool {
+    matches!(error.kind, FetchErrorKind::NotFound | FetchErrorKind::Corrupt)
+}
+
+/// Refuses a catalog that is older than one `seen` before, or expired.
+///
+/// Otherwise an attacker could keep a node at a generation with known holes.
+pub(in crate::update) fn check_freshness(
+    run: &Run<'_>,
+    catalog: &Catalog,
+    name: &str,
+    seen: Option<&SeenCatalog>,
+) -> Result<(), UpdateError> {
+    let seen = seen.map_or(0, |seen| seen.serial);
+    if catalog.serial < seen && !run.request.allow_downgrade {
+        let (name, offered) = (name.to_owned(), catalog.serial);
+        return Err(TrustError::OldSerial { name, offered, seen }.into());
+    }
+
+    let now = jiff::Timestamp::now();
+    if let Some(expires) = catalog.expires.filter(|expires| *expires < now) {
+        return Err(TrustError::Expired { name: name.to_owned(), expires }.into());
+    }
+    Ok(())
+}
+
+fn corrupt_manifest(publish: &Publish, why: &str) -> FetchError {
+    FetchError::new(FetchErrorKind::Corrupt, Side::Server, publish.manifest.file.as_str(), why)
 }

@@ -1,82 +1,72 @@
-//! The archives of a chain: what they say of themselves, and how they come.
+//! Archives of a chain: their listings, their download, and the stage filled from them.
 
 use std::collections::HashSet;
 
+use crate::apply::stage::Stage;
+use crate::apply::stage::fill;
 use crate::apply::stage::unpack::ArchiveInput;
 use crate::catalog::Archive;
-use crate::diff_archive::{
-    ArchiveError, ArchiveLimits, FrameCompression, Header, Listing, read_listing,
-};
+use crate::diff_archive::{ArchiveLimits, FrameCompression, Header, Listing, read_listing};
 use crate::digest::Digest;
-use crate::fetch::{FetchError, FetchErrorKind, GrowingFile, Repository};
+use crate::fetch::{FetchError, GrowingFile, Repository};
 use crate::manifest::{Manifest, gone};
+use crate::plan::{self, UpdatePlan};
 use crate::report::Monitor;
 use crate::tree_path::TreePath;
-use crate::update::UpdateError;
+use crate::update::notice::UpdateNotice;
+use crate::update::source::published::{PublishedImage, is_unusable};
+use crate::update::strategy::fetch_by_digest;
+use crate::update::strategy::head_update::HeadUpdate;
+use crate::update::transaction::error::TransactionError;
 
-/// An archive of a chain, with what is known of it.
-pub(in crate::update) struct ChainArchive<'a> {
-    pub archive: &'a Archive,
-    pub listing: Listing,
+/// An archive of a chain, with its listing.
+pub(super) struct ChainArchive<'a> {
+    archive: &'a Archive,
+    listing: Listing,
     repository: &'a Repository,
     compression: FrameCompression,
-    /// The archive itself, as far as it is here.
-    bytes: GrowingFile,
+    /// The archive itself, as far as it is downloaded.
+    file: GrowingFile,
 }
 
-/// An archive that could not be fetched, and why.
-pub(in crate::update) type Unfetched<'a> = (&'a Archive, FetchError);
-
-pub(in crate::update) enum OpenArchiveError<'l> {
-    Broken(&'l Archive, String),
-    Failed(UpdateError),
-}
+/// Marks unfinished downloads as failed on drop.
+///
+/// Also wakes readers of downloads that will never start.
+struct FailOnDrop<'d, 'a>(&'d [ChainArchive<'a>]);
 
 impl<'a> ChainArchive<'a> {
-    /// Fetches the listing of an archive and finds out what it makes of `base`.
-    fn of(
+    /// Fetches the listing of an archive; returns the target to which it leads from `base`.
+    fn open(
         repository: &'a Repository,
         archive: &'a Archive,
         base: &Manifest,
-    ) -> Result<(ChainArchive<'a>, Manifest), OpenArchiveError<'a>> {
-        let broken = |why: String| OpenArchiveError::Broken(archive, why);
-        let Some(compression) = FrameCompression::from_name(archive.file.file.as_str()) else {
-            return Err(broken("its name tells no compression that this program knows".to_owned()));
-        };
-        let frame = match repository.fetch_frame(&archive.file, &archive.first_frame) {
-            Err(error) if is_broken(&error) => return Err(broken(error.to_string())),
-            answer => answer.map_err(|e| OpenArchiveError::Failed(e.into()))?,
-        };
-        let fault = |error: ArchiveError| broken(error.to_string());
-        let listing =
-            read_listing(&frame, compression, &ArchiveLimits::default()).map_err(fault)?;
-        let target = listing.target_of(base).map_err(fault)?;
+    ) -> Result<(ChainArchive<'a>, Manifest), TransactionError> {
+        let name = archive.file.file.as_str();
+        let unusable =
+            |reason: String| TransactionError::ArchiveUnusable { name: name.to_owned(), reason };
+        let compression = FrameCompression::from_name(name)
+            .ok_or_else(|| unusable("its name has no known compression".to_owned()))?;
+        let frame = repository
+            .fetch_frame(&archive.file, &archive.first_frame)
+            .map_err(|error| TransactionError::from_download(archive, error))?;
+
+        let listing = read_listing(&frame, compression, &ArchiveLimits::default())
+            .map_err(|error| unusable(error.to_string()))?;
+        let target = listing.target_of(base).map_err(|error| unusable(error.to_string()))?;
         if target.id() != archive.kind.target() {
-            return Err(broken("it leads to another generation than the catalog says".to_owned()));
+            let reason = "it leads to another generation than the catalog says";
+            return Err(unusable(reason.to_owned()));
         }
-        Ok((
-            ChainArchive {
-                archive,
-                listing,
-                repository,
-                compression,
-                bytes: GrowingFile::default(),
-            },
-            target,
-        ))
+
+        let file = GrowingFile::default();
+        Ok((ChainArchive { archive, listing, repository, compression, file }, target))
     }
 
-    /// Fetches the archive, and verifies it.
-    fn fetch(&self, monitor: &dyn Monitor) -> Result<(), Unfetched<'a>> {
-        let fetched = self.repository.fetch_into(&self.bytes, &self.archive.file, monitor);
-        fetched.map_err(|error| (self.archive, error))
-    }
-
-    /// What is to be unpacked, also while it comes.
-    pub fn delivery(&self) -> ArchiveInput<'_> {
+    /// Returns the archive as input of the unpacker, which may read it while it downloads.
+    pub fn input(&self) -> ArchiveInput<'_> {
         ArchiveInput {
             listing: &self.listing,
-            file: &self.bytes,
+            file: &self.file,
             first_frame: self.archive.first_frame.length,
             compression: self.compression,
             name: self.archive.file.file.as_str(),
@@ -84,91 +74,155 @@ impl<'a> ChainArchive<'a> {
     }
 }
 
-/// Fetches the listings of a chain and finds out what it makes of `base`.
-pub(in crate::update) fn link<'l>(
-    repository: &'l Repository,
-    chain: impl Iterator<Item = &'l Archive>,
+impl TransactionError {
+    /// Converts a download error: a file that the server lacks or damaged allows another chain.
+    pub(super) fn from_download(archive: &Archive, error: FetchError) -> Self {
+        if is_unusable(&error) {
+            let name = archive.file.file.to_string();
+            return TransactionError::ArchiveUnusable { name, reason: error.to_string() };
+        }
+        error.into()
+    }
+}
+
+/// Fetches the listings of a chain; returns the target to which it leads from `base`.
+pub(super) fn open_chain<'a>(
+    repository: &'a Repository,
+    chain: impl Iterator<Item = &'a Archive>,
     base: &Manifest,
-) -> Result<(Vec<ChainArchive<'l>>, Manifest), OpenArchiveError<'l>> {
-    let (mut links, mut manifest) = (Vec::new(), base.clone());
+) -> Result<(Vec<ChainArchive<'a>>, Manifest), TransactionError> {
+    let mut archives = Vec::new();
+    let mut manifest = base.clone();
     for archive in chain {
-        let (link, next) = ChainArchive::of(repository, archive, &manifest)?;
-        links.push(link);
-        manifest = next;
+        let (opened, target) = ChainArchive::open(repository, archive, &manifest)?;
+        archives.push(opened);
+        manifest = target;
     }
-    Ok((links, manifest))
+    Ok((archives, manifest))
 }
 
-/// Fetches all of `links`, one after the other.
-pub(in crate::update) fn fetch<'l>(
-    links: &[ChainArchive<'l>],
+/// Downloads and verifies all archives, one after the other; returns the first that failed.
+pub(super) fn download_chain<'a>(
+    archives: &[ChainArchive<'a>],
     monitor: &dyn Monitor,
-) -> Result<(), Unfetched<'l>> {
-    // Whoever waits for one that is not begun any more is told as well.
-    let _given_up = FailOnDrop(links);
-    links.iter().try_for_each(|link| link.fetch(monitor))
-}
-
-struct FailOnDrop<'f, 'l>(&'f [ChainArchive<'l>]);
-
-impl Drop for FailOnDrop<'_, '_> {
-    fn drop(&mut self) {
-        self.0.iter().for_each(|link| link.bytes.fail());
+) -> Result<(), (&'a Archive, FetchError)> {
+    let _fail = FailOnDrop(archives);
+    for archive in archives {
+        archive
+            .repository
+            .fetch_into(&archive.file, &archive.archive.file, monitor)
+            .map_err(|error| (archive.archive, error))?;
     }
+    Ok(())
 }
 
-/// Nobody waits for `links` any more.
-pub(in crate::update) fn unwanted(links: &[ChainArchive<'_>]) {
-    links.iter().for_each(|link| link.bytes.cancel());
+/// Cancels unfinished downloads.
+pub(super) fn cancel_downloads(archives: &[ChainArchive<'_>]) {
+    archives.iter().for_each(|archive| archive.file.cancel());
 }
 
-/// Whether the server lacks the file or holds another one, so that another way may lead there.
-pub(in crate::update) fn is_broken(error: &FetchError) -> bool {
-    matches!(error.kind, FetchErrorKind::NotFound | FetchErrorKind::Corrupt)
+/// Downloads the chains from the recorded overrides to the published ones.
+///
+/// Archives that cannot be used are reported, and their contents are fetched by digest instead.
+pub(super) fn fetch_override_chains<'a>(
+    update: &HeadUpdate<'a>,
+) -> Result<Vec<ChainArchive<'a>>, TransactionError> {
+    let monitor = update.run().monitor;
+    let warn = |name: &str, reason: &str| {
+        monitor.warn(UpdateNotice::ArchiveUnusable { name, reason });
+    };
+
+    let mut downloaded = Vec::new();
+    for layer in update.transaction.overrides {
+        let (Some(published), Some(recorded)) = (layer.published(), &layer.recorded) else {
+            continue;
+        };
+        let Some(chain) = choose_chain(published, recorded) else { continue };
+        let archives = match open_chain(&published.repository, chain.into_iter(), recorded) {
+            Ok((archives, _)) => archives,
+            Err(TransactionError::ArchiveUnusable { name, reason }) => {
+                warn(&name, &reason);
+                continue;
+            }
+            Err(error) => return Err(error),
+        };
+        match download_chain(&archives, monitor) {
+            Ok(()) => downloaded.extend(archives),
+            Err((archive, error)) => warn(archive.file.file.as_str(), &error.to_string()),
+        }
+    }
+    Ok(downloaded)
 }
 
-/// Says what compressed files cost that come as what is inside them.
-pub(in crate::update) fn tell_rebuilding(links: &[ChainArchive<'_>], monitor: &dyn Monitor) {
-    let headers = || links.iter().map(|link| link.listing.header());
+/// Returns the archives that lead from `recorded` to the head of `published`.
+fn choose_chain<'a>(
+    published: &'a PublishedImage,
+    recorded: &Manifest,
+) -> Option<Vec<&'a Archive>> {
+    let catalog = &published.catalog;
+    let plan = plan::choose(Some(recorded.id()), catalog, &HashSet::new());
+    let UpdatePlan::Diffs(chain) = plan else { return None };
+    let find = |diff: &Archive| catalog.archives.iter().find(|archive| archive.file == diff.file);
+    chain.diffs().iter().map(find).collect()
+}
+
+/// Fills a stage from the tree, from complete archives, then from the repository by digest.
+pub(super) fn fill_from_archives<'d, 'a: 'd>(
+    update: &HeadUpdate<'_>,
+    stage: &Stage<'_>,
+    archives: impl Iterator<Item = &'d ChainArchive<'a>>,
+) -> Result<(), TransactionError> {
+    let live = update.recorded_contents();
+    fill::from_live(stage, &live)?;
+    let inputs: Vec<_> = archives.map(ChainArchive::input).collect();
+    fill::from_chain(stage, &live, &inputs)?;
+    fetch_by_digest::fill_missing(update, stage, &live)
+}
+
+/// Reports the processor time that recompression will take.
+pub(super) fn report_recompression(archives: &[ChainArchive<'_>], monitor: &dyn Monitor) {
+    let headers = || archives.iter().map(|archive| archive.listing.header());
     let files: u64 = headers().map(|header| header.rebuilt).sum();
-    let bytes = headers().fold(0u64, |sum, header| sum.saturating_add(header.rebuilt_bytes));
     if files > 0 {
-        let seconds = headers().map(Header::rebuild_seconds).sum::<f64>();
-        monitor.note(format!(
-            "{files} compressed files are made again of {bytes} bytes of what is inside them: about {seconds:.1} s of one processor"
-        ));
+        let bytes = headers().fold(0u64, |sum, header| sum.saturating_add(header.rebuilt_bytes));
+        let seconds = headers().map(Header::rebuild_seconds).sum();
+        monitor.note(UpdateNotice::Recompression { files, bytes, seconds });
     }
 }
 
-/// Paths that go and whose content, or its successor, comes elsewhere: renames do not count as
-/// deletions, nor do the directories that only held what was renamed.
-pub(in crate::update) fn renamed(
-    base: &Manifest,
+/// Counts the removed paths whose content, or its successor, is at another path of the target.
+///
+/// Renames do not count as deletions, nor do directories that only held renamed files.
+pub(super) fn count_renamed(
+    installed: &Manifest,
     target: &Manifest,
-    links: &[ChainArchive<'_>],
+    archives: &[ChainArchive<'_>],
 ) -> usize {
-    let reused = links.iter().flat_map(|link| {
-        let sources = link
-            .listing
-            .groups()
-            .iter()
-            .flat_map(|group| &group.sources)
-            .map(|source| source.digest);
-        sources.chain(link.listing.known().iter().map(|known| known.digest))
-    });
-    let reused: HashSet<Digest> = reused.collect();
-    let mut paths: HashSet<TreePath> = HashSet::new();
-    for entry in gone(base, target) {
+    let mut reused: HashSet<Digest> = HashSet::new();
+    for archive in archives {
+        let sources = archive.listing.groups().iter().flat_map(|group| &group.sources);
+        reused.extend(sources.map(|source| source.digest));
+        reused.extend(archive.listing.known().iter().map(|known| known.digest));
+    }
+
+    let mut renamed: HashSet<TreePath> = HashSet::new();
+    for entry in gone(installed, target) {
         if !entry.file().is_some_and(|(_, digest)| reused.contains(&digest)) {
             continue;
         }
-        let mut at = Some(entry.path.clone());
-        while let Some(path) = at.filter(|path| target.get(path).is_none()) {
-            at = path.parent();
-            if !paths.insert(path) {
+        let mut current = Some(entry.path.clone());
+        while let Some(path) = current.filter(|path| target.get(path).is_none()) {
+            current = path.parent();
+            if !renamed.insert(path) {
                 break;
             }
         }
     }
-    paths.len()
+    renamed.len()
+}
+
+impl Drop for FailOnDrop<'_, '_> {
+    fn drop(&mut self) {
+        self.0.iter().for_each(|archive| archive.file.fail());
+    }
 }

@@ -1,201 +1,115 @@
-//! Content that no chain brings: by digest from the repository, or from what rsync brought of overrides.
+//! Fetches the contents that neither the tree nor an archive of the chain has, by their digests.
+//!
+//! These are contents of deviating paths and of overrides. Contents of received overrides are
+//! taken from the receive directory.
 
 use std::collections::HashSet;
-use std::io::{BufReader, Read};
+use std::io::{self, BufReader};
 
 use crate::apply::stage::live_source::LiveSource;
 use crate::apply::stage::{Stage, StageError};
-use crate::diff_archive::Sources;
-use crate::diff_archive::content_index::ContentIndex;
 use crate::digest::Digest;
-use crate::entry::Entry;
-use crate::fetch::content::{ContentError, ContentStore, Sink};
-use crate::filter::MAX_EXCLUDE_FILE;
-use crate::host::Drift;
 use crate::manifest::Manifest;
+use crate::plan::FullSyncReason;
 use crate::root::Root;
 use crate::tree_path::TreePath;
-use crate::update::UpdateError;
+use crate::update::error::list_paths;
+use crate::update::notice::UpdateNotice;
+use crate::update::run::Run;
 use crate::update::source::overrides::LayerSource;
 use crate::update::source::published::PublishedImage;
-use crate::update::strategy::Strategy;
-use crate::update::strategy::chain_archives::is_broken;
-use crate::update::strategy::diffs::{Stopped, missing};
-use crate::update::transaction::Target;
+use crate::update::strategy::head_update::HeadUpdate;
+use crate::update::transaction::error::TransactionError;
 
-impl Strategy<'_> {
-    /// Fetches by digest what nothing else had: the content of paths that drifted, and of what is laid over
-    /// the image.
-    pub(in crate::update) fn fill_from_repository(
-        &self,
-        stage: &Stage,
-        live: &LiveSource,
-    ) -> Result<(), Stopped> {
-        for laid in self.converge.layers {
-            match &laid.source {
-                LayerSource::Received(received) => {
-                    take_received(stage, &laid.manifest, &received.tree)?
-                }
-                LayerSource::Published(published) => {
-                    self.fill_by_digest(stage, live, published, Some(&laid.manifest))?
-                }
+/// Buffer for one content on its way into the stage.
+const BUFFER: usize = 64 << 10;
+
+/// Fills all that the stage still needs; fails with the paths if something is nowhere.
+pub(super) fn fill_missing(
+    update: &HeadUpdate<'_>,
+    stage: &Stage<'_>,
+    live: &LiveSource<'_>,
+) -> Result<(), TransactionError> {
+    let run = update.run();
+    for layer in update.transaction.overrides {
+        match &layer.source {
+            LayerSource::Received(received) => {
+                take_received(stage, &layer.manifest, &received.tree)?
+            }
+            LayerSource::Published(published) => {
+                let wanted = wanted_of(stage, &layer.manifest);
+                fetch_wanted(run, stage, live, published, &wanted)?;
             }
         }
-        self.fill_by_digest(stage, live, self.published, None)?;
-        if stage.missing_contents().is_empty() {
-            Ok(())
-        } else {
-            Err(Stopped::Incomplete(missing(stage)))
-        }
     }
+    let wanted: Vec<(Digest, u64)> = stage.missing_contents().into_iter().collect();
+    fetch_wanted(run, stage, live, update.published, &wanted)?;
 
-    /// Fetches what is wanted, as far as the repository has it; with `of` only what that names.
-    fn fill_by_digest(
-        &self,
-        stage: &Stage,
-        live: &LiveSource,
-        published: &PublishedImage,
-        of: Option<&Manifest>,
-    ) -> Result<(), Stopped> {
-        let mut wanted: Vec<(Digest, u64)> = stage.missing_contents().into_iter().collect();
-        if let Some(of) = of {
-            let named: HashSet<Digest> =
-                of.entries().iter().filter_map(|entry| Some(entry.file()?.1)).collect();
-            wanted.retain(|(digest, _)| named.contains(digest));
-        }
-        if wanted.is_empty() {
-            return Ok(());
-        }
-        self.converge
-            .run
-            .monitor
-            .note(format!("fetching {} contents whole, by their digests", wanted.len()));
-        let mut failed = None;
-        let fetched = self.fetch(published, live, &wanted, &mut |digest, content| match stage
-            .fill(&digest, &mut BufReader::with_capacity(64 << 10, content))
-        {
-            Ok(()) => Ok(()),
-            // Whether it was the right content is for the store to find out.
-            Err(StageError::WrongContent { .. }) => Ok(()),
-            Err(StageError::Unreadable(error)) => Err(error),
-            Err(error) => {
-                failed = Some(error);
-                Err(std::io::Error::other("the stage is full"))
-            }
-        });
-        match failed {
-            Some(error) => Err(error.into()),
-            None => Ok(fetched?),
-        }
+    let missing = list_missing(stage);
+    if missing.is_empty() {
+        return Ok(());
     }
-
-    /// Gives `sink` what the repository has of `wanted`; what is missing is found out by who wants it.
-    fn fetch(
-        &self,
-        published: &PublishedImage,
-        live: &LiveSource,
-        wanted: &[(Digest, u64)],
-        sink: &mut Sink<'_>,
-    ) -> Result<(), UpdateError> {
-        let Some(file) = &published.catalog.content else { return Ok(()) };
-        let index = match published.repository.fetch(file, self.converge.run.monitor) {
-            Ok(verified) => ContentIndex::read_zstd(BufReader::new(verified.into_file())),
-            Err(error) if is_broken(&error) => return Ok(()),
-            Err(error) => return Err(error.into()),
-        };
-        let Ok(index) = index else { return Ok(()) };
-        let store =
-            ContentStore::new(&index, &published.catalog.archives, &published.repository, live);
-        match store.fetch(wanted, sink) {
-            Err(ContentError::Fetch(error)) if !is_broken(&error) => Err(error.into()),
-            _ => Ok(()),
-        }
-    }
-
-    /// The rules of the exclude file that comes with the image, where they are others than those in effect.
-    pub(in crate::update) fn excludes_shipped_by_target(
-        &self,
-        goal: &Target,
-    ) -> Result<Option<Vec<u8>>, UpdateError> {
-        let (converge, run) = (&self.converge, self.converge.run);
-        let Some(place) = &run.excludes.place else { return Ok(None) };
-        // Where the node keeps its own file, or will, that is the one that counts.
-        let Some((size, digest)) = goal.target.get(place).and_then(Entry::file) else {
-            return Ok(None);
-        };
-        let same =
-            converge.base.and_then(|base| base.composed.get(place)) == goal.target.get(place);
-        if digest == Digest::of(&run.excludes.rules) || (same && run.request.drift == Drift::Report)
-        {
-            return Ok(None);
-        }
-        let rules = self.content(digest, size.min(MAX_EXCLUDE_FILE as u64 + 1))?;
-        if rules.is_none() {
-            run.monitor.warn(format!(
-                "{place} of the image could not be had yet: its rules count from the next run on"
-            ));
-        }
-        Ok(rules)
-    }
-
-    /// A small content, from wherever it is to be had.
-    fn content(&self, digest: Digest, size: u64) -> Result<Option<Vec<u8>>, UpdateError> {
-        let (converge, live) = (&self.converge, self.converge.live_contents());
-        for laid in converge.layers {
-            let LayerSource::Received(received) = &laid.source else { continue };
-            let at = laid
-                .manifest
-                .entries()
-                .iter()
-                .find(|entry| entry.file().is_some_and(|(_, d)| d == digest));
-            let mut bytes = Vec::new();
-            if let Some(entry) = at
-                && let Ok(file) = received.tree.open_file(&entry.path)
-                && file.take(size + 1).read_to_end(&mut bytes).is_ok()
-                && Digest::of(&bytes) == digest
-            {
-                return Ok(Some(bytes));
-            }
-        }
-        if let Ok(Some(bytes)) = live.read(&digest, size, &TreePath::root())
-            && Digest::of(&bytes) == digest
-        {
-            return Ok(Some(bytes));
-        }
-        let over = converge.layers.iter().filter_map(|laid| match &laid.source {
-            LayerSource::Published(published) => Some(published.as_ref()),
-            LayerSource::Received(_) => None,
-        });
-        for published in over.chain([self.published]) {
-            let mut found = None;
-            self.fetch(published, &live, &[(digest, size)], &mut |_, content| {
-                let mut bytes = Vec::new();
-                content.take(size + 1).read_to_end(&mut bytes)?;
-                found = (Digest::of(&bytes) == digest).then_some(bytes).or(found.take());
-                Ok(())
-            })?;
-            if found.is_some() {
-                return Ok(found);
-            }
-        }
-        Ok(None)
-    }
+    Err(TransactionError::ContentMissing(FullSyncReason::ContentMissing(list_paths(&missing))))
 }
 
-/// Takes what rsync brought of an override.
-pub(in crate::update) fn take_received(
-    stage: &Stage,
+/// Moves contents that rsync received into the stage.
+pub(super) fn take_received(
+    stage: &Stage<'_>,
     manifest: &Manifest,
     tree: &Root,
 ) -> Result<(), StageError> {
     let wanted = stage.missing_contents();
     for entry in manifest.entries() {
-        if let Some((_, digest)) = entry
-            .file()
-            .filter(|(_, digest)| wanted.contains_key(digest) && stage.is_missing(digest))
-        {
+        let Some((_, digest)) = entry.file() else { continue };
+        if wanted.contains_key(&digest) && stage.is_missing(&digest) {
             stage.move_content(&digest, tree, &entry.path)?;
         }
     }
     Ok(())
+}
+
+/// Returns all paths whose content the stage still needs, in tree order.
+pub(super) fn list_missing(stage: &Stage<'_>) -> Vec<TreePath> {
+    let mut paths: Vec<TreePath> =
+        stage.missing_contents().keys().flat_map(|digest| stage.paths_of(digest)).collect();
+    paths.sort_unstable();
+    paths
+}
+
+/// Returns the needed contents that `manifest` names.
+fn wanted_of(stage: &Stage<'_>, manifest: &Manifest) -> Vec<(Digest, u64)> {
+    let named: HashSet<Digest> =
+        manifest.entries().iter().filter_map(|entry| Some(entry.file()?.1)).collect();
+    stage.missing_contents().into_iter().filter(|(digest, _)| named.contains(digest)).collect()
+}
+
+/// Fetches `wanted` into the stage, as far as the repository has it.
+fn fetch_wanted(
+    run: &Run<'_>,
+    stage: &Stage<'_>,
+    live: &LiveSource<'_>,
+    published: &PublishedImage,
+    wanted: &[(Digest, u64)],
+) -> Result<(), TransactionError> {
+    if wanted.is_empty() {
+        return Ok(());
+    }
+    run.monitor.note(UpdateNotice::FetchingByDigest { contents: wanted.len() });
+
+    let mut stage_error = None;
+    let fetched = published.fetch_contents(run, live, wanted, &mut |digest, content| {
+        match stage.fill(&digest, &mut BufReader::with_capacity(BUFFER, content)) {
+            // The store verifies the content itself, and reports another one.
+            Ok(()) | Err(StageError::WrongContent { .. }) => Ok(()),
+            Err(StageError::Unreadable(error)) => Err(error),
+            Err(error) => {
+                stage_error = Some(error);
+                Err(io::Error::other("the stage cannot be written"))
+            }
+        }
+    });
+    match stage_error {
+        Some(error) => Err(error.into()),
+        None => Ok(fetched?),
+    }
 }

@@ -1,284 +1,270 @@
-//! The way by the catalog: the quick answer, what the node is, the plan, and what follows from it.
+//! Chooses the strategy of an update, and another one if it fails for a reason that allows it.
+//!
+//! `plan::choose` decides between repair, diffs and full sync. If an archive of the server turns
+//! out to be missing or damaged, it is asked again without that archive; if a content is nowhere
+//! in the repository, a full sync follows. No other failure leads to another strategy: a server
+//! that is not trusted must not be given a second chance.
 
-pub(super) mod chain_archives;
-pub(super) mod diffs;
-pub(super) mod fetch_by_digest;
-pub(super) mod full_sync;
+mod chain_archives;
+mod diffs;
+mod fetch_by_digest;
+mod full_sync;
+mod head_update;
+mod repair;
 pub(super) mod rsync_only;
 
 use std::collections::HashSet;
 
 use crate::apply::Untouched;
-use crate::apply::plan::ChangePlan;
 use crate::catalog::{Catalog, RepoPath};
 use crate::fetch::{CatalogAnswer, FetchErrorKind, RepoUrl, Repository};
-use crate::host::Drift;
+use crate::host::Check;
 use crate::image::Layer;
-use crate::manifest::path_text;
 use crate::plan::{self, FullSyncReason, UpdatePlan};
-use crate::report::Monitor;
 use crate::state::{SeenCatalog, State, made, pinned};
-use crate::update::installed::Installed;
-use crate::update::source::overrides::OverrideLayer;
-use crate::update::source::published::PublishedImage;
+use crate::update::error::{TrustError, UpdateError, UsageError};
+use crate::update::installed::{adopt, find_installed, recorded};
+use crate::update::notice::UpdateNotice;
+use crate::update::report::Report;
+use crate::update::request::Excludes;
+use crate::update::run::Run;
+use crate::update::source::overrides::{self, OverrideLayer};
+use crate::update::source::published::{PublishedImage, check_freshness};
+use crate::update::transaction::error::TransactionError;
 use crate::update::transaction::{PublishRef, UpdateTransaction};
-use crate::update::{Check, Excludes, Report, Run, UpdateError, filter_of, known_state};
 
-use diffs::Stopped;
+use head_update::{HeadUpdate, StrategyOutcome};
 
-/// One way from what the node is to the head of a catalog.
-pub(super) struct Strategy<'a> {
-    pub converge: UpdateTransaction<'a>,
-    pub published: &'a PublishedImage,
+/// Updates the tree to the head of the catalog in the repository `repo`.
+pub(super) fn run_catalog(run: &Run<'_>, repo: &RepoUrl) -> Result<Report, UpdateError> {
+    let request = run.request;
+    let state = recorded::load_state(run)?;
+    let layer = Layer::Image(request.image.clone());
+    let repository = Repository::open(repo, &layer, &request.fetch, run.open_spool()?)?;
+
+    // A recorded etag makes the request conditional: if nothing changed, the run ends here.
+    let unchanged_state = match &state {
+        Some(state) if may_end_unmodified(run, repo, state)? => Some(state),
+        _ => None,
+    };
+    let etag = unchanged_state.and_then(|state| state.catalog.as_ref()?.etag.as_deref());
+    let mut answer = repository.fetch_catalog(etag)?;
+    if answer == CatalogAnswer::NotModified {
+        let state = unchanged_state.ok_or(TrustError::UnexpectedNotModified)?;
+        if are_overrides_unmodified(run, repo, state)? {
+            let result = Ok(Report::from_recorded_state(state));
+            tidy_spool(run, &repository, &result);
+            return result;
+        }
+        answer = repository.fetch_catalog(None)?;
+    }
+    let CatalogAnswer::Fetched { bytes, etag } = answer else {
+        return Err(TrustError::UnexpectedNotModified.into());
+    };
+
+    let catalog = Catalog::parse(&bytes, &request.image).map_err(TrustError::Catalog)?;
+    check_catalog(run, &catalog, state.as_ref())?;
+    let seen = SeenCatalog { repo: repo.to_string(), serial: catalog.serial, etag };
+    let published = PublishedImage { repository, catalog, seen };
+    let result = install_head(run, repo, &published, state.as_ref());
+    tidy_spool(run, &published.repository, &result);
+    result
 }
 
-/// How a way ended.
-pub(super) enum StrategyOutcome {
-    /// At the head.
-    Done(Box<Report>),
-    /// This archive is missing or damaged on the server.
-    Broken(RepoPath),
-    /// Some content is nowhere to be had, though the chain is whole.
-    Incomplete(FullSyncReason),
-    /// What is to come brings other rules of what is excluded.
-    OtherRules(Vec<u8>),
+/// Checks if an unchanged catalog means that the run has nothing to do.
+fn may_end_unmodified(run: &Run<'_>, repo: &RepoUrl, state: &State) -> Result<bool, UpdateError> {
+    let request = run.request;
+    let is_from_repo =
+        |seen: Option<&SeenCatalog>| seen.is_some_and(|seen| seen.repo == repo.to_string());
+
+    let has_own_work = matches!(request.check, Check::Stat | Check::Content)
+        || request.adopt_only
+        || request.purge_untracked
+        || run.has_rebooted_since(state.kernel.as_ref());
+    // An unpublished override has no catalog: it has to be received to be compared.
+    let has_same_overrides =
+        state.overrides.iter().map(|record| &record.name).eq(&request.overrides)
+            && state.overrides.iter().all(|record| is_from_repo(record.catalog.as_ref()));
+
+    Ok(is_from_repo(state.catalog.as_ref())
+        && has_same_overrides
+        && !has_own_work
+        && run.matches_state(state)?)
 }
 
-/// How following a catalog ended.
-pub(super) enum Ended {
-    /// At the head.
-    Done(Box<Report>),
-    /// See [`StrategyOutcome::OtherRules`].
-    OtherRules(Vec<u8>),
+/// Checks if the catalogs of all recorded overrides are unchanged.
+fn are_overrides_unmodified(
+    run: &Run<'_>,
+    repo: &RepoUrl,
+    state: &State,
+) -> Result<bool, UpdateError> {
+    for record in &state.overrides {
+        let layer = Layer::Override(record.name.clone());
+        let repository = Repository::open(repo, &layer, &run.request.fetch, run.open_spool()?)?;
+        let etag = record.catalog.as_ref().and_then(|seen| seen.etag.as_deref());
+        match repository.fetch_catalog(etag) {
+            Ok(CatalogAnswer::NotModified) => {}
+            Ok(CatalogAnswer::Fetched { .. }) => return Ok(false),
+            Err(error) if error.kind == FetchErrorKind::NotFound => return Ok(false),
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(true)
 }
 
-impl Run<'_> {
-    /// Brings the node to the head of the catalog in the repository at `repo`.
-    pub(super) fn run_catalog(&self, repo: &RepoUrl) -> Result<Report, UpdateError> {
-        let request = self.request;
-        let state = known_state(request, self.session, self.monitor)?;
-        let layer = Layer::Image(request.image.clone());
-        let repository = Repository::open(repo, &layer, &request.fetch, self.spool()?)?;
-        let known = match &state {
-            Some(state) if self.may_ask_quickly(repo, state)? => Some(state),
-            _ => None,
+/// Refuses a catalog that is old or expired, and reports what cannot be checked.
+fn check_catalog(
+    run: &Run<'_>,
+    catalog: &Catalog,
+    state: Option<&State>,
+) -> Result<(), UpdateError> {
+    let seen = state.and_then(|state| state.catalog.as_ref());
+    check_freshness(run, catalog, catalog.image.as_str(), seen)?;
+
+    let now = jiff::Timestamp::now();
+    if now < catalog.published {
+        run.monitor.warn(UpdateNotice::ClockBehind { now });
+    }
+    run.monitor.note(UpdateNotice::CatalogUnsigned);
+    Ok(())
+}
+
+/// Installs the head of a checked catalog, under the exclude rules that the target has.
+fn install_head(
+    run: &Run<'_>,
+    repo: &RepoUrl,
+    published: &PublishedImage,
+    state: Option<&State>,
+) -> Result<Report, UpdateError> {
+    let rules = match try_strategies(run, repo, published, state)? {
+        StrategyOutcome::Done(report) => return Ok(*report),
+        StrategyOutcome::OtherExcludes(rules) => rules,
+    };
+
+    let excludes = match &run.excludes.path {
+        Some(path) => Excludes::from_image(path, rules),
+        None => Excludes { rules, ..run.excludes.clone() },
+    };
+    let name = &excludes.name;
+    run.monitor.note(UpdateNotice::ExcludesOfImage { name });
+    match try_strategies(&run.with_excludes(&excludes)?, repo, published, state)? {
+        StrategyOutcome::Done(report) => Ok(*report),
+        StrategyOutcome::OtherExcludes(_) => {
+            Err(UsageError::UnstableExcludes { name: name.clone() }.into())
+        }
+    }
+}
+
+/// Tries strategies in the order of `plan::choose` until one succeeds or fails for good.
+fn try_strategies(
+    run: &Run<'_>,
+    repo: &RepoUrl,
+    published: &PublishedImage,
+    state: Option<&State>,
+) -> Result<StrategyOutcome, UpdateError> {
+    let overrides = overrides::fetch_overrides(run, repo, state)?;
+    check_pinned(run, &published.catalog, &overrides)?;
+    let installed = find_installed(run, published, &overrides, state)?;
+    if run.request.adopt_only {
+        let report = adopt::finish_adopt_only(run, installed, &published.seen)?;
+        return Ok(StrategyOutcome::done(report));
+    }
+
+    let head = published.catalog.head();
+    let update = HeadUpdate {
+        transaction: UpdateTransaction {
+            run,
+            installed: installed.as_ref(),
+            overrides: &overrides,
+            publish: Some(PublishRef { serial: head.serial, seen: Some(&published.seen) }),
+        },
+        published,
+    };
+    let mut unusable: HashSet<RepoPath> = HashSet::new();
+    loop {
+        let error = match try_once(&update, &unusable) {
+            Ok(outcome) => return Ok(outcome),
+            Err(error) => error,
         };
-        let unasked =
-            || UpdateError::Trust("the server answers a question that was not asked".to_owned());
-        let etag = known.and_then(|state| state.catalog.as_ref()?.etag.as_deref());
-        let mut answer = repository.fetch_catalog(etag)?;
-        if answer == CatalogAnswer::NotModified {
-            let state = known.ok_or_else(unasked)?;
-            if self.overrides_are_as_recorded(repo, state)? {
-                let done = Ok(Report::up_to_date(state));
-                tidy_spool(&repository, &done, self.monitor);
-                return done;
+        match error {
+            TransactionError::ContentMissing(reason) => return full_sync::run(&update, reason),
+            TransactionError::ArchiveUnusable { name, reason } => {
+                let archives = &published.catalog.archives;
+                let file = archives
+                    .iter()
+                    .map(|archive| &archive.file.file)
+                    .find(|file| file.as_str() == name && !unusable.contains(*file));
+                // Archives of overrides are in another catalog, and have no replacement.
+                let Some(file) = file else {
+                    return Err(TransactionError::ArchiveUnusable { name, reason }.into_final());
+                };
+                let (name, reason) = (name.as_str(), reason.as_str());
+                run.monitor.warn(UpdateNotice::ArchiveUnusable { name, reason });
+                unusable.insert(file.clone());
             }
-            answer = repository.fetch_catalog(None)?;
-        }
-        let CatalogAnswer::Fetched { bytes, etag } = answer else { return Err(unasked()) };
-        let catalog = Catalog::parse(&bytes, &request.image)
-            .map_err(|e| UpdateError::Trust(e.to_string()))?;
-        self.check_catalog(&catalog, state.as_ref())?;
-        let seen = SeenCatalog { repo: repo.to_string(), serial: catalog.serial, etag };
-        let published = PublishedImage { repository, catalog, seen };
-        let done = self.follow(repo, &published, state.as_ref());
-        tidy_spool(&published.repository, &done, self.monitor);
-        done
-    }
-
-    /// From a verified catalog on.
-    fn follow(
-        &self,
-        repo: &RepoUrl,
-        published: &PublishedImage,
-        state: Option<&State>,
-    ) -> Result<Report, UpdateError> {
-        let rules = match self.follow_under_these_rules(repo, published, state)? {
-            Ended::Done(report) => return Ok(*report),
-            Ended::OtherRules(rules) => rules,
-        };
-        let name = self.excludes.place.as_ref().map(ToString::to_string).unwrap_or_default();
-        self.monitor.note(format!("what is excluded follows the {name} that comes with the image"));
-        // Without a place they are not asked for again.
-        let excludes = Excludes { name, rules, place: None };
-        let filter = filter_of(self.request, self.session, &excludes)?;
-        match (Run { filter, excludes: &excludes, ..*self })
-            .follow_under_these_rules(repo, published, state)?
-        {
-            Ended::Done(report) => Ok(*report),
-            Ended::OtherRules(_) => {
-                Err(UpdateError::Usage(format!("{} changes itself", excludes.name)))
-            }
-        }
-    }
-
-    fn follow_under_these_rules(
-        &self,
-        repo: &RepoUrl,
-        published: &PublishedImage,
-        state: Option<&State>,
-    ) -> Result<Ended, UpdateError> {
-        let layers = self.layers(repo, state)?;
-        self.check_held(&published.catalog, &layers)?;
-        let base = self.base(published, &layers, state)?;
-        if self.request.adopt_only {
-            return self.adopted(base, &published.seen).map(|report| Ended::Done(Box::new(report)));
-        }
-        let head =
-            PublishRef { serial: published.catalog.head().serial, seen: Some(&published.seen) };
-        let converge =
-            UpdateTransaction { run: self, base: base.as_ref(), layers: &layers, head: Some(head) };
-        let follow = Strategy { converge, published };
-        let mut broken: HashSet<RepoPath> = HashSet::new();
-        loop {
-            let installed =
-                base.as_ref().filter(|base| base.published).map(|base| base.manifest.id());
-            let plan = match (plan::choose(installed, &published.catalog, &broken), &base) {
-                (UpdatePlan::Full(FullSyncReason::NotRecorded), Some(base)) => {
-                    UpdatePlan::Full(FullSyncReason::UnknownGeneration(base.manifest.id()))
-                }
-                (plan, _) => plan,
-            };
-            let followed = match plan {
-                UpdatePlan::Nothing => follow.repair_in_place()?,
-                UpdatePlan::Diffs(chain) => follow.run_diffs(&chain)?,
-                UpdatePlan::Full(why) => return follow.run_full_sync(&why),
-            };
-            match followed {
-                StrategyOutcome::Broken(file) => drop(broken.insert(file)),
-                StrategyOutcome::OtherRules(rules) => return Ok(Ended::OtherRules(rules)),
-                StrategyOutcome::Done(report) => return Ok(Ended::Done(report)),
-                StrategyOutcome::Incomplete(why) => return follow.run_full_sync(&why),
-            }
-        }
-    }
-
-    /// Whether catalogs alone settle that nothing is to be done.
-    fn may_ask_quickly(&self, repo: &RepoUrl, state: &State) -> Result<bool, UpdateError> {
-        let seen = state.catalog.as_ref().is_some_and(|seen| seen.repo == repo.to_string());
-        let looks = matches!(self.request.check, Check::Stat | Check::Content);
-        let waits = self.has_rebooted(state.kernel.as_ref());
-        let asks = looks || waits || self.request.adopt_only || self.request.purge_untracked;
-        // What is not published can only be known by bringing it.
-        let names = || state.overrides.iter().map(|laid| &laid.name);
-        let published = names().eq(&self.request.overrides)
-            && state.overrides.iter().all(|laid| {
-                laid.catalog.as_ref().is_some_and(|seen| seen.repo == repo.to_string())
-            });
-        Ok(seen && published && !asks && self.is_settled(state)?)
-    }
-
-    /// Whether the catalogs of all overrides are those that are recorded.
-    fn overrides_are_as_recorded(
-        &self,
-        repo: &RepoUrl,
-        state: &State,
-    ) -> Result<bool, UpdateError> {
-        for laid in &state.overrides {
-            let layer = Layer::Override(laid.name.clone());
-            let repository = Repository::open(repo, &layer, &self.request.fetch, self.spool()?)?;
-            let etag = laid.catalog.as_ref().and_then(|seen| seen.etag.as_deref());
-            match repository.fetch_catalog(etag) {
-                Ok(CatalogAnswer::NotModified) => {}
-                Ok(CatalogAnswer::Fetched { .. }) => return Ok(false),
-                Err(error) if error.kind == FetchErrorKind::NotFound => return Ok(false),
-                Err(error) => return Err(error.into()),
-            }
-        }
-        Ok(true)
-    }
-
-    /// Refuses to go back by itself to what the administrator fled from.
-    fn check_held(&self, catalog: &Catalog, layers: &[OverrideLayer]) -> Result<(), UpdateError> {
-        let root = &self.session.root;
-        let Some(held) = pinned::load(root).map_err(Untouched::from)? else { return Ok(()) };
-        let head = catalog.head();
-        let wanted = made(head.generation, layers.iter().map(|laid| laid.manifest.id()));
-        if self.request.adopt_only || held.image != self.request.image || held.made() != wanted {
-            return Ok(());
-        }
-        if !self.request.unhold {
-            return Err(UpdateError::Held(format!(
-                "this node was rolled back from generation {} of {}, which is still the newest, and does not go back to it by itself: publish another, or give --unhold",
-                head.generation.short(),
-                held.image
-            )));
-        }
-        if !self.request.dry_run {
-            pinned::record(root, None).map_err(Untouched::from)?;
-        }
-        Ok(())
-    }
-}
-
-impl Strategy<'_> {
-    /// The node is at the head: only what deviates, if that is asked for, and overrides need work.
-    fn repair_in_place(&self) -> Result<StrategyOutcome, UpdateError> {
-        let Some(base) = self.converge.base else {
-            return Err(UpdateError::Usage("there is nothing to compare with".to_owned()));
-        };
-        let run = self.converge.run;
-        let request = run.request;
-        let looks =
-            matches!(request.check, Check::Stat | Check::Content) || request.purge_untracked;
-        let differs = !base.deviating.is_empty() || base.former.is_some();
-        let repairs = base.adopted && request.drift == Drift::Repair && differs;
-        let laid_anew = base.made() != self.converge.made(&base.manifest);
-        let way = match laid_anew {
-            true => "the image is at the head of the catalog, and other overrides are laid over it"
-                .to_owned(),
-            false => "the node is at the head of the catalog".to_owned(),
-        };
-        let goal = self.converge.goal(base.manifest.clone(), way)?;
-        if let Some(rules) = self.excludes_shipped_by_target(&goal)? {
-            return Ok(StrategyOutcome::OtherRules(rules));
-        }
-        let done = |report| Ok(StrategyOutcome::Done(Box::new(report)));
-        if !looks
-            && !repairs
-            && !laid_anew
-            && base.settled
-            && !run.has_rebooted(base.kernel.as_ref())
-        {
-            return done(self.converge.record_only(&goal, &as_known(base, goal.waiting.clone()))?);
-        }
-        if laid_anew {
-            run.monitor.note(goal.way.clone());
-        }
-        let live = self.converge.look(&goal)?;
-        let transaction = self.converge.prepare(&goal, &live)?;
-        if request.dry_run {
-            return done(self.converge.forecast(&goal, &transaction));
-        }
-        let deliveries = self.layer_deliveries()?;
-        match self.converge.commit(&goal, &transaction, |stage| self.fill(stage, &deliveries)) {
-            Ok(report) => done(report),
-            Err(Stopped::Failed(error)) => Err(error),
-            Err(Stopped::Incomplete(why)) => Ok(StrategyOutcome::Incomplete(why)),
+            TransactionError::Failed(error) => return Err(error),
         }
     }
 }
 
-/// A transaction that does nothing, with what is recorded of the tree.
-fn as_known(base: &Installed, kernels: Vec<crate::tree_path::TreePath>) -> ChangePlan {
-    let mut known = ChangePlan { kernel_paths: kernels, ..ChangePlan::default() };
-    known.deviations.extend(base.deviating.iter().map(|path| {
-        let what = base.deviations.get(&path_text(path)).cloned().unwrap_or_default();
-        (path.clone(), what)
-    }));
-    known
+/// Runs the strategy that `plan::choose` names, without the archives in `unusable`.
+fn try_once(
+    update: &HeadUpdate<'_>,
+    unusable: &HashSet<RepoPath>,
+) -> Result<StrategyOutcome, TransactionError> {
+    let installed = update.transaction.installed;
+    let base = installed.filter(|installed| installed.is_listed());
+    let base = base.map(|installed| installed.manifest.id());
+
+    let plan = plan::choose(base, &update.published.catalog, unusable);
+    let reason = match (plan, installed) {
+        (UpdatePlan::Nothing, Some(installed)) => return repair::run(update, installed),
+        (UpdatePlan::Diffs(chain), Some(installed)) => {
+            return diffs::run(update, installed, &chain);
+        }
+        // `choose` knows listed generations only.
+        (UpdatePlan::Full(FullSyncReason::NotRecorded), Some(installed)) => {
+            FullSyncReason::UnknownGeneration(installed.manifest.id())
+        }
+        (UpdatePlan::Full(reason), _) => reason,
+        (UpdatePlan::Nothing | UpdatePlan::Diffs(_), None) => FullSyncReason::NotRecorded,
+    };
+    Ok(full_sync::run(update, reason)?)
 }
 
-/// Keeps what a further try would resume, and nothing else: not on a full disk.
-fn tidy_spool(repository: &Repository, done: &Result<Report, UpdateError>, monitor: &dyn Monitor) {
-    let useless = match done {
-        Ok(_) => true,
-        Err(UpdateError::Node(error)) => matches!(error, Untouched::NoRoom(_)),
+/// Refuses to install the pinned generation, or unpins it if the request permits that.
+fn check_pinned(
+    run: &Run<'_>,
+    catalog: &Catalog,
+    overrides: &[OverrideLayer],
+) -> Result<(), UpdateError> {
+    let root = &run.session.root;
+    let Some(pinned) = pinned::load(root).map_err(Untouched::from)? else { return Ok(()) };
+
+    let generation = catalog.head().generation;
+    let composed_id = made(generation, overrides.iter().map(|layer| layer.manifest.id()));
+    let is_other = pinned.image != run.request.image || pinned.made() != composed_id;
+    if run.request.adopt_only || is_other {
+        return Ok(());
+    }
+    if !run.request.unhold {
+        return Err(UpdateError::Pinned { image: pinned.image, generation });
+    }
+    if !run.request.dry_run {
+        pinned::record(root, None).map_err(Untouched::from)?;
+    }
+    Ok(())
+}
+
+/// Empties the spool after a success, or if the disk is full; otherwise downloads can be resumed.
+fn tidy_spool(run: &Run<'_>, repository: &Repository, result: &Result<Report, UpdateError>) {
+    let is_useless = match result {
+        Ok(_) | Err(UpdateError::NoRoom(_)) => true,
+        Err(UpdateError::Node(error)) => matches!(error, Untouched::NoRoom { .. }),
         Err(UpdateError::Fetch(error)) => error.kind == FetchErrorKind::NoRoom,
         Err(_) => false,
     };
-    if useless && let Err(error) = repository.spool().tidy(&[]) {
-        monitor.warn(format!("what was downloaded stays where it is: {error}"));
+    if is_useless && let Err(error) = repository.spool().tidy(&[]) {
+        run.monitor.warn(UpdateNotice::SpoolKept(error));
     }
 }

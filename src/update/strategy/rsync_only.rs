@@ -1,279 +1,264 @@
-//! The way by rsync alone, as the old client went: the image's module with the overrides laid over it,
-//! whatever is published.
+//! Rsync-only sync: the server's image with its overrides, published or not, as the old client did.
 //!
-//! All of it is received beside the tree, composed, judged, and made so by one transaction. What came is
-//! recorded, but as no generation, since nobody published it.
+//! Everything is received beside the tree, composed, compared, and applied by one transaction. The
+//! result is recorded, but as no generation, since nobody published it.
 
 use crate::apply::plan::{ChangePlan, CheckLevel, ItemizedLine, UntrackedPolicy};
 use crate::apply::stage::Stage;
 use crate::apply::stage::fill;
 use crate::apply::stage::live_source::LiveSource;
 use crate::apply::{Untouched, preflight};
-use crate::fetch::{FetchError, FetchErrorKind, FetchOptions, Repository, Side};
-use crate::filter::MAX_EXCLUDE_FILE;
-use crate::full_sync::{
-    Comparison, Deletions, FullSyncError, Module, ReceiveDir, Received, Server, above,
-};
-use crate::host::Drift;
+use crate::full_sync::{Comparison, Deletions, Module, ReceiveDir, Received, Server, above};
+use crate::host::{Check, Drift};
 use crate::image::Layer;
 use crate::manifest::Manifest;
 use crate::state::{SeenCatalog, State};
-use crate::tree_path::TreePath;
-use crate::update::request::Sync;
-use crate::update::source::overrides::{self, LayerSource, OverrideLayer};
-use crate::update::strategy::diffs::named;
-use crate::update::strategy::fetch_by_digest::take_received;
+use crate::update::error::{Refusal, UpdateError, UsageError};
+use crate::update::installed::recorded;
+use crate::update::notice::{Route, UpdateNotice};
+use crate::update::report::Report;
+use crate::update::request::RsyncScope;
+use crate::update::run::Run;
+use crate::update::source::excludes;
+use crate::update::source::overrides::{self, LayerSource, OverrideLayer, receive_override};
+use crate::update::strategy::fetch_by_digest::{list_missing, take_received};
+use crate::update::transaction::error::TransactionError;
+use crate::update::transaction::target::{Delivery, Target};
 use crate::update::transaction::{PublishRef, UpdateTransaction};
-use crate::update::{Check, Excludes, Report, Run, UpdateError, filter_of, known_state};
 
-impl Run<'_> {
-    /// Makes the tree what the server's image and its overrides are now.
-    pub(in crate::update) fn run_rsync(&self, sync: &Sync) -> Result<Report, UpdateError> {
-        let Some(server) = &self.request.rsync else {
-            return Err(UpdateError::Usage("You must specify --server.".to_owned()));
-        };
-        match self.rules_of_the_image(server)? {
-            None => self.by_rsync_under_these_rules(sync, server),
-            Some(excludes) => {
-                self.monitor.note(format!(
-                    "what is excluded follows the {} that comes with the image",
-                    excludes.name
-                ));
-                let filter = filter_of(self.request, self.session, &excludes)?;
-                Run { filter, excludes: &excludes, ..*self }
-                    .by_rsync_under_these_rules(sync, server)
-            }
+/// Image and overrides of one sync, received below the tree's filter.
+struct RsyncOnly<'a> {
+    run: &'a Run<'a>,
+    scope: &'a RsyncScope,
+    server: &'a Server,
+    receive_dir: &'a ReceiveDir,
+    overrides: &'a [OverrideLayer],
+}
+
+/// Updates the tree, or one directory of it, to the server's image and overrides.
+pub(in crate::update) fn run_rsync(
+    run: &Run<'_>,
+    scope: &RsyncScope,
+) -> Result<Report, UpdateError> {
+    let server = run.request.rsync.as_ref().ok_or(UsageError::NoServer)?;
+    match excludes::find_in_modules(run, server)? {
+        None => sync(run, scope, server),
+        Some(excludes) => {
+            run.monitor.note(UpdateNotice::ExcludesOfImage { name: &excludes.name });
+            sync(&run.with_excludes(&excludes)?, scope, server)
         }
     }
+}
 
-    fn by_rsync_under_these_rules(
-        &self,
-        sync: &Sync,
-        server: &Server,
-    ) -> Result<Report, UpdateError> {
-        if self.request.dry_run {
-            return self.forecast_by_rsync(sync, server);
-        }
-        let aside = self.aside()?;
-        let layers = self.received_overrides(sync, &aside)?;
-        let layer = Layer::Image(self.request.image.clone());
-        let over = over(&layers)?;
-        let rules = self.filter.rsync_rules_without(hidden(&over));
-        let module = self.module(sync, server, &layer, &rules);
-        let received = module.receive_whole(&self.session.root, &aside, self.monitor);
-        let received = received.map_err(|error| refused(error, server))?;
-        let known = known_state(self.request, self.session, self.monitor)?;
-        let seen = known.as_ref().and_then(|state| state.catalog.clone());
-        // An older catalog is refused as before, and the newest is asked for whole.
+fn sync(run: &Run<'_>, scope: &RsyncScope, server: &Server) -> Result<Report, UpdateError> {
+    let receive_dir = run.create_receive_dir()?;
+    let overrides = receive_overrides(run, scope, server, &receive_dir)?;
+    let sync = RsyncOnly { run, scope, server, receive_dir: &receive_dir, overrides: &overrides };
+    if run.request.dry_run { sync.forecast() } else { sync.receive_and_execute() }
+}
+
+impl RsyncOnly<'_> {
+    fn receive_and_execute(&self) -> Result<Report, UpdateError> {
+        let run = self.run;
+        let received = self.receive_image()?;
+
+        // The etag is not recorded, so that the next update by diffs compares the tree. The
+        // serial is, so that an older catalog is still refused.
+        let state = recorded::load_state(run)?;
+        let seen = state.as_ref().and_then(|state| state.catalog.clone());
         let seen = seen.map(|seen| SeenCatalog { etag: None, ..seen });
-        let whole = sync.delete && sync.directory.is_root();
-        let head = whole.then_some(PublishRef { serial: 0, seen: seen.as_ref() });
-        let mut converge = UpdateTransaction { run: self, base: None, layers: &layers, head };
-        let mut goal = converge.goal(received.manifest.clone(), format!("rsync from {server}"))?;
-        goal.policy.check_level = CheckLevel::Content;
-        goal.policy.drift = Drift::Repair;
-        goal.policy.untracked =
-            if sync.delete { UntrackedPolicy::Remove } else { UntrackedPolicy::Keep };
-        goal.received = true;
-        goal.read = received.local.clone();
-        let live = converge.look(&goal)?;
-        let transaction = converge.prepare(&goal, &live)?;
-        if let Some(path) = transaction.displaced.first().filter(|_| !sync.delete) {
-            let why = format!(
-                "{path} is the node's own and would go, since what is above it is no directory in the image; --no-delete keeps it"
-            );
-            return Err(Untouched::refused(why).into());
-        }
-        if transaction.is_empty()
-            && known.is_some_and(|state| state.is_published() && self.lays(&state))
-        {
-            // Nothing changed: what is recorded is as true as before, and better than nothing.
-            converge.head = None;
-        }
-        if transaction.is_empty() {
-            self.settle_directories(&transaction)?;
-        }
-        let contents = LiveSource::from_live_tree(&self.session.root, &live);
-        converge.commit(&goal, &transaction, |stage| fill(stage, &contents, &received, &layers))
-    }
-
-    /// What rsync says that it would do; nothing of the image is received.
-    fn forecast_by_rsync(&self, sync: &Sync, server: &Server) -> Result<Report, UpdateError> {
-        let aside = self.aside()?;
-        let layers = self.received_overrides(sync, &aside)?;
-        let layer = Layer::Image(self.request.image.clone());
-        let over = over(&layers)?;
-        let rules = self.filter.rsync_rules_without(hidden(&over));
-        let deletions = if sync.delete { Deletions::Told } else { Deletions::None };
-        let module = self.module(sync, server, &layer, &rules);
-        let forecast = module.forecast(&self.session.root, &aside, deletions, self.monitor);
-        let mut forecast = forecast.map_err(|error| refused(error, server))?;
-        // What an override has decides, also about the metadata of a directory that the image has, too.
-        forecast
-            .items
-            .retain(|item| !layers.iter().any(|laid| laid.manifest.get(&item.path).is_some()));
-        forecast.items.extend(self.forecast_layers(&layers)?);
-        forecast.items.sort_by(|a, b| a.path.cmp(&b.path));
-        let tracked = forecast.listed + over.map_or(0, |over| over.len());
-        let refusal = preflight::check_forecast(&forecast.items, tracked, self.request.max_delete);
-        let refusal =
-            refusal.err().or(forecast.stops.map(Untouched::refused)).map(UpdateError::from);
-        Ok(Report { refusal, ..Report::forecast(forecast.items, format!("rsync from {server}")) })
-    }
-
-    /// Sets the times of directories in which nothing else changes: no drift to a diff, but rsync sets them.
-    fn settle_directories(&self, transaction: &ChangePlan) -> Result<(), UpdateError> {
-        let root = &self.session.root;
-        // What lies beside the tree goes first: it changes the time of the top.
-        self.discard_received().map_err(Untouched::from)?;
-        for entry in &transaction.directories {
-            let late = root
-                .stat(&entry.path)
-                .map_err(Untouched::from)?
-                .is_some_and(|stat| stat.mtime != entry.meta.mtime);
-            if late {
-                root.set_times(&entry.path, entry.meta.mtime).map_err(Untouched::from)?;
-            }
-        }
-        Ok(())
-    }
-
-    /// Whether `state` has the overrides of this run.
-    fn lays(&self, state: &State) -> bool {
-        state.overrides.iter().map(|laid| &laid.name).eq(&self.request.overrides)
-    }
-
-    fn received_overrides(
-        &self,
-        sync: &Sync,
-        aside: &ReceiveDir,
-    ) -> Result<Vec<OverrideLayer>, UpdateError> {
-        let Some(server) = &self.request.rsync else { return Ok(Vec::new()) };
-        let above = above(&self.session.root, &sync.directory).map_err(|e| refused(e, server))?;
-        let names = self.request.overrides.iter();
-        let laid = names.map(|name| {
-            let mut laid = self.received_override(name, aside, None)?;
-            if let Some(above) = &above {
-                // What is above the directory that is asked for stays as it is.
-                laid.manifest = overrides::composed(&laid.manifest, [above])?;
-            }
-            Ok(laid)
-        });
-        laid.collect()
-    }
-
-    fn module<'m>(
-        &'m self,
-        sync: &'m Sync,
-        server: &'m Server,
-        layer: &'m Layer,
-        rules: &'m [u8],
-    ) -> Module<'m> {
-        let quick = self.request.check == Check::Touched;
-        Module {
-            server,
-            layer,
-            directory: &sync.directory,
-            rules,
-            comparison: if quick { Comparison::Quick } else { Comparison::Checksum },
-            deadline: self.deadline(),
-        }
-    }
-
-    /// What overrides alone would change.
-    fn forecast_layers(&self, layers: &[OverrideLayer]) -> Result<Vec<ItemizedLine>, UpdateError> {
-        let Some((first, rest)) = layers.split_first() else { return Ok(Vec::new()) };
-        let converge = UpdateTransaction { run: self, base: None, layers: rest, head: None };
-        let mut goal = converge.goal(first.manifest.clone(), String::new())?;
-        goal.policy.check_level = CheckLevel::Content;
-        let live = converge.look(&goal)?;
-        Ok(converge.prepare(&goal, &live)?.itemized)
-    }
-
-    /// The exclude file that the image or an override brings, where it is another than the one in effect.
-    fn rules_of_the_image(&self, server: &Server) -> Result<Option<Excludes>, UpdateError> {
-        let Some(place) = self
-            .excludes
-            .place
-            .as_ref()
-            .filter(|place| self.filter.excludes(place, false).is_none())
-        else {
-            return Ok(None);
+        let is_whole_tree = self.scope.delete && self.scope.directory.is_root();
+        let mut transaction = UpdateTransaction {
+            run,
+            installed: None,
+            overrides: self.overrides,
+            publish: is_whole_tree.then_some(PublishRef { serial: 0, seen: seen.as_ref() }),
         };
-        let over = self.request.overrides.iter().rev().cloned().map(Layer::Override);
-        for layer in over.chain([Layer::Image(self.request.image.clone())]) {
-            let Ok(file) = std::str::from_utf8(place.as_bytes()) else { return Ok(None) };
-            let inside = format!("{}/", layer.place());
-            let (address, shown) = (server.address(&inside), server.shown(&inside));
-            let options =
-                FetchOptions { deadline: Some(self.deadline()), ..self.request.fetch.clone() };
-            let module = Repository::open_module(address, shown, &options)?;
-            match module.fetch_unverified(file, MAX_EXCLUDE_FILE as u64) {
-                Err(error) if error.kind == FetchErrorKind::NotFound => {}
-                Err(error) => return Err(error.into()),
-                Ok(rules) if rules == self.excludes.rules => return Ok(None),
-                Ok(rules) => {
-                    return Ok(Some(Excludes { name: place.to_string(), rules, place: None }));
-                }
+        let target = self.target(&transaction, &received)?;
+        let live = transaction.read_live_tree(&target)?;
+        let plan = transaction.plan(&target, &live)?;
+        self.refuse_displacement(&plan)?;
+
+        if plan.is_empty() {
+            if state.is_some_and(|state| state.is_published() && self.has_same_overrides(&state)) {
+                // Nothing changed, so the recorded generation is as true as before.
+                transaction.publish = None;
+            }
+            set_directory_times(run, &plan)?;
+        }
+
+        let contents = LiveSource::from_live_tree(&run.session.root, &live);
+        transaction
+            .execute(&target, &plan, |stage| self.fill(stage, &contents, &received))
+            .map_err(TransactionError::into_final)
+    }
+
+    /// Target of the sync: every tracked path as received, by content.
+    fn target(
+        &self,
+        transaction: &UpdateTransaction<'_>,
+        received: &Received,
+    ) -> Result<Target, UpdateError> {
+        let route = Route::Rsync(self.server.clone());
+        let mut target = transaction.target(received.manifest.clone(), route)?;
+        target.policy.check_level = CheckLevel::Content;
+        target.policy.drift = Drift::Repair;
+        target.policy.untracked =
+            if self.scope.delete { UntrackedPolicy::Remove } else { UntrackedPolicy::Keep };
+        target.delivery = Delivery::ReceiveDir;
+        target.known_digests = received.local.clone();
+        Ok(target)
+    }
+
+    fn receive_image(&self) -> Result<Received, UpdateError> {
+        let run = self.run;
+        let layer = Layer::Image(run.request.image.clone());
+        let rules = self.image_rules()?;
+        self.module(&layer, &rules)
+            .receive_whole(&run.session.root, self.receive_dir, run.monitor)
+            .map_err(|error| UpdateError::from_full_sync(error, self.server))
+    }
+
+    /// Reports a dry run by rsync's own dry run; nothing of the image is received.
+    fn forecast(&self) -> Result<Report, UpdateError> {
+        let run = self.run;
+        let layer = Layer::Image(run.request.image.clone());
+        let rules = self.image_rules()?;
+        let deletions = if self.scope.delete { Deletions::Told } else { Deletions::None };
+        let mut forecast = self
+            .module(&layer, &rules)
+            .forecast(&run.session.root, self.receive_dir, deletions, run.monitor)
+            .map_err(|error| UpdateError::from_full_sync(error, self.server))?;
+
+        // Paths of overrides, including directories that the image has too, are decided there.
+        forecast.items.retain(|item| {
+            !self.overrides.iter().any(|layer| layer.manifest.get(&item.path).is_some())
+        });
+        forecast.items.extend(self.forecast_overrides()?);
+        forecast.items.sort_by(|a, b| a.path.cmp(&b.path));
+
+        let in_overrides = compose_overrides(self.overrides)?.map_or(0, |composed| composed.len());
+        let tracked = forecast.listed + in_overrides;
+        let budget = preflight::check_forecast(&forecast.items, tracked, run.request.max_delete);
+        let refusal = match (budget, forecast.stops) {
+            (Err(error), _) => Some(error.into()),
+            (Ok(()), Some(reason)) => Some(Refusal::RsyncForecast { reason }.into()),
+            (Ok(()), None) => None,
+        };
+        let description = Route::Rsync(self.server.clone()).to_string();
+        Ok(Report { refusal, ..Report::from_forecast(forecast.items, description) })
+    }
+
+    /// Lists the changes that overrides make by themselves.
+    fn forecast_overrides(&self) -> Result<Vec<ItemizedLine>, UpdateError> {
+        let Some((first, rest)) = self.overrides.split_first() else { return Ok(Vec::new()) };
+        let transaction =
+            UpdateTransaction { run: self.run, installed: None, overrides: rest, publish: None };
+        let route = Route::Rsync(self.server.clone());
+        let mut target = transaction.target(first.manifest.clone(), route)?;
+        target.policy.check_level = CheckLevel::Content;
+        let live = transaction.read_live_tree(&target)?;
+        Ok(transaction.plan(&target, &live)?.itemized)
+    }
+
+    /// Returns the filter rules of the image's module, which leave out paths of overrides.
+    fn image_rules(&self) -> Result<Vec<u8>, UpdateError> {
+        let composed = compose_overrides(self.overrides)?;
+        let hidden = composed
+            .iter()
+            .flat_map(|composed| composed.entries())
+            .filter(|entry| !entry.path.is_root())
+            .map(|entry| (&entry.path, entry.is_dir()));
+        Ok(self.run.filter.rsync_rules_without(hidden))
+    }
+
+    fn module<'m>(&'m self, layer: &'m Layer, rules: &'m [u8]) -> Module<'m> {
+        let is_quick = self.run.request.check == Check::Touched;
+        Module {
+            server: self.server,
+            layer,
+            directory: &self.scope.directory,
+            rules,
+            comparison: if is_quick { Comparison::Quick } else { Comparison::Checksum },
+            deadline: self.run.rsync_deadline(),
+        }
+    }
+
+    /// Refuses to displace a path of the node if nothing may be removed.
+    fn refuse_displacement(&self, plan: &ChangePlan) -> Result<(), UpdateError> {
+        match plan.displaced.first() {
+            Some(path) if !self.scope.delete => {
+                Err(Refusal::WouldDisplace { path: path.clone() }.into())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn has_same_overrides(&self, state: &State) -> bool {
+        let recorded = state.overrides.iter().map(|record| &record.name);
+        recorded.eq(&self.run.request.overrides)
+    }
+
+    /// Fills a stage from the tree, then from the receive directory.
+    fn fill(
+        &self,
+        stage: &Stage<'_>,
+        contents: &LiveSource<'_>,
+        image: &Received,
+    ) -> Result<(), TransactionError> {
+        fill::from_live(stage, contents)?;
+        for layer in self.overrides {
+            if let LayerSource::Received(received) = &layer.source {
+                take_received(stage, &layer.manifest, &received.tree)?;
             }
         }
-        Ok(None)
+        take_received(stage, &image.manifest, &image.tree)?;
+
+        // Rsync did not send files that the tree had. Someone changed them since.
+        let paths = list_missing(stage);
+        if paths.is_empty() { Ok(()) } else { Err(Refusal::ChangedWhileReceiving { paths }.into()) }
     }
 }
 
-/// All overrides together: what of the image they hide does not come.
-fn over(layers: &[OverrideLayer]) -> Result<Option<Manifest>, UpdateError> {
+/// Receives all overrides of the run.
+fn receive_overrides(
+    run: &Run<'_>,
+    scope: &RsyncScope,
+    server: &Server,
+    receive_dir: &ReceiveDir,
+) -> Result<Vec<OverrideLayer>, UpdateError> {
+    let parents = above(&run.session.root, &scope.directory)
+        .map_err(|error| UpdateError::from_full_sync(error, server))?;
+    let mut layers = Vec::new();
+    for name in &run.request.overrides {
+        let mut layer = receive_override(run, name, receive_dir, None)?;
+        if let Some(parents) = &parents {
+            // Directories above the requested one keep their metadata.
+            layer.manifest = overrides::compose(&layer.manifest, [parents])?;
+        }
+        layers.push(layer);
+    }
+    Ok(layers)
+}
+
+/// Composes all overrides; `None` if there are none.
+fn compose_overrides(layers: &[OverrideLayer]) -> Result<Option<Manifest>, UpdateError> {
     let Some((first, rest)) = layers.split_first() else { return Ok(None) };
-    overrides::composed(&first.manifest, rest.iter().map(|laid| &laid.manifest)).map(Some)
+    overrides::compose(&first.manifest, rest.iter().map(|layer| &layer.manifest)).map(Some)
 }
 
-/// The paths at which something is laid over the image, and whether it is a directory.
-fn hidden(over: &Option<Manifest>) -> impl Iterator<Item = (&TreePath, bool)> {
-    let entries = over.iter().flat_map(|over| over.entries()).filter(|entry| !entry.path.is_root());
-    entries.map(|entry| (&entry.path, entry.is_dir()))
-}
-
-fn fill(
-    stage: &Stage,
-    contents: &LiveSource,
-    received: &Received,
-    layers: &[OverrideLayer],
-) -> Result<(), UpdateError> {
-    fill::from_live(stage, contents)?;
-    for laid in layers {
-        if let LayerSource::Received(received) = &laid.source {
-            take_received(stage, &laid.manifest, &received.tree)?;
+/// Sets the mtimes of directories in which nothing else changes.
+///
+/// A diff does not count them as drift, but the old client set them.
+fn set_directory_times(run: &Run<'_>, plan: &ChangePlan) -> Result<(), UpdateError> {
+    let root = &run.session.root;
+    // Removing the receive directory changes the mtime of the root, so that is first.
+    run.discard_received().map_err(Untouched::from)?;
+    for entry in &plan.directories {
+        let stat = root.stat(&entry.path).map_err(Untouched::from)?;
+        if stat.is_some_and(|stat| stat.mtime != entry.meta.mtime) {
+            root.set_times(&entry.path, entry.meta.mtime).map_err(Untouched::from)?;
         }
     }
-    take_received(stage, &received.manifest, &received.tree)?;
-    let mut missing: Vec<TreePath> =
-        stage.missing_contents().keys().flat_map(|digest| stage.paths_of(digest)).collect();
-    if missing.is_empty() {
-        return Ok(());
-    }
-    missing.sort_unstable();
-    let why =
-        format!("this tree changed while the image was received: {}; run again", named(&missing));
-    Err(Untouched::refused(why).into())
-}
-
-/// What a failed reception means for the run.
-pub(in crate::update) fn refused(error: FullSyncError, server: &Server) -> UpdateError {
-    match error {
-        FullSyncError::Root(error) => Untouched::from_root(error).into(),
-        FullSyncError::Stopped => UpdateError::Stopped,
-        FullSyncError::NoRoom(why) => Untouched::no_room(why).into(),
-        FullSyncError::Node(why) => Untouched::refused(why).into(),
-        FullSyncError::Server(why) | FullSyncError::Partial(why) => {
-            FetchError::new(FetchErrorKind::Other, Side::Server, server.to_string(), why).into()
-        }
-        FullSyncError::NotFound(why) => {
-            FetchError::new(FetchErrorKind::NotFound, Side::Server, server.to_string(), why).into()
-        }
-        FullSyncError::NotInstalled => Untouched::refused(error.to_string()).into(),
-        FullSyncError::Unavailable(why) => {
-            FetchError::new(FetchErrorKind::Unreachable, Side::Server, server.to_string(), why)
-                .into()
-        }
-    }
+    Ok(())
 }

@@ -1,76 +1,77 @@
-//! Makes sure that an update fits. An undo set that is in the way goes first, if that helps and is allowed.
+//! Space check of an update, before the download and again before staging.
+//!
+//! If the undo set of the last update is in the way and its removal helps, it is removed first,
+//! unless the configuration keeps it.
 
 use crate::apply::plan::ChangePlan;
 use crate::apply::preflight::disk_space::{ExtraSpace, SpaceRequirement};
 use crate::apply::{Untouched, preflight, undo};
 use crate::host::KeepUndo;
 use crate::manifest::Manifest;
-use crate::update::UpdateError;
-use crate::update::transaction::{Target, UpdateTransaction};
+use crate::update::error::{SpaceError, UpdateError};
+use crate::update::notice::UpdateNotice;
+use crate::update::run::Run;
+use crate::update::transaction::target::{Delivery, Target};
 
-impl UpdateTransaction<'_> {
-    /// Refuses what does not fit by the manifests alone, before archives are fetched.
-    pub(in crate::update) fn check_room_early(
-        &self,
-        base: &Manifest,
-        target: &Manifest,
-        aside: &ExtraSpace,
-    ) -> Result<(), UpdateError> {
-        let session = self.run.session;
-        let mut demand = SpaceRequirement::new(
-            &session.root,
-            &session.filesystems,
-            session.host.as_ref(),
-            &session.mounts,
-        );
-        demand.add_manifests(base, target, aside).map_err(Untouched::from)?;
-        self.settle(&demand)
+/// Refuses an update that cannot fit, by its manifests alone, before archives are downloaded.
+pub(in crate::update) fn check_before_download(
+    run: &Run<'_>,
+    installed: &Manifest,
+    target: &Manifest,
+    extra: &ExtraSpace,
+) -> Result<(), UpdateError> {
+    let session = run.session;
+    let mut required = SpaceRequirement::new(
+        &session.root,
+        &session.filesystems,
+        session.host.as_ref(),
+        &session.mounts,
+    );
+    required.add_manifests(installed, target, extra).map_err(Untouched::from)?;
+    provide(run, &required)
+}
+
+/// Refuses an update that cannot fit, by the contents that have to be staged.
+pub(super) fn check_before_staging(
+    run: &Run<'_>,
+    target: &Target,
+    plan: &ChangePlan,
+) -> Result<(), UpdateError> {
+    let session = run.session;
+    let mut required = SpaceRequirement::new(
+        &session.root,
+        &plan.filesystems,
+        session.host.as_ref(),
+        &session.mounts,
+    );
+    let is_received = target.delivery == Delivery::ReceiveDir;
+    required.add_transaction(plan, is_received).map_err(Untouched::from)?;
+
+    // On limited filesystems the backups are copies.
+    let copied = preflight::check_limited_space(&session.root, plan, &plan.filesystems)?;
+    required.add_bytes(copied).map_err(Untouched::from)?;
+    provide(run, &required)
+}
+
+/// Removes the undo set if the required space needs it; fails if that does not help.
+fn provide(run: &Run<'_>, required: &SpaceRequirement) -> Result<(), UpdateError> {
+    let shortages = required.shortages();
+    if shortages.is_empty() {
+        return Ok(());
+    }
+    let Some(bytes) = required.freed_by_undo(&shortages).map_err(Untouched::from)? else {
+        return Err(SpaceError::Shortages(shortages).into());
+    };
+    if run.request.keep_undo == KeepUndo::Always {
+        return Err(SpaceError::UndoSetKept(shortages).into());
     }
 
-    /// Refuses what does not fit, once it is known what has to be staged.
-    pub(in crate::update) fn check_room(
-        &self,
-        goal: &Target,
-        transaction: &ChangePlan,
-    ) -> Result<(), UpdateError> {
-        let session = self.run.session;
-        let mut demand = SpaceRequirement::new(
-            &session.root,
-            &transaction.filesystems,
-            session.host.as_ref(),
-            &session.mounts,
-        );
-        demand.add_transaction(transaction, goal.received).map_err(Untouched::from)?;
-        let displaced =
-            preflight::check_limited_space(&session.root, transaction, &transaction.filesystems)?;
-        demand.add_bytes(displaced).map_err(Untouched::from)?;
-        self.settle(&demand)
+    let shortages = &shortages;
+    if run.request.dry_run {
+        run.monitor.warn(UpdateNotice::UndoSetWouldBeRemoved { shortages, bytes });
+        return Ok(());
     }
-
-    fn settle(&self, demand: &SpaceRequirement) -> Result<(), UpdateError> {
-        let (run, missing) = (self.run, demand.shortages());
-        if missing.is_empty() {
-            return Ok(());
-        }
-        let named: Vec<String> = missing.iter().map(ToString::to_string).collect();
-        let named = named.join("; ");
-        let freed = demand.freed_by_undo(&missing).map_err(Untouched::from)?;
-        let Some(bytes) = freed else { return Err(Untouched::no_room(named).into()) };
-        if run.request.keep_undo == KeepUndo::Always {
-            let why =
-                format!("{named}; the undo set is in the way, and keep_undo = \"always\" keeps it");
-            return Err(Untouched::no_room(why).into());
-        }
-        if run.request.dry_run {
-            run.monitor.warn(format!(
-                "{named}: the undo set, {bytes} bytes, is in the way and would go first"
-            ));
-            return Ok(());
-        }
-        run.monitor.warn(format!(
-            "{named}: the undo set, {bytes} bytes, is in the way and goes: what it held cannot be undone any more"
-        ));
-        let session = run.session;
-        Ok(undo::remove_undo_set(&session.root, &session.filesystems).map_err(Untouched::from)?)
-    }
+    run.monitor.warn(UpdateNotice::UndoSetRemoved { shortages, bytes });
+    let session = run.session;
+    Ok(undo::remove_undo_set(&session.root, &session.filesystems).map_err(Untouched::from)?)
 }

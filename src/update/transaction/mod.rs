@@ -1,411 +1,361 @@
-//! The part that every way has in common: look, decide, check, stage, seal, go forward, record.
+//! Transaction of an update: compare the live tree, plan, check, and execute.
 
 pub(super) mod commit;
 pub(super) mod disk_space;
+pub(super) mod error;
+mod mounts;
+pub(super) mod target;
 
-use std::collections::{BTreeMap, HashMap};
-use std::sync::OnceLock;
-
+use crate::allocator;
 use crate::apply::journal::CommitRecord;
 use crate::apply::plan::live_tree::LiveTree;
-use crate::apply::plan::{self, ChangePlan, CheckLevel, ComparePolicy, PlanInput, UntrackedPolicy};
+use crate::apply::plan::{self, ChangePlan, CheckLevel, PlanInput};
 use crate::apply::stage::Stage;
+use crate::apply::stage::live_source::LiveSource;
 use crate::apply::undo::RetentionLimits;
 use crate::apply::{Untouched, preflight};
-use crate::digest::Digest;
-use crate::entry::Entry;
+use crate::full_sync;
 use crate::generation::GenerationId;
 use crate::manifest::{Manifest, path_text};
-use crate::root::FileKind;
 use crate::state::{self, KernelPaths, SeenCatalog, State};
 use crate::tree_path::TreePath;
-use crate::update::hooks::Hooks;
+use crate::update::error::UpdateError;
 use crate::update::hooks::payload::HookPlan;
-use crate::update::installed::Installed;
-use crate::update::report::topmost;
-use crate::update::source::overrides::{self, OverrideLayer};
-use crate::update::{Check, Report, Run, UpdateError, UpdateOutcome};
-use crate::{allocator, full_sync};
+use crate::update::hooks::{HookContext, Hooks};
+use crate::update::installed::{Installed, recorded};
+use crate::update::notice::Route;
+use crate::update::report::{Report, UpdateOutcome, count_topmost};
+use crate::update::run::Run;
+use crate::update::source::overrides::OverrideLayer;
 
-use commit::{Failure, commit};
+use commit::{Transaction, execute};
+use error::TransactionError;
+use target::{Delivery, Target};
 
-/// Recorded manifests are compressed fast: they are written with every update and read with the next.
-pub(super) const RECORDED_LEVEL: i32 = 1;
-
-/// What every way from what the node is to what it is to be has in common.
+/// State shared by all steps of one update transaction.
 pub(super) struct UpdateTransaction<'a> {
     pub run: &'a Run<'a>,
-    pub base: Option<&'a Installed>,
-    /// What is laid over the image.
-    pub layers: &'a [OverrideLayer],
-    /// What is recorded in the end; `None` where the tree is only in part what came.
-    pub head: Option<PublishRef<'a>>,
+    pub installed: Option<&'a Installed>,
+    pub overrides: &'a [OverrideLayer],
+    /// Publish that is recorded at the end; `None` if only part of the tree is updated.
+    pub publish: Option<PublishRef<'a>>,
 }
 
-/// The publish that a node comes to be at.
+/// The publish that a transaction installs.
 #[derive(Clone, Copy)]
 pub(super) struct PublishRef<'a> {
-    /// 0 where what came was never published.
+    /// 0 for an image that rsync delivered and that is not published.
     pub serial: u64,
     pub seen: Option<&'a SeenCatalog>,
 }
 
-/// What the tree is to become.
-pub(super) struct Target {
-    /// Everything that the generation of the image has.
-    pub whole: Manifest,
-    /// What of it the image decides about here.
-    pub target: Manifest,
-    /// Likewise of what is recorded.
-    pub base: Option<Manifest>,
-    /// What of the target the filesystems here cannot hold, and why.
-    pub unheld: BTreeMap<TreePath, String>,
-    /// What only a generation named that was recorded before the base was recognised, in tree order.
-    pub former: Vec<Entry>,
-    /// What stayed for a kernel that ran before, in tree order.
-    pub waiting: Vec<TreePath>,
-    /// How closely the tree is looked at.
-    pub policy: ComparePolicy,
-    /// What live files hold that were read in this run already.
-    pub read: HashMap<TreePath, Digest>,
-    /// Whether all content comes by way of the root's filesystem.
-    pub received: bool,
-    /// Paths that go and have a replacement elsewhere.
-    pub renamed: usize,
-    /// The manifest as it is stored, once that is asked for.
-    stored: OnceLock<Vec<u8>>,
-    /// For people: the way and why.
-    pub way: String,
+impl PublishRef<'_> {
+    fn is_published(&self) -> bool {
+        self.serial > 0
+    }
 }
 
-impl UpdateTransaction<'_> {
-    /// A goal with the policy of the request.
-    pub(super) fn goal(&self, whole: Manifest, way: String) -> Result<Target, UpdateError> {
-        let composed = overrides::composed(&whole, self.layers.iter().map(|laid| &laid.manifest))?;
-        self.run.tell_foreign(&composed);
-        let request = self.run.request;
-        let settled = self.base.is_none_or(|base| base.settled);
-        let depth = match request.check {
-            Check::Content => CheckLevel::Content,
-            // What another filter covered, or came with a copy, is not known to match; what is to be
-            // purged has to be found.
-            Check::Touched if settled && !request.purge_untracked => CheckLevel::Touched,
-            Check::Touched | Check::Update | Check::Stat => CheckLevel::Stat,
-        };
-        let untracked =
-            if request.purge_untracked { UntrackedPolicy::Remove } else { UntrackedPolicy::Keep };
-        let base = || self.base.map(|base| self.run.filtered(&base.composed));
-        let ((target, unheld), base) = rayon::join(|| self.run.held(&composed), base);
-        Ok(Target {
-            target,
-            unheld,
-            base,
-            former: self.former(&composed),
-            waiting: self.waiting(),
-            whole,
-            policy: ComparePolicy { check_level: depth, drift: request.drift, untracked },
-            read: HashMap::new(),
-            received: false,
-            renamed: 0,
-            stored: OnceLock::new(),
-            way,
-        })
+impl<'a> UpdateTransaction<'a> {
+    /// Creates the target of the transaction from the manifest of an image.
+    pub fn target(&self, image: Manifest, route: Route) -> Result<Target, UpdateError> {
+        Target::new(self.run, image, self.overrides, self.installed, route)
     }
 
-    /// What a tree of the image `whole` is made here, as one name.
-    pub(super) fn made(&self, whole: &Manifest) -> GenerationId {
-        state::made(whole.id(), self.layers.iter().map(|laid| laid.manifest.id()))
+    /// Returns the id of `image` with the overrides of the run.
+    pub fn composed_id(&self, image: &Manifest) -> GenerationId {
+        state::made(image.id(), self.overrides.iter().map(|layer| layer.manifest.id()))
     }
 
-    fn former(&self, composed: &Manifest) -> Vec<Entry> {
-        let Some((base, former)) = self.base.and_then(|base| Some((base, base.former.as_ref()?)))
-        else {
-            return Vec::new();
-        };
-        let named = |entry: &Entry| {
-            composed.get(&entry.path).is_some() || base.composed.get(&entry.path).is_some()
-        };
-        self.run.filtered(former).entries().iter().filter(|entry| !named(entry)).cloned().collect()
+    /// Returns the contents that the tree should have according to its record.
+    pub fn recorded_contents(&self) -> LiveSource<'a> {
+        let manifest = self.installed.map(|installed| &installed.composed);
+        LiveSource::from_manifest(&self.run.session.root, manifest)
     }
 
-    /// What stayed for a kernel, as far as the image decides about it here.
-    fn waiting(&self) -> Vec<TreePath> {
-        let Some(kernel) = self.base.and_then(|base| base.kernel.as_ref()) else {
-            return Vec::new();
-        };
-        let root = &self.run.session.root;
-        let mut cursor = self.run.filter.cursor();
-        let mut paths = kernel.paths();
-        paths.retain(|path| {
-            let stat = root.stat(path).ok().flatten();
-            cursor
-                .excludes(path, stat.is_some_and(|stat| stat.kind == FileKind::Directory))
-                .is_none()
-        });
-        paths
-    }
-
-    /// Looks at the tree as closely as the goal asks for.
-    pub(super) fn look(&self, goal: &Target) -> Result<LiveTree, UpdateError> {
-        let root = &self.run.session.root;
-        let mut live = match (&goal.base, goal.policy.check_level) {
-            (Some(base), CheckLevel::Touched) => {
-                let recorded = self.base.map(|base| &base.deviating).cloned().unwrap_or_default();
-                let mut paths = plan::touched_paths(base, &goal.target, &recorded);
-                paths.extend(goal.former.iter().map(|entry| entry.path.clone()));
-                paths.extend(goal.waiting.iter().cloned());
+    /// Records the live tree as closely as the policy of the target asks.
+    pub fn read_live_tree(&self, target: &Target) -> Result<LiveTree, UpdateError> {
+        let run = self.run;
+        let root = &run.session.root;
+        let mut live = match (&target.installed, target.policy.check_level) {
+            (Some(installed), CheckLevel::Touched) => {
+                let deviating = self
+                    .installed
+                    .map(|installed| &installed.deviating)
+                    .cloned()
+                    .unwrap_or_default();
+                let mut paths = plan::touched_paths(installed, &target.tracked, &deviating);
+                paths.extend(target.overruled.iter().map(|entry| entry.path.clone()));
+                paths.extend(target.kernel_paths.iter().cloned());
                 paths.sort_unstable();
                 paths.dedup();
                 LiveTree::stat_paths(root, &paths).map_err(Untouched::from)?
             }
             _ => {
-                let old = goal.base.as_ref().map(|base| base.entries()).unwrap_or_default();
-                let known = goal.target.entries().iter().chain(old).chain(&goal.former);
+                let installed = target.installed.iter().flat_map(|installed| installed.entries());
+                let entries =
+                    target.tracked.entries().iter().chain(installed).chain(&target.overruled);
                 let mut tracked: Vec<&TreePath> =
-                    known.map(|entry| &entry.path).chain(&goal.waiting).collect();
+                    entries.map(|entry| &entry.path).chain(&target.kernel_paths).collect();
                 tracked.sort_unstable();
                 tracked.dedup();
-                LiveTree::walk(root, &tracked, &self.run.filter, self.run.monitor)?
+                LiveTree::walk(root, &tracked, &run.filter, run.monitor)?
             }
         };
-        if goal.policy.check_level == CheckLevel::Content {
-            live.digests.extend(goal.read.iter().map(|(path, digest)| (path.clone(), *digest)));
-            live.read_contents(root, goal.target.entries().iter(), self.run.monitor)?;
+
+        if target.policy.check_level == CheckLevel::Content {
+            let known = target.known_digests.iter().map(|(path, digest)| (path.clone(), *digest));
+            live.digests.extend(known);
+            live.read_contents(root, target.tracked.entries().iter(), run.monitor)?;
         }
         Ok(live)
     }
 
-    /// Decides what has to happen, and refuses what cannot end well.
-    pub(super) fn prepare(
-        &self,
-        goal: &Target,
-        live: &LiveTree,
-    ) -> Result<ChangePlan, UpdateError> {
-        let session = self.run.session;
-        let none = Default::default();
+    /// Computes the change plan; except in a dry run, also runs the preflight checks.
+    pub fn plan(&self, target: &Target, live: &LiveTree) -> Result<ChangePlan, UpdateError> {
+        let run = self.run;
+        let session = run.session;
+        let no_deviations = Default::default();
         let filesystems = session.filesystems.with_roots(live.filesystem_roots());
-        let wanted = PlanInput {
+        let input = PlanInput {
             root: &session.root,
-            installed: goal.base.as_ref(),
-            target: &goal.target,
-            formerly_tracked: &goal.former,
-            old_kernel_paths: &goal.waiting,
+            installed: target.installed.as_ref(),
+            target: &target.tracked,
+            formerly_tracked: &target.overruled,
+            old_kernel_paths: &target.kernel_paths,
             kernel: session.kernel.as_ref(),
-            known_deviations: self.base.map_or(&none, |base| &base.deviating),
-            filter: &self.run.filter,
+            known_deviations: self
+                .installed
+                .map_or(&no_deviations, |installed| &installed.deviating),
+            filter: &run.filter,
             filesystems: &filesystems,
             host: session.host.as_ref(),
             mounts: &session.mounts,
             bind_mounts: &session.twins,
-            policy: goal.policy,
+            policy: target.policy,
         };
-        let mut transaction = plan::plan_changes(&wanted, live)?;
-        transaction.deviations.extend(goal.unheld.clone());
-        transaction.warnings.iter().for_each(|warning| self.run.monitor.warn(warning));
-        if !self.run.request.dry_run {
-            self.check(goal, &transaction)?;
+
+        let mut plan = plan::plan_changes(&input, live)?;
+        plan.deviations.extend(target.unsupported.clone());
+        for warning in &plan.warnings {
+            run.monitor.warn(warning);
         }
-        Ok(transaction)
+        if !run.request.dry_run {
+            self.check(target, &plan)?;
+        }
+        Ok(plan)
     }
 
-    /// Refuses what cannot end well.
-    fn check(&self, goal: &Target, transaction: &ChangePlan) -> Result<(), UpdateError> {
+    /// Refuses a plan that cannot be applied, before anything is changed.
+    fn check(&self, target: &Target, plan: &ChangePlan) -> Result<(), UpdateError> {
         let session = self.run.session;
-        let tracked = goal.base.as_ref().map_or(0, |base| base.len()).max(goal.target.len());
-        preflight::check_budget(transaction, tracked, goal.renamed, self.run.request.max_delete)?;
-        let mounts = &session.mounts;
-        preflight::check_paths(&session.root, transaction, &transaction.filesystems, mounts)?;
-        preflight::check_agent_paths(&session.root, transaction, goal.whole.id())?;
-        preflight::check_missing_mounts(&session.root, transaction, &self.run.fstab()?, mounts)?;
-        self.check_room(goal, transaction)
+        let (root, mounts) = (&session.root, &session.mounts);
+        let max_delete = self.run.request.max_delete;
+        preflight::check_budget(plan, target.count_tracked(), target.renamed, max_delete)?;
+        preflight::check_paths(root, plan, &plan.filesystems, mounts)?;
+        preflight::check_agent_paths(root, plan, target.image.id())?;
+        preflight::check_missing_mounts(root, plan, &mounts::read_fstab(root)?, mounts)?;
+        disk_space::check_before_staging(self.run, target, plan)
     }
 
-    /// What a dry run tells: the changes, and whether the run itself would stop before them.
-    pub(super) fn forecast(&self, goal: &Target, transaction: &ChangePlan) -> Report {
-        let mut report = self.report(goal, transaction, UpdateOutcome::WouldUpdate);
-        report.refusal = self.check(goal, transaction).err();
+    /// Reports a dry run: its changes, and the refusal with which the run itself would end.
+    pub fn forecast(&self, target: &Target, plan: &ChangePlan) -> Report {
+        let mut report = self.report(target, plan, UpdateOutcome::WouldUpdate);
+        report.refusal = self.check(target, plan).err();
         report
     }
 
-    /// Makes the transaction: `fill` hands in the content.
-    pub(super) fn commit<E: From<UpdateError>>(
+    /// Executes the plan; `fill` supplies the contents. An empty plan only updates the record.
+    pub fn execute(
         &self,
-        goal: &Target,
-        transaction: &ChangePlan,
-        fill: impl FnOnce(&Stage) -> Result<(), E>,
-    ) -> Result<Report, E> {
-        if transaction.is_empty() {
-            return Ok(self.record_only(goal, transaction)?);
+        target: &Target,
+        plan: &ChangePlan,
+        fill: impl FnOnce(&Stage) -> Result<(), TransactionError>,
+    ) -> Result<Report, TransactionError> {
+        if plan.is_empty() {
+            return Ok(self.record_only(target, plan)?);
         }
-        // The look at the tree is over; from here on contents pass through.
+        // The memory of the walk is free now, and staging needs little.
         allocator::trim();
-        let around = self.around(goal, transaction);
-        let overdue = around.before()?;
-        let made = self.make(goal, transaction, fill);
-        let mut report = made.map_err(|failure| {
-            if let Failure::Before(_) = failure {
-                around.cancel_pending(&overdue);
-            }
-            failure.clean_up(self.run.session, transaction)
-        })?;
-        report.afterwards = around.after(&|path| goal.target.get(path).is_some());
-        Ok(report)
-    }
 
-    fn around<'t>(&'t self, goal: &'t Target, transaction: &'t ChangePlan) -> Hooks<'t> {
         let run = self.run;
-        let base = self.base.map(|base| base.manifest.id());
-        let published = self.head.filter(|head| head.serial > 0);
-        let plan = HookPlan {
-            image: Some(&run.request.image),
-            generation: published.map(|_| goal.whole.id()),
-            base,
-            serial: published.map(|head| head.serial),
-            way: match goal.received {
-                true => "full-sync",
-                false if self.base.is_some_and(|base| base.made() == self.made(&goal.whole)) => {
-                    "repair"
-                }
-                false => "diffs",
-            },
-            why: &goal.way,
-            items: &transaction.itemized,
+        let transaction = Transaction {
+            session: run.session,
+            plan,
+            hooks: self.hooks(target, plan),
+            limits: self.retention_limits(target),
+            is_tracked: &|path| target.tracked.get(path).is_some(),
+            monitor: run.monitor,
         };
-        Hooks { scene: run.request.scene(&run.session.root, run.monitor), plan }
-    }
-
-    fn make<E: From<UpdateError>>(
-        &self,
-        goal: &Target,
-        transaction: &ChangePlan,
-        fill: impl FnOnce(&Stage) -> Result<(), E>,
-    ) -> Result<Report, Failure<E>> {
-        let before = |error: UpdateError| Failure::Before(E::from(error));
-        let (session, monitor) = (self.run.session, self.run.monitor);
-        let adopted = self.base.filter(|base| base.adopted && base.former.is_none());
-        if let Some((base, seen)) = adopted.zip(self.head.and_then(|head| head.seen)) {
-            // What was found out is true until the seal, and what a rollback comes back to.
-            self.run.record(base, seen).map_err(before)?;
-        }
-        let stage = Stage::create(&session.root, &transaction.filesystems, transaction, monitor);
-        let stage = stage.map_err(|error| before(error.into()))?;
-        // Compressing the manifest takes as long as staging a small update: it happens meanwhile.
-        std::thread::scope(|scope| {
-            scope.spawn(|| self.manifest_to_record(goal));
-            fill(&stage).map_err(Failure::Before)
+        let completed = execute(&transaction, || {
+            self.record_adoption()?;
+            let stage = transaction.create_stage()?;
+            self.fill_stage(target, &stage, fill)?;
+            let record = self.commit_record(target, plan)?;
+            Ok((stage, record))
         })?;
-        // What else came is of no use; gone before the seal, it does not disturb the time of the top.
-        full_sync::discard(&session.root).map_err(|error| before(Untouched::from(error).into()))?;
-        let state = self
-            .head
-            .map(|head| self.state(head, goal, transaction)?.to_toml().map_err(UpdateError::from));
-        let state = state.transpose().map_err(before)?;
-        let synced = self.head.is_none().then(|| self.run.request.image.clone());
-        let manifest =
-            state.as_ref().and_then(|_| self.manifest_to_record(goal)).map(<[u8]>::to_vec);
-        let record = CommitRecord { manifest, state, held: None, synced };
-        let applied =
-            commit(session, stage, &self.limits(goal), record, monitor).map_err(|failure| {
-                match failure {
-                    Failure::Before(error) => before(error),
-                    Failure::After(error) => Failure::After(error),
-                }
-            })?;
-        let mut report = self.report(goal, transaction, UpdateOutcome::Updated);
-        report.mixed = Some(applied.mixed);
-        report.deviations = applied.state.map(|state| state.deviations).unwrap_or_default();
-        Ok(report)
+
+        let recorded = completed.applied.state;
+        Ok(Report {
+            switch_time: Some(completed.applied.mixed),
+            deviations: recorded.map(|state| state.deviations).unwrap_or_default(),
+            follow_up_failures: completed.follow_up_failures,
+            ..self.report(target, plan, UpdateOutcome::Updated)
+        })
     }
 
-    fn limits(&self, goal: &Target) -> RetentionLimits {
-        let request = self.run.request;
-        let made = self.head.map(|_| self.made(&goal.whole));
-        let repairs = self.base.is_some_and(|base| !base.adopted && Some(base.made()) == made);
-        RetentionLimits { keep: request.keep_undo, share: request.undo_share, repairs, made }
+    /// Records a generation that was adopted in this run.
+    ///
+    /// The record is true until the seal, and a rollback returns to it.
+    fn record_adoption(&self) -> Result<(), UpdateError> {
+        let adopted =
+            self.installed.filter(|installed| installed.needs_record_before_transaction());
+        let seen = self.publish.and_then(|publish| publish.seen);
+        match adopted.zip(seen) {
+            Some((installed, seen)) => recorded::record_adopted(self.run, installed, seen),
+            None => Ok(()),
+        }
     }
 
-    /// The tree is as it should be: only what is known of it changes.
-    pub(super) fn record_only(
+    /// Fills the stage while another thread compresses the manifest to be recorded.
+    fn fill_stage(
         &self,
-        goal: &Target,
-        transaction: &ChangePlan,
-    ) -> Result<Report, UpdateError> {
-        let root = &self.run.session.root;
-        match self.head {
-            _ if self.run.request.dry_run => {}
-            Some(head) => {
-                let state = self.state(head, goal, transaction)?;
-                state::save(root, &state, self.manifest_to_record(goal))?;
+        target: &Target,
+        stage: &Stage<'_>,
+        fill: impl FnOnce(&Stage) -> Result<(), TransactionError>,
+    ) -> Result<(), TransactionError> {
+        std::thread::scope(|scope| {
+            scope.spawn(|| self.manifest_to_record(target));
+            fill(stage)
+        })?;
+
+        // Removed before the seal, so that the mtime of the root is restored with the others.
+        full_sync::discard(&self.run.session.root).map_err(Untouched::from)?;
+        Ok(())
+    }
+
+    /// Adds only the state to the record; nothing in the tree has to change.
+    pub fn record_only(&self, target: &Target, plan: &ChangePlan) -> Result<Report, UpdateError> {
+        let run = self.run;
+        let root = &run.session.root;
+        match self.publish {
+            _ if run.request.dry_run => {}
+            Some(publish) => {
+                let state = self.new_state(publish, target, plan)?;
+                state::save(root, &state, self.manifest_to_record(target))?;
             }
-            // Nothing changed: what was known of the tree is as true as before.
-            None => state::note_synced(root, &self.run.request.image).map_err(Untouched::from)?,
+            // Nothing changed, so the recorded state is as true as before.
+            None => state::note_synced(root, &run.request.image).map_err(Untouched::from)?,
         }
-        Ok(self.report(goal, transaction, UpdateOutcome::UpToDate))
+        Ok(self.report(target, plan, UpdateOutcome::UpToDate))
     }
 
-    /// What a dry run, or a finished one, tells.
-    pub(super) fn report(
-        &self,
-        goal: &Target,
-        transaction: &ChangePlan,
-        outcome: UpdateOutcome,
-    ) -> Report {
-        let deviations =
-            transaction.deviations.iter().map(|(path, what)| (path_text(path), what.clone()));
-        let published = self.head.filter(|head| head.serial > 0);
-        Report {
-            outcome,
-            generation: published.map(|_| goal.whole.id()),
-            serial: published.map(|head| head.serial),
-            way: goal.way.clone(),
-            items: transaction.itemized.clone(),
-            bytes: transaction.bytes(),
-            mixed: None,
-            repaired: transaction.repaired.clone(),
-            deviations: deviations.collect(),
-            kernels: topmost(&transaction.kernel_paths),
-            displaced: transaction.displaced.clone(),
-            untracked: transaction.untracked_count,
-            refusal: None,
-            afterwards: Vec::new(),
-        }
+    /// Returns the compressed manifest to be recorded; `None` if it is recorded already.
+    pub fn manifest_to_record<'t>(&self, target: &'t Target) -> Option<&'t [u8]> {
+        let is_recorded = self.installed.is_some_and(|installed| {
+            installed.is_manifest_stored() && installed.manifest.id() == target.image.id()
+        });
+        if is_recorded { None } else { Some(target.compressed_manifest()) }
     }
 
-    fn state(
+    /// Returns the record that the roll forward writes after the changes.
+    fn commit_record(
         &self,
-        head: PublishRef,
-        goal: &Target,
-        transaction: &ChangePlan,
+        target: &Target,
+        plan: &ChangePlan,
+    ) -> Result<CommitRecord, UpdateError> {
+        let Some(publish) = self.publish else {
+            let synced = Some(self.run.request.image.clone());
+            return Ok(CommitRecord { manifest: None, state: None, held: None, synced });
+        };
+        Ok(CommitRecord {
+            state: Some(self.new_state(publish, target, plan)?.to_toml()?),
+            manifest: self.manifest_to_record(target).map(<[u8]>::to_vec),
+            held: None,
+            synced: None,
+        })
+    }
+
+    /// Returns the state of the node after the plan.
+    fn new_state(
+        &self,
+        publish: PublishRef<'_>,
+        target: &Target,
+        plan: &ChangePlan,
     ) -> Result<State, UpdateError> {
         let run = self.run;
-        let home = run.session.root.identity().map_err(Untouched::from)?;
-        let filter = run.filter.digest();
-        let mut state =
-            State::new(run.request.image.clone(), head.serial, goal.whole.id(), filter, home);
-        state.untracked = transaction.untracked_count;
-        state.catalog = head.seen.cloned();
-        state.overrides = self.layers.iter().map(OverrideLayer::record).collect();
-        let release = run.session.kernel.as_ref().map(|kernel| kernel.release());
-        state.kernel =
-            release.and_then(|release| KernelPaths::new(release, &transaction.kernel_paths));
-        for (path, what) in &transaction.deviations {
-            state.deviate(path, what.clone());
+        let mut state = State::new(
+            run.request.image.clone(),
+            publish.serial,
+            target.image.id(),
+            run.filter.digest(),
+            run.session.root.identity().map_err(Untouched::from)?,
+        );
+        state.untracked = plan.untracked_count;
+        state.catalog = publish.seen.cloned();
+        state.overrides = self.overrides.iter().map(OverrideLayer::record).collect();
+        state.kernel = run
+            .session
+            .kernel
+            .as_ref()
+            .and_then(|kernel| KernelPaths::new(kernel.release(), &plan.kernel_paths));
+        for (path, reason) in &plan.deviations {
+            state.deviate(path, reason.clone());
         }
         Ok(state)
     }
 
-    /// The manifest as it comes to be stored; `None` where that is done. Who asks first has it compressed, who
-    /// asks meanwhile waits for that.
-    pub(super) fn manifest_to_record<'g>(&self, goal: &'g Target) -> Option<&'g [u8]> {
-        if self.base.is_some_and(|base| base.stored && base.manifest.id() == goal.whole.id()) {
-            return None;
+    fn retention_limits(&self, target: &Target) -> RetentionLimits {
+        let request = self.run.request;
+        let composed_id = self.publish.map(|_| self.composed_id(&target.image));
+        let repairs = self.installed.is_some_and(|installed| {
+            !installed.is_adopted() && Some(installed.composed_id()) == composed_id
+        });
+        let (keep, share) = (request.keep_undo, request.undo_share);
+        RetentionLimits { keep, share, repairs, made: composed_id }
+    }
+
+    fn hooks<'t>(&'t self, target: &'t Target, plan: &'t ChangePlan) -> Hooks<'t> {
+        let run = self.run;
+        let published = self.publish.filter(PublishRef::is_published);
+        let hook_plan = HookPlan {
+            image: Some(&run.request.image),
+            generation: published.map(|_| target.image.id()),
+            base: self.installed.map(|installed| installed.manifest.id()),
+            serial: published.map(|publish| publish.serial),
+            strategy: self.strategy_name(target),
+            description: target.route.to_string(),
+            items: &plan.itemized,
+        };
+        Hooks { context: HookContext::from_run(run), plan: hook_plan }
+    }
+
+    /// Returns the name by which hooks know the strategy.
+    fn strategy_name(&self, target: &Target) -> &'static str {
+        let is_installed = self
+            .installed
+            .is_some_and(|installed| installed.composed_id() == self.composed_id(&target.image));
+        match target.delivery {
+            Delivery::ReceiveDir => "full-sync",
+            Delivery::Archives if is_installed => "repair",
+            Delivery::Archives => "diffs",
         }
-        Some(goal.stored.get_or_init(|| {
-            let mut bytes = Vec::new();
-            // Writing to memory does not fail.
-            let _ = goal.whole.write_zstd(&mut bytes, RECORDED_LEVEL);
-            bytes.shrink_to_fit();
-            bytes
-        }))
+    }
+
+    fn report(&self, target: &Target, plan: &ChangePlan, outcome: UpdateOutcome) -> Report {
+        let published = self.publish.filter(PublishRef::is_published);
+        let deviations =
+            plan.deviations.iter().map(|(path, reason)| (path_text(path), reason.clone()));
+        Report {
+            generation: published.map(|_| target.image.id()),
+            serial: published.map(|publish| publish.serial),
+            items: plan.itemized.clone(),
+            bytes: plan.bytes(),
+            repaired: plan.repaired.clone(),
+            deviations: deviations.collect(),
+            kernel_deviations: count_topmost(&plan.kernel_paths),
+            displaced: plan.displaced.clone(),
+            untracked: plan.untracked_count,
+            ..Report::new(outcome, target.route.to_string())
+        }
     }
 }

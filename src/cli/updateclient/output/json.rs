@@ -94,10 +94,10 @@ pub(super) fn print_update(result: &UpdateResult<'_>) {
         generation: report.generation.map(|id| id.to_string()),
         overrides: request.overrides.iter().map(ToString::to_string).collect(),
         serial: report.serial,
-        way: &report.way,
+        way: &report.description,
         changed: report.items.len(),
         bytes: report.bytes,
-        mixed_ms: report.mixed.map(|mixed| mixed.as_millis() as u64),
+        mixed_ms: report.switch_time.map(|mixed| mixed.as_millis() as u64),
         repaired: report.repaired.len(),
         deviations: &report.deviations,
         displaced: report.displaced.iter().map(ToString::to_string).collect(),
@@ -111,14 +111,14 @@ pub(super) fn print_rollback(result: &RollbackResult<'_>) {
     let outcome = result.outcome;
     print_items(&outcome.items);
     json::line(&OutputLine::RolledBack {
-        dry_run: outcome.mixed.is_none(),
+        dry_run: outcome.switch_time.is_none(),
         generation: outcome.to.map(|id| id.to_string()),
         serial: outcome.serial,
-        held: outcome.held.as_ref(),
+        held: outcome.pinned.as_ref(),
         changed: outcome.items.len(),
         displaced: outcome.displaced.iter().map(ToString::to_string).collect(),
         deviations: &outcome.deviations,
-        mixed_ms: outcome.mixed.map(|mixed| mixed.as_millis() as u64),
+        mixed_ms: outcome.switch_time.map(|mixed| mixed.as_millis() as u64),
         restart: result.restart,
     });
 }

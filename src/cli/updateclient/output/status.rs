@@ -13,7 +13,7 @@ use crate::update::{Status, UpdateError};
 
 /// Prints the recorded state; an interrupted update has its own exit code.
 pub fn print_status(status: &Status, mode: OutputMode) -> Result<Exit, UpdateError> {
-    let (state, set_aside) = match &status.found {
+    let (state, set_aside) = match &status.state {
         StoredState::Nothing => (None, None),
         StoredState::State(state) | StoredState::Copied(state) => (Some(state.as_ref()), None),
         StoredState::SetAside(reason) => (None, Some(reason.as_str())),
@@ -24,7 +24,7 @@ pub fn print_status(status: &Status, mode: OutputMode) -> Result<Exit, UpdateErr
             interrupted: status.interrupted,
             state,
             set_aside,
-            held: status.held.as_ref(),
+            held: status.pinned.as_ref(),
             undo: status.undo,
         }),
         OutputMode::Text => {
@@ -86,7 +86,7 @@ fn write_undo(status: &Status, out: &mut impl Write) -> io::Result<()> {
         writeln!(out, "undo:        nothing")?;
     }
 
-    if let Some(pinned) = &status.held {
+    if let Some(pinned) = &status.pinned {
         let target =
             text::publish(Some(pinned.generation), Some(pinned.serial)).unwrap_or_default();
         writeln!(out, "pinned:      {target}, since {}", pinned.since)?;

@@ -91,7 +91,7 @@ pub(super) fn update_summary(result: &UpdateResult<'_>) -> String {
         UpdateOutcome::WouldUpdate => {
             parts.push(format!("{} to change", paths(report.items.len())));
             parts.push(format!("{} to write", Size(report.bytes)));
-            format!("would update to {target}: {}", report.way)
+            format!("would update to {target}: {}", report.description)
         }
         UpdateOutcome::Updated => {
             parts.push(format!("{} changed", paths(report.items.len())));
@@ -102,8 +102,8 @@ pub(super) fn update_summary(result: &UpdateResult<'_>) -> String {
             format!("updated to {target}")
         }
     };
-    if let Some(mixed) = report.mixed {
-        parts.push(format!("switched in {}", milliseconds(mixed)));
+    if let Some(switch_time) = report.switch_time {
+        parts.push(format!("switched in {}", milliseconds(switch_time)));
     }
     if report.outcome == UpdateOutcome::Updated {
         parts.extend(seconds(*duration).map(|text| format!("total {text}")));
@@ -169,14 +169,14 @@ fn deviations(number: usize) -> Option<String> {
 
 /// Prints the result of a rollback, or its changes in a dry run.
 pub(super) fn print_rollback(result: &RollbackResult<'_>, summary: &str, verbosity: Verbosity) {
-    let RolledBack { items, displaced, deviations, held, mixed, .. } = result.outcome;
+    let RolledBack { items, displaced, deviations, pinned, switch_time, .. } = result.outcome;
     let mut out = io::stdout().lock();
 
-    if mixed.is_none() {
+    if switch_time.is_none() {
         print_items(items, &mut out);
     }
     if verbosity.is_quiet() {
-        if mixed.is_some() {
+        if switch_time.is_some() {
             let _ = writeln!(out, "{summary}");
         }
         return;
@@ -185,7 +185,7 @@ pub(super) fn print_rollback(result: &RollbackResult<'_>, summary: &str, verbosi
     print_displaced(displaced, &mut out);
     print_some("deviates", deviations, &mut out);
     let _ = writeln!(out, "{summary}");
-    if let Some(pinned) = held {
+    if let Some(pinned) = pinned {
         let _ = writeln!(
             out,
             "generation {} is pinned: this node waits for a newer one; --unhold permits this one",
@@ -205,14 +205,14 @@ pub(super) fn rollback_summary(result: &RollbackResult<'_>) -> String {
         .unwrap_or_else(|| "the state before anything was recorded".to_owned());
     let paths = paths(outcome.items.len());
 
-    let mut summary = match outcome.mixed {
-        Some(mixed) => {
-            let switched = milliseconds(mixed);
+    let mut summary = match outcome.switch_time {
+        Some(switch_time) => {
+            let switched = milliseconds(switch_time);
             format!("rolled back to {target}: {paths} changed, switched in {switched}")
         }
         None => format!("would roll back to {target}: {paths} to change"),
     };
-    if outcome.mixed.is_some()
+    if outcome.switch_time.is_some()
         && let Some(total) = seconds(result.duration)
     {
         summary += &format!(", total {total}");

@@ -38,11 +38,11 @@ pub(super) fn resolve(
     let place = Some(parse_path(FILE)?);
     if let Some(rules) = read_below(root, FILE)? {
         pick.record("exclude_file", &format!("/{FILE}"), SettingOrigin::Default);
-        return Ok(Excludes { name: format!("/{FILE}"), rules, place });
+        return Ok(Excludes { name: format!("/{FILE}"), rules, path: place });
     }
     let name = "the built-in excludes".to_owned();
     pick.record("exclude_file", &name, SettingOrigin::Default);
-    Ok(Excludes { name, rules: DEFAULT_EXCLUDES.into(), place })
+    Ok(Excludes { name, rules: DEFAULT_EXCLUDES.into(), path: place })
 }
 
 /// Reads the file of `--exclude-file`, which belongs to the running system and not to the tree.
@@ -54,7 +54,7 @@ fn read_typed(path: &Path, pick: &mut Picker) -> Result<Excludes, UpdateError> {
     std::fs::File::open(path)
         .and_then(|file| file.take(MAX_FILE as u64 + 1).read_to_end(&mut rules))
         .map_err(|source| ArgumentError::Excludes { path: name.clone(), source })?;
-    Ok(Excludes { name, rules, place: None })
+    Ok(Excludes { name, rules, path: None })
 }
 
 /// Reads the file that a configuration file names; only `--show-config` accepts its absence.
@@ -69,7 +69,7 @@ fn read_configured(
     let rules = read_below(root, below)?;
     if rules.is_none() && arguments.show_config {
         pick.record("exclude_file", &format!("{name} (does not exist)"), origin);
-        return Ok(Excludes { name: name.to_owned(), rules: Vec::new(), place: None });
+        return Ok(Excludes { name: name.to_owned(), rules: Vec::new(), path: None });
     }
 
     pick.record("exclude_file", &name, origin);
@@ -77,5 +77,5 @@ fn read_configured(
         path: name.to_owned(),
         root: root.shown().to_owned(),
     })?;
-    Ok(Excludes { name: name.to_owned(), rules, place: Some(parse_path(below)?) })
+    Ok(Excludes { name: name.to_owned(), rules, path: Some(parse_path(below)?) })
 }

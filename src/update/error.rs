@@ -1,0 +1,332 @@
+//! Errors of a run, and their wording.
+//!
+//! Each variant of [`UpdateError`] has one exit code, which the command line maps. Except for
+//! `Interrupted` and `Afterwards`, the live tree is as it was.
+
+use std::fmt;
+
+use crate::apply::preflight::disk_space::Shortage;
+use crate::apply::{Interrupted, SessionError, UndoLogError, Untouched};
+use crate::catalog::CatalogError;
+use crate::fetch::{FetchError, FetchErrorKind, Side};
+use crate::filter::BadRule;
+use crate::full_sync::{FullSyncError, Server};
+use crate::generation::GenerationId;
+use crate::host::ToolError;
+use crate::image::ImageName;
+use crate::manifest::ManifestError;
+use crate::plan::FullSyncReason;
+use crate::root::RootError;
+use crate::state::StateError;
+use crate::tree_path::TreePath;
+
+/// Number of paths that a message lists.
+const MAX_LISTED: usize = 10;
+
+/// Reason that a run did not do its job.
+#[derive(Debug, thiserror::Error)]
+pub enum UpdateError {
+    /// The request cannot be carried out as given.
+    #[error(transparent)]
+    Usage(#[from] UsageError),
+    /// The server's answer cannot be trusted. Never followed by another strategy.
+    #[error("the server is not trusted: {0}; nothing was changed")]
+    Trust(#[from] TrustError),
+    /// A download failed.
+    #[error("{0}; nothing was changed")]
+    Fetch(FetchError),
+    /// Another run works on the tree.
+    #[error(transparent)]
+    Locked(StateError),
+    /// The transaction failed before the commit point, because of this node.
+    #[error("{0}; nothing was changed")]
+    Node(Untouched),
+    /// The update cannot be applied on this node.
+    #[error("{0}; nothing was changed")]
+    Refused(#[from] Refusal),
+    /// A filesystem of this node is too small.
+    #[error("no room on this node: {0}; nothing was changed")]
+    NoRoom(#[from] SpaceError),
+    /// The deletion budget is exceeded.
+    #[error("{0}\nnothing was changed")]
+    Budget(Untouched),
+    /// The run was cancelled before the commit point.
+    #[error("stopped on request; nothing was changed")]
+    Stopped,
+    /// A full sync is needed and impossible.
+    #[error("{0}; nothing was changed")]
+    NoFullSync(#[from] NoFullSync),
+    /// There is no undo set that fits the tree.
+    #[error(
+        "nothing can be undone on {root}: there was no update, its backups were not kept \
+         (keep_undo), or the tree was changed by another program since; nothing was changed"
+    )]
+    NothingToUndo {
+        /// Top of the tree.
+        root: String,
+    },
+    /// The head of the catalog is the pinned generation.
+    #[error(
+        "cannot install generation {} of {image}: this node was rolled back from it, and it is \
+         still the newest; publish another, or pass --unhold; nothing was changed",
+        generation.short()
+    )]
+    Pinned {
+        /// The image.
+        image: ImageName,
+        /// Head of its catalog.
+        generation: GenerationId,
+    },
+    /// A pre-update hook failed or could not be run.
+    #[error("a pre-update hook stopped the update: {0}; nothing was changed")]
+    Hook(#[from] HookError),
+    /// The tree is changed and recorded, but a later step failed.
+    #[error("the tree was changed as requested, but {}", join(.0, "; besides, "))]
+    Afterwards(Vec<FollowUpError>),
+    /// An interrupted transaction cannot be completed now.
+    #[error("an update that was interrupted has to be finished first, and cannot be: {0}")]
+    Unfinished(SessionError),
+    /// The transaction failed after the commit point.
+    #[error(transparent)]
+    Interrupted(#[from] Interrupted),
+}
+
+/// Reason that a request cannot be carried out.
+#[derive(Debug, thiserror::Error)]
+pub enum UsageError {
+    /// An argument or a setting is wrong; the command line has the wording.
+    #[error("{0}")]
+    Argument(String),
+    /// The run needs an rsync server. The old client has the same words.
+    #[error("You must specify --server.")]
+    NoServer,
+    /// A rule of an exclude file is wrong.
+    #[error(transparent)]
+    Excludes(#[from] BadRule),
+    /// The exclude file of the image excludes or changes itself.
+    #[error("cannot use the exclude file {name} of the image: under its rules it has other rules")]
+    UnstableExcludes {
+        /// Path of the file.
+        name: String,
+    },
+    /// Neither the tree nor the kernel has a host name.
+    #[error(
+        "cannot find this host in the server's cluster.txt: the host has no name; pass --image"
+    )]
+    NamelessHost,
+    /// Only the running system can be rebooted.
+    #[error("--reboot cannot be used with --root: the running system is another one")]
+    RebootOfOtherRoot,
+}
+
+/// Reason that an answer of the server cannot be trusted.
+#[derive(Debug, thiserror::Error)]
+pub enum TrustError {
+    #[error("it answered \"not modified\" to a request that has no condition")]
+    UnexpectedNotModified,
+    #[error(transparent)]
+    Catalog(#[from] CatalogError),
+    /// The catalog is older than one that this node has seen.
+    #[error(
+        "the server offers serial {offered} of {name}, and this node has seen {seen}; \
+         pass --allow-downgrade to accept the older one"
+    )]
+    OldSerial { name: String, offered: u64, seen: u64 },
+    #[error("the catalog of {name} expired at {expires}; the server is not updated any more")]
+    Expired { name: String, expires: jiff::Timestamp },
+}
+
+/// Reason that an update cannot be applied on this node.
+#[derive(Debug, thiserror::Error)]
+pub enum Refusal {
+    #[error(
+        "cannot start a dry run: an interrupted update is not complete; run without --dry-run first"
+    )]
+    DryRunWhileInterrupted,
+    #[error(
+        "cannot adopt this tree: in each published generation more than {percent:.0} % of the \
+         entries differ"
+    )]
+    NotAdoptable { percent: f64 },
+    #[error("cannot copy the overrides over the image: {0}")]
+    Overrides(#[source] ManifestError),
+    #[error("cannot use override {name}: it has {entries} entries; at most {limit} are allowed")]
+    LargeOverride { name: ImageName, entries: usize, limit: usize },
+    #[error(
+        "cannot replace a directory of this node: {path} in it is the node's own, and the image \
+         has another type at a path above it; --no-delete keeps it"
+    )]
+    WouldDisplace { path: TreePath },
+    #[error("this tree changed while the image was received: {}; run again", list_paths(.paths))]
+    ChangedWhileReceiving { paths: Vec<TreePath> },
+    #[error("cannot read the undo set: {0}")]
+    UndoSet(#[source] UndoLogError),
+    #[error("the download thread of this program failed")]
+    DownloadThread,
+    #[error("cannot explain {path}: nothing is recorded of this tree; update it first")]
+    NothingRecorded { path: String },
+    /// The mounts of this node cannot be read.
+    #[error(transparent)]
+    Mounts(SessionError),
+    /// Rsync's dry run met an obstacle on this node.
+    #[error("{reason}")]
+    RsyncForecast { reason: String },
+    /// The rsync process failed because of this node.
+    #[error(transparent)]
+    Rsync(FullSyncError),
+}
+
+/// Reason that an update does not fit.
+#[derive(Debug, thiserror::Error)]
+pub enum SpaceError {
+    #[error("{}", join(.0, "; "))]
+    Shortages(Vec<Shortage>),
+    /// Removing the undo set would help, but the configuration forbids it.
+    #[error(
+        "{}; the undo set is in the way, and keep_undo = \"always\" keeps it", join(.0, "; ")
+    )]
+    UndoSetKept(Vec<Shortage>),
+    /// Rsync met a full filesystem.
+    #[error("{0}")]
+    Rsync(FullSyncError),
+}
+
+/// Reason that a needed full sync is impossible.
+#[derive(Debug, thiserror::Error)]
+pub enum NoFullSync {
+    #[error("a full sync is needed and --no-fallback forbids it: {0}")]
+    Forbidden(FullSyncReason),
+    #[error(
+        "cannot start a full sync: no rsync server is configured (--server), and a full sync over \
+         HTTP is not implemented"
+    )]
+    NoServer,
+    #[error("override {name} is not published, and no rsync server is configured (--server)")]
+    NoServerForOverride { name: ImageName },
+    #[error(
+        "a full sync is needed and cannot be had from rsync ({0}), and a full sync over HTTP is \
+         not implemented"
+    )]
+    Unavailable(FullSyncError),
+    /// The image changed on the server after it was published.
+    #[error(
+        "the image tree on the server is not the published head any more: {0}; publish it and run \
+         again"
+    )]
+    ImageChanged(FullSyncReason),
+}
+
+/// Reason that the pre-update hooks did not succeed.
+#[derive(Debug, thiserror::Error)]
+pub enum HookError {
+    #[error("cannot read the hook directory: {0}")]
+    Unreadable(#[from] RootError),
+    #[error(transparent)]
+    Failed(#[from] ToolError),
+}
+
+/// Failure after the transaction. The tree stays as it was made.
+#[derive(Debug, thiserror::Error)]
+pub enum FollowUpError {
+    /// The boot loader's run is pending.
+    #[error("the boot loader was not updated after boot files changed: {0}")]
+    BootLoader(#[from] BootLoaderError),
+    /// No post-update hook was run.
+    #[error("the post-update hooks cannot be read: {0}")]
+    HooksUnreadable(RootError),
+    /// The other hooks were run.
+    #[error("a post-update hook failed: {0}")]
+    Hook(ToolError),
+    /// The node runs with the updated tree.
+    #[error("this node could not be rebooted: {0}")]
+    Reboot(ToolError),
+}
+
+/// Reason that a boot loader tool was not run successfully.
+#[derive(Debug, thiserror::Error)]
+pub enum BootLoaderError {
+    #[error(transparent)]
+    Root(#[from] RootError),
+    #[error(transparent)]
+    Tool(#[from] ToolError),
+    #[error("the setting bootloader names no program")]
+    NoProgram,
+    #[error("the setting bootloader names no usable path: {0}")]
+    BadProgram(String),
+}
+
+impl UpdateError {
+    /// Converts an error of a reception from `server`, by the side at fault.
+    pub(super) fn from_full_sync(error: FullSyncError, server: &Server) -> Self {
+        let (kind, why) = match error {
+            FullSyncError::Root(error) => return Untouched::from_root(error).into(),
+            FullSyncError::Stopped => return UpdateError::Stopped,
+            FullSyncError::NoRoom(_) => return SpaceError::Rsync(error).into(),
+            FullSyncError::Node(_) | FullSyncError::NotInstalled => {
+                return Refusal::Rsync(error).into();
+            }
+            FullSyncError::Server(why) | FullSyncError::Partial(why) => {
+                (FetchErrorKind::Other, why)
+            }
+            FullSyncError::NotFound(why) => (FetchErrorKind::NotFound, why),
+            FullSyncError::Unavailable(why) => (FetchErrorKind::Unreachable, why),
+        };
+        FetchError::new(kind, Side::Server, server.to_string(), why).into()
+    }
+}
+
+impl From<FetchError> for UpdateError {
+    fn from(error: FetchError) -> Self {
+        match error.kind {
+            FetchErrorKind::Stopped => UpdateError::Stopped,
+            _ => UpdateError::Fetch(error),
+        }
+    }
+}
+
+impl From<Untouched> for UpdateError {
+    fn from(error: Untouched) -> Self {
+        match error {
+            Untouched::State(error) => error.into(),
+            Untouched::Budget { .. } => UpdateError::Budget(error),
+            Untouched::Stopped => UpdateError::Stopped,
+            error => UpdateError::Node(error),
+        }
+    }
+}
+
+impl From<StateError> for UpdateError {
+    fn from(error: StateError) -> Self {
+        match error {
+            StateError::Locked { .. } => UpdateError::Locked(error),
+            error => UpdateError::Node(Untouched::State(error)),
+        }
+    }
+}
+
+impl From<SessionError> for UpdateError {
+    fn from(error: SessionError) -> Self {
+        match error {
+            SessionError::Root(error) => Untouched::from_root(error).into(),
+            SessionError::State(error) => error.into(),
+            SessionError::Interrupted(error) => UpdateError::Interrupted(error),
+            SessionError::Mounts(_) => Refusal::Mounts(error).into(),
+            SessionError::NotMounted { .. } | SessionError::Journal(_) => {
+                UpdateError::Unfinished(error)
+            }
+        }
+    }
+}
+
+/// Returns the first of many paths, for a message.
+pub(super) fn list_paths(paths: &[TreePath]) -> String {
+    let listed = join(&paths[..paths.len().min(MAX_LISTED)], ", ");
+    match paths.len().saturating_sub(MAX_LISTED) {
+        0 => listed,
+        more => format!("{listed} and {more} more"),
+    }
+}
+
+pub(super) fn join(parts: &[impl fmt::Display], separator: &str) -> String {
+    parts.iter().map(ToString::to_string).collect::<Vec<_>>().join(separator)
+}

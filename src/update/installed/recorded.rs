@@ -1,0 +1,103 @@
+//! Reads the installed generation from the recorded state, and records an adopted one.
+
+use crate::apply::Untouched;
+use crate::manifest::Manifest;
+use crate::state::{self, SeenCatalog, State, StoredState};
+use crate::update::error::UpdateError;
+use crate::update::installed::{Installed, Origin, RecordScope};
+use crate::update::notice::UpdateNotice;
+use crate::update::run::Run;
+use crate::update::source::overrides;
+use crate::update::source::published::PublishedImage;
+
+/// Compression level of a recorded manifest: each update writes it and the next one reads it.
+const RECORDED_LEVEL: i32 = 1;
+
+/// Loads the recorded state, if it belongs to this tree and to the requested image.
+pub(in crate::update) fn load_state(run: &Run<'_>) -> Result<Option<State>, UpdateError> {
+    let (request, monitor) = (run.request, run.monitor);
+    match state::load(&run.session.root).map_err(Untouched::from)? {
+        StoredState::Nothing => Ok(None),
+        StoredState::SetAside(why) => {
+            monitor.warn(UpdateNotice::StateIgnored { why });
+            Ok(None)
+        }
+        StoredState::State(state) | StoredState::Copied(state) if state.image != request.image => {
+            let (recorded, requested) = (state.image, &request.image);
+            monitor.note(UpdateNotice::OtherImage { recorded, requested });
+            Ok(None)
+        }
+        StoredState::State(state) => Ok(Some(*state)),
+        StoredState::Copied(state) => {
+            monitor.note(UpdateNotice::StateCopied);
+            Ok(Some(*state))
+        }
+    }
+}
+
+/// Returns the generation that `state` records; `None` if its manifest is nowhere.
+///
+/// If the manifest is lost on this node, it is fetched from the repository.
+pub(super) fn read_installed(
+    run: &Run<'_>,
+    published: &PublishedImage,
+    state: &State,
+) -> Result<Option<Installed>, UpdateError> {
+    let scope = if run.matches_state(state)? { RecordScope::Same } else { RecordScope::Other };
+    let publish = published.catalog.publish_of(state.generation);
+
+    let stored = state::load_manifest(&run.session.root, state.generation)?;
+    let (manifest, origin) = match (stored, publish) {
+        (Some(manifest), Some(_)) => (manifest, Origin::Recorded(scope)),
+        (Some(manifest), None) => (manifest, Origin::Unlisted(scope)),
+        (None, publish) => {
+            run.monitor.warn(UpdateNotice::ManifestLost);
+            let Some(publish) = publish else { return Ok(None) };
+            (published.manifest(publish)?, Origin::Refetched(scope))
+        }
+    };
+
+    Ok(Some(Installed {
+        composed: overrides::compose_recorded(manifest.clone(), state),
+        overrides: state.overrides.clone(),
+        manifest,
+        deviating: state.deviating().collect(),
+        deviations: state.deviations.clone(),
+        serial: state.serial,
+        kernel: state.kernel.clone(),
+        origin,
+    }))
+}
+
+/// Records an adopted generation with its deviations, so that the next run need not adopt again.
+pub(in crate::update) fn record_adopted(
+    run: &Run<'_>,
+    installed: &Installed,
+    seen: &SeenCatalog,
+) -> Result<(), UpdateError> {
+    let root = &run.session.root;
+    let identity = root.identity().map_err(Untouched::from)?;
+    let mut state = State::new(
+        run.request.image.clone(),
+        installed.serial,
+        installed.manifest.id(),
+        run.filter.digest(),
+        identity,
+    );
+    // The etag makes the next run end early. It may only be recorded with the head itself.
+    state.catalog = Some(SeenCatalog { etag: None, ..seen.clone() });
+    state.deviations = installed.deviations.clone();
+    state.kernel = installed.kernel.clone();
+    state.overrides = installed.overrides.clone();
+
+    Ok(state::save(root, &state, Some(&compress_manifest(&installed.manifest)))?)
+}
+
+/// Compresses a manifest for the state directory.
+pub(in crate::update) fn compress_manifest(manifest: &Manifest) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    // Writing to memory cannot fail.
+    let _ = manifest.write_zstd(&mut bytes, RECORDED_LEVEL);
+    bytes.shrink_to_fit();
+    bytes
+}

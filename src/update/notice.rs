@@ -1,0 +1,309 @@
+//! Notices and warnings of a run, and descriptions of strategies: one enum each, with the wording.
+
+use std::fmt;
+
+use crate::apply::preflight::disk_space::Shortage;
+use crate::fetch::FetchError;
+use crate::full_sync::Server;
+use crate::generation::GenerationId;
+use crate::host::boot_loader::BootCommand;
+use crate::image::ImageName;
+use crate::plan::FullSyncReason;
+use crate::root::RootError;
+use crate::tree_path::TreePath;
+use crate::update::error::{UpdateError, join, list_paths};
+
+/// Something that a run reports before its end.
+pub(super) enum UpdateNotice<'a> {
+    // Session and recovery.
+    /// No interrupted transaction was found by `--recover`.
+    NotInterrupted {
+        root: String,
+    },
+    /// An interrupted transaction was completed by `--recover`.
+    Recovered(RecoveredTree),
+    /// An interrupted transaction was completed before this run's own.
+    RecoveredFirst(RecoveredTree),
+    BootLoaderPending,
+    ReceiveDirLeft(RootError),
+
+    // State and adoption.
+    StateIgnored {
+        why: String,
+    },
+    /// The state came with a copy of another tree.
+    StateCopied,
+    OtherImage {
+        recorded: ImageName,
+        requested: &'a ImageName,
+    },
+    ManifestLost,
+    /// Adoption begins; `adopt_only` if it was requested, not needed.
+    Comparing {
+        adopt_only: bool,
+    },
+    Adopted(Similarity),
+    NotAdopted(Similarity),
+
+    // Catalog.
+    CatalogUnsigned,
+    ClockBehind {
+        now: jiff::Timestamp,
+    },
+    ExcludesOfImage {
+        name: &'a str,
+    },
+    ExcludesUnavailable {
+        path: &'a TreePath,
+    },
+
+    // Strategy.
+    Strategy(&'a Route),
+    ArchiveUnusable {
+        name: &'a str,
+        reason: &'a str,
+    },
+    /// Cost of recompressing files whose diffs are of their plain form.
+    Recompression {
+        files: u64,
+        bytes: u64,
+        seconds: f64,
+    },
+    FetchingByDigest {
+        contents: usize,
+    },
+    ImageChangedOnServer {
+        paths: &'a [TreePath],
+    },
+    SpoolKept(FetchError),
+
+    // Transaction.
+    ForeignMount {
+        path: String,
+        kind: &'a str,
+        paths: usize,
+    },
+    UndoSetWouldBeRemoved {
+        shortages: &'a [Shortage],
+        bytes: u64,
+    },
+    UndoSetRemoved {
+        shortages: &'a [Shortage],
+        bytes: u64,
+    },
+
+    // Boot loader and reboot.
+    BootLoaderTool(&'a BootCommand),
+    BootLoaderPendingKept(RootError),
+    RewrittenNotRecorded(UpdateError),
+    Rewritten {
+        path: &'a TreePath,
+    },
+    Rebooting,
+}
+
+/// State of a tree after its interrupted transaction was completed.
+pub(super) struct RecoveredTree {
+    pub root: String,
+    pub content: RecoveredContent,
+}
+
+/// Content of a recovered tree.
+pub(super) enum RecoveredContent {
+    Generation(GenerationId),
+    /// Received by rsync, not published.
+    Unpublished(ImageName),
+    /// A rollback to a tree of which nothing was recorded.
+    Unrecorded,
+}
+
+/// Result of comparing the tree with a generation.
+pub(super) struct Similarity {
+    pub generation: GenerationId,
+    pub differing: usize,
+    pub entries: usize,
+}
+
+/// Strategy of a run with its reason, for people.
+pub(super) enum Route {
+    Diffs {
+        count: usize,
+        bytes: u64,
+    },
+    FullSync(FullSyncReason),
+    Repair,
+    /// The image is unchanged, but its overrides are not.
+    NewOverrides,
+    Rsync(Server),
+    Rollback,
+    Adoption,
+    /// The server answered that nothing changed.
+    NotModified,
+}
+
+impl Similarity {
+    /// Returns the share of entries that differ.
+    pub fn differing_share(&self) -> f64 {
+        self.differing as f64 / self.entries.max(1) as f64
+    }
+}
+
+impl fmt::Display for UpdateNotice<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        use UpdateNotice as N;
+        match self {
+            N::NotInterrupted { root } => write!(f, "no update of {root} was interrupted"),
+            N::Recovered(tree) => tree.fmt(f),
+            N::RecoveredFirst(tree) => write!(f, "the interrupted update was finished: {tree}"),
+            N::BootLoaderPending => f.write_str(
+                "boot files changed but the boot loader was not updated; the next update will \
+                 run its tool",
+            ),
+            N::ReceiveDirLeft(error) => {
+                write!(f, "cannot remove the receive directory: {error}; the next run will retry")
+            }
+
+            N::StateIgnored { why } => write!(f, "{why}; it is not used"),
+            N::StateCopied => f.write_str(
+                "the recorded state was copied with another tree: all tracked paths are compared",
+            ),
+            N::OtherImage { recorded, requested } => {
+                write!(f, "this node followed image {recorded} and now follows {requested}")
+            }
+            N::ManifestLost => {
+                f.write_str("the manifest of the recorded generation is lost or damaged")
+            }
+            N::Comparing { adopt_only: true } => {
+                f.write_str("comparing the tree with the published manifests")
+            }
+            N::Comparing { adopt_only: false } => f.write_str(
+                "no usable generation is recorded: comparing the tree with the published manifests",
+            ),
+            N::Adopted(similarity) => write!(
+                f,
+                "the tree is taken for generation {}: {similarity}",
+                similarity.generation.short()
+            ),
+            N::NotAdopted(similarity) => {
+                write!(f, "the tree resembles no published generation: {similarity}")
+            }
+
+            N::CatalogUnsigned => f.write_str(
+                "the catalog is not signed: anyone who controls the server or the network \
+                 controls this node",
+            ),
+            N::ClockBehind { now } => write!(
+                f,
+                "cannot check if the catalog expired: this node's clock shows {now}, which is \
+                 before the catalog was written"
+            ),
+            N::ExcludesOfImage { name } => {
+                write!(f, "using the exclude rules of {name} as the image has it")
+            }
+            N::ExcludesUnavailable { path } => write!(
+                f,
+                "cannot fetch {path} of the image yet: its exclude rules apply from the next run"
+            ),
+
+            N::Strategy(route) => route.fmt(f),
+            N::ArchiveUnusable { name, reason } => write!(f, "{name} cannot be used: {reason}"),
+            N::Recompression { files, bytes, seconds } => write!(
+                f,
+                "recompressing {files} files from {bytes} bytes of plain content: about \
+                 {seconds:.1} s of one processor"
+            ),
+            N::FetchingByDigest { contents } => {
+                write!(f, "fetching {contents} contents whole, by their digests")
+            }
+            N::ImageChangedOnServer { paths } => write!(
+                f,
+                "the image tree on the server is not as it was published: {}",
+                list_paths(paths)
+            ),
+            N::SpoolKept(error) => {
+                write!(f, "cannot empty the spool: {error}; its downloads are kept")
+            }
+
+            N::ForeignMount { path, kind, paths } => {
+                write!(f, "{path} is {kind}: {paths} paths of the image there are not updated")
+            }
+            N::UndoSetWouldBeRemoved { shortages, bytes } => write!(
+                f,
+                "{}: the undo set, {bytes} bytes, is in the way and would be removed first",
+                join(shortages, "; ")
+            ),
+            N::UndoSetRemoved { shortages, bytes } => write!(
+                f,
+                "{}: the undo set, {bytes} bytes, is in the way and is removed; the last update \
+                 cannot be rolled back any more",
+                join(shortages, "; ")
+            ),
+
+            N::BootLoaderTool(command) => {
+                write!(f, "boot files changed: running {}", command.program)?;
+                command.arguments.iter().try_for_each(|word| write!(f, " {}", word.display()))
+            }
+            N::BootLoaderPendingKept(error) => write!(
+                f,
+                "cannot remove the record of changed boot files: {error}; the next run will run \
+                 the boot loader's tool again"
+            ),
+            N::RewrittenNotRecorded(error) => {
+                write!(f, "cannot record files that the boot loader's tool rewrote: {error}")
+            }
+            N::Rewritten { path } => write!(
+                f,
+                "{path} of the image was rewritten by the boot loader's tool: it is recorded as \
+                 a deviation, and should be excluded"
+            ),
+            N::Rebooting => f.write_str("rebooting"),
+        }
+    }
+}
+
+impl fmt::Display for RecoveredTree {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let root = &self.root;
+        match &self.content {
+            RecoveredContent::Generation(id) => {
+                write!(f, "{root} is at generation {}", id.short())
+            }
+            RecoveredContent::Unpublished(image) => {
+                write!(f, "{root} is image {image} as received by rsync")
+            }
+            RecoveredContent::Unrecorded => {
+                write!(f, "{root} is as it was before anything was recorded of it")
+            }
+        }
+    }
+}
+
+impl fmt::Display for Similarity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Similarity { generation, differing, entries } = self;
+        write!(f, "{differing} of {entries} entries differ from generation {}", generation.short())
+    }
+}
+
+impl fmt::Display for Route {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Route::Diffs { count: 1, bytes } => {
+                write!(f, "following one diff of {bytes} bytes to the head")
+            }
+            Route::Diffs { count, bytes } => write!(
+                f,
+                "following {count} diffs of {bytes} bytes together to the head, as one transaction"
+            ),
+            Route::FullSync(reason) => write!(f, "full sync: {reason}"),
+            Route::Repair => f.write_str("the node is at the head of the catalog"),
+            Route::NewOverrides => {
+                f.write_str("the image is at the head of the catalog, but its overrides changed")
+            }
+            Route::Rsync(server) => write!(f, "rsync from {server}"),
+            Route::Rollback => f.write_str("restoring the state before the last update"),
+            Route::Adoption => f.write_str("the tree was compared with the published manifests"),
+            Route::NotModified => f.write_str("the recorded generation is the head of the catalog"),
+        }
+    }
+}

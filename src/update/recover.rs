@@ -1,0 +1,70 @@
+//! Opens the session of a run, and completes an interrupted transaction.
+
+use std::path::Path;
+
+use crate::apply::roll_forward::Applied;
+use crate::apply::session::{self, Session};
+use crate::apply::{Untouched, preflight};
+use crate::host::boot_loader::pending;
+use crate::report::Monitor;
+use crate::tree_path::TreePath;
+use crate::update::error::{Refusal, UpdateError};
+use crate::update::notice::{RecoveredContent, RecoveredTree, UpdateNotice};
+
+/// Completes an interrupted transaction, if there is one, and does nothing else.
+pub fn recover(root: &Path, monitor: &dyn Monitor) -> Result<(), UpdateError> {
+    let (session, applied) = Session::open(root, monitor)?;
+    match applied {
+        Some(applied) => {
+            monitor.note(UpdateNotice::Recovered(describe_tree(&session, &applied)));
+        }
+        None => {
+            let root = session.root.shown().display().to_string();
+            monitor.note(UpdateNotice::NotInterrupted { root });
+        }
+    }
+
+    // A boot, and even more an initramfs, lacks most of what the boot loader's tool needs.
+    if !pending::load(&session.root).map_err(Untouched::from)?.is_empty() {
+        monitor.note(UpdateNotice::BootLoaderPending);
+    }
+    Ok(())
+}
+
+/// Opens the tree of an update or a rollback.
+///
+/// Takes the lock and completes an interrupted transaction. A dry run does neither, and is
+/// refused if there is one: its forecast would be about a mixed tree.
+pub(super) fn open_session(
+    root: &Path,
+    dry_run: bool,
+    allow_root_fs: &[String],
+    monitor: &dyn Monitor,
+) -> Result<Session, UpdateError> {
+    let unlocked = Session::look(root)?;
+    if dry_run {
+        if session::is_interrupted(&unlocked.root).map_err(Untouched::from)? {
+            return Err(Refusal::DryRunWhileInterrupted.into());
+        }
+        return Ok(unlocked);
+    }
+
+    // Checked before the lock, which cannot be created in a read-only tree either.
+    let shown = unlocked.root.show(&TreePath::root());
+    preflight::check_root_filesystem(unlocked.host.as_ref(), &shown, allow_root_fs)?;
+
+    let (session, applied) = Session::open(root, monitor)?;
+    if let Some(applied) = applied {
+        monitor.note(UpdateNotice::RecoveredFirst(describe_tree(&session, &applied)));
+    }
+    Ok(session)
+}
+
+fn describe_tree(session: &Session, applied: &Applied) -> RecoveredTree {
+    let content = match &applied.state {
+        Some(state) if state.is_published() => RecoveredContent::Generation(state.generation),
+        Some(state) => RecoveredContent::Unpublished(state.image.clone()),
+        None => RecoveredContent::Unrecorded,
+    };
+    RecoveredTree { root: session.root.shown().display().to_string(), content }
+}

@@ -1,0 +1,158 @@
+//! Context of one run: request, session and compiled filter, shared by all steps below.
+
+use std::collections::BTreeMap;
+use std::time::Instant;
+
+use crate::apply::Untouched;
+use crate::apply::filesystem::{limited, mount_root_times};
+use crate::apply::session::Session;
+use crate::fetch::Spool;
+use crate::filter::Filter;
+use crate::full_sync::{self, ReceiveDir};
+use crate::manifest::Manifest;
+use crate::report::Monitor;
+use crate::root::RootError;
+use crate::state::{self, KernelPaths, State};
+use crate::tree_path::TreePath;
+use crate::update::error::{UpdateError, UsageError};
+use crate::update::request::{Excludes, SyncMode, UpdateRequest};
+
+/// Everything that each step of a run needs.
+pub(super) struct Run<'a> {
+    pub request: &'a UpdateRequest,
+    pub session: &'a Session,
+    /// Rules from which `filter` was compiled.
+    pub excludes: &'a Excludes,
+    pub filter: Filter,
+    pub monitor: &'a dyn Monitor,
+}
+
+/// A manifest without excluded paths, split by the abilities of this node's filesystems.
+pub(super) struct SupportedPart {
+    pub manifest: Manifest,
+    /// Paths that a limited filesystem cannot hold, with the reason.
+    pub unsupported: BTreeMap<TreePath, String>,
+}
+
+impl<'a> Run<'a> {
+    /// Compiles the filter from `excludes` and the mounts of the session.
+    pub fn new(
+        request: &'a UpdateRequest,
+        session: &'a Session,
+        excludes: &'a Excludes,
+        monitor: &'a dyn Monitor,
+    ) -> Result<Self, UpdateError> {
+        let filter = build_request_filter(request, session, excludes)?;
+        Ok(Run { request, session, excludes, filter, monitor })
+    }
+
+    /// Returns the same run under other exclude rules.
+    pub fn with_excludes<'b>(&'b self, excludes: &'b Excludes) -> Result<Run<'b>, UpdateError> {
+        Run::new(self.request, self.session, excludes, self.monitor)
+    }
+
+    /// Checks if `state` was recorded for this tree and under this filter.
+    pub fn matches_state(&self, state: &State) -> Result<bool, UpdateError> {
+        let identity = self.session.root.identity().map_err(Untouched::from)?;
+        Ok(state.home == identity && state.filter == self.filter.digest())
+    }
+
+    /// Checks if `kernel` was recorded under a kernel that no longer runs.
+    pub fn has_rebooted_since(&self, kernel: Option<&KernelPaths>) -> bool {
+        let running = self.session.kernel.as_ref().map(|kernel| kernel.release());
+        kernel.is_some_and(|kernel| running != Some(kernel.release.as_str()))
+    }
+
+    /// Returns `manifest` without excluded paths and without unsupported ones.
+    pub fn supported_manifest(&self, manifest: &Manifest) -> Manifest {
+        self.supported_part(manifest).manifest
+    }
+
+    /// Splits `manifest`, without excluded paths, into supported and unsupported ones.
+    pub fn supported_part(&self, manifest: &Manifest) -> SupportedPart {
+        let mut cursor = self.filter.cursor();
+        let manifest =
+            manifest.filtered(|entry| cursor.excludes(&entry.path, entry.is_dir()).is_none());
+
+        let unsupported = limited::unsupported_entries(&manifest, &self.session.mounts);
+        if unsupported.is_empty() {
+            return SupportedPart { manifest, unsupported };
+        }
+        let manifest = manifest.filtered(|entry| !unsupported.contains_key(&entry.path));
+        SupportedPart { manifest, unsupported }
+    }
+
+    /// Opens the download spool; `None` in a dry run, which downloads to a temporary directory.
+    pub fn open_spool(&self) -> Result<Option<Spool>, UpdateError> {
+        if self.request.dry_run {
+            return Ok(None);
+        }
+        let root = &self.session.root;
+        let path = state::place("spool");
+        root.create_dirs(&path).map_err(Untouched::from_root)?;
+        let directory =
+            root.below(&path).and_then(|tree| tree.duplicate()).map_err(Untouched::from)?;
+        Ok(Some(Spool::open(directory, self.request.spool_limit)?))
+    }
+
+    /// Creates the receive directory beside the tree, or a temporary one in a dry run.
+    pub fn create_receive_dir(&self) -> Result<ReceiveDir, UpdateError> {
+        let directory = if self.request.dry_run {
+            ReceiveDir::temporary(&std::env::temp_dir())
+        } else {
+            ReceiveDir::create(&self.session.root)
+        };
+        Ok(directory.map_err(Untouched::from_root)?)
+    }
+
+    /// Removes the receive directory and restores the mtime of the root, which that changed.
+    pub fn discard_received(&self) -> Result<(), RootError> {
+        let root = &self.session.root;
+        if self.request.dry_run || root.stat(&full_sync::place())?.is_none() {
+            return Ok(());
+        }
+        full_sync::discard(root)?;
+        mount_root_times::restore(root)
+    }
+
+    /// Returns the time at which an rsync process started now is killed.
+    pub fn rsync_deadline(&self) -> Instant {
+        Instant::now() + self.request.sync_timeout
+    }
+}
+
+/// Compiles the filter of `request` for the part of the tree that it updates.
+pub(super) fn build_request_filter(
+    request: &UpdateRequest,
+    session: &Session,
+    excludes: &Excludes,
+) -> Result<Filter, UpdateError> {
+    let directory = match &request.mode {
+        SyncMode::Rsync(scope) => scope.directory.clone(),
+        SyncMode::Diffs(_) => TreePath::root(),
+    };
+    build_filter(session, request.fstypes.as_deref(), directory, excludes)
+}
+
+/// Compiles the filter for `directory`.
+///
+/// Foreign mounts are excluded, and if `fstypes` is given, also mounts of all other types.
+pub(super) fn build_filter(
+    session: &Session,
+    fstypes: Option<&[String]>,
+    directory: TreePath,
+    excludes: &Excludes,
+) -> Result<Filter, UpdateError> {
+    let unwanted_mounts = session
+        .mounts
+        .iter()
+        .filter(|mount| fstypes.is_some_and(|types| !types.contains(&mount.kind)))
+        .map(|mount| mount.at.clone());
+
+    let builder = Filter::builder()
+        .foreign_mounts(session.foreign().chain(unwanted_mounts))
+        .within(directory)
+        .exclude_file(&excludes.name, &excludes.rules)
+        .map_err(UsageError::Excludes)?;
+    Ok(builder.build())
+}

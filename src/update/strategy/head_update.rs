@@ -1,0 +1,54 @@
+//! State shared by the strategies that install the head of a catalog.
+
+use crate::apply::stage::live_source::LiveSource;
+use crate::update::error::UpdateError;
+use crate::update::report::Report;
+use crate::update::run::Run;
+use crate::update::source::excludes::{self, ContentSources};
+use crate::update::source::published::PublishedImage;
+use crate::update::transaction::UpdateTransaction;
+use crate::update::transaction::target::Target;
+
+/// An update of one tree to the head of one catalog.
+pub(super) struct HeadUpdate<'a> {
+    pub transaction: UpdateTransaction<'a>,
+    pub published: &'a PublishedImage,
+}
+
+/// Result of a strategy that did not fail.
+pub(super) enum StrategyOutcome {
+    /// The run is complete.
+    Done(Box<Report>),
+    /// The target has other exclude rules; the run has to start over with them.
+    OtherExcludes(Vec<u8>),
+}
+
+impl<'a> HeadUpdate<'a> {
+    /// Returns the context of the run.
+    pub fn run(&self) -> &'a Run<'a> {
+        self.transaction.run
+    }
+
+    /// Returns the contents that the tree should have according to its record.
+    pub fn recorded_contents(&self) -> LiveSource<'a> {
+        self.transaction.recorded_contents()
+    }
+
+    /// Returns the exclude rules of the target, if they differ from those in effect.
+    pub fn find_other_excludes(&self, target: &Target) -> Result<Option<Vec<u8>>, UpdateError> {
+        let sources = ContentSources {
+            live: self.recorded_contents(),
+            published: self.published,
+            overrides: self.transaction.overrides,
+        };
+        let installed = self.transaction.installed.map(|installed| &installed.composed);
+        excludes::find_in_target(self.run(), &sources, &target.tracked, installed)
+    }
+}
+
+impl StrategyOutcome {
+    /// Outcome of a complete run.
+    pub fn done(report: Report) -> Self {
+        StrategyOutcome::Done(Box::new(report))
+    }
+}

@@ -1,0 +1,69 @@
+//! Repair: the image is at the head, but deviations or overrides need work.
+
+use crate::apply::plan::ChangePlan;
+use crate::host::{Check, Drift};
+use crate::manifest::path_text;
+use crate::tree_path::TreePath;
+use crate::update::installed::Installed;
+use crate::update::notice::{Route, UpdateNotice};
+use crate::update::strategy::chain_archives::{fetch_override_chains, fill_from_archives};
+use crate::update::strategy::head_update::{HeadUpdate, StrategyOutcome};
+use crate::update::transaction::error::TransactionError;
+
+/// Compares the tree with its generation if that is needed, and installs what differs.
+pub(super) fn run(
+    update: &HeadUpdate<'_>,
+    installed: &Installed,
+) -> Result<StrategyOutcome, TransactionError> {
+    let (run, transaction) = (update.run(), &update.transaction);
+    let has_new_overrides = installed.composed_id() != transaction.composed_id(&installed.manifest);
+    let route = if has_new_overrides { Route::NewOverrides } else { Route::Repair };
+    let target = transaction.target(installed.manifest.clone(), route)?;
+    if let Some(rules) = update.find_other_excludes(&target)? {
+        return Ok(StrategyOutcome::OtherExcludes(rules));
+    }
+
+    if !has_new_overrides && !has_work(update, installed) {
+        let plan = known_deviations(installed, target.kernel_paths.clone());
+        return Ok(StrategyOutcome::done(transaction.record_only(&target, &plan)?));
+    }
+    if has_new_overrides {
+        run.monitor.note(UpdateNotice::Strategy(&target.route));
+    }
+
+    let live = transaction.read_live_tree(&target)?;
+    let plan = transaction.plan(&target, &live)?;
+    if run.request.dry_run {
+        return Ok(StrategyOutcome::done(transaction.forecast(&target, &plan)));
+    }
+
+    let archives = fetch_override_chains(update)?;
+    let report = transaction
+        .execute(&target, &plan, |stage| fill_from_archives(update, stage, archives.iter()))?;
+    Ok(StrategyOutcome::done(report))
+}
+
+/// Checks if the tree has to be compared although the image and its overrides are unchanged.
+fn has_work(update: &HeadUpdate<'_>, installed: &Installed) -> bool {
+    let request = update.run().request;
+    let is_check_requested =
+        matches!(request.check, Check::Stat | Check::Content) || request.purge_untracked;
+
+    let differs = !installed.deviating.is_empty() || installed.overruled_record().is_some();
+    let repairs_adopted = installed.is_adopted() && request.drift == Drift::Repair && differs;
+
+    is_check_requested
+        || repairs_adopted
+        || !installed.knows_all_deviations()
+        || update.run().has_rebooted_since(installed.kernel.as_ref())
+}
+
+/// Returns a plan without changes that has the recorded deviations.
+fn known_deviations(installed: &Installed, kernel_paths: Vec<TreePath>) -> ChangePlan {
+    let mut plan = ChangePlan { kernel_paths, ..ChangePlan::default() };
+    for path in &installed.deviating {
+        let reason = installed.deviations.get(&path_text(path)).cloned().unwrap_or_default();
+        plan.deviations.insert(path.clone(), reason);
+    }
+    plan
+}

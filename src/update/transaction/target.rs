@@ -1,0 +1,150 @@
+//! Target of a transaction: the tree that the run produces, and how the live tree is compared.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::OnceLock;
+
+use crate::apply::plan::{CheckLevel, ComparePolicy, UntrackedPolicy};
+use crate::digest::Digest;
+use crate::entry::Entry;
+use crate::host::Check;
+use crate::manifest::Manifest;
+use crate::root::FileKind;
+use crate::tree_path::TreePath;
+use crate::update::error::UpdateError;
+use crate::update::installed::Installed;
+use crate::update::installed::recorded::compress_manifest;
+use crate::update::notice::Route;
+use crate::update::run::{Run, SupportedPart};
+use crate::update::source::overrides::{self, OverrideLayer};
+use crate::update::transaction::mounts;
+
+/// The tree that a transaction produces.
+pub(in crate::update) struct Target {
+    /// Manifest of the image's generation, with excluded paths.
+    pub image: Manifest,
+    /// Image with overrides, without excluded and unsupported paths.
+    pub tracked: Manifest,
+    /// The same of the installed generation.
+    pub installed: Option<Manifest>,
+    /// Paths of the target that a limited filesystem cannot hold, with the reason.
+    pub unsupported: BTreeMap<TreePath, String>,
+    /// Entries that only an overruled record names, in tree order. They are stale.
+    pub overruled: Vec<Entry>,
+    /// Paths kept for a kernel that ran before, in tree order.
+    pub kernel_paths: Vec<TreePath>,
+    pub policy: ComparePolicy,
+    /// Digests of live files that were read earlier in this run.
+    pub known_digests: HashMap<TreePath, Digest>,
+    pub delivery: Delivery,
+    /// Number of removed paths whose content is reused elsewhere; not counted as deletions.
+    pub renamed: usize,
+    /// Strategy and reason.
+    pub route: Route,
+    /// Compressed manifest for the state directory, once somebody needed it.
+    compressed: OnceLock<Vec<u8>>,
+}
+
+/// Way of new contents to their stages; decides which filesystem needs space.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(in crate::update) enum Delivery {
+    /// From archives and the repository, directly into the stages.
+    Archives,
+    /// By rsync into the receive directory, on the filesystem of the root.
+    ReceiveDir,
+}
+
+impl Target {
+    /// Target with the check level and drift policy of the request.
+    pub fn new(
+        run: &Run<'_>,
+        image: Manifest,
+        overrides: &[OverrideLayer],
+        installed: Option<&Installed>,
+        route: Route,
+    ) -> Result<Self, UpdateError> {
+        let composed = overrides::compose(&image, overrides.iter().map(|layer| &layer.manifest))?;
+        mounts::warn_of_foreign_mounts(run, &composed);
+
+        let (target, installed_part) = rayon::join(
+            || run.supported_part(&composed),
+            || installed.map(|installed| run.supported_manifest(&installed.composed)),
+        );
+        let SupportedPart { manifest: tracked, unsupported } = target;
+
+        Ok(Target {
+            tracked,
+            installed: installed_part,
+            unsupported,
+            overruled: overruled_entries(run, installed, &composed),
+            kernel_paths: kept_kernel_paths(run, installed),
+            image,
+            policy: compare_policy(run, installed),
+            known_digests: HashMap::new(),
+            delivery: Delivery::Archives,
+            renamed: 0,
+            route,
+            compressed: OnceLock::new(),
+        })
+    }
+
+    /// Returns the larger number of entries, as the base of a deletion budget in percent.
+    pub fn count_tracked(&self) -> usize {
+        self.installed.as_ref().map_or(0, |installed| installed.len()).max(self.tracked.len())
+    }
+
+    /// Returns the compressed manifest of the image.
+    ///
+    /// The first caller compresses it; others wait. It is called early in a thread of its own,
+    /// since compression takes as long as staging a small update.
+    pub fn compressed_manifest(&self) -> &[u8] {
+        self.compressed.get_or_init(|| compress_manifest(&self.image))
+    }
+}
+
+fn compare_policy(run: &Run<'_>, installed: Option<&Installed>) -> ComparePolicy {
+    let request = run.request;
+    let knows_deviations = installed.is_none_or(Installed::knows_all_deviations);
+    let check_level = match request.check {
+        Check::Content => CheckLevel::Content,
+        // A purge has to find the untracked paths, so it needs a walk.
+        Check::Touched if knows_deviations && !request.purge_untracked => CheckLevel::Touched,
+        Check::Touched | Check::Update | Check::Stat => CheckLevel::Stat,
+    };
+    let untracked =
+        if request.purge_untracked { UntrackedPolicy::Remove } else { UntrackedPolicy::Keep };
+    ComparePolicy { check_level, drift: request.drift, untracked }
+}
+
+/// Entries that an overruled record names, and neither the adopted generation nor the target.
+fn overruled_entries(
+    run: &Run<'_>,
+    installed: Option<&Installed>,
+    composed: &Manifest,
+) -> Vec<Entry> {
+    let Some(installed) = installed else { return Vec::new() };
+    let Some(record) = installed.overruled_record() else { return Vec::new() };
+    run.supported_manifest(record)
+        .entries()
+        .iter()
+        .filter(|entry| {
+            composed.get(&entry.path).is_none() && installed.composed.get(&entry.path).is_none()
+        })
+        .cloned()
+        .collect()
+}
+
+/// Recorded kernel paths, without excluded ones.
+fn kept_kernel_paths(run: &Run<'_>, installed: Option<&Installed>) -> Vec<TreePath> {
+    let Some(kernel) = installed.and_then(|installed| installed.kernel.as_ref()) else {
+        return Vec::new();
+    };
+    let root = &run.session.root;
+    let mut cursor = run.filter.cursor();
+    let mut paths = kernel.paths();
+    paths.retain(|path| {
+        let stat = root.stat(path).ok().flatten();
+        let is_dir = stat.is_some_and(|stat| stat.kind == FileKind::Directory);
+        cursor.excludes(path, is_dir).is_none()
+    });
+    paths
+}
