@@ -399,7 +399,7 @@ fn what_the_boot_loaders_program_rewrote_is_no_secret() {
         "/boot/grub/grub.cfg\n",
     );
     node.0.publish(&with(&[("boot/vmlinuz-3", "three"), config, ("boot/grub/other", "stays")]));
-    let run = Run::of(node.0.command_with_its_excludes().output().expect("it runs"));
+    let run = Run::from_output(node.0.command_with_node_excludes().output().expect("it runs"));
     run.ended(0, &["running /usr/sbin/update-grub"]);
     assert!(node.0.status().contains("deviations:  0\n"), "{}", node.0.status());
     assert_eq!(read(&node.at("boot/grub/grub.cfg")), "own\n");
@@ -407,7 +407,7 @@ fn what_the_boot_loaders_program_rewrote_is_no_secret() {
 
 /// The node, as the root of everything.
 fn booted(node: &Node, more: &[&str]) -> Run {
-    let mut command: Command = machine::inside(&node.0.node());
+    let mut command: Command = machine::chroot_command(&node.0.node());
     let repo = "file:///srv/repo/";
     command.args([
         "/bin/agent",
@@ -420,7 +420,7 @@ fn booted(node: &Node, more: &[&str]) -> Run {
         "--exclude-file",
         "/dev/null",
     ]);
-    Run::of(command.args(more).stdin(Stdio::null()).output().expect("it runs"))
+    Run::from_output(command.args(more).stdin(Stdio::null()).output().expect("it runs"))
 }
 
 #[test]

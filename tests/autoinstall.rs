@@ -79,7 +79,7 @@ impl Node {
     fn autoinstall(&self, more: &[&str]) -> Run {
         let mut command = Command::new(AGENT);
         command.args(self.words()).arg("--root").arg(self.0.node()).args(more).stdin(Stdio::null());
-        Run::of(command.output().expect("it runs"))
+        Run::from_output(command.output().expect("it runs"))
     }
 
     fn arranged(&self, more: &[&str]) -> Run {
@@ -195,9 +195,9 @@ fn the_running_kernel_hands_over_where_there_is_no_other_way() {
     node.refused(&[], 5, &["nothing is found that could boot the installer"]);
     node.noting("usr/bin/systemctl");
     let inside = |more: &[&str]| {
-        let mut command = machine::inside(&node.0.node());
+        let mut command = machine::chroot_command(&node.0.node());
         command.arg("/bin/agent").args(node.words()).arg("--yes").args(more).stdin(Stdio::null());
-        Run::of(command.output().expect("it runs"))
+        Run::from_output(command.output().expect("it runs"))
     };
     inside(&["--reboot"]).ended(0, &["systemctl kexec", "rebooting"]);
     node.has_boot_files("boot", "standard");

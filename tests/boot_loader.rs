@@ -91,7 +91,7 @@ fn thawing_ioctl(site: &Site) -> usize {
 fn a_boot_partition_on_xfs_is_read_without_its_log() {
     require!(NEEDED);
 
-    disk::private();
+    disk::enter_mount_namespace();
     let (site, disk) = site_with("xfs", "boot");
     site.publish(&generation(2));
     site.updated(&["--no-fallback"]).ended(0, &["updated"]);
@@ -111,7 +111,7 @@ fn a_boot_partition_on_xfs_is_read_without_its_log() {
 fn a_root_on_xfs_is_read_without_its_log() {
     require!(NEEDED);
 
-    disk::private();
+    disk::enter_mount_namespace();
     let (site, disk) = site_with("xfs", "");
     site.publish(&generation(2));
     site.updated(&["--no-fallback"]).ended(0, &["updated"]);
@@ -122,7 +122,7 @@ fn a_root_on_xfs_is_read_without_its_log() {
 fn a_boot_partition_on_ext4_is_read_without_its_journal() {
     require!(NEEDED, Program("mkfs.ext4"));
 
-    disk::private();
+    disk::enter_mount_namespace();
     let (site, disk) = site_with("ext4", "boot");
     site.publish(&generation(2));
     site.updated(&["--no-fallback"]).ended(0, &["updated"]);
@@ -133,7 +133,7 @@ fn a_boot_partition_on_ext4_is_read_without_its_journal() {
 fn nothing_is_frozen_that_is_not_the_trees_own_or_that_did_not_change() {
     require!(NEEDED);
 
-    disk::private();
+    disk::enter_mount_namespace();
     // a plain directory, and a bind mount of one
     let site = Site::at(&generation(1));
     site.publish(&generation(2));
@@ -188,7 +188,7 @@ impl Drop for Thawed<'_> {
 fn a_kill_while_it_is_frozen_leaves_it_thawed() {
     require!(NEEDED);
 
-    disk::private();
+    disk::enter_mount_namespace();
     let (site, _disk) = site_with("xfs", "boot");
     let boot = site.node().join("boot");
     fs::write(boot.join("written"), "").expect("writes");
@@ -198,8 +198,9 @@ fn a_kill_while_it_is_frozen_leaves_it_thawed() {
     let _thawed = Thawed(&boot);
     let log = site.dir.path().join("log");
     let kill = format!("inject=ioctl:signal=KILL:when={nth}");
-    let killed =
-        Run::of(traced(&site.command(), &log, &["-e", &kill]).output().expect("strace runs"));
+    let killed = Run::from_output(
+        traced(&site.command(), &log, &["-e", &kill]).output().expect("strace runs"),
+    );
     assert_eq!(killed.code, -1, "{killed:#?}");
     let text = fs::read_to_string(&log).expect("a log");
     assert!(text.lines().any(|line| line.contains("FIFREEZE") && line.ends_with("= 0")), "{text}");
@@ -208,10 +209,12 @@ fn a_kill_while_it_is_frozen_leaves_it_thawed() {
         "it hangs: {text}"
     );
     let mut recover = Command::new(env!("CARGO_BIN_EXE_si_updateclient"));
-    Run::of(recover.arg("--recover").arg("--root").arg(site.node()).output().expect("runs"))
-        .ended(0, &["finishing an update"]);
+    Run::from_output(
+        recover.arg("--recover").arg("--root").arg(site.node()).output().expect("runs"),
+    )
+    .ended(0, &["finishing an update"]);
     let untracked =
-        judge::same_but_untracked(&site.image(), &site.node(), &[".si-stage", ".si-undo"]);
+        judge::same_except_untracked(&site.image(), &site.node(), &[".si-stage", ".si-undo"]);
     assert_eq!(untracked, ["boot/written"]);
 }
 
@@ -219,7 +222,7 @@ fn a_kill_while_it_is_frozen_leaves_it_thawed() {
 fn a_process_that_stops_while_it_is_frozen_does_not_hold_it_for_long() {
     require!(NEEDED);
 
-    disk::private();
+    disk::enter_mount_namespace();
     let (site, _disk) = site_with("xfs", "boot");
     let boot = site.node().join("boot");
     fs::write(boot.join("written"), "").expect("writes");
@@ -245,6 +248,6 @@ fn a_process_that_stops_while_it_is_frozen_does_not_hold_it_for_long() {
     run(Command::new("kill").arg("-CONT").arg(stopped.split_whitespace().next().expect("a child")));
     assert!(strace.wait().expect("ends").success());
     let untracked =
-        judge::same_but_untracked(&site.image(), &site.node(), &[".si-stage", ".si-undo"]);
+        judge::same_except_untracked(&site.image(), &site.node(), &[".si-stage", ".si-undo"]);
     assert_eq!(untracked, ["boot/written"]);
 }

@@ -9,7 +9,7 @@ use std::process::Command;
 use std::time::{Duration, SystemTime};
 
 use common::site::{Run, Site};
-use common::trees::{self, Item, What};
+use common::trees::{self, Item, ItemKind};
 use common::{ROOT_AND_RSYNC, copy_tree, judge, require};
 
 fn read(path: &Path) -> String {
@@ -50,7 +50,7 @@ fn what_differs_on_every_node_stays_the_nodes_own_by_default() {
     }
     trees::write_text(&site.node().join("var/log/more"), "this node's");
     // every entry that comes or goes changes the time of its directory, which is no drift
-    let run = Run::of(site.command_with_its_excludes().output().expect("runs"));
+    let run = Run::from_output(site.command_with_node_excludes().output().expect("runs"));
     run.ended(0, &["taken for generation", ": 0 of", "is up to date"]);
     assert!(!run.out.contains("repaired"), "{run:#?}");
     for path in OWN_TO_A_NODE {
@@ -62,8 +62,9 @@ fn what_differs_on_every_node_stays_the_nodes_own_by_default() {
     }
     trees::put(&mut tree, "usr/bin/tool", Item::file("a newer tool"));
     site.publish(&tree);
-    let run =
-        Run::of(site.command_with_its_excludes().arg("--no-fallback").output().expect("runs"));
+    let run = Run::from_output(
+        site.command_with_node_excludes().arg("--no-fallback").output().expect("runs"),
+    );
     run.ended(0, &["following one diff", "updated to node", "1 path changed"]);
     for path in OWN_TO_A_NODE {
         assert_eq!(read(&site.node().join(path)), "this node's", "{path}");
@@ -253,7 +254,7 @@ fn an_image_without_the_agent_leaves_it_its_configuration_and_its_keys() {
         for path in AGENTS {
             assert!(site.node().join(path).exists(), "{path} went with {what}");
         }
-        let left = judge::same_but_untracked(&site.image(), &site.node(), &[]);
+        let left = judge::same_except_untracked(&site.image(), &site.node(), &[]);
         assert!(
             left.iter()
                 .all(|path| path.starts_with("etc/systemimager") || path.starts_with("usr/sbin")),
@@ -278,7 +279,7 @@ fn an_image_without_the_agent_leaves_it_its_configuration_and_its_keys() {
     trees::put(
         &mut linked,
         "etc/systemimager",
-        Item::new(What::Symlink(b"/opt/systemimager".to_vec())),
+        Item::new(ItemKind::Symlink(b"/opt/systemimager".to_vec())),
     );
     site.publish(&linked);
     site.refused(&["--no-fallback"], 5, &["etc/systemimager"]);
@@ -290,7 +291,7 @@ fn the_same_content_is_published_again_and_an_older_one_anew() {
 
     let old = trees::system();
     let site = Site::at(&old);
-    assert!(site.publish_as_it_is(&[]).is_empty() || site.archives("diffs").is_empty());
+    assert!(site.publish_image(&[]).is_empty() || site.archives("diffs").is_empty());
     site.updated(&[]).ended(0, &["serial 1"]);
     let mut new = old.clone();
     trees::put(&mut new, "etc/new", Item::file("new"));

@@ -6,7 +6,7 @@ use std::fs;
 use std::os::unix::fs::MetadataExt;
 
 use common::site::Site;
-use common::trees::{self, Item, Tree, What};
+use common::trees::{self, Item, ItemKind, Tree};
 use common::{ROOT_AND_RSYNC, judge, require};
 
 /// A tree with files in groups: each has a content and its names.
@@ -19,7 +19,7 @@ fn grouped(groups: &[(&str, &[&str])]) -> Tree {
         let (first, others) = names.split_first().expect("a group has a name");
         trees::put(&mut tree, first, Item::file(*content));
         for name in others {
-            trees::put(&mut tree, name, Item::new(What::Link(first.as_bytes().to_vec())));
+            trees::put(&mut tree, name, Item::new(ItemKind::Link(first.as_bytes().to_vec())));
         }
     }
     tree
@@ -45,8 +45,8 @@ fn generations() -> Vec<Tree> {
     .collect();
     // the names of a group become other things, and other things its names
     let mut other = grouped(&[("2", &["x/a", "x/e"])]);
-    trees::put(&mut other, "y/d/deeper", Item::new(What::Link(b"x/a".to_vec())));
-    trees::put(&mut other, "y/f", Item::new(What::Symlink(b"../x/a".to_vec())));
+    trees::put(&mut other, "y/d/deeper", Item::new(ItemKind::Link(b"x/a".to_vec())));
+    trees::put(&mut other, "y/f", Item::new(ItemKind::Symlink(b"../x/a".to_vec())));
     trees.push(other);
     trees.push(grouped(&[("2", &["x/a", "y/d", "y/f"]), ("4", &["x/e"])]));
     // metadata alone, then the time alone
@@ -125,7 +125,7 @@ fn a_name_that_is_excluded_keeps_its_bytes_and_metadata() {
                 .iter()
                 .for_each(|at| tree.get_mut(at.as_bytes()).expect("is there").mode = 0o600)
         },
-        &|tree| trees::put(tree, "y/p", Item::new(What::Link(b"x/a".to_vec()))),
+        &|tree| trees::put(tree, "y/p", Item::new(ItemKind::Link(b"x/a".to_vec()))),
     ];
     for (number, step) in steps.iter().enumerate() {
         step(&mut tree);

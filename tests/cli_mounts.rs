@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use common::site::Site;
-use common::trees::{self, Item, Tree, What};
+use common::trees::{self, Item, ItemKind, Tree};
 use common::{Need, judge, require, run};
 
 const NEEDED: [Need; 3] = [Need::Root, Need::Program("rsync"), Need::Program("mount")];
@@ -67,7 +67,7 @@ fn a_file_that_is_mounted_over_deviates_and_is_not_touched() {
 
     let mut tree = with(&[("usr/lib/a", "one inode"), ("etc/resolv.conf", "the image's")]);
     for name in ["usr/lib/b", "usr/lib/c"] {
-        trees::put(&mut tree, name, Item::new(What::Link(b"usr/lib/a".to_vec())));
+        trees::put(&mut tree, name, Item::new(ItemKind::Link(b"usr/lib/a".to_vec())));
     }
     let site = Site::at(&tree);
     let over = site.dir.path().join("over");
@@ -115,7 +115,7 @@ fn a_mount_below_a_directory_that_goes_or_becomes_something_else_is_refused_by_n
     let mut without = tree.clone();
     without.retain(|path, _| !path.starts_with(b"srv/app"));
     let mut turned = without.clone();
-    trees::put(&mut turned, "srv/app", Item::new(What::Symlink(b"stays".to_vec())));
+    trees::put(&mut turned, "srv/app", Item::new(ItemKind::Symlink(b"stays".to_vec())));
     let mounts: [(&str, &dyn Fn() -> Mounted); 3] = [
         ("/srv/app/in", &|| Mounted::bind(&elsewhere, &site.node().join("srv/app/in"))),
         ("/srv/app/in", &|| Mounted::tmpfs(&site.node().join("srv/app/in"))),
@@ -156,7 +156,7 @@ fn a_foreign_filesystem_over_a_tracked_directory_is_not_touched() {
     // what is below it is the image's again when it is uncovered, removed paths as untracked ones
     drop(run_directory);
     site.updated(&["--no-fallback"]);
-    assert_eq!(judge::same_but_untracked(&site.image(), &site.node(), &[]), ["run/gone"]);
+    assert_eq!(judge::same_except_untracked(&site.image(), &site.node(), &[]), ["run/gone"]);
 }
 
 #[test]
@@ -170,7 +170,7 @@ fn filesystems_of_the_systems_own_take_part_each_with_its_stage() {
     trees::put(&mut tree, "boot/vmlinuz", Item::file(trees::noise(100_000, 1)));
     trees::put(&mut tree, "boot/new/deep/file", Item::file("new"));
     trees::put(&mut tree, "usr/lib/large", Item::file(trees::noise(100_000, 2)));
-    trees::put(&mut tree, "usr/lib/app", Item::new(What::Symlink(b"large".to_vec())));
+    trees::put(&mut tree, "usr/lib/app", Item::new(ItemKind::Symlink(b"large".to_vec())));
     tree.retain(|path, _| !path.starts_with(b"usr/lib/app/") && path != b"boot/initrd");
     tree.get_mut(&b"boot"[..]).expect("is there").mode = 0o700;
     trees::put(&mut tree, "etc/passwd", Item::file("newer"));
@@ -187,7 +187,7 @@ fn filesystems_of_the_systems_own_take_part_each_with_its_stage() {
     }
     // a hardlink cannot cross: refused by name, before anything
     let mut crossing = tree.clone();
-    trees::put(&mut crossing, "boot/copy", Item::new(What::Link(b"etc/passwd".to_vec())));
+    trees::put(&mut crossing, "boot/copy", Item::new(ItemKind::Link(b"etc/passwd".to_vec())));
     trees::put(&mut crossing, "etc/passwd", Item::file("newer still"));
     site.publish(&crossing);
     site.update(&["--no-fallback"])
@@ -234,7 +234,7 @@ fn a_part_that_is_mounted_read_only_stops_only_what_has_to_change_in_it() {
     }
     drop(mounted);
     site.updated(&["--no-fallback"]);
-    assert_eq!(judge::same_but_untracked(&site.image(), &site.node(), &[]), ["usr/lib/local"]);
+    assert_eq!(judge::same_except_untracked(&site.image(), &site.node(), &[]), ["usr/lib/local"]);
 }
 
 #[test]

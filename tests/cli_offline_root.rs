@@ -28,7 +28,7 @@ fn updated_by_its_own_configuration(site: &Site) -> Run {
         .arg(env!("CARGO_BIN_EXE_si_updateclient"))
         .args(["--diff", "--yes", "--root"])
         .arg(site.node());
-    Run::of(command.output().expect("unshare runs"))
+    Run::from_output(command.output().expect("unshare runs"))
 }
 
 /// A node and a newer generation that changes an excluded and another path.

@@ -68,7 +68,7 @@ fn signal(child: &Child, signal: Signal) {
 }
 
 fn finish(child: Child) -> Run {
-    Run::of(child.wait_with_output().expect("it ends"))
+    Run::from_output(child.wait_with_output().expect("it ends"))
 }
 
 #[test]
@@ -352,7 +352,7 @@ fn closed_or_full_outputs_change_nothing() {
             let mut shell = Command::new("sh");
             shell.args(["-c", &format!("exec \"$@\" {outputs}"), "sh"]).arg(client.get_program());
             let output = shell.args(client.get_args()).args(*more).output().expect("sh runs");
-            Run::of(output).ended(0, &[]);
+            Run::from_output(output).ended(0, &[]);
             site.same();
         }
     }
@@ -426,11 +426,12 @@ fn the_clock_says_1970() {
         site.repo_url = url;
         trees::put(&mut tree, "etc/new", Item::file(format!("new {number}")));
         site.publish(&tree);
-        let run = Run::of(site.command().env("LD_PRELOAD", &library).output().expect("runs"));
+        let run =
+            Run::from_output(site.command().env("LD_PRELOAD", &library).output().expect("runs"));
         run.ended(0, &["clock says 1970-01-01", "updated to node"]);
         site.same();
         assert!(site.status().contains("recorded:    1970-01-01"), "{}", site.status());
     }
-    Run::of(site.command().env("LD_PRELOAD", &library).output().expect("runs"))
+    Run::from_output(site.command().env("LD_PRELOAD", &library).output().expect("runs"))
         .ended(0, &["up to date"]);
 }

@@ -222,7 +222,7 @@ fn what_was_moved_renamed_and_edited_is_made_of_what_it_was() {
 fn where_blocks_are_shared_the_head_is_kept_as_clones() {
     require!(Root, LoopDevice, Program("mkfs.xfs"));
 
-    disk::private();
+    disk::enter_mount_namespace();
     let outside = scratch();
     let site = Site { dir: scratch() };
     let _disk = Disk::new("xfs", outside.path().join("disk"), site.dir.path());

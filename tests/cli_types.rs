@@ -11,17 +11,17 @@ use std::process::Command;
 use rustix::fs::{Mode, OFlags};
 
 use common::site::Site;
-use common::trees::{self, Item, Tree, What};
+use common::trees::{self, Item, ItemKind, Tree};
 use common::{ROOT_AND_RSYNC, require};
 
 fn symlink(target: &str) -> Item {
-    Item::new(What::Symlink(target.as_bytes().to_vec()))
+    Item::new(ItemKind::Symlink(target.as_bytes().to_vec()))
 }
 
 /// One of several forms of the directory `top`, in which types nest, link and lead to each other.
 fn shape(tree: &mut Tree, top: &str, number: usize) {
     let mut put = |path: &str, item: Item| trees::put(tree, &format!("{top}/{path}"), item);
-    let link = |path: &str| Item::new(What::Link(format!("{top}/{path}").into_bytes()));
+    let link = |path: &str| Item::new(ItemKind::Link(format!("{top}/{path}").into_bytes()));
     put("keep", Item::file("is always here"));
     match number {
         0 => put("x/y/z", Item::file("plain")),
@@ -49,7 +49,7 @@ fn shape(tree: &mut Tree, top: &str, number: usize) {
             put("x/y/z2", link("keep"));
         }
         6 => {
-            put("x", Item::new(What::Fifo));
+            put("x", Item::new(ItemKind::Fifo));
             put("w", Item::dir().mode(0o2750).owner(1, 2));
         }
         _ => {}
@@ -89,8 +89,8 @@ fn each_kind_of_metadata_changes_alone() {
     let steps: [Step; 14] = [
         (b"etc/dangling", &|item| item.owner = (7, 8)),
         (b"bin", &|item| item.mtime.1 += 1),
-        (b"dev/big", &|item| item.what = What::Char(4095, 3)),
-        (b"dev/sda", &|item| item.what = What::Block(8, 1)),
+        (b"dev/big", &|item| item.kind = ItemKind::Char(4095, 3)),
+        (b"dev/sda", &|item| item.kind = ItemKind::Block(8, 1)),
         (b"dev/zero", &|item| item.mode = 0o600),
         (b"run/pipe", &|item| item.owner = (3, 3)),
         (b"usr/bin/su", &|item| item.mode = 0o6755),
@@ -121,23 +121,23 @@ fn holes_stay_holes() {
     trees::put(
         &mut tree,
         "var/lib/a",
-        Item::new(What::File { hole: 8 << 20, data: b"end".to_vec() }),
+        Item::new(ItemKind::File { hole: 8 << 20, data: b"end".to_vec() }),
     );
     let site = Site::at(&tree);
     trees::put(
         &mut tree,
         "var/lib/a",
-        Item::new(What::File { hole: 8 << 20, data: b"END".to_vec() }),
+        Item::new(ItemKind::File { hole: 8 << 20, data: b"END".to_vec() }),
     );
     trees::put(
         &mut tree,
         "var/lib/b",
-        Item::new(What::File { hole: 9 << 20, data: trees::noise(5000, 1) }),
+        Item::new(ItemKind::File { hole: 9 << 20, data: trees::noise(5000, 1) }),
     );
     trees::put(
         &mut tree,
         "var/lib/only-hole",
-        Item::new(What::File { hole: 3 << 20, data: Vec::new() }),
+        Item::new(ItemKind::File { hole: 3 << 20, data: Vec::new() }),
     );
     site.publish(&tree);
     site.updated(&["--no-fallback"]);
@@ -250,7 +250,7 @@ fn what_is_immutable_is_refused_by_name_before_the_seal() {
     edits(&mut next);
     site.publish(&next);
     site.updated(&["--no-fallback"]);
-    let left = common::judge::same_but_untracked(&site.image(), &site.node(), &["/srv/stays/"]);
+    let left = common::judge::same_except_untracked(&site.image(), &site.node(), &["/srv/stays/"]);
     assert!(left.is_empty(), "{left:?}");
 }
 
@@ -298,7 +298,7 @@ fn the_longest_paths_come_change_and_go() {
     for text in ["one", "two"] {
         assert_eq!(write_far_down(&site.image(), far, text).len(), 4095);
         trees::write_text(&site.image().join("etc/round"), text);
-        site.publish_as_it_is(&[]);
+        site.publish_image(&[]);
         site.updated(&["--no-fallback", "--max-delete", "100%"]);
         assert_eq!(tar_of(&site.image(), far), tar_of(&site.node(), far));
     }
@@ -311,14 +311,14 @@ fn the_longest_paths_come_change_and_go() {
             "takes a slot before the others",
         );
     }
-    site.publish_as_it_is(&[]);
+    site.publish_image(&[]);
     site.update(&["--no-fallback", "--max-delete", "100%"])
         .ended(5, &["too long to be staged", "nothing was changed"]);
     site.nothing_left();
     for number in 0..20 {
         fs::remove_file(site.image().join(format!("0-{number}"))).expect("removes");
     }
-    site.publish_as_it_is(&[]);
+    site.publish_image(&[]);
     site.updated(&["--no-fallback", "--max-delete", "100%"]);
     assert_eq!(tar_of(&site.image(), "a"), tar_of(&site.node(), "a"));
     fs::remove_dir_all(site.image().join("a")).expect("removes");
@@ -329,7 +329,7 @@ fn the_longest_paths_come_change_and_go() {
             "takes a slot before the others",
         );
     }
-    site.publish_as_it_is(&[]);
+    site.publish_image(&[]);
     site.updated(&["--no-fallback", "--max-delete", "100%"]);
     site.same();
 }

@@ -5,7 +5,7 @@ mod common;
 use std::os::unix::fs::MetadataExt;
 
 use common::site::Site;
-use common::trees::{self, Item, Tree, What};
+use common::trees::{self, Item, ItemKind, Tree};
 use common::{ROOT_AND_RSYNC, judge, require};
 
 /// Two generations with everything, the first one recorded on the node.
@@ -76,7 +76,7 @@ fn an_untracked_file_stays_also_where_its_directory_goes() {
     site.updated(&["--no-fallback"]).ended(0, &["srv/app: kept"]);
     assert_eq!(std::fs::read_to_string(site.node().join("srv/app/local")).expect("reads"), "mine");
     assert!(site.status().contains("./srv/app: kept"));
-    let left = judge::same_but_untracked(&site.image(), &site.node(), &[]);
+    let left = judge::same_except_untracked(&site.image(), &site.node(), &[]);
     assert!(left.iter().all(|path| path.starts_with("srv/app")), "{left:?}");
     // Once it is empty, the next update takes it away.
     std::fs::remove_file(site.node().join("srv/app/local")).expect("removes");
@@ -175,7 +175,7 @@ fn a_directory_becomes_a_symlink_and_back_while_its_children_change() {
     site.updated(&[]);
     let mut merged = tree.clone();
     merged.remove(&b"merge/bin/a"[..]);
-    merged.insert(b"merge/bin".to_vec(), Item::new(What::Symlink(b"usr/bin".to_vec())));
+    merged.insert(b"merge/bin".to_vec(), Item::new(ItemKind::Symlink(b"usr/bin".to_vec())));
     merged.insert(b"merge/usr/bin/a".to_vec(), Item::file("a, changed"));
     std::fs::write(site.node().join("merge/bin/local"), "mine\n").expect("writes");
     site.publish(&merged);
@@ -220,7 +220,7 @@ fn a_backup_by_hardlinks_keeps_its_bytes_and_metadata() {
         std::fs::metadata(node.join("backup/empty")).expect("is there").mtime(),
         empty.mtime()
     );
-    let left = judge::same_but_untracked(&site.image(), &node, &[]);
+    let left = judge::same_except_untracked(&site.image(), &node, &[]);
     assert!(left.iter().all(|path| path.starts_with("backup")), "{left:?}");
 }
 

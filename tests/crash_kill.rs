@@ -13,7 +13,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use common::site::{Run, Site};
-use common::trees::{Item, Tree, What, noise};
+use common::trees::{Item, ItemKind, Tree, noise};
 use common::{Need, ROOT_AND_RSYNC, judge, random, require, rounds, tally};
 
 const TRACED: [Need; 3] = [Need::Root, Need::Program("rsync"), Need::Program("strace")];
@@ -58,9 +58,9 @@ fn put_kind(put: &mut impl FnMut(String, Item), path: &str, kind: usize) {
             put(format!("{path}/inside"), Item::dir());
         }
         1 => put(path.to_owned(), Item::file("a file")),
-        2 => put(path.to_owned(), Item::new(What::Symlink(b"../d00".to_vec()))),
-        3 => put(path.to_owned(), Item::new(What::Link(b"d00/f000".to_vec()))),
-        _ => put(path.to_owned(), Item::new(What::Fifo)),
+        2 => put(path.to_owned(), Item::new(ItemKind::Symlink(b"../d00".to_vec()))),
+        3 => put(path.to_owned(), Item::new(ItemKind::Link(b"d00/f000".to_vec()))),
+        _ => put(path.to_owned(), Item::new(ItemKind::Fifo)),
     }
 }
 
@@ -170,7 +170,7 @@ impl Scene {
     }
 
     fn recover(&self) -> Run {
-        Run::of(self.recovery().output().expect("runs"))
+        Run::from_output(self.recovery().output().expect("runs"))
     }
 
     fn recovery(&self) -> Command {
@@ -248,7 +248,7 @@ fn injected(command: &Command, call: &str, what: &str, nth: usize) -> Run {
         &format!("inject={call}:{what}:when={nth}"),
     ]);
     strace.arg(command.get_program()).args(command.get_args()).stdin(Stdio::null());
-    Run::of(strace.output().expect("strace runs"))
+    Run::from_output(strace.output().expect("strace runs"))
 }
 
 /// How often one thread of `command` makes each of `calls`.

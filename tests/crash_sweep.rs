@@ -24,7 +24,7 @@ use std::time::Duration;
 
 use common::fingerprint::Fingerprint;
 use common::site::Site;
-use common::trees::{self, Item, Tree, What, noise};
+use common::trees::{self, Item, ItemKind, Tree, noise};
 use common::{ROOT_AND_RSYNC, copy_tree, judge, require};
 use rustix::fs::{StatVfsMountFlags, XattrFlags};
 use rustix::io::Errno;
@@ -115,11 +115,11 @@ fn kind(tree: &mut Tree, path: &str, kind: usize, text: &str) {
     let item = match kind {
         0 => Item::dir(),
         1 => Item::file(format!("{path} {text}")),
-        2 => Item::new(What::Symlink(format!("../{path}{text}").into_bytes())),
-        3 => Item::new(What::Fifo),
-        4 => Item::new(What::Char(1, 3)),
-        5 => Item::new(What::Block(7, 1)),
-        _ => Item::new(What::Link(b"etc/leader".to_vec())),
+        2 => Item::new(ItemKind::Symlink(format!("../{path}{text}").into_bytes())),
+        3 => Item::new(ItemKind::Fifo),
+        4 => Item::new(ItemKind::Char(1, 3)),
+        5 => Item::new(ItemKind::Block(7, 1)),
+        _ => Item::new(ItemKind::Link(b"etc/leader".to_vec())),
     };
     if kind == 0 {
         trees::put(tree, &format!("{path}/child"), Item::file(format!("in {path}")));
@@ -176,16 +176,19 @@ fn content(round: u8) -> Tree {
     put("etc/drifted", Item::file("as the image has it"));
     put("usr/large", Item::file(large));
     put("usr/text", Item::file(text("text")).mode(0o755));
-    put("usr/sparse", Item::new(What::File { hole: 64 << 10, data: text("end").into_bytes() }));
+    put("usr/sparse", Item::new(ItemKind::File { hole: 64 << 10, data: text("end").into_bytes() }));
     put("usr/mode", Item::file("mode").mode(0o600 + u32::from(round)));
     put("usr/owner", Item::file("owner").owner(round.into(), 5).mode(0o4755));
     put("usr/note", Item::file("note").xattr("user.note", text("note")));
     put("usr/time", Item::file("time").mtime(1_600_000_000 + i64::from(round), 5));
     put("usr/both", Item::file("both").mtime(1_600_000_000, i64::from(round)));
-    put("usr/both-too", Item::new(What::Link(b"usr/both".to_vec())));
-    put("usr/link", Item::new(What::Symlink(text("target").into_bytes())).mtime(9, round.into()));
-    put("usr/null", Item::new(What::Char(1, 3 + u32::from(round))));
-    put("usr/pipe", Item::new(What::Fifo).mode(0o600 + u32::from(round)));
+    put("usr/both-too", Item::new(ItemKind::Link(b"usr/both".to_vec())));
+    put(
+        "usr/link",
+        Item::new(ItemKind::Symlink(text("target").into_bytes())).mtime(9, round.into()),
+    );
+    put("usr/null", Item::new(ItemKind::Char(1, 3 + u32::from(round))));
+    put("usr/pipe", Item::new(ItemKind::Fifo).mode(0o600 + u32::from(round)));
     put("usr/dir-mode", Item::dir().mode(0o700 + u32::from(round)).owner(round.into(), 0));
     put("usr/dir-time", Item::dir().mtime(1_600_000_000, round.into()));
     put("usr/dir-note", Item::dir().xattr("user.note", text("note")));
@@ -193,7 +196,7 @@ fn content(round: u8) -> Tree {
     put(&format!("opt/name-{round}"), Item::file("the same under another name".repeat(9)));
     put(&format!("opt/only-{round}/deep/file"), Item::file(text("only")).xattr("user.x", "y"));
     put("opt/first", Item::file(text("a group")).owner(1000, 100));
-    put(&format!("opt/member-{round}"), Item::new(What::Link(b"opt/first".to_vec())));
+    put(&format!("opt/member-{round}"), Item::new(ItemKind::Link(b"opt/first".to_vec())));
     let everything = trees::everything();
     for (path, once) in [("etc/acl", 1), ("usr/bin/ping", 2)] {
         let mut item = everything[path.as_bytes()].clone();
@@ -230,12 +233,13 @@ impl Scene {
         }
         let node = place.join("node");
         let Plan { generations, start, untracked, drift, recorded } = plan;
-        let tree =
-            |parts: &[&Tree]| trees::whole(parts.iter().flat_map(|part| (*part).clone()).collect());
+        let tree = |parts: &[&Tree]| {
+            trees::with_parents(parts.iter().flat_map(|part| (*part).clone()).collect())
+        };
         let end = |name: &str, parts: &[&Tree], generation| {
             let place = place.join(name);
             trees::write(&tree(parts), &place);
-            End { print: Fingerprint::of(&place), tree: place, generation }
+            End { print: Fingerprint::read(&place), tree: place, generation }
         };
         let request = request(&node, &site.repo_url, site.rsync_port());
         trees::write(&tree(&[&generations[0], &untracked]), &node);
@@ -246,7 +250,7 @@ impl Scene {
         {
             let _ = fs::remove_dir_all(site.image());
             trees::write(&tree(&[generation]), &site.image());
-            site.publish_as_it_is(&["--diffs", "1"]);
+            site.publish_image(&["--diffs", "1"]);
             ids.push(site.catalog().head().generation);
             if recorded && nth <= start {
                 let request = UpdateRequest { adopt_only: nth == 0, ..request.clone() };
@@ -383,7 +387,7 @@ impl Scene {
     /// Asserts that the tree is as at `end`.
     #[track_caller]
     fn is(&self, end: &End, context: &str) {
-        let found = Fingerprint::of(self.node());
+        let found = Fingerprint::read(self.node());
         let mut differences = end.print.differences(&found);
         differences.truncate(20);
         let turn = {

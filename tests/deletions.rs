@@ -90,7 +90,7 @@ fn what_the_agent_needs_stays_though_the_image_lacks_it() {
         for path in PROTECTED {
             assert!(site.node().join(path).exists(), "{way:?}: {path} is gone");
         }
-        let mut left = judge::same_but_untracked(&site.image(), &site.node(), &[]);
+        let mut left = judge::same_except_untracked(&site.image(), &site.node(), &[]);
         left.retain(|path| !path.ends_with('/'));
         left.sort();
         let mut kept = PROTECTED.to_vec();

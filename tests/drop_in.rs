@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use common::site::{Run, Site};
-use common::trees::{self, Item, Tree, What};
+use common::trees::{self, Item, ItemKind, Tree};
 use common::{ROOT_AND_RSYNC, copy_tree, judge, machine, require};
 
 const AGENT: &str = env!("CARGO_BIN_EXE_si_updateclient");
@@ -62,7 +62,7 @@ impl Old {
     }
 
     fn run(&self, more: &[&str]) -> Run {
-        Run::of(self.command().arg("--yes").args(more).output().expect("it runs"))
+        Run::from_output(self.command().arg("--yes").args(more).output().expect("it runs"))
     }
 
     /// What rsync alone makes of the node, in a copy.
@@ -129,7 +129,7 @@ fn image() -> Tree {
     text(&mut tree, "etc/hosts", "127.0.0.1 localhost\n");
     text(&mut tree, "etc/motd", "the image's\n");
     text(&mut tree, "usr/share/doc/readme", "read me\n");
-    trees::whole(tree)
+    trees::with_parents(tree)
 }
 
 fn overrides() -> [(&'static str, Tree); 2] {
@@ -140,7 +140,7 @@ fn overrides() -> [(&'static str, Tree); 2] {
     text(&mut gpu, "etc/motd", "of those with a card\n");
     trees::put(&mut gpu, "usr/share/doc", Item::dir().mode(0o750));
     text(&mut gpu, "usr/share/doc/gpu", "cards\n");
-    [("all", trees::whole(all)), ("gpu", trees::whole(gpu))]
+    [("all", trees::with_parents(all)), ("gpu", trees::with_parents(gpu))]
 }
 
 #[test]
@@ -272,7 +272,8 @@ fn a_dry_run_says_what_the_run_does_and_changes_nothing() {
     fs::remove_file(old.node("usr/share/doc/readme")).expect("removes");
     let before = old.site.snapshot();
     let line = ["--image", "node", "--override", "gpu", "--exclude-file", "/dev/null"];
-    let run = Run::of(old.command().args(line).arg("--dry-run").output().expect("it runs"));
+    let run =
+        Run::from_output(old.command().args(line).arg("--dry-run").output().expect("it runs"));
     run.ended(0, &["would update to node with gpu"]);
     old.site.unchanged_since(&before);
     let paths = |out: &str| -> Vec<String> {
@@ -311,8 +312,8 @@ fn hardlinks_acls_attributes_and_holes_come() {
     let old = Old::new(&image(), &[]);
     old.same_as_rsync(&["--image", "node", "--exclude-file", "/dev/null"], &[], "", true, &[]);
     // Links that the node has as separate files become links again.
-    let linked = image().into_iter().find_map(|(path, item)| match item.what {
-        What::Link(first) => Some((path, first)),
+    let linked = image().into_iter().find_map(|(path, item)| match item.kind {
+        ItemKind::Link(first) => Some((path, first)),
         _ => None,
     });
     let (path, _) = linked.expect("the tree has a link");
@@ -401,7 +402,7 @@ fn excludes_that_come_with_the_image_count_at_once() {
     let place = "etc/systemimager/updateclient.local.exclude";
     let mut first = image();
     text(&mut first, place, "/srv/*\n");
-    let old = Old::new(&trees::whole(first), &[]);
+    let old = Old::new(&trees::with_parents(first), &[]);
     old.run(&["--image", "node"]).ended(0, &[]);
     old.on_node("srv/kept", "by the first rules");
     old.on_node("opt/kept", "by the second rules");
@@ -468,7 +469,7 @@ fn a_dry_run_sees_what_overrides_hide() {
 
     let mut over = Tree::from([(Vec::new(), Item::dir())]);
     text(&mut over, "etc/hosts/inside", "a directory");
-    let old = Old::new(&image(), &[("odd", trees::whole(over))]);
+    let old = Old::new(&image(), &[("odd", trees::with_parents(over))]);
     let line = ["--image", "node", "--override", "odd", "--exclude-file", "/dev/null"];
     old.run(&line).ended(0, &[]);
     old.run(&[&line[..], &["--dry-run"]].concat()).ended(0, &["up to date"]);
@@ -501,7 +502,7 @@ fn a_capability_of_a_file_that_only_gets_another_time_comes() {
     let mut file = Item::file(trees::noise(5_000, 3)).owner(65_534, 0);
     file.mode = 0o755;
     trees::put(&mut tree, "usr/bin/capable", file);
-    let old = Old::new(&trees::whole(tree), &[]);
+    let old = Old::new(&trees::with_parents(tree), &[]);
     let path = old.server("images/node/usr/bin/capable");
     common::run(Command::new("setcap").arg("cap_net_raw=ep").arg(&path));
     let line = ["--image", "node", "--exclude-file", "/dev/null"];
@@ -536,7 +537,7 @@ fn why_says_where_a_path_comes_from() {
     let why = |path: &str| {
         let mut command = Command::new(AGENT);
         command.arg("--root").arg(old.site.node()).args(["--why", path]).stdin(Stdio::null());
-        Run::of(command.output().expect("it runs"))
+        Run::from_output(command.output().expect("it runs"))
     };
     why("/etc/motd").ended(5, &["nothing is recorded"]);
     old.run(&["--image", "node", "--override", "all", "--override", "gpu"]).ended(0, &[]);
@@ -567,7 +568,7 @@ fn mounts_of_other_kinds_and_dev_are_left_alone() {
     for path in ["dev/fromimage", "usr/mounted/fromimage", "mnt/data/fromimage"] {
         text(&mut tree, path, "the image's");
     }
-    let old = Old::new(&trees::whole(tree), &[]);
+    let old = Old::new(&trees::with_parents(tree), &[]);
     for path in ["dev", "usr/mounted", "mnt/data"] {
         fs::create_dir_all(old.node(path)).expect("makes");
     }
@@ -584,7 +585,7 @@ fn mounts_of_other_kinds_and_dev_are_left_alone() {
     );
     let output =
         Command::new("unshare").args(["-m", "sh", "-c", &script]).output().expect("it runs");
-    let run = Run::of(output);
+    let run = Run::from_output(output);
     run.ended(0, &["own\nown\n"]);
     assert!(!run.out.contains("fromimage"), "{run:#?}");
     assert_eq!(read(&old.node("mnt/data/fromimage")), "the image's");
@@ -597,8 +598,8 @@ fn kinds_that_fstype_does_not_name_are_left_alone() {
 
     let mut tree = image();
     text(&mut tree, "data/fromimage", "the image's");
-    let old = Old::new(&trees::whole(tree), &[]);
-    common::disk::private();
+    let old = Old::new(&trees::with_parents(tree), &[]);
+    common::disk::enter_mount_namespace();
     let disk = common::disk::Disk::new("ext4", old.server("disk"), &old.node("data"));
     fs::write(old.node("data/own"), "own").expect("writes");
     old.on_node("etc/systemimager/client.conf", "fstype = xfs\n");
@@ -621,7 +622,7 @@ fn the_old_command_lines_run_unchanged() {
     for dir in ["proc", "dev", "tmp"] {
         trees::put(&mut tree, dir, Item::dir());
     }
-    let old = Old::new(&trees::whole(tree), &overrides());
+    let old = Old::new(&trees::with_parents(tree), &overrides());
     for dir in ["proc", "dev", "tmp"] {
         fs::create_dir(old.node(dir)).expect("makes");
     }
@@ -654,9 +655,9 @@ fn the_old_command_lines_run_unchanged() {
     }
     for line in lines {
         let mut command =
-            machine::inside_after(&old.site.node(), "hostname node7 2>/dev/null || true");
+            machine::chroot_command_after(&old.site.node(), "hostname node7 2>/dev/null || true");
         let script = format!("export PATH=/usr/sbin:/usr/bin:/bin; exec {line}");
-        let run = Run::of(
+        let run = Run::from_output(
             command
                 .args(["/bin/busybox", "sh", "-c", &script])
                 .stdin(Stdio::null())
@@ -704,7 +705,8 @@ fn forbidden_combinations_are_refused_as_before() {
         (&["--image", "node", "stray"], "stray"),
         (&["--image", "node", "--s", "x"], "--s"),
     ] {
-        let run = Run::of(old.command().args(line).arg("--yes").output().expect("it runs"));
+        let run =
+            Run::from_output(old.command().args(line).arg("--yes").output().expect("it runs"));
         run.ended(2, &[words]);
     }
     assert!(
@@ -718,7 +720,7 @@ fn nobody_to_ask_is_said_and_nothing_is_done() {
     require!(ROOT_AND_RSYNC);
 
     let old = Old::new(&image(), &[]);
-    let run = Run::of(old.command().args(["--image", "node"]).output().expect("it runs"));
+    let run = Run::from_output(old.command().args(["--image", "node"]).output().expect("it runs"));
     run.ended(2, &["without confirmation", "pass --yes"]);
     assert!(!old.node("etc").exists());
 }
@@ -746,7 +748,7 @@ fn every_setting_says_where_it_comes_from() {
         "--max-delete",
         "7",
     ]);
-    let run = Run::of(command.output().expect("it runs"));
+    let run = Run::from_output(command.output().expect("it runs"));
     run.ended(0, &[]);
     for (name, value, from) in [
         ("server", "head", "command line"),
@@ -776,7 +778,7 @@ fn control_characters_in_names_are_escaped() {
 
     let mut tree = image();
     trees::put(&mut tree, "etc/\u{1b}[31mred\nline", Item::file("x"));
-    let old = Old::new(&trees::whole(tree), &[]);
+    let old = Old::new(&trees::with_parents(tree), &[]);
     for more in [&["--dry-run"][..], &["--log", "%o %f"], &["--dry-run"]] {
         let run = old.run(&[&["--image", "node", "--exclude-file", "/dev/null"], more].concat());
         run.ended(0, &[]);

@@ -107,7 +107,7 @@ fn nothing_is_recorded_and_the_tree_resembles_a_generation() {
         0,
         &["the tree is taken for generation", "2 of 46 entries differ", "following one diff"],
     );
-    assert_eq!(judge::same_but_untracked(&site.image(), &site.node(), &[]), ["local"]);
+    assert_eq!(judge::same_except_untracked(&site.image(), &site.node(), &[]), ["local"]);
     fs::remove_file(site.node().join("local")).expect("removes");
     ended_well(&site);
 }
@@ -153,13 +153,13 @@ fn the_recorded_generation_is_not_published_and_the_tree_resembles_another() {
 
     let site = behind(Site::new(), 2);
     write_tree(&tree(3), &site.image());
-    site.publish_as_it_is(&["--full-share", "0"]);
+    site.publish_image(&["--full-share", "0"]);
     prune(&site, 1);
     fs::write(site.node().join("local"), "the node's own").expect("writes");
     let run = site.updated(&["--no-fallback"]);
     run.ended(0, &["the tree is taken for generation"]);
     // What the recorded generation had is known to be stale, what nobody named is the node's.
-    assert_eq!(judge::same_but_untracked(&site.image(), &site.node(), &[]), ["local"]);
+    assert_eq!(judge::same_except_untracked(&site.image(), &site.node(), &[]), ["local"]);
     fs::remove_file(site.node().join("local")).expect("removes");
     ended_well(&site);
 }
@@ -183,7 +183,7 @@ fn the_recorded_generation_is_not_published_and_the_tree_resembles_none() {
         0,
         &["full sync: the recorded generation", "is not published and the tree resembles none"],
     );
-    assert_eq!(judge::same_but_untracked(&site.image(), &site.node(), &[]), ["local"]);
+    assert_eq!(judge::same_except_untracked(&site.image(), &site.node(), &[]), ["local"]);
     fs::remove_file(site.node().join("local")).expect("removes");
     ended_well(&site);
 }
@@ -247,7 +247,7 @@ fn a_broken_chain_ends_in_a_full_sync() {
     site.unchanged_since(&before);
     site.updated(&[]).ended(0, &["full sync: ", reason]);
     // With a recorded base the node's own is known, and kept on every route.
-    assert_eq!(judge::same_but_untracked(&site.image(), &site.node(), &[]), ["local"]);
+    assert_eq!(judge::same_except_untracked(&site.image(), &site.node(), &[]), ["local"]);
     fs::remove_file(site.node().join("local")).expect("removes");
     ended_well(&site);
 }
@@ -261,7 +261,7 @@ fn no_chain_at_all_is_a_full_sync() {
     site.install_node();
     site.updated(&["--adopt"]);
     write_tree(&tree(2), &site.image());
-    site.publish_as_it_is(&["--diffs", "0"]);
+    site.publish_image(&["--diffs", "0"]);
     site.updated(&[]).ended(0, &["full sync: no chain of diffs leads from generation"]);
     ended_well(&site);
 }
@@ -278,7 +278,7 @@ fn a_chain_that_is_dearer_than_the_image_is_not_followed() {
     bulky.insert(b"usr/bulk".to_vec(), Item::file(noise(2_000_000, 5)));
     for tree in [bulky, tree(3)] {
         write_tree(&tree, &site.image());
-        site.publish_as_it_is(&["--diffs", "1"]);
+        site.publish_image(&["--diffs", "1"]);
     }
     let run = site.updated(&[]);
     run.ended(0, &["full sync: the diffs have", "bytes, a full sync takes about"]);
@@ -374,7 +374,7 @@ fn an_image_tree_edited_after_its_publish_stops_where_the_repository_lacks_the_c
     run.ended(8, &["is not the published head any more", "/usr/file-03", "nothing was changed"]);
     site.unchanged_since(&before);
     // Published, it is installed.
-    site.publish_as_it_is(&[]);
+    site.publish_image(&[]);
     site.updated(&[]);
     ended_well(&site);
 }
@@ -505,7 +505,7 @@ fn no_rsync_program_and_no_rsync_server_are_told_apart() {
     site = site.with_rsync();
     let mut command = site.command();
     let run = command.env("PATH", site.dir.path()).output().expect("si_updateclient runs");
-    common::site::Run::of(run)
+    common::site::Run::from_output(run)
         .ended(8, &["the rsync program is not installed on this node", "nothing was changed"]);
     site.unchanged_since(&before);
 
@@ -531,7 +531,7 @@ fn a_server_without_the_image_as_a_module_is_named() {
 fn an_rsync_daemon_alone_is_server_enough() {
     require!(ROOT_AND_RSYNC);
 
-    let site = behind(Site::new().with_rsync_alone(), 2);
+    let site = behind(Site::new().with_rsync_repository(), 2);
     site.updated(&["--no-fallback"]).ended(0, &["following one diff"]);
     site.same();
     site.updated(&[]).ended(0, &["up to date"]);

@@ -9,7 +9,7 @@ use std::process::{Command, Stdio};
 
 use common::disk::{self, Disk, Mounted};
 use common::site::{Run, Site};
-use common::trees::{self, Item, Tree, What, noise};
+use common::trees::{self, Item, ItemKind, Tree, noise};
 use common::{Need, judge, require, run};
 
 const NEEDED: [Need; 7] = [
@@ -30,7 +30,7 @@ fn fill(tree: &mut Tree, part: &str, second: bool) {
         |name: &str| if part.is_empty() { name.to_owned() } else { format!("{part}/{name}") };
     let mut put = |name: &str, item: Item| trees::put(tree, &below(name), item);
     put("same", Item::file("the same"));
-    put("other-name", Item::new(What::Link(below("same").into_bytes())));
+    put("other-name", Item::new(ItemKind::Link(below("same").into_bytes())));
     put("changed", Item::file(noise(20_000, 1 + u64::from(second))));
     put("owner", Item::file("x").owner(if second { 7 } else { 0 }, 0));
     put("mode", Item::file("x").mode(if second { 0o4755 } else { 0o644 }));
@@ -51,12 +51,12 @@ fn fill(tree: &mut Tree, part: &str, second: bool) {
         match kind {
             0 => {
                 put(&format!("{name}/inside/file"), Item::file("inside"));
-                put(&format!("{name}/other"), Item::new(What::Symlink(b"inside".to_vec())));
+                put(&format!("{name}/other"), Item::new(ItemKind::Symlink(b"inside".to_vec())));
             }
             1 => put(&name, Item::file(format!("a file {second}"))),
-            2 => put(&name, Item::new(What::Symlink(b"../same".to_vec()))),
-            3 => put(&name, Item::new(What::Link(below("same").into_bytes()))),
-            _ => put(&name, Item::new(What::Fifo)),
+            2 => put(&name, Item::new(ItemKind::Symlink(b"../same".to_vec()))),
+            3 => put(&name, Item::new(ItemKind::Link(below("same").into_bytes()))),
+            _ => put(&name, Item::new(ItemKind::Fifo)),
         }
     }
 }
@@ -101,12 +101,14 @@ fn traced(site: &Site, call: &str, what: &str, nth: usize) -> Run {
         "--max-delete",
         "100%",
     ]);
-    Run::of(strace.stdin(Stdio::null()).output().expect("strace runs"))
+    Run::from_output(strace.stdin(Stdio::null()).output().expect("strace runs"))
 }
 
 fn recover(site: &Site) -> Run {
     let mut command = Command::new(env!("CARGO_BIN_EXE_si_updateclient"));
-    Run::of(command.arg("--recover").arg("--root").arg(site.node()).output().expect("runs"))
+    Run::from_output(
+        command.arg("--recover").arg("--root").arg(site.node()).output().expect("runs"),
+    )
 }
 
 /// Rolls the node back to what it was when `copy` was made of it.
@@ -130,7 +132,7 @@ fn stages_in(tree: &Path) -> String {
 fn a_whole_update_on(kind: &str) {
     require!(NEEDED);
 
-    disk::private();
+    disk::enter_mount_namespace();
     let [first, second] = [false, true].map(|second| generation(&["", "usr/lib"], second));
     let (site, _disk) =
         site_on(&first, |site| Disk::new(kind, site.dir.path().join("disk"), &site.node()));
@@ -172,7 +174,7 @@ const PARTS: [&str; 6] = ["", "boot", "usr", "var", "opt/nested", "opt/nested/in
 fn a_directory_that_hands_on_a_project_is_refused_before_anything_is_touched() {
     require!(NEEDED);
 
-    disk::private();
+    disk::enter_mount_namespace();
     let [first, second] = [false, true].map(|second| generation(&["", "usr/lib"], second));
     let (site, _disk) =
         site_on(&first, |site| Disk::new("xfs", site.dir.path().join("disk"), &site.node()));
@@ -217,7 +219,7 @@ fn several(site: &Site) -> Vec<Disk> {
 fn a_root_of_six_filesystems_is_updated_as_one_and_waits_for_what_is_missing() {
     require!(NEEDED);
 
-    disk::private();
+    disk::enter_mount_namespace();
     let [first, second] = [false, true].map(|second| generation(&PARTS, second));
     let (site, mut disks) = site_on(&first, several);
     let same = || judge::same(&site.image(), &site.node(), &EVERYWHERE);
@@ -260,7 +262,7 @@ fn a_root_of_six_filesystems_is_updated_as_one_and_waits_for_what_is_missing() {
 fn a_subvolume_cannot_go_and_a_read_only_one_cannot_change() {
     require!(NEEDED);
 
-    disk::private();
+    disk::enter_mount_namespace();
     let mut tree = generation(&[""], false);
     trees::put(&mut tree, "srv/data/file", Item::file("1"));
     trees::put(&mut tree, "srv/fixed/file", Item::file("1"));
@@ -299,11 +301,11 @@ fn a_subvolume_cannot_go_and_a_read_only_one_cannot_change() {
     without.retain(|path, _| !path.starts_with(b"srv/data"));
     site.publish(&without);
     refused(&site, &["/srv/data has to go and is a filesystem of its own"]);
-    trees::put(&mut without, "srv/data", Item::new(What::Symlink(b"fixed".to_vec())));
+    trees::put(&mut without, "srv/data", Item::new(ItemKind::Symlink(b"fixed".to_vec())));
     site.publish(&without);
     refused(&site, &["/srv/data has to change and a filesystem is mounted on it"]);
     // a hardlink into it is refused by name
-    trees::put(&mut tree, "srv/data/link", Item::new(What::Link(b"same".to_vec())));
+    trees::put(&mut tree, "srv/data/link", Item::new(ItemKind::Link(b"same".to_vec())));
     site.publish(&tree);
     refused(&site, &["the hardlink group of /srv/data/link spans two filesystems"]);
 }
@@ -312,7 +314,7 @@ fn a_subvolume_cannot_go_and_a_read_only_one_cannot_change() {
 fn snapshots_cost_nothing_and_are_never_touched() {
     require!(NEEDED);
 
-    disk::private();
+    disk::enter_mount_namespace();
     let [first, second] = [false, true].map(|second| generation(&["", "var/data"], second));
     let (site, _disk) = site_on(&first, |site| {
         let root = Disk::new("btrfs", site.dir.path().join("disk"), &site.node());
@@ -332,7 +334,7 @@ fn snapshots_cost_nothing_and_are_never_touched() {
     assert!(!quick.err.contains("compared"), "{quick:#?}");
     site.publish(&second);
     updated(&site, &["--purge-untracked"]).ended(0, &["2 untracked paths kept"]);
-    let untracked = judge::same_but_untracked(
+    let untracked = judge::same_except_untracked(
         &site.image(),
         &node,
         &[&EVERYWHERE[..], &["/.snapshots"]].concat(),
@@ -354,7 +356,7 @@ fn snapshots_cost_nothing_and_are_never_touched() {
 fn what_a_bind_mount_shows_twice_is_neither_lost_nor_counted_as_ours() {
     require!(NEEDED);
 
-    disk::private();
+    disk::enter_mount_namespace();
     let [first, second] = [false, true].map(|second| {
         let mut tree = generation(&["", "srv/source", "var/shown"], second);
         trees::put(&mut tree, "srv/source/only/here", Item::file("tracked at the source alone"));
@@ -421,14 +423,14 @@ fn with_firmware(second: bool) -> Tree {
     put("EFI/mode", Item::file("x").mode(if second { 0o600 } else { 0o644 }));
     put("EFI/before-1980", Item::file("x").mtime(5, 5));
     put("EFI/a", Item::file(format!("two names {second}")));
-    put("EFI/b", Item::new(What::Link(b"boot/efi/EFI/a".to_vec())));
-    put("EFI/link", Item::new(What::Symlink(b"same".to_vec())));
+    put("EFI/b", Item::new(ItemKind::Link(b"boot/efi/EFI/a".to_vec())));
+    put("EFI/link", Item::new(ItemKind::Symlink(b"same".to_vec())));
     put("EFI/d", Item::dir());
     put("EFI/to-file/below/file", Item::file("x"));
     put("EFI/to-directory", Item::file("x"));
     if second {
         put("EFI/new/below/file", Item::file("new"));
-        put("EFI/new/pipe", Item::new(What::Fifo));
+        put("EFI/new/pipe", Item::new(ItemKind::Fifo));
         put("EFI/loader", Item::file("new"));
         for name in ["to-file/below/file", "to-file/below", "to-file", "to-directory"] {
             tree.remove(format!("boot/efi/EFI/{name}").as_bytes());
@@ -439,7 +441,7 @@ fn with_firmware(second: bool) -> Tree {
         put("EFI/gone/below/file", Item::file("old"));
         put("EFI/gone-too", Item::file("old"));
     }
-    trees::put(&mut tree, "usr/outside", Item::new(What::Link(b"boot/efi/EFI/a".to_vec())));
+    trees::put(&mut tree, "usr/outside", Item::new(ItemKind::Link(b"boot/efi/EFI/a".to_vec())));
     trees::put(&mut tree, "mnt", Item::dir());
     tree
 }
@@ -486,7 +488,7 @@ fn is_image(site: &Site, image: &Path) {
 fn what_holds_no_owners_and_links_is_equal_as_far_as_it_can_be() {
     require!(NEEDED, PLAIN);
 
-    disk::private();
+    disk::enter_mount_namespace();
     let [first, second] = [false, true].map(with_firmware);
     let (site, mut disk) = site_with_firmware(&first);
     let link = "./boot/efi/EFI/link: a link cannot be held by fuseblk";
@@ -530,7 +532,7 @@ fn what_holds_no_owners_and_links_is_equal_as_far_as_it_can_be() {
 fn an_update_of_what_has_no_journal_is_killed_at_any_step() {
     require!(NEEDED, PLAIN);
 
-    disk::private();
+    disk::enter_mount_namespace();
     let trees = [false, true].map(with_firmware);
     let (site, mut disk) = site_with_firmware(&trees[0]);
     site.updated(&["--adopt"]);
@@ -568,7 +570,7 @@ fn an_update_of_what_has_no_journal_is_killed_at_any_step() {
 fn no_room_where_each_file_is_copied_beside_the_old_one() {
     require!(NEEDED, PLAIN);
 
-    disk::private();
+    disk::enter_mount_namespace();
     let mut tree = with_firmware(false);
     trees::put(&mut tree, "boot/efi/large", Item::file(vec![1; 35_000_000]));
     let (site, _disk) = site_with_firmware(&tree);

@@ -23,7 +23,7 @@ const SUBCOMMANDS: [&str; 8] =
 /// Runs a program without a terminal, at a fixed width of its help.
 fn run(command: &mut Command) -> Run {
     let command = command.env("COLUMNS", "100").env("NO_COLOR", "1").stdin(Stdio::null());
-    Run::of(command.output().expect("the program runs"))
+    Run::from_output(command.output().expect("the program runs"))
 }
 
 /// A run as a golden file shows it.
@@ -80,7 +80,7 @@ fn behind() -> (Site, Tree) {
     let site = Site::new().with_rsync();
     let mut tree = trees::system();
     trees::put(&mut tree, "usr/lib/app/obsolete.py", Item::file("obsolete"));
-    let tree = trees::whole(tree);
+    let tree = trees::with_parents(tree);
     site.publish(&tree);
     site.install_node();
     site.updated(&["--adopt"]);
@@ -139,7 +139,7 @@ fn publish_reports_are_as_recorded() {
 
     let site = Site::new();
     let mut masks = masks(&site);
-    let first = trees::whole(trees::system());
+    let first = trees::with_parents(trees::system());
     let mut text = String::new();
     let mut publish = |tree: &Tree, label: &str| {
         let _ = fs::remove_dir_all(site.image());
@@ -226,7 +226,7 @@ fn json_events_of_each_outcome_are_as_recorded() {
     for (name, path) in
         [("image", "/usr/bin/tool"), ("exclude", "/tmp/x"), ("local", "/etc/absent")]
     {
-        let mut command = site.command_with_its_excludes();
+        let mut command = site.command_with_node_excludes();
         record(&format!("why-{name}"), &run(command.args(["--json", "--why", path])));
     }
 

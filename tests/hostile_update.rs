@@ -179,14 +179,14 @@ fn an_archive_that_its_catalog_vouches_for_and_that_lies() {
     site.updated(&["--adopt"]);
     fs::remove_dir_all(site.image()).expect("removes");
     common::trees::write(&tree(2), &site.image());
-    site.publish_as_it_is(&["--plain"]);
+    site.publish_image(&["--plain"]);
     let other = Site::new();
     other.publish(&tree(1));
     let mut forged = tree(2);
     forged.insert(b"usr/lib/deep".to_vec(), Item::file(noise(50_000, 77)));
     fs::remove_dir_all(other.image()).expect("removes");
     common::trees::write(&forged, &other.image());
-    other.publish_as_it_is(&["--plain"]);
+    other.publish_image(&["--plain"]);
 
     let before = site.snapshot();
     let ((mine, my_first), (others, others_first)) = (diff_of(&site), diff_of(&other));
@@ -308,7 +308,8 @@ fn wrong_command_lines_are_code_2() {
     ];
     for case in cases {
         let mut command = Command::new(env!("CARGO_BIN_EXE_si_updateclient"));
-        let run = Run::of(command.args(case).args(["--root", &root]).output().expect("runs"));
+        let run =
+            Run::from_output(command.args(case).args(["--root", &root]).output().expect("runs"));
         assert_eq!(run.code, 2, "{case:?}: {run:#?}");
         assert!(!run.err.is_empty() && !run.err.contains("panicked"), "{case:?}: {run:#?}");
     }
@@ -316,7 +317,7 @@ fn wrong_command_lines_are_code_2() {
     let run = command
         .args(["--diff", "--image", "node", "--server", "s", "--root", "/no/such/dir"])
         .output();
-    Run::of(run.expect("runs")).ended(5, &["/no/such/dir"]);
+    Run::from_output(run.expect("runs")).ended(5, &["/no/such/dir"]);
     let toml = site.node().join("etc/systemimager/updateclient.toml");
     fs::create_dir_all(toml.parent().expect("a parent")).expect("makes");
     fs::write(&toml, "max_delete = \"many\"").expect("writes");
@@ -354,7 +355,7 @@ impl Slow {
     }
 
     fn end(self) -> Run {
-        Run::of(self.child.wait_with_output().expect("ends"))
+        Run::from_output(self.child.wait_with_output().expect("ends"))
     }
 }
 
@@ -367,7 +368,7 @@ fn a_second_update_at_the_same_time_is_refused() {
     site.update(&[]).ended(7, &["another update of", "is running"]);
     let mut recover = Command::new(env!("CARGO_BIN_EXE_si_updateclient"));
     let run = recover.arg("--recover").arg("--root").arg(site.node()).output().expect("runs");
-    Run::of(run).ended(7, &["is running"]);
+    Run::from_output(run).ended(7, &["is running"]);
     slow.end().ended(0, &["updated"]);
     site.same();
 }
@@ -528,7 +529,7 @@ fn the_agents_own_files_replaced_by_something_else() {
             assert!(begin.elapsed() < Duration::from_secs(20), "{context}");
             site.nothing_left();
             if run.code == 0 {
-                let left = judge::same_but_untracked(&site.image(), &site.node(), &[]);
+                let left = judge::same_except_untracked(&site.image(), &site.node(), &[]);
                 assert!(
                     left.iter().all(|path| path.starts_with(place.as_str())),
                     "{left:?} {context}"
@@ -541,7 +542,7 @@ fn the_agents_own_files_replaced_by_something_else() {
             let mut status = Command::new(env!("CARGO_BIN_EXE_si_updateclient"));
             let status =
                 status.arg("--status").arg("--root").arg(site.node()).output().expect("runs");
-            ended_in_words(&Run::of(status));
+            ended_in_words(&Run::from_output(status));
         }
     }
 }
@@ -622,7 +623,7 @@ fn no_room_on_the_root() {
     require!(DISK);
 
     let site = behind();
-    let disk = SmallDisk::under(&site, 64, 2000);
+    let disk = SmallDisk::for_node(&site, 64, 2000);
     site.updated(&["--adopt"]);
     disk.fill(1 << 20);
     let before = site.snapshot();
@@ -641,7 +642,7 @@ fn no_inodes_on_the_root() {
     require!(DISK);
 
     let site = behind();
-    let disk = SmallDisk::under(&site, 64, 256);
+    let disk = SmallDisk::for_node(&site, 64, 256);
     site.updated(&["--adopt"]);
     let free = rustix::fs::statvfs(&disk.at).expect("statvfs").f_favail;
     for number in 20..free {
@@ -664,7 +665,7 @@ fn the_disk_fills_while_an_update_downloads() {
     let mut bulky = tree(2);
     bulky.insert(b"usr/bulk".to_vec(), Item::file(noise(400_000, 9)));
     site.publish(&bulky);
-    let disk = SmallDisk::under(&site, 64, 2000);
+    let disk = SmallDisk::for_node(&site, 64, 2000);
     site.updated(&["--adopt"]);
     // What fills the disk grows during the run, whose stage lies in the top meanwhile.
     fs::write(site.node().join("filler"), "").expect("writes");
@@ -699,7 +700,7 @@ fn a_full_sync_finds_no_room() {
     site.publish(&large);
     fs::create_dir_all(site.node().join("var/lib")).expect("makes");
     fs::write(site.node().join("precious"), "the node's own").expect("writes");
-    let _disk = SmallDisk::under(&site, 32, 2000);
+    let _disk = SmallDisk::for_node(&site, 32, 2000);
     let before = site.snapshot();
     let run = site.update(&["--max-delete", "100%"]);
     run.ended(5, &["no room on this node", "nothing was changed"]);
@@ -711,7 +712,7 @@ fn a_root_that_is_read_only() {
     require!(DISK);
 
     let site = behind();
-    let disk = SmallDisk::under(&site, 64, 2000);
+    let disk = SmallDisk::for_node(&site, 64, 2000);
     site.updated(&["--adopt"]);
     let before = site.snapshot();
     common::run(Command::new("mount").args(["-o", "remount,ro"]).arg(&disk.at));

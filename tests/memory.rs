@@ -54,7 +54,7 @@ fn peak(command: &mut Command) -> u64 {
         peak = peak.max(kilobytes.unwrap_or(0) << 10);
         sleep(Duration::from_millis(2));
     }
-    Run::of(child.wait_with_output().expect("the output")).ended(0, &["updated to node"]);
+    Run::from_output(child.wait_with_output().expect("the output")).ended(0, &["updated to node"]);
     assert!(peak > MIB, "the peak was not seen");
     peak
 }
@@ -62,7 +62,7 @@ fn peak(command: &mut Command) -> u64 {
 /// Publishes the image with as little work as possible.
 fn publish(site: &Site) {
     let cheap = ["--effort", "fast", "--level", "1", "--diffs", "1", "--full-share", "1000"];
-    site.publish_as_it_is(&cheap);
+    site.publish_image(&cheap);
 }
 
 /// A node, and an update before it that brings a file of `size` bytes.

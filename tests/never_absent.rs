@@ -16,7 +16,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use common::site::Site;
-use common::trees::{self, Item, Tree, What};
+use common::trees::{self, Item, ItemKind, Tree};
 use common::{ROOT_AND_RSYNC, judge, require, rounds, tally};
 
 /// So many of each group that changes in a way of its own.
@@ -26,7 +26,7 @@ const GROUPS: usize = 25;
 fn tree(second: bool) -> Tree {
     let mut tree = Tree::from([(Vec::new(), Item::dir())]);
     let mut put = |path: String, item: Item| trees::put(&mut tree, &path, item);
-    let link = |to: String| Item::new(What::Symlink(to.into_bytes()));
+    let link = |to: String| Item::new(ItemKind::Symlink(to.into_bytes()));
     let (one, other) = if second { (2, 1) } else { (1, 2) };
     let text = |what: usize, length: usize| {
         Item::file(format!("generation {one}, {what} ").repeat(length / 20))
@@ -41,9 +41,9 @@ fn tree(second: bool) -> Tree {
     for n in 0..GROUPS {
         // a hardlink group that changes, one that falls apart, metadata alone
         put(format!("links/{n}/a"), text(n, 100));
-        put(format!("links/{n}/b"), Item::new(What::Link(format!("links/{n}/a").into_bytes())));
+        put(format!("links/{n}/b"), Item::new(ItemKind::Link(format!("links/{n}/a").into_bytes())));
         put(format!("apart/{n}/a"), Item::file("the same"));
-        let linked = Item::new(What::Link(format!("apart/{n}/a").into_bytes()));
+        let linked = Item::new(ItemKind::Link(format!("apart/{n}/a").into_bytes()));
         put(format!("apart/{n}/b"), if second { text(n, 100) } else { linked });
         put(format!("modes/{n}"), Item::file("the same").mode(0o600 + one as u32));
         // every type becomes every other
@@ -52,8 +52,8 @@ fn tree(second: bool) -> Tree {
             0 => put(format!("types/{n}/inside/file"), Item::file("inside")),
             1 => put(format!("types/{n}"), text(n, 100)),
             2 => put(format!("types/{n}"), link("../apart".to_owned())),
-            3 => put(format!("types/{n}"), Item::new(What::Fifo)),
-            _ => put(format!("types/{n}"), Item::new(What::Link(b"apart/0/a".to_vec()))),
+            3 => put(format!("types/{n}"), Item::new(ItemKind::Fifo)),
+            _ => put(format!("types/{n}"), Item::new(ItemKind::Link(b"apart/0/a".to_vec()))),
         }
         // a symlink to a directory becomes a directory
         put(format!("turned/{n}-to/file"), text(n, 100));

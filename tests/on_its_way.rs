@@ -80,7 +80,7 @@ fn what_has_come_is_staged_while_the_rest_comes() {
     wait_until(&mut child, || holds(&site.node().join(".si-stage"), FIRST));
     let sent = sent(&server, &path);
     assert!(sent < whole / 2, "{sent} of {whole} bytes had come");
-    Run::of(child.wait_with_output().expect("it ends")).ended(0, &["updated to node"]);
+    Run::from_output(child.wait_with_output().expect("it ends")).ended(0, &["updated to node"]);
     site.same();
 }
 
@@ -129,7 +129,7 @@ fn hooks_run_once_everything_is_here() {
     let staged = || fs::exists(site.node().join(".si-stage")).unwrap_or(false);
     wait_until(&mut child, || staged() || sent(&server, &path) > whole / 2);
     assert!(!staged(), "nothing is unpacked before the hooks have run");
-    let run = Run::of(child.wait_with_output().expect("it ends"));
+    let run = Run::from_output(child.wait_with_output().expect("it ends"));
     assert!(run.code != 0 && run.err.contains("a pre-update hook stopped the update"), "{run:#?}");
     assert!(sent(&server, &path) > whole / 10 * 9);
     site.unchanged_since(&before);

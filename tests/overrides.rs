@@ -33,7 +33,7 @@ impl Laid {
     /// Makes `tree` the override.
     fn write(&self, name: &str, tree: &Tree) {
         let _ = fs::remove_dir_all(self.over(name));
-        trees::write(&trees::whole(tree.clone()), &self.over(name));
+        trees::write(&trees::with_parents(tree.clone()), &self.over(name));
     }
 
     /// Publishes the override as it is.
@@ -46,7 +46,7 @@ impl Laid {
     fn update(&self, overrides: &[&str], more: &[&str]) -> Run {
         let mut command = self.site.command();
         command.args(overrides.iter().flat_map(|name| ["--override", *name])).args(more);
-        Run::of(command.output().expect("it runs"))
+        Run::from_output(command.output().expect("it runs"))
     }
 
     /// What rsync makes of the image and the overrides.
@@ -87,7 +87,7 @@ impl Laid {
             "--why",
             path,
         ]);
-        Run::of(command.output().expect("it runs")).ended(0, &[]).out.clone()
+        Run::from_output(command.output().expect("it runs")).ended(0, &[]).out.clone()
     }
 }
 
@@ -99,7 +99,7 @@ fn image() -> Tree {
         trees::put(&mut tree, path, Item::file(content));
     }
     trees::put(&mut tree, "usr/bin/large", Item::file(trees::noise(300_000, 7)));
-    trees::whole(tree)
+    trees::with_parents(tree)
 }
 
 fn small(files: &[(&str, &str)]) -> Tree {
@@ -214,7 +214,7 @@ fn types_change_between_image_and_override() {
     let laid = Laid::new(&image());
     // A directory over a file, a file over a directory, a symlink over a directory.
     let mut over = small(&[("etc/motd/now/a", "directory"), ("usr/share/doc", "file")]);
-    trees::put(&mut over, "srv", Item::new(trees::What::Symlink(b"opt".to_vec())));
+    trees::put(&mut over, "srv", Item::new(trees::ItemKind::Symlink(b"opt".to_vec())));
     laid.write("odd", &over);
     laid.publish("odd");
     laid.update(&["odd"], &[]).ended(0, &[]);
@@ -301,9 +301,9 @@ fn excludes_that_come_with_an_override_count_at_once() {
     laid.write("rules", &small(&[(place, "/etc/hosts\n")]));
     laid.publish("rules");
     let run = |overrides: &[&str], more: &[&str]| {
-        let mut command = laid.site.command_with_its_excludes();
+        let mut command = laid.site.command_with_node_excludes();
         command.args(overrides.iter().flat_map(|name| ["--override", *name])).args(more);
-        Run::of(command.output().expect("it runs"))
+        Run::from_output(command.output().expect("it runs"))
     };
     run(&[], &[]).ended(0, &[]);
     fs::write(laid.node("etc/hosts"), "the node's own").expect("writes");
@@ -355,7 +355,7 @@ fn any_overrides_over_any_image() {
             .args(any);
         plain.args(["--override", "two", "--override", "one", "--root"]).arg(laid.site.node());
         plain.args(["--rsync-port", &laid.site.rsync_port().expect("a daemon").to_string()]);
-        Run::of(plain.output().expect("it runs")).ended(0, &[]);
+        Run::from_output(plain.output().expect("it runs")).ended(0, &[]);
         laid.is(&["two", "one"]);
         Ok(())
     };

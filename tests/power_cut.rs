@@ -29,9 +29,9 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use common::disk;
-use common::power::{Kind, Plugged, Switch};
+use common::power::{Kind, MountedDisk, PowerSwitch};
 use common::site::{Run, Site};
-use common::trees::{self, Item, Tree, What, noise};
+use common::trees::{self, Item, ItemKind, Tree, noise};
 use common::{Need, judge, random, require, rounds, run, scratch, tally};
 use tempfile::TempDir;
 
@@ -121,7 +121,7 @@ fn large(second: bool) -> Tree {
 fn small(second: bool) -> Tree {
     let mut tree = trees::system();
     let mut put = |path: &str, item: Item| trees::put(&mut tree, path, item);
-    put("usr/lib/app/link", Item::new(What::Link(b"usr/lib/app/one.py".to_vec())));
+    put("usr/lib/app/link", Item::new(ItemKind::Link(b"usr/lib/app/one.py".to_vec())));
     put("usr/lib/app/data", Item::file(noise(100_000 + usize::from(second), 1)));
     if !second {
         put("srv/dir/in/file", Item::file("in a directory"));
@@ -132,12 +132,12 @@ fn small(second: bool) -> Tree {
     put("etc/hostname", Item::file("golden 2\n"));
     put("usr/lib/app/one.py", Item::file("1, newer"));
     put("usr/lib/app/two.py", Item::file("2").owner(7, 7));
-    put("srv/dir", Item::new(What::Symlink(b"new".to_vec())));
+    put("srv/dir", Item::new(ItemKind::Symlink(b"new".to_vec())));
     put("srv/file/now/a", Item::file("in a directory"));
     put("srv/new/in/file", Item::file("new"));
-    put("srv/pipe", Item::new(What::Fifo));
-    put("srv/device", Item::new(What::Char(1, 3)));
-    put("srv/text", Item::new(What::Symlink(b"a symlink's text".repeat(10))));
+    put("srv/pipe", Item::new(ItemKind::Fifo));
+    put("srv/device", Item::new(ItemKind::Char(1, 3)));
+    put("srv/text", Item::new(ItemKind::Symlink(b"a symlink's text".repeat(10))));
     tree
 }
 
@@ -145,7 +145,7 @@ fn small(second: bool) -> Tree {
 struct Store {
     kind: Kind,
     copies: Cell<usize>,
-    mounted: Option<Plugged>,
+    mounted: Option<MountedDisk>,
     dir: TempDir,
 }
 
@@ -161,7 +161,7 @@ impl Store {
     }
 
     fn place(&self, name: &str) -> PathBuf {
-        self.mounted.as_ref().map_or(self.dir.path(), Plugged::at).join(name)
+        self.mounted.as_ref().map_or(self.dir.path(), MountedDisk::at).join(name)
     }
 
     /// Copies a disk; on btrfs at one instant, whatever is being written to it. Never over an older copy:
@@ -267,7 +267,7 @@ impl<'a> Scene<'a> {
     }
 
     /// A fresh copy of the disk that `act` starts from, mounted as the node.
-    fn mount(&self, act: Act) -> Plugged {
+    fn mount(&self, act: Act) -> MountedDisk {
         self.store.kind.mount(&self.store.copy(&self.before(act).disk), &self.site.node())
     }
 
@@ -312,7 +312,7 @@ impl<'a> Scene<'a> {
     }
 
     /// Kills an update behind the seal; what is mounted then waits to be recovered.
-    fn killed(&self) -> Plugged {
+    fn killed(&self) -> MountedDisk {
         for _ in 0..20 {
             let mounted = self.mount(Act::Update);
             let mut child = self.start(Act::Update);
@@ -348,7 +348,7 @@ impl<'a> Scene<'a> {
             "{act:?} of {:?}, cut {aim:?} after {moment:?}, sealed {sealed}, {promise:?}",
             self.way
         );
-        let recovered = Run::of(self.recovery().output().expect("runs"));
+        let recovered = Run::from_output(self.recovery().output().expect("runs"));
         assert_eq!(recovered.code, 0, "{context}: {recovered:#?}");
         let end = self.end(&context);
         let must = sealed || promise.sealed || promise.done || act == Act::Recovery;
@@ -409,24 +409,24 @@ impl Act {
 
 /// How the power of a disk is cut.
 enum Power {
-    Switch(Switch),
+    Switch(PowerSwitch),
     Copy,
 }
 
 impl Power {
-    fn of(store: &Store, mounted: &Plugged) -> Self {
+    fn of(store: &Store, mounted: &MountedDisk) -> Self {
         if store.kind == Kind::Btrfs { Power::Copy } else { Power::Switch(mounted.switch()) }
     }
 
     /// Cuts it while `child` runs, and brings it back.
-    fn cut(self, scene: &Scene, mut child: Child, mounted: Plugged) -> (Promise, Plugged) {
+    fn cut(self, scene: &Scene, mut child: Child, mounted: MountedDisk) -> (Promise, MountedDisk) {
         match self {
             Power::Switch(switch) => {
                 switch.cut();
                 // It meets errors everywhere, and ends by itself; what it says of success has to be true
                 // also now.
                 let status = finished(&mut child);
-                (scene.promise(Some(status)), mounted.again())
+                (scene.promise(Some(status)), mounted.remount())
             }
             Power::Copy => {
                 // What it says later may be true only later.
@@ -459,7 +459,7 @@ fn cuts_on(kind: Kind) {
     let programs = ["rsync", "xfs_io", "findmnt", Kind::Xfs.mkfs(), kind.mkfs()].map(Need::Program);
     require!(Root, LoopDevice, programs);
 
-    disk::private();
+    disk::enter_mount_namespace();
     let store = Store::new(kind);
     let scenes = WAYS.map(|way| Scene::new(&store, way));
     let (cuts, mut sealed, mut in_base) = (rounds("SI_CUTS", FEW), 0, 0);

@@ -4,7 +4,7 @@ mod common;
 
 use std::path::Path;
 
-use common::trees::{self, Item, Tree, What};
+use common::trees::{self, Item, ItemKind, Tree};
 use common::{ROOT_AND_RSYNC, copy_tree, judge, require, scratch};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
@@ -23,7 +23,7 @@ fn a_copy_of_everything_is_the_same_and_the_agents_own_files_do_not_count() {
     std::fs::create_dir(node.join(".si-stage")).expect("a stage");
     judge::same(&image, &node, &[]);
     std::fs::write(node.join("var/lib/else"), "").expect("an untracked file");
-    assert_eq!(judge::same_but_untracked(&image, &node, &[]), ["var/lib/else"]);
+    assert_eq!(judge::same_except_untracked(&image, &node, &[]), ["var/lib/else"]);
     judge::same(&image, &node, &["/var/lib/else"]);
 }
 
@@ -38,7 +38,7 @@ fn each_single_change_is_seen() {
         (path, changed)
     };
     let changes: Vec<(&str, Tree)> = vec![
-        change("etc/passwd", &|item| item.what = Item::file("root:x:0:0::/root:/bin/SH\n").what),
+        change("etc/passwd", &|item| item.kind = Item::file("root:x:0:0::/root:/bin/SH\n").kind),
         change("etc/passwd", &|item| item.mtime.1 += 1),
         change("etc/passwd", &|item| item.mode = 0o600),
         change("etc/passwd", &|item| item.owner.1 = 7),
@@ -46,10 +46,10 @@ fn each_single_change_is_seen() {
         change("etc/acl", &|item| item.xattrs.clear()),
         change("etc/user-xattr", &|item| item.xattrs[0].1.push(b'x')),
         change("usr/bin/ping", &|item| item.xattrs.clear()),
-        change("etc/dangling", &|item| item.what = What::Symlink(b"else".to_vec())),
+        change("etc/dangling", &|item| item.kind = ItemKind::Symlink(b"else".to_vec())),
         change("etc/dangling", &|item| item.mtime.1 += 1),
-        change("dev/null", &|item| item.what = What::Char(1, 4)),
-        change("run/pipe", &|item| item.what = What::Char(1, 4)),
+        change("dev/null", &|item| item.kind = ItemKind::Char(1, 4)),
+        change("run/pipe", &|item| item.kind = ItemKind::Char(1, 4)),
         change("usr/lib/b", &|item| *item = Item::file("one inode, three names").owner(1000, 100)),
     ];
     let dir = scratch();

@@ -45,10 +45,10 @@ fn any_chain_of_three_is_one_transaction() {
         site.install_node();
         site.updated(&["--adopt"]);
         site.publish(&b);
-        site.publish_as_it_is(&[]);
+        site.publish_image(&[]);
         let _ = std::fs::remove_dir_all(site.image());
         trees::write(&c, &site.image());
-        site.publish_as_it_is(&["--diffs", "1"]);
+        site.publish_image(&["--diffs", "1"]);
         site.updated(&["--max-delete", "100%", "--no-fallback"]);
         site.same();
         Ok(())

@@ -25,7 +25,9 @@ fn interrupted() -> Site {
 /// Runs `program` as `--recover --root NODE`.
 fn recovered_by(program: &Path, site: &Site) -> Run {
     let mut command = Command::new(program);
-    Run::of(command.arg("--recover").arg("--root").arg(site.node()).output().expect("it runs"))
+    Run::from_output(
+        command.arg("--recover").arg("--root").arg(site.node()).output().expect("it runs"),
+    )
 }
 
 #[test]
@@ -94,7 +96,7 @@ fn without_a_copy_of_the_agent_an_update_is_made_all_the_same() {
     ]);
     strace.args(["-e", "inject=openat,open:error=EACCES"]);
     let client = site.command();
-    let run = Run::of(
+    let run = Run::from_output(
         strace.arg(client.get_program()).args(client.get_args()).output().expect("strace runs"),
     );
     run.ended(0, &["cannot keep this program as", "Permission denied", "updated to node"]);
@@ -131,8 +133,8 @@ fn booted(site: &Site) -> Option<Run> {
     }
     let mut whole = Run { code: 0, out: String::new(), err: String::new() };
     for (counts, words) in unit() {
-        let run = Run::of(
-            machine::inside(&site.node())
+        let run = Run::from_output(
+            machine::chroot_command(&site.node())
                 .args(&words)
                 .stdin(Stdio::null())
                 .output()

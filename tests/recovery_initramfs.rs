@@ -40,7 +40,7 @@ impl Machine {
     /// The update of the node was interrupted after its seal.
     fn new(kind: Kind) -> Self {
         let site = behind();
-        let disk = SmallDisk::under(&site, 96, 2000);
+        let disk = SmallDisk::for_node(&site, 96, 2000);
         site.updated(&["--adopt"]);
         interrupt_node(&site);
         let top = site.dir.path().join("initramfs");
@@ -121,11 +121,11 @@ end
             "sh -c '{MOUNT}' sh '{}' \"$1/sysroot\" && mount -o remount,ro \"$1/sysroot\"",
             self.disk.file.display()
         );
-        let mut booted = machine::inside_after(&self.top, &mount);
+        let mut booted = machine::chroot_command_after(&self.top, &mount);
         let output =
             booted.args(["/bin/sh", "-c", &script]).stdin(Stdio::null()).output().expect("it runs");
         self.disk.mount();
-        let boot = Run::of(output);
+        let boot = Run::from_output(output);
         boot.ended(0, &["switch root"]);
         let root =
             boot.out.lines().find(|line| line.starts_with("/sysroot ")).expect("it is mounted");
@@ -210,8 +210,8 @@ fn another_filesystem_that_takes_part_is_waited_for() {
     // what changes on it, or what is recorded there
     for path in ["usr", "var"] {
         let site = behind();
-        let root = SmallDisk::under(&site, 96, 2000);
-        let part = SmallDisk::below(&site, path, 16, 1000);
+        let root = SmallDisk::for_node(&site, 96, 2000);
+        let part = SmallDisk::for_path(&site, path, 16, 1000);
         site.updated(&["--adopt"]);
         interrupt_node(&site);
         let top = site.dir.path().join("initramfs");
@@ -229,7 +229,7 @@ fn another_filesystem_that_takes_part_is_waited_for() {
         assert_eq!(machine.site.status(), before);
         // as the unit does later on in the same boot
         let mut command = Command::new(machine.copy());
-        let recovered = Run::of(
+        let recovered = Run::from_output(
             command.arg("--recover").arg("--root").arg(machine.site.node()).output().expect("runs"),
         );
         recovered.ended(0, &["finishing an update that was interrupted"]);

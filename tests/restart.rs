@@ -119,9 +119,9 @@ impl Node {
         let program = "chroot \"$1\" /opt/busybox sleep 60 >/dev/null 2>&1 & echo $! >>\"$1/../pids\"; sleep 0.5";
         let repo = self.site.repo().display().to_string();
         let before = format!("mount --bind '{repo}' \"$1/mnt/repo\" && {{ {program}; }}");
-        let mut command = machine::inside_after(&self.site.node(), &before);
+        let mut command = machine::chroot_command_after(&self.site.node(), &before);
         command.args(["/bin/agent", "--yes"]).args(arguments).stdin(Stdio::null());
-        Run::of(command.output().expect("runs"))
+        Run::from_output(command.output().expect("runs"))
     }
 
     fn update(&self, more: &[&str]) -> Run {
@@ -186,14 +186,15 @@ fn a_tree_that_does_not_run_has_no_verdict() {
     assert!(!run.out.contains("restart") && !run.out.contains("reboot"), "{run:#?}");
     let mut command = Command::new(AGENT);
     command.arg("--needs-restarting").arg("--root").arg(site.node()).stdin(Stdio::null());
-    Run::of(command.output().expect("runs")).ended(2, &["is about the running system"]);
+    Run::from_output(command.output().expect("runs")).ended(2, &["is about the running system"]);
 }
 
 #[test]
 fn the_running_system_is_asked_about() {
     let mut command = Command::new(AGENT);
-    let run =
-        Run::of(command.arg("--needs-restarting").stdin(Stdio::null()).output().expect("runs"));
+    let run = Run::from_output(
+        command.arg("--needs-restarting").stdin(Stdio::null()).output().expect("runs"),
+    );
     let last = run.out.lines().last().unwrap_or_default();
     assert_eq!(run.code, 0, "{run:#?}");
     let known = ["nothing needs restarting", "no reboot needed", "reboot needed: "];

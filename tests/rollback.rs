@@ -9,7 +9,7 @@ use std::path::Path;
 
 use common::site::Site;
 use common::small_disk::{DISK, SmallDisk};
-use common::trees::{self, Item, What, write_text};
+use common::trees::{self, Item, ItemKind, write_text};
 use common::{ROOT_AND_RSYNC, judge, require};
 
 const ANY: [&str; 2] = ["--max-delete", "100%"];
@@ -92,7 +92,7 @@ fn what_had_drifted_or_was_the_nodes_own_comes_back_as_it_was() {
     let node = site.node();
     let mut next = tree.clone();
     next.retain(|path, _| !path.starts_with(b"srv/app/") && !path.starts_with(b"srv/gone"));
-    trees::put(&mut next, "srv/app", Item::new(What::Symlink(b"elsewhere".to_vec())));
+    trees::put(&mut next, "srv/app", Item::new(ItemKind::Symlink(b"elsewhere".to_vec())));
     trees::put(&mut next, "etc/passwd", Item::file("the new passwd"));
     trees::put(&mut next, "opt/new/tool", Item::file("tool"));
     site.publish(&next);
@@ -110,7 +110,7 @@ fn what_had_drifted_or_was_the_nodes_own_comes_back_as_it_was() {
     site.rollback(&[]).ended(0, &["rolled back"]);
     // What came after the update stays the node's.
     assert_eq!(
-        judge::same_but_untracked(&before, &node, &[]),
+        judge::same_except_untracked(&before, &node, &[]),
         ["opt/new/mine", "opt/new/", "opt/"]
     );
     fs::remove_dir_all(node.join("opt")).expect("removes");
@@ -313,7 +313,7 @@ fn an_undo_set_that_is_in_the_way_goes_first_or_the_update_stops() {
         tree
     };
     let site = Site::at(&big(1));
-    let disk = SmallDisk::under(&site, 128, 2000);
+    let disk = SmallDisk::for_node(&site, 128, 2000);
     let config = site.node().join("etc/systemimager/updateclient.toml");
     site.updated(&["--adopt"]);
     site.publish(&big(2));
@@ -438,7 +438,7 @@ fn the_agent_that_an_update_brought_stays() {
     site.publish(&next);
     site.updated(&[]);
     site.rollback(&[]).ended(0, &[]);
-    let beyond = judge::same_but_untracked(&before, &site.node(), &[]);
+    let beyond = judge::same_except_untracked(&before, &site.node(), &[]);
     assert_eq!(beyond, ["usr/sbin/si_updateclient", "usr/sbin/"]);
     assert!(site.status().contains("usr/sbin/si_updateclient: stays, since it is the agent's own"));
 }
@@ -495,7 +495,7 @@ fn repairs_do_not_fill_the_disk() {
     let site = Site::at(&tree);
     trees::put(&mut tree, "etc/version", Item::file("2"));
     site.publish(&tree);
-    let _disk = SmallDisk::under(&site, 64, 2000);
+    let _disk = SmallDisk::for_node(&site, 64, 2000);
     write_text(&site.node().join("etc/systemimager/updateclient.toml"), "undo_share = 0.1\n");
     site.updated(&["--adopt"]);
     site.updated(&ANY);

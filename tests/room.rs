@@ -62,7 +62,7 @@ impl Node {
     fn new(mib: u32, inodes: u32) -> Self {
         let site = Site::at(&tree(false));
         site.publish(&tree(true));
-        let disk = SmallDisk::under(&site, mib, inodes);
+        let disk = SmallDisk::for_node(&site, mib, inodes);
         site.updated(&["--adopt"]);
         Node { site, disk }
     }
@@ -104,7 +104,7 @@ impl Node {
                 let _ = child.kill();
                 panic!(
                     "it never came there: {:#?}",
-                    Run::of(child.wait_with_output().expect("it ended"))
+                    Run::from_output(child.wait_with_output().expect("it ended"))
                 );
             }
             sleep(Duration::from_millis(1));
@@ -114,7 +114,7 @@ impl Node {
         sleep(Duration::from_millis(20));
         meanwhile();
         signal(&child, Signal::SIGCONT);
-        Run::of(child.wait_with_output().expect("it ends"))
+        Run::from_output(child.wait_with_output().expect("it ends"))
     }
 
     fn has(&self, path: &str) -> bool {
@@ -229,7 +229,7 @@ fn what_does_not_fit_is_refused_before_any_archive_is_fetched() {
     require!(NEEDED);
 
     let mut site = bulky(&["usr"]);
-    let disk = SmallDisk::under(&site, 48, 2000);
+    let disk = SmallDisk::for_node(&site, 48, 2000);
     site.updated(&["--adopt"]);
     let server = counted(&mut site);
     let place = site.node().canonicalize().expect("is there").display().to_string();
@@ -274,8 +274,8 @@ fn each_filesystem_has_to_have_room_for_what_comes_to_it() {
     for (content, small) in [("usr", "usr"), ("srv", "var"), ("boot", "boot")] {
         let mut site = bulky(&[content]);
         fs::create_dir_all(site.node().join(small)).expect("makes");
-        let root = SmallDisk::under(&site, 64, 3000);
-        let part = SmallDisk::below(&site, small, 6, 500);
+        let root = SmallDisk::for_node(&site, 64, 3000);
+        let part = SmallDisk::for_path(&site, small, 6, 500);
         site.updated(&["--adopt"]);
         let before = site.snapshot();
         let server = counted(&mut site);
@@ -306,7 +306,7 @@ fn an_undo_set_in_the_way_goes_first_unless_it_is_always_kept() {
         );
     }
     let mut site = Site::at(&tree);
-    let disk = SmallDisk::under(&site, 64, 2000);
+    let disk = SmallDisk::for_node(&site, 64, 2000);
     site.updated(&["--adopt"]);
     // twelve megabytes are displaced, and twelve come
     for number in 0..2 {
@@ -420,7 +420,7 @@ fn another_process_eats_the_room_before_the_seal() {
         }
     }
     // as soon as there is room it goes on as if nothing had been
-    Run::of(node.command().output().expect("it runs")).ended(0, &["updated to node"]);
+    Run::from_output(node.command().output().expect("it runs")).ended(0, &["updated to node"]);
     node.is_the_image();
 }
 
@@ -440,7 +440,7 @@ fn after_the_seal_a_full_disk_does_not_stop_an_update() {
         let mut rollback = Command::new(node.command().get_program());
         eats.no_more(&node);
         rollback.args(["--rollback", "--yes", "--root"]).arg(node.site.node());
-        Run::of(rollback.output().expect("it runs")).ended(0, &[]);
+        Run::from_output(rollback.output().expect("it runs")).ended(0, &[]);
         judge::same(
             &{
                 node.site.publish(&tree(false));
@@ -472,9 +472,10 @@ fn what_was_kept_is_eaten_as_well_and_the_next_run_finishes() {
         });
         run.ended(6, &["No space left on device", "the next run of si_updateclient finishes"]);
         assert!(sealed());
-        Run::of(node.command().output().expect("it runs")).ended(6, &["No space left on device"]);
+        Run::from_output(node.command().output().expect("it runs"))
+            .ended(6, &["No space left on device"]);
         eats.no_more(&node);
-        Run::of(node.command().output().expect("it runs"))
+        Run::from_output(node.command().output().expect("it runs"))
             .ended(0, &["the interrupted update was finished"]);
         node.is_the_image();
     }

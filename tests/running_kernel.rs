@@ -10,7 +10,7 @@ use std::process::{Command, Stdio};
 use common::fault_server::FaultServer;
 use common::interrupted::read;
 use common::site::{Run, Site};
-use common::trees::{self, Item, Tree, What};
+use common::trees::{self, Item, ItemKind, Tree};
 use common::{Need, judge, machine, require, run};
 
 const AGENT: &str = env!("CARGO_BIN_EXE_si_updateclient");
@@ -68,7 +68,7 @@ impl Node {
     }
 
     fn agent(&self, booted: Booted, arguments: &[&str]) -> Command {
-        let mut command = machine::inside(&self.site.node());
+        let mut command = machine::chroot_command(&self.site.node());
         command.arg("/bin/agent").args(arguments);
         booted.command(&command)
     }
@@ -92,7 +92,7 @@ impl Node {
     }
 
     fn update(&self, booted: Booted, more: &[&str]) -> Run {
-        Run::of(self.command(booted, more).output().expect("it runs"))
+        Run::from_output(self.command(booted, more).output().expect("it runs"))
     }
 
     fn at(&self, path: &str) -> std::path::PathBuf {
@@ -106,7 +106,7 @@ impl Node {
     /// What only the node has.
     #[track_caller]
     fn beyond_the_image(&self) -> Vec<String> {
-        judge::same_but_untracked(
+        judge::same_except_untracked(
             &self.site.image(),
             &self.site.node(),
             &[&EQUIPMENT[..], &["/proc"]].concat(),
@@ -136,7 +136,7 @@ fn add_kernel(tree: &mut Tree, release: &str) {
     trees::put(
         tree,
         &format!("usr/lib/modules/{release}/build"),
-        Item::new(What::Symlink(b"/usr/src".to_vec())),
+        Item::new(ItemKind::Symlink(b"/usr/src".to_vec())),
     );
 }
 
@@ -341,7 +341,7 @@ fn a_directory_that_becomes_a_symlink_takes_it_along_and_says_so() {
     trees::put(
         &mut target,
         "usr/lib/modules",
-        Item::new(What::Symlink(b"../../opt/modules".to_vec())),
+        Item::new(ItemKind::Symlink(b"../../opt/modules".to_vec())),
     );
     let node = Node::behind(&base, &target);
     let told = format!(
@@ -360,14 +360,15 @@ fn a_rollback_brings_the_old_kernel_back_and_keeps_the_one_that_runs() {
     let before = node.site.snapshot();
     let same = |tree: &Path| {
         let excludes = [&EQUIPMENT[..], &["/proc"]].concat();
-        judge::same_but_untracked(tree, &node.site.node(), &excludes)
+        judge::same_except_untracked(tree, &node.site.node(), &excludes)
     };
     node.update(Booted::First, &["--no-fallback"]).ended(0, &["updated to node"]);
     // The new kernel runs and the old one goes, as a repair: the way back knows it still.
     node.update(Booted::Second, &[]).ended(0, &["updated to node"]);
     assert!(files_of(&first).iter().all(|path| !node.has(path)));
-    let rollback =
-        |booted| Run::of(node.agent(booted, &["--rollback", "--yes"]).output().expect("it runs"));
+    let rollback = |booted| {
+        Run::from_output(node.agent(booted, &["--rollback", "--yes"]).output().expect("it runs"))
+    };
     rollback(Booted::Second).ended(0, &["rolled back"]);
     let mut beyond = same(&before);
     beyond.retain(|path| !path.ends_with('/'));
@@ -403,11 +404,13 @@ fn killed_while_the_old_kernel_goes() {
         strace.args(["-f", "-qq", "-o", "/dev/null", "-e", &format!("trace={call}")]);
         strace.args(["-e", &format!("inject={call}:signal=KILL:when={at}")]);
         strace.arg(command.get_program()).args(command.get_args());
-        let killed = Run::of(strace.stdin(Stdio::null()).output().expect("strace runs"));
+        let killed = Run::from_output(strace.stdin(Stdio::null()).output().expect("strace runs"));
         node.update(Booted::Second, &[]).ended(0, &[]);
         assert_eq!(node.beyond_the_image(), [""; 0], "{call} {at}: {killed:#?}");
-        Run::of(node.agent(Booted::First, &["--rollback", "--yes"]).output().expect("it runs"))
-            .ended(0, &[]);
+        Run::from_output(
+            node.agent(Booted::First, &["--rollback", "--yes"]).output().expect("it runs"),
+        )
+        .ended(0, &[]);
         judge::same(&before, &node.site.node(), &[&EQUIPMENT[..], &["/proc", "/dev"]].concat());
     }
 }
@@ -430,7 +433,7 @@ fn rollback_with_removals_backs_up_the_running_kernel() {
         let node = Node::behind(&base, &target);
         node.update(Booted::First, &["--no-fallback"]).ended(0, &["updated to node"]);
 
-        let rollback = Run::of(
+        let rollback = Run::from_output(
             node.agent(Booted::Second, &["--rollback", "--yes"]).output().expect("it runs"),
         );
 

@@ -82,7 +82,7 @@ impl Ssh {
     }
 
     fn run(&self, command: &mut Command) -> Run {
-        Run::of(self.called_by(command).output().expect("runs"))
+        Run::from_output(self.called_by(command).output().expect("runs"))
     }
 
     fn called_by<'c>(&self, command: &'c mut Command) -> &'c mut Command {
@@ -222,7 +222,7 @@ fn ssh_that_fails_is_quoted_and_nothing_is_changed() {
     );
     ssh.is_gone();
     let mut without = command(&site, 80, 873, &[]);
-    let run = Run::of(without.env("PATH", "/nonexistent").output().expect("runs"));
+    let run = Run::from_output(without.env("PATH", "/nonexistent").output().expect("runs"));
     run.ended(5, &["the ssh program is not installed on this node"]);
     site.unchanged_since(&before);
 }

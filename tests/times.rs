@@ -36,7 +36,7 @@ fn generations() -> [Tree; 2] {
 fn after_each_run_they_are_the_images() {
     require!(NEEDED);
 
-    disk::private();
+    disk::enter_mount_namespace();
     let [one, two] = generations();
     let site = Site::at(&one);
     let usr = site.dir.path().join("usr");
@@ -92,7 +92,7 @@ fn killed_anywhere_they_are_those_of_one_generation() {
             let mut recover = Command::new(env!("CARGO_BIN_EXE_si_updateclient"));
             let recover =
                 recover.arg("--recover").arg("--root").arg(site.node()).output().expect("runs");
-            Run::of(recover).ended(0, &[]);
+            Run::from_output(recover).ended(0, &[]);
             let done = site.node().join("usr/share/doc/new").exists();
             ends[usize::from(done)] += 1;
             assert_eq!(time(&site.node()), if done { new } else { old }, "{call} {nth}");

@@ -91,7 +91,7 @@ impl Journal {
         let mut inside = Command::new("unshare");
         inside.args(["--mount", "sh", "-c", script, "sh"]).arg(self.dir.path());
         inside.arg(command.get_program()).args(command.get_args()).stdin(Stdio::null());
-        Run::of(inside.output().expect("runs"))
+        Run::from_output(inside.output().expect("runs"))
     }
 
     fn heard(&self) -> Vec<String> {

@@ -81,7 +81,7 @@ fn recovery(node: &Path) -> Command {
 }
 
 fn recover(node: &Path) -> Run {
-    Run::of(recovery(node).output().expect("runs"))
+    Run::from_output(recovery(node).output().expect("runs"))
 }
 
 /// Something of every kind comes into the directory, at every depth.
@@ -107,7 +107,7 @@ const BACK: [&str; 9] = [
 
 #[track_caller]
 fn are_back(site: &Site, node: &Path) {
-    let mut found = judge::same_but_untracked(&site.image(), node, &[]);
+    let mut found = judge::same_except_untracked(&site.image(), node, &[]);
     found.sort();
     assert_eq!(found, BACK);
     let again = fs::symlink_metadata(node.join(OLD).join("mine again")).expect("is there");
@@ -161,7 +161,7 @@ fn what_came_into_it_before_it_went_comes_back_to_its_place() {
     let image = scratch();
     trees::write(&old, &image.path().join("old"));
     let own = ["/usr/lib/modules/old/extra", "mine*", "/usr/lib/modules/old/kernel/a.ko"];
-    assert_eq!(judge::same_but_untracked(&image.path().join("old"), &node, &own), [""; 0]);
+    assert_eq!(judge::same_except_untracked(&image.path().join("old"), &node, &own), [""; 0]);
     let edited = fs::read_to_string(node.join(OLD).join("kernel/a.ko")).expect("is there");
     assert_eq!(edited, "edited: it goes, as it was edited");
     assert!(node.join(OLD).join("kernel/net/mine.ko").exists());
@@ -216,7 +216,10 @@ fn what_stands_in_the_place_of_what_comes_back_goes_aside_and_is_told() {
     let undone = site.rollback(&[]);
     undone.ended(0, &told);
     assert!(!undone.err.contains("d.ko") && !undone.err.contains("warning"), "{undone:#?}");
-    assert_eq!(judge::same_but_untracked(&before, &node, &[]), ["usr/lib/modules/old/kernel/d.ko"]);
+    assert_eq!(
+        judge::same_except_untracked(&before, &node, &[]),
+        ["usr/lib/modules/old/kernel/d.ko"]
+    );
     // It is in the undo set.
     let undo = fs::read_to_string(node.join(".si-undo/displaced")).expect("is there");
     assert!(undo.contains("kernel/b.ko") && undo.contains("modules.dep/file"), "{undo}");
@@ -300,7 +303,7 @@ fn a_directory_that_stays_for_what_is_in_it_is_not_announced_to_go() {
     }
     let updated = site.updated(&ANY);
     updated.ended(0, &["3 deviations"]);
-    let left = judge::same_but_untracked(&site.image(), &node, &[]);
+    let left = judge::same_except_untracked(&site.image(), &node, &[]);
     assert_eq!(left.len(), 4, "{left:?}");
     // So it is the other way round.
     write_text(&node.join("usr/lib/modules/new2"), "its directory stays anyway");
@@ -357,7 +360,7 @@ fn what_cannot_be_removed_any_more_stops_nothing() {
     trees::put(
         &mut old,
         "usr/lib/kept",
-        Item::new(trees::What::Link(format!("{OLD}/modules.dep").into_bytes())),
+        Item::new(trees::ItemKind::Link(format!("{OLD}/modules.dep").into_bytes())),
     );
     let site = Site::at(&old);
     trees::put(&mut new, "usr/lib/kept", Item::file("modules.dep").mtime(1_000_000_000, 7));
@@ -387,6 +390,6 @@ fn what_cannot_be_removed_any_more_stops_nothing() {
     site.nothing_left();
     assert_eq!(fs::metadata(&node).expect("is there").modified().expect("has a time"), before);
     site.rollback(&[]).ended(0, &["rolled back"]);
-    assert_eq!(judge::same_but_untracked(&site.image(), &node, &[]), ["usr/lib/mine"]);
+    assert_eq!(judge::same_except_untracked(&site.image(), &node, &[]), ["usr/lib/mine"]);
     site.nothing_left();
 }

@@ -20,7 +20,7 @@ pub struct Mounted(PathBuf);
 
 /// Lets what this thread and its children mount from now on be seen by nobody else, so that even a test
 /// that is killed leaves no mount behind.
-pub fn private() {
+pub fn enter_mount_namespace() {
     nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNS).expect("a mount namespace");
     run(Command::new("mount").args(["--make-rprivate", "/"]));
     // What other tests had mounted at this moment came along, and would stay in use as long as this one runs.

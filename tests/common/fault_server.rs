@@ -60,7 +60,7 @@ pub enum Fault {
 
 /// What a client asked for and got.
 #[derive(Clone, Debug)]
-pub struct Seen {
+pub struct Request {
     /// `GET` or `HEAD`.
     pub method: String,
     /// With its leading slash.
@@ -90,7 +90,7 @@ struct Shared {
 struct State {
     next: HashMap<String, VecDeque<Fault>>,
     always: HashMap<String, Always>,
-    seen: Vec<Seen>,
+    seen: Vec<Request>,
     connections: usize,
 }
 
@@ -171,7 +171,7 @@ impl FaultServer {
     }
 
     /// All requests, in order.
-    pub fn seen(&self) -> Vec<Seen> {
+    pub fn seen(&self) -> Vec<Request> {
         self.shared.state().seen.clone()
     }
 
@@ -229,7 +229,7 @@ impl Shared {
         Ok(())
     }
 
-    fn request(&self, reader: &mut impl BufRead) -> io::Result<Option<(Seen, usize)>> {
+    fn request(&self, reader: &mut impl BufRead) -> io::Result<Option<(Request, usize)>> {
         let mut line = String::new();
         if reader.read_line(&mut line)? == 0 {
             return Ok(None);
@@ -243,7 +243,7 @@ impl Shared {
             let Some((name, value)) = line.trim_end().split_once(':') else { break };
             headers.insert(name.to_ascii_lowercase(), value.trim().to_owned());
         }
-        let seen = Seen { method, path, headers, status: 0, sent: 0 };
+        let seen = Request { method, path, headers, status: 0, sent: 0 };
         let mut state = self.state();
         state.seen.push(seen.clone());
         Ok(Some((seen, state.seen.len() - 1)))
@@ -260,7 +260,7 @@ impl Shared {
     }
 
     /// Notes something before the client can know of it.
-    fn note(&self, index: usize, what: impl FnOnce(&mut Seen)) {
+    fn note(&self, index: usize, what: impl FnOnce(&mut Request)) {
         if let Some(seen) = self.state().seen.get_mut(index) {
             what(seen);
         }
@@ -270,7 +270,7 @@ impl Shared {
     fn answer(
         &self,
         stream: &mut TcpStream,
-        seen: &Seen,
+        seen: &Request,
         index: usize,
         fault: &Fault,
     ) -> io::Result<bool> {
@@ -298,7 +298,7 @@ impl Shared {
         self.send(stream, index, &answer, fault)
     }
 
-    fn prepare(&self, seen: &Seen, fault: &Fault) -> Answer {
+    fn prepare(&self, seen: &Request, fault: &Fault) -> Answer {
         let bare = |status, headers| Answer { status, headers, body: Vec::new(), length: Some(0) };
         match fault {
             Fault::Status(status, pause) => {

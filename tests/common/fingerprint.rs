@@ -18,10 +18,10 @@ const ABOVE_OWN: [&str; 6] =
 
 /// What stands at each path.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Fingerprint(BTreeMap<PathBuf, Seen>);
+pub struct Fingerprint(BTreeMap<PathBuf, Attributes>);
 
 #[derive(Clone, PartialEq)]
-struct Seen {
+struct Attributes {
     /// Type and permissions.
     mode: u32,
     owner: (u32, u32),
@@ -39,7 +39,7 @@ struct Seen {
 
 impl Fingerprint {
     /// Looks at all that lies below `top`, and at `top` itself.
-    pub fn of(top: &Path) -> Self {
+    pub fn read(top: &Path) -> Self {
         let mut seen = Fingerprint(BTreeMap::new());
         let mut groups = HashMap::new();
         seen.look(top, Path::new(""), &mut groups);
@@ -66,7 +66,7 @@ impl Fingerprint {
                 groups.entry((meta.dev(), meta.ino())).or_insert_with(|| path.to_owned()).clone()
             }
         };
-        let seen = Seen {
+        let seen = Attributes {
             mode: meta.mode(),
             owner: (meta.uid(), meta.gid()),
             mtime: (!above_own).then(|| (meta.mtime(), meta.mtime_nsec())),
@@ -129,9 +129,10 @@ fn xattrs(place: &Path) -> Vec<(Vec<u8>, Vec<u8>)> {
     found
 }
 
-impl Debug for Seen {
+impl Debug for Attributes {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Seen { mode, owner: (uid, gid), mtime, device, content, holes, xattrs, group } = self;
+        let Attributes { mode, owner: (uid, gid), mtime, device, content, holes, xattrs, group } =
+            self;
         let content = format!(
             "{:?} ({} bytes)",
             String::from_utf8_lossy(&content[..content.len().min(40)]),

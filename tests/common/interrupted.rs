@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 use super::site::{Run, Site};
-use super::trees::{self, Item, Tree, What};
+use super::trees::{self, Item, ItemKind, Tree};
 use super::{Need, judge};
 
 /// What it takes to interrupt an update there.
@@ -27,7 +27,7 @@ pub fn tree(second: bool) -> Tree {
     if second {
         trees::put(&mut tree, "etc/a-new/file", Item::file("new"));
         trees::put(&mut tree, "usr/b-new/file", Item::file("new"));
-        trees::put(&mut tree, "opt/app", Item::new(What::Symlink(b"../usr/lib/app".to_vec())));
+        trees::put(&mut tree, "opt/app", Item::new(ItemKind::Symlink(b"../usr/lib/app".to_vec())));
         trees::put(&mut tree, "usr/lib/app/one.py", Item::file("one"));
     } else {
         trees::put(&mut tree, "srv/emptied/file", Item::file("goes"));
@@ -52,7 +52,7 @@ pub fn interrupt(node: &Path, command: &Command) {
     // a new path comes by a rename that replaces nothing: before the second of them other changes are made
     strace.args(["-e", "inject=renameat2:signal=KILL:when=2"]);
     strace.arg(command.get_program()).args(command.get_args()).stdin(Stdio::null());
-    let run = Run::of(strace.output().expect("strace runs"));
+    let run = Run::from_output(strace.output().expect("strace runs"));
     assert!(
         node.join(".si-stage/journal").exists(),
         "it was not interrupted after its seal: {run:#?}"

@@ -64,7 +64,7 @@ pub fn same(image: &Path, node: &Path, excludes: &[&str]) {
 
 /// Asserts that `node` is `image` but for the paths that only the node has, which it returns.
 #[track_caller]
-pub fn same_but_untracked(image: &Path, node: &Path, excludes: &[&str]) -> Vec<String> {
+pub fn same_except_untracked(image: &Path, node: &Path, excludes: &[&str]) -> Vec<String> {
     let (untracked, differences): (Vec<String>, Vec<String>) = differences(image, node, excludes)
         .into_iter()
         .partition(|line| line.starts_with("*deleting"));

@@ -73,7 +73,7 @@ fn put(from: &Path, to: &Path) {
 
 /// The command that runs a program where `top` is the root; the program and its arguments are still to
 /// be added. `before` is done outside, in the same namespace: a line of sh, to which `$1` is `top`.
-pub fn inside_after(top: &Path, before: &str) -> Command {
+pub fn chroot_command_after(top: &Path, before: &str) -> Command {
     let mut command = Command::new("unshare");
     let script = format!(
         "mount --bind \"$1\" \"$1\" && mkdir -p \"$1/proc\" \"$1/dev\" && mount -t proc proc \"$1/proc\" &&
@@ -83,7 +83,7 @@ pub fn inside_after(top: &Path, before: &str) -> Command {
     command
 }
 
-/// As [`inside_after`], with nothing before.
-pub fn inside(top: &Path) -> Command {
-    inside_after(top, ":")
+/// As [`chroot_command_after`], with nothing before.
+pub fn chroot_command(top: &Path) -> Command {
+    chroot_command_after(top, ":")
 }

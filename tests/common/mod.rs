@@ -111,13 +111,13 @@ pub fn has(needs: &[Need]) -> bool {
         std::env::var_os("CI").is_none(),
         "{test} needs {missing:?}, and in CI no test is left out"
     );
-    tell("SI_LEFT_OUT", &format!("LEFT OUT: {test} needs {missing:?}"));
+    record_line("SI_LEFT_OUT", &format!("LEFT OUT: {test} needs {missing:?}"));
     false
 }
 
 /// Prints `line`, and adds it to the file that the environment `variable` names: a runner that hides
 /// what passing tests print shows that at its end.
-fn tell(variable: &str, line: &str) {
+fn record_line(variable: &str, line: &str) {
     eprintln!("{line}");
     if let Some(list) = std::env::var_os(variable) {
         let list = std::fs::OpenOptions::new().append(true).create(true).open(list);
@@ -128,8 +128,8 @@ fn tell(variable: &str, line: &str) {
 
 /// What a test of many rounds counted: `count` times `what`, and all of them ended well. `make torture`
 /// makes its table of these.
-pub fn tally(what: &str, count: usize, detail: &str) {
-    tell("SI_TALLY", &format!("TALLY: {count} {what}: {detail}"));
+pub fn tally(name: &str, count: usize, detail: &str) {
+    record_line("SI_TALLY", &format!("TALLY: {count} {name}: {detail}"));
 }
 
 /// How many rounds the environment `variable` asks for, else `few`.

@@ -18,14 +18,14 @@ pub enum Kind {
 }
 
 /// A disk that is mounted; it goes when this is dropped, also by a panic.
-pub struct Plugged {
+pub struct MountedDisk {
     file: PathBuf,
     at: PathBuf,
     kind: Kind,
 }
 
 /// A hand on the switch of a disk.
-pub struct Switch(Child);
+pub struct PowerSwitch(Child);
 
 impl Kind {
     pub fn name(self) -> &'static str {
@@ -54,7 +54,7 @@ impl Kind {
     }
 
     /// Mounts `file` at the directory `at`.
-    pub fn mount(self, file: &Path, at: &Path) -> Plugged {
+    pub fn mount(self, file: &Path, at: &Path) -> MountedDisk {
         fs::create_dir_all(at).expect("a mount point");
         let options = match self {
             // Without it ext4 writes a file's data before a rename over another, whoever forgot to.
@@ -81,11 +81,11 @@ impl Kind {
             );
             thread::sleep(Duration::from_millis(10));
         }
-        Plugged { file: file.to_owned(), at: at.to_owned(), kind: self }
+        MountedDisk { file: file.to_owned(), at: at.to_owned(), kind: self }
     }
 }
 
-impl Plugged {
+impl MountedDisk {
     /// What is mounted.
     pub fn file(&self) -> &Path {
         &self.file
@@ -97,7 +97,7 @@ impl Plugged {
     }
 
     /// Unmounts it and mounts it again; what its journal holds is replayed.
-    pub fn again(self) -> Plugged {
+    pub fn remount(self) -> MountedDisk {
         let (file, at, kind) = (self.file.clone(), self.at.clone(), self.kind);
         self.unmount();
         kind.mount(&file, &at)
@@ -136,7 +136,7 @@ impl Plugged {
     }
 
     /// Lays a hand on the switch. Only on ext4 and xfs.
-    pub fn switch(&self) -> Switch {
+    pub fn switch(&self) -> PowerSwitch {
         let mut xfs_io = Command::new("xfs_io");
         xfs_io
             .arg("-x")
@@ -144,17 +144,17 @@ impl Plugged {
             .stdin(Stdio::piped())
             .stdout(Stdio::null())
             .stderr(Stdio::null());
-        Switch(xfs_io.spawn().expect("xfs_io runs"))
+        PowerSwitch(xfs_io.spawn().expect("xfs_io runs"))
     }
 }
 
-impl Drop for Plugged {
+impl Drop for MountedDisk {
     fn drop(&mut self) {
         let _ = Command::new("umount").arg("-l").arg(&self.at).output();
     }
 }
 
-impl Switch {
+impl PowerSwitch {
     /// Cuts the power: from here every call fails, and what was not made durable is gone.
     ///
     /// It is the ioctl `FS_IOC_SHUTDOWN` with the flag `NOLOGFLUSH`.
@@ -166,7 +166,7 @@ impl Switch {
     }
 }
 
-impl Drop for Switch {
+impl Drop for PowerSwitch {
     fn drop(&mut self) {
         let _ = self.0.kill();
         let _ = self.0.wait();

@@ -69,12 +69,12 @@ impl Site {
     pub fn publish(&self, tree: &Tree) {
         let _ = std::fs::remove_dir_all(self.image());
         trees::write(tree, &self.image());
-        self.publish_as_it_is(&[]);
+        self.publish_image(&[]);
     }
 
     /// Publishes the image tree.
     #[track_caller]
-    pub fn publish_as_it_is(&self, more: &[&str]) -> String {
+    pub fn publish_image(&self, more: &[&str]) -> String {
         let images = self.dir.path().join("images");
         let mut command = Command::new(env!("CARGO_BIN_EXE_si_tardiff"));
         command.args(["publish", "--image", "node", "--quiet", "--images-dir"]).arg(images);
@@ -95,7 +95,7 @@ impl Site {
     }
 
     /// Lets nodes read the repository, too, from the rsync daemon.
-    pub fn with_rsync_alone(mut self) -> Self {
+    pub fn with_rsync_repository(mut self) -> Self {
         self = self.with_rsync();
         self.repo_url =
             format!("rsync://127.0.0.1:{}/repo/", self.rsync.as_ref().expect("the daemon").port);
@@ -169,13 +169,13 @@ impl Site {
 
     /// The command that updates the node, excluding nothing.
     pub fn command(&self) -> Command {
-        let mut command = self.command_with_its_excludes();
+        let mut command = self.command_with_node_excludes();
         command.args(["--exclude-file", "/dev/null"]);
         command
     }
 
     /// The command that updates the node under the excludes that the node has.
-    pub fn command_with_its_excludes(&self) -> Command {
+    pub fn command_with_node_excludes(&self) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_si_updateclient"));
         command
             .args(["--diff", "--yes", "--image", "node", "--repo", &self.repo_url, "--root"])
@@ -189,7 +189,7 @@ impl Site {
 
     /// Updates the node.
     pub fn update(&self, more: &[&str]) -> Run {
-        Run::of(self.command().args(more).output().expect("si_updateclient runs"))
+        Run::from_output(self.command().args(more).output().expect("si_updateclient runs"))
     }
 
     /// Updates the node, which has to succeed.
@@ -220,7 +220,7 @@ impl Site {
 
     /// Undoes the last update of the node.
     pub fn rollback(&self, more: &[&str]) -> Run {
-        Run::of(self.rollback_command().args(more).output().expect("si_updateclient runs"))
+        Run::from_output(self.rollback_command().args(more).output().expect("si_updateclient runs"))
     }
 
     /// Asserts that the node is the image.
@@ -253,7 +253,7 @@ impl Site {
 }
 
 impl Run {
-    pub fn of(output: Output) -> Self {
+    pub fn from_output(output: Output) -> Self {
         Run {
             code: output.status.code().unwrap_or(-1),
             out: String::from_utf8_lossy(&output.stdout).into_owned(),

@@ -33,12 +33,12 @@ pub struct SmallDisk {
 
 impl SmallDisk {
     /// Moves the node of `site` to a disk of `size` MiB, mounted in its place.
-    pub fn under(site: &Site, size: u32, inodes: u32) -> Self {
-        SmallDisk::below(site, "", size, inodes)
+    pub fn for_node(site: &Site, size: u32, inodes: u32) -> Self {
+        SmallDisk::for_path(site, "", size, inodes)
     }
 
     /// Moves what the node has at `path` to a disk of its own, mounted in its place.
-    pub fn below(site: &Site, path: &str, size: u32, inodes: u32) -> Self {
+    pub fn for_path(site: &Site, path: &str, size: u32, inodes: u32) -> Self {
         let part = path.replace('/', "-");
         let file = site.dir.path().join(format!("disk{part}"));
         let at = if path.is_empty() { site.node() } else { site.node().join(path) };

@@ -17,7 +17,7 @@ pub type Tree = BTreeMap<Vec<u8>, Item>;
 /// Something at a path.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Item {
-    pub what: What,
+    pub kind: ItemKind,
     pub mode: u32,
     pub owner: (u32, u32),
     /// Seconds and nanoseconds.
@@ -26,7 +26,7 @@ pub struct Item {
 }
 
 #[derive(Clone, Debug, PartialEq)]
-pub enum What {
+pub enum ItemKind {
     Dir,
     /// So many bytes of nothing, then these.
     File {
@@ -42,21 +42,21 @@ pub enum What {
 }
 
 impl Item {
-    pub fn new(what: What) -> Self {
-        let mode = match what {
-            What::Dir => 0o755,
-            What::Symlink(_) => 0o777,
+    pub fn new(kind: ItemKind) -> Self {
+        let mode = match kind {
+            ItemKind::Dir => 0o755,
+            ItemKind::Symlink(_) => 0o777,
             _ => 0o644,
         };
-        Item { what, mode, owner: (0, 0), mtime: (1_600_000_000, 123_456_789), xattrs: Vec::new() }
+        Item { kind, mode, owner: (0, 0), mtime: (1_600_000_000, 123_456_789), xattrs: Vec::new() }
     }
 
     pub fn file(data: impl Into<Vec<u8>>) -> Self {
-        Item::new(What::File { hole: 0, data: data.into() })
+        Item::new(ItemKind::File { hole: 0, data: data.into() })
     }
 
     pub fn dir() -> Self {
-        Item::new(What::Dir)
+        Item::new(ItemKind::Dir)
     }
 
     pub fn mode(mut self, mode: u32) -> Self {
@@ -89,12 +89,12 @@ pub fn place(top: &Path, path: &[u8]) -> PathBuf {
 pub fn write(tree: &Tree, top: &Path) {
     fs::create_dir_all(top).expect("the top of a tree");
     for (path, item) in tree {
-        if !matches!(item.what, What::Link(_)) {
+        if !matches!(item.kind, ItemKind::Link(_)) {
             create(&place(top, path), item);
         }
     }
     for (path, item) in tree {
-        if let What::Link(first) = &item.what {
+        if let ItemKind::Link(first) = &item.kind {
             let at = place(top, path);
             fs::create_dir_all(at.parent().expect("a path in a tree")).expect("a directory");
             rustix::fs::linkat(CWD, place(top, first), CWD, &at, AtFlags::empty())
@@ -103,7 +103,7 @@ pub fn write(tree: &Tree, top: &Path) {
     }
     // children first, so that a directory's time is set after the last change in it
     for (path, item) in tree.iter().rev() {
-        if !matches!(item.what, What::Link(_)) {
+        if !matches!(item.kind, ItemKind::Link(_)) {
             decorate(&place(top, path), item);
         }
     }
@@ -115,22 +115,22 @@ fn create(at: &Path, item: &Item) {
     }
     let node =
         |kind, device| rustix::fs::mknodat(CWD, at, kind, Mode::from_raw_mode(0o600), device);
-    let done = match &item.what {
-        What::Dir => fs::create_dir_all(at),
-        What::File { hole, data } => File::create(at).and_then(|mut file| {
+    let done = match &item.kind {
+        ItemKind::Dir => fs::create_dir_all(at),
+        ItemKind::File { hole, data } => File::create(at).and_then(|mut file| {
             file.set_len(*hole)?;
             file.seek(SeekFrom::Start(*hole))?;
             file.write_all(data)
         }),
-        What::Symlink(target) => symlink(OsStr::from_bytes(target), at),
-        What::Fifo => node(FileType::Fifo, 0).map_err(Into::into),
-        What::Char(major, minor) => {
+        ItemKind::Symlink(target) => symlink(OsStr::from_bytes(target), at),
+        ItemKind::Fifo => node(FileType::Fifo, 0).map_err(Into::into),
+        ItemKind::Char(major, minor) => {
             node(FileType::CharacterDevice, rustix::fs::makedev(*major, *minor)).map_err(Into::into)
         }
-        What::Block(major, minor) => {
+        ItemKind::Block(major, minor) => {
             node(FileType::BlockDevice, rustix::fs::makedev(*major, *minor)).map_err(Into::into)
         }
-        What::Link(_) => Ok(()),
+        ItemKind::Link(_) => Ok(()),
     };
     done.unwrap_or_else(|e| panic!("{}: {e}", at.display()));
 }
@@ -142,7 +142,7 @@ fn decorate(at: &Path, item: &Item) {
     } else {
         chown(at, None, None).ok();
     }
-    if !matches!(item.what, What::Symlink(_)) {
+    if !matches!(item.kind, ItemKind::Symlink(_)) {
         rustix::fs::chmodat(CWD, at, Mode::from_raw_mode(item.mode), AtFlags::empty())
             .expect("chmod");
     }
@@ -210,7 +210,7 @@ pub fn put(tree: &mut Tree, path: &str, item: Item) {
 }
 
 /// Names every directory of a tree, so that none has a time of its own.
-pub fn whole(mut tree: Tree) -> Tree {
+pub fn with_parents(mut tree: Tree) -> Tree {
     for path in tree.keys().cloned().collect::<Vec<_>>() {
         for at in (0..path.len()).filter(|&at| path[at] == b'/') {
             tree.entry(path[..at].to_vec()).or_insert_with(Item::dir);
@@ -249,21 +249,21 @@ pub fn everything() -> Tree {
     put(b"usr/bin/wall", Item::file("ELF").mode(0o2755).owner(0, 5));
     put(b"tmp", Item::dir().mode(0o1777));
     put(b"var/private", Item::dir().mode(0o700).owner(1000, 1000).xattr("user.dir", "x"));
-    put(b"bin", Item::new(What::Symlink(b"usr/bin".to_vec())));
+    put(b"bin", Item::new(ItemKind::Symlink(b"usr/bin".to_vec())));
     put(
         b"etc/dangling",
-        Item::new(What::Symlink(b"/no/where/\xff".to_vec())).owner(1000, 1000).mtime(7, 7),
+        Item::new(ItemKind::Symlink(b"/no/where/\xff".to_vec())).owner(1000, 1000).mtime(7, 7),
     );
-    put(b"dev/null", Item::new(What::Char(1, 3)).mode(0o666));
-    put(b"dev/big", Item::new(What::Char(4095, 1_048_575)).mode(0o600));
-    put(b"dev/sda", Item::new(What::Block(8, 0)).mode(0o660).owner(0, 6));
-    put(b"run/pipe", Item::new(What::Fifo).mode(0o600));
+    put(b"dev/null", Item::new(ItemKind::Char(1, 3)).mode(0o666));
+    put(b"dev/big", Item::new(ItemKind::Char(4095, 1_048_575)).mode(0o600));
+    put(b"dev/sda", Item::new(ItemKind::Block(8, 0)).mode(0o660).owner(0, 6));
+    put(b"run/pipe", Item::new(ItemKind::Fifo).mode(0o600));
     put(b"usr/lib/a", Item::file("one inode, three names").owner(1000, 100));
-    put(b"usr/lib/b", Item::new(What::Link(b"usr/lib/a".to_vec())));
-    put(b"opt/c", Item::new(What::Link(b"usr/lib/a".to_vec())));
-    put(b"dev/zero", Item::new(What::Char(1, 5)));
-    put(b"dev/zero2", Item::new(What::Link(b"dev/zero".to_vec())));
-    put(b"usr/lib/sparse", Item::new(What::File { hole: 5 << 20, data: b"end".to_vec() }));
+    put(b"usr/lib/b", Item::new(ItemKind::Link(b"usr/lib/a".to_vec())));
+    put(b"opt/c", Item::new(ItemKind::Link(b"usr/lib/a".to_vec())));
+    put(b"dev/zero", Item::new(ItemKind::Char(1, 5)));
+    put(b"dev/zero2", Item::new(ItemKind::Link(b"dev/zero".to_vec())));
+    put(b"usr/lib/sparse", Item::new(ItemKind::File { hole: 5 << 20, data: b"end".to_vec() }));
     put(b"usr/lib/large", Item::file(noise(300_000, 1)));
     put(b"usr/lib/text", Item::file("the same line again and again\n".repeat(5_000)));
     for (number, name) in ODD_NAMES.iter().enumerate() {
@@ -321,29 +321,31 @@ pub fn noise(length: usize, seed: u64) -> Vec<u8> {
 /// kind of metadata, and adds a directory `types` in which everything changes its type next time.
 pub fn mutate(tree: &Tree, round: u32) -> Tree {
     let mut next = tree.clone();
-    let text = |what: &str| format!("{what} in round {round}");
+    let text = |name: &str| format!("{name} in round {round}");
     let mut edit = |path: &[u8], change: &dyn Fn(&mut Item)| {
         if let Some(item) = next.get_mut(path) {
             change(item);
         }
     };
-    edit(b"etc/passwd", &|item| item.what = Item::file(text("passwd")).what);
+    edit(b"etc/passwd", &|item| item.kind = Item::file(text("passwd")).kind);
     edit(b"etc/shadow", &|item| item.mode ^= 0o040);
     edit(b"etc/acl", &|item| item.xattrs.clear());
     edit(b"etc/user-xattr", &|item| item.xattrs = vec![("user.note", text("note").into_bytes())]);
     edit(b"etc/future", &|item| item.mtime.1 += 1);
-    edit(b"etc/dangling", &|item| item.what = What::Symlink(text("/target").into_bytes()));
+    edit(b"etc/dangling", &|item| item.kind = ItemKind::Symlink(text("/target").into_bytes()));
     edit(b"var/private", &|item| item.owner.0 += 1);
-    edit(b"dev/null", &|item| item.what = What::Char(1, 100 + round));
+    edit(b"dev/null", &|item| item.kind = ItemKind::Char(1, 100 + round));
     edit(b"usr/bin/ping", &|item| item.xattrs.clear());
-    edit(b"usr/lib/a", &|item| item.what = Item::file(text("shared")).what);
+    edit(b"usr/lib/a", &|item| item.kind = Item::file(text("shared")).kind);
     edit(b"tmp", &|item| item.mtime.0 += 1);
-    if let Some(Item { what: What::File { data, .. }, .. }) = next.get_mut(&b"usr/lib/large"[..]) {
+    if let Some(Item { kind: ItemKind::File { data, .. }, .. }) =
+        next.get_mut(&b"usr/lib/large"[..])
+    {
         data[150_000..150_100].copy_from_slice(&noise(100, u64::from(round) + 2));
     }
     // a hardlink group loses a member and gains one
     next.remove(&b"usr/lib/b"[..]);
-    next.insert(text("opt/link").into_bytes(), Item::new(What::Link(b"usr/lib/a".to_vec())));
+    next.insert(text("opt/link").into_bytes(), Item::new(ItemKind::Link(b"usr/lib/a".to_vec())));
     next.insert(text("opt/new").into_bytes(), Item::file(text("new")));
     next.remove(
         text("opt/new").replace(&round.to_string(), &round.wrapping_sub(1).to_string()).as_bytes(),
@@ -362,11 +364,11 @@ fn type_changes(tree: &mut Tree, round: u32) {
         let item = match kind {
             0 => Item::dir(),
             1 => Item::file(format!("file {from} {to}")),
-            2 => Item::new(What::Symlink(b"../etc/passwd".to_vec())),
-            3 => Item::new(What::Fifo),
-            4 => Item::new(What::Char(1, 3)),
-            5 => Item::new(What::Block(7, 1)),
-            _ => Item::new(What::Link(b"etc/empty".to_vec())),
+            2 => Item::new(ItemKind::Symlink(b"../etc/passwd".to_vec())),
+            3 => Item::new(ItemKind::Fifo),
+            4 => Item::new(ItemKind::Char(1, 3)),
+            5 => Item::new(ItemKind::Block(7, 1)),
+            _ => Item::new(ItemKind::Link(b"etc/empty".to_vec())),
         };
         if kind == 0 {
             tree.insert([&path[..], b"/child"].concat(), Item::file("child"));
@@ -390,35 +392,35 @@ pub fn any_tree() -> impl Strategy<Value = Tree> {
 }
 
 fn any_item() -> impl Strategy<Value = Item> {
-    let what = prop_oneof![
-        3 => Just(What::Dir),
-        4 => prop::collection::vec(any::<u8>(), 0..40).prop_map(|data| What::File { hole: 0, data }),
-        1 => (1u64..200_000).prop_map(|hole| What::File { hole, data: b"x".to_vec() }),
-        2 => Just(What::Symlink(b"a".to_vec())),
-        1 => Just(What::Fifo),
-        1 => Just(What::Char(1, 3)),
-        2 => Just(What::Link(Vec::new())),
+    let kind = prop_oneof![
+        3 => Just(ItemKind::Dir),
+        4 => prop::collection::vec(any::<u8>(), 0..40).prop_map(|data| ItemKind::File { hole: 0, data }),
+        1 => (1u64..200_000).prop_map(|hole| ItemKind::File { hole, data: b"x".to_vec() }),
+        2 => Just(ItemKind::Symlink(b"a".to_vec())),
+        1 => Just(ItemKind::Fifo),
+        1 => Just(ItemKind::Char(1, 3)),
+        2 => Just(ItemKind::Link(Vec::new())),
     ];
-    (what, prop::sample::select(vec![0o600, 0o755, 0o4711]), 0u32..3, -2i64..3, 0i64..2).prop_map(
-        |(what, mode, owner, seconds, nanos)| {
-            Item::new(what).mode(mode).owner(owner, owner).mtime(seconds, nanos)
+    (kind, prop::sample::select(vec![0o600, 0o755, 0o4711]), 0u32..3, -2i64..3, 0i64..2).prop_map(
+        |(kind, mode, owner, seconds, nanos)| {
+            Item::new(kind).mode(mode).owner(owner, owner).mtime(seconds, nanos)
         },
     )
 }
 
 /// Adds `item` where nothing but directories is above it; a link goes to the first file there is.
 fn insert_consistently(tree: &mut Tree, path: Vec<u8>, mut item: Item) {
-    let is_dir = |item: &Item| item.what == What::Dir;
+    let is_dir = |item: &Item| item.kind == ItemKind::Dir;
     if tree.contains_key(&path) {
         return;
     }
-    if let What::Symlink(_) = item.what {
+    if let ItemKind::Symlink(_) = item.kind {
         item.mode = 0o777;
     }
-    if let What::Link(_) = item.what {
-        let first = tree.iter().find(|(_, item)| matches!(item.what, What::File { .. }));
+    if let ItemKind::Link(_) = item.kind {
+        let first = tree.iter().find(|(_, item)| matches!(item.kind, ItemKind::File { .. }));
         let Some((first, _)) = first else { return };
-        item = Item::new(What::Link(first.clone()));
+        item = Item::new(ItemKind::Link(first.clone()));
     }
     let parents: Vec<Vec<u8>> =
         (0..path.len()).filter(|&at| path[at] == b'/').map(|at| path[..at].to_vec()).collect();
