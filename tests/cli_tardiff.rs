@@ -113,12 +113,12 @@ fn growing(round: usize) -> Tree {
 #[test]
 fn an_image_that_did_not_change_publishes_nothing() {
     let site = Site::new(&small("one"));
-    assert!(site.ok(&["publish", "--label", "first"]).contains("published node 1"));
+    assert!(site.ok(&["publish", "--label", "first"]).contains("published node serial 1"));
     let catalog = fs::read(site.at("repo/node/catalog.toml")).expect("reads");
-    assert!(site.ok(&["publish"]).contains("has not changed since publish 1"));
+    assert!(site.ok(&["publish"]).contains("has not changed since serial 1"));
     assert_eq!(fs::read(site.at("repo/node/catalog.toml")).expect("reads"), catalog);
     site.edit(&small("two"));
-    assert!(site.ok(&["publish", "--full-share", "1000000"]).contains("published node 2"));
+    assert!(site.ok(&["publish", "--full-share", "1000000"]).contains("published node serial 2"));
     assert_eq!((site.files("full").len(), site.files("diffs").len()), (1, 1));
     assert!(site.ok(&["verify"]).contains("0 faults"));
     assert!(site.ok(&["list"]).contains("\"first\""));
@@ -156,12 +156,12 @@ fn an_older_generation_published_anew_is_a_third_publish_of_two() {
     copy_tree(&site.image(), &second);
     fs::remove_dir_all(site.image()).expect("removes");
     copy_tree(&first, &site.image());
-    assert!(site.ok(&["publish"]).contains("published node 3"));
+    assert!(site.ok(&["publish"]).contains("published node serial 3"));
     assert_eq!((site.files("manifests").len(), site.files("diffs").len()), (2, 2));
     fs::remove_dir_all(site.image()).expect("removes");
     copy_tree(&second, &site.image());
     let again = site.ok(&["publish"]);
-    assert!(again.contains("published node 4") && !again.contains("diffs/"), "{again}");
+    assert!(again.contains("published node serial 4") && !again.contains("diffs/"), "{again}");
     assert!(site.ok(&["verify"]).contains("0 faults"));
 }
 
@@ -379,13 +379,13 @@ fn an_override_is_published_beside_an_image_of_the_same_name() {
     // An image that is being published does not keep an override waiting.
     let lock = File::open(site.at("repo/node/.lock")).expect("opens");
     rustix::fs::flock(&lock, rustix::fs::FlockOperation::LockExclusive).expect("locks");
-    assert!(on(&publish).contains("published override node 1"));
+    assert!(on(&publish).contains("published override node serial 1"));
     drop(lock);
     fs::remove_dir_all(&overlay).expect("removes");
     trees::write(&growing(1), &overlay);
-    assert!(on(&publish).contains("published override node 2"));
-    assert!(on(&publish).contains("override node has not changed since publish 2"));
-    assert!(site.ok(&["publish"]).contains("node has not changed since publish 1"));
+    assert!(on(&publish).contains("published override node serial 2"));
+    assert!(on(&publish).contains("override node has not changed since serial 2"));
+    assert!(site.ok(&["publish"]).contains("node has not changed since serial 1"));
     for (place, name) in [
         ("", "catalog.toml"),
         ("manifests", ".mtree.zst"),

@@ -1,4 +1,7 @@
-//! Builds one diff, without a repository.
+//! Builds one diff without a repository.
+//!
+//! The diff is written beside its final name, read back, and renamed. So a damaged or partial file
+//! never has that name.
 
 use std::collections::HashMap;
 use std::ffi::OsString;
@@ -8,12 +11,14 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use super::TreeInput;
-use super::artifact::{self, Artifact, ArtifactError};
+use super::artifact::{self, Artifact};
+use super::error::BuildError;
 use super::image_tar::TarImage;
+use super::notice::TardiffNotice;
 use crate::delta::{Effort, Matching, RebuildLimit};
 use crate::diff_archive::{
-    ArchiveError, ArchiveLimits, Deltas, DiffInput, FrameCompression, Listing, Sources, WriteError,
-    WriteOptions, pair_by_content, verify_diff, write_diff,
+    ArchiveLimits, Deltas, DiffInput, FrameCompression, Listing, WriteOptions, WrittenArchiveInfo,
+    pair_by_content, verify_diff, write_diff,
 };
 use crate::digest::Digest;
 use crate::entry::{Entry, Mtime};
@@ -25,165 +30,133 @@ use crate::root::Root;
 use crate::scan::{Cache, Scan, ScanError, scan};
 use crate::tree_path::TreePath;
 
-/// What to build.
+/// A diff to be built.
 #[derive(Clone, Debug)]
 pub struct BuildRequest {
-    /// What the diff applies to: a tree, an archive of a whole image, or a manifest.
+    /// Base: a tree, an archive of a whole image, or a manifest.
     pub base: PathBuf,
-    /// The tree that the diff leads to.
+    /// Tree that the diff produces.
     pub image_dir: PathBuf,
-    /// Where it goes; `.tar.zst` or `.tar.gz`.
+    /// File to write; `.tar.zst` or `.tar.gz`.
     pub output: PathBuf,
-    /// The image's name in the diff; by default that of its directory.
+    /// Name of the image in the diff; `None` for the name of its directory.
     pub image: Option<ImageName>,
-    /// Whether the diff holds deltas, which plain `tar` cannot unpack.
+    /// Whether the diff has deltas, which plain `tar` cannot unpack.
     pub deltas: bool,
-    /// How much work goes into it.
+    /// Effort for deltas and compression.
     pub effort: Effort,
-    /// When compressed files are taken apart.
+    /// Limits of recompression.
     pub rebuild_limit: RebuildLimit,
-    /// The level of the compression, if not that of the effort.
+    /// Compression level; `None` for that of the effort.
     pub level: Option<i32>,
 }
 
-/// What was built.
+/// A diff that was built.
 #[derive(Clone, Debug)]
 pub struct Built {
-    /// What it applies to.
+    /// Generation of the base.
     pub base: GenerationId,
-    /// What it leads to.
+    /// Generation of the target.
     pub target: GenerationId,
-    /// Entries that go.
+    /// Number of removed entries.
     pub removed: u64,
-    /// Entries that come or change.
+    /// Number of added and changed entries.
     pub changed: u64,
-    /// Of the archive.
+    /// Size of the archive in bytes.
     pub size: u64,
 }
 
-/// Why nothing was built.
-#[derive(Debug, thiserror::Error)]
-pub enum BuildError {
-    /// The base or the image cannot be read.
-    #[error(transparent)]
-    Scan(#[from] ScanError),
-    /// The base cannot be read.
-    #[error(transparent)]
-    BuildBase(#[from] ArtifactError),
-    /// The base is a diff.
-    #[error("{0} is a diff; a base is a tree, an archive of a whole image, or a manifest")]
-    BaseIsDiff(String),
-    /// Deltas need what is in the files of the base.
-    #[error("deltas are made from the files of a directory; {0} is none")]
-    NoContents(String),
-    /// The name does not tell what to write.
-    #[error("{0} ends neither in .tar.zst nor in .tar.gz")]
-    Extension(String),
-    /// Something else is where the diff should go.
-    #[error("{0} is there and is not a regular file; it is not replaced")]
-    Occupied(String),
-    /// The diff would replace what it was built from.
-    #[error("{0} is the base; a diff does not replace it")]
-    OutputIsBase(String),
-    /// The directory's name names no image.
-    #[error("{0} does not name an image; say which it is with --image")]
-    NoName(String),
-    /// The diff cannot be written to its place.
-    #[error("cannot {what} {path}: {source}")]
-    Output {
-        /// What was tried, as a verb.
-        what: &'static str,
-        /// Where.
-        path: String,
-        /// Why not.
-        source: io::Error,
-    },
-    /// The diff cannot be written.
-    #[error("cannot write {path}: {source}")]
-    Write {
-        /// Where.
-        path: String,
-        /// Why not.
-        source: WriteError,
-    },
-    /// The diff is not what it should be.
-    #[error("{path} was written, but does not read back: {source}")]
-    ReadBack {
-        /// Where.
-        path: String,
-        /// What is wrong with it.
-        source: ArchiveError,
-    },
-    /// The times of the base could not be completed.
-    #[error(transparent)]
-    Manifest(#[from] ManifestError),
-}
-
-/// What is known of the base.
+/// Base of a diff.
 enum BuildBase {
-    /// Its files are at hand.
+    /// A tree with all contents.
     Tree(Root, Box<Scan>),
-    /// Only its manifest is.
+    /// Only a manifest.
     Listed(Manifest),
 }
 
-/// Builds the diff from `request.base` to `request.image_dir`, reads it back, and puts it into its place.
+/// Builds the diff from the base to the image, verifies it, and renames it into place.
 pub fn build(request: &BuildRequest, monitor: &dyn Monitor) -> Result<Built, BuildError> {
     let name = request.output.to_str().unwrap_or_default();
     let compression = FrameCompression::from_name(name)
-        .ok_or_else(|| BuildError::Extension(shown(&request.output)))?;
+        .ok_or_else(|| BuildError::Extension { path: shown(&request.output) })?;
     refuse_occupied(&request.output)?;
     refuse_base(request)?;
+
     let root = Root::open(&request.image_dir).map_err(ScanError::from)?;
     let image = request.image.clone().map_or_else(|| name_of(&root), Ok)?;
     let target = scan(&root, &Cache::default(), monitor)?;
     let base = BuildBase::read(&request.base, target.manifest(), monitor)?;
-    let contents = base.contents();
-    if request.deltas && contents.is_none() {
-        return Err(BuildError::NoContents(shown(&request.base)));
+    if request.deltas && base.contents().is_none() {
+        return Err(BuildError::NoContents { path: shown(&request.base) });
     }
 
-    let new = New::create(&request.output)?;
-    let patches = new.unnamed()?;
-    let BuildRequest { effort, rebuild_limit, level, .. } = *request;
-    let pair = (base.manifest(), target.manifest());
-    let sources = contents.as_ref().map(|tree| tree as &dyn Sources).filter(|_| request.deltas);
-    let paired = sources.map(|sources| {
-        let named = Matching::by_names(pair.0, pair.1, effort, &rebuild_limit);
-        (sources, pair_by_content(named, sources, &TreeInput(&root)).into_pairs())
+    let output = ArchiveOutput { request, root: &root, image: &image, compression };
+    let file = UnfinishedFile::create(&request.output)?;
+    let written = write(&output, &base, target.manifest(), &file, monitor)?;
+
+    let listing = file.read_back(compression, written.sha256, base.manifest(), monitor)?;
+    target.recheck(&root)?;
+    base.recheck()?;
+    file.rename_into_place()?;
+
+    Ok(Built {
+        base: base.manifest().id(),
+        target: target.manifest().id(),
+        removed: listing.removed().len() as u64,
+        changed: listing.changed().len() as u64,
+        size: written.size,
+    })
+}
+
+/// Parameters of the archive.
+struct ArchiveOutput<'d> {
+    request: &'d BuildRequest,
+    /// The tree of the image.
+    root: &'d Root,
+    image: &'d ImageName,
+    compression: FrameCompression,
+}
+
+/// Writes the archive, with deltas if they are requested.
+fn write(
+    archive: &ArchiveOutput<'_>,
+    base: &BuildBase,
+    target: &Manifest,
+    file: &UnfinishedFile,
+    monitor: &dyn Monitor,
+) -> Result<WrittenArchiveInfo, BuildError> {
+    let BuildRequest { effort, rebuild_limit, level, deltas, ref output, .. } = *archive.request;
+    let manifests = (base.manifest(), target);
+    let tree = TreeInput(archive.root);
+    let patches = file.create_unnamed()?;
+    let base_contents = base.contents().filter(|_| deltas);
+
+    let pairs = base_contents.as_ref().map(|sources| {
+        let matching = Matching::by_names(manifests.0, manifests.1, effort, &rebuild_limit);
+        pair_by_content(matching, sources, &tree).into_pairs()
     });
-    // Nobody takes single contents out of it.
-    let depth = &|_: &Digest| 0;
-    let deltas = paired.as_ref();
-    let deltas = deltas.map(|(sources, pairs)| Deltas {
-        sources: *sources,
+    let deltas = base_contents.as_ref().zip(pairs.as_ref()).map(|(sources, pairs)| Deltas {
+        sources,
         pairs,
         spool: &patches,
         effort,
         rebuild_limit,
-        depth,
+        depth: &no_depth,
     });
-    let options = WriteOptions::new(compression, effort, level);
-    let mut to = BufWriter::with_capacity(1 << 20, &new.file);
+
+    let options = WriteOptions::new(archive.compression, effort, level);
+    let mut to = BufWriter::with_capacity(1 << 20, &file.file);
     let input = DiffInput {
-        image: &image,
-        base: pair.0,
-        target: pair.1,
-        content: &TreeInput(&root),
+        image: archive.image,
+        base: manifests.0,
+        target: manifests.1,
+        content: &tree,
         deltas,
     };
-    let written = write_diff(&input, options, &mut to, monitor);
-    let written =
-        written.map_err(|source| BuildError::Write { path: shown(&request.output), source })?;
-    to.flush().map_err(|e| failed("write", &request.output, e))?;
-    drop(to);
-
-    let listing = new.read_back(compression, written.sha256, base.manifest(), monitor)?;
-    target.recheck(&root)?;
-    base.recheck()?;
-    new.keep()?;
-    let (removed, changed) = (listing.removed().len() as u64, listing.changed().len() as u64);
-    Ok(Built { base: pair.0.id(), target: pair.1.id(), removed, changed, size: written.size })
+    let written = write_diff(&input, options, &mut to, monitor)
+        .map_err(|source| BuildError::Write { path: shown(output), source })?;
+    to.flush().map_err(|e| output_error("write", output, e))?;
+    Ok(written)
 }
 
 impl BuildBase {
@@ -199,13 +172,10 @@ impl BuildBase {
                 Ok(BuildBase::Listed(manifest))
             }
             Artifact::Image(TarImage { manifest, whole_seconds: true }) => {
-                monitor.warn(format!(
-                    "{} has times in whole seconds (make it with tar --format=pax): the diff can be unpacked with tar, but no node has recorded this base",
-                    shown(path)
-                ));
-                Ok(BuildBase::Listed(with_fractions_of(&manifest, target)?))
+                monitor.warn(TardiffNotice::BaseInWholeSeconds { path });
+                Ok(BuildBase::Listed(with_fractions(&manifest, target)?))
             }
-            Artifact::Diff(_) => Err(BuildError::BaseIsDiff(shown(path))),
+            Artifact::Diff(_) => Err(BuildError::BaseIsDiff { path: shown(path) }),
         }
     }
 
@@ -231,24 +201,27 @@ impl BuildBase {
     }
 }
 
-/// `base`, whose times are whole seconds, with the fractions that `target` has at the same path and
-/// second: otherwise every entry would differ.
-fn with_fractions_of(base: &Manifest, target: &Manifest) -> Result<Manifest, ManifestError> {
-    let fraction = |entry: &Entry| {
-        let there = target.get(&entry.path)?.meta.mtime;
-        (there.seconds == entry.meta.mtime.seconds).then_some(there)
-    };
-    // All names of a file have one time: that of the first name that finds a fraction.
-    let mut groups: HashMap<&TreePath, Mtime> = HashMap::new();
+/// Delta depth of all contents: no repository reads single contents from this archive.
+fn no_depth(_: &Digest) -> u32 {
+    0
+}
+
+/// Adds to `base`, whose times are whole seconds, the fractions of `target` at the same paths.
+///
+/// Without them, every entry would count as changed. A fraction is added only if the seconds agree.
+fn with_fractions(base: &Manifest, target: &Manifest) -> Result<Manifest, ManifestError> {
+    // A hard-link group has one time: that of its first path with a fraction.
+    let mut group_times: HashMap<&TreePath, Mtime> = HashMap::new();
     for entry in base.entries() {
-        if let (Some(group), Some(time)) = (entry.group(), fraction(entry)) {
-            groups.entry(group).or_insert(time);
+        if let (Some(group), Some(time)) = (entry.group(), exact_time(entry, target)) {
+            group_times.entry(group).or_insert(time);
         }
     }
+
     let completed = base.entries().iter().map(|entry| {
         let time = match entry.group() {
-            Some(group) => groups.get(group).copied(),
-            None => fraction(entry),
+            Some(group) => group_times.get(group).copied(),
+            None => exact_time(entry, target),
         };
         let mut entry = entry.clone();
         if let Some(time) = time {
@@ -259,57 +232,69 @@ fn with_fractions_of(base: &Manifest, target: &Manifest) -> Result<Manifest, Man
     Manifest::new(completed.collect())
 }
 
+/// The time of the same path in `target`, if the seconds agree.
+fn exact_time(entry: &Entry, target: &Manifest) -> Option<Mtime> {
+    let time = target.get(&entry.path)?.meta.mtime;
+    (time.seconds == entry.meta.mtime.seconds).then_some(time)
+}
+
 fn name_of(root: &Root) -> Result<ImageName, BuildError> {
     let name =
         root.shown().file_name().and_then(|name| name.to_str()).and_then(|name| name.parse().ok());
-    name.ok_or_else(|| BuildError::NoName(root.shown().display().to_string()))
+    name.ok_or_else(|| BuildError::NoName { path: shown(root.shown()) })
 }
 
-/// The base is still needed when the output exists: by nodes, and for the next diff.
+/// Refuses to replace the base: nodes and the next diff still need it.
 fn refuse_base(request: &BuildRequest) -> Result<(), BuildError> {
     let (Ok(base), Ok(output)) = (fs::metadata(&request.base), fs::metadata(&request.output))
     else {
         return Ok(());
     };
     if (base.dev(), base.ino()) == (output.dev(), output.ino()) {
-        return Err(BuildError::OutputIsBase(shown(&request.output)));
+        return Err(BuildError::OutputIsBase { path: shown(&request.output) });
     }
     Ok(())
 }
 
-/// A program that renames onto its output as root would replace a device by a file.
+/// Refuses an output that is no regular file: the rename, as root, would replace a device.
 fn refuse_occupied(output: &Path) -> Result<(), BuildError> {
     match fs::symlink_metadata(output) {
-        Ok(found) if !found.is_file() => Err(BuildError::Occupied(shown(output))),
-        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(failed("inspect", output, e)),
+        Ok(metadata) if !metadata.is_file() => Err(BuildError::Occupied { path: shown(output) }),
+        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(output_error("inspect", output, e)),
         _ => Ok(()),
     }
 }
 
-/// The diff in the making, beside its place; removed again unless it is kept.
-struct New {
+/// A diff that is being written, beside its final name; removed on drop unless renamed.
+struct UnfinishedFile {
     file: File,
-    beside: PathBuf,
+    /// Temporary path.
+    path: PathBuf,
     output: PathBuf,
 }
 
-impl New {
+impl UnfinishedFile {
     fn create(output: &Path) -> Result<Self, BuildError> {
         let mut name = OsString::from(".");
         name.push(output.file_name().unwrap_or_default());
         name.push(format!(".new-{}", std::process::id()));
-        let beside = output.with_file_name(name);
-        let file = File::options().read(true).write(true).create_new(true).open(&beside);
-        let file = file.map_err(|e| failed("create", &beside, e))?;
-        Ok(New { file, beside, output: output.to_owned() })
+        let path = output.with_file_name(name);
+        let file = File::options()
+            .read(true)
+            .write(true)
+            .create_new(true)
+            .open(&path)
+            .map_err(|e| output_error("create", &path, e))?;
+        Ok(UnfinishedFile { file, path, output: output.to_owned() })
     }
 
-    /// A file that has no name from the beginning.
-    fn unnamed(&self) -> Result<File, BuildError> {
-        let other = New::create(&self.beside)?;
-        other.file.try_clone().map_err(|e| failed("open", &other.beside, e))
+    /// Creates a file in the same directory whose name is removed at once.
+    fn create_unnamed(&self) -> Result<File, BuildError> {
+        let other = UnfinishedFile::create(&self.path)?;
+        other.file.try_clone().map_err(|e| output_error("open", &other.path, e))
     }
 
+    /// Verifies that the file is the archive that was written, and leads from `base` to its target.
     fn read_back(
         &self,
         compression: FrameCompression,
@@ -317,32 +302,33 @@ impl New {
         base: &Manifest,
         monitor: &dyn Monitor,
     ) -> Result<Listing, BuildError> {
-        let bad = |source| BuildError::ReadBack { path: shown(&self.output), source };
-        (&self.file).seek(SeekFrom::Start(0)).map_err(|e| bad(e.into()))?;
+        let error = |source| BuildError::ReadBack { path: shown(&self.output), source };
+        (&self.file).seek(SeekFrom::Start(0)).map_err(|e| error(e.into()))?;
         let from = BufReader::with_capacity(1 << 20, &self.file);
-        // Each patch was tried when it was made, and the digest says that these are the same.
+
+        // Each patch was verified when it was built; the digest proves that it is the same.
         let listing = verify_diff(from, compression, &ArchiveLimits::default(), None, monitor)
-            .map_err(bad)?;
-        listing.target_of(base).map_err(bad)?;
-        (&self.file).seek(SeekFrom::Start(0)).map_err(|e| bad(e.into()))?;
-        if Digest::of_reader(&self.file).map_err(|e| bad(e.into()))?.0 != written {
-            return Err(bad(io::Error::other("it is not what was written").into()));
+            .map_err(error)?;
+        listing.target_of(base).map_err(error)?;
+        (&self.file).seek(SeekFrom::Start(0)).map_err(|e| error(e.into()))?;
+        if Digest::of_reader(&self.file).map_err(|e| error(e.into()))?.0 != written {
+            return Err(error(io::Error::other("the file changed after it was written").into()));
         }
         Ok(listing)
     }
 
-    fn keep(&self) -> Result<(), BuildError> {
-        self.file.sync_all().map_err(|e| failed("sync", &self.beside, e))?;
+    fn rename_into_place(&self) -> Result<(), BuildError> {
+        self.file.sync_all().map_err(|e| output_error("sync", &self.path, e))?;
         refuse_occupied(&self.output)?;
-        fs::rename(&self.beside, &self.output)
-            .map_err(|e| failed("rename into place", &self.output, e))
+        fs::rename(&self.path, &self.output)
+            .map_err(|e| output_error("rename a file to", &self.output, e))
     }
 }
 
-impl Drop for New {
+impl Drop for UnfinishedFile {
     fn drop(&mut self) {
-        // Gone already where it was kept.
-        let _ = fs::remove_file(&self.beside);
+        // Fails after the rename, which moved the name.
+        let _ = fs::remove_file(&self.path);
     }
 }
 
@@ -350,6 +336,6 @@ fn shown(path: &Path) -> String {
     path.display().to_string()
 }
 
-fn failed(what: &'static str, path: &Path, source: io::Error) -> BuildError {
-    BuildError::Output { what, path: shown(path), source }
+fn output_error(operation: &'static str, path: &Path, source: io::Error) -> BuildError {
+    BuildError::Output { operation, path: shown(path), source }
 }

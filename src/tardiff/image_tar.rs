@@ -1,8 +1,8 @@
 //! Reads an archive of a whole image, as `tar` writes it, into a manifest.
 //!
-//! Understood are ustar, GNU tar's own format and pax, with extended attributes and sparse members.
-//! Nothing is unpacked and no path is followed: contents go through the digest and nowhere else. Of a
-//! path that occurs twice the last one counts, as it would when unpacking.
+//! Supported are ustar, GNU tar's format and pax, with extended attributes and sparse members.
+//! Nothing is unpacked and no path is opened: contents are only hashed. If a path occurs twice, the
+//! last entry counts, as when unpacking.
 
 mod blocks;
 mod pax;
@@ -15,45 +15,46 @@ use tar::{EntryType, Header};
 
 use self::blocks::Blocks;
 use self::pax::Pax;
+use super::notice::TardiffNotice;
 use crate::entry::{Device, Entry, Leaf, LeafKind, Meta, Mtime, Node, Xattrs};
 use crate::manifest::{Manifest, ManifestError};
 use crate::report::Monitor;
 use crate::tree_path::{BadPath, Quoted, TreePath};
 
-/// A pax header or a long name may have this many bytes: the largest entry of a manifest fits.
+/// Size limit of a pax header or a long name: the largest entry of a manifest fits.
 const MAX_EXTENDED: u64 = 2 << 20;
 
-/// What an archive of a whole image holds.
+/// An archive of a whole image.
 pub struct TarImage {
     /// Its entries.
     pub manifest: Manifest,
-    /// Whether times are known to the second only, as in archives that are not pax.
+    /// Whether times have no fractions of seconds, as in archives that are not pax.
     pub whole_seconds: bool,
 }
 
-/// Why an archive is not an image.
+/// Reason that an archive is not an image.
 #[derive(Debug, thiserror::Error)]
 pub enum TarError {
-    /// It could not be read, or ends too early.
-    #[error("it cannot be read: {0}")]
+    /// Reading failed, or the archive ends too early.
+    #[error(transparent)]
     Io(#[from] io::Error),
-    /// A block is not what tar writes.
-    #[error("it is not a tar archive that this program reads: at byte {at}: {why}")]
+    /// A block is not as `tar` writes it.
+    #[error("unsupported or damaged tar format at byte {offset}: {reason}")]
     Format {
-        /// The offset of the block.
-        at: u64,
-        /// What is wrong.
-        why: &'static str,
+        /// Offset of the block.
+        offset: u64,
+        /// The violated rule.
+        reason: &'static str,
     },
     /// A member cannot be part of an image.
-    #[error("{}: {why}", Quoted(.name))]
+    #[error("{}: {reason}", Quoted(.name))]
     Member {
         /// Its name.
         name: Vec<u8>,
-        /// What is wrong.
-        why: &'static str,
+        /// The violated rule.
+        reason: &'static str,
     },
-    /// A name is not a path.
+    /// A name is no path.
     #[error(transparent)]
     Path(#[from] BadPath),
     /// The members together are no image.
@@ -71,40 +72,39 @@ pub fn read(from: impl Read, monitor: &dyn Monitor) -> Result<TarImage, TarError
     };
     let mut blocks = Blocks::new(from);
     let mut extended = Extended::default();
+
     while let Some(header) = blocks.header()? {
         let size = blocks.number(header.entry_size())?;
         match header.entry_type() {
             EntryType::XHeader => {
-                extended.pax = Pax::parse(&blocks.body(size, MAX_EXTENDED)?, &blocks)?
+                extended.pax = Pax::parse(&blocks.body(size, MAX_EXTENDED)?, &blocks)?;
             }
             EntryType::XGlobalHeader => {
                 let records = Pax::parse(&blocks.body(size, MAX_EXTENDED)?, &blocks)?;
                 if !records.is_comment() {
-                    return Err(blocks.fault("global pax records are not understood"));
+                    return Err(blocks.error("global pax records are not supported"));
                 }
             }
             EntryType::GNULongName => {
-                extended.name = Some(trimmed(blocks.body(size, MAX_EXTENDED)?))
+                extended.name = Some(without_nul(blocks.body(size, MAX_EXTENDED)?));
             }
             EntryType::GNULongLink => {
-                extended.link = Some(trimmed(blocks.body(size, MAX_EXTENDED)?))
+                extended.link = Some(without_nul(blocks.body(size, MAX_EXTENDED)?));
             }
             _ => {
-                let extended = std::mem::take(&mut extended);
-                image.member(&header, extended, size, &mut blocks, monitor)?;
+                let member = Member::new(&header, std::mem::take(&mut extended), size, &blocks)?;
+                image.add_member(&member, &mut blocks, monitor)?;
             }
         }
     }
+
     if image.acls > 0 {
-        monitor.warn(format!(
-            "{} ACLs are in the archive as text and are taken as different",
-            image.acls
-        ));
+        monitor.warn(TardiffNotice::TextAcls { count: image.acls });
     }
     image.finish(monitor)
 }
 
-/// What goes before a member and belongs to it.
+/// Headers before a member that extend its own header.
 #[derive(Default)]
 struct Extended {
     name: Option<Vec<u8>>,
@@ -112,164 +112,223 @@ struct Extended {
     pax: Pax,
 }
 
+/// Headers of a member, combined.
+struct Member<'h> {
+    header: &'h Header,
+    pax: Pax,
+    name: Vec<u8>,
+    path: TreePath,
+    /// Target of a symlink or a hard link.
+    link: Vec<u8>,
+    /// Bytes of its body.
+    size: u64,
+}
+
+impl<'h> Member<'h> {
+    /// Pax records have precedence over GNU's long names, and these over the header.
+    fn new<R>(
+        header: &'h Header,
+        extended: Extended,
+        size: u64,
+        blocks: &Blocks<R>,
+    ) -> Result<Self, TarError> {
+        let Extended { name, link, pax } = extended;
+        let size = pax.number(b"size", blocks)?.unwrap_or(size);
+        let name = pax
+            .sparse_name()
+            .or(pax.bytes(b"path"))
+            .map(<[u8]>::to_vec)
+            .or(name)
+            .unwrap_or_else(|| header.path_bytes().into_owned());
+        let link = pax
+            .bytes(b"linkpath")
+            .map(<[u8]>::to_vec)
+            .or(link)
+            .or_else(|| header.link_name_bytes().map(|link| link.into_owned()))
+            .unwrap_or_default();
+
+        Ok(Member { header, path: tree_path(&name)?, pax, name, link, size })
+    }
+
+    fn error(&self, reason: &'static str) -> TarError {
+        TarError::Member { name: self.name.clone(), reason }
+    }
+
+    fn device(&self) -> Result<Device, TarError> {
+        let major = self.header.device_major().ok().flatten();
+        let minor = self.header.device_minor().ok().flatten();
+        match (major, minor) {
+            (Some(major), Some(minor)) => Ok(Device { major, minor }),
+            _ => Err(self.error("it has no device number")),
+        }
+    }
+
+    /// A number of a pax record, or else of the header.
+    fn id<R>(
+        &self,
+        key: &[u8],
+        field: io::Result<u64>,
+        blocks: &Blocks<R>,
+    ) -> Result<u32, TarError> {
+        let id = match self.pax.number(key, blocks)? {
+            Some(id) => id,
+            None => blocks.number(field)?,
+        };
+        u32::try_from(id).map_err(|_| blocks.error("the number of an owner is too large"))
+    }
+}
+
+/// Type of a member.
+enum MemberType {
+    Directory,
+    Leaf(LeafKind),
+    HardLink,
+    /// A type that no image has.
+    Unsupported,
+}
+
 struct TarImageBuilder {
     entries: BTreeMap<TreePath, Entry>,
-    /// The path that each hardlink was made to.
+    /// First path of the hard-link group, for each further path.
     firsts: BTreeMap<TreePath, TreePath>,
     whole_seconds: bool,
+    /// Number of members with an ACL in text form.
     acls: u64,
 }
 
 impl TarImageBuilder {
-    fn member<R: Read>(
+    fn add_member<R: Read>(
         &mut self,
-        header: &Header,
-        extended: Extended,
-        size: u64,
+        member: &Member<'_>,
         blocks: &mut Blocks<R>,
         monitor: &dyn Monitor,
     ) -> Result<(), TarError> {
-        let Extended { name, link, pax } = extended;
-        let size = pax.number(b"size", blocks)?.unwrap_or(size);
-        let name = pax.sparse_name().or(pax.bytes(b"path")).map(<[u8]>::to_vec).or(name);
-        let name = name.unwrap_or_else(|| header.path_bytes().into_owned());
-        let link = pax.bytes(b"linkpath").map(<[u8]>::to_vec).or(link);
-        let link =
-            link.or_else(|| header.link_name_bytes().map(|l| l.into_owned())).unwrap_or_default();
-        let path = tree_path(&name)?;
-        let member = |why| TarError::Member { name: name.clone(), why };
-        let device = || -> Result<Device, TarError> {
-            let (major, minor) = (header.device_major(), header.device_minor());
-            let numbers = (major.ok().flatten(), minor.ok().flatten());
-            let (Some(major), Some(minor)) = numbers else {
-                return Err(member("it has no device number"));
-            };
-            Ok(Device { major, minor })
+        let node = match read_body(member, blocks)? {
+            MemberType::HardLink => return self.add_hard_link(member),
+            MemberType::Unsupported => {
+                monitor.warn(TardiffNotice::MemberOmitted { name: &member.name });
+                return Ok(());
+            }
+            MemberType::Directory => Node::Directory,
+            MemberType::Leaf(kind) => Node::Leaf(Leaf { kind, group: None }),
         };
-        let kind = match header.entry_type() {
-            EntryType::Directory => None,
-            EntryType::Link => {
-                blocks.skip(size)?;
-                return self.hardlink(path, &link, &name);
-            }
-            EntryType::Symlink => Some(LeafKind::Symlink { target: link.into() }),
-            EntryType::Char => Some(LeafKind::Char(device()?)),
-            EntryType::Block => Some(LeafKind::Block(device()?)),
-            EntryType::Fifo => Some(LeafKind::Fifo),
-            EntryType::Regular | EntryType::Continuous if name.ends_with(b"/") => None,
-            EntryType::Regular | EntryType::Continuous | EntryType::GNUSparse => {
-                let (size, digest) = sparse::content(header, &pax, size, blocks)?
-                    .ok_or_else(|| member("its holes are not understood"))?;
-                Some(LeafKind::File { size, digest })
-            }
-            _ => {
-                monitor.warn(format!(
-                    "{} is of a kind that no image holds and is left out",
-                    Quoted(&name)
-                ));
-                return blocks.skip(size);
-            }
-        };
-        if !matches!(kind, Some(LeafKind::File { .. })) {
-            blocks.skip(size)?;
-        }
-        let meta =
-            self.meta(header, &pax, blocks, matches!(kind, Some(LeafKind::Symlink { .. })))?;
-        let node = kind.map_or(Node::Directory, |kind| Node::Leaf(Leaf { kind, group: None }));
-        self.firsts.remove(&path);
-        self.entries.insert(path.clone(), Entry::new(path, meta, node));
+
+        let meta = self.meta(member, &node, blocks)?;
+        let path = &member.path;
+        self.firsts.remove(path);
+        self.entries.insert(path.clone(), Entry::new(path.clone(), meta, node));
         Ok(())
     }
 
     fn meta<R>(
         &mut self,
-        header: &Header,
-        pax: &Pax,
+        member: &Member<'_>,
+        node: &Node,
         blocks: &Blocks<R>,
-        symlink: bool,
     ) -> Result<Meta, TarError> {
-        let id = |key: &[u8], field: io::Result<u64>| -> Result<u32, TarError> {
-            let id = match pax.number(key, blocks)? {
-                Some(id) => id,
-                None => blocks.number(field)?,
-            };
-            u32::try_from(id).map_err(|_| blocks.fault("an owner is not a number that Linux has"))
-        };
+        let Member { header, pax, .. } = member;
         let mtime = match pax.time(b"mtime", blocks)? {
             Some(time) => {
                 self.whole_seconds = false;
                 time
             }
-            // GNU tar writes times before the epoch as a negative number in base 256.
+            // GNU tar writes times before 1970 as negative numbers in base 256.
             None => Mtime { seconds: blocks.number(header.mtime())? as i64, nanos: 0 },
         };
-        self.acls += u64::from(
-            pax.bytes(b"SCHILY.acl.access").is_some() || pax.bytes(b"SCHILY.acl.default").is_some(),
-        );
-        let mode =
-            (header.mode().map_err(|_| blocks.fault("a mode is not a number"))? & 0o7777) as u16;
+        let has_acl =
+            pax.bytes(b"SCHILY.acl.access").is_some() || pax.bytes(b"SCHILY.acl.default").is_some();
+        self.acls += u64::from(has_acl);
+
+        let mode = header.mode().map_err(|_| blocks.error("a mode is not a number"))?;
+        let is_symlink = matches!(node, Node::Leaf(Leaf { kind: LeafKind::Symlink { .. }, .. }));
         Ok(Meta {
-            mode: if symlink { 0o777 } else { mode },
-            uid: id(b"uid", header.uid())?,
-            gid: id(b"gid", header.gid())?,
+            mode: if is_symlink { 0o777 } else { (mode & 0o7777) as u16 },
+            uid: member.id(b"uid", header.uid(), blocks)?,
+            gid: member.id(b"gid", header.gid(), blocks)?,
             mtime,
             xattrs: pax.xattrs(),
         })
     }
 
-    fn hardlink(&mut self, path: TreePath, link: &[u8], name: &[u8]) -> Result<(), TarError> {
-        let to = tree_path(link)?;
-        let first = self.firsts.get(&to).unwrap_or(&to).clone();
-        let entry = self.entries.get(&first).filter(|entry| !entry.is_dir() && first != path);
-        let Some(entry) = entry else {
-            return Err(TarError::Member {
-                name: name.to_vec(),
-                why: "it is a hardlink to nothing before it",
-            });
-        };
-        let entry = entry.at(path.clone());
+    fn add_hard_link(&mut self, member: &Member<'_>) -> Result<(), TarError> {
+        let path = &member.path;
+        let target = tree_path(&member.link)?;
+        let first = self.firsts.get(&target).unwrap_or(&target).clone();
+        let entry = self
+            .entries
+            .get(&first)
+            .filter(|entry| !entry.is_dir() && first != *path)
+            .ok_or_else(|| member.error("it is a hard link to no earlier member"))?
+            .at(path.clone());
+
         self.entries.insert(path.clone(), entry);
-        self.firsts.insert(path, first);
+        self.firsts.insert(path.clone(), first);
         Ok(())
     }
 
     fn finish(mut self, monitor: &dyn Monitor) -> Result<TarImage, TarError> {
         self.entries.entry(TreePath::root()).or_insert_with(|| {
-            monitor.warn(
-                "the archive does not hold the top directory itself, which is taken as different",
-            );
+            monitor.warn(TardiffNotice::NoTopDirectory);
             let mtime = Mtime { seconds: 0, nanos: 0 };
             let meta = Meta { mode: 0o755, uid: 0, gid: 0, mtime, xattrs: Xattrs::new() };
             Entry::new(TreePath::root(), meta, Node::Directory)
         });
-        let mut members: BTreeMap<&TreePath, Vec<&TreePath>> = BTreeMap::new();
+
+        // A manifest names each hard-link group by its first path in tree order.
+        let mut groups: BTreeMap<&TreePath, Vec<TreePath>> = BTreeMap::new();
         for (path, first) in &self.firsts {
-            members.entry(first).or_insert_with(|| vec![first]).push(path);
+            groups.entry(first).or_insert_with(|| vec![first.clone()]).push(path.clone());
         }
-        let groups: Vec<Vec<TreePath>> =
-            members.into_values().map(|m| m.into_iter().cloned().collect()).collect();
-        for mut group in groups {
+        for mut group in groups.into_values() {
             group.sort();
             for path in &group {
-                if let Some(Node::Leaf(leaf)) =
-                    self.entries.get_mut(path).map(|entry| &mut entry.node)
+                if let Some(entry) = self.entries.get_mut(path)
+                    && let Node::Leaf(leaf) = &mut entry.node
                 {
                     leaf.group = Some(group[0].clone());
                 }
             }
         }
+
         let manifest = Manifest::new(self.entries.into_values().collect())?;
         Ok(TarImage { manifest, whole_seconds: self.whole_seconds })
     }
 }
 
-/// `./a/b/`, `/a/b` and `a/b` are the same member.
+/// Reads or skips the body of a member, and returns its type.
+fn read_body<R: Read>(member: &Member<'_>, blocks: &mut Blocks<R>) -> Result<MemberType, TarError> {
+    let Member { header, pax, size, .. } = member;
+    let member_type = match header.entry_type() {
+        EntryType::Directory => MemberType::Directory,
+        EntryType::Link => MemberType::HardLink,
+        EntryType::Symlink => {
+            MemberType::Leaf(LeafKind::Symlink { target: member.link.clone().into() })
+        }
+        EntryType::Char => MemberType::Leaf(LeafKind::Char(member.device()?)),
+        EntryType::Block => MemberType::Leaf(LeafKind::Block(member.device()?)),
+        EntryType::Fifo => MemberType::Leaf(LeafKind::Fifo),
+        EntryType::Regular | EntryType::Continuous if member.name.ends_with(b"/") => {
+            MemberType::Directory
+        }
+        EntryType::Regular | EntryType::Continuous | EntryType::GNUSparse => {
+            let (size, digest) = sparse::content(header, pax, *size, blocks)?
+                .ok_or_else(|| member.error("its sparse format is not supported"))?;
+            return Ok(MemberType::Leaf(LeafKind::File { size, digest }));
+        }
+        _ => MemberType::Unsupported,
+    };
+    blocks.skip(*size)?;
+    Ok(member_type)
+}
+
+/// The path of a member: `./a/b/`, `/a/b` and `a/b` are the same.
 fn tree_path(name: &[u8]) -> Result<TreePath, BadPath> {
     let parts = name.split(|&b| b == b'/').filter(|part| !matches!(*part, b"" | b"."));
     TreePath::new(parts.collect::<Vec<_>>().join(&b'/'))
 }
 
-fn trimmed(mut name: Vec<u8>) -> Vec<u8> {
+/// Removes the NUL byte that ends a long name.
+fn without_nul(mut name: Vec<u8>) -> Vec<u8> {
     if name.last() == Some(&0) {
         name.pop();
     }

@@ -1,4 +1,4 @@
-//! What a repository publishes.
+//! Images and overrides of a repository, with their catalogs.
 
 use std::path::Path;
 use std::{fs, io};
@@ -7,25 +7,25 @@ use crate::catalog::Catalog;
 use crate::image::{ImageName, Layer, OVERRIDES};
 use crate::publish::{PublishError, Store};
 
-/// The catalogs of the images in `repo` by name, then those of the overrides; of `layer` alone where one is
-/// named.
+/// The catalog of `layer`, or those of all images by name, then of all overrides.
 pub fn list(repo: &Path, layer: Option<&Layer>) -> Result<Vec<(Layer, Catalog)>, PublishError> {
     let layers = match layer {
         Some(layer) => vec![layer.clone()],
         None => layers(repo)?,
     };
+
     let mut catalogs = Vec::new();
-    for found in layers {
-        match Store::open(repo, &found).catalog()? {
-            Some(catalog) => catalogs.push((found, catalog)),
-            None if layer.is_some() => return Err(PublishError::NothingPublished(found)),
+    for current in layers {
+        match Store::open(repo, &current).catalog()? {
+            Some(catalog) => catalogs.push((current, catalog)),
+            None if layer.is_some() => return Err(PublishError::NothingPublished(current)),
             None => {}
         }
     }
     Ok(catalogs)
 }
 
-/// What `repo` has a directory for: images by name, then overrides by name.
+/// All layers that have a directory in `repo`: images by name, then overrides by name.
 pub fn layers(repo: &Path) -> Result<Vec<Layer>, PublishError> {
     let images = names(repo)?.into_iter().map(Layer::Image).filter(|image| !image.is_taken());
     let overrides = match names(&repo.join(OVERRIDES)) {
@@ -38,14 +38,14 @@ pub fn layers(repo: &Path) -> Result<Vec<Layer>, PublishError> {
 }
 
 fn names(dir: &Path) -> Result<Vec<ImageName>, PublishError> {
-    let failed = |source: io::Error| PublishError::File {
+    let error = |source: io::Error| PublishError::File {
         operation: "list",
         path: dir.display().to_string(),
         source,
     };
     let mut names = Vec::new();
-    for entry in fs::read_dir(dir).map_err(failed)? {
-        let entry = entry.map_err(failed)?;
+    for entry in fs::read_dir(dir).map_err(error)? {
+        let entry = entry.map_err(error)?;
         names.extend(entry.file_name().to_str().and_then(|name| name.parse::<ImageName>().ok()));
     }
     names.sort();

@@ -1,13 +1,15 @@
-//! The jobs of the image server: building, publishing, showing and checking.
+//! The jobs of the image server: build, publish, list, show, verify, prune and serve.
 
-// Images are read through `root`; what is opened here by its name are archives and repositories of the
-// server's own, named on the command line.
+// Image trees are read through `root`. Files opened here by name are archives and repositories of
+// the server, named on the command line.
 #![allow(clippy::disallowed_methods)]
 
 pub mod artifact;
 pub mod build;
+mod error;
 pub mod image_tar;
 pub mod list;
+mod notice;
 pub mod prune;
 pub mod publish;
 pub mod serve;
@@ -24,7 +26,9 @@ use crate::entry::Entry;
 use crate::root::Root;
 use crate::tree_path::TreePath;
 
-/// The files of a tree, by path.
+pub use error::{ArtifactError, BuildError, ServeError};
+
+/// Contents of a tree, by path.
 struct TreeInput<'r>(&'r Root);
 
 impl ContentProvider for TreeInput<'_> {

@@ -1,4 +1,4 @@
-//! Removes old generations so that what stays is a repository as before.
+//! Removes old generations, so that the rest is still a complete repository.
 
 use std::collections::HashSet;
 
@@ -11,99 +11,126 @@ use crate::publish::{
     DeltaDepth, LockedStore, PublishError, find_unreachable, groups_of, write_index,
 };
 use crate::report::Monitor;
+use crate::tardiff::notice::TardiffNotice;
 
-/// What was removed.
+/// Result of a prune.
 #[derive(Clone, Debug, Default)]
 pub struct Pruned {
-    /// Generations that are no longer listed.
+    /// Generations that the catalog no longer lists.
     pub generations: Vec<GenerationId>,
-    /// Files that are gone.
+    /// Removed files.
     pub files: Vec<RepoPath>,
 }
 
-/// Keeps the newest `keep` generations, at least one, and older ones only as far as the head's content
-/// is nowhere else. The catalog is written first, so a reader never finds a file listed and gone.
+/// Part of a repository that a prune keeps.
+struct KeptPart {
+    /// Number of generations, from the newest.
+    count: usize,
+    archives: Vec<Archive>,
+    index: ContentIndex,
+}
+
+/// Keeps the newest `keep` generations, at least one.
+///
+/// Older ones are kept too, as long as only their archives have a content of the head. The catalog
+/// is written before files are removed, so no reader finds a file listed and missing.
 pub fn prune(
     locked: &LockedStore,
     keep: usize,
     monitor: &dyn Monitor,
 ) -> Result<Pruned, PublishError> {
     let store = locked.store();
-    let before =
+    let old_catalog =
         store.catalog()?.ok_or_else(|| PublishError::NothingPublished(store.layer().clone()))?;
-    let index = store.index(&before)?;
-    let head = store.manifest(before.head())?;
-    let order = newest_first(&before);
-    let mut count = keep.max(1).min(order.len());
-    let (archives, index) = loop {
-        let kept: HashSet<GenerationId> = order[..count].iter().copied().collect();
-        let archives: Vec<Archive> =
-            before.archives.iter().filter(|a| is_among(a, &kept)).cloned().collect();
-        let index = only(&index, &archives);
-        let groups = groups_of(store, &archives)?;
-        if find_unreachable(&head, &DeltaDepth::new(&index, groups.iter())).is_none()
-            || count == order.len()
-        {
-            break (archives, index);
-        }
-        count += 1;
-    };
-    if count > keep.max(1) && order.len() > keep {
-        let more = count - keep.max(1);
-        monitor.note(format!(
-            "{more} more generations are kept, since the head's content is in their archives"
-        ));
+    let generations = newest_first(&old_catalog);
+    let keep = keep.max(1);
+    let KeptPart { count, archives, index } =
+        choose_kept_part(locked, &old_catalog, &generations, keep)?;
+    if count > keep && generations.len() > keep {
+        monitor.note(TardiffNotice::MoreGenerationsKept { count: count - keep });
     }
-    let mut pruned = Pruned { generations: order[count..].to_vec(), files: Vec::new() };
-    let mut catalog = Catalog { published: Timestamp::now(), archives, ..before.clone() };
+
+    let mut pruned = Pruned { generations: generations[count..].to_vec(), files: Vec::new() };
+    let mut catalog = Catalog { published: Timestamp::now(), archives, ..old_catalog.clone() };
     if !pruned.generations.is_empty() {
-        catalog.publishes.retain(|publish| order[..count].contains(&publish.generation));
-        let mut new = Vec::new();
-        catalog.content = Some(write_index(locked, catalog.serial, &index, &mut new)?);
-        locked.rename_into_place(&new)?;
+        catalog.publishes.retain(|publish| generations[..count].contains(&publish.generation));
+        let mut new_files = Vec::new();
+        catalog.content = Some(write_index(locked, catalog.serial, &index, &mut new_files)?);
+        locked.rename_into_place(&new_files)?;
         locked.commit(&catalog)?;
     }
-    // A reader that has the catalog from before may still ask for its index.
-    let recent = before.content.map(|content| content.file);
-    let named: HashSet<RepoPath> = files_of(&catalog).chain(recent).collect();
-    for file in store.files()?.into_iter().filter(|file| is_ours(file) && !named.contains(file)) {
-        locked.remove(&file)?;
-        pruned.files.push(file);
+
+    // A reader that still has the old catalog may ask for its index.
+    let old_index = old_catalog.content.map(|content| content.file);
+    let listed: HashSet<RepoPath> = listed_files(&catalog).chain(old_index).collect();
+    for file in store.files()? {
+        if is_written_by_publish(&file) && !listed.contains(&file) {
+            locked.remove(&file)?;
+            pruned.files.push(file);
+        }
     }
     Ok(pruned)
 }
 
-/// Each generation once, by its newest publish.
+/// Finds the smallest part with `keep` generations that supplies each content of the head.
+fn choose_kept_part(
+    locked: &LockedStore,
+    catalog: &Catalog,
+    generations: &[GenerationId],
+    keep: usize,
+) -> Result<KeptPart, PublishError> {
+    let store = locked.store();
+    let full_index = store.index(catalog)?;
+    let head = store.manifest(catalog.head())?;
+
+    let mut count = keep.min(generations.len());
+    loop {
+        let kept: HashSet<GenerationId> = generations[..count].iter().copied().collect();
+        let archives: Vec<Archive> =
+            catalog.archives.iter().filter(|archive| needs_only(archive, &kept)).cloned().collect();
+        let index = restrict(&full_index, &archives);
+        let groups = groups_of(store, &archives)?;
+        let is_complete =
+            find_unreachable(&head, &DeltaDepth::new(&index, groups.iter())).is_none();
+        if is_complete || count == generations.len() {
+            return Ok(KeptPart { count, archives, index });
+        }
+        count += 1;
+    }
+}
+
+/// Each generation once, in the order of its newest publish.
 fn newest_first(catalog: &Catalog) -> Vec<GenerationId> {
     let mut seen = HashSet::new();
     let generations = catalog.publishes.iter().rev().map(|publish| publish.generation);
     generations.filter(|generation| seen.insert(*generation)).collect()
 }
 
-fn is_among(archive: &Archive, kept: &HashSet<GenerationId>) -> bool {
+/// Whether base and target of an archive are kept.
+fn needs_only(archive: &Archive, kept: &HashSet<GenerationId>) -> bool {
     match archive.kind {
         ArchiveKind::Full { target } => kept.contains(&target),
         ArchiveKind::Diff { base, target } => kept.contains(&base) && kept.contains(&target),
     }
 }
 
-/// What `index` says of `archives`.
-fn only(index: &ContentIndex, archives: &[Archive]) -> ContentIndex {
+/// The entries of `index` for `archives`.
+fn restrict(index: &ContentIndex, archives: &[Archive]) -> ContentIndex {
     let all = index.clone().into_archives().into_iter();
     ContentIndex::new(
         all.filter(|(file, _)| archives.iter().any(|archive| archive.file.file == *file)),
     )
 }
 
-/// Every file that `catalog` names.
-pub(super) fn files_of(catalog: &Catalog) -> impl Iterator<Item = RepoPath> {
+/// All files that `catalog` lists.
+pub(super) fn listed_files(catalog: &Catalog) -> impl Iterator<Item = RepoPath> {
     let manifests = catalog.publishes.iter().map(|publish| publish.manifest.file.clone());
     let archives = catalog.archives.iter().map(|archive| archive.file.file.clone());
     manifests.chain(archives).chain(catalog.content.iter().map(|content| content.file.clone()))
 }
 
-/// Whether a publish makes files of this name: others are the administrator's.
-pub(super) fn is_ours(file: &RepoPath) -> bool {
+/// Whether a publish writes files of this name; others belong to the administrator.
+pub(super) fn is_written_by_publish(file: &RepoPath) -> bool {
     let name = file.as_str();
     let archive = name.ends_with(".tar.zst") || name.ends_with(".tar.gz");
     name.starts_with("manifests/") && name.ends_with(".mtree.zst")

@@ -1,12 +1,14 @@
-//! Scans an image or an override and publishes it if it has changed.
+//! Scans an image or an override, and publishes it if it has changed.
 
 use std::fs::DirBuilder;
+use std::io;
 use std::os::unix::fs::DirBuilderExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::TreeInput;
+use super::notice::TardiffNotice;
 use super::prune::prune;
-use crate::catalog::Publish;
+use crate::catalog::{ArchiveKind, Catalog, Publish, RepoPath};
 use crate::image::Layer;
 use crate::publish::{
     ExistingRepository, HeadClones, LockedStore, PublishError, PublishInput, PublishPolicy,
@@ -14,9 +16,9 @@ use crate::publish::{
 };
 use crate::report::Monitor;
 use crate::root::Root;
-use crate::scan::{self, Cache, ScanError};
+use crate::scan::{self, Cache, Scan, ScanError};
 
-/// What to publish, from where and how.
+/// A publish to be done.
 #[derive(Clone, Debug)]
 pub struct PublishRequest {
     /// The image or the override.
@@ -25,23 +27,39 @@ pub struct PublishRequest {
     pub tree: PathBuf,
     /// The repository.
     pub repo: PathBuf,
-    /// A word of the administrator's.
+    /// Label for people.
     pub label: Option<String>,
-    /// Which archives, and how they are written.
+    /// Choice and form of the archives.
     pub policy: PublishPolicy,
-    /// How many generations the repository keeps; all without it.
+    /// Number of generations to keep; `None` for all.
     pub keep: Option<usize>,
-    /// Whether files that look unchanged since the last scan are read all the same.
+    /// Whether files are read even if they look unchanged since the last scan.
     pub read_all: bool,
 }
 
-/// What became of it.
+/// Result of a publish.
 #[derive(Clone, Debug)]
 pub enum PublishOutcome {
-    /// It is the head already.
+    /// The tree is the head already.
     Unchanged(Publish),
     /// There is a new head.
-    Published(PublishResult),
+    Published {
+        /// Its entry of the catalog.
+        publish: Publish,
+        /// Archives that were written for it.
+        archives: Vec<PublishedArchive>,
+    },
+}
+
+/// An archive that a publish has written.
+#[derive(Clone, Debug)]
+pub struct PublishedArchive {
+    /// Its path in the repository.
+    pub file: RepoPath,
+    /// In bytes.
+    pub size: u64,
+    /// Serial of the base of a diff; `None` for a full archive.
+    pub base_serial: Option<u64>,
 }
 
 /// Publishes the tree, unless it is the head of its catalog already.
@@ -51,51 +69,68 @@ pub fn publish(
 ) -> Result<PublishOutcome, PublishError> {
     let root = Root::open(&request.tree).map_err(ScanError::from)?;
     let locked = LockedStore::lock(Store::open(&request.repo, &request.layer))?;
-    let scans = request.repo.join(".scan");
-    let remembered = scans.join(request.layer.place());
-    let cache = if request.read_all { Cache::default() } else { Cache::load(&remembered) };
-    let (scan, before) =
+
+    // Scan the tree and read the repository at the same time.
+    let cache_path = request.repo.join(".scan").join(request.layer.place());
+    let cache = if request.read_all { Cache::default() } else { Cache::load(&cache_path) };
+    let (scan, existing) =
         rayon::join(|| scan::scan(&root, &cache, monitor), || ExistingRepository::read(&locked));
-    let (scan, before) = (scan?, before?);
-    let image = PublishInput {
+    let (scan, existing) = (scan?, existing?);
+    let old_catalog = locked.store().catalog()?;
+
+    let input = PublishInput {
         manifest: scan.manifest(),
         content: &TreeInput(&root),
         label: request.label.as_deref(),
     };
-    let prepared = prepare(&locked, before, image, &request.policy, monitor)?;
-    let remember = || {
-        let place = remembered.parent().unwrap_or(&scans);
-        DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(place)
-            .and_then(|()| scan.cache().save(&remembered))
-    };
-    let (unchanged, saved) = rayon::join(|| scan.recheck(&root), remember);
+    let prepared = prepare(&locked, existing, input, &request.policy, monitor)?;
+
+    // The published tree must be the tree that was scanned.
+    let (unchanged, saved) = rayon::join(|| scan.recheck(&root), || save_cache(&scan, &cache_path));
     unchanged?;
-    if let Err(e) = saved {
-        monitor.warn(format!(
-            "the next scan will read every file: cannot write {}: {e}",
-            remembered.display()
-        ));
+    if let Err(error) = saved {
+        monitor.warn(TardiffNotice::ScanCacheUnwritable { path: &cache_path, error });
     }
+
     let Some(prepared) = prepared else {
-        let catalog = locked.store().catalog()?;
-        let head = catalog.as_ref().map(|catalog| catalog.head().clone());
-        return head
-            .map(PublishOutcome::Unchanged)
+        return old_catalog
+            .map(|catalog| PublishOutcome::Unchanged(catalog.head().clone()))
             .ok_or_else(|| PublishError::NothingPublished(request.layer.clone()));
     };
-    let published = prepared.commit()?;
+    let result = prepared.commit()?;
+
     if request.policy.deltas {
         let cloned = HeadClones::open(locked.store())
             .update(scan.manifest(), |entry| root.open_file(&entry.path).map_err(|e| e.source));
-        if let Err(e) = cloned {
-            monitor.warn(format!("the next publish will read its base out of the archives: {e}"));
+        if let Err(error) = cloned {
+            monitor.warn(TardiffNotice::HeadNotCloned(error));
         }
     }
     if let Some(keep) = request.keep {
         prune(&locked, keep, monitor)?;
     }
-    Ok(PublishOutcome::Published(published))
+    Ok(published(result, old_catalog.as_ref()))
+}
+
+/// Stores the results of the scan, so that the next scan skips unchanged files.
+fn save_cache(scan: &Scan, path: &Path) -> io::Result<()> {
+    if let Some(directory) = path.parent() {
+        DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
+    }
+    scan.cache().save(path)
+}
+
+/// Adds the serials of the bases, which the catalog of before has.
+fn published(result: PublishResult, old_catalog: Option<&Catalog>) -> PublishOutcome {
+    let archives = result.new_archives.into_iter().map(|archive| PublishedArchive {
+        base_serial: match archive.kind {
+            ArchiveKind::Full { .. } => None,
+            ArchiveKind::Diff { base, .. } => old_catalog
+                .and_then(|catalog| catalog.publish_of(base))
+                .map(|publish| publish.serial),
+        },
+        file: archive.file.file,
+        size: archive.file.size,
+    });
+    PublishOutcome::Published { publish: result.publish, archives: archives.collect() }
 }

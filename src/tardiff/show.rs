@@ -1,4 +1,4 @@
-//! What an archive or a generation holds, the largest first.
+//! Content of an archive or a generation, largest files first.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashSet};
@@ -8,55 +8,55 @@ use crate::entry::Entry;
 use crate::manifest::Manifest;
 use crate::tree_path::TreePath;
 
-/// How something is held.
+/// Form in which an entry is stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum How {
-    /// A file, whole.
+pub enum Storage {
+    /// A file with its whole content.
     Whole,
-    /// A file, as a delta.
+    /// A file as a delta.
     Delta,
-    /// A file whose content the base has.
+    /// A file whose content the base already has.
     Known,
-    /// A further name of a file.
+    /// A further hard link to a file.
     Link,
-    /// Anything else, or metadata alone.
+    /// Any other type, or only metadata.
     Meta,
-    /// Something that goes.
+    /// A removed path.
     Removed,
 }
 
 /// One path.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ShownItem {
-    /// Size of the file when unpacked; 0 for anything else.
+    /// Size of the unpacked file; 0 for other types.
     pub size: u64,
-    /// How it is held.
-    pub how: How,
-    /// Where.
+    /// Form in which it is stored.
+    pub storage: Storage,
+    /// Its path.
     pub path: TreePath,
 }
 
-/// Number and bytes.
+/// Number and total size of entries.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ShownTotal {
-    /// How many.
+    /// Number of entries.
     pub count: u64,
-    /// Their sizes together.
+    /// Sum of their sizes.
     pub bytes: u64,
 }
 
-/// What is held, the largest first.
+/// Entries with totals.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Contents {
-    /// Sorted by size, then by path.
+    /// Largest first, then by path.
     pub items: Vec<ShownItem>,
-    /// What it comes to.
-    pub totals: BTreeMap<How, ShownTotal>,
+    /// Totals by form.
+    pub totals: BTreeMap<Storage, ShownTotal>,
 }
 
 impl Contents {
-    /// Of a diff.
-    pub fn of_diff(listing: &Listing) -> Self {
+    /// Content of a diff.
+    pub fn from_diff(listing: &Listing) -> Self {
         let known: HashSet<_> = listing.known().iter().map(|known| known.digest).collect();
         let patched: HashSet<_> = listing
             .groups()
@@ -64,42 +64,48 @@ impl Contents {
             .flat_map(|group| &group.targets)
             .map(|target| target.digest)
             .collect();
-        let how = |entry: &Entry| match entry.file() {
-            None => How::Meta,
-            Some(_) if is_link(entry) => How::Link,
-            Some((_, digest)) if known.contains(&digest) => How::Known,
-            Some((_, digest)) if patched.contains(&digest) => How::Delta,
-            Some(_) => How::Whole,
-        };
-        let changed = listing.changed().iter().map(|entry| item(entry, how(entry)));
-        let removed = listing.removed().iter().map(|entry| item(entry, How::Removed));
+
+        let changed = listing.changed().iter().map(|entry| {
+            let storage = match entry.file() {
+                None => Storage::Meta,
+                Some(_) if is_link(entry) => Storage::Link,
+                Some((_, digest)) if known.contains(&digest) => Storage::Known,
+                Some((_, digest)) if patched.contains(&digest) => Storage::Delta,
+                Some(_) => Storage::Whole,
+            };
+            item(entry, storage)
+        });
+        let removed = listing.removed().iter().map(|entry| item(entry, Storage::Removed));
         Self::sorted(changed.chain(removed).collect())
     }
 
-    /// Of a generation.
-    pub fn of_image(manifest: &Manifest) -> Self {
-        let how = |entry: &Entry| match entry.file() {
-            None => How::Meta,
-            Some(_) if is_link(entry) => How::Link,
-            Some(_) => How::Whole,
-        };
-        Self::sorted(manifest.entries().iter().map(|entry| item(entry, how(entry))).collect())
+    /// Content of a generation.
+    pub fn from_image(manifest: &Manifest) -> Self {
+        let items = manifest.entries().iter().map(|entry| {
+            let storage = match entry.file() {
+                None => Storage::Meta,
+                Some(_) if is_link(entry) => Storage::Link,
+                Some(_) => Storage::Whole,
+            };
+            item(entry, storage)
+        });
+        Self::sorted(items.collect())
     }
 
     fn sorted(mut items: Vec<ShownItem>) -> Self {
         items.sort_by(|a, b| (Reverse(a.size), &a.path).cmp(&(Reverse(b.size), &b.path)));
-        let mut totals = BTreeMap::<How, ShownTotal>::new();
+        let mut totals = BTreeMap::<Storage, ShownTotal>::new();
         for item in &items {
-            let sum = totals.entry(item.how).or_default();
-            sum.count += 1;
-            sum.bytes = sum.bytes.saturating_add(item.size);
+            let total = totals.entry(item.storage).or_default();
+            total.count += 1;
+            total.bytes = total.bytes.saturating_add(item.size);
         }
         Contents { items, totals }
     }
 }
 
-fn item(entry: &Entry, how: How) -> ShownItem {
-    ShownItem { size: entry.file().map_or(0, |(size, _)| size), how, path: entry.path.clone() }
+fn item(entry: &Entry, storage: Storage) -> ShownItem {
+    ShownItem { size: entry.file().map_or(0, |(size, _)| size), storage, path: entry.path.clone() }
 }
 
 fn is_link(entry: &Entry) -> bool {

@@ -1,4 +1,4 @@
-//! Checks a repository against itself.
+//! Verifies a repository: all that the catalog names exists and is as it says.
 
 use std::collections::HashSet;
 use std::fs::File;
@@ -8,8 +8,9 @@ use std::path::Path;
 use rustix::fs::{Mode, OFlags};
 
 use super::list::layers;
-use super::prune::{files_of, is_ours};
-use crate::catalog::{Archive, ArchiveKind, Catalog};
+use super::notice::TardiffNotice;
+use super::prune::{is_written_by_publish, listed_files};
+use crate::catalog::{Archive, ArchiveKind, Catalog, Publish};
 use crate::diff_archive::content_index::ContentIndex;
 use crate::diff_archive::{ArchiveLimits, Sources, verify_diff, verify_full};
 use crate::digest::Digest;
@@ -21,45 +22,43 @@ use crate::manifest::Manifest;
 use crate::publish::{NoContents, PublishError, SpooledContents, Store, compression};
 use crate::report::Monitor;
 
-/// What was checked, and what is wrong.
+/// Result of a verification.
 #[derive(Clone, Debug, Default)]
 pub struct Findings {
-    /// Manifests that were read.
+    /// Number of manifests that were read.
     pub manifests: usize,
-    /// Archives that were read to their end.
+    /// Number of archives that were read to their end.
     pub archives: usize,
-    /// Contents of the head that were taken out of the repository by their digests.
+    /// Number of contents of the head that the repository supplied by digest.
     pub contents: usize,
-    /// One sentence for each fault; none if the repository is sound.
+    /// One sentence per fault.
     pub faults: Vec<String>,
 }
 
-/// Checks all that is published in `repo`, each fault with the name of what it is in.
+/// Verifies all layers of `repo`; each fault begins with the name of its layer.
 pub fn verify_all(repo: &Path, monitor: &dyn Monitor) -> Result<Findings, PublishError> {
     let mut all = Findings::default();
-    let mut published = false;
+    let mut is_empty = true;
     for layer in layers(repo)? {
-        let Findings { manifests, archives, contents, faults } = match verify(repo, &layer, monitor)
-        {
+        let findings = match verify(repo, &layer, monitor) {
             Ok(findings) => findings,
             Err(PublishError::NothingPublished(_)) => continue,
             Err(error) => Findings { faults: vec![error.to_string()], ..Findings::default() },
         };
-        published = true;
-        all.manifests += manifests;
-        all.archives += archives;
-        all.contents += contents;
-        all.faults.extend(faults.into_iter().map(|fault| format!("{layer}: {fault}")));
+        is_empty = false;
+        all.add(&layer, findings);
     }
-    if published {
-        Ok(all)
-    } else {
-        Err(PublishError::Empty { repository: repo.display().to_string() })
+
+    if is_empty {
+        return Err(PublishError::Empty { repository: repo.display().to_string() });
     }
+    Ok(all)
 }
 
-/// Checks what is published of `layer`: sizes, digests, first frames, every content of every archive, that
-/// each diff turns its base into its target, and that each content of the head can be had.
+/// Verifies one layer: sizes, digests, first frames, all contents of all archives.
+///
+/// Also each diff has to turn its base into its target, and the repository has to supply each
+/// content of the head.
 pub fn verify(repo: &Path, layer: &Layer, monitor: &dyn Monitor) -> Result<Findings, PublishError> {
     let store = Store::open(repo, layer);
     let catalog = store.catalog()?.ok_or_else(|| PublishError::NothingPublished(layer.clone()))?;
@@ -68,49 +67,45 @@ pub fn verify(repo: &Path, layer: &Layer, monitor: &dyn Monitor) -> Result<Findi
         findings.faults.push(error.to_string());
         ContentIndex::default()
     });
-    let job = Verification { store: &store, catalog: &catalog, index: &index, monitor };
+    let verification = Verification { store: &store, catalog: &catalog, index: &index, monitor };
+
     for publish in &catalog.publishes {
-        match store.manifest(publish) {
-            Ok(manifest)
-                if (manifest.len() as u64, manifest.bytes())
-                    != (publish.entries, publish.bytes) =>
-            {
-                findings
-                    .faults
-                    .push(format!("{}: its counts are not the catalog's", publish.manifest.file));
-            }
-            Ok(_) => findings.manifests += 1,
+        match verification.verify_manifest(publish) {
+            Ok(()) => findings.manifests += 1,
             Err(error) => findings.faults.push(error.to_string()),
         }
     }
     for archive in &catalog.archives {
-        match job.archive(archive) {
+        match verification.verify_archive(archive) {
             Ok(()) => findings.archives += 1,
             Err(error) => findings.faults.push(format!("{}: {error}", archive.file.file)),
         }
     }
-    match job.head() {
+    match verification.verify_head() {
         Ok((contents, missing)) => {
             findings.contents = contents;
             findings.faults.extend(missing);
         }
-        Err(error) => findings.faults.push(format!("{error}")),
+        Err(error) => findings.faults.push(error.to_string()),
     }
-    let named: Vec<_> = files_of(&catalog).collect();
-    for file in store.files()?.iter().filter(|file| is_ours(file) && !named.contains(file)) {
-        // The index of the catalog before this one stays for readers that still have that one.
-        if file.as_str().starts_with("content-") {
-            continue;
-        }
-        monitor
-            .note(format!("{file} is in the repository, but not in the catalog; prune removes it"));
-    }
+
+    verification.report_unlisted_files()?;
     Ok(findings)
 }
 
-/// Why something is wrong; it is only ever printed.
+impl Findings {
+    fn add(&mut self, layer: &Layer, other: Findings) {
+        self.manifests += other.manifests;
+        self.archives += other.archives;
+        self.contents += other.contents;
+        self.faults.extend(other.faults.into_iter().map(|fault| format!("{layer}: {fault}")));
+    }
+}
+
+/// Reason that something is at fault; it is only printed.
 type VerifyFault = Box<dyn std::error::Error>;
 
+/// The parts of a repository that refer to each other.
 struct Verification<'v> {
     store: &'v Store,
     catalog: &'v Catalog,
@@ -119,8 +114,18 @@ struct Verification<'v> {
 }
 
 impl Verification<'_> {
-    fn archive(&self, archive: &Archive) -> Result<(), VerifyFault> {
-        self.first_frame(archive)?;
+    fn verify_manifest(&self, publish: &Publish) -> Result<(), VerifyFault> {
+        let manifest = self.store.manifest(publish)?;
+        let counts = (manifest.len() as u64, manifest.bytes());
+        if counts != (publish.entries, publish.bytes) {
+            let file = &publish.manifest.file;
+            return Err(format!("{file}: its counts differ from those of the catalog").into());
+        }
+        Ok(())
+    }
+
+    fn verify_archive(&self, archive: &Archive) -> Result<(), VerifyFault> {
+        self.verify_first_frame(archive)?;
         let file = BufReader::with_capacity(1 << 20, self.store.read_checked(&archive.file)?);
         let compression = compression(archive)?;
         match archive.kind {
@@ -129,45 +134,48 @@ impl Verification<'_> {
             }
             ArchiveKind::Diff { base, .. } => {
                 let base = self.manifest(base)?;
-                let mut spooled = SpooledContents::new(unnamed()?);
-                let listing = self.store.listing(archive)?;
-                let sources = listing.groups().iter().flat_map(|group| &group.sources);
-                let wanted: HashSet<(Digest, u64)> =
-                    sources.map(|source| (source.digest, source.size)).collect();
-                let missing = spooled.extract(wanted, &self.contents(), |_| true)?;
-                if !missing.is_empty() {
-                    self.monitor.note(format!(
-                        "{}: its deltas are not tried, since only nodes have the content of their base",
-                        archive.file.file
-                    ));
-                }
-                let sources: Option<&dyn Sources> =
-                    if missing.is_empty() { Some(&spooled) } else { None };
-                let listing = verify_diff(
-                    file,
-                    compression,
-                    &ArchiveLimits::default(),
-                    sources,
-                    self.monitor,
-                )?;
-                Ok(listing.target_of(&base).map(|_| ())?)
+                let sources = self.delta_sources(archive)?;
+                let sources = sources.as_ref().map(|sources| sources as &dyn Sources);
+                let limits = ArchiveLimits::default();
+                let listing = verify_diff(file, compression, &limits, sources, self.monitor)?;
+                listing.target_of(&base)?;
+                Ok(())
             }
         }
     }
 
-    fn first_frame(&self, archive: &Archive) -> Result<(), VerifyFault> {
+    /// The sources of the deltas; `None` if the repository does not have all of them.
+    fn delta_sources(&self, archive: &Archive) -> Result<Option<SpooledContents>, VerifyFault> {
+        let listing = self.store.listing(archive)?;
+        let wanted: HashSet<(Digest, u64)> = listing
+            .groups()
+            .iter()
+            .flat_map(|group| &group.sources)
+            .map(|source| (source.digest, source.size))
+            .collect();
+
+        let mut spooled = SpooledContents::new(unnamed_file()?);
+        let missing = spooled.extract(wanted, &self.contents(), |_| true)?;
+        if missing.is_empty() {
+            return Ok(Some(spooled));
+        }
+        self.monitor.note(TardiffNotice::DeltasNotVerified { file: &archive.file.file });
+        Ok(None)
+    }
+
+    fn verify_first_frame(&self, archive: &Archive) -> Result<(), VerifyFault> {
         let file = self.store.read(&archive.file)?;
         let (digest, length) = Digest::of_reader(file.take(archive.first_frame.length))?;
         if (digest, length) != (archive.first_frame.sha256, archive.first_frame.length) {
-            return Err("its first frame is not the one that the catalog names".into());
+            return Err("its first frame differs from the catalog".into());
         }
         Ok(())
     }
 
     fn manifest(&self, generation: GenerationId) -> Result<Manifest, VerifyFault> {
-        let publish = self.catalog.publish_of(generation);
-        let publish =
-            publish.ok_or_else(|| format!("generation {} is not listed", generation.short()))?;
+        let publish = self.catalog.publish_of(generation).ok_or_else(|| {
+            format!("the catalog does not list generation {}", generation.short())
+        })?;
         Ok(self.store.manifest(publish)?)
     }
 
@@ -175,10 +183,10 @@ impl Verification<'_> {
         ContentStore::new(self.index, &self.catalog.archives, self.store, &NoContents)
     }
 
-    /// Takes every content of the head out of the repository: how many, and what cannot be had.
-    fn head(&self) -> Result<(usize, Vec<String>), VerifyFault> {
+    /// Reads each content of the head from the repository; returns their number, and the faults.
+    fn verify_head(&self) -> Result<(usize, Vec<String>), VerifyFault> {
         let head = self.manifest(self.catalog.head().generation)?;
-        let wanted = wanted_of(&head);
+        let wanted = contents_of(&head);
         let mut sink =
             |_: Digest, content: &mut dyn Read| io::copy(content, &mut io::sink()).map(|_| ());
         let missing = self.contents().fetch(&wanted, &mut sink)?;
@@ -188,9 +196,22 @@ impl Verification<'_> {
             .collect();
         Ok((wanted.len() - missing.len(), faults))
     }
+
+    /// Reports files that no catalog lists, except the index of the previous catalog.
+    fn report_unlisted_files(&self) -> Result<(), PublishError> {
+        let listed: Vec<_> = listed_files(self.catalog).collect();
+        for file in self.store.files()? {
+            let is_old_index = file.as_str().starts_with("content-");
+            if is_written_by_publish(&file) && !is_old_index && !listed.contains(&file) {
+                self.monitor.note(TardiffNotice::NotInCatalog { file: &file });
+            }
+        }
+        Ok(())
+    }
 }
 
-fn wanted_of(manifest: &Manifest) -> Vec<(Digest, u64)> {
+/// Digests and sizes of all contents, each once.
+fn contents_of(manifest: &Manifest) -> Vec<(Digest, u64)> {
     let files = manifest.entries().iter().filter_map(Entry::file);
     let mut wanted: Vec<(Digest, u64)> = files.map(|(size, digest)| (digest, size)).collect();
     wanted.sort_unstable();
@@ -198,8 +219,8 @@ fn wanted_of(manifest: &Manifest) -> Vec<(Digest, u64)> {
     wanted
 }
 
-/// A file without a name where there is room for contents: the repository may be read-only for us.
-fn unnamed() -> io::Result<File> {
+/// A file without a name, in a temporary directory: the repository may be read-only.
+fn unnamed_file() -> io::Result<File> {
     let place = std::env::var_os("TMPDIR").unwrap_or_else(|| "/var/tmp".into());
     let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
     Ok(rustix::fs::open(Path::new(&place), flags, Mode::RUSR | Mode::WUSR)?.into())

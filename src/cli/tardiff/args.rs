@@ -1,4 +1,4 @@
-//! What can be typed.
+//! The command line of `si_tardiff`.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -8,51 +8,59 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use crate::delta::Effort;
 use crate::image::{ImageName, Layer};
 
-/// Builds, publishes and checks image diffs.
+/// Builds, publishes and verifies image diffs.
 ///
-/// A generation is one state of an image. `publish` writes a new one into the repository, together with
-/// the diffs that lead to it; nodes fetch them from any web server that serves the repository.
+/// A generation is one immutable state of an image. `publish` writes a new generation into the
+/// repository, with the diffs that lead to it. Nodes download them from any web server that serves
+/// the repository.
 #[derive(Debug, Parser)]
-#[command(name = "si_tardiff", version, infer_long_args = true, infer_subcommands = false, after_help = EXIT_CODES)]
-pub struct Typed {
-    /// Says only warnings and errors.
+#[command(
+    name = "si_tardiff",
+    version,
+    infer_long_args = true,
+    infer_subcommands = false,
+    after_help = EXIT_CODES,
+    max_term_width = 100
+)]
+pub struct TardiffArgs {
+    /// Print only warnings and errors
     #[arg(long, short, global = true)]
     pub quiet: bool,
-    /// What to do.
     #[command(subcommand)]
     pub command: TardiffCommand,
 }
 
-const EXIT_CODES: &str = "Exit codes:
-  0  done; also where there was nothing to do
+const EXIT_CODES: &str = "\
+Exit codes:
+  0  done, or there was nothing to do
   1  failed, or `verify` found a fault
-  2  the command line is wrong";
+  2  invalid command line";
 
-/// What to do.
+/// Subcommands; the names of the variants are their names.
 #[derive(Debug, Subcommand)]
 pub enum TardiffCommand {
-    /// Builds one diff from a base to an image's tree.
-    Build(Build),
-    /// Publishes an image or an override: a new generation, if it has changed.
+    /// Build one diff from a base to the tree of an image
+    Build(BuildArgs),
+    /// Publish an image or an override as a new generation, if it has changed
     Publish(PublishArgs),
-    /// Shows what an archive or a generation holds, the largest first.
-    Show(Show),
-    /// Writes a manifest for `mtree -f`: a node can be checked without our tools.
+    /// Show the content of an archive or a generation, largest files first
+    Show(ShowArgs),
+    /// Write a manifest for `mtree -f`, which checks a node without this program
     Manifest(ManifestArgs),
-    /// Lists generations and archives of a repository.
-    List(Any),
-    /// Checks a repository: every size, digest, content and chain.
-    Verify(Any),
-    /// Removes old generations and the archives that only they need.
-    Prune(Prune),
-    /// Serves a repository over HTTP: for small sites, demonstrations and tests.
-    Serve(Serve),
+    /// List generations and archives of a repository
+    List(OptionalLayerArgs),
+    /// Verify a repository: each size, digest, content and chain
+    Verify(OptionalLayerArgs),
+    /// Remove old generations, and the archives that only they need
+    Prune(PruneArgs),
+    /// Serve a repository over HTTP, for small sites, demonstrations and tests
+    Serve(ServeArgs),
 }
 
-/// Where the repository is.
+/// A repository.
 #[derive(Debug, Args)]
-pub struct Repo {
-    /// The repository.
+pub struct RepoArgs {
+    /// Directory of the repository
     #[arg(long, value_name = "DIR", default_value = "/var/lib/systemimager/repository")]
     pub repo: PathBuf,
 }
@@ -60,220 +68,212 @@ pub struct Repo {
 /// An image or an override of a repository.
 #[derive(Debug, Args)]
 #[group(id = "one", required = true, multiple = false)]
-pub struct One {
-    /// The image.
+pub struct LayerArgs {
+    /// Name of the image
     #[arg(long, value_name = "NAME")]
     image: Option<ImageName>,
-    /// The override: a small tree that nodes lay over an image.
+    /// Name of the override, a small tree that nodes copy over an image
     #[arg(long, value_name = "NAME")]
     r#override: Option<ImageName>,
 }
 
-/// An image or an override of a repository, or all that it has.
+impl LayerArgs {
+    /// The layer; `None` only for a command line that clap refuses.
+    pub fn layer(&self) -> Option<Layer> {
+        layer(&self.image, &self.r#override)
+    }
+}
+
+/// An image or an override of a repository, or all of them.
 #[derive(Debug, Args)]
-pub struct Any {
-    /// Only this image.
+pub struct OptionalLayerArgs {
+    /// Only this image
     #[arg(long, value_name = "NAME", conflicts_with = "override")]
     image: Option<ImageName>,
-    /// Only this override.
+    /// Only this override
     #[arg(long, value_name = "NAME")]
     r#override: Option<ImageName>,
-    /// The repository.
     #[command(flatten)]
-    pub repo: Repo,
+    pub repo: RepoArgs,
 }
 
-impl One {
-    /// Which; clap sees to it that one is named.
+impl OptionalLayerArgs {
+    /// The layer, if one is named.
     pub fn layer(&self) -> Option<Layer> {
         layer(&self.image, &self.r#override)
     }
 }
 
-impl Any {
-    /// Which, if one is named.
-    pub fn layer(&self) -> Option<Layer> {
-        layer(&self.image, &self.r#override)
-    }
+fn layer(image: &Option<ImageName>, override_name: &Option<ImageName>) -> Option<Layer> {
+    image.clone().map(Layer::Image).or(override_name.clone().map(Layer::Override))
 }
 
-fn layer(image: &Option<ImageName>, overlaid: &Option<ImageName>) -> Option<Layer> {
-    image.clone().map(Layer::Image).or(overlaid.clone().map(Layer::Override))
-}
-
-/// Builds one diff.
+/// Arguments of `build`.
 #[derive(Debug, Args)]
-pub struct Build {
-    /// What the diff applies to: a directory, an image.tar (.gz, .zst), or a manifest (.mtree, .mtree.zst).
+pub struct BuildArgs {
+    /// Base of the diff: a directory, an image.tar (.gz, .zst), or a manifest (.mtree, .mtree.zst)
     pub base: PathBuf,
-    /// The tree that the diff leads to.
+    /// Tree that the diff produces
     pub image_dir: PathBuf,
-    /// The diff: NAME.tar.zst or NAME.tar.gz.
+    /// File to write: NAME.tar.zst or NAME.tar.gz
     #[arg(long, short, value_name = "FILE")]
     pub output: PathBuf,
-    /// The image's name in the diff; the directory's name by default.
+    /// Name of the image in the diff [default: the name of the directory]
     #[arg(long, value_name = "NAME")]
     pub image: Option<ImageName>,
-    /// Sends changed files as deltas where that is smaller; plain tar cannot unpack them. BASE must be a directory.
+    /// Store changed files as deltas if that is smaller; BASE has to be a directory
+    ///
+    /// Plain tar cannot unpack such a diff.
     #[arg(long)]
     pub deltas: bool,
-    /// How much work goes into it.
     #[command(flatten)]
-    pub work: Work,
+    pub work: EffortArgs,
 }
 
-/// How much work goes into a diff, and what it may cost a node.
+/// Effort for a diff, and its cost on a node.
 #[derive(Clone, Debug, Default, Args)]
-pub struct Work {
-    /// How much work goes into deltas and compression: fast, normal or best; with fast a new file finds an old
-    /// one by its name alone, never by its content [default: normal].
+pub struct EffortArgs {
+    /// Effort for deltas and compression: fast, normal or best [default: normal]
+    ///
+    /// With fast, old files for a delta are found by their names only, not by their content.
     #[arg(long, value_name = "EFFORT")]
     pub effort: Option<Effort>,
-    /// Seconds of processor time that a diff may cost a node for compressed files that are sent as what is
-    /// inside them [default: 0 with fast, 1 with normal, 60 with best].
-    #[arg(long, value_name = "N")]
+    /// Seconds of processor time that a diff may cost a node for rebuilding compressed files
+    /// [default: 0 with fast, 1 with normal, 60 with best]
+    #[arg(long, value_name = "SECONDS")]
     pub rebuild_seconds: Option<u64>,
-    /// Bytes that each of these seconds has to save [default: 1000000].
+    /// Bytes that each of these seconds has to save [default: 1000000]
     #[arg(long, value_name = "BYTES")]
     pub rebuild_gain: Option<u64>,
-    /// Level of the compression, if not that of the effort: 1 to 19 for zstd, 1 to 9 for gzip.
-    #[arg(long, value_name = "N")]
+    /// Compression level: 1 to 19 for zstd, 1 to 9 for gzip [default: by the effort]
+    #[arg(long, value_name = "LEVEL")]
     pub level: Option<i32>,
-    /// What is decided for all images [default: /etc/systemimager/tardiff.toml, where that is there].
+    /// Configuration file [default: /etc/systemimager/tardiff.toml, if it exists]
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
 }
 
-/// Publishes an image or an override.
+/// Arguments of `publish`.
 #[derive(Debug, Args)]
 pub struct PublishArgs {
-    /// What is published.
     #[command(flatten)]
-    pub one: One,
-    /// Where.
+    pub layer: LayerArgs,
     #[command(flatten)]
-    pub repo: Repo,
-    /// Where image trees are: DIR/NAME.
+    pub repo: RepoArgs,
+    /// Directory of the image trees: DIR/NAME
     #[arg(long, value_name = "DIR", default_value = "/var/lib/systemimager/images")]
     pub images_dir: PathBuf,
-    /// Where the trees of overrides are: DIR/NAME.
+    /// Directory of the override trees: DIR/NAME
     #[arg(long, value_name = "DIR", default_value = "/var/lib/systemimager/overrides")]
     pub overrides_dir: PathBuf,
-    /// Keeps so many generations and prunes older ones; all without it.
+    /// Number of generations to keep; older ones are pruned [default: all]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub keep: Option<u32>,
-    /// A word about this generation.
+    /// Label of this publish, for people
     #[arg(long, value_name = "TEXT")]
     pub label: Option<String>,
-    /// Makes diffs from so many of the last generations.
+    /// Number of earlier generations from which diffs are built
     #[arg(long, value_name = "N", default_value_t = 3)]
     pub diffs: u32,
-    /// Writes the whole image again when the diffs since have grown past this share of it.
+    /// Size of all diffs since the last full archive, relative to it, that needs a new one
     #[arg(long, value_name = "PERCENT", default_value_t = 50)]
     pub full_share: u64,
-    /// How archives are compressed.
+    /// Compression of archives
     #[arg(long, value_enum, default_value_t = CompressionArg::Zstd)]
     pub compression: CompressionArg,
-    /// How much work goes into it.
     #[command(flatten)]
-    pub work: Work,
-    /// Makes diffs without deltas, which plain tar can unpack.
+    pub work: EffortArgs,
+    /// Build diffs without deltas, so that plain tar can unpack them
     #[arg(long)]
     pub plain: bool,
-    /// Reads every file, also those that look as they did at the last scan.
+    /// Read every file, even if it looks unchanged since the last scan
     #[arg(long)]
     pub read_all: bool,
 }
 
-/// How archives are compressed.
+/// Compression of archives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum CompressionArg {
     /// .tar.zst
     Zstd,
-    /// .tar.gz, for nodes that have nothing else
+    /// .tar.gz, for nodes without zstd
     Gzip,
 }
 
-/// What to show, or to export: a file, a directory, or a generation of a repository.
+/// A file, a directory, or a generation of a repository.
 #[derive(Debug, Args)]
 #[group(id = "subject", required = true)]
-pub struct Subject {
-    /// An archive or a manifest; for `manifest` also an image's tree.
+pub struct SubjectArgs {
+    /// An archive or a manifest; for `manifest` also the tree of an image
     #[arg(group = "subject")]
     pub file: Option<PathBuf>,
-    /// A generation of this image.
+    /// A generation of this image
     #[arg(long, value_name = "NAME", group = "subject")]
     image: Option<ImageName>,
-    /// A generation of this override.
+    /// A generation of this override
     #[arg(long, value_name = "NAME", group = "subject")]
     r#override: Option<ImageName>,
 }
 
-impl Subject {
-    /// Whose generation, if it is one of a repository.
+impl SubjectArgs {
+    /// The layer, if the subject is a generation of a repository.
     pub fn layer(&self) -> Option<Layer> {
         layer(&self.image, &self.r#override)
     }
 }
 
-/// Which generation of an image or an override.
+/// A subject, with the choice of its generation.
 #[derive(Debug, Args)]
-pub struct Which {
-    /// What it is about.
+pub struct GenerationArgs {
     #[command(flatten)]
-    pub subject: Subject,
-    /// Which generation: a serial, or the beginning of an id; the newest by default.
-    #[arg(long, value_name = "WHICH", conflicts_with = "file")]
+    pub subject: SubjectArgs,
+    /// Serial, or beginning of the id, of the generation [default: the newest]
+    #[arg(long, value_name = "GENERATION", conflicts_with = "file")]
     pub generation: Option<String>,
-    /// Where it is published.
     #[command(flatten)]
-    pub repo: Repo,
+    pub repo: RepoArgs,
 }
 
-/// Shows contents.
+/// Arguments of `show`.
 #[derive(Debug, Args)]
-pub struct Show {
-    /// Of what.
+pub struct ShowArgs {
     #[command(flatten)]
-    pub which: Which,
-    /// Shows only the largest N; totals are of all.
+    pub which: GenerationArgs,
+    /// Show only the N largest; totals include all
     #[arg(long, value_name = "N")]
     pub top: Option<usize>,
 }
 
-/// Exports a manifest.
+/// Arguments of `manifest`.
 #[derive(Debug, Args)]
 pub struct ManifestArgs {
-    /// Of what.
     #[command(flatten)]
-    pub which: Which,
-    /// Writes the canonical form instead, with extended attributes and hardlinks; its SHA-256 is the
-    /// generation's id.
+    pub which: GenerationArgs,
+    /// Write the canonical form, with extended attributes and hard links
+    ///
+    /// Its SHA-256 is the id of the generation.
     #[arg(long)]
     pub canonical: bool,
 }
 
-/// Prunes a repository.
+/// Arguments of `prune`.
 #[derive(Debug, Args)]
-pub struct Prune {
-    /// Of what.
+pub struct PruneArgs {
     #[command(flatten)]
-    pub one: One,
-    /// Where it is published.
+    pub layer: LayerArgs,
     #[command(flatten)]
-    pub repo: Repo,
-    /// Keeps so many generations.
+    pub repo: RepoArgs,
+    /// Number of generations to keep
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub keep: u32,
 }
 
-/// Serves a repository.
+/// Arguments of `serve`.
 #[derive(Debug, Args)]
-pub struct Serve {
-    /// The repository.
+pub struct ServeArgs {
     #[command(flatten)]
-    pub repo: Repo,
-    /// Address and port; port 0 takes a free one.
+    pub repo: RepoArgs,
+    /// Address and port to listen on; port 0 chooses a free port
     #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:8750")]
     pub listen: SocketAddr,
 }
@@ -283,7 +283,7 @@ mod tests {
     use clap::CommandFactory;
 
     #[test]
-    fn the_command_line_is_sound() {
-        super::Typed::command().debug_assert();
+    fn command_is_consistent() {
+        super::TardiffArgs::command().debug_assert();
     }
 }

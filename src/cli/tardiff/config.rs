@@ -1,25 +1,25 @@
-//! `tardiff.toml`: what the publisher decided once for all images.
+//! `tardiff.toml`: the publisher's defaults for all images.
 
-#![allow(clippy::disallowed_methods, reason = "the publisher's own file, no target tree")]
+#![allow(clippy::disallowed_methods, reason = "the publisher's own file, not a target tree")]
 
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
-use anyhow::anyhow;
 use serde::{Deserialize, Deserializer};
 
-use super::args::Work;
+use super::args::EffortArgs;
+use super::error::CommandError;
 use crate::delta::{Effort, RebuildLimit};
 
-/// Where the file is, unless the command line says otherwise.
-pub const PLACE: &str = "/etc/systemimager/tardiff.toml";
+/// Path of the file, unless the command line names another.
+pub const PATH: &str = "/etc/systemimager/tardiff.toml";
 
-/// What the file says; `etc/tardiff.toml` explains each field.
+/// Content of the file; `etc/tardiff.toml` explains each field.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct TardiffConfig {
-    /// How much work goes into diffs.
+    /// Effort for diffs.
     #[serde(deserialize_with = "effort")]
     pub effort: Option<Effort>,
     /// Seconds that a diff may cost a node for rebuilding compressed files.
@@ -28,38 +28,40 @@ pub struct TardiffConfig {
     pub rebuild_gain: Option<u64>,
 }
 
-/// What the command line and the file come to.
+/// Effort settings of command line, file and defaults.
 #[derive(Clone, Copy, Debug)]
-pub struct Settled {
-    /// How much work goes into diffs.
+pub struct EffortSettings {
     pub effort: Effort,
-    /// When compressed files are taken apart.
+    /// Limits of recompression.
     pub rebuild_limit: RebuildLimit,
 }
 
 impl TardiffConfig {
-    /// Reads `typed`, which has to be there, or the file at its usual place, which need not.
-    pub fn load(typed: Option<&PathBuf>) -> anyhow::Result<Self> {
-        let path = typed.map_or(Path::new(PLACE), PathBuf::as_path);
+    /// Reads the file that is named, which has to exist, or the default file, if it exists.
+    pub fn load(named: Option<&PathBuf>) -> Result<Self, CommandError> {
+        let path = named.map_or(Path::new(PATH), PathBuf::as_path);
         let text = match std::fs::read_to_string(path) {
-            Err(e) if e.kind() == ErrorKind::NotFound && typed.is_none() => {
+            Err(e) if e.kind() == ErrorKind::NotFound && named.is_none() => {
                 return Ok(TardiffConfig::default());
             }
-            answer => answer.map_err(|e| anyhow!("cannot read {}: {e}", path.display()))?,
+            result => result
+                .map_err(|source| CommandError::Unreadable { path: path.to_owned(), source })?,
         };
-        toml::from_str(&text).map_err(|error| {
-            let line = error.span().map_or(0, |span| text[..span.start].matches('\n').count() + 1);
-            anyhow!("{}, line {line}: {}", path.display(), error.message())
+
+        toml::from_str(&text).map_err(|error| CommandError::BadConfig {
+            path: path.to_owned(),
+            line: error.span().map_or(0, |span| text[..span.start].matches('\n').count() + 1),
+            reason: error.message().to_owned(),
         })
     }
 
-    /// The command line first, then the file, then what goes with the effort.
-    pub fn settle(&self, typed: &Work) -> Settled {
+    /// Combines the command line, this file, and the defaults of the effort.
+    pub fn resolve(&self, typed: &EffortArgs) -> EffortSettings {
         let effort = typed.effort.or(self.effort).unwrap_or_default();
-        let usual = effort.rebuild_limit();
-        let seconds = typed.rebuild_seconds.or(self.rebuild_seconds).unwrap_or(usual.seconds);
-        let gain = typed.rebuild_gain.or(self.rebuild_gain).unwrap_or(usual.gain);
-        Settled { effort, rebuild_limit: RebuildLimit { seconds, gain } }
+        let default = effort.rebuild_limit();
+        let seconds = typed.rebuild_seconds.or(self.rebuild_seconds).unwrap_or(default.seconds);
+        let gain = typed.rebuild_gain.or(self.rebuild_gain).unwrap_or(default.gain);
+        EffortSettings { effort, rebuild_limit: RebuildLimit { seconds, gain } }
     }
 }
 
@@ -72,58 +74,65 @@ fn effort<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Effort>, D::Error
 mod tests {
     use super::*;
 
-    fn settled(text: &str, typed: Work) -> (Effort, u64, u64) {
-        let config: TardiffConfig = toml::from_str(text).expect("good");
-        let Settled { effort, rebuild_limit } = config.settle(&typed);
+    fn resolved(text: &str, typed: EffortArgs) -> (Effort, u64, u64) {
+        let config: TardiffConfig = toml::from_str(text).expect("a valid file");
+        let EffortSettings { effort, rebuild_limit } = config.resolve(&typed);
         (effort, rebuild_limit.seconds, rebuild_limit.gain)
     }
 
     #[test]
-    fn the_command_line_counts_before_the_file_before_the_effort() {
-        assert_eq!(settled("", Work::default()), (Effort::Normal, 1, 1_000_000));
+    fn command_line_precedes_file_and_effort() {
         let file = "effort = 'best'\nrebuild_seconds = 5\n";
-        assert_eq!(settled(file, Work::default()), (Effort::Best, 5, 1_000_000));
-        let typed = Work { effort: Some(Effort::Fast), rebuild_gain: Some(7), ..Work::default() };
-        assert_eq!(settled(file, typed), (Effort::Fast, 5, 7));
+        let typed =
+            EffortArgs { effort: Some(Effort::Fast), rebuild_gain: Some(7), ..Default::default() };
+
+        assert_eq!(resolved("", EffortArgs::default()), (Effort::Normal, 1, 1_000_000));
+        assert_eq!(resolved(file, EffortArgs::default()), (Effort::Best, 5, 1_000_000));
+        assert_eq!(resolved(file, typed), (Effort::Fast, 5, 7));
         assert!(toml::from_str::<TardiffConfig>("effort = 'better'").is_err());
         assert!(toml::from_str::<TardiffConfig>("efort = 'best'").is_err());
     }
 
     #[test]
-    fn a_file_that_is_refused_is_told_with_its_line_and_the_reason() {
+    fn invalid_file_is_reported_with_line_and_reason() {
         let dir = tempfile::tempdir().expect("a directory");
         let file = dir.path().join("tardiff.toml");
-        for (text, said) in [
+
+        for (text, words) in [
             ("# mine\nrebuild_secnds = 3\n", ["line 2", "rebuild_secnds"]),
             ("effort = 'bset'\n", ["line 1", "neither fast, normal nor best"]),
         ] {
             std::fs::write(&file, text).expect("writes");
             let error = TardiffConfig::load(Some(&file)).expect_err("is refused").to_string();
-            assert!(said.iter().all(|word| error.contains(word)), "{error}");
+            assert!(words.iter().all(|word| error.contains(word)), "{error}");
         }
-        let error = TardiffConfig::load(Some(&dir.path().join("absent")))
-            .expect_err("is not there")
-            .to_string();
+
+        let absent = dir.path().join("absent");
+        let error = TardiffConfig::load(Some(&absent)).expect_err("does not exist").to_string();
         assert!(error.contains("No such file"), "{error}");
     }
 
     #[test]
-    fn the_file_that_is_shipped_shows_the_defaults() {
+    fn shipped_file_shows_defaults() {
         let shipped = include_str!("../../../etc/tardiff.toml");
-        assert_eq!(
-            toml::from_str::<TardiffConfig>(shipped).expect("good"),
-            TardiffConfig::default()
-        );
         let shown: String = shipped
             .lines()
             .filter_map(|l| l.strip_prefix('#').filter(|l| l.contains(" = ")))
             .map(|l| format!("{l}\n"))
             .collect();
-        let shown: TardiffConfig = toml::from_str(&shown).expect("good");
-        let Settled { effort, rebuild_limit } = TardiffConfig::default().settle(&Work::default());
+
+        let read: TardiffConfig = toml::from_str(shipped).expect("a valid file");
+        let shown: TardiffConfig = toml::from_str(&shown).expect("valid settings");
+
+        assert_eq!(read, TardiffConfig::default());
+        let default = TardiffConfig::default().resolve(&EffortArgs::default());
         assert_eq!(
             (shown.effort, shown.rebuild_seconds, shown.rebuild_gain),
-            (Some(effort), Some(rebuild_limit.seconds), Some(rebuild_limit.gain))
+            (
+                Some(default.effort),
+                Some(default.rebuild_limit.seconds),
+                Some(default.rebuild_limit.gain)
+            )
         );
     }
 }

@@ -15,17 +15,17 @@ use crate::report::Monitor;
 use crate::update::{self, FollowUpError, UpdateError, UpdateOutcome};
 
 /// Arguments, settings and output of a run.
-pub struct Job<'j> {
+pub struct ClientJob<'j> {
     pub arguments: &'j Arguments,
     pub settings: &'j Settings,
     pub meter: &'j DownloadMeter<'j>,
     pub log: &'j Log,
 }
 
-impl Job<'_> {
+impl ClientJob<'_> {
     /// Updates the tree.
     pub fn update(&self) -> Result<Exit, UpdateError> {
-        let Job { arguments, settings, meter, log } = *self;
+        let ClientJob { arguments, settings, meter, log } = *self;
         // The delay precedes all network access, but a person is asked before the delay.
         if arguments.yes {
             self.wait_for_splay()?;
@@ -69,7 +69,7 @@ impl Job<'_> {
 
     /// Undoes the last update.
     pub fn rollback(&self) -> Result<Exit, UpdateError> {
-        let Job { arguments, settings, meter, log } = *self;
+        let ClientJob { arguments, settings, meter, log } = *self;
         let request = request::rollback_request(arguments, settings);
         if !arguments.yes && !request.dry_run {
             prompt::confirm(&prompt::rollback_question(&request))?;
@@ -89,7 +89,7 @@ impl Job<'_> {
 
     /// Arranges the reinstallation of the node.
     pub fn autoinstall(&self) -> Result<Exit, UpdateError> {
-        let Job { arguments, settings, meter, log } = *self;
+        let ClientJob { arguments, settings, meter, log } = *self;
         let tunnel = tunnel::open(arguments, settings, meter)?;
         let request = request::autoinstall_request(arguments, settings, tunnel.as_ref())?;
         let flavor = autoinstall::flavor(&request, meter)?;

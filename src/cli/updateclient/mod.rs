@@ -38,7 +38,7 @@ use crate::rsync::tunnel::{BECOME_SSH, become_ssh};
 use crate::update::{self, UpdateError};
 
 use args::OutputMode;
-use job::Job;
+use job::ClientJob;
 use notice::ClientNotice;
 
 pub use args::{Arguments, command};
@@ -119,7 +119,7 @@ fn run(arguments: &Arguments, log: &Log) -> Result<Exit, UpdateError> {
     if !settings.ignored.is_empty() {
         monitor.note(ClientNotice::IgnoredSettings(&settings.ignored));
     }
-    let job = Job { arguments, settings: &settings, meter: &meter, log };
+    let job = ClientJob { arguments, settings: &settings, meter: &meter, log };
     if arguments.rollback {
         job.rollback()
     } else if arguments.autoinstall {

@@ -1,4 +1,4 @@
-//! Records of a pax header. Their values may hold any byte, so only their lengths tell them apart.
+//! Records of a pax header. Values can have any byte, so records are separated by their lengths.
 
 use std::collections::BTreeMap;
 
@@ -6,7 +6,7 @@ use super::TarError;
 use super::blocks::Blocks;
 use crate::entry::{Mtime, Xattrs, xattr_travels};
 
-/// The records that belong to one member; of a key that occurs twice the last one counts.
+/// Records of one member; if a key occurs twice, the last one counts.
 #[derive(Default)]
 pub(super) struct Pax(BTreeMap<Vec<u8>, Vec<u8>>);
 
@@ -15,7 +15,7 @@ impl Pax {
         let mut records = BTreeMap::new();
         while !text.is_empty() {
             let (key, value, rest) =
-                record(text).ok_or_else(|| blocks.fault("a pax record is damaged"))?;
+                record(text).ok_or_else(|| blocks.error("a pax record is damaged"))?;
             records.insert(key.to_vec(), value.to_vec());
             text = rest;
         }
@@ -26,7 +26,7 @@ impl Pax {
         self.0.get(key).map(Vec::as_slice)
     }
 
-    /// The real name of a member that GNU tar gave another, for programs that know no holes.
+    /// Name of a sparse member; GNU tar gives its header another one, for other programs.
     pub(super) fn sparse_name(&self) -> Option<&[u8]> {
         self.bytes(b"GNU.sparse.name")
     }
@@ -37,7 +37,7 @@ impl Pax {
         blocks: &Blocks<R>,
     ) -> Result<Option<u64>, TarError> {
         let Some(text) = self.bytes(key) else { return Ok(None) };
-        decimal(text).map(Some).ok_or_else(|| blocks.fault("a pax record is not a number"))
+        decimal(text).map(Some).ok_or_else(|| blocks.error("a pax record is not a number"))
     }
 
     pub(super) fn time<R>(
@@ -46,17 +46,15 @@ impl Pax {
         blocks: &Blocks<R>,
     ) -> Result<Option<Mtime>, TarError> {
         let Some(text) = self.bytes(key) else { return Ok(None) };
-        time(text).map(Some).ok_or_else(|| blocks.fault("a pax record is not a time"))
+        time(text).map(Some).ok_or_else(|| blocks.error("a pax record is not a time"))
     }
 
     /// The extended attributes that belong to an image.
     pub(super) fn xattrs(&self) -> Xattrs {
-        let named = self
-            .0
+        self.0
             .iter()
-            .filter_map(|(key, value)| Some((key.strip_prefix(b"SCHILY.xattr.")?, value)));
-        let named = named.map(|(key, value)| (unescaped(key), value));
-        named
+            .filter_map(|(key, value)| Some((key.strip_prefix(b"SCHILY.xattr.")?, value)))
+            .map(|(key, value)| (unescape(key), value))
             .filter(|(name, _)| xattr_travels(name))
             .map(|(name, value)| (name.into(), value.clone().into()))
             .collect()
@@ -67,11 +65,12 @@ impl Pax {
     }
 }
 
-/// `LENGTH KEY=VALUE\n`, where the length counts all of it.
+/// Splits `LENGTH KEY=VALUE\n` off; the length is that of the whole record.
 fn record(text: &[u8]) -> Option<(&[u8], &[u8], &[u8])> {
     let space = text.iter().take(20).position(|&b| b == b' ')?;
     let length = usize::try_from(decimal(&text[..space])?).ok()?;
     let (whole, rest) = text.split_at_checked(length)?;
+
     let body = whole.get(space + 1..)?.strip_suffix(b"\n")?;
     let equals = body.iter().position(|&b| b == b'=')?;
     Some((&body[..equals], &body[equals + 1..], rest))
@@ -87,13 +86,14 @@ pub(super) fn decimal(text: &[u8]) -> Option<u64> {
     })
 }
 
-/// A signed decimal number of seconds; what is finer than a nanosecond is cut.
+/// Parses a signed decimal number of seconds; digits after the ninth are ignored.
 fn time(text: &[u8]) -> Option<Mtime> {
     let (negative, text) = text.strip_prefix(b"-").map_or((false, text), |text| (true, text));
     let (whole, fraction) = match text.iter().position(|&b| b == b'.') {
         Some(dot) => (&text[..dot], &text[dot + 1..]),
         None => (text, &b""[..]),
     };
+
     let seconds = i64::try_from(decimal(whole)?).ok()?;
     if !fraction.iter().all(u8::is_ascii_digit) {
         return None;
@@ -107,8 +107,8 @@ fn time(text: &[u8]) -> Option<Mtime> {
     })
 }
 
-/// GNU tar writes `=` as `%3D` and `%` as `%25` in the name of an attribute.
-fn unescaped(key: &[u8]) -> Vec<u8> {
+/// Decodes the name of an attribute: GNU tar writes `=` as `%3D` and `%` as `%25`.
+fn unescape(key: &[u8]) -> Vec<u8> {
     let mut name = Vec::with_capacity(key.len());
     let mut rest = key;
     while let Some((&byte, after)) = rest.split_first() {
@@ -128,7 +128,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn values_may_hold_newlines_and_equals_signs() {
+    fn value_with_newline_and_equals_sign_is_parsed() {
         let text = b"31 SCHILY.xattr.user.a=1\n9 b=2\n12 path=a/b\n";
         let pax = Pax::parse(text, &Blocks::new(&b""[..])).expect("two records");
         assert_eq!(pax.bytes(b"SCHILY.xattr.user.a"), Some(&b"1\n9 b=2"[..]));
@@ -148,7 +148,7 @@ mod tests {
     }
 
     #[test]
-    fn names_of_attributes_are_unescaped_once() {
-        assert_eq!(unescaped(b"user.a%3Db%253D%zz"), b"user.a=b%3D%zz");
+    fn attribute_name_is_decoded_once() {
+        assert_eq!(unescape(b"user.a%3Db%253D%zz"), b"user.a=b%3D%zz");
     }
 }

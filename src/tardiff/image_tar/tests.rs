@@ -58,7 +58,7 @@ fn without_fractions(manifest: &Manifest) -> Vec<Entry> {
 }
 
 #[test]
-fn a_pax_archive_is_the_tree() {
+fn pax_archive_has_manifest_of_tree() {
     let dir = tree();
     for options in [&["--format=pax"][..], &["--format=pax", "-S"]] {
         let image = read(&tar(dir.path(), options)[..], &Silent).expect("reads");
@@ -68,7 +68,7 @@ fn a_pax_archive_is_the_tree() {
 }
 
 #[test]
-fn a_gnu_archive_is_the_tree_but_for_fractions_of_seconds() {
+fn gnu_archive_has_manifest_of_tree_without_fractions() {
     let dir = tree();
     for options in [&["--format=gnu"][..], &["--format=gnu", "-S"]] {
         let image = read(&tar(dir.path(), options)[..], &Silent).expect("reads");
@@ -82,7 +82,7 @@ fn a_gnu_archive_is_the_tree_but_for_fractions_of_seconds() {
 }
 
 #[test]
-fn damage_never_panics() {
+fn damaged_archive_is_refused_without_panic() {
     let dir = tree();
     let good = tar(dir.path(), &["--format=pax", "-S"]);
     for at in

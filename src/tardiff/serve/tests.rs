@@ -37,7 +37,7 @@ fn etag(answer: &str) -> String {
 }
 
 #[test]
-fn files_are_served_whole_in_parts_and_by_name_only() {
+fn file_and_range_are_served() {
     let (_dir, address) = server();
     let whole = ask(address, "GET /node/catalog.toml", "");
     assert!(whole.starts_with("HTTP/1.1 200") && whole.ends_with("\r\n\r\n0123456789"), "{whole}");
@@ -52,7 +52,7 @@ fn files_are_served_whole_in_parts_and_by_name_only() {
 }
 
 #[test]
-fn a_known_file_is_not_sent_again() {
+fn unchanged_file_is_not_sent_again() {
     let (dir, address) = server();
     let known = etag(&ask(address, "GET /node/catalog.toml", ""));
     let condition = format!("If-None-Match: {known}\r\n");
@@ -62,7 +62,7 @@ fn a_known_file_is_not_sent_again() {
 }
 
 #[test]
-fn a_download_goes_on_only_in_the_same_file() {
+fn range_is_served_only_of_same_file() {
     let (dir, address) = server();
     let known = etag(&ask(address, "GET /node/catalog.toml", ""));
     let resume = format!("Range: bytes=8-\r\nIf-Range: {known}\r\n");
@@ -87,7 +87,7 @@ fn a_download_goes_on_only_in_the_same_file() {
 }
 
 #[test]
-fn nothing_but_a_repository_is_served() {
+fn paths_outside_repository_are_not_served() {
     let (_dir, address) = server();
     for path in [
         "/",

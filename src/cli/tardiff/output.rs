@@ -1,0 +1,161 @@
+//! Reports of `si_tardiff`.
+
+use std::io::{self, Write};
+
+use crate::catalog::{ArchiveKind, Catalog, Publish};
+use crate::cli::units::{Count, Number, Size};
+use crate::image::Layer;
+use crate::tardiff::build::Built;
+use crate::tardiff::prune::Pruned;
+use crate::tardiff::publish::{PublishOutcome, PublishedArchive};
+use crate::tardiff::show::{Contents, Storage};
+use crate::tardiff::verify::Findings;
+
+/// Prints the result of a publish, then each archive.
+pub(super) fn print_publish(
+    layer: &Layer,
+    outcome: &PublishOutcome,
+    out: &mut impl Write,
+) -> io::Result<()> {
+    let name = layer_name(layer);
+    match outcome {
+        PublishOutcome::Unchanged(head) => {
+            writeln!(out, "{name} has not changed since {}", publish_name(head))
+        }
+        PublishOutcome::Published { publish, archives } => {
+            let entries = Count::new(publish.entries as usize, "entry", "entries");
+            let size = Size(publish.bytes);
+            let archive_summary = summarize_archives(archives);
+            writeln!(
+                out,
+                "published {name} {}: {entries}, {size}{archive_summary}",
+                publish_name(publish)
+            )?;
+            for archive in archives {
+                writeln!(out, "  {}  {}", archive.file, Size(archive.size))?;
+            }
+            Ok(())
+        }
+    }
+}
+
+/// Names a publish, such as `serial 2 (generation 7c69fde87750)`.
+fn publish_name(publish: &Publish) -> String {
+    format!("serial {} (generation {})", publish.serial, publish.generation.short())
+}
+
+fn summarize_archives(archives: &[PublishedArchive]) -> String {
+    archives
+        .iter()
+        .map(|archive| match archive.base_serial {
+            Some(serial) => format!("; diff from serial {serial}: {}", Size(archive.size)),
+            None => format!("; full archive: {}", Size(archive.size)),
+        })
+        .collect()
+}
+
+/// Prints the result of `build`.
+pub(super) fn print_build(output: &str, built: &Built, out: &mut impl Write) -> io::Result<()> {
+    let changed = Count::new(built.changed as usize, "entry", "entries");
+    writeln!(
+        out,
+        "built {output}: {}, generation {} to {}: {changed} added or changed, {} removed",
+        Size(built.size),
+        built.base.short(),
+        built.target.short(),
+        Number(built.removed)
+    )
+}
+
+/// Prints the result of `prune`.
+pub(super) fn print_pruned(pruned: &Pruned, out: &mut impl Write) -> io::Result<()> {
+    let generations = Count::new(pruned.generations.len(), "generation", "generations");
+    let files = Count::new(pruned.files.len(), "file", "files");
+    writeln!(out, "removed {generations}, {files}")
+}
+
+/// Prints the faults of a repository.
+pub(super) fn print_faults(findings: &Findings, out: &mut impl Write) -> io::Result<()> {
+    for fault in &findings.faults {
+        writeln!(out, "FAULT: {fault}")?;
+    }
+    Ok(())
+}
+
+/// Prints the result of `verify` in one line.
+pub(super) fn print_findings(findings: &Findings, out: &mut impl Write) -> io::Result<()> {
+    writeln!(
+        out,
+        "verified {}, {} and {} of the head: {}",
+        Count::new(findings.manifests, "manifest", "manifests"),
+        Count::new(findings.archives, "archive", "archives"),
+        Count::new(findings.contents, "content", "contents"),
+        Count::new(findings.faults.len(), "fault", "faults")
+    )
+}
+
+/// Prints the content of an archive or a generation, and its totals.
+pub(super) fn print_contents(
+    contents: &Contents,
+    top: Option<usize>,
+    out: &mut impl Write,
+) -> io::Result<()> {
+    for item in contents.items.iter().take(top.unwrap_or(usize::MAX)) {
+        writeln!(out, "{:>12}  {:7}  {}", item.size, storage_name(item.storage), item.path)?;
+    }
+    for (storage, total) in &contents.totals {
+        let name = storage_name(*storage);
+        writeln!(out, "{:>12}  {name:7}  {} in total", total.bytes, total.count)?;
+    }
+    Ok(())
+}
+
+fn storage_name(storage: Storage) -> &'static str {
+    match storage {
+        Storage::Whole => "whole",
+        Storage::Delta => "delta",
+        Storage::Known => "known",
+        Storage::Link => "link",
+        Storage::Meta => "meta",
+        Storage::Removed => "removed",
+    }
+}
+
+/// Prints publishes and archives of a catalog.
+pub(super) fn print_catalog(
+    layer: &Layer,
+    catalog: &Catalog,
+    out: &mut impl Write,
+) -> io::Result<()> {
+    let publishes = Count::new(catalog.publishes.len(), "publish", "publishes");
+    let archives = Count::new(catalog.archives.len(), "archive", "archives");
+    writeln!(out, "{}: {publishes}, {archives}", layer_name(layer))?;
+
+    for publish in &catalog.publishes {
+        let Publish { serial, generation, time, label, .. } = publish;
+        let label = label.as_deref().map(|label| format!("  {label:?}")).unwrap_or_default();
+        writeln!(
+            out,
+            "  {serial:>5}  {}  {time:.0}  {:>9} entries  {:>10}{label}",
+            generation.short(),
+            Number(publish.entries),
+            Size(publish.bytes)
+        )?;
+    }
+    for archive in &catalog.archives {
+        let generations = match archive.kind {
+            ArchiveKind::Full { target } => format!("             -> {}", target.short()),
+            ArchiveKind::Diff { base, target } => format!("{} -> {}", base.short(), target.short()),
+        };
+        writeln!(out, "  {generations}  {:>10}  {}", Size(archive.file.size), archive.file.file)?;
+    }
+    Ok(())
+}
+
+/// Name of a layer; an image is named without the word.
+fn layer_name(layer: &Layer) -> String {
+    match layer {
+        Layer::Image(name) => name.to_string(),
+        Layer::Override(_) => layer.to_string(),
+    }
+}

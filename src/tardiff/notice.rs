@@ -1,0 +1,74 @@
+//! Notices and warnings of the jobs of the image server, and their wording.
+
+use std::fmt;
+use std::io;
+use std::path::Path;
+
+use crate::catalog::RepoPath;
+use crate::tree_path::Quoted;
+
+/// Something that the publisher should know.
+#[derive(Debug)]
+pub(super) enum TardiffNotice<'n> {
+    /// The times of the base are not exact enough for a node.
+    BaseInWholeSeconds { path: &'n Path },
+    /// The archive has ACLs in text form.
+    TextAcls { count: u64 },
+    /// A member has a type that no image has.
+    MemberOmitted { name: &'n [u8] },
+    /// The archive has no entry for its top directory.
+    NoTopDirectory,
+    /// Pruning kept more generations than requested.
+    MoreGenerationsKept { count: usize },
+    /// The next scan cannot use the results of this one.
+    ScanCacheUnwritable { path: &'n Path, error: io::Error },
+    /// The contents of the head cannot be cloned for the next publish.
+    HeadNotCloned(io::Error),
+    /// A file of the repository is not listed by the catalog.
+    NotInCatalog { file: &'n RepoPath },
+    /// The deltas of an archive cannot be verified.
+    DeltasNotVerified { file: &'n RepoPath },
+}
+
+impl fmt::Display for TardiffNotice<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            TardiffNotice::BaseInWholeSeconds { path } => write!(
+                f,
+                "{} has times in whole seconds, so no node has recorded this base, although tar \
+                 can unpack the diff; create the archive with tar --format=pax",
+                path.display()
+            ),
+            TardiffNotice::TextAcls { count } => {
+                write!(f, "the archive has {count} ACLs in text form, which count as different")
+            }
+            TardiffNotice::MemberOmitted { name } => {
+                write!(f, "{} has a type that no image has, and is left out", Quoted(name))
+            }
+            TardiffNotice::NoTopDirectory => f.write_str(
+                "the archive does not have the top directory itself, which counts as different",
+            ),
+            TardiffNotice::MoreGenerationsKept { count } => write!(
+                f,
+                "keeping {count} more generations: their archives have content of the head"
+            ),
+            TardiffNotice::ScanCacheUnwritable { path, error } => write!(
+                f,
+                "cannot write {}: {error}; the next scan will read every file",
+                path.display()
+            ),
+            TardiffNotice::HeadNotCloned(error) => write!(
+                f,
+                "cannot clone the files of the head: {error}; the next publish will read its base \
+                 from the archives"
+            ),
+            TardiffNotice::NotInCatalog { file } => {
+                write!(f, "{file} is in the repository, but not in the catalog; prune removes it")
+            }
+            TardiffNotice::DeltasNotVerified { file } => write!(
+                f,
+                "{file}: the deltas are not verified, since only nodes have the content of the base"
+            ),
+        }
+    }
+}
