@@ -8,7 +8,7 @@ use serde::Serialize;
 use crate::apply::Untouched;
 use crate::apply::session::Session;
 use crate::entry::Entry;
-use crate::filter::Filter;
+use crate::filter::{ExcludeReason, Filter};
 use crate::image::ImageName;
 use crate::manifest::{Manifest, path_text};
 use crate::root::FileKind;
@@ -63,7 +63,7 @@ pub enum Provenance {
         /// Number of the line.
         line: usize,
     },
-    /// Kept by this program, whatever the configuration says.
+    /// Kept by this program, regardless of the configuration.
     Protected {
         /// The reason.
         reason: String,
@@ -94,8 +94,8 @@ pub fn why(request: &ExplainRequest) -> Result<Provenance, UpdateError> {
     let exists_as_dir = stat.is_some_and(|stat| stat.kind == FileKind::Directory);
     let is_dir = entry.map_or(exists_as_dir, Entry::is_dir);
 
-    if let Some(provenance) = explain_excluded(&filter, &request.path, is_dir) {
-        return Ok(provenance);
+    if let Some(reason) = filter.excludes(&request.path, is_dir) {
+        return Ok(explain_exclusion(&reason));
     }
     if let (Some(state), Some(_)) = (&recorded.state, entry) {
         return Ok(find_layer(state, &request.path));
@@ -125,12 +125,11 @@ impl Recorded {
 }
 
 /// Explains a path that is never compared, changed or removed.
-fn explain_excluded(filter: &Filter, path: &TreePath, is_dir: bool) -> Option<Provenance> {
-    let reason = filter.excludes(path, is_dir)?;
-    Some(match reason.configured() {
+fn explain_exclusion(reason: &ExcludeReason<'_>) -> Provenance {
+    match reason.configured() {
         Some((pattern, file, line)) => Provenance::Exclude { pattern, file: file.to_owned(), line },
         None => Provenance::Protected { reason: reason.to_string() },
-    })
+    }
 }
 
 /// Returns the reason that a path is kept although no layer has it.
@@ -181,6 +180,7 @@ impl fmt::Display for Provenance {
                 return f.write_str("local (does not exist)");
             }
         };
+
         deviates.as_ref().map_or(Ok(()), |reason| write!(f, " (deviates: {reason})"))
     }
 }

@@ -50,8 +50,11 @@ use run::Run;
 
 /// Updates a tree as `request` says.
 pub fn run(request: &UpdateRequest, monitor: &dyn Monitor) -> Result<Report, UpdateError> {
-    let session =
-        recover::open_session(&request.root, request.dry_run, &request.allow_root_fs, monitor)?;
+    let session = if request.dry_run {
+        recover::open_for_dry_run(&request.root)?
+    } else {
+        recover::open_session(&request.root, &request.allow_root_fs, monitor)?
+    };
     let run = Run::new(request, &session, &request.excludes, monitor)?;
     let pending_failures = repeat_pending_boot_loader(&run)?;
 

@@ -56,7 +56,10 @@ pub(super) enum UpdateNotice<'a> {
     ExcludesUnavailable {
         path: &'a TreePath,
     },
+}
 
+/// Something that a strategy or its transaction reports before its end.
+pub(super) enum TransactionNotice<'a> {
     // Strategy.
     Strategy(&'a Route),
     ArchiveUnusable {
@@ -204,7 +207,14 @@ impl fmt::Display for UpdateNotice<'_> {
                 f,
                 "cannot fetch {path} of the image yet: its exclude rules apply from the next run"
             ),
+        }
+    }
+}
 
+impl fmt::Display for TransactionNotice<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        use TransactionNotice as N;
+        match self {
             N::Strategy(route) => route.fmt(f),
             N::ArchiveUnusable { name, reason } => write!(f, "{name} cannot be used: {reason}"),
             N::Recompression { files, bytes, seconds } => write!(

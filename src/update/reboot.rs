@@ -9,7 +9,7 @@ use crate::process::Programs;
 use crate::report::Monitor;
 use crate::root::Root;
 use crate::update::error::{FollowUpError, UpdateError, UsageError};
-use crate::update::notice::UpdateNotice;
+use crate::update::notice::TransactionNotice;
 
 /// Reboots the system whose tree is at `root`; it has to be the running one.
 pub fn reboot(
@@ -24,7 +24,7 @@ pub fn reboot(
         return Err(UsageError::RebootOfOtherRoot.into());
     }
 
-    monitor.note(UpdateNotice::Rebooting);
+    monitor.note(TransactionNotice::Rebooting);
     let tools = Tools { programs, monitor, longest: timeout, stops: Stops::Ignored };
     start_anew(&tools, how)
         .map_err(|error| UpdateError::Afterwards(vec![FollowUpError::Reboot(error)]))

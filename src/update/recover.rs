@@ -24,32 +24,32 @@ pub fn recover(root: &Path, monitor: &dyn Monitor) -> Result<(), UpdateError> {
         }
     }
 
-    // A boot, and even more an initramfs, lacks most of what the boot loader's tool needs.
+    // A boot, and even more an initramfs, lacks most programs that the boot loader's tool needs.
     if !pending::load(&session.root).map_err(Untouched::from)?.is_empty() {
         monitor.note(UpdateNotice::BootLoaderPending);
     }
     Ok(())
 }
 
-/// Opens the tree of an update or a rollback.
+/// Opens the tree for a dry run, without the lock.
 ///
-/// Takes the lock and completes an interrupted transaction. A dry run does neither, and is
-/// refused if there is one: its forecast would be about a mixed tree.
+/// Refuses a tree with an interrupted transaction: a forecast would be about a mixed tree.
+pub(super) fn open_for_dry_run(root: &Path) -> Result<Session, UpdateError> {
+    let session = Session::look(root)?;
+    if session::is_interrupted(&session.root).map_err(Untouched::from)? {
+        return Err(Refusal::DryRunWhileInterrupted.into());
+    }
+    Ok(session)
+}
+
+/// Opens the tree of an update or a rollback, and completes an interrupted transaction.
 pub(super) fn open_session(
     root: &Path,
-    dry_run: bool,
     allow_root_fs: &[String],
     monitor: &dyn Monitor,
 ) -> Result<Session, UpdateError> {
-    let unlocked = Session::look(root)?;
-    if dry_run {
-        if session::is_interrupted(&unlocked.root).map_err(Untouched::from)? {
-            return Err(Refusal::DryRunWhileInterrupted.into());
-        }
-        return Ok(unlocked);
-    }
-
     // Checked before the lock, which cannot be created in a read-only tree either.
+    let unlocked = Session::look(root)?;
     let shown = unlocked.root.show(&TreePath::root());
     preflight::check_root_filesystem(unlocked.host.as_ref(), &shown, allow_root_fs)?;
 

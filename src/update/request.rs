@@ -69,7 +69,7 @@ pub struct UpdateRequest {
 /// Source of an update.
 #[derive(Clone, Debug)]
 pub enum SyncMode {
-    /// Published generations in this repository: diffs, or a full sync if no diff leads to the head.
+    /// Published generations in this repository.
     Diffs(RepoUrl),
     /// Modules of the rsync daemon, published or not.
     Rsync(RsyncScope),

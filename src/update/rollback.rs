@@ -23,7 +23,7 @@ use crate::update::error::{FollowUpError, Refusal, UpdateError};
 use crate::update::hooks::payload::HookPlan;
 use crate::update::hooks::{HookContext, Hooks};
 use crate::update::notice::Route;
-use crate::update::recover::open_session;
+use crate::update::recover::{open_for_dry_run, open_session};
 use crate::update::source::overrides;
 use crate::update::transaction::commit::{Transaction, execute};
 use crate::update::transaction::error::TransactionError;
@@ -84,8 +84,13 @@ pub fn rollback(
     request: &RollbackRequest,
     monitor: &dyn Monitor,
 ) -> Result<RolledBack, UpdateError> {
-    let session = open_session(&request.root, request.dry_run, &request.allow_root_fs, monitor)?;
+    let session = if request.dry_run {
+        open_for_dry_run(&request.root)?
+    } else {
+        open_session(&request.root, &request.allow_root_fs, monitor)?
+    };
     let undo = Undo::open(&session)?;
+
     let plan = undo.plan(&session)?;
     let pinned = choose_pinned(&session, undo.current.as_ref(), undo.previous.as_ref())?;
     let mut result = undo.forecast(&plan, pinned.clone());

@@ -18,7 +18,7 @@ use crate::state::{self, StoredState};
 use crate::tree_path::TreePath;
 use crate::update::error::{BootLoaderError, UpdateError};
 use crate::update::hooks::context::HookContext;
-use crate::update::notice::UpdateNotice;
+use crate::update::notice::TransactionNotice;
 
 /// Recorded reason of a deviation that the boot loader's tool caused.
 const REWRITTEN: &str = "written by the boot loader's program";
@@ -77,7 +77,7 @@ pub(in crate::update) fn run_pending(
     if failures.is_empty()
         && let Err(error) = pending::keep(context.root, &BootChanges::new())
     {
-        context.monitor.warn(UpdateNotice::BootLoaderPendingKept(error));
+        context.monitor.warn(TransactionNotice::BootLoaderPendingKept(error));
     }
     failures
 }
@@ -116,7 +116,7 @@ fn run_tools(
     };
     let mut failures = Vec::new();
     for command in &commands {
-        context.monitor.note(UpdateNotice::BootLoaderTool(command));
+        context.monitor.note(TransactionNotice::BootLoaderTool(command));
         let arguments = ToolOutcome { arguments: &command.arguments, ..ToolOutcome::default() };
         if let Err(error) = tools.run(&command.program, &arguments) {
             failures.push(error.into());
@@ -124,7 +124,7 @@ fn run_tools(
     }
 
     if let Err(error) = record_rewritten(context, &before, is_tracked) {
-        context.monitor.warn(UpdateNotice::RewrittenNotRecorded(error));
+        context.monitor.warn(TransactionNotice::RewrittenNotRecorded(error));
     }
     failures
 }
@@ -168,7 +168,7 @@ fn record_rewritten(
     };
     for path in rewritten {
         state.deviate(path, REWRITTEN);
-        context.monitor.note(UpdateNotice::Rewritten { path });
+        context.monitor.note(TransactionNotice::Rewritten { path });
     }
     Ok(state::save(context.root, &state, None)?)
 }

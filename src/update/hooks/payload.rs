@@ -96,6 +96,7 @@ impl HookPlan<'_> {
             bytes: self.count_bytes(),
             items: self.items.iter().map(HookItem::from).collect(),
         };
+
         // Writing to memory cannot fail.
         let mut bytes = serde_json::to_vec(&json).unwrap_or_default();
         bytes.push(b'\n');

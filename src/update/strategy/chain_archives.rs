@@ -13,7 +13,7 @@ use crate::manifest::{Manifest, gone};
 use crate::plan::{self, UpdatePlan};
 use crate::report::Monitor;
 use crate::tree_path::TreePath;
-use crate::update::notice::UpdateNotice;
+use crate::update::notice::TransactionNotice;
 use crate::update::source::published::{PublishedImage, is_unusable};
 use crate::update::strategy::fetch_by_digest;
 use crate::update::strategy::head_update::HeadUpdate;
@@ -129,7 +129,7 @@ pub(super) fn fetch_override_chains<'a>(
 ) -> Result<Vec<ChainArchive<'a>>, TransactionError> {
     let monitor = update.run().monitor;
     let warn = |name: &str, reason: &str| {
-        monitor.warn(UpdateNotice::ArchiveUnusable { name, reason });
+        monitor.warn(TransactionNotice::ArchiveUnusable { name, reason });
     };
 
     let mut downloaded = Vec::new();
@@ -186,7 +186,7 @@ pub(super) fn report_recompression(archives: &[ChainArchive<'_>], monitor: &dyn 
     if files > 0 {
         let bytes = headers().fold(0u64, |sum, header| sum.saturating_add(header.rebuilt_bytes));
         let seconds = headers().map(Header::rebuild_seconds).sum();
-        monitor.note(UpdateNotice::Recompression { files, bytes, seconds });
+        monitor.note(TransactionNotice::Recompression { files, bytes, seconds });
     }
 }
 

@@ -13,7 +13,7 @@ use crate::host::{Moment, hooks};
 use crate::plan::Chain;
 use crate::update::error::{Refusal, UpdateError};
 use crate::update::installed::Installed;
-use crate::update::notice::{Route, UpdateNotice};
+use crate::update::notice::{Route, TransactionNotice};
 use crate::update::report::Report;
 use crate::update::strategy::chain_archives::{
     ChainArchive, cancel_downloads, count_renamed, download_chain, fetch_override_chains,
@@ -26,7 +26,7 @@ use crate::update::transaction::error::TransactionError;
 use crate::update::transaction::target::Target;
 
 /// The thread that downloads the chain; its result is the opened chains of the overrides.
-type Download<'scope, 'a> =
+type DownloadThread<'scope, 'a> =
     ScopedJoinHandle<'scope, Result<Vec<ChainArchive<'a>>, TransactionError>>;
 
 /// Cancels unfinished downloads on drop, so that a failure need not wait for them.
@@ -41,7 +41,7 @@ pub(super) fn run(
     let (run, transaction) = (update.run(), &update.transaction);
     let repository = &update.published.repository;
     let route = Route::Diffs { count: chain.diffs().len(), bytes: chain.bytes() };
-    run.monitor.note(UpdateNotice::Strategy(&route));
+    run.monitor.note(TransactionNotice::Strategy(&route));
 
     let (archives, image) = open_chain(repository, chain.diffs().iter(), &installed.manifest)?;
     report_recompression(&archives, run.monitor);
@@ -119,7 +119,7 @@ fn fill_while_downloading(
     update: &HeadUpdate<'_>,
     stage: &Stage<'_>,
     archives: &[ChainArchive<'_>],
-    download: Download<'_, '_>,
+    download: DownloadThread<'_, '_>,
 ) -> Result<(), TransactionError> {
     let live = update.recorded_contents();
     fill::from_live(stage, &live)?;
@@ -138,7 +138,7 @@ fn fill_while_downloading(
 }
 
 /// Waits until the downloads are complete and verified.
-fn wait<'a>(download: Download<'_, 'a>) -> Result<Vec<ChainArchive<'a>>, TransactionError> {
+fn wait<'a>(download: DownloadThread<'_, 'a>) -> Result<Vec<ChainArchive<'a>>, TransactionError> {
     download.join().map_err(|_panic| Refusal::DownloadThread)?
 }
 

@@ -14,7 +14,7 @@ use crate::plan::FullSyncReason;
 use crate::root::Root;
 use crate::tree_path::TreePath;
 use crate::update::error::list_paths;
-use crate::update::notice::UpdateNotice;
+use crate::update::notice::TransactionNotice;
 use crate::update::run::Run;
 use crate::update::source::overrides::LayerSource;
 use crate::update::source::published::PublishedImage;
@@ -94,7 +94,7 @@ fn fetch_wanted(
     if wanted.is_empty() {
         return Ok(());
     }
-    run.monitor.note(UpdateNotice::FetchingByDigest { contents: wanted.len() });
+    run.monitor.note(TransactionNotice::FetchingByDigest { contents: wanted.len() });
 
     let mut stage_error = None;
     let fetched = published.fetch_contents(run, live, wanted, &mut |digest, content| {

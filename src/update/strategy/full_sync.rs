@@ -10,7 +10,7 @@ use crate::image::Layer;
 use crate::plan::FullSyncReason;
 use crate::tree_path::TreePath;
 use crate::update::error::{NoFullSync, UpdateError};
-use crate::update::notice::{Route, UpdateNotice};
+use crate::update::notice::{Route, TransactionNotice};
 use crate::update::strategy::fetch_by_digest::{fill_missing, list_missing};
 use crate::update::strategy::head_update::{HeadUpdate, StrategyOutcome};
 use crate::update::transaction::error::TransactionError;
@@ -24,7 +24,7 @@ pub(super) fn run(
     let (run, transaction) = (update.run(), &update.transaction);
     let request = run.request;
     let route = Route::FullSync(reason.clone());
-    run.monitor.note(UpdateNotice::Strategy(&route));
+    run.monitor.note(TransactionNotice::Strategy(&route));
     if !request.fallback {
         return Err(NoFullSync::Forbidden(reason).into());
     }
@@ -38,8 +38,8 @@ pub(super) fn run(
     target.policy.drift = Drift::Repair;
     target.delivery = Delivery::ReceiveDir;
     if transaction.installed.is_none() {
-        // Stale paths cannot be told from untracked ones. Paths that the image lacks are removed,
-        // within the deletion budget.
+        // Stale paths cannot be distinguished from untracked ones, so all paths that the image
+        // lacks are removed, within the deletion budget.
         target.policy.untracked = UntrackedPolicy::Remove;
     }
 
@@ -80,7 +80,7 @@ fn fill(
         !update.transaction.overrides.iter().any(|layer| layer.manifest.get(path).is_some())
     });
     if !changed.is_empty() {
-        run.monitor.warn(UpdateNotice::ImageChangedOnServer { paths: &changed });
+        run.monitor.warn(TransactionNotice::ImageChangedOnServer { paths: &changed });
     }
     fill_missing(update, stage, contents)
 }

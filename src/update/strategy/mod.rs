@@ -24,7 +24,7 @@ use crate::plan::{self, FullSyncReason, UpdatePlan};
 use crate::state::{SeenCatalog, State, made, pinned};
 use crate::update::error::{TrustError, UpdateError, UsageError};
 use crate::update::installed::{adopt, find_installed, recorded};
-use crate::update::notice::UpdateNotice;
+use crate::update::notice::{TransactionNotice, UpdateNotice};
 use crate::update::report::Report;
 use crate::update::request::Excludes;
 use crate::update::run::Run;
@@ -112,7 +112,7 @@ fn are_overrides_unmodified(
     Ok(true)
 }
 
-/// Refuses a catalog that is old or expired, and reports what cannot be checked.
+/// Refuses a catalog that is old or expired, and reports checks that are impossible.
 fn check_catalog(
     run: &Run<'_>,
     catalog: &Catalog,
@@ -199,7 +199,7 @@ fn try_strategies(
                     return Err(TransactionError::ArchiveUnusable { name, reason }.into_final());
                 };
                 let (name, reason) = (name.as_str(), reason.as_str());
-                run.monitor.warn(UpdateNotice::ArchiveUnusable { name, reason });
+                run.monitor.warn(TransactionNotice::ArchiveUnusable { name, reason });
                 unusable.insert(file.clone());
             }
             TransactionError::Failed(error) => return Err(error),
@@ -265,6 +265,6 @@ fn tidy_spool(run: &Run<'_>, repository: &Repository, result: &Result<Report, Up
         Err(_) => false,
     };
     if is_useless && let Err(error) = repository.spool().tidy(&[]) {
-        run.monitor.warn(UpdateNotice::SpoolKept(error));
+        run.monitor.warn(TransactionNotice::SpoolKept(error));
     }
 }

@@ -5,12 +5,12 @@ use crate::host::{Check, Drift};
 use crate::manifest::path_text;
 use crate::tree_path::TreePath;
 use crate::update::installed::Installed;
-use crate::update::notice::{Route, UpdateNotice};
+use crate::update::notice::{Route, TransactionNotice};
 use crate::update::strategy::chain_archives::{fetch_override_chains, fill_from_archives};
 use crate::update::strategy::head_update::{HeadUpdate, StrategyOutcome};
 use crate::update::transaction::error::TransactionError;
 
-/// Compares the tree with its generation if that is needed, and installs what differs.
+/// Compares the tree with its generation if that is needed, and installs the differing paths.
 pub(super) fn run(
     update: &HeadUpdate<'_>,
     installed: &Installed,
@@ -28,7 +28,7 @@ pub(super) fn run(
         return Ok(StrategyOutcome::done(transaction.record_only(&target, &plan)?));
     }
     if has_new_overrides {
-        run.monitor.note(UpdateNotice::Strategy(&target.route));
+        run.monitor.note(TransactionNotice::Strategy(&target.route));
     }
 
     let live = transaction.read_live_tree(&target)?;

@@ -9,7 +9,7 @@ use crate::apply::{Untouched, preflight, undo};
 use crate::host::KeepUndo;
 use crate::manifest::Manifest;
 use crate::update::error::{SpaceError, UpdateError};
-use crate::update::notice::UpdateNotice;
+use crate::update::notice::TransactionNotice;
 use crate::update::run::Run;
 use crate::update::transaction::target::{Delivery, Target};
 
@@ -68,10 +68,10 @@ fn provide(run: &Run<'_>, required: &SpaceRequirement) -> Result<(), UpdateError
 
     let shortages = &shortages;
     if run.request.dry_run {
-        run.monitor.warn(UpdateNotice::UndoSetWouldBeRemoved { shortages, bytes });
+        run.monitor.warn(TransactionNotice::UndoSetWouldBeRemoved { shortages, bytes });
         return Ok(());
     }
-    run.monitor.warn(UpdateNotice::UndoSetRemoved { shortages, bytes });
+    run.monitor.warn(TransactionNotice::UndoSetRemoved { shortages, bytes });
     let session = run.session;
     Ok(undo::remove_undo_set(&session.root, &session.filesystems).map_err(Untouched::from)?)
 }

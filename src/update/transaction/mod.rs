@@ -290,6 +290,7 @@ impl<'a> UpdateTransaction<'a> {
             run.filter.digest(),
             run.session.root.identity().map_err(Untouched::from)?,
         );
+
         state.untracked = plan.untracked_count;
         state.catalog = publish.seen.cloned();
         state.overrides = self.overrides.iter().map(OverrideLayer::record).collect();
@@ -345,6 +346,7 @@ impl<'a> UpdateTransaction<'a> {
         let published = self.publish.filter(PublishRef::is_published);
         let deviations =
             plan.deviations.iter().map(|(path, reason)| (path_text(path), reason.clone()));
+
         Report {
             generation: published.map(|_| target.image.id()),
             serial: published.map(|publish| publish.serial),

@@ -8,7 +8,7 @@ use crate::manifest::Manifest;
 use crate::root::{Root, RootError};
 use crate::tree_path::TreePath;
 use crate::update::error::UpdateError;
-use crate::update::notice::UpdateNotice;
+use crate::update::notice::TransactionNotice;
 use crate::update::run::Run;
 
 /// Filesystems of the kernel. Images often have entries below their mount points, such as `/dev`.
@@ -49,7 +49,7 @@ pub(super) fn warn_of_foreign_mounts(run: &Run<'_>, composed: &Manifest) {
             composed.entries().iter().filter(|entry| entry.path.is_below(&mount.at)).count();
         if paths > 0 {
             let path = run.session.root.show(&mount.at);
-            run.monitor.warn(UpdateNotice::ForeignMount { path, kind: &mount.kind, paths });
+            run.monitor.warn(TransactionNotice::ForeignMount { path, kind: &mount.kind, paths });
         }
     }
 }
