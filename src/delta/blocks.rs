@@ -1,8 +1,8 @@
 //! Search for blocks of an old file in a new one, for files too large for memory.
 //!
-//! The search is rsync's: `fast_rsync` finds blocks by a rolling checksum and MD4, one window of the
-//! file at a time. Its commands, in librsync's format, are translated to a patch of the kind `copies`,
-//! so neither side holds a whole file.
+//! The search is rsync's: `fast_rsync` finds blocks by a rolling checksum and MD4, one window of
+//! the file at a time. Its commands, in librsync's format, are translated to a patch of the kind
+//! `copies`, so neither side holds a whole file.
 
 use std::io::{self, Read};
 
@@ -58,7 +58,8 @@ impl Signature {
     }
 }
 
-/// Writes the content of `new` to `to`: blocks of `old` as copies of file 0, the rest as literal bytes.
+/// Writes the content of `new` to `to`: blocks of `old` as copies of file 0, the rest as literal
+/// bytes.
 pub fn diff(old: &Signature, mut new: impl Read, to: &mut CopiesWriter) -> io::Result<()> {
     let index = old.0.index();
     let mut window = Vec::new();

@@ -1,7 +1,7 @@
 //! Patches of the kind `copies`: pieces of other files, and literal bytes between them (clause 7).
 //!
-//! Encoder and decoder work on a stream. So the kind serves files that are too large for memory, and
-//! files that consist of many other files.
+//! Encoder and decoder work on a stream. So the kind serves files that are too large for memory,
+//! and files that consist of many other files.
 
 use std::fs::File;
 use std::io::{self, Read};

@@ -17,7 +17,8 @@ const LITERAL: usize = 64 << 10;
 /// Source of a member's content: the number of a file that the patch copies from, and an offset.
 pub type CpioRange = (usize, u64);
 
-/// Writes the bytes of `from` to `to`: contents with a range by `lookup` as copies, the rest literally.
+/// Writes the bytes of `from` to `to`: contents with a range by `lookup` as copies, the rest
+/// literally.
 ///
 /// Input that is not a cpio archive is written literally too. `from` should be buffered.
 pub fn split(

@@ -18,12 +18,12 @@ const EXPANSION: u64 = 4;
 pub enum Effort {
     /// Prefix patches with small tables; a new file matches an old one only by its name.
     Fast,
-    /// Prefix patches with larger tables. Small gzip files are decomposed. Files that match none by name
-    /// are matched by content.
+    /// Prefix patches with larger tables. Small gzip files are decomposed. Files that match none by
+    /// name are matched by content.
     #[default]
     Normal,
-    /// Patches of bsdiff at the highest compression. Gzip files are decomposed up to 16 MiB, and at any
-    /// size if they are archives of the tree's files. Matching is that of `Normal`.
+    /// Patches of bsdiff at the highest compression. Gzip files are decomposed up to 16 MiB, and at
+    /// any size if they are archives of the tree's files. Matching is that of `Normal`.
     Best,
 }
 
@@ -84,9 +84,9 @@ impl Effort {
 
     /// Binary logarithm of the number of entries of zstd's table; level 1 alone has 14.
     ///
-    /// On a patch day (80 MB) 2^18 entries save 5 % in the same time, 2^20 another 2 % in a tenth more
-    /// time; 2^22 save hardly more. Levels 3 to 8 give larger patches in more time. Level 9 saves 2 %,
-    /// and doubles the time of the whole build.
+    /// On a patch day (80 MB) 2^18 entries save 5 % in the same time, 2^20 another 2 % in a tenth
+    /// more time; 2^22 save hardly more. Levels 3 to 8 give larger patches in more time. Level 9
+    /// saves 2 %, and doubles the time of the whole build.
     pub fn hash_log(self) -> Option<u32> {
         match self {
             Effort::Fast => Some(18),

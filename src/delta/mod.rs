@@ -2,7 +2,8 @@
 //!
 //! [`Matching`] decides which old contents serve as sources for which new ones. [`encode`] and
 //! [`decode`] handle patches that are built in memory; [`Segments`] and [`Copies`] are readers of
-//! patches that are too large for that. [`gzip`] makes the content of gzip files accessible to deltas.
+//! patches that are too large for that. [`gzip`] makes the content of gzip files accessible to
+//! deltas.
 //!
 //! All of it is deterministic: the same input and [`Effort`] give the same bytes, on any number of
 //! processors.
@@ -48,7 +49,8 @@ pub fn encode(kind: Kind, source: &[u8], output: &[u8], effort: Effort) -> io::R
     }
 }
 
-/// Decodes a patch of the kind `prefix` or `operations`; `output` is replaced by exactly `length` bytes.
+/// Decodes a patch of the kind `prefix` or `operations`; `output` is replaced by exactly `length`
+/// bytes.
 pub fn decode(
     kind: Kind,
     source: &[u8],

@@ -1,7 +1,7 @@
 //! Patches of the kind `operations`: the operations of bsdiff, in separate streams (clause 5).
 //!
-//! Moved code differs from the old by the same few numbers at all its addresses. The differences are
-//! nearly all zero bytes and compress well; a match finder sees only short matches there.
+//! Moved code differs from the old by the same few numbers at all its addresses. The differences
+//! are nearly all zero bytes and compress well; a match finder sees only short matches there.
 
 use std::io::{self, Read};
 
@@ -25,8 +25,8 @@ struct Operation {
 
 /// Computes the operations that turn `source` into `output`.
 ///
-/// Memory: a suffix array with five bytes for each byte of the source, and streams of the size of the
-/// output.
+/// Memory: a suffix array with five bytes for each byte of the source, and streams of the size of
+/// the output.
 pub(super) fn encode(source: &[u8], output: &[u8], level: i32) -> io::Result<Vec<u8>> {
     let mut operations: Vec<Operation> = Vec::new();
     let (mut difference, mut extra) = (Vec::with_capacity(output.len()), Vec::new());
@@ -49,7 +49,8 @@ pub(super) fn encode(source: &[u8], output: &[u8], level: i32) -> io::Result<Vec
         on_control(&Control { add: &[], copy: output, seek: 0 })?;
     } else {
         let mut translator = Translator::new(source, output, on_control);
-        // One partition and one chunk give the smallest patch, the same on any number of processors.
+        // One partition and one chunk give the smallest patch, the same on any number of
+        // processors.
         let parameters = DiffParams::new(1, None).map_err(io::Error::other)?;
         bidiff::diff(source, output, &parameters, |found| translator.translate(found))?;
         translator.close()?;

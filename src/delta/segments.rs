@@ -1,9 +1,9 @@
-//! Patches of the kind `segments`: a large file in segments, each with a range of the old file as its
-//! prefix (clause 6).
+//! Patches of the kind `segments`: a large file in segments, each with a range of the old file as
+//! its prefix (clause 6).
 //!
-//! A change in a large file moves its other parts by little, relative to their offsets. So each segment
-//! finds its source near the same relative offset, and neither side holds more of either file than one
-//! segment and the range around it.
+//! A change in a large file moves its other parts by little, relative to their offsets. So each
+//! segment finds its source near the same relative offset, and neither side holds more of either
+//! file than one segment and the range around it.
 
 use std::io::{self, BufRead, Read};
 

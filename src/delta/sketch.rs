@@ -1,13 +1,13 @@
 //! Sketches: a few numbers for each content; similar contents have many of them in common.
 //!
-//! Deduplicating stores search similar contents in this way. A rolling hash (gear) maps each range of 32
-//! bytes, at any offset, to a number. One in [`SAMPLED`] ranges is sampled, chosen by its number, so
-//! that equal ranges are sampled in both contents (as in Odess). Each feature is the smallest of all
-//! sampled numbers in an order of its own (the N-transform). The probability that two contents agree in
-//! a feature is the share of ranges that they have in common (Broder).
+//! Deduplicating stores search similar contents in this way. A rolling hash (gear) maps each range
+//! of 32 bytes, at any offset, to a number. One in [`SAMPLED`] ranges is sampled, chosen by its
+//! number, so that equal ranges are sampled in both contents (as in Odess). Each feature is the
+//! smallest of all sampled numbers in an order of its own (the N-transform). The probability that
+//! two contents agree in a feature is the share of ranges that they have in common (Broder).
 //!
-//! The hash is our own. The crate for it, `gearhash`, is optimised for cuts thousands of bytes apart,
-//! and is slower than the plain loop if one in a few dozen ranges is sampled.
+//! The hash is our own. The crate for it, `gearhash`, is optimised for cuts thousands of bytes
+//! apart, and is slower than the plain loop if one in a few dozen ranges is sampled.
 
 use std::io::{self, Read};
 

@@ -1,5 +1,5 @@
-//! Numbers of variable length: seven bits in each byte, the lowest first, the highest bit set if more
-//! bytes follow (clause 8).
+//! Numbers of variable length: seven bits in each byte, the lowest first, the highest bit set if
+//! more bytes follow (clause 8).
 
 use std::io::{self, Read};
 

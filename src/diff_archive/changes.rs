@@ -47,7 +47,8 @@ pub(super) struct ListingParts {
 impl ListingParts {
     /// Checks the parts against each other.
     ///
-    /// Returns the indices of the changed entries whose content is in the archive as a whole, in order.
+    /// Returns the indices of the changed entries whose content is in the archive as a whole, in
+    /// order.
     pub fn check(&self) -> Result<Vec<u32>, ListingDefect> {
         self.check_paths()?;
         let sizes = self.content_sizes()?;
@@ -112,7 +113,8 @@ impl ListingParts {
         Ok(sizes)
     }
 
-    /// Contents that are known or built by a patch (clause 7): each is that of a changed file, once.
+    /// Contents that are known or built by a patch (clause 7): each is that of a changed file,
+    /// once.
     fn absent_contents(
         &self,
         sizes: &HashMap<Digest, u64>,

@@ -141,7 +141,7 @@ pub enum ListingDefect {
     /// Clause 7: groups are numbered from 0; the number that is out of order.
     #[error("delta group {0} is out of order")]
     GroupOrder(u64),
-    /// Clause 7: groups of the kind `copies` come last.
+    /// Clause 7: groups of the kind `copies` are last.
     #[error("a group that copies precedes one that does not")]
     CopiesOrder,
     /// A group contradicts the format.
@@ -239,7 +239,7 @@ pub enum WriteError {
     },
     /// A patch does not yield its targets; their digests.
     #[error(
-        "a delta does not yield content {}: a file changed while it was read, or this program has a bug",
+        "a delta does not yield content {}: a file changed while it was read, or this is a bug",
         short_digests(.0)
     )]
     WrongPatch(Vec<Digest>),

@@ -185,7 +185,8 @@ impl FrameWriter<'_> {
         Ok(offsets)
     }
 
-    /// Whether a higher level would save nothing: for patches, and for large files of compressed data.
+    /// Whether a higher level would save nothing: for patches, and for large files of compressed
+    /// data.
     fn is_compressed(&self, frame: &FrameMembers<'_>) -> Result<bool, WriteError> {
         let [OutgoingMember { body: MemberBody::File { entry, size, .. }, .. }] =
             &frame.members[..]

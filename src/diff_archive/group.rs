@@ -52,7 +52,7 @@ pub struct GroupTarget {
 /// Lengths of the parts of a gzip file in the output of a patch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct GzipParts {
-    /// Length of the corrections, which come first.
+    /// Length of the corrections, which are first.
     pub corrections: u64,
     /// Length of the plain form.
     pub plain: u64,

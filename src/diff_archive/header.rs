@@ -1,7 +1,7 @@
 //! `.si-diff/header.toml`: names and counts of a diff (clause 5).
 //!
-//! A node decides by the counts if it has the space and the time for an archive. A reader computes them
-//! from the rest of the listing and compares, so they cannot be wrong.
+//! A node decides by the counts if it has the space and the time for an archive. A reader computes
+//! them from the rest of the listing and compares, so they cannot be wrong.
 
 use std::collections::BTreeMap;
 

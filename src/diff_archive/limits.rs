@@ -6,7 +6,7 @@ pub const FORMAT: u32 = 1;
 /// Sizes that a reader accepts; all other sizes are checked against the listing.
 #[derive(Clone, Copy, Debug)]
 pub struct ArchiveLimits {
-    /// `header.toml`, in bytes: 100 for each directory at the top of an image, of which there are dozens.
+    /// `header.toml`, in bytes: 100 for each of the dozens of directories at the top of an image.
     pub header: u64,
     /// Each other text of the listing, in bytes: as a manifest, about five million entries.
     pub text: u64,

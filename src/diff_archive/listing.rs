@@ -1,8 +1,8 @@
 //! The listing of a diff: everything about it except the contents (clauses 4 to 7).
 //!
-//! The writer derives each member after the first frame from the listing, and the reader compares each
-//! member with it. So the listing is the only part of an archive that is interpreted; it is checked
-//! against itself before anything else is read.
+//! The writer derives each member after the first frame from the listing, and the reader compares
+//! each member with it. So the listing is the only part of an archive that is interpreted; it is
+//! checked against itself before anything else is read.
 
 use std::io::{BufReader, Read, Write};
 
@@ -52,7 +52,8 @@ impl Listing {
         Ok(Listing { header, removed, changed, whole, known, groups })
     }
 
-    /// Records the rebuild time of gzip files, from their [cost](crate::delta::gzip::Decomposition::cost).
+    /// Records the rebuild time of gzip files, from their
+    /// [cost](crate::delta::gzip::Decomposition::cost).
     pub(super) fn with_rebuild_cost(mut self, cost: u64) -> Self {
         self.header.rebuild_ms =
             u64::try_from(u128::from(cost) * 1000 / u128::from(REBUILD_RATE)).unwrap_or(u64::MAX);
@@ -91,7 +92,8 @@ impl Listing {
         self.whole.iter().map(|at| &self.changed[*at as usize])
     }
 
-    /// Applies the changes to the manifest `base`; fails unless the result has the id of the target.
+    /// Applies the changes to the manifest `base`; fails unless the result has the id of the
+    /// target.
     pub fn target_of(&self, base: &Manifest) -> Result<Manifest, ArchiveError> {
         if base.id() != self.header.base {
             return Err(ArchiveError::OtherBase { wanted: self.header.base, found: base.id() });

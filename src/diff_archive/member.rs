@@ -1,7 +1,7 @@
 //! The headers of tar members (clause 11).
 //!
-//! A member has exactly one form of header. So the writer and the reader use the same functions: the
-//! reader compares the bytes of an archive with the expected header, and interprets nothing.
+//! A member has exactly one form of header. So the writer and the reader use the same functions:
+//! the reader compares the bytes of an archive with the expected header, and interprets nothing.
 
 use tar::{EntryType, Header};
 

@@ -1,17 +1,17 @@
 //! Archives: the diff that turns one generation into another, and the full archive of a generation.
 //!
 //! The listing at the beginning of a diff determines everything after it. The writer derives each
-//! member from the listing; the [`Reader`] derives the same bytes and compares them. So no member is
-//! interpreted, and a hostile archive cannot name a path that its listing does not have.
+//! member from the listing; the [`Reader`] derives the same bytes and compares them. So no member
+//! is interpreted, and a hostile archive cannot name a path that its listing does not have.
 //!
-//! | step | file |
+//! | file | step |
 //! |---|---|
-//! | known contents and patches of a diff | `delta_plan/` |
-//! | listing: parts, counts, texts, check | `changes.rs`, `header.rs`, `source_lines.rs`, `listing.rs` |
-//! | members into frames, frames into a file | `member.rs`, `frames.rs`, `frame_writer.rs`, `write.rs` |
-//! | reading and verification | `tar_input.rs`, `read.rs`, `verify.rs` |
-//! | targets of a patch | `group.rs`, `rebuild_reader.rs` |
-//! | location of each content | `content_index.rs` |
+//! | `delta_plan/` | known contents and patches of a diff |
+//! | `changes.rs`, `header.rs`, `source_lines.rs`, `listing.rs` | parts, counts and texts |
+//! | `member.rs`, `frames.rs`, `frame_writer.rs`, `write.rs` | members, frames, the file |
+//! | `tar_input.rs`, `read.rs`, `verify.rs` | reading and verification |
+//! | `group.rs`, `rebuild_reader.rs` | targets of a patch |
+//! | `content_index.rs` | location of each content |
 //!
 #![doc = include_str!("format.md")]
 

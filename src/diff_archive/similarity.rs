@@ -5,10 +5,11 @@ use std::io::{self, Read};
 use crate::delta::{Matching, ReadAt, Sketch};
 use crate::diff_archive::sources::{ContentProvider, Sources};
 
-/// Completes `matching` by the contents of the base, from `sources`, and of the target, from `content`.
+/// Completes `matching` by the contents of the base, from `sources`, and of the target, from
+/// `content`.
 ///
-/// A content that cannot be read matches nothing here; the step that needs it reports the error. Digests
-/// are checked when a content is used.
+/// A content that cannot be read matches nothing here; the step that needs it reports the error.
+/// Digests are checked when a content is used.
 pub fn pair_by_content<'m>(
     matching: Matching<'m>,
     sources: &dyn Sources,

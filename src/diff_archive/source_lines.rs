@@ -75,7 +75,7 @@ pub(super) fn read_sources(
     Ok((known, groups))
 }
 
-/// Parses one line; known contents come before groups, and sources before targets.
+/// Parses one line; known contents precede groups, and sources precede targets.
 fn parse_line(
     line: &[u8],
     known: &mut Vec<KnownContent>,

@@ -107,7 +107,8 @@ impl Block {
     fn is_full(&self, span: usize) -> bool {
         let count = self.symbols.len();
 
-        // The estimate of gzip's `ct_tally`: eight bits a literal, five and the extra bits a distance.
+        // The estimate of gzip's `ct_tally`: eight bits a literal, five and the extra bits a
+        // distance.
         if self.ending.at_half && count.is_multiple_of(4096) && self.matches < count / 2 {
             let distances: u64 = self
                 .distances
@@ -124,8 +125,8 @@ impl Block {
 
     /// Writes the block in the shortest of the three encodings, and begins the next block.
     ///
-    /// `content` has the bytes of the block. It is `None` if they have left the window; then the block
-    /// cannot be stored.
+    /// `content` has the bytes of the block. It is `None` if they have left the window; then the
+    /// block cannot be stored.
     pub(super) fn write(
         &mut self,
         content: Option<&[u8]>,

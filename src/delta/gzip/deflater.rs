@@ -1,12 +1,13 @@
 //! Deflate as GNU gzip and zlib implement it, so exactly that it writes the same bytes.
 //!
-//! The algorithm is zlib's (its `algorithm.txt`, and the notes in RFC 1951, section 4): chains of equal
-//! hashes ([`hash_chains`](super::hash_chains)) over a window of twice 32 KiB, and lazy evaluation,
-//! which holds a match back for one byte in case the next byte begins a longer one.
+//! The algorithm is zlib's (its `algorithm.txt`, and the notes in RFC 1951, section 4): chains of
+//! equal hashes ([`hash_chains`](super::hash_chains)) over a window of twice 32 KiB, and lazy
+//! evaluation, which holds a match back for one byte in case the next byte begins a longer one.
 //!
-//! The matches depend on details that are not part of the format: the length of the chains, the moment
-//! at which the window slides, the bytes after its end, and the end of a block. All of them are
-//! repeated here. One deviation changes the compressed bytes, and the file could not be rebuilt.
+//! The matches depend on details that are not part of the format: the length of the chains, the
+//! moment at which the window slides, the bytes after its end, and the end of a block. All of them
+//! are repeated here. One deviation changes the compressed bytes, and the file could not be
+//! rebuilt.
 
 use crate::delta::gzip::block::{BitWriter, Block, BlockEnding, BlockPosition, MIN_MATCH};
 use crate::delta::gzip::hash_chains::{
@@ -39,8 +40,8 @@ pub(super) struct Model {
 struct SearchEffort {
     /// A match of this length shortens the search for a better one.
     good: usize,
-    /// Lazy levels: a longer match is taken at once. Fast levels: the positions inside a longer match
-    /// are not added to the chains.
+    /// Lazy levels: a longer match is taken at once. Fast levels: the positions inside a longer
+    /// match are not added to the chains.
     lazy: usize,
     /// A match of this length ends the search.
     nice: usize,
@@ -346,10 +347,11 @@ impl Deflater {
         Some(Match { length: found.length.min(self.ahead), ..found })
     }
 
-    /// Work so far, in bytes of usual files that GNU gzip compresses at its default level in that time.
+    /// Work so far, in bytes of usual files that GNU gzip compresses at its default level in that
+    /// time.
     ///
-    /// For five files (texts, a program, kernel modules) at levels 1 to 9 the estimate was between 0.5
-    /// and 1.2 times the measured time on one machine.
+    /// For five files (texts, a program, kernel modules) at levels 1 to 9 the estimate was between
+    /// 0.5 and 1.2 times the measured time on one machine.
     pub(super) fn cost(&self) -> u64 {
         // In hundredths. With shortcuts, adding a position takes longer, and trying one less.
         let (byte, look) = match self.effort.chain_search() {

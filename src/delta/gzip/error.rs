@@ -46,7 +46,7 @@ pub enum NotDecomposed {
     #[error(transparent)]
     Open(OpenError),
     /// No known compressor wrote these bytes.
-    #[error("is not what gzip or zlib writes")]
+    #[error("was not written by gzip or zlib")]
     NotReproduced,
     /// It has too many members, or their headers are too long; the limit in bytes.
     #[error("needs more than {0} bytes of corrections")]

@@ -4,12 +4,12 @@
 //! nearest first, at most as many as the level allows. They take the longest match, and of equally
 //! long ones the nearest.
 //!
-//! Many positions share three bytes, few share eight. With [`ChainSearch::Shortcuts`] each position is
-//! also in a chain of its first four and in one of its first eight bytes, and has a number within the
-//! chain of three. A long match is searched among positions with the same eight bytes, a shorter one
-//! among those with the same four. The numbers decide if the single chain would have reached a
-//! position, so both searches find the same match. Without the shortcuts, level 9 takes up to four
-//! times as long.
+//! Many positions share three bytes, few share eight. With [`ChainSearch::Shortcuts`] each position
+//! is also in a chain of its first four and in one of its first eight bytes, and has a number
+//! within the chain of three. A long match is searched among positions with the same eight bytes, a
+//! shorter one among those with the same four. The numbers decide if the single chain would have
+//! reached a position, so both searches find the same match. Without the shortcuts, level 9 takes
+//! up to four times as long.
 
 use crate::delta::gzip::block::{MAX_MATCH, MIN_MATCH};
 
@@ -99,7 +99,7 @@ pub(super) enum ChainSearch {
     Shortcuts,
 }
 
-/// The chains of all positions of the window. Position 0 stands for "none".
+/// The chains of all positions of the window. Position 0 means "none".
 pub(super) struct HashChains {
     hash_bits: u32,
     three: HashChain,
@@ -132,8 +132,8 @@ impl HashChains {
         HashChains { hash_bits, three: HashChain::new(hash_bits), shortcuts, looks: 0 }
     }
 
-    /// Adds a position, whose bytes are known up to `end`; returns the previous head of its chain of
-    /// three.
+    /// Adds a position, whose bytes are known up to `end`; returns the previous head of its chain
+    /// of three.
     pub(super) fn insert(&mut self, window: &[u8], position: usize, end: usize) -> usize {
         let shift = self.hash_bits.div_ceil(MIN_MATCH as u32);
         let byte = |offset: usize| usize::from(window[position + offset]);
@@ -170,8 +170,8 @@ impl HashChains {
 
     /// The same match near the end of the content, without shortcuts.
     ///
-    /// The programs also compare bytes after the end. These have changed since the positions were added
-    /// to the additional chains.
+    /// The programs also compare bytes after the end. These have changed since the positions were
+    /// added to the additional chains.
     pub(super) fn longest_near_end(&mut self, window: &[u8], query: &Query) -> Option<Match> {
         self.three.longest(window, query, &mut self.looks)
     }
@@ -274,7 +274,8 @@ impl Shortcuts {
 
 /// The nearest match of three bytes, if there is no longer one, up to [`TOO_FAR`].
 ///
-/// The lazy levels, the only ones with shortcuts, ignore matches of three bytes at larger distances.
+/// The lazy levels, the only ones with shortcuts, ignore matches of three bytes at larger
+/// distances.
 fn nearest_of_three(
     three: &HashChain,
     window: &[u8],

@@ -1,7 +1,8 @@
 //! Huffman codes as zlib and gzip build them: the same lengths for the same counts, ties included.
 //!
 //! Many optimal codes exist for the same counts. A code with other lengths would decode to the same
-//! content but change the compressed bytes, so each order of comparison below is zlib's (`trees.c`).
+//! content but change the compressed bytes, so each order of comparison below is zlib's
+//! (`trees.c`).
 
 /// No code of literals, lengths or distances is longer.
 pub(super) const MAX_BITS: usize = 15;
@@ -32,8 +33,8 @@ pub(super) struct Code {
 impl Code {
     /// The code for symbols that occur `counts` times, none longer than `limit` bits.
     ///
-    /// At least two symbols get a code, because old decoders reject a code with one. If fewer occur,
-    /// the first symbols of the alphabet are added.
+    /// At least two symbols get a code, because old decoders reject a code with one. If fewer
+    /// occur, the first symbols of the alphabet are added.
     pub(super) fn for_counts(counts: &[u32], limit: usize) -> Self {
         let mut tree = HuffmanTree::new(counts);
         tree.merge();

@@ -1,16 +1,16 @@
 //! Splits gzip files into plain form and corrections, and rebuilds exactly the same bytes.
 //!
-//! One changed byte inside a gzip file changes all compressed bytes after it, so a delta of two gzip
-//! files saves nothing. A delta of their plain forms does, but a node must be able to rebuild the
-//! compressed file bit for bit, because its digest is in the manifest.
+//! One changed byte inside a gzip file changes all compressed bytes after it, so a delta of two
+//! gzip files saves nothing. A delta of their plain forms does, but a node must be able to rebuild
+//! the compressed file bit for bit, because its digest is in the manifest.
 //!
 //! This module has its own deflate encoder for that purpose. The library `preflate-rs` covers more
 //! streams, but rebuilds them at 2 MB/s with hundreds of MB of memory, and has no stable format
-//! (`docs/decisions/0004-own-deflate.md` has the measurements). Our own encoder repeats GNU gzip and
-//! zlib in less than 1 MB of memory; a file of any other program is sent whole.
+//! (`docs/decisions/0004-own-deflate.md` has the measurements). Our own encoder repeats GNU gzip
+//! and zlib in less than 1 MB of memory; a file of any other program is sent whole.
 //!
-//! - [`decompose`] reads a file with `member_reader`, finds the program that wrote it with `search`,
-//!   and records `corrections`.
+//! - [`decompose`] reads a file with `member_reader`, finds the program that wrote it with
+//!   `search`, and records `corrections`.
 //! - [`Rebuild`] runs the same encoder (`deflater`) to write the file again.
 //! - [`gunzip`] reads only the plain form.
 //!
@@ -72,16 +72,17 @@ pub struct Decomposition {
     pub plain_length: u64,
     /// Bytes of the file.
     pub length: u64,
-    /// Rebuild time, in bytes of plain form that GNU gzip at its default level compresses in that time.
+    /// Rebuild time, in bytes of plain form that GNU gzip at its default level compresses in that
+    /// time.
     pub cost: u64,
 }
 
 /// Writes the plain form of `gz` to `plain`, and returns the corrections.
 ///
 /// Every deflate stream is compressed again while it is read, by the encoder of [`Rebuild`], and
-/// compared byte by byte. So a file that is returned as [`Decomposed::Apart`] can be rebuilt. The same
-/// file gives the same corrections. Errors are those of `gz` and `plain`. Memory: about 3 MB for any
-/// size.
+/// compared byte by byte. So a file that is returned as [`Decomposed::Apart`] can be rebuilt. The
+/// same file gives the same corrections. Errors are those of `gz` and `plain`. Memory: about 3 MB
+/// for any size.
 pub fn decompose(
     gz: &mut dyn Read,
     plain: &mut dyn Write,

@@ -13,9 +13,9 @@ const PIECE: usize = 64 * 1024;
 
 /// Writes a compressed file from its plain form and its corrections.
 ///
-/// Memory: less than 1 MB for any size. Hostile corrections lead to an error or to other bytes, which
-/// the caller detects by the digest. The output is never larger than about the plain form and eight
-/// times the corrections.
+/// Memory: less than 1 MB for any size. Hostile corrections lead to an error or to other bytes,
+/// which the caller detects by the digest. The output is never larger than about the plain form and
+/// eight times the corrections.
 #[must_use = "the file is complete only after `finish`"]
 pub struct Rebuild<'c, W> {
     parts: CorrectionReader<'c>,

@@ -42,7 +42,8 @@ enum ProbeExtent {
 }
 
 impl ModelSearch {
-    /// Begins a stream; `hint` is the byte "XFL" of its header (RFC 1952), which depends on the level.
+    /// Begins a stream; `hint` is the byte "XFL" of its header (RFC 1952), which depends on the
+    /// level.
     pub(super) fn new(hint: u8) -> Self {
         ModelSearch { hint, packed: Vec::new(), probe: Vec::new(), chosen: None, length: 0 }
     }

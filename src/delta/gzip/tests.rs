@@ -1,5 +1,5 @@
-//! Files of every gzip layout are split and rebuilt. Compressors, the chain search and hostile input
-//! have their own modules.
+//! Files of every gzip layout are split and rebuilt. Compressors, the chain search and hostile
+//! input have their own modules.
 
 use std::io::{Read, Write};
 

@@ -1,8 +1,8 @@
 //! Matching of old files to new ones: by names and sizes, then by similarity of content.
 //!
 //! A [`Matching`] is made once for a diff. [`Matching::sources`] lists the contents that have to be
-//! fetched before deltas are computed; [`Matching::into_pairs`] gives the groups of which patches are
-//! made.
+//! fetched before deltas are computed; [`Matching::into_pairs`] gives the groups of which patches
+//! are made.
 
 mod groups;
 mod names;
@@ -57,13 +57,14 @@ struct NewContent<'m> {
 }
 
 impl<'m> Matching<'m> {
-    /// Matches the contents that `target` has and `base` lacks to contents of `base`, by name and size.
+    /// Matches the contents that `target` has and `base` lacks to contents of `base`, by name and
+    /// size.
     ///
-    /// The source of a file is, in this order: the file of the same path; one of the same name in the
-    /// same directory apart from version numbers (so the modules of a new kernel match the old ones);
-    /// one of the same path apart from version numbers; one of the same name apart from version numbers.
-    /// Of several the one with the closest size is taken. Gzip files are decomposed from the smallest
-    /// on, as far as `limit` permits.
+    /// The source of a file is, in this order: the file of the same path; one of the same name in
+    /// the same directory apart from version numbers (so the modules of a new kernel match the old
+    /// ones); one of the same path apart from version numbers; one of the same name apart from
+    /// version numbers. Of several the one with the closest size is taken. Gzip files are
+    /// decomposed from the smallest on, as far as `limit` permits.
     pub fn by_names(
         base: &'m Manifest,
         target: &'m Manifest,
@@ -144,8 +145,8 @@ impl<'m> Matching<'m> {
 
     /// Searches similar contents for files that no name matches, within a budget of the effort.
     ///
-    /// `old` and `new` return the sketch of a content of base and target, or `None` if they cannot read
-    /// it; such a content is not a source.
+    /// `old` and `new` return the sketch of a content of base and target, or `None` if they cannot
+    /// read it; such a content is not a source.
     pub fn by_content(
         mut self,
         old: impl Fn(&Entry) -> Option<Sketch> + Sync,

@@ -92,8 +92,8 @@ impl<'m> NameIndex<'m> {
 
     /// Whether an old path may have the content of another file of its numbered series.
     ///
-    /// This holds if its name has a number, and the base has more files that differ only in numbers:
-    /// all of them may have moved on by one, as rotated logs do.
+    /// This holds if its name has a number, and the base has more files that differ only in
+    /// numbers: all of them may have moved on by one, as rotated logs do.
     pub fn is_numbered_series(&self, entry: &Entry) -> bool {
         is_numbered(entry)
             && self.same_path(entry).is_some()

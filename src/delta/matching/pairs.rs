@@ -49,7 +49,8 @@ pub struct PairGroup<'m> {
 
 /// Class of the contents of a group.
 ///
-/// Classes are separate, because compressed contents gain little and would enlarge the patch of others.
+/// Classes are separate, because compressed contents gain little and would enlarge the patch of
+/// others.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum ContentClass {
     /// Not compressed.

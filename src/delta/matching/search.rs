@@ -1,16 +1,17 @@
-//! Similarity search: the contents that are compared, the limits on reading, and the choice of a source.
+//! Similarity search: the contents that are compared, the limits on reading, and the choice of a
+//! source.
 //!
 //! The contents to read are chosen from sizes alone, before any byte is read, so that they can be
 //! fetched together:
 //!
 //! 1. New contents of at least [`LEAST`] bytes, the largest first, at most [`BUDGET`] bytes in all.
-//! 2. Contents of the base whose size differs from one of these at most by the factor [`RATIO`]. First
-//!    those that the target no longer has and that are no source yet, since moved files are among them;
-//!    then the others. In both parts the closest sizes are first. Their sum is limited to a multiple of
-//!    the bytes of the new contents, given by the caller, and to [`BUDGET`].
+//! 2. Contents of the base whose size differs from one of these at most by the factor [`RATIO`].
+//!    First those that the target no longer has and that are no source yet, since moved files are
+//!    among them; then the others. In both parts the closest sizes are first. Their sum is limited
+//!    to a multiple of the bytes of the new contents, given by the caller, and to [`BUDGET`].
 //!
-//! Memory: at most [`MOST`] contents of each side, with 128 bytes of sketch for each, and an index of
-//! twice that for the base: 20 MB.
+//! Memory: at most [`MOST`] contents of each side, with 128 bytes of sketch for each, and an index
+//! of twice that for the base: 20 MB.
 
 use std::cmp::Reverse;
 use std::collections::{HashMap, HashSet};
@@ -52,10 +53,11 @@ pub(super) struct SketchSearch<'m> {
 struct FeatureIndex(Vec<(u64, u32)>);
 
 impl<'m> SketchSearch<'m> {
-    /// Chooses new contents of `wanted`, and candidates of `base` among those for which `serves` holds.
+    /// Chooses new contents of `wanted`, and candidates of `base` among those for which `serves`
+    /// holds.
     ///
-    /// Each wanted entry has a budget in multiples of its size. Contents in `used` are candidates after
-    /// all others.
+    /// Each wanted entry has a budget in multiples of its size. Contents in `used` are candidates
+    /// after all others.
     pub fn new(
         base: &'m Manifest,
         mut wanted: Vec<(&'m Entry, u64)>,
@@ -156,8 +158,8 @@ impl FeatureIndex {
     fn count_common(&self, sketch: &Sketch) -> HashMap<u32, usize> {
         let mut common = HashMap::new();
         for feature in sketch.features() {
-            // One index serves all features: the smallest number in one order is rarely the smallest
-            // in another.
+            // One index serves all features: the smallest number in one order is rarely the
+            // smallest in another.
             let from = self.0.partition_point(|(known, _)| known < feature);
             let equal = self.0[from..].iter().take_while(|(known, _)| known == feature);
             equal.take(CROWD).for_each(|(_, number)| *common.entry(*number).or_default() += 1);
@@ -193,7 +195,8 @@ impl WantedSizes {
     }
 }
 
-/// The first entries that fit into `budget` bytes; one that does not fit is skipped for smaller ones.
+/// The first entries that fit into `budget` bytes; one that does not fit is skipped for smaller
+/// ones.
 fn take_within(budget: u64, entries: Vec<&Entry>) -> Vec<&Entry> {
     let mut left = budget;
     entries

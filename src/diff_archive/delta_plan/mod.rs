@@ -33,8 +33,8 @@ const WINDOW: u64 = 128 << 20;
 
 /// The contents of `changed` that the base has, by digest.
 ///
-/// Without deltas `tar` must be able to unpack the archive, so only a link to an unchanged file is left
-/// out.
+/// Without deltas `tar` must be able to unpack the archive, so only a link to an unchanged file is
+/// left out.
 pub(super) fn find_known_contents(
     base: &Manifest,
     changed: &[Entry],
@@ -116,7 +116,7 @@ pub(super) fn compute_patches(
         .collect::<Result<Vec<_>, _>>()?;
     large.extend(compressed);
 
-    // Clause 7: groups that copy come last.
+    // Clause 7: groups that copy are last.
     large.sort_by_key(|patch| patch.group.kind == Kind::Copies);
     large.into_iter().try_for_each(|patch| store.add(patch))?;
     Ok(store.accepted)

@@ -12,7 +12,8 @@ use crate::entry::Entry;
 use crate::manifest::Manifest;
 use crate::report::{Event, Job, Monitor};
 
-/// A patch below this part of its output is accepted without comparing it with the compressed output.
+/// A patch below this part of its output is accepted without comparing it with the compressed
+/// output.
 ///
 /// Whole files rarely compress that far, and if they do, both are small.
 pub(in crate::diff_archive::delta_plan) const CLEAR_GAIN: usize = 8;

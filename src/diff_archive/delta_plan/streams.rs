@@ -1,4 +1,5 @@
-//! Patches that are built as a stream: of files too large for memory, and of archives of other files.
+//! Patches that are built as a stream: of files too large for memory, and of archives of other
+//! files.
 
 use std::collections::HashMap;
 use std::io::{self, Read};
@@ -21,8 +22,8 @@ use crate::manifest::Manifest;
 const ESTIMATE_LEVEL: i32 = 9;
 /// Number of bytes at the beginning that two compressed files must have in common to be tried.
 ///
-/// Files with a common beginning have more in common: unchanged members of an archive, or the microcode
-/// before an initrd. In other compressed files a change leaves nothing in common.
+/// Files with a common beginning have more in common: unchanged members of an archive, or the
+/// microcode before an initrd. In other compressed files a change leaves nothing in common.
 const BEGINNING: u64 = 16 << 10;
 const BUFFER: usize = 128 << 10;
 
@@ -76,7 +77,8 @@ impl<'m> CopySources<'m> {
     }
 }
 
-/// The patch of a content that is too large for a group: in segments, or by blocks if it exceeds memory.
+/// The patch of a content that is too large for a group: in segments, or by blocks if it exceeds
+/// memory.
 ///
 /// The smaller patch is taken. A compressed file is tried only if both files begin alike.
 pub(super) fn compute_large(
@@ -137,7 +139,8 @@ pub(super) fn compute_large(
     Ok(Some(patch))
 }
 
-/// The patch of a large gzip file: of files of the target, of an old plain form, or of the old file.
+/// The patch of a large gzip file: of files of the target, of an old plain form, or of the old
+/// file.
 pub(super) fn compute_compressed(
     planner: &Planner<'_>,
     pair: &CompressedPair<'_>,
@@ -165,7 +168,8 @@ pub(super) fn compute_compressed(
     }
 }
 
-/// The patch that copies the files of an archive, such as an initrd, from the target and its old version.
+/// The patch that copies the files of an archive, such as an initrd, from the target and its old
+/// version.
 fn compute_from_files(
     planner: &Planner<'_>,
     pair: &CompressedPair<'_>,

@@ -234,53 +234,61 @@ fn a_window_beyond_the_limit_is_refused() {
     assert!(matches!(error, ArchiveError::Io(_)), "{error}");
 }
 
-/// Listings that the writer never makes; each is built by hand from a valid one.
-#[test]
-fn listings_that_contradict_themselves_are_refused() {
+/// Checks that a listing is refused after a change that the writer never makes.
+fn assert_refused(good: &Listing, case: &str, change: &dyn Fn(&mut ListingParts)) {
+    let header = good.header();
+    let mut parts = ListingParts {
+        image: header.image.clone(),
+        base: header.base,
+        target: header.target,
+        mode: DeltaMode::WithDeltas,
+        removed: good.removed().to_vec(),
+        changed: good.changed().to_vec(),
+        known: good.known().to_vec(),
+        groups: good.groups().to_vec(),
+    };
+    change(&mut parts);
+    assert!(Listing::new(parts).is_err(), "{case}");
+}
+
+fn valid_listing() -> Listing {
     let (base, target) = small_pair();
     let (bytes, _) = build(&base, &target, DeltaMode::WithDeltas, FrameCompression::Zstd);
-    let good = judge(&bytes, &base).expect("the archive is good");
-    let refused = |case: &str, change: &dyn Fn(&mut ListingParts)| {
-        let header = good.header();
-        let mut parts = ListingParts {
-            image: header.image.clone(),
-            base: header.base,
-            target: header.target,
-            mode: DeltaMode::WithDeltas,
-            removed: good.removed().to_vec(),
-            changed: good.changed().to_vec(),
-            known: good.known().to_vec(),
-            groups: good.groups().to_vec(),
-        };
-        change(&mut parts);
-        assert!(Listing::new(parts).is_err(), "{case}");
-    };
-    refused("a group without targets", &|p| p.groups[0].targets.clear());
-    refused("a group without sources", &|p| p.groups[0].sources.clear());
-    refused("a group out of order", &|p| p.groups[0].number = 1);
-    refused("a patch too large", &|p| p.groups[0].patch_length = u64::MAX);
-    refused("a source too large", &|p| p.groups[0].sources[0].size = u64::MAX);
-    refused("sources whose sum overflows", &|p| {
+    judge(&bytes, &base).expect("the archive is good")
+}
+
+#[test]
+fn listings_that_contradict_themselves_are_refused() {
+    let good = valid_listing();
+
+    assert_refused(&good, "a group without targets", &|p| p.groups[0].targets.clear());
+    assert_refused(&good, "a group without sources", &|p| p.groups[0].sources.clear());
+    assert_refused(&good, "a group out of order", &|p| p.groups[0].number = 1);
+    assert_refused(&good, "a patch too large", &|p| p.groups[0].patch_length = u64::MAX);
+    assert_refused(&good, "a source too large", &|p| p.groups[0].sources[0].size = u64::MAX);
+    assert_refused(&good, "sources whose sum overflows", &|p| {
         let mut more = p.groups[0].sources[0].clone();
         more.size = u64::MAX;
         p.groups[0].sources.push(more);
     });
-    refused("a target of another size", &|p| p.groups[0].targets[0].size += 1);
-    refused("a target that nothing needs", &|p| p.groups[0].targets[0].digest = Digest([7; 32]));
-    refused("a target built twice", &|p| {
+    assert_refused(&good, "a target of another size", &|p| p.groups[0].targets[0].size += 1);
+    assert_refused(&good, "a target that nothing needs", &|p| {
+        p.groups[0].targets[0].digest = Digest([7; 32])
+    });
+    assert_refused(&good, "a target built twice", &|p| {
         let again = p.groups[0].targets[0];
         p.groups[0].targets.push(again);
     });
-    refused("a content known twice", &|p| {
+    assert_refused(&good, "a content known twice", &|p| {
         let again = p.known[0].clone();
         p.known.push(again);
     });
-    refused("a content known and built", &|p| {
+    assert_refused(&good, "a content known and built", &|p| {
         let GroupTarget { digest, size, .. } = p.groups[0].targets[0];
         p.known.push(KnownContent { digest, size, path: TreePath::root() });
         p.known.sort_by_key(|known| known.digest);
     });
-    refused("a stream of two targets", &|p| {
+    assert_refused(&good, "a stream of two targets", &|p| {
         p.groups[0].kind = Kind::Copies;
         let another = p
             .changed
@@ -291,23 +299,25 @@ fn listings_that_contradict_themselves_are_refused() {
         p.known.retain(|known| known.digest != digest);
         p.groups[0].targets.push(GroupTarget { digest, size, gzip: None });
     });
-    refused("a stream with a source in plain form", &|p| {
+    assert_refused(&good, "a stream with a source in plain form", &|p| {
         p.groups[0].kind = Kind::Segments;
         p.groups[0].sources[0].plain = Some(1);
     });
-    refused("segments of two sources", &|p| {
+    assert_refused(&good, "segments of two sources", &|p| {
         p.groups[0].kind = Kind::Segments;
         let more = p.groups[0].sources[0].clone();
         p.groups[0].sources.push(more);
     });
-    refused("a plain form too large", &|p| p.groups[0].sources[0].plain = Some(u64::MAX));
-    refused("parts whose sum overflows", &|p| {
+    assert_refused(&good, "a plain form too large", &|p| {
+        p.groups[0].sources[0].plain = Some(u64::MAX)
+    });
+    assert_refused(&good, "parts whose sum overflows", &|p| {
         p.groups[0].targets[0].gzip = Some(GzipParts { corrections: 20, plain: u64::MAX });
     });
-    refused("corrections too large", &|p| {
+    assert_refused(&good, "corrections too large", &|p| {
         p.groups[0].targets[0].gzip = Some(GzipParts { corrections: 65_537, plain: 1 });
     });
-    refused("copies before their sources", &|p| {
+    assert_refused(&good, "copies before their sources", &|p| {
         let mut next = p.groups[0].clone();
         p.groups[0].kind = Kind::Copies;
         next.number = 1;
@@ -322,9 +332,19 @@ fn listings_that_contradict_themselves_are_refused() {
         next.targets.push(GroupTarget { digest, size, gzip: None });
         p.groups.push(next);
     });
-    refused("a path both removed and changed", &|p| p.removed.push(p.changed[0].clone()));
-    refused("a reserved path", &|p| p.changed[0].path = TreePath::new(".si-diff/x").expect("good"));
-    refused("one digest, two sizes", &|p| {
+}
+
+#[test]
+fn contradicting_entries_are_refused() {
+    let good = valid_listing();
+
+    assert_refused(&good, "a path both removed and changed", &|p| {
+        p.removed.push(p.changed[0].clone())
+    });
+    assert_refused(&good, "a reserved path", &|p| {
+        p.changed[0].path = TreePath::new(".si-diff/x").expect("good")
+    });
+    assert_refused(&good, "one digest, two sizes", &|p| {
         let mut twin = p.changed.iter().find(|e| e.file().is_some()).expect("a file").clone();
         if let Node::Leaf(Leaf { kind: LeafKind::File { size, .. }, .. }) = &mut twin.node {
             *size += 1;

@@ -164,7 +164,6 @@ pub(crate) fn rich_pair() -> (MemoryTree, MemoryTree) {
         b"new links",
     );
     new.link(&[b"linked-1", b"linked-2", b"type/linked-3"]);
-
     new.file(b"acl", with_xattr(meta(0o640, 1, 0), b"system.posix_acl_access", ACL), b"acl");
     new.file(
         b"capable",
