@@ -3,8 +3,6 @@
 //! A node holds source and output of a group in memory. These limits bound that memory, also for a
 //! hostile archive: a decoder checks them before it allocates.
 
-use super::DeltaError;
-
 /// Largest content that is built in memory; a larger one is built as a stream.
 pub const MAX_CONTENT: u64 = 48 << 20;
 /// Largest source, and largest output, of a group: one large content fills a group.
@@ -21,11 +19,3 @@ pub const GROUP_OUTPUT: u64 = 8 << 20;
 
 /// Largest number of deltas, one upon the other, that build a content; readers follow no more.
 pub const MAX_DEPTH: u32 = 4;
-
-/// Empties `output` and allocates `length` bytes.
-pub(super) fn reserve_output(output: &mut Vec<u8>, length: u64) -> Result<(), DeltaError> {
-    output.clear();
-
-    let bytes = usize::try_from(length).map_err(|_| DeltaError::Memory(length))?;
-    output.try_reserve_exact(bytes).map_err(|_| DeltaError::Memory(length))
-}

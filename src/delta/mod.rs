@@ -20,6 +20,7 @@ mod kind;
 mod limits;
 mod matching;
 mod operations;
+mod output_buffer;
 mod prefix;
 mod segments;
 mod sketch;

@@ -10,7 +10,8 @@ use zstd::stream::read::Decoder;
 use zstd::zstd_safe;
 
 use super::error::{DeltaError, PatchDefect};
-use super::limits::{MAX_GROUP, reserve_output};
+use super::limits::MAX_GROUP;
+use super::output_buffer::reserve_output;
 use super::varint::{get, put, unzigzag, zigzag};
 
 /// Limit on the window of each stream: 8 MiB, which level 19 uses.

@@ -6,7 +6,8 @@ use zstd::zstd_safe::{self, CCtx, CParameter, DCtx};
 
 use super::effort::Effort;
 use super::error::{DeltaError, PatchDefect, zstd_error};
-use super::limits::{MAX_GROUP, reserve_output};
+use super::limits::MAX_GROUP;
+use super::output_buffer::reserve_output;
 
 /// A window of 128 MiB, which covers the largest source and the largest output together.
 const MAX_WINDOW_LOG: u32 = 27;
