@@ -1,109 +1,114 @@
-//! What rsync would do to the live tree, by its own account: a dry run that brings nothing.
+//! The changes that rsync would make to the live tree: a dry run that transfers no content.
 
 use std::ffi::OsString;
 
+use super::error::FullSyncError;
+use super::itemized::{split_item, unescape};
+use super::module::{Module, NANOSECONDS, archive_options};
+use super::receive_dir::ReceiveDir;
 use crate::apply::plan::ItemizedLine;
-use crate::full_sync::itemized::{itemized, unescape};
-use crate::full_sync::{FullSyncError, Module, ReceiveDir, TO_THE_NANOSECOND, options};
 use crate::report::Monitor;
 use crate::root::Root;
 use crate::state::is_above_own;
 use crate::tree_path::TreePath;
 
-/// A directory that something excluded or protected keeps.
-const STAYS: &[u8] = b"cannot delete non-empty directory: ";
+/// Beginning of rsync's message about a directory that keeps excluded or protected files.
+const KEPT_DIRECTORY: &[u8] = b"cannot delete non-empty directory: ";
 
-/// What rsync would do.
+/// Changes that rsync would make.
 #[derive(Debug, Default)]
 pub struct Forecast {
-    /// What would change, in the order in which rsync says it.
+    /// The changes, in the order of rsync.
     pub items: Vec<ItemizedLine>,
-    /// How many paths the module has, as far as the rules let them come.
+    /// Number of paths that the module has, apart from excluded ones.
     pub listed: usize,
-    /// What rsync could not do.
-    pub stops: Option<String>,
+    /// Failure that the run itself would meet as well.
+    pub failure: Option<FullSyncError>,
 }
 
-impl Module<'_> {
-    /// Asks rsync what it would do to the tree `live`; with `delete` also what it would delete.
-    pub fn forecast(
-        &self,
-        live: &Root,
-        aside: &ReceiveDir,
-        delete: Deletions,
-        monitor: &dyn Monitor,
-    ) -> Result<Forecast, FullSyncError> {
-        let (place, _) = self.prepare(aside)?;
-        let mut arguments = options();
-        arguments.extend(
-            [TO_THE_NANOSECOND, "--dry-run", "-ii", "--no-implied-dirs", "--out-format=%i %l %n"]
-                .map(OsString::from),
-        );
-        arguments.extend(self.comparison.option());
-        if delete == Deletions::Told {
-            arguments.push("--delete".into());
-        }
-        let mut forecast = Forecast::default();
-        let mut to = OsString::from(live.shown());
-        to.push("/");
-        let outcome = self.run(&place, arguments, &to, |line| forecast.hear(line), monitor)?;
-        match self.judge(&outcome) {
-            None => Ok(forecast),
-            // A directory that something keeps stands where none is to be: the run will stop there, too.
-            Some(FullSyncError::Partial(why)) => Ok(Forecast { stops: Some(why), ..forecast }),
-            Some(error) => Err(error),
-        }
+/// Whether a forecast includes deletions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Deletions {
+    /// Paths that the module does not have would be deleted.
+    Included,
+    /// Nothing would be deleted.
+    Omitted,
+}
+
+/// Asks rsync for the changes that it would make to the tree `live`.
+pub fn forecast(
+    module: &Module<'_>,
+    live: &Root,
+    receive_dir: &ReceiveDir,
+    deletions: Deletions,
+    monitor: &dyn Monitor,
+) -> Result<Forecast, FullSyncError> {
+    let directory = receive_dir.create_layer(module.layer, module.rules)?;
+    let mut options = archive_options();
+    options.extend(
+        [NANOSECONDS, "--dry-run", "-ii", "--no-implied-dirs", "--out-format=%i %l %n"]
+            .map(OsString::from),
+    );
+    options.extend(module.comparison.option());
+    if deletions == Deletions::Included {
+        options.push("--delete".into());
+    }
+    let mut destination = OsString::from(live.shown());
+    destination.push("/");
+
+    let mut forecast = Forecast::default();
+    let outcome = module.run(
+        (&directory.top, &destination),
+        options,
+        |line| forecast.add_line(line),
+        monitor,
+    )?;
+    match module.check_outcome(&outcome) {
+        Ok(()) => Ok(forecast),
+        // A directory with files to keep is in the place of a file; the run will fail there, too.
+        Err(error @ FullSyncError::Partial(_)) => Ok(Forecast { failure: Some(error), ..forecast }),
+        Err(error) => Err(error),
     }
 }
 
-/// Whether a forecast tells what would be deleted.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Deletions {
-    /// It does.
-    Told,
-    /// Nothing would be.
-    None,
-}
-
 impl Forecast {
-    fn hear(&mut self, line: &[u8]) -> Result<(), FullSyncError> {
-        if line.starts_with(STAYS) {
+    /// Adds a line `%i %l %n` of rsync: item letters, size and name.
+    fn add_line(&mut self, line: &[u8]) -> Result<(), FullSyncError> {
+        if line.starts_with(KEPT_DIRECTORY) {
             return Ok(());
         }
-        let odd = || {
-            FullSyncError::Server(format!(
-                "it says what is not understood: {}",
-                line.escape_ascii()
-            ))
-        };
-        let (how, rest) = itemized(line).ok_or_else(odd)?;
-        let space = rest.iter().position(|&b| b == b' ').ok_or_else(odd)?;
-        let bytes = std::str::from_utf8(&rest[..space])
-            .ok()
-            .and_then(|text| text.parse().ok())
-            .unwrap_or(0);
-        let name = unescape(&rest[space + 1..]);
-        let change = String::from_utf8_lossy(how).into_owned();
-        let directory = name.ends_with(b"/");
+        let unknown_line = || FullSyncError::unknown_line(line);
+        let (letters, rest) = split_item(line).ok_or_else(unknown_line)?;
+        let space = rest.iter().position(|&byte| byte == b' ').ok_or_else(unknown_line)?;
+        let (size, name) = (&rest[..space], unescape(&rest[space + 1..]));
+
+        let is_directory = name.ends_with(b"/");
         let name = name.strip_suffix(b"/").unwrap_or(&name);
-        let path =
-            if name == b"." { TreePath::root() } else { TreePath::new(name).map_err(|_| odd())? };
-        let top = path.is_root();
-        if !how.starts_with(b"*") {
+        let path = match name {
+            b"." => TreePath::root(),
+            name => TreePath::new(name).map_err(|_| unknown_line())?,
+        };
+
+        // `-ii` names unchanged paths as well, so that all of them can be counted.
+        let is_message = letters.starts_with(b"*");
+        if !is_message {
             self.listed += 1;
         }
-        // What is as it should be is named as well, so that it is counted; what is above the agent's own files
-        // stays.
-        let stays = how.starts_with(b"*") && is_above_own(&path);
-        if !stays && how[2..].iter().any(|&b| b != b' ' && b != b'.') {
-            let bytes = if how.starts_with(b">f") { bytes } else { 0 };
-            self.items.push(ItemizedLine {
-                change,
-                path,
-                suffix: if directory && !top { "/" } else { "" }.to_owned(),
-                bytes,
-            });
+        let is_changed = letters[2..].iter().any(|&letter| letter != b' ' && letter != b'.');
+        // rsync would delete directories above the agent's own files; the transaction keeps them.
+        let is_kept = is_message && is_above_own(&path);
+        if !is_changed || is_kept {
+            return Ok(());
         }
+
+        let size = std::str::from_utf8(size).ok().and_then(|text| text.parse().ok()).unwrap_or(0);
+        let has_slash = is_directory && !path.is_root();
+        self.items.push(ItemizedLine {
+            change: String::from_utf8_lossy(letters).into_owned(),
+            path,
+            suffix: if has_slash { "/" } else { "" }.to_owned(),
+            bytes: if letters.starts_with(b">f") { size } else { 0 },
+        });
         Ok(())
     }
 }

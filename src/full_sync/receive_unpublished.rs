@@ -1,207 +1,216 @@
-//! Makes a manifest of what rsync brings of something that was never published.
+//! Receives a layer that was never published, and makes its manifest.
 //!
-//! rsync lists the module; then it brings what the live tree does not have in the very same form; then it is
-//! asked again whether anything of the module is in neither. A path's entry is read from what came, else
-//! from the live tree, which rsync found to be equal there.
+//! rsync lists the module, then transfers what the live tree does not have in the same form, then
+//! compares again: every path has to be, unchanged, in the received or in the live tree. The entry
+//! of a path is read from the received tree, else from the live tree, whose file rsync found equal.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 
+use super::error::{ChangedNames, FullSyncError, NodeFault, ServerFault};
+use super::itemized::{RsyncListing, split_item, unescape};
+use super::module::{Module, NANOSECONDS, archive_options};
+use super::notice::FullSyncNotice;
+use super::receive_dir::{ReceiveDir, fixed_path};
 use crate::digest::Digest;
-use crate::entry::{Entry, LeafKind, Node};
-use crate::full_sync::itemized::{RsyncListing, itemized, unescape};
-use crate::full_sync::{FullSyncError, Module, ReceiveDir, TO_THE_NANOSECOND, options, path};
+use crate::entry::{Entry, Leaf, LeafKind, Node};
 use crate::manifest::Manifest;
 use crate::report::{Event, Job, Monitor};
 use crate::root::Root;
 use crate::scan;
 use crate::tree_path::TreePath;
 
-/// So many paths are named in a message.
-const NAMED: usize = 10;
-
-/// What rsync says of what it brought.
-enum Judgement {
-    /// With the live tree it is the module, but for these names of files that are there under another.
-    Whole(HashSet<TreePath>),
-    /// These are in neither.
-    Changed(Vec<String>),
-}
-
-/// Something that came whole: its manifest, and the content that the live tree does not have.
+/// A layer that was received whole.
 pub struct Received {
-    /// What it holds, as far as the rules let it come.
+    /// All its paths, except excluded ones.
     pub manifest: Manifest,
-    /// The files that came.
+    /// Directory of the received files.
     pub tree: Root,
-    /// The content of the files that were read on the live tree, since they did not come.
+    /// Digests of the files that were read from the live tree instead.
     pub local: HashMap<TreePath, Digest>,
 }
 
-impl Module<'_> {
-    /// Receives what differs from the tree `live`, and finds out what the whole module is.
-    pub fn receive_whole(
-        &self,
-        live: &Root,
-        aside: &ReceiveDir,
-        monitor: &dyn Monitor,
-    ) -> Result<Received, FullSyncError> {
-        let (place, tree) = self.prepare(aside)?;
-        let options = || options().into_iter().chain([TO_THE_NANOSECOND.into()]).collect();
-        self.bring(live, &place, options(), monitor)?;
-        place.create_dir(&path("none"))?;
-        let mut listing = self.list(&place, monitor)?;
-        monitor.event(Event::Started { job: Job::Walk, total: listing.paths.len() as u64 });
-        let different = match self.judge_again(&listing, live, &place, monitor)? {
-            Judgement::Whole(different) => different,
-            // rsync drops the capabilities of a file that it copies and gives to another owner, and sets them in
-            // a second pass; and who edited the image meanwhile may have finished.
-            Judgement::Changed(_) => {
-                self.bring(live, &place, options(), monitor)?;
-                listing = self.list(&place, monitor)?;
-                match self.judge_again(&listing, live, &place, monitor)? {
-                    Judgement::Whole(different) => different,
-                    Judgement::Changed(what) => return Err(self.changed(what)),
-                }
-            }
-        };
-        let (manifest, local) = self.manifest(&listing, &different, live, &tree, monitor)?;
-        monitor.event(Event::Advanced { job: Job::Walk, by: listing.paths.len() as u64 });
-        monitor.event(Event::Finished { job: Job::Walk });
-        Ok(Received { manifest, tree, local })
-    }
+/// Result of the second comparison by rsync.
+enum SecondComparison {
+    /// Nothing changed. Of these hard links, rsync reports another link as equal.
+    Unchanged(HashSet<TreePath>),
+    /// Names of changed files.
+    Changed(Vec<String>),
+}
 
-    /// Asks rsync whether what came and what the live tree has are the module, path by path.
-    fn judge_again(
-        &self,
-        listing: &RsyncListing,
-        live: &Root,
-        place: &Root,
-        monitor: &dyn Monitor,
-    ) -> Result<Judgement, FullSyncError> {
-        // Without -H, under which rsync passes over the other names of a file that the live tree has.
-        let options = [
-            "-aAXSn",
-            "--numeric-ids",
-            "--no-inc-recursive",
-            TO_THE_NANOSECOND,
-            "--out-format=%i %n",
-        ];
-        let mut options: Vec<OsString> = options.map(Into::into).into();
-        options.extend(self.comparing(live));
-        let leaders: HashSet<&TreePath> = listing.leaders.values().collect();
-        let is_linked =
-            |path: &TreePath| listing.leaders.contains_key(path) || leaders.contains(path);
-        let (mut names, mut changed) = (HashSet::new(), Vec::new());
-        let hear = |line: &[u8]| {
-            let name = unescape(itemized(line).map_or(line, |(_, name)| name));
-            match TreePath::new(name.strip_suffix(b"/").unwrap_or(&name)) {
-                Ok(path) if is_linked(&path) => drop(names.insert(path)),
-                _ => changed.push(String::from_utf8_lossy(&name).escape_debug().to_string()),
-            }
-            Ok(())
-        };
-        let outcome = self.run(place, options, "tree/", hear, monitor)?;
-        if let Some(error) = self.judge(&outcome) {
-            return Err(error);
+/// Received and live tree of a layer.
+struct ReceivedTrees<'a> {
+    module: &'a Module<'a>,
+    live: &'a Root,
+    tree: &'a Root,
+}
+
+/// Receives the files of a layer that differ from the tree `live`, and makes its manifest.
+pub fn receive_unpublished(
+    module: &Module<'_>,
+    live: &Root,
+    receive_dir: &ReceiveDir,
+    monitor: &dyn Monitor,
+) -> Result<Received, FullSyncError> {
+    let directory = receive_dir.create_layer(module.layer, module.rules)?;
+    let layer_dir = &directory.top;
+    module.transfer(live, layer_dir, exact_options(), monitor)?;
+
+    layer_dir.create_dir(&fixed_path("none"))?;
+    let mut listing = RsyncListing::read(module, layer_dir, monitor)?;
+    monitor.event(Event::Started { job: Job::Walk, total: listing.paths.len() as u64 });
+    let mut comparison = compare_again(module, &listing, (live, layer_dir), monitor)?;
+
+    // rsync loses the capabilities of a file that it copies to another owner, and sets them in a
+    // second transfer. An edit of the image may be complete by then, too.
+    if matches!(comparison, SecondComparison::Changed(_)) {
+        module.transfer(live, layer_dir, exact_options(), monitor)?;
+        listing = RsyncListing::read(module, layer_dir, monitor)?;
+        comparison = compare_again(module, &listing, (live, layer_dir), monitor)?;
+    }
+    let equal_links = match comparison {
+        SecondComparison::Unchanged(links) => links,
+        SecondComparison::Changed(names) => {
+            let (layer, names) = (module.layer.clone(), ChangedNames(names));
+            return Err(FullSyncError::Server(ServerFault::Changed { layer, names }));
         }
-        Ok(if changed.is_empty() { Judgement::Whole(names) } else { Judgement::Changed(changed) })
-    }
+    };
 
-    fn changed(&self, mut what: Vec<String>) -> FullSyncError {
-        let more = what.len().saturating_sub(NAMED);
-        let and = if more > 0 { format!(" and {more} more") } else { String::new() };
-        what.truncate(NAMED);
-        let (layer, names) = (self.layer, what.join(", "));
-        FullSyncError::Server(format!(
-            "the {layer} changed while it was received: {names}{and}; run again"
-        ))
-    }
+    let trees = ReceivedTrees { module, live, tree: &directory.tree };
+    let (manifest, local) = trees.make_manifest(&listing, &equal_links, monitor)?;
+    monitor.event(Event::Advanced { job: Job::Walk, by: listing.paths.len() as u64 });
+    monitor.event(Event::Finished { job: Job::Walk });
+    Ok(Received { manifest, tree: directory.tree, local })
+}
 
-    fn manifest(
+/// Reads the directories above `directory` from the tree `live`, without their other content.
+pub fn manifest_of_parents(
+    live: &Root,
+    directory: &TreePath,
+) -> Result<Option<Manifest>, FullSyncError> {
+    let parents: Vec<TreePath> =
+        std::iter::successors(directory.parent(), TreePath::parent).collect();
+    let entries = scan::entries(live, &parents)?;
+    let entries: Vec<Entry> = entries.into_iter().flatten().filter(Entry::is_dir).collect();
+    Ok(if entries.is_empty() { None } else { Manifest::new(entries).ok() })
+}
+
+fn exact_options() -> Vec<OsString> {
+    let mut options = archive_options();
+    options.push(NANOSECONDS.into());
+    options
+}
+
+/// Asks rsync whether the received and the live tree together are the module.
+fn compare_again(
+    module: &Module<'_>,
+    listing: &RsyncListing,
+    (live, layer_dir): (&Root, &Root),
+    monitor: &dyn Monitor,
+) -> Result<SecondComparison, FullSyncError> {
+    // Without -H: with it, rsync skips the further links of a file that the live tree has.
+    let mut options: Vec<OsString> =
+        ["-aAXSn", "--numeric-ids", "--no-inc-recursive", NANOSECONDS, "--out-format=%i %n"]
+            .map(Into::into)
+            .into();
+    options.extend(module.comparison_options(live));
+
+    let leaders: HashSet<&TreePath> = listing.leaders.values().collect();
+    let mut equal_links = HashSet::new();
+    let mut changed = Vec::new();
+    let collect = |line: &[u8]| {
+        let name = unescape(split_item(line).map_or(line, |(_, name)| name));
+        match TreePath::new(name.strip_suffix(b"/").unwrap_or(&name)) {
+            Ok(path) if listing.leaders.contains_key(&path) || leaders.contains(&path) => {
+                equal_links.insert(path);
+            }
+            _ => changed.push(String::from_utf8_lossy(&name).escape_debug().to_string()),
+        }
+        Ok(())
+    };
+    let outcome = module.run((layer_dir, OsStr::new("tree/")), options, collect, monitor)?;
+    module.check_outcome(&outcome)?;
+
+    Ok(if changed.is_empty() {
+        SecondComparison::Unchanged(equal_links)
+    } else {
+        SecondComparison::Changed(changed)
+    })
+}
+
+impl ReceivedTrees<'_> {
+    /// Makes the manifest of the layer, and the digests of the files read from the live tree.
+    fn make_manifest(
         &self,
         listing: &RsyncListing,
-        different: &HashSet<TreePath>,
-        live: &Root,
-        tree: &Root,
+        equal_links: &HashSet<TreePath>,
         monitor: &dyn Monitor,
     ) -> Result<(Manifest, HashMap<TreePath, Digest>), FullSyncError> {
-        // Of the directories above the one that is asked for the server's metadata does not count.
-        let above = |path: &TreePath| {
-            self.directory.is_below(path) || (path.is_root() && !self.directory.is_root())
-        };
-        let paths: Vec<TreePath> = listing.paths.keys().cloned().collect();
-        let (from_live, from_tree): (Vec<TreePath>, Vec<TreePath>) =
-            paths.into_iter().partition(&above);
-        let mut entries: BTreeMap<TreePath, Entry> = BTreeMap::new();
-        let mut take = |found: Vec<Option<Entry>>| {
-            entries.extend(found.into_iter().flatten().map(|entry| (entry.path.clone(), entry)));
-        };
-        take(scan::entries(live, &from_live)?);
-        take(scan::entries(tree, &from_tree)?);
-        let missing: Vec<TreePath> = listing
+        // The received tree is preferred, except for the directories above the requested one:
+        // rsync creates them there, but their metadata belongs to the node.
+        let (live_paths, received_paths): (Vec<TreePath>, Vec<TreePath>) =
+            listing.paths.keys().cloned().partition(|path| self.is_parent(path));
+        let mut entries = BTreeMap::new();
+        insert_entries(&mut entries, scan::entries(self.live, &live_paths)?);
+        insert_entries(&mut entries, scan::entries(self.tree, &received_paths)?);
+
+        // The remaining paths are in the other tree.
+        let missing = listing
             .paths
             .keys()
-            .filter(|path| !entries.contains_key(*path) && !different.contains(*path))
-            .cloned()
-            .collect();
-        let (from_tree, from_live): (Vec<TreePath>, Vec<TreePath>) =
-            missing.into_iter().partition(&above);
-        let local = scan::entries(live, &from_live)?;
-        let digests = local
+            .filter(|path| !entries.contains_key(*path) && !equal_links.contains(*path));
+        let (received_paths, live_paths): (Vec<TreePath>, Vec<TreePath>) =
+            missing.cloned().partition(|path| self.is_parent(path));
+        let live_entries = scan::entries(self.live, &live_paths)?;
+        let digests = live_entries
             .iter()
             .flatten()
             .filter_map(|entry| Some((entry.path.clone(), entry.file()?.1)))
             .collect();
-        entries.extend(local.into_iter().flatten().map(|entry| (entry.path.clone(), entry)));
-        let above = scan::entries(tree, &from_tree)?;
-        entries.extend(above.into_iter().flatten().map(|entry| (entry.path.clone(), entry)));
-        link(&mut entries, &listing.leaders, &digests);
-        self.check(listing, &entries, monitor)?;
-        let manifest = Manifest::new(entries.into_values().collect());
-        Ok((manifest.map_err(|error| FullSyncError::Server(error.to_string()))?, digests))
+        insert_entries(&mut entries, live_entries);
+        insert_entries(&mut entries, scan::entries(self.tree, &received_paths)?);
+
+        join_links(&mut entries, &listing.leaders, &digests);
+        self.check_types(listing, &entries, monitor)?;
+        Ok((Manifest::new(entries.into_values().collect())?, digests))
     }
 
-    /// Refuses what is not what the listing says: something writes to the live tree, or to the module.
-    fn check(
+    /// Whether the path is above the requested directory.
+    fn is_parent(&self, path: &TreePath) -> bool {
+        let directory = self.module.directory;
+        directory.is_below(path) || (path.is_root() && !directory.is_root())
+    }
+
+    /// Checks that all listed paths were found with their types.
+    ///
+    /// A difference means that another program writes to the live tree or to the module.
+    fn check_types(
         &self,
         listing: &RsyncListing,
         entries: &BTreeMap<TreePath, Entry>,
         monitor: &dyn Monitor,
     ) -> Result<(), FullSyncError> {
         for (path, kind) in &listing.paths {
-            let found = entries.get(path).map(letter);
-            if found == Some(*kind) {
-                continue;
+            match entries.get(path).map(type_letter) {
+                Some(letter) if letter == *kind => {}
+                None if *kind == b'S' => monitor.warn(FullSyncNotice::SocketOmitted { path }),
+                _ => {
+                    let layer = self.module.layer.clone();
+                    let fault = NodeFault::Changed { path: path.clone(), layer };
+                    return Err(FullSyncError::Node(fault));
+                }
             }
-            if found.is_none() && *kind == b'S' {
-                monitor.warn(format!("{path} is a socket on the server and is left out"));
-                continue;
-            }
-            let what = self.layer;
-            return Err(FullSyncError::Node(format!(
-                "{path} changed while the {what} was received; run again"
-            )));
         }
         Ok(())
     }
 }
 
-/// The directories above `directory` as they stand on the tree `live`, from the top on; those alone.
-pub fn above(live: &Root, directory: &TreePath) -> Result<Option<Manifest>, FullSyncError> {
-    let mut paths = Vec::new();
-    let mut at = directory.parent();
-    while let Some(path) = at {
-        at = path.parent();
-        paths.push(path);
-    }
-    let entries = scan::entries(live, &paths)?;
-    let entries: Vec<Entry> = entries.into_iter().flatten().filter(Entry::is_dir).collect();
-    Ok(if entries.is_empty() { None } else { Manifest::new(entries).ok() })
+fn insert_entries(entries: &mut BTreeMap<TreePath, Entry>, found: Vec<Option<Entry>>) {
+    entries.extend(found.into_iter().flatten().map(|entry| (entry.path.clone(), entry)));
 }
 
-/// The letter that rsync has for a kind of entry.
-fn letter(entry: &Entry) -> u8 {
+/// rsync's letter for the type of an entry.
+fn type_letter(entry: &Entry) -> u8 {
     match &entry.node {
         Node::Directory => b'd',
         Node::Leaf(leaf) => match leaf.kind {
@@ -213,8 +222,8 @@ fn letter(entry: &Entry) -> u8 {
     }
 }
 
-/// Makes the links of one inode one group: they are what came of it, else what is on the live tree.
-fn link(
+/// Joins the links of each inode to one group, with the entry of one link for all of them.
+fn join_links(
     entries: &mut BTreeMap<TreePath, Entry>,
     leaders: &HashMap<TreePath, TreePath>,
     local: &HashMap<TreePath, Digest>,
@@ -223,20 +232,22 @@ fn link(
     for (path, leader) in leaders {
         groups.entry(leader).or_insert_with(|| vec![leader]).push(path);
     }
-    for (_, mut members) in groups {
+
+    for mut members in groups.into_values() {
         members.sort_unstable();
-        // Where the live tree has some of them, rsync does not bring the others: they would be links of those.
-        let there = || members.iter().filter(|path| entries.contains_key(**path));
-        let came = there().find(|path| !local.contains_key(**path)).or_else(|| there().next());
-        let model = came.and_then(|path| entries.get(*path)).cloned();
+
+        // A received link is preferred. If the live tree has some links, rsync does not transfer
+        // the others: they would be links of those.
+        let present: Vec<&Entry> = members.iter().filter_map(|path| entries.get(*path)).collect();
+        let received = present.iter().find(|entry| !local.contains_key(&entry.path));
+        let model = received.or(present.first()).map(|entry| (*entry).clone());
+
         let (Some(model), Some(first)) = (model, members.first()) else { continue };
         let Node::Leaf(leaf) = &model.node else { continue };
         for path in &members {
-            let node = Node::Leaf(crate::entry::Leaf {
-                kind: leaf.kind.clone(),
-                group: Some((*first).clone()),
-            });
-            entries.insert((*path).clone(), Entry::new((*path).clone(), model.meta.clone(), node));
+            let leaf = Leaf { kind: leaf.kind.clone(), group: Some((*first).clone()) };
+            let entry = Entry::new((*path).clone(), model.meta.clone(), Node::Leaf(leaf));
+            entries.insert((*path).clone(), entry);
         }
     }
 }

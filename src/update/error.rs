@@ -168,10 +168,7 @@ pub enum Refusal {
     /// The mounts of this node cannot be read.
     #[error(transparent)]
     Mounts(SessionError),
-    /// Rsync's dry run met an obstacle on this node.
-    #[error("{reason}")]
-    RsyncForecast { reason: String },
-    /// The rsync process failed because of this node.
+    /// Rsync, or its dry run, failed because of this node.
     #[error(transparent)]
     Rsync(FullSyncError),
 }
@@ -258,20 +255,18 @@ pub enum BootLoaderError {
 impl UpdateError {
     /// Converts an error of a reception from `server`, by the side at fault.
     pub(super) fn from_full_sync(error: FullSyncError, server: &Server) -> Self {
-        let (kind, why) = match error {
+        let kind = match error {
             FullSyncError::Root(error) => return Untouched::from_root(error).into(),
             FullSyncError::Stopped => return UpdateError::Stopped,
             FullSyncError::NoRoom(_) => return SpaceError::Rsync(error).into(),
             FullSyncError::Node(_) | FullSyncError::NotInstalled => {
                 return Refusal::Rsync(error).into();
             }
-            FullSyncError::Server(why) | FullSyncError::Partial(why) => {
-                (FetchErrorKind::Other, why)
-            }
-            FullSyncError::NotFound(why) => (FetchErrorKind::NotFound, why),
-            FullSyncError::Unavailable(why) => (FetchErrorKind::Unreachable, why),
+            FullSyncError::Server(_) | FullSyncError::Partial(_) => FetchErrorKind::Other,
+            FullSyncError::NotFound(_) => FetchErrorKind::NotFound,
+            FullSyncError::Unavailable(_) => FetchErrorKind::Unreachable,
         };
-        FetchError::new(kind, Side::Server, server.to_string(), why).into()
+        FetchError::new(kind, Side::Server, server.to_string(), error).into()
     }
 }
 

@@ -8,7 +8,7 @@ use crate::apply::filesystem::{limited, mount_root_times};
 use crate::apply::session::Session;
 use crate::fetch::Spool;
 use crate::filter::Filter;
-use crate::full_sync::{self, ReceiveDir};
+use crate::full_sync::ReceiveDir;
 use crate::manifest::Manifest;
 use crate::report::Monitor;
 use crate::root::RootError;
@@ -98,7 +98,7 @@ impl<'a> Run<'a> {
     /// Creates the receive directory beside the tree, or a temporary one in a dry run.
     pub fn create_receive_dir(&self) -> Result<ReceiveDir, UpdateError> {
         let directory = if self.request.dry_run {
-            ReceiveDir::temporary(&std::env::temp_dir())
+            ReceiveDir::create_temporary(&std::env::temp_dir())
         } else {
             ReceiveDir::create(&self.session.root)
         };
@@ -108,10 +108,10 @@ impl<'a> Run<'a> {
     /// Removes the receive directory and restores the mtime of the root, which that changed.
     pub fn discard_received(&self) -> Result<(), RootError> {
         let root = &self.session.root;
-        if self.request.dry_run || root.stat(&full_sync::place())?.is_none() {
+        if self.request.dry_run || root.stat(&ReceiveDir::path())?.is_none() {
             return Ok(());
         }
-        full_sync::discard(root)?;
+        ReceiveDir::discard(root)?;
         mount_root_times::restore(root)
     }
 

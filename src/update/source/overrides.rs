@@ -2,7 +2,7 @@
 
 use crate::catalog::Catalog;
 use crate::fetch::{CatalogAnswer, FetchErrorKind, RepoUrl, Repository};
-use crate::full_sync::{Comparison, Module, ReceiveDir, Received};
+use crate::full_sync::{Comparison, Module, ReceiveDir, Received, receive_unpublished};
 use crate::image::{ImageName, Layer};
 use crate::manifest::Manifest;
 use crate::state::{OverrideRecord, SeenCatalog, State};
@@ -149,8 +149,7 @@ pub(in crate::update) fn receive_override(
         comparison: Comparison::Checksum,
         deadline: run.rsync_deadline(),
     };
-    let received = module
-        .receive_whole(&run.session.root, receive_dir, run.monitor)
+    let received = receive_unpublished(&module, &run.session.root, receive_dir, run.monitor)
         .map_err(|error| UpdateError::from_full_sync(error, server))?;
 
     Ok(OverrideLayer {

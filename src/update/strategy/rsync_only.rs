@@ -8,7 +8,10 @@ use crate::apply::stage::Stage;
 use crate::apply::stage::fill;
 use crate::apply::stage::live_source::LiveSource;
 use crate::apply::{Untouched, preflight};
-use crate::full_sync::{Comparison, Deletions, Module, ReceiveDir, Received, Server, above};
+use crate::full_sync::{
+    self, Comparison, Deletions, Module, ReceiveDir, Received, Server, manifest_of_parents,
+    receive_unpublished,
+};
 use crate::host::{Check, Drift};
 use crate::image::Layer;
 use crate::manifest::Manifest;
@@ -114,8 +117,8 @@ impl RsyncOnly<'_> {
         let run = self.run;
         let layer = Layer::Image(run.request.image.clone());
         let rules = self.image_rules()?;
-        self.module(&layer, &rules)
-            .receive_whole(&run.session.root, self.receive_dir, run.monitor)
+        let module = self.module(&layer, &rules);
+        receive_unpublished(&module, &run.session.root, self.receive_dir, run.monitor)
             .map_err(|error| UpdateError::from_full_sync(error, self.server))
     }
 
@@ -124,11 +127,12 @@ impl RsyncOnly<'_> {
         let run = self.run;
         let layer = Layer::Image(run.request.image.clone());
         let rules = self.image_rules()?;
-        let deletions = if self.scope.delete { Deletions::Told } else { Deletions::None };
-        let mut forecast = self
-            .module(&layer, &rules)
-            .forecast(&run.session.root, self.receive_dir, deletions, run.monitor)
-            .map_err(|error| UpdateError::from_full_sync(error, self.server))?;
+        let deletions = if self.scope.delete { Deletions::Included } else { Deletions::Omitted };
+        let module = self.module(&layer, &rules);
+        let root = &run.session.root;
+        let mut forecast =
+            full_sync::forecast(&module, root, self.receive_dir, deletions, run.monitor)
+                .map_err(|error| UpdateError::from_full_sync(error, self.server))?;
 
         // Paths of overrides, including directories that the image has too, are decided there.
         forecast.items.retain(|item| {
@@ -140,9 +144,9 @@ impl RsyncOnly<'_> {
         let in_overrides = compose_overrides(self.overrides)?.map_or(0, |composed| composed.len());
         let tracked = forecast.listed + in_overrides;
         let budget = preflight::check_forecast(&forecast.items, tracked, run.request.max_delete);
-        let refusal = match (budget, forecast.stops) {
+        let refusal = match (budget, forecast.failure) {
             (Err(error), _) => Some(error.into()),
-            (Ok(()), Some(reason)) => Some(Refusal::RsyncForecast { reason }.into()),
+            (Ok(()), Some(error)) => Some(Refusal::Rsync(error).into()),
             (Ok(()), None) => None,
         };
         let description = Route::Rsync(self.server.clone()).to_string();
@@ -227,7 +231,7 @@ fn receive_overrides(
     server: &Server,
     receive_dir: &ReceiveDir,
 ) -> Result<Vec<OverrideLayer>, UpdateError> {
-    let parents = above(&run.session.root, &scope.directory)
+    let parents = manifest_of_parents(&run.session.root, &scope.directory)
         .map_err(|error| UpdateError::from_full_sync(error, server))?;
     let mut layers = Vec::new();
     for name in &run.request.overrides {

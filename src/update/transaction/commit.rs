@@ -11,7 +11,7 @@ use crate::apply::roll_forward::{Applied, roll_forward};
 use crate::apply::session::{Session, drop_stages};
 use crate::apply::stage::Stage;
 use crate::apply::undo::RetentionLimits;
-use crate::full_sync;
+use crate::full_sync::ReceiveDir;
 use crate::report::{Event, Monitor};
 use crate::tree_path::TreePath;
 use crate::update::error::FollowUpError;
@@ -97,6 +97,6 @@ fn clean_up(transaction: &Transaction<'_>) {
     let root = &transaction.session.root;
     // If this fails, the next run cleans up.
     let _ = drop_stages(root, &transaction.plan.filesystems)
-        .and_then(|()| full_sync::discard(root))
+        .and_then(|()| ReceiveDir::discard(root))
         .and_then(|()| mount_root_times::restore(root));
 }

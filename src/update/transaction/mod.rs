@@ -14,7 +14,7 @@ use crate::apply::stage::Stage;
 use crate::apply::stage::live_source::LiveSource;
 use crate::apply::undo::RetentionLimits;
 use crate::apply::{Untouched, preflight};
-use crate::full_sync;
+use crate::full_sync::ReceiveDir;
 use crate::generation::GenerationId;
 use crate::manifest::{Manifest, path_text};
 use crate::state::{self, KernelPaths, SeenCatalog, State};
@@ -229,7 +229,7 @@ impl<'a> UpdateTransaction<'a> {
         })?;
 
         // Removed before the seal, so that the mtime of the root is restored with the others.
-        full_sync::discard(&self.run.session.root).map_err(Untouched::from)?;
+        ReceiveDir::discard(&self.run.session.root).map_err(Untouched::from)?;
         Ok(())
     }
 
