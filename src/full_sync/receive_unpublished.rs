@@ -1,6 +1,6 @@
 //! Receives a layer that was never published, and makes its manifest.
 //!
-//! rsync lists the module, then transfers what the live tree does not have in the same form, then
+//! rsync lists the module, then transfers the paths that differ from the live tree, then
 //! compares again: every path has to be, unchanged, in the received or in the live tree. The entry
 //! of a path is read from the received tree, else from the live tree, whose file rsync found equal.
 

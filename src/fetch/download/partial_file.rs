@@ -21,7 +21,7 @@ use crate::root::fault::change;
 
 /// Bytes `start..end` of a file of the repository, of which the first `length` are present.
 ///
-/// It never grows beyond `end`, whatever number of bytes a server sends.
+/// It never grows beyond `end`, even if a server sends more.
 pub(in crate::fetch) struct PartialFile<'a> {
     file: File,
     spool: &'a Spool,

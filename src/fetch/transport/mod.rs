@@ -32,7 +32,7 @@ pub(super) trait Transport: Send + Sync {
     /// URL of `file`, for messages.
     fn address(&self, file: &str) -> String;
 
-    /// Adds the missing bytes of `file` to `partial`; keeps the bytes that arrived before a failure.
+    /// Adds the missing bytes of `file` to `partial`; a failure keeps the bytes before it.
     ///
     /// The partial file may have more bytes than requested afterwards.
     fn download_into(

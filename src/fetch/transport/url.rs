@@ -6,7 +6,7 @@ use std::str::FromStr;
 
 use reqwest::Url;
 
-/// URL of a repository: a directory with one directory per image, and `overrides/NAME` per override.
+/// URL of a repository: it has one directory per image, and `overrides/NAME` per override.
 ///
 /// Four forms are valid: `http://HOST[:PORT]/PATH`, `https://…`, `file:///PATH` and
 /// `rsync://HOST[:PORT]/MODULE[/PATH]`.
