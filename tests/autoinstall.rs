@@ -192,7 +192,7 @@ fn the_running_kernel_hands_over_where_there_is_no_other_way() {
     machine::install(&machine::program("rsync"), &node.0.node(), "bin/rsync");
     node.noting("usr/sbin/kexec");
     // another system's kernel cannot
-    node.refused(&[], 5, &["nothing is found that could boot the installer"]);
+    node.refused(&[], 5, &["cannot arrange a boot of the installer"]);
     node.noting("usr/bin/systemctl");
     let inside = |more: &[&str]| {
         let mut command = machine::chroot_command(&node.0.node());

@@ -1,247 +1,299 @@
-//! One boot into the installer, by whatever this node boots with; the boot after it is as ever.
+//! One boot of the installer; the boot after it is as before.
 //!
-//! Where systemd-boot is installed, it gets an entry and is told to boot that once. It comes before grub, since
-//! only a node that boots by it has it where its firmware looks. Grub gets an entry and is told likewise.
-//! Where neither is there, the running kernel can become the installer's by kexec.
+//! systemd-boot and grub receive an entry and the order to boot it once. systemd-boot is tried
+//! first: a node has its entries in the firmware's place only if it boots by it. Without either,
+//! kexec can start the installer's kernel from the running one.
 
 use std::ffi::OsString;
 use std::io::Read;
 use std::ops::ControlFlow;
 
+use super::error::AutoinstallError;
+use super::paths::{INITRD, KERNEL, fixed_path};
+use super::rollback::StepLog;
 use crate::apply::Untouched;
 use crate::apply::session::Session;
-use crate::autoinstall::boot_files::{INITRD, KERNEL};
-use crate::autoinstall::rollback::StepLog;
-use crate::autoinstall::{path, tool_failed};
-use crate::host::boot_loader::{self, BootCommand, ENTRIES};
+use crate::host::boot_loader::{self, BootCommand, ENTRIES, Equipment};
 use crate::host::{MAX_FILE, Restart, ToolOutcome, Tools};
 use crate::process::{ProcessOutput, Task, resolve_symlinks};
 use crate::root::{FileKind, Root, RootError};
 use crate::tree_path::TreePath;
-use crate::update::{UpdateError, UsageError};
+use crate::update::UpdateError;
 
-/// The title of the entry, and its name for boot loaders.
+/// Title of the boot loader's entry.
 const TITLE: &str = "SystemImager autoinstall";
+/// Identifier of the boot loader's entry.
 const ENTRY: &str = "systemimager-autoinstall";
-/// The first line of what is written for grub.
-const OURS: &str = "# written by si_updateclient --autoinstall";
-/// A script of this name comes behind the distribution's own entries.
+/// First line of the files for grub.
+const MARK: &str = "# written by si_updateclient --autoinstall";
+/// Script for grub's configuration. Its number places it after the distribution's entries.
 const SCRIPT: &str = "etc/grub.d/42_systemimager_autoinstall";
 
-/// How one boot into the installer is brought about.
+/// The boot method of this node.
 pub(super) struct OneShotBoot {
-    place: TreePath,
-    /// What leads to `place` for the boot loader: nothing, where it is a filesystem of its own.
+    /// Directory for kernel and initial ramdisk.
+    directory: TreePath,
+    /// Path of the directory for the boot loader; empty if it is a filesystem of its own.
     prefix: String,
-    by: By,
+    method: BootMethod,
 }
 
-enum By {
-    Entry { bootctl: TreePath, entries: TreePath },
-    Grub { directory: TreePath, reboot: TreePath, relative: Option<TreePath>, entry: GrubEntry },
+enum BootMethod {
+    SystemdBoot { bootctl: TreePath, entries: TreePath },
+    Grub(Grub),
     Kexec { kexec: TreePath },
 }
 
-/// Where grub finds the entry.
+struct Grub {
+    directory: TreePath,
+    /// `grub-reboot` or `grub2-reboot`.
+    reboot: TreePath,
+    /// `grub-mkrelpath` or `grub2-mkrelpath`, if installed.
+    mkrelpath: Option<TreePath>,
+    entry: GrubEntry,
+}
+
+/// Place of grub's entry.
 enum GrubEntry {
-    /// In a file that its configuration reads at boot.
+    /// A file that grub's configuration reads at boot.
     Custom(TreePath),
-    /// In its configuration, which this program makes anew of scripts.
+    /// A script, from which this command makes grub's configuration.
     Script(BootCommand),
 }
 
-/// Finds the way for this node.
-pub(super) fn choose(session: &Session, tools: &Tools<'_>) -> Result<OneShotBoot, UpdateError> {
-    let root = &session.root;
-    let failed = |error: RootError| UpdateError::from(Untouched::from(error));
-    let equipment = boot_loader::equipment(root).map_err(failed)?;
-    let prefix = |place: &TreePath| match session.mounts.iter().any(|mount| mount.at == *place) {
-        true => String::new(),
-        false => format!("/{}", String::from_utf8_lossy(place.as_bytes())),
-    };
-    if let (true, Some(bootctl)) = (equipment.systemd_boot, equipment.programs.get("bootctl"))
-        && let Some(found) = ENTRIES.iter().find(|entries| equipment.places.contains(*entries))
-    {
-        let place = path(found.trim_end_matches("/loader/entries"));
-        let by = By::Entry { bootctl: bootctl.clone(), entries: path(found) };
-        // The firmware's filesystem is its own, and the only one that is read.
-        return Ok(OneShotBoot { place, prefix: String::new(), by });
-    }
-    for (directory, family) in [("boot/grub", "grub"), ("boot/grub2", "grub2")] {
-        let Some(reboot) = tools.programs.find(&format!("{family}-reboot")).map_err(failed)? else {
-            continue;
-        };
-        if !equipment.places.contains(directory) {
-            continue;
-        }
-        let Some(entry) = grub_entry(root, directory, &equipment)? else { continue };
-        let relative = tools.programs.find(&format!("{family}-mkrelpath")).map_err(failed)?;
-        let by = By::Grub { directory: path(directory), reboot, relative, entry };
-        return Ok(OneShotBoot { place: path("boot"), prefix: prefix(&path("boot")), by });
-    }
-    if let Some(kexec) =
-        tools.programs.find("kexec").map_err(failed)?.filter(|_| tools.programs.is_running_system())
-    {
-        return Ok(OneShotBoot {
-            place: path("boot"),
-            prefix: prefix(&path("boot")),
-            by: By::Kexec { kexec },
-        });
-    }
-    let why = "nothing is found that could boot the installer once: neither systemd-boot with bootctl, nor grub with \
-               grub-reboot or grub2-reboot, nor kexec; install one of them";
-    Err(Untouched::refused(why.to_owned()).into())
-}
-
-/// Where grub's entry goes: a file that its configuration reads is written without making that anew.
-fn grub_entry(
-    root: &Root,
-    directory: &str,
-    equipment: &boot_loader::Equipment,
-) -> Result<Option<GrubEntry>, UpdateError> {
-    let custom = path(&format!("{directory}/custom.cfg"));
-    let free = root.stat(&custom).map_err(Untouched::from)?.is_none()
-        || text(root, &custom)?.starts_with(OURS);
-    if free && text(root, &path(&format!("{directory}/grub.cfg")))?.contains("custom.cfg") {
-        return Ok(Some(GrubEntry::Custom(custom)));
-    }
-    let scripts = path(SCRIPT).parent().unwrap_or_else(TreePath::root);
-    let takes_scripts = root
-        .stat(&scripts)
-        .map_err(Untouched::from)?
-        .is_some_and(|stat| stat.kind == FileKind::Directory);
-    Ok(boot_loader::grub(equipment).filter(|_| takes_scripts).map(GrubEntry::Script))
-}
-
-fn text(root: &Root, place: &TreePath) -> Result<String, UpdateError> {
-    let Some(place) = resolve_symlinks(root, place).map_err(Untouched::from)? else {
-        return Ok(String::new());
-    };
-    let mut bytes = Vec::new();
-    let read = root
-        .open_file(&place)
-        .map_err(Untouched::from)?
-        .take(MAX_FILE as u64)
-        .read_to_end(&mut bytes);
-    read.map_err(|source| {
-        Untouched::Root(RootError { what: "read", path: root.show(&place), source })
-    })?;
-    Ok(String::from_utf8_lossy(&bytes).into_owned())
-}
-
 impl OneShotBoot {
-    /// The directory for kernel and initial ramdisk.
-    pub(super) fn place(&self) -> &TreePath {
-        &self.place
+    /// Chooses the boot method of this node.
+    pub(super) fn choose(session: &Session, tools: &Tools<'_>) -> Result<Self, UpdateError> {
+        let boot_tools = boot_loader::equipment(&session.root).map_err(tree_error)?;
+        if let Some(boot) = Self::find_systemd_boot(&boot_tools) {
+            return Ok(boot);
+        }
+
+        // For these, /boot may be a directory of the root's filesystem.
+        let directory = fixed_path("boot");
+        let is_mount = session.mounts.iter().any(|mount| mount.at == directory);
+        let prefix = if is_mount { String::new() } else { absolute(&directory) };
+        if let Some(grub) = Grub::find(&session.root, tools, &boot_tools)? {
+            return Ok(OneShotBoot { directory, prefix, method: BootMethod::Grub(grub) });
+        }
+        if tools.programs.is_running_system()
+            && let Some(kexec) = tools.programs.find("kexec").map_err(tree_error)?
+        {
+            return Ok(OneShotBoot { directory, prefix, method: BootMethod::Kexec { kexec } });
+        }
+        Err(AutoinstallError::NoBootMethod.into())
     }
 
-    /// How the node is started anew so that it is this boot.
+    fn find_systemd_boot(boot_tools: &Equipment) -> Option<Self> {
+        let bootctl = boot_tools.programs.get("bootctl").filter(|_| boot_tools.systemd_boot)?;
+        let entries = ENTRIES.iter().find(|entries| boot_tools.places.contains(*entries))?;
+        Some(OneShotBoot {
+            directory: fixed_path(entries.trim_end_matches("/loader/entries")),
+            // The boot loader reads only the firmware's filesystem.
+            prefix: String::new(),
+            method: BootMethod::SystemdBoot {
+                bootctl: bootctl.clone(),
+                entries: fixed_path(entries),
+            },
+        })
+    }
+
+    /// Directory for kernel and initial ramdisk.
+    pub(super) fn directory(&self) -> &TreePath {
+        &self.directory
+    }
+
+    /// The restart that leads into the installer.
     pub(super) fn restart(&self) -> Restart {
-        match self.by {
-            By::Kexec { .. } => Restart::Kexec,
-            By::Entry { .. } | By::Grub { .. } => Restart::Reboot,
+        match self.method {
+            BootMethod::Kexec { .. } => Restart::Kexec,
+            BootMethod::SystemdBoot { .. } | BootMethod::Grub { .. } => Restart::Reboot,
         }
     }
 
-    /// Arranges it; `append` is what the kernel is told.
+    /// Arranges the boot with the kernel arguments `append`.
     pub(super) fn arrange(
         &self,
         append: &str,
         tools: &Tools<'_>,
-        ledger: &mut StepLog<'_>,
+        steps: &mut StepLog<'_>,
     ) -> Result<(), UpdateError> {
-        let run = |program: &TreePath, words: &[String]| {
-            let arguments: Vec<OsString> = words.iter().map(OsString::from).collect();
-            tools
-                .run(program, &ToolOutcome { arguments: &arguments, ..ToolOutcome::default() })
-                .map_err(tool_failed)
-        };
-        match &self.by {
-            By::Entry { bootctl, entries } => {
+        match &self.method {
+            BootMethod::SystemdBoot { bootctl, entries } => {
                 let name = format!("{ENTRY}.conf");
-                let place = entries
-                    .join(name.as_bytes())
-                    .map_err(|error| UsageError::Argument(error.to_string()))?;
-                let (kernel, initrd) = (self.shown(KERNEL.1), self.shown(INITRD.1));
-                let entry =
-                    format!("title {TITLE}\nlinux {kernel}\ninitrd {initrd}\noptions {append}\n");
-                ledger.write(&place, entry.as_bytes(), 0o644)?;
-                run(bootctl, &["set-oneshot".to_owned(), name])
+                let path = entries.join(name.as_bytes()).map_err(AutoinstallError::from)?;
+                steps.write(&path, self.systemd_boot_entry(append).as_bytes(), 0o644)?;
+                run_tool(tools, bootctl, &["set-oneshot", &name])
             }
-            By::Grub { directory, reboot, relative, entry } => {
-                let boot = relative.as_ref().and_then(|program| self.relative(program, tools));
-                let entry_text = grub_menu(&boot.unwrap_or_else(|| self.prefix.clone()), append);
-                match entry {
-                    GrubEntry::Custom(place) => {
-                        ledger.write(place, format!("{OURS}\n{entry_text}").as_bytes(), 0o644)?;
-                    }
-                    GrubEntry::Script(make) => {
-                        let script = format!("#!/bin/sh\n{OURS}\ncat <<'END'\n{entry_text}END\n");
-                        ledger.write(&path(SCRIPT), script.as_bytes(), 0o755)?;
-                        ledger.keep(&path(&format!(
-                            "{}/grub.cfg",
-                            String::from_utf8_lossy(directory.as_bytes())
-                        )))?;
-                        let arguments = &make.arguments;
-                        let told = ToolOutcome { arguments, ..ToolOutcome::default() };
-                        tools.run(&make.program, &told).map_err(tool_failed)?;
-                    }
-                }
-                run(reboot, &[ENTRY.to_owned()])
+            BootMethod::Grub(grub) => {
+                let prefix = grub.relative_path(&self.directory, tools);
+                let entry = grub_entry(prefix.as_ref().unwrap_or(&self.prefix), append);
+                grub.install_entry(&entry, tools, steps)?;
+                run_tool(tools, &grub.reboot, &[ENTRY])
             }
-            By::Kexec { kexec } => {
-                let at = |name: &str| {
-                    format!("/{}/{name}", String::from_utf8_lossy(self.place.as_bytes()))
-                };
-                let options =
-                    [format!("--initrd={}", at(INITRD.1)), format!("--command-line={append}")];
-                run(kexec, &[&["-l".to_owned(), at(KERNEL.1)][..], &options].concat())
+            BootMethod::Kexec { kexec } => {
+                let directory = absolute(&self.directory);
+                let kernel = format!("{directory}/{}", KERNEL.local_name);
+                let initrd = format!("--initrd={directory}/{}", INITRD.local_name);
+                let append = format!("--command-line={append}");
+                run_tool(tools, kexec, &["-l", &kernel, &initrd, &append])
             }
         }
     }
 
-    fn shown(&self, name: &str) -> String {
-        format!("{}/{name}", self.prefix)
-    }
-
-    /// What leads to the place for grub, by its own program: on btrfs that begins with the subvolume.
-    fn relative(&self, program: &TreePath, tools: &Tools<'_>) -> Option<String> {
-        let arguments =
-            [OsString::from(format!("/{}", String::from_utf8_lossy(self.place.as_bytes())))];
-        let longest = tools.longest;
-        let task = Task {
-            program,
-            arguments: &arguments,
-            environment: &[],
-            input: &[],
-            time_limit: longest,
-        };
-        let mut said = None;
-        let ended = tools.programs.run(&task, &mut |heard| {
-            if let ProcessOutput::Line(line) = heard {
-                said = std::str::from_utf8(line)
-                    .ok()
-                    .map(|line| line.trim_end_matches('/').to_owned());
-            }
-            ControlFlow::Continue(())
-        });
-        let good = |said: &String| {
-            let harmless = |c: char| !c.is_control() && !c.is_whitespace() && !"'\\$\"".contains(c);
-            (said.is_empty() || said.starts_with('/')) && said.chars().all(harmless)
-        };
-        said.filter(good).filter(|_| ended.is_ok_and(|outcome| outcome.status.success()))
+    fn systemd_boot_entry(&self, append: &str) -> String {
+        let prefix = &self.prefix;
+        let (kernel, initrd) = (KERNEL.local_name, INITRD.local_name);
+        format!(
+            "title {TITLE}\nlinux {prefix}/{kernel}\ninitrd {prefix}/{initrd}\noptions {append}\n"
+        )
     }
 }
 
-/// The entry in grub's language. It is looked for on every disk, since nothing tells how grub numbers them.
-fn grub_menu(prefix: &str, append: &str) -> String {
+impl Grub {
+    /// Finds a grub that can boot an entry once.
+    fn find(
+        root: &Root,
+        tools: &Tools<'_>,
+        boot_tools: &Equipment,
+    ) -> Result<Option<Self>, UpdateError> {
+        for (directory, family) in [("boot/grub", "grub"), ("boot/grub2", "grub2")] {
+            let reboot = tools.programs.find(&format!("{family}-reboot")).map_err(tree_error)?;
+            let Some(reboot) = reboot.filter(|_| boot_tools.places.contains(directory)) else {
+                continue;
+            };
+            let Some(entry) = GrubEntry::find(root, directory, boot_tools)? else { continue };
+
+            let mkrelpath = format!("{family}-mkrelpath");
+            let mkrelpath = tools.programs.find(&mkrelpath).map_err(tree_error)?;
+            let directory = fixed_path(directory);
+            return Ok(Some(Grub { directory, reboot, mkrelpath, entry }));
+        }
+        Ok(None)
+    }
+
+    /// Writes the entry; makes grub's configuration if it does not read the entry at boot.
+    fn install_entry(
+        &self,
+        entry: &str,
+        tools: &Tools<'_>,
+        steps: &mut StepLog<'_>,
+    ) -> Result<(), UpdateError> {
+        match &self.entry {
+            GrubEntry::Custom(path) => {
+                steps.write(path, format!("{MARK}\n{entry}").as_bytes(), 0o644)
+            }
+            GrubEntry::Script(command) => {
+                let script = format!("#!/bin/sh\n{MARK}\ncat <<'END'\n{entry}END\n");
+                steps.write(&fixed_path(SCRIPT), script.as_bytes(), 0o755)?;
+
+                let configuration =
+                    self.directory.join(b"grub.cfg").map_err(AutoinstallError::from)?;
+                steps.back_up(&configuration)?;
+                let input = ToolOutcome { arguments: &command.arguments, ..ToolOutcome::default() };
+                tools.run(&command.program, &input).map_err(AutoinstallError::from)?;
+                Ok(())
+            }
+        }
+    }
+
+    /// Path of `directory` for grub, by its own program: on btrfs it begins with the subvolume.
+    fn relative_path(&self, directory: &TreePath, tools: &Tools<'_>) -> Option<String> {
+        let arguments = [OsString::from(absolute(directory))];
+        let task = Task {
+            program: self.mkrelpath.as_ref()?,
+            arguments: &arguments,
+            environment: &[],
+            input: &[],
+            time_limit: tools.longest,
+        };
+
+        let mut path = None;
+        let result = tools.programs.run(&task, &mut |output| {
+            if let ProcessOutput::Line(line) = output {
+                let line = std::str::from_utf8(line).ok();
+                path = line.map(|line| line.trim_end_matches('/').to_owned());
+            }
+            ControlFlow::Continue(())
+        });
+
+        let is_success = result.is_ok_and(|outcome| outcome.status.success());
+        path.filter(|path| is_success && is_grub_path(path))
+    }
+}
+
+impl GrubEntry {
+    /// Finds the place of the entry; a file that grub reads at boot is preferred.
+    fn find(
+        root: &Root,
+        directory: &str,
+        boot_tools: &Equipment,
+    ) -> Result<Option<Self>, UpdateError> {
+        let custom = fixed_path(&format!("{directory}/custom.cfg"));
+        let is_free = root.stat(&custom).map_err(tree_error)?.is_none()
+            || read_text(root, &custom)?.starts_with(MARK);
+        let configuration = fixed_path(&format!("{directory}/grub.cfg"));
+        if is_free && read_text(root, &configuration)?.contains("custom.cfg") {
+            return Ok(Some(GrubEntry::Custom(custom)));
+        }
+
+        let scripts = fixed_path(SCRIPT).parent().unwrap_or_else(TreePath::root);
+        let scripts = root.stat(&scripts).map_err(tree_error)?;
+        let has_scripts = scripts.is_some_and(|stat| stat.kind == FileKind::Directory);
+        let command = boot_loader::grub(boot_tools).filter(|_| has_scripts);
+        Ok(command.map(GrubEntry::Script))
+    }
+}
+
+/// The entry in grub's language.
+///
+/// The kernel is searched on every disk, since grub's numbers of the disks are unknown here.
+fn grub_entry(prefix: &str, append: &str) -> String {
     let words: Vec<String> = append.split_whitespace().map(|word| format!("'{word}'")).collect();
-    let (kernel, initrd) = (format!("{prefix}/{}", KERNEL.1), format!("{prefix}/{}", INITRD.1));
+    let kernel = format!("{prefix}/{}", KERNEL.local_name);
+    let initrd = format!("{prefix}/{}", INITRD.local_name);
     format!(
-        "menuentry '{TITLE}' --id {ENTRY} {{\n    search --no-floppy --set=root --file '{kernel}'\n    \
+        "menuentry '{TITLE}' --id {ENTRY} {{\n    \
+         search --no-floppy --set=root --file '{kernel}'\n    \
          linux '{kernel}' {}\n    initrd '{initrd}'\n}}\n",
         words.join(" ")
     )
+}
+
+/// Whether a path can be quoted in grub's language.
+fn is_grub_path(path: &str) -> bool {
+    let is_safe = |c: char| !c.is_control() && !c.is_whitespace() && !"'\\$\"".contains(c);
+    (path.is_empty() || path.starts_with('/')) && path.chars().all(is_safe)
+}
+
+fn run_tool(tools: &Tools<'_>, program: &TreePath, words: &[&str]) -> Result<(), UpdateError> {
+    let arguments: Vec<OsString> = words.iter().map(OsString::from).collect();
+    let input = ToolOutcome { arguments: &arguments, ..ToolOutcome::default() };
+    tools.run(program, &input).map_err(AutoinstallError::from)?;
+    Ok(())
+}
+
+/// Beginning of a text file of the tree, also through symlinks within it; empty if it is missing.
+fn read_text(root: &Root, path: &TreePath) -> Result<String, UpdateError> {
+    let Some(path) = resolve_symlinks(root, path).map_err(tree_error)? else {
+        return Ok(String::new());
+    };
+
+    let mut bytes = Vec::new();
+    root.open_file(&path)
+        .map_err(tree_error)?
+        .take(MAX_FILE as u64)
+        .read_to_end(&mut bytes)
+        .map_err(|source| tree_error(RootError { what: "read", path: root.show(&path), source }))?;
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
+}
+
+fn tree_error(error: RootError) -> UpdateError {
+    Untouched::from(error).into()
+}
+
+fn absolute(path: &TreePath) -> String {
+    format!("/{}", String::from_utf8_lossy(path.as_bytes()))
 }
 
 #[cfg(test)]
@@ -249,9 +301,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn grub_reads_each_word_as_it_is() {
+    fn grub_entry_quotes_each_word() {
         assert_eq!(
-            grub_menu("/@/boot", "root=/dev/ram a;b {x}"),
+            grub_entry("/@/boot", "root=/dev/ram a;b {x}"),
             "menuentry 'SystemImager autoinstall' --id systemimager-autoinstall {\n    \
              search --no-floppy --set=root --file '/@/boot/kernel.systemimager'\n    \
              linux '/@/boot/kernel.systemimager' 'root=/dev/ram' 'a;b' '{x}'\n    \

@@ -1,87 +1,98 @@
-//! What was made, so that it can be unmade.
+//! Record of the steps of an autoinstall, to undo them if a later one fails.
 
+use super::error::AutoinstallError;
+use super::notice::AutoinstallNotice;
 use crate::apply::Untouched;
 use crate::report::Monitor;
 use crate::root::{FileKind, Rename, Root, RootError};
 use crate::tree_path::TreePath;
+use crate::update::UpdateError;
 
-/// What the copy of what stood at a place before is called: its name, with this behind it.
-const ASIDE: &[u8] = b".si-before";
+/// Suffix of the backup of a file.
+const BACKUP_SUFFIX: &[u8] = b".si-before";
 
-/// The places that were written to, each with the copy of what stood there, if anything did.
-#[must_use]
+/// Written paths with the backups of their former files, in the order of the steps.
+#[must_use = "finish it or roll it back"]
 pub(super) struct StepLog<'a> {
     root: &'a Root,
-    written: Vec<(TreePath, Option<TreePath>)>,
+    steps: Vec<WrittenPath>,
+}
+
+struct WrittenPath {
+    path: TreePath,
+    backup: Option<TreePath>,
 }
 
 impl<'a> StepLog<'a> {
-    pub(super) fn of(root: &'a Root) -> Self {
-        StepLog { root, written: Vec::new() }
+    pub(super) fn new(root: &'a Root) -> Self {
+        StepLog { root, steps: Vec::new() }
     }
 
     pub(super) fn root(&self) -> &'a Root {
         self.root
     }
 
-    /// Writes a small file, durably.
+    /// Writes a small file durably.
     pub(super) fn write(
         &mut self,
         path: &TreePath,
         bytes: &[u8],
         mode: u16,
-    ) -> Result<(), Untouched> {
-        self.keep(path)?;
-        self.root.write_durably(path, bytes, mode).map_err(Untouched::from_root)
-    }
-
-    /// Keeps what stands at a place that a program is going to write to.
-    pub(super) fn keep(&mut self, path: &TreePath) -> Result<(), Untouched> {
-        let place = self.root.show(path);
-        let Some(stat) = self.root.stat(path)? else {
-            self.written.push((path.clone(), None));
-            return Ok(());
-        };
-        if stat.kind != FileKind::File {
-            return Err(Untouched::refused(format!("{place} is in the way: it is no plain file")));
-        }
-        let aside = TreePath::new([path.as_bytes(), ASIDE].concat());
-        let aside = aside
-            .map_err(|error| Untouched::refused(format!("{place} cannot be kept: {error}")))?;
-        self.root.unlink(&aside)?;
-        if let Err(error) = self.root.copy(path, self.root, &aside) {
-            // The half of a copy is of no use; what is told is why it is one.
-            let _ = self.root.unlink(&aside);
-            return Err(Untouched::from_root(error));
-        }
-        self.written.push((path.clone(), Some(aside)));
+    ) -> Result<(), UpdateError> {
+        self.back_up(path)?;
+        self.root.write_durably(path, bytes, mode).map_err(Untouched::from_root)?;
         Ok(())
     }
 
-    /// Moves a file of the tree to `path`. What stood there is not brought back: it is a copy of something.
-    pub(super) fn take(&mut self, from: &TreePath, path: &TreePath) -> Result<(), RootError> {
-        self.written.push((path.clone(), None));
+    /// Copies the file at a path that a program is going to write.
+    pub(super) fn back_up(&mut self, path: &TreePath) -> Result<(), UpdateError> {
+        let Some(stat) = self.root.stat(path).map_err(Untouched::from)? else {
+            self.steps.push(WrittenPath { path: path.clone(), backup: None });
+            return Ok(());
+        };
+        if stat.kind != FileKind::File {
+            return Err(AutoinstallError::NotAFile { path: self.root.show(path) }.into());
+        }
+
+        let backup =
+            TreePath::new([path.as_bytes(), BACKUP_SUFFIX].concat()).map_err(|source| {
+                AutoinstallError::BackupName { path: self.root.show(path), source }
+            })?;
+        self.root.unlink(&backup).map_err(Untouched::from)?;
+        if let Err(error) = self.root.copy(path, self.root, &backup) {
+            // The first error is reported; a partial backup is overwritten by the next run.
+            let _ = self.root.unlink(&backup);
+            return Err(Untouched::from_root(error).into());
+        }
+
+        self.steps.push(WrittenPath { path: path.clone(), backup: Some(backup) });
+        Ok(())
+    }
+
+    /// Moves a received file to `path`. A former file there is not backed up: the server has it.
+    pub(super) fn move_file(&mut self, from: &TreePath, path: &TreePath) -> Result<(), RootError> {
+        self.steps.push(WrittenPath { path: path.clone(), backup: None });
         self.root.rename(from, self.root, path, Rename::Replace)
     }
 
-    /// What was made stays.
+    /// Keeps the written files and removes the backups.
     pub(super) fn finish(self, monitor: &dyn Monitor) {
-        for aside in self.written.iter().filter_map(|(_, aside)| aside.as_ref()) {
-            if let Err(error) = self.root.unlink(aside) {
-                monitor.warn(format!("a copy of what was there before is left: {error}"));
+        for backup in self.steps.iter().filter_map(|step| step.backup.as_ref()) {
+            if let Err(error) = self.root.unlink(backup) {
+                monitor.warn(AutoinstallNotice::BackupNotRemoved { error });
             }
         }
     }
 
-    /// Makes everything what it was, as far as it can be.
-    pub(super) fn undo(self, monitor: &dyn Monitor) {
-        for (path, aside) in self.written.iter().rev() {
-            let undone = match aside {
+    /// Restores the former files, the last one first, and removes new ones.
+    pub(super) fn roll_back(self, monitor: &dyn Monitor) {
+        for WrittenPath { path, backup } in self.steps.iter().rev() {
+            let result = match backup {
                 None => self.root.unlink(path),
-                Some(aside) => self.root.rename(aside, self.root, path, Rename::Replace),
+                Some(backup) => self.root.rename(backup, self.root, path, Rename::Replace),
             };
-            if let Err(error) = undone {
-                monitor.warn(format!("it is not what it was: {error}"));
+            if let Err(error) = result {
+                monitor.warn(AutoinstallNotice::NotUndone { error });
             }
         }
     }

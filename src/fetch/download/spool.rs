@@ -38,7 +38,7 @@ pub struct Spool {
 }
 
 impl Spool {
-    /// Uses `directory`, not opened with `O_PATH`, for at most `limit` bytes. Its mode becomes 0700.
+    /// Uses `directory`, not opened with `O_PATH`, for at most `limit` bytes; sets mode 0700.
     pub fn open(directory: OwnedFd, limit: u64) -> Result<Self, FetchError> {
         change(|| rustix::fs::fchmod(&directory, Mode::RWXU))
             .map_err(spool_error("set the mode of the spool"))?;
