@@ -8,8 +8,10 @@ use std::error::Error;
 use std::fmt;
 use std::io;
 
+use crate::diff_archive::ArchiveError;
 use crate::root::{Pins, RootError};
 use crate::state::StateError;
+use crate::tree_path::TreePath;
 
 /// Failure before the commit point: the live tree is as it was.
 #[derive(Debug, thiserror::Error)]
@@ -307,9 +309,16 @@ pub enum Interrupted {
     /// The roll forward stopped.
     #[error("{AFTER_COMMIT}: {0}")]
     Redo(#[from] RedoError),
-    /// The journal may be durable, and could not be removed.
-    #[error("{AFTER_COMMIT}: {0}")]
-    CommitUnknown(SealError),
+    /// The journal may be durable, and could not be removed: the transaction has to be completed.
+    #[error(
+        "{AFTER_COMMIT}: the journal could neither be made durable ({write}) nor be removed ({removal})"
+    )]
+    CommitUnknown {
+        /// Failure to make the journal durable.
+        write: RootError,
+        /// Failure to remove it.
+        removal: RootError,
+    },
 }
 
 const AFTER_COMMIT: &str =
@@ -335,19 +344,35 @@ pub enum RedoError {
     },
 }
 
-/// Failure to commit a transaction.
+/// Failure to stage content or to seal the transaction.
+///
+/// Only [`StageError::Interrupted`] is a failure after the commit point. A caller tries another
+/// source of the content after `WrongContent`, `Unreadable` and `Archive`, and ends the run after
+/// the others.
 #[derive(Debug, thiserror::Error)]
-pub enum SealError {
-    /// It is not committed.
+pub enum StageError {
+    /// This node failed, or the run was cancelled; the tree is unchanged.
     #[error(transparent)]
-    Untouched(#[from] RootError),
-    /// The journal may be durable, and could not be removed: the transaction has to be completed.
-    #[error("the journal could neither be made durable ({write}) nor be taken back ({removal})")]
-    Unknown {
-        /// Failure to make the journal durable.
-        write: RootError,
-        /// Failure to remove it.
-        removal: RootError,
+    Untouched(#[from] Untouched),
+    /// The journal may be durable: only the next run can find out.
+    #[error(transparent)]
+    Interrupted(#[from] Interrupted),
+    /// A source offered content with another digest or size.
+    #[error("the content for {path} does not have the digest that is listed")]
+    WrongContent {
+        /// First path that is to hold the content.
+        path: TreePath,
+    },
+    /// A source of content could not be read.
+    #[error("cannot read new content: {0}")]
+    Unreadable(io::Error),
+    /// An archive of a chain does not hold the contents that it lists.
+    #[error("{name}: {source}")]
+    Archive {
+        /// File name in the repository.
+        name: String,
+        /// Defect of the archive.
+        source: ArchiveError,
     },
 }
 
@@ -467,6 +492,18 @@ impl Untouched {
     /// Lack of space that an upper layer found.
     pub fn no_room(reason: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
         Untouched::NoRoom(NoRoom::Caller(reason.into()))
+    }
+}
+
+impl StageError {
+    /// Whether another source of the same content may succeed.
+    pub fn is_of_source(&self) -> bool {
+        match self {
+            StageError::WrongContent { .. }
+            | StageError::Unreadable(_)
+            | StageError::Archive { .. } => true,
+            StageError::Untouched(_) | StageError::Interrupted(_) => false,
+        }
     }
 }
 

@@ -12,7 +12,7 @@ pub(super) mod space_reserve;
 use std::collections::BTreeSet;
 use std::io::Read;
 
-use crate::apply::error::{FormatFault, JournalError, SealError};
+use crate::apply::error::{FormatFault, Interrupted, JournalError, StageError, Untouched};
 use crate::apply::filesystem::Slots;
 use crate::apply::notice::ApplyNotice;
 use crate::apply::on_disk::{
@@ -82,12 +82,12 @@ impl Journal {
 /// Commits a transaction.
 ///
 /// All files beside the journal are durable before the journal is renamed into place.
-pub fn seal(root: &Root, journal: &Journal, monitor: &dyn Monitor) -> Result<(), SealError> {
+pub fn seal(root: &Root, journal: &Journal, monitor: &dyn Monitor) -> Result<(), StageError> {
     // If the journal is visible but not known to be durable, it must not stay: the caller is going
     // to remove the stage that it refers to.
     write(root, journal, monitor).map_err(|write| match discard(root) {
-        Ok(()) => SealError::Untouched(write),
-        Err(removal) => SealError::Unknown { write, removal },
+        Ok(()) => Untouched::from_root(write).into(),
+        Err(removal) => Interrupted::CommitUnknown { write, removal }.into(),
     })
 }
 

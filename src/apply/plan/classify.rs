@@ -18,7 +18,7 @@ use crate::tree_path::TreePath;
 /// Number of entries that one processor classifies at a time.
 const CHUNK: usize = 1024;
 
-/// What to do about one entry of the target.
+/// Treatment of one entry of the target.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Decision {
     /// The object stays. Of a directory, metadata may be set.
@@ -184,7 +184,7 @@ fn has_recorded_content(old: Option<&Entry>, stat: &Stat, digest: Digest) -> boo
 
 /// Sets the time of a hard-link group once, or replaces its members if that is not possible.
 ///
-/// In place it is possible if no member differs otherwise, and no other path is a link of the inode.
+/// In place it is possible if only the time differs, and no other path is a link of the inode.
 fn settle_group_time(
     target: &Manifest,
     live: &LiveTree,

@@ -29,9 +29,9 @@ pub struct Difference {
 }
 
 impl Difference {
-    /// Compares what a stat shows, as rsync's quick check does.
+    /// Compares by a stat alone, as rsync's quick check does.
     ///
-    /// These are type, size, mode, owner, mtime and device number.
+    /// A stat shows type, size, mode, owner, mtime and device number.
     pub fn from_stat(entry: &Entry, stat: Option<&Stat>) -> Self {
         let Some(stat) = stat else {
             return Difference { missing: true, ..Difference::default() };

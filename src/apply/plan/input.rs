@@ -23,7 +23,7 @@ pub struct PlanInput<'a> {
     pub formerly_tracked: &'a [Entry],
     /// Kernel paths that an earlier run kept for the kernel of that time, in tree order.
     ///
-    /// They are stale, whatever their type is now.
+    /// They are stale, even if their type has changed.
     pub old_kernel_paths: &'a [TreePath],
     /// Kernel that runs on the tree: its paths are kept.
     pub kernel: Option<&'a Kernel>,

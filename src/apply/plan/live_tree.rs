@@ -176,7 +176,7 @@ impl LiveTree {
         self.is_complete || self.covered.binary_search(path).is_ok()
     }
 
-    /// Digest of the regular file at `path`, from the snapshot or read now; `None` if it is missing.
+    /// Digest of the regular file at `path`, from the snapshot or read now; `None` if none exists.
     pub fn digest(&self, root: &Root, path: &TreePath) -> Result<Option<Digest>, RootError> {
         match self.digests.get(path) {
             Some(digest) => Ok(Some(*digest)),

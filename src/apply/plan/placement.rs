@@ -1,8 +1,9 @@
 //! Places the entries to be replaced: source, slot and action of each.
 //!
 //! A directory that is new, or that replaces another type of object, is staged with everything in
-//! it and installed by one rename. If its entries were installed one by one, a path that was reached
-//! through a symbolic link before and is in the directory afterwards would be absent in between.
+//! it and installed by one rename. If its entries were installed one by one, a path that was
+//! reached through a symbolic link before and is in the directory afterwards would be absent in
+//! between.
 
 use std::collections::HashMap;
 
@@ -284,7 +285,7 @@ fn displace_contents(
             action: Action::CoveredByParent,
         });
 
-        // A run that removes untracked paths, or cannot tell them from stale ones, retains none.
+        // A run that removes untracked paths, or cannot separate them from stale ones, keeps none.
         if input.policy.untracked == UntrackedPolicy::Keep && !input.was_tracked(&visit.path) {
             plan.displaced.push(visit.path);
         } else {

@@ -6,7 +6,7 @@ use crate::apply::on_disk::SlotAllocator;
 use crate::apply::plan::change_plan::{Action, Change, ChangePlan, ItemizedLine};
 use crate::apply::plan::input::{PlanInput, UntrackedPolicy};
 use crate::apply::plan::live_tree::LiveTree;
-use crate::apply::plan::subtree_removal::RemovableSubtrees;
+use crate::apply::plan::subtree_removal::{MountTopology, RemovableSubtrees};
 use crate::manifest::{Manifest, gone};
 use crate::root::{Descend, FileKind, RootError, Stat, Visit, mounts};
 use crate::tree_path::TreePath;
@@ -47,8 +47,7 @@ pub(super) fn add_removals(
 
     let subtrees = RemovableSubtrees::find(
         input.root,
-        (input.host, input.mounts),
-        input.filesystems,
+        &MountTopology { host: input.host, mounts: input.mounts, filesystems: input.filesystems },
         &removals.leaves,
         &removals.directories,
     )?;
@@ -219,7 +218,7 @@ pub(in crate::apply) fn record_kernel_deviations(plan: &mut ChangePlan) {
 /// Makes the filesystems of the kept kernel paths take part.
 ///
 /// The undo set has backups of these paths, and needs a stage on their filesystem. If there is no
-/// other change, one that sets the same mtime again stands for it.
+/// other change on it, the plan sets an mtime to the value that it has.
 pub(super) fn include_kernel_filesystems(live: &LiveTree, plan: &mut ChangePlan) {
     if plan.changes.is_empty() {
         return;
@@ -303,7 +302,7 @@ enum Kept {
     Something,
 }
 
-/// Whether an untracked path is kept as a whole, whatever it contains.
+/// Whether an untracked path is kept together with everything in it.
 ///
 /// Protected paths are kept, filesystems of their own, and paths that show a tracked path through
 /// a bind mount. A filesystem that the image has only an empty directory for belongs to the node.

@@ -10,6 +10,15 @@ use crate::root::mounts::{Host, Mount};
 use crate::root::{Descend, Root, RootError};
 use crate::tree_path::TreePath;
 
+/// Mounts and filesystems of a tree.
+pub(in crate::apply) struct MountTopology<'a> {
+    /// Mount of the root, if it is known.
+    pub host: Option<&'a Host>,
+    /// Mounts below the root.
+    pub mounts: &'a [Mount],
+    pub filesystems: &'a Filesystems,
+}
+
 /// Directories that one rename can remove.
 pub(in crate::apply) struct RemovableSubtrees {
     /// The topmost of them, in tree order.
@@ -22,12 +31,11 @@ impl RemovableSubtrees {
     /// Searches `directories`, which are to be removed together with `leaves`.
     ///
     /// One rename can remove a directory if everything in it is to be removed. It cannot if the
-    /// directory is on a limited filesystem, if it contains another filesystem, or if the filesystem
-    /// of the root (`host`) may refuse to rename directories, as an overlay does.
+    /// directory is on a limited filesystem, if it contains another filesystem, or if the
+    /// filesystem of the root may refuse to rename directories, as an overlay does.
     pub(in crate::apply) fn find(
         root: &Root,
-        (host, mounts): (Option<&Host>, &[Mount]),
-        filesystems: &Filesystems,
+        topology: &MountTopology,
         leaves: &[TreePath],
         directories: &[TreePath],
     ) -> Result<RemovableSubtrees, RootError> {
@@ -35,10 +43,11 @@ impl RemovableSubtrees {
         candidates.sort_unstable();
         let mut search = Search {
             root,
-            boundaries: mounts
+            boundaries: topology
+                .mounts
                 .iter()
                 .map(|mount| &mount.at)
-                .chain(filesystems.mount_roots())
+                .chain(topology.filesystems.mount_roots())
                 .collect(),
             removed: leaves.iter().chain(directories).collect(),
             candidates: &candidates,
@@ -57,8 +66,9 @@ impl RemovableSubtrees {
         let Search { in_parts, occupied, .. } = search;
 
         let is_renamable = |path: &TreePath| {
+            let filesystems = topology.filesystems;
             filesystems.slot_filesystem_of(path) == filesystems.entry_filesystem_of(path)
-                && host.is_none_or(Host::is_local)
+                && topology.host.is_none_or(Host::is_local)
         };
         let mut subtrees = RemovableSubtrees { roots: Vec::new(), occupied: Vec::new() };
         for path in candidates {
@@ -118,7 +128,7 @@ impl Search<'_> {
 
         let Search { root, removed, candidates, in_parts, occupied, .. } = self;
         let walked = root.walk::<RootError>(top, |visit| {
-            // The preflight refuses to remove a mount point, whatever the filesystem contains.
+            // The preflight refuses to remove a mount point, even if its filesystem is empty.
             if boundaries.contains(&visit.path) {
                 return Ok(Descend::Past);
             }

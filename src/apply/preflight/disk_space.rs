@@ -1,12 +1,13 @@
-//! Whether an update fits: its bytes and inodes, disk by disk, before anything is fetched and once more
-//! before anything is staged.
+//! Disk space of an update: bytes and inodes of each disk.
 //!
-//! What is new lies beside what it replaces, and that is kept for undoing: nothing is free again before
-//! the end.
+//! An update is checked by the manifests before archives are fetched, and by the change plan before
+//! anything is staged. New files exist beside the old ones, which are retained for a rollback, so
+//! that a transaction frees no space before its end.
 
 use std::collections::{BTreeMap, HashMap, HashSet, btree_map};
 use std::fmt;
 
+use crate::apply::error::{NoRoom, SpaceUnit};
 use crate::apply::filesystem::Filesystems;
 use crate::apply::plan::ChangePlan;
 use crate::apply::undo;
@@ -17,64 +18,65 @@ use crate::root::{FreeSpace, Root, RootError};
 use crate::state;
 use crate::tree_path::TreePath;
 
-/// Disks never fill to the last block; a journal, directories and metadata need some: this share of all
-/// bytes, but so many at least and at most.
+/// Share of a disk that has to stay free, for the journal, directories and metadata: one in 32.
 const SLACK_SHARE: u64 = 32;
+/// Fewest and most bytes of this share.
 const SLACK_BYTES: [u64; 2] = [1 << 20, 8 << 20];
-/// Likewise for inodes.
+/// Inodes that have to stay free, for the same purpose.
 const SLACK_INODES: u64 = 64;
-/// A symlink with a longer text takes a block.
-const INLINE: usize = 59;
+/// Longest target of a symbolic link that uses no block of its own (ext4).
+const MAX_INLINE_TARGET: usize = 59;
 
-/// What an update takes of the disks of a tree.
+/// Space that an update needs on the disks of a tree.
 pub struct SpaceRequirement<'a> {
     root: &'a Root,
     filesystems: &'a Filesystems,
     host: Option<&'a Host>,
     mounts: &'a [Mount],
-    by_disk: BTreeMap<usize, Amount>,
+    /// By the first filesystem of each disk.
+    by_disk: BTreeMap<usize, DiskRequirement>,
 }
 
-/// What is taken of one disk, by the filesystem through which it was first seen.
+/// Space that an update needs on one disk.
 #[derive(Clone, Copy, Debug)]
-struct Amount {
-    room: FreeSpace,
+struct DiskRequirement {
+    available: FreeSpace,
     bytes: u64,
     inodes: u64,
 }
 
-/// What one disk lacks.
+/// Lack of space on one disk.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Shortage {
-    /// The filesystem, by its number.
+    /// First filesystem of the disk.
     filesystem: usize,
-    /// Where it begins, as a person knows it.
+    /// Its mount root, as shown to a person.
     place: String,
-    /// Bytes or inodes.
-    unit: Unit,
-    /// So many are needed.
+    unit: SpaceUnit,
     needed: u64,
-    /// So many are there.
     free: u64,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Unit {
-    Bytes,
-    Inodes,
-}
-
-/// Of what the parts of an update are that no manifest names.
+/// Space for files of an update that no manifest names.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct ExtraSpace {
     /// Bytes that are still to be downloaded.
     pub download: u64,
-    /// Bytes of the manifest as it is stored.
+    /// Bytes of the compressed manifest.
     pub manifest: u64,
 }
 
+/// Route of new content into the stages.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StagingRoute {
+    /// Content is written to the stage that needs it.
+    Direct,
+    /// rsync writes all content to the receive directory, on the filesystem of the root.
+    ReceiveDir,
+}
+
 impl<'a> SpaceRequirement<'a> {
-    /// Nothing yet; `filesystems` are those of the tree at `root`, which `host` holds.
+    /// Requires nothing yet; `host` is the mount of `root`, `mounts` are those below it.
     pub fn new(
         root: &'a Root,
         filesystems: &'a Filesystems,
@@ -84,105 +86,122 @@ impl<'a> SpaceRequirement<'a> {
         SpaceRequirement { root, filesystems, host, mounts, by_disk: BTreeMap::new() }
     }
 
-    /// What leads from `base` to `target` takes, as far as the manifests tell.
+    /// Adds the space of an update from `base` to `target`, as far as the manifests show it.
     pub fn add_manifests(
         &mut self,
         base: &Manifest,
         target: &Manifest,
-        aside: &ExtraSpace,
+        extra: &ExtraSpace,
     ) -> Result<(), RootError> {
         let changes = compare(base, target);
+
         let mut groups: HashSet<&TreePath> = HashSet::new();
         for entry in &changes.changed {
+            let is_another_link = entry.group().is_some_and(|group| !groups.insert(group));
             let old = base.get(&entry.path);
-            let linked = entry.group().is_some_and(|group| !groups.insert(group));
-            if !linked && !old.is_some_and(|old| is_set_in_place(old, entry)) {
+            if !is_another_link && !old.is_some_and(|old| is_set_in_place(old, entry)) {
                 self.add_entry(entry)?;
             }
         }
-        let parents =
-            changes.changed.iter().chain(&changes.removed).filter_map(|entry| entry.path.parent());
-        for parent in parents.collect::<HashSet<TreePath>>() {
-            // It may grow by a name.
+
+        // A directory may grow by the name of a new entry.
+        let parents: HashSet<TreePath> = changes
+            .changed
+            .iter()
+            .chain(&changes.removed)
+            .filter_map(|entry| entry.path.parent())
+            .collect();
+        for parent in parents {
             self.add(&parent, 1, 0)?;
         }
-        self.add(&state::place("spool"), aside.download, 2)?;
-        // Beside the journal, and where it is recorded.
-        self.add(&TreePath::root(), aside.manifest, 1)?;
-        self.add(&state::place("state.toml"), aside.manifest, 1)
+
+        // The manifest is stored beside the journal and then in the state directory.
+        self.add(&state::place("spool"), extra.download, 2)?;
+        self.add(&TreePath::root(), extra.manifest, 1)?;
+        self.add(&state::place("state.toml"), extra.manifest, 1)
     }
 
-    /// What `transaction` takes; with `transit`, all of it comes by way of the root's disk.
-    pub fn add_transaction(
-        &mut self,
-        transaction: &ChangePlan,
-        transit: bool,
-    ) -> Result<(), RootError> {
-        for at in transaction.participating() {
-            self.amount(at)?;
+    /// Adds the space of the items to be staged.
+    pub fn add_plan(&mut self, plan: &ChangePlan, route: StagingRoute) -> Result<(), RootError> {
+        // A filesystem that takes part needs its share of free space, even if nothing is staged.
+        for filesystem in plan.participating() {
+            self.requirement(filesystem)?;
         }
-        for install in &transaction.staged_items {
-            let at = install.filesystem;
-            self.add_to(at, install.bytes(), 1)?;
-            if transit && self.disk(at) != self.disk(0) {
-                self.add_to(0, install.bytes(), 1)?;
+
+        for item in &plan.staged_items {
+            self.add_to(item.filesystem, item.bytes(), 1)?;
+            let is_copied = self.disk(item.filesystem) != self.disk(0);
+            if route == StagingRoute::ReceiveDir && is_copied {
+                self.add_to(0, item.bytes(), 1)?;
             }
         }
         Ok(())
     }
 
-    /// Bytes more on the root's disk.
+    /// Adds bytes on the disk of the root.
     pub fn add_bytes(&mut self, bytes: u64) -> Result<(), RootError> {
         self.add_to(0, bytes, 0)
     }
 
-    /// What is missing, disk by disk; nothing where the update fits.
+    /// Lists the disks without enough space.
     pub fn shortages(&self) -> Vec<Shortage> {
-        let mut missing = Vec::new();
-        for (&filesystem, amount) in &self.by_disk {
-            let mut lacks = |unit, needed, free| {
+        let mut shortages = Vec::new();
+
+        for (&filesystem, requirement) in &self.by_disk {
+            let DiskRequirement { available, bytes, inodes } = requirement;
+            let place = self.root.show(&self.filesystems.mount_roots()[filesystem]);
+            let mut compare = |unit, needed, free| {
                 if needed > free {
-                    let place = self.root.show(&self.filesystems.mount_roots()[filesystem]);
-                    missing.push(Shortage { filesystem, place, unit, needed, free });
+                    let place = place.clone();
+                    shortages.push(Shortage { filesystem, place, unit, needed, free });
                 }
             };
-            let slack = (amount.room.total / SLACK_SHARE).clamp(SLACK_BYTES[0], SLACK_BYTES[1]);
-            lacks(Unit::Bytes, amount.bytes.saturating_add(slack), amount.room.bytes);
-            // Some filesystems make inodes as they need them, and say 0.
-            if amount.room.has_inodes {
-                lacks(Unit::Inodes, amount.inodes.saturating_add(SLACK_INODES), amount.room.inodes);
+
+            let [min_slack, max_slack] = SLACK_BYTES;
+            let slack = (available.total / SLACK_SHARE).clamp(min_slack, max_slack);
+            compare(SpaceUnit::Bytes, bytes.saturating_add(slack), available.bytes);
+            // btrfs creates inodes on demand, and reports none as free.
+            if available.has_inodes {
+                let needed = inodes.saturating_add(SLACK_INODES);
+                compare(SpaceUnit::Inodes, needed, available.inodes);
             }
         }
-        missing
+
+        shortages
     }
 
-    /// Whether the undo set, once it is gone, leaves enough for what is missing; if so, its bytes.
-    pub fn freed_by_undo(&self, missing: &[Shortage]) -> Result<Option<u64>, RootError> {
+    /// Bytes of the undo set, if its removal frees enough space for all `shortages`.
+    pub fn freed_by_undo(&self, shortages: &[Shortage]) -> Result<Option<u64>, RootError> {
         let mut freed: HashMap<usize, (u64, u64)> = HashMap::new();
         for set in undo::disk_usage(self.root, self.filesystems)? {
-            let on_disk = freed
+            let (bytes, inodes) = freed
                 .entry(self.disk(self.filesystems.slot_filesystem_of_dir(&set.mount_root)))
                 .or_default();
-            *on_disk = (on_disk.0 + set.bytes, on_disk.1 + set.inodes);
+            *bytes += set.bytes;
+            *inodes += set.inodes;
         }
-        let covers = |shortage: &Shortage| {
+
+        let is_enough = shortages.iter().all(|shortage| {
             let (bytes, inodes) = freed.get(&shortage.filesystem).copied().unwrap_or_default();
-            let more = if shortage.unit == Unit::Bytes { bytes } else { inodes };
+            let more = match shortage.unit {
+                SpaceUnit::Bytes => bytes,
+                SpaceUnit::Inodes => inodes,
+            };
             shortage.free.saturating_add(more) >= shortage.needed
-        };
-        let total = freed.values().map(|(bytes, _)| bytes).sum();
-        Ok(missing.iter().all(covers).then_some(total))
+        });
+        Ok(is_enough.then(|| freed.values().map(|(bytes, _)| bytes).sum()))
     }
 
     fn add_entry(&mut self, entry: &Entry) -> Result<(), RootError> {
-        let block = self.amount(self.filesystems.slot_filesystem_of(&entry.path))?.room.block;
+        let filesystem = self.filesystems.slot_filesystem_of(&entry.path);
+        let block = self.requirement(filesystem)?.available.block;
         let bytes = match entry.leaf().map(|leaf| &leaf.kind) {
             None => block,
             Some(LeafKind::File { size, .. }) => *size,
-            Some(LeafKind::Symlink { target }) if target.len() > INLINE => block,
+            Some(LeafKind::Symlink { target }) if target.len() > MAX_INLINE_TARGET => block,
             Some(_) => 0,
         };
-        self.add(&entry.path, bytes, 1)
+        self.add_to(filesystem, bytes, 1)
     }
 
     fn add(&mut self, path: &TreePath, bytes: u64, inodes: u64) -> Result<(), RootError> {
@@ -190,52 +209,62 @@ impl<'a> SpaceRequirement<'a> {
     }
 
     fn add_to(&mut self, filesystem: usize, bytes: u64, inodes: u64) -> Result<(), RootError> {
-        let amount = self.amount(filesystem)?;
-        amount.bytes = amount.bytes.saturating_add(bytes.next_multiple_of(amount.room.block));
-        amount.inodes = amount.inodes.saturating_add(inodes);
+        let requirement = self.requirement(filesystem)?;
+        let bytes = bytes.next_multiple_of(requirement.available.block);
+        requirement.bytes = requirement.bytes.saturating_add(bytes);
+        requirement.inodes = requirement.inodes.saturating_add(inodes);
         Ok(())
     }
 
-    fn amount(&mut self, filesystem: usize) -> Result<&mut Amount, RootError> {
+    /// The requirement on the disk of a filesystem; its free space is read once.
+    fn requirement(&mut self, filesystem: usize) -> Result<&mut DiskRequirement, RootError> {
         let disk = self.disk(filesystem);
         match self.by_disk.entry(disk) {
-            btree_map::Entry::Occupied(known) => Ok(known.into_mut()),
-            btree_map::Entry::Vacant(new) => {
-                let room = self.root.below(&self.filesystems.mount_roots()[disk])?.room()?;
-                Ok(new.insert(Amount { room, bytes: 0, inodes: 0 }))
+            btree_map::Entry::Occupied(requirement) => Ok(requirement.into_mut()),
+            btree_map::Entry::Vacant(slot) => {
+                let available = self.root.below(&self.filesystems.mount_roots()[disk])?.room()?;
+                Ok(slot.insert(DiskRequirement { available, bytes: 0, inodes: 0 }))
             }
         }
     }
 
-    /// The first filesystem on the same disk: bind mounts and subvolumes share its room.
+    /// The first filesystem on the same disk: bind mounts and subvolumes share its space.
     fn disk(&self, filesystem: usize) -> usize {
-        let device = |at: usize| {
-            let top = &self.filesystems.mount_roots()[at];
-            let mount =
-                self.mounts.iter().rfind(|mount| *top == mount.at || top.is_below(&mount.at));
-            mount.map_or(self.host.map(|host| &host.device), |mount| Some(&mount.device))
-        };
-        (0..filesystem).find(|&at| device(at) == device(filesystem)).unwrap_or(filesystem)
+        let device = self.device(filesystem);
+        (0..filesystem).find(|&other| self.device(other) == device).unwrap_or(filesystem)
+    }
+
+    fn device(&self, filesystem: usize) -> Option<&String> {
+        let mount_root = &self.filesystems.mount_roots()[filesystem];
+        let mount = self
+            .mounts
+            .iter()
+            .rfind(|mount| *mount_root == mount.at || mount_root.is_below(&mount.at));
+        match mount {
+            Some(mount) => Some(&mount.device),
+            None => self.host.map(|host| &host.device),
+        }
     }
 }
 
-/// Whether only a time is set, or a directory's metadata: nothing is staged for that.
+/// Whether an update sets only metadata in place, so that it stages nothing for this entry.
 fn is_set_in_place(old: &Entry, new: &Entry) -> bool {
-    let timeless = |entry: &Entry| {
-        let mut meta = entry.meta.clone();
-        meta.mtime = new.meta.mtime;
-        meta
-    };
-    (old.is_dir() && new.is_dir()) || (old.node == new.node && timeless(old) == new.meta)
+    if old.is_dir() && new.is_dir() {
+        return true;
+    }
+    let mut old_meta = old.meta.clone();
+    old_meta.mtime = new.meta.mtime;
+    old.node == new.node && old_meta == new.meta
+}
+
+impl From<Shortage> for NoRoom {
+    fn from(Shortage { place, unit, needed, free, .. }: Shortage) -> Self {
+        NoRoom::TooSmall { place, unit, needed, free }
+    }
 }
 
 impl fmt::Display for Shortage {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let unit = if self.unit == Unit::Bytes { "bytes" } else { "inodes" };
-        write!(
-            f,
-            "{} has {} {unit} free and the update needs {}",
-            self.place, self.free, self.needed
-        )
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        NoRoom::from(self.clone()).fmt(f)
     }
 }

@@ -1,7 +1,8 @@
 //! Fills a stage from the live tree and from the diffs of a chain.
 //!
-//! Each content is verified by its digest while it is staged, whatever its source. A content that a
-//! source turns out not to have stays missing, so that the caller can try the next source.
+//! Each content is verified by its digest while it is staged, including that of the live tree. A
+//! content that a source turns out not to have stays missing, so that the caller can try the next
+//! source.
 
 use std::io::BufReader;
 

@@ -12,7 +12,6 @@
 //! If the process dies before the seal, the next run removes the stage, and the tree is unchanged.
 
 pub(super) mod background_sync;
-mod error;
 pub mod fill;
 pub mod live_source;
 pub(super) mod sparse_copy;
@@ -26,7 +25,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::apply::cancel::{CancelReader, cancelled_or, check_cancelled};
-use crate::apply::error::{Interrupted, RefusalKind, SealError, Untouched};
+use crate::apply::error::{RefusalKind, Untouched};
 use crate::apply::filesystem::Filesystems;
 use crate::apply::filesystem::stage_dirs::{self, Stages};
 use crate::apply::journal::{self, CommitRecord, Journal, space_reserve};
@@ -41,7 +40,7 @@ use crate::tree_path::TreePath;
 use background_sync::BackgroundSync;
 use sparse_copy::{CHUNK, CopyError, PositionedReader, copy_sparse};
 
-pub use error::StageError;
+pub use crate::apply::error::StageError;
 
 /// Most staged items that are synced one by one.
 ///
@@ -260,12 +259,15 @@ impl<'a> Stage<'a> {
 
     /// Paths that are to hold this content, for messages.
     pub fn paths_of(&self, digest: &Digest) -> Vec<TreePath> {
-        let has_content = |item: &&StagedItem| matches!(&item.source, ContentSource::Content { digest: other, .. } if other == digest);
         self.plan
             .staged_items
             .iter()
-            .filter(has_content)
-            .map(|item| item.entry.path.clone())
+            .filter_map(|item| match &item.source {
+                ContentSource::Content { digest: other, .. } if other == digest => {
+                    Some(item.entry.path.clone())
+                }
+                _ => None,
+            })
             .collect()
     }
 
@@ -274,7 +276,7 @@ impl<'a> Stage<'a> {
         self.stages.staged(0).ok_or_else(|| RefusalKind::StageMissing.into())
     }
 
-    /// Completes the stage: hard links, directory metadata, backups, undo log; then syncs all of it.
+    /// Adds hard links, directory metadata, backups and the undo log; then makes all of it durable.
     ///
     /// Directories are completed after the items in them, since each of those changes their mtime.
     pub fn finish(mut self, limits: &RetentionLimits) -> Result<Staged<'a>, Untouched> {
@@ -380,7 +382,7 @@ impl<'a> Stage<'a> {
         self.set_label(item)
     }
 
-    /// Creates another file with the same content; shares its blocks if the filesystem can (reflink).
+    /// Creates another file with the same content, as a reflink if the filesystem can.
     fn copy_content(&self, item: &StagedItem, content: BorrowedFd) -> Result<(), Untouched> {
         let stage = self.stage_of(item)?;
         let file = stage.create_file(&item.place).map_err(Untouched::from_root)?;
@@ -452,12 +454,7 @@ impl Staged<'_> {
 
         space_reserve::preallocate(self.root, self.filesystems, self.plan, &journal.record)
             .map_err(Untouched::from_root)?;
-        journal::seal(self.root, &journal, self.monitor).map_err(|error| match error {
-            SealError::Untouched(error) => StageError::Untouched(Untouched::from_root(error)),
-            error @ SealError::Unknown { .. } => {
-                StageError::Interrupted(Interrupted::CommitUnknown(error))
-            }
-        })?;
+        journal::seal(self.root, &journal, self.monitor)?;
         Ok(Sealed { journal })
     }
 }

@@ -51,7 +51,7 @@ pub(super) struct Required {
     intermediates: HashSet<Digest>,
 }
 
-/// Computes what is required of each archive of a chain.
+/// Computes the contents that are required of each archive of a chain.
 ///
 /// The chain is traversed from its end: a source of a patch that the live tree does not have must
 /// be in an earlier archive or, if the patch copies, in the same one.

@@ -38,8 +38,8 @@ pub(in crate::apply) struct QueueClosed;
 impl<T: Send, E: Send> BoundedQueue<T, E> {
     /// Runs `read`, which pushes jobs, and `work` on each job, until all are done.
     ///
-    /// Each worker has its own value of `tools`. The weights of the jobs in memory are at most about
-    /// `limit`, or one job is alone. Jobs are started in the order in which they were pushed.
+    /// Each worker has its own value of `tools`. The weights of the jobs in memory are at most
+    /// about `limit`, or one job is alone. Jobs are started in the order in which they were pushed.
     pub fn run<W>(
         limit: u64,
         tools: impl Fn() -> W + Sync,

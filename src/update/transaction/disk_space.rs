@@ -4,7 +4,7 @@
 //! unless the configuration keeps it.
 
 use crate::apply::plan::ChangePlan;
-use crate::apply::preflight::disk_space::{ExtraSpace, SpaceRequirement};
+use crate::apply::preflight::disk_space::{ExtraSpace, SpaceRequirement, StagingRoute};
 use crate::apply::{Untouched, preflight, undo};
 use crate::host::KeepUndo;
 use crate::manifest::Manifest;
@@ -44,8 +44,11 @@ pub(super) fn check_before_staging(
         session.host.as_ref(),
         &session.mounts,
     );
-    let is_received = target.delivery == Delivery::ReceiveDir;
-    required.add_transaction(plan, is_received).map_err(Untouched::from)?;
+    let route = match target.delivery {
+        Delivery::ReceiveDir => StagingRoute::ReceiveDir,
+        Delivery::Archives => StagingRoute::Direct,
+    };
+    required.add_plan(plan, route).map_err(Untouched::from)?;
 
     // On limited filesystems the backups are copies.
     let copied = preflight::check_limited_space(&session.root, plan, &plan.filesystems)?;

@@ -14,7 +14,7 @@ use crate::apply::filesystem::{Slots, limited};
 use crate::apply::on_disk::{SlotAllocator, UNDO_DIR, slot_name};
 use crate::apply::plan::difference::Difference;
 use crate::apply::plan::ordering::{self, PendingInstall};
-use crate::apply::plan::subtree_removal::RemovableSubtrees;
+use crate::apply::plan::subtree_removal::{MountTopology, RemovableSubtrees};
 use crate::apply::plan::{
     Action, Change, ChangePlan, OCCUPIED, record_kernel_deviations, removal_changes,
 };
@@ -433,9 +433,12 @@ impl<'a> RollbackPlanner<'a> {
         let leaves = std::mem::take(&mut self.removed_leaves);
         let dirs = std::mem::take(&mut self.removed_dirs);
         let filesystems = self.plan.filesystems.clone();
-        let mounted = (self.input.host, self.input.mounts);
-        let subtrees =
-            RemovableSubtrees::find(self.input.root, mounted, &filesystems, &leaves, &dirs)?;
+        let topology = MountTopology {
+            host: self.input.host,
+            mounts: self.input.mounts,
+            filesystems: &filesystems,
+        };
+        let subtrees = RemovableSubtrees::find(self.input.root, &topology, &leaves, &dirs)?;
 
         let (occupied, dirs): (Vec<_>, Vec<_>) =
             dirs.into_iter().partition(|path| subtrees.is_occupied(path));
