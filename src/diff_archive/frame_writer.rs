@@ -97,7 +97,7 @@ impl FrameWriter<'_> {
     pub fn write_raw(
         &self,
         raw: &[u8],
-        to: &mut ArchiveOutput<impl Write>,
+        to: &mut HashingOutput<impl Write>,
     ) -> Result<(), WriteError> {
         let mut encoder = FrameEncoder::new(self.compression, self.level, raw.len() as u64, to)
             .map_err(WriteError::Compress)?;
@@ -111,7 +111,7 @@ impl FrameWriter<'_> {
     pub fn write_members<'p>(
         &self,
         members: impl Iterator<Item = OutgoingMember<'p>>,
-        to: &mut ArchiveOutput<impl Write>,
+        to: &mut HashingOutput<impl Write>,
         index: &mut Vec<IndexRecord>,
     ) -> Result<(), WriteError> {
         let mut frames = cut_into_frames(members).peekable();
@@ -323,15 +323,15 @@ fn fill(from: &mut dyn Read, buffer: &mut [u8]) -> io::Result<usize> {
 }
 
 /// The archive file: counts and hashes the bytes that are written to it.
-pub(super) struct ArchiveOutput<W> {
+pub(super) struct HashingOutput<W> {
     to: W,
     hasher: Hasher,
     pub length: u64,
 }
 
-impl<W: Write> ArchiveOutput<W> {
+impl<W: Write> HashingOutput<W> {
     pub fn new(to: W) -> Self {
-        ArchiveOutput { to, hasher: Hasher::new(), length: 0 }
+        HashingOutput { to, hasher: Hasher::new(), length: 0 }
     }
 
     /// Digest of the bytes so far.
@@ -345,7 +345,7 @@ impl<W: Write> ArchiveOutput<W> {
     }
 }
 
-impl<W: Write> Write for ArchiveOutput<W> {
+impl<W: Write> Write for HashingOutput<W> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let n = self.to.write(bytes)?;
         self.hasher.update(&bytes[..n]);

@@ -8,7 +8,7 @@ use crate::diff_archive::changes::{DeltaMode, ListingParts};
 use crate::diff_archive::content_index::IndexRecord;
 use crate::diff_archive::delta_plan::{self, AcceptedPatches, Deltas};
 use crate::diff_archive::error::WriteError;
-use crate::diff_archive::frame_writer::{ArchiveOutput, FrameWriter, MemberBody, OutgoingMember};
+use crate::diff_archive::frame_writer::{FrameWriter, HashingOutput, MemberBody, OutgoingMember};
 use crate::diff_archive::frames::FrameCompression;
 use crate::diff_archive::group::DeltaGroup;
 use crate::diff_archive::listing::{Expected, Listing};
@@ -135,7 +135,7 @@ pub fn write_diff(
         level: options.level_for(whole_bytes),
         monitor,
     };
-    let mut output = ArchiveOutput::new(to);
+    let mut output = HashingOutput::new(to);
     write_listing(&listing, &writer, &mut output)?;
     let first_frame = FirstFrame { length: output.length, sha256: output.digest() };
 
@@ -160,7 +160,7 @@ pub fn write_full(
     monitor.event(Event::Started { job: Job::Write, total: target.bytes() });
     let writer =
         FrameWriter { content, compression: options.compression, level: options.level, monitor };
-    let mut output = ArchiveOutput::new(to);
+    let mut output = HashingOutput::new(to);
     let mut index = Vec::new();
     let members =
         |entries| <[Entry]>::iter(entries).map(Expected::from_entry).filter_map(entry_member);
@@ -177,7 +177,7 @@ pub fn write_full(
 fn write_listing(
     listing: &Listing,
     writer: &FrameWriter<'_>,
-    output: &mut ArchiveOutput<impl Write>,
+    output: &mut HashingOutput<impl Write>,
 ) -> Result<(), WriteError> {
     let mut text = Vec::new();
     listing.write(&mut text)?;
@@ -187,7 +187,7 @@ fn write_listing(
 /// Writes the end of the archive, and sorts the index.
 fn finish(
     writer: &FrameWriter<'_>,
-    mut output: ArchiveOutput<impl Write>,
+    mut output: HashingOutput<impl Write>,
     first_frame: FirstFrame,
     mut index: Vec<IndexRecord>,
 ) -> Result<WrittenArchiveInfo, WriteError> {
