@@ -9,7 +9,7 @@ fn main() -> std::io::Result<()> {
     let dir = PathBuf::from(std::env::args_os().nth(1).unwrap_or_else(|| "target/man".into()));
     std::fs::create_dir_all(&dir)?;
     for command in [cli::updateclient::command(), cli::tardiff::command()] {
-        // a subcommand's page is called as it is typed, with a dash for the space
+        // The page of a subcommand has its full name, with a dash for the space.
         let name = command.get_name().to_owned();
         for sub in command.get_subcommands() {
             let name: &'static str = format!("{name}-{}", sub.get_name()).leak();

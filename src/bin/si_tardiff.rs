@@ -1,4 +1,4 @@
-//! Builds, publishes, shows, checks and serves image diffs.
+//! Builds, publishes, shows, verifies and serves image diffs.
 
 use std::process::ExitCode;
 

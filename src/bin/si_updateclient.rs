@@ -1,4 +1,4 @@
-//! Brings a node to the published state of its image.
+//! Updates a node to the published state of its image.
 
 use std::process::ExitCode;
 

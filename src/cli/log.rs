@@ -2,8 +2,8 @@
 //!
 //! Each line is one datagram to `/dev/log`, the socket of the journal and of every syslog daemon.
 //! It is sent without waiting. A line is lost if the log is full or absent, since neither may delay
-//! a run or let it fail. The crate `syslog` blocks on the socket, and knows the local time only in a
-//! program of one thread. `tracing-journald` supports the journal alone.
+//! a run or let it fail. The crate `syslog` blocks on the socket, and knows the local time only in
+//! a program of one thread. `tracing-journald` supports the journal alone.
 
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};

@@ -24,11 +24,6 @@ pub enum Verbosity {
 }
 
 impl Verbosity {
-    /// Reads the flag `--quiet`.
-    pub fn from_flag(is_quiet: bool) -> Self {
-        if is_quiet { Verbosity::Quiet } else { Verbosity::Normal }
-    }
-
     /// Whether this is [`Verbosity::Quiet`].
     pub fn is_quiet(self) -> bool {
         self == Verbosity::Quiet

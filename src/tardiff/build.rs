@@ -90,7 +90,7 @@ pub fn build(request: &BuildRequest, monitor: &dyn Monitor) -> Result<Built, Bui
         return Err(BuildError::NoContents { path: shown(&request.base) });
     }
 
-    let output = ArchiveOutput { request, root: &root, image: &image, compression };
+    let output = DiffOutput { request, root: &root, image: &image, compression };
     let file = UnfinishedFile::create(&request.output)?;
     let written = write(&output, &base, target.manifest(), &file, monitor)?;
 
@@ -109,7 +109,7 @@ pub fn build(request: &BuildRequest, monitor: &dyn Monitor) -> Result<Built, Bui
 }
 
 /// Parameters of the archive.
-struct ArchiveOutput<'d> {
+struct DiffOutput<'d> {
     request: &'d BuildRequest,
     /// The tree of the image.
     root: &'d Root,
@@ -119,7 +119,7 @@ struct ArchiveOutput<'d> {
 
 /// Writes the archive, with deltas if they are requested.
 fn write(
-    archive: &ArchiveOutput<'_>,
+    archive: &DiffOutput<'_>,
     base: &BuildBase,
     target: &Manifest,
     file: &UnfinishedFile,

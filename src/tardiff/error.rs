@@ -56,7 +56,8 @@ pub enum BuildError {
     Artifact(#[from] ArtifactError),
     /// The base is a diff.
     #[error(
-        "cannot use {path} as a base: it is a diff; name a directory, an archive of a whole image, or a manifest"
+        "cannot use {path} as a base: it is a diff; name a directory, an archive of a whole image, \
+         or a manifest"
     )]
     BaseIsDiff {
         /// The file.
@@ -64,7 +65,8 @@ pub enum BuildError {
     },
     /// Deltas need the contents of the base.
     #[error(
-        "cannot build deltas from {path}: it is not a directory, and deltas are built from the files of the base"
+        "cannot build deltas from {path}: it is not a directory, and deltas are built from the \
+         files of the base"
     )]
     NoContents {
         /// The file.

@@ -317,6 +317,7 @@ fn read_body<R: Read>(member: &Member<'_>, blocks: &mut Blocks<R>) -> Result<Mem
         }
         _ => MemberType::Unsupported,
     };
+
     blocks.skip(*size)?;
     Ok(member_type)
 }

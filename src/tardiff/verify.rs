@@ -128,6 +128,7 @@ impl Verification<'_> {
         self.verify_first_frame(archive)?;
         let file = BufReader::with_capacity(1 << 20, self.store.read_checked(&archive.file)?);
         let compression = compression(archive)?;
+
         match archive.kind {
             ArchiveKind::Full { target } => {
                 Ok(verify_full(file, compression, &self.manifest(target)?, self.monitor)?)

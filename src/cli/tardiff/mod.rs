@@ -46,7 +46,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         }
     };
 
-    let verbosity = Verbosity::from_flag(arguments.quiet);
+    let verbosity = if arguments.quiet { Verbosity::Quiet } else { Verbosity::Normal };
     let monitor = Terminal::new(verbosity);
     let out = BufWriter::new(io::stdout().lock());
     match (TardiffRun { verbosity, out, monitor: &monitor }).run(arguments.command) {
@@ -105,6 +105,7 @@ impl TardiffRun<'_> {
             TardiffCommand::Prune(typed) => self.prune(&typed)?,
             TardiffCommand::Serve(typed) => return self.serve(&typed),
         }
+
         self.out.flush()?;
         Ok(Success::Sound)
     }

@@ -17,7 +17,8 @@ Exit codes:
   2   invalid command line or configuration; nothing was changed
   3   the server's data cannot be trusted; nothing was changed
   4   the server or the network failed; nothing was changed
-  5   the update cannot be applied on this node (full, read-only, immutable, mounted over); nothing was changed
+  5   the update cannot be applied on this node (full, read-only, immutable, mounted \
+  over); nothing was changed
   6   the update was interrupted after its commit point; the next run completes it
   7   another run is working on the tree
   8   a full sync is needed, but unavailable or forbidden; nothing was changed
@@ -25,12 +26,20 @@ Exit codes:
   10  the node deviates from its image, and deviations are only reported
   11  cancelled before anything was changed
   12  the newest generation is pinned after a rollback; nothing was changed
-  13  the tree was updated, but a later step failed: the boot loader's tool, a post-update hook, or the reboot
+  13  the tree was updated, but a later step failed: the boot loader's tool, a \
+  post-update hook, or the reboot
   14  a pre-update hook stopped the update; nothing was changed";
 
 /// Update this node to the state of its image, by a small diff or by rsync.
 #[derive(Debug, Parser)]
-#[command(name = "si_updateclient", version, infer_long_args = true, args_override_self = true, after_help = EXIT_CODES, max_term_width = 100)]
+#[command(
+    name = "si_updateclient",
+    version,
+    infer_long_args = true,
+    args_override_self = true,
+    after_help = EXIT_CODES,
+    max_term_width = 100
+)]
 pub struct Arguments {
     /// Image server; its repository is `http://HOST[:PORT]/`, unless --repo names another
     #[arg(long, value_name = "HOST[:PORT]")]
@@ -101,7 +110,8 @@ pub struct Arguments {
         value_name = "LEVEL",
         long_help = "Check level, how closely the node is compared with its image:\n\
         touched: only paths that the update changes;\n\
-        update: all tracked paths by type, size, time, owner and mode, if there is an update (default);\n\
+        update: all tracked paths by type, size, time, owner and mode, if there is an update \
+        (default);\n\
         stat: the same in every run, even if the node is up to date;\n\
         content: in every run, the digest of every file, and extended attributes"
     )]
@@ -121,7 +131,7 @@ pub struct Arguments {
     /// Print the recorded state of this node, and change nothing
     #[arg(long, conflicts_with = "diff")]
     pub status: bool,
-    /// Print the source of a path (image, override, exclude, protected or local), and change nothing
+    /// Print the source of a path: image, override, exclude, protected or local; change nothing
     #[arg(long, value_name = "PATH")]
     pub why: Option<PathBuf>,
     /// Print every setting and its source, and change nothing
@@ -173,7 +183,7 @@ impl Arguments {
 
     /// Amount of output, by `--quiet`.
     pub fn verbosity(&self) -> Verbosity {
-        Verbosity::from_flag(self.quiet)
+        if self.quiet { Verbosity::Quiet } else { Verbosity::Normal }
     }
 
     /// Whether the run only reports and changes nothing.

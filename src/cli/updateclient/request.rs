@@ -35,6 +35,7 @@ pub fn check_combinations(arguments: &Arguments) -> Result<(), ArgumentError> {
             });
         }
     }
+
     for (is_given, option) in [
         (arguments.configure_from.is_some(), "--configure-from"),
         (arguments.append.is_some(), "--append"),
@@ -44,6 +45,7 @@ pub fn check_combinations(arguments: &Arguments) -> Result<(), ArgumentError> {
             return Err(ArgumentError::Needs { option, needed: "--autoinstall" });
         }
     }
+
     for (is_refused, option, other, reason) in [
         (
             arguments.diff && arguments.directory.is_some(),

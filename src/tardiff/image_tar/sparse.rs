@@ -43,6 +43,7 @@ pub(super) fn content<R: Read>(
     } else {
         return Ok(Some((stored, blocks.digest(stored)?)));
     };
+
     let digest = with_holes(size, &regions, left, blocks)?;
     blocks.pad(stored)?;
     Ok(Some((size, digest)))
@@ -59,6 +60,7 @@ fn gnu<R: Read>(
         regions.push((blocks.number(region.offset())?, blocks.number(region.length())?));
     }
     let size = blocks.number(gnu.real_size())?;
+
     let mut more = gnu.is_extended();
     while more {
         let mut extension = tar::GnuExtSparseHeader::new();
@@ -86,6 +88,7 @@ fn listed<R: Read>(
         }
         text.extend_from_slice(&blocks.block()?);
         used += 512;
+
         let mut lines = text.split(|&b| b == b'\n');
         let count = lines.next().and_then(decimal).filter(|&count| count <= MAX_REGIONS as u64);
         let count = count.ok_or_else(|| blocks.error(BAD_LIST))?;
@@ -93,6 +96,7 @@ fn listed<R: Read>(
         if newlines < 1 + 2 * count {
             continue;
         }
+
         let mut regions = Vec::new();
         for _ in 0..count {
             match (lines.next().and_then(decimal), lines.next().and_then(decimal)) {

@@ -18,6 +18,7 @@ fn tree() -> tempfile::TempDir {
     symlink("x".repeat(150), at("symlink")).expect("links");
     symlink("y", at("short")).expect("links");
     fs::write(at("empty"), b"").expect("writes");
+
     let mut holes = vec![0; 3 << 20];
     for piece in 0..30 {
         holes[piece * 100_000] = 7;
@@ -32,6 +33,7 @@ fn tree() -> tempfile::TempDir {
             .expect("runs")
             .success()
     );
+
     let root = Root::open(dir.path()).expect("opens");
     root.create_fifo(&TreePath::new("pipe").expect("good")).expect("creates");
     let old = Mtime { seconds: -5, nanos: 250_000_000 };
@@ -95,6 +97,7 @@ fn damaged_archive_is_refused_without_panic() {
             break;
         }
     }
+
     for at in (0..60_000.min(good.len())).step_by(101) {
         let mut bad = good.clone();
         bad[at] ^= 0x35;

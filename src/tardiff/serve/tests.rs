@@ -68,6 +68,7 @@ fn range_is_served_only_of_same_file() {
     let resume = format!("Range: bytes=8-\r\nIf-Range: {known}\r\n");
     let rest = ask(address, "GET /node/catalog.toml", &resume);
     assert!(rest.starts_with("HTTP/1.1 206") && rest.ends_with("\r\n\r\n89"), "{rest}");
+
     for other in
         [format!("W/{known}"), "\"x\"".into(), "*".into(), "Sun, 22 Nov 2026 13:00:00 GMT".into()]
     {
@@ -106,6 +107,7 @@ fn paths_outside_repository_are_not_served() {
         let answer = ask(address, &format!("GET {path}"), "");
         assert!(answer.starts_with("HTTP/1.1 404"), "{path}: {answer}");
     }
+
     let put = ask(address, "PUT /node/catalog.toml", "Content-Length: 0\r\n");
     assert!(put.starts_with("HTTP/1.1 405"), "{put}");
 }

@@ -83,6 +83,7 @@ pub(super) enum OutputLine<'a> {
 pub(super) fn print_update(result: &UpdateResult<'_>) {
     let UpdateResult { report, request, .. } = result;
     print_items(&report.items);
+
     json::line(&OutputLine::Done {
         outcome: match report.outcome {
             UpdateOutcome::UpToDate => "up-to-date",

@@ -1,8 +1,8 @@
 //! All settings, each with its source: command line, configuration files, defaults.
 //!
 //! The command line has precedence over `updateclient.toml`, and that over the old client's
-//! `client.conf`. The overrides of the file `overrides` are added to those named elsewhere. All files
-//! are read below the root of the tree, and never through a symlink.
+//! `client.conf`. The overrides of the file `overrides` are added to those named elsewhere. All
+//! files are read below the root of the tree, and never through a symlink.
 
 mod excludes;
 mod overrides;
