@@ -55,8 +55,8 @@ fn without_timing(stream: &str, run: &Run, download: &str) -> String {
     for line in stream.lines() {
         // A duration that rounds to 0.0 s is not printed.
         let line = match line.strip_suffix(" s").and_then(|line| line.rsplit_once(" in ")) {
-            Some((before, _)) => before,
-            None => line,
+            Some((before, seconds)) if seconds.parse::<f64>().is_ok() => before,
+            _ => line,
         };
         let line = if line.starts_with("fetched ") { "fetched SIZE" } else { line };
         let to = if line.contains(download) { &mut parallel } else { &mut text };
@@ -184,6 +184,11 @@ fn repository_reports_are_as_recorded() {
 fn mask_archive_sizes(text: &str) -> String {
     let mut masked = String::new();
     for line in text.lines() {
+        if line.starts_with("published ") {
+            masked += &mask_published_sizes(line);
+            masked.push('\n');
+            continue;
+        }
         let words: Vec<&str> = line.split_whitespace().collect();
         let archive = words.iter().position(|word| word.contains(".tar."));
         let size = words.windows(2).find(|pair| matches!(pair[1], "B" | "KiB" | "MiB"));
@@ -195,6 +200,17 @@ fn mask_archive_sizes(text: &str) -> String {
             _ => masked += line,
         }
         masked.push('\n');
+    }
+    masked
+}
+
+/// Replaces the sizes of archives in the summary of a publish.
+fn mask_published_sizes(line: &str) -> String {
+    let mut parts = line.split("; ");
+    let mut masked = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        let (archive, _size) = part.split_once(": ").expect("an archive and its size");
+        masked += &format!("; {archive}: SIZE");
     }
     masked
 }
