@@ -1,4 +1,4 @@
-//! What documents say about the programs is what the programs say about themselves.
+//! The documents agree with the help of the programs and with the tests.
 
 use std::process::Command;
 
@@ -8,30 +8,34 @@ fn help(program: &str) -> String {
     String::from_utf8(output.stdout).expect("help is text")
 }
 
-/// One line of single spaces, so that it does not matter where lines were broken.
+/// The text with single spaces, so that line breaks do not matter.
 fn flat(text: &str) -> String {
     text.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
 #[test]
-fn the_readme_lists_the_exit_codes_that_the_help_lists() {
+fn exit_codes_of_operation_document_match_help() {
     let help = flat(&help(env!("CARGO_BIN_EXE_si_updateclient")));
-    let readme = include_str!("../README.md");
-    let rows: Vec<(&str, &str)> = readme
+    let operation = include_str!("../docs/operation.md");
+    let rows: Vec<(&str, &str)> = operation
         .lines()
         .filter_map(|line| line.strip_prefix("| ")?.strip_suffix(" |")?.split_once(" | "))
         .filter(|(code, _)| code.bytes().all(|b| b.is_ascii_digit()))
         .collect();
+
     assert!(rows.len() >= 12, "{rows:?}");
+
     for (code, meaning) in &rows {
         assert!(
             help.contains(&format!("{code} {meaning}")),
-            "the help does not say: {code} {meaning}"
+            "the help lacks the row: {code} {meaning}"
         );
     }
+
     let listed = help.split_once("Exit codes:").expect("exit codes in the help").1;
     let next = format!(" {} ", rows.len());
-    assert!(!listed.contains(&next), "the help has more exit codes than the README");
+
+    assert!(!listed.contains(&next), "docs/operation.md lacks exit codes of the help");
 }
 
 #[test]
@@ -51,12 +55,16 @@ fn every_option_that_documents_name_exists() {
     let documents = [
         include_str!("../README.md"),
         include_str!("../docs/drop-in.md"),
+        include_str!("../docs/operation.md"),
+        include_str!("../docs/efforts.md"),
+        include_str!("../packaging/README.md"),
         include_str!("../etc/tardiff.toml"),
         include_str!("../etc/updateclient.toml"),
         include_str!("../etc/updateclient.local.exclude"),
         include_str!("../scripts/demo"),
     ];
-    // rsync's
+
+    // Options of rsync.
     let others = ["exclude-from", "delete", "checksum", "log-format", "out-format"];
     for document in documents {
         let lines = document.lines().filter(|line| line.contains("si_") || !line.contains("rsync"));
@@ -68,11 +76,13 @@ fn every_option_that_documents_name_exists() {
 }
 
 fn is_for_another_program(line: &str) -> bool {
-    ["rsync ", "sudo", "ip ", "rsync-a"].iter().any(|other| line.contains(other))
+    ["rsync ", "sudo", "ip ", "rsync-a", "dracut ", "systemctl "]
+        .iter()
+        .any(|other| line.contains(other))
         && !line.contains("si_")
 }
 
-/// The long options that a line names.
+/// The long options in a line.
 fn options_in(line: &str) -> Vec<String> {
     let word = |rest: &str| {
         rest.chars().take_while(|c| c.is_ascii_lowercase() || *c == '-').collect::<String>()
@@ -84,13 +94,15 @@ fn options_in(line: &str) -> Vec<String> {
         .collect()
 }
 
-/// A row of the table without a test is a wish.
+/// Each row of the table has tests that exist.
 #[test]
 fn every_test_that_the_table_names_exists() {
     let table = include_str!("../docs/drop-in.md");
     let named: Vec<&str> =
         table.split('`').filter(|word| word.contains("::") && !word.contains(' ')).collect();
+
     assert!(named.len() > 40, "{named:?}");
+
     let top = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
     for name in named.iter().filter(|name| **name != "Getopt::Long") {
         let (module, test) = name.split_once("::").expect("a module and a test");
@@ -103,8 +115,10 @@ fn every_test_that_the_table_names_exists() {
             std::fs::read_to_string(top.join(place))
                 .is_ok_and(|text| text.contains(&format!("fn {test}()")))
         };
-        assert!(places.iter().any(has), "docs/drop-in.md names {name}, which is no test");
+
+        assert!(places.iter().any(has), "docs/drop-in.md names {name}, which is not a test");
     }
+
     // Every historic option has a row.
     for option in [
         "help",
