@@ -1,5 +1,7 @@
-//! A node has itself installed anew: boot files come from the server's module `boot`, and one boot into them
-//! is arranged by programs that are scripts here and note down what they are told.
+//! A node arranges its own reinstallation.
+//!
+//! The boot files are in the server's module `boot`. Scripts take the place of the programs that
+//! arrange the next boot; they record their arguments.
 
 mod common;
 
@@ -27,18 +29,20 @@ fn arch() -> String {
 struct Node(Site);
 
 impl Node {
-    /// The server has these flavors.
-    fn with(flavors: &[&str]) -> Self {
+    /// Makes a server with these flavors.
+    fn with_flavors(flavors: &[&str]) -> Self {
         let site = Site::new().with_rsync();
         fs::create_dir_all(site.dir.path().join("boot").join(arch())).expect("makes");
         trees::write(&trees::system(), &site.node());
         machine::install_busybox(&site.node(), &["sh", "cat"]);
         write_text(&site.node().join("etc/systemimager/IMAGE_LAST_SYNCED_TO"), "node\n");
         let node = Node(site);
+
         for flavor in flavors {
             write_text(&node.server(flavor, "kernel"), &format!("kernel of {flavor}"));
             write_text(&node.server(flavor, "initrd.img"), &format!("initrd of {flavor}"));
         }
+
         node
     }
 
@@ -54,42 +58,47 @@ impl Node {
         write_program(&self.at(path), &format!("#!/bin/sh\n{lines}\n"));
     }
 
-    fn noting(&self, path: &str) {
+    fn record_calls(&self, path: &str) {
         self.script(path, "echo \"${0##*/} $*\" >>/var/log/notes");
     }
 
-    fn notes(&self) -> Vec<String> {
+    fn recorded_calls(&self) -> Vec<String> {
         let notes = fs::read_to_string(self.at("var/log/notes")).unwrap_or_default();
         let _ = fs::remove_file(self.at("var/log/notes"));
         notes.lines().map(|line| line.trim_end().to_owned()).collect()
     }
 
-    /// It boots by grub, whose configuration reads a file at boot.
+    /// Adds grub, with a configuration that reads a file at boot.
     fn with_grub(self) -> Self {
         write_text(&self.at("boot/grub/grub.cfg"), "source ${config_directory}/custom.cfg\n");
-        self.noting("usr/sbin/grub-reboot");
+        self.record_calls("usr/sbin/grub-reboot");
         self
     }
 
-    fn words(&self) -> Vec<String> {
+    fn arguments(&self) -> Vec<String> {
         let port = self.0.rsync_port().expect("a daemon").to_string();
         ["--autoinstall", "--server", "127.0.0.1", "--rsync-port", &port].map(str::to_owned).into()
     }
 
     fn autoinstall(&self, more: &[&str]) -> Run {
         let mut command = Command::new(AGENT);
-        command.args(self.words()).arg("--root").arg(self.0.node()).args(more).stdin(Stdio::null());
+        command
+            .args(self.arguments())
+            .arg("--root")
+            .arg(self.0.node())
+            .args(more)
+            .stdin(Stdio::null());
         Run::from_output(command.output().expect("it runs"))
     }
 
-    fn arranged(&self, more: &[&str]) -> Run {
+    fn autoinstalled(&self, more: &[&str]) -> Run {
         let run = self.autoinstall(&[&["--yes"], more].concat());
         run.ended(0, &["will be reinstalled"]);
         assert_eq!(read(&self.at("etc/systemimager/IMAGE_LAST_SYNCED_TO")), "node\n");
         run
     }
 
-    /// The node has to end as it is now.
+    /// Asserts that a run is refused and leaves the node unchanged.
     #[track_caller]
     fn refused(&self, more: &[&str], code: i32, words: &[&str]) {
         let before = self.0.dir.path().join("before");
@@ -97,7 +106,7 @@ impl Node {
         copy_tree(&self.0.node(), &before);
         self.autoinstall(&[&["--yes"], more].concat()).ended(code, words);
         let _ = fs::remove_file(self.at("var/log/notes"));
-        // Directories in which something came and went again have another time.
+        // A directory has another time if an entry was added and removed.
         let differences = judge::differences(&before, &self.0.node(), &[]);
         let differences: Vec<&String> =
             differences.iter().filter(|line| !line.starts_with(".d..t")).collect();
@@ -119,129 +128,155 @@ impl Node {
 }
 
 #[test]
-fn systemd_boot_is_told_to_boot_the_installer_once() {
+fn systemd_boot_boots_installer_once() {
     require!(NEEDED);
 
-    let node = Node::with(&["big", "standard"]).with_grub();
+    let node = Node::with_flavors(&["big", "standard"]).with_grub();
     write_text(&node.at("boot/efi/EFI/systemd/systemd-bootx64.efi"), "MZ");
     fs::create_dir_all(node.at("boot/efi/loader/entries")).expect("makes");
-    node.noting("usr/bin/bootctl");
-    node.arranged(&["--append", "console=ttyS0 quiet"]);
+    node.record_calls("usr/bin/bootctl");
+    node.autoinstalled(&["--append", "console=ttyS0 quiet"]);
     node.has_boot_files("boot/efi", "standard");
+
     assert_eq!(
         read(&node.at(&format!("boot/efi/loader/entries/{ENTRY}.conf"))),
-        "title SystemImager autoinstall\nlinux /kernel.systemimager\ninitrd /initrd.img.systemimager\n\
+        "title SystemImager autoinstall\nlinux /kernel.systemimager\n\
+         initrd /initrd.img.systemimager\n\
          options console=ttyS0 quiet root=/dev/ram ramdisk_blocksize=1024 SKIP_LOCAL_CFG=y\n"
     );
-    assert_eq!(node.notes(), [format!("bootctl set-oneshot {ENTRY}.conf")]);
+    assert_eq!(node.recorded_calls(), [format!("bootctl set-oneshot {ENTRY}.conf")]);
 }
 
 #[test]
-fn grub_reads_the_entry_from_a_file_of_its_own() {
+fn grub_entry_is_in_separate_file() {
     require!(NEEDED);
 
-    let node = Node::with(&["big", "standard"]).with_grub();
-    node.arranged(&["--flavor", "big"]);
+    let node = Node::with_flavors(&["big", "standard"]).with_grub();
+    node.autoinstalled(&["--flavor", "big"]);
     node.has_boot_files("boot", "big");
     let entry = read(&node.at("boot/grub/custom.cfg"));
+
     assert!(entry.contains(&format!("--id {ENTRY} {{")), "{entry}");
     assert!(
         entry
             .contains("linux '/boot/kernel.systemimager' 'root=/dev/ram' 'ramdisk_blocksize=1024'"),
         "{entry}"
     );
-    assert_eq!(node.notes(), [format!("grub-reboot {ENTRY}")]);
-    // once more, with another flavor and grub's own idea of the way
+    assert_eq!(node.recorded_calls(), [format!("grub-reboot {ENTRY}")]);
+
+    // Again, with another flavor and a path from grub's own tool.
     node.script("usr/bin/grub-mkrelpath", "echo \"/@$1\"");
-    node.arranged(&[]);
+    node.autoinstalled(&[]);
     node.has_boot_files("boot", "standard");
     let entry = read(&node.at("boot/grub/custom.cfg"));
+
     assert!(entry.contains("initrd '/@/boot/initrd.img.systemimager'"), "{entry}");
 }
 
 #[test]
-fn the_administrators_own_grub_file_is_left_alone() {
+fn grub_file_of_administrator_is_unchanged() {
     require!(NEEDED);
 
-    let node = Node::with(&["only"]).with_grub();
+    let node = Node::with_flavors(&["only"]).with_grub();
     write_text(&node.at("boot/grub/custom.cfg"), "set color=blue\n");
     fs::create_dir_all(node.at("etc/grub.d")).expect("makes");
     node.script(
         "usr/sbin/update-grub",
         "/etc/grub.d/42_systemimager_autoinstall >/boot/grub/grub.cfg",
     );
-    node.arranged(&[]);
+    node.autoinstalled(&[]);
     node.has_boot_files("boot", "only");
+
     assert_eq!(read(&node.at("boot/grub/custom.cfg")), "set color=blue\n");
     assert!(
         read(&node.at("boot/grub/grub.cfg"))
             .starts_with("menuentry 'SystemImager autoinstall' --id")
     );
-    assert_eq!(node.notes(), [format!("grub-reboot {ENTRY}")]);
+    assert_eq!(node.recorded_calls(), [format!("grub-reboot {ENTRY}")]);
 }
 
 #[test]
-fn the_running_kernel_hands_over_where_there_is_no_other_way() {
+fn kexec_is_used_without_boot_loader() {
     require!(NEEDED);
 
-    let node = Node::with(&["standard"]);
+    let node = Node::with_flavors(&["standard"]);
     for dir in ["proc", "dev"] {
         fs::create_dir_all(node.at(dir)).expect("makes");
     }
     machine::install(Path::new(AGENT), &node.0.node(), "bin/agent");
     machine::install(&machine::program("rsync"), &node.0.node(), "bin/rsync");
-    node.noting("usr/sbin/kexec");
-    // another system's kernel cannot
+    node.record_calls("usr/sbin/kexec");
+
+    // A kernel of another system cannot use kexec.
     node.refused(&[], 5, &["cannot arrange a boot of the installer"]);
-    node.noting("usr/bin/systemctl");
-    let inside = |more: &[&str]| {
+
+    node.record_calls("usr/bin/systemctl");
+    let run_inside = |more: &[&str]| {
         let mut command = machine::chroot_command(&node.0.node());
-        command.arg("/bin/agent").args(node.words()).arg("--yes").args(more).stdin(Stdio::null());
+        command
+            .arg("/bin/agent")
+            .args(node.arguments())
+            .arg("--yes")
+            .args(more)
+            .stdin(Stdio::null());
         Run::from_output(command.output().expect("it runs"))
     };
-    inside(&["--reboot"]).ended(0, &["systemctl kexec", "rebooting"]);
+
+    run_inside(&["--reboot"]).ended(0, &["systemctl kexec", "rebooting"]);
+
     node.has_boot_files("boot", "standard");
-    let told = "root=/dev/ram ramdisk_blocksize=1024 SKIP_LOCAL_CFG=y";
+    let parameters = "root=/dev/ram ramdisk_blocksize=1024 SKIP_LOCAL_CFG=y";
     let loaded = format!(
-        "kexec -l /boot/kernel.systemimager --initrd=/boot/initrd.img.systemimager --command-line={told}"
+        "kexec -l /boot/kernel.systemimager --initrd=/boot/initrd.img.systemimager \
+         --command-line={parameters}"
     );
-    assert_eq!(node.notes(), [loaded.clone(), "systemctl kexec".to_owned()]);
-    inside(&[]).ended(0, &["and not at another boot"]);
-    assert_eq!(node.notes(), [loaded]);
+
+    assert_eq!(node.recorded_calls(), [loaded.clone(), "systemctl kexec".to_owned()]);
+    run_inside(&[]).ended(0, &["and not at another boot"]);
+    assert_eq!(node.recorded_calls(), [loaded]);
 }
 
 #[test]
-fn a_flavor_has_to_be_there_and_to_be_meant() {
+fn missing_or_ambiguous_flavor_is_refused() {
     require!(NEEDED);
 
-    let node = Node::with(&["big", "small"]).with_grub();
+    let node = Node::with_flavors(&["big", "small"]).with_grub();
     write_text(&node.server("ssh", "kernel"), "no flavor");
+
     node.refused(&[], 4, &["big, small", "--flavor"]);
     node.refused(&["--flavor", "standard"], 4, &["\"standard\"", "big, small"]);
     node.refused(&["--flavor", "ssh"], 4, &["big, small"]);
     node.refused(&["--flavor", "../small"], 4, &["big, small"]);
-    let none = Node::with(&[]).with_grub();
+
+    let none = Node::with_flavors(&[]).with_grub();
     none.refused(&[], 4, &["no boot files for this architecture"]);
-    assert_eq!(none.notes(), [""; 0]);
+    assert_eq!(none.recorded_calls(), [""; 0]);
 }
 
 #[test]
-fn nothing_is_left_where_a_step_fails() {
+fn failed_autoinstall_leaves_nothing() {
     require!(NEEDED);
 
-    let node = Node::with(&["standard"]).with_grub();
+    let node = Node::with_flavors(&["standard"]).with_grub();
     write_text(&node.at("local.cfg"), "DEVICE=old\n");
     node.script("usr/sbin/grub-reboot", "echo the environment block is full; exit 1");
+
     node.refused(&["--configure-from", "lo"], 5, &["grub-reboot", "the environment block is full"]);
+
     fs::create_dir_all(node.at("etc/grub.d")).expect("makes");
-    // where the configuration was made anew before
+
+    // Again, after the configuration was generated again.
     write_text(&node.at("boot/grub/grub.cfg"), "the golden client's\n");
     node.script("usr/sbin/update-grub", "echo anew >/boot/grub/grub.cfg");
+
     node.refused(&[], 5, &["grub-reboot"]);
+
     node.script("usr/sbin/update-grub", "exit 1");
     node.refused(&[], 5, &["update-grub"]);
+
     fs::remove_file(node.server("standard", "initrd.img")).expect("removes");
     node.refused(&[], 4, &["initrd.img"]);
+
     write_text(&node.server("standard", "initrd.img"), "");
     node.refused(&[], 4, &["initrd.img", "is empty"]);
     node.refused(
@@ -254,15 +289,18 @@ fn nothing_is_left_where_a_step_fails() {
 }
 
 #[test]
-fn the_network_settings_are_kept_for_the_installer() {
+fn network_settings_are_stored_for_installer() {
     require!(NEEDED);
 
-    let node = Node::with(&["standard"]).with_grub();
+    let node = Node::with_flavors(&["standard"]).with_grub();
     write_text(&node.at("etc/resolv.conf"), "search cluster.example other.example\n");
-    node.arranged(&["--configure-from", "lo"]).ended(0, &["IPADDR=127.0.0.1"]);
+
+    node.autoinstalled(&["--configure-from", "lo"]).ended(0, &["IPADDR=127.0.0.1"]);
+
     let text = read(&node.at("local.cfg"));
     let lines: Vec<&str> = text.lines().filter(|line| !line.starts_with('#')).collect();
     let names: Vec<&str> = lines.iter().filter_map(|line| line.split('=').next()).collect();
+
     assert_eq!(
         names,
         [
@@ -279,6 +317,7 @@ fn the_network_settings_are_kept_for_the_installer() {
             "SSH_USER"
         ]
     );
+
     for line in [
         "DEVICE=lo",
         "DOMAINNAME=cluster.example",
@@ -290,16 +329,17 @@ fn the_network_settings_are_kept_for_the_installer() {
     ] {
         assert!(lines.contains(&line), "{line}: {text}");
     }
+
     let entry = read(&node.at("boot/grub/custom.cfg"));
     assert!(!entry.contains("SKIP_LOCAL_CFG"), "{entry}");
 }
 
 #[test]
-fn nobody_is_installed_anew_by_mistake() {
+fn autoinstall_needs_confirmation() {
     require!(NEEDED);
 
-    let node = Node::with(&["standard"]).with_grub();
+    let node = Node::with_flavors(&["standard"]).with_grub();
     node.autoinstall(&[]).ended(2, &["refusing to reinstall", "without confirmation", "--yes"]);
     assert!(!node.at("boot/kernel.systemimager").exists());
-    assert_eq!(node.notes(), [""; 0]);
+    assert_eq!(node.recorded_calls(), [""; 0]);
 }

@@ -1,10 +1,11 @@
-//! What a boot loader that does not replay journals reads after an update, and that the freeze which sees
-//! to that never outlives its process.
+//! Files that a boot loader without journal replay reads after an update.
+//!
+//! The freeze of the boot flush must never outlast its process.
 
 mod common;
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -40,8 +41,9 @@ fn site_with(kind: &str, at: &str) -> (Site, Disk) {
     (site, disk)
 }
 
-/// What the boot loader's own code reads from the disk as it is, mounted, with what the log holds left
-/// aside; nothing where it finds nothing.
+/// Reads a file as grub does from the mounted disk, without the journal.
+///
+/// The result is empty if grub finds no file.
 fn read_by_grub(disk: &Disk, path: &str) -> Vec<u8> {
     let copy = disk.image.with_extension("copy");
     run(Command::new("cp").arg("--sparse=always").args([&disk.image, &copy]));
@@ -53,20 +55,30 @@ fn read_by_grub(disk: &Disk, path: &str) -> Vec<u8> {
         .stdout
 }
 
+/// Updates a node to generation 2, and asserts that grub reads the new boot files.
+///
+/// The filesystem of this kind is mounted at `at`.
 #[track_caller]
-fn is_bootable(site: &Site, disk: &Disk, at: &str, number: u64) {
-    for path in [format!("boot/vmlinuz-{number}"), "boot/grub/grub.cfg".to_owned()] {
-        let inside = path.strip_prefix(at).expect("is there");
-        let seen = read_by_grub(disk, &format!("/{}", inside.trim_start_matches('/')));
+fn grub_reads_updated_files(kind: &str, at: &str) -> (Site, Disk) {
+    let (site, disk) = site_with(kind, at);
+    site.publish(&generation(2));
+
+    site.updated(&["--no-fallback"]).ended(0, &["updated"]);
+
+    for path in ["boot/vmlinuz-2", "boot/grub/grub.cfg"] {
+        let path_on_disk = path.strip_prefix(at).expect("a path below the mount point");
+        let found = read_by_grub(&disk, &format!("/{}", path_on_disk.trim_start_matches('/')));
         assert!(
-            seen == fs::read(site.image().join(&path)).expect("reads"),
+            found == fs::read(site.image().join(path)).expect("reads"),
             "{path}: {} bytes",
-            seen.len()
+            found.len()
         );
     }
+
+    (site, disk)
 }
 
-/// The command under strace, which logs and injects as `options` say.
+/// The command under strace, with a log and `options`.
 fn traced(command: &Command, log: &Path, options: &[&str]) -> Command {
     let mut strace = Command::new("strace");
     strace.args(["-f", "-qq", "-e", "trace=ioctl", "-o"]).arg(log).args(options);
@@ -74,87 +86,89 @@ fn traced(command: &Command, log: &Path, options: &[&str]) -> Command {
     strace
 }
 
-/// Updates the node; the place among its process's ioctls at which it thaws, or 0.
+/// Updates the node; returns the index of the thaw among the ioctls of the process, or 0.
 fn thawing_ioctl(site: &Site) -> usize {
     let log = site.dir.path().join("log");
     run(&mut traced(&site.command(), &log, &[]));
     let text = fs::read_to_string(&log).expect("a log");
     let Some(first) = text.lines().find(|line| line.contains("FITHAW")) else { return 0 };
-    let process = first.split(' ').next().expect("its number");
-    let own: Vec<&str> = text.lines().filter(|line| line.starts_with(process)).collect();
-    let at = own.iter().position(|line| line.contains("FITHAW")).expect("was found");
-    assert!(own[at - 1].contains("FIFREEZE"), "{text}");
-    at + 1
+    let process = first.split(' ').next().expect("a process id");
+    let calls: Vec<&str> = text.lines().filter(|line| line.starts_with(process)).collect();
+    let thaw = calls.iter().position(|line| line.contains("FITHAW")).expect("a thaw");
+
+    assert!(calls[thaw - 1].contains("FIFREEZE"), "{text}");
+    thaw + 1
 }
 
 #[test]
-fn a_boot_partition_on_xfs_is_read_without_its_log() {
+fn boot_partition_on_xfs_is_readable_without_log() {
     require!(NEEDED);
 
     disk::enter_mount_namespace();
-    let (site, disk) = site_with("xfs", "boot");
-    site.publish(&generation(2));
-    site.updated(&["--no-fallback"]).ended(0, &["updated"]);
-    is_bootable(&site, &disk, "boot", 2);
-    // this reader would have noticed: what is merely synced, it does not find
+    let (site, disk) = grub_reads_updated_files("xfs", "boot");
+
+    // Control experiment: this reader does not find a file that was only synced.
     let control = site.node().join("boot/control");
     fs::write(&control, noise(100_000, 3)).expect("writes");
     run(Command::new("sync").arg("-f").arg(&control));
+
     assert_eq!(
         read_by_grub(&disk, "/control").len(),
         0,
-        "sync alone is enough here: this test shows nothing"
+        "grub finds a file after a sync alone, so this test proves nothing"
     );
 }
 
 #[test]
-fn a_root_on_xfs_is_read_without_its_log() {
+fn root_on_xfs_is_readable_without_log() {
     require!(NEEDED);
 
     disk::enter_mount_namespace();
-    let (site, disk) = site_with("xfs", "");
-    site.publish(&generation(2));
-    site.updated(&["--no-fallback"]).ended(0, &["updated"]);
-    is_bootable(&site, &disk, "", 2);
+    grub_reads_updated_files("xfs", "");
 }
 
 #[test]
-fn a_boot_partition_on_ext4_is_read_without_its_journal() {
+fn boot_partition_on_ext4_is_readable_without_journal() {
     require!(NEEDED, Program("mkfs.ext4"));
 
     disk::enter_mount_namespace();
-    let (site, disk) = site_with("ext4", "boot");
-    site.publish(&generation(2));
-    site.updated(&["--no-fallback"]).ended(0, &["updated"]);
-    is_bootable(&site, &disk, "boot", 2);
+    grub_reads_updated_files("ext4", "boot");
 }
 
 #[test]
-fn nothing_is_frozen_that_is_not_the_trees_own_or_that_did_not_change() {
+fn foreign_or_unchanged_boot_is_not_frozen() {
     require!(NEEDED);
 
     disk::enter_mount_namespace();
-    // a plain directory, and a bind mount of one
+
+    // A plain directory, and a bind mount of one.
     let site = Site::at(&generation(1));
     site.publish(&generation(2));
+
     assert_eq!(thawing_ioctl(&site), 0);
+
     let boot = site.node().join("boot");
     let bound = disk::Mounted::bind(&boot, &boot);
     site.publish(&generation(3));
+
     assert_eq!(thawing_ioctl(&site), 0);
     site.updated(&[]).ended(0, &["up to date"]);
+
     drop(bound);
-    // a kernel that stays
+
+    // An update that does not change the kernel.
     let (site, _disk) = site_with("xfs", "boot");
     let mut tree = generation(1);
     trees::put(&mut tree, "etc/issue", Item::file("newer"));
+
     site.publish(&tree);
     assert_eq!(thawing_ioctl(&site), 0);
+
     site.publish(&generation(2));
     assert!(thawing_ioctl(&site) > 0);
 }
 
-/// Someone who writes a file, and hangs where that is frozen.
+/// A process that writes a file, and blocks if the filesystem is frozen.
 struct Writer(Child);
 
 impl Writer {
@@ -162,7 +176,7 @@ impl Writer {
         Writer(Command::new("touch").arg(file).spawn().expect("touch runs"))
     }
 
-    /// Whether it ends within this time.
+    /// Checks if the process ends within this time.
     fn ends_within(&mut self, time: Duration) -> bool {
         let begin = Instant::now();
         while begin.elapsed() < time {
@@ -175,79 +189,115 @@ impl Writer {
     }
 }
 
-/// Thaws, so that a failed test leaves nothing that hangs.
-struct Thawed<'a>(&'a Path);
+/// Thaws on drop, so that a failed test leaves no blocked process.
+struct ThawOnDrop(PathBuf);
 
-impl Drop for Thawed<'_> {
+impl Drop for ThawOnDrop {
     fn drop(&mut self) {
-        let _ = Command::new("fsfreeze").arg("-u").arg(self.0).output();
+        let _ = Command::new("fsfreeze").arg("-u").arg(&self.0).output();
+    }
+}
+
+/// A node whose next update freezes the filesystem of `/boot`.
+struct FreezingNode {
+    // Dropped first: a frozen filesystem cannot be unmounted.
+    _thaw: ThawOnDrop,
+    _disk: Disk,
+    site: Site,
+    /// Index of the thaw among the ioctls of the update.
+    thaw_index: usize,
+}
+
+impl FreezingNode {
+    fn new() -> Self {
+        let (site, disk) = site_with("xfs", "boot");
+        let boot = site.node().join("boot");
+        fs::write(boot.join("written"), "").expect("writes");
+        site.publish(&generation(2));
+        let thaw_index = thawing_ioctl(&site);
+        site.publish(&generation(1));
+
+        FreezingNode { _thaw: ThawOnDrop(boot), _disk: disk, site, thaw_index }
+    }
+
+    /// The update under strace, with an injection.
+    fn update_with(&self, injection: &str) -> Command {
+        traced(&self.site.command(), &self.log(), &["-e", injection])
+    }
+
+    fn log(&self) -> PathBuf {
+        self.site.dir.path().join("injection-log")
+    }
+
+    /// Starts a process that writes below `/boot`.
+    fn writer(&self) -> Writer {
+        Writer::new(&self.site.node().join("boot/written"))
+    }
+
+    /// Asserts that the node equals its image, except for the file of the writer.
+    #[track_caller]
+    fn is_updated(&self) {
+        let untracked = judge::same_except_untracked(
+            &self.site.image(),
+            &self.site.node(),
+            &[".si-stage", ".si-undo"],
+        );
+        assert_eq!(untracked, ["boot/written"]);
     }
 }
 
 #[test]
-fn a_kill_while_it_is_frozen_leaves_it_thawed() {
+fn killed_boot_flush_leaves_filesystem_thawed() {
     require!(NEEDED);
 
     disk::enter_mount_namespace();
-    let (site, _disk) = site_with("xfs", "boot");
-    let boot = site.node().join("boot");
-    fs::write(boot.join("written"), "").expect("writes");
-    site.publish(&generation(2));
-    let nth = thawing_ioctl(&site);
-    site.publish(&generation(1));
-    let _thawed = Thawed(&boot);
-    let log = site.dir.path().join("log");
-    let kill = format!("inject=ioctl:signal=KILL:when={nth}");
-    let killed = Run::from_output(
-        traced(&site.command(), &log, &["-e", &kill]).output().expect("strace runs"),
-    );
+    let node = FreezingNode::new();
+    let injection = format!("inject=ioctl:signal=KILL:when={}", node.thaw_index);
+
+    let killed = Run::from_output(node.update_with(&injection).output().expect("strace runs"));
+
     assert_eq!(killed.code, -1, "{killed:#?}");
-    let text = fs::read_to_string(&log).expect("a log");
+
+    let text = fs::read_to_string(node.log()).expect("a log");
     assert!(text.lines().any(|line| line.contains("FIFREEZE") && line.ends_with("= 0")), "{text}");
-    assert!(
-        Writer::new(&boot.join("written")).ends_within(Duration::from_secs(20)),
-        "it hangs: {text}"
-    );
+    assert!(node.writer().ends_within(Duration::from_secs(20)), "the writer is blocked: {text}");
+
     let mut recover = Command::new(env!("CARGO_BIN_EXE_si_updateclient"));
-    Run::from_output(
-        recover.arg("--recover").arg("--root").arg(site.node()).output().expect("runs"),
-    )
-    .ended(0, &["finishing an update"]);
-    let untracked =
-        judge::same_except_untracked(&site.image(), &site.node(), &[".si-stage", ".si-undo"]);
-    assert_eq!(untracked, ["boot/written"]);
+    recover.arg("--recover").arg("--root").arg(node.site.node());
+
+    Run::from_output(recover.output().expect("runs")).ended(0, &["finishing an update"]);
+
+    node.is_updated();
 }
 
 #[test]
-fn a_process_that_stops_while_it_is_frozen_does_not_hold_it_for_long() {
+fn stopped_process_does_not_keep_filesystem_frozen() {
     require!(NEEDED);
 
     disk::enter_mount_namespace();
-    let (site, _disk) = site_with("xfs", "boot");
-    let boot = site.node().join("boot");
-    fs::write(boot.join("written"), "").expect("writes");
-    site.publish(&generation(2));
-    let nth = thawing_ioctl(&site);
-    site.publish(&generation(1));
-    let _thawed = Thawed(&boot);
-    let log = site.dir.path().join("log-of-the-stop");
-    // unlike a kill, this lets the call return: the one before the thaw
-    let stop = format!("inject=ioctl:signal=STOP:when={}", nth - 1);
-    let mut strace = traced(&site.command(), &log, &["-e", &stop]).spawn().expect("strace runs");
+    let node = FreezingNode::new();
+
+    // Unlike a kill, a stop lets the call return: the call before the thaw.
+    let injection = format!("inject=ioctl:signal=STOP:when={}", node.thaw_index - 1);
+
+    let mut strace = node.update_with(&injection).spawn().expect("strace runs");
+
     let begin = Instant::now();
     let mut writer = loop {
-        assert!(begin.elapsed() < Duration::from_secs(30), "it is never frozen");
-        let mut writer = Writer::new(&boot.join("written"));
+        assert!(begin.elapsed() < Duration::from_secs(30), "the filesystem is never frozen");
+        let mut writer = node.writer();
         if !writer.ends_within(Duration::from_secs(2)) {
             break writer;
         }
     };
-    assert!(writer.ends_within(Duration::from_secs(30)), "it hangs");
+
+    assert!(writer.ends_within(Duration::from_secs(30)), "the writer is blocked");
+
     let children = format!("/proc/{0}/task/{0}/children", strace.id());
     let stopped = fs::read_to_string(children).expect("a child");
     run(Command::new("kill").arg("-CONT").arg(stopped.split_whitespace().next().expect("a child")));
+
     assert!(strace.wait().expect("ends").success());
-    let untracked =
-        judge::same_except_untracked(&site.image(), &site.node(), &[".si-stage", ".si-undo"]);
-    assert_eq!(untracked, ["boot/written"]);
+
+    node.is_updated();
 }

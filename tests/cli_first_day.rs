@@ -1,4 +1,4 @@
-//! What differs between an image and every real node, on the first day of a site.
+//! Differences between an image and every real node, on the first day of a site.
 
 mod common;
 
@@ -16,8 +16,8 @@ fn read(path: &Path) -> String {
     fs::read_to_string(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
 }
 
-/// What no two nodes have in common, by the default excludes.
-const OWN_TO_A_NODE: [&str; 14] = [
+/// Files that differ on every node; the default excludes name them.
+const NODE_FILES: [&str; 14] = [
     "etc/machine-id",
     "etc/ssh/ssh_host_ed25519_key",
     "etc/ssh/ssh_host_rsa_key.pub",
@@ -35,38 +35,43 @@ const OWN_TO_A_NODE: [&str; 14] = [
 ];
 
 #[test]
-fn what_differs_on_every_node_stays_the_nodes_own_by_default() {
+fn node_specific_files_survive_default_excludes() {
     require!(ROOT_AND_RSYNC);
 
     let site = Site::new();
     let mut tree = trees::system();
-    for path in OWN_TO_A_NODE {
+    for path in NODE_FILES {
         trees::put(&mut tree, path, Item::file("the golden client's"));
     }
     site.publish(&tree);
     site.install_node();
-    for path in OWN_TO_A_NODE {
+    for path in NODE_FILES {
         trees::write_text(&site.node().join(path), "this node's");
     }
     trees::write_text(&site.node().join("var/log/more"), "this node's");
-    // every entry that comes or goes changes the time of its directory, which is no drift
+
+    // Each added or removed entry changes the time of its directory, which is no drift.
     let run = Run::from_output(site.command_with_node_excludes().output().expect("runs"));
     run.ended(0, &["taken for generation", ": 0 of", "is up to date"]);
     assert!(!run.out.contains("repaired"), "{run:#?}");
-    for path in OWN_TO_A_NODE {
+
+    for path in NODE_FILES {
         trees::put(
             &mut tree,
             path,
             Item::file("the golden client's, newer").mtime(1_700_000_000, 0),
         );
     }
+
     trees::put(&mut tree, "usr/bin/tool", Item::file("a newer tool"));
     site.publish(&tree);
     let run = Run::from_output(
         site.command_with_node_excludes().arg("--no-fallback").output().expect("runs"),
     );
+
     run.ended(0, &["following one diff", "updated to node", "1 path changed"]);
-    for path in OWN_TO_A_NODE {
+
+    for path in NODE_FILES {
         assert_eq!(read(&site.node().join(path)), "this node's", "{path}");
     }
     let rules = concat!(env!("CARGO_MANIFEST_DIR"), "/etc/updateclient.local.exclude");
@@ -80,11 +85,12 @@ fn what_differs_on_every_node_stays_the_nodes_own_by_default() {
     let above_own =
         [".d..t...... ./", ".d..t...... etc/", ".d..t...... var/lib/", ".d..t...... var/"];
     let left: Vec<&str> = left.lines().filter(|line| !above_own.contains(line)).collect();
+
     assert!(left.is_empty(), "{left:?}");
 }
 
 #[test]
-fn times_of_directories_alone_start_no_work() {
+fn changed_directory_times_alone_start_no_update() {
     require!(ROOT_AND_RSYNC);
 
     let site = Site::at(&trees::system());
@@ -94,22 +100,26 @@ fn times_of_directories_alone_start_no_work() {
             .and_then(|dir| dir.set_modified(std::time::SystemTime::now()))
             .expect("sets the time");
     }
+
     let before = fs::metadata(site.node().join("tmp")).expect("is there").mtime();
     let run = site.updated(&["--check", "stat"]);
+
     run.ended(0, &["up to date"]);
     assert!(!run.out.contains("repaired"), "{run:#?}");
     assert!(site.status().contains("deviations:  0"));
     assert_eq!(fs::metadata(site.node().join("tmp")).expect("is there").mtime(), before);
-    // an update that has other work puts them right
+
+    // An update with other changes also restores these times.
     let mut next = trees::system();
     trees::put(&mut next, "etc/new", Item::file("new"));
     site.publish(&next);
+
     site.updated(&["--no-fallback"]);
     site.same();
 }
 
 #[test]
-fn another_program_updated_the_node_in_between() {
+fn node_updated_by_another_program_matches_image() {
     require!(ROOT_AND_RSYNC);
 
     let mut tree = trees::system();
@@ -119,7 +129,8 @@ fn another_program_updated_the_node_in_between() {
     trees::put(&mut tree, "usr/lib/renamed-later", Item::file(trees::noise(50_000, 3)));
     let site = Site::at(&tree);
     let node = site.node();
-    // as apt or the old client would: new inodes, some with the time and size of the old ones
+
+    // As apt or the old client would do it: new inodes, some with the old time and size.
     let drifted = node.join("usr/lib/large");
     let time = fs::metadata(&drifted).expect("is there").modified().expect("a time");
     fs::remove_file(&drifted).expect("removes");
@@ -130,20 +141,23 @@ fn another_program_updated_the_node_in_between() {
         .and_then(|file| file.set_modified(time))
         .expect("sets the time");
     fs::write(node.join("usr/lib/renamed-later"), "drift").expect("writes");
-    fs::write(node.join("usr/bin/tool"), "drift in what does not change").expect("writes");
+    fs::write(node.join("usr/bin/tool"), "drift in an unchanged file").expect("writes");
     fs::remove_dir_all(node.join("usr/lib/app")).expect("removes");
     trees::write_text(&node.join("usr/lib/added-by-apt"), "untracked");
     fs::remove_file(node.join("etc/passwd")).expect("removes");
     std::os::unix::fs::symlink("/nowhere", node.join("etc/passwd")).expect("links");
-    // a delta's source has drifted, a rename's source has drifted, a path that goes is gone already
+
+    // The sources of a delta and of a move have drifted, and one path to be removed is missing.
     large[100_000] ^= 1;
     trees::put(&mut tree, "usr/lib/large", Item::file(large));
     let renamed = tree.remove(&b"usr/lib/renamed-later"[..]).expect("is there");
     trees::put(&mut tree, "usr/lib/renamed", renamed);
     tree.remove(&b"usr/lib/app/one.py"[..]);
-    // what apt did already and the image brings now
+
+    // Files that apt has installed already, and that the image brings now.
     trees::put(&mut tree, "usr/lib/added-by-apt", Item::file("the image's"));
     site.publish(&tree);
+
     site.updated(&["--no-fallback"])
         .ended(0, &["by their digests", "repaired: /usr/bin/tool", "repaired: /etc/passwd"]);
     site.same();
@@ -151,7 +165,7 @@ fn another_program_updated_the_node_in_between() {
 }
 
 #[test]
-fn only_what_changes_is_looked_at_when_that_is_asked_for() {
+fn check_level_touched_examines_only_changed_paths() {
     require!(ROOT_AND_RSYNC);
 
     let mut tree = trees::system();
@@ -162,25 +176,30 @@ fn only_what_changes_is_looked_at_when_that_is_asked_for() {
     fs::write(node.join("usr/lib/large"), "drifted, and the source of a delta").expect("writes");
     fs::remove_file(node.join("usr/lib/app/one.py")).expect("removes");
     fs::write(node.join("usr/bin/tool"), "drifted elsewhere").expect("writes");
-    // A directory in which nothing changes is as little looked at as a file.
+
+    // A directory in which nothing changes is not examined either.
     let ago = SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000);
     fs::File::open(node.join("usr/bin")).expect("opens").set_modified(ago).expect("sets");
     large[100_000] ^= 1;
     trees::put(&mut tree, "usr/lib/large", Item::file(large));
     trees::put(&mut tree, "usr/lib/app/one.py", Item::file("1, newer"));
+
     site.publish(&tree);
     site.updated(&["--no-fallback", "--check", "touched"]).ended(0, &["updated to node"]);
     assert_eq!(read(&node.join("usr/bin/tool")), "drifted elsewhere");
     assert_eq!(read(&node.join("usr/lib/app/one.py")), "1, newer");
+
     let left = judge::differences(&site.image(), &node, &[]);
     let paths: Vec<&str> = left.iter().filter_map(|line| line.split_whitespace().last()).collect();
+
     assert_eq!(paths, ["usr/bin/", "usr/bin/tool"], "{left:?}");
+
     site.updated(&["--check", "stat"]);
     site.same();
 }
 
 #[test]
-fn a_directory_that_was_deleted_comes_back_whole_though_drift_is_only_reported() {
+fn deleted_directory_is_restored_when_drift_is_only_reported() {
     require!(ROOT_AND_RSYNC);
 
     let mut tree = trees::system();
@@ -189,22 +208,26 @@ fn a_directory_that_was_deleted_comes_back_whole_though_drift_is_only_reported()
     fs::write(site.node().join("usr/bin/tool"), "drift").expect("writes");
     trees::put(&mut tree, "usr/lib/app/one.py", Item::file("1, newer"));
     site.publish(&tree);
+
     site.updated(&["--no-fallback", "--check", "touched", "--drift", "report"]);
     site.update(&["--check", "stat", "--drift", "report"])
         .ended(10, &["deviates: ./usr/bin/tool: content"]);
+
     let status = site.status();
     assert!(status.contains("deviations:  1") && !status.contains("two.py"), "{status}");
+
     site.updated(&["--check", "stat"]);
     site.same();
 }
 
 #[test]
-fn a_state_directory_that_came_with_a_clone_is_not_believed() {
+fn state_from_cloned_tree_is_not_trusted() {
     require!(ROOT_AND_RSYNC);
 
     let tree = trees::system();
     let site = Site::at(&tree);
-    // the golden client's whole tree becomes another node's, which then loses a file
+
+    // The tree of the golden client becomes another node, which then loses a file.
     let golden = site.dir.path().join("golden");
     fs::rename(site.node(), &golden).expect("renames");
     copy_tree(&golden, &site.node());
@@ -212,19 +235,24 @@ fn a_state_directory_that_came_with_a_clone_is_not_believed() {
     let mut next = tree.clone();
     trees::put(&mut next, "etc/new", Item::file("new"));
     site.publish(&next);
+
     site.updated(&["--no-fallback"]);
     site.same();
-    // a tree on another filesystem is another machine's
+
+    // A tree on another filesystem belongs to another machine.
     let state = site.node().join("var/lib/systemimager/client/state.toml");
     let text = read(&state);
     let home = text.lines().find(|line| line.starts_with("home")).expect("a home");
     fs::write(&state, text.replace(home, "home = \"1234-2-0\"")).expect("writes");
+
     assert!(
         site.status().contains("nothing is recorded: the recorded state was written for another")
     );
+
     fs::write(site.node().join("etc/passwd"), "drift").expect("writes");
     trees::put(&mut next, "etc/newer", Item::file("newer"));
     site.publish(&next);
+
     site.updated(&["--no-fallback"])
         .ended(0, &["it is not used", "taken for generation", "following one diff"]);
     site.same();
@@ -232,10 +260,10 @@ fn a_state_directory_that_came_with_a_clone_is_not_believed() {
 }
 
 #[test]
-fn an_image_without_the_agent_leaves_it_its_configuration_and_its_keys() {
+fn image_without_agent_keeps_agent_configuration_and_keys() {
     require!(ROOT_AND_RSYNC);
 
-    const AGENTS: [&str; 6] = [
+    const AGENT_FILES: [&str; 6] = [
         "usr/sbin/si_updateclient",
         "etc/systemimager/updateclient.toml",
         "etc/systemimager/updateclient.local.exclude",
@@ -244,15 +272,15 @@ fn an_image_without_the_agent_leaves_it_its_configuration_and_its_keys() {
         "etc/systemimager/overrides",
     ];
     let mut tree = trees::system();
-    let bare = tree.clone();
-    for path in AGENTS {
+    let without_agent = tree.clone();
+    for path in AGENT_FILES {
         trees::put(&mut tree, path, Item::file(format!("# of {path}\n")));
     }
     tree.insert(b"etc/systemimager/updateclient.local.exclude".to_vec(), Item::file("# nothing\n"));
     let site = Site::at(&tree).with_rsync();
-    let stay = |what: &str| {
-        for path in AGENTS {
-            assert!(site.node().join(path).exists(), "{path} went with {what}");
+    let assert_files_kept = |update: &str| {
+        for path in AGENT_FILES {
+            assert!(site.node().join(path).exists(), "{path} was removed by {update}");
         }
         let left = judge::same_except_untracked(&site.image(), &site.node(), &[]);
         assert!(
@@ -261,49 +289,61 @@ fn an_image_without_the_agent_leaves_it_its_configuration_and_its_keys() {
             "{left:?}"
         );
     };
-    site.publish(&bare);
+    site.publish(&without_agent);
+
     site.updated(&["--no-fallback"]);
-    stay("a diff");
-    // once more where nothing is recorded and all that the image does not have goes
+    assert_files_kept("a diff");
+
+    // Again without a recorded state, when everything outside the image is removed.
     fs::remove_dir_all(site.node().join("var/lib/systemimager")).expect("removes");
     fs::remove_dir_all(site.node().join("usr/lib")).expect("removes");
     for path in ["etc/passwd", "etc/hostname", "usr/bin/tool", "boot/vmlinuz"] {
         trees::write_text(&site.node().join(path), "drift");
     }
     trees::write_text(&site.node().join("opt/stale"), "of an older image");
+
     site.updated(&["--max-delete", "100%"]).ended(0, &["full sync"]);
     assert!(!site.node().join("opt").exists());
-    stay("a full sync");
-    // nor do they go along when their directory becomes something else
-    let mut linked = bare.clone();
+
+    assert_files_kept("a full sync");
+
+    // The files also survive if their directory becomes another type.
+    let mut linked = without_agent.clone();
     trees::put(
         &mut linked,
         "etc/systemimager",
         Item::new(ItemKind::Symlink(b"/opt/systemimager".to_vec())),
     );
     site.publish(&linked);
+
     site.refused(&["--no-fallback"], 5, &["etc/systemimager"]);
 }
 
 #[test]
-fn the_same_content_is_published_again_and_an_older_one_anew() {
+fn republished_older_generation_is_followed() {
     require!(ROOT_AND_RSYNC);
 
     let old = trees::system();
     let site = Site::at(&old);
+
     assert!(site.publish_image(&[]).is_empty() || site.archives("diffs").is_empty());
     site.updated(&[]).ended(0, &["serial 1"]);
+
     let mut new = old.clone();
     trees::put(&mut new, "etc/new", Item::file("new"));
     site.publish(&new);
+
     site.updated(&["--no-fallback"]).ended(0, &["serial 2"]);
+
     site.publish(&old);
     site.updated(&["--no-fallback"]).ended(0, &["serial 3"]);
     site.same();
-    // a node that is two publishes behind is at the head's content already
+
+    // A node that is two publishes behind has the content of the head already.
     let state = site.status();
     site.publish(&new);
     site.publish(&old);
+
     site.updated(&["--no-fallback"]).ended(0, &["up to date", "serial 5"]);
     assert_ne!(site.status(), state);
 }

@@ -1,4 +1,4 @@
-//! Hardlink groups: what they are in an image, on a node, and from one generation to the next.
+//! Hard-link groups: in an image, on a node, and from one generation to the next.
 
 mod common;
 
@@ -9,12 +9,13 @@ use common::site::Site;
 use common::trees::{self, Item, ItemKind, Tree};
 use common::{ROOT_AND_RSYNC, judge, require};
 
-/// A tree with files in groups: each has a content and its names.
+/// A tree with hard-link groups, each given by its content and its paths.
 fn grouped(groups: &[(&str, &[&str])]) -> Tree {
     let mut tree = trees::system();
     for directory in ["x", "y"] {
         trees::put(&mut tree, directory, Item::dir());
     }
+
     for (content, names) in groups {
         let (first, others) = names.split_first().expect("a group has a name");
         trees::put(&mut tree, first, Item::file(*content));
@@ -22,10 +23,12 @@ fn grouped(groups: &[(&str, &[&str])]) -> Tree {
             trees::put(&mut tree, name, Item::new(ItemKind::Link(first.as_bytes().to_vec())));
         }
     }
+
     tree
 }
 
-/// Generations in which groups split, join, gain and lose names, with and without another content.
+/// Generations in which groups split, join, gain and lose paths, with and without a change of
+/// content.
 fn generations() -> Vec<Tree> {
     let mut trees: Vec<Tree> = [
         &[("1", &["x/a", "x/b", "y/c"][..]), ("1", &["y/d"])][..],
@@ -43,18 +46,21 @@ fn generations() -> Vec<Tree> {
     .iter()
     .map(|groups| grouped(groups))
     .collect();
-    // the names of a group become other things, and other things its names
+
+    // Paths of a group become other types, and other types become its paths.
     let mut other = grouped(&[("2", &["x/a", "x/e"])]);
     trees::put(&mut other, "y/d/deeper", Item::new(ItemKind::Link(b"x/a".to_vec())));
     trees::put(&mut other, "y/f", Item::new(ItemKind::Symlink(b"../x/a".to_vec())));
     trees.push(other);
     trees.push(grouped(&[("2", &["x/a", "y/d", "y/f"]), ("4", &["x/e"])]));
-    // metadata alone, then the time alone
+
+    // A change of metadata only, then of the time only.
     let mut mode = trees[trees.len() - 1].clone();
     mode.get_mut(&b"x/a"[..]).expect("is there").mode = 0o600;
     trees.push(mode.clone());
     mode.get_mut(&b"x/a"[..]).expect("is there").mtime = (1_700_000_000, 7);
     trees.push(mode);
+
     trees
 }
 
@@ -72,25 +78,26 @@ fn follow_all(more: &[&str]) {
 }
 
 #[test]
-fn groups_split_join_gain_and_lose_names() {
+fn hardlink_groups_change_in_single_steps() {
     require!(ROOT_AND_RSYNC);
 
     follow_all(&[]);
 }
 
 #[test]
-fn groups_split_join_gain_and_lose_names_when_only_what_changes_is_looked_at() {
+fn hardlink_groups_change_at_check_level_touched() {
     require!(ROOT_AND_RSYNC);
 
     follow_all(&["--check", "touched"]);
 }
 
 #[test]
-fn groups_change_over_several_generations_at_once() {
+fn hardlink_groups_change_across_several_generations() {
     require!(ROOT_AND_RSYNC);
 
     let generations = generations();
     let site = Site::at(&generations[0]);
+
     for (number, tree) in generations.iter().enumerate().skip(1) {
         site.publish(tree);
         if number % 4 == 0 || number + 1 == generations.len() {
@@ -101,7 +108,7 @@ fn groups_change_over_several_generations_at_once() {
 }
 
 #[test]
-fn a_name_that_is_excluded_keeps_its_bytes_and_metadata() {
+fn excluded_hardlink_keeps_content_and_metadata() {
     require!(ROOT_AND_RSYNC);
 
     let mut tree = grouped(&[("1", &["x/a", "x/keep", "y/b"]), ("pair", &["y/p", "y/keep"])]);
@@ -112,11 +119,14 @@ fn a_name_that_is_excluded_keeps_its_bytes_and_metadata() {
     fs::write(&rules, "keep\n").expect("writes");
     let rules = rules.display().to_string();
     let excluding = ["--exclude-file", &rules];
+
     site.updated(&[&excluding[..], &["--adopt"]].concat()).ended(0, &[": 0 of"]);
+
     let meta = |path: &str| fs::metadata(site.node().join(path)).expect("is there");
     let kept = (meta("x/keep").ino(), meta("x/keep").mtime(), meta("x/keep").mode());
     let pair = (meta("y/keep").ino(), meta("y/keep").mtime(), meta("y/keep").mode());
-    // content of the one, time alone of the other, then modes, then both groups become one
+
+    // The content of one group, the time of the other, the modes, then both groups become one.
     let steps: [&dyn Fn(&mut Tree); 4] = [
         &|tree| trees::put(tree, "x/a", Item::file("2")),
         &|tree| tree.get_mut(&b"y/p"[..]).expect("is there").mtime = (1_700_000_000, 1),
@@ -133,6 +143,7 @@ fn a_name_that_is_excluded_keeps_its_bytes_and_metadata() {
             trees::put(&mut tree, "y/keep", Item::file("apart"));
         }
         site.publish(&tree);
+
         site.updated(&[&excluding[..], &["--no-fallback"]].concat());
         judge::same(&site.image(), &site.node(), &["keep"]);
         assert_eq!(
@@ -146,16 +157,18 @@ fn a_name_that_is_excluded_keeps_its_bytes_and_metadata() {
             "step {number}"
         );
     }
+
     assert_eq!(fs::read_to_string(site.node().join("x/keep")).expect("reads"), "1");
 }
 
 #[test]
-fn a_group_that_came_apart_on_the_node_is_put_together_again() {
+fn split_hardlink_group_is_rejoined() {
     require!(ROOT_AND_RSYNC);
 
     let site = Site::at(&grouped(&[("1", &["x/a", "x/b", "y/c"]), ("1", &["y/d"])]));
     let node = site.node();
-    // what an editor that writes a new file does, and a deduplicating tool the other way round
+
+    // An editor that writes a new file splits a group; a deduplicating tool joins files.
     let time = fs::metadata(node.join("x/b")).expect("is there").modified().expect("a time");
     fs::remove_file(node.join("x/b")).expect("removes");
     fs::write(node.join("x/b"), "1").expect("writes");
@@ -166,6 +179,7 @@ fn a_group_that_came_apart_on_the_node_is_put_together_again() {
         .expect("sets the time");
     fs::remove_file(node.join("y/d")).expect("removes");
     fs::hard_link(node.join("x/a"), node.join("y/d")).expect("links");
+
     site.update(&["--check", "stat", "--drift", "report"])
         .ended(10, &["/x/b: hardlinks", "/y/d: hardlinks"]);
     site.updated(&["--check", "stat"]).ended(0, &["repaired: /x/b", "repaired: /y/d"]);

@@ -1,4 +1,4 @@
-//! What is mounted on a node: files, directories, filesystems of the image's own and foreign ones.
+//! Mounts on a node: single files, directories, local filesystems and foreign ones.
 
 mod common;
 
@@ -13,7 +13,7 @@ use common::{Need, judge, require, run};
 
 const NEEDED: [Need; 3] = [Need::Root, Need::Program("rsync"), Need::Program("mount")];
 
-/// A mount that ends with the test.
+/// A mount that is unmounted on drop.
 struct Mounted(PathBuf);
 
 impl Mounted {
@@ -27,7 +27,7 @@ impl Mounted {
         Mounted(at.to_owned())
     }
 
-    /// A filesystem in the file `image`, with what is at the mount point moved onto it.
+    /// Makes a filesystem in the file `image` and moves the content of the mount point onto it.
     fn ext4(image: &Path, at: &Path) -> Self {
         fs::File::create(image)
             .and_then(|file| file.set_len(16 << 20))
@@ -39,6 +39,7 @@ impl Mounted {
         run(Command::new("mount").args(["-o", "loop"]).arg(image).arg(at));
         let mounted = Mounted(at.to_owned());
         run(Command::new("cp").arg("-aT").arg(&aside).arg(at));
+
         mounted
     }
 }
@@ -62,7 +63,7 @@ fn read(path: &Path) -> String {
 }
 
 #[test]
-fn a_file_that_is_mounted_over_deviates_and_is_not_touched() {
+fn file_under_bind_mount_is_reported_and_untouched() {
     require!(NEEDED);
 
     let mut tree = with(&[("usr/lib/a", "one inode"), ("etc/resolv.conf", "the image's")]);
@@ -70,22 +71,25 @@ fn a_file_that_is_mounted_over_deviates_and_is_not_touched() {
         trees::put(&mut tree, name, Item::new(ItemKind::Link(b"usr/lib/a".to_vec())));
     }
     let site = Site::at(&tree);
-    let over = site.dir.path().join("over");
-    fs::write(&over, "the container's").expect("writes");
-    // one file alone, and the first name of a group
-    let alone = Mounted::bind(&over, &site.node().join("etc/resolv.conf"));
-    let first = Mounted::bind(&over, &site.node().join("usr/lib/a"));
-    let others = fs::metadata(site.node().join("usr/lib/b")).expect("is there").ino();
+    let source = site.dir.path().join("over");
+    fs::write(&source, "the container's").expect("writes");
+
+    // A single file, and the first path of a hard-link group.
+    let file_mount = Mounted::bind(&source, &site.node().join("etc/resolv.conf"));
+    let group_mount = Mounted::bind(&source, &site.node().join("usr/lib/a"));
+    let inode = fs::metadata(site.node().join("usr/lib/b")).expect("is there").ino();
     trees::put(&mut tree, "etc/passwd", Item::file("newer"));
+
     site.publish(&tree);
     site.updated(&["--no-fallback"])
         .ended(0, &["deviates: ./etc/resolv.conf: content", "deviates: ./usr/lib/a"]);
     assert_eq!(read(&site.node().join("etc/resolv.conf")), "the container's");
-    assert_eq!(read(&over), "the container's");
-    assert_eq!(fs::metadata(site.node().join("usr/lib/b")).expect("is there").ino(), others);
+    assert_eq!(read(&source), "the container's");
+    assert_eq!(fs::metadata(site.node().join("usr/lib/b")).expect("is there").ino(), inode);
     assert!(site.status().contains("./etc/resolv.conf: content"));
     judge::same(&site.image(), &site.node(), &["/etc/resolv.conf", "/usr/lib/a"]);
-    // what has to change there, or to go, is refused
+
+    // A change or removal of a mounted path is refused.
     for change in ["etc/resolv.conf", "usr/lib/a"] {
         let mut next = tree.clone();
         trees::put(&mut next, change, Item::file("the image's, newer"));
@@ -93,35 +97,40 @@ fn a_file_that_is_mounted_over_deviates_and_is_not_touched() {
         let named = format!("/{change} has to change and");
         site.update(&["--no-fallback"]).ended(5, &[&named, "mounted", "nothing was changed"]);
     }
+
     tree.remove(&b"etc/resolv.conf"[..]);
     site.publish(&tree);
+
     site.update(&["--no-fallback"])
         .ended(5, &["/etc/resolv.conf has to change and", "nothing was changed"]);
     site.nothing_left();
-    drop((alone, first));
+
+    drop((file_mount, group_mount));
     site.updated(&["--no-fallback"]);
+
     site.same();
 }
 
 #[test]
-fn a_mount_below_a_directory_that_goes_or_becomes_something_else_is_refused_by_name() {
+fn mount_below_removed_directory_is_refused() {
     require!(NEEDED);
 
-    let tree = with(&[("srv/app/in/file", "data"), ("srv/stays", "data")]);
+    let tree = with(&[("srv/app/in/file", "data"), ("srv/kept", "data")]);
     let site = Site::at(&tree);
     let elsewhere = site.dir.path().join("elsewhere");
     trees::write_text(&elsewhere.join("sentinel"), "untouched");
     let file = elsewhere.join("sentinel");
     let mut without = tree.clone();
     without.retain(|path, _| !path.starts_with(b"srv/app"));
-    let mut turned = without.clone();
-    trees::put(&mut turned, "srv/app", Item::new(ItemKind::Symlink(b"stays".to_vec())));
+    let mut converted = without.clone();
+    trees::put(&mut converted, "srv/app", Item::new(ItemKind::Symlink(b"kept".to_vec())));
     let mounts: [(&str, &dyn Fn() -> Mounted); 3] = [
         ("/srv/app/in", &|| Mounted::bind(&elsewhere, &site.node().join("srv/app/in"))),
         ("/srv/app/in", &|| Mounted::tmpfs(&site.node().join("srv/app/in"))),
         ("/srv/app/in/file", &|| Mounted::bind(&file, &site.node().join("srv/app/in/file"))),
     ];
-    for next in [&without, &turned] {
+
+    for next in [&without, &converted] {
         site.publish(next);
         for (at, mount) in &mounts {
             let mounted = mount();
@@ -131,15 +140,17 @@ fn a_mount_below_a_directory_that_goes_or_becomes_something_else_is_refused_by_n
             drop(mounted);
             assert_eq!(read(&site.node().join("srv/app/in/file")), "data");
         }
+
         site.updated(&["--no-fallback"]);
         site.same();
+
         site.publish(&tree);
         site.updated(&["--no-fallback"]);
     }
 }
 
 #[test]
-fn a_foreign_filesystem_over_a_tracked_directory_is_not_touched() {
+fn foreign_filesystem_over_tracked_directory_is_untouched() {
     require!(NEEDED);
 
     let mut tree = with(&[("run/lock/file", "the image's"), ("run/gone", "the image's")]);
@@ -150,17 +161,20 @@ fn a_foreign_filesystem_over_a_tracked_directory_is_not_touched() {
     trees::put(&mut tree, "etc/passwd", Item::file("newer"));
     tree.remove(&b"run/gone"[..]);
     site.publish(&tree);
+
     site.updated(&["--no-fallback", "--purge-untracked"]);
     assert_eq!(fs::read_dir(site.node().join("run")).expect("lists").count(), 1);
     judge::same(&site.image(), &site.node(), &["/run"]);
-    // what is below it is the image's again when it is uncovered, removed paths as untracked ones
+
+    // When the mount is removed, the files below it equal the image; removed paths are untracked.
     drop(run_directory);
     site.updated(&["--no-fallback"]);
+
     assert_eq!(judge::same_except_untracked(&site.image(), &site.node(), &[]), ["run/gone"]);
 }
 
 #[test]
-fn filesystems_of_the_systems_own_take_part_each_with_its_stage() {
+fn each_local_filesystem_has_its_own_stage() {
     require!(Root, LoopDevice, Program("rsync"), Program("mkfs.ext4"));
 
     let mut tree = with(&[("boot/initrd", "an initrd"), ("usr/lib/large", "x")]);
@@ -175,27 +189,34 @@ fn filesystems_of_the_systems_own_take_part_each_with_its_stage() {
     tree.get_mut(&b"boot"[..]).expect("is there").mode = 0o700;
     trees::put(&mut tree, "etc/passwd", Item::file("newer"));
     site.publish(&tree);
+
     site.updated(&["--no-fallback"]);
     judge::same(&site.image(), &site.node(), &["lost+found"]);
+
     let device = |path: &str| fs::metadata(site.node().join(path)).expect("is there").dev();
     assert!(
         device("boot/vmlinuz") != device("") && device("boot/vmlinuz") != device("usr/lib/large")
     );
+
     for part in ["boot", "usr"] {
         assert!(site.node().join(part).join("lost+found").exists());
         assert!(!site.node().join(part).join(".si-stage").exists());
     }
-    // a hardlink cannot cross: refused by name, before anything
+
+    // A hard link cannot cross filesystems: the update is refused before any change.
     let mut crossing = tree.clone();
     trees::put(&mut crossing, "boot/copy", Item::new(ItemKind::Link(b"etc/passwd".to_vec())));
     trees::put(&mut crossing, "etc/passwd", Item::file("newer still"));
+
     site.publish(&crossing);
     site.update(&["--no-fallback"])
         .ended(5, &["hardlink group of", "two filesystems", "nothing was changed"]);
-    // and the mount point itself cannot go
+
+    // A mount point cannot be removed.
     let mut without = tree.clone();
     without.retain(|path, _| !path.starts_with(b"boot"));
     site.publish(&without);
+
     site.update(&["--no-fallback"]).ended(5, &["/boot", "mounted", "nothing was changed"]);
     judge::same(
         &{
@@ -208,37 +229,43 @@ fn filesystems_of_the_systems_own_take_part_each_with_its_stage() {
 }
 
 #[test]
-fn a_part_that_is_mounted_read_only_stops_only_what_has_to_change_in_it() {
+fn read_only_filesystem_refuses_only_its_own_changes() {
     require!(NEEDED);
 
     let mut tree = with(&[("usr/lib/file", "data")]);
     let site = Site::at(&tree);
     let usr = site.node().join("usr");
-    // the time of a directory in it differs, which is no reason to stop
+
+    // A different time of a directory on it is no reason to refuse.
     trees::write_text(&usr.join("lib/local"), "the node's");
     let mounted = Mounted::bind(&usr, &usr);
     run(Command::new("mount").args(["-o", "remount,bind,ro"]).arg(&usr));
     trees::put(&mut tree, "etc/passwd", Item::file("newer"));
     site.publish(&tree);
+
     site.updated(&["--no-fallback"]);
     assert_eq!(read(&site.node().join("etc/passwd")), "newer");
+
     let mut mode = tree.clone();
     mode.get_mut(&b"usr/lib"[..]).expect("is there").mode = 0o700;
     let mut text = tree.clone();
     trees::put(&mut text, "usr/lib/file", Item::file("newer"));
+
     for (next, named) in [(&mode, "/usr/lib has to change"), (&text, "/usr/lib/file has to change")]
     {
         site.publish(next);
         site.update(&["--no-fallback"])
             .ended(5, &[named, "mounted read-only", "nothing was changed"]);
     }
+
     drop(mounted);
     site.updated(&["--no-fallback"]);
+
     assert_eq!(judge::same_except_untracked(&site.image(), &site.node(), &[]), ["usr/lib/local"]);
 }
 
 #[test]
-fn a_mount_that_the_fstab_names_and_that_is_missing() {
+fn change_below_missing_fstab_mount_is_refused() {
     require!(NEEDED);
 
     let site = Site::new();
@@ -256,6 +283,7 @@ fn a_mount_that_the_fstab_names_and_that_is_missing() {
     site.publish(&tree);
     site.updated(&[]);
     tree.insert(b"boot/kernel".to_vec(), Item::file("2"));
+
     site.publish(&tree);
     site.update(&[]).ended(
         5,

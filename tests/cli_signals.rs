@@ -1,4 +1,4 @@
-//! What happens around a run: signals, a terminal that dies, closed outputs, a clock that is wrong.
+//! The surroundings of a run: signals, a closed terminal, closed outputs, a wrong clock.
 
 mod common;
 
@@ -17,7 +17,7 @@ use common::site::{Run, Site};
 use common::trees::{self, Item};
 use common::{ROOT_AND_RSYNC, judge, require};
 
-/// A node with an update before it, a server, and the path of the diff there.
+/// A node with an update to do, a server, and the path of the diff on the server.
 fn behind() -> (Site, FaultServer, String) {
     let mut tree = trees::system();
     let mut site = Site::at(&tree);
@@ -30,7 +30,7 @@ fn behind() -> (Site, FaultServer, String) {
     (site, server, path)
 }
 
-/// As [`behind`]; the download takes about a second.
+/// As [`behind`], with a download that takes about a second.
 fn slow() -> (Site, FaultServer, String) {
     let (site, server, path) = behind();
     server.always(&path, Fault::Drip(2_000, Duration::from_millis(15)));
@@ -41,7 +41,7 @@ fn slow() -> (Site, FaultServer, String) {
 fn start(site: &Site, server: &FaultServer, path: &str, command: &mut Command) -> Child {
     let child = spawn(command);
     let begin = Instant::now();
-    // the listing in front, then all of it
+    // The first request is for the listing, the second one for the whole diff.
     while server.seen().iter().filter(|seen| seen.path == path).count() < 2 {
         assert!(begin.elapsed() < Duration::from_secs(20), "the download never began");
         assert!(site.repo().exists());
@@ -55,10 +55,10 @@ fn spawn(command: &mut Command) -> Child {
 }
 
 #[track_caller]
-fn wait_until(what: &str, is_so: impl Fn() -> bool) {
+fn wait_until(event: &str, condition: impl Fn() -> bool) {
     let begin = Instant::now();
-    while !is_so() {
-        assert!(begin.elapsed() < Duration::from_secs(20), "{what}: not within 20 seconds");
+    while !condition() {
+        assert!(begin.elapsed() < Duration::from_secs(20), "{event}: not within 20 seconds");
         sleep(Duration::from_millis(5));
     }
 }
@@ -72,36 +72,40 @@ fn finish(child: Child) -> Run {
 }
 
 #[test]
-fn a_hangup_does_not_stop_a_run() {
+fn hangup_does_not_stop_update() {
     require!(ROOT_AND_RSYNC);
 
     let (site, server, path) = slow();
     let child = start(&site, &server, &path, &mut site.command());
     signal(&child, Signal::SIGHUP);
+
     finish(child).ended(0, &["updated to node"]);
     site.same();
 }
 
 #[test]
-fn a_stop_before_the_seal_leaves_nothing_behind() {
+fn cancellation_before_seal_leaves_nothing() {
     require!(ROOT_AND_RSYNC);
 
-    for how in [Signal::SIGINT, Signal::SIGTERM] {
+    for signal_sent in [Signal::SIGINT, Signal::SIGTERM] {
         let (site, server, path) = slow();
         let before = site.dir.path().join("before");
         common::copy_tree(&site.node(), &before);
         let child = start(&site, &server, &path, &mut site.command());
-        signal(&child, how);
+        signal(&child, signal_sent);
+
         finish(child).ended(11, &["stopped on request; nothing was changed"]);
         common::judge::same(&before, &site.node(), &[]);
         site.nothing_left();
+
         server.calm();
         site.updated(&["--no-fallback"]);
+
         site.same();
     }
 }
 
-/// Asserts that a stop ended the run soon, and that nothing is left of it but what it had downloaded.
+/// Asserts that a signal ended the run soon, and that only its downloads are left.
 #[track_caller]
 fn stopped_soon(site: &Site, before: &Path, child: Child, since: Instant) -> Run {
     let run = finish(child);
@@ -116,7 +120,7 @@ fn stopped_soon(site: &Site, before: &Path, child: Child, since: Instant) -> Run
     run
 }
 
-/// The names in the spool.
+/// File names in the spool.
 fn spool(site: &Site) -> Vec<String> {
     let listed =
         fs::read_dir(site.node().join("var/lib/systemimager/client/spool")).expect("a spool");
@@ -128,11 +132,11 @@ fn spool(site: &Site) -> Vec<String> {
 }
 
 #[test]
-fn a_stop_is_heeded_while_the_server_says_nothing() {
+fn silent_server_does_not_delay_cancellation() {
     require!(ROOT_AND_RSYNC);
 
-    // the catalog's answer, the catalog, the listing, and the middle of the diff
-    for (path, fault, requests, how) in [
+    // The server falls silent before the catalog, in it, in the listing, and in the diff.
+    for (path, fault, requests, signal_sent) in [
         (Some("/node/catalog.toml"), Fault::Stall(0), 1, Signal::SIGINT),
         (Some("/node/catalog.toml"), Fault::Stall(100), 1, Signal::SIGTERM),
         (None, Fault::Stall(10), 1, Signal::SIGINT),
@@ -149,21 +153,26 @@ fn a_stop_is_heeded_while_the_server_says_nothing() {
         wait_until("it asks", || {
             server.seen().iter().filter(|seen| seen.path == path).count() == requests
         });
-        // what comes before the silence has to be here, too
+
+        // The bytes before the silence have to arrive first.
         sleep(Duration::from_millis(100));
         let since = Instant::now();
-        signal(&child, how);
+        signal(&child, signal_sent);
         stopped_soon(&site, &before, child, since);
-        let held = spool(&site);
+        let names = spool(&site);
+
         assert!(
-            held.iter().all(|name| name.ends_with(".part") || name.ends_with(".etag")),
-            "{held:?}"
+            names.iter().all(|name| name.ends_with(".part") || name.ends_with(".etag")),
+            "{names:?}"
         );
-        // the next run goes on with what is there
+
+        // The next run resumes the download.
         server.calm();
         site.updated(&["--no-fallback"]);
+
         site.same();
         assert_eq!(spool(&site), [""; 0]);
+
         if requests == 2 {
             let resumed = server.seen().into_iter().rfind(|seen| seen.path == path);
             assert_eq!(resumed.expect("it asks for the rest").status, 206);
@@ -172,7 +181,7 @@ fn a_stop_is_heeded_while_the_server_says_nothing() {
 }
 
 #[test]
-fn a_stop_is_heeded_between_two_tries() {
+fn retry_pause_does_not_delay_cancellation() {
     require!(ROOT_AND_RSYNC);
 
     let (site, server, path) = behind();
@@ -187,12 +196,13 @@ fn a_stop_is_heeded_between_two_tries() {
 }
 
 #[test]
-fn a_stop_is_heeded_while_nothing_accepts_the_connection() {
+fn unaccepted_connection_does_not_delay_cancellation() {
     require!(ROOT_AND_RSYNC);
 
     let (mut site, server, _) = behind();
     drop(server);
-    // a listener that is full: the next connection neither comes about nor is refused
+
+    // With a full backlog the next connection is neither accepted nor refused.
     let full = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
     rustix::net::listen(&full, 0).expect("listens");
     let address = full.local_addr().expect("bound");
@@ -210,7 +220,7 @@ fn a_stop_is_heeded_while_nothing_accepts_the_connection() {
     stopped_soon(&site, &before, child, since);
 }
 
-/// Runs `command` under strace, which holds up every `call` for so long; the child is the program itself.
+/// Runs `command` under strace, which delays every `call`. The child is the program itself.
 fn held_up(command: &Command, call: &str, delay: Duration) -> Child {
     let mut strace = Command::new("strace");
     strace.args(["-D", "-f", "-qq", "-o", "/dev/null", "-e", &format!("trace={call}")]);
@@ -219,11 +229,12 @@ fn held_up(command: &Command, call: &str, delay: Duration) -> Child {
 }
 
 #[test]
-fn a_stop_is_heeded_while_content_is_staged() {
+fn staging_does_not_delay_cancellation() {
     require!(ROOT_AND_RSYNC, Program("strace"));
 
     let mut tree = trees::system();
     let site = Site::at(&tree);
+
     for number in 0..400 {
         trees::put(
             &mut tree,
@@ -231,10 +242,12 @@ fn a_stop_is_heeded_while_content_is_staged() {
             Item::file(format!("new {number}")),
         );
     }
+
     trees::put(&mut tree, "usr/lib/large", Item::file(trees::noise(9_000_000, 1)));
     site.publish(&tree);
     let before = site.snapshot();
-    // many small files; one large one, which comes first
+
+    // Many small files, or a large one that is first in order.
     for (call, delay, files) in [("fchown", 20, 5), ("pwrite64", 100, 1)] {
         let child = held_up(&site.command(), call, Duration::from_millis(delay));
         let staged = site.node().join(".si-stage/new");
@@ -245,12 +258,13 @@ fn a_stop_is_heeded_while_content_is_staged() {
         signal(&child, Signal::SIGINT);
         stopped_soon(&site, &before, child, since);
     }
+
     site.updated(&["--no-fallback"]);
     site.same();
 }
 
 #[test]
-fn a_stop_is_heeded_during_a_full_sync_whose_server_says_nothing() {
+fn silent_rsync_server_does_not_delay_cancellation() {
     require!(ROOT_AND_RSYNC);
 
     let (site, _server, _) = behind();
@@ -261,26 +275,31 @@ fn a_stop_is_heeded_during_a_full_sync_whose_server_says_nothing() {
     let port = silent.local_addr().expect("bound").port().to_string();
     let before = site.snapshot();
     let child = spawn(site.command().args(["--server", "127.0.0.1", "--rsync-port", &port]));
-    let (mut rsync, _) = silent.accept().expect("rsync comes");
+    let (mut rsync, _) = silent.accept().expect("rsync connects");
     sleep(Duration::from_millis(100));
+
     assert!(site.node().join(".si-full").exists());
+
     let since = Instant::now();
     signal(&child, Signal::SIGTERM);
     stopped_soon(&site, &before, child, since);
-    // and rsync is gone: the connection ends
+
+    // rsync has ended as well: the connection is closed.
     rsync.set_read_timeout(Some(Duration::from_secs(5))).expect("a timeout");
     let mut greeting = Vec::new();
     rsync.read_to_end(&mut greeting).expect("the other side has hung up");
+
     assert!(greeting.starts_with(b"@RSYNCD:"));
 }
 
 #[test]
-fn after_the_seal_a_stop_waits_for_the_renames_however_often_it_is_asked_for() {
+fn repeated_signals_after_seal_wait_for_roll_forward() {
     require!(ROOT_AND_RSYNC, Program("strace"));
 
-    for how in [Signal::SIGINT, Signal::SIGTERM] {
+    for signal_sent in [Signal::SIGINT, Signal::SIGTERM] {
         let mut tree = trees::system();
         let site = Site::at(&tree);
+
         for number in 0..12 {
             trees::put(
                 &mut tree,
@@ -288,18 +307,19 @@ fn after_the_seal_a_stop_waits_for_the_renames_however_often_it_is_asked_for() {
                 Item::file(format!("new {number}")),
             );
         }
+
         site.publish(&tree);
-        // each new path comes by one of these calls, and a stage's own files do not
+
+        // Each new path is installed by one of these calls; files of the stage are not.
         let child = held_up(&site.command(), "renameat2", Duration::from_millis(100));
-        wait_until("the first one came", || site.node().join("usr/lib/new-00").exists());
+        wait_until("the first new file exists", || site.node().join("usr/lib/new-00").exists());
+
         for _ in 0..3 {
-            signal(&child, how);
+            signal(&child, signal_sent);
             sleep(Duration::from_millis(50));
         }
-        assert!(
-            !site.node().join("usr/lib/new-11").exists(),
-            "it was over before the signals came"
-        );
+
+        assert!(!site.node().join("usr/lib/new-11").exists(), "the run ended before the signals");
         finish(child).ended(0, &["updated to node"]);
         site.same();
         assert!(site.status().contains("serial:      2"));
@@ -307,7 +327,7 @@ fn after_the_seal_a_stop_waits_for_the_renames_however_often_it_is_asked_for() {
 }
 
 #[test]
-fn a_stop_is_heeded_at_the_question() {
+fn prompt_does_not_delay_cancellation() {
     require!(ROOT_AND_RSYNC, Program("script"));
 
     let (site, _server, _) = behind();
@@ -321,27 +341,31 @@ fn a_stop_is_heeded_at_the_question() {
         .args(["-qfec", &format!("echo $$; exec {}", words.join(" ")), "/dev/null"])
         .stdin(Stdio::piped());
     let mut child = script.stdout(Stdio::piped()).spawn().expect("it starts");
-    let mut said = BufReader::new(child.stdout.take().expect("piped"));
+    let mut output = BufReader::new(child.stdout.take().expect("piped"));
     let mut number = String::new();
-    said.read_line(&mut number).expect("its number");
+    output.read_line(&mut number).expect("its number");
     let mut question = [0; 6];
-    said.read_exact(&mut question).expect("it asks");
+    output.read_exact(&mut question).expect("it asks");
+
     assert_eq!(&question, b"update");
+
     sleep(Duration::from_millis(200));
     let since = Instant::now();
     kill(Pid::from_raw(number.trim().parse().expect("a number")), Signal::SIGINT).expect("kills");
     let status = child.wait().expect("it ends");
+
     assert_eq!(status.code(), Some(11));
     assert!(since.elapsed() < Duration::from_secs(3));
     judge::same(&before, &site.node(), &[]);
 }
 
 #[test]
-fn closed_or_full_outputs_change_nothing() {
+fn closed_or_full_output_does_not_affect_update() {
     require!(ROOT_AND_RSYNC);
 
     let mut tree = trees::system();
     let site = Site::at(&tree);
+
     for (number, outputs) in
         [">&- 2>&-", "<&- >&- 2>&-", ">/dev/full 2>/dev/full"].iter().enumerate()
     {
@@ -356,6 +380,7 @@ fn closed_or_full_outputs_change_nothing() {
             site.same();
         }
     }
+
     for more in [&["--status"][..], &["--diff", "--help"]] {
         let mut shell = Command::new("sh");
         shell.args(["-c", "exec \"$@\" >&- 2>&-", "sh", env!("CARGO_BIN_EXE_si_updateclient")]);
@@ -363,7 +388,8 @@ fn closed_or_full_outputs_change_nothing() {
             shell.args(more).arg("--root").arg(site.node()).output().expect("sh runs");
         assert_eq!(output.status.code(), Some(0), "{more:?}");
     }
-    // a reader that goes away in the middle
+
+    // A reader that closes the pipe in the middle.
     trees::put(&mut tree, "etc/new", Item::file("last"));
     site.publish(&tree);
     let mut command = site.command();
@@ -374,12 +400,13 @@ fn closed_or_full_outputs_change_nothing() {
         .spawn()
         .expect("it starts");
     drop((child.stdout.take(), child.stderr.take()));
+
     assert_eq!(child.wait().expect("it ends").code(), Some(0));
     site.same();
 }
 
 #[test]
-fn the_terminal_dies_during_a_run() {
+fn update_completes_after_terminal_is_closed() {
     require!(ROOT_AND_RSYNC, Program("script"));
 
     let (site, server, path) = slow();
@@ -391,15 +418,18 @@ fn the_terminal_dies_during_a_run() {
     let mut script = Command::new("script");
     script.args(["-qec", &format!("exec {}", words.join(" ")), "/dev/null"]).stdin(Stdio::null());
     let mut child = start(&site, &server, &path, &mut script);
-    // the far side of the terminal goes away: SIGHUP, then errors at every write
+
+    // The other end of the terminal is closed: SIGHUP, then errors at every write.
     signal(&child, Signal::SIGKILL);
     child.wait().expect("it ends");
     let begin = Instant::now();
+
     while !site.status().contains("serial:      2") {
         assert!(begin.elapsed() < Duration::from_secs(20), "{}", site.status());
         sleep(Duration::from_millis(20));
     }
-    // it still tidies up
+
+    // The run still removes its stage.
     while site.update(&[]).code == 7 {
         sleep(Duration::from_millis(20));
     }
@@ -407,7 +437,7 @@ fn the_terminal_dies_during_a_run() {
 }
 
 #[test]
-fn the_clock_says_1970() {
+fn clock_at_1970_does_not_stop_update() {
     require!(ROOT_AND_RSYNC, Program("cc"));
 
     let mut tree = trees::system();
@@ -422,6 +452,7 @@ fn the_clock_says_1970() {
     fs::write(&source, text).expect("writes");
     common::run(Command::new("cc").args(["-shared", "-fPIC", "-o"]).arg(&library).arg(&source));
     let server = FaultServer::serve(&site.repo());
+
     for (number, url) in [site.repo_url.clone(), server.url()].into_iter().enumerate() {
         site.repo_url = url;
         trees::put(&mut tree, "etc/new", Item::file(format!("new {number}")));
@@ -432,6 +463,7 @@ fn the_clock_says_1970() {
         site.same();
         assert!(site.status().contains("recorded:    1970-01-01"), "{}", site.status());
     }
+
     Run::from_output(site.command().env("LD_PRELOAD", &library).output().expect("runs"))
         .ended(0, &["up to date"]);
 }

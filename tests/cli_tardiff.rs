@@ -4,7 +4,7 @@ mod common;
 
 use std::fs::{self, File};
 use std::os::unix::fs::symlink;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use common::disk::{self, Disk};
@@ -19,20 +19,20 @@ struct Site {
 impl Site {
     fn new(tree: &Tree) -> Self {
         let site = Site { dir: scratch() };
-        site.edit(tree);
+        site.write_image(tree);
         site
     }
 
-    fn at(&self, name: &str) -> PathBuf {
+    fn path(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
     }
 
     fn image(&self) -> PathBuf {
-        self.at("images/node")
+        self.path("images/node")
     }
 
-    /// Makes the image this tree.
-    fn edit(&self, tree: &Tree) {
+    /// Replaces the image by this tree.
+    fn write_image(&self, tree: &Tree) {
         if self.image().exists() {
             fs::remove_dir_all(self.image()).expect("removes");
         }
@@ -52,33 +52,33 @@ impl Site {
         command.output().expect("runs")
     }
 
-    /// Runs what has to succeed.
+    /// Runs a command that must succeed.
     #[track_caller]
-    fn ok(&self, arguments: &[&str]) -> String {
+    fn run(&self, arguments: &[&str]) -> String {
         let output = self.tardiff(arguments);
         let all = text(&output);
         assert!(output.status.success(), "{arguments:?}: {all}");
         all
     }
 
-    /// Runs what has to fail, with its code and words.
+    /// Runs a command that must fail with `code` and `words`.
     #[track_caller]
-    fn fails(&self, code: i32, words: &str, arguments: &[&str]) {
+    fn assert_fails(&self, code: i32, words: &str, arguments: &[&str]) {
         let output = self.tardiff(arguments);
         let all = text(&output);
         assert_eq!(output.status.code(), Some(code), "{arguments:?}: {all}");
-        assert!(all.contains(words), "{arguments:?} does not say {words:?}: {all}");
+        assert!(all.contains(words), "{arguments:?} does not print {words:?}: {all}");
     }
 
-    /// Whether cp can make a clone of a file of the image in the repository.
+    /// Checks if cp can clone a file of the image into the repository.
     fn shares_blocks(&self) -> bool {
         let mut cp = Command::new("cp");
-        cp.arg("--reflink=always").arg(self.image().join("etc/motd")).arg(self.at("repo/clone"));
+        cp.arg("--reflink=always").arg(self.image().join("etc/motd")).arg(self.path("repo/clone"));
         cp.output().expect("cp runs").status.success()
     }
 
     fn files(&self, part: &str) -> Vec<PathBuf> {
-        let entries = fs::read_dir(self.at("repo/node").join(part)).expect("lists");
+        let entries = fs::read_dir(self.path("repo/node").join(part)).expect("lists");
         let mut files: Vec<PathBuf> =
             entries.map(|entry| entry.expect("an entry").path()).collect();
         files.sort();
@@ -94,40 +94,43 @@ fn text(output: &Output) -> String {
     )
 }
 
-fn small(content: &str) -> Tree {
+fn small_tree(content: &str) -> Tree {
     Tree::from([
         (b"etc/motd".to_vec(), Item::file(content)),
-        (b"etc/stays".to_vec(), Item::file("stays")),
+        (b"etc/same".to_vec(), Item::file("same")),
     ])
 }
 
-/// A file that is worth a delta, a little different each time.
-fn growing(round: usize) -> Tree {
+/// A tree with a file that is worth a delta, a little different in each round.
+fn tree_in_round(round: usize) -> Tree {
     let mut content = trees::noise(40_000, 7);
     content[round * 100] ^= 1;
-    let mut tree = small(&round.to_string());
+    let mut tree = small_tree(&round.to_string());
     tree.insert(b"var/status".to_vec(), Item::file(content));
     tree
 }
 
 #[test]
-fn an_image_that_did_not_change_publishes_nothing() {
-    let site = Site::new(&small("one"));
-    assert!(site.ok(&["publish", "--label", "first"]).contains("published node serial 1"));
-    let catalog = fs::read(site.at("repo/node/catalog.toml")).expect("reads");
-    assert!(site.ok(&["publish"]).contains("has not changed since serial 1"));
-    assert_eq!(fs::read(site.at("repo/node/catalog.toml")).expect("reads"), catalog);
-    site.edit(&small("two"));
-    assert!(site.ok(&["publish", "--full-share", "1000000"]).contains("published node serial 2"));
+fn unchanged_image_publishes_nothing() {
+    let site = Site::new(&small_tree("one"));
+    assert!(site.run(&["publish", "--label", "first"]).contains("published node serial 1"));
+
+    let catalog = fs::read(site.path("repo/node/catalog.toml")).expect("reads");
+    assert!(site.run(&["publish"]).contains("has not changed since serial 1"));
+    assert_eq!(fs::read(site.path("repo/node/catalog.toml")).expect("reads"), catalog);
+
+    site.write_image(&small_tree("two"));
+    assert!(site.run(&["publish", "--full-share", "1000000"]).contains("published node serial 2"));
     assert_eq!((site.files("full").len(), site.files("diffs").len()), (1, 1));
-    assert!(site.ok(&["verify"]).contains("0 faults"));
-    assert!(site.ok(&["list"]).contains("\"first\""));
-    let shares = fs::read_dir(site.at("repo/node/.head")).is_ok();
-    assert_eq!(shares, site.shares_blocks(), "clones only where they take no room");
+    assert!(site.run(&["verify"]).contains("0 faults"));
+    assert!(site.run(&["list"]).contains("\"first\""));
+
+    let shares = fs::read_dir(site.path("repo/node/.head")).is_ok();
+    assert_eq!(shares, site.shares_blocks(), "clones exist although blocks cannot be shared");
 }
 
 #[test]
-fn everything_that_a_tree_can_hold_is_published() {
+fn every_kind_of_entry_is_published() {
     require!(Root);
 
     let first = trees::everything();
@@ -135,51 +138,56 @@ fn everything_that_a_tree_can_hold_is_published() {
         [&["publish"][..], &["publish", "--plain"], &["publish", "--compression", "gzip"]]
     {
         let site = Site::new(&first);
-        site.ok(options);
+        site.run(options);
         for round in 1..4 {
-            site.edit(&trees::mutate(&first, round));
-            site.ok(options);
+            site.write_image(&trees::mutate(&first, round));
+            site.run(options);
         }
-        assert!(site.ok(&["verify"]).contains("4 manifests"), "{options:?}");
+        assert!(site.run(&["verify"]).contains("4 manifests"), "{options:?}");
     }
 }
 
 #[test]
-fn an_older_generation_published_anew_is_a_third_publish_of_two() {
-    let site = Site::new(&small("one"));
-    site.ok(&["publish"]);
-    let first = site.at("first");
+fn republished_generation_gets_new_serial() {
+    let site = Site::new(&small_tree("one"));
+    site.run(&["publish"]);
+    let first = site.path("first");
     copy_tree(&site.image(), &first);
-    site.edit(&small("two"));
-    site.ok(&["publish"]);
-    let second = site.at("second");
+    site.write_image(&small_tree("two"));
+    site.run(&["publish"]);
+    let second = site.path("second");
     copy_tree(&site.image(), &second);
     fs::remove_dir_all(site.image()).expect("removes");
     copy_tree(&first, &site.image());
-    assert!(site.ok(&["publish"]).contains("published node serial 3"));
+
+    assert!(site.run(&["publish"]).contains("published node serial 3"));
     assert_eq!((site.files("manifests").len(), site.files("diffs").len()), (2, 2));
+
     fs::remove_dir_all(site.image()).expect("removes");
     copy_tree(&second, &site.image());
-    let again = site.ok(&["publish"]);
+    let again = site.run(&["publish"]);
+
     assert!(again.contains("published node serial 4") && !again.contains("diffs/"), "{again}");
-    assert!(site.ok(&["verify"]).contains("0 faults"));
+    assert!(site.run(&["verify"]).contains("0 faults"));
 }
 
 #[test]
-fn a_content_changed_every_day_is_never_behind_too_many_deltas() {
-    let site = Site::new(&growing(0));
-    site.ok(&["publish", "--diffs", "1", "--full-share", "1000000"]);
+fn delta_depth_stays_bounded_over_many_publishes() {
+    let site = Site::new(&tree_in_round(0));
+    site.run(&["publish", "--diffs", "1", "--full-share", "1000000"]);
+
     for round in 1..12 {
-        site.edit(&growing(round));
-        site.ok(&["publish", "--diffs", "1", "--full-share", "1000000"]);
+        site.write_image(&tree_in_round(round));
+        site.run(&["publish", "--diffs", "1", "--full-share", "1000000"]);
     }
+
     assert_eq!(site.files("full").len(), 1);
-    assert!(site.ok(&["verify"]).contains("0 faults"));
+    assert!(site.run(&["verify"]).contains("0 faults"));
 }
 
-/// One is read out of its frame; the other is too large for that, and is taken out of the archive first.
+/// One source is read from its frame; the other is too large for that, and is unpacked first.
 #[test]
-fn what_was_moved_renamed_and_edited_is_made_of_what_it_was() {
+fn moved_and_edited_files_become_deltas() {
     let (tool, data) = (trees::noise(300_000, 1), trees::noise(6_000_000, 2));
     let file = |path: &str, content: &[u8]| (path.as_bytes().to_vec(), Item::file(content));
     let first = Tree::from([
@@ -192,13 +200,14 @@ fn what_was_moved_renamed_and_edited_is_made_of_what_it_was() {
         file("opt/suite/runner", &edited(&tool)),
         file("var/lib/store", &edited(&data)),
     ]);
+
     for (effort, expected) in [("normal", 0..20_000), ("fast", 6_300_000..6_400_000)] {
         let site = Site::new(&first);
-        site.ok(&["publish"]);
-        copy_tree(&site.image(), &site.at("base"));
-        site.edit(&second);
-        site.ok(&["publish", "--effort", effort, "--full-share", "1000000"]);
-        site.ok(&[
+        site.run(&["publish"]);
+        copy_tree(&site.image(), &site.path("base"));
+        site.write_image(&second);
+        site.run(&["publish", "--effort", effort, "--full-share", "1000000"]);
+        site.run(&[
             "build",
             "base",
             "images/node",
@@ -209,17 +218,20 @@ fn what_was_moved_renamed_and_edited_is_made_of_what_it_was() {
             "built.tar.zst",
         ]);
         let diff = site.files("diffs").pop().expect("a diff");
-        for path in [diff, site.at("built.tar.zst")] {
+
+        for path in [diff, site.path("built.tar.zst")] {
             let length = fs::metadata(&path).expect("is there").len();
             assert!(expected.contains(&length), "{effort}: {} has {length} bytes", path.display());
         }
-        assert!(site.ok(&["verify"]).contains("0 faults"));
+
+        assert!(site.run(&["verify"]).contains("0 faults"));
     }
 }
 
-/// The clones serve as the base where the archives are lost, and are believed only as far as their digests go.
+/// The clones are the base if the archives are lost. Their content is trusted only if the digests
+/// match.
 #[test]
-fn where_blocks_are_shared_the_head_is_kept_as_clones() {
+fn head_is_kept_as_clones_on_reflink_filesystem() {
     require!(Root, LoopDevice, Program("mkfs.xfs"));
 
     disk::enter_mount_namespace();
@@ -227,144 +239,180 @@ fn where_blocks_are_shared_the_head_is_kept_as_clones() {
     let site = Site { dir: scratch() };
     let _disk = Disk::new("xfs", outside.path().join("disk"), site.dir.path());
     let clones = || -> Vec<PathBuf> {
-        let shelves = fs::read_dir(site.at("repo/node/.head")).expect("the clones");
+        let shelves = fs::read_dir(site.path("repo/node/.head")).expect("the clones");
         let shelves: Vec<PathBuf> = shelves.map(|shelf| shelf.expect("a shelf").path()).collect();
         let files = shelves.iter().flat_map(|shelf| fs::read_dir(shelf).expect("clones"));
         files.map(|file| file.expect("a clone").path()).collect()
     };
-    site.edit(&growing(0));
-    site.ok(&["publish"]);
+    site.write_image(&tree_in_round(0));
+
+    site.run(&["publish"]);
     assert_eq!(clones().len(), 3, "each content once");
-    fs::remove_dir_all(site.at("repo/node/full")).expect("removes");
-    site.edit(&growing(1));
-    let said = site.ok(&["publish"]);
-    let diff = said
+
+    fs::remove_dir_all(site.path("repo/node/full")).expect("removes");
+    site.write_image(&tree_in_round(1));
+    let output = site.run(&["publish"]);
+    let diff = output
         .lines()
         .find_map(|line| line.trim().split(' ').find(|word| word.starts_with("diffs/")))
         .expect("a diff");
-    let shown = site.ok(&["show", &format!("repo/node/{diff}")]);
+
+    let shown = site.run(&["show", &format!("repo/node/{diff}")]);
     assert!(
         shown.lines().any(|line| line.contains("delta") && line.ends_with("/var/status")),
         "{shown}"
     );
-    assert_eq!(clones().len(), 3, "what is no longer the head's is gone");
+    assert_eq!(clones().len(), 3, "clones outside the head remain");
 
     for clone in clones() {
         let length = fs::metadata(&clone).expect("a clone").len() as usize;
         fs::write(&clone, vec![b'x'; length]).expect("writes");
     }
-    site.edit(&growing(2));
-    site.ok(&["publish"]);
-    assert!(site.ok(&["verify"]).contains("0 faults"));
 
-    // Though every base is at hand, nothing comes to stand behind so many deltas that the image is written again.
+    site.write_image(&tree_in_round(2));
+    site.run(&["publish"]);
+
+    assert!(site.run(&["verify"]).contains("0 faults"));
+
+    // Although every base is at hand, no delta depth grows enough for another full archive.
     let fulls = site.files("full").len();
     for round in 3..12 {
-        site.edit(&growing(round));
-        site.ok(&["publish", "--diffs", "1", "--full-share", "1000000"]);
+        site.write_image(&tree_in_round(round));
+        site.run(&["publish", "--diffs", "1", "--full-share", "1000000"]);
     }
+
     assert_eq!(site.files("full").len(), fulls);
 }
 
 #[test]
-fn pruned_repositories_stay_whole() {
-    let site = Site::new(&growing(0));
-    site.ok(&["publish"]);
+fn pruned_repository_stays_complete() {
+    let site = Site::new(&tree_in_round(0));
+    site.run(&["publish"]);
+
     for round in 1..6 {
-        site.edit(&growing(round));
-        site.ok(&["publish"]);
+        site.write_image(&tree_in_round(round));
+        site.run(&["publish"]);
     }
-    site.ok(&["prune", "--keep", "2"]);
-    assert!(site.ok(&["verify"]).contains("0 faults"));
+
+    site.run(&["prune", "--keep", "2"]);
+    assert!(site.run(&["verify"]).contains("0 faults"));
+
     for round in 6..30 {
-        site.edit(&growing(round));
-        site.ok(&["publish", "--keep", "2", "--full-share", "20"]);
-        assert!(site.ok(&["verify"]).contains("0 faults"));
+        site.write_image(&tree_in_round(round));
+        site.run(&["publish", "--keep", "2", "--full-share", "20"]);
+        assert!(site.run(&["verify"]).contains("0 faults"));
     }
-    // Back to the last full archive, and no further.
+
+    // Pruning stops at the last full archive.
     assert!(site.files("manifests").len() < 16, "{:?}", site.files("manifests"));
     assert!(site.files("").len() <= 9, "{:?}", site.files(""));
 }
 
 #[test]
-fn damage_anywhere_in_a_repository_is_found_and_named() {
-    let site = Site::new(&growing(0));
-    site.ok(&["publish"]);
-    site.edit(&growing(1));
-    site.ok(&["publish"]);
-    let index = site.at("repo/node/content-2.idx.zst");
+fn verify_names_every_damaged_file() {
+    let site = Site::new(&tree_in_round(0));
+    site.run(&["publish"]);
+    site.write_image(&tree_in_round(1));
+    site.run(&["publish"]);
+    let index = site.path("repo/node/content-2.idx.zst");
     let parts = ["manifests", "full", "diffs"].into_iter().flat_map(|part| site.files(part));
+
     for file in parts.chain([index]) {
         let good = fs::read(&file).expect("reads");
         let name = file.file_name().expect("a name").to_str().expect("ASCII");
+
         for at in [0, good.len() / 2, good.len() - 1] {
             let mut bad = good.clone();
             bad[at] ^= 0x10;
             fs::write(&file, bad).expect("writes");
-            site.fails(1, name, &["verify"]);
+            site.assert_fails(1, name, &["verify"]);
         }
+
         fs::write(&file, &good[..good.len() - 1]).expect("writes");
-        site.fails(1, name, &["verify"]);
+        site.assert_fails(1, name, &["verify"]);
         fs::remove_file(&file).expect("removes");
-        site.fails(1, name, &["verify"]);
+        site.assert_fails(1, name, &["verify"]);
         fs::write(&file, good).expect("writes");
     }
-    assert!(site.ok(&["verify"]).contains("0 faults"));
+
+    assert!(site.run(&["verify"]).contains("0 faults"));
 }
 
 #[test]
-fn a_publish_mends_what_was_lost() {
+fn publish_restores_lost_files() {
     for lost in ["full", "diffs", ""] {
-        let site = Site::new(&growing(0));
-        site.ok(&["publish"]);
-        site.edit(&growing(1));
-        site.ok(&["publish"]);
+        let site = Site::new(&tree_in_round(0));
+        site.run(&["publish"]);
+        site.write_image(&tree_in_round(1));
+        site.run(&["publish"]);
+
         for file in
             site.files(lost).iter().filter(|file| file.extension().is_some_and(|e| e == "zst"))
         {
             fs::remove_file(file).expect("removes");
         }
-        site.edit(&growing(2));
-        assert!(site.ok(&["publish"]).contains("warning: "), "{lost}");
-        assert!(site.ok(&["verify"]).contains("0 faults"), "{lost}");
+
+        site.write_image(&tree_in_round(2));
+        assert!(site.run(&["publish"]).contains("warning: "), "{lost}");
+        assert!(site.run(&["verify"]).contains("0 faults"), "{lost}");
     }
 }
 
 #[test]
-fn what_a_killed_publish_left_is_removed_and_a_running_one_is_respected() {
-    let site = Site::new(&small("one"));
-    site.ok(&["publish"]);
-    fs::write(site.at("repo/node/.new/full_half.tar.zst"), b"half").expect("writes");
-    site.edit(&small("two"));
-    site.ok(&["publish"]);
+fn leftovers_of_killed_publish_are_removed() {
+    let site = Site::new(&small_tree("one"));
+    site.run(&["publish"]);
+    fs::write(site.path("repo/node/.new/full_half.tar.zst"), b"half").expect("writes");
+    site.write_image(&small_tree("two"));
+
+    site.run(&["publish"]);
     assert!(site.files(".new").is_empty());
-    let lock = File::open(site.at("repo/node/.lock")).expect("opens");
+
+    let lock = File::open(site.path("repo/node/.lock")).expect("opens");
     rustix::fs::flock(&lock, rustix::fs::FlockOperation::LockExclusive).expect("locks");
-    site.fails(1, "another publish", &["publish"]);
-    site.fails(1, "another publish", &["prune", "--keep", "1"]);
+    site.assert_fails(1, "another publish", &["publish"]);
+    site.assert_fails(1, "another publish", &["prune", "--keep", "1"]);
 }
 
 #[test]
-fn state_of_a_client_in_an_image_is_refused_by_name() {
-    let site = Site::new(&small("one"));
-    site.ok(&["publish"]);
+fn image_with_client_state_is_refused() {
+    let site = Site::new(&small_tree("one"));
+    site.run(&["publish"]);
     let state = site.image().join("var/lib/systemimager/client/state.toml");
     fs::create_dir_all(state.parent().expect("a parent")).expect("creates");
     fs::write(&state, b"").expect("writes");
-    site.fails(1, "var/lib/systemimager/client/state.toml", &["publish"]);
-    assert!(site.ok(&["verify"]).contains("1 manifests"));
+    site.assert_fails(1, "var/lib/systemimager/client/state.toml", &["publish"]);
+
+    assert!(site.run(&["verify"]).contains("1 manifests"));
 }
 
-/// An override is a small image: its directory holds the same, and shares nothing with an image of its name.
+/// Asserts that a directory of the repository has a catalog, manifests and archives.
+fn has_repository_files(directory: &Path) {
+    for (place, suffix) in [
+        ("", "catalog.toml"),
+        ("manifests", ".mtree.zst"),
+        ("diffs", ".tar.zst"),
+        ("full", ".tar.zst"),
+    ] {
+        let mut entries = fs::read_dir(directory.join(place)).expect("lists");
+        let found = entries.any(|entry| {
+            entry.expect("an entry").file_name().into_string().expect("ASCII").ends_with(suffix)
+        });
+        assert!(found, "{place}/*{suffix} is missing");
+    }
+}
+
+/// An override is a small image: its directory has the same layout, and shares nothing with an
+/// image of the same name.
 #[test]
-fn an_override_is_published_beside_an_image_of_the_same_name() {
-    let site = Site::new(&small("image"));
-    site.ok(&["publish"]);
-    let overlay = site.at("overrides/node");
+fn override_and_image_of_same_name_are_separate() {
+    let site = Site::new(&small_tree("image"));
+    site.run(&["publish"]);
+    let overlay = site.path("overrides/node");
     fs::create_dir_all(&overlay).expect("creates");
-    trees::write(&growing(0), &overlay);
+    trees::write(&tree_in_round(0), &overlay);
     let named = ["--override", "node", "--repo", "repo"];
-    let on = |arguments: &[&str]| {
+    let run_on_override = |arguments: &[&str]| {
         let mut command = Command::new(env!("CARGO_BIN_EXE_si_tardiff"));
         text(
             &command
@@ -376,35 +424,36 @@ fn an_override_is_published_beside_an_image_of_the_same_name() {
         )
     };
     let publish = ["publish", "--overrides-dir", "overrides", "--full-share", "1000000"];
-    // An image that is being published does not keep an override waiting.
-    let lock = File::open(site.at("repo/node/.lock")).expect("opens");
+
+    // An image that is being published does not delay an override.
+    let lock = File::open(site.path("repo/node/.lock")).expect("opens");
     rustix::fs::flock(&lock, rustix::fs::FlockOperation::LockExclusive).expect("locks");
-    assert!(on(&publish).contains("published override node serial 1"));
+
+    assert!(run_on_override(&publish).contains("published override node serial 1"));
+
     drop(lock);
     fs::remove_dir_all(&overlay).expect("removes");
-    trees::write(&growing(1), &overlay);
-    assert!(on(&publish).contains("published override node serial 2"));
-    assert!(on(&publish).contains("override node has not changed since serial 2"));
-    assert!(site.ok(&["publish"]).contains("node has not changed since serial 1"));
-    for (place, name) in [
-        ("", "catalog.toml"),
-        ("manifests", ".mtree.zst"),
-        ("diffs", ".tar.zst"),
-        ("full", ".tar.zst"),
-    ] {
-        let files = fs::read_dir(site.at("repo/overrides/node").join(place)).expect("lists");
-        let found =
-            files.map(|file| file.expect("an entry").file_name().into_string().expect("ASCII"));
-        assert!(found.into_iter().any(|file| file.ends_with(name)), "{place}/*{name}");
-    }
-    assert!(site.at("repo/.scan/node").is_file() && site.at("repo/.scan/overrides/node").is_file());
+    trees::write(&tree_in_round(1), &overlay);
 
-    assert!(on(&["list"]).starts_with("override node: 2 publishes"));
-    assert!(on(&["show"]).contains("var/status"));
-    assert!(on(&["manifest", "--generation", "1"]).contains("var/status"));
-    assert!(on(&["manifest", "--generation", "none"]).contains("override node has no generation"));
-    assert!(on(&["verify"]).contains("2 manifests, 2 archives"));
-    assert!(on(&["prune", "--keep", "1"]).contains("removed "));
+    assert!(run_on_override(&publish).contains("published override node serial 2"));
+    assert!(run_on_override(&publish).contains("override node has not changed since serial 2"));
+    assert!(site.run(&["publish"]).contains("node has not changed since serial 1"));
+
+    has_repository_files(&site.path("repo/overrides/node"));
+    assert!(
+        site.path("repo/.scan/node").is_file() && site.path("repo/.scan/overrides/node").is_file()
+    );
+
+    assert!(run_on_override(&["list"]).starts_with("override node: 2 publishes"));
+    assert!(run_on_override(&["show"]).contains("var/status"));
+    assert!(run_on_override(&["manifest", "--generation", "1"]).contains("var/status"));
+    assert!(
+        run_on_override(&["manifest", "--generation", "none"])
+            .contains("override node has no generation")
+    );
+    assert!(run_on_override(&["verify"]).contains("2 manifests, 2 archives"));
+    assert!(run_on_override(&["prune", "--keep", "1"]).contains("removed "));
+
     let all = |arguments: &[&str]| {
         let mut command = Command::new(env!("CARGO_BIN_EXE_si_tardiff"));
         command
@@ -415,14 +464,17 @@ fn an_override_is_published_beside_an_image_of_the_same_name() {
             .expect("runs")
     };
     let listed = text(&all(&["list"]));
+
     assert!(
         listed.contains("node: 1 publishes") && listed.contains("\noverride node: "),
         "{listed}"
     );
     assert!(text(&all(&["verify"])).contains("0 faults"));
-    let catalog = site.at("repo/overrides/node/catalog.toml");
+
+    let catalog = site.path("repo/overrides/node/catalog.toml");
     fs::write(&catalog, "format = 1\n").expect("writes");
     let found = all(&["verify"]);
+
     assert!(text(&found).contains("FAULT: override node: "), "{}", text(&found));
     assert!(
         text(&found).contains("1 manifests"),
@@ -433,10 +485,10 @@ fn an_override_is_published_beside_an_image_of_the_same_name() {
 }
 
 #[test]
-fn an_image_with_the_name_of_another_module_of_the_server_is_refused() {
-    let site = Site::new(&small("one"));
+fn image_named_like_server_module_is_refused() {
+    let site = Site::new(&small_tree("one"));
     for name in ["overrides", "scripts", "boot", "torrents"] {
-        copy_tree(&site.image(), &site.at("images").join(name));
+        copy_tree(&site.image(), &site.path("images").join(name));
         let mut command = Command::new(env!("CARGO_BIN_EXE_si_tardiff"));
         command.current_dir(site.dir.path()).args([
             "publish",
@@ -445,59 +497,68 @@ fn an_image_with_the_name_of_another_module_of_the_server_is_refused() {
             "--images-dir",
             "images",
         ]);
+
         let output = command.args(["--repo", "repo"]).output().expect("runs");
+
         let words = format!("image {name} cannot be published");
         assert!(text(&output).contains(&words), "{}", text(&output));
         assert_eq!(output.status.code(), Some(1));
-        assert!(!site.at("repo").exists());
+        assert!(!site.path("repo").exists());
     }
 }
 
-/// The four kinds of base of the original proposal lead to the same diff.
+/// The four kinds of base in the original proposal result in the same diff.
 #[test]
-fn a_diff_is_built_from_a_tree_an_archive_or_a_manifest() {
+fn diff_is_built_from_each_kind_of_base() {
     require!(ROOT_AND_RSYNC);
 
     let mut first = trees::everything();
-    // GNU tar makes two devices out of two names of one.
+
+    // GNU tar makes two devices out of two hard links to one.
     first.remove(b"dev/zero2".as_slice());
     let site = Site::new(&first);
-    copy_tree(&site.image(), &site.at("base"));
-    site.edit(&trees::mutate(&first, 1));
+    copy_tree(&site.image(), &site.path("base"));
+    site.write_image(&trees::mutate(&first, 1));
     let tar = |name: &str, how: &str| {
         let mut command = Command::new("tar");
         command.args(["--format=pax", "--xattrs", "--xattrs-include=*", "--sparse", how, "-cf"]);
-        run(command.arg(site.at(name)).arg("-C").arg(site.at("base")).arg("."));
+        run(command.arg(site.path(name)).arg("-C").arg(site.path("base")).arg("."));
     };
     tar("image.tar", "--no-auto-compress");
     tar("image.tar.gz", "--gzip");
     tar("image.tar.zst", "--zstd");
     let manifest = site.tardiff(&["manifest", "base", "--canonical"]);
-    fs::write(site.at("base.mtree"), manifest.stdout).expect("writes");
-    site.ok(&["build", "base", "images/node", "-o", "tree.tar.gz"]);
+    fs::write(site.path("base.mtree"), manifest.stdout).expect("writes");
+    site.run(&["build", "base", "images/node", "-o", "tree.tar.gz"]);
+
     for base in ["image.tar", "image.tar.gz", "image.tar.zst", "base.mtree"] {
         let found = site.tardiff(&["manifest", base, "--canonical"]).stdout;
-        let wanted = fs::read(site.at("base.mtree")).expect("reads");
+        let wanted = fs::read(site.path("base.mtree")).expect("reads");
         let (found, wanted) = (String::from_utf8_lossy(&found), String::from_utf8_lossy(&wanted));
         for (found, wanted) in found.lines().zip(wanted.lines()) {
             assert_eq!(found, wanted, "{base}");
         }
     }
+
     for base in ["image.tar", "image.tar.gz", "image.tar.zst", "base.mtree"] {
-        site.ok(&["build", base, "images/node", "-o", "other.tar.gz"]);
-        let same = fs::read(site.at("other.tar.gz")).expect("reads")
-            == fs::read(site.at("tree.tar.gz")).expect("reads");
+        site.run(&["build", base, "images/node", "-o", "other.tar.gz"]);
+        let same = fs::read(site.path("other.tar.gz")).expect("reads")
+            == fs::read(site.path("tree.tar.gz")).expect("reads");
         assert!(same, "{base}");
     }
-    assert!(site.ok(&["show", "tree.tar.gz"]).contains("in total"));
-    site.fails(1, "is a diff", &["build", "tree.tar.gz", "images/node", "-o", "x.tar.gz"]);
-    site.fails(
+
+    assert!(site.run(&["show", "tree.tar.gz"]).contains("in total"));
+
+    site.assert_fails(1, "is a diff", &["build", "tree.tar.gz", "images/node", "-o", "x.tar.gz"]);
+    site.assert_fails(
         1,
         "files of a directory",
         &["build", "image.tar", "images/node", "-o", "x.tar.gz", "--deltas"],
     );
-    site.ok(&["build", "base", "images/node", "-o", "deltas.tar.zst", "--deltas"]);
-    assert!(!site.at("x.tar.gz").exists());
+
+    site.run(&["build", "base", "images/node", "-o", "deltas.tar.zst", "--deltas"]);
+    assert!(!site.path("x.tar.gz").exists());
+
     let left: Vec<_> = fs::read_dir(site.dir.path())
         .expect("lists")
         .map(|e| e.expect("an entry").file_name())
@@ -505,38 +566,41 @@ fn a_diff_is_built_from_a_tree_an_archive_or_a_manifest() {
     assert!(!left.iter().any(|name| name.as_encoded_bytes().starts_with(b".")), "{left:?}");
 }
 
-/// Plain tar adds and changes; what goes is for whoever unpacks by hand to remove.
+/// Plain tar adds and changes paths; the user removes the removed ones by hand.
 #[test]
-fn plain_tar_unpacks_a_diff_over_its_base() {
+fn plain_tar_unpacks_diff_over_base() {
     require!(ROOT_AND_RSYNC);
 
-    let site = Site::new(&small("one"));
-    copy_tree(&site.image(), &site.at("base"));
-    site.edit(&small("two"));
-    site.ok(&["build", "base", "images/node", "-o", "image-diff.tar.gz"]);
+    let site = Site::new(&small_tree("one"));
+    copy_tree(&site.image(), &site.path("base"));
+    site.write_image(&small_tree("two"));
+    site.run(&["build", "base", "images/node", "-o", "image-diff.tar.gz"]);
     let mut tar = Command::new("tar");
     tar.args(["--exclude=.si-diff", "--xattrs", "--xattrs-include=*", "-xpzf"])
-        .arg(site.at("image-diff.tar.gz"));
-    run(tar.arg("-C").arg(site.at("base")));
-    judge::same(&site.image(), &site.at("base"), &[]);
+        .arg(site.path("image-diff.tar.gz"));
+
+    run(tar.arg("-C").arg(site.path("base")));
+    judge::same(&site.image(), &site.path("base"), &[]);
 }
 
 #[test]
-fn an_output_that_is_no_regular_file_is_not_replaced() {
-    let site = Site::new(&small("one"));
-    copy_tree(&site.image(), &site.at("base"));
-    fs::create_dir(site.at("dir.tar.gz")).expect("creates");
-    symlink("/nonexistent", site.at("link.tar.gz")).expect("links");
+fn special_output_file_is_not_replaced() {
+    let site = Site::new(&small_tree("one"));
+    copy_tree(&site.image(), &site.path("base"));
+    fs::create_dir(site.path("dir.tar.gz")).expect("creates");
+    symlink("/nonexistent", site.path("link.tar.gz")).expect("links");
     for output in ["dir.tar.gz", "link.tar.gz"] {
-        site.fails(1, "is not replaced", &["build", "base", "images/node", "-o", output]);
+        site.assert_fails(1, "is not replaced", &["build", "base", "images/node", "-o", output]);
     }
-    assert!(fs::symlink_metadata(site.at("link.tar.gz")).expect("is there").is_symlink());
-    site.fails(1, "ends neither", &["build", "base", "images/node", "-o", "/dev/null"]);
+
+    assert!(fs::symlink_metadata(site.path("link.tar.gz")).expect("is there").is_symlink());
+
+    site.assert_fails(1, "ends neither", &["build", "base", "images/node", "-o", "/dev/null"]);
 }
 
 #[test]
-fn wrong_command_lines_are_code_2() {
-    let site = Site::new(&small("one"));
+fn wrong_command_line_exits_with_2() {
+    let site = Site::new(&small_tree("one"));
     for wrong in [
         &["publish", "--keep", "0"][..],
         &["build", "one"],
@@ -548,7 +612,9 @@ fn wrong_command_lines_are_code_2() {
     ] {
         assert_eq!(site.tardiff(wrong).status.code(), Some(2), "{wrong:?}");
     }
-    site.fails(1, "nothing is published", &["verify"]);
-    site.fails(1, "cannot open", &["build", "absent", "images/absent", "-o", "x.tar.gz"]);
-    assert!(site.ok(&["--help"]).contains("Exit codes"));
+
+    site.assert_fails(1, "nothing is published", &["verify"]);
+    site.assert_fails(1, "cannot open", &["build", "absent", "images/absent", "-o", "x.tar.gz"]);
+
+    assert!(site.run(&["--help"]).contains("Exit codes"));
 }

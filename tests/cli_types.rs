@@ -1,4 +1,4 @@
-//! Whatever stands at a path, and whatever comes instead.
+//! Every type of entry, and every other type that replaces it.
 
 mod common;
 
@@ -18,11 +18,12 @@ fn symlink(target: &str) -> Item {
     Item::new(ItemKind::Symlink(target.as_bytes().to_vec()))
 }
 
-/// One of several forms of the directory `top`, in which types nest, link and lead to each other.
+/// Adds one of several forms of the directory `top`, with nested types and links between them.
 fn shape(tree: &mut Tree, top: &str, number: usize) {
     let mut put = |path: &str, item: Item| trees::put(tree, &format!("{top}/{path}"), item);
     let link = |path: &str| Item::new(ItemKind::Link(format!("{top}/{path}").into_bytes()));
     put("keep", Item::file("is always here"));
+
     match number {
         0 => put("x/y/z", Item::file("plain")),
         1 => {
@@ -30,7 +31,7 @@ fn shape(tree: &mut Tree, top: &str, number: usize) {
             put("x", symlink("w"));
         }
         2 => {
-            put("w", Item::file("a file where a directory was"));
+            put("w", Item::file("a file instead of a directory"));
             put("x", link("w"));
         }
         3 => {
@@ -57,7 +58,7 @@ fn shape(tree: &mut Tree, top: &str, number: usize) {
 }
 
 #[test]
-fn nested_types_change_in_every_direction() {
+fn nested_types_change_into_each_other() {
     require!(ROOT_AND_RSYNC);
 
     const SHAPES: usize = 8;
@@ -69,6 +70,7 @@ fn nested_types_change_in_every_direction() {
         tree
     };
     let site = Site::at(&tree(false));
+
     for second in [true, false] {
         site.publish(&tree(second));
         let check = if second { "touched" } else { "update" };
@@ -78,7 +80,7 @@ fn nested_types_change_in_every_direction() {
 }
 
 #[test]
-fn each_kind_of_metadata_changes_alone() {
+fn each_metadata_change_is_applied_alone() {
     require!(ROOT_AND_RSYNC);
 
     let mut tree = trees::everything();
@@ -105,16 +107,18 @@ fn each_kind_of_metadata_changes_alone() {
     for (path, change) in steps {
         change(tree.get_mut(path).unwrap_or_else(|| panic!("{path:?}")));
     }
-    // a mode with an ACL is the mask of the ACL
+
+    // The mode of a file with an ACL is the mask of the ACL.
     tree.get_mut(&b"etc/passwd"[..]).expect("is there").mode = 0o640;
     site.publish(&tree);
     site.updated(&["--no-fallback"]);
+
     site.same();
     site.updated(&["--check", "content"]).ended(0, &["up to date"]);
 }
 
 #[test]
-fn holes_stay_holes() {
+fn sparse_files_stay_sparse() {
     require!(ROOT_AND_RSYNC);
 
     let mut tree = trees::system();
@@ -140,8 +144,10 @@ fn holes_stay_holes() {
         Item::new(ItemKind::File { hole: 3 << 20, data: Vec::new() }),
     );
     site.publish(&tree);
+
     site.updated(&["--no-fallback"]);
     site.same();
+
     for path in ["var/lib/a", "var/lib/b", "var/lib/only-hole"] {
         let blocks = fs::metadata(site.node().join(path)).expect("is there").blocks();
         assert!(blocks <= 64, "{path} takes {blocks} blocks");
@@ -149,7 +155,7 @@ fn holes_stay_holes() {
 }
 
 #[test]
-fn what_is_excluded_keeps_a_directory_that_goes_and_refuses_another_type() {
+fn excluded_path_keeps_directory_and_refuses_type_change() {
     require!(ROOT_AND_RSYNC);
 
     let mut tree = trees::system();
@@ -164,6 +170,7 @@ fn what_is_excluded_keeps_a_directory_that_goes_and_refuses_another_type() {
         trees::write_text(&site.node().join(at), "the node's own");
     }
     tree.retain(|path, _| !path.starts_with(b"srv/a"));
+
     site.publish(&tree);
     site.updated(&["--exclude-file", &rules, "--no-fallback"])
         .ended(0, &["srv/a/deep: kept", "srv/a: kept"]);
@@ -172,6 +179,7 @@ fn what_is_excluded_keeps_a_directory_that_goes_and_refuses_another_type() {
         "the node's own"
     );
     assert!(!site.node().join("srv/a/data").exists());
+
     for item in [symlink("../etc"), Item::file("a file")] {
         tree.retain(|path, _| !path.starts_with(b"srv/b"));
         trees::put(&mut tree, "srv/b", item);
@@ -182,8 +190,10 @@ fn what_is_excluded_keeps_a_directory_that_goes_and_refuses_another_type() {
             &["/srv/b/deep/own is excluded", "nothing was"],
         );
     }
+
     fs::remove_file(site.node().join("srv/b/deep/own")).expect("removes");
     site.updated(&["--exclude-file", &rules, "--no-fallback"]);
+
     common::judge::same(
         &site.image(),
         &site.node(),
@@ -191,7 +201,7 @@ fn what_is_excluded_keeps_a_directory_that_goes_and_refuses_another_type() {
     );
 }
 
-/// Runs `chattr` on a path below a node, and takes the flag away in the end.
+/// Runs `chattr` on a path below a node, and clears the flag on drop.
 struct Attribute(std::path::PathBuf, &'static str);
 
 impl Attribute {
@@ -208,11 +218,11 @@ impl Drop for Attribute {
 }
 
 #[test]
-fn what_is_immutable_is_refused_by_name_before_the_seal() {
+fn immutable_path_is_refused_before_seal() {
     require!(ROOT_AND_RSYNC, Program("chattr"));
 
     let mut tree = trees::system();
-    for path in ["srv/goes/f", "srv/turns/f", "srv/stays/f"] {
+    for path in ["srv/removed/f", "srv/converted/f", "srv/kept/f"] {
         trees::put(&mut tree, path, Item::file("data"));
     }
     let site = Site::at(&tree);
@@ -224,37 +234,40 @@ fn what_is_immutable_is_refused_by_name_before_the_seal() {
         site.refused(&["--no-fallback"], 5, &[named, "chattr", "nothing was changed"]);
         drop(attribute);
     };
-    let goes = |tree: &mut Tree| tree.retain(|path, _| !path.starts_with(b"srv/goes"));
+    let remove = |tree: &mut Tree| tree.retain(|path, _| !path.starts_with(b"srv/removed"));
     let turns = |tree: &mut Tree| {
-        tree.retain(|path, _| !path.starts_with(b"srv/turns"));
-        trees::put(tree, "srv/turns", symlink("stays"));
+        tree.retain(|path, _| !path.starts_with(b"srv/converted"));
+        trees::put(tree, "srv/converted", symlink("kept"));
     };
     let edits = |tree: &mut Tree| trees::put(tree, "etc/passwd", Item::file("another"));
     let time = |tree: &mut Tree| tree.get_mut(&b"etc/passwd"[..]).expect("is there").mtime.0 += 1;
-    let mode = |tree: &mut Tree| tree.get_mut(&b"srv/stays"[..]).expect("is there").mode = 0o700;
+    let mode = |tree: &mut Tree| tree.get_mut(&b"srv/kept"[..]).expect("is there").mode = 0o700;
     refused(&edits, "etc/passwd", "i", "/etc/passwd has to change");
     refused(&edits, "etc/passwd", "a", "/etc/passwd has to change");
     refused(&edits, "etc", "i", "/etc has entries");
     refused(&time, "etc/passwd", "i", "/etc/passwd has to change");
-    refused(&goes, "srv/goes/f", "i", "/srv/goes/f has to change");
-    refused(&goes, "srv/goes", "i", "/srv/goes ");
-    refused(&goes, "srv", "i", "/srv has entries");
-    refused(&turns, "srv/turns/f", "i", "/srv/turns/f is immutable");
-    refused(&turns, "srv/turns", "i", "/srv/turns has to change");
-    refused(&mode, "srv/stays", "i", "/srv/stays has to change");
-    // one that need not change is in nobody's way, and its time is no reason to stop
+    refused(&remove, "srv/removed/f", "i", "/srv/removed/f has to change");
+    refused(&remove, "srv/removed", "i", "/srv/removed ");
+    refused(&remove, "srv", "i", "/srv has entries");
+    refused(&turns, "srv/converted/f", "i", "/srv/converted/f is immutable");
+    refused(&turns, "srv/converted", "i", "/srv/converted has to change");
+    refused(&mode, "srv/kept", "i", "/srv/kept has to change");
+
+    // An immutable path without changes is no obstacle, and its time is no reason to refuse.
     let _file = Attribute::set(site.node().join("usr/bin/tool"), "i");
-    trees::write_text(&site.node().join("srv/stays/local"), "moves the time of its directory");
-    let _directory = Attribute::set(site.node().join("srv/stays"), "i");
+    trees::write_text(&site.node().join("srv/kept/local"), "moves the time of its directory");
+    let _directory = Attribute::set(site.node().join("srv/kept"), "i");
     let mut next = tree.clone();
     edits(&mut next);
     site.publish(&next);
     site.updated(&["--no-fallback"]);
-    let left = common::judge::same_except_untracked(&site.image(), &site.node(), &["/srv/stays/"]);
+    let left = common::judge::same_except_untracked(&site.image(), &site.node(), &["/srv/kept/"]);
+
     assert!(left.is_empty(), "{left:?}");
 }
 
-/// A file at a path of 4,095 bytes below `top`, through descriptors, since no single call reaches it.
+/// Writes a file with a path of 4,095 bytes below `top`, through descriptors, because one call
+/// cannot reach it.
 fn write_far_down(top: &Path, first: &str, text: &str) -> Vec<u8> {
     let open = |dir: std::os::fd::BorrowedFd, name: &[u8]| -> OwnedFd {
         let _ = rustix::fs::mkdirat(dir, name, Mode::from_raw_mode(0o755));
@@ -265,36 +278,41 @@ fn write_far_down(top: &Path, first: &str, text: &str) -> Vec<u8> {
         open(rustix::fs::CWD.as_fd(), std::os::unix::ffi::OsStrExt::as_bytes(top.as_os_str()));
     at = open(at.as_fd(), first.as_bytes());
     let mut path = first.as_bytes().to_vec();
+
     while path.len() + 1 + 240 < 4095 - 1 {
         let name = [b"\xffd\n".as_slice(), &[b'n'; 237]].concat();
         at = open(at.as_fd(), &name);
         path = [&path[..], b"/", &name].concat();
     }
+
     let name = vec![b'f'; 4095 - 1 - path.len()];
     let flags = OFlags::CREATE | OFlags::WRONLY | OFlags::TRUNC;
     let file =
         rustix::fs::openat(&at, &name[..], flags, Mode::from_raw_mode(0o644)).expect("creates");
     rustix::io::write(&file, text.as_bytes()).expect("writes");
+
     [&path[..], b"/", &name].concat()
 }
 
-/// What GNU tar says of a directory: rsync does not reach as far down.
+/// Digest of a directory as GNU tar archives it; rsync cannot reach as deep.
 fn tar_of(top: &Path, name: &str) -> String {
     let mut tar = Command::new("sh");
     tar.args([
         "-c",
-        "tar --sort=name --format=posix --pax-option=delete=atime,delete=ctime -C \"$1\" -cf - \"$2\" | sha256sum",
+        "tar --sort=name --format=posix --pax-option=delete=atime,delete=ctime \
+         -C \"$1\" -cf - \"$2\" | sha256sum",
         "sh",
     ]);
     common::run(tar.arg(top).arg(name))
 }
 
 #[test]
-fn the_longest_paths_come_change_and_go() {
+fn longest_paths_are_installed_changed_and_removed() {
     require!(ROOT_AND_RSYNC, Program("tar"));
 
     let site = Site::at(&trees::system());
     let far = "far-down";
+
     for text in ["one", "two"] {
         assert_eq!(write_far_down(&site.image(), far, text).len(), 4095);
         trees::write_text(&site.image().join("etc/round"), text);
@@ -302,34 +320,43 @@ fn the_longest_paths_come_change_and_go() {
         site.updated(&["--no-fallback", "--max-delete", "100%"]);
         assert_eq!(tar_of(&site.image(), far), tar_of(&site.node(), far));
     }
-    // everything below it goes along, into a place with a longer name than its own
+
+    // The whole subtree moves with its directory, to a longer path.
     fs::remove_dir_all(site.image().join(far)).expect("removes");
     write_far_down(&site.image(), "a", "three");
+
     for number in 0..20 {
         trees::write_text(
             &site.image().join(format!("0-{number}")),
             "takes a slot before the others",
         );
     }
+
     site.publish_image(&[]);
     site.update(&["--no-fallback", "--max-delete", "100%"])
         .ended(5, &["too long to be staged", "nothing was changed"]);
     site.nothing_left();
+
     for number in 0..20 {
         fs::remove_file(site.image().join(format!("0-{number}"))).expect("removes");
     }
     site.publish_image(&[]);
     site.updated(&["--no-fallback", "--max-delete", "100%"]);
+
     assert_eq!(tar_of(&site.image(), "a"), tar_of(&site.node(), "a"));
+
     fs::remove_dir_all(site.image().join("a")).expect("removes");
     std::os::unix::fs::symlink("etc", site.image().join("a")).expect("links");
+
     for number in 0..20 {
         trees::write_text(
             &site.image().join(format!("0-{number}")),
             "takes a slot before the others",
         );
     }
+
     site.publish_image(&[]);
     site.updated(&["--no-fallback", "--max-delete", "100%"]);
+
     site.same();
 }

@@ -1,6 +1,9 @@
-//! The old client's command lines, files and habits, against a real daemon laid out as SystemImager lays it
-//! out. After each run the tree is what rsync alone makes of a copy, in the old client's order: the image with
-//! `--delete`, then each override. And the old client's faults, one test each.
+//! The old client's command lines, files and habits, against a real daemon with the layout of
+//! SystemImager.
+//!
+//! After each run the tree must equal a copy that rsync alone has updated in the old client's
+//! order: the image with `--delete`, then each override. Each fault of the old client has a test of
+//! its own.
 
 mod common;
 
@@ -14,21 +17,21 @@ use common::trees::{self, Item, ItemKind, Tree};
 use common::{ROOT_AND_RSYNC, copy_tree, judge, machine, require};
 
 const AGENT: &str = env!("CARGO_BIN_EXE_si_updateclient");
-/// The agent's own, in rsync's words.
-const OWN: [&str; 3] =
+/// The agent's own files, as rsync patterns.
+const AGENT_FILES: [&str; 3] =
     ["/.si-*", "/var/lib/systemimager/client/", "/etc/systemimager/IMAGE_LAST_SYNCED_TO"];
 
-/// An image server as SystemImager leaves it, and one node.
-struct Old {
+/// An image server with the layout of SystemImager, and one node.
+struct OldSite {
     site: Site,
 }
 
-impl Old {
-    /// The image, and the overrides by their names; nothing is published.
+impl OldSite {
+    /// Makes a server with the image and the overrides by their names; nothing is published.
     fn new(image: &Tree, overrides: &[(&str, Tree)]) -> Self {
         let site = Site::new().with_rsync();
         trees::write(image, &site.image());
-        let old = Old { site };
+        let old = OldSite { site };
         fs::create_dir(old.server("scripts")).expect("scripts");
         for (name, tree) in overrides {
             trees::write(tree, &old.server(&format!("overrides/{name}")));
@@ -49,7 +52,7 @@ impl Old {
         trees::write_text(&self.node(path), text);
     }
 
-    /// The agent, told of the server and nothing else.
+    /// The agent with the address of the server and nothing else.
     fn command(&self) -> Command {
         let mut command = Command::new(AGENT);
         command
@@ -65,8 +68,8 @@ impl Old {
         Run::from_output(self.command().arg("--yes").args(more).output().expect("it runs"))
     }
 
-    /// What rsync alone makes of the node, in a copy.
-    fn by_rsync_alone(
+    /// Updates a copy of the node by rsync alone.
+    fn updated_by_rsync(
         &self,
         overrides: &[&str],
         directory: &str,
@@ -76,15 +79,16 @@ impl Old {
         let copy = self.server("by-rsync");
         let _ = fs::remove_dir_all(&copy);
         copy_tree(&self.site.node(), &copy);
-        let over = overrides.iter().map(|name| self.server(&format!("overrides/{name}")));
-        for (nth, from) in std::iter::once(self.site.image()).chain(over).enumerate() {
+        let override_dirs = overrides.iter().map(|name| self.server(&format!("overrides/{name}")));
+
+        for (nth, from) in std::iter::once(self.site.image()).chain(override_dirs).enumerate() {
             let (from, to) = (from.join(directory), copy.join(directory));
             if !from.exists() {
                 continue;
             }
             let mut rsync = Command::new("rsync");
             rsync.args(["-aHAXSI", "--numeric-ids"]);
-            rsync.args(OWN.iter().chain(excludes).map(|rule| format!("--exclude={rule}")));
+            rsync.args(AGENT_FILES.iter().chain(excludes).map(|rule| format!("--exclude={rule}")));
             if nth == 0 && delete {
                 rsync.arg("--delete");
             }
@@ -92,10 +96,11 @@ impl Old {
                 rsync.arg(format!("{}/", from.display())).arg(format!("{}/", to.display())),
             );
         }
+
         copy
     }
 
-    /// Runs the agent, which has to make the same of the node as rsync alone.
+    /// Runs the agent, and asserts that the node equals the result of rsync alone.
     #[track_caller]
     fn same_as_rsync(
         &self,
@@ -105,7 +110,7 @@ impl Old {
         delete: bool,
         excludes: &[&str],
     ) -> Run {
-        let expected = self.by_rsync_alone(overrides, directory, delete, excludes);
+        let expected = self.updated_by_rsync(overrides, directory, delete, excludes);
         let run = self.run(more);
         run.ended(0, &[]);
         judge::same(&expected, &self.site.node(), &[]);
@@ -119,38 +124,39 @@ fn read(path: &Path) -> String {
     fs::read_to_string(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }
 
-fn text(tree: &mut Tree, path: &str, content: &str) {
+fn put_text(tree: &mut Tree, path: &str, content: &str) {
     trees::put(tree, path, Item::file(content));
 }
 
 /// A small system with links, attributes and odd names.
 fn image() -> Tree {
     let mut tree = trees::everything();
-    text(&mut tree, "etc/hosts", "127.0.0.1 localhost\n");
-    text(&mut tree, "etc/motd", "the image's\n");
-    text(&mut tree, "usr/share/doc/readme", "read me\n");
+    put_text(&mut tree, "etc/hosts", "127.0.0.1 localhost\n");
+    put_text(&mut tree, "etc/motd", "the image's\n");
+    put_text(&mut tree, "usr/share/doc/readme", "read me\n");
     trees::with_parents(tree)
 }
 
 fn overrides() -> [(&'static str, Tree); 2] {
     let mut all = Tree::from([(Vec::new(), Item::dir())]);
-    text(&mut all, "etc/motd", "everybody's\n");
-    text(&mut all, "etc/ntp.conf", "server ntp\n");
+    put_text(&mut all, "etc/motd", "everybody's\n");
+    put_text(&mut all, "etc/ntp.conf", "server ntp\n");
     let mut gpu = Tree::from([(Vec::new(), Item::dir().mtime(1_650_000_000, 5))]);
-    text(&mut gpu, "etc/motd", "of those with a card\n");
+    put_text(&mut gpu, "etc/motd", "of those with a card\n");
     trees::put(&mut gpu, "usr/share/doc", Item::dir().mode(0o750));
-    text(&mut gpu, "usr/share/doc/gpu", "cards\n");
+    put_text(&mut gpu, "usr/share/doc/gpu", "cards\n");
     [("all", trees::with_parents(all)), ("gpu", trees::with_parents(gpu))]
 }
 
 #[test]
-fn the_update_of_xcat_follows_the_servers_cluster_txt() {
+fn cluster_txt_selects_image_and_overrides() {
     require!(ROOT_AND_RSYNC);
 
-    let old = Old::new(&image(), &overrides());
+    let old = OldSite::new(&image(), &overrides());
     trees::write_text(
         &old.server("scripts/cluster.txt"),
-        "#\n# global_override=:all:\n#\nnode70:x:other:\nnode7:gpus:node:gpu\nnode7:everybody:plain:\n",
+        "#\n# global_override=:all:\n#\nnode70:x:other:\nnode7:gpus:node:gpu\n\
+         node7:everybody:plain:\n",
     );
     old.on_node("etc/hostname", "node7.cluster.example\n");
     let excludes = ["/etc/hostname"];
@@ -164,20 +170,23 @@ fn the_update_of_xcat_follows_the_servers_cluster_txt() {
             "updated to node",
         ],
     );
+
     assert_eq!(read(&old.node("etc/motd")), "of those with a card\n");
-    // And once more, when the node has changed in all ways.
+
+    // Again, after changes of all kinds on the node.
     fs::write(old.node("etc/motd"), "edited").expect("writes");
     fs::remove_file(old.node("etc/ntp.conf")).expect("removes");
     fs::create_dir(old.node("usr/share/local")).expect("makes");
     old.same_as_rsync(&[], &["all", "gpu"], "", true, &excludes);
+
     old.run(&[]).ended(0, &["node with all, gpu is up to date"]);
 }
 
 #[test]
-fn overrides_of_the_command_line_and_of_the_file_replace_those_of_cluster_txt() {
+fn explicit_overrides_replace_cluster_txt() {
     require!(ROOT_AND_RSYNC);
 
-    let old = Old::new(&image(), &overrides());
+    let old = OldSite::new(&image(), &overrides());
     trees::write_text(
         &old.server("scripts/cluster.txt"),
         "# global_override=:all:\nnode7:gpus:node:gpu\n",
@@ -195,22 +204,28 @@ fn overrides_of_the_command_line_and_of_the_file_replace_those_of_cluster_txt() 
         true,
         &excludes,
     );
+
     assert_eq!(read(&old.node("etc/motd")), "everybody's\n");
+
     old.on_node("etc/systemimager/overrides", "gpu\n");
     old.same_as_rsync(&[], &["gpu"], "", true, &excludes);
+
     assert!(!old.node("etc/ntp.conf").exists());
+
     old.same_as_rsync(&["--override=all"], &["all", "gpu"], "", true, &excludes);
-    // With an image named, nothing of cluster.txt counts.
+
+    // If an image is named, cluster.txt is ignored.
     fs::remove_file(old.node("etc/systemimager/overrides")).expect("removes");
     old.same_as_rsync(&["--image", "node"], &[], "", true, &excludes);
+
     assert_eq!(read(&old.node("etc/motd")), "the image's\n");
 }
 
 #[test]
-fn a_directory_alone_is_updated_and_the_rest_left_alone() {
+fn directory_option_limits_update() {
     require!(ROOT_AND_RSYNC);
 
-    let old = Old::new(&image(), &overrides());
+    let old = OldSite::new(&image(), &overrides());
     old.on_node("usr/local/tool", "goes");
     old.on_node("etc/motd", "stays as it is");
     old.on_node("srv/own", "stays");
@@ -233,49 +248,57 @@ fn a_directory_alone_is_updated_and_the_rest_left_alone() {
         true,
         &[],
     );
+
     assert!(
         run.out.contains("del. usr/local/tool\n") && run.out.contains("recv usr/share/doc/gpu\n"),
         "{run:#?}"
     );
     assert!(!run.out.contains("etc/motd"), "{run:#?}");
     assert_eq!(read(&old.node("etc/motd")), "stays as it is");
-    // A directory that the node does not have yet, and the slashes of the old days.
+
+    // A directory that the node does not have yet, and double slashes as in old scripts.
     let line = ["--image", "node", "--directory", "//etc//", "--exclude-file", "/dev/null"];
     old.same_as_rsync(&line, &[], "etc", true, &[]);
+
     old.run(&["--image", "node", "--directory", "/nowhere"]).ended(4, &["nothing was changed"]);
     old.run(&["--image", "node", "--directory", "usr"]).ended(2, &["absolute"]);
 }
 
 #[test]
-fn nothing_is_deleted_where_that_is_not_wanted() {
+fn no_delete_keeps_extra_paths() {
     require!(ROOT_AND_RSYNC);
 
-    let old = Old::new(&image(), &overrides());
+    let old = OldSite::new(&image(), &overrides());
     old.on_node("etc/own", "stays");
     old.on_node("usr/share/own/deep", "stays");
     let line =
         ["--image", "node", "--no-delete", "--override", "all", "--exclude-file", "/dev/null"];
     old.same_as_rsync(&line, &["all"], "", false, &[]);
+
     assert_eq!(read(&old.node("etc/own")), "stays");
+
     old.same_as_rsync(&["--image", "node", "--exclude-file", "/dev/null"], &[], "", true, &[]);
     assert!(!old.node("etc/own").exists());
 }
 
 #[test]
-fn a_dry_run_says_what_the_run_does_and_changes_nothing() {
+fn dry_run_lists_changes_of_real_run() {
     require!(ROOT_AND_RSYNC);
 
-    let old = Old::new(&image(), &overrides());
+    let old = OldSite::new(&image(), &overrides());
     old.run(&["--image", "node", "--exclude-file", "/dev/null"]).ended(0, &[]);
+
     fs::write(old.node("etc/hosts"), "edited").expect("writes");
     old.on_node("srv/own/file", "goes");
     fs::remove_file(old.node("usr/share/doc/readme")).expect("removes");
     let before = old.site.snapshot();
     let line = ["--image", "node", "--override", "gpu", "--exclude-file", "/dev/null"];
+
     let run =
         Run::from_output(old.command().args(line).arg("--dry-run").output().expect("it runs"));
     run.ended(0, &["would update to node with gpu"]);
     old.site.unchanged_since(&before);
+
     let paths = |out: &str| -> Vec<String> {
         let lines =
             out.lines().filter_map(|line| line.get(12..).filter(|_| line.as_bytes()[11] == b' '));
@@ -295,23 +318,26 @@ fn a_dry_run_says_what_the_run_does_and_changes_nothing() {
     ] {
         assert!(paths(&run.out).contains(&path.to_owned()), "{path} is missing: {run:#?}");
     }
+
     let json = old.run(&[&line[..], &["--json"]].concat());
     for line in json.out.lines().filter(|line| line.contains("\"event\":\"item\"")) {
         let item: serde_json::Value = serde_json::from_str(line).expect("an object");
         let path = item["path"].as_str().expect("a path").trim_start_matches('/').to_owned();
         assert!(paths(&run.out).contains(&path), "the dry run did not say {path:?}");
     }
+
     old.run(&[&line[..], &["--dry-run"]].concat()).ended(0, &["node with gpu is up to date"]);
 }
 
 /// The old client ran rsync without `-H`, `-A` and `-X`.
 #[test]
-fn hardlinks_acls_attributes_and_holes_come() {
+fn hardlinks_acls_attributes_and_holes_are_copied() {
     require!(ROOT_AND_RSYNC);
 
-    let old = Old::new(&image(), &[]);
+    let old = OldSite::new(&image(), &[]);
     old.same_as_rsync(&["--image", "node", "--exclude-file", "/dev/null"], &[], "", true, &[]);
-    // Links that the node has as separate files become links again.
+
+    // Links that are separate files on the node become links again.
     let linked = image().into_iter().find_map(|(path, item)| match item.kind {
         ItemKind::Link(first) => Some((path, first)),
         _ => None,
@@ -324,14 +350,16 @@ fn hardlinks_acls_attributes_and_holes_come() {
     old.same_as_rsync(&["--image", "node", "--exclude-file", "/dev/null"], &[], "", true, &[]);
 }
 
-/// The old client deleted what only overrides have, and brought it again, at every run.
+/// The old client deleted all files of overrides, and copied them again, at every run.
 #[test]
-fn what_overrides_own_is_never_absent_and_not_touched_again() {
+fn override_files_are_never_absent() {
     require!(ROOT_AND_RSYNC);
 
-    let old = Old::new(&image(), &overrides());
+    let old = OldSite::new(&image(), &overrides());
     let line = ["--image", "node", "--override", "all", "--exclude-file", "/dev/null"];
+
     old.run(&line).ended(0, &["updated to"]);
+
     let inode = || {
         let of = |path: &str| {
             fs::metadata(old.node(path)).map(|meta| (meta.ino(), meta.ctime(), meta.ctime_nsec()))
@@ -339,26 +367,31 @@ fn what_overrides_own_is_never_absent_and_not_touched_again() {
         (of("etc/ntp.conf").expect("is there"), of("etc/motd").expect("is there"))
     };
     let before = inode();
+
     old.run(&line).ended(0, &["up to date"]);
+
     fs::write(old.server("images/node/etc/hosts"), "another").expect("writes");
     let run = old.run(&[&line[..], &["--log", "%o %n"]].concat());
+
     run.ended(0, &["recv etc/hosts"]);
     assert!(!run.out.contains("ntp.conf") && !run.out.contains("motd"), "{run:#?}");
     assert_eq!(inode(), before);
     assert_eq!(read(&old.node("etc/hosts")), "another");
 }
 
-/// The old client warned, went on, and recorded the image as synced.
+/// The old client warned, continued, and recorded the image as synced.
 #[test]
-fn an_override_that_cannot_be_had_fails_the_run_before_anything_is_touched() {
+fn missing_override_changes_nothing() {
     require!(ROOT_AND_RSYNC);
 
-    let old = Old::new(&image(), &overrides());
+    let old = OldSite::new(&image(), &overrides());
     old.run(&["--image", "node", "--exclude-file", "/dev/null"]).ended(0, &[]);
+
     fs::write(old.node("etc/hosts"), "edited").expect("writes");
     fs::remove_file(old.node("etc/systemimager/IMAGE_LAST_SYNCED_TO")).expect("removes");
     let before = old.site.snapshot();
     let line = ["--image", "node", "--exclude-file", "/dev/null", "--override"];
+
     for name in ["missing", "all", "gpu"] {
         if name == "gpu" {
             fs::remove_file(old.server("overrides/gpu/etc/motd")).expect("removes");
@@ -368,6 +401,7 @@ fn an_override_that_cannot_be_had_fails_the_run_before_anything_is_touched() {
         old.run(&line)
             .ended(if wanted { 4 } else { 0 }, if wanted { &["override missing"] } else { &[] });
     }
+
     old.run(&[&line[..], &["all", "--override", "missing"]].concat())
         .ended(4, &["override missing", "nothing was changed"]);
     old.site.unchanged_since(&before);
@@ -376,12 +410,13 @@ fn an_override_that_cannot_be_had_fails_the_run_before_anything_is_touched() {
 
 /// The old client pasted names into a command line for root's shell.
 #[test]
-fn names_from_the_network_are_never_run() {
+fn names_from_network_are_not_executed() {
     require!(ROOT_AND_RSYNC);
 
-    let old = Old::new(&image(), &[]);
+    let old = OldSite::new(&image(), &[]);
     old.on_node("etc/hostname", "node7\n");
     let sentinel = old.server("sentinel");
+
     for name in
         ["$(touch SENTINEL)", "`touch SENTINEL`", "node; touch SENTINEL", "../scripts", "-e sh"]
     {
@@ -391,23 +426,27 @@ fn names_from_the_network_are_never_run() {
         trees::write_text(&old.server("scripts/cluster.txt"), &format!("node7:g:node:{name}\n"));
         assert!([4, 0].contains(&old.run(&["--dry-run"]).code));
     }
+
     assert!(!sentinel.exists());
 }
 
-/// An image that edits its exclude file took effect only at the second run of the old client.
+/// In the old client, an image that changed its exclude file took effect only at the second run.
 #[test]
-fn excludes_that_come_with_the_image_count_at_once() {
+fn excludes_from_image_apply_in_same_run() {
     require!(ROOT_AND_RSYNC);
 
     let place = "etc/systemimager/updateclient.local.exclude";
     let mut first = image();
-    text(&mut first, place, "/srv/*\n");
-    let old = Old::new(&trees::with_parents(first), &[]);
+    put_text(&mut first, place, "/srv/*\n");
+    let old = OldSite::new(&trees::with_parents(first), &[]);
+
     old.run(&["--image", "node"]).ended(0, &[]);
+
     old.on_node("srv/kept", "by the first rules");
     old.on_node("opt/kept", "by the second rules");
     trees::write_text(&old.server(&format!("images/node/{place}")), "/opt/*\n");
-    trees::write_text(&old.server("images/node/opt/never"), "does not come");
+    trees::write_text(&old.server("images/node/opt/never"), "excluded by the image");
+
     let run = old.run(&["--image", "node", "--max-delete", "100%"]);
     run.ended(0, &["using the exclude rules of /etc/systemimager/updateclient.local.exclude"]);
     assert!(
@@ -420,16 +459,18 @@ fn excludes_that_come_with_the_image_count_at_once() {
 }
 
 #[test]
-fn more_deletions_than_allowed_stop_the_run() {
+fn deletion_budget_stops_run() {
     require!(ROOT_AND_RSYNC);
 
-    let old = Old::new(&image(), &[]);
+    let old = OldSite::new(&image(), &[]);
     old.run(&["--image", "node", "--exclude-file", "/dev/null"]).ended(0, &[]);
+
     for number in 0..200 {
         old.on_node(&format!("srv/many/{number}"), "own");
     }
     let before = old.site.snapshot();
     let line = ["--image", "node", "--exclude-file", "/dev/null"];
+
     old.run(&line).ended(9, &["would be deleted", "nothing was changed"]);
     old.site.unchanged_since(&before);
     old.run(&[&line[..], &["--dry-run"]].concat()).ended(9, &["would be deleted"]);
@@ -437,19 +478,22 @@ fn more_deletions_than_allowed_stop_the_run() {
     assert!(!old.node("srv/many").exists());
 }
 
-/// Each path counts once, also where it lies in a directory that becomes a file.
+/// Each path counts once, also if it is in a directory that becomes a file.
 #[test]
-fn what_a_directory_takes_along_is_counted_once_and_kept_without_deletions() {
+fn displaced_paths_count_once_and_no_delete_keeps_them() {
     require!(ROOT_AND_RSYNC);
 
-    let old = Old::new(&image(), &[]);
+    let old = OldSite::new(&image(), &[]);
     let line = ["--image", "node", "--exclude-file", "/dev/null"];
+
     old.run(&line).ended(0, &[]);
+
     fs::remove_file(old.node("etc/hosts")).expect("removes");
     for number in 0..8 {
         old.on_node(&format!("etc/hosts/{number}"), "own");
     }
     let before = old.site.snapshot();
+
     old.run(&[&line[..], &["--no-delete"]].concat())
         .ended(5, &["--no-delete keeps it", "nothing was changed"]);
     old.run(&[&line[..], &["--no-delete", "--dry-run"]].concat()).ended(5, &["could not make way"]);
@@ -458,51 +502,56 @@ fn what_a_directory_takes_along_is_counted_once_and_kept_without_deletions() {
     old.run(&[&line[..], &["--max-delete", "7", "--dry-run"]].concat())
         .ended(9, &["8 paths would be deleted"]);
     old.site.unchanged_since(&before);
+
     let run = old.same_as_rsync(&[&line[..], &["--max-delete", "8"]].concat(), &[], "", true, &[]);
     run.ended(0, &["updated to node"]);
 }
 
-/// A directory over the image's file is no obstacle to a dry run.
+/// A directory in an override over a file of the image is no obstacle to a dry run.
 #[test]
-fn a_dry_run_sees_what_overrides_hide() {
+fn dry_run_handles_override_directory_over_image_file() {
     require!(ROOT_AND_RSYNC);
 
     let mut over = Tree::from([(Vec::new(), Item::dir())]);
-    text(&mut over, "etc/hosts/inside", "a directory");
-    let old = Old::new(&image(), &[("odd", trees::with_parents(over))]);
+    put_text(&mut over, "etc/hosts/inside", "a directory");
+    let old = OldSite::new(&image(), &[("odd", trees::with_parents(over))]);
     let line = ["--image", "node", "--override", "odd", "--exclude-file", "/dev/null"];
+
     old.run(&line).ended(0, &[]);
     old.run(&[&line[..], &["--dry-run"]].concat()).ended(0, &["up to date"]);
     old.run(&line).ended(0, &["up to date"]);
 }
 
 #[test]
-fn times_of_directories_alone_are_set() {
+fn changed_directory_times_alone_are_set() {
     require!(ROOT_AND_RSYNC);
 
-    let old = Old::new(&image(), &[]);
+    let old = OldSite::new(&image(), &[]);
     let line = ["--image", "node", "--exclude-file", "/dev/null"];
+
     old.run(&line).ended(0, &[]);
+
     common::run(
         Command::new("touch").args(["-d", "2001-01-01"]).arg(old.server("images/node/usr")),
     );
     common::run(Command::new("touch").args(["-d", "2001-01-02"]).arg(old.server("images/node")));
     old.same_as_rsync(&line, &[], "", true, &[]);
     let of = |path: PathBuf| fs::metadata(path).expect("is there").mtime();
+
     assert_eq!(of(old.node("usr")), of(old.server("images/node/usr")));
     assert_eq!(of(old.node("")), of(old.server("images/node")));
 }
 
-/// rsync drops a capability where it copies a file and gives it to another owner.
+/// rsync drops a capability if it copies a file and changes its owner.
 #[test]
-fn a_capability_of_a_file_that_only_gets_another_time_comes() {
+fn capability_survives_change_of_time() {
     require!(ROOT_AND_RSYNC, Program("setcap"));
 
     let mut tree = image();
     let mut file = Item::file(trees::noise(5_000, 3)).owner(65_534, 0);
     file.mode = 0o755;
     trees::put(&mut tree, "usr/bin/capable", file);
-    let old = Old::new(&trees::with_parents(tree), &[]);
+    let old = OldSite::new(&trees::with_parents(tree), &[]);
     let path = old.server("images/node/usr/bin/capable");
     common::run(Command::new("setcap").arg("cap_net_raw=ep").arg(&path));
     let line = ["--image", "node", "--exclude-file", "/dev/null"];
@@ -512,12 +561,14 @@ fn a_capability_of_a_file_that_only_gets_another_time_comes() {
 }
 
 #[test]
-fn a_run_by_rsync_can_be_undone() {
+fn rsync_only_run_can_be_rolled_back() {
     require!(ROOT_AND_RSYNC);
 
-    let old = Old::new(&image(), &overrides());
+    let old = OldSite::new(&image(), &overrides());
     let line = ["--image", "node", "--exclude-file", "/dev/null"];
+
     old.run(&line).ended(0, &[]);
+
     let before = old.site.snapshot();
     old.run(&[&line[..], &["--override", "gpu"]].concat()).ended(0, &["updated to node with gpu"]);
     old.site.rollback(&[]).ended(0, &["rolled back"]);
@@ -525,15 +576,16 @@ fn a_run_by_rsync_can_be_undone() {
 }
 
 #[test]
-fn why_says_where_a_path_comes_from() {
+fn why_names_source_of_path() {
     require!(ROOT_AND_RSYNC);
 
-    let old = Old::new(&image(), &overrides());
+    let old = OldSite::new(&image(), &overrides());
     old.on_node(
         "etc/systemimager/updateclient.local.exclude",
         "# mine\n/etc/systemimager/updateclient.*\n/srv/*\n",
     );
     old.on_node("usr/sbin/si_updateclient", "the agent");
+
     let why = |path: &str| {
         let mut command = Command::new(AGENT);
         command.arg("--root").arg(old.site.node()).args(["--why", path]).stdin(Stdio::null());
@@ -541,8 +593,10 @@ fn why_says_where_a_path_comes_from() {
     };
     why("/etc/motd").ended(5, &["nothing is recorded"]);
     old.run(&["--image", "node", "--override", "all", "--override", "gpu"]).ended(0, &[]);
+
     old.on_node("srv/own", "own");
     old.on_node("opt/own", "own");
+
     for (path, line) in [
         ("/etc/hosts", "image node unknown"),
         ("/etc/motd", "override gpu"),
@@ -556,73 +610,82 @@ fn why_says_where_a_path_comes_from() {
         let run = why(path);
         assert!(run.code == 0 && run.out.starts_with(line), "{path}: {run:#?}");
     }
+
     why("relative").ended(2, &[]);
 }
 
-/// What is mounted and not to be updated is left alone, also below `--root` and with `--directory`.
+/// Mounts that are not to be updated are left alone, also below `--root` and with `--directory`.
 #[test]
-fn mounts_of_other_kinds_and_dev_are_left_alone() {
+fn foreign_mounts_and_dev_are_untouched() {
     require!(ROOT_AND_RSYNC, Program("unshare"));
 
     let mut tree = image();
     for path in ["dev/fromimage", "usr/mounted/fromimage", "mnt/data/fromimage"] {
-        text(&mut tree, path, "the image's");
+        put_text(&mut tree, path, "the image's");
     }
-    let old = Old::new(&trees::with_parents(tree), &[]);
+    let old = OldSite::new(&trees::with_parents(tree), &[]);
     for path in ["dev", "usr/mounted", "mnt/data"] {
         fs::create_dir_all(old.node(path)).expect("makes");
     }
     old.on_node("etc/systemimager/client.conf", "fstype = ext4\nfstype = xfs\n");
     let port = old.site.rsync_port().expect("a daemon");
+    let agent = format!(
+        "{AGENT} --root . --server 127.0.0.1 --rsync-port {port} --image node --yes \
+         --exclude-file /dev/null"
+    );
     let script = format!(
         "set -e; cd {0}\n\
          mount -t tmpfs -o size=1m udev dev; echo own >dev/own\n\
          mount -t tmpfs -o size=1m none usr/mounted; echo own >usr/mounted/own\n\
-         {AGENT} --root . --server 127.0.0.1 --rsync-port {port} --image node --yes --exclude-file /dev/null --directory /usr\n\
-         {AGENT} --root . --server 127.0.0.1 --rsync-port {port} --image node --yes --exclude-file /dev/null\n\
+         {agent} --directory /usr\n\
+         {agent}\n\
          cat dev/own usr/mounted/own; ls dev usr/mounted",
         old.site.node().display()
     );
     let output =
         Command::new("unshare").args(["-m", "sh", "-c", &script]).output().expect("it runs");
     let run = Run::from_output(output);
+
     run.ended(0, &["own\nown\n"]);
     assert!(!run.out.contains("fromimage"), "{run:#?}");
     assert_eq!(read(&old.node("mnt/data/fromimage")), "the image's");
 }
 
-/// A kind that `fstype` does not name is left alone though the agent could update it.
+/// A filesystem type that `fstype` does not name is left alone, even if the agent supports it.
 #[test]
-fn kinds_that_fstype_does_not_name_are_left_alone() {
+fn filesystems_not_in_fstype_are_untouched() {
     require!(Root, LoopDevice, Program("mkfs.ext4"));
 
     let mut tree = image();
-    text(&mut tree, "data/fromimage", "the image's");
-    let old = Old::new(&trees::with_parents(tree), &[]);
+    put_text(&mut tree, "data/fromimage", "the image's");
+    let old = OldSite::new(&trees::with_parents(tree), &[]);
     common::disk::enter_mount_namespace();
     let disk = common::disk::Disk::new("ext4", old.server("disk"), &old.node("data"));
     fs::write(old.node("data/own"), "own").expect("writes");
     old.on_node("etc/systemimager/client.conf", "fstype = xfs\n");
     let line = ["--image", "node", "--exclude-file", "/dev/null"];
+
     old.run(&line).ended(0, &[]);
     assert!(old.node("data/own").exists() && !old.node("data/fromimage").exists());
-    // Named, it takes part: by the new file, which counts before the old one.
+
+    // A named type takes part; the new file takes precedence over the old one.
     old.on_node("etc/systemimager/updateclient.toml", "fstype = [\"ext4\"]\n");
     old.run(&line).ended(0, &[]);
     assert!(!old.node("data/own").exists() && old.node("data/fromimage").exists());
+
     drop(disk);
 }
 
-/// The old client's lines as they are in scripts, in a system where the agent is the only one.
+/// The old client's command lines as scripts have them, in a system without the old client.
 #[test]
-fn the_old_command_lines_run_unchanged() {
+fn old_command_lines_run_unchanged() {
     require!(ROOT_AND_RSYNC, Program("unshare"), Program("busybox"));
 
     let mut tree = image();
     for dir in ["proc", "dev", "tmp"] {
         trees::put(&mut tree, dir, Item::dir());
     }
-    let old = Old::new(&trees::with_parents(tree), &overrides());
+    let old = OldSite::new(&trees::with_parents(tree), &overrides());
     for dir in ["proc", "dev", "tmp"] {
         fs::create_dir(old.node(dir)).expect("makes");
     }
@@ -633,19 +696,23 @@ fn the_old_command_lines_run_unchanged() {
     let port = old.site.rsync_port().expect("a daemon");
     let lines = [
         "si_updateclient --server 127.0.0.1 --yes",
-        "si_updateclient --server 127.0.0.1 --image node --directory /usr --no-bootloader --log '%o %f' --yes",
+        "si_updateclient --server 127.0.0.1 --image node --directory /usr --no-bootloader \
+         --log '%o %f' --yes",
         "si_updateclient --yes --image node --override gpu --server 127.0.0.1 --no-bootloader",
         "si_updateclient -server 127.0.0.1 -image node -no-bootloader -yes",
         "si_updateclient -Se 127.0.0.1 -I node -O all -O gpu -no-d -Y",
         "si_updateclient --yes --image=node --server=127.0.0.1 --dry-run",
     ];
-    // rsync and the agent are the node's own, and so are the libraries that they need.
+
+    // rsync and the agent are the node's own, with the libraries that they need.
     old.on_node(
         "etc/systemimager/updateclient.local.exclude",
-        "/lib*\n/bin\n/usr/bin\n/usr/sbin\n/usr/lib*\n/proc/*\n/dev/*\n/tmp/*\n/etc/systemimager/*\n/etc/hostname\n",
+        "/lib*\n/bin\n/usr/bin\n/usr/sbin\n/usr/lib*\n/proc/*\n/dev/*\n/tmp/*\n\
+         /etc/systemimager/*\n/etc/hostname\n",
     );
     old.on_node("etc/systemimager/client.conf", &format!("fstype = ext4\nrsync_port = {port}\n"));
     old.on_node("etc/hostname", "node7\n");
+
     for (program, place) in [
         (machine::program("busybox"), "bin/busybox"),
         (machine::program("rsync"), "usr/bin/rsync"),
@@ -653,6 +720,7 @@ fn the_old_command_lines_run_unchanged() {
     ] {
         machine::install(&program, &old.site.node(), place);
     }
+
     for line in lines {
         let mut command =
             machine::chroot_command_after(&old.site.node(), "hostname node7 2>/dev/null || true");
@@ -664,21 +732,24 @@ fn the_old_command_lines_run_unchanged() {
                 .output()
                 .expect("runs"),
         );
+
         run.ended(0, &[]);
     }
+
     let excludes =
         ["/lib*", "/bin", "/usr/bin", "/usr/sbin", "/usr/lib*", "/proc/*", "/dev/*", "/tmp/*"];
     let excludes = [&excludes[..], &["/etc/systemimager/*", "/etc/hostname"]].concat();
-    let expected = old.by_rsync_alone(&["all", "gpu"], "", false, &excludes);
-    // What was mounted there was left alone, with the directory that it was mounted on.
+    let expected = old.updated_by_rsync(&["all", "gpu"], "", false, &excludes);
+
+    // The mounts were left alone, together with their mount points.
     judge::same(&expected, &old.site.node(), &["/dev", "/proc", "/tmp"]);
 }
 
 #[test]
-fn forbidden_combinations_are_refused_as_before() {
+fn conflicting_options_are_refused() {
     require!(ROOT_AND_RSYNC);
 
-    let old = Old::new(&image(), &[]);
+    let old = OldSite::new(&image(), &[]);
     for (line, words) in [
         (
             &["--autoinstall", "--image", "node"][..],
@@ -709,6 +780,7 @@ fn forbidden_combinations_are_refused_as_before() {
             Run::from_output(old.command().args(line).arg("--yes").output().expect("it runs"));
         run.ended(2, &[words]);
     }
+
     assert!(
         fs::read_dir(old.site.node()).expect("is there").next().is_none(),
         "something was made"
@@ -716,20 +788,20 @@ fn forbidden_combinations_are_refused_as_before() {
 }
 
 #[test]
-fn nobody_to_ask_is_said_and_nothing_is_done() {
+fn missing_terminal_without_yes_is_refused() {
     require!(ROOT_AND_RSYNC);
 
-    let old = Old::new(&image(), &[]);
+    let old = OldSite::new(&image(), &[]);
     let run = Run::from_output(old.command().args(["--image", "node"]).output().expect("it runs"));
     run.ended(2, &["without confirmation", "pass --yes"]);
     assert!(!old.node("etc").exists());
 }
 
 #[test]
-fn every_setting_says_where_it_comes_from() {
+fn show_config_names_source_of_each_setting() {
     require!(ROOT_AND_RSYNC);
 
-    let old = Old::new(&image(), &[]);
+    let old = OldSite::new(&image(), &[]);
     old.on_node(
         "etc/systemimager/client.conf",
         "rsync_port = 8730\nfstype = ext4\nfstype = xfs\nexclude_file = /etc/x\n",
@@ -748,8 +820,10 @@ fn every_setting_says_where_it_comes_from() {
         "--max-delete",
         "7",
     ]);
+
     let run = Run::from_output(command.output().expect("it runs"));
     run.ended(0, &[]);
+
     for (name, value, from) in [
         ("server", "head", "command line"),
         ("image", "node", "/etc/systemimager/updateclient.toml"),
@@ -771,14 +845,15 @@ fn every_setting_says_where_it_comes_from() {
     }
 }
 
-/// Names with control characters do not reach a terminal as they are.
+/// Control characters in names do not reach a terminal as they are.
 #[test]
 fn control_characters_in_names_are_escaped() {
     require!(ROOT_AND_RSYNC);
 
     let mut tree = image();
     trees::put(&mut tree, "etc/\u{1b}[31mred\nline", Item::file("x"));
-    let old = Old::new(&trees::with_parents(tree), &[]);
+    let old = OldSite::new(&trees::with_parents(tree), &[]);
+
     for more in [&["--dry-run"][..], &["--log", "%o %f"], &["--dry-run"]] {
         let run = old.run(&[&["--image", "node", "--exclude-file", "/dev/null"], more].concat());
         run.ended(0, &[]);
@@ -787,37 +862,44 @@ fn control_characters_in_names_are_escaped() {
 }
 
 #[test]
-fn a_server_that_is_not_there_is_named_and_nothing_is_changed() {
+fn unreachable_server_is_named() {
     require!(ROOT_AND_RSYNC);
 
-    let mut old = Old::new(&image(), &overrides());
+    let mut old = OldSite::new(&image(), &overrides());
     let line = ["--image", "node", "--exclude-file", "/dev/null"];
+
     old.run(&line).ended(0, &[]);
+
     let before = old.site.snapshot();
     old.site.stop_rsync();
+
     old.run(&line).ended(4, &["Connection refused", "nothing was changed"]);
     old.run(&[&line[..], &["--override", "all"]].concat())
         .ended(4, &["Connection refused", "nothing was changed"]);
     old.site.unchanged_since(&before);
 }
 
-/// A server that falls silent does not hold the run for ever.
+/// A silent server does not block the run forever.
 #[test]
-fn a_server_that_falls_silent_is_given_up() {
+fn silent_server_times_out() {
     require!(ROOT_AND_RSYNC);
 
-    let old = Old::new(&image(), &[]);
+    let old = OldSite::new(&image(), &[]);
     let silent = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
     let port = silent.local_addr().expect("an address").port().to_string();
     old.on_node("etc/systemimager/updateclient.toml", "full_sync_timeout = 2\n");
     let begun = std::time::Instant::now();
     let line = ["--image", "node", "--rsync-port", &port];
+
     old.run(&[&line[..], &["--exclude-file", "/dev/null"]].concat())
         .ended(4, &["nothing was changed"]);
-    // The same while it is asked for the image's rules, or for who follows what.
+
+    // The same while the agent reads the exclude rules of the image, or cluster.txt.
     old.run(&line).ended(4, &["nothing was changed"]);
+
     old.on_node("etc/hostname", "node7\n");
     old.run(&line[2..]).ended(4, &["nothing was changed"]);
     assert!(begun.elapsed().as_secs() < 60, "{:?}", begun.elapsed());
+
     drop(silent);
 }

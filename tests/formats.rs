@@ -1,5 +1,7 @@
-//! Formats are frozen by samples, which are never edited: what an older program wrote, every later one
-//! reads. A new version of a format adds a sample; it does not replace one.
+//! Formats are frozen by samples, which are never edited: later versions read the files of older
+//! ones.
+//!
+//! A new version of a format adds a sample; it does not replace one.
 
 use std::path::{Path, PathBuf};
 
@@ -56,10 +58,11 @@ fn sample(name: &str) -> Vec<u8> {
 }
 
 #[test]
-fn every_sample_is_listed_and_none_was_edited() {
+fn samples_are_complete_and_unchanged() {
     let mut found = Vec::new();
     for kind in std::fs::read_dir(testdata()).expect("the samples") {
         let kind = kind.expect("a directory").path();
+
         // Golden files record wording, which may change.
         if kind.ends_with("golden") {
             continue;
@@ -70,14 +73,16 @@ fn every_sample_is_listed_and_none_was_edited() {
             found.push((name, Digest::of(&std::fs::read(&path).expect("reads")).to_string()));
         }
     }
+
     found.sort();
     let listed: Vec<(String, String)> =
         SAMPLES.iter().map(|(a, b)| ((*a).to_owned(), (*b).to_owned())).collect();
+
     assert_eq!(found, listed);
 }
 
 #[test]
-fn catalog_1_is_read_and_written_the_same() {
+fn catalog_1_round_trips() {
     let bytes = sample("catalog/v1.toml");
     let catalog = Catalog::parse(&bytes, &"node".parse().expect("a name")).expect("reads");
     assert_eq!((catalog.serial, catalog.publishes.len(), catalog.archives.len()), (2, 2, 3));
@@ -87,7 +92,7 @@ fn catalog_1_is_read_and_written_the_same() {
 }
 
 #[test]
-fn manifest_1_is_read_and_written_the_same() {
+fn manifest_1_round_trips() {
     let bytes = sample("manifest/v1.mtree");
     let manifest = Manifest::parse(bytes.as_slice()).expect("reads");
     assert_eq!(manifest.id().0, Digest::of(&bytes));
@@ -97,7 +102,7 @@ fn manifest_1_is_read_and_written_the_same() {
 }
 
 #[test]
-fn state_1_is_read_and_written_the_same() {
+fn state_1_round_trips() {
     let text = String::from_utf8(sample("state/v1.toml")).expect("text");
     let state = State::parse(&text, "the sample").expect("reads");
     assert_eq!((state.serial, state.deviations.len(), state.untracked), (2, 1, Some(0)));
@@ -107,20 +112,22 @@ fn state_1_is_read_and_written_the_same() {
 }
 
 #[test]
-fn state_1_with_a_kernels_paths_is_read_and_written_the_same() {
+fn state_1_with_kernel_paths_round_trips() {
     let text = String::from_utf8(sample("state/v1-kernel.toml")).expect("text");
     let state = State::parse(&text, "the sample").expect("reads");
     let kernel = state.kernel.as_ref().expect("it has one");
     let paths: Vec<String> = kernel.paths().iter().map(ToString::to_string).collect();
     let modules = "/usr/lib/modules/6.1.0-18";
+
     assert_eq!(kernel.release, "6.1.0-18");
     assert_eq!(paths, ["/boot/vmlinuz-6.1.0-18", modules, &format!("{modules}/a b.ko")]);
+
     let again = state.to_toml().expect("writes");
-    assert_eq!(State::parse(&again, "what was written").expect("reads"), state);
+    assert_eq!(State::parse(&again, "the written state").expect("reads"), state);
 }
 
 #[test]
-fn content_index_1_is_read() {
+fn content_index_1_is_readable() {
     let index =
         ContentIndex::read_zstd(sample("content_index/v1.idx.zst").as_slice()).expect("reads");
     let digest = Digest::of(b"one\n");

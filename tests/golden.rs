@@ -47,7 +47,7 @@ fn events(run: &Run) -> String {
     format!("exit code: {}\n{}", run.code, without_timing(&out, run, "\"job\":\"download\""))
 }
 
-/// Removes durations of jobs, and moves the lines of the download, which runs in parallel, to the end.
+/// Removes durations of jobs, and moves the lines of the parallel download to the end.
 ///
 /// A run that changes nothing may end before or after its download: these lines are left out.
 fn without_timing(stream: &str, run: &Run, download: &str) -> String {
@@ -90,6 +90,7 @@ fn behind() -> (Site, Tree) {
     trees::put(&mut next, "usr/lib/app/three.py", Item::file("3").mode(0o755));
     next.remove(&b"usr/lib/app/obsolete.py"[..]);
     site.publish(&next);
+
     (site, next)
 }
 
@@ -110,7 +111,7 @@ fn server(site: &Site, arguments: &[&str]) -> Run {
 }
 
 #[test]
-fn help_is_as_recorded() {
+fn help_matches_golden_files() {
     golden::check("help/si_updateclient", &run(Command::new(CLIENT).arg("--help")).out);
     golden::check("help/si_tardiff", &run(Command::new(SERVER).arg("--help")).out);
     for subcommand in SUBCOMMANDS {
@@ -120,7 +121,7 @@ fn help_is_as_recorded() {
 }
 
 #[test]
-fn every_subcommand_has_a_recorded_help() {
+fn every_subcommand_has_help_in_golden_files() {
     let help = run(Command::new(SERVER).arg("--help")).out;
     let commands = help.split_once("Commands:\n").expect("the list of commands").1;
     let listed: BTreeSet<&str> = commands
@@ -134,7 +135,7 @@ fn every_subcommand_has_a_recorded_help() {
 }
 
 #[test]
-fn publish_reports_are_as_recorded() {
+fn publish_reports_match_golden_files() {
     require!(ROOT_AND_RSYNC);
 
     let site = Site::new();
@@ -156,7 +157,7 @@ fn publish_reports_are_as_recorded() {
 }
 
 #[test]
-fn repository_reports_are_as_recorded() {
+fn repository_reports_match_golden_files() {
     require!(ROOT_AND_RSYNC);
 
     let (site, _) = behind();
@@ -192,6 +193,7 @@ fn mask_archive_sizes(text: &str) -> String {
         let words: Vec<&str> = line.split_whitespace().collect();
         let archive = words.iter().position(|word| word.contains(".tar."));
         let size = words.windows(2).find(|pair| matches!(pair[1], "B" | "KiB" | "MiB"));
+
         match (archive, size) {
             (Some(_), Some(size)) => {
                 let line = line.replace(&size.join(" "), "SIZE");
@@ -199,8 +201,10 @@ fn mask_archive_sizes(text: &str) -> String {
             }
             _ => masked += line,
         }
+
         masked.push('\n');
     }
+
     masked
 }
 
@@ -216,7 +220,7 @@ fn mask_published_sizes(line: &str) -> String {
 }
 
 #[test]
-fn json_events_of_each_outcome_are_as_recorded() {
+fn json_events_of_each_outcome_match_golden_files() {
     require!(ROOT_AND_RSYNC);
 
     let (mut site, tree) = behind();
@@ -275,7 +279,7 @@ fn json_events_of_each_outcome_are_as_recorded() {
 }
 
 #[test]
-fn reports_of_each_outcome_are_as_recorded() {
+fn reports_of_each_outcome_match_golden_files() {
     require!(ROOT_AND_RSYNC);
 
     let (site, tree) = behind();
@@ -313,7 +317,7 @@ fn reports_of_each_outcome_are_as_recorded() {
 }
 
 #[test]
-fn show_config_is_as_recorded() {
+fn show_config_matches_golden_file() {
     let site = Site::new();
     let node = site.node();
     fs::create_dir(&node).expect("makes the node");

@@ -1,4 +1,4 @@
-//! The helpers of the tests do what the tests rely on.
+//! Tests of the helpers that other tests rely on.
 
 mod common;
 
@@ -12,7 +12,7 @@ use common::fault_server::{Fault, FaultServer};
 use common::golden::Masks;
 use common::{copy_program, scratch, write_program};
 
-/// Asks the server for `path`, and returns its answer.
+/// Requests `path` from the server, and returns its answer.
 fn get(server: &FaultServer, path: &str) -> String {
     let address = server.url().replace("http://", "").replace('/', "");
     let mut stream = TcpStream::connect(address).expect("connects");
@@ -55,7 +55,7 @@ fn unreached_fault_cannot_be_replaced() {
     server.always("/file", Fault::Garbage);
 }
 
-/// Children that other threads fork keep no descriptor of the copy that is open for writing.
+/// No forked child of another thread inherits a descriptor that is open for writing.
 #[test]
 fn copied_program_runs_while_other_threads_fork() {
     const THREADS: usize = 6;
@@ -82,7 +82,7 @@ fn copied_program_runs_while_other_threads_fork() {
 }
 
 #[test]
-fn masks_replace_what_varies() {
+fn masks_replace_varying_values() {
     let mut masks = Masks::default().literal("/tmp/x", "SITE");
     let (one, two) = ("0123456789abcdef".repeat(4), "fedcba9876543210".repeat(4));
 

@@ -15,19 +15,20 @@ use common::trees;
 use common::{ROOT_AND_RSYNC, require};
 
 const MIB: u64 = 1 << 20;
-/// Bytes of the large file of the smaller image; the other image has twice as many.
+/// Size of the large file in the smaller image; in the other image it is twice as large.
 const SIZE: u64 = 110 * MIB;
 const LARGE: &str = "usr/lib/large";
 /// Less than half of the smaller file.
 const BOUND: u64 = 48 * MIB;
-/// Difference that allocator and threads may make between two runs.
+/// Difference that the allocator and threads may cause between two runs.
 const SLACK: u64 = 16 * MIB;
 
-/// Writes `size` bytes that do not compress, without holding them in memory.
+/// Writes `size` incompressible bytes without holding them in memory.
 fn write_noise(path: &Path, size: u64) {
     let mut file = File::create(path).expect("creates the file");
     let mut state: u64 = 0x9e37_79b9_7f4a_7c15;
     let mut block = vec![0; MIB as usize];
+
     for _ in 0..size / MIB {
         for word in block.chunks_exact_mut(8) {
             state ^= state << 13;
@@ -39,7 +40,7 @@ fn write_noise(path: &Path, size: u64) {
     }
 }
 
-/// Runs `command`, which has to succeed, and returns its peak memory in bytes.
+/// Runs `command`, which must succeed, and returns its peak memory in bytes.
 #[track_caller]
 fn peak(command: &mut Command) -> u64 {
     let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("starts");
@@ -54,18 +55,20 @@ fn peak(command: &mut Command) -> u64 {
         peak = peak.max(kilobytes.unwrap_or(0) << 10);
         sleep(Duration::from_millis(2));
     }
+
     Run::from_output(child.wait_with_output().expect("the output")).ended(0, &["updated to node"]);
     assert!(peak > MIB, "the peak was not seen");
+
     peak
 }
 
-/// Publishes the image with as little work as possible.
+/// Publishes the image with the least effort.
 fn publish(site: &Site) {
     let cheap = ["--effort", "fast", "--level", "1", "--diffs", "1", "--full-share", "1000"];
     site.publish_image(&cheap);
 }
 
-/// A node, and an update before it that brings a file of `size` bytes.
+/// A node with an update before it that adds a file of `size` bytes.
 fn behind_large_file(size: u64) -> Site {
     let site = Site::at(&trees::system());
     write_noise(&site.image().join(LARGE), size);
@@ -73,7 +76,7 @@ fn behind_large_file(size: u64) -> Site {
     site
 }
 
-/// Changes a few bytes in each part of the large file, and publishes that.
+/// Changes a few bytes in each part of the large file, and publishes the image.
 fn publish_edited_file(site: &Site) {
     let large = site.image().join(LARGE);
     let size = fs::metadata(&large).expect("the large file").len();
@@ -85,7 +88,7 @@ fn publish_edited_file(site: &Site) {
 }
 
 #[test]
-fn file_of_any_size_updated_within_fixed_memory() {
+fn file_of_any_size_is_updated_within_fixed_memory() {
     require!(ROOT_AND_RSYNC);
 
     let small = behind_large_file(SIZE);

@@ -1,5 +1,6 @@
-//! Overrides in one pass: the target of an update is the image with its overrides laid over it, whether they
-//! are published or not.
+//! Overrides in one pass: the target of an update is the image with its overrides copied over it.
+//!
+//! The overrides may be published or not.
 
 mod common;
 
@@ -13,27 +14,27 @@ use common::trees::{self, Item, Tree};
 use common::{ROOT_AND_RSYNC, copy_tree, judge, require};
 use proptest::test_runner::{Config, TestRunner};
 
-/// A site whose image is published, and whose overrides may be.
-struct Laid {
+/// A site with a published image and with overrides.
+struct LayeredSite {
     site: Site,
 }
 
-impl Laid {
+impl LayeredSite {
     fn new(image: &Tree) -> Self {
         let site = Site::new().with_rsync();
         site.publish(image);
         site.install_node();
-        Laid { site }
+        LayeredSite { site }
     }
 
-    fn over(&self, name: &str) -> PathBuf {
+    fn override_dir(&self, name: &str) -> PathBuf {
         self.site.dir.path().join("overrides").join(name)
     }
 
     /// Makes `tree` the override.
     fn write(&self, name: &str, tree: &Tree) {
-        let _ = fs::remove_dir_all(self.over(name));
-        trees::write(&trees::with_parents(tree.clone()), &self.over(name));
+        let _ = fs::remove_dir_all(self.override_dir(name));
+        trees::write(&trees::with_parents(tree.clone()), &self.override_dir(name));
     }
 
     /// Publishes the override as it is.
@@ -49,28 +50,35 @@ impl Laid {
         Run::from_output(command.output().expect("it runs"))
     }
 
-    /// What rsync makes of the image and the overrides.
+    /// Composes the image and the overrides with rsync.
     fn composed(&self, overrides: &[&str]) -> PathBuf {
         let composed = self.site.dir.path().join("composed");
         let _ = fs::remove_dir_all(&composed);
         copy_tree(&self.site.image(), &composed);
+
         for name in overrides {
-            let from = format!("{}/", self.over(name).display());
-            // What is no directory makes way for one, and a directory for what is none.
+            let from = format!("{}/", self.override_dir(name).display());
+
+            // A directory replaces any other type, and any other type replaces a directory.
             let mut rsync = Command::new("rsync");
-            // Without the window a pipe or a device of the same second keeps its nanoseconds.
+
+            // Without the window, a pipe or a device keeps its nanoseconds if the second is the
+            // same.
             rsync.args(["-aHAXSI", "--modify-window=-1", "--numeric-ids", "--force"]).arg(from);
             let to = format!("{}/", composed.display());
-            // rsync -A stumbles where a directory becomes something else, and is done at the second pass.
+
+            // rsync -A fails if a directory becomes another type; its second pass succeeds.
             if !rsync.arg(&to).status().expect("rsync runs").success() {
                 common::run(&mut rsync);
             }
         }
+
         composed
     }
 
+    /// Asserts that the node equals the image with these overrides.
     #[track_caller]
-    fn is(&self, overrides: &[&str]) {
+    fn assert_composed(&self, overrides: &[&str]) {
         judge::same(&self.composed(overrides), &self.site.node(), &[]);
         self.site.nothing_left();
     }
@@ -102,7 +110,7 @@ fn image() -> Tree {
     trees::with_parents(tree)
 }
 
-fn small(files: &[(&str, &str)]) -> Tree {
+fn tree_of(files: &[(&str, &str)]) -> Tree {
     let mut tree = Tree::from([(Vec::new(), Item::dir())]);
     for (path, content) in files {
         trees::put(&mut tree, path, Item::file(*content));
@@ -115,232 +123,282 @@ fn read(path: &Path) -> String {
 }
 
 #[test]
-fn a_published_override_comes_by_diffs() {
+fn published_override_is_updated_by_diffs() {
     require!(ROOT_AND_RSYNC);
 
-    let laid = Laid::new(&image());
-    let mut noise = small(&[("etc/motd", "everybody's"), ("etc/ntp.conf", "server ntp")]);
+    let layered = LayeredSite::new(&image());
+    let mut noise = tree_of(&[("etc/motd", "everybody's"), ("etc/ntp.conf", "server ntp")]);
     trees::put(&mut noise, "opt/blob", Item::file(trees::noise(200_000, 1)));
-    laid.write("all", &noise);
-    laid.publish("all");
-    // No rsync daemon is needed for what is published.
-    laid.update(&["all"], &["--no-fallback", "--server", "127.0.0.1", "--rsync-port", "9"])
+    layered.write("all", &noise);
+
+    layered.publish("all");
+
+    // Published overrides need no rsync daemon.
+    layered
+        .update(&["all"], &["--no-fallback", "--server", "127.0.0.1", "--rsync-port", "9"])
         .ended(0, &["updated to node with all"]);
-    laid.is(&["all"]);
-    let inode = fs::metadata(laid.node("etc/ntp.conf")).expect("is there").ino();
-    // A byte of a large file changes: what travels is a diff.
+
+    layered.assert_composed(&["all"]);
+    let inode = fs::metadata(layered.node("etc/ntp.conf")).expect("is there").ino();
+
+    // One byte of a large file changes: only a diff is downloaded.
     let mut blob = trees::noise(200_000, 1);
     blob[100_000] ^= 1;
     trees::put(&mut noise, "opt/blob", Item::file(blob));
-    laid.write("all", &noise);
-    laid.publish("all");
-    let full = fs::read_dir(laid.site.repo().join("overrides/all/full")).expect("is there");
+    layered.write("all", &noise);
+    layered.publish("all");
+    let full = fs::read_dir(layered.site.repo().join("overrides/all/full")).expect("is there");
     full.for_each(|file| fs::remove_file(file.expect("an entry").path()).expect("removes"));
-    laid.update(&["all"], &["--no-fallback"])
+
+    layered
+        .update(&["all"], &["--no-fallback"])
         .ended(0, &["but its overrides changed", "updated to node with all"]);
-    laid.is(&["all"]);
+
+    layered.assert_composed(&["all"]);
     assert_eq!(
-        fs::metadata(laid.node("etc/ntp.conf")).expect("is there").ino(),
+        fs::metadata(layered.node("etc/ntp.conf")).expect("is there").ino(),
         inode,
-        "what stays was replaced"
+        "an unchanged file was replaced"
     );
-    // Both change at once.
-    laid.write("all", &small(&[("etc/motd", "the last")]));
-    laid.publish("all");
+
+    // Both change at the same time.
+    layered.write("all", &tree_of(&[("etc/motd", "the last")]));
+    layered.publish("all");
     let mut next = image();
     trees::put(&mut next, "etc/hosts", Item::file("other hosts"));
-    laid.site.publish(&next);
-    laid.update(&["all"], &["--no-fallback"]).ended(0, &["following one diff"]);
-    laid.is(&["all"]);
-    laid.update(&["all"], &[]).ended(0, &["node with all is up to date"]);
+
+    layered.site.publish(&next);
+    layered.update(&["all"], &["--no-fallback"]).ended(0, &["following one diff"]);
+
+    layered.assert_composed(&["all"]);
+    layered.update(&["all"], &[]).ended(0, &["node with all is up to date"]);
 }
 
 #[test]
-fn an_override_that_goes_away_gives_the_images_file_back() {
+fn removed_override_restores_image_file() {
     require!(ROOT_AND_RSYNC);
 
-    let laid = Laid::new(&image());
-    laid.write("all", &small(&[("etc/motd", "everybody's"), ("etc/ntp.conf", "ntp")]));
-    laid.write("gpu", &small(&[("etc/motd", "gpu's"), ("opt/cards/driver", "driver")]));
-    laid.publish("gpu");
-    laid.update(&["all", "gpu"], &[]).ended(0, &["updated to node with all, gpu"]);
-    laid.is(&["all", "gpu"]);
-    assert!(laid.why("/etc/motd").starts_with("override gpu"));
-    assert!(laid.why("/etc/ntp.conf").starts_with("override all"));
-    assert!(laid.why("/etc/hosts").starts_with("image node "));
-    laid.update(&["all"], &[]).ended(0, &[]);
-    laid.is(&["all"]);
-    assert_eq!(read(&laid.node("etc/motd")), "everybody's");
-    assert!(!laid.node("opt/cards").exists());
-    // The order decides.
-    laid.update(&["gpu", "all"], &[]).ended(0, &[]);
-    laid.is(&["gpu", "all"]);
-    laid.update(&[], &[]).ended(0, &[]);
-    laid.is(&[]);
-    assert_eq!(read(&laid.node("etc/motd")), "the image's");
-    let id = laid.site.catalog().head().generation.to_string();
-    assert_eq!(laid.why("/etc/motd"), format!("image node {id}\n"));
+    let layered = LayeredSite::new(&image());
+    layered.write("all", &tree_of(&[("etc/motd", "everybody's"), ("etc/ntp.conf", "ntp")]));
+    layered.write("gpu", &tree_of(&[("etc/motd", "gpu's"), ("opt/cards/driver", "driver")]));
+
+    layered.publish("gpu");
+    layered.update(&["all", "gpu"], &[]).ended(0, &["updated to node with all, gpu"]);
+
+    layered.assert_composed(&["all", "gpu"]);
+    assert!(layered.why("/etc/motd").starts_with("override gpu"));
+    assert!(layered.why("/etc/ntp.conf").starts_with("override all"));
+    assert!(layered.why("/etc/hosts").starts_with("image node "));
+    layered.update(&["all"], &[]).ended(0, &[]);
+
+    layered.assert_composed(&["all"]);
+    assert_eq!(read(&layered.node("etc/motd")), "everybody's");
+    assert!(!layered.node("opt/cards").exists());
+
+    // The order of the overrides matters.
+    layered.update(&["gpu", "all"], &[]).ended(0, &[]);
+
+    layered.assert_composed(&["gpu", "all"]);
+    layered.update(&[], &[]).ended(0, &[]);
+
+    layered.assert_composed(&[]);
+    assert_eq!(read(&layered.node("etc/motd")), "the image's");
+
+    let id = layered.site.catalog().head().generation.to_string();
+    assert_eq!(layered.why("/etc/motd"), format!("image node {id}\n"));
 }
 
 #[test]
-fn an_override_that_is_not_published_comes_by_rsync_and_again_when_it_is_edited() {
+fn unpublished_override_is_fetched_by_rsync() {
     require!(ROOT_AND_RSYNC);
 
-    let laid = Laid::new(&image());
-    laid.write("all", &small(&[("etc/motd", "everybody's")]));
-    laid.update(&["all"], &["--no-fallback"]).ended(0, &["updated to node with all"]);
-    laid.is(&["all"]);
-    laid.update(&["all"], &[]).ended(0, &["up to date"]);
-    fs::write(laid.over("all").join("etc/motd"), "edited").expect("writes");
-    laid.update(&["all"], &[]).ended(0, &["updated to node with all"]);
-    laid.is(&["all"]);
-    assert_eq!(read(&laid.node("etc/motd")), "edited");
-    // Drift of what an override has is put right, too.
-    fs::write(laid.node("etc/motd"), "by hand").expect("writes");
-    laid.update(&["all"], &["--check", "stat"]).ended(0, &["repaired: /etc/motd"]);
-    laid.is(&["all"]);
-    // Published, the same thing is no change.
-    laid.publish("all");
-    laid.update(&["all"], &[]).ended(0, &["up to date"]);
-    let before = laid.site.snapshot();
-    laid.update(&["all", "nowhere"], &[]).ended(4, &["override nowhere", "nothing was changed"]);
-    laid.site.unchanged_since(&before);
+    let layered = LayeredSite::new(&image());
+    layered.write("all", &tree_of(&[("etc/motd", "everybody's")]));
+
+    layered.update(&["all"], &["--no-fallback"]).ended(0, &["updated to node with all"]);
+
+    layered.assert_composed(&["all"]);
+    layered.update(&["all"], &[]).ended(0, &["up to date"]);
+
+    fs::write(layered.override_dir("all").join("etc/motd"), "edited").expect("writes");
+    layered.update(&["all"], &[]).ended(0, &["updated to node with all"]);
+
+    layered.assert_composed(&["all"]);
+    assert_eq!(read(&layered.node("etc/motd")), "edited");
+
+    // Drift in a file of an override is repaired, too.
+    fs::write(layered.node("etc/motd"), "by hand").expect("writes");
+    layered.update(&["all"], &["--check", "stat"]).ended(0, &["repaired: /etc/motd"]);
+
+    layered.assert_composed(&["all"]);
+
+    // Publishing the same override is no change.
+    layered.publish("all");
+    layered.update(&["all"], &[]).ended(0, &["up to date"]);
+
+    let before = layered.site.snapshot();
+    layered.update(&["all", "nowhere"], &[]).ended(4, &["override nowhere", "nothing was changed"]);
+    layered.site.unchanged_since(&before);
 }
 
 #[test]
-fn types_change_between_image_and_override() {
+fn override_changes_types_of_image_paths() {
     require!(ROOT_AND_RSYNC);
 
-    let laid = Laid::new(&image());
-    // A directory over a file, a file over a directory, a symlink over a directory.
-    let mut over = small(&[("etc/motd/now/a", "directory"), ("usr/share/doc", "file")]);
+    let layered = LayeredSite::new(&image());
+
+    // A directory over a file, a file over a directory, a symbolic link over a directory.
+    let mut over = tree_of(&[("etc/motd/now/a", "directory"), ("usr/share/doc", "file")]);
     trees::put(&mut over, "srv", Item::new(trees::ItemKind::Symlink(b"opt".to_vec())));
-    laid.write("odd", &over);
-    laid.publish("odd");
-    laid.update(&["odd"], &[]).ended(0, &[]);
-    laid.is(&["odd"]);
-    laid.update(&[], &[]).ended(0, &[]);
-    laid.is(&[]);
+    layered.write("odd", &over);
+
+    layered.publish("odd");
+    layered.update(&["odd"], &[]).ended(0, &[]);
+
+    layered.assert_composed(&["odd"]);
+    layered.update(&[], &[]).ended(0, &[]);
+
+    layered.assert_composed(&[]);
 }
 
 #[test]
-fn an_update_that_laid_something_over_the_image_is_undone_and_held() {
+fn rollback_of_update_with_override_is_pinned() {
     require!(ROOT_AND_RSYNC);
 
-    let laid = Laid::new(&image());
-    laid.update(&[], &[]).ended(0, &[]);
-    let before = laid.site.snapshot();
-    laid.write("all", &small(&[("etc/motd", "everybody's"), ("etc/ntp.conf", "ntp")]));
-    laid.publish("all");
-    laid.update(&["all"], &[]).ended(0, &["updated to node with all"]);
-    laid.site.rollback(&[]).ended(0, &["rolled back", "is pinned"]);
-    judge::same(&before, &laid.site.node(), &["/.si-undo"]);
-    laid.update(&["all"], &[]).ended(12, &["rolled back"]);
-    // Another override is another thing.
-    laid.update(&[], &[]).ended(0, &["up to date"]);
-    laid.write("all", &small(&[("etc/motd", "better")]));
-    laid.publish("all");
-    laid.update(&["all"], &[]).ended(0, &["updated to node with all"]);
-    laid.is(&["all"]);
+    let layered = LayeredSite::new(&image());
+    layered.update(&[], &[]).ended(0, &[]);
+
+    let before = layered.site.snapshot();
+    layered.write("all", &tree_of(&[("etc/motd", "everybody's"), ("etc/ntp.conf", "ntp")]));
+    layered.publish("all");
+
+    layered.update(&["all"], &[]).ended(0, &["updated to node with all"]);
+    layered.site.rollback(&[]).ended(0, &["rolled back", "is pinned"]);
+    judge::same(&before, &layered.site.node(), &["/.si-undo"]);
+    layered.update(&["all"], &[]).ended(12, &["rolled back"]);
+
+    // Another override is another target.
+    layered.update(&[], &[]).ended(0, &["up to date"]);
+
+    layered.write("all", &tree_of(&[("etc/motd", "better")]));
+    layered.publish("all");
+
+    layered.update(&["all"], &[]).ended(0, &["updated to node with all"]);
+
+    layered.assert_composed(&["all"]);
 }
 
-/// The tree was recognised in the run that laid the override over it: the way back leads to what it was.
+/// The tree was adopted in the run that applied the override, so a rollback leads to the tree
+/// before that run.
 #[test]
-fn a_rollback_of_what_was_laid_over_an_adopted_tree_is_held() {
+fn rollback_of_override_on_adopted_tree_is_pinned() {
     require!(ROOT_AND_RSYNC);
 
-    let laid = Laid::new(&image());
-    laid.write("all", &small(&[("etc/motd", "everybody's"), ("etc/ntp.conf", "ntp")]));
-    let before = laid.site.snapshot();
-    laid.update(&["all"], &[]).ended(0, &["is taken for generation", "updated to node with all"]);
-    laid.site.rollback(&[]).ended(0, &["rolled back", "is pinned"]);
-    judge::same(&before, &laid.site.node(), &["/.si-undo"]);
-    laid.update(&["all"], &[]).ended(12, &["rolled back"]);
-    laid.update(&["all"], &["--unhold"]).ended(0, &["updated to node with all"]);
-    laid.is(&["all"]);
+    let layered = LayeredSite::new(&image());
+    layered.write("all", &tree_of(&[("etc/motd", "everybody's"), ("etc/ntp.conf", "ntp")]));
+    let before = layered.site.snapshot();
+
+    layered
+        .update(&["all"], &[])
+        .ended(0, &["is taken for generation", "updated to node with all"]);
+    layered.site.rollback(&[]).ended(0, &["rolled back", "is pinned"]);
+    judge::same(&before, &layered.site.node(), &["/.si-undo"]);
+    layered.update(&["all"], &[]).ended(12, &["rolled back"]);
+    layered.update(&["all"], &["--unhold"]).ended(0, &["updated to node with all"]);
+
+    layered.assert_composed(&["all"]);
 }
 
 #[test]
-fn a_node_that_the_old_client_left_is_adopted_with_its_overrides() {
+fn node_of_old_client_is_adopted_with_overrides() {
     require!(ROOT_AND_RSYNC);
 
-    let laid = Laid::new(&image());
-    laid.write("all", &small(&[("etc/motd", "everybody's"), ("etc/ntp.conf", "ntp")]));
-    laid.publish("all");
-    let node = format!("{}/", laid.site.node().display());
+    let layered = LayeredSite::new(&image());
+    layered.write("all", &tree_of(&[("etc/motd", "everybody's"), ("etc/ntp.conf", "ntp")]));
+    layered.publish("all");
+    let node = format!("{}/", layered.site.node().display());
+
     common::run(
         Command::new("rsync")
             .args(["-aHAXI", "--numeric-ids"])
-            .arg(format!("{}/", laid.over("all").display()))
+            .arg(format!("{}/", layered.override_dir("all").display()))
             .arg(node),
     );
-    laid.update(&["all"], &[]).ended(0, &["0 of", "node with all is up to date"]);
-    laid.is(&["all"]);
+    layered.update(&["all"], &[]).ended(0, &["0 of", "node with all is up to date"]);
+
+    layered.assert_composed(&["all"]);
 }
 
 #[test]
-fn a_full_sync_lays_the_overrides_over_the_image_at_once() {
+fn full_sync_applies_image_and_overrides_at_once() {
     require!(ROOT_AND_RSYNC);
 
-    let laid = Laid::new(&image());
-    laid.write("all", &small(&[("etc/motd", "everybody's"), ("etc/ntp.conf", "ntp")]));
-    laid.write("gpu", &small(&[("etc/motd", "gpu's")]));
-    laid.publish("gpu");
-    let _ = fs::remove_dir_all(laid.site.node());
-    fs::create_dir(laid.site.node()).expect("makes");
-    laid.update(&["all", "gpu"], &[]).ended(0, &["full sync", "updated to node with all, gpu"]);
-    laid.is(&["all", "gpu"]);
+    let layered = LayeredSite::new(&image());
+    layered.write("all", &tree_of(&[("etc/motd", "everybody's"), ("etc/ntp.conf", "ntp")]));
+    layered.write("gpu", &tree_of(&[("etc/motd", "gpu's")]));
+    layered.publish("gpu");
+    let _ = fs::remove_dir_all(layered.site.node());
+    fs::create_dir(layered.site.node()).expect("makes");
+
+    layered.update(&["all", "gpu"], &[]).ended(0, &["full sync", "updated to node with all, gpu"]);
+
+    layered.assert_composed(&["all", "gpu"]);
 }
 
 #[test]
-fn excludes_that_come_with_an_override_count_at_once() {
+fn excludes_from_override_apply_in_same_run() {
     require!(ROOT_AND_RSYNC);
 
     let place = "etc/systemimager/updateclient.local.exclude";
-    let laid = Laid::new(&image());
-    laid.write("rules", &small(&[(place, "/etc/hosts\n")]));
-    laid.publish("rules");
+    let layered = LayeredSite::new(&image());
+    layered.write("rules", &tree_of(&[(place, "/etc/hosts\n")]));
+    layered.publish("rules");
+
     let run = |overrides: &[&str], more: &[&str]| {
-        let mut command = laid.site.command_with_node_excludes();
+        let mut command = layered.site.command_with_node_excludes();
         command.args(overrides.iter().flat_map(|name| ["--override", *name])).args(more);
         Run::from_output(command.output().expect("it runs"))
     };
     run(&[], &[]).ended(0, &[]);
-    fs::write(laid.node("etc/hosts"), "the node's own").expect("writes");
+
+    fs::write(layered.node("etc/hosts"), "the node's own").expect("writes");
     let mut next = image();
     trees::put(&mut next, "etc/hosts", Item::file("new hosts"));
-    laid.site.publish(&next);
+
+    layered.site.publish(&next);
     run(&["rules"], &[]).ended(0, &["using the exclude rules of", "updated to node with rules"]);
-    assert_eq!(read(&laid.node("etc/hosts")), "the node's own");
-    assert_eq!(read(&laid.node(place)), "/etc/hosts\n");
+    assert_eq!(read(&layered.node("etc/hosts")), "the node's own");
+    assert_eq!(read(&layered.node(place)), "/etc/hosts\n");
     run(&["rules"], &[]).ended(0, &["up to date"]);
+
     // Other rules uncover the path in the same run.
-    laid.write("rules", &small(&[(place, "/srv/*\n")]));
-    laid.publish("rules");
+    layered.write("rules", &tree_of(&[(place, "/srv/*\n")]));
+    layered.publish("rules");
+
     run(&["rules"], &[]).ended(0, &["using the exclude rules of"]);
-    assert_eq!(read(&laid.node("etc/hosts")), "new hosts");
+    assert_eq!(read(&layered.node("etc/hosts")), "new hosts");
 }
 
-/// Any image, any two overrides, by any route: what rsync makes of them.
+/// Any image, any two overrides, by any strategy: the node equals rsync's composition.
 #[test]
-fn any_overrides_over_any_image() {
+fn any_overrides_on_any_image_match_rsync() {
     require!(ROOT_AND_RSYNC);
 
     let cases = std::env::var("PROPTEST_CASES").ok().and_then(|n| n.parse().ok()).unwrap_or(12);
     let config = Config { cases, failure_persistence: None, ..Config::default() };
     let strategy = (trees::any_tree(), trees::any_tree(), trees::any_tree(), proptest::bool::ANY);
     let check = |(image, one, two, published)| {
-        let laid = Laid::new(&image);
-        laid.write("one", &one);
-        laid.write("two", &two);
+        let layered = LayeredSite::new(&image);
+        layered.write("one", &one);
+        layered.write("two", &two);
         if published {
-            laid.publish("one");
+            layered.publish("one");
         }
         let any = ["--max-delete", "100000"];
-        laid.update(&["one", "two"], &any).ended(0, &[]);
-        laid.is(&["one", "two"]);
-        laid.update(&["two"], &any).ended(0, &[]);
-        laid.is(&["two"]);
+        layered.update(&["one", "two"], &any).ended(0, &[]);
+        layered.assert_composed(&["one", "two"]);
+        layered.update(&["two"], &any).ended(0, &[]);
+        layered.assert_composed(&["two"]);
         let mut plain = Command::new(env!("CARGO_BIN_EXE_si_updateclient"));
         plain
             .args([
@@ -353,10 +411,10 @@ fn any_overrides_over_any_image() {
                 "/dev/null",
             ])
             .args(any);
-        plain.args(["--override", "two", "--override", "one", "--root"]).arg(laid.site.node());
-        plain.args(["--rsync-port", &laid.site.rsync_port().expect("a daemon").to_string()]);
+        plain.args(["--override", "two", "--override", "one", "--root"]).arg(layered.site.node());
+        plain.args(["--rsync-port", &layered.site.rsync_port().expect("a daemon").to_string()]);
         Run::from_output(plain.output().expect("it runs")).ended(0, &[]);
-        laid.is(&["two", "one"]);
+        layered.assert_composed(&["two", "one"]);
         Ok(())
     };
     TestRunner::new(config).run(&strategy, check).unwrap_or_else(|error| panic!("{error}"));

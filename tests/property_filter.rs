@@ -14,7 +14,7 @@ use systemimager::tree_path::TreePath;
 
 const NAMES: [&str; 12] = ["a", "b", "ab", "abc", "A1", "[a]", "a]", "*", "a\\b", "-", "c d", ".x"];
 
-/// Three levels of directories and files with names that look like patterns.
+/// Makes three levels of directories and files with names that look like patterns.
 fn build(top: &Path) -> Vec<(String, bool)> {
     let mut all = Vec::new();
     for one in NAMES {
@@ -28,6 +28,7 @@ fn build(top: &Path) -> Vec<(String, bool)> {
             all.extend(three.map(|three| (format!("{one}/{two}/{three}"), three.len() == 3)));
         }
     }
+
     for (path, is_dir) in &all {
         if *is_dir {
             std::fs::create_dir_all(top.join(path)).expect("a directory");
@@ -35,10 +36,11 @@ fn build(top: &Path) -> Vec<(String, bool)> {
             std::fs::write(top.join(path), "").expect("a file");
         }
     }
+
     all
 }
 
-/// What rsync would transfer.
+/// The paths that rsync would transfer.
 fn transferred(image: &Path, filter: &str) -> BTreeSet<String> {
     let mut rsync = Command::new("rsync");
     rsync
@@ -51,7 +53,7 @@ fn transferred(image: &Path, filter: &str) -> BTreeSet<String> {
     listed.lines().filter(headline).map(path).collect()
 }
 
-/// What our filter lets through.
+/// The paths that our filter does not exclude.
 fn let_through(filter: &Filter, paths: &[(String, bool)]) -> BTreeSet<String> {
     let mut cursor = filter.cursor();
     paths
@@ -110,14 +112,16 @@ fn any_rules() -> impl Strategy<Value = String> {
     let prefix = prop::sample::select(vec!["", "", "- ", "+ ", "/", "+ /", "- /"]);
     let suffix = prop::sample::select(vec!["", "", "", "/", "/*", "/***", " ", "\r"]);
     let line = prop_oneof![
-        20 => (prefix, pattern, suffix).prop_map(|(prefix, pattern, suffix)| format!("{prefix}{pattern}{suffix}")),
+        20 => (prefix, pattern, suffix)
+            .prop_map(|(prefix, pattern, suffix)| format!("{prefix}{pattern}{suffix}")),
         1 => prop::sample::select(vec!["!", "", "# a", ";b", "+ */"]).prop_map(str::to_owned),
     ];
+
     prop::collection::vec(line, 1..6).prop_map(|lines| lines.join("\n"))
 }
 
 #[test]
-fn any_rules_hide_what_they_hide_from_rsync() {
+fn any_rules_exclude_same_paths_as_rsync() {
     require!(Program("rsync"));
 
     let dir = scratch();
@@ -128,7 +132,7 @@ fn any_rules_hide_what_they_hide_from_rsync() {
     let cases = std::env::var("PROPTEST_CASES").ok().and_then(|n| n.parse().ok()).unwrap_or(150);
     let config = Config { cases, failure_persistence: None, ..Config::default() };
     let check = |rules: String| {
-        // rsync stops at a rule without a pattern, as we do
+        // Both rsync and our filter refuse a rule without a pattern.
         let Ok(builder) = Filter::builder().exclude_file("rules", rules.as_bytes()) else {
             return Ok(());
         };
@@ -145,14 +149,16 @@ fn any_rules_hide_what_they_hide_from_rsync() {
     TestRunner::new(config).run(&any_rules(), check).unwrap_or_else(|e| panic!("{e}"));
 }
 
-/// Trees of any shape: up to thirty paths, each file or directory as it comes.
+/// Trees of any shape: at most thirty paths, each a file or a directory.
 fn any_shape() -> impl Strategy<Value = Vec<(String, bool)>> {
     let names =
         ["a", "b", "ab", "abc", "A1", "[a]", "*", "a\\b", "-", "c d", ".x", "tmp", "a?b", "é"];
     let path = prop::collection::vec(prop::sample::select(names.to_vec()), 1..5)
         .prop_map(|names| names.join("/"));
+
     prop::collection::vec((path, prop::bool::ANY), 1..30).prop_map(|paths| {
         let mut tree: std::collections::BTreeMap<String, bool> = std::collections::BTreeMap::new();
+
         for (path, is_dir) in paths {
             let above: Vec<String> =
                 path.match_indices('/').map(|(at, _)| path[..at].to_owned()).collect();
@@ -163,12 +169,13 @@ fn any_shape() -> impl Strategy<Value = Vec<(String, bool)>> {
                 tree.insert(path, is_dir);
             }
         }
+
         tree.into_iter().collect()
     })
 }
 
 #[test]
-fn any_trees_under_any_rules() {
+fn any_tree_under_any_rules_matches_rsync() {
     require!(Program("rsync"));
 
     let cases = std::env::var("PROPTEST_CASES").ok().and_then(|n| n.parse().ok()).unwrap_or(200);
@@ -203,7 +210,7 @@ fn any_trees_under_any_rules() {
 }
 
 #[test]
-fn odd_mount_points_are_left_to_the_node_by_rsync_too() {
+fn odd_mount_points_are_excluded_by_rsync_too() {
     require!(Program("rsync"));
 
     let dir = scratch();
@@ -219,5 +226,6 @@ fn odd_mount_points_are_left_to_the_node_by_rsync_too() {
     let merge_file = dir.path().join("merge");
     std::fs::write(&merge_file, filter.rsync_rules()).expect("the merge file");
     let left = transferred(&image, &format!("--filter=merge {}", merge_file.display()));
+
     assert_eq!(left, BTreeSet::new());
 }

@@ -1,4 +1,5 @@
-//! The judge sees every change that trees can have; a judge that is blind would pass everything.
+//! The judge reports every difference that trees can have; without that, every other test would
+//! pass.
 
 mod common;
 
@@ -10,25 +11,28 @@ use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 
 #[test]
-fn a_copy_of_everything_is_the_same_and_the_agents_own_files_do_not_count() {
+fn copy_is_equal_despite_files_of_agent() {
     require!(ROOT_AND_RSYNC);
 
     let dir = scratch();
     let (image, node) = (dir.path().join("image"), dir.path().join("node"));
     trees::write(&trees::mutate(&trees::everything(), 0), &image);
     copy_tree(&image, &node);
+
     judge::same(&image, &node, &[]);
 
     std::fs::create_dir_all(node.join("var/lib/systemimager/client")).expect("client state");
     std::fs::create_dir(node.join(".si-stage")).expect("a stage");
+
     judge::same(&image, &node, &[]);
+
     std::fs::write(node.join("var/lib/else"), "").expect("an untracked file");
     assert_eq!(judge::same_except_untracked(&image, &node, &[]), ["var/lib/else"]);
     judge::same(&image, &node, &["/var/lib/else"]);
 }
 
 #[test]
-fn each_single_change_is_seen() {
+fn each_single_change_is_reported() {
     require!(ROOT_AND_RSYNC);
 
     let tree = trees::everything();
@@ -55,6 +59,7 @@ fn each_single_change_is_seen() {
     let dir = scratch();
     let image = dir.path().join("image");
     trees::write(&tree, &image);
+
     for (number, (path, changed)) in changes.iter().enumerate() {
         let node = dir.path().join(number.to_string());
         trees::write(changed, &node);
@@ -64,7 +69,7 @@ fn each_single_change_is_seen() {
 }
 
 #[test]
-fn any_tree_written_twice_is_the_same_and_another_is_not() {
+fn any_two_trees_are_distinguished() {
     require!(ROOT_AND_RSYNC);
 
     let config = Config { cases: 24, failure_persistence: None, ..Config::default() };
@@ -77,7 +82,7 @@ fn any_tree_written_twice_is_the_same_and_another_is_not() {
         trees::write(&b, other);
         let seen = |node: &Path| judge::differences(first, node, &[]);
         prop_assert!(seen(again).is_empty(), "{:?}", seen(again));
-        // the time of the top itself is left out, since the agent's stage lies in it
+        // The time of the top is ignored, because the agent's stage is in it.
         prop_assert_eq!(seen(other).is_empty(), a == b);
         Ok(())
     };

@@ -1,4 +1,4 @@
-//! Any tree A, any tree B: published, followed, judged equal by rsync.
+//! Any tree A, any tree B: published, updated, judged equal by rsync.
 
 mod common;
 
@@ -8,7 +8,7 @@ use common::{ROOT_AND_RSYNC, judge, require};
 use proptest::test_runner::{Config, TestRunner};
 
 #[test]
-fn any_tree_becomes_any_other_by_a_diff_and_back() {
+fn any_tree_becomes_any_other_and_is_rolled_back() {
     require!(ROOT_AND_RSYNC);
 
     let config =

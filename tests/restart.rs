@@ -1,5 +1,6 @@
-//! What still uses replaced files, with real processes: told after an update of the running system, and when
-//! it is asked for.
+//! Processes that still use replaced files.
+//!
+//! They are listed after an update of the running system, and on request.
 
 mod common;
 
@@ -19,24 +20,26 @@ const AGENT: &str = env!("CARGO_BIN_EXE_si_updateclient");
 const NEEDED: [&[Need]; 2] =
     [&machine::PROGRAMS, &[Need::Program("busybox"), Need::Program("rsync")]];
 
-/// A process that ends with the test.
+/// A process that is killed on drop.
 struct Running(Child);
 
 impl Running {
-    /// Waits until it is the program that it is to be.
+    /// Starts the command, and waits until the process runs the named program.
     #[track_caller]
     fn start(command: &mut Command, name: &str) -> Self {
         let running = Running(command.stdin(Stdio::null()).spawn().expect("starts"));
         let comm = PathBuf::from(format!("/proc/{}/comm", running.0.id()));
+
         for _ in 0..500 {
             if fs::read_to_string(&comm).is_ok_and(|found| found.trim() == name) {
-                // its libraries are mapped in no time
+                // Wait a moment for the mapping of its libraries.
                 std::thread::sleep(Duration::from_millis(100));
                 return running;
             }
             std::thread::sleep(Duration::from_millis(10));
         }
-        panic!("{name} does not come up");
+
+        panic!("{name} does not start");
     }
 }
 
@@ -47,48 +50,53 @@ impl Drop for Running {
     }
 }
 
-/// A copy, and no second name: what is replaced has to be the tree's own.
-fn own_copy(path: &Path) {
+/// Makes a copy instead of a hard link, because the replaced file must belong to the tree alone.
+fn replace_by_copy(path: &Path) {
     let copy = path.with_extension("copy");
     copy_program(path, &copy);
     fs::rename(&copy, path).expect("renames the copy");
 }
 
 #[test]
-fn a_process_is_named_whose_program_was_replaced_or_moved_aside() {
+fn process_with_replaced_program_is_listed() {
     require!(NEEDED);
 
     let dir = scratch();
     let tree = fs::canonicalize(dir.path()).expect("is there").join("tree");
     machine::install_busybox(&tree, &["sleep"]);
     let program = tree.join("bin/busybox");
-    own_copy(&program);
+    replace_by_copy(&program);
     let process = Running::start(
         Command::new("chroot").arg(&tree).args(["/bin/busybox", "sleep", "60"]),
         "busybox",
     );
     let root = Root::open(&tree).expect("opens");
     let verdict = || RestartVerdict::of(Path::new("/proc"), &root, "").expect("is found out");
+
     assert!(verdict().services.is_empty(), "{:?}", verdict());
 
     fs::create_dir(tree.join(".si-undo")).expect("makes");
     fs::rename(&program, tree.join(".si-undo/0")).expect("renames");
-    let aside = verdict();
-    assert_eq!(aside.services[0].files[0], "/.si-undo/0");
+    let moved = verdict();
+
+    assert_eq!(moved.services[0].files[0], "/.si-undo/0");
+
     fs::rename(tree.join(".si-undo/0"), &program).expect("renames");
     assert!(verdict().services.is_empty());
 
-    own_copy(&program);
+    replace_by_copy(&program);
     let replaced = verdict();
+
     assert_eq!(replaced.services.len(), 1, "{replaced:?}");
     assert_eq!(replaced.services[0].pids, [process.0.id()]);
     assert_eq!(replaced.services[0].files, ["/bin/busybox"]);
     assert!(replaced.lines()[0].contains("busybox"), "{replaced:?}");
+
     drop(process);
     assert!(verdict().services.is_empty());
 }
 
-/// A node that runs a program of the image, which the second generation brings anew.
+/// A node that runs a program of the image, which the second generation replaces.
 struct Node {
     site: Site,
 }
@@ -111,12 +119,14 @@ impl Node {
         machine::install(&machine::program("busybox"), &site.node(), "bin/busybox");
         site.publish(&tree([&busybox[..], b"a newer one"].concat()));
         fs::create_dir_all(site.node().join("mnt/repo")).expect("makes");
+
         Node { site }
     }
 
-    /// Runs the agent where the node is the root of everything, and its program with it.
+    /// Runs the agent and its program with the node as the root directory.
     fn agent(&self, arguments: &[&str]) -> Run {
-        let program = "chroot \"$1\" /opt/busybox sleep 60 >/dev/null 2>&1 & echo $! >>\"$1/../pids\"; sleep 0.5";
+        let program = "chroot \"$1\" /opt/busybox sleep 60 >/dev/null 2>&1 &
+        echo $! >>\"$1/../pids\"; sleep 0.5";
         let repo = self.site.repo().display().to_string();
         let before = format!("mount --bind '{repo}' \"$1/mnt/repo\" && {{ {program}; }}");
         let mut command = machine::chroot_command_after(&self.site.node(), &before);
@@ -150,14 +160,16 @@ impl Drop for Node {
 }
 
 #[test]
-fn an_update_of_the_running_system_tells_what_to_restart() {
+fn update_of_running_system_lists_processes_to_restart() {
     require!(NEEDED);
 
     let node = Node::new();
-    let told = "uses /opt/busybox, which was replaced";
+    let line = "uses /opt/busybox, which was replaced";
     let run = node.update(&[]);
-    run.ended(0, &["updated to node", "busybox (pid ", told, "\nno reboot needed\n"]);
-    // The next run does nothing, and says nothing of it.
+
+    run.ended(0, &["updated to node", "busybox (pid ", line, "\nno reboot needed\n"]);
+
+    // The next run changes nothing, and prints no list.
     let run = node.update(&[]);
     assert!(
         run.code == 0 && !run.out.contains("reboot") && !run.out.contains("restart"),
@@ -166,37 +178,43 @@ fn an_update_of_the_running_system_tells_what_to_restart() {
 }
 
 #[test]
-fn with_json_the_verdict_is_in_the_last_object() {
+fn json_reports_restart_in_last_object() {
     require!(NEEDED);
 
     let node = Node::new();
     let run = node.update(&["--json"]);
     let last: serde_json::Value =
         serde_json::from_str(run.out.lines().last().expect("a line")).expect("JSON");
+
     assert_eq!(last["event"], "done", "{run:#?}");
     assert_eq!(last["restart"]["services"][0]["files"][0], "/opt/busybox", "{run:#?}");
     assert_eq!(last["restart"]["reboot"], serde_json::json!([]), "{run:#?}");
 }
 
 #[test]
-fn a_tree_that_does_not_run_has_no_verdict() {
+fn offline_tree_has_no_restart_report() {
     let site = Site::at(&trees::system());
     site.publish(&Tree::from([(b"etc/motd".to_vec(), Item::file("new"))]));
     let run = site.updated(&["--max-delete", "100%"]);
+
     assert!(!run.out.contains("restart") && !run.out.contains("reboot"), "{run:#?}");
+
     let mut command = Command::new(AGENT);
     command.arg("--needs-restarting").arg("--root").arg(site.node()).stdin(Stdio::null());
+
     Run::from_output(command.output().expect("runs")).ended(2, &["is about the running system"]);
 }
 
 #[test]
-fn the_running_system_is_asked_about() {
+fn needs_restarting_reports_running_system() {
     let mut command = Command::new(AGENT);
     let run = Run::from_output(
         command.arg("--needs-restarting").stdin(Stdio::null()).output().expect("runs"),
     );
     let last = run.out.lines().last().unwrap_or_default();
+
     assert_eq!(run.code, 0, "{run:#?}");
+
     let known = ["nothing needs restarting", "no reboot needed", "reboot needed: "];
     assert!(known.iter().any(|words| last.starts_with(words)), "{run:#?}");
 }

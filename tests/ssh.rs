@@ -1,7 +1,7 @@
-//! `--ssh-user`: everything comes through a tunnel, and the tunnel is gone afterwards, whatever happens.
+//! `--ssh-user`: all connections use a tunnel, which never outlasts the run.
 //!
-//! The ssh is this test's own program, which forwards to the loopback interface what it is told to forward to a
-//! server whose name leads nowhere.
+//! The ssh of these tests is this test binary. It forwards connections to the loopback interface,
+//! instead of to a server whose name has no address.
 
 mod common;
 
@@ -18,12 +18,12 @@ use common::site::{Run, Site};
 use common::trees::{self, Item, Tree};
 use common::{ROOT_AND_RSYNC, require, scratch, write_program};
 
-/// Where the ssh of these tests notes what it does; its presence makes [`ssh`] one.
+/// File for the notes of the ssh program; the variable turns [`ssh`] into that program.
 const NOTES: &str = "SI_TEST_SSH";
-/// A name that leads nowhere.
+/// A host name without an address.
 const SERVER: &str = "head.invalid";
 
-/// Not a test but the program, when it is called as that.
+/// Not a test, but the ssh program, if the variable is set.
 #[test]
 fn ssh() {
     let Some(notes) = std::env::var_os(NOTES).map(PathBuf::from) else { return };
@@ -31,6 +31,7 @@ fn ssh() {
     let words: Vec<&str> = arguments.lines().collect();
     let forwards: Vec<&str> =
         words.windows(2).filter(|pair| pair[0] == "-L").map(|pair| pair[1]).collect();
+
     for forward in forwards {
         let parts: Vec<&str> = forward.split(':').collect();
         let [_, local, SERVER, remote] = parts[..] else { panic!("{forward}") };
@@ -42,6 +43,7 @@ fn ssh() {
             for here in listener.incoming().flatten() {
                 fs::write(&note, "").expect("notes");
                 let Ok(there) = TcpStream::connect(("127.0.0.1", remote)) else { continue };
+
                 for (mut from, mut to) in [
                     (here.try_clone().expect("clones"), there.try_clone().expect("clones")),
                     (there, here),
@@ -54,12 +56,14 @@ fn ssh() {
             }
         }));
     }
+
     loop {
         thread::sleep(Duration::from_secs(60));
     }
 }
 
-/// A directory with the ssh, which does what `script` says once it has noted its arguments and its number.
+/// A directory with the ssh program, which runs `script` after it has recorded its arguments and
+/// its process id.
 struct Ssh {
     dir: tempfile::TempDir,
 }
@@ -67,10 +71,10 @@ struct Ssh {
 impl Ssh {
     fn new() -> Self {
         let tests = std::env::current_exe().expect("this program");
-        Ssh::that(&format!("exec '{}' --exact ssh --nocapture", tests.display()))
+        Ssh::with_script(&format!("exec '{}' --exact ssh --nocapture", tests.display()))
     }
 
-    fn that(script: &str) -> Self {
+    fn with_script(script: &str) -> Self {
         let dir = scratch();
         let program = dir.path().join("ssh");
         let at = dir.path().display();
@@ -82,16 +86,16 @@ impl Ssh {
     }
 
     fn run(&self, command: &mut Command) -> Run {
-        Run::from_output(self.called_by(command).output().expect("runs"))
+        Run::from_output(self.put_into_path_of(command).output().expect("runs"))
     }
 
-    fn called_by<'c>(&self, command: &'c mut Command) -> &'c mut Command {
+    fn put_into_path_of<'c>(&self, command: &'c mut Command) -> &'c mut Command {
         let path = std::env::var_os("PATH").unwrap_or_default();
         let dirs = std::iter::once(self.dir.path().to_owned()).chain(std::env::split_paths(&path));
         command.env("PATH", std::env::join_paths(dirs).expect("a path")).env(NOTES, self.dir.path())
     }
 
-    fn has(&self, note: &str) -> bool {
+    fn has_note(&self, note: &str) -> bool {
         self.dir.path().join(note).exists()
     }
 
@@ -101,14 +105,14 @@ impl Ssh {
             .replace('\n', " ")
     }
 
-    /// Asserts that it was called and has ended, and that nothing listens any more where it did.
+    /// Asserts that ssh was called and has ended, and that nothing listens on its ports.
     #[track_caller]
     fn is_gone(&self) {
         let pid = fs::read_to_string(self.dir.path().join("pid")).expect("it was called");
         let ended = || !Path::new("/proc").join(pid.trim()).exists();
         assert!(
             (0..100).any(|_| ended() || (thread::sleep(Duration::from_millis(20)), false).1),
-            "ssh runs on"
+            "ssh still runs"
         );
         for forward in self.arguments().split(' ').filter(|word| word.starts_with("127.0.0.1:")) {
             let port: u16 = forward.split(':').nth(1).expect("a port").parse().expect("a number");
@@ -123,7 +127,7 @@ fn tree(motd: &str) -> Tree {
     tree
 }
 
-/// A run on the site's node, which reaches the server by its name alone.
+/// A run on the node of the site, which only knows the name of the server.
 fn command(site: &Site, http: u16, rsync: u16, more: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_si_updateclient"));
     command.args([
@@ -144,6 +148,7 @@ fn command(site: &Site, http: u16, rsync: u16, more: &[&str]) -> Command {
         "--root",
     ]);
     command.arg(site.node()).args(more).stdin(Stdio::null());
+
     command
 }
 
@@ -159,7 +164,7 @@ fn port(server: &FaultServer) -> u16 {
 }
 
 #[test]
-fn everything_comes_through_the_tunnel_and_the_server_keeps_its_name() {
+fn all_connections_use_tunnel() {
     require!(ROOT_AND_RSYNC);
 
     let site = Site::new().with_rsync();
@@ -168,25 +173,32 @@ fn everything_comes_through_the_tunnel_and_the_server_keeps_its_name() {
     let (server, rsync) =
         (FaultServer::serve(&site.repo()), site.rsync_port().expect("the daemon"));
     let http = port(&server);
-    // The node is nothing yet: what it lacks comes by rsync.
+
+    // The node is empty; rsync copies the missing files.
     let ssh = Ssh::new();
     let run = ssh.run(&mut command(&site, http, rsync, &["--max-delete", "100%"]));
+
     run.ended(0, &["updated to node", "head.invalid is reached through ssh as si"]);
     site.same();
     ssh.is_gone();
-    assert!(ssh.has(&format!("used-{http}")) && ssh.has(&format!("used-{rsync}")), "{run:#?}");
+    assert!(
+        ssh.has_note(&format!("used-{http}")) && ssh.has_note(&format!("used-{rsync}")),
+        "{run:#?}"
+    );
+
     let arguments = ssh.arguments();
     assert!(
         arguments.starts_with("-N ") && arguments.ends_with(&format!("-- {SERVER} ")),
         "{arguments}"
     );
     assert!(arguments.contains("-o BatchMode=yes") && arguments.contains("-l si "), "{arguments}");
+
     let state = fs::read_to_string(site.node().join("var/lib/systemimager/client/state.toml"))
         .expect("reads");
     assert!(state.contains(&format!("http://{SERVER}:{http}/")), "{state}");
     assert!(!format!("{}{}", run.out, run.err).contains("127.0.0.1"), "{run:#?}");
 
-    // The next one, with another port of this machine, knows the catalog again.
+    // The next tunnel has another local port; the node still knows the catalog.
     let seen = server.seen().len();
     ssh.run(&mut command(&site, http, rsync, &[])).ended(0, &["is up to date"]);
     assert_eq!(server.seen()[seen..].iter().map(|seen| seen.status).collect::<Vec<_>>(), [304]);
@@ -194,23 +206,27 @@ fn everything_comes_through_the_tunnel_and_the_server_keeps_its_name() {
 }
 
 #[test]
-fn the_tunnel_is_gone_after_a_failure_which_names_the_server() {
+fn failed_run_closes_tunnel_and_names_server() {
     let site = Site::at(&tree("one"));
     let empty = scratch();
     let server = FaultServer::serve(empty.path());
     let (ssh, http) = (Ssh::new(), port(&server));
+
     let run = ssh.run(&mut command(&site, http, 1, &[]));
     run.ended(4, &[&format!("http://{SERVER}:{http}/node/catalog.toml")]);
     ssh.is_gone();
-    // Also where the server leads elsewhere: nothing leaves the tunnel.
+
+    // A redirect of the server must not lead out of the tunnel.
     assert!(!run.err.contains("127.0.0.1"), "{run:#?}");
 }
 
 #[test]
-fn ssh_that_fails_is_quoted_and_nothing_is_changed() {
+fn failing_ssh_is_quoted_and_changes_nothing() {
     let site = Site::at(&tree("one"));
     let before = site.snapshot();
-    let ssh = Ssh::that("echo 'si@head.invalid: Permission denied (publickey).' >&2; exit 255");
+    let ssh =
+        Ssh::with_script("echo 'si@head.invalid: Permission denied (publickey).' >&2; exit 255");
+
     let run = ssh.run(&mut command(&site, 80, 873, &[]));
     run.ended(
         4,
@@ -220,42 +236,51 @@ fn ssh_that_fails_is_quoted_and_nothing_is_changed() {
             "nothing was changed",
         ],
     );
+
     ssh.is_gone();
+
     let mut without = command(&site, 80, 873, &[]);
     let run = Run::from_output(without.env("PATH", "/nonexistent").output().expect("runs"));
+
     run.ended(5, &["the ssh program is not installed on this node"]);
     site.unchanged_since(&before);
 }
 
 #[test]
-fn ssh_ends_with_a_run_that_is_stopped_or_killed() {
+fn ssh_ends_with_stopped_or_killed_run() {
     let site = Site::at(&tree("one"));
+
     for (signal, code) in
         [(rustix::process::Signal::TERM, Some(11)), (rustix::process::Signal::KILL, None)]
     {
-        // It never opens the tunnel.
-        let ssh = Ssh::that("exec sleep 60");
+        // This ssh never opens the tunnel.
+        let ssh = Ssh::with_script("exec sleep 60");
         let mut command = command(&site, 80, 873, &[]);
-        let mut child = ssh.called_by(&mut command).stderr(Stdio::null()).spawn().expect("starts");
+        let mut child =
+            ssh.put_into_path_of(&mut command).stderr(Stdio::null()).spawn().expect("starts");
+
         for _ in 0..500 {
-            if ssh.has("pid") {
+            if ssh.has_note("pid") {
                 break;
             }
             thread::sleep(Duration::from_millis(10));
         }
+
         let pid = rustix::process::Pid::from_raw(child.id() as i32).expect("a process");
         rustix::process::kill_process(pid, signal).expect("is there");
+
         assert_eq!(child.wait().expect("ends").code(), code);
         ssh.is_gone();
     }
 }
 
 #[test]
-fn a_repository_of_its_own_address_is_used_as_it_is() {
+fn repository_with_own_address_bypasses_tunnel() {
     let site = Site::at(&tree("one"));
     site.publish(&tree("two"));
     let server = FaultServer::serve(&site.repo());
     let ssh = Ssh::new();
+
     let run = ssh.run(&mut command(&site, 80, 873, &["--repo", &server.url()]));
     run.ended(0, &["is not reached through ssh", "updated to node"]);
     assert_eq!(ssh.arguments().matches(" -L ").count(), 1);

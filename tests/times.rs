@@ -1,5 +1,6 @@
-//! The times of directories in which the agent makes files of its own: they are what the image says, or
-//! what they were.
+//! Times of directories in which the agent makes its own files.
+//!
+//! They must be the image's times, or the times before the run.
 
 mod common;
 
@@ -33,7 +34,7 @@ fn generations() -> [Tree; 2] {
 }
 
 #[test]
-fn after_each_run_they_are_the_images() {
+fn directory_times_match_image_after_each_run() {
     require!(NEEDED);
 
     disk::enter_mount_namespace();
@@ -50,6 +51,7 @@ fn after_each_run_they_are_the_images() {
     let places = ["", "usr", "etc/systemimager"];
     let are = |tree: &Path| places.map(|place| time(&tree.join(place)));
     let before = site.snapshot();
+
     site.updated(&["--no-fallback", "--max-delete", "100%"]);
     assert_eq!(are(&site.node()), are(&site.image()));
     site.rollback(&[]).ended(0, &[]);
@@ -61,7 +63,7 @@ fn after_each_run_they_are_the_images() {
 }
 
 #[test]
-fn killed_anywhere_they_are_those_of_one_generation() {
+fn kill_at_any_step_leaves_times_of_one_generation() {
     require!(NEEDED);
 
     let [one, two] = generations();
@@ -71,6 +73,7 @@ fn killed_anywhere_they_are_those_of_one_generation() {
     common::run(Command::new("touch").arg("-r").arg(&before).arg(site.node()));
     let (old, new) = (time(&before), time(&site.image()));
     let mut ends = [0, 0];
+
     for call in ["mkdirat", "renameat", "renameat2", "unlinkat", "utimensat"] {
         let most = rounds("SI_STEPS", 6) as u32;
         for nth in (1..).take(10 * most as usize).step_by(if call == "unlinkat" { 5 } else { 1 }) {
@@ -90,16 +93,21 @@ fn killed_anywhere_they_are_those_of_one_generation() {
             let killed =
                 !strace.stdin(Stdio::null()).output().expect("strace runs").status.success();
             let mut recover = Command::new(env!("CARGO_BIN_EXE_si_updateclient"));
+
             let recover =
                 recover.arg("--recover").arg("--root").arg(site.node()).output().expect("runs");
             Run::from_output(recover).ended(0, &[]);
+
             let done = site.node().join("usr/share/doc/new").exists();
             ends[usize::from(done)] += 1;
+
             assert_eq!(time(&site.node()), if done { new } else { old }, "{call} {nth}");
+
             if !killed {
                 break;
             }
         }
     }
+
     assert!(ends[0] > 5 && ends[1] > 5, "{ends:?}");
 }

@@ -1,4 +1,4 @@
-//! Real filesystems in files, mounted where only the test sees them.
+//! Real filesystems in image files, mounted in a private mount namespace.
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -6,25 +6,28 @@ use std::process::{Command, Stdio};
 
 use super::run;
 
-/// A filesystem in a file; ends with the test.
+/// A filesystem in an image file; unmounted on drop.
 pub struct Disk {
     pub image: PathBuf,
     kind: String,
     at: Mounted,
-    /// The loop device of one that a program mounts.
+    /// Loop device of a filesystem that a FUSE program mounts.
     device: Option<String>,
 }
 
-/// A mount that ends with the test.
+/// A mount point; unmounted on drop.
 pub struct Mounted(PathBuf);
 
-/// Lets what this thread and its children mount from now on be seen by nobody else, so that even a test
-/// that is killed leaves no mount behind.
+/// Moves this thread into a mount namespace of its own.
+///
+/// Mounts of this thread and its children are then private, so that a test that is killed leaves no
+/// mount behind.
 pub fn enter_mount_namespace() {
     nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNS).expect("a mount namespace");
     run(Command::new("mount").args(["--make-rprivate", "/"]));
-    // What other tests had mounted at this moment came along, and would stay in use as long as this one runs.
-    let mounts = fs::read_to_string("/proc/thread-self/mounts").expect("what is mounted");
+    // The new namespace has copies of the mounts of other tests. Each copy would keep its
+    // filesystem busy as long as this test runs.
+    let mounts = fs::read_to_string("/proc/thread-self/mounts").expect("the mount table");
     let places = mounts.lines().rev().filter_map(|line| line.split(' ').nth(1));
     for at in places.filter(|at| Path::new(at).starts_with(super::scratch_place())) {
         let _ = Command::new("umount").arg("-l").arg(at).output();
@@ -32,7 +35,8 @@ pub fn enter_mount_namespace() {
 }
 
 impl Disk {
-    /// A new filesystem of this `kind` in the file `image`, mounted at `at`, which is made.
+    /// Makes a filesystem of this `kind` in the file `image` and mounts it at the new directory
+    /// `at`.
     #[track_caller]
     pub fn new(kind: &str, image: PathBuf, at: &Path) -> Self {
         let (bytes, quiet): (u64, &[&str]) = match kind {
@@ -47,6 +51,7 @@ impl Disk {
         let mut disk =
             Disk { image, kind: kind.to_owned(), at: Mounted(at.to_owned()), device: None };
         disk.mount();
+
         disk
     }
 
@@ -55,7 +60,9 @@ impl Disk {
             run(Command::new("mount").args(["-o", "loop"]).arg(&self.image).arg(&self.at.0));
             return;
         }
-        // The kernel's own driver is not everywhere; the program's filesystem is of the same family.
+
+        // Not every kernel has its own exfat driver; the FUSE program is a member of the same
+        // family.
         let device = run(Command::new("losetup").args(["--find", "--show"]).arg(&self.image));
         let device = self.device.insert(device.trim().to_owned());
         let done = Command::new("mount.exfat-fuse")
@@ -63,6 +70,7 @@ impl Disk {
             .arg(&self.at.0)
             .stdout(Stdio::null())
             .status();
+
         assert!(done.is_ok_and(|status| status.success()), "mount.exfat-fuse fails");
     }
 
@@ -72,7 +80,7 @@ impl Disk {
     }
 
     fn release(&mut self) {
-        // The program may still hold it for a moment; it is given back then.
+        // If the FUSE program still holds the device, the kernel detaches it later.
         if let Some(device) = self.device.take() {
             let _ = Command::new("losetup").arg("-d").arg(device).output();
         }
@@ -87,7 +95,7 @@ impl Drop for Disk {
 }
 
 impl Mounted {
-    /// Shows `from`, a directory or a file, also at `at`.
+    /// Bind-mounts `from`, a directory or a file, at `at`.
     pub fn bind(from: &Path, at: &Path) -> Self {
         run(Command::new("mount").arg("--bind").arg(from).arg(at));
         Mounted(at.to_owned())
@@ -100,19 +108,19 @@ impl Drop for Mounted {
     }
 }
 
-/// Makes a btrfs subvolume, and the directories above it.
+/// Makes a btrfs subvolume, and the missing directories above it.
 pub fn subvolume(at: &Path) {
     fs::create_dir_all(at.parent().expect("a directory above")).expect("directories");
     run(Command::new("btrfs").args(["-q", "subvolume", "create"]).arg(at));
 }
 
-/// Makes a read-only snapshot.
+/// Makes a read-only snapshot of a btrfs subvolume.
 pub fn snapshot(of: &Path, at: &Path) {
     fs::create_dir_all(at.parent().expect("a directory above")).expect("directories");
     run(Command::new("btrfs").args(["-q", "subvolume", "snapshot", "-r"]).arg(of).arg(at));
 }
 
-/// Makes a subvolume read-only, or writable again.
+/// Makes a btrfs subvolume read-only or writable.
 pub fn set_read_only(at: &Path, read_only: bool) {
     run(Command::new("btrfs")
         .args(["property", "set", "-ts"])

@@ -1,11 +1,11 @@
 //! A web server of static files that misbehaves on demand.
 //!
 //! It serves a directory with ranges, strong etags, conditional requests, HEAD and persistent
-//! connections. Faults are scripted per path: each request takes the next fault of its path's queue,
-//! or is served correctly.
+//! connections. Faults are scripted for each path: a request takes the next fault from the queue of
+//! its path. If the queue is empty, it is served correctly.
 //!
-//! A fault that no request reaches proves nothing. [`FaultServer::finish`], [`FaultServer::calm`] and
-//! the drop of the server panic if a scripted fault was not reached.
+//! A fault that no request reaches proves nothing. [`FaultServer::finish`], [`FaultServer::calm`]
+//! and the drop of the server panic if a scripted fault was not reached.
 
 use std::collections::{HashMap, VecDeque};
 use std::fs;
@@ -17,48 +17,49 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread;
 use std::time::Duration;
 
-/// One way to misbehave.
+/// One kind of misbehaviour.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Fault {
-    /// None: takes its place in a queue.
+    /// A correct answer that takes one place in a queue.
     Behave,
-    /// The connection is closed after so many bytes of the body.
+    /// Closes the connection after N bytes of the body.
     Cut(u64),
-    /// The connection is reset after so many bytes of the body.
+    /// Resets the connection after N bytes of the body.
     Reset(u64),
-    /// After so many bytes of the body nothing comes any more.
+    /// Sends nothing more after N bytes of the body.
     Stall(u64),
-    /// The body comes in pieces of so many bytes, with a pause before each.
+    /// Sends the body in pieces of N bytes, with a pause before each.
     Drip(usize, Duration),
-    /// The header claims another length.
+    /// States another length in the header.
     ContentLength(u64),
-    /// The header claims another range.
+    /// States another range in the header.
     ContentRange(&'static str),
-    /// The body, of no stated length, ends with so many bytes more.
+    /// Sends N bytes too many; states no length.
     Longer(usize),
-    /// The body, of no stated length, ends so many bytes early.
+    /// Sends N bytes too few; states no length.
     Shorter(usize),
-    /// One bit of the body's first byte is another.
+    /// Flips one bit of the first byte of the body.
     FlipFirstBit,
-    /// An answer with this status, an optional `Retry-After`, and no body.
+    /// Answers with this status, an optional `Retry-After`, and no body.
     Status(u16, Option<&'static str>),
-    /// The etag is another one than before; what was asked under the old one is sent whole.
+    /// Changes the etag. A request that is conditional on the old one is answered with the whole
+    /// file.
     OtherEtag,
-    /// The etag is a weak one.
+    /// Sends a weak etag.
     WeakEtag,
-    /// There is no etag.
+    /// Sends no etag.
     NoEtag,
-    /// A range that was asked for is ignored: 200 and everything.
+    /// Ignores a requested range: answers 200 with the whole file.
     NoRanges,
-    /// A redirect.
+    /// Redirects to this address.
     Redirect(String),
-    /// Bytes that are no HTTP.
+    /// Sends bytes that are not HTTP.
     Garbage,
-    /// The connection is closed before anything is answered.
+    /// Closes the connection without an answer.
     Hangup,
 }
 
-/// What a client asked for and got.
+/// A request of a client, and its answer.
 #[derive(Clone, Debug)]
 pub struct Request {
     /// `GET` or `HEAD`.
@@ -67,13 +68,13 @@ pub struct Request {
     pub path: String,
     /// Names in lower case.
     pub headers: HashMap<String, String>,
-    /// 0 where nothing was answered.
+    /// 0 if the server sent no answer.
     pub status: u16,
-    /// Bytes of the body that were sent, or were about to be when the client went away.
+    /// Bytes of the body that were sent, or that were due when the client closed the connection.
     pub sent: u64,
 }
 
-/// The server; stops when it is dropped.
+/// The server; stops on drop.
 pub struct FaultServer {
     address: SocketAddr,
     shared: Arc<Shared>,
@@ -101,7 +102,7 @@ struct Always {
 }
 
 impl State {
-    /// Scripted faults that no request has met.
+    /// Scripted faults that no request has reached.
     fn unreached(&self) -> Vec<(&str, &Fault)> {
         let queued = self
             .next
@@ -116,7 +117,7 @@ impl State {
 }
 
 impl FaultServer {
-    /// Serves `root` at a free port of the loopback interface.
+    /// Serves `root` on a free port of the loopback interface.
     pub fn serve(root: &Path) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
         let address = listener.local_addr().expect("bound");
@@ -129,10 +130,11 @@ impl FaultServer {
                 }
                 let shared = Arc::clone(&shared);
                 shared.state().connections += 1;
-                // A client that goes away is no matter.
-                thread::spawn(move || stream.and_then(|stream| shared.converse(stream)));
+                // A connection that the client closes early is not an error of the server.
+                thread::spawn(move || stream.and_then(|stream| shared.serve_connection(stream)));
             }
         });
+
         server
     }
 
@@ -141,12 +143,12 @@ impl FaultServer {
         format!("http://{}/", self.address)
     }
 
-    /// The next requests for `path` (with its leading slash) meet these faults, one each.
+    /// Scripts one fault for each of the next requests for `path` (with its leading slash).
     pub fn next(&self, path: &str, faults: impl IntoIterator<Item = Fault>) {
         self.shared.state().next.entry(path.to_owned()).or_default().extend(faults);
     }
 
-    /// All requests for `path` meet this fault, after those of [`next`](Self::next).
+    /// Scripts one fault for all requests for `path`, after those of [`next`](Self::next).
     #[track_caller]
     pub fn always(&self, path: &str, fault: Fault) {
         let always = Always { fault, is_reached: false };
@@ -157,14 +159,14 @@ impl FaultServer {
         );
     }
 
-    /// Serves correctly from now on, and forgets the requests; all faults must have been reached.
+    /// Ends all faults and clears the list of requests; all faults must have been reached.
     #[track_caller]
     pub fn calm(&self) {
         let state = std::mem::take(&mut *self.shared.state());
         assert_reached(&state);
     }
 
-    /// Ends the server; all faults must have been reached.
+    /// Stops the server; all faults must have been reached.
     #[track_caller]
     pub fn finish(self) {
         self.calm();
@@ -175,12 +177,12 @@ impl FaultServer {
         self.shared.state().seen.clone()
     }
 
-    /// Bytes of bodies that were sent.
+    /// Sum of the bytes of bodies that were sent.
     pub fn sent(&self) -> u64 {
         self.seen().iter().map(|seen| seen.sent).sum()
     }
 
-    /// How many connections were made.
+    /// Number of connections so far.
     pub fn connections(&self) -> usize {
         self.shared.state().connections
     }
@@ -203,12 +205,12 @@ fn assert_reached(state: &State) {
     assert!(unreached.is_empty(), "no request reached these faults: {unreached:?}");
 }
 
-/// What is to be sent.
+/// The answer to one request.
 struct Answer {
     status: u16,
     headers: Vec<String>,
     body: Vec<u8>,
-    /// The stated length; without it the body comes in chunks.
+    /// Length in the header; without it the body is sent in chunks.
     length: Option<u64>,
 }
 
@@ -217,7 +219,7 @@ impl Shared {
         self.state.lock().expect("no test thread panicked inside")
     }
 
-    fn converse(&self, mut stream: TcpStream) -> io::Result<()> {
+    fn serve_connection(&self, mut stream: TcpStream) -> io::Result<()> {
         stream.set_nodelay(true)?;
         let mut reader = BufReader::new(stream.try_clone()?);
         while let Some((seen, index)) = self.request(&mut reader)? {
@@ -237,15 +239,18 @@ impl Shared {
         let mut words = line.split_whitespace().map(str::to_owned);
         let (method, path) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
         let mut headers = HashMap::new();
+
         loop {
             let mut line = String::new();
             reader.read_line(&mut line)?;
             let Some((name, value)) = line.trim_end().split_once(':') else { break };
             headers.insert(name.to_ascii_lowercase(), value.trim().to_owned());
         }
+
         let seen = Request { method, path, headers, status: 0, sent: 0 };
         let mut state = self.state();
         state.seen.push(seen.clone());
+
         Ok(Some((seen, state.seen.len() - 1)))
     }
 
@@ -259,14 +264,14 @@ impl Shared {
         always.fault.clone()
     }
 
-    /// Notes something before the client can know of it.
-    fn note(&self, index: usize, what: impl FnOnce(&mut Request)) {
+    /// Updates a recorded request before the client receives its answer.
+    fn note(&self, index: usize, change: impl FnOnce(&mut Request)) {
         if let Some(seen) = self.state().seen.get_mut(index) {
-            what(seen);
+            change(seen);
         }
     }
 
-    /// Answers one request; `true` where the connection is kept.
+    /// Answers one request; returns `true` if the connection stays open.
     fn answer(
         &self,
         stream: &mut TcpStream,
@@ -281,6 +286,7 @@ impl Shared {
             }
             _ => {}
         }
+
         let answer = self.prepare(seen, fault);
         self.note(index, |seen| seen.status = answer.status);
         let mut head = format!("HTTP/1.1 {} .\r\n", answer.status);
@@ -295,49 +301,57 @@ impl Shared {
         if seen.method == "HEAD" || answer.status == 304 {
             return Ok(true);
         }
+
         self.send(stream, index, &answer, fault)
     }
 
     fn prepare(&self, seen: &Request, fault: &Fault) -> Answer {
-        let bare = |status, headers| Answer { status, headers, body: Vec::new(), length: Some(0) };
+        let without_body =
+            |status, headers| Answer { status, headers, body: Vec::new(), length: Some(0) };
         match fault {
             Fault::Status(status, pause) => {
-                return bare(
+                return without_body(
                     *status,
                     pause.iter().map(|pause| format!("Retry-After: {pause}")).collect(),
                 );
             }
-            Fault::Redirect(to) => return bare(302, vec![format!("Location: {to}")]),
+            Fault::Redirect(to) => return without_body(302, vec![format!("Location: {to}")]),
             _ => {}
         }
+
         let inside = !seen.path.split('/').any(|component| component == "..");
         let read = fs::read(self.root.join(seen.path.trim_start_matches('/')));
-        let Some(mut body) = read.ok().filter(|_| inside) else { return bare(404, Vec::new()) };
+        let Some(mut body) = read.ok().filter(|_| inside) else {
+            return without_body(404, Vec::new());
+        };
         let mut etag =
             format!("\"{:x}\"", body.iter().fold(1u64, |h, b| h.wrapping_mul(31) + u64::from(*b)));
+
         match fault {
             Fault::OtherEtag => etag = format!("\"other-{}", &etag[1..]),
             Fault::WeakEtag => etag = format!("W/{etag}"),
             _ => {}
         }
+
         let mut headers = vec!["Accept-Ranges: bytes".to_owned()];
         if *fault != Fault::NoEtag {
             headers.push(format!("ETag: {etag}"));
         }
         if seen.headers.get("if-none-match") == Some(&etag) {
-            return bare(304, headers);
+            return without_body(304, headers);
         }
         let total = body.len();
         let wanted = seen.headers.get("range").filter(|_| *fault != Fault::NoRanges);
         let wanted = wanted.filter(|_| seen.headers.get("if-range").is_none_or(|tag| *tag == etag));
         let mut status = 200;
+
         if let Some((first, last)) =
             wanted.and_then(|range| range.strip_prefix("bytes=")?.split_once('-'))
         {
             let first: usize = first.parse().expect("clients of these tests ask for FIRST-LAST");
             let last = last.parse().unwrap_or(usize::MAX).min(total.saturating_sub(1));
             if first >= total {
-                return bare(416, vec![format!("Content-Range: bytes */{total}")]);
+                return without_body(416, vec![format!("Content-Range: bytes */{total}")]);
             }
             status = 206;
             body = body[first..=last].to_vec();
@@ -347,6 +361,7 @@ impl Shared {
                 _ => format!("Content-Range: {range}"),
             });
         }
+
         let mut length = Some(body.len() as u64);
         match *fault {
             Fault::ContentLength(other) => length = Some(other),
@@ -357,6 +372,7 @@ impl Shared {
             Fault::FlipFirstBit if !body.is_empty() => body[0] ^= 1,
             _ => {}
         }
+
         Answer { status, headers, body, length }
     }
 
@@ -375,6 +391,7 @@ impl Shared {
             Fault::Drip(piece, pause) => (piece, pause),
             _ => (64 << 10, Duration::ZERO),
         };
+
         for piece in body.chunks(piece) {
             thread::sleep(pause);
             if answer.length.is_none() {
@@ -382,14 +399,17 @@ impl Shared {
             }
             self.note(index, |seen| seen.sent += piece.len() as u64);
             stream.write_all(piece)?;
+
             if answer.length.is_none() {
                 stream.write_all(b"\r\n")?;
             }
         }
+
         match fault {
             Fault::Cut(_) | Fault::ContentLength(_) => return Ok(false),
             Fault::Reset(_) => {
-                // What was sent has to arrive first: a reset throws away what waits.
+                // A reset discards the bytes that the client has not received yet, so they must
+                // arrive first.
                 thread::sleep(Duration::from_millis(100));
                 rustix::net::sockopt::set_socket_linger(&*stream, Some(Duration::ZERO))?;
                 return Ok(false);
@@ -402,6 +422,7 @@ impl Shared {
             }
             _ => {}
         }
+
         if answer.length.is_none() {
             stream.write_all(b"0\r\n\r\n")?;
         }

@@ -1,7 +1,7 @@
-//! A whole tree as a value: quick enough to look at after each of thousands of steps.
+//! A whole tree as a value, quick enough to read after each of thousands of steps.
 //!
-//! It is no substitute for [`super::judge`], only a faster eye: whoever uses it asks rsync as well, now
-//! and then and wherever the two ends of a comparison differ.
+//! It does not replace [`super::judge`], which is the authority. Tests that compare fingerprints
+//! also ask rsync, for some steps and whenever two fingerprints differ.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt::Debug;
@@ -10,13 +10,13 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
-/// Below the top: the agent's own, which no image has.
+/// The agent's own files, which no image has, relative to the top.
 const OWN: [&str; 2] = ["var/lib/systemimager/client", "etc/systemimager/IMAGE_LAST_SYNCED_TO"];
-/// The directories above them, whose times the agent changes when it writes there.
+/// The directories above them. The agent changes their times when it writes there.
 const ABOVE_OWN: [&str; 6] =
     ["", "etc", "etc/systemimager", "var", "var/lib", "var/lib/systemimager"];
 
-/// What stands at each path.
+/// Attributes of each path.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Fingerprint(BTreeMap<PathBuf, Attributes>);
 
@@ -25,28 +25,28 @@ struct Attributes {
     /// Type and permissions.
     mode: u32,
     owner: (u32, u32),
-    /// Seconds and nanoseconds; `None` where the agent changes it.
+    /// Seconds and nanoseconds; `None` if the agent changes it.
     mtime: Option<(i64, i64)>,
     device: u64,
-    /// The bytes of a file, the text of a symlink.
+    /// The bytes of a file, or the target of a symbolic link.
     content: Vec<u8>,
-    /// Whether blocks are left out of a file.
+    /// Whether the file is sparse.
     holes: bool,
     xattrs: Vec<(Vec<u8>, Vec<u8>)>,
-    /// The first path of its inode.
+    /// First path of the hard-link group.
     group: PathBuf,
 }
 
 impl Fingerprint {
-    /// Looks at all that lies below `top`, and at `top` itself.
+    /// Reads `top` and everything below it.
     pub fn read(top: &Path) -> Self {
         let mut seen = Fingerprint(BTreeMap::new());
         let mut groups = HashMap::new();
-        seen.look(top, Path::new(""), &mut groups);
+        seen.read_entry(top, Path::new(""), &mut groups);
         seen
     }
 
-    fn look(&mut self, top: &Path, path: &Path, groups: &mut HashMap<(u64, u64), PathBuf>) {
+    fn read_entry(&mut self, top: &Path, path: &Path, groups: &mut HashMap<(u64, u64), PathBuf>) {
         let place = if path.as_os_str().is_empty() { top.to_owned() } else { top.join(path) };
         let meta =
             fs::symlink_metadata(&place).unwrap_or_else(|e| panic!("{}: {e}", place.display()));
@@ -73,7 +73,7 @@ impl Fingerprint {
             device: if is_device { meta.rdev() } else { 0 },
             content,
             holes: kind.is_file() && is_sparse(&meta) && {
-                // What is not on the disk yet may have no blocks so far.
+                // Data that is not on the disk yet may have no blocks.
                 let synced = fs::File::open(&place)
                     .and_then(|file| file.sync_all())
                     .and_then(|()| fs::metadata(&place));
@@ -83,21 +83,22 @@ impl Fingerprint {
             group,
         };
         self.0.insert(path.to_owned(), seen);
+
         if kind.is_dir() {
             let mut names: Vec<_> =
                 fs::read_dir(&place).expect("a directory").map(|e| e.expect("an entry")).collect();
             names.sort_by_key(|entry| entry.file_name());
             for entry in names {
                 let path = path.join(entry.file_name());
-                let own = OWN.iter().any(|own| path == Path::new(own));
-                if !own && !path.as_os_str().as_bytes().starts_with(b".si-") {
-                    self.look(top, &path, groups);
+                let is_own = OWN.iter().any(|own| path == Path::new(own));
+                if !is_own && !path.as_os_str().as_bytes().starts_with(b".si-") {
+                    self.read_entry(top, &path, groups);
                 }
             }
         }
     }
 
-    /// The paths that are not the same in `other`, with what is different.
+    /// Paths that differ between the two trees, each with the difference.
     pub fn differences(&self, other: &Fingerprint) -> Vec<String> {
         let mut paths: Vec<&PathBuf> = self.0.keys().chain(other.0.keys()).collect();
         paths.sort_unstable();
@@ -108,7 +109,7 @@ impl Fingerprint {
         paths.iter().filter(differs).map(|path| tell(path)).collect()
     }
 
-    /// How many entries there are.
+    /// Number of entries.
     pub fn len(&self) -> usize {
         self.0.len()
     }
@@ -126,6 +127,7 @@ fn xattrs(place: &Path) -> Vec<(Vec<u8>, Vec<u8>)> {
         })
         .collect();
     found.sort_unstable();
+
     found
 }
 
@@ -144,6 +146,7 @@ impl Debug for Attributes {
             "{mode:o} {uid}:{gid} {seconds}.{nanos:09} {device:x} {content} holes={holes} {}",
             group.display()
         )?;
+
         xattrs.iter().try_for_each(|(name, value)| {
             write!(f, " {}={value:x?}", String::from_utf8_lossy(name))
         })

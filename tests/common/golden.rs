@@ -43,6 +43,7 @@ impl Masks {
         let text = mask_between(&text, "\"home\":\"", "\"", "TREE");
         let text = mask_between(&text, "\"etag\":\"\\\"", "\\\"", "ETAG");
         let text = mask_disk_usage(&text);
+
         self.mask_identifiers(&text)
     }
 
@@ -62,6 +63,7 @@ impl Masks {
                 rest = &rest[run..];
                 continue;
             }
+
             let end = match run {
                 0 => rest.chars().next().map_or(0, char::len_utf8),
                 _ => run,
@@ -69,6 +71,7 @@ impl Masks {
             masked += &rest[..end];
             rest = &rest[end..];
         }
+
         masked
     }
 
@@ -94,12 +97,14 @@ fn mask_times(text: &str) -> String {
 
     let mut masked = String::new();
     let mut rest = text;
+
     while let Some(at) = rest.as_bytes().windows(FORM.len()).position(is_time) {
         masked += &rest[..at];
         masked += "TIME";
         rest = rest[at + FORM.len()..].trim_start_matches(|c: char| c == '.' || c.is_ascii_digit());
         rest = rest.strip_prefix('Z').unwrap_or(rest);
     }
+
     masked + rest
 }
 
@@ -107,6 +112,7 @@ fn mask_times(text: &str) -> String {
 pub fn mask_number_after(text: &str, prefix: &str, placeholder: &str) -> String {
     let mut parts = text.split(prefix);
     let mut masked = parts.next().unwrap_or_default().to_owned();
+
     for part in parts {
         let rest = part.trim_start_matches(|c: char| c.is_ascii_digit());
         masked += prefix;
@@ -115,6 +121,7 @@ pub fn mask_number_after(text: &str, prefix: &str, placeholder: &str) -> String 
         }
         masked += rest;
     }
+
     masked
 }
 
@@ -163,7 +170,7 @@ fn mask_disk_usage(text: &str) -> String {
     text.split_inclusive('\n').map(mask_line).collect()
 }
 
-/// Asserts that `text` is what the golden file `name` holds, or rewrites the file.
+/// Compares `text` with the golden file `name`, or rewrites the file.
 #[track_caller]
 pub fn check(name: &str, text: &str) {
     let path = directory().join(name);
@@ -175,6 +182,7 @@ pub fn check(name: &str, text: &str) {
 
     let recorded = fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
     let differences = differences(&recorded, text);
+
     assert!(
         differences.is_empty(),
         "{name} differs from the recorded output; if that is intended, run the test with \
@@ -182,22 +190,25 @@ pub fn check(name: &str, text: &str) {
     );
 }
 
-/// Lines that only one of the texts has at a place, for a person to read.
+/// Lines that differ between the texts, in a form for people.
 fn differences(recorded: &str, text: &str) -> String {
     let (recorded, text): (Vec<&str>, Vec<&str>) =
         (recorded.split('\n').collect(), text.split('\n').collect());
     let mut lines = String::new();
+
     for at in 0..recorded.len().max(text.len()) {
         let (old, new) = (recorded.get(at), text.get(at));
         if old == new {
             continue;
         }
+
         for (sign, line) in [('-', old), ('+', new)] {
             if let Some(line) = line {
                 lines += &format!("{:>4} {sign} {line}\n", at + 1);
             }
         }
     }
+
     lines
 }
 

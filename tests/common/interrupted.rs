@@ -8,10 +8,10 @@ use super::site::{Run, Site};
 use super::trees::{self, Item, ItemKind, Tree};
 use super::{Need, judge};
 
-/// What it takes to interrupt an update there.
+/// Needs of a test that interrupts an update.
 pub const STRACE: [Need; 3] = [Need::Root, Need::Program("rsync"), Need::Program("strace")];
 
-/// A small system in its first or second generation; what is called the agent is a program in neither.
+/// A small system in its first or second generation. The agent in it is not a real program.
 pub fn tree(second: bool) -> Tree {
     let mut tree = trees::system();
     for (path, one, two) in [
@@ -21,6 +21,7 @@ pub fn tree(second: bool) -> Tree {
     ] {
         trees::put(&mut tree, path, Item::file(if second { two } else { one }));
     }
+
     for dir in ["proc", "dev", "srv/emptied", "opt/app", "root"] {
         trees::put(&mut tree, dir, Item::dir());
     }
@@ -33,10 +34,11 @@ pub fn tree(second: bool) -> Tree {
         trees::put(&mut tree, "srv/emptied/file", Item::file("goes"));
         trees::put(&mut tree, "opt/app/file", Item::file("goes"));
     }
+
     tree
 }
 
-/// A node at the first generation, and the second one published.
+/// A node with the first generation, and a publish of the second one.
 #[track_caller]
 pub fn behind() -> Site {
     let site = Site::at(&tree(false));
@@ -44,22 +46,26 @@ pub fn behind() -> Site {
     site
 }
 
-/// Runs `command`, which updates the tree at `node`, and kills it in the middle of what follows the seal.
+/// Runs `command`, which updates the tree at `node`, and kills it in the middle of the roll
+/// forward.
 #[track_caller]
 pub fn interrupt(node: &Path, command: &Command) {
     let mut strace = Command::new("strace");
     strace.args(["-f", "-qq", "-o", "/dev/null", "-e", "trace=renameat2"]);
-    // a new path comes by a rename that replaces nothing: before the second of them other changes are made
+
+    // A new path is installed by a rename that replaces nothing. Before the second rename of that
+    // kind, the run makes other changes.
     strace.args(["-e", "inject=renameat2:signal=KILL:when=2"]);
     strace.arg(command.get_program()).args(command.get_args()).stdin(Stdio::null());
     let run = Run::from_output(strace.output().expect("strace runs"));
+
     assert!(
         node.join(".si-stage/journal").exists(),
         "it was not interrupted after its seal: {run:#?}"
     );
 }
 
-/// Interrupts the update of a node that is behind.
+/// Interrupts the update of a node that is one generation behind.
 #[track_caller]
 pub fn interrupt_node(site: &Site) {
     interrupt(&site.node(), &site.command());

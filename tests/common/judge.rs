@@ -1,13 +1,13 @@
-//! The judge of all updates: rsync, which has no stake in them.
+//! The judge of all updates: rsync, which shares no code with the agent.
 //!
-//! It is asked what it would still do to make the node the image: content by checksum, types, owners,
-//! modes, times to the nanosecond, hardlinks, ACLs, extended attributes, devices, paths that are too
-//! many. The right answer is nothing.
+//! It lists the changes that it would still make to turn the node into the image: content by
+//! checksum, types, owners, modes, times to the nanosecond, hard links, ACLs, extended attributes,
+//! devices, extra paths. The list must be empty.
 
 use std::path::Path;
 use std::process::Command;
 
-/// The agent's own files, which no image has: at the top of each filesystem, and of the tree.
+/// The agent's own files, which no image has: in the top of each filesystem, and of the tree.
 const OWN: [&str; 5] = [
     ".si-stage",
     ".si-undo",
@@ -15,11 +15,12 @@ const OWN: [&str; 5] = [
     "/var/lib/systemimager/client/",
     "/etc/systemimager/IMAGE_LAST_SYNCED_TO",
 ];
-/// The directories above them: new or newer than the image's, because the agent wrote below them last.
+/// The directories above them. Their times are newer than the image's, because the agent writes
+/// there.
 const ABOVE_OWN: [&str; 6] =
     ["./", "etc/", "etc/systemimager/", "var/", "var/lib/", "var/lib/systemimager/"];
-/// Extended attributes that belong to a machine or its filesystem and never travel. Those of the last
-/// kind are how xfs keeps ACLs, which are compared as such.
+/// Extended attributes that belong to a machine or its filesystem and are never copied. xfs stores
+/// ACLs in the last kind; ACLs are compared as such.
 const NEVER_TRAVEL: [&str; 6] = [
     "btrfs.*",
     "security.selinux",
@@ -29,7 +30,7 @@ const NEVER_TRAVEL: [&str; 6] = [
     "trusted.SGI_ACL_*",
 ];
 
-/// What still separates `node` from `image` under rsync's exclude rules, in rsync's itemised form.
+/// Differences between `image` and `node` under exclude rules, in rsync's itemised form.
 #[track_caller]
 pub fn differences(image: &Path, node: &Path, excludes: &[&str]) -> Vec<String> {
     let mut rsync = Command::new("rsync");
@@ -45,24 +46,26 @@ pub fn differences(image: &Path, node: &Path, excludes: &[&str]) -> Vec<String> 
     rsync.args(NEVER_TRAVEL.iter().map(|name| format!("--filter=-x {name}")));
     let directory = |path: &Path| format!("{}/", path.display());
     let output = rsync.arg(directory(image)).arg(directory(node)).output().expect("rsync runs");
-    let said = String::from_utf8_lossy(&output.stdout);
+    let report = String::from_utf8_lossy(&output.stdout);
+
     assert!(
         output.status.success(),
-        "{rsync:?}: {}\n{said}{}",
+        "{rsync:?}: {}\n{report}{}",
         output.status,
         String::from_utf8_lossy(&output.stderr)
     );
-    said.lines().filter(|line| !is_ours(line)).map(str::to_owned).collect()
+
+    report.lines().filter(|line| !is_ours(line)).map(str::to_owned).collect()
 }
 
-/// Asserts that `node` is `image`, with no path too many.
+/// Asserts that `node` equals `image` and has no extra path.
 #[track_caller]
 pub fn same(image: &Path, node: &Path, excludes: &[&str]) {
     let differences = differences(image, node, excludes);
     assert!(differences.is_empty(), "the node is not the image:\n{}", differences.join("\n"));
 }
 
-/// Asserts that `node` is `image` but for the paths that only the node has, which it returns.
+/// Asserts that `node` equals `image` except for untracked paths, and returns these.
 #[track_caller]
 pub fn same_except_untracked(image: &Path, node: &Path, excludes: &[&str]) -> Vec<String> {
     let (untracked, differences): (Vec<String>, Vec<String>) = differences(image, node, excludes)
@@ -75,21 +78,22 @@ pub fn same_except_untracked(image: &Path, node: &Path, excludes: &[&str]) -> Ve
         .collect()
 }
 
-/// Asserts that below `node` are the files of `image` with their content and, within two seconds, their
-/// times, and no others: as much as vfat and its kin hold.
+/// Asserts that `node` has exactly the files of `image`, by content and by time within two seconds.
+///
+/// Filesystems such as vfat store no more than that.
 #[track_caller]
 pub fn same_contents(image: &Path, node: &Path, excludes: &[&str]) {
     let mut rsync = Command::new("rsync");
     rsync.args(["-rtOnic", "--delete", "--modify-window=2"]);
     rsync.args(OWN.iter().chain(excludes).map(|rule| format!("--exclude={rule}")));
     let directory = |path: &Path| format!("{}/", path.display());
-    let said = super::run(rsync.arg(directory(image)).arg(directory(node)));
+    let report = super::run(rsync.arg(directory(image)).arg(directory(node)));
     let lines: Vec<&str> =
-        said.lines().filter(|line| !line.starts_with("skipping non-regular")).collect();
+        report.lines().filter(|line| !line.starts_with("skipping non-regular")).collect();
     assert!(lines.is_empty(), "the node is not the image:\n{}", lines.join("\n"));
 }
 
-/// Whether a line is about nothing but a directory above the agent's own files, and its time at most.
+/// Checks if a line reports only a directory above the agent's own files, or its time.
 fn is_ours(line: &str) -> bool {
     let without_directory = |prefix| line.strip_prefix(prefix).map(str::trim);
     let path = without_directory(".d..t...... ")

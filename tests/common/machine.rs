@@ -1,5 +1,6 @@
-//! A tree that is the root of everything for the programs that run in it, as on a real machine: in a
-//! mount namespace of its own, so that nothing of it is left when they have ended.
+//! Programs that run with a tree as their root, as on a real machine.
+//!
+//! Each runs in a mount namespace of its own, so that no mount is left when it has ended.
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -8,7 +9,7 @@ use std::process::Command;
 
 use super::{copy_program, run};
 
-/// What it takes to run something in such a tree.
+/// Needs of a test that runs programs in a tree.
 pub const PROGRAMS: [super::Need; 4] = [
     super::Need::Root,
     super::Need::Program("unshare"),
@@ -16,7 +17,7 @@ pub const PROGRAMS: [super::Need; 4] = [
     super::Need::Program("ldd"),
 ];
 
-/// Puts a program to `path` below `top`, and the shared libraries that it needs to their own places.
+/// Installs a program as `path` below `top`, and its shared libraries at their own paths.
 pub fn install(program: &Path, top: &Path, path: &str) {
     install_script(program, top, path);
     for library in libraries(program) {
@@ -24,7 +25,7 @@ pub fn install(program: &Path, top: &Path, path: &str) {
     }
 }
 
-/// The shared libraries of a program; none if it is static.
+/// Shared libraries of a program; none if it is static.
 fn libraries(program: &Path) -> Vec<PathBuf> {
     let output = Command::new("ldd").arg(program).env("LC_ALL", "C").output().expect("ldd runs");
     let [text, error] =
@@ -38,12 +39,12 @@ fn libraries(program: &Path) -> Vec<PathBuf> {
     if is_static { Vec::new() } else { paths.map(PathBuf::from).collect() }
 }
 
-/// Puts a script, or another file, to `path` below `top`.
+/// Installs a script, or another file, as `path` below `top`.
 pub fn install_script(script: &Path, top: &Path, path: &str) {
     put(script, &top.join(path));
 }
 
-/// The path of a program of this machine.
+/// Path of a program of this machine.
 pub fn program(name: &str) -> PathBuf {
     let path = run(Command::new("sh").args([
         "-c",
@@ -54,7 +55,7 @@ pub fn program(name: &str) -> PathBuf {
     fs::canonicalize(path.trim()).expect("a program")
 }
 
-/// Puts busybox below `top`, under each of `names`.
+/// Installs busybox below `top`, under each of `names`.
 pub fn install_busybox(top: &Path, names: &[&str]) {
     install(&program("busybox"), top, "bin/busybox");
     for name in names {
@@ -62,7 +63,7 @@ pub fn install_busybox(top: &Path, names: &[&str]) {
     }
 }
 
-/// A second name where that is possible: programs with all their symbols are large.
+/// Links a file if possible, because programs with debugging symbols are large; copies it if not.
 fn put(from: &Path, to: &Path) {
     fs::create_dir_all(to.parent().expect("a path with a directory")).expect("makes the directory");
     let from = fs::canonicalize(from).expect("is there");
@@ -71,19 +72,23 @@ fn put(from: &Path, to: &Path) {
     }
 }
 
-/// The command that runs a program where `top` is the root; the program and its arguments are still to
-/// be added. `before` is done outside, in the same namespace: a line of sh, to which `$1` is `top`.
+/// Command that runs a program with `top` as its root; the caller adds the program and its
+/// arguments.
+///
+/// `before` is a line of shell script, with `top` as `$1`. It runs in the same namespace before the
+/// change of root.
 pub fn chroot_command_after(top: &Path, before: &str) -> Command {
     let mut command = Command::new("unshare");
     let script = format!(
-        "mount --bind \"$1\" \"$1\" && mkdir -p \"$1/proc\" \"$1/dev\" && mount -t proc proc \"$1/proc\" &&
+        "mount --bind \"$1\" \"$1\" && mkdir -p \"$1/proc\" \"$1/dev\" &&
+        mount -t proc proc \"$1/proc\" &&
         mount --rbind /dev \"$1/dev\" && {before} && exec chroot \"$@\""
     );
     command.args(["--mount", "sh", "-c", &script, "sh"]).arg(top);
     command
 }
 
-/// As [`chroot_command_after`], with nothing before.
+/// [`chroot_command_after`] without a script.
 pub fn chroot_command(top: &Path) -> Command {
     chroot_command_after(top, ":")
 }

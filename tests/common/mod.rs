@@ -1,22 +1,23 @@
-//! What tests share, and where a new test belongs.
+//! Shared parts of the tests, and the place of each kind of test.
 //!
-//! | kind | where | what it shows |
+//! | kind | place | subject |
 //! |---|---|---|
 //! | unit | `src/x.rs` or `src/x/tests.rs` | a rule of one module, in memory |
 //! | command line | `tests/cli_*.rs` | a program as a process: arguments, messages, exit code |
-//! | property | `tests/property_*.rs` | any tree A, any tree B; our answer and another program's |
-//! | hostile | `tests/hostile_*.rs` | an attack or a lie, by its name, with a sentinel that stays untouched |
+//! | property | `tests/property_*.rs` | any tree A, any tree B; our result and another program's |
+//! | hostile | `tests/hostile_*.rs` | an attack, with a sentinel that stays untouched |
 //! | crash | `tests/crash_*.rs` | a step fails, or the program dies there; then the next run |
-//! | power | `tests/power_cut.rs` | the disk keeps only what was made durable; then the next run |
+//! | power | `tests/power_cut.rs` | the disk keeps only durable data; then the next run |
 //! | golden files | `tests/golden.rs` | output as recorded below `tests/testdata/golden/` |
 //! | memory | `tests/memory.rs` | peak memory is independent of the size of files |
 //! | frozen formats | `tests/formats.rs` | samples under `tests/testdata/`, never edited |
 //!
-//! A test is named after what happens (`base_edited_locally`, `no_room_on_boot`). Whether a node is
-//! its image is never decided by our own code but by [`judge`]. A test states its needs of the
-//! machine with [`require!`].
+//! The name of a test is its situation and its result, in plain nouns:
+//! `unreached_fault_fails_on_drop`. Its body has three paragraphs: arrange, act, assert. [`judge`]
+//! decides if a node equals its image, never our own code. A test states its needs of the machine
+//! with [`require!`].
 
-// each test file uses a part of this
+// Each test file uses a part of this module.
 #![allow(dead_code)]
 
 pub mod disk;
@@ -38,21 +39,21 @@ use std::process::Command;
 
 use tempfile::TempDir;
 
-/// What a test needs of the machine.
+/// A requirement of a test on the machine.
 #[derive(Clone, Copy, Debug)]
 pub enum Need {
-    /// To own files as others, make devices and set capabilities.
+    /// Root may change owners, make devices and set capabilities.
     Root,
-    /// To attach an image file as a disk and mount it.
+    /// A loop device can be attached to an image file and mounted.
     LoopDevice,
-    /// A program in the path.
+    /// This program is in the path.
     Program(&'static str),
 }
 
-/// To own files as others, and rsync as the judge.
+/// Root, and rsync as the judge.
 pub const ROOT_AND_RSYNC: [Need; 2] = [Need::Root, Need::Program("rsync")];
 
-/// Returns from the test unless the machine has everything listed.
+/// Returns from the test unless the machine meets all needs.
 ///
 /// Takes needs and lists of needs: `require!(Root, Program("strace"), DISK)`. The variants of
 /// [`Need`] are in scope.
@@ -75,7 +76,7 @@ pub(crate) use require;
 
 /// One need of a test, or a list of them.
 pub trait Needs {
-    /// All of them.
+    /// All needs in the list.
     fn needs(&self) -> Vec<Need>;
 }
 
@@ -97,9 +98,9 @@ impl Needs for &[Need] {
     }
 }
 
-/// Returns whether the machine has everything that a test needs, and reports what is missing.
+/// Checks if the machine meets all needs of a test, and reports the missing ones.
 ///
-/// In CI (the environment has `CI`) a missing need fails the test: nothing may be left out there.
+/// In CI (the environment has `CI`) a missing need fails the test: no test may be left out there.
 #[track_caller]
 pub fn has(needs: &[Need]) -> bool {
     let missing: Vec<&Need> = needs.iter().filter(|need| !need.is_met()).collect();
@@ -107,16 +108,19 @@ pub fn has(needs: &[Need]) -> bool {
         return true;
     }
     let test = std::thread::current().name().unwrap_or("a test").to_owned();
+
     assert!(
         std::env::var_os("CI").is_none(),
         "{test} needs {missing:?}, and in CI no test is left out"
     );
+
     record_line("SI_LEFT_OUT", &format!("LEFT OUT: {test} needs {missing:?}"));
     false
 }
 
-/// Prints `line`, and adds it to the file that the environment `variable` names: a runner that hides
-/// what passing tests print shows that at its end.
+/// Prints `line`, and appends it to the file that the environment `variable` names.
+///
+/// A test runner hides the output of tests that pass; it prints this file at its end.
 fn record_line(variable: &str, line: &str) {
     eprintln!("{line}");
     if let Some(list) = std::env::var_os(variable) {
@@ -126,13 +130,12 @@ fn record_line(variable: &str, line: &str) {
     }
 }
 
-/// What a test of many rounds counted: `count` times `what`, and all of them ended well. `make torture`
-/// makes its table of these.
+/// Records that `count` rounds passed, for the table of `make torture`.
 pub fn tally(name: &str, count: usize, detail: &str) {
     record_line("SI_TALLY", &format!("TALLY: {count} {name}: {detail}"));
 }
 
-/// How many rounds the environment `variable` asks for, else `few`.
+/// Number of rounds in the environment `variable`, or `few` without it.
 pub fn rounds(variable: &str, few: usize) -> usize {
     match std::env::var(variable) {
         Ok(text) => text.parse().unwrap_or_else(|_| panic!("{variable}={text} is not a number")),
@@ -140,7 +143,7 @@ pub fn rounds(variable: &str, few: usize) -> usize {
     }
 }
 
-/// Between 0 and 1.
+/// A random number from 0 to 1.
 pub fn random() -> f64 {
     (RandomState::new().build_hasher().finish() >> 11) as f64 / (1u64 << 53) as f64
 }
@@ -149,6 +152,7 @@ impl Need {
     fn is_met(self) -> bool {
         match self {
             Need::Root => rustix::process::geteuid().is_root(),
+
             Need::LoopDevice => {
                 Need::Root.is_met()
                     && Need::Program("losetup").is_met()
@@ -157,6 +161,7 @@ impl Need {
                         .output()
                         .is_ok_and(|out| out.status.success())
             }
+
             Need::Program(name) => std::env::var_os("PATH").is_some_and(|path| {
                 std::env::split_paths(&path)
                     .chain(["/usr/sbin".into(), "/sbin".into()])
@@ -166,12 +171,12 @@ impl Need {
     }
 }
 
-/// Where [`scratch`] makes its directories: below `target/`, or below `SI_TEST_DIR` where that is set.
+/// Parent of all [`scratch`] directories: `SI_TEST_DIR`, or a directory below `target/`.
 pub fn scratch_place() -> PathBuf {
     std::env::var_os("SI_TEST_DIR").unwrap_or_else(|| env!("CARGO_TARGET_TMPDIR").into()).into()
 }
 
-/// A directory of the test's own on a filesystem that can be a root.
+/// Makes a temporary directory on a filesystem that can be a root.
 pub fn scratch() -> TempDir {
     const TMPFS: u64 = 0x0102_1994;
     let above = scratch_place();
@@ -185,7 +190,7 @@ pub fn scratch() -> TempDir {
     dir
 }
 
-/// Runs a command that has to succeed, and returns what it printed.
+/// Runs a command, which must succeed, and returns its output.
 #[track_caller]
 pub fn run(command: &mut Command) -> String {
     let output = command.output().unwrap_or_else(|e| panic!("{command:?}: {e}"));
@@ -199,7 +204,7 @@ pub fn run(command: &mut Command) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
-/// Copies a tree with everything that belongs to it.
+/// Copies a tree with all its metadata.
 pub fn copy_tree(from: &Path, to: &Path) {
     run(Command::new("cp").args(["-a", "--reflink=auto"]).arg(from).arg(to));
 }
@@ -214,7 +219,7 @@ pub fn copy_program(from: &Path, to: &Path) {
     run(Command::new("cp").arg("--preserve=mode").arg(from).arg(to));
 }
 
-/// Writes a script that is run afterwards, with the directories above it; see [`copy_program`].
+/// Writes a script that is run afterwards, and the directories above it; see [`copy_program`].
 #[track_caller]
 pub fn write_program(path: &Path, text: &str) {
     let directory = path.parent().expect("a path with a directory");

@@ -1,4 +1,4 @@
-//! Disks whose power can be cut: filesystems in files.
+//! Disks whose power can be cut: filesystems in image files.
 
 use std::fs;
 use std::io::Write;
@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use super::run;
 
-/// A filesystem that the product knows.
+/// A supported filesystem.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Kind {
     Ext4,
@@ -17,14 +17,14 @@ pub enum Kind {
     Btrfs,
 }
 
-/// A disk that is mounted; it goes when this is dropped, also by a panic.
+/// A mounted disk; unmounted on drop, also after a panic.
 pub struct MountedDisk {
     file: PathBuf,
     at: PathBuf,
     kind: Kind,
 }
 
-/// A hand on the switch of a disk.
+/// The power switch of a disk.
 pub struct PowerSwitch(Child);
 
 impl Kind {
@@ -36,7 +36,7 @@ impl Kind {
         }
     }
 
-    /// The program that makes one.
+    /// The program that makes the filesystem.
     pub fn mkfs(self) -> &'static str {
         match self {
             Kind::Ext4 => "mkfs.ext4",
@@ -45,7 +45,7 @@ impl Kind {
         }
     }
 
-    /// Makes an empty filesystem of so many MiB, 300 at least for xfs, in the new, sparse `file`.
+    /// Makes an empty filesystem of `size` MiB (xfs needs 300) in the new, sparse `file`.
     pub fn make(self, file: &Path, size: u64) {
         fs::File::create(file)
             .and_then(|file| file.set_len(size << 20))
@@ -57,7 +57,8 @@ impl Kind {
     pub fn mount(self, file: &Path, at: &Path) -> MountedDisk {
         fs::create_dir_all(at).expect("a mount point");
         let options = match self {
-            // Without it ext4 writes a file's data before a rename over another, whoever forgot to.
+            // Without this option ext4 writes the data of a file before a rename replaces another
+            // file. That would hide a missing fsync.
             Kind::Ext4 => "loop,noauto_da_alloc",
             Kind::Xfs | Kind::Btrfs => "loop",
         };
@@ -69,73 +70,80 @@ impl Kind {
                 .output()
         };
         let mut tries = 0..500;
+
         while let output = mount().expect("mount runs")
             && !output.status.success()
         {
-            // Two that look for a free loop device at a time may find the same one.
-            let said = String::from_utf8_lossy(&output.stderr);
+            // Two mounts at the same time may choose the same free loop device.
+            let message = String::from_utf8_lossy(&output.stderr);
             assert!(
-                said.contains("loop device") && tries.next().is_some(),
-                "{}: {said}",
+                message.contains("loop device") && tries.next().is_some(),
+                "{}: {message}",
                 at.display()
             );
             thread::sleep(Duration::from_millis(10));
         }
+
         MountedDisk { file: file.to_owned(), at: at.to_owned(), kind: self }
     }
 }
 
 impl MountedDisk {
-    /// What is mounted.
+    /// The image file.
     pub fn file(&self) -> &Path {
         &self.file
     }
 
-    /// Where.
+    /// The mount point.
     pub fn at(&self) -> &Path {
         &self.at
     }
 
-    /// Unmounts it and mounts it again; what its journal holds is replayed.
+    /// Unmounts the disk and mounts it again, which replays its journal.
     pub fn remount(self) -> MountedDisk {
         let (file, at, kind) = (self.file.clone(), self.at.clone(), self.kind);
         self.unmount();
         kind.mount(&file, &at)
     }
 
-    /// Unmounts it; all that used it has to be gone, or to go at once as the rsync of a run that was
-    /// killed does.
+    /// Unmounts the disk.
+    ///
+    /// Its users must have ended, or must end soon, such as the rsync of a run that was killed.
     pub fn unmount(self) {
         let device = run(Command::new("findmnt").args(["-n", "-o", "SOURCE", "-M"]).arg(&self.at));
         let unmount = || Command::new("umount").arg(&self.at).output().expect("umount runs");
         let mut tries = 0..500;
+
         while let output = unmount()
             && !output.status.success()
         {
-            let said = String::from_utf8_lossy(&output.stderr);
+            let message = String::from_utf8_lossy(&output.stderr);
             assert!(
-                said.contains("busy") && tries.next().is_some(),
-                "{}: {said}",
+                message.contains("busy") && tries.next().is_some(),
+                "{}: {message}",
                 self.at.display()
             );
             thread::sleep(Duration::from_millis(10));
         }
+
         if self.kind == Kind::Btrfs {
-            // Kernels before 6.3 remember the device, and take an older copy on another one for a mistake.
+            // Kernels before 6.3 remember the device, and refuse an older copy of the filesystem on
+            // another one.
             let _ =
                 Command::new("btrfs").args(["device", "scan", "--forget", device.trim()]).output();
         }
+
         std::mem::forget(self);
     }
 
-    /// Unmounts it and removes its file.
+    /// Unmounts the disk and removes its image file.
     pub fn discard(self) {
         let file = self.file.clone();
         self.unmount();
         fs::remove_file(file).expect("removes");
     }
 
-    /// Lays a hand on the switch. Only on ext4 and xfs.
+    /// Returns the power switch. Only ext4 and xfs have one.
     pub fn switch(&self) -> PowerSwitch {
         let mut xfs_io = Command::new("xfs_io");
         xfs_io
@@ -155,9 +163,9 @@ impl Drop for MountedDisk {
 }
 
 impl PowerSwitch {
-    /// Cuts the power: from here every call fails, and what was not made durable is gone.
+    /// Cuts the power: from now on every call fails, and data that was not made durable is lost.
     ///
-    /// It is the ioctl `FS_IOC_SHUTDOWN` with the flag `NOLOGFLUSH`.
+    /// It calls the ioctl `FS_IOC_SHUTDOWN` with the flag `NOLOGFLUSH`.
     pub fn cut(mut self) {
         let mut commands = self.0.stdin.take().expect("is piped");
         commands.write_all(b"shutdown\nquit\n").expect("xfs_io listens");

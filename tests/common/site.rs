@@ -11,21 +11,21 @@ use tempfile::TempDir;
 use super::trees::{self, Tree};
 use super::{copy_tree, judge, scratch};
 
-/// The site; its daemons end with it.
+/// The site; its daemons stop on drop.
 pub struct Site {
     pub dir: TempDir,
-    /// Where the node finds the repository.
+    /// Address of the repository for nodes.
     pub repo_url: String,
     rsync: Option<Daemon>,
 }
 
-/// A daemon of the test's own, on a port of the loopback interface.
+/// A private daemon on a port of the loopback interface.
 struct Daemon {
     child: Child,
     port: u16,
 }
 
-/// How a run ended.
+/// Exit code and output of a run.
 #[derive(Debug)]
 pub struct Run {
     pub code: i32,
@@ -34,7 +34,7 @@ pub struct Run {
 }
 
 impl Site {
-    /// A site whose nodes read the repository as files.
+    /// Makes a site whose nodes read the repository as local files.
     pub fn new() -> Self {
         let dir = scratch();
         std::fs::create_dir(dir.path().join("images")).expect("images");
@@ -42,7 +42,7 @@ impl Site {
         Site { dir, repo_url, rsync: None }
     }
 
-    /// A site with a node at the first generation, `tree`, which is recorded.
+    /// Makes a site with a node that has `tree` as its recorded first generation.
     #[track_caller]
     pub fn at(tree: &Tree) -> Self {
         let site = Site::new();
@@ -72,7 +72,7 @@ impl Site {
         self.publish_image(&[]);
     }
 
-    /// Publishes the image tree.
+    /// Publishes the image tree as it is.
     #[track_caller]
     pub fn publish_image(&self, more: &[&str]) -> String {
         let images = self.dir.path().join("images");
@@ -82,19 +82,19 @@ impl Site {
         super::run(&mut command)
     }
 
-    /// Makes the node a copy of the image as it is now.
+    /// Makes the node a copy of the current image.
     pub fn install_node(&self) {
         let _ = std::fs::remove_dir_all(self.node());
         copy_tree(&self.image(), &self.node());
     }
 
-    /// Runs the rsync daemon for full syncs.
+    /// Starts an rsync daemon for full syncs.
     pub fn with_rsync(mut self) -> Self {
         self.rsync = Some(Daemon::rsync(self.dir.path()));
         self
     }
 
-    /// Lets nodes read the repository, too, from the rsync daemon.
+    /// Starts an rsync daemon, and makes it the repository of the nodes.
     pub fn with_rsync_repository(mut self) -> Self {
         self = self.with_rsync();
         self.repo_url =
@@ -102,24 +102,24 @@ impl Site {
         self
     }
 
-    /// Where the rsync daemon listens, if there is one.
+    /// Port of the rsync daemon, if there is one.
     pub fn rsync_port(&self) -> Option<u16> {
         self.rsync.as_ref().map(|daemon| daemon.port)
     }
 
-    /// Ends the rsync daemon; nodes are still told to use it.
+    /// Stops the rsync daemon; the command line of nodes still names it.
     pub fn stop_rsync(&mut self) {
         let daemon = self.rsync.as_mut().expect("the daemon");
         daemon.child.kill().and_then(|()| daemon.child.wait()).expect("the daemon ends");
     }
 
-    /// What the repository says of itself.
+    /// The catalog of the repository.
     pub fn catalog(&self) -> Catalog {
         let bytes = std::fs::read(self.repo().join("node/catalog.toml")).expect("a catalog");
         Catalog::parse(&bytes, &"node".parse().expect("a name")).expect("a good catalog")
     }
 
-    /// The diff from one publish to another, by their serials.
+    /// Path of the diff between two publishes, given by their serials.
     pub fn diff(&self, base: u64, target: u64) -> PathBuf {
         let catalog = self.catalog();
         let id = |serial| {
@@ -130,13 +130,13 @@ impl Site {
         self.repo().join("node").join(archive.file.file.as_str())
     }
 
-    /// Path of the first diff between two publishes, on a server of the repository.
+    /// URL path of the diff from publish 1 to publish 2.
     pub fn served_diff(&self) -> String {
         let diff = self.diff(1, 2);
         format!("/{}", diff.strip_prefix(self.repo()).expect("a file of the repository").display())
     }
 
-    /// A copy of the node, to compare it with.
+    /// Copies the node, for a later comparison.
     pub fn snapshot(&self) -> PathBuf {
         let copy = self.dir.path().join("snapshot");
         let _ = std::fs::remove_dir_all(&copy);
@@ -144,19 +144,19 @@ impl Site {
         copy
     }
 
-    /// Asserts that the node is what it was, and that nothing was left behind.
+    /// Asserts that the node equals its snapshot, and that no part of an update is left.
     #[track_caller]
     pub fn unchanged_since(&self, snapshot: &Path) {
         judge::same(snapshot, &self.node(), &[]);
         self.nothing_left();
-        // The judge leaves the top out, in which the agent makes its own files.
+        // The judge ignores the top, because the agent makes its own files there.
         let time = |path: &Path| {
             std::fs::metadata(path).expect("is there").modified().expect("has a time")
         };
         assert_eq!(time(snapshot), time(&self.node()), "the top has another time");
     }
 
-    /// Asserts that no part of an update lies about but the undo set.
+    /// Asserts that no part of an update is left except the undo set.
     #[track_caller]
     pub fn nothing_left(&self) {
         for left in [".si-stage", ".si-full"] {
@@ -167,14 +167,14 @@ impl Site {
         assert!(!undo.exists() || whole, ".si-undo is no undo set");
     }
 
-    /// The command that updates the node, excluding nothing.
+    /// The command that updates the node without exclude rules.
     pub fn command(&self) -> Command {
         let mut command = self.command_with_node_excludes();
         command.args(["--exclude-file", "/dev/null"]);
         command
     }
 
-    /// The command that updates the node under the excludes that the node has.
+    /// The command that updates the node with the exclude rules of the node.
     pub fn command_with_node_excludes(&self) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_si_updateclient"));
         command
@@ -192,7 +192,7 @@ impl Site {
         Run::from_output(self.command().args(more).output().expect("si_updateclient runs"))
     }
 
-    /// Updates the node, which has to succeed.
+    /// Updates the node, which must succeed.
     #[track_caller]
     pub fn updated(&self, more: &[&str]) -> Run {
         let run = self.update(more);
@@ -200,8 +200,9 @@ impl Site {
         run
     }
 
-    /// Tries to update the node, which has to be refused with `code` and `words`, and to leave the tree
-    /// as it was with nothing beside it.
+    /// Tries an update, which must end with `code` and print `words`.
+    ///
+    /// The tree must be unchanged, and no part of the update may be left.
     #[track_caller]
     pub fn refused(&self, more: &[&str], code: i32, words: &[&str]) {
         let before = self.dir.path().join("before");
@@ -211,26 +212,26 @@ impl Site {
         self.unchanged_since(&before);
     }
 
-    /// The command that undoes the last update of the node.
+    /// The command that rolls back the last update of the node.
     pub fn rollback_command(&self) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_si_updateclient"));
         command.args(["--rollback", "--yes", "--root"]).arg(self.node()).stdin(Stdio::null());
         command
     }
 
-    /// Undoes the last update of the node.
+    /// Rolls back the last update of the node.
     pub fn rollback(&self, more: &[&str]) -> Run {
         Run::from_output(self.rollback_command().args(more).output().expect("si_updateclient runs"))
     }
 
-    /// Asserts that the node is the image.
+    /// Asserts that the node equals the image.
     #[track_caller]
     pub fn same(&self) {
         judge::same(&self.image(), &self.node(), &[]);
         self.nothing_left();
     }
 
-    /// What is recorded of the node.
+    /// Output of `--status` on the node.
     pub fn status(&self) -> String {
         let mut command = Command::new(env!("CARGO_BIN_EXE_si_updateclient"));
         let output = command
@@ -242,7 +243,7 @@ impl Site {
         String::from_utf8_lossy(&output.stdout).into_owned()
     }
 
-    /// The files below a directory of the repository.
+    /// Files in a directory of the repository.
     pub fn archives(&self, kind: &str) -> Vec<PathBuf> {
         let listed =
             std::fs::read_dir(self.repo().join("node").join(kind)).expect("the repository");
@@ -261,13 +262,13 @@ impl Run {
         }
     }
 
-    /// Asserts that the run ended with `code` and said all of `words`.
+    /// Asserts that the run ended with `code` and printed all of `words`.
     #[track_caller]
     pub fn ended(&self, code: i32, words: &[&str]) -> &Self {
-        let said = format!("{}{}", self.out, self.err);
+        let output = format!("{}{}", self.out, self.err);
         assert_eq!(self.code, code, "{self:#?}");
         for word in words {
-            assert!(said.contains(word), "{word:?} is missing: {self:#?}");
+            assert!(output.contains(word), "{word:?} is missing: {self:#?}");
         }
         self
     }
@@ -279,15 +280,19 @@ impl Daemon {
         let config = dir.join("rsyncd.conf");
         let images = dir.join("images/node");
         let mut text = format!(
-            "use chroot = no\nuid = 0\ngid = 0\nmax connections = 0\nlog file = {}\n[node]\npath = {}\nread only = yes\n",
+            "use chroot = no\nuid = 0\ngid = 0\nmax connections = 0\nlog file = {}\n\
+             [node]\npath = {}\nread only = yes\n",
             dir.join("rsyncd.log").display(),
             images.display(),
         );
-        // The last three as SystemImager's own server has them, where a test makes the directory.
+
+        // The last three are modules of SystemImager's own server; some tests make their
+        // directories.
         for module in ["repo", "overrides", "scripts", "boot"] {
             text +=
                 &format!("[{module}]\npath = {}\nread only = yes\n", dir.join(module).display());
         }
+
         std::fs::write(&config, text).expect("rsyncd.conf");
         let child = Command::new("rsync")
             .args(["--daemon", "--no-detach", "--address=127.0.0.1"])
@@ -300,6 +305,7 @@ impl Daemon {
             .expect("the rsync daemon starts");
         let daemon = Daemon { child, port };
         wait_for(port);
+
         daemon
     }
 }

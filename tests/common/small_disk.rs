@@ -1,4 +1,4 @@
-//! A small disk with the node on it: an ext4 filesystem in a file.
+//! A small disk for the node: an ext4 filesystem in an image file.
 
 use std::fs;
 use std::io::Write;
@@ -8,7 +8,7 @@ use std::process::Command;
 use super::run;
 use super::site::Site;
 
-/// What it takes to have one.
+/// Needs of a test with a small disk.
 pub const DISK: [super::Need; 4] = [
     super::Need::Root,
     super::Need::LoopDevice,
@@ -16,18 +16,19 @@ pub const DISK: [super::Need; 4] = [
     super::Need::Program("rsync"),
 ];
 
-/// Mounts the file `$1` at `$2`. Two that look for a free loop device at a time may find the same one.
+/// Mounts the file `$1` at `$2`. Two mounts at the same time may choose the same free loop device,
+/// so the script retries.
 pub const MOUNT: &str = "for _ in 1 2 3 4 5 6 7 8; do
     mount -o loop \"$1\" \"$2\" 2>/dev/null && exit 0
     sleep 0.2
 done
 exec mount -o loop \"$1\" \"$2\"";
 
-/// The disk; unmounted with the test.
+/// A mounted disk; unmounted on drop.
 pub struct SmallDisk {
-    /// The file that holds it.
+    /// The image file.
     pub file: PathBuf,
-    /// Where it is mounted.
+    /// The mount point.
     pub at: PathBuf,
 }
 
@@ -37,13 +38,13 @@ impl SmallDisk {
         SmallDisk::for_path(site, "", size, inodes)
     }
 
-    /// Moves what the node has at `path` to a disk of its own, mounted in its place.
+    /// Moves the tree below `path` of the node to a disk of its own, mounted in its place.
     pub fn for_path(site: &Site, path: &str, size: u32, inodes: u32) -> Self {
         let part = path.replace('/', "-");
         let file = site.dir.path().join(format!("disk{part}"));
         let at = if path.is_empty() { site.node() } else { site.node().join(path) };
-        let aside = site.dir.path().join(format!("aside{part}"));
-        run(Command::new("cp").arg("-a").args([&at, &aside]));
+        let saved = site.dir.path().join(format!("saved{part}"));
+        run(Command::new("cp").arg("-a").args([&at, &saved]));
         fs::remove_dir_all(&at).expect("removes");
         fs::create_dir(&at).expect("makes");
         fs::File::create(&file)
@@ -54,8 +55,9 @@ impl SmallDisk {
         let disk = SmallDisk { file, at };
         disk.mount();
         fs::remove_dir(disk.at.join("lost+found")).expect("removes");
-        run(Command::new("cp").arg("-a").arg(format!("{}/.", aside.display())).arg(&disk.at));
-        fs::remove_dir_all(aside).expect("removes");
+        run(Command::new("cp").arg("-a").arg(format!("{}/.", saved.display())).arg(&disk.at));
+        fs::remove_dir_all(saved).expect("removes");
+
         disk
     }
 
@@ -72,17 +74,17 @@ impl SmallDisk {
         fill(&self.at, left);
     }
 
-    /// Takes away what [`fill`](Self::fill) put there.
+    /// Removes the file of [`fill`](Self::fill).
     pub fn drain(&self) {
         fs::remove_file(self.at.join("filler")).expect("removes");
     }
 
-    /// Bytes.
+    /// Free space in bytes.
     pub fn free(&self) -> u64 {
         free(&self.at)
     }
 
-    /// Inodes.
+    /// Number of free inodes.
     pub fn free_inodes(&self) -> u64 {
         rustix::fs::statvfs(&self.at).expect("statvfs").f_favail
     }
@@ -95,14 +97,16 @@ impl Drop for SmallDisk {
 }
 
 fn free(at: &Path) -> u64 {
-    let room = rustix::fs::statvfs(at).expect("statvfs");
-    room.f_bavail * room.f_frsize
+    let filesystem = rustix::fs::statvfs(at).expect("statvfs");
+    filesystem.f_bavail * filesystem.f_frsize
 }
 
 fn fill(at: &Path, left: u64) {
     let mut file =
         fs::File::options().create(true).append(true).open(at.join("filler")).expect("makes");
-    // What is promised and not yet in its place does not count as free, and part of the promise may come back.
+
+    // Space that is reserved for delayed allocation does not count as free, and a part of it may be
+    // released later. So the loop measures again.
     for _ in 0..8 {
         let mut rest = free(at).saturating_sub(left);
         while rest > 0 {
@@ -112,6 +116,7 @@ fn fill(at: &Path, left: u64) {
                 _ => break,
             }
         }
+
         let _ = file.sync_all();
         if free(at) <= left {
             return;

@@ -11,10 +11,10 @@ use std::path::{Path, PathBuf};
 use proptest::prelude::*;
 use rustix::fs::{AtFlags, CWD, FileType, Mode, Timespec, Timestamps, XattrFlags};
 
-/// What stands at which path; a directory that is not named has none of its own metadata.
+/// Items by their paths. A directory without an item of its own has default metadata.
 pub type Tree = BTreeMap<Vec<u8>, Item>;
 
-/// Something at a path.
+/// An entry of a tree: its kind and its metadata.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Item {
     pub kind: ItemKind,
@@ -28,12 +28,13 @@ pub struct Item {
 #[derive(Clone, Debug, PartialEq)]
 pub enum ItemKind {
     Dir,
-    /// So many bytes of nothing, then these.
+    /// A hole of this length, followed by the data.
     File {
         hole: u64,
         data: Vec<u8>,
     },
-    /// Another name of a file, symlink, pipe or device that has a path of its own; shares its metadata.
+    /// Another hard link to the file, symbolic link, pipe or device at this path; shares its
+    /// metadata.
     Link(Vec<u8>),
     Symlink(Vec<u8>),
     Fifo,
@@ -80,12 +81,12 @@ impl Item {
     }
 }
 
-/// Where `path` of a tree written at `top` is.
+/// Path on disk of `path` in a tree written at `top`.
 pub fn place(top: &Path, path: &[u8]) -> PathBuf {
     if path.is_empty() { top.to_owned() } else { top.join(OsStr::from_bytes(path)) }
 }
 
-/// Writes `tree` to `top`, which is made.
+/// Writes `tree` to the new directory `top`.
 pub fn write(tree: &Tree, top: &Path) {
     fs::create_dir_all(top).expect("the top of a tree");
     for (path, item) in tree {
@@ -93,6 +94,7 @@ pub fn write(tree: &Tree, top: &Path) {
             create(&place(top, path), item);
         }
     }
+
     for (path, item) in tree {
         if let ItemKind::Link(first) = &item.kind {
             let at = place(top, path);
@@ -101,7 +103,8 @@ pub fn write(tree: &Tree, top: &Path) {
                 .unwrap_or_else(|e| panic!("{}: {e}", at.display()));
         }
     }
-    // children first, so that a directory's time is set after the last change in it
+
+    // Children precede their directory, so that its time is set after the last change in it.
     for (path, item) in tree.iter().rev() {
         if !matches!(item.kind, ItemKind::Link(_)) {
             decorate(&place(top, path), item);
@@ -115,6 +118,7 @@ fn create(at: &Path, item: &Item) {
     }
     let node =
         |kind, device| rustix::fs::mknodat(CWD, at, kind, Mode::from_raw_mode(0o600), device);
+
     let done = match &item.kind {
         ItemKind::Dir => fs::create_dir_all(at),
         ItemKind::File { hole, data } => File::create(at).and_then(|mut file| {
@@ -132,6 +136,7 @@ fn create(at: &Path, item: &Item) {
         }
         ItemKind::Link(_) => Ok(()),
     };
+
     done.unwrap_or_else(|e| panic!("{}: {e}", at.display()));
 }
 
@@ -142,14 +147,17 @@ fn decorate(at: &Path, item: &Item) {
     } else {
         chown(at, None, None).ok();
     }
+
     if !matches!(item.kind, ItemKind::Symlink(_)) {
         rustix::fs::chmodat(CWD, at, Mode::from_raw_mode(item.mode), AtFlags::empty())
             .expect("chmod");
     }
+
     for (name, value) in &item.xattrs {
         rustix::fs::lsetxattr(at, *name, value, XattrFlags::empty())
             .unwrap_or_else(|e| panic!("{} of {}: {e}", name, at.display()));
     }
+
     let time = Timespec { tv_sec: item.mtime.0, tv_nsec: item.mtime.1 as _ };
     let times = Timestamps { last_access: time, last_modification: time };
     rustix::fs::utimensat(CWD, at, &times, AtFlags::SYMLINK_NOFOLLOW).expect("utimensat");
@@ -161,7 +169,7 @@ fn capability() -> Vec<u8> {
     words.iter().flat_map(|word| word.to_le_bytes()).collect()
 }
 
-/// `system.posix_acl_access` that lets user 1000 read a file of mode 0640.
+/// `system.posix_acl_access` that permits user 1000 to read a file of mode 0640.
 fn acl() -> Vec<u8> {
     const UNDEFINED: u32 = u32::MAX;
     let mut value = 2u32.to_le_bytes().to_vec();
@@ -172,11 +180,13 @@ fn acl() -> Vec<u8> {
         (16, 4, UNDEFINED),
         (32, 0, UNDEFINED),
     ];
+
     for (tag, permissions, id) in entries {
         value.extend(tag.to_le_bytes());
         value.extend(permissions.to_le_bytes());
         value.extend(id.to_le_bytes());
     }
+
     value
 }
 
@@ -197,10 +207,11 @@ pub fn system() -> Tree {
     for dir in ["tmp", "var/log", "var/cache", "var/lib"] {
         put(&mut tree, dir, Item::dir());
     }
+
     tree
 }
 
-/// Adds `item`, and the directories above it that are missing.
+/// Adds `item`, and the missing directories above it.
 pub fn put(tree: &mut Tree, path: &str, item: Item) {
     let bytes = path.as_bytes();
     for at in (0..bytes.len()).filter(|&at| bytes[at] == b'/') {
@@ -209,7 +220,7 @@ pub fn put(tree: &mut Tree, path: &str, item: Item) {
     tree.insert(bytes.to_vec(), item);
 }
 
-/// Names every directory of a tree, so that none has a time of its own.
+/// Adds every missing directory of a tree, so that each has a defined time.
 pub fn with_parents(mut tree: Tree) -> Tree {
     for path in tree.keys().cloned().collect::<Vec<_>>() {
         for at in (0..path.len()).filter(|&at| path[at] == b'/') {
@@ -219,14 +230,14 @@ pub fn with_parents(mut tree: Tree) -> Tree {
     tree
 }
 
-/// Writes a file as anybody on a node would, with the directories above it.
+/// Writes a file and the missing directories above it, as a user of the node would.
 pub fn write_text(path: &Path, text: &str) {
     fs::create_dir_all(path.parent().expect("a path with a directory"))
         .expect("makes the directory");
     fs::write(path, text).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
 }
 
-/// Every kind of entry that an image can hold. Needs root.
+/// A tree with every kind of entry that an image can hold. Needs root.
 pub fn everything() -> Tree {
     let mut tree = Tree::new();
     let mut put = |path: &[u8], item: Item| {
@@ -266,16 +277,18 @@ pub fn everything() -> Tree {
     put(b"usr/lib/sparse", Item::new(ItemKind::File { hole: 5 << 20, data: b"end".to_vec() }));
     put(b"usr/lib/large", Item::file(noise(300_000, 1)));
     put(b"usr/lib/text", Item::file("the same line again and again\n".repeat(5_000)));
+
     for (number, name) in ODD_NAMES.iter().enumerate() {
         put(&[b"odd/", *name].concat(), Item::file(format!("odd {number}")));
         put(&[b"odd/in/", *name, b"/f"].concat(), Item::file("below"));
     }
+
     put(&[b"odd/", &[b'n'; 255][..]].concat(), Item::file("the longest name"));
     put(&deep(), Item::file("far down"));
     tree
 }
 
-/// Names that have broken programs.
+/// Names that have caused errors in programs.
 pub const ODD_NAMES: [&[u8]; 16] = [
     b" ",
     b"a b ",
@@ -304,7 +317,7 @@ fn deep() -> Vec<u8> {
     path
 }
 
-/// Bytes that do not compress, the same for the same seed.
+/// Incompressible bytes; the same seed gives the same bytes.
 pub fn noise(length: usize, seed: u64) -> Vec<u8> {
     let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
     (0..length)
@@ -317,8 +330,10 @@ pub fn noise(length: usize, seed: u64) -> Vec<u8> {
         .collect()
 }
 
-/// The next generation of a tree that holds [`everything`]: adds, removes and edits, changes each
-/// kind of metadata, and adds a directory `types` in which everything changes its type next time.
+/// The next generation of a tree that holds [`everything`].
+///
+/// It adds, removes and edits paths and changes each kind of metadata. It also adds a directory
+/// `types` in which everything changes its type in the next round.
 pub fn mutate(tree: &Tree, round: u32) -> Tree {
     let mut next = tree.clone();
     let text = |name: &str| format!("{name} in round {round}");
@@ -338,12 +353,14 @@ pub fn mutate(tree: &Tree, round: u32) -> Tree {
     edit(b"usr/bin/ping", &|item| item.xattrs.clear());
     edit(b"usr/lib/a", &|item| item.kind = Item::file(text("shared")).kind);
     edit(b"tmp", &|item| item.mtime.0 += 1);
+
     if let Some(Item { kind: ItemKind::File { data, .. }, .. }) =
         next.get_mut(&b"usr/lib/large"[..])
     {
         data[150_000..150_100].copy_from_slice(&noise(100, u64::from(round) + 2));
     }
-    // a hardlink group loses a member and gains one
+
+    // A hard-link group loses one link and gains another.
     next.remove(&b"usr/lib/b"[..]);
     next.insert(text("opt/link").into_bytes(), Item::new(ItemKind::Link(b"usr/lib/a".to_vec())));
     next.insert(text("opt/new").into_bytes(), Item::file(text("new")));
@@ -351,13 +368,15 @@ pub fn mutate(tree: &Tree, round: u32) -> Tree {
         text("opt/new").replace(&round.to_string(), &round.wrapping_sub(1).to_string()).as_bytes(),
     );
     type_changes(&mut next, round);
+
     next
 }
 
-/// Lets every type become every other, in turn: `types/I-J` is type I in even rounds, type J in odd.
+/// Changes every type into every other: `types/I-J` is type I in even rounds, type J in odd ones.
 fn type_changes(tree: &mut Tree, round: u32) {
     tree.retain(|path, _| !path.starts_with(b"types/"));
     const KINDS: usize = 7;
+
     for (from, to) in (0..KINDS).flat_map(|from| (0..KINDS).map(move |to| (from, to))) {
         let path = format!("types/{from}-{to}").into_bytes();
         let kind = if round.is_multiple_of(2) { from } else { to };
@@ -370,15 +389,17 @@ fn type_changes(tree: &mut Tree, round: u32) {
             5 => Item::new(ItemKind::Block(7, 1)),
             _ => Item::new(ItemKind::Link(b"etc/empty".to_vec())),
         };
+
         if kind == 0 {
             tree.insert([&path[..], b"/child"].concat(), Item::file("child"));
             tree.insert([&path[..], b"/sub/child"].concat(), Item::file("grandchild"));
         }
+
         tree.insert(path, item);
     }
 }
 
-/// Any small tree: few names, so that two of them meet at many paths with different types.
+/// Any small tree. Few names exist, so that two trees share many paths with different types.
 pub fn any_tree() -> impl Strategy<Value = Tree> {
     let name = prop::sample::select(vec![&b"a"[..], b"b", b"c d", b"e\n", b"\xfe"]);
     let path = prop::collection::vec(name, 1..4).prop_map(|names| names.join(&b'/'));
@@ -394,13 +415,15 @@ pub fn any_tree() -> impl Strategy<Value = Tree> {
 fn any_item() -> impl Strategy<Value = Item> {
     let kind = prop_oneof![
         3 => Just(ItemKind::Dir),
-        4 => prop::collection::vec(any::<u8>(), 0..40).prop_map(|data| ItemKind::File { hole: 0, data }),
+        4 => prop::collection::vec(any::<u8>(), 0..40)
+            .prop_map(|data| ItemKind::File { hole: 0, data }),
         1 => (1u64..200_000).prop_map(|hole| ItemKind::File { hole, data: b"x".to_vec() }),
         2 => Just(ItemKind::Symlink(b"a".to_vec())),
         1 => Just(ItemKind::Fifo),
         1 => Just(ItemKind::Char(1, 3)),
         2 => Just(ItemKind::Link(Vec::new())),
     ];
+
     (kind, prop::sample::select(vec![0o600, 0o755, 0o4711]), 0u32..3, -2i64..3, 0i64..2).prop_map(
         |(kind, mode, owner, seconds, nanos)| {
             Item::new(kind).mode(mode).owner(owner, owner).mtime(seconds, nanos)
@@ -408,7 +431,7 @@ fn any_item() -> impl Strategy<Value = Item> {
     )
 }
 
-/// Adds `item` where nothing but directories is above it; a link goes to the first file there is.
+/// Adds `item` if only directories are above it; a link points to the first file of the tree.
 fn insert_consistently(tree: &mut Tree, path: Vec<u8>, mut item: Item) {
     let is_dir = |item: &Item| item.kind == ItemKind::Dir;
     if tree.contains_key(&path) {
@@ -417,11 +440,13 @@ fn insert_consistently(tree: &mut Tree, path: Vec<u8>, mut item: Item) {
     if let ItemKind::Symlink(_) = item.kind {
         item.mode = 0o777;
     }
+
     if let ItemKind::Link(_) = item.kind {
         let first = tree.iter().find(|(_, item)| matches!(item.kind, ItemKind::File { .. }));
         let Some((first, _)) = first else { return };
         item = Item::new(ItemKind::Link(first.clone()));
     }
+
     let parents: Vec<Vec<u8>> =
         (0..path.len()).filter(|&at| path[at] == b'/').map(|at| path[..at].to_vec()).collect();
     if parents.iter().any(|parent| tree.get(parent).is_some_and(|item| !is_dir(item))) {
