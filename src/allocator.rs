@@ -1,42 +1,47 @@
-//! How the C library's allocator keeps memory.
+//! Settings of the C library's allocator.
 
-/// Has everything large returned to the system as soon as it is freed, and everything small taken from two places
-/// by all threads.
+/// Returns large blocks to the system as soon as they are freed, and lets all threads share two arenas.
 ///
-/// glibc raises the size from which it does so whenever something larger was freed, and then keeps the holes
-/// between what lives longer: a third more memory at the peak of an update. It also gives each thread a place
-/// of its own, where what one of them freed is of no use to the next. With a single one they wait for each other:
-/// reading a manifest takes a third longer.
+/// By default glibc raises the size of a *large* block each time that it frees one. The holes between
+/// long-lived blocks then stay in the heap: a third more memory at the peak of an update. glibc also gives
+/// each thread an arena of its own, whose free blocks no other thread can use. With a single arena threads
+/// wait for each other: reading a manifest takes a third longer.
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
 #[allow(
     unsafe_code,
-    reason = "a call that sets a number of the allocator, before any thread begins"
+    reason = "mallopt has no safe wrapper; it sets a number, before any thread starts"
 )]
 pub fn tune() {
-    /// glibc's own default, which setting it makes stay.
-    const THRESHOLD: libc::c_int = 128 << 10;
-    for (what, value) in [(libc::M_MMAP_THRESHOLD, THRESHOLD), (libc::M_ARENA_MAX, 2)] {
-        // SAFETY: mallopt takes two integers; what it refuses it leaves as it is.
-        unsafe { libc::mallopt(what, value) };
+    /// Default of glibc; setting it keeps glibc from raising it.
+    const MMAP_THRESHOLD: libc::c_int = 128 << 10;
+    const ARENAS: libc::c_int = 2;
+
+    for (parameter, value) in
+        [(libc::M_MMAP_THRESHOLD, MMAP_THRESHOLD), (libc::M_ARENA_MAX, ARENAS)]
+    {
+        // SAFETY: mallopt takes two integers, and ignores values that it does not accept.
+        unsafe { libc::mallopt(parameter, value) };
     }
 }
 
-/// Returns to the system what is free in between: what an earlier step of a run held in many pieces is of no use
-/// to a later one that works with few and large ones.
+/// Returns free memory within the heap to the system.
+///
+/// One step of a run needs many small blocks, a later one few large ones. Without this call the run would
+/// hold the memory of both.
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
 #[allow(
     unsafe_code,
-    reason = "a call that has no arguments to be wrong, and changes nothing that is in use"
+    reason = "malloc_trim has no safe wrapper; it changes no memory that is in use"
 )]
 pub fn trim() {
-    // SAFETY: malloc_trim takes the allocator's own locks, and touches only what is free.
+    // SAFETY: malloc_trim takes the allocator's locks, and changes only free memory.
     unsafe { libc::malloc_trim(0) };
 }
 
-/// Other C libraries do this, or nothing can be said to them.
+/// Does nothing: other C libraries return memory by themselves, or have no such setting.
 #[cfg(not(all(target_os = "linux", target_env = "gnu")))]
 pub fn tune() {}
 
-/// Other C libraries do this, or nothing can be said to them.
+/// Does nothing: other C libraries return memory by themselves, or have no such setting.
 #[cfg(not(all(target_os = "linux", target_env = "gnu")))]
 pub fn trim() {}

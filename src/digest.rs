@@ -1,4 +1,4 @@
-//! SHA-256, the one digest that this project shows: `sha256sum` on any node can repeat it.
+//! SHA-256, the only digest of this project: an administrator can check each one with `sha256sum`.
 
 use std::fmt;
 use std::io::{self, Read};
@@ -23,11 +23,12 @@ impl Digest {
         hasher.finish()
     }
 
-    /// The digest and the length of all that `reader` yields.
+    /// Digest and length of all bytes of `reader`.
     pub fn of_reader(mut reader: impl Read) -> io::Result<(Self, u64)> {
         let mut hasher = Hasher::new();
         let mut buffer = vec![0; 64 * 1024];
         let mut length = 0;
+
         loop {
             match reader.read(&mut buffer) {
                 Ok(0) => return Ok((hasher.finish(), length)),
@@ -41,8 +42,8 @@ impl Digest {
         }
     }
 
-    /// Reads 64 lower-case hexadecimal digits.
-    pub fn of_hex(text: &[u8]) -> Result<Self, BadDigest> {
+    /// Parses 64 lower-case hexadecimal digits.
+    pub fn from_hex(text: &[u8]) -> Result<Self, BadDigest> {
         let mut bytes = [0; 32];
         if text.len() != 64 || text.iter().any(u8::is_ascii_uppercase) {
             return Err(BadDigest);
@@ -51,10 +52,10 @@ impl Digest {
         Ok(Digest(bytes))
     }
 
-    /// The 64 lower-case hexadecimal digits.
+    /// The digest as 64 lower-case hexadecimal digits.
     pub fn hex(&self) -> [u8; 64] {
         let mut text = [0; 64];
-        // The text has twice the digest's length, which is the only way this can fail.
+        // It fails only if the buffer is too short, and this one is not.
         let _ = faster_hex::hex_encode(&self.0, &mut text);
         text
     }
@@ -65,25 +66,24 @@ impl Digest {
     }
 }
 
-/// Computes a [`Digest`] piece by piece.
+/// Computes a [`Digest`] of content that arrives in parts.
 #[derive(Clone)]
 pub struct Hasher(Context);
 
 impl Hasher {
-    /// A hasher that has seen nothing.
+    /// A hasher of the empty content.
     pub fn new() -> Self {
         Hasher(Context::new(&SHA256))
     }
 
-    /// Takes in `bytes`.
+    /// Adds `bytes`.
     pub fn update(&mut self, bytes: &[u8]) {
         self.0.update(bytes);
     }
 
-    /// The digest of all that was taken in.
+    /// The digest of all bytes that were added.
     pub fn finish(self) -> Digest {
         let mut bytes = [0; 32];
-        // SHA-256 has 32 bytes.
         bytes.copy_from_slice(self.0.finish().as_ref());
         Digest(bytes)
     }
@@ -99,7 +99,7 @@ impl FromStr for Digest {
     type Err = BadDigest;
 
     fn from_str(text: &str) -> Result<Self, BadDigest> {
-        Digest::of_hex(text.as_bytes())
+        Digest::from_hex(text.as_bytes())
     }
 }
 
@@ -133,7 +133,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_digest_is_the_one_of_sha256sum() {
+    fn digest_equals_sha256sum() {
         let abc = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
         assert_eq!(Digest::of(b"abc").to_string(), abc);
         assert_eq!(abc.parse(), Ok(Digest::of(b"abc")));
@@ -141,7 +141,7 @@ mod tests {
     }
 
     #[test]
-    fn other_spellings_are_refused() {
+    fn other_spelling_refused() {
         assert!(
             "BA7816BF8F01CFEA414140DE5DAE2223B00361A396177A9CB410FF61F20015AD"
                 .parse::<Digest>()

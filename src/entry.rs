@@ -1,6 +1,7 @@
-//! One entry of an image: what stands at a path.
+//! One entry of an image: a path with its type and all its metadata.
 //!
-//! A sum type: a directory has no size, a FIFO no digest, only leaves belong to hardlink groups.
+//! The type is a sum type: a directory has no size, a FIFO no digest, and only leaves can be members of a
+//! hard-link group. So no code has to check for combinations that cannot exist.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -10,124 +11,118 @@ use std::sync::Arc;
 use crate::digest::Digest;
 use crate::tree_path::TreePath;
 
-/// What stands at one path of an image.
+/// An entry of an image.
 ///
-/// Shared by all clones until one of them is changed: most of a generation is as it was in the one before, and
-/// a node holds what a tree was, what it becomes, both without what is excluded, and what happens between.
+/// Clones share their data until one of them is changed. A node holds several manifests at once: recorded
+/// and target, each with and without excluded paths. They have most entries in common.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Entry(Arc<Facts>);
+pub struct Entry(Arc<EntryData>);
 
-/// What an [`Entry`] says.
+/// The data of an [`Entry`].
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Facts {
-    /// Where.
+pub struct EntryData {
     pub path: TreePath,
-    /// What every entry has.
+    /// Metadata that entries of all types have.
     pub meta: Meta,
-    /// What it is.
+    /// Type, with the data of this type.
     pub node: Node,
 }
 
-/// Owner, permissions, time and attributes.
+/// Owner, permissions, time and extended attributes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Meta {
     /// Permission bits with setuid, setgid and sticky (`0o7777`); always `0o777` for a symlink.
     pub mode: u16,
-    /// Numeric owner.
     pub uid: u32,
-    /// Numeric group.
     pub gid: u32,
-    /// Time of last modification.
     pub mtime: Mtime,
-    /// Extended attributes by raw name, ACLs and capabilities among them.
+    /// Extended attributes by raw name; ACLs and capabilities are among them.
     pub xattrs: Xattrs,
 }
 
 /// Extended attributes by raw name.
 pub type Xattrs = BTreeMap<Box<[u8]>, Box<[u8]>>;
 
-/// A time as the kernel keeps it: seconds since the epoch, rounded down, and nanoseconds above that.
+/// A time as the kernel stores it: seconds since the epoch, rounded down, and the nanoseconds above.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Mtime {
-    /// Seconds since 1970-01-01 UTC; negative before.
+    /// Seconds since 1970-01-01 UTC; negative for earlier times.
     pub seconds: i64,
     /// 0 to 999,999,999.
     pub nanos: u32,
 }
 
-/// A directory, or something that has no entries of its own.
+/// A directory, or an entry without content of its own in the tree.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Node {
-    /// A directory.
     Directory,
-    /// Anything else.
     Leaf(Leaf),
 }
 
-/// Anything but a directory.
+/// An entry that is not a directory.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Leaf {
-    /// What it is.
     pub kind: LeafKind,
-    /// The first path (in tree order) of the hardlink group that this entry belongs to, which for
-    /// the first member is its own; `None` where nothing else in the image is a link of it.
+    /// First path, in tree order, of the hard-link group; `None` if the image has no other link.
+    ///
+    /// For the first member it is the member's own path.
     pub group: Option<TreePath>,
 }
 
-/// The kinds of entry that are not directories.
+/// Type of an entry that is not a directory, with the data of this type.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum LeafKind {
     /// A regular file.
     File {
         /// In bytes.
         size: u64,
-        /// Of the content.
         digest: Digest,
     },
-    /// A symbolic link.
     Symlink {
-        /// Its text, 1 to 4,095 bytes without NUL.
+        /// 1 to 4,095 bytes without NUL.
         target: Box<[u8]>,
     },
-    /// A named pipe.
     Fifo,
-    /// A character device.
     Char(Device),
-    /// A block device.
     Block(Device),
+}
+
+/// The distinction that exclude rules make between entries.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum EntryKind {
+    Directory,
+    Other,
 }
 
 /// A device number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Device {
-    /// The driver.
     pub major: u32,
-    /// The device of that driver.
     pub minor: u32,
 }
 
 impl Deref for Entry {
-    type Target = Facts;
+    type Target = EntryData;
 
-    fn deref(&self) -> &Facts {
+    fn deref(&self) -> &EntryData {
         &self.0
     }
 }
 
 impl DerefMut for Entry {
-    /// Makes this one its own, if it is shared.
-    fn deref_mut(&mut self) -> &mut Facts {
+    /// Copies the data first if another entry shares it.
+    fn deref_mut(&mut self) -> &mut EntryData {
         Arc::make_mut(&mut self.0)
     }
 }
 
 impl Entry {
-    /// That this stands at `path`.
+    /// An entry with data of its own.
     pub fn new(path: TreePath, meta: Meta, node: Node) -> Self {
-        Entry(Arc::new(Facts { path, meta, node }))
+        Entry(Arc::new(EntryData { path, meta, node }))
     }
 
-    /// The same at `path`.
+    /// The same entry at another path.
     pub fn at(&self, path: TreePath) -> Self {
         Entry::new(path, self.meta.clone(), self.node.clone())
     }
@@ -137,7 +132,15 @@ impl Entry {
         matches!(self.node, Node::Directory)
     }
 
-    /// The leaf, if this is one.
+    /// The kind by which exclude rules match this entry.
+    pub fn kind(&self) -> EntryKind {
+        match self.node {
+            Node::Directory => EntryKind::Directory,
+            Node::Leaf(_) => EntryKind::Other,
+        }
+    }
+
+    /// The leaf; `None` for a directory.
     pub fn leaf(&self) -> Option<&Leaf> {
         match &self.node {
             Node::Directory => None,
@@ -145,7 +148,7 @@ impl Entry {
         }
     }
 
-    /// Size and digest, if this is a regular file.
+    /// Size and digest of a regular file.
     pub fn file(&self) -> Option<(u64, Digest)> {
         match self.leaf()?.kind {
             LeafKind::File { size, digest } => Some((size, digest)),
@@ -153,7 +156,7 @@ impl Entry {
         }
     }
 
-    /// The digest alone, if this is a regular file.
+    /// Digest of a regular file.
     pub fn digest(&self) -> Option<&Digest> {
         match &self.leaf()?.kind {
             LeafKind::File { digest, .. } => Some(digest),
@@ -161,12 +164,12 @@ impl Entry {
         }
     }
 
-    /// The hardlink group that this entry belongs to.
+    /// Name of the hard-link group: its first path.
     pub fn group(&self) -> Option<&TreePath> {
         self.leaf()?.group.as_ref()
     }
 
-    /// What it is, in mtree's words.
+    /// The type as mtree(5) names it.
     pub fn type_name(&self) -> &'static str {
         match &self.node {
             Node::Directory => "dir",
@@ -190,7 +193,7 @@ impl fmt::Display for Mtime {
 impl std::str::FromStr for Mtime {
     type Err = ();
 
-    /// Reads what [`fmt::Display`] writes.
+    /// Parses the text that [`fmt::Display`] writes.
     fn from_str(text: &str) -> Result<Self, ()> {
         let (seconds, nanos) = text.split_once('.').ok_or(())?;
         let nanos = nanos.parse().ok().filter(|nanos| *nanos < 1_000_000_000).ok_or(())?;
@@ -198,16 +201,16 @@ impl std::str::FromStr for Mtime {
     }
 }
 
-/// Whether an extended attribute belongs to an image.
+/// Whether an extended attribute is part of an image.
 ///
-/// What a filesystem, a security module or an overlay keeps for itself does not travel: a label that
-/// is right on the image server is wrong on a node, and what xfs shows as `trusted.SGI_ACL_FILE` is an ACL
-/// once more.
+/// Attributes that a filesystem, a security module or an overlay uses for itself are not: a security label
+/// of the image server is wrong on a node. On xfs `trusted.SGI_ACL_FILE` repeats an ACL.
 pub fn xattr_travels(name: &[u8]) -> bool {
-    let of_trusted = |name: &[u8]| !name.starts_with(b"overlay.") && !name.starts_with(b"SGI_ACL_");
+    let is_own_trusted =
+        |name: &[u8]| !name.starts_with(b"overlay.") && !name.starts_with(b"SGI_ACL_");
     name.starts_with(b"user.")
         || name == b"security.capability"
         || name == b"system.posix_acl_access"
         || name == b"system.posix_acl_default"
-        || name.strip_prefix(b"trusted.").is_some_and(of_trusted)
+        || name.strip_prefix(b"trusted.").is_some_and(is_own_trusted)
 }

@@ -1,4 +1,4 @@
-//! The name of one immutable state of an image.
+//! The id of a generation, which is one immutable state of an image or override.
 
 use std::fmt;
 use std::str::FromStr;
@@ -13,7 +13,7 @@ use crate::digest::{BadDigest, Digest};
 pub struct GenerationId(pub Digest);
 
 impl GenerationId {
-    /// The first twelve digits, for messages and file names that people read.
+    /// The first twelve hexadecimal digits, for messages.
     pub fn short(&self) -> String {
         self.0.short()
     }

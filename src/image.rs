@@ -1,27 +1,28 @@
-//! Names of images and overrides, checked: they become directory names, URLs and rsync modules.
+//! Names of images and overrides.
+//!
+//! A name becomes a directory name, a part of URLs and the name of an rsync module. It is checked once, so
+//! that no name can lead out of a directory or be taken for an option.
 
 use std::fmt;
 use std::str::FromStr;
 
-/// The name of an image: 1 to 128 of `A-Za-z0-9._-`, not beginning with a dot or a dash.
+/// Name of an image or override: 1 to 128 of `A-Za-z0-9._-`, not beginning with a dot or dash.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ImageName(String);
 
-/// One of the trees that a node is made of: what a directory of a repository is of.
+/// An image or an override: anything that has a name, a catalog and generations.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Layer {
-    /// An image.
     Image(ImageName),
-    /// A small tree that is laid over an image.
     Override(ImageName),
 }
 
-/// Where overrides lie below a repository.
+/// Directory of the overrides in a repository.
 pub const OVERRIDES: &str = "overrides";
-/// Other modules of an image server: images with these names would hide them, or be hidden.
-const MODULES: [&str; 4] = [OVERRIDES, "scripts", "boot", "torrents"];
+/// Other rsync modules of an image server; an image with such a name would hide one, or be hidden.
+const RESERVED_NAMES: [&str; 4] = [OVERRIDES, "scripts", "boot", "torrents"];
 
-/// Text that cannot name an image.
+/// Text that is not a valid image name.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 #[error(
     "{0:?} cannot name an image: 1 to 128 letters, digits, dots, dashes and underscores, not beginning with a dot or a dash"
@@ -36,24 +37,24 @@ impl ImageName {
 }
 
 impl Layer {
-    /// Its name, which an image and an override may share.
+    /// The name; an image and an override may have the same.
     pub fn name(&self) -> &ImageName {
         match self {
             Layer::Image(name) | Layer::Override(name) => name,
         }
     }
 
-    /// Its place below a repository: `NAME` or `overrides/NAME`.
-    pub fn place(&self) -> String {
+    /// The directory in the repository: `NAME` or `overrides/NAME`.
+    pub fn repository_path(&self) -> String {
         match self {
             Layer::Image(name) => name.to_string(),
             Layer::Override(name) => format!("{OVERRIDES}/{name}"),
         }
     }
 
-    /// Whether it is an image by the name of another module of the image server, which cannot be published.
-    pub fn is_taken(&self) -> bool {
-        matches!(self, Layer::Image(name) if MODULES.contains(&name.as_str()))
+    /// Whether it is an image with a reserved name, which cannot be published.
+    pub fn is_reserved(&self) -> bool {
+        matches!(self, Layer::Image(name) if RESERVED_NAMES.contains(&name.as_str()))
     }
 }
 
@@ -101,7 +102,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_that_could_leave_a_directory_are_refused() {
+    fn name_out_of_directory_refused() {
         for bad in ["", ".", "..", "a/b", ".hidden", "-rf", "a b", "a\n", "ä", &"x".repeat(129)] {
             assert!(bad.parse::<ImageName>().is_err(), "{bad:?}");
         }
@@ -111,13 +112,14 @@ mod tests {
     }
 
     #[test]
-    fn an_image_and_an_override_of_one_name_lie_apart() {
+    fn image_and_override_of_one_name_in_separate_directories() {
         let name = |text: &str| text.parse::<ImageName>().expect(text);
-        assert_eq!(Layer::Image(name("node")).place(), "node");
-        assert_eq!(Layer::Override(name("node")).place(), "overrides/node");
-        for module in MODULES {
+        assert_eq!(Layer::Image(name("node")).repository_path(), "node");
+        assert_eq!(Layer::Override(name("node")).repository_path(), "overrides/node");
+        for module in RESERVED_NAMES {
             assert!(
-                Layer::Image(name(module)).is_taken() && !Layer::Override(name(module)).is_taken()
+                Layer::Image(name(module)).is_reserved()
+                    && !Layer::Override(name(module)).is_reserved()
             );
         }
     }

@@ -1,9 +1,13 @@
 //! Keeps the nodes of a cluster equal to a golden image by small, verified, crash-safe image diffs.
 //!
-//! Two programs share this library: `si_tardiff` on the image server builds and publishes generations
-//! and the diffs between them as static files; `si_updateclient` on the node fetches and applies them.
-//! A module names only modules of lower layers, and of its own layer those that stand before it (kept
-//! by `tests/layering.rs`); only [`root`] touches a target tree (kept by `.clippy.toml`):
+//! Two programs share this library. `si_tardiff` on the image server publishes generations, and the diffs
+//! between them, as static files. `si_updateclient` on a node fetches diffs and applies them in one
+//! transaction. `docs/architecture.md` tells the story of both, `docs/glossary.md` defines the words.
+//!
+//! # Layers
+//!
+//! A module names only modules of lower layers, and of its own layer only those to its left. So a change
+//! in one module can affect only the modules above it.
 //!
 //! | layer | modules |
 //! |---|---|
@@ -14,6 +18,78 @@
 //! | 4 machinery | [`scan`], [`apply`], [`full_sync`], [`publish`] |
 //! | 5 jobs | [`update`], [`tardiff`], [`autoinstall`] |
 //! | 6 edge | [`cli`] |
+//!
+//! # Invariants
+//!
+//! Each invariant names the tests that fail if it is broken; `tests/invariants.rs` checks that these tests
+//! exist. The judge of the first one is `rsync -n`, not our own code.
+//!
+//! 1. **Exact result.** After an update each tracked path equals the target: type, content, owner, mode,
+//!    mtime to the nanosecond, extended attributes, hard-link group, device number and holes.
+//!    - `tests/cli_update.rs::every_kind_of_entry_and_of_change_through_five_generations`
+//!    - `tests/cli_types.rs::each_kind_of_metadata_changes_alone`
+//!    - `tests/property_update.rs::any_tree_becomes_any_other_by_a_diff_and_back`
+//! 2. **Untracked paths belong to the node.** No diff changes or removes them, even if the directory around
+//!    them is removed.
+//!    - `tests/cli_update.rs::an_untracked_file_stays_also_where_its_directory_goes`
+//!    - `tests/cli_update.rs::what_is_excluded_is_neither_changed_nor_deleted`
+//!    - `tests/property_filter.rs::any_rules_hide_what_they_hide_from_rsync`
+//! 3. **The recorded state is checked, not trusted.** A diff applies only to its base, the digest of each
+//!    delta source is compared, and drift is repaired or reported. The state is written last.
+//!    - `tests/cli_update.rs::drift_is_repaired_or_reported`
+//!    - `tests/fallback.rs::a_source_of_a_delta_that_drifted_is_fetched_whole`
+//!    - `tests/cli_first_day.rs::a_state_directory_that_came_with_a_clone_is_not_believed`
+//! 4. **One commit point.** Before the seal of the journal a failure, or the end of the process, leaves the
+//!    live tree as it was. After the seal every later run completes the transaction, without a network.
+//!    - `tests/crash_sweep.rs::killed_while_types_change`
+//!    - `tests/crash_sweep.rs::a_change_of_contents_fails`
+//!    - `tests/crash_sweep.rs::a_full_sync_on_a_bad_day`
+//!    - `tests/recovery.rs::a_run_that_finds_no_server_finishes_first_and_then_says_so`
+//! 5. **No path is absent at any moment** if it exists before and after the update.
+//!    - `tests/never_absent.rs::no_path_of_both_generations_is_ever_absent`
+//! 6. **Slots are disjoint.** Each change of a transaction has a slot number of its own, also backups of
+//!    the running kernel's files. Two changes in one slot would lose a backup.
+//!    - `tests/running_kernel.rs::rollback_with_removals_backs_up_the_running_kernel`
+//! 7. **Durable in order.** Staged content reaches the disk before the journal, the journal before the
+//!    first rename, all renames before the state.
+//!    - `tests/power_cut.rs::the_power_goes_on_ext4`
+//!    - `tests/power_cut.rs::the_power_goes_on_xfs`
+//!    - `tests/boot_loader.rs::a_boot_partition_on_xfs_is_read_without_its_log`
+//! 8. **Every transaction can be undone** until the next one, within the configured bound; the undo set is
+//!    readable by root only.
+//!    - `tests/rollback.rs::every_kind_of_change_is_undone_and_made_again`
+//!    - `tests/rollback.rs::what_is_kept_is_bounded_by_the_configuration`
+//! 9. **A fallback is decided before anything is changed,** with a printed reason. A failure of trust never
+//!    leads to a weaker check.
+//!    - `plan::tests::full_sync_reasons_distinguished`
+//!    - `tests/fallback.rs::a_catalog_that_is_not_to_be_trusted_stops_everything`
+//! 10. **Deletions are bounded** by the deletion budget. The agent, its configuration, its keys and the
+//!     modules of the running kernel are protected.
+//!     - `tests/deletions.rs::more_deletions_than_are_allowed_stop_every_way_with_the_list`
+//!     - `tests/deletions.rs::what_the_agent_needs_stays_though_the_image_lacks_it`
+//!     - `tests/running_kernel.rs::what_the_running_kernel_needs_goes_with_the_first_run_after_the_next_boot`
+//! 11. **Data from outside is checked before use**, and the size of each output is limited.
+//!     - `tests/hostile_update.rs::an_archive_that_its_catalog_vouches_for_and_that_lies`
+//!     - `tests/fetch.rs::no_more_is_written_than_the_catalog_names`
+//!     - `manifest::tests::text_not_canonical_refused`
+//! 12. **Exit code 0 means complete.** A path that could not be updated is named, and the exit code is not
+//!     0. An error names the side at fault: this node, the server or the network.
+//!     - `tests/cli_mounts.rs::a_file_that_is_mounted_over_deviates_and_is_not_touched`
+//!     - `tests/fetch.rs::nobody_listening_is_told_from_a_name_that_nobody_knows`
+//! 13. **Bounded memory.** The memory of a run grows with the number of entries, not with the size of files.
+//!     - `tests/memory.rs::file_of_any_size_updated_within_fixed_memory`
+//! 14. **One handle on the tree.** Only [`root`] opens or changes a path of a target tree, and it follows no
+//!     symbolic link. `.clippy.toml` refuses calls by path elsewhere. Each change passes a fault point.
+//!     - `tests/hostile_update.rs::symlink_planted_then_written_through`
+//!     - `tests/hostile_update.rs::parent_swapped_while_renaming`
+//!     - `root::tests::planted_symlink_never_followed`
+//!     - `root::fault::tests::every_changing_call_passes_fault_point`
+//! 15. **Layers without circles**, between modules and between the files of a folder.
+//!     - `tests/layering.rs::modules_name_only_lower_layers`
+//!     - `tests/layering.rs::files_of_folder_use_each_other_without_circle`
+//! 16. **Formats are frozen.** Each later version reads every recorded sample, and writes the same bytes.
+//!     - `tests/formats.rs::every_sample_is_listed_and_none_was_edited`
+//!     - `tests/golden.rs::json_events_of_each_outcome_are_as_recorded`
 
 #![cfg_attr(not(test), deny(clippy::disallowed_methods))]
 

@@ -1,8 +1,8 @@
-//! Paths inside an image tree: relative, byte-exact, checked once.
+//! Paths inside a tree: relative, byte-exact, checked once.
 //!
-//! A [`TreePath`] never holds `..`, `.`, an empty component or a NUL, so joining it to a directory
-//! cannot leave that directory by name. Whether a component is a symlink on a live tree is the
-//! business of `root/`, which resolves without following any.
+//! A [`TreePath`] never has a component `..` or `.`, an empty component or a NUL. So its name alone cannot
+//! lead out of the directory that it is joined to. Symbolic links are a matter of [`root`](crate::root),
+//! which follows none.
 
 use std::cmp::Ordering;
 use std::ffi::OsStr;
@@ -10,21 +10,21 @@ use std::fmt;
 use std::os::unix::ffi::OsStrExt;
 use std::sync::Arc;
 
-/// The longest path in bytes: Linux's `PATH_MAX` less its terminating NUL.
+/// Length of the longest path in bytes: Linux's `PATH_MAX` without the terminating NUL.
 pub const MAX_PATH: usize = 4095;
-/// The longest name of one component in bytes, on every filesystem that Linux mounts as a root.
+/// Length of the longest component in bytes, on every filesystem that Linux can mount as root.
 pub const MAX_NAME: usize = 255;
 
-/// A path relative to the top of an image tree; the top itself is the empty path.
+/// A path relative to the root of a tree; the root itself is the empty path.
 ///
-/// The order is by component (`/` sorts below every other byte), so that everything below a
-/// directory follows it without a gap.
+/// The order is *tree order*: by component, that is, `/` sorts below every other byte. So all paths below
+/// a directory follow it without a gap.
 ///
-/// The bytes are shared by all clones: a path is in manifests, in a transaction and in what is told of it.
+/// All clones share the bytes, since manifests, the change plan and reports name the same paths.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct TreePath(Arc<[u8]>);
 
-/// Why bytes are not a [`TreePath`].
+/// Bytes that are not a [`TreePath`].
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 #[error("{} is not a path inside a tree: {why}", Quoted(.bytes))]
 pub struct BadPath {
@@ -33,12 +33,12 @@ pub struct BadPath {
 }
 
 impl TreePath {
-    /// The top of the tree.
+    /// The root of the tree.
     pub fn root() -> Self {
         TreePath(Arc::default())
     }
 
-    /// Checks `bytes`, which must be relative and without `.`, `..`, empty components or NUL.
+    /// Checks `bytes`: relative, without `.`, `..`, empty components and NUL, and not too long.
     pub fn new(bytes: impl AsRef<[u8]>) -> Result<Self, BadPath> {
         let bytes = bytes.as_ref();
         match fault(bytes) {
@@ -47,7 +47,7 @@ impl TreePath {
         }
     }
 
-    /// Returns this path extended by one component.
+    /// This path with one more component.
     pub fn join(&self, name: &[u8]) -> Result<Self, BadPath> {
         let mut bytes = Vec::with_capacity(self.0.len() + 1 + name.len());
         bytes.extend_from_slice(&self.0);
@@ -55,13 +55,14 @@ impl TreePath {
             bytes.push(b'/');
         }
         bytes.extend_from_slice(name);
+
         if name.contains(&b'/') || name.is_empty() {
             return Err(BadPath { bytes, why: "a component is empty or holds a slash" });
         }
         TreePath::new(bytes)
     }
 
-    /// The bytes, without a leading or trailing slash.
+    /// The bytes, without a slash at either end.
     pub fn as_bytes(&self) -> &[u8] {
         &self.0
     }
@@ -71,12 +72,12 @@ impl TreePath {
         OsStr::from_bytes(&self.0)
     }
 
-    /// Whether this is the top of the tree.
+    /// Whether this is the root of the tree.
     pub fn is_root(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// The directory that holds this path; `None` for the top.
+    /// The directory of this path; `None` for the root.
     pub fn parent(&self) -> Option<TreePath> {
         if self.is_root() {
             return None;
@@ -85,12 +86,12 @@ impl TreePath {
         Some(TreePath(self.0[..cut].into()))
     }
 
-    /// The bytes of the path of the directory that holds this path; empty for the top and right below it.
+    /// The bytes of the parent's path; empty for the root and for paths directly in it.
     pub fn directory(&self) -> &[u8] {
         self.0.iter().rposition(|&b| b == b'/').map_or(&[], |slash| &self.0[..slash])
     }
 
-    /// The last component; empty for the top.
+    /// The last component; empty for the root.
     pub fn name(&self) -> &[u8] {
         match self.0.iter().rposition(|&b| b == b'/') {
             Some(slash) => &self.0[slash + 1..],
@@ -98,17 +99,17 @@ impl TreePath {
         }
     }
 
-    /// The last component as a path of its own, below the directory that holds it.
-    pub fn alone(&self) -> TreePath {
+    /// The last component as a path relative to the parent.
+    pub fn last_component(&self) -> TreePath {
         TreePath(self.name().into())
     }
 
-    /// The components from the top down.
+    /// The components from the root down.
     pub fn components(&self) -> impl Iterator<Item = &[u8]> {
         self.0.split(|&b| b == b'/').filter(|c| !c.is_empty())
     }
 
-    /// Whether this path lies below `other`, at any depth; a path is not below itself.
+    /// Whether this path is below `other`, at any depth; a path is not below itself.
     pub fn is_below(&self, other: &TreePath) -> bool {
         if other.is_root() {
             return !self.is_root();
@@ -145,7 +146,7 @@ fn fault(bytes: &[u8]) -> Option<&'static str> {
 
 impl Ord for TreePath {
     fn cmp(&self, other: &Self) -> Ordering {
-        // What two manifests have in common shares its paths.
+        // Equal entries of two manifests mostly share their paths.
         if Arc::ptr_eq(&self.0, &other.0) {
             return Ordering::Equal;
         }
@@ -156,14 +157,14 @@ impl Ord for TreePath {
     }
 }
 
-/// Where two paths first differ within their common length; eight bytes at a time, since manifests
-/// are searched and merged by this order.
+/// Index of the first difference within the common length.
+///
+/// It compares eight bytes at a time, since searching and merging manifests takes most of its time here.
 fn first_difference(a: &[u8], b: &[u8]) -> Option<usize> {
-    let same =
-        a.as_chunks::<8>().0.iter().zip(b.as_chunks::<8>().0).take_while(|(x, y)| x == y).count()
-            * 8;
-    let rest = a[same..].iter().zip(&b[same..]).position(|(x, y)| x != y);
-    rest.map(|at| same + at)
+    let (a_chunks, b_chunks) = (a.as_chunks::<8>().0, b.as_chunks::<8>().0);
+    let equal = 8 * a_chunks.iter().zip(b_chunks).take_while(|(x, y)| x == y).count();
+    let rest = a[equal..].iter().zip(&b[equal..]).position(|(x, y)| x != y);
+    rest.map(|at| equal + at)
 }
 
 impl PartialOrd for TreePath {
@@ -172,13 +173,13 @@ impl PartialOrd for TreePath {
     }
 }
 
-/// NUL cannot occur in a path, so `/` takes its place below every other byte.
+/// Sort key of a byte: no path has a NUL, so `/` takes its place below every other byte.
 fn slash_lowest(byte: u8) -> u8 {
     if byte == b'/' { 0 } else { byte }
 }
 
 impl fmt::Display for TreePath {
-    /// The path as a person reads it: absolute, every byte that could harm a terminal as `\ooo`.
+    /// Writes the path for people: absolute, each byte that could harm a terminal as `\ooo`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "/{}", Quoted(&self.0))
     }
@@ -190,8 +191,9 @@ impl fmt::Debug for TreePath {
     }
 }
 
-/// Bytes from outside, made harmless for a terminal or a log: UTF-8 text stays as it is, control
-/// characters, backslashes and bytes that are not UTF-8 become `\ooo`.
+/// Bytes from outside, escaped for a terminal or a log.
+///
+/// Control characters, backslashes and bytes that are not UTF-8 become `\ooo`; other text is unchanged.
 pub struct Quoted<'a>(pub &'a [u8]);
 
 impl fmt::Display for Quoted<'_> {
@@ -224,7 +226,7 @@ mod tests {
     }
 
     #[test]
-    fn paths_that_could_leave_the_tree_are_refused() {
+    fn path_out_of_tree_refused() {
         for bad in ["/etc", "..", "a/../b", "a//b", "a/", "./a", "a/.", "a\0b"] {
             assert!(TreePath::new(bad).is_err(), "{bad:?}");
         }
@@ -235,27 +237,30 @@ mod tests {
     }
 
     #[test]
-    fn the_longest_path_is_accepted() {
+    fn longest_path_accepted() {
         let mut bytes = vec![b'd'; MAX_PATH];
         for slash in (200..MAX_PATH).step_by(201) {
             bytes[slash] = b'/';
         }
+
         assert!(TreePath::new(bytes.clone()).is_ok());
         bytes.push(b'd');
         assert!(TreePath::new(bytes).is_err());
     }
 
     #[test]
-    fn a_subtree_follows_its_directory_without_a_gap() {
+    fn subtree_follows_directory_without_gap() {
         let mut paths =
             [path("a.b"), path("a/c"), path("a"), path("a-b"), path("b"), TreePath::root()];
+
         paths.sort();
+
         let order: Vec<String> = paths.iter().map(|p| p.to_string()).collect();
         assert_eq!(order, ["/", "/a", "/a/c", "/a-b", "/a.b", "/b"]);
     }
 
     #[test]
-    fn below_is_by_component() {
+    fn is_below_compares_components() {
         assert!(path("a/b").is_below(&path("a")));
         assert!(!path("ab").is_below(&path("a")));
         assert!(!path("a").is_below(&path("a")));
@@ -266,7 +271,7 @@ mod tests {
     }
 
     #[test]
-    fn unusual_names_are_shown_without_harm() {
+    fn unusual_name_escaped() {
         let odd = TreePath::new(b"a\n\x1b[1m\xff\\\xc3\xa4").expect("a good path");
         assert_eq!(odd.to_string(), "/a\\012\\033[1m\\377\\134ä");
     }

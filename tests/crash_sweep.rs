@@ -34,7 +34,7 @@ use systemimager::generation::GenerationId;
 use systemimager::host::{BootLoader, Check, Drift, KeepUndo, MaxDelete};
 use systemimager::report::{Event, Monitor, Silent};
 use systemimager::root::fault::{self, Fault};
-use systemimager::state::StoredState;
+use systemimager::state::LoadedState;
 use systemimager::update::{
     self, Excludes, Report, RollbackRequest, SyncMode, UpdateError, UpdateRequest,
 };
@@ -374,8 +374,8 @@ impl Scene {
         let status = update::status(self.node()).expect("a status");
         assert!(!status.interrupted, "{context}: something waits to be finished");
         let recorded = match &status.state {
-            StoredState::State(state) => Some(state.generation),
-            StoredState::Nothing => None,
+            LoadedState::Valid(state) => Some(state.generation),
+            LoadedState::Missing => None,
             other => panic!("{context}: {other:?}"),
         };
         let end = [&self.after, &self.before].into_iter().find(|end| end.generation == recorded);
@@ -756,7 +756,7 @@ impl Monitor for Counter {
 }
 
 fn made() -> u32 {
-    u32::try_from(fault::made()).expect("a number of changes")
+    u32::try_from(fault::changes_made()).expect("a number of changes")
 }
 
 #[test]

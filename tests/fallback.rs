@@ -304,7 +304,7 @@ fn a_source_that_drifted_and_is_nowhere_whole_is_a_full_sync() {
     let index = site.catalog().content.expect("an index").file;
     fs::remove_file(site.repo().join("node").join(index.as_str())).expect("removes");
     let before = site.snapshot();
-    let reason = "content is not to be had from the repository: ";
+    let reason = "the repository does not have the content: ";
     site.update(&["--no-fallback"]).ended(8, &[reason]);
     site.unchanged_since(&before);
     site.updated(&[]).ended(0, &["full sync: ", reason]);

@@ -71,7 +71,7 @@ fn process_with_replaced_program_is_listed() {
         "busybox",
     );
     let root = Root::open(&tree).expect("opens");
-    let verdict = || RestartVerdict::of(Path::new("/proc"), &root, "").expect("is found out");
+    let verdict = || RestartVerdict::inspect(Path::new("/proc"), &root, "").expect("is found out");
 
     assert!(verdict().services.is_empty(), "{:?}", verdict());
 

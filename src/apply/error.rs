@@ -9,7 +9,7 @@ use std::fmt;
 use std::io;
 
 use crate::diff_archive::ArchiveError;
-use crate::root::{Pins, RootError};
+use crate::root::{ChangeLocks, RootError};
 use crate::state::StateError;
 use crate::tree_path::TreePath;
 
@@ -544,7 +544,7 @@ impl RedoError {
 
 impl InodeFlag {
     /// The flag that forbids a change of the inode, if it has one.
-    pub(in crate::apply) fn from_pins(pins: &Pins) -> Option<Self> {
+    pub(in crate::apply) fn from_pins(pins: &ChangeLocks) -> Option<Self> {
         match (pins.immutable, pins.append_only) {
             (true, _) => Some(InodeFlag::Immutable),
             (false, true) => Some(InodeFlag::AppendOnly),

@@ -11,7 +11,7 @@ use crate::apply::roll_forward::cleanup::clean_up;
 use crate::apply::roll_forward::{Applied, roll_forward};
 use crate::host::Kernel;
 use crate::report::Monitor;
-use crate::root::mounts::{self, Host, Mount};
+use crate::root::mounts::{self, Mount, RootMount};
 use crate::root::{FileKind, Root, RootError};
 use crate::state::{Lock, is_above_own};
 use crate::tree_path::TreePath;
@@ -21,7 +21,7 @@ pub struct Session {
     /// The tree.
     pub root: Root,
     /// Filesystem of the root, if it is known.
-    pub host: Option<Host>,
+    pub host: Option<RootMount>,
     /// Mounts below the root.
     pub mounts: Vec<Mount>,
     /// Pairs of paths that show the same directory.
@@ -56,7 +56,7 @@ impl Session {
     /// Opens a tree without the lock, for a run that changes nothing.
     pub fn look(path: &Path) -> Result<Self, SessionError> {
         let root = Root::open(path)?;
-        let (host, mounts) = mounts::read(root.shown()).map_err(SessionError::Mounts)?;
+        let (host, mounts) = mounts::read(root.location()).map_err(SessionError::Mounts)?;
 
         let mut mount_roots = Vec::new();
         for mount in mounts.iter().filter(|mount| mount.takes_part()) {
@@ -65,7 +65,7 @@ impl Session {
                 mount_roots.push(mount.at.clone());
             }
         }
-        let twins = mounts::twins(host.as_ref(), &mounts);
+        let twins = mounts::aliases(host.as_ref(), &mounts);
         let filesystems = Filesystems::new(mount_roots).with_limited(&mounts);
         let kernel = Kernel::running_on(&root)?;
         Ok(Session { root, host, mounts, twins, filesystems, kernel, _lock: None })

@@ -159,7 +159,7 @@ fn read_text(root: &Root, place: &str) -> String {
 /// Device of the top of the tree, as it was mounted.
 pub(super) fn device_of(root: &Root) -> Option<String> {
     let mounts = std::fs::read_to_string("/proc/self/mountinfo").ok()?;
-    find_device(&mounts, &root.shown().to_string_lossy())
+    find_device(&mounts, &root.location().to_string_lossy())
 }
 
 /// Device of the last mount at `place`, which hides earlier ones.

@@ -16,7 +16,7 @@ mod rollback;
 use crate::apply::Untouched;
 use crate::apply::session::Session;
 use crate::fetch::{FetchError, FetchErrorKind, Side};
-use crate::host::{Restart, Stops, Tools};
+use crate::host::{CancelPolicy, RestartMethod, Tools};
 use crate::image::ImageName;
 use crate::process::Programs;
 use crate::report::Monitor;
@@ -38,7 +38,7 @@ const STANDARD: &str = "standard";
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Arranged {
     /// The restart that leads into the installer.
-    pub restart: Restart,
+    pub restart: RestartMethod,
 }
 
 /// Whether this run writes `/local.cfg` for the installer.
@@ -71,8 +71,8 @@ pub fn arrange(
     let tools = Tools {
         programs: Programs::open(root).map_err(Untouched::from)?,
         monitor,
-        longest: request.program_timeout,
-        stops: Stops::Heeded,
+        timeout: request.program_timeout,
+        cancellation: CancelPolicy::Honor,
     };
     let boot = OneShotBoot::choose(&session, &tools)?;
 

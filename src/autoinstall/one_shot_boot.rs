@@ -13,8 +13,8 @@ use super::paths::{INITRD, KERNEL, fixed_path};
 use super::rollback::StepLog;
 use crate::apply::Untouched;
 use crate::apply::session::Session;
-use crate::host::boot_loader::{self, BootCommand, ENTRIES, Equipment};
-use crate::host::{MAX_FILE, Restart, ToolOutcome, Tools};
+use crate::host::boot_loader::{self, BootCommand, BootTools, ENTRIES};
+use crate::host::{MAX_FILE, RestartMethod, ToolInput, Tools};
 use crate::process::{ProcessOutput, Task, resolve_symlinks};
 use crate::root::{FileKind, Root, RootError};
 use crate::tree_path::TreePath;
@@ -64,7 +64,7 @@ enum GrubEntry {
 impl OneShotBoot {
     /// Chooses the boot method of this node.
     pub(super) fn choose(session: &Session, tools: &Tools<'_>) -> Result<Self, UpdateError> {
-        let boot_tools = boot_loader::equipment(&session.root).map_err(tree_error)?;
+        let boot_tools = boot_loader::find_boot_tools(&session.root).map_err(tree_error)?;
         if let Some(boot) = Self::find_systemd_boot(&boot_tools) {
             return Ok(boot);
         }
@@ -84,7 +84,7 @@ impl OneShotBoot {
         Err(AutoinstallError::NoBootMethod.into())
     }
 
-    fn find_systemd_boot(boot_tools: &Equipment) -> Option<Self> {
+    fn find_systemd_boot(boot_tools: &BootTools) -> Option<Self> {
         let bootctl = boot_tools.programs.get("bootctl").filter(|_| boot_tools.systemd_boot)?;
         let entries = ENTRIES.iter().find(|entries| boot_tools.places.contains(*entries))?;
         Some(OneShotBoot {
@@ -104,10 +104,10 @@ impl OneShotBoot {
     }
 
     /// The restart that leads into the installer.
-    pub(super) fn restart(&self) -> Restart {
+    pub(super) fn restart(&self) -> RestartMethod {
         match self.method {
-            BootMethod::Kexec { .. } => Restart::Kexec,
-            BootMethod::SystemdBoot { .. } | BootMethod::Grub { .. } => Restart::Reboot,
+            BootMethod::Kexec { .. } => RestartMethod::Kexec,
+            BootMethod::SystemdBoot { .. } | BootMethod::Grub { .. } => RestartMethod::Reboot,
         }
     }
 
@@ -155,7 +155,7 @@ impl Grub {
     fn find(
         root: &Root,
         tools: &Tools<'_>,
-        boot_tools: &Equipment,
+        boot_tools: &BootTools,
     ) -> Result<Option<Self>, UpdateError> {
         for (directory, family) in [("boot/grub", "grub"), ("boot/grub2", "grub2")] {
             let reboot = tools.programs.find(&format!("{family}-reboot")).map_err(tree_error)?;
@@ -190,7 +190,7 @@ impl Grub {
                 let configuration =
                     self.directory.join(b"grub.cfg").map_err(AutoinstallError::from)?;
                 steps.back_up(&configuration)?;
-                let input = ToolOutcome { arguments: &command.arguments, ..ToolOutcome::default() };
+                let input = ToolInput { arguments: &command.arguments, ..ToolInput::default() };
                 tools.run(&command.program, &input).map_err(AutoinstallError::from)?;
                 Ok(())
             }
@@ -205,7 +205,7 @@ impl Grub {
             arguments: &arguments,
             environment: &[],
             input: &[],
-            time_limit: tools.longest,
+            time_limit: tools.timeout,
         };
 
         let mut path = None;
@@ -227,7 +227,7 @@ impl GrubEntry {
     fn find(
         root: &Root,
         directory: &str,
-        boot_tools: &Equipment,
+        boot_tools: &BootTools,
     ) -> Result<Option<Self>, UpdateError> {
         let custom = fixed_path(&format!("{directory}/custom.cfg"));
         let is_free = root.stat(&custom).map_err(tree_error)?.is_none()
@@ -240,7 +240,7 @@ impl GrubEntry {
         let scripts = fixed_path(SCRIPT).parent().unwrap_or_else(TreePath::root);
         let scripts = root.stat(&scripts).map_err(tree_error)?;
         let has_scripts = scripts.is_some_and(|stat| stat.kind == FileKind::Directory);
-        let command = boot_loader::grub(boot_tools).filter(|_| has_scripts);
+        let command = boot_loader::grub_command(boot_tools).filter(|_| has_scripts);
         Ok(command.map(GrubEntry::Script))
     }
 }
@@ -268,7 +268,7 @@ fn is_grub_path(path: &str) -> bool {
 
 fn run_tool(tools: &Tools<'_>, program: &TreePath, words: &[&str]) -> Result<(), UpdateError> {
     let arguments: Vec<OsString> = words.iter().map(OsString::from).collect();
-    let input = ToolOutcome { arguments: &arguments, ..ToolOutcome::default() };
+    let input = ToolInput { arguments: &arguments, ..ToolInput::default() };
     tools.run(program, &input).map_err(AutoinstallError::from)?;
     Ok(())
 }

@@ -1,6 +1,10 @@
-//! The catalog: the one small file that names what a repository publishes of an image.
+//! The catalog: the small file that lists the publishes, archives and content index of an image.
 //!
+//! A node downloads it first. It has the size and digest of every other file of the repository, so nothing
+//! that a server sends afterwards has to be trusted.
 #![doc = include_str!("format.md")]
+
+mod error;
 
 use std::collections::HashSet;
 use std::fmt;
@@ -12,125 +16,88 @@ use crate::digest::Digest;
 use crate::generation::GenerationId;
 use crate::image::ImageName;
 
+pub use error::{CatalogError, CatalogFault};
+
 /// The format that this program reads and writes.
 pub const FORMAT: u32 = 1;
-/// A catalog larger than this is refused unread: 10,000 publishes take about 5 MB.
+/// Size of the largest catalog in bytes: 10,000 publishes take about 5 MB.
 pub const MAX_CATALOG: u64 = 16 << 20;
-/// No file of a repository may claim to be larger: 16 TiB is what ext4 holds in one file.
+/// Size of the largest file of a repository in bytes: 16 TiB, the limit of ext4.
 pub const MAX_FILE: u64 = 16 << 40;
 
-/// What a repository publishes of one image, or of one override.
+/// The publishes and archives of one image or override.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Catalog {
-    /// Whose catalog this is: the name of the image, or of the override.
+    /// Name of the image or override.
     pub image: ImageName,
-    /// Grows by one with every publish; a node refuses to go back.
+    /// Grows by one with each publish; a node refuses a smaller one than it has seen.
     pub serial: u64,
-    /// When this catalog was written.
+    /// Time of the last publish.
     pub published: Timestamp,
-    /// After this time the catalog is no longer to be believed.
+    /// A node refuses the catalog after this time.
     pub expires: Option<Timestamp>,
-    /// Where each content lies: the content index over all archives published.
+    /// The content index of all archives.
     pub content: Option<FileRef>,
     /// Oldest first, never empty; the last one is the head.
     pub publishes: Vec<Publish>,
-    /// Full archives and diffs.
     pub archives: Vec<Archive>,
 }
 
-/// One publish of a generation.
+/// A serial with the generation that it lists.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Publish {
-    /// The serial of the catalog that first listed it.
     pub serial: u64,
-    /// What was published.
     pub generation: GenerationId,
-    /// A word of the administrator's.
+    /// Free text of the administrator.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub label: Option<String>,
-    /// When.
     pub time: Timestamp,
-    /// Number of entries.
     pub entries: u64,
-    /// Bytes of all distinct regular files (a hardlink group counts once).
+    /// Bytes of all regular files; a hard-link group counts once.
     pub bytes: u64,
-    /// Its manifest.
     pub manifest: FileRef,
 }
 
-/// A file of the repository, relative to the image's directory.
+/// A file of the repository.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct FileRef {
-    /// Where.
+    /// Relative to the directory of the catalog.
     pub file: RepoPath,
     /// In bytes.
     pub size: u64,
-    /// Of the whole file.
     pub sha256: Digest,
 }
 
 /// An archive of the repository.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Archive {
-    /// From where to where.
     pub kind: ArchiveKind,
-    /// The file.
     pub file: FileRef,
-    /// Its first frame (gzip: member), which holds the listing and is fetched by range.
+    /// The first zstd frame or gzip member; a node fetches this listing alone, by range.
     pub first_frame: FirstFrame,
 }
 
-/// What an archive leads to.
+/// The generations that an archive starts from and produces.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum ArchiveKind {
-    /// The whole image.
-    Full {
-        /// The generation that it holds.
-        target: GenerationId,
-    },
-    /// What changed.
-    Diff {
-        /// The generation that it applies to.
-        base: GenerationId,
-        /// The generation that it makes.
-        target: GenerationId,
-    },
+    Full { target: GenerationId },
+    Diff { base: GenerationId, target: GenerationId },
 }
 
-/// The beginning of an archive.
+/// The first frame of an archive.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct FirstFrame {
     /// In bytes, as stored.
     pub length: u64,
-    /// Of these bytes.
     pub sha256: Digest,
 }
 
 /// A path inside a repository: `A-Za-z0-9._-` in components that do not begin with a dot.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct RepoPath(String);
-
-/// Why bytes are not a catalog.
-#[derive(Debug, thiserror::Error)]
-pub enum CatalogError {
-    /// A newer program wrote it.
-    #[error("the catalog has format {0}, this program reads format {FORMAT}; update the agent")]
-    UnknownFormat(i64),
-    /// It is another image's.
-    #[error("the catalog is of image {found}, not of {wanted}")]
-    OtherImage {
-        /// The image asked for.
-        wanted: ImageName,
-        /// The image that it names.
-        found: ImageName,
-    },
-    /// It is not what the format says.
-    #[error("the catalog is not valid: {0}")]
-    Invalid(String),
-}
 
 #[derive(Deserialize)]
 struct CatalogFormat {
@@ -168,20 +135,26 @@ struct WrittenArchive {
 }
 
 impl Catalog {
-    /// Reads a catalog of `image`.
+    /// Parses the catalog of `image`.
     pub fn parse(bytes: &[u8], image: &ImageName) -> Result<Self, CatalogError> {
-        let invalid = |why: &dyn fmt::Display| CatalogError::Invalid(why.to_string());
-        let text = std::str::from_utf8(bytes).map_err(|e| invalid(&e))?;
-        let CatalogFormat { format } = toml::from_str(text).map_err(|e| invalid(&e.message()))?;
+        let text = std::str::from_utf8(bytes).map_err(CatalogFault::from)?;
+
+        // The format first: a catalog of a later format may have any other content.
+        let CatalogFormat { format } = toml::from_str(text).map_err(CatalogFault::from)?;
         if format != i64::from(FORMAT) {
-            return Err(CatalogError::UnknownFormat(format));
+            return Err(CatalogError::UnknownFormat { format });
         }
-        let written: WrittenCatalog = toml::from_str(text).map_err(|e| invalid(&e.message()))?;
+
+        let written: WrittenCatalog = toml::from_str(text).map_err(CatalogFault::from)?;
         if written.image != *image {
             return Err(CatalogError::OtherImage { wanted: image.clone(), found: written.image });
         }
-        let archives =
-            written.archives.into_iter().map(Archive::try_from).collect::<Result<_, _>>()?;
+
+        let archives = written
+            .archives
+            .into_iter()
+            .map(Archive::try_from)
+            .collect::<Result<_, CatalogFault>>()?;
         let catalog = Catalog {
             image: written.image,
             serial: written.serial,
@@ -195,7 +168,7 @@ impl Catalog {
         Ok(catalog)
     }
 
-    /// The catalog as text.
+    /// The text of the catalog.
     pub fn to_toml(&self) -> Result<String, CatalogError> {
         let written = WrittenCatalog {
             format: FORMAT,
@@ -207,51 +180,51 @@ impl Catalog {
             publishes: self.publishes.clone(),
             archives: self.archives.iter().map(WrittenArchive::from).collect(),
         };
-        toml::to_string(&written).map_err(|e| CatalogError::Invalid(e.to_string()))
+        Ok(toml::to_string(&written).map_err(CatalogFault::from)?)
     }
 
-    /// The newest publish.
+    /// The last publish.
     pub fn head(&self) -> &Publish {
-        // `check` refuses a catalog without a publish.
+        // Each catalog has passed `check`, which refuses one without a publish.
         &self.publishes[self.publishes.len() - 1]
     }
 
-    /// The newest publish of `generation`.
+    /// The last publish of `generation`.
     pub fn publish_of(&self, generation: GenerationId) -> Option<&Publish> {
         self.publishes.iter().rev().find(|p| p.generation == generation)
     }
 
-    fn check(&self) -> Result<(), CatalogError> {
-        let invalid = |why: &str| Err(CatalogError::Invalid(why.to_owned()));
-        let Some(head) = self.publishes.last() else { return invalid("it lists no publish") };
+    fn check(&self) -> Result<(), CatalogFault> {
+        let head = self.publishes.last().ok_or(CatalogFault::NoPublish)?;
         if head.serial != self.serial {
-            return invalid("its serial is not the one of its last publish");
+            return Err(CatalogFault::OtherSerial);
         }
         if !self.publishes.is_sorted_by(|a, b| a.serial < b.serial) {
-            return invalid("its publishes are not in the order of their serials");
+            return Err(CatalogFault::SerialOrder);
         }
+
         let known: HashSet<GenerationId> = self.publishes.iter().map(|p| p.generation).collect();
         for archive in &self.archives {
             if !known.contains(&archive.kind.target()) {
-                return invalid("an archive leads to a generation that it does not list");
+                return Err(CatalogFault::UnknownTarget);
             }
             if archive.first_frame.length > archive.file.size {
-                return invalid("the first frame of an archive is longer than the archive");
+                return Err(CatalogFault::FrameTooLong);
             }
         }
-        let sizes = self.publishes.iter().map(|p| p.manifest.size);
-        let sizes = sizes
-            .chain(self.archives.iter().map(|a| a.file.size))
-            .chain(self.content.iter().map(|c| c.size));
-        if sizes.into_iter().any(|size| size > MAX_FILE) {
-            return invalid("a file claims to be larger than 16 TiB");
+
+        let manifests = self.publishes.iter().map(|publish| publish.manifest.size);
+        let archives = self.archives.iter().map(|archive| archive.file.size);
+        let content = self.content.iter().map(|content| content.size);
+        if manifests.chain(archives).chain(content).any(|size| size > MAX_FILE) {
+            return Err(CatalogFault::FileTooLarge);
         }
         Ok(())
     }
 }
 
 impl ArchiveKind {
-    /// The generation that the archive leads to.
+    /// The generation that the archive produces.
     pub fn target(&self) -> GenerationId {
         match *self {
             ArchiveKind::Full { target } | ArchiveKind::Diff { target, .. } => target,
@@ -260,19 +233,16 @@ impl ArchiveKind {
 }
 
 impl TryFrom<WrittenArchive> for Archive {
-    type Error = CatalogError;
+    type Error = CatalogFault;
 
-    fn try_from(written: WrittenArchive) -> Result<Self, CatalogError> {
+    fn try_from(written: WrittenArchive) -> Result<Self, CatalogFault> {
         let target = written.target;
         let kind = match (written.kind.as_str(), written.base) {
             ("full", None) => ArchiveKind::Full { target },
             ("diff", Some(base)) => ArchiveKind::Diff { base, target },
-            (kind, _) => {
-                return Err(CatalogError::Invalid(format!(
-                    "an archive of kind {kind:?} has the wrong fields"
-                )));
-            }
+            _ => return Err(CatalogFault::ArchiveFields { kind: written.kind }),
         };
+
         let file = FileRef { file: written.file, size: written.size, sha256: written.sha256 };
         Ok(Archive { kind, file, first_frame: written.first_frame })
     }
@@ -298,24 +268,26 @@ impl From<&Archive> for WrittenArchive {
 
 impl RepoPath {
     /// Checks `text`.
-    pub fn new(text: &str) -> Result<Self, CatalogError> {
-        let good = text.len() <= 512
-            && text.split('/').all(|component| {
-                !component.is_empty()
-                    && !component.starts_with('.')
-                    && component.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b))
-            });
-        if good {
+    pub fn new(text: &str) -> Result<Self, CatalogFault> {
+        const MAX_LENGTH: usize = 512;
+        let is_valid = text.len() <= MAX_LENGTH && text.split('/').all(is_repo_component);
+        if is_valid {
             Ok(RepoPath(text.to_owned()))
         } else {
-            Err(CatalogError::Invalid(format!("{text:?} is not a path of a repository")))
+            Err(CatalogFault::Path { text: text.to_owned() })
         }
     }
 
-    /// The path, relative to the image's directory in the repository.
+    /// The path, relative to the directory of the catalog.
     pub fn as_str(&self) -> &str {
         &self.0
     }
+}
+
+fn is_repo_component(component: &str) -> bool {
+    !component.is_empty()
+        && !component.starts_with('.')
+        && component.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b))
 }
 
 impl fmt::Display for RepoPath {

@@ -36,25 +36,28 @@ fn parse(text: &str) -> Result<Catalog, CatalogError> {
 }
 
 #[test]
-fn what_is_written_is_read() {
+fn catalog_written_and_read() {
     let catalog = sample();
     assert_eq!(parse(&catalog.to_toml().expect("writes")).expect("reads"), catalog);
 }
 
 #[test]
-fn an_unknown_format_is_refused_whatever_else_it_holds() {
-    assert!(matches!(parse("format = 2\nwonder = true\n"), Err(CatalogError::UnknownFormat(2))));
+fn unknown_format_refused_with_any_content() {
+    assert!(matches!(
+        parse("format = 2\nwonder = true\n"),
+        Err(CatalogError::UnknownFormat { format: 2 })
+    ));
 }
 
 #[test]
-fn another_image_is_refused() {
+fn catalog_of_other_image_refused() {
     let text = sample().to_toml().expect("writes");
     let other = Catalog::parse(text.as_bytes(), &"gpu".parse().expect("good"));
     assert!(matches!(other, Err(CatalogError::OtherImage { .. })));
 }
 
 #[test]
-fn paths_that_leave_the_repository_are_refused() {
+fn path_out_of_repository_refused() {
     let text = sample().to_toml().expect("writes");
     for bad in ["../../etc/shadow", "/etc/shadow", "a//b", ".scan/x", "a b"] {
         assert!(parse(&text.replace("diffs/a-b.tar.zst", bad)).is_err(), "{bad}");
@@ -62,7 +65,7 @@ fn paths_that_leave_the_repository_are_refused() {
 }
 
 #[test]
-fn contradictions_are_refused() {
+fn contradiction_refused() {
     let text = sample().to_toml().expect("writes");
     for (from, to) in [
         ("serial = 2\npublished", "serial = 3\npublished"),

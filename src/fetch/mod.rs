@@ -66,7 +66,7 @@ impl Repository {
         options: &FetchOptions,
         spool: Option<Spool>,
     ) -> Result<Self, FetchError> {
-        let directory = layer.place();
+        let directory = layer.repository_path();
         let transport: Box<dyn Transport> = match url.target() {
             UrlTarget::Http(base) => {
                 let mut base = base.clone();

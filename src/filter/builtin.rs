@@ -1,11 +1,12 @@
-//! The rules that no configuration takes away.
+//! Rules that no configuration can remove.
 
 use super::pattern::Pattern;
 use super::{Rule, RuleAction, RuleOrigin};
 use crate::tree_path::TreePath;
 
-/// What stays though an image lacks it: without the agent, its configuration and its keys a node
-/// could not be updated again.
+/// Paths that are never removed, even if the image does not have them.
+///
+/// Without the agent, its configuration and its keys a node could not be updated again.
 pub(super) const PROTECTED: [&str; 7] = [
     "usr/sbin/si_updateclient",
     "usr/bin/si_updateclient",
@@ -23,12 +24,12 @@ pub(super) fn protects(path: &[u8]) -> bool {
     })
 }
 
-/// The agent's own state, then foreign mounts.
+/// Rules for the agent's own state and for foreign mounts.
 ///
-/// A stage lies at the top of each filesystem that takes part, and is seen again below the source of a
-/// bind mount, in a snapshot, and on a second mount of the same disk: its name counts everywhere.
+/// Each filesystem has a stage in its top directory. The stage can also be seen below the source of a bind
+/// mount, in a snapshot, and through a second mount of the disk: its name is excluded everywhere.
 pub(super) fn rules(mut foreign: Vec<TreePath>) -> Vec<Rule> {
-    // the digest must not depend on the order in which the kernel lists mounts
+    // The digest must not depend on the order in which the kernel lists mounts.
     foreign.sort();
     foreign.dedup();
 
@@ -36,6 +37,7 @@ pub(super) fn rules(mut foreign: Vec<TreePath>) -> Vec<Rule> {
     let mut exclude = |origin, pattern: &[u8]| {
         rules.push(Rule { action: RuleAction::Exclude, pattern: Pattern::new(pattern), origin });
     };
+
     exclude(RuleOrigin::OwnState, b"/.si-*");
     exclude(RuleOrigin::Stage, b".si-stage/");
     exclude(RuleOrigin::Stage, b".si-undo/");
@@ -48,7 +50,7 @@ pub(super) fn rules(mut foreign: Vec<TreePath>) -> Vec<Rule> {
     rules
 }
 
-/// An anchored pattern that matches `path` alone.
+/// An anchored pattern that matches only `path`.
 pub(super) fn literal(path: &TreePath) -> Vec<u8> {
     let mut pattern = vec![b'/'];
     if path.as_bytes().iter().any(|b| b"*?[\n\r".contains(b)) {
@@ -63,7 +65,7 @@ fn escape(path: &[u8], pattern: &mut Vec<u8>) {
     for &byte in path {
         match byte {
             b'*' | b'?' | b'[' | b'\\' => pattern.extend([b'\\', byte]),
-            // a rule is one line
+            // A rule is one line, so these bytes can only be matched by their class.
             b'\n' | b'\r' => pattern.extend_from_slice(b"[[:cntrl:]]"),
             other => pattern.push(other),
         }

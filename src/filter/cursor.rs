@@ -1,31 +1,35 @@
-//! A walk's memory: which directory was last found excluded, and which not.
+//! Answers for many paths in a row, remembering the directories that were asked about last.
+//!
+//! A path is excluded if any directory above it is. Without the memory each path of a walk would match
+//! every ancestor against every rule again.
 
 use super::{ExcludeReason, Filter};
+use crate::entry::EntryKind;
 use crate::tree_path::TreePath;
 
-/// Answers what [`Filter::excludes`] answers, for many paths.
+/// Gives the answers of [`Filter::excludes`] for many paths.
 ///
-/// Right for paths in any order, fast in tree order: each directory is asked about once.
+/// It is right for paths in any order, and fast in tree order: each directory is matched once.
 pub struct Cursor<'f> {
     filter: &'f Filter,
     /// A directory that is not excluded, nor is any above it.
-    open: Vec<u8>,
+    included: Vec<u8>,
     /// A directory that is excluded by its own name, and the rule.
-    closed: Option<(Vec<u8>, usize)>,
+    excluded: Option<(Vec<u8>, usize)>,
 }
 
 impl<'f> Cursor<'f> {
     pub(super) fn new(filter: &'f Filter) -> Self {
-        Cursor { filter, open: Vec::new(), closed: None }
+        Cursor { filter, included: Vec::new(), excluded: None }
     }
 
-    /// Knows from the beginning that `directory` is not excluded, nor is any above it.
+    /// A cursor that knows that `directory` is not excluded.
     pub(super) fn inside(filter: &'f Filter, directory: &TreePath) -> Self {
-        Cursor { open: directory.as_bytes().to_vec(), ..Cursor::new(filter) }
+        Cursor { included: directory.as_bytes().to_vec(), ..Cursor::new(filter) }
     }
 
-    /// Why `path` is neither to be changed nor to be deleted; `None` where the image decides.
-    pub fn excludes(&mut self, path: &TreePath, is_dir: bool) -> Option<ExcludeReason<'f>> {
+    /// Returns the reason for which `path` is excluded; `None` if the image manages it.
+    pub fn excludes(&mut self, path: &TreePath, kind: EntryKind) -> Option<ExcludeReason<'f>> {
         let path = path.as_bytes();
         if path.is_empty() {
             return None;
@@ -33,40 +37,43 @@ impl<'f> Cursor<'f> {
         if self.filter.is_outside(path) {
             return Some(ExcludeReason { filter: self.filter, rule: None });
         }
-        let rule = self.above(path).or_else(|| self.itself(path, is_dir))?;
+
+        let rule = self.match_ancestors(path).or_else(|| self.match_itself(path, kind))?;
         Some(ExcludeReason { filter: self.filter, rule: Some(rule) })
     }
 
     /// The rule that excludes a directory above `path`.
-    fn above(&mut self, path: &[u8]) -> Option<usize> {
-        if let Some((closed, rule)) = &self.closed
-            && is_below(path, closed)
+    fn match_ancestors(&mut self, path: &[u8]) -> Option<usize> {
+        if let Some((excluded, rule)) = &self.excluded
+            && is_below(path, excluded)
         {
             return Some(*rule);
         }
-        let parent = path.iter().rposition(|&b| b == b'/')?;
-        for end in (1..=parent).filter(|&at| path[at] == b'/') {
+
+        let parent_end = path.iter().rposition(|&b| b == b'/')?;
+        for end in (1..=parent_end).filter(|&at| path[at] == b'/') {
             let directory = &path[..end];
-            if self.open == directory || is_below(&self.open, directory) {
+            if self.included == directory || is_below(&self.included, directory) {
                 continue;
             }
-            if let Some(rule) = self.itself(directory, true) {
+            if let Some(rule) = self.match_itself(directory, EntryKind::Directory) {
                 return Some(rule);
             }
         }
         None
     }
 
-    /// The rule that excludes this very path, all above which are open.
-    fn itself(&mut self, path: &[u8], is_dir: bool) -> Option<usize> {
-        let rule = self.filter.excluding_rule(path, is_dir);
-        match rule {
-            Some(rule) if is_dir => self.closed = Some((path.to_vec(), rule)),
-            None if is_dir => {
-                self.open.clear();
-                self.open.extend_from_slice(path);
+    /// The rule that excludes this path by its own name; no ancestor is excluded.
+    fn match_itself(&mut self, path: &[u8], kind: EntryKind) -> Option<usize> {
+        let rule = self.filter.excluding_rule(path, kind);
+        if kind == EntryKind::Directory {
+            match rule {
+                Some(rule) => self.excluded = Some((path.to_vec(), rule)),
+                None => {
+                    self.included.clear();
+                    self.included.extend_from_slice(path);
+                }
             }
-            _ => {}
         }
         rule
     }

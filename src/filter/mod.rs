@@ -1,5 +1,7 @@
-//! Which paths of a node are the image's business, in rsync's pattern language.
+//! Decides which paths of a node an image manages, in rsync's pattern language.
 //!
+//! A full sync leaves this decision to rsync, every other update makes it here. Both have to agree about
+//! every path: a path that only one of them excludes would be removed by the other.
 #![doc = include_str!("format.md")]
 
 mod builtin;
@@ -10,19 +12,20 @@ mod pattern;
 use std::fmt;
 
 use crate::digest::Digest;
+use crate::entry::EntryKind;
 use crate::tree_path::{Quoted, TreePath};
 
 pub use cursor::Cursor;
 pub use parse::{BadRule, MAX_EXCLUDE_FILE, MAX_RULES};
 use pattern::Pattern;
 
-/// An ordered list of rules, of which the first that matches decides.
+/// An ordered list of rules; the first that matches a path decides.
 #[derive(Clone, Debug)]
 pub struct Filter {
     rules: Vec<Rule>,
-    /// Names of the exclude files, by [`RuleOrigin::File`]'s index.
+    /// Names of the exclude files, by the index of [`RuleOrigin::File`].
     files: Vec<String>,
-    /// The directory that alone is the image's business; the top for all.
+    /// The image manages only this directory; the root stands for the whole tree.
     within: TreePath,
 }
 
@@ -48,15 +51,15 @@ enum RuleOrigin {
     File { index: usize, line: usize },
 }
 
-/// Why a path is excluded.
+/// Reason for which a path is excluded.
 #[derive(Clone, Copy, Debug)]
 pub struct ExcludeReason<'f> {
     filter: &'f Filter,
-    /// The rule; `None` where the path lies outside of the directory that the filter is for.
+    /// `None` if the path is outside the directory that the image manages.
     rule: Option<usize>,
 }
 
-/// Collects the layers of a [`Filter`], in whatever order they are known.
+/// Collects the layers of a [`Filter`], in any order.
 #[derive(Clone, Debug)]
 pub struct FilterBuilder {
     foreign: Vec<TreePath>,
@@ -66,7 +69,7 @@ pub struct FilterBuilder {
 }
 
 impl Filter {
-    /// Begins with the built-in rules alone.
+    /// Starts with the built-in rules alone.
     pub fn builder() -> FilterBuilder {
         FilterBuilder {
             foreign: Vec::new(),
@@ -76,12 +79,12 @@ impl Filter {
         }
     }
 
-    /// Why `path` is neither to be changed nor to be deleted; `None` where the image decides.
+    /// Returns the reason for which `path` is excluded; `None` if the image manages it.
     ///
-    /// Below an excluded directory everything is excluded. The top of the tree never is. For many
-    /// paths in tree order a [`Cursor`] does the same faster.
-    pub fn excludes(&self, path: &TreePath, is_dir: bool) -> Option<ExcludeReason<'_>> {
-        self.cursor().excludes(path, is_dir)
+    /// All paths below an excluded directory are excluded. The root never is. For many paths in
+    /// tree order a [`Cursor`] gives the same answers faster.
+    pub fn excludes(&self, path: &TreePath, kind: EntryKind) -> Option<ExcludeReason<'_>> {
+        self.cursor().excludes(path, kind)
     }
 
     /// A cursor for a walk over many paths.
@@ -89,26 +92,25 @@ impl Filter {
         Cursor::new(self)
     }
 
-    /// A cursor for what is in `directory`, which is known not to be excluded, nor any directory above it.
+    /// A cursor for the content of a directory that is known not to be excluded.
     pub fn cursor_inside(&self, directory: &TreePath) -> Cursor<'_> {
         Cursor::inside(self, directory)
     }
 
-    /// Whether `path` stays though the image lacks it: the agent, its configuration and its keys.
+    /// Whether `path` is never removed: the agent, its configuration and its keys.
     ///
-    /// What the image does hold at such a path is brought up to date as everywhere. A directory
-    /// above a protected path is not protected by itself; it stays because it is not empty.
+    /// If the image has the path, it is brought up to date. A directory above a protected path is not
+    /// protected itself; it stays because it is not empty.
     pub fn protects(&self, path: &TreePath) -> bool {
         builtin::protects(path.as_bytes())
     }
 
-    /// Names the rules that are in effect; comments, spacing and the place of a rule's text count
-    /// for nothing.
+    /// Digest of the rules in effect; comments and spacing do not change it.
     ///
-    /// What is protected does not enter: it decides about deletions, not about what is tracked. Nor do
-    /// stages below the top: no image that can be published has any.
+    /// Protected paths are no part of it: they decide about removals, not about tracked paths. Nor are
+    /// stages below the root, since no publishable image has any.
     pub fn digest(&self) -> Digest {
-        Digest::of(&lines(self.rules.iter().filter(|rule| rule.origin != RuleOrigin::Stage)))
+        Digest::of(&rule_lines(self.rules.iter().filter(|rule| rule.origin != RuleOrigin::Stage)))
     }
 
     /// The same rules and protections as a file for `rsync --filter='merge FILE'`.
@@ -116,65 +118,70 @@ impl Filter {
         self.rsync_rules_without(std::iter::empty())
     }
 
-    /// The same, where paths at which something else is laid over do not come either: with `true` a directory,
-    /// over which only another directory comes; else nothing, nor what is below it.
+    /// As [`rsync_rules`](Self::rsync_rules), but rsync also leaves out paths that an override replaces.
+    ///
+    /// At a hidden directory rsync transfers only a directory, and not its content. At any other hidden
+    /// path it transfers nothing.
     pub fn rsync_rules_without<'p>(
         &self,
-        hidden: impl IntoIterator<Item = (&'p TreePath, bool)>,
+        hidden: impl IntoIterator<Item = (&'p TreePath, EntryKind)>,
     ) -> Vec<u8> {
         let mut lines = Vec::new();
-        for (path, is_dir) in hidden {
+
+        for (path, kind) in hidden {
             let literal = builtin::literal(path);
-            if is_dir {
+            if kind == EntryKind::Directory {
                 lines.extend([b"+ ", &literal[..], b"/\n"].concat());
             }
             lines.extend([b"- ", &literal[..], b"\n"].concat());
         }
+
         for path in builtin::PROTECTED {
             lines.extend_from_slice(b"P /");
             lines.extend_from_slice(path.as_bytes());
-            // a directory, or whatever else stands there, and what is below it
+            // The path may be a directory: its content is protected as well.
             lines.extend_from_slice(b"\nP /");
             lines.extend_from_slice(path.as_bytes());
             lines.extend_from_slice(b"/**\n");
         }
-        lines.extend(self::lines(&self.rules));
+
+        lines.extend(rule_lines(&self.rules));
         lines
     }
 
-    /// Whether `path` is neither in the directory that the filter is for nor above it.
+    /// Whether `path` is neither inside the directory that the image manages nor above it.
     fn is_outside(&self, path: &[u8]) -> bool {
         let within = self.within.as_bytes();
         let (shorter, longer) =
             if path.len() < within.len() { (path, within) } else { (within, path) };
-        let begins = longer.strip_prefix(shorter);
-        !shorter.is_empty() && begins.is_none_or(|rest| !rest.is_empty() && rest[0] != b'/')
+
+        let rest = longer.strip_prefix(shorter);
+        !shorter.is_empty() && rest.is_none_or(|rest| !rest.is_empty() && rest[0] != b'/')
     }
 
-    /// The rule that excludes this very path; what its ancestors say is the cursor's business.
-    fn excluding_rule(&self, path: &[u8], is_dir: bool) -> Option<usize> {
-        let index = self.rules.iter().position(|rule| rule.pattern.matches(path, is_dir))?;
+    /// Index of the rule that excludes this path by its own name; the cursor asks about its ancestors.
+    fn excluding_rule(&self, path: &[u8], kind: EntryKind) -> Option<usize> {
+        let index = self.rules.iter().position(|rule| rule.pattern.matches(path, kind))?;
         (self.rules[index].action == RuleAction::Exclude).then_some(index)
     }
 }
 
 impl FilterBuilder {
-    /// Names what is mounted below the root and does not belong to the image: it and everything
-    /// below it is excluded.
+    /// Excludes mounts that do not belong to the image, with everything below them.
     pub fn foreign_mounts(mut self, paths: impl IntoIterator<Item = TreePath>) -> Self {
         self.foreign.extend(paths);
         self
     }
 
-    /// Leaves to the node all but what is in `directory`; nothing where that is the top.
+    /// Excludes everything outside `directory`; nothing if that is the root.
     pub fn within(mut self, directory: TreePath) -> Self {
         self.within = directory;
         self
     }
 
-    /// Adds the rules of an exclude file after those of earlier ones; `name` is used in messages.
+    /// Adds the rules of an exclude file after those of earlier files; `name` is for messages.
     ///
-    /// A `!` in it drops the rules of exclude files so far, never the built-in ones.
+    /// A line `!` removes the rules of all exclude files before it, never the built-in rules.
     pub fn exclude_file(mut self, name: &str, content: &[u8]) -> Result<Self, BadRule> {
         let index = self.files.len();
         self.files.push(name.to_owned());
@@ -182,7 +189,7 @@ impl FilterBuilder {
         Ok(self)
     }
 
-    /// Puts the layers in order: our own state, foreign mounts, exclude files.
+    /// Puts the layers in order: own state, foreign mounts, exclude files.
     pub fn build(self) -> Filter {
         let mut rules = builtin::rules(self.foreign);
         rules.extend(self.file_rules);
@@ -190,8 +197,8 @@ impl FilterBuilder {
     }
 }
 
-/// Rules as text, one a line.
-fn lines<'r>(rules: impl IntoIterator<Item = &'r Rule>) -> Vec<u8> {
+/// Rules as text, one in a line.
+fn rule_lines<'r>(rules: impl IntoIterator<Item = &'r Rule>) -> Vec<u8> {
     let mut lines = Vec::new();
     for rule in rules {
         lines.extend_from_slice(match rule.action {
@@ -205,12 +212,12 @@ fn lines<'r>(rules: impl IntoIterator<Item = &'r Rule>) -> Vec<u8> {
 }
 
 impl ExcludeReason<'_> {
-    /// Whether an exclude file says so, and not a built-in rule.
+    /// Whether the rule is in an exclude file, and not built in.
     pub fn is_configured(&self) -> bool {
         self.configured().is_some()
     }
 
-    /// Pattern, file and line of the rule, where an exclude file says so.
+    /// Pattern, file and line of a rule in an exclude file.
     pub fn configured(&self) -> Option<(String, &str, usize)> {
         let rule = &self.filter.rules[self.rule?];
         match rule.origin {
@@ -227,6 +234,7 @@ impl fmt::Display for ExcludeReason<'_> {
         let Some(rule) = self.rule.map(|rule| &self.filter.rules[rule]) else {
             return write!(f, "it is not in {}", self.filter.within);
         };
+
         let pattern = Quoted(rule.pattern.source());
         match rule.origin {
             RuleOrigin::OwnState | RuleOrigin::Stage => {

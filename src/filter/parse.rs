@@ -1,15 +1,17 @@
-//! Exclude files, as rsync's `--exclude-from` reads them.
+//! Reader of exclude files, with the syntax of rsync's `--exclude-from`.
 
 use super::pattern::{MAX_PATTERN, Pattern};
 use super::{Rule, RuleAction, RuleOrigin};
 use crate::tree_path::Quoted;
 
-/// An exclude file larger than this is refused.
+/// Largest exclude file, in bytes.
 pub const MAX_EXCLUDE_FILE: usize = 1 << 20;
-/// More rules than this are refused: every path is held against every rule.
+/// Largest number of rules: each path is matched against each of them.
 pub const MAX_RULES: usize = 10_000;
+/// Length of the excerpt of a bad line in a message.
+const MAX_EXCERPT: usize = 80;
 
-/// A line of an exclude file that is no rule.
+/// A line of an exclude file that is not a rule.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 #[error("{file}:{line}: {why}: {}", Quoted(.text))]
 pub struct BadRule {
@@ -17,6 +19,12 @@ pub struct BadRule {
     line: usize,
     why: &'static str,
     text: Vec<u8>,
+}
+
+enum RuleLine<'a> {
+    Nothing,
+    Clear,
+    Rule(RuleAction, &'a [u8]),
 }
 
 /// Adds the rules of `content` to `rules`.
@@ -30,11 +38,12 @@ pub(super) fn exclude_file(
         file: file.to_owned(),
         line,
         why,
-        text: excerpt(text).to_vec(),
+        text: text[..text.len().min(MAX_EXCERPT)].to_vec(),
     };
     if content.len() > MAX_EXCLUDE_FILE {
         return Err(bad(0, "the file is larger than 1 MiB", b""));
     }
+
     for (number, line) in numbered_lines(content) {
         match parse_line(line).map_err(|why| bad(number, why, line))? {
             RuleLine::Nothing => {}
@@ -51,12 +60,6 @@ pub(super) fn exclude_file(
     Ok(())
 }
 
-enum RuleLine<'a> {
-    Nothing,
-    Clear,
-    Rule(RuleAction, &'a [u8]),
-}
-
 fn parse_line(line: &[u8]) -> Result<RuleLine<'_>, &'static str> {
     if line.is_empty() || line.starts_with(b"#") || line.starts_with(b";") {
         return Ok(RuleLine::Nothing);
@@ -64,11 +67,13 @@ fn parse_line(line: &[u8]) -> Result<RuleLine<'_>, &'static str> {
     if line == b"!" {
         return Ok(RuleLine::Clear);
     }
+
     let (action, pattern) = match line {
         [b'-', b' ', pattern @ ..] => (RuleAction::Exclude, pattern),
         [b'+', b' ', pattern @ ..] => (RuleAction::Include, pattern),
         pattern => (RuleAction::Exclude, pattern),
     };
+
     if pattern.is_empty() {
         return Err("a rule needs a pattern");
     }
@@ -81,14 +86,10 @@ fn parse_line(line: &[u8]) -> Result<RuleLine<'_>, &'static str> {
     Ok(RuleLine::Rule(action, pattern))
 }
 
-/// Lines end at a line feed; a carriage return ends one as well, as it does for rsync.
+/// Lines with their number from 1; a carriage return ends a line too, but is not counted.
 fn numbered_lines(content: &[u8]) -> impl Iterator<Item = (usize, &[u8])> {
     content
         .split(|&b| b == b'\n')
         .enumerate()
         .flat_map(|(index, line)| line.split(|&b| b == b'\r').map(move |part| (index + 1, part)))
-}
-
-fn excerpt(text: &[u8]) -> &[u8] {
-    &text[..text.len().min(80)]
 }

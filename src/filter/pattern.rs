@@ -1,12 +1,15 @@
 //! One pattern of rsync's filter language, compiled.
 //!
-//! Matching is a simulation of all alternatives at once: at most *path × pattern* steps, whatever
-//! the pattern; no input makes it exponential.
+//! Matching follows all alternatives at once, as a nondeterministic automaton does. A match takes at most
+//! *path × pattern* steps; with backtracking a hostile pattern could take exponential time.
 
-/// The longest pattern in bytes: no path is longer.
+use crate::entry::EntryKind;
+
+/// Length of the longest pattern in bytes; no path is longer.
 pub(super) const MAX_PATTERN: usize = 4095;
-/// Room for one bit for each position of the longest pattern and one for its end; the last word is
-/// for the built-in rule below a mount point that is itself as deep as a path can be.
+/// Words of a bit set with one bit for each position of the longest pattern and one for its end.
+///
+/// The additional word is for a built-in rule whose path, escaped, is longer than any path.
 const WORDS: usize = (MAX_PATTERN + 1).div_ceil(64) + 1;
 
 /// A compiled pattern.
@@ -18,18 +21,18 @@ pub(super) struct Pattern {
     matcher: Matcher,
 }
 
-/// Which part of a path the pattern is held against.
+/// Part of a path that the pattern is matched against.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Scope {
     /// The last component.
     Name,
-    /// The last so many components.
+    /// The last *n* components.
     Tail(usize),
     /// The whole path.
     Whole,
-    /// The whole path after a slash, so that a leading `**/` can match nothing.
+    /// The whole path with a slash before it, so that a leading `**/` can match the empty string.
     WholeAfterSlash,
-    /// The whole path, and what is left of it after each of its slashes.
+    /// The whole path, and the rest of it after each slash.
     AfterAnySlash,
 }
 
@@ -42,10 +45,10 @@ enum Matcher {
 #[derive(Clone, Debug)]
 struct Wild {
     tokens: Box<[Token]>,
-    /// The bytes before the first wildcard and after the last: they reject nearly every path.
+    /// The bytes before the first wildcard and after the last; a cheap test that rejects nearly all paths.
     prefix: Box<[u8]>,
     suffix: Box<[u8]>,
-    /// A trailing `***` also matches the directory before it.
+    /// A final `***` also matches the directory before it.
     with_directory: bool,
 }
 
@@ -68,14 +71,13 @@ enum Token {
 struct ByteSet([u64; 4]);
 
 impl Pattern {
-    /// Compiles `source`, which holds no NUL and at most [`MAX_PATTERN`] bytes (the caller's check).
+    /// Compiles `source`; the caller has checked that it has no NUL and at most [`MAX_PATTERN`] bytes.
     pub(super) fn new(source: &[u8]) -> Self {
         let dir_only = source.len() > 1 && source.ends_with(b"/");
         let body = if dir_only { &source[..source.len() - 1] } else { source };
         let wild = body.iter().any(|b| b"*?[".contains(b));
         let double_star = wild && contains(body, b"**");
         let slashes = body.iter().filter(|&&b| b == b'/').count();
-
         let anchored = body.first() == Some(&b'/');
         let scope = match (anchored, double_star, slashes) {
             (false, false, 0) => Scope::Name,
@@ -84,6 +86,7 @@ impl Pattern {
             (false, true, _) if body.starts_with(b"**") => Scope::WholeAfterSlash,
             (false, true, _) => Scope::AfterAnySlash,
         };
+
         let text = if anchored { &body[1..] } else { body };
         let matcher = if wild {
             Matcher::Wild(Wild::new(text, body.ends_with(b"***")))
@@ -98,37 +101,46 @@ impl Pattern {
         &self.source
     }
 
-    /// Whether the pattern matches this very path; what lies below a match is the caller's business.
-    pub(super) fn matches(&self, path: &[u8], is_dir: bool) -> bool {
-        if self.dir_only && !is_dir {
+    /// Whether the pattern matches this path by itself; the caller cares for paths below a match.
+    pub(super) fn matches(&self, path: &[u8], kind: EntryKind) -> bool {
+        if self.dir_only && kind != EntryKind::Directory {
             return false;
         }
+
         match &self.matcher {
             Matcher::Literal(text) => match self.scope {
                 Scope::Whole => path == &**text,
-                // the text holds as many slashes as the scope has components, so where it ends the
-                // path at a component's border it is that tail
-                _ => path.ends_with(text) && at_component(path, path.len() - text.len()),
+                // The text has as many slashes as the scope has components. So if the path ends with it
+                // and a component begins there, these are the last components.
+                _ => path.ends_with(text) && is_component_start(path, path.len() - text.len()),
             },
             Matcher::Wild(wild) => match self.scope {
                 Scope::Name => {
-                    wild.matches_from_start(last_components(path, 1).unwrap_or(path), is_dir)
+                    wild.matches_from_start(last_components(path, 1).unwrap_or(path), kind)
                 }
-                Scope::Tail(n) => last_components(path, n)
-                    .is_some_and(|tail| wild.matches_from_start(tail, is_dir)),
-                Scope::Whole => wild.matches_from_start(path, is_dir),
-                Scope::WholeAfterSlash => wild.run(b"/", path, is_dir, false),
-                Scope::AfterAnySlash => wild.run(b"", path, is_dir, true),
+                Scope::Tail(n) => {
+                    last_components(path, n).is_some_and(|tail| wild.matches_from_start(tail, kind))
+                }
+                Scope::Whole => wild.matches_from_start(path, kind),
+                Scope::WholeAfterSlash => wild.run(b"/", path, kind, MatchStart::Beginning),
+                Scope::AfterAnySlash => wild.run(b"", path, kind, MatchStart::AfterEachSlash),
             },
         }
     }
 }
 
-fn at_component(path: &[u8], at: usize) -> bool {
+/// Places of the text at which a match may begin.
+#[derive(Clone, Copy, PartialEq)]
+enum MatchStart {
+    Beginning,
+    AfterEachSlash,
+}
+
+fn is_component_start(path: &[u8], at: usize) -> bool {
     at == 0 || path[at - 1] == b'/'
 }
 
-/// The last `n` components; `None` where there are fewer.
+/// The last `n` components; `None` if there are fewer.
 fn last_components(path: &[u8], n: usize) -> Option<&[u8]> {
     let mut left = n;
     for at in (0..path.len()).rev() {
@@ -149,42 +161,52 @@ fn contains(text: &[u8], part: &[u8]) -> bool {
 impl Wild {
     fn new(text: &[u8], with_directory: bool) -> Self {
         let tokens = tokens(text);
-        let byte = |t: &Token| if let Token::Byte(b) = t { Some(*b) } else { None };
-        let prefix = tokens.iter().map_while(byte).collect();
-        let mut suffix: Vec<u8> = tokens.iter().rev().map_while(byte).collect();
+        let prefix = tokens.iter().map_while(Token::as_byte).collect();
+        let mut suffix: Vec<u8> = tokens.iter().rev().map_while(Token::as_byte).collect();
         suffix.reverse();
         Wild { tokens: tokens.into(), prefix, suffix: suffix.into(), with_directory }
     }
 
-    fn matches_from_start(&self, text: &[u8], is_dir: bool) -> bool {
+    fn matches_from_start(&self, text: &[u8], kind: EntryKind) -> bool {
         if !text.starts_with(&self.prefix) && !self.with_directory {
             return false;
         }
-        self.run(b"", text, is_dir, false)
+        self.run(b"", text, kind, MatchStart::Beginning)
     }
 
-    /// Follows every alternative through `lead`, `text` and, for the directory of a `***`, a slash.
-    fn run(&self, lead: &[u8], text: &[u8], is_dir: bool, after_any_slash: bool) -> bool {
-        let tail: &[u8] = if is_dir && self.with_directory { b"/" } else { b"" };
+    /// Follows all alternatives through `lead`, `text` and, for the directory of a `***`, a slash.
+    fn run(&self, lead: &[u8], text: &[u8], kind: EntryKind, start: MatchStart) -> bool {
+        let is_directory = kind == EntryKind::Directory;
+        let tail: &[u8] = if is_directory && self.with_directory { b"/" } else { b"" };
         if !text.ends_with(&self.suffix) && self.suffix.strip_prefix(lead) != Some(text) {
             return false;
         }
+
         let mut positions = Positions::new(&self.tokens);
         positions.enter(0);
         for &byte in lead.iter().chain(text).chain(tail) {
             positions.step(byte);
-            if after_any_slash && byte == b'/' {
+            if start == MatchStart::AfterEachSlash && byte == b'/' {
                 positions.enter(0);
             }
-            if positions.is_empty() && !after_any_slash {
+            if positions.is_empty() && start == MatchStart::Beginning {
                 return false;
             }
         }
-        positions.holds(self.tokens.len())
+        positions.contains(self.tokens.len())
     }
 }
 
-/// The positions in a pattern that all bytes so far can have led to, one bit each.
+impl Token {
+    fn as_byte(&self) -> Option<u8> {
+        match self {
+            Token::Byte(byte) => Some(*byte),
+            _ => None,
+        }
+    }
+}
+
+/// Positions in a pattern that the bytes so far can lead to, one bit each.
 struct Positions<'p> {
     tokens: &'p [Token],
     bits: [u64; WORDS],
@@ -200,11 +222,11 @@ impl<'p> Positions<'p> {
         self.bits[..self.words].iter().all(|&word| word == 0)
     }
 
-    fn holds(&self, position: usize) -> bool {
+    fn contains(&self, position: usize) -> bool {
         self.bits[position / 64] >> (position % 64) & 1 == 1
     }
 
-    /// Adds `position`, and those after it that no byte separates from it.
+    /// Adds `position`, and those after it that are reached without another byte.
     fn enter(&mut self, mut position: usize) {
         loop {
             self.bits[position / 64] |= 1 << (position % 64);
@@ -216,7 +238,7 @@ impl<'p> Positions<'p> {
     }
 
     fn step(&mut self, byte: u8) {
-        // from the last word to the first: positions only move on, into words that are done
+        // From the last word to the first: a position only moves forward, into a word that is done.
         for index in (0..self.words).rev() {
             let mut word = std::mem::take(&mut self.bits[index]);
             while word != 0 {
@@ -225,7 +247,7 @@ impl<'p> Positions<'p> {
                 match self.tokens.get(position) {
                     Some(Token::Byte(b)) if *b == byte => self.enter(position + 1),
                     Some(Token::NotSlash) if byte != b'/' => self.enter(position + 1),
-                    Some(Token::OneOf(set)) if byte != b'/' && set.holds(byte) => {
+                    Some(Token::OneOf(set)) if byte != b'/' && set.contains(byte) => {
                         self.enter(position + 1)
                     }
                     Some(Token::Star) if byte != b'/' => self.enter(position),
@@ -237,10 +259,11 @@ impl<'p> Positions<'p> {
     }
 }
 
-/// Reads a pattern that holds at least one wildcard, in which a backslash therefore escapes.
+/// Parses a pattern with at least one wildcard, in which a backslash therefore escapes.
 fn tokens(text: &[u8]) -> Vec<Token> {
     let mut tokens = Vec::with_capacity(text.len());
     let mut at = 0;
+
     while at < text.len() {
         let byte = text[at];
         at += 1;
@@ -255,7 +278,7 @@ fn tokens(text: &[u8]) -> Vec<Token> {
                 at += stars - 1;
                 if stars == 1 { Token::Star } else { Token::DoubleStar }
             }
-            b'[' => match class(&text[at..]) {
+            b'[' => match parse_class(&text[at..]) {
                 Some((set, length)) => {
                     at += length;
                     Token::OneOf(Box::new(set))
@@ -271,15 +294,17 @@ fn tokens(text: &[u8]) -> Vec<Token> {
     tokens
 }
 
-/// Reads the rest of a class after its `[`: the set, and the length up to and with its `]`.
-fn class(text: &[u8]) -> Option<(ByteSet, usize)> {
+/// Parses the rest of a class after its `[`: the set, and the length including its `]`.
+fn parse_class(text: &[u8]) -> Option<(ByteSet, usize)> {
     let negated = matches!(text.first(), Some(b'!' | b'^'));
     let mut set = ByteSet::default();
     let mut at = usize::from(negated);
-    // what a `-` would make a range from; a range or a named class leaves nothing
+
+    // Begin of a range if `-` follows; no range begins at the end of a range or at a named class.
     let mut previous = None;
-    // a `]` in the first place is a member
+    // A `]` in first place is a member.
     let mut first = true;
+
     loop {
         let byte = *text.get(at)?;
         match byte {
@@ -309,7 +334,7 @@ fn class(text: &[u8]) -> Option<(ByteSet, usize)> {
                         at += 2 + end;
                         previous = None;
                     }
-                    // no `:]` follows, so these are members like others
+                    // Without `:]` these bytes are ordinary members.
                     None => {
                         set.insert(b'[', b'[');
                         previous = Some(b'[');
@@ -324,6 +349,7 @@ fn class(text: &[u8]) -> Option<(ByteSet, usize)> {
         first = false;
         at += 1;
     }
+
     if negated {
         set.0.iter_mut().for_each(|word| *word = !*word);
     }
@@ -331,7 +357,7 @@ fn class(text: &[u8]) -> Option<(ByteSet, usize)> {
 }
 
 impl ByteSet {
-    fn holds(&self, byte: u8) -> bool {
+    fn contains(&self, byte: u8) -> bool {
         self.0[usize::from(byte >> 6)] >> (byte & 63) & 1 == 1
     }
 
@@ -341,7 +367,7 @@ impl ByteSet {
         }
     }
 
-    /// Adds one of POSIX's classes, in ASCII as in the C locale; `None` for an unknown name.
+    /// Adds a POSIX class, as in the C locale; `None` for an unknown name.
     fn insert_named(&mut self, name: &[u8]) -> Option<()> {
         let member: fn(&u8) -> bool = match name {
             b"alnum" => u8::is_ascii_alphanumeric,
@@ -353,7 +379,7 @@ impl ByteSet {
             b"lower" => u8::is_ascii_lowercase,
             b"print" => |b| (b' '..=b'~').contains(b),
             b"punct" => u8::is_ascii_punctuation,
-            // C's vertical tab is white space, Rust's is not
+            // For C a vertical tab is white space, for Rust it is not.
             b"space" => |b| b.is_ascii_whitespace() || *b == 0x0b,
             b"upper" => u8::is_ascii_uppercase,
             b"xdigit" => u8::is_ascii_hexdigit,

@@ -1,6 +1,7 @@
 use std::time::{Duration, Instant};
 
 use super::*;
+use EntryKind::{Directory, Other};
 
 fn path(bytes: impl AsRef<[u8]>) -> TreePath {
     TreePath::new(bytes.as_ref()).expect("a good path")
@@ -10,24 +11,25 @@ fn filter(rules: impl AsRef<[u8]>) -> Filter {
     Filter::builder().exclude_file("test", rules.as_ref()).expect("good rules").build()
 }
 
-/// A path that ends in a slash is a directory.
-fn excluded(filter: &Filter, at: &str) -> bool {
-    filter.excludes(&path(at.trim_end_matches('/')), at.ends_with('/')).is_some()
+/// Whether a path is excluded; a final slash marks a directory.
+fn is_excluded(filter: &Filter, at: &str) -> bool {
+    let kind = if at.ends_with('/') { Directory } else { Other };
+    filter.excludes(&path(at.trim_end_matches('/')), kind).is_some()
 }
 
 #[track_caller]
 fn assert_rules(rules: &str, hidden: &[&str], shown: &[&str]) {
     let filter = filter(rules);
     for at in hidden {
-        assert!(excluded(&filter, at), "{rules:?} has to exclude {at}");
+        assert!(is_excluded(&filter, at), "{rules:?} excludes {at}");
     }
     for at in shown {
-        assert!(!excluded(&filter, at), "{rules:?} must not exclude {at}");
+        assert!(!is_excluded(&filter, at), "{rules:?} does not exclude {at}");
     }
 }
 
 #[test]
-fn names_tails_and_anchors() {
+fn names_tails_and_anchored_patterns_match_by_component() {
     assert_rules("core", &["core", "a/core/", "core/below"], &["cores", "a/score"]);
     assert_rules("a/b", &["a/b", "x/a/b"], &["xa/b", "a/bx", "b"]);
     assert_rules("/a/b", &["a/b", "a/b/c"], &["x/a/b"]);
@@ -36,7 +38,7 @@ fn names_tails_and_anchors() {
 }
 
 #[test]
-fn stars_and_slashes() {
+fn stars_match_as_in_rsync() {
     assert_rules("*.o", &["a.o", "x/b.o"], &["a.ob", "a.o.c"]);
     assert_rules("/v/*", &["v/a", "v/a/b"], &["v/", "w/v/a"]);
     assert_rules("/v/**/z", &["v/a/z", "v/a/b/z"], &["v/z"]);
@@ -49,7 +51,7 @@ fn stars_and_slashes() {
 }
 
 #[test]
-fn classes() {
+fn classes_match_as_in_rsync() {
     assert_rules("[a-c]", &["a", "b", "c"], &["d", "-"]);
     assert_rules("[!a-c]", &["d", "-"], &["a", "dd"]);
     assert_rules("[^]]", &["a"], &["]"]);
@@ -62,7 +64,7 @@ fn classes() {
 }
 
 #[test]
-fn a_backslash_escapes_only_beside_a_wildcard() {
+fn backslash_escapes_only_in_pattern_with_wildcard() {
     assert_rules("a\\b", &["a\\b"], &["ab"]);
     assert_rules("a\\b*", &["ab", "abc"], &["a\\b"]);
     assert_rules("a\\*", &["a*"], &["ab", "a\\*"]);
@@ -70,7 +72,7 @@ fn a_backslash_escapes_only_beside_a_wildcard() {
 }
 
 #[test]
-fn the_first_match_decides_and_a_closed_directory_hides_all() {
+fn first_match_decides_and_excluded_directory_excludes_content() {
     assert_rules("+ keep\n*", &["x", "x/keep"], &["keep"]);
     assert_rules("+ */\n+ *.c\n*", &["a.o", "d/a.o"], &["a.c", "d/", "d/a.c"]);
     assert_rules("a\n!\nb", &["b"], &["a"]);
@@ -79,7 +81,7 @@ fn the_first_match_decides_and_a_closed_directory_hides_all() {
 }
 
 #[test]
-fn errors_name_the_line() {
+fn bad_rule_reported_with_line() {
     let error = |rules: &[u8]| {
         Filter::builder()
             .exclude_file("local.exclude", rules)
@@ -97,7 +99,7 @@ fn errors_name_the_line() {
 const MAX_PATTERN_PLUS: usize = pattern::MAX_PATTERN + 1;
 
 #[test]
-fn built_in_rules_cannot_be_cleared_or_included_again() {
+fn built_in_rules_cannot_be_removed_or_overruled() {
     let filter = Filter::builder()
         .foreign_mounts([path("proc"), path("mnt/*odd*\n")])
         .exclude_file("test", b"!\n+ *\n+ .si-*")
@@ -115,9 +117,9 @@ fn built_in_rules_cannot_be_cleared_or_included_again() {
         "proc/1",
     ];
     for at in hidden {
-        assert!(excluded(&filter, at), "{at}");
+        assert!(is_excluded(&filter, at), "{at}");
     }
-    assert!(filter.excludes(&path("mnt/*odd*\n"), true).is_some());
+    assert!(filter.excludes(&path("mnt/*odd*\n"), Directory).is_some());
     for at in [
         "home/.si-stage",
         "home/.si-x/",
@@ -126,36 +128,36 @@ fn built_in_rules_cannot_be_cleared_or_included_again() {
         "var/lib/systemimager/client",
         "process",
     ] {
-        assert!(!excluded(&filter, at), "{at}");
+        assert!(!is_excluded(&filter, at), "{at}");
     }
 }
 
 #[test]
-fn the_reason_names_the_rule() {
+fn reason_names_rule() {
     let filter = filter("a\n/var/log/**\n");
-    let reason = filter.excludes(&path("var/log/x/y"), false).expect("is excluded");
+    let reason = filter.excludes(&path("var/log/x/y"), Other).expect("is excluded");
     assert_eq!(reason.to_string(), "test:2: /var/log/**");
     assert!(reason.is_configured());
-    let reason = filter.excludes(&path(".si-stage"), true).expect("is excluded");
+    let reason = filter.excludes(&path(".si-stage"), Directory).expect("is excluded");
     assert_eq!(reason.to_string(), "the agent's own state (/.si-*)");
     assert!(!reason.is_configured());
 }
 
 #[test]
-fn agent_configuration_and_keys_are_protected() {
+fn agent_configuration_and_keys_protected() {
     let filter = Filter::builder().build();
     for at in
         ["usr/sbin/si_updateclient", "etc/systemimager/keys", "etc/systemimager/keys/site.pub"]
     {
         assert!(filter.protects(&path(at)), "{at}");
-        assert!(filter.excludes(&path(at), false).is_none(), "{at}");
+        assert!(filter.excludes(&path(at), Other).is_none(), "{at}");
     }
     assert!(!filter.protects(&path("etc/systemimager")));
     assert!(!filter.protects(&path("etc/systemimager/keys2")));
 }
 
 #[test]
-fn the_digest_is_of_the_rules_alone() {
+fn digest_depends_on_rules_only() {
     assert_eq!(filter("a\nb").digest(), filter("# why\n- a\n\nb\n").digest());
     assert_ne!(filter("a\nb").digest(), filter("b\na").digest());
     assert_ne!(filter("a").digest(), filter("+ a").digest());
@@ -165,82 +167,80 @@ fn the_digest_is_of_the_rules_alone() {
 }
 
 #[test]
-fn a_cursor_in_any_order_answers_as_the_filter_does() {
+fn cursor_in_any_order_equals_filter() {
     let filter = filter("+ /a/b/keep\n/a/b/*\nc/\n*.o");
-    let mut paths: Vec<(TreePath, bool)> = Vec::new();
-    for (at, is_dir) in
-        [("a", true), ("a/b", true), ("a/b/keep", true), ("a/b/keep/x", false), ("a/b/q/z", false)]
-    {
-        paths.push((path(at), is_dir));
-    }
-    for (at, is_dir) in [
-        ("a/bb", true),
-        ("c", true),
-        ("c/d/e", false),
-        ("cc", false),
-        ("d/c", false),
-        ("x.o", true),
-    ] {
-        paths.push((path(at), is_dir));
-    }
+    let mut paths: Vec<(TreePath, EntryKind)> = [
+        ("a", Directory),
+        ("a/b", Directory),
+        ("a/b/keep", Directory),
+        ("a/b/keep/x", Other),
+        ("a/b/q/z", Other),
+        ("a/bb", Directory),
+        ("c", Directory),
+        ("c/d/e", Other),
+        ("cc", Other),
+        ("d/c", Other),
+        ("x.o", Directory),
+    ]
+    .map(|(at, kind)| (path(at), kind))
+    .into();
+
     for turn in 0..paths.len() {
         paths.rotate_left(1);
         if turn % 2 == 1 {
             paths.reverse();
         }
         let mut cursor = filter.cursor();
-        for (path, is_dir) in &paths {
-            let expected = filter.excludes(path, *is_dir).map(|reason| reason.rule);
-            assert_eq!(
-                cursor.excludes(path, *is_dir).map(|reason| reason.rule),
-                expected,
-                "{path}"
-            );
+        for (path, kind) in &paths {
+            let expected = filter.excludes(path, *kind).map(|reason| reason.rule);
+            assert_eq!(cursor.excludes(path, *kind).map(|reason| reason.rule), expected, "{path}");
         }
     }
 }
 
 #[test]
-fn hostile_patterns_take_bounded_time() {
+fn hostile_pattern_takes_bounded_time() {
     let begun = Instant::now();
     let text = path(["a".repeat(250).as_str(); 16].join("/"));
     for pattern in
         ["**a".repeat(1300), "*a".repeat(2000) + "b", "a**/".repeat(1000), "?".repeat(4095)]
     {
-        let _ = filter(&pattern).excludes(&text, false);
+        let _ = filter(&pattern).excludes(&text, Other);
     }
     assert!(begun.elapsed() < Duration::from_secs(5), "took {:?}", begun.elapsed());
 }
 
 #[test]
-fn the_deepest_mount_point_does_no_harm() {
+fn deepest_mount_point_excluded() {
     let deep = path(["d".repeat(200).as_str(); 20].join("/") + "/" + &"e".repeat(75));
     let filter = Filter::builder().foreign_mounts([deep.clone()]).build();
-    assert!(filter.excludes(&deep, true).is_some());
+    assert!(filter.excludes(&deep, Directory).is_some());
 }
 
 proptest::proptest! {
     #[test]
-    fn no_bytes_make_it_panic(rules: Vec<u8>, at: Vec<u8>, is_dir: bool) {
+    fn arbitrary_bytes_never_panic(rules: Vec<u8>, at: Vec<u8>, is_directory: bool) {
         if let (Ok(builder), Ok(path)) = (Filter::builder().exclude_file("x", &rules), TreePath::new(at)) {
             let filter = builder.build();
-            let _ = filter.excludes(&path, is_dir);
+            let kind = if is_directory { Directory } else { Other };
+            let _ = filter.excludes(&path, kind);
             let _ = filter.rsync_rules();
         }
     }
 
     #[test]
-    fn no_pattern_makes_it_panic(rules in "[-+!*?\\[\\]\\\\:/ab\n ]{0,40}", at in "[]\\[:ab*\\\\-]{1,8}(/[]\\[ab:-]{1,4}){0,3}") {
+    fn arbitrary_pattern_never_panics(rules in "[-+!*?\\[\\]\\\\:/ab\n ]{0,40}", at in "[]\\[:ab*\\\\-]{1,8}(/[]\\[ab:-]{1,4}){0,3}") {
         if let (Ok(builder), Ok(path)) = (Filter::builder().exclude_file("x", rules.as_bytes()), TreePath::new(at)) {
             let filter = builder.build();
-            let _ = filter.excludes(&path, true);
+            let _ = filter.excludes(&path, Directory);
         }
     }
 }
 
-/// Nodes record this digest: where it changes, every node of every site looks for uncovered paths once.
+/// Nodes record this digest. If it changes, each node of each site searches once for paths that are no
+/// longer excluded.
 #[test]
-fn the_digest_of_a_plain_filter_stays_what_it_is() {
+fn digest_of_plain_filter_unchanged() {
     let plain = Filter::builder().exclude_file("x", b"/tmp/*\n+ /a\n").expect("good rules").build();
     assert_eq!(
         plain.digest().to_string(),

@@ -53,7 +53,7 @@ pub fn forecast(
     if deletions == Deletions::Included {
         options.push("--delete".into());
     }
-    let mut destination = OsString::from(live.shown());
+    let mut destination = OsString::from(live.location());
     destination.push("/");
 
     let mut forecast = Forecast::default();

@@ -145,7 +145,7 @@ impl Module<'_> {
     /// Options that omit files which equal those of the tree `live`.
     pub(super) fn comparison_options(&self, live: &Root) -> Vec<OsString> {
         let mut compare = OsString::from("--compare-dest=");
-        compare.push(live.shown());
+        compare.push(live.location());
         std::iter::once(compare).chain(self.comparison.option()).collect()
     }
 
@@ -194,7 +194,8 @@ impl Module<'_> {
 
     /// The source argument. With `--relative`, the part after `./` is created at the destination.
     fn source(&self) -> OsString {
-        let mut source = OsString::from(self.server.address(&format!("{}/", self.layer.place())));
+        let mut source =
+            OsString::from(self.server.address(&format!("{}/", self.layer.repository_path())));
         source.push("./");
         source.push(self.directory.as_os_str());
         if !self.directory.is_root() {
@@ -207,7 +208,7 @@ impl Module<'_> {
     pub(super) fn check_outcome(&self, outcome: &RsyncOutcome) -> Result<(), FullSyncError> {
         let Some(failure) = outcome.failure() else { return Ok(()) };
 
-        let address = self.server.shown(&format!("{}/", self.layer.place()));
+        let address = self.server.shown(&format!("{}/", self.layer.repository_path()));
         let report = RsyncReport { layer: self.layer.clone(), address, reason: outcome.reason() };
         Err(match failure {
             RsyncFailure::NoRoom => FullSyncError::NoRoom(report),

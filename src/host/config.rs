@@ -1,4 +1,4 @@
-//! `updateclient.toml`.
+//! Parser of `updateclient.toml`.
 
 use std::fmt;
 use std::str::FromStr;
@@ -8,61 +8,56 @@ use serde::{Deserialize, Deserializer};
 use super::{BadFile, text};
 use crate::image::ImageName;
 
-/// What `updateclient.toml` says; `etc/updateclient.toml` explains each field.
+/// The settings of `updateclient.toml`; the sample `etc/updateclient.toml` explains each of them.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
-    /// The image server.
+    /// Host name of the image server.
     pub server: Option<String>,
-    /// The image; without it the server's `cluster.txt` decides.
+    /// `None`: the server's `cluster.txt` decides.
     pub image: Option<ImageName>,
-    /// The URL of the repository; without it `http://SERVER/`.
+    /// URL of the repository; `None`: `http://SERVER/`.
     pub repo: Option<String>,
-    /// The port of the server's rsync daemon.
+    /// Port of the server's rsync daemon.
     pub rsync_port: Option<u16>,
-    /// The exclude file, a path below the root.
+    /// A path below the root.
     pub exclude_file: Option<String>,
-    /// What is laid over the image, each over the ones before it.
+    /// Each is copied over those before it.
     pub overrides: Vec<ImageName>,
-    /// The kinds of mounted filesystem that are updated; without it all that can be.
+    /// Types of mounted filesystems to update; `None`: all that are supported.
     pub fstype: Option<Vec<String>>,
-    /// The user that reaches the image server through ssh.
+    /// User name for ssh on the image server.
     pub ssh_user: Option<String>,
-    /// A line for each path that changed, in the language of rsync's `--out-format`.
+    /// Format of a line for each changed path, as rsync's `--out-format`.
     pub log: Option<String>,
-    /// What makes changed boot files known to the boot loader.
     pub bootloader: BootLoader,
-    /// How far the node is compared.
     pub check: Check,
-    /// What happens with drift.
     pub drift: Drift,
-    /// The largest share of differing entries, 0 to 1, with which a tree is adopted.
+    /// Largest share of differing entries, 0 to 1, for adopting a tree.
     #[serde(deserialize_with = "share")]
     pub adopt_share: f64,
-    /// The most that a run may delete.
+    /// The deletion budget.
     pub max_delete: MaxDelete,
-    /// Whether what an update displaces is kept.
     pub keep_undo: KeepUndo,
-    /// The largest share of a filesystem, 0 to 1, that an undo set may hold.
+    /// Largest share of a filesystem, 0 to 1, for an undo set.
     #[serde(deserialize_with = "share")]
     pub undo_share: f64,
-    /// Whether a full sync follows where no diff leads to the image.
+    /// Whether a full sync is permitted if no diffs lead to the image.
     pub fallback: bool,
-    /// Certificates that an https repository is checked against, a path below the root.
+    /// File with certificates for an https repository, a path below the root.
     pub ca_file: Option<String>,
-    /// Types of root filesystem that are allowed though they are normally refused.
+    /// Types of root filesystem that are refused by default, but permitted here.
     pub allow_root_fs: Vec<String>,
-    /// The most seconds that a run waits before it begins.
+    /// Longest delay before a run, in seconds.
     pub splay: u32,
-    /// Whether what a run says goes to the journal or syslog as well.
+    /// Whether messages are also logged to the journal or syslog.
     pub syslog: bool,
-    /// Seconds that a full sync by rsync may take; at least 1.
+    /// Longest time of a full sync by rsync, in seconds; at least 1.
     #[serde(deserialize_with = "at_least_one")]
     pub full_sync_timeout: u32,
-    /// Seconds that a hook or the boot loader's tool may take; at least 1.
+    /// Longest time of a hook or the boot loader's tool, in seconds; at least 1.
     #[serde(deserialize_with = "at_least_one")]
     pub program_timeout: u32,
-    /// Limits of a download.
     pub download: Download,
 }
 
@@ -70,19 +65,20 @@ pub struct Config {
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Download {
-    /// Tries before a source counts as missing; at least 1.
+    /// Number of attempts before a file counts as missing; at least 1.
     #[serde(deserialize_with = "at_least_one")]
     pub attempts: u32,
-    /// Seconds without a byte after which a try has failed; at least 1.
+    /// Seconds without a byte after which an attempt fails; at least 1.
     #[serde(deserialize_with = "at_least_one")]
     pub idle_timeout: u32,
-    /// Bytes a second, on average over a minute, below which a try has failed.
+    /// Bytes per second, averaged over a minute, below which an attempt fails.
     pub min_speed: u32,
-    /// The most that the spool may hold, in MiB.
+    /// Size limit of the spool, in MiB.
     pub spool_limit: u32,
 }
 
-macro_rules! words {
+/// Defines an enum with one word of the configuration for each variant.
+macro_rules! word_enum {
     ($(#[$meta:meta])* $name:ident { $($(#[$variant_meta:meta])* $variant:ident = $word:literal,)* }) => {
         $(#[$meta])*
         #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -113,60 +109,56 @@ macro_rules! words {
     };
 }
 
-words! {
-    /// How far the node is compared with what it should be, apart from what an update touches.
+word_enum! {
+    /// The check level: how closely a run compares the node with the target.
     Check {
-        /// Not at all.
+        /// Only the paths that the update changes.
         Touched = "touched",
-        /// Tracked paths by their metadata, when there is an update.
+        /// Also the metadata of all tracked paths, if there is an update.
         #[default]
         Update = "update",
-        /// Tracked paths by their metadata, at every run.
+        /// The metadata of all tracked paths in each run.
         Stat = "stat",
-        /// Metadata and content, at every run.
+        /// Metadata and content of all tracked paths in each run.
         Content = "content",
     }
 }
 
-words! {
-    /// Whether what an update displaces is kept, so that it can be undone.
+word_enum! {
+    /// Whether the backups of an update are kept as undo set.
     KeepUndo {
-        /// Not at all.
         Never = "never",
-        /// Until the next update, unless it is larger than the share that is allowed, or its room is needed.
+        /// Until the next update, unless they exceed `undo_share`, or their space is needed.
         #[default]
         Auto = "auto",
-        /// Until the next update, whatever it takes.
+        /// Until the next update; an update that needs their space stops.
         Always = "always",
     }
 }
 
-words! {
-    /// What happens with paths that were changed on the node.
+word_enum! {
+    /// Treatment of tracked paths that changed on the node.
     Drift {
-        /// They become the image's again.
         #[default]
         Repair = "repair",
-        /// They are listed.
         Report = "report",
     }
 }
 
-/// The most that a run may delete.
+/// The deletion budget: the largest number of paths that a run may delete.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MaxDelete {
-    /// So many paths.
     Paths(u64),
-    /// So many in a hundred of the tracked paths.
+    /// Of the tracked paths.
     Percent(u8),
 }
 
 impl MaxDelete {
-    /// The number of paths that may go where `tracked` are tracked.
+    /// The number of paths for a tree with this number of tracked paths.
     pub fn paths(self, tracked: u64) -> u64 {
         match self {
             MaxDelete::Paths(paths) => paths,
-            // without overflow: whole hundreds first
+            // Whole hundreds first, against overflow.
             MaxDelete::Percent(percent) => {
                 let percent = u64::from(percent);
                 tracked / 100 * percent + tracked % 100 * percent / 100
@@ -179,11 +171,11 @@ impl FromStr for MaxDelete {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let parsed = match text.strip_suffix('%') {
+        let budget = match text.strip_suffix('%') {
             Some(percent) => percent.parse().ok().filter(|&p| p <= 100).map(MaxDelete::Percent),
             None => text.parse().ok().map(MaxDelete::Paths),
         };
-        parsed
+        budget
             .ok_or_else(|| format!("{text:?} is neither a number of paths nor a share up to 100%"))
     }
 }
@@ -212,15 +204,14 @@ impl<'de> Deserialize<'de> for MaxDelete {
     }
 }
 
-/// What makes changed boot files known to the boot loader.
+/// The program that makes changed boot files known to the boot loader.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum BootLoader {
-    /// The tool that the tree has for it.
+    /// The tools that the tree has for its boot loader.
     #[default]
     Auto,
-    /// Nothing.
     Never,
-    /// This program of the tree, an absolute path, with these arguments; no shell reads them.
+    /// An absolute path in the tree, and arguments; no shell reads them.
     Command(Vec<String>),
 }
 
@@ -258,16 +249,17 @@ impl<'de> Deserialize<'de> for BootLoader {
 }
 
 impl Config {
-    /// Reads `updateclient.toml`; `file` is its name for messages.
+    /// Parses `updateclient.toml`; `file` is its name for messages.
     pub fn parse(file: &str, content: &[u8]) -> Result<Self, BadFile> {
         toml::from_str(text(file, content)?)
             .map_err(|e| BadFile::new(file, e.to_string().trim_end()))
     }
 
-    /// The names that a file sets, those of a table with its name and a dot in front.
+    /// Names of the settings in a file; those of a table begin with its name and a dot.
     pub fn names(content: &[u8]) -> Vec<String> {
         let table =
             std::str::from_utf8(content).ok().and_then(|text| text.parse::<toml::Table>().ok());
+
         let mut names = Vec::new();
         for (name, value) in table.unwrap_or_default() {
             match value {

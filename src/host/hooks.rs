@@ -1,57 +1,55 @@
-//! The administrator's own programs that run before and after an update.
+//! Hooks: programs of the administrator that run before or after an update.
 //!
-//! They lie in `etc/systemimager/hooks.d/pre-update.d` and `post-update.d` of the tree and run in the order of
-//! their names, byte by byte. What is no executable file is left out, as are hidden names and what editors
-//! and package managers leave behind.
+//! They are in `etc/systemimager/hooks.d/pre-update.d` and `post-update.d` of the tree, and run in the
+//! order of their names, byte by byte. Files that are not executable are ignored, and so are hidden names
+//! and the backup files of editors and package managers.
 
 use crate::process::{Programs, resolve_symlinks};
 use crate::root::{Root, RootError};
 use crate::tree_path::TreePath;
 
-/// What a name ends with that is no hook.
-const LEFTOVER_ENDS: [&str; 6] = ["~", ".bak", ".old", ".orig", ".swp", "#"];
-/// What a name holds that is no hook.
-const LEFTOVER_PARTS: [&str; 2] = [".dpkg-", ".rpm"];
+/// Ends of the names of backup files.
+const BACKUP_ENDS: [&str; 6] = ["~", ".bak", ".old", ".orig", ".swp", "#"];
+/// Other parts of the names of backup files.
+const BACKUP_PARTS: [&str; 2] = [".dpkg-", ".rpm"];
 
-/// When a hook runs.
+/// Time at which a hook runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Moment {
-    /// When everything is known and checked and nothing is touched.
+pub enum HookPhase {
+    /// All checks have passed, and nothing is changed.
     Before,
-    /// When the update is made and recorded.
+    /// The update is complete and recorded.
     After,
 }
 
-impl Moment {
-    /// The directory of its hooks.
+impl HookPhase {
+    /// The directory with the hooks of this phase.
     pub fn directory(self) -> &'static str {
         match self {
-            Moment::Before => "etc/systemimager/hooks.d/pre-update.d",
-            Moment::After => "etc/systemimager/hooks.d/post-update.d",
+            HookPhase::Before => "etc/systemimager/hooks.d/pre-update.d",
+            HookPhase::After => "etc/systemimager/hooks.d/post-update.d",
         }
     }
 
-    /// In one word.
+    /// The name of the phase for hooks.
     pub fn word(self) -> &'static str {
         match self {
-            Moment::Before => "pre",
-            Moment::After => "post",
+            HookPhase::Before => "pre",
+            HookPhase::After => "post",
         }
     }
 }
 
-/// The hooks that the tree at `root` has, in the order in which they run.
-pub fn hooks(root: &Root, moment: Moment) -> Result<Vec<TreePath>, RootError> {
-    let directory = TreePath::new(moment.directory()).unwrap_or_else(|_| TreePath::root());
-    let Some(directory) =
-        resolve_symlinks(root, &directory)?.filter(|directory| !directory.is_root())
-    else {
-        return Ok(Vec::new());
-    };
+/// Lists the hooks of a tree in the order in which they run.
+pub fn list_hooks(root: &Root, phase: HookPhase) -> Result<Vec<TreePath>, RootError> {
+    let directory = TreePath::new(phase.directory()).unwrap_or_else(|_| TreePath::root());
+    let resolved = resolve_symlinks(root, &directory)?.filter(|directory| !directory.is_root());
+    let Some(directory) = resolved else { return Ok(Vec::new()) };
+
     let programs = Programs::open(root)?;
     let mut hooks = Vec::new();
     for (path, _) in root.children(&directory)? {
-        if is_named_as_hook(path.name()) && programs.is_program(&path)? {
+        if is_hook_name(path.name()) && programs.is_program(&path)? {
             hooks.push(path);
         }
     }
@@ -59,22 +57,26 @@ pub fn hooks(root: &Root, moment: Moment) -> Result<Vec<TreePath>, RootError> {
     Ok(hooks)
 }
 
-fn is_named_as_hook(name: &[u8]) -> bool {
-    let ends = LEFTOVER_ENDS.iter().any(|end| name.ends_with(end.as_bytes()));
-    let holds = |part: &str| name.windows(part.len()).any(|window| window == part.as_bytes());
-    !name.starts_with(b".") && !ends && !LEFTOVER_PARTS.iter().any(|part| holds(part))
+fn is_hook_name(name: &[u8]) -> bool {
+    let contains = |part: &&str| name.windows(part.len()).any(|window| window == part.as_bytes());
+    let is_hidden = name.starts_with(b".");
+    let is_backup = BACKUP_ENDS.iter().any(|end| name.ends_with(end.as_bytes()))
+        || BACKUP_PARTS.iter().any(contains);
+    !is_hidden && !is_backup
 }
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::{PermissionsExt, symlink};
+
     use super::*;
 
     #[test]
-    fn leftovers_and_hidden_names_are_no_hooks() {
+    fn backup_and_hidden_file_not_hook() {
         for hook in ["10-drain", "drain.sh", "a b", "rpm", "dpkg", "z"] {
-            assert!(is_named_as_hook(hook.as_bytes()), "{hook}");
+            assert!(is_hook_name(hook.as_bytes()), "{hook}");
         }
-        for none in [
+        for other in [
             ".hidden",
             "10-drain~",
             "#10-drain#",
@@ -86,19 +88,18 @@ mod tests {
             "a.orig",
             ".a.swp",
         ] {
-            assert!(!is_named_as_hook(none.as_bytes()), "{none}");
+            assert!(!is_hook_name(other.as_bytes()), "{other}");
         }
     }
 
     #[test]
-    fn hooks_run_in_the_order_of_their_bytes() {
-        use std::os::unix::fs::{PermissionsExt, symlink};
-        let top = tempfile::tempdir().expect("scratch");
-        let real = top.path().join("srv/hooks");
-        std::fs::create_dir_all(&real).expect("makes");
-        std::fs::create_dir_all(top.path().join("etc/systemimager/hooks.d")).expect("makes");
-        // a directory elsewhere in the tree is as good
-        symlink("/srv/hooks", top.path().join(Moment::Before.directory())).expect("links");
+    fn hooks_listed_in_byte_order() {
+        let scratch = tempfile::tempdir().expect("a scratch directory");
+        let real = scratch.path().join("srv/hooks");
+        std::fs::create_dir_all(&real).expect("creates");
+        std::fs::create_dir_all(scratch.path().join("etc/systemimager/hooks.d")).expect("creates");
+        // The directory may be a symbolic link within the tree.
+        symlink("/srv/hooks", scratch.path().join(HookPhase::Before.directory())).expect("links");
         for (name, mode) in
             [("9", 0o755), ("10", 0o700), ("B", 0o755), ("a", 0o755), ("notes", 0o644)]
         {
@@ -108,10 +109,12 @@ mod tests {
         }
         symlink("/dev/null", real.join("masked")).expect("links");
         symlink("a", real.join("zz")).expect("links");
-        let root = Root::open(top.path()).expect("opens");
-        let found = hooks(&root, Moment::Before).expect("lists");
-        let names: Vec<String> = found.iter().map(ToString::to_string).collect();
+        let root = Root::open(scratch.path()).expect("opens");
+
+        let hooks = list_hooks(&root, HookPhase::Before).expect("lists");
+
+        let names: Vec<String> = hooks.iter().map(ToString::to_string).collect();
         assert_eq!(names, ["10", "9", "B", "a", "zz"].map(|name| format!("/srv/hooks/{name}")));
-        assert!(hooks(&root, Moment::After).expect("lists").is_empty());
+        assert!(list_hooks(&root, HookPhase::After).expect("lists").is_empty());
     }
 }

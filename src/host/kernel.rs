@@ -1,46 +1,49 @@
-//! The kernel that runs, and what of a tree belongs to it.
+//! The running kernel, and the paths of a tree that belong to it.
 
 use crate::root::{Root, RootError};
 use crate::tree_path::TreePath;
 
-/// The kernel that runs on the system that a tree is.
+/// A kernel, by its release.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Kernel {
     release: String,
 }
 
 impl Kernel {
-    /// The running kernel, if the tree is the running system; on any other tree none runs.
+    /// The running kernel; `None` if the tree is not the running system.
     pub fn running_on(root: &Root) -> Result<Option<Self>, RootError> {
         if !root.is_running_system()? {
             return Ok(None);
         }
         let name = rustix::system::uname();
-        Ok(Kernel::of(&name.release().to_string_lossy()))
+        Ok(Kernel::new(&name.release().to_string_lossy()))
     }
 
-    /// The kernel with this release, as `uname -r` prints it.
-    pub(crate) fn of(release: &str) -> Option<Self> {
-        let good =
+    /// The kernel of a release; `None` if the release cannot be a name in `lib/modules`.
+    pub(crate) fn new(release: &str) -> Option<Self> {
+        let is_valid =
             !release.is_empty() && !release.contains('/') && release != "." && release != "..";
-        good.then(|| Kernel { release: release.to_owned() })
+        is_valid.then(|| Kernel { release: release.to_owned() })
     }
 
-    /// As `uname -r` prints it.
+    /// The release, as `uname -r` prints it.
     pub fn release(&self) -> &str {
         &self.release
     }
 
-    /// Whether `path` is, or lies in, its modules (`lib/modules/RELEASE`, also below `usr`) or one of its
-    /// files in `boot` (`*-RELEASE`, `*-RELEASE.*`).
+    /// Whether a path belongs to this kernel.
+    ///
+    /// These are `lib/modules/RELEASE`, also below `usr`, with its content, and `*-RELEASE` and
+    /// `*-RELEASE.*` in `boot`.
     pub fn owns(&self, path: &TreePath) -> bool {
         let release = self.release.as_bytes();
         let mut components = path.components().peekable();
         components.next_if(|name| *name == b"usr");
+
         match (components.next(), components.next(), components.next()) {
             (Some(b"lib"), Some(b"modules"), Some(found)) => found == release,
             (Some(b"boot"), Some(file), _) => {
-                path.as_bytes().starts_with(b"boot") && is_for(file, release)
+                path.as_bytes().starts_with(b"boot") && is_file_of(file, release)
             }
             _ => false,
         }
@@ -48,7 +51,7 @@ impl Kernel {
 }
 
 /// Whether a name ends with the release, or with the release and a suffix.
-fn is_for(name: &[u8], release: &[u8]) -> bool {
+fn is_file_of(name: &[u8], release: &[u8]) -> bool {
     (1..name.len()).any(|dash| {
         let rest = name[dash..].strip_prefix(release);
         name[dash - 1] == b'-'
@@ -62,8 +65,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_belongs_to_a_kernel_is_told_by_its_release() {
-        let kernel = Kernel::of("6.1.0-18-amd64").expect("good");
+    fn path_of_kernel_recognised_by_release() {
+        let kernel = Kernel::new("6.1.0-18-amd64").expect("good");
         for path in [
             "lib/modules/6.1.0-18-amd64",
             "usr/lib/modules/6.1.0-18-amd64/kernel/fs/xfs.ko",
@@ -96,13 +99,13 @@ mod tests {
     }
 
     #[test]
-    fn a_short_release_is_not_found_within_a_longer_one() {
-        let kernel = Kernel::of("6.1.0-1").expect("good");
+    fn short_release_not_found_within_longer_one() {
+        let kernel = Kernel::new("6.1.0-1").expect("good");
         assert!(kernel.owns(&TreePath::new("boot/vmlinuz-6.1.0-1").expect("good")));
         assert!(!kernel.owns(&TreePath::new("boot/vmlinuz-6.1.0-18").expect("good")));
         assert!(!kernel.owns(&TreePath::new("boot/vmlinuz-5-6.1.0-1-x").expect("good")));
         for bad in ["", ".", "..", "a/b"] {
-            assert_eq!(Kernel::of(bad), None);
+            assert_eq!(Kernel::new(bad), None);
         }
     }
 }

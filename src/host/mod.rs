@@ -1,62 +1,40 @@
-//! How a node is to be updated: its configuration files, old and new, and the kernel that runs on it; and the
-//! programs of its own that an update calls: hooks, and what tells the boot loader.
+//! The node itself: its configuration, its kernel, and its programs that an update runs.
 //!
-//! Configuration is parsed only: the caller reads the files, below the root of the tree that is updated. Nothing in
-//! them is ever run by a shell. A file larger than [`MAX_FILE`] is refused.
+//! Configuration files, old and new, are only parsed here; the caller reads them below the root of the
+//! updated tree. No shell ever reads a value of them. The programs are hooks, the boot loader's tools, and
+//! those that restart the system.
 
 pub mod boot_loader;
 mod compat;
 mod config;
+mod error;
 mod fstab;
 mod hooks;
 mod kernel;
+mod notice;
 mod reboot;
 pub mod restart;
 mod tool;
 
-use crate::image::ImageName;
-
 pub use compat::client_conf::ClientConf;
-pub use compat::cluster_txt::Cluster;
+pub use compat::cluster_txt::HostAssignment;
+pub use compat::overrides_list::parse_overrides_list;
 pub use config::{BootLoader, Check, Config, Download, Drift, KeepUndo, MaxDelete};
+pub use error::{BadFile, ToolError};
 pub use fstab::mount_points;
-pub use hooks::{Moment, hooks};
+pub use hooks::{HookPhase, list_hooks};
 pub use kernel::Kernel;
-pub use reboot::{Restart, start_anew};
-pub use tool::{Stops, ToolError, ToolOutcome, Tools};
+pub use notice::HostNotice;
+pub use reboot::{RestartMethod, restart_system};
+pub use tool::{CancelPolicy, ToolInput, Tools};
 
-/// The exclude file of a node that has none.
+/// Exclude file of a node that has none of its own.
 pub const DEFAULT_EXCLUDES: &str = include_str!("../../etc/updateclient.local.exclude");
 
-/// A configuration file larger than this is refused: an exclude file of 10,000 rules takes 1 MB.
+/// Size of the largest configuration file in bytes: an exclude file of 10,000 rules takes 1 MB.
 pub const MAX_FILE: usize = 16 << 20;
 
-/// A configuration file that cannot be read as one.
-#[derive(Debug, thiserror::Error, PartialEq, Eq)]
-#[error("{file}: {why}")]
-pub struct BadFile {
-    file: String,
-    why: String,
-}
-
-impl BadFile {
-    fn new(file: &str, why: impl std::fmt::Display) -> Self {
-        BadFile { file: file.to_owned(), why: why.to_string() }
-    }
-
-    fn at(file: &str, line: usize, why: impl std::fmt::Display) -> Self {
-        BadFile { file: format!("{file}:{line}"), why: why.to_string() }
-    }
-}
-
-/// The names in the old client's file of overrides, one a line; empty lines and comments count for nothing.
-pub fn overrides(file: &str, content: &[u8]) -> Result<Vec<ImageName>, BadFile> {
-    let named =
-        lines(text(file, content)?).filter(|(_, line)| !line.is_empty() && !line.starts_with('#'));
-    named.map(|(number, line)| line.parse().map_err(|e| BadFile::at(file, number, e))).collect()
-}
-
-/// The text of a file, if it is text and not too long.
+/// Checks the size and the encoding of a file.
 fn text<'a>(file: &str, content: &'a [u8]) -> Result<&'a str, BadFile> {
     if content.len() > MAX_FILE {
         return Err(BadFile::new(file, "the file is larger than 16 MiB"));
@@ -65,7 +43,7 @@ fn text<'a>(file: &str, content: &'a [u8]) -> Result<&'a str, BadFile> {
         .map_err(|e| BadFile::new(file, format!("byte {} is not UTF-8", e.valid_up_to())))
 }
 
-/// Numbered lines without leading and trailing white space.
+/// Lines with their number from 1, without white space at both ends.
 fn lines(text: &str) -> impl Iterator<Item = (usize, &str)> {
     text.lines().enumerate().map(|(index, line)| (index + 1, line.trim()))
 }

@@ -1,41 +1,39 @@
-//! Starts the running system anew.
+//! Restart of the running system.
 
 use std::ffi::OsString;
 
-use super::tool::{ToolError, ToolOutcome, Tools};
+use super::{ToolError, ToolInput, Tools};
 
-/// How the system comes up again.
+/// Way of restarting the system.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Restart {
-    /// By its firmware and boot loader.
+pub enum RestartMethod {
+    /// Through firmware and boot loader.
     Reboot,
-    /// By the kernel that kexec has loaded.
+    /// Directly into the kernel that kexec has loaded.
     Kexec,
 }
 
-impl Restart {
-    /// Programs that do it, the best first: an init system ends services and unmounts before.
-    fn programs(self) -> &'static [(&'static str, &'static [&'static str])] {
+impl RestartMethod {
+    /// Programs with their arguments, best first: an init system stops services and unmounts.
+    fn commands(self) -> &'static [(&'static str, &'static [&'static str])] {
         match self {
-            Restart::Reboot => {
+            RestartMethod::Reboot => {
                 &[("systemctl", &["reboot"]), ("shutdown", &["-r", "now"]), ("reboot", &[])]
             }
-            Restart::Kexec => &[("systemctl", &["kexec"]), ("kexec", &["-e"])],
+            RestartMethod::Kexec => &[("systemctl", &["kexec"]), ("kexec", &["-e"])],
         }
     }
 }
 
-/// Runs the first program that there is for it.
-pub fn start_anew(tools: &Tools<'_>, how: Restart) -> Result<(), ToolError> {
-    for (name, arguments) in how.programs() {
-        let found =
-            tools.programs.find(name).map_err(|error| ToolError::Failed(error.to_string()))?;
-        if let Some(program) = found {
-            let arguments: Vec<OsString> = arguments.iter().map(OsString::from).collect();
-            return tools
-                .run(&program, &ToolOutcome { arguments: &arguments, ..ToolOutcome::default() });
-        }
+/// Restarts the system by the first program that is installed.
+pub fn restart_system(tools: &Tools<'_>, method: RestartMethod) -> Result<(), ToolError> {
+    for (name, arguments) in method.commands() {
+        let Some(program) = tools.programs.find(name)? else { continue };
+        let arguments: Vec<OsString> = arguments.iter().map(OsString::from).collect();
+        let input = ToolInput { arguments: &arguments, ..ToolInput::default() };
+        return tools.run(&program, &input);
     }
-    let names: Vec<&str> = how.programs().iter().map(|(name, _)| *name).collect();
-    Err(ToolError::Failed(format!("none of the programs {} is installed", names.join(", "))))
+
+    let names = method.commands().iter().map(|(name, _)| *name).collect();
+    Err(ToolError::NotInstalled { names })
 }

@@ -1,4 +1,5 @@
 use super::*;
+use crate::entry::EntryKind;
 use crate::filter::Filter;
 use crate::tree_path::TreePath;
 
@@ -9,7 +10,7 @@ fn config(text: &str) -> Result<Config, BadFile> {
 }
 
 #[test]
-fn the_shipped_sample_changes_nothing_and_shows_the_defaults() {
+fn shipped_sample_changes_nothing_and_shows_defaults() {
     assert_eq!(config(SAMPLE), Ok(Config::default()));
     let shown: String = SAMPLE
         .lines()
@@ -38,7 +39,7 @@ fn the_shipped_sample_changes_nothing_and_shows_the_defaults() {
 }
 
 #[test]
-fn slips_of_the_pen_are_errors_with_their_place() {
+fn bad_setting_refused_with_place() {
     let error = config("\ndrift = \"repare\"\n").expect_err("an unknown word").to_string();
     assert!(
         error.starts_with("updateclient.toml: ")
@@ -57,7 +58,7 @@ fn slips_of_the_pen_are_errors_with_their_place() {
 }
 
 #[test]
-fn the_deletion_budget_is_a_number_or_a_share() {
+fn deletion_budget_number_or_share() {
     let budget = |text: &str| config(text).expect("a good file").max_delete;
     assert_eq!(budget("max_delete = 12").paths(1), 12);
     assert_eq!(budget("max_delete = '12'").paths(1), 12);
@@ -66,7 +67,7 @@ fn the_deletion_budget_is_a_number_or_a_share() {
 }
 
 #[test]
-fn client_conf_of_the_old_client() {
+fn client_conf_of_old_client_parsed() {
     let content = b"# comment\nfstype = ext4\nfstype=xfs\nRsync_Port 8873\n\nexclude_file = \"/etc/x y\"\nserver: \nserver = s1\nssh_user = `id`\n";
     let conf = ClientConf::parse("client.conf", content).expect("a good file");
     let expected = ClientConf {
@@ -84,16 +85,18 @@ fn client_conf_of_the_old_client() {
 }
 
 #[test]
-fn the_shipped_excludes_cover_what_differs_and_no_more() {
+fn shipped_excludes_cover_node_specific_paths_only() {
     let filter = Filter::builder()
         .exclude_file("default", DEFAULT_EXCLUDES.as_bytes())
         .expect("good rules")
         .build();
-    let hidden = |at: &str| {
+    let is_excluded = |at: &str| {
         let path = TreePath::new(at.trim_end_matches('/')).expect("a good path");
-        filter.excludes(&path, at.ends_with('/')).is_some()
+        let kind = if at.ends_with('/') { EntryKind::Directory } else { EntryKind::Other };
+        filter.excludes(&path, kind).is_some()
     };
-    let differs = [
+
+    let node_specific = [
         "etc/machine-id",
         "etc/ssh/ssh_host_ed25519_key.pub",
         "etc/hostname",
@@ -106,10 +109,11 @@ fn the_shipped_excludes_cover_what_differs_and_no_more() {
         "usr/lib/python3/dist-packages/apt/__pycache__/cache.cpython-311.pyc",
         "tmp/x",
     ];
-    for at in differs {
-        assert!(hidden(at), "{at}");
+    for at in node_specific {
+        assert!(is_excluded(at), "{at}");
     }
-    let the_images = [
+
+    let of_image = [
         "etc/",
         "tmp/",
         "var/log/",
@@ -121,14 +125,14 @@ fn the_shipped_excludes_cover_what_differs_and_no_more() {
         "boot/vmlinuz",
         "dev/null",
     ];
-    for at in the_images {
-        assert!(!hidden(at), "{at}");
+    for at in of_image {
+        assert!(!is_excluded(at), "{at}");
     }
 }
 
 proptest::proptest! {
     #[test]
-    fn no_bytes_make_them_panic(content: Vec<u8>) {
+    fn arbitrary_bytes_never_panic(content: Vec<u8>) {
         let _ = Config::parse("x", &content);
         let _ = ClientConf::parse("x", &content);
     }

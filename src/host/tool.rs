@@ -1,5 +1,4 @@
-//! Runs a program of the tree for its effect: what it prints goes to the monitor, and what went wrong is
-//! one sentence.
+//! Runs programs of the tree, and reports their output to the monitor.
 
 use std::collections::VecDeque;
 use std::ffi::OsString;
@@ -10,112 +9,108 @@ use crate::process::{ProcessError, ProcessOutput, Programs, Task};
 use crate::report::Monitor;
 use crate::tree_path::{Quoted, TreePath};
 
-/// So many of the last lines are told of a program that failed.
-const LAST: usize = 5;
-/// So many lines are told while it runs: one that prints without end drowns nothing else.
-const MOST: usize = 200;
+use super::error::LastOutput;
+use super::{HostNotice, ToolError};
 
-/// What a run that is asked to stop means to a program.
+/// Number of the last lines that the error of a failed program quotes.
+const MAX_QUOTED_LINES: usize = 5;
+/// Number of lines that are reported: a program that prints without end must not fill the log.
+const MAX_REPORTED_LINES: usize = 200;
+
+/// Effect of a cancellation of the run on a program.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Stops {
-    /// It is broken off.
-    Heeded,
-    /// It goes on to its end: what it follows is done already.
-    Ignored,
+pub enum CancelPolicy {
+    /// The program is killed.
+    Honor,
+    /// The program runs to its end: the change that it belongs to is already made.
+    Ignore,
 }
 
-/// The programs of a tree, and who hears them.
+/// Runner for programs of a tree.
 pub struct Tools<'a> {
-    /// Of the tree.
     pub programs: Programs<'a>,
-    /// Hears each line, as a note.
+    /// Receives each line of output as a note.
     pub monitor: &'a dyn Monitor,
-    /// The most time that each may take.
-    pub longest: Duration,
-    /// What a request to stop means.
-    pub stops: Stops,
+    /// Longest time of a program.
+    pub timeout: Duration,
+    pub cancellation: CancelPolicy,
 }
 
-/// What a program is told.
+/// Input of a program.
 #[derive(Clone, Debug, Default)]
-pub struct ToolOutcome<'a> {
-    /// Its arguments.
+pub struct ToolInput<'a> {
     pub arguments: &'a [OsString],
-    /// What its environment has besides.
+    /// Additional environment variables.
     pub environment: &'a [(OsString, OsString)],
-    /// Its standard input.
-    pub input: &'a [u8],
-}
-
-/// Why a program did not do what it was to do.
-#[derive(Debug, thiserror::Error)]
-pub enum ToolError {
-    /// The run was asked to stop.
-    #[error("stopped on request")]
-    Stopped,
-    /// It failed; a sentence that names it, with what it said last.
-    #[error("{0}")]
-    Failed(String),
+    pub stdin: &'a [u8],
 }
 
 impl Tools<'_> {
-    /// Runs `program`, which has to succeed.
-    pub fn run(&self, program: &TreePath, told: &ToolOutcome<'_>) -> Result<(), ToolError> {
+    /// Runs a program; any exit status except 0 is an error.
+    pub fn run(&self, program: &TreePath, input: &ToolInput<'_>) -> Result<(), ToolError> {
         let task = Task {
             program,
-            arguments: told.arguments,
-            environment: told.environment,
-            input: told.input,
-            time_limit: self.longest,
+            arguments: input.arguments,
+            environment: input.environment,
+            input: input.stdin,
+            time_limit: self.timeout,
         };
-        let mut last: VecDeque<String> = VecDeque::new();
-        let mut told_lines = 0;
-        let ended = self.programs.run(&task, &mut |heard| match heard {
+        let mut last_lines: VecDeque<String> = VecDeque::new();
+        let mut line_count = 0;
+
+        let result = self.programs.run(&task, &mut |output| match output {
             ProcessOutput::Line(line) | ProcessOutput::ErrorLine(line) => {
+                line_count += 1;
                 let line = Quoted(line).to_string();
-                told_lines += 1;
-                match told_lines {
-                    ..=MOST => self.monitor.note(format!("{program}: {line}")),
-                    _ if told_lines == MOST + 1 => {
-                        self.monitor.note(format!("{program} says more than is told here"))
-                    }
-                    _ => {}
-                }
-                last.push_back(line);
-                last.drain(..last.len().saturating_sub(LAST));
+                self.report_line(program, &line, line_count);
+                last_lines.push_back(line);
+                last_lines.drain(..last_lines.len().saturating_sub(MAX_QUOTED_LINES));
                 ControlFlow::Continue(())
             }
-            ProcessOutput::Tick if self.stops == Stops::Heeded && self.monitor.is_stopped() => {
-                ControlFlow::Break(())
-            }
+            ProcessOutput::Tick if self.is_cancelled() => ControlFlow::Break(()),
             ProcessOutput::Tick => ControlFlow::Continue(()),
         });
-        let last = Vec::from(last).join("; ");
-        let words =
-            if last.is_empty() { String::new() } else { format!(", and said last: {last}") };
-        match ended {
+
+        let last_output = LastOutput(last_lines.into());
+        match result {
             Ok(outcome) if outcome.status.success() => Ok(()),
             Ok(outcome) => {
-                Err(ToolError::Failed(format!("{program} failed ({}){words}", outcome.status)))
+                let program = program.clone();
+                Err(ToolError::Failed { program, status: outcome.status, last_output })
             }
-            Err(ProcessError::Stopped) => Err(ToolError::Stopped),
-            Err(ProcessError::NotFound) if !self.programs.is_running_system() => {
-                let why = "the system's chroot, which runs it in the tree, is not installed";
-                Err(ToolError::Failed(format!("{program} cannot be run: {why}")))
+            Err(error) => Err(self.process_error(program, error, last_output)),
+        }
+    }
+
+    fn report_line(&self, program: &TreePath, line: &str, number: usize) {
+        if number <= MAX_REPORTED_LINES {
+            self.monitor.note(HostNotice::ProgramOutput { program, line });
+        } else if number == MAX_REPORTED_LINES + 1 {
+            self.monitor.note(HostNotice::MoreOutput { program });
+        }
+    }
+
+    fn is_cancelled(&self) -> bool {
+        self.cancellation == CancelPolicy::Honor && self.monitor.is_stopped()
+    }
+
+    fn process_error(
+        &self,
+        program: &TreePath,
+        error: ProcessError,
+        last_output: LastOutput,
+    ) -> ToolError {
+        let program = program.clone();
+        match error {
+            ProcessError::Stopped => ToolError::Cancelled,
+            ProcessError::NotFound if self.programs.is_running_system() => {
+                ToolError::NotFound { program }
             }
-            // The kernel says the same of a script whose interpreter is missing.
-            Err(ProcessError::NotFound) => Err(ToolError::Failed(format!(
-                "{program} cannot be run: it, or its interpreter, is not there"
-            ))),
-            Err(ProcessError::TimedOut) => {
-                let seconds = self.longest.as_secs();
-                Err(ToolError::Failed(format!(
-                    "{program} took longer than {seconds} s (program_timeout){words}"
-                )))
+            ProcessError::NotFound => ToolError::NoChroot { program },
+            ProcessError::TimedOut => {
+                ToolError::TimedOut { program, timeout: self.timeout, last_output }
             }
-            Err(ProcessError::Run(error)) => {
-                Err(ToolError::Failed(format!("{program} cannot be run: {error}")))
-            }
+            ProcessError::Run(source) => ToolError::Run { program, source },
         }
     }
 }

@@ -1,4 +1,6 @@
-//! The clauses of the format, checked.
+//! Checks of the clauses of the format that concern values, order and groups.
+//!
+//! Both ways to a [`Manifest`](super::Manifest) pass these checks: reading a text, and building one from a tree.
 
 use std::collections::HashMap;
 
@@ -6,31 +8,31 @@ use super::{MAX_XATTR_NAMES, MAX_XATTR_VALUES, ManifestError};
 use crate::entry::{Device, Entry, LeafKind, Meta, Node};
 use crate::tree_path::{MAX_PATH, TreePath};
 
-/// An attribute's name, as the kernel limits it.
+/// Length of the longest name of an extended attribute, a limit of the kernel.
 const MAX_XATTR_NAME: usize = 255;
 
-/// Says where `why` was found.
-pub(super) fn at(entry: &Entry, why: &'static str) -> ManifestError {
+/// The error for a fault of this entry.
+pub(super) fn fault_of(entry: &Entry, why: &'static str) -> ManifestError {
     ManifestError::Entry { path: entry.path.clone(), why }
 }
 
-/// What is wrong with `entry` by itself (clauses 7 to 11).
-pub(super) fn entry(entry: &Entry) -> Result<(), &'static str> {
-    meta(&entry.meta)?;
+/// Checks an entry by itself (clauses 7 to 11).
+pub(super) fn check_entry(entry: &Entry) -> Result<(), &'static str> {
+    check_meta(&entry.meta)?;
     match &entry.node {
         Node::Directory => Ok(()),
         Node::Leaf(leaf) => match &leaf.kind {
             LeafKind::File { size, .. } if *size > i64::MAX as u64 => {
                 Err("its size is beyond 2^63-1")
             }
-            LeafKind::Symlink { target } => symlink(entry.meta.mode, target),
-            LeafKind::Char(number) | LeafKind::Block(number) => device(*number),
+            LeafKind::Symlink { target } => check_symlink(entry.meta.mode, target),
+            LeafKind::Char(number) | LeafKind::Block(number) => check_device(*number),
             LeafKind::File { .. } | LeafKind::Fifo => Ok(()),
         },
     }
 }
 
-fn meta(meta: &Meta) -> Result<(), &'static str> {
+fn check_meta(meta: &Meta) -> Result<(), &'static str> {
     if meta.mode > 0o7777 {
         return Err("its mode has more than the permission bits");
     }
@@ -40,6 +42,7 @@ fn meta(meta: &Meta) -> Result<(), &'static str> {
     if meta.mtime.nanos >= 1_000_000_000 {
         return Err("its time has a second or more in nanoseconds");
     }
+
     if meta
         .xattrs
         .keys()
@@ -58,7 +61,7 @@ fn meta(meta: &Meta) -> Result<(), &'static str> {
     Ok(())
 }
 
-fn symlink(mode: u16, target: &[u8]) -> Result<(), &'static str> {
+fn check_symlink(mode: u16, target: &[u8]) -> Result<(), &'static str> {
     if mode != 0o777 {
         return Err("the mode of a symlink is not 0777");
     }
@@ -68,7 +71,7 @@ fn symlink(mode: u16, target: &[u8]) -> Result<(), &'static str> {
     Ok(())
 }
 
-fn device(number: Device) -> Result<(), &'static str> {
+fn check_device(number: Device) -> Result<(), &'static str> {
     if number.major >= 1 << 12 || number.minor >= 1 << 20 {
         Err("Linux has no such device number")
     } else {
@@ -76,8 +79,8 @@ fn device(number: Device) -> Result<(), &'static str> {
     }
 }
 
-/// What is wrong with the order, the top and the parents (clause 5).
-pub(super) fn tree(entries: &[Entry]) -> Result<(), ManifestError> {
+/// Checks the order, the root and the parents (clause 5).
+pub(super) fn check_tree(entries: &[Entry]) -> Result<(), ManifestError> {
     let Some(top) = entries.first() else {
         return Err(ManifestError::Entry {
             path: TreePath::root(),
@@ -85,19 +88,22 @@ pub(super) fn tree(entries: &[Entry]) -> Result<(), ManifestError> {
         });
     };
     if !top.path.is_root() || !top.is_dir() {
-        return Err(at(top, "the first entry is not the top directory"));
+        return Err(fault_of(top, "the first entry is not the top directory"));
     }
+
+    // The directories above the current entry.
     let mut open = vec![&top.path];
     for pair in entries.windows(2) {
         let (before, entry) = (&pair[0], &pair[1]);
         if before.path >= entry.path {
-            return Err(at(entry, "it occurs twice or is not in order"));
+            return Err(fault_of(entry, "it occurs twice or is not in order"));
         }
+
         while open.last().is_some_and(|dir| !entry.path.is_below(dir)) {
             open.pop();
         }
         if !open.last().is_some_and(|dir| is_child(entry, dir)) {
-            return Err(at(entry, "its parent is missing or not a directory"));
+            return Err(fault_of(entry, "its parent is missing or not a directory"));
         }
         if entry.is_dir() {
             open.push(&entry.path);
@@ -106,14 +112,15 @@ pub(super) fn tree(entries: &[Entry]) -> Result<(), ManifestError> {
     Ok(())
 }
 
-/// Whether no directory lies between `dir` and `entry`, which is below it.
+/// Whether `entry`, which is below `dir`, is directly in it.
 fn is_child(entry: &Entry, dir: &TreePath) -> bool {
     let slash = usize::from(!dir.is_root());
     dir.as_bytes().len() + slash + entry.path.name().len() == entry.path.as_bytes().len()
 }
 
-/// What is wrong with the hardlink groups (clause 11).
-pub(super) fn groups(entries: &[Entry]) -> Result<(), ManifestError> {
+/// Checks the hard-link groups (clause 11).
+pub(super) fn check_groups(entries: &[Entry]) -> Result<(), ManifestError> {
+    // The first member of each group, and whether another one follows.
     let mut firsts: HashMap<&TreePath, (&Entry, bool)> = HashMap::new();
     for entry in entries {
         let Some(group) = entry.group() else { continue };
@@ -121,16 +128,18 @@ pub(super) fn groups(entries: &[Entry]) -> Result<(), ManifestError> {
             firsts.insert(group, (entry, false));
             continue;
         }
+
         let Some((first, shared)) = firsts.get_mut(group) else {
-            return Err(at(entry, "its hardlink group is not named by its first path"));
+            return Err(fault_of(entry, "its hardlink group is not named by its first path"));
         };
         if first.meta != entry.meta || first.node != entry.node {
-            return Err(at(entry, "it is not like the first of its hardlink group"));
+            return Err(fault_of(entry, "it is not like the first of its hardlink group"));
         }
         *shared = true;
     }
+
     match firsts.values().find(|(_, shared)| !shared) {
-        Some((alone, _)) => Err(at(alone, "its hardlink group has no other member")),
+        Some((alone, _)) => Err(fault_of(alone, "its hardlink group has no other member")),
         None => Ok(()),
     }
 }

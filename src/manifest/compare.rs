@@ -1,23 +1,24 @@
-//! What turns one manifest into another.
+//! The difference between two manifests.
 
 use std::cmp::Ordering;
 
 use super::Manifest;
 use crate::entry::Entry;
 
-/// What goes and what comes between two manifests.
+/// The entries in which a target differs from a base.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ManifestChanges {
-    /// Entries of the base whose path the target does not have, in order.
+    /// Entries of the base whose path the target does not have, in tree order.
     pub removed: Vec<Entry>,
-    /// Entries of the target that are new or differ in anything, in order.
+    /// Entries of the target that are new, or differ in anything, in tree order.
     pub changed: Vec<Entry>,
 }
 
-/// What turns `base` into `target`: `base.apply(removed, changed)` is `target`.
+/// Computes the changes for which `base.apply(removed, changed)` is `target`.
 pub fn compare(base: &Manifest, target: &Manifest) -> ManifestChanges {
     let (mut old, mut new) = (base.entries().iter().peekable(), target.entries().iter().peekable());
     let mut changes = ManifestChanges::default();
+
     loop {
         let order = match (old.peek(), new.peek()) {
             (None, None) => return changes,
@@ -25,9 +26,10 @@ pub fn compare(base: &Manifest, target: &Manifest) -> ManifestChanges {
             (None, Some(_)) => Ordering::Greater,
             (Some(before), Some(after)) => before.path.cmp(&after.path),
         };
-        let gone = if order.is_le() { old.next() } else { None };
-        let here = if order.is_ge() { new.next() } else { None };
-        match (gone, here) {
+        let in_base = if order.is_le() { old.next() } else { None };
+        let in_target = if order.is_ge() { new.next() } else { None };
+
+        match (in_base, in_target) {
             (Some(before), None) => changes.removed.push(before.clone()),
             (before, Some(after)) if before != Some(after) => changes.changed.push(after.clone()),
             _ => {}
@@ -35,12 +37,15 @@ pub fn compare(base: &Manifest, target: &Manifest) -> ManifestChanges {
     }
 }
 
-/// The entries of `base` whose path `target` does not have, in order.
-pub fn gone<'b>(base: &'b Manifest, target: &Manifest) -> impl Iterator<Item = &'b Entry> {
+/// The entries of `base` whose path `target` does not have, in tree order.
+pub fn removed_entries<'b>(
+    base: &'b Manifest,
+    target: &Manifest,
+) -> impl Iterator<Item = &'b Entry> {
     let mut rest = target.entries();
     base.entries().iter().filter(move |entry| {
-        let before = rest.iter().take_while(|other| other.path < entry.path).count();
-        rest = &rest[before..];
+        let skipped = rest.iter().take_while(|other| other.path < entry.path).count();
+        rest = &rest[skipped..];
         rest.first().is_none_or(|other| other.path != entry.path)
     })
 }

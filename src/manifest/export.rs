@@ -1,12 +1,14 @@
-//! A manifest for the mtree program that a node already has.
+//! Export for the mtree(8) program, so that a node can be checked without our tools.
 
 use std::io::{self, Write};
 
 use super::{Manifest, line};
 
 impl Manifest {
-    /// Writes plain mtree, which `mtree -f` of Debian's mtree-netbsd accepts: it aborts on keywords
-    /// that it does not know, so extended attributes and hardlink groups stay out.
+    /// Writes the plain mtree(5) text that `mtree -f` of Debian's mtree-netbsd accepts.
+    ///
+    /// That program aborts on unknown keywords. So the text has neither extended attributes nor hard-link
+    /// groups.
     pub fn export_mtree(&self, mut to: impl Write) -> io::Result<()> {
         to.write_all(b"#mtree\n")?;
         let mut text = Vec::new();

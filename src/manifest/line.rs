@@ -1,4 +1,7 @@
-//! One entry as one canonical line.
+//! Writer and strict reader of one entry as one canonical line.
+//!
+//! For each entry there is exactly one line. If the reader accepted a second form, two texts of one tree
+//! would have two ids.
 
 use std::borrow::Cow;
 
@@ -11,10 +14,10 @@ use crate::digest::Digest;
 use crate::entry::{Device, Entry, Leaf, LeafKind, Meta, Mtime, Node, Xattrs};
 use crate::tree_path::TreePath;
 
-/// Why a line is not canonical.
+/// Reason for which a line is not canonical.
 type LineFault = &'static str;
 
-/// Clause 4.
+/// Bytes that clause 4 leaves unescaped.
 const PLAIN: [bool; 256] = {
     let mut plain = [false; 256];
     let mut byte = 0;
@@ -30,7 +33,7 @@ fn is_plain(bytes: &[u8]) -> bool {
     bytes.iter().all(|&byte| PLAIN[usize::from(byte)])
 }
 
-/// Appends the line of `entry`, with its newline.
+/// Appends the line of an entry, with its newline.
 pub(super) fn write(to: &mut Vec<u8>, entry: &Entry) {
     write_plain(to, entry);
     for (name, value) in &entry.meta.xattrs {
@@ -46,24 +49,26 @@ pub(super) fn write(to: &mut Vec<u8>, entry: &Entry) {
     to.push(b'\n');
 }
 
-/// Appends the keywords that every mtree knows, without a newline.
+/// Appends the path and the keywords of plain mtree(5), without a newline.
 pub(super) fn write_plain(to: &mut Vec<u8>, entry: &Entry) {
     write_path(to, &entry.path);
     to.extend_from_slice(b" type=");
     to.extend_from_slice(entry.type_name().as_bytes());
     to.extend_from_slice(b" mode=");
     to.extend([9, 6, 3, 0].map(|shift| b'0' + (entry.meta.mode >> shift & 7) as u8));
-    number(to, b" uid=", entry.meta.uid.into());
-    number(to, b" gid=", entry.meta.gid.into());
+    write_number(to, b" uid=", entry.meta.uid.into());
+    write_number(to, b" gid=", entry.meta.gid.into());
     if let Some((size, _)) = entry.file() {
-        number(to, b" size=", size);
+        write_number(to, b" size=", size);
     }
+
     let Mtime { seconds, nanos } = entry.meta.mtime;
-    number(to, if seconds < 0 { b" time=-" } else { b" time=" }, seconds.unsigned_abs());
-    // A second more makes ten digits of them, the first of which gives way to the point.
+    write_number(to, if seconds < 0 { b" time=-" } else { b" time=" }, seconds.unsigned_abs());
+    // Plus one second the nanoseconds have ten digits; the dot replaces the first of them.
     let at = to.len();
-    number(to, b"", u64::from(nanos) + 1_000_000_000);
+    write_number(to, b"", u64::from(nanos) + 1_000_000_000);
     to[at] = b'.';
+
     match entry.leaf().map(|leaf| &leaf.kind) {
         Some(LeafKind::File { digest, .. }) => {
             to.extend_from_slice(b" sha256digest=");
@@ -74,14 +79,14 @@ pub(super) fn write_plain(to: &mut Vec<u8>, entry: &Entry) {
             escape(to, target);
         }
         Some(LeafKind::Char(device) | LeafKind::Block(device)) => {
-            number(to, b" device=native,", device.major.into());
-            number(to, b",", device.minor.into());
+            write_number(to, b" device=native,", device.major.into());
+            write_number(to, b",", device.minor.into());
         }
         Some(LeafKind::Fifo) | None => {}
     }
 }
 
-/// Appends `path` as clause 4 escapes it: `.`, or `./` and what follows.
+/// Appends a path as clauses 3 and 4 define it: `.`, or `./` and the escaped path.
 pub fn write_path(to: &mut Vec<u8>, path: &TreePath) {
     to.push(b'.');
     if !path.is_root() {
@@ -103,12 +108,12 @@ fn escape(to: &mut Vec<u8>, bytes: &[u8]) {
     }
 }
 
-fn number(to: &mut Vec<u8>, before: &[u8], value: u64) {
+fn write_number(to: &mut Vec<u8>, before: &[u8], value: u64) {
     to.extend_from_slice(before);
     to.extend_from_slice(itoa::Buffer::new().format(value).as_bytes());
 }
 
-/// Reads one line, which is without its newline.
+/// Parses one line without its newline.
 pub(super) fn parse(line: &[u8]) -> Result<Entry, LineFault> {
     let mut fields = Fields(Some(line));
     let path = parse_path(fields.next().ok_or("it is empty")?)?;
@@ -125,17 +130,19 @@ pub(super) fn parse(line: &[u8]) -> Result<Entry, LineFault> {
         parse_time(fields.value("time=", "it has no time")?).ok_or("its time is not canonical")?;
     let kind = parse_kind(kind, size, &mut fields)?;
     let (xattrs, group) = parse_tail(&mut fields)?;
+
     let node = match (kind, group) {
         (Some(kind), group) => Node::Leaf(Leaf { kind, group }),
         (None, None) => Node::Directory,
         (None, Some(_)) => return Err("a directory cannot be hardlinked"),
     };
+
     let entry = Entry::new(path, Meta { mode, uid, gid, mtime, xattrs }, node);
-    checks::entry(&entry)?;
+    checks::check_entry(&entry)?;
     Ok(entry)
 }
 
-/// The rest of a line, in fields that are separated by one space; `None` after the last.
+/// The rest of a line, as fields separated by one space; `None` after the last field.
 struct Fields<'a>(Option<&'a [u8]>);
 
 impl<'a> Fields<'a> {
@@ -165,7 +172,7 @@ fn parse_kind(kind: &[u8], size: u64, fields: &mut Fields) -> Result<Option<Leaf
             let digest = fields.value("sha256digest=", "it has no digest")?;
             LeafKind::File {
                 size,
-                digest: parse_digest(digest).ok_or("its digest is not canonical")?,
+                digest: Digest::from_hex(digest).map_err(|_| "its digest is not canonical")?,
             }
         }
         b"link" => LeafKind::Symlink {
@@ -178,7 +185,7 @@ fn parse_kind(kind: &[u8], size: u64, fields: &mut Fields) -> Result<Option<Leaf
     }))
 }
 
-/// What follows the keywords of the type: attributes, then the hardlink group.
+/// Parses the keywords after those of the type: extended attributes, then the hard-link group.
 fn parse_tail(fields: &mut Fields) -> Result<(Xattrs, Option<TreePath>), LineFault> {
     let mut xattrs = Xattrs::new();
     while let Some(field) = fields.next() {
@@ -188,6 +195,7 @@ fn parse_tail(fields: &mut Fields) -> Result<(Xattrs, Option<TreePath>), LineFau
             }
             return Ok((xattrs, Some(parse_path(group)?)));
         }
+
         let field = field.strip_prefix(b"xattr.").ok_or("it has an unknown keyword")?;
         let equals =
             field.iter().position(|&b| b == b'=').ok_or("an extended attribute has no value")?;
@@ -195,6 +203,7 @@ fn parse_tail(fields: &mut Fields) -> Result<(Xattrs, Option<TreePath>), LineFau
         let value = BASE64
             .decode(&field[equals + 1..])
             .map_err(|_| "an extended attribute is not canonical base64")?;
+
         if xattrs.last_key_value().is_some_and(|(last, _)| *last >= name) {
             return Err("its extended attributes are not in order");
         }
@@ -203,7 +212,7 @@ fn parse_tail(fields: &mut Fields) -> Result<(Xattrs, Option<TreePath>), LineFau
     Ok((xattrs, None))
 }
 
-/// Reads what [`write_path`] wrote, and nothing else.
+/// Parses the text that [`write_path`] writes, and no other form of it.
 pub fn parse_path(text: &[u8]) -> Result<TreePath, &'static str> {
     if text == b"." {
         return Ok(TreePath::root());
@@ -222,12 +231,14 @@ fn unescape(text: &[u8]) -> Result<Cow<'_, [u8]>, LineFault> {
     }
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text;
+
     while let Some((&byte, after)) = rest.split_first() {
         rest = after;
         if PLAIN[usize::from(byte)] {
             bytes.push(byte);
             continue;
         }
+
         let (&octal, after) =
             after.split_first_chunk::<3>().filter(|_| byte == b'\\').ok_or(FAULT)?;
         rest = after;
@@ -240,6 +251,7 @@ fn unescape(text: &[u8]) -> Result<Cow<'_, [u8]>, LineFault> {
         }
         bytes.push(byte);
     }
+
     Ok(bytes.into())
 }
 
@@ -273,19 +285,16 @@ fn parse_time(text: &[u8]) -> Option<Mtime> {
     if !nanos.iter().all(u8::is_ascii_digit) {
         return None;
     }
+
     let nanos = nanos.iter().fold(0, |value, digit| value * 10 + u32::from(digit - b'0'));
     let seconds = match text[..dot].strip_prefix(b"-") {
-        // `-0` is not canonical: 0 is neither negative nor positive.
+        // `-0` is not canonical.
         Some(before) => {
             parse_number(before).filter(|&n| n > 0).and_then(|n| 0i64.checked_sub_unsigned(n))?
         }
         None => i64::try_from(parse_number(&text[..dot])?).ok()?,
     };
     Some(Mtime { seconds, nanos })
-}
-
-fn parse_digest(text: &[u8]) -> Option<Digest> {
-    Digest::of_hex(text).ok()
 }
 
 fn parse_device(fields: &mut Fields) -> Result<Device, LineFault> {

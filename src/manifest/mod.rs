@@ -1,5 +1,7 @@
-//! The manifest: the complete, sorted list of an image's entries, with metadata and digests.
+//! The manifest: complete, sorted list of the entries of a tree, with metadata and digests.
 //!
+//! The id of a generation is the digest of this text. So a node that checks the digest of a manifest knows
+//! each digest in it, and needs to trust nothing else about the content of the image.
 #![doc = include_str!("format.md")]
 
 mod checks;
@@ -13,7 +15,7 @@ use std::collections::HashMap;
 use std::io::{self, Write};
 use std::sync::{Arc, OnceLock};
 
-pub use compare::{ManifestChanges, compare, gone};
+pub use compare::{ManifestChanges, compare, removed_entries};
 pub use line::{parse_path, write_path};
 pub use read::parse_entries;
 
@@ -24,64 +26,56 @@ use crate::entry::{Entry, Node};
 use crate::generation::GenerationId;
 use crate::tree_path::TreePath;
 
-/// The largest canonical text that is read from outside: about five million entries.
+/// Largest canonical text that is read from outside, in bytes: about five million entries.
 pub const MAX_TEXT: u64 = 1 << 30;
-/// The longest line: a path, its symlink target, its group's name and the names of its extended
-/// attributes fully escaped, and their values in base64.
+/// Longest line in bytes.
+///
+/// It has room for path, link target, group and the names of extended attributes, all of them escaped,
+/// and for the values of these attributes in base64.
 pub const MAX_LINE: usize = 4 << 20;
-/// The names of one entry's extended attributes together, as the kernel limits their list.
+/// Size of all names of an entry's extended attributes in bytes, a limit of the kernel.
 pub const MAX_XATTR_NAMES: usize = 64 << 10;
-/// The values of one entry's extended attributes together: sixteen of the largest that Linux has.
+/// Size of all values of an entry's extended attributes in bytes: sixteen of the largest in Linux.
 pub const MAX_XATTR_VALUES: usize = 1 << 20;
-/// The window that a compressed manifest may ask a reader to hold, as a power of two: 8 MiB, which is
-/// what zstd's level 19 uses.
+/// Binary logarithm of the largest zstd window: 8 MiB, as level 19 uses.
+///
+/// A reader needs this much memory, so a larger window is refused.
 const WINDOW_LOG: u32 = 23;
 
-/// So many entries are written, or read, by one processor at a time.
+/// Number of entries that one thread formats or parses at a time.
 const PIECE: usize = 1024;
-/// So many pieces are in memory together.
+/// Number of such pieces in memory at a time.
 const PIECES: usize = 8;
 
 const HEAD: &[u8] = b"#mtree systemimager 1\n";
 
-/// What a tree holds: sorted, unique and checked by every clause of the format.
+/// All entries of a tree: in tree order, unique, and checked against each clause of the format.
 #[derive(Clone, Debug)]
 pub struct Manifest {
-    /// Shared, since a filter that drops nothing leaves the same entries.
+    /// Shared, since a filter that drops no entry returns the same list.
     entries: Arc<[Entry]>,
     id: OnceLock<GenerationId>,
 }
 
-/// Why something is not a manifest.
+/// Bytes or entries that are not a valid manifest.
 #[derive(Debug, thiserror::Error)]
 pub enum ManifestError {
-    /// It could not be read at all.
+    /// Reading failed.
     #[error("cannot read the manifest: {0}")]
     Io(#[from] io::Error),
     /// A line is not canonical.
     #[error("the manifest is not valid: line {line}: {why}")]
     Line {
-        /// Counted from one.
+        /// From 1.
         line: u64,
-        /// What is wrong with it.
-        why: String,
+        why: &'static str,
     },
-    /// An entry cannot be.
+    /// An entry, or its place in the tree, is not valid.
     #[error("the manifest is not valid: {path}: {why}")]
-    Entry {
-        /// Which.
-        path: TreePath,
-        /// What is wrong with it.
-        why: &'static str,
-    },
-    /// A diff was made for another base.
+    Entry { path: TreePath, why: &'static str },
+    /// Changes of a diff do not fit the base.
     #[error("the changes do not fit their base: {path}: {why}")]
-    OtherBase {
-        /// Where.
-        path: TreePath,
-        /// What is wrong there.
-        why: &'static str,
-    },
+    OtherBase { path: TreePath, why: &'static str },
 }
 
 impl Manifest {
@@ -92,19 +86,21 @@ impl Manifest {
         Self::from_sorted(entries)
     }
 
-    /// Checks the clauses that hold between entries; each by itself was checked before.
+    /// Checks the clauses about several entries; each entry by itself has been checked.
     fn from_sorted(entries: Vec<Entry>) -> Result<Self, ManifestError> {
-        let (tree, groups) = rayon::join(|| checks::tree(&entries), || checks::groups(&entries));
+        let (tree, groups) =
+            rayon::join(|| checks::check_tree(&entries), || checks::check_groups(&entries));
         tree.and(groups)?;
         Ok(Manifest { entries: entries.into(), id: OnceLock::new() })
     }
 
-    /// The id of the generation: the SHA-256 of the canonical text.
+    /// The id of this generation: SHA-256 of the canonical text.
     pub fn id(&self) -> GenerationId {
         *self.id.get_or_init(|| {
             let mut hasher = Hasher::new();
             hasher.update(HEAD);
-            // While the lines of some entries are hashed, those of the next are written.
+
+            // While the text of some pieces is hashed, other threads format the next ones.
             let mut texts: Vec<Vec<u8>> = Vec::new();
             for pieces in self.entries.chunks(PIECE * PIECES) {
                 let hash = || texts.iter().for_each(|text| hasher.update(text));
@@ -115,7 +111,7 @@ impl Manifest {
         })
     }
 
-    /// All entries in order; the first one is the top.
+    /// All entries in tree order; the first one is the root.
     pub fn entries(&self) -> &[Entry] {
         &self.entries
     }
@@ -126,18 +122,17 @@ impl Manifest {
         Some(&self.entries[at])
     }
 
-    /// The number of entries, which is never 0.
+    /// Number of entries; never 0.
     #[allow(clippy::len_without_is_empty)]
     pub fn len(&self) -> usize {
         self.entries.len()
     }
 
-    /// The bytes of all distinct regular files: a hardlink group counts once.
+    /// Size of all regular files in bytes; a hard-link group counts once.
     pub fn bytes(&self) -> u64 {
-        let first = |entry: &&Entry| entry.group().is_none_or(|group| *group == entry.path);
         self.entries
             .iter()
-            .filter(first)
+            .filter(|entry| entry.group().is_none_or(|group| *group == entry.path))
             .filter_map(Entry::file)
             .fold(0, |sum, (size, _)| sum.saturating_add(size))
     }
@@ -147,7 +142,7 @@ impl Manifest {
         write_entries(&self.entries, to)
     }
 
-    /// Writes the canonical text compressed with zstd; `level` is held between 1 and 19.
+    /// Writes the canonical text, compressed with zstd; `level` is limited to 1 to 19.
     pub fn write_zstd(&self, to: impl Write, level: i32) -> io::Result<()> {
         let mut encoder = zstd::Encoder::new(to, level.clamp(1, 19))?;
         encoder.window_log(WINDOW_LOG)?;
@@ -156,33 +151,37 @@ impl Manifest {
         encoder.finish()?.flush()
     }
 
-    /// The manifest that this one becomes when `removed` goes and `changed` comes.
+    /// The manifest without the entries `removed`, and with the entries `changed`.
     ///
-    /// Every entry of `removed` must be in this manifest as it is, and none of them in `changed`.
+    /// Each entry of `removed` must be in this manifest exactly as it is, and its path not in `changed`.
     pub fn apply(&self, removed: &[Entry], changed: &[Entry]) -> Result<Self, ManifestError> {
-        let other = |entry: &Entry, why| ManifestError::OtherBase { path: entry.path.clone(), why };
-        for entry in removed {
-            if self.get(&entry.path) != Some(entry) {
-                return Err(other(
-                    entry,
-                    "it should go, but the base does not have it as it is listed",
-                ));
-            }
+        let other_base =
+            |path: &TreePath, why| ManifestError::OtherBase { path: path.clone(), why };
+
+        let missing = removed.iter().find(|entry| self.get(&entry.path) != Some(entry));
+        if let Some(entry) = missing {
+            return Err(other_base(
+                &entry.path,
+                "it is to be removed, but the base has another entry",
+            ));
         }
-        // What comes is before what goes where both are of one path.
-        let coming = changed.iter().map(|entry| (&entry.path, false));
-        let mut named: Vec<(&TreePath, bool)> =
-            coming.chain(removed.iter().map(|e| (&e.path, true))).collect();
+
+        let mut named: Vec<(&TreePath, Change)> = changed
+            .iter()
+            .map(|entry| (&entry.path, Change::Install))
+            .chain(removed.iter().map(|entry| (&entry.path, Change::Remove)))
+            .collect();
         named.sort_unstable();
         for pair in named.windows(2).filter(|pair| pair[0].0 == pair[1].0) {
             let why = match (pair[0].1, pair[1].1) {
-                (false, false) => "it comes twice",
-                (true, true) => continue,
-                _ => "it goes and comes",
+                (Change::Install, Change::Install) => "it is changed twice",
+                (Change::Remove, Change::Remove) => continue,
+                _ => "it is both removed and changed",
             };
-            return Err(ManifestError::OtherBase { path: pair[0].0.clone(), why });
+            return Err(other_base(pair[0].0, why));
         }
-        // What stays was checked with this manifest.
+
+        // The entries that stay have been checked as part of this manifest.
         check_each(changed)?;
         let mut named = named.into_iter().map(|(path, _)| path).peekable();
         let stays = |entry: &&Entry| {
@@ -191,36 +190,46 @@ impl Manifest {
         };
         let mut entries: Vec<Entry> = Vec::with_capacity(self.entries.len() + changed.len());
         entries.extend(self.entries.iter().filter(stays).chain(changed).cloned());
-        // Two runs in order, which a stable sort merges.
+        // Two sorted runs, which a stable sort merges.
         entries.sort_by(|a, b| a.path.cmp(&b.path));
         Self::from_sorted(entries)
     }
 
-    /// The manifest of what `keep` leaves: what is below a dropped directory goes as well, the top
-    /// always stays, and a hardlink group is what survives of it.
+    /// The manifest of the entries that `keep` accepts.
+    ///
+    /// The content of a dropped directory is dropped as well; the root always stays. A hard-link group
+    /// consists of its remaining members.
     pub fn filtered(&self, mut keep: impl FnMut(&Entry) -> bool) -> Manifest {
-        let mut dropped: Option<&TreePath> = None;
-        let mut left_out = Vec::new();
+        let mut dropped_dir: Option<&TreePath> = None;
+        let mut dropped = Vec::new();
         for (index, entry) in self.entries.iter().enumerate() {
-            if dropped.is_some_and(|top| entry.path.is_below(top)) {
-                left_out.push(index);
+            if dropped_dir.is_some_and(|dir| entry.path.is_below(dir)) {
+                dropped.push(index);
             } else if !entry.path.is_root() && !keep(entry) {
-                left_out.push(index);
+                dropped.push(index);
                 if entry.is_dir() {
-                    dropped = Some(&entry.path);
+                    dropped_dir = Some(&entry.path);
                 }
             }
         }
-        if left_out.is_empty() {
+        if dropped.is_empty() {
             return self.clone();
         }
-        let mut left_out = left_out.into_iter().peekable();
-        let stays = |(index, _): &(usize, &Entry)| left_out.next_if_eq(index).is_none();
+
+        let mut dropped = dropped.into_iter().peekable();
+        let stays = |(index, _): &(usize, &Entry)| dropped.next_if_eq(index).is_none();
         let mut kept: Vec<Entry> =
             self.entries.iter().enumerate().filter(stays).map(|(_, e)| e.clone()).collect();
         regroup(&mut kept);
         Manifest { entries: kept.into(), id: OnceLock::new() }
     }
+}
+
+/// Change of one path; the order decides nothing, it only brings equal paths together.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Change {
+    Install,
+    Remove,
 }
 
 impl PartialEq for Manifest {
@@ -231,14 +240,14 @@ impl PartialEq for Manifest {
 
 impl Eq for Manifest {}
 
-/// Writes a fragment: `entries`, which are sorted and unique, in the lines of a manifest.
+/// Writes a fragment: `entries`, which are in tree order and unique, in the form of a manifest.
 pub fn write_entries(entries: &[Entry], mut to: impl Write) -> io::Result<()> {
-    const PIECE: usize = 256 << 10;
-    let mut text = Vec::with_capacity(PIECE + 4096);
+    const BUFFER: usize = 256 << 10;
+    let mut text = Vec::with_capacity(BUFFER + 4096);
     text.extend_from_slice(HEAD);
     for entry in entries {
         line::write(&mut text, entry);
-        if text.len() >= PIECE {
+        if text.len() >= BUFFER {
             to.write_all(&text)?;
             text.clear();
         }
@@ -246,7 +255,7 @@ pub fn write_entries(entries: &[Entry], mut to: impl Write) -> io::Result<()> {
     to.write_all(&text)
 }
 
-/// The lines of `entries`.
+/// The canonical lines of `entries`.
 fn text_of(entries: &[Entry]) -> Vec<u8> {
     let mut text = Vec::new();
     entries.iter().for_each(|entry| line::write(&mut text, entry));
@@ -254,18 +263,22 @@ fn text_of(entries: &[Entry]) -> Vec<u8> {
 }
 
 fn check_each(entries: &[Entry]) -> Result<(), ManifestError> {
-    entries.iter().try_for_each(|entry| checks::entry(entry).map_err(|why| checks::at(entry, why)))
+    entries.iter().try_for_each(|entry| {
+        checks::check_entry(entry).map_err(|why| checks::fault_of(entry, why))
+    })
 }
 
-/// `path` as manifests write it: `./` in front, unusual bytes as `\ooo`.
+/// The path as manifests write it: `./` first, unusual bytes as `\ooo`.
 pub fn path_text(path: &TreePath) -> String {
     let mut text = Vec::new();
     line::write_path(&mut text, path);
-    // Escaping leaves nothing but ASCII.
+    // Escaped text is ASCII.
     String::from_utf8_lossy(&text).into_owned()
 }
 
-/// Names every hardlink group by the first of the members that `entries` still has.
+/// Names each hard-link group by the first of its members in `entries`.
+///
+/// A group with a single member left is no group.
 fn regroup(entries: &mut [Entry]) {
     let mut members: HashMap<TreePath, (TreePath, usize)> = HashMap::new();
     for entry in &*entries {
@@ -273,13 +286,14 @@ fn regroup(entries: &mut [Entry]) {
             members.entry(group.clone()).or_insert_with(|| (entry.path.clone(), 0)).1 += 1;
         }
     }
+
     for entry in entries {
         let Some(group) = entry.group() else { continue };
-        let left = members.get(group).filter(|(_, count)| *count > 1).map(|(first, _)| first);
-        if left != Some(group)
+        let name = members.get(group).filter(|(_, count)| *count > 1).map(|(first, _)| first);
+        if name != Some(group)
             && let Node::Leaf(leaf) = &mut entry.node
         {
-            leaf.group = left.cloned();
+            leaf.group = name.cloned();
         }
     }
 }

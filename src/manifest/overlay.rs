@@ -1,27 +1,29 @@
-//! Lays one tree over another: an override over an image.
+//! Copies one tree over another: an override over an image.
 
 use super::{Manifest, ManifestError, regroup};
 use crate::entry::Entry;
 
 impl Manifest {
-    /// The tree that this one becomes where `over` is copied over it: a directory gets the other's metadata and
-    /// keeps what it holds, anything else makes way with all that is below it.
+    /// The tree that results from copying `over` over this one.
+    ///
+    /// If both have a directory, it gets the metadata of `over` and keeps its content. Any other entry of
+    /// `over` replaces this tree's entry, with everything below it.
     pub fn overlaid(&self, over: &Manifest) -> Result<Self, ManifestError> {
-        let hides = |entry: &Entry| {
-            let mut at = Some(entry.path.clone());
-            while let Some(path) = at {
+        let is_replaced = |entry: &Entry| {
+            let mut current = Some(entry.path.clone());
+            while let Some(path) = current {
                 match over.get(&path) {
-                    // Of two directories the other's metadata counts; what this one holds is asked for by itself.
                     Some(_) if path == entry.path => return true,
-                    Some(above) if !above.is_dir() => return true,
-                    _ => at = path.parent(),
+                    Some(ancestor) if !ancestor.is_dir() => return true,
+                    _ => current = path.parent(),
                 }
             }
             false
         };
+
         let mut kept: Vec<Entry> =
-            self.entries.iter().filter(|entry| !hides(entry)).cloned().collect();
-        // Before the others come, whose groups may be named by paths that were ours.
+            self.entries.iter().filter(|entry| !is_replaced(entry)).cloned().collect();
+        // Before the entries of `over` are added: their groups may have the same names.
         regroup(&mut kept);
         kept.extend(over.entries.iter().cloned());
         Manifest::new(kept)
@@ -34,7 +36,7 @@ mod tests {
     use crate::entry::{Leaf, LeafKind, Meta, Mtime, Node};
     use crate::tree_path::TreePath;
 
-    /// Entries by words: `dir/`, `file`, `file=group`; `owner` tells the layers apart.
+    /// A tree of `dir/`, `file` and `file=group`; `owner` marks the layer of each entry.
     fn tree(owner: u32, words: &[&str]) -> Manifest {
         let path = |text: &str| TreePath::new(text).expect("a good path");
         let meta = Meta {
@@ -72,24 +74,28 @@ mod tests {
     }
 
     #[test]
-    fn directories_are_merged_and_all_else_makes_way() {
+    fn directories_merged_and_other_entries_replaced() {
         let image = tree(0, &["a/", "a/x", "a/y", "d/", "d/deep/", "d/deep/z", "f", "keep"]);
         let over = tree(1, &["a/", "a/x", "d", "f/", "f/new"]);
-        let laid = image.overlaid(&over).expect("lies over it");
+
+        let overlaid = image.overlaid(&over).expect("a valid tree");
+
         assert_eq!(
-            shown(&laid),
+            shown(&overlaid),
             ["/:1", "/a:1", "/a/x:1", "/a/y:0", "/d:1", "/f:1", "/f/new:1", "/keep:0"]
         );
-        assert_eq!(laid.overlaid(&over).expect("once more"), laid);
+        assert_eq!(overlaid.overlaid(&over).expect("a valid tree"), overlaid, "again");
     }
 
     #[test]
-    fn a_hardlink_group_is_what_is_left_of_it() {
+    fn hardlink_group_keeps_remaining_members() {
         let image = tree(0, &["a=a", "b=a", "c=a", "d=d", "e=d"]);
         let over = tree(1, &["a=a", "d", "z=a"]);
-        let laid = image.overlaid(&over).expect("lies over it");
+
+        let overlaid = image.overlaid(&over).expect("a valid tree");
+
         assert_eq!(
-            shown(&laid),
+            shown(&overlaid),
             ["/:1", "/a=/a:1", "/b=/b:0", "/c=/b:0", "/d:1", "/e:0", "/z=/a:1"]
         );
     }

@@ -1,4 +1,6 @@
-//! Reading, strictly: what is not canonical is refused.
+//! Strict reader: a text that is not canonical is refused.
+//!
+//! The reader hashes the text while it parses, so the id costs no second pass.
 
 use std::io::{self, BufRead, Read};
 use std::sync::OnceLock;
@@ -11,16 +13,17 @@ use crate::digest::Hasher;
 use crate::entry::Entry;
 use crate::generation::GenerationId;
 
-/// So much text is read while as much is parsed.
+/// Bytes of text that are read while the bytes before them are parsed.
 const WINDOW: u64 = 1 << 20;
 
 impl Manifest {
     /// Reads a canonical text to its end; the caller limits its length.
     pub fn parse(from: impl BufRead) -> Result<Self, ManifestError> {
         let mut hasher = Hasher::new();
-        let entries = lines(from, &mut hasher)?;
+        let entries = read_lines(from, &mut hasher)?;
         let manifest = Manifest::from_sorted(entries)?;
-        // There is one canonical text, so what was read is what would be written.
+
+        // There is only one canonical text, so the digest of this one is the id.
         Ok(Manifest { id: OnceLock::from(GenerationId(hasher.finish())), ..manifest })
     }
 
@@ -35,56 +38,70 @@ impl Manifest {
     }
 }
 
-/// Reads a fragment to its end: entries that are sorted and unique; the caller limits its length.
+/// Reads a fragment to its end: entries in tree order, each path once; the caller limits its length.
 pub fn parse_entries(from: impl BufRead) -> Result<Vec<Entry>, ManifestError> {
-    lines(from, &mut Hasher::new())
+    read_lines(from, &mut Hasher::new())
 }
 
-/// Reads a window of text at a time: while the lines of one are hashed and parsed, the next is read.
-fn lines(mut from: impl BufRead, hasher: &mut Hasher) -> Result<Vec<Entry>, ManifestError> {
+/// Reads a window of text at a time; while one window is hashed and parsed, the next is read.
+fn read_lines(mut from: impl BufRead, hasher: &mut Hasher) -> Result<Vec<Entry>, ManifestError> {
     let mut head = Vec::new();
     from.by_ref().take(HEAD.len() as u64).read_to_end(&mut head)?;
     if head != HEAD {
         return Err(fault(1, "it does not begin like a manifest that this program knows"));
     }
     hasher.update(&head);
+
     let mut entries: Vec<Entry> = Vec::new();
     let (mut window, mut next) = (Vec::new(), Vec::new());
-    // Lines before the window, and how much of it was hashed with the one before.
-    let (mut before, mut hashed) = (1, 0);
+    // Number of lines before the window.
+    let mut lines_before = 1;
+    // The window begins with the last, incomplete line of the one before, which is hashed already.
+    let mut hashed = 0;
     from.by_ref().take(WINDOW).read_to_end(&mut window)?;
     while !window.is_empty() {
-        let (whole, begun) = window.split_at(memrchr(b'\n', &window).map_or(0, |end| end + 1));
+        let complete = memrchr(b'\n', &window).map_or(0, |end| end + 1);
+        let (lines, incomplete) = window.split_at(complete);
         next.clear();
-        next.extend_from_slice(begun);
-        let (mut parsed, new) = (Ok(0), &window[hashed..]);
+        next.extend_from_slice(incomplete);
+
+        let new = &window[hashed..];
+        let mut parsed = Ok(0);
         let read = rayon::in_place_scope(|scope| {
             scope.spawn(|_| hasher.update(new));
-            scope.spawn(|_| parsed = parse_all(whole, before, &mut entries));
+            scope.spawn(|_| parsed = parse_lines(lines, lines_before, &mut entries));
             from.by_ref().take(WINDOW).read_to_end(&mut next)
         });
-        before += parsed?;
-        if begun.len() > MAX_LINE {
-            return Err(fault(before + 1, "it is longer than 4 MiB"));
+
+        lines_before += parsed?;
+        if incomplete.len() > MAX_LINE {
+            return Err(fault(lines_before + 1, "it is longer than 4 MiB"));
         }
-        if read? == 0 && !begun.is_empty() {
-            return Err(fault(before + 1, "it is cut off"));
+        if read? == 0 && !incomplete.is_empty() {
+            return Err(fault(lines_before + 1, "it is cut off"));
         }
-        hashed = begun.len();
+        hashed = incomplete.len();
         std::mem::swap(&mut window, &mut next);
     }
     Ok(entries)
 }
 
-/// Parses whole lines behind `entries`; returns how many there were.
-fn parse_all(text: &[u8], before: u64, entries: &mut Vec<Entry>) -> Result<u64, ManifestError> {
+/// Parses complete lines, and appends their entries; returns the number of lines.
+fn parse_lines(
+    text: &[u8],
+    lines_before: u64,
+    entries: &mut Vec<Entry>,
+) -> Result<u64, ManifestError> {
     let mut begin = 0;
-    let mut line = |end| &text[std::mem::replace(&mut begin, end + 1)..=end];
-    let lines: Vec<&[u8]> = memchr_iter(b'\n', text).map(&mut line).collect();
-    let parsed: Vec<Result<Vec<Entry>, (usize, &str)>> =
+    let lines: Vec<&[u8]> = memchr_iter(b'\n', text)
+        .map(|end| &text[std::mem::replace(&mut begin, end + 1)..=end])
+        .collect();
+
+    let parsed: Vec<Result<Vec<Entry>, (usize, &'static str)>> =
         lines.par_chunks(PIECE).map(parse_piece).collect();
+
     entries.reserve(lines.len());
-    for (piece, number) in parsed.into_iter().zip((before + 1..).step_by(PIECE)) {
+    for (piece, number) in parsed.into_iter().zip((lines_before + 1..).step_by(PIECE)) {
         let piece = piece.map_err(|(at, why)| fault(number + at as u64, why))?;
         if let (Some(last), Some(first)) = (entries.last(), piece.first())
             && last.path >= first.path
@@ -98,7 +115,7 @@ fn parse_all(text: &[u8], before: u64, entries: &mut Vec<Entry>) -> Result<u64, 
 
 const OUT_OF_ORDER: &str = "it is not in order";
 
-/// Entries in order, or the first line that is none, and why.
+/// The entries of some lines, or the index and fault of the first bad line.
 fn parse_piece(lines: &[&[u8]]) -> Result<Vec<Entry>, (usize, &'static str)> {
     let mut entries: Vec<Entry> = Vec::with_capacity(lines.len());
     for (at, text) in lines.iter().enumerate() {
@@ -112,11 +129,11 @@ fn parse_piece(lines: &[&[u8]]) -> Result<Vec<Entry>, (usize, &'static str)> {
     Ok(entries)
 }
 
-fn fault(line: u64, why: &str) -> ManifestError {
-    ManifestError::Line { line, why: why.to_owned() }
+fn fault(line: u64, why: &'static str) -> ManifestError {
+    ManifestError::Line { line, why }
 }
 
-/// Fails where a reader yields more than it may.
+/// Reader that fails after a number of bytes: the decompressed text has no other limit.
 struct Limited<R> {
     from: R,
     left: u64,
@@ -124,11 +141,11 @@ struct Limited<R> {
 
 impl<R: Read> Read for Limited<R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let n = self.from.read(buffer)?;
+        let length = self.from.read(buffer)?;
         self.left = self
             .left
-            .checked_sub(n as u64)
+            .checked_sub(length as u64)
             .ok_or_else(|| io::Error::other("it is larger than it may be"))?;
-        Ok(n)
+        Ok(length)
     }
 }

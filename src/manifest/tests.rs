@@ -32,7 +32,7 @@ fn text(manifest: &Manifest) -> Vec<u8> {
 }
 
 #[test]
-fn the_frozen_sample_reads_and_keeps_its_id() {
+fn frozen_sample_keeps_id() {
     let manifest = Manifest::parse(SAMPLE).expect("the sample is canonical");
     assert_eq!(manifest.id().to_string(), SAMPLE_ID);
     assert_eq!(Manifest::new(manifest.entries().to_vec()).expect("sound").id(), manifest.id());
@@ -41,7 +41,7 @@ fn the_frozen_sample_reads_and_keeps_its_id() {
 }
 
 #[test]
-fn what_is_not_canonical_is_refused() {
+fn text_not_canonical_refused() {
     let good = String::from_utf8(SAMPLE.to_vec()).expect("ASCII");
     for (from, to, why) in [
         ("systemimager 1", "systemimager 2", "does not begin"),
@@ -89,7 +89,7 @@ fn what_is_not_canonical_is_refused() {
 }
 
 #[test]
-fn the_longest_path_reads_back() {
+fn longest_path_written_and_read() {
     let mut entries = vec![dir("x").at(TreePath::root())];
     let mut at = TreePath::root();
     while at.as_bytes().len() + 201 <= 4095 {
@@ -105,7 +105,7 @@ fn the_longest_path_reads_back() {
 }
 
 #[test]
-fn hardlink_groups_must_be_whole() {
+fn incomplete_hardlink_group_refused() {
     let top = || dir("x").at(TreePath::root());
     let refused = |entries: Vec<Entry>| Manifest::new(entries).expect_err("refused").to_string();
     assert!(refused(vec![top(), file("a", b"1", Some("a"))]).contains("no other member"));
@@ -124,7 +124,7 @@ fn hardlink_groups_must_be_whole() {
 }
 
 #[test]
-fn a_filtered_group_is_what_survives() {
+fn filtered_group_keeps_remaining_members() {
     let top = dir("x").at(TreePath::root());
     let group = |at| file(at, b"1", Some("d/a"));
     let whole =
@@ -141,7 +141,7 @@ fn a_filtered_group_is_what_survives() {
 }
 
 #[test]
-fn changes_are_refused_on_another_base() {
+fn changes_for_other_base_refused() {
     let top = dir("x").at(TreePath::root());
     let base = Manifest::new(vec![top.clone(), file("a", b"1", None)]).expect("sound");
     let other = Manifest::new(vec![top, file("a", b"2", None)]).expect("sound");
@@ -153,15 +153,16 @@ fn changes_are_refused_on_another_base() {
     let twice = |removed: &[Entry], changed: &[Entry]| {
         base.apply(removed, changed).expect_err("refused").to_string()
     };
-    assert!(twice(&[], &[file("z", b"1", None), file("z", b"2", None)]).contains("comes twice"));
+    assert!(twice(&[], &[file("z", b"1", None), file("z", b"2", None)]).contains("changed twice"));
     let gone = base.entries()[1].clone();
     assert!(
-        twice(std::slice::from_ref(&gone), std::slice::from_ref(&gone)).contains("goes and comes")
+        twice(std::slice::from_ref(&gone), std::slice::from_ref(&gone))
+            .contains("both removed and changed")
     );
 }
 
 #[test]
-fn a_compressed_manifest_is_read_up_to_its_limit() {
+fn compressed_manifest_read_up_to_limit() {
     let manifest = Manifest::parse(SAMPLE).expect("canonical");
     let mut packed = Vec::new();
     manifest.write_zstd(&mut packed, 19).expect("memory writes");
@@ -202,7 +203,7 @@ fn any_kind() -> impl Strategy<Value = LeafKind> {
     ]
 }
 
-/// Any tree: directories and leaves at random places, some of the leaves with several names.
+/// A random tree: directories and leaves at random paths, some leaves with several links.
 fn any_manifest() -> impl Strategy<Value = Manifest> {
     let names = || btree_set(vec(any_name(), 1..4), 1..4);
     let leaves = vec((names(), any_meta(), any_kind()), 0..12);
@@ -266,7 +267,7 @@ fn grouped(tree: Tree) -> Manifest {
 
 proptest! {
     #[test]
-    fn any_manifest_reads_back(manifest in any_manifest()) {
+    fn arbitrary_manifest_written_and_read(manifest in any_manifest()) {
         let text = text(&manifest);
         let read = Manifest::parse(&text[..]).expect("canonical");
         prop_assert_eq!(read.id(), manifest.id());
@@ -275,7 +276,7 @@ proptest! {
     }
 
     #[test]
-    fn any_changes_lead_to_their_target(base in any_manifest(), target in any_manifest()) {
+    fn arbitrary_changes_give_target(base in any_manifest(), target in any_manifest()) {
         let ManifestChanges { removed, changed } = compare(&base, &target);
         let mut listing = Vec::new();
         write_entries(&changed, &mut listing).expect("memory writes");
@@ -284,7 +285,7 @@ proptest! {
     }
 
     #[test]
-    fn damage_is_refused_or_another_canonical_manifest(
+    fn damaged_text_refused_or_canonical(
         manifest in any_manifest(), at in any::<prop::sample::Index>(), byte in any::<u8>(), cut in any::<bool>(),
     ) {
         let mut bytes = text(&manifest);
@@ -296,29 +297,30 @@ proptest! {
     }
 
     #[test]
-    fn any_bytes_are_read_without_harm(bytes in vec(any::<u8>(), 0..300)) {
+    fn arbitrary_bytes_never_panic(bytes in vec(any::<u8>(), 0..300)) {
         let _ = line::parse(&bytes);
         let _ = Manifest::parse(&[HEAD, &bytes].concat()[..]);
         let _ = Manifest::read_zstd(&bytes[..], MAX_TEXT);
     }
 
     #[test]
-    fn any_filter_leaves_a_sound_manifest(manifest in any_manifest(), seed in any::<u64>()) {
+    fn arbitrary_filter_gives_valid_manifest(manifest in any_manifest(), seed in any::<u64>()) {
         let keep = |entry: &Entry| !(Digest::of(entry.path.as_bytes()).0[0] ^ seed as u8).is_multiple_of(3);
         let filtered = manifest.filtered(keep);
         prop_assert_eq!(Manifest::new(filtered.entries().to_vec()).expect("sound"), filtered);
     }
 }
 
-/// More than is read at a time, so that lines are cut and joined again.
+/// The text is longer than one window, so lines are cut at its end and joined again.
 #[test]
-fn a_text_of_several_windows_is_read_and_its_faults_are_found_where_they_are() {
+fn text_of_several_windows_read_and_faults_located() {
     let entries = (0..60_000).map(|n| file(&format!("f{n:06}"), b"", None));
     let manifest = Manifest::new(std::iter::once(dir("")).chain(entries).collect()).expect("sound");
     let text = text(&manifest);
     assert!(text.len() > 2 * MAX_LINE);
     let read = Manifest::parse(&text[..]).expect("reads");
     assert_eq!((read.id(), &read), (manifest.id(), &manifest));
+
     let lines: Vec<&[u8]> = text.split_inclusive(|&b| b == b'\n').collect();
     let fault = |lines: &[&[u8]]| {
         Manifest::parse(&lines.concat()[..]).expect_err("is not canonical").to_string()
@@ -335,10 +337,12 @@ fn a_text_of_several_windows_is_read_and_its_faults_are_found_where_they_are() {
         other[at] = b"nonsense\n";
         assert!(fault(&other).contains(&format!("line {}:", at + 1)), "{}", fault(&other));
     }
+
     let last = lines.len();
     let cut = text.len() - 1;
     let error = Manifest::parse(&text[..cut]).expect_err("is cut off").to_string();
     assert!(error.contains(&format!("line {last}: it is cut off")), "{error}");
+
     let long = [HEAD, &vec![b'x'; MAX_LINE + 1]].concat();
     let error = Manifest::parse(&long[..]).expect_err("is too long").to_string();
     assert!(error.contains("line 2: it is longer than 4 MiB"), "{error}");

@@ -42,7 +42,7 @@ fn catalog(generations: u8, diffs: &[(u8, u8, u64)], full: Option<u64>) -> Catal
     }
 }
 
-fn ways(plan: &UpdatePlan) -> Vec<&str> {
+fn chain_files(plan: &UpdatePlan) -> Vec<&str> {
     match plan {
         UpdatePlan::Diffs(chain) => chain.diffs().iter().map(|a| a.file.file.as_str()).collect(),
         other => panic!("no diffs: {other:?}"),
@@ -50,7 +50,7 @@ fn ways(plan: &UpdatePlan) -> Vec<&str> {
 }
 
 #[test]
-fn the_head_needs_nothing() {
+fn installed_head_needs_nothing() {
     assert_eq!(
         choose(Some(id(2)), &catalog(2, &[(1, 2, 5)], None), &HashSet::new()),
         UpdatePlan::Nothing
@@ -58,22 +58,25 @@ fn the_head_needs_nothing() {
 }
 
 #[test]
-fn the_smallest_chain_wins_and_not_the_shortest() {
+fn smallest_chain_chosen_not_shortest() {
     let catalog = catalog(3, &[(1, 2, 5), (2, 3, 5), (1, 3, 11)], None);
-    assert_eq!(ways(&choose(Some(id(1)), &catalog, &HashSet::new())), ["diffs/1-2", "diffs/2-3"]);
+    assert_eq!(
+        chain_files(&choose(Some(id(1)), &catalog, &HashSet::new())),
+        ["diffs/1-2", "diffs/2-3"]
+    );
 }
 
 #[test]
-fn a_broken_archive_is_gone_around() {
+fn broken_archive_avoided() {
     let catalog = catalog(3, &[(1, 2, 5), (2, 3, 5), (1, 3, 11)], None);
     let broken = HashSet::from([RepoPath::new("diffs/2-3").expect("good")]);
-    assert_eq!(ways(&choose(Some(id(1)), &catalog, &broken)), ["diffs/1-3"]);
+    assert_eq!(chain_files(&choose(Some(id(1)), &catalog, &broken)), ["diffs/1-3"]);
     let plan = choose(Some(id(2)), &catalog, &broken);
     assert_eq!(plan, UpdatePlan::Full(FullSyncReason::BrokenChain(broken.into_iter().collect())));
 }
 
 #[test]
-fn reasons_for_a_full_sync_are_told_apart() {
+fn full_sync_reasons_distinguished() {
     let none = HashSet::new();
     let catalog = catalog(3, &[(2, 3, 100_000)], Some(40));
     assert_eq!(choose(None, &catalog, &none), UpdatePlan::Full(FullSyncReason::NotRecorded));
@@ -92,13 +95,16 @@ fn reasons_for_a_full_sync_are_told_apart() {
 }
 
 #[test]
-fn there_and_back_is_a_chain_too() {
+fn chain_with_repeated_generation_possible() {
     let catalog = catalog(3, &[(1, 2, 5), (2, 1, 5), (2, 3, 5), (3, 2, 1)], None);
-    assert_eq!(ways(&choose(Some(id(1)), &catalog, &HashSet::new())), ["diffs/1-2", "diffs/2-3"]);
+    assert_eq!(
+        chain_files(&choose(Some(id(1)), &catalog, &HashSet::new())),
+        ["diffs/1-2", "diffs/2-3"]
+    );
 }
 
 #[test]
-fn a_chain_has_no_gap() {
+fn chain_with_gap_refused() {
     let catalog = catalog(3, &[(1, 2, 5), (2, 3, 5)], None);
     assert!(Chain::new(Vec::new()).is_none());
     assert!(Chain::new(vec![catalog.archives[1].clone(), catalog.archives[0].clone()]).is_none());

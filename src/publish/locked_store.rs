@@ -30,7 +30,7 @@ pub struct LockedStore {
 impl LockedStore {
     /// Creates the directories, locks the store, and removes files that a killed publish left.
     pub fn lock(store: Store) -> Result<LockedStore, PublishError> {
-        if store.layer.is_taken() {
+        if store.layer.is_reserved() {
             return Err(PublishError::ReservedName(store.layer));
         }
 
@@ -106,7 +106,7 @@ impl LockedStore {
         let text = catalog.to_toml().map_err(invalid)?;
         // A catalog that no node can read must not be published.
         Catalog::parse(text.as_bytes(), self.store.layer.name()).map_err(invalid)?;
-        let name = RepoPath::new(CATALOG).map_err(invalid)?;
+        let name = RepoPath::new(CATALOG).map_err(|fault| invalid(fault.into()))?;
         let mut file = self.create(&name)?;
         file.write_all(text.as_bytes()).map_err(|e| PublishError::file("write", &path, e))?;
         self.sync(&name, &file)?;

@@ -28,7 +28,7 @@ pub struct Store {
 impl Store {
     /// The directory of `layer`, which need not exist yet.
     pub fn open(repo: &Path, layer: &Layer) -> Self {
-        Store { layer: layer.clone(), dir: repo.join(layer.place()) }
+        Store { layer: layer.clone(), dir: repo.join(layer.repository_path()) }
     }
 
     /// The image or override.

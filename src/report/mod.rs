@@ -1,63 +1,58 @@
-//! How the library speaks: through a [`Monitor`], never to a terminal.
+//! Progress, notices and warnings of the library.
+//!
+//! The library never prints. It reports to a [`Monitor`], so one code serves a terminal, plain lines, JSON
+//! and tests. The JSON form of [`Event`] is a frozen format.
 
 use std::fmt;
 
 use serde::Serialize;
 
-/// Hears what happens. Implemented by the terminal, by plain lines, by JSON, and by tests.
+/// Receiver of events: a terminal, plain lines, JSON, or a test.
 pub trait Monitor: Sync {
-    /// Takes note of `event`; may be called from several threads.
+    /// Receives an event; several threads may call this at once.
     fn event(&self, event: Event);
 
-    /// Whether the run was asked to stop; heeded until the seal.
+    /// Whether the run is cancelled; after the commit point this has no effect.
     fn is_stopped(&self) -> bool {
         false
     }
 }
 
-/// Something that happened.
+/// Progress, a stage of the transaction, or a message.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[serde(tag = "event", rename_all = "kebab-case")]
 pub enum Event {
-    /// A piece of work begins.
     Started {
-        /// Which.
         job: Job,
-        /// How much of it there is, in the job's unit; 0 where that is not known.
+        /// In the job's unit; 0 if unknown.
         total: u64,
     },
-    /// A piece of work went on.
     Advanced {
-        /// Which.
         job: Job,
-        /// By how much, in the job's unit.
+        /// In the job's unit.
         by: u64,
     },
-    /// A piece of work is done.
     Finished {
-        /// Which.
         job: Job,
     },
-    /// The journal is durable: from here only forward.
+    /// The commit point: the journal is durable, and the transaction can only be completed.
     Sealed,
     /// The transaction is complete and recorded.
     Applied {
-        /// From the first rename to the last, in milliseconds.
+        /// Time from the first rename to the last, in milliseconds.
         mixed_ms: u64,
     },
-    /// Something that the administrator wants to know.
+    /// A notice: one sentence in lower case, without a full stop.
     Note {
-        /// One sentence: lower case, no full stop.
         text: String,
     },
-    /// Something that the administrator has to know, though the run goes on.
+    /// A problem that does not end the run; the text is as that of a notice.
     Warning {
-        /// One sentence: lower case, no full stop.
         text: String,
     },
 }
 
-/// A piece of work long enough to watch.
+/// A part of a run that is long enough for a progress display.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Job {
@@ -69,11 +64,11 @@ pub enum Job {
     Verify,
     /// Comparing a tree with a manifest; counted in entries.
     Walk,
-    /// Fetching; counted in bytes.
+    /// Counted in bytes.
     Download,
-    /// Writing new content beside the live tree; counted in bytes.
+    /// Staging new content; counted in bytes.
     Stage,
-    /// The renames that make it visible; counted in changes.
+    /// Renames that make it visible; counted in changes.
     Apply,
 }
 
@@ -89,7 +84,7 @@ impl dyn Monitor + '_ {
     }
 }
 
-/// Hears nothing.
+/// Monitor that ignores all events.
 pub struct Silent;
 
 impl Monitor for Silent {

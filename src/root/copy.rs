@@ -1,4 +1,4 @@
-//! A second thing like the first.
+//! Copies of files, symbolic links and special files.
 
 use std::io;
 
@@ -7,43 +7,48 @@ use crate::tree_path::TreePath;
 use super::{FileKind, NewFile, Result, Root};
 
 impl Root {
-    /// Makes `place` in the tree `to` a copy of what stands at `path`, which is no directory, with all its
-    /// metadata, durable; shares its blocks where the filesystem can. A socket is left out: it means
-    /// nothing without the program that listens.
-    pub fn copy(&self, path: &TreePath, to: &Root, place: &TreePath) -> Result<()> {
-        let absent = || self.error("copy", path, io::Error::from(io::ErrorKind::NotFound));
-        let stat = self.stat(path)?.ok_or_else(absent)?;
-        let meta = stat.meta(self.xattrs(path)?);
+    /// Copies `source` with all metadata to `target` in the tree `to`, durably.
+    ///
+    /// A regular file shares its blocks if the filesystem can. A directory is an error. A socket is left out:
+    /// it is useless without the program that listens on it.
+    pub fn copy(&self, source: &TreePath, to: &Root, target: &TreePath) -> Result<()> {
+        let absent = || self.error("copy", source, io::Error::from(io::ErrorKind::NotFound));
+        let stat = self.stat(source)?.ok_or_else(absent)?;
+        let meta = stat.meta(self.xattrs(source)?);
+
         match stat.kind {
             FileKind::File => {
-                let file = self.write_copy(path, to, place)?;
-                to.set_file_meta(&file, place, &meta)?;
-                return file.sync_all().map_err(|e| to.error("sync", place, e));
+                let file = self.copy_bytes(source, to, target)?;
+                to.set_file_meta(&file, target, &meta)?;
+                return file.sync_all().map_err(|e| to.error("sync", target, e));
             }
-            FileKind::Symlink => to.create_symlink(place, &self.read_link(path)?)?,
-            FileKind::Fifo => to.create_fifo(place)?,
-            FileKind::Char(device) => to.create_char(place, device)?,
-            FileKind::Block(device) => to.create_block(place, device)?,
+            FileKind::Symlink => {
+                to.create_symlink(target, &self.read_link(source)?)?;
+                return to.set_symlink_meta(target, &meta);
+            }
+            FileKind::Fifo => to.create_fifo(target)?,
+            FileKind::Char(device) => to.create_char(target, device)?,
+            FileKind::Block(device) => to.create_block(target, device)?,
             FileKind::Socket => return Ok(()),
             FileKind::Directory => {
-                return Err(self.error("copy", path, io::Error::other("it is a directory")));
+                return Err(self.error("copy", source, io::Error::other("it is a directory")));
             }
         }
-        to.set_special_meta(place, &meta, stat.kind == FileKind::Symlink)
+        to.set_special_meta(target, &meta)
     }
 
-    /// Makes `place` in the tree `to` a file with the content of the regular file at `path` and no other
-    /// metadata, durable.
-    pub fn copy_content(&self, path: &TreePath, to: &Root, place: &TreePath) -> Result<()> {
-        let file = self.write_copy(path, to, place)?;
-        file.sync_all().map_err(|e| to.error("sync", place, e))
+    /// Copies the content of a regular file, without its metadata, durably.
+    pub fn copy_content(&self, source: &TreePath, to: &Root, target: &TreePath) -> Result<()> {
+        let file = self.copy_bytes(source, to, target)?;
+        file.sync_all().map_err(|e| to.error("sync", target, e))
     }
 
-    fn write_copy(&self, path: &TreePath, to: &Root, place: &TreePath) -> Result<NewFile> {
-        let (from, mut file) = (self.open_file(path)?, to.create_file(place)?);
-        let copied = file.share_blocks(&from);
-        let copied = copied.or_else(|_| io::copy(&mut &from, &mut file).map(drop));
-        copied.map_err(|e| to.error("write", place, e))?;
+    fn copy_bytes(&self, source: &TreePath, to: &Root, target: &TreePath) -> Result<NewFile> {
+        let content = self.open_file(source)?;
+        let mut file = to.create_file(target)?;
+        file.share_blocks(&content)
+            .or_else(|_| io::copy(&mut &content, &mut file).map(drop))
+            .map_err(|e| to.error("write", target, e))?;
         Ok(file)
     }
 }

@@ -1,4 +1,4 @@
-//! Making new things, where nothing stands yet.
+//! Creation of directories, files, links and special files.
 
 use std::fs::File;
 
@@ -12,13 +12,14 @@ use super::fault::change;
 use super::{NewFile, Result, Root};
 
 impl Root {
-    /// Makes a directory that only root may enter.
+    /// Creates a directory that only root can enter.
     pub fn create_dir(&self, path: &TreePath) -> Result<()> {
         self.make_dir(path, 0o700).map_err(|e| self.error("make the directory", path, e))
     }
 
-    /// Makes the directory and those above it that are missing, with mode 0755; what is there already
-    /// has to be directories.
+    /// Creates a directory and its missing parents with mode 0755.
+    ///
+    /// A component that exists and is no directory is an error.
     pub fn create_dirs(&self, path: &TreePath) -> Result<()> {
         if path.is_root() {
             return Ok(());
@@ -26,6 +27,7 @@ impl Root {
         if let Some(parent) = path.parent() {
             self.create_dirs(&parent)?;
         }
+
         match self.make_dir(path, 0o755) {
             Ok(()) => Ok(()),
             Err(Errno::EXIST) => self.open_dir(path).map(drop),
@@ -38,53 +40,53 @@ impl Root {
         change(|| rustix::fs::mkdirat(dir, path.name(), Mode::from_raw_mode(mode)))
     }
 
-    /// Makes an empty file that only root may read, open for reading and writing.
+    /// Creates an empty file that only root can read, open for reading and writing.
     pub fn create_file(&self, path: &TreePath) -> Result<NewFile> {
-        let made = self.make_file(path, OFlags::EXCL);
-        made.map(NewFile::new).map_err(|e| self.error("create", path, e))
+        let file = self.make_file(path, OFlags::EXCL);
+        file.map(NewFile::new).map_err(|e| self.error("create", path, e))
     }
 
-    /// Makes a file that holds room for so many bytes, and nothing; where the filesystem cannot promise
-    /// any, an empty one.
+    /// Creates an empty file with preallocated space.
+    ///
+    /// If the filesystem cannot preallocate, the file has no space.
     pub fn create_reserve(&self, path: &TreePath, bytes: u64) -> Result<()> {
         let file = self.create_file(path)?;
         if bytes == 0 {
             return Ok(());
         }
-        file.take_room(bytes).map_err(|e| self.error("keep room in", path, e))
+        file.preallocate(bytes).map_err(|e| self.error("keep room in", path, e))
     }
 
-    /// Opens the file at `path`, making it where it is not there, as something to lock.
+    /// Opens a file, and creates it if it does not exist; for locking.
     pub fn open_or_create_file(&self, path: &TreePath) -> Result<File> {
         self.make_file(path, OFlags::NONBLOCK).map_err(|e| self.error("open", path, e))
     }
 
-    fn make_file(&self, path: &TreePath, more: OFlags) -> rustix::io::Result<File> {
-        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC | more;
+    fn make_file(&self, path: &TreePath, flags: OFlags) -> rustix::io::Result<File> {
+        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC | flags;
         let dir = self.parent_of(path)?;
         change(|| rustix::fs::openat(dir, path.name(), flags, Mode::from_raw_mode(0o600)))
             .map(File::from)
     }
 
-    /// Makes a symlink with the text `target`.
+    /// Creates a symbolic link.
     pub fn create_symlink(&self, path: &TreePath, target: &[u8]) -> Result<()> {
-        let made = self
-            .parent_of(path)
-            .and_then(|dir| change(|| rustix::fs::symlinkat(target, dir, path.name())));
-        made.map_err(|e| self.error("make the symlink", path, e))
+        self.parent_of(path)
+            .and_then(|dir| change(|| rustix::fs::symlinkat(target, dir, path.name())))
+            .map_err(|e| self.error("make the symlink", path, e))
     }
 
-    /// Makes a named pipe.
+    /// Creates a named pipe.
     pub fn create_fifo(&self, path: &TreePath) -> Result<()> {
         self.create_node(path, FileType::Fifo, Device { major: 0, minor: 0 })
     }
 
-    /// Makes a character device.
+    /// Creates a character device.
     pub fn create_char(&self, path: &TreePath, device: Device) -> Result<()> {
         self.create_node(path, FileType::CharacterDevice, device)
     }
 
-    /// Makes a block device.
+    /// Creates a block device.
     pub fn create_block(&self, path: &TreePath, device: Device) -> Result<()> {
         self.create_node(path, FileType::BlockDevice, device)
     }
@@ -92,20 +94,19 @@ impl Root {
     fn create_node(&self, path: &TreePath, kind: FileType, device: Device) -> Result<()> {
         let number = rustix::fs::makedev(device.major, device.minor);
         let mode = Mode::from_raw_mode(0o600);
-        let made = self
-            .parent_of(path)
-            .and_then(|dir| change(|| rustix::fs::mknodat(dir, path.name(), kind, mode, number)));
-        made.map_err(|e| self.error("make the device or pipe", path, e))
+        self.parent_of(path)
+            .and_then(|dir| change(|| rustix::fs::mknodat(dir, path.name(), kind, mode, number)))
+            .map_err(|e| self.error("make the device or pipe", path, e))
     }
 
-    /// Makes `path` a further name of what stands at `source` in the tree `from`.
+    /// Creates a hard link at `path` to `source` in the tree `from`.
     pub fn create_link(&self, path: &TreePath, from: &Root, source: &TreePath) -> Result<()> {
-        let made = self.parent_of(path).and_then(|dir| {
+        let linked = self.parent_of(path).and_then(|dir| {
             let source_dir = from.parent_of(source)?;
             change(|| {
                 rustix::fs::linkat(source_dir, source.name(), dir, path.name(), AtFlags::empty())
             })
         });
-        made.map_err(|e| self.error("make the hardlink", path, e))
+        linked.map_err(|e| self.error("make the hardlink", path, e))
     }
 }

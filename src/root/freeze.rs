@@ -1,11 +1,12 @@
-//! Writes the journal of a filesystem back, for boot loaders that do not replay one.
+//! Writes the journal of a filesystem back to its place, for boot loaders that replay no journal.
 //!
-//! What a sync makes durable may be in the journal alone: xfs leaves it there, and GRUB then finds the
-//! old kernel, or none. A freeze writes everything to its place, and a thaw follows at once. A process
-//! that died between the two would leave every writer of that filesystem hanging. So a second process is
-//! started before: a copy of this program that thaws when the first one ends without a word, or does not
-//! come to its thaw in time. Both killed at once, as a machine that goes down does, is the one case left,
-//! and there the filesystem is unmounted anyway.
+//! After a sync, data may be in the journal of the filesystem only. xfs leaves it there, and GRUB then finds
+//! the old kernel, or none. A freeze (FIFREEZE) writes everything to its place; a thaw follows at once.
+//!
+//! A process that died between the two would block each writer of the filesystem. So a guard process is
+//! started first: a second instance of this program. It thaws the filesystem if the first process ends
+//! unexpectedly, or takes too long. If both are killed at once, as at a shutdown, the filesystem stays
+//! frozen, but then it is unmounted anyway.
 
 #![allow(
     unsafe_code,
@@ -29,37 +30,40 @@ use crate::tree_path::TreePath;
 use super::fault::change;
 use super::{Result, Root};
 
-/// The one argument of a program that is to [`watch`].
+/// The only argument of a program that is to run [`watch`].
 pub const WATCH: &str = "--internal-thaw-watch";
 
 const FIFREEZE: Opcode = opcode::read_write::<i32>(b'X', 119);
 const FITHAW: Opcode = opcode::read_write::<i32>(b'X', 120);
 
-/// So long may a freeze take, with its thaw; the filesystem was synced just before.
-const LONGEST: Duration = Duration::from_secs(10);
-/// So long may the second process take to begin.
-const BEGINNING: Duration = Duration::from_secs(10);
-/// Between two tries to thaw.
-const PAUSE: Duration = Duration::from_millis(100);
+/// Longest time for freeze and thaw; the filesystem was synced just before.
+const FREEZE_TIMEOUT: Duration = Duration::from_secs(10);
+/// Longest time for the start of the guard process.
+const START_TIMEOUT: Duration = Duration::from_secs(10);
+/// Pause between two attempts to thaw.
+const RETRY_PAUSE: Duration = Duration::from_millis(100);
 
-/// The second process is there.
+/// Sent by the guard process when it watches.
 const READY: u8 = b'r';
-/// It is not needed any more.
+/// Sent to the guard process when it is not needed any more.
 const DISMISSED: u8 = b'd';
 
 impl Root {
-    /// Writes everything on the filesystem that holds the top of this tree to its place; false where
-    /// that filesystem, or this process, cannot freeze, or where somebody else has frozen it.
-    pub fn write_back(&self) -> Result<bool> {
+    /// Writes all data of the root directory's filesystem to its place.
+    ///
+    /// Returns false if the filesystem, or this process, cannot freeze, or if it is frozen already.
+    pub fn flush_journal(&self) -> Result<bool> {
         let fail = |source: std::io::Error| {
             self.error("write back the journal of", &TreePath::root(), source)
         };
-        let watch = Watch::start(self.duplicate()?).map_err(fail)?;
+        let guard = Guard::start(self.duplicate()?).map_err(fail)?;
+
         let frozen = change(|| freeze(&self.dir));
         let thawed = if frozen.is_ok() { change(|| thaw(&self.dir)) } else { Ok(()) };
         if thawed.is_ok() {
-            watch.dismiss();
+            guard.dismiss();
         }
+
         match frozen.and(thawed) {
             Ok(()) => Ok(true),
             Err(
@@ -70,106 +74,110 @@ impl Root {
                 | Errno::ACCESS
                 | Errno::BUSY,
             ) => Ok(false),
-            Err(error) => Err(fail(error.into())),
+            Err(errno) => Err(fail(errno.into())),
         }
     }
 }
 
-/// The second process; it thaws when this is dropped without [`Watch::dismiss`].
-struct Watch {
-    line: UnixStream,
+/// The guard process; it thaws if this is dropped without [`Guard::dismiss`].
+struct Guard {
+    socket: UnixStream,
     process: Child,
 }
 
-impl Watch {
-    /// Starts it for the filesystem of `tree`, and waits until it watches.
+impl Guard {
+    /// Starts the guard of a tree's filesystem, and waits until it watches.
     fn start(tree: OwnedFd) -> std::io::Result<Self> {
-        let (mut line, theirs) = UnixStream::pair()?;
-        // The agent itself may be what was replaced: the link leads to what runs, whatever its name is.
+        let (mut socket, guard_socket) = UnixStream::pair()?;
+        // The file of this program may have been replaced: this link leads to the running one.
         let mut command = Command::new("/proc/self/exe");
         command
             .arg(WATCH)
-            .stdin(OwnedFd::from(theirs))
+            .stdin(OwnedFd::from(guard_socket))
             .stdout(tree)
             .stderr(Stdio::null())
             .process_group(0);
         let process = command.spawn()?;
-        // It holds their end of the line, which has to close when the second process ends.
+        // The command holds the guard's socket, which must close when the guard ends.
         drop(command);
-        line.set_read_timeout(Some(BEGINNING))?;
-        let mut said = [0];
-        let ready = line.read_exact(&mut said);
-        let mut watch = Watch { line, process };
-        if ready.is_ok() && said == [READY] {
-            return Ok(watch);
+
+        socket.set_read_timeout(Some(START_TIMEOUT))?;
+        let mut answer = [0];
+        let read = socket.read_exact(&mut answer);
+        let mut guard = Guard { socket, process };
+        if read.is_ok() && answer == [READY] {
+            return Ok(guard);
         }
-        let _ = watch.process.kill();
+        let _ = guard.process.kill();
         Err(std::io::Error::other("the process that guards the freeze does not start"))
     }
 
     fn dismiss(mut self) {
-        // Where it is gone, it needs no word.
-        let _ = self.line.write_all(&[DISMISSED]);
+        // It fails only if the guard has ended.
+        let _ = self.socket.write_all(&[DISMISSED]);
     }
 }
 
-impl Drop for Watch {
+impl Drop for Guard {
     fn drop(&mut self) {
-        let _ = self.line.shutdown(std::net::Shutdown::Write);
+        let _ = self.socket.shutdown(std::net::Shutdown::Write);
         let _ = self.process.wait();
     }
 }
 
-/// What a program that was started with [`WATCH`] does: standard input is the line to the process that
-/// freezes, standard output the directory that it freezes by.
+/// Runs the guard process, that is, a program that was started with [`WATCH`].
+///
+/// Standard input is the socket to the process that freezes, standard output the root directory.
 pub fn watch() {
-    // Ctrl-C and a service that is stopped mean the other one.
+    // Ctrl-C, and the stop of a service, are meant for the other process.
     let _ = SigSet::all().thread_block();
-    let (line, tree) = (rustix::stdio::stdin(), rustix::stdio::stdout());
-    let mut patience = LONGEST;
-    if rustix::io::write(line, &[READY]).is_err() {
+    let (socket, tree) = (rustix::stdio::stdin(), rustix::stdio::stdout());
+    if rustix::io::write(socket, &[READY]).is_err() {
         return;
     }
+
+    let mut timeout = FREEZE_TIMEOUT;
     loop {
-        let mut heard = [PollFd::new(&line, PollFlags::IN)];
-        let timeout =
-            Timespec { tv_sec: patience.as_secs() as _, tv_nsec: patience.subsec_nanos() as _ };
-        match poll(&mut heard, Some(&timeout)) {
+        let mut events = [PollFd::new(&socket, PollFlags::IN)];
+        let timespec =
+            Timespec { tv_sec: timeout.as_secs() as _, tv_nsec: timeout.subsec_nanos() as _ };
+        match poll(&mut events, Some(&timespec)) {
             Ok(0) => {
-                // A freeze that is not complete yet is met by one of the next tries.
+                // If the freeze is not complete yet, one of the next attempts thaws it.
                 let _ = thaw_once(tree);
-                patience = PAUSE;
+                timeout = RETRY_PAUSE;
             }
             Err(Errno::INTR) => {}
             Ok(_) | Err(_) => break,
         }
     }
-    let mut word = [0];
-    if !matches!(rustix::io::read(line, &mut word), Ok(1)) || word != [DISMISSED] {
+
+    let mut message = [0];
+    if !matches!(rustix::io::read(socket, &mut message), Ok(1)) || message != [DISMISSED] {
         let _ = thaw(tree);
     }
 }
 
 fn freeze(tree: impl AsFd) -> rustix::io::Result<()> {
-    // SAFETY: the number is that of FIFREEZE, which reads and writes no memory of the caller.
+    // SAFETY: the number is that of FIFREEZE, which accesses no memory of the caller.
     unsafe { ioctl(tree, NoArg::<FIFREEZE>::new()) }
 }
 
 fn thaw_once(tree: impl AsFd) -> rustix::io::Result<()> {
-    // SAFETY: the number is that of FITHAW, which reads and writes no memory of the caller.
+    // SAFETY: the number is that of FITHAW, which accesses no memory of the caller.
     unsafe { ioctl(tree, NoArg::<FITHAW>::new()) }
 }
 
-/// Thaws, however often that takes; what is not frozen is thawed.
+/// Thaws until the filesystem is not frozen any more.
 fn thaw(tree: impl AsFd) -> rustix::io::Result<()> {
-    const TRIES: u32 = 100;
+    const MAX_ATTEMPTS: u32 = 100;
     let mut last = Ok(());
-    for _ in 0..TRIES {
+    for _ in 0..MAX_ATTEMPTS {
         last = match thaw_once(tree.as_fd()) {
             Ok(()) | Err(Errno::INVAL) => return Ok(()),
-            Err(error) => Err(error),
+            Err(errno) => Err(errno),
         };
-        std::thread::sleep(PAUSE);
+        std::thread::sleep(RETRY_PAUSE);
     }
     last
 }

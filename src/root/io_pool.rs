@@ -1,17 +1,19 @@
-//! Threads that wait for a disk.
+//! A pool of threads that wait for a disk.
 
 use rayon::ThreadPoolBuilder;
 
-/// A disk answers many questions sooner when they are asked together, however few processors there are.
-const LEAST: usize = 8;
+/// Smallest number of threads: a disk answers several requests at once faster, however few processors
+/// there are.
+const MIN_THREADS: usize = 8;
 
-/// Does `work`, which mostly waits for a disk, and whatever it does in parallel, on more threads than there may be
-/// processors. They end with it, so that nothing of them stays in memory.
+/// Runs `work` with more threads than processors, for work that mostly waits for a disk.
+///
+/// The threads end with the work, so that their stacks do not stay in memory.
 pub fn on_many_threads<R: Send>(work: impl FnOnce() -> R + Send) -> R {
-    let threads = rayon::current_num_threads().max(LEAST);
+    let threads = rayon::current_num_threads().max(MIN_THREADS);
     match ThreadPoolBuilder::new().num_threads(threads).build() {
-        Ok(threads) => threads.install(work),
-        // Where there may be no more, it takes longer.
+        Ok(pool) => pool.install(work),
+        // Without more threads the work takes longer.
         Err(_) => work(),
     }
 }
@@ -26,18 +28,21 @@ mod tests {
     use super::*;
 
     #[test]
-    fn so_many_wait_at_a_time() {
-        let (waiting, all) = (Mutex::new(0), Condvar::new());
-        let wait = |_| {
-            let mut here = waiting.lock().expect("no panic");
-            *here += 1;
-            all.notify_all();
-            let waits = |here: &mut usize| *here < LEAST;
-            !all.wait_timeout_while(here, Duration::from_secs(30), waits)
-                .expect("no panic")
-                .1
-                .timed_out()
+    fn minimum_number_of_threads_waits_at_once() {
+        let (waiting, all_wait) = (Mutex::new(0), Condvar::new());
+        let wait_for_others = |_| {
+            let mut count = waiting.lock().expect("no panic");
+            *count += 1;
+            all_wait.notify_all();
+            let timeout = Duration::from_secs(30);
+            let waited = all_wait.wait_timeout_while(count, timeout, |count| *count < MIN_THREADS);
+            !waited.expect("no panic").1.timed_out()
         };
-        assert!(on_many_threads(|| (0..LEAST).into_par_iter().with_max_len(1).all(wait)));
+
+        let all_met = on_many_threads(|| {
+            (0..MIN_THREADS).into_par_iter().with_max_len(1).all(wait_for_others)
+        });
+
+        assert!(all_met);
     }
 }

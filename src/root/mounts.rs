@@ -1,4 +1,4 @@
-//! What is mounted below a tree, as the kernel's mountinfo tells it.
+//! The mounts at and below a tree, from `/proc/self/mountinfo`.
 
 use std::io;
 use std::os::unix::ffi::OsStrExt;
@@ -6,106 +6,113 @@ use std::path::Path;
 
 use crate::tree_path::TreePath;
 
-/// Something mounted below the top of a tree.
+/// A mount below the root of a tree.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Mount {
-    /// Where, relative to the top of the tree.
+    /// Mount point, relative to the root of the tree.
     pub at: TreePath,
-    /// The kind of filesystem.
+    /// Type of the filesystem.
     pub kind: String,
-    /// Whether it, or the filesystem under it, is read-only.
+    /// Whether the mount, or its filesystem, is read-only.
     pub read_only: bool,
-    /// The disk, as `major:minor`; all subvolumes of a btrfs have the same.
+    /// Device as `major:minor`; all subvolumes of a btrfs have the same.
     pub device: String,
-    /// The directory of that disk which is seen there: `/` but for bind mounts and subvolumes.
+    /// Directory of the device that is mounted; `/` except for bind mounts and subvolumes.
     pub source: Vec<u8>,
 }
 
-/// The mount that holds the top of a tree.
+/// The mount that contains the root of a tree.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Host {
-    /// The kind of filesystem.
+pub struct RootMount {
+    /// Type of the filesystem.
     pub kind: String,
-    /// Whether it is read-only.
     pub read_only: bool,
-    /// The disk, as `major:minor`.
+    /// Device as `major:minor`.
     pub device: String,
-    /// The directory of that disk which is the top of the tree: `/` only where the top is a mount point.
+    /// Directory of the device that is the root of the tree; `/` only if the root is a mount point.
     pub source: Vec<u8>,
 }
 
-/// Kinds of filesystem that hold a system's own files; everything else that is mounted below a
-/// tree is foreign to it, but for [`PLAIN`].
+/// Types of filesystem that hold a system's own files.
+///
+/// All other mounts below a tree are foreign to it, except for those of [`LIMITED`] types.
 const LOCAL: [&str; 9] =
     ["ext2", "ext3", "ext4", "xfs", "btrfs", "f2fs", "bcachefs", "jfs", "reiserfs"];
 
-/// Kinds that hold names, content and coarse times, and nothing else: an EFI system partition, and what a
-/// program mounts from a disk.
-const PLAIN: [&str; 4] = ["vfat", "msdos", "exfat", "fuseblk"];
+/// Types with names, content and coarse times, but without owners, links and extended attributes.
+///
+/// An EFI system partition has such a type; `fuseblk` is a disk that a program serves.
+const LIMITED: [&str; 4] = ["vfat", "msdos", "exfat", "fuseblk"];
 
 impl Mount {
-    /// Whether it holds names, content and coarse times, and nothing else.
-    pub fn is_plain(&self) -> bool {
-        PLAIN.contains(&self.kind.as_str())
+    /// Whether the filesystem has no owners, links, extended attributes and exact times.
+    pub fn is_limited(&self) -> bool {
+        LIMITED.contains(&self.kind.as_str())
     }
 
-    /// Whether this is a disk of the system's own, which an update may write to.
+    /// Whether the mount belongs to the system itself, so that an update may change it.
     pub fn takes_part(&self) -> bool {
-        LOCAL.contains(&self.kind.as_str()) || self.is_plain()
+        LOCAL.contains(&self.kind.as_str()) || self.is_limited()
     }
 }
 
-impl Host {
-    /// Whether updates are known to be safe here.
-    pub fn is_local(&self) -> bool {
+impl RootMount {
+    /// Whether updates are known to be safe on this type of filesystem.
+    pub fn is_supported(&self) -> bool {
         LOCAL.contains(&self.kind.as_str())
     }
 }
 
-/// Reads what is mounted at and below the tree at `top`, a path without symlinks.
-pub fn read(top: &Path) -> io::Result<(Option<Host>, Vec<Mount>)> {
+/// Reads the mounts at and below the tree at `location`, a path without symbolic links.
+pub fn read(location: &Path) -> io::Result<(Option<RootMount>, Vec<Mount>)> {
     let text = std::fs::read("/proc/self/mountinfo")?;
-    Ok(parse(&text, top.as_os_str().as_bytes()))
+    Ok(parse(&text, location.as_os_str().as_bytes()))
 }
 
-/// The pairs of places in a tree that show one directory: a bind mount and its source, or a disk that is
-/// mounted twice. The first of a pair is a mount point, or the top.
-pub fn twins(host: Option<&Host>, mounts: &[Mount]) -> Vec<(TreePath, TreePath)> {
-    let top = host.map(|host| (TreePath::root(), &host.device, &host.source));
+/// Pairs of paths in a tree that show the same directory.
+///
+/// These are a bind mount and its source, or two mounts of one disk. The first path of a pair is a mount
+/// point or the root.
+pub fn aliases(root_mount: Option<&RootMount>, mounts: &[Mount]) -> Vec<(TreePath, TreePath)> {
+    let root = root_mount.map(|root| (TreePath::root(), &root.device, &root.source));
     let below = mounts.iter().map(|mount| (mount.at.clone(), &mount.device, &mount.source));
-    let all: Vec<(TreePath, &String, &Vec<u8>)> = top.into_iter().chain(below).collect();
-    let mut twins = Vec::new();
+    let all: Vec<(TreePath, &String, &Vec<u8>)> = root.into_iter().chain(below).collect();
+
+    let mut pairs = Vec::new();
     for (at, device, source) in &all {
-        for (other, _, shown) in all.iter().filter(|other| other.1 == *device && other.0 != *at) {
-            let Some(place) = rest(shown, source).and_then(|rest| joined(other, rest)) else {
-                continue;
-            };
-            // Another mount may hide it, not least the one that is looked at.
-            let innermost = all.iter().rfind(|(at, ..)| place == *at || place.is_below(at));
+        let same_device = all.iter().filter(|other| other.1 == *device && other.0 != *at);
+        for (other, _, other_source) in same_device {
+            let alias = rest_below(other_source, source).and_then(|rest| join(other, rest));
+            let Some(alias) = alias else { continue };
+            // Another mount may hide the directory at this path, for example the mount at `at` itself.
+            let innermost = all.iter().rfind(|(at, ..)| alias == *at || alias.is_below(at));
             if innermost.is_some_and(|(at, ..)| at == other) {
-                twins.push((at.clone(), place));
+                pairs.push((at.clone(), alias));
             }
         }
     }
-    twins
+    pairs
 }
 
-/// Where `path` is seen at `to`, if it is `from` or below it: both show one directory.
-pub fn twin(path: &TreePath, from: &TreePath, to: &TreePath) -> Option<TreePath> {
+/// The alias of `path` below `to`, if `path` is at or below `from` and both show the same directory.
+pub fn alias_of(path: &TreePath, from: &TreePath, to: &TreePath) -> Option<TreePath> {
     if path == from {
         return Some(to.clone());
     }
     let rest = path.is_below(from).then(|| &path.as_bytes()[from.as_bytes().len()..])?;
-    joined(to, rest.strip_prefix(b"/").unwrap_or(rest))
+    join(to, rest.strip_prefix(b"/").unwrap_or(rest))
 }
 
-/// What of the absolute path `lower` lies below `upper`.
-fn rest<'a>(upper: &[u8], lower: &'a [u8]) -> Option<&'a [u8]> {
-    is_at_or_above(upper, lower)
-        .then(|| lower[upper.len()..].strip_prefix(b"/").unwrap_or(&lower[upper.len()..]))
+/// The part of the absolute path `lower` below `upper`; empty if they are equal.
+fn rest_below<'a>(upper: &[u8], lower: &'a [u8]) -> Option<&'a [u8]> {
+    let is_at_or_below = upper == b"/"
+        || lower == upper
+        || (lower.starts_with(upper) && lower.get(upper.len()) == Some(&b'/'));
+    let rest = is_at_or_below.then(|| &lower[upper.len()..])?;
+    Some(rest.strip_prefix(b"/").unwrap_or(rest))
 }
 
-fn joined(at: &TreePath, rest: &[u8]) -> Option<TreePath> {
+fn join(at: &TreePath, rest: &[u8]) -> Option<TreePath> {
     match (at.as_bytes(), rest) {
         (_, b"") => Some(at.clone()),
         (b"", rest) => TreePath::new(rest).ok(),
@@ -113,32 +120,36 @@ fn joined(at: &TreePath, rest: &[u8]) -> Option<TreePath> {
     }
 }
 
-/// The mount that holds `top` and those below it, in tree order; of several at one place the last,
-/// which hides the others.
-fn parse(mountinfo: &[u8], top: &[u8]) -> (Option<Host>, Vec<Mount>) {
-    let mut host: Option<(usize, Host)> = None;
+/// The mount that contains `root`, and the mounts below it in tree order.
+///
+/// Of several mounts at one path only the last counts: it hides the others.
+fn parse(mountinfo: &[u8], root: &[u8]) -> (Option<RootMount>, Vec<Mount>) {
+    // With the length of its mount point: the longest one is the nearest.
+    let mut root_mount: Option<(usize, RootMount)> = None;
     let mut mounts: Vec<Mount> = Vec::new();
+
     for line in mountinfo.split(|&b| b == b'\n') {
-        let Some(MountInfoLine { at, kind, read_only, device, mut source }) = fields(line) else {
-            continue;
-        };
-        if let Some(rest) = rest(&at, top) {
+        let Some(fields) = MountInfoLine::parse(line) else { continue };
+        let MountInfoLine { at, kind, read_only, device, mut source } = fields;
+
+        if let Some(rest) = rest_below(&at, root) {
             if !rest.is_empty() {
                 source = [source.strip_suffix(b"/").unwrap_or(&source), b"/", rest].concat();
             }
-            if host.as_ref().is_none_or(|(length, _)| at.len() >= *length) {
-                host = Some((at.len(), Host { kind, read_only, device, source }));
+            if root_mount.as_ref().is_none_or(|(length, _)| at.len() >= *length) {
+                root_mount = Some((at.len(), RootMount { kind, read_only, device, source }));
             }
-        } else if let Some(Ok(at)) = rest(top, &at).map(TreePath::new) {
-            mounts.retain(|m| m.at != at && !m.at.is_below(&at));
+        } else if let Some(Ok(at)) = rest_below(root, &at).map(TreePath::new) {
+            mounts.retain(|mount| mount.at != at && !mount.at.is_below(&at));
             mounts.push(Mount { at, kind, read_only, device, source });
         }
     }
+
     mounts.sort_by(|a, b| a.at.cmp(&b.at));
-    (host.map(|(_, host)| host), mounts)
+    (root_mount.map(|(_, mount)| mount), mounts)
 }
 
-/// What one line of mountinfo (proc(5)) tells.
+/// The fields of a line of mountinfo (proc_pid_mountinfo(5)).
 struct MountInfoLine {
     at: Vec<u8>,
     kind: String,
@@ -147,44 +158,41 @@ struct MountInfoLine {
     source: Vec<u8>,
 }
 
-fn fields(line: &[u8]) -> Option<MountInfoLine> {
-    let words: Vec<&[u8]> = line.split(|&b| b == b' ').collect();
-    let device = String::from_utf8_lossy(words.get(2)?).into_owned();
-    let source = unescape(words.get(3)?);
-    let at = unescape(words.get(4)?);
-    let own = words.get(5)?;
-    let dash = words.iter().position(|w| *w == b"-")?;
-    let kind = String::from_utf8_lossy(words.get(dash + 1)?).into_owned();
-    let under = words.get(dash + 3).copied().unwrap_or_default();
-    let ro = |options: &[u8]| options.split(|&b| b == b',').any(|o| o == b"ro");
-    Some(MountInfoLine { at, kind, read_only: ro(own) || ro(under), device, source })
+impl MountInfoLine {
+    fn parse(line: &[u8]) -> Option<Self> {
+        let words: Vec<&[u8]> = line.split(|&b| b == b' ').collect();
+        let mount_options = words.get(5)?;
+
+        // Optional fields end with a dash.
+        let dash = words.iter().position(|word| *word == b"-")?;
+        let kind = String::from_utf8_lossy(words.get(dash + 1)?).into_owned();
+        let super_options = words.get(dash + 3).copied().unwrap_or_default();
+
+        Some(MountInfoLine {
+            at: unescape(words.get(4)?),
+            kind,
+            read_only: has_ro(mount_options) || has_ro(super_options),
+            device: String::from_utf8_lossy(words.get(2)?).into_owned(),
+            source: unescape(words.get(3)?),
+        })
+    }
 }
 
-fn is_at_or_above(upper: &[u8], lower: &[u8]) -> bool {
-    upper == b"/"
-        || lower == upper
-        || (lower.starts_with(upper) && lower.get(upper.len()) == Some(&b'/'))
+fn has_ro(options: &[u8]) -> bool {
+    options.split(|&b| b == b',').any(|option| option == b"ro")
 }
 
-/// Space, tab, newline and backslash are written as `\ooo`.
+/// Decodes space, tab, newline and backslash, which are written as `\ooo`.
 fn unescape(word: &[u8]) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(word.len());
     let mut rest = word;
     while let Some((&first, after)) = rest.split_first() {
         let octal = (first == b'\\').then(|| after.get(..3)).flatten();
-        let value = octal
-            .and_then(|o| std::str::from_utf8(o).ok())
-            .and_then(|o| u8::from_str_radix(o, 8).ok());
-        match value {
-            Some(byte) => {
-                bytes.push(byte);
-                rest = &after[3..];
-            }
-            None => {
-                bytes.push(first);
-                rest = after;
-            }
-        }
+        let byte = octal
+            .and_then(|octal| std::str::from_utf8(octal).ok())
+            .and_then(|octal| u8::from_str_radix(octal, 8).ok());
+        bytes.push(byte.unwrap_or(first));
+        rest = if byte.is_some() { &after[3..] } else { after };
     }
     bytes
 }
@@ -193,61 +201,68 @@ fn unescape(word: &[u8]) -> Vec<u8> {
 mod tests {
     use super::*;
 
-    const INFO: &[u8] = b"1 0 8:1 / / rw,relatime - ext4 /dev/sda1 rw\n\
+    const MOUNTINFO: &[u8] = b"1 0 8:1 / / rw,relatime - ext4 /dev/sda1 rw\n\
         2 1 0:5 / /proc rw - proc proc rw\n\
         3 1 8:2 / /srv/a\\040b rw - xfs /dev/sdb rw\n\
         4 3 8:3 / /srv/a\\040b/boot ro,relatime shared:3 - ext4 /dev/sdc rw\n";
 
     #[test]
-    fn mounts_are_seen_from_the_top_of_the_tree() {
-        let (host, mounts) = parse(INFO, b"/srv/a b");
-        let host = host.expect("a host");
+    fn mounts_of_tree_relative_to_its_root() {
+        let (root_mount, mounts) = parse(MOUNTINFO, b"/srv/a b");
+
+        let root_mount = root_mount.expect("a mount");
         assert_eq!(
-            (host.kind.as_str(), host.read_only, host.source.as_slice()),
+            (root_mount.kind.as_str(), root_mount.read_only, root_mount.source.as_slice()),
             ("xfs", false, &b"/"[..])
         );
-        let at: Vec<String> =
+        let shown: Vec<String> =
             mounts.iter().map(|m| format!("{} {} {}", m.at, m.kind, m.read_only)).collect();
-        assert_eq!(at, ["/boot ext4 true"]);
+        assert_eq!(shown, ["/boot ext4 true"]);
     }
 
     #[test]
-    fn the_running_system_sees_them_all() {
-        let (host, mounts) = parse(INFO, b"/");
-        assert!(host.is_some_and(|h| h.is_local()));
+    fn mounts_of_running_system_complete() {
+        let (root_mount, mounts) = parse(MOUNTINFO, b"/");
+
+        assert!(root_mount.is_some_and(|mount| mount.is_supported()));
         let at: Vec<String> = mounts.iter().map(|m| m.at.to_string()).collect();
         assert_eq!(at, ["/proc", "/srv/a b", "/srv/a b/boot"]);
         assert!(!mounts[0].takes_part());
     }
 
     #[test]
-    fn a_tree_that_is_no_mount_point_has_a_source() {
-        let (host, mounts) = parse(INFO, b"/srv/a b/c/d");
-        assert_eq!((host.expect("a host").source.as_slice(), mounts.len()), (&b"/c/d"[..], 0));
+    fn tree_without_mount_point_has_source() {
+        let (root_mount, mounts) = parse(MOUNTINFO, b"/srv/a b/c/d");
+
+        assert_eq!(root_mount.expect("a mount").source, b"/c/d");
+        assert!(mounts.is_empty());
     }
 
-    /// The twins of a tree at `/n` of the disk 8:1, with these mounts: device, source, place.
-    fn twins_of(mounts: &[(&str, &str, &str)]) -> Vec<String> {
-        let mut info = b"1 0 8:1 / / rw - ext4 /dev/sda1 rw\n".to_vec();
+    /// The aliases of a tree at `/n` of the disk 8:1, with these mounts: device, source, mount point.
+    fn aliases_with(mounts: &[(&str, &str, &str)]) -> Vec<String> {
+        let mut mountinfo = b"1 0 8:1 / / rw - ext4 /dev/sda1 rw\n".to_vec();
         for (device, source, at) in mounts {
-            info.extend(format!("2 1 {device} {source} {at} rw - ext4 /dev/x rw\n").bytes());
+            let line = format!("2 1 {device} {source} {at} rw - ext4 /dev/x rw\n");
+            mountinfo.extend(line.bytes());
         }
-        let (host, mounts) = parse(&info, b"/n");
-        twins(host.as_ref(), &mounts).iter().map(|(a, b)| format!("{a} {b}")).collect()
+        let (root_mount, mounts) = parse(&mountinfo, b"/n");
+        aliases(root_mount.as_ref(), &mounts).iter().map(|(a, b)| format!("{a} {b}")).collect()
     }
 
     #[test]
-    fn a_bind_mount_and_its_source_are_twins() {
-        assert_eq!(twins_of(&[("8:1", "/n/srv/data", "/n/var/data")]), ["/var/data /srv/data"]);
-        // from outside, of another disk, onto itself, of what another mount hides
-        assert!(twins_of(&[("8:1", "/elsewhere", "/n/var/data")]).is_empty());
-        assert!(twins_of(&[("8:2", "/n/srv/data", "/n/var/data")]).is_empty());
-        assert!(twins_of(&[("8:1", "/n/usr", "/n/usr")]).is_empty());
-        assert!(
-            twins_of(&[("8:2", "/", "/n/srv"), ("8:1", "/n/srv/data", "/n/var/data")]).is_empty()
-        );
-        // a disk that is mounted twice, and one that shows the tree itself
-        assert_eq!(twins_of(&[("8:2", "/", "/n/a"), ("8:2", "/x", "/n/b")]), ["/b /a/x"]);
-        assert_eq!(twins_of(&[("8:1", "/", "/n/all")]), ["/ /all/n"]);
+    fn bind_mount_is_alias_of_its_source() {
+        // A bind mount within the tree, one disk mounted twice, and a mount that shows the tree itself.
+        let bind = aliases_with(&[("8:1", "/n/srv/data", "/n/var/data")]);
+        assert_eq!(bind, ["/var/data /srv/data"]);
+        let twice = aliases_with(&[("8:2", "/", "/n/a"), ("8:2", "/x", "/n/b")]);
+        assert_eq!(twice, ["/b /a/x"]);
+        assert_eq!(aliases_with(&[("8:1", "/", "/n/all")]), ["/ /all/n"]);
+
+        // From outside, of another disk, onto itself, and of a directory that another mount hides.
+        assert!(aliases_with(&[("8:1", "/elsewhere", "/n/var/data")]).is_empty());
+        assert!(aliases_with(&[("8:2", "/n/srv/data", "/n/var/data")]).is_empty());
+        assert!(aliases_with(&[("8:1", "/n/usr", "/n/usr")]).is_empty());
+        let hidden = [("8:2", "/", "/n/srv"), ("8:1", "/n/srv/data", "/n/var/data")];
+        assert!(aliases_with(&hidden).is_empty());
     }
 }

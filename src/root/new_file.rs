@@ -1,4 +1,4 @@
-//! A file that is being written.
+//! A new file that is being written.
 
 use std::fs::File;
 use std::io::{self, Write};
@@ -10,7 +10,7 @@ use rustix::io::Errno;
 
 use super::fault::change;
 
-/// A new file of a tree. It is changed only by what is here, so that each change passes the fault point.
+/// A new file of a tree; only its methods change it, so that each change passes the fault point.
 #[derive(Debug)]
 pub struct NewFile(File);
 
@@ -20,43 +20,44 @@ impl NewFile {
     }
 
     /// Writes all of `bytes` at an offset.
-    pub fn write_all_at(&self, bytes: &[u8], at: u64) -> io::Result<()> {
-        change(|| self.0.write_all_at(bytes, at))
+    pub fn write_all_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
+        change(|| self.0.write_all_at(bytes, offset))
     }
 
-    /// Makes it so many bytes long; what was not written is zeros.
+    /// Sets the length; bytes that were not written are zero.
     pub fn set_len(&self, size: u64) -> io::Result<()> {
         change(|| self.0.set_len(size))
     }
 
-    /// Takes room for so many bytes, all of them or none, where the filesystem can promise any.
-    pub fn take_room(&self, bytes: u64) -> io::Result<()> {
+    /// Preallocates space, all of it or none; does nothing if the filesystem cannot.
+    pub fn preallocate(&self, bytes: u64) -> io::Result<()> {
         match change(|| rustix::fs::fallocate(&self.0, FallocateFlags::empty(), 0, bytes)) {
             Ok(()) | Err(Errno::OPNOTSUPP | Errno::NOSYS) => Ok(()),
-            Err(e) => Err(e.into()),
+            Err(errno) => Err(errno.into()),
         }
     }
 
-    /// Makes it a copy of `content` that shares its blocks, where the filesystem can.
+    /// Makes the file a reflink of `content`: a copy that shares its blocks.
     pub fn share_blocks(&self, content: impl AsFd) -> io::Result<()> {
         Ok(change(|| rustix::fs::ioctl_ficlone(&self.0, content))?)
     }
 
-    /// Has the kernel begin to write what it holds: when several files are synced one after the other, the first
-    /// sync waits for all of them.
-    pub fn begin_to_write(&self) {
-        // Linux starts the writing before it drops what is written already; nothing is, as yet. Where it does
-        // not, the sync does.
+    /// Starts writing the content back to the disk.
+    ///
+    /// If several files are synced one after the other, the disk then already works on all of them.
+    pub fn start_writeback(&self) {
+        // For DONTNEED Linux starts the write-back of dirty pages, and drops clean pages; there are no
+        // clean pages yet. A failure costs only time, since the sync writes in any case.
         let _ = rustix::fs::fadvise(&self.0, 0, None, rustix::fs::Advice::DontNeed);
     }
 
-    /// Makes it durable, with its metadata.
+    /// Makes content and metadata durable.
     pub fn sync_all(&self) -> io::Result<()> {
         change(|| self.0.sync_all())
     }
 }
 
-/// For reading, and for calls on its metadata.
+/// For reading, and for calls on the metadata.
 impl AsFd for NewFile {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.0.as_fd()

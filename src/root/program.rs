@@ -11,47 +11,50 @@ use crate::tree_path::TreePath;
 use super::fault::change;
 use super::{NewFile, Result, Root};
 
-/// What this process runs, also where its file was replaced or removed meanwhile.
-const RUNNING: &CStr = c"/proc/self/exe";
-/// The program is copied in pieces of so many bytes.
-const PIECE: usize = 1 << 20;
+/// The running program, also if its file has been replaced or removed since.
+const RUNNING_PROGRAM: &CStr = c"/proc/self/exe";
+const BUFFER: usize = 1 << 20;
 
 impl Root {
-    /// Makes `path`, where nothing stands yet, the program that runs, with its content durable; its name
-    /// is as durable as the directory.
+    /// Stores the running program at `path`, with durable content.
     ///
-    /// On the mount that the program came from this is a further name of it, with its own mode; else a
-    /// file of root's (0700) that shares its blocks where the filesystem can.
-    pub fn keep_program(&self, path: &TreePath) -> Result<()> {
+    /// On the mount of the program this is a hard link. Elsewhere it is a copy with mode 0700, which shares
+    /// its blocks if the filesystem can. The name becomes durable with the directory.
+    pub fn store_running_program(&self, path: &TreePath) -> Result<()> {
         let fail = |source: io::Error| self.error("keep this program as", path, source);
-        let running = rustix::fs::open(RUNNING, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty());
-        let running = File::from(running.map_err(|e| fail(e.into()))?);
+        let program =
+            rustix::fs::open(RUNNING_PROGRAM, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty());
+        let program = File::from(program.map_err(|e| fail(e.into()))?);
+
         let linked = self.parent_of(path).and_then(|dir| {
-            change(|| rustix::fs::linkat(CWD, RUNNING, dir, path.name(), AtFlags::SYMLINK_FOLLOW))
+            let flags = AtFlags::SYMLINK_FOLLOW;
+            change(|| rustix::fs::linkat(CWD, RUNNING_PROGRAM, dir, path.name(), flags))
         });
         if linked.is_ok() {
-            // It may have been installed a moment ago.
-            return change(|| running.sync_data()).map_err(fail);
+            // The program may have been installed just before.
+            return change(|| program.sync_data()).map_err(fail);
         }
+
         let mut copy = self.create_file(path)?;
-        let copied = copy.share_blocks(&running).or_else(|_| write_all(running, &mut copy));
-        copied
+        copy.share_blocks(&program)
+            .or_else(|_| copy_program(program, &mut copy))
             .and_then(|()| Ok(change(|| rustix::fs::fchmod(&copy, Mode::RWXU))?))
             .and_then(|()| copy.sync_all())
             .map_err(fail)
     }
 }
 
-fn write_all(mut from: File, to: &mut NewFile) -> io::Result<()> {
-    // A disk that it does not fit on is not filled with the half of it.
-    to.take_room(from.metadata()?.len())?;
-    let mut piece = vec![0; PIECE];
+fn copy_program(mut program: File, copy: &mut NewFile) -> io::Result<()> {
+    // Without this a disk that is too small would be filled with a part of the program.
+    copy.preallocate(program.metadata()?.len())?;
+
+    let mut buffer = vec![0; BUFFER];
     loop {
-        match from.read(&mut piece) {
+        match program.read(&mut buffer) {
             Ok(0) => return Ok(()),
-            Ok(length) => to.write_all(&piece[..length])?,
-            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-            Err(e) => return Err(e),
+            Ok(length) => copy.write_all(&buffer[..length])?,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
         }
     }
 }

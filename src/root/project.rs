@@ -1,7 +1,7 @@
-//! The project of a directory, which the quotas of xfs and ext4 count by.
+//! Project id of a directory, by which xfs and ext4 count quotas.
 //!
-//! Where a directory hands its project on (`chattr +P`), the kernel lets nothing of another project be
-//! renamed or linked into it: it calls that another device.
+//! If a directory passes its project on (`chattr +P`), the kernel refuses to rename or link a file of
+//! another project into it, with the error for another device. Preflight finds this before the commit point.
 
 #![allow(
     unsafe_code,
@@ -27,19 +27,21 @@ struct ProjectAttributes {
 }
 
 const FS_IOC_FSGETXATTR: Opcode = opcode::read::<ProjectAttributes>(b'X', 31);
-/// `FS_XFLAG_PROJINHERIT` of linux/fs.h.
-const INHERIT: u32 = 0x200;
+/// From linux/fs.h.
+const FS_XFLAG_PROJINHERIT: u32 = 0x200;
 
 impl Root {
-    /// The project that whatever is made in the directory at `path` gets, and that all that is renamed or
-    /// linked into it has to have; `None` where it does not matter.
+    /// The project that files in a directory must have; `None` if they can have any.
     pub fn inherited_project(&self, path: &TreePath) -> Result<Option<u32>> {
         let dir = self.open_dir(path)?;
-        // SAFETY: the kernel fills a structure of this layout and size, which the number says.
+        // SAFETY: the kernel fills a structure of this layout; its size is part of the opcode.
         match unsafe { ioctl(&dir, Getter::<FS_IOC_FSGETXATTR, ProjectAttributes>::new()) } {
-            Ok(found) => Ok((found.flags & INHERIT != 0).then_some(found.project)),
+            Ok(attributes) => {
+                let is_inherited = attributes.flags & FS_XFLAG_PROJINHERIT != 0;
+                Ok(is_inherited.then_some(attributes.project))
+            }
             Err(Errno::NOTTY | Errno::OPNOTSUPP | Errno::NOSYS | Errno::INVAL) => Ok(None),
-            Err(error) => Err(self.error("inspect", path, error)),
+            Err(errno) => Err(self.error("inspect", path, errno)),
         }
     }
 }

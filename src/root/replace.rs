@@ -1,4 +1,4 @@
-//! Moving and removing.
+//! Renaming, removing, replacing and syncing.
 
 use std::io::Write;
 use std::os::fd::AsFd;
@@ -6,63 +6,83 @@ use std::os::fd::AsFd;
 use rustix::fs::{AtFlags, Mode, OFlags, RenameFlags};
 use rustix::io::Errno;
 
-use crate::tree_path::TreePath;
+use crate::tree_path::{BadPath, TreePath};
 
+use super::error::is_absent;
 use super::fault::change;
 use super::{Descend, FileKind, Result, Root, RootError};
 
-/// A directory at a longer path is removed through a handle of its own.
-const FAR: usize = 2048;
+/// Length of a path from which on a directory is removed through a handle of its own.
+///
+/// Another program may have paths below it that are longer than any [`TreePath`].
+const LONG_PATH: usize = 2048;
 
-/// How a rename treats what stands at its destination.
+/// Treatment of an existing target of a rename.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Rename {
-    /// It is replaced, without a moment in which nothing stands there.
+    /// The target is replaced atomically.
     Replace,
-    /// It is an error.
+    /// A target is an error.
     NoReplace,
-    /// The two change places.
+    /// Source and target are exchanged.
     Exchange,
 }
 
 impl Root {
-    /// Moves `source` in this tree to `path` in the tree `to`, on the same filesystem.
-    pub fn rename(&self, source: &TreePath, to: &Root, path: &TreePath, how: Rename) -> Result<()> {
-        let flags = match how {
-            Rename::Replace => RenameFlags::empty(),
+    /// Renames `source` in this tree to `target` in the tree `to`, on the same filesystem.
+    pub fn rename(
+        &self,
+        source: &TreePath,
+        to: &Root,
+        target: &TreePath,
+        mode: Rename,
+    ) -> Result<()> {
+        self.rename_raw(source, to, target, mode).map_err(|e| to.error("rename to", target, e))
+    }
+
+    fn rename_raw(
+        &self,
+        source: &TreePath,
+        to: &Root,
+        target: &TreePath,
+        mode: Rename,
+    ) -> rustix::io::Result<()> {
+        let source_dir = self.parent_of(source)?;
+        let target_dir = to.parent_of(target)?;
+        let flags = match mode {
+            Rename::Replace => {
+                return change(|| {
+                    rustix::fs::renameat(source_dir, source.name(), target_dir, target.name())
+                });
+            }
             Rename::NoReplace => RenameFlags::NOREPLACE,
             Rename::Exchange => RenameFlags::EXCHANGE,
         };
-        let moved = self.parent_of(source).and_then(|from| {
-            let dir = to.parent_of(path)?;
-            if how == Rename::Replace {
-                return change(|| rustix::fs::renameat(from, source.name(), dir, path.name()));
-            }
-            let moved = change(|| {
-                rustix::fs::renameat_with(&from, source.name(), &dir, path.name(), flags)
-            });
-            if (how, moved) != (Rename::NoReplace, Err(Errno::INVAL)) {
-                return moved;
-            }
-            // A filesystem that has no such rename, as those of FUSE: it is looked first.
-            match rustix::fs::statat(&dir, path.name(), AtFlags::SYMLINK_NOFOLLOW) {
-                Err(Errno::NOENT) => {
-                    change(|| rustix::fs::renameat(from, source.name(), dir, path.name()))
-                }
-                Ok(_) => Err(Errno::EXIST),
-                Err(error) => Err(error),
-            }
+
+        let renamed = change(|| {
+            rustix::fs::renameat_with(&source_dir, source.name(), &target_dir, target.name(), flags)
         });
-        moved.map_err(|e| to.error("rename to", path, e))
+        if (mode, renamed) != (Rename::NoReplace, Err(Errno::INVAL)) {
+            return renamed;
+        }
+
+        // The filesystem, such as FUSE, does not know the flag. A check before the rename is the best left.
+        match rustix::fs::statat(&target_dir, target.name(), AtFlags::SYMLINK_NOFOLLOW) {
+            Err(Errno::NOENT) => change(|| {
+                rustix::fs::renameat(source_dir, source.name(), target_dir, target.name())
+            }),
+            Ok(_) => Err(Errno::EXIST),
+            Err(errno) => Err(errno),
+        }
     }
 
-    /// Removes the name of something that is not a directory; what is not there is as good.
+    /// Removes the name of a file that is not a directory; a missing file is no error.
     pub fn unlink(&self, path: &TreePath) -> Result<()> {
-        let done = self.remove_name(path, AtFlags::empty());
-        self.unless_absent("remove", path, done)
+        let removed = self.remove_name(path, AtFlags::empty());
+        self.unless_absent("remove", path, removed)
     }
 
-    /// Removes an empty directory; false where something still sits in it.
+    /// Removes an empty directory; returns false if it is not empty.
     pub fn remove_dir(&self, path: &TreePath) -> Result<bool> {
         match self.remove_name(path, AtFlags::REMOVEDIR) {
             Err(Errno::NOTEMPTY | Errno::EXIST | Errno::BUSY) => Ok(false),
@@ -75,15 +95,17 @@ impl Root {
         change(|| rustix::fs::unlinkat(dir, path.name(), flags))
     }
 
-    /// Removes `path` with all that it holds; what is not there is as good. What is mounted in it stays. What
-    /// may not be removed is an error, after all the rest has gone.
+    /// Removes a path with everything below it; a missing path is no error.
     ///
-    /// An rsync that outlived the run that started it may still write there: what came meanwhile goes
-    /// in another pass, and what was removed it cannot make again.
+    /// Mounts below it stay. If a path must not be removed, the rest is removed first, and then the error
+    /// is returned.
+    ///
+    /// An rsync that outlived its run may still create files in the directory. Repeated passes remove them,
+    /// until rsync fails because its directory is missing.
     pub fn remove_tree(&self, path: &TreePath) -> Result<()> {
-        const PASSES: usize = 10;
-        for _ in 0..PASSES {
-            self.remove_once(path)?;
+        const MAX_PASSES: usize = 10;
+        for _ in 0..MAX_PASSES {
+            self.remove_tree_once(path)?;
             if self.stat(path)?.is_none() {
                 return Ok(());
             }
@@ -91,76 +113,82 @@ impl Root {
         Ok(())
     }
 
-    fn remove_once(&self, path: &TreePath) -> Result<()> {
+    fn remove_tree_once(&self, path: &TreePath) -> Result<()> {
         match self.stat(path)? {
             None => return Ok(()),
             Some(stat) if stat.kind != FileKind::Directory => return self.unlink(path),
             Some(_) => {}
         }
+
         let mut dirs = vec![path.clone()];
-        let mut refused: Option<RootError> = None;
-        let mut unless_refused = |done: Result<()>| match done {
+        let mut first_refusal: Option<RootError> = None;
+        let mut keep_refusal = |removed: Result<()>| match removed {
             Err(error) if error.is_forbidden() => {
-                refused.get_or_insert(error);
+                first_refusal.get_or_insert(error);
                 Ok(())
             }
-            done => done,
+            removed => removed,
         };
-        self.walk::<RootError>(path, |found| {
-            if found.stat.kind != FileKind::Directory {
-                unless_refused(self.unlink(&found.path))?;
+
+        self.walk::<RootError>(path, |visit| {
+            if visit.stat.kind != FileKind::Directory {
+                keep_refusal(self.unlink(&visit.path))?;
                 return Ok(Descend::Into);
             }
-            if self.pins(&found.path)?.is_some_and(|pins| pins.mount_root) {
+            if self.change_locks(&visit.path)?.is_some_and(|locks| locks.mount_root) {
                 return Ok(Descend::Past);
             }
-            // What lies under a longer name than its own may be further down than a path reaches.
-            let far = found.path.as_bytes().len() > FAR;
-            if far {
-                let tree = self.below(&found.path)?;
-                let children = tree.children(&TreePath::root())?;
-                children
-                    .iter()
-                    .try_for_each(|(child, _)| unless_refused(tree.remove_tree(child)))?;
+
+            let is_long = visit.path.as_bytes().len() > LONG_PATH;
+            if is_long {
+                let tree = self.below(&visit.path)?;
+                for (child, _) in tree.children(&TreePath::root())? {
+                    keep_refusal(tree.remove_tree(&child))?;
+                }
             }
-            dirs.push(found.path);
-            Ok(if far { Descend::Past } else { Descend::Into })
+            dirs.push(visit.path);
+            Ok(if is_long { Descend::Past } else { Descend::Into })
         })?;
+
+        // In reverse, so that each directory is empty when its turn comes.
         for dir in dirs.iter().rev() {
-            unless_refused(self.remove_dir(dir).map(drop))?;
+            keep_refusal(self.remove_dir(dir).map(drop))?;
         }
-        refused.map_or(Ok(()), Err)
+        first_refusal.map_or(Ok(()), Err)
     }
 
-    /// Writes a whole small file so that either the old one or the new one is there, durably.
+    /// Replaces a small file atomically and durably.
     pub fn write_durably(&self, path: &TreePath, bytes: &[u8], mode: u16) -> Result<()> {
-        let beside =
-            beside(path).map_err(|e| self.error("write", path, std::io::Error::other(e)))?;
-        self.unlink(&beside)?;
-        let mut file = self.create_file(&beside)?;
+        let temporary = temporary_path(path)
+            .map_err(|e| self.error("write", path, std::io::Error::other(e)))?;
+
+        // An interrupted run may have left the temporary file.
+        self.unlink(&temporary)?;
+        let mut file = self.create_file(&temporary)?;
         let written = file.write_all(bytes).and_then(|()| {
             change(|| rustix::fs::fchmod(&file, Mode::from_raw_mode(mode.into())))?;
             file.sync_all()
         });
         written.map_err(|e| self.error("write", path, e))?;
-        self.rename(&beside, self, path, Rename::Replace)?;
+
+        self.rename(&temporary, self, path, Rename::Replace)?;
         self.sync_dir(&path.parent().unwrap_or_else(TreePath::root))
     }
 
-    /// Makes what a directory lists durable.
+    /// Makes the names in a directory durable.
     pub fn sync_dir(&self, path: &TreePath) -> Result<()> {
         let dir = self.open_dir(path)?;
         change(|| rustix::fs::fsync(dir)).map_err(|e| self.error("sync", path, e))
     }
 
-    /// Makes the content and metadata of a regular file durable.
+    /// Makes content and metadata of a regular file durable.
     pub fn sync_file(&self, path: &TreePath) -> Result<()> {
         let file = self.resolve(path, OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY);
         file.and_then(|file| change(|| rustix::fs::fsync(file)))
             .map_err(|e| self.error("sync", path, e))
     }
 
-    /// Makes the filesystem that holds the top of this tree durable.
+    /// Makes the whole filesystem of the root directory durable.
     pub fn sync_filesystem(&self) -> Result<()> {
         let synced = change(|| rustix::fs::syncfs(self.dir.as_fd()));
         synced.map_err(|e| self.error("sync the filesystem of", &TreePath::root(), e))
@@ -168,20 +196,21 @@ impl Root {
 
     fn unless_absent(
         &self,
-        what: &'static str,
+        operation: &'static str,
         path: &TreePath,
-        done: rustix::io::Result<()>,
+        result: rustix::io::Result<()>,
     ) -> Result<()> {
-        match done {
-            Err(e) if super::absent(&e.into()) => Ok(()),
-            answer => answer.map_err(|e| self.error(what, path, e)),
+        match result {
+            Err(e) if is_absent(&e.into()) => Ok(()),
+            result => result.map_err(|e| self.error(operation, path, e)),
         }
     }
 }
 
-/// Whether syncing a whole filesystem tells of data that could not be written. Kernels before 5.8 keep
-/// that to themselves; there each file has to be synced.
-pub fn sync_tells_errors() -> bool {
+/// Whether syncfs reports data that could not be written.
+///
+/// Kernels before 5.8 do not report it, so there each file has to be synced.
+pub fn syncfs_reports_errors() -> bool {
     let name = rustix::system::uname();
     let release = name.release().to_string_lossy();
     let mut numbers =
@@ -190,9 +219,8 @@ pub fn sync_tells_errors() -> bool {
     version >= (5, 8)
 }
 
-/// The name under which a file is written before it takes its place.
-fn beside(path: &TreePath) -> std::result::Result<TreePath, crate::tree_path::BadPath> {
-    let mut name = path.name().to_vec();
-    name.extend_from_slice(b".new");
+/// The name under which a file is written before it is renamed into place.
+fn temporary_path(path: &TreePath) -> std::result::Result<TreePath, BadPath> {
+    let name = [path.name(), b".new"].concat();
     path.parent().unwrap_or_else(TreePath::root).join(&name)
 }

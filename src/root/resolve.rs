@@ -1,4 +1,4 @@
-//! From a [`TreePath`] to a descriptor, without following a symlink.
+//! Resolution of a [`TreePath`] to a descriptor, without following a symbolic link.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -10,84 +10,91 @@ use crate::tree_path::TreePath;
 
 use super::{Result, Root};
 
-/// Set once the kernel is found to lack openat2 (before 5.6), or by a test.
-static OLD_KERNEL: AtomicBool = AtomicBool::new(false);
-
-/// Makes this process resolve as it would on a kernel without openat2; for tests.
-pub fn force_old_kernel(old: bool) {
-    OLD_KERNEL.store(old, Ordering::Relaxed);
+/// Way of resolving a path.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Resolver {
+    /// One `openat2` call.
+    Openat2,
+    /// One `openat` call per component, for kernels before 5.6.
+    Components,
 }
 
-/// The directory that holds a path.
-pub(super) enum Holder<'a> {
-    /// The top of the tree, which is open anyway.
-    Top(BorrowedFd<'a>),
-    /// Another one, opened for this call.
+/// Set when openat2 turns out to be missing, or by a test.
+static LACKS_OPENAT2: AtomicBool = AtomicBool::new(false);
+
+/// Selects the resolver of this process; for tests.
+pub fn force_resolver(resolver: Resolver) {
+    LACKS_OPENAT2.store(resolver == Resolver::Components, Ordering::Relaxed);
+}
+
+/// The directory of a path.
+pub(super) enum ParentDir<'a> {
+    /// The root directory, which is always open.
+    Root(BorrowedFd<'a>),
+    /// Another directory, opened for one call.
     Opened(OwnedFd),
 }
 
-impl AsFd for Holder<'_> {
+impl AsFd for ParentDir<'_> {
     fn as_fd(&self) -> BorrowedFd<'_> {
         match self {
-            Holder::Top(fd) => *fd,
-            Holder::Opened(fd) => fd.as_fd(),
+            ParentDir::Root(fd) => *fd,
+            ParentDir::Opened(fd) => fd.as_fd(),
         }
     }
 }
 
 impl Root {
-    /// Opens what stands at `path`, never a symlink; `flags` as for openat.
+    /// Opens a path that is not a symbolic link; `flags` as for openat.
     pub(super) fn resolve(&self, path: &TreePath, flags: OFlags) -> rustix::io::Result<OwnedFd> {
         let flags = flags | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         if path.is_root() {
             return rustix::fs::openat(&self.dir, c".", flags, Mode::empty());
         }
-        if !OLD_KERNEL.load(Ordering::Relaxed) {
-            match self.by_openat2(path, flags) {
-                Err(Errno::NOSYS) => OLD_KERNEL.store(true, Ordering::Relaxed),
+
+        if !LACKS_OPENAT2.load(Ordering::Relaxed) {
+            match self.resolve_by_openat2(path, flags) {
+                Err(Errno::NOSYS) => LACKS_OPENAT2.store(true, Ordering::Relaxed),
                 answer => return answer,
             }
         }
-        self.by_components(path, flags)
+        self.resolve_by_components(path, flags)
     }
 
-    fn by_openat2(&self, path: &TreePath, flags: OFlags) -> rustix::io::Result<OwnedFd> {
+    fn resolve_by_openat2(&self, path: &TreePath, flags: OFlags) -> rustix::io::Result<OwnedFd> {
         let how = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
         loop {
             match rustix::fs::openat2(&self.dir, path.as_bytes(), flags, Mode::empty(), how) {
+                // AGAIN: a rename elsewhere raced with the resolution.
                 Err(Errno::INTR | Errno::AGAIN) => {}
                 answer => return answer,
             }
         }
     }
 
-    fn by_components(&self, path: &TreePath, flags: OFlags) -> rustix::io::Result<OwnedFd> {
-        let step = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let mut at: Option<OwnedFd> = None;
+    fn resolve_by_components(&self, path: &TreePath, flags: OFlags) -> rustix::io::Result<OwnedFd> {
+        let dir_flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let mut current: Option<OwnedFd> = None;
         let mut components = path.components().peekable();
+
         while let Some(name) = components.next() {
-            let last = components.peek().is_none();
-            let from = at.as_ref().map_or(self.dir.as_fd(), |fd| fd.as_fd());
-            at = Some(rustix::fs::openat(
-                from,
-                name,
-                if last { flags } else { step },
-                Mode::empty(),
-            )?);
+            let flags = if components.peek().is_none() { flags } else { dir_flags };
+            let dir = current.as_ref().map_or(self.dir.as_fd(), |fd| fd.as_fd());
+            current = Some(rustix::fs::openat(dir, name, flags, Mode::empty())?);
         }
-        at.ok_or(Errno::INVAL)
+        current.ok_or(Errno::INVAL)
     }
 
-    /// Opens the directory that holds `path`, as a place for calls that end in `at`.
-    pub(super) fn parent_of(&self, path: &TreePath) -> rustix::io::Result<Holder<'_>> {
+    /// Opens the directory of a path, for the `*at` calls.
+    pub(super) fn parent_of(&self, path: &TreePath) -> rustix::io::Result<ParentDir<'_>> {
         let parent = path.parent().ok_or(Errno::BUSY)?;
         if parent.is_root() {
-            return Ok(Holder::Top(self.dir.as_fd()));
+            return Ok(ParentDir::Root(self.dir.as_fd()));
         }
-        self.resolve(&parent, OFlags::PATH | OFlags::DIRECTORY).map(Holder::Opened)
+        self.resolve(&parent, OFlags::PATH | OFlags::DIRECTORY).map(ParentDir::Opened)
     }
 
-    /// Opens the directory at `path` for reading and for syncing.
+    /// Opens a directory for reading and for syncing.
     pub(super) fn open_dir(&self, path: &TreePath) -> Result<OwnedFd> {
         self.resolve(path, OFlags::RDONLY | OFlags::DIRECTORY)
             .map_err(|e| self.error("open the directory", path, e))

@@ -1,7 +1,8 @@
-//! What the last scan read, so that the next one need not.
+//! Digests of the last scan.
 //!
+//! A file whose inode has not changed since is not read again. So an unchanged image costs a walk over its
+//! directories, and not the reading of its content.
 #![doc = include_str!("format.md")]
-// The cache lies in the repository, which is the server's own and no target tree.
 #![allow(
     clippy::disallowed_methods,
     reason = "the cache is a file of the server's own, outside every image"
@@ -11,19 +12,19 @@ use std::collections::HashMap;
 use std::io::{self, Write};
 use std::path::Path;
 
-use super::Seen;
+use super::ScannedPath;
 use crate::digest::Digest;
 use crate::entry::Mtime;
 use crate::root::Stat;
 use crate::tree_path::TreePath;
 
 const MAGIC: &[u8] = b"SISCAN1\n";
-/// A larger file is not ours: five million entries take about half of it.
+/// Size of the largest cache that is read, in bytes: five million entries take about half of it.
 const MAX_CACHE: u64 = 1 << 30;
-/// Coarser than the timestamps of any filesystem that Linux has.
-const SETTLED: i64 = 2;
+/// Seconds after which a change must show in an inode's times, on any filesystem of Linux.
+const TIME_RESOLUTION: i64 = 2;
 
-/// Digests by path, each with the state of the inode that it was read from.
+/// Digests by path, each with the identity of the inode at that time.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Cache(HashMap<TreePath, CachedDigest>);
 
@@ -33,7 +34,7 @@ struct CachedDigest {
     digest: Digest,
 }
 
-/// What changes when content does.
+/// Fields of an inode of which at least one changes with the content.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct CacheKey {
     dev: u64,
@@ -44,45 +45,48 @@ struct CacheKey {
 }
 
 impl Cache {
-    /// Takes over what a scan that began at `started` read.
-    pub(super) fn new<'a>(files: impl Iterator<Item = (&'a Seen, Digest)>, started: Mtime) -> Self {
-        let limit = Mtime { seconds: started.seconds - SETTLED, ..started };
-        let settled = files.filter(|(seen, _)| seen.stat.ctime < limit);
-        Cache(
-            settled
-                .map(|(s, digest)| {
-                    (s.path.clone(), CachedDigest { inode: CacheKey::of(&s.stat), digest })
-                })
-                .collect(),
-        )
+    /// The cache of a scan that began at `started`.
+    pub(super) fn new<'a>(
+        files: impl Iterator<Item = (&'a ScannedPath, Digest)>,
+        started: Mtime,
+    ) -> Self {
+        // A file that changed later could change again without another ctime.
+        let limit = Mtime { seconds: started.seconds - TIME_RESOLUTION, ..started };
+        let digests = files.filter(|(file, _)| file.stat.ctime < limit).map(|(file, digest)| {
+            (file.path.clone(), CachedDigest { inode: CacheKey::new(&file.stat), digest })
+        });
+        Cache(digests.collect())
     }
 
-    /// The digest of the file at `path`, if it is as it was.
+    /// The digest of a file whose inode has not changed.
     pub(super) fn digest(&self, path: &TreePath, stat: &Stat) -> Option<Digest> {
-        self.0.get(path).filter(|known| known.inode == CacheKey::of(stat)).map(|known| known.digest)
+        let cached = self.0.get(path).filter(|cached| cached.inode == CacheKey::new(stat))?;
+        Some(cached.digest)
     }
 
-    /// Whether nothing is known.
+    /// Whether the cache has no digest.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// Reads the file at `path`; one that is absent or damaged holds nothing.
+    /// Reads a cache; one that is missing or damaged is empty.
     pub fn load(path: &Path) -> Self {
-        let small = std::fs::metadata(path).is_ok_and(|m| m.is_file() && m.len() <= MAX_CACHE);
-        let bytes = if small { std::fs::read(path).ok() } else { None };
+        let is_readable =
+            std::fs::metadata(path).is_ok_and(|meta| meta.is_file() && meta.len() <= MAX_CACHE);
+        let bytes = if is_readable { std::fs::read(path).ok() } else { None };
         bytes.and_then(|bytes| Self::parse(&bytes)).unwrap_or_default()
     }
 
-    /// Writes the file at `path`, beside its place and then renamed.
+    /// Writes the cache under a temporary name, and renames it.
     pub fn save(&self, path: &Path) -> io::Result<()> {
-        // Names of images hold dots: the whole name, so that two images never share it.
-        let mut beside = path.as_os_str().to_owned();
-        beside.push(".new");
-        let mut file = std::fs::File::create(&beside)?;
+        // Appended to the whole name: image names have dots, so replacing an extension could make two equal.
+        let mut temporary = path.as_os_str().to_owned();
+        temporary.push(".new");
+
+        let mut file = std::fs::File::create(&temporary)?;
         file.write_all(&self.to_bytes())?;
         file.sync_all()?;
-        std::fs::rename(beside, path)
+        std::fs::rename(temporary, path)
     }
 
     fn to_bytes(&self) -> Vec<u8> {
@@ -100,6 +104,7 @@ impl Cache {
             bytes.extend((path.as_bytes().len() as u16).to_le_bytes());
             bytes.extend(path.as_bytes());
         }
+
         let digest = Digest::of(&bytes);
         bytes.extend(digest.0);
         bytes
@@ -110,8 +115,9 @@ impl Cache {
         if Digest::of(body).0 != *digest {
             return None;
         }
+
         let mut rest = Rest(body.strip_prefix(MAGIC)?);
-        let mut known = HashMap::new();
+        let mut digests = HashMap::new();
         while !rest.0.is_empty() {
             let (dev, ino, size) = (rest.u64()?, rest.u64()?, rest.u64()?);
             let (mtime, ctime) = (rest.time()?, rest.time()?);
@@ -119,15 +125,16 @@ impl Cache {
             let length = u16::from_le_bytes(*rest.take()?).into();
             let (path, after) = rest.0.split_at_checked(length)?;
             rest = Rest(after);
+
             let inode = CacheKey { dev, ino, size, mtime, ctime };
-            known.insert(TreePath::new(path).ok()?, CachedDigest { inode, digest });
+            digests.insert(TreePath::new(path).ok()?, CachedDigest { inode, digest });
         }
-        Some(Cache(known))
+        Some(Cache(digests))
     }
 }
 
 impl CacheKey {
-    fn of(stat: &Stat) -> Self {
+    fn new(stat: &Stat) -> Self {
         CacheKey {
             dev: stat.dev,
             ino: stat.ino,
@@ -138,6 +145,7 @@ impl CacheKey {
     }
 }
 
+/// The part of a file that is not parsed yet.
 struct Rest<'a>(&'a [u8]);
 
 impl<'a> Rest<'a> {

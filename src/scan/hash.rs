@@ -1,4 +1,7 @@
-//! Reads one entry: attributes, symlink text, content.
+//! Reads the content of one entry, and makes the entry.
+//!
+//! The inode is compared before and after reading. A file that changes meanwhile fails the scan: otherwise
+//! its digest could belong to no state that the file ever had.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -6,80 +9,98 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::{
     Attributes, Cache, Entry, FileKind, Leaf, LeafKind, Meta, Node, Root, RootError, ScanError,
-    Seen, Stat, alike, gone,
+    ScannedPath, Stat, changed_or, is_same_inode,
 };
 use crate::digest::{Digest, Hasher};
 
-/// Reads entries of one tree; shared by all threads.
+/// Reader of the entries of one tree; all threads share it.
 pub(super) struct ContentReader<'a> {
     root: &'a Root,
     cache: &'a Cache,
-    read: AtomicU64,
+    bytes_read: AtomicU64,
 }
 
-/// What one thread reads into.
+/// Read buffer of one thread.
 pub(super) fn buffer() -> Vec<u8> {
     vec![0; 128 << 10]
 }
 
 impl<'a> ContentReader<'a> {
     pub(super) fn new(root: &'a Root, cache: &'a Cache) -> Self {
-        ContentReader { root, cache, read: AtomicU64::new(0) }
+        ContentReader { root, cache, bytes_read: AtomicU64::new(0) }
     }
 
     pub(super) fn bytes_read(&self) -> u64 {
-        self.read.load(Ordering::Relaxed)
+        self.bytes_read.load(Ordering::Relaxed)
     }
 
-    /// The entry at `seen`, as yet without its hardlink group.
-    pub(super) fn entry(
+    /// Reads an entry; its hard-link group is not set.
+    pub(super) fn read_entry(
         &self,
-        seen: &Seen,
+        scanned: &ScannedPath,
         attributes: Attributes,
         buffer: &mut [u8],
     ) -> Result<Entry, ScanError> {
-        let Seen { path, stat } = seen;
+        let ScannedPath { path, stat } = scanned;
         let Attributes { xattrs, target } = attributes;
+
         let kind = match stat.kind {
             FileKind::Directory | FileKind::Socket => None,
             FileKind::File => {
-                Some(LeafKind::File { size: stat.size, digest: self.digest(seen, buffer)? })
+                Some(LeafKind::File { size: stat.size, digest: self.read_digest(scanned, buffer)? })
             }
             FileKind::Symlink => Some(LeafKind::Symlink { target: target.unwrap_or_default() }),
             FileKind::Fifo => Some(LeafKind::Fifo),
             FileKind::Char(device) => Some(LeafKind::Char(device)),
             FileKind::Block(device) => Some(LeafKind::Block(device)),
         };
-        // Linux gives a symlink no mode of its own; some filesystems show another.
+
+        // On Linux a symbolic link has no mode of its own, but some filesystems report one.
         let mode = if stat.kind == FileKind::Symlink { 0o777 } else { stat.mode };
         let meta = Meta { mode, uid: stat.uid, gid: stat.gid, mtime: stat.mtime, xattrs };
+
         let node = kind.map_or(Node::Directory, |kind| Node::Leaf(Leaf { kind, group: None }));
         Ok(Entry::new(path.clone(), meta, node))
     }
 
-    fn digest(&self, seen: &Seen, buffer: &mut [u8]) -> Result<Digest, ScanError> {
-        if let Some(digest) = self.cache.digest(&seen.path, &seen.stat) {
+    fn read_digest(&self, scanned: &ScannedPath, buffer: &mut [u8]) -> Result<Digest, ScanError> {
+        if let Some(digest) = self.cache.digest(&scanned.path, &scanned.stat) {
             return Ok(digest);
         }
-        let file = self.root.open_file(&seen.path);
-        let mut file = file.map_err(|error| gone(self.root, error, &seen.path))?;
-        let fail = |source| RootError { what: "read", path: self.root.show(&seen.path), source };
-        let same = |file: &File| -> io::Result<bool> {
-            Ok(alike(&Stat::from(rustix::fs::fstat(file)?), &seen.stat))
-        };
-        if !same(&file).map_err(fail)? {
-            return Err(self.changed(seen));
+
+        let read_error =
+            |source| RootError { what: "read", path: self.root.show(&scanned.path), source };
+        let mut file = self
+            .root
+            .open_file(&scanned.path)
+            .map_err(|error| changed_or(self.root, error, &scanned.path))?;
+        self.check_unchanged(scanned, &file)?;
+
+        let (digest, length) = hash(&mut file, buffer).map_err(read_error)?;
+        self.bytes_read.fetch_add(length, Ordering::Relaxed);
+
+        if length != scanned.stat.size {
+            return Err(self.changed(scanned));
         }
-        let (digest, length) = hash(&mut file, buffer).map_err(fail)?;
-        self.read.fetch_add(length, Ordering::Relaxed);
-        if length != seen.stat.size || !same(&file).map_err(fail)? {
-            return Err(self.changed(seen));
-        }
+        self.check_unchanged(scanned, &file)?;
         Ok(digest)
     }
 
-    fn changed(&self, seen: &Seen) -> ScanError {
-        ScanError::Changed { path: self.root.show(&seen.path) }
+    fn check_unchanged(&self, scanned: &ScannedPath, file: &File) -> Result<(), ScanError> {
+        let stat = rustix::fs::fstat(file).map_err(|errno| RootError {
+            what: "read",
+            path: self.root.show(&scanned.path),
+            source: errno.into(),
+        })?;
+        if is_same_inode(&Stat::from(stat), &scanned.stat) {
+            Ok(())
+        } else {
+            Err(self.changed(scanned))
+        }
+    }
+
+    fn changed(&self, scanned: &ScannedPath) -> ScanError {
+        ScanError::Changed { path: self.root.show(&scanned.path) }
     }
 }
 
@@ -88,12 +109,12 @@ fn hash(file: &mut File, buffer: &mut [u8]) -> io::Result<(Digest, u64)> {
     loop {
         match file.read(buffer) {
             Ok(0) => return Ok((hasher.finish(), length)),
-            Ok(n) => {
-                hasher.update(&buffer[..n]);
-                length += n as u64;
+            Ok(count) => {
+                hasher.update(&buffer[..count]);
+                length += count as u64;
             }
-            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-            Err(e) => return Err(e),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
         }
     }
 }

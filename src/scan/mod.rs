@@ -1,300 +1,309 @@
-//! Reads an image tree into a manifest.
+//! Reads a tree into a manifest.
 //!
-//! What it promises: the manifest is the tree as it was at one moment, or the scan fails. A file that
-//! changes while it is read is named; [`Scan::recheck`] finds, when everything has been written, what
-//! changed since. Content that the last scan saw, by path, inode, size and both times, is not read
-//! again.
+//! The manifest describes the tree at one moment, or the scan fails. A file that changes while it is read
+//! is named in the error. [`Scan::recheck`] finds later changes, after a publish has written its archives.
+//! Without both, a publish could promise content that no image ever had.
 
 mod cache;
+mod error;
 mod hash;
+mod notice;
 
 use std::collections::HashMap;
-use std::io;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use rayon::prelude::*;
 
 pub use cache::Cache;
+pub use error::ScanError;
+pub use notice::ScanNotice;
 
 use crate::entry::{Entry, Leaf, LeafKind, Meta, Mtime, Node, Xattrs};
-use crate::manifest::{Manifest, ManifestError};
+use crate::manifest::Manifest;
 use crate::report::{Event, Job, Monitor};
+use crate::root::mounts::{self, Mount};
 use crate::root::{
-    Descend, FileKind, Root, RootError, Stat, Surveyed, Visit, mounts, on_many_threads,
+    Descend, FileKind, OpenDirectory, Root, RootError, Stat, Visit, on_many_threads,
 };
 use crate::tree_path::TreePath;
 
-/// Where a client keeps its state: what is there belongs to one node and never to an image.
+/// State directory of a node: its files belong to one node, and never to an image.
 const CLIENT_STATE: &[u8] = b"var/lib/systemimager/client";
 
-/// An image tree, scanned.
+/// The result of a scan.
 pub struct Scan {
     manifest: Manifest,
-    /// What was found, in the order of the manifest.
-    seen: Vec<Seen>,
+    /// One for each entry of the manifest, in the same order.
+    paths: Vec<ScannedPath>,
     started: Mtime,
     bytes_read: u64,
 }
 
-/// One path of the tree and what lstat said of it.
-struct Seen {
+/// A path of the tree with its inode.
+struct ScannedPath {
     path: TreePath,
     stat: Stat,
 }
 
-/// What else is read of everything, whether it changed or not.
+/// Metadata that is read for each path, whether its content is in the cache or not.
 struct Attributes {
     xattrs: Xattrs,
-    /// The text, of a symlink.
+    /// Target of a symbolic link.
     target: Option<Box<[u8]>>,
 }
 
-/// What a walk finds at one path.
+/// Result of visiting one path.
 enum ScanResult {
-    Entry(Seen, Attributes),
-    /// Something is mounted there, and what is in it is not the image's.
-    Mounted(Seen, Attributes),
+    Entry(ScannedPath, Attributes),
+    /// A mount point; the mounted tree is not part of the image.
+    Mounted(ScannedPath, Attributes),
     Socket(TreePath),
     ClientState(TreePath),
 }
 
-/// Why a tree was not scanned.
-#[derive(Debug, thiserror::Error)]
-pub enum ScanError {
-    /// A call failed.
-    #[error(transparent)]
-    Tree(#[from] RootError),
-    /// What is mounted is not known.
-    #[error("cannot read what is mounted below {path}: {source}")]
-    Mounts {
-        /// The top of the image.
-        path: String,
-        /// Why not.
-        source: io::Error,
-    },
-    /// Something writes to the image.
-    #[error(
-        "{path} changed while the image was read; publish again when nothing writes to the image"
-    )]
-    Changed {
-        /// What changed first.
-        path: String,
-    },
-    /// An updated node was copied into the image, state and all.
-    #[error(
-        "{path} is a node's own state and does not belong into an image; remove it and publish again"
-    )]
-    ClientState {
-        /// What was found.
-        path: String,
-    },
-    /// The tree has something that a manifest cannot hold.
-    #[error(transparent)]
-    Manifest(#[from] ManifestError),
-}
-
-/// Reads the tree at `root`; content that `cache` knows is not read again.
+/// Scans the tree; content with a digest in `cache` is not read.
 pub fn scan(root: &Root, cache: &Cache, monitor: &dyn Monitor) -> Result<Scan, ScanError> {
     let started = now();
-    let (seen, attributes) = look(root, monitor)?;
-    monitor.event(Event::Started { job: Job::Scan, total: seen.len() as u64 });
-    let links = Links::among(&seen);
+    let (paths, attributes) = list_paths(root, monitor)?;
+    monitor.event(Event::Started { job: Job::Scan, total: paths.len() as u64 });
+
+    // Content is read through the first link of each inode.
+    let links = Links::new(&paths);
     let reader = hash::ContentReader::new(root, cache);
-    let read = |buffer: &mut Vec<u8>, (at, attributes)| {
-        let first = links.first(&seen, at) == at;
-        let entry = if first { Some(reader.entry(&seen[at], attributes, buffer)?) } else { None };
+    let read = |buffer: &mut Vec<u8>, (index, attributes)| {
+        let is_first = links.first(&paths, index) == index;
+        let entry = if is_first {
+            Some(reader.read_entry(&paths[index], attributes, buffer)?)
+        } else {
+            None
+        };
         monitor.event(Event::Advanced { job: Job::Scan, by: 1 });
         Ok(entry)
     };
-    let all = || {
+    let entries: Vec<Option<Entry>> = on_many_threads(|| {
         attributes
             .into_par_iter()
             .enumerate()
             .map_init(hash::buffer, read)
             .collect::<Result<_, ScanError>>()
-    };
-    let read: Vec<Option<Entry>> = on_many_threads(all)?;
-    let manifest = Manifest::new(assemble(root, &seen, read, &links)?)?;
+    })?;
+
+    let manifest = Manifest::new(assemble(root, &paths, entries, &links)?)?;
     monitor.event(Event::Finished { job: Job::Scan });
-    Ok(Scan { manifest, seen, started, bytes_read: reader.bytes_read() })
+    Ok(Scan { manifest, paths, started, bytes_read: reader.bytes_read() })
 }
 
-/// Reads the entries at `paths` of the tree at `root`, each without its hardlink group; `None` where nothing
-/// stands, or a socket.
-pub fn entries(root: &Root, paths: &[TreePath]) -> Result<Vec<Option<Entry>>, ScanError> {
+/// Reads the entries at `paths`; `None` if a path does not exist or is a socket.
+///
+/// The entries have no hard-link group, since other links are not read.
+pub fn read_entries(root: &Root, paths: &[TreePath]) -> Result<Vec<Option<Entry>>, ScanError> {
     let cache = Cache::default();
     let reader = hash::ContentReader::new(root, &cache);
+
     let read = |buffer: &mut Vec<u8>, path: &TreePath| {
         let stat = root.stat(path)?.filter(|stat| stat.kind != FileKind::Socket);
-        let seen = stat.map(|stat| Seen { path: path.clone(), stat });
-        let entry = |seen: Seen| {
-            let link = seen.stat.kind == FileKind::Symlink;
-            let target = || if link { root.read_link(path).map(Some) } else { Ok(None) };
-            let attributes =
-                root.xattrs(path).and_then(|xattrs| Ok(Attributes { xattrs, target: target()? }));
-            reader.entry(&seen, attributes.map_err(|error| gone(root, error, path))?, buffer)
-        };
-        seen.map(entry).transpose()
+        let Some(stat) = stat else { return Ok(None) };
+        let attributes =
+            read_attributes(root, path, &stat).map_err(|error| changed_or(root, error, path))?;
+        let scanned = ScannedPath { path: path.clone(), stat };
+        reader.read_entry(&scanned, attributes, buffer).map(Some)
     };
     paths.par_iter().map_init(hash::buffer, read).collect()
 }
 
+fn read_attributes(root: &Root, path: &TreePath, stat: &Stat) -> Result<Attributes, RootError> {
+    let xattrs = root.xattrs(path)?;
+    let is_symlink = stat.kind == FileKind::Symlink;
+    let target = if is_symlink { Some(root.read_link(path)?) } else { None };
+    Ok(Attributes { xattrs, target })
+}
+
 impl Scan {
-    /// What the tree holds.
+    /// The manifest of the tree.
     pub fn manifest(&self) -> &Manifest {
         &self.manifest
     }
 
-    /// How much content was read, since the last scan did not know it.
+    /// Bytes of content that were read because the cache did not have their digest.
     pub fn bytes_read(&self) -> u64 {
         self.bytes_read
     }
 
-    /// Fails by name where the tree is no longer as it was scanned.
+    /// Fails if a path of the tree has changed since the scan.
     pub fn recheck(&self, root: &Root) -> Result<(), ScanError> {
-        let paths: Vec<&TreePath> = self.seen.iter().map(|seen| &seen.path).collect();
-        let now = root.stat_each(&paths)?;
-        let changed =
-            |(seen, now): &(&Seen, Option<Stat>)| now.is_none_or(|now| !alike(&now, &seen.stat));
-        match self.seen.iter().zip(now).find(changed) {
-            Some((seen, _)) => Err(ScanError::Changed { path: root.show(&seen.path) }),
+        let paths: Vec<&TreePath> = self.paths.iter().map(|scanned| &scanned.path).collect();
+        let current = root.stat_each(&paths)?;
+
+        let changed = self.paths.iter().zip(current).find(|(scanned, current)| {
+            current.is_none_or(|current| !is_same_inode(&current, &scanned.stat))
+        });
+        match changed {
+            Some((scanned, _)) => Err(ScanError::Changed { path: root.show(&scanned.path) }),
             None => Ok(()),
         }
     }
 
-    /// What the next scan need not read again.
+    /// The cache for the next scan.
     pub fn cache(&self) -> Cache {
-        let files = self.seen.iter().zip(self.manifest.entries());
-        Cache::new(files.filter_map(|(seen, entry)| Some((seen, entry.file()?.1))), self.started)
+        let digests = self
+            .paths
+            .iter()
+            .zip(self.manifest.entries())
+            .filter_map(|(scanned, entry)| Some((scanned, *entry.digest()?)));
+        Cache::new(digests, self.started)
     }
 }
 
-/// Walks the tree and refuses what no image may hold.
-fn look(root: &Root, monitor: &dyn Monitor) -> Result<(Vec<Seen>, Vec<Attributes>), ScanError> {
-    let top = root.stat(&TreePath::root())?;
-    let top = top.ok_or_else(|| ScanError::Changed { path: root.show(&TreePath::root()) })?;
-    let unknown = |source| ScanError::Mounts { path: root.show(&TreePath::root()), source };
-    let (_, mounts) = mounts::read(root.shown()).map_err(unknown)?;
-    let visit = |_: &mut (), dir: &Surveyed<'_>, Visit { path, stat }: Visit| {
-        if is_client_state(&path, &stat) {
-            return Ok((Some(ScanResult::ClientState(path)), Descend::Past));
-        }
-        if stat.kind == FileKind::Socket {
-            return Ok((Some(ScanResult::Socket(path)), Descend::Past));
-        }
-        let target = || {
-            if stat.kind == FileKind::Symlink { dir.read_link(&path).map(Some) } else { Ok(None) }
-        };
-        let attributes =
-            dir.xattrs(&path).and_then(|xattrs| Ok(Attributes { xattrs, target: target()? }));
-        let attributes = attributes.map_err(|error| gone(root, error, &path))?;
-        let mounted = mounts.iter().any(|mount| mount.at == path);
-        let seen = Seen { path, stat };
-        Ok::<_, ScanError>(match mounted {
-            true => (Some(ScanResult::Mounted(seen, attributes)), Descend::Past),
-            false => (Some(ScanResult::Entry(seen, attributes)), Descend::Into),
-        })
-    };
-    let found = root.survey(&TreePath::root(), |_| (), visit)?;
-    let (mut seen, mut attributes) =
-        (Vec::with_capacity(found.len() + 1), Vec::with_capacity(found.len() + 1));
-    seen.push(Seen { path: TreePath::root(), stat: top });
-    attributes.push(Attributes { xattrs: root.xattrs(&TreePath::root())?, target: None });
-    for found in found {
-        let (entry, its) = match found {
+/// Lists all paths with their attributes, and refuses paths that no image may have.
+fn list_paths(
+    root: &Root,
+    monitor: &dyn Monitor,
+) -> Result<(Vec<ScannedPath>, Vec<Attributes>), ScanError> {
+    let top = TreePath::root();
+    let changed = || ScanError::Changed { path: root.show(&top) };
+    let top_stat = root.stat(&top)?.ok_or_else(changed)?;
+    let (_, mounts) = mounts::read(root.location())
+        .map_err(|source| ScanError::Mounts { path: root.show(&top), source })?;
+
+    let results = root.survey(
+        &top,
+        |_| (),
+        |_, dir: &OpenDirectory<'_>, visit: Visit| visit_path(root, &mounts, dir, visit),
+    )?;
+
+    let mut paths = Vec::with_capacity(results.len() + 1);
+    let mut attributes = Vec::with_capacity(results.len() + 1);
+    attributes.push(read_attributes(root, &top, &top_stat)?);
+    paths.push(ScannedPath { path: top, stat: top_stat });
+    for result in results {
+        let (scanned, read) = match result {
+            ScanResult::Entry(scanned, read) => (scanned, read),
+            ScanResult::Mounted(scanned, read) => {
+                monitor.warn(ScanNotice::Mounted { path: root.show(&scanned.path) });
+                (scanned, read)
+            }
+            ScanResult::Socket(path) => {
+                monitor.warn(ScanNotice::Socket { path: root.show(&path) });
+                continue;
+            }
             ScanResult::ClientState(path) => {
                 return Err(ScanError::ClientState { path: root.show(&path) });
             }
-            ScanResult::Socket(path) => {
-                monitor.warn(format!("{} is a socket and is left out", root.show(&path)));
-                continue;
-            }
-            ScanResult::Mounted(entry, its) => {
-                let path = root.show(&entry.path);
-                monitor.warn(format!("something is mounted on {path}; what is in it is left out"));
-                (entry, its)
-            }
-            ScanResult::Entry(entry, its) => (entry, its),
         };
-        seen.push(entry);
-        attributes.push(its);
+        paths.push(scanned);
+        attributes.push(read);
     }
-    Ok((seen, attributes))
+    Ok((paths, attributes))
 }
 
-/// A failure at a path that was there a moment ago.
-fn gone(root: &Root, error: RootError, path: &TreePath) -> ScanError {
+fn visit_path(
+    root: &Root,
+    mounts: &[Mount],
+    dir: &OpenDirectory<'_>,
+    Visit { path, stat }: Visit,
+) -> Result<(Option<ScanResult>, Descend), ScanError> {
+    if is_client_state(&path, &stat) {
+        return Ok((Some(ScanResult::ClientState(path)), Descend::Past));
+    }
+    if stat.kind == FileKind::Socket {
+        return Ok((Some(ScanResult::Socket(path)), Descend::Past));
+    }
+
+    let changed = |error| changed_or(root, error, &path);
+    let xattrs = dir.xattrs(&path).map_err(changed)?;
+    let is_symlink = stat.kind == FileKind::Symlink;
+    let target = if is_symlink { Some(dir.read_link(&path).map_err(changed)?) } else { None };
+    let attributes = Attributes { xattrs, target };
+
+    let is_mount_point = mounts.iter().any(|mount| mount.at == path);
+    let scanned = ScannedPath { path, stat };
+    Ok(if is_mount_point {
+        (Some(ScanResult::Mounted(scanned, attributes)), Descend::Past)
+    } else {
+        (Some(ScanResult::Entry(scanned, attributes)), Descend::Into)
+    })
+}
+
+/// The error for a failed call on a path: if the path is missing now, the tree has changed.
+fn changed_or(root: &Root, error: RootError, path: &TreePath) -> ScanError {
     if error.is_absent() { ScanError::Changed { path: root.show(path) } } else { error.into() }
 }
 
-/// A stage or an undo set anywhere, anything of ours at the top, and all that is in the directory of
-/// a client's state. That directory alone is part of the agent's package.
+/// Whether a path is state of a node: a stage or undo set anywhere, any `.si-*` in the root, or a file
+/// in the state directory. The state directory itself is part of the agent's package.
 fn is_client_state(path: &TreePath, stat: &Stat) -> bool {
-    let in_state = path.parent().is_some_and(|parent| parent.as_bytes() == CLIENT_STATE);
-    let at_top = path.as_bytes() == path.name() && path.name().starts_with(b".si-");
-    let store =
+    let is_in_state_dir = path.parent().is_some_and(|parent| parent.as_bytes() == CLIENT_STATE);
+    let is_own_in_root = path.as_bytes() == path.name() && path.name().starts_with(b".si-");
+    let is_stage =
         stat.kind == FileKind::Directory && matches!(path.name(), b".si-stage" | b".si-undo");
-    in_state || at_top || store
+    is_in_state_dir || is_own_in_root || is_stage
 }
 
-/// Which paths are names of one inode.
-struct Links(HashMap<(u64, u64), (usize, usize)>);
+/// The hard links of a tree: by device and inode, the index of the first path.
+struct Links(HashMap<(u64, u64), usize>);
 
 impl Links {
-    fn among(seen: &[Seen]) -> Self {
-        let mut found: HashMap<(u64, u64), (usize, usize)> = HashMap::new();
-        for (at, Seen { stat, .. }) in seen.iter().enumerate() {
+    /// Finds inodes with at least two links in the tree.
+    fn new(paths: &[ScannedPath]) -> Self {
+        let mut counts: HashMap<(u64, u64), (usize, usize)> = HashMap::new();
+        for (index, ScannedPath { stat, .. }) in paths.iter().enumerate() {
             if stat.links > 1 && stat.kind != FileKind::Directory {
-                found.entry((stat.dev, stat.ino)).or_insert((at, 0)).1 += 1;
+                counts.entry((stat.dev, stat.ino)).or_insert((index, 0)).1 += 1;
             }
         }
-        found.retain(|_, (_, names)| *names > 1);
-        Links(found)
+
+        // A single link here means that the others are outside the tree.
+        let groups = counts.into_iter().filter(|(_, (_, count))| *count > 1);
+        Links(groups.map(|(inode, (first, _))| (inode, first)).collect())
     }
 
-    /// The first name of the inode that stands at `at`.
-    fn first(&self, seen: &[Seen], at: usize) -> usize {
-        self.group(seen, at).unwrap_or(at)
+    /// Index of the first link of the inode at `index`.
+    fn first(&self, paths: &[ScannedPath], index: usize) -> usize {
+        self.group(paths, index).unwrap_or(index)
     }
 
-    /// The same, if it has more than one.
-    fn group(&self, seen: &[Seen], at: usize) -> Option<usize> {
-        let stat = &seen[at].stat;
+    /// Index of the first link if the tree has several.
+    fn group(&self, paths: &[ScannedPath], index: usize) -> Option<usize> {
+        let stat = &paths[index].stat;
         if stat.kind == FileKind::Directory {
             return None;
         }
-        self.0.get(&(stat.dev, stat.ino)).map(|(first, _)| *first)
+        self.0.get(&(stat.dev, stat.ino)).copied()
     }
 }
 
-/// Gives every name of an inode what was read through the first, and its group.
+/// Gives each link the entry that was read through the first link, and its group.
 fn assemble(
     root: &Root,
-    seen: &[Seen],
+    paths: &[ScannedPath],
     read: Vec<Option<Entry>>,
     links: &Links,
 ) -> Result<Vec<Entry>, ScanError> {
-    let mut entries: Vec<Entry> = Vec::with_capacity(seen.len());
-    for (at, entry) in read.into_iter().enumerate() {
-        let path = &seen[at].path;
-        let group = links.group(seen, at);
-        if group.is_some_and(|first| !alike(&seen[first].stat, &seen[at].stat)) {
+    let mut entries: Vec<Entry> = Vec::with_capacity(paths.len());
+
+    for (index, entry) in read.into_iter().enumerate() {
+        let ScannedPath { path, stat } = &paths[index];
+        let group = links.group(paths, index);
+        if group.is_some_and(|first| !is_same_inode(&paths[first].stat, stat)) {
             return Err(ScanError::Changed { path: root.show(path) });
         }
+
         let mut entry = match (entry, group) {
             (Some(entry), _) => entry,
             (None, first) => entries[first.unwrap_or(0)].at(path.clone()),
         };
         if let (Node::Leaf(leaf), Some(first)) = (&mut entry.node, group) {
-            leaf.group = Some(seen[first].path.clone());
+            leaf.group = Some(paths[first].path.clone());
         }
         entries.push(entry);
     }
     Ok(entries)
 }
 
-/// Whether two looks saw the same; what is allocated settles some time after a write.
-fn alike(a: &Stat, b: &Stat) -> bool {
+/// Whether two stats show the same, unchanged inode.
+///
+/// Allocated blocks are ignored: a filesystem may change their number some time after a write.
+fn is_same_inode(a: &Stat, b: &Stat) -> bool {
     Stat { blocks: 0, ..*a } == Stat { blocks: 0, ..*b }
 }
 

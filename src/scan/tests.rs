@@ -27,7 +27,7 @@ fn entry<'a>(scan: &'a Scan, path: &str) -> &'a Entry {
 }
 
 #[test]
-fn a_tree_is_read_as_it_stands() {
+fn tree_scanned_exactly() {
     let (dir, root) = tree();
     fs::set_permissions(dir.path().join("three"), fs::Permissions::from_mode(0o4711))
         .expect("chmods");
@@ -42,7 +42,7 @@ fn a_tree_is_read_as_it_stands() {
 }
 
 #[test]
-fn a_link_outside_the_image_makes_no_group() {
+fn link_outside_image_gives_no_group() {
     let (dir, root) = tree();
     fs::remove_file(dir.path().join("two")).expect("removes");
     let outside =
@@ -51,13 +51,13 @@ fn a_link_outside_the_image_makes_no_group() {
     assert_eq!(entry(&scanned(&root), "d/one").group(), None);
 }
 
-/// Makes `scan` look as if it had begun later, so that its files are settled.
+/// Moves the begin of a scan, so that its files changed long before it.
 fn settle(scan: Scan) -> Scan {
     Scan { started: Mtime { seconds: scan.started.seconds + 10, ..scan.started }, ..scan }
 }
 
 #[test]
-fn what_the_last_scan_saw_is_not_read_again() {
+fn unchanged_content_not_read_again() {
     let (dir, root) = tree();
     let first = settle(scanned(&root));
     let second = scan(&root, &first.cache(), &Silent).expect("scans");
@@ -69,13 +69,13 @@ fn what_the_last_scan_saw_is_not_read_again() {
 }
 
 #[test]
-fn what_changed_just_before_a_scan_is_read_again() {
+fn content_changed_just_before_scan_read_again() {
     let (_dir, root) = tree();
     assert!(scanned(&root).cache().is_empty());
 }
 
 #[test]
-fn the_cache_reads_back_and_a_damaged_one_holds_nothing() {
+fn cache_written_and_read_and_damaged_cache_empty() {
     let (_dir, root) = tree();
     let cache = settle(scanned(&root)).cache();
     let place = tempfile::tempdir().expect("a scratch directory");
@@ -95,7 +95,7 @@ fn the_cache_reads_back_and_a_damaged_one_holds_nothing() {
 }
 
 #[test]
-fn a_change_after_the_scan_is_named() {
+fn change_after_scan_named() {
     let (dir, root) = tree();
     let scan = scanned(&root);
     fs::write(dir.path().join("three"), b"444").expect("writes");
@@ -107,7 +107,7 @@ fn a_change_after_the_scan_is_named() {
 }
 
 #[test]
-fn client_state_in_an_image_is_refused_by_name() {
+fn client_state_in_image_refused_by_name() {
     for state in ["var/lib/systemimager/client/state.toml", ".si-journal", "boot/.si-stage/1"] {
         let (dir, root) = tree();
         let file = dir.path().join(state);
@@ -126,9 +126,9 @@ fn client_state_in_an_image_is_refused_by_name() {
 }
 
 #[derive(Default)]
-struct Heard(Mutex<Vec<String>>);
+struct Warnings(Mutex<Vec<String>>);
 
-impl Monitor for Heard {
+impl Monitor for Warnings {
     fn event(&self, event: Event) {
         if let Event::Warning { text } = event {
             self.0.lock().expect("no panic").push(text);
@@ -137,18 +137,18 @@ impl Monitor for Heard {
 }
 
 #[test]
-fn a_socket_is_left_out_with_a_warning() {
+fn socket_left_out_with_warning() {
     let (dir, root) = tree();
     let _socket = std::os::unix::net::UnixListener::bind(dir.path().join("s")).expect("binds");
-    let heard = Heard::default();
-    let scan = scan(&root, &Cache::default(), &heard).expect("scans");
+    let warnings = Warnings::default();
+    let scan = scan(&root, &Cache::default(), &warnings).expect("scans");
     assert_eq!(scan.manifest().len(), 6);
-    assert!(heard.0.lock().expect("no panic")[0].ends_with("s is a socket and is left out"));
+    assert!(warnings.0.lock().expect("no panic")[0].ends_with("s is a socket and is left out"));
 }
 
-/// The judge is Debian's mtree-netbsd, which knows nothing of this program.
+/// The judge is Debian's mtree-netbsd, which shares no code with this program.
 #[test]
-fn mtree_finds_the_exported_tree_equal() {
+fn exported_tree_equal_for_mtree() {
     let probe =
         std::process::Command::new("mtree").arg("-c").arg("-p").arg("/dev/null/absent").output();
     if probe.is_err() {
@@ -164,7 +164,7 @@ fn mtree_finds_the_exported_tree_equal() {
     root.set_times(&TreePath::new("three").expect("good"), old).expect("sets");
     let specification = tempfile::NamedTempFile::new().expect("a scratch file");
     scanned(&root).manifest().export_mtree(&specification).expect("writes");
-    let judged = |what: &str| {
+    let judged = |name: &str| {
         let mut mtree = std::process::Command::new("mtree");
         let output = mtree
             .arg("-f")
@@ -173,7 +173,7 @@ fn mtree_finds_the_exported_tree_equal() {
             .arg(dir.path())
             .output()
             .expect("runs");
-        (output.status.success(), format!("{what}: {}", String::from_utf8_lossy(&output.stdout)))
+        (output.status.success(), format!("{name}: {}", String::from_utf8_lossy(&output.stdout)))
     };
     assert_eq!(judged("equal"), (true, "equal: ".to_owned()));
     fs::write(dir.path().join("three"), b"444").expect("writes");

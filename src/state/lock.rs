@@ -1,4 +1,4 @@
-//! One run at a time.
+//! The lock that admits one run at a time.
 
 use std::fs::File;
 
@@ -7,9 +7,11 @@ use rustix::io::Errno;
 
 use crate::root::Root;
 
-use super::{StateError, make_dirs, place, place_dir};
+use super::{StateError, create_dirs, directory_path, file_path};
 
-/// Held while a run works on a tree. The kernel drops it with the process, so it cannot get stuck.
+/// Held while a run works on a tree.
+///
+/// The kernel releases the lock when the process ends, so a killed run leaves none.
 #[derive(Debug)]
 #[must_use]
 pub struct Lock {
@@ -17,17 +19,20 @@ pub struct Lock {
 }
 
 impl Lock {
-    /// Takes the lock of the tree at `root`, or says at once that another run has it.
+    /// Takes the lock of the tree; fails at once if another run holds it.
     pub fn take(root: &Root) -> Result<Self, StateError> {
-        make_dirs(root, &place_dir())?;
-        let file = root.open_or_create_file(&place("lock"))?;
+        create_dirs(root, &directory_path())?;
+        let file = root.open_or_create_file(&file_path("lock"))?;
+
         match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => Ok(Lock { _file: file }),
-            Err(Errno::WOULDBLOCK) => Err(StateError::Locked(root.shown().display().to_string())),
-            Err(e) => Err(StateError::Invalid {
-                path: root.show(&place("lock")),
-                why: format!("cannot be locked: {e}"),
-            }),
+            Err(Errno::WOULDBLOCK) => {
+                Err(StateError::Locked { root: root.location().display().to_string() })
+            }
+            Err(errno) => {
+                let path = root.show(&file_path("lock"));
+                Err(StateError::Lock { path, source: errno.into() })
+            }
         }
     }
 }

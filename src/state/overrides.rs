@@ -1,4 +1,7 @@
-//! What is laid over the image, as it is recorded: such trees are small.
+//! Record of the overrides of a tree.
+//!
+//! The state has their whole manifests, since an override is a small tree. So no other file has to be kept
+//! consistent with the state.
 
 use serde::{Deserialize, Serialize};
 
@@ -8,23 +11,22 @@ use crate::image::ImageName;
 use crate::manifest::Manifest;
 use crate::state::SeenCatalog;
 
-/// A small tree that was laid over the image.
+/// An override that is part of the tree.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct OverrideRecord {
-    /// The override.
     pub name: ImageName,
-    /// The id of its manifest, as far as the filter let it come.
+    /// Id of its manifest without excluded paths.
     pub generation: GenerationId,
-    /// Its manifest in canonical text: such a tree is small.
+    /// The manifest in canonical text.
     manifest: String,
-    /// Its catalog, where it is published.
+    /// Its catalog; `None` if it is not published.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub catalog: Option<SeenCatalog>,
 }
 
 impl OverrideRecord {
-    /// The override `name` with what it holds.
+    /// The record of an override with this manifest.
     pub fn new(name: ImageName, manifest: &Manifest, catalog: Option<SeenCatalog>) -> Self {
         let mut text = Vec::new();
         // Writing to memory does not fail.
@@ -34,22 +36,25 @@ impl OverrideRecord {
         OverrideRecord { name, generation: manifest.id(), catalog, manifest: text }
     }
 
-    /// What it holds; `None` where that is damaged.
+    /// The manifest; `None` if its text is damaged.
     pub fn manifest(&self) -> Option<Manifest> {
         let manifest = Manifest::parse(self.manifest.as_bytes()).ok()?;
         (manifest.id() == self.generation).then_some(manifest)
     }
 }
 
-/// The name of a tree that is an image at `generation` with `overrides` laid over it.
-pub fn made(
+/// Id of an image at `generation` with overrides: the digest of all their ids.
+///
+/// Without overrides it is the id of the generation itself.
+pub fn composed_id(
     generation: GenerationId,
     overrides: impl IntoIterator<Item = GenerationId>,
 ) -> GenerationId {
-    let laid: Vec<GenerationId> = overrides.into_iter().collect();
-    if laid.is_empty() {
+    let overrides: Vec<GenerationId> = overrides.into_iter().collect();
+    if overrides.is_empty() {
         return generation;
     }
-    let ids = std::iter::once(generation).chain(laid).map(|id| format!("{id}\n"));
+
+    let ids = std::iter::once(generation).chain(overrides).map(|id| format!("{id}\n"));
     GenerationId(Digest::of(ids.collect::<String>().as_bytes()))
 }

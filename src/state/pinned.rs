@@ -1,4 +1,7 @@
-//! The generation that a rollback fled from: the node does not go back to it by itself.
+//! The pinned generation: the one that a rollback left.
+//!
+//! Without this record the next run, perhaps by a timer, would install at once the generation that an
+//! administrator has just rolled back.
 
 use std::io::Read;
 
@@ -7,67 +10,68 @@ use serde::{Deserialize, Serialize};
 use crate::generation::GenerationId;
 use crate::image::ImageName;
 use crate::root::{Root, RootError};
-use crate::state::{StateError, place, place_dir};
+use crate::state::{StateError, directory_path, file_path};
 
 const FILE: &str = "held.toml";
-/// A larger file is not ours.
-const MAX: u64 = 64 << 10;
+/// Largest file that is read, in bytes.
+const MAX_FILE: u64 = 64 << 10;
 
-/// A generation that is not installed again until the administrator says so or a newer one is published.
+/// A generation that no run installs until a newer one is published or the administrator permits it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Pinned {
-    /// The image that it is of.
     pub image: ImageName,
-    /// The generation.
     pub generation: GenerationId,
-    /// The serial of the publish that was left.
+    /// Serial of the publish that the rollback left.
     pub serial: u64,
-    /// What the tree was made, where something was laid over the image: see [`State::made`](crate::state::State::made).
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub made: Option<GenerationId>,
-    /// When, by the node's clock; for people only.
+    /// See [`State::composed_id`](crate::state::State::composed_id); `None` without overrides.
+    #[serde(rename = "made", default, skip_serializing_if = "Option::is_none")]
+    pub composed_id: Option<GenerationId>,
+    /// Time of the rollback by the node's clock; for people only.
     pub since: jiff::Timestamp,
 }
 
 impl Pinned {
-    /// What the tree was made.
-    pub fn made(&self) -> GenerationId {
-        self.made.unwrap_or(self.generation)
+    /// Id of the image with its overrides.
+    pub fn composed_id(&self) -> GenerationId {
+        self.composed_id.unwrap_or(self.generation)
     }
 
-    /// As it is recorded.
+    /// The text of the file.
     pub fn to_toml(&self) -> Result<String, StateError> {
-        toml::to_string(self)
-            .map_err(|e| StateError::Invalid { path: FILE.to_owned(), why: e.to_string() })
+        Ok(toml::to_string(self)?)
     }
 }
 
-/// What is held on the tree at `root`, if anything is.
+/// Reads the pinned generation of a tree, if there is one.
 pub fn load(root: &Root) -> Result<Option<Pinned>, StateError> {
-    let path = place(FILE);
+    let path = file_path(FILE);
     let file = match root.open_file(&path) {
-        Err(e) if e.is_absent() => return Ok(None),
+        Err(error) if error.is_absent() => return Ok(None),
         answer => answer?,
     };
+
     let mut text = String::new();
-    let read = file.take(MAX).read_to_string(&mut text);
-    read.map_err(|source| RootError { what: "read", path: root.show(&path), source })?;
-    let invalid = |why: &str| StateError::Invalid { path: root.show(&path), why: why.to_owned() };
-    toml::from_str(&text).map(Some).map_err(|e| invalid(e.message()))
+    file.take(MAX_FILE)
+        .read_to_string(&mut text)
+        .map_err(|source| StateError::Read { path: root.show(&path), source })?;
+
+    toml::from_str(&text)
+        .map(Some)
+        .map_err(|error| StateError::Malformed { path: root.show(&path), source: Box::new(error) })
 }
 
-/// Records what is held, or that nothing is, durably.
-pub fn record(root: &Root, held: Option<&str>) -> Result<(), RootError> {
-    let path = place(FILE);
-    match held {
+/// Records the pinned generation durably; `None` removes the record.
+pub fn record(root: &Root, pinned: Option<&str>) -> Result<(), RootError> {
+    let path = file_path(FILE);
+    match pinned {
         Some(text) => {
-            root.create_dirs(&place_dir())?;
+            root.create_dirs(&directory_path())?;
             root.write_durably(&path, text.as_bytes(), 0o600)
         }
         None if root.stat(&path)?.is_some() => {
             root.unlink(&path)?;
-            root.sync_dir(&place_dir())
+            root.sync_dir(&directory_path())
         }
         None => Ok(()),
     }

@@ -239,9 +239,12 @@ fn exact_time(entry: &Entry, target: &Manifest) -> Option<Mtime> {
 }
 
 fn name_of(root: &Root) -> Result<ImageName, BuildError> {
-    let name =
-        root.shown().file_name().and_then(|name| name.to_str()).and_then(|name| name.parse().ok());
-    name.ok_or_else(|| BuildError::NoName { path: shown(root.shown()) })
+    let name = root
+        .location()
+        .file_name()
+        .and_then(|name| name.to_str())
+        .and_then(|name| name.parse().ok());
+    name.ok_or_else(|| BuildError::NoName { path: shown(root.location()) })
 }
 
 /// Refuses to replace the base: nodes and the next diff still need it.

@@ -27,7 +27,7 @@ pub fn list(repo: &Path, layer: Option<&Layer>) -> Result<Vec<(Layer, Catalog)>,
 
 /// All layers that have a directory in `repo`: images by name, then overrides by name.
 pub fn layers(repo: &Path) -> Result<Vec<Layer>, PublishError> {
-    let images = names(repo)?.into_iter().map(Layer::Image).filter(|image| !image.is_taken());
+    let images = names(repo)?.into_iter().map(Layer::Image).filter(|image| !image.is_reserved());
     let overrides = match names(&repo.join(OVERRIDES)) {
         Err(PublishError::File { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
             Vec::new()

@@ -71,7 +71,7 @@ pub fn publish(
     let locked = LockedStore::lock(Store::open(&request.repo, &request.layer))?;
 
     // Scan the tree and read the repository at the same time.
-    let cache_path = request.repo.join(".scan").join(request.layer.place());
+    let cache_path = request.repo.join(".scan").join(request.layer.repository_path());
     let cache = if request.read_all { Cache::default() } else { Cache::load(&cache_path) };
     let (scan, existing) =
         rayon::join(|| scan::scan(&root, &cache, monitor), || ExistingRepository::read(&locked));

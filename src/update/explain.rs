@@ -7,12 +7,11 @@ use serde::Serialize;
 
 use crate::apply::Untouched;
 use crate::apply::session::Session;
-use crate::entry::Entry;
+use crate::entry::{Entry, EntryKind};
 use crate::filter::{ExcludeReason, Filter};
 use crate::image::ImageName;
 use crate::manifest::{Manifest, path_text};
-use crate::root::FileKind;
-use crate::state::{self, OverrideRecord, State, StoredState};
+use crate::state::{self, LoadedState, OverrideRecord, State};
 use crate::tree_path::TreePath;
 use crate::update::error::{Refusal, UpdateError};
 use crate::update::request::Excludes;
@@ -91,10 +90,12 @@ pub fn why(request: &ExplainRequest) -> Result<Provenance, UpdateError> {
 
     let entry = recorded.composed.as_ref().and_then(|composed| composed.get(&request.path));
     let stat = root.stat(&request.path).map_err(Untouched::from)?;
-    let exists_as_dir = stat.is_some_and(|stat| stat.kind == FileKind::Directory);
-    let is_dir = entry.map_or(exists_as_dir, Entry::is_dir);
+    let kind = entry
+        .map(Entry::kind)
+        .or_else(|| stat.map(|stat| stat.kind.entry_kind()))
+        .unwrap_or(EntryKind::Other);
 
-    if let Some(reason) = filter.excludes(&request.path, is_dir) {
+    if let Some(reason) = filter.excludes(&request.path, kind) {
         return Ok(explain_exclusion(&reason));
     }
     if let (Some(state), Some(_)) = (&recorded.state, entry) {
@@ -113,8 +114,8 @@ impl Recorded {
     fn load(session: &Session) -> Result<Self, UpdateError> {
         let root = &session.root;
         let state = match state::load(root).map_err(Untouched::from)? {
-            StoredState::State(state) | StoredState::Copied(state) => *state,
-            StoredState::Nothing | StoredState::SetAside(_) => {
+            LoadedState::Valid(state) | LoadedState::FromCopy(state) => *state,
+            LoadedState::Missing | LoadedState::Rejected(_) => {
                 return Ok(Recorded { state: None, composed: None });
             }
         };

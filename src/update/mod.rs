@@ -28,10 +28,11 @@ mod transaction;
 
 use crate::apply::Untouched;
 use crate::apply::session::Session;
+use crate::entry::EntryKind;
 use crate::host::boot_loader::pending;
 use crate::manifest::Manifest;
 use crate::report::Monitor;
-use crate::state::{self, StoredState};
+use crate::state::{self, LoadedState};
 use crate::tree_path::TreePath;
 
 pub use error::{FollowUpError, UpdateError, UsageError};
@@ -88,7 +89,7 @@ fn repeat_pending_boot_loader(run: &Run<'_>) -> Result<Vec<FollowUpError>, Updat
     let recorded = load_recorded_tree(run.session)?;
     let is_tracked = |path: &TreePath| {
         recorded.as_ref().is_some_and(|recorded| recorded.get(path).is_some())
-            && run.filter.cursor().excludes(path, false).is_none()
+            && run.filter.cursor().excludes(path, EntryKind::Other).is_none()
     };
     let failures = boot_loader::run_pending(&HookContext::from_run(run), &is_tracked);
     Ok(failures.into_iter().map(FollowUpError::BootLoader).collect())
@@ -97,7 +98,7 @@ fn repeat_pending_boot_loader(run: &Run<'_>) -> Result<Vec<FollowUpError>, Updat
 /// Returns the composed manifest of the recorded state, if there is one.
 fn load_recorded_tree(session: &Session) -> Result<Option<Manifest>, UpdateError> {
     let root = &session.root;
-    let (StoredState::State(state) | StoredState::Copied(state)) =
+    let (LoadedState::Valid(state) | LoadedState::FromCopy(state)) =
         state::load(root).map_err(Untouched::from)?
     else {
         return Ok(None);

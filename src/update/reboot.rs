@@ -4,7 +4,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use crate::apply::Untouched;
-use crate::host::{Restart, Stops, Tools, start_anew};
+use crate::host::{CancelPolicy, RestartMethod, Tools, restart_system};
 use crate::process::Programs;
 use crate::report::Monitor;
 use crate::root::Root;
@@ -14,7 +14,7 @@ use crate::update::notice::TransactionNotice;
 /// Reboots the system whose tree is at `root`; it has to be the running one.
 pub fn reboot(
     root: &Path,
-    how: Restart,
+    how: RestartMethod,
     timeout: Duration,
     monitor: &dyn Monitor,
 ) -> Result<(), UpdateError> {
@@ -25,7 +25,7 @@ pub fn reboot(
     }
 
     monitor.note(TransactionNotice::Rebooting);
-    let tools = Tools { programs, monitor, longest: timeout, stops: Stops::Ignored };
-    start_anew(&tools, how)
+    let tools = Tools { programs, monitor, timeout, cancellation: CancelPolicy::Ignore };
+    restart_system(&tools, how)
         .map_err(|error| UpdateError::Afterwards(vec![FollowUpError::Reboot(error)]))
 }

@@ -19,7 +19,7 @@ pub fn recover(root: &Path, monitor: &dyn Monitor) -> Result<(), UpdateError> {
             monitor.note(UpdateNotice::Recovered(describe_tree(&session, &applied)));
         }
         None => {
-            let root = session.root.shown().display().to_string();
+            let root = session.root.location().display().to_string();
             monitor.note(UpdateNotice::NotInterrupted { root });
         }
     }
@@ -66,5 +66,5 @@ fn describe_tree(session: &Session, applied: &Applied) -> RecoveredTree {
         Some(state) => RecoveredContent::Unpublished(state.image.clone()),
         None => RecoveredContent::Unrecorded,
     };
-    RecoveredTree { root: session.root.shown().display().to_string(), content }
+    RecoveredTree { root: session.root.location().display().to_string(), content }
 }

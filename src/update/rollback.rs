@@ -17,7 +17,7 @@ use crate::host::{BootLoader, KeepUndo};
 use crate::manifest::{MAX_TEXT, Manifest, path_text};
 use crate::report::Monitor;
 use crate::state::pinned::{self, Pinned};
-use crate::state::{self, KernelPaths, SeenCatalog, State, StoredState};
+use crate::state::{self, KernelPaths, LoadedState, SeenCatalog, State};
 use crate::tree_path::TreePath;
 use crate::update::error::{FollowUpError, Refusal, UpdateError};
 use crate::update::hooks::payload::HookPlan;
@@ -123,7 +123,7 @@ pub fn rollback(
             keep: request.keep_undo,
             share: request.undo_share,
             repairs: false,
-            made: undo.previous.as_ref().map(State::made),
+            made: undo.previous.as_ref().map(State::composed_id),
         },
         // The exclude rules are not known here, so only restored paths count as tracked.
         is_tracked: &|path| plan.itemized.iter().any(|item| item.path == *path),
@@ -146,10 +146,10 @@ impl Undo {
         let set = UndoSet::find(root).map_err(Refusal::UndoSet)?.ok_or_else(nothing)?;
 
         let current = match state::load(root).map_err(Untouched::from)? {
-            StoredState::State(state) | StoredState::Copied(state) => Some(*state),
-            StoredState::Nothing | StoredState::SetAside(_) => None,
+            LoadedState::Valid(state) | LoadedState::FromCopy(state) => Some(*state),
+            LoadedState::Missing | LoadedState::Rejected(_) => None,
         };
-        if !set.leads_from(current.as_ref().map(State::made)) {
+        if !set.leads_from(current.as_ref().map(State::composed_id)) {
             return Err(nothing());
         }
 
@@ -241,16 +241,17 @@ fn choose_pinned(
     previous: Option<&State>,
 ) -> Result<Option<Pinned>, UpdateError> {
     let pinned = pinned::load(&session.root).map_err(Untouched::from)?;
-    let restored = previous.map(State::made);
-    if pinned.is_some_and(|pinned| Some(pinned.made()) == restored) {
+    let restored = previous.map(State::composed_id);
+    if pinned.is_some_and(|pinned| Some(pinned.composed_id()) == restored) {
         return Ok(None);
     }
-    let left = current.filter(|state| state.is_published() && Some(state.made()) != restored);
+    let left =
+        current.filter(|state| state.is_published() && Some(state.composed_id()) != restored);
     Ok(left.map(|state| Pinned {
         image: state.image.clone(),
         generation: state.generation,
         serial: state.serial,
-        made: (!state.overrides.is_empty()).then(|| state.made()),
+        composed_id: (!state.overrides.is_empty()).then(|| state.composed_id()),
         since: jiff::Timestamp::now(),
     }))
 }
@@ -263,14 +264,14 @@ fn restore_state(
     plan: &ChangePlan,
 ) -> Result<State, UpdateError> {
     let mut state = previous.clone();
-    state.home = session.root.identity().map_err(Untouched::from)?;
+    state.tree_identity = session.root.identity().map_err(Untouched::from)?;
 
     // The serial of the newest catalog seen is kept, so that an older one is still refused. Its
     // etag belongs to the generation that was left.
     let seen = current.and_then(|current| current.catalog.clone()).or(state.catalog.take());
     state.catalog = seen.map(|seen| SeenCatalog { etag: None, ..seen });
     for (path, reason) in &plan.deviations {
-        state.deviate(path, reason.clone());
+        state.record_deviation(path, reason.clone());
     }
 
     if let Some(kernel) = session.kernel.as_ref() {

@@ -54,7 +54,7 @@ impl<'a> Run<'a> {
     /// Checks if `state` was recorded for this tree and under this filter.
     pub fn matches_state(&self, state: &State) -> Result<bool, UpdateError> {
         let identity = self.session.root.identity().map_err(Untouched::from)?;
-        Ok(state.home == identity && state.filter == self.filter.digest())
+        Ok(state.tree_identity == identity && state.filter == self.filter.digest())
     }
 
     /// Checks if `kernel` was recorded under a kernel that no longer runs.
@@ -72,7 +72,7 @@ impl<'a> Run<'a> {
     pub fn supported_part(&self, manifest: &Manifest) -> SupportedPart {
         let mut cursor = self.filter.cursor();
         let manifest =
-            manifest.filtered(|entry| cursor.excludes(&entry.path, entry.is_dir()).is_none());
+            manifest.filtered(|entry| cursor.excludes(&entry.path, entry.kind()).is_none());
 
         let unsupported = limited::unsupported_entries(&manifest, &self.session.mounts);
         if unsupported.is_empty() {
@@ -88,7 +88,7 @@ impl<'a> Run<'a> {
             return Ok(None);
         }
         let root = &self.session.root;
-        let path = state::place("spool");
+        let path = state::file_path("spool");
         root.create_dirs(&path).map_err(Untouched::from_root)?;
         let directory =
             root.below(&path).and_then(|tree| tree.duplicate()).map_err(Untouched::from)?;

@@ -9,7 +9,7 @@ use crate::apply::{Untouched, session};
 use crate::generation::GenerationId;
 use crate::root::{Root, RootError};
 use crate::state::pinned::{self, Pinned};
-use crate::state::{self, State, StoredState};
+use crate::state::{self, LoadedState, State};
 use crate::update::error::{Refusal, UpdateError};
 
 /// Everything that is recorded of a tree.
@@ -18,7 +18,7 @@ pub struct Status {
     /// Whether a transaction was interrupted, so that the next run has to complete it.
     pub interrupted: bool,
     /// The recorded state.
-    pub state: StoredState,
+    pub state: LoadedState,
     /// Generation that a rollback left.
     pub pinned: Option<Pinned>,
     /// Undo set that `--rollback` would restore.
@@ -49,10 +49,10 @@ pub fn status(root: &Path) -> Result<Status, UpdateError> {
 }
 
 /// Summarizes the undo set, if it belongs to the tree as recorded.
-fn find_undo_set(root: &Root, state: &StoredState) -> Result<Option<UndoSummary>, UpdateError> {
+fn find_undo_set(root: &Root, state: &LoadedState) -> Result<Option<UndoSummary>, UpdateError> {
     let recorded = match state {
-        StoredState::State(state) | StoredState::Copied(state) => Some(state.made()),
-        StoredState::Nothing | StoredState::SetAside(_) => None,
+        LoadedState::Valid(state) | LoadedState::FromCopy(state) => Some(state.composed_id()),
+        LoadedState::Missing | LoadedState::Rejected(_) => None,
     };
     match UndoSet::find(root).map_err(Refusal::UndoSet)? {
         Some(undo) if undo.leads_from(recorded) => {

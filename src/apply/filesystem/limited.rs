@@ -44,7 +44,7 @@ pub(in crate::apply) fn same_time(wanted: Mtime, found: Mtime) -> bool {
 /// The entries of a manifest that the filesystems mounted there cannot hold, and why.
 pub fn unsupported_entries(manifest: &Manifest, mounts: &[Mount]) -> BTreeMap<TreePath, String> {
     let mut unheld = BTreeMap::new();
-    for mount in mounts.iter().filter(|mount| mount.is_plain()) {
+    for mount in mounts.iter().filter(|mount| mount.is_limited()) {
         let entries = manifest.entries();
         let first = entries.partition_point(|entry| entry.path <= mount.at);
         let mut names: HashSet<String> = HashSet::new();

@@ -65,7 +65,8 @@ impl Filesystems {
 
     /// These filesystems, with the limited ones of `mounts` marked.
     pub fn with_limited(&self, mounts: &[Mount]) -> Self {
-        let limited = mounts.iter().filter(|mount| mount.is_plain()).map(|mount| mount.at.clone());
+        let limited =
+            mounts.iter().filter(|mount| mount.is_limited()).map(|mount| mount.at.clone());
         Filesystems { mount_roots: self.mount_roots.clone(), limited: limited.collect() }
     }
 

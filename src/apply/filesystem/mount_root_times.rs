@@ -47,7 +47,7 @@ pub(in crate::apply) fn save_if_absent(
 
 /// Saves the present time of the root, before a directory is created in it.
 pub fn save_root_time(root: &Root) -> Result<(), RootError> {
-    state::make_dirs(root, &state::place_dir())?;
+    state::create_dirs(root, &state::directory_path())?;
     save_if_absent(root, &Filesystems::new(Vec::new()))
 }
 
@@ -56,7 +56,7 @@ pub(in crate::apply) fn save(
     root: &Root,
     times: &HashMap<TreePath, Mtime>,
 ) -> Result<(), RootError> {
-    let path = state::place(FILE);
+    let path = state::file_path(FILE);
     let line =
         |(mount_root, time): (&TreePath, &Mtime)| format!("{time} {}\n", path_text(mount_root));
     let text: String = times.iter().map(line).collect();
@@ -71,7 +71,7 @@ pub(in crate::apply) fn save(
 
 /// Reads the saved times; there are none unless a run was interrupted.
 pub(in crate::apply) fn read_saved(root: &Root) -> Result<HashMap<TreePath, Mtime>, RootError> {
-    let path = state::place(FILE);
+    let path = state::file_path(FILE);
     let mut text = String::new();
     match root.open_file(&path) {
         Err(error) if error.is_absent() => {}
@@ -103,5 +103,5 @@ pub fn restore(root: &Root) -> Result<(), RootError> {
             answer => answer?,
         }
     }
-    root.unlink(&state::place(FILE))
+    root.unlink(&state::file_path(FILE))
 }

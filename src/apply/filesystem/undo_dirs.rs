@@ -130,7 +130,7 @@ pub fn remove_backups_except(
     for at in 0..filesystems.mount_roots().len() {
         for (path, _) in root.children(&filesystems.in_stage(at, BACKUP_DIR))? {
             let is_list = path.name() == DISPLACED_LIST.as_bytes();
-            if !is_list && !slots.contains(&(at, path.alone())) {
+            if !is_list && !slots.contains(&(at, path.last_component())) {
                 root.remove_tree(&path)?;
             }
         }

@@ -125,7 +125,7 @@ fn write(root: &Root, journal: &Journal, monitor: &dyn Monitor) -> Result<(), Ro
 fn keep_agent(stage: &Root, monitor: &dyn Monitor) -> Result<(), RootError> {
     let agent = name(AGENT);
     stage.unlink(&agent)?;
-    if let Err(error) = stage.keep_program(&agent) {
+    if let Err(error) = stage.store_running_program(&agent) {
         monitor.warn(ApplyNotice::AgentNotKept { error });
         stage.unlink(&agent)?;
     }

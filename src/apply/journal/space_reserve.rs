@@ -36,7 +36,7 @@ pub(in crate::apply) fn preallocate(
 ) -> Result<(), RootError> {
     for at in plan.participating() {
         let Some(stage) = stage_dirs::open(root, filesystems, at)? else { continue };
-        let space = stage.room()?;
+        let space = stage.free_space()?;
         let creates_dir = |action| matches!(action, Action::MakeDir { .. });
         let directories = plan
             .changes
@@ -50,13 +50,13 @@ pub(in crate::apply) fn preallocate(
     let text =
         record.state.as_deref().map_or(0, str::len) + record.held.as_deref().map_or(0, str::len);
     let bytes = record.manifest.as_deref().map_or(0, <[u8]>::len) + 2 * text;
-    root.create_dirs(&state::place_dir())?;
-    create_files(root, state::place, bytes as u64 + MIN_BYTES, STATE_FILES)
+    root.create_dirs(&state::directory_path())?;
+    create_files(root, state::file_path, bytes as u64 + MIN_BYTES, STATE_FILES)
 }
 
 /// Removes the reserves; returns whether there were any.
 pub(in crate::apply) fn release(root: &Root, filesystems: &Filesystems) -> Result<bool, RootError> {
-    let mut released = remove_files(root, &state::place_dir())?;
+    let mut released = remove_files(root, &state::directory_path())?;
     for at in 0..filesystems.mount_roots().len() {
         if let Some(stage) = stage_dirs::open(root, filesystems, at)? {
             released |= remove_files(&stage, &TreePath::root())?;

@@ -8,7 +8,7 @@ use crate::filter::Filter;
 use crate::host::{Drift, Kernel};
 use crate::manifest::Manifest;
 use crate::root::Root;
-use crate::root::mounts::{Host, Mount};
+use crate::root::mounts::{Mount, RootMount};
 use crate::tree_path::TreePath;
 
 /// Everything that decides about the changes of a transaction, except the live tree.
@@ -34,7 +34,7 @@ pub struct PlanInput<'a> {
     /// Filesystems of the tree: a rename works only within one of them.
     pub filesystems: &'a Filesystems,
     /// Mount of the root, if it is known.
-    pub host: Option<&'a Host>,
+    pub host: Option<&'a RootMount>,
     /// Mounts below the root.
     pub mounts: &'a [Mount],
     /// Pairs of paths that show the same directory: a mount point and its source.

@@ -13,7 +13,7 @@ use crate::digest::Digest;
 use crate::entry::Entry;
 use crate::filter::{Cursor, Filter};
 use crate::report::{Event, Job, Monitor};
-use crate::root::{Descend, FileKind, Root, RootError, Stat, Surveyed, Visit};
+use crate::root::{Descend, FileKind, OpenDirectory, Root, RootError, Stat, Visit};
 use crate::state::is_above_own;
 use crate::tree_path::TreePath;
 
@@ -61,10 +61,10 @@ impl LiveTree {
 
         // Many threads visit paths at the same time.
         let count = AtomicU64::new(0);
-        let visit = |cursor: &mut Cursor<'_>, _: &Surveyed<'_>, visit: Visit| {
+        let visit = |cursor: &mut Cursor<'_>, _: &OpenDirectory<'_>, visit: Visit| {
             check_cancelled(monitor)?;
             let is_directory = visit.stat.kind == FileKind::Directory;
-            if cursor.excludes(&visit.path, is_directory).is_some() {
+            if cursor.excludes(&visit.path, visit.stat.kind.entry_kind()).is_some() {
                 return Ok::<_, Untouched>((None, Descend::Past));
             }
 

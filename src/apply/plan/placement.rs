@@ -302,8 +302,7 @@ fn find_obstacle(
     top: Option<&Stat>,
     visit: &Visit,
 ) -> Result<Option<Obstacle>, Untouched> {
-    let is_directory = visit.stat.kind == FileKind::Directory;
-    if cursor.excludes(&visit.path, is_directory).is_some() {
+    if cursor.excludes(&visit.path, visit.stat.kind.entry_kind()).is_some() {
         return Ok(Some(Obstacle::Excluded));
     }
     if input.filter.protects(&visit.path) {
@@ -314,7 +313,7 @@ fn find_obstacle(
     }
 
     // It could be moved with the directory, but not be removed from the undo set later.
-    let pins = input.root.pins(&visit.path)?;
+    let pins = input.root.change_locks(&visit.path)?;
     Ok(pins.is_some_and(|pins| pins.immutable || pins.append_only).then_some(Obstacle::Flagged))
 }
 

@@ -7,7 +7,7 @@ use crate::apply::plan::change_plan::{Action, Change, ChangePlan, ItemizedLine};
 use crate::apply::plan::input::{PlanInput, UntrackedPolicy};
 use crate::apply::plan::live_tree::LiveTree;
 use crate::apply::plan::subtree_removal::{MountTopology, RemovableSubtrees};
-use crate::manifest::{Manifest, gone};
+use crate::manifest::{Manifest, removed_entries};
 use crate::root::{Descend, FileKind, RootError, Stat, Visit, mounts};
 use crate::tree_path::TreePath;
 
@@ -136,7 +136,7 @@ fn collect_stale(
         let has_path = |manifest: &Manifest| manifest.get(path).is_some();
         input.installed.is_some_and(has_path) || has_path(input.target)
     };
-    let installed = input.installed.into_iter().flat_map(|old| gone(old, input.target));
+    let installed = input.installed.into_iter().flat_map(|old| removed_entries(old, input.target));
     let former =
         input.formerly_tracked.iter().filter(|entry| input.target.get(&entry.path).is_none());
     let recorded = installed.chain(former).map(|entry| (&entry.path, entry.is_dir()));
@@ -346,7 +346,7 @@ fn collect_untracked_directory(
         } else {
             shows_tracked_path(input, &path)
         };
-        if cursor.excludes(&path, is_directory).is_some()
+        if cursor.excludes(&path, stat.kind.entry_kind()).is_some()
             || is_elsewhere
             || input.filter.protects(&path)
             || input.filesystems.is_mount_root(&path)
@@ -378,7 +378,7 @@ fn collect_untracked_directory(
 /// Whether a bind mount shows a tracked path at `path`.
 fn shows_tracked_path(input: &PlanInput, path: &TreePath) -> bool {
     let is_tracked = |from, to| {
-        mounts::twin(path, from, to).is_some_and(|other| input.target.get(&other).is_some())
+        mounts::alias_of(path, from, to).is_some_and(|other| input.target.get(&other).is_some())
     };
     input
         .bind_mounts

@@ -6,14 +6,14 @@
 use std::collections::HashSet;
 
 use crate::apply::filesystem::Filesystems;
-use crate::root::mounts::{Host, Mount};
+use crate::root::mounts::{Mount, RootMount};
 use crate::root::{Descend, Root, RootError};
 use crate::tree_path::TreePath;
 
 /// Mounts and filesystems of a tree.
 pub(in crate::apply) struct MountTopology<'a> {
     /// Mount of the root, if it is known.
-    pub host: Option<&'a Host>,
+    pub host: Option<&'a RootMount>,
     /// Mounts below the root.
     pub mounts: &'a [Mount],
     pub filesystems: &'a Filesystems,
@@ -68,7 +68,7 @@ impl RemovableSubtrees {
         let is_renamable = |path: &TreePath| {
             let filesystems = topology.filesystems;
             filesystems.slot_filesystem_of(path) == filesystems.entry_filesystem_of(path)
-                && topology.host.is_none_or(Host::is_local)
+                && topology.host.is_none_or(RootMount::is_supported)
         };
         let mut subtrees = RemovableSubtrees { roots: Vec::new(), occupied: Vec::new() };
         for path in candidates {

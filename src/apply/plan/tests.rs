@@ -71,7 +71,7 @@ fn plan_between(
         .flat_map(|manifest| manifest.entries().iter().map(|entry| entry.path.clone()))
         .collect();
     let live = LiveTree::stat_paths(&root, &paths.into_iter().collect::<Vec<_>>()).expect("stats");
-    let (kernel, recorded) = (Kernel::of(RELEASE), HashSet::new());
+    let (kernel, recorded) = (Kernel::new(RELEASE), HashSet::new());
     let (filter, filesystems) = (Filter::builder().build(), Filesystems::default());
     let input = PlanInput {
         root: &root,

@@ -13,7 +13,7 @@ use crate::apply::plan::ChangePlan;
 use crate::apply::undo;
 use crate::entry::{Entry, LeafKind};
 use crate::manifest::{Manifest, compare};
-use crate::root::mounts::{Host, Mount};
+use crate::root::mounts::{Mount, RootMount};
 use crate::root::{FreeSpace, Root, RootError};
 use crate::state;
 use crate::tree_path::TreePath;
@@ -31,7 +31,7 @@ const MAX_INLINE_TARGET: usize = 59;
 pub struct SpaceRequirement<'a> {
     root: &'a Root,
     filesystems: &'a Filesystems,
-    host: Option<&'a Host>,
+    host: Option<&'a RootMount>,
     mounts: &'a [Mount],
     /// By the first filesystem of each disk.
     by_disk: BTreeMap<usize, DiskRequirement>,
@@ -80,7 +80,7 @@ impl<'a> SpaceRequirement<'a> {
     pub fn new(
         root: &'a Root,
         filesystems: &'a Filesystems,
-        host: Option<&'a Host>,
+        host: Option<&'a RootMount>,
         mounts: &'a [Mount],
     ) -> Self {
         SpaceRequirement { root, filesystems, host, mounts, by_disk: BTreeMap::new() }
@@ -116,9 +116,9 @@ impl<'a> SpaceRequirement<'a> {
         }
 
         // The manifest is stored beside the journal and then in the state directory.
-        self.add(&state::place("spool"), extra.download, 2)?;
+        self.add(&state::file_path("spool"), extra.download, 2)?;
         self.add(&TreePath::root(), extra.manifest, 1)?;
-        self.add(&state::place("state.toml"), extra.manifest, 1)
+        self.add(&state::file_path("state.toml"), extra.manifest, 1)
     }
 
     /// Adds the space of the items to be staged.
@@ -222,7 +222,8 @@ impl<'a> SpaceRequirement<'a> {
         match self.by_disk.entry(disk) {
             btree_map::Entry::Occupied(requirement) => Ok(requirement.into_mut()),
             btree_map::Entry::Vacant(slot) => {
-                let available = self.root.below(&self.filesystems.mount_roots()[disk])?.room()?;
+                let available =
+                    self.root.below(&self.filesystems.mount_roots()[disk])?.free_space()?;
                 Ok(slot.insert(DiskRequirement { available, bytes: 0, inodes: 0 }))
             }
         }

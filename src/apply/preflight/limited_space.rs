@@ -53,7 +53,7 @@ pub fn check_limited_space(
             continue;
         }
 
-        let block = root.below(&filesystems.mount_roots()[filesystem])?.room()?.block;
+        let block = root.below(&filesystems.mount_roots()[filesystem])?.free_space()?.block;
         let removed = used_bytes(root, &change.path, block)?;
         let added = added_bytes(root, plan, change, block)?;
         backup_bytes += removed;
@@ -62,7 +62,7 @@ pub fn check_limited_space(
 
     for (filesystem, usage) in usages {
         let mount_root = &filesystems.mount_roots()[filesystem];
-        let space = root.below(mount_root)?.room()?;
+        let space = root.below(mount_root)?.free_space()?;
         // Two blocks for the directory in which files are copied.
         let needed = u64::try_from(usage.peak).unwrap_or(0).saturating_add(2 * space.block);
         if needed > space.bytes {

@@ -16,8 +16,8 @@ use crate::apply::error::{InodeFlag, RefusalKind, Untouched};
 use crate::apply::filesystem::Filesystems;
 use crate::apply::plan::{Action, Change, ChangePlan};
 use crate::generation::GenerationId;
-use crate::root::mounts::{Host, Mount};
-use crate::root::{FileKind, Pins, Root};
+use crate::root::mounts::{Mount, RootMount};
+use crate::root::{ChangeLocks, FileKind, Root};
 use crate::state;
 use crate::tree_path::TreePath;
 
@@ -29,7 +29,7 @@ const MIN_PARALLEL: usize = 64;
 
 /// Refuses a root that is read-only or on a filesystem that is not known to be safe.
 pub fn check_root_filesystem(
-    host: Option<&Host>,
+    host: Option<&RootMount>,
     shown: &str,
     allowed: &[String],
 ) -> Result<(), Untouched> {
@@ -38,7 +38,7 @@ pub fn check_root_filesystem(
     if host.read_only {
         return Err(RefusalKind::ReadOnlyRoot { path: shown.to_owned() }.into());
     }
-    if !host.is_local() && !allowed.contains(&host.kind) {
+    if !host.is_supported() && !allowed.contains(&host.kind) {
         let (path, kind) = (shown.to_owned(), host.kind.clone());
         return Err(RefusalKind::UnsafeRoot { path, kind }.into());
     }
@@ -54,7 +54,7 @@ pub fn check_paths(
 ) -> Result<(), Untouched> {
     let check = PathCheck { root, filesystems, mounts };
     let paths: Vec<&TreePath> = plan.changes.iter().map(|change| &change.path).collect();
-    for (change, pins) in plan.changes.iter().zip(root.pins_each(&paths)?) {
+    for (change, pins) in plan.changes.iter().zip(root.change_locks_each(&paths)?) {
         check.check_change(change)?;
         if let Some(pins) = pins {
             check.check_pins(change, &pins)?;
@@ -74,7 +74,7 @@ pub fn check_paths(
 
     for index in plan.participating() {
         let mount_root = &filesystems.mount_roots()[index];
-        if !root.may_write(mount_root)? {
+        if !root.is_writable(mount_root)? {
             return Err(RefusalKind::NotWritable { path: root.show(mount_root) }.into());
         }
     }
@@ -152,7 +152,7 @@ impl PathCheck<'_> {
     }
 
     /// Refuses a change that the inode forbids.
-    fn check_pins(&self, change: &Change, pins: &Pins) -> Result<(), Untouched> {
+    fn check_pins(&self, change: &Change, pins: &ChangeLocks) -> Result<(), Untouched> {
         let path = self.root.show(&change.path);
         if let Some(flag) = InodeFlag::from_pins(pins) {
             return Err(RefusalKind::FlaggedPath { path, flag }.into());
@@ -168,7 +168,7 @@ impl PathCheck<'_> {
         let (root, filesystems) = (self.root, self.filesystems);
         let path = root.show(parent);
         let stat = root.stat(parent)?.filter(|stat| stat.kind == FileKind::Directory);
-        let (Some(pins), Some(stat)) = (root.pins(parent)?, stat) else {
+        let (Some(pins), Some(stat)) = (root.change_locks(parent)?, stat) else {
             return Err(RefusalKind::ParentMissing { path }.into());
         };
         if let Some(flag) = InodeFlag::from_pins(&pins) {
@@ -190,7 +190,8 @@ impl PathCheck<'_> {
             return Err(RefusalKind::ProjectDiffers { path, mount_root }.into());
         }
 
-        let (Some(top_pins), Some(top_stat)) = (root.pins(mount_root)?, root.stat(mount_root)?)
+        let (Some(top_pins), Some(top_stat)) =
+            (root.change_locks(mount_root)?, root.stat(mount_root)?)
         else {
             return Ok(());
         };
@@ -236,7 +237,7 @@ pub fn check_agent_paths(
         let (path, kind) = (root.show(&item.entry.path), item.entry.type_name());
         return Err(RefusalKind::OwnDirectoryInImage { path, kind }.into());
     }
-    Ok(state::check_places(root, generation)?)
+    Ok(state::check_writable(root, generation)?)
 }
 
 #[cfg(test)]
@@ -245,7 +246,7 @@ mod tests {
 
     #[test]
     fn refusal_of_an_unsafe_filesystem_names_the_flag_that_allows_it() {
-        let host = Host { kind: "overlay".to_owned(), ..Host::default() };
+        let host = RootMount { kind: "overlay".to_owned(), ..RootMount::default() };
 
         let refusal = check_root_filesystem(Some(&host), "/", &[]).expect_err("overlay");
 
@@ -255,7 +256,7 @@ mod tests {
 
     #[test]
     fn read_only_root_is_refused() {
-        let host = Host { read_only: true, kind: "ext4".to_owned(), ..Host::default() };
+        let host = RootMount { read_only: true, kind: "ext4".to_owned(), ..RootMount::default() };
 
         assert!(check_root_filesystem(Some(&host), "/", &[]).is_err());
     }

@@ -39,7 +39,7 @@ pub(super) fn write_back(
         return;
     }
 
-    let Ok((host, mounts)) = mounts::read(root.shown()) else { return };
+    let Ok((host, mounts)) = mounts::read(root.location()) else { return };
     for mount_root in changed.into_iter().map(|at| &filesystems.mount_roots()[at]) {
         let mounted = if mount_root.is_root() {
             host.as_ref().map(|host| (&host.kind, &host.source))
@@ -51,7 +51,7 @@ pub(super) fn write_back(
         if !JOURNALED.contains(&kind.as_str()) || source != b"/" {
             continue;
         }
-        if let Err(error) = root.below(mount_root).and_then(|tree| tree.write_back()) {
+        if let Err(error) = root.below(mount_root).and_then(|tree| tree.flush_journal()) {
             monitor.warn(ApplyNotice::BootFlushFailed { error });
         }
     }

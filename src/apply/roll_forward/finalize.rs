@@ -69,11 +69,11 @@ pub(super) fn final_state(
     let mut state = State::parse(text, "the state in the journal")?;
 
     for path in kept {
-        state.deviate(path, "kept, since something untracked sits in it");
+        state.record_deviation(path, "kept, since something untracked sits in it");
     }
     for path in recreated {
         let what = "was not there any more when the update was made; what it held may be missing";
-        state.deviate(path, what);
+        state.record_deviation(path, what);
     }
     state.written = jiff::Timestamp::now();
     Ok(Some(state))

@@ -109,7 +109,7 @@ impl DisplacedDir<'_> {
                 Ok(true) => arrivals.restored.push(path),
                 Ok(false) => arrivals.unrestorable.push(path),
                 // A filesystem is mounted on it, or it cannot leave its filesystem.
-                Err(error) if error.is_bound() => arrivals.unrestorable.push(path),
+                Err(error) if error.is_immovable() => arrivals.unrestorable.push(path),
                 Err(error) => return Err(error),
             }
         }

@@ -61,7 +61,8 @@ impl<'a> Executor<'a> {
         sealed_at: Mtime,
         conflicts: &'a mut Conflicts,
     ) -> Self {
-        let mounts = mounts::read(root.shown()).map_or_else(|_| Vec::new(), |(_, mounts)| mounts);
+        let mounts =
+            mounts::read(root.location()).map_or_else(|_| Vec::new(), |(_, mounts)| mounts);
         let mount_points = mounts.into_iter().map(|mount| mount.at).collect();
         Executor { root, filesystems, stages, mount_points, parent: None, sealed_at, conflicts }
     }
@@ -93,7 +94,7 @@ impl<'a> Executor<'a> {
         }
 
         let has_mount = self.mount_points.iter().any(|at| at.is_below(&change.path));
-        let entry = change.path.alone();
+        let entry = change.path.last_component();
         let Some(parent) = self.open_parent(&change.path, installs.then_some(backups))? else {
             return Ok(ActionResult::Done);
         };

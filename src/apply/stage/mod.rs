@@ -34,7 +34,7 @@ use crate::apply::undo::{self, RetentionLimits, UndoRetention, backup};
 use crate::digest::Digest;
 use crate::entry::{LeafKind, Node};
 use crate::report::{Event, Job, Monitor};
-use crate::root::{FileKind, Labels, Rename, Root, RootError, sync_tells_errors};
+use crate::root::{FileKind, Rename, Root, RootError, SecurityLabel, syncfs_reports_errors};
 use crate::tree_path::TreePath;
 
 use background_sync::BackgroundSync;
@@ -94,7 +94,7 @@ impl<'a> Stage<'a> {
         let has_labels = root.label_for(&TreePath::root())?.is_some();
 
         // If a sync reports no write errors, each file has to be synced in any case.
-        let background_sync = if sync_tells_errors() {
+        let background_sync = if syncfs_reports_errors() {
             let open_mount_roots = || {
                 stages.filesystems().map(|at| root.below(&filesystems.mount_roots()[at])).collect()
             };
@@ -189,7 +189,7 @@ impl<'a> Stage<'a> {
 
         self.complete_content(digest, first, others, &file)?;
         if !self.syncs_filesystems() {
-            file.begin_to_write();
+            file.start_writeback();
         }
         Ok(())
     }
@@ -328,7 +328,7 @@ impl<'a> Stage<'a> {
 
     /// Whether whole filesystems are synced at the end, in place of single files.
     fn syncs_filesystems(&self) -> bool {
-        self.plan.staged_items.len() > MAX_SYNCED_EACH && sync_tells_errors()
+        self.plan.staged_items.len() > MAX_SYNCED_EACH && syncfs_reports_errors()
     }
 
     /// Makes all stages durable.
@@ -374,11 +374,12 @@ impl<'a> Stage<'a> {
         };
         created.map_err(Untouched::from_root)?;
 
-        let is_symlink =
-            matches!(item.entry.leaf().map(|leaf| &leaf.kind), Some(LeafKind::Symlink { .. }));
-        stage
-            .set_special_meta(place, &item.entry.meta, is_symlink)
-            .map_err(Untouched::from_root)?;
+        let meta = &item.entry.meta;
+        let set = match item.entry.leaf().map(|leaf| &leaf.kind) {
+            Some(LeafKind::Symlink { .. }) => stage.set_symlink_meta(place, meta),
+            _ => stage.set_special_meta(place, meta),
+        };
+        set.map_err(Untouched::from_root)?;
         self.set_label(item)
     }
 
@@ -424,7 +425,7 @@ impl<'a> Stage<'a> {
         if !self.has_labels {
             return Ok(());
         }
-        let label: Labels = self.root.label_for(&item.entry.path)?;
+        let label: SecurityLabel = self.root.label_for(&item.entry.path)?;
         Ok(self.stage_of(item)?.set_label(&item.place, &label)?)
     }
 

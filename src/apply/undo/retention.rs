@@ -72,7 +72,7 @@ pub(in crate::apply) fn decide(
     let usage = if is_repair { disk_usage(root, filesystems)? } else { Vec::new() };
     for (at, bytes) in backup::backup_sizes(root, plan)? {
         let mount_root = &filesystems.mount_roots()[at];
-        let allowed = (root.below(mount_root)?.room()?.total as f64 * limits.share) as u64;
+        let allowed = (root.below(mount_root)?.free_space()?.total as f64 * limits.share) as u64;
         let present = usage.iter().filter(|usage| usage.mount_root == *mount_root);
         let present: u64 = present.map(|usage| usage.bytes).sum();
         if bytes.saturating_add(present) > allowed {
@@ -105,6 +105,6 @@ pub(in crate::apply) fn record_prior_state(
     if retention != UndoRetention::Replace {
         return Ok(());
     }
-    state::keep(root, backups)?;
+    state::back_up(root, backups)?;
     UndoLog::read_live(root, stages, made, plan)?.write(backups)
 }

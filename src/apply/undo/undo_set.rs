@@ -9,7 +9,7 @@ use crate::apply::undo::backup::DiskUsage;
 use crate::apply::undo::undo_log::UndoLog;
 use crate::generation::GenerationId;
 use crate::root::{Root, RootError};
-use crate::state::{self, StoredManifest};
+use crate::state::{self, StateBackup};
 use crate::tree_path::TreePath;
 
 /// An undo set with a valid undo log.
@@ -52,10 +52,10 @@ impl UndoSet {
     }
 
     /// The state that was recorded before, and its manifest.
-    pub fn record(&self) -> Result<StoredManifest, RootError> {
+    pub fn record(&self) -> Result<StateBackup, RootError> {
         match self.dirs.get(&0) {
-            Some(dir) => state::kept(dir),
-            None => Ok(StoredManifest::default()),
+            Some(dir) => state::read_backup(dir),
+            None => Ok(StateBackup::default()),
         }
     }
 

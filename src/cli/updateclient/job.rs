@@ -10,7 +10,7 @@ use crate::cli::updateclient::exit::Exit;
 use crate::cli::updateclient::output::{self, RollbackResult, UpdateResult};
 use crate::cli::updateclient::settings::Settings;
 use crate::cli::updateclient::{prompt, request, splay, tunnel};
-use crate::host::Restart;
+use crate::host::RestartMethod;
 use crate::report::Monitor;
 use crate::update::{self, FollowUpError, UpdateError, UpdateOutcome};
 
@@ -64,7 +64,7 @@ impl ClientJob<'_> {
             return Err(refusal);
         }
         check_follow_ups(report.follow_up_failures)?;
-        self.restart(exit, Restart::Reboot)
+        self.restart(exit, RestartMethod::Reboot)
     }
 
     /// Undoes the last update.
@@ -84,7 +84,7 @@ impl ClientJob<'_> {
         output::report_rollback(&result, arguments, log);
 
         check_follow_ups(outcome.follow_up_failures)?;
-        self.restart(Exit::Done, Restart::Reboot)
+        self.restart(Exit::Done, RestartMethod::Reboot)
     }
 
     /// Arranges the reinstallation of the node.
@@ -111,7 +111,7 @@ impl ClientJob<'_> {
     }
 
     /// Restarts the system after a success, if `--reboot` was given.
-    fn restart(&self, exit: Exit, restart: Restart) -> Result<Exit, UpdateError> {
+    fn restart(&self, exit: Exit, restart: RestartMethod) -> Result<Exit, UpdateError> {
         let Arguments { reboot, dry_run, root, .. } = self.arguments;
         if exit == Exit::Done && *reboot && !dry_run {
             let limit = request::program_timeout(self.settings);

@@ -1,4 +1,4 @@
-//! Which processes map or run files that were replaced.
+//! Processes that run or map replaced files.
 
 use std::fmt;
 use std::fs::{self, File};
@@ -9,12 +9,12 @@ use std::path::Path;
 
 use crate::root::{Root, RootError};
 
-/// What the kernel adds to the name of a file that no name leads to any more.
+/// Suffix by which the kernel marks a file without a name.
 const DELETED: &[u8] = b" (deleted)";
-/// Where an update keeps what it displaces: the kernel shows a file that was moved there by its new name.
-const KEPT: [&[u8]; 2] = [b".si-undo", b".si-stage"];
-/// What programs make and unlink themselves, and what has no file at all.
-const OWN: [&[u8]; 12] = [
+/// Directories of backups: the kernel shows a file that was moved there with its new name.
+const BACKUP_DIRS: [&[u8]; 2] = [b".si-undo", b".si-stage"];
+/// Prefixes of files that programs create and unlink themselves, and of mappings without a file.
+const TEMPORARY: [&[u8]; 12] = [
     b"/dev/",
     b"/tmp/",
     b"/run/",
@@ -28,39 +28,39 @@ const OWN: [&[u8]; 12] = [
     b"/drm ",
     b"/i915",
 ];
-/// Data of these places changes all the time, and who maps it copes: caches, databases, locales.
-const DATA: [&[u8]; 3] = [b"/var/", b"/usr/share/", b"/usr/lib/locale/"];
+/// Prefixes of data that changes often, so that programs expect it: caches, databases, locales.
+const CHANGING_DATA: [&[u8]; 3] = [b"/var/", b"/usr/share/", b"/usr/lib/locale/"];
 
-/// What was found.
+/// The processes of a system.
 pub struct Processes {
-    /// Those that use replaced files, by id.
+    /// Processes that use replaced files, by pid.
     pub stale: Vec<Process>,
-    /// Those that we may not look into.
+    /// Number of processes that this user may not inspect.
     pub unseen: usize,
 }
 
 /// A process that uses replaced files.
 pub struct Process {
     pub pid: u32,
-    /// What it calls itself.
+    /// Name that the process gives itself.
     pub command: String,
-    /// Its program first; never empty.
+    /// The replaced files, its program first; never empty.
     pub files: Vec<String>,
-    /// Its place in the tree of control groups.
+    /// Path of its control group.
     group: String,
 }
 
-/// To what a process belongs.
+/// Unit to restart for a process.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Owner {
     /// A service of the system.
     Service(String),
-    /// Nothing that could be restarted as such: a session, or a system without services.
+    /// The process itself: it belongs to a session, or the system has no services.
     Process { pid: u32, command: String },
 }
 
 impl Processes {
-    /// Reads what `proc` shows; processes whose root is not `root` are others' (containers).
+    /// Reads the processes in `proc` whose root directory is `root`; those of containers have another.
     pub fn read(proc: &Path, root: &Root) -> Result<Self, RootError> {
         let fail = |source: io::Error| RootError {
             what: "read",
@@ -68,48 +68,48 @@ impl Processes {
             source,
         };
         let top = rustix::fs::fstat(root).map_err(|e| fail(e.into()))?;
-        let ourselves = pid(&fs::read_link(proc.join("self")).unwrap_or_default());
-        let prefix = match root.shown().as_os_str().as_bytes() {
+        let own_pid = parse_pid(&fs::read_link(proc.join("self")).unwrap_or_default());
+        let prefix = match root.location().as_os_str().as_bytes() {
             b"/" => Vec::new(),
             path => path.to_vec(),
         };
+
         let mut pids = Vec::new();
         for entry in fs::read_dir(proc).map_err(fail)? {
-            pids.extend(pid(Path::new(&entry.map_err(fail)?.file_name())));
+            pids.extend(parse_pid(Path::new(&entry.map_err(fail)?.file_name())));
         }
         pids.sort_unstable();
-        let mut found = Processes { stale: Vec::new(), unseen: 0 };
-        for pid in pids.into_iter().filter(|pid| Some(*pid) != ourselves) {
-            let place = proc.join(pid.to_string());
-            let is_ours =
-                |meta: &fs::Metadata| (meta.dev(), meta.ino()) == (top.st_dev, top.st_ino);
-            let files = match fs::metadata(place.join("root")) {
-                Ok(meta) if !is_ours(&meta) => continue,
-                Ok(_) => files(&place, &prefix),
+
+        let mut processes = Processes { stale: Vec::new(), unseen: 0 };
+        for pid in pids.into_iter().filter(|pid| Some(*pid) != own_pid) {
+            let dir = proc.join(pid.to_string());
+            let files = match fs::metadata(dir.join("root")) {
+                Ok(meta) if (meta.dev(), meta.ino()) != (top.st_dev, top.st_ino) => continue,
+                Ok(_) => replaced_files(&dir, &prefix),
                 Err(e) => Err(e),
             };
             match files {
                 Ok(files) if files.is_empty() => {}
-                Ok(files) => found.stale.push(Process::new(pid, files, &place)),
-                Err(e) if e.kind() == io::ErrorKind::PermissionDenied => found.unseen += 1,
-                // It has ended meanwhile.
+                Ok(files) => processes.stale.push(Process::new(pid, files, &dir)),
+                Err(e) if e.kind() == io::ErrorKind::PermissionDenied => processes.unseen += 1,
+                // The process has ended since.
                 Err(_) => {}
             }
         }
-        Ok(found)
+        Ok(processes)
     }
 }
 
 impl Process {
-    fn new(pid: u32, files: Vec<String>, place: &Path) -> Self {
+    fn new(pid: u32, files: Vec<String>, dir: &Path) -> Self {
         let text = |name: &str| {
-            String::from_utf8_lossy(&fs::read(place.join(name)).unwrap_or_default()).into_owned()
+            String::from_utf8_lossy(&fs::read(dir.join(name)).unwrap_or_default()).into_owned()
         };
         let command = printable(text("comm").trim_end().as_bytes());
-        Process { pid, command, files, group: printable(group(&text("cgroup")).as_bytes()) }
+        Process { pid, command, files, group: printable(control_group(&text("cgroup")).as_bytes()) }
     }
 
-    /// To what it belongs.
+    /// The unit to restart for this process.
     pub fn owner(&self) -> Owner {
         let service = self.group.rsplit('/').find(|part| part.ends_with(".service"));
         match service.filter(|_| self.is_of_the_system()) {
@@ -118,7 +118,7 @@ impl Process {
         }
     }
 
-    /// Whether no user's session started it.
+    /// Whether it belongs to the system, and not to a user's session.
     pub fn is_of_the_system(&self) -> bool {
         !self.group.starts_with("/user.slice/")
     }
@@ -133,79 +133,83 @@ impl fmt::Display for Owner {
     }
 }
 
-fn pid(name: &Path) -> Option<u32> {
+fn parse_pid(name: &Path) -> Option<u32> {
     name.to_str()?.parse().ok()
 }
 
-/// The group that systemd keeps a process in: of the one hierarchy there is, or of the one of its own.
-fn group(text: &str) -> String {
-    let of =
-        |begin: &str| text.lines().find_map(|line| line.split_once(':')?.1.strip_prefix(begin));
-    let own = of("name=systemd:").filter(|group| *group != "/");
-    own.or_else(|| of(":")).unwrap_or_default().to_owned()
-}
-
-/// The replaced files that a process runs and maps, without the `prefix` of the tree.
-fn files(place: &Path, prefix: &[u8]) -> io::Result<Vec<String>> {
-    let mut found: Vec<String> = Vec::new();
-    let mut take = |file: String| {
-        if !found.contains(&file) {
-            found.push(file);
-        }
+/// The control group in which systemd puts a process.
+///
+/// With cgroup v1 systemd has a hierarchy of its own, with cgroup v2 there is only one.
+fn control_group(text: &str) -> String {
+    let group_of = |hierarchy: &str| {
+        text.lines().find_map(|line| line.split_once(':')?.1.strip_prefix(hierarchy))
     };
-    // A thread of the kernel has no program, and maps nothing.
-    if let Ok(program) = fs::read_link(place.join("exe")) {
-        replaced(program.as_os_str().as_bytes(), prefix, Use::Program)
-            .into_iter()
-            .for_each(&mut take);
-    }
-    for line in BufReader::new(File::open(place.join("maps"))?).split(b'\n') {
-        let line = line?;
-        mapping(&line)
-            .and_then(|(name, kind)| replaced(name, prefix, kind))
-            .into_iter()
-            .for_each(&mut take);
-    }
-    Ok(found)
+    let own = group_of("name=systemd:").filter(|group| *group != "/");
+    own.or_else(|| group_of(":")).unwrap_or_default().to_owned()
 }
 
-/// How a file is used.
+/// The replaced files that a process runs or maps, as paths of the tree at `prefix`.
+fn replaced_files(dir: &Path, prefix: &[u8]) -> io::Result<Vec<String>> {
+    let mut files: Vec<String> = Vec::new();
+
+    // A kernel thread has no program, and maps no file.
+    if let Ok(program) = fs::read_link(dir.join("exe")) {
+        files.extend(replaced_file(program.as_os_str().as_bytes(), prefix, Use::Program));
+    }
+    for line in BufReader::new(File::open(dir.join("maps"))?).split(b'\n') {
+        let line = line?;
+        let Some((name, usage)) = parse_mapping(&line) else { continue };
+        let file = replaced_file(name, prefix, usage);
+        files.extend(file.filter(|file| !files.contains(file)));
+    }
+    Ok(files)
+}
+
+/// Use of a file by a process.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Use {
     Program,
-    /// As data that nobody changes.
+    /// A private mapping of data.
     Data,
-    /// As data that is shared with whoever else maps it.
+    /// A shared mapping of data, which programs use to exchange data.
     Shared,
 }
 
-/// The name in a line of `maps`, and how the file is used: `BEGIN-END rwxp OFFSET DEVICE INODE   NAME`.
-fn mapping(line: &[u8]) -> Option<(&[u8], Use)> {
+/// Parses a line of `maps`, which is `BEGIN-END rwxp OFFSET DEVICE INODE   NAME`.
+fn parse_mapping(line: &[u8]) -> Option<(&[u8], Use)> {
     let mut words = line.splitn(6, |&byte| byte == b' ');
     let rights = words.nth(1)?;
     let name = words.nth(3)?.trim_ascii_start();
-    let kind = match rights {
+    let usage = match rights {
         [_, _, b'x', _] => Use::Program,
         [_, _, _, b's'] => Use::Shared,
         _ => Use::Data,
     };
-    Some((name, kind))
+    Some((name, usage))
 }
 
-/// The path below the tree of a file that the kernel calls `name`, if it was replaced and whoever uses it is to
-/// be told.
-fn replaced(name: &[u8], prefix: &[u8], kind: Use) -> Option<String> {
+/// The path of a file in the tree, if it was replaced and its user should be restarted.
+///
+/// `name` is the kernel's name of the file.
+fn replaced_file(name: &[u8], prefix: &[u8], usage: Use) -> Option<String> {
     let path = name.strip_prefix(prefix).filter(|path| path.starts_with(b"/"))?;
-    let gone = path.strip_suffix(DELETED);
-    let path = gone.unwrap_or(path);
-    let kept = path.split(|&byte| byte == b'/').any(|part| KEPT.contains(&part));
-    let begins = |places: &[&[u8]]| places.iter().any(|place| path.starts_with(place));
-    let own = begins(&OWN) || kind == Use::Shared || kind == Use::Data && begins(&DATA);
-    let is_replaced = gone.is_some() || kept;
-    (is_replaced && !own).then(|| printable(path))
+    let deleted = path.strip_suffix(DELETED);
+    let path = deleted.unwrap_or(path);
+    let is_backup = path.split(|&byte| byte == b'/').any(|part| BACKUP_DIRS.contains(&part));
+    if deleted.is_none() && !is_backup {
+        return None;
+    }
+
+    let begins_with = |prefixes: &[&[u8]]| prefixes.iter().any(|prefix| path.starts_with(prefix));
+    let is_harmless = match usage {
+        Use::Shared => true,
+        Use::Data => begins_with(&TEMPORARY) || begins_with(&CHANGING_DATA),
+        Use::Program => begins_with(&TEMPORARY),
+    };
+    (!is_harmless).then(|| printable(path))
 }
 
-/// Processes choose their names themselves: nothing of them may harm a terminal.
+/// Replaces control characters: processes choose their names, which must not harm a terminal.
 fn printable(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).chars().map(|c| if c.is_control() { '?' } else { c }).collect()
 }

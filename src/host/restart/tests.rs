@@ -1,10 +1,10 @@
-//! The verdict on a `/proc` that is made up; a real one is looked at in `tests/restart.rs`.
+//! The verdict on an artificial `/proc`; `tests/restart.rs` inspects a real one.
 
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::PathBuf;
 
-use super::kernels::by_version;
+use super::kernels::compare_releases;
 use super::*;
 
 /// A directory that looks like `/proc`, and the tree of the system.
@@ -13,16 +13,22 @@ struct System {
 }
 
 impl System {
-    /// Started long after all that is made now, if `late`, else long before.
-    fn new(late: bool) -> Self {
+    /// A system that was started long after its files were written.
+    fn started_late() -> Self {
+        System::started_at(99_999_999_999)
+    }
+
+    /// A system that was started long before its files were written.
+    fn started_early() -> Self {
+        System::started_at(1_000)
+    }
+
+    fn started_at(seconds: u64) -> Self {
         let system = System { dir: tempfile::tempdir().expect("a directory") };
         fs::create_dir_all(system.at("tree/boot")).expect("makes");
         fs::create_dir_all(system.at("other")).expect("makes");
         fs::create_dir_all(system.at("proc/irq")).expect("makes");
-        system.write(
-            "proc/stat",
-            &format!("cpu 1 2\nbtime {}\n", if late { 99_999_999_999u64 } else { 1_000 }),
-        );
+        system.write("proc/stat", &format!("cpu 1 2\nbtime {seconds}\n"));
         system
     }
 
@@ -58,15 +64,15 @@ impl System {
 
     fn verdict(&self, release: &str) -> RestartVerdict {
         let root = Root::open(&self.at("tree")).expect("opens");
-        RestartVerdict::of(&self.at("proc"), &root, release).expect("is found out")
+        RestartVerdict::inspect(&self.at("proc"), &root, release).expect("reads")
     }
 }
 
 const SSHD: &str = "0::/system.slice/sshd.service\n";
 
 #[test]
-fn what_is_as_installed_needs_nothing() {
-    let system = System::new(true);
+fn unchanged_files_need_no_restart() {
+    let system = System::started_late();
     system.kernel("6.1.0-18-amd64");
     system.process(
         1,
@@ -88,8 +94,8 @@ fn what_is_as_installed_needs_nothing() {
 }
 
 #[test]
-fn a_service_is_named_with_its_replaced_files_its_program_first() {
-    let system = System::new(true);
+fn service_named_with_replaced_files_program_first() {
+    let system = System::started_late();
     let maps = "r-xp /usr/lib/libz.so.1.3 (deleted)\nr--p /usr/lib/libz.so.1.3 (deleted)\nr-xp /.si-undo/17";
     system.process(70, "sshd", SSHD, "/usr/sbin/sshd (deleted)", maps);
     system.process(71, "sshd", SSHD, "/usr/sbin/sshd (deleted)", "r-xp /boot/.si-stage/0/x");
@@ -108,8 +114,8 @@ fn a_service_is_named_with_its_replaced_files_its_program_first() {
 }
 
 #[test]
-fn what_programs_make_and_unlink_themselves_counts_for_nothing() {
-    let system = System::new(true);
+fn temporary_files_of_programs_ignored() {
+    let system = System::started_late();
     let maps = "rw-s /memfd:x (deleted)\nrw-s /dev/shm/x (deleted)\nr-xp /tmp/x.so (deleted)\nrw-p /run/x (deleted)\n\
         rw-p /var/tmp/x (deleted)\nrw-s /SYSV00000000 (deleted)\nr--p anon_inode:[x] (deleted)\nr-xp [vdso]\n\
         rw-s /[aio] (deleted)\nr--s /usr/lib/cache (deleted)\nr--p /var/lib/db (deleted)\n\
@@ -119,8 +125,8 @@ fn what_programs_make_and_unlink_themselves_counts_for_nothing() {
 }
 
 #[test]
-fn a_container_has_another_root_and_is_left_alone() {
-    let system = System::new(true);
+fn process_of_container_ignored() {
+    let system = System::started_late();
     system.process(70, "sshd", SSHD, "/usr/sbin/sshd (deleted)", "");
     fs::remove_file(system.at("proc/70/root")).expect("removes");
     symlink(system.at("other"), system.at("proc/70/root")).expect("links");
@@ -128,8 +134,8 @@ fn a_container_has_another_root_and_is_left_alone() {
 }
 
 #[test]
-fn our_own_program_may_be_a_new_one_and_threads_of_the_kernel_have_none() {
-    let system = System::new(true);
+fn own_process_and_kernel_threads_ignored() {
+    let system = System::started_late();
     system.process(70, "si_updateclient", SSHD, "/usr/sbin/si_updateclient (deleted)", "");
     symlink("70", system.at("proc/self")).expect("links");
     system.process(2, "kthreadd", "0::/\n", "/x", "");
@@ -138,8 +144,8 @@ fn our_own_program_may_be_a_new_one_and_threads_of_the_kernel_have_none() {
 }
 
 #[test]
-fn what_belongs_to_no_service_is_named_by_its_command() {
-    let system = System::new(true);
+fn process_without_service_named_by_command() {
+    let system = System::started_late();
     for (pid, group) in [
         (70, "0::/user.slice/user-0.slice/session-3.scope\n"),
         (71, "0::/user.slice/user-1000.slice/user@1000.service/app.slice/x.service\n"),
@@ -157,9 +163,9 @@ fn what_belongs_to_no_service_is_named_by_its_command() {
 }
 
 #[test]
-fn a_c_library_under_the_system_or_process_1_wants_a_reboot() {
+fn replaced_c_library_or_init_needs_reboot() {
     let old = "r-xp /usr/lib/x86_64-linux-gnu/libc.so.6 (deleted)";
-    let system = System::new(true);
+    let system = System::started_late();
     system.process(80, "bash", "0::/user.slice/user-0.slice/session-3.scope\n", "/bin/bash", old);
     assert_eq!(system.verdict("").reboot, []);
     system.process(70, "sshd", SSHD, "/usr/sbin/sshd", old);
@@ -182,10 +188,10 @@ fn a_c_library_under_the_system_or_process_1_wants_a_reboot() {
 }
 
 #[test]
-fn another_kernel_after_a_reboot_is_a_reason() {
+fn other_kernel_after_reboot_is_reason() {
     let (running, newer) = ("6.1.0-18-amd64", "6.1.0-21-amd64");
-    let system = System::new(true);
-    assert_eq!(system.verdict(running).reboot, [], "no kernel here: it came over the network");
+    let system = System::started_late();
+    assert_eq!(system.verdict(running).reboot, [], "booted over the network");
     system.kernel("5.10.0-9-amd64");
     assert_eq!(
         system.verdict(running).reboot,
@@ -194,11 +200,11 @@ fn another_kernel_after_a_reboot_is_a_reason() {
     system.kernel(running);
     assert_eq!(system.verdict(running).reboot, []);
     fs::create_dir_all(system.at("tree/lib/modules").join(newer)).expect("makes");
-    assert_eq!(system.verdict(running).reboot, [], "nothing could be booted");
+    assert_eq!(system.verdict(running).reboot, [], "the newer kernel has no image");
     system.kernel(newer);
     let newer = RestartReason::KernelNewer { running: running.into(), installed: newer.into() };
     assert_eq!(system.verdict(running).reboot, [newer]);
-    let system = System::new(false);
+    let system = System::started_early();
     system.kernel(running);
     assert!(
         matches!(&system.verdict(running).reboot[..], [RestartReason::KernelChanged { file }] if file.ends_with(running))
@@ -206,7 +212,7 @@ fn another_kernel_after_a_reboot_is_a_reason() {
 }
 
 #[test]
-fn kernels_are_ordered_as_their_makers_mean_it() {
+fn kernel_releases_ordered() {
     for (older, newer) in [
         ("6.1.0-9-amd64", "6.1.0-18-amd64"),
         ("5.14.0-427.13.1.el9_4.x86_64", "5.14.0-503.el9_5.x86_64"),
@@ -216,7 +222,7 @@ fn kernels_are_ordered_as_their_makers_mean_it() {
         ("5.15.0-100-generic", "5.15.0-101-generic"),
         ("6.1", "6.1.2"),
     ] {
-        assert_eq!(by_version(older, newer), std::cmp::Ordering::Less, "{older} {newer}");
-        assert_eq!(by_version(newer, older), std::cmp::Ordering::Greater, "{older} {newer}");
+        assert_eq!(compare_releases(older, newer), std::cmp::Ordering::Less, "{older} {newer}");
+        assert_eq!(compare_releases(newer, older), std::cmp::Ordering::Greater, "{older} {newer}");
     }
 }

@@ -11,10 +11,12 @@ use std::ffi::OsString;
 use crate::apply::Untouched;
 use crate::apply::plan::ItemizedLine;
 use crate::entry::Mtime;
-use crate::host::boot_loader::{self, BootChanges, BootCommand, Choice, Fate, pending};
-use crate::host::{BootLoader, Stops, ToolOutcome};
+use crate::host::boot_loader::{
+    self, BootChanges, BootCommand, BootFileChange, BootLoaderPlan, pending,
+};
+use crate::host::{BootLoader, CancelPolicy, HostNotice, ToolInput};
 use crate::root::{Descend, FileKind, Root, RootError, Visit};
-use crate::state::{self, StoredState};
+use crate::state::{self, LoadedState};
 use crate::tree_path::TreePath;
 use crate::update::error::{BootLoaderError, UpdateError};
 use crate::update::hooks::context::HookContext;
@@ -32,7 +34,11 @@ pub(super) fn list_boot_changes(items: &[ItemizedLine]) -> BootChanges {
         .iter()
         .filter(|item| changes_content(item) && boot_loader::is_boot_file(&item.path))
         .map(|item| {
-            let fate = if item.is_deletion() { Fate::Went } else { Fate::Came };
+            let fate = if item.is_deletion() {
+                BootFileChange::Removed
+            } else {
+                BootFileChange::Installed
+            };
             (item.path.clone(), fate)
         })
         .collect()
@@ -52,7 +58,7 @@ pub(super) fn record_pending(
     let earlier = pending::load(context.root).map_err(Untouched::from)?;
     if *context.bootloader != BootLoader::Never && !changes.is_empty() {
         let all = earlier.clone().into_iter().chain(changes).collect();
-        pending::keep(context.root, &all).map_err(Untouched::from_root)?;
+        pending::save(context.root, &all).map_err(Untouched::from_root)?;
     }
     Ok(earlier)
 }
@@ -75,7 +81,7 @@ pub(in crate::update) fn run_pending(
 
     let failures = run_tools(context, &changes, is_tracked);
     if failures.is_empty()
-        && let Err(error) = pending::keep(context.root, &BootChanges::new())
+        && let Err(error) = pending::save(context.root, &BootChanges::new())
     {
         context.monitor.warn(TransactionNotice::BootLoaderPendingKept(error));
     }
@@ -87,8 +93,12 @@ pub(in crate::update) fn run_pending(
 /// The record is older than the transaction, which may have been discarded.
 fn load_present_changes(root: &Root) -> Result<BootChanges, RootError> {
     let mut changes = pending::load(root)?;
-    for (path, fate) in &mut changes {
-        *fate = if root.stat(path)?.is_some() { Fate::Came } else { Fate::Went };
+    for (path, change) in &mut changes {
+        *change = if root.stat(path)?.is_some() {
+            BootFileChange::Installed
+        } else {
+            BootFileChange::Removed
+        };
     }
     Ok(changes)
 }
@@ -99,10 +109,10 @@ fn run_tools(
     is_tracked: &dyn Fn(&TreePath) -> bool,
 ) -> Vec<BootLoaderError> {
     let commands = match choose_commands(context, changes) {
-        Ok(Choice::Run(commands)) => commands,
-        Ok(Choice::Nothing) => return Vec::new(),
-        Ok(Choice::Unknown) => {
-            context.monitor.warn(boot_loader::UNKNOWN);
+        Ok(BootLoaderPlan::Run(commands)) => commands,
+        Ok(BootLoaderPlan::Nothing) => return Vec::new(),
+        Ok(BootLoaderPlan::Unknown) => {
+            context.monitor.warn(HostNotice::UnknownBootLoader);
             return Vec::new();
         }
         Err(error) => return vec![error],
@@ -110,14 +120,14 @@ fn run_tools(
 
     let before = read_boot_files(context.root).unwrap_or_default();
     // The tree is changed already, so a cancellation must not leave it with an old boot loader.
-    let tools = match context.tools(Stops::Ignored) {
+    let tools = match context.tools(CancelPolicy::Ignore) {
         Ok(tools) => tools,
         Err(error) => return vec![error.into()],
     };
     let mut failures = Vec::new();
     for command in &commands {
         context.monitor.note(TransactionNotice::BootLoaderTool(command));
-        let arguments = ToolOutcome { arguments: &command.arguments, ..ToolOutcome::default() };
+        let arguments = ToolInput { arguments: &command.arguments, ..ToolInput::default() };
         if let Err(error) = tools.run(&command.program, &arguments) {
             failures.push(error.into());
         }
@@ -133,16 +143,16 @@ fn run_tools(
 fn choose_commands(
     context: &HookContext<'_>,
     changes: &BootChanges,
-) -> Result<Choice, BootLoaderError> {
+) -> Result<BootLoaderPlan, BootLoaderError> {
     let BootLoader::Command(words) = context.bootloader else {
-        let equipment = boot_loader::equipment(context.root)?;
-        return Ok(boot_loader::choose(changes, &equipment));
+        let equipment = boot_loader::find_boot_tools(context.root)?;
+        return Ok(boot_loader::plan_commands(changes, &equipment));
     };
     let (program, arguments) = words.split_first().ok_or(BootLoaderError::NoProgram)?;
     let program = TreePath::new(program.trim_start_matches('/'))
         .map_err(|error| BootLoaderError::BadProgram(error.to_string()))?;
     let arguments = arguments.iter().map(OsString::from).collect();
-    Ok(Choice::Run(vec![BootCommand { program, arguments }]))
+    Ok(BootLoaderPlan::Run(vec![BootCommand { program, arguments }]))
 }
 
 /// Records tracked boot files that the tools rewrote as deviations.
@@ -161,13 +171,13 @@ fn record_rewritten(
         return Ok(());
     }
 
-    let (StoredState::State(mut state) | StoredState::Copied(mut state)) =
+    let (LoadedState::Valid(mut state) | LoadedState::FromCopy(mut state)) =
         state::load(context.root)?
     else {
         return Ok(());
     };
     for path in rewritten {
-        state.deviate(path, REWRITTEN);
+        state.record_deviation(path, REWRITTEN);
         context.monitor.note(TransactionNotice::Rewritten { path });
     }
     Ok(state::save(context.root, &state, None)?)

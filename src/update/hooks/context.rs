@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::host::{BootLoader, Stops, Tools};
+use crate::host::{BootLoader, CancelPolicy, Tools};
 use crate::process::Programs;
 use crate::report::Monitor;
 use crate::root::{Root, RootError};
@@ -29,9 +29,9 @@ impl<'a> HookContext<'a> {
         }
     }
 
-    /// Returns the programs of the tree; `stops` says if a cancellation ends them.
-    pub(super) fn tools(&self, stops: Stops) -> Result<Tools<'a>, RootError> {
+    /// Returns the programs of the tree; `cancellation` says if a cancellation ends them.
+    pub(super) fn tools(&self, cancellation: CancelPolicy) -> Result<Tools<'a>, RootError> {
         let programs = Programs::open(self.root)?;
-        Ok(Tools { programs, monitor: self.monitor, longest: self.timeout, stops })
+        Ok(Tools { programs, monitor: self.monitor, timeout: self.timeout, cancellation })
     }
 }

@@ -8,8 +8,7 @@ mod context;
 pub(super) mod payload;
 
 use crate::host::boot_loader::{BootChanges, pending};
-use crate::host::{Moment, Stops, ToolError, ToolOutcome, hooks};
-use crate::root::RootError;
+use crate::host::{CancelPolicy, HookPhase, ToolError, ToolInput, list_hooks};
 use crate::tree_path::TreePath;
 use crate::update::error::{FollowUpError, HookError, UpdateError};
 
@@ -28,9 +27,9 @@ impl Hooks<'_> {
     /// Returns the boot files that were pending before.
     pub fn run_before(&self) -> Result<BootChanges, UpdateError> {
         let root = self.context.root;
-        for hook in hooks(root, Moment::Before).map_err(HookError::Unreadable)? {
-            self.run_hook(&hook, Moment::Before).map_err(|error| match error {
-                ToolError::Stopped => UpdateError::Stopped,
+        for hook in list_hooks(root, HookPhase::Before).map_err(HookError::Unreadable)? {
+            self.run_hook(&hook, HookPhase::Before).map_err(|error| match error {
+                ToolError::Cancelled => UpdateError::Stopped,
                 error => HookError::Failed(error).into(),
             })?;
         }
@@ -42,7 +41,7 @@ impl Hooks<'_> {
     /// Restores the record of pending boot files after a discarded transaction.
     pub fn cancel_pending(&self, earlier: &BootChanges) {
         // If this fails, the next run repeats the boot loader's tool, which is harmless.
-        let _ = pending::keep(self.context.root, earlier);
+        let _ = pending::save(self.context.root, earlier);
     }
 
     /// Runs the boot loader's tool, then all post-update hooks. Returns all failures.
@@ -53,10 +52,10 @@ impl Hooks<'_> {
             failures.extend(failed.into_iter().map(FollowUpError::BootLoader));
         }
 
-        match hooks(self.context.root, Moment::After) {
+        match list_hooks(self.context.root, HookPhase::After) {
             Ok(hooks) => {
                 for hook in &hooks {
-                    if let Err(error) = self.run_hook(hook, Moment::After) {
+                    if let Err(error) = self.run_hook(hook, HookPhase::After) {
                         failures.push(FollowUpError::Hook(error));
                     }
                 }
@@ -66,20 +65,16 @@ impl Hooks<'_> {
         failures
     }
 
-    fn run_hook(&self, hook: &TreePath, moment: Moment) -> Result<(), ToolError> {
+    fn run_hook(&self, hook: &TreePath, phase: HookPhase) -> Result<(), ToolError> {
         let root = self.context.root;
-        let stops = match moment {
-            Moment::Before => Stops::Heeded,
-            Moment::After => Stops::Ignored,
+        let cancellation = match phase {
+            HookPhase::Before => CancelPolicy::Honor,
+            HookPhase::After => CancelPolicy::Ignore,
         };
-        let environment = self.plan.environment(moment, root);
-        let input = self.plan.json(moment, root);
-        let arguments = ToolOutcome { arguments: &[], environment: &environment, input: &input };
+        let environment = self.plan.environment(phase, root);
+        let input = self.plan.json(phase, root);
+        let arguments = ToolInput { arguments: &[], environment: &environment, stdin: &input };
 
-        let tools = self
-            .context
-            .tools(stops)
-            .map_err(|error: RootError| ToolError::Failed(error.to_string()))?;
-        tools.run(hook, &arguments)
+        self.context.tools(cancellation)?.run(hook, &arguments)
     }
 }

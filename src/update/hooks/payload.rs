@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use crate::apply::plan::ItemizedLine;
 use crate::generation::GenerationId;
-use crate::host::Moment;
+use crate::host::HookPhase;
 use crate::image::ImageName;
 use crate::root::Root;
 
@@ -59,7 +59,7 @@ struct HookItem<'a> {
 
 impl HookPlan<'_> {
     /// Returns the environment variables; a value that is not known is empty.
-    pub fn environment(&self, moment: Moment, root: &Root) -> Vec<(OsString, OsString)> {
+    pub fn environment(&self, moment: HookPhase, root: &Root) -> Vec<(OsString, OsString)> {
         let generation = |id: Option<GenerationId>| id.map(|id| id.to_string()).unwrap_or_default();
         let serial = self.serial.map(|serial| serial.to_string()).unwrap_or_default();
         let values = [
@@ -76,12 +76,12 @@ impl HookPlan<'_> {
 
         let mut environment: Vec<(OsString, OsString)> =
             values.into_iter().map(|(name, value)| (name.into(), value.into())).collect();
-        environment.push(("SI_ROOT".into(), root.shown().into()));
+        environment.push(("SI_ROOT".into(), root.location().into()));
         environment
     }
 
     /// Returns the transaction with all changed paths as one JSON object and a newline.
-    pub fn json(&self, moment: Moment, root: &Root) -> Vec<u8> {
+    pub fn json(&self, moment: HookPhase, root: &Root) -> Vec<u8> {
         let json = HookJson {
             stage: moment.word(),
             image: self.image.map(ImageName::as_str).unwrap_or_default(),
@@ -90,7 +90,7 @@ impl HookPlan<'_> {
             serial: self.serial,
             strategy: self.strategy,
             description: &self.description,
-            root: root.shown().display().to_string(),
+            root: root.location().display().to_string(),
             changed: self.items.len() - self.count_deleted(),
             deleted: self.count_deleted(),
             bytes: self.count_bytes(),

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, HashSet};
 
 use crate::generation::GenerationId;
 use crate::manifest::Manifest;
-use crate::state::{KernelPaths, OverrideRecord, State, made};
+use crate::state::{KernelPaths, OverrideRecord, State, composed_id};
 use crate::tree_path::TreePath;
 use crate::update::error::UpdateError;
 use crate::update::run::Run;
@@ -62,7 +62,7 @@ pub(super) enum RecordScope {
 impl Installed {
     /// Returns the id of the image with its overrides.
     pub fn composed_id(&self) -> GenerationId {
-        made(self.manifest.id(), self.overrides.iter().map(|record| record.generation))
+        composed_id(self.manifest.id(), self.overrides.iter().map(|record| record.generation))
     }
 
     /// Checks if the catalog lists the generation, so that diffs can start at it.

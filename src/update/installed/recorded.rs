@@ -2,7 +2,7 @@
 
 use crate::apply::Untouched;
 use crate::manifest::Manifest;
-use crate::state::{self, SeenCatalog, State, StoredState};
+use crate::state::{self, LoadedState, SeenCatalog, State};
 use crate::update::error::UpdateError;
 use crate::update::installed::{Installed, Origin, RecordScope};
 use crate::update::notice::UpdateNotice;
@@ -18,18 +18,20 @@ pub(in crate::update) fn load_state(run: &Run<'_>) -> Result<Option<State>, Upda
     let (request, monitor) = (run.request, run.monitor);
 
     match state::load(&run.session.root).map_err(Untouched::from)? {
-        StoredState::Nothing => Ok(None),
-        StoredState::SetAside(why) => {
-            monitor.warn(UpdateNotice::StateIgnored { why });
+        LoadedState::Missing => Ok(None),
+        LoadedState::Rejected(why) => {
+            monitor.warn(UpdateNotice::StateIgnored { why: why.to_string() });
             Ok(None)
         }
-        StoredState::State(state) | StoredState::Copied(state) if state.image != request.image => {
+        LoadedState::Valid(state) | LoadedState::FromCopy(state)
+            if state.image != request.image =>
+        {
             let (recorded, requested) = (state.image, &request.image);
             monitor.note(UpdateNotice::OtherImage { recorded, requested });
             Ok(None)
         }
-        StoredState::State(state) => Ok(Some(*state)),
-        StoredState::Copied(state) => {
+        LoadedState::Valid(state) => Ok(Some(*state)),
+        LoadedState::FromCopy(state) => {
             monitor.note(UpdateNotice::StateCopied);
             Ok(Some(*state))
         }
@@ -62,7 +64,7 @@ pub(super) fn read_installed(
         composed: overrides::compose_recorded(manifest.clone(), state),
         overrides: state.overrides.clone(),
         manifest,
-        deviating: state.deviating().collect(),
+        deviating: state.deviating_paths().collect(),
         deviations: state.deviations.clone(),
         serial: state.serial,
         kernel: state.kernel.clone(),

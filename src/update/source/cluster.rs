@@ -6,7 +6,7 @@ use std::path::Path;
 use crate::apply::Untouched;
 use crate::fetch::{FetchError, FetchErrorKind, FetchOptions, Repository, Side};
 use crate::full_sync::Server;
-use crate::host::{Cluster, MAX_FILE};
+use crate::host::{HostAssignment, MAX_FILE};
 use crate::image::ImageName;
 use crate::root::{Root, RootError};
 use crate::tree_path::TreePath;
@@ -45,7 +45,7 @@ pub fn cluster(
         FetchError::new(FetchErrorKind::Corrupt, Side::Server, format!("{address}{FILE}"), why)
     };
     let cluster =
-        Cluster::parse(FILE, &bytes, &host).map_err(|error| unusable(error.to_string()))?;
+        HostAssignment::parse(FILE, &bytes, &host).map_err(|error| unusable(error.to_string()))?;
     let image = cluster
         .image
         .ok_or_else(|| unusable(format!("it names no image for {host}; pass --image")))?;

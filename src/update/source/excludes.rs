@@ -8,7 +8,7 @@ use std::io::Read;
 use crate::apply::stage::live_source::LiveSource;
 use crate::diff_archive::Sources;
 use crate::digest::Digest;
-use crate::entry::Entry;
+use crate::entry::{Entry, EntryKind};
 use crate::fetch::{FetchErrorKind, FetchOptions, Repository};
 use crate::filter::MAX_EXCLUDE_FILE;
 use crate::full_sync::{Received, Server};
@@ -67,7 +67,7 @@ pub(in crate::update) fn find_in_modules(
     server: &Server,
 ) -> Result<Option<Excludes>, UpdateError> {
     let Some(path) = &run.excludes.path else { return Ok(None) };
-    if run.filter.excludes(path, false).is_some() {
+    if run.filter.excludes(path, EntryKind::Other).is_some() {
         return Ok(None);
     }
     let Ok(file) = std::str::from_utf8(path.as_bytes()) else { return Ok(None) };
@@ -75,7 +75,7 @@ pub(in crate::update) fn find_in_modules(
     // The last override that has the file hides all others.
     let overrides = run.request.overrides.iter().rev().cloned().map(Layer::Override);
     for layer in overrides.chain([Layer::Image(run.request.image.clone())]) {
-        let inside = format!("{}/", layer.place());
+        let inside = format!("{}/", layer.repository_path());
         let options =
             FetchOptions { deadline: Some(run.rsync_deadline()), ..run.request.fetch.clone() };
         let module =

@@ -9,7 +9,7 @@ use crate::catalog::Archive;
 use crate::diff_archive::{ArchiveLimits, FrameCompression, Header, Listing, read_listing};
 use crate::digest::Digest;
 use crate::fetch::{FetchError, GrowingFile, Repository};
-use crate::manifest::{Manifest, gone};
+use crate::manifest::{Manifest, removed_entries};
 use crate::plan::{self, UpdatePlan};
 use crate::report::Monitor;
 use crate::tree_path::TreePath;
@@ -206,7 +206,7 @@ pub(super) fn count_renamed(
     }
 
     let mut renamed: HashSet<TreePath> = HashSet::new();
-    for entry in gone(installed, target) {
+    for entry in removed_entries(installed, target) {
         if !entry.file().is_some_and(|(_, digest)| reused.contains(&digest)) {
             continue;
         }

@@ -9,7 +9,7 @@ use crate::apply::Untouched;
 use crate::apply::preflight::disk_space::ExtraSpace;
 use crate::apply::stage::Stage;
 use crate::apply::stage::fill;
-use crate::host::{Moment, hooks};
+use crate::host::{HookPhase, list_hooks};
 use crate::plan::Chain;
 use crate::update::error::{Refusal, UpdateError};
 use crate::update::installed::Installed;
@@ -110,7 +110,7 @@ fn download_and_execute(
 /// unpacked together with that of the image, since their deltas may need its contents.
 fn may_unpack_while_downloading(update: &HeadUpdate<'_>) -> Result<bool, UpdateError> {
     let root = &update.run().session.root;
-    let hooks = hooks(root, Moment::Before).map_err(Untouched::from)?;
+    let hooks = list_hooks(root, HookPhase::Before).map_err(Untouched::from)?;
     Ok(hooks.is_empty() && update.transaction.overrides.is_empty())
 }
 

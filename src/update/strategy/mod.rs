@@ -21,7 +21,7 @@ use crate::fetch::{CatalogAnswer, FetchErrorKind, RepoUrl, Repository};
 use crate::host::Check;
 use crate::image::Layer;
 use crate::plan::{self, FullSyncReason, UpdatePlan};
-use crate::state::{SeenCatalog, State, made, pinned};
+use crate::state::{SeenCatalog, State, composed_id, pinned};
 use crate::update::error::{TrustError, UpdateError, UsageError};
 use crate::update::installed::{adopt, find_installed, recorded};
 use crate::update::notice::{TransactionNotice, UpdateNotice};
@@ -242,8 +242,8 @@ fn check_pinned(
     let Some(pinned) = pinned::load(root).map_err(Untouched::from)? else { return Ok(()) };
 
     let generation = catalog.head().generation;
-    let composed_id = made(generation, overrides.iter().map(|layer| layer.manifest.id()));
-    let is_other = pinned.image != run.request.image || pinned.made() != composed_id;
+    let composed_id = composed_id(generation, overrides.iter().map(|layer| layer.manifest.id()));
+    let is_other = pinned.image != run.request.image || pinned.composed_id() != composed_id;
     if run.request.adopt_only || is_other {
         return Ok(());
     }

@@ -172,7 +172,7 @@ impl RsyncOnly<'_> {
             .iter()
             .flat_map(|composed| composed.entries())
             .filter(|entry| !entry.path.is_root())
-            .map(|entry| (&entry.path, entry.is_dir()));
+            .map(|entry| (&entry.path, entry.kind()));
         Ok(self.run.filter.rsync_rules_without(hidden))
     }
 

@@ -63,7 +63,7 @@ impl<'a> UpdateTransaction<'a> {
 
     /// Returns the id of `image` with the overrides of the run.
     pub fn composed_id(&self, image: &Manifest) -> GenerationId {
-        state::made(image.id(), self.overrides.iter().map(|layer| layer.manifest.id()))
+        state::composed_id(image.id(), self.overrides.iter().map(|layer| layer.manifest.id()))
     }
 
     /// Returns the contents that the tree should have according to its record.
@@ -244,7 +244,7 @@ impl<'a> UpdateTransaction<'a> {
                 state::save(root, &state, self.manifest_to_record(target))?;
             }
             // Nothing changed, so the recorded state is as true as before.
-            None => state::note_synced(root, &run.request.image).map_err(Untouched::from)?,
+            None => state::record_last_synced(root, &run.request.image).map_err(Untouched::from)?,
         }
         Ok(self.report(target, plan, UpdateOutcome::UpToDate))
     }
@@ -300,7 +300,7 @@ impl<'a> UpdateTransaction<'a> {
             .as_ref()
             .and_then(|kernel| KernelPaths::new(kernel.release(), &plan.kernel_paths));
         for (path, reason) in &plan.deviations {
-            state.deviate(path, reason.clone());
+            state.record_deviation(path, reason.clone());
         }
         Ok(state)
     }

@@ -5,10 +5,9 @@ use std::sync::OnceLock;
 
 use crate::apply::plan::{CheckLevel, ComparePolicy, UntrackedPolicy};
 use crate::digest::Digest;
-use crate::entry::Entry;
+use crate::entry::{Entry, EntryKind};
 use crate::host::Check;
 use crate::manifest::Manifest;
-use crate::root::FileKind;
 use crate::tree_path::TreePath;
 use crate::update::error::UpdateError;
 use crate::update::installed::Installed;
@@ -143,8 +142,8 @@ fn kept_kernel_paths(run: &Run<'_>, installed: Option<&Installed>) -> Vec<TreePa
     let mut paths = kernel.paths();
     paths.retain(|path| {
         let stat = root.stat(path).ok().flatten();
-        let is_dir = stat.is_some_and(|stat| stat.kind == FileKind::Directory);
-        cursor.excludes(path, is_dir).is_none()
+        let kind = stat.map_or(EntryKind::Other, |stat| stat.kind.entry_kind());
+        cursor.excludes(path, kind).is_none()
     });
     paths
 }

@@ -24,7 +24,7 @@ use crate::entry::{Entry, Meta, Mtime, Node, Xattrs};
 use crate::filter::Filter;
 use crate::host::Kernel;
 use crate::manifest::Manifest;
-use crate::root::mounts::{Host, Mount};
+use crate::root::mounts::{Mount, RootMount};
 use crate::root::{Descend, FileKind, Root, RootError, Stat};
 use crate::state;
 use crate::tree_path::TreePath;
@@ -37,7 +37,7 @@ pub struct RollbackInput<'a> {
     /// The tree.
     pub root: &'a Root,
     /// Filesystem of the root, if it is known.
-    pub host: Option<&'a Host>,
+    pub host: Option<&'a RootMount>,
     /// Mounts below the root.
     pub mounts: &'a [Mount],
     /// The running kernel: its files are not removed.
@@ -270,7 +270,7 @@ impl<'a> RollbackPlanner<'a> {
         if stat.kind != FileKind::Directory && state::is_above_own(&record.path) {
             return Err(RefusalKind::OwnDirectoryInUndoSet { path: shown() }.into());
         }
-        if dir.pins(&slot)?.is_some_and(|pins| pins.immutable) {
+        if dir.change_locks(&slot)?.is_some_and(|pins| pins.immutable) {
             return Err(RefusalKind::BackupImmutable { path: shown() }.into());
         }
         Ok(RestoredBackup { path: &record.path, dir, slot, stat })

@@ -44,7 +44,7 @@ fn tree_with_undo_set(records: &[(&str, PriorState)]) -> (tempfile::TempDir, Roo
 /// Plans a rollback while the kernel `RELEASE` is running.
 fn plan(root: &Root) -> ChangePlan {
     let undo = UndoSet::find(root).expect("the undo set is read").expect("an undo set");
-    let kernel = Kernel::of(RELEASE);
+    let kernel = Kernel::new(RELEASE);
     let input = RollbackInput {
         root,
         host: None,

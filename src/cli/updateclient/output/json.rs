@@ -9,7 +9,7 @@ use crate::apply::plan::ItemizedLine;
 use crate::autoinstall::{Arranged, Flavor};
 use crate::cli::json;
 use crate::cli::updateclient::exit::Exit;
-use crate::host::Restart;
+use crate::host::RestartMethod;
 use crate::host::restart::RestartVerdict;
 use crate::state::State;
 use crate::state::pinned::Pinned;
@@ -129,7 +129,7 @@ pub(super) fn print_autoinstall(flavor: &Flavor, arranged: Arranged) {
     json::line(&OutputLine::Arranged {
         flavor: flavor.name.as_str(),
         arch: &flavor.arch,
-        kexec: arranged.restart == Restart::Kexec,
+        kexec: arranged.restart == RestartMethod::Kexec,
     });
 }
 

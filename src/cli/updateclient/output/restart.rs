@@ -44,5 +44,5 @@ pub fn after_change(root: &Path, monitor: &dyn Monitor) -> Option<RestartVerdict
 }
 
 fn check(root: &Path) -> Result<Option<RestartVerdict>, RootError> {
-    RestartVerdict::of_running(&Root::open(root)?)
+    RestartVerdict::for_running_system(&Root::open(root)?)
 }

@@ -8,16 +8,17 @@ use crate::cli::json;
 use crate::cli::units::Size;
 use crate::cli::updateclient::args::OutputMode;
 use crate::cli::updateclient::exit::Exit;
-use crate::state::{State, StoredState};
+use crate::state::{LoadedState, State};
 use crate::update::{Status, UpdateError};
 
 /// Prints the recorded state; an interrupted update has its own exit code.
 pub fn print_status(status: &Status, mode: OutputMode) -> Result<Exit, UpdateError> {
-    let (state, set_aside) = match &status.state {
-        StoredState::Nothing => (None, None),
-        StoredState::State(state) | StoredState::Copied(state) => (Some(state.as_ref()), None),
-        StoredState::SetAside(reason) => (None, Some(reason.as_str())),
+    let (state, rejected) = match &status.state {
+        LoadedState::Missing => (None, None),
+        LoadedState::Valid(state) | LoadedState::FromCopy(state) => (Some(state.as_ref()), None),
+        LoadedState::Rejected(error) => (None, Some(error.to_string())),
     };
+    let set_aside = rejected.as_deref();
 
     match mode {
         OutputMode::Json => json::line(&OutputLine::Status {

@@ -12,7 +12,7 @@ use crate::cli::terminal::Verbosity;
 use crate::cli::units::{Count, Size, milliseconds, seconds};
 use crate::cli::updateclient::settings::Row;
 use crate::generation::GenerationId;
-use crate::host::Restart;
+use crate::host::RestartMethod;
 use crate::image::ImageName;
 use crate::update::{Report, RolledBack, UpdateOutcome, UpdateRequest};
 
@@ -226,8 +226,8 @@ pub(super) fn rollback_summary(result: &RollbackResult<'_>) -> String {
 /// Result of an arranged reinstallation in one line.
 pub(super) fn autoinstall_summary(flavor: &Flavor, arranged: Arranged) -> String {
     let moment = match arranged.restart {
-        Restart::Reboot => "at its next boot",
-        Restart::Kexec => "by `systemctl kexec`, but not by any other boot",
+        RestartMethod::Reboot => "at its next boot",
+        RestartMethod::Kexec => "by `systemctl kexec`, but not by any other boot",
     };
     format!(
         "this node will be reinstalled {moment}, with boot files {} for {}",

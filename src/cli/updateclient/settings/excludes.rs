@@ -75,7 +75,7 @@ fn read_configured(
     pick.record("exclude_file", &name, origin);
     let rules = rules.ok_or_else(|| ArgumentError::NoExcludes {
         path: name.to_owned(),
-        root: root.shown().to_owned(),
+        root: root.location().to_owned(),
     })?;
     Ok(Excludes { name: name.to_owned(), rules, path: Some(parse_path(below)?) })
 }

@@ -27,7 +27,7 @@ pub(super) fn resolve(
         (Vec::new(), SettingOrigin::Default)
     };
     let listed = match read_below(root, FILE)? {
-        Some(bytes) => host::overrides(FILE, &bytes).map_err(ArgumentError::from)?,
+        Some(bytes) => host::parse_overrides_list(FILE, &bytes).map_err(ArgumentError::from)?,
         None => Vec::new(),
     };
 

@@ -1,12 +1,11 @@
-//! What of the running system still uses files that were replaced: which services to restart, and whether
-//! only a reboot helps.
+//! Restart verdict: services that still use replaced files, and reasons for a reboot.
 //!
-//! Nothing is recorded for this: it is read from the processes themselves and from the tree, whoever replaced
-//! the files, and is true at the moment at which it is asked for.
+//! The verdict is computed from `/proc` and from the tree, and never recorded. So it is right at the moment
+//! of the question, also if another program replaced the files.
 
 #![allow(
     clippy::disallowed_methods,
-    reason = "/proc is the kernel's, no tree that others write to"
+    reason = "/proc belongs to the kernel, and is no tree that others write to"
 )]
 
 mod kernels;
@@ -23,109 +22,82 @@ use crate::root::{Root, RootError};
 
 use processes::{Owner, Processes};
 
-/// Where the kernel shows its processes.
 const PROC: &str = "/proc";
 
-/// What has to be started anew.
+/// Services to restart, and reasons for a reboot.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct RestartVerdict {
-    /// Services by name, then processes of no service by their ids.
+    /// Services by name, then processes without a service by pid.
     pub services: Vec<Service>,
-    /// Why a reboot is needed; empty where none is.
+    /// Empty if no reboot is needed.
     pub reboot: Vec<RestartReason>,
-    /// Processes that we may not look into.
+    /// Number of processes that this user may not inspect.
     pub unseen: usize,
 }
 
-/// Something that runs and uses replaced files.
+/// A service, or a process without a service, that uses replaced files.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Service {
     /// `NAME.service`, or `COMMAND (pid N)`.
     pub name: String,
-    /// Its processes that do.
+    /// Its processes that use replaced files.
     pub pids: Vec<u32>,
-    /// The files, its program first.
+    /// The replaced files, its program first.
     pub files: Vec<String>,
 }
 
-/// Why a reboot is needed.
+/// Reason for a reboot.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum RestartReason {
-    /// The running kernel is no longer installed, though others are.
-    KernelGone {
-        /// Its release.
-        running: String,
-    },
-    /// The file that the running kernel was started from is another one since.
-    KernelChanged {
-        /// The file.
-        file: String,
-    },
-    /// There is a newer kernel.
-    KernelNewer {
-        /// The release of the one that runs.
-        running: String,
-        /// Of the newer one.
-        installed: String,
-    },
+    /// The running kernel is no longer installed, although others are.
+    KernelGone { running: String },
+    /// The image of the running kernel was replaced.
+    KernelChanged { file: String },
+    /// A newer kernel is installed.
+    KernelNewer { running: String, installed: String },
     /// A part of the system uses a C library that was replaced.
-    Libc {
-        /// Which part.
-        user: String,
-        /// The library.
-        file: String,
-    },
-    /// Process 1 uses something that was replaced.
-    Init {
-        /// What it calls itself.
-        command: String,
-        /// What it uses.
-        file: String,
-    },
+    Libc { user: String, file: String },
+    /// Process 1 uses a replaced file.
+    Init { command: String, file: String },
 }
 
 impl RestartVerdict {
-    /// What the running system needs, if the tree is that; of any other tree nothing runs.
-    pub fn of_running(root: &Root) -> Result<Option<Self>, RootError> {
-        let kernel = Kernel::running_on(root)?;
-        match root.is_running_system()? {
-            true => RestartVerdict::of(
-                Path::new(PROC),
-                root,
-                kernel.as_ref().map_or("", Kernel::release),
-            )
-            .map(Some),
-            false => Ok(None),
+    /// The verdict of the running system; `None` if the tree is not the running system.
+    pub fn for_running_system(root: &Root) -> Result<Option<Self>, RootError> {
+        if !root.is_running_system()? {
+            return Ok(None);
         }
+        let kernel = Kernel::running_on(root)?;
+        let release = kernel.as_ref().map_or("", Kernel::release);
+        RestartVerdict::inspect(Path::new(PROC), root, release).map(Some)
     }
 
-    /// Looks at the processes that `proc` shows and whose root is the tree `root`; those of containers have
-    /// another one. `release` is the running kernel's.
-    pub fn of(proc: &Path, root: &Root, release: &str) -> Result<Self, RootError> {
+    /// Inspects the processes in `proc` whose root directory is `root`; `release` is the running kernel's.
+    pub fn inspect(proc: &Path, root: &Root, release: &str) -> Result<Self, RootError> {
         let processes = Processes::read(proc, root)?;
         let mut reboot = kernels::reasons(proc, root, release)?;
         let mut services = BTreeMap::<Owner, Service>::new();
         let mut libc = None;
+
         for process in processes.stale {
-            let is_init = process.pid == 1;
-            if is_init && let Some(file) = process.files.first() {
-                reboot.push(RestartReason::Init {
-                    command: process.command.clone(),
-                    file: file.clone(),
-                });
-            }
             if libc.is_none() && process.is_of_the_system() {
                 libc = process.files.iter().find(|file| is_libc(file)).map(|file| {
                     let user = process.owner().to_string();
                     RestartReason::Libc { user, file: file.clone() }
                 });
             }
-            if is_init {
+
+            // Process 1 cannot be restarted like a service.
+            if process.pid == 1 {
+                let command = process.command;
+                let file = process.files.into_iter().next();
+                reboot.extend(file.map(|file| RestartReason::Init { command, file }));
                 continue;
             }
+
             let owner = process.owner();
             let name = owner.to_string();
-            let service = services.entry(owner).or_insert(Service {
+            let service = services.entry(owner).or_insert_with(|| Service {
                 name,
                 pids: Vec::new(),
                 files: Vec::new(),
@@ -137,6 +109,7 @@ impl RestartVerdict {
                 }
             }
         }
+
         reboot.extend(libc);
         Ok(RestartVerdict {
             services: services.into_values().collect(),
@@ -145,17 +118,18 @@ impl RestartVerdict {
         })
     }
 
-    /// Whether everything that runs is what is installed.
+    /// Whether no replaced file is in use.
     pub fn is_clean(&self) -> bool {
         self.services.is_empty() && self.reboot.is_empty()
     }
 
-    /// For people: a line for each service, and in the end one about the reboot, or that there is nothing.
+    /// Lines for people: one for each service, and a last one about the reboot.
     pub fn lines(&self) -> Vec<String> {
         let mut lines: Vec<String> = self.services.iter().map(Service::to_string).collect();
         if self.unseen > 0 {
-            lines.push(format!("processes that this user may not look into: {}", self.unseen));
+            lines.push(format!("processes that this user may not inspect: {}", self.unseen));
         }
+
         if !self.reboot.is_empty() {
             let reasons: Vec<String> = self.reboot.iter().map(RestartReason::to_string).collect();
             lines.push(format!("reboot needed: {}", reasons.join("; ")));
@@ -170,8 +144,7 @@ impl RestartVerdict {
 
 /// Whether a file is a C library or its loader, by the names of glibc and musl.
 fn is_libc(file: &str) -> bool {
-    let name = file.rsplit('/').next().unwrap_or(file);
-    let beginnings = [
+    const PREFIXES: [&str; 8] = [
         "libc.so.",
         "libc-2.",
         "libc.musl-",
@@ -181,20 +154,17 @@ fn is_libc(file: &str) -> bool {
         "ld64.so.",
         "ld.so.",
     ];
-    beginnings.iter().any(|beginning| name.starts_with(beginning))
+    let name = file.rsplit('/').next().unwrap_or(file);
+    PREFIXES.iter().any(|prefix| name.starts_with(prefix))
 }
 
 impl fmt::Display for Service {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "{}: uses {}, which was replaced",
-            self.name,
-            self.files.first().map_or("a file", String::as_str)
-        )?;
+        let file = self.files.first().map_or("a file", String::as_str);
+        write!(f, "{}: uses {file}, which was replaced", self.name)?;
         match self.files.len() {
             0 | 1 => Ok(()),
-            more => write!(f, " ({} more)", more - 1),
+            count => write!(f, " ({} more)", count - 1),
         }
     }
 }

@@ -1,0 +1,44 @@
+//! Errors of the catalog, and their wording.
+
+use super::FORMAT;
+use crate::image::ImageName;
+
+/// Bytes that are not a catalog that this program can use.
+#[derive(Debug, thiserror::Error)]
+pub enum CatalogError {
+    #[error(
+        "the catalog has format {format}, this program reads format {FORMAT}; update the agent"
+    )]
+    UnknownFormat { format: i64 },
+    #[error("the catalog is of image {found}, not of {wanted}")]
+    OtherImage { wanted: ImageName, found: ImageName },
+    #[error("the catalog is not valid: {0}")]
+    Invalid(#[from] CatalogFault),
+}
+
+/// Clause of the format that a catalog breaks.
+#[derive(Debug, thiserror::Error)]
+pub enum CatalogFault {
+    #[error(transparent)]
+    NotUtf8(#[from] std::str::Utf8Error),
+    #[error("{}", .0.message())]
+    Toml(#[from] toml::de::Error),
+    #[error(transparent)]
+    Unwritable(#[from] toml::ser::Error),
+    #[error("it lists no publish")]
+    NoPublish,
+    #[error("its serial is not the one of its last publish")]
+    OtherSerial,
+    #[error("its publishes are not in the order of their serials")]
+    SerialOrder,
+    #[error("an archive leads to a generation that it does not list")]
+    UnknownTarget,
+    #[error("the first frame of an archive is longer than the archive")]
+    FrameTooLong,
+    #[error("a file claims to be larger than 16 TiB")]
+    FileTooLarge,
+    #[error("an archive of kind {kind:?} has the wrong fields")]
+    ArchiveFields { kind: String },
+    #[error("{text:?} is not a path of a repository")]
+    Path { text: String },
+}

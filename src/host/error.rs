@@ -1,0 +1,67 @@
+//! Errors of configuration files and of programs, and their wording.
+
+use std::fmt;
+use std::io;
+use std::process::ExitStatus;
+use std::time::Duration;
+
+use crate::root::RootError;
+use crate::tree_path::TreePath;
+
+/// A configuration file that is not valid.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+#[error("{place}: {why}")]
+pub struct BadFile {
+    /// Name of the file, with the line if it is known.
+    place: String,
+    why: String,
+}
+
+impl BadFile {
+    pub(super) fn new(file: &str, why: impl fmt::Display) -> Self {
+        BadFile { place: file.to_owned(), why: why.to_string() }
+    }
+
+    pub(super) fn in_line(file: &str, line: usize, why: impl fmt::Display) -> Self {
+        BadFile { place: format!("{file}:{line}"), why: why.to_string() }
+    }
+}
+
+/// Reason for which a program of the tree did not succeed.
+#[derive(Debug, thiserror::Error)]
+pub enum ToolError {
+    /// The run was cancelled, and the program was killed.
+    #[error("stopped on request")]
+    Cancelled,
+    #[error(transparent)]
+    Root(#[from] RootError),
+    #[error("{program} failed ({status}){last_output}")]
+    Failed { program: TreePath, status: ExitStatus, last_output: LastOutput },
+    #[error("{program} took longer than {} s (program_timeout){last_output}", timeout.as_secs())]
+    TimedOut { program: TreePath, timeout: Duration, last_output: LastOutput },
+    /// For a script whose interpreter is missing the kernel returns the same error.
+    #[error("cannot run {program}: it, or its interpreter, does not exist")]
+    NotFound { program: TreePath },
+    /// Programs of an offline tree are run by the running system's chroot(8).
+    #[error(
+        "cannot run {program}: the system's chroot, which runs it in the tree, is not installed"
+    )]
+    NoChroot { program: TreePath },
+    #[error("cannot run {program}: {source}")]
+    Run { program: TreePath, source: io::Error },
+    #[error("none of the programs {} is installed", names.join(", "))]
+    NotInstalled { names: Vec<&'static str> },
+}
+
+/// The last lines that a program printed.
+#[derive(Clone, Debug)]
+pub struct LastOutput(pub Vec<String>);
+
+impl fmt::Display for LastOutput {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.0.is_empty() {
+            return Ok(());
+        }
+        write!(f, ", and said last: {}", self.0.join("; "))
+    }
+}

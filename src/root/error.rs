@@ -1,0 +1,59 @@
+//! Errors of calls on a tree, and their wording.
+
+use std::io;
+
+use rustix::io::Errno;
+
+/// A call on a tree that failed.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot {what} {path}: {source}")]
+pub struct RootError {
+    /// The operation, as a verb.
+    pub what: &'static str,
+    /// The path as people know it.
+    pub path: String,
+    pub source: io::Error,
+}
+
+/// Result of a call on a tree.
+pub type Result<T> = std::result::Result<T, RootError>;
+
+impl RootError {
+    /// Whether the filesystem, or a quota, is full.
+    pub fn is_full(&self) -> bool {
+        matches!(self.source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+    }
+
+    /// Whether the path must not be changed: it is immutable, or its filesystem is read-only.
+    pub fn is_forbidden(&self) -> bool {
+        matches!(
+            self.source.kind(),
+            io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem
+        )
+    }
+
+    /// Whether the path cannot be moved: it is a mount point, or would have to leave its filesystem.
+    pub fn is_immovable(&self) -> bool {
+        matches!(self.source.kind(), io::ErrorKind::ResourceBusy | io::ErrorKind::CrossesDevices)
+    }
+
+    /// Whether the filesystem does not support the call.
+    pub fn is_unsupported(&self) -> bool {
+        [Errno::INVAL, Errno::NOSYS, Errno::OPNOTSUPP]
+            .iter()
+            .any(|errno| self.source.raw_os_error() == Some(errno.raw_os_error()))
+    }
+
+    /// Whether the path does not exist.
+    pub fn is_absent(&self) -> bool {
+        is_absent(&self.source)
+    }
+}
+
+/// Whether a path, or a directory above it, does not exist.
+///
+/// A symbolic link among the directories (ELOOP) counts as absent too, since no link is followed.
+pub(super) fn is_absent(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
+        || error.raw_os_error() == Some(Errno::LOOP.raw_os_error())
+}

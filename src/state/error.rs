@@ -1,0 +1,39 @@
+//! Errors of the state, and their wording.
+
+use std::io;
+
+use super::FORMAT;
+use crate::root::RootError;
+
+/// Reason for which the state of a node cannot be read or written.
+#[derive(Debug, thiserror::Error)]
+pub enum StateError {
+    /// A call on the tree failed.
+    #[error(transparent)]
+    Root(#[from] RootError),
+    /// Another run holds the lock.
+    #[error("another update of {root} is running")]
+    Locked { root: String },
+    #[error("cannot lock {path}: {source}")]
+    Lock { path: String, source: io::Error },
+    #[error("cannot read {path}: {source}")]
+    Read { path: String, source: io::Error },
+    /// The file is not TOML, or has unknown or missing keys.
+    #[error("{path} is not valid: {}", source.message())]
+    Malformed { path: String, source: Box<toml::de::Error> },
+    #[error("{path} is not valid: it has format {found}, this program reads format {FORMAT}")]
+    UnknownFormat { path: String, found: u32 },
+    /// The state came with a copy of another tree.
+    #[error(
+        "the recorded state was written for another machine's tree and came here with a copy of it"
+    )]
+    OtherTree,
+    #[error("cannot record the state: {0}")]
+    Unwritable(#[from] toml::ser::Error),
+    /// A file of the agent would be written at this path.
+    #[error("cannot write the agent's file {path}: it is a directory; remove it")]
+    IsDirectory { path: String },
+    /// Files of the agent would be written below this path.
+    #[error("cannot write the agent's files below {path}: it is no directory; remove it")]
+    NotDirectory { path: String },
+}
