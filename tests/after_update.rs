@@ -425,7 +425,9 @@ fn file_rewritten_by_boot_loader_is_reported() {
     );
     node.script("usr/sbin/update-grub", "echo own >/boot/grub/grub.cfg; echo own >/boot/grub/own");
 
-    node.site.updated(&[]).ended(0, &["/boot/grub/grub.cfg comes with the image"]);
+    node.site
+        .updated(&[])
+        .ended(0, &["/boot/grub/grub.cfg of the image was rewritten by the boot loader's tool"]);
 
     let status = node.site.status();
     assert!(

@@ -232,7 +232,7 @@ fn kexec_is_used_without_boot_loader() {
     );
 
     assert_eq!(node.recorded_calls(), [loaded.clone(), "systemctl kexec".to_owned()]);
-    run_inside(&[]).ended(0, &["and not at another boot"]);
+    run_inside(&[]).ended(0, &["but not by any other boot"]);
     assert_eq!(node.recorded_calls(), [loaded]);
 }
 

@@ -459,7 +459,7 @@ fn clock_at_1970_does_not_stop_update() {
         site.publish(&tree);
         let run =
             Run::from_output(site.command().env("LD_PRELOAD", &library).output().expect("runs"));
-        run.ended(0, &["clock says 1970-01-01", "updated to node"]);
+        run.ended(0, &["clock shows 1970-01-01", "updated to node"]);
         site.same();
         assert!(site.status().contains("recorded:    1970-01-01"), "{}", site.status());
     }

@@ -590,7 +590,11 @@ fn special_output_file_is_not_replaced() {
     fs::create_dir(site.path("dir.tar.gz")).expect("creates");
     symlink("/nonexistent", site.path("link.tar.gz")).expect("links");
     for output in ["dir.tar.gz", "link.tar.gz"] {
-        site.assert_fails(1, "is not replaced", &["build", "base", "images/node", "-o", output]);
+        site.assert_fails(
+            1,
+            "is not a regular file",
+            &["build", "base", "images/node", "-o", output],
+        );
     }
 
     assert!(fs::symlink_metadata(site.path("link.tar.gz")).expect("is there").is_symlink());
