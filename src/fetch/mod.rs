@@ -9,6 +9,7 @@
 mod cancel;
 pub mod content;
 mod download;
+mod downloader;
 mod error;
 mod notice;
 mod options;
@@ -25,7 +26,7 @@ use crate::image::Layer;
 use crate::report::Monitor;
 
 use download::spool::partial_name;
-use download::{Downloader, FileRange};
+use downloader::{Downloader, FileRange};
 use error::FetchProblem;
 use transport::Transport;
 use transport::file::FileTransport;
@@ -34,9 +35,9 @@ use transport::rsync::RsyncTransport;
 use transport::url::UrlTarget;
 
 pub use content::Ranges;
-pub use download::Verified;
 pub use download::growing_file::{GrowingFile, GrowingReader};
 pub use download::spool::Spool;
+pub use downloader::Verified;
 pub use error::{FetchError, FetchErrorKind, Side};
 pub use options::FetchOptions;
 pub use transport::CatalogAnswer;
