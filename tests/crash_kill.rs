@@ -1,8 +1,8 @@
-//! The program dies, or a call fails, at any moment of an update: the tree is what it was or what it is
-//! to be, never anything else, and the next run ends at the image.
+//! Kills and failing system calls at any moment of an update. After a recovery the tree is exactly
+//! the base or exactly the target, and the next update produces the image.
 //!
-//! `SI_KILLS` asks for more kills at random moments than the few of an ordinary test run, `SI_STEPS` for more
-//! of the system calls of each kind, spread evenly, at which the program is killed or the call fails.
+//! `SI_KILLS` sets the number of kills at random moments. `SI_STEPS` sets the number of calls of
+//! each kind, evenly spaced, at which the program is killed or the call fails.
 
 mod common;
 
@@ -18,8 +18,8 @@ use common::{Need, ROOT_AND_RSYNC, judge, random, require, rounds, tally};
 
 const TRACED: [Need; 3] = [Need::Root, Need::Program("rsync"), Need::Program("strace")];
 
-/// `dirs` directories with `files` files each; the second round changes, adds, removes, renames, and
-/// lets every kind become another.
+/// Tree of `dirs` directories with `files` files each. The second generation changes, adds, removes
+/// and renames files, and replaces every kind of entry by another.
 fn tree(second: bool, dirs: usize, files: usize) -> Tree {
     let mut tree = Tree::from([(Vec::new(), Item::dir())]);
     let mut put = |path: String, item: Item| drop(tree.insert(path.into_bytes(), item));
@@ -46,7 +46,9 @@ fn tree(second: bool, dirs: usize, files: usize) -> Tree {
             put(format!("d{dir:02}/new/below/file"), Item::file(noise(3_000, dir as u64)));
         }
     }
+
     put(format!("only-{second}"), Item::file("x"));
+
     tree
 }
 
@@ -64,15 +66,15 @@ fn put_kind(put: &mut impl FnMut(String, Item), path: &str, kind: usize) {
     }
 }
 
-/// A node before an update, which can be brought back there again and again.
+/// Node before an update; `restore` returns it to that state after each round.
 struct Scene {
     site: Site,
     base: PathBuf,
-    way: Way,
+    kind: UpdateKind,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
-enum Way {
+enum UpdateKind {
     Diff,
     Full,
     /// Without `--diff`, as the old client.
@@ -80,24 +82,24 @@ enum Way {
 }
 
 impl Scene {
-    fn new(way: Way, dirs: usize, files: usize) -> Self {
+    fn new(kind: UpdateKind, dirs: usize, files: usize) -> Self {
         let site = Site::new().with_rsync();
         site.publish(&tree(false, dirs, files));
         site.install_node();
-        match way {
-            Way::Diff => drop(site.updated(&["--adopt"])),
-            Way::Full => fs::remove_dir_all(site.repo()).expect("removes"),
-            Way::Rsync => {}
+        match kind {
+            UpdateKind::Diff => drop(site.updated(&["--adopt"])),
+            UpdateKind::Full => fs::remove_dir_all(site.repo()).expect("removes"),
+            UpdateKind::Rsync => {}
         }
         site.publish(&tree(true, dirs, files));
         let base = site.snapshot();
-        Scene { site, base, way }
+        Scene { site, base, kind }
     }
 
     fn command(&self) -> Command {
-        let mut command = match self.way {
-            Way::Diff | Way::Full => self.site.command(),
-            Way::Rsync => {
+        let mut command = match self.kind {
+            UpdateKind::Diff | UpdateKind::Full => self.site.command(),
+            UpdateKind::Rsync => {
                 let mut command = Command::new(env!("CARGO_BIN_EXE_si_updateclient"));
                 command.args([
                     "--yes",
@@ -117,19 +119,22 @@ impl Scene {
                 command
             }
         };
+
         command
             .args(["--max-delete", "100%", "--quiet"])
             .stdout(Stdio::null())
             .stderr(Stdio::null());
+
         command
     }
 
-    /// Makes the node what it was.
+    /// Restores the tree from before the update.
     fn restore(&self) {
         let dir = |path: &Path| format!("{}/", path.display());
         let mut rsync = Command::new("rsync");
         common::run(
-            // These trees have no ACLs, and rsync -A stumbles where a directory becomes a hardlink.
+            // No -A: these trees have no ACLs, and rsync -A fails if a hard link replaces a
+            // directory.
             rsync
                 .args(["-aHX", "--delete", "--checksum"])
                 .args([dir(&self.base), dir(&self.site.node())]),
@@ -148,15 +153,17 @@ impl Scene {
         self.site.node().join(".si-stage/journal").exists()
     }
 
-    /// The tree is whole, one way or the other, as soon as the interrupted run is finished, and the
-    /// next run ends at the image.
+    /// Asserts that a recovery leaves the base or the target, and that the next update produces the
+    /// image.
     #[track_caller]
-    fn ends_well(&self, context: &str) {
+    fn assert_recovers(&self, context: &str) {
         let sealed = self.is_sealed();
         let recovered = self.recover();
+
         assert_eq!(recovered.code, 0, "{context}: {recovered:#?}");
         let (base, target) = (self.is_base(), self.is_target());
         let node = self.site.node();
+
         assert!(
             if sealed { target } else { base || target },
             "{context}: sealed {sealed}, base {:#?}, target {:#?}",
@@ -165,6 +172,7 @@ impl Scene {
         );
         self.site.nothing_left();
         let run = self.site.update(&["--max-delete", "100%"]);
+
         assert_eq!(run.code, 0, "{context}: {run:#?}");
         self.site.same();
     }
@@ -180,20 +188,21 @@ impl Scene {
     }
 }
 
-/// Kills at random moments of a run of `way`.
-fn killed_at_random(way: Way, few: usize) {
-    let scene = Scene::new(way, 30, 60);
+/// Kills runs of `kind` at random moments.
+fn test_random_kills(kind: UpdateKind, default_rounds: usize) {
+    let scene = Scene::new(kind, 30, 60);
     let begin = Instant::now();
+
     assert!(scene.command().status().expect("runs").success());
     let whole = begin.elapsed();
     scene.site.same();
-    let (mut sealed, kills) = (0, rounds("SI_KILLS", few));
-    for nth in 0..kills {
+    let (mut sealed, kills) = (0, rounds("SI_KILLS", default_rounds));
+    for round in 0..kills {
         scene.restore();
         let mut moment = whole.mul_f64(random());
         let mut child = scene.command().spawn().expect("runs");
-        // The part behind the seal is short: every second kill is aimed at it.
-        if nth % 2 == 1 {
+        // The part after the seal is short: every second kill waits for it.
+        if round % 2 == 1 {
             while !scene.is_sealed() && child.try_wait().expect("waits").is_none() {
                 std::hint::spin_loop();
             }
@@ -202,57 +211,58 @@ fn killed_at_random(way: Way, few: usize) {
         thread::sleep(moment);
         child.kill().and_then(|()| child.wait()).expect("dies");
         sealed += usize::from(scene.is_sealed());
-        scene.ends_well(&format!("{way:?}, killed after {moment:?} of {whole:?}"));
+        scene.assert_recovers(&format!("{kind:?}, killed after {moment:?} of {whole:?}"));
     }
+
     assert!(sealed > 0, "no kill met a sealed transaction");
     tally(
         "kills",
         kills,
-        &format!("{way:?}, at random moments; {sealed} met a sealed transaction"),
+        &format!("{kind:?}, at random moments; {sealed} met a sealed transaction"),
     );
 }
 
 #[test]
-fn a_diff_killed_at_random_moments() {
+fn diff_update_killed_at_random_is_recovered() {
     require!(ROOT_AND_RSYNC);
 
-    killed_at_random(Way::Diff, 25);
+    test_random_kills(UpdateKind::Diff, 25);
 }
 
 #[test]
-fn a_full_sync_killed_at_random_moments() {
+fn full_sync_killed_at_random_is_recovered() {
     require!(ROOT_AND_RSYNC);
 
-    killed_at_random(Way::Full, 6);
+    test_random_kills(UpdateKind::Full, 6);
 }
 
 #[test]
-fn a_run_by_rsync_alone_killed_at_random_moments() {
+fn rsync_only_sync_killed_at_random_is_recovered() {
     require!(ROOT_AND_RSYNC);
 
-    killed_at_random(Way::Rsync, 6);
+    test_random_kills(UpdateKind::Rsync, 6);
 }
 
-/// Runs `command` under strace, which injects `what` into the `nth` of `call`.
-fn injected(command: &Command, call: &str, what: &str, nth: usize) -> Run {
+/// Runs `command` under strace, which injects `fault` into the `nth` of `call`.
+fn run_with_fault(command: &Command, call: &str, fault: &str, nth: usize) -> Run {
     let mut strace = Command::new("strace");
     strace.args(["-f", "-qq", "-o", "/dev/null"]);
-    // With it, strace 6.1 injects no signal.
-    if what.starts_with("error") {
+    // strace 6.1 injects no signal together with --seccomp-bpf.
+    if fault.starts_with("error") {
         strace.arg("--seccomp-bpf");
     }
     strace.args([
         "-e",
         &format!("trace={call}"),
         "-e",
-        &format!("inject={call}:{what}:when={nth}"),
+        &format!("inject={call}:{fault}:when={nth}"),
     ]);
     strace.arg(command.get_program()).args(command.get_args()).stdin(Stdio::null());
     Run::from_output(strace.output().expect("strace runs"))
 }
 
-/// How often one thread of `command` makes each of `calls`.
-fn counted(scene: &Scene, calls: &[&'static str]) -> Vec<(&'static str, usize)> {
+/// Largest number of times that one thread of the update makes each of `calls`.
+fn count_calls(scene: &Scene, calls: &[&'static str]) -> Vec<(&'static str, usize)> {
     let log = scene.site.dir.path().join("trace");
     let (command, mut strace) = (scene.command(), Command::new("strace"));
     strace
@@ -267,11 +277,12 @@ fn counted(scene: &Scene, calls: &[&'static str]) -> Vec<(&'static str, usize)> 
         }
         threads.into_values().max().unwrap_or(0)
     };
+
     calls.iter().map(|call| (*call, most(call))).collect()
 }
 
-/// At most `most` numbers from 1 to `last`, with both ends; none where there are none.
-fn spread(last: usize, most: usize) -> Vec<usize> {
+/// At most `most` evenly spaced numbers from 1 to `last`, with both ends; none if `last` is 0.
+fn evenly_spaced(last: usize, most: usize) -> Vec<usize> {
     let steps = most.min(last);
     let mut all: Vec<usize> =
         (0..steps).map(|at| 1 + at * last.saturating_sub(1) / (steps - 1).max(1)).collect();
@@ -279,8 +290,8 @@ fn spread(last: usize, most: usize) -> Vec<usize> {
     all
 }
 
-/// What changes a tree, and makes it durable.
-const STEPS: [&str; 9] = [
+/// System calls that change a tree or make it durable.
+const STEP_CALLS: [&str; 9] = [
     "renameat2",
     "renameat",
     "linkat",
@@ -291,21 +302,22 @@ const STEPS: [&str; 9] = [
     "syncfs",
     "utimensat",
 ];
-/// What comes by the hundred: every path is opened, all content written.
-const OFTEN: [&str; 3] = ["openat2", "write", "pwrite64"];
+/// System calls made hundreds of times: every path is opened, and all content is written.
+const FREQUENT_CALLS: [&str; 3] = ["openat2", "write", "pwrite64"];
 
 #[test]
-fn killed_at_a_step_and_killed_again_while_recovering() {
+fn kill_at_a_step_and_in_recovery_is_recovered() {
     require!(TRACED);
 
-    let scene = Scene::new(Way::Diff, 5, 15);
+    let scene = Scene::new(UpdateKind::Diff, 5, 15);
     let (mut kills, mut sealed) = (0, 0);
-    for (call, last) in counted(&scene, &[&STEPS[..], &OFTEN].concat()) {
-        for nth in spread(last, rounds("SI_STEPS", 4)) {
+    for (call, last) in count_calls(&scene, &[&STEP_CALLS[..], &FREQUENT_CALLS].concat()) {
+        for nth in evenly_spaced(last, rounds("SI_STEPS", 4)) {
             scene.restore();
-            let killed = injected(&scene.command(), call, "signal=KILL", nth);
+            let killed = run_with_fault(&scene.command(), call, "signal=KILL", nth);
             let context = format!("killed at {call} {nth} of {last}");
-            // threads share the work anew in each run: one that made a call so often need not do so again
+            // Each run distributes the work differently among threads: it may be that no
+            // thread makes this number of calls.
             if killed.code == 0 {
                 assert!(nth > 1 && scene.is_target(), "{context}: {killed:#?}");
                 continue;
@@ -314,10 +326,10 @@ fn killed_at_a_step_and_killed_again_while_recovering() {
             kills += 1;
             if scene.is_sealed() {
                 sealed += 1;
-                injected(&scene.recovery(), call, "signal=KILL", 1 + nth % 4);
-                injected(&scene.recovery(), "unlinkat", "signal=KILL", 1 + nth % 7);
+                run_with_fault(&scene.recovery(), call, "signal=KILL", 1 + nth % 4);
+                run_with_fault(&scene.recovery(), "unlinkat", "signal=KILL", 1 + nth % 7);
             }
-            scene.ends_well(&context);
+            scene.assert_recovers(&context);
         }
     }
     tally(
@@ -329,20 +341,20 @@ fn killed_at_a_step_and_killed_again_while_recovering() {
     );
 }
 
-/// One call fails: what the exit code says is true.
-fn failed(calls: &[&'static str], error: &str, few: usize) {
-    let scene = Scene::new(Way::Diff, 5, 15);
+/// Makes single calls fail, and asserts that the exit code is true.
+fn test_failing_calls(calls: &[&'static str], error: &str, default_rounds: usize) {
+    let scene = Scene::new(UpdateKind::Diff, 5, 15);
     let mut faults = 0;
-    for (call, last) in counted(&scene, calls) {
-        for nth in spread(last, rounds("SI_STEPS", few)) {
+    for (call, last) in count_calls(&scene, calls) {
+        for nth in evenly_spaced(last, rounds("SI_STEPS", default_rounds)) {
             faults += 1;
             scene.restore();
-            let run = injected(&scene.command(), call, &format!("error={error}"), nth);
+            let run = run_with_fault(&scene.command(), call, &format!("error={error}"), nth);
             let context = format!("{error} at {call} {nth} of {last}: {run:#?}");
             assert!(!run.err.contains("panicked"), "{context}");
             match run.code {
                 0 => assert!(scene.is_target(), "{context}"),
-                // it did not even get to read its configuration
+                // The run failed to read its configuration.
                 2 => assert!(scene.is_base(), "{context}"),
                 5 => {
                     assert!(run.err.contains("nothing was changed"), "{context}");
@@ -351,7 +363,7 @@ fn failed(calls: &[&'static str], error: &str, few: usize) {
                         scene.site.nothing_left();
                     }
                 }
-                // the update is made, and only what follows it failed
+                // The update is complete; only a step after it failed.
                 13 => assert!(
                     scene.is_target() && run.err.contains("hooks cannot be read"),
                     "{context}"
@@ -360,42 +372,46 @@ fn failed(calls: &[&'static str], error: &str, few: usize) {
                 _ => panic!("{context}"),
             }
             if run.code == 0 {
-                // What could not be tidied up is by the next run.
+                // The next run removes leftovers.
                 assert_eq!(scene.recover().code, 0, "{context}");
             }
-            scene.ends_well(&context);
+            scene.assert_recovers(&context);
         }
     }
+
     tally("faults", faults, &format!("system calls that failed with {error}"));
 }
 
 #[test]
-fn a_call_fails_with_an_io_error() {
+fn io_error_of_any_call_leaves_base_or_target() {
     require!(TRACED);
 
-    failed(&[&STEPS[..], &OFTEN, &["openat"]].concat(), "EIO", 3);
+    test_failing_calls(&[&STEP_CALLS[..], &FREQUENT_CALLS, &["openat"]].concat(), "EIO", 3);
 }
 
 #[test]
-fn a_call_fails_for_want_of_room() {
+fn full_disk_at_any_call_leaves_base_or_target() {
     require!(TRACED);
 
     let rest = ["openat2", "write", "pwrite64", "ftruncate", "fsync", "fdatasync", "syncfs"];
-    failed(&[&["renameat2", "renameat", "mkdirat", "linkat"], &rest[..]].concat(), "ENOSPC", 2);
+    test_failing_calls(
+        &[&["renameat2", "renameat", "mkdirat", "linkat"], &rest[..]].concat(),
+        "ENOSPC",
+        2,
+    );
 }
 
-/// As on a filesystem that turns read-only because of an error.
+/// ext4 can become read-only because of an error.
 #[test]
-fn a_call_fails_because_the_filesystem_is_read_only_now() {
+fn read_only_filesystem_at_any_call_leaves_base_or_target() {
     require!(TRACED);
 
-    failed(&[&STEPS[..], &OFTEN].concat(), "EROFS", 2);
+    test_failing_calls(&[&STEP_CALLS[..], &FREQUENT_CALLS].concat(), "EROFS", 2);
 }
 
-/// The spread is what it says.
 #[test]
-fn a_spread_has_both_ends() {
-    assert_eq!(spread(1, 6), [1]);
-    assert!(spread(0, 6).is_empty());
-    assert_eq!(spread(10, 3), [1, 5, 10]);
+fn evenly_spaced_has_both_ends() {
+    assert_eq!(evenly_spaced(1, 6), [1]);
+    assert!(evenly_spaced(0, 6).is_empty());
+    assert_eq!(evenly_spaced(10, 3), [1, 5, 10]);
 }

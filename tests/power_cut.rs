@@ -1,23 +1,22 @@
-//! The power goes at any moment of a run, on real filesystems: what was not made durable is gone. The
-//! tree is then wholly what it was or what it is to be, what is recorded of it is true, and the next run
-//! ends at the image.
+//! Power cuts at random moments of a run, on real filesystems: only durable data survives. After a
+//! cut and a recovery, the tree is exactly the base or exactly the target, the recorded state is
+//! true, and the next update produces the image.
 //!
-//! How the power goes:
+//! Model of the power cut:
 //!
-//! - **ext4 and xfs** are shut down by the ioctl that exists for such tests, without their log being
-//!   flushed. Nothing reaches the disk after it; at the next mount the journal is replayed. Dirty pages,
-//!   and whatever metadata was not committed, are gone. What it does not model is a disk that loses, from
-//!   its own cache, writes which it was given and not yet told to flush: those of a shut-down filesystem
-//!   all stay.
-//! - **btrfs** has no such ioctl. Its disk is a file on an xfs filesystem, which clones that file in one
-//!   step, at whatever moment, while the update runs on: also halfway through a commit. The clone is what
-//!   btrfs had given to the disk by then, in the order of completion; it does not model a disk that loses
-//!   an earlier write and keeps a later one.
+//! - **ext4 and xfs** are shut down by an ioctl made for such tests, without a flush of their log.
+//! Nothing is written to the disk after the ioctl; the next mount replays the journal. Dirty pages
+//! and uncommitted metadata are lost. A disk that loses writes from its own cache is not modelled:
+//! all writes that the filesystem submitted before the shutdown survive.
+//! - **btrfs** has no such ioctl. Its disk is a file on an xfs filesystem, which can clone the file
+//!   atomically while the update runs, even in the middle of a commit. The clone holds all writes
+//!   that btrfs had submitted, in the order of their completion. A disk that loses an earlier write
+//!   and keeps a later one is not modelled.
 //!
-//! A file of zero length, or with zeros for content, is a difference to the judge, who compares by
-//! checksum: none is tolerated.
+//! The judge compares by checksum, so that an empty file or a file of zeros is a difference. No
+//! difference is tolerated.
 //!
-//! `SI_CUTS` asks for more cuts on each filesystem than the few of an ordinary test run.
+//! `SI_CUTS` sets the number of cuts on each filesystem, if more than the default are wanted.
 
 mod common;
 
@@ -35,61 +34,63 @@ use common::trees::{self, Item, ItemKind, Tree, noise};
 use common::{Need, judge, random, require, rounds, run, scratch, tally};
 use tempfile::TempDir;
 
-/// So that each way meets each act.
-const FEW: usize = 21;
-/// What each of these takes is well below it, also on a busy machine.
-const TOO_LONG: Duration = Duration::from_secs(120);
-/// Of the filesystem itself.
-const NOT_OURS: [&str; 1] = ["/lost+found"];
+/// Enough cuts to combine each strategy with each operation.
+const DEFAULT_CUTS: usize = 21;
+/// Far above the duration of any run here, even on a busy machine.
+const RUN_TIMEOUT: Duration = Duration::from_secs(120);
+/// Paths that belong to the filesystem itself.
+const FOREIGN_PATHS: [&str; 1] = ["/lost+found"];
 
-/// Which update it is about.
+/// Kind of update.
 #[derive(Clone, Copy, Debug, PartialEq)]
-enum Way {
-    /// One of hundreds of paths, which is made durable with its whole filesystem.
+enum UpdateKind {
+    /// Changes hundreds of paths, which one syncfs of the filesystem makes durable.
     Diff,
-    /// One of a few paths, each of which is made durable by itself.
+    /// Changes a few paths, each of which has its own fsync.
     SmallDiff,
     FullSync,
 }
 
-/// What is running when the power goes.
+/// Operation that runs during the power cut.
 #[derive(Clone, Copy, Debug, PartialEq)]
-enum Act {
+enum Operation {
     Update,
     /// `--rollback`, after the update.
     Rollback,
-    /// `--recover`, after a kill of the update behind its seal.
+    /// `--recover`, after the update was killed beyond its seal.
     Recovery,
 }
 
-/// At which moments it goes.
+/// Part of the run from which the moment of the cut is drawn.
 #[derive(Clone, Copy, Debug, PartialEq)]
-enum Aim {
+enum CutWindow {
     Anywhere,
-    BehindTheSeal,
+    AfterSeal,
 }
 
-/// Of these and of those each filesystem gets one after another, again and again: as their numbers have no
-/// common divisor, each meets each.
-const WAYS: [Way; 3] = [Way::Diff, Way::SmallDiff, Way::FullSync];
-const ACTS: [(Act, Aim); 7] = [
-    (Act::Update, Aim::Anywhere),
-    (Act::Update, Aim::BehindTheSeal),
-    (Act::Rollback, Aim::Anywhere),
-    // It begins behind the seal.
-    (Act::Recovery, Aim::Anywhere),
-    (Act::Update, Aim::BehindTheSeal),
-    (Act::Rollback, Aim::BehindTheSeal),
-    (Act::Update, Aim::Anywhere),
+/// Each filesystem cycles through both tables. Their lengths have no common divisor, so that every
+/// combination occurs.
+const UPDATE_KINDS: [UpdateKind; 3] =
+    [UpdateKind::Diff, UpdateKind::SmallDiff, UpdateKind::FullSync];
+const OPERATIONS: [(Operation, CutWindow); 7] = [
+    (Operation::Update, CutWindow::Anywhere),
+    (Operation::Update, CutWindow::AfterSeal),
+    (Operation::Rollback, CutWindow::Anywhere),
+    // A recovery runs entirely after the seal.
+    (Operation::Recovery, CutWindow::Anywhere),
+    (Operation::Update, CutWindow::AfterSeal),
+    (Operation::Rollback, CutWindow::AfterSeal),
+    (Operation::Update, CutWindow::Anywhere),
 ];
 
-/// Everything that an image can hold, and so many files more that a run takes its time.
-fn large(second: bool) -> Tree {
+/// Tree with every kind of entry, and enough other files for a run of measurable length.
+fn large_tree(second: bool) -> Tree {
     let mut tree = trees::everything();
     if second {
         tree = trees::mutate(&tree, 1);
     }
-    // The numbers of this device are too large for xfs.
+
+    // The device numbers of this entry are too large for xfs.
     tree.remove(&b"dev/big"[..]);
     let mut put = |path: String, item: Item| trees::put(&mut tree, &path, item);
     for number in 0..600 {
@@ -107,6 +108,7 @@ fn large(second: bool) -> Tree {
             _ => put(format!("srv/{dir:02}/{number:03}"), item),
         }
     }
+
     for number in 0..3 {
         let mut data = noise(1_000_000, number);
         if second {
@@ -114,11 +116,12 @@ fn large(second: bool) -> Tree {
         }
         put(format!("srv/large-{number}"), Item::file(data));
     }
+
     tree
 }
 
-/// A small system, of which little changes, but of every kind.
-fn small(second: bool) -> Tree {
+/// Small system tree with few changes, among them every kind of change.
+fn small_tree(second: bool) -> Tree {
     let mut tree = trees::system();
     let mut put = |path: &str, item: Item| trees::put(&mut tree, path, item);
     put("usr/lib/app/link", Item::new(ItemKind::Link(b"usr/lib/app/one.py".to_vec())));
@@ -126,9 +129,10 @@ fn small(second: bool) -> Tree {
     if !second {
         put("srv/dir/in/file", Item::file("in a directory"));
         put("srv/file", Item::file("no directory"));
-        put("srv/goes", Item::file("goes"));
+        put("srv/stale", Item::file("stale"));
         return tree;
     }
+
     put("etc/hostname", Item::file("golden 2\n"));
     put("usr/lib/app/one.py", Item::file("1, newer"));
     put("usr/lib/app/two.py", Item::file("2").owner(7, 7));
@@ -138,10 +142,11 @@ fn small(second: bool) -> Tree {
     put("srv/pipe", Item::new(ItemKind::Fifo));
     put("srv/device", Item::new(ItemKind::Char(1, 3)));
     put("srv/text", Item::new(ItemKind::Symlink(b"a symlink's text".repeat(10))));
+
     tree
 }
 
-/// Where the disks of a test lie.
+/// Directory of the disk images of a test.
 struct Store {
     kind: Kind,
     copies: Cell<usize>,
@@ -164,8 +169,8 @@ impl Store {
         self.mounted.as_ref().map_or(self.dir.path(), MountedDisk::at).join(name)
     }
 
-    /// Copies a disk; on btrfs at one instant, whatever is being written to it. Never over an older copy:
-    /// a loop device may hold on to that for a while.
+    /// Copies a disk image; on btrfs atomically, even while it is written. Each copy has a new
+    /// name, because a loop device can still hold an older copy open.
     fn copy(&self, from: &Path) -> PathBuf {
         self.copies.set(self.copies.get() + 1);
         let to = self.place(&format!("copy-{}", self.copies.get()));
@@ -178,24 +183,24 @@ impl Store {
 
 /// A node on a disk of its own, before and after an update.
 struct Scene<'a> {
-    way: Way,
+    update_kind: UpdateKind,
     store: &'a Store,
     site: Site,
-    /// What the node is before.
+    /// Snapshot of the tree before the update.
     base: PathBuf,
-    /// What starts right before the update, and right before its rollback.
+    /// Disks right before the update and right before its rollback.
     update: Start,
     rollback: Start,
 }
 
-/// What a run starts from, and how long it takes.
+/// Disk that a run starts from, and the duration of the run.
 #[derive(Default)]
 struct Start {
     /// The node's disk, unmounted.
     disk: PathBuf,
     whole: Duration,
-    /// How long that is of it which comes after the seal.
-    behind: Duration,
+    /// Part of `whole` that follows the seal.
+    after_seal: Duration,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -204,88 +209,95 @@ enum End {
     Target,
 }
 
-/// What a run had said when the power went.
+/// Progress that a run had reported before the power cut.
 #[derive(Debug, Default)]
-struct Promise {
+struct Progress {
     sealed: bool,
     done: bool,
 }
 
 impl<'a> Scene<'a> {
-    fn new(store: &'a Store, way: Way) -> Self {
-        let (tree, site): (fn(bool) -> Tree, _) = match way {
-            Way::Diff => (large, Site::new()),
-            Way::SmallDiff => (small, Site::new()),
-            Way::FullSync => (large, Site::new().with_rsync()),
+    fn new(store: &'a Store, update_kind: UpdateKind) -> Self {
+        let (tree, site): (fn(bool) -> Tree, _) = match update_kind {
+            UpdateKind::Diff => (large_tree, Site::new()),
+            UpdateKind::SmallDiff => (small_tree, Site::new()),
+            UpdateKind::FullSync => (large_tree, Site::new().with_rsync()),
         };
-        let disk = store.place(&format!("{way:?}"));
+
+        let disk = store.place(&format!("{update_kind:?}"));
         store.kind.make(&disk, 320);
         let mounted = store.kind.mount(&disk, &site.node());
         site.publish(&tree(false));
         run(Command::new("cp").args(["-a", "-T"]).arg(site.image()).arg(site.node()));
-        if way == Way::FullSync {
+        if update_kind == UpdateKind::FullSync {
             fs::remove_dir_all(site.repo()).expect("removes");
         } else {
             site.updated(&["--adopt"]);
         }
+
         let base = site.snapshot();
         mounted.unmount();
         site.publish(&tree(true));
         let (update, rollback) = (Start { disk, ..Start::default() }, Start::default());
-        let mut scene = Scene { way, store, site, base, update, rollback };
-        scene.rollback.disk = scene.time(Act::Update);
-        scene.time(Act::Rollback);
+        let mut scene = Scene { update_kind, store, site, base, update, rollback };
+        scene.rollback.disk = scene.measure(Operation::Update);
+        scene.measure(Operation::Rollback);
+
         scene
     }
 
-    /// Runs it once with the power on, to know how long what takes. Returns the disk after it.
-    fn time(&mut self, act: Act) -> PathBuf {
-        let mounted = self.mount(act);
+    /// Measures the durations of one undisturbed run. Returns the disk after the run.
+    fn measure(&mut self, operation: Operation) -> PathBuf {
+        let mounted = self.mount(operation);
         let begin = Instant::now();
-        let mut child = self.start(act);
-        self.wait_for_the_seal(&mut child);
+        let mut child = self.start(operation);
+        self.wait_for_seal(&mut child);
         let sealed = begin.elapsed();
-        assert!(finished(&mut child).success(), "{}", self.said());
+
+        assert!(wait_for_end(&mut child).success(), "{}", self.log_text());
         let whole = begin.elapsed();
-        let by_full_sync = self.said().contains("\"way\":\"full sync");
+        let by_full_sync = self.log_text().contains("\"way\":\"full sync");
+
         assert_eq!(
             by_full_sync,
-            (self.way, act) == (Way::FullSync, Act::Update),
+            (self.update_kind, operation) == (UpdateKind::FullSync, Operation::Update),
             "{}",
-            self.said()
+            self.log_text()
         );
-        assert_eq!(self.end("with the power on"), act.leads_to());
+        assert_eq!(self.end("with the power on"), operation.result());
         let disk = mounted.file().to_owned();
         mounted.unmount();
-        let start = if act == Act::Rollback { &mut self.rollback } else { &mut self.update };
-        (start.whole, start.behind) = (whole, whole - sealed);
+        let start =
+            if operation == Operation::Rollback { &mut self.rollback } else { &mut self.update };
+        (start.whole, start.after_seal) = (whole, whole - sealed);
+
         disk
     }
 
-    fn before(&self, act: Act) -> &Start {
-        if act == Act::Rollback { &self.rollback } else { &self.update }
+    fn start_of(&self, operation: Operation) -> &Start {
+        if operation == Operation::Rollback { &self.rollback } else { &self.update }
     }
 
-    /// A fresh copy of the disk that `act` starts from, mounted as the node.
-    fn mount(&self, act: Act) -> MountedDisk {
-        self.store.kind.mount(&self.store.copy(&self.before(act).disk), &self.site.node())
+    /// Mounts a new copy of the disk that `operation` starts from as the node.
+    fn mount(&self, operation: Operation) -> MountedDisk {
+        self.store.kind.mount(&self.store.copy(&self.start_of(operation).disk), &self.site.node())
     }
 
     fn log(&self) -> PathBuf {
         self.site.dir.path().join("log")
     }
 
-    fn said(&self) -> String {
+    fn log_text(&self) -> String {
         fs::read_to_string(self.log()).expect("reads")
     }
 
-    fn start(&self, act: Act) -> Child {
-        let mut command = match act {
-            Act::Update => self.site.command(),
-            Act::Rollback => self.site.rollback_command(),
-            Act::Recovery => self.recovery(),
+    fn start(&self, operation: Operation) -> Child {
+        let mut command = match operation {
+            Operation::Update => self.site.command(),
+            Operation::Rollback => self.site.rollback_command(),
+            Operation::Recovery => self.recovery(),
         };
-        if act == Act::Update {
+        if operation == Operation::Update {
             command.args(["--max-delete", "100%"]);
         }
         let log = fs::File::create(self.log()).expect("a log");
@@ -297,27 +309,27 @@ impl<'a> Scene<'a> {
         self.site.node().join(".si-stage/journal").exists()
     }
 
-    fn wait_for_the_seal(&self, child: &mut Child) {
+    fn wait_for_seal(&self, child: &mut Child) {
         while !self.is_sealed() && child.try_wait().expect("waits").is_none() {
             thread::sleep(Duration::from_micros(100));
         }
     }
 
-    /// What the run in the log has said so far.
-    fn promise(&self, status: Option<ExitStatus>) -> Promise {
-        Promise {
-            sealed: self.said().contains("\"event\":\"sealed\""),
+    /// Progress that the log contains so far.
+    fn progress(&self, status: Option<ExitStatus>) -> Progress {
+        Progress {
+            sealed: self.log_text().contains("\"event\":\"sealed\""),
             done: status.is_some_and(|status| status.success()),
         }
     }
 
-    /// Kills an update behind the seal; what is mounted then waits to be recovered.
-    fn killed(&self) -> MountedDisk {
+    /// Kills an update after its seal, and returns the mounted disk, which needs a recovery.
+    fn kill_after_seal(&self) -> MountedDisk {
         for _ in 0..20 {
-            let mounted = self.mount(Act::Update);
-            let mut child = self.start(Act::Update);
-            self.wait_for_the_seal(&mut child);
-            thread::sleep(self.update.behind.mul_f64(random() * 0.5));
+            let mounted = self.mount(Operation::Update);
+            let mut child = self.start(Operation::Update);
+            self.wait_for_seal(&mut child);
+            thread::sleep(self.update.after_seal.mul_f64(random() * 0.5));
             child.kill().and_then(|()| child.wait()).expect("dies");
             if self.is_sealed() {
                 return mounted;
@@ -327,40 +339,54 @@ impl<'a> Scene<'a> {
         panic!("20 updates were all done before they could be killed");
     }
 
-    /// One cut, and all that comes after it. Says whether it met a sealed transaction, and how it ended.
-    fn cut(&self, act: Act, aim: Aim) -> (bool, End) {
-        let mounted = if act == Act::Recovery { self.killed() } else { self.mount(act) };
+    /// Cuts the power once, recovers and updates. Returns whether the transaction was sealed at the
+    /// cut, and the tree that the recovery produced.
+    fn cut(&self, operation: Operation, window: CutWindow) -> (bool, End) {
+        let mounted = if operation == Operation::Recovery {
+            self.kill_after_seal()
+        } else {
+            self.mount(operation)
+        };
         let power = Power::of(self.store, &mounted);
-        let mut child = self.start(act);
-        let start = self.before(act);
-        let moment = match (act, aim) {
-            (Act::Recovery, _) => (start.behind + Duration::from_millis(10)).mul_f64(random()),
-            (_, Aim::Anywhere) => start.whole.mul_f64(random()),
-            (_, Aim::BehindTheSeal) => {
-                self.wait_for_the_seal(&mut child);
-                start.behind.mul_f64(random())
+        let mut child = self.start(operation);
+        let start = self.start_of(operation);
+        let moment = match (operation, window) {
+            (Operation::Recovery, _) => {
+                (start.after_seal + Duration::from_millis(10)).mul_f64(random())
+            }
+            (_, CutWindow::Anywhere) => start.whole.mul_f64(random()),
+            (_, CutWindow::AfterSeal) => {
+                self.wait_for_seal(&mut child);
+                start.after_seal.mul_f64(random())
             }
         };
+
         thread::sleep(moment);
-        let (promise, mounted) = power.cut(self, child, mounted);
+        let (progress, mounted) = power.cut(self, child, mounted);
         let sealed = self.is_sealed();
         let context = format!(
-            "{act:?} of {:?}, cut {aim:?} after {moment:?}, sealed {sealed}, {promise:?}",
-            self.way
+            "{operation:?} of {:?}, cut {window:?} after {moment:?}, sealed {sealed}, {progress:?}",
+            self.update_kind
         );
         let recovered = Run::from_output(self.recovery().output().expect("runs"));
+
         assert_eq!(recovered.code, 0, "{context}: {recovered:#?}");
         let end = self.end(&context);
-        let must = sealed || promise.sealed || promise.done || act == Act::Recovery;
-        assert!(!must || end == act.leads_to(), "{context}: it ended in {end:?}");
-        // What was recorded, compared down to the content, was true: nothing has to be repaired.
+        let must_finish =
+            sealed || progress.sealed || progress.done || operation == Operation::Recovery;
+
+        assert!(!must_finish || end == operation.result(), "{context}: it ended in {end:?}");
+
+        // The recorded state is true down to the content: nothing has to be repaired.
         let run =
             self.site.update(&["--max-delete", "100%", "--check=content", "--unhold", "--json"]);
+
         assert_eq!(run.code, 0, "{context}: {run:#?}");
         assert!(run.out.contains("\"repaired\":0,\"deviations\":{}"), "{context}: {run:#?}");
         assert_eq!(self.end(&context), End::Target, "{context}");
         mounted.discard();
-        (sealed || promise.sealed, end)
+
+        (sealed || progress.sealed, end)
     }
 
     fn recovery(&self) -> Command {
@@ -369,28 +395,34 @@ impl<'a> Scene<'a> {
         command
     }
 
-    /// Which of the two trees the node is, with nothing beside it, and recorded as that.
+    /// Asserts that the node is one of the two trees, is recorded as it, and has no leftovers.
+    /// Returns which of the trees it is.
     #[track_caller]
     fn end(&self, context: &str) -> End {
         let node = self.site.node();
-        let base = judge::differences(&self.base, &node, &NOT_OURS);
-        let target = judge::differences(&self.site.image(), &node, &NOT_OURS);
+        let base = judge::differences(&self.base, &node, &FOREIGN_PATHS);
+        let target = judge::differences(&self.site.image(), &node, &FOREIGN_PATHS);
         let end = match (base.is_empty(), target.is_empty()) {
             (true, _) => End::Base,
             (false, true) => End::Target,
             _ => panic!("{context}: neither the base: {base:#?}\nnor the target: {target:#?}"),
         };
+
         self.site.nothing_left();
         let publishes = self.site.catalog().publishes;
-        // Before a full sync nothing is published of the base, and nothing recorded.
+
+        // The base of a full sync is neither published nor recorded.
         let expected = match end {
             End::Target => publishes.last(),
             End::Base => publishes.iter().rev().nth(1),
         };
+
         let expected = expected.map(|publish| publish.generation.to_string());
         let status = self.status();
         let recorded = status["state"]["generation"].as_str();
-        assert_eq!(recorded, expected.as_deref(), "{context}: of {end:?} is recorded {status:#}");
+
+        assert_eq!(recorded, expected.as_deref(), "{context}: the record of {end:?} is {status:#}");
+
         end
     }
 
@@ -401,13 +433,13 @@ impl<'a> Scene<'a> {
     }
 }
 
-impl Act {
-    fn leads_to(self) -> End {
-        if self == Act::Rollback { End::Base } else { End::Target }
+impl Operation {
+    fn result(self) -> End {
+        if self == Operation::Rollback { End::Base } else { End::Target }
     }
 }
 
-/// How the power of a disk is cut.
+/// Method of a power cut.
 enum Power {
     Switch(PowerSwitch),
     Copy,
@@ -418,55 +450,56 @@ impl Power {
         if store.kind == Kind::Btrfs { Power::Copy } else { Power::Switch(mounted.switch()) }
     }
 
-    /// Cuts it while `child` runs, and brings it back.
-    fn cut(self, scene: &Scene, mut child: Child, mounted: MountedDisk) -> (Promise, MountedDisk) {
+    /// Cuts the power while `child` runs, and mounts the disk again.
+    fn cut(self, scene: &Scene, mut child: Child, mounted: MountedDisk) -> (Progress, MountedDisk) {
         match self {
             Power::Switch(switch) => {
                 switch.cut();
-                // It meets errors everywhere, and ends by itself; what it says of success has to be true
-                // also now.
-                let status = finished(&mut child);
-                (scene.promise(Some(status)), mounted.remount())
+
+                // The run gets an I/O error from every call and ends by itself. If it reports
+                // success even now, the report has to be true.
+                let status = wait_for_end(&mut child);
+                (scene.progress(Some(status)), mounted.remount())
             }
             Power::Copy => {
-                // What it says later may be true only later.
+                // Reports after the copy need not be true of the copy: read the log first.
                 let status = child.try_wait().expect("waits");
-                let promise = scene.promise(status);
+                let progress = scene.progress(status);
                 let copy = scene.store.copy(mounted.file());
                 child.kill().and_then(|()| child.wait()).expect("dies");
                 mounted.discard();
-                (promise, scene.store.kind.mount(&copy, &scene.site.node()))
+                (progress, scene.store.kind.mount(&copy, &scene.site.node()))
             }
         }
     }
 }
 
-fn finished(child: &mut Child) -> ExitStatus {
+fn wait_for_end(child: &mut Child) -> ExitStatus {
     let begin = Instant::now();
     loop {
         match child.try_wait().expect("waits") {
             Some(status) => return status,
-            None if begin.elapsed() > TOO_LONG => {
+            None if begin.elapsed() > RUN_TIMEOUT => {
                 let _ = child.kill().and_then(|()| child.wait());
-                panic!("it does not end");
+                panic!("the run does not end");
             }
             None => thread::sleep(Duration::from_millis(1)),
         }
     }
 }
 
-fn cuts_on(kind: Kind) {
+fn test_power_cuts(kind: Kind) {
     let programs = ["rsync", "xfs_io", "findmnt", Kind::Xfs.mkfs(), kind.mkfs()].map(Need::Program);
     require!(Root, LoopDevice, programs);
 
     disk::enter_mount_namespace();
     let store = Store::new(kind);
-    let scenes = WAYS.map(|way| Scene::new(&store, way));
-    let (cuts, mut sealed, mut in_base) = (rounds("SI_CUTS", FEW), 0, 0);
-    for nth in 0..cuts {
-        let (act, aim) = ACTS[nth % ACTS.len()];
-        let (met, end) = scenes[nth % scenes.len()].cut(act, aim);
-        sealed += usize::from(met);
+    let scenes = UPDATE_KINDS.map(|update_kind| Scene::new(&store, update_kind));
+    let (cuts, mut sealed, mut in_base) = (rounds("SI_CUTS", DEFAULT_CUTS), 0, 0);
+    for round in 0..cuts {
+        let (operation, window) = OPERATIONS[round % OPERATIONS.len()];
+        let (was_sealed, end) = scenes[round % scenes.len()].cut(operation, window);
+        sealed += usize::from(was_sealed);
         in_base += usize::from(end == End::Base);
     }
     let in_target = cuts - in_base;
@@ -475,22 +508,22 @@ fn cuts_on(kind: Kind) {
         "{sealed} met a sealed transaction, {in_base} ended in the base, {in_target} in the target"
     );
     tally("power cuts", cuts, &format!("{name}; {ends}"));
-    if cuts >= FEW {
-        assert!(sealed > 0 && in_base > 0, "{name}: {ends}: these were not all moments");
+    if cuts >= DEFAULT_CUTS {
+        assert!(sealed > 0 && in_base > 0, "{name}: {ends}: the cuts did not cover the run");
     }
 }
 
 #[test]
-fn the_power_goes_on_ext4() {
-    cuts_on(Kind::Ext4);
+fn power_cut_on_ext4_leaves_base_or_target() {
+    test_power_cuts(Kind::Ext4);
 }
 
 #[test]
-fn the_power_goes_on_xfs() {
-    cuts_on(Kind::Xfs);
+fn power_cut_on_xfs_leaves_base_or_target() {
+    test_power_cuts(Kind::Xfs);
 }
 
 #[test]
-fn the_power_goes_on_btrfs() {
-    cuts_on(Kind::Btrfs);
+fn power_cut_on_btrfs_leaves_base_or_target() {
+    test_power_cuts(Kind::Btrfs);
 }

@@ -1,5 +1,5 @@
-//! `--rollback`: what an update displaced comes back, bit for bit, and the node does not run into the same
-//! generation again.
+//! `--rollback` restores the backups of an update bit for bit, and pins the generation that it
+//! left, so that the node does not install it again.
 
 mod common;
 
@@ -21,7 +21,7 @@ fn generation(site: &Site, serial: u64) -> String {
     publish.generation.short().to_string()
 }
 
-/// Inodes, owners and times of all paths but directories, for what rsync does not compare.
+/// Inode numbers of all paths except directories, which rsync does not compare.
 fn inodes(tree: &Path) -> Vec<(String, u64)> {
     let mut found = Vec::new();
     let mut open = vec![tree.to_owned()];
@@ -39,12 +39,14 @@ fn inodes(tree: &Path) -> Vec<(String, u64)> {
             if meta.is_dir() { open.push(path) } else { found.push((name, meta.ino())) }
         }
     }
+
     found.sort();
+
     found
 }
 
 #[test]
-fn every_kind_of_change_is_undone_and_made_again() {
+fn rollback_and_its_rollback_restore_every_kind_of_change() {
     require!(ROOT_AND_RSYNC);
 
     let mut tree = trees::mutate(&trees::everything(), 0);
@@ -52,22 +54,23 @@ fn every_kind_of_change_is_undone_and_made_again() {
     for round in 1..6 {
         tree = trees::mutate(&tree, round);
         site.publish(&tree);
-        let (before, was) = (site.snapshot(), inodes(&site.node()));
+        let (before, old_inodes) = (site.snapshot(), inodes(&site.node()));
         let state = site.status();
         let updated = site.updated(&ANY);
         site.same();
-        let now = inodes(&site.node());
-        let undone = site.rollback(&[]);
-        undone.ended(0, &["rolled back to", &generation(&site, u64::from(round))]);
-        // A name of a file that goes is no edit of its other names.
+        let new_inodes = inodes(&site.node());
+        let rollback = site.rollback(&[]);
+        rollback.ended(0, &["rolled back to", &generation(&site, u64::from(round))]);
+        // Removing one hard link does not count as an edit of the others.
         assert!(
-            !updated.err.contains("was changed after") && !undone.err.contains("was changed after"),
-            "{undone:#?}"
+            !updated.err.contains("was changed after")
+                && !rollback.err.contains("was changed after"),
+            "{rollback:#?}"
         );
         judge::same(&before, &site.node(), &[]);
         site.nothing_left();
-        // The very same files, so that whatever links or watches them is right again.
-        assert_eq!(inodes(&site.node()), was);
+        // The inodes are the same, so that open files, hard links and watches are valid again.
+        assert_eq!(inodes(&site.node()), old_inodes);
         let line = |status: &str| {
             status.lines().find(|line| line.starts_with("generation")).map(str::to_owned)
         };
@@ -76,13 +79,13 @@ fn every_kind_of_change_is_undone_and_made_again() {
         judge::same(&before, &site.node(), &[]);
         site.rollback(&[]).ended(0, &["rolled back to", &generation(&site, u64::from(round) + 1)]);
         site.same();
-        assert_eq!(inodes(&site.node()), now);
+        assert_eq!(inodes(&site.node()), new_inodes);
         site.updated(&["--check", "content"]).ended(0, &["up to date"]);
     }
 }
 
 #[test]
-fn what_had_drifted_or_was_the_nodes_own_comes_back_as_it_was() {
+fn rollback_restores_drifted_and_untracked_paths() {
     require!(ROOT_AND_RSYNC);
 
     let mut tree = trees::system();
@@ -102,24 +105,24 @@ fn what_had_drifted_or_was_the_nodes_own_comes_back_as_it_was() {
     write_text(&node.join("srv/app/mine"), "mine\n");
     write_text(&node.join("srv/gone/mine"), "mine too\n");
     symlink("nowhere", node.join("srv/app/link")).expect("links");
-    let (before, was) = (site.snapshot(), inodes(&node));
+    let (before, old_inodes) = (site.snapshot(), inodes(&node));
     site.updated(&ANY).ended(0, &["displaced, kept in .si-undo"]);
     write_text(&node.join("opt/new/mine"), "made after the update\n");
     site.rollback(&["--dry-run"]).ended(0, &["would roll back", "/opt/new/tool"]);
     assert!(node.join("opt/new/tool").exists(), "a dry run changes nothing");
     site.rollback(&[]).ended(0, &["rolled back"]);
-    // What came after the update stays the node's.
+    // Files created after the update are untracked and are kept.
     assert_eq!(
         judge::same_except_untracked(&before, &node, &[]),
         ["opt/new/mine", "opt/new/", "opt/"]
     );
     fs::remove_dir_all(node.join("opt")).expect("removes");
-    assert_eq!(inodes(&node), was);
+    assert_eq!(inodes(&node), old_inodes);
     assert_eq!(fs::metadata(node.join("etc/passwd.saved")).expect("is there").nlink(), 2);
 }
 
 #[test]
-fn the_generation_that_was_left_is_held() {
+fn rollback_pins_the_generation_that_it_left() {
     require!(ROOT_AND_RSYNC);
 
     let tree = trees::system();
@@ -142,7 +145,7 @@ fn the_generation_that_was_left_is_held() {
     for more in [&[][..], &["--check", "stat"], &["--dry-run"], &["--purge-untracked"]] {
         site.update(more).ended(12, &[&generation(&site, 2), "nothing was changed"]);
     }
-    // Published again, it is the same generation still.
+    // Another publish of the same generation does not end the pin.
     site.publish(&second);
     site.update(&[]).ended(12, &[]);
     site.updated(&["--unhold"]);
@@ -157,14 +160,14 @@ fn the_generation_that_was_left_is_held() {
     site.updated(&[]);
     site.same();
     assert!(!site.status().contains("pinned:"));
-    // An older catalog is as little accepted as before the rollback.
+    // An older catalog is refused after a rollback too.
     site.rollback(&[]).ended(0, &[]);
     fs::write(&catalog, older).expect("writes");
     site.update(&[]).ended(3, &["has seen 3"]);
 }
 
 #[test]
-fn a_full_sync_can_be_undone_also_where_nothing_was_recorded() {
+fn rollback_of_full_sync_restores_unrecorded_tree() {
     require!(ROOT_AND_RSYNC);
 
     let site = Site::new().with_rsync();
@@ -180,12 +183,12 @@ fn a_full_sync_can_be_undone_also_where_nothing_was_recorded() {
             .arg(&node)
             .args(["-type", "f", "-exec", "touch", "{}", "+"]),
     );
-    let (before, was) = (site.snapshot(), inodes(&node));
+    let (before, old_inodes) = (site.snapshot(), inodes(&node));
     site.updated(&ANY).ended(0, &["full sync"]);
     site.same();
     site.rollback(&[]).ended(0, &["before anything was recorded", "is pinned"]);
     judge::same(&before, &node, &[]);
-    assert_eq!(inodes(&node), was);
+    assert_eq!(inodes(&node), old_inodes);
     assert!(site.status().contains("nothing is recorded of this tree"));
     site.update(&ANY).ended(12, &[]);
     site.updated(&[&ANY[..], &["--unhold"]].concat());
@@ -193,14 +196,14 @@ fn a_full_sync_can_be_undone_also_where_nothing_was_recorded() {
 }
 
 #[test]
-fn what_is_kept_is_bounded_by_the_configuration() {
+fn configuration_limits_undo_set() {
     require!(ROOT_AND_RSYNC);
 
     let mut tree = trees::system();
     trees::put(&mut tree, "usr/big", Item::file(trees::noise(3_000_000, 1)));
     let site = Site::at(&tree);
     let config = site.node().join("etc/systemimager/updateclient.toml");
-    let configured = |text: &str| {
+    let configure = |text: &str| {
         fs::create_dir_all(config.parent().expect("a directory")).expect("makes");
         fs::write(&config, text).expect("writes");
     };
@@ -222,26 +225,26 @@ fn what_is_kept_is_bounded_by_the_configuration() {
         .expect("bytes");
     assert!((3_000_000..3_200_000).contains(&bytes), "{line}");
 
-    configured("keep_undo = \"never\"\n");
+    configure("keep_undo = \"never\"\n");
     publish(&mut tree);
     site.updated(&exclude);
     assert!(!undo.exists());
     assert!(site.status().contains("undo:        nothing"));
     site.rollback(&[]).ended(5, &["nothing can be undone"]);
 
-    configured("undo_share = 0.0\n");
+    configure("undo_share = 0.0\n");
     publish(&mut tree);
     site.updated(&exclude).ended(0, &["will not be undoable", "undo_share"]);
     assert!(!undo.exists());
 
-    configured("keep_undo = \"always\"\nundo_share = 0.0\n");
+    configure("keep_undo = \"always\"\nundo_share = 0.0\n");
     publish(&mut tree);
     site.updated(&exclude);
     site.rollback(&[]).ended(0, &["rolled back"]);
 }
 
 #[test]
-fn repairing_drift_does_not_cost_the_way_back_to_the_generation_before() {
+fn repair_keeps_undo_set_of_previous_generation() {
     require!(ROOT_AND_RSYNC);
 
     let tree = trees::system();
@@ -260,7 +263,7 @@ fn repairing_drift_does_not_cost_the_way_back_to_the_generation_before() {
 }
 
 #[test]
-fn what_a_repair_displaces_lies_beside_the_way_back() {
+fn backups_of_repairs_are_kept_beside_undo_log() {
     require!(ROOT_AND_RSYNC);
 
     let tree = trees::system();
@@ -271,7 +274,7 @@ fn what_a_repair_displaces_lies_beside_the_way_back() {
     trees::put(&mut next, "etc/version", Item::file("two"));
     site.publish(&next);
     site.updated(&[]);
-    let holds = |text: &str| {
+    let find_in_undo = |text: &str| {
         let mut grep = std::process::Command::new("grep");
         let found =
             grep.args(["-rl", text]).arg(node.join(".si-undo")).output().expect("grep runs");
@@ -279,12 +282,12 @@ fn what_a_repair_displaces_lies_beside_the_way_back() {
     };
     write_text(&node.join("etc/version"), "precious\n");
     site.updated(&["--check", "content"]);
-    assert!(holds("precious").contains("/repaired-1/"));
+    assert!(find_in_undo("precious").contains("/repaired-1/"));
     fs::remove_file(node.join("etc/passwd")).expect("removes");
-    write_text(&node.join("etc/passwd/mine"), "what only the node had\n");
+    write_text(&node.join("etc/passwd/mine"), "only on the node\n");
     site.updated(&["--check", "stat"]).ended(0, &["/etc/passwd/mine"]);
     site.same();
-    assert!(holds("what only the node had").contains("/repaired-2/"));
+    assert!(find_in_undo("only on the node").contains("/repaired-2/"));
     assert!(
         site.status()
             .contains(&format!("undo:        to serial 1 (generation {})", generation(&site, 1)))
@@ -292,19 +295,19 @@ fn what_a_repair_displaces_lies_beside_the_way_back() {
     site.rollback(&[]).ended(0, &[&generation(&site, 1)]);
     judge::same(&before, &node, &[]);
     assert!(
-        holds("precious").contains("/repaired-1/")
-            && holds("what only the node had").contains("/repaired-2/")
+        find_in_undo("precious").contains("/repaired-1/")
+            && find_in_undo("only on the node").contains("/repaired-2/")
     );
     site.updated(&["--unhold"]);
     let mut third = next.clone();
     trees::put(&mut third, "etc/version", Item::file("three"));
     site.publish(&third);
     site.updated(&[]);
-    assert_eq!(holds("precious") + &holds("what only the node had"), "");
+    assert_eq!(find_in_undo("precious") + &find_in_undo("only on the node"), "");
 }
 
 #[test]
-fn an_undo_set_that_is_in_the_way_goes_first_or_the_update_stops() {
+fn full_disk_removes_undo_set_or_refuses_update() {
     require!(ROOT_AND_RSYNC, DISK);
 
     let big = |round| {
@@ -334,7 +337,7 @@ fn an_undo_set_that_is_in_the_way_goes_first_or_the_update_stops() {
 }
 
 #[test]
-fn limits_hold_also_where_the_node_alone_had_something() {
+fn displaced_paths_are_kept_despite_undo_limits() {
     require!(ROOT_AND_RSYNC);
 
     for configuration in ["keep_undo = \"never\"\n", "undo_share = 0.0\n"] {
@@ -367,7 +370,7 @@ fn limits_hold_also_where_the_node_alone_had_something() {
 }
 
 #[test]
-fn a_directory_that_somebody_removed_does_not_stand_in_the_way() {
+fn rollback_recreates_removed_parent_directory() {
     require!(ROOT_AND_RSYNC);
 
     let mut tree = trees::system();
@@ -384,7 +387,7 @@ fn a_directory_that_somebody_removed_does_not_stand_in_the_way() {
 }
 
 #[test]
-fn what_comes_back_and_is_not_what_was_recorded_is_told() {
+fn restored_file_with_later_writes_is_a_deviation() {
     require!(ROOT_AND_RSYNC);
 
     let mut tree = trees::system();
@@ -394,14 +397,14 @@ fn what_comes_back_and_is_not_what_was_recorded_is_told() {
     let open = fs::OpenOptions::new().write(true).open(site.node().join("etc/log")).expect("opens");
     site.publish(&tree);
     site.updated(&[]);
-    // Some program has the old file open and goes on writing.
+    // A program still writes to the old file.
     open.set_len(4).expect("truncates");
     site.rollback(&[]).ended(0, &["1 deviation"]);
     assert!(site.status().contains("etc/log: content, time"));
 }
 
 #[test]
-fn what_was_edited_after_the_update_is_not_passed_off_as_old() {
+fn file_edited_after_update_is_a_deviation_or_replaced() {
     require!(ROOT_AND_RSYNC);
 
     let mut tree = trees::system();
@@ -420,13 +423,13 @@ fn what_was_edited_after_the_update_is_not_passed_off_as_old() {
     let left = judge::differences(&before, &site.node(), &[]);
     assert!(left.len() == 1 && left[0].ends_with(" etc/dated"), "{left:?}");
     assert!(site.status().contains("etc/dated: changed since the update that was undone"));
-    // What was edited is in the undo set of the rollback.
+    // The edited files are in the undo set of the rollback.
     site.rollback(&[]).ended(0, &[]);
     assert_eq!(fs::read(site.node().join("etc/changed")).expect("reads"), b"edited");
 }
 
 #[test]
-fn the_agent_that_an_update_brought_stays() {
+fn rollback_keeps_agent_that_update_installed() {
     require!(ROOT_AND_RSYNC);
 
     let tree = trees::system();
@@ -444,7 +447,7 @@ fn the_agent_that_an_update_brought_stays() {
 }
 
 #[test]
-fn an_undo_set_that_is_damaged_or_foreign_changes_nothing() {
+fn damaged_undo_set_changes_nothing() {
     require!(ROOT_AND_RSYNC);
 
     let tree = trees::system();
@@ -459,16 +462,16 @@ fn an_undo_set_that_is_damaged_or_foreign_changes_nothing() {
     let undo = site.node().join(".si-undo");
     let kept = site.dir.path().join("kept");
     common::copy_tree(&undo, &kept);
-    let way_back = fs::read_to_string(undo.join("way-back")).expect("reads");
-    let slot = way_back
+    let undo_log_text = fs::read_to_string(undo.join("way-back")).expect("reads");
+    let slot = undo_log_text
         .lines()
         .find_map(|line| line.strip_prefix("stood ")?.split(' ').next())
         .expect("a slot");
     fs::remove_file(undo.join(slot)).expect("removes");
     site.rollback(&[]).ended(5, &["not in the undo set any more", "nothing was changed"]);
-    let head = way_back.lines().take(2).map(|line| format!("{line}\n")).collect::<String>();
+    let head = undo_log_text.lines().take(2).map(|line| format!("{line}\n")).collect::<String>();
     let after = |rest: &str| format!("{head}{rest}");
-    for (what, words) in [
+    for (undo_log, message) in [
         ("si-undo 2\nend 0\n".to_owned(), "does not know"),
         (after("filesystem .\nstood 1 0 ./../outside\nend 1\n"), "cannot be followed"),
         (String::new(), "cannot be followed"),
@@ -477,8 +480,8 @@ fn an_undo_set_that_is_damaged_or_foreign_changes_nothing() {
     ] {
         fs::remove_dir_all(&undo).expect("removes");
         common::copy_tree(&kept, &undo);
-        fs::write(undo.join("way-back"), what).expect("writes");
-        site.rollback(&[]).ended(5, &[words, "nothing was changed"]);
+        fs::write(undo.join("way-back"), undo_log).expect("writes");
+        site.rollback(&[]).ended(5, &[message, "nothing was changed"]);
         judge::same(&before, &site.node(), &[]);
     }
     fs::remove_dir_all(&undo).expect("removes");
@@ -487,7 +490,7 @@ fn an_undo_set_that_is_damaged_or_foreign_changes_nothing() {
 }
 
 #[test]
-fn repairs_do_not_fill_the_disk() {
+fn repeated_repairs_are_bounded_by_undo_share() {
     require!(DISK);
 
     let mut tree = trees::system();
@@ -499,16 +502,16 @@ fn repairs_do_not_fill_the_disk() {
     write_text(&site.node().join("etc/systemimager/updateclient.toml"), "undo_share = 0.1\n");
     site.updated(&["--adopt"]);
     site.updated(&ANY);
-    let mut said = String::new();
+    let mut messages = String::new();
     for round in 0..10 {
         fs::write(site.node().join("usr/bin/tool"), trees::noise(2_000_000, round))
             .expect("drifts");
-        said += &site.updated(&["--check", "content"]).err;
+        messages += &site.updated(&["--check", "content"]).err;
     }
     assert!(
-        said.contains("what this repair displaces is not kept")
-            && said.contains("undo_share allows"),
-        "{said}"
+        messages.contains("what this repair displaces is not kept")
+            && messages.contains("undo_share allows"),
+        "{messages}"
     );
     let kept = common::run(
         std::process::Command::new("du").args(["-sk"]).arg(site.node().join(".si-undo")),
@@ -520,7 +523,7 @@ fn repairs_do_not_fill_the_disk() {
 }
 
 #[test]
-fn what_is_missing_afterwards_is_told() {
+fn path_missing_before_update_is_a_deviation_after_rollback() {
     require!(ROOT_AND_RSYNC);
 
     let mut tree = trees::system();
@@ -533,12 +536,12 @@ fn what_is_missing_afterwards_is_told() {
     next.retain(|path, _| !path.starts_with(b"srv/"));
     trees::put(&mut next, "etc/passwd", Item::file("the new passwd"));
     site.publish(&next);
-    // It is missing before the update, so it is missing after the way back.
+    // Paths that are missing before the update are missing after its rollback.
     fs::remove_dir_all(node.join("srv/gone/a")).expect("removes");
     fs::remove_file(node.join("etc/passwd")).expect("removes");
     let before = site.snapshot();
     site.updated(&ANY);
-    // A file that the node made where a directory was.
+    // An untracked file replaces a directory that the update removed.
     write_text(&node.join("srv/gone"), "the node's own");
     site.rollback(&[])
         .ended(0, &["displaced, kept in .si-undo until the next update: /srv/gone\n"]);
@@ -551,7 +554,7 @@ fn what_is_missing_afterwards_is_told() {
 }
 
 #[test]
-fn what_became_immutable_under_another_name_is_refused_before_anything_is_touched() {
+fn hardlink_made_immutable_refuses_rollback() {
     require!(ROOT_AND_RSYNC);
 
     let site = Site::at(&trees::system());
@@ -561,10 +564,10 @@ fn what_became_immutable_under_another_name_is_refused_before_anything_is_touche
     fs::hard_link(site.node().join("etc/passwd"), site.node().join("etc/passwd.saved"))
         .expect("links");
     site.updated(&ANY);
-    let chattr = |what: &str| {
+    let chattr = |flag: &str| {
         common::run(
             std::process::Command::new("chattr")
-                .arg(what)
+                .arg(flag)
                 .arg(site.node().join("etc/passwd.saved")),
         )
     };
@@ -579,7 +582,7 @@ fn what_became_immutable_under_another_name_is_refused_before_anything_is_touche
 }
 
 #[test]
-fn what_went_after_the_update_is_told_where_nothing_brings_it_back() {
+fn path_removed_after_update_is_a_deviation_after_rollback() {
     require!(ROOT_AND_RSYNC);
 
     let mut tree = trees::system();

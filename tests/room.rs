@@ -1,5 +1,6 @@
-//! Room: what does not fit is refused before anything is fetched; where another process eats the room
-//! meanwhile, the update stops and leaves nothing, or, after its seal, is finished all the same.
+//! Disk space. An update that does not fit is refused before any archive is fetched. If another
+//! process fills the disk during the update, the update leaves nothing behind; after the seal it
+//! is completed from the space reserve.
 
 mod common;
 
@@ -22,7 +23,8 @@ const AGENT: &str = env!("CARGO_BIN_EXE_si_updateclient");
 
 const NEEDED: [&[Need]; 2] = [&DISK, &[Need::Program("strace"), Need::Program("strip")]];
 
-/// Its second generation brings files into new and old directories, edits some, and lets some go.
+/// Tree whose second generation adds files to new and old directories, and edits and removes
+/// others.
 fn tree(second: bool) -> Tree {
     let mut tree = trees::system();
     for number in 0..60 {
@@ -32,9 +34,10 @@ fn tree(second: bool) -> Tree {
             trees::put(&mut tree, &format!("usr/lib/old/{number}"), Item::file(text));
         }
     }
+
     if second {
         for number in 0..40 {
-            // names so long that directories have to grow for them
+            // The names are long enough to make directories grow.
             let name = format!("{number:0>200}");
             trees::put(
                 &mut tree,
@@ -49,10 +52,11 @@ fn tree(second: bool) -> Tree {
         }
         trees::put(&mut tree, "usr/large", Item::file(trees::noise(1_500_000, 3)));
     }
+
     tree
 }
 
-/// A node on a disk of its own, with an update before it.
+/// Node on a disk of its own, with a pending update.
 struct Node {
     site: Site,
     disk: SmallDisk,
@@ -67,7 +71,8 @@ impl Node {
         Node { site, disk }
     }
 
-    /// An agent that lies on the disk, as on a node: nothing has to be copied for it.
+    /// Command line of an agent on the node's own disk. As on a real node, the transaction needs no
+    /// copy of the agent.
     fn command(&self) -> Command {
         let agent = self.site.node().join("var/lib/systemimager/client/agent");
         if !agent.exists() {
@@ -79,15 +84,15 @@ impl Node {
         command
     }
 
-    /// Runs the update, with every `call` held up by `delay`, as far as `there` comes to be; then it
-    /// stands still while `meanwhile` happens.
+    /// Runs the update with each `call` delayed by `delay` ms. When `reached` is true, the update
+    /// is stopped by a signal while `disturb` runs, and then continued.
     #[track_caller]
-    fn stopped_at(
+    fn run_disturbed(
         &self,
         call: &str,
         delay: u64,
-        there: impl Fn() -> bool,
-        meanwhile: impl FnOnce(),
+        reached: impl Fn() -> bool,
+        disturb: impl FnOnce(),
     ) -> Run {
         let command = self.command();
         let mut strace = Command::new("strace");
@@ -97,23 +102,26 @@ impl Node {
         let mut child =
             strace.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("it starts");
         let begin = Instant::now();
-        while !there() {
+        while !reached() {
             if begin.elapsed() > Duration::from_secs(20)
                 || child.try_wait().expect("waits").is_some()
             {
                 let _ = child.kill();
                 panic!(
-                    "it never came there: {:#?}",
-                    Run::from_output(child.wait_with_output().expect("it ended"))
+                    "the update never reached the point: {:#?}",
+                    Run::from_output(child.wait_with_output().expect("waits"))
                 );
             }
             sleep(Duration::from_millis(1));
         }
+
         signal(&child, Signal::SIGSTOP);
-        // a call that was under way is over
+
+        // A system call in progress ends in this time.
         sleep(Duration::from_millis(20));
-        meanwhile();
+        disturb();
         signal(&child, Signal::SIGCONT);
+
         Run::from_output(child.wait_with_output().expect("it ends"))
     }
 
@@ -126,13 +134,13 @@ impl Node {
     }
 
     #[track_caller]
-    fn is_the_image(&self) {
+    fn assert_equals_image(&self) {
         judge::same(&self.site.image(), &self.site.node(), &["/filler*"]);
         self.site.nothing_left();
     }
 
-    /// What is left in the spool, and of the room that was kept.
-    fn own(&self, directory: &str) -> Vec<String> {
+    /// Files in the spool directory, or the reserve files in the client's own directory.
+    fn client_files(&self, directory: &str) -> Vec<String> {
         let own = self.site.node().join("var/lib/systemimager/client").join(directory);
         let listed = fs::read_dir(own)
             .expect("it is there")
@@ -144,7 +152,7 @@ impl Node {
         names
     }
 
-    /// Takes all inodes that are left.
+    /// Uses up all free inodes.
     fn fill_inodes(&self) {
         let dir = self.site.node().join("filler-inodes");
         fs::create_dir(&dir).expect("makes");
@@ -155,7 +163,7 @@ impl Node {
         }
     }
 
-    fn drain_inodes(&self) {
+    fn free_filler_inodes(&self) {
         fs::remove_dir_all(self.site.node().join("filler-inodes")).expect("removes");
     }
 }
@@ -164,34 +172,37 @@ fn signal(child: &Child, signal: Signal) {
     kill(Pid::from_raw(child.id() as i32), signal).expect("signals");
 }
 
-/// The free and the needed number of `unit` that a refusal names for `place`.
+/// Parses the free and the needed number of `unit` that a refusal reports for `place`.
 #[track_caller]
-fn numbers(run: &Run, place: &str, unit: &str) -> (u64, u64) {
-    let said = run.err.split("no room on this node: ").nth(1).unwrap_or_else(|| panic!("{run:#?}"));
-    let told = said
+fn parse_shortage(run: &Run, place: &str, unit: &str) -> (u64, u64) {
+    let refusal =
+        run.err.split("no room on this node: ").nth(1).unwrap_or_else(|| panic!("{run:#?}"));
+    let shortage = refusal
         .split("; ")
         .find(|part| part.starts_with(&format!("{place} has ")) && part.contains(unit));
-    let told = told.unwrap_or_else(|| panic!("nothing about the {unit} of {place}: {run:#?}"));
-    let told = told.replacen(place, "", 1);
-    let mut numbers = told
+    let shortage =
+        shortage.unwrap_or_else(|| panic!("nothing about the {unit} of {place}: {run:#?}"));
+    let shortage = shortage.replacen(place, "", 1);
+
+    let mut numbers = shortage
         .split(' ')
         .filter_map(|word| word.trim_matches(|c: char| !c.is_ascii_digit()).parse().ok());
     let (free, needed) =
-        (numbers.next().expect("what is free"), numbers.next().expect("what is needed"));
-    assert!(needed > free, "{told}");
+        (numbers.next().expect("the free number"), numbers.next().expect("the needed number"));
+    assert!(needed > free, "{shortage}");
     (free, needed)
 }
 
-/// The node reads the repository from a server that counts.
-fn counted(site: &mut Site) -> FaultServer {
+/// Serves the repository to the node by a server that records the requests.
+fn serve_recorded(site: &mut Site) -> FaultServer {
     let server = FaultServer::serve(&site.repo());
     site.repo_url = server.url();
     server
 }
 
-/// Asserts that nothing of any archive was fetched but its listing.
+/// Asserts that the node fetched the listings of archives, and nothing else of them.
 #[track_caller]
-fn fetched_listings_alone(site: &Site, server: &FaultServer) {
+fn assert_only_listings_fetched(site: &Site, server: &FaultServer) {
     let catalog = site.catalog();
     for seen in server
         .seen()
@@ -208,9 +219,9 @@ fn fetched_listings_alone(site: &Site, server: &FaultServer) {
     );
 }
 
-/// A node at the first generation with an update of about four megabytes before it, in one file below
-/// each of `paths`, and a hundred small ones.
-fn bulky(paths: &[&str]) -> Site {
+/// Node at the first generation with a pending update: four megabytes in one file below each of
+/// `paths`, and a hundred small files.
+fn site_with_large_update(paths: &[&str]) -> Site {
     let mut tree = tree(false);
     let site = Site::at(&tree);
     for (number, path) in paths.iter().enumerate() {
@@ -225,27 +236,31 @@ fn bulky(paths: &[&str]) -> Site {
 }
 
 #[test]
-fn what_does_not_fit_is_refused_before_any_archive_is_fetched() {
+fn too_large_update_is_refused_before_archive_download() {
     require!(NEEDED);
 
-    let mut site = bulky(&["usr"]);
+    let mut site = site_with_large_update(&["usr"]);
     let disk = SmallDisk::for_node(&site, 48, 2000);
     site.updated(&["--adopt"]);
-    let server = counted(&mut site);
+    let server = serve_recorded(&mut site);
     let place = site.node().canonicalize().expect("is there").display().to_string();
-    // the new content alone would fit, but for the archive beside it
+    // The new content would fit, but not together with the archive.
     disk.fill(7_000_000);
     let before = site.snapshot();
     let run = site.update(&["--no-fallback"]);
     run.ended(5, &["nothing was changed"]);
-    let (free, needed) = numbers(&run, &place, "bytes");
-    assert!(free.abs_diff(disk.free()) < 100_000, "{free} is not what df says: {}", disk.free());
-    // content, archive, a hundred small files, and what is kept for the rest
+    let (free, needed) = parse_shortage(&run, &place, "bytes");
+    assert!(
+        free.abs_diff(disk.free()) < 100_000,
+        "{free} is not the number of statvfs: {}",
+        disk.free()
+    );
+    // Content, archive, a hundred small files, and the reserve.
     assert!((9_500_000..11_000_000).contains(&needed), "{needed}");
-    fetched_listings_alone(&site, &server);
+    assert_only_listings_fetched(&site, &server);
     site.unchanged_since(&before);
     disk.drain();
-    // inodes: the hundred new files, and as many again as are kept for the rest
+    // Inodes are needed for the hundred new files, and for the reserve.
     let names = site.node().join("filler");
     fs::create_dir(&names).expect("makes");
     for number in 0..disk.free_inodes() - 150 {
@@ -255,46 +270,46 @@ fn what_does_not_fit_is_refused_before_any_archive_is_fetched() {
     server.calm();
     let run = site.update(&["--no-fallback"]);
     run.ended(5, &["nothing was changed"]);
-    let (free, needed) = numbers(&run, &place, "inodes");
+    let (free, needed) = parse_shortage(&run, &place, "inodes");
     assert!((140..=150).contains(&free) && (160..200).contains(&needed), "{free} {needed}");
-    fetched_listings_alone(&site, &server);
+    assert_only_listings_fetched(&site, &server);
     site.unchanged_since(&before);
-    // a dry run says the same, and fits nothing either
-    numbers(&site.update(&["--no-fallback", "--dry-run"]), &place, "inodes");
+    // A dry run reports the same shortage.
+    parse_shortage(&site.update(&["--no-fallback", "--dry-run"]), &place, "inodes");
     fs::remove_dir_all(&names).expect("removes");
     site.updated(&["--no-fallback"]);
     site.same();
 }
 
 #[test]
-fn each_filesystem_has_to_have_room_for_what_comes_to_it() {
+fn too_small_filesystem_refuses_its_content_or_archive() {
     require!(NEEDED);
 
-    // below which mount it comes, and which one is too small for it: for content, or for the archive
+    // Mount that receives the content, and mount that is too small: for content or for the archive.
     for (content, small) in [("usr", "usr"), ("srv", "var"), ("boot", "boot")] {
-        let mut site = bulky(&[content]);
+        let mut site = site_with_large_update(&[content]);
         fs::create_dir_all(site.node().join(small)).expect("makes");
         let root = SmallDisk::for_node(&site, 64, 3000);
         let part = SmallDisk::for_path(&site, small, 6, 500);
         site.updated(&["--adopt"]);
         let before = site.snapshot();
-        let server = counted(&mut site);
+        let server = serve_recorded(&mut site);
         let run = site.update(&["--no-fallback"]);
         run.ended(5, &["nothing was changed"]);
         let place = part.at.canonicalize().expect("is there").display().to_string();
-        numbers(&run, &place, "bytes");
+        parse_shortage(&run, &place, "bytes");
         assert!(
             !run.err.contains(&format!("{} has", root.at.display())),
             "the root has enough: {run:#?}"
         );
-        fetched_listings_alone(&site, &server);
+        assert_only_listings_fetched(&site, &server);
         site.unchanged_since(&before);
         drop(part);
     }
 }
 
 #[test]
-fn an_undo_set_in_the_way_goes_first_unless_it_is_always_kept() {
+fn low_space_removes_undo_set_unless_always_kept() {
     require!(NEEDED);
 
     let mut tree = tree(false);
@@ -308,7 +323,7 @@ fn an_undo_set_in_the_way_goes_first_unless_it_is_always_kept() {
     let mut site = Site::at(&tree);
     let disk = SmallDisk::for_node(&site, 64, 2000);
     site.updated(&["--adopt"]);
-    // twelve megabytes are displaced, and twelve come
+    // Twelve megabytes are replaced by twelve others.
     for number in 0..2 {
         trees::put(
             &mut tree,
@@ -325,18 +340,18 @@ fn an_undo_set_in_the_way_goes_first_unless_it_is_always_kept() {
     assert!(site.status().contains("undo:"), "{}", site.status());
     trees::put(&mut tree, "usr/bulk-2", Item::file(trees::noise(6_000_000, 20)));
     site.publish(&tree);
-    let server = counted(&mut site);
+    let server = serve_recorded(&mut site);
     let undo = site.node().join(".si-undo");
-    // it would not be enough: then it stays
+    // Removing the undo set would not free enough: it is kept.
     disk.fill(512 << 10);
     let before = site.snapshot();
     let place = site.node().canonicalize().expect("is there").display().to_string();
-    numbers(&site.update(&["--no-fallback"]), &place, "bytes");
+    parse_shortage(&site.update(&["--no-fallback"]), &place, "bytes");
     judge::same(&before, &site.node(), &[]);
     assert!(undo.exists() && site.status().contains("undo:"));
     disk.drain();
     disk.fill(6 << 20);
-    // it would be, and the configuration forbids it
+    // Removing it would free enough, but the configuration forbids it.
     let configuration = site.node().join("etc/systemimager/updateclient.toml");
     trees::write_text(&configuration, "keep_undo = \"always\"\n");
     let run = site.update(&["--no-fallback"]);
@@ -344,9 +359,9 @@ fn an_undo_set_in_the_way_goes_first_unless_it_is_always_kept() {
         5,
         &["the undo set is in the way, and keep_undo = \"always\" keeps it", "nothing was changed"],
     );
-    fetched_listings_alone(&site, &server);
+    assert_only_listings_fetched(&site, &server);
     assert!(undo.exists() && site.status().contains("undo:"));
-    // a dry run only says what it would take
+    // A dry run removes nothing.
     trees::write_text(&configuration, "undo_share = 0.9\n");
     site.update(&["--no-fallback", "--dry-run"]).ended(0, &["would update to node"]);
     assert!(undo.exists());
@@ -356,57 +371,57 @@ fn an_undo_set_in_the_way_goes_first_unless_it_is_always_kept() {
         &["bytes free and the update needs", "the undo set,", "is in the way and is removed"],
     );
     judge::same(&site.image(), &site.node(), &["/filler", "/etc/systemimager"]);
-    // what this one displaced is little, and can be undone
+    // The new undo set is small, and is kept.
     assert!(site.status().contains("undo:"), "{}", site.status());
 }
 
-/// What another process does.
+/// Resource that another process uses up.
 #[derive(Clone, Copy, Debug, PartialEq)]
-enum Eats {
+enum Resource {
     Bytes,
     Inodes,
 }
 
-impl Eats {
-    fn all(self, node: &Node) {
+impl Resource {
+    fn use_up(self, node: &Node) {
         match self {
-            Eats::Bytes => node.disk.fill(0),
-            Eats::Inodes => node.fill_inodes(),
+            Resource::Bytes => node.disk.fill(0),
+            Resource::Inodes => node.fill_inodes(),
         }
     }
 
-    fn no_more(self, node: &Node) {
+    fn release(self, node: &Node) {
         match self {
-            Eats::Bytes => node.disk.drain(),
-            Eats::Inodes => node.drain_inodes(),
+            Resource::Bytes => node.disk.drain(),
+            Resource::Inodes => node.free_filler_inodes(),
         }
     }
 }
 
 #[test]
-fn another_process_eats_the_room_before_the_seal() {
+fn full_disk_before_seal_leaves_no_change() {
     require!(NEEDED);
 
     let node = Node::new(96, 4000);
     let before = node.site.snapshot();
     let stage = node.site.node().join(".si-stage");
     let reserve = node.site.node().join("var/lib/systemimager/client/reserve-0");
-    for eats in [Eats::Bytes, Eats::Inodes] {
-        // while small files are staged; before the way back is noted; when the reserve is made; when the
-        // journal is written
+    for resource in [Resource::Bytes, Resource::Inodes] {
+        // During staging; before the undo log is written; when the reserve is allocated; when the
+        // journal is written.
         let staging = || node.staged() > 20;
         let noting = || fs::read_dir(stage.join("old")).is_ok_and(|listed| listed.count() > 5);
         let reserved = || reserve.exists();
         let sealing = || stage.join("directories.mtree").exists();
         let points: [(&str, &str, u64, &dyn Fn() -> bool); 4] = [
             ("staging", "fchown", 10, &staging),
-            ("noting", "linkat", 20, &noting),
+            ("undo log", "linkat", 20, &noting),
             ("reserved", "fsync", 100, &reserved),
             ("sealing", "fsync", 100, &sealing),
         ];
-        for (point, call, delay, there) in points {
-            let run = node.stopped_at(call, delay, there, || eats.all(&node));
-            let context = format!("{eats:?} at {point}: {run:#?}");
+        for (point, call, delay, reached) in points {
+            let run = node.run_disturbed(call, delay, reached, || resource.use_up(&node));
+            let context = format!("{resource:?} at {point}: {run:#?}");
             assert!(!node.has(".si-stage/journal"), "{context}");
             assert_eq!(run.code, 5, "{context}");
             assert!(
@@ -415,30 +430,34 @@ fn another_process_eats_the_room_before_the_seal() {
             );
             judge::same(&before, &node.site.node(), &["/filler*"]);
             node.site.nothing_left();
-            assert_eq!((node.own("spool"), node.own("")), (vec![], vec![]), "{context}");
-            eats.no_more(&node);
+            assert_eq!(
+                (node.client_files("spool"), node.client_files("")),
+                (vec![], vec![]),
+                "{context}"
+            );
+            resource.release(&node);
         }
     }
-    // as soon as there is room it goes on as if nothing had been
+    // With free space again, the next update succeeds.
     Run::from_output(node.command().output().expect("it runs")).ended(0, &["updated to node"]);
-    node.is_the_image();
+    node.assert_equals_image();
 }
 
 #[test]
-fn after_the_seal_a_full_disk_does_not_stop_an_update() {
+fn full_disk_after_seal_completes_update() {
     require!(NEEDED);
 
-    for eats in [Eats::Bytes, Eats::Inodes] {
+    for resource in [Resource::Bytes, Resource::Inodes] {
         let node = Node::new(96, 4000);
         let sealed = || node.has(".si-stage/journal");
-        let run = node.stopped_at("renameat2", 30, sealed, || eats.all(&node));
+        let run = node.run_disturbed("renameat2", 30, sealed, || resource.use_up(&node));
         run.ended(0, &["updated to node"]);
-        node.is_the_image();
+        node.assert_equals_image();
         assert!(node.site.status().contains("serial:      2"), "{}", node.site.status());
-        assert_eq!((node.own("spool"), node.own("")), (vec![], vec![]));
-        // so it is with a rollback, which makes directories anew
+        assert_eq!((node.client_files("spool"), node.client_files("")), (vec![], vec![]));
+        // A rollback, which creates directories again, succeeds as well.
         let mut rollback = Command::new(node.command().get_program());
-        eats.no_more(&node);
+        resource.release(&node);
         rollback.args(["--rollback", "--yes", "--root"]).arg(node.site.node());
         Run::from_output(rollback.output().expect("it runs")).ended(0, &[]);
         judge::same(
@@ -453,30 +472,30 @@ fn after_the_seal_a_full_disk_does_not_stop_an_update() {
 }
 
 #[test]
-fn what_was_kept_is_eaten_as_well_and_the_next_run_finishes() {
+fn full_disk_without_reserve_is_finished_by_next_run() {
     require!(NEEDED);
 
-    for eats in [Eats::Bytes, Eats::Inodes] {
+    for resource in [Resource::Bytes, Resource::Inodes] {
         let node = Node::new(96, 4000);
         let sealed = || node.has(".si-stage/journal");
-        let run = node.stopped_at("renameat2", 30, sealed, || {
-            for own in node.own("") {
-                fs::remove_file(node.site.node().join("var/lib/systemimager/client").join(own))
+        let run = node.run_disturbed("renameat2", 30, sealed, || {
+            for reserve in node.client_files("") {
+                fs::remove_file(node.site.node().join("var/lib/systemimager/client").join(reserve))
                     .expect("removes");
             }
             for number in 0..4 {
                 let _ =
                     fs::remove_file(node.site.node().join(format!(".si-stage/reserve-{number}")));
             }
-            eats.all(&node);
+            resource.use_up(&node);
         });
         run.ended(6, &["No space left on device", "the next run of si_updateclient finishes"]);
         assert!(sealed());
         Run::from_output(node.command().output().expect("it runs"))
             .ended(6, &["No space left on device"]);
-        eats.no_more(&node);
+        resource.release(&node);
         Run::from_output(node.command().output().expect("it runs"))
             .ended(0, &["the interrupted update was finished"]);
-        node.is_the_image();
+        node.assert_equals_image();
     }
 }

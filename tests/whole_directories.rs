@@ -1,5 +1,5 @@
-//! A directory that goes with all that it holds goes by one rename. What came into it meanwhile was not to
-//! go, and is not lost.
+//! Removal of whole subtrees. A stale directory is moved into the undo set by one rename. Late
+//! arrivals, which other programs created in it after planning, are moved back and not lost.
 
 mod common;
 
@@ -18,11 +18,12 @@ const OLD: &str = "usr/lib/modules/old";
 
 fn generations() -> [Tree; 2] {
     let mut new = trees::system();
-    trees::put(&mut new, "usr/lib/modules/order", Item::file("stays"));
+    trees::put(&mut new, "usr/lib/modules/order", Item::file("unchanged"));
     let mut old = new.clone();
     for file in ["kernel/a.ko", "kernel/b.ko", "kernel/net/c.ko", "modules.dep"] {
         trees::put(&mut old, &format!("{OLD}/{file}"), Item::file(file).mtime(1_000_000_000, 7));
     }
+
     trees::put(
         &mut old,
         &format!("{OLD}/kernel"),
@@ -34,7 +35,8 @@ fn generations() -> [Tree; 2] {
         Item::dir().mode(0o700).mtime(1_200_000_000, 0),
     );
     trees::put(&mut old, &format!("{OLD}/empty"), Item::dir().mtime(1_300_000_000, 0));
-    trees::put(&mut new, "usr/lib/modules/new", Item::file("comes first"));
+    trees::put(&mut new, "usr/lib/modules/new", Item::file("installed first"));
+
     [old, new]
 }
 
@@ -45,7 +47,8 @@ fn site() -> Site {
     site
 }
 
-/// Runs `command` and kills it at one of the calls of `kind`, the first being 1; whether it came to that.
+/// Runs `command` and kills it at the `nth` call of `kind`, counted from 1. Returns whether the
+/// command was killed.
 fn kill(command: &Command, kind: &str, nth: u32) -> bool {
     let mut strace = Command::new("strace");
     strace.args(["-f", "-qq", "-o", "/dev/null", "-e", &format!("trace={kind}")]);
@@ -54,23 +57,27 @@ fn kill(command: &Command, kind: &str, nth: u32) -> bool {
     !strace.output().expect("strace runs").status.success()
 }
 
-/// Kills the update after the seal, when what is new has come and the directory has not gone.
+/// Kills the update after the seal, when the new file is installed and the stale directory not
+/// yet removed.
 #[track_caller]
-fn interrupted() -> Site {
+fn interrupted_site() -> Site {
     let site = site();
     let mut command = site.command();
     command.args(ANY);
+
     assert!(kill(&command, "renameat2", 2));
     let journal = fs::read_to_string(site.node().join(".si-stage/journal")).expect("it was sealed");
+
     assert!(
         journal.contains(&format!(" ./{OLD}\n")) && journal.contains("remove-tree "),
         "{journal}"
     );
-    assert!(!journal.contains("\nremove "), "one rename is all that it takes: {journal}");
+    assert!(!journal.contains("\nremove "), "there is more than one removal: {journal}");
     assert!(
         site.node().join("usr/lib/modules/new").exists()
             && site.node().join(OLD).join("modules.dep").exists()
     );
+
     site
 }
 
@@ -84,8 +91,8 @@ fn recover(node: &Path) -> Run {
     Run::from_output(recovery(node).output().expect("runs"))
 }
 
-/// Something of every kind comes into the directory, at every depth.
-fn strangers(node: &Path) {
+/// Creates entries of every kind in the stale directory, at every depth.
+fn create_late_arrivals(node: &Path) {
     let old = node.join(OLD);
     write_text(&old.join("kernel/net/mine.ko"), "mine");
     write_text(&old.join("extra/deep/x.ko"), "also mine");
@@ -93,7 +100,7 @@ fn strangers(node: &Path) {
     fs::hard_link(old.join("kernel/net/mine.ko"), old.join("mine again")).expect("links");
 }
 
-const BACK: [&str; 9] = [
+const LATE_ARRIVALS: [&str; 9] = [
     "usr/lib/modules/old/",
     "usr/lib/modules/old/extra/",
     "usr/lib/modules/old/extra/deep/",
@@ -106,10 +113,10 @@ const BACK: [&str; 9] = [
 ];
 
 #[track_caller]
-fn are_back(site: &Site, node: &Path) {
+fn assert_late_arrivals_restored(site: &Site, node: &Path) {
     let mut found = judge::same_except_untracked(&site.image(), node, &[]);
     found.sort();
-    assert_eq!(found, BACK);
+    assert_eq!(found, LATE_ARRIVALS);
     let again = fs::symlink_metadata(node.join(OLD).join("mine again")).expect("is there");
     assert_eq!(again.nlink(), 2);
     assert_eq!(
@@ -119,7 +126,7 @@ fn are_back(site: &Site, node: &Path) {
 }
 
 #[test]
-fn a_directory_goes_by_one_rename_and_comes_back_by_one() {
+fn stale_directory_is_removed_and_restored_by_one_rename() {
     require!(NEEDED);
 
     let site = site();
@@ -130,7 +137,7 @@ fn a_directory_goes_by_one_rename_and_comes_back_by_one() {
     site.rollback(&[]).ended(0, &["rolled back"]);
     judge::same(&before, &node, &[]);
     assert_eq!(fs::metadata(node.join(OLD)).expect("is there").ino(), was);
-    // What goes by a rollback does so as well.
+    // A rollback also removes a subtree by one rename.
     site.rollback(&[]).ended(0, &["rolled back"]);
     site.same();
     let kept = fs::read_dir(node.join(".si-undo"))
@@ -141,20 +148,20 @@ fn a_directory_goes_by_one_rename_and_comes_back_by_one() {
 }
 
 #[test]
-fn what_came_into_it_before_it_went_comes_back_to_its_place() {
+fn late_arrivals_are_moved_back() {
     require!(NEEDED);
 
-    let site = interrupted();
+    let site = interrupted_site();
     let node = site.node();
-    strangers(&node);
-    write_text(&node.join(OLD).join("kernel/a.ko"), "edited: it goes, as it was edited");
+    create_late_arrivals(&node);
+    write_text(&node.join(OLD).join("kernel/a.ko"), "edited before its removal");
     recover(&node).ended(0, &["/usr/lib/modules/old stays, since something untracked sits in it"]);
-    are_back(&site, &node);
+    assert_late_arrivals_restored(&site, &node);
     let kernel = fs::metadata(node.join(OLD).join("kernel")).expect("is there");
     assert_eq!((kernel.mode() & 0o7777, kernel.uid(), kernel.gid()), (0o2750, 3, 4));
     assert!(site.status().contains("usr/lib/modules/old"), "{}", site.status());
 
-    // It does not come in the way when what went comes back, nor the other way round.
+    // The late arrivals do not prevent the rollback, nor the rollback of the rollback.
     let [old, _] = generations();
     site.rollback(&["--dry-run"]).ended(0, &["/usr/lib/modules/old/kernel/b.ko"]);
     site.rollback(&[]).ended(0, &["rolled back"]);
@@ -163,13 +170,13 @@ fn what_came_into_it_before_it_went_comes_back_to_its_place() {
     let own = ["/usr/lib/modules/old/extra", "mine*", "/usr/lib/modules/old/kernel/a.ko"];
     assert_eq!(judge::same_except_untracked(&image.path().join("old"), &node, &own), [""; 0]);
     let edited = fs::read_to_string(node.join(OLD).join("kernel/a.ko")).expect("is there");
-    assert_eq!(edited, "edited: it goes, as it was edited");
+    assert_eq!(edited, "edited before its removal");
     assert!(node.join(OLD).join("kernel/net/mine.ko").exists());
     assert!(node.join(OLD).join("extra/deep/x.ko").exists());
     site.rollback(&[]).ended(0, &["rolled back"]);
-    are_back(&site, &node);
+    assert_late_arrivals_restored(&site, &node);
 
-    // When it has gone, so does the directory, with the next update.
+    // Without late arrivals, the next update removes the directory.
     for own in ["mine again", "kernel/net/mine.ko"] {
         fs::remove_file(node.join(OLD).join(own)).expect("removes");
     }
@@ -178,11 +185,11 @@ fn what_came_into_it_before_it_went_comes_back_to_its_place() {
 }
 
 #[test]
-fn killed_at_any_step_while_that_comes_back() {
+fn kill_while_late_arrivals_are_moved_back_is_recovered() {
     require!(NEEDED);
 
-    let site = interrupted();
-    strangers(&site.node());
+    let site = interrupted_site();
+    create_late_arrivals(&site.node());
     let dir = scratch();
     for kind in ["renameat2", "mkdirat", "renameat", "unlinkat", "utimensat"] {
         for nth in (1..).step_by(if kind == "unlinkat" { 7 } else { 1 }) {
@@ -190,7 +197,7 @@ fn killed_at_any_step_while_that_comes_back() {
             copy_tree(&site.node(), &node);
             let killed = kill(&recovery(&node), kind, nth);
             recover(&node).ended(0, &[]);
-            are_back(&site, &node);
+            assert_late_arrivals_restored(&site, &node);
             fs::remove_dir_all(&node).expect("removes");
             if !killed {
                 assert!(nth > 1, "{kind} is not called");
@@ -201,7 +208,7 @@ fn killed_at_any_step_while_that_comes_back() {
 }
 
 #[test]
-fn what_stands_in_the_place_of_what_comes_back_goes_aside_and_is_told() {
+fn rollback_displaces_untracked_files_in_its_way() {
     require!(NEEDED);
 
     let site = site();
@@ -209,18 +216,18 @@ fn what_stands_in_the_place_of_what_comes_back_goes_aside_and_is_told() {
     let before = site.snapshot();
     site.updated(&ANY);
     write_text(&node.join(OLD).join("kernel/b.ko"), "the node's own b");
-    write_text(&node.join(OLD).join("modules.dep/file"), "in a directory where a file was");
+    write_text(&node.join(OLD).join("modules.dep/file"), "in a directory that replaces a file");
     write_text(&node.join(OLD).join("kernel/d.ko"), "the node's own d");
-    let told =
+    let messages =
         ["/usr/lib/modules/old/kernel/b.ko", "/usr/lib/modules/old/modules.dep/file", "displaced"];
-    let undone = site.rollback(&[]);
-    undone.ended(0, &told);
-    assert!(!undone.err.contains("d.ko") && !undone.err.contains("warning"), "{undone:#?}");
+    let rollback = site.rollback(&[]);
+    rollback.ended(0, &messages);
+    assert!(!rollback.err.contains("d.ko") && !rollback.err.contains("warning"), "{rollback:#?}");
     assert_eq!(
         judge::same_except_untracked(&before, &node, &[]),
         ["usr/lib/modules/old/kernel/d.ko"]
     );
-    // It is in the undo set.
+    // The displaced files are in the undo set.
     let undo = fs::read_to_string(node.join(".si-undo/displaced")).expect("is there");
     assert!(undo.contains("kernel/b.ko") && undo.contains("modules.dep/file"), "{undo}");
     site.rollback(&[]).ended(0, &["rolled back"]);
@@ -228,15 +235,15 @@ fn what_stands_in_the_place_of_what_comes_back_goes_aside_and_is_told() {
         fs::read_to_string(node.join(OLD).join(path)).unwrap_or_else(|e| panic!("{path}: {e}"))
     };
     assert_eq!(read("kernel/b.ko"), "the node's own b");
-    assert_eq!(read("modules.dep/file"), "in a directory where a file was");
+    assert_eq!(read("modules.dep/file"), "in a directory that replaces a file");
     assert_eq!(read("kernel/d.ko"), "the node's own d");
 }
 
 #[test]
-fn what_is_mounted_in_it_meanwhile_does_not_go_along() {
+fn mount_in_stale_directory_prevents_its_removal() {
     require!(NEEDED);
 
-    let site = interrupted();
+    let site = interrupted_site();
     let node = site.node();
     let (elsewhere, at) = (scratch(), node.join(OLD).join("empty"));
     write_text(&elsewhere.path().join("precious"), "precious");
@@ -251,7 +258,7 @@ fn what_is_mounted_in_it_meanwhile_does_not_go_along() {
 }
 
 #[test]
-fn what_is_mounted_in_what_was_displaced_is_not_removed_with_it() {
+fn mount_in_undo_set_survives_its_removal() {
     require!(NEEDED);
 
     let site = site();
@@ -262,7 +269,7 @@ fn what_is_mounted_in_what_was_displaced_is_not_removed_with_it() {
     let at = kept
         .map(|path| path.join("empty"))
         .find(|path| path.exists())
-        .expect("the directory that went");
+        .expect("the removed directory");
     let elsewhere = scratch();
     write_text(&elsewhere.path().join("precious"), "precious");
     run(Command::new("mount").arg("--bind").arg(elsewhere.path()).arg(&at));
@@ -285,7 +292,7 @@ fn what_is_mounted_in_what_was_displaced_is_not_removed_with_it() {
 }
 
 #[test]
-fn a_directory_that_stays_for_what_is_in_it_is_not_announced_to_go() {
+fn stale_directory_with_untracked_file_is_not_listed_as_deleted() {
     require!(NEEDED);
 
     let site = site();
@@ -305,8 +312,8 @@ fn a_directory_that_stays_for_what_is_in_it_is_not_announced_to_go() {
     updated.ended(0, &["3 deviations"]);
     let left = judge::same_except_untracked(&site.image(), &node, &[]);
     assert_eq!(left.len(), 4, "{left:?}");
-    // So it is the other way round.
-    write_text(&node.join("usr/lib/modules/new2"), "its directory stays anyway");
+    // The same holds for a rollback.
+    write_text(&node.join("usr/lib/modules/new2"), "in a directory that is kept");
     site.rollback(&["--dry-run"]).ended(0, &["/usr/lib/modules/old/kernel/net/c.ko"]);
     site.rollback(&[]).ended(0, &["rolled back"]);
     assert_eq!(
@@ -316,14 +323,14 @@ fn a_directory_that_stays_for_what_is_in_it_is_not_announced_to_go() {
 }
 
 #[test]
-fn what_comes_into_a_directory_that_becomes_something_else_is_kept_and_told() {
+fn late_arrival_in_replaced_directory_is_displaced() {
     require!(NEEDED);
 
     let [mut old, mut new] = generations();
     trees::put(&mut old, "srv/app/tracked", Item::file("tracked"));
     trees::put(&mut new, "srv/app", Item::file("a file by now"));
     trees::put(&mut new, "srv/other", Item::file("another"));
-    // With an undo set and without one, known before and come meanwhile.
+    // Untracked files from before and after planning, with and without an undo set.
     for config in ["", "keep_undo = \"never\"\n"] {
         let site = Site::at(&old);
         let node = site.node();
@@ -353,7 +360,7 @@ fn what_comes_into_a_directory_that_becomes_something_else_is_kept_and_told() {
 }
 
 #[test]
-fn what_cannot_be_removed_any_more_stops_nothing() {
+fn immutable_leftover_in_stage_stops_no_run() {
     require!(NEEDED);
 
     let [mut old, mut new] = generations();
@@ -366,25 +373,25 @@ fn what_cannot_be_removed_any_more_stops_nothing() {
     trees::put(&mut new, "usr/lib/kept", Item::file("modules.dep").mtime(1_000_000_000, 7));
     site.publish(&new);
     let node = site.node();
-    // A name of the node's own, which the update leaves alone.
+    // An untracked hard link, which the update does not touch.
     fs::hard_link(node.join(OLD).join("modules.dep"), node.join("usr/lib/mine")).expect("links");
     site.updated(&ANY);
-    let chattr = |what: &str| run(Command::new("chattr").arg(what).arg(node.join("usr/lib/mine")));
+    let chattr = |flag: &str| run(Command::new("chattr").arg(flag).arg(node.join("usr/lib/mine")));
     chattr("+i");
     trees::put(&mut new, "usr/lib/modules/new", Item::file("another"));
     site.publish(&new);
     site.updated(&ANY).ended(0, &[".si-stage cannot be removed"]);
-    // All but the one is gone.
+    // All other files of the stage were removed.
     let left = run(Command::new("find").arg(node.join(".si-stage")).args(["-type", "f"]));
     assert!(left.trim_end().ends_with("/modules.dep") && left.lines().count() == 1, "{left}");
     trees::put(&mut new, "usr/lib/modules/new", Item::file("yet another"));
     site.publish(&new);
     let updated = site.update(&ANY);
-    let undone = site.rollback(&[]);
+    let rollback = site.rollback(&[]);
     chattr("-i");
     updated.ended(0, &["updated", ".si-stage cannot be removed", "chattr +i"]);
-    undone.ended(0, &["rolled back", "cannot be removed"]);
-    // Now it can, and leaves no trace.
+    rollback.ended(0, &["rolled back", "cannot be removed"]);
+    // Now the stage can be removed, and the mtime of the root is restored.
     let before = fs::metadata(&node).expect("is there").modified().expect("has a time");
     recover(&node).ended(0, &[]);
     site.nothing_left();
