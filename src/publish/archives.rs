@@ -21,7 +21,7 @@ use crate::publish::existing::ValidArchives;
 use crate::publish::head_clones::HeadClones;
 use crate::publish::notice::PublishNotice;
 use crate::publish::{
-    DeltaDepth, LockedStore, PublishError, PublishInput, PublishPolicy, Store, archive_name,
+    DeltaDepth, LockedStore, PublishError, PublishInput, PublishPolicy, archive_name,
     find_unreachable, policy,
 };
 use crate::report::Monitor;
@@ -288,20 +288,6 @@ fn joined_index(valid: &ValidArchives, new: &[NewArchive]) -> ContentIndex {
 fn depths(valid: &ValidArchives, new: &[NewArchive], index: &ContentIndex) -> DeltaDepth {
     let new_groups = new.iter().flat_map(|new| &new.groups);
     DeltaDepth::new(index, valid.groups.iter().chain(new_groups))
-}
-
-/// The delta groups of all diffs among `archives`, from their listings.
-pub(crate) fn groups_of(
-    store: &Store,
-    archives: &[Archive],
-) -> Result<Vec<DeltaGroup>, PublishError> {
-    let mut groups = Vec::new();
-    for archive in archives {
-        if matches!(archive.kind, ArchiveKind::Diff { .. }) {
-            groups.extend_from_slice(store.listing(archive)?.groups());
-        }
-    }
-    Ok(groups)
 }
 
 /// A reader that computes the digest of all bytes read.

@@ -4,7 +4,6 @@ use crate::catalog::{Archive, Catalog};
 use crate::diff_archive::DeltaGroup;
 use crate::diff_archive::content_index::ContentIndex;
 use crate::manifest::Manifest;
-use crate::publish::archives::groups_of;
 use crate::publish::notice::PublishNotice;
 use crate::publish::{LockedStore, PublishError, Store};
 
@@ -61,7 +60,7 @@ impl ValidArchives {
         for archive in &catalog.archives {
             let groups = store
                 .read(&archive.file)
-                .and_then(|_| groups_of(store, std::slice::from_ref(archive)));
+                .and_then(|_| store.delta_groups(std::slice::from_ref(archive)));
             match groups {
                 Ok(groups) => {
                     valid.groups.extend(groups);

@@ -40,7 +40,6 @@ use crate::report::Monitor;
 
 use archives::ArchiveWriter;
 
-pub(crate) use archives::groups_of;
 pub(crate) use content_sources::{NoContents, SpooledContents};
 pub use delta_depth::DeltaDepth;
 pub use error::PublishError;

@@ -7,9 +7,9 @@ use std::fs::{self, File};
 use std::io::{self, BufReader, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
-use crate::catalog::{Archive, Catalog, FileRef, MAX_CATALOG, Publish, RepoPath};
+use crate::catalog::{Archive, ArchiveKind, Catalog, FileRef, MAX_CATALOG, Publish, RepoPath};
 use crate::diff_archive::content_index::ContentIndex;
-use crate::diff_archive::{ArchiveLimits, FrameCompression, Listing, read_listing};
+use crate::diff_archive::{ArchiveLimits, DeltaGroup, FrameCompression, Listing, read_listing};
 use crate::digest::Digest;
 use crate::fetch::{FetchError, FetchErrorKind, Ranges, Side};
 use crate::image::Layer;
@@ -150,6 +150,17 @@ impl Store {
         let compression = compression(archive).map_err(|e| PublishError::file("read", &path, e))?;
         let invalid = |source| PublishError::Archive { file: archive.file.file.clone(), source };
         read_listing(&frame, compression, &ArchiveLimits::default()).map_err(invalid)
+    }
+
+    /// The delta groups of all diffs among `archives`, from their listings.
+    pub fn delta_groups(&self, archives: &[Archive]) -> Result<Vec<DeltaGroup>, PublishError> {
+        let mut groups = Vec::new();
+        for archive in archives {
+            if matches!(archive.kind, ArchiveKind::Diff { .. }) {
+                groups.extend_from_slice(self.listing(archive)?.groups());
+            }
+        }
+        Ok(groups)
     }
 
     /// Each file in the directories of the format, to find unreferenced ones.

@@ -7,9 +7,7 @@ use jiff::Timestamp;
 use crate::catalog::{Archive, ArchiveKind, Catalog, RepoPath};
 use crate::diff_archive::content_index::ContentIndex;
 use crate::generation::GenerationId;
-use crate::publish::{
-    DeltaDepth, LockedStore, PublishError, find_unreachable, groups_of, write_index,
-};
+use crate::publish::{DeltaDepth, LockedStore, PublishError, find_unreachable, write_index};
 use crate::report::Monitor;
 use crate::tardiff::notice::TardiffNotice;
 
@@ -89,7 +87,7 @@ fn choose_kept_part(
         let archives: Vec<Archive> =
             catalog.archives.iter().filter(|archive| needs_only(archive, &kept)).cloned().collect();
         let index = restrict(&full_index, &archives);
-        let groups = groups_of(store, &archives)?;
+        let groups = store.delta_groups(&archives)?;
         let is_complete =
             find_unreachable(&head, &DeltaDepth::new(&index, groups.iter())).is_none();
         if is_complete || count == generations.len() {
