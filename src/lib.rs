@@ -41,9 +41,9 @@
 //!    - `tests/cli_first_day.rs::a_state_directory_that_came_with_a_clone_is_not_believed`
 //! 4. **One commit point.** Before the seal of the journal a failure, or the end of the process, leaves the
 //!    live tree as it was. After the seal every later run completes the transaction, without a network.
-//!    - `tests/crash_sweep.rs::killed_while_types_change`
-//!    - `tests/crash_sweep.rs::a_change_of_contents_fails`
-//!    - `tests/crash_sweep.rs::a_full_sync_on_a_bad_day`
+//!    - `tests/crash_sweep.rs::death_during_type_changes_leaves_one_state`
+//!    - `tests/crash_sweep.rs::fault_during_content_changes_leaves_one_state`
+//!    - `tests/crash_sweep.rs::full_sync_leaves_one_state`
 //!    - `tests/recovery.rs::a_run_that_finds_no_server_finishes_first_and_then_says_so`
 //! 5. **No path is absent at any moment** if it exists before and after the update.
 //!    - `tests/never_absent.rs::no_path_of_both_generations_is_ever_absent`

@@ -1,13 +1,13 @@
-//! Each change that a run makes fails in turn, or is the one before which the program dies: what the run
-//! says is true, and the next run ends in one state or the other, bit for bit, never in between.
+//! Each mutation of a run fails in turn, or the process dies before it. The run's report must be
+//! true, and the next run must end in one of the two states, bit for bit.
 //!
-//! Changes are numbered by `root::fault`. One thread stages, and contents are staged in a fixed order, so
-//! the `nth` change of a run is the same one whenever it is run again; each sweep ends with the check
-//! that the change after the last one is never met. Each test goes on in a process of its own; each death
-//! needs a further one, the ignored test `child`. They find their orders in the environment.
+//! `root::fault` numbers the mutations. One thread stages, in a fixed order, so that the N-th
+//! mutation is the same in each repetition. Each sweep ends with a check that no mutation follows
+//! the last one. Each test runs in a process of its own. Each death needs a further process: the
+//! ignored test `child`, which reads its job from the environment.
 //!
-//! An ordinary run leaves out most second deaths and most steps of the large tree and of full syncs, and
-//! tries at every third step only whether the node can go on. `SI_SWEEP=full` leaves out nothing of the
+//! A plain run samples second deaths and the steps of large trees and full syncs, and tests only
+//! after each third step whether the node can continue. `SI_SWEEP=full` covers all steps of the
 //! small trees; that takes about half an hour on two processors.
 
 mod common;
@@ -40,12 +40,12 @@ use systemimager::update::{
 };
 use tempfile::TempDir;
 
-/// rsync looks at the node after every so many steps.
+/// Interval, in steps, at which rsync compares the node.
 const JUDGED: u32 = 25;
-/// The child says with this code that it met its end alive.
+/// Exit code of a child that reached its end alive.
 const ALIVE: i32 = 42;
 
-/// What a run is asked to do.
+/// Kind of run.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Job {
     Update,
@@ -53,34 +53,34 @@ enum Job {
     Rollback,
 }
 
-/// One of the two states that a node may be in when nothing waits to be finished.
+/// One of the two states of a node without an interrupted transaction.
 struct End {
-    /// A tree that is in this state, for rsync.
+    /// A tree in this state, for rsync.
     tree: PathBuf,
     print: Fingerprint,
-    /// What is recorded of it.
+    /// The recorded generation.
     generation: Option<GenerationId>,
 }
 
-/// A node that can be brought back to where it was before the run, again and again.
+/// A node that can be reset to its state before the run.
 struct Scene {
     name: String,
     job: Job,
     request: UpdateRequest,
-    /// What the undo set that the node begins with leads back to, if it has one.
+    /// The target of the undo set that the node has at the start, if any.
     earlier: Option<End>,
     before: End,
     after: End,
-    /// The node as it was before the run, with what the agent knows of it.
+    /// A copy of the node before the run, with the agent's state.
     start: PathBuf,
-    /// A place for the node as a dead run left it.
+    /// A directory for a copy of the node after a death.
     dead: PathBuf,
-    /// What was seen so far.
+    /// Counts so far.
     tally: RefCell<Tally>,
     _site: Site,
 }
 
-/// For the numbers in the end.
+/// Counts for the summary.
 #[derive(Default)]
 struct Tally {
     faults: u32,
@@ -89,29 +89,29 @@ struct Tally {
     judged: u32,
 }
 
-/// What the trees of a scene are made of.
+/// The trees of a scene.
 #[derive(Clone, Default)]
 struct Plan {
-    /// The generations that are published, one after the other.
+    /// The published generations, oldest first.
     generations: Vec<Tree>,
-    /// Which of them the node is at; it came there by updates from the first.
+    /// Index of the node's generation, which it reached by updates from the first.
     start: usize,
-    /// What the node has beside them.
+    /// Files that only the node has.
     untracked: Tree,
-    /// What on the node is not as the image has it.
+    /// Files of the image that were changed on the node.
     drift: Tree,
-    /// Whether the node knows its generation; else rsync brings what is new.
+    /// Whether the node has recorded its generation; if not, the run is a full sync.
     recorded: bool,
 }
 
-/// So many in an ordinary run, so many in a full one.
-fn much(ordinary: u32, full: u32) -> u32 {
+/// The number of steps in a plain run and in a full one.
+fn steps(ordinary: u32, full: u32) -> u32 {
     let is_full = std::env::var_os("SI_SWEEP").is_some_and(|value| value == "full");
     if is_full { full } else { ordinary }
 }
 
-/// Every kind of entry at a path of its own, `0` to `6`.
-fn kind(tree: &mut Tree, path: &str, kind: usize, text: &str) {
+/// Adds an entry of one of the seven kinds, `0` to `6`.
+fn put_kind(tree: &mut Tree, path: &str, kind: usize, text: &str) {
     let item = match kind {
         0 => Item::dir(),
         1 => Item::file(format!("{path} {text}")),
@@ -127,7 +127,7 @@ fn kind(tree: &mut Tree, path: &str, kind: usize, text: &str) {
     trees::put(tree, path, item);
 }
 
-/// A tree with the directories that the agent's own files lie in.
+/// A tree with the directories of the agent's own files.
 fn bare() -> Tree {
     let mut tree = Tree::from([(Vec::new(), Item::dir())]);
     trees::put(&mut tree, "etc/leader", Item::file("one inode, many names"));
@@ -136,17 +136,18 @@ fn bare() -> Tree {
     tree
 }
 
-/// Each kind becomes each other kind. So many are staged that they are made durable together.
+/// Each kind becomes each other kind. The stage is large enough for one syncfs.
 fn types() -> Plan {
     let round = |second: bool| {
         let mut tree = bare();
         for (from, to) in
             (0..7).flat_map(|from| (0..7).map(move |to| (from, to))).filter(|(from, to)| from != to)
         {
-            kind(&mut tree, &format!("types/{from}-{to}"), if second { to } else { from }, "");
+            put_kind(&mut tree, &format!("types/{from}-{to}"), if second { to } else { from }, "");
         }
         tree
     };
+
     let mut untracked = Tree::new();
     trees::put(&mut untracked, "own/file", Item::file("the node's"));
     Plan {
@@ -157,8 +158,8 @@ fn types() -> Plan {
     }
 }
 
-/// Everything that can change without a change of type, over two diffs. So few are staged that each is
-/// made durable by itself.
+/// Each change without a change of type, over two diffs. The stage is small enough for an fsync of
+/// each file.
 fn contents() -> Plan {
     let generations = (0..3).map(content).collect();
     let (mut untracked, mut drift) = (Tree::new(), Tree::new());
@@ -205,10 +206,11 @@ fn content(round: u8) -> Tree {
         }
         put(path, item);
     }
+
     tree
 }
 
-/// Some thousand entries, of which some hundred change; among them every kind that there is.
+/// Some thousand entries of all kinds, some hundred of which change.
 fn large() -> Plan {
     let round = |round: u32| {
         let mut tree =
@@ -225,22 +227,25 @@ fn large() -> Plan {
 }
 
 impl Scene {
-    /// The node is made below `place`.
+    /// Creates the node below `place`.
     fn new(name: &str, plan: Plan, place: &Path) -> Self {
         let mut site = Site::new();
         if !plan.recorded {
             site = site.with_rsync();
         }
+
         let node = place.join("node");
         let Plan { generations, start, untracked, drift, recorded } = plan;
         let tree = |parts: &[&Tree]| {
             trees::with_parents(parts.iter().flat_map(|part| (*part).clone()).collect())
         };
+
         let end = |name: &str, parts: &[&Tree], generation| {
             let place = place.join(name);
             trees::write(&tree(parts), &place);
             End { print: Fingerprint::read(&place), tree: place, generation }
         };
+
         let request = request(&node, &site.repo_url, site.rsync_port());
         trees::write(&tree(&[&generations[0], &untracked]), &node);
         let last = generations.len() - 1;
@@ -258,8 +263,10 @@ impl Scene {
                     .unwrap_or_else(|e| panic!("{name}: generation {nth}: {e}"));
             }
         }
+
         trees::write(&drift, &node);
-        // What the node does not know to be untracked goes with a full sync.
+
+        // A full sync without a recorded generation removes untracked files.
         let kept = if recorded { untracked.clone() } else { Tree::new() };
         let earlier = start.checked_sub(1).map(|nth| (&generations[nth], ids[nth]));
         let scene = Scene {
@@ -279,17 +286,19 @@ impl Scene {
             tally: RefCell::default(),
             _site: site,
         };
-        scene.keep(&scene.start);
+
+        scene.save(&scene.start);
+
         scene
     }
 
-    /// The way back: where it leads to, this one begins.
-    fn undone(mut self) -> Self {
+    /// The rollback of this scene: it starts at the other's end.
+    fn into_rollback(mut self) -> Self {
         self.restore(&self.start);
         perform(self.job, &self.request, &Silent).unwrap_or_else(|e| panic!("{}: {e}", self.name));
-        self.keep(&self.start);
+        self.save(&self.start);
         std::mem::swap(&mut self.before, &mut self.after);
-        self.name += ", undone";
+        self.name += ", rolled back";
         self.job = Job::Rollback;
         self.earlier = None;
         self
@@ -299,39 +308,40 @@ impl Scene {
         &self.request.root
     }
 
-    /// Makes the node what it was before the run, or what is at another place.
+    /// Resets the node to the copy at `from`.
     fn restore(&self, from: &Path) {
         for entry in fs::read_dir(self.node()).expect("the node") {
             let path = entry.expect("an entry").path();
             let is_dir = fs::symlink_metadata(&path).expect("is there").is_dir();
             if is_dir { fs::remove_dir_all(path) } else { fs::remove_file(path) }.expect("removes");
         }
-        // The top itself stays: the state is of that inode.
+        // The root directory stays: the recorded state names its inode.
         copy_tree(&from.join("."), self.node());
     }
 
-    /// Keeps the node as it is now at another place.
-    fn keep(&self, to: &Path) {
+    /// Copies the node to another directory.
+    fn save(&self, to: &Path) {
         let _ = fs::remove_dir_all(to);
-        // Nobody runs it here, and it is far larger than all the rest.
+        // It is never run here, and far larger than the rest.
         let _ = fs::remove_file(self.node().join(".si-stage/agent"));
         copy_tree(self.node(), to);
     }
 
-    /// How many changes `job` makes from where the node is now, which has to go well, and how many of
-    /// them before the seal.
+    /// The number of mutations of `job`, which must succeed, and the number before the commit
+    /// point.
     #[track_caller]
     fn count(&self, job: Job) -> (u32, u32) {
         fault::disarm();
         let counter = Counter::default();
         perform(job, &self.request, &counter)
             .unwrap_or_else(|e| panic!("{}: {job:?}: {e}", self.name));
-        (made(), counter.0.load(Ordering::SeqCst))
+        (mutations(), counter.0.load(Ordering::SeqCst))
     }
 
-    /// Does `job` in a process that dies before its `nth` change; false where it has no such change.
+    /// Runs `job` in a process that dies before its `nth` mutation; false if there is no such
+    /// mutation.
     #[track_caller]
-    fn killed(&self, job: Job, nth: u32) -> bool {
+    fn kill(&self, job: Job, nth: u32) -> bool {
         let mut child = Command::new(std::env::current_exe().expect("this program"));
         child.args(["--exact", "child", "--ignored", "--nocapture", "--test-threads=1"]);
         child.env("SI_SWEEP_NODE", self.node()).env("SI_SWEEP_REPO", repo_of(&self.request));
@@ -339,20 +349,23 @@ impl Scene {
         if let Some(server) = &self.request.rsync {
             child.env("SI_SWEEP_RSYNC", server.port.to_string());
         }
+
         let output = child.output().expect("runs");
         let killed = output.status.signal() == Some(9);
         let said = String::from_utf8_lossy(&output.stderr);
+
         assert!(
             killed || output.status.code() == Some(ALIVE),
             "{}: {job:?} {nth}: {output:?}\n{said}",
             self.name
         );
         self.tally().deaths += u32::from(killed);
+
         killed
     }
 
-    /// Does `job` with a fault at its `nth` change.
-    fn failing(
+    /// Runs `job` with a fault at its `nth` mutation; also returns whether the fault was reached.
+    fn run_with_fault(
         &self,
         job: Job,
         nth: u32,
@@ -368,11 +381,11 @@ impl Scene {
         )
     }
 
-    /// The end that the node says it is at, which has to be true; nothing may wait to be finished.
+    /// The state that the node reports, which must be true. No transaction may be interrupted.
     #[track_caller]
-    fn end(&self, context: &str) -> &End {
+    fn reported_end(&self, context: &str) -> &End {
         let status = update::status(self.node()).expect("a status");
-        assert!(!status.interrupted, "{context}: something waits to be finished");
+        assert!(!status.interrupted, "{context}: a transaction is interrupted");
         let recorded = match &status.state {
             LoadedState::Valid(state) => Some(state.generation),
             LoadedState::Missing => None,
@@ -380,13 +393,13 @@ impl Scene {
         };
         let end = [&self.after, &self.before].into_iter().find(|end| end.generation == recorded);
         let end = end.unwrap_or_else(|| panic!("{context}: at a third generation, {recorded:?}"));
-        self.is(end, context);
+        self.assert_tree(end, context);
         end
     }
 
-    /// Asserts that the tree is as at `end`.
+    /// Asserts that the tree equals `end`.
     #[track_caller]
-    fn is(&self, end: &End, context: &str) {
+    fn assert_tree(&self, end: &End, context: &str) {
         let found = Fingerprint::read(self.node());
         let mut differences = end.print.differences(&found);
         differences.truncate(20);
@@ -395,6 +408,7 @@ impl Scene {
             tally.judged += 1;
             tally.judged.is_multiple_of(JUDGED)
         };
+
         if turn || !differences.is_empty() {
             let mut judged = judge::differences(&end.tree, self.node(), &[]);
             judged.truncate(20);
@@ -405,9 +419,9 @@ impl Scene {
         }
     }
 
-    /// Asserts that nothing of a stage lies about, and that an undo set is one.
+    /// Asserts that no stage is left, and that an undo set is complete.
     #[track_caller]
-    fn is_tidy(&self, end: &End, context: &str) {
+    fn assert_tidy(&self, end: &End, context: &str) {
         for left in [".si-stage", ".si-full"] {
             assert!(!self.node().join(left).exists(), "{context}: {left} was left behind");
         }
@@ -421,66 +435,83 @@ impl Scene {
         std::ptr::eq(end, &self.after)
     }
 
-    /// Whatever was left, the next run finishes or drops it; returns at which end.
+    /// Lets the next run finish or discard the transaction; returns the resulting state.
     #[track_caller]
-    fn recovers(&self, context: &str) -> &End {
-        self.recovers_by(Job::Recover, context)
+    fn recover(&self, context: &str) -> &End {
+        self.recover_by(Job::Recover, context)
     }
 
     #[track_caller]
-    fn recovers_by(&self, job: Job, context: &str) -> &End {
-        self.does(job, context);
-        let end = self.end(context);
-        self.is_tidy(end, context);
+    fn recover_by(&self, job: Job, context: &str) -> &End {
+        self.perform(job, context);
+        let end = self.reported_end(context);
+        self.assert_tidy(end, context);
         end
     }
 
     #[track_caller]
-    fn does(&self, job: Job, context: &str) {
+    fn perform(&self, job: Job, context: &str) {
         perform(job, &self.request, &Silent)
             .unwrap_or_else(|e| panic!("{context}: then {job:?}: {e}"));
     }
 
-    /// From either end the job can be done and leads to the other, from where there is a way back; tried
-    /// at every third step, or at all.
+    /// Asserts that the job still works from either state, and that a rollback leads back. Runs at
+    /// each third step, or at all steps.
     #[track_caller]
-    fn goes_on(&self, from: &End, context: &str) {
+    fn assert_usable(&self, from: &End, context: &str) {
         let nth = {
             let mut tally = self.tally();
             tally.ends += 1;
             tally.ends
         };
-        if !nth.is_multiple_of(much(3, 1)) {
+
+        if !nth.is_multiple_of(steps(3, 1)) {
             return;
         }
+
         if !self.is_after(from) {
             if let Some(earlier) = self.earlier.as_ref().filter(|_| nth.is_multiple_of(2)) {
-                self.does(Job::Rollback, context);
-                return self.is(earlier, &format!("{context}: back to what was before the start"));
+                self.perform(Job::Rollback, context);
+                return self.assert_tree(
+                    earlier,
+                    &format!("{context}: rolled back to the earlier generation"),
+                );
             }
-            self.does(self.job, context);
+            self.perform(self.job, context);
         }
-        assert!(self.is_after(self.end(context)), "{context}: the next run did not get there");
-        self.is_tidy(&self.after, context);
+
+        assert!(
+            self.is_after(self.reported_end(context)),
+            "{context}: the next run did not reach the target"
+        );
+        self.assert_tidy(&self.after, context);
         if self.job == Job::Update {
-            self.does(Job::Update, context);
-            assert!(self.is_after(self.end(context)), "{context}: there is no staying there");
+            self.perform(Job::Update, context);
+            assert!(
+                self.is_after(self.reported_end(context)),
+                "{context}: a further update did not stay there"
+            );
         } else {
             let again = perform(Job::Update, &self.request, &Silent);
             assert!(
                 matches!(again, Err(UpdateError::Pinned { .. })),
-                "{context}: what was fled from is not held: {again:?}"
+                "{context}: the generation that was left is not pinned: {again:?}"
             );
         }
-        self.agent_is_tidy(context);
-        self.does(Job::Rollback, context);
-        assert!(!self.is_after(self.end(context)), "{context}: there is no way back");
-        self.is_tidy(&self.after, context);
+
+        self.assert_agent_tidy(context);
+        self.perform(Job::Rollback, context);
+
+        assert!(
+            !self.is_after(self.reported_end(context)),
+            "{context}: the rollback did not lead back"
+        );
+        self.assert_tidy(&self.after, context);
     }
 
-    /// Nothing that was fetched or half written is left among the agent's own files.
+    /// Asserts that the agent's state directory holds no downloads or partial files.
     #[track_caller]
-    fn agent_is_tidy(&self, context: &str) {
+    fn assert_agent_tidy(&self, context: &str) {
         let agent = self.node().join("var/lib/systemimager/client");
         for dir in [agent.join("spool"), agent] {
             for entry in fs::read_dir(&dir).expect("the agent's own") {
@@ -495,8 +526,8 @@ impl Scene {
         self.tally.borrow_mut()
     }
 
-    /// About `most` of the numbers from 1 to `last`, both ends among them.
-    fn some(&self, last: u32, most: u32) -> Vec<u32> {
+    /// A sample of about `most` numbers from 1 to `last`, with both ends.
+    fn sample(&self, last: u32, most: u32) -> Vec<u32> {
         if last <= most {
             return (1..=last).collect();
         }
@@ -504,50 +535,59 @@ impl Scene {
         let phase =
             1 + u32::try_from(RandomState::new().build_hasher().finish() % u64::from(stride))
                 .expect("small");
-        let mut some: Vec<u32> =
+        let mut sample: Vec<u32> =
             [1, last].into_iter().chain((phase..last).step_by(stride as usize)).collect();
-        some.sort_unstable();
-        some.dedup();
-        some
+
+        sample.sort_unstable();
+        sample.dedup();
+        sample
     }
 
-    /// Each of about `most` changes fails once, or that and all after it.
-    fn fails(&self, fault: Fault, most: u32) {
+    /// Fails a sample of `most` mutations, each alone or with all later ones.
+    fn sweep_faults(&self, fault: Fault, most: u32) {
         self.restore(&self.start);
         let (last, _) = self.count(self.job);
-        assert!(self.is_after(self.end("without a fault")));
-        self.is_tidy(&self.after, "without a fault");
-        for nth in self.some(last, most) {
+
+        assert!(self.is_after(self.reported_end("without a fault")));
+        self.assert_tidy(&self.after, "without a fault");
+        for nth in self.sample(last, most) {
             self.restore(&self.start);
-            let (met, done) = self.failing(self.job, nth, fault);
+            let (met, done) = self.run_with_fault(self.job, nth, fault);
             let context = format!(
-                "{}: {fault:?} at change {nth} of {last}: {:?}",
+                "{}: {fault:?} at mutation {nth} of {last}: {:?}",
                 self.name,
                 done.as_ref().err()
             );
-            assert!(met, "{context}: it was not met");
+            assert!(met, "{context}: the fault was not reached");
             let once = matches!(fault, Fault::Fail(_));
-            self.was_true(done, once, &context);
-            let end = self.recovers(&context);
-            self.goes_on(end, &context);
+            self.assert_true_report(done, once, &context);
+            let end = self.recover(&context);
+            self.assert_usable(end, &context);
         }
+
         self.restore(&self.start);
+
         assert!(
-            !self.failing(self.job, last + 1, fault).0,
-            "{}: more changes than were counted",
+            !self.run_with_fault(self.job, last + 1, fault).0,
+            "{}: more mutations than were counted",
             self.name
         );
     }
 
-    /// What a run said of its end holds before anybody mends anything.
+    /// Asserts that the result of a run is true before any recovery.
     #[track_caller]
-    fn was_true(&self, done: Result<Option<Report>, UpdateError>, once: bool, context: &str) {
+    fn assert_true_report(
+        &self,
+        done: Result<Option<Report>, UpdateError>,
+        once: bool,
+        context: &str,
+    ) {
         let interrupted = update::status(self.node()).expect("a status").interrupted;
         match done {
-            Ok(_) => self.is(&self.after, context),
+            Ok(_) => self.assert_tree(&self.after, context),
             Err(UpdateError::Interrupted(_) | UpdateError::Unfinished(_)) => {
-                // Where a journal could neither be made durable nor be taken back, nobody can know.
-                assert!(interrupted || !once, "{context}: nothing waits to be finished");
+                // If the journal could neither be made durable nor removed, the state is unknown.
+                assert!(interrupted || !once, "{context}: no transaction is interrupted");
             }
             Err(error) => {
                 let own_disk = match &error {
@@ -558,68 +598,74 @@ impl Scene {
                 assert!(own_disk, "{context}: the wrong side is blamed");
                 assert!(
                     !interrupted,
-                    "{context}: it says that nothing was changed, and that is not settled"
+                    "{context}: it reports an unchanged tree, but a transaction is interrupted"
                 );
-                self.is(&self.before, context);
+                self.assert_tree(&self.before, context);
                 if once {
-                    self.is_tidy(&self.before, context);
+                    self.assert_tidy(&self.before, context);
                 }
             }
         }
     }
 
-    /// The program dies before each of about `most` changes. Before the seal the tree is what it was; after
-    /// it, what it is to be.
-    fn dies(&self, most: u32) {
+    /// Dies before a sample of `most` mutations. Before the commit point the tree must equal the
+    /// base; after it, the target.
+    fn sweep_deaths(&self, most: u32) {
         self.restore(&self.start);
         let (last, _) = self.count(self.job);
-        let mut sealed_at = None;
-        for nth in self.some(last, most) {
+        let mut committed_at = None;
+        for nth in self.sample(last, most) {
             self.restore(&self.start);
-            let context = format!("{}: died before change {nth} of {last}", self.name);
-            assert!(self.killed(self.job, nth), "{context}: it did not");
-            let sealed = update::status(self.node()).expect("a status").interrupted;
-            let end = self.recovers(&context);
-            let arrived = self.is_after(end);
-            assert!(arrived || !sealed, "{context}: it was sealed");
+            let context = format!("{}: died before mutation {nth} of {last}", self.name);
+            assert!(self.kill(self.job, nth), "{context}: it did not die");
+            let committed = update::status(self.node()).expect("a status").interrupted;
+            let end = self.recover(&context);
+            let at_target = self.is_after(end);
+            assert!(at_target || !committed, "{context}: it was committed");
             assert!(
-                arrived || sealed_at.is_none(),
-                "{context}: sealed since {sealed_at:?}, and not any more"
+                at_target || committed_at.is_none(),
+                "{context}: committed since {committed_at:?}, but not here"
             );
-            sealed_at = sealed_at.or(arrived.then_some(nth));
-            self.goes_on(end, &context);
+            committed_at = committed_at.or(at_target.then_some(nth));
+            self.assert_usable(end, &context);
         }
+
         assert!(
-            sealed_at.is_some_and(|at| at > 1),
-            "{}: deaths on both sides of the seal",
+            committed_at.is_some_and(|at| at > 1),
+            "{}: deaths on both sides of the commit point",
             self.name
         );
         self.restore(&self.start);
-        assert!(!self.killed(self.job, last + 1), "{}: more changes than were counted", self.name);
+
+        assert!(!self.kill(self.job, last + 1), "{}: more mutations than were counted", self.name);
     }
 
-    /// The program dies behind the seal, and what recovers dies as well, each of `seconds` at a time.
-    fn dies_twice(&self, firsts: u32, seconds: u32) {
+    /// Dies after the commit point, and again in the recovery, at samples of `firsts` and
+    /// `seconds`.
+    fn sweep_double_deaths(&self, firsts: u32, seconds: u32) {
         self.restore(&self.start);
-        let (last, sealed) = self.count(self.job);
-        for first in self.some(last - sealed, firsts).into_iter().map(|nth| sealed + nth) {
+        let (last, commit) = self.count(self.job);
+        for first in self.sample(last - commit, firsts).into_iter().map(|nth| commit + nth) {
             self.restore(&self.start);
-            assert!(self.killed(self.job, first), "{}: it did not die at {first}", self.name);
-            self.keep(&self.dead);
+            assert!(self.kill(self.job, first), "{}: it did not die at {first}", self.name);
+            self.save(&self.dead);
             let (more, _) = self.count(Job::Recover);
-            for second in self.some(more, seconds) {
+            for second in self.sample(more, seconds) {
                 self.restore(&self.dead);
                 let context =
                     format!("{}: died at {first} of {last}, then at {second} of {more}", self.name);
-                assert!(self.killed(Job::Recover, second), "{context}: it did not");
-                // Any run recovers, not only one that is asked for nothing else; a rollback would then go on.
+                assert!(self.kill(Job::Recover, second), "{context}: it did not die");
+                // Any kind of run recovers; a rollback would then roll back again.
                 let job = if second % 2 == 0 || self.job == Job::Rollback {
                     Job::Recover
                 } else {
                     self.job
                 };
-                assert!(self.is_after(self.recovers_by(job, &context)), "{context}: it was sealed");
-                self.goes_on(&self.after, &context);
+                assert!(
+                    self.is_after(self.recover_by(job, &context)),
+                    "{context}: it was committed"
+                );
+                self.assert_usable(&self.after, &context);
             }
         }
     }
@@ -631,7 +677,7 @@ impl Drop for Scene {
             return;
         }
         let (name, tally) = (&self.name, self.tally());
-        let detail = format!("from inside, {name}; the tree was looked at {} times", tally.judged);
+        let detail = format!("from inside, {name}; the tree was compared {} times", tally.judged);
         for (what, count) in [("faults", tally.faults), ("kills", tally.deaths)] {
             if count > 0 {
                 common::tally(what, count as usize, &detail);
@@ -640,12 +686,12 @@ impl Drop for Scene {
     }
 }
 
-/// Does the `work` of the test `name` in a process of its own, since a fault is armed for a whole process,
-/// and from a copy of this program beside the nodes: a stage keeps the program that seals it, and on one
-/// mount that is a link.
+/// Runs the `work` of the test `name` in a process of its own, since a fault applies to a whole
+/// process. The program is a copy beside the nodes: a stage stores the program, as a hard link on
+/// the same mount.
 fn sweep(name: &str, work: impl FnOnce(&Path)) {
     if let Some(place) = std::env::var_os("SI_SWEEP_PLACE") {
-        // What is staged at the same time would be staged in another order each time.
+        // Several threads would stage in another order each time.
         rayon::ThreadPoolBuilder::new().num_threads(1).build_global().expect("one thread");
         return work(Path::new(&place));
     }
@@ -662,7 +708,7 @@ fn sweep(name: &str, work: impl FnOnce(&Path)) {
     assert!(status.success(), "{name}: {status}");
 }
 
-/// A directory in memory where there is one that can hold a tree: thousands of runs wait for no disk.
+/// A directory in memory, if a tmpfs can hold a tree: thousands of runs then need no disk.
 fn fast_place() -> TempDir {
     const TMPFS: u64 = 0x0102_1994;
     let memory = Path::new("/dev/shm");
@@ -672,7 +718,7 @@ fn fast_place() -> TempDir {
     if fits
         && std::env::var_os("SI_TEST_DIR").is_none()
         && let Ok(dir) = TempDir::with_prefix_in("si-sweep-", memory)
-        // Before Linux 6.6 it holds none of these.
+        // A tmpfs before Linux 6.6 holds no user attributes.
         && rustix::fs::lsetxattr(dir.path(), "user.test", b"", XattrFlags::empty()).is_ok()
     {
         return dir;
@@ -687,7 +733,7 @@ fn repo_of(request: &UpdateRequest) -> String {
     }
 }
 
-/// What a node would be told to do.
+/// The request of a node.
 fn request(node: &Path, repo: &str, rsync: Option<u16>) -> UpdateRequest {
     UpdateRequest {
         root: node.to_owned(),
@@ -706,7 +752,7 @@ fn request(node: &Path, repo: &str, rsync: Option<u16>) -> UpdateRequest {
         max_delete: MaxDelete::Percent(100),
         adopt_share: 0.0,
         adopt_only: false,
-        // A diff that cannot be followed because a call failed must not end in anything else.
+        // If a call fails, the run must not fall back to another strategy.
         fallback: rsync.is_some(),
         dry_run: false,
         allow_downgrade: false,
@@ -743,20 +789,20 @@ fn perform(
     }
 }
 
-/// Remembers how many changes there were before the seal.
+/// Records the number of mutations before the commit point.
 #[derive(Default)]
 struct Counter(AtomicU32);
 
 impl Monitor for Counter {
     fn event(&self, event: Event) {
         if matches!(event, Event::Sealed) {
-            self.0.store(made(), Ordering::SeqCst);
+            self.0.store(mutations(), Ordering::SeqCst);
         }
     }
 }
 
-fn made() -> u32 {
-    u32::try_from(fault::changes_made()).expect("a number of changes")
+fn mutations() -> u32 {
+    u32::try_from(fault::changes_made()).expect("a number of mutations")
 }
 
 #[test]
@@ -778,100 +824,100 @@ fn child() {
     std::process::exit(ALIVE);
 }
 
-/// Every step there is.
+/// All steps.
 const ALL: u32 = u32::MAX;
 
 #[test]
-fn a_change_of_types_fails() {
-    sweep("a_change_of_types_fails", |place| {
+fn fault_during_type_changes_leaves_one_state() {
+    sweep("fault_during_type_changes_leaves_one_state", |place| {
         let scene = Scene::new("types", types(), place);
-        scene.fails(Fault::Fail(Errno::IO), ALL);
-        scene.fails(Fault::FailOn(Errno::ROFS), much(100, ALL));
-        scene.fails(Fault::Fail(Errno::NOSPC), much(10, ALL));
+        scene.sweep_faults(Fault::Fail(Errno::IO), ALL);
+        scene.sweep_faults(Fault::FailOn(Errno::ROFS), steps(100, ALL));
+        scene.sweep_faults(Fault::Fail(Errno::NOSPC), steps(10, ALL));
     });
 }
 
 #[test]
-fn a_change_of_contents_fails() {
-    sweep("a_change_of_contents_fails", |place| {
+fn fault_during_content_changes_leaves_one_state() {
+    sweep("fault_during_content_changes_leaves_one_state", |place| {
         let scene = Scene::new("contents", contents(), place);
-        scene.fails(Fault::Fail(Errno::IO), ALL);
-        scene.fails(Fault::FailOn(Errno::ROFS), much(100, ALL));
-        scene.fails(Fault::Fail(Errno::NOSPC), much(40, ALL));
+        scene.sweep_faults(Fault::Fail(Errno::IO), ALL);
+        scene.sweep_faults(Fault::FailOn(Errno::ROFS), steps(100, ALL));
+        scene.sweep_faults(Fault::Fail(Errno::NOSPC), steps(40, ALL));
     });
 }
 
 #[test]
-fn killed_while_types_change() {
-    sweep("killed_while_types_change", |place| {
+fn death_during_type_changes_leaves_one_state() {
+    sweep("death_during_type_changes_leaves_one_state", |place| {
         let scene = Scene::new("types", types(), place);
-        scene.dies(ALL);
-        scene.dies_twice(much(2, ALL), much(30, ALL));
+        scene.sweep_deaths(ALL);
+        scene.sweep_double_deaths(steps(2, ALL), steps(30, ALL));
     });
 }
 
 #[test]
-fn killed_while_contents_change() {
-    sweep("killed_while_contents_change", |place| {
+fn death_during_content_changes_leaves_one_state() {
+    sweep("death_during_content_changes_leaves_one_state", |place| {
         let scene = Scene::new("contents", contents(), place);
-        scene.dies(ALL);
-        scene.dies_twice(1, ALL);
-        scene.dies_twice(much(10, ALL), much(4, ALL));
+        scene.sweep_deaths(ALL);
+        scene.sweep_double_deaths(1, ALL);
+        scene.sweep_double_deaths(steps(10, ALL), steps(4, ALL));
     });
 }
 
 #[test]
-fn a_second_update_and_the_way_back_from_the_first() {
-    sweep("a_second_update_and_the_way_back_from_the_first", |place| {
+fn second_update_keeps_or_replaces_the_undo_set() {
+    sweep("second_update_keeps_or_replaces_the_undo_set", |place| {
         let scene = Scene::new("a second update", Plan { start: 1, ..contents() }, place);
-        scene.fails(Fault::Fail(Errno::IO), much(100, ALL));
-        scene.dies(much(100, ALL));
+        scene.sweep_faults(Fault::Fail(Errno::IO), steps(100, ALL));
+        scene.sweep_deaths(steps(100, ALL));
     });
 }
 
 #[test]
-fn a_rollback_of_types_fails_or_is_killed() {
-    sweep("a_rollback_of_types_fails_or_is_killed", |place| {
-        let scene = Scene::new("types", types(), place).undone();
-        scene.fails(Fault::Fail(Errno::IO), ALL);
-        scene.dies(ALL);
-        scene.dies_twice(much(2, ALL), much(20, ALL));
+fn rollback_of_type_changes_leaves_one_state() {
+    sweep("rollback_of_type_changes_leaves_one_state", |place| {
+        let scene = Scene::new("types", types(), place).into_rollback();
+        scene.sweep_faults(Fault::Fail(Errno::IO), ALL);
+        scene.sweep_deaths(ALL);
+        scene.sweep_double_deaths(steps(2, ALL), steps(20, ALL));
     });
 }
 
 #[test]
-fn a_rollback_of_contents_fails_or_is_killed() {
-    sweep("a_rollback_of_contents_fails_or_is_killed", |place| {
-        let scene = Scene::new("contents", contents(), place).undone();
-        scene.fails(Fault::Fail(Errno::IO), ALL);
-        scene.fails(Fault::FailOn(Errno::ROFS), much(40, ALL));
-        scene.dies(ALL);
-        scene.dies_twice(much(4, ALL), much(10, ALL));
+fn rollback_of_content_changes_leaves_one_state() {
+    sweep("rollback_of_content_changes_leaves_one_state", |place| {
+        let scene = Scene::new("contents", contents(), place).into_rollback();
+        scene.sweep_faults(Fault::Fail(Errno::IO), ALL);
+        scene.sweep_faults(Fault::FailOn(Errno::ROFS), steps(40, ALL));
+        scene.sweep_deaths(ALL);
+        scene.sweep_double_deaths(steps(4, ALL), steps(10, ALL));
     });
 }
 
 #[test]
-fn a_large_tree_on_a_bad_day() {
-    sweep("a_large_tree_on_a_bad_day", |place| {
+fn large_tree_leaves_one_state() {
+    sweep("large_tree_leaves_one_state", |place| {
         let scene = Scene::new("a large tree", large(), place);
-        scene.fails(Fault::Fail(Errno::IO), much(6, 400));
-        scene.dies(much(6, 400));
-        scene.dies_twice(much(2, 20), much(2, 20));
-        let scene = scene.undone();
-        scene.fails(Fault::Fail(Errno::IO), much(3, 200));
-        scene.dies(much(5, 200));
+        scene.sweep_faults(Fault::Fail(Errno::IO), steps(6, 400));
+        scene.sweep_deaths(steps(6, 400));
+        scene.sweep_double_deaths(steps(2, 20), steps(2, 20));
+        let scene = scene.into_rollback();
+        scene.sweep_faults(Fault::Fail(Errno::IO), steps(3, 200));
+        scene.sweep_deaths(steps(5, 200));
     });
 }
 
 #[test]
-fn a_full_sync_on_a_bad_day() {
-    sweep("a_full_sync_on_a_bad_day", |place| {
+fn full_sync_leaves_one_state() {
+    sweep("full_sync_leaves_one_state", |place| {
         let scene = Scene::new("a full sync", Plan { recorded: false, ..contents() }, place);
-        scene.fails(Fault::Fail(Errno::IO), much(12, ALL));
-        scene.dies(much(12, ALL));
-        scene.dies_twice(much(2, 40), much(3, 40));
-        let scene = scene.undone();
-        scene.fails(Fault::Fail(Errno::IO), much(6, ALL));
-        scene.dies(much(6, ALL));
+        scene.sweep_faults(Fault::Fail(Errno::IO), steps(12, ALL));
+        scene.sweep_deaths(steps(12, ALL));
+        scene.sweep_double_deaths(steps(2, 40), steps(3, 40));
+        let scene = scene.into_rollback();
+        scene.sweep_faults(Fault::Fail(Errno::IO), steps(6, ALL));
+        scene.sweep_deaths(steps(6, ALL));
     });
 }
