@@ -12,7 +12,7 @@
 //! | layer | modules |
 //! |---|---|
 //! | 0 words | [`tree_path`], [`digest`], [`entry`], [`generation`], [`image`] |
-//! | 1 rules | [`report`], [`manifest`], [`catalog`], [`plan`], [`filter`], [`delta`], [`diff_archive`] |
+//! | 1 rules | [`report`], [`cancel`], [`manifest`], [`catalog`], [`plan`], [`filter`], [`delta`], [`diff_archive`] |
 //! | 2 one outside thing each | [`allocator`], [`root`], [`process`], [`rsync`], [`state`], [`host`] |
 //! | 3 fetching | [`fetch`] |
 //! | 4 machinery | [`scan`], [`apply`], [`full_sync`], [`publish`] |
@@ -99,6 +99,7 @@ pub mod generation;
 pub mod image;
 pub mod tree_path;
 
+pub mod cancel;
 pub mod catalog;
 pub mod delta;
 pub mod diff_archive;

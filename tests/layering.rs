@@ -14,7 +14,10 @@ use std::path::Path;
 /// From the bottom to the top; within a layer from left to right.
 const LAYERS: [(&str, &[&str]); 7] = [
     ("words", &["tree_path", "digest", "entry", "generation", "image"]),
-    ("rules", &["report", "manifest", "catalog", "plan", "filter", "delta", "diff_archive"]),
+    (
+        "rules",
+        &["report", "cancel", "manifest", "catalog", "plan", "filter", "delta", "diff_archive"],
+    ),
     ("one outside thing each", &["allocator", "root", "process", "rsync", "state", "host"]),
     ("fetching", &["fetch"]),
     ("machinery", &["scan", "apply", "full_sync", "publish"]),

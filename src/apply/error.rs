@@ -8,7 +8,9 @@ use std::error::Error;
 use std::fmt;
 use std::io;
 
+use crate::cancel::Cancelled;
 use crate::diff_archive::ArchiveError;
+use crate::report::Monitor;
 use crate::root::{ChangeLocks, RootError};
 use crate::state::StateError;
 use crate::tree_path::TreePath;
@@ -484,6 +486,11 @@ impl Untouched {
         if error.is_full() { NoRoom::Full(error).into() } else { Untouched::Root(error) }
     }
 
+    /// A failure of a cancellable read: after a cancellation, the cancellation is the reason.
+    pub(in crate::apply) fn cancelled_or(monitor: &dyn Monitor, error: RootError) -> Self {
+        if monitor.is_stopped() { Untouched::Stopped } else { Untouched::Root(error) }
+    }
+
     /// A refusal by an upper layer.
     pub fn refused(reason: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
         Untouched::Refused(RefusalKind::Caller(reason.into()))
@@ -504,6 +511,12 @@ impl StageError {
             | StageError::Archive { .. } => true,
             StageError::Untouched(_) | StageError::Interrupted(_) => false,
         }
+    }
+}
+
+impl From<Cancelled> for Untouched {
+    fn from(_: Cancelled) -> Self {
+        Untouched::Stopped
     }
 }
 

@@ -22,7 +22,6 @@
 //! Names on disk and their states are in [`on_disk`]; errors and notices with their wording in
 //! [`error`] and [`notice`]; mount topology, stages and undo sets in [`filesystem`].
 
-mod cancel;
 pub mod error;
 pub mod filesystem;
 pub mod journal;

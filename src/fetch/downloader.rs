@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::catalog::FileRef;
 use crate::digest::Digest;
-use crate::fetch::cancel;
+use crate::cancel;
 use crate::fetch::download::growing_file::GrowingFile;
 use crate::fetch::download::partial_file::PartialFile;
 use crate::fetch::download::retry::RetryPolicy;

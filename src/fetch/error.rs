@@ -7,7 +7,7 @@ use std::{fmt, io};
 
 use reqwest::StatusCode;
 
-use super::cancel::Cancelled;
+use crate::cancel::Cancelled;
 use crate::catalog::RepoPath;
 use crate::diff_archive::ArchiveError;
 use crate::digest::Digest;

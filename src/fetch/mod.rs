@@ -6,7 +6,6 @@
 //! without a digest in the catalog (the catalog itself, lists of a module) are returned as plain
 //! bytes, for the caller to check.
 
-mod cancel;
 pub mod content;
 mod download;
 mod downloader;

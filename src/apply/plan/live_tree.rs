@@ -7,8 +7,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use rayon::prelude::*;
 
-use crate::apply::cancel::{CancelReader, cancelled_or, check_cancelled};
 use crate::apply::error::Untouched;
+use crate::cancel::{CancelReader, check_cancelled};
 use crate::digest::Digest;
 use crate::entry::Entry;
 use crate::filter::{Cursor, Filter};
@@ -138,7 +138,7 @@ impl LiveTree {
                 Ok(digest.map(|digest| ((*path).clone(), digest)))
             })
             .collect::<Result<_, RootError>>()
-            .map_err(|error| cancelled_or(monitor, error))?;
+            .map_err(|error| Untouched::cancelled_or(monitor, error))?;
         self.digests.extend(digests.into_iter().flatten());
         monitor.event(Event::Finished { job: Job::Walk });
         Ok(())

@@ -24,13 +24,13 @@ use std::io::{BufRead, BufReader};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use crate::apply::cancel::{CancelReader, cancelled_or, check_cancelled};
 use crate::apply::error::{RefusalKind, Untouched};
 use crate::apply::filesystem::Filesystems;
 use crate::apply::filesystem::stage_dirs::{self, Stages};
 use crate::apply::journal::{self, CommitRecord, Journal, space_reserve};
 use crate::apply::plan::{ChangePlan, ContentSource, StagedItem};
 use crate::apply::undo::{self, RetentionLimits, UndoRetention, backup};
+use crate::cancel::{CancelReader, check_cancelled};
 use crate::digest::Digest;
 use crate::entry::{LeafKind, Node};
 use crate::report::{Event, Job, Monitor};
@@ -165,7 +165,7 @@ impl<'a> Stage<'a> {
     pub fn fill(&self, digest: &Digest, content: &mut dyn BufRead) -> Result<(), StageError> {
         let Some(items) = self.missing().get(digest).cloned() else { return Ok(()) };
         let Some((&first, others)) = items.split_first() else { return Ok(()) };
-        check_cancelled(self.monitor)?;
+        check_cancelled(self.monitor).map_err(Untouched::from)?;
 
         let first = &self.plan.staged_items[first];
         let stage = self.stage_of(first)?;
@@ -229,7 +229,7 @@ impl<'a> Stage<'a> {
         let found = Digest::of_reader(CancelReader { from: &file, monitor: self.monitor })
             .map_err(|source| {
                 let error = RootError { what: "read", path: from.show(path), source };
-                cancelled_or(self.monitor, error)
+                Untouched::cancelled_or(self.monitor, error)
             })?;
         if found != (*digest, first.bytes()) {
             return Ok(false);
@@ -400,7 +400,7 @@ impl<'a> Stage<'a> {
                 return Err(if error.is_full() {
                     Untouched::from_root(error)
                 } else {
-                    cancelled_or(self.monitor, error)
+                    Untouched::cancelled_or(self.monitor, error)
                 });
             }
         }

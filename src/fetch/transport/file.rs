@@ -16,7 +16,7 @@ use std::path::PathBuf;
 use rustix::fs::OFlags;
 
 use super::{CatalogAnswer, Transport, TransportError};
-use crate::fetch::cancel::{CancelCheck, Cancelled};
+use crate::cancel::{CancelCheck, Cancelled};
 use crate::fetch::download::partial_file::PartialFile;
 use crate::fetch::download::spool::Spool;
 use crate::fetch::error::{FetchError, FetchProblem};

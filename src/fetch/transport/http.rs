@@ -19,7 +19,7 @@ use reqwest::{StatusCode, Url, redirect};
 use super::certificates::read_certificates;
 use super::url::without_password;
 use super::{CatalogAnswer, Transport, TransportError};
-use crate::fetch::cancel::{self, ChannelReader};
+use crate::cancel::{self, ChannelReader};
 use crate::fetch::download::partial_file::{CacheUse, PartialFile};
 use crate::fetch::download::retry::MinimumRate;
 use crate::fetch::download::spool::{Spool, is_strong_etag, is_valid_etag};

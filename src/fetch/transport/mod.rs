@@ -8,10 +8,10 @@ pub(super) mod url;
 
 use std::time::Duration;
 
-use super::cancel::Cancelled;
 use super::download::partial_file::PartialFile;
 use super::download::spool::Spool;
 use super::error::{FetchError, FetchProblem};
+use crate::cancel::Cancelled;
 
 /// Answer to a request for the catalog.
 #[derive(Clone, Debug, PartialEq, Eq)]

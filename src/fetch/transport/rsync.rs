@@ -11,8 +11,8 @@ use std::sync::Arc;
 use rustix::fs::OFlags;
 
 use super::{CatalogAnswer, Transport, TransportError};
+use crate::cancel::Cancelled;
 use crate::digest::Digest;
-use crate::fetch::cancel::Cancelled;
 use crate::fetch::download::partial_file::PartialFile;
 use crate::fetch::download::retry::MinimumRate;
 use crate::fetch::download::spool::{Spool, partial_name, spool_error};

@@ -1,13 +1,17 @@
-//! Waits that a cancellation ends at once, even if the server is silent.
+//! Cancellation: long reads and waits that end soon after a request to stop.
 //!
-//! A thread of its own performs each call that may block. After a cancellation it is abandoned: it
-//! owns nothing except the connection, and ends with the connection or with the process. If the
-//! calling thread blocked instead, Ctrl-C would have to wait for the network's time limit.
+//! A signal sets a flag, and long operations poll it. A read of a local file polls before each
+//! block, by a [`CancelReader`]. A call that may wait for a server has a thread of its own, by
+//! [`cancellable`] or a [`ChannelReader`]. After a cancellation that thread is abandoned: it owns
+//! nothing except the connection, and ends with the connection or with the process. If the calling
+//! thread blocked instead, Ctrl-C would have to wait for the network's time limit.
 
-use std::io::{self, Read};
+use std::io::{self, BufRead, Read};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::thread;
 use std::time::{Duration, Instant};
+
+use crate::report::Monitor;
 
 /// Interval at which the cancellation is polled.
 const POLL_INTERVAL: Duration = Duration::from_millis(100);
@@ -17,14 +21,51 @@ const CHUNK_SIZE: usize = 128 << 10;
 const QUEUED_CHUNKS: usize = 4;
 
 /// Whether the run was cancelled.
-pub(super) type CancelCheck = fn() -> bool;
+pub type CancelCheck = fn() -> bool;
 
 /// The run was cancelled.
-#[derive(Debug)]
-pub(super) struct Cancelled;
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Cancelled;
+
+/// Fails if the run was cancelled.
+pub fn check_cancelled(monitor: &dyn Monitor) -> Result<(), Cancelled> {
+    if monitor.is_stopped() { Err(Cancelled) } else { Ok(()) }
+}
+
+/// Reader that fails after a cancellation.
+pub struct CancelReader<'a, R> {
+    /// The reader that it wraps.
+    pub from: R,
+    /// Polled before each read.
+    pub monitor: &'a dyn Monitor,
+}
+
+impl<R> CancelReader<'_, R> {
+    fn check(&self) -> io::Result<()> {
+        check_cancelled(self.monitor).map_err(|Cancelled| io::Error::other("stopped on request"))
+    }
+}
+
+impl<R: Read> Read for CancelReader<'_, R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.check()?;
+        self.from.read(buffer)
+    }
+}
+
+impl<R: BufRead> BufRead for CancelReader<'_, R> {
+    fn fill_buf(&mut self) -> io::Result<&[u8]> {
+        self.check()?;
+        self.from.fill_buf()
+    }
+
+    fn consume(&mut self, amount: usize) {
+        self.from.consume(amount);
+    }
+}
 
 /// Runs `work` in a thread and returns its result, unless the run is cancelled.
-pub(super) fn cancellable<T: Send + 'static>(
+pub fn cancellable<T: Send + 'static>(
     is_cancelled: CancelCheck,
     work: impl FnOnce() -> T + Send + 'static,
 ) -> Result<T, Cancelled> {
@@ -37,7 +78,7 @@ pub(super) fn cancellable<T: Send + 'static>(
 }
 
 /// Sleeps for `time`, unless the run is cancelled.
-pub(super) fn sleep(is_cancelled: CancelCheck, time: Duration) -> Result<(), Cancelled> {
+pub fn sleep(is_cancelled: CancelCheck, time: Duration) -> Result<(), Cancelled> {
     let end = Instant::now() + time;
     while !is_cancelled() {
         match end.saturating_duration_since(Instant::now()) {
@@ -49,7 +90,7 @@ pub(super) fn sleep(is_cancelled: CancelCheck, time: Duration) -> Result<(), Can
 }
 
 /// Reader of a body through a thread, so that each wait for a chunk can be cancelled.
-pub(super) struct ChannelReader {
+pub struct ChannelReader {
     receiver: Receiver<io::Result<Vec<u8>>>,
     is_cancelled: CancelCheck,
 }
