@@ -108,6 +108,7 @@ fn check_mounted(
                 && !present.is_mount_root(mount_root)
                 && !is_on_other_filesystem(root, mount_root)?
         };
+
         if is_missing {
             return Err(SessionError::NotMounted { mount_root: root.show(mount_root) });
         }

@@ -1,9 +1,9 @@
-//! Filesystems that hold names, content and coarse times, and nothing else: vfat and its kin, such as the
-//! EFI system partition.
+//! Limited filesystems: vfat and its kin, such as the EFI system partition.
 //!
-//! What they cannot hold is left out of every comparison; an entry that they cannot hold at all is a
-//! deviation. They have no stage: what is to come there, and what is displaced, lies in the slots of the
-//! root's filesystem, which has a journal, and is copied (`carry.rs`).
+//! They hold names, content and coarse times, but no owners, permissions, links or extended
+//! attributes. Everything else is left out of comparisons, and an entry that cannot exist there is a
+//! deviation. A limited filesystem has no stage. Its slots are on the root's filesystem, which has a
+//! journal, and a copy replaces each rename (`roll_forward/copy_rename.rs`).
 
 use std::collections::{BTreeMap, HashSet};
 
@@ -14,70 +14,79 @@ use crate::root::Stat;
 use crate::root::mounts::Mount;
 use crate::tree_path::TreePath;
 
-/// FAT counts in steps of two seconds.
-const GRAIN: i64 = 2;
-/// From 1980-01-02 to 2107-12-30, which FAT holds in every time zone.
-const YEARS: std::ops::Range<i64> = 315_619_200..4_354_732_800;
-/// The largest file on FAT.
-const LARGEST: u64 = u32::MAX as u64;
+/// Resolution of FAT times in seconds.
+const TIME_RESOLUTION: u64 = 2;
+/// From 1980-01-02 to 2107-12-30 in seconds since 1970: FAT holds these times in every time zone.
+const TIME_RANGE: std::ops::Range<i64> = 315_619_200..4_354_732_800;
+/// Largest file on FAT, except exFAT, in bytes.
+const MAX_SIZE: u64 = u32::MAX as u64;
 
-/// What of a difference is one that such a filesystem could hold.
+/// The part of a difference that a limited filesystem could hold.
 pub fn mask_unsupported(difference: Difference, entry: &Entry, stat: Option<&Stat>) -> Difference {
-    let same = stat.is_some_and(|stat| same_time(entry.meta.mtime, stat.mtime));
+    let has_same_time = stat.is_some_and(|stat| same_time(entry.meta.mtime, stat.mtime));
     Difference {
         mode: false,
         uid: false,
         gid: false,
         xattrs: false,
         links: false,
-        time: difference.time && !same,
+        time: difference.time && !has_same_time,
         ..difference
     }
 }
 
-/// Whether what was given the time `wanted` may show the time `found` there.
-pub(in crate::apply) fn same_time(wanted: Mtime, found: Mtime) -> bool {
-    !YEARS.contains(&wanted.seconds)
-        || wanted.seconds.abs_diff(found.seconds) <= GRAIN.unsigned_abs()
+/// Whether a file that was given the time `set` may show the time `shown`.
+pub(in crate::apply) fn same_time(set: Mtime, shown: Mtime) -> bool {
+    !TIME_RANGE.contains(&set.seconds) || set.seconds.abs_diff(shown.seconds) <= TIME_RESOLUTION
 }
 
-/// The entries of a manifest that the filesystems mounted there cannot hold, and why.
+/// Entries of a manifest that cannot exist on the limited filesystems of `mounts`, with the reason.
 pub fn unsupported_entries(manifest: &Manifest, mounts: &[Mount]) -> BTreeMap<TreePath, String> {
-    let mut unheld = BTreeMap::new();
+    let mut unsupported = BTreeMap::new();
     for mount in mounts.iter().filter(|mount| mount.is_limited()) {
         let entries = manifest.entries();
         let first = entries.partition_point(|entry| entry.path <= mount.at);
         let mut names: HashSet<String> = HashSet::new();
+
         for entry in entries[first..].iter().take_while(|entry| entry.path.is_below(&mount.at)) {
-            let lost = entry.path.parent().is_some_and(|parent| unheld.contains_key(&parent));
-            let folded = String::from_utf8_lossy(entry.path.as_bytes()).to_lowercase();
-            let why = if lost {
+            let parent = entry.path.parent();
+            let reason = if parent.is_some_and(|parent| unsupported.contains_key(&parent)) {
                 Some("its directory cannot be held".to_owned())
-            } else if !entry.is_dir() && entry.file().is_none() {
-                Some(format!("a {} cannot be held", entry.type_name()))
-            } else if !is_name(entry.path.name()) {
-                Some("a file of this name cannot be held".to_owned())
-            } else if !names.insert(folded) {
-                Some("two names that differ by case cannot be held".to_owned())
-            } else if mount.kind != "exfat" && entry.file().is_some_and(|(size, _)| size > LARGEST)
-            {
-                Some("a file of this size cannot be held".to_owned())
             } else {
-                None
+                unsupported_reason(entry, mount, &mut names)
             };
-            if let Some(why) = why {
-                unheld.insert(entry.path.clone(), format!("{why} by {}", mount.kind));
+            if let Some(reason) = reason {
+                unsupported.insert(entry.path.clone(), format!("{reason} by {}", mount.kind));
             }
         }
     }
-    unheld
+    unsupported
+}
+
+/// The reason that an entry cannot exist on a limited filesystem; `names` are those before it, in
+/// lower case.
+fn unsupported_reason(entry: &Entry, mount: &Mount, names: &mut HashSet<String>) -> Option<String> {
+    if !entry.is_dir() && entry.file().is_none() {
+        return Some(format!("a {} cannot be held", entry.type_name()));
+    }
+    if !is_valid_name(entry.path.name()) {
+        return Some("a file of this name cannot be held".to_owned());
+    }
+    if !names.insert(String::from_utf8_lossy(entry.path.as_bytes()).to_lowercase()) {
+        return Some("two names that differ by case cannot be held".to_owned());
+    }
+    if mount.kind != "exfat" && entry.file().is_some_and(|(size, _)| size > MAX_SIZE) {
+        return Some("a file of this size cannot be held".to_owned());
+    }
+    None
 }
 
 /// Whether FAT can hold a file of this name.
-fn is_name(name: &[u8]) -> bool {
+fn is_valid_name(name: &[u8]) -> bool {
     let Ok(text) = std::str::from_utf8(name) else { return false };
-    let odd = |c: char| c.is_control() || "\"*/:<>?\\|".contains(c);
-    !text.contains(odd) && !text.ends_with(['.', ' ']) && text.encode_utf16().count() <= 255
+    !text.contains(|c: char| c.is_control() || "\"*/:<>?\\|".contains(c))
+        && !text.ends_with(['.', ' '])
+        && text.encode_utf16().count() <= 255
 }
 
 #[cfg(test)]
@@ -94,7 +103,7 @@ mod tests {
             mtime: Mtime { seconds: 1, nanos: 0 },
             xattrs: Xattrs::new(),
         };
-        Entry::new(TreePath::new(path).expect("good"), meta, node)
+        Entry::new(TreePath::new(path).expect("a valid path"), meta, node)
     }
 
     fn leaf(kind: LeafKind) -> Node {
@@ -106,7 +115,7 @@ mod tests {
     }
 
     fn mount(kind: &str) -> Mount {
-        let at = TreePath::new("efi").expect("good");
+        let at = TreePath::new("efi").expect("a valid path");
         Mount {
             at,
             kind: kind.to_owned(),
@@ -117,7 +126,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_held_is_named_with_its_reason() {
+    fn unsupported_entries_are_named_with_their_reason() {
         let link = || leaf(LeafKind::Symlink { target: (*b"x").into() });
         let manifest = Manifest::new(vec![
             entry("", Node::Directory),
@@ -131,13 +140,15 @@ mod tests {
             entry("efi-link", link()),
             entry("efi/pipe", leaf(LeafKind::Fifo)),
         ])
-        .expect("good");
-        let told = |kind| -> Vec<String> {
+        .expect("a valid manifest");
+
+        let unsupported = |kind| -> Vec<String> {
             unsupported_entries(&manifest, &[mount(kind)])
                 .iter()
-                .map(|(path, why)| format!("{path}: {why}"))
+                .map(|(path, reason)| format!("{path}: {reason}"))
                 .collect()
         };
+
         let expected = [
             "/efi/a: two names that differ by case cannot be held by vfat",
             "/efi/b:: a file of this name cannot be held by vfat",
@@ -146,28 +157,28 @@ mod tests {
             "/efi/link: a link cannot be held by vfat",
             "/efi/pipe: a fifo cannot be held by vfat",
         ];
-        assert_eq!(told("vfat"), expected);
-        assert!(told("ext4").is_empty());
-        assert!(told("exfat").iter().all(|line| !line.contains("size")));
+        assert_eq!(unsupported("vfat"), expected);
+        assert!(unsupported("ext4").is_empty());
+        assert!(unsupported("exfat").iter().all(|line| !line.contains("size")));
     }
 
     #[test]
-    fn names_that_fat_holds() {
+    fn fat_names_are_accepted_and_others_refused() {
         for good in ["BOOTX64.EFI", "a b", "\u{e9}", ".hidden", "x+y,z;[=]"] {
-            assert!(is_name(good.as_bytes()), "{good}");
+            assert!(is_valid_name(good.as_bytes()), "{good}");
         }
         for bad in ["a:b", "end.", "end ", "tab\t", "what?", "a\\b", "*"] {
-            assert!(!is_name(bad.as_bytes()), "{bad}");
+            assert!(!is_valid_name(bad.as_bytes()), "{bad}");
         }
-        assert!(!is_name(b"\xff"));
+        assert!(!is_valid_name(b"\xff"));
     }
 
     #[test]
-    fn times_in_steps_of_two_seconds_are_the_same() {
+    fn times_within_the_resolution_are_the_same() {
         let at = |seconds, nanos| Mtime { seconds, nanos };
         assert!(same_time(at(1_600_000_001, 999_999_999), at(1_600_000_000, 0)));
         assert!(!same_time(at(1_600_000_010, 0), at(1_600_000_000, 0)));
-        // before 1980 it holds none
+        // FAT holds no time before 1980.
         assert!(same_time(at(5, 0), at(315_532_800, 0)));
     }
 }

@@ -91,6 +91,7 @@ pub fn append(
         if root.children(&backups)?.is_empty() {
             continue;
         }
+
         if root.stat(&undo)?.is_none() {
             root.create_dir(&undo)?;
         }

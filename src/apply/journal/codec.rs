@@ -129,6 +129,7 @@ mod tests {
     fn sample() -> Journal {
         let path = |text: &str| TreePath::new(text).expect("a valid path");
         let change = |path, action| Change { filesystem: 0, path, action };
+
         Journal {
             mount_roots: vec![TreePath::root(), path("boot")],
             slots: Slots::Stage,

@@ -63,6 +63,7 @@ struct RemovedDirs<'a> {
 impl<'a> RemovedDirs<'a> {
     fn new(changes: &'a [Change]) -> Self {
         let (mut by_slot, mut listed) = (HashMap::new(), HashSet::new());
+
         for change in changes {
             match change.action {
                 Action::Install { slot }
@@ -105,6 +106,7 @@ impl DisplacedDir<'_> {
             } else {
                 Ok(false)
             };
+
             match moved {
                 Ok(true) => arrivals.restored.push(path),
                 Ok(false) => arrivals.unrestorable.push(path),
@@ -124,6 +126,7 @@ impl DisplacedDir<'_> {
             if self.removed.listed.contains(&path) {
                 return Ok(Descend::Into);
             }
+
             let is_directory = |stat: &Stat| stat.kind == FileKind::Directory;
             match self.root.stat(&path)? {
                 None => found.push(Arrival { backup: visit.path, path }),

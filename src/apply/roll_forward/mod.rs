@@ -186,6 +186,7 @@ impl RollForward<'_> {
             UndoRetention::Replace => BackupFate::Kept,
             _ => BackupFate::Removed,
         };
+
         for path in &conflicts.edited_after_seal {
             let path = self.root.show(path);
             self.monitor.warn(ApplyNotice::EditedAfterSeal { path, backup });

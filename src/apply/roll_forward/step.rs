@@ -143,6 +143,8 @@ impl<'a> Executor<'a> {
         backups: Option<&Root>,
     ) -> Result<Option<&Root>, RootError> {
         let Some(parent) = path.parent() else { return Ok(None) };
+
+        // Only if the last action had another parent.
         if self.parent.as_ref().is_none_or(|(open, _)| *open != parent) {
             self.parent = None;
             if let Some(backups) = backups {
@@ -272,6 +274,7 @@ impl SlotRename<'_> {
                 }
                 Some(_) => {}
             }
+
             match self.rename_staged(Rename::Exchange) {
                 // The filesystem has no RENAME_EXCHANGE: the path is missing for a moment.
                 Err(error) if error.is_unsupported() => {

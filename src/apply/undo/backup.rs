@@ -86,6 +86,7 @@ pub(in crate::apply) fn backup_sizes(
         if !is_backed_up {
             continue;
         }
+
         match root.stat(&change.path)? {
             Some(stat) if stat.kind == FileKind::Directory => {
                 usage.add_tree(change.filesystem, root, &change.path)?;

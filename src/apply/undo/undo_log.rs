@@ -259,6 +259,7 @@ impl LiveReader<'_> {
                 }
             }
         }
+
         if change.action.is_visible() {
             self.disturbed.extend(change.path.parent());
         }
@@ -285,6 +286,7 @@ impl LiveReader<'_> {
         if staged.stat(&slot)?.is_none_or(|stat| stat.kind != FileKind::Directory) {
             return Ok(());
         }
+
         staged.walk(&slot, |visit| {
             let below = &visit.path.as_bytes()[slot.as_bytes().len()..];
             let path =
@@ -428,6 +430,7 @@ mod tests {
             ("boot", PriorState::DirectoryTime(old)),
         ];
         let record = |(at, before)| UndoRecord { filesystem: 1, path: path(at), before };
+
         UndoLog {
             made: Some(GenerationId(Digest([0xab; 32]))),
             mount_roots: vec![TreePath::root(), path("boot")],

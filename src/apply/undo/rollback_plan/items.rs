@@ -118,6 +118,7 @@ impl<'a> RollbackItems<'a> {
             },
             _ => missing(),
         };
+
         let change = difference.itemize_as(letter(stat.kind));
         self.add(&change, path, stat.kind, stat.size);
         if stat.kind == FileKind::Directory {
@@ -131,6 +132,7 @@ impl<'a> RollbackItems<'a> {
     fn add_children(&mut self, backup: &RestoredBackup) -> Result<(), RootError> {
         let RestoredBackup { path: top, dir, slot, .. } = backup;
         let mut restored = HashSet::from([(*top).clone()]);
+
         dir.walk::<RootError>(slot, |visit| {
             let below = &visit.path.as_bytes()[slot.as_bytes().len()..];
             if let Ok(path) = TreePath::new([top.as_bytes(), below].concat()) {

@@ -50,11 +50,11 @@ pub struct RollbackInput<'a> {
 
 /// Plans the transaction that restores an undo set.
 pub fn plan_rollback(undo: &UndoSet, input: RollbackInput) -> Result<ChangePlan, Untouched> {
-    let is_in_undo_set =
-        |mount: &&Mount| mount.at.components().any(|component| component == UNDO_DIR.as_bytes());
-    if let Some(mount) = input.mounts.iter().find(is_in_undo_set) {
-        let mount = input.root.show(&mount.at);
-        return Err(RefusalKind::MountInUndoSet { mount }.into());
+    for mount in input.mounts {
+        if mount.at.components().any(|component| component == UNDO_DIR.as_bytes()) {
+            let mount = input.root.show(&mount.at);
+            return Err(RefusalKind::MountInUndoSet { mount }.into());
+        }
     }
 
     let filesystems = undo.filesystems.with_limited(input.mounts);
@@ -135,6 +135,7 @@ impl<'a> RollbackPlanner<'a> {
                     self.items.add_dir("cd+++++++++", &entry.path);
                 }
             }
+
             // The metadata is set at the end.
             let filesystem = self.plan.filesystems.slot_filesystem_of_dir(&entry.path);
             let (path, action) = (entry.path.clone(), Action::SetDirMetadata);
@@ -174,6 +175,7 @@ impl<'a> RollbackPlanner<'a> {
     /// Restores the prior state of one path.
     fn restore(&mut self, record: &UndoRecord) -> Result<(), Untouched> {
         let live = self.input.root.stat(&record.path)?;
+
         match record.before {
             PriorState::Existed(slot) => self.install_backup(record, slot, live.as_ref())?,
             // It is removed, or kept, together with the directory that is replaced above it.
@@ -287,6 +289,7 @@ impl<'a> RollbackPlanner<'a> {
             self.plan.kernel_paths.push(path.clone());
             return;
         }
+
         self.items.add_removal(path, live.kind);
         if live.kind == FileKind::Directory {
             self.removed_dirs.push(path.clone());
@@ -381,10 +384,11 @@ impl<'a> RollbackPlanner<'a> {
         plan.assign_kernel_slots(&mut slots)?;
 
         // Each filesystem that took part has a part of the undo set.
-        let is_incomplete = |at: &usize| !undo.dirs.contains_key(at);
-        if let Some(at) = plan.participating().into_iter().find(is_incomplete) {
-            let mount_root = input.root.show(&undo.filesystems.mount_roots()[at]);
-            return Err(RefusalKind::UndoSetIncomplete { mount_root }.into());
+        for at in plan.participating() {
+            if !undo.dirs.contains_key(&at) {
+                let mount_root = input.root.show(&undo.filesystems.mount_roots()[at]);
+                return Err(RefusalKind::UndoSetIncomplete { mount_root }.into());
+            }
         }
         Ok(plan)
     }
