@@ -265,7 +265,7 @@ fn killed_boot_flush_leaves_filesystem_thawed() {
     let mut recover = Command::new(env!("CARGO_BIN_EXE_si_updateclient"));
     recover.arg("--recover").arg("--root").arg(node.site.node());
 
-    Run::from_output(recover.output().expect("runs")).ended(0, &["finishing an update"]);
+    Run::from_output(recover.output().expect("runs")).ended(0, &["completing an update"]);
 
     node.is_updated();
 }

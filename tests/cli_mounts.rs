@@ -94,7 +94,7 @@ fn file_under_bind_mount_is_reported_and_untouched() {
         let mut next = tree.clone();
         trees::put(&mut next, change, Item::file("the image's, newer"));
         site.publish(&next);
-        let named = format!("/{change} has to change and");
+        let named = format!("/{change} changes, but");
         site.update(&["--no-fallback"]).ended(5, &[&named, "mounted", "nothing was changed"]);
     }
 
@@ -102,7 +102,7 @@ fn file_under_bind_mount_is_reported_and_untouched() {
     site.publish(&tree);
 
     site.update(&["--no-fallback"])
-        .ended(5, &["/etc/resolv.conf has to change and", "nothing was changed"]);
+        .ended(5, &["/etc/resolv.conf changes, but", "nothing was changed"]);
     site.nothing_left();
 
     drop((file_mount, group_mount));
@@ -251,7 +251,7 @@ fn read_only_filesystem_refuses_only_its_own_changes() {
     let mut text = tree.clone();
     trees::put(&mut text, "usr/lib/file", Item::file("newer"));
 
-    for (next, named) in [(&mode, "/usr/lib has to change"), (&text, "/usr/lib/file has to change")]
+    for (next, named) in [(&mode, "/usr/lib changes, but"), (&text, "/usr/lib/file changes, but")]
     {
         site.publish(next);
         site.update(&["--no-fallback"])

@@ -242,16 +242,16 @@ fn immutable_path_is_refused_before_seal() {
     let edits = |tree: &mut Tree| trees::put(tree, "etc/passwd", Item::file("another"));
     let time = |tree: &mut Tree| tree.get_mut(&b"etc/passwd"[..]).expect("is there").mtime.0 += 1;
     let mode = |tree: &mut Tree| tree.get_mut(&b"srv/kept"[..]).expect("is there").mode = 0o700;
-    refused(&edits, "etc/passwd", "i", "/etc/passwd has to change");
-    refused(&edits, "etc/passwd", "a", "/etc/passwd has to change");
-    refused(&edits, "etc", "i", "/etc has entries");
-    refused(&time, "etc/passwd", "i", "/etc/passwd has to change");
-    refused(&remove, "srv/removed/f", "i", "/srv/removed/f has to change");
+    refused(&edits, "etc/passwd", "i", "/etc/passwd changes, but");
+    refused(&edits, "etc/passwd", "a", "/etc/passwd changes, but");
+    refused(&edits, "etc", "i", "entries of /etc change");
+    refused(&time, "etc/passwd", "i", "/etc/passwd changes, but");
+    refused(&remove, "srv/removed/f", "i", "/srv/removed/f changes, but");
     refused(&remove, "srv/removed", "i", "/srv/removed ");
-    refused(&remove, "srv", "i", "/srv has entries");
+    refused(&remove, "srv", "i", "entries of /srv change");
     refused(&turns, "srv/converted/f", "i", "/srv/converted/f is immutable");
-    refused(&turns, "srv/converted", "i", "/srv/converted has to change");
-    refused(&mode, "srv/kept", "i", "/srv/kept has to change");
+    refused(&turns, "srv/converted", "i", "/srv/converted changes, but");
+    refused(&mode, "srv/kept", "i", "/srv/kept changes, but");
 
     // An immutable path without changes is no obstacle, and its time is no reason to refuse.
     let _file = Attribute::set(site.node().join("usr/bin/tool"), "i");

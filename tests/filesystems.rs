@@ -145,7 +145,7 @@ fn a_whole_update_on(kind: &str) {
     rolled_back(&site, &site.image());
     site.publish(&first);
     killed_after_the_seal(&site);
-    recover(&site).ended(0, &["finishing an update"]);
+    recover(&site).ended(0, &["completing an update"]);
     same();
     updated(&site, &[]);
     same();
@@ -191,13 +191,7 @@ fn a_directory_that_hands_on_a_project_is_refused_before_anything_is_touched() {
     fs::remove_file(site.node().join("probe")).expect("removes");
     let before = site.snapshot();
     let run = site.update(&["--no-fallback", "--max-delete", "100%"]);
-    run.ended(
-        5,
-        &[
-            "usr/lib has entries that have to change, and a project to hand on (chattr +P)",
-            "nothing was changed",
-        ],
-    );
+    run.ended(5, &["usr/lib change, but its project id (chattr +P)", "nothing was changed"]);
     judge::same(&before, &site.node(), &["lost+found"]);
     chattr("-P", &dir);
     updated(&site, &[]);
@@ -234,7 +228,7 @@ fn a_root_of_six_filesystems_is_updated_as_one_and_waits_for_what_is_missing() {
     killed_after_the_seal(&site);
     for (disk, at) in disks.iter_mut().zip(["", "boot", "usr", "var"]).skip(1) {
         disk.unmount();
-        let named = format!("/{at} takes part in it and is not mounted");
+        let named = format!("/{at} takes part in it, but is not mounted");
         recover(&site).ended(6, &[&named]);
         site.update(&[]).ended(6, &[&named]);
         assert!(site.status().contains("interrupted"));
@@ -242,7 +236,7 @@ fn a_root_of_six_filesystems_is_updated_as_one_and_waits_for_what_is_missing() {
     }
     // the parts are no generation yet, and become one
     assert!(!judge::differences(&site.image(), &site.node(), &EVERYWHERE).is_empty());
-    recover(&site).ended(0, &["finishing an update"]);
+    recover(&site).ended(0, &["completing an update"]);
     same();
     assert_eq!(stages_in(&site.node()), "");
     site.updated(&["--check=content"]).ended(0, &["is up to date"]);
@@ -300,10 +294,10 @@ fn a_subvolume_cannot_go_and_a_read_only_one_cannot_change() {
     let mut without = tree.clone();
     without.retain(|path, _| !path.starts_with(b"srv/data"));
     site.publish(&without);
-    refused(&site, &["/srv/data has to go and is a filesystem of its own"]);
+    refused(&site, &["/srv/data is to be removed, but is a filesystem of its own"]);
     trees::put(&mut without, "srv/data", Item::new(ItemKind::Symlink(b"fixed".to_vec())));
     site.publish(&without);
-    refused(&site, &["/srv/data has to change and a filesystem is mounted on it"]);
+    refused(&site, &["/srv/data changes, but a filesystem is mounted on it"]);
     // a hardlink into it is refused by name
     trees::put(&mut tree, "srv/data/link", Item::new(ItemKind::Link(b"same".to_vec())));
     site.publish(&tree);
@@ -401,9 +395,9 @@ fn what_a_bind_mount_shows_twice_is_neither_lost_nor_counted_as_ours() {
     drop(over);
     killed_after_the_seal(&site);
     drop(bound);
-    recover(&site).ended(6, &["/var/shown takes part in it and is not mounted"]);
+    recover(&site).ended(6, &["/var/shown takes part in it, but is not mounted"]);
     let _bound = Mounted::bind(&node.join("srv/source"), &node.join("var/shown"));
-    recover(&site).ended(0, &["finishing an update"]);
+    recover(&site).ended(0, &["completing an update"]);
     judge::same(&site.image(), &node, &but);
     assert_eq!(stages_in(&node), "");
 }
@@ -553,9 +547,9 @@ fn an_update_of_what_has_no_journal_is_killed_at_any_step() {
             sealed += 1;
             eprintln!("sealed at {call} {nth}");
             disk.unmount();
-            recover(&site).ended(6, &["/boot/efi takes part in it and is not mounted"]);
+            recover(&site).ended(6, &["/boot/efi takes part in it, but is not mounted"]);
             disk.mount();
-            recover(&site).ended(0, &["finishing an update"]);
+            recover(&site).ended(0, &["completing an update"]);
             is_image(&site, &site.image());
         }
         let run = updated(&site, &["--unhold"]);

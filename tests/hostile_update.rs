@@ -407,7 +407,7 @@ fn parent_swapped_while_renaming() {
         ended_in_words(&run);
         outside.is_untouched();
         if run.code == 0 {
-            run.ended(0, &["usr had gone or become something else meanwhile"]);
+            run.ended(0, &["usr was missing or had become another type"]);
             assert!(site.status().contains("./usr"));
         } else {
             site.nothing_left();
@@ -718,7 +718,7 @@ fn a_root_that_is_read_only() {
     common::run(Command::new("mount").args(["-o", "remount,ro"]).arg(&disk.at));
     site.update(&[]).ended(5, &["is mounted read-only", "nothing was changed"]);
     site.unchanged_since(&before);
-    site.update(&["--dry-run"]).ended(5, &["/etc/version", "may not be written to"]);
+    site.update(&["--dry-run"]).ended(5, &["/etc/version", "is not writable"]);
     common::run(Command::new("mount").args(["-o", "remount,rw"]).arg(&disk.at));
     common::run(Command::new("mount").arg("--bind").arg(&disk.at).arg(&disk.at));
     let over = SmallDisk { file: disk.file.clone(), at: disk.at.clone() };

@@ -43,7 +43,7 @@ fn the_agent_that_sealed_lies_beside_the_journal_and_finishes() {
         fs::metadata(site.node().join(".si-stage")).expect("is there").mode() & 0o7777,
         0o700
     );
-    recovered_by(&agent, &site).ended(0, &["finishing an update that was interrupted"]);
+    recovered_by(&agent, &site).ended(0, &["completing an update that was interrupted"]);
     site.same();
     assert_eq!(read(&site.node().join("usr/sbin/si_updateclient")), "no program either");
 }
@@ -169,7 +169,7 @@ fn at_boot_the_unit_finishes_with_the_copy_though_the_agent_was_replaced() {
     let site = interrupted();
     equip(&site);
     let boot = booted(&site).expect("its condition holds");
-    boot.ended(0, &["finishing an update that was interrupted", "/ is at generation"]);
+    boot.ended(0, &["completing an update that was interrupted", "/ is at generation"]);
     is_the_image(&site);
     assert!(booted(&site).is_none(), "it runs at every boot");
 }
@@ -196,7 +196,7 @@ fn at_boot_the_installed_agent_finishes_where_the_copy_does_not_run() {
         fs::hard_link(site.node().join("bin/agent"), &installed).expect("links");
         booted(&site)
             .expect("its condition holds")
-            .ended(0, &["finishing an update that was interrupted"]);
+            .ended(0, &["completing an update that was interrupted"]);
         is_the_image(&site);
     }
 }
@@ -218,8 +218,7 @@ fn days_later_when_what_changes_was_edited_removed_or_replaced() {
     fs::remove_file(node.join("srv/emptied/file")).expect("removes");
     fs::create_dir(node.join("srv/emptied/file")).expect("makes");
     fs::write(node.join("etc/version"), "edited since").expect("writes");
-    recovered_by(Path::new(AGENT), &site)
-        .ended(0, &["opt had gone or become something else meanwhile"]);
+    recovered_by(Path::new(AGENT), &site).ended(0, &["opt was missing or had become another type"]);
     site.nothing_left();
     // what came before the interruption is drift; a directory that nobody knew is not removed
     let left = judge::differences(&site.image(), &node, &["/srv/emptied/file"]);

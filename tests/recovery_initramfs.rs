@@ -164,7 +164,7 @@ fn the_copy_beside_the_journal_finishes_on_the_unbooted_root() {
         .expect("renames");
         machine.boots().ended(
             0,
-            &["finishing an update that was interrupted", "the update of /sysroot is finished"],
+            &["completing an update that was interrupted", "the update of /sysroot is finished"],
         );
         machine.is_the_image();
         // and the next boot says nothing
@@ -195,7 +195,9 @@ fn what_cannot_be_finished_is_said_and_the_boot_goes_on() {
         let journal = machine.site.node().join(".si-stage/journal");
         let whole = read(&journal);
         fs::write(&journal, &whole[..whole.len() / 2]).expect("writes");
-        machine.boots().ended(0, &["cannot be followed", "IS STILL BETWEEN TWO GENERATIONS"]);
+        machine
+            .boots()
+            .ended(0, &["cannot follow the journal", "IS STILL BETWEEN TWO GENERATIONS"]);
         assert!(machine.is_sealed());
         fs::write(&journal, &whole).expect("writes");
         machine.boots().ended(0, &["the update of /sysroot is finished"]);
@@ -220,7 +222,7 @@ fn another_filesystem_that_takes_part_is_waited_for() {
         machine.fill_initramfs();
         let before = machine.site.status();
         part.unmount();
-        let named = format!("/sysroot/{path} takes part in it and is not mounted");
+        let named = format!("/sysroot/{path} takes part in it, but is not mounted");
         machine.boots().ended(0, &[&named, "IS STILL BETWEEN TWO GENERATIONS"]);
         let below: Vec<_> = fs::read_dir(machine.site.node().join(path)).expect("lists").collect();
         assert!(below.is_empty(), "something was made below the mount point: {below:?}");
@@ -232,7 +234,7 @@ fn another_filesystem_that_takes_part_is_waited_for() {
         let recovered = Run::from_output(
             command.arg("--recover").arg("--root").arg(machine.site.node()).output().expect("runs"),
         );
-        recovered.ended(0, &["finishing an update that was interrupted"]);
+        recovered.ended(0, &["completing an update that was interrupted"]);
         assert!(machine.site.status().contains("serial:      2"));
         machine.is_the_image();
     }

@@ -468,13 +468,13 @@ fn damaged_undo_set_changes_nothing() {
         .find_map(|line| line.strip_prefix("stood ")?.split(' ').next())
         .expect("a slot");
     fs::remove_file(undo.join(slot)).expect("removes");
-    site.rollback(&[]).ended(5, &["not in the undo set any more", "nothing was changed"]);
+    site.rollback(&[]).ended(5, &["missing from the undo set", "nothing was changed"]);
     let head = undo_log_text.lines().take(2).map(|line| format!("{line}\n")).collect::<String>();
     let after = |rest: &str| format!("{head}{rest}");
     for (undo_log, message) in [
         ("si-undo 2\nend 0\n".to_owned(), "does not know"),
-        (after("filesystem .\nstood 1 0 ./../outside\nend 1\n"), "cannot be followed"),
-        (String::new(), "cannot be followed"),
+        (after("filesystem .\nstood 1 0 ./../outside\nend 1\n"), "cannot read the undo log"),
+        (String::new(), "cannot read the undo log"),
         (after("filesystem .\nfilesystem ./etc\nnothing 0 1 ./etc/passwd\nend 1\n"), "not mounted"),
         ("si-undo 1\nmade nothing\nfilesystem .\nend 0\n".to_owned(), "nothing can be undone"),
     ] {
@@ -509,7 +509,7 @@ fn repeated_repairs_are_bounded_by_undo_share() {
         messages += &site.updated(&["--check", "content"]).err;
     }
     assert!(
-        messages.contains("what this repair displaces is not kept")
+        messages.contains("cannot keep the backups of this repair")
             && messages.contains("undo_share allows"),
         "{messages}"
     );
@@ -576,7 +576,7 @@ fn hardlink_made_immutable_refuses_rollback() {
     let run = site.rollback(&[]);
     let same = judge::differences(&before, &site.node(), &[]);
     chattr("-i");
-    run.ended(5, &["etc/passwd", "is immutable by now (chattr +i), perhaps under another name"]);
+    run.ended(5, &["etc/passwd", "is immutable (chattr +i)"]);
     assert_eq!(same, [""; 0]);
     site.rollback(&[]).ended(0, &["rolled back"]);
 }

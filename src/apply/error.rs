@@ -28,7 +28,7 @@ pub enum Untouched {
     #[error("no room on this node: {0}")]
     NoRoom(NoRoom),
     /// The change cannot be applied on this tree.
-    #[error("this node refuses the change: {0}")]
+    #[error("cannot change this node: {0}")]
     Refused(RefusalKind),
     /// The deletion budget is exceeded.
     #[error(transparent)]
@@ -49,7 +49,7 @@ pub enum RefusalKind {
     },
     /// Transactions are not known to be safe on the filesystem of the root.
     #[error(
-        "{path} is on {kind}, where updates are not known to be safe; --allow-root-fs={kind} allows it"
+        "the filesystem of {path} is {kind}, on which updates are not known to be safe; pass --allow-root-fs={kind} to allow it"
     )]
     UnsafeRoot {
         /// The root.
@@ -58,7 +58,7 @@ pub enum RefusalKind {
         kind: String,
     },
     /// A path that changes is in a read-only mount.
-    #[error("{path} has to change and {mount} is mounted read-only")]
+    #[error("{path} changes, but {mount} is mounted read-only")]
     ReadOnlyMount {
         /// The path that changes.
         path: String,
@@ -66,7 +66,7 @@ pub enum RefusalKind {
         mount: String,
     },
     /// A path that changes is a mount point.
-    #[error("{path} has to change and {} is mounted on it", mounted(.kind))]
+    #[error("{path} changes, but {} is mounted on it", mounted(.kind))]
     MountPoint {
         /// The path that changes.
         path: String,
@@ -74,13 +74,13 @@ pub enum RefusalKind {
         kind: Option<String>,
     },
     /// A directory to be removed is a filesystem of its own.
-    #[error("{path} has to go and is a filesystem of its own (a btrfs subvolume)")]
+    #[error("{path} is to be removed, but is a filesystem of its own (a btrfs subvolume)")]
     Subvolume {
         /// The directory.
         path: String,
     },
     /// A filesystem is mounted below a directory to be removed or replaced.
-    #[error("{mount} is mounted in {path}, which has to go")]
+    #[error("{mount} is mounted in {path}, which is to be removed or replaced")]
     MountInside {
         /// The directory.
         path: String,
@@ -88,7 +88,7 @@ pub enum RefusalKind {
         mount: String,
     },
     /// A path that changes has an inode flag that forbids it.
-    #[error("{path} has to change and is {flag}")]
+    #[error("{path} changes, but is {flag}")]
     FlaggedPath {
         /// The path.
         path: String,
@@ -96,7 +96,7 @@ pub enum RefusalKind {
         flag: InodeFlag,
     },
     /// A directory with changing entries has an inode flag that forbids them.
-    #[error("{path} has entries that have to change and is {flag}")]
+    #[error("entries of {path} change, but it is {flag}")]
     FlaggedParent {
         /// The directory.
         path: String,
@@ -104,14 +104,14 @@ pub enum RefusalKind {
         flag: InodeFlag,
     },
     /// The parent directory of a change is missing or has become another type.
-    #[error("{path} is not a directory any more, and something is to come into it")]
+    #[error("{path} is no longer a directory, but entries of it change; run again")]
     ParentMissing {
         /// The directory.
         path: String,
     },
     /// The quota project of a directory forbids renames from the stage.
     #[error(
-        "{path} has entries that have to change, and a project to hand on (chattr +P) that is not that of {mount_root}: nothing can be renamed from one into the other"
+        "entries of {path} change, but its project id (chattr +P) differs from that of {mount_root}, so that rename(2) between them fails"
     )]
     ProjectDiffers {
         /// The directory.
@@ -120,21 +120,19 @@ pub enum RefusalKind {
         mount_root: String,
     },
     /// A directory is on another filesystem than when the tree was read.
-    #[error("{path} is on another filesystem than when the tree was looked at; run again")]
+    #[error("{path} is on another filesystem than when the tree was read; run again")]
     FilesystemChanged {
         /// The directory.
         path: String,
     },
     /// A filesystem that takes part is not writable.
-    #[error(
-        "{path} has paths that have to change and may not be written to (a read-only subvolume?)"
-    )]
+    #[error("paths on {path} change, but it is not writable (a read-only subvolume?)")]
     NotWritable {
         /// The mount root.
         path: String,
     },
     /// A mount point of the tree's fstab that takes part is not mounted.
-    #[error("{path} has to change and {mount}, which the tree's fstab names, is not mounted")]
+    #[error("{path} changes, but {mount}, which the tree's fstab names, is not mounted")]
     NotMounted {
         /// A path that changes below it.
         path: String,
@@ -142,7 +140,7 @@ pub enum RefusalKind {
         mount: String,
     },
     /// The image has another type of object in place of a directory that the agent needs.
-    #[error("{path} is a {kind} in the image, and the agent keeps files in it")]
+    #[error("{path} is a {kind} in the image, but the agent needs a directory there")]
     OwnDirectoryInImage {
         /// The path.
         path: String,
@@ -162,7 +160,7 @@ pub enum RefusalKind {
         path: String,
     },
     /// A directory that becomes another type contains an object that must not be moved.
-    #[error("{path} {obstacle} and lies in a directory that becomes a {kind}")]
+    #[error("{path} {obstacle} and is in a directory that becomes a {kind}")]
     ImmovableInside {
         /// The object.
         path: String,
@@ -178,10 +176,10 @@ pub enum RefusalKind {
         path: String,
     },
     /// The stage of the root's filesystem is missing.
-    #[error("the stage has gone")]
+    #[error("the stage is missing")]
     StageMissing,
     /// A staged file is missing.
-    #[error("what was staged has gone")]
+    #[error("a staged file is missing")]
     StagedFileMissing,
     /// Not all contents were staged.
     #[error("{count} contents were not staged")]
@@ -193,33 +191,31 @@ pub enum RefusalKind {
     #[error(transparent)]
     SlotsExhausted(#[from] SlotsExhausted),
     /// A filesystem is mounted inside the undo set.
-    #[error("something is mounted at {mount}")]
+    #[error("a filesystem is mounted at {mount}, in the undo set")]
     MountInUndoSet {
         /// The mount point.
         mount: String,
     },
     /// A backup is missing from the undo set.
-    #[error("what stood at {path} is not in the undo set any more")]
+    #[error("the backup of {path} is missing from the undo set")]
     BackupMissing {
         /// The path that it would be restored to.
         path: String,
     },
     /// A backup is immutable.
-    #[error(
-        "what stood at {path}, and is kept in .si-undo, is immutable by now (chattr +i), perhaps under another name"
-    )]
+    #[error("the backup of {path} in .si-undo is immutable (chattr +i), perhaps by another link")]
     BackupImmutable {
         /// The path that it would be restored to.
         path: String,
     },
     /// A rollback would replace a directory that the agent needs by another type of object.
-    #[error("{path} was no directory, and the agent keeps files in it")]
+    #[error("{path} was no directory before the update, but the agent needs a directory there")]
     OwnDirectoryInUndoSet {
         /// The path.
         path: String,
     },
     /// A part of the undo set is missing.
-    #[error("{mount_root} takes part in it and is not mounted, or its undo set is gone")]
+    #[error("{mount_root} takes part in the rollback, but is not mounted, or has no undo set")]
     UndoSetIncomplete {
         /// The mount root of its filesystem.
         mount_root: String,
@@ -313,7 +309,7 @@ pub enum Interrupted {
     Redo(#[from] RedoError),
     /// The journal may be durable, and could not be removed: the transaction has to be completed.
     #[error(
-        "{AFTER_COMMIT}: the journal could neither be made durable ({write}) nor be removed ({removal})"
+        "{AFTER_COMMIT}: cannot make the journal durable: {write}; cannot remove it either: {removal}"
     )]
     CommitUnknown {
         /// Failure to make the journal durable.
@@ -323,8 +319,7 @@ pub enum Interrupted {
     },
 }
 
-const AFTER_COMMIT: &str =
-    "the tree is between two generations; the next run of si_updateclient finishes what was begun";
+const AFTER_COMMIT: &str = "the tree is between two generations; the next run of si_updateclient completes the transaction";
 
 /// Failure of the roll forward.
 #[derive(Debug, thiserror::Error)]
@@ -386,7 +381,7 @@ pub enum JournalError {
     Root(#[from] RootError),
     /// The file was not written by this program or an older version.
     #[error(
-        "the journal {path} cannot be followed: {fault}; with the version that wrote it run --recover, or remove it and run with --check=content"
+        "cannot follow the journal {path}: {fault}; run --recover with the version that wrote it, or remove it and run with --check=content"
     )]
     Invalid {
         /// The file.
@@ -403,7 +398,7 @@ pub enum UndoLogError {
     #[error(transparent)]
     Root(#[from] RootError),
     /// The file was not written by this program or an older version.
-    #[error("{path} cannot be followed: {fault}")]
+    #[error("cannot read the undo log {path}: {fault}")]
     Invalid {
         /// The file.
         path: String,
@@ -462,7 +457,7 @@ pub enum SessionError {
     #[error(transparent)]
     State(#[from] StateError),
     /// The mount table cannot be read.
-    #[error("cannot read what is mounted (/proc/self/mountinfo): {0}")]
+    #[error("cannot read the mount table (/proc/self/mountinfo): {0}")]
     Mounts(io::Error),
     /// The journal of an interrupted transaction is invalid.
     #[error(transparent)]
@@ -472,7 +467,7 @@ pub enum SessionError {
     Interrupted(#[from] Interrupted),
     /// A filesystem of an interrupted transaction is not mounted.
     #[error(
-        "{mount_root} takes part in it and is not mounted, or something else is; mount it and run again"
+        "{mount_root} takes part in it, but is not mounted, or another filesystem is; mount it and run again"
     )]
     NotMounted {
         /// The mount root.

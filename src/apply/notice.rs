@@ -98,50 +98,52 @@ pub enum BackupFate {
 impl fmt::Display for ApplyNotice {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         match self {
-            ApplyNotice::Recovering => write!(f, "finishing an update that was interrupted"),
+            ApplyNotice::Recovering => write!(f, "completing an update that was interrupted"),
             ApplyNotice::ReserveReleased { error } => {
-                write!(f, "{error}; going on with the room that was kept for this")
+                write!(f, "{error}; removing the space reserves and trying once more")
             }
             ApplyNotice::AgentNotKept { error } => write!(
                 f,
-                "{error}; an interruption will have to be recovered from by the installed one"
+                "cannot keep the agent beside the journal: {error}; if this run is interrupted, the installed agent has to complete the update"
             ),
             ApplyNotice::LateArrivalKept { path } => write!(
                 f,
-                "{path} came while the update was made and had to make way; it is kept in .si-undo until the next update"
+                "{path} was created during the update and cannot be moved back; it is kept in .si-undo until the next update"
             ),
             ApplyNotice::EditedAfterSeal { path, backup } => {
-                write!(f, "{path} was changed after the update was sealed; what it was {backup}")
+                write!(
+                    f,
+                    "{path} was edited during the update and replaced; the edited file {backup}"
+                )
             }
             ApplyNotice::DirectoryOccupied { path } => {
-                write!(f, "{path} stays, since something untracked sits in it")
+                write!(f, "{path} was not removed: it contains untracked paths")
             }
             ApplyNotice::KernelDirectoryReplaced { path, kind } => write!(
                 f,
                 "{path} belongs to the running kernel and is removed: its directory becomes a {kind}"
             ),
             ApplyNotice::DirectoryRecreated { path } => {
-                write!(f, "{path} had gone or become something else meanwhile; it was made anew")
+                write!(f, "{path} was missing or had become another type; it was created again")
             }
-            ApplyNotice::CleanUpFailed { error } => write!(
-                f,
-                "what was displaced is not yet where it is kept; the next run sees to it: {error}"
-            ),
+            ApplyNotice::CleanUpFailed { error } => {
+                write!(f, "cannot move the backups to .si-undo: {error}; the next run will retry")
+            }
             ApplyNotice::StageNotRemoved { path } => write!(
                 f,
-                "what is left in {path} cannot be removed: something is mounted in it, or a file of it was made immutable (chattr +i) under another name"
+                "cannot remove {path}: a filesystem is mounted in it, or a file in it was made immutable (chattr +i) by another link"
             ),
             ApplyNotice::BootFlushFailed { error } => write!(
                 f,
-                "a boot loader that does not replay journals may read what was there before: {error}"
+                "cannot flush the filesystem of /boot: {error}; a boot loader that does not replay journals may find the old files"
             ),
             ApplyNotice::UpdateNotUndoable { bytes, place, allowed } => write!(
                 f,
-                "this update will not be undoable: it displaces {bytes} bytes on {place} and undo_share allows {allowed}"
+                "this update will not be undoable: its backups need {bytes} bytes on {place}, and undo_share allows {allowed}"
             ),
             ApplyNotice::RepairNotKept { bytes, place, present, allowed } => write!(
                 f,
-                "what this repair displaces is not kept: {bytes} bytes on {place}, beside {present} in the undo set, and undo_share allows {allowed}"
+                "cannot keep the backups of this repair: {bytes} bytes on {place}, beside {present} in the undo set; undo_share allows {allowed}"
             ),
         }
     }
@@ -151,7 +153,7 @@ impl fmt::Display for BackupFate {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         f.write_str(match self {
             BackupFate::Kept => "is kept in .si-undo until the next update",
-            BackupFate::Removed => "is gone",
+            BackupFate::Removed => "was removed",
         })
     }
 }

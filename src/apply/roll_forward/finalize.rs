@@ -5,7 +5,7 @@ use std::collections::{BTreeSet, HashSet};
 use crate::apply::error::RedoError;
 use crate::apply::filesystem::Filesystems;
 use crate::apply::journal::Journal;
-use crate::apply::plan::Action;
+use crate::apply::plan::{Action, OCCUPIED};
 use crate::entry::Entry;
 use crate::root::{FileKind, Root, RootError};
 use crate::state::{self, State, StateError};
@@ -69,7 +69,7 @@ pub(super) fn final_state(
     let mut state = State::parse(text, "the state in the journal")?;
 
     for path in kept {
-        state.record_deviation(path, "kept, since something untracked sits in it");
+        state.record_deviation(path, OCCUPIED);
     }
     for path in recreated {
         let what = "was not there any more when the update was made; what it held may be missing";
