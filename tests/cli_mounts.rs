@@ -251,8 +251,7 @@ fn read_only_filesystem_refuses_only_its_own_changes() {
     let mut text = tree.clone();
     trees::put(&mut text, "usr/lib/file", Item::file("newer"));
 
-    for (next, named) in [(&mode, "/usr/lib changes, but"), (&text, "/usr/lib/file changes, but")]
-    {
+    for (next, named) in [(&mode, "/usr/lib changes, but"), (&text, "/usr/lib/file changes, but")] {
         site.publish(next);
         site.update(&["--no-fallback"])
             .ended(5, &[named, "mounted read-only", "nothing was changed"]);

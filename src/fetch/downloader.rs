@@ -9,9 +9,9 @@ use std::io::{self, Read, Seek, SeekFrom};
 use std::os::unix::fs::FileExt;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use crate::cancel;
 use crate::catalog::FileRef;
 use crate::digest::Digest;
-use crate::cancel;
 use crate::fetch::download::growing_file::GrowingFile;
 use crate::fetch::download::partial_file::PartialFile;
 use crate::fetch::download::retry::RetryPolicy;

@@ -33,7 +33,7 @@ fn retain_backups(
         // The slots that contain displaced paths are kept in any case: these paths exist nowhere
         // else.
         UndoRetention::Discard if stage_dirs::has_backups(root, filesystems)? => {
-            let displaced = undo::displaced_slots(root, journal)?;
+            let displaced = undo::displaced_slots(root, filesystems, &journal.changes)?;
             if displaced.is_empty() {
                 return undo_dirs::remove_all(root, filesystems);
             }
@@ -43,7 +43,7 @@ fn retain_backups(
         // The root's backups were moved already, by a run that was interrupted here.
         UndoRetention::Discard => undo_dirs::replace(root, filesystems, &participants),
         UndoRetention::KeepPrevious => {
-            let displaced = undo::displaced_slots(root, journal)?;
+            let displaced = undo::displaced_slots(root, filesystems, &journal.changes)?;
             if displaced.is_empty() {
                 return Ok(());
             }

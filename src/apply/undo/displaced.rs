@@ -7,9 +7,8 @@ use std::io::{BufRead, BufReader};
 
 use crate::apply::filesystem::Filesystems;
 use crate::apply::filesystem::stage_dirs::{self, Stages};
-use crate::apply::journal::Journal;
 use crate::apply::on_disk::{DISPLACED_LIST, name, slot_name};
-use crate::apply::plan::Action;
+use crate::apply::plan::{Action, Change};
 use crate::manifest::{parse_path, path_text};
 use crate::root::{Root, RootError};
 use crate::tree_path::TreePath;
@@ -56,13 +55,13 @@ pub(in crate::apply) fn append_displaced(
 /// Slots that contain a displaced path.
 pub(in crate::apply) fn displaced_slots(
     root: &Root,
-    journal: &Journal,
+    filesystems: &Filesystems,
+    changes: &[Change],
 ) -> Result<HashSet<(usize, TreePath)>, RootError> {
-    let filesystems = Filesystems::from_mount_roots(journal.mount_roots.clone());
-    let displaced = read_displaced(&stage_dirs::open_all(root, &filesystems)?)?;
+    let displaced = read_displaced(&stage_dirs::open_all(root, filesystems)?)?;
 
     let mut slots = HashSet::new();
-    for change in &journal.changes {
+    for change in changes {
         let (Action::Exchange { slot, .. }
         | Action::Install { slot }
         | Action::RemoveTree { slot }) = change.action
