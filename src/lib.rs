@@ -37,39 +37,39 @@
 //! 3. **The recorded state is checked, not trusted.** A diff applies only to its base, the digest of each
 //!    delta source is compared, and drift is repaired or reported. The state is written last.
 //!    - `tests/cli_update.rs::drift_is_repaired_or_reported`
-//!    - `tests/fallback.rs::a_source_of_a_delta_that_drifted_is_fetched_whole`
+//!    - `tests/fallback.rs::drifted_delta_source_is_fetched_by_digest`
 //!    - `tests/cli_first_day.rs::a_state_directory_that_came_with_a_clone_is_not_believed`
 //! 4. **One commit point.** Before the seal of the journal a failure, or the end of the process, leaves the
 //!    live tree as it was. After the seal every later run completes the transaction, without a network.
 //!    - `tests/crash_sweep.rs::death_during_type_changes_leaves_one_state`
 //!    - `tests/crash_sweep.rs::fault_during_content_changes_leaves_one_state`
 //!    - `tests/crash_sweep.rs::full_sync_leaves_one_state`
-//!    - `tests/recovery.rs::a_run_that_finds_no_server_finishes_first_and_then_says_so`
+//!    - `tests/recovery.rs::recovery_without_server_succeeds_before_download_error`
 //! 5. **No path is absent at any moment** if it exists before and after the update.
-//!    - `tests/never_absent.rs::no_path_of_both_generations_is_ever_absent`
+//!    - `tests/never_absent.rs::path_of_both_generations_is_never_absent`
 //! 6. **Slots are disjoint.** Each change of a transaction has a slot number of its own, also backups of
 //!    the running kernel's files. Two changes in one slot would lose a backup.
 //!    - `tests/running_kernel.rs::rollback_with_removals_backs_up_the_running_kernel`
 //! 7. **Durable in order.** Staged content reaches the disk before the journal, the journal before the
 //!    first rename, all renames before the state.
-//!    - `tests/power_cut.rs::the_power_goes_on_ext4`
-//!    - `tests/power_cut.rs::the_power_goes_on_xfs`
+//!    - `tests/power_cut.rs::power_cut_on_ext4_leaves_base_or_target`
+//!    - `tests/power_cut.rs::power_cut_on_xfs_leaves_base_or_target`
 //!    - `tests/boot_loader.rs::a_boot_partition_on_xfs_is_read_without_its_log`
 //! 8. **Every transaction can be undone** until the next one, within the configured bound; the undo set is
 //!    readable by root only.
-//!    - `tests/rollback.rs::every_kind_of_change_is_undone_and_made_again`
-//!    - `tests/rollback.rs::what_is_kept_is_bounded_by_the_configuration`
+//!    - `tests/rollback.rs::rollback_and_its_rollback_restore_every_kind_of_change`
+//!    - `tests/rollback.rs::configuration_limits_undo_set`
 //! 9. **A fallback is decided before anything is changed,** with a printed reason. A failure of trust never
 //!    leads to a weaker check.
 //!    - `plan::tests::full_sync_reasons_distinguished`
-//!    - `tests/fallback.rs::a_catalog_that_is_not_to_be_trusted_stops_everything`
+//!    - `tests/fallback.rs::untrusted_catalog_stops_update_without_fallback`
 //! 10. **Deletions are bounded** by the deletion budget. The agent, its configuration, its keys and the
 //!     modules of the running kernel are protected.
-//!     - `tests/deletions.rs::more_deletions_than_are_allowed_stop_every_way_with_the_list`
-//!     - `tests/deletions.rs::what_the_agent_needs_stays_though_the_image_lacks_it`
-//!     - `tests/running_kernel.rs::what_the_running_kernel_needs_goes_with_the_first_run_after_the_next_boot`
+//!     - `tests/deletions.rs::too_many_deletions_are_refused_with_list`
+//!     - `tests/deletions.rs::image_without_agent_files_keeps_them`
+//!     - `tests/running_kernel.rs::kernel_paths_are_removed_by_first_run_after_reboot`
 //! 11. **Data from outside is checked before use**, and the size of each output is limited.
-//!     - `tests/hostile_update.rs::an_archive_that_its_catalog_vouches_for_and_that_lies`
+//!     - `tests/hostile_update.rs::forged_archive_with_correct_digest_changes_nothing`
 //!     - `tests/fetch.rs::no_more_is_written_than_the_catalog_names`
 //!     - `manifest::tests::text_not_canonical_refused`
 //! 12. **Exit code 0 means complete.** A path that could not be updated is named, and the exit code is not
@@ -80,8 +80,8 @@
 //!     - `tests/memory.rs::file_of_any_size_updated_within_fixed_memory`
 //! 14. **One handle on the tree.** Only [`root`] opens or changes a path of a target tree, and it follows no
 //!     symbolic link. `.clippy.toml` refuses calls by path elsewhere. Each change passes a fault point.
-//!     - `tests/hostile_update.rs::symlink_planted_then_written_through`
-//!     - `tests/hostile_update.rs::parent_swapped_while_renaming`
+//!     - `tests/hostile_update.rs::planted_symlink_is_not_followed`
+//!     - `tests/hostile_update.rs::parent_replaced_during_update_leaves_outside_untouched`
 //!     - `root::tests::planted_symlink_never_followed`
 //!     - `root::fault::tests::every_changing_call_passes_fault_point`
 //! 15. **Layers without circles**, between modules and between the files of a folder.

@@ -40,6 +40,7 @@ fn tree(second: bool, dirs: usize, files: usize) -> Tree {
                 _ => put(format!("d{dir:02}/f{file:03}"), item),
             }
         }
+
         let kinds = [dir % 5, (dir + 1 + dir / 5) % 5];
         put_kind(&mut put, &format!("d{dir:02}/kind"), kinds[usize::from(second)]);
         if second {
@@ -201,6 +202,7 @@ fn test_random_kills(kind: UpdateKind, default_rounds: usize) {
         scene.restore();
         let mut moment = whole.mul_f64(random());
         let mut child = scene.command().spawn().expect("runs");
+
         // The part after the seal is short: every second kill waits for it.
         if round % 2 == 1 {
             while !scene.is_sealed() && child.try_wait().expect("waits").is_none() {
@@ -208,6 +210,7 @@ fn test_random_kills(kind: UpdateKind, default_rounds: usize) {
             }
             moment = Duration::from_millis(50).mul_f64(random() * random());
         }
+
         thread::sleep(moment);
         child.kill().and_then(|()| child.wait()).expect("dies");
         sealed += usize::from(scene.is_sealed());
@@ -247,10 +250,12 @@ fn rsync_only_sync_killed_at_random_is_recovered() {
 fn run_with_fault(command: &Command, call: &str, fault: &str, nth: usize) -> Run {
     let mut strace = Command::new("strace");
     strace.args(["-f", "-qq", "-o", "/dev/null"]);
+
     // strace 6.1 injects no signal together with --seccomp-bpf.
     if fault.starts_with("error") {
         strace.arg("--seccomp-bpf");
     }
+
     strace.args([
         "-e",
         &format!("trace={call}"),
@@ -332,6 +337,7 @@ fn kill_at_a_step_and_in_recovery_is_recovered() {
             scene.assert_recovers(&context);
         }
     }
+
     tally(
         "kills",
         kills,

@@ -1,7 +1,7 @@
-//! Which way an update takes where no diff leads straight to the head, and that each way ends well.
+//! Choice of the strategy if no single diff leads to the head, and the result of each strategy.
 //!
-//! The rows are those of the table in the README: what is found, and what happens. Every run that
-//! changes something is judged by rsync, and the run after it is a diff again.
+//! Each test is a situation in the table of strategies, with the expected reaction. The judge
+//! checks every run that changes the tree, and the next run is an update by a diff again.
 
 mod common;
 
@@ -13,7 +13,7 @@ use common::site::Site;
 use common::trees::{Item, Tree, noise};
 use common::{ROOT_AND_RSYNC, judge, require};
 
-/// Forty files and a large one; round `round` of a few that change with each publish.
+/// Tree of forty files, a large one, and a few that change with each `round`.
 fn tree(round: u64) -> Tree {
     let mut tree = Tree::from([(Vec::new(), Item::dir()), (b"etc".to_vec(), Item::dir())]);
     tree.insert(b"usr".to_vec(), Item::dir());
@@ -21,6 +21,7 @@ fn tree(round: u64) -> Tree {
         let path = format!("usr/file-{number:02}");
         tree.insert(path.into_bytes(), Item::file(format!("content {number}")).owner(number, 0));
     }
+
     let mut large = noise(200_000, 1);
     large[100_000..100_100].copy_from_slice(&noise(100, round + 10));
     tree.insert(b"usr/large".to_vec(), Item::file(large).mtime(1_600_000_000 + round as i64, 0));
@@ -29,7 +30,7 @@ fn tree(round: u64) -> Tree {
     tree
 }
 
-/// A tree that has nothing in common with the others, and one path too many.
+/// Tree that has nothing in common with the others, with one path that the image lacks.
 fn foreign() -> Tree {
     let mut tree = Tree::from([(Vec::new(), Item::dir()), (b"usr".to_vec(), Item::dir())]);
     for number in 0..40 {
@@ -42,7 +43,7 @@ fn foreign() -> Tree {
     tree
 }
 
-/// A node at the first of `rounds` publishes.
+/// Site whose node is at the first of `rounds` publishes.
 fn behind(site: Site, rounds: u64) -> Site {
     site.publish(&tree(1));
     site.install_node();
@@ -53,15 +54,15 @@ fn behind(site: Site, rounds: u64) -> Site {
     site
 }
 
-/// The node is the image, and goes on from there by a diff.
+/// Asserts that the node equals the image, and that the next update is a diff.
 #[track_caller]
-fn ended_well(site: &Site) {
+fn assert_updated(site: &Site) {
     site.same();
-    goes_on_by_a_diff(site);
+    assert_next_update_is_diff(site);
 }
 
 #[track_caller]
-fn goes_on_by_a_diff(site: &Site) {
+fn assert_next_update_is_diff(site: &Site) {
     site.publish(&tree(99));
     site.updated(&["--no-fallback"]).ended(0, &["following one diff"]);
     site.same();
@@ -91,7 +92,7 @@ fn corrupt(path: &Path) {
 }
 
 #[test]
-fn nothing_is_recorded_and_the_tree_resembles_a_generation() {
+fn unrecorded_tree_like_a_generation_is_adopted() {
     require!(ROOT_AND_RSYNC);
 
     let site = Site::new();
@@ -102,18 +103,20 @@ fn nothing_is_recorded_and_the_tree_resembles_a_generation() {
     fs::remove_file(site.node().join("usr/file-08")).expect("removes");
     fs::write(site.node().join("local"), "the node's own").expect("writes");
     site.publish(&tree(3));
+
     let run = site.updated(&["--no-fallback"]);
     run.ended(
         0,
         &["the tree is taken for generation", "2 of 46 entries differ", "following one diff"],
     );
     assert_eq!(judge::same_except_untracked(&site.image(), &site.node(), &[]), ["local"]);
+
     fs::remove_file(site.node().join("local")).expect("removes");
-    ended_well(&site);
+    assert_updated(&site);
 }
 
 #[test]
-fn nothing_is_recorded_and_the_tree_resembles_none() {
+fn unrecorded_tree_like_no_generation_needs_full_sync() {
     require!(ROOT_AND_RSYNC);
 
     let site = Site::new().with_rsync();
@@ -121,34 +124,40 @@ fn nothing_is_recorded_and_the_tree_resembles_none() {
     write_tree(&foreign(), &site.node());
     let before = site.snapshot();
     let reason = "full sync: no generation is recorded and the tree resembles none";
-    // What the old client would delete goes as well, within bounds.
+
+    // Paths that the image lacks are deleted, within the deletion budget.
     site.update(&["--max-delete", "2"])
         .ended(9, &[reason, "3 paths would be deleted", "opt/of/nobody"]);
+
     site.unchanged_since(&before);
     site.update(&["--no-fallback"]).ended(8, &["--no-fallback forbids it"]);
     site.unchanged_since(&before);
+
     site.updated(&["--dry-run"]).ended(0, &[reason, "*deleting   /opt/of/nobody"]);
     site.unchanged_since(&before);
+
     site.updated(&[]).ended(0, &[reason]);
-    ended_well(&site);
+    assert_updated(&site);
 }
 
 #[test]
-fn an_empty_tree_becomes_the_image() {
+fn empty_tree_becomes_image() {
     require!(ROOT_AND_RSYNC);
 
     let site = Site::new().with_rsync();
     site.publish(&common::trees::mutate(&common::trees::everything(), 0));
     fs::create_dir(site.node()).expect("makes");
+
     site.updated(&[]).ended(0, &["full sync"]);
     site.same();
+
     site.publish(&common::trees::mutate(&common::trees::everything(), 1));
     site.updated(&["--no-fallback", "--max-delete", "100%"]).ended(0, &["following one diff"]);
     site.same();
 }
 
 #[test]
-fn the_recorded_generation_is_not_published_and_the_tree_resembles_another() {
+fn unpublished_generation_like_another_is_adopted() {
     require!(ROOT_AND_RSYNC);
 
     let site = behind(Site::new(), 2);
@@ -156,36 +165,43 @@ fn the_recorded_generation_is_not_published_and_the_tree_resembles_another() {
     site.publish_image(&["--full-share", "0"]);
     prune(&site, 1);
     fs::write(site.node().join("local"), "the node's own").expect("writes");
+
     let run = site.updated(&["--no-fallback"]);
     run.ended(0, &["the tree is taken for generation"]);
-    // What the recorded generation had is known to be stale, what nobody named is the node's.
+
+    // Paths of the recorded generation are stale; a path in no manifest is untracked and kept.
     assert_eq!(judge::same_except_untracked(&site.image(), &site.node(), &[]), ["local"]);
+
     fs::remove_file(site.node().join("local")).expect("removes");
-    ended_well(&site);
+    assert_updated(&site);
 }
 
 #[test]
-fn the_recorded_generation_is_not_published_and_the_tree_resembles_none() {
+fn unpublished_generation_like_none_needs_full_sync() {
     require!(ROOT_AND_RSYNC);
 
     let site = Site::new().with_rsync();
     site.publish(&foreign());
     site.install_node();
+
     site.updated(&["--adopt"]);
     site.publish(&tree(1));
     site.publish(&tree(2));
     prune(&site, 1);
     fs::write(site.node().join("local"), "the node's own").expect("writes");
     let before = site.snapshot();
+
     site.update(&["--no-fallback"]).ended(8, &["is not published and the tree resembles none"]);
     site.unchanged_since(&before);
+
     site.updated(&[]).ended(
         0,
         &["full sync: the recorded generation", "is not published and the tree resembles none"],
     );
+
     assert_eq!(judge::same_except_untracked(&site.image(), &site.node(), &[]), ["local"]);
     fs::remove_file(site.node().join("local")).expect("removes");
-    ended_well(&site);
+    assert_updated(&site);
 }
 
 fn prune(site: &Site, keep: u32) {
@@ -197,32 +213,33 @@ fn prune(site: &Site, keep: u32) {
 }
 
 #[test]
-fn a_deleted_archive_is_gone_around() {
+fn missing_archive_is_replaced_by_two_diffs() {
     require!(ROOT_AND_RSYNC);
 
     let site = behind(Site::new(), 3);
     fs::remove_file(site.diff(1, 3)).expect("removes");
     let run = site.updated(&["--no-fallback"]);
+
     run.ended(
         0,
         &["cannot be used", "there is no such file", "following 2 diffs", "as one transaction"],
     );
-    ended_well(&site);
+    assert_updated(&site);
 }
 
 #[test]
-fn a_corrupt_archive_is_gone_around() {
+fn corrupt_archive_is_replaced_by_two_diffs() {
     require!(ROOT_AND_RSYNC);
 
     let site = behind(Site::new(), 3);
     corrupt(&site.diff(1, 3));
     let run = site.updated(&["--no-fallback"]);
     run.ended(0, &["cannot be used", "the server", "following 2 diffs"]);
-    ended_well(&site);
+    assert_updated(&site);
 }
 
 #[test]
-fn an_archive_whose_beginning_is_corrupt_is_gone_around() {
+fn archive_with_corrupt_listing_is_replaced_by_two_diffs() {
     require!(ROOT_AND_RSYNC);
 
     let site = behind(Site::new(), 3);
@@ -230,11 +247,11 @@ fn an_archive_whose_beginning_is_corrupt_is_gone_around() {
     bytes[20] ^= 1;
     fs::write(site.diff(1, 3), bytes).expect("writes");
     site.updated(&["--no-fallback"]).ended(0, &["cannot be used", "following 2 diffs"]);
-    ended_well(&site);
+    assert_updated(&site);
 }
 
 #[test]
-fn a_broken_chain_ends_in_a_full_sync() {
+fn broken_chain_falls_back_to_full_sync() {
     require!(ROOT_AND_RSYNC);
 
     let site = behind(Site::new().with_rsync(), 3);
@@ -243,36 +260,42 @@ fn a_broken_chain_ends_in_a_full_sync() {
     fs::write(site.node().join("local"), "the node's own").expect("writes");
     let before = site.snapshot();
     let reason = "the chain of diffs is broken";
+
     site.update(&["--no-fallback"]).ended(8, &[reason, "missing or damaged on the server"]);
     site.unchanged_since(&before);
+
     site.updated(&[]).ended(0, &["full sync: ", reason]);
-    // With a recorded base the node's own is known, and kept on every route.
+    // With a recorded base, untracked paths are known, and every strategy keeps them.
     assert_eq!(judge::same_except_untracked(&site.image(), &site.node(), &[]), ["local"]);
+
     fs::remove_file(site.node().join("local")).expect("removes");
-    ended_well(&site);
+    assert_updated(&site);
 }
 
 #[test]
-fn no_chain_at_all_is_a_full_sync() {
+fn missing_chain_falls_back_to_full_sync() {
     require!(ROOT_AND_RSYNC);
 
     let site = Site::new().with_rsync();
     site.publish(&tree(1));
     site.install_node();
+
     site.updated(&["--adopt"]);
     write_tree(&tree(2), &site.image());
     site.publish_image(&["--diffs", "0"]);
     site.updated(&[]).ended(0, &["full sync: no chain of diffs leads from generation"]);
-    ended_well(&site);
+
+    assert_updated(&site);
 }
 
 #[test]
-fn a_chain_that_is_dearer_than_the_image_is_not_followed() {
+fn chain_larger_than_image_falls_back_to_full_sync() {
     require!(ROOT_AND_RSYNC);
 
     let site = Site::new().with_rsync();
     site.publish(&tree(1));
     site.install_node();
+
     site.updated(&["--adopt"]);
     let mut bulky = tree(2);
     bulky.insert(b"usr/bulk".to_vec(), Item::file(noise(2_000_000, 5)));
@@ -280,64 +303,72 @@ fn a_chain_that_is_dearer_than_the_image_is_not_followed() {
         write_tree(&tree, &site.image());
         site.publish_image(&["--diffs", "1"]);
     }
+
     let run = site.updated(&[]);
     run.ended(0, &["full sync: the diffs have", "bytes, a full sync takes about"]);
-    ended_well(&site);
+    assert_updated(&site);
 }
 
 #[test]
-fn a_source_of_a_delta_that_drifted_is_fetched_whole() {
+fn drifted_delta_source_is_fetched_by_digest() {
     require!(ROOT_AND_RSYNC);
 
     let site = behind(Site::new(), 2);
-    fs::write(site.node().join("usr/large"), "not what the delta needs").expect("writes");
+    fs::write(site.node().join("usr/large"), "not the source of the delta").expect("writes");
     site.updated(&["--no-fallback"]).ended(0, &["contents whole, by their digests"]);
-    ended_well(&site);
+    assert_updated(&site);
 }
 
 #[test]
-fn a_source_that_drifted_and_is_nowhere_whole_is_a_full_sync() {
+fn drifted_delta_source_without_index_needs_full_sync() {
     require!(ROOT_AND_RSYNC);
 
     let site = behind(Site::new().with_rsync(), 2);
-    fs::write(site.node().join("usr/large"), "not what the delta needs").expect("writes");
+    fs::write(site.node().join("usr/large"), "not the source of the delta").expect("writes");
     let index = site.catalog().content.expect("an index").file;
     fs::remove_file(site.repo().join("node").join(index.as_str())).expect("removes");
     let before = site.snapshot();
     let reason = "the repository does not have the content: ";
+
     site.update(&["--no-fallback"]).ended(8, &[reason]);
     site.unchanged_since(&before);
+
     site.updated(&[]).ended(0, &["full sync: ", reason]);
-    ended_well(&site);
+    assert_updated(&site);
 }
 
 #[test]
-fn excludes_that_changed_uncover_what_is_fetched_whole() {
+fn contents_no_longer_excluded_are_fetched_by_digest() {
     require!(ROOT_AND_RSYNC);
 
     let site = behind(Site::new(), 1);
     let rules = site.dir.path().join("rules");
     fs::write(&rules, "/usr/large\n/usr/file-0*\n").expect("writes");
     let rules = rules.display().to_string();
+
     site.updated(&["--exclude-file", &rules]);
     fs::remove_file(site.node().join("usr/large")).expect("removes");
     fs::write(site.node().join("usr/file-01"), "the node's own").expect("writes");
     site.publish(&tree(2));
+
     site.updated(&["--exclude-file", &rules, "--no-fallback"]);
     assert!(!site.node().join("usr/large").exists());
     judge::same(&site.image(), &site.node(), &["/usr/large", "/usr/file-0*"]);
-    // With an update and without one.
+
+    // The excludes also change without a new publish.
     site.updated(&["--no-fallback"]).ended(0, &["contents whole"]);
     site.same();
+
     site.updated(&["--exclude-file", &rules]);
     fs::write(site.node().join("usr/file-01"), "the node's own").expect("writes");
     site.publish(&tree(3));
+
     site.updated(&["--no-fallback"]);
-    ended_well(&site);
+    assert_updated(&site);
 }
 
 #[test]
-fn an_image_tree_edited_after_its_publish_is_not_installed() {
+fn unpublished_edits_of_image_are_not_installed() {
     require!(ROOT_AND_RSYNC);
 
     let site = Site::new().with_rsync();
@@ -348,6 +379,7 @@ fn an_image_tree_edited_after_its_publish_is_not_installed() {
     fs::write(site.image().join("usr/file-03"), "edited, not published").expect("writes");
     fs::remove_file(site.image().join("usr/file-04")).expect("removes");
     fs::write(site.image().join("usr/more"), "not published").expect("writes");
+
     let run = site.updated(&[]);
     run.ended(
         0,
@@ -355,11 +387,11 @@ fn an_image_tree_edited_after_its_publish_is_not_installed() {
     );
     judge::same(&published, &site.node(), &[]);
     site.nothing_left();
-    goes_on_by_a_diff(&site);
+    assert_next_update_is_diff(&site);
 }
 
 #[test]
-fn an_image_tree_edited_after_its_publish_stops_where_the_repository_lacks_the_content() {
+fn unpublished_edits_without_published_content_refuse_update() {
     require!(ROOT_AND_RSYNC);
 
     let site = Site::new().with_rsync();
@@ -369,18 +401,21 @@ fn an_image_tree_edited_after_its_publish_stops_where_the_repository_lacks_the_c
     for archive in site.archives("full") {
         fs::remove_file(archive).expect("removes");
     }
+
     fs::write(site.image().join("usr/file-03"), "edited, not published").expect("writes");
     let run = site.update(&[]);
     run.ended(8, &["is not the published head any more", "/usr/file-03", "nothing was changed"]);
     site.unchanged_since(&before);
-    // Published, it is installed.
+
+    // A publish of the edited tree makes the update succeed.
     site.publish_image(&[]);
     site.updated(&[]);
-    ended_well(&site);
+
+    assert_updated(&site);
 }
 
 #[test]
-fn an_image_tree_that_is_edited_all_the_time_is_never_installed_half() {
+fn constantly_edited_image_is_installed_as_published() {
     require!(ROOT_AND_RSYNC);
 
     let site = Site::new().with_rsync();
@@ -388,6 +423,7 @@ fn an_image_tree_that_is_edited_all_the_time_is_never_installed_half() {
     let published = site.dir.path().join("published");
     common::copy_tree(&site.image(), &published);
     let (ended, image) = (AtomicBool::new(false), site.image());
+
     std::thread::scope(|scope| {
         scope.spawn(|| {
             let mut round = 0u64;
@@ -395,13 +431,13 @@ fn an_image_tree_that_is_edited_all_the_time_is_never_installed_half() {
                 round += 1;
                 let path = image.join(format!("usr/file-{:02}", round % 40));
                 let beside = image.join("usr/.beside");
-                let done = match round % 3 {
+                let result = match round % 3 {
                     0 => fs::write(&path, format!("edited {round}")),
                     1 => fs::remove_file(&path),
                     _ => fs::write(&beside, noise(100_000, round))
                         .and_then(|()| fs::rename(&beside, &path)),
                 };
-                drop(done);
+                drop(result);
                 std::thread::sleep(std::time::Duration::from_millis(1));
             }
         });
@@ -423,7 +459,7 @@ fn an_image_tree_that_is_edited_all_the_time_is_never_installed_half() {
 }
 
 #[test]
-fn a_catalog_that_is_not_to_be_trusted_stops_everything() {
+fn untrusted_catalog_stops_update_without_fallback() {
     require!(ROOT_AND_RSYNC);
 
     let site = behind(Site::new().with_rsync(), 1);
@@ -455,10 +491,10 @@ fn a_catalog_that_is_not_to_be_trusted_stops_everything() {
         (|text| text[..text.len() / 2].to_owned(), "the catalog is not valid"),
         (|text| format!("\0\0{text}"), "the catalog is not valid"),
     ];
-    for (edit, words) in edits {
+    for (edit, message) in edits {
         fs::write(&catalog, &newest).expect("writes");
         edit_catalog(&site, edit);
-        site.update(&[]).ended(3, &["the server is not trusted", words, "nothing was changed"]);
+        site.update(&[]).ended(3, &["the server is not trusted", message, "nothing was changed"]);
         site.unchanged_since(&before);
     }
     fs::write(&catalog, "format = \"").expect("writes");
@@ -471,11 +507,11 @@ fn a_catalog_that_is_not_to_be_trusted_stops_everything() {
 
     fs::write(&catalog, &newest).expect("writes");
     site.updated(&["--no-fallback"]);
-    ended_well(&site);
+    assert_updated(&site);
 }
 
 #[test]
-fn an_older_catalog_is_followed_where_that_is_allowed() {
+fn older_catalog_is_accepted_with_allow_downgrade() {
     require!(ROOT_AND_RSYNC);
 
     let site = behind(Site::new().with_rsync(), 1);
@@ -484,15 +520,17 @@ fn an_older_catalog_is_followed_where_that_is_allowed() {
     let catalog = site.repo().join("node/catalog.toml");
     let first = fs::read(&catalog).expect("a catalog");
     site.publish(&tree(2));
+
     site.updated(&[]);
     fs::write(&catalog, &first).expect("writes");
     site.updated(&["--allow-downgrade"]);
+
     judge::same(&published, &site.node(), &[]);
     site.updated(&[]).ended(0, &["up to date"]);
 }
 
 #[test]
-fn no_rsync_program_and_no_rsync_server_are_told_apart() {
+fn missing_rsync_program_and_server_have_own_errors() {
     require!(ROOT_AND_RSYNC);
 
     let mut site = Site::new();
@@ -515,7 +553,7 @@ fn no_rsync_program_and_no_rsync_server_are_told_apart() {
 }
 
 #[test]
-fn a_server_without_the_image_as_a_module_is_named() {
+fn missing_rsync_module_is_named() {
     require!(ROOT_AND_RSYNC);
 
     let site = Site::new().with_rsync();
@@ -528,18 +566,21 @@ fn a_server_without_the_image_as_a_module_is_named() {
 }
 
 #[test]
-fn an_rsync_daemon_alone_is_server_enough() {
+fn rsync_daemon_alone_serves_all_strategies() {
     require!(ROOT_AND_RSYNC);
 
     let site = behind(Site::new().with_rsync_repository(), 2);
     site.updated(&["--no-fallback"]).ended(0, &["following one diff"]);
     site.same();
+
     site.updated(&[]).ended(0, &["up to date"]);
     fs::write(site.node().join("usr/large"), "drift").expect("writes");
     site.publish(&tree(3));
+
     site.updated(&["--no-fallback"]).ended(0, &["contents whole"]);
     site.same();
+
     write_tree(&foreign(), &site.node());
     site.updated(&[]).ended(0, &["full sync"]);
-    ended_well(&site);
+    assert_updated(&site);
 }

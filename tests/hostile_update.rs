@@ -1,6 +1,6 @@
-//! Bad archives, bad servers, bad disks, and traps laid on the node: each ends in a clear error that
-//! names the side at fault and in an unchanged tree, or is coped with. Whatever happens, what lies
-//! outside the tree is not touched.
+//! Updates with bad archives, servers and disks, and with traps on the node. Each run succeeds, or
+//! it leaves the tree unchanged with an error that names the side at fault. No run touches a file
+//! outside the tree.
 
 mod common;
 
@@ -19,10 +19,10 @@ use common::{ROOT_AND_RSYNC, judge, require};
 use systemimager::catalog::ArchiveKind;
 use systemimager::digest::Digest;
 
-/// So that a bad server is given up within a second.
-const IMPATIENT: &str = "[download]\nattempts = 2\nidle_timeout = 1\nmin_speed = 0\n";
+/// Configuration that fails within seconds on a bad server.
+const IMPATIENT_CONFIG: &str = "[download]\nattempts = 2\nidle_timeout = 1\nmin_speed = 0\n";
 
-/// Thirty files of which `round` changes four.
+/// Tree of thirty files and a few others; `round` changes four of them.
 fn tree(round: u64) -> Tree {
     let mut tree =
         Tree::from([(Vec::new(), Item::dir()), (b"etc/systemimager".to_vec(), Item::dir())]);
@@ -33,7 +33,8 @@ fn tree(round: u64) -> Tree {
             Item::file(format!("content {number}")),
         );
     }
-    tree.insert(b"etc/systemimager/updateclient.toml".to_vec(), Item::file(IMPATIENT));
+
+    tree.insert(b"etc/systemimager/updateclient.toml".to_vec(), Item::file(IMPATIENT_CONFIG));
     tree.insert(b"usr/file-00".to_vec(), Item::file(format!("round {round}")));
     tree.insert(b"usr/lib/deep".to_vec(), Item::file(noise(50_000, round)));
     tree.insert(b"etc/version".to_vec(), Item::file(format!("version {round}")));
@@ -41,10 +42,11 @@ fn tree(round: u64) -> Tree {
         b"usr/lib/time".to_vec(),
         Item::file("the same").mtime(1_600_000_000 + round as i64, 0),
     );
+
     tree
 }
 
-/// A node at the first of two publishes.
+/// Site whose node is at the first of two publishes.
 fn behind() -> Site {
     let site = Site::new();
     site.publish(&tree(1));
@@ -54,27 +56,28 @@ fn behind() -> Site {
     site
 }
 
-/// A directory outside the tree, with what an attacker would like to have overwritten.
+/// Sentinel directory outside the tree, with files that an attacker wants overwritten.
 struct Outside {
     dir: PathBuf,
     before: Vec<(PathBuf, u64, i64, u32, u64, Vec<u8>)>,
 }
 
 impl Outside {
-    fn of(site: &Site) -> Self {
+    fn create(site: &Site) -> Self {
         let dir = site.dir.path().join("outside");
         fs::create_dir_all(dir.join("lib")).expect("makes");
         for file in ["file-00", "file-01", "lib/deep", "lib/time", "version", "sentinel", "journal"]
         {
             fs::write(dir.join(file), format!("sentinel {file}")).expect("writes");
         }
-        let before = Outside::look(&dir);
+        let before = Outside::list(&dir);
         Outside { dir, before }
     }
 
-    fn look(dir: &Path) -> Vec<(PathBuf, u64, i64, u32, u64, Vec<u8>)> {
-        let mut seen = Vec::new();
+    fn list(dir: &Path) -> Vec<(PathBuf, u64, i64, u32, u64, Vec<u8>)> {
+        let mut entries = Vec::new();
         let mut open = vec![dir.to_owned()];
+
         while let Some(dir) = open.pop() {
             for entry in fs::read_dir(&dir).expect("lists") {
                 let path = entry.expect("an entry").path();
@@ -82,23 +85,25 @@ impl Outside {
                 let text =
                     if meta.is_file() { fs::read(&path).expect("reads") } else { Vec::new() };
                 let links = if meta.is_file() { 0 } else { meta.nlink() };
-                seen.push((path.clone(), meta.ino(), meta.mtime_nsec(), meta.mode(), links, text));
+                let (inode, mtime, mode) = (meta.ino(), meta.mtime_nsec(), meta.mode());
+                entries.push((path.clone(), inode, mtime, mode, links, text));
                 if meta.is_dir() {
                     open.push(path);
                 }
             }
         }
-        seen.sort();
-        seen
+
+        entries.sort();
+        entries
     }
 
     #[track_caller]
-    fn is_untouched(&self) {
-        assert_eq!(Outside::look(&self.dir), self.before, "something outside the tree was touched");
+    fn assert_untouched(&self) {
+        assert_eq!(Outside::list(&self.dir), self.before, "something outside the tree was touched");
     }
 }
 
-/// What somebody may have put in the place of something of the agent's.
+/// Object that an attacker puts in place of a file of the agent.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Plant {
     LinkToDir,
@@ -120,9 +125,9 @@ fn remove(path: &Path) {
     }
 }
 
-fn plant(what: Plant, at: &Path, outside: &Path) {
+fn plant(kind: Plant, at: &Path, outside: &Path) {
     remove(at);
-    let done = match what {
+    let result = match kind {
         Plant::LinkToDir => symlink(outside, at),
         Plant::LinkToFile => symlink(outside.join("sentinel"), at),
         Plant::Dangling => symlink(outside.join("nothing"), at),
@@ -130,19 +135,19 @@ fn plant(what: Plant, at: &Path, outside: &Path) {
         Plant::Fifo => Command::new("mkfifo").arg(at).status().map(drop),
         Plant::Dir => fs::create_dir(at).and_then(|()| fs::write(at.join("inside"), "planted")),
     };
-    done.expect("plants");
+    result.expect("plants");
 }
 
-/// No run may end in a panic, or in a way that says nothing.
+/// Asserts that a run ended without a panic, and with a message if it failed.
 #[track_caller]
-fn ended_in_words(run: &Run) {
+fn assert_clear_end(run: &Run) {
     assert!(!run.err.contains("panicked"), "{run:#?}");
     assert!((0..=11).contains(&run.code) && run.code != 1, "{run:#?}");
     assert!(run.code == 0 || run.err.contains("si_updateclient: "), "{run:#?}");
 }
 
-/// Puts `bytes` in the place of the diff of the two publishes, and lets the catalog vouch for them.
-fn vouch_for(site: &Site, bytes: &[u8], first_frame: u64) {
+/// Replaces the diff of the two publishes by `bytes`, with correct digests in the catalog.
+fn replace_diff(site: &Site, bytes: &[u8], first_frame: u64) {
     let mut catalog = site.catalog();
     let (base, target) = (catalog.publishes[0].generation, catalog.publishes[1].generation);
     let archive =
@@ -158,7 +163,7 @@ fn vouch_for(site: &Site, bytes: &[u8], first_frame: u64) {
 }
 
 /// The diff of the two publishes, and the length of its first frame.
-fn diff_of(site: &Site) -> (Vec<u8>, usize) {
+fn read_diff(site: &Site) -> (Vec<u8>, usize) {
     let catalog = site.catalog();
     let (base, target) = (catalog.publishes[0].generation, catalog.publishes[1].generation);
     let archive = catalog
@@ -170,15 +175,17 @@ fn diff_of(site: &Site) -> (Vec<u8>, usize) {
 }
 
 #[test]
-fn an_archive_that_its_catalog_vouches_for_and_that_lies() {
+fn forged_archive_with_correct_digest_changes_nothing() {
     require!(ROOT_AND_RSYNC);
 
     let site = Site::new();
     site.publish(&tree(1));
     site.install_node();
+
     site.updated(&["--adopt"]);
     fs::remove_dir_all(site.image()).expect("removes");
     common::trees::write(&tree(2), &site.image());
+
     site.publish_image(&["--plain"]);
     let other = Site::new();
     other.publish(&tree(1));
@@ -189,7 +196,7 @@ fn an_archive_that_its_catalog_vouches_for_and_that_lies() {
     other.publish_image(&["--plain"]);
 
     let before = site.snapshot();
-    let ((mine, my_first), (others, others_first)) = (diff_of(&site), diff_of(&other));
+    let ((mine, my_first), (others, others_first)) = (read_diff(&site), read_diff(&other));
     let cases: [(&str, Vec<u8>, usize); 7] = [
         ("another generation's", others.clone(), others_first),
         (
@@ -204,13 +211,14 @@ fn an_archive_that_its_catalog_vouches_for_and_that_lies() {
         ),
         ("cut short", mine[..mine.len() - 2000].to_vec(), my_first),
         ("nothing but a listing", mine[..my_first].to_vec(), my_first),
-        ("noise behind the listing", [&mine[..my_first], &noise(5000, 3)[..]].concat(), my_first),
+        ("noise after the listing", [&mine[..my_first], &noise(5000, 3)[..]].concat(), my_first),
         ("noise alone", noise(5000, 4), 1000),
     ];
+
     for (name, bytes, first) in cases {
-        vouch_for(&site, &bytes, first as u64);
+        replace_diff(&site, &bytes, first as u64);
         let run = site.update(&["--no-fallback"]);
-        ended_in_words(&run);
+        assert_clear_end(&run);
         assert_eq!(run.code, 8, "{name}: {run:#?}");
         run.ended(
             8,
@@ -218,13 +226,14 @@ fn an_archive_that_its_catalog_vouches_for_and_that_lies() {
         );
         site.unchanged_since(&before);
     }
-    vouch_for(&site, &mine, my_first as u64);
+
+    replace_diff(&site, &mine, my_first as u64);
     site.updated(&["--no-fallback"]);
     site.same();
 }
 
 #[test]
-fn a_server_that_stalls_cuts_or_lies_about_lengths() {
+fn faulty_server_changes_nothing() {
     require!(ROOT_AND_RSYNC);
 
     let mut site = behind();
@@ -248,14 +257,15 @@ fn a_server_that_stalls_cuts_or_lies_about_lengths() {
         Fault::Garbage,
         Fault::Hangup,
     ];
+
     for path in ["/node/catalog.toml", &diff] {
         for fault in &faults {
             server.always(path, fault.clone());
             let begin = Instant::now();
             let run = site.update(&["--no-fallback"]);
-            ended_in_words(&run);
+            assert_clear_end(&run);
             if run.code == 0 {
-                // What does no harm to this file is none.
+                // Some faults do no harm to this file.
                 site.same();
                 common::run(
                     Command::new("rsync")
@@ -279,6 +289,7 @@ fn a_server_that_stalls_cuts_or_lies_about_lengths() {
             server.calm();
         }
     }
+
     site.updated(&["--no-fallback"]);
     site.same();
 }
@@ -288,7 +299,7 @@ fn dir(path: &Path) -> String {
 }
 
 #[test]
-fn wrong_command_lines_are_code_2() {
+fn wrong_command_line_ends_with_code_2() {
     let site = Site::new();
     fs::create_dir(site.node()).expect("makes");
     let root = site.node().display().to_string();
@@ -306,6 +317,7 @@ fn wrong_command_lines_are_code_2() {
         &["--diff", "--status"],
         &["--no-such-flag"],
     ];
+
     for case in cases {
         let mut command = Command::new(env!("CARGO_BIN_EXE_si_updateclient"));
         let run =
@@ -313,6 +325,7 @@ fn wrong_command_lines_are_code_2() {
         assert_eq!(run.code, 2, "{case:?}: {run:#?}");
         assert!(!run.err.is_empty() && !run.err.contains("panicked"), "{case:?}: {run:#?}");
     }
+
     let mut command = Command::new(env!("CARGO_BIN_EXE_si_updateclient"));
     let run = command
         .args(["--diff", "--image", "node", "--server", "s", "--root", "/no/such/dir"])
@@ -324,14 +337,14 @@ fn wrong_command_lines_are_code_2() {
     site.update(&[]).ended(2, &["updateclient.toml", "max_delete"]);
 }
 
-/// A run in the background, waiting for a server that drips the diff.
-struct Slow {
+/// Run in the background that downloads a diff from a slow server.
+struct SlowRun {
     child: Child,
     _server: FaultServer,
 }
 
-impl Slow {
-    /// Starts an update and waits until it downloads the archive behind its first frame.
+impl SlowRun {
+    /// Starts an update and waits until it downloads the archive beyond its first frame.
     fn start(site: &mut Site, more: &[&str]) -> Self {
         let toml = "[download]\nmin_speed = 0\n";
         fs::write(site.node().join("etc/systemimager/updateclient.toml"), toml).expect("writes");
@@ -349,9 +362,11 @@ impl Slow {
             }
             thread::sleep(Duration::from_millis(10));
         }
-        // The walk takes milliseconds.
+
+        // The walk of the tree takes only milliseconds.
         thread::sleep(Duration::from_millis(200));
-        Slow { child, _server: server }
+
+        SlowRun { child, _server: server }
     }
 
     fn end(self) -> Run {
@@ -360,83 +375,89 @@ impl Slow {
 }
 
 #[test]
-fn a_second_update_at_the_same_time_is_refused() {
+fn concurrent_update_is_refused() {
     require!(ROOT_AND_RSYNC);
 
     let mut site = behind();
-    let slow = Slow::start(&mut site, &[]);
+    let slow = SlowRun::start(&mut site, &[]);
     site.update(&[]).ended(7, &["another update of", "is running"]);
+
     let mut recover = Command::new(env!("CARGO_BIN_EXE_si_updateclient"));
     let run = recover.arg("--recover").arg("--root").arg(site.node()).output().expect("runs");
     Run::from_output(run).ended(7, &["is running"]);
+
     slow.end().ended(0, &["updated"]);
     site.same();
 }
 
 #[test]
-fn symlink_planted_then_written_through() {
+fn planted_symlink_is_not_followed() {
     require!(ROOT_AND_RSYNC);
 
     for check in ["touched", "update", "content"] {
         let site = behind();
-        let outside = Outside::of(&site);
+        let outside = Outside::create(&site);
         plant(Plant::LinkToDir, &site.node().join("usr"), &outside.dir);
         plant(Plant::LinkToFile, &site.node().join("etc/version"), &outside.dir);
+
         site.updated(&["--check", check, "--no-fallback"]);
-        outside.is_untouched();
+        outside.assert_untouched();
         if check != "touched" {
             site.same();
         }
+
         site.updated(&["--check", "stat"]);
         site.same();
-        outside.is_untouched();
+        outside.assert_untouched();
     }
 }
 
 #[test]
-fn parent_swapped_while_renaming() {
+fn parent_replaced_during_update_leaves_outside_untouched() {
     require!(ROOT_AND_RSYNC);
 
     for swap in [Plant::LinkToDir, Plant::Dangling, Plant::File, Plant::Fifo] {
         let mut site = behind();
-        let outside = Outside::of(&site);
-        let slow = Slow::start(&mut site, &["--no-fallback"]);
+        let outside = Outside::create(&site);
+        let slow = SlowRun::start(&mut site, &["--no-fallback"]);
         fs::rename(site.node().join("usr"), site.dir.path().join("swapped")).expect("renames");
         plant(swap, &site.node().join("usr"), &outside.dir);
+
         let run = slow.end();
-        ended_in_words(&run);
-        outside.is_untouched();
+        assert_clear_end(&run);
+        outside.assert_untouched();
         if run.code == 0 {
             run.ended(0, &["usr was missing or had become another type"]);
             assert!(site.status().contains("./usr"));
         } else {
             site.nothing_left();
         }
+
         site.updated(&["--check", "stat"]);
         site.same();
-        outside.is_untouched();
+        outside.assert_untouched();
     }
 }
 
 #[test]
-fn directory_removed_while_an_update_runs() {
+fn directory_removed_during_update_is_restored() {
     require!(ROOT_AND_RSYNC);
 
     let mut site = behind();
-    let slow = Slow::start(&mut site, &["--no-fallback"]);
+    let slow = SlowRun::start(&mut site, &["--no-fallback"]);
     fs::remove_dir_all(site.node().join("usr")).expect("removes");
     let run = slow.end();
-    ended_in_words(&run);
+    assert_clear_end(&run);
     site.updated(&["--check", "stat"]);
     site.same();
 }
 
 #[test]
-fn hardlink_outside() {
+fn hardlink_to_outside_file_is_broken_up() {
     require!(ROOT_AND_RSYNC);
 
     let site = behind();
-    let outside = Outside::of(&site);
+    let outside = Outside::create(&site);
     for (tracked, sentinel) in
         [("usr/file-00", "file-00"), ("usr/lib/time", "lib/time"), ("etc/version", "version")]
     {
@@ -445,53 +466,60 @@ fn hardlink_outside() {
         remove(&tracked);
         fs::hard_link(&sentinel, &tracked).expect("links");
     }
-    let before = Outside::look(&outside.dir);
+    let before = Outside::list(&outside.dir);
+
     site.updated(&["--no-fallback"]);
     site.same();
-    assert_eq!(Outside::look(&outside.dir), before);
+    assert_eq!(Outside::list(&outside.dir), before);
 }
 
 #[test]
-fn stage_undo_and_full_planted_by_somebody() {
+fn planted_stage_and_undo_directories_are_replaced() {
     require!(ROOT_AND_RSYNC);
 
     let site = behind().with_rsync();
-    let outside = Outside::of(&site);
+    let outside = Outside::create(&site);
     let before = site.snapshot();
     let (mut round, node) = (2, site.node());
-    for what in PLANTS {
+
+    for kind in PLANTS {
         for name in [".si-stage", ".si-undo", ".si-full"] {
-            plant(what, &node.join(name), &outside.dir);
+            plant(kind, &node.join(name), &outside.dir);
         }
         site.updated(&["--no-fallback"]);
+
         site.same();
-        outside.is_untouched();
+        outside.assert_untouched();
+
         round += 1;
         site.publish(&tree(round));
     }
-    // Likewise on the way of a full sync.
-    for what in PLANTS {
+
+    // A full sync withstands the same objects.
+    for kind in PLANTS {
         remove(&node);
         common::copy_tree(&before, &node);
         remove(&node.join("var"));
         for number in 0..30 {
             fs::write(node.join(format!("usr/file-{number:02}")), "nothing known").expect("writes");
         }
+
         for name in [".si-stage", ".si-undo", ".si-full"] {
-            plant(what, &node.join(name), &outside.dir);
+            plant(kind, &node.join(name), &outside.dir);
         }
         site.updated(&[]).ended(0, &["full sync"]);
+
         site.same();
-        outside.is_untouched();
+        outside.assert_untouched();
     }
 }
 
 #[test]
-fn the_agents_own_files_replaced_by_something_else() {
+fn planted_objects_at_agent_files_harm_nothing() {
     require!(ROOT_AND_RSYNC);
 
     let site = behind();
-    let outside = Outside::of(&site);
+    let outside = Outside::create(&site);
     let before = site.snapshot();
     let generation = site.catalog().publishes[0].generation;
     let next = site.catalog().publishes[1].generation;
@@ -512,19 +540,20 @@ fn the_agents_own_files_replaced_by_something_else() {
         "etc/systemimager/IMAGE_LAST_SYNCED_TO".to_owned(),
         "etc/systemimager/IMAGE_LAST_SYNCED_TO.new".to_owned(),
     ];
+
     for place in &places {
-        for what in PLANTS {
+        for kind in PLANTS {
             remove(&site.node());
             common::copy_tree(&before, &site.node());
-            plant(what, &site.node().join(place), &outside.dir);
+            plant(kind, &site.node().join(place), &outside.dir);
             let kept = site.dir.path().join("kept");
             remove(&kept);
             common::copy_tree(&site.node(), &kept);
             let begin = Instant::now();
             let run = site.update(&["--no-fallback"]);
-            ended_in_words(&run);
-            outside.is_untouched();
-            let context = format!("{what:?} at {place}: {run:#?}");
+            assert_clear_end(&run);
+            outside.assert_untouched();
+            let context = format!("{kind:?} at {place}: {run:#?}");
             assert!([0, 2, 5].contains(&run.code), "{context}");
             assert!(begin.elapsed() < Duration::from_secs(20), "{context}");
             site.nothing_left();
@@ -542,13 +571,13 @@ fn the_agents_own_files_replaced_by_something_else() {
             let mut status = Command::new(env!("CARGO_BIN_EXE_si_updateclient"));
             let status =
                 status.arg("--status").arg("--root").arg(site.node()).output().expect("runs");
-            ended_in_words(&Run::from_output(status));
+            assert_clear_end(&Run::from_output(status));
         }
     }
 }
 
 #[test]
-fn damaged_state_and_damaged_manifest() {
+fn damaged_state_or_manifest_is_replaced() {
     require!(ROOT_AND_RSYNC);
 
     let site = behind();
@@ -574,71 +603,80 @@ fn damaged_state_and_damaged_manifest() {
         [Vec::new(), manifest[..manifest.len() / 2].to_vec(), noise(1000, 2), flipped, bomb];
     let cases = states.into_iter().map(|bytes| ("state.toml".to_owned(), bytes));
     let name = format!("manifest-{generation}.mtree.zst");
+
     for (file, bytes) in cases.chain(manifests.into_iter().map(|bytes| (name.clone(), bytes))) {
         remove(&site.node());
         common::copy_tree(&before, &site.node());
         fs::write(client.join(&file), bytes).expect("writes");
         let run = site.update(&["--no-fallback"]);
-        ended_in_words(&run);
+        assert_clear_end(&run);
         run.ended(0, &[]);
         site.same();
     }
 }
 
 #[test]
-fn a_journal_that_nobody_can_follow_stops_every_run() {
+fn invalid_journal_stops_every_run() {
     require!(ROOT_AND_RSYNC);
 
     let site = behind();
     let before = site.snapshot();
-    let outside = Outside::of(&site);
+    let outside = Outside::create(&site);
     let stage = site.node().join(".si-stage");
     let escape = "si-journal 1\nfilesystem .\ninstall 1 0 ./../outside/sentinel\nend 1\n";
     let journals = ["", "si-journal 2\nend 0\n", "si-journal 1\nfilesystem .\n", escape];
+
     for text in journals {
         fs::create_dir_all(&stage).expect("makes");
         fs::write(stage.join("journal"), text).expect("writes");
         let run = site.update(&[]);
+
         run.ended(6, &["an update that was interrupted has to be finished first", "journal"]);
         assert!(!run.err.contains("panicked"));
-        outside.is_untouched();
+        outside.assert_untouched();
+
         remove(&stage);
         judge::same(&before, &site.node(), &[]);
     }
-    for what in [Plant::LinkToFile, Plant::Dangling, Plant::Fifo, Plant::Dir] {
+
+    for kind in [Plant::LinkToFile, Plant::Dangling, Plant::Fifo, Plant::Dir] {
         fs::create_dir_all(&stage).expect("makes");
-        plant(what, &stage.join("journal"), &outside.dir);
+        plant(kind, &stage.join("journal"), &outside.dir);
         let run = site.update(&["--no-fallback", "--dry-run"]);
-        ended_in_words(&run);
-        outside.is_untouched();
+        assert_clear_end(&run);
+        outside.assert_untouched();
         remove(&stage);
         judge::same(&before, &site.node(), &[]);
     }
+
     site.updated(&["--no-fallback"]);
     site.same();
 }
 
 #[test]
-fn no_room_on_the_root() {
+fn full_disk_refuses_update() {
     require!(DISK);
 
     let site = behind();
     let disk = SmallDisk::for_node(&site, 64, 2000);
     site.updated(&["--adopt"]);
+
     disk.fill(1 << 20);
     let before = site.snapshot();
     let free = disk.free();
+
     let run = site.update(&["--no-fallback"]);
     run.ended(5, &["no room on this node", "bytes free", "nothing was changed"]);
     site.unchanged_since(&before);
     assert!(disk.free() >= free - 65536, "{} of {free} bytes are left", disk.free());
+
     fs::remove_file(site.node().join("filler")).expect("removes");
     site.updated(&["--no-fallback"]);
     site.same();
 }
 
 #[test]
-fn no_inodes_on_the_root() {
+fn lack_of_inodes_refuses_update() {
     require!(DISK);
 
     let site = behind();
@@ -648,50 +686,60 @@ fn no_inodes_on_the_root() {
     for number in 20..free {
         fs::write(disk.at.join(format!("filler-{number}")), "").expect("writes");
     }
+
     let before = site.snapshot();
     site.update(&["--no-fallback"])
         .ended(5, &["no room on this node", "inodes free", "nothing was changed"]);
+
     site.unchanged_since(&before);
 }
 
 #[test]
-fn the_disk_fills_while_an_update_downloads() {
+fn disk_filled_during_download_changes_nothing() {
     require!(DISK);
 
     let mut site = Site::new();
     site.publish(&tree(1));
     site.install_node();
+
     site.updated(&["--adopt"]);
     let mut bulky = tree(2);
     bulky.insert(b"usr/bulk".to_vec(), Item::file(noise(400_000, 9)));
     site.publish(&bulky);
     let disk = SmallDisk::for_node(&site, 64, 2000);
+
     site.updated(&["--adopt"]);
-    // What fills the disk grows during the run, whose stage lies in the top meanwhile.
+    // The filler file exists before the run, so that only its size changes during the run. The
+    // run's stage is in the root directory, whose mtime is saved for the comparison.
     fs::write(site.node().join("filler"), "").expect("writes");
     let time = fs::metadata(site.node()).and_then(|top| top.modified()).expect("a time");
-    let slow = Slow::start(&mut site, &["--no-fallback"]);
-    // Before the disk is full, since then the run takes its stage away.
+    let slow = SlowRun::start(&mut site, &["--no-fallback"]);
+
+    // The snapshot is taken before the disk is full, when the run removes its stage.
     let before = site.snapshot();
     fs::File::open(&before).and_then(|top| top.set_modified(time)).expect("sets");
     disk.fill(0);
+
     let run = slow.end();
     run.ended(5, &["this node", "No space left on device", "nothing was changed"]);
+
     common::copy_tree(&site.node().join("filler"), &before.join("filler"));
     site.unchanged_since(&before);
+
     let spool = site.node().join("var/lib/systemimager/client/spool");
     assert_eq!(
         fs::read_dir(spool).expect("lists").count(),
         0,
-        "the spool holds what filled the disk"
+        "the spool still holds the download"
     );
+
     fs::remove_file(site.node().join("filler")).expect("removes");
     site.updated(&["--no-fallback"]);
     site.same();
 }
 
 #[test]
-fn a_full_sync_finds_no_room() {
+fn full_disk_refuses_full_sync() {
     require!(DISK);
 
     let mut large = tree(1);
@@ -702,13 +750,14 @@ fn a_full_sync_finds_no_room() {
     fs::write(site.node().join("precious"), "the node's own").expect("writes");
     let _disk = SmallDisk::for_node(&site, 32, 2000);
     let before = site.snapshot();
+
     let run = site.update(&["--max-delete", "100%"]);
     run.ended(5, &["no room on this node", "nothing was changed"]);
     site.unchanged_since(&before);
 }
 
 #[test]
-fn a_root_that_is_read_only() {
+fn read_only_root_refuses_update() {
     require!(DISK);
 
     let site = behind();
@@ -716,15 +765,19 @@ fn a_root_that_is_read_only() {
     site.updated(&["--adopt"]);
     let before = site.snapshot();
     common::run(Command::new("mount").args(["-o", "remount,ro"]).arg(&disk.at));
+
     site.update(&[]).ended(5, &["is mounted read-only", "nothing was changed"]);
     site.unchanged_since(&before);
+
     site.update(&["--dry-run"]).ended(5, &["/etc/version", "is not writable"]);
     common::run(Command::new("mount").args(["-o", "remount,rw"]).arg(&disk.at));
     common::run(Command::new("mount").arg("--bind").arg(&disk.at).arg(&disk.at));
     let over = SmallDisk { file: disk.file.clone(), at: disk.at.clone() };
     common::run(Command::new("mount").args(["-o", "remount,ro,bind"]).arg(&disk.at));
+
     site.update(&[]).ended(5, &["is mounted read-only", "nothing was changed"]);
     drop(over);
     site.updated(&["--no-fallback"]);
+
     site.same();
 }

@@ -1,8 +1,8 @@
-//! While an update runs, or is rolled back, others look: no path that both generations have is ever
-//! absent, be it reached directly, below a directory that was or becomes a symlink, or by a symlink that
-//! leads elsewhere; and what is read is one generation's content, whole.
+//! Other programs read the tree during an update and a rollback. No path of both generations is
+//! ever missing, whether it is opened directly, below a directory that is a symlink in one
+//! generation, or through a symlink. Each read returns the complete content of one generation.
 //!
-//! `SI_LOOK_SECONDS` asks for a longer look than that of an ordinary test run.
+//! `SI_LOOK_SECONDS` sets the duration of the observation.
 
 mod common;
 
@@ -19,114 +19,172 @@ use common::site::Site;
 use common::trees::{self, Item, ItemKind, Tree};
 use common::{ROOT_AND_RSYNC, judge, require, rounds, tally};
 
-/// So many of each group that changes in a way of its own.
+/// Number of paths for each kind of change.
 const GROUPS: usize = 25;
 
-/// Everything that both generations have changes in the way from one to the other, and back.
+/// Tree in which every path of both generations changes, each group in a way of its own.
 fn tree(second: bool) -> Tree {
-    let mut tree = Tree::from([(Vec::new(), Item::dir())]);
-    let mut put = |path: String, item: Item| trees::put(&mut tree, &path, item);
-    let link = |to: String| Item::new(ItemKind::Symlink(to.into_bytes()));
-    let (one, other) = if second { (2, 1) } else { (1, 2) };
-    let text = |what: usize, length: usize| {
-        Item::file(format!("generation {one}, {what} ").repeat(length / 20))
-    };
+    let mut generation =
+        GenerationBuilder { tree: Tree::from([(Vec::new(), Item::dir())]), second };
+
     for number in 0..800 {
-        put(format!("files/{:02}/{number}", number % 40), text(number, 2_000));
+        generation.put_text(&format!("files/{:02}/{number}", number % 40), number, 2_000);
     }
+    // Long files are read in several calls, between which their content could change.
+    let long = if second { 230_000 } else { 190_000 };
     for number in 0..40 {
-        // read piece by piece: there is time to mix them up
-        put(format!("long/{number}"), text(number, 150_000 + 40_000 * one));
+        generation.put_text(&format!("long/{number}"), number, long);
     }
     for n in 0..GROUPS {
-        // a hardlink group that changes, one that falls apart, metadata alone
-        put(format!("links/{n}/a"), text(n, 100));
-        put(format!("links/{n}/b"), Item::new(ItemKind::Link(format!("links/{n}/a").into_bytes())));
-        put(format!("apart/{n}/a"), Item::file("the same"));
-        let linked = Item::new(ItemKind::Link(format!("apart/{n}/a").into_bytes()));
-        put(format!("apart/{n}/b"), if second { text(n, 100) } else { linked });
-        put(format!("modes/{n}"), Item::file("the same").mode(0o600 + one as u32));
-        // every type becomes every other
-        let kinds = [n % 5, n / 5];
-        match kinds[one - 1] {
-            0 => put(format!("types/{n}/inside/file"), Item::file("inside")),
-            1 => put(format!("types/{n}"), text(n, 100)),
-            2 => put(format!("types/{n}"), link("../apart".to_owned())),
-            3 => put(format!("types/{n}"), Item::new(ItemKind::Fifo)),
-            _ => put(format!("types/{n}"), Item::new(ItemKind::Link(b"apart/0/a".to_vec()))),
-        }
-        // a symlink to a directory becomes a directory
-        put(format!("turned/{n}-to/file"), text(n, 100));
-        match second {
-            false => put(format!("turned/{n}"), link(format!("{n}-to"))),
-            true => put(format!("turned/{n}/file"), text(n, 100)),
-        }
-        // a directory becomes a symlink to a new one, whose content is new as well: /bin and /usr/bin
-        match second {
-            false => put(format!("merged/{n}/bin/tool"), text(n, 100)),
-            true => {
-                put(format!("merged/{n}/bin"), link("usr/bin".to_owned()));
-                put(format!("merged/{n}/usr/bin/tool"), text(n, 100));
-            }
-        }
-        // a symlink leads to what only one generation has: libraries, and releases in directories
-        put(format!("lib/lib{n}.so"), link(format!("lib{n}.so.{one}")));
-        put(format!("lib/lib{n}.so.{one}"), text(n, 100));
-        put(
-            format!("app/{n}/current"),
-            link(format!("/app/{n}/release-{one}").replacen("/app", "../../app", 1)),
-        );
-        put(format!("app/{n}/release-{one}/bin/tool"), text(n, 100));
-        // a file becomes a symlink to a symlink to a file
-        match second {
-            false => put(format!("alternatives/{n}/editor"), text(n, 100)),
-            true => {
-                put(format!("alternatives/{n}/editor"), link("etc/editor".to_owned()));
-                put(format!("alternatives/{n}/etc/editor"), link("../vim".to_owned()));
-                put(format!("alternatives/{n}/vim"), text(n, 100));
-            }
-        }
-        // two symlinks change of which one leads through the other in one generation: in the other one
-        // there is no file where that one leads
-        let by = [format!("chain/{n}/{one}-first"), format!("chain/{n}/{one}-second")];
-        let [outer, inner] = if n % 2 == 0 { ["a", "b"] } else { ["b", "a"] };
-        match second {
-            false => {
-                put(format!("chain/{n}/{outer}"), link("1-first".to_owned()));
-                put(format!("chain/{n}/{inner}"), link("1-second".to_owned()));
-                put(format!("{}/file", by[0]), text(n, 100));
-                put(format!("{}/nothing", by[1]), text(n, 100));
-            }
-            true => {
-                put(format!("chain/{n}/{outer}"), link(inner.to_owned()));
-                put(format!("chain/{n}/{inner}"), link("2-second".to_owned()));
-                put(format!("{}/file", by[1]), text(n, 100));
-            }
-        }
-        put(format!("only-{other}/{n}"), Item::file("comes and goes"));
+        generation.put_hard_links(n);
+        generation.put_type(n);
+        generation.put_turned_directories(n);
+        generation.put_symlinks(n);
+        generation.put_chain(n);
     }
-    tree
+
+    generation.tree
 }
 
-/// What both generations have.
+struct GenerationBuilder {
+    tree: Tree,
+    second: bool,
+}
+
+impl GenerationBuilder {
+    /// Number of this generation: 1 or 2.
+    fn number(&self) -> usize {
+        if self.second { 2 } else { 1 }
+    }
+
+    fn put(&mut self, path: &str, item: Item) {
+        trees::put(&mut self.tree, path, item);
+    }
+
+    fn put_symlink(&mut self, path: &str, to: &str) {
+        self.put(path, symlink_to(to));
+    }
+
+    /// Adds a file whose text names the generation throughout.
+    fn put_text(&mut self, path: &str, name: usize, length: usize) {
+        let text = format!("generation {}, {name} ", self.number()).repeat(length / 20);
+        self.put(path, Item::file(text));
+    }
+
+    /// A hard-link group that changes, one that is split, and a file that changes only its mode.
+    fn put_hard_links(&mut self, n: usize) {
+        self.put_text(&format!("links/{n}/a"), n, 100);
+        self.put(&format!("links/{n}/b"), hard_link_to(&format!("links/{n}/a")));
+
+        self.put(&format!("apart/{n}/a"), Item::file("the same"));
+        if self.second {
+            self.put_text(&format!("apart/{n}/b"), n, 100);
+        } else {
+            self.put(&format!("apart/{n}/b"), hard_link_to(&format!("apart/{n}/a")));
+        }
+
+        let mode = 0o600 + self.number() as u32;
+        self.put(&format!("modes/{n}"), Item::file("the same").mode(mode));
+        let other = 3 - self.number();
+        self.put(&format!("only-{other}/{n}"), Item::file("in one generation only"));
+    }
+
+    /// An entry that changes from each type to each other.
+    fn put_type(&mut self, n: usize) {
+        let path = format!("types/{n}");
+        match if self.second { n / 5 } else { n % 5 } {
+            0 => self.put(&format!("{path}/inside/file"), Item::file("inside")),
+            1 => self.put_text(&path, n, 100),
+            2 => self.put_symlink(&path, "../apart"),
+            3 => self.put(&path, Item::new(ItemKind::Fifo)),
+            _ => self.put(&path, hard_link_to("apart/0/a")),
+        }
+    }
+
+    fn put_turned_directories(&mut self, n: usize) {
+        // A symlink to a directory becomes a directory.
+        self.put_text(&format!("turned/{n}-to/file"), n, 100);
+        if self.second {
+            self.put_text(&format!("turned/{n}/file"), n, 100);
+        } else {
+            self.put_symlink(&format!("turned/{n}"), &format!("{n}-to"));
+        }
+
+        // A directory becomes a symlink to a new directory, as in the merge of /bin into /usr/bin.
+        if self.second {
+            self.put_symlink(&format!("merged/{n}/bin"), "usr/bin");
+            self.put_text(&format!("merged/{n}/usr/bin/tool"), n, 100);
+        } else {
+            self.put_text(&format!("merged/{n}/bin/tool"), n, 100);
+        }
+    }
+
+    fn put_symlinks(&mut self, n: usize) {
+        let number = self.number();
+
+        // The target of a symlink exists in one generation only: libraries, and release
+        // directories.
+        self.put_symlink(&format!("lib/lib{n}.so"), &format!("lib{n}.so.{number}"));
+        self.put_text(&format!("lib/lib{n}.so.{number}"), n, 100);
+        self.put_symlink(&format!("app/{n}/current"), &format!("../../app/{n}/release-{number}"));
+        self.put_text(&format!("app/{n}/release-{number}/bin/tool"), n, 100);
+
+        // A file becomes a symlink to a symlink to a file.
+        if self.second {
+            self.put_symlink(&format!("alternatives/{n}/editor"), "etc/editor");
+            self.put_symlink(&format!("alternatives/{n}/etc/editor"), "../vim");
+            self.put_text(&format!("alternatives/{n}/vim"), n, 100);
+        } else {
+            self.put_text(&format!("alternatives/{n}/editor"), n, 100);
+        }
+    }
+
+    /// Two symlinks change, of which the outer one leads through the inner one in the second
+    /// generation only. A wrong order of the two changes makes the outer one lead to no file.
+    fn put_chain(&mut self, n: usize) {
+        let [outer, inner] = if n % 2 == 0 { ["a", "b"] } else { ["b", "a"] };
+        let path = |name: &str| format!("chain/{n}/{name}");
+        if self.second {
+            self.put_symlink(&path(outer), inner);
+            self.put_symlink(&path(inner), "2-second");
+            self.put_text(&path("2-second/file"), n, 100);
+        } else {
+            self.put_symlink(&path(outer), "1-first");
+            self.put_symlink(&path(inner), "1-second");
+            self.put_text(&path("1-first/file"), n, 100);
+            self.put_text(&path("1-second/nothing"), n, 100);
+        }
+    }
+}
+
+fn symlink_to(path: &str) -> Item {
+    Item::new(ItemKind::Symlink(path.as_bytes().to_vec()))
+}
+
+fn hard_link_to(path: &str) -> Item {
+    Item::new(ItemKind::Link(path.as_bytes().to_vec()))
+}
+
+/// Paths that exist in both generations.
 #[derive(Default)]
 struct Watched {
-    /// By lstat: the last name is not followed.
+    /// Paths for lstat, which does not follow the last name.
     names: Vec<PathBuf>,
-    /// By stat: it leads somewhere.
+    /// Paths for stat: symlinks must lead to an existing file.
     leading: Vec<PathBuf>,
-    /// Regular files with what they hold in the one and the other.
+    /// Regular files with their content in each generation.
     contents: HashMap<PathBuf, [Vec<u8>; 2]>,
 }
 
 impl Watched {
-    /// Of the trees at `generations`, for the node.
-    fn of(generations: [&Path; 2], trees: [&Tree; 2], node: &Path) -> Self {
+    /// Collects the common paths of the trees at `generations`, relative to the node.
+    fn collect(generations: [&Path; 2], trees: [&Tree; 2], node: &Path) -> Self {
         let mut paths: BTreeSet<PathBuf> = BTreeSet::new();
         for path in trees.iter().flat_map(|tree| tree.keys()).filter(|path| !path.is_empty()) {
             paths.insert(PathBuf::from(std::ffi::OsStr::from_bytes(path)));
         }
-        // What is reached through the symlinks that have no directory of the same name in the other one.
+
+        // Paths through symlinks that are directories in neither generation.
         for n in 0..GROUPS {
             for below in [
                 format!("app/{n}/current/bin/tool"),
@@ -136,12 +194,14 @@ impl Watched {
                 paths.insert(below.into());
             }
         }
+
         let mut watched = Watched::default();
         for path in paths {
             let both = generations.map(|generation| generation.join(&path));
             if both.iter().all(|path| path.symlink_metadata().is_ok()) {
                 watched.names.push(node.join(&path));
             }
+
             if both.iter().all(|path| path.exists()) {
                 watched.leading.push(node.join(&path));
             }
@@ -151,6 +211,7 @@ impl Watched {
                     .insert(node.join(&path), both.map(|path| fs::read(path).expect("reads")));
             }
         }
+
         watched
     }
 
@@ -159,22 +220,26 @@ impl Watched {
     }
 }
 
-/// What those who look share.
-struct Look {
+/// State shared by the observing threads.
+struct Observation {
     watched: Watched,
-    /// Is there while a transaction is sealed.
+    /// Exists while a transaction is sealed.
     journal: PathBuf,
     over: AtomicBool,
     all: AtomicU64,
     while_sealed: AtomicU64,
 }
 
-impl Look {
-    /// Looks at everything in turn until it is over: without a pause behind a seal, else now and then.
-    fn look(&self, first: usize) -> Result<(), String> {
+impl Observation {
+    /// Checks all paths in turn until the runs are over: without a pause while a transaction is
+    /// sealed, otherwise with pauses.
+    fn observe(&self, first: usize) -> Result<(), String> {
         let each = |paths: &[PathBuf], look: fn(&Path) -> io::Result<fs::Metadata>| {
-            paths.iter().try_fold(0, |looked, path| found(path, look(path)).map(|_| looked + 1))
+            paths
+                .iter()
+                .try_fold(0, |looked, path| check_found(path, look(path)).map(|_| looked + 1))
         };
+
         let mut nth = first;
         while !self.over.load(Ordering::Relaxed) {
             let sealed = self.journal.exists();
@@ -187,37 +252,41 @@ impl Look {
             if sealed && self.journal.exists() {
                 self.while_sealed.fetch_add(looked, Ordering::Relaxed);
             }
+
             for _ in 0..100 {
                 if self.journal.exists() || self.over.load(Ordering::Relaxed) {
                     break;
                 }
                 thread::sleep(Duration::from_micros(200));
             }
+
             nth += 1;
         }
+
         Ok(())
     }
 
     fn read(&self) -> Result<u64, String> {
         for (path, contents) in &self.watched.contents {
-            let found = found(path, fs::read(path))?;
-            if !contents.contains(&found) {
+            let content = check_found(path, fs::read(path))?;
+            if !contents.contains(&content) {
                 return Err(format!(
-                    "{} holds neither generation's content, whole",
+                    "{} has the complete content of neither generation",
                     path.display()
                 ));
             }
         }
+
         Ok(self.watched.contents.len() as u64)
     }
 }
 
-fn found<T>(path: &Path, answer: io::Result<T>) -> Result<T, String> {
+fn check_found<T>(path: &Path, answer: io::Result<T>) -> Result<T, String> {
     answer.map_err(|error| format!("{}: {error}", path.display()))
 }
 
 #[test]
-fn no_path_of_both_generations_is_ever_absent() {
+fn path_of_both_generations_is_never_absent() {
     require!(ROOT_AND_RSYNC);
 
     let generations = [tree(false), tree(true)];
@@ -227,9 +296,14 @@ fn no_path_of_both_generations_is_ever_absent() {
     for (tree, at) in generations.iter().zip(&images) {
         trees::write(tree, at);
     }
-    let watched =
-        Watched::of(images.each_ref().map(PathBuf::as_path), generations.each_ref(), &site.node());
-    // The trees are what they are meant to be.
+
+    let watched = Watched::collect(
+        images.each_ref().map(PathBuf::as_path),
+        generations.each_ref(),
+        &site.node(),
+    );
+
+    // The observed paths include each kind of change.
     let node = |path: &str| site.node().join(path);
     for path in [
         "turned/0/file",
@@ -244,49 +318,53 @@ fn no_path_of_both_generations_is_ever_absent() {
         watched.contents.contains_key(&node("chain/0/a/file"))
             && watched.contents.contains_key(&node("chain/1/b/file"))
     );
-    let look = &Look {
+
+    let observation = &Observation {
         journal: node(".si-stage/journal"),
         watched,
         over: AtomicBool::new(false),
         all: AtomicU64::new(0),
         while_sealed: AtomicU64::new(0),
     };
-    // The first run is an update, each further one goes back on the one before.
+
+    // The first run is an update; each further run rolls back the one before.
     let seconds = Duration::from_secs(rounds("SI_LOOK_SECONDS", 6) as u64);
     let mut runs = 0;
     thread::scope(|scope| {
-        let lookers = [0, 1, 2].map(|first| scope.spawn(move || look.look(first)));
-        let end = Over(&look.over);
+        let observers = [0, 1, 2].map(|first| scope.spawn(move || observation.observe(first)));
+        let end = StopOnDrop(&observation.over);
         let begin = Instant::now();
-        while begin.elapsed() < seconds && lookers.iter().all(|looker| !looker.is_finished()) {
+        while begin.elapsed() < seconds && observers.iter().all(|observer| !observer.is_finished())
+        {
             let run =
                 if runs == 0 { site.update(&["--max-delete", "100%"]) } else { site.rollback(&[]) };
             assert_eq!(run.code, 0, "{run:#?}");
             runs += 1;
         }
         drop(end);
-        for looker in lookers {
-            if let Err(absent) = looker.join().expect("looks") {
-                panic!("{absent}");
+        for observer in observers {
+            if let Err(missing) = observer.join().expect("looks") {
+                panic!("{missing}");
             }
         }
     });
     judge::same(&images[runs % 2], &site.node(), &[]);
+
     let [all, while_sealed] =
-        [&look.all, &look.while_sealed].map(|count| count.load(Ordering::Relaxed));
+        [&observation.all, &observation.while_sealed].map(|count| count.load(Ordering::Relaxed));
     let detail = format!(
-        "at {} paths in {runs} runs, {while_sealed} of them behind a seal",
-        look.watched.len()
+        "at {} paths in {runs} runs, {while_sealed} of them in a sealed transaction",
+        observation.watched.len()
     );
     tally("looks", all as usize, &detail);
-    let enough = look.watched.len() as u64 * runs as u64;
+    let enough = observation.watched.len() as u64 * runs as u64;
     assert!(while_sealed > enough, "{detail}: each path should have been looked at in each run");
 }
 
-/// Tells those who look that it is over, also when a run fails.
-struct Over<'a>(&'a AtomicBool);
+/// Stops the observing threads on drop, also if a run fails.
+struct StopOnDrop<'a>(&'a AtomicBool);
 
-impl Drop for Over<'_> {
+impl Drop for StopOnDrop<'_> {
     fn drop(&mut self) {
         self.0.store(true, Ordering::Relaxed);
     }

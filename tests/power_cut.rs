@@ -300,6 +300,7 @@ impl<'a> Scene<'a> {
         if operation == Operation::Update {
             command.args(["--max-delete", "100%"]);
         }
+
         let log = fs::File::create(self.log()).expect("a log");
         let errors = log.try_clone().expect("a log");
         command.arg("--json").stdout(log).stderr(errors).spawn().expect("si_updateclient runs")
@@ -334,8 +335,10 @@ impl<'a> Scene<'a> {
             if self.is_sealed() {
                 return mounted;
             }
+
             mounted.discard();
         }
+
         panic!("20 updates were all done before they could be killed");
     }
 
@@ -496,12 +499,14 @@ fn test_power_cuts(kind: Kind) {
     let store = Store::new(kind);
     let scenes = UPDATE_KINDS.map(|update_kind| Scene::new(&store, update_kind));
     let (cuts, mut sealed, mut in_base) = (rounds("SI_CUTS", DEFAULT_CUTS), 0, 0);
+
     for round in 0..cuts {
         let (operation, window) = OPERATIONS[round % OPERATIONS.len()];
         let (was_sealed, end) = scenes[round % scenes.len()].cut(operation, window);
         sealed += usize::from(was_sealed);
         in_base += usize::from(end == End::Base);
     }
+
     let in_target = cuts - in_base;
     let name = kind.name();
     let ends = format!(

@@ -1,5 +1,5 @@
-//! An update that was interrupted after its seal is finished first, by whatever runs first: here the
-//! agent, whichever it is and whatever it was called for, and the unit at boot.
+//! Recovery of an update that was interrupted after its seal. The next run of any agent finishes
+//! the update before its own task; at boot, a systemd unit finishes it.
 
 mod common;
 
@@ -16,14 +16,14 @@ use common::{judge, machine, require, trees};
 const AGENT: &str = env!("CARGO_BIN_EXE_si_updateclient");
 
 #[track_caller]
-fn interrupted() -> Site {
+fn interrupted_site() -> Site {
     let site = behind();
     interrupt_node(&site);
     site
 }
 
 /// Runs `program` as `--recover --root NODE`.
-fn recovered_by(program: &Path, site: &Site) -> Run {
+fn recover_with(program: &Path, site: &Site) -> Run {
     let mut command = Command::new(program);
     Run::from_output(
         command.arg("--recover").arg("--root").arg(site.node()).output().expect("it runs"),
@@ -31,29 +31,31 @@ fn recovered_by(program: &Path, site: &Site) -> Run {
 }
 
 #[test]
-fn the_agent_that_sealed_lies_beside_the_journal_and_finishes() {
+fn agent_beside_journal_finishes_update() {
     require!(STRACE);
 
-    let site = interrupted();
+    let site = interrupted_site();
     let agent = site.node().join(".si-stage/agent");
-    // on one filesystem it costs a name and no bytes
-    let found = fs::metadata(&agent).expect("it is kept");
-    assert_eq!(found.ino(), fs::metadata(AGENT).expect("is there").ino());
+
+    // On the same filesystem, the copy is a hard link.
+    let metadata = fs::metadata(&agent).expect("it is kept");
+    assert_eq!(metadata.ino(), fs::metadata(AGENT).expect("is there").ino());
     assert_eq!(
         fs::metadata(site.node().join(".si-stage")).expect("is there").mode() & 0o7777,
         0o700
     );
-    recovered_by(&agent, &site).ended(0, &["completing an update that was interrupted"]);
+
+    recover_with(&agent, &site).ended(0, &["completing an update that was interrupted"]);
     site.same();
     assert_eq!(read(&site.node().join("usr/sbin/si_updateclient")), "no program either");
 }
 
 #[test]
-fn an_agent_from_another_filesystem_is_copied() {
+fn agent_from_another_filesystem_is_copied() {
     require!(STRACE, Program("unshare"));
 
     let site = behind();
-    // a mount is what a hardlink cannot leave; the place where a symlink was planted is not followed
+    // A mount prevents a hard link. A symlink planted at the name of the copy is not followed.
     let sentinel = site.dir.path().join("sentinel");
     fs::write(&sentinel, "untouched").expect("writes");
     fs::create_dir(site.node().join(".si-stage")).expect("makes");
@@ -65,21 +67,22 @@ fn an_agent_from_another_filesystem_is_copied() {
     elsewhere.arg(client.get_program()).args(client.get_args());
     interrupt(&site.node(), &elsewhere);
     let agent = site.node().join(".si-stage/agent");
-    let found = fs::symlink_metadata(&agent).expect("it is kept");
-    assert!(found.is_file());
-    assert_eq!(found.mode() & 0o7777, 0o700);
-    assert_ne!(found.ino(), fs::metadata(AGENT).expect("is there").ino());
+    let metadata = fs::symlink_metadata(&agent).expect("it is kept");
+    assert!(metadata.is_file());
+    assert_eq!(metadata.mode() & 0o7777, 0o700);
+    assert_ne!(metadata.ino(), fs::metadata(AGENT).expect("is there").ino());
     assert!(
         fs::read(&agent).expect("reads") == fs::read(AGENT).expect("reads"),
-        "it is another program"
+        "the copy is another program"
     );
     assert_eq!(read(&sentinel), "untouched");
-    recovered_by(&agent, &site).ended(0, &[]);
+
+    recover_with(&agent, &site).ended(0, &[]);
     site.same();
 }
 
 #[test]
-fn without_a_copy_of_the_agent_an_update_is_made_all_the_same() {
+fn update_succeeds_without_copy_of_agent() {
     require!(STRACE);
 
     let site = behind();
@@ -103,16 +106,16 @@ fn without_a_copy_of_the_agent_an_update_is_made_all_the_same() {
     site.same();
 }
 
-/// What the unit runs, in its order: whether a failure counts, and the words.
-fn unit() -> Vec<(bool, Vec<String>)> {
+/// Command lines of the unit in their order, and whether each failure is fatal.
+fn unit_commands() -> Vec<(bool, Vec<String>)> {
     let text = fs::read_to_string("packaging/systemd/si-recover.service").expect("the unit");
     let starts = text.lines().filter_map(|line| line.strip_prefix("ExecStart="));
-    starts.map(|line| (!line.starts_with('-'), words(line.trim_start_matches('-')))).collect()
+    starts.map(|line| (!line.starts_with('-'), split_words(line.trim_start_matches('-')))).collect()
 }
 
-/// A command line as systemd takes it, as far as the unit goes: words, and some of them quoted.
-fn words(line: &str) -> Vec<String> {
-    assert!(!line.contains(['"', '\\', '$', '%']), "more than this reader knows: {line}");
+/// Splits a command line as systemd does, as far as the unit needs it: words, some in quotes.
+fn split_words(line: &str) -> Vec<String> {
+    assert!(!line.contains(['"', '\\', '$', '%']), "this parser does not support: {line}");
     let pieces = line.split('\'').enumerate();
     let words = pieces.flat_map(|(at, piece)| match at % 2 {
         0 => piece.split_whitespace().map(str::to_owned).collect(),
@@ -121,8 +124,8 @@ fn words(line: &str) -> Vec<String> {
     words.collect()
 }
 
-/// Boots as far as the unit, with the node as the root of everything; `None` where its condition fails.
-fn booted(site: &Site) -> Option<Run> {
+/// Runs the unit with the node as root directory; returns `None` if its condition is not met.
+fn run_unit(site: &Site) -> Option<Run> {
     let text = fs::read_to_string("packaging/systemd/si-recover.service").expect("the unit");
     let condition = text
         .lines()
@@ -131,8 +134,9 @@ fn booted(site: &Site) -> Option<Run> {
     if !site.node().join(condition).exists() {
         return None;
     }
-    let mut whole = Run { code: 0, out: String::new(), err: String::new() };
-    for (counts, words) in unit() {
+
+    let mut unit_run = Run { code: 0, out: String::new(), err: String::new() };
+    for (is_fatal, words) in unit_commands() {
         let run = Run::from_output(
             machine::chroot_command(&site.node())
                 .args(&words)
@@ -140,74 +144,82 @@ fn booted(site: &Site) -> Option<Run> {
                 .output()
                 .expect("it runs"),
         );
-        whole.err += &format!("{words:?} ends with {}\n{}{}", run.code, run.out, run.err);
-        if counts && run.code != 0 {
-            whole.code = run.code;
+        unit_run.err += &format!("{words:?} ends with {}\n{}{}", run.code, run.out, run.err);
+
+        if is_fatal && run.code != 0 {
+            unit_run.code = run.code;
             break;
         }
     }
-    Some(whole)
+
+    Some(unit_run)
 }
 
-/// Gives a node what its unit needs to run: a shell, and the libraries of the agent.
+/// Installs a shell and the libraries of the agent on the node, which the unit needs.
 fn equip(site: &Site) {
     machine::install(&machine::program("sh"), &site.node(), "bin/sh");
     machine::install(Path::new(AGENT), &site.node(), "bin/agent");
 }
 
-/// The node is the image, but for what [`equip`] put there.
+/// Asserts that the node equals the image, except for the files of [`equip`].
 #[track_caller]
-fn is_the_image(site: &Site) {
+fn assert_equals_image(site: &Site) {
     judge::same(&site.image(), &site.node(), &["/bin", "/lib", "/lib64"]);
     site.nothing_left();
 }
 
 #[test]
-fn at_boot_the_unit_finishes_with_the_copy_though_the_agent_was_replaced() {
+fn boot_unit_finishes_with_copy_of_replaced_agent() {
     require!(STRACE, machine::PROGRAMS);
 
-    let site = interrupted();
+    let site = interrupted_site();
     equip(&site);
-    let boot = booted(&site).expect("its condition holds");
+    let boot = run_unit(&site).expect("its condition holds");
     boot.ended(0, &["completing an update that was interrupted", "/ is at generation"]);
-    is_the_image(&site);
-    assert!(booted(&site).is_none(), "it runs at every boot");
+    assert_equals_image(&site);
+    assert!(run_unit(&site).is_none(), "the unit runs at every boot");
 }
 
 #[test]
-fn at_boot_the_installed_agent_finishes_where_the_copy_does_not_run() {
+fn boot_unit_finishes_with_installed_agent_if_copy_fails() {
     require!(STRACE, machine::PROGRAMS);
 
-    for gone in [true, false] {
-        let site = interrupted();
+    for is_missing in [true, false] {
+        let site = interrupted_site();
         equip(&site);
         let copy = site.node().join(".si-stage/agent");
         fs::remove_file(&copy).expect("removes");
-        if !gone {
+        if !is_missing {
             fs::write(&copy, "\x7fELF, but not really").expect("writes");
         }
-        // nobody else is left, either
-        let boot = booted(&site).expect("its condition holds");
+
+        // Without another agent, the unit fails.
+        let boot = run_unit(&site).expect("its condition holds");
         assert_ne!(boot.code, 0, "{boot:#?}");
         assert!(site.node().join(".si-stage/journal").exists());
-        // the update that it finishes replaces it
+
+        // The recovered update replaces the installed agent.
         let installed = site.node().join("usr/sbin/si_updateclient");
         fs::remove_file(&installed).expect("removes");
         fs::hard_link(site.node().join("bin/agent"), &installed).expect("links");
-        booted(&site)
+
+        run_unit(&site)
             .expect("its condition holds")
             .ended(0, &["completing an update that was interrupted"]);
-        is_the_image(&site);
+
+        assert_equals_image(&site);
     }
 }
 
 #[test]
-fn days_later_when_what_changes_was_edited_removed_or_replaced() {
+fn recovery_after_local_edits_restores_image_or_records_drift() {
     require!(STRACE);
 
-    let site = interrupted();
+    let site = interrupted_site();
     let node = site.node();
-    // what is still to come: edited, gone, another type; and what came already
+
+    // Edit, remove and change the type of paths that are still to be changed, and edit one that
+    // the update has already changed.
     fs::write(node.join("usr/bin/tool"), "edited").expect("writes");
     fs::remove_file(node.join("usr/lib/app/one.py")).expect("removes");
     fs::remove_file(node.join("usr/sbin/si_updateclient")).expect("removes");
@@ -218,42 +230,48 @@ fn days_later_when_what_changes_was_edited_removed_or_replaced() {
     fs::remove_file(node.join("srv/emptied/file")).expect("removes");
     fs::create_dir(node.join("srv/emptied/file")).expect("makes");
     fs::write(node.join("etc/version"), "edited since").expect("writes");
-    recovered_by(Path::new(AGENT), &site).ended(0, &["opt was missing or had become another type"]);
+
+    recover_with(Path::new(AGENT), &site).ended(0, &["opt was missing or had become another type"]);
     site.nothing_left();
-    // what came before the interruption is drift; a directory that nobody knew is not removed
+
+    // A path changed before the interruption has drifted; an untracked directory is not removed.
     let left = judge::differences(&site.image(), &node, &["/srv/emptied/file"]);
     let left: Vec<&str> =
         left.iter().map(|line| line.split_once(' ').expect("two words").1.trim()).collect();
     assert!(left.iter().all(|path| ["etc/version", "opt/", "./"].contains(path)), "{left:#?}");
     assert!(left.contains(&"etc/version"), "{left:#?}");
+
     site.updated(&["--check", "stat", "--no-fallback"]).ended(0, &["repaired: /etc/version"]);
     fs::remove_dir(node.join("srv/emptied/file")).expect("it was kept");
     judge::same(&site.image(), &node, &["/srv/emptied"]);
 }
 
 #[test]
-fn a_run_that_finds_no_server_finishes_first_and_then_says_so() {
+fn recovery_without_server_succeeds_before_download_error() {
     require!(STRACE);
 
-    let mut site = interrupted();
+    let mut site = interrupted_site();
     let server = FaultServer::serve(&site.repo());
     let repo = std::mem::replace(&mut site.repo_url, server.url());
     drop(server);
     let configuration = site.node().join("etc/systemimager/updateclient.toml");
     trees::write_text(&configuration, "[download]\nattempts = 1\n");
+
     site.update(&[]).ended(
         4,
         &["the interrupted update was finished:", "is at generation", "nothing was changed"],
     );
+
     fs::remove_file(&configuration).expect("removes");
     site.same();
     assert!(site.status().contains("serial:      2"), "{}", site.status());
+
     site.repo_url = repo;
     site.updated(&[]).ended(0, &["up to date"]);
 }
 
 #[test]
-fn a_killed_run_leaves_no_lock() {
+fn killed_run_leaves_no_lock() {
     require!(STRACE);
 
     let mut site = behind();
@@ -265,11 +283,13 @@ fn a_killed_run_leaves_no_lock() {
     while server.seen().is_empty() {
         std::thread::sleep(std::time::Duration::from_millis(5));
     }
-    // it holds the lock
+
+    // The first run holds the lock.
     site.update(&[]).ended(7, &["is running"]);
-    recovered_by(Path::new(AGENT), &site).ended(7, &["is running"]);
+    recover_with(Path::new(AGENT), &site).ended(7, &["is running"]);
     child.kill().and_then(|()| child.wait()).expect("dies");
     site.repo_url = repo;
+
     site.updated(&["--no-fallback"]);
     site.same();
 }

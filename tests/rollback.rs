@@ -56,11 +56,14 @@ fn rollback_and_its_rollback_restore_every_kind_of_change() {
         site.publish(&tree);
         let (before, old_inodes) = (site.snapshot(), inodes(&site.node()));
         let state = site.status();
+
         let updated = site.updated(&ANY);
         site.same();
+
         let new_inodes = inodes(&site.node());
         let rollback = site.rollback(&[]);
         rollback.ended(0, &["rolled back to", &generation(&site, u64::from(round))]);
+
         // Removing one hard link does not count as an edit of the others.
         assert!(
             !updated.err.contains("was changed after")
@@ -69,17 +72,22 @@ fn rollback_and_its_rollback_restore_every_kind_of_change() {
         );
         judge::same(&before, &site.node(), &[]);
         site.nothing_left();
+
         // The inodes are the same, so that open files, hard links and watches are valid again.
         assert_eq!(inodes(&site.node()), old_inodes);
+
         let line = |status: &str| {
             status.lines().find(|line| line.starts_with("generation")).map(str::to_owned)
         };
         assert_eq!(line(&site.status()), line(&state));
+
         site.update(&["--check", "content"]).ended(12, &["--unhold"]);
         judge::same(&before, &site.node(), &[]);
+
         site.rollback(&[]).ended(0, &["rolled back to", &generation(&site, u64::from(round) + 1)]);
         site.same();
         assert_eq!(inodes(&site.node()), new_inodes);
+
         site.updated(&["--check", "content"]).ended(0, &["up to date"]);
     }
 }
@@ -106,16 +114,20 @@ fn rollback_restores_drifted_and_untracked_paths() {
     write_text(&node.join("srv/gone/mine"), "mine too\n");
     symlink("nowhere", node.join("srv/app/link")).expect("links");
     let (before, old_inodes) = (site.snapshot(), inodes(&node));
+
     site.updated(&ANY).ended(0, &["displaced, kept in .si-undo"]);
     write_text(&node.join("opt/new/mine"), "made after the update\n");
     site.rollback(&["--dry-run"]).ended(0, &["would roll back", "/opt/new/tool"]);
+
     assert!(node.join("opt/new/tool").exists(), "a dry run changes nothing");
     site.rollback(&[]).ended(0, &["rolled back"]);
+
     // Files created after the update are untracked and are kept.
     assert_eq!(
         judge::same_except_untracked(&before, &node, &[]),
         ["opt/new/mine", "opt/new/", "opt/"]
     );
+
     fs::remove_dir_all(node.join("opt")).expect("removes");
     assert_eq!(inodes(&node), old_inodes);
     assert_eq!(fs::metadata(node.join("etc/passwd.saved")).expect("is there").nlink(), 2);
@@ -130,12 +142,14 @@ fn rollback_pins_the_generation_that_it_left() {
     let mut second = tree.clone();
     trees::put(&mut second, "etc/version", Item::file("two"));
     site.publish(&second);
+
     site.updated(&[]);
     let status = site.status();
     assert!(
         status.contains(&format!("undo:        to serial 1 (generation {})", generation(&site, 1))),
         "{status}"
     );
+
     let before = site.snapshot();
     site.rollback(&[]).ended(0, &["is pinned"]);
     assert!(
@@ -145,23 +159,29 @@ fn rollback_pins_the_generation_that_it_left() {
     for more in [&[][..], &["--check", "stat"], &["--dry-run"], &["--purge-untracked"]] {
         site.update(more).ended(12, &[&generation(&site, 2), "nothing was changed"]);
     }
+
     // Another publish of the same generation does not end the pin.
     site.publish(&second);
     site.update(&[]).ended(12, &[]);
     site.updated(&["--unhold"]);
+
     judge::same(&before, &site.node(), &[]);
     assert!(!site.status().contains("pinned:"));
+
     site.rollback(&[]).ended(0, &[]);
     let catalog = site.repo().join("node/catalog.toml");
     let older = fs::read(&catalog).expect("reads");
     let mut third = second.clone();
     trees::put(&mut third, "etc/version", Item::file("three"));
     site.publish(&third);
+
     site.updated(&[]);
     site.same();
     assert!(!site.status().contains("pinned:"));
+
     // An older catalog is refused after a rollback too.
     site.rollback(&[]).ended(0, &[]);
+
     fs::write(&catalog, older).expect("writes");
     site.update(&[]).ended(3, &["has seen 3"]);
 }
@@ -177,6 +197,7 @@ fn rollback_of_full_sync_restores_unrecorded_tree() {
     for number in 0..40 {
         write_text(&node.join(format!("etc/unknown-{number}")), "the image does not have it\n");
     }
+
     fs::remove_dir_all(node.join("usr")).expect("removes");
     common::run(
         std::process::Command::new("find")
@@ -184,12 +205,15 @@ fn rollback_of_full_sync_restores_unrecorded_tree() {
             .args(["-type", "f", "-exec", "touch", "{}", "+"]),
     );
     let (before, old_inodes) = (site.snapshot(), inodes(&node));
+
     site.updated(&ANY).ended(0, &["full sync"]);
     site.same();
+
     site.rollback(&[]).ended(0, &["before anything was recorded", "is pinned"]);
     judge::same(&before, &node, &[]);
     assert_eq!(inodes(&node), old_inodes);
     assert!(site.status().contains("nothing is recorded of this tree"));
+
     site.update(&ANY).ended(12, &[]);
     site.updated(&[&ANY[..], &["--unhold"]].concat());
     site.same();
@@ -253,11 +277,14 @@ fn repair_keeps_undo_set_of_previous_generation() {
     let mut next = tree.clone();
     trees::put(&mut next, "etc/version", Item::file("two"));
     site.publish(&next);
+
     site.updated(&[]);
     write_text(&site.node().join("etc/passwd"), "drifted\n");
     write_text(&site.node().join("etc/version"), "drifted\n");
+
     site.updated(&["--check", "content"]).ended(0, &["repaired"]);
     site.same();
+
     site.rollback(&[]).ended(0, &[&generation(&site, 1)]);
     judge::same(&before, &site.node(), &[]);
 }
@@ -273,6 +300,7 @@ fn backups_of_repairs_are_kept_beside_undo_log() {
     let mut next = tree.clone();
     trees::put(&mut next, "etc/version", Item::file("two"));
     site.publish(&next);
+
     site.updated(&[]);
     let find_in_undo = |text: &str| {
         let mut grep = std::process::Command::new("grep");
@@ -281,27 +309,33 @@ fn backups_of_repairs_are_kept_beside_undo_log() {
         String::from_utf8_lossy(&found.stdout).into_owned()
     };
     write_text(&node.join("etc/version"), "precious\n");
+
     site.updated(&["--check", "content"]);
     assert!(find_in_undo("precious").contains("/repaired-1/"));
+
     fs::remove_file(node.join("etc/passwd")).expect("removes");
     write_text(&node.join("etc/passwd/mine"), "only on the node\n");
     site.updated(&["--check", "stat"]).ended(0, &["/etc/passwd/mine"]);
+
     site.same();
     assert!(find_in_undo("only on the node").contains("/repaired-2/"));
     assert!(
         site.status()
             .contains(&format!("undo:        to serial 1 (generation {})", generation(&site, 1)))
     );
+
     site.rollback(&[]).ended(0, &[&generation(&site, 1)]);
     judge::same(&before, &node, &[]);
     assert!(
         find_in_undo("precious").contains("/repaired-1/")
             && find_in_undo("only on the node").contains("/repaired-2/")
     );
+
     site.updated(&["--unhold"]);
     let mut third = next.clone();
     trees::put(&mut third, "etc/version", Item::file("three"));
     site.publish(&third);
+
     site.updated(&[]);
     assert_eq!(find_in_undo("precious") + &find_in_undo("only on the node"), "");
 }
@@ -318,17 +352,22 @@ fn full_disk_removes_undo_set_or_refuses_update() {
     let site = Site::at(&big(1));
     let disk = SmallDisk::for_node(&site, 128, 2000);
     let config = site.node().join("etc/systemimager/updateclient.toml");
+
     site.updated(&["--adopt"]);
     site.publish(&big(2));
     site.updated(&[]);
+
     site.publish(&big(3));
     disk.fill(45_000_000);
     write_text(&config, "keep_undo = \"always\"\n");
+
     site.update(&[]).ended(5, &["bytes free and the update needs", "nothing was changed"]);
     assert!(site.status().contains("undo:        to serial"));
+
     write_text(&config, "keep_undo = \"auto\"\nundo_share = 0.9\n");
     site.update(&["--dry-run"]).ended(0, &["is in the way and would be removed first"]);
     assert!(site.status().contains("undo:        to serial"));
+
     site.updated(&[]).ended(0, &["is in the way and is removed"]);
     assert!(
         site.status()
@@ -351,6 +390,7 @@ fn displaced_paths_are_kept_despite_undo_limits() {
         trees::put(&mut tree, "srv/app", Item::file("no directory any more"));
         trees::put(&mut tree, "srv/other", Item::file("changed"));
         site.publish(&tree);
+
         let run = site.updated(&ANY);
         run.ended(0, &["displaced, kept in .si-undo"]);
         assert_eq!(
@@ -359,6 +399,7 @@ fn displaced_paths_are_kept_despite_undo_limits() {
             "{run:#?}"
         );
         assert!(site.status().contains("undo:        nothing"));
+
         let undo = site.node().join(".si-undo");
         let kept: Vec<_> =
             fs::read_dir(&undo).expect("reads").map(|e| e.expect("an entry").path()).collect();
@@ -380,9 +421,11 @@ fn rollback_recreates_removed_parent_directory() {
     let before = site.snapshot();
     trees::put(&mut tree, "usr/lib/b/c/f", Item::file("two"));
     site.publish(&tree);
+
     site.updated(&[]);
     fs::remove_dir_all(site.node().join("usr/lib/b")).expect("removes");
     site.rollback(&[]).ended(0, &["rolled back"]);
+
     judge::same(&before, &site.node(), &[]);
 }
 
@@ -396,9 +439,11 @@ fn restored_file_with_later_writes_is_a_deviation() {
     trees::put(&mut tree, "etc/log", Item::file("two"));
     let open = fs::OpenOptions::new().write(true).open(site.node().join("etc/log")).expect("opens");
     site.publish(&tree);
+
     site.updated(&[]);
     // A program still writes to the old file.
     open.set_len(4).expect("truncates");
+
     site.rollback(&[]).ended(0, &["1 deviation"]);
     assert!(site.status().contains("etc/log: content, time"));
 }
@@ -415,14 +460,18 @@ fn file_edited_after_update_is_a_deviation_or_replaced() {
     trees::put(&mut tree, "etc/dated", Item::file("same text").mtime(1_700_000_000, 5));
     trees::put(&mut tree, "etc/changed", Item::file("two"));
     site.publish(&tree);
+
     site.updated(&[]);
     write_text(&site.node().join("etc/dated"), "other tex");
     write_text(&site.node().join("etc/changed"), "edited");
+
     site.rollback(&[]).ended(0, &[]);
     assert_eq!(fs::read(site.node().join("etc/changed")).expect("reads"), b"one");
+
     let left = judge::differences(&before, &site.node(), &[]);
     assert!(left.len() == 1 && left[0].ends_with(" etc/dated"), "{left:?}");
     assert!(site.status().contains("etc/dated: changed since the update that was undone"));
+
     // The edited files are in the undo set of the rollback.
     site.rollback(&[]).ended(0, &[]);
     assert_eq!(fs::read(site.node().join("etc/changed")).expect("reads"), b"edited");
@@ -439,6 +488,7 @@ fn rollback_keeps_agent_that_update_installed() {
     trees::put(&mut next, "usr/sbin/si_updateclient", Item::file("the agent").mode(0o755));
     trees::put(&mut next, "usr/sbin/other", Item::file("another program").mode(0o755));
     site.publish(&next);
+
     site.updated(&[]);
     site.rollback(&[]).ended(0, &[]);
     let beyond = judge::same_except_untracked(&before, &site.node(), &[]);
@@ -453,10 +503,12 @@ fn damaged_undo_set_changes_nothing() {
     let tree = trees::system();
     let site = Site::at(&tree);
     site.rollback(&[]).ended(5, &["nothing can be undone"]);
+
     let mut next = tree.clone();
     trees::put(&mut next, "etc/passwd", Item::file("two"));
     trees::put(&mut next, "etc/new", Item::file("two"));
     site.publish(&next);
+
     site.updated(&[]);
     let before = site.snapshot();
     let undo = site.node().join(".si-undo");
@@ -468,6 +520,7 @@ fn damaged_undo_set_changes_nothing() {
         .find_map(|line| line.strip_prefix("stood ")?.split(' ').next())
         .expect("a slot");
     fs::remove_file(undo.join(slot)).expect("removes");
+
     site.rollback(&[]).ended(5, &["missing from the undo set", "nothing was changed"]);
     let head = undo_log_text.lines().take(2).map(|line| format!("{line}\n")).collect::<String>();
     let after = |rest: &str| format!("{head}{rest}");
@@ -484,6 +537,7 @@ fn damaged_undo_set_changes_nothing() {
         site.rollback(&[]).ended(5, &[message, "nothing was changed"]);
         judge::same(&before, &site.node(), &[]);
     }
+
     fs::remove_dir_all(&undo).expect("removes");
     common::copy_tree(&kept, &undo);
     site.rollback(&[]).ended(0, &[]);
@@ -500,8 +554,10 @@ fn repeated_repairs_are_bounded_by_undo_share() {
     site.publish(&tree);
     let _disk = SmallDisk::for_node(&site, 64, 2000);
     write_text(&site.node().join("etc/systemimager/updateclient.toml"), "undo_share = 0.1\n");
+
     site.updated(&["--adopt"]);
     site.updated(&ANY);
+
     let mut messages = String::new();
     for round in 0..10 {
         fs::write(site.node().join("usr/bin/tool"), trees::noise(2_000_000, round))
@@ -513,12 +569,14 @@ fn repeated_repairs_are_bounded_by_undo_share() {
             && messages.contains("undo_share allows"),
         "{messages}"
     );
+
     let kept = common::run(
         std::process::Command::new("du").args(["-sk"]).arg(site.node().join(".si-undo")),
     );
     let kept: u64 =
         kept.split_whitespace().next().and_then(|size| size.parse().ok()).expect("a size");
     assert!((2_000..6_600).contains(&kept), "{kept} kB of 64 MB");
+
     site.rollback(&[]).ended(0, &["rolled back"]);
 }
 
@@ -530,22 +588,27 @@ fn path_missing_before_update_is_a_deviation_after_rollback() {
     for path in ["srv/gone/a/b", "srv/gone/c"] {
         trees::put(&mut tree, path, Item::file(path));
     }
+
     let site = Site::at(&tree);
     let node = site.node();
     let mut next = tree.clone();
     next.retain(|path, _| !path.starts_with(b"srv/"));
     trees::put(&mut next, "etc/passwd", Item::file("the new passwd"));
     site.publish(&next);
+
     // Paths that are missing before the update are missing after its rollback.
     fs::remove_dir_all(node.join("srv/gone/a")).expect("removes");
     fs::remove_file(node.join("etc/passwd")).expect("removes");
     let before = site.snapshot();
+
     site.updated(&ANY);
     // An untracked file replaces a directory that the update removed.
     write_text(&node.join("srv/gone"), "the node's own");
+
     site.rollback(&[])
         .ended(0, &["displaced, kept in .si-undo until the next update: /srv/gone\n"]);
     judge::same(&before, &node, &[]);
+
     let status = site.status();
     for path in ["srv/gone/a", "srv/gone/a/b", "etc/passwd"] {
         assert!(status.contains(&format!("./{path}: missing")), "{path}: {status}");
@@ -563,6 +626,7 @@ fn hardlink_made_immutable_refuses_rollback() {
     site.publish(&next);
     fs::hard_link(site.node().join("etc/passwd"), site.node().join("etc/passwd.saved"))
         .expect("links");
+
     site.updated(&ANY);
     let chattr = |flag: &str| {
         common::run(
@@ -573,11 +637,13 @@ fn hardlink_made_immutable_refuses_rollback() {
     };
     chattr("+i");
     let before = site.snapshot();
+
     let run = site.rollback(&[]);
     let same = judge::differences(&before, &site.node(), &[]);
     chattr("-i");
     run.ended(5, &["etc/passwd", "is immutable (chattr +i)"]);
     assert_eq!(same, [""; 0]);
+
     site.rollback(&[]).ended(0, &["rolled back"]);
 }
 
@@ -594,9 +660,11 @@ fn path_removed_after_update_is_a_deviation_after_rollback() {
     let same = tree.get(b"etc/passwd".as_slice()).expect("is there").clone();
     trees::put(&mut tree, "etc/passwd", same.mtime(1_700_000_000, 0));
     site.publish(&tree);
+
     site.updated(&ANY);
     fs::remove_dir_all(site.node().join("srv/dir")).expect("removes");
     fs::remove_file(site.node().join("etc/passwd")).expect("removes");
+
     site.rollback(&[]).ended(0, &["rolled back"]);
     let status = site.status();
     for path in ["srv/dir/a", "srv/dir/below", "srv/dir/below/b", "etc/passwd"] {

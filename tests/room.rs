@@ -190,6 +190,7 @@ fn parse_shortage(run: &Run, place: &str, unit: &str) -> (u64, u64) {
     let (free, needed) =
         (numbers.next().expect("the free number"), numbers.next().expect("the needed number"));
     assert!(needed > free, "{shortage}");
+
     (free, needed)
 }
 
@@ -228,6 +229,7 @@ fn site_with_large_update(paths: &[&str]) -> Site {
         let data = trees::noise(4_000_000 / paths.len(), number as u64);
         trees::put(&mut tree, &format!("{path}/bulk"), Item::file(data));
     }
+
     for number in 0..100 {
         trees::put(&mut tree, &format!("usr/many/{number}"), Item::file(format!("small {number}")));
     }
@@ -244,21 +246,26 @@ fn too_large_update_is_refused_before_archive_download() {
     site.updated(&["--adopt"]);
     let server = serve_recorded(&mut site);
     let place = site.node().canonicalize().expect("is there").display().to_string();
+
     // The new content would fit, but not together with the archive.
     disk.fill(7_000_000);
     let before = site.snapshot();
+
     let run = site.update(&["--no-fallback"]);
     run.ended(5, &["nothing was changed"]);
+
     let (free, needed) = parse_shortage(&run, &place, "bytes");
     assert!(
         free.abs_diff(disk.free()) < 100_000,
         "{free} is not the number of statvfs: {}",
         disk.free()
     );
+
     // Content, archive, a hundred small files, and the reserve.
     assert!((9_500_000..11_000_000).contains(&needed), "{needed}");
     assert_only_listings_fetched(&site, &server);
     site.unchanged_since(&before);
+
     disk.drain();
     // Inodes are needed for the hundred new files, and for the reserve.
     let names = site.node().join("filler");
@@ -266,16 +273,20 @@ fn too_large_update_is_refused_before_archive_download() {
     for number in 0..disk.free_inodes() - 150 {
         fs::write(names.join(number.to_string()), "").expect("writes");
     }
+
     let before = site.snapshot();
     server.calm();
     let run = site.update(&["--no-fallback"]);
+
     run.ended(5, &["nothing was changed"]);
     let (free, needed) = parse_shortage(&run, &place, "inodes");
     assert!((140..=150).contains(&free) && (160..200).contains(&needed), "{free} {needed}");
     assert_only_listings_fetched(&site, &server);
     site.unchanged_since(&before);
+
     // A dry run reports the same shortage.
     parse_shortage(&site.update(&["--no-fallback", "--dry-run"]), &place, "inodes");
+
     fs::remove_dir_all(&names).expect("removes");
     site.updated(&["--no-fallback"]);
     site.same();
@@ -291,11 +302,14 @@ fn too_small_filesystem_refuses_its_content_or_archive() {
         fs::create_dir_all(site.node().join(small)).expect("makes");
         let root = SmallDisk::for_node(&site, 64, 3000);
         let part = SmallDisk::for_path(&site, small, 6, 500);
+
         site.updated(&["--adopt"]);
         let before = site.snapshot();
         let server = serve_recorded(&mut site);
+
         let run = site.update(&["--no-fallback"]);
         run.ended(5, &["nothing was changed"]);
+
         let place = part.at.canonicalize().expect("is there").display().to_string();
         parse_shortage(&run, &place, "bytes");
         assert!(
@@ -304,6 +318,7 @@ fn too_small_filesystem_refuses_its_content_or_archive() {
         );
         assert_only_listings_fetched(&site, &server);
         site.unchanged_since(&before);
+
         drop(part);
     }
 }
@@ -320,9 +335,11 @@ fn low_space_removes_undo_set_unless_always_kept() {
             Item::file(trees::noise(6_000_000, number)),
         );
     }
+
     let mut site = Site::at(&tree);
     let disk = SmallDisk::for_node(&site, 64, 2000);
     site.updated(&["--adopt"]);
+
     // Twelve megabytes are replaced by twelve others.
     for number in 0..2 {
         trees::put(
@@ -331,17 +348,21 @@ fn low_space_removes_undo_set_unless_always_kept() {
             Item::file(trees::noise(6_000_000, 10 + number)),
         );
     }
+
     site.publish(&tree);
     trees::write_text(
         &site.node().join("etc/systemimager/updateclient.toml"),
         "undo_share = 0.9\n",
     );
+
     site.updated(&["--no-fallback"]);
     assert!(site.status().contains("undo:"), "{}", site.status());
+
     trees::put(&mut tree, "usr/bulk-2", Item::file(trees::noise(6_000_000, 20)));
     site.publish(&tree);
     let server = serve_recorded(&mut site);
     let undo = site.node().join(".si-undo");
+
     // Removing the undo set would not free enough: it is kept.
     disk.fill(512 << 10);
     let before = site.snapshot();
@@ -349,11 +370,14 @@ fn low_space_removes_undo_set_unless_always_kept() {
     parse_shortage(&site.update(&["--no-fallback"]), &place, "bytes");
     judge::same(&before, &site.node(), &[]);
     assert!(undo.exists() && site.status().contains("undo:"));
+
     disk.drain();
     disk.fill(6 << 20);
+
     // Removing it would free enough, but the configuration forbids it.
     let configuration = site.node().join("etc/systemimager/updateclient.toml");
     trees::write_text(&configuration, "keep_undo = \"always\"\n");
+
     let run = site.update(&["--no-fallback"]);
     run.ended(
         5,
@@ -361,9 +385,11 @@ fn low_space_removes_undo_set_unless_always_kept() {
     );
     assert_only_listings_fetched(&site, &server);
     assert!(undo.exists() && site.status().contains("undo:"));
+
     // A dry run removes nothing.
     trees::write_text(&configuration, "undo_share = 0.9\n");
     site.update(&["--no-fallback", "--dry-run"]).ended(0, &["would update to node"]);
+
     assert!(undo.exists());
     let run = site.updated(&["--no-fallback"]);
     run.ended(
@@ -371,6 +397,7 @@ fn low_space_removes_undo_set_unless_always_kept() {
         &["bytes free and the update needs", "the undo set,", "is in the way and is removed"],
     );
     judge::same(&site.image(), &site.node(), &["/filler", "/etc/systemimager"]);
+
     // The new undo set is small, and is kept.
     assert!(site.status().contains("undo:"), "{}", site.status());
 }
@@ -406,6 +433,7 @@ fn full_disk_before_seal_leaves_no_change() {
     let before = node.site.snapshot();
     let stage = node.site.node().join(".si-stage");
     let reserve = node.site.node().join("var/lib/systemimager/client/reserve-0");
+
     for resource in [Resource::Bytes, Resource::Inodes] {
         // During staging; before the undo log is written; when the reserve is allocated; when the
         // journal is written.
@@ -419,6 +447,7 @@ fn full_disk_before_seal_leaves_no_change() {
             ("reserved", "fsync", 100, &reserved),
             ("sealing", "fsync", 100, &sealing),
         ];
+
         for (point, call, delay, reached) in points {
             let run = node.run_disturbed(call, delay, reached, || resource.use_up(&node));
             let context = format!("{resource:?} at {point}: {run:#?}");
@@ -438,6 +467,7 @@ fn full_disk_before_seal_leaves_no_change() {
             resource.release(&node);
         }
     }
+
     // With free space again, the next update succeeds.
     Run::from_output(node.command().output().expect("it runs")).ended(0, &["updated to node"]);
     node.assert_equals_image();
@@ -455,6 +485,7 @@ fn full_disk_after_seal_completes_update() {
         node.assert_equals_image();
         assert!(node.site.status().contains("serial:      2"), "{}", node.site.status());
         assert_eq!((node.client_files("spool"), node.client_files("")), (vec![], vec![]));
+
         // A rollback, which creates directories again, succeeds as well.
         let mut rollback = Command::new(node.command().get_program());
         resource.release(&node);
@@ -491,6 +522,7 @@ fn full_disk_without_reserve_is_finished_by_next_run() {
         });
         run.ended(6, &["No space left on device", "the next run of si_updateclient finishes"]);
         assert!(sealed());
+
         Run::from_output(node.command().output().expect("it runs"))
             .ended(6, &["No space left on device"]);
         resource.release(&node);

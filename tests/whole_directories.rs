@@ -132,14 +132,18 @@ fn stale_directory_is_removed_and_restored_by_one_rename() {
     let site = site();
     let node = site.node();
     let (before, was) = (site.snapshot(), fs::metadata(node.join(OLD)).expect("is there").ino());
+
     site.updated(&ANY);
     site.same();
+
     site.rollback(&[]).ended(0, &["rolled back"]);
     judge::same(&before, &node, &[]);
     assert_eq!(fs::metadata(node.join(OLD)).expect("is there").ino(), was);
+
     // A rollback also removes a subtree by one rename.
     site.rollback(&[]).ended(0, &["rolled back"]);
     site.same();
+
     let kept = fs::read_dir(node.join(".si-undo"))
         .expect("lists")
         .map(|entry| entry.expect("an entry").path());
@@ -214,12 +218,14 @@ fn rollback_displaces_untracked_files_in_its_way() {
     let site = site();
     let node = site.node();
     let before = site.snapshot();
+
     site.updated(&ANY);
     write_text(&node.join(OLD).join("kernel/b.ko"), "the node's own b");
     write_text(&node.join(OLD).join("modules.dep/file"), "in a directory that replaces a file");
     write_text(&node.join(OLD).join("kernel/d.ko"), "the node's own d");
     let messages =
         ["/usr/lib/modules/old/kernel/b.ko", "/usr/lib/modules/old/modules.dep/file", "displaced"];
+
     let rollback = site.rollback(&[]);
     rollback.ended(0, &messages);
     assert!(!rollback.err.contains("d.ko") && !rollback.err.contains("warning"), "{rollback:#?}");
@@ -227,9 +233,11 @@ fn rollback_displaces_untracked_files_in_its_way() {
         judge::same_except_untracked(&before, &node, &[]),
         ["usr/lib/modules/old/kernel/d.ko"]
     );
+
     // The displaced files are in the undo set.
     let undo = fs::read_to_string(node.join(".si-undo/displaced")).expect("is there");
     assert!(undo.contains("kernel/b.ko") && undo.contains("modules.dep/file"), "{undo}");
+
     site.rollback(&[]).ended(0, &["rolled back"]);
     let read = |path: &str| {
         fs::read_to_string(node.join(OLD).join(path)).unwrap_or_else(|e| panic!("{path}: {e}"))
@@ -248,6 +256,7 @@ fn mount_in_stale_directory_prevents_its_removal() {
     let (elsewhere, at) = (scratch(), node.join(OLD).join("empty"));
     write_text(&elsewhere.path().join("precious"), "precious");
     run(Command::new("mount").arg("--bind").arg(elsewhere.path()).arg(&at));
+
     let recovered = recover(&node);
     let there = fs::read_to_string(at.join("precious"));
     run(Command::new("umount").arg(&at));
@@ -275,6 +284,7 @@ fn mount_in_undo_set_survives_its_removal() {
     run(Command::new("mount").arg("--bind").arg(elsewhere.path()).arg(&at));
     let [old, _] = generations();
     site.publish(&old);
+
     let updated = site.update(&ANY);
     let left = elsewhere.path().join("precious").exists();
     let mounts = fs::read_to_string("/proc/self/mountinfo").expect("reads");
@@ -287,6 +297,7 @@ fn mount_in_undo_set_survives_its_removal() {
     run(Command::new("umount").arg(at));
     updated.ended(0, &["updated"]);
     assert!(left);
+
     site.updated(&ANY);
     site.same();
 }
@@ -299,6 +310,7 @@ fn stale_directory_with_untracked_file_is_not_listed_as_deleted() {
     let node = site.node();
     write_text(&node.join(OLD).join("kernel/net/mine.ko"), "mine");
     let stays = ["old", "old/kernel", "old/kernel/net"];
+
     let dry = site.update(&["--dry-run", "--max-delete", "100%"]);
     assert_eq!(dry.code, 0, "{dry:#?}");
     assert!(dry.out.contains("*deleting   /usr/lib/modules/old/empty/"), "{dry:#?}");
@@ -308,14 +320,17 @@ fn stale_directory_with_untracked_file_is_not_listed_as_deleted() {
             "{path}: {dry:#?}"
         );
     }
+
     let updated = site.updated(&ANY);
     updated.ended(0, &["3 deviations"]);
     let left = judge::same_except_untracked(&site.image(), &node, &[]);
     assert_eq!(left.len(), 4, "{left:?}");
+
     // The same holds for a rollback.
     write_text(&node.join("usr/lib/modules/new2"), "in a directory that is kept");
     site.rollback(&["--dry-run"]).ended(0, &["/usr/lib/modules/old/kernel/net/c.ko"]);
     site.rollback(&[]).ended(0, &["rolled back"]);
+
     assert_eq!(
         fs::read_to_string(node.join(OLD).join("kernel/net/mine.ko")).expect("is there"),
         "mine"
@@ -330,6 +345,7 @@ fn late_arrival_in_replaced_directory_is_displaced() {
     trees::put(&mut old, "srv/app/tracked", Item::file("tracked"));
     trees::put(&mut new, "srv/app", Item::file("a file by now"));
     trees::put(&mut new, "srv/other", Item::file("another"));
+
     // Untracked files from before and after planning, with and without an undo set.
     for config in ["", "keep_undo = \"never\"\n"] {
         let site = Site::at(&old);
@@ -341,6 +357,7 @@ fn late_arrival_in_replaced_directory_is_displaced() {
         command.args(ANY);
         assert!(kill(&command, "renameat2", 1));
         assert!(node.join(".si-stage/journal").exists() && node.join("srv/app/tracked").exists());
+
         write_text(&node.join("srv/app/mine"), "mine");
         let recovered = recover(&node);
         recovered.ended(0, &["/srv/app/mine was created during the update", "kept in .si-undo"]);
@@ -348,8 +365,10 @@ fn late_arrival_in_replaced_directory_is_displaced() {
             !recovered.err.contains("srv/app/known") && !recovered.err.contains("tracked"),
             "{recovered:#?}"
         );
+
         let listed = fs::read_to_string(node.join(".si-undo/displaced")).expect("is there");
         assert_eq!(listed.lines().collect::<Vec<_>>(), ["./srv/app/known", "./srv/app/mine"]);
+
         let found = run(Command::new("find").arg(node.join(".si-undo")).args(["-name", "mine"]));
         assert_eq!(fs::read_to_string(found.trim()).expect("is kept"), "mine");
         if config.is_empty() {
@@ -373,6 +392,7 @@ fn immutable_leftover_in_stage_stops_no_run() {
     trees::put(&mut new, "usr/lib/kept", Item::file("modules.dep").mtime(1_000_000_000, 7));
     site.publish(&new);
     let node = site.node();
+
     // An untracked hard link, which the update does not touch.
     fs::hard_link(node.join(OLD).join("modules.dep"), node.join("usr/lib/mine")).expect("links");
     site.updated(&ANY);
@@ -380,10 +400,12 @@ fn immutable_leftover_in_stage_stops_no_run() {
     chattr("+i");
     trees::put(&mut new, "usr/lib/modules/new", Item::file("another"));
     site.publish(&new);
+
     site.updated(&ANY).ended(0, &["cannot remove", ".si-stage"]);
     // All other files of the stage were removed.
     let left = run(Command::new("find").arg(node.join(".si-stage")).args(["-type", "f"]));
     assert!(left.trim_end().ends_with("/modules.dep") && left.lines().count() == 1, "{left}");
+
     trees::put(&mut new, "usr/lib/modules/new", Item::file("yet another"));
     site.publish(&new);
     let updated = site.update(&ANY);
@@ -391,11 +413,14 @@ fn immutable_leftover_in_stage_stops_no_run() {
     chattr("-i");
     updated.ended(0, &["updated", "cannot remove", ".si-stage", "chattr +i"]);
     rollback.ended(0, &["rolled back", "cannot remove"]);
+
     // Now the stage can be removed, and the mtime of the root is restored.
     let before = fs::metadata(&node).expect("is there").modified().expect("has a time");
     recover(&node).ended(0, &[]);
+
     site.nothing_left();
     assert_eq!(fs::metadata(&node).expect("is there").modified().expect("has a time"), before);
+
     site.rollback(&[]).ended(0, &["rolled back"]);
     assert_eq!(judge::same_except_untracked(&site.image(), &node, &[]), ["usr/lib/mine"]);
     site.nothing_left();
