@@ -26,19 +26,19 @@
 //!
 //! 1. **Exact result.** After an update each tracked path equals the target: type, content, owner, mode,
 //!    mtime to the nanosecond, extended attributes, hard-link group, device number and holes.
-//!    - `tests/cli_update.rs::every_kind_of_entry_and_of_change_through_five_generations`
-//!    - `tests/cli_types.rs::each_kind_of_metadata_changes_alone`
-//!    - `tests/property_update.rs::any_tree_becomes_any_other_by_a_diff_and_back`
+//!    - `tests/cli_update.rs::five_generations_apply_every_kind_of_change`
+//!    - `tests/cli_types.rs::each_metadata_change_is_applied_alone`
+//!    - `tests/property_update.rs::any_tree_becomes_any_other_and_is_rolled_back`
 //! 2. **Untracked paths belong to the node.** No diff changes or removes them, even if the directory around
 //!    them is removed.
-//!    - `tests/cli_update.rs::an_untracked_file_stays_also_where_its_directory_goes`
-//!    - `tests/cli_update.rs::what_is_excluded_is_neither_changed_nor_deleted`
-//!    - `tests/property_filter.rs::any_rules_hide_what_they_hide_from_rsync`
+//!    - `tests/cli_update.rs::untracked_file_keeps_its_removed_directory`
+//!    - `tests/cli_update.rs::excluded_paths_are_not_changed`
+//!    - `tests/property_filter.rs::any_rules_exclude_same_paths_as_rsync`
 //! 3. **The recorded state is checked, not trusted.** A diff applies only to its base, the digest of each
 //!    delta source is compared, and drift is repaired or reported. The state is written last.
 //!    - `tests/cli_update.rs::drift_is_repaired_or_reported`
 //!    - `tests/fallback.rs::drifted_delta_source_is_fetched_by_digest`
-//!    - `tests/cli_first_day.rs::a_state_directory_that_came_with_a_clone_is_not_believed`
+//!    - `tests/cli_first_day.rs::state_from_cloned_tree_is_not_trusted`
 //! 4. **One commit point.** Before the seal of the journal a failure, or the end of the process, leaves the
 //!    live tree as it was. After the seal every later run completes the transaction, without a network.
 //!    - `tests/crash_sweep.rs::death_during_type_changes_leaves_one_state`
@@ -54,7 +54,7 @@
 //!    first rename, all renames before the state.
 //!    - `tests/power_cut.rs::power_cut_on_ext4_leaves_base_or_target`
 //!    - `tests/power_cut.rs::power_cut_on_xfs_leaves_base_or_target`
-//!    - `tests/boot_loader.rs::a_boot_partition_on_xfs_is_read_without_its_log`
+//!    - `tests/boot_loader.rs::boot_partition_on_xfs_is_readable_without_log`
 //! 8. **Every transaction can be undone** until the next one, within the configured bound; the undo set is
 //!    readable by root only.
 //!    - `tests/rollback.rs::rollback_and_its_rollback_restore_every_kind_of_change`
@@ -70,14 +70,14 @@
 //!     - `tests/running_kernel.rs::kernel_paths_are_removed_by_first_run_after_reboot`
 //! 11. **Data from outside is checked before use**, and the size of each output is limited.
 //!     - `tests/hostile_update.rs::forged_archive_with_correct_digest_changes_nothing`
-//!     - `tests/fetch.rs::no_more_is_written_than_the_catalog_names`
+//!     - `tests/fetch.rs::download_stops_at_size_in_catalog`
 //!     - `manifest::tests::text_not_canonical_refused`
 //! 12. **Exit code 0 means complete.** A path that could not be updated is named, and the exit code is not
 //!     0. An error names the side at fault: this node, the server or the network.
-//!     - `tests/cli_mounts.rs::a_file_that_is_mounted_over_deviates_and_is_not_touched`
-//!     - `tests/fetch.rs::nobody_listening_is_told_from_a_name_that_nobody_knows`
+//!     - `tests/cli_mounts.rs::file_under_bind_mount_is_reported_and_untouched`
+//!     - `tests/fetch.rs::refused_connection_differs_from_unknown_name`
 //! 13. **Bounded memory.** The memory of a run grows with the number of entries, not with the size of files.
-//!     - `tests/memory.rs::file_of_any_size_updated_within_fixed_memory`
+//!     - `tests/memory.rs::file_of_any_size_is_updated_within_fixed_memory`
 //! 14. **One handle on the tree.** Only [`root`] opens or changes a path of a target tree, and it follows no
 //!     symbolic link. `.clippy.toml` refuses calls by path elsewhere. Each change passes a fault point.
 //!     - `tests/hostile_update.rs::planted_symlink_is_not_followed`
@@ -88,8 +88,8 @@
 //!     - `tests/layering.rs::modules_name_only_lower_layers`
 //!     - `tests/layering.rs::files_of_folder_use_each_other_without_circle`
 //! 16. **Formats are frozen.** Each later version reads every recorded sample, and writes the same bytes.
-//!     - `tests/formats.rs::every_sample_is_listed_and_none_was_edited`
-//!     - `tests/golden.rs::json_events_of_each_outcome_are_as_recorded`
+//!     - `tests/formats.rs::samples_are_complete_and_unchanged`
+//!     - `tests/golden.rs::json_events_of_each_outcome_match_golden_files`
 
 #![cfg_attr(not(test), deny(clippy::disallowed_methods))]
 
