@@ -1,11 +1,12 @@
 //! Settings of the C library's allocator.
 
-/// Returns large blocks to the system as soon as they are freed, and lets all threads share two arenas.
+/// Returns large blocks to the system as soon as they are freed, and lets all threads share two
+/// arenas.
 ///
-/// By default glibc raises the size of a *large* block each time that it frees one. The holes between
-/// long-lived blocks then stay in the heap: a third more memory at the peak of an update. glibc also gives
-/// each thread an arena of its own, whose free blocks no other thread can use. With a single arena threads
-/// wait for each other: reading a manifest takes a third longer.
+/// By default glibc raises the size of a *large* block each time that it frees one. The holes
+/// between long-lived blocks then stay in the heap: a third more memory at the peak of an update.
+/// glibc also gives each thread an arena of its own, whose free blocks no other thread can use.
+/// With a single arena threads wait for each other: reading a manifest takes a third longer.
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
 #[allow(
     unsafe_code,
@@ -26,8 +27,8 @@ pub fn tune() {
 
 /// Returns free memory within the heap to the system.
 ///
-/// One step of a run needs many small blocks, a later one few large ones. Without this call the run would
-/// hold the memory of both.
+/// One step of a run needs many small blocks, a later one few large ones. Without this call the run
+/// would hold the memory of both.
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
 #[allow(
     unsafe_code,

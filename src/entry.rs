@@ -1,7 +1,7 @@
 //! One entry of an image: a path with its type and all its metadata.
 //!
-//! The type is a sum type: a directory has no size, a FIFO no digest, and only leaves can be members of a
-//! hard-link group. So no code has to check for combinations that cannot exist.
+//! The type is a sum type: a directory has no size, a FIFO no digest, and only leaves can be
+//! members of a hard-link group. So no code has to check for combinations that cannot exist.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -13,8 +13,8 @@ use crate::tree_path::TreePath;
 
 /// An entry of an image.
 ///
-/// Clones share their data until one of them is changed. A node holds several manifests at once: recorded
-/// and target, each with and without excluded paths. They have most entries in common.
+/// Clones share their data until one of them is changed. A node holds several manifests at once:
+/// recorded and target, each with and without excluded paths. They have most entries in common.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Entry(Arc<EntryData>);
 
@@ -43,7 +43,8 @@ pub struct Meta {
 /// Extended attributes by raw name.
 pub type Xattrs = BTreeMap<Box<[u8]>, Box<[u8]>>;
 
-/// A time as the kernel stores it: seconds since the epoch, rounded down, and the nanoseconds above.
+/// A time as the kernel stores it: seconds since the epoch, rounded down, and the nanoseconds
+/// above.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Mtime {
     /// Seconds since 1970-01-01 UTC; negative for earlier times.
@@ -203,8 +204,9 @@ impl std::str::FromStr for Mtime {
 
 /// Whether an extended attribute is part of an image.
 ///
-/// Attributes that a filesystem, a security module or an overlay uses for itself are not: a security label
-/// of the image server is wrong on a node. On xfs `trusted.SGI_ACL_FILE` repeats an ACL.
+/// Attributes that a filesystem, a security module or an overlay uses for itself are not: a
+/// security label of the image server is wrong on a node. On xfs `trusted.SGI_ACL_FILE` repeats an
+/// ACL.
 pub fn xattr_travels(name: &[u8]) -> bool {
     let is_own_trusted =
         |name: &[u8]| !name.starts_with(b"overlay.") && !name.starts_with(b"SGI_ACL_");

@@ -1,7 +1,7 @@
 //! Names of images and overrides.
 //!
-//! A name becomes a directory name, a part of URLs and the name of an rsync module. It is checked once, so
-//! that no name can lead out of a directory or be taken for an option.
+//! A name becomes a directory name, a part of URLs and the name of an rsync module. It is checked
+//! once, so that no name can lead out of a directory or be taken for an option.
 
 use std::fmt;
 use std::str::FromStr;

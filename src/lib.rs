@@ -1,13 +1,14 @@
 //! Keeps the nodes of a cluster equal to a golden image by small, verified, crash-safe image diffs.
 //!
-//! Two programs share this library. `si_tardiff` on the image server publishes generations, and the diffs
-//! between them, as static files. `si_updateclient` on a node fetches diffs and applies them in one
-//! transaction. `docs/architecture.md` tells the story of both, `docs/glossary.md` defines the words.
+//! Two programs share this library. `si_tardiff` on the image server publishes generations, and the
+//! diffs between them, as static files. `si_updateclient` on a node fetches diffs and applies them
+//! in one transaction. `docs/architecture.md` tells the story of both, `docs/glossary.md` defines
+//! the words.
 //!
 //! # Layers
 //!
-//! A module names only modules of lower layers, and of its own layer only those to its left. So a change
-//! in one module can affect only the modules above it.
+//! A module names only modules of lower layers, and of its own layer only those to its left. So a
+//! change in one module can affect only the modules above it.
 //!
 //! | layer | modules |
 //! |---|---|
@@ -21,50 +22,52 @@
 //!
 //! # Invariants
 //!
-//! Each invariant names the tests that fail if it is broken; `tests/invariants.rs` checks that these tests
-//! exist. The judge of the first one is `rsync -n`, not our own code.
+//! Each invariant names the tests that fail if it is broken; `tests/invariants.rs` checks that
+//! these tests exist. The judge of the first one is `rsync -n`, not our own code.
 //!
-//! 1. **Exact result.** After an update each tracked path equals the target: type, content, owner, mode,
-//!    mtime to the nanosecond, extended attributes, hard-link group, device number and holes.
+//! 1. **Exact result.** After an update each tracked path equals the target: type, content, owner,
+//!    mode, mtime to the nanosecond, extended attributes, hard-link group, device number and holes.
 //!    - `tests/cli_update.rs::five_generations_apply_every_kind_of_change`
 //!    - `tests/cli_types.rs::each_metadata_change_is_applied_alone`
 //!    - `tests/property_update.rs::any_tree_becomes_any_other_and_is_rolled_back`
-//! 2. **Untracked paths belong to the node.** No diff changes or removes them, even if the directory around
-//!    them is removed.
+//! 2. **Untracked paths belong to the node.** No diff changes or removes them, even if the
+//!    directory around them is removed.
 //!    - `tests/cli_update.rs::untracked_file_keeps_its_removed_directory`
 //!    - `tests/cli_update.rs::excluded_paths_are_not_changed`
 //!    - `tests/property_filter.rs::any_rules_exclude_same_paths_as_rsync`
-//! 3. **The recorded state is checked, not trusted.** A diff applies only to its base, the digest of each
-//!    delta source is compared, and drift is repaired or reported. The state is written last.
+//! 3. **The recorded state is checked, not trusted.** A diff applies only to its base, the digest
+//!    of each delta source is compared, and drift is repaired or reported. The state is written
+//!    last.
 //!    - `tests/cli_update.rs::drift_is_repaired_or_reported`
 //!    - `tests/fallback.rs::drifted_delta_source_is_fetched_by_digest`
 //!    - `tests/cli_first_day.rs::state_from_cloned_tree_is_not_trusted`
-//! 4. **One commit point.** Before the seal of the journal a failure, or the end of the process, leaves the
-//!    live tree as it was. After the seal every later run completes the transaction, without a network.
+//! 4. **One commit point.** Before the seal of the journal a failure, or the end of the process,
+//!    leaves the live tree as it was. After the seal every later run completes the transaction,
+//!    without a network.
 //!    - `tests/crash_sweep.rs::death_during_type_changes_leaves_one_state`
 //!    - `tests/crash_sweep.rs::fault_during_content_changes_leaves_one_state`
 //!    - `tests/crash_sweep.rs::full_sync_leaves_one_state`
 //!    - `tests/recovery.rs::recovery_without_server_succeeds_before_download_error`
 //! 5. **No path is absent at any moment** if it exists before and after the update.
 //!    - `tests/never_absent.rs::path_of_both_generations_is_never_absent`
-//! 6. **Slots are disjoint.** Each change of a transaction has a slot number of its own, also backups of
-//!    the running kernel's files. Two changes in one slot would lose a backup.
+//! 6. **Slots are disjoint.** Each change of a transaction has a slot number of its own, also
+//!    backups of the running kernel's files. Two changes in one slot would lose a backup.
 //!    - `tests/running_kernel.rs::rollback_with_removals_backs_up_the_running_kernel`
-//! 7. **Durable in order.** Staged content reaches the disk before the journal, the journal before the
-//!    first rename, all renames before the state.
+//! 7. **Durable in order.** Staged content reaches the disk before the journal, the journal before
+//!    the first rename, all renames before the state.
 //!    - `tests/power_cut.rs::power_cut_on_ext4_leaves_base_or_target`
 //!    - `tests/power_cut.rs::power_cut_on_xfs_leaves_base_or_target`
 //!    - `tests/boot_loader.rs::boot_partition_on_xfs_is_readable_without_log`
-//! 8. **Every transaction can be undone** until the next one, within the configured bound; the undo set is
-//!    readable by root only.
+//! 8. **Every transaction can be undone** until the next one, within the configured bound; the undo
+//!    set is readable by root only.
 //!    - `tests/rollback.rs::rollback_and_its_rollback_restore_every_kind_of_change`
 //!    - `tests/rollback.rs::configuration_limits_undo_set`
-//! 9. **A fallback is decided before anything is changed,** with a printed reason. A failure of trust never
-//!    leads to a weaker check.
+//! 9. **A fallback is decided before anything is changed,** with a printed reason. A failure of
+//!    trust never leads to a weaker check.
 //!    - `plan::tests::full_sync_reasons_distinguished`
 //!    - `tests/fallback.rs::untrusted_catalog_stops_update_without_fallback`
-//! 10. **Deletions are bounded** by the deletion budget. The agent, its configuration, its keys and the
-//!     modules of the running kernel are protected.
+//! 10. **Deletions are bounded** by the deletion budget. The agent, its configuration, its keys and
+//!     the modules of the running kernel are protected.
 //!     - `tests/deletions.rs::too_many_deletions_are_refused_with_list`
 //!     - `tests/deletions.rs::image_without_agent_files_keeps_them`
 //!     - `tests/running_kernel.rs::kernel_paths_are_removed_by_first_run_after_reboot`
@@ -72,14 +75,17 @@
 //!     - `tests/hostile_update.rs::forged_archive_with_correct_digest_changes_nothing`
 //!     - `tests/fetch.rs::download_stops_at_size_in_catalog`
 //!     - `manifest::tests::text_not_canonical_refused`
-//! 12. **Exit code 0 means complete.** A path that could not be updated is named, and the exit code is not
+//! 12. **Exit code 0 means complete.** A path that could not be updated is named, and the exit code
+//!     is not
 //!     0. An error names the side at fault: this node, the server or the network.
 //!     - `tests/cli_mounts.rs::file_under_bind_mount_is_reported_and_untouched`
 //!     - `tests/fetch.rs::refused_connection_differs_from_unknown_name`
-//! 13. **Bounded memory.** The memory of a run grows with the number of entries, not with the size of files.
+//! 13. **Bounded memory.** The memory of a run grows with the number of entries, not with the size
+//!     of files.
 //!     - `tests/memory.rs::file_of_any_size_is_updated_within_fixed_memory`
-//! 14. **One handle on the tree.** Only [`root`] opens or changes a path of a target tree, and it follows no
-//!     symbolic link. `.clippy.toml` refuses calls by path elsewhere. Each change passes a fault point.
+//! 14. **One handle on the tree.** Only [`root`] opens or changes a path of a target tree, and it
+//!     follows no symbolic link. `.clippy.toml` refuses calls by path elsewhere. Each change passes
+//!     a fault point.
 //!     - `tests/hostile_update.rs::planted_symlink_is_not_followed`
 //!     - `tests/hostile_update.rs::parent_replaced_during_update_leaves_outside_untouched`
 //!     - `root::tests::planted_symlink_never_followed`
@@ -87,7 +93,8 @@
 //! 15. **Layers without circles**, between modules and between the files of a folder.
 //!     - `tests/layering.rs::modules_name_only_lower_layers`
 //!     - `tests/layering.rs::files_of_folder_use_each_other_without_circle`
-//! 16. **Formats are frozen.** Each later version reads every recorded sample, and writes the same bytes.
+//! 16. **Formats are frozen.** Each later version reads every recorded sample, and writes the same
+//!     bytes.
 //!     - `tests/formats.rs::samples_are_complete_and_unchanged`
 //!     - `tests/golden.rs::json_events_of_each_outcome_match_golden_files`
 

@@ -1,8 +1,8 @@
 //! Paths inside a tree: relative, byte-exact, checked once.
 //!
-//! A [`TreePath`] never has a component `..` or `.`, an empty component or a NUL. So its name alone cannot
-//! lead out of the directory that it is joined to. Symbolic links are a matter of [`root`](crate::root),
-//! which follows none.
+//! A [`TreePath`] never has a component `..` or `.`, an empty component or a NUL. So its name alone
+//! cannot lead out of the directory that it is joined to. Symbolic links are a matter of
+//! [`root`](crate::root), which follows none.
 
 use std::cmp::Ordering;
 use std::ffi::OsStr;
@@ -17,8 +17,8 @@ pub const MAX_NAME: usize = 255;
 
 /// A path relative to the root of a tree; the root itself is the empty path.
 ///
-/// The order is *tree order*: by component, that is, `/` sorts below every other byte. So all paths below
-/// a directory follow it without a gap.
+/// The order is *tree order*: by component, that is, `/` sorts below every other byte. So all paths
+/// below a directory follow it without a gap.
 ///
 /// All clones share the bytes, since manifests, the change plan and reports name the same paths.
 #[derive(Clone, PartialEq, Eq, Hash)]
@@ -159,7 +159,8 @@ impl Ord for TreePath {
 
 /// Index of the first difference within the common length.
 ///
-/// It compares eight bytes at a time, since searching and merging manifests takes most of its time here.
+/// It compares eight bytes at a time, since searching and merging manifests takes most of its time
+/// here.
 fn first_difference(a: &[u8], b: &[u8]) -> Option<usize> {
     let (a_chunks, b_chunks) = (a.as_chunks::<8>().0, b.as_chunks::<8>().0);
     let equal = 8 * a_chunks.iter().zip(b_chunks).take_while(|(x, y)| x == y).count();
@@ -193,7 +194,8 @@ impl fmt::Debug for TreePath {
 
 /// Bytes from outside, escaped for a terminal or a log.
 ///
-/// Control characters, backslashes and bytes that are not UTF-8 become `\ooo`; other text is unchanged.
+/// Control characters, backslashes and bytes that are not UTF-8 become `\ooo`; other text is
+/// unchanged.
 pub struct Quoted<'a>(pub &'a [u8]);
 
 impl fmt::Display for Quoted<'_> {

@@ -1,7 +1,7 @@
 //! Each invariant that `src/lib.rs` lists names tests, and each of these tests exists.
 //!
-//! An invariant without a test is a wish: nobody would notice the change that breaks it. A test that was
-//! renamed has to be renamed in `src/lib.rs` as well.
+//! An invariant without a test is a wish: nobody would notice the change that breaks it. A test
+//! that was renamed has to be renamed in `src/lib.rs` as well.
 
 use std::fs;
 use std::path::Path;

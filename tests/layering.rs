@@ -1,11 +1,11 @@
-//! The order of modules: a module names only modules of lower layers, and of its own layer only those
-//! before it; the files of a folder do not use one another in a circle.
+//! The order of modules: a module names only modules of lower layers, and of its own layer only
+//! those before it; the files of a folder do not use one another in a circle.
 //!
-//! Both rules keep a change local: a file can be read, and tested, with only the files below it. Without
-//! the first rule the table in `src/lib.rs` would be a wish.
+//! Both rules keep a change local: a file can be read, and tested, with only the files below it.
+//! Without the first rule the table in `src/lib.rs` would be a wish.
 //!
-//! A folder's `mod.rs` is no part of the second rule: it is the face of the folder, which names its files and
-//! defines the types that they share. Tests are no part of it either.
+//! A folder's `mod.rs` is no part of the second rule: it is the face of the folder, which names its
+//! files and defines the types that they share. Tests are no part of it either.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -182,7 +182,8 @@ fn references(source: &Source) -> Vec<Reference> {
     references
 }
 
-/// A path of a module as a path of the crate; `None` for a path of another crate, and for the top itself.
+/// A path of a module as a path of the crate; `None` for a path of another crate, and for the top
+/// itself.
 fn absolute(module: &[String], path: ModulePath) -> Option<ModulePath> {
     let mut base = module.to_vec();
     let mut rest = path.as_slice();

@@ -1,10 +1,10 @@
 //! The transaction engine: brings a live tree to a manifest, completely or not at all.
 //!
 //! It is a redo-log transaction. All new content is first staged beside the live tree. Then a redo
-//! journal lists every change that is left, and its durable rename is the commit point. From then on
-//! any run carries out the journal until it succeeds; every action can be repeated. A failure before
-//! the commit point is [`Untouched`], a failure after it is [`Interrupted`], so that the type of an
-//! error decides whether another strategy may be tried.
+//! journal lists every change that is left, and its durable rename is the commit point. From then
+//! on any run carries out the journal until it succeeds; every action can be repeated. A failure
+//! before the commit point is [`Untouched`], a failure after it is [`Interrupted`], so that the
+//! type of an error decides whether another strategy may be tried.
 //!
 //! Each step consumes the result of the step before, and no other function makes that type:
 //!

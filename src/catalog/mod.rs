@@ -1,7 +1,7 @@
 //! The catalog: the small file that lists the publishes, archives and content index of an image.
 //!
-//! A node downloads it first. It has the size and digest of every other file of the repository, so nothing
-//! that a server sends afterwards has to be trusted.
+//! A node downloads it first. It has the size and digest of every other file of the repository, so
+//! nothing that a server sends afterwards has to be trusted.
 #![doc = include_str!("format.md")]
 
 mod error;

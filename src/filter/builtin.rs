@@ -26,8 +26,9 @@ pub(super) fn protects(path: &[u8]) -> bool {
 
 /// Rules for the agent's own state and for foreign mounts.
 ///
-/// Each filesystem has a stage in its top directory. The stage can also be seen below the source of a bind
-/// mount, in a snapshot, and through a second mount of the disk: its name is excluded everywhere.
+/// Each filesystem has a stage in its top directory. The stage can also be seen below the source of
+/// a bind mount, in a snapshot, and through a second mount of the disk: its name is excluded
+/// everywhere.
 pub(super) fn rules(mut foreign: Vec<TreePath>) -> Vec<Rule> {
     // The digest must not depend on the order in which the kernel lists mounts.
     foreign.sort();

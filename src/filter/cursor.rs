@@ -1,7 +1,7 @@
 //! Answers for many paths in a row, remembering the directories that were asked about last.
 //!
-//! A path is excluded if any directory above it is. Without the memory each path of a walk would match
-//! every ancestor against every rule again.
+//! A path is excluded if any directory above it is. Without the memory each path of a walk would
+//! match every ancestor against every rule again.
 
 use super::{ExcludeReason, Filter};
 use crate::entry::EntryKind;

@@ -1,7 +1,7 @@
 //! Decides which paths of a node an image manages, in rsync's pattern language.
 //!
-//! A full sync leaves this decision to rsync, every other update makes it here. Both have to agree about
-//! every path: a path that only one of them excludes would be removed by the other.
+//! A full sync leaves this decision to rsync, every other update makes it here. Both have to agree
+//! about every path: a path that only one of them excludes would be removed by the other.
 #![doc = include_str!("format.md")]
 
 mod builtin;
@@ -99,16 +99,16 @@ impl Filter {
 
     /// Whether `path` is never removed: the agent, its configuration and its keys.
     ///
-    /// If the image has the path, it is brought up to date. A directory above a protected path is not
-    /// protected itself; it stays because it is not empty.
+    /// If the image has the path, it is brought up to date. A directory above a protected path is
+    /// not protected itself; it stays because it is not empty.
     pub fn protects(&self, path: &TreePath) -> bool {
         builtin::protects(path.as_bytes())
     }
 
     /// Digest of the rules in effect; comments and spacing do not change it.
     ///
-    /// Protected paths are no part of it: they decide about removals, not about tracked paths. Nor are
-    /// stages below the root, since no publishable image has any.
+    /// Protected paths are no part of it: they decide about removals, not about tracked paths. Nor
+    /// are stages below the root, since no publishable image has any.
     pub fn digest(&self) -> Digest {
         Digest::of(&rule_lines(self.rules.iter().filter(|rule| rule.origin != RuleOrigin::Stage)))
     }
@@ -118,10 +118,11 @@ impl Filter {
         self.rsync_rules_without(std::iter::empty())
     }
 
-    /// As [`rsync_rules`](Self::rsync_rules), but rsync also leaves out paths that an override replaces.
+    /// As [`rsync_rules`](Self::rsync_rules), but rsync also leaves out paths that an override
+    /// replaces.
     ///
-    /// At a hidden directory rsync transfers only a directory, and not its content. At any other hidden
-    /// path it transfers nothing.
+    /// At a hidden directory rsync transfers only a directory, and not its content. At any other
+    /// hidden path it transfers nothing.
     pub fn rsync_rules_without<'p>(
         &self,
         hidden: impl IntoIterator<Item = (&'p TreePath, EntryKind)>,
@@ -159,7 +160,8 @@ impl Filter {
         !shorter.is_empty() && rest.is_none_or(|rest| !rest.is_empty() && rest[0] != b'/')
     }
 
-    /// Index of the rule that excludes this path by its own name; the cursor asks about its ancestors.
+    /// Index of the rule that excludes this path by its own name; the cursor asks about its
+    /// ancestors.
     fn excluding_rule(&self, path: &[u8], kind: EntryKind) -> Option<usize> {
         let index = self.rules.iter().position(|rule| rule.pattern.matches(path, kind))?;
         (self.rules[index].action == RuleAction::Exclude).then_some(index)

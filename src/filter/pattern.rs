@@ -1,6 +1,7 @@
 //! One pattern of rsync's filter language, compiled.
 //!
-//! Matching follows all alternatives at once, as a nondeterministic automaton does. A match takes at most
+//! Matching follows all alternatives at once, as a nondeterministic automaton does. A match takes
+//! at most
 //! *path × pattern* steps; with backtracking a hostile pattern could take exponential time.
 
 use crate::entry::EntryKind;
@@ -45,7 +46,8 @@ enum Matcher {
 #[derive(Clone, Debug)]
 struct Wild {
     tokens: Box<[Token]>,
-    /// The bytes before the first wildcard and after the last; a cheap test that rejects nearly all paths.
+    /// The bytes before the first wildcard and after the last; a cheap test that rejects nearly all
+    /// paths.
     prefix: Box<[u8]>,
     suffix: Box<[u8]>,
     /// A final `***` also matches the directory before it.
@@ -71,7 +73,8 @@ enum Token {
 struct ByteSet([u64; 4]);
 
 impl Pattern {
-    /// Compiles `source`; the caller has checked that it has no NUL and at most [`MAX_PATTERN`] bytes.
+    /// Compiles `source`; the caller has checked that it has no NUL and at most [`MAX_PATTERN`]
+    /// bytes.
     pub(super) fn new(source: &[u8]) -> Self {
         let dir_only = source.len() > 1 && source.ends_with(b"/");
         let body = if dir_only { &source[..source.len() - 1] } else { source };
@@ -110,8 +113,8 @@ impl Pattern {
         match &self.matcher {
             Matcher::Literal(text) => match self.scope {
                 Scope::Whole => path == &**text,
-                // The text has as many slashes as the scope has components. So if the path ends with it
-                // and a component begins there, these are the last components.
+                // The text has as many slashes as the scope has components. So if the path ends
+                // with it and a component begins there, these are the last components.
                 _ => path.ends_with(text) && is_component_start(path, path.len() - text.len()),
             },
             Matcher::Wild(wild) => match self.scope {

@@ -237,8 +237,8 @@ proptest::proptest! {
     }
 }
 
-/// Nodes record this digest. If it changes, each node of each site searches once for paths that are no
-/// longer excluded.
+/// Nodes record this digest. If it changes, each node of each site searches once for paths that are
+/// no longer excluded.
 #[test]
 fn digest_of_plain_filter_unchanged() {
     let plain = Filter::builder().exclude_file("x", b"/tmp/*\n+ /a\n").expect("good rules").build();

@@ -4,8 +4,8 @@ use crate::tree_path::TreePath;
 
 /// Mount points of an `fstab`, except the root, swap and entries without a directory of the tree.
 ///
-/// Invalid lines are ignored: the file belongs to the system. The worst effect is that a missing mount is
-/// not noticed.
+/// Invalid lines are ignored: the file belongs to the system. The worst effect is that a missing
+/// mount is not noticed.
 pub fn mount_points(content: &[u8]) -> Vec<TreePath> {
     content.split(|&b| b == b'\n').filter_map(mount_point).collect()
 }

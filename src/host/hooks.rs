@@ -1,8 +1,8 @@
 //! Hooks: programs of the administrator that run before or after an update.
 //!
-//! They are in `etc/systemimager/hooks.d/pre-update.d` and `post-update.d` of the tree, and run in the
-//! order of their names, byte by byte. Files that are not executable are ignored, and so are hidden names
-//! and the backup files of editors and package managers.
+//! They are in `etc/systemimager/hooks.d/pre-update.d` and `post-update.d` of the tree, and run in
+//! the order of their names, byte by byte. Files that are not executable are ignored, and so are
+//! hidden names and the backup files of editors and package managers.
 
 use crate::process::{Programs, resolve_symlinks};
 use crate::root::{Root, RootError};

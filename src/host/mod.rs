@@ -1,8 +1,8 @@
 //! The node itself: its configuration, its kernel, and its programs that an update runs.
 //!
-//! Configuration files, old and new, are only parsed here; the caller reads them below the root of the
-//! updated tree. No shell ever reads a value of them. The programs are hooks, the boot loader's tools, and
-//! those that restart the system.
+//! Configuration files, old and new, are only parsed here; the caller reads them below the root of
+//! the updated tree. No shell ever reads a value of them. The programs are hooks, the boot loader's
+//! tools, and those that restart the system.
 
 pub mod boot_loader;
 mod compat;

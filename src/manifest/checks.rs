@@ -1,6 +1,7 @@
 //! Checks of the clauses of the format that concern values, order and groups.
 //!
-//! Both ways to a [`Manifest`](super::Manifest) pass these checks: reading a text, and building one from a tree.
+//! Both ways to a [`Manifest`](super::Manifest) pass these checks: reading a text, and building one
+//! from a tree.
 
 use std::collections::HashMap;
 

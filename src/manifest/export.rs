@@ -7,8 +7,8 @@ use super::{Manifest, line};
 impl Manifest {
     /// Writes the plain mtree(5) text that `mtree -f` of Debian's mtree-netbsd accepts.
     ///
-    /// That program aborts on unknown keywords. So the text has neither extended attributes nor hard-link
-    /// groups.
+    /// That program aborts on unknown keywords. So the text has neither extended attributes nor
+    /// hard-link groups.
     pub fn export_mtree(&self, mut to: impl Write) -> io::Result<()> {
         to.write_all(b"#mtree\n")?;
         let mut text = Vec::new();

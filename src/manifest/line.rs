@@ -1,7 +1,7 @@
 //! Writer and strict reader of one entry as one canonical line.
 //!
-//! For each entry there is exactly one line. If the reader accepted a second form, two texts of one tree
-//! would have two ids.
+//! For each entry there is exactly one line. If the reader accepted a second form, two texts of one
+//! tree would have two ids.
 
 use std::borrow::Cow;
 

@@ -1,7 +1,8 @@
 //! The manifest: complete, sorted list of the entries of a tree, with metadata and digests.
 //!
-//! The id of a generation is the digest of this text. So a node that checks the digest of a manifest knows
-//! each digest in it, and needs to trust nothing else about the content of the image.
+//! The id of a generation is the digest of this text. So a node that checks the digest of a
+//! manifest knows each digest in it, and needs to trust nothing else about the content of the
+//! image.
 #![doc = include_str!("format.md")]
 
 mod checks;
@@ -30,8 +31,8 @@ use crate::tree_path::TreePath;
 pub const MAX_TEXT: u64 = 1 << 30;
 /// Longest line in bytes.
 ///
-/// It has room for path, link target, group and the names of extended attributes, all of them escaped,
-/// and for the values of these attributes in base64.
+/// It has room for path, link target, group and the names of extended attributes, all of them
+/// escaped, and for the values of these attributes in base64.
 pub const MAX_LINE: usize = 4 << 20;
 /// Size of all names of an entry's extended attributes in bytes, a limit of the kernel.
 pub const MAX_XATTR_NAMES: usize = 64 << 10;
@@ -153,7 +154,8 @@ impl Manifest {
 
     /// The manifest without the entries `removed`, and with the entries `changed`.
     ///
-    /// Each entry of `removed` must be in this manifest exactly as it is, and its path not in `changed`.
+    /// Each entry of `removed` must be in this manifest exactly as it is, and its path not in
+    /// `changed`.
     pub fn apply(&self, removed: &[Entry], changed: &[Entry]) -> Result<Self, ManifestError> {
         let other_base =
             |path: &TreePath, why| ManifestError::OtherBase { path: path.clone(), why };
@@ -197,8 +199,8 @@ impl Manifest {
 
     /// The manifest of the entries that `keep` accepts.
     ///
-    /// The content of a dropped directory is dropped as well; the root always stays. A hard-link group
-    /// consists of its remaining members.
+    /// The content of a dropped directory is dropped as well; the root always stays. A hard-link
+    /// group consists of its remaining members.
     pub fn filtered(&self, mut keep: impl FnMut(&Entry) -> bool) -> Manifest {
         let mut dropped_dir: Option<&TreePath> = None;
         let mut dropped = Vec::new();

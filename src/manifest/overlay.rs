@@ -6,8 +6,8 @@ use crate::entry::Entry;
 impl Manifest {
     /// The tree that results from copying `over` over this one.
     ///
-    /// If both have a directory, it gets the metadata of `over` and keeps its content. Any other entry of
-    /// `over` replaces this tree's entry, with everything below it.
+    /// If both have a directory, it gets the metadata of `over` and keeps its content. Any other
+    /// entry of `over` replaces this tree's entry, with everything below it.
     pub fn overlaid(&self, over: &Manifest) -> Result<Self, ManifestError> {
         let is_replaced = |entry: &Entry| {
             let mut current = Some(entry.path.clone());

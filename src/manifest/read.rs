@@ -38,7 +38,8 @@ impl Manifest {
     }
 }
 
-/// Reads a fragment to its end: entries in tree order, each path once; the caller limits its length.
+/// Reads a fragment to its end: entries in tree order, each path once; the caller limits its
+/// length.
 pub fn parse_entries(from: impl BufRead) -> Result<Vec<Entry>, ManifestError> {
     read_lines(from, &mut Hasher::new())
 }

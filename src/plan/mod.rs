@@ -1,7 +1,8 @@
 //! Decides between diffs and a full sync.
 //!
-//! The decision is a pure function: it reads no file and asks no server, and its result has the reason. So
-//! the decision can be tested without a repository, and printed before anything is changed.
+//! The decision is a pure function: it reads no file and asks no server, and its result has the
+//! reason. So the decision can be tested without a repository, and printed before anything is
+//! changed.
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap, HashSet};
@@ -25,7 +26,8 @@ pub enum UpdatePlan {
 pub enum FullSyncReason {
     /// No state is recorded, and the tree resembles no published generation.
     NotRecorded,
-    /// The catalog does not list the recorded generation, and the tree resembles none that it lists.
+    /// The catalog does not list the recorded generation, and the tree resembles none that it
+    /// lists.
     UnknownGeneration(GenerationId),
     /// No chain leads from the installed generation to the head.
     NoChain(GenerationId),
@@ -107,7 +109,8 @@ pub fn choose(
     }
 }
 
-/// Estimates the bytes of a full sync: the image, compressed, and rsync's file list with the handshake.
+/// Estimates the bytes of a full sync: the image, compressed, and rsync's file list with the
+/// handshake.
 fn estimated_full_sync(archive: u64, entries: u64) -> u64 {
     /// Measured with a Debian image of 46,000 entries.
     const LIST_BYTES_PER_ENTRY: u64 = 28;
@@ -116,7 +119,8 @@ fn estimated_full_sync(archive: u64, entries: u64) -> u64 {
     archive.saturating_add(entries.saturating_mul(LIST_BYTES_PER_ENTRY)).saturating_add(HANDSHAKE)
 }
 
-/// Finds the chain with the fewest bytes, and among these with the fewest diffs (Dijkstra's algorithm).
+/// Finds the chain with the fewest bytes, and among these with the fewest diffs (Dijkstra's
+/// algorithm).
 fn smallest_chain(
     from: GenerationId,
     to: GenerationId,
@@ -130,7 +134,8 @@ fn smallest_chain(
         }
     }
 
-    // By generation: bytes and number of diffs of the best chain to it, and the last diff of that chain.
+    // By generation: bytes and number of diffs of the best chain to it, and the last diff of that
+    // chain.
     let mut reached: HashMap<GenerationId, (u64, u32, Option<&Archive>)> =
         HashMap::from([(from, (0, 0, None))]);
     let mut open = BinaryHeap::from([Reverse((0_u64, 0_u32, from))]);

@@ -1,7 +1,7 @@
 //! Progress, notices and warnings of the library.
 //!
-//! The library never prints. It reports to a [`Monitor`], so one code serves a terminal, plain lines, JSON
-//! and tests. The JSON form of [`Event`] is a frozen format.
+//! The library never prints. It reports to a [`Monitor`], so one code serves a terminal, plain
+//! lines, JSON and tests. The JSON form of [`Event`] is a frozen format.
 
 use std::fmt;
 

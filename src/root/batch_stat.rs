@@ -1,7 +1,7 @@
 //! Metadata of many paths at once.
 //!
-//! Paths of one directory are read through one descriptor of it, and directories on several threads. On a
-//! disk this is several times faster than one path after the other.
+//! Paths of one directory are read through one descriptor of it, and directories on several
+//! threads. On a disk this is several times faster than one path after the other.
 
 use std::os::fd::{AsFd, BorrowedFd};
 
@@ -30,7 +30,8 @@ impl Root {
         )
     }
 
-    /// As [`Root::change_locks`] for each path; fastest if paths of one directory follow each other.
+    /// As [`Root::change_locks`] for each path; fastest if paths of one directory follow each
+    /// other.
     pub fn change_locks_each(&self, paths: &[&TreePath]) -> Result<Vec<Option<ChangeLocks>>> {
         self.inspect_each(
             paths,

@@ -32,7 +32,8 @@ impl RootError {
         )
     }
 
-    /// Whether the path cannot be moved: it is a mount point, or would have to leave its filesystem.
+    /// Whether the path cannot be moved: it is a mount point, or would have to leave its
+    /// filesystem.
     pub fn is_immovable(&self) -> bool {
         matches!(self.source.kind(), io::ErrorKind::ResourceBusy | io::ErrorKind::CrossesDevices)
     }

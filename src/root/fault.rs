@@ -1,12 +1,13 @@
 //! The fault point: each change of a tree passes it, so that a test can fail any one of them.
 //!
-//! A change is one system call that alters the disk: a name, content, an attribute, or durability. All
-//! calls of [`root`](super) that change something are made within [`change`]; this includes writes to a
-//! [`NewFile`](super::NewFile), and the spool. So each step of a run has a number, and a test can fail, or
-//! kill, a run at each of them. Only changes by other programs, such as rsync, have no number.
+//! A change is one system call that alters the disk: a name, content, an attribute, or durability.
+//! All calls of [`root`](super) that change something are made within [`change`]; this includes
+//! writes to a [`NewFile`](super::NewFile), and the spool. So each step of a run has a number, and
+//! a test can fail, or kill, a run at each of them. Only changes by other programs, such as rsync,
+//! have no number.
 //!
-//! In a program this costs one relaxed atomic subtraction per change. No option, variable or file arms a
-//! fault.
+//! In a program this costs one relaxed atomic subtraction per change. No option, variable or file
+//! arms a fault.
 
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -42,7 +43,8 @@ pub fn disarm() -> bool {
     was_reached && armed.is_some()
 }
 
-/// Number of changes since the process began, or since [`disarm`]; for tests without an armed fault.
+/// Number of changes since the process began, or since [`disarm`]; for tests without an armed
+/// fault.
 pub fn changes_made() -> u64 {
     LEFT.load(Ordering::SeqCst).abs_diff(i64::MAX)
 }
@@ -97,7 +99,8 @@ mod tests {
         "fstatfs",
     ];
 
-    /// A changing call outside [`super::change`] would be missing in each sweep: it is found by its name.
+    /// A changing call outside [`super::change`] would be missing in each sweep: it is found by its
+    /// name.
     #[test]
     fn every_changing_call_passes_fault_point() {
         let mut wrong = Vec::new();

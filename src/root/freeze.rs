@@ -1,12 +1,13 @@
 //! Writes the journal of a filesystem back to its place, for boot loaders that replay no journal.
 //!
-//! After a sync, data may be in the journal of the filesystem only. xfs leaves it there, and GRUB then finds
-//! the old kernel, or none. A freeze (FIFREEZE) writes everything to its place; a thaw follows at once.
+//! After a sync, data may be in the journal of the filesystem only. xfs leaves it there, and GRUB
+//! then finds the old kernel, or none. A freeze (FIFREEZE) writes everything to its place; a thaw
+//! follows at once.
 //!
-//! A process that died between the two would block each writer of the filesystem. So a guard process is
-//! started first: a second instance of this program. It thaws the filesystem if the first process ends
-//! unexpectedly, or takes too long. If both are killed at once, as at a shutdown, the filesystem stays
-//! frozen, but then it is unmounted anyway.
+//! A process that died between the two would block each writer of the filesystem. So a guard
+//! process is started first: a second instance of this program. It thaws the filesystem if the
+//! first process ends unexpectedly, or takes too long. If both are killed at once, as at a
+//! shutdown, the filesystem stays frozen, but then it is unmounted anyway.
 
 #![allow(
     unsafe_code,

@@ -139,7 +139,8 @@ impl Root {
 
     /// Identity of this tree: the filesystem, and inode and birth time of the root directory.
     ///
-    /// A copy of the tree has another one. It survives a reboot, also if disks then have other numbers.
+    /// A copy of the tree has another one. It survives a reboot, also if disks then have other
+    /// numbers.
     pub fn identity(&self) -> Result<String> {
         self.read_identity().map_err(|e| self.error("inspect", &TreePath::root(), e))
     }
@@ -149,9 +150,9 @@ impl Root {
         let inode = rustix::fs::fstat(&self.dir)?.st_ino;
         let (birth, nanos) = self.birth_time()?;
 
-        // ext4 and btrfs derive the id of a filesystem from its UUID. On xfs it is the device number, which
-        // can change at each boot. There the birth of the root directory, to the nanosecond, replaces it:
-        // for the root of a filesystem this is the time of its creation.
+        // ext4 and btrfs derive the id of a filesystem from its UUID. On xfs it is the device
+        // number, which can change at each boot. There the birth of the root directory, to the
+        // nanosecond, replaces it: for the root of a filesystem this is the time of its creation.
         let is_xfs = rustix::fs::fstatfs(&self.dir)?.f_type as u64 == XFS_SUPER_MAGIC;
         let filesystem = if is_xfs && birth != 0 {
             format!("{birth:x}.{nanos:x}")
@@ -207,8 +208,8 @@ pub(super) fn change_locks_in(
             mount: stat.stx_mnt_id,
             mount_root: stat.stx_attributes.contains(StatxAttributes::MOUNT_ROOT),
         })),
-        // Before Linux 4.11 there is no statx, and nothing is known. An impossible change then fails while
-        // it is staged or, at worst, after the commit point.
+        // Before Linux 4.11 there is no statx, and nothing is known. An impossible change then
+        // fails while it is staged or, at worst, after the commit point.
         Err(Errno::NOSYS) => Ok(Some(ChangeLocks {
             immutable: false,
             append_only: false,

@@ -2,8 +2,8 @@
 
 use rayon::ThreadPoolBuilder;
 
-/// Smallest number of threads: a disk answers several requests at once faster, however few processors
-/// there are.
+/// Smallest number of threads: a disk answers several requests at once faster, however few
+/// processors there are.
 const MIN_THREADS: usize = 8;
 
 /// Runs `work` with more threads than processors, for work that mostly waits for a disk.

@@ -1,7 +1,8 @@
 //! Setting of owner, mode, extended attributes and times.
 //!
-//! The order is owner, mode, attributes, times. chown clears setuid bits and capabilities, and an ACL contains
-//! the group bits of the mode. In another order the result would differ from the image.
+//! The order is owner, mode, attributes, times. chown clears setuid bits and capabilities, and an
+//! ACL contains the group bits of the mode. In another order the result would differ from the
+//! image.
 
 use std::os::fd::AsFd;
 
@@ -51,7 +52,8 @@ impl Root {
         let mode = Mode::from_raw_mode(meta.mode.into());
 
         set_owner_at(&dir, path, meta).map_err(fail)?;
-        // chmodat follows links, but only root can put one here: stages are accessible to root alone.
+        // chmodat follows links, but only root can put one here: stages are accessible to root
+        // alone.
         change(|| rustix::fs::chmodat(&dir, path.name(), mode, AtFlags::empty())).map_err(fail)?;
         self.set_xattrs_exactly(path, &meta.xattrs)?;
         set_mtime_at(&dir, path, meta.mtime).map_err(fail)

@@ -1,11 +1,12 @@
 //! The one handle on a tree: every path is a [`TreePath`], resolved from an open directory.
 //!
 //! No symbolic link is followed, at any depth. The kernel resolves a path with
-//! `openat2(RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS)`; before Linux 5.6, this module opens component by
-//! component with `O_NOFOLLOW`. So a symbolic link that somebody plants leads to an error, and never to a
-//! write outside the tree. `.clippy.toml` refuses calls by path in all other modules.
+//! `openat2(RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS)`; before Linux 5.6, this module opens component
+//! by component with `O_NOFOLLOW`. So a symbolic link that somebody plants leads to an error, and
+//! never to a write outside the tree. `.clippy.toml` refuses calls by path in all other modules.
 //!
-//! Each change of the tree passes one fault point ([`fault`]), so that tests can fail or kill a run at it.
+//! Each change of the tree passes one fault point ([`fault`]), so that tests can fail or kill a run
+//! at it.
 
 #![allow(clippy::disallowed_methods, reason = "this module is the one that touches a target tree")]
 
@@ -51,7 +52,8 @@ pub struct Root {
 }
 
 impl Root {
-    /// Opens the tree at `path`; symbolic links in `path` itself are followed, since the caller is trusted.
+    /// Opens the tree at `path`; symbolic links in `path` itself are followed, since the caller is
+    /// trusted.
     pub fn open(path: &Path) -> Result<Self> {
         let fail =
             |e: io::Error| RootError { what: "open", path: path.display().to_string(), source: e };
@@ -61,7 +63,8 @@ impl Root {
         Ok(Root { dir, location })
     }
 
-    /// Opens the tree below `path` as a handle of its own; no path above it can be reached through it.
+    /// Opens the tree below `path` as a handle of its own; no path above it can be reached through
+    /// it.
     pub fn below(&self, path: &TreePath) -> Result<Root> {
         let dir = self.open_dir(path)?;
         Ok(Root { dir, location: self.location.join(path.as_os_str()) })

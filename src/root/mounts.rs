@@ -71,8 +71,8 @@ pub fn read(location: &Path) -> io::Result<(Option<RootMount>, Vec<Mount>)> {
 
 /// Pairs of paths in a tree that show the same directory.
 ///
-/// These are a bind mount and its source, or two mounts of one disk. The first path of a pair is a mount
-/// point or the root.
+/// These are a bind mount and its source, or two mounts of one disk. The first path of a pair is a
+/// mount point or the root.
 pub fn aliases(root_mount: Option<&RootMount>, mounts: &[Mount]) -> Vec<(TreePath, TreePath)> {
     let root = root_mount.map(|root| (TreePath::root(), &root.device, &root.source));
     let below = mounts.iter().map(|mount| (mount.at.clone(), &mount.device, &mount.source));
@@ -84,7 +84,8 @@ pub fn aliases(root_mount: Option<&RootMount>, mounts: &[Mount]) -> Vec<(TreePat
         for (other, _, other_source) in same_device {
             let alias = rest_below(other_source, source).and_then(|rest| join(other, rest));
             let Some(alias) = alias else { continue };
-            // Another mount may hide the directory at this path, for example the mount at `at` itself.
+            // Another mount may hide the directory at this path, for example the mount at `at`
+            // itself.
             let innermost = all.iter().rfind(|(at, ..)| alias == *at || alias.is_below(at));
             if innermost.is_some_and(|(at, ..)| at == other) {
                 pairs.push((at.clone(), alias));
@@ -94,7 +95,8 @@ pub fn aliases(root_mount: Option<&RootMount>, mounts: &[Mount]) -> Vec<(TreePat
     pairs
 }
 
-/// The alias of `path` below `to`, if `path` is at or below `from` and both show the same directory.
+/// The alias of `path` below `to`, if `path` is at or below `from` and both show the same
+/// directory.
 pub fn alias_of(path: &TreePath, from: &TreePath, to: &TreePath) -> Option<TreePath> {
     if path == from {
         return Some(to.clone());
@@ -238,7 +240,8 @@ mod tests {
         assert!(mounts.is_empty());
     }
 
-    /// The aliases of a tree at `/n` of the disk 8:1, with these mounts: device, source, mount point.
+    /// The aliases of a tree at `/n` of the disk 8:1, with these mounts: device, source, mount
+    /// point.
     fn aliases_with(mounts: &[(&str, &str, &str)]) -> Vec<String> {
         let mut mountinfo = b"1 0 8:1 / / rw - ext4 /dev/sda1 rw\n".to_vec();
         for (device, source, at) in mounts {
@@ -251,7 +254,8 @@ mod tests {
 
     #[test]
     fn bind_mount_is_alias_of_its_source() {
-        // A bind mount within the tree, one disk mounted twice, and a mount that shows the tree itself.
+        // A bind mount within the tree, one disk mounted twice, and a mount that shows the tree
+        // itself.
         let bind = aliases_with(&[("8:1", "/n/srv/data", "/n/var/data")]);
         assert_eq!(bind, ["/var/data /srv/data"]);
         let twice = aliases_with(&[("8:2", "/", "/n/a"), ("8:2", "/x", "/n/b")]);

@@ -46,8 +46,8 @@ impl NewFile {
     ///
     /// If several files are synced one after the other, the disk then already works on all of them.
     pub fn start_writeback(&self) {
-        // For DONTNEED Linux starts the write-back of dirty pages, and drops clean pages; there are no
-        // clean pages yet. A failure costs only time, since the sync writes in any case.
+        // For DONTNEED Linux starts the write-back of dirty pages, and drops clean pages; there are
+        // no clean pages yet. A failure costs only time, since the sync writes in any case.
         let _ = rustix::fs::fadvise(&self.0, 0, None, rustix::fs::Advice::DontNeed);
     }
 

@@ -18,8 +18,8 @@ const BUFFER: usize = 1 << 20;
 impl Root {
     /// Stores the running program at `path`, with durable content.
     ///
-    /// On the mount of the program this is a hard link. Elsewhere it is a copy with mode 0700, which shares
-    /// its blocks if the filesystem can. The name becomes durable with the directory.
+    /// On the mount of the program this is a hard link. Elsewhere it is a copy with mode 0700,
+    /// which shares its blocks if the filesystem can. The name becomes durable with the directory.
     pub fn store_running_program(&self, path: &TreePath) -> Result<()> {
         let fail = |source: io::Error| self.error("keep this program as", path, source);
         let program =

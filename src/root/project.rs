@@ -1,7 +1,8 @@
 //! Project id of a directory, by which xfs and ext4 count quotas.
 //!
-//! If a directory passes its project on (`chattr +P`), the kernel refuses to rename or link a file of
-//! another project into it, with the error for another device. Preflight finds this before the commit point.
+//! If a directory passes its project on (`chattr +P`), the kernel refuses to rename or link a file
+//! of another project into it, with the error for another device. Preflight finds this before the
+//! commit point.
 
 #![allow(
     unsafe_code,

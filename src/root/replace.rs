@@ -66,7 +66,8 @@ impl Root {
             return renamed;
         }
 
-        // The filesystem, such as FUSE, does not know the flag. A check before the rename is the best left.
+        // The filesystem, such as FUSE, does not know the flag. A check before the rename is the
+        // best left.
         match rustix::fs::statat(&target_dir, target.name(), AtFlags::SYMLINK_NOFOLLOW) {
             Err(Errno::NOENT) => change(|| {
                 rustix::fs::renameat(source_dir, source.name(), target_dir, target.name())
@@ -97,11 +98,11 @@ impl Root {
 
     /// Removes a path with everything below it; a missing path is no error.
     ///
-    /// Mounts below it stay. If a path must not be removed, the rest is removed first, and then the error
-    /// is returned.
+    /// Mounts below it stay. If a path must not be removed, the rest is removed first, and then the
+    /// error is returned.
     ///
-    /// An rsync that outlived its run may still create files in the directory. Repeated passes remove them,
-    /// until rsync fails because its directory is missing.
+    /// An rsync that outlived its run may still create files in the directory. Repeated passes
+    /// remove them, until rsync fails because its directory is missing.
     pub fn remove_tree(&self, path: &TreePath) -> Result<()> {
         const MAX_PASSES: usize = 10;
         for _ in 0..MAX_PASSES {

@@ -61,8 +61,8 @@ type Visited<T, D> = Vec<(Option<T>, Option<D>)>;
 impl Root {
     /// Visits everything below `from` on many threads; returns the results in tree order.
     ///
-    /// Directories are visited in any order, the content of one directory in tree order. `enter` makes a
-    /// state for each directory, which `visit` gets for each path in it.
+    /// Directories are visited in any order, the content of one directory in tree order. `enter`
+    /// makes a state for each directory, which `visit` gets for each path in it.
     pub fn survey<S, T: Send, E: From<RootError> + Send>(
         &self,
         from: &TreePath,

@@ -1,7 +1,8 @@
 //! Extended attributes.
 //!
 //! The system calls for them have no `*at` form. So a path is given as its name below
-//! `/proc/self/fd/N`, where N is the descriptor of its directory; no component of the path is resolved again.
+//! `/proc/self/fd/N`, where N is the descriptor of its directory; no component of the path is
+//! resolved again.
 
 use std::ffi::OsStr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};

@@ -1,7 +1,7 @@
 //! Digests of the last scan.
 //!
-//! A file whose inode has not changed since is not read again. So an unchanged image costs a walk over its
-//! directories, and not the reading of its content.
+//! A file whose inode has not changed since is not read again. So an unchanged image costs a walk
+//! over its directories, and not the reading of its content.
 #![doc = include_str!("format.md")]
 #![allow(
     clippy::disallowed_methods,
@@ -79,7 +79,8 @@ impl Cache {
 
     /// Writes the cache under a temporary name, and renames it.
     pub fn save(&self, path: &Path) -> io::Result<()> {
-        // Appended to the whole name: image names have dots, so replacing an extension could make two equal.
+        // Appended to the whole name: image names have dots, so replacing an extension could make
+        // two equal.
         let mut temporary = path.as_os_str().to_owned();
         temporary.push(".new");
 

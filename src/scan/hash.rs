@@ -1,7 +1,7 @@
 //! Reads the content of one entry, and makes the entry.
 //!
-//! The inode is compared before and after reading. A file that changes meanwhile fails the scan: otherwise
-//! its digest could belong to no state that the file ever had.
+//! The inode is compared before and after reading. A file that changes meanwhile fails the scan:
+//! otherwise its digest could belong to no state that the file ever had.
 
 use std::fs::File;
 use std::io::{self, Read};

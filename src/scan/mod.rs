@@ -1,8 +1,8 @@
 //! Reads a tree into a manifest.
 //!
-//! The manifest describes the tree at one moment, or the scan fails. A file that changes while it is read
-//! is named in the error. [`Scan::recheck`] finds later changes, after a publish has written its archives.
-//! Without both, a publish could promise content that no image ever had.
+//! The manifest describes the tree at one moment, or the scan fails. A file that changes while it
+//! is read is named in the error. [`Scan::recheck`] finds later changes, after a publish has
+//! written its archives. Without both, a publish could promise content that no image ever had.
 
 mod cache;
 mod error;
@@ -229,8 +229,8 @@ fn changed_or(root: &Root, error: RootError, path: &TreePath) -> ScanError {
     if error.is_absent() { ScanError::Changed { path: root.show(path) } } else { error.into() }
 }
 
-/// Whether a path is state of a node: a stage or undo set anywhere, any `.si-*` in the root, or a file
-/// in the state directory. The state directory itself is part of the agent's package.
+/// Whether a path is state of a node: a stage or undo set anywhere, any `.si-*` in the root, or a
+/// file in the state directory. The state directory itself is part of the agent's package.
 fn is_client_state(path: &TreePath, stat: &Stat) -> bool {
     let is_in_state_dir = path.parent().is_some_and(|parent| parent.as_bytes() == CLIENT_STATE);
     let is_own_in_root = path.as_bytes() == path.name() && path.name().starts_with(b".si-");

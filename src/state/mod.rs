@@ -1,8 +1,8 @@
 //! The state: record of a node's image, generation, filter, overrides and deviations.
 //!
-//! All files are in `var/lib/systemimager/client/` below the root. The manifest of the recorded generation
-//! is durable before the `state.toml` that names it. So the rename of `state.toml` commits both, and a power
-//! cut cannot leave a state without its manifest.
+//! All files are in `var/lib/systemimager/client/` below the root. The manifest of the recorded
+//! generation is durable before the `state.toml` that names it. So the rename of `state.toml`
+//! commits both, and a power cut cannot leave a state without its manifest.
 #![doc = include_str!("format.md")]
 
 mod backup;
@@ -263,7 +263,8 @@ pub fn record_last_synced(root: &Root, image: &ImageName) -> Result<(), RootErro
     Ok(())
 }
 
-/// Records that the generation of a tree is unknown; `synced` is the image that it came from, if any.
+/// Records that the generation of a tree is unknown; `synced` is the image that it came from, if
+/// any.
 pub fn forget(root: &Root, synced: Option<&ImageName>) -> Result<(), StateError> {
     root.unlink(&file_path(STATE_FILE))?;
     match synced {

@@ -1,7 +1,7 @@
 //! Record of the overrides of a tree.
 //!
-//! The state has their whole manifests, since an override is a small tree. So no other file has to be kept
-//! consistent with the state.
+//! The state has their whole manifests, since an override is a small tree. So no other file has to
+//! be kept consistent with the state.
 
 use serde::{Deserialize, Serialize};
 

@@ -1,7 +1,7 @@
 //! The pinned generation: the one that a rollback left.
 //!
-//! Without this record the next run, perhaps by a timer, would install at once the generation that an
-//! administrator has just rolled back.
+//! Without this record the next run, perhaps by a timer, would install at once the generation that
+//! an administrator has just rolled back.
 
 use std::io::Read;
 
@@ -16,7 +16,8 @@ const FILE: &str = "held.toml";
 /// Largest file that is read, in bytes.
 const MAX_FILE: u64 = 64 << 10;
 
-/// A generation that no run installs until a newer one is published or the administrator permits it.
+/// A generation that no run installs until a newer one is published or the administrator permits
+/// it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Pinned {

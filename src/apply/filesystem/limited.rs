@@ -1,9 +1,9 @@
 //! Limited filesystems: vfat and its kin, such as the EFI system partition.
 //!
 //! They hold names, content and coarse times, but no owners, permissions, links or extended
-//! attributes. Everything else is left out of comparisons, and an entry that cannot exist there is a
-//! deviation. A limited filesystem has no stage. Its slots are on the root's filesystem, which has a
-//! journal, and a copy replaces each rename (`roll_forward/copy_rename.rs`).
+//! attributes. Everything else is left out of comparisons, and an entry that cannot exist there is
+//! a deviation. A limited filesystem has no stage. Its slots are on the root's filesystem, which
+//! has a journal, and a copy replaces each rename (`roll_forward/copy_rename.rs`).
 
 use std::collections::{BTreeMap, HashSet};
 

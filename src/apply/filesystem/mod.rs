@@ -4,8 +4,8 @@
 //! transaction has a stage and an undo set of its own, at its mount root. Bind mounts and nested
 //! btrfs subvolumes count as filesystems too, since a rename cannot leave them either.
 //!
-//! A [limited filesystem](limited) has no slots: those of the root's filesystem serve it, and a copy
-//! replaces each rename.
+//! A [limited filesystem](limited) has no slots: those of the root's filesystem serve it, and a
+//! copy replaces each rename.
 
 pub mod limited;
 pub mod mount_root_times;

@@ -1,7 +1,7 @@
 //! Undo sets: the directories `.si-undo` at the mount roots of the last transaction.
 //!
-//! The undo set on the root's filesystem has the undo log; without it the others are no undo set. So
-//! the root's is removed first: a part of a set must never be taken for a set.
+//! The undo set on the root's filesystem has the undo log; without it the others are no undo set.
+//! So the root's is removed first: a part of a set must never be taken for a set.
 
 use std::collections::{BTreeSet, HashSet};
 

@@ -1,8 +1,8 @@
 //! Boot flush: writes the journal of the filesystem of `/boot` back to its final place.
 //!
 //! After syncfs(2), new metadata may be durable only in the filesystem's own journal. A boot loader
-//! that does not replay it, such as GRUB on ext4 or xfs, would not find the new kernel. Freezing and
-//! thawing the filesystem writes everything back.
+//! that does not replay it, such as GRUB on ext4 or xfs, would not find the new kernel. Freezing
+//! and thawing the filesystem writes everything back.
 
 use std::collections::BTreeSet;
 

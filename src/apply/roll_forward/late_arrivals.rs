@@ -2,9 +2,9 @@
 //! that moved the directory to the backups as a whole.
 //!
 //! The journal lists every path that was to be removed with such a directory. Each other path below
-//! it is moved back, into the directory that exists at its place now, or into the removed directory,
-//! which is created again. A late arrival stays among the backups only if its place is occupied, or
-//! if its directory has become another type. All of it can be repeated.
+//! it is moved back, into the directory that exists at its place now, or into the removed
+//! directory, which is created again. A late arrival stays among the backups only if its place is
+//! occupied, or if its directory has become another type. All of it can be repeated.
 
 use std::collections::{HashMap, HashSet};
 

@@ -1,9 +1,9 @@
 //! Roll forward: carries out the redo journal, from the commit point to the end of the transaction.
 //!
-//! Every action first tests whether it was done. So the whole journal can be repeated from its first
-//! action after a kill or a power cut at any moment, by this run or by a later one. The order of the
-//! phases is the order in which their results become durable: live tree, state, end of the journal,
-//! undo set. A state that is recorded is therefore true.
+//! Every action first tests whether it was done. So the whole journal can be repeated from its
+//! first action after a kill or a power cut at any moment, by this run or by a later one. The order
+//! of the phases is the order in which their results become durable: live tree, state, end of the
+//! journal, undo set. A state that is recorded is therefore true.
 
 mod boot_flush;
 pub(super) mod cleanup;

@@ -7,8 +7,8 @@
 //! | make a directory | a directory exists |
 //! | remove | the backup exists |
 //!
-//! The tree may have changed since it was planned. An object that another program created in the way
-//! of an action is moved to the backups, never removed.
+//! The tree may have changed since it was planned. An object that another program created in the
+//! way of an action is moved to the backups, never removed.
 
 use crate::apply::error::RedoError;
 use crate::apply::filesystem::Filesystems;
@@ -135,8 +135,8 @@ impl<'a> Executor<'a> {
     /// Opens the directory that contains `path`.
     ///
     /// With `backups` the action adds an entry: a missing directory is created again, and an object
-    /// in its place is moved to `backups`. Otherwise a missing directory means that there is nothing
-    /// left to do.
+    /// in its place is moved to `backups`. Otherwise a missing directory means that there is
+    /// nothing left to do.
     fn open_parent(
         &mut self,
         path: &TreePath,

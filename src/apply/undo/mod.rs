@@ -1,7 +1,8 @@
 //! The undo set: the backups of the last transaction, and the rollback that restores them.
 //!
-//! A rollback is a transaction like any other. Its staged content is the undo set, which is complete
-//! and durable already; its backups become the next undo set, so that a rollback can be undone too.
+//! A rollback is a transaction like any other. Its staged content is the undo set, which is
+//! complete and durable already; its backups become the next undo set, so that a rollback can be
+//! undone too.
 
 pub(super) mod backup;
 mod displaced;

@@ -1,8 +1,8 @@
 //! Undo log: the prior state of each path of a transaction, and the slot of its backup.
 //!
-//! It is written before the commit point, from the live tree of that moment, and becomes durable with
-//! the stage. The roll forward corrects it at the end if another program created or removed a path
-//! between planning and the rename.
+//! It is written before the commit point, from the live tree of that moment, and becomes durable
+//! with the stage. The roll forward corrects it at the end if another program created or removed a
+//! path between planning and the rename.
 //!
 #![doc = include_str!("format.md")]
 

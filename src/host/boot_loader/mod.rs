@@ -1,9 +1,9 @@
 //! Programs that make changed boot files known to the boot loader of a tree.
 //!
-//! Some boot loaders read a configuration that a program generates (grub), or a list of blocks that a
-//! program writes (zipl, lilo). Others read entries from a directory (systemd-boot, some builds of grub).
-//! A tree can have several boot loaders: all of them are updated. The order matters, since the result of one
-//! program can be input of another.
+//! Some boot loaders read a configuration that a program generates (grub), or a list of blocks that
+//! a program writes (zipl, lilo). Others read entries from a directory (systemd-boot, some builds
+//! of grub). A tree can have several boot loaders: all of them are updated. The order matters,
+//! since the result of one program can be input of another.
 
 pub mod pending;
 
@@ -152,7 +152,8 @@ pub fn plan_commands(changes: &BootChanges, tools: &BootTools) -> BootLoaderPlan
         }
     }
 
-    // The binary that the firmware starts is a copy on the EFI system partition, not the image's file.
+    // The binary that the firmware starts is a copy on the EFI system partition, not the image's
+    // file.
     if tools.systemd_boot && changes.keys().any(is_systemd_boot) {
         commands.extend(tools.command("bootctl", words(&["--graceful", "update"])));
     }
@@ -170,8 +171,8 @@ pub fn plan_commands(changes: &BootChanges, tools: &BootTools) -> BootLoaderPlan
     if !commands.is_empty() {
         return BootLoaderPlan::Run(commands);
     }
-    // Entries, and the configuration of extlinux, are read at boot. The binaries of systemd-boot matter
-    // only if systemd-boot is installed.
+    // Entries, and the configuration of extlinux, are read at boot. The binaries of systemd-boot
+    // matter only if systemd-boot is installed.
     if !has_other_changes || has_entries || has("boot/extlinux/extlinux.conf") {
         BootLoaderPlan::Nothing
     } else {
@@ -181,8 +182,8 @@ pub fn plan_commands(changes: &BootChanges, tools: &BootTools) -> BootLoaderPlan
 
 /// The command that generates grub's configuration, if the tree boots by grub.
 ///
-/// Debian's `update-grub` comes first: it knows the settings of the distribution. One command is enough,
-/// since a tree boots by one grub; its directory shows which one.
+/// Debian's `update-grub` comes first: it knows the settings of the distribution. One command is
+/// enough, since a tree boots by one grub; its directory shows which one.
 pub fn grub_command(tools: &BootTools) -> Option<BootCommand> {
     let candidates: [(&str, &str, &[&str]); 3] = [
         ("boot/grub", "update-grub", &[]),
@@ -222,8 +223,8 @@ fn kernel_install_arguments(changes: &BootChanges) -> Vec<Vec<OsString>> {
                 image.push("/vmlinuz");
                 by_release.insert(release.clone(), vec!["add".into(), release, image]);
             }
-            // If the update merges or splits /usr, the kernel is removed at one path and installed at the
-            // other: then it stays installed.
+            // If the update merges or splits /usr, the kernel is removed at one path and installed
+            // at the other: then it stays installed.
             BootFileChange::Removed => {
                 by_release.entry(release.clone()).or_insert_with(|| vec!["remove".into(), release]);
             }

@@ -1,7 +1,8 @@
 //! The pending boot loader run: record of boot files that the boot loader does not know yet.
 //!
-//! The record is written before the seal of an update, and removed after the boot loader's program has
-//! succeeded. So a run that is killed in between, or a program that fails, leaves the work to the next run.
+//! The record is written before the seal of an update, and removed after the boot loader's program
+//! has succeeded. So a run that is killed in between, or a program that fails, leaves the work to
+//! the next run.
 
 use std::io::Read;
 

@@ -21,8 +21,8 @@ pub struct ClientConf {
 impl ClientConf {
     /// Parses lines of the form `name = value` or `name value`, as Perl's AppConfig did.
     ///
-    /// Case does not matter in names, quotes around a value are removed, and `#` begins a comment line.
-    /// `$VAR`, `~` and here-documents, which AppConfig knew, are not expanded.
+    /// Case does not matter in names, quotes around a value are removed, and `#` begins a comment
+    /// line. `$VAR`, `~` and here-documents, which AppConfig knew, are not expanded.
     pub fn parse(file: &str, content: &[u8]) -> Result<Self, BadFile> {
         let mut conf = ClientConf::default();
 

@@ -1,8 +1,9 @@
 //! The image server's `scripts/cluster.txt`: image and overrides of each host.
 //!
-//! `si_clusterconfig` writes the file. A comment names the overrides of all hosts. Then each line is
-//! `host:group:image:override`: one for each override of each group of a host, the most important group
-//! first. Overrides in a list are in the order in which they are copied over the image.
+//! `si_clusterconfig` writes the file. A comment names the overrides of all hosts. Then each line
+//! is `host:group:image:override`: one for each override of each group of a host, the most
+//! important group first. Overrides in a list are in the order in which they are copied over the
+//! image.
 
 use crate::host::{BadFile, lines, text};
 use crate::image::ImageName;
@@ -19,8 +20,8 @@ pub struct HostAssignment {
 impl HostAssignment {
     /// Parses the lines of `host`, a name without a domain; `file` is for messages.
     ///
-    /// The overrides of all hosts come first, then those of the host's lines from the last to the first:
-    /// the first line is the most important one, so its overrides are copied last.
+    /// The overrides of all hosts come first, then those of the host's lines from the last to the
+    /// first: the first line is the most important one, so its overrides are copied last.
     pub fn parse(file: &str, content: &[u8], host: &str) -> Result<Self, BadFile> {
         let mut image = None;
         let mut overrides = Vec::new();

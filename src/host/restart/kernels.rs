@@ -88,8 +88,8 @@ fn boot_time(proc: &Path) -> Option<i64> {
 
 /// Compares kernel releases.
 ///
-/// Runs of digits are compared by value and sort after letters; letters are compared byte by byte. A release
-/// candidate (`-rc1`) sorts before its release.
+/// Runs of digits are compared by value and sort after letters; letters are compared byte by byte.
+/// A release candidate (`-rc1`) sorts before its release.
 pub(super) fn compare_releases(a: &str, b: &str) -> Ordering {
     let (mut left, mut right) = (ReleaseWords(a), ReleaseWords(b));
     loop {

@@ -1,7 +1,7 @@
 //! Restart verdict: services that still use replaced files, and reasons for a reboot.
 //!
-//! The verdict is computed from `/proc` and from the tree, and never recorded. So it is right at the moment
-//! of the question, also if another program replaced the files.
+//! The verdict is computed from `/proc` and from the tree, and never recorded. So it is right at
+//! the moment of the question, also if another program replaced the files.
 
 #![allow(
     clippy::disallowed_methods,
@@ -72,7 +72,8 @@ impl RestartVerdict {
         RestartVerdict::inspect(Path::new(PROC), root, release).map(Some)
     }
 
-    /// Inspects the processes in `proc` whose root directory is `root`; `release` is the running kernel's.
+    /// Inspects the processes in `proc` whose root directory is `root`; `release` is the running
+    /// kernel's.
     pub fn inspect(proc: &Path, root: &Root, release: &str) -> Result<Self, RootError> {
         let processes = Processes::read(proc, root)?;
         let mut reboot = kernels::reasons(proc, root, release)?;

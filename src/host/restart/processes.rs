@@ -60,7 +60,8 @@ pub enum Owner {
 }
 
 impl Processes {
-    /// Reads the processes in `proc` whose root directory is `root`; those of containers have another.
+    /// Reads the processes in `proc` whose root directory is `root`; those of containers have
+    /// another.
     pub fn read(proc: &Path, root: &Root) -> Result<Self, RootError> {
         let fail = |source: io::Error| RootError {
             what: "read",

@@ -46,7 +46,8 @@ impl System {
         self.write(&format!("tree/boot/vmlinuz-{release}"), "kernel");
     }
 
-    /// A process that runs `exe` and maps the files of `maps`, a `RIGHTS NAME` a line; names are the tree's.
+    /// A process that runs `exe` and maps the files of `maps`, a `RIGHTS NAME` a line; names are
+    /// the tree's.
     fn process(&self, pid: u32, command: &str, group: &str, exe: &str, maps: &str) {
         let tree = self.at("tree").display().to_string();
         let line = |line: &str| {
