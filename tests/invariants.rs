@@ -48,8 +48,8 @@ fn invariants() -> Vec<Invariant> {
     let mut invariants: Vec<Invariant> = Vec::new();
     for line in list.lines().skip(1).map_while(|line| line.strip_prefix("//!")) {
         let line = line.trim();
-        let is_numbered = line.split_once(". ").is_some_and(|(n, _)| n.parse::<u32>().is_ok());
-        if is_numbered {
+        let next_number = (invariants.len() + 1).to_string();
+        if line.split_once(". ").is_some_and(|(number, _)| number == next_number) {
             invariants.push(Invariant { title: line.to_owned(), tests: Vec::new() });
         } else if let Some(test) = line.strip_prefix("- `").and_then(|rest| rest.strip_suffix('`'))
         {

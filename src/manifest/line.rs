@@ -15,7 +15,7 @@ use crate::entry::{Device, Entry, Leaf, LeafKind, Meta, Mtime, Node, Xattrs};
 use crate::tree_path::TreePath;
 
 /// Reason for which a line is not canonical.
-type LineFault = &'static str;
+type LineError = &'static str;
 
 /// Bytes that clause 4 leaves unescaped.
 const PLAIN: [bool; 256] = {
@@ -114,7 +114,7 @@ fn write_number(to: &mut Vec<u8>, before: &[u8], value: u64) {
 }
 
 /// Parses one line without its newline.
-pub(super) fn parse(line: &[u8]) -> Result<Entry, LineFault> {
+pub(super) fn parse(line: &[u8]) -> Result<Entry, LineError> {
     let mut fields = Fields(Some(line));
     let path = parse_path(fields.next().ok_or("it is empty")?)?;
     let kind = fields.value("type=", "it has no type")?;
@@ -160,12 +160,12 @@ impl<'a> Fields<'a> {
         }
     }
 
-    fn value(&mut self, keyword: &str, missing: LineFault) -> Result<&'a [u8], LineFault> {
+    fn value(&mut self, keyword: &str, missing: LineError) -> Result<&'a [u8], LineError> {
         self.next().and_then(|field| field.strip_prefix(keyword.as_bytes())).ok_or(missing)
     }
 }
 
-fn parse_kind(kind: &[u8], size: u64, fields: &mut Fields) -> Result<Option<LeafKind>, LineFault> {
+fn parse_kind(kind: &[u8], size: u64, fields: &mut Fields) -> Result<Option<LeafKind>, LineError> {
     Ok(Some(match kind {
         b"dir" => return Ok(None),
         b"file" => {
@@ -186,7 +186,7 @@ fn parse_kind(kind: &[u8], size: u64, fields: &mut Fields) -> Result<Option<Leaf
 }
 
 /// Parses the keywords after those of the type: extended attributes, then the hard-link group.
-fn parse_tail(fields: &mut Fields) -> Result<(Xattrs, Option<TreePath>), LineFault> {
+fn parse_tail(fields: &mut Fields) -> Result<(Xattrs, Option<TreePath>), LineError> {
     let mut xattrs = Xattrs::new();
     while let Some(field) = fields.next() {
         if let Some(group) = field.strip_prefix(b"hardlink=") {
@@ -224,8 +224,8 @@ pub fn parse_path(text: &[u8]) -> Result<TreePath, &'static str> {
     }
 }
 
-fn unescape(text: &[u8]) -> Result<Cow<'_, [u8]>, LineFault> {
-    const FAULT: LineFault = "a byte is not escaped as it has to be";
+fn unescape(text: &[u8]) -> Result<Cow<'_, [u8]>, LineError> {
+    const FAULT: LineError = "a byte is not escaped as it has to be";
     if is_plain(text) {
         return Ok(text.into());
     }
@@ -255,14 +255,14 @@ fn unescape(text: &[u8]) -> Result<Cow<'_, [u8]>, LineFault> {
     Ok(bytes.into())
 }
 
-fn parse_mode(text: &[u8]) -> Result<u16, LineFault> {
+fn parse_mode(text: &[u8]) -> Result<u16, LineError> {
     if text.len() != 4 || !text.iter().all(|b| matches!(b, b'0'..=b'7')) {
         return Err("its mode is not four octal digits");
     }
     Ok(text.iter().fold(0, |mode, digit| mode << 3 | u16::from(digit - b'0')))
 }
 
-fn parse_id(text: &[u8]) -> Result<u32, LineFault> {
+fn parse_id(text: &[u8]) -> Result<u32, LineError> {
     parse_number(text)
         .and_then(|id| u32::try_from(id).ok())
         .ok_or("its owner or group is not a number")
@@ -297,7 +297,7 @@ fn parse_time(text: &[u8]) -> Option<Mtime> {
     Some(Mtime { seconds, nanos })
 }
 
-fn parse_device(fields: &mut Fields) -> Result<Device, LineFault> {
+fn parse_device(fields: &mut Fields) -> Result<Device, LineError> {
     let text = fields.value("device=native,", "it has no device number")?;
     let mut numbers = text
         .splitn(2, |&b| b == b',')

@@ -168,16 +168,16 @@ impl Manifest {
             ));
         }
 
-        let mut named: Vec<(&TreePath, Change)> = changed
+        let mut named: Vec<(&TreePath, NamedChange)> = changed
             .iter()
-            .map(|entry| (&entry.path, Change::Install))
-            .chain(removed.iter().map(|entry| (&entry.path, Change::Remove)))
+            .map(|entry| (&entry.path, NamedChange::Install))
+            .chain(removed.iter().map(|entry| (&entry.path, NamedChange::Remove)))
             .collect();
         named.sort_unstable();
         for pair in named.windows(2).filter(|pair| pair[0].0 == pair[1].0) {
             let why = match (pair[0].1, pair[1].1) {
-                (Change::Install, Change::Install) => "it is changed twice",
-                (Change::Remove, Change::Remove) => continue,
+                (NamedChange::Install, NamedChange::Install) => "it is changed twice",
+                (NamedChange::Remove, NamedChange::Remove) => continue,
                 _ => "it is both removed and changed",
             };
             return Err(other_base(pair[0].0, why));
@@ -229,7 +229,7 @@ impl Manifest {
 
 /// Change of one path; the order decides nothing, it only brings equal paths together.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Change {
+enum NamedChange {
     Install,
     Remove,
 }

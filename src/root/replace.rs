@@ -151,7 +151,7 @@ impl Root {
             Ok(if is_long { Descend::Past } else { Descend::Into })
         })?;
 
-        // In reverse, so that each directory is empty when its turn comes.
+        // In reverse: a directory after everything below it.
         for dir in dirs.iter().rev() {
             keep_refusal(self.remove_dir(dir).map(drop))?;
         }

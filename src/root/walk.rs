@@ -51,7 +51,7 @@ impl OpenDirectory<'_> {
 }
 
 /// An open directory, and its content in tree order.
-type Listing = (Dir, Vec<(TreePath, Stat)>);
+type DirListing = (Dir, Vec<(TreePath, Stat)>);
 
 /// Results for the content of one directory.
 ///
@@ -133,7 +133,7 @@ impl Root {
     }
 
     /// Opens and lists a directory; `None` if it does not exist.
-    fn list(&self, path: &TreePath) -> Result<Option<Listing>> {
+    fn list(&self, path: &TreePath) -> Result<Option<DirListing>> {
         let dir = match self.open_dir(path) {
             Err(e) if is_absent(&e.source) && !path.is_root() => return Ok(None),
             answer => answer?,

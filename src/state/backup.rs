@@ -30,7 +30,7 @@ pub fn back_up(root: &Root, to: &Root) -> Result<(), RootError> {
     for (from, name) in files {
         match to.create_link(&tree_path(name), root, &from) {
             Err(error) if error.is_absent() => {}
-            // The state directory may be on another filesystem, where no link is possible.
+            // The state directory may be on another filesystem, which makes a link impossible.
             Err(_) => root.copy(&from, to, &tree_path(name))?,
             Ok(()) => {}
         }
