@@ -2,7 +2,7 @@
 //!
 //! Two programs share this library. `si_tardiff` on the image server publishes generations, and the
 //! diffs between them, as static files. `si_updateclient` on a node fetches diffs and applies them
-//! in one transaction. `docs/architecture.md` tells the story of both, `docs/glossary.md` defines
+//! in one transaction. `docs/architecture.md` describes both, `docs/glossary.md` defines
 //! the words.
 //!
 //! # Layers

@@ -25,7 +25,7 @@ pub struct Filter {
     rules: Vec<Rule>,
     /// Names of the exclude files, by the index of [`RuleOrigin::File`].
     files: Vec<String>,
-    /// The image manages only this directory; the root stands for the whole tree.
+    /// The image manages only this directory; the root means the whole tree.
     within: TreePath,
 }
 

@@ -91,11 +91,8 @@ impl Pattern {
         };
 
         let text = if anchored { &body[1..] } else { body };
-        let matcher = if wild {
-            Matcher::Wild(Wild::new(text, body.ends_with(b"***")))
-        } else {
-            Matcher::Literal(text.into())
-        };
+        let matcher =
+            if wild { Matcher::Wild(Wild::new(text)) } else { Matcher::Literal(text.into()) };
         Pattern { source: source.into(), dir_only, scope, matcher }
     }
 
@@ -162,12 +159,17 @@ fn contains(text: &[u8], part: &[u8]) -> bool {
 }
 
 impl Wild {
-    fn new(text: &[u8], with_directory: bool) -> Self {
+    fn new(text: &[u8]) -> Self {
         let tokens = tokens(text);
         let prefix = tokens.iter().map_while(Token::as_byte).collect();
         let mut suffix: Vec<u8> = tokens.iter().rev().map_while(Token::as_byte).collect();
         suffix.reverse();
-        Wild { tokens: tokens.into(), prefix, suffix: suffix.into(), with_directory }
+        Wild {
+            tokens: tokens.into(),
+            prefix,
+            suffix: suffix.into(),
+            with_directory: text.ends_with(b"***"),
+        }
     }
 
     fn matches_from_start(&self, text: &[u8], kind: EntryKind) -> bool {
