@@ -244,11 +244,11 @@ fn immutable_path_is_refused_before_seal() {
     let mode = |tree: &mut Tree| tree.get_mut(&b"srv/kept"[..]).expect("is there").mode = 0o700;
     refused(&edits, "etc/passwd", "i", "/etc/passwd changes, but");
     refused(&edits, "etc/passwd", "a", "/etc/passwd changes, but");
-    refused(&edits, "etc", "i", "entries of /etc change");
+    refused(&edits, "etc", "i", "/etc change, but it is");
     refused(&time, "etc/passwd", "i", "/etc/passwd changes, but");
     refused(&remove, "srv/removed/f", "i", "/srv/removed/f changes, but");
     refused(&remove, "srv/removed", "i", "/srv/removed ");
-    refused(&remove, "srv", "i", "entries of /srv change");
+    refused(&remove, "srv", "i", "/srv change, but it is");
     refused(&turns, "srv/converted/f", "i", "/srv/converted/f is immutable");
     refused(&turns, "srv/converted", "i", "/srv/converted changes, but");
     refused(&mode, "srv/kept", "i", "/srv/kept changes, but");

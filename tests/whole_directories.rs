@@ -260,7 +260,7 @@ fn mount_in_stale_directory_prevents_its_removal() {
     let recovered = recover(&node);
     let there = fs::read_to_string(at.join("precious"));
     run(Command::new("umount").arg(&at));
-    recovered.ended(0, &["/usr/lib/modules/old stays"]);
+    recovered.ended(0, &["/usr/lib/modules/old was not removed"]);
     assert_eq!(there.expect("is there"), "precious");
     assert!(elsewhere.path().join("precious").exists());
     assert!(node.join(OLD).join("kernel/a.ko").exists());

@@ -552,8 +552,8 @@ impl RedoError {
 
 impl InodeFlag {
     /// The flag that forbids a change of the inode, if it has one.
-    pub(in crate::apply) fn from_pins(pins: &ChangeLocks) -> Option<Self> {
-        match (pins.immutable, pins.append_only) {
+    pub(in crate::apply) fn from_locks(locks: &ChangeLocks) -> Option<Self> {
+        match (locks.immutable, locks.append_only) {
             (true, _) => Some(InodeFlag::Immutable),
             (false, true) => Some(InodeFlag::AppendOnly),
             (false, false) => None,

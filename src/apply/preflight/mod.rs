@@ -154,7 +154,7 @@ impl PathCheck<'_> {
     /// Refuses a change that the inode forbids.
     fn check_pins(&self, change: &Change, pins: &ChangeLocks) -> Result<(), Untouched> {
         let path = self.root.show(&change.path);
-        if let Some(flag) = InodeFlag::from_pins(pins) {
+        if let Some(flag) = InodeFlag::from_locks(pins) {
             return Err(RefusalKind::FlaggedPath { path, flag }.into());
         }
         if pins.mount_root && change.action != Action::SetDirMetadata {
@@ -171,7 +171,7 @@ impl PathCheck<'_> {
         let (Some(pins), Some(stat)) = (root.change_locks(parent)?, stat) else {
             return Err(RefusalKind::ParentMissing { path }.into());
         };
-        if let Some(flag) = InodeFlag::from_pins(&pins) {
+        if let Some(flag) = InodeFlag::from_locks(&pins) {
             return Err(RefusalKind::FlaggedParent { path, flag }.into());
         }
 
