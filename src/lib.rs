@@ -53,6 +53,7 @@
 //! 6. **Slots are disjoint.** Each change of a transaction has a slot number of its own, also
 //!    backups of the running kernel's files. Two changes in one slot would lose a backup.
 //!    - `tests/running_kernel.rs::rollback_with_removals_backs_up_the_running_kernel`
+//!    - `apply::on_disk::tests::taken_slots_are_distinct_and_never_reserved`
 //! 7. **Durable in order.** Staged content reaches the disk before the journal, the journal before
 //!    the first rename, all renames before the state.
 //!    - `tests/power_cut.rs::power_cut_on_ext4_leaves_base_or_target`
@@ -75,9 +76,8 @@
 //!     - `tests/hostile_update.rs::forged_archive_with_correct_digest_changes_nothing`
 //!     - `tests/fetch.rs::download_stops_at_size_in_catalog`
 //!     - `manifest::tests::text_not_canonical_refused`
-//! 12. **Exit code 0 means complete.** A path that could not be updated is named, and the exit code
-//!     is not
-//!     0. An error names the side at fault: this node, the server or the network.
+//! 12. **Exit code 0 means complete.** A path that could not be updated is named, and the run exits
+//!     with another code. An error names the side at fault: this node, the server or the network.
 //!     - `tests/cli_mounts.rs::file_under_bind_mount_is_reported_and_untouched`
 //!     - `tests/fetch.rs::refused_connection_differs_from_unknown_name`
 //! 13. **Bounded memory.** The memory of a run grows with the number of entries, not with the size

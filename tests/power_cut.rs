@@ -5,9 +5,9 @@
 //! Model of the power cut:
 //!
 //! - **ext4 and xfs** are shut down by an ioctl made for such tests, without a flush of their log.
-//! Nothing is written to the disk after the ioctl; the next mount replays the journal. Dirty pages
-//! and uncommitted metadata are lost. A disk that loses writes from its own cache is not modelled:
-//! all writes that the filesystem submitted before the shutdown survive.
+//!   Nothing is written to the disk after the ioctl; the next mount replays the journal. Dirty pages
+//!   and uncommitted metadata are lost. A disk that loses writes from its own cache is not modelled:
+//!   all writes that the filesystem submitted before the shutdown survive.
 //! - **btrfs** has no such ioctl. Its disk is a file on an xfs filesystem, which can clone the file
 //!   atomically while the update runs, even in the middle of a commit. The clone holds all writes
 //!   that btrfs had submitted, in the order of their completion. A disk that loses an earlier write

@@ -20,8 +20,10 @@
 //! | keep or remove the backups; plan a rollback | [`undo`] | `UndoSet` |
 //!
 //! Names on disk and their states are in [`on_disk`]; errors and notices with their wording in
-//! [`error`] and [`notice`]; mount topology, stages and undo sets in [`filesystem`].
+//! [`error`] and [`notice`]; mount topology, stages and undo sets in [`filesystem`]; the comparison
+//! of an entry with an object of the tree in [`difference`].
 
+pub mod difference;
 pub mod error;
 pub mod filesystem;
 pub mod journal;

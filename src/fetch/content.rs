@@ -280,7 +280,7 @@ impl<'s> ContentStore<'s> {
             }
         }
         if total_size > MAX_FETCHED_SOURCES {
-            return Err(FrameError::SourcesTooLarge { number: number as u64 });
+            return Err(FrameError::SourcesTooLarge { number });
         }
 
         let mut fetched = HashMap::new();
@@ -296,7 +296,7 @@ impl<'s> ContentStore<'s> {
         match missing.into_iter().next() {
             None => Ok(GroupSources { local: self.local, fetched }),
             Some(Missing { digest, reason }) => {
-                Err(FrameError::SourceMissing { number: number as u64, digest, reason })
+                Err(FrameError::SourceMissing { number, digest, reason })
             }
         }
     }

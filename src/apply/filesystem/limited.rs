@@ -7,7 +7,7 @@
 
 use std::collections::{BTreeMap, HashSet};
 
-use crate::apply::plan::difference::Difference;
+use crate::apply::difference::Difference;
 use crate::entry::{Entry, Mtime};
 use crate::manifest::Manifest;
 use crate::root::Stat;

@@ -2,9 +2,9 @@
 
 use rayon::prelude::*;
 
+use crate::apply::difference::Difference;
 use crate::apply::error::Untouched;
 use crate::apply::filesystem::limited;
-use crate::apply::plan::difference::Difference;
 use crate::apply::plan::hardlinks;
 use crate::apply::plan::input::{CheckLevel, PlanInput};
 use crate::apply::plan::live_tree::LiveTree;

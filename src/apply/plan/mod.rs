@@ -3,13 +3,13 @@
 //! Nothing is changed here. A file is read only if its stat does not prove that it has the expected
 //! content.
 //!
-//! The planner compares each entry with the live tree ([`difference`]) and decides whether to keep
-//! or to replace it (`classify`). It then places the entries to be replaced (`placement`), in an
-//! order in which no path is absent in between ([`ordering`]), and adds the removals (`removal`).
+//! The planner compares each entry with the live tree ([`difference`](crate::apply::difference))
+//! and decides whether to keep or to replace it (`classify`). It then places the entries to be
+//! replaced (`placement`), in an order in which no path is absent in between ([`ordering`]), and
+//! adds the removals (`removal`).
 
 mod change_plan;
 mod classify;
-pub mod difference;
 pub(super) mod hardlinks;
 mod input;
 pub mod live_tree;

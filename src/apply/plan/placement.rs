@@ -7,6 +7,7 @@
 
 use std::collections::HashMap;
 
+use crate::apply::difference::Difference;
 use crate::apply::error::{Obstacle, RefusalKind, Untouched};
 use crate::apply::notice::ApplyNotice;
 use crate::apply::on_disk::{SlotAllocator, slot_name};
@@ -14,7 +15,6 @@ use crate::apply::plan::change_plan::{
     Action, Change, ChangePlan, ContentSource, ItemizedLine, StagedItem,
 };
 use crate::apply::plan::classify::{Classified, Decision};
-use crate::apply::plan::difference::Difference;
 use crate::apply::plan::hardlinks;
 use crate::apply::plan::input::{PlanInput, UntrackedPolicy};
 use crate::apply::plan::live_tree::LiveTree;

@@ -7,8 +7,8 @@
 use std::collections::{BTreeMap, HashSet};
 
 use crate::apply::Untouched;
+use crate::apply::difference::Difference;
 use crate::apply::filesystem::limited;
-use crate::apply::plan::difference::Difference;
 use crate::apply::plan::live_tree::LiveTree;
 use crate::catalog::Publish;
 use crate::entry::Entry;

@@ -2,9 +2,9 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
+use crate::apply::difference::Difference;
 use crate::apply::filesystem::{Filesystems, limited};
 use crate::apply::plan::ItemizedLine;
-use crate::apply::plan::difference::Difference;
 use crate::manifest::Manifest;
 use crate::root::{Descend, FileKind, Root, RootError, Stat};
 use crate::tree_path::TreePath;

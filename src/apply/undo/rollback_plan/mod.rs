@@ -9,10 +9,10 @@ mod tests;
 
 use std::collections::{BTreeMap, HashSet};
 
+use crate::apply::difference::Difference;
 use crate::apply::error::{RefusalKind, Untouched};
 use crate::apply::filesystem::{Slots, limited};
 use crate::apply::on_disk::{SlotAllocator, UNDO_DIR, slot_name};
-use crate::apply::plan::difference::Difference;
 use crate::apply::plan::ordering::{self, PendingInstall};
 use crate::apply::plan::subtree_removal::{MountTopology, RemovableSubtrees};
 use crate::apply::plan::{
