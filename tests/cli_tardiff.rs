@@ -383,7 +383,7 @@ fn image_with_client_state_is_refused() {
     fs::write(&state, b"").expect("writes");
     site.assert_fails(1, "var/lib/systemimager/client/state.toml", &["publish"]);
 
-    assert!(site.run(&["verify"]).contains("1 manifests"));
+    assert!(site.run(&["verify"]).contains("1 manifest"));
 }
 
 /// Asserts that a directory of the repository has a catalog, manifests and archives.
@@ -466,7 +466,7 @@ fn override_and_image_of_same_name_are_separate() {
     let listed = text(&all(&["list"]));
 
     assert!(
-        listed.contains("node: 1 publishes") && listed.contains("\noverride node: "),
+        listed.contains("node: 1 publish,") && listed.contains("\noverride node: "),
         "{listed}"
     );
     assert!(text(&all(&["verify"])).contains("0 faults"));
@@ -477,7 +477,7 @@ fn override_and_image_of_same_name_are_separate() {
 
     assert!(text(&found).contains("FAULT: override node: "), "{}", text(&found));
     assert!(
-        text(&found).contains("1 manifests"),
+        text(&found).contains("1 manifest"),
         "the image is checked all the same: {}",
         text(&found)
     );
@@ -552,7 +552,7 @@ fn diff_is_built_from_each_kind_of_base() {
     site.assert_fails(1, "is a diff", &["build", "tree.tar.gz", "images/node", "-o", "x.tar.gz"]);
     site.assert_fails(
         1,
-        "files of a directory",
+        "deltas are built from the files of the base",
         &["build", "image.tar", "images/node", "-o", "x.tar.gz", "--deltas"],
     );
 

@@ -142,7 +142,7 @@ impl GenerationBuilder {
     /// Two symlinks change, of which the outer one leads through the inner one in the second
     /// generation only. A wrong order of the two changes makes the outer one lead to no file.
     fn put_chain(&mut self, n: usize) {
-        let [outer, inner] = if n % 2 == 0 { ["a", "b"] } else { ["b", "a"] };
+        let [outer, inner] = if n.is_multiple_of(2) { ["a", "b"] } else { ["b", "a"] };
         let path = |name: &str| format!("chain/{n}/{name}");
         if self.second {
             self.put_symlink(&path(outer), inner);
