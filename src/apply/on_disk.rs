@@ -7,21 +7,21 @@
 //! |---|---|---|
 //! | S0 idle | no [`STAGE_DIR`], no [`RECEIVE_DIR`] | starts |
 //! | S1 receiving | [`RECEIVE_DIR`] | removes it |
-//! | S2 no journal | [`STAGE_DIR`] without [`JOURNAL`] and [`CLOSED_JOURNAL`] | removes it |
-//! | S3 committed | [`JOURNAL`] | completes the transaction |
-//! | S4 closed | [`CLOSED_JOURNAL`] | retains the backups, removes the stages |
-//! | S5 leftovers | [`STAGE_DIR`] with only [`LEFTOVER_PREFIX`] names | tries to remove them |
-//! | S6 invalid journal | [`JOURNAL`] that cannot be parsed | stops |
-//! | U0 no undo set | no [`UNDO_LOG`] in [`UNDO_DIR`] | a rollback has nothing to restore |
-//! | U1 valid | [`UNDO_LOG`] that names the recorded generation | can be rolled back |
-//! | U2 outdated | [`UNDO_LOG`] that names another generation | is ignored until it is replaced |
-//! | U3 damaged | [`UNDO_LOG`] that cannot be parsed, or a slot is missing | rollback is refused |
-//! | U4 taken over | [`UNDO_DIR`] renamed to [`STAGED_DIR`] after the commit point of a rollback | as S3 |
+//! | S2 no journal | [`STAGE_DIR`] without `JOURNAL` and `CLOSED_JOURNAL` | removes it |
+//! | S3 committed | `JOURNAL` | completes the transaction |
+//! | S4 closed | `CLOSED_JOURNAL` | retains the backups, removes the stages |
+//! | S5 leftovers | [`STAGE_DIR`] with only `LEFTOVER_PREFIX` names | tries to remove them |
+//! | S6 invalid journal | `JOURNAL` that cannot be parsed | stops |
+//! | U0 no undo set | no `UNDO_LOG` in [`UNDO_DIR`] | a rollback has nothing to restore |
+//! | U1 valid | `UNDO_LOG` that names the recorded generation | can be rolled back |
+//! | U2 outdated | `UNDO_LOG` that names another generation | is ignored until it is replaced |
+//! | U3 damaged | `UNDO_LOG` that cannot be parsed, or a slot is missing | rollback is refused |
+//! | U4 taken over | [`UNDO_DIR`] renamed to `STAGED_DIR` after the commit point of a rollback | as S3 |
 //!
-//! A slot is a number; its file in [`STAGED_DIR`] is content to be installed, and its file in
-//! [`BACKUP_DIR`] is the backup of the object that the same action replaces or removes. Two actions
+//! A slot is a number; its file in `STAGED_DIR` is content to be installed, and its file in
+//! `BACKUP_DIR` is the backup of the object that the same action replaces or removes. Two actions
 //! with one slot would overwrite each other's backup, so every slot of a transaction is taken from
-//! one [`SlotAllocator`].
+//! one `SlotAllocator`.
 
 use std::collections::HashSet;
 

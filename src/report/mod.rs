@@ -78,7 +78,7 @@ impl dyn Monitor + '_ {
         self.event(Event::Note { text: notice.to_string() });
     }
 
-    /// Reports a warning; see [`note`](Self::note).
+    /// Reports a warning; see `note`.
     pub fn warn(&self, warning: impl fmt::Display) {
         self.event(Event::Warning { text: warning.to_string() });
     }

@@ -5,7 +5,7 @@
 //!
 //! The planner compares each entry with the live tree ([`difference`](crate::apply::difference))
 //! and decides whether to keep or to replace it (`classify`). It then places the entries to be
-//! replaced (`placement`), in an order in which no path is absent in between ([`ordering`]), and
+//! replaced (`placement`), in an order in which no path is absent in between (`ordering`), and
 //! adds the removals (`removal`).
 
 mod change_plan;
