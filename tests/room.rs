@@ -520,7 +520,7 @@ fn full_disk_without_reserve_is_finished_by_next_run() {
             }
             resource.use_up(&node);
         });
-        run.ended(6, &["No space left on device", "the next run of si_updateclient finishes"]);
+        run.ended(6, &["No space left on device", "the next run of si_updateclient completes"]);
         assert!(sealed());
 
         Run::from_output(node.command().output().expect("it runs"))

@@ -9,7 +9,7 @@ use crate::cli::terminal::Verbosity;
 use crate::cli::updateclient::legacy_args;
 use crate::host::{Check, Drift, MaxDelete};
 
-/// The README has the same table; a test compares both.
+/// `docs/operation.md` has the same table; a test compares both.
 const EXIT_CODES: &str = "\
 Exit codes:
   0   done: the node is at the head of its image, or the requested action succeeded
