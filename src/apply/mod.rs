@@ -2,7 +2,7 @@
 //!
 //! It is a redo-log transaction. All new content is first staged beside the live tree. Then a redo
 //! journal lists every change that is left, and its durable rename is the commit point. From then
-//! on any run carries out the journal until it succeeds; every action can be repeated. A failure
+//! on any run carries out the journal until it succeeds; every action is idempotent. A failure
 //! before the commit point is [`Untouched`], a failure after it is [`Interrupted`], so that the
 //! type of an error decides whether another strategy may be tried.
 //!

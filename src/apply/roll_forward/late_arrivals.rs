@@ -1,10 +1,10 @@
 //! Late arrivals: paths that another program created in a directory between planning and the rename
-//! that moved the directory to the backups as a whole.
+//! that moved the directory to the backups as a whole. No lock prevents that race on a live tree.
 //!
 //! The journal lists every path that was to be removed with such a directory. Each other path below
 //! it is moved back, into the directory that exists at its place now, or into the removed
 //! directory, which is created again. A late arrival stays among the backups only if its place is
-//! occupied, or if its directory has become another type. All of it can be repeated.
+//! occupied, or if its directory has become another type. The step is idempotent.
 
 use std::collections::{HashMap, HashSet};
 
