@@ -238,7 +238,7 @@ impl SlotRename<'_> {
         };
 
         if live.kind == FileKind::Directory || new.kind == FileKind::Directory {
-            // The object was created there after the commit point, whatever its type.
+            // The object was created there after the commit point; its type does not matter.
             self.move_to_backups()?;
             self.rename_staged(Rename::NoReplace)?;
             return Ok(Some(live));

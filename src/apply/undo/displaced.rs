@@ -1,6 +1,6 @@
 //! List of displaced paths: untracked paths that were moved to the backups with their directory.
 //!
-//! Their content exists nowhere else, so their slots are kept whatever the undo retention is.
+//! Their content exists nowhere else, so their slots are kept at any undo retention.
 
 use std::collections::HashSet;
 use std::io::{BufRead, BufReader};

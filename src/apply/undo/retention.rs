@@ -88,9 +88,9 @@ pub(in crate::apply) fn decide(
     Ok(kept)
 }
 
-/// Writes what a rollback needs beside the backups: the undo log and the recorded state.
+/// Writes the files of a rollback beside the backups: the undo log and the recorded state.
 ///
-/// The list of displaced paths is written whatever the retention is.
+/// The list of displaced paths is written at any retention.
 pub(in crate::apply) fn record_prior_state(
     root: &Root,
     stages: &Stages,

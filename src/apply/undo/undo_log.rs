@@ -292,7 +292,11 @@ impl LiveReader<'_> {
             let path =
                 TreePath::new([change.path.as_bytes(), below].concat()).map_err(|error| {
                     let source = std::io::Error::other(error);
-                    RootError { what: "note what comes to", path: change.path.to_string(), source }
+                    RootError {
+                        what: "record the prior state of",
+                        path: change.path.to_string(),
+                        source,
+                    }
                 })?;
             let (filesystem, before) = (change.filesystem, PriorState::Missing(0));
             self.log.records.push(UndoRecord { filesystem, path, before });
