@@ -284,7 +284,9 @@ fn read_text(root: &Root, path: &TreePath) -> Result<String, UpdateError> {
         .map_err(tree_error)?
         .take(MAX_FILE as u64)
         .read_to_end(&mut bytes)
-        .map_err(|source| tree_error(RootError { what: "read", path: root.show(&path), source }))?;
+        .map_err(|source| {
+            tree_error(RootError { operation: "read", path: root.show(&path), source })
+        })?;
     Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 

@@ -75,7 +75,9 @@ impl Terminal {
         let Some(bar) = self.running().remove(&job) else { return };
         let duration = bar.elapsed();
         bar.finish_and_clear();
-        if self.verbosity.is_quiet() {
+        // A run that finds all bytes on this node downloads none; a line for that is noise.
+        let nothing_fetched = matches!(job, Job::Download) && bar.position() == 0;
+        if self.verbosity.is_quiet() || nothing_fetched {
             return;
         }
 

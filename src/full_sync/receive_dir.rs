@@ -69,7 +69,7 @@ impl ReceiveDir {
         let rules_path = fixed_path("rules");
         let mut file = top.create_file(&rules_path)?;
         file.write_all(rules).map_err(|source| RootError {
-            what: "write",
+            operation: "write",
             path: top.show(&rules_path),
             source,
         })?;

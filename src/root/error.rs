@@ -6,10 +6,10 @@ use rustix::io::Errno;
 
 /// A call on a tree that failed.
 #[derive(Debug, thiserror::Error)]
-#[error("cannot {what} {path}: {source}")]
+#[error("cannot {operation} {path}: {source}")]
 pub struct RootError {
     /// The operation, as a verb.
-    pub what: &'static str,
+    pub operation: &'static str,
     /// The path as people know it.
     pub path: String,
     pub source: io::Error,

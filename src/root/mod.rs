@@ -55,8 +55,11 @@ impl Root {
     /// Opens the tree at `path`; symbolic links in `path` itself are followed, since the caller is
     /// trusted.
     pub fn open(path: &Path) -> Result<Self> {
-        let fail =
-            |e: io::Error| RootError { what: "open", path: path.display().to_string(), source: e };
+        let fail = |e: io::Error| RootError {
+            operation: "open",
+            path: path.display().to_string(),
+            source: e,
+        };
         let location = std::fs::canonicalize(path).map_err(fail)?;
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let dir = rustix::fs::open(&location, flags, Mode::empty()).map_err(|e| fail(e.into()))?;
@@ -95,7 +98,7 @@ impl Root {
         path: &TreePath,
         source: impl Into<io::Error>,
     ) -> RootError {
-        RootError { what: operation, path: self.show(path), source: source.into() }
+        RootError { operation, path: self.show(path), source: source.into() }
     }
 }
 

@@ -69,7 +69,7 @@ impl<'a> ContentReader<'a> {
         }
 
         let read_error =
-            |source| RootError { what: "read", path: self.root.show(&scanned.path), source };
+            |source| RootError { operation: "read", path: self.root.show(&scanned.path), source };
         let mut file = self
             .root
             .open_file(&scanned.path)
@@ -88,7 +88,7 @@ impl<'a> ContentReader<'a> {
 
     fn check_unchanged(&self, scanned: &ScannedPath, file: &File) -> Result<(), ScanError> {
         let stat = rustix::fs::fstat(file).map_err(|errno| RootError {
-            what: "read",
+            operation: "read",
             path: self.root.show(&scanned.path),
             source: errno.into(),
         })?;

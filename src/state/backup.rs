@@ -57,7 +57,7 @@ fn read(from: &Root, name: &str, limit: u64) -> Result<Option<Vec<u8>>, RootErro
 
     let mut bytes = Vec::new();
     file.take(limit).read_to_end(&mut bytes).map_err(|source| RootError {
-        what: "read",
+        operation: "read",
         path: from.show(&path),
         source,
     })?;

@@ -184,8 +184,10 @@ impl fmt::Display for UpdateNotice<'_> {
             ),
             N::Adopted(similarity) => write!(
                 f,
-                "the tree is taken for generation {}: {similarity}",
-                similarity.generation.short()
+                "the tree is taken for generation {}: {} of {} entries differ",
+                similarity.generation.short(),
+                similarity.differing,
+                similarity.entries
             ),
             N::NotAdopted(similarity) => {
                 write!(f, "the tree resembles no published generation: {similarity}")

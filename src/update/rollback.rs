@@ -123,7 +123,7 @@ pub fn rollback(
             keep: request.keep_undo,
             share: request.undo_share,
             repairs: false,
-            made: undo.previous.as_ref().map(State::composed_id),
+            recorded_id: undo.previous.as_ref().map(State::composed_id),
         },
         // The exclude rules are not known here, so only restored paths count as tracked.
         is_tracked: &|path| plan.itemized.iter().any(|item| item.path == *path),
@@ -227,7 +227,7 @@ impl Undo {
             synced: None,
             manifest: state.as_ref().and(self.previous_manifest.clone()),
             state: state.map(|state| state.to_toml()).transpose().map_err(Untouched::from)?,
-            held: pinned.map(|pinned| pinned.to_toml()).transpose().map_err(Untouched::from)?,
+            pinned: pinned.map(|pinned| pinned.to_toml()).transpose().map_err(Untouched::from)?,
         })
     }
 }

@@ -63,7 +63,7 @@ pub(in crate::apply) fn save(
 
     root.unlink(&path)?;
     root.create_file(&path)?.write_all(text.as_bytes()).map_err(|source| RootError {
-        what: "write",
+        operation: "write",
         path: root.show(&path),
         source,
     })
@@ -77,7 +77,7 @@ pub(in crate::apply) fn read_saved(root: &Root) -> Result<HashMap<TreePath, Mtim
         Err(error) if error.is_absent() => {}
         file => {
             file?.take(MAX_FILE).read_to_string(&mut text).map_err(|source| RootError {
-                what: "read",
+                operation: "read",
                 path: root.show(&path),
                 source,
             })?;

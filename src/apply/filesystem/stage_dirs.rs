@@ -117,7 +117,7 @@ pub fn read_mount_roots(root: &Root) -> Result<Vec<TreePath>, RootError> {
 
     let mut text = String::new();
     file.take(MAX_LIST).read_to_string(&mut text).map_err(|source| RootError {
-        what: "read",
+        operation: "read",
         path: stage.show(&path),
         source,
     })?;

@@ -43,7 +43,7 @@ fn write(root: &Root, journal: &Journal, monitor: &dyn Monitor) -> Result<(), Ro
     let parts = [
         (STATE, record.state.as_ref().map(String::as_bytes)),
         (MANIFEST, record.manifest.as_deref()),
-        (PINNED, record.held.as_ref().map(String::as_bytes)),
+        (PINNED, record.pinned.as_ref().map(String::as_bytes)),
         (SYNCED, record.synced.as_ref().map(|image| image.as_str().as_bytes())),
     ];
     for (part, bytes) in parts {
@@ -131,8 +131,8 @@ fn load(stage: &Root, file: &str, text: Vec<u8>) -> Result<Journal, JournalError
             return Err(invalid(FormatFault::PartInvalid { name: SYNCED, source }));
         }
     };
-    let (state, held) = (read_text(STATE)?, read_text(PINNED)?);
-    let record = CommitRecord { state, manifest: read(stage, MANIFEST)?, held, synced };
+    let (state, pinned) = (read_text(STATE)?, read_text(PINNED)?);
+    let record = CommitRecord { state, manifest: read(stage, MANIFEST)?, pinned, synced };
     Ok(Journal { directories, record, ..journal })
 }
 
@@ -143,7 +143,7 @@ fn read(stage: &Root, file: &str) -> Result<Option<Vec<u8>>, RootError> {
     };
     let mut bytes = Vec::new();
     open.take(MAX_JOURNAL).read_to_end(&mut bytes).map_err(|source| RootError {
-        what: "read",
+        operation: "read",
         path: stage.show(&name(file)),
         source,
     })?;

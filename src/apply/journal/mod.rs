@@ -47,7 +47,7 @@ pub struct CommitRecord {
     /// The compressed manifest that the state names; `None` if it is recorded already.
     pub manifest: Option<Vec<u8>>,
     /// The pinned generation as text.
-    pub held: Option<String>,
+    pub pinned: Option<String>,
     /// The image name for other tools, if no state is recorded.
     pub synced: Option<ImageName>,
 }

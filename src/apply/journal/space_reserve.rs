@@ -48,7 +48,7 @@ pub(in crate::apply) fn preallocate(
     }
 
     let text =
-        record.state.as_deref().map_or(0, str::len) + record.held.as_deref().map_or(0, str::len);
+        record.state.as_deref().map_or(0, str::len) + record.pinned.as_deref().map_or(0, str::len);
     let bytes = record.manifest.as_deref().map_or(0, <[u8]>::len) + 2 * text;
     root.create_dirs(&state::directory_path())?;
     create_files(root, state::file_path, bytes as u64 + MIN_BYTES, STATE_FILES)

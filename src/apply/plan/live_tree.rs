@@ -194,7 +194,10 @@ fn digest_of_file(
         Err(error) if error.is_absent() => return Ok(None),
         answer => answer?,
     };
-    let (digest, _) =
-        read(file).map_err(|source| RootError { what: "read", path: root.show(path), source })?;
+    let (digest, _) = read(file).map_err(|source| RootError {
+        operation: "read",
+        path: root.show(path),
+        source,
+    })?;
     Ok(Some(digest))
 }

@@ -12,7 +12,7 @@ use crate::root::{Descend, FileKind, RootError, Stat, Visit, mounts};
 use crate::tree_path::TreePath;
 
 /// Deviation of a directory that the target does not have and that is not empty.
-pub(in crate::apply) const OCCUPIED: &str = "kept, since something untracked sits in it";
+pub(in crate::apply) const OCCUPIED: &str = "kept: it contains untracked entries";
 /// Deviation of a path that is kept for the running kernel.
 const KERNELS: &str = "the running kernel's, kept until the next boot";
 /// Deviation of a directory in place of a stale file.

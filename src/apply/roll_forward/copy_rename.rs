@@ -89,7 +89,7 @@ impl CopyRename<'_> {
     /// Path on the limited filesystem at which a copy is made before it is renamed into place.
     fn temporary_path(&self, slot: &TreePath) -> Result<TreePath, RootError> {
         let too_long = |error: BadPath| RootError {
-            what: "make",
+            operation: "make",
             path: self.root.show(self.mount_root),
             source: io::Error::other(error),
         };
@@ -113,7 +113,7 @@ fn copy_tree(
     let mut directories = Vec::new();
     let mut copy_one = |path: &TreePath, stat: &Stat| -> Result<(), RootError> {
         let copy = moved(path, from, to).map_err(|error| RootError {
-            what: "copy",
+            operation: "copy",
             path: source.show(path),
             source: io::Error::other(error),
         })?;
@@ -168,7 +168,7 @@ fn is_same(
         FileKind::Directory => is_same_directory(staged, slot, root, path),
         FileKind::File if new.size == live.size => {
             has_same_bytes(staged.open_file(slot)?, root.open_file(path)?)
-                .map_err(|source| RootError { what: "read", path: root.show(path), source })
+                .map_err(|source| RootError { operation: "read", path: root.show(path), source })
         }
         _ => Ok(false),
     }

@@ -11,6 +11,10 @@ use crate::root::{FileKind, Root, RootError};
 use crate::state::{self, State, StateError};
 use crate::tree_path::TreePath;
 
+/// Reason of a deviation: the directory disappeared during the update and was created anew.
+const RECREATED: &str = "removed by another process during the update and created again; \
+                         untracked entries in it may be missing";
+
 /// Sets the final metadata of directories; no entry of theirs changes any more.
 pub(super) fn set_directory_metadata(root: &Root, journal: &Journal) -> Result<(), RootError> {
     let with_all_metadata: HashSet<&TreePath> = journal
@@ -72,8 +76,7 @@ pub(super) fn final_state(
         state.record_deviation(path, OCCUPIED);
     }
     for path in recreated {
-        let what = "was not there any more when the update was made; what it held may be missing";
-        state.record_deviation(path, what);
+        state.record_deviation(path, RECREATED);
     }
     state.written = jiff::Timestamp::now();
     Ok(Some(state))
@@ -85,7 +88,7 @@ pub(super) fn record(
     journal: &Journal,
     state: Option<&State>,
 ) -> Result<(), RedoError> {
-    state::pinned::record(root, journal.record.held.as_deref())?;
+    state::pinned::record(root, journal.record.pinned.as_deref())?;
     match state {
         Some(state) => state::save(root, state, journal.record.manifest.as_deref())?,
         None => state::forget(root, journal.record.synced.as_ref())?,

@@ -189,7 +189,7 @@ impl DisplacedDir<'_> {
     ) -> Result<TreePath, RootError> {
         let below = &path.as_bytes()[from.as_bytes().len()..];
         TreePath::new([to.as_bytes(), below].concat()).map_err(|error| RootError {
-            what: "bring back",
+            operation: "bring back",
             path: self.root.show(path),
             source: std::io::Error::other(error),
         })

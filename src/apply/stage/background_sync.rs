@@ -86,7 +86,7 @@ mod tests {
         failing.add_written(2 * PERIOD);
         let error = failing.finish().expect_err("the sync fails");
 
-        assert!(fault::disarm() && error.what == "sync the filesystem of", "{error}");
+        assert!(fault::disarm() && error.operation == "sync the filesystem of", "{error}");
     }
 
     #[test]

@@ -178,7 +178,8 @@ impl<'a> Stage<'a> {
             Err(CopyError::Read(_)) if self.monitor.is_stopped() => Some(Untouched::Stopped.into()),
             Err(CopyError::Read(error)) => Some(StageError::Unreadable(error)),
             Err(CopyError::Write(source)) => {
-                let error = RootError { what: "write", path: stage.show(&first.place), source };
+                let error =
+                    RootError { operation: "write", path: stage.show(&first.place), source };
                 Some(Untouched::from_root(error).into())
             }
         };
@@ -228,7 +229,7 @@ impl<'a> Stage<'a> {
         };
         let found = Digest::of_reader(CancelReader { from: &file, monitor: self.monitor })
             .map_err(|source| {
-                let error = RootError { what: "read", path: from.show(path), source };
+                let error = RootError { operation: "read", path: from.show(path), source };
                 Untouched::cancelled_or(self.monitor, error)
             })?;
         if found != (*digest, first.bytes()) {
@@ -296,7 +297,7 @@ impl<'a> Stage<'a> {
         let retention = undo::decide(self.root, self.filesystems, self.plan, limits, self.monitor)?;
         backup::link_all_backups(self.root, &self.stages, self.plan)
             .map_err(Untouched::from_root)?;
-        undo::record_prior_state(self.root, &self.stages, self.plan, retention, limits.made)
+        undo::record_prior_state(self.root, &self.stages, self.plan, retention, limits.recorded_id)
             .map_err(Untouched::from_root)?;
 
         if let Some(background_sync) = self.background_sync.take() {
@@ -396,7 +397,7 @@ impl<'a> Stage<'a> {
             if let Err(CopyError::Read(source) | CopyError::Write(source)) =
                 copy_sparse(&mut from, &file, item.bytes())
             {
-                let error = RootError { what: "write", path: stage.show(&item.place), source };
+                let error = RootError { operation: "write", path: stage.show(&item.place), source };
                 return Err(if error.is_full() {
                     Untouched::from_root(error)
                 } else {

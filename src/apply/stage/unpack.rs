@@ -274,7 +274,7 @@ impl Unpacker<'_> {
             Err(CopyError::Read(error)) => Some(self.archive_error(error.into())),
             Err(CopyError::Write(source)) => {
                 let path = self.scratch.show(&place);
-                let error = RootError { what: "write", path, source };
+                let error = RootError { operation: "write", path, source };
                 Some(Untouched::from_root(error).into())
             }
         };

@@ -24,7 +24,7 @@ pub(in crate::apply) fn read_displaced(stages: &Stages) -> Result<Vec<TreePath>,
     let mut paths = Vec::new();
     for line in BufReader::new(file).split(b'\n') {
         let line = line.map_err(|source| RootError {
-            what: "read",
+            operation: "read",
             path: DISPLACED_LIST.to_owned(),
             source,
         })?;

@@ -39,7 +39,7 @@ pub struct RetentionLimits {
     /// the generation before, which is worth more than the backups of a repair.
     pub repairs: bool,
     /// The generation that is recorded at the end, if it is known.
-    pub made: Option<GenerationId>,
+    pub recorded_id: Option<GenerationId>,
 }
 
 /// Chooses the undo retention of a transaction.
@@ -51,7 +51,7 @@ pub(in crate::apply) fn decide(
     monitor: &dyn Monitor,
 ) -> Result<UndoRetention, Untouched> {
     let undo_set = if limits.repairs { UndoSet::find(root).ok().flatten() } else { None };
-    let is_repair = undo_set.is_some_and(|undo_set| undo_set.leads_from(limits.made));
+    let is_repair = undo_set.is_some_and(|undo_set| undo_set.leads_from(limits.recorded_id));
     if is_repair && !plan.displaced.is_empty() {
         // Displaced paths exist nowhere else.
         return Ok(UndoRetention::Append);
@@ -96,7 +96,7 @@ pub(in crate::apply) fn record_prior_state(
     stages: &Stages,
     plan: &ChangePlan,
     retention: UndoRetention,
-    made: Option<GenerationId>,
+    recorded_id: Option<GenerationId>,
 ) -> Result<(), RootError> {
     let Some(backups) = stages.backups(0) else { return Ok(()) };
     if !plan.displaced.is_empty() {
@@ -106,5 +106,5 @@ pub(in crate::apply) fn record_prior_state(
         return Ok(());
     }
     state::back_up(root, backups)?;
-    UndoLog::read_live(root, stages, made, plan)?.write(backups)
+    UndoLog::read_live(root, stages, recorded_id, plan)?.write(backups)
 }

@@ -29,7 +29,7 @@ const MAX_FILE: u64 = 4 << 30;
 pub struct UndoLog {
     /// The composed id that was recorded after the transaction, if any. The log applies only to a
     /// tree with this recorded id.
-    pub made: Option<GenerationId>,
+    pub recorded_id: Option<GenerationId>,
     /// Mount roots of the filesystems.
     pub mount_roots: Vec<TreePath>,
     /// Prior states, in the order of the changes.
@@ -74,11 +74,12 @@ impl UndoLog {
     pub(super) fn read_live(
         root: &Root,
         stages: &Stages,
-        made: Option<GenerationId>,
+        recorded_id: Option<GenerationId>,
         plan: &ChangePlan,
     ) -> Result<UndoLog, RootError> {
         let mount_roots = plan.filesystems.mount_roots().to_vec();
-        let log = UndoLog { made, mount_roots, records: Vec::new(), directories: Vec::new() };
+        let log =
+            UndoLog { recorded_id, mount_roots, records: Vec::new(), directories: Vec::new() };
         let (directories, disturbed) = (BTreeMap::new(), BTreeSet::new());
         let mut reader = LiveReader { root, stages, log, directories, disturbed };
 
@@ -164,7 +165,7 @@ impl UndoLog {
 
     fn text(&self) -> String {
         let mut text = format!("{HEAD}\n");
-        text += &match self.made {
+        text += &match self.recorded_id {
             Some(generation) => format!("made {generation}\n"),
             None => "made nothing\n".to_owned(),
         };
@@ -206,7 +207,7 @@ fn read_file(dir: &Root, file: &str) -> Result<Option<Vec<u8>>, RootError> {
     };
     let mut bytes = Vec::new();
     open.take(MAX_FILE).read_to_end(&mut bytes).map_err(|source| RootError {
-        what: "read",
+        operation: "read",
         path: dir.show(&name(file)),
         source,
     })?;
@@ -293,7 +294,7 @@ impl LiveReader<'_> {
                 TreePath::new([change.path.as_bytes(), below].concat()).map_err(|error| {
                     let source = std::io::Error::other(error);
                     RootError {
-                        what: "record the prior state of",
+                        operation: "record the prior state of",
                         path: change.path.to_string(),
                         source,
                     }
@@ -360,22 +361,22 @@ fn parse(text: &str) -> Result<UndoLog, LineFault> {
         return Err(fault(1, "it is of a format that this program does not know"));
     }
 
-    let (mut made, mut mount_roots, mut records) = (None, Vec::new(), Vec::new());
+    let (mut recorded_id, mut mount_roots, mut records) = (None, Vec::new(), Vec::new());
     for (line, number) in lines {
         let words: Vec<&str> = line.split(' ').collect();
         match words.as_slice() {
-            ["made", "nothing"] => made = Some(None),
+            ["made", "nothing"] => recorded_id = Some(None),
             ["made", id] => {
                 let id = id.parse().map_err(|_| fault(number, "it names no generation"))?;
-                made = Some(Some(id));
+                recorded_id = Some(Some(id));
             }
             ["filesystem", path] => mount_roots.push(path_of(path, number)?),
             ["end", count] => {
                 let is_complete = count.parse() == Ok(records.len()) && !mount_roots.is_empty();
-                let (Some(made), true) = (made, is_complete) else {
+                let (Some(recorded_id), true) = (recorded_id, is_complete) else {
                     return Err(fault(number, "lines are missing"));
                 };
-                return Ok(UndoLog { made, mount_roots, records, directories: Vec::new() });
+                return Ok(UndoLog { recorded_id, mount_roots, records, directories: Vec::new() });
             }
             [kind, value, filesystem, path] => {
                 let path = path_of(path, number)?;
@@ -383,7 +384,7 @@ fn parse(text: &str) -> Result<UndoLog, LineFault> {
                     .parse()
                     .map_err(|_| fault(number, "its filesystem is not a number"))?;
                 let before = parse_before(kind, value)
-                    .ok_or_else(|| fault(number, "it says what is unknown"))?;
+                    .ok_or_else(|| fault(number, "its kind of prior state is unknown"))?;
                 if filesystem >= mount_roots.len() {
                     return Err(fault(number, "its filesystem is not listed"));
                 }
@@ -436,7 +437,7 @@ mod tests {
         let record = |(at, before)| UndoRecord { filesystem: 1, path: path(at), before };
 
         UndoLog {
-            made: Some(GenerationId(Digest([0xab; 32]))),
+            recorded_id: Some(GenerationId(Digest([0xab; 32]))),
             mount_roots: vec![TreePath::root(), path("boot")],
             records: prior_states.into_iter().map(record).collect(),
             directories: Vec::new(),

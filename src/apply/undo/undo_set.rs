@@ -48,7 +48,7 @@ impl UndoSet {
     ///
     /// It does not if another update has changed the tree since.
     pub fn leads_from(&self, now: Option<GenerationId>) -> bool {
-        self.log.made == now
+        self.log.recorded_id == now
     }
 
     /// The state that was recorded before, and its manifest.

@@ -25,7 +25,7 @@ pub fn load(root: &Root) -> Result<BootChanges, RootError> {
 
     let mut text = String::new();
     file.take(MAX_FILE as u64).read_to_string(&mut text).map_err(|source| RootError {
-        what: "read",
+        operation: "read",
         path: root.show(&path),
         source,
     })?;

@@ -64,7 +64,7 @@ impl Processes {
     /// another.
     pub fn read(proc: &Path, root: &Root) -> Result<Self, RootError> {
         let fail = |source: io::Error| RootError {
-            what: "read",
+            operation: "read",
             path: proc.display().to_string(),
             source,
         };

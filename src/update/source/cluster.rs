@@ -74,7 +74,7 @@ fn read_host_name(root: &Root) -> Result<Option<String>, RootError> {
     };
     let mut bytes = Vec::new();
     file.take(MAX_NAME).read_to_end(&mut bytes).map_err(|source| RootError {
-        what: "read",
+        operation: "read",
         path: root.show(&path),
         source,
     })?;

@@ -265,12 +265,12 @@ impl<'a> UpdateTransaction<'a> {
     ) -> Result<CommitRecord, UpdateError> {
         let Some(publish) = self.publish else {
             let synced = Some(self.run.request.image.clone());
-            return Ok(CommitRecord { manifest: None, state: None, held: None, synced });
+            return Ok(CommitRecord { manifest: None, state: None, pinned: None, synced });
         };
         Ok(CommitRecord {
             state: Some(self.new_state(publish, target, plan)?.to_toml()?),
             manifest: self.manifest_to_record(target).map(<[u8]>::to_vec),
-            held: None,
+            pinned: None,
             synced: None,
         })
     }
@@ -312,7 +312,7 @@ impl<'a> UpdateTransaction<'a> {
             !installed.is_adopted() && Some(installed.composed_id()) == composed_id
         });
         let (keep, share) = (request.keep_undo, request.undo_share);
-        RetentionLimits { keep, share, repairs, made: composed_id }
+        RetentionLimits { keep, share, repairs, recorded_id: composed_id }
     }
 
     fn hooks<'t>(&'t self, target: &'t Target, plan: &'t ChangePlan) -> Hooks<'t> {

@@ -34,7 +34,7 @@ pub(super) fn read_fstab(root: &Root) -> Result<Vec<TreePath>, UpdateError> {
 
     let mut content = Vec::new();
     file.take(host::MAX_FILE as u64).read_to_end(&mut content).map_err(|source| {
-        Untouched::from(RootError { what: "read", path: root.show(&path), source })
+        Untouched::from(RootError { operation: "read", path: root.show(&path), source })
     })?;
     Ok(host::mount_points(&content))
 }

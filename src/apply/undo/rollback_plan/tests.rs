@@ -32,7 +32,7 @@ fn tree_with_undo_set(records: &[(&str, PriorState)]) -> (tempfile::TempDir, Roo
         before: *before,
     };
     let log = UndoLog {
-        made: None,
+        recorded_id: None,
         mount_roots: vec![TreePath::root()],
         records: records.iter().map(record).collect(),
         directories: Vec::new(),
