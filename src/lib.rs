@@ -40,7 +40,7 @@
 //!    last.
 //!    - `tests/cli_update.rs::drift_is_repaired_or_reported`
 //!    - `tests/fallback.rs::drifted_delta_source_is_fetched_by_digest`
-//!    - `tests/cli_first_day.rs::state_from_cloned_tree_is_not_trusted`
+//!    - `tests/node_differences.rs::state_from_cloned_tree_is_not_trusted`
 //! 4. **One commit point.** Before the seal of the journal a failure, or the end of the process,
 //!    leaves the live tree as it was. After the seal every later run completes the transaction,
 //!    without a network.

@@ -1,4 +1,4 @@
-//! Tests of the helpers that other tests rely on.
+//! Tests of the test harness: the fault server, copied programs and masks.
 
 mod common;
 

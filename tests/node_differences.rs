@@ -1,4 +1,4 @@
-//! Differences between an image and every real node, on the first day of a site.
+//! Differences between an image and real nodes, and their treatment by updates.
 
 mod common;
 
