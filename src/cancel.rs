@@ -29,7 +29,7 @@ pub struct Cancelled;
 
 /// Fails if the run was cancelled.
 pub fn check_cancelled(monitor: &dyn Monitor) -> Result<(), Cancelled> {
-    if monitor.is_stopped() { Err(Cancelled) } else { Ok(()) }
+    if monitor.is_cancelled() { Err(Cancelled) } else { Ok(()) }
 }
 
 /// Reader that fails after a cancellation.
@@ -42,7 +42,7 @@ pub struct CancelReader<'a, R> {
 
 impl<R> CancelReader<'_, R> {
     fn check(&self) -> io::Result<()> {
-        check_cancelled(self.monitor).map_err(|Cancelled| io::Error::other("stopped on request"))
+        check_cancelled(self.monitor).map_err(|Cancelled| io::Error::other("cancelled"))
     }
 }
 

@@ -94,7 +94,7 @@ fn cancellation_before_seal_leaves_nothing() {
         let child = start(&site, &server, &path, &mut site.command());
         signal(&child, signal_sent);
 
-        finish(child).ended(11, &["stopped on request; nothing was changed"]);
+        finish(child).ended(11, &["cancelled; nothing was changed"]);
         common::judge::same(&before, &site.node(), &[]);
         site.nothing_left();
 
@@ -107,14 +107,14 @@ fn cancellation_before_seal_leaves_nothing() {
 
 /// Asserts that a signal ended the run soon, and that only its downloads are left.
 #[track_caller]
-fn stopped_soon(site: &Site, before: &Path, child: Child, since: Instant) -> Run {
+fn cancelled_soon(site: &Site, before: &Path, child: Child, since: Instant) -> Run {
     let run = finish(child);
     assert!(
         since.elapsed() < Duration::from_secs(3),
         "it took {:?} to stop: {run:#?}",
         since.elapsed()
     );
-    run.ended(11, &["stopped on request; nothing was changed"]);
+    run.ended(11, &["cancelled; nothing was changed"]);
     judge::same(before, &site.node(), &[]);
     site.nothing_left();
     run
@@ -158,7 +158,7 @@ fn silent_server_does_not_delay_cancellation() {
         sleep(Duration::from_millis(100));
         let since = Instant::now();
         signal(&child, signal_sent);
-        stopped_soon(&site, &before, child, since);
+        cancelled_soon(&site, &before, child, since);
         let names = spool(&site);
 
         assert!(
@@ -192,7 +192,7 @@ fn retry_pause_does_not_delay_cancellation() {
     sleep(Duration::from_millis(100));
     let since = Instant::now();
     signal(&child, Signal::SIGTERM);
-    stopped_soon(&site, &before, child, since);
+    cancelled_soon(&site, &before, child, since);
 }
 
 #[test]
@@ -217,7 +217,7 @@ fn unaccepted_connection_does_not_delay_cancellation() {
     sleep(Duration::from_millis(500));
     let since = Instant::now();
     signal(&child, Signal::SIGINT);
-    stopped_soon(&site, &before, child, since);
+    cancelled_soon(&site, &before, child, since);
 }
 
 /// Runs `command` under strace, which delays every `call`. The child is the program itself.
@@ -256,7 +256,7 @@ fn staging_does_not_delay_cancellation() {
         });
         let since = Instant::now();
         signal(&child, Signal::SIGINT);
-        stopped_soon(&site, &before, child, since);
+        cancelled_soon(&site, &before, child, since);
     }
 
     site.updated(&["--no-fallback"]);
@@ -282,7 +282,7 @@ fn silent_rsync_server_does_not_delay_cancellation() {
 
     let since = Instant::now();
     signal(&child, Signal::SIGTERM);
-    stopped_soon(&site, &before, child, since);
+    cancelled_soon(&site, &before, child, since);
 
     // rsync has ended as well: the connection is closed.
     rsync.set_read_timeout(Some(Duration::from_secs(5))).expect("a timeout");

@@ -104,7 +104,7 @@ fn quick_options() -> FetchOptions {
         minimum_speed: 1024,
         speed_window: Duration::from_secs(60),
         ca_file: None,
-        stopped: || false,
+        is_cancelled: || false,
     }
 }
 

@@ -247,7 +247,7 @@ fn failing_ssh_is_quoted_and_changes_nothing() {
 }
 
 #[test]
-fn ssh_ends_with_stopped_or_killed_run() {
+fn ssh_ends_with_cancelled_or_killed_run() {
     let site = Site::at(&tree("one"));
 
     for (signal, code) in

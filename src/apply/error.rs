@@ -34,8 +34,8 @@ pub enum Untouched {
     #[error(transparent)]
     Budget(BudgetExceeded),
     /// The run was cancelled.
-    #[error("stopped on request; nothing was changed")]
-    Stopped,
+    #[error("cancelled; nothing was changed")]
+    Cancelled,
 }
 
 /// Reason that a change cannot be applied on this tree. Paths are absolute, as shown to a person.
@@ -483,7 +483,7 @@ impl Untouched {
 
     /// A failure of a cancellable read: after a cancellation, the cancellation is the reason.
     pub(in crate::apply) fn cancelled_or(monitor: &dyn Monitor, error: RootError) -> Self {
-        if monitor.is_stopped() { Untouched::Stopped } else { Untouched::Root(error) }
+        if monitor.is_cancelled() { Untouched::Cancelled } else { Untouched::Root(error) }
     }
 
     /// A refusal by an upper layer.
@@ -511,7 +511,7 @@ impl StageError {
 
 impl From<Cancelled> for Untouched {
     fn from(_: Cancelled) -> Self {
-        Untouched::Stopped
+        Untouched::Cancelled
     }
 }
 

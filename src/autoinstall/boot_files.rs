@@ -185,7 +185,7 @@ fn run_rsync(
         if let RsyncOutput::Line(line) = output {
             on_line(line);
         }
-        if monitor.is_stopped() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        if monitor.is_cancelled() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     });
 
     let error = match result {
@@ -193,7 +193,7 @@ fn run_rsync(
         Err(error) => error,
     };
     let side = match error {
-        RsyncError::Stopped => return Err(UpdateError::Stopped),
+        RsyncError::Cancelled => return Err(UpdateError::Cancelled),
         RsyncError::TimedOut => Side::Network,
         RsyncError::NotInstalled | RsyncError::Run(_) => Side::Node,
     };

@@ -64,7 +64,7 @@ impl From<AutoinstallError> for UpdateError {
             AutoinstallError::BadAppend
             | AutoinstallError::BadDevice { .. }
             | AutoinstallError::Path(_) => UsageError::Argument(error.to_string()).into(),
-            AutoinstallError::Tool(ToolError::Cancelled) => UpdateError::Stopped,
+            AutoinstallError::Tool(ToolError::Cancelled) => UpdateError::Cancelled,
             error => Untouched::refused(error).into(),
         }
     }

@@ -61,8 +61,8 @@ impl Monitor for Json {
         line(&event);
     }
 
-    fn is_stopped(&self) -> bool {
-        signals::is_stopped()
+    fn is_cancelled(&self) -> bool {
+        signals::is_cancelled()
     }
 }
 

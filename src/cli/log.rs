@@ -144,8 +144,8 @@ impl Monitor for Logged<'_> {
         self.monitor.event(event);
     }
 
-    fn is_stopped(&self) -> bool {
-        self.monitor.is_stopped()
+    fn is_cancelled(&self) -> bool {
+        self.monitor.is_cancelled()
     }
 }
 

@@ -30,7 +30,7 @@ impl Monitor for DownloadMeter<'_> {
         self.monitor.event(event);
     }
 
-    fn is_stopped(&self) -> bool {
-        self.monitor.is_stopped()
+    fn is_cancelled(&self) -> bool {
+        self.monitor.is_cancelled()
     }
 }

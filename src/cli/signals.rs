@@ -13,7 +13,7 @@ use nix::sys::signal::{SigSet, Signal};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 
-static STOPPED: AtomicBool = AtomicBool::new(false);
+static CANCELLED: AtomicBool = AtomicBool::new(false);
 
 /// Interval between two checks for a cancellation while the program waits, in nanoseconds.
 const TICK: i64 = 100_000_000;
@@ -29,7 +29,7 @@ pub fn receive() {
     thread::spawn(move || {
         loop {
             match signals.wait() {
-                Ok(Signal::SIGINT | Signal::SIGTERM) => STOPPED.store(true, Ordering::SeqCst),
+                Ok(Signal::SIGINT | Signal::SIGTERM) => CANCELLED.store(true, Ordering::SeqCst),
                 Ok(_) => {}
                 Err(_) => return,
             }
@@ -38,8 +38,8 @@ pub fn receive() {
 }
 
 /// Whether a cancellation was requested.
-pub fn is_stopped() -> bool {
-    STOPPED.load(Ordering::SeqCst)
+pub fn is_cancelled() -> bool {
+    CANCELLED.load(Ordering::SeqCst)
 }
 
 /// Sleeps for `time`; false if a cancellation ended the sleep early.
@@ -47,8 +47,8 @@ pub fn sleep(time: Duration) -> bool {
     let end = Instant::now() + time;
     loop {
         let left = end.saturating_duration_since(Instant::now());
-        if left.is_zero() || is_stopped() {
-            return !is_stopped();
+        if left.is_zero() || is_cancelled() {
+            return !is_cancelled();
         }
         thread::sleep(left.min(Duration::from_nanos(TICK as u64)));
     }
@@ -60,7 +60,7 @@ pub fn is_input_ready() -> bool {
     loop {
         let mut descriptors = [PollFd::from_borrowed_fd(input.as_fd(), PollFlags::IN)];
         let result = poll(&mut descriptors, Some(&Timespec { tv_sec: 0, tv_nsec: TICK }));
-        if is_stopped() {
+        if is_cancelled() {
             return false;
         }
         match result {

@@ -112,8 +112,8 @@ impl Monitor for Terminal {
         }
     }
 
-    fn is_stopped(&self) -> bool {
-        signals::is_stopped()
+    fn is_cancelled(&self) -> bool {
+        signals::is_cancelled()
     }
 }
 

@@ -128,7 +128,7 @@ impl Downloader {
             };
 
             match policy.next_pause(0, requested_pause) {
-                Some(pause) => cancel::sleep(self.options.stopped, pause)?,
+                Some(pause) => cancel::sleep(self.options.is_cancelled, pause)?,
                 None => {
                     return Err(error.with_target(&address).after_attempts(policy.failures()));
                 }
@@ -226,7 +226,7 @@ impl Downloader {
             if let Some(monitor) = monitor {
                 monitor.note(FetchNotice::Retry { error: &error, pause });
             }
-            cancel::sleep(self.options.stopped, pause)?;
+            cancel::sleep(self.options.is_cancelled, pause)?;
         }
         Ok(RangeSupport::Supported)
     }

@@ -36,7 +36,7 @@ pub enum FetchErrorKind {
     /// The spool has reached its limit, or its filesystem is full.
     NoRoom,
     /// The run was cancelled.
-    Stopped,
+    Cancelled,
     /// Any other failure.
     Other,
 }
@@ -58,7 +58,7 @@ pub struct FetchError {
 /// Cause of a failure.
 #[derive(Clone, Debug, thiserror::Error)]
 pub(super) enum FetchProblem {
-    #[error("stopped on request")]
+    #[error("cancelled")]
     Cancelled,
     #[error("cannot {operation}: {source}")]
     LocalFile { operation: Cow<'static, str>, source: Arc<io::Error> },
@@ -197,7 +197,7 @@ impl FetchProblem {
     fn kind_and_side(&self) -> (FetchErrorKind, Side) {
         use FetchErrorKind as Kind;
         match self {
-            FetchProblem::Cancelled => (Kind::Stopped, Side::Node),
+            FetchProblem::Cancelled => (Kind::Cancelled, Side::Node),
             FetchProblem::LocalFile { source, .. } => (local_kind(source), Side::Node),
             FetchProblem::SpoolLimit { .. } | FetchProblem::DiskFull { .. } => {
                 (Kind::NoRoom, Side::Node)
@@ -241,7 +241,7 @@ impl FetchProblem {
             FetchProblem::Rsync { failure, connection, .. } => rsync_side(*failure, *connection),
             FetchProblem::RsyncRun(error) => match **error {
                 RsyncError::TimedOut => (Kind::Unreachable, Side::Network),
-                RsyncError::Stopped => (Kind::Stopped, Side::Node),
+                RsyncError::Cancelled => (Kind::Cancelled, Side::Node),
                 RsyncError::NotInstalled | RsyncError::Run(_) => (Kind::Other, Side::Node),
             },
             FetchProblem::Reported { kind, side, .. } => (*kind, *side),

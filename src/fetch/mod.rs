@@ -74,7 +74,7 @@ impl Repository {
                 Box::new(HttpTransport::new(&base, url.tunnel_port(), options.clone())?)
             }
             UrlTarget::File(path) => {
-                Box::new(FileTransport::new(path.join(directory), options.stopped))
+                Box::new(FileTransport::new(path.join(directory), options.is_cancelled))
             }
             UrlTarget::Rsync(base) => {
                 let base = format!("{base}{directory}/");

@@ -21,7 +21,7 @@ pub struct FetchOptions {
     /// Time at which a transfer by rsync is killed.
     pub deadline: Option<Instant>,
     /// Cancellation of the run; polled during every wait.
-    pub stopped: fn() -> bool,
+    pub is_cancelled: fn() -> bool,
     /// Certificates (PEM) for https servers; `None` for the bundle of the system.
     pub ca_file: Option<PathBuf>,
 }
@@ -36,7 +36,7 @@ impl Default for FetchOptions {
             minimum_speed: 1024,
             speed_window: Duration::from_secs(60),
             deadline: None,
-            stopped: || false,
+            is_cancelled: || false,
             ca_file: None,
         }
     }

@@ -19,8 +19,8 @@ pub enum FullSyncError {
     #[error(transparent)]
     Root(#[from] RootError),
     /// The run was cancelled.
-    #[error("stopped on request")]
-    Stopped,
+    #[error("cancelled")]
+    Cancelled,
     /// A filesystem of this node is full.
     #[error("{0}")]
     NoRoom(RsyncReport),
@@ -124,7 +124,7 @@ impl FullSyncError {
 impl From<RsyncError> for FullSyncError {
     fn from(error: RsyncError) -> Self {
         match error {
-            RsyncError::Stopped => FullSyncError::Stopped,
+            RsyncError::Cancelled => FullSyncError::Cancelled,
             RsyncError::NotInstalled => FullSyncError::NotInstalled,
             RsyncError::TimedOut => FullSyncError::Server(ServerFault::TimedOut),
             RsyncError::Run(_) => FullSyncError::Node(NodeFault::Run(error)),

@@ -174,7 +174,7 @@ impl Module<'_> {
         };
         let mut line_error = None;
         let result = rsync::run(&call, &mut |output| {
-            if monitor.is_stopped() {
+            if monitor.is_cancelled() {
                 return ControlFlow::Break(());
             }
             if let RsyncOutput::Line(line) = output

@@ -31,7 +31,7 @@ impl BadFile {
 #[derive(Debug, thiserror::Error)]
 pub enum ToolError {
     /// The run was cancelled, and the program was killed.
-    #[error("stopped on request")]
+    #[error("cancelled")]
     Cancelled,
     #[error(transparent)]
     Root(#[from] RootError),

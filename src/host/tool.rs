@@ -91,7 +91,7 @@ impl Tools<'_> {
     }
 
     fn is_cancelled(&self) -> bool {
-        self.cancellation == CancelPolicy::Honor && self.monitor.is_stopped()
+        self.cancellation == CancelPolicy::Honor && self.monitor.is_cancelled()
     }
 
     fn process_error(
@@ -102,7 +102,7 @@ impl Tools<'_> {
     ) -> ToolError {
         let program = program.clone();
         match error {
-            ProcessError::Stopped => ToolError::Cancelled,
+            ProcessError::Cancelled => ToolError::Cancelled,
             ProcessError::NotFound if self.programs.is_running_system() => {
                 ToolError::NotFound { program }
             }

@@ -16,5 +16,5 @@ pub enum ProcessError {
     TimedOut,
     /// The caller cancelled the run; the program was killed.
     #[error("the program was cancelled")]
-    Stopped,
+    Cancelled,
 }

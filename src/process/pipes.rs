@@ -141,10 +141,10 @@ impl<'a> Pipes<'a> {
         let stderr_line = std::mem::take(&mut self.stderr_line);
 
         if !stdout_line.is_empty() && sink(ProcessOutput::Line(&stdout_line)).is_break() {
-            return Err(ProcessError::Stopped);
+            return Err(ProcessError::Cancelled);
         }
         if !stderr_line.is_empty() && sink(ProcessOutput::ErrorLine(&stderr_line)).is_break() {
-            return Err(ProcessError::Stopped);
+            return Err(ProcessError::Cancelled);
         }
         Ok(())
     }
@@ -176,7 +176,7 @@ fn split_lines(
             let flow = sink(line);
             line.clear();
             if flow.is_break() {
-                return Err(ProcessError::Stopped);
+                return Err(ProcessError::Cancelled);
             }
         }
     }

@@ -70,7 +70,7 @@ pub fn run(
         if now.duration_since(last_tick) >= TICK {
             last_tick = now;
             if sink(ProcessOutput::Tick).is_break() {
-                return Err(ProcessError::Stopped);
+                return Err(ProcessError::Cancelled);
             }
         }
 

@@ -13,7 +13,7 @@ pub trait Monitor: Sync {
     fn event(&self, event: Event);
 
     /// Whether the run is cancelled; after the commit point this has no effect.
-    fn is_stopped(&self) -> bool {
+    fn is_cancelled(&self) -> bool {
         false
     }
 }

@@ -19,7 +19,7 @@ pub enum RsyncError {
     TimedOut,
     /// The caller cancelled the run; rsync was killed.
     #[error("rsync was cancelled")]
-    Stopped,
+    Cancelled,
 }
 
 impl From<ProcessError> for RsyncError {
@@ -28,7 +28,7 @@ impl From<ProcessError> for RsyncError {
             ProcessError::NotFound => RsyncError::NotInstalled,
             ProcessError::Run(error) => RsyncError::Run(error),
             ProcessError::TimedOut => RsyncError::TimedOut,
-            ProcessError::Stopped => RsyncError::Stopped,
+            ProcessError::Cancelled => RsyncError::Cancelled,
         }
     }
 }
@@ -52,6 +52,6 @@ pub enum TunnelError {
     #[error("ssh did not open the tunnel within {0:?}")]
     TimedOut(Duration),
     /// The run was cancelled.
-    #[error("stopped on request")]
-    Stopped,
+    #[error("cancelled")]
+    Cancelled,
 }

@@ -60,14 +60,14 @@ pub struct Tunnel {
 }
 
 impl Tunnel {
-    /// Opens a tunnel; waits until it is open or `is_stopped` returns true.
+    /// Opens a tunnel; waits until it is open or `is_cancelled` returns true.
     pub fn open(
         command: &TunnelCommand<'_>,
-        is_stopped: fn() -> bool,
+        is_cancelled: fn() -> bool,
     ) -> Result<Self, TunnelError> {
         let mut attempt = 1;
         loop {
-            match Self::try_open(command, is_stopped) {
+            match Self::try_open(command, is_cancelled) {
                 Err(TunnelError::Ended { stderr })
                     if attempt < MAX_ATTEMPTS && stderr.contains("Address already in use") =>
                 {
@@ -80,7 +80,7 @@ impl Tunnel {
 
     fn try_open(
         command: &TunnelCommand<'_>,
-        is_stopped: fn() -> bool,
+        is_cancelled: fn() -> bool,
     ) -> Result<Self, TunnelError> {
         let ports = free_ports(command.ports.len())?;
         let ssh = Command::new("/proc/self/exe")
@@ -102,8 +102,8 @@ impl Tunnel {
             if tunnel.is_open()? {
                 return Ok(tunnel);
             }
-            if is_stopped() {
-                return Err(TunnelError::Stopped);
+            if is_cancelled() {
+                return Err(TunnelError::Cancelled);
             }
             if Instant::now() >= deadline {
                 return Err(TunnelError::TimedOut(limit));

@@ -51,8 +51,8 @@ pub enum UpdateError {
     #[error("{0}\nnothing was changed")]
     Budget(Untouched),
     /// The run was cancelled before the commit point.
-    #[error("stopped on request; nothing was changed")]
-    Stopped,
+    #[error("cancelled; nothing was changed")]
+    Cancelled,
     /// A full sync is needed and impossible.
     #[error("{0}; nothing was changed")]
     NoFullSync(#[from] NoFullSync),
@@ -257,7 +257,7 @@ impl UpdateError {
     pub(super) fn from_full_sync(error: FullSyncError, server: &Server) -> Self {
         let kind = match error {
             FullSyncError::Root(error) => return Untouched::from_root(error).into(),
-            FullSyncError::Stopped => return UpdateError::Stopped,
+            FullSyncError::Cancelled => return UpdateError::Cancelled,
             FullSyncError::NoRoom(_) => return SpaceError::Rsync(error).into(),
             FullSyncError::Node(_) | FullSyncError::NotInstalled => {
                 return Refusal::Rsync(error).into();
@@ -273,7 +273,7 @@ impl UpdateError {
 impl From<FetchError> for UpdateError {
     fn from(error: FetchError) -> Self {
         match error.kind {
-            FetchErrorKind::Stopped => UpdateError::Stopped,
+            FetchErrorKind::Cancelled => UpdateError::Cancelled,
             _ => UpdateError::Fetch(error),
         }
     }
@@ -284,7 +284,7 @@ impl From<Untouched> for UpdateError {
         match error {
             Untouched::State(error) => error.into(),
             Untouched::Budget { .. } => UpdateError::Budget(error),
-            Untouched::Stopped => UpdateError::Stopped,
+            Untouched::Cancelled => UpdateError::Cancelled,
             error => UpdateError::Node(error),
         }
     }

@@ -32,7 +32,7 @@ pub enum Exit {
     /// The node deviates from its image, and deviations are only reported.
     Deviates = 10,
     /// Cancelled before anything was changed.
-    Stopped = 11,
+    Cancelled = 11,
     /// The newest generation is pinned after a rollback; nothing was changed.
     Held = 12,
     /// The tree was updated, but a later step failed: boot loader, post-update hook or reboot.
@@ -52,7 +52,7 @@ impl Exit {
             UpdateError::Locked(_) => Exit::Locked,
             UpdateError::Node(_) | UpdateError::Refused(_) | UpdateError::NoRoom(_) => Exit::Node,
             UpdateError::Budget(_) => Exit::Budget,
-            UpdateError::Stopped => Exit::Stopped,
+            UpdateError::Cancelled => Exit::Cancelled,
             UpdateError::NothingToUndo { .. } => Exit::Node,
             UpdateError::Pinned { .. } => Exit::Held,
             UpdateError::Hook(_) => Exit::Hook,

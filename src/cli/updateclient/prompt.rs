@@ -21,7 +21,7 @@ pub fn confirm(question: &str) -> Result<(), UpdateError> {
         let _ = io::stdin().read_line(&mut answer);
     }
 
-    if answer.trim().starts_with(['y', 'Y']) { Ok(()) } else { Err(UpdateError::Stopped) }
+    if answer.trim().starts_with(['y', 'Y']) { Ok(()) } else { Err(UpdateError::Cancelled) }
 }
 
 /// Question before an update.

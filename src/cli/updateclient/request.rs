@@ -197,7 +197,7 @@ fn fetch_options(arguments: &Arguments, settings: &Settings) -> FetchOptions {
         attempts: download.attempts,
         idle_timeout: Duration::from_secs(download.idle_timeout.into()),
         minimum_speed: download.min_speed.into(),
-        stopped: signals::is_stopped,
+        is_cancelled: signals::is_cancelled,
         ca_file: settings
             .ca_file
             .as_ref()

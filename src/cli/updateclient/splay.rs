@@ -25,7 +25,7 @@ pub fn wait(root: &Path, most: u32, monitor: &dyn Monitor) -> Result<(), UpdateE
     if signals::sleep(Duration::from_secs(seconds.into())) {
         Ok(())
     } else {
-        Err(UpdateError::Stopped)
+        Err(UpdateError::Cancelled)
     }
 }
 

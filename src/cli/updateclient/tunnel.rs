@@ -45,7 +45,7 @@ pub fn open(
     }
     let attended = std::io::stdin().is_terminal() && std::io::stderr().is_terminal();
     let command = TunnelCommand { user, server: host, ports: &ports, attended };
-    let tunnel = Tunnel::open(&command, signals::is_stopped)
+    let tunnel = Tunnel::open(&command, signals::is_cancelled)
         .map_err(|error| tunnel_error(error, user, host))?;
     monitor.note(ClientNotice::TunnelOpen { host, user });
 
@@ -55,7 +55,7 @@ pub fn open(
 
 fn tunnel_error(error: TunnelError, user: &str, host: &str) -> UpdateError {
     let side = match &error {
-        TunnelError::Stopped => return UpdateError::Stopped,
+        TunnelError::Cancelled => return UpdateError::Cancelled,
         TunnelError::NotInstalled | TunnelError::Run(_) => Side::Node,
         TunnelError::Ended { stderr } if stderr.contains("denied") => Side::Server,
         TunnelError::Ended { .. } | TunnelError::TimedOut(_) => Side::Network,

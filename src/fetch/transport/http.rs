@@ -97,7 +97,7 @@ impl HttpTransport {
     }
 
     fn send(&self, file: &str, request: RequestBuilder) -> Result<Response, TransportError> {
-        let result = cancel::cancellable(self.options.stopped, move || request.send())?;
+        let result = cancel::cancellable(self.options.is_cancelled, move || request.send())?;
         result.map_err(|error| self.send_error(file, &error))
     }
 
@@ -162,7 +162,7 @@ impl HttpTransport {
         let ends_with_file = partial.end() == partial.file_size();
         let content_length = response.content_length();
         let mut rate = MinimumRate::new(&self.options);
-        let mut body = ChannelReader::new(response, self.options.stopped);
+        let mut body = ChannelReader::new(response, self.options.is_cancelled);
 
         while partial.missing() > 0 {
             let chunk = match body.next_chunk()? {
@@ -371,7 +371,7 @@ impl Transport for HttpTransport {
         };
         let mut rate = MinimumRate::new(&self.options);
         let mut bytes = Vec::new();
-        let mut body = ChannelReader::new(response, self.options.stopped);
+        let mut body = ChannelReader::new(response, self.options.is_cancelled);
         while let Some(chunk) =
             body.next_chunk()?.map_err(|error| interrupted(self.read_failure(&error)))?
         {

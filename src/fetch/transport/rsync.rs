@@ -70,7 +70,7 @@ impl RsyncTransport {
         };
         let result = rsync::run(&call, &mut |output| match output {
             RsyncOutput::Line(_) => ControlFlow::Continue(()),
-            RsyncOutput::Tick if (self.options.stopped)() => ControlFlow::Break(()),
+            RsyncOutput::Tick if (self.options.is_cancelled)() => ControlFlow::Break(()),
             RsyncOutput::Tick => on_tick(),
         });
 
@@ -79,8 +79,8 @@ impl RsyncTransport {
                 Some(failure) => Err(self.outcome_error(transfer.file, failure, &outcome)),
                 None => Ok(()),
             },
-            Err(RsyncError::Stopped) if (self.options.stopped)() => Err(Cancelled.into()),
-            Err(RsyncError::Stopped) => Ok(()),
+            Err(RsyncError::Cancelled) if (self.options.is_cancelled)() => Err(Cancelled.into()),
+            Err(RsyncError::Cancelled) => Ok(()),
             Err(error) => {
                 Err(FetchProblem::RsyncRun(Arc::new(error)).at(self.address(transfer.file)).into())
             }

@@ -63,7 +63,7 @@ fn break_cancels_the_run() {
         RsyncOutput::Line(_) => ControlFlow::Continue(()),
     });
 
-    assert!(matches!(result, Err(RsyncError::Stopped)), "{result:?}");
+    assert!(matches!(result, Err(RsyncError::Cancelled)), "{result:?}");
 }
 
 #[test]

@@ -29,7 +29,7 @@ impl Hooks<'_> {
         let root = self.context.root;
         for hook in list_hooks(root, HookPhase::Before).map_err(HookError::Unreadable)? {
             self.run_hook(&hook, HookPhase::Before).map_err(|error| match error {
-                ToolError::Cancelled => UpdateError::Stopped,
+                ToolError::Cancelled => UpdateError::Cancelled,
                 error => HookError::Failed(error).into(),
             })?;
         }

@@ -80,8 +80,8 @@ fn commit(
     let staged = stage.finish(&transaction.limits)?;
 
     // Last check for cancellation: after the seal it has no effect.
-    if monitor.is_stopped() {
-        return Err(Untouched::Stopped.into());
+    if monitor.is_cancelled() {
+        return Err(Untouched::Cancelled.into());
     }
 
     let sealed = staged.seal(record)?;
