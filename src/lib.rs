@@ -12,7 +12,7 @@
 //!
 //! | layer | modules |
 //! |---|---|
-//! | 0 words | [`tree_path`], [`digest`], [`entry`], [`generation`], [`image`] |
+//! | 0 words | [`tree_path`], [`client_paths`], [`digest`], [`entry`], [`generation`], [`image`] |
 //! | 1 rules | [`report`], [`cancel`], [`manifest`], [`catalog`], [`plan`], [`filter`], [`delta`], [`diff_archive`] |
 //! | 2 one outside thing each | [`allocator`], [`root`], [`process`], [`rsync`], [`state`], [`host`] |
 //! | 3 fetching | [`fetch`] |
@@ -100,6 +100,7 @@
 
 #![cfg_attr(not(test), deny(clippy::disallowed_methods))]
 
+pub mod client_paths;
 pub mod digest;
 pub mod entry;
 pub mod generation;

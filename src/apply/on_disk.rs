@@ -27,14 +27,10 @@ use std::collections::HashSet;
 
 use crate::apply::error::SlotsExhausted;
 use crate::digest::Digest;
+use crate::state;
 use crate::tree_path::TreePath;
 
-/// Stage, at the mount root of each filesystem that takes part.
-pub const STAGE_DIR: &str = ".si-stage";
-/// Undo set, at the mount root of each filesystem that took part in the last transaction.
-pub const UNDO_DIR: &str = ".si-undo";
-/// Directory that rsync fills, in the root of the tree.
-pub const RECEIVE_DIR: &str = ".si-full";
+pub use crate::client_paths::{RECEIVE_DIR, STAGE_DIR, UNDO_DIR};
 
 /// In a stage: staged content, by slot.
 pub(in crate::apply) const STAGED_DIR: &str = "new";
@@ -49,7 +45,7 @@ pub(in crate::apply) const AGENT: &str = "agent";
 /// Beside the journal, and beside the undo log: directories with their metadata.
 pub(in crate::apply) const DIRECTORIES: &str = "directories.mtree";
 /// Beside the journal: the state to be recorded.
-pub(in crate::apply) const STATE: &str = "state.toml";
+pub(in crate::apply) const STATE: &str = state::STATE_FILE;
 /// Beside the journal: the compressed manifest to be recorded.
 pub(in crate::apply) const MANIFEST: &str = "manifest";
 /// Beside the journal: the pinned generation to be recorded.

@@ -2,6 +2,7 @@
 
 use super::pattern::Pattern;
 use super::{Rule, RuleAction, RuleOrigin};
+use crate::client_paths::{LAST_SYNCED, OWN_PREFIX, STAGE_DIR, STATE_DIR, UNDO_DIR};
 use crate::tree_path::TreePath;
 
 /// Paths that are never removed, even if the image does not have them.
@@ -34,21 +35,21 @@ pub(super) fn rules(mut foreign: Vec<TreePath>) -> Vec<Rule> {
     foreign.sort();
     foreign.dedup();
 
-    let mut rules = Vec::new();
-    let mut exclude = |origin, pattern: &[u8]| {
-        rules.push(Rule { action: RuleAction::Exclude, pattern: Pattern::new(pattern), origin });
-    };
-
-    exclude(RuleOrigin::OwnState, b"/.si-*");
-    exclude(RuleOrigin::Stage, b".si-stage/");
-    exclude(RuleOrigin::Stage, b".si-undo/");
-    exclude(RuleOrigin::OwnState, b"/var/lib/systemimager/client/");
-    exclude(RuleOrigin::OwnState, b"/etc/systemimager/IMAGE_LAST_SYNCED_TO");
-    exclude(RuleOrigin::LostAndFound, b"lost+found/");
-    for path in foreign.iter().filter(|path| !path.is_root()) {
-        exclude(RuleOrigin::ForeignMount, &literal(path));
-    }
+    let mut rules = vec![
+        exclude(RuleOrigin::OwnState, &format!("/{OWN_PREFIX}*")),
+        exclude(RuleOrigin::Stage, &format!("{STAGE_DIR}/")),
+        exclude(RuleOrigin::Stage, &format!("{UNDO_DIR}/")),
+        exclude(RuleOrigin::OwnState, &format!("/{STATE_DIR}/")),
+        exclude(RuleOrigin::OwnState, &format!("/{LAST_SYNCED}")),
+        exclude(RuleOrigin::LostAndFound, "lost+found/"),
+    ];
+    let foreign = foreign.iter().filter(|path| !path.is_root());
+    rules.extend(foreign.map(|path| exclude(RuleOrigin::ForeignMount, literal(path))));
     rules
+}
+
+fn exclude(origin: RuleOrigin, pattern: impl AsRef<[u8]>) -> Rule {
+    Rule { action: RuleAction::Exclude, pattern: Pattern::new(pattern.as_ref()), origin }
 }
 
 /// An anchored pattern that matches only `path`.

@@ -18,6 +18,7 @@ pub use cache::Cache;
 pub use error::ScanError;
 pub use notice::ScanNotice;
 
+use crate::client_paths::{OWN_PREFIX, STAGE_DIR, STATE_DIR, UNDO_DIR};
 use crate::entry::{Entry, Leaf, LeafKind, Meta, Mtime, Node, Xattrs};
 use crate::manifest::Manifest;
 use crate::report::{Event, Job, Monitor};
@@ -26,9 +27,6 @@ use crate::root::{
     Descend, FileKind, OpenDirectory, Root, RootError, Stat, Visit, on_many_threads,
 };
 use crate::tree_path::TreePath;
-
-/// State directory of a node: its files belong to one node, and never to an image.
-const CLIENT_STATE: &[u8] = b"var/lib/systemimager/client";
 
 /// The result of a scan.
 pub struct Scan {
@@ -230,12 +228,15 @@ fn changed_or(root: &Root, error: RootError, path: &TreePath) -> ScanError {
 }
 
 /// Whether a path is state of a node: a stage or undo set anywhere, any `.si-*` in the root, or a
-/// file in the state directory. The state directory itself is part of the agent's package.
+/// file in the state directory. Its files belong to one node, and never to an image; the state
+/// directory itself is part of the agent's package.
 fn is_client_state(path: &TreePath, stat: &Stat) -> bool {
-    let is_in_state_dir = path.parent().is_some_and(|parent| parent.as_bytes() == CLIENT_STATE);
-    let is_own_in_root = path.as_bytes() == path.name() && path.name().starts_with(b".si-");
-    let is_stage =
-        stat.kind == FileKind::Directory && matches!(path.name(), b".si-stage" | b".si-undo");
+    let is_in_state_dir =
+        path.parent().is_some_and(|parent| parent.as_bytes() == STATE_DIR.as_bytes());
+    let is_own_in_root =
+        path.as_bytes() == path.name() && path.name().starts_with(OWN_PREFIX.as_bytes());
+    let is_stage = stat.kind == FileKind::Directory
+        && [STAGE_DIR, UNDO_DIR].map(str::as_bytes).contains(&path.name());
     is_in_state_dir || is_own_in_root || is_stage
 }
 

@@ -6,8 +6,7 @@ use super::{LoadedState, MAX_STATE, STATE_FILE, file_path, load, manifest_path, 
 use crate::manifest::MAX_TEXT;
 use crate::root::{Root, RootError};
 
-/// Names of the state and its manifest in a backup.
-const STATE_BACKUP: &str = "state.toml";
+/// Name of the state's manifest in a backup; the state itself keeps its name.
 const MANIFEST_BACKUP: &str = "manifest";
 
 /// A state as it was recorded when the backup was made.
@@ -26,7 +25,7 @@ pub fn back_up(root: &Root, to: &Root) -> Result<(), RootError> {
     };
 
     let files =
-        [(file_path(STATE_FILE), STATE_BACKUP), (manifest_path(state.generation), MANIFEST_BACKUP)];
+        [(file_path(STATE_FILE), STATE_FILE), (manifest_path(state.generation), MANIFEST_BACKUP)];
     for (from, name) in files {
         match to.create_link(&tree_path(name), root, &from) {
             Err(error) if error.is_absent() => {}
@@ -40,7 +39,7 @@ pub fn back_up(root: &Root, to: &Root) -> Result<(), RootError> {
 
 /// Reads a backup that [`back_up`] made.
 pub fn read_backup(from: &Root) -> Result<StateBackup, RootError> {
-    let state = read(from, STATE_BACKUP, MAX_STATE)?;
+    let state = read(from, STATE_FILE, MAX_STATE)?;
     Ok(StateBackup {
         state: state.and_then(|bytes| String::from_utf8(bytes).ok()),
         manifest: read(from, MANIFEST_BACKUP, MAX_TEXT)?,

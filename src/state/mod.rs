@@ -23,16 +23,14 @@ use crate::manifest::{MAX_TEXT, Manifest, parse_path, path_text};
 use crate::root::{FileKind, Root, RootError};
 use crate::tree_path::TreePath;
 
+pub use crate::client_paths::{LAST_SYNCED, STATE_DIR as DIRECTORY};
 pub use backup::{StateBackup, back_up, read_backup};
 pub use error::StateError;
 pub use lock::Lock;
 pub use overrides::{OverrideRecord, composed_id};
 
-/// The state directory, below the root.
-pub const DIRECTORY: &str = "var/lib/systemimager/client";
-/// File with the image's name that the old client wrote, and that other tools read.
-pub const LAST_SYNCED: &str = "etc/systemimager/IMAGE_LAST_SYNCED_TO";
-const STATE_FILE: &str = "state.toml";
+/// The state, in the state directory, beside the journal and in an undo set.
+pub const STATE_FILE: &str = "state.toml";
 /// Largest state that is read, in bytes: a million deviations take less.
 const MAX_STATE: u64 = 256 << 20;
 /// The format that this program reads and writes.

@@ -118,7 +118,7 @@ impl<'a> SpaceRequirement<'a> {
         // The manifest is stored beside the journal and then in the state directory.
         self.add(&state::file_path("spool"), extra.download, 2)?;
         self.add(&TreePath::root(), extra.manifest, 1)?;
-        self.add(&state::file_path("state.toml"), extra.manifest, 1)
+        self.add(&state::file_path(state::STATE_FILE), extra.manifest, 1)
     }
 
     /// Adds the space of the items to be staged.

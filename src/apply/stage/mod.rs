@@ -175,7 +175,9 @@ impl<'a> Stage<'a> {
         let failure = match copy_sparse(&mut content, &file, first.bytes()) {
             Ok(found) if found == *digest => None,
             Ok(_) => Some(StageError::WrongContent { path: first.entry.path.clone() }),
-            Err(CopyError::Read(_)) if self.monitor.is_cancelled() => Some(Untouched::Cancelled.into()),
+            Err(CopyError::Read(_)) if self.monitor.is_cancelled() => {
+                Some(Untouched::Cancelled.into())
+            }
             Err(CopyError::Read(error)) => Some(StageError::Unreadable(error)),
             Err(CopyError::Write(source)) => {
                 let error =

@@ -7,12 +7,13 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
+use crate::client_paths::{STAGE_DIR, UNDO_DIR};
 use crate::root::{Root, RootError};
 
 /// Suffix by which the kernel marks a file without a name.
 const DELETED: &[u8] = b" (deleted)";
 /// Directories of backups: the kernel shows a file that was moved there with its new name.
-const BACKUP_DIRS: [&[u8]; 2] = [b".si-undo", b".si-stage"];
+const BACKUP_DIRS: [&[u8]; 2] = [UNDO_DIR.as_bytes(), STAGE_DIR.as_bytes()];
 /// Prefixes of files that programs create and unlink themselves, and of mappings without a file.
 const TEMPORARY: [&[u8]; 12] = [
     b"/dev/",
