@@ -94,32 +94,98 @@ fn options_in(line: &str) -> Vec<String> {
         .collect()
 }
 
-/// Each row of the table has tests that exist.
+/// Files in which a test that a document names `MODULE::NAME` can be.
+fn files_of_module(module: &str) -> [String; 4] {
+    [
+        format!("tests/{module}.rs"),
+        format!("src/{module}.rs"),
+        format!("src/{module}/tests.rs"),
+        format!("src/cli/updateclient/{module}.rs"),
+    ]
+}
+
+fn read_in_repository(path: &str) -> Option<String> {
+    std::fs::read_to_string(std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join(path)).ok()
+}
+
+/// The words of a text that are between backticks.
+fn quoted(text: &str) -> impl Iterator<Item = &str> {
+    text.split('`').skip(1).step_by(2)
+}
+
+fn is_test(name: &str) -> bool {
+    let (module, test) = name.rsplit_once("::").expect("a module and a test");
+    let attribute_and_head = format!("#[test]\nfn {test}()");
+
+    files_of_module(module)
+        .iter()
+        .filter_map(|file| read_in_repository(file))
+        .map(|text| text.lines().map(str::trim_start).collect::<Vec<_>>().join("\n"))
+        .any(|text| text.contains(&attribute_and_head))
+}
+
 #[test]
-fn every_test_that_the_table_names_exists() {
-    let table = include_str!("../docs/drop-in.md");
-    let named: Vec<&str> =
-        table.split('`').filter(|word| word.contains("::") && !word.contains(' ')).collect();
+fn every_test_that_a_document_names_exists() {
+    let documents = [("docs/drop-in.md", 40), ("docs/recovery.md", 50), ("docs/security.md", 70)];
+    for (document, least) in documents {
+        let text = read_in_repository(document).expect("the document exists");
+        let named: Vec<&str> = quoted(&text)
+            .filter(|word| word.contains("::") && !word.ends_with("::NAME"))
+            .filter(|word| {
+                word.bytes()
+                    .all(|b| b.is_ascii_lowercase() || b"/:_".contains(&b) || b.is_ascii_digit())
+            })
+            .collect();
 
-    assert!(named.len() > 40, "{named:?}");
+        assert!(named.len() >= least, "{document}: {named:?}");
 
-    let top = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
-    for name in named.iter().filter(|name| **name != "Getopt::Long") {
-        let (module, test) = name.split_once("::").expect("a module and a test");
-        let places = [
-            format!("tests/{module}.rs"),
-            format!("src/{module}/tests.rs"),
-            format!("src/cli/updateclient/{module}.rs"),
-        ];
-        let has = |place: &String| {
-            std::fs::read_to_string(top.join(place))
-                .is_ok_and(|text| text.contains(&format!("fn {test}()")))
-        };
-
-        assert!(places.iter().any(has), "docs/drop-in.md names {name}, which is not a test");
+        for name in named {
+            assert!(is_test(name), "{document} names {name}, which is not a test");
+        }
     }
+}
 
-    // Every historic option has a row.
+/// Each limit is defined in the file beside it: `NAME`, `NAME` in `FILE`; `NAME` in `FILE`.
+#[test]
+fn every_limit_of_security_document_exists() {
+    let text = read_in_repository("docs/security.md").expect("the document exists");
+    let table = text.split_once("## Limits on input").expect("the section exists").1;
+    let rows: Vec<&str> = table
+        .lines()
+        .filter(|line| line.starts_with("| ") && line.contains('`'))
+        .filter_map(|line| line.trim_end_matches(" |").rsplit(" | ").next())
+        .collect();
+
+    assert!(rows.len() > 30, "{rows:?}");
+
+    for part in rows.iter().flat_map(|row| row.split("; ")) {
+        let (names, files) = part.split_once(" in ").expect("names and the files with them");
+        for file in quoted(files) {
+            let text = read_in_repository(file)
+                .unwrap_or_else(|| panic!("docs/security.md names {file}, which does not exist"));
+            for name in quoted(names) {
+                assert!(is_limit(name, &text), "docs/security.md: {name} is not in {file}");
+            }
+        }
+    }
+}
+
+/// Whether the text defines the constant, the type or the setting, or names the resource limit.
+fn is_limit(name: &str, text: &str) -> bool {
+    [
+        format!("const {name}: "),
+        format!("struct {name} {{"),
+        format!("\n#{name} = "),
+        format!("(`{name}`)"),
+    ]
+    .iter()
+    .any(|definition| text.contains(definition))
+}
+
+#[test]
+fn every_historic_option_has_a_row() {
+    let table = include_str!("../docs/drop-in.md");
+
     for option in [
         "help",
         "version",
