@@ -5,14 +5,15 @@
 mod common;
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use common::interrupted::{STRACE, interrupt, read};
+use common::interrupted::{STRACE, interrupt};
+use common::machine::ScriptedNode;
 use common::site::{Run, Site};
 use common::trees::{self, Item, Tree};
-use common::{Need, machine, require, write_program};
+use common::{Need, machine, read, require};
 
 const AGENT: &str = env!("CARGO_BIN_EXE_si_updateclient");
 const PRE: &str = "etc/systemimager/hooks.d/pre-update.d";
@@ -21,55 +22,27 @@ const POST: &str = "etc/systemimager/hooks.d/post-update.d";
 const NEEDED: [&[Need]; 2] =
     [&machine::PROGRAMS, &[Need::Program("busybox"), Need::Program("rsync")]];
 
-/// A node that can run scripts.
-struct Node {
-    site: Site,
+/// A node with the first generation, and a publish of the second one.
+fn node_behind(first: &Tree, second: &Tree) -> ScriptedNode {
+    let site = Site::at(first);
+    site.publish(second);
+    ScriptedNode::new(site, &["sleep", "printf"])
 }
 
-impl Node {
-    /// A node with the first generation, and a publish of the second one.
-    fn behind(first: &Tree, second: &Tree) -> Self {
-        let site = Site::at(first);
-        site.publish(second);
-        machine::install_busybox(&site.node(), &["sh", "cat", "sleep", "printf"]);
-        Node { site }
-    }
+/// A node one generation behind; the update changes no boot file.
+fn node_with_plain_update() -> ScriptedNode {
+    let (first, second) = plain();
+    node_behind(&first, &second)
+}
 
-    /// A node one generation behind; the update changes no boot file.
-    fn with_plain_update() -> Self {
-        let (first, second) = plain();
-        Node::behind(&first, &second)
-    }
+/// A node one generation behind; the update replaces the kernel.
+fn node_with_kernel_update() -> ScriptedNode {
+    let (first, second) = kernels();
+    node_behind(&first, &second)
+}
 
-    /// A node one generation behind; the update replaces the kernel.
-    fn with_kernel_update() -> Self {
-        let (first, second) = kernels();
-        Node::behind(&first, &second)
-    }
-
-    fn at(&self, path: &str) -> PathBuf {
-        self.site.node().join(path)
-    }
-
-    fn script(&self, path: &str, lines: &str) {
-        write_program(&self.at(path), &format!("#!/bin/sh\n{lines}\n"));
-    }
-
-    /// Installs a program that records its name and arguments.
-    fn record_calls(&self, path: &str) {
-        self.script(path, "echo \"${0##*/} $*\" >>/var/log/notes");
-    }
-
-    /// Returns the recorded lines since the last call.
-    fn take_records(&self) -> Vec<String> {
-        let notes = fs::read_to_string(self.at("var/log/notes")).unwrap_or_default();
-        let _ = fs::remove_file(self.at("var/log/notes"));
-        notes.lines().map(|line| line.trim_end().to_owned()).collect()
-    }
-
-    fn configure(&self, text: &str) {
-        trees::write_text(&self.at("etc/systemimager/updateclient.toml"), text);
-    }
+fn configure(node: &ScriptedNode, text: &str) {
+    trees::write_text(&node.at("etc/systemimager/updateclient.toml"), text);
 }
 
 fn with(files: &[(&str, &str)]) -> Tree {
@@ -111,7 +84,7 @@ fn itemized(plan: &serde_json::Value) -> Vec<String> {
 fn hooks_receive_update_before_and_after_it() {
     require!(NEEDED);
 
-    let node = Node::with_plain_update();
+    let node = node_with_plain_update();
     let second_hook = "echo \"${0##*/} $SI_STAGE $SI_IMAGE $SI_SERIAL $SI_WAY $SI_CHANGED \
          $SI_DELETED $SI_BYTES $(cat /etc/version)\" >>/var/log/notes
          printf 'a\\033[1mloud\\n'; printf 'word\\n' >&2";
@@ -181,8 +154,8 @@ fn hooks_receive_update_before_and_after_it() {
 fn failing_pre_hook_changes_nothing() {
     require!(NEEDED);
 
-    let node = Node::with_plain_update();
-    node.configure("program_timeout = 1\n");
+    let node = node_with_plain_update();
+    configure(&node, "program_timeout = 1\n");
     let hook = format!("{PRE}/50-guard");
     node.script(&format!("{PRE}/90-later"), "echo later >>/var/log/notes");
 
@@ -212,7 +185,7 @@ fn failing_pre_hook_changes_nothing() {
 fn hook_does_not_delay_cancellation() {
     require!(NEEDED);
 
-    let node = Node::with_plain_update();
+    let node = node_with_plain_update();
     node.script(&format!("{PRE}/1"), "echo began >>/var/log/notes; sleep 1000");
     let mut child =
         node.site.command().stderr(Stdio::null()).stdout(Stdio::null()).spawn().expect("it starts");
@@ -243,7 +216,7 @@ fn full_sync_runs_hooks_and_boot_loader() {
     site.publish(&second);
     fs::remove_dir_all(site.repo().join("node/diffs")).expect("removes");
     machine::install_busybox(&site.node(), &["sh"]);
-    let node = Node { site };
+    let node = ScriptedNode { site };
     node.record_calls("usr/sbin/update-grub");
     node.script(&format!("{PRE}/1"), "exit 1");
 
@@ -260,7 +233,7 @@ fn full_sync_runs_hooks_and_boot_loader() {
 fn failing_post_hook_keeps_update() {
     require!(NEEDED);
 
-    let node = Node::with_plain_update();
+    let node = node_with_plain_update();
     node.script(&format!("{POST}/1"), "echo no luck; exit 1");
     node.script(&format!("{POST}/2"), "echo two >>/var/log/notes");
 
@@ -278,7 +251,7 @@ fn failing_post_hook_keeps_update() {
 fn hooks_receive_rollback_and_can_stop_it() {
     require!(NEEDED);
 
-    let node = Node::with_plain_update();
+    let node = node_with_plain_update();
     node.site.updated(&[]);
     let version = "echo \"$SI_STAGE $SI_WAY $SI_SERIAL $(cat /etc/version)\" >>/var/log/notes";
     node.script(&format!("{POST}/1"), version);
@@ -300,7 +273,7 @@ fn changed_boot_files_run_boot_loader() {
     require!(NEEDED);
 
     let (first, second) = kernels();
-    let node = Node::behind(&first, &second);
+    let node = node_behind(&first, &second);
     node.record_calls("usr/sbin/update-grub");
     node.record_calls("usr/bin/grub-mkconfig");
     node.script(&format!("{POST}/1"), "echo post >>/var/log/notes");
@@ -336,7 +309,7 @@ fn new_kernels_with_modules_are_installed() {
     let modules = |release: &str| format!("usr/lib/modules/{release}/vmlinuz");
     let (one, two) = (modules("1.0-a"), modules("2.0-b"));
     let entries = ("boot/loader/entries/keep", "");
-    let node = Node::behind(&with(&[(&one, "1"), entries]), &with(&[(&two, "2"), entries]));
+    let node = node_behind(&with(&[(&one, "1"), entries]), &with(&[(&two, "2"), entries]));
     node.record_calls("usr/bin/kernel-install");
 
     node.site.updated(&[]);
@@ -350,10 +323,10 @@ fn new_kernels_with_modules_are_installed() {
 fn configured_boot_loader_program_replaces_default() {
     require!(NEEDED);
 
-    let node = Node::with_kernel_update();
+    let node = node_with_kernel_update();
     node.record_calls("usr/sbin/update-grub");
     node.record_calls("opt/site/boot");
-    node.configure("bootloader = [\"/opt/site/boot\", \"a b\", \"$(reboot)\"]\n");
+    configure(&node, "bootloader = [\"/opt/site/boot\", \"a b\", \"$(reboot)\"]\n");
 
     node.site.updated(&[]);
     assert_eq!(node.take_records(), ["boot a b $(reboot)"]);
@@ -363,7 +336,7 @@ fn configured_boot_loader_program_replaces_default() {
 fn unknown_boot_loader_causes_warning() {
     require!(NEEDED);
 
-    let node = Node::with_kernel_update();
+    let node = node_with_kernel_update();
     node.site.updated(&[]).ended(0, &["warning: boot files changed", "bootloader"]);
     node.site.updated(&[]).ended(0, &["up to date"]);
 }
@@ -372,7 +345,7 @@ fn unknown_boot_loader_causes_warning() {
 fn failed_boot_loader_run_is_retried() {
     require!(NEEDED);
 
-    let node = Node::with_kernel_update();
+    let node = node_with_kernel_update();
     node.script("usr/sbin/update-grub", "echo cannot find a device; exit 1");
     node.script(&format!("{POST}/1"), "echo post >>/var/log/notes");
     let words =
@@ -402,7 +375,7 @@ fn next_run_reports_update_killed_after_seal() {
     for new in ["etc/a/new", "usr/b/new"] {
         trees::put(&mut second, new, Item::file("new"));
     }
-    let node = Node::behind(&first, &second);
+    let node = node_behind(&first, &second);
     node.record_calls("usr/sbin/update-grub");
 
     interrupt(&node.site.node(), &node.site.command());
@@ -419,7 +392,7 @@ fn file_rewritten_by_boot_loader_is_reported() {
     require!(NEEDED);
 
     let config = ("boot/grub/grub.cfg", "the golden client's");
-    let node = Node::behind(
+    let node = node_behind(
         &with(&[("boot/vmlinuz-1", "one"), config, ("boot/grub/other", "stays")]),
         &with(&[("boot/vmlinuz-2", "two"), config, ("boot/grub/other", "stays")]),
     );
@@ -451,7 +424,7 @@ fn file_rewritten_by_boot_loader_is_reported() {
 }
 
 /// The agent with the node as its root directory.
-fn run_inside(node: &Node, more: &[&str]) -> Run {
+fn run_inside(node: &ScriptedNode, more: &[&str]) -> Run {
     let mut command: Command = machine::chroot_command(&node.site.node());
     let repo = "file:///srv/repo/";
     command.args([
@@ -473,7 +446,7 @@ fn run_inside(node: &Node, more: &[&str]) -> Run {
 fn reboot_follows_success_only() {
     require!(NEEDED);
 
-    let node = Node::with_plain_update();
+    let node = node_with_plain_update();
     machine::install(Path::new(AGENT), &node.site.node(), "bin/agent");
     fs::create_dir_all(node.at("srv")).expect("makes");
     common::copy_tree(&node.site.repo(), &node.at("srv/repo"));

@@ -6,13 +6,14 @@
 mod common;
 
 use std::fs;
+use std::ops::Deref;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use common::interrupted::read;
+use common::machine::ScriptedNode;
 use common::site::{Run, Site};
 use common::trees::{self, write_text};
-use common::{Need, copy_tree, judge, machine, require, run, write_program};
+use common::{Need, copy_tree, judge, machine, read, require, run};
 
 const AGENT: &str = env!("CARGO_BIN_EXE_si_updateclient");
 const ENTRY: &str = "systemimager-autoinstall";
@@ -26,7 +27,15 @@ fn arch() -> String {
 }
 
 /// A node, and a server with boot files.
-struct Node(Site);
+struct Node(ScriptedNode);
+
+impl Deref for Node {
+    type Target = ScriptedNode;
+
+    fn deref(&self) -> &ScriptedNode {
+        &self.0
+    }
+}
 
 impl Node {
     /// Makes a server with these flavors.
@@ -34,9 +43,8 @@ impl Node {
         let site = Site::new().with_rsync();
         fs::create_dir_all(site.dir.path().join("boot").join(arch())).expect("makes");
         trees::write(&trees::system(), &site.node());
-        machine::install_busybox(&site.node(), &["sh", "cat"]);
         write_text(&site.node().join("etc/systemimager/IMAGE_LAST_SYNCED_TO"), "node\n");
-        let node = Node(site);
+        let node = Node(ScriptedNode::new(site, &[]));
 
         for flavor in flavors {
             write_text(&node.server(flavor, "kernel"), &format!("kernel of {flavor}"));
@@ -47,25 +55,7 @@ impl Node {
     }
 
     fn server(&self, flavor: &str, file: &str) -> PathBuf {
-        self.0.dir.path().join("boot").join(arch()).join(flavor).join(file)
-    }
-
-    fn at(&self, path: &str) -> PathBuf {
-        self.0.node().join(path)
-    }
-
-    fn script(&self, path: &str, lines: &str) {
-        write_program(&self.at(path), &format!("#!/bin/sh\n{lines}\n"));
-    }
-
-    fn record_calls(&self, path: &str) {
-        self.script(path, "echo \"${0##*/} $*\" >>/var/log/notes");
-    }
-
-    fn recorded_calls(&self) -> Vec<String> {
-        let notes = fs::read_to_string(self.at("var/log/notes")).unwrap_or_default();
-        let _ = fs::remove_file(self.at("var/log/notes"));
-        notes.lines().map(|line| line.trim_end().to_owned()).collect()
+        self.site.dir.path().join("boot").join(arch()).join(flavor).join(file)
     }
 
     /// Adds grub, with a configuration that reads a file at boot.
@@ -76,7 +66,7 @@ impl Node {
     }
 
     fn arguments(&self) -> Vec<String> {
-        let port = self.0.rsync_port().expect("a daemon").to_string();
+        let port = self.site.rsync_port().expect("a daemon").to_string();
         ["--autoinstall", "--server", "127.0.0.1", "--rsync-port", &port].map(str::to_owned).into()
     }
 
@@ -85,7 +75,7 @@ impl Node {
         command
             .args(self.arguments())
             .arg("--root")
-            .arg(self.0.node())
+            .arg(self.site.node())
             .args(more)
             .stdin(Stdio::null());
         Run::from_output(command.output().expect("it runs"))
@@ -101,13 +91,13 @@ impl Node {
     /// Asserts that a run is refused and leaves the node unchanged.
     #[track_caller]
     fn refused(&self, more: &[&str], code: i32, words: &[&str]) {
-        let before = self.0.dir.path().join("before");
+        let before = self.site.dir.path().join("before");
         let _ = fs::remove_dir_all(&before);
-        copy_tree(&self.0.node(), &before);
+        copy_tree(&self.site.node(), &before);
         self.autoinstall(&[&["--yes"], more].concat()).ended(code, words);
         let _ = fs::remove_file(self.at("var/log/notes"));
         // A directory has another time if an entry was added and removed.
-        let differences = judge::differences(&before, &self.0.node(), &[]);
+        let differences = judge::differences(&before, &self.site.node(), &[]);
         let differences: Vec<&String> =
             differences.iter().filter(|line| !line.starts_with(".d..t")).collect();
         assert!(differences.is_empty(), "{differences:#?}");
@@ -144,7 +134,7 @@ fn systemd_boot_boots_installer_once() {
          initrd /initrd.img.systemimager\n\
          options console=ttyS0 quiet root=/dev/ram ramdisk_blocksize=1024 SKIP_LOCAL_CFG=y\n"
     );
-    assert_eq!(node.recorded_calls(), [format!("bootctl set-oneshot {ENTRY}.conf")]);
+    assert_eq!(node.take_records(), [format!("bootctl set-oneshot {ENTRY}.conf")]);
 }
 
 #[test]
@@ -162,7 +152,7 @@ fn grub_entry_is_in_separate_file() {
             .contains("linux '/boot/kernel.systemimager' 'root=/dev/ram' 'ramdisk_blocksize=1024'"),
         "{entry}"
     );
-    assert_eq!(node.recorded_calls(), [format!("grub-reboot {ENTRY}")]);
+    assert_eq!(node.take_records(), [format!("grub-reboot {ENTRY}")]);
 
     // Again, with another flavor and a path from grub's own tool.
     node.script("usr/bin/grub-mkrelpath", "echo \"/@$1\"");
@@ -192,7 +182,7 @@ fn grub_file_of_administrator_is_unchanged() {
         read(&node.at("boot/grub/grub.cfg"))
             .starts_with("menuentry 'SystemImager autoinstall' --id")
     );
-    assert_eq!(node.recorded_calls(), [format!("grub-reboot {ENTRY}")]);
+    assert_eq!(node.take_records(), [format!("grub-reboot {ENTRY}")]);
 }
 
 #[test]
@@ -203,8 +193,8 @@ fn kexec_is_used_without_boot_loader() {
     for dir in ["proc", "dev"] {
         fs::create_dir_all(node.at(dir)).expect("makes");
     }
-    machine::install(Path::new(AGENT), &node.0.node(), "bin/agent");
-    machine::install(&machine::program("rsync"), &node.0.node(), "bin/rsync");
+    machine::install(Path::new(AGENT), &node.site.node(), "bin/agent");
+    machine::install(&machine::program("rsync"), &node.site.node(), "bin/rsync");
     node.record_calls("usr/sbin/kexec");
 
     // A kernel of another system cannot use kexec.
@@ -212,7 +202,7 @@ fn kexec_is_used_without_boot_loader() {
 
     node.record_calls("usr/bin/systemctl");
     let run_inside = |more: &[&str]| {
-        let mut command = machine::chroot_command(&node.0.node());
+        let mut command = machine::chroot_command(&node.site.node());
         command
             .arg("/bin/agent")
             .args(node.arguments())
@@ -231,9 +221,9 @@ fn kexec_is_used_without_boot_loader() {
          --command-line={parameters}"
     );
 
-    assert_eq!(node.recorded_calls(), [loaded.clone(), "systemctl kexec".to_owned()]);
+    assert_eq!(node.take_records(), [loaded.clone(), "systemctl kexec".to_owned()]);
     run_inside(&[]).ended(0, &["but not by any other boot"]);
-    assert_eq!(node.recorded_calls(), [loaded]);
+    assert_eq!(node.take_records(), [loaded]);
 }
 
 #[test]
@@ -250,7 +240,7 @@ fn missing_or_ambiguous_flavor_is_refused() {
 
     let none = Node::with_flavors(&[]).with_grub();
     none.refused(&[], 4, &["no boot files for this architecture"]);
-    assert_eq!(none.recorded_calls(), [""; 0]);
+    assert_eq!(none.take_records(), [""; 0]);
 }
 
 #[test]
@@ -341,5 +331,5 @@ fn autoinstall_needs_confirmation() {
     let node = Node::with_flavors(&["standard"]).with_grub();
     node.autoinstall(&[]).ended(2, &["refusing to reinstall", "without confirmation", "--yes"]);
     assert!(!node.at("boot/kernel.systemimager").exists());
-    assert_eq!(node.recorded_calls(), [""; 0]);
+    assert_eq!(node.take_records(), [""; 0]);
 }

@@ -9,7 +9,7 @@ use std::process::Command;
 
 use common::site::Site;
 use common::trees::{self, Item, ItemKind, Tree};
-use common::{Need, judge, require, run};
+use common::{Need, judge, read, require, run};
 
 const NEEDED: [Need; 3] = [Need::Root, Need::Program("rsync"), Need::Program("mount")];
 
@@ -56,10 +56,6 @@ fn with(files: &[(&str, &str)]) -> Tree {
         trees::put(&mut tree, path, Item::file(*text));
     }
     tree
-}
-
-fn read(path: &Path) -> String {
-    fs::read_to_string(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
 }
 
 #[test]

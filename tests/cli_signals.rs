@@ -15,7 +15,7 @@ use nix::unistd::Pid;
 use common::fault_server::{Fault, FaultServer};
 use common::site::{Run, Site};
 use common::trees::{self, Item};
-use common::{ROOT_AND_RSYNC, judge, require};
+use common::{ROOT_AND_RSYNC, judge, require, wait_until};
 
 /// A node with an update to do, a server, and the path of the diff on the server.
 fn behind() -> (Site, FaultServer, String) {
@@ -38,29 +38,17 @@ fn slow() -> (Site, FaultServer, String) {
 }
 
 /// Starts an update and waits until it downloads the diff.
-fn start(site: &Site, server: &FaultServer, path: &str, command: &mut Command) -> Child {
+fn start(server: &FaultServer, path: &str, command: &mut Command) -> Child {
     let child = spawn(command);
-    let begin = Instant::now();
     // The first request is for the listing, the second one for the whole diff.
-    while server.seen().iter().filter(|seen| seen.path == path).count() < 2 {
-        assert!(begin.elapsed() < Duration::from_secs(20), "the download never began");
-        assert!(site.repo().exists());
-        sleep(Duration::from_millis(5));
-    }
+    wait_until("the download begins", || {
+        server.seen().iter().filter(|seen| seen.path == path).count() >= 2
+    });
     child
 }
 
 fn spawn(command: &mut Command) -> Child {
     command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("it starts")
-}
-
-#[track_caller]
-fn wait_until(event: &str, condition: impl Fn() -> bool) {
-    let begin = Instant::now();
-    while !condition() {
-        assert!(begin.elapsed() < Duration::from_secs(20), "{event}: not within 20 seconds");
-        sleep(Duration::from_millis(5));
-    }
 }
 
 fn signal(child: &Child, signal: Signal) {
@@ -76,7 +64,7 @@ fn hangup_does_not_stop_update() {
     require!(ROOT_AND_RSYNC);
 
     let (site, server, path) = slow();
-    let child = start(&site, &server, &path, &mut site.command());
+    let child = start(&server, &path, &mut site.command());
     signal(&child, Signal::SIGHUP);
 
     finish(child).ended(0, &["updated to node"]);
@@ -91,7 +79,7 @@ fn cancellation_before_seal_leaves_nothing() {
         let (site, server, path) = slow();
         let before = site.dir.path().join("before");
         common::copy_tree(&site.node(), &before);
-        let child = start(&site, &server, &path, &mut site.command());
+        let child = start(&server, &path, &mut site.command());
         signal(&child, signal_sent);
 
         finish(child).ended(11, &["cancelled; nothing was changed"]);
@@ -417,7 +405,7 @@ fn update_completes_after_terminal_is_closed() {
         .collect();
     let mut script = Command::new("script");
     script.args(["-qec", &format!("exec {}", words.join(" ")), "/dev/null"]).stdin(Stdio::null());
-    let mut child = start(&site, &server, &path, &mut script);
+    let mut child = start(&server, &path, &mut script);
 
     // The other end of the terminal is closed: SIGHUP, then errors at every write.
     signal(&child, Signal::SIGKILL);

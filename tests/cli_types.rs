@@ -11,7 +11,7 @@ use std::process::Command;
 use rustix::fs::{Mode, OFlags};
 
 use common::site::Site;
-use common::trees::{self, Item, ItemKind, Tree};
+use common::trees::{self, Generation, Item, ItemKind, Tree};
 use common::{ROOT_AND_RSYNC, require};
 
 fn symlink(target: &str) -> Item {
@@ -62,18 +62,22 @@ fn nested_types_change_into_each_other() {
     require!(ROOT_AND_RSYNC);
 
     const SHAPES: usize = 8;
-    let tree = |second: bool| {
+    let tree = |generation: Generation| {
         let mut tree = trees::system();
         for (from, to) in (0..SHAPES).flat_map(|from| (0..SHAPES).map(move |to| (from, to))) {
-            shape(&mut tree, &format!("s/{from}-{to}"), if second { to } else { from });
+            shape(
+                &mut tree,
+                &format!("s/{from}-{to}"),
+                if generation.is_second() { to } else { from },
+            );
         }
         tree
     };
-    let site = Site::at(&tree(false));
+    let site = Site::at(&tree(Generation::First));
 
-    for second in [true, false] {
-        site.publish(&tree(second));
-        let check = if second { "touched" } else { "update" };
+    for generation in [Generation::Second, Generation::First] {
+        site.publish(&tree(generation));
+        let check = if generation.is_second() { "touched" } else { "update" };
         site.updated(&["--no-fallback", "--max-delete", "100%", "--check", check]);
         site.same();
     }

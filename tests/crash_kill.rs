@@ -13,14 +13,15 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use common::site::{Run, Site};
-use common::trees::{Item, ItemKind, Tree, noise};
+use common::trees::{Generation, Item, ItemKind, Tree, noise};
 use common::{Need, ROOT_AND_RSYNC, judge, random, require, rounds, tally};
 
 const TRACED: [Need; 3] = [Need::Root, Need::Program("rsync"), Need::Program("strace")];
 
 /// Tree of `dirs` directories with `files` files each. The second generation changes, adds, removes
 /// and renames files, and replaces every kind of entry by another.
-fn tree(second: bool, dirs: usize, files: usize) -> Tree {
+fn tree(generation: Generation, dirs: usize, files: usize) -> Tree {
+    let second = generation.is_second();
     let mut tree = Tree::from([(Vec::new(), Item::dir())]);
     let mut put = |path: String, item: Item| drop(tree.insert(path.into_bytes(), item));
     for dir in 0..dirs {
@@ -85,14 +86,14 @@ enum UpdateKind {
 impl Scene {
     fn new(kind: UpdateKind, dirs: usize, files: usize) -> Self {
         let site = Site::new().with_rsync();
-        site.publish(&tree(false, dirs, files));
+        site.publish(&tree(Generation::First, dirs, files));
         site.install_node();
         match kind {
             UpdateKind::Diff => drop(site.updated(&["--adopt"])),
             UpdateKind::Full => fs::remove_dir_all(site.repo()).expect("removes"),
             UpdateKind::Rsync => {}
         }
-        site.publish(&tree(true, dirs, files));
+        site.publish(&tree(Generation::Second, dirs, files));
         let base = site.snapshot();
         Scene { site, base, kind }
     }

@@ -559,8 +559,7 @@ impl Scene {
                 done.as_ref().err()
             );
             assert!(met, "{context}: the fault was not reached");
-            let once = matches!(fault, Fault::Fail(_));
-            self.assert_true_report(done, once, &context);
+            self.assert_true_report(done, fault, &context);
             let end = self.recover(&context);
             self.assert_usable(end, &context);
         }
@@ -579,9 +578,10 @@ impl Scene {
     fn assert_true_report(
         &self,
         done: Result<Option<Report>, UpdateError>,
-        once: bool,
+        fault: Fault,
         context: &str,
     ) {
+        let once = matches!(fault, Fault::Fail(_));
         let interrupted = update::status(self.node()).expect("a status").interrupted;
         match done {
             Ok(_) => self.assert_tree(&self.after, context),

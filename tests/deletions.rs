@@ -5,7 +5,7 @@ mod common;
 
 use std::fs;
 
-use common::interrupted::read;
+use common::read;
 use common::site::Site;
 use common::trees::{self, Item, Tree};
 use common::{ROOT_AND_RSYNC, judge, require};

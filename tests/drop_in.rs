@@ -9,12 +9,12 @@ mod common;
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
 use common::site::{Run, Site};
 use common::trees::{self, Item, ItemKind, Tree};
-use common::{ROOT_AND_RSYNC, copy_tree, judge, machine, require};
+use common::{ROOT_AND_RSYNC, copy_tree, judge, machine, read, require};
 
 const AGENT: &str = env!("CARGO_BIN_EXE_si_updateclient");
 /// The agent's own files, as rsync patterns.
@@ -24,6 +24,25 @@ const AGENT_FILES: [&str; 3] =
 /// An image server with the layout of SystemImager, and one node.
 struct OldSite {
     site: Site,
+}
+
+/// The update that rsync alone makes.
+#[derive(Clone, Copy, Default)]
+struct RsyncUpdate<'a> {
+    /// Names of overrides, each copied over the ones before it.
+    overrides: &'a [&'a str],
+    /// The directory to update; empty for the whole tree.
+    directory: &'a str,
+    extra_paths: ExtraPaths,
+    excludes: &'a [&'a str],
+}
+
+/// Treatment of paths that the image lacks.
+#[derive(Clone, Copy, Default, PartialEq)]
+enum ExtraPaths {
+    #[default]
+    Delete,
+    Keep,
 }
 
 impl OldSite {
@@ -69,13 +88,8 @@ impl OldSite {
     }
 
     /// Updates a copy of the node by rsync alone.
-    fn updated_by_rsync(
-        &self,
-        overrides: &[&str],
-        directory: &str,
-        delete: bool,
-        excludes: &[&str],
-    ) -> PathBuf {
+    fn updated_by_rsync(&self, update: RsyncUpdate) -> PathBuf {
+        let RsyncUpdate { overrides, directory, extra_paths, excludes } = update;
         let copy = self.server("by-rsync");
         let _ = fs::remove_dir_all(&copy);
         copy_tree(&self.site.node(), &copy);
@@ -89,7 +103,7 @@ impl OldSite {
             let mut rsync = Command::new("rsync");
             rsync.args(["-aHAXSI", "--numeric-ids"]);
             rsync.args(AGENT_FILES.iter().chain(excludes).map(|rule| format!("--exclude={rule}")));
-            if nth == 0 && delete {
+            if nth == 0 && extra_paths == ExtraPaths::Delete {
                 rsync.arg("--delete");
             }
             common::run(
@@ -102,15 +116,8 @@ impl OldSite {
 
     /// Runs the agent, and asserts that the node equals the result of rsync alone.
     #[track_caller]
-    fn same_as_rsync(
-        &self,
-        more: &[&str],
-        overrides: &[&str],
-        directory: &str,
-        delete: bool,
-        excludes: &[&str],
-    ) -> Run {
-        let expected = self.updated_by_rsync(overrides, directory, delete, excludes);
+    fn same_as_rsync(&self, more: &[&str], update: RsyncUpdate) -> Run {
+        let expected = self.updated_by_rsync(update);
         let run = self.run(more);
         run.ended(0, &[]);
         judge::same(&expected, &self.site.node(), &[]);
@@ -118,10 +125,6 @@ impl OldSite {
         assert_eq!(read(&self.node("etc/systemimager/IMAGE_LAST_SYNCED_TO")), "node\n");
         run
     }
-}
-
-fn read(path: &Path) -> String {
-    fs::read_to_string(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }
 
 fn put_text(tree: &mut Tree, path: &str, content: &str) {
@@ -162,7 +165,10 @@ fn cluster_txt_selects_image_and_overrides() {
     let excludes = ["/etc/hostname"];
     old.on_node("etc/systemimager/updateclient.local.exclude", "/etc/hostname\n");
     let excludes = [&excludes[..], &["/etc/systemimager/updateclient.local.exclude"]].concat();
-    let run = old.same_as_rsync(&[], &["all", "gpu"], "", true, &excludes);
+    let run = old.same_as_rsync(
+        &[],
+        RsyncUpdate { overrides: &["all", "gpu"], excludes: &excludes, ..Default::default() },
+    );
     run.ended(
         0,
         &[
@@ -177,7 +183,10 @@ fn cluster_txt_selects_image_and_overrides() {
     fs::write(old.node("etc/motd"), "edited").expect("writes");
     fs::remove_file(old.node("etc/ntp.conf")).expect("removes");
     fs::create_dir(old.node("usr/share/local")).expect("makes");
-    old.same_as_rsync(&[], &["all", "gpu"], "", true, &excludes);
+    old.same_as_rsync(
+        &[],
+        RsyncUpdate { overrides: &["all", "gpu"], excludes: &excludes, ..Default::default() },
+    );
 
     old.run(&[]).ended(0, &["node with all, gpu is up to date"]);
 }
@@ -199,24 +208,30 @@ fn explicit_overrides_replace_cluster_txt() {
     let excludes = ["/etc/hostname", "/etc/systemimager/*"];
     old.same_as_rsync(
         &["--override", "gpu", "-override", "all"],
-        &["gpu", "all"],
-        "",
-        true,
-        &excludes,
+        RsyncUpdate { overrides: &["gpu", "all"], excludes: &excludes, ..Default::default() },
     );
 
     assert_eq!(read(&old.node("etc/motd")), "everybody's\n");
 
     old.on_node("etc/systemimager/overrides", "gpu\n");
-    old.same_as_rsync(&[], &["gpu"], "", true, &excludes);
+    old.same_as_rsync(
+        &[],
+        RsyncUpdate { overrides: &["gpu"], excludes: &excludes, ..Default::default() },
+    );
 
     assert!(!old.node("etc/ntp.conf").exists());
 
-    old.same_as_rsync(&["--override=all"], &["all", "gpu"], "", true, &excludes);
+    old.same_as_rsync(
+        &["--override=all"],
+        RsyncUpdate { overrides: &["all", "gpu"], excludes: &excludes, ..Default::default() },
+    );
 
     // If an image is named, cluster.txt is ignored.
     fs::remove_file(old.node("etc/systemimager/overrides")).expect("removes");
-    old.same_as_rsync(&["--image", "node"], &[], "", true, &excludes);
+    old.same_as_rsync(
+        &["--image", "node"],
+        RsyncUpdate { excludes: &excludes, ..Default::default() },
+    );
 
     assert_eq!(read(&old.node("etc/motd")), "the image's\n");
 }
@@ -243,10 +258,7 @@ fn directory_option_limits_update() {
     ];
     let run = old.same_as_rsync(
         &[&line[..], &["--override", "gpu"]].concat(),
-        &["gpu"],
-        "usr",
-        true,
-        &[],
+        RsyncUpdate { overrides: &["gpu"], directory: "usr", ..Default::default() },
     );
 
     assert!(
@@ -258,7 +270,7 @@ fn directory_option_limits_update() {
 
     // A directory that the node does not have yet, and double slashes as in old scripts.
     let line = ["--image", "node", "--directory", "//etc//", "--exclude-file", "/dev/null"];
-    old.same_as_rsync(&line, &[], "etc", true, &[]);
+    old.same_as_rsync(&line, RsyncUpdate { directory: "etc", ..Default::default() });
 
     old.run(&["--image", "node", "--directory", "/nowhere"]).ended(4, &["nothing was changed"]);
     old.run(&["--image", "node", "--directory", "usr"]).ended(2, &["absolute"]);
@@ -273,11 +285,14 @@ fn no_delete_keeps_extra_paths() {
     old.on_node("usr/share/own/deep", "stays");
     let line =
         ["--image", "node", "--no-delete", "--override", "all", "--exclude-file", "/dev/null"];
-    old.same_as_rsync(&line, &["all"], "", false, &[]);
+    old.same_as_rsync(
+        &line,
+        RsyncUpdate { overrides: &["all"], extra_paths: ExtraPaths::Keep, ..Default::default() },
+    );
 
     assert_eq!(read(&old.node("etc/own")), "stays");
 
-    old.same_as_rsync(&["--image", "node", "--exclude-file", "/dev/null"], &[], "", true, &[]);
+    old.same_as_rsync(&["--image", "node", "--exclude-file", "/dev/null"], RsyncUpdate::default());
     assert!(!old.node("etc/own").exists());
 }
 
@@ -335,7 +350,7 @@ fn hardlinks_acls_attributes_and_holes_are_copied() {
     require!(ROOT_AND_RSYNC);
 
     let old = OldSite::new(&image(), &[]);
-    old.same_as_rsync(&["--image", "node", "--exclude-file", "/dev/null"], &[], "", true, &[]);
+    old.same_as_rsync(&["--image", "node", "--exclude-file", "/dev/null"], RsyncUpdate::default());
 
     // Links that are separate files on the node become links again.
     let linked = image().into_iter().find_map(|(path, item)| match item.kind {
@@ -347,7 +362,7 @@ fn hardlinks_acls_attributes_and_holes_are_copied() {
     let own = old.node("own");
     common::run(Command::new("cp").args(["-a", "--"]).arg(&path).arg(&own));
     fs::rename(&own, &path).expect("renames");
-    old.same_as_rsync(&["--image", "node", "--exclude-file", "/dev/null"], &[], "", true, &[]);
+    old.same_as_rsync(&["--image", "node", "--exclude-file", "/dev/null"], RsyncUpdate::default());
 }
 
 /// The old client deleted all files of overrides, and copied them again, at every run.
@@ -504,7 +519,8 @@ fn displaced_paths_count_once_and_no_delete_keeps_them() {
         .ended(9, &["8 paths would be deleted"]);
     old.site.unchanged_since(&before);
 
-    let run = old.same_as_rsync(&[&line[..], &["--max-delete", "8"]].concat(), &[], "", true, &[]);
+    let run =
+        old.same_as_rsync(&[&line[..], &["--max-delete", "8"]].concat(), RsyncUpdate::default());
     run.ended(0, &["updated to node"]);
 }
 
@@ -536,7 +552,7 @@ fn changed_directory_times_alone_are_set() {
         Command::new("touch").args(["-d", "2001-01-01"]).arg(old.server("images/node/usr")),
     );
     common::run(Command::new("touch").args(["-d", "2001-01-02"]).arg(old.server("images/node")));
-    old.same_as_rsync(&line, &[], "", true, &[]);
+    old.same_as_rsync(&line, RsyncUpdate::default());
     let of = |path: PathBuf| fs::metadata(path).expect("is there").mtime();
 
     assert_eq!(of(old.node("usr")), of(old.server("images/node/usr")));
@@ -556,9 +572,9 @@ fn capability_survives_change_of_time() {
     let path = old.server("images/node/usr/bin/capable");
     common::run(Command::new("setcap").arg("cap_net_raw=ep").arg(&path));
     let line = ["--image", "node", "--exclude-file", "/dev/null"];
-    old.same_as_rsync(&line, &[], "", true, &[]);
+    old.same_as_rsync(&line, RsyncUpdate::default());
     common::run(Command::new("touch").args(["-d", "2001-01-01"]).arg(&path));
-    old.same_as_rsync(&line, &[], "", true, &[]);
+    old.same_as_rsync(&line, RsyncUpdate::default());
 }
 
 #[test]
@@ -740,7 +756,12 @@ fn old_command_lines_run_unchanged() {
     let excludes =
         ["/lib*", "/bin", "/usr/bin", "/usr/sbin", "/usr/lib*", "/proc/*", "/dev/*", "/tmp/*"];
     let excludes = [&excludes[..], &["/etc/systemimager/*", "/etc/hostname"]].concat();
-    let expected = old.updated_by_rsync(&["all", "gpu"], "", false, &excludes);
+    let expected = old.updated_by_rsync(RsyncUpdate {
+        overrides: &["all", "gpu"],
+        extra_paths: ExtraPaths::Keep,
+        excludes: &excludes,
+        ..Default::default()
+    });
 
     // The mounts were left alone, together with their mount points.
     judge::same(&expected, &old.site.node(), &["/dev", "/proc", "/tmp"]);

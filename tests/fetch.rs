@@ -11,11 +11,10 @@ use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Mutex;
-use std::thread;
 use std::time::{Duration, Instant};
 
 use common::fault_server::{Fault, FaultServer};
-use common::require;
+use common::{free_port, require, wait_for_server};
 use systemimager::catalog::{FileRef, FirstFrame, MAX_CATALOG, RepoPath};
 use systemimager::digest::Digest;
 use systemimager::fetch::FetchErrorKind::{Corrupt, NoRoom, NotFound, Other, Unreachable};
@@ -218,6 +217,7 @@ fn partial_file_without_strong_etag_is_restarted() {
         site.server.always(ARCHIVE, fault);
         let part = site.spool_dir().join(format!("{}.part", site.claim().sha256));
         fs::write(part, &site.bytes[..200_000]).expect("scratch");
+
         assert_eq!(site.fetch().expect("fetches"), site.bytes);
         assert_eq!(site.server.sent(), 300_000);
         assert_eq!(site.requested_ranges(), [None]);
@@ -740,7 +740,7 @@ impl Secure {
             .stderr(Stdio::null())
             .spawn()
             .expect("openssl is installed");
-        wait_for(port);
+        wait_for_server(port);
 
         Secure { child, port, certificate }
     }
@@ -792,18 +792,6 @@ fn untrusted_certificate_and_redirect_to_http_are_refused() {
     assert_eq!(site.server.seen().len(), 0);
 }
 
-fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("a free port").port()
-}
-
-fn wait_for(port: u16) {
-    let began = Instant::now();
-    while std::net::TcpStream::connect(("127.0.0.1", port)).is_err() {
-        assert!(began.elapsed() < Duration::from_secs(10), "nobody listens at port {port}");
-        thread::sleep(Duration::from_millis(20));
-    }
-}
-
 /// A real rsync daemon for the repository of a site.
 struct Daemon {
     child: Child,
@@ -834,7 +822,7 @@ impl Daemon {
             .stderr(Stdio::null())
             .spawn()
             .expect("rsync is installed");
-        wait_for(port);
+        wait_for_server(port);
 
         Daemon { child, port }
     }

@@ -7,9 +7,9 @@ use std::fs;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use common::disk::{self, Disk, Mounted};
+use common::disk::{self, Access, Disk, Mounted};
 use common::site::{Run, Site};
-use common::trees::{self, Item, ItemKind, Tree, noise};
+use common::trees::{self, Generation, Item, ItemKind, Tree, noise};
 use common::{Need, judge, require, run};
 
 const NEEDED: [Need; 7] = [
@@ -26,7 +26,8 @@ const EXCLUDED: [&str; 3] = ["lost+found", ".si-stage", ".si-undo"];
 
 /// Adds entries below `part` with every kind of change between the two generations; each type of
 /// entry is replaced by each other type.
-fn fill(tree: &mut Tree, part: &str, second: bool) {
+fn fill(tree: &mut Tree, part: &str, generation: Generation) {
+    let second = generation.is_second();
     let below =
         |name: &str| if part.is_empty() { name.to_owned() } else { format!("{part}/{name}") };
     let mut put = |name: &str, item: Item| trees::put(tree, &below(name), item);
@@ -64,10 +65,10 @@ fn fill(tree: &mut Tree, part: &str, second: bool) {
     }
 }
 
-fn generation(parts: &[&str], second: bool) -> Tree {
+fn tree(parts: &[&str], generation: Generation) -> Tree {
     let mut tree = Tree::from([(Vec::new(), Item::dir())]);
     for part in parts {
-        fill(&mut tree, part, second);
+        fill(&mut tree, part, generation);
     }
     for above in ["etc", "var/lib"] {
         trees::put(&mut tree, above, Item::dir());
@@ -87,7 +88,7 @@ fn site_on<T>(tree: &Tree, mount: impl FnOnce(&Site) -> T) -> (Site, T) {
 
 /// Updates the node, and kills the update at its first step after the seal.
 #[track_caller]
-fn kill_after_seal(site: &Site) {
+fn kill_at_first_step(site: &Site) {
     let killed = update_with_fault(site, "renameat2", "signal=KILL", 3);
     assert_eq!(killed.code, -1, "{killed:#?}");
     assert!(site.node().join(".si-stage/journal").exists(), "the transaction was not sealed");
@@ -136,7 +137,7 @@ fn test_updates_on(kind: &str) {
     require!(NEEDED);
 
     disk::enter_mount_namespace();
-    let [first, second] = [false, true].map(|second| generation(&["", "usr/lib"], second));
+    let [first, second] = Generation::BOTH.map(|which| tree(&["", "usr/lib"], which));
     let (site, _disk) =
         site_on(&first, |site| Disk::new(kind, site.dir.path().join("disk"), &site.node()));
     let same = || judge::same(&site.image(), &site.node(), &["lost+found"]);
@@ -149,7 +150,7 @@ fn test_updates_on(kind: &str) {
     roll_back_to(&site, &site.image());
 
     site.publish(&first);
-    kill_after_seal(&site);
+    kill_at_first_step(&site);
     recover(&site).ended(0, &["completing an update"]);
 
     same();
@@ -183,7 +184,7 @@ fn directory_with_inherited_project_refuses_update() {
     require!(NEEDED);
 
     disk::enter_mount_namespace();
-    let [first, second] = [false, true].map(|second| generation(&["", "usr/lib"], second));
+    let [first, second] = Generation::BOTH.map(|which| tree(&["", "usr/lib"], which));
     let (site, _disk) =
         site_on(&first, |site| Disk::new("xfs", site.dir.path().join("disk"), &site.node()));
     site.publish(&second);
@@ -227,7 +228,7 @@ fn root_of_six_filesystems_is_one_transaction() {
     require!(NEEDED);
 
     disk::enter_mount_namespace();
-    let [first, second] = [false, true].map(|second| generation(&PARTS, second));
+    let [first, second] = Generation::BOTH.map(|which| tree(&PARTS, which));
     let (site, mut disks) = site_on(&first, mount_six_filesystems);
     let same = || judge::same(&site.image(), &site.node(), &EXCLUDED);
     site.publish(&second);
@@ -240,7 +241,7 @@ fn root_of_six_filesystems_is_one_transaction() {
 
     // A filesystem is missing at the recovery of an update that was killed after its seal.
     site.publish(&first);
-    kill_after_seal(&site);
+    kill_at_first_step(&site);
     for (disk, at) in disks.iter_mut().zip(["", "boot", "usr", "var"]).skip(1) {
         disk.unmount();
         let message = format!("/{at} takes part in it, but is not mounted");
@@ -278,7 +279,7 @@ fn removed_or_read_only_subvolume_refuses_update() {
     require!(NEEDED);
 
     disk::enter_mount_namespace();
-    let mut tree = generation(&[""], false);
+    let mut tree = tree(&[""], Generation::First);
     trees::put(&mut tree, "srv/data/file", Item::file("1"));
     trees::put(&mut tree, "srv/fixed/file", Item::file("1"));
     let (site, _disk) = site_on(&tree, |site| {
@@ -288,7 +289,7 @@ fn removed_or_read_only_subvolume_refuses_update() {
         root
     });
     let fixed = site.node().join("srv/fixed");
-    disk::set_read_only(&fixed, true);
+    disk::set_access(&fixed, Access::ReadOnly);
     let assert_refused = |site: &Site, words: &[&str]| {
         site.update(&["--no-fallback"]).ended(5, words).ended(5, &["nothing was changed"]);
         assert_eq!(list_stages(&site.node()), "");
@@ -312,7 +313,7 @@ fn removed_or_read_only_subvolume_refuses_update() {
         assert_refused(&site, &["/srv/fixed", "read-only subvolume"]);
     }
 
-    disk::set_read_only(&fixed, false);
+    disk::set_access(&fixed, Access::Writable);
     update(&site, &[]);
     judge::same(&site.image(), &site.node(), &EXCLUDED);
 
@@ -337,7 +338,7 @@ fn snapshots_are_unchanged_by_update() {
     require!(NEEDED);
 
     disk::enter_mount_namespace();
-    let [first, second] = [false, true].map(|second| generation(&["", "var/data"], second));
+    let [first, second] = Generation::BOTH.map(|which| tree(&["", "var/data"], which));
     let (site, _disk) = site_on(&first, |site| {
         let root = Disk::new("btrfs", site.dir.path().join("disk"), &site.node());
         disk::subvolume(&site.node().join("var/data"));
@@ -378,8 +379,8 @@ fn untracked_file_in_bind_mount_is_kept() {
     require!(NEEDED);
 
     disk::enter_mount_namespace();
-    let [first, second] = [false, true].map(|second| {
-        let mut tree = generation(&["", "srv/source", "var/shown"], second);
+    let [first, second] = Generation::BOTH.map(|generation| {
+        let mut tree = tree(&["", "srv/source", "var/shown"], generation);
         trees::put(&mut tree, "srv/source/only/here", Item::file("tracked at the source alone"));
         trees::put(
             &mut tree,
@@ -425,7 +426,7 @@ fn untracked_file_in_bind_mount_is_kept() {
     site.publish(&first);
     drop(over);
 
-    kill_after_seal(&site);
+    kill_at_first_step(&site);
     drop(bound);
     recover(&site).ended(6, &["/var/shown takes part in it, but is not mounted"]);
     let _bound = Mounted::bind(&node.join("srv/source"), &node.join("var/shown"));
@@ -438,8 +439,9 @@ fn untracked_file_in_bind_mount_is_kept() {
 const EXFAT: [Need; 2] = [Need::Program("mkfs.exfat"), Need::Program("mount.exfat-fuse")];
 
 /// System with an EFI system partition, which supports no owners, modes, links and attributes.
-fn with_firmware(second: bool) -> Tree {
-    let mut tree = generation(&[""], second);
+fn with_firmware(generation: Generation) -> Tree {
+    let second = generation.is_second();
+    let mut tree = tree(&[""], generation);
     let mut put = |name: &str, item: Item| trees::put(&mut tree, &format!("boot/efi/{name}"), item);
     put(
         "EFI/BOOT/BOOTX64.EFI",
@@ -497,7 +499,7 @@ fn site_with_firmware(tree: &Tree) -> (Site, Disk) {
 }
 
 #[track_caller]
-fn assert_equals_image(site: &Site, image: &Path) {
+fn assert_firmware_updated(site: &Site, image: &Path) {
     let efi = [image, &site.node()].map(|tree| tree.join("boot/efi"));
     let early = "EFI/before-1980";
     judge::same_contents(&efi[0], &efi[1], &[".si-*", early]);
@@ -518,7 +520,7 @@ fn exfat_differs_only_in_unsupported_metadata() {
     require!(NEEDED, EXFAT);
 
     disk::enter_mount_namespace();
-    let [first, second] = [false, true].map(with_firmware);
+    let [first, second] = Generation::BOTH.map(with_firmware);
     let (site, mut disk) = site_with_firmware(&first);
     let link = "./boot/efi/EFI/link: a link cannot be held by fuseblk";
 
@@ -532,7 +534,7 @@ fn exfat_differs_only_in_unsupported_metadata() {
     fs::write(site.node().join("mnt/photo"), "the node's").expect("writes");
     site.publish(&second);
     update(&site, &["--purge-untracked"]).ended(0, &[link, "EFI/new/pipe: a fifo cannot be held"]);
-    assert_equals_image(&site, &site.image());
+    assert_firmware_updated(&site, &site.image());
     assert!(site.node().join("mnt/photo").exists());
 
     // No check level finds a difference, even after a new mount with other inode numbers.
@@ -545,10 +547,10 @@ fn exfat_differs_only_in_unsupported_metadata() {
     }
 
     site.rollback(&[]).ended(0, &[]);
-    assert_equals_image(&site, &before);
+    assert_firmware_updated(&site, &before);
 
     site.rollback(&[]).ended(0, &[]);
-    assert_equals_image(&site, &site.image());
+    assert_firmware_updated(&site, &site.image());
 
     // Drift on the limited filesystem is repaired by an update.
     fs::write(site.node().join("boot/efi/EFI/same"), "the sale").expect("writes");
@@ -556,14 +558,14 @@ fn exfat_differs_only_in_unsupported_metadata() {
 
     site.updated(&["--check=stat"])
         .ended(0, &["repaired: /boot/efi/EFI/loader", "repaired: /boot/efi/EFI/same"]);
-    assert_equals_image(&site, &site.image());
+    assert_firmware_updated(&site, &site.image());
 
     // A full sync updates the limited filesystem.
     site.publish(&first);
     site.archives("diffs").iter().for_each(|diff| fs::remove_file(diff).expect("removes a diff"));
 
     site.updated(&["--max-delete", "100%"]).ended(0, &["full sync"]);
-    assert_equals_image(&site, &site.image());
+    assert_firmware_updated(&site, &site.image());
 }
 
 #[test]
@@ -571,7 +573,7 @@ fn kill_at_any_step_on_exfat_is_recovered() {
     require!(NEEDED, EXFAT);
 
     disk::enter_mount_namespace();
-    let trees = [false, true].map(with_firmware);
+    let trees = Generation::BOTH.map(with_firmware);
     let (site, mut disk) = site_with_firmware(&trees[0]);
 
     site.updated(&["--adopt"]);
@@ -595,12 +597,12 @@ fn kill_at_any_step_on_exfat_is_recovered() {
             recover(&site).ended(6, &["/boot/efi takes part in it, but is not mounted"]);
             disk.mount();
             recover(&site).ended(0, &["completing an update"]);
-            assert_equals_image(&site, &site.image());
+            assert_firmware_updated(&site, &site.image());
         }
 
         let run = update(&site, &["--unhold"]);
         assert!(run.code == 0, "{call} {nth}: {killed:#?}");
-        assert_equals_image(&site, &site.image());
+        assert_firmware_updated(&site, &site.image());
         assert_eq!(list_stages(&site.node()), "", "{call} {nth}");
     }
     assert!(sealed > 2, "only {sealed} kills met a sealed transaction");
@@ -611,7 +613,7 @@ fn full_exfat_refuses_update_and_rollback() {
     require!(NEEDED, EXFAT);
 
     disk::enter_mount_namespace();
-    let mut tree = with_firmware(false);
+    let mut tree = with_firmware(Generation::First);
     trees::put(&mut tree, "boot/efi/large", Item::file(vec![1; 35_000_000]));
     let (site, _disk) = site_with_firmware(&tree);
 
@@ -623,7 +625,7 @@ fn full_exfat_refuses_update_and_rollback() {
     trees::put(&mut tree, "boot/efi/large", Item::file(vec![2; 10_000_000]));
     site.publish(&tree);
     update(&site, &[]);
-    assert_equals_image(&site, &site.image());
+    assert_firmware_updated(&site, &site.image());
 
     // A rollback is refused if there is no space for the old file.
     let filler = site.node().join("boot/efi/filler");

@@ -16,14 +16,15 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use common::site::Site;
-use common::trees::{self, Item, ItemKind, Tree};
+use common::trees::{self, Generation, Item, ItemKind, Tree};
 use common::{ROOT_AND_RSYNC, judge, require, rounds, tally};
 
 /// Number of paths for each kind of change.
 const GROUPS: usize = 25;
 
 /// Tree in which every path of both generations changes, each group in a way of its own.
-fn tree(second: bool) -> Tree {
+fn tree(generation: Generation) -> Tree {
+    let second = generation.is_second();
     let mut generation =
         GenerationBuilder { tree: Tree::from([(Vec::new(), Item::dir())]), second };
 
@@ -289,7 +290,7 @@ fn check_found<T>(path: &Path, answer: io::Result<T>) -> Result<T, String> {
 fn path_of_both_generations_is_never_absent() {
     require!(ROOT_AND_RSYNC);
 
-    let generations = [tree(false), tree(true)];
+    let generations = Generation::BOTH.map(tree);
     let site = Site::at(&generations[0]);
     site.publish(&generations[1]);
     let images = [site.dir.path().join("first"), site.dir.path().join("second")];

@@ -4,17 +4,12 @@ mod common;
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
-use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, SystemTime};
 
 use common::site::{Run, Site};
 use common::trees::{self, Item, ItemKind};
-use common::{ROOT_AND_RSYNC, copy_tree, judge, require};
-
-fn read(path: &Path) -> String {
-    fs::read_to_string(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
-}
+use common::{ROOT_AND_RSYNC, copy_tree, judge, read, require};
 
 /// Files that differ on every node; the default excludes name them.
 const NODE_FILES: [&str; 14] = [

@@ -6,12 +6,12 @@ mod common;
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Command;
 
 use common::site::{Run, Site};
 use common::trees::{self, Item, Tree};
-use common::{ROOT_AND_RSYNC, copy_tree, judge, require};
+use common::{ROOT_AND_RSYNC, copy_tree, judge, read, require};
 use proptest::test_runner::{Config, TestRunner};
 
 /// A site with a published image and with overrides.
@@ -116,10 +116,6 @@ fn tree_of(files: &[(&str, &str)]) -> Tree {
         trees::put(&mut tree, path, Item::file(*content));
     }
     tree
-}
-
-fn read(path: &Path) -> String {
-    fs::read_to_string(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }
 
 #[test]

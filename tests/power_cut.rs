@@ -30,7 +30,7 @@ use std::time::{Duration, Instant};
 use common::disk;
 use common::power::{Kind, MountedDisk, PowerSwitch};
 use common::site::{Run, Site};
-use common::trees::{self, Item, ItemKind, Tree, noise};
+use common::trees::{self, Generation, Item, ItemKind, Tree, noise};
 use common::{Need, judge, random, require, rounds, run, scratch, tally};
 use tempfile::TempDir;
 
@@ -84,7 +84,8 @@ const OPERATIONS: [(Operation, CutWindow); 7] = [
 ];
 
 /// Tree with every kind of entry, and enough other files for a run of measurable length.
-fn large_tree(second: bool) -> Tree {
+fn large_tree(generation: Generation) -> Tree {
+    let second = generation.is_second();
     let mut tree = trees::everything();
     if second {
         tree = trees::mutate(&tree, 1);
@@ -121,7 +122,8 @@ fn large_tree(second: bool) -> Tree {
 }
 
 /// Small system tree with few changes, among them every kind of change.
-fn small_tree(second: bool) -> Tree {
+fn small_tree(generation: Generation) -> Tree {
+    let second = generation.is_second();
     let mut tree = trees::system();
     let mut put = |path: &str, item: Item| trees::put(&mut tree, path, item);
     put("usr/lib/app/link", Item::new(ItemKind::Link(b"usr/lib/app/one.py".to_vec())));
@@ -218,7 +220,7 @@ struct Progress {
 
 impl<'a> Scene<'a> {
     fn new(store: &'a Store, update_kind: UpdateKind) -> Self {
-        let (tree, site): (fn(bool) -> Tree, _) = match update_kind {
+        let (tree, site): (fn(Generation) -> Tree, _) = match update_kind {
             UpdateKind::Diff => (large_tree, Site::new()),
             UpdateKind::SmallDiff => (small_tree, Site::new()),
             UpdateKind::FullSync => (large_tree, Site::new().with_rsync()),
@@ -227,7 +229,7 @@ impl<'a> Scene<'a> {
         let disk = store.place(&format!("{update_kind:?}"));
         store.kind.make(&disk, 320);
         let mounted = store.kind.mount(&disk, &site.node());
-        site.publish(&tree(false));
+        site.publish(&tree(Generation::First));
         run(Command::new("cp").args(["-a", "-T"]).arg(site.image()).arg(site.node()));
         if update_kind == UpdateKind::FullSync {
             fs::remove_dir_all(site.repo()).expect("removes");
@@ -237,7 +239,7 @@ impl<'a> Scene<'a> {
 
         let base = site.snapshot();
         mounted.unmount();
-        site.publish(&tree(true));
+        site.publish(&tree(Generation::Second));
         let (update, rollback) = (Start { disk, ..Start::default() }, Start::default());
         let mut scene = Scene { update_kind, store, site, base, update, rollback };
         scene.rollback.disk = scene.measure(Operation::Update);

@@ -9,18 +9,13 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 use common::fault_server::{Fault, FaultServer};
-use common::interrupted::{STRACE, behind, interrupt, interrupt_node, read};
+use common::interrupted::{STRACE, behind, interrupt, interrupted_site};
 use common::site::{Run, Site};
-use common::{judge, machine, require, trees};
+use common::{judge, machine, read, require, trees};
 
 const AGENT: &str = env!("CARGO_BIN_EXE_si_updateclient");
-
-#[track_caller]
-fn interrupted_site() -> Site {
-    let site = behind();
-    interrupt_node(&site);
-    site
-}
+/// Paths of [`equip`], which the image lacks.
+const EQUIPMENT: [&str; 3] = ["/bin", "/lib", "/lib64"];
 
 /// Runs `program` as `--recover --root NODE`.
 fn recover_with(program: &Path, site: &Site) -> Run {
@@ -161,13 +156,6 @@ fn equip(site: &Site) {
     machine::install(Path::new(AGENT), &site.node(), "bin/agent");
 }
 
-/// Asserts that the node equals the image, except for the files of [`equip`].
-#[track_caller]
-fn assert_equals_image(site: &Site) {
-    judge::same(&site.image(), &site.node(), &["/bin", "/lib", "/lib64"]);
-    site.nothing_left();
-}
-
 #[test]
 fn boot_unit_finishes_with_copy_of_replaced_agent() {
     require!(STRACE, machine::PROGRAMS);
@@ -176,7 +164,7 @@ fn boot_unit_finishes_with_copy_of_replaced_agent() {
     equip(&site);
     let boot = run_unit(&site).expect("its condition holds");
     boot.ended(0, &["completing an update that was interrupted", "/ is at generation"]);
-    assert_equals_image(&site);
+    site.same_except(&EQUIPMENT);
     assert!(run_unit(&site).is_none(), "the unit runs at every boot");
 }
 
@@ -207,7 +195,7 @@ fn boot_unit_finishes_with_installed_agent_if_copy_fails() {
             .expect("its condition holds")
             .ended(0, &["completing an update that was interrupted"]);
 
-        assert_equals_image(&site);
+        site.same_except(&EQUIPMENT);
     }
 }
 

@@ -9,7 +9,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 use common::fault_server::FaultServer;
-use common::interrupted::read;
+use common::read;
 use common::site::{Run, Site};
 use common::trees::{self, Item, ItemKind, Tree};
 use common::{Need, judge, machine, require, run};

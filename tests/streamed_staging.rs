@@ -6,13 +6,12 @@ mod common;
 use std::fs;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
-use std::thread::sleep;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use common::fault_server::{Fault, FaultServer};
 use common::site::{Run, Site};
 use common::trees::{self, Item};
-use common::{ROOT_AND_RSYNC, require, write_program};
+use common::{ROOT_AND_RSYNC, require, wait_until, write_program};
 
 const HOOKS: &str = "etc/systemimager/hooks.d/pre-update.d";
 /// Size in bytes of the first file in the archive.
@@ -51,14 +50,15 @@ fn sent_bytes(server: &FaultServer, path: &str) -> u64 {
     server.seen().iter().filter(|seen| seen.path == path).skip(1).map(|seen| seen.sent).sum()
 }
 
+/// Waits until `condition` holds, while the run must not end.
 #[track_caller]
-fn wait_until(child: &mut Child, condition: impl Fn() -> bool) {
-    let begin = Instant::now();
-    while !condition() {
-        assert!(begin.elapsed() < Duration::from_secs(20), "not within 20 seconds");
-        assert!(child.try_wait().expect("a child").is_none(), "the run ended before");
-        sleep(Duration::from_millis(2));
-    }
+fn wait_during_run(child: &mut Child, event: &str, condition: impl Fn() -> bool) {
+    wait_until(event, || {
+        let holds = condition();
+        let status = child.try_wait().expect("a child");
+        assert!(holds || status.is_none(), "{event}: the run ended before");
+        holds
+    });
 }
 
 /// True if `top` or a directory below it has a file of `size` bytes.
@@ -79,7 +79,9 @@ fn archive_is_staged_while_it_downloads() {
     let whole = fs::metadata(site.diff(1, 2)).expect("a diff").len();
     serve_slowly(&server, &path);
     let mut child = start(&mut site.command());
-    wait_until(&mut child, || has_file_of_size(&site.node().join(".si-stage"), FIRST_FILE_SIZE));
+    wait_during_run(&mut child, "the first file is staged", || {
+        has_file_of_size(&site.node().join(".si-stage"), FIRST_FILE_SIZE)
+    });
     let sent = sent_bytes(&server, &path);
     assert!(sent < whole / 2, "{sent} of {whole} bytes were sent");
 
@@ -133,7 +135,9 @@ fn pre_update_hooks_run_after_download_and_before_staging() {
     serve_slowly(&server, &path);
     let mut child = start(&mut site.command());
     let staged = || fs::exists(site.node().join(".si-stage")).unwrap_or(false);
-    wait_until(&mut child, || staged() || sent_bytes(&server, &path) > whole / 2);
+    wait_during_run(&mut child, "half of the archive is sent", || {
+        staged() || sent_bytes(&server, &path) > whole / 2
+    });
     assert!(!staged(), "nothing is unpacked before the hooks have run");
 
     let run = Run::from_output(child.wait_with_output().expect("it ends"));

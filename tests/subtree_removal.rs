@@ -60,7 +60,7 @@ fn kill(command: &Command, kind: &str, nth: u32) -> bool {
 /// Kills the update after the seal, when the new file is installed and the stale directory not
 /// yet removed.
 #[track_caller]
-fn interrupted_site() -> Site {
+fn site_killed_before_removal() -> Site {
     let site = site();
     let mut command = site.command();
     command.args(ANY);
@@ -155,7 +155,7 @@ fn stale_directory_is_removed_and_restored_by_one_rename() {
 fn late_arrivals_are_moved_back() {
     require!(NEEDED);
 
-    let site = interrupted_site();
+    let site = site_killed_before_removal();
     let node = site.node();
     create_late_arrivals(&node);
     write_text(&node.join(OLD).join("kernel/a.ko"), "edited before its removal");
@@ -192,7 +192,7 @@ fn late_arrivals_are_moved_back() {
 fn kill_while_late_arrivals_are_moved_back_is_recovered() {
     require!(NEEDED);
 
-    let site = interrupted_site();
+    let site = site_killed_before_removal();
     create_late_arrivals(&site.node());
     let dir = scratch();
     for kind in ["renameat2", "mkdirat", "renameat", "unlinkat", "utimensat"] {
@@ -251,7 +251,7 @@ fn rollback_displaces_untracked_files_in_its_way() {
 fn mount_in_stale_directory_prevents_its_removal() {
     require!(NEEDED);
 
-    let site = interrupted_site();
+    let site = site_killed_before_removal();
     let node = site.node();
     let (elsewhere, at) = (scratch(), node.join(OLD).join("empty"));
     write_text(&elsewhere.path().join("precious"), "precious");

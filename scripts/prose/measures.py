@@ -145,6 +145,8 @@ def count_function(tally, path, lines, function):
     if path.startswith("src/") and not function.signature_is_given:
         if len(function.parameters) > PARAMETER_LIMIT:
             add("parameters", f"{len(function.parameters)} parameters")
+
+    if path.startswith(("src/", "tests/")) and not function.signature_is_given:
         if shape.has_bool(function):
             add("bool-parameters", "a bool parameter")
 

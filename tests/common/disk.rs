@@ -120,10 +120,18 @@ pub fn snapshot(of: &Path, at: &Path) {
     run(Command::new("btrfs").args(["-q", "subvolume", "snapshot", "-r"]).arg(of).arg(at));
 }
 
+/// Access to a btrfs subvolume.
+#[derive(Clone, Copy, Debug)]
+pub enum Access {
+    ReadOnly,
+    Writable,
+}
+
 /// Makes a btrfs subvolume read-only or writable.
-pub fn set_read_only(at: &Path, read_only: bool) {
-    run(Command::new("btrfs")
-        .args(["property", "set", "-ts"])
-        .arg(at)
-        .args(["ro", &read_only.to_string()]));
+pub fn set_access(at: &Path, access: Access) {
+    let read_only = match access {
+        Access::ReadOnly => "true",
+        Access::Writable => "false",
+    };
+    run(Command::new("btrfs").args(["property", "set", "-ts"]).arg(at).args(["ro", read_only]));
 }

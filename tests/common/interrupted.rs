@@ -1,18 +1,18 @@
 //! A node whose update was interrupted after its seal, at a known step.
 
-use std::fs;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
 use super::site::{Run, Site};
-use super::trees::{self, Item, ItemKind, Tree};
-use super::{Need, judge};
+use super::trees::{self, Generation, Item, ItemKind, Tree};
+use super::{Need, judge, read};
 
 /// Needs of a test that interrupts an update.
 pub const STRACE: [Need; 3] = [Need::Root, Need::Program("rsync"), Need::Program("strace")];
 
 /// A small system in its first or second generation. The agent in it is not a real program.
-pub fn tree(second: bool) -> Tree {
+pub fn tree(generation: Generation) -> Tree {
+    let second = generation.is_second();
     let mut tree = trees::system();
     for (path, one, two) in [
         ("etc/version", "1", "2"),
@@ -41,8 +41,16 @@ pub fn tree(second: bool) -> Tree {
 /// A node with the first generation, and a publish of the second one.
 #[track_caller]
 pub fn behind() -> Site {
-    let site = Site::at(&tree(false));
-    site.publish(&tree(true));
+    let site = Site::at(&tree(Generation::First));
+    site.publish(&tree(Generation::Second));
+    site
+}
+
+/// A node whose update from the first generation to the second was interrupted.
+#[track_caller]
+pub fn interrupted_site() -> Site {
+    let site = behind();
+    interrupt_node(&site);
     site
 }
 
@@ -75,8 +83,4 @@ pub fn interrupt_node(site: &Site) {
         "nothing is left to do: {left:#?}"
     );
     assert_eq!(read(&site.node().join("etc/version")), "2", "nothing was done: {left:#?}");
-}
-
-pub fn read(path: &Path) -> String {
-    fs::read_to_string(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
 }

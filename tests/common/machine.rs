@@ -7,7 +7,8 @@ use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use super::{copy_program, run};
+use super::site::Site;
+use super::{copy_program, run, write_program};
 
 /// Needs of a test that runs programs in a tree.
 pub const PROGRAMS: [super::Need; 4] = [
@@ -16,6 +17,43 @@ pub const PROGRAMS: [super::Need; 4] = [
     super::Need::Program("chroot"),
     super::Need::Program("ldd"),
 ];
+
+/// The file in which scripts record their calls.
+const RECORDS: &str = "var/log/notes";
+
+/// A node that runs scripts in place of programs.
+pub struct ScriptedNode {
+    pub site: Site,
+}
+
+impl ScriptedNode {
+    /// Installs the shell and `more` names of busybox in the node of `site`.
+    pub fn new(site: Site, more: &[&str]) -> Self {
+        install_busybox(&site.node(), &["sh", "cat"]);
+        install_busybox(&site.node(), more);
+        ScriptedNode { site }
+    }
+
+    pub fn at(&self, path: &str) -> PathBuf {
+        self.site.node().join(path)
+    }
+
+    pub fn script(&self, path: &str, lines: &str) {
+        write_program(&self.at(path), &format!("#!/bin/sh\n{lines}\n"));
+    }
+
+    /// Installs a script that records its name and arguments.
+    pub fn record_calls(&self, path: &str) {
+        self.script(path, &format!("echo \"${{0##*/}} $*\" >>/{RECORDS}"));
+    }
+
+    /// Returns the lines that were recorded since the last call.
+    pub fn take_records(&self) -> Vec<String> {
+        let records = fs::read_to_string(self.at(RECORDS)).unwrap_or_default();
+        let _ = fs::remove_file(self.at(RECORDS));
+        records.lines().map(|line| line.trim_end().to_owned()).collect()
+    }
+}
 
 /// Installs a program as `path` below `top`, and its shared libraries at their own paths.
 pub fn install(program: &Path, top: &Path, path: &str) {

@@ -34,8 +34,10 @@ pub mod trees;
 
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io::Write;
+use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
@@ -202,6 +204,35 @@ pub fn run(command: &mut Command) -> String {
         String::from_utf8_lossy(&output.stderr)
     );
     String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+/// Reads a text file.
+#[track_caller]
+pub fn read(path: &Path) -> String {
+    std::fs::read_to_string(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
+}
+
+/// Waits until `condition` holds, for at most 20 seconds.
+#[track_caller]
+pub fn wait_until(event: &str, mut condition: impl FnMut() -> bool) {
+    let begin = Instant::now();
+    while !condition() {
+        assert!(begin.elapsed() < Duration::from_secs(20), "{event}: not within 20 seconds");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
+/// A free port of the loopback interface.
+pub fn free_port() -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    listener.local_addr().expect("an address").port()
+}
+
+/// Waits until a server listens at a port of the loopback interface.
+#[track_caller]
+pub fn wait_for_server(port: u16) {
+    let is_up = || TcpStream::connect(("127.0.0.1", port)).is_ok();
+    wait_until(&format!("a server listens at port {port}"), is_up);
 }
 
 /// Copies a tree with all its metadata.

@@ -1,15 +1,13 @@
 //! A whole site in one directory: an image server with its repository and rsync daemon, and nodes.
 
-use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
-use std::time::Duration;
 
 use systemimager::catalog::{ArchiveKind, Catalog};
 use tempfile::TempDir;
 
 use super::trees::{self, Tree};
-use super::{copy_tree, judge, scratch};
+use super::{copy_tree, free_port, judge, scratch, wait_for_server};
 
 /// The site; its daemons stop on drop.
 pub struct Site {
@@ -227,7 +225,13 @@ impl Site {
     /// Asserts that the node equals the image.
     #[track_caller]
     pub fn same(&self) {
-        judge::same(&self.image(), &self.node(), &[]);
+        self.same_except(&[]);
+    }
+
+    /// Asserts that the node equals the image under exclude rules.
+    #[track_caller]
+    pub fn same_except(&self, excludes: &[&str]) {
+        judge::same(&self.image(), &self.node(), excludes);
         self.nothing_left();
     }
 
@@ -304,7 +308,7 @@ impl Daemon {
             .spawn()
             .expect("the rsync daemon starts");
         let daemon = Daemon { child, port };
-        wait_for(port);
+        wait_for_server(port);
 
         daemon
     }
@@ -315,19 +319,4 @@ impl Drop for Daemon {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
-}
-
-fn free_port() -> u16 {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
-    listener.local_addr().expect("an address").port()
-}
-
-fn wait_for(port: u16) {
-    for _ in 0..200 {
-        if std::net::TcpStream::connect(("127.0.0.1", port)).is_ok() {
-            return;
-        }
-        std::thread::sleep(Duration::from_millis(20));
-    }
-    panic!("nothing answers on port {port}");
 }

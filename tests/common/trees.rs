@@ -14,6 +14,21 @@ use rustix::fs::{AtFlags, CWD, FileType, Mode, Timespec, Timestamps, XattrFlags}
 /// Items by their paths. A directory without an item of its own has default metadata.
 pub type Tree = BTreeMap<Vec<u8>, Item>;
 
+/// The state of a tree before an update, or after it.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Generation {
+    First,
+    Second,
+}
+
+impl Generation {
+    pub const BOTH: [Generation; 2] = [Generation::First, Generation::Second];
+
+    pub fn is_second(self) -> bool {
+        self == Generation::Second
+    }
+}
+
 /// An entry of a tree: its kind and its metadata.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Item {
