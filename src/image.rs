@@ -114,6 +114,7 @@ mod tests {
     #[test]
     fn image_and_override_of_one_name_in_separate_directories() {
         let name = |text: &str| text.parse::<ImageName>().expect(text);
+
         assert_eq!(Layer::Image(name("node")).repository_path(), "node");
         assert_eq!(Layer::Override(name("node")).repository_path(), "overrides/node");
         for module in RESERVED_NAMES {

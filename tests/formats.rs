@@ -105,6 +105,7 @@ fn manifest_1_round_trips() {
 fn state_1_round_trips() {
     let text = String::from_utf8(sample("state/v1.toml")).expect("text");
     let state = State::parse(&text, "the sample").expect("reads");
+
     assert_eq!((state.serial, state.deviations.len(), state.untracked), (2, 1, Some(0)));
     assert_eq!(
         state.deviating_paths().map(|path| path.to_string()).collect::<Vec<_>>(),

@@ -67,6 +67,7 @@ fn path_out_of_repository_refused() {
 #[test]
 fn contradiction_refused() {
     let text = sample().to_toml().expect("writes");
+
     for (from, to) in [
         ("serial = 2\npublished", "serial = 3\npublished"),
         ("length = 10", "length = 1000"),

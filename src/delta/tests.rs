@@ -31,6 +31,7 @@ const KINDS: [Kind; 2] = [Kind::Prefix, Kind::Operations];
 #[test]
 fn small_change_gives_small_patch() {
     let (old, new) = old_and_new();
+
     for kind in KINDS {
         let patch = encode(kind, &old, &new, Effort::Normal).expect("encodes");
         assert!(patch.len() < 400, "{kind}: {}", patch.len());
@@ -102,6 +103,7 @@ fn wrong_length_is_refused() {
 fn wrong_number_of_frames_is_refused() {
     let (old, new) = old_and_new();
     let length = new.len() as u64;
+
     for kind in KINDS {
         let patch = encode(kind, &old, &new, Effort::Normal).expect("encodes");
         let twice = [&patch[..], &patch[..]].concat();
@@ -114,6 +116,7 @@ fn wrong_number_of_frames_is_refused() {
 #[test]
 fn flipped_bit_never_panics_or_enlarges_output() {
     let (old, new) = old_and_new();
+
     for kind in KINDS {
         let patch = encode(kind, &old, &new, Effort::Normal).expect("encodes");
         for at in 0..patch.len() * 8 {

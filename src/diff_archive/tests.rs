@@ -191,6 +191,7 @@ fn every_kind_of_entry_round_trips() {
 #[test]
 fn same_pair_gives_same_bytes_on_any_number_of_processors() {
     let (base, target) = rich_pair();
+
     for compression in FrameCompression::ALL {
         let on = |threads| {
             let pool =

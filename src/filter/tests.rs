@@ -91,6 +91,7 @@ fn bad_rule_reported_with_line() {
             .expect_err("bad rules")
             .to_string()
     };
+
     assert_eq!(error(b"a\n\n- \n"), "local.exclude:3: a rule needs a pattern: - ");
     assert_eq!(error(b"a\0b"), "local.exclude:1: a pattern cannot hold a NUL: a\\000b");
     assert!(error(&[b'x'; MAX_PATTERN_PLUS]).contains("longer than 4095"));
@@ -118,6 +119,7 @@ fn built_in_rules_cannot_be_removed_or_overruled() {
         "proc/",
         "proc/1",
     ];
+
     for at in hidden {
         assert!(is_excluded(&filter, at), "{at}");
     }
@@ -148,6 +150,7 @@ fn reason_names_rule() {
 #[test]
 fn agent_configuration_and_keys_protected() {
     let filter = Filter::builder().build();
+
     for at in
         ["usr/sbin/si_updateclient", "etc/systemimager/keys", "etc/systemimager/keys/site.pub"]
     {
@@ -209,6 +212,7 @@ fn hostile_pattern_takes_bounded_time() {
     {
         let _ = filter(&pattern).excludes(&text, Other);
     }
+
     assert!(begun.elapsed() < Duration::from_secs(5), "took {:?}", begun.elapsed());
 }
 

@@ -67,6 +67,7 @@ mod tests {
     #[test]
     fn path_of_kernel_recognised_by_release() {
         let kernel = Kernel::new("6.1.0-18-amd64").expect("good");
+
         for path in [
             "lib/modules/6.1.0-18-amd64",
             "usr/lib/modules/6.1.0-18-amd64/kernel/fs/xfs.ko",

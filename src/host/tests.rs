@@ -12,6 +12,7 @@ fn config(text: &str) -> Result<Config, BadFile> {
 #[test]
 fn shipped_sample_changes_nothing_and_shows_defaults() {
     assert_eq!(config(SAMPLE), Ok(Config::default()));
+
     let shown: String = SAMPLE
         .lines()
         .map(|line| match line.strip_prefix('#') {
@@ -35,12 +36,14 @@ fn shipped_sample_changes_nothing_and_shows_defaults() {
         ca_file: example.ca_file,
         ..Config::default()
     };
+
     assert_eq!(shown, defaults);
 }
 
 #[test]
 fn bad_setting_refused_with_place() {
     let error = config("\ndrift = \"repare\"\n").expect_err("an unknown word").to_string();
+
     assert!(
         error.starts_with("updateclient.toml: ")
             && error.contains("line 2")
@@ -78,9 +81,12 @@ fn client_conf_of_old_client_parsed() {
         fstypes: vec!["ext4".into(), "xfs".into()],
         ignored: vec!["server:".into(), "ssh_user".into()],
     };
+
     assert_eq!(conf, expected);
+
     let error =
         ClientConf::parse("client.conf", b"\nrsync_port = 0").expect_err("no port").to_string();
+
     assert_eq!(error, "client.conf:2: \"0\" is not a port");
 }
 

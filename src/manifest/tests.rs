@@ -43,6 +43,7 @@ fn frozen_sample_keeps_id() {
 #[test]
 fn text_not_canonical_refused() {
     let good = String::from_utf8(SAMPLE.to_vec()).expect("ASCII");
+
     for (from, to, why) in [
         ("systemimager 1", "systemimager 2", "does not begin"),
         ("./a type=dir", "a type=dir", "./"),
@@ -97,10 +98,13 @@ fn longest_path_written_and_read() {
         entries.push(dir("x").at(at.clone()));
     }
     let last = at.join(&vec![0xff; 4095 - at.as_bytes().len() - 1]).expect("4,095 bytes");
+
     assert_eq!(last.as_bytes().len(), 4095);
+
     let link = LeafKind::Symlink { target: vec![b' '; 4095].into() };
     entries.push(Entry::new(last, meta(0o777), Node::Leaf(Leaf { kind: link, group: None })));
     let manifest = Manifest::new(entries).expect("sound");
+
     assert_eq!(Manifest::parse(&text(&manifest)[..]).expect("canonical"), manifest);
 }
 
@@ -108,6 +112,7 @@ fn longest_path_written_and_read() {
 fn incomplete_hardlink_group_refused() {
     let top = || dir("x").at(TreePath::root());
     let refused = |entries: Vec<Entry>| Manifest::new(entries).expect_err("refused").to_string();
+
     assert!(refused(vec![top(), file("a", b"1", Some("a"))]).contains("no other member"));
     assert!(
         refused(vec![top(), file("a", b"1", None), file("b", b"1", Some("a"))])
@@ -130,9 +135,12 @@ fn filtered_group_keeps_remaining_members() {
     let whole =
         Manifest::new(vec![top, dir("d"), group("d/a"), group("e"), group("f")]).expect("sound");
     let without_dir = whole.filtered(|entry| entry.path != path("d"));
+
     assert!(without_dir.get(&path("d/a")).is_none());
     assert_eq!(without_dir.get(&path("f")).and_then(Entry::group), Some(&path("e")));
+
     let alone = whole.filtered(|entry| entry.is_dir() || entry.path == path("f"));
+
     assert_eq!(alone.get(&path("f")).and_then(Entry::group), None);
     assert_eq!(whole.filtered(|_| false).len(), 1);
     for filtered in [without_dir, alone] {
@@ -146,15 +154,20 @@ fn changes_for_other_base_refused() {
     let base = Manifest::new(vec![top.clone(), file("a", b"1", None)]).expect("sound");
     let other = Manifest::new(vec![top, file("a", b"2", None)]).expect("sound");
     let changes = ManifestChanges { removed: vec![file("a", b"1", None)], changed: vec![] };
+
     assert_eq!(base.apply(&changes.removed, &changes.changed).expect("fits").len(), 1);
     assert!(other.apply(&changes.removed, &changes.changed).is_err());
     assert!(base.apply(&changes.removed, &[file("a", b"3", None)]).is_err());
     assert!(base.apply(&[], &[file("b/c", b"3", None)]).is_err());
+
     let twice = |removed: &[Entry], changed: &[Entry]| {
         base.apply(removed, changed).expect_err("refused").to_string()
     };
+
     assert!(twice(&[], &[file("z", b"1", None), file("z", b"2", None)]).contains("changed twice"));
+
     let gone = base.entries()[1].clone();
+
     assert!(
         twice(std::slice::from_ref(&gone), std::slice::from_ref(&gone))
             .contains("both removed and changed")

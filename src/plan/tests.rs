@@ -79,6 +79,7 @@ fn broken_archive_avoided() {
 fn full_sync_reasons_distinguished() {
     let none = HashSet::new();
     let catalog = catalog(3, &[(2, 3, 100_000)], Some(40));
+
     assert_eq!(choose(None, &catalog, &none), UpdatePlan::Full(FullSyncReason::NotRecorded));
     assert_eq!(
         choose(Some(id(9)), &catalog, &none),

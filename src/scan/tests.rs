@@ -32,12 +32,14 @@ fn tree_scanned_exactly() {
     fs::set_permissions(dir.path().join("three"), fs::Permissions::from_mode(0o4711))
         .expect("chmods");
     let scan = scanned(&root);
+
     assert_eq!(scan.manifest().len(), 6);
     assert_eq!(entry(&scan, "three").meta.mode, 0o4711);
     assert_eq!(entry(&scan, "three").file(), Some((3, Digest::of(b"333"))));
     assert_eq!(entry(&scan, "two").group(), Some(&entry(&scan, "d/one").path));
     assert_eq!(entry(&scan, "two").file(), Some((1, Digest::of(b"1"))));
     assert_eq!((scan.manifest().bytes(), scan.bytes_read()), (4, 4));
+
     scan.recheck(&root).expect("nothing changed");
 }
 
@@ -61,9 +63,12 @@ fn unchanged_content_not_read_again() {
     let (dir, root) = tree();
     let first = settle(scanned(&root));
     let second = scan(&root, &first.cache(), &Silent).expect("scans");
+
     assert_eq!((second.bytes_read(), second.manifest().id()), (0, first.manifest().id()));
+
     fs::write(dir.path().join("three"), b"444").expect("writes");
     let third = scan(&root, &first.cache(), &Silent).expect("scans");
+
     assert_eq!(third.bytes_read(), 3);
     assert_eq!(entry(&third, "three").file(), Some((3, Digest::of(b"444"))));
 }
@@ -81,8 +86,11 @@ fn cache_written_and_read_and_damaged_cache_empty() {
     let place = tempfile::tempdir().expect("a scratch directory");
     let file = place.path().join("cache");
     cache.save(&file).expect("writes");
+
     assert_eq!(Cache::load(&file), cache);
+
     let bytes = fs::read(&file).expect("reads");
+
     for at in 0..bytes.len() {
         let mut damaged = bytes.clone();
         damaged[at] ^= 1;
@@ -100,9 +108,12 @@ fn change_after_scan_named() {
     let scan = scanned(&root);
     fs::write(dir.path().join("three"), b"444").expect("writes");
     let error = scan.recheck(&root).expect_err("it changed").to_string();
+
     assert!(error.contains("three changed"), "{error}");
+
     let scan = scanned(&root);
     fs::write(dir.path().join("d/new"), b"").expect("writes");
+
     assert!(scan.recheck(&root).expect_err("it changed").to_string().contains("/d changed"));
 }
 
@@ -120,6 +131,7 @@ fn client_state_in_image_refused_by_name() {
             matches!(&error, ScanError::ClientState { path } if path.contains("si-") || path.contains("state"))
         );
     }
+
     let (dir, root) = tree();
     fs::create_dir_all(dir.path().join("var/lib/systemimager/client")).expect("creates");
     scanned(&root);
@@ -175,7 +187,10 @@ fn exported_tree_equal_for_mtree() {
             .expect("runs");
         (output.status.success(), format!("{name}: {}", String::from_utf8_lossy(&output.stdout)))
     };
+
     assert_eq!(judged("equal"), (true, "equal: ".to_owned()));
+
     fs::write(dir.path().join("three"), b"444").expect("writes");
+
     assert!(!judged("changed").0);
 }

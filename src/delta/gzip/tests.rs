@@ -170,6 +170,7 @@ fn members_with_zeros_between_and_after_are_rebuilt() {
 #[test]
 fn garbage_after_last_member_is_plain() {
     let plain = sample(5000, 3);
+
     for garbage in [
         &b"x"[..],
         b"\0\0\x1f\x8b",

@@ -107,6 +107,7 @@ fn smallest_gzip_files_are_decomposed_within_limit() {
             pairs.groups.iter().map(|g| (g.class, g.targets.len())).collect();
         (classes, pairs.compressed.len())
     };
+
     assert_eq!(classes(0), (vec![(ContentClass::Compressed, 2)], 0));
     assert_eq!(classes(1), (vec![(ContentClass::Decomposed, 2)], 0));
     assert_eq!(classes(60), (vec![(ContentClass::Decomposed, 2)], 1));

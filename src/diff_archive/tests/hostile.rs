@@ -231,6 +231,7 @@ fn a_window_beyond_the_limit_is_refused() {
     let bytes = encoder.finish().expect("compresses");
     let error = read_listing(&bytes, FrameCompression::Zstd, &ArchiveLimits::default())
         .expect_err("refused");
+
     assert!(matches!(error, ArchiveError::Io(_)), "{error}");
 }
 

@@ -99,8 +99,11 @@ fn large_gzip_file_is_built_from_old_plain_form() {
     }
     let (base, target) = (old.tree(), new.tree());
     let file = target.manifest.entries().iter().find_map(Entry::file).expect("the file");
+
     assert!(file.0 > 1 << 20, "{} bytes are decomposed in a group", file.0);
+
     let (bytes, _) = build_with(&base, &target, Some(Effort::Best), FrameCompression::Zstd);
+
     assert!(bytes.len() < 50_000, "{} bytes", bytes.len());
     assert_eq!(
         receive(&bytes, FrameCompression::Zstd, &base).get(&file.1).map(Vec::len),
@@ -144,11 +147,13 @@ fn microcode_before_initrd_is_not_sent() {
     let (base, target) = initrds();
     let length = |effort| build_with(&base, &target, Some(effort), FrameCompression::Zstd).0.len();
     let (fast, normal, best) = (length(Effort::Fast), length(Effort::Normal), length(Effort::Best));
+
     assert!(
         fast < 1_300_000 && normal < 1_300_000,
         "its compressed part has 1.2 MB: {fast}, {normal}"
     );
     assert!(best < 30_000, "{best}");
+
     check_pair_in(&base, &target, &[FrameCompression::Zstd]);
 }
 
@@ -168,6 +173,7 @@ fn large_compressed_file_is_tried_if_it_begins_alike() {
     }
     let (base, target) = (old.tree(), new.tree());
     let (bytes, _) = build_with(&base, &target, Some(Effort::Normal), FrameCompression::Zstd);
+
     assert!(
         (1_600_000..1_620_000).contains(&bytes.len()),
         "the other one is sent whole: {}",
@@ -198,6 +204,7 @@ fn rebuild_limit_is_not_exceeded() {
         .into_listing();
     let (limit, cost) =
         (1000 * Effort::Normal.rebuild_limit().seconds, listing.header().rebuild_ms);
+
     assert!(cost <= limit, "{cost} of {limit}");
     assert_eq!(receive(&bytes, FrameCompression::Zstd, &base).len(), 4);
 }
@@ -206,10 +213,13 @@ fn rebuild_limit_is_not_exceeded() {
 fn small_change_of_renamed_file_is_a_patch() {
     let (base, target) = rich_pair();
     let (bytes, written) = build(&base, &target, DeltaMode::WithDeltas, FrameCompression::Zstd);
+
     assert!(written.index.iter().any(|record| record.place.group.is_some()));
+
     let listing =
         verify_diff(&bytes[..], FrameCompression::Zstd, &ArchiveLimits::default(), None, &Silent)
             .expect("verifies");
+
     assert_eq!(listing.groups()[0].sources[0].path.to_string(), "/usr/lib/libx.so.1.2.3");
     assert!(listing.header().patch_bytes < 1000, "{}", listing.header().patch_bytes);
     assert!(

@@ -90,6 +90,7 @@ fn unchanged_files_need_no_restart() {
         "r-xp /usr/lib/libc.so.6\nrw-p \nrw-p [heap]",
     );
     let verdict = system.verdict("6.1.0-18-amd64");
+
     assert!(verdict.is_clean());
     assert_eq!(verdict.lines(), ["nothing needs restarting"]);
 }
@@ -107,6 +108,7 @@ fn service_named_with_replaced_files_program_first() {
         pids: vec![70, 71],
         files: files.map(String::from).into(),
     };
+
     assert_eq!(verdict.services, [service]);
     assert_eq!(
         verdict.lines(),
@@ -157,6 +159,7 @@ fn process_without_service_named_by_command() {
     }
     let names: Vec<String> =
         system.verdict("").services.into_iter().map(|service| service.name).collect();
+
     assert_eq!(
         names,
         ["cron.service", "ba?[31msh (pid 70)", "ba?[31msh (pid 71)", "ba?[31msh (pid 72)"]
@@ -168,12 +171,16 @@ fn replaced_c_library_or_init_needs_reboot() {
     let old = "r-xp /usr/lib/x86_64-linux-gnu/libc.so.6 (deleted)";
     let system = System::started_late();
     system.process(80, "bash", "0::/user.slice/user-0.slice/session-3.scope\n", "/bin/bash", old);
+
     assert_eq!(system.verdict("").reboot, []);
+
     system.process(70, "sshd", SSHD, "/usr/sbin/sshd", old);
     let lines = system.verdict("").lines();
+
     assert!(lines[2].starts_with(
         "reboot needed: sshd.service and perhaps others use the C library /usr/lib/x86"
     ));
+
     system.process(
         1,
         "systemd",
@@ -183,6 +190,7 @@ fn replaced_c_library_or_init_needs_reboot() {
     );
     let reboot: Vec<String> =
         system.verdict("").reboot.iter().map(RestartReason::to_string).collect();
+
     assert_eq!(reboot[0], "process 1 (systemd) uses /usr/lib/libx.so, which was replaced");
     assert_eq!(reboot.len(), 2);
     assert!(system.verdict("").services.iter().all(|service| !service.pids.contains(&1)));
@@ -192,21 +200,32 @@ fn replaced_c_library_or_init_needs_reboot() {
 fn other_kernel_after_reboot_is_reason() {
     let (running, newer) = ("6.1.0-18-amd64", "6.1.0-21-amd64");
     let system = System::started_late();
+
     assert_eq!(system.verdict(running).reboot, [], "booted over the network");
+
     system.kernel("5.10.0-9-amd64");
+
     assert_eq!(
         system.verdict(running).reboot,
         [RestartReason::KernelGone { running: running.into() }]
     );
+
     system.kernel(running);
+
     assert_eq!(system.verdict(running).reboot, []);
+
     fs::create_dir_all(system.at("tree/lib/modules").join(newer)).expect("makes");
+
     assert_eq!(system.verdict(running).reboot, [], "the newer kernel has no image");
+
     system.kernel(newer);
     let newer = RestartReason::KernelNewer { running: running.into(), installed: newer.into() };
+
     assert_eq!(system.verdict(running).reboot, [newer]);
+
     let system = System::started_early();
     system.kernel(running);
+
     assert!(
         matches!(&system.verdict(running).reboot[..], [RestartReason::KernelChanged { file }] if file.ends_with(running))
     );

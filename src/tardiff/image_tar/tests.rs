@@ -72,6 +72,7 @@ fn pax_archive_has_manifest_of_tree() {
 #[test]
 fn gnu_archive_has_manifest_of_tree_without_fractions() {
     let dir = tree();
+
     for options in [&["--format=gnu"][..], &["--format=gnu", "-S"]] {
         let image = read(&tar(dir.path(), options)[..], &Silent).expect("reads");
         assert_eq!(

@@ -40,14 +40,21 @@ fn etag(answer: &str) -> String {
 fn file_and_range_are_served() {
     let (_dir, address) = server();
     let whole = ask(address, "GET /node/catalog.toml", "");
+
     assert!(whole.starts_with("HTTP/1.1 200") && whole.ends_with("\r\n\r\n0123456789"), "{whole}");
+
     let part = ask(address, "GET /node/catalog.toml", "Range: bytes=3-5\r\n");
+
     assert!(part.starts_with("HTTP/1.1 206") && part.ends_with("\r\n\r\n345"), "{part}");
     assert!(part.contains("content-range: bytes 3-5/10"), "{part}");
+
     let head = ask(address, "HEAD /node/catalog.toml", "");
+
     assert!(head.contains("content-length: 10") && head.ends_with("\r\n\r\n"), "{head}");
     assert_eq!(etag(&head), etag(&whole));
+
     let beyond = ask(address, "GET /node/catalog.toml", "Range: bytes=10-\r\n");
+
     assert!(beyond.starts_with("HTTP/1.1 416"), "{beyond}");
 }
 

@@ -22,6 +22,7 @@ fn file_that_is_not_gzip_is_refused() {
 #[test]
 fn truncated_file_is_refused() {
     let gz = member(&HEADER, 9, &sample(3000, 6));
+
     for length in 3..gz.len() {
         assert!(
             matches!(refusal(&gz[..length]), NotDecomposed::Open(OpenError::Damaged(_))),
