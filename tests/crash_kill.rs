@@ -23,7 +23,9 @@ const TRACED: [Need; 3] = [Need::Root, Need::Program("rsync"), Need::Program("st
 fn tree(generation: Generation, dirs: usize, files: usize) -> Tree {
     let second = generation.is_second();
     let mut tree = Tree::from([(Vec::new(), Item::dir())]);
-    let mut put = |path: String, item: Item| drop(tree.insert(path.into_bytes(), item));
+    let mut put = |path: String, item: Item| {
+        tree.insert(path.into_bytes(), item);
+    };
     for dir in 0..dirs {
         put(format!("d{dir:02}"), Item::dir());
         for file in 0..files {

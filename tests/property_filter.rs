@@ -189,13 +189,12 @@ fn any_tree_under_any_rules_matches_rsync() {
         let dir = scratch();
         let image = dir.path().join("image");
         for (path, is_dir) in &paths {
-            match is_dir {
-                true => std::fs::create_dir_all(image.join(path)).expect("a directory"),
-                false => {
-                    std::fs::create_dir_all(image.join(path).parent().expect("is below"))
-                        .expect("a directory");
-                    std::fs::write(image.join(path), "").expect("a file");
-                }
+            if *is_dir {
+                std::fs::create_dir_all(image.join(path)).expect("a directory");
+            } else {
+                std::fs::create_dir_all(image.join(path).parent().expect("is below"))
+                    .expect("a directory");
+                std::fs::write(image.join(path), "").expect("a file");
             }
         }
         let filter = builder.build();

@@ -1,11 +1,13 @@
 //! Failures of downloads, with the side at fault and their wording.
 
 use std::borrow::Cow;
+use std::error::Error;
 use std::sync::Arc;
 use std::time::Duration;
 use std::{fmt, io};
 
 use reqwest::StatusCode;
+use rustls_pki_types::pem;
 
 use crate::cancel::Cancelled;
 use crate::catalog::RepoPath;
@@ -74,16 +76,16 @@ pub(super) enum FetchProblem {
     DiskFull { needed: u64, free: u64 },
     #[error("the download is no longer needed")]
     NoReaders,
-    #[error("the file has an invalid certificate: {reason}")]
-    InvalidCertificate { reason: String },
+    #[error("the file has an invalid certificate: {source}")]
+    InvalidCertificate { source: Arc<CertificateError> },
     #[error("no certificates are available to verify the server; name a file of them")]
     NoCertificates,
     #[error("only an http URL can be reached through a tunnel")]
     TunnelNeedsHttp,
-    #[error("cannot create an HTTP client: {reason}")]
-    HttpClient { reason: String },
-    #[error("cannot build the HTTP request: {reason}")]
-    InvalidRequest { reason: String },
+    #[error("cannot create an HTTP client: {source}")]
+    HttpClient { source: RootCause },
+    #[error("cannot build the HTTP request: {source}")]
+    InvalidRequest { source: RootCause },
 
     #[error("there is no such file")]
     NotFound,
@@ -97,12 +99,12 @@ pub(super) enum FetchProblem {
     OutsideFile { offset: u64, length: u64, size: u64 },
     #[error("HTTP status {status}")]
     HttpStatus { status: StatusCode },
-    #[error("{reason}")]
-    Redirect { reason: String },
-    #[error("no secure connection: {reason}")]
-    Tls { reason: String },
-    #[error("the answer is not HTTP: {reason}")]
-    NotHttp { reason: String },
+    #[error(transparent)]
+    Redirect(RootCause),
+    #[error("no secure connection: {source}")]
+    Tls { source: RootCause },
+    #[error("the answer is not HTTP: {source}")]
+    NotHttp { source: RootCause },
     #[error("connection refused; check that the service is running")]
     ConnectionRefused,
     #[error("the answer is a part of a file that was requested as a whole")]
@@ -131,10 +133,10 @@ pub(super) enum FetchProblem {
 
     #[error("no answer within {limit:?}")]
     NoAnswer { limit: Duration },
-    #[error("cannot resolve the server's name: {reason}")]
-    NameLookup { reason: String },
-    #[error("{reason}")]
-    Connection { reason: String },
+    #[error("cannot resolve the server's name: {source}")]
+    NameLookup { source: RootCause },
+    #[error(transparent)]
+    Connection(RootCause),
     #[error("{cause}{}", Position(*position))]
     Interrupted { cause: Interruption, position: Option<(u64, u64)> },
 
@@ -143,7 +145,7 @@ pub(super) enum FetchProblem {
     #[error(transparent)]
     RsyncRun(Arc<RsyncError>),
 
-    /// A failure in the words of another layer.
+    /// A failure in the words of an upper layer, whose error types this one cannot name.
     #[error("{reason}")]
     Reported { kind: FetchErrorKind, side: Side, reason: String },
 }
@@ -157,8 +159,58 @@ pub(super) enum Interruption {
     Silence { limit: Duration },
     #[error("the data arrives too slowly")]
     TooSlow,
-    #[error("{reason}")]
-    Connection { reason: String },
+    #[error(transparent)]
+    Connection(RootCause),
+}
+
+/// An error of the HTTP client; its text is that of the innermost source, since the others only
+/// say that a request failed.
+#[derive(Clone, Debug)]
+pub(super) struct RootCause(Arc<dyn Error + Send + Sync>);
+
+impl RootCause {
+    pub(super) fn new(error: impl Error + Send + Sync + 'static) -> Self {
+        RootCause(Arc::new(error))
+    }
+}
+
+impl Error for RootCause {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        Some(&*self.0)
+    }
+}
+
+impl fmt::Display for RootCause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut innermost: &dyn Error = &*self.0;
+        while let Some(source) = innermost.source() {
+            innermost = source;
+        }
+        // Some texts are the server's: they are cut, and control characters are left out.
+        let text: String =
+            innermost.to_string().chars().filter(|c| !c.is_control()).take(300).collect();
+        f.write_str(&text)
+    }
+}
+
+/// Reason that a certificate cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum CertificateError {
+    #[error(transparent)]
+    Pem(#[from] pem::Error),
+    #[error(transparent)]
+    Client(#[from] reqwest::Error),
+    #[error(transparent)]
+    Tls(#[from] rustls::Error),
+}
+
+/// Reason that a redirect is not followed.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum RedirectError {
+    #[error("the server redirects in a circle, or too often")]
+    TooMany,
+    #[error("the server redirects to {scheme}, which is not secure")]
+    NotSecure { scheme: String },
 }
 
 /// Whether the server's machine refused a connection, or did not answer at all.
@@ -216,7 +268,7 @@ impl FetchProblem {
             },
             FetchProblem::NotAFile
             | FetchProblem::TooLarge { .. }
-            | FetchProblem::Redirect { .. }
+            | FetchProblem::Redirect(_)
             | FetchProblem::NotHttp { .. }
             | FetchProblem::PartInsteadOfWhole => (Kind::Other, Side::Server),
             FetchProblem::Tls { .. } | FetchProblem::ConnectionRefused => {
@@ -235,7 +287,7 @@ impl FetchProblem {
 
             FetchProblem::NoAnswer { .. }
             | FetchProblem::NameLookup { .. }
-            | FetchProblem::Connection { .. }
+            | FetchProblem::Connection(_)
             | FetchProblem::Interrupted { .. } => (Kind::Unreachable, Side::Network),
 
             FetchProblem::Rsync { failure, connection, .. } => rsync_side(*failure, *connection),

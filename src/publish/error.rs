@@ -8,6 +8,29 @@ use crate::image::Layer;
 use crate::manifest::ManifestError;
 use crate::scan::ScanError;
 
+/// Reason that a file of the repository is not the one that the catalog names.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum FileFault {
+    #[error("it is larger than 16 MiB")]
+    CatalogTooLarge,
+    #[error("its size is {actual} bytes; the catalog says {expected}")]
+    Size { actual: u64, expected: u64 },
+    #[error("its digest does not match the catalog")]
+    Digest,
+    #[error("its first frame does not match the catalog")]
+    FirstFrame,
+    #[error("it is the manifest of another generation")]
+    OtherGeneration,
+    #[error("its name has no known extension")]
+    UnknownExtension,
+}
+
+impl From<FileFault> for io::Error {
+    fn from(fault: FileFault) -> Self {
+        io::Error::other(fault)
+    }
+}
+
 /// A failure to publish an image, or to read a repository.
 #[derive(Debug, thiserror::Error)]
 pub enum PublishError {

@@ -37,8 +37,11 @@ impl LockedStore {
         for part in ["manifests", "full", "diffs", NEW_DIR] {
             let dir = store.dir.join(part);
             let mode = if part == NEW_DIR { 0o700 } else { 0o755 };
-            let made = DirBuilder::new().recursive(true).mode(mode).create(&dir);
-            made.map_err(|e| PublishError::file("create", &dir, e))?;
+            DirBuilder::new()
+                .recursive(true)
+                .mode(mode)
+                .create(&dir)
+                .map_err(|e| PublishError::file("create", &dir, e))?;
         }
 
         let path = store.dir.join(".lock");
@@ -64,17 +67,22 @@ impl LockedStore {
     /// Creates a new file in `.new/`. [`rename_into_place`](Self::rename_into_place) publishes it.
     pub fn create(&self, file: &RepoPath) -> Result<File, PublishError> {
         let path = self.new_path(file);
-        let made = File::options().read(true).write(true).create(true).truncate(true).open(&path);
-        made.map_err(|e| PublishError::file("create", &path, e))
+        File::options()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .open(&path)
+            .map_err(|e| PublishError::file("create", &path, e))
     }
 
     /// Creates a file without a name, which exists as long as it is open.
     pub fn unnamed_file(&self) -> Result<File, PublishError> {
         let path = self.store.dir.join(NEW_DIR).join("unnamed");
-        let made = File::options().read(true).write(true).create_new(true).open(&path);
-        let made = made.map_err(|e| PublishError::file("create", &path, e))?;
+        let file = File::options().read(true).write(true).create_new(true).open(&path);
+        let file = file.map_err(|e| PublishError::file("create", &path, e))?;
         fs::remove_file(&path).map_err(|e| PublishError::file("remove", &path, e))?;
-        Ok(made)
+        Ok(file)
     }
 
     /// Makes a file that [`create`](Self::create) made durable.

@@ -15,6 +15,7 @@ use crate::fetch::{FetchError, FetchErrorKind, Ranges, Side};
 use crate::image::Layer;
 use crate::manifest::{MAX_TEXT, Manifest};
 use crate::publish::PublishError;
+use crate::publish::error::FileFault;
 
 /// The name of the catalog.
 pub(super) const CATALOG: &str = "catalog.toml";
@@ -59,11 +60,7 @@ impl Store {
             .read_to_end(&mut bytes)
             .map_err(|e| PublishError::file("read", &path, e))?;
         if bytes.len() as u64 > MAX_CATALOG {
-            return Err(PublishError::file(
-                "read",
-                &path,
-                io::Error::other("it is larger than 16 MiB"),
-            ));
+            return Err(PublishError::file("read", &path, FileFault::CatalogTooLarge.into()));
         }
 
         let invalid = |source| PublishError::Catalog { path: path.display().to_string(), source };
@@ -73,34 +70,15 @@ impl Store {
     /// Opens `file` for reading; fails if its size is not the catalog's.
     pub fn read(&self, file: &FileRef) -> Result<File, PublishError> {
         let path = self.path(&file.file);
-        let open = || {
-            let opened = File::open(&path)?;
-            let found = opened.metadata()?.len();
-            if found == file.size {
-                return Ok(opened);
-            }
-            Err(io::Error::other(format!(
-                "its size is {found} bytes; the catalog says {}",
-                file.size
-            )))
-        };
-        open().map_err(|e| PublishError::file("read", &path, e))
+        open_sized(&path, file.size).map_err(|e| PublishError::file("read", &path, e))
     }
 
     /// Opens `file` for reading after its digest has been verified.
     pub fn read_checked(&self, file: &FileRef) -> Result<File, PublishError> {
         let mut opened = self.read(file)?;
         let path = self.path(&file.file);
-        let mut check = || {
-            let (digest, _) = Digest::of_reader(&mut opened)?;
-            opened.seek(SeekFrom::Start(0))?;
-            if digest == file.sha256 {
-                Ok(())
-            } else {
-                Err(io::Error::other("its digest does not match the catalog"))
-            }
-        };
-        check().map_err(|e| PublishError::file("read", &path, e))?;
+        check_digest(&mut opened, &file.sha256)
+            .map_err(|e| PublishError::file("read", &path, e))?;
         Ok(opened)
     }
 
@@ -112,11 +90,7 @@ impl Store {
         let manifest = Manifest::read_zstd(BufReader::new(file), MAX_TEXT)
             .map_err(|source| PublishError::Manifest { path: shown(), source })?;
         if manifest.id() != publish.generation {
-            return Err(PublishError::file(
-                "read",
-                &path,
-                io::Error::other("it is the manifest of another generation"),
-            ));
+            return Err(PublishError::file("read", &path, FileFault::OtherGeneration.into()));
         }
         Ok(manifest)
     }
@@ -140,11 +114,7 @@ impl Store {
             .map_err(|e| PublishError::file("read", &path, e))?;
 
         if Digest::of(&frame) != archive.first_frame.sha256 {
-            return Err(PublishError::file(
-                "read",
-                &path,
-                io::Error::other("its first frame does not match the catalog"),
-            ));
+            return Err(PublishError::file("read", &path, FileFault::FirstFrame.into()));
         }
 
         let compression = compression(archive).map_err(|e| PublishError::file("read", &path, e))?;
@@ -165,7 +135,7 @@ impl Store {
 
     /// Each file in the directories of the format, to find unreferenced ones.
     pub fn files(&self) -> Result<Vec<RepoPath>, PublishError> {
-        let mut found = Vec::new();
+        let mut files = Vec::new();
         for part in ["", "manifests", "full", "diffs"] {
             let dir = self.dir.join(part);
             let entries = match fs::read_dir(&dir) {
@@ -180,13 +150,13 @@ impl Store {
                 if let Some(name) =
                     name.to_str().filter(|_| is_file).and_then(|name| RepoPath::new(name).ok())
                 {
-                    found.push(name);
+                    files.push(name);
                 }
             }
         }
 
-        found.sort();
-        Ok(found)
+        files.sort();
+        Ok(files)
     }
 }
 
@@ -198,29 +168,41 @@ impl Ranges for Store {
         length: u64,
     ) -> Result<Box<dyn Read + '_>, FetchError> {
         let path = self.path(&file.file);
-        let open = || {
-            let mut opened = File::open(&path)?;
-            opened.seek(SeekFrom::Start(offset))?;
-            Ok(opened.take(length))
-        };
-
-        match open() {
-            Ok(range) => Ok(Box::new(range)),
-            Err(e) => {
-                let e: io::Error = e;
-                Err(FetchError::new(
-                    FetchErrorKind::Other,
-                    Side::Server,
-                    path.display().to_string(),
-                    e.to_string(),
-                ))
-            }
+        match open_at(&path, offset) {
+            Ok(file) => Ok(Box::new(file.take(length))),
+            Err(error) => Err(FetchError::new(
+                FetchErrorKind::Other,
+                Side::Server,
+                path.display().to_string(),
+                error,
+            )),
         }
     }
 }
 
+/// Opens a file of `size` bytes for reading.
+fn open_sized(path: &Path, size: u64) -> io::Result<File> {
+    let file = File::open(path)?;
+    let actual = file.metadata()?.len();
+    if actual == size { Ok(file) } else { Err(FileFault::Size { actual, expected: size }.into()) }
+}
+
+/// Opens a file for reading from `offset`.
+fn open_at(path: &Path, offset: u64) -> io::Result<File> {
+    let mut file = File::open(path)?;
+    file.seek(SeekFrom::Start(offset))?;
+    Ok(file)
+}
+
+/// Verifies the digest of a file, and returns to its start.
+fn check_digest(file: &mut File, expected: &Digest) -> io::Result<()> {
+    let (digest, _) = Digest::of_reader(&mut *file)?;
+    file.seek(SeekFrom::Start(0))?;
+    if digest == *expected { Ok(()) } else { Err(FileFault::Digest.into()) }
+}
+
 /// The compression of an archive, by the extension of its name.
 pub(crate) fn compression(archive: &Archive) -> io::Result<FrameCompression> {
-    let found = FrameCompression::from_name(archive.file.file.as_str());
-    found.ok_or_else(|| io::Error::other("its name has no known extension"))
+    FrameCompression::from_name(archive.file.file.as_str())
+        .ok_or_else(|| FileFault::UnknownExtension.into())
 }

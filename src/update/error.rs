@@ -8,11 +8,12 @@ use std::fmt;
 use crate::apply::preflight::disk_space::Shortage;
 use crate::apply::{Interrupted, SessionError, UndoLogError, Untouched};
 use crate::catalog::CatalogError;
+use crate::diff_archive::ArchiveError;
 use crate::fetch::{FetchError, FetchErrorKind, Side};
 use crate::filter::BadRule;
 use crate::full_sync::{FullSyncError, Server};
 use crate::generation::GenerationId;
-use crate::host::ToolError;
+use crate::host::{BadFile, ToolError};
 use crate::image::ImageName;
 use crate::manifest::ManifestError;
 use crate::plan::FullSyncReason;
@@ -22,6 +23,28 @@ use crate::tree_path::TreePath;
 
 /// Number of paths that a message lists.
 const MAX_LISTED: usize = 10;
+
+/// Reason that an archive of the server cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum ArchiveFault {
+    #[error("its name has no known compression")]
+    UnknownCompression,
+    #[error("it leads to another generation than the catalog says")]
+    OtherTarget,
+    #[error(transparent)]
+    Download(#[from] FetchError),
+    #[error(transparent)]
+    Invalid(#[from] ArchiveError),
+}
+
+/// Reason that the server's `cluster.txt` does not assign an image to a host.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum ClusterFault {
+    #[error(transparent)]
+    Invalid(#[from] BadFile),
+    #[error("it names no image for {host}; pass --image")]
+    NoImage { host: String },
+}
 
 /// Reason that a run did not do its job.
 #[derive(Debug, thiserror::Error)]

@@ -10,8 +10,9 @@ use crate::host::boot_loader::BootCommand;
 use crate::image::ImageName;
 use crate::plan::FullSyncReason;
 use crate::root::RootError;
+use crate::state::StateError;
 use crate::tree_path::TreePath;
-use crate::update::error::{UpdateError, join, list_paths};
+use crate::update::error::{ArchiveFault, UpdateError, join, list_paths};
 
 /// Something that a run reports before its end.
 pub(super) enum UpdateNotice<'a> {
@@ -28,9 +29,7 @@ pub(super) enum UpdateNotice<'a> {
     ReceiveDirLeft(RootError),
 
     // State and adoption.
-    StateIgnored {
-        why: String,
-    },
+    StateIgnored(StateError),
     /// The state came with a copy of another tree.
     StateCopied,
     OtherImage {
@@ -64,7 +63,7 @@ pub(super) enum TransactionNotice<'a> {
     Strategy(&'a Route),
     ArchiveUnusable {
         name: &'a str,
-        reason: &'a str,
+        fault: &'a ArchiveFault,
     },
     /// Cost of recompressing files whose diffs are of their plain form.
     Recompression {
@@ -166,7 +165,7 @@ impl fmt::Display for UpdateNotice<'_> {
                 write!(f, "cannot remove the receive directory: {error}; the next run will retry")
             }
 
-            N::StateIgnored { why } => write!(f, "{why}; it is not used"),
+            N::StateIgnored(error) => write!(f, "{error}; it is not used"),
             N::StateCopied => f.write_str(
                 "the recorded state was copied with another tree: all tracked paths are compared",
             ),
@@ -218,7 +217,7 @@ impl fmt::Display for TransactionNotice<'_> {
         use TransactionNotice as N;
         match self {
             N::Strategy(route) => route.fmt(f),
-            N::ArchiveUnusable { name, reason } => write!(f, "{name} cannot be used: {reason}"),
+            N::ArchiveUnusable { name, fault } => write!(f, "{name} cannot be used: {fault}"),
             N::Recompression { files, bytes, seconds } => write!(
                 f,
                 "recompressing {files} files from {bytes} bytes of plain content: about \

@@ -60,11 +60,10 @@ impl Fingerprint {
         };
         let above_own = ABOVE_OWN.iter().any(|own| path == Path::new(own));
         let is_device = kind.is_char_device() || kind.is_block_device();
-        let group = match kind.is_dir() {
-            true => path.to_owned(),
-            false => {
-                groups.entry((meta.dev(), meta.ino())).or_insert_with(|| path.to_owned()).clone()
-            }
+        let group = if kind.is_dir() {
+            path.to_owned()
+        } else {
+            groups.entry((meta.dev(), meta.ino())).or_insert_with(|| path.to_owned()).clone()
         };
         let seen = Attributes {
             mode: meta.mode(),

@@ -7,13 +7,14 @@
 
 use std::fs;
 use std::path::Path;
+use std::sync::Arc;
 
 use reqwest::Certificate;
 use rustls::RootCertStore;
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
 
-use crate::fetch::error::{FetchError, FetchProblem};
+use crate::fetch::error::{CertificateError, FetchError, FetchProblem};
 
 /// Bundles of trusted certificates in the distributions' places.
 const BUNDLES: [&str; 5] = [
@@ -40,11 +41,11 @@ pub(in crate::fetch) fn read_certificates(
 
     let mut certificates = Vec::new();
     for der in CertificateDer::pem_slice_iter(&bundle) {
-        match (der.map_err(|error| error.to_string()).and_then(parse), configured) {
+        match (der.map_err(CertificateError::from).and_then(parse), configured) {
             (Ok(certificate), _) => certificates.push(certificate),
             (Err(_), None) => {}
-            (Err(reason), Some(path)) => {
-                let problem = FetchProblem::InvalidCertificate { reason };
+            (Err(error), Some(path)) => {
+                let problem = FetchProblem::InvalidCertificate { source: Arc::new(error) };
                 return Err(problem.at(path.display().to_string()));
             }
         }
@@ -53,9 +54,9 @@ pub(in crate::fetch) fn read_certificates(
 }
 
 /// Parses a certificate as the HTTP client does, which would fail without naming the file.
-fn parse(der: CertificateDer<'_>) -> Result<Certificate, String> {
-    let certificate = Certificate::from_der(&der).map_err(|error| error.to_string())?;
-    RootCertStore::empty().add(der.into_owned()).map_err(|error| error.to_string())?;
+fn parse(der: CertificateDer<'_>) -> Result<Certificate, CertificateError> {
+    let certificate = Certificate::from_der(&der)?;
+    RootCertStore::empty().add(der.into_owned())?;
     Ok(certificate)
 }
 

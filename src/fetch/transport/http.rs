@@ -23,7 +23,7 @@ use crate::cancel::{self, ChannelReader};
 use crate::fetch::download::partial_file::{CacheUse, PartialFile};
 use crate::fetch::download::retry::MinimumRate;
 use crate::fetch::download::spool::{Spool, is_strong_etag, is_valid_etag};
-use crate::fetch::error::{FetchError, FetchProblem, Interruption};
+use crate::fetch::error::{FetchError, FetchProblem, Interruption, RedirectError, RootCause};
 use crate::fetch::options::FetchOptions;
 
 const USER_AGENT: &str = concat!("si_updateclient/", env!("CARGO_PKG_VERSION"));
@@ -86,7 +86,8 @@ impl HttpTransport {
             .tls_certs_only(certificates)
             .build()
             .map_err(|error| {
-                FetchProblem::HttpClient { reason: root_cause(&error) }.at(without_password(base))
+                FetchProblem::HttpClient { source: RootCause::new(error) }
+                    .at(without_password(base))
             })?;
         let shown = without_password(base);
         Ok(HttpTransport { client, base: reached.to_string(), shown, options })
@@ -98,37 +99,41 @@ impl HttpTransport {
 
     fn send(&self, file: &str, request: RequestBuilder) -> Result<Response, TransportError> {
         let result = cancel::cancellable(self.options.is_cancelled, move || request.send())?;
-        result.map_err(|error| self.send_error(file, &error))
+        result.map_err(|error| self.send_error(file, error.without_url()))
     }
 
     /// The error for a request without an answer.
-    fn send_error(&self, file: &str, error: &reqwest::Error) -> TransportError {
-        let reason = root_cause(error);
+    fn send_error(&self, file: &str, error: reqwest::Error) -> TransportError {
         let address = self.address(file);
 
         // These need a change of the configuration.
         if error.is_redirect() {
-            return FetchProblem::Redirect { reason }.at(address).into();
+            return FetchProblem::Redirect(RootCause::new(error)).at(address).into();
         }
         if error.is_builder() {
-            return FetchProblem::InvalidRequest { reason }.at(address).into();
+            return FetchProblem::InvalidRequest { source: RootCause::new(error) }
+                .at(address)
+                .into();
         }
-        if find_source::<rustls::Error>(error).is_some() {
-            return FetchProblem::Tls { reason }.at(address).into();
+        if find_source::<rustls::Error>(&error).is_some() {
+            return FetchProblem::Tls { source: RootCause::new(error) }.at(address).into();
         }
 
-        let io_error = find_source::<io::Error>(error);
+        let io_error = find_source::<io::Error>(&error);
         let problem = if io_error.is_some_and(|e| e.kind() == io::ErrorKind::ConnectionRefused) {
             FetchProblem::ConnectionRefused
         } else if error.is_timeout() {
             FetchProblem::NoAnswer { limit: self.options.idle_timeout }
         } else if error.is_dns() {
-            FetchProblem::NameLookup { reason }
-        } else if reason.contains("invalid HTTP") {
-            // The parser's errors have no public type; a test checks these words.
-            FetchProblem::NotHttp { reason }
+            FetchProblem::NameLookup { source: RootCause::new(error) }
         } else {
-            FetchProblem::Connection { reason }
+            let source = RootCause::new(error);
+            // The parser's errors have no public type; a test checks these words.
+            if source.to_string().contains("invalid HTTP") {
+                FetchProblem::NotHttp { source }
+            } else {
+                FetchProblem::Connection(source)
+            }
         };
         TransportError::transient(problem.at(address))
     }
@@ -169,7 +174,7 @@ impl HttpTransport {
                 Ok(Some(chunk)) => chunk,
                 Ok(None) => return Err(self.interrupted(file, partial, Interruption::End)),
                 Err(error) => {
-                    return Err(self.interrupted(file, partial, self.read_failure(&error)));
+                    return Err(self.interrupted(file, partial, self.read_failure(error)));
                 }
             };
 
@@ -193,12 +198,12 @@ impl HttpTransport {
     }
 
     /// The reason for the end of a body whose read failed.
-    fn read_failure(&self, error: &io::Error) -> Interruption {
-        let reason = root_cause(error);
-        if reason.contains("timed out") {
+    fn read_failure(&self, error: io::Error) -> Interruption {
+        let source = RootCause::new(error);
+        if source.to_string().contains("timed out") {
             Interruption::Silence { limit: self.options.idle_timeout }
         } else {
-            Interruption::Connection { reason }
+            Interruption::Connection(source)
         }
     }
 
@@ -278,7 +283,7 @@ fn use_tunnel(
     port: u16,
 ) -> Result<ClientBuilder, FetchProblem> {
     let host = HeaderValue::from_str(url.authority())
-        .map_err(|error| FetchProblem::InvalidRequest { reason: error.to_string() })?;
+        .map_err(|error| FetchProblem::InvalidRequest { source: RootCause::new(error) })?;
     headers.insert(HOST, host);
 
     let is_replaced = url.set_host(Some("127.0.0.1")).is_ok() && url.set_port(Some(port)).is_ok();
@@ -373,7 +378,7 @@ impl Transport for HttpTransport {
         let mut bytes = Vec::new();
         let mut body = ChannelReader::new(response, self.options.is_cancelled);
         while let Some(chunk) =
-            body.next_chunk()?.map_err(|error| interrupted(self.read_failure(&error)))?
+            body.next_chunk()?.map_err(|error| interrupted(self.read_failure(error)))?
         {
             if (bytes.len() + chunk.len()) as u64 > limit {
                 return Err(too_large().into());
@@ -406,7 +411,7 @@ impl ContentRange {
 /// Follows a limited number of redirects, and none from https to anything else.
 fn follow(attempt: redirect::Attempt<'_>) -> redirect::Action {
     if attempt.previous().len() > MAX_REDIRECTS {
-        return attempt.error("the server redirects in a circle, or too often");
+        return attempt.error(RedirectError::TooMany);
     }
 
     let was_secure = attempt.previous().iter().any(|url| url.scheme() == "https");
@@ -414,8 +419,8 @@ fn follow(attempt: redirect::Attempt<'_>) -> redirect::Action {
         "https" => attempt.follow(),
         "http" if !was_secure => attempt.follow(),
         scheme => {
-            let reason = format!("the server redirects to {scheme}, which is not secure");
-            attempt.error(reason)
+            let scheme = scheme.to_owned();
+            attempt.error(RedirectError::NotSecure { scheme })
         }
     }
 }
@@ -440,15 +445,6 @@ fn find_source<'e, E: Error + 'static>(error: &'e (dyn Error + 'static)) -> Opti
         next = error.source();
     }
     None
-}
-
-/// The innermost source of `error`; the others only say that a request failed.
-fn root_cause(error: &dyn Error) -> String {
-    let mut innermost = error;
-    while let Some(source) = innermost.source() {
-        innermost = source;
-    }
-    innermost.to_string().chars().filter(|c| !c.is_control()).take(300).collect()
 }
 
 #[cfg(test)]

@@ -19,8 +19,8 @@ pub(in crate::update) fn load_state(run: &Run<'_>) -> Result<Option<State>, Upda
 
     match state::load(&run.session.root).map_err(Untouched::from)? {
         LoadedState::Missing => Ok(None),
-        LoadedState::Rejected(why) => {
-            monitor.warn(UpdateNotice::StateIgnored { why: why.to_string() });
+        LoadedState::Rejected(error) => {
+            monitor.warn(UpdateNotice::StateIgnored(error));
             Ok(None)
         }
         LoadedState::Valid(state) | LoadedState::FromCopy(state)

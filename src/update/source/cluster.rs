@@ -10,7 +10,7 @@ use crate::host::{HostAssignment, MAX_FILE};
 use crate::image::ImageName;
 use crate::root::{Root, RootError};
 use crate::tree_path::TreePath;
-use crate::update::error::{UpdateError, UsageError};
+use crate::update::error::{ClusterFault, UpdateError, UsageError};
 
 /// Name of the file in the rsync module `scripts`.
 const FILE: &str = "cluster.txt";
@@ -41,14 +41,12 @@ pub fn cluster(
     let bytes = Repository::open_module(server.address("scripts/"), address.clone(), options)?
         .fetch_unverified(FILE, MAX_FILE as u64)?;
 
-    let unusable = |why: String| {
+    let unusable = |why: ClusterFault| {
         FetchError::new(FetchErrorKind::Corrupt, Side::Server, format!("{address}{FILE}"), why)
     };
     let cluster =
-        HostAssignment::parse(FILE, &bytes, &host).map_err(|error| unusable(error.to_string()))?;
-    let image = cluster
-        .image
-        .ok_or_else(|| unusable(format!("it names no image for {host}; pass --image")))?;
+        HostAssignment::parse(FILE, &bytes, &host).map_err(|error| unusable(error.into()))?;
+    let image = cluster.image.ok_or_else(|| unusable(ClusterFault::NoImage { host }))?;
     Ok(Assigned { image, overrides: cluster.overrides })
 }
 

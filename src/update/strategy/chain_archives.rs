@@ -13,6 +13,7 @@ use crate::manifest::{Manifest, removed_entries};
 use crate::plan::{self, UpdatePlan};
 use crate::report::Monitor;
 use crate::tree_path::TreePath;
+use crate::update::error::ArchiveFault;
 use crate::update::notice::TransactionNotice;
 use crate::update::source::published::{PublishedImage, is_unusable};
 use crate::update::strategy::fetch_by_digest;
@@ -42,20 +43,21 @@ impl<'a> ChainArchive<'a> {
         base: &Manifest,
     ) -> Result<(ChainArchive<'a>, Manifest), TransactionError> {
         let name = archive.file.file.as_str();
-        let unusable =
-            |reason: String| TransactionError::ArchiveUnusable { name: name.to_owned(), reason };
+        let unusable = |fault: ArchiveFault| TransactionError::ArchiveUnusable {
+            name: name.to_owned(),
+            fault,
+        };
         let compression = FrameCompression::from_name(name)
-            .ok_or_else(|| unusable("its name has no known compression".to_owned()))?;
+            .ok_or_else(|| unusable(ArchiveFault::UnknownCompression))?;
         let frame = repository
             .fetch_frame(&archive.file, &archive.first_frame)
-            .map_err(|error| TransactionError::from_download(archive, error))?;
+            .map_err(|error| download_error(archive, error))?;
 
         let listing = read_listing(&frame, compression, &ArchiveLimits::default())
-            .map_err(|error| unusable(error.to_string()))?;
-        let target = listing.target_of(base).map_err(|error| unusable(error.to_string()))?;
+            .map_err(|error| unusable(error.into()))?;
+        let target = listing.target_of(base).map_err(|error| unusable(error.into()))?;
         if target.id() != archive.kind.target() {
-            let reason = "it leads to another generation than the catalog says";
-            return Err(unusable(reason.to_owned()));
+            return Err(unusable(ArchiveFault::OtherTarget));
         }
 
         let file = GrowingFile::default();
@@ -74,15 +76,13 @@ impl<'a> ChainArchive<'a> {
     }
 }
 
-impl TransactionError {
-    /// Converts a download error: a file that the server lacks or damaged allows another chain.
-    pub(super) fn from_download(archive: &Archive, error: FetchError) -> Self {
-        if is_unusable(&error) {
-            let name = archive.file.file.to_string();
-            return TransactionError::ArchiveUnusable { name, reason: error.to_string() };
-        }
-        error.into()
+/// Converts a download error: a file that the server lacks or damaged allows another chain.
+pub(super) fn download_error(archive: &Archive, error: FetchError) -> TransactionError {
+    if is_unusable(&error) {
+        let name = archive.file.file.to_string();
+        return TransactionError::ArchiveUnusable { name, fault: error.into() };
     }
+    error.into()
 }
 
 /// Fetches the listings of a chain; returns the target to which it leads from `base`.
@@ -128,8 +128,8 @@ pub(super) fn fetch_override_chains<'a>(
     update: &HeadUpdate<'a>,
 ) -> Result<Vec<ChainArchive<'a>>, TransactionError> {
     let monitor = update.run().monitor;
-    let warn = |name: &str, reason: &str| {
-        monitor.warn(TransactionNotice::ArchiveUnusable { name, reason });
+    let warn = |name: &str, fault: &ArchiveFault| {
+        monitor.warn(TransactionNotice::ArchiveUnusable { name, fault });
     };
 
     let mut downloaded = Vec::new();
@@ -140,15 +140,15 @@ pub(super) fn fetch_override_chains<'a>(
         let Some(chain) = choose_chain(published, recorded) else { continue };
         let archives = match open_chain(&published.repository, chain.into_iter(), recorded) {
             Ok((archives, _)) => archives,
-            Err(TransactionError::ArchiveUnusable { name, reason }) => {
-                warn(&name, &reason);
+            Err(TransactionError::ArchiveUnusable { name, fault }) => {
+                warn(&name, &fault);
                 continue;
             }
             Err(error) => return Err(error),
         };
         match download_chain(&archives, monitor) {
             Ok(()) => downloaded.extend(archives),
-            Err((archive, error)) => warn(archive.file.file.as_str(), &error.to_string()),
+            Err((archive, error)) => warn(archive.file.file.as_str(), &error.into()),
         }
     }
     Ok(downloaded)

@@ -16,8 +16,8 @@ use crate::update::installed::Installed;
 use crate::update::notice::{Route, TransactionNotice};
 use crate::update::report::Report;
 use crate::update::strategy::chain_archives::{
-    ChainArchive, cancel_downloads, count_renamed, download_chain, fetch_override_chains,
-    fill_from_archives, open_chain, report_recompression,
+    ChainArchive, cancel_downloads, count_renamed, download_chain, download_error,
+    fetch_override_chains, fill_from_archives, open_chain, report_recompression,
 };
 use crate::update::strategy::fetch_by_digest;
 use crate::update::strategy::head_update::{HeadUpdate, StrategyOutcome};
@@ -83,7 +83,7 @@ fn download_and_execute(
         scope.spawn(|| transaction.manifest_to_record(target));
         let download = scope.spawn(|| {
             download_chain(archives, update.run().monitor)
-                .map_err(|(archive, error)| TransactionError::from_download(archive, error))?;
+                .map_err(|(archive, error)| download_error(archive, error))?;
             fetch_override_chains(update)
         });
         let _cancel = CancelOnDrop(archives);

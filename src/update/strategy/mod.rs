@@ -188,7 +188,7 @@ fn try_strategies(
         };
         match error {
             TransactionError::ContentMissing(reason) => return full_sync::run(&update, reason),
-            TransactionError::ArchiveUnusable { name, reason } => {
+            TransactionError::ArchiveUnusable { name, fault } => {
                 let archives = &published.catalog.archives;
                 let file = archives
                     .iter()
@@ -196,10 +196,9 @@ fn try_strategies(
                     .find(|file| file.as_str() == name && !unusable.contains(*file));
                 // Archives of overrides are in another catalog, and have no replacement.
                 let Some(file) = file else {
-                    return Err(TransactionError::ArchiveUnusable { name, reason }.into_final());
+                    return Err(TransactionError::ArchiveUnusable { name, fault }.into_final());
                 };
-                let (name, reason) = (name.as_str(), reason.as_str());
-                run.monitor.warn(TransactionNotice::ArchiveUnusable { name, reason });
+                run.monitor.warn(TransactionNotice::ArchiveUnusable { name: &name, fault: &fault });
                 unusable.insert(file.clone());
             }
             TransactionError::Failed(error) => return Err(error),

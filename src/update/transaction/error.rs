@@ -3,14 +3,14 @@
 use crate::apply::stage::StageError;
 use crate::fetch::{FetchError, FetchErrorKind, Side};
 use crate::plan::FullSyncReason;
-use crate::update::error::{NoFullSync, UpdateError};
+use crate::update::error::{ArchiveFault, NoFullSync, UpdateError};
 
 /// Failure of a strategy or of its transaction.
 pub(in crate::update) enum TransactionError {
     /// No other strategy can help.
     Failed(UpdateError),
     /// An archive of the server is missing or damaged: another chain, or a full sync, may help.
-    ArchiveUnusable { name: String, reason: String },
+    ArchiveUnusable { name: String, fault: ArchiveFault },
     /// Contents are missing in the repository: a full sync may help.
     ContentMissing(FullSyncReason),
 }
@@ -25,8 +25,8 @@ impl TransactionError {
     pub fn into_final(self) -> UpdateError {
         match self {
             TransactionError::Failed(error) => error,
-            TransactionError::ArchiveUnusable { name, reason } => {
-                FetchError::new(FetchErrorKind::Corrupt, Side::Server, name, reason).into()
+            TransactionError::ArchiveUnusable { name, fault } => {
+                FetchError::new(FetchErrorKind::Corrupt, Side::Server, name, fault).into()
             }
             TransactionError::ContentMissing(reason) => NoFullSync::ImageChanged(reason).into(),
         }
@@ -45,7 +45,7 @@ impl From<StageError> for TransactionError {
             StageError::Untouched(error) => error.into(),
             StageError::Interrupted(error) => error.into(),
             StageError::Archive { name, source } => {
-                TransactionError::ArchiveUnusable { name, reason: source.to_string() }
+                TransactionError::ArchiveUnusable { name, fault: source.into() }
             }
             error @ (StageError::WrongContent { .. } | StageError::Unreadable(_)) => {
                 FetchError::new(FetchErrorKind::Corrupt, Side::Server, "repository", error).into()
