@@ -17,7 +17,7 @@ use common::fault_server::{Fault, FaultServer};
 use common::{free_port, require, wait_for_server};
 use systemimager::catalog::{FileRef, FirstFrame, MAX_CATALOG, RepoPath};
 use systemimager::digest::Digest;
-use systemimager::fetch::FetchErrorKind::{Corrupt, NoRoom, NotFound, Other, Unreachable};
+use systemimager::fetch::FetchErrorKind::{Corrupt, DiskSpace, NotFound, Other, Unreachable};
 use systemimager::fetch::Side::{Network, Node, Server};
 use systemimager::fetch::{
     CatalogAnswer, FetchError, FetchErrorKind, FetchOptions, Ranges, Repository, Side, Spool,
@@ -536,7 +536,7 @@ fn full_spool_is_fault_of_node() {
     let site = Site::new();
     let repository = open(&site.server.url(), &quick_options(), &site.spool_dir(), 100_000);
     let error = fetch_content(&repository, &site.claim(), &Silent).expect_err("no room");
-    assert_eq!((error.kind, error.side), (NoRoom, Node), "{error}");
+    assert_eq!((error.kind, error.side), (DiskSpace, Node), "{error}");
     assert_eq!(site.server.seen().len(), 0);
 }
 
@@ -560,11 +560,11 @@ fn disk_full_during_download_is_fault_of_node() {
     let error = fetch_content(&repository, &site.claim(), &FillsTheDisk(disk.0.clone()))
         .expect_err("no room");
 
-    assert_eq!((error.kind, error.side), (NoRoom, Node), "{error}");
+    assert_eq!((error.kind, error.side), (DiskSpace, Node), "{error}");
     assert_eq!(site.server.seen().len(), 1, "trying again makes no room");
 
     let error = fetch_content(&repository, &site.claim(), &Silent).expect_err("no room");
-    assert_eq!((error.kind, error.side), (NoRoom, Node), "{error}");
+    assert_eq!((error.kind, error.side), (DiskSpace, Node), "{error}");
     assert_eq!(site.server.seen().len(), 1, "seen before anything is asked for");
 }
 

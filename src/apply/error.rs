@@ -26,7 +26,7 @@ pub enum Untouched {
     State(#[from] StateError),
     /// A filesystem is full, or too small for the change.
     #[error("no room on this node: {0}")]
-    NoRoom(NoRoom),
+    DiskSpace(DiskSpaceError),
     /// The change cannot be applied on this tree.
     #[error("cannot change this node: {0}")]
     Refused(RefusalKind),
@@ -251,7 +251,7 @@ pub enum Obstacle {
 
 /// A filesystem is full, or too small for the change.
 #[derive(Debug, thiserror::Error)]
-pub enum NoRoom {
+pub enum DiskSpaceError {
     /// A call failed for lack of space.
     #[error(transparent)]
     Full(RootError),
@@ -476,9 +476,9 @@ pub enum SessionError {
 }
 
 impl Untouched {
-    /// An error of the tree, or [`Untouched::NoRoom`] if it means that a filesystem is full.
+    /// An error of the tree, or [`Untouched::DiskSpace`] if it means that a filesystem is full.
     pub fn from_root(error: RootError) -> Self {
-        if error.is_full() { NoRoom::Full(error).into() } else { Untouched::Root(error) }
+        if error.is_full() { DiskSpaceError::Full(error).into() } else { Untouched::Root(error) }
     }
 
     /// A failure of a cancellable read: after a cancellation, the cancellation is the reason.
@@ -492,8 +492,8 @@ impl Untouched {
     }
 
     /// Lack of space that an upper layer found.
-    pub fn no_room(reason: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
-        Untouched::NoRoom(NoRoom::Caller(reason.into()))
+    pub fn disk_space(reason: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
+        Untouched::DiskSpace(DiskSpaceError::Caller(reason.into()))
     }
 }
 
@@ -521,9 +521,9 @@ impl From<RefusalKind> for Untouched {
     }
 }
 
-impl From<NoRoom> for Untouched {
-    fn from(no_room: NoRoom) -> Self {
-        Untouched::NoRoom(no_room)
+impl From<DiskSpaceError> for Untouched {
+    fn from(error: DiskSpaceError) -> Self {
+        Untouched::DiskSpace(error)
     }
 }
 

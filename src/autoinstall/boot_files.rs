@@ -203,7 +203,7 @@ fn run_rsync(
 fn check_outcome(outcome: &RsyncOutcome, address: &str) -> Result<(), UpdateError> {
     let (kind, side) = match outcome.failure() {
         None => return Ok(()),
-        Some(RsyncFailure::NoRoom) => return Err(Untouched::no_room(outcome.reason()).into()),
+        Some(RsyncFailure::DiskSpace) => return Err(Untouched::disk_space(outcome.reason()).into()),
         Some(RsyncFailure::NotFound) => (FetchErrorKind::NotFound, Side::Server),
         Some(RsyncFailure::Unreachable | RsyncFailure::Lost) => {
             (FetchErrorKind::Unreachable, Side::Network)

@@ -326,7 +326,7 @@ impl<'s> ContentStore<'s> {
 
 /// Whether every other place would fail as well: no server, or a failure of this node.
 fn is_final(error: &FetchError) -> bool {
-    matches!(error.kind, FetchErrorKind::Unreachable | FetchErrorKind::NoRoom)
+    matches!(error.kind, FetchErrorKind::Unreachable | FetchErrorKind::DiskSpace)
         || error.side == Side::Node
 }
 

@@ -36,7 +36,7 @@ pub enum FetchErrorKind {
     /// No server answers, or the connection does not last.
     Unreachable,
     /// The spool has reached its limit, or its filesystem is full.
-    NoRoom,
+    DiskSpace,
     /// The run was cancelled.
     Cancelled,
     /// Any other failure.
@@ -252,7 +252,7 @@ impl FetchProblem {
             FetchProblem::Cancelled => (Kind::Cancelled, Side::Node),
             FetchProblem::LocalFile { source, .. } => (local_kind(source), Side::Node),
             FetchProblem::SpoolLimit { .. } | FetchProblem::DiskFull { .. } => {
-                (Kind::NoRoom, Side::Node)
+                (Kind::DiskSpace, Side::Node)
             }
             FetchProblem::NoReaders
             | FetchProblem::InvalidCertificate { .. }
@@ -310,7 +310,7 @@ fn rsync_side(failure: RsyncFailure, connection: ConnectionState) -> (FetchError
             (Kind::Unreachable, Side::Server)
         }
         RsyncFailure::Unreachable | RsyncFailure::Lost => (Kind::Unreachable, Side::Network),
-        RsyncFailure::NoRoom => (Kind::NoRoom, Side::Node),
+        RsyncFailure::DiskSpace => (Kind::DiskSpace, Side::Node),
         RsyncFailure::Local => (Kind::Other, Side::Node),
         RsyncFailure::Refused | RsyncFailure::Partial | RsyncFailure::Other => {
             (Kind::Other, Side::Server)
@@ -321,7 +321,7 @@ fn rsync_side(failure: RsyncFailure, connection: ConnectionState) -> (FetchError
 fn local_kind(error: &io::Error) -> FetchErrorKind {
     match error.kind() {
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge => {
-            FetchErrorKind::NoRoom
+            FetchErrorKind::DiskSpace
         }
         _ => FetchErrorKind::Other,
     }

@@ -23,7 +23,7 @@ pub enum FullSyncError {
     Cancelled,
     /// A filesystem of this node is full.
     #[error("{0}")]
-    NoRoom(RsyncReport),
+    DiskSpace(RsyncReport),
     /// This node has no rsync program.
     #[error("the rsync program is not installed on this node")]
     NotInstalled,

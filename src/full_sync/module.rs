@@ -211,7 +211,7 @@ impl Module<'_> {
         let address = self.server.shown(&format!("{}/", self.layer.repository_path()));
         let report = RsyncReport { layer: self.layer.clone(), address, reason: outcome.reason() };
         Err(match failure {
-            RsyncFailure::NoRoom => FullSyncError::NoRoom(report),
+            RsyncFailure::DiskSpace => FullSyncError::DiskSpace(report),
             RsyncFailure::Local => FullSyncError::Node(NodeFault::Rsync(report)),
             RsyncFailure::NotFound => FullSyncError::NotFound(report),
             RsyncFailure::Refused | RsyncFailure::Unreachable => FullSyncError::Unavailable(report),

@@ -54,7 +54,7 @@ impl Root {
         if bytes == 0 {
             return Ok(());
         }
-        file.preallocate(bytes).map_err(|e| self.error("keep room in", path, e))
+        file.preallocate(bytes).map_err(|e| self.error("reserve space in", path, e))
     }
 
     /// Opens a file, and creates it if it does not exist; for locking.

@@ -60,7 +60,7 @@ pub enum RsyncFailure {
     /// The connection was interrupted or silent for too long.
     Lost,
     /// A filesystem of this node is full.
-    NoRoom,
+    DiskSpace,
     /// Another failure of this node.
     Local,
     /// Some files could not be transferred, or vanished meanwhile.
@@ -120,7 +120,7 @@ impl RsyncOutcome {
         Some(match code {
             0 => return None,
             _ if has_message("No space left on device") || has_message("Disk quota exceeded") => {
-                RsyncFailure::NoRoom
+                RsyncFailure::DiskSpace
             }
             5 if has_message("Unknown module") => RsyncFailure::NotFound,
             2 | 4 | 5 | 6 => RsyncFailure::Refused,

@@ -69,7 +69,7 @@ pub enum UpdateError {
     Refused(#[from] Refusal),
     /// A filesystem of this node is too small.
     #[error("no room on this node: {0}; nothing was changed")]
-    NoRoom(#[from] SpaceError),
+    DiskSpace(#[from] SpaceError),
     /// The deletion budget is exceeded.
     #[error("{0}\nnothing was changed")]
     Budget(Untouched),
@@ -281,7 +281,7 @@ impl UpdateError {
         let kind = match error {
             FullSyncError::Root(error) => return Untouched::from_root(error).into(),
             FullSyncError::Cancelled => return UpdateError::Cancelled,
-            FullSyncError::NoRoom(_) => return SpaceError::Rsync(error).into(),
+            FullSyncError::DiskSpace(_) => return SpaceError::Rsync(error).into(),
             FullSyncError::Node(_) | FullSyncError::NotInstalled => {
                 return Refusal::Rsync(error).into();
             }

@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, HashMap, HashSet, btree_map};
 use std::fmt;
 
-use crate::apply::error::{NoRoom, SpaceUnit};
+use crate::apply::error::{DiskSpaceError, SpaceUnit};
 use crate::apply::filesystem::Filesystems;
 use crate::apply::plan::ChangePlan;
 use crate::apply::undo;
@@ -258,14 +258,14 @@ fn is_set_in_place(old: &Entry, new: &Entry) -> bool {
     old.node == new.node && old_meta == new.meta
 }
 
-impl From<Shortage> for NoRoom {
+impl From<Shortage> for DiskSpaceError {
     fn from(Shortage { place, unit, needed, free, .. }: Shortage) -> Self {
-        NoRoom::TooSmall { place, unit, needed, free }
+        DiskSpaceError::TooSmall { place, unit, needed, free }
     }
 }
 
 impl fmt::Display for Shortage {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        NoRoom::from(self.clone()).fmt(f)
+        DiskSpaceError::from(self.clone()).fmt(f)
     }
 }

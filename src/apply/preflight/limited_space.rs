@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::apply::error::{NoRoom, SpaceUnit, Untouched};
+use crate::apply::error::{DiskSpaceError, SpaceUnit, Untouched};
 use crate::apply::filesystem::{Filesystems, Slots};
 use crate::apply::on_disk::{UNDO_DIR, name, slot_name};
 use crate::apply::plan::{Action, Change, ChangePlan};
@@ -26,7 +26,7 @@ pub fn check_rollback_space(root: &Root, plan: &ChangePlan) -> Result<(), Untouc
     let mut requirement = SpaceRequirement::new(root, &plan.filesystems, None, &[]);
     requirement.add_bytes(backup_bytes)?;
     match requirement.shortages().into_iter().next() {
-        Some(shortage) => Err(NoRoom::from(shortage).into()),
+        Some(shortage) => Err(DiskSpaceError::from(shortage).into()),
         None => Ok(()),
     }
 }
@@ -67,7 +67,7 @@ pub fn check_limited_space(
         let needed = u64::try_from(usage.peak).unwrap_or(0).saturating_add(2 * space.block);
         if needed > space.bytes {
             let (place, free) = (root.show(mount_root), space.bytes);
-            return Err(NoRoom::TooSmall { place, unit: SpaceUnit::Bytes, needed, free }.into());
+            return Err(DiskSpaceError::TooSmall { place, unit: SpaceUnit::Bytes, needed, free }.into());
         }
     }
     Ok(backup_bytes)

@@ -120,7 +120,7 @@ impl RsyncTransport {
         let error = problem.at(self.address(file));
 
         match failure {
-            RsyncFailure::NotFound | RsyncFailure::NoRoom | RsyncFailure::Local => {
+            RsyncFailure::NotFound | RsyncFailure::DiskSpace | RsyncFailure::Local => {
                 TransportError::Permanent(error)
             }
             RsyncFailure::Refused

@@ -258,9 +258,9 @@ fn check_pinned(
 /// Empties the spool after a success, or if the disk is full; otherwise downloads can be resumed.
 fn tidy_spool(run: &Run<'_>, repository: &Repository, result: &Result<Report, UpdateError>) {
     let is_useless = match result {
-        Ok(_) | Err(UpdateError::NoRoom(_)) => true,
-        Err(UpdateError::Node(error)) => matches!(error, Untouched::NoRoom { .. }),
-        Err(UpdateError::Fetch(error)) => error.kind == FetchErrorKind::NoRoom,
+        Ok(_) | Err(UpdateError::DiskSpace(_)) => true,
+        Err(UpdateError::Node(error)) => matches!(error, Untouched::DiskSpace { .. }),
+        Err(UpdateError::Fetch(error)) => error.kind == FetchErrorKind::DiskSpace,
         Err(_) => false,
     };
     if is_useless && let Err(error) = repository.spool().tidy(&[]) {
