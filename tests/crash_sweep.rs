@@ -591,7 +591,9 @@ impl Scene {
             }
             Err(error) => {
                 let own_disk = match &error {
-                    UpdateError::Node(_) | UpdateError::Refused(_) | UpdateError::DiskSpace(_) => true,
+                    UpdateError::Node(_) | UpdateError::Refused(_) | UpdateError::DiskSpace(_) => {
+                        true
+                    }
                     UpdateError::Fetch(error) => error.side == Side::Node,
                     _ => false,
                 };

@@ -64,10 +64,10 @@ impl<R: Read> TarInput<R> {
     ) -> Result<MemberContent<'_>, ArchiveError> {
         self.skip_rest()?;
 
-        let mut found = [0; 512];
-        for block in header.chunks(found.len()) {
-            self.from.read_exact(&mut found).map_err(cut_off)?;
-            if found != block {
+        let mut actual = [0; 512];
+        for block in header.chunks(actual.len()) {
+            self.from.read_exact(&mut actual).map_err(cut_off)?;
+            if actual != block {
                 let defect = MemberDefect::NotListed;
                 return Err(ArchiveError::Member { name: name(), defect });
             }

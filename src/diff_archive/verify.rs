@@ -122,9 +122,9 @@ fn check_member(member: ArchiveMember<'_>, monitor: &dyn Monitor) -> Result<(), 
 }
 
 fn check_whole(entry: &Entry, content: impl Read) -> Result<u64, ArchiveError> {
-    let found = Digest::of_reader(content)?;
+    let digest_and_size = Digest::of_reader(content)?;
     match entry.file() {
-        Some((size, digest)) if (digest, size) == found => Ok(size),
+        Some((size, digest)) if (digest, size) == digest_and_size => Ok(size),
         _ => Err(ArchiveError::Digest(entry.path.clone())),
     }
 }

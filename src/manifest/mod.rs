@@ -220,10 +220,10 @@ impl Manifest {
 
         let mut dropped = dropped.into_iter().peekable();
         let stays = |(index, _): &(usize, &Entry)| dropped.next_if_eq(index).is_none();
-        let mut kept: Vec<Entry> =
+        let mut entries: Vec<Entry> =
             self.entries.iter().enumerate().filter(stays).map(|(_, e)| e.clone()).collect();
-        regroup(&mut kept);
-        Manifest { entries: kept.into(), id: OnceLock::new() }
+        regroup(&mut entries);
+        Manifest { entries: entries.into(), id: OnceLock::new() }
     }
 }
 

@@ -21,12 +21,12 @@ impl Manifest {
             false
         };
 
-        let mut kept: Vec<Entry> =
+        let mut entries: Vec<Entry> =
             self.entries.iter().filter(|entry| !is_replaced(entry)).cloned().collect();
         // Before the entries of `over` are added: their groups may have the same names.
-        regroup(&mut kept);
-        kept.extend(over.entries.iter().cloned());
-        Manifest::new(kept)
+        regroup(&mut entries);
+        entries.extend(over.entries.iter().cloned());
+        Manifest::new(entries)
     }
 }
 

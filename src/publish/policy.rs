@@ -31,9 +31,9 @@ pub(super) fn bases(
     target: GenerationId,
     policy: &PublishPolicy,
 ) -> Vec<GenerationId> {
-    let mut seen = HashSet::from([target]);
+    let mut listed = HashSet::from([target]);
     let newest_first = catalog.publishes.iter().rev().map(|publish| publish.generation);
-    newest_first.filter(|generation| seen.insert(*generation)).take(policy.diffs).collect()
+    newest_first.filter(|generation| listed.insert(*generation)).take(policy.diffs).collect()
 }
 
 /// Whether a full archive of `target` is due. `step` is the diff from the previous head.

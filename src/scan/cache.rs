@@ -120,8 +120,11 @@ impl Cache {
         let mut rest = Rest(body.strip_prefix(MAGIC)?);
         let mut digests = HashMap::new();
         while !rest.0.is_empty() {
-            let (dev, ino, size) = (rest.u64()?, rest.u64()?, rest.u64()?);
-            let (mtime, ctime) = (rest.time()?, rest.time()?);
+            let dev = rest.u64()?;
+            let ino = rest.u64()?;
+            let size = rest.u64()?;
+            let mtime = rest.time()?;
+            let ctime = rest.time()?;
             let digest = Digest(*rest.take::<32>()?);
             let length = u16::from_le_bytes(*rest.take()?).into();
             let (path, after) = rest.0.split_at_checked(length)?;

@@ -83,9 +83,13 @@ fn choose_kept_part(
 
     let mut count = keep.min(generations.len());
     loop {
-        let kept: HashSet<GenerationId> = generations[..count].iter().copied().collect();
-        let archives: Vec<Archive> =
-            catalog.archives.iter().filter(|archive| needs_only(archive, &kept)).cloned().collect();
+        let newest: HashSet<GenerationId> = generations[..count].iter().copied().collect();
+        let archives: Vec<Archive> = catalog
+            .archives
+            .iter()
+            .filter(|archive| needs_only(archive, &newest))
+            .cloned()
+            .collect();
         let index = restrict(&full_index, &archives);
         let groups = store.delta_groups(&archives)?;
         let is_complete =

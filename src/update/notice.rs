@@ -126,7 +126,7 @@ pub(super) struct Similarity {
     pub entries: usize,
 }
 
-/// Strategy of a run with its reason, for people.
+/// Description of the strategy that a run has chosen, with its reason, for people.
 pub(super) enum Route {
     Diffs {
         count: usize,

@@ -58,8 +58,10 @@ pub(super) fn parse(text: &str) -> Result<Journal, LineFault> {
         return Err(fault(1, "it is of a format that this program does not know"));
     }
 
-    let (mut mount_roots, mut changes) = (Vec::new(), Vec::new());
-    let (mut slots, mut retention) = (None, None);
+    let mut mount_roots = Vec::new();
+    let mut changes = Vec::new();
+    let mut slots = None;
+    let mut retention = None;
     for (line, number) in lines {
         let words: Vec<&str> = line.split(' ').collect();
         match words.as_slice() {
@@ -75,7 +77,8 @@ pub(super) fn parse(text: &str) -> Result<Journal, LineFault> {
                 let (Some(slots), Some(retention), true) = (slots, retention, is_complete) else {
                     return Err(fault(number, "lines are missing"));
                 };
-                let (directories, record) = (Vec::new(), CommitRecord::default());
+                let directories = Vec::new();
+                let record = CommitRecord::default();
                 return Ok(Journal { mount_roots, slots, retention, changes, directories, record });
             }
             [action, value, filesystem, path] => {

@@ -104,12 +104,12 @@ fn classify(
 ) -> Result<Classified, RootError> {
     let is_unchanged = old == Some(entry);
     let is_known_deviation = input.known_deviations.contains(&entry.path);
-    let kept =
+    let no_change =
         Classified { decision: Decision::Keep, difference: Difference::default(), is_unchanged };
 
     // A path that was not read has no known difference.
     if is_unchanged && !live.covers(&entry.path) && !is_known_deviation {
-        return Ok(kept);
+        return Ok(no_change);
     }
 
     let stat = live.get(&entry.path);
@@ -121,7 +121,7 @@ fn classify(
     let mut difference = mask(Difference::from_stat(entry, stat));
     if is_unchanged && trusts_stat {
         if !difference.any() {
-            return Ok(kept);
+            return Ok(no_change);
         }
     } else {
         difference = mask(difference.with_details(input.root, entry)?);
@@ -136,7 +136,7 @@ fn classify(
         difference.content = live.digest(input.root, &entry.path)? != Some(digest);
     }
 
-    let decision = decide(input, entry, stat, &Classified { difference, ..kept });
+    let decision = decide(input, entry, stat, &Classified { difference, ..no_change });
     Ok(Classified { decision, difference, is_unchanged })
 }
 

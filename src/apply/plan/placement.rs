@@ -219,12 +219,12 @@ fn link_sources(input: &PlanInput, classified: &[Classified]) -> HashMap<usize, 
         let with = |decision| {
             group.iter().copied().filter(move |&index| classified[index].decision == decision)
         };
-        let kept = with(Decision::Keep).next();
+        let live_member = with(Decision::Keep).next();
         let mut replaced = with(Decision::Replace);
 
-        match kept {
-            Some(kept) => {
-                sources.extend(replaced.map(|member| (member, LinkSource::Live(kept))));
+        match live_member {
+            Some(live_member) => {
+                sources.extend(replaced.map(|member| (member, LinkSource::Live(live_member))));
             }
             None => {
                 if let Some(first) = replaced.next() {

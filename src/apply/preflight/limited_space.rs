@@ -67,7 +67,9 @@ pub fn check_limited_space(
         let needed = u64::try_from(usage.peak).unwrap_or(0).saturating_add(2 * space.block);
         if needed > space.bytes {
             let (place, free) = (root.show(mount_root), space.bytes);
-            return Err(DiskSpaceError::TooSmall { place, unit: SpaceUnit::Bytes, needed, free }.into());
+            return Err(
+                DiskSpaceError::TooSmall { place, unit: SpaceUnit::Bytes, needed, free }.into()
+            );
         }
     }
     Ok(backup_bytes)

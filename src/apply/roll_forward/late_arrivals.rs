@@ -120,7 +120,7 @@ impl DisplacedDir<'_> {
 
     /// Finds the late arrivals whose paths are free; others are unrestorable.
     fn find(&self, arrivals: &mut LateArrivals) -> Vec<Arrival> {
-        let mut found = Vec::new();
+        let mut free_arrivals = Vec::new();
         let walked = self.backups.walk::<RootError>(&self.slot, |visit| {
             let path = self.moved(&visit.path, &self.slot, self.path)?;
             if self.removed.listed.contains(&path) {
@@ -129,7 +129,7 @@ impl DisplacedDir<'_> {
 
             let is_directory = |stat: &Stat| stat.kind == FileKind::Directory;
             match self.root.stat(&path)? {
-                None => found.push(Arrival { backup: visit.path, path }),
+                None => free_arrivals.push(Arrival { backup: visit.path, path }),
                 Some(live) if is_directory(&live) && is_directory(&visit.stat) => {
                     return Ok(Descend::Into);
                 }
@@ -141,7 +141,7 @@ impl DisplacedDir<'_> {
             // A path that is too long, for example, must not stop the roll forward.
             arrivals.unrestorable.push(self.path.clone());
         }
-        found
+        free_arrivals
     }
 
     /// Counts all late arrivals as unrestorable: their directory has become another type.

@@ -229,12 +229,14 @@ impl<'a> Stage<'a> {
             Err(error) if error.is_absent() => return Ok(false),
             answer => answer.map_err(Untouched::from)?,
         };
-        let found = Digest::of_reader(CancelReader { from: &file, monitor: self.monitor })
-            .map_err(|source| {
-                let error = RootError { operation: "read", path: from.show(path), source };
-                Untouched::cancelled_or(self.monitor, error)
-            })?;
-        if found != (*digest, first.bytes()) {
+        let digest_and_size =
+            Digest::of_reader(CancelReader { from: &file, monitor: self.monitor }).map_err(
+                |source| {
+                    let error = RootError { operation: "read", path: from.show(path), source };
+                    Untouched::cancelled_or(self.monitor, error)
+                },
+            )?;
+        if digest_and_size != (*digest, first.bytes()) {
             return Ok(false);
         }
 

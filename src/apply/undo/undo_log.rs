@@ -330,10 +330,10 @@ impl LiveReader<'_> {
         // With the time that the plan sets, if it is the only reason for a change.
         let disturbed = self.disturbed.iter().map(|path| (path, None));
         let planned = plan.directories.iter().map(|entry| (&entry.path, Some(entry.meta.mtime)));
-        let mut seen: HashSet<&TreePath> = HashSet::new();
+        let mut paths: HashSet<&TreePath> = HashSet::new();
         let timed: Vec<(&TreePath, Option<Mtime>)> = disturbed
             .chain(planned)
-            .filter(|(path, _)| !self.directories.contains_key(path) && seen.insert(path))
+            .filter(|(path, _)| !self.directories.contains_key(path) && paths.insert(path))
             .collect();
 
         let paths: Vec<&TreePath> = timed.iter().map(|(path, _)| *path).collect();

@@ -50,7 +50,9 @@ impl Exit {
             UpdateError::Fetch(error) if error.side == Side::Node => Exit::Node,
             UpdateError::Fetch(_) => Exit::Fetch,
             UpdateError::Locked(_) => Exit::Locked,
-            UpdateError::Node(_) | UpdateError::Refused(_) | UpdateError::DiskSpace(_) => Exit::Node,
+            UpdateError::Node(_) | UpdateError::Refused(_) | UpdateError::DiskSpace(_) => {
+                Exit::Node
+            }
             UpdateError::Budget(_) => Exit::Budget,
             UpdateError::Cancelled => Exit::Cancelled,
             UpdateError::NothingToUndo { .. } => Exit::Node,

@@ -220,17 +220,20 @@ impl Deflater {
 
     /// One step of levels 1 to 3: takes the first match.
     fn step_fast(&mut self) {
-        let found = if self.insert_here() { self.longest(MIN_MATCH - 1) } else { None };
+        let longest = if self.insert_here() { self.longest(MIN_MATCH - 1) } else { None };
 
-        let full = match found {
-            Some(found) if found.length >= MIN_MATCH => {
-                let full = self.block.add_match(found.length, found.distance, self.block_length());
-                if found.length <= self.effort.lazy && self.is_inserted(self.ahead - found.length) {
-                    for position in self.at + 1..self.at + found.length {
+        let full = match longest {
+            Some(longest) if longest.length >= MIN_MATCH => {
+                let full =
+                    self.block.add_match(longest.length, longest.distance, self.block_length());
+                if longest.length <= self.effort.lazy
+                    && self.is_inserted(self.ahead - longest.length)
+                {
+                    for position in self.at + 1..self.at + longest.length {
                         self.insert(position);
                     }
                 }
-                self.advance(found.length);
+                self.advance(longest.length);
                 full
             }
             _ => {
@@ -250,12 +253,12 @@ impl Deflater {
         let has_candidate = self.insert_here();
         let pending = self.pending;
         let searches = has_candidate && pending.best.length < self.effort.lazy;
-        let found = if searches { self.longest(pending.best.length) } else { None };
-        let found = found
-            .filter(|found| found.length != MIN_MATCH || found.distance <= TOO_FAR)
+        let longest = if searches { self.longest(pending.best.length) } else { None };
+        let longest = longest
+            .filter(|longest| longest.length != MIN_MATCH || longest.distance <= TOO_FAR)
             .unwrap_or(NO_MATCH);
 
-        if pending.best.length >= MIN_MATCH && found.length <= pending.best.length {
+        if pending.best.length >= MIN_MATCH && longest.length <= pending.best.length {
             let full = self.block.add_match(
                 pending.best.length,
                 pending.best.distance,
@@ -282,7 +285,7 @@ impl Deflater {
             self.end_block(BlockPosition::Inner);
         }
         self.advance(1);
-        self.pending = PendingMatch { is_set: true, best: found };
+        self.pending = PendingMatch { is_set: true, best: longest };
     }
 
     fn advance(&mut self, bytes: usize) {
@@ -339,12 +342,12 @@ impl Deflater {
         let chain = if least >= good { chain / 4 } else { chain };
         let query = Query { at: self.at, least, nice, chain };
 
-        let found = if self.ahead < MARGIN {
+        let best = if self.ahead < MARGIN {
             self.chains.longest_near_end(&self.window, &query)?
         } else {
             self.chains.longest(&self.window, &query)?
         };
-        Some(Match { length: found.length.min(self.ahead), ..found })
+        Some(Match { length: best.length.min(self.ahead), ..best })
     }
 
     /// Work so far, in bytes of usual files that GNU gzip compresses at its default level in that

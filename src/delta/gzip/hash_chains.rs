@@ -77,7 +77,7 @@ impl BestMatch {
     }
 
     /// Takes the match at `position` if it is longer; returns whether it is.
-    fn improve(&mut self, position: usize, length: usize) -> bool {
+    fn replace_if_longer(&mut self, position: usize, length: usize) -> bool {
         let longer = length > self.length;
         if longer {
             (self.length, self.distance) = (length, self.at - position);
@@ -234,7 +234,7 @@ impl Shortcuts {
             }
             let may_be_longer = there[best.length] == here[best.length];
             if may_be_longer
-                && best.improve(position, common_length(there, here))
+                && best.replace_if_longer(position, common_length(there, here))
                 && best.length >= query.nice
             {
                 break;
@@ -263,7 +263,8 @@ impl Shortcuts {
             if !self.is_reached(position, query) {
                 break;
             }
-            if best.improve(position, (different.trailing_zeros() / 8) as usize) && best.length == 7
+            if best.replace_if_longer(position, (different.trailing_zeros() / 8) as usize)
+                && best.length == 7
             {
                 break;
             }
@@ -337,7 +338,7 @@ impl HashChain {
                 && there[end - 1] == here[end - 1]
                 && there[..2] == here[..2];
             if may_be_longer
-                && best.improve(position, common_length(there, here))
+                && best.replace_if_longer(position, common_length(there, here))
                 && best.length >= query.nice
             {
                 break;

@@ -53,8 +53,7 @@ pub(super) struct SketchSearch<'m> {
 struct FeatureIndex(Vec<(u64, u32)>);
 
 impl<'m> SketchSearch<'m> {
-    /// Chooses new contents of `wanted`, and candidates of `base` among those for which `serves`
-    /// holds.
+    /// Chooses new contents of `wanted`, and candidates of `base` for which `can_be_source` holds.
     ///
     /// Each wanted entry has a budget in multiples of its size. Contents in `used` are candidates
     /// after all others.
@@ -62,13 +61,13 @@ impl<'m> SketchSearch<'m> {
         base: &'m Manifest,
         mut wanted: Vec<(&'m Entry, u64)>,
         used: &HashSet<Digest>,
-        serves: impl Fn(&Entry) -> bool,
+        can_be_source: impl Fn(&Entry) -> bool,
     ) -> Self {
         wanted.retain(|(entry, _)| size_of(entry) >= LEAST);
         wanted.sort_by_key(|(entry, _)| Reverse(size_of(entry)));
         let budgets: HashMap<&TreePath, u64> =
             wanted.iter().map(|(entry, budget)| (&entry.path, *budget)).collect();
-        let wanted = take_within(BUDGET, wanted.into_iter().map(|(entry, _)| entry).collect());
+        let wanted = limit_to_budget(BUDGET, wanted.into_iter().map(|(entry, _)| entry).collect());
         let budget = wanted
             .iter()
             .map(|entry| {
@@ -77,14 +76,14 @@ impl<'m> SketchSearch<'m> {
             .fold(0u64, u64::saturating_add);
 
         let sizes = WantedSizes::new(&wanted);
-        let mut seen = HashSet::new();
+        let mut digests = HashSet::new();
         let mut candidates = Vec::new();
         for entry in base.entries() {
             let Some((size, digest)) = entry.file() else { continue };
             let Some(ratio) = sizes.ratio_to(size).filter(|ratio| *ratio <= RATIO * PARTS) else {
                 continue;
             };
-            if serves(entry) && seen.insert(digest) {
+            if can_be_source(entry) && digests.insert(digest) {
                 candidates.push(((used.contains(&digest), ratio), entry));
             }
         }
@@ -92,7 +91,7 @@ impl<'m> SketchSearch<'m> {
         // The sort is stable: equal candidates stay in the order of the tree.
         candidates.sort_by_key(|(order, _)| *order);
         let candidates = candidates.into_iter().map(|(_, entry)| entry).collect();
-        let candidates = take_within(BUDGET.min(budget), candidates);
+        let candidates = limit_to_budget(BUDGET.min(budget), candidates);
 
         // Neighbours of the tree are neighbours on the disk and in the frames of an archive.
         let [wanted, candidates] = [wanted, candidates].map(|mut entries| {
@@ -197,7 +196,7 @@ impl WantedSizes {
 
 /// The first entries that fit into `budget` bytes; one that does not fit is skipped for smaller
 /// ones.
-fn take_within(budget: u64, entries: Vec<&Entry>) -> Vec<&Entry> {
+fn limit_to_budget(budget: u64, entries: Vec<&Entry>) -> Vec<&Entry> {
     let mut left = budget;
     entries
         .into_iter()

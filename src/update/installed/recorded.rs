@@ -15,7 +15,8 @@ const RECORDED_LEVEL: i32 = 1;
 
 /// Loads the recorded state, if it belongs to this tree and to the requested image.
 pub(in crate::update) fn load_state(run: &Run<'_>) -> Result<Option<State>, UpdateError> {
-    let (request, monitor) = (run.request, run.monitor);
+    let request = run.request;
+    let monitor = run.monitor;
 
     match state::load(&run.session.root).map_err(Untouched::from)? {
         LoadedState::Missing => Ok(None),

@@ -115,17 +115,17 @@ impl ContentSources<'_> {
 
         let overrides = self.overrides.iter().filter_map(OverrideLayer::published);
         for published in overrides.chain([self.published]) {
-            let mut found = None;
+            let mut text = None;
             published.fetch_contents(run, &self.live, &[(digest, size)], &mut |_, content| {
                 let mut bytes = Vec::new();
                 content.take(size + 1).read_to_end(&mut bytes)?;
                 if Digest::of(&bytes) == digest {
-                    found = Some(bytes);
+                    text = Some(bytes);
                 }
                 Ok(())
             })?;
-            if found.is_some() {
-                return Ok(found);
+            if text.is_some() {
+                return Ok(text);
             }
         }
         Ok(None)

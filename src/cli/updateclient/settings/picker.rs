@@ -68,7 +68,7 @@ impl Picker {
         toml: Option<T>,
         client_conf: Option<T>,
     ) -> Option<T> {
-        match first_of([typed, toml, client_conf]) {
+        match choose_first([typed, toml, client_conf]) {
             Some((value, origin)) => {
                 self.record(name, &value, origin);
                 Some(value)
@@ -87,7 +87,7 @@ impl Picker {
         candidates: [Option<T>; 3],
         default: T,
     ) -> T {
-        let (value, origin) = first_of(candidates).unwrap_or((default, SettingOrigin::Default));
+        let (value, origin) = choose_first(candidates).unwrap_or((default, SettingOrigin::Default));
         self.record(name, &value, origin);
         value
     }
@@ -99,7 +99,7 @@ impl Picker {
         toml: Option<Vec<String>>,
         client_conf: Option<Vec<String>>,
     ) -> Option<Vec<String>> {
-        match first_of([None, toml, client_conf]) {
+        match choose_first([None, toml, client_conf]) {
             Some((values, origin)) => {
                 self.record(name, &values.join(" "), origin);
                 Some(values)
@@ -130,7 +130,7 @@ impl Picker {
 }
 
 /// The first value, of command line, `updateclient.toml` and `client.conf` in this order.
-fn first_of<T>(candidates: [Option<T>; 3]) -> Option<(T, SettingOrigin)> {
+fn choose_first<T>(candidates: [Option<T>; 3]) -> Option<(T, SettingOrigin)> {
     let origins =
         [SettingOrigin::CommandLine, SettingOrigin::File(CONFIG), SettingOrigin::File(CLIENT_CONF)];
     candidates.into_iter().zip(origins).find_map(|(value, origin)| Some((value?, origin)))
