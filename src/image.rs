@@ -112,7 +112,7 @@ mod tests {
     }
 
     #[test]
-    fn image_and_override_of_one_name_in_separate_directories() {
+    fn image_and_override_names_do_not_collide() {
         let name = |text: &str| text.parse::<ImageName>().expect(text);
 
         assert_eq!(Layer::Image(name("node")).repository_path(), "node");

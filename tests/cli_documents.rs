@@ -39,7 +39,7 @@ fn exit_codes_of_operation_document_match_help() {
 }
 
 #[test]
-fn every_option_that_documents_name_exists() {
+fn options_named_in_documents_exist() {
     let helps = [
         help(env!("CARGO_BIN_EXE_si_updateclient")),
         help(env!("CARGO_BIN_EXE_si_tardiff")),
@@ -125,7 +125,7 @@ fn is_test(name: &str) -> bool {
 }
 
 #[test]
-fn every_test_that_a_document_names_exists() {
+fn tests_named_in_documents_exist() {
     let documents = [("docs/drop-in.md", 40), ("docs/recovery.md", 50), ("docs/security.md", 70)];
     for (document, least) in documents {
         let text = read_in_repository(document).expect("the document exists");
@@ -147,7 +147,7 @@ fn every_test_that_a_document_names_exists() {
 
 /// Each limit is defined in the file beside it: `NAME`, `NAME` in `FILE`; `NAME` in `FILE`.
 #[test]
-fn every_limit_of_security_document_exists() {
+fn limits_named_in_security_document_exist() {
     let text = read_in_repository("docs/security.md").expect("the document exists");
     let table = text.split_once("## Limits on input").expect("the section exists").1;
     let rows: Vec<&str> = table

@@ -495,7 +495,7 @@ fn deletion_budget_stops_run() {
 
 /// Each path counts once, also if it is in a directory that becomes a file.
 #[test]
-fn displaced_paths_count_once_and_no_delete_keeps_them() {
+fn displaced_paths_count_once() {
     require!(ROOT_AND_RSYNC);
 
     let old = OldSite::new(&image(), &[]);

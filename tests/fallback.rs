@@ -92,7 +92,7 @@ fn corrupt(path: &Path) {
 }
 
 #[test]
-fn unrecorded_tree_like_a_generation_is_adopted() {
+fn unrecorded_tree_equal_to_generation_is_adopted() {
     require!(ROOT_AND_RSYNC);
 
     let site = Site::new();

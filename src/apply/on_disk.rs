@@ -171,7 +171,7 @@ mod tests {
     }
 
     #[test]
-    fn slots_of_the_restored_undo_set_are_skipped_at_both_ends() {
+    fn slots_of_restored_undo_set_are_skipped() {
         let mut slots = SlotAllocator::with_reserved(HashSet::from([1, 2, 4, u32::MAX]));
 
         let installs = [slots.take_install(), slots.take_install()];
@@ -193,7 +193,7 @@ mod tests {
     }
 
     #[test]
-    fn slot_names_are_read_back_and_other_names_are_no_slots() {
+    fn slot_names_round_trip() {
         assert_eq!(slot_number(&slot_name(17)), Some(17));
         for other in [UNDO_LOG, DISPLACED_LIST, "repaired-1", "17.part", "aside-0"] {
             assert_eq!(slot_number(&name(other)), None, "{other}");

@@ -178,7 +178,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn settings_are_sorted_and_safe_for_a_shell() {
+    fn settings_are_sorted_and_shell_quoted() {
         let settings = [
             ("IPADDR", "10.0.0.7"),
             ("DEVICE", "eth0"),

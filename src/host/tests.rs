@@ -10,7 +10,7 @@ fn config(text: &str) -> Result<Config, BadFile> {
 }
 
 #[test]
-fn shipped_sample_changes_nothing_and_shows_defaults() {
+fn shipped_sample_documents_defaults() {
     assert_eq!(config(SAMPLE), Ok(Config::default()));
 
     let shown: String = SAMPLE

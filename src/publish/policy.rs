@@ -143,7 +143,7 @@ mod tests {
     }
 
     #[test]
-    fn full_archive_is_due_after_the_steps_exceed_its_share() {
+    fn full_archive_is_due_above_step_share() {
         let due = |archives: &[_], step| {
             full_is_due(&catalog(&[1, 2, 3], archives), id(4), Some(&file(step)), &policy())
         };

@@ -265,7 +265,7 @@ mod tests {
     }
 
     #[test]
-    fn only_a_listener_of_this_user_is_the_tunnel() {
+    fn listener_of_other_user_is_refused() {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
         let port = listener.local_addr().expect("an address").port();
         let uid = rustix::process::geteuid().as_raw();

@@ -80,7 +80,7 @@ fn content_changed_just_before_scan_read_again() {
 }
 
 #[test]
-fn cache_written_and_read_and_damaged_cache_empty() {
+fn damaged_or_missing_cache_is_empty() {
     let (_dir, root) = tree();
     let cache = settle(scanned(&root)).cache();
     let place = tempfile::tempdir().expect("a scratch directory");

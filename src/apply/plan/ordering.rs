@@ -175,7 +175,7 @@ mod tests {
     }
 
     #[test]
-    fn target_of_a_symlink_is_installed_before_it() {
+    fn symlink_target_is_installed_first() {
         let library = [("lib.so", Some("lib.so.1"), Some("lib.so.2")), ("lib.so.2", None, None)];
         let alternative = [
             ("editor", Some(""), Some("etc/editor")),
@@ -188,7 +188,7 @@ mod tests {
     }
 
     #[test]
-    fn changed_symlinks_follow_the_links_that_they_lead_through() {
+    fn inner_symlink_changes_before_symlink_through_it() {
         let cases = [
             // a will lead through b
             ([("a", Some("x"), Some("b/in")), ("b", Some("y"), Some("z"))], ["b", "a"]),

@@ -245,7 +245,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn refusal_of_an_unsafe_filesystem_names_the_flag_that_allows_it() {
+    fn unsafe_filesystem_refusal_names_flag() {
         let host = RootMount { kind: "overlay".to_owned(), ..RootMount::default() };
 
         let refusal = check_root_filesystem(Some(&host), "/", &[]).expect_err("overlay");

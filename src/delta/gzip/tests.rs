@@ -138,7 +138,7 @@ fn stream_longer_than_probe_is_proven_to_its_end() {
 }
 
 #[test]
-fn noise_becomes_stored_blocks() {
+fn incompressible_data_becomes_stored_blocks() {
     let gz = member(&HEADER, 9, &noise(100_000));
     assert!(gz.len() > 100_000 && gz.len() < 100_100);
     assert_eq!(gz[10] & 0b110, 0, "a stored block");

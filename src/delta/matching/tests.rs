@@ -317,7 +317,7 @@ fn search_budget_of_series_is_its_own_size() {
 }
 
 #[test]
-fn best_source_has_most_in_common_then_closest_size_then_first_path() {
+fn sources_rank_by_overlap_then_size_then_path() {
     let content = noise(1, 40_000);
     let mut files = ContentPair::default();
     files.old("a/half", &[&content[..20_000], &noise(2, 20_000)].concat());

@@ -197,7 +197,7 @@ fn unknown_format_is_refused_first() {
 }
 
 #[test]
-fn a_size_beyond_the_limits_is_refused_before_it_is_read() {
+fn oversized_member_is_refused_before_reading() {
     let raw = member::own_header("header.toml", 1 << 30);
 
     let error = read_listing(&pack(&raw), FrameCompression::Zstd, &ArchiveLimits::default())
@@ -207,7 +207,7 @@ fn a_size_beyond_the_limits_is_refused_before_it_is_read() {
 }
 
 #[test]
-fn a_bomb_of_zeros_is_not_unpacked() {
+fn decompression_bomb_is_refused() {
     let (base, target) = small_pair();
     let (bytes, _) = build(&base, &target, DeltaMode::WithDeltas, FrameCompression::Zstd);
     let mut encoder = zstd::Encoder::new(Vec::new(), 1).expect("compresses");
@@ -223,7 +223,7 @@ fn a_bomb_of_zeros_is_not_unpacked() {
 }
 
 #[test]
-fn a_window_beyond_the_limit_is_refused() {
+fn oversized_window_is_refused() {
     let mut encoder = zstd::Encoder::new(Vec::new(), 1).expect("compresses");
     encoder.window_log(27).expect("a large window");
     encoder.write_all(&[0; 4096]).expect("compresses");

@@ -60,7 +60,7 @@ fn every_kind_of_patch_round_trips() {
 }
 
 #[test]
-fn moved_and_edited_file_is_a_patch_except_with_fast() {
+fn moved_edited_file_is_patched_except_fast() {
     let content = noise(21, 300_000);
     let edited = [&content[..100_000], b"other words", &content[100_500..]].concat();
     let (mut old, mut new) =

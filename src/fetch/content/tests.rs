@@ -283,7 +283,7 @@ fn unreachable_server_and_failing_sink_end_the_fetch() {
 }
 
 #[test]
-fn sink_that_reads_nothing_learns_of_a_wrong_content() {
+fn unread_wrong_content_is_reported_to_sink() {
     let trees = generations();
     let mut repository = repository(&trees);
     let mut all = std::mem::take(&mut repository.index).into_archives();

@@ -106,7 +106,7 @@ mod tests {
     }
 
     #[test]
-    fn only_sufficient_progress_resets_the_failures() {
+    fn small_progress_keeps_failure_count() {
         let options =
             FetchOptions { attempts: 2, base_delay: Duration::ZERO, ..FetchOptions::default() };
         let mut policy = RetryPolicy::new(&options);

@@ -65,7 +65,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn configured_file_must_be_valid_and_the_bundle_is_optional() {
+    fn configured_certificates_must_be_valid() {
         let file = tempfile::NamedTempFile::new().expect("scratch");
         assert_eq!(read_certificates(Some(file.path())).expect("an empty file").len(), 0);
 

@@ -191,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn four_forms_are_valid() {
+    fn valid_urls_are_made_canonical() {
         assert_eq!(canonical("http://server"), "http://server/");
         assert_eq!(canonical("http://127.0.0.1:8750/repo"), "http://127.0.0.1:8750/repo/");
         assert_eq!(canonical("https://[::1]:8443/a/b/"), "https://[::1]:8443/a/b/");

@@ -74,7 +74,7 @@ fn are_distinct(slots: &[u32]) -> bool {
 }
 
 #[test]
-fn kernel_backups_of_a_rollback_have_slots_of_their_own() {
+fn rollback_kernel_backups_have_own_slots() {
     // The first slot is restored in one case and unused in the other.
     for restored in [PriorState::Existed(1), PriorState::Missing(1)] {
         let vmlinuz = format!("boot/vmlinuz-{RELEASE}");
