@@ -5,6 +5,7 @@
 mod common;
 
 use std::fs;
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
@@ -160,6 +161,32 @@ impl Node {
 
     fn free_filler_inodes(&self) {
         fs::remove_dir_all(self.site.node().join("filler-inodes")).expect("removes");
+    }
+
+    /// Removes the space reserves of a run.
+    fn remove_reserves(&self) {
+        let own = self.site.node().join("var/lib/systemimager/client");
+        for reserve in self.client_files("") {
+            fs::remove_file(own.join(reserve)).expect("removes");
+        }
+        for number in 0..4 {
+            let _ = fs::remove_file(self.site.node().join(format!(".si-stage/reserve-{number}")));
+        }
+    }
+
+    /// Asserts that the run was refused for lack of space and left the node as `before`.
+    #[track_caller]
+    fn assert_refused(&self, run: &Run, before: &Path, context: &str) {
+        assert!(!self.has(".si-stage/journal"), "{context}: {run:#?}");
+        assert_eq!(run.code, 5, "{context}: {run:#?}");
+        assert!(
+            run.err.contains("no room on this node") && run.err.contains("nothing was changed"),
+            "{context}: {run:#?}"
+        );
+        judge::same(before, &self.site.node(), &["/filler*"]);
+        self.site.nothing_left();
+        let left = (self.client_files("spool"), self.client_files(""));
+        assert_eq!(left, (vec![], vec![]), "{context}: {run:#?}");
     }
 }
 
@@ -405,6 +432,8 @@ enum Resource {
 }
 
 impl Resource {
+    const ALL: [Resource; 2] = [Resource::Bytes, Resource::Inodes];
+
     fn use_up(self, node: &Node) {
         match self {
             Resource::Bytes => node.disk.fill(0),
@@ -420,47 +449,54 @@ impl Resource {
     }
 }
 
+/// Step of an update before the seal, at which the disk gets full.
+#[derive(Clone, Copy, Debug)]
+enum Step {
+    Staging,
+    UndoLog,
+    Reserve,
+    Journal,
+}
+
+impl Step {
+    const ALL: [Step; 4] = [Step::Staging, Step::UndoLog, Step::Reserve, Step::Journal];
+
+    /// System call that is delayed, and its delay in ms.
+    fn delayed_call(self) -> (&'static str, u64) {
+        match self {
+            Step::Staging => ("fchown", 10),
+            Step::UndoLog => ("linkat", 20),
+            Step::Reserve | Step::Journal => ("fsync", 100),
+        }
+    }
+
+    fn is_reached(self, node: &Node) -> bool {
+        let count = |path| fs::read_dir(node.site.node().join(path)).map_or(0, Iterator::count);
+        match self {
+            Step::Staging => node.staged() > 20,
+            Step::UndoLog => count(".si-stage/old") > 5,
+            Step::Reserve => node.has("var/lib/systemimager/client/reserve-0"),
+            Step::Journal => node.has(".si-stage/directories.mtree"),
+        }
+    }
+}
+
 #[test]
 fn full_disk_before_seal_leaves_no_change() {
     require!(NEEDED);
 
     let node = Node::new(96, 4000);
     let before = node.site.snapshot();
-    let stage = node.site.node().join(".si-stage");
-    let reserve = node.site.node().join("var/lib/systemimager/client/reserve-0");
 
-    for resource in [Resource::Bytes, Resource::Inodes] {
-        // During staging; before the undo log is written; when the reserve is allocated; when the
-        // journal is written.
-        let staging = || node.staged() > 20;
-        let noting = || fs::read_dir(stage.join("old")).is_ok_and(|listed| listed.count() > 5);
-        let reserved = || reserve.exists();
-        let sealing = || stage.join("directories.mtree").exists();
-        let points: [(&str, &str, u64, &dyn Fn() -> bool); 4] = [
-            ("staging", "fchown", 10, &staging),
-            ("undo log", "linkat", 20, &noting),
-            ("reserved", "fsync", 100, &reserved),
-            ("sealing", "fsync", 100, &sealing),
-        ];
+    let cases =
+        Resource::ALL.into_iter().flat_map(|resource| Step::ALL.map(|step| (resource, step)));
+    for (resource, step) in cases {
+        let (call, delay) = step.delayed_call();
+        let run =
+            node.run_disturbed(call, delay, || step.is_reached(&node), || resource.use_up(&node));
 
-        for (point, call, delay, reached) in points {
-            let run = node.run_disturbed(call, delay, reached, || resource.use_up(&node));
-            let context = format!("{resource:?} at {point}: {run:#?}");
-            assert!(!node.has(".si-stage/journal"), "{context}");
-            assert_eq!(run.code, 5, "{context}");
-            assert!(
-                run.err.contains("no room on this node") && run.err.contains("nothing was changed"),
-                "{context}"
-            );
-            judge::same(&before, &node.site.node(), &["/filler*"]);
-            node.site.nothing_left();
-            assert_eq!(
-                (node.client_files("spool"), node.client_files("")),
-                (vec![], vec![]),
-                "{context}"
-            );
-            resource.release(&node);
-        }
+        node.assert_refused(&run, &before, &format!("{resource:?} at {step:?}"));
+        resource.release(&node);
     }
 
     // With free space again, the next update succeeds.
@@ -472,28 +508,37 @@ fn full_disk_before_seal_leaves_no_change() {
 fn full_disk_after_seal_completes_update() {
     require!(NEEDED);
 
-    for resource in [Resource::Bytes, Resource::Inodes] {
+    for resource in Resource::ALL {
         let node = Node::new(96, 4000);
         let sealed = || node.has(".si-stage/journal");
+
         let run = node.run_disturbed("renameat2", 30, sealed, || resource.use_up(&node));
+
         run.ended(0, &["updated to node"]);
         node.site.same_except(&["/filler*"]);
         assert!(node.site.status().contains("serial:      2"), "{}", node.site.status());
         assert_eq!((node.client_files("spool"), node.client_files("")), (vec![], vec![]));
+    }
+}
 
-        // A rollback, which creates directories again, succeeds as well.
-        let mut rollback = Command::new(node.command().get_program());
+/// The rollback creates directories again.
+#[test]
+fn update_completed_on_full_disk_can_be_rolled_back() {
+    require!(NEEDED);
+
+    for resource in Resource::ALL {
+        let node = Node::new(96, 4000);
+        let before = node.site.snapshot();
+        let sealed = || node.has(".si-stage/journal");
+        node.run_disturbed("renameat2", 30, sealed, || resource.use_up(&node))
+            .ended(0, &["updated to node"]);
         resource.release(&node);
+
+        let mut rollback = Command::new(node.command().get_program());
         rollback.args(["--rollback", "--yes", "--root"]).arg(node.site.node());
         Run::from_output(rollback.output().expect("it runs")).ended(0, &[]);
-        judge::same(
-            &{
-                node.site.publish(&tree(Generation::First));
-                node.site.image()
-            },
-            &node.site.node(),
-            &[],
-        );
+
+        judge::same(&before, &node.site.node(), &[]);
     }
 }
 
@@ -501,28 +546,22 @@ fn full_disk_after_seal_completes_update() {
 fn full_disk_without_reserve_is_finished_by_next_run() {
     require!(NEEDED);
 
-    for resource in [Resource::Bytes, Resource::Inodes] {
+    for resource in Resource::ALL {
         let node = Node::new(96, 4000);
         let sealed = || node.has(".si-stage/journal");
-        let run = node.run_disturbed("renameat2", 30, sealed, || {
-            for reserve in node.client_files("") {
-                fs::remove_file(node.site.node().join("var/lib/systemimager/client").join(reserve))
-                    .expect("removes");
-            }
-            for number in 0..4 {
-                let _ =
-                    fs::remove_file(node.site.node().join(format!(".si-stage/reserve-{number}")));
-            }
+        let run = || Run::from_output(node.command().output().expect("it runs"));
+
+        let first = node.run_disturbed("renameat2", 30, sealed, || {
+            node.remove_reserves();
             resource.use_up(&node);
         });
-        run.ended(6, &["No space left on device", "the next run of si_updateclient completes"]);
-        assert!(sealed());
-
-        Run::from_output(node.command().output().expect("it runs"))
-            .ended(6, &["No space left on device"]);
+        let second = run();
         resource.release(&node);
-        Run::from_output(node.command().output().expect("it runs"))
-            .ended(0, &["the interrupted update was finished"]);
+        let third = run();
+
+        first.ended(6, &["No space left on device", "the next run of si_updateclient completes"]);
+        second.ended(6, &["No space left on device"]);
+        third.ended(0, &["the interrupted update was finished"]);
         node.site.same_except(&["/filler*"]);
     }
 }

@@ -459,7 +459,7 @@ fn constantly_edited_image_is_installed_as_published() {
 }
 
 #[test]
-fn untrusted_catalog_stops_update_without_fallback() {
+fn older_catalog_stops_update_without_fallback() {
     require!(ROOT_AND_RSYNC);
 
     let site = behind(Site::new().with_rsync(), 1);
@@ -467,47 +467,63 @@ fn untrusted_catalog_stops_update_without_fallback() {
     let first = fs::read(&catalog).expect("a catalog");
     site.publish(&tree(2));
     site.updated(&[]);
+    let before = site.snapshot();
+    fs::write(&catalog, &first).expect("writes");
+
+    let run = site.update(&[]);
+
+    run.ended(3, &["the server offers serial 1", "has seen 2", "--allow-downgrade"]);
+    site.unchanged_since(&before);
+}
+
+#[test]
+fn untrusted_catalog_stops_update_without_fallback() {
+    require!(ROOT_AND_RSYNC);
+
+    let site = behind(Site::new().with_rsync(), 2);
+    let catalog = site.repo().join("node/catalog.toml");
     site.publish(&tree(3));
     let newest = fs::read(&catalog).expect("a catalog");
     let before = site.snapshot();
 
-    fs::write(&catalog, &first).expect("writes");
-    site.update(&[]).ended(3, &["the server offers serial 1", "has seen 2", "--allow-downgrade"]);
-    site.unchanged_since(&before);
-
-    type Edit = fn(String) -> String;
-    let edits: [(Edit, &str); 5] = [
-        (|text| text.replace("format = 1", "format = 2"), "format 2"),
-        (
-            |text| text.replace("image = \"node\"", "image = \"other\""),
-            "is of image other, not of node",
-        ),
-        (
-            |text| {
-                text.replacen("published = ", "expires = \"2001-01-01T00:00:00Z\"\npublished = ", 1)
-            },
-            "expire",
-        ),
-        (|text| text[..text.len() / 2].to_owned(), "the catalog is not valid"),
-        (|text| format!("\0\0{text}"), "the catalog is not valid"),
+    let text = String::from_utf8(newest.clone()).expect("text");
+    let expired = "expires = \"2001-01-01T00:00:00Z\"\npublished = ";
+    let cases = [
+        (text.replace("format = 1", "format = 2"), "format 2"),
+        (text.replace("image = \"node\"", "image = \"other\""), "is of image other, not of node"),
+        (text.replacen("published = ", expired, 1), "expire"),
+        (text[..text.len() / 2].to_owned(), "the catalog is not valid"),
+        (format!("\0\0{text}"), "the catalog is not valid"),
+        ("format = \"".to_owned(), "the catalog is not valid"),
     ];
-    for (edit, message) in edits {
-        fs::write(&catalog, &newest).expect("writes");
-        edit_catalog(&site, edit);
+
+    for (content, message) in cases {
+        fs::write(&catalog, content).expect("writes");
         site.update(&[]).ended(3, &["the server is not trusted", message, "nothing was changed"]);
         site.unchanged_since(&before);
     }
-    fs::write(&catalog, "format = \"").expect("writes");
-    site.update(&[]).ended(3, &["the catalog is not valid"]);
-    fs::write(&catalog, [0xff; 100]).expect("writes");
-    site.update(&[]).ended(3, &["the catalog is not valid"]);
-    fs::remove_file(&catalog).expect("removes");
-    site.update(&[]).ended(4, &["the server", "there is no such file"]);
-    site.unchanged_since(&before);
 
     fs::write(&catalog, &newest).expect("writes");
     site.updated(&["--no-fallback"]);
     assert_updated(&site);
+}
+
+#[test]
+fn binary_or_missing_catalog_stops_update_without_fallback() {
+    require!(ROOT_AND_RSYNC);
+
+    let site = behind(Site::new().with_rsync(), 2);
+    let catalog = site.repo().join("node/catalog.toml");
+    let before = site.snapshot();
+
+    fs::write(&catalog, [0xff; 100]).expect("writes");
+    let binary = site.update(&[]);
+    fs::remove_file(&catalog).expect("removes");
+    let missing = site.update(&[]);
+
+    binary.ended(3, &["the catalog is not valid"]);
+    missing.ended(4, &["the server", "there is no such file"]);
+    site.unchanged_since(&before);
 }
 
 #[test]
