@@ -44,9 +44,9 @@
 //! 4. **One commit point.** Before the seal of the journal a failure, or the end of the process,
 //!    leaves the live tree as it was. After the seal every later run completes the transaction,
 //!    without a network.
-//!    - `tests/crash_sweep.rs::death_during_type_changes_leaves_one_state`
-//!    - `tests/crash_sweep.rs::fault_during_content_changes_leaves_one_state`
-//!    - `tests/crash_sweep.rs::full_sync_leaves_one_state`
+//!    - `tests/crash_sweep/main.rs::death_during_type_changes_leaves_one_state`
+//!    - `tests/crash_sweep/main.rs::fault_during_content_changes_leaves_one_state`
+//!    - `tests/crash_sweep/main.rs::full_sync_leaves_one_state`
 //!    - `tests/recovery.rs::recovery_without_server_succeeds_before_download_error`
 //! 5. **No path is absent at any moment** if it exists before and after the update.
 //!    - `tests/never_absent.rs::path_of_both_generations_is_never_absent`
@@ -73,21 +73,21 @@
 //!     - `tests/deletions.rs::image_without_agent_files_keeps_them`
 //!     - `tests/running_kernel.rs::kernel_paths_are_removed_by_first_run_after_reboot`
 //! 11. **Data from outside is checked before use**, and the size of each output is limited.
-//!     - `tests/hostile_update.rs::forged_archive_with_correct_digest_changes_nothing`
-//!     - `tests/fetch.rs::download_stops_at_size_in_catalog`
+//!     - `tests/hostile_update/main.rs::forged_archive_with_correct_digest_changes_nothing`
+//!     - `tests/fetch/main.rs::download_stops_at_size_in_catalog`
 //!     - `manifest::tests::text_not_canonical_refused`
 //! 12. **Exit code 0 means complete.** A path that could not be updated is named, and the run exits
 //!     with another code. An error names the side at fault: this node, the server or the network.
 //!     - `tests/cli_mounts.rs::file_under_bind_mount_is_reported_and_untouched`
-//!     - `tests/fetch.rs::refused_connection_differs_from_unknown_name`
+//!     - `tests/fetch/main.rs::refused_connection_differs_from_unknown_name`
 //! 13. **Bounded memory.** The memory of a run grows with the number of entries, not with the size
 //!     of files.
 //!     - `tests/memory.rs::file_of_any_size_is_updated_within_fixed_memory`
 //! 14. **One handle on the tree.** Only [`root`] opens or changes a path of a target tree, and it
 //!     follows no symbolic link. `.clippy.toml` refuses calls by path elsewhere. Each change passes
 //!     a fault point.
-//!     - `tests/hostile_update.rs::planted_symlink_is_not_followed`
-//!     - `tests/hostile_update.rs::parent_replaced_during_update_leaves_outside_untouched`
+//!     - `tests/hostile_update/traps.rs::planted_symlink_is_not_followed`
+//!     - `tests/hostile_update/traps.rs::parent_replaced_during_update_leaves_outside_untouched`
 //!     - `root::tests::planted_symlink_never_followed`
 //!     - `root::fault::tests::every_changing_call_passes_fault_point`
 //! 15. **Layers without circles**, between modules and between the files of a folder.

@@ -95,13 +95,21 @@ fn options_in(line: &str) -> Vec<String> {
 }
 
 /// Files in which a test that a document names `MODULE::NAME` can be.
-fn files_of_module(module: &str) -> [String; 4] {
-    [
+fn files_of_module(module: &str) -> Vec<String> {
+    let mut files = vec![
         format!("tests/{module}.rs"),
         format!("src/{module}.rs"),
         format!("src/{module}/tests.rs"),
         format!("src/cli/updateclient/{module}.rs"),
-    ]
+    ];
+    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests").join(module);
+    if let Ok(listed) = folder.read_dir() {
+        files.extend(listed.map(|entry| {
+            let name = entry.expect("an entry").file_name();
+            format!("tests/{module}/{}", name.to_string_lossy())
+        }));
+    }
+    files
 }
 
 fn read_in_repository(path: &str) -> Option<String> {

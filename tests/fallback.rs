@@ -73,16 +73,6 @@ fn write_tree(tree: &Tree, top: &Path) {
     common::trees::write(tree, top);
 }
 
-/// Replaces one text in the catalog by another.
-#[track_caller]
-fn edit_catalog(site: &Site, edit: impl FnOnce(String) -> String) {
-    let path = site.repo().join("node/catalog.toml");
-    let before = fs::read_to_string(&path).expect("a catalog");
-    let after = edit(before.clone());
-    assert_ne!(before, after, "the edit does nothing");
-    fs::write(path, after).expect("writes");
-}
-
 /// Turns one bit in the middle of a file.
 fn corrupt(path: &Path) {
     let mut bytes = fs::read(path).expect("reads");
