@@ -17,6 +17,7 @@ NUMBER, NAMES = "number", "names"
 IN_LITERALS = ".literals"
 
 LONG_FUNCTION, FUNCTION_LIMIT = 15, 80
+LONG_TEST = 8
 PARAMETER_LIMIT, COLUMN_LIMIT = 5, 100
 
 CRATE_FOLDERS = ("src/", "tests/", "benches/", "examples/")
@@ -137,6 +138,10 @@ def count_function(tally, path, lines, function):
         tally.sizes[LONG_FUNCTIONS][path] += 1
         if all(line.strip() for line in body):
             add("walls", f"{len(body)} lines without a blank one")
+
+    if len(body) >= LONG_TEST and shape.is_test(lines, function):
+        if all(line.strip() for line in body) and shape.arranges_and_asserts(body):
+            add("test-walls", f"{len(body)} lines without a blank one")
 
     length = function.last_line - function.first_line + 1
     if length > FUNCTION_LIMIT and path.startswith(("src/", "tests/")):

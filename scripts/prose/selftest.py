@@ -171,6 +171,17 @@ class Shape(unittest.TestCase):
         self.assertEqual([hit.text for hit in tally.hits["walls"]],
                          ["fn wall: 16 lines without a blank one"])
 
+    def test_tests_without_a_blank_line(self):
+        act = "    let a = b();\n" * 7
+        table = "    for a in b {\n" + "        c();\n" * 6 + "    }\n"
+        bodies = {"wall": act + "    assert!(a);\n", "split": act + "\n    assert!(a);\n",
+                  "table": table, "no_test": act + "    assert!(a);\n"}
+        text = "".join(("" if name == "no_test" else "#[test]\n") + f"fn {name}() {{\n{body}}}\n"
+                       for name, body in bodies.items())
+        tally, _ = tally_of(("tests/a.rs", text))
+        self.assertEqual([hit.text for hit in tally.hits["test-walls"]],
+                         ["fn wall: 8 lines without a blank one"])
+
     def test_functions_that_are_too_long(self):
         tally, _ = tally_of(("src/a.rs", "fn a() {\n" + "x();\n" * 79 + "}\n"
                              "fn b() {\n" + "x();\n" * 78 + "}\n"))

@@ -145,6 +145,23 @@ def has_bool(function):
     return any(words[-2:] == [":", "bool"] for words in function.parameters)
 
 
+def is_test(lines, function):
+    """Checks for the attribute of a test among the lines above a function."""
+    number = function.first_line - 2
+    while number >= 0 and lines[number].strip().startswith(("#[", "//")):
+        if lines[number].strip() == "#[test]":
+            return True
+        number -= 1
+    return False
+
+
+def arranges_and_asserts(body):
+    """Checks for both a binding and an assertion among the outermost statements of a body."""
+    indent = min(len(line) - len(line.lstrip()) for line in body)
+    outermost = [line[indent:] for line in body]
+    return all(any(line.startswith(word) for line in outermost) for word in ("let ", "assert"))
+
+
 def closures_of(tokens, function):
     """Yields name, line and number of uses of each closure with a name."""
     start, end = function.body
