@@ -200,13 +200,26 @@ pub enum CompressionArg {
     Gzip,
 }
 
-/// A file, a directory, or a generation of a repository.
+/// The subject of `show`, if it is a file.
+#[derive(Debug, Args)]
+pub struct StoredFileArg {
+    /// An archive or a manifest
+    #[arg(group = "subject")]
+    pub file: Option<PathBuf>,
+}
+
+/// The subject of `manifest`, if it is a file or a directory.
+#[derive(Debug, Args)]
+pub struct FileOrTreeArg {
+    /// An archive, a manifest, or the tree of an image
+    #[arg(group = "subject")]
+    pub file: Option<PathBuf>,
+}
+
+/// The subject, if it is a generation of a repository.
 #[derive(Debug, Args)]
 #[group(id = "subject", required = true)]
 pub struct SubjectArgs {
-    /// An archive or a manifest; for `manifest` also the tree of an image
-    #[arg(group = "subject")]
-    pub file: Option<PathBuf>,
     /// A generation of this image
     #[arg(long, value_name = "NAME", group = "subject")]
     image: Option<ImageName>,
@@ -222,7 +235,7 @@ impl SubjectArgs {
     }
 }
 
-/// A subject, with the choice of its generation.
+/// The choice of a generation of a repository.
 #[derive(Debug, Args)]
 pub struct GenerationArgs {
     #[command(flatten)]
@@ -238,6 +251,8 @@ pub struct GenerationArgs {
 #[derive(Debug, Args)]
 pub struct ShowArgs {
     #[command(flatten)]
+    pub stored: StoredFileArg,
+    #[command(flatten)]
     pub which: GenerationArgs,
     /// Show only the N largest; totals include all
     #[arg(long, value_name = "N")]
@@ -247,6 +262,8 @@ pub struct ShowArgs {
 /// Arguments of `manifest`.
 #[derive(Debug, Args)]
 pub struct ManifestArgs {
+    #[command(flatten)]
+    pub tree: FileOrTreeArg,
     #[command(flatten)]
     pub which: GenerationArgs,
     /// Write the canonical form, with extended attributes and hard links

@@ -7,6 +7,7 @@ mod output;
 
 use std::ffi::OsString;
 use std::io::{self, BufWriter, StdoutLock, Write};
+use std::path::Path;
 use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser};
@@ -85,11 +86,11 @@ impl TardiffRun<'_> {
             TardiffCommand::Build(typed) => self.build(typed)?,
             TardiffCommand::Publish(typed) => self.publish(typed)?,
             TardiffCommand::Show(typed) => {
-                let contents = self.contents(&typed.which)?;
+                let contents = self.contents(typed.stored.file.as_deref(), &typed.which)?;
                 output::print_contents(&contents, typed.top, &mut self.out)?;
             }
             TardiffCommand::Manifest(typed) => {
-                let manifest = self.manifest(&typed.which)?;
+                let manifest = self.manifest(typed.tree.file.as_deref(), &typed.which)?;
                 if typed.canonical {
                     manifest.write_to(&mut self.out)?;
                 } else {
@@ -211,17 +212,17 @@ impl TardiffRun<'_> {
         Ok(Success::Sound)
     }
 
-    fn contents(&self, which: &GenerationArgs) -> anyhow::Result<Contents> {
-        if let Some(file) = &which.subject.file
+    fn contents(&self, file: Option<&Path>, which: &GenerationArgs) -> anyhow::Result<Contents> {
+        if let Some(file) = file
             && let Artifact::Diff(listing) = artifact::read(file, self.monitor)?
         {
             return Ok(Contents::from_diff(&listing));
         }
-        Ok(Contents::from_image(&self.manifest(which)?))
+        Ok(Contents::from_image(&self.manifest(file, which)?))
     }
 
-    fn manifest(&self, which: &GenerationArgs) -> anyhow::Result<Manifest> {
-        if let Some(file) = &which.subject.file {
+    fn manifest(&self, file: Option<&Path>, which: &GenerationArgs) -> anyhow::Result<Manifest> {
+        if let Some(file) = file {
             if let Ok(root) = Root::open(file) {
                 return Ok(scan(&root, &Cache::default(), self.monitor)?.manifest().clone());
             }
@@ -229,7 +230,7 @@ impl TardiffRun<'_> {
                 Artifact::Manifest(manifest) => Ok(manifest),
                 Artifact::Image(image) => Ok(image.manifest),
                 Artifact::Diff(_) => {
-                    Err(CommandError::DiffWithoutManifest { path: file.clone() }.into())
+                    Err(CommandError::DiffWithoutManifest { path: file.to_path_buf() }.into())
                 }
             };
         }
