@@ -75,7 +75,7 @@ pub struct Leaf {
 pub enum LeafKind {
     /// A regular file.
     File {
-        /// In bytes.
+        /// Size in bytes.
         size: u64,
         digest: Digest,
     },

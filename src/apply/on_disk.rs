@@ -130,7 +130,7 @@ impl SlotAllocator {
         SlotAllocator { free: 1..=u32::MAX, reserved }
     }
 
-    /// Takes the lowest free slot, for an object that comes into the tree.
+    /// Takes the lowest free slot, for an object that will be installed.
     pub(in crate::apply) fn take_install(&mut self) -> Result<u32, SlotsExhausted> {
         let reserved = &self.reserved;
         self.free.find(|slot| !reserved.contains(slot)).ok_or(SlotsExhausted)

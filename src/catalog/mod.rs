@@ -65,7 +65,7 @@ pub struct Publish {
 pub struct FileRef {
     /// Relative to the directory of the catalog.
     pub file: RepoPath,
-    /// In bytes.
+    /// Size in bytes.
     pub size: u64,
     pub sha256: Digest,
 }

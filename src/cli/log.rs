@@ -2,7 +2,7 @@
 //!
 //! Each line is one datagram to `/dev/log`, the socket of the journal and of every syslog daemon.
 //! It is sent without waiting. A line is lost if the log is full or absent, since neither may delay
-//! a run or let it fail. The crate `syslog` blocks on the socket, and knows the local time only in
+//! a run or let it fail. The crate `syslog` blocks on the socket, and has the local time only in
 //! a program of one thread. `tracing-journald` supports the journal alone.
 
 use std::os::unix::net::UnixDatagram;
@@ -123,7 +123,7 @@ pub struct Logged<'l> {
 }
 
 impl<'l> Logged<'l> {
-    /// Passes events on to `monitor`, which prints as `verbosity` says.
+    /// Passes events on to `monitor`, which prints according to `verbosity`.
     pub fn new(monitor: Box<dyn Monitor>, verbosity: Verbosity, log: &'l Log) -> Self {
         Logged { monitor, log, verbosity }
     }

@@ -53,7 +53,7 @@ pub struct ContentLocation {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ContentIndex {
     archives: Vec<RepoPath>,
-    /// By digest, the best location first, with the number of the archive.
+    /// Keyed by digest, the best location first, with the number of the archive.
     records: Vec<(IndexRecord, u32)>,
 }
 

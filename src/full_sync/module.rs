@@ -62,9 +62,9 @@ pub struct Module<'a> {
 /// Comparison of a file of the live tree with the server's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Comparison {
-    /// By content.
+    /// Comparison of the contents.
     Checksum,
-    /// By size and mtime, as the old client did.
+    /// Comparison of size and mtime, as the old client did.
     Quick,
 }
 

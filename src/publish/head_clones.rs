@@ -1,7 +1,7 @@
 //! Clones of the head's files that share their blocks with the image tree (FICLONE).
 //!
 //! An image tree is edited in place, so neither its files nor hard links of them preserve the base
-//! of the next diff. A clone does, and occupies no space until the image changes. The clones lie in
+//! of the next diff. A clone does, and occupies no space until the image changes. The clones are in
 //! `.head/` beside the catalog, named by digest, and are not served. They are optional: each is
 //! verified when it is read, and without them the contents are read from the archives.
 

@@ -18,7 +18,7 @@ use super::{ChangeLocks, Result, Root, Stat};
 const MIN_PATHS_FOR_THREADS: usize = 1000;
 
 impl Root {
-    /// As [`Root::stat`] for each path; fastest if paths of one directory follow each other.
+    /// Same as [`Root::stat`] for each path; fastest if paths of one directory follow each other.
     pub fn stat_each(&self, paths: &[&TreePath]) -> Result<Vec<Option<Stat>>> {
         self.inspect_each(
             paths,
@@ -30,7 +30,7 @@ impl Root {
         )
     }
 
-    /// As [`Root::change_locks`] for each path; fastest if paths of one directory follow each
+    /// Same as [`Root::change_locks`] for each path; fastest if paths of one directory follow each
     /// other.
     pub fn change_locks_each(&self, paths: &[&TreePath]) -> Result<Vec<Option<ChangeLocks>>> {
         self.inspect_each(

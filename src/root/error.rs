@@ -10,7 +10,7 @@ use rustix::io::Errno;
 pub struct RootError {
     /// The operation, as a verb.
     pub operation: &'static str,
-    /// The path as people know it.
+    /// The path as it is printed.
     pub path: String,
     pub source: io::Error,
 }

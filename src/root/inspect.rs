@@ -20,7 +20,7 @@ pub struct Stat {
     pub mode: u16,
     pub uid: u32,
     pub gid: u32,
-    /// In bytes.
+    /// Size in bytes.
     pub size: u64,
     pub mtime: Mtime,
     /// Time of the last change of the inode.
@@ -194,7 +194,7 @@ impl Root {
     }
 }
 
-/// As [`Root::change_locks`], for a name in an open directory.
+/// Same as [`Root::change_locks`], for a name in an open directory.
 pub(super) fn change_locks_in(
     dir: BorrowedFd<'_>,
     name: impl rustix::path::Arg,

@@ -35,14 +35,14 @@ pub struct OpenDirectory<'d> {
 }
 
 impl OpenDirectory<'_> {
-    /// As [`Root::xattrs`], for a path in this directory.
+    /// Same as [`Root::xattrs`], for a path in this directory.
     pub fn xattrs(&self, path: &TreePath) -> Result<Xattrs> {
         XattrTarget::new(self.dir, path.name())
             .read_all(xattr_travels)
             .map_err(|e| self.root.error("read the extended attributes of", path, e))
     }
 
-    /// As [`Root::read_link`], for a path in this directory.
+    /// Same as [`Root::read_link`], for a path in this directory.
     pub fn read_link(&self, path: &TreePath) -> Result<Box<[u8]>> {
         rustix::fs::readlinkat(self.dir, path.name(), Vec::new())
             .map(|target| target.into_bytes().into())

@@ -56,7 +56,7 @@ pub enum PublishOutcome {
 pub struct PublishedArchive {
     /// Its path in the repository.
     pub file: RepoPath,
-    /// In bytes.
+    /// Size in bytes.
     pub size: u64,
     /// Serial of the base of a diff; `None` for a full archive.
     pub base_serial: Option<u64>,

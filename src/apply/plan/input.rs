@@ -57,11 +57,11 @@ pub struct ComparePolicy {
 /// How closely the planner compares a path that is equal in the installed and the target manifest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CheckLevel {
-    /// Not at all.
+    /// No comparison.
     Touched,
-    /// By type, size, mode, owner and times, as rsync's quick check.
+    /// Type, size, mode, owner and times, as rsync's quick check.
     Stat,
-    /// Also by content, extended attributes and the target of a symbolic link.
+    /// Also content, extended attributes and the target of a symbolic link.
     Content,
 }
 

@@ -59,7 +59,7 @@ struct Placement<'a> {
     input: &'a PlanInput<'a>,
     live: &'a LiveTree,
     classified: &'a [Classified],
-    /// By the index of a member of a hard-link group: the member that it becomes a link of.
+    /// Map from the index of a member of a hard-link group: the member that it becomes a link of.
     link_sources: HashMap<usize, LinkSource>,
     /// Index of the staged item of each entry that has one.
     item_of_entry: HashMap<usize, usize>,

@@ -33,7 +33,7 @@ pub struct SpaceRequirement<'a> {
     filesystems: &'a Filesystems,
     host: Option<&'a RootMount>,
     mounts: &'a [Mount],
-    /// By the first filesystem of each disk.
+    /// Keyed by the first filesystem of each disk.
     by_disk: BTreeMap<usize, DiskRequirement>,
 }
 

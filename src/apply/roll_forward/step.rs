@@ -261,7 +261,7 @@ impl SlotRename<'_> {
 
     /// Exchanges the staged slot and the entry, then moves the replaced object to the backups.
     ///
-    /// One of the two is a directory. So the type of the slot tells whether the exchange was done.
+    /// One of the two is a directory. So the type of the slot shows whether the exchange was done.
     fn exchange(&self, new: NewType) -> Result<(), RootError> {
         let Some(staged) = self.staged.stat(&self.slot)? else { return Ok(()) };
         if new.is_of(&staged) {

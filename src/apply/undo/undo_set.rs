@@ -102,7 +102,7 @@ pub fn remove_undo_set(root: &Root, filesystems: &Filesystems) -> Result<(), Roo
 pub(in crate::apply) struct UndoSetUsage {
     /// Mount root of the filesystem.
     pub mount_root: TreePath,
-    /// In bytes.
+    /// Size in bytes.
     pub bytes: u64,
     /// Number of inodes.
     pub inodes: u64,

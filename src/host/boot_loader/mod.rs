@@ -182,7 +182,7 @@ pub fn plan_commands(changes: &BootChanges, tools: &BootTools) -> BootLoaderPlan
 
 /// The command that generates grub's configuration, if the tree boots by grub.
 ///
-/// Debian's `update-grub` comes first: it knows the settings of the distribution. One command is
+/// Debian's `update-grub` is the first: it uses the settings of the distribution. One command is
 /// enough, since a tree boots by one grub; its directory shows which one.
 pub fn grub_command(tools: &BootTools) -> Option<BootCommand> {
     let candidates: [(&str, &str, &[&str]); 3] = [

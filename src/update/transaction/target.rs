@@ -46,9 +46,9 @@ pub(in crate::update) struct Target {
 /// Way of new contents to their stages; decides which filesystem needs space.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(in crate::update) enum Delivery {
-    /// From archives and the repository, directly into the stages.
+    /// Download from archives and the repository, directly into the stages.
     Archives,
-    /// By rsync into the receive directory, on the filesystem of the root.
+    /// Reception by rsync into the receive directory, on the filesystem of the root.
     ReceiveDir,
 }
 

@@ -20,7 +20,7 @@ struct FormatFields<'a> {
 
 /// Prints a line for each item.
 ///
-/// As in rsync, items whose metadata alone changed are shown only if the format has `%i`.
+/// Like rsync, items whose metadata alone changed are shown only if the format has `%i`.
 pub fn print(format: &str, items: &[ItemizedLine], request: &UpdateRequest, mut out: impl Write) {
     let root = Root::open(&request.root).ok();
     let shows_all = format.contains("%i");

@@ -9,7 +9,7 @@ use super::{CLIENT_CONF, CONFIG};
 /// One line of `--show-config`.
 #[derive(Clone, Debug, Serialize)]
 pub struct Row {
-    /// As in `updateclient.toml`.
+    /// Spelling in `updateclient.toml`.
     pub name: &'static str,
     pub value: String,
     /// Source of the value.
