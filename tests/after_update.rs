@@ -160,7 +160,7 @@ fn failing_pre_hook_changes_nothing() {
     node.script(&format!("{PRE}/90-later"), "echo later >>/var/log/notes");
 
     for (lines, words) in [
-        ("echo jobs are running; exit 3", "said last: jobs are running"),
+        ("echo jobs are running; exit 3", "last output: jobs are running"),
         ("kill -9 $$", "signal: 9"),
         ("sleep 1000", "took longer than 1 s"),
     ] {
@@ -405,7 +405,7 @@ fn file_rewritten_by_boot_loader_is_reported() {
     let status = node.site.status();
     assert!(
         status.contains(
-            "deviations:  1\n  ./boot/grub/grub.cfg: written by the boot loader's program"
+            "deviations:  1\n  /boot/grub/grub.cfg: written by the boot loader's program"
         ),
         "{status}"
     );

@@ -127,7 +127,7 @@ fn too_many_deletions_are_refused_with_list() {
             run.ended(
                 9,
                 &[
-                    "44 paths would be deleted and",
+                    "cannot delete 44 paths: at most",
                     "  /srv/00",
                     "--max-delete",
                     "nothing was changed",
@@ -136,7 +136,7 @@ fn too_many_deletions_are_refused_with_list() {
             site.unchanged_since(&before);
             // A dry run prints the complete list before the refusal.
             let run = site.update(&[more, &["--dry-run"]].concat());
-            run.ended(9, &["44 paths would be deleted and"]);
+            run.ended(9, &["cannot delete 44 paths: at most"]);
             assert_eq!(
                 run.out.lines().filter(|line| line.starts_with("*deleting")).count(),
                 44,
@@ -160,10 +160,8 @@ fn empty_image_deletes_nothing() {
 
         // Without a state, an empty image makes all paths of the node untracked.
         let code = if strategy == Strategy::Unknown { 0 } else { 9 };
-        site.update(&[]).ended(
-            code,
-            if code == 9 { &["paths would be deleted and", "nothing was changed"] } else { &[] },
-        );
+        site.update(&[])
+            .ended(code, if code == 9 { &["cannot delete", "nothing was changed"] } else { &[] });
 
         judge::same(&before, &site.node(), &[]);
         site.nothing_left();

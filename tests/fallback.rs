@@ -117,7 +117,7 @@ fn unrecorded_tree_like_no_generation_needs_full_sync() {
 
     // Paths that the image lacks are deleted, within the deletion budget.
     site.update(&["--max-delete", "2"])
-        .ended(9, &[reason, "3 paths would be deleted", "opt/of/nobody"]);
+        .ended(9, &[reason, "cannot delete 3 paths", "opt/of/nobody"]);
 
     site.unchanged_since(&before);
     site.update(&["--no-fallback"]).ended(8, &["--no-fallback forbids it"]);
@@ -305,7 +305,7 @@ fn drifted_delta_source_is_fetched_by_digest() {
 
     let site = behind(Site::new(), 2);
     fs::write(site.node().join("usr/large"), "not the source of the delta").expect("writes");
-    site.updated(&["--no-fallback"]).ended(0, &["contents whole, by their digests"]);
+    site.updated(&["--no-fallback"]).ended(0, &["whole, by digest"]);
     assert_updated(&site);
 }
 
@@ -346,7 +346,7 @@ fn contents_no_longer_excluded_are_fetched_by_digest() {
     judge::same(&site.image(), &site.node(), &["/usr/large", "/usr/file-0*"]);
 
     // The excludes also change without a new publish.
-    site.updated(&["--no-fallback"]).ended(0, &["contents whole"]);
+    site.updated(&["--no-fallback"]).ended(0, &["whole, by digest"]);
     site.same();
 
     site.updated(&["--exclude-file", &rules]);
@@ -512,7 +512,7 @@ fn binary_or_missing_catalog_stops_update_without_fallback() {
     let missing = site.update(&[]);
 
     binary.ended(3, &["the catalog is not valid"]);
-    missing.ended(4, &["the server", "there is no such file"]);
+    missing.ended(4, &["cannot find image node in", "has no catalog of it"]);
     site.unchanged_since(&before);
 }
 
@@ -554,7 +554,7 @@ fn missing_rsync_program_and_server_have_own_errors() {
     site.unchanged_since(&before);
 
     site.stop_rsync();
-    site.update(&[]).ended(8, &["cannot be had from rsync", "nothing was changed"]);
+    site.update(&[]).ended(8, &["cannot run a full sync", "nothing was changed"]);
     site.unchanged_since(&before);
 }
 
@@ -567,7 +567,7 @@ fn missing_rsync_module_is_named() {
     write_tree(&foreign(), &site.node());
     let before = site.snapshot();
     fs::rename(site.image(), site.dir.path().join("images/elsewhere")).expect("renames");
-    site.update(&[]).ended(8, &["cannot be had from rsync", "/node/", "nothing was changed"]);
+    site.update(&[]).ended(8, &["cannot run a full sync", "/node/", "nothing was changed"]);
     site.unchanged_since(&before);
 }
 
@@ -583,7 +583,7 @@ fn rsync_daemon_alone_serves_all_strategies() {
     fs::write(site.node().join("usr/large"), "drift").expect("writes");
     site.publish(&tree(3));
 
-    site.updated(&["--no-fallback"]).ended(0, &["contents whole"]);
+    site.updated(&["--no-fallback"]).ended(0, &["whole, by digest"]);
     site.same();
 
     write_tree(&foreign(), &site.node());

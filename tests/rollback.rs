@@ -611,7 +611,7 @@ fn path_missing_before_update_is_a_deviation_after_rollback() {
 
     let status = site.status();
     for path in ["srv/gone/a", "srv/gone/a/b", "etc/passwd"] {
-        assert!(status.contains(&format!("./{path}: missing")), "{path}: {status}");
+        assert!(status.contains(&format!("/{path}: missing")), "{path}: {status}");
     }
     assert!(!status.contains("srv/gone/c"), "{status}");
 }
@@ -668,7 +668,7 @@ fn path_removed_after_update_is_a_deviation_after_rollback() {
     site.rollback(&[]).ended(0, &["rolled back"]);
     let status = site.status();
     for path in ["srv/dir/a", "srv/dir/below", "srv/dir/below/b", "etc/passwd"] {
-        assert!(status.contains(&format!("./{path}: missing")), "{path}: {status}");
+        assert!(status.contains(&format!("/{path}: missing")), "{path}: {status}");
     }
     assert!(!status.contains("./srv/dir: "), "{status}");
 }

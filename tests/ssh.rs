@@ -231,7 +231,7 @@ fn failing_ssh_is_quoted_and_changes_nothing() {
     run.ended(
         4,
         &[
-            "from si@head.invalid: the server: ssh says: ",
+            "from si@head.invalid: the server: cannot open the ssh tunnel: ssh exited: ",
             "Permission denied (publickey).",
             "nothing was changed",
         ],

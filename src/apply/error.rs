@@ -11,6 +11,7 @@ use std::io;
 use crate::cancel::Cancelled;
 use crate::diff_archive::ArchiveError;
 use crate::report::Monitor;
+use crate::report::units::Count;
 use crate::root::{ChangeLocks, RootError};
 use crate::state::StateError;
 use crate::tree_path::TreePath;
@@ -284,8 +285,8 @@ pub enum SpaceUnit {
 /// More paths would be deleted than the deletion budget allows.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "{deletions} paths would be deleted and {limit} are allowed; look at them with --dry-run and raise --max-delete if that is right; the first ones:{}",
-    lines(.first)
+    "cannot delete {}: at most {limit} are allowed (--max-delete); check the list with --dry-run, and raise --max-delete if it is right; the first ones:{}",
+    Count::new(*deletions as usize, "path", "paths"), lines(.first)
 )]
 pub struct BudgetExceeded {
     /// Number of paths that would be deleted.

@@ -6,5 +6,4 @@ pub mod meter;
 pub mod signals;
 pub mod tardiff;
 pub mod terminal;
-pub mod units;
 pub mod updateclient;

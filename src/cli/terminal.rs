@@ -8,7 +8,7 @@ use std::time::Duration;
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 
 use super::signals;
-use super::units::{Count, Size, seconds};
+use crate::report::units::{Count, Size, seconds};
 use crate::report::{Event, Job, Monitor};
 
 /// Interval between two redraws of a bar without progress.

@@ -133,8 +133,8 @@ pub(super) enum FetchProblem {
 
     #[error("no answer within {limit:?}")]
     NoAnswer { limit: Duration },
-    #[error("cannot resolve the server's name: {source}")]
-    NameLookup { source: RootCause },
+    #[error("cannot find the server {host}: {reason}")]
+    NameLookup { host: String, reason: String },
     #[error(transparent)]
     Connection(RootCause),
     #[error("{cause}{}", Position(*position))]

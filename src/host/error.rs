@@ -62,6 +62,6 @@ impl fmt::Display for LastOutput {
         if self.0.is_empty() {
             return Ok(());
         }
-        write!(f, ", and said last: {}", self.0.join("; "))
+        write!(f, "; last output: {}", self.0.join("; "))
     }
 }

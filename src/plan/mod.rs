@@ -188,8 +188,9 @@ impl fmt::Display for FullSyncReason {
                 let files: Vec<&str> = files.iter().map(|file| file.as_str()).collect();
                 write!(
                     f,
-                    "the chain of diffs is broken: {} missing or damaged on the server",
-                    files.join(", ")
+                    "the chain of diffs is broken: {} {} missing or damaged on the server",
+                    files.join(", "),
+                    if files.len() == 1 { "is" } else { "are" }
                 )
             }
             FullSyncReason::ContentMissing(content) => {

@@ -3,6 +3,8 @@
 //! The library never prints. It reports to a [`Monitor`], so one code serves a terminal, plain
 //! lines, JSON and tests. The JSON form of [`Event`] is a frozen format.
 
+pub mod units;
+
 use std::fmt;
 
 use serde::Serialize;

@@ -43,13 +43,16 @@ pub enum TunnelError {
     #[error("cannot run the ssh program: {0}")]
     Run(#[from] io::Error),
     /// ssh ended before the tunnel was open.
-    #[error("ssh says: {}", if .stderr.is_empty() { "nothing, and it ended" } else { .stderr })]
+    #[error(
+        "cannot open the ssh tunnel: ssh exited: {}",
+        if .stderr.is_empty() { "it printed no reason" } else { .stderr }
+    )]
     Ended {
         /// Its error output in one line.
         stderr: String,
     },
     /// The tunnel was not open in time.
-    #[error("ssh did not open the tunnel within {0:?}")]
+    #[error("cannot open the ssh tunnel: ssh did not open it within {0:?}")]
     TimedOut(Duration),
     /// The run was cancelled.
     #[error("cancelled")]

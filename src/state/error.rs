@@ -23,10 +23,8 @@ pub enum StateError {
     Malformed { path: String, source: Box<toml::de::Error> },
     #[error("{path} is not valid: it has format {found}, this program reads format {FORMAT}")]
     UnknownFormat { path: String, found: u32 },
-    /// The state came with a copy of another tree.
-    #[error(
-        "the recorded state was written for another machine's tree and came here with a copy of it"
-    )]
+    /// The state belongs to another tree, of which this one is a copy.
+    #[error("the recorded state was copied from another machine")]
     OtherTree,
     #[error("cannot record the state: {0}")]
     Unwritable(#[from] toml::ser::Error),

@@ -1,7 +1,8 @@
 //! Errors of a run, and their wording.
 //!
-//! Each variant of [`UpdateError`] has one exit code, which the command line maps. Except for
-//! `Interrupted` and `Afterwards`, the live tree is as it was.
+//! Each variant of [`UpdateError`] has one exit code, which the command line maps. The live tree is
+//! as it was, except after `Interrupted`, `Unfinished` (an earlier run's transaction is pending)
+//! and `Afterwards`.
 
 use std::fmt;
 
@@ -61,6 +62,17 @@ pub enum UpdateError {
     /// Another run works on the tree.
     #[error(transparent)]
     Locked(StateError),
+    /// The repository has no catalog of the image.
+    #[error(
+        "cannot find image {image} in {repository}: the server has no catalog of it; publish it, \
+         or check --image; nothing was changed"
+    )]
+    UnknownImage {
+        /// The requested image.
+        image: ImageName,
+        /// Address of the repository, without a password.
+        repository: String,
+    },
     /// The transaction failed before the commit point, because of this node.
     #[error("{0}; nothing was changed")]
     Node(Untouched),
@@ -107,7 +119,7 @@ pub enum UpdateError {
     #[error("the tree was changed as requested, but {}", join(.0, "; besides, "))]
     Afterwards(Vec<FollowUpError>),
     /// An interrupted transaction cannot be completed now.
-    #[error("an update that was interrupted has to be finished first, and cannot be: {0}")]
+    #[error("cannot complete the interrupted update: {0}")]
     Unfinished(SessionError),
     /// The transaction failed after the commit point.
     #[error(transparent)]
@@ -127,7 +139,10 @@ pub enum UsageError {
     #[error(transparent)]
     Excludes(#[from] BadRule),
     /// The exclude file of the image excludes or changes itself.
-    #[error("cannot use the exclude file {name} of the image: under its rules it has other rules")]
+    #[error(
+        "cannot use the exclude file {name} of the image: under its own rules the node would get \
+         another version of it; do not exclude {name}"
+    )]
     UnstableExcludes {
         /// Path of the file.
         name: String,
@@ -214,7 +229,7 @@ pub enum SpaceError {
 /// Reason that a needed full sync is impossible.
 #[derive(Debug, thiserror::Error)]
 pub enum NoFullSync {
-    #[error("a full sync is needed and --no-fallback forbids it: {0}")]
+    #[error("cannot run a full sync: --no-fallback forbids it: {0}")]
     Forbidden(FullSyncReason),
     #[error(
         "cannot start a full sync: no rsync server is configured (--server), and a full sync over \
@@ -224,8 +239,8 @@ pub enum NoFullSync {
     #[error("override {name} is not published, and no rsync server is configured (--server)")]
     NoServerForOverride { name: ImageName },
     #[error(
-        "a full sync is needed and cannot be had from rsync ({0}), and a full sync over HTTP is \
-         not implemented"
+        "cannot run a full sync: {0}; repair the rsync server, since a full sync over HTTP is not \
+         implemented"
     )]
     Unavailable(FullSyncError),
     /// The image changed on the server after it was published.

@@ -49,7 +49,7 @@ use hooks::{HookContext, boot_loader};
 use notice::UpdateNotice;
 use run::Run;
 
-/// Updates a tree as `request` says.
+/// Runs the job that `request` describes.
 pub fn run(request: &UpdateRequest, monitor: &dyn Monitor) -> Result<Report, UpdateError> {
     let session = if request.dry_run {
         recover::open_for_dry_run(&request.root)?

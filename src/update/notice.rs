@@ -9,6 +9,7 @@ use crate::generation::GenerationId;
 use crate::host::boot_loader::BootCommand;
 use crate::image::ImageName;
 use crate::plan::FullSyncReason;
+use crate::report::units::{Count, Size};
 use crate::root::RootError;
 use crate::state::StateError;
 use crate::tree_path::TreePath;
@@ -30,7 +31,7 @@ pub(super) enum UpdateNotice<'a> {
 
     // State and adoption.
     StateIgnored(StateError),
-    /// The state came with a copy of another tree.
+    /// The state belongs to another tree, of which this one is a copy.
     StateCopied,
     OtherImage {
         recorded: ImageName,
@@ -170,7 +171,10 @@ impl fmt::Display for UpdateNotice<'_> {
                 "the recorded state was copied with another tree: all tracked paths are compared",
             ),
             N::OtherImage { recorded, requested } => {
-                write!(f, "this node followed image {recorded} and now follows {requested}")
+                write!(
+                    f,
+                    "the recorded state is of image {recorded}, not of {requested}; it is not used"
+                )
             }
             N::ManifestLost => {
                 f.write_str("the manifest of the recorded generation is lost or damaged")
@@ -224,7 +228,8 @@ impl fmt::Display for TransactionNotice<'_> {
                  {seconds:.1} s of one processor"
             ),
             N::FetchingByDigest { contents } => {
-                write!(f, "fetching {contents} contents whole, by their digests")
+                let contents = Count::new(*contents, "content", "contents");
+                write!(f, "fetching {contents} whole, by digest")
             }
             N::ImageChangedOnServer { paths } => write!(
                 f,
@@ -240,14 +245,16 @@ impl fmt::Display for TransactionNotice<'_> {
             }
             N::UndoSetWouldBeRemoved { shortages, bytes } => write!(
                 f,
-                "{}: the undo set, {bytes} bytes, is in the way and would be removed first",
-                join(shortages, "; ")
+                "{}: the undo set, {}, is in the way and would be removed first",
+                join(shortages, "; "),
+                Size(*bytes)
             ),
             N::UndoSetRemoved { shortages, bytes } => write!(
                 f,
-                "{}: the undo set, {bytes} bytes, is in the way and is removed; the last update \
-                 cannot be rolled back any more",
-                join(shortages, "; ")
+                "{}: the undo set, {}, is in the way and is removed; the last update cannot be \
+                 rolled back any more",
+                join(shortages, "; "),
+                Size(*bytes)
             ),
 
             N::BootLoaderTool(command) => {
@@ -300,11 +307,12 @@ impl fmt::Display for Route {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Route::Diffs { count: 1, bytes } => {
-                write!(f, "following one diff of {bytes} bytes to the head")
+                write!(f, "following one diff of {} to the head", Size(*bytes))
             }
             Route::Diffs { count, bytes } => write!(
                 f,
-                "following {count} diffs of {bytes} bytes together to the head, as one transaction"
+                "following {count} diffs of {} together to the head, as one transaction",
+                Size(*bytes)
             ),
             Route::FullSync(reason) => write!(f, "full sync: {reason}"),
             Route::Repair => f.write_str("the node is at the head of the catalog"),

@@ -38,7 +38,7 @@ impl Masks {
         let text = mask_number_after(&text, "switched in ", "MS");
         let text = mask_summaries(&text);
         let text = mask_number_after(&text, "\"mixed_ms\":", "MS");
-        let text = mask_number_after(&text, "one diff of ", "SIZE");
+        let text = mask_between(&text, "one diff of ", " to the head", "SIZE");
         let text = mask_number_after(&text, "\"job\":\"download\",\"total\":", "SIZE");
         let text = mask_between(&text, "\"home\":\"", "\"", "TREE");
         let text = mask_between(&text, "\"etag\":\"\\\"", "\\\"", "ETAG");

@@ -517,9 +517,9 @@ fn displaced_paths_count_once() {
     old.run(&[&line[..], &["--no-delete", "--dry-run"]].concat())
         .ended(5, &["for new regular file: etc/hosts"]);
     old.run(&[&line[..], &["--max-delete", "7"]].concat())
-        .ended(9, &["8 paths would be deleted and 7 are allowed"]);
+        .ended(9, &["cannot delete 8 paths: at most 7 are allowed"]);
     old.run(&[&line[..], &["--max-delete", "7", "--dry-run"]].concat())
-        .ended(9, &["8 paths would be deleted"]);
+        .ended(9, &["cannot delete 8 paths"]);
     old.site.unchanged_since(&before);
 
     let run =

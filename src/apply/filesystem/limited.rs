@@ -50,33 +50,37 @@ pub fn unsupported_entries(manifest: &Manifest, mounts: &[Mount]) -> BTreeMap<Tr
 
         for entry in entries[first..].iter().take_while(|entry| entry.path.is_below(&mount.at)) {
             let parent = entry.path.parent();
-            let reason = if parent.is_some_and(|parent| unsupported.contains_key(&parent)) {
-                Some("its directory cannot be held".to_owned())
+            let object = if parent.is_some_and(|parent| unsupported.contains_key(&parent)) {
+                Some("its directory".to_owned())
             } else {
-                unsupported_reason(entry, mount, &mut names)
+                unsupported_object(entry, mount, &mut names)
             };
-            if let Some(reason) = reason {
-                unsupported.insert(entry.path.clone(), format!("{reason} by {}", mount.kind));
+            if let Some(object) = object {
+                unsupported.insert(
+                    entry.path.clone(),
+                    format!("{} does not support {object}", mount.kind),
+                );
             }
         }
     }
     unsupported
 }
 
-/// The reason that an entry cannot exist on a limited filesystem; `names` are those before it, in
-/// lower case.
-fn unsupported_reason(entry: &Entry, mount: &Mount, names: &mut HashSet<String>) -> Option<String> {
+/// The property of an entry that a limited filesystem does not support.
+///
+/// `names` are those of the entries before it, in lower case.
+fn unsupported_object(entry: &Entry, mount: &Mount, names: &mut HashSet<String>) -> Option<String> {
     if !entry.is_dir() && entry.file().is_none() {
-        return Some(format!("a {} cannot be held", entry.type_name()));
+        return Some(format!("a {}", entry.type_name()));
     }
     if !is_valid_name(entry.path.name()) {
-        return Some("a file of this name cannot be held".to_owned());
+        return Some("this name".to_owned());
     }
     if !names.insert(String::from_utf8_lossy(entry.path.as_bytes()).to_lowercase()) {
-        return Some("two names that differ by case cannot be held".to_owned());
+        return Some("names that differ by case only".to_owned());
     }
     if mount.kind != "exfat" && entry.file().is_some_and(|(size, _)| size > MAX_SIZE) {
-        return Some("a file of this size cannot be held".to_owned());
+        return Some("a file of this size".to_owned());
     }
     None
 }
@@ -150,12 +154,12 @@ mod tests {
         };
 
         let expected = [
-            "/efi/a: two names that differ by case cannot be held by vfat",
-            "/efi/b:: a file of this name cannot be held by vfat",
-            "/efi/b:/in: its directory cannot be held by vfat",
-            "/efi/large: a file of this size cannot be held by vfat",
-            "/efi/link: a link cannot be held by vfat",
-            "/efi/pipe: a fifo cannot be held by vfat",
+            "/efi/a: vfat does not support names that differ by case only",
+            "/efi/b:: vfat does not support this name",
+            "/efi/b:/in: vfat does not support its directory",
+            "/efi/large: vfat does not support a file of this size",
+            "/efi/link: vfat does not support a link",
+            "/efi/pipe: vfat does not support a fifo",
         ];
         assert_eq!(unsupported("vfat"), expected);
         assert!(unsupported("ext4").is_empty());

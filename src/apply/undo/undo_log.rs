@@ -390,7 +390,7 @@ fn parse(text: &str) -> Result<UndoLog, LineFault> {
                 }
                 records.push(UndoRecord { filesystem, path, before });
             }
-            _ => return Err(fault(number, "it is no line of a way back")),
+            _ => return Err(fault(number, "unknown record of an undo log")),
         }
     }
     Err(fault(0, "its end is missing"))

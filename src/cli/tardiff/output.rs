@@ -3,8 +3,8 @@
 use std::io::{self, Write};
 
 use crate::catalog::{ArchiveKind, Catalog, Publish};
-use crate::cli::units::{Count, Number, Size};
 use crate::image::Layer;
+use crate::report::units::{Count, Number, Size};
 use crate::tardiff::build::Built;
 use crate::tardiff::prune::Pruned;
 use crate::tardiff::publish::{PublishOutcome, PublishedArchive};

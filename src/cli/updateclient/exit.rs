@@ -48,7 +48,7 @@ impl Exit {
             UpdateError::Usage(_) => Exit::Usage,
             UpdateError::Trust(_) => Exit::Trust,
             UpdateError::Fetch(error) if error.side == Side::Node => Exit::Node,
-            UpdateError::Fetch(_) => Exit::Fetch,
+            UpdateError::Fetch(_) | UpdateError::UnknownImage { .. } => Exit::Fetch,
             UpdateError::Locked(_) => Exit::Locked,
             UpdateError::Node(_) | UpdateError::Refused(_) | UpdateError::DiskSpace(_) => {
                 Exit::Node

@@ -125,7 +125,7 @@ impl HttpTransport {
         } else if error.is_timeout() {
             FetchProblem::NoAnswer { limit: self.options.idle_timeout }
         } else if error.is_dns() {
-            FetchProblem::NameLookup { source: RootCause::new(error) }
+            self.name_lookup(&RootCause::new(error).to_string())
         } else {
             let source = RootCause::new(error);
             // The parser's errors have no public type; a test checks these words.
@@ -136,6 +136,16 @@ impl HttpTransport {
             }
         };
         TransportError::transient(problem.at(address))
+    }
+
+    /// The failed lookup of the server's name, without the resolver's debug output of its query.
+    fn name_lookup(&self, reason: &str) -> FetchProblem {
+        let host = Url::parse(&self.base).ok().and_then(|url| url.host_str().map(str::to_owned));
+        let reason = match reason.split_once("no records found") {
+            Some(_) => "no such host name",
+            None => reason,
+        };
+        FetchProblem::NameLookup { host: host.unwrap_or_default(), reason: reason.to_owned() }
     }
 
     /// The error for an answer with an unexpected status.

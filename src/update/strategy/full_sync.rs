@@ -24,10 +24,11 @@ pub(super) fn run(
     let (run, transaction) = (update.run(), &update.transaction);
     let request = run.request;
     let route = Route::FullSync(reason.clone());
-    run.monitor.note(TransactionNotice::Strategy(&route));
     if !request.fallback {
+        // The error gives the reason.
         return Err(NoFullSync::Forbidden(reason).into());
     }
+    run.monitor.note(TransactionNotice::Strategy(&route));
 
     let image = update.published.manifest(update.published.catalog.head())?;
     let mut target = transaction.target(image, route)?;

@@ -1,7 +1,7 @@
 //! Chooses the strategy of an update, and another one if it fails for a reason that allows it.
 //!
 //! `plan::choose` decides between repair, diffs and full sync. If an archive of the server turns
-//! out to be missing or damaged, it is asked again without that archive; if a content is nowhere
+//! out to be missing or damaged, it is called again without that archive; if a content is nowhere
 //! in the repository, a full sync follows. No other failure leads to another strategy: a server
 //! that is not trusted must not be given a second chance.
 
@@ -48,7 +48,12 @@ pub(super) fn run_catalog(run: &Run<'_>, repo: &RepoUrl) -> Result<Report, Updat
         _ => None,
     };
     let etag = unchanged_state.and_then(|state| state.catalog.as_ref()?.etag.as_deref());
-    let mut answer = repository.fetch_catalog(etag)?;
+    let mut answer = repository.fetch_catalog(etag).map_err(|error| match error.kind {
+        FetchErrorKind::NotFound => {
+            UpdateError::UnknownImage { image: request.image.clone(), repository: repo.to_string() }
+        }
+        _ => error.into(),
+    })?;
     if answer == CatalogAnswer::NotModified {
         let state = unchanged_state.ok_or(TrustError::UnexpectedNotModified)?;
         if are_overrides_unmodified(run, repo, state)? {
@@ -221,7 +226,7 @@ fn try_once(
         (UpdatePlan::Diffs(chain), Some(installed)) => {
             return diffs::run(update, installed, &chain);
         }
-        // `choose` knows listed generations only.
+        // `choose` accepts listed generations only.
         (UpdatePlan::Full(FullSyncReason::NotRecorded), Some(installed)) => {
             FullSyncReason::UnknownGeneration(installed.manifest.id())
         }

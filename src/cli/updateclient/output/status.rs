@@ -4,10 +4,11 @@ use std::io::{self, Write};
 
 use super::json::OutputLine;
 use super::text;
+use super::text::absolute;
 use crate::cli::json;
-use crate::cli::units::Size;
 use crate::cli::updateclient::args::OutputMode;
 use crate::cli::updateclient::exit::Exit;
+use crate::report::units::Size;
 use crate::state::{LoadedState, State};
 use crate::update::{Status, UpdateError};
 
@@ -72,7 +73,7 @@ fn write_state(state: &State, out: &mut impl Write) -> io::Result<()> {
     }
     writeln!(out, "deviations:  {}", state.deviations.len())?;
     for (path, reason) in &state.deviations {
-        writeln!(out, "  {path}: {reason}")?;
+        writeln!(out, "  {}: {reason}", absolute(path))?;
     }
     Ok(())
 }

@@ -9,11 +9,11 @@ use super::{RollbackResult, UpdateResult, out_format};
 use crate::apply::plan::ItemizedLine;
 use crate::autoinstall::{Arranged, Flavor};
 use crate::cli::terminal::Verbosity;
-use crate::cli::units::{Count, Size, milliseconds, seconds};
 use crate::cli::updateclient::settings::Row;
 use crate::generation::GenerationId;
 use crate::host::RestartMethod;
 use crate::image::ImageName;
+use crate::report::units::{Count, Size, milliseconds, seconds};
 use crate::update::{Report, RolledBack, UpdateOutcome, UpdateRequest};
 
 /// Number of deviations that are listed; `--status` and `--json` list all.
@@ -57,11 +57,18 @@ fn print_displaced(paths: &[impl ToString], out: &mut impl Write) {
 /// Lists paths with reasons, and the number of those above the limit.
 fn print_some<P: ToString>(title: &str, paths: &BTreeMap<P, String>, out: &mut impl Write) {
     for (path, reason) in paths.iter().take(MAX_LISTED) {
-        let _ = writeln!(out, "{title}: {}: {reason}", path.to_string());
+        let _ = writeln!(out, "{title}: {}: {reason}", absolute(&path.to_string()));
     }
     if paths.len() > MAX_LISTED {
         let _ = writeln!(out, "{title}: {} more", paths.len() - MAX_LISTED);
     }
+}
+
+/// A path of the state or of a report, as it is printed: absolute within the tree.
+///
+/// Keys of the state begin with `./`.
+pub(super) fn absolute(path: &str) -> &str {
+    path.strip_prefix('.').filter(|rest| rest.starts_with('/')).unwrap_or(path)
 }
 
 fn print_items(items: &[ItemizedLine], out: &mut impl Write) {
@@ -186,9 +193,11 @@ pub(super) fn print_rollback(result: &RollbackResult<'_>, summary: &str, verbosi
     print_some("deviates", deviations, &mut out);
     let _ = writeln!(out, "{summary}");
     if let Some(pinned) = pinned {
+        let verb = if switch_time.is_some() { "is" } else { "would be" };
         let _ = writeln!(
             out,
-            "generation {} is pinned: this node waits for a newer one; --unhold permits this one",
+            "generation {} {verb} pinned: this node waits for a newer one; --unhold permits this \
+             one",
             pinned.generation.short()
         );
     }
