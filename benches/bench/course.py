@@ -58,14 +58,14 @@ def able(peers, known):
     return [peer for peer in peers if peer.name not in known["failed"]]
 
 
-def attempt(peer, known, what, step):
+def attempt(peer, known, target, step):
     """Runs STEP; false if it failed, which excludes the peer and records the reason."""
     try:
         step()
         return True
     except (Failed, OSError, ValueError) as why:
-        known["failed"][peer.name] = f"{what}: {why}"
-        say(f"{peer.name} FAILED, {what}: {why}")
+        known["failed"][peer.name] = f"{target}: {why}"
+        say(f"{peer.name} FAILED, {target}: {why}")
         return False
 
 
@@ -132,13 +132,13 @@ def update_once(peer, network, daemon, options, known):
     os.sync()
     if options.drop_caches:
         cold()
-    said = f"{peer.pair.work}/said"
+    output = f"{peer.pair.work}/output"
     since, server, wire = time.time_ns(), daemon.seconds(), network.bytes()
     with Peak(daemon) as peak:
-        cost = timed(peer.update(), network.on_node(), peer.pair.node, said)
+        cost = timed(peer.update(), network.on_node(), peer.pair.node, output)
     cost["server"] = daemon.seconds() - server
     cost["server_memory"] = peak.bytes
     cost["wire"] = network.bytes() - wire
-    cost["mixed"] = peer.mixed(said, since)
+    cost["mixed"] = peer.switched(output, since)  # the key is that of older results
     known["updates"].setdefault(network.link.name, {}).setdefault(peer.name, []).append(cost)
     say(f"{known_as(peer)} updated over {network.link.name} in {cost['wall']:.2f} s, {cost['wire'] / 1e6:.2f} MB")

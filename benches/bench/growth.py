@@ -10,7 +10,7 @@ from .measure import Failed, cold, timed
 from .peers.ours import SETTLED, efforts
 from .peers.peer import reset
 from .plot import curves
-from .report import machine_says, number, table
+from .report import machine_lines, number, table
 from .results import cpu
 from .synthetic import Synthetic
 
@@ -112,7 +112,7 @@ def table_of(results):
     """The Markdown."""
     return "\n\n".join([
         "# Growth",
-        machine_says(results),
+        machine_lines(results),
         "MB are 10^6 bytes; memory is the largest process, in MiB; times are with the final sync. Builds begin with a "
         "cold page cache. The cost of a file and of a byte is CPU time minus that of the same tree without a "
         "change, see the second table.",
@@ -147,7 +147,7 @@ def changes_table(results):
 
 
 def idle_table(results):
-    heads = ["entries"] + [f"{what} {unit}" for what in ("first", "again", "walk") for unit in ("s", "CPU s", "MiB")]
+    heads = ["entries"] + [f"{target} {unit}" for target in ("first", "again", "walk") for unit in ("s", "CPU s", "MiB")]
     rows = []
     for step in results["steps"]:
         if "idle" in step:
@@ -168,10 +168,10 @@ def plot_of(results):
     }
     sizes = sorted({step["entries"] for step in changed(results)})
     lines = {
-        says: {
+        title: {
             f"{size:,} entries": [(s["files"], value(s)) for s in changed(results) if s["entries"] == size]
             for size in sizes
         }
-        for says, value in panels.items()
+        for title, value in panels.items()
     }
     return curves(lines, "files changed", results["machine"])

@@ -22,13 +22,13 @@ def judge(image, node):
 
 def verdict(line):
     """The kinds of difference in one itemised line."""
-    what = line.split(" ", 1)[0]
-    if what == "*deleting":
+    letters = line.split(" ", 1)[0]
+    if letters == "*deleting":
         return {"too many"}
-    if what[0] == "h":
+    if letters[0] == "h":
         return {"hardlinks"}
-    if len(what) < 11:
+    if len(letters) < 11:
         return {"not comparable"}
-    if what[2] == "+":
-        return {f"{KINDS.get(what[1], 'entries')} missing"}
-    return {kind for place, kind in FLAGS.items() if what[place] not in ". "} or {"entries"}
+    if letters[2] == "+":
+        return {f"{KINDS.get(letters[1], 'entries')} missing"}
+    return {kind for place, kind in FLAGS.items() if letters[place] not in ". "} or {"entries"}

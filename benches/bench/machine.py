@@ -34,15 +34,15 @@ def versions(programs):
     found = {}
     for tool, question in {f"{programs}/si_tardiff": "--version", **ASKED}.items():
         if shutil.which(tool):
-            said = subprocess.run([tool, question], capture_output=True, text=True, check=False)
-            words = said.stdout + said.stderr
+            output = subprocess.run([tool, question], capture_output=True, text=True, check=False)
+            words = output.stdout + output.stderr
             number = re.search(r"\d+(\.\d+)+", words) or re.search(r"\b\d+\b", words)
             found[os.path.basename(tool)] = number.group(0) if number else "?"
     if shutil.which("bsdiff") and shutil.which("dpkg-query"):
-        said = subprocess.run(
+        output = subprocess.run(
             ["dpkg-query", "-Wf", "${Version}", "bsdiff"], capture_output=True, text=True, check=False
         )
-        found["bsdiff"] = said.stdout.strip() or "?"
+        found["bsdiff"] = output.stdout.strip() or "?"
     return found
 
 

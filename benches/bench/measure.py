@@ -36,9 +36,9 @@ def alone(directory):
     return lock
 
 
-def last_words(said):
+def last_words(output):
     """The end of an output, short enough for a table."""
-    lines = [line.strip() for line in said.decode(errors="replace").splitlines() if line.strip()]
+    lines = [line.strip() for line in output.decode(errors="replace").splitlines() if line.strip()]
     return " / ".join(lines[-3:])[-300:] or "no output"
 
 
@@ -49,14 +49,14 @@ def cold():
         caches.write("3")
 
 
-def timed(command, inside=(), sync="-", said=None):
-    """Runs and measures COMMAND behind the prefix INSIDE (of a namespace). Writes its output to SAID.
+def timed(command, inside=(), sync="-", output=None):
+    """Runs and measures COMMAND behind the prefix INSIDE (of a namespace). Writes its output to the file OUTPUT.
 
     Returns a dict of wall, sync, user, system, memory; raises Failed if COMMAND fails.
     """
     with contextlib.ExitStack() as stack:
         result = stack.enter_context(tempfile.NamedTemporaryFile("r", encoding="ascii"))
-        output = stack.enter_context(open(said, "w+b") if said else tempfile.TemporaryFile())
+        output = stack.enter_context(open(output, "w+b") if output else tempfile.TemporaryFile())
         argv = [*inside, sys.executable, "-I", "-S", TIMED, result.name, sync, *map(str, command)]
         # a session of its own, so that a signal reaches all of its processes and no others
         process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True)

@@ -16,7 +16,7 @@ class Link(typing.NamedTuple):
     """A kind of wire."""
 
     name: str
-    says: str
+    title: str
     rate: str = ""
     delay: float = 0.0
 

@@ -58,15 +58,15 @@ def block(title, pair, peers, top):
     for row, peer in enumerate(peers):
         weight = "bold" if peer in OURS else "normal"
         parts.append(text(LABEL - 8, top + HEAD + ROW * row - 10, peer, anchor="end", weight=weight))
-    for place, (says, value) in enumerate(COLUMNS):
+    for place, (title, value) in enumerate(COLUMNS):
         left = LABEL + place * (COLUMN + GAP)
-        parts.append(column(says, [value(pair, peer) for peer in peers], peers, left, top + 28))
+        parts.append(column(title, [value(pair, peer) for peer in peers], peers, left, top + 28))
     return "\n".join(parts)
 
 
-def column(says, values, peers, left, top):
+def column(title, values, peers, left, top):
     known = [value for value in values if value]
-    parts = [text(left, top, says, weight="bold")]
+    parts = [text(left, top, title, weight="bold")]
     if not known:
         return "\n".join(parts)
     low = 10.0 ** math.floor(math.log10(min(known)) - 0.15)
@@ -99,13 +99,13 @@ PANEL, PANEL_HEIGHT, PER_LINE = 300, 210, 3
 LINES = ("#8cc0cf", "#1f6f8b", "#123c4a", "#b9a27a")
 
 
-def curves(panels, across_says, machine):
+def curves(panels, across, machine):
     """Panels of curves: {title: {name of the curve: [(x, y), ...]}}, all with the same kind of x."""
     drawn = []
     for place, (title, named) in enumerate(panels.items()):
         left = 60 + (place % PER_LINE) * (PANEL + 60)
         top = 40 + (place // PER_LINE) * (PANEL_HEIGHT + 80)
-        drawn.append(panel(title, named, across_says, left, top))
+        drawn.append(panel(title, named, across, left, top))
     names = next(iter(panels.values()), {})
     rows = -(-len(panels) // PER_LINE)
     left, top = 60 + (len(panels) % PER_LINE) * (PANEL + 60), 40 + (rows - 1) * (PANEL_HEIGHT + 80)
@@ -121,7 +121,7 @@ def decades(values):
     return low, max(high, low + 1)
 
 
-def panel(title, named, across_says, left, top):
+def panel(title, named, across, left, top):
     points = [(x, max(y, 1e-3)) for curve in named.values() for x, y in curve]
     parts = [text(left - 40, top - 12, title, weight="bold")]
     if not points:
@@ -140,7 +140,7 @@ def panel(title, named, across_says, left, top):
         _, y = place(10.0**x_low, 10.0**power)
         parts.append(f'<line x1="{left}" y1="{y:.1f}" x2="{left + PANEL}" y2="{y:.1f}" stroke="{GRID}"/>')
         parts.append(text(left - 6, y + 4, f"{10.0**power:g}", size=10, anchor="end", fill=FAINT))
-    parts.append(text(left + PANEL, top + PANEL_HEIGHT + 28, across_says, size=10, anchor="end", fill=FAINT))
+    parts.append(text(left + PANEL, top + PANEL_HEIGHT + 28, across, size=10, anchor="end", fill=FAINT))
     for curve, colour in zip(named.values(), LINES):
         placed = [place(x, y) for x, y in sorted(curve)]
         way = " ".join(f"{x:.1f},{y:.1f}" for x, y in placed)

@@ -15,10 +15,10 @@ DIFFERS = "(Mod time|Size|Contents|Uid|Gid|Mode|File type|Symlink|Device number)
 
 # $1 the base's tar, $2 the image, $3 the working directory, $4 the pack
 THE_PROPOSALS = (
-    f'cd "$2"; set -f; export LC_ALL=C; tar -dv {TAR} --quoting-style=literal -f "$1" >"$3/said" 2>&1 || true; '
-    f'sed -nE "s/: ({DIFFERS})\\$//p" "$3/said" | sort -u >"$3/changed"; '
-    'sed -nE "s/^tar: (.*): Warning: Cannot [a-z]+: No such file.*/\\1/p" "$3/said" | sort -u >"$3/deleted"; '
-    f'grep -vE "^tar: |: ({DIFFERS})\\$" "$3/said" | sed "s,/\\$,," | sort -u >"$3/named"; '
+    f'cd "$2"; set -f; export LC_ALL=C; tar -dv {TAR} --quoting-style=literal -f "$1" >"$3/output" 2>&1 || true; '
+    f'sed -nE "s/: ({DIFFERS})\\$//p" "$3/output" | sort -u >"$3/changed"; '
+    'sed -nE "s/^tar: (.*): Warning: Cannot [a-z]+: No such file.*/\\1/p" "$3/output" | sort -u >"$3/deleted"; '
+    f'grep -vE "^tar: |: ({DIFFERS})\\$" "$3/output" | sed "s,/\\$,," | sort -u >"$3/named"; '
     'find . | sort | comm -13 "$3/named" - >>"$3/changed"; '
     f'tar -cz {TAR} --no-recursion --verbatim-files-from -T "$3/changed" -f "$4" -C "$3" deleted'
 )

@@ -6,7 +6,7 @@ from .results import build_total, median, update_middle
 from .targets import PATCH_DAY, TARGETS, TINY
 
 MIB = 1024 * 1024
-WHAT = {PATCH_DAY: "patch day", TINY: "tiny change"}
+CHANGES = {PATCH_DAY: "patch day", TINY: "tiny change"}
 
 
 def report(results):
@@ -16,7 +16,7 @@ def report(results):
         parts += [f"## {titled(name)}", sizes(pair), "### Updates", updates(pair), legend(pair)]
         for link in pair["updates"]:
             if link != DIRECT.name:
-                parts += [f"### Updates, {LINKS[link].says}", link_says(results, link), slow_updates(pair, link)]
+                parts += [f"### Updates, {LINKS[link].title}", link_lines(results, link), slow_updates(pair, link)]
         parts += ["### Builds, from a cold page cache", builds(pair)]
         if pair["proposal"]:
             parts += ["### The original proposal's table", proposal(pair)]
@@ -27,7 +27,7 @@ def report(results):
 
 def titled(name):
     old, new = name.split("-")
-    return f"{old} to {new}" + (f": {WHAT[name]}" if name in WHAT else "")
+    return f"{old} to {new}" + (f": {CHANGES[name]}" if name in CHANGES else "")
 
 
 def table(heads, rows):
@@ -60,7 +60,7 @@ def against(value, base):
     return "–" if value is None or not base else f"{value / base:.3f}"
 
 
-def machine_says(results):
+def machine_lines(results):
     """The environment of a run, as a list."""
     machine, versions = results["machine"], results["versions"]
     facts = [("processor", "memory", "filesystem"), ("kernel", "system"), ("date", "load")]
@@ -76,7 +76,7 @@ def conditions(results):
         "one turn" if options["turns"] == 1 else f"medians of {options['turns']} turns (builds that take minutes: one)"
     )
     return (
-        f"{machine_says(results)}\n- {turns}; page cache of updates {caches}, of builds cold\n"
+        f"{machine_lines(results)}\n- {turns}; page cache of updates {caches}, of builds cold\n"
         "- MB are 10^6 bytes; memory is the largest process, in MiB; times are with the final sync"
     )
 
@@ -93,10 +93,10 @@ def targets(results):
     pairs = [name for name in (PATCH_DAY, TINY) if name in results["pairs"]]
     if not pairs:
         return "None: they are for the pairs g1-g2 and g2-g3."
-    heads = ["'what"] + [f"'{part}" for name in pairs for part in (WHAT[name], "measured", "")]
+    heads = ["'target"] + [f"'{part}" for name in pairs for part in (CHANGES[name], "measured", "")]
     rows = []
     for target in TARGETS:
-        row = [target.says]
+        row = [target.title]
         for name in pairs:
             value = target.measure(results["pairs"][name]) if name in target.limits else None
             if name not in target.limits:
@@ -120,19 +120,19 @@ def updates(pair):
     link = DIRECT.name
     base_wire, base_wall = (update_middle(pair, link, "rsync", field) for field in ("wire", "wall"))
     heads = ["'way", "wire MB", "to rsync", "wall s", "to rsync", "sync s", "node CPU s", "node MiB"]
-    heads += ["server CPU s", "server MiB", "mixed ms", "'the node afterwards"]
+    heads += ["server CPU s", "server MiB", "switched ms", "'the node afterwards"]
     rows = []
     for name in peers_of(pair, link):
         if name not in pair["updates"].get(link, {}):
             rows.append([name] + ["–"] * 10 + [f"failed, {pair['failed'][name]}"])
             continue
-        wire, wall, sync, cpu, memory, server, most, mixed = (
+        wire, wall, sync, cpu, memory, server, most, switched = (
             update_middle(pair, link, name, field)
             for field in ("wire", "wall", "sync", "cpu", "memory", "server", "server_memory", "mixed")
         )
         row = [name, number(wire, 1e6), against(wire, base_wire), number(wall), against(wall, base_wall), number(sync)]
         row += [number(cpu), number(memory, MIB), number(server), number(most, MIB)]
-        row += ["–" if mixed is None else f"{mixed:,.0f}", afterwards(pair, name)]
+        row += ["–" if switched is None else f"{switched:,.0f}", afterwards(pair, name)]
         rows.append(row)
     return table(heads, rows)
 
@@ -149,15 +149,15 @@ def afterwards(pair, name):
 
 
 def legend(pair):
-    lines = [f"- {name}: {PEERS[name].says}" for name in peers_of(pair, DIRECT.name)]
+    lines = [f"- {name}: {PEERS[name].title}" for name in peers_of(pair, DIRECT.name)]
     lines.append(
-        "- mixed: time during which the tree is neither the old nor the new one; a dash if the new tree is made beside "
+        "- switched: time during which the tree is neither the old nor the new one; a dash if the new tree is made beside "
         "it, or if the time is unknown"
     )
     return "\n".join(lines)
 
 
-def link_says(results, link):
+def link_lines(results, link):
     known = results["links"][link]
     return f"Made of: {known['made_of']}. A round trip takes {known['round_trip'] * 1000:.2f} ms."
 

@@ -13,7 +13,7 @@ MIB = 1024 * 1024
 class Target(typing.NamedTuple):
     """One line: its value for a pair (None if a part was not measured), and the limit by pair."""
 
-    says: str
+    title: str
     measure: typing.Callable
     limits: dict
     unit: str = "ratio"

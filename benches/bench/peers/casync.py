@@ -8,7 +8,7 @@ class Casync(Peer):
     """The index is fetched, then each chunk that the node's tree, the seed, does not hold."""
 
     name = "casync"
-    says = "`casync make`, `casync extract --seed` of the node's tree, beside it"
+    title = "`casync make`, `casync extract --seed` of the node's tree, beside it"
     tools = ("casync",)
     leaves_out = "hardlinks"
     in_place = False

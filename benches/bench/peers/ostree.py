@@ -12,7 +12,7 @@ class OSTree(Peer):
     """The node has a repository of its own and a checkout of hardlinks into it; it pulls, then checks out again."""
 
     name = "ostree"
-    says = "`ostree static-delta generate`, `pull`, `checkout` of hardlinks beside the tree"
+    title = "`ostree static-delta generate`, `pull`, `checkout` of hardlinks beside the tree"
     tools = ("ostree",)
     leaves_out = "times, hardlinks, devices and the directories that hold them"
     patient = True

@@ -21,8 +21,8 @@ EFFORTS = {"fast": ["--effort", "fast"], "normal": ["--effort", "normal"], "best
 
 def knows(si_tardiff, command, option):
     """Whether COMMAND of this build of si_tardiff has OPTION."""
-    said = subprocess.run([si_tardiff, command, "--help"], capture_output=True, text=True, check=True).stdout
-    return re.search(rf"{option}\b", said) is not None
+    help_text = subprocess.run([si_tardiff, command, "--help"], capture_output=True, text=True, check=True).stdout
+    return re.search(rf"{option}\b", help_text) is not None
 
 
 def efforts(si_tardiff, command="publish"):
@@ -111,8 +111,8 @@ class Ours(Peer):
     def update(self):
         return [*self.follow(f"http://{SERVER}:{HTTP}/{self.built_by()}/"), *self.more]
 
-    def mixed(self, said, since):
-        with open(said, encoding="utf-8", errors="replace") as lines:
+    def switched(self, output, since):
+        with open(output, encoding="utf-8", errors="replace") as lines:
             for line in lines:
                 if line.startswith('{"event":"done"'):
                     return json.loads(line)["mixed_ms"] or 0
@@ -121,17 +121,17 @@ class Ours(Peer):
 
 class Fast(Ours):
     name, effort = "ours-fast", "fast"
-    says = "`si_tardiff publish --effort fast`, `si_updateclient --diff`"
+    title = "`si_tardiff publish --effort fast`, `si_updateclient --diff`"
 
 
 class Normal(Ours):
     name, effort = "ours-normal", "normal"
-    says = "as `ours-fast`, at `normal`"
+    title = "as `ours-fast`, at `normal`"
 
 
 class Best(Ours):
     name, effort = "ours-best", "best"
-    says = "as `ours-fast`, at `best`"
+    title = "as `ours-fast`, at `best`"
     patient = True
 
 
@@ -139,7 +139,7 @@ class Touched(Ours):
     """The build of `normal`, followed without comparing unchanged paths."""
 
     name, effort = "ours-touched", "normal"
-    says = "as `ours-normal`, `--check=touched` on the node"
+    title = "as `ours-normal`, `--check=touched` on the node"
     more = ("--check=touched",)
     needs = "ours-normal"
 

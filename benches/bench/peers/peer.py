@@ -32,7 +32,7 @@ class Pair:
 class Peer:
     """One way. A subclass gives the commands of its server and of its node.
 
-    name, says     for the table
+    name, title    for the table
     tools          programs that it needs
     origin         the server of the node: "http" (a static web server) or "rsync" (its daemon)
     patient        whether a build takes minutes, and so is done once, not in turns
@@ -41,7 +41,7 @@ class Peer:
     leaves_out     attributes omitted by design: compared and reported, but no failure
     """
 
-    name = says = leaves_out = ""
+    name = title = leaves_out = ""
     tools = ()
     origin = "http"
     patient = everywhere = False
@@ -82,7 +82,7 @@ class Peer:
         """The tree that must equal NEW after an update."""
         return self.pair.node
 
-    def mixed(self, said, since):
+    def switched(self, output, since):
         """Milliseconds in which the tree was neither OLD nor NEW, from the output SAID or from ctimes; None if unknown."""
         return span(self.pair.node, since) if self.in_place else None
 

@@ -36,11 +36,11 @@ class PerFile(Peer):
 
 class Xdelta(PerFile):
     name = tool = "xdelta3"
-    says = "`xdelta3 -9 -D` for each path of both, the rest `tar` and `zstd -19`"
+    title = "`xdelta3 -9 -D` for each path of both, the rest `tar` and `zstd -19`"
     tools = ("xdelta3", "zstd", "tar", "curl")
 
 
 class Bsdiff(PerFile):
     name = tool = "bsdiff"
-    says = "as `xdelta3`, by `bsdiff`"
+    title = "as `xdelta3`, by `bsdiff`"
     tools = ("bsdiff", "bspatch", "zstd", "tar", "curl")

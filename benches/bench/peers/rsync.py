@@ -24,20 +24,20 @@ class Rsync(Peer):
 
 class OldClient(Rsync):
     name = "rsync"
-    says = "`rsync " + " ".join(OLD_CLIENT) + "`, as the old client called it"
+    title = "`rsync " + " ".join(OLD_CLIENT) + "`, as the old client called it"
     everywhere = True
 
 
 class Compressed(Rsync):
     name = "rsync-z"
-    says = "as `rsync`, with `-z`"
+    title = "as `rsync`, with `-z`"
     more = ("-z",)
     everywhere = True
 
 
 class Checksum(Rsync):
     name = "rsync-checksum"
-    says = "as `rsync`, with `--checksum`"
+    title = "as `rsync`, with `--checksum`"
     more = ("--checksum",)
 
 
@@ -45,7 +45,7 @@ class Batch(Peer):
     """rsync's own recording of an update, which any number of nodes can play."""
 
     name = "rsync-batch"
-    says = "`rsync " + EVERYTHING[0] + " --only-write-batch`, `zstd -9`, `--read-batch` on the node"
+    title = "`rsync " + EVERYTHING[0] + " --only-write-batch`, `zstd -9`, `--read-batch` on the node"
     tools = ("rsync", "zstd", "curl")
 
     def before_build(self):

@@ -40,14 +40,14 @@ class ChangedFiles(Peer):
 
 class ChangedGzip(ChangedFiles):
     name = "tar-gzip"
-    says = "list of deleted, tar of changed files, `gzip` (the original proposal's way)"
+    title = "list of deleted, tar of changed files, `gzip` (the original proposal's way)"
     tools = ("tar", "gzip", "curl")
     compressor, decompressor, suffix = "gzip", "gzip -dc", ".gz"
 
 
 class ChangedZstd(ChangedFiles):
     name = "tar-zstd"
-    says = "as `tar-gzip`, by `zstd -19`"
+    title = "as `tar-gzip`, by `zstd -19`"
     tools = ("tar", "zstd", "curl")
     patient = True
     compressor, decompressor, suffix = "zstd -q -T0 -19", "zstd -dc", ".zst"
@@ -57,7 +57,7 @@ class PatchFrom(Peer):
     """The whole image as a tar, compressed with the old tar as its dictionary; the node makes that from its tree."""
 
     name = "zstd-patch"
-    says = "tar of the image, `zstd -9 --long=31 --patch-from` the old one; the node tars its tree, unpacks beside it"
+    title = "tar of the image, `zstd -9 --long=31 --patch-from` the old one; the node tars its tree, unpacks beside it"
     tools = ("tar", "zstd", "curl")
     in_place = False
     level = 9
@@ -98,6 +98,6 @@ class PatchFromHardest(PatchFrom):
     """The same, as small as zstd makes it without its ultra levels."""
 
     name = "zstd-patch-19"
-    says = "as `zstd-patch`, at level 19"
+    title = "as `zstd-patch`, at level 19"
     patient = True
     level = 19
