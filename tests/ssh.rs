@@ -213,7 +213,7 @@ fn failed_run_closes_tunnel_and_names_server() {
     let (ssh, http) = (Ssh::new(), port(&server));
 
     let run = ssh.run(&mut command(&site, http, 1, &[]));
-    run.ended(4, &[&format!("http://{SERVER}:{http}/node/catalog.toml")]);
+    run.ended(4, &[&format!("http://{SERVER}:{http}/")]);
     ssh.is_gone();
 
     // A redirect of the server must not lead out of the tunnel.

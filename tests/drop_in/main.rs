@@ -489,9 +489,9 @@ fn deletion_budget_stops_run() {
     let before = old.site.snapshot();
     let line = ["--image", "node", "--exclude-file", "/dev/null"];
 
-    old.run(&line).ended(9, &["would be deleted", "nothing was changed"]);
+    old.run(&line).ended(9, &["cannot delete", "nothing was changed"]);
     old.site.unchanged_since(&before);
-    old.run(&[&line[..], &["--dry-run"]].concat()).ended(9, &["would be deleted"]);
+    old.run(&[&line[..], &["--dry-run"]].concat()).ended(9, &["cannot delete"]);
     old.run(&[&line[..], &["--max-delete", "300"]].concat()).ended(0, &[]);
     assert!(!old.node("srv/many").exists());
 }
