@@ -36,11 +36,11 @@ pub(super) fn rules(mut foreign: Vec<TreePath>) -> Vec<Rule> {
     foreign.dedup();
 
     let mut rules = vec![
-        exclude(RuleOrigin::OwnState, &format!("/{OWN_PREFIX}*")),
-        exclude(RuleOrigin::Stage, &format!("{STAGE_DIR}/")),
-        exclude(RuleOrigin::Stage, &format!("{UNDO_DIR}/")),
-        exclude(RuleOrigin::OwnState, &format!("/{STATE_DIR}/")),
-        exclude(RuleOrigin::OwnState, &format!("/{LAST_SYNCED}")),
+        exclude(RuleOrigin::OwnState, format!("/{OWN_PREFIX}*")),
+        exclude(RuleOrigin::Stage, format!("{STAGE_DIR}/")),
+        exclude(RuleOrigin::Stage, format!("{UNDO_DIR}/")),
+        exclude(RuleOrigin::OwnState, format!("/{STATE_DIR}/")),
+        exclude(RuleOrigin::OwnState, format!("/{LAST_SYNCED}")),
         exclude(RuleOrigin::LostAndFound, "lost+found/"),
     ];
     let foreign = foreign.iter().filter(|path| !path.is_root());
