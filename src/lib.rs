@@ -60,9 +60,10 @@
 //!    - `tests/power_cut.rs::power_cut_on_xfs_leaves_base_or_target`
 //!    - `tests/boot_loader.rs::boot_partition_on_xfs_is_readable_without_log`
 //! 8. **Every transaction can be undone** until the next one, within the configured bound; the undo
-//!    set is readable by root only.
+//!    set is readable by root only. The boot after a rollback starts a kernel of the restored tree.
 //!    - `tests/rollback.rs::rollback_and_its_rollback_restore_every_kind_of_change`
 //!    - `tests/rollback.rs::configuration_limits_undo_set`
+//!    - `tests/running_kernel.rs::node_boots_old_kernel_after_rollback_and_new_one_after_its_undo`
 //! 9. **A fallback is decided before anything is changed,** with a printed reason. A failure of
 //!    trust never leads to a weaker check.
 //!    - `plan::tests::full_sync_reasons_distinguished`

@@ -157,7 +157,7 @@ fn rollback_pins_the_generation_that_it_left() {
             .contains(&format!("pinned:      serial 2 (generation {})", generation(&site, 2)))
     );
     for more in [&[][..], &["--check", "stat"], &["--dry-run"], &["--purge-untracked"]] {
-        site.update(more).ended(12, &[&generation(&site, 2), "nothing was changed"]);
+        site.update(more).ended(12, &[&generation(&site, 2), "nothing was installed"]);
     }
 
     // Another publish of the same generation does not end the pin.

@@ -12,7 +12,7 @@ use common::fault_server::FaultServer;
 use common::read;
 use common::site::{Run, Site};
 use common::trees::{self, Item, ItemKind, Tree};
-use common::{Need, judge, machine, require, run};
+use common::{Need, judge, machine, require, run, write_program};
 
 const AGENT: &str = env!("CARGO_BIN_EXE_si_updateclient");
 /// Directories with the programs and libraries that a node needs to run the agent.
@@ -25,19 +25,19 @@ const NEEDED: [&[Need]; 2] =
 /// Kernel that runs on the node.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum RunningKernel {
-    /// Kernel of this machine.
-    First,
     /// Kernel of this machine with the release that it reports to programs written for Linux 2.6.
+    First,
+    /// Kernel of this machine, which is newer.
     Second,
 }
 
 impl RunningKernel {
     fn command(self, program: &Command) -> Command {
         let mut command = Command::new(match self {
-            RunningKernel::First => "env",
-            RunningKernel::Second => "setarch",
+            RunningKernel::First => "setarch",
+            RunningKernel::Second => "env",
         });
-        command.args((self == RunningKernel::Second).then_some("--uname-2.6"));
+        command.args((self == RunningKernel::First).then_some("--uname-2.6"));
         command.arg(program.get_program()).args(program.get_args()).stdin(Stdio::null());
         command
     }
@@ -96,6 +96,53 @@ impl Node {
         Run::from_output(self.command(kernel, more).output().expect("it runs"))
     }
 
+    fn rollback(&self, kernel: RunningKernel, more: &[&str]) -> Run {
+        let mut command = self.agent(kernel, &["--rollback", "--yes"]);
+        Run::from_output(command.args(more).output().expect("it runs"))
+    }
+
+    /// Installs a shell script as a program of the node.
+    fn script(&self, name: &str, lines: &str) {
+        machine::install_busybox(&self.site.node(), &["sh", "ls", "sort", "rm", "mkdir"]);
+        write_program(&self.path(&format!("bin/{name}")), &format!("#!/bin/sh\n{lines}\n"));
+    }
+
+    /// Installs a grub that lists the newest kernel first; `default` is a line of its menu.
+    fn install_grub(&self, default: &str) {
+        fs::create_dir_all(self.path("boot/grub")).expect("makes");
+        self.script("grub-set-default", "echo \"saved_entry=$1\" >/boot/grub/grubenv");
+        self.script("grub-editenv", "[ \"$*\" = '- unset saved_entry' ] && : >/boot/grub/grubenv");
+        self.script(
+            "update-grub",
+            &format!(
+                "cd /boot && {{ echo '{default}'
+                for image in $(ls | sort -r); do
+                    case $image in vmlinu?-*) ;; *) continue ;; esac
+                    echo \"menuentry '$image' --id 'linux-${{image#vmlinu?-}}' {{\"
+                    echo \"  linux /boot/$image\"
+                    echo \"}}\"
+                done; }} >grub/grub.cfg"
+            ),
+        );
+    }
+
+    /// Images in the boot menu, the first one first.
+    fn boot_menu(&self) -> Vec<String> {
+        let menu = read(&self.path("boot/grub/grub.cfg"));
+        let images = menu.lines().filter_map(|line| line.trim().strip_prefix("linux /boot/"));
+        images.map(str::to_owned).collect()
+    }
+
+    /// Content of grub's environment.
+    fn grub_environment(&self) -> String {
+        fs::read_to_string(self.path("boot/grub/grubenv")).unwrap_or_default().trim().to_owned()
+    }
+
+    /// Whether the record of a default entry exists.
+    fn has_recorded_default(&self) -> bool {
+        self.has("var/lib/systemimager/client/boot-default")
+    }
+
     fn path(&self, path: &str) -> std::path::PathBuf {
         self.site.node().join(path)
     }
@@ -152,6 +199,16 @@ fn files_of(release: &str) -> [String; 5] {
         "usr/lib/modules/R/build",
     ]
     .map(|path| path.replace('R', release))
+}
+
+/// Modules among [`files_of`]: they are kept after a rollback.
+fn modules_of(release: &str) -> Vec<String> {
+    files_of(release).into_iter().filter(|path| path.starts_with("usr/lib")).collect()
+}
+
+/// Boot files among [`files_of`].
+fn boot_files_of(release: &str) -> Vec<String> {
+    files_of(release).into_iter().filter(|path| path.starts_with("boot")).collect()
 }
 
 #[test]
@@ -326,7 +383,7 @@ fn offline_update_keeps_no_kernel_paths() {
     node.site.publish(&back);
 
     node.update(RunningKernel::Second, &["--no-fallback", "--max-delete", "90%"]).ended(0, &[KEPT]);
-    assert!(files_of(&second).iter().all(|path| node.has(path)));
+    assert!(modules_of(&second).iter().all(|path| node.has(path)));
 
     node.site.updated(&[]);
     assert_eq!(node.paths_beyond_image(), [""; 0]);
@@ -398,15 +455,11 @@ fn rollback_restores_old_kernel_and_keeps_running_one() {
     node.update(RunningKernel::Second, &[]).ended(0, &["updated to node"]);
 
     assert!(files_of(&first).iter().all(|path| !node.has(path)));
-    let rollback = |kernel| {
-        Run::from_output(node.agent(kernel, &["--rollback", "--yes"]).output().expect("it runs"))
-    };
-
-    rollback(RunningKernel::Second).ended(0, &["rolled back"]);
+    node.rollback(RunningKernel::Second, &[]).ended(0, &["rolled back"]);
     let mut untracked = compare(&before);
     untracked.retain(|path| !path.ends_with('/'));
     untracked.sort();
-    let mut expected = files_of(&second).to_vec();
+    let mut expected = modules_of(&second);
     expected.sort();
     assert_eq!(untracked, expected);
     assert!(node.site.status().contains(KEPT));
@@ -445,10 +498,7 @@ fn kill_during_removal_of_kernel_paths_is_recovered() {
         node.update(RunningKernel::Second, &[]).ended(0, &[]);
         assert_eq!(node.paths_beyond_image(), [""; 0], "{call} {at}: {killed:#?}");
 
-        Run::from_output(
-            node.agent(RunningKernel::First, &["--rollback", "--yes"]).output().expect("it runs"),
-        )
-        .ended(0, &[]);
+        node.rollback(RunningKernel::First, &[]).ended(0, &[]);
         judge::same(&before, &node.site.node(), &[&EQUIPMENT[..], &["/proc", "/dev"]].concat());
     }
 }
@@ -471,16 +521,255 @@ fn rollback_with_removals_backs_up_the_running_kernel() {
         let node = Node::before_update(&base, &target);
         node.update(RunningKernel::First, &["--no-fallback"]).ended(0, &["updated to node"]);
 
-        let rollback = Run::from_output(
-            node.agent(RunningKernel::Second, &["--rollback", "--yes"]).output().expect("it runs"),
-        );
+        let rollback = node.rollback(RunningKernel::Second, &[]);
 
         rollback.ended(0, &["rolled back"]);
-        assert!(files_of(&second).iter().all(|path| node.has(path)));
+        assert!(modules_of(&second).iter().all(|path| node.has(path)));
         let undo_log = read(&node.path(".si-undo/way-back"));
         for path in files_of(&second) {
             let backup = |line: &str| line.starts_with("stood ") && line.ends_with(&path);
             assert!(undo_log.lines().any(backup), "{path} has no backup:\n{undo_log}");
         }
     }
+}
+
+/// The way of a node that gets a new kernel, boots it, and is rolled back for good or not.
+#[test]
+fn node_boots_old_kernel_after_rollback_and_new_one_after_its_undo() {
+    require!(NEEDED, Program("busybox"));
+
+    let (first, second) = (RunningKernel::First.release(), RunningKernel::Second.release());
+    let node = Node::before_update(&tree_with_kernel(&first), &tree_with_kernel(&second));
+    node.install_grub("set default=\"0\"");
+    let before = node.site.snapshot();
+    let excludes = [&EQUIPMENT[..], &["/proc", "/dev"]].concat();
+    let [old_menu, new_menu] = [&first, &second].map(|release| [format!("vmlinuz-{release}")]);
+
+    // The first kernel stays in the menu as a safety net, until the second one has booted.
+    node.update(RunningKernel::First, &["--no-fallback"]).ended(0, &[KEPT]);
+    assert_eq!(node.boot_menu(), [&new_menu[0], &old_menu[0]].map(String::clone));
+    node.update(RunningKernel::Second, &[]).ended(0, &["updated to node"]);
+    assert_eq!(node.boot_menu(), new_menu);
+
+    // The dry run is true: what it lists is what happens.
+    let forecast = node.rollback(RunningKernel::Second, &["--dry-run"]);
+    forecast.ended(0, &["would be pinned", &format!("/usr/lib/modules/{second}: {KEPT}")]);
+    assert_eq!(forecast.out.matches(KEPT).count(), 1, "{forecast:#?}");
+    for path in boot_files_of(&second) {
+        assert!(forecast.out.contains(&format!("*deleting   /{path}\n")), "{forecast:#?}");
+    }
+    assert!(files_of(&second).iter().all(|path| node.has(path)));
+
+    let rollback = node.rollback(RunningKernel::Second, &[]);
+    rollback.ended(0, &["rolled back", "is pinned", "update-grub"]);
+    assert_eq!(rollback.out.matches(KEPT).count(), 1, "{rollback:#?}");
+    assert_eq!(node.boot_menu(), old_menu);
+    assert!(modules_of(&second).iter().all(|path| node.has(path)));
+
+    // The node is pinned. It removes the modules after the boot, and keeps its way forward.
+    node.update(RunningKernel::Second, &[]).ended(12, &["--unhold", "nothing was installed"]);
+    assert!(modules_of(&second).iter().all(|path| node.has(path)));
+    node.update(RunningKernel::First, &[]).ended(12, &["removed", &second, "--unhold"]);
+    judge::same(&before, &node.site.node(), &[&excludes[..], &["/boot/grub"]].concat());
+    assert!(!node.site.status().contains(KEPT));
+    let again = node.update(RunningKernel::First, &[]);
+    again.ended(12, &["--unhold"]);
+    assert!(!again.err.contains("removed"), "{again:#?}");
+
+    let undo = node.rollback(RunningKernel::First, &[]);
+    undo.ended(0, &["rolled back"]);
+    assert_eq!(node.boot_menu(), new_menu);
+    assert!(modules_of(&first).iter().all(|path| node.has(path)));
+    node.update(RunningKernel::Second, &["--unhold"]).ended(0, &[]);
+    let mut untracked = node.paths_beyond_image();
+    untracked.retain(|path| !path.starts_with("boot/grub"));
+    assert_eq!(untracked, [""; 0]);
+}
+
+#[test]
+fn image_published_backwards_boots_its_kernel() {
+    require!(NEEDED, Program("busybox"));
+
+    let (first, second) = (RunningKernel::First.release(), RunningKernel::Second.release());
+    let node = Node::before_update(&tree_with_kernel(&second), &tree_with_kernel(&first));
+    node.install_grub("set default=\"0\"");
+
+    node.update(RunningKernel::Second, &["--no-fallback"]).ended(0, &["updated to node", KEPT]);
+
+    assert_eq!(node.boot_menu(), [format!("vmlinuz-{first}")]);
+    assert!(modules_of(&second).iter().all(|path| node.has(path)));
+    node.update(RunningKernel::First, &[]).ended(0, &["updated to node"]);
+    let mut untracked = node.paths_beyond_image();
+    untracked.retain(|path| !path.starts_with("boot/grub"));
+    assert_eq!(untracked, [""; 0]);
+}
+
+#[test]
+fn kept_kernel_files_are_no_changes_of_a_rollback() {
+    require!(NEEDED);
+
+    let (first, second) = (RunningKernel::First.release(), RunningKernel::Second.release());
+    let node = Node::before_update(&tree_with_kernel(&first), &tree_with_kernel(&second));
+    let before = node.site.snapshot();
+    node.update(RunningKernel::First, &["--no-fallback"]).ended(0, &[KEPT]);
+
+    let forecast = node.rollback(RunningKernel::First, &["--dry-run"]);
+    let rollback = node.rollback(RunningKernel::First, &[]);
+
+    forecast.ended(0, &["would roll back"]);
+    assert!(!forecast.out.contains(&first), "{forecast:#?}");
+    rollback.ended(0, &["rolled back"]);
+    judge::same(&before, &node.site.node(), &[&EQUIPMENT[..], &["/proc", "/dev"]].concat());
+}
+
+const SAVED_DEFAULT: &str = "set default=\"${saved_entry}\"";
+
+/// Node that was rolled back under the newer kernel, of which the boot menu keeps an image that
+/// nobody tracks. The result is the rollback.
+fn node_with_untracked_image(default: &str, saved_entry: &str) -> (Node, Run) {
+    let (first, second) = (RunningKernel::First.release(), RunningKernel::Second.release());
+    let node = Node::before_update(&tree_with_kernel(&first), &tree_with_kernel(&second));
+    node.install_grub(default);
+    trees::write_text(&node.path("boot/grub/grubenv"), saved_entry);
+    node.update(RunningKernel::First, &["--no-fallback"]).ended(0, &["updated to node"]);
+    trees::write_text(&node.path(&format!("boot/vmlinux-{second}")), "built here");
+
+    let rollback = node.rollback(RunningKernel::Second, &[]);
+
+    (node, rollback)
+}
+
+#[test]
+fn kernel_that_stays_in_boot_menu_is_overruled_until_a_newer_one() {
+    require!(NEEDED, Program("busybox"));
+
+    let (first, second) = (RunningKernel::First.release(), RunningKernel::Second.release());
+    let wrong = format!("kernel {second} cannot be removed from the boot menu");
+    for former in ["", "saved_entry=own"] {
+        let (node, rollback) = node_with_untracked_image(SAVED_DEFAULT, former);
+        rollback.ended(0, &[&wrong, &format!("/boot/vmlinux-{second}"), "is pinned"]);
+        assert_eq!(node.grub_environment(), format!("saved_entry=linux-{first}"));
+        assert!(node.has_recorded_default());
+
+        // An update without a new kernel does not change the order of the menu.
+        let mut third = tree_with_kernel(&first);
+        trees::put(&mut third, "etc/version", Item::file("three"));
+        node.site.publish(&third);
+        node.update(RunningKernel::First, &["--no-fallback"]).ended(0, &["updated to node"]);
+        assert_eq!(node.grub_environment(), format!("saved_entry=linux-{first}"));
+
+        add_kernel(&mut third, "99.1-third");
+        node.site.publish(&third);
+        node.update(RunningKernel::First, &["--no-fallback"]).ended(0, &["is cleared"]);
+
+        assert_eq!(node.boot_menu()[0], "vmlinuz-99.1-third");
+        assert_eq!(node.grub_environment(), former);
+        assert!(!node.has_recorded_default());
+    }
+}
+
+#[test]
+fn unhold_clears_default_entry() {
+    require!(NEEDED, Program("busybox"));
+
+    let (node, rollback) = node_with_untracked_image(SAVED_DEFAULT, "saved_entry=own");
+    rollback.ended(0, &["default boot entry"]);
+
+    node.update(RunningKernel::First, &["--unhold"]).ended(0, &["is cleared"]);
+
+    assert_eq!(node.grub_environment(), "saved_entry=own");
+    assert!(!node.has_recorded_default());
+}
+
+#[test]
+fn default_entry_that_somebody_replaced_is_kept() {
+    require!(NEEDED, Program("busybox"));
+
+    let (node, rollback) = node_with_untracked_image(SAVED_DEFAULT, "");
+    rollback.ended(0, &["default boot entry"]);
+    trees::write_text(&node.path("boot/grub/grubenv"), "saved_entry=mine\n");
+
+    node.update(RunningKernel::First, &["--unhold"]).ended(0, &["updated to node"]);
+
+    assert_eq!(node.grub_environment(), "saved_entry=mine");
+    assert!(!node.has_recorded_default());
+}
+
+#[test]
+fn kernel_that_cannot_be_overruled_is_reported() {
+    require!(NEEDED, Program("busybox"));
+
+    let (first, second) = (RunningKernel::First.release(), RunningKernel::Second.release());
+    let (node, rollback) = node_with_untracked_image("set default=\"0\"", "");
+
+    let message = format!("the next boot starts kernel {second}");
+    rollback.ended(13, &[&message, &format!("not {first}"), "GRUB_DEFAULT=saved", "remove /boot"]);
+    assert!(!rollback.out.contains("is pinned"), "{rollback:#?}");
+    assert!(!node.has_recorded_default());
+    assert_eq!(node.grub_environment(), "");
+
+    let failing = node_with_untracked_image(SAVED_DEFAULT, "").0;
+    failing.script("grub-set-default", "echo no room; exit 1");
+    failing.update(RunningKernel::Second, &["--unhold"]).ended(0, &[]);
+    let rollback = failing.rollback(RunningKernel::Second, &[]);
+    rollback.ended(13, &[&message, "no room"]);
+    assert!(!failing.has_recorded_default());
+}
+
+#[test]
+fn pinned_node_repeats_boot_loader_tool() {
+    require!(NEEDED, Program("busybox"));
+
+    let (first, second) = (RunningKernel::First.release(), RunningKernel::Second.release());
+    let node = Node::before_update(&tree_with_kernel(&first), &tree_with_kernel(&second));
+    node.install_grub("set default=\"0\"");
+    node.update(RunningKernel::First, &["--no-fallback"]).ended(0, &["updated to node"]);
+    node.script("update-grub", "echo broken; exit 1");
+    node.rollback(RunningKernel::Second, &[]).ended(13, &["broken"]);
+
+    node.update(RunningKernel::Second, &[]).ended(12, &["broken", "--unhold"]);
+    node.install_grub("set default=\"0\"");
+    node.update(RunningKernel::Second, &[]).ended(12, &["update-grub", "--unhold"]);
+
+    assert_eq!(node.boot_menu(), [format!("vmlinuz-{first}")]);
+    let again = node.update(RunningKernel::Second, &[]);
+    again.ended(12, &["--unhold"]);
+    assert!(!again.err.contains("update-grub"), "{again:#?}");
+}
+
+/// kernel-install removes the lists of a kernel's modules together with its boot entries.
+#[test]
+fn modules_of_running_kernel_can_be_loaded_after_rollback() {
+    require!(NEEDED, Program("busybox"));
+
+    let (first, second) = (RunningKernel::First.release(), RunningKernel::Second.release());
+    let [base, target] = [&first, &second].map(|release| {
+        let mut tree = tree_with_kernel(release);
+        for path in boot_files_of(release) {
+            tree.remove(path.as_bytes());
+        }
+        trees::put(&mut tree, "boot/loader/entries", Item::dir());
+        let image = format!("usr/lib/modules/{release}/vmlinuz");
+        trees::put(&mut tree, &image, Item::file("image"));
+        tree
+    });
+    let node = Node::before_update(&base, &target);
+    node.script(
+        "kernel-install",
+        "echo \"$*\" >>/kernel-install.log
+        [ $1 = remove ] && rm -f /usr/lib/modules/$2/modules.dep; :",
+    );
+    node.script("depmod", "echo made again >/usr/lib/modules/$1/modules.dep");
+    node.update(RunningKernel::First, &["--no-fallback"]).ended(0, &["updated to node"]);
+    node.update(RunningKernel::Second, &[]).ended(0, &["updated to node"]);
+
+    node.rollback(RunningKernel::Second, &[]).ended(0, &["depmod"]);
+
+    let log = read(&node.path("kernel-install.log"));
+    assert!(log.ends_with(&format!("remove {second}\n")), "{log}");
+    assert!(!node.has(&format!("usr/lib/modules/{second}/vmlinuz")));
+    let list = read(&node.path(&format!("usr/lib/modules/{second}/modules.dep")));
+    assert_eq!(list, "made again\n");
+    let old_list = read(&node.path(&format!("usr/lib/modules/{first}/modules.dep")));
+    assert!(old_list.contains(&first), "{old_list}");
 }

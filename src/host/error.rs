@@ -27,6 +27,27 @@ impl BadFile {
     }
 }
 
+/// Reason that a default entry of the boot loader cannot be set.
+#[derive(Debug, thiserror::Error)]
+pub enum NoDefaultEntry {
+    #[error("no default entry can be set for the boot loader of this tree")]
+    UnknownLoader,
+    #[error("grub has no saved default entry (GRUB_DEFAULT=saved)")]
+    NotSaved,
+    #[error("the boot loader has no entry of that kernel")]
+    NoEntry,
+    #[error("the tree has no {0}")]
+    NoProgram(&'static str),
+    #[error("{program} succeeded, but the default entry is not {entry}")]
+    NotKept { program: TreePath, entry: String },
+    #[error(transparent)]
+    Record(#[from] BadFile),
+    #[error(transparent)]
+    Root(#[from] RootError),
+    #[error(transparent)]
+    Tool(#[from] ToolError),
+}
+
 /// Reason for which a program of the tree did not succeed.
 #[derive(Debug, thiserror::Error)]
 pub enum ToolError {

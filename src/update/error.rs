@@ -14,7 +14,7 @@ use crate::fetch::{FetchError, FetchErrorKind, Side};
 use crate::filter::BadRule;
 use crate::full_sync::{FullSyncError, Server};
 use crate::generation::GenerationId;
-use crate::host::{BadFile, ToolError};
+use crate::host::{BadFile, NoDefaultEntry, ToolError};
 use crate::image::ImageName;
 use crate::manifest::ManifestError;
 use crate::plan::FullSyncReason;
@@ -103,7 +103,7 @@ pub enum UpdateError {
     /// The head of the catalog is the pinned generation.
     #[error(
         "cannot install generation {} of {image}: this node was rolled back from it, and it is \
-         still the newest; publish another, or pass --unhold; nothing was changed",
+         still the newest; publish another, or pass --unhold; nothing was installed",
         generation.short()
     )]
     Pinned {
@@ -266,6 +266,21 @@ pub enum FollowUpError {
     /// The boot loader's run is pending.
     #[error("the boot loader was not updated after boot files changed: {0}")]
     BootLoader(#[from] BootLoaderError),
+    /// A kernel that the tree does not have stays first in the boot menu.
+    #[error(
+        "the next boot starts kernel {wrong}, which is still in {boot_file}, and not {wanted}: \
+         {reason}; remove {boot_file} and run the boot loader's tool, or choose {wanted} at boot"
+    )]
+    NextBoot { wrong: String, wanted: String, boot_file: String, reason: NoDefaultEntry },
+    /// The default entry that an earlier run set is still set.
+    #[error(
+        "the default boot entry of an earlier rollback ({entry}) cannot be cleared: {reason}; \
+         the next update will retry"
+    )]
+    DefaultEntryLeft { entry: String, reason: NoDefaultEntry },
+    /// Nothing is known about the next boot.
+    #[error("the kernel of the next boot cannot be verified: {0}")]
+    NextBootUnknown(NoDefaultEntry),
     /// No post-update hook was run.
     #[error("the post-update hooks cannot be read: {0}")]
     HooksUnreadable(RootError),

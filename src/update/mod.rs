@@ -30,9 +30,10 @@ use crate::apply::Untouched;
 use crate::apply::session::Session;
 use crate::entry::EntryKind;
 use crate::host::boot_loader::pending;
+use crate::host::releases_in;
 use crate::manifest::Manifest;
 use crate::report::Monitor;
-use crate::state::{self, LoadedState};
+use crate::state::{self, LoadedState, State};
 use crate::tree_path::TreePath;
 
 pub use error::{FollowUpError, UpdateError, UsageError};
@@ -45,8 +46,9 @@ pub use rollback::{RollbackRequest, RolledBack, rollback};
 pub use source::cluster::{Assigned, cluster, host_name};
 pub use status::{Status, UndoSummary, status};
 
+use hooks::default_entry::{self, KernelChange};
 use hooks::{HookContext, boot_loader};
-use notice::UpdateNotice;
+use notice::{TransactionNotice, UpdateNotice};
 use run::Run;
 
 /// Runs the job that `request` describes.
@@ -67,11 +69,21 @@ pub fn run(request: &UpdateRequest, monitor: &dyn Monitor) -> Result<Report, Upd
         monitor.warn(UpdateNotice::ReceiveDirLeft(error));
     }
 
-    let mut report = result?;
+    let mut report = match result {
+        Ok(report) => report,
+        Err(error) => {
+            for failure in &pending_failures {
+                monitor.warn(TransactionNotice::FollowUpFailed(failure));
+            }
+            return Err(error);
+        }
+    };
     // The update itself may have repeated the boot loader's run, with success.
     let is_pending = pending::load(&session.root).map_or(true, |pending| !pending.is_empty());
-    if report.follow_up_failures.is_empty() && is_pending {
-        report.follow_up_failures = pending_failures;
+    if report.follow_up_failures.is_empty() {
+        let is_due =
+            |error: &FollowUpError| is_pending || !matches!(error, FollowUpError::BootLoader(_));
+        report.follow_up_failures = pending_failures.into_iter().filter(is_due).collect();
     }
     Ok(report)
 }
@@ -86,23 +98,45 @@ fn repeat_pending_boot_loader(run: &Run<'_>) -> Result<Vec<FollowUpError>, Updat
         return Ok(Vec::new());
     }
 
-    let recorded = load_recorded_tree(run.session)?;
+    let state = load_recorded_state(run.session)?;
+    let recorded = match &state {
+        Some(state) => load_recorded_tree(run.session, state)?,
+        None => None,
+    };
     let is_tracked = |path: &TreePath| {
         recorded.as_ref().is_some_and(|recorded| recorded.get(path).is_some())
             && run.filter.cursor().excludes(path, EntryKind::Other).is_none()
     };
-    let failures = boot_loader::run_pending(&HookContext::from_run(run), &is_tracked);
-    Ok(failures.into_iter().map(FollowUpError::BootLoader).collect())
+    let context = HookContext::from_run(run);
+    let failures = boot_loader::run_pending(&context, &is_tracked);
+    let mut failures: Vec<FollowUpError> =
+        failures.into_iter().map(FollowUpError::BootLoader).collect();
+
+    // The run that left the work has not verified the next boot.
+    let kept = state.as_ref().and_then(|state| state.kernel.as_ref());
+    let kernels = KernelChange {
+        left: run
+            .session
+            .kernel
+            .as_ref()
+            .filter(|kernel| kept.is_some_and(|kept| kept.release == kernel.release())),
+        target: recorded.as_ref().map(releases_in).unwrap_or_default(),
+    };
+    failures.extend(default_entry::arrange(&context, &kernels, &is_tracked));
+    Ok(failures)
 }
 
-/// Returns the composed manifest of the recorded state, if there is one.
-fn load_recorded_tree(session: &Session) -> Result<Option<Manifest>, UpdateError> {
-    let root = &session.root;
-    let (LoadedState::Valid(state) | LoadedState::FromCopy(state)) =
-        state::load(root).map_err(Untouched::from)?
-    else {
-        return Ok(None);
-    };
-    let manifest = state::load_manifest(root, state.generation).map_err(Untouched::from)?;
-    Ok(manifest.map(|manifest| source::overrides::compose_recorded(manifest, &state)))
+/// Returns the recorded state, if there is one.
+fn load_recorded_state(session: &Session) -> Result<Option<Box<State>>, UpdateError> {
+    Ok(match state::load(&session.root).map_err(Untouched::from)? {
+        LoadedState::Valid(state) | LoadedState::FromCopy(state) => Some(state),
+        LoadedState::Missing | LoadedState::Rejected(_) => None,
+    })
+}
+
+/// Returns the composed manifest of a recorded state, unless it is lost.
+fn load_recorded_tree(session: &Session, state: &State) -> Result<Option<Manifest>, UpdateError> {
+    let manifest =
+        state::load_manifest(&session.root, state.generation).map_err(Untouched::from)?;
+    Ok(manifest.map(|manifest| source::overrides::compose_recorded(manifest, state)))
 }

@@ -13,7 +13,7 @@ use crate::report::units::{Count, Size};
 use crate::root::RootError;
 use crate::state::StateError;
 use crate::tree_path::TreePath;
-use crate::update::error::{ArchiveFault, UpdateError, join, list_paths};
+use crate::update::error::{ArchiveFault, FollowUpError, UpdateError, join, list_paths};
 
 /// Something that a run reports before its end.
 pub(super) enum UpdateNotice<'a> {
@@ -102,6 +102,22 @@ pub(super) enum TransactionNotice<'a> {
     Rewritten {
         path: &'a TreePath,
     },
+    /// A default entry keeps a kernel of the target ahead of one that the target does not have.
+    DefaultEntrySet {
+        wrong: &'a str,
+        boot_file: String,
+        entry: &'a str,
+    },
+    DefaultEntryCleared {
+        entry: &'a str,
+    },
+    /// A step failed, and the run ends with the error of another step.
+    FollowUpFailed(&'a FollowUpError),
+    /// A node with a pinned generation removed the paths of a kernel that stopped running.
+    KernelPathsRemoved {
+        release: &'a str,
+        paths: usize,
+    },
     Rebooting,
 }
 
@@ -139,6 +155,10 @@ pub(super) enum Route {
     NewOverrides,
     Rsync(Server),
     Rollback,
+    /// The kernel for which the paths were kept runs no more.
+    KernelPaths {
+        release: String,
+    },
     Adoption,
     /// The server answered that nothing changed.
     NotModified,
@@ -274,6 +294,18 @@ impl fmt::Display for TransactionNotice<'_> {
                 "{path} of the image was rewritten by the boot loader's tool: it is recorded as \
                  a deviation, and should be excluded"
             ),
+            N::DefaultEntrySet { wrong, boot_file, entry } => write!(
+                f,
+                "kernel {wrong} cannot be removed from the boot menu ({boot_file}): {entry} is \
+                 the default boot entry until an update makes that unnecessary"
+            ),
+            N::DefaultEntryCleared { entry } => {
+                write!(f, "the default boot entry {entry} of an earlier rollback is cleared")
+            }
+            N::FollowUpFailed(error) => error.fmt(f),
+            N::KernelPathsRemoved { release, paths } => {
+                write!(f, "removed {paths} paths that were kept for kernel {release}")
+            }
             N::Rebooting => f.write_str("rebooting"),
         }
     }
@@ -321,6 +353,9 @@ impl fmt::Display for Route {
             }
             Route::Rsync(server) => write!(f, "rsync from {server}"),
             Route::Rollback => f.write_str("restoring the state before the last update"),
+            Route::KernelPaths { release } => {
+                write!(f, "removing the paths that were kept for kernel {release}")
+            }
             Route::Adoption => f.write_str("the tree was compared with the published manifests"),
             Route::NotModified => f.write_str("the recorded generation is the head of the catalog"),
         }

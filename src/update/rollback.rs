@@ -13,13 +13,14 @@ use crate::apply::session::Session;
 use crate::apply::undo::{RetentionLimits, RollbackInput, UndoSet, plan_rollback};
 use crate::apply::{Untouched, preflight};
 use crate::generation::GenerationId;
-use crate::host::{BootLoader, KeepUndo};
+use crate::host::{BootLoader, KeepUndo, releases_in};
 use crate::manifest::{MAX_TEXT, Manifest, path_text};
 use crate::report::Monitor;
 use crate::state::pinned::{self, Pinned};
 use crate::state::{self, KernelPaths, LoadedState, SeenCatalog, State};
 use crate::tree_path::TreePath;
 use crate::update::error::{FollowUpError, Refusal, UpdateError};
+use crate::update::hooks::default_entry::KernelChange;
 use crate::update::hooks::payload::HookPlan;
 use crate::update::hooks::{HookContext, Hooks};
 use crate::update::notice::Route;
@@ -77,6 +78,8 @@ struct Undo {
     previous: Option<State>,
     /// Compressed manifest of the state before the update.
     previous_manifest: Option<Vec<u8>>,
+    /// Composed manifest of the state before the update.
+    previous_tree: Option<Manifest>,
 }
 
 /// Restores the state before the last transaction.
@@ -118,6 +121,7 @@ pub fn rollback(
                 description: Route::Rollback.to_string(),
                 items: &plan.itemized,
             },
+            kernels: undo.kernel_change(&plan, &session),
         },
         limits: RetentionLimits {
             keep: request.keep_undo,
@@ -160,7 +164,13 @@ impl Undo {
             .map(|text| State::parse(text, "the state in the undo set"))
             .transpose()
             .map_err(Untouched::from)?;
-        Ok(Undo { set, current, previous, previous_manifest: record.manifest })
+        let previous_manifest = record.manifest;
+        let previous_tree = previous_manifest
+            .as_deref()
+            .and_then(|bytes| Manifest::read_zstd(bytes, MAX_TEXT).ok())
+            .zip(previous.as_ref())
+            .map(|(manifest, state)| overrides::compose_recorded(manifest, state));
+        Ok(Undo { set, current, previous, previous_manifest, previous_tree })
     }
 
     /// Plans the rollback, and refuses one that cannot be applied.
@@ -174,12 +184,6 @@ impl Undo {
             }
             None => None,
         };
-        let previous_tree = self
-            .previous_manifest
-            .as_deref()
-            .and_then(|bytes| Manifest::read_zstd(bytes, MAX_TEXT).ok())
-            .zip(self.previous.as_ref())
-            .map(|(manifest, state)| overrides::compose_recorded(manifest, state));
 
         let input = RollbackInput {
             root,
@@ -187,12 +191,18 @@ impl Undo {
             mounts: &session.mounts,
             kernel: session.kernel.as_ref(),
             tracked: current_tree.as_ref(),
-            before: previous_tree.as_ref(),
+            before: self.previous_tree.as_ref(),
         };
         let plan = plan_rollback(&self.set, input)?;
         preflight::check_paths(root, &plan, &plan.filesystems, &session.mounts)?;
         preflight::check_rollback_space(root, &plan)?;
         Ok(plan)
+    }
+
+    /// Returns the kernels before and after the rollback.
+    fn kernel_change<'s>(&self, plan: &ChangePlan, session: &'s Session) -> KernelChange<'s> {
+        let target = self.previous_tree.as_ref().map(releases_in).unwrap_or_default();
+        KernelChange::from_plan(plan, session.kernel.as_ref(), target)
     }
 
     /// Returns the result as far as it is known before the transaction.

@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use crate::apply::filesystem::Filesystems;
 use crate::entry::Entry;
 use crate::filter::Filter;
-use crate::host::{Drift, Kernel};
+use crate::host::{Drift, Kernel, KernelRetention};
 use crate::manifest::Manifest;
 use crate::root::Root;
 use crate::root::mounts::{Mount, RootMount};
@@ -25,8 +25,10 @@ pub struct PlanInput<'a> {
     ///
     /// They are stale, even if their type has changed.
     pub old_kernel_paths: &'a [TreePath],
-    /// Kernel that runs on the tree: its paths are kept.
+    /// Kernel that runs on the tree.
     pub kernel: Option<&'a Kernel>,
+    /// Paths of that kernel that are kept.
+    pub kernel_retention: KernelRetention,
     /// Tracked paths that are recorded as deviations.
     pub known_deviations: &'a HashSet<TreePath>,
     /// Exclude rules of the run.
@@ -75,9 +77,9 @@ pub enum UntrackedPolicy {
 }
 
 impl PlanInput<'_> {
-    /// Whether `path` belongs to the running kernel.
+    /// Whether `path` is kept for the running kernel.
     pub(super) fn is_kernel_path(&self, path: &TreePath) -> bool {
-        self.kernel.is_some_and(|kernel| kernel.owns(path))
+        self.kernel.is_some_and(|kernel| kernel.keeps(path, self.kernel_retention))
     }
 
     /// Whether any record of this node names `path`, so that it is not untracked.

@@ -8,7 +8,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::apply::filesystem::Filesystems;
 use crate::filter::Filter;
-use crate::host::{Drift, Kernel};
+use crate::host::{Drift, Kernel, KernelRetention};
 use crate::report::Silent;
 use crate::root::Root;
 use crate::scan::{Cache, scan};
@@ -80,6 +80,7 @@ fn plan_between(
         formerly_tracked: &[],
         old_kernel_paths: &[],
         kernel: kernel.as_ref(),
+        kernel_retention: KernelRetention::ModulesAndBootFiles,
         known_deviations: &recorded,
         filter: &filter,
         filesystems: &filesystems,

@@ -25,7 +25,7 @@ Exit codes:
   9   the update would delete more than is allowed; nothing was changed
   10  the node deviates from its image, and deviations are only reported
   11  cancelled before anything was changed
-  12  the newest generation is pinned after a rollback; nothing was changed
+  12  the newest generation is pinned after a rollback; nothing was installed
   13  the tree was updated, but a later step failed: the boot loader's tool, a \
   post-update hook, or the reboot
   14  a pre-update hook stopped the update; nothing was changed";

@@ -33,7 +33,7 @@ pub enum Exit {
     Deviates = 10,
     /// Cancelled before anything was changed.
     Cancelled = 11,
-    /// The newest generation is pinned after a rollback; nothing was changed.
+    /// The newest generation is pinned after a rollback; nothing was installed.
     Held = 12,
     /// The tree was updated, but a later step failed: boot loader, post-update hook or reboot.
     Afterwards = 13,

@@ -5,12 +5,16 @@
 //! of grub). A tree can have several boot loaders: all of them are updated. The order matters,
 //! since the result of one program can be input of another.
 
+pub mod default_entry;
+mod grub;
 pub mod pending;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
 
+use crate::host::Kernel;
+use crate::host::kernel::release_beside_modules;
 use crate::process::{Programs, resolve_symlinks};
 use crate::root::{FileKind, Root, RootError};
 use crate::tree_path::TreePath;
@@ -35,6 +39,8 @@ pub struct BootTools {
     pub places: BTreeSet<&'static str>,
     /// Whether systemd-boot is installed on the EFI system partition.
     pub systemd_boot: bool,
+    /// Release of the running kernel, if the tree has its modules.
+    pub running: Option<String>,
 }
 
 /// A program with its arguments.
@@ -55,8 +61,20 @@ pub enum BootLoaderPlan {
     Unknown,
 }
 
-const PROGRAMS: [&str; 7] =
-    ["zipl", "lilo", "bootctl", "kernel-install", "update-grub", "grub2-mkconfig", "grub-mkconfig"];
+const PROGRAMS: [&str; 12] = [
+    "zipl",
+    "lilo",
+    "bootctl",
+    "kernel-install",
+    "depmod",
+    "update-grub",
+    "grub2-mkconfig",
+    "grub-mkconfig",
+    "grub2-set-default",
+    "grub-set-default",
+    "grub2-editenv",
+    "grub-editenv",
+];
 /// Directories of entries that boot loaders read at boot.
 pub const ENTRIES: [&str; 3] =
     ["boot/loader/entries", "boot/efi/loader/entries", "efi/loader/entries"];
@@ -89,18 +107,7 @@ pub fn is_boot_file(path: &TreePath) -> bool {
         |dir: &&str| bytes.strip_prefix(dir.as_bytes()).is_some_and(|rest| rest.starts_with(b"/"));
     BOOT_DIRS.iter().any(is_below)
         || BOOT_FILES.iter().any(|file| bytes == file.as_bytes())
-        || kernel_release(path).is_some()
-}
-
-/// The release of the kernel, if the path is a kernel image beside its modules.
-fn kernel_release(path: &TreePath) -> Option<&[u8]> {
-    let mut components = path.components().peekable();
-    components.next_if(|name| *name == b"usr");
-    let names: Vec<&[u8]> = components.collect();
-    match names[..] {
-        [b"lib", b"modules", release, b"vmlinuz"] => Some(release),
-        _ => None,
-    }
+        || release_beside_modules(path).is_some()
 }
 
 /// Finds the programs and files of a tree that concern boot loaders.
@@ -121,6 +128,13 @@ pub fn find_boot_tools(root: &Root) -> Result<BootTools, RootError> {
     for dir in SYSTEMD_BOOT_DIRS {
         if let Some(dir) = resolve(root, dir)? {
             tools.systemd_boot |= has_systemd_boot(root, &dir)?;
+        }
+    }
+    if let Some(kernel) = Kernel::running_on(root)? {
+        for dir in ["lib/modules", "usr/lib/modules"] {
+            if resolve(root, &format!("{dir}/{}", kernel.release()))?.is_some() {
+                tools.running = Some(kernel.release().to_owned());
+            }
         }
     }
     Ok(tools)
@@ -148,7 +162,13 @@ pub fn plan_commands(changes: &BootChanges, tools: &BootTools) -> BootLoaderPlan
     // First kernel-install: it writes kernels and entries that the other programs read.
     if has_entries {
         for arguments in kernel_install_arguments(changes) {
+            // Removing a kernel removes the lists of its modules. If it runs, then it has to load
+            // modules until it stops.
+            let is_running = arguments[0] == "remove"
+                && tools.running.as_ref().is_some_and(|running| arguments[1] == **running);
+            let depmod = is_running.then(|| tools.command("depmod", arguments[1..].to_vec()));
             commands.extend(tools.command("kernel-install", arguments));
+            commands.extend(depmod.flatten());
         }
     }
 
@@ -212,7 +232,8 @@ impl BootTools {
 fn kernel_install_arguments(changes: &BootChanges) -> Vec<Vec<OsString>> {
     let mut by_release = BTreeMap::new();
     for (path, change) in changes {
-        let release = kernel_release(path).filter(|release| !has_boot_copy(changes, release));
+        let release =
+            release_beside_modules(path).filter(|release| !has_boot_copy(changes, release));
         let Some(release) = release else { continue };
         let release = OsString::from(OsStr::from_bytes(release));
 

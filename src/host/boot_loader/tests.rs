@@ -17,7 +17,7 @@ fn changes(paths: &[&str]) -> BootChanges {
 
 fn tools(programs: &[&'static str], places: &[&'static str]) -> BootTools {
     let programs = programs.iter().map(|name| (*name, path(&format!("usr/bin/{name}")))).collect();
-    BootTools { programs, places: places.iter().copied().collect(), systemd_boot: false }
+    BootTools { programs, places: places.iter().copied().collect(), ..BootTools::default() }
 }
 
 /// The planned commands as lines, without the directories of the programs.
@@ -125,6 +125,20 @@ fn kernel_beside_modules_installed_first() {
     let moved = ["lib/modules/6.1/vmlinuz", "-usr/lib/modules/6.1/vmlinuz"];
     let add = "kernel-install add 6.1 /lib/modules/6.1/vmlinuz";
     assert_eq!(planned(&moved, &fedora)[0], add);
+}
+
+/// kernel-install removes the lists of modules that the running kernel needs.
+#[test]
+fn module_lists_of_running_kernel_made_again() {
+    let mut tools = tools(&["kernel-install", "depmod"], &["boot/loader/entries"]);
+    tools.running = Some("6.2".to_owned());
+
+    let removed = ["-usr/lib/modules/6.2/vmlinuz", "-usr/lib/modules/6.1/vmlinuz"];
+
+    let [old, running] = ["kernel-install remove 6.1", "kernel-install remove 6.2"];
+    assert_eq!(planned(&removed, &tools), [old, running, "depmod 6.2"]);
+    let added = "kernel-install add 6.2 /lib/modules/6.2/vmlinuz";
+    assert_eq!(planned(&["usr/lib/modules/6.2/vmlinuz"], &tools), [added]);
 }
 
 #[test]

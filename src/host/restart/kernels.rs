@@ -4,6 +4,8 @@ use std::cmp::Ordering;
 use std::fs;
 use std::path::Path;
 
+use crate::host::compare_releases;
+use crate::host::kernel::{IMAGE_BESIDE_MODULES, IMAGES};
 use crate::root::{FileKind, Root, RootError, Stat};
 use crate::tree_path::TreePath;
 
@@ -11,8 +13,6 @@ use super::RestartReason;
 
 /// Directories of modules; on many systems the first is a symbolic link to the second.
 const MODULES: [&str; 2] = ["lib/modules", "usr/lib/modules"];
-/// Names of a kernel image in `boot`, before its release.
-const IMAGES: [&str; 5] = ["vmlinuz", "vmlinux", "Image", "bzImage", "kernel"];
 
 /// Reasons for a reboot; none if the tree has no kernel, for example if it boots over the network.
 pub fn reasons(proc: &Path, root: &Root, running: &str) -> Result<Vec<RestartReason>, RootError> {
@@ -71,7 +71,7 @@ fn find_image(
     release: &str,
 ) -> Result<Option<(TreePath, Stat)>, RootError> {
     let in_boot = IMAGES.iter().map(|name| fixed(&format!("boot/{name}-{release}")));
-    let beside_modules = modules.join(b"vmlinuz").ok();
+    let beside_modules = modules.join(IMAGE_BESIDE_MODULES.as_bytes()).ok();
     for path in in_boot.chain(beside_modules) {
         if let Some(stat) = root.stat(&path)?.filter(|stat| stat.kind == FileKind::File) {
             return Ok(Some((path, stat)));
@@ -84,58 +84,6 @@ fn find_image(
 fn boot_time(proc: &Path) -> Option<i64> {
     let text = fs::read_to_string(proc.join("stat")).ok()?;
     text.lines().find_map(|line| line.strip_prefix("btime ")?.trim().parse().ok())
-}
-
-/// Compares kernel releases.
-///
-/// Runs of digits are compared by value and sort after letters; letters are compared byte by byte.
-/// A release candidate (`-rc1`) sorts before its release.
-pub(super) fn compare_releases(a: &str, b: &str) -> Ordering {
-    let (mut left, mut right) = (ReleaseWords(a), ReleaseWords(b));
-    loop {
-        let order = match (left.next(), right.next()) {
-            (None, None) => return Ordering::Equal,
-            (Some("rc"), None) => Ordering::Less,
-            (None, Some("rc")) | (Some(_), None) => Ordering::Greater,
-            (None, Some(_)) => Ordering::Less,
-            (Some(a), Some(b)) => compare_words(a, b),
-        };
-        if order != Ordering::Equal {
-            return order;
-        }
-    }
-}
-
-fn compare_words(a: &str, b: &str) -> Ordering {
-    match (number(a), number(b)) {
-        // Without leading zeros the longer number is the larger one.
-        (Some(a), Some(b)) => (a.len(), a).cmp(&(b.len(), b)),
-        (Some(_), None) => Ordering::Greater,
-        (None, Some(_)) => Ordering::Less,
-        (None, None) => a.cmp(b),
-    }
-}
-
-/// The digits without leading zeros, if the word consists of digits.
-fn number(word: &str) -> Option<&str> {
-    word.starts_with(|c: char| c.is_ascii_digit()).then(|| word.trim_start_matches('0'))
-}
-
-/// Iterator over the runs of digits and runs of letters; other characters separate them.
-struct ReleaseWords<'a>(&'a str);
-
-impl<'a> Iterator for ReleaseWords<'a> {
-    type Item = &'a str;
-
-    fn next(&mut self) -> Option<&'a str> {
-        let rest = self.0.trim_start_matches(|c: char| !c.is_alphanumeric());
-        let first = rest.chars().next()?;
-        let is_same_kind =
-            |c: char| c.is_alphanumeric() && c.is_ascii_digit() == first.is_ascii_digit();
-        let (word, rest) = rest.split_at(rest.find(|c| !is_same_kind(c)).unwrap_or(rest.len()));
-        self.0 = rest;
-        Some(word)
-    }
 }
 
 fn fixed(path: &str) -> TreePath {

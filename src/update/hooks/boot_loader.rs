@@ -118,25 +118,36 @@ fn run_tools(
         Err(error) => return vec![error],
     };
 
-    let before = read_boot_files(context.root).unwrap_or_default();
     // The tree is changed already, so a cancellation must not leave it with an old boot loader.
     let tools = match context.tools(CancelPolicy::Ignore) {
         Ok(tools) => tools,
         Err(error) => return vec![error.into()],
     };
     let mut failures = Vec::new();
-    for command in &commands {
-        context.monitor.note(TransactionNotice::BootLoaderTool(command));
-        let arguments = ToolInput { arguments: &command.arguments, ..ToolInput::default() };
-        if let Err(error) = tools.run(&command.program, &arguments) {
-            failures.push(error.into());
+    watch_boot_files(context, is_tracked, || {
+        for command in &commands {
+            context.monitor.note(TransactionNotice::BootLoaderTool(command));
+            let arguments = ToolInput { arguments: &command.arguments, ..ToolInput::default() };
+            if let Err(error) = tools.run(&command.program, &arguments) {
+                failures.push(error.into());
+            }
         }
-    }
+    });
+    failures
+}
 
+/// Runs `programs`, and records tracked boot files that they rewrite as deviations.
+pub(super) fn watch_boot_files<T>(
+    context: &HookContext<'_>,
+    is_tracked: &dyn Fn(&TreePath) -> bool,
+    programs: impl FnOnce() -> T,
+) -> T {
+    let before = read_boot_files(context.root).unwrap_or_default();
+    let result = programs();
     if let Err(error) = record_rewritten(context, &before, is_tracked) {
         context.monitor.warn(TransactionNotice::RewrittenNotRecorded(error));
     }
-    failures
+    result
 }
 
 /// Chooses the configured program, or the tools that this tree has.

@@ -5,6 +5,7 @@
 
 pub(super) mod boot_loader;
 mod context;
+pub(super) mod default_entry;
 pub(super) mod payload;
 
 use crate::host::boot_loader::{BootChanges, pending};
@@ -13,12 +14,14 @@ use crate::tree_path::TreePath;
 use crate::update::error::{FollowUpError, HookError, UpdateError};
 
 pub(super) use context::HookContext;
+use default_entry::KernelChange;
 use payload::HookPlan;
 
 /// Hooks and boot loader tool of one transaction.
 pub(super) struct Hooks<'a> {
     pub context: HookContext<'a>,
     pub plan: HookPlan<'a>,
+    pub kernels: KernelChange<'a>,
 }
 
 impl Hooks<'_> {
@@ -44,13 +47,16 @@ impl Hooks<'_> {
         let _ = pending::save(self.context.root, earlier);
     }
 
-    /// Runs the boot loader's tool, then all post-update hooks. Returns all failures.
+    /// Runs the boot loader's tool, verifies the next boot, and runs all post-update hooks.
+    ///
+    /// Returns all failures.
     pub fn run_after(&self, is_tracked: &dyn Fn(&TreePath) -> bool) -> Vec<FollowUpError> {
         let mut failures: Vec<FollowUpError> = Vec::new();
         if !boot_loader::list_boot_changes(self.plan.items).is_empty() {
             let failed = boot_loader::run_pending(&self.context, is_tracked);
             failures.extend(failed.into_iter().map(FollowUpError::BootLoader));
         }
+        failures.extend(default_entry::arrange(&self.context, &self.kernels, is_tracked));
 
         match list_hooks(self.context.root, HookPhase::After) {
             Ok(hooks) => {

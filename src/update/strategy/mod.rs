@@ -10,6 +10,7 @@ mod diffs;
 mod fetch_by_digest;
 mod full_sync;
 mod head_update;
+mod pinned_head;
 mod repair;
 pub(super) mod rsync_only;
 
@@ -21,19 +22,20 @@ use crate::fetch::{CatalogAnswer, FetchErrorKind, RepoUrl, Repository};
 use crate::host::Check;
 use crate::image::Layer;
 use crate::plan::{self, FullSyncReason, UpdatePlan};
-use crate::state::{SeenCatalog, State, composed_id, pinned};
+use crate::state::{SeenCatalog, State};
 use crate::update::error::{TrustError, UpdateError, UsageError};
 use crate::update::installed::{adopt, find_installed, recorded};
 use crate::update::notice::{TransactionNotice, UpdateNotice};
 use crate::update::report::Report;
 use crate::update::request::Excludes;
 use crate::update::run::Run;
-use crate::update::source::overrides::{self, OverrideLayer};
+use crate::update::source::overrides;
 use crate::update::source::published::{PublishedImage, check_freshness};
 use crate::update::transaction::error::TransactionError;
 use crate::update::transaction::{PublishRef, UpdateTransaction};
 
 use head_update::{HeadUpdate, StrategyOutcome};
+use pinned_head::check_pinned;
 
 /// Updates the tree to the head of the catalog in the repository `repo`.
 pub(super) fn run_catalog(run: &Run<'_>, repo: &RepoUrl) -> Result<Report, UpdateError> {
@@ -168,7 +170,7 @@ fn try_strategies(
     state: Option<&State>,
 ) -> Result<StrategyOutcome, UpdateError> {
     let overrides = overrides::fetch_overrides(run, repo, state)?;
-    check_pinned(run, &published.catalog, &overrides)?;
+    check_pinned(run, &published.catalog, &overrides, state)?;
     let installed = find_installed(run, published, &overrides, state)?;
     if run.request.adopt_only {
         let report = adopt::finish_adopt_only(run, installed, &published.seen)?;
@@ -234,30 +236,6 @@ fn try_once(
         (UpdatePlan::Nothing | UpdatePlan::Diffs(_), None) => FullSyncReason::NotRecorded,
     };
     Ok(full_sync::run(update, reason)?)
-}
-
-/// Refuses to install the pinned generation, or unpins it if the request permits that.
-fn check_pinned(
-    run: &Run<'_>,
-    catalog: &Catalog,
-    overrides: &[OverrideLayer],
-) -> Result<(), UpdateError> {
-    let root = &run.session.root;
-    let Some(pinned) = pinned::load(root).map_err(Untouched::from)? else { return Ok(()) };
-
-    let generation = catalog.head().generation;
-    let composed_id = composed_id(generation, overrides.iter().map(|layer| layer.manifest.id()));
-    let is_other = pinned.image != run.request.image || pinned.composed_id() != composed_id;
-    if run.request.adopt_only || is_other {
-        return Ok(());
-    }
-    if !run.request.unhold {
-        return Err(UpdateError::Pinned { image: pinned.image, generation });
-    }
-    if !run.request.dry_run {
-        pinned::record(root, None).map_err(Untouched::from)?;
-    }
-    Ok(())
 }
 
 /// Empties the spool after a success, or if the disk is full; otherwise downloads can be resumed.

@@ -20,6 +20,7 @@ use crate::manifest::{Manifest, path_text};
 use crate::state::{self, KernelPaths, SeenCatalog, State};
 use crate::tree_path::TreePath;
 use crate::update::error::UpdateError;
+use crate::update::hooks::default_entry::KernelChange;
 use crate::update::hooks::payload::HookPlan;
 use crate::update::hooks::{HookContext, Hooks};
 use crate::update::installed::{Installed, recorded};
@@ -123,6 +124,7 @@ impl<'a> UpdateTransaction<'a> {
             formerly_tracked: &target.overruled,
             old_kernel_paths: &target.kernel_paths,
             kernel: session.kernel.as_ref(),
+            kernel_retention: target.kernel_retention(session.kernel.as_ref()),
             known_deviations: self
                 .installed
                 .map_or(&no_deviations, |installed| &installed.deviating),
@@ -327,7 +329,9 @@ impl<'a> UpdateTransaction<'a> {
             description: target.route.to_string(),
             items: &plan.itemized,
         };
-        Hooks { context: HookContext::from_run(run), plan: hook_plan }
+        let kernel = run.session.kernel.as_ref();
+        let kernels = KernelChange::from_plan(plan, kernel, target.kernels.clone());
+        Hooks { context: HookContext::from_run(run), plan: hook_plan, kernels }
     }
 
     /// Returns the name by which hooks know the strategy.

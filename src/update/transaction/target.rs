@@ -6,8 +6,9 @@ use std::sync::OnceLock;
 use crate::apply::plan::{CheckLevel, ComparePolicy, UntrackedPolicy};
 use crate::digest::Digest;
 use crate::entry::{Entry, EntryKind};
-use crate::host::Check;
+use crate::host::{Check, Kernel, KernelRetention, releases_in};
 use crate::manifest::Manifest;
+use crate::state::KernelPaths;
 use crate::tree_path::TreePath;
 use crate::update::error::UpdateError;
 use crate::update::installed::Installed;
@@ -29,6 +30,8 @@ pub(in crate::update) struct Target {
     pub unsupported: BTreeMap<TreePath, String>,
     /// Entries that only an overruled record names, in tree order. They are stale.
     pub overruled: Vec<Entry>,
+    /// Releases of the kernels that the tree has, with excluded ones.
+    pub kernels: Vec<String>,
     /// Paths kept for a kernel that ran before, in tree order.
     pub kernel_paths: Vec<TreePath>,
     pub policy: ComparePolicy,
@@ -69,13 +72,15 @@ impl Target {
             || installed.map(|installed| run.supported_manifest(&installed.composed)),
         );
         let SupportedPart { manifest: tracked, unsupported } = target;
+        let kernel = installed.and_then(|installed| installed.kernel.as_ref());
 
         Ok(Target {
             tracked,
             installed: installed_part,
             unsupported,
             overruled: overruled_entries(run, installed, &composed),
-            kernel_paths: kept_kernel_paths(run, installed),
+            kernels: releases_in(&composed),
+            kernel_paths: kept_kernel_paths(run, kernel),
             image,
             policy: compare_policy(run, installed),
             known_digests: HashMap::new(),
@@ -89,6 +94,13 @@ impl Target {
     /// Returns the larger number of entries, as the base of a deletion budget in percent.
     pub fn count_tracked(&self) -> usize {
         self.installed.as_ref().map_or(0, |installed| installed.len()).max(self.tracked.len())
+    }
+
+    /// Returns the files of the running kernel to be kept.
+    pub fn kernel_retention(&self, running: Option<&Kernel>) -> KernelRetention {
+        running.map_or(KernelRetention::ModulesAndBootFiles, |kernel| {
+            kernel.retention_for(&self.kernels)
+        })
     }
 
     /// Returns the compressed manifest of the image.
@@ -133,10 +145,11 @@ fn overruled_entries(
 }
 
 /// Recorded kernel paths, without excluded ones.
-fn kept_kernel_paths(run: &Run<'_>, installed: Option<&Installed>) -> Vec<TreePath> {
-    let Some(kernel) = installed.and_then(|installed| installed.kernel.as_ref()) else {
-        return Vec::new();
-    };
+pub(in crate::update) fn kept_kernel_paths(
+    run: &Run<'_>,
+    kernel: Option<&KernelPaths>,
+) -> Vec<TreePath> {
+    let Some(kernel) = kernel else { return Vec::new() };
     let root = &run.session.root;
     let mut cursor = run.filter.cursor();
     let mut paths = kernel.paths();

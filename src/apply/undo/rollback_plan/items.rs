@@ -151,7 +151,7 @@ impl<'a> RollbackItems<'a> {
     }
 
     /// Records a deviation if the backup differs from the recorded entry.
-    fn compare(&mut self, path: &TreePath, backup: &Stat) {
+    pub(super) fn compare(&mut self, path: &TreePath, backup: &Stat) {
         let Some(entry) = self.before.and_then(|before| before.get(path)) else { return };
         let mut difference = Difference::from_stat(entry, Some(backup));
         if self.filesystems.is_limited(path) {

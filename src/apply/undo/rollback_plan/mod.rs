@@ -40,7 +40,8 @@ pub struct RollbackInput<'a> {
     pub host: Option<&'a RootMount>,
     /// Mounts below the root.
     pub mounts: &'a [Mount],
-    /// The running kernel: its files are not removed.
+    /// The running kernel: its modules are not removed. Its boot files are, so that the boot
+    /// loader's tool lists only the kernels of the restored tree.
     pub kernel: Option<&'a Kernel>,
     /// Recorded manifest: other paths in a directory that is replaced are listed as displaced.
     pub tracked: Option<&'a Manifest>,
@@ -125,7 +126,9 @@ impl<'a> RollbackPlanner<'a> {
                         .with_details(self.input.root, entry)?;
                     let difference =
                         Difference { time: live.mtime != entry.meta.mtime, ..difference };
-                    self.items.add_dir(&difference.itemize(entry), &entry.path);
+                    if difference.any() {
+                        self.items.add_dir(&difference.itemize(entry), &entry.path);
+                    }
                 }
                 None => {
                     let slot = self.slots.take_install()?;
@@ -221,6 +224,12 @@ impl<'a> RollbackPlanner<'a> {
         let path = &record.path;
         let backup = self.find_backup(record, slot)?;
         let is_directory = backup.stat.kind == FileKind::Directory;
+
+        // A path that was kept for the running kernel shares its inode with the backup.
+        if !is_directory && live.is_some_and(|live| is_same_inode(live, &backup.stat)) {
+            self.items.compare(path, &backup.stat);
+            return Ok(());
+        }
         self.create_parent(path)?;
         self.items.add_restored(&backup, live)?;
         if is_directory {
@@ -285,7 +294,7 @@ impl<'a> RollbackPlanner<'a> {
             self.items.deviate(path, "stays, since it is the agent's own");
             return;
         }
-        if self.input.kernel.is_some_and(|kernel| kernel.owns(path)) {
+        if self.input.kernel.is_some_and(|kernel| kernel.owns_modules(path)) {
             self.plan.kernel_paths.push(path.clone());
             return;
         }
@@ -458,4 +467,8 @@ impl<'a> RollbackPlanner<'a> {
         let filesystem = self.plan.filesystems.slot_filesystem_of(path);
         self.plan.changes.push(Change { filesystem, path: path.clone(), action });
     }
+}
+
+fn is_same_inode(a: &Stat, b: &Stat) -> bool {
+    (a.dev, a.ino) == (b.dev, b.ino)
 }

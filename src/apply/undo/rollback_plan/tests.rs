@@ -77,11 +77,11 @@ fn are_distinct(slots: &[u32]) -> bool {
 fn rollback_kernel_backups_have_own_slots() {
     // The first slot is restored in one case and unused in the other.
     for restored in [PriorState::Existed(1), PriorState::Missing(1)] {
-        let vmlinuz = format!("boot/vmlinuz-{RELEASE}");
+        let module = format!("lib/modules/{RELEASE}/k.ko");
         let records = [
             ("etc/edited", restored),
             ("etc/new", PriorState::Missing(2)),
-            (vmlinuz.as_str(), PriorState::Missing(3)),
+            (module.as_str(), PriorState::Missing(3)),
         ];
         let (_dir, root) = tree_with_undo_set(&records);
 
@@ -89,7 +89,7 @@ fn rollback_kernel_backups_have_own_slots() {
 
         let backups: Vec<&TreePath> =
             plan.kernel_backups.iter().map(|backup| &backup.path).collect();
-        assert_eq!(backups, [&path(&vmlinuz)]);
+        assert_eq!(backups, [&path(&module)]);
         assert!(are_distinct(&used_slots(&plan)), "{:?}", used_slots(&plan));
     }
 }

@@ -176,7 +176,9 @@ fn deviations(number: usize) -> Option<String> {
 
 /// Prints the result of a rollback, or its changes in a dry run.
 pub(super) fn print_rollback(result: &RollbackResult<'_>, summary: &str, verbosity: Verbosity) {
-    let RolledBack { items, displaced, deviations, pinned, switch_time, .. } = result.outcome;
+    let RolledBack {
+        items, displaced, deviations, pinned, switch_time, follow_up_failures, ..
+    } = result.outcome;
     let mut out = io::stdout().lock();
 
     if switch_time.is_none() {
@@ -192,7 +194,8 @@ pub(super) fn print_rollback(result: &RollbackResult<'_>, summary: &str, verbosi
     print_displaced(displaced, &mut out);
     print_some("deviates", deviations, &mut out);
     let _ = writeln!(out, "{summary}");
-    if let Some(pinned) = pinned {
+    // After a failure, the last line has to be the failure, and not this.
+    if let Some(pinned) = pinned.as_ref().filter(|_| follow_up_failures.is_empty()) {
         let verb = if switch_time.is_some() { "is" } else { "would be" };
         let _ = writeln!(
             out,
