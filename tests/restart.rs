@@ -123,30 +123,33 @@ impl Node {
         Node { site }
     }
 
-    /// Runs the agent and its program with the node as the root directory.
-    fn agent(&self, arguments: &[&str]) -> Run {
+    /// Runs the program with the node as the root directory, then the agent, for each list of
+    /// arguments in turn; returns the last run.
+    ///
+    /// All of them share a mount namespace, as the processes of a machine do.
+    fn agents(&self, runs: &[&[&str]]) -> Run {
         let program = "chroot \"$1\" /opt/busybox sleep 60 >/dev/null 2>&1 &
         echo $! >>\"$1/../pids\"; sleep 0.5";
         let repo = self.site.repo().display().to_string();
-        let before = format!("mount --bind '{repo}' \"$1/mnt/repo\" && {{ {program}; }}");
+        let (last, earlier) = runs.split_last().expect("a run");
+        let mut before = format!("mount --bind '{repo}' \"$1/mnt/repo\" && {{ {program}; }}");
+        for arguments in earlier {
+            let agent = format!("chroot \"$1\" /bin/agent --yes {}", arguments.join(" "));
+            before += &format!(" && {agent} >/dev/null </dev/null && {{ {program}; }}");
+        }
+
         let mut command = machine::chroot_command_after(&self.site.node(), &before);
-        command.args(["/bin/agent", "--yes"]).args(arguments).stdin(Stdio::null());
+        command.args(["/bin/agent", "--yes"]).args(*last).stdin(Stdio::null());
         Run::from_output(command.output().expect("runs"))
     }
 
     fn update(&self, more: &[&str]) -> Run {
-        let url = [
-            "--diff",
-            "--image",
-            "node",
-            "--repo",
-            "file:///mnt/repo/",
-            "--exclude-file",
-            "/dev/null",
-        ];
-        self.agent(&[&url, more].concat())
+        self.agents(&[&[&UPDATE[..], more].concat()])
     }
 }
+
+const UPDATE: [&str; 7] =
+    ["--diff", "--image", "node", "--repo", "file:///mnt/repo/", "--exclude-file", "/dev/null"];
 
 impl Drop for Node {
     fn drop(&mut self) {
@@ -177,6 +180,21 @@ fn update_of_running_system_lists_processes_to_restart() {
     );
 }
 
+/// A rollback moves the inodes back that processes have used all the time.
+#[test]
+fn rollback_lists_only_processes_with_other_files() {
+    require!(NEEDED);
+
+    let node = Node::new();
+
+    let rollback = node.agents(&[&UPDATE, &["--rollback"]]);
+
+    let pids = fs::read_to_string(node.site.dir.path().join("pids")).expect("pids");
+    let [before, after] = pids.lines().collect::<Vec<_>>()[..] else { panic!("{pids}") };
+    rollback.ended(0, &[&format!("busybox (pid {after}): uses /opt/busybox")]);
+    assert!(!rollback.out.contains(&format!("(pid {before})")), "{rollback:#?}");
+}
+
 #[test]
 fn json_reports_restart_in_last_object() {
     require!(NEEDED);
@@ -189,6 +207,7 @@ fn json_reports_restart_in_last_object() {
     assert_eq!(last["event"], "done", "{run:#?}");
     assert_eq!(last["restart"]["services"][0]["files"][0], "/opt/busybox", "{run:#?}");
     assert_eq!(last["restart"]["reboot"], serde_json::json!([]), "{run:#?}");
+    assert_eq!(last["restart"]["daemon_reload"], serde_json::json!([]), "{run:#?}");
 }
 
 #[test]

@@ -114,6 +114,16 @@ impl Root {
         }
     }
 
+    /// Time at which the inode of a path was created; `None` if the filesystem does not store it.
+    ///
+    /// Unlike the ctime, it stays when the inode gets another link or name.
+    pub fn birth_time(&self, path: &TreePath) -> Result<Option<Mtime>> {
+        let birth = self
+            .parent_of(path)
+            .and_then(|dir| birth_time_in(dir.as_fd(), path.name(), AtFlags::SYMLINK_NOFOLLOW));
+        birth.map_err(|e| self.error("inspect", path, e))
+    }
+
     /// Opens a regular file for reading.
     pub fn open_file(&self, path: &TreePath) -> Result<File> {
         let fd = self.resolve(path, OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY);
@@ -148,7 +158,8 @@ impl Root {
     fn read_identity(&self) -> rustix::io::Result<String> {
         const XFS_SUPER_MAGIC: u64 = 0x5846_5342;
         let inode = rustix::fs::fstat(&self.dir)?.st_ino;
-        let (birth, nanos) = self.birth_time()?;
+        let birth = birth_time_in(self.dir.as_fd(), c"", AtFlags::EMPTY_PATH)?;
+        let (birth, nanos) = birth.map_or((0, 0), |birth| (birth.seconds, birth.nanos));
 
         // ext4 and btrfs derive the id of a filesystem from its UUID. On xfs it is the device
         // number, which can change at each boot. There the birth of the root directory, to the
@@ -160,17 +171,6 @@ impl Root {
             format!("{:x}", rustix::fs::fstatvfs(&self.dir)?.f_fsid)
         };
         Ok(format!("{filesystem}-{inode}-{birth}"))
-    }
-
-    /// Birth time of the root directory, in seconds and nanoseconds; 0 if unknown.
-    fn birth_time(&self) -> rustix::io::Result<(i64, u32)> {
-        match rustix::fs::statx(&self.dir, c"", AtFlags::EMPTY_PATH, StatxFlags::BTIME) {
-            Ok(stat) if stat.stx_mask & StatxFlags::BTIME.bits() != 0 => {
-                Ok((stat.stx_btime.tv_sec, stat.stx_btime.tv_nsec))
-            }
-            Ok(_) | Err(Errno::NOSYS) => Ok((0, 0)),
-            Err(errno) => Err(errno),
-        }
     }
 
     /// Whether a directory is writable; false on a filesystem or subvolume that is read-only.
@@ -216,6 +216,21 @@ pub(super) fn change_locks_in(
             mount: 0,
             mount_root: false,
         })),
+        Err(errno) => Err(errno),
+    }
+}
+
+/// Birth time of a name in an open directory; `None` if it is unknown.
+fn birth_time_in(
+    dir: BorrowedFd<'_>,
+    name: impl rustix::path::Arg,
+    flags: AtFlags,
+) -> rustix::io::Result<Option<Mtime>> {
+    match rustix::fs::statx(dir, name, flags, StatxFlags::BTIME) {
+        Ok(stat) if stat.stx_mask & StatxFlags::BTIME.bits() != 0 => {
+            Ok(Some(Mtime { seconds: stat.stx_btime.tv_sec, nanos: stat.stx_btime.tv_nsec }))
+        }
+        Ok(_) | Err(Errno::NOSYS) => Ok(None),
         Err(errno) => Err(errno),
     }
 }

@@ -10,6 +10,7 @@
 
 mod kernels;
 mod processes;
+mod units;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -31,6 +32,8 @@ pub struct RestartVerdict {
     pub services: Vec<Service>,
     /// Empty if no reboot is needed.
     pub reboot: Vec<RestartReason>,
+    /// Unit files, and directories of them, that changed since systemd has read them.
+    pub daemon_reload: Vec<String>,
     /// Number of processes that this user may not inspect.
     pub unseen: usize,
 }
@@ -115,26 +118,35 @@ impl RestartVerdict {
         Ok(RestartVerdict {
             services: services.into_values().collect(),
             reboot,
+            daemon_reload: units::changed(root)?,
             unseen: processes.unseen,
         })
     }
 
     /// Whether no replaced file is in use.
     pub fn is_clean(&self) -> bool {
-        self.services.is_empty() && self.reboot.is_empty()
+        self.services.is_empty() && self.reboot.is_empty() && self.daemon_reload.is_empty()
     }
 
-    /// Lines for people: one for each service, and a last one about the reboot.
+    /// Lines for people: one for each service, one about systemd, and a last one about the reboot.
     pub fn lines(&self) -> Vec<String> {
         let mut lines: Vec<String> = self.services.iter().map(Service::to_string).collect();
         if self.unseen > 0 {
             lines.push(format!("processes that this user may not inspect: {}", self.unseen));
         }
 
+        if let Some(first) = self.daemon_reload.first() {
+            let more = match self.daemon_reload.len() - 1 {
+                0 => String::new(),
+                count => format!(" ({count} more)"),
+            };
+            lines.push(format!("systemctl daemon-reload is needed: {first} changed{more}"));
+        }
+
         if !self.reboot.is_empty() {
             let reasons: Vec<String> = self.reboot.iter().map(RestartReason::to_string).collect();
             lines.push(format!("reboot needed: {}", reasons.join("; ")));
-        } else if self.services.is_empty() {
+        } else if self.is_clean() {
             lines.push("nothing needs restarting".to_owned());
         } else {
             lines.push("no reboot needed".to_owned());

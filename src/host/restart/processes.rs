@@ -9,6 +9,7 @@ use std::path::Path;
 
 use crate::client_paths::{STAGE_DIR, UNDO_DIR};
 use crate::root::{Root, RootError};
+use crate::tree_path::TreePath;
 
 /// Suffix by which the kernel marks a file without a name.
 const DELETED: &[u8] = b" (deleted)";
@@ -87,7 +88,7 @@ impl Processes {
             let dir = proc.join(pid.to_string());
             let files = match fs::metadata(dir.join("root")) {
                 Ok(meta) if (meta.dev(), meta.ino()) != (top.st_dev, top.st_ino) => continue,
-                Ok(_) => replaced_files(&dir, &prefix),
+                Ok(_) => replaced_files(&dir, &Tree { root, prefix: &prefix }),
                 Err(e) => Err(e),
             };
             match files {
@@ -150,18 +151,27 @@ fn control_group(text: &str) -> String {
     own.or_else(|| group_of(":")).unwrap_or_default().to_owned()
 }
 
-/// The replaced files that a process runs or maps, as paths of the tree at `prefix`.
-fn replaced_files(dir: &Path, prefix: &[u8]) -> io::Result<Vec<String>> {
+/// The tree of the system, and its path as processes see it.
+struct Tree<'a> {
+    root: &'a Root,
+    prefix: &'a [u8],
+}
+
+/// The replaced files that a process runs or maps, as paths of the tree.
+fn replaced_files(dir: &Path, tree: &Tree<'_>) -> io::Result<Vec<String>> {
     let mut files: Vec<String> = Vec::new();
 
     // A kernel thread has no program, and maps no file.
-    if let Ok(program) = fs::read_link(dir.join("exe")) {
-        files.extend(replaced_file(program.as_os_str().as_bytes(), prefix, Use::Program));
+    let exe = dir.join("exe");
+    if let Ok(program) = fs::read_link(&exe) {
+        let inode = || fs::metadata(&exe).ok().map(|meta| (meta.dev(), meta.ino()));
+        let name = program.as_os_str().as_bytes();
+        files.extend(tree.replaced_file(name, Use::Program, inode));
     }
     for line in BufReader::new(File::open(dir.join("maps"))?).split(b'\n') {
         let line = line?;
-        let Some((name, usage)) = parse_mapping(&line) else { continue };
-        let file = replaced_file(name, prefix, usage);
+        let Some(mapping) = parse_mapping(&line) else { continue };
+        let file = tree.replaced_file(mapping.name, mapping.usage, || mapping.inode(dir));
         files.extend(file.filter(|file| !files.contains(file)));
     }
     Ok(files)
@@ -177,38 +187,95 @@ enum Use {
     Shared,
 }
 
+/// A mapping of a file.
+struct Mapping<'a> {
+    /// Its addresses, `BEGIN-END`.
+    range: &'a str,
+    usage: Use,
+    /// Device and inode as the kernel prints them.
+    printed: Option<Inode>,
+    /// The kernel's name of the file.
+    name: &'a [u8],
+}
+
+/// Device and inode number of a file.
+type Inode = (u64, u64);
+
+impl Mapping<'_> {
+    /// The inode that is mapped.
+    ///
+    /// `map_files` leads to it, also if the file has no name any more, but only for root. The
+    /// device in `maps` can be another than that of stat(2), for example on btrfs.
+    fn inode(&self, dir: &Path) -> Option<Inode> {
+        let link = dir.join("map_files").join(self.range);
+        fs::metadata(link).ok().map(|meta| (meta.dev(), meta.ino())).or(self.printed)
+    }
+}
+
 /// Parses a line of `maps`, which is `BEGIN-END rwxp OFFSET DEVICE INODE   NAME`.
-fn parse_mapping(line: &[u8]) -> Option<(&[u8], Use)> {
+fn parse_mapping(line: &[u8]) -> Option<Mapping<'_>> {
     let mut words = line.splitn(6, |&byte| byte == b' ');
-    let rights = words.nth(1)?;
-    let name = words.nth(3)?.trim_ascii_start();
+    let range = std::str::from_utf8(words.next()?).ok()?;
+    let rights = words.next()?;
+    let _offset = words.next()?;
+    let (device, inode) = (words.next()?, words.next()?);
+    let name = words.next()?.trim_ascii_start();
     let usage = match rights {
         [_, _, b'x', _] => Use::Program,
         [_, _, _, b's'] => Use::Shared,
         _ => Use::Data,
     };
-    Some((name, usage))
+    Some(Mapping { range, usage, printed: parse_inode(device, inode), name })
 }
 
-/// The path of a file in the tree, if it was replaced and its user should be restarted.
-///
-/// `name` is the kernel's name of the file.
-fn replaced_file(name: &[u8], prefix: &[u8], usage: Use) -> Option<String> {
-    let path = name.strip_prefix(prefix).filter(|path| path.starts_with(b"/"))?;
-    let deleted = path.strip_suffix(DELETED);
-    let path = deleted.unwrap_or(path);
-    let is_backup = path.split(|&byte| byte == b'/').any(|part| BACKUP_DIRS.contains(&part));
-    if deleted.is_none() && !is_backup {
-        return None;
+/// Parses `MAJOR:MINOR` in hexadecimal, and the inode number in decimal.
+fn parse_inode(device: &[u8], inode: &[u8]) -> Option<Inode> {
+    let (major, minor) = std::str::from_utf8(device).ok()?.split_once(':')?;
+    let number = |text| u32::from_str_radix(text, 16).ok();
+    let device = rustix::fs::makedev(number(major)?, number(minor)?);
+    Some((device, std::str::from_utf8(inode).ok()?.parse().ok()?))
+}
+
+impl Tree<'_> {
+    /// The path of a file in the tree, if it was replaced and its user should be restarted.
+    ///
+    /// `name` is the kernel's name of the file. The kernel marks a name as deleted if another file
+    /// was renamed over it, and keeps the mark if a rollback renames the same inode back. So the
+    /// inodes decide. A file that was moved to a directory of backups keeps its name there until a
+    /// rollback moves it back; as long as it has that name, it is not at its path.
+    fn replaced_file(
+        &self,
+        name: &[u8],
+        usage: Use,
+        inode: impl FnOnce() -> Option<Inode>,
+    ) -> Option<String> {
+        let path = name.strip_prefix(self.prefix).filter(|path| path.starts_with(b"/"))?;
+        let deleted = path.strip_suffix(DELETED);
+        let path = deleted.unwrap_or(path);
+        let is_backup = path.split(|&byte| byte == b'/').any(|part| BACKUP_DIRS.contains(&part));
+        if deleted.is_none() && !is_backup {
+            return None;
+        }
+
+        let begins_with =
+            |prefixes: &[&[u8]]| prefixes.iter().any(|prefix| path.starts_with(prefix));
+        let is_harmless = match usage {
+            Use::Shared => true,
+            Use::Data => begins_with(&TEMPORARY) || begins_with(&CHANGING_DATA),
+            Use::Program => begins_with(&TEMPORARY),
+        };
+        if is_harmless || (!is_backup && self.is_at(path, inode())) {
+            return None;
+        }
+        Some(printable(path))
     }
 
-    let begins_with = |prefixes: &[&[u8]]| prefixes.iter().any(|prefix| path.starts_with(prefix));
-    let is_harmless = match usage {
-        Use::Shared => true,
-        Use::Data => begins_with(&TEMPORARY) || begins_with(&CHANGING_DATA),
-        Use::Program => begins_with(&TEMPORARY),
-    };
-    (!is_harmless).then(|| printable(path))
+    /// Whether the file at an absolute path has this inode.
+    fn is_at(&self, path: &[u8], inode: Option<Inode>) -> bool {
+        let Ok(path) = TreePath::new(&path[1..]) else { return false };
+        let stat = self.root.stat(&path).ok().flatten();
+        inode.is_some() && stat.map(|stat| (stat.dev, stat.ino)) == inode
+    }
 }
 
 /// Replaces control characters: processes choose their names, which must not harm a terminal.

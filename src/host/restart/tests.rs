@@ -1,8 +1,9 @@
 //! The verdict on an artificial `/proc`; `tests/restart.rs` inspects a real one.
 
 use std::fs;
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{MetadataExt, symlink};
 use std::path::PathBuf;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::*;
 
@@ -23,7 +24,8 @@ impl System {
     }
 
     fn started_at(seconds: u64) -> Self {
-        let system = System { dir: tempfile::tempdir().expect("a directory") };
+        // A tmpfs has no birth times on older kernels.
+        let system = System { dir: tempfile::tempdir_in("/var/tmp").expect("a directory") };
         fs::create_dir_all(system.at("tree/boot")).expect("makes");
         fs::create_dir_all(system.at("other")).expect("makes");
         fs::create_dir_all(system.at("proc/irq")).expect("makes");
@@ -228,4 +230,142 @@ fn other_kernel_after_reboot_is_reason() {
     assert!(
         matches!(&system.verdict(running).reboot[..], [RestartReason::KernelChanged { file }] if file.ends_with(running))
     );
+}
+
+/// The kernel marks a name as deleted although a rollback has moved the inode back.
+#[test]
+fn inode_that_is_at_its_path_again_is_not_stale() {
+    let system = System::started_late();
+    for file in ["usr/sbin/sshd", "usr/lib/libz.so", "usr/lib/liba.so"] {
+        system.write(&format!("tree/{file}"), "content");
+        let [name, marked] = [file.to_owned(), format!("{file} (deleted)")]
+            .map(|name| system.at(&format!("tree/{name}")));
+        fs::hard_link(name, marked).expect("links");
+    }
+    let maps = "r-xp /usr/lib/libz.so (deleted)";
+    system.process(70, "sshd", SSHD, "/usr/sbin/sshd (deleted)", maps);
+    fs::create_dir(system.at("proc/70/map_files")).expect("makes");
+    symlink(system.at("tree/usr/lib/libz.so (deleted)"), system.at("proc/70/map_files/7f00-7f01"))
+        .expect("links");
+
+    // Only root may follow the links in map_files; others have the printed numbers.
+    system.process(71, "sshd", SSHD, "/usr/sbin/sshd (deleted)", "");
+    let meta = fs::metadata(system.at("tree/usr/lib/liba.so")).expect("is there");
+    let (major, minor) = (rustix::fs::major(meta.dev()), rustix::fs::minor(meta.dev()));
+    let name = system.at("tree/usr/lib/liba.so (deleted)");
+    let maps = format!("1-2 r-xp 0 {major:02x}:{minor:02x} {}  {}\n", meta.ino(), name.display());
+    system.write("proc/71/maps", &maps);
+
+    assert_eq!(system.verdict("").services, []);
+
+    for file in ["usr/sbin/sshd", "usr/lib/libz.so", "usr/lib/liba.so"] {
+        fs::remove_file(system.at(&format!("tree/{file}"))).expect("removes");
+        system.write(&format!("tree/{file}"), "another");
+    }
+    let files = ["/usr/sbin/sshd", "/usr/lib/libz.so", "/usr/lib/liba.so"];
+    assert_eq!(system.verdict("").services[0].files, files);
+}
+
+/// A program that was moved to the undo set is not at its path, whatever is there now.
+#[test]
+fn inode_below_undo_set_is_stale() {
+    let system = System::started_late();
+    system.write("tree/.si-undo/17", "content");
+    fs::create_dir_all(system.at("tree/usr/sbin")).expect("makes");
+    fs::hard_link(system.at("tree/.si-undo/17"), system.at("tree/usr/sbin/sshd")).expect("links");
+
+    system.process(70, "sshd", SSHD, "/.si-undo/17", "");
+
+    assert_eq!(system.verdict("").services[0].files, ["/.si-undo/17"]);
+}
+
+#[test]
+fn kernel_image_with_another_link_is_unchanged() {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970").as_secs();
+    let system = System::started_at(now + 2);
+    system.kernel("6.1.0");
+    let image = system.at("tree/boot/vmlinuz-6.1.0");
+    assert!(fs::metadata(&image).expect("is there").created().is_ok(), "no birth times here");
+    std::thread::sleep(Duration::from_millis(3100));
+
+    fs::hard_link(&image, system.at("other/backup")).expect("links");
+    assert_eq!(system.verdict("6.1.0").reboot, []);
+
+    // A rollback moves the old inode back.
+    system.write("tree/new", "kernel");
+    fs::rename(system.at("tree/new"), &image).expect("renames");
+    assert_eq!(system.verdict("6.1.0").reboot.len(), 1);
+    fs::rename(system.at("other/backup"), &image).expect("renames");
+    assert_eq!(system.verdict("6.1.0").reboot, []);
+
+    fs::write(&image, "overwritten").expect("writes");
+    assert_eq!(system.verdict("6.1.0").reboot.len(), 1);
+}
+
+/// An image with the header of the x86 boot protocol.
+fn x86_image(build: &str) -> Vec<u8> {
+    let mut image = vec![0; 0x300];
+    image[0x202..0x206].copy_from_slice(b"HdrS");
+    image[0x20e..0x210].copy_from_slice(&0x100_u16.to_le_bytes());
+    image.extend(format!("6.1.0 (kernel@builder.example) {build}\0rest").bytes());
+    image
+}
+
+#[test]
+fn build_in_kernel_image_decides() {
+    let build = "#1 SMP Debian 6.1.76-1 (2024-02-01)";
+    for (in_image, system, is_changed) in [
+        (build, System::started_early(), false),
+        ("#1 SMP Debian 6.1.90-1 (2024-05-03)", System::started_late(), true),
+    ] {
+        system.kernel("6.1.0");
+        fs::write(system.at("tree/boot/vmlinuz-6.1.0"), x86_image(in_image)).expect("writes");
+        system.write("proc/sys/kernel/version", &format!("{build}\n"));
+
+        assert_eq!(system.verdict("6.1.0").reboot.len(), usize::from(is_changed), "{in_image}");
+    }
+}
+
+#[test]
+fn changed_unit_files_need_daemon_reload() {
+    let system = System::started_late();
+    let units = ["usr/lib/systemd/system", "etc/systemd/system/sshd.service.d"];
+    system.write(&format!("tree/{}/a.service", units[0]), "a");
+    system.write(&format!("tree/{}/b.service", units[0]), "b");
+    system.write(&format!("tree/{}/x.conf", units[1]), "x");
+    system.write("tree/etc/fstab", "f");
+    assert_eq!(system.verdict("").daemon_reload, [""; 0], "no systemd runs");
+
+    let stamp = system.at("tree/run/systemd/systemd-units-load");
+    system.write("tree/run/systemd/systemd-units-load", "");
+    let reload = || {
+        std::thread::sleep(Duration::from_millis(50));
+        let file = fs::File::options().write(true).open(&stamp).expect("opens");
+        file.set_modified(SystemTime::now()).expect("sets the time");
+        std::thread::sleep(Duration::from_millis(50));
+    };
+    let changed = || {
+        let tree = fs::canonicalize(system.at("tree")).expect("is there").display().to_string();
+        let verdict = system.verdict("");
+        let names = verdict.daemon_reload.iter();
+        names.map(|name| name.replace(&tree, "")).collect::<Vec<_>>()
+    };
+    reload();
+    assert!(system.verdict("").is_clean());
+
+    fs::write(system.at("tree/usr/lib/systemd/system/a.service"), "aa").expect("writes");
+    fs::write(system.at("tree/etc/systemd/system/sshd.service.d/x.conf"), "xx").expect("writes");
+    assert_eq!(
+        changed(),
+        ["/usr/lib/systemd/system/a.service", "/etc/systemd/system/sshd.service.d/x.conf"]
+    );
+    let lines = system.verdict("").lines();
+    assert!(lines[0].starts_with("systemctl daemon-reload is needed: "), "{lines:?}");
+    assert!(lines[0].ends_with("a.service changed (1 more)"), "{lines:?}");
+    assert_eq!(lines[1], "no reboot needed");
+
+    reload();
+    fs::remove_file(system.at("tree/usr/lib/systemd/system/b.service")).expect("removes");
+    fs::write(system.at("tree/etc/fstab"), "ff").expect("writes");
+    assert_eq!(changed(), ["/usr/lib/systemd/system", "/etc/fstab"]);
 }
