@@ -1,5 +1,7 @@
 # make            the two programs, in target/release
 # make test       all checks of CI; installs missing tools
+# make test-machines       one node in an emulator: boots, updates, goes back, loses power; 15 minutes
+# make test-machines-long  more nodes and more faults; hours
 # make torture    kills, power cuts and faults by the thousand; takes hours, see scripts/torture for less
 # make demo       two generations of this machine's files, an update, a fallback, compared by rsync
 # make bench      compares with rsync, OSTree and others on real images; takes hours, see docs/benchmarks.md for less
@@ -17,7 +19,7 @@ BENCH_DIR ?= target/bench
 BENCH   ?=
 export PATH := $(HOME)/.cargo/bin:$(PATH)
 
-.PHONY: all test torture demo bench bench-growth man install install-recovery install-timer clean
+.PHONY: all test test-machines test-machines-long torture demo bench bench-growth man install install-recovery install-timer clean
 
 all:
 	$(CARGO) build --release --locked
@@ -25,6 +27,19 @@ all:
 test:
 	scripts/prerequisites test
 	scripts/check
+
+# MACHINES: arguments, such as '--only timer,xfs' for the long form.
+MACHINES ?=
+
+test-machines:
+	scripts/prerequisites machines
+	$(MAKE) all man
+	tests/machines/short-form $(MACHINES)
+
+test-machines-long:
+	scripts/prerequisites machines
+	$(MAKE) all man
+	tests/machines/long-form $(MACHINES)
 
 torture:
 	scripts/prerequisites test
