@@ -30,6 +30,14 @@ Exit codes:
   post-update hook, or the reboot
   14  a pre-update hook stopped the update; nothing was changed";
 
+// Headings of the help, in its order. The fields of `Arguments` have the same order.
+const TARGET: &str = "Target";
+const UPDATE: &str = "Update";
+const LIMITS: &str = "Limits";
+const RECOVERY: &str = "Recovery and rollback";
+const REINSTALLATION: &str = "Reinstallation";
+const OUTPUT: &str = "Reports and output";
+
 /// Update this node to the state of its image, by a small diff or by rsync.
 #[derive(Debug, Parser)]
 #[command(
@@ -42,71 +50,44 @@ Exit codes:
 )]
 pub struct Arguments {
     /// Image server; its repository is `http://HOST[:PORT]/`, unless --repo names another
-    #[arg(long, value_name = "HOST[:PORT]")]
+    #[arg(long, help_heading = TARGET, value_name = "HOST[:PORT]")]
     pub server: Option<String>,
     /// Image of this node [default: as the server's scripts/cluster.txt says]
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, help_heading = TARGET, value_name = "NAME")]
     pub image: Option<String>,
     /// Copy this override over the image; can be repeated, each over those before it
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, help_heading = TARGET, value_name = "NAME")]
     pub r#override: Vec<String>,
-    /// Update by diffs from the repository, and by a full sync if diffs cannot be used
-    #[arg(long)]
-    pub diff: bool,
     /// Update only this directory of the image; not with --diff
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, help_heading = TARGET, value_name = "DIR")]
     pub directory: Option<PathBuf>,
-    /// Print the change of each path and the chosen strategy, and change nothing
-    #[arg(long)]
-    pub dry_run: bool,
-    /// Delete no path that the image does not have; not with --diff
-    #[arg(long)]
-    pub no_delete: bool,
-    /// Print a line for each changed path, in the format of rsync's --out-format
-    #[arg(long, value_name = "FORMAT")]
-    pub log: Option<String>,
-    /// Connect to the image server through ssh, as this user
-    #[arg(long, value_name = "USER")]
-    pub ssh_user: Option<String>,
-    /// Do not run the boot loader's tool when boot files change
-    #[arg(long)]
-    pub no_bootloader: bool,
-    /// Reboot after a successful update
-    #[arg(long)]
-    pub reboot: bool,
-    /// Do not ask for confirmation; required if there is no terminal
-    #[arg(long)]
-    pub yes: bool,
-    /// Reinstall this node at its next boot
-    #[arg(long, conflicts_with = "diff")]
-    pub autoinstall: bool,
-    /// Boot files for --autoinstall [default: standard, or the only flavor of the server]
-    #[arg(long, value_name = "NAME")]
-    pub flavor: Option<String>,
-    /// Append these parameters to the kernel command line of --autoinstall
-    #[arg(long, value_name = "PARAMETERS")]
-    pub append: Option<String>,
-    /// Write the network settings of this interface to /local.cfg, for --autoinstall
-    #[arg(long, value_name = "DEVICE")]
-    pub configure_from: Option<String>,
+    /// Tree to update; its configuration files are used
+    #[arg(long, help_heading = TARGET, value_name = "DIR", default_value = "/")]
+    pub root: PathBuf,
     /// Repository: an http://, https://, file:/// or rsync:// URL [default: http://SERVER/]
-    #[arg(long, value_name = "URL")]
+    #[arg(long, help_heading = TARGET, value_name = "URL")]
     pub repo: Option<String>,
     /// Port of the server's rsync daemon [default: 873]
-    #[arg(long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
+    #[arg(
+        long,
+        help_heading = TARGET,
+        value_name = "PORT",
+        value_parser = clap::value_parser!(u16).range(1..)
+    )]
     pub rsync_port: Option<u16>,
-    /// Tree to update; its configuration files are used
-    #[arg(long, value_name = "DIR", default_value = "/")]
-    pub root: PathBuf,
-    /// Exclude rules, in the format of rsync's --exclude-from; /dev/null for none
-    #[arg(long, value_name = "FILE")]
-    pub exclude_file: Option<PathBuf>,
-    /// Stop if a full sync is needed
-    #[arg(long)]
-    pub no_fallback: bool,
+    /// Connect to the image server through ssh, as this user
+    #[arg(long, help_heading = TARGET, value_name = "USER")]
+    pub ssh_user: Option<String>,
+    /// Update by diffs from the repository, and by a full sync if diffs cannot be used
+    #[arg(long, help_heading = UPDATE)]
+    pub diff: bool,
+    /// Only find the published generation that this tree is closest to, and record it
+    #[arg(long, help_heading = UPDATE)]
+    pub adopt: bool,
     /// Check level: touched, update, stat or content [default: update]
     #[arg(
         long,
+        help_heading = UPDATE,
         value_name = "LEVEL",
         long_help = "Check level, how closely the node is compared with its image:\n\
         touched: only paths that the update changes;\n\
@@ -117,52 +98,85 @@ pub struct Arguments {
     )]
     pub check: Option<Check>,
     /// Action for tracked paths that were changed on the node: repair or report [default: repair]
-    #[arg(long, value_name = "ACTION")]
+    #[arg(long, help_heading = UPDATE, value_name = "ACTION")]
     pub drift: Option<Drift>,
-    /// Largest number of deletions, in paths or in percent of the tracked paths [default: 25%]
-    #[arg(long, value_name = "N|N%")]
-    pub max_delete: Option<MaxDelete>,
+    /// Exclude rules, in the format of rsync's --exclude-from; /dev/null for none
+    #[arg(long, help_heading = UPDATE, value_name = "FILE")]
+    pub exclude_file: Option<PathBuf>,
     /// Remove untracked paths: those that neither the image nor an exclude rule names
-    #[arg(long)]
+    #[arg(long, help_heading = UPDATE)]
     pub purge_untracked: bool,
-    /// Only find the published generation that this tree is closest to, and record it
-    #[arg(long)]
-    pub adopt: bool,
-    /// Print the recorded state of this node, and change nothing
-    #[arg(long, conflicts_with = "diff")]
-    pub status: bool,
-    /// Print the source of a path: image, override, exclude, protected or local; change nothing
-    #[arg(long, value_name = "PATH")]
-    pub why: Option<PathBuf>,
-    /// Print every setting and its source, and change nothing
-    #[arg(long)]
-    pub show_config: bool,
-    /// Print the running services that use replaced files, and if a reboot is needed
-    #[arg(long, conflicts_with = "diff")]
-    pub needs_restarting: bool,
-    /// Only complete an interrupted update, without network access
-    #[arg(long, conflicts_with = "diff")]
-    pub recover: bool,
-    /// Undo the last update, without network access
-    #[arg(long, conflicts_with = "diff")]
-    pub rollback: bool,
-    /// Install the newest generation even if a rollback has pinned it
-    #[arg(long, requires = "diff")]
-    pub unhold: bool,
+    /// Do not run the boot loader's tool when boot files change
+    #[arg(long, help_heading = UPDATE)]
+    pub no_bootloader: bool,
+    /// Reboot after a successful update
+    #[arg(long, help_heading = UPDATE)]
+    pub reboot: bool,
+    /// Wait at most this many seconds before the run, a different time for each host [default: 0]
+    #[arg(long, help_heading = UPDATE, value_name = "SECONDS")]
+    pub splay: Option<u32>,
+    /// Do not ask for confirmation; required if there is no terminal
+    #[arg(long, help_heading = UPDATE)]
+    pub yes: bool,
+    /// Largest number of deletions, in paths or in percent of the tracked paths [default: 25%]
+    #[arg(long, help_heading = LIMITS, value_name = "N|N%")]
+    pub max_delete: Option<MaxDelete>,
+    /// Delete no path that the image does not have; not with --diff
+    #[arg(long, help_heading = LIMITS)]
+    pub no_delete: bool,
+    /// Stop if a full sync is needed
+    #[arg(long, help_heading = LIMITS)]
+    pub no_fallback: bool,
     /// Accept a catalog older than the last one seen
-    #[arg(long)]
+    #[arg(long, help_heading = LIMITS)]
     pub allow_downgrade: bool,
     /// Update a root filesystem of this type, although it is not known to be safe
-    #[arg(long, value_name = "TYPE")]
+    #[arg(long, help_heading = LIMITS, value_name = "TYPE")]
     pub allow_root_fs: Vec<String>,
-    /// Wait at most this many seconds before the run, a different time for each host [default: 0]
-    #[arg(long, value_name = "SECONDS")]
-    pub splay: Option<u32>,
+    /// Only complete an interrupted update, without network access
+    #[arg(long, help_heading = RECOVERY, conflicts_with = "diff")]
+    pub recover: bool,
+    /// Undo the last update, without network access
+    #[arg(long, help_heading = RECOVERY, conflicts_with = "diff")]
+    pub rollback: bool,
+    /// Install the newest generation even if a rollback has pinned it
+    #[arg(long, help_heading = RECOVERY, requires = "diff")]
+    pub unhold: bool,
+    /// Reinstall this node at its next boot
+    #[arg(long, help_heading = REINSTALLATION, conflicts_with = "diff")]
+    pub autoinstall: bool,
+    /// Boot files for --autoinstall [default: standard, or the only flavor of the server]
+    #[arg(long, help_heading = REINSTALLATION, value_name = "NAME")]
+    pub flavor: Option<String>,
+    /// Append these parameters to the kernel command line of --autoinstall
+    #[arg(long, help_heading = REINSTALLATION, value_name = "PARAMETERS")]
+    pub append: Option<String>,
+    /// Write the network settings of this interface to /local.cfg, for --autoinstall
+    #[arg(long, help_heading = REINSTALLATION, value_name = "DEVICE")]
+    pub configure_from: Option<String>,
+    /// Print the change of each path and the chosen strategy, and change nothing
+    #[arg(long, help_heading = OUTPUT)]
+    pub dry_run: bool,
+    /// Print the recorded state of this node, and change nothing
+    #[arg(long, help_heading = OUTPUT, conflicts_with = "diff")]
+    pub status: bool,
+    /// Print the source of a path: image, override, exclude, protected or local; change nothing
+    #[arg(long, help_heading = OUTPUT, value_name = "PATH")]
+    pub why: Option<PathBuf>,
+    /// Print every setting and its source, and change nothing
+    #[arg(long, help_heading = OUTPUT)]
+    pub show_config: bool,
+    /// Print the running services that use replaced files, and if a reboot is needed
+    #[arg(long, help_heading = OUTPUT, conflicts_with = "diff")]
+    pub needs_restarting: bool,
+    /// Print a line for each changed path, in the format of rsync's --out-format
+    #[arg(long, help_heading = OUTPUT, value_name = "FORMAT")]
+    pub log: Option<String>,
     /// Print only warnings and errors, and one line if something changed
-    #[arg(long, short, conflicts_with = "json")]
+    #[arg(long, help_heading = OUTPUT, short, conflicts_with = "json")]
     pub quiet: bool,
     /// Print one JSON object per line
-    #[arg(long)]
+    #[arg(long, help_heading = OUTPUT)]
     pub json: bool,
 }
 
@@ -227,6 +241,19 @@ mod tests {
     #[test]
     fn command_is_consistent() {
         command().debug_assert();
+    }
+
+    #[test]
+    fn every_option_has_heading() {
+        let command = command();
+
+        let without: Vec<&str> = command
+            .get_arguments()
+            .filter(|option| option.get_help_heading().is_none())
+            .map(|option| option.get_id().as_str())
+            .collect();
+
+        assert!(without.is_empty(), "{without:?}");
     }
 
     #[test]
