@@ -6,7 +6,7 @@
 # make demo       two generations of this machine's files, an update, a fallback, compared by rsync
 # make bench      compares with rsync, OSTree and others on real images; takes hours, see docs/benchmarks.md for less
 # make bench-growth       times these programs alone, on trees of ten thousand to a million entries
-# make man        manual pages, in target/man
+# make man        manual pages and completions of shells, in target/man and target/completions
 # make install    PREFIX=/usr DESTDIR=
 # make install-timer      the daily update, by systemd or cron: see packaging/README.md
 # make install-recovery   recovery of an interrupted update at boot: see packaging/README.md
@@ -61,13 +61,18 @@ bench-growth:
 	benches/growth --bin target/release --dir $(BENCH_DIR) $(BENCH)
 
 man:
-	$(CARGO) run --quiet --locked --example man -- target/man
+	$(CARGO) run --quiet --locked --example documents -- target/man target/completions
 
 install: all man
 	install -d $(DESTDIR)$(PREFIX)/sbin $(DESTDIR)$(PREFIX)/share/man/man8 $(DESTDIR)/etc/systemimager \
-	    $(DESTDIR)/etc/systemimager/hooks.d/pre-update.d $(DESTDIR)/etc/systemimager/hooks.d/post-update.d
+	    $(DESTDIR)/etc/systemimager/hooks.d/pre-update.d $(DESTDIR)/etc/systemimager/hooks.d/post-update.d \
+	    $(DESTDIR)$(PREFIX)/share/bash-completion/completions $(DESTDIR)$(PREFIX)/share/zsh/site-functions \
+	    $(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d
 	install -m 0755 target/release/si_updateclient target/release/si_tardiff $(DESTDIR)$(PREFIX)/sbin
 	install -m 0644 target/man/*.8 $(DESTDIR)$(PREFIX)/share/man/man8
+	install -m 0644 target/completions/bash/* $(DESTDIR)$(PREFIX)/share/bash-completion/completions
+	install -m 0644 target/completions/zsh/* $(DESTDIR)$(PREFIX)/share/zsh/site-functions
+	install -m 0644 target/completions/fish/* $(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d
 	for file in tardiff.toml updateclient.toml updateclient.local.exclude; do \
 	    test -e $(DESTDIR)/etc/systemimager/$$file || install -m 0644 etc/$$file $(DESTDIR)/etc/systemimager/; \
 	done
