@@ -193,6 +193,60 @@ fn splay_delays_run_but_not_cancellation() {
     site.updated(&[]).ended(0, &["starting in 0 s", "updated to node"]);
 }
 
+/// A mount namespace would hide the node's mounts from the agent, and copy the others.
+#[test]
+fn update_unit_has_no_mount_namespace() {
+    let unit = include_str!("../packaging/systemd/si-update.service");
+    let settings: Vec<&str> =
+        unit.lines().filter(|line| !line.starts_with('#')).filter_map(setting_name).collect();
+
+    // All directives of systemd.exec(5) that make one, and some that close devices or change files.
+    let forbidden = [
+        "BindPaths",
+        "BindReadOnlyPaths",
+        "DeviceAllow",
+        "DevicePolicy",
+        "DynamicUser",
+        "ExecPaths",
+        "ExtensionDirectories",
+        "ExtensionImages",
+        "InaccessiblePaths",
+        "MountAPIVFS",
+        "MountFlags",
+        "MountImages",
+        "NoExecPaths",
+        "PrivateDevices",
+        "PrivateIPC",
+        "PrivateMounts",
+        "PrivateNetwork",
+        "PrivateTmp",
+        "PrivateUsers",
+        "ProcSubset",
+        "ProtectClock",
+        "ProtectControlGroups",
+        "ProtectHome",
+        "ProtectKernelLogs",
+        "ProtectKernelModules",
+        "ProtectKernelTunables",
+        "ProtectProc",
+        "ProtectSystem",
+        "ReadOnlyPaths",
+        "ReadWritePaths",
+        "RestrictSUIDSGID",
+        "RootDirectory",
+        "RootImage",
+        "TemporaryFileSystem",
+        "UMask",
+    ];
+    assert!(settings.contains(&"CapabilityBoundingSet"), "{settings:?}");
+    let found: Vec<_> = settings.iter().filter(|name| forbidden.contains(name)).collect();
+    assert!(found.is_empty(), "{found:?}");
+}
+
+fn setting_name(line: &str) -> Option<&str> {
+    Some(line.split_once('=')?.0)
+}
+
 /// The shipped units and the cron file call the agent as documented, and in the same way.
 #[test]
 fn timer_and_cron_run_same_command() {
