@@ -6,10 +6,15 @@
 # make demo       two generations of this machine's files, an update, a fallback, compared by rsync
 # make bench      compares with rsync, OSTree and others on real images; takes hours, see docs/benchmarks.md for less
 # make bench-growth       times these programs alone, on trees of ten thousand to a million entries
+# make deb        packages for Debian, in target/packages
+# make rpm        packages for Fedora, RHEL, SUSE and others with rpm, in target/packages
+# make test-packages      builds both, installs, upgrades, removes and purges them in scratch systems
+# make dist       source archive with all dependencies, which builds without a network
 # make man        manual pages and completions of shells, in target/man and target/completions
 # make install    PREFIX=/usr DESTDIR=
 # make install-timer      the daily update, by systemd or cron: see packaging/README.md
 # make install-recovery   recovery of an interrupted update at boot: see packaging/README.md
+# make install-server     unit of `si_tardiff serve`, settings for nginx and Apache: see packaging/README.md
 
 PREFIX  ?= /usr
 DESTDIR ?=
@@ -19,7 +24,14 @@ BENCH_DIR ?= target/bench
 BENCH   ?=
 export PATH := $(HOME)/.cargo/bin:$(PATH)
 
-.PHONY: all test test-machines test-machines-long torture demo bench bench-growth man install install-recovery install-timer clean
+# Changes that a package of a site has beyond a release: make deb REVISION=2site1
+REVISION ?= 1
+# Times of files in packages and source archives: the last commit, else the changelog.
+export SOURCE_DATE_EPOCH ?= $(shell git log -1 --format=%ct 2>/dev/null || stat -c %Y CHANGELOG.md)
+
+.PHONY: all test test-machines test-machines-long torture demo bench bench-growth deb rpm \
+    package-files test-packages dist man \
+    install install-recovery install-timer install-server clean
 
 all:
 	$(CARGO) build --release --locked
@@ -60,6 +72,35 @@ bench-growth:
 	$(CARGO) build --release --locked
 	benches/growth --bin target/release --dir $(BENCH_DIR) $(BENCH)
 
+package-files: all man
+	scripts/prerequisites sources
+	mkdir -p target/packages
+	scripts/crate-licences >target/packages/crates
+	gzip -9nf target/packages/crates
+
+# The profile strips the programs; both tools take them as they are.
+deb: package-files
+	scripts/prerequisites deb
+	for variant in client server; do \
+	    $(CARGO) deb --locked --no-build --no-strip --variant $$variant --deb-revision $(REVISION) \
+	        --output target/packages/ || exit 1; \
+	done
+
+rpm: package-files
+	scripts/prerequisites rpm
+	for variant in client server; do \
+	    $(CARGO) generate-rpm --variant $$variant --set-metadata 'release = "$(REVISION)"' \
+	        --auto-req builtin --output target/packages/ || exit 1; \
+	done
+
+test-packages:
+	scripts/prerequisites packages
+	scripts/test-packages
+
+dist:
+	scripts/prerequisites sources
+	scripts/dist target/packages
+
 man:
 	$(CARGO) run --quiet --locked --example documents -- target/man target/completions
 
@@ -73,17 +114,23 @@ install: all man
 	install -m 0644 target/completions/bash/* $(DESTDIR)$(PREFIX)/share/bash-completion/completions
 	install -m 0644 target/completions/zsh/* $(DESTDIR)$(PREFIX)/share/zsh/site-functions
 	install -m 0644 target/completions/fish/* $(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d
+	for phase in pre post; do \
+	    install -m 0644 packaging/hooks.d/README $(DESTDIR)/etc/systemimager/hooks.d/$$phase-update.d; \
+	done
 	for file in tardiff.toml updateclient.toml updateclient.local.exclude; do \
 	    test -e $(DESTDIR)/etc/systemimager/$$file || install -m 0644 etc/$$file $(DESTDIR)/etc/systemimager/; \
 	done
 
 # systemd, dracut and initramfs-tools read these directories, regardless of PREFIX.
 UNITS         ?= /usr/lib/systemd/system
+SYSUSERS      ?= /usr/lib/sysusers.d
+TMPFILES      ?= /usr/lib/tmpfiles.d
 DRACUT        ?= /usr/lib/dracut/modules.d
 INITRAMFSTOOLS ?= /usr/share/initramfs-tools
 
 # The agent and the initramfs script are installed below PREFIX.
 AT_PREFIX = sed -e 's|/usr/sbin/si_updateclient --|$(PREFIX)/sbin/si_updateclient --|' \
+    -e 's|/usr/sbin/si_tardiff serve|$(PREFIX)/sbin/si_tardiff serve|' \
     -e 's|^agent=.*|agent=$(PREFIX)/sbin/si_updateclient|' \
     -e 's|^helper=.*|helper=$(PREFIX)/share/systemimager-diff/si-recover-root|'
 
@@ -107,6 +154,15 @@ install-timer:
 	install -m 0644 packaging/systemd/si-update.timer $(DESTDIR)$(UNITS)
 	$(AT_PREFIX) packaging/cron/si-update >$(DESTDIR)/etc/cron.d/si-update
 	chmod 0644 $(DESTDIR)$(UNITS)/si-update.service $(DESTDIR)/etc/cron.d/si-update
+
+install-server:
+	install -d $(DESTDIR)$(UNITS) $(DESTDIR)$(SYSUSERS) $(DESTDIR)$(TMPFILES) \
+	    $(DESTDIR)$(PREFIX)/share/systemimager-diff
+	$(AT_PREFIX) packaging/systemd/si-tardiff.service >$(DESTDIR)$(UNITS)/si-tardiff.service
+	chmod 0644 $(DESTDIR)$(UNITS)/si-tardiff.service
+	install -m 0644 packaging/sysusers.d/si-tardiff.conf $(DESTDIR)$(SYSUSERS)
+	install -m 0644 packaging/tmpfiles.d/*.conf $(DESTDIR)$(TMPFILES)
+	install -m 0644 packaging/web/*.conf $(DESTDIR)$(PREFIX)/share/systemimager-diff
 
 clean:
 	$(CARGO) clean
