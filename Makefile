@@ -138,7 +138,8 @@ install-recovery:
 	install -d $(DESTDIR)$(UNITS) $(DESTDIR)$(DRACUT)/90si-recover $(DESTDIR)$(PREFIX)/share/systemimager-diff \
 	    $(DESTDIR)$(INITRAMFSTOOLS)/hooks $(DESTDIR)$(INITRAMFSTOOLS)/scripts/local-bottom
 	$(AT_PREFIX) packaging/systemd/si-recover.service >$(DESTDIR)$(UNITS)/si-recover.service
-	chmod 0644 $(DESTDIR)$(UNITS)/si-recover.service
+	$(AT_PREFIX) packaging/systemd/si-boot-loader-due.service >$(DESTDIR)$(UNITS)/si-boot-loader-due.service
+	chmod 0644 $(DESTDIR)$(UNITS)/si-recover.service $(DESTDIR)$(UNITS)/si-boot-loader-due.service
 	install -m 0755 packaging/initramfs/si-recover-root $(DESTDIR)$(PREFIX)/share/systemimager-diff
 	install -m 0755 packaging/initramfs/si-recover-root packaging/dracut/90si-recover/si-recover-hook.sh \
 	    $(DESTDIR)$(DRACUT)/90si-recover

@@ -64,6 +64,7 @@
 //!    - `tests/rollback.rs::rollback_and_its_rollback_restore_every_kind_of_change`
 //!    - `tests/rollback.rs::configuration_limits_undo_set`
 //!    - `tests/running_kernel.rs::node_boots_old_kernel_after_rollback_and_new_one_after_its_undo`
+//!    - `tests/filesystems.rs::rollback_names_filesystem_that_is_not_as_at_the_update`
 //! 9. **A fallback is decided before anything is changed,** with a printed reason. A failure of
 //!    trust never leads to a weaker check.
 //!    - `plan::tests::full_sync_reasons_distinguished`

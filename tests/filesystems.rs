@@ -96,23 +96,34 @@ fn kill_at_first_step(site: &Site) {
 
 /// Updates the node under strace, which injects `fault` into the `nth` of `call`.
 fn update_with_fault(site: &Site, call: &str, fault: &str, nth: usize) -> Run {
-    let command = site.command();
+    let mut command = site.command();
+    command.args(["--no-fallback", "--max-delete", "100%"]);
+    run_with_fault(&command, call, fault, nth)
+}
+
+fn run_with_fault(command: &Command, call: &str, fault: &str, nth: usize) -> Run {
     let mut strace = Command::new("strace");
     strace.args(["-f", "-qq", "-o", "/dev/null", "-e", &format!("trace={call}")]);
     strace.args(["-e", &format!("inject={call}:{fault}:when={nth}")]);
-    strace.arg(command.get_program()).args(command.get_args()).args([
-        "--no-fallback",
-        "--max-delete",
-        "100%",
-    ]);
+    strace.arg(command.get_program()).args(command.get_args());
     Run::from_output(strace.stdin(Stdio::null()).output().expect("strace runs"))
 }
 
-fn recover(site: &Site) -> Run {
+fn recover_command(site: &Site) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_si_updateclient"));
-    Run::from_output(
-        command.arg("--recover").arg("--root").arg(site.node()).output().expect("runs"),
-    )
+    command.arg("--recover").arg("--root").arg(site.node());
+    command
+}
+
+fn recover(site: &Site) -> Run {
+    Run::from_output(recover_command(site).output().expect("runs"))
+}
+
+/// Asserts that the directory is empty: nothing was written below an unmounted mount point.
+#[track_caller]
+fn assert_empty(dir: &Path) {
+    let found: Vec<_> = fs::read_dir(dir).expect("lists").collect();
+    assert!(found.is_empty(), "files below the mount point: {found:?}");
 }
 
 /// Rolls the node back, and asserts that it equals its earlier copy `copy`.
@@ -272,6 +283,261 @@ fn root_of_six_filesystems_is_one_transaction() {
 
     update(&site, &["--check=touched"]);
     same();
+}
+
+#[test]
+fn rollback_names_filesystem_that_is_not_as_at_the_update() {
+    require!(NEEDED);
+
+    disk::enter_mount_namespace();
+    let [first, second] = [false, true].map(|second| generation(&PARTS, second));
+    let (site, mut disks) = site_on(&first, mount_six_filesystems);
+    let (node, before) = (site.node(), site.snapshot());
+    site.publish(&second);
+    update(&site, &[]);
+    let assert_refused = |message: &str| {
+        for more in [&[][..], &["--dry-run"]] {
+            site.rollback(more).ended(5, &[message, "nothing was changed"]);
+        }
+    };
+
+    for (disk, at) in disks.iter_mut().zip(["", "boot", "usr", "var"]).skip(1) {
+        disk.unmount();
+        let message = match at {
+            "var" => "/var has the state of this node and is not mounted".to_owned(),
+            _ => format!("/{at} takes part in the rollback, but is not mounted"),
+        };
+        assert_refused(&message);
+        assert_empty(&node.join(at));
+
+        // An empty disk, of the type of the lost one.
+        let kind = if at == "boot" { "ext4" } else { "xfs" };
+        let mut other = Disk::new(kind, site.dir.path().join("other"), &node.join(at));
+        if at != "var" {
+            assert_refused("but another filesystem is mounted there");
+        }
+        other.unmount();
+        drop(other);
+        disk.mount();
+    }
+
+    // A filesystem is mounted over a directory that was none at the update.
+    let other = Disk::new("ext4", site.dir.path().join("other"), &node.join("usr/kinds"));
+    assert_refused("/usr/kinds is mounted, but was a plain directory at the update");
+    drop(other);
+
+    judge::same(&site.image(), &node, &EXCLUDED);
+    roll_back_to(&site, &before);
+}
+
+#[test]
+fn lost_filesystem_is_left_out_of_rollback() {
+    require!(NEEDED);
+
+    disk::enter_mount_namespace();
+    let parts = ["", "boot", "usr"];
+    let [first, second] = [false, true].map(|second| {
+        let mut tree = generation(&parts, second);
+        trees::put(&mut tree, "srv", Item::dir());
+        tree
+    });
+    let (site, mut disks) = site_on(&first, |site| {
+        let root = Disk::new("ext4", site.dir.path().join("root"), &site.node());
+        let others = ["boot", "usr", "srv"];
+        let others =
+            others.map(|at| Disk::new("ext4", site.dir.path().join(at), &site.node().join(at)));
+        std::iter::once(root).chain(others).collect::<Vec<_>>()
+    });
+    let (node, before) = (site.node(), site.snapshot());
+    site.publish(&second);
+    update(&site, &[]);
+
+    for (path, message) in [
+        ("/boot", "it is mounted; leave out --skip-filesystem"),
+        ("/srv", "it is no filesystem on which the rollback changes anything"),
+        ("/nowhere", "it is no filesystem on which the rollback changes anything"),
+    ] {
+        site.rollback(&["--skip-filesystem", path]).ended(5, &[message, "nothing was changed"]);
+    }
+    site.update(&["--skip-filesystem", "/boot"]).ended(2, &["--skip-filesystem"]);
+
+    // The first disk of the list is the root.
+    disks[1].unmount();
+    site.rollback(&["--skip-filesystem=/boot", "--dry-run"]).ended(0, &["would roll back"]);
+    judge::same(&site.image(), &node, &[&EXCLUDED[..], &["/boot"]].concat());
+    let left_out = "on a filesystem that the rollback left out";
+    site.rollback(&["--skip-filesystem=/boot"]).ended(0, &[left_out]);
+
+    judge::same(&before, &node, &[&EXCLUDED[..], &["/boot"]].concat());
+    assert_empty(&node.join("boot"));
+    let status = site.status();
+    assert!(status.contains("serial:      1"), "{status}");
+    // Unchanged paths of the lost disk are missing as well.
+    for path in ["changed", "same"] {
+        assert!(status.contains(&format!("./boot/{path}: {left_out}")), "{status}");
+    }
+    assert!(!status.contains("./usr/changed"), "{status}");
+
+    // A new disk replaces the lost one; the next update fills it.
+    let _new = Disk::new("ext4", site.dir.path().join("new"), &node.join("boot"));
+    update(&site, &["--unhold"]);
+    judge::same(&site.image(), &node, &EXCLUDED);
+}
+
+/// A node with `/var` and `/usr` on disks of their own, of which only `/usr` has changes.
+fn site_with_state_disk(tree: &Tree) -> (Site, [Disk; 3]) {
+    site_on(tree, |site| {
+        ["", "usr", "var"].map(|at| {
+            let image = site.dir.path().join(format!("disk-{at}"));
+            Disk::new("ext4", image, &site.node().join(at))
+        })
+    })
+}
+
+#[test]
+fn recovery_without_state_filesystem_makes_all_changes() {
+    require!(NEEDED);
+
+    disk::enter_mount_namespace();
+    let [first, second] = [false, true].map(|second| generation(&["", "usr"], second));
+    let (site, mut disks) = site_with_state_disk(&first);
+    let (node, before) = (site.node(), site.snapshot());
+    site.publish(&second);
+    kill_after_seal(&site);
+    disks[2].unmount();
+
+    let made = "all changes of";
+    recover(&site).ended(0, &["completing an update", made, "/var is not mounted"]);
+    judge::same(&site.image(), &node, &[&EXCLUDED[..], &["/var"]].concat());
+    let stage = node.join(".si-stage");
+    assert!(stage.join("journal").exists() && stage.join("applied").exists());
+
+    // The journal is not repeated, neither here nor by the run that records the state: a program
+    // has changed a time since.
+    run(Command::new("touch").args(["-d", "@5"]).arg(node.join("usr/time")));
+    recover(&site).ended(0, &[made]);
+    site.update(&[]).ended(6, &["/var takes part in it, but is not mounted"]);
+    assert_empty(&node.join("var"));
+    disks[2].mount();
+    assert!(site.status().contains("interrupted"), "{}", site.status());
+    recover(&site).ended(0, &["completing an update", "is at generation"]);
+
+    let modified = fs::metadata(node.join("usr/time")).and_then(|found| found.modified());
+    let since = modified.expect("a time").duration_since(std::time::UNIX_EPOCH);
+    assert_eq!(since.expect("a time").as_secs(), 5, "the action was repeated");
+    judge::same(&site.image(), &node, &[&EXCLUDED[..], &["/usr/time"]].concat());
+    assert!(site.status().contains("serial:      2"), "{}", site.status());
+    assert_eq!(list_stages(&node), "");
+
+    run(Command::new("touch")
+        .arg("-r")
+        .arg(site.image().join("usr/time"))
+        .arg(node.join("usr/time")));
+    roll_back_to(&site, &before);
+}
+
+#[test]
+fn kill_at_any_step_without_state_filesystem_is_recovered() {
+    require!(NEEDED);
+
+    disk::enter_mount_namespace();
+    let trees = [false, true].map(|second| generation(&["", "usr"], second));
+    let (site, mut disks) = site_with_state_disk(&trees[0]);
+    let kills = [
+        ("renameat2", [3, 40]),
+        ("renameat", [1, 2]),
+        ("fsync", [1, 2]),
+        ("syncfs", [1, 2]),
+        ("unlinkat", [3, 60]),
+        ("utimensat", [1, 20]),
+    ];
+
+    let (mut first_kills, mut second_kills) = (0, 0);
+    for (round, (call, nth)) in
+        kills.iter().flat_map(|(call, all)| all.map(|nth| (*call, nth))).enumerate()
+    {
+        site.publish(&trees[(round + 1) % 2]);
+        kill_after_seal(&site);
+        disks[2].unmount();
+        first_kills += usize::from(
+            run_with_fault(&recover_command(&site), call, "signal=KILL", nth).code == -1,
+        );
+        recover(&site).ended(0, &["all changes of"]);
+        judge::same(&site.image(), &site.node(), &[&EXCLUDED[..], &["/var"]].concat());
+        assert_empty(&site.node().join("var"));
+
+        disks[2].mount();
+        second_kills += usize::from(
+            run_with_fault(&recover_command(&site), call, "signal=KILL", nth).code == -1,
+        );
+        recover(&site).ended(0, &[]);
+
+        judge::same(&site.image(), &site.node(), &EXCLUDED);
+        assert_eq!(list_stages(&site.node()), "", "{call} {nth}");
+        let serial = format!("serial:      {}", round + 2);
+        assert!(site.status().contains(&serial), "{call} {nth}: {}", site.status());
+    }
+    assert!(first_kills > 5 && second_kills > 5, "{first_kills} and {second_kills} kills");
+}
+
+#[test]
+fn locked_stage_admits_no_recovery() {
+    require!(NEEDED);
+
+    disk::enter_mount_namespace();
+    let [first, second] = [false, true].map(|second| generation(&["", "usr"], second));
+    let (site, mut disks) = site_with_state_disk(&first);
+    site.publish(&second);
+    kill_after_seal(&site);
+
+    let stage = fs::File::open(site.node().join(".si-stage")).expect("opens");
+    rustix::fs::flock(&stage, rustix::fs::FlockOperation::LockExclusive).expect("locks");
+    recover(&site).ended(7, &["is running"]);
+    disks[2].unmount();
+    recover(&site).ended(7, &["is running"]);
+    assert!(!site.node().join(".si-stage/applied").exists());
+
+    drop(stage);
+    recover(&site).ended(0, &["all changes of"]);
+    disks[2].mount();
+    recover(&site).ended(0, &[]);
+    judge::same(&site.image(), &site.node(), &EXCLUDED);
+}
+
+#[test]
+fn list_of_filesystems_names_those_with_pending_changes() {
+    require!(NEEDED);
+
+    disk::enter_mount_namespace();
+    let [first, second] = [false, true].map(|second| generation(&["", "usr"], second));
+    let (site, mut disks) = site_with_state_disk(&first);
+    let list = || {
+        let mut command = recover_command(&site);
+        let run = Run::from_output(command.arg("--list-filesystems").output().expect("runs"));
+        run.ended(0, &[]);
+        run.out
+    };
+    site.publish(&second);
+    assert_eq!(list(), "");
+    kill_after_seal(&site);
+
+    // All are mounted; then only the one with the state is not; then both are not.
+    assert_eq!(list(), "");
+    disks[2].unmount();
+    assert_eq!(list(), "");
+    disks[1].unmount();
+    assert_eq!(list(), "/usr\n");
+    trees::write_text(
+        &site.node().join("etc/fstab"),
+        "UUID=7 /usr ext4 defaults,noatime,x-initrd.mount 0 2\n",
+    );
+    assert_eq!(list(), "/usr UUID=7 ext4 rw,noatime\n");
+
+    // A symbolic link at the mount point is not followed by the mount.
+    fs::remove_dir(site.node().join("usr")).expect("removes");
+    std::os::unix::fs::symlink("/etc", site.node().join("usr")).expect("links");
+    assert_eq!(list(), "/usr\n");
+    assert_eq!(recover(&site).code, 6);
 }
 
 #[test]
@@ -546,6 +812,12 @@ fn exfat_differs_only_in_unsupported_metadata() {
         run.ended(0, &["is up to date"]);
         assert!(!run.out.contains("repaired"), "{run:#?}");
     }
+
+    disk.unmount();
+    let message = "/boot/efi takes part in the rollback, but is not mounted";
+    site.rollback(&[]).ended(5, &[message, "nothing was changed"]);
+    assert_empty(&site.node().join("boot/efi"));
+    disk.mount();
 
     site.rollback(&[]).ended(0, &[]);
     assert_firmware_updated(&site, &before);

@@ -101,9 +101,13 @@ fn update_succeeds_without_copy_of_agent() {
     site.same();
 }
 
-/// Command lines of the unit in their order, and whether each failure is fatal.
-fn unit_commands() -> Vec<(bool, Vec<String>)> {
-    let text = fs::read_to_string("packaging/systemd/si-recover.service").expect("the unit");
+/// A unit of the packaging.
+fn unit(name: &str) -> String {
+    read(&Path::new("packaging/systemd").join(name))
+}
+
+/// Command lines of a unit in their order, and whether each failure is fatal.
+fn unit_commands(text: &str) -> Vec<(bool, Vec<String>)> {
     let starts = text.lines().filter_map(|line| line.strip_prefix("ExecStart="));
     starts.map(|line| (!line.starts_with('-'), split_words(line.trim_start_matches('-')))).collect()
 }
@@ -119,19 +123,32 @@ fn split_words(line: &str) -> Vec<String> {
     words.collect()
 }
 
-/// Runs the unit with the node as root directory; returns `None` if its condition is not met.
+/// Whether the conditions of a unit hold, with the node as root directory.
+fn conditions_hold(site: &Site, text: &str) -> bool {
+    let mut conditions =
+        text.lines().filter_map(|line| line.strip_prefix("ConditionPathExists=")).peekable();
+    assert!(conditions.peek().is_some(), "a condition");
+    conditions.all(|condition| {
+        let path = condition.trim_start_matches('!');
+        let exists = site.node().join(path.trim_start_matches('/')).exists();
+        exists != condition.starts_with('!')
+    })
+}
+
+/// Runs `si-recover.service`; returns `None` if its condition is not met.
 fn run_unit(site: &Site) -> Option<Run> {
-    let text = fs::read_to_string("packaging/systemd/si-recover.service").expect("the unit");
-    let condition = text
-        .lines()
-        .find_map(|line| line.strip_prefix("ConditionPathExists=/"))
-        .expect("a condition");
-    if !site.node().join(condition).exists() {
+    run_unit_named(site, "si-recover.service")
+}
+
+/// Runs a unit with the node as root directory; returns `None` if its conditions are not met.
+fn run_unit_named(site: &Site, name: &str) -> Option<Run> {
+    let text = unit(name);
+    if !conditions_hold(site, &text) {
         return None;
     }
 
     let mut unit_run = Run { code: 0, out: String::new(), err: String::new() };
-    for (is_fatal, words) in unit_commands() {
+    for (is_fatal, words) in unit_commands(&text) {
         let run = Run::from_output(
             machine::chroot_command(&site.node())
                 .args(&words)
@@ -197,6 +214,49 @@ fn boot_unit_finishes_with_installed_agent_if_copy_fails() {
 
         site.same_except(&EQUIPMENT);
     }
+}
+
+#[test]
+fn boot_loader_that_was_not_updated_is_reported_once_at_boot() {
+    require!(STRACE, machine::PROGRAMS);
+
+    let site = interrupted_site();
+    equip(&site);
+    let record = site.node().join("var/lib/systemimager/client/boot-loader-due");
+    fs::write(&record, "came ./boot/vmlinuz\n").expect("writes");
+    let due = "si-boot-loader-due.service";
+    let line = "warning: boot files changed, but the boot loader was not updated";
+
+    // The unit that finishes the update reports it; at each later boot the other one does.
+    assert!(run_unit_named(&site, due).is_none());
+    let boot = run_unit(&site).expect("its condition holds");
+    assert_eq!(boot.ended(0, &[line]).err.matches("boot loader").count(), 1, "{boot:#?}");
+
+    let installed = site.node().join("usr/sbin/si_updateclient");
+    fs::remove_file(&installed).expect("removes");
+    fs::hard_link(site.node().join("bin/agent"), &installed).expect("links");
+    assert!(run_unit(&site).is_none());
+    let boot = run_unit_named(&site, due).expect("its conditions hold");
+    assert_eq!(boot.ended(0, &[line]).err.matches("boot loader").count(), 1, "{boot:#?}");
+
+    fs::remove_file(&record).expect("removes");
+    assert!(run_unit_named(&site, due).is_none());
+}
+
+#[test]
+fn units_have_one_identifier_in_the_log() {
+    let units = fs::read_dir("packaging/systemd").expect("lists");
+    let services: Vec<String> = units
+        .map(|entry| entry.expect("an entry").file_name().into_string().expect("a name"))
+        .filter(|name| name.ends_with(".service"))
+        .collect();
+
+    let without: Vec<&String> = services
+        .iter()
+        .filter(|name| !unit(name).lines().any(|line| line == "SyslogIdentifier=si_updateclient"))
+        .collect();
+
+    assert!(services.len() >= 3 && without.is_empty(), "{without:?} of {services:?}");
 }
 
 #[test]

@@ -10,7 +10,7 @@ use std::process::{Command, Stdio};
 use common::interrupted::{STRACE, behind, interrupt_node};
 use common::site::{Run, Site};
 use common::small_disk::{DISK, MOUNT, SmallDisk};
-use common::{Need, machine, read, require, run};
+use common::{Need, judge, machine, read, require, run, write_program};
 
 const AGENT: &str = env!("CARGO_BIN_EXE_si_updateclient");
 
@@ -59,18 +59,25 @@ impl Machine {
         let script = match self.kind {
             Kind::Dracut => {
                 "moddir=$1/usr/lib/dracut/modules.d/90si-recover
+                PATH=$PATH:/usr/sbin:/sbin
                 require_binaries() { for p; do echo \"needs $p\"; done; }
-                inst_multiple() { for p; do echo \"program $p /bin/${p##*/}\"; done; }
+                inst_multiple() {
+                    for p; do
+                        command -v \"$p\" >/dev/null && echo \"program $p /bin/${p##*/}\"
+                    done; :
+                }
+                instmods() { echo \"modules $*\"; }
                 inst() { echo \"program $1 $2\"; }
                 inst_script() { echo \"script $1 $2\"; }
                 inst_hook() { echo \"script $3 /var/lib/dracut/hooks/$1/$2-${3##*/}\"; }
-                . \"$moddir/module-setup.sh\" && check >/dev/null && install"
+                . \"$moddir/module-setup.sh\" && check >/dev/null && installkernel && install"
             }
             Kind::InitramfsTools => {
                 "functions=$1/hook-functions
                 cat >\"$functions\" <<'end'
                 copy_exec() { echo \"program $1 $2\"; }
                 copy_file() { echo \"$1 $2 $3\"; }
+                manual_add_modules() { echo \"modules $*\"; }
 end
                 share=usr/share/initramfs-tools script=/scripts/local-bottom/si-recover
                 sed \"s|^\\. .*hook-functions|. $functions|\" \
@@ -81,7 +88,12 @@ end
         };
 
         let requests = run(Command::new("bash").args(["-euc", script, "bash"]).arg(&installed));
-        for line in requests.lines() {
+        let (modules, requests): (Vec<&str>, Vec<&str>) =
+            requests.lines().partition(|line| line.starts_with("modules "));
+        for kind in ["ext4", "xfs", "btrfs", "vfat", "nls_cp437"] {
+            assert!(modules.iter().any(|line| line.contains(kind)), "{kind}: {modules:?}");
+        }
+        for line in requests {
             let [kind, from, to] = line.split(' ').collect::<Vec<_>>()[..] else {
                 panic!("{line}")
             };
@@ -100,7 +112,9 @@ end
         // Each generator provides a shell; initramfs-tools also has the mount of busybox.
         match self.kind {
             Kind::Dracut => machine::install(&machine::program("sh"), &self.top, "bin/sh"),
-            Kind::InitramfsTools => machine::install_busybox(&self.top, &["sh", "mount"]),
+            Kind::InitramfsTools => {
+                machine::install_busybox(&self.top, &["sh", "mount", "umount", "sleep"]);
+            }
         }
 
         fs::create_dir_all(self.top.join("sysroot")).expect("makes");
@@ -127,8 +141,10 @@ end
         self.disk.unmount();
 
         // Mounted read-write first: otherwise the loop device itself would be read-only.
+        // blkid finds disks by way of /sys.
         let mount = format!(
-            "sh -c '{MOUNT}' sh '{}' \"$1/sysroot\" && mount -o remount,ro \"$1/sysroot\"",
+            "mkdir -p \"$1/sys\" && mount -t sysfs sysfs \"$1/sys\" && \
+             sh -c '{MOUNT}' sh '{}' \"$1/sysroot\" && mount -o remount,ro \"$1/sysroot\"",
             self.disk.file.display()
         );
         let mut command = machine::chroot_command_after(&self.top, &mount);
@@ -146,6 +162,27 @@ end
         assert!(root.starts_with("/sysroot ro,"), "the root is writable: {boot:#?}");
 
         boot
+    }
+
+    /// Writes the fstab of the node, which the image does not have.
+    fn write_fstab(&self, text: &str) {
+        let fstab = self.site.node().join("etc/fstab");
+        fs::write(fstab, text).expect("writes");
+    }
+
+    /// Removes it again; the time of its directory is that of the image then.
+    fn remove_fstab(&self) {
+        let (image, node) = (self.site.image().join("etc"), self.site.node().join("etc"));
+        fs::remove_file(node.join("fstab")).expect("removes");
+        run(Command::new("touch").arg("-r").args([image, node]));
+    }
+
+    /// Finishes the update in the booted system, as the unit does.
+    #[track_caller]
+    fn recover_after_boot(&self) -> Run {
+        let mut command = Command::new(self.agent_copy());
+        let run = command.arg("--recover").arg("--root").arg(self.site.node()).output();
+        Run::from_output(run.expect("runs"))
     }
 
     fn is_sealed(&self) -> bool {
@@ -221,41 +258,146 @@ fn damaged_journal_is_reported_and_boot_continues() {
     }
 }
 
+/// A machine with `path` of its node on a second disk, which is not mounted.
+fn machine_with_part(kind: Kind, path: &str) -> (Machine, Part) {
+    let site = behind();
+    let root = SmallDisk::for_node(&site, 96, 2000);
+    let disk = SmallDisk::for_path(&site, path, 16, 1000);
+
+    site.updated(&["--adopt"]);
+    interrupt_node(&site);
+    let top = site.dir.path().join("initramfs");
+
+    // The other disk is unmounted before the root and mounted after it.
+    let machine = Machine { site, disk: root, top, kind };
+    machine.fill_initramfs();
+    disk.unmount();
+    let device = run(Command::new("losetup").args(["--find", "--show"]).arg(&disk.file));
+    (machine, Part { disk, device: device.trim().to_owned() })
+}
+
+/// The second disk, attached to a loop device.
+struct Part {
+    disk: SmallDisk,
+    device: String,
+}
+
+impl Part {
+    /// Mounts it as the booted system does.
+    fn mount(&self) {
+        run(Command::new("mount").arg(&self.device).arg(&self.disk.at));
+    }
+
+    fn uuid(&self) -> String {
+        let args = ["-c", "/dev/null", "-s", "UUID", "-o", "value"];
+        run(Command::new("blkid").args(args).arg(&self.device)).trim().to_owned()
+    }
+
+    #[track_caller]
+    fn assert_empty_below(&self) {
+        let below: Vec<_> = fs::read_dir(&self.disk.at).expect("lists").collect();
+        assert!(below.is_empty(), "the run created files below the mount point: {below:?}");
+    }
+}
+
+impl Drop for Part {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("-l").arg(&self.disk.at).output();
+        let _ = Command::new("losetup").arg("-d").arg(&self.device).output();
+    }
+}
+
 #[test]
-fn recovery_waits_for_unmounted_filesystem() {
+fn recovery_without_state_filesystem_leaves_record_to_booted_system() {
     require!(NEEDED);
 
-    // A filesystem with changed files, and one with the recorded state.
-    for path in ["usr", "var"] {
-        let site = behind();
-        let root = SmallDisk::for_node(&site, 96, 2000);
-        let part = SmallDisk::for_path(&site, path, 16, 1000);
+    for kind in [Kind::Dracut, Kind::InitramfsTools] {
+        let (machine, part) = machine_with_part(kind, "var");
 
-        site.updated(&["--adopt"]);
-        interrupt_node(&site);
-        let top = site.dir.path().join("initramfs");
+        machine.boot().ended(
+            0,
+            &[
+                "all changes of /sysroot are made; /sysroot/var is not mounted",
+                "the update of /sysroot is finished",
+            ],
+        );
+        part.assert_empty_below();
+        judge::same(&machine.site.image(), &machine.site.node(), &["/lost+found", "/var"]);
+        // Nothing is left to do for a second boot before the unit has run.
+        assert_eq!(machine.boot().err, "", "{kind:?}");
 
-        // The other disk is unmounted before the root and mounted after it.
-        let machine = Machine { site, disk: root, top, kind: Kind::Dracut };
-        machine.fill_initramfs();
+        part.mount();
+        machine.recover_after_boot().ended(0, &["is at generation"]);
+        assert!(machine.site.status().contains("serial:      2"));
+        machine.assert_updated();
+    }
+}
+
+#[test]
+fn filesystem_with_changes_is_mounted_for_recovery() {
+    require!(NEEDED, Program("blkid"), Program("fsck.ext4"));
+
+    for (kind, is_checked) in [(Kind::Dracut, true), (Kind::InitramfsTools, false)] {
+        let (machine, part) = machine_with_part(kind, "usr");
+        let source = if is_checked { part.device.clone() } else { format!("UUID={}", part.uuid()) };
+        machine.write_fstab(&format!(
+            "# comment\n{source} /usr ext4 defaults,noatime,x-systemd.growfs 0 2\n"
+        ));
+        // The filesystem has to be checked before it is mounted.
+        let log = machine.top.join("checked");
+        if is_checked {
+            let check = machine.top.join("bin/fsck.ext4");
+            fs::remove_file(&check).expect("the module installs it");
+            let script = "#!/bin/sh\nwhile read -r _ place _; do echo \"$place\"; \
+                done </proc/mounts >/checked\necho \"$*\" >>/checked\nexit 1\n";
+            write_program(&check, script);
+        }
+
+        let boot = machine.boot();
+
+        boot.ended(0, &["the update of /sysroot is finished"]);
+        assert!(!boot.out.contains("/sysroot/usr"), "it is still mounted: {boot:#?}");
+        assert!(!machine.is_sealed());
+        part.assert_empty_below();
+        if is_checked {
+            let checked = read(&log);
+            assert!(checked.ends_with(&format!("-a {}\n", part.device)), "{checked}");
+            assert!(!checked.contains("/sysroot/usr"), "mounted before the check: {checked}");
+        }
+        part.mount();
+        machine.remove_fstab();
+        machine.assert_updated();
+    }
+}
+
+#[test]
+fn filesystem_that_cannot_be_mounted_leaves_recovery_to_booted_system() {
+    require!(NEEDED);
+
+    let message = "/sysroot/usr takes part in it, but is not mounted";
+    for (fstab, fsck, reason) in [
+        ("# nothing\n", None, "/etc/fstab of the system has no entry of a disk for it"),
+        ("DEVICE /usr ext4 defaults 0 2\n", Some(4), "fsck.ext4 found errors on"),
+        ("DEVICE /usr xfs defaults 0 2\n", None, "mount failed"),
+    ] {
+        let (machine, part) = machine_with_part(Kind::Dracut, "usr");
+        machine.write_fstab(&fstab.replace("DEVICE", &part.device));
+        if let Some(code) = fsck {
+            let check = machine.top.join("bin/fsck.ext4");
+            fs::remove_file(&check).expect("the module installs it");
+            write_program(&check, &format!("#!/bin/sh\nexit {code}\n"));
+        }
         let before = machine.site.status();
-        part.unmount();
-        let message = format!("/sysroot/{path} takes part in it, but is not mounted");
 
-        machine.boot().ended(0, &[&message, "IS STILL BETWEEN TWO GENERATIONS"]);
-        let below: Vec<_> = fs::read_dir(machine.site.node().join(path)).expect("lists").collect();
-        assert!(below.is_empty(), "the run created files below the mount point: {below:?}");
+        let boot = machine.boot();
 
+        boot.ended(0, &[reason, message, "IS STILL BETWEEN TWO GENERATIONS"]);
+        part.assert_empty_below();
         part.mount();
         assert!(machine.is_sealed());
         assert_eq!(machine.site.status(), before);
-
-        // The systemd unit runs this later in the same boot.
-        let mut command = Command::new(machine.agent_copy());
-        let recovered = Run::from_output(
-            command.arg("--recover").arg("--root").arg(machine.site.node()).output().expect("runs"),
-        );
-        recovered.ended(0, &["completing an update that was interrupted"]);
+        machine.remove_fstab();
+        machine.recover_after_boot().ended(0, &["completing an update that was interrupted"]);
         assert!(machine.site.status().contains("serial:      2"));
         machine.assert_updated();
     }

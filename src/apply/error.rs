@@ -215,15 +215,63 @@ pub enum RefusalKind {
         /// The path.
         path: String,
     },
-    /// A part of the undo set is missing.
-    #[error("{mount_root} takes part in the rollback, but is not mounted, or has no undo set")]
-    UndoSetIncomplete {
-        /// The mount root of its filesystem.
+    /// A filesystem of the undo set is not there as it was at the update.
+    #[error("{mount_root} takes part in the rollback, but {}", fault.with_hint(.path))]
+    UndoFilesystem {
+        /// The mount root, as shown to a person.
         mount_root: String,
+        /// The mount root in the tree.
+        path: TreePath,
+        /// The fault.
+        fault: FilesystemFault,
+    },
+    /// The state directory is on a filesystem that is not mounted.
+    #[error("{mount_root} has the state of this node and is not mounted; mount it and run again")]
+    StateNotMounted {
+        /// The mount root.
+        mount_root: String,
+    },
+    /// A filesystem was mounted over a directory after the update.
+    #[error(
+        "{mount} is mounted, but was a plain directory at the update; unmount it and run again"
+    )]
+    MountedSince {
+        /// The mount point.
+        mount: String,
+    },
+    /// A filesystem cannot be left out of the rollback.
+    #[error("{path} cannot be left out of the rollback: {reason}")]
+    NotSkippable {
+        /// The path that the administrator named.
+        path: String,
+        /// The reason.
+        reason: SkipFault,
     },
     /// A refusal by an upper layer, which words it.
     #[error(transparent)]
     Caller(Box<dyn Error + Send + Sync>),
+}
+
+/// Fault of a filesystem of an undo set.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FilesystemFault {
+    /// Nothing is mounted at its mount root.
+    NotMounted,
+    /// Another filesystem is mounted there.
+    Replaced,
+    /// It is mounted, but its part of the undo set is missing.
+    NoUndoSet,
+}
+
+/// Reason that a filesystem cannot be left out of a rollback.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SkipFault {
+    /// It is no mount root of the undo set, or nothing changed on it.
+    TakesNoPart,
+    /// It is mounted.
+    Mounted,
+    /// It has the state directory.
+    HoldsState,
 }
 
 /// Inode flag that forbids a change, as chattr(1) sets it.
@@ -551,6 +599,22 @@ impl RedoError {
     }
 }
 
+impl FilesystemFault {
+    /// The fault of the filesystem at `path` of the tree, and the remedy.
+    fn with_hint(self, path: &TreePath) -> String {
+        let skip = format!("or pass --skip-filesystem={path} if its disk is lost");
+        match self {
+            FilesystemFault::NotMounted => format!("is not mounted; mount it, {skip}"),
+            FilesystemFault::Replaced => {
+                format!("another filesystem is mounted there; mount that of the update, {skip}")
+            }
+            FilesystemFault::NoUndoSet => {
+                "its part of the undo set (.si-undo) is missing".to_owned()
+            }
+        }
+    }
+}
+
 impl InodeFlag {
     /// The flag that forbids a change of the inode, if it has one.
     pub(in crate::apply) fn from_locks(locks: &ChangeLocks) -> Option<Self> {
@@ -559,6 +623,16 @@ impl InodeFlag {
             (false, true) => Some(InodeFlag::AppendOnly),
             (false, false) => None,
         }
+    }
+}
+
+impl fmt::Display for SkipFault {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        f.write_str(match self {
+            SkipFault::TakesNoPart => "it is no filesystem on which the rollback changes anything",
+            SkipFault::Mounted => "it is mounted; leave out --skip-filesystem",
+            SkipFault::HoldsState => "it has the state of this node; mount it and run again",
+        })
     }
 }
 

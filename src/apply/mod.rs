@@ -27,6 +27,7 @@ pub mod difference;
 pub mod error;
 pub mod filesystem;
 pub mod journal;
+mod missing_filesystems;
 pub mod notice;
 pub mod on_disk;
 pub mod plan;

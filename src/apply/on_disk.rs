@@ -8,7 +8,8 @@
 //! | S0 idle | no [`STAGE_DIR`], no [`RECEIVE_DIR`] | starts |
 //! | S1 receiving | [`RECEIVE_DIR`] | removes it |
 //! | S2 no journal | [`STAGE_DIR`] without `JOURNAL` and `CLOSED_JOURNAL` | removes it |
-//! | S3 committed | `JOURNAL` | completes the transaction |
+//! | S3 committed | `JOURNAL` without `APPLIED` | completes the transaction |
+//! | S8 applied | `JOURNAL` with `APPLIED` | records the state, then ends the transaction |
 //! | S4 closed | `CLOSED_JOURNAL` | retains the backups, removes the stages |
 //! | S5 leftovers | [`STAGE_DIR`] with only `LEFTOVER_PREFIX` names | tries to remove them |
 //! | S6 invalid journal | `JOURNAL` that cannot be parsed | stops |
@@ -38,6 +39,8 @@ pub(in crate::apply) const STAGED_DIR: &str = "new";
 pub(in crate::apply) const BACKUP_DIR: &str = "old";
 /// In the root's stage: the redo journal. Its rename to this name is the commit point.
 pub(in crate::apply) const JOURNAL: &str = "journal";
+/// Beside the journal: all its actions are done and durable; only the state is not recorded.
+pub(in crate::apply) const APPLIED: &str = "applied";
 /// In the root's stage: the redo journal of a transaction that has ended.
 pub(in crate::apply) const CLOSED_JOURNAL: &str = "done";
 /// Beside the journal: the program that wrote it.
@@ -63,6 +66,8 @@ pub(in crate::apply) const RESERVE_PREFIX: &str = "reserve-";
 
 /// Among the backups: the undo log. Without it no undo set exists.
 pub(in crate::apply) const UNDO_LOG: &str = "way-back";
+/// Among the backups: identities of the other filesystems, to recognise another disk.
+pub(in crate::apply) const IDENTITIES: &str = "identities";
 /// Among the backups: list of untracked paths that were moved there with a directory.
 pub(in crate::apply) const DISPLACED_LIST: &str = "displaced";
 /// Among the backups, with a number: an object that was in the place of a parent directory.

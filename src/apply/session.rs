@@ -3,17 +3,19 @@
 use std::path::Path;
 
 use crate::apply::error::SessionError;
+use crate::apply::filesystem::stage_lock::StageLock;
 use crate::apply::filesystem::{Filesystems, mount_root_times, stage_dirs};
-use crate::apply::journal::{self, Journal, JournalState, space_reserve};
+use crate::apply::journal::{self, JournalState, space_reserve};
+use crate::apply::missing_filesystems::MissingFilesystems;
 use crate::apply::notice::ApplyNotice;
 use crate::apply::on_disk::{JOURNAL, RECEIVE_DIR, STAGE_DIR, name};
 use crate::apply::roll_forward::cleanup::clean_up;
-use crate::apply::roll_forward::{Applied, roll_forward};
+use crate::apply::roll_forward::{Applied, apply_changes, record_changes, roll_forward};
 use crate::host::Kernel;
 use crate::report::Monitor;
 use crate::root::mounts::{self, Mount, RootMount};
 use crate::root::{FileKind, Root, RootError};
-use crate::state::{Lock, is_above_own};
+use crate::state::Lock;
 use crate::tree_path::TreePath;
 
 /// A tree that no other run changes, in the state before or after a transaction, never in between.
@@ -46,11 +48,45 @@ impl Session {
         // The lock is a file of the tree. If a filesystem is missing, it would be created below the
         // mount point.
         if let Some(journal) = journal::peek(&session.root)? {
-            check_mounted(&session.root, &session.filesystems, &journal)?;
+            let root = &session.root;
+            MissingFilesystems::find(root, &session.filesystems, &journal)?.check_all(root)?;
         }
         session._lock = Some(Lock::take(&session.root)?);
         let recovered = recover(&session.root, &session.filesystems, monitor)?;
         Ok((session, recovered))
+    }
+
+    /// As [`Session::open`], for a run that does nothing else.
+    ///
+    /// It does without the filesystem of the state directory if no change is pending there: all
+    /// changes are made, and the next run records the state.
+    pub fn recover(path: &Path, monitor: &dyn Monitor) -> Result<Recovery, SessionError> {
+        let session = Session::look(path)?;
+        let missing = session.missing_filesystems()?;
+        if let Some(mount_root) = missing.with_state.first() {
+            make_changes(&session.root, &session.filesystems, monitor)?;
+            let root = session.root.location().display().to_string();
+            let mount_root = session.root.show(mount_root);
+            return Ok(Recovery::Unrecorded { root, mount_root });
+        }
+
+        let (session, applied) = Session::open(path, monitor)?;
+        Ok(Recovery::Complete(Box::new(session), applied))
+    }
+
+    /// Mount roots of the filesystems that have pending changes and are not mounted.
+    pub fn missing_for_recovery(&self) -> Result<Vec<TreePath>, RootError> {
+        if journal::read_applied(&self.root)?.is_some() {
+            return Ok(Vec::new());
+        }
+        Ok(self.missing_filesystems()?.with_changes)
+    }
+
+    fn missing_filesystems(&self) -> Result<MissingFilesystems, RootError> {
+        match journal::peek(&self.root)? {
+            Some(journal) => MissingFilesystems::find(&self.root, &self.filesystems, &journal),
+            None => Ok(MissingFilesystems::default()),
+        }
     }
 
     /// Opens a tree without the lock, for a run that changes nothing.
@@ -77,56 +113,47 @@ impl Session {
     }
 }
 
+/// Result of a recovery.
+pub enum Recovery {
+    /// No transaction is interrupted any more; the second field is one that was completed.
+    Complete(Box<Session>, Option<Applied>),
+    /// All changes are made, but the filesystem of the state directory is not mounted.
+    Unrecorded {
+        /// Top of the tree, as shown to a person.
+        root: String,
+        /// Mount root of that filesystem.
+        mount_root: String,
+    },
+}
+
 /// Whether a committed transaction has to be completed; changes nothing.
 pub fn is_interrupted(root: &Root) -> Result<bool, RootError> {
     let path = name(STAGE_DIR).join(JOURNAL.as_bytes()).unwrap_or_else(|_| TreePath::root());
     Ok(root.stat(&path)?.is_some_and(|stat| stat.kind == FileKind::File))
 }
 
-/// Refuses a recovery if a filesystem is not mounted that the recovery would write to.
-///
-/// It would write below the mount point instead, and the files would vanish with the next mount. A
-/// filesystem that takes part is recognised by its stage.
-fn check_mounted(
-    root: &Root,
-    present: &Filesystems,
-    journal: &Journal,
-) -> Result<(), SessionError> {
-    let filesystems = Filesystems::from_mount_roots(journal.mount_roots.clone());
-    for (at, mount_root) in journal.mount_roots.iter().enumerate().skip(1) {
-        let takes_part = journal.changes.iter().any(|change| change.filesystem == at);
-        let is_missing = if takes_part {
-            !stage_dirs::exists(root, &filesystems, at)?
-        } else {
-            // A limited filesystem has no stage, nor has one with only the state directory.
-            let is_written = is_above_own(mount_root)
-                || journal
-                    .changes
-                    .iter()
-                    .any(|change| change.path == *mount_root || change.path.is_below(mount_root));
-            is_written
-                && !present.is_mount_root(mount_root)
-                && !is_on_other_filesystem(root, mount_root)?
-        };
-
-        if is_missing {
-            return Err(SessionError::NotMounted { mount_root: root.show(mount_root) });
-        }
-    }
-    Ok(())
-}
-
-/// Whether a directory is on another filesystem than its parent, as a btrfs subvolume is.
-fn is_on_other_filesystem(root: &Root, path: &TreePath) -> Result<bool, RootError> {
-    let Some(parent) = path.parent() else { return Ok(false) };
-    let (stat, parent) = (root.stat(path)?, root.stat(&parent)?);
-    Ok(stat.zip(parent).is_some_and(|(stat, parent)| stat.dev != parent.dev))
-}
-
 /// Removes the stages of a transaction that was not committed or has ended.
 pub fn drop_stages(root: &Root, filesystems: &Filesystems) -> Result<(), RootError> {
     space_reserve::release(root, filesystems)?;
     stage_dirs::remove_all(root, filesystems)
+}
+
+/// Makes all changes of a committed transaction, without the state directory and its lock.
+fn make_changes(
+    root: &Root,
+    present: &Filesystems,
+    monitor: &dyn Monitor,
+) -> Result<(), SessionError> {
+    let _lock = StageLock::take(root)?;
+    let JournalState::Sealed(journal) = journal::find(root)? else { return Ok(()) };
+    if journal::read_applied(root)?.is_some() {
+        return Ok(());
+    }
+
+    let missing = MissingFilesystems::find(root, present, &journal)?;
+    missing.check_changes(root)?;
+    monitor.note(ApplyNotice::Recovering);
+    Ok(apply_changes(root, &journal, &missing.with_state, monitor)?)
 }
 
 /// Completes or discards the transaction of an interrupted run.
@@ -137,9 +164,13 @@ fn recover(
 ) -> Result<Option<Applied>, SessionError> {
     let applied = match journal::find(root)? {
         JournalState::Sealed(journal) => {
-            check_mounted(root, present, &journal)?;
+            MissingFilesystems::find(root, present, &journal)?.check_all(root)?;
+            let _lock = StageLock::take(root)?;
             monitor.note(ApplyNotice::Recovering);
-            Some(roll_forward(root, &journal, monitor)?)
+            Some(match journal::read_applied(root)? {
+                None => roll_forward(root, &journal, monitor)?,
+                Some(unmounted) => record_changes(root, &journal, &unmounted, monitor)?,
+            })
         }
         JournalState::Done(journal) => {
             clean_up(root, &journal)?;

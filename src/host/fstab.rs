@@ -1,4 +1,4 @@
-//! The mount points in the `fstab` of a tree.
+//! The `fstab` of a tree.
 
 use crate::tree_path::TreePath;
 
@@ -10,8 +10,78 @@ pub fn mount_points(content: &[u8]) -> Vec<TreePath> {
     content.split(|&b| b == b'\n').filter_map(mount_point).collect()
 }
 
+/// Entry of an fstab by which a disk can be mounted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FstabEntry {
+    /// Path of the device, or `UUID=`, `LABEL=`, `PARTUUID=` or `PARTLABEL=` with a value.
+    pub device: Vec<u8>,
+    /// Type of the filesystem, or `auto`.
+    pub kind: Vec<u8>,
+    /// Options for mount(2), read-write first.
+    pub options: Vec<u8>,
+}
+
+/// Prefixes of the device of a disk.
+const DISKS: [&[u8]; 5] = [b"/dev/", b"UUID=", b"LABEL=", b"PARTUUID=", b"PARTLABEL="];
+/// Options for mount(8) and others in user space; the kernel refuses unknown options.
+const USER_SPACE: [&[u8]; 15] = [
+    b"defaults",
+    b"rw",
+    b"ro",
+    b"auto",
+    b"noauto",
+    b"user",
+    b"nouser",
+    b"users",
+    b"owner",
+    b"group",
+    b"nofail",
+    b"_netdev",
+    b"bootwait",
+    b"nobootwait",
+    b"optional",
+];
+/// Prefixes of such options.
+const USER_SPACE_PREFIXES: [&[u8]; 3] = [b"x-", b"X-", b"comment="];
+
+impl FstabEntry {
+    /// The first entry for this mount point, if it is one of a disk.
+    pub fn find(content: &[u8], mount_point: &TreePath) -> Option<Self> {
+        let mut lines = content.split(|&b| b == b'\n');
+        let line = lines.find(|line| self::mount_point(line).as_ref() == Some(mount_point))?;
+        let mut words = words(line);
+        let (device, kind, options) = (words.next()?, words.nth(1)?, words.next());
+        let options: Vec<&[u8]> = options.unwrap_or_default().split(|&b| b == b',').collect();
+
+        let is_disk = DISKS.iter().any(|prefix| device.starts_with(prefix));
+        let is_special = |option: &&[u8]| {
+            [&b"bind"[..], b"rbind", b"loop"].contains(option) || option.starts_with(b"loop=")
+        };
+        if !is_disk || options.iter().any(is_special) {
+            return None;
+        }
+
+        let is_for_kernel = |option: &&[u8]| {
+            !option.is_empty()
+                && !USER_SPACE.contains(option)
+                && !USER_SPACE_PREFIXES.iter().any(|prefix| option.starts_with(prefix))
+        };
+        let kept = options.into_iter().filter(is_for_kernel);
+        let options: Vec<&[u8]> = std::iter::once(&b"rw"[..]).chain(kept).collect();
+        Some(FstabEntry {
+            device: unescape(device).into_iter().filter(|&b| b != b'"').collect(),
+            kind: kind.to_vec(),
+            options: unescape(&options.join(&b',')),
+        })
+    }
+}
+
+fn words(line: &[u8]) -> impl Iterator<Item = &[u8]> {
+    line.split(|b| b.is_ascii_whitespace()).filter(|word| !word.is_empty())
+}
+
 fn mount_point(line: &[u8]) -> Option<TreePath> {
-    let mut words = line.split(|b| b.is_ascii_whitespace()).filter(|word| !word.is_empty());
+    let mut words = words(line);
     let (device, point) = (words.next()?, words.next()?);
     if device.starts_with(b"#") {
         return None;
@@ -40,6 +110,41 @@ fn unescape(word: &[u8]) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn entry(line: &str, point: &str) -> Option<(String, String, String)> {
+        let entry = FstabEntry::find(line.as_bytes(), &TreePath::new(point).expect("a path"))?;
+        let text = |field| String::from_utf8(field).expect("text");
+        Some((text(entry.device), text(entry.kind), text(entry.options)))
+    }
+
+    #[test]
+    fn entry_of_disk_has_options_of_kernel_alone() {
+        let fstab = "# UUID=0 /var ext4\nUUID=\"ab\" /var btrfs \
+            defaults,subvol=@var,nofail,x-systemd.device-timeout=9,noatime,ro 0 2\n\
+            /dev/sdb1 /srv/a\\040b xfs\n";
+
+        let var = entry(fstab, "var").expect("an entry");
+        let srv = entry(fstab, "srv/a b").expect("an entry");
+
+        let expected = ("UUID=ab", "btrfs", "rw,subvol=@var,noatime");
+        assert_eq!((var.0.as_str(), var.1.as_str(), var.2.as_str()), expected);
+        assert_eq!((srv.0.as_str(), srv.1.as_str(), srv.2.as_str()), ("/dev/sdb1", "xfs", "rw"));
+    }
+
+    #[test]
+    fn entry_without_disk_is_unknown() {
+        for line in [
+            "/srv/x /var none bind 0 0",
+            "/dev/loop /var ext4 loop 0 0",
+            "server:/var /var nfs defaults 0 0",
+            "tmpfs /var tmpfs defaults 0 0",
+            "UUID=1 /usr ext4 defaults 0 0",
+            "UUID=1 /var",
+            "",
+        ] {
+            assert_eq!(entry(line, "var"), None, "{line}");
+        }
+    }
 
     #[test]
     fn mount_points_read_and_other_lines_ignored() {

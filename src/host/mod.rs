@@ -21,7 +21,7 @@ pub use compat::cluster_txt::HostAssignment;
 pub use compat::overrides_list::parse_overrides_list;
 pub use config::{BootLoader, Check, Config, Download, Drift, KeepUndo, MaxDelete};
 pub use error::{BadFile, NoDefaultEntry, ToolError};
-pub use fstab::mount_points;
+pub use fstab::{FstabEntry, mount_points};
 pub use hooks::{HookPhase, list_hooks};
 pub use kernel::{Kernel, KernelRetention, compare_releases, releases_in};
 pub use notice::HostNotice;

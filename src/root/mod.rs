@@ -15,6 +15,7 @@ mod copy;
 mod create;
 mod error;
 pub mod fault;
+mod filesystem_identity;
 pub mod freeze;
 mod inspect;
 mod io_pool;

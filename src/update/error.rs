@@ -299,6 +299,13 @@ pub enum BootLoaderError {
     Root(#[from] RootError),
     #[error(transparent)]
     Tool(#[from] ToolError),
+    /// A tool of an offline tree failed, in which directories of the kernel are not mounted.
+    #[error(
+        "{source}; {root} has no {}: bind the directories (mount --rbind /{} {root}/{}) and run \
+         again", dirs.iter().map(|dir| format!("/{dir}")).collect::<Vec<_>>().join(", "),
+        dirs.first().unwrap_or(&""), dirs.first().unwrap_or(&"")
+    )]
+    ToolBelowRoot { source: ToolError, root: String, dirs: Vec<&'static str> },
     #[error("the setting bootloader names no program")]
     NoProgram,
     #[error("the setting bootloader names no usable path: {0}")]

@@ -12,6 +12,7 @@
 
 mod error;
 mod explain;
+mod fstab;
 mod hooks;
 mod installed;
 mod notice;
@@ -39,7 +40,7 @@ use crate::tree_path::TreePath;
 pub use error::{FollowUpError, UpdateError, UsageError};
 pub use explain::{ExplainRequest, Provenance, why};
 pub use reboot::reboot;
-pub use recover::recover;
+pub use recover::{PendingFilesystem, pending_filesystems, recover};
 pub use report::{Report, UpdateOutcome};
 pub use request::{Check, Excludes, RsyncScope, SyncMode, UpdateRequest};
 pub use rollback::{RollbackRequest, RolledBack, rollback};

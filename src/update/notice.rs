@@ -26,6 +26,11 @@ pub(super) enum UpdateNotice<'a> {
     Recovered(RecoveredTree),
     /// An interrupted transaction was completed before this run's own.
     RecoveredFirst(RecoveredTree),
+    /// All changes of an interrupted transaction were made; its state is not recorded.
+    Unrecorded {
+        root: String,
+        mount_root: String,
+    },
     BootLoaderPending,
     ReceiveDirLeft(RootError),
 
@@ -178,9 +183,14 @@ impl fmt::Display for UpdateNotice<'_> {
             N::NotInterrupted { root } => write!(f, "no update of {root} was interrupted"),
             N::Recovered(tree) => tree.fmt(f),
             N::RecoveredFirst(tree) => write!(f, "the interrupted update was finished: {tree}"),
+            N::Unrecorded { root, mount_root } => write!(
+                f,
+                "all changes of {root} are made; {mount_root} is not mounted, so the next run \
+                 records the state"
+            ),
             N::BootLoaderPending => f.write_str(
-                "boot files changed but the boot loader was not updated; the next update will \
-                 run its tool",
+                "boot files changed, but the boot loader was not updated; the next update runs \
+                 its tool (si_updateclient --diff)",
             ),
             N::ReceiveDirLeft(error) => {
                 write!(f, "cannot remove the receive directory: {error}; the next run will retry")

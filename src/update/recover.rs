@@ -3,17 +3,26 @@
 use std::path::Path;
 
 use crate::apply::roll_forward::Applied;
-use crate::apply::session::{self, Session};
+use crate::apply::session::{self, Recovery, Session};
 use crate::apply::{Untouched, preflight};
+use crate::host::FstabEntry;
 use crate::host::boot_loader::pending;
 use crate::report::Monitor;
+use crate::root::FileKind;
 use crate::tree_path::TreePath;
 use crate::update::error::{Refusal, UpdateError};
+use crate::update::fstab;
 use crate::update::notice::{RecoveredContent, RecoveredTree, UpdateNotice};
 
 /// Completes an interrupted transaction, if there is one, and does nothing else.
 pub fn recover(root: &Path, monitor: &dyn Monitor) -> Result<(), UpdateError> {
-    let (session, applied) = Session::open(root, monitor)?;
+    let (session, applied) = match Session::recover(root, monitor)? {
+        Recovery::Complete(session, applied) => (session, applied),
+        Recovery::Unrecorded { root, mount_root } => {
+            monitor.note(UpdateNotice::Unrecorded { root, mount_root });
+            return Ok(());
+        }
+    };
     match applied {
         Some(applied) => {
             monitor.note(UpdateNotice::Recovered(describe_tree(&session, &applied)));
@@ -26,9 +35,37 @@ pub fn recover(root: &Path, monitor: &dyn Monitor) -> Result<(), UpdateError> {
 
     // A boot, and even more an initramfs, lacks most programs that the boot loader's tool needs.
     if !pending::load(&session.root).map_err(Untouched::from)?.is_empty() {
-        monitor.note(UpdateNotice::BootLoaderPending);
+        monitor.warn(UpdateNotice::BootLoaderPending);
     }
     Ok(())
+}
+
+/// A filesystem with pending changes that is not mounted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PendingFilesystem {
+    pub mount_root: TreePath,
+    /// Its entry in the fstab of the tree, if a disk can be mounted by it.
+    pub entry: Option<FstabEntry>,
+}
+
+/// Lists the filesystems that [`recover`] needs and that are not mounted, in tree order.
+pub fn pending_filesystems(root: &Path) -> Result<Vec<PendingFilesystem>, UpdateError> {
+    let session = Session::look(root)?;
+    let mount_roots = session.missing_for_recovery().map_err(Untouched::from)?;
+    if mount_roots.is_empty() {
+        return Ok(Vec::new());
+    }
+
+    let fstab = fstab::read(&session.root)?;
+    let mut pending = Vec::new();
+    for mount_root in mount_roots {
+        // A symbolic link would lead the mount out of the tree.
+        let stat = session.root.stat(&mount_root).map_err(Untouched::from)?;
+        let is_directory = stat.is_some_and(|stat| stat.kind == FileKind::Directory);
+        let entry = is_directory.then(|| FstabEntry::find(&fstab, &mount_root)).flatten();
+        pending.push(PendingFilesystem { mount_root, entry });
+    }
+    Ok(pending)
 }
 
 /// Opens the tree for a dry run, without the lock.

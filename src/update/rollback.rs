@@ -4,13 +4,16 @@
 //! update does not install it again.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::apply::journal::CommitRecord;
 use crate::apply::plan::{ChangePlan, ItemizedLine};
-use crate::apply::session::Session;
-use crate::apply::undo::{RetentionLimits, RollbackInput, UndoSet, plan_rollback};
+use crate::apply::session::{self, Session};
+use crate::apply::undo::{
+    MountedTree, RetentionLimits, RollbackInput, UndoSet, check_filesystems,
+    check_state_filesystem, plan_rollback,
+};
 use crate::apply::{Untouched, preflight};
 use crate::generation::GenerationId;
 use crate::host::{BootLoader, KeepUndo, releases_in};
@@ -36,6 +39,8 @@ pub struct RollbackRequest {
     pub root: PathBuf,
     /// Whether the run only reports its plan.
     pub dry_run: bool,
+    /// Mount roots of filesystems that are lost and left out.
+    pub skip_filesystems: Vec<TreePath>,
     /// Filesystem types of the root that are accepted although they are not known to be safe.
     pub allow_root_fs: Vec<String>,
     /// Whether the backups of the rollback become the next undo set.
@@ -90,9 +95,10 @@ pub fn rollback(
     let session = if request.dry_run {
         open_for_dry_run(&request.root)?
     } else {
+        check_state_mounted(&request.root)?;
         open_session(&request.root, &request.allow_root_fs, monitor)?
     };
-    let undo = Undo::open(&session)?;
+    let undo = Undo::open(&session, &request.skip_filesystems)?;
 
     let plan = undo.plan(&session)?;
     let pinned = choose_pinned(&session, undo.current.as_ref(), undo.previous.as_ref())?;
@@ -142,12 +148,32 @@ pub fn rollback(
     Ok(result)
 }
 
+/// Refuses a tree without the filesystem of the state directory, before the lock is created there.
+///
+/// An interrupted transaction is completed first, and then has another undo set.
+fn check_state_mounted(root: &Path) -> Result<(), UpdateError> {
+    let session = Session::look(root)?;
+    if session::is_interrupted(&session.root).map_err(Untouched::from)? {
+        return Ok(());
+    }
+    // An undo set that cannot be read is reported later.
+    if let Ok(Some(set)) = UndoSet::find(&session.root) {
+        check_state_filesystem(&set, mounted_tree(&session))?;
+    }
+    Ok(())
+}
+
+fn mounted_tree(session: &Session) -> MountedTree<'_> {
+    MountedTree { root: &session.root, mounts: &session.mounts }
+}
+
 impl Undo {
     /// Opens the undo set; it has to belong to the tree as recorded.
-    fn open(session: &Session) -> Result<Self, UpdateError> {
+    fn open(session: &Session, skip: &[TreePath]) -> Result<Self, UpdateError> {
         let root = &session.root;
         let nothing = || UpdateError::NothingToUndo { root: root.show(&TreePath::root()) };
         let set = UndoSet::find(root).map_err(Refusal::UndoSet)?.ok_or_else(nothing)?;
+        check_state_filesystem(&set, mounted_tree(session))?;
 
         let current = match state::load(root).map_err(Untouched::from)? {
             LoadedState::Valid(state) | LoadedState::FromCopy(state) => Some(*state),
@@ -156,6 +182,7 @@ impl Undo {
         if !set.leads_from(current.as_ref().map(State::composed_id)) {
             return Err(nothing());
         }
+        let set = check_filesystems(set, mounted_tree(session), skip)?;
 
         let record = set.record().map_err(Untouched::from)?;
         let previous = record

@@ -667,6 +667,7 @@ fn perform(
             let request = RollbackRequest {
                 root,
                 dry_run: false,
+                skip_filesystems: Vec::new(),
                 allow_root_fs,
                 keep_undo,
                 undo_share,

@@ -10,6 +10,7 @@
 pub mod limited;
 pub mod mount_root_times;
 pub(in crate::apply) mod stage_dirs;
+pub(in crate::apply) mod stage_lock;
 #[cfg(test)]
 mod tests;
 pub(in crate::apply) mod undo_dirs;
@@ -83,6 +84,12 @@ impl Filesystems {
         self.mount_roots.iter().rposition(|mount_root| path.is_below(mount_root)).unwrap_or(0)
     }
 
+    /// The filesystem that `path` is on or is the mount root of.
+    pub fn filesystem_at(&self, path: &TreePath) -> usize {
+        let mount_root = self.mount_roots.binary_search(path);
+        mount_root.unwrap_or_else(|_| self.entry_filesystem_of(path))
+    }
+
     /// The filesystem whose slots serve `path`: the root's if the entry's is limited.
     pub fn slot_filesystem_of(&self, path: &TreePath) -> usize {
         self.slot_filesystem(self.entry_filesystem_of(path))
@@ -92,8 +99,7 @@ impl Filesystems {
     ///
     /// It differs from [`Filesystems::slot_filesystem_of`] for mount roots.
     pub fn slot_filesystem_of_dir(&self, path: &TreePath) -> usize {
-        let mount_root = self.mount_roots.binary_search(path);
-        self.slot_filesystem(mount_root.unwrap_or_else(|_| self.entry_filesystem_of(path)))
+        self.slot_filesystem(self.filesystem_at(path))
     }
 
     /// Whether `path` is on a limited filesystem.
@@ -131,6 +137,22 @@ impl Filesystems {
         let stage = self.at_mount_root(at, STAGE_DIR);
         stage.join(entry.as_bytes()).unwrap_or_else(|_| name(entry))
     }
+}
+
+/// Whether a filesystem is mounted at `mount_root`, or a btrfs subvolume exists there.
+///
+/// `mount_points` are those of the mount table, which does not list nested subvolumes.
+pub fn is_mounted<'a>(
+    root: &Root,
+    mut mount_points: impl Iterator<Item = &'a TreePath>,
+    mount_root: &TreePath,
+) -> Result<bool, RootError> {
+    if mount_points.any(|point| point == mount_root) {
+        return Ok(true);
+    }
+    let Some(parent) = mount_root.parent() else { return Ok(true) };
+    let (stat, parent) = (root.stat(mount_root)?, root.stat(&parent)?);
+    Ok(stat.zip(parent).is_some_and(|(stat, parent)| stat.dev != parent.dev))
 }
 
 /// The path `prefix` with the first free number in `directory`.

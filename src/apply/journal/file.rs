@@ -6,11 +6,12 @@ use crate::apply::error::{FormatFault, Interrupted, JournalError, StageError, Un
 use crate::apply::journal::{CommitRecord, Journal, JournalState, codec};
 use crate::apply::notice::ApplyNotice;
 use crate::apply::on_disk::{
-    AGENT, CLOSED_JOURNAL, DIRECTORIES, JOURNAL, MANIFEST, PINNED, STAGE_DIR, STATE, SYNCED, name,
+    AGENT, APPLIED, CLOSED_JOURNAL, DIRECTORIES, JOURNAL, MANIFEST, PINNED, STAGE_DIR, STATE,
+    SYNCED, name,
 };
 use crate::entry::Mtime;
 use crate::image::ImageName;
-use crate::manifest::{parse_entries, write_entries};
+use crate::manifest::{parse_entries, parse_path, path_text, write_entries};
 use crate::report::Monitor;
 use crate::root::{Rename, Root, RootError};
 use crate::tree_path::TreePath;
@@ -53,6 +54,7 @@ fn write(root: &Root, journal: &Journal, monitor: &dyn Monitor) -> Result<(), Ro
         }
     }
 
+    stage.unlink(&name(APPLIED))?;
     // The name of the stage itself has to be durable before the journal in it.
     root.sync_dir(&TreePath::root())?;
     stage.write_durably(&name(JOURNAL), codec::write(journal).as_bytes(), 0o600)
@@ -154,6 +156,33 @@ fn read(stage: &Root, file: &str) -> Result<Option<Vec<u8>>, RootError> {
 pub fn sealed_at(root: &Root) -> Result<Mtime, RootError> {
     let stat = root.below(&name(STAGE_DIR))?.stat(&name(JOURNAL))?;
     Ok(stat.map_or(Mtime { seconds: i64::MAX, nanos: 0 }, |stat| stat.mtime))
+}
+
+/// Records, durably, that all actions are done and that the state is not recorded.
+///
+/// `state` has the deviations that the roll forward found; it replaces the state beside the journal.
+/// `unmounted` are the mount roots without a filesystem, for which the state has to wait.
+pub fn mark_applied(
+    root: &Root,
+    state: Option<&str>,
+    unmounted: &[TreePath],
+) -> Result<(), RootError> {
+    let stage = root.below(&name(STAGE_DIR))?;
+    if let Some(state) = state {
+        stage.write_durably(&name(STATE), state.as_bytes(), 0o600)?;
+    }
+    let list: String = unmounted.iter().map(|path| path_text(path) + "\n").collect();
+    stage.write_durably(&name(APPLIED), list.as_bytes(), 0o600)
+}
+
+/// Mount roots without a filesystem when all actions were done; `None` if actions are pending.
+pub fn read_applied(root: &Root) -> Result<Option<Vec<TreePath>>, RootError> {
+    let Some(stage) = open_stage(root)? else { return Ok(None) };
+    let list = read(&stage, APPLIED)?;
+    let parse = |list: Vec<u8>| {
+        list.split(|&byte| byte == b'\n').filter_map(|line| parse_path(line).ok()).collect()
+    };
+    Ok(list.map(parse))
 }
 
 /// Ends a transaction: only its backups and stages are left to be cleaned up.

@@ -56,7 +56,16 @@ pub(in crate::apply) fn preallocate(
 
 /// Removes the reserves; returns whether there were any.
 pub(in crate::apply) fn release(root: &Root, filesystems: &Filesystems) -> Result<bool, RootError> {
-    let mut released = remove_files(root, &state::directory_path())?;
+    let released = remove_files(root, &state::directory_path())?;
+    Ok(release_in_stages(root, filesystems)? | released)
+}
+
+/// Removes the reserves in the stages alone; the state directory is not mounted.
+pub(in crate::apply) fn release_in_stages(
+    root: &Root,
+    filesystems: &Filesystems,
+) -> Result<bool, RootError> {
+    let mut released = false;
     for at in 0..filesystems.mount_roots().len() {
         if let Some(stage) = stage_dirs::open(root, filesystems, at)? {
             released |= remove_files(&stage, &TreePath::root())?;

@@ -15,8 +15,12 @@ use crate::tree_path::TreePath;
 const RECREATED: &str = "removed by another process during the update and created again; \
                          untracked entries in it may be missing";
 
-/// Sets the final metadata of directories; no entry of theirs changes any more.
-pub(super) fn set_directory_metadata(root: &Root, journal: &Journal) -> Result<(), RootError> {
+/// Sets the final metadata of the directories in `scope`; no entry of theirs changes any more.
+pub(super) fn set_directory_metadata(
+    root: &Root,
+    journal: &Journal,
+    scope: &dyn Fn(&TreePath) -> bool,
+) -> Result<(), RootError> {
     let with_all_metadata: HashSet<&TreePath> = journal
         .changes
         .iter()
@@ -24,7 +28,7 @@ pub(super) fn set_directory_metadata(root: &Root, journal: &Journal) -> Result<(
         .map(|change| &change.path)
         .collect();
 
-    for entry in &journal.directories {
+    for entry in journal.directories.iter().filter(|entry| scope(&entry.path)) {
         if with_all_metadata.contains(&entry.path) {
             let stat = root.stat(&entry.path)?;
             if stat.is_some_and(|stat| stat.kind == FileKind::Directory) {

@@ -43,34 +43,49 @@ pub struct Applied {
 }
 
 /// Carries out the journal, records the state and ends the transaction.
-///
-/// If a disk is full, the space reserves are removed and everything is repeated once.
 pub fn roll_forward(
     root: &Root,
     journal: &Journal,
     monitor: &dyn Monitor,
 ) -> Result<Applied, Interrupted> {
-    let filesystems = Filesystems::from_mount_roots(journal.mount_roots.clone());
-    let run = RollForward { root, journal, filesystems: &filesystems, monitor };
-    let (begin, mut conflicts) = (Instant::now(), Conflicts::default());
+    let run = RollForward::new(root, journal, monitor);
+    Ok(run.repeat_if_full(|conflicts| run.redo(conflicts))?)
+}
 
-    let applied = match run.redo(begin, &mut conflicts) {
-        Err(error)
-            if error.is_full() && space_reserve::release(root, &filesystems).unwrap_or(false) =>
-        {
-            monitor.note(ApplyNotice::ReserveReleased { error });
-            run.redo(begin, &mut conflicts)
-        }
-        answer => answer,
-    };
-    Ok(applied?)
+/// Carries out the journal without recording the state, whose filesystem is not mounted.
+///
+/// `unmounted` are the mount roots of the filesystems that are missing; no action is on them. The
+/// end is marked, so that a later run does not repeat the actions: programs may have changed the
+/// same paths by then.
+pub fn apply_changes(
+    root: &Root,
+    journal: &Journal,
+    unmounted: &[TreePath],
+    monitor: &dyn Monitor,
+) -> Result<(), Interrupted> {
+    let run = RollForward { unmounted, ..RollForward::new(root, journal, monitor) };
+    Ok(run.repeat_if_full(|conflicts| run.apply(conflicts))?)
+}
+
+/// Records the state after [`apply_changes`], and ends the transaction.
+pub fn record_changes(
+    root: &Root,
+    journal: &Journal,
+    unmounted: &[TreePath],
+    monitor: &dyn Monitor,
+) -> Result<Applied, Interrupted> {
+    let run = RollForward::new(root, journal, monitor);
+    Ok(run.repeat_if_full(|_| run.record(unmounted))?)
 }
 
 /// One roll forward; its methods are the phases.
 struct RollForward<'a> {
     root: &'a Root,
     journal: &'a Journal,
-    filesystems: &'a Filesystems,
+    filesystems: Filesystems,
+    /// Mount roots without a filesystem: nothing is written at or below them.
+    unmounted: &'a [TreePath],
+    begin: Instant,
     monitor: &'a dyn Monitor,
 }
 
@@ -82,49 +97,112 @@ struct Changed {
     kept: Vec<TreePath>,
 }
 
-impl RollForward<'_> {
-    fn redo(&self, begin: Instant, conflicts: &mut Conflicts) -> Result<Applied, RedoError> {
-        let (root, journal) = (self.root, self.journal);
+impl<'a> RollForward<'a> {
+    fn new(root: &'a Root, journal: &'a Journal, monitor: &'a dyn Monitor) -> Self {
+        let filesystems = Filesystems::from_mount_roots(journal.mount_roots.clone());
+        RollForward { root, journal, filesystems, unmounted: &[], begin: Instant::now(), monitor }
+    }
+
+    /// Runs `phases`; if a disk is full, removes the space reserves and runs them once more.
+    fn repeat_if_full<T>(
+        &self,
+        phases: impl Fn(&mut Conflicts) -> Result<T, RedoError>,
+    ) -> Result<T, RedoError> {
+        let mut conflicts = Conflicts::default();
+        match phases(&mut conflicts) {
+            Err(error) if error.is_full() && self.release_reserves().unwrap_or(false) => {
+                self.monitor.note(ApplyNotice::ReserveReleased { error });
+                phases(&mut conflicts)
+            }
+            answer => answer,
+        }
+    }
+
+    fn release_reserves(&self) -> Result<bool, RootError> {
+        if self.unmounted.is_empty() {
+            space_reserve::release(self.root, &self.filesystems)
+        } else {
+            space_reserve::release_in_stages(self.root, &self.filesystems)
+        }
+    }
+
+    /// Makes all changes, records the state and ends the transaction.
+    fn redo(&self, conflicts: &mut Conflicts) -> Result<Applied, RedoError> {
+        let Changed { mixed, kept } = self.make_changes(conflicts)?;
+        let state = finalize::final_state(self.journal, &kept, &conflicts.recreated_dirs)?;
+        self.report(&kept, conflicts);
+
+        self.end(state.as_ref())?;
+        Ok(Applied { state, mixed, kept })
+    }
+
+    /// Makes all changes, and marks the journal.
+    fn apply(&self, conflicts: &mut Conflicts) -> Result<(), RedoError> {
+        let Changed { kept, .. } = self.make_changes(conflicts)?;
+        let state = finalize::final_state(self.journal, &kept, &conflicts.recreated_dirs)?;
+        self.report(&kept, conflicts);
+
+        let text = state.map(|state| state.to_toml()).transpose()?;
+        Ok(journal::mark_applied(self.root, text.as_deref(), self.unmounted)?)
+    }
+
+    /// Does the rest of a transaction whose changes are made, except on `unmounted` filesystems.
+    fn record(&self, unmounted: &[TreePath]) -> Result<Applied, RedoError> {
+        let was_unmounted = |path: &TreePath| is_on_any(path, unmounted);
+        finalize::set_directory_metadata(self.root, self.journal, &was_unmounted)?;
+
+        // The state beside the journal has the deviations already.
+        let state = finalize::final_state(self.journal, &[], &[])?;
+        self.end(state.as_ref())?;
+        Ok(Applied { state, mixed: Duration::ZERO, kept: Vec::new() })
+    }
+
+    /// Makes all changes, durably.
+    fn make_changes(&self, conflicts: &mut Conflicts) -> Result<Changed, RedoError> {
+        let (root, journal, filesystems) = (self.root, self.journal, &self.filesystems);
         let total = journal.changes.len() as u64;
         self.monitor.event(Event::Started { job: Job::Apply, total });
         if journal.slots == Slots::Undo {
-            undo_dirs::take_over(root, self.filesystems, journal.participants().into_iter())?;
+            undo_dirs::take_over(root, filesystems, journal.participants().into_iter())?;
         }
-        let stages = stage_dirs::open_all(root, self.filesystems)?;
+        let stages = stage_dirs::open_all(root, filesystems)?;
 
-        let Changed { mixed, kept } = self.change_tree(&stages, begin, conflicts)?;
+        let changed = self.change_tree(&stages, conflicts)?;
         self.monitor.event(Event::Advanced { job: Job::Apply, by: total });
 
-        finalize::set_directory_metadata(root, journal)?;
+        let is_mounted = |path: &TreePath| !is_on_any(path, self.unmounted);
+        finalize::set_directory_metadata(root, journal, &is_mounted)?;
         if journal.retention == UndoRetention::Replace {
             UndoLog::correct(&stages, &journal.changes)?;
         }
-        finalize::sync(root, self.filesystems, journal)?;
-        boot_flush::write_back(root, self.filesystems, journal, self.monitor);
+        finalize::sync(root, filesystems, journal)?;
+        boot_flush::write_back(root, filesystems, journal, self.monitor);
+        Ok(changed)
+    }
 
-        let state = finalize::final_state(journal, &kept, &conflicts.recreated_dirs)?;
-        self.report(&kept, conflicts);
-        finalize::record(root, journal, state.as_ref())?;
+    /// Records the state, ends the transaction and cleans up.
+    fn end(&self, state: Option<&State>) -> Result<(), RedoError> {
+        finalize::record(self.root, self.journal, state)?;
 
         // A reserve that cannot be removed now is removed with the stage, or by the next run.
-        let _ = space_reserve::release(root, self.filesystems);
-        journal::close(root)?;
+        let _ = space_reserve::release(self.root, &self.filesystems);
+        journal::close(self.root)?;
         self.monitor.event(Event::Finished { job: Job::Apply });
         if let Err(error) = self.clean_up() {
             self.monitor.warn(ApplyNotice::CleanUpFailed { error });
         }
-        Ok(Applied { state, mixed, kept })
+        Ok(())
     }
 
     /// Carries out all actions in order, then moves late arrivals back.
     fn change_tree(
         &self,
         stages: &Stages,
-        begin: Instant,
         conflicts: &mut Conflicts,
     ) -> Result<Changed, RedoError> {
         let sealed_at = journal::sealed_at(self.root)?;
-        let mut executor = Executor::new(self.root, self.filesystems, stages, sealed_at, conflicts);
+        let filesystems = &self.filesystems;
+        let mut executor = Executor::new(self.root, filesystems, stages, sealed_at, conflicts);
         let mut changed = Changed { mixed: Duration::ZERO, kept: Vec::new() };
 
         for change in &self.journal.changes {
@@ -132,14 +210,14 @@ impl RollForward<'_> {
                 changed.kept.push(change.path.clone());
             }
             if change.action.is_visible() {
-                changed.mixed = begin.elapsed();
+                changed.mixed = self.begin.elapsed();
             }
         }
 
         let arrivals =
             late_arrivals::restore_late_arrivals(self.root, stages, &self.journal.changes)?;
         if !arrivals.restored.is_empty() {
-            changed.mixed = begin.elapsed();
+            changed.mixed = self.begin.elapsed();
         }
         self.list_unrestorable(stages, arrivals.unrestorable)?;
         changed.kept.extend(self.recreated_by_arrivals()?);
@@ -203,6 +281,11 @@ impl RollForward<'_> {
 
     fn clean_up(&self) -> Result<(), RootError> {
         cleanup::clean_up(self.root, self.journal)?;
-        stage_dirs::report_leftovers(self.root, self.filesystems, self.monitor)
+        stage_dirs::report_leftovers(self.root, &self.filesystems, self.monitor)
     }
+}
+
+/// Whether `path` is at or below one of the mount roots.
+fn is_on_any(path: &TreePath, mount_roots: &[TreePath]) -> bool {
+    mount_roots.iter().any(|mount_root| path == mount_root || path.is_below(mount_root))
 }

@@ -27,6 +27,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use crate::apply::error::{RefusalKind, Untouched};
 use crate::apply::filesystem::Filesystems;
 use crate::apply::filesystem::stage_dirs::{self, Stages};
+use crate::apply::filesystem::stage_lock::StageLock;
 use crate::apply::journal::{self, CommitRecord, Journal, space_reserve};
 use crate::apply::plan::{ChangePlan, ContentSource, StagedItem};
 use crate::apply::undo::{self, RetentionLimits, UndoRetention, backup};
@@ -78,6 +79,7 @@ pub struct Staged<'a> {
 #[must_use]
 pub struct Sealed {
     journal: Journal,
+    _lock: StageLock,
 }
 
 impl<'a> Stage<'a> {
@@ -460,8 +462,9 @@ impl Staged<'_> {
 
         space_reserve::preallocate(self.root, self.filesystems, self.plan, &journal.record)
             .map_err(Untouched::from_root)?;
+        let lock = StageLock::take(self.root).map_err(Untouched::from)?;
         journal::seal(self.root, &journal, self.monitor)?;
-        Ok(Sealed { journal })
+        Ok(Sealed { journal, _lock: lock })
     }
 }
 

@@ -7,6 +7,7 @@ use crate::apply::notice::ApplyNotice;
 use crate::apply::plan::ChangePlan;
 use crate::apply::undo::backup;
 use crate::apply::undo::displaced::write_displaced;
+use crate::apply::undo::identities::write_identities;
 use crate::apply::undo::undo_log::UndoLog;
 use crate::apply::undo::undo_set::{UndoSet, disk_usage};
 use crate::generation::GenerationId;
@@ -106,5 +107,6 @@ pub(in crate::apply) fn record_prior_state(
         return Ok(());
     }
     state::back_up(root, backups)?;
+    write_identities(root, backups, plan.filesystems.mount_roots())?;
     UndoLog::read_live(root, stages, recorded_id, plan)?.write(backups)
 }

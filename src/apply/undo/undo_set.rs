@@ -1,11 +1,12 @@
 //! The undo set on disk.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use crate::apply::error::UndoLogError;
 use crate::apply::filesystem::{Filesystems, mount_root_times, undo_dirs};
 use crate::apply::on_disk::slot_number;
 use crate::apply::undo::backup::DiskUsage;
+use crate::apply::undo::identities::{Identities, read_identities};
 use crate::apply::undo::undo_log::UndoLog;
 use crate::generation::GenerationId;
 use crate::root::{Root, RootError};
@@ -18,6 +19,19 @@ pub struct UndoSet {
     pub(super) filesystems: Filesystems,
     /// The open directories by filesystem, as far as they exist.
     pub(super) dirs: HashMap<usize, Root>,
+    /// Identities that the filesystems had at the update, if they were recorded.
+    pub(super) identities: Identities,
+    /// Filesystems that a rollback does not touch.
+    pub(super) left_out: BTreeMap<usize, LeftOut>,
+}
+
+/// Reason that a rollback leaves a filesystem out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum LeftOut {
+    /// The administrator named it: its paths become deviations.
+    Skipped,
+    /// It is not mounted, and only times of its directories would be restored.
+    Unmounted,
 }
 
 impl UndoSet {
@@ -31,11 +45,12 @@ impl UndoSet {
         let filesystems = Filesystems::from_mount_roots(log.mount_roots.clone());
         let mut dirs = HashMap::new();
         for at in 0..filesystems.mount_roots().len() {
-            if let Some(dir) = undo_dirs::open(root, &filesystems, at)? {
-                dirs.insert(at, dir);
+            if let Some(part) = undo_dirs::open(root, &filesystems, at)? {
+                dirs.insert(at, part);
             }
         }
-        Ok(Some(UndoSet { log, filesystems, dirs }))
+        let identities = read_identities(&dir)?;
+        Ok(Some(UndoSet { log, filesystems, dirs, identities, left_out: BTreeMap::new() }))
     }
 
     /// Mount roots of the undo set of the tree, if its log is valid.
@@ -76,6 +91,11 @@ impl UndoSet {
             slots.extend(children.iter().filter_map(|(path, _)| slot_number(path)));
         }
         Ok(slots)
+    }
+
+    /// The reason that a rollback leaves `path` out, if it does.
+    pub(super) fn left_out(&self, path: &TreePath) -> Option<LeftOut> {
+        self.left_out.get(&self.filesystems.filesystem_at(path)).copied()
     }
 
     /// Removes it, the undo log first: the rest of a set must not look like a whole one.

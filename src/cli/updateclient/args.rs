@@ -38,6 +38,22 @@ const RECOVERY: &str = "Recovery and rollback";
 const REINSTALLATION: &str = "Reinstallation";
 const OUTPUT: &str = "Reports and output";
 
+// clap does not report a missing required option that conflicts with one that is given. So an option
+// for one job also conflicts with the other jobs.
+const OTHER_THAN_RECOVER: [&str; 9] = [
+    "diff",
+    "autoinstall",
+    "adopt",
+    "status",
+    "why",
+    "show_config",
+    "needs_restarting",
+    "rollback",
+    "json",
+];
+const OTHER_THAN_ROLLBACK: [&str; 8] =
+    ["diff", "autoinstall", "adopt", "status", "why", "show_config", "needs_restarting", "recover"];
+
 /// Update this node to the state of its image, by a small diff or by rsync.
 #[derive(Debug, Parser)]
 #[command(
@@ -136,9 +152,30 @@ pub struct Arguments {
     /// Only complete an interrupted update, without network access
     #[arg(long, help_heading = RECOVERY, conflicts_with = "diff")]
     pub recover: bool,
+    /// With --recover: print the unmounted filesystems that it needs, and change nothing
+    #[arg(
+        long,
+        help_heading = RECOVERY,
+        requires = "recover",
+        conflicts_with_all = OTHER_THAN_RECOVER,
+        long_help = "With --recover: print the filesystems that it needs and that are not mounted, \
+        and change nothing. Each line has the mount point and, if /etc/fstab of the tree has an \
+        entry of a disk for it, device, type and options, separated by spaces. Unusual bytes are \
+        written as \\0ooo. An initramfs mounts these filesystems before it runs --recover"
+    )]
+    pub list_filesystems: bool,
     /// Undo the last update, without network access
     #[arg(long, help_heading = RECOVERY, conflicts_with = "diff")]
     pub rollback: bool,
+    /// With --rollback: leave out the lost filesystem of this mount point; can be repeated
+    #[arg(
+        long,
+        help_heading = RECOVERY,
+        value_name = "PATH",
+        requires = "rollback",
+        conflicts_with_all = OTHER_THAN_ROLLBACK
+    )]
+    pub skip_filesystem: Vec<PathBuf>,
     /// Install the newest generation even if a rollback has pinned it
     #[arg(long, help_heading = RECOVERY, requires = "diff")]
     pub unhold: bool,
@@ -207,6 +244,7 @@ impl Arguments {
             || self.show_config
             || self.why.is_some()
             || self.needs_restarting
+            || self.list_filesystems
     }
 }
 
@@ -266,6 +304,24 @@ mod tests {
         ] {
             let words = ["si_updateclient"].iter().chain(&options).map(OsString::from);
             assert!(parse(words).is_err(), "{options:?}");
+        }
+    }
+
+    #[test]
+    fn options_of_one_job_are_refused_with_others() {
+        for (option, own) in
+            [("--list-filesystems", "--recover"), ("--skip-filesystem=/boot", "--rollback")]
+        {
+            let is_valid = |job: Option<&str>| {
+                let words = ["si_updateclient", option].into_iter().chain(job);
+                parse(words.map(OsString::from)).is_ok()
+            };
+
+            assert!(is_valid(Some(own)));
+            for job in ["--diff", "--status", "--adopt", "--why=/etc", "--needs-restarting"] {
+                assert!(!is_valid(Some(job)), "{option} {job}");
+            }
+            assert!(!is_valid(None), "{option}");
         }
     }
 }

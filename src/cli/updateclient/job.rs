@@ -70,7 +70,7 @@ impl ClientJob<'_> {
     /// Undoes the last update.
     pub fn rollback(&self) -> Result<Exit, UpdateError> {
         let ClientJob { arguments, settings, meter, log } = *self;
-        let request = request::rollback_request(arguments, settings);
+        let request = request::rollback_request(arguments, settings)?;
         if !arguments.yes && !request.dry_run {
             prompt::confirm(&prompt::rollback_question(&request))?;
         }

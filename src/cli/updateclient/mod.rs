@@ -96,6 +96,10 @@ fn run(arguments: &Arguments, log: &Log) -> Result<Exit, UpdateError> {
     let meter =
         DownloadMeter::new(Box::new(Logged::new(monitor(arguments), arguments.verbosity(), log)));
     let monitor: &dyn Monitor = &meter;
+    if arguments.list_filesystems {
+        output::print_pending_filesystems(&update::pending_filesystems(&arguments.root)?);
+        return Ok(Exit::Done);
+    }
     if arguments.recover {
         update::recover(&arguments.root, monitor)?;
         return Ok(Exit::Done);

@@ -133,16 +133,22 @@ pub fn update_request(
 }
 
 /// Request of a rollback.
-pub fn rollback_request(arguments: &Arguments, settings: &Settings) -> RollbackRequest {
-    RollbackRequest {
+pub fn rollback_request(
+    arguments: &Arguments,
+    settings: &Settings,
+) -> Result<RollbackRequest, UpdateError> {
+    let skipped = arguments.skip_filesystem.iter();
+    let skipped = skipped.map(|path| absolute("--skip-filesystem", path));
+    Ok(RollbackRequest {
         root: arguments.root.clone(),
         dry_run: arguments.dry_run,
+        skip_filesystems: skipped.collect::<Result<_, _>>()?,
         allow_root_fs: settings.allow_root_fs.clone(),
         keep_undo: settings.keep_undo,
         undo_share: settings.undo_share,
         bootloader: settings.bootloader.clone(),
         program_timeout: program_timeout(settings),
-    }
+    })
 }
 
 /// Request of `--why`; `path` is a path of the tree, not below `--root` on this machine.

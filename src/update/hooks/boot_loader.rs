@@ -14,7 +14,7 @@ use crate::entry::Mtime;
 use crate::host::boot_loader::{
     self, BootChanges, BootCommand, BootFileChange, BootLoaderPlan, pending,
 };
-use crate::host::{BootLoader, CancelPolicy, HostNotice, ToolInput};
+use crate::host::{BootLoader, CancelPolicy, HostNotice, ToolError, ToolInput};
 use crate::root::{Descend, FileKind, Root, RootError, Visit};
 use crate::state::{self, LoadedState};
 use crate::tree_path::TreePath;
@@ -129,7 +129,7 @@ fn run_tools(
             context.monitor.note(TransactionNotice::BootLoaderTool(command));
             let arguments = ToolInput { arguments: &command.arguments, ..ToolInput::default() };
             if let Err(error) = tools.run(&command.program, &arguments) {
-                failures.push(error.into());
+                failures.push(tool_error(context.root, error));
             }
         }
     });
@@ -148,6 +148,22 @@ pub(super) fn watch_boot_files<T>(
         context.monitor.warn(TransactionNotice::RewrittenNotRecorded(error));
     }
     result
+}
+
+/// Adds the directories that a tool of an offline tree may have missed.
+fn tool_error(root: &Root, error: ToolError) -> BootLoaderError {
+    let is_absent = |probe: &str| {
+        let stat = TreePath::new(probe).ok().map(|probe| root.stat(&probe));
+        matches!(stat, Some(Ok(None)))
+    };
+    let probes = [("dev", "dev/null"), ("proc", "proc/self"), ("sys", "sys/kernel")];
+    let dirs: Vec<&'static str> =
+        probes.into_iter().filter(|(_, probe)| is_absent(probe)).map(|(dir, _)| dir).collect();
+
+    if dirs.is_empty() || root.is_running_system().unwrap_or(true) {
+        return error.into();
+    }
+    BootLoaderError::ToolBelowRoot { source: error, root: root.show(&TreePath::root()), dirs }
 }
 
 /// Chooses the configured program, or the tools that this tree has.

@@ -1,13 +1,11 @@
 //! Mounts that an update has to know of: those in the tree's fstab, and foreign ones.
 
-use std::io::Read;
-
-use crate::apply::Untouched;
 use crate::host;
 use crate::manifest::Manifest;
-use crate::root::{Root, RootError};
+use crate::root::Root;
 use crate::tree_path::TreePath;
 use crate::update::error::UpdateError;
+use crate::update::fstab;
 use crate::update::notice::TransactionNotice;
 use crate::update::run::Run;
 
@@ -26,17 +24,7 @@ const PSEUDO_FILESYSTEMS: [&str; 9] = [
 
 /// Reads the mount points of the tree's own fstab.
 pub(super) fn read_fstab(root: &Root) -> Result<Vec<TreePath>, UpdateError> {
-    let path = TreePath::new("etc/fstab").unwrap_or_else(|_| TreePath::root());
-    let file = match root.open_file(&path) {
-        Err(error) if error.is_absent() => return Ok(Vec::new()),
-        answer => answer.map_err(Untouched::from)?,
-    };
-
-    let mut content = Vec::new();
-    file.take(host::MAX_FILE as u64).read_to_end(&mut content).map_err(|source| {
-        Untouched::from(RootError { operation: "read", path: root.show(&path), source })
-    })?;
-    Ok(host::mount_points(&content))
+    Ok(host::mount_points(&fstab::read(root)?))
 }
 
 /// Warns of paths of the image below mounts that this program does not write to.

@@ -10,7 +10,7 @@ mod tests;
 use std::collections::{BTreeMap, HashSet};
 
 use crate::apply::difference::Difference;
-use crate::apply::error::{RefusalKind, Untouched};
+use crate::apply::error::{FilesystemFault, RefusalKind, Untouched};
 use crate::apply::filesystem::{Slots, limited};
 use crate::apply::on_disk::{SlotAllocator, UNDO_DIR, slot_name};
 use crate::apply::plan::ordering::{self, PendingInstall};
@@ -19,7 +19,7 @@ use crate::apply::plan::{
     Action, Change, ChangePlan, OCCUPIED, record_kernel_deviations, removal_changes,
 };
 use crate::apply::undo::undo_log::{PriorState, UndoRecord};
-use crate::apply::undo::undo_set::UndoSet;
+use crate::apply::undo::undo_set::{LeftOut, UndoSet};
 use crate::entry::{Entry, Meta, Mtime, Node, Xattrs};
 use crate::filter::Filter;
 use crate::host::Kernel;
@@ -71,10 +71,11 @@ pub fn plan_rollback(undo: &UndoSet, input: RollbackInput) -> Result<ChangePlan,
         replaced_dirs: Vec::new(),
         removed_leaves: Vec::new(),
         removed_dirs: Vec::new(),
-        directories: undo.log.directories.clone(),
+        directories: Vec::new(),
         directory_times: BTreeMap::new(),
         filter: Filter::builder().build(),
     };
+    planner.record_skipped();
     planner.restore_directories()?;
     for record in &undo.log.records {
         planner.restore(record)?;
@@ -114,11 +115,31 @@ struct ReplacedDir {
 }
 
 impl<'a> RollbackPlanner<'a> {
+    /// Records each restored path of the skipped filesystems as a deviation.
+    fn record_skipped(&mut self) {
+        let undo = self.undo;
+        let recorded = undo.log.records.iter().map(|record| &record.path);
+        let directories = undo.log.directories.iter().map(|entry| &entry.path);
+        let before = self.input.before.map(Manifest::entries).unwrap_or_default().iter();
+        let paths = recorded.chain(directories).chain(before.map(|entry| &entry.path));
+
+        if undo.left_out.is_empty() {
+            return;
+        }
+        for path in paths.filter(|path| undo.left_out(path) == Some(LeftOut::Skipped)) {
+            self.items.deviate(path, "on a filesystem that the rollback left out");
+        }
+    }
+
     /// Restores the metadata of directories, and creates missing ones before anything is installed
     /// in them.
     fn restore_directories(&mut self) -> Result<(), Untouched> {
         let undo = self.undo;
         for entry in &undo.log.directories {
+            if undo.left_out(&entry.path).is_some() {
+                continue;
+            }
+            self.directories.push(entry.clone());
             let live = self.input.root.stat(&entry.path)?;
             match live.filter(|live| live.kind == FileKind::Directory) {
                 Some(live) => {
@@ -177,6 +198,9 @@ impl<'a> RollbackPlanner<'a> {
 
     /// Restores the prior state of one path.
     fn restore(&mut self, record: &UndoRecord) -> Result<(), Untouched> {
+        if self.undo.left_out(&record.path).is_some() {
+            return Ok(());
+        }
         let live = self.input.root.stat(&record.path)?;
 
         match record.before {
@@ -395,8 +419,9 @@ impl<'a> RollbackPlanner<'a> {
         // Each filesystem that took part has a part of the undo set.
         for at in plan.participating() {
             if !undo.dirs.contains_key(&at) {
-                let mount_root = input.root.show(&undo.filesystems.mount_roots()[at]);
-                return Err(RefusalKind::UndoSetIncomplete { mount_root }.into());
+                let path = undo.filesystems.mount_roots()[at].clone();
+                let (mount_root, fault) = (input.root.show(&path), FilesystemFault::NoUndoSet);
+                return Err(RefusalKind::UndoFilesystem { mount_root, path, fault }.into());
             }
         }
         Ok(plan)

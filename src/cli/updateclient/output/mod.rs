@@ -2,6 +2,7 @@
 
 mod json;
 mod out_format;
+mod pending_filesystems;
 mod restart;
 mod status;
 mod text;
@@ -17,6 +18,7 @@ use crate::cli::updateclient::settings::Row;
 use crate::host::restart::RestartVerdict;
 use crate::update::{Provenance, Report, RolledBack, UpdateError, UpdateOutcome, UpdateRequest};
 
+pub use pending_filesystems::print_pending_filesystems;
 pub use restart::{after_change, needs_restarting};
 pub use status::print_status;
 
