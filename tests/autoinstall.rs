@@ -333,3 +333,88 @@ fn autoinstall_needs_confirmation() {
     assert!(!node.at("boot/kernel.systemimager").exists());
     assert_eq!(node.take_records(), [""; 0]);
 }
+
+#[test]
+fn files_of_boot_that_did_not_install_are_removed() {
+    require!(NEEDED);
+
+    let grub = Node::with_flavors(&["standard"]).with_grub();
+    let script = Node::with_flavors(&["standard"]).with_grub();
+    write_text(&script.at("boot/grub/custom.cfg"), "set color=blue\n");
+    fs::create_dir_all(script.at("etc/grub.d")).expect("makes");
+    script.script(
+        "usr/sbin/update-grub",
+        "for script in /etc/grub.d/*; do [ ! -x $script ] || $script; done >/boot/grub/grub.cfg",
+    );
+    let systemd_boot = Node::with_flavors(&["standard"]);
+    write_text(&systemd_boot.at("boot/efi/EFI/systemd/systemd-bootx64.efi"), "MZ");
+    fs::create_dir_all(systemd_boot.at("boot/efi/loader/entries")).expect("makes");
+    systemd_boot.record_calls("usr/bin/bootctl");
+
+    for (node, directory, entry) in [
+        (grub, "boot", "boot/grub/custom.cfg"),
+        (script, "boot", "etc/grub.d/42_systemimager_autoinstall"),
+        (systemd_boot, "boot/efi", "boot/efi/loader/entries/systemimager-autoinstall.conf"),
+    ] {
+        for dir in ["proc", "dev"] {
+            fs::create_dir_all(node.at(dir)).expect("makes");
+        }
+        machine::install(Path::new(AGENT), &node.0.node(), "bin/agent");
+        machine::install(&machine::program("rsync"), &node.0.node(), "bin/rsync");
+        write_text(&node.at("boot/of-the-node"), "kept");
+        let run_inside = |arguments: &[&str]| {
+            let mut command = machine::chroot_command(&node.0.node());
+            command.arg("/bin/agent").args(arguments).stdin(Stdio::null());
+            Run::from_output(command.output().expect("it runs"))
+        };
+        let update = || run_inside(&["--diff", "--yes", "--image", "node", "--repo", "file:///no"]);
+        let arguments = node.arguments();
+        let mut arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+        arguments.extend(["--yes", "--configure-from", "lo"]);
+
+        // In the same boot, the installation is still to be started.
+        run_inside(&arguments).ended(0, &["will be reinstalled"]);
+        update().ended(4, &["file:///no"]);
+        node.has_boot_files(directory, "standard");
+        assert!(node.at(entry).exists());
+        let record = node.at("var/lib/systemimager/client/autoinstall");
+        let text = read(&record);
+
+        // In another boot, it has not taken place.
+        let boot = text.lines().find(|line| line.starts_with("boot ")).expect("the boot");
+        fs::write(&record, text.replace(boot, "boot of-yesterday")).expect("writes");
+        update().ended(4, &["that did not take place", "kernel.systemimager"]);
+
+        for path in ["kernel.systemimager", "initrd.img.systemimager", ".si-autoinstall"] {
+            assert!(!node.at(directory).join(path).exists(), "{directory}/{path}");
+        }
+        assert!(!node.at(entry).exists(), "{entry}");
+        assert!(!node.at("local.cfg").exists());
+        assert!(!record.exists());
+        assert_eq!(read(&node.at("boot/of-the-node")), "kept");
+        if entry.starts_with("etc") {
+            assert_eq!(read(&node.at("boot/grub/grub.cfg")), "");
+            assert_eq!(read(&node.at("boot/grub/custom.cfg")), "set color=blue\n");
+        }
+        assert!(!update().err.contains("did not take place"));
+    }
+}
+
+#[test]
+fn file_of_administrator_is_no_leftover() {
+    require!(NEEDED);
+
+    let node = Node::with_flavors(&["standard"]).with_grub();
+    write_text(&node.at("local.cfg"), "DEVICE=old\n");
+
+    node.autoinstalled(&["--configure-from", "lo"]);
+
+    let record = read(&node.at("var/lib/systemimager/client/autoinstall"));
+    assert!(record.contains("path ./boot/kernel.systemimager\n"), "{record}");
+    assert!(!record.contains("local.cfg"), "{record}");
+
+    // A failed arrangement restores the record of the one before.
+    node.script("usr/sbin/grub-reboot", "exit 1");
+    node.autoinstall(&["--yes"]).ended(5, &["grub-reboot"]);
+    assert_eq!(read(&node.at("var/lib/systemimager/client/autoinstall")), record);
+}

@@ -8,7 +8,7 @@ use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
 use super::error::{AutoinstallError, BadBootFile};
-use super::paths::{BootFile, INITRD, KERNEL, fixed_path};
+use super::paths::{BootFile, INITRD, KERNEL, RECEIVE_DIR, fixed_path};
 use super::request::{AutoinstallRequest, Flavor};
 use super::rollback::StepLog;
 use crate::apply::Untouched;
@@ -21,8 +21,6 @@ use crate::rsync::{self, RsyncCall, RsyncError, RsyncFailure, RsyncOutcome, Rsyn
 use crate::tree_path::TreePath;
 use crate::update::UpdateError;
 
-/// Directory in which rsync writes, beside the final place.
-const RECEIVE_DIR: &str = ".si-autoinstall";
 /// Seconds without data, and seconds for a connection, after which rsync fails.
 const TIMEOUTS: [&str; 2] = ["--timeout=120", "--contimeout=15"];
 /// Time limit of the listing.
@@ -100,6 +98,7 @@ pub(super) fn receive(
     let root = steps.root();
     let receive_dir = directory.join(RECEIVE_DIR.as_bytes()).map_err(AutoinstallError::from)?;
     root.create_dirs(directory).map_err(Untouched::from_root)?;
+    steps.record_created(&receive_dir)?;
     root.remove_tree(&receive_dir).map_err(Untouched::from)?;
     root.create_dir(&receive_dir).map_err(Untouched::from_root)?;
 
@@ -168,7 +167,7 @@ fn move_files(
     for BootFile { local_name, .. } in [KERNEL, INITRD] {
         let from = receive_dir.join(local_name.as_bytes()).map_err(AutoinstallError::from)?;
         let to = directory.join(local_name.as_bytes()).map_err(AutoinstallError::from)?;
-        steps.move_file(&from, &to).map_err(Untouched::from_root)?;
+        steps.move_file(&from, &to)?;
     }
     root.sync_dir(directory).map_err(Untouched::from_root)?;
     Ok(())

@@ -6,6 +6,7 @@
 
 mod boot_files;
 mod error;
+mod leftovers;
 mod local_cfg;
 mod notice;
 mod one_shot_boot;
@@ -29,6 +30,7 @@ use one_shot_boot::OneShotBoot;
 use paths::{LOCAL_CFG, fixed_path};
 use rollback::StepLog;
 
+pub use leftovers::remove_leftovers;
 pub use request::{AutoinstallRequest, Flavor};
 
 /// The flavor that is preferred if the request names none.
@@ -76,7 +78,7 @@ pub fn arrange(
     };
     let boot = OneShotBoot::choose(&session, &tools)?;
 
-    let mut steps = StepLog::new(root);
+    let mut steps = StepLog::new(root)?;
     let arrangement = Arrangement { request, flavor, tools: &tools, boot: &boot };
     match arrangement.carry_out(&mut steps) {
         Ok(()) => {

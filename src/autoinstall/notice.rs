@@ -3,6 +3,8 @@
 use std::fmt;
 
 use crate::root::RootError;
+use crate::tree_path::TreePath;
+use crate::update::UpdateError;
 
 /// Event of an autoinstall that the administrator should know.
 pub(super) enum AutoinstallNotice<'a> {
@@ -20,6 +22,10 @@ pub(super) enum AutoinstallNotice<'a> {
     BackupNotRemoved { error: RootError },
     /// A step could not be undone.
     NotUndone { error: RootError },
+    /// Files of an installation that did not take place were removed.
+    LeftoversRemoved { paths: &'a [TreePath] },
+    /// Such files could not be removed.
+    LeftoversKept { error: UpdateError },
 }
 
 impl fmt::Display for AutoinstallNotice<'_> {
@@ -52,6 +58,19 @@ impl fmt::Display for AutoinstallNotice<'_> {
             AutoinstallNotice::NotUndone { error } => {
                 write!(f, "cannot undo a step of the autoinstall: {error}")
             }
+            AutoinstallNotice::LeftoversRemoved { paths } => {
+                let paths: Vec<String> = paths.iter().map(TreePath::to_string).collect();
+                write!(
+                    f,
+                    "removed files of an arranged installation that did not take place: {}",
+                    paths.join(", ")
+                )
+            }
+            AutoinstallNotice::LeftoversKept { error } => write!(
+                f,
+                "cannot remove files of an arranged installation that did not take place: \
+                 {error}; the next run will retry"
+            ),
         }
     }
 }

@@ -9,7 +9,7 @@ use std::io::Read;
 use std::ops::ControlFlow;
 
 use super::error::AutoinstallError;
-use super::paths::{INITRD, KERNEL, fixed_path};
+use super::paths::{INITRD, KERNEL, SCRIPT, fixed_path};
 use super::rollback::StepLog;
 use crate::apply::Untouched;
 use crate::apply::session::Session;
@@ -26,8 +26,6 @@ const TITLE: &str = "SystemImager autoinstall";
 const ENTRY: &str = "systemimager-autoinstall";
 /// First line of the files for grub.
 const MARK: &str = "# written by si_updateclient --autoinstall";
-/// Script for grub's configuration. Its number places it after the distribution's entries.
-const SCRIPT: &str = "etc/grub.d/42_systemimager_autoinstall";
 
 /// The boot method of this node.
 pub(super) struct OneShotBoot {
@@ -122,7 +120,7 @@ impl OneShotBoot {
             BootMethod::SystemdBoot { bootctl, entries } => {
                 let name = format!("{ENTRY}.conf");
                 let path = entries.join(name.as_bytes()).map_err(AutoinstallError::from)?;
-                steps.write(&path, self.systemd_boot_entry(append).as_bytes(), 0o644)?;
+                steps.write_own(&path, self.systemd_boot_entry(append).as_bytes(), 0o644)?;
                 run_tool(tools, bootctl, &["set-oneshot", &name])
             }
             BootMethod::Grub(grub) => {
@@ -181,11 +179,11 @@ impl Grub {
     ) -> Result<(), UpdateError> {
         match &self.entry {
             GrubEntry::Custom(path) => {
-                steps.write(path, format!("{MARK}\n{entry}").as_bytes(), 0o644)
+                steps.write_own(path, format!("{MARK}\n{entry}").as_bytes(), 0o644)
             }
             GrubEntry::Script(command) => {
                 let script = format!("#!/bin/sh\n{MARK}\ncat <<'END'\n{entry}END\n");
-                steps.write(&fixed_path(SCRIPT), script.as_bytes(), 0o755)?;
+                steps.write_own(&fixed_path(SCRIPT), script.as_bytes(), 0o755)?;
 
                 let configuration =
                     self.directory.join(b"grub.cfg").map_err(AutoinstallError::from)?;

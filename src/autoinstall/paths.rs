@@ -5,6 +5,11 @@ use crate::tree_path::TreePath;
 /// The network settings for the installer.
 pub(super) const LOCAL_CFG: &str = "local.cfg";
 
+/// Directory in which rsync writes, beside the final place.
+pub(super) const RECEIVE_DIR: &str = ".si-autoinstall";
+/// Script for grub's configuration. Its number places it after the distribution's entries.
+pub(super) const SCRIPT: &str = "etc/grub.d/42_systemimager_autoinstall";
+
 /// A boot file of the server.
 pub(super) struct BootFile {
     /// Name on the server.

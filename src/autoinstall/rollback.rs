@@ -1,10 +1,11 @@
 //! Record of the steps of an autoinstall, to undo them if a later one fails.
 
 use super::error::AutoinstallError;
+use super::leftovers::CreatedPaths;
 use super::notice::AutoinstallNotice;
 use crate::apply::Untouched;
 use crate::report::Monitor;
-use crate::root::{FileKind, Rename, Root, RootError};
+use crate::root::{FileKind, Rename, Root};
 use crate::tree_path::TreePath;
 use crate::update::UpdateError;
 
@@ -16,6 +17,10 @@ const BACKUP_SUFFIX: &[u8] = b".si-before";
 pub(super) struct StepLog<'a> {
     root: &'a Root,
     steps: Vec<WrittenPath>,
+    /// Record of an earlier arrangement.
+    earlier: Option<CreatedPaths>,
+    /// Record of this one, with the paths of the earlier one.
+    created: CreatedPaths,
 }
 
 struct WrittenPath {
@@ -24,21 +29,42 @@ struct WrittenPath {
 }
 
 impl<'a> StepLog<'a> {
-    pub(super) fn new(root: &'a Root) -> Self {
-        StepLog { root, steps: Vec::new() }
+    pub(super) fn new(root: &'a Root) -> Result<Self, UpdateError> {
+        let earlier = CreatedPaths::load(root).map_err(Untouched::from)?;
+        let created = CreatedPaths::in_this_boot(earlier.clone());
+        Ok(StepLog { root, steps: Vec::new(), earlier, created })
     }
 
     pub(super) fn root(&self) -> &'a Root {
         self.root
     }
 
-    /// Writes a small file durably.
+    /// Records a path that this arrangement creates, so that a later run can remove it.
+    pub(super) fn record_created(&mut self, path: &TreePath) -> Result<(), UpdateError> {
+        Ok(self.created.add(self.root, path).map_err(Untouched::from_root)?)
+    }
+
+    /// Writes a small file durably that belongs to the installation alone.
+    pub(super) fn write_own(
+        &mut self,
+        path: &TreePath,
+        bytes: &[u8],
+        mode: u16,
+    ) -> Result<(), UpdateError> {
+        self.record_created(path)?;
+        self.write(path, bytes, mode)
+    }
+
+    /// Writes a small file durably. A former file of the administrator is replaced for good.
     pub(super) fn write(
         &mut self,
         path: &TreePath,
         bytes: &[u8],
         mode: u16,
     ) -> Result<(), UpdateError> {
+        if self.root.stat(path).map_err(Untouched::from)?.is_none() {
+            self.record_created(path)?;
+        }
         self.back_up(path)?;
         self.root.write_durably(path, bytes, mode).map_err(Untouched::from_root)?;
         Ok(())
@@ -70,9 +96,15 @@ impl<'a> StepLog<'a> {
     }
 
     /// Moves a received file to `path`. A former file there is not backed up: the server has it.
-    pub(super) fn move_file(&mut self, from: &TreePath, path: &TreePath) -> Result<(), RootError> {
+    pub(super) fn move_file(
+        &mut self,
+        from: &TreePath,
+        path: &TreePath,
+    ) -> Result<(), UpdateError> {
+        self.record_created(path)?;
         self.steps.push(WrittenPath { path: path.clone(), backup: None });
-        self.root.rename(from, self.root, path, Rename::Replace)
+        self.root.rename(from, self.root, path, Rename::Replace).map_err(Untouched::from_root)?;
+        Ok(())
     }
 
     /// Keeps the written files and removes the backups.
@@ -94,6 +126,11 @@ impl<'a> StepLog<'a> {
             if let Err(error) = result {
                 monitor.warn(AutoinstallNotice::NotUndone { error });
             }
+        }
+
+        let record = self.earlier.unwrap_or_default();
+        if let Err(error) = record.save(self.root) {
+            monitor.warn(AutoinstallNotice::NotUndone { error });
         }
     }
 }

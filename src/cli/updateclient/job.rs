@@ -41,6 +41,9 @@ impl ClientJob<'_> {
         }
 
         let start = Instant::now();
+        if !request.dry_run {
+            autoinstall::remove_leftovers(&request.root, meter);
+        }
         let report = update::run(&request, meter)?;
         let duration = start.elapsed();
 
