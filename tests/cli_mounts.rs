@@ -286,3 +286,49 @@ fn change_below_missing_fstab_mount_is_refused() {
     );
     assert_eq!(std::fs::read_to_string(site.node().join("boot/kernel")).expect("reads"), "1");
 }
+
+#[test]
+fn kernel_filesystem_in_image_stops_publish_before_packing() {
+    require!(NEEDED);
+
+    let site = Site::new();
+    site.publish(&with(&[("proc/kept", "hidden by a mount")]));
+    fs::write(site.image().join("etc/new"), "not published yet").expect("writes");
+    let mounts: [(fn(&Path) -> Mounted, &str); 3] = [
+        (|at| Mounted::bind(Path::new("/proc"), at), "a mounted proc filesystem"),
+        (Mounted::tmpfs, "a mounted tmpfs filesystem"),
+        (
+            |at| {
+                run(Command::new("mount").args(["-t", "sysfs", "none"]).arg(at));
+                Mounted(at.to_owned())
+            },
+            "a mounted sysfs filesystem",
+        ),
+    ];
+
+    let at = site.image().join("proc");
+    for (mount, words) in mounts {
+        let mounted = mount(&at);
+        let before = site.catalog();
+        let images = site.dir.path().join("images");
+        let mut publish = Command::new(env!("CARGO_BIN_EXE_si_tardiff"));
+        publish.args(["publish", "--image", "node", "--images-dir"]).arg(&images);
+        publish.arg("--repo").arg(site.repo());
+        let mut build = Command::new(env!("CARGO_BIN_EXE_si_tardiff"));
+        let diff = site.dir.path().join("built.tar.zst");
+        build.arg("build").args([site.image(), site.image()]).arg("-o").arg(&diff);
+
+        for command in [&mut publish, &mut build] {
+            let output = common::site::Run::from_output(command.output().expect("runs"));
+            output.ended(1, &[&at.display().to_string(), words, "unmount it and publish again"]);
+        }
+
+        assert_eq!(site.catalog(), before);
+        assert!(!diff.exists());
+        let unfinished = fs::read_dir(site.repo().join("node/.new")).into_iter().flatten().count();
+        assert_eq!(unfinished, 0);
+        drop(mounted);
+    }
+    assert!(site.publish_image(&[]).is_empty());
+    assert_eq!(site.catalog().serial, 2);
+}

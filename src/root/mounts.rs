@@ -44,7 +44,41 @@ const LOCAL: [&str; 9] =
 /// An EFI system partition has such a type; `fuseblk` is a disk that a program serves.
 const LIMITED: [&str; 4] = ["vfat", "msdos", "exfat", "fuseblk"];
 
+/// Types of filesystem that the kernel or a program makes up; no image has their content.
+const PSEUDO: [&str; 25] = [
+    "proc",
+    "sysfs",
+    "devtmpfs",
+    "devpts",
+    "tmpfs",
+    "ramfs",
+    "mqueue",
+    "hugetlbfs",
+    "cgroup",
+    "cgroup2",
+    "cpuset",
+    "securityfs",
+    "selinuxfs",
+    "debugfs",
+    "tracefs",
+    "configfs",
+    "pstore",
+    "bpf",
+    "efivarfs",
+    "binfmt_misc",
+    "fusectl",
+    "nsfs",
+    "rpc_pipefs",
+    "nfsd",
+    "xenfs",
+];
+
 impl Mount {
+    /// Whether the filesystem is the kernel's own, or exists in memory only.
+    pub fn is_pseudo(&self) -> bool {
+        PSEUDO.contains(&self.kind.as_str())
+    }
+
     /// Whether the filesystem has no owners, links, extended attributes and exact times.
     pub fn is_limited(&self) -> bool {
         LIMITED.contains(&self.kind.as_str())

@@ -12,6 +12,12 @@ pub enum ScanError {
     Tree(#[from] RootError),
     #[error("cannot read the list of mounts below {path}: {source}")]
     Mounts { path: String, source: io::Error },
+    /// The kernel's files would be published, or files that exist in memory only.
+    #[error(
+        "{path} is a mounted {kind} filesystem, whose content does not belong into an image; \
+         unmount it and publish again"
+    )]
+    PseudoMounted { path: String, kind: String },
     /// Another program writes to the tree.
     #[error(
         "{path} changed while the image was read; publish again when nothing writes to the image"

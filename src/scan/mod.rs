@@ -59,6 +59,19 @@ enum ScanResult {
     ClientState(TreePath),
 }
 
+/// Refuses an image in which a filesystem of the kernel is mounted, before anything is read.
+///
+/// Such a mount shows that somebody still works in the image, for example in a chroot. Its mount
+/// point changes while the image is read, or hides files of the image.
+pub fn refuse_pseudo_mounts(image: &Root) -> Result<(), ScanError> {
+    match read_mounts(image)?.into_iter().find(Mount::is_pseudo) {
+        Some(Mount { at, kind, .. }) => {
+            Err(ScanError::PseudoMounted { path: image.show(&at), kind })
+        }
+        None => Ok(()),
+    }
+}
+
 /// Scans the tree; content with a digest in `cache` is not read.
 pub fn scan(root: &Root, cache: &Cache, monitor: &dyn Monitor) -> Result<Scan, ScanError> {
     let started = now();
@@ -160,8 +173,7 @@ fn list_paths(
     let top = TreePath::root();
     let changed = || ScanError::Changed { path: root.show(&top) };
     let top_stat = root.stat(&top)?.ok_or_else(changed)?;
-    let (_, mounts) = mounts::read(root.location())
-        .map_err(|source| ScanError::Mounts { path: root.show(&top), source })?;
+    let mounts = read_mounts(root)?;
 
     let results = root.survey(
         &top,
@@ -192,6 +204,12 @@ fn list_paths(
         attributes.push(read);
     }
     Ok((paths, attributes))
+}
+
+fn read_mounts(root: &Root) -> Result<Vec<Mount>, ScanError> {
+    let (_, mounts) = mounts::read(root.location())
+        .map_err(|source| ScanError::Mounts { path: root.show(&TreePath::root()), source })?;
+    Ok(mounts)
 }
 
 fn visit_path(

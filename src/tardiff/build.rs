@@ -27,7 +27,7 @@ use crate::image::ImageName;
 use crate::manifest::{Manifest, ManifestError};
 use crate::report::Monitor;
 use crate::root::Root;
-use crate::scan::{Cache, Scan, ScanError, scan};
+use crate::scan::{Cache, Scan, ScanError, refuse_pseudo_mounts, scan};
 use crate::tree_path::TreePath;
 
 /// A diff to be built.
@@ -84,6 +84,7 @@ pub fn build(request: &BuildRequest, monitor: &dyn Monitor) -> Result<Built, Bui
 
     let root = Root::open(&request.image_dir).map_err(ScanError::from)?;
     let image = request.image.clone().map_or_else(|| name_of(&root), Ok)?;
+    refuse_pseudo_mounts(&root)?;
     let target = scan(&root, &Cache::default(), monitor)?;
     let base = BuildBase::read(&request.base, target.manifest(), monitor)?;
     if request.deltas && base.contents().is_none() {

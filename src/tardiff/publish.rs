@@ -68,6 +68,7 @@ pub fn publish(
     monitor: &dyn Monitor,
 ) -> Result<PublishOutcome, PublishError> {
     let root = Root::open(&request.tree).map_err(ScanError::from)?;
+    scan::refuse_pseudo_mounts(&root)?;
     let locked = LockedStore::lock(Store::open(&request.repo, &request.layer))?;
 
     // Scan the tree and read the repository at the same time.

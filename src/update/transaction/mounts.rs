@@ -9,19 +9,6 @@ use crate::update::fstab;
 use crate::update::notice::TransactionNotice;
 use crate::update::run::Run;
 
-/// Filesystems of the kernel. Images often have entries below their mount points, such as `/dev`.
-const PSEUDO_FILESYSTEMS: [&str; 9] = [
-    "proc",
-    "sysfs",
-    "devtmpfs",
-    "devpts",
-    "tmpfs",
-    "mqueue",
-    "hugetlbfs",
-    "cgroup2",
-    "securityfs",
-];
-
 /// Reads the mount points of the tree's own fstab.
 pub(super) fn read_fstab(root: &Root) -> Result<Vec<TreePath>, UpdateError> {
     Ok(host::mount_points(&fstab::read(root)?))
@@ -30,7 +17,8 @@ pub(super) fn read_fstab(root: &Root) -> Result<Vec<TreePath>, UpdateError> {
 /// Warns of paths of the image below mounts that this program does not write to.
 pub(super) fn warn_of_foreign_mounts(run: &Run<'_>, composed: &Manifest) {
     for mount in &run.session.mounts {
-        if mount.takes_part() || PSEUDO_FILESYSTEMS.contains(&mount.kind.as_str()) {
+        // Images often have entries below the mount points of the kernel, such as `/dev`.
+        if mount.takes_part() || mount.is_pseudo() {
             continue;
         }
         let paths =
