@@ -14,6 +14,7 @@ pub(crate) use crate::delta::tests::noise;
 use crate::delta::{Effort, MatchedPairs, Matching, RebuildLimit};
 use crate::digest::Digest;
 use crate::entry::{Entry, LeafKind, Meta};
+use crate::filter::ExcludedContents;
 use crate::image::ImageName;
 use crate::report::Silent;
 use crate::tree_path::TreePath;
@@ -46,7 +47,8 @@ fn pairs_of<'m>(
     effort: Effort,
     limit: RebuildLimit,
 ) -> MatchedPairs<'m> {
-    let named = Matching::by_names(&base.manifest, &target.manifest, effort, &limit);
+    let excluded = ExcludedContents::default();
+    let named = Matching::by_names(&base.manifest, &target.manifest, effort, &limit, &excluded);
     pair_by_content(named, base, target).into_pairs()
 }
 
@@ -58,11 +60,20 @@ fn build_with(
     compression: FrameCompression,
 ) -> (Vec<u8>, WrittenArchiveInfo) {
     let spool = tempfile::tempfile().expect("a spool");
+    let excluded = ExcludedContents::default();
     let limit = |effort: Effort| RebuildLimit { gain: 0, ..effort.rebuild_limit() };
     let pairs = effort.map(|effort| (effort, pairs_of(base, target, effort, limit(effort))));
     let deltas = pairs.as_ref().map(|(effort, pairs)| {
         let (effort, rebuild_limit) = (*effort, limit(*effort));
-        Deltas { sources: base, pairs, spool: &spool, effort, rebuild_limit, depth: &|_| 0 }
+        Deltas {
+            sources: base,
+            pairs,
+            spool: &spool,
+            effort,
+            rebuild_limit,
+            excluded: &excluded,
+            depth: &|_| 0,
+        }
     });
 
     let mut bytes = Vec::new();
@@ -333,6 +344,7 @@ fn failing_scratch_file_is_named() {
         spool: &spool,
         effort,
         rebuild_limit,
+        excluded: &ExcludedContents::default(),
         depth: &|_| 0,
     });
 

@@ -107,7 +107,8 @@ pub fn write_diff(
     let ManifestChanges { removed, changed } = manifest::compare(base, target);
     monitor.event(Event::Started { job: Job::Write, total: bytes_to_read(&changed) });
 
-    let known = delta_plan::find_known_contents(base, &changed, mode);
+    let excluded = deltas.map(|deltas| deltas.excluded);
+    let known = delta_plan::find_known_contents(base, &changed, mode, excluded);
     let AcceptedPatches { groups, offsets, cost } = match &deltas {
         Some(deltas) => delta_plan::compute_patches(base, target, content, deltas, monitor)?,
         None => AcceptedPatches::default(),

@@ -109,12 +109,7 @@ impl<'s> ContentStore<'s> {
         depth: u32,
         sink: &mut Sink<'_>,
     ) -> Result<Vec<Missing>, ContentError> {
-        let mut pending: BTreeMap<Digest, PendingContent> = wanted
-            .iter()
-            .map(|&(digest, size)| {
-                (digest, PendingContent { size, reason: MissingReason::NotIndexed })
-            })
-            .collect();
+        let mut pending = pending_contents(wanted);
 
         // In each round, every pending content is searched in its next place.
         for round in 0.. {
@@ -152,6 +147,45 @@ impl<'s> ContentStore<'s> {
 
         let missing = pending.into_iter();
         Ok(missing.map(|(digest, content)| Missing { digest, reason: content.reason }).collect())
+    }
+
+    /// Estimates the bytes that [`fetch`](Self::fetch) transfers if the first place of each content
+    /// works.
+    ///
+    /// `cost` returns the bytes that a read of a file's range of this length transfers. Listings
+    /// that are needed for the sources of deltas are read.
+    pub fn estimate(
+        &self,
+        wanted: &[(Digest, u64)],
+        cost: &mut dyn FnMut(&FileRef, u64) -> u64,
+    ) -> u64 {
+        self.estimate_at_depth(wanted, 0, cost)
+    }
+
+    fn estimate_at_depth(
+        &self,
+        wanted: &[(Digest, u64)],
+        depth: u32,
+        cost: &mut dyn FnMut(&FileRef, u64) -> u64,
+    ) -> u64 {
+        let mut bytes = 0u64;
+        for ((file, _, group), contents) in self.frames_of(&pending_contents(wanted), 0, depth) {
+            let (Some(archive), Some(first)) = (self.archives.get(file), contents.first()) else {
+                continue;
+            };
+            bytes = bytes.saturating_add(cost(&archive.file, first.place.frame_length));
+
+            let Some(number) = group else { continue };
+            if !self.groups.borrow().contains_key(file) {
+                bytes = bytes.saturating_add(cost(&archive.file, archive.first_frame.length));
+            }
+            // A listing that cannot be read leaves the sources of its groups out.
+            let Ok(groups) = self.groups_of(archive) else { continue };
+            let group = usize::try_from(number).ok().and_then(|index| groups.get(index));
+            let absent = group.map(|group| self.absent_sources(group)).unwrap_or_default();
+            bytes = bytes.saturating_add(self.estimate_at_depth(&absent, depth + 1, cost));
+        }
+        bytes
     }
 
     /// The frames with place number `round` of each pending content, in the order of the frames.
@@ -268,17 +302,8 @@ impl<'s> ContentStore<'s> {
         depth: u32,
     ) -> Result<GroupSources<'s>, FrameError> {
         let number = group.number;
-        let mut absent = Vec::new();
-        let mut seen = HashSet::new();
-        let mut total_size = 0u64;
-        for GroupSource { digest, size, path, .. } in &group.sources {
-            // A source that cannot be read here may be in the repository.
-            let local = self.local.read(digest, *size, path).unwrap_or(None);
-            if seen.insert(*digest) && local.is_none_or(|bytes| Digest::of(&bytes) != *digest) {
-                absent.push((*digest, *size));
-                total_size = total_size.saturating_add(*size);
-            }
-        }
+        let absent = self.absent_sources(group);
+        let total_size = absent.iter().fold(0u64, |sum, (_, size)| sum.saturating_add(*size));
         if total_size > MAX_FETCHED_SOURCES {
             return Err(FrameError::SourcesTooLarge { number });
         }
@@ -299,6 +324,20 @@ impl<'s> ContentStore<'s> {
                 Err(FrameError::SourceMissing { number, digest, reason })
             }
         }
+    }
+
+    /// The sources of a group that are not available locally.
+    fn absent_sources(&self, group: &DeltaGroup) -> Vec<(Digest, u64)> {
+        let mut absent = Vec::new();
+        let mut seen = HashSet::new();
+        for GroupSource { digest, size, path, .. } in &group.sources {
+            // A source that cannot be read here may be in the repository.
+            let local = self.local.read(digest, *size, path).unwrap_or(None);
+            if seen.insert(*digest) && local.is_none_or(|bytes| Digest::of(&bytes) != *digest) {
+                absent.push((*digest, *size));
+            }
+        }
+        absent
     }
 
     /// The delta groups of an archive, from its listing.
@@ -322,6 +361,11 @@ impl<'s> ContentStore<'s> {
         self.groups.borrow_mut().insert(&archive.file.file, Rc::clone(&groups));
         Ok(groups)
     }
+}
+
+fn pending_contents(wanted: &[(Digest, u64)]) -> BTreeMap<Digest, PendingContent> {
+    let pending = |size| PendingContent { size, reason: MissingReason::NotIndexed };
+    wanted.iter().map(|&(digest, size)| (digest, pending(size))).collect()
 }
 
 /// Whether every other place would fail as well: no server, or a failure of this node.

@@ -17,6 +17,7 @@ mod transport;
 use std::collections::HashMap;
 use std::fs::File;
 use std::io::{self, Read};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::catalog::{FileRef, FirstFrame, MAX_CATALOG};
@@ -54,6 +55,18 @@ pub struct Repository {
     downloader: Downloader,
     /// Verified files, for reading ranges.
     opened: Mutex<HashMap<Digest, Arc<File>>>,
+    /// Bytes transferred for ranges until now.
+    range_bytes: AtomicU64,
+    range_cost: RangeCost,
+}
+
+/// Bytes that a repository transfers for a range of a file, as far as its address shows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RangeCost {
+    /// Those of the range.
+    Range,
+    /// Those of the whole file, once.
+    WholeFile,
 }
 
 impl Repository {
@@ -82,8 +95,13 @@ impl Repository {
             }
         };
 
+        let range_cost = match url.target() {
+            UrlTarget::Http(_) | UrlTarget::File(_) => RangeCost::Range,
+            UrlTarget::Rsync(_) => RangeCost::WholeFile,
+        };
+
         let spool = spool.map_or_else(Spool::create_temporary, Ok)?;
-        Ok(Repository::new(transport, options, spool))
+        Ok(Repository { range_cost, ..Repository::new(transport, options, spool) })
     }
 
     /// Prepares downloads of single files from an rsync module or a directory in it.
@@ -102,6 +120,8 @@ impl Repository {
         Repository {
             downloader: Downloader::new(transport, options.clone(), spool),
             opened: Mutex::new(HashMap::new()),
+            range_bytes: AtomicU64::new(0),
+            range_cost: RangeCost::WholeFile,
         }
     }
 
@@ -168,6 +188,16 @@ impl Repository {
         file.size.saturating_sub(spool.size(&partial_name(file.sha256)))
     }
 
+    /// Bytes that are transferred for a range of a file.
+    pub fn range_cost(&self) -> RangeCost {
+        self.range_cost
+    }
+
+    /// Number of bytes transferred for ranges until now; other downloads report their own.
+    pub fn range_bytes(&self) -> u64 {
+        self.range_bytes.load(Ordering::Relaxed)
+    }
+
     /// The directory of the downloads.
     pub fn spool(&self) -> &Spool {
         self.downloader.spool()
@@ -208,9 +238,11 @@ impl Repository {
 
         let is_complete = self.spool().open_complete(file.sha256)?.is_some();
         if !is_complete && let Some(range) = self.downloader.download_range(file, offset, length)? {
+            self.range_bytes.fetch_add(length, Ordering::Relaxed);
             return Ok(range);
         }
 
+        self.range_bytes.fetch_add(self.missing_bytes(file), Ordering::Relaxed);
         let verified = Arc::new(self.downloader.download(file, None, None)?.into_file());
         let mut opened = self.opened.lock().unwrap_or_else(PoisonError::into_inner);
         opened.insert(file.sha256, Arc::clone(&verified));

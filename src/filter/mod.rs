@@ -6,6 +6,7 @@
 
 mod builtin;
 mod cursor;
+mod excluded_contents;
 mod parse;
 mod pattern;
 
@@ -16,6 +17,7 @@ use crate::entry::EntryKind;
 use crate::tree_path::{Quoted, TreePath};
 
 pub use cursor::Cursor;
+pub use excluded_contents::ExcludedContents;
 pub use parse::{BadRule, MAX_EXCLUDE_FILE, MAX_RULES};
 use pattern::Pattern;
 

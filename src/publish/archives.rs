@@ -5,20 +5,21 @@ use std::fs::File;
 use std::io::{self, BufReader, BufWriter, Read, Seek, SeekFrom, Write};
 
 use crate::catalog::{Archive, ArchiveKind, Catalog, FileRef, Publish, RepoPath};
-use crate::delta::{MAX_DEPTH, MatchedPairs, Matching};
+use crate::delta::{MAX_DEPTH, Matching};
 use crate::diff_archive::content_index::{ContentIndex, IndexRecord};
 use crate::diff_archive::{
-    ArchiveError, ArchiveLimits, DeltaGroup, Deltas, DiffInput, FrameCompression, Sources,
-    WriteError, WrittenArchiveInfo, pair_by_content, verify_diff, verify_full, write_diff,
-    write_full,
+    ArchiveError, ArchiveLimits, DeltaGroup, Deltas, DiffInput, FrameCompression, WriteError,
+    WrittenArchiveInfo, pair_by_content, verify_diff, verify_full, write_diff, write_full,
 };
 use crate::digest::{Digest, Hasher};
 use crate::fetch::content::{ContentStore, Missing};
+use crate::filter::ExcludedContents;
 use crate::manifest::Manifest;
 use crate::publish::archived_contents::{ArchivedContents, contents_to_spool};
 use crate::publish::content_sources::{NoContents, SpooledContents};
 use crate::publish::existing::ValidArchives;
 use crate::publish::head_clones::HeadClones;
+use crate::publish::image_excludes::read_image_excludes;
 use crate::publish::notice::PublishNotice;
 use crate::publish::{
     DeltaDepth, LockedStore, PublishError, PublishInput, PublishPolicy, archive_name,
@@ -96,6 +97,7 @@ impl ArchiveWriter<'_> {
         let depths = DeltaDepth::new(index, groups.iter());
         let clones = HeadClones::open(store);
         let mut spooled = SpooledContents::new(self.locked.unnamed_file()?);
+        let filter = read_image_excludes(self.image.manifest, self.image.content, self.monitor);
         let mut new = Vec::new();
 
         for base in policy::bases(catalog, target, self.policy) {
@@ -109,7 +111,8 @@ impl ArchiveWriter<'_> {
             };
 
             // Sources that are neither cloned nor in a small frame are extracted before matching.
-            let matching = self.policy.deltas.then(|| self.match_by_names(&base));
+            let excluded = ExcludedContents::find(&base, self.image.manifest, &filter);
+            let matching = self.policy.deltas.then(|| self.match_by_names(&base, &excluded));
             if let Some(matching) = &matching {
                 let contents = ContentStore::new(index, archives, store, &NoContents);
                 // A content at the maximum depth is no source: its dependants are sent whole.
@@ -128,7 +131,18 @@ impl ArchiveWriter<'_> {
             let pairs = matching
                 .map(|matching| pair_by_content(matching, &sources, self.image.content))
                 .map(Matching::into_pairs);
-            new.push(self.write_diff(&base, kind, pairs.as_ref(), &sources, &depths)?);
+            let patches = self.locked.unnamed_file()?;
+            let depth = |digest: &Digest| depths.get(digest).unwrap_or(MAX_DEPTH);
+            let deltas = pairs.as_ref().map(|pairs| Deltas {
+                sources: &sources,
+                pairs,
+                spool: &patches,
+                effort: self.policy.effort,
+                rebuild_limit: self.policy.rebuild_limit,
+                excluded: &excluded,
+                depth: &depth,
+            });
+            new.push(self.write_diff(&base, kind, deltas)?);
         }
         Ok(new)
     }
@@ -157,37 +171,30 @@ impl ArchiveWriter<'_> {
         )
     }
 
-    fn match_by_names<'m>(&'m self, base: &'m Manifest) -> Matching<'m> {
+    fn match_by_names<'m>(
+        &'m self,
+        base: &'m Manifest,
+        excluded: &ExcludedContents,
+    ) -> Matching<'m> {
         Matching::by_names(
             base,
             self.image.manifest,
             self.policy.effort,
             &self.policy.rebuild_limit,
+            excluded,
         )
     }
 
-    /// Writes a diff from `base`. Without `pairs` it holds no deltas.
+    /// Writes a diff from `base`.
     fn write_diff(
         &self,
         base: &Manifest,
         kind: ArchiveKind,
-        pairs: Option<&MatchedPairs<'_>>,
-        sources: &dyn Sources,
-        depths: &DeltaDepth,
+        deltas: Option<Deltas<'_>>,
     ) -> Result<NewArchive, PublishError> {
         let PublishInput { manifest, content, .. } = self.image;
-        let PublishPolicy { effort, rebuild_limit, options, .. } = *self.policy;
+        let options = self.policy.options;
         let image = self.locked.store().layer().name();
-        let patches = self.locked.unnamed_file()?;
-        let depth = |digest: &Digest| depths.get(digest).unwrap_or(MAX_DEPTH);
-        let deltas = pairs.map(|pairs| Deltas {
-            sources,
-            pairs,
-            spool: &patches,
-            effort,
-            rebuild_limit,
-            depth: &depth,
-        });
 
         self.write(
             kind,

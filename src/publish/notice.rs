@@ -1,6 +1,7 @@
 //! Notices of a publish and their wording.
 
 use std::fmt;
+use std::io;
 
 use crate::digest::Digest;
 use crate::generation::GenerationId;
@@ -20,6 +21,8 @@ pub(super) enum PublishNotice {
     NoDeltaFrom { digest: Digest, reason: String },
     /// The same for further contents, counted only.
     NoDeltaFromMore { count: usize },
+    /// The exclude file of the image cannot be used; the built-in rules are.
+    ExcludesUnusable { file: &'static str, error: io::Error },
 }
 
 impl fmt::Display for PublishNotice {
@@ -38,6 +41,10 @@ impl fmt::Display for PublishNotice {
             PublishNotice::NoDeltaFromMore { count } => {
                 write!(f, "cannot use {count} more contents as delta sources")
             }
+            PublishNotice::ExcludesUnusable { file, error } => write!(
+                f,
+                "cannot use {file} of the image: {error}; diffs are made for the built-in excludes"
+            ),
         }
     }
 }

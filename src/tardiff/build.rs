@@ -22,9 +22,11 @@ use crate::diff_archive::{
 };
 use crate::digest::Digest;
 use crate::entry::{Entry, Mtime};
+use crate::filter::ExcludedContents;
 use crate::generation::GenerationId;
 use crate::image::ImageName;
 use crate::manifest::{Manifest, ManifestError};
+use crate::publish::read_image_excludes;
 use crate::report::Monitor;
 use crate::root::Root;
 use crate::scan::{Cache, Scan, ScanError, refuse_pseudo_mounts, scan};
@@ -132,8 +134,11 @@ fn write(
     let patches = file.create_unnamed()?;
     let base_contents = base.contents().filter(|_| deltas);
 
+    let filter = read_image_excludes(target, &tree, monitor);
+    let excluded = ExcludedContents::find(manifests.0, manifests.1, &filter);
     let pairs = base_contents.as_ref().map(|sources| {
-        let matching = Matching::by_names(manifests.0, manifests.1, effort, &rebuild_limit);
+        let matching =
+            Matching::by_names(manifests.0, manifests.1, effort, &rebuild_limit, &excluded);
         pair_by_content(matching, sources, &tree).into_pairs()
     });
     let deltas = base_contents.as_ref().zip(pairs.as_ref()).map(|(sources, pairs)| Deltas {
@@ -142,6 +147,7 @@ fn write(
         spool: &patches,
         effort,
         rebuild_limit,
+        excluded: &excluded,
         depth: &no_depth,
     });
 

@@ -41,7 +41,7 @@ pub use error::{FollowUpError, UpdateError, UsageError};
 pub use explain::{ExplainRequest, Provenance, why};
 pub use reboot::reboot;
 pub use recover::{PendingFilesystem, pending_filesystems, recover};
-pub use report::{Report, UpdateOutcome};
+pub use report::{ByDigest, Report, UpdateOutcome};
 pub use request::{Check, Excludes, RsyncScope, SyncMode, UpdateRequest};
 pub use rollback::{RollbackRequest, RolledBack, rollback};
 pub use source::cluster::{Assigned, cluster, host_name};

@@ -25,6 +25,8 @@ pub struct Report {
     pub items: Vec<ItemizedLine>,
     /// Bytes of new content.
     pub bytes: u64,
+    /// In a dry run: contents that no archive of the chain supplies.
+    pub by_digest: Option<ByDigest>,
     /// Time from the first rename to the last, in which the tree was mixed.
     pub switch_time: Option<Duration>,
     /// Deviations that were repaired, with the reason.
@@ -41,6 +43,15 @@ pub struct Report {
     pub refusal: Option<UpdateError>,
     /// Failures after the completed transaction.
     pub follow_up_failures: Vec<FollowUpError>,
+}
+
+/// Contents that a run would fetch by digest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ByDigest {
+    /// Number of contents.
+    pub contents: usize,
+    /// Estimate of the bytes to transfer.
+    pub bytes: u64,
 }
 
 /// Kind of a run's result.
@@ -66,6 +77,7 @@ impl Report {
             description,
             items: Vec::new(),
             bytes: 0,
+            by_digest: None,
             switch_time: None,
             repaired: BTreeMap::new(),
             deviations: BTreeMap::new(),

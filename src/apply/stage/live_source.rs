@@ -5,12 +5,14 @@ use std::io::{self, Read};
 
 use rayon::prelude::*;
 
+use crate::apply::difference::Difference;
 use crate::apply::plan::live_tree::LiveTree;
 use crate::delta::{self, ReadAt};
 use crate::diff_archive::Sources;
 use crate::digest::Digest;
+use crate::entry::Entry;
 use crate::manifest::Manifest;
-use crate::root::Root;
+use crate::root::{Root, Stat};
 use crate::tree_path::TreePath;
 
 /// Files of the live tree by the digest that they are expected to have.
@@ -24,9 +26,33 @@ pub struct LiveSource<'a> {
 
 impl<'a> LiveSource<'a> {
     /// Expects the contents that the manifest of the installed generation names.
-    pub fn from_manifest(root: &'a Root, installed: Option<&'a Manifest>) -> Self {
+    ///
+    /// A path for which `is_doubtful` holds, such as an excluded one, may have another content or
+    /// none. It is expected only if its size and mtime are those of its entry.
+    pub fn from_manifest(
+        root: &'a Root,
+        installed: Option<&'a Manifest>,
+        mut is_doubtful: impl FnMut(&Entry) -> bool,
+    ) -> Self {
         let entries = installed.map(Manifest::entries).unwrap_or_default();
-        let files = entries.iter().filter_map(|entry| Some((entry.digest()?, &entry.path)));
+        let files = entries.iter().filter(|entry| entry.digest().is_some());
+        let (doubtful, mut expected): (Vec<&Entry>, Vec<&Entry>) =
+            files.partition(|entry| is_doubtful(entry));
+
+        let paths: Vec<&TreePath> = doubtful.iter().map(|entry| &entry.path).collect();
+        // If the tree cannot be read, the staging reports it.
+        let stats = root.stat_each(&paths).unwrap_or_default();
+        let is_as_recorded = |entry: &Entry, stat: &Stat| {
+            !Difference::from_stat(entry, Some(stat)).content && stat.mtime == entry.meta.mtime
+        };
+        expected.extend(
+            doubtful
+                .into_iter()
+                .zip(stats)
+                .filter(|(entry, stat)| stat.is_some_and(|stat| is_as_recorded(entry, &stat)))
+                .map(|(entry, _)| entry),
+        );
+        let files = expected.into_iter().filter_map(|entry| Some((entry.digest()?, &entry.path)));
         LiveSource::new(root, files)
     }
 

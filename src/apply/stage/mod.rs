@@ -14,6 +14,7 @@
 pub(super) mod background_sync;
 pub mod fill;
 pub mod live_source;
+pub mod shortfall;
 pub(super) mod sparse_copy;
 pub mod unpack;
 pub(super) mod worker_queue;

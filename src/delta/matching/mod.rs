@@ -15,6 +15,7 @@ use crate::delta::effort::{Effort, RebuildLimit};
 use crate::delta::sketch::Sketch;
 use crate::digest::Digest;
 use crate::entry::Entry;
+use crate::filter::ExcludedContents;
 use crate::manifest::Manifest;
 
 use groups::GroupBuilder;
@@ -54,6 +55,8 @@ struct NewContent<'m> {
     source: Option<&'m Entry>,
     /// Whether the similarity search may find a better source.
     uncertain: bool,
+    /// Whether only excluded paths have the content; it shares no group with others.
+    is_excluded: bool,
 }
 
 impl<'m> Matching<'m> {
@@ -65,22 +68,27 @@ impl<'m> Matching<'m> {
     /// ones); one of the same path apart from version numbers; one of the same name apart from
     /// version numbers. Of several the one with the closest size is taken. Gzip files are
     /// decomposed from the smallest on, as far as `limit` permits.
+    ///
+    /// A content of the base in `excluded` is a source only of contents that are excluded as well.
+    /// Those are matched by name alone, and not decomposed.
     pub fn by_names(
         base: &'m Manifest,
         target: &'m Manifest,
         effort: Effort,
         limit: &RebuildLimit,
+        excluded: &ExcludedContents,
     ) -> Self {
+        let digests = base.entries().iter().filter_map(Entry::digest).copied();
         let mut seen: HashSet<Digest> =
-            base.entries().iter().filter_map(Entry::file).map(|(_, digest)| digest).collect();
-        let new_entries: Vec<&Entry> = target
+            digests.filter(|digest| excluded.is_known(digest)).collect();
+        let (excluded_entries, new_entries): (Vec<&Entry>, Vec<&Entry>) = target
             .entries()
             .iter()
             .filter(|entry| entry.file().is_some_and(|(_, digest)| seen.insert(digest)))
             .filter(|entry| size_of(entry) > 0)
-            .collect();
+            .partition(|entry| excluded.is_target_excluded(entry));
 
-        let names = NameIndex::new(base, &new_entries);
+        let names = NameIndex::new(base, &new_entries, |entry| !excluded.is_source_excluded(entry));
         let decomposed = choose_decomposed(&new_entries, limit);
         let mut matching = Matching {
             effort,
@@ -99,25 +107,38 @@ impl<'m> Matching<'m> {
                 continue;
             }
 
-            let class = if is_decomposed {
-                ContentClass::Decomposed
-            } else if is_compressed_name(entry.path.name()) {
-                ContentClass::Compressed
-            } else {
-                ContentClass::Plain
-            };
+            let class = if is_decomposed { ContentClass::Decomposed } else { class_by_name(entry) };
             let uncertain = class == ContentClass::Plain && names.is_numbered_series(entry);
-            matching.new_contents.push(NewContent { entry, class, source, uncertain });
+            let new = NewContent { entry, class, source, uncertain, is_excluded: false };
+            matching.new_contents.push(new);
         }
 
-        matching.search = matching.plan_search(base, target);
+        matching.search = matching.plan_search(base, target, excluded);
+        matching.add_excluded(base, excluded_entries);
         matching
+    }
+
+    /// Adds the contents that only excluded paths have.
+    fn add_excluded(&mut self, base: &'m Manifest, entries: Vec<&'m Entry>) {
+        let names = NameIndex::new(base, &entries, |_| true);
+        self.new_contents.extend(entries.into_iter().map(|entry| NewContent {
+            entry,
+            class: class_by_name(entry),
+            source: names.source_of(entry, size_of(entry)),
+            uncertain: false,
+            is_excluded: true,
+        }));
     }
 
     /// Plans the search for contents without a source, or with an uncertain one.
     ///
     /// Compressed contents are left out, because they have little in common with others.
-    fn plan_search(&self, base: &'m Manifest, target: &Manifest) -> SketchSearch<'m> {
+    fn plan_search(
+        &self,
+        base: &'m Manifest,
+        target: &Manifest,
+        excluded: &ExcludedContents,
+    ) -> SketchSearch<'m> {
         let budget = self.effort.search_budget();
         let wanted: Vec<(&Entry, u64)> = self
             .new_contents
@@ -140,7 +161,9 @@ impl<'m> Matching<'m> {
             .filter_map(Entry::file)
             .map(|(_, digest)| digest)
             .collect();
-        SketchSearch::new(base, wanted, &used, |entry| !is_compressed_name(entry.path.name()))
+        SketchSearch::new(base, wanted, &used, |entry| {
+            !is_compressed_name(entry.path.name()) && !excluded.is_source_excluded(entry)
+        })
     }
 
     /// Searches similar contents for files that no name matches, within a budget of the effort.
@@ -196,18 +219,23 @@ impl<'m> Matching<'m> {
         let mut decomposed = GroupBuilder::new(ContentClass::Decomposed);
         // Similarity is less certain than a name. A wrong match must not enlarge other patches.
         let mut similar = GroupBuilder::new(ContentClass::Plain);
+        // Nodes may lack the sources of excluded contents, and a group needs all of its sources.
+        let mut excluded_plain = GroupBuilder::new(ContentClass::Plain);
+        let mut excluded_compressed = GroupBuilder::new(ContentClass::Compressed);
         let mut large = Vec::new();
         let max_in_memory = self.effort.max_in_memory();
 
-        for NewContent { entry, class, source, .. } in self.new_contents {
+        for NewContent { entry, class, source, is_excluded, .. } in self.new_contents {
             let Some(source) = source else { continue };
             let size = size_of(source).max(size_of(entry));
             match class {
                 ContentClass::Plain if size > max_in_memory => large.push((source, entry)),
+                ContentClass::Plain if is_excluded => excluded_plain.add(source, entry),
                 ContentClass::Plain => plain.add(source, entry),
                 ContentClass::Compressed if size > COMPRESSED_IN_GROUP => {
                     large.push((source, entry))
                 }
+                ContentClass::Compressed if is_excluded => excluded_compressed.add(source, entry),
                 ContentClass::Compressed => compressed.add(source, entry),
                 ContentClass::Decomposed => decomposed.add(source, entry),
             }
@@ -220,11 +248,20 @@ impl<'m> Matching<'m> {
             }
         }
 
-        let groups = [plain, similar, compressed, decomposed]
+        let groups = [plain, similar, compressed, decomposed, excluded_plain, excluded_compressed]
             .into_iter()
             .flat_map(GroupBuilder::finish)
             .collect();
         MatchedPairs { groups, compressed: self.compressed, large }
+    }
+}
+
+/// The class of a content that is not decomposed.
+fn class_by_name(entry: &Entry) -> ContentClass {
+    if is_compressed_name(entry.path.name()) {
+        ContentClass::Compressed
+    } else {
+        ContentClass::Plain
     }
 }
 

@@ -7,8 +7,10 @@ use crate::entry::Entry;
 use crate::manifest::Manifest;
 
 /// Files of the base that can serve new ones, by the keys of their paths.
-pub(super) struct NameIndex<'m> {
+pub(super) struct NameIndex<'m, F> {
     base: &'m Manifest,
+    /// Whether an entry of the base may be a source.
+    may_serve: F,
     /// One map for each of [`KEYS`].
     by_key: [HashMap<Vec<u8>, Namesakes<'m>>; 3],
 }
@@ -36,13 +38,14 @@ const PATH: usize = 1;
 #[derive(Default)]
 struct Namesakes<'m>(Vec<&'m Entry>);
 
-impl<'m> NameIndex<'m> {
-    /// Indexes the files of `base` that have a key in common with one of `new_entries`.
+impl<'m, F: Fn(&Entry) -> bool> NameIndex<'m, F> {
+    /// Indexes the files of `base` that have a key in common with one of `new_entries`, and for
+    /// which `may_serve` holds.
     ///
     /// A new content of an old path needs the index only if its name has a number, because its old
     /// content may have moved to another number. So the index is small if little is new.
-    pub fn new(base: &'m Manifest, new_entries: &[&Entry]) -> Self {
-        let mut index = NameIndex { base, by_key: Default::default() };
+    pub fn new(base: &'m Manifest, new_entries: &[&Entry], may_serve: F) -> Self {
+        let mut index = NameIndex { base, may_serve, by_key: Default::default() };
         let needs_index: Vec<&&Entry> = new_entries
             .iter()
             .filter(|entry| index.same_path(entry).is_none() || is_numbered(entry))
@@ -58,7 +61,7 @@ impl<'m> NameIndex<'m> {
                 .collect()
         });
         let mut key = Vec::new();
-        for entry in base.entries().iter().filter(|entry| serves(entry)) {
+        for entry in base.entries().iter().filter(|entry| index.serves(entry)) {
             for (namesakes, write_key) in by_key.iter_mut().zip(KEYS) {
                 write_key(entry, &mut key);
                 if let Some(Namesakes(files)) = namesakes.get_mut(&key) {
@@ -103,7 +106,12 @@ impl<'m> NameIndex<'m> {
     }
 
     fn same_path(&self, entry: &Entry) -> Option<&'m Entry> {
-        self.base.get(&entry.path).filter(|same| serves(same))
+        self.base.get(&entry.path).filter(|same| self.serves(same))
+    }
+
+    /// Whether an entry can be a source: a file that is not empty, and that is permitted.
+    fn serves(&self, entry: &Entry) -> bool {
+        size_of(entry) > 0 && (self.may_serve)(entry)
     }
 }
 
@@ -122,11 +130,6 @@ impl<'m> Namesakes<'m> {
 
 fn is_numbered(entry: &Entry) -> bool {
     entry.path.name().iter().any(u8::is_ascii_digit)
-}
-
-/// Whether an entry can be a source: a file that is not empty.
-fn serves(entry: &Entry) -> bool {
-    size_of(entry) > 0
 }
 
 fn key_of(write_key: WriteKey, entry: &Entry) -> Vec<u8> {

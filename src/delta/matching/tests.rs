@@ -7,6 +7,7 @@ use std::sync::Mutex;
 use super::*;
 use crate::delta::tests::noise;
 use crate::entry::{Leaf, LeafKind, Meta, Mtime, Node, Xattrs};
+use crate::filter::Filter;
 use crate::tree_path::TreePath;
 
 fn manifest(files: &[(&str, u64, u8)]) -> Manifest {
@@ -33,6 +34,16 @@ fn manifest(files: &[(&str, u64, u8)]) -> Manifest {
     Manifest::new(entries).expect("a good manifest")
 }
 
+/// The matching of a diff without excluded paths.
+fn by_names<'m>(
+    base: &'m Manifest,
+    target: &'m Manifest,
+    effort: Effort,
+    limit: &RebuildLimit,
+) -> Matching<'m> {
+    Matching::by_names(base, target, effort, limit, &ExcludedContents::default())
+}
+
 /// The groups that names alone give, as paths of sources and targets.
 fn name_groups(
     base: &[(&str, u64, u8)],
@@ -40,7 +51,7 @@ fn name_groups(
 ) -> Vec<(Vec<String>, Vec<String>)> {
     let names = |entries: &[&Entry]| entries.iter().map(|e| e.path.to_string()).collect();
     let (base, target) = (manifest(base), manifest(target));
-    Matching::by_names(&base, &target, Effort::Best, &Effort::Fast.rebuild_limit())
+    by_names(&base, &target, Effort::Best, &Effort::Fast.rebuild_limit())
         .into_pairs()
         .groups
         .iter()
@@ -101,8 +112,7 @@ fn smallest_gzip_files_are_decomposed_within_limit() {
     let (base, target) = (manifest(&base), manifest(&target));
     let classes = |seconds| {
         let pairs =
-            Matching::by_names(&base, &target, Effort::Best, &RebuildLimit { seconds, gain: 0 })
-                .into_pairs();
+            by_names(&base, &target, Effort::Best, &RebuildLimit { seconds, gain: 0 }).into_pairs();
         let classes: Vec<(ContentClass, usize)> =
             pairs.groups.iter().map(|g| (g.class, g.targets.len())).collect();
         (classes, pairs.compressed.len())
@@ -121,8 +131,7 @@ fn large_files_are_paired_alone() {
         [("a", 60 * mib, 11), ("b-2", 5 * mib, 12), ("c.xz", 60 * mib, 13), ("d", 60 * mib, 14)];
     let (base, target) = (manifest(&base), manifest(&target));
     let large = |effort: Effort| {
-        let pairs =
-            Matching::by_names(&base, &target, effort, &effort.rebuild_limit()).into_pairs();
+        let pairs = by_names(&base, &target, effort, &effort.rebuild_limit()).into_pairs();
         pairs
             .large
             .iter()
@@ -199,7 +208,7 @@ impl ContentPair {
             )
         };
         let (base, target) = (named(&self.base), named(&self.target));
-        let matching = Matching::by_names(&base, &target, effort, &effort.rebuild_limit());
+        let matching = by_names(&base, &target, effort, &effort.rebuild_limit());
         let wanted = matching.sources();
         let pairs = matching
             .by_content(|entry| self.sketch(entry), |entry| self.sketch(entry))
@@ -383,9 +392,50 @@ fn file_beyond_budget_is_not_read() {
         read.lock().expect("lives").push(entry.path.to_string());
         None
     };
-    Matching::by_names(&base, &target, Effort::Normal, &Effort::Normal.rebuild_limit())
+    by_names(&base, &target, Effort::Normal, &Effort::Normal.rebuild_limit())
         .by_content(note, note);
     let mut read = read.into_inner().expect("lives");
     read.sort();
     assert_eq!(read, ["/a", "/c", "/w", "/x"]);
+}
+
+#[test]
+fn excluded_contents_serve_only_each_other() {
+    let rules = Filter::builder().exclude_file("rules", b"/cache/*\n").expect("good rules");
+    let filter = rules.build();
+    let base = manifest(&[
+        ("app/a", 100, 1),
+        ("app/b", 100, 2),
+        ("cache/c", 100, 3),
+        ("cache/moved", 100, 4),
+        ("cache/shared", 100, 2),
+    ]);
+    // `app/c` has the name of an excluded file, and `app/moved` its content.
+    let target = manifest(&[
+        ("app/a", 100, 11),
+        ("app/b", 100, 12),
+        ("app/c", 100, 13),
+        ("app/moved", 100, 4),
+        ("cache/c", 100, 14),
+        ("cache/shared", 100, 15),
+    ]);
+    let excluded = ExcludedContents::find(&base, &target, &filter);
+
+    let limit = Effort::Normal.rebuild_limit();
+    let matching = Matching::by_names(&base, &target, Effort::Normal, &limit, &excluded);
+    let groups = matching.into_pairs().groups;
+
+    let names = |entries: &[&Entry]| -> Vec<String> {
+        entries.iter().map(|entry| entry.path.to_string()).collect()
+    };
+    let found: Vec<_> =
+        groups.iter().map(|group| (names(&group.sources), names(&group.targets))).collect();
+    let expected = [
+        group(&["/app/a", "/app/b"], &["/app/a", "/app/b"]),
+        group(&["/cache/c", "/cache/shared"], &["/cache/c", "/cache/shared"]),
+    ];
+    assert_eq!(found, expected);
+    // Nodes lack the content that moves, although the base has it.
+    assert!(!excluded.is_known(&Digest([4; 32])));
+    assert!(excluded.is_known(&Digest([2; 32])));
 }

@@ -22,6 +22,7 @@ use crate::diff_archive::member::link_target;
 use crate::diff_archive::sources::ContentProvider;
 use crate::digest::Digest;
 use crate::entry::Entry;
+use crate::filter::ExcludedContents;
 use crate::manifest::Manifest;
 use crate::report::Monitor;
 use planner::{Patch, Planner, sum_of_sizes};
@@ -34,11 +35,12 @@ const WINDOW: u64 = 128 << 20;
 /// The contents of `changed` that the base has, by digest.
 ///
 /// Without deltas `tar` must be able to unpack the archive, so only a link to an unchanged file is
-/// left out.
+/// left out. With deltas, a content that nodes need and lack by `excluded` is not known.
 pub(super) fn find_known_contents(
     base: &Manifest,
     changed: &[Entry],
     mode: DeltaMode,
+    excluded: Option<&ExcludedContents>,
 ) -> Vec<KnownContent> {
     let mut available: HashMap<Digest, &Entry> = HashMap::new();
     for entry in base.entries() {
@@ -61,6 +63,7 @@ pub(super) fn find_known_contents(
     for (size, digest) in changed.iter().filter_map(Entry::file) {
         if let Some(entry) = available.get(&digest)
             && !carried.contains(&digest)
+            && excluded.is_none_or(|excluded| excluded.is_known(&digest))
         {
             known.insert(digest, KnownContent { digest, size, path: entry.path.clone() });
         }

@@ -9,6 +9,7 @@ use crate::diff_archive::group::{DeltaGroup, Workspace};
 use crate::diff_archive::sources::{BaseAndTarget, ContentProvider, Sources};
 use crate::digest::Digest;
 use crate::entry::Entry;
+use crate::filter::ExcludedContents;
 use crate::manifest::Manifest;
 use crate::report::{Event, Job, Monitor};
 
@@ -33,6 +34,8 @@ pub struct Deltas<'d> {
     pub effort: Effort,
     /// Limit on the rebuild time of gzip files.
     pub rebuild_limit: RebuildLimit,
+    /// Contents that nodes lack, or do not need.
+    pub excluded: &'d ExcludedContents,
     /// Delta depth of a content of the base; a content at the limit is no source.
     pub depth: &'d (dyn Fn(&Digest) -> u32 + Sync),
 }

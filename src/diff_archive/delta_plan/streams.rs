@@ -31,7 +31,8 @@ const BUFFER: usize = 128 << 10;
 pub(super) struct CopySources<'m>(HashMap<Digest, &'m Entry>);
 
 impl<'m> CopySources<'m> {
-    /// Takes the files whose delta depth permits one more delta after `groups`.
+    /// Takes the files that nodes need, and whose delta depth permits one more delta after
+    /// `groups`.
     ///
     /// The files of `compressed` are left out, because their patches are not computed yet.
     pub fn new<'g>(
@@ -72,6 +73,7 @@ impl<'m> CopySources<'m> {
             .entries()
             .iter()
             .filter_map(|entry| Some((digest_of(entry)?, entry)))
+            .filter(|(_, entry)| !deltas.excluded.is_target_excluded(entry))
             .filter(|(digest, _)| depths.get(digest).is_some_and(|depth| *depth < MAX_DEPTH));
         CopySources(files.collect())
     }

@@ -1,14 +1,16 @@
 //! A published image or override: its checked catalog and its repository.
 
-use std::io::BufReader;
+use std::collections::HashSet;
+use std::io::{BufReader, Read};
 
 use crate::apply::stage::live_source::LiveSource;
-use crate::catalog::{Catalog, Publish};
+use crate::catalog::{Catalog, FileRef, Publish};
 use crate::diff_archive::content_index::ContentIndex;
 use crate::digest::Digest;
 use crate::fetch::content::{ContentError, ContentStore, Sink};
-use crate::fetch::{FetchError, FetchErrorKind, Repository, Side};
+use crate::fetch::{FetchError, FetchErrorKind, RangeCost, Ranges, Repository, Side};
 use crate::manifest::{MAX_TEXT, Manifest};
+use crate::report::{Event, Job, Monitor};
 use crate::state::SeenCatalog;
 use crate::update::error::{TrustError, UpdateError};
 use crate::update::run::Run;
@@ -49,19 +51,80 @@ impl PublishedImage {
         wanted: &[(Digest, u64)],
         sink: &mut Sink<'_>,
     ) -> Result<(), UpdateError> {
-        let Some(file) = &self.catalog.content else { return Ok(()) };
-        let index = match self.repository.fetch(file, run.monitor) {
-            Ok(verified) => ContentIndex::read_zstd(BufReader::new(verified.into_file())),
-            Err(error) if is_unusable(&error) => return Ok(()),
-            Err(error) => return Err(error.into()),
-        };
-        let Ok(index) = index else { return Ok(()) };
+        let Some(index) = self.fetch_index(run)? else { return Ok(()) };
+        let ranges = MeteredRanges { repository: &self.repository, monitor: run.monitor };
+        let store = ContentStore::new(&index, &self.catalog.archives, &ranges, live);
+        run.monitor.event(Event::Started { job: Job::Download, total: 0 });
+        let result = store.fetch(wanted, sink);
+        run.monitor.event(Event::Finished { job: Job::Download });
 
-        let store = ContentStore::new(&index, &self.catalog.archives, &self.repository, live);
-        match store.fetch(wanted, sink) {
+        match result {
             Err(ContentError::Fetch(error)) if !is_unusable(&error) => Err(error.into()),
             _ => Ok(()),
         }
+    }
+
+    /// Estimates the bytes that [`fetch_contents`](Self::fetch_contents) transfers.
+    ///
+    /// Ranges of the files in `downloaded` cost nothing, because the run has them by then.
+    pub fn estimate_contents(
+        &self,
+        run: &Run<'_>,
+        live: &LiveSource,
+        wanted: &[(Digest, u64)],
+        downloaded: &[&FileRef],
+    ) -> Result<u64, UpdateError> {
+        let index_bytes =
+            self.catalog.content.as_ref().map_or(0, |file| self.repository.missing_bytes(file));
+        let Some(index) = self.fetch_index(run)? else { return Ok(0) };
+
+        let mut present: HashSet<Digest> = downloaded.iter().map(|file| file.sha256).collect();
+        let is_ranged = self.repository.range_cost() == RangeCost::Range;
+        let mut cost = |file: &FileRef, length: u64| {
+            if present.contains(&file.sha256) {
+                0
+            } else if is_ranged {
+                length
+            } else {
+                present.insert(file.sha256);
+                self.repository.missing_bytes(file)
+            }
+        };
+        let store = ContentStore::new(&index, &self.catalog.archives, &self.repository, live);
+        Ok(index_bytes.saturating_add(store.estimate(wanted, &mut cost)))
+    }
+
+    /// Fetches the content index; `None` if the repository has no usable one.
+    fn fetch_index(&self, run: &Run<'_>) -> Result<Option<ContentIndex>, UpdateError> {
+        let Some(file) = &self.catalog.content else { return Ok(None) };
+        match self.repository.fetch(file, run.monitor) {
+            Ok(verified) => Ok(ContentIndex::read_zstd(BufReader::new(verified.into_file())).ok()),
+            Err(error) if is_unusable(&error) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+}
+
+/// Ranges of a repository, whose transfers are reported as downloads.
+struct MeteredRanges<'a> {
+    repository: &'a Repository,
+    monitor: &'a dyn Monitor,
+}
+
+impl Ranges for MeteredRanges<'_> {
+    fn range(
+        &self,
+        file: &FileRef,
+        offset: u64,
+        length: u64,
+    ) -> Result<Box<dyn Read + '_>, FetchError> {
+        let before = self.repository.range_bytes();
+        let range = self.repository.range(file, offset, length);
+        let by = self.repository.range_bytes() - before;
+        if by > 0 {
+            self.monitor.event(Event::Advanced { job: Job::Download, by });
+        }
+        range
     }
 }
 

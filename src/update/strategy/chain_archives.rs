@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use crate::apply::stage::Stage;
 use crate::apply::stage::fill;
 use crate::apply::stage::unpack::ArchiveInput;
-use crate::catalog::Archive;
+use crate::catalog::{Archive, FileRef};
 use crate::diff_archive::{ArchiveLimits, FrameCompression, Header, Listing, read_listing};
 use crate::digest::Digest;
 use crate::fetch::{FetchError, GrowingFile, Repository};
@@ -62,6 +62,11 @@ impl<'a> ChainArchive<'a> {
 
         let file = GrowingFile::default();
         Ok((ChainArchive { archive, listing, repository, compression, file }, target))
+    }
+
+    /// Returns the listing, and the file in the repository.
+    pub fn listed_file(&self) -> (&Listing, &FileRef) {
+        (&self.listing, &self.archive.file)
     }
 
     /// Returns the archive as input of the unpacker, which may read it while it downloads.

@@ -63,6 +63,8 @@ pub(super) fn run(
         let live = transaction.read_live_tree(&target)?;
         let plan = transaction.plan(&target, &live)?;
         let mut report = transaction.forecast(&target, &plan);
+        let chain: Vec<_> = archives.iter().map(ChainArchive::listed_file).collect();
+        report.by_digest = fetch_by_digest::forecast(update, &plan, &chain)?;
         report.refusal = fits.err().or(report.refusal);
         return Ok(StrategyOutcome::done(report));
     }

@@ -1,20 +1,26 @@
 //! Fetches the contents that neither the tree nor an archive of the chain has, by their digests.
 //!
-//! These are contents of deviating paths and of overrides. Contents of received overrides are
+//! These are contents of deviating paths and of overrides, and contents whose delta needs an excluded
+//! path that the node lacks. Contents of received overrides are
 //! taken from the receive directory.
 
 use std::collections::HashSet;
 use std::io::{self, BufReader};
 
+use crate::apply::plan::ChangePlan;
 use crate::apply::stage::live_source::LiveSource;
+use crate::apply::stage::shortfall::find_shortfall;
 use crate::apply::stage::{Stage, StageError};
+use crate::catalog::FileRef;
+use crate::diff_archive::Listing;
 use crate::digest::Digest;
 use crate::manifest::Manifest;
 use crate::plan::FullSyncReason;
 use crate::root::Root;
 use crate::tree_path::TreePath;
-use crate::update::error::list_paths;
+use crate::update::error::{UpdateError, list_paths};
 use crate::update::notice::TransactionNotice;
+use crate::update::report::ByDigest;
 use crate::update::run::Run;
 use crate::update::source::overrides::LayerSource;
 use crate::update::source::published::PublishedImage;
@@ -50,6 +56,41 @@ pub(super) fn fill_missing(
         return Ok(());
     }
     Err(TransactionError::ContentMissing(FullSyncReason::ContentMissing(list_paths(&missing))))
+}
+
+/// Estimates the contents that neither the tree nor the archives of `chain` supply.
+///
+/// The files of the chain are downloaded before these contents are.
+pub(super) fn forecast(
+    update: &HeadUpdate<'_>,
+    plan: &ChangePlan,
+    chain: &[(&Listing, &FileRef)],
+) -> Result<Option<ByDigest>, TransactionError> {
+    let run = update.run();
+    let live = update.recorded_contents();
+    let (listings, files): (Vec<&Listing>, Vec<&FileRef>) = chain.iter().copied().unzip();
+    let mut wanted = find_shortfall(plan, &live, &listings);
+
+    let mut result = ByDigest { contents: 0, bytes: 0 };
+    let mut add = |published: &PublishedImage, contents: &[(Digest, u64)]| {
+        if !contents.is_empty() {
+            result.contents += contents.len();
+            result.bytes += published.estimate_contents(run, &live, contents, &files)?;
+        }
+        Ok::<(), UpdateError>(())
+    };
+    for layer in update.transaction.overrides {
+        let named: HashSet<&Digest> =
+            layer.manifest.entries().iter().filter_map(|entry| entry.digest()).collect();
+        let (own, rest): (Vec<_>, Vec<_>) =
+            wanted.into_iter().partition(|(digest, _)| named.contains(digest));
+        wanted = rest;
+        if let Some(published) = layer.published() {
+            add(published, &own)?;
+        }
+    }
+    add(update.published, &wanted)?;
+    Ok((result.contents > 0).then_some(result))
 }
 
 /// Moves contents that rsync received into the stage.

@@ -36,12 +36,14 @@ impl<'a> HeadUpdate<'a> {
 
     /// Returns the exclude rules of the target, if they differ from those in effect.
     pub fn find_other_excludes(&self, target: &Target) -> Result<Option<Vec<u8>>, UpdateError> {
+        let installed = self.transaction.installed.map(|installed| &installed.composed);
+        // The rules are verified by their digest, so that no path is doubtful.
+        let live = LiveSource::from_manifest(&self.run().session.root, installed, |_| false);
         let sources = ContentSources {
-            live: self.recorded_contents(),
+            live,
             published: self.published,
             overrides: self.transaction.overrides,
         };
-        let installed = self.transaction.installed.map(|installed| &installed.composed);
         excludes::find_in_target(self.run(), &sources, &target.tracked, installed)
     }
 }

@@ -7,6 +7,7 @@ use crate::tree_path::TreePath;
 use crate::update::installed::Installed;
 use crate::update::notice::{Route, TransactionNotice};
 use crate::update::strategy::chain_archives::{fetch_override_chains, fill_from_archives};
+use crate::update::strategy::fetch_by_digest;
 use crate::update::strategy::head_update::{HeadUpdate, StrategyOutcome};
 use crate::update::transaction::error::TransactionError;
 
@@ -34,7 +35,9 @@ pub(super) fn run(
     let live = transaction.read_live_tree(&target)?;
     let plan = transaction.plan(&target, &live)?;
     if run.request.dry_run {
-        return Ok(StrategyOutcome::done(transaction.forecast(&target, &plan)));
+        let mut report = transaction.forecast(&target, &plan);
+        report.by_digest = fetch_by_digest::forecast(update, &plan, &[])?;
+        return Ok(StrategyOutcome::done(report));
     }
 
     let archives = fetch_override_chains(update)?;

@@ -68,9 +68,15 @@ impl<'a> UpdateTransaction<'a> {
     }
 
     /// Returns the contents that the tree should have according to its record.
+    ///
+    /// Excluded paths and known deviations count only if they look as recorded.
     pub fn recorded_contents(&self) -> LiveSource<'a> {
         let manifest = self.installed.map(|installed| &installed.composed);
-        LiveSource::from_manifest(&self.run.session.root, manifest)
+        let mut cursor = self.run.filter.cursor();
+        LiveSource::from_manifest(&self.run.session.root, manifest, |entry| {
+            cursor.excludes(&entry.path, entry.kind()).is_some()
+                || self.installed.is_some_and(|known| known.deviating.contains(&entry.path))
+        })
     }
 
     /// Records the live tree as closely as the policy of the target asks.

@@ -36,6 +36,9 @@ pub(super) enum OutputLine<'a> {
         way: &'a str,
         changed: usize,
         bytes: u64,
+        /// Only in a dry run: estimated bytes of contents that are fetched by digest.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        by_digest_bytes: Option<u64>,
         mixed_ms: Option<u64>,
         repaired: usize,
         deviations: &'a BTreeMap<String, String>,
@@ -98,6 +101,7 @@ pub(super) fn print_update(result: &UpdateResult<'_>) {
         way: &report.description,
         changed: report.items.len(),
         bytes: report.bytes,
+        by_digest_bytes: report.by_digest.map(|by_digest| by_digest.bytes),
         mixed_ms: report.switch_time.map(|mixed| mixed.as_millis() as u64),
         repaired: report.repaired.len(),
         deviations: &report.deviations,

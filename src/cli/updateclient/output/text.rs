@@ -14,7 +14,7 @@ use crate::generation::GenerationId;
 use crate::host::RestartMethod;
 use crate::image::ImageName;
 use crate::report::units::{Count, Size, milliseconds, seconds};
-use crate::update::{Report, RolledBack, UpdateOutcome, UpdateRequest};
+use crate::update::{ByDigest, Report, RolledBack, UpdateOutcome, UpdateRequest};
 
 /// Number of deviations that are listed; `--status` and `--json` list all.
 const MAX_LISTED: usize = 20;
@@ -98,6 +98,10 @@ pub(super) fn update_summary(result: &UpdateResult<'_>) -> String {
         UpdateOutcome::WouldUpdate => {
             parts.push(format!("{} to change", paths(report.items.len())));
             parts.push(format!("{} to write", Size(report.bytes)));
+            parts.extend(report.by_digest.map(|ByDigest { contents, bytes }| {
+                let contents = Count::new(contents, "content", "contents");
+                format!("about {} more to fetch for {contents} by digest", Size(bytes))
+            }));
             format!("would update to {target}: {}", report.description)
         }
         UpdateOutcome::Updated => {
