@@ -31,9 +31,10 @@
 //!    - `tests/cli_types.rs::each_metadata_change_is_applied_alone`
 //!    - `tests/property_update.rs::any_tree_becomes_any_other_and_is_rolled_back`
 //! 2. **Untracked paths belong to the node.** No diff changes or removes them, even if the
-//!    directory around them is removed.
+//!    directory around them is removed. An excluded directory is at most created, if it is missing.
 //!    - `tests/cli_update.rs::untracked_file_keeps_its_removed_directory`
 //!    - `tests/cli_update.rs::excluded_paths_are_not_changed`
+//!    - `tests/excluded.rs::directories_gained_by_image_are_created_once`
 //!    - `tests/property_filter.rs::any_rules_exclude_same_paths_as_rsync`
 //! 3. **The recorded state is checked, not trusted.** A diff applies only to its base, the digest
 //!    of each delta source is compared, and drift is repaired or reported. The state is written

@@ -63,6 +63,15 @@ pub(super) fn literal(path: &TreePath) -> Vec<u8> {
     pattern
 }
 
+/// An anchored pattern that matches every directory below `path`.
+pub(super) fn directories_below(path: &TreePath) -> Vec<u8> {
+    let mut pattern = vec![b'/'];
+    // The pattern has wildcards, so that a backslash of the path has to be escaped as well.
+    escape(path.as_bytes(), &mut pattern);
+    pattern.extend_from_slice(b"/**/");
+    pattern
+}
+
 fn escape(path: &[u8], pattern: &mut Vec<u8>) {
     for &byte in path {
         match byte {

@@ -152,6 +152,33 @@ impl Filter {
         lines
     }
 
+    /// The same rules, then rules for rsync that include nothing except these paths.
+    ///
+    /// Of `directories` all directories at and below them are included, but no files.
+    pub fn rsync_rules_selecting(&self, directories: &[TreePath], files: &[TreePath]) -> Vec<u8> {
+        let mut lines = self.rsync_rules();
+        let mut include = |pattern: &[u8], end: &[u8]| {
+            lines.extend([b"+ ", pattern, end, b"\n"].concat());
+        };
+
+        for path in directories.iter().chain(files) {
+            let above = std::iter::successors(path.parent(), TreePath::parent);
+            for directory in above.filter(|directory| !directory.is_root()) {
+                include(&builtin::literal(&directory), b"/");
+            }
+        }
+        for directory in directories {
+            include(&builtin::literal(directory), b"/");
+            include(&builtin::directories_below(directory), b"");
+        }
+        for file in files {
+            include(&builtin::literal(file), b"");
+        }
+
+        lines.extend_from_slice(b"- *\n");
+        lines
+    }
+
     /// Whether `path` is neither inside the directory that the image manages nor above it.
     fn is_outside(&self, path: &[u8]) -> bool {
         let within = self.within.as_bytes();
@@ -219,6 +246,11 @@ impl ExcludeReason<'_> {
     /// Whether the rule is in an exclude file, and not built in.
     pub fn is_configured(&self) -> bool {
         self.configured().is_some()
+    }
+
+    /// Whether the rule is no more than a name, which it excludes in every directory.
+    pub fn is_bare_name(&self) -> bool {
+        self.rule.is_some_and(|rule| self.filter.rules[rule].pattern.is_bare_name())
     }
 
     /// Pattern, file and line of a rule in an exclude file.

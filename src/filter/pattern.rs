@@ -101,6 +101,12 @@ impl Pattern {
         &self.source
     }
 
+    /// Whether the pattern is a name without a slash, except at its end.
+    pub(super) fn is_bare_name(&self) -> bool {
+        let body = self.source.strip_suffix(b"/").unwrap_or(&self.source);
+        !body.contains(&b'/')
+    }
+
     /// Whether the pattern matches this path by itself; the caller cares for paths below a match.
     pub(super) fn matches(&self, path: &[u8], kind: EntryKind) -> bool {
         if self.dir_only && kind != EntryKind::Directory {

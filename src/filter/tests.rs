@@ -256,3 +256,41 @@ fn digest_of_plain_filter_unchanged() {
         "0baa628539923811923ef5edea9377f2959a485a06dd0d281941bdcf3bf4c557"
     );
 }
+
+#[test]
+fn rule_without_directory_is_bare_name() {
+    let filter = Filter::builder()
+        .exclude_file("rules", b"__pycache__/\n*.tmp\n/var/log/*\ncache/*\n")
+        .expect("good rules")
+        .build();
+
+    for (path, expected) in [
+        ("usr/lib/__pycache__", true),
+        ("usr/lib/x.tmp", true),
+        ("var/log/web", false),
+        ("srv/cache/one", false),
+    ] {
+        let path = TreePath::new(path).expect("a good path");
+        let reason = filter.excludes(&path, EntryKind::Directory).expect("excluded");
+        assert_eq!(reason.is_bare_name(), expected, "{path}");
+    }
+}
+
+#[test]
+fn selecting_rules_include_named_paths_only() {
+    let paths = |texts: &[&str]| -> Vec<TreePath> {
+        texts.iter().map(|text| TreePath::new(*text).expect("a good path")).collect()
+    };
+
+    let rules = Filter::builder()
+        .build()
+        .rsync_rules_selecting(&paths(&["var/log", "srv/a*b"]), &paths(&["etc/fstab"]));
+
+    let rules = String::from_utf8(rules).expect("text");
+    let (_, selecting) = rules.split_once("- lost+found/\n").expect("the built-in rules");
+    assert_eq!(
+        selecting,
+        "+ /var/\n+ /srv/\n+ /etc/\n+ /var/log/\n+ /var/log/**/\n+ /srv/a\\*b/\n\
+         + /srv/a\\*b/**/\n+ /etc/fstab\n- *\n"
+    );
+}

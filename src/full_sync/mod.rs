@@ -13,10 +13,12 @@ mod itemized;
 mod module;
 mod notice;
 mod receive_dir;
+mod receive_selected;
 mod receive_unpublished;
 
 pub use error::{ChangedNames, FullSyncError, NodeFault, RsyncReport, ServerFault};
 pub use forecast::{Deletions, Forecast, forecast};
 pub use module::{Comparison, Module, Server};
 pub use receive_dir::ReceiveDir;
+pub use receive_selected::{Selected, receive_selected};
 pub use receive_unpublished::{Received, manifest_of_parents, receive_unpublished};

@@ -57,10 +57,20 @@ impl ReceiveDir {
 
     /// Creates the empty directory of `layer`, with the filter `rules` for rsync.
     pub(super) fn create_layer(&self, layer: &Layer, rules: &[u8]) -> Result<LayerDir, RootError> {
+        self.create_part("", layer, rules)
+    }
+
+    /// The same for a second transfer of `layer`; `prefix` distinguishes its name.
+    pub(super) fn create_part(
+        &self,
+        prefix: &str,
+        layer: &Layer,
+        rules: &[u8],
+    ) -> Result<LayerDir, RootError> {
         // An image and an override may have the same name.
         let name = match layer {
-            Layer::Image(name) => fixed_path(&format!("image-{name}")),
-            Layer::Override(name) => fixed_path(&format!("override-{name}")),
+            Layer::Image(name) => fixed_path(&format!("{prefix}image-{name}")),
+            Layer::Override(name) => fixed_path(&format!("{prefix}override-{name}")),
         };
         self.directory.remove_tree(&name)?;
         self.directory.create_dir(&name)?;

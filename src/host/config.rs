@@ -7,6 +7,10 @@ use serde::{Deserialize, Deserializer};
 
 use super::{BadFile, text};
 use crate::image::ImageName;
+use crate::tree_path::TreePath;
+
+/// Default of `create_directories`: services need their directories here.
+const DEFAULT_CREATE_DIRECTORIES: [&str; 4] = ["var/log", "var/spool", "var/cache", "var/lib"];
 
 /// The settings of `updateclient.toml`; the sample `etc/updateclient.toml` explains each of them.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
@@ -22,6 +26,12 @@ pub struct Config {
     pub rsync_port: Option<u16>,
     /// A path below the root.
     pub exclude_file: Option<String>,
+    /// Excluded directories below these are created if the node lacks them.
+    #[serde(deserialize_with = "absolute_paths")]
+    pub create_directories: Vec<TreePath>,
+    /// Excluded files that are brought if the node lacks them.
+    #[serde(deserialize_with = "absolute_paths")]
+    pub seed_files: Vec<TreePath>,
     /// Each is copied over those before it.
     pub overrides: Vec<ImageName>,
     /// Types of mounted filesystems to update; `None`: all that are supported.
@@ -281,6 +291,8 @@ impl Default for Config {
             repo: None,
             rsync_port: None,
             exclude_file: None,
+            create_directories: DEFAULT_CREATE_DIRECTORIES.map(default_path).into(),
+            seed_files: Vec::new(),
             overrides: Vec::new(),
             fstype: None,
             ssh_user: None,
@@ -323,4 +335,26 @@ fn at_least_one<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u32, D::Er
         0 => Err(serde::de::Error::custom("0 is not possible here")),
         number => Ok(number),
     }
+}
+
+/// Absolute paths below the root; the root itself is none of them.
+fn absolute_paths<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<TreePath>, D::Error> {
+    let texts = Vec::<String>::deserialize(deserializer)?;
+    texts
+        .iter()
+        .map(|text| {
+            let path = text.strip_prefix('/').and_then(|rest| TreePath::new(rest).ok());
+            path.filter(|path| !path.is_root()).ok_or_else(|| {
+                serde::de::Error::custom(format!(
+                    "{text:?} is not an absolute path of a directory entry, without `.`, `..` and \
+                     further slashes"
+                ))
+            })
+        })
+        .collect()
+}
+
+/// A path of a default; it is always valid.
+fn default_path(text: &str) -> TreePath {
+    TreePath::new(text).unwrap_or_else(|_| TreePath::root())
 }

@@ -28,6 +28,10 @@ pub struct UpdateRequest {
     pub sync_timeout: Duration,
     /// Exclude rules.
     pub excludes: Excludes,
+    /// Excluded directories at and below these are created if the node lacks them.
+    pub create_directories: Vec<TreePath>,
+    /// Excluded files that are brought if the node lacks them.
+    pub seed_files: Vec<TreePath>,
     /// Types of mounted filesystems that are updated; `None` for all that can be.
     pub fstypes: Option<Vec<String>>,
     /// Boot loader tool that runs after boot files changed.

@@ -15,6 +15,7 @@ use crate::apply::undo::{
     check_state_filesystem, plan_rollback,
 };
 use crate::apply::{Untouched, preflight};
+use crate::filter::Filter;
 use crate::generation::GenerationId;
 use crate::host::{BootLoader, KeepUndo, releases_in};
 use crate::manifest::{MAX_TEXT, Manifest, path_text};
@@ -28,6 +29,8 @@ use crate::update::hooks::payload::HookPlan;
 use crate::update::hooks::{HookContext, Hooks};
 use crate::update::notice::Route;
 use crate::update::recover::{open_for_dry_run, open_session};
+use crate::update::request::Excludes;
+use crate::update::run::build_filter;
 use crate::update::source::overrides;
 use crate::update::transaction::commit::{Transaction, execute};
 use crate::update::transaction::error::TransactionError;
@@ -37,6 +40,8 @@ use crate::update::transaction::error::TransactionError;
 pub struct RollbackRequest {
     /// Top of the tree.
     pub root: PathBuf,
+    /// Exclude rules: an excluded path is no deviation.
+    pub excludes: Excludes,
     /// Whether the run only reports its plan.
     pub dry_run: bool,
     /// Mount roots of filesystems that are lost and left out.
@@ -100,7 +105,9 @@ pub fn rollback(
     };
     let undo = Undo::open(&session, &request.skip_filesystems)?;
 
-    let plan = undo.plan(&session)?;
+    // A faulty exclude file must not prevent a rollback: without rules every path counts.
+    let filter = build_filter(&session, None, TreePath::root(), &request.excludes).ok();
+    let plan = undo.plan(&session, filter.as_ref())?;
     let pinned = choose_pinned(&session, undo.current.as_ref(), undo.previous.as_ref())?;
     let mut result = undo.forecast(&plan, pinned.clone());
     if request.dry_run {
@@ -201,7 +208,7 @@ impl Undo {
     }
 
     /// Plans the rollback, and refuses one that cannot be applied.
-    fn plan(&self, session: &Session) -> Result<ChangePlan, UpdateError> {
+    fn plan(&self, session: &Session, filter: Option<&Filter>) -> Result<ChangePlan, UpdateError> {
         let root = &session.root;
         let current_tree = match &self.current {
             Some(state) => {
@@ -219,6 +226,7 @@ impl Undo {
             kernel: session.kernel.as_ref(),
             tracked: current_tree.as_ref(),
             before: self.previous_tree.as_ref(),
+            filter,
         };
         let plan = plan_rollback(&self.set, input)?;
         preflight::check_paths(root, &plan, &plan.filesystems, &session.mounts)?;

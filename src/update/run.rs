@@ -51,6 +51,12 @@ impl<'a> Run<'a> {
         Run::new(self.request, self.session, excludes, self.monitor)
     }
 
+    /// Compiles the rules that no exclude file decides about.
+    pub fn built_in_filter(&self) -> Result<Filter, UpdateError> {
+        let no_rules = Excludes { name: String::new(), rules: Vec::new(), path: None };
+        build_request_filter(self.request, self.session, &no_rules)
+    }
+
     /// Checks if `state` was recorded for this tree and under this filter.
     pub fn matches_state(&self, state: &State) -> Result<bool, UpdateError> {
         let identity = self.session.root.identity().map_err(Untouched::from)?;

@@ -632,6 +632,8 @@ fn request(node: &Path, repo: &str, rsync: Option<u16>) -> UpdateRequest {
         rsync: rsync.map(|port| Server { host: "127.0.0.1".to_owned(), port, through: None }),
         sync_timeout: Duration::from_secs(3600),
         excludes: Excludes { name: "no excludes".to_owned(), rules: Vec::new(), path: None },
+        create_directories: Vec::new(),
+        seed_files: Vec::new(),
         fstypes: None,
         bootloader: BootLoader::Never,
         program_timeout: Duration::from_secs(60),
@@ -663,9 +665,11 @@ fn perform(
         Job::Update => update::run(request, monitor).map(Some),
         Job::Recover => update::recover(&request.root, monitor).map(|()| None),
         Job::Rollback => {
-            let UpdateRequest { root, allow_root_fs, keep_undo, undo_share, .. } = request.clone();
+            let UpdateRequest { root, excludes, allow_root_fs, keep_undo, undo_share, .. } =
+                request.clone();
             let request = RollbackRequest {
                 root,
+                excludes,
                 dry_run: false,
                 skip_filesystems: Vec::new(),
                 allow_root_fs,

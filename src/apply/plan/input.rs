@@ -21,6 +21,8 @@ pub struct PlanInput<'a> {
     pub target: &'a Manifest,
     /// Entries of an older record that neither `installed` nor `target` names; they are stale.
     pub formerly_tracked: &'a [Entry],
+    /// Excluded entries that are created if the tree lacks them, in tree order.
+    pub provisions: &'a [Entry],
     /// Kernel paths that an earlier run kept for the kernel of that time, in tree order.
     ///
     /// They are stale, even if their type has changed.
@@ -87,6 +89,12 @@ impl PlanInput<'_> {
         self.installed.is_some_and(|installed| installed.get(path).is_some())
             || self.formerly_tracked.binary_search_by(|entry| entry.path.cmp(path)).is_ok()
             || self.old_kernel_paths.binary_search(path).is_ok()
+    }
+
+    /// Whether `path` is on a mount that is read-only.
+    pub(super) fn is_read_only(&self, path: &TreePath) -> bool {
+        let holds = |mount: &Mount| *path == mount.at || path.is_below(&mount.at);
+        self.mounts.iter().any(|mount| mount.read_only && holds(mount))
     }
 
     /// Whether a filesystem is mounted on `path`.

@@ -5,8 +5,8 @@
 //!
 //! The planner compares each entry with the live tree ([`difference`](crate::apply::difference))
 //! and decides whether to keep or to replace it (`classify`). It then places the entries to be
-//! replaced (`placement`), in an order in which no path is absent in between (`ordering`), and
-//! adds the removals (`removal`).
+//! replaced (`placement`), in an order in which no path is absent in between (`ordering`), adds
+//! excluded entries that the node lacks (`provisions`), and adds the removals (`removal`).
 
 mod change_plan;
 mod classify;
@@ -15,6 +15,7 @@ mod input;
 pub mod live_tree;
 pub(super) mod ordering;
 mod placement;
+mod provisions;
 mod removal;
 pub(super) mod subtree_removal;
 #[cfg(test)]
@@ -27,7 +28,6 @@ use crate::apply::error::Untouched;
 use crate::apply::filesystem::limited;
 use crate::apply::on_disk::SlotAllocator;
 use crate::entry::Entry;
-use crate::root::mounts::Mount;
 use crate::tree_path::TreePath;
 
 use classify::{Classified, Decision, classify_all};
@@ -53,6 +53,7 @@ pub fn plan_changes(input: &PlanInput, live: &LiveTree) -> Result<ChangePlan, Un
 
     let mut slots = SlotAllocator::new();
     placement::place_entries(input, live, &classified, &mut slots, &mut plan)?;
+    provisions::place_provisions(input, &mut slots, &mut plan)?;
     removal::add_removals(input, live, &mut slots, &mut plan)?;
     plan.assign_kernel_slots(&mut slots)?;
     removal::include_kernel_filesystems(live, &mut plan);
@@ -122,7 +123,7 @@ fn add_directories(
         }
 
         // The preflight refuses any other change there, and the mtime alone is no drift.
-        if is_read_only(input.mounts, &entry.path) {
+        if input.is_read_only(&entry.path) {
             continue;
         }
 
@@ -141,8 +142,4 @@ fn has_other_time(input: &PlanInput, live: &LiveTree, entry: &Entry) -> bool {
     let is_same = found == expected
         || (input.filesystems.is_limited(&entry.path) && limited::same_time(expected, found));
     !is_same
-}
-
-fn is_read_only(mounts: &[Mount], path: &TreePath) -> bool {
-    mounts.iter().any(|mount| mount.read_only && (*path == mount.at || path.is_below(&mount.at)))
 }

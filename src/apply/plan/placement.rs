@@ -317,7 +317,11 @@ fn find_obstacle(
     Ok(pins.is_some_and(|pins| pins.immutable || pins.append_only).then_some(Obstacle::Flagged))
 }
 
-fn itemize(entry: &Entry, difference: &Difference, linked: Option<&TreePath>) -> ItemizedLine {
+pub(super) fn itemize(
+    entry: &Entry,
+    difference: &Difference,
+    linked: Option<&TreePath>,
+) -> ItemizedLine {
     let mut change = difference.itemize(entry);
     if linked.is_some() {
         change.replace_range(0..1, "h");

@@ -7,6 +7,7 @@ use crate::apply::plan::change_plan::{Action, Change, ChangePlan, ItemizedLine};
 use crate::apply::plan::input::{PlanInput, UntrackedPolicy};
 use crate::apply::plan::live_tree::LiveTree;
 use crate::apply::plan::subtree_removal::{MountTopology, RemovableSubtrees};
+use crate::entry::EntryKind;
 use crate::manifest::{Manifest, removed_entries};
 use crate::root::{Descend, FileKind, RootError, Stat, Visit, mounts};
 use crate::tree_path::TreePath;
@@ -243,7 +244,13 @@ fn collect_deferred(
 ) -> Result<(), RootError> {
     for path in input.known_deviations {
         let is_kernel_path = plan.kernel_paths.binary_search(path).is_ok();
-        if is_kernel_path || input.target.get(path).is_some() || input.was_tracked(path) {
+        // An excluded directory belongs to the node, also one that an update created.
+        let is_excluded = input.filter.excludes(path, EntryKind::Directory).is_some();
+        if is_excluded
+            || is_kernel_path
+            || input.target.get(path).is_some()
+            || input.was_tracked(path)
+        {
             continue;
         }
         if input.root.stat(path)?.is_none_or(|stat| stat.kind != FileKind::Directory) {

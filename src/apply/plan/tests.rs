@@ -78,6 +78,7 @@ fn plan_between(
         installed: Some(&base),
         target: &target,
         formerly_tracked: &[],
+        provisions: &[],
         old_kernel_paths: &[],
         kernel: kernel.as_ref(),
         kernel_retention: KernelRetention::ModulesAndBootFiles,

@@ -111,6 +111,8 @@ pub fn update_request(
         rsync: rsync_server(settings, tunnel),
         sync_timeout: Duration::from_secs(settings.full_sync_timeout.into()),
         excludes: settings.excludes.clone(),
+        create_directories: settings.create_directories.clone(),
+        seed_files: settings.seed_files.clone(),
         fstypes: settings.fstypes.clone(),
         bootloader: settings.bootloader.clone(),
         program_timeout: program_timeout(settings),
@@ -141,6 +143,7 @@ pub fn rollback_request(
     let skipped = skipped.map(|path| absolute("--skip-filesystem", path));
     Ok(RollbackRequest {
         root: arguments.root.clone(),
+        excludes: settings.excludes.clone(),
         dry_run: arguments.dry_run,
         skip_filesystems: skipped.collect::<Result<_, _>>()?,
         allow_root_fs: settings.allow_root_fs.clone(),

@@ -4,6 +4,7 @@ use crate::apply::plan::{CheckLevel, UntrackedPolicy};
 use crate::apply::stage::Stage;
 use crate::apply::stage::fill;
 use crate::apply::stage::live_source::LiveSource;
+use crate::entry::EntryKind;
 use crate::full_sync::{Comparison, FullSyncError, Module, Server};
 use crate::host::Drift;
 use crate::image::Layer;
@@ -75,10 +76,13 @@ fn fill(
     let Some(server) = &run.request.rsync else { return Err(NoFullSync::NoServer.into()) };
     receive(update, stage, server)?;
 
-    // Paths of overrides are in no module of the image, so they say nothing about it.
+    // Paths of overrides are in no module of the image, and rsync does not send excluded seed files.
+    // So neither says anything about the image.
     let mut changed = list_missing(stage);
     changed.retain(|path| {
-        !update.transaction.overrides.iter().any(|layer| layer.manifest.get(path).is_some())
+        let mut overrides = update.transaction.overrides.iter();
+        overrides.all(|layer| layer.manifest.get(path).is_none())
+            && run.filter.excludes(path, EntryKind::Other).is_none()
     });
     if !changed.is_empty() {
         run.monitor.warn(TransactionNotice::ImageChangedOnServer { paths: &changed });

@@ -24,7 +24,9 @@ pub(super) fn run(
         return Ok(StrategyOutcome::OtherExcludes(rules));
     }
 
-    if !has_new_overrides && !has_work(update, installed) {
+    // The installation of an adopted tree may have left out excluded directories.
+    let needs_provisions = installed.is_adopted() && transaction.lacks_provisions(&target)?;
+    if !has_new_overrides && !needs_provisions && !has_work(update, installed) {
         let plan = known_deviations(installed, target.kernel_paths.clone());
         return Ok(StrategyOutcome::done(transaction.record_only(&target, &plan)?));
     }

@@ -8,9 +8,10 @@ use crate::apply::stage::Stage;
 use crate::apply::stage::fill;
 use crate::apply::stage::live_source::LiveSource;
 use crate::apply::{Untouched, preflight};
+use crate::entry::Entry;
 use crate::full_sync::{
-    self, Comparison, Deletions, Module, ReceiveDir, Received, Server, manifest_of_parents,
-    receive_unpublished,
+    self, Comparison, Deletions, Module, ReceiveDir, Received, Selected, Server,
+    manifest_of_parents, receive_selected, receive_unpublished,
 };
 use crate::host::{Check, Drift};
 use crate::image::Layer;
@@ -20,12 +21,13 @@ use crate::update::error::{Refusal, UpdateError, UsageError};
 use crate::update::installed::recorded;
 use crate::update::notice::{Route, UpdateNotice};
 use crate::update::report::Report;
-use crate::update::request::RsyncScope;
+use crate::update::request::{RsyncScope, UpdateRequest};
 use crate::update::run::Run;
 use crate::update::source::excludes;
 use crate::update::source::overrides::{self, LayerSource, OverrideLayer, receive_override};
 use crate::update::strategy::fetch_by_digest::{list_missing, take_received};
 use crate::update::transaction::error::TransactionError;
+use crate::update::transaction::provisions::list_provisions;
 use crate::update::transaction::target::{Delivery, Target};
 use crate::update::transaction::{PublishRef, UpdateTransaction};
 
@@ -64,6 +66,7 @@ impl RsyncOnly<'_> {
     fn receive_and_execute(&self) -> Result<Report, UpdateError> {
         let run = self.run;
         let received = self.receive_image()?;
+        let selected = self.receive_provisions()?;
 
         // The etag is not recorded, so that the next update by diffs compares the tree. The
         // serial is, so that an older catalog is still refused.
@@ -77,7 +80,8 @@ impl RsyncOnly<'_> {
             overrides: self.overrides,
             publish: is_whole_tree.then_some(PublishRef { serial: 0, seen: seen.as_ref() }),
         };
-        let target = self.target(&transaction, &received)?;
+        let mut target = self.target(&transaction, &received)?;
+        target.provisions = self.list_provisions(&selected)?;
         let live = transaction.read_live_tree(&target)?;
         let plan = transaction.plan(&target, &live)?;
         self.refuse_displacement(&plan)?;
@@ -92,7 +96,7 @@ impl RsyncOnly<'_> {
 
         let contents = LiveSource::from_live_tree(&run.session.root, &live);
         transaction
-            .execute(&target, &plan, |stage| self.fill(stage, &contents, &received))
+            .execute(&target, &plan, |stage| self.fill(stage, &contents, (&received, &selected)))
             .map_err(TransactionError::into_final)
     }
 
@@ -139,6 +143,7 @@ impl RsyncOnly<'_> {
             !self.overrides.iter().any(|layer| layer.manifest.get(&item.path).is_some())
         });
         forecast.items.extend(self.forecast_overrides()?);
+        forecast.items.extend(self.forecast_provisions()?);
         forecast.items.sort_by(|a, b| a.path.cmp(&b.path));
 
         let in_overrides = compose_overrides(self.overrides)?.map_or(0, |composed| composed.len());
@@ -163,6 +168,54 @@ impl RsyncOnly<'_> {
         target.policy.check_level = CheckLevel::Content;
         let live = transaction.read_live_tree(&target)?;
         Ok(transaction.plan(&target, &live)?.itemized)
+    }
+
+    /// Receives the excluded entries that the node may have to get, of the image and of each
+    /// override; nothing if only one directory is updated.
+    fn receive_provisions(&self) -> Result<Vec<Selected>, UpdateError> {
+        let run = self.run;
+        let UpdateRequest { create_directories, seed_files, overrides, .. } = run.request;
+        let is_configured = !create_directories.is_empty() || !seed_files.is_empty();
+        if !is_configured || !self.scope.directory.is_root() {
+            return Ok(Vec::new());
+        }
+
+        let filter = run.built_in_filter()?;
+        let rules = filter.rsync_rules_selecting(create_directories, seed_files);
+        let image = Layer::Image(run.request.image.clone());
+        let overrides = overrides.iter().cloned().map(Layer::Override);
+        std::iter::once(image)
+            .chain(overrides)
+            .map(|layer| {
+                receive_selected(&self.module(&layer, &rules), self.receive_dir, run.monitor)
+                    .map_err(|error| UpdateError::from_full_sync(error, self.server))
+            })
+            .collect()
+    }
+
+    /// Lists the received entries that the node gets if it lacks them.
+    fn list_provisions(&self, selected: &[Selected]) -> Result<Vec<Entry>, UpdateError> {
+        match compose_selected(selected)? {
+            Some(composed) => list_provisions(self.run, &composed, None),
+            None => Ok(Vec::new()),
+        }
+    }
+
+    /// Lists the excluded entries that the run itself would create.
+    fn forecast_provisions(&self) -> Result<Vec<ItemizedLine>, UpdateError> {
+        let selected = self.receive_provisions()?;
+        let Some(composed) = compose_selected(&selected)? else { return Ok(Vec::new()) };
+
+        // The target has the directories above them, which rsync's forecast lists itself.
+        let transaction =
+            UpdateTransaction { run: self.run, installed: None, overrides: &[], publish: None };
+        let mut target = transaction.target(composed, Route::Rsync(self.server.clone()))?;
+        target.policy.check_level = CheckLevel::Content;
+        target.policy.untracked = UntrackedPolicy::Keep;
+        let live = transaction.read_live_tree(&target)?;
+        let mut items = transaction.plan(&target, &live)?.itemized;
+        items.retain(|item| target.provisions.iter().any(|entry| entry.path == item.path));
+        Ok(items)
     }
 
     /// Returns the filter rules of the image's module, which leave out paths of overrides.
@@ -208,7 +261,7 @@ impl RsyncOnly<'_> {
         &self,
         stage: &Stage<'_>,
         contents: &LiveSource<'_>,
-        image: &Received,
+        (image, selected): (&Received, &[Selected]),
     ) -> Result<(), TransactionError> {
         fill::from_live(stage, contents)?;
         for layer in self.overrides {
@@ -217,6 +270,9 @@ impl RsyncOnly<'_> {
             }
         }
         take_received(stage, &image.manifest, &image.tree)?;
+        for selected in selected {
+            take_received(stage, &selected.manifest, &selected.tree)?;
+        }
 
         // Rsync did not send files that the tree had. Someone changed them since.
         let paths = list_missing(stage);
@@ -243,6 +299,12 @@ fn receive_overrides(
         layers.push(layer);
     }
     Ok(layers)
+}
+
+/// Composes the selected paths of all layers; `None` if nothing was received.
+fn compose_selected(selected: &[Selected]) -> Result<Option<Manifest>, UpdateError> {
+    let Some((image, rest)) = selected.split_first() else { return Ok(None) };
+    overrides::compose(&image.manifest, rest.iter().map(|layer| &layer.manifest)).map(Some)
 }
 
 /// Composes all overrides; `None` if there are none.

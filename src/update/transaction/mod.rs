@@ -4,6 +4,7 @@ pub(super) mod commit;
 pub(super) mod disk_space;
 pub(super) mod error;
 mod mounts;
+pub(super) mod provisions;
 pub(super) mod target;
 
 use crate::allocator;
@@ -60,6 +61,11 @@ impl<'a> UpdateTransaction<'a> {
     /// Creates the target of the transaction from the manifest of an image.
     pub fn target(&self, image: Manifest, route: Route) -> Result<Target, UpdateError> {
         Target::new(self.run, image, self.overrides, self.installed, route)
+    }
+
+    /// Checks if the tree lacks an excluded entry that it should get.
+    pub fn lacks_provisions(&self, target: &Target) -> Result<bool, UpdateError> {
+        provisions::is_any_missing(self.run, &target.provisions)
     }
 
     /// Returns the id of `image` with the overrides of the run.
@@ -128,6 +134,7 @@ impl<'a> UpdateTransaction<'a> {
             installed: target.installed.as_ref(),
             target: &target.tracked,
             formerly_tracked: &target.overruled,
+            provisions: &target.provisions,
             old_kernel_paths: &target.kernel_paths,
             kernel: session.kernel.as_ref(),
             kernel_retention: target.kernel_retention(session.kernel.as_ref()),

@@ -17,6 +17,7 @@ use crate::update::notice::Route;
 use crate::update::run::{Run, SupportedPart};
 use crate::update::source::overrides::{self, OverrideLayer};
 use crate::update::transaction::mounts;
+use crate::update::transaction::provisions::list_provisions;
 
 /// The tree that a transaction produces.
 pub(in crate::update) struct Target {
@@ -32,6 +33,8 @@ pub(in crate::update) struct Target {
     pub overruled: Vec<Entry>,
     /// Releases of the kernels that the tree has, with excluded ones.
     pub kernels: Vec<String>,
+    /// Excluded entries that the tree gets if it lacks them, in tree order.
+    pub provisions: Vec<Entry>,
     /// Paths kept for a kernel that ran before, in tree order.
     pub kernel_paths: Vec<TreePath>,
     pub policy: ComparePolicy,
@@ -81,6 +84,7 @@ impl Target {
             overruled: overruled_entries(run, installed, &composed),
             kernels: releases_in(&composed),
             kernel_paths: kept_kernel_paths(run, kernel),
+            provisions: list_provisions(run, &composed, installed)?,
             image,
             policy: compare_policy(run, installed),
             known_digests: HashMap::new(),

@@ -20,7 +20,7 @@ use crate::apply::plan::{
 };
 use crate::apply::undo::undo_log::{PriorState, UndoRecord};
 use crate::apply::undo::undo_set::{LeftOut, UndoSet};
-use crate::entry::{Entry, Meta, Mtime, Node, Xattrs};
+use crate::entry::{Entry, EntryKind, Meta, Mtime, Node, Xattrs};
 use crate::filter::Filter;
 use crate::host::Kernel;
 use crate::manifest::Manifest;
@@ -47,6 +47,8 @@ pub struct RollbackInput<'a> {
     pub tracked: Option<&'a Manifest>,
     /// Manifest that was recorded before: a restored path that differs from it is a deviation.
     pub before: Option<&'a Manifest>,
+    /// Exclude rules: an excluded path is no deviation.
+    pub filter: Option<&'a Filter>,
 }
 
 /// Plans the transaction that restores an undo set.
@@ -483,9 +485,18 @@ impl<'a> RollbackPlanner<'a> {
         self.plan.removed_count -= occupied.len();
         for path in occupied {
             self.items.lines.retain(|line| line.path != path);
-            self.items.deviate(&path, OCCUPIED);
+            // An excluded directory that the update created belongs to the node now.
+            if !self.is_excluded(&path) {
+                self.items.deviate(&path, OCCUPIED);
+            }
         }
         Ok(removal_changes(&filesystems, &subtrees, leaves, dirs, &mut self.slots)?)
+    }
+
+    /// Whether a directory at `path` is excluded.
+    fn is_excluded(&self, path: &TreePath) -> bool {
+        let filter = self.input.filter;
+        filter.is_some_and(|filter| filter.excludes(path, EntryKind::Directory).is_some())
     }
 
     fn add_change(&mut self, path: &TreePath, action: Action) {

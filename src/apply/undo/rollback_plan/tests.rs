@@ -52,6 +52,7 @@ fn plan(root: &Root) -> ChangePlan {
         kernel: kernel.as_ref(),
         tracked: None,
         before: None,
+        filter: None,
     };
     plan_rollback(&undo, input).expect("the rollback is planned")
 }

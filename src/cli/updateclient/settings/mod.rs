@@ -40,6 +40,8 @@ pub struct Settings {
     pub rsync_port: u16,
     pub ssh_user: Option<String>,
     pub excludes: Excludes,
+    pub create_directories: Vec<TreePath>,
+    pub seed_files: Vec<TreePath>,
     pub fstypes: Option<Vec<String>>,
     pub check: Check,
     pub drift: Drift,
@@ -177,6 +179,8 @@ fn resolve_values(
         rsync_port,
         ssh_user,
         excludes,
+        create_directories: config.create_directories,
+        seed_files: config.seed_files,
         fstypes,
         check: pick.typed_or("check", arguments.check, config.check),
         drift: pick.typed_or("drift", arguments.drift, config.drift),
@@ -209,6 +213,14 @@ fn list_remaining(arguments: &Arguments, settings: &Settings, pick: &mut Picker)
         ("download.spool_limit", download.spool_limit),
     ] {
         pick.typed_or(name, None, value);
+    }
+
+    for (name, paths) in
+        [("create_directories", &settings.create_directories), ("seed_files", &settings.seed_files)]
+    {
+        let paths: Vec<String> = paths.iter().map(TreePath::to_string).collect();
+        let shown = if paths.is_empty() { "(none)".to_owned() } else { paths.join(" ") };
+        pick.typed_or(name, None, shown);
     }
 
     let allowed = match settings.allow_root_fs.as_slice() {
