@@ -359,11 +359,11 @@ fn files_of_boot_that_did_not_install_are_removed() {
         for dir in ["proc", "dev"] {
             fs::create_dir_all(node.at(dir)).expect("makes");
         }
-        machine::install(Path::new(AGENT), &node.0.node(), "bin/agent");
-        machine::install(&machine::program("rsync"), &node.0.node(), "bin/rsync");
+        machine::install(Path::new(AGENT), &node.site.node(), "bin/agent");
+        machine::install(&machine::program("rsync"), &node.site.node(), "bin/rsync");
         write_text(&node.at("boot/of-the-node"), "kept");
         let run_inside = |arguments: &[&str]| {
-            let mut command = machine::chroot_command(&node.0.node());
+            let mut command = machine::chroot_command(&node.site.node());
             command.arg("/bin/agent").args(arguments).stdin(Stdio::null());
             Run::from_output(command.output().expect("it runs"))
         };

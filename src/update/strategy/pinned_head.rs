@@ -144,6 +144,7 @@ fn plan_removal(
         installed: Some(tracked),
         target: tracked,
         formerly_tracked: &[],
+        provisions: &[],
         old_kernel_paths: &paths,
         kernel: session.kernel.as_ref(),
         kernel_retention: KernelRetention::ModulesAndBootFiles,
