@@ -290,7 +290,7 @@ fn rollback_names_filesystem_that_is_not_as_at_the_update() {
     require!(NEEDED);
 
     disk::enter_mount_namespace();
-    let [first, second] = [false, true].map(|second| generation(&PARTS, second));
+    let [first, second] = Generation::BOTH.map(|generation| tree(&PARTS, generation));
     let (site, mut disks) = site_on(&first, mount_six_filesystems);
     let (node, before) = (site.node(), site.snapshot());
     site.publish(&second);
@@ -336,8 +336,8 @@ fn lost_filesystem_is_left_out_of_rollback() {
 
     disk::enter_mount_namespace();
     let parts = ["", "boot", "usr"];
-    let [first, second] = [false, true].map(|second| {
-        let mut tree = generation(&parts, second);
+    let [first, second] = Generation::BOTH.map(|generation| {
+        let mut tree = tree(&parts, generation);
         trees::put(&mut tree, "srv", Item::dir());
         tree
     });
@@ -399,11 +399,11 @@ fn recovery_without_state_filesystem_makes_all_changes() {
     require!(NEEDED);
 
     disk::enter_mount_namespace();
-    let [first, second] = [false, true].map(|second| generation(&["", "usr"], second));
+    let [first, second] = Generation::BOTH.map(|generation| tree(&["", "usr"], generation));
     let (site, mut disks) = site_with_state_disk(&first);
     let (node, before) = (site.node(), site.snapshot());
     site.publish(&second);
-    kill_after_seal(&site);
+    kill_at_first_step(&site);
     disks[2].unmount();
 
     let made = "all changes of";
@@ -441,7 +441,7 @@ fn kill_at_any_step_without_state_filesystem_is_recovered() {
     require!(NEEDED);
 
     disk::enter_mount_namespace();
-    let trees = [false, true].map(|second| generation(&["", "usr"], second));
+    let trees = Generation::BOTH.map(|generation| tree(&["", "usr"], generation));
     let (site, mut disks) = site_with_state_disk(&trees[0]);
     let kills = [
         ("renameat2", [3, 40]),
@@ -457,7 +457,7 @@ fn kill_at_any_step_without_state_filesystem_is_recovered() {
         kills.iter().flat_map(|(call, all)| all.map(|nth| (*call, nth))).enumerate()
     {
         site.publish(&trees[(round + 1) % 2]);
-        kill_after_seal(&site);
+        kill_at_first_step(&site);
         disks[2].unmount();
         first_kills += usize::from(
             run_with_fault(&recover_command(&site), call, "signal=KILL", nth).code == -1,
@@ -485,10 +485,10 @@ fn locked_stage_admits_no_recovery() {
     require!(NEEDED);
 
     disk::enter_mount_namespace();
-    let [first, second] = [false, true].map(|second| generation(&["", "usr"], second));
+    let [first, second] = Generation::BOTH.map(|generation| tree(&["", "usr"], generation));
     let (site, mut disks) = site_with_state_disk(&first);
     site.publish(&second);
-    kill_after_seal(&site);
+    kill_at_first_step(&site);
 
     let stage = fs::File::open(site.node().join(".si-stage")).expect("opens");
     rustix::fs::flock(&stage, rustix::fs::FlockOperation::LockExclusive).expect("locks");
@@ -509,7 +509,7 @@ fn list_of_filesystems_names_those_with_pending_changes() {
     require!(NEEDED);
 
     disk::enter_mount_namespace();
-    let [first, second] = [false, true].map(|second| generation(&["", "usr"], second));
+    let [first, second] = Generation::BOTH.map(|generation| tree(&["", "usr"], generation));
     let (site, mut disks) = site_with_state_disk(&first);
     let list = || {
         let mut command = recover_command(&site);
@@ -519,7 +519,7 @@ fn list_of_filesystems_names_those_with_pending_changes() {
     };
     site.publish(&second);
     assert_eq!(list(), "");
-    kill_after_seal(&site);
+    kill_at_first_step(&site);
 
     // All are mounted; then only the one with the state is not; then both are not.
     assert_eq!(list(), "");
