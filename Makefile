@@ -26,8 +26,10 @@ export PATH := $(HOME)/.cargo/bin:$(PATH)
 
 # Changes that a package of a site has beyond a release: make deb REVISION=2site1
 REVISION ?= 1
-# Times of files in packages and source archives: the last commit, else the changelog.
-export SOURCE_DATE_EPOCH ?= $(shell git log -1 --format=%ct 2>/dev/null || stat -c %Y CHANGELOG.md)
+# Times of files in packages and source archives: the last commit, else the changelog. Not exported,
+# since each new value would build the C parts of crates again.
+SOURCE_DATE_EPOCH ?= $(shell git log -1 --format=%ct 2>/dev/null || stat -c %Y CHANGELOG.md)
+DATED = SOURCE_DATE_EPOCH=$(SOURCE_DATE_EPOCH)
 
 .PHONY: all test test-machines test-machines-long torture demo bench bench-growth deb rpm \
     package-files test-packages dist man \
@@ -82,14 +84,14 @@ package-files: all man
 deb: package-files
 	scripts/prerequisites deb
 	for variant in client server; do \
-	    $(CARGO) deb --locked --no-build --no-strip --variant $$variant --deb-revision $(REVISION) \
+	    $(DATED) $(CARGO) deb --locked --no-build --no-strip --variant $$variant --deb-revision $(REVISION) \
 	        --output target/packages/ || exit 1; \
 	done
 
 rpm: package-files
 	scripts/prerequisites rpm
 	for variant in client server; do \
-	    $(CARGO) generate-rpm --variant $$variant --set-metadata 'release = "$(REVISION)"' \
+	    $(DATED) $(CARGO) generate-rpm --variant $$variant --set-metadata 'release = "$(REVISION)"' \
 	        --auto-req builtin --output target/packages/ || exit 1; \
 	done
 
@@ -99,7 +101,7 @@ test-packages:
 
 dist:
 	scripts/prerequisites sources
-	scripts/dist target/packages
+	$(DATED) scripts/dist target/packages
 
 man:
 	$(CARGO) run --quiet --locked --example documents -- target/man target/completions
