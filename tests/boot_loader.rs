@@ -295,7 +295,9 @@ fn stopped_process_does_not_keep_filesystem_frozen() {
 
     let children = format!("/proc/{0}/task/{0}/children", strace.id());
     let stopped = fs::read_to_string(children).expect("a child");
-    run(Command::new("kill").arg("-CONT").arg(stopped.split_whitespace().next().expect("a child")));
+    let child = stopped.split_whitespace().next().and_then(|pid| pid.parse().ok());
+    let child = child.and_then(rustix::process::Pid::from_raw).expect("a child");
+    rustix::process::kill_process(child, rustix::process::Signal::CONT).expect("is stopped");
 
     assert!(strace.wait().expect("ends").success());
 
