@@ -430,7 +430,7 @@ fn second_fetch_for_local_excludes_is_estimated_and_counted() {
     text.ended(0, &["more to fetch for 3 contents by digest"]);
     let done = json.out.lines().last().expect("a result");
     let done: serde_json::Value = serde_json::from_str(done).expect("JSON");
-    run.ended(0, &["3 contents whole, by their digests"]);
+    run.ended(0, &["3 contents whole, by digest"]);
     let beyond: u64 = requests_beyond_chain(&server).iter().map(|(_, sent)| sent).sum();
     assert!(beyond > 0, "{:#?}", server.seen());
     assert_eq!(done["by_digest_bytes"].as_u64(), Some(beyond), "{done}");

@@ -1,4 +1,4 @@
-//! Fetches the contents that neither the tree nor an archive of the chain has, by their digests.
+//! Fetches the contents that neither the tree nor an archive of the chain has, by digest.
 //!
 //! These are contents of deviating paths and of overrides, and contents whose delta needs an excluded
 //! path that the node lacks. Contents of received overrides are
