@@ -47,12 +47,12 @@ MACHINES ?=
 
 test-machines:
 	scripts/prerequisites machines
-	$(MAKE) all man
+	$(MAKE) deb
 	tests/machines/short-form $(MACHINES)
 
 test-machines-long:
 	scripts/prerequisites machines
-	$(MAKE) all man
+	$(MAKE) deb
 	tests/machines/long-form $(MACHINES)
 
 torture:

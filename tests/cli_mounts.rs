@@ -294,7 +294,8 @@ fn kernel_filesystem_in_image_stops_publish_before_packing() {
     let site = Site::new();
     site.publish(&with(&[("proc/kept", "hidden by a mount")]));
     fs::write(site.image().join("etc/new"), "not published yet").expect("writes");
-    let mounts: [(fn(&Path) -> Mounted, &str); 3] = [
+    type Mount = fn(&Path) -> Mounted;
+    let mounts: [(Mount, &str); 3] = [
         (|at| Mounted::bind(Path::new("/proc"), at), "a mounted proc filesystem"),
         (Mounted::tmpfs, "a mounted tmpfs filesystem"),
         (

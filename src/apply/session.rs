@@ -71,7 +71,7 @@ impl Session {
         }
 
         let (session, applied) = Session::open(path, monitor)?;
-        Ok(Recovery::Complete(Box::new(session), applied))
+        Ok(Recovery::Complete(Box::new(session), applied.map(Box::new)))
     }
 
     /// Mount roots of the filesystems that have pending changes and are not mounted.
@@ -116,7 +116,7 @@ impl Session {
 /// Result of a recovery.
 pub enum Recovery {
     /// No transaction is interrupted any more; the second field is one that was completed.
-    Complete(Box<Session>, Option<Applied>),
+    Complete(Box<Session>, Option<Box<Applied>>),
     /// All changes are made, but the filesystem of the state directory is not mounted.
     Unrecorded {
         /// Top of the tree, as shown to a person.

@@ -25,10 +25,10 @@ impl StageLock {
         let path = name(STAGE_DIR);
         let locked = || StateError::Locked { root: root.location().display().to_string() };
         let stage = root.below(&path)?;
-        match rustix::fs::flock(&stage, FlockOperation::NonBlockingLockExclusive) {
-            Err(Errno::WOULDBLOCK) => return Err(locked()),
-            // A network filesystem may not lock directories: there only the normal lock is left.
-            Ok(()) | Err(_) => {}
+        // A network filesystem may not lock directories: there only the normal lock is left.
+        let result = rustix::fs::flock(&stage, FlockOperation::NonBlockingLockExclusive);
+        if result == Err(Errno::WOULDBLOCK) {
+            return Err(locked());
         }
 
         // The run that held the lock before may have removed its stage at its end.
