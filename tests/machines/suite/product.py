@@ -38,7 +38,7 @@ def inputs():
     paths = [os.path.join(TOP, name) for name in INPUTS]
     for path in paths:
         if not os.path.exists(path):
-            raise Failed(f"{path} is missing; run make all man")
+            raise Failed(f"{path} is missing; run make deb")
     package = client_package()
     return run("find", *([package] if package else paths), "-type", "f",
                "-exec", "sha256sum", "{}", "+")
