@@ -208,11 +208,11 @@ impl std::str::FromStr for Mtime {
 /// security label of the image server is wrong on a node. On xfs `trusted.SGI_ACL_FILE` repeats an
 /// ACL.
 pub fn xattr_travels(name: &[u8]) -> bool {
-    let is_own_trusted =
-        |name: &[u8]| !name.starts_with(b"overlay.") && !name.starts_with(b"SGI_ACL_");
     name.starts_with(b"user.")
         || name == b"security.capability"
         || name == b"system.posix_acl_access"
         || name == b"system.posix_acl_default"
-        || name.strip_prefix(b"trusted.").is_some_and(is_own_trusted)
+        || name.strip_prefix(b"trusted.").is_some_and(|name: &[u8]| {
+            !name.starts_with(b"overlay.") && !name.starts_with(b"SGI_ACL_")
+        })
 }

@@ -260,8 +260,10 @@ fn grub_entry(prefix: &str, append: &str) -> String {
 
 /// Whether a path can be quoted in grub's language.
 fn is_grub_path(path: &str) -> bool {
-    let is_safe = |c: char| !c.is_control() && !c.is_whitespace() && !"'\\$\"".contains(c);
-    (path.is_empty() || path.starts_with('/')) && path.chars().all(is_safe)
+    (path.is_empty() || path.starts_with('/'))
+        && path
+            .chars()
+            .all(|c: char| !c.is_control() && !c.is_whitespace() && !"'\\$\"".contains(c))
 }
 
 fn run_tool(tools: &Tools<'_>, program: &TreePath, words: &[&str]) -> Result<(), UpdateError> {

@@ -130,14 +130,18 @@ impl Module<'_> {
         options.push("--out-format=%l".into());
 
         monitor.event(Event::Started { job: Job::Download, total: 0 });
-        let report_size = |line: &[u8]| {
-            let size = std::str::from_utf8(line).ok().and_then(|text| text.trim().parse().ok());
-            if let Some(by) = size {
-                monitor.event(Event::Advanced { job: Job::Download, by });
-            }
-            Ok(())
-        };
-        let result = self.run((layer_dir, OsStr::new("tree/")), options, report_size, monitor);
+        let result = self.run(
+            (layer_dir, OsStr::new("tree/")),
+            options,
+            |line: &[u8]| {
+                let size = std::str::from_utf8(line).ok().and_then(|text| text.trim().parse().ok());
+                if let Some(by) = size {
+                    monitor.event(Event::Advanced { job: Job::Download, by });
+                }
+                Ok(())
+            },
+            monitor,
+        );
         monitor.event(Event::Finished { job: Job::Download });
         self.check_outcome(&result?)
     }

@@ -118,17 +118,21 @@ fn compare_again(
     let leaders: HashSet<&TreePath> = listing.leaders.values().collect();
     let mut equal_links = HashSet::new();
     let mut changed = Vec::new();
-    let collect = |line: &[u8]| {
-        let name = unescape(split_item(line).map_or(line, |(_, name)| name));
-        match TreePath::new(name.strip_suffix(b"/").unwrap_or(&name)) {
-            Ok(path) if listing.leaders.contains_key(&path) || leaders.contains(&path) => {
-                equal_links.insert(path);
+    let outcome = module.run(
+        (layer_dir, OsStr::new("tree/")),
+        options,
+        |line: &[u8]| {
+            let name = unescape(split_item(line).map_or(line, |(_, name)| name));
+            match TreePath::new(name.strip_suffix(b"/").unwrap_or(&name)) {
+                Ok(path) if listing.leaders.contains_key(&path) || leaders.contains(&path) => {
+                    equal_links.insert(path);
+                }
+                _ => changed.push(String::from_utf8_lossy(&name).escape_debug().to_string()),
             }
-            _ => changed.push(String::from_utf8_lossy(&name).escape_debug().to_string()),
-        }
-        Ok(())
-    };
-    let outcome = module.run((layer_dir, OsStr::new("tree/")), options, collect, monitor)?;
+            Ok(())
+        },
+        monitor,
+    )?;
     module.check_outcome(&outcome)?;
 
     Ok(if changed.is_empty() {

@@ -54,19 +54,19 @@ impl FstabEntry {
         let options: Vec<&[u8]> = options.unwrap_or_default().split(|&b| b == b',').collect();
 
         let is_disk = DISKS.iter().any(|prefix| device.starts_with(prefix));
-        let is_special = |option: &&[u8]| {
-            [&b"bind"[..], b"rbind", b"loop"].contains(option) || option.starts_with(b"loop=")
-        };
-        if !is_disk || options.iter().any(is_special) {
+        if !is_disk
+            || options.iter().any(|option: &&[u8]| {
+                [&b"bind"[..], b"rbind", b"loop"].contains(option) || option.starts_with(b"loop=")
+            })
+        {
             return None;
         }
 
-        let is_for_kernel = |option: &&[u8]| {
+        let kept = options.into_iter().filter(|option: &&[u8]| {
             !option.is_empty()
                 && !USER_SPACE.contains(option)
                 && !USER_SPACE_PREFIXES.iter().any(|prefix| option.starts_with(prefix))
-        };
-        let kept = options.into_iter().filter(is_for_kernel);
+        });
         let options: Vec<&[u8]> = std::iter::once(&b"rw"[..]).chain(kept).collect();
         Some(FstabEntry {
             device: unescape(device).into_iter().filter(|&b| b != b'"').collect(),

@@ -58,10 +58,11 @@ pub fn list_hooks(root: &Root, phase: HookPhase) -> Result<Vec<TreePath>, RootEr
 }
 
 fn is_hook_name(name: &[u8]) -> bool {
-    let contains = |part: &&str| name.windows(part.len()).any(|window| window == part.as_bytes());
     let is_hidden = name.starts_with(b".");
     let is_backup = BACKUP_ENDS.iter().any(|end| name.ends_with(end.as_bytes()))
-        || BACKUP_PARTS.iter().any(contains);
+        || BACKUP_PARTS
+            .iter()
+            .any(|part| name.windows(part.len()).any(|window| window == part.as_bytes()));
     !is_hidden && !is_backup
 }
 

@@ -104,8 +104,11 @@ impl Manifest {
             // While the text of some pieces is hashed, other threads format the next ones.
             let mut texts: Vec<Vec<u8>> = Vec::new();
             for pieces in self.entries.chunks(PIECE * PIECES) {
-                let hash = || texts.iter().for_each(|text| hasher.update(text));
-                texts = rayon::join(hash, || pieces.par_chunks(PIECE).map(text_of).collect()).1;
+                texts = rayon::join(
+                    || texts.iter().for_each(|text| hasher.update(text)),
+                    || pieces.par_chunks(PIECE).map(text_of).collect(),
+                )
+                .1;
             }
             texts.iter().for_each(|text| hasher.update(text));
             GenerationId(hasher.finish())
@@ -186,12 +189,17 @@ impl Manifest {
         // The entries that stay have been checked as part of this manifest.
         check_each(changed)?;
         let mut named = named.into_iter().map(|(path, _)| path).peekable();
-        let stays = |entry: &&Entry| {
-            while named.next_if(|path| **path < entry.path).is_some() {}
-            named.peek().is_none_or(|path| **path != entry.path)
-        };
         let mut entries: Vec<Entry> = Vec::with_capacity(self.entries.len() + changed.len());
-        entries.extend(self.entries.iter().filter(stays).chain(changed).cloned());
+        entries.extend(
+            self.entries
+                .iter()
+                .filter(|entry: &&Entry| {
+                    while named.next_if(|path| **path < entry.path).is_some() {}
+                    named.peek().is_none_or(|path| **path != entry.path)
+                })
+                .chain(changed)
+                .cloned(),
+        );
         // Two sorted runs, which a stable sort merges.
         entries.sort_by(|a, b| a.path.cmp(&b.path));
         Self::from_sorted(entries)
@@ -219,9 +227,13 @@ impl Manifest {
         }
 
         let mut dropped = dropped.into_iter().peekable();
-        let stays = |(index, _): &(usize, &Entry)| dropped.next_if_eq(index).is_none();
-        let mut entries: Vec<Entry> =
-            self.entries.iter().enumerate().filter(stays).map(|(_, e)| e.clone()).collect();
+        let mut entries: Vec<Entry> = self
+            .entries
+            .iter()
+            .enumerate()
+            .filter(|(index, _): &(usize, &Entry)| dropped.next_if_eq(index).is_none())
+            .map(|(_, e)| e.clone())
+            .collect();
         regroup(&mut entries);
         Manifest { entries: entries.into(), id: OnceLock::new() }
     }

@@ -46,21 +46,32 @@ mod tests {
             mtime: Mtime { seconds: 0, nanos: 0 },
             xattrs: Default::default(),
         };
-        let entry = |word: &&str| {
-            let (name, group) = word
-                .split_once('=')
-                .map_or((*word, None), |(name, group)| (name, Some(path(group))));
-            let node = match name.strip_suffix('/') {
-                Some(_) => Node::Directory,
-                None => {
-                    Node::Leaf(Leaf { kind: LeafKind::Symlink { target: b"x"[..].into() }, group })
-                }
-            };
-            let mode = if matches!(node, Node::Directory) { 0o755 } else { 0o777 };
-            Entry::new(path(name.trim_end_matches('/')), Meta { mode, ..meta.clone() }, node)
-        };
         let top = Entry::new(TreePath::root(), meta.clone(), Node::Directory);
-        Manifest::new(words.iter().map(entry).chain([top]).collect()).expect("a good manifest")
+        Manifest::new(
+            words
+                .iter()
+                .map(|word| {
+                    let (name, group) = word
+                        .split_once('=')
+                        .map_or((*word, None), |(name, group)| (name, Some(path(group))));
+                    let node = match name.strip_suffix('/') {
+                        Some(_) => Node::Directory,
+                        None => Node::Leaf(Leaf {
+                            kind: LeafKind::Symlink { target: b"x"[..].into() },
+                            group,
+                        }),
+                    };
+                    let mode = if matches!(node, Node::Directory) { 0o755 } else { 0o777 };
+                    Entry::new(
+                        path(name.trim_end_matches('/')),
+                        Meta { mode, ..meta.clone() },
+                        node,
+                    )
+                })
+                .chain([top])
+                .collect(),
+        )
+        .expect("a good manifest")
     }
 
     fn shown(manifest: &Manifest) -> Vec<String> {

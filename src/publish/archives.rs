@@ -116,11 +116,11 @@ impl ArchiveWriter<'_> {
             if let Some(matching) = &matching {
                 let contents = ContentStore::new(index, archives, store, &NoContents);
                 // A content at the maximum depth is no source: its dependants are sent whole.
-                let is_source =
-                    |digest: &Digest| depths.get(digest).is_some_and(|depth| depth < MAX_DEPTH);
                 let wanted = contents_to_spool(matching.sources(), index, archives, &clones);
                 let missing = spooled
-                    .extract(wanted, &contents, is_source)
+                    .extract(wanted, &contents, |digest: &Digest| {
+                        depths.get(digest).is_some_and(|depth| depth < MAX_DEPTH)
+                    })
                     .map_err(|e| PublishError::file("extract contents of", store.dir(), e))?;
                 self.report_missing(missing);
             }

@@ -63,19 +63,23 @@ mod tests {
     }
 
     fn group(sources: &[u8], targets: &[u8]) -> DeltaGroup {
-        let source = |n: &u8| GroupSource {
-            digest: digest(*n),
-            size: 1,
-            path: TreePath::root(),
-            plain: None,
-        };
-        let target = |n: &u8| GroupTarget { digest: digest(*n), size: 1, gzip: None };
         DeltaGroup {
             number: 0,
             kind: Kind::Prefix,
             patch_length: 1,
-            sources: sources.iter().map(source).collect(),
-            targets: targets.iter().map(target).collect(),
+            sources: sources
+                .iter()
+                .map(|n: &u8| GroupSource {
+                    digest: digest(*n),
+                    size: 1,
+                    path: TreePath::root(),
+                    plain: None,
+                })
+                .collect(),
+            targets: targets
+                .iter()
+                .map(|n: &u8| GroupTarget { digest: digest(*n), size: 1, gzip: None })
+                .collect(),
         }
     }
 

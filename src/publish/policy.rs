@@ -91,33 +91,35 @@ mod tests {
 
     /// A catalog with one publish of each generation, and archives as (base, target, size).
     fn catalog(generations: &[u8], archives: &[(Option<u8>, u8, u64)]) -> Catalog {
-        let publish = |(serial, generation): (u64, &u8)| Publish {
-            serial,
-            generation: id(*generation),
-            label: None,
-            time: Timestamp::UNIX_EPOCH,
-            entries: 1,
-            bytes: 1,
-            manifest: file(1),
-        };
-
-        let archive = |&(base, target, size): &(Option<u8>, u8, u64)| Archive {
-            kind: match base {
-                None => ArchiveKind::Full { target: id(target) },
-                Some(base) => ArchiveKind::Diff { base: id(base), target: id(target) },
-            },
-            file: file(size),
-            first_frame: FirstFrame { length: 1, sha256: Digest([0; 32]) },
-        };
-
         Catalog {
             image: "node".parse().expect("good"),
             serial: generations.len() as u64,
             published: Timestamp::UNIX_EPOCH,
             expires: None,
             content: None,
-            publishes: (1..).zip(generations).map(publish).collect(),
-            archives: archives.iter().map(archive).collect(),
+            publishes: (1..)
+                .zip(generations)
+                .map(|(serial, generation): (u64, &u8)| Publish {
+                    serial,
+                    generation: id(*generation),
+                    label: None,
+                    time: Timestamp::UNIX_EPOCH,
+                    entries: 1,
+                    bytes: 1,
+                    manifest: file(1),
+                })
+                .collect(),
+            archives: archives
+                .iter()
+                .map(|&(base, target, size): &(Option<u8>, u8, u64)| Archive {
+                    kind: match base {
+                        None => ArchiveKind::Full { target: id(target) },
+                        Some(base) => ArchiveKind::Diff { base: id(base), target: id(target) },
+                    },
+                    file: file(size),
+                    first_frame: FirstFrame { length: 1, sha256: Digest([0; 32]) },
+                })
+                .collect(),
         }
     }
 

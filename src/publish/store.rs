@@ -63,8 +63,9 @@ impl Store {
             return Err(PublishError::file("read", &path, FileFault::CatalogTooLarge.into()));
         }
 
-        let invalid = |source| PublishError::Catalog { path: path.display().to_string(), source };
-        Catalog::parse(&bytes, self.layer.name()).map(Some).map_err(invalid)
+        Catalog::parse(&bytes, self.layer.name())
+            .map(Some)
+            .map_err(|source| PublishError::Catalog { path: path.display().to_string(), source })
     }
 
     /// Opens `file` for reading; fails if its size is not the catalog's.
@@ -118,8 +119,8 @@ impl Store {
         }
 
         let compression = compression(archive).map_err(|e| PublishError::file("read", &path, e))?;
-        let invalid = |source| PublishError::Archive { file: archive.file.file.clone(), source };
-        read_listing(&frame, compression, &ArchiveLimits::default()).map_err(invalid)
+        read_listing(&frame, compression, &ArchiveLimits::default())
+            .map_err(|source| PublishError::Archive { file: archive.file.file.clone(), source })
     }
 
     /// The delta groups of all diffs among `archives`, from their listings.

@@ -47,25 +47,31 @@ impl Root {
         alone: impl Fn(&TreePath) -> Result<Option<T>> + Sync,
         inside: impl Fn(BorrowedFd<'_>, &TreePath) -> rustix::io::Result<Option<T>> + Sync,
     ) -> Result<Vec<Option<T>>> {
-        let is_same_directory = |a: &&TreePath, b: &&TreePath| {
-            a.directory() == b.directory() && !a.is_root() && !b.is_root()
-        };
-        let directories: Vec<&[&TreePath]> = paths.chunk_by(is_same_directory).collect();
+        let directories: Vec<&[&TreePath]> = paths
+            .chunk_by(|a: &&TreePath, b: &&TreePath| {
+                a.directory() == b.directory() && !a.is_root() && !b.is_root()
+            })
+            .collect();
 
-        let inspect_directory = |paths: &&[&TreePath]| -> Result<Vec<Option<T>>> {
-            let [first, _, ..] = paths else {
-                return paths.iter().map(|path| alone(path)).collect();
-            };
-            let dir = none_if_absent(self.parent_of(first).map(Some))
-                .map_err(|e| self.error("inspect", first, e))?;
-            let Some(dir) = dir else { return Ok(paths.iter().map(|_| None).collect()) };
-            paths
-                .iter()
-                .map(|path| inside(dir.as_fd(), path).map_err(|e| self.error("inspect", path, e)))
-                .collect()
+        let inspect_all = || {
+            directories
+                .par_iter()
+                .map(|paths: &&[&TreePath]| -> Result<Vec<Option<T>>> {
+                    let [first, _, ..] = paths else {
+                        return paths.iter().map(|path| alone(path)).collect();
+                    };
+                    let dir = none_if_absent(self.parent_of(first).map(Some))
+                        .map_err(|e| self.error("inspect", first, e))?;
+                    let Some(dir) = dir else { return Ok(paths.iter().map(|_| None).collect()) };
+                    paths
+                        .iter()
+                        .map(|path| {
+                            inside(dir.as_fd(), path).map_err(|e| self.error("inspect", path, e))
+                        })
+                        .collect()
+                })
+                .collect::<Result<_>>()
         };
-
-        let inspect_all = || directories.par_iter().map(inspect_directory).collect::<Result<_>>();
         let results: Vec<Vec<Option<T>>> = if paths.len() < MIN_PATHS_FOR_THREADS {
             inspect_all()?
         } else {

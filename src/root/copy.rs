@@ -12,8 +12,9 @@ impl Root {
     /// A regular file shares its blocks if the filesystem can. A directory is an error. A socket is
     /// left out: it is useless without the program that listens on it.
     pub fn copy(&self, source: &TreePath, to: &Root, target: &TreePath) -> Result<()> {
-        let absent = || self.error("copy", source, io::Error::from(io::ErrorKind::NotFound));
-        let stat = self.stat(source)?.ok_or_else(absent)?;
+        let stat = self
+            .stat(source)?
+            .ok_or_else(|| self.error("copy", source, io::Error::from(io::ErrorKind::NotFound)))?;
         let meta = stat.meta(self.xattrs(source)?);
 
         match stat.kind {

@@ -30,17 +30,16 @@ mod tests {
     #[test]
     fn minimum_number_of_threads_waits_at_once() {
         let (waiting, all_wait) = (Mutex::new(0), Condvar::new());
-        let wait_for_others = |_| {
-            let mut count = waiting.lock().expect("no panic");
-            *count += 1;
-            all_wait.notify_all();
-            let timeout = Duration::from_secs(30);
-            let waited = all_wait.wait_timeout_while(count, timeout, |count| *count < MIN_THREADS);
-            !waited.expect("no panic").1.timed_out()
-        };
-
         let all_met = on_many_threads(|| {
-            (0..MIN_THREADS).into_par_iter().with_max_len(1).all(wait_for_others)
+            (0..MIN_THREADS).into_par_iter().with_max_len(1).all(|_| {
+                let mut count = waiting.lock().expect("no panic");
+                *count += 1;
+                all_wait.notify_all();
+                let timeout = Duration::from_secs(30);
+                let waited =
+                    all_wait.wait_timeout_while(count, timeout, |count| *count < MIN_THREADS);
+                !waited.expect("no panic").1.timed_out()
+            })
         });
 
         assert!(all_met);

@@ -90,7 +90,7 @@ impl Root {
         };
 
         // Level by level, not by recursion: the depth of a tree must not be limited by the stack.
-        let visit_levels = || -> std::result::Result<_, E> {
+        on_many_threads(|| -> std::result::Result<_, E> {
             let mut level = vec![from.clone()];
             let mut directories: Vec<Visited<T, usize>> = Vec::new();
             while !level.is_empty() {
@@ -99,8 +99,8 @@ impl Root {
                 level = number_subdirs(visited, &mut directories);
             }
             Ok(directories)
-        };
-        on_many_threads(visit_levels).map(in_tree_order)
+        })
+        .map(in_tree_order)
     }
 
     /// Visits everything below `from`, except `from` itself, in tree order.

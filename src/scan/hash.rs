@@ -68,15 +68,17 @@ impl<'a> ContentReader<'a> {
             return Ok(digest);
         }
 
-        let read_error =
-            |source| RootError { operation: "read", path: self.root.show(&scanned.path), source };
         let mut file = self
             .root
             .open_file(&scanned.path)
             .map_err(|error| changed_or(self.root, error, &scanned.path))?;
         self.check_unchanged(scanned, &file)?;
 
-        let (digest, length) = hash(&mut file, buffer).map_err(read_error)?;
+        let (digest, length) = hash(&mut file, buffer).map_err(|source| RootError {
+            operation: "read",
+            path: self.root.show(&scanned.path),
+            source,
+        })?;
         self.bytes_read.fetch_add(length, Ordering::Relaxed);
 
         if length != scanned.stat.size {

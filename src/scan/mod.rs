@@ -81,21 +81,20 @@ pub fn scan(root: &Root, cache: &Cache, monitor: &dyn Monitor) -> Result<Scan, S
     // Content is read through the first link of each inode.
     let links = Links::new(&paths);
     let reader = hash::ContentReader::new(root, cache);
-    let read = |buffer: &mut Vec<u8>, (index, attributes)| {
-        let is_first = links.first(&paths, index) == index;
-        let entry = if is_first {
-            Some(reader.read_entry(&paths[index], attributes, buffer)?)
-        } else {
-            None
-        };
-        monitor.event(Event::Advanced { job: Job::Scan, by: 1 });
-        Ok(entry)
-    };
     let entries: Vec<Option<Entry>> = on_many_threads(|| {
         attributes
             .into_par_iter()
             .enumerate()
-            .map_init(hash::buffer, read)
+            .map_init(hash::buffer, |buffer: &mut Vec<u8>, (index, attributes)| {
+                let is_first = links.first(&paths, index) == index;
+                let entry = if is_first {
+                    Some(reader.read_entry(&paths[index], attributes, buffer)?)
+                } else {
+                    None
+                };
+                monitor.event(Event::Advanced { job: Job::Scan, by: 1 });
+                Ok(entry)
+            })
             .collect::<Result<_, ScanError>>()
     })?;
 
@@ -111,15 +110,17 @@ pub fn read_entries(root: &Root, paths: &[TreePath]) -> Result<Vec<Option<Entry>
     let cache = Cache::default();
     let reader = hash::ContentReader::new(root, &cache);
 
-    let read = |buffer: &mut Vec<u8>, path: &TreePath| {
-        let stat = root.stat(path)?.filter(|stat| stat.kind != FileKind::Socket);
-        let Some(stat) = stat else { return Ok(None) };
-        let attributes =
-            read_attributes(root, path, &stat).map_err(|error| changed_or(root, error, path))?;
-        let scanned = ScannedPath { path: path.clone(), stat };
-        reader.read_entry(&scanned, attributes, buffer).map(Some)
-    };
-    paths.par_iter().map_init(hash::buffer, read).collect()
+    paths
+        .par_iter()
+        .map_init(hash::buffer, |buffer: &mut Vec<u8>, path: &TreePath| {
+            let stat = root.stat(path)?.filter(|stat| stat.kind != FileKind::Socket);
+            let Some(stat) = stat else { return Ok(None) };
+            let attributes = read_attributes(root, path, &stat)
+                .map_err(|error| changed_or(root, error, path))?;
+            let scanned = ScannedPath { path: path.clone(), stat };
+            reader.read_entry(&scanned, attributes, buffer).map(Some)
+        })
+        .collect()
 }
 
 fn read_attributes(root: &Root, path: &TreePath, stat: &Stat) -> Result<Attributes, RootError> {
@@ -171,8 +172,7 @@ fn list_paths(
     monitor: &dyn Monitor,
 ) -> Result<(Vec<ScannedPath>, Vec<Attributes>), ScanError> {
     let top = TreePath::root();
-    let changed = || ScanError::Changed { path: root.show(&top) };
-    let top_stat = root.stat(&top)?.ok_or_else(changed)?;
+    let top_stat = root.stat(&top)?.ok_or_else(|| ScanError::Changed { path: root.show(&top) })?;
     let mounts = read_mounts(root)?;
 
     let results = root.survey(

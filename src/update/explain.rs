@@ -149,10 +149,9 @@ fn protection(filter: &Filter, state: Option<&State>, path: &TreePath) -> Option
 /// Returns the last layer that has `path`; it hides those below.
 fn find_layer(state: &State, path: &TreePath) -> Provenance {
     let deviates = state.deviations.get(&path_text(path)).cloned();
-    let has_path = |record: &&OverrideRecord| {
+    match state.overrides.iter().rev().find(|record: &&OverrideRecord| {
         record.manifest().is_some_and(|manifest| manifest.get(path).is_some())
-    };
-    match state.overrides.iter().rev().find(has_path) {
+    }) {
         Some(record) => Provenance::Override { name: record.name.clone(), deviates },
         None => {
             let generation = state.is_published().then(|| state.generation.to_string());

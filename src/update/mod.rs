@@ -82,9 +82,12 @@ pub fn run(request: &UpdateRequest, monitor: &dyn Monitor) -> Result<Report, Upd
     // The update itself may have repeated the boot loader's run, with success.
     let is_pending = pending::load(&session.root).map_or(true, |pending| !pending.is_empty());
     if report.follow_up_failures.is_empty() {
-        let is_due =
-            |error: &FollowUpError| is_pending || !matches!(error, FollowUpError::BootLoader(_));
-        report.follow_up_failures = pending_failures.into_iter().filter(is_due).collect();
+        report.follow_up_failures = pending_failures
+            .into_iter()
+            .filter(|error: &FollowUpError| {
+                is_pending || !matches!(error, FollowUpError::BootLoader(_))
+            })
+            .collect();
     }
     Ok(report)
 }

@@ -57,9 +57,12 @@ pub(in crate::apply) fn save(
     times: &HashMap<TreePath, Mtime>,
 ) -> Result<(), RootError> {
     let path = state::file_path(FILE);
-    let line =
-        |(mount_root, time): (&TreePath, &Mtime)| format!("{time} {}\n", path_text(mount_root));
-    let text: String = times.iter().map(line).collect();
+    let text: String = times
+        .iter()
+        .map(|(mount_root, time): (&TreePath, &Mtime)| {
+            format!("{time} {}\n", path_text(mount_root))
+        })
+        .collect();
 
     root.unlink(&path)?;
     root.create_file(&path)?.write_all(text.as_bytes()).map_err(|source| RootError {
@@ -84,11 +87,13 @@ pub(in crate::apply) fn read_saved(root: &Root) -> Result<HashMap<TreePath, Mtim
         }
     }
 
-    let parse = |line: &str| {
-        let (time, mount_root) = line.split_once(' ')?;
-        Some((parse_path(mount_root.as_bytes()).ok()?, time.parse().ok()?))
-    };
-    Ok(text.lines().filter_map(parse).collect())
+    Ok(text
+        .lines()
+        .filter_map(|line| {
+            let (time, mount_root) = line.split_once(' ')?;
+            Some((parse_path(mount_root.as_bytes()).ok()?, time.parse().ok()?))
+        })
+        .collect())
 }
 
 /// Restores the saved times and removes the file.

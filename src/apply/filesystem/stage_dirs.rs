@@ -95,8 +95,8 @@ fn write_mount_roots(
     filesystems: &Filesystems,
     which: &[usize],
 ) -> Result<(), RootError> {
-    let line = |&at: &usize| path_text(&filesystems.mount_roots()[at]) + "\n";
-    let list: String = which.iter().map(line).collect();
+    let list: String =
+        which.iter().map(|&at: &usize| path_text(&filesystems.mount_roots()[at]) + "\n").collect();
 
     let stage = root.below(&name(STAGE_DIR))?;
     stage.write_durably(&name(FILESYSTEM_LIST), list.as_bytes(), 0o600)?;

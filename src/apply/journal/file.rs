@@ -179,10 +179,9 @@ pub fn mark_applied(
 pub fn read_applied(root: &Root) -> Result<Option<Vec<TreePath>>, RootError> {
     let Some(stage) = open_stage(root)? else { return Ok(None) };
     let list = read(&stage, APPLIED)?;
-    let parse = |list: Vec<u8>| {
+    Ok(list.map(|list: Vec<u8>| {
         list.split(|&byte| byte == b'\n').filter_map(|line| parse_path(line).ok()).collect()
-    };
-    Ok(list.map(parse))
+    }))
 }
 
 /// Ends a transaction: only its backups and stages are left to be cleaned up.

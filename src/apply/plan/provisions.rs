@@ -46,8 +46,12 @@ pub(super) fn place_provisions(
     for entry in missing {
         let Some(parent) = entry.path.parent() else { continue };
         let (filesystem, place) = if let Some((filesystem, place)) = staged.get(&parent) {
-            let too_long = |_| RefusalKind::PathTooLong { path: entry.path.to_string() };
-            (*filesystem, place.join(entry.path.name()).map_err(too_long)?)
+            (
+                *filesystem,
+                place
+                    .join(entry.path.name())
+                    .map_err(|_| RefusalKind::PathTooLong { path: entry.path.to_string() })?,
+            )
         } else {
             let stat = input.root.stat(&parent)?;
             if stat.is_none_or(|stat| stat.kind != FileKind::Directory) {

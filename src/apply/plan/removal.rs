@@ -191,12 +191,11 @@ fn keep_kernel_paths(plan: &mut ChangePlan, removals: &mut Removals) {
     kernel_paths.sort_unstable();
     kernel_paths.dedup();
 
-    let has_kernel_path = |dir: &TreePath| {
-        let next = kernel_paths.partition_point(|path| path <= dir);
-        kernel_paths.get(next).is_some_and(|path| path.is_below(dir))
-    };
     let (mut above, rest): (Vec<_>, Vec<_>) =
-        std::mem::take(&mut removals.directories).into_iter().partition(has_kernel_path);
+        std::mem::take(&mut removals.directories).into_iter().partition(|dir| {
+            let next = kernel_paths.partition_point(|path| path <= dir);
+            kernel_paths.get(next).is_some_and(|path| path.is_below(dir))
+        });
     removals.directories = rest;
 
     kernel_paths.append(&mut above);

@@ -148,8 +148,9 @@ impl<'a> RollForward<'a> {
 
     /// Does the rest of a transaction whose changes are made, except on `unmounted` filesystems.
     fn record(&self, unmounted: &[TreePath]) -> Result<Applied, RedoError> {
-        let was_unmounted = |path: &TreePath| is_on_any(path, unmounted);
-        finalize::set_directory_metadata(self.root, self.journal, &was_unmounted)?;
+        finalize::set_directory_metadata(self.root, self.journal, &|path: &TreePath| {
+            is_on_any(path, unmounted)
+        })?;
 
         // The state beside the journal has the deviations already.
         let state = finalize::final_state(self.journal, &[], &[])?;
@@ -170,8 +171,9 @@ impl<'a> RollForward<'a> {
         let changed = self.change_tree(&stages, conflicts)?;
         self.monitor.event(Event::Advanced { job: Job::Apply, by: total });
 
-        let is_mounted = |path: &TreePath| !is_on_any(path, self.unmounted);
-        finalize::set_directory_metadata(root, journal, &is_mounted)?;
+        finalize::set_directory_metadata(root, journal, &|path: &TreePath| {
+            !is_on_any(path, self.unmounted)
+        })?;
         if journal.retention == UndoRetention::Replace {
             UndoLog::correct(&stages, &journal.changes)?;
         }

@@ -145,13 +145,17 @@ enum UnpackJob {
 impl Unpacker<'_> {
     /// Stages the required contents of the archive, and reads the archive to its verified end.
     pub fn run(&self) -> Result<(), StageError> {
-        let work = |workspace: &mut Workspace, job| match job {
-            UnpackJob::Content(digest, bytes) => {
-                self.store(&digest, bytes.len() as u64, &mut &bytes[..])
-            }
-            UnpackJob::Patch(group, patch) => self.apply_patch(&group, &patch, workspace),
-        };
-        BoundedQueue::run(QUEUE_LIMIT, Workspace::default, work, |queue| self.read_members(queue))
+        BoundedQueue::run(
+            QUEUE_LIMIT,
+            Workspace::default,
+            |workspace: &mut Workspace, job| match job {
+                UnpackJob::Content(digest, bytes) => {
+                    self.store(&digest, bytes.len() as u64, &mut &bytes[..])
+                }
+                UnpackJob::Patch(group, patch) => self.apply_patch(&group, &patch, workspace),
+            },
+            |queue| self.read_members(queue),
+        )
     }
 
     fn read_members(&self, queue: &BoundedQueue<UnpackJob, StageError>) -> Result<(), StageError> {

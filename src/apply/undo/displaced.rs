@@ -68,8 +68,7 @@ pub(in crate::apply) fn displaced_slots(
         else {
             continue;
         };
-        let is_inside = |path: &TreePath| *path == change.path || path.is_below(&change.path);
-        if displaced.iter().any(is_inside) {
+        if displaced.iter().any(|path| *path == change.path || path.is_below(&change.path)) {
             slots.insert((change.filesystem, slot_name(slot)));
         }
     }

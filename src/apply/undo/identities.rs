@@ -51,9 +51,11 @@ pub(super) fn read_identities(dir: &Root) -> Result<Identities, RootError> {
         source,
     })?;
 
-    let parse = |line: &str| {
-        let (identity, mount_root) = line.split_once(' ')?;
-        Some((parse_path(mount_root.as_bytes()).ok()?, identity.to_owned()))
-    };
-    Ok(text.lines().filter_map(parse).collect())
+    Ok(text
+        .lines()
+        .filter_map(|line| {
+            let (identity, mount_root) = line.split_once(' ')?;
+            Some((parse_path(mount_root.as_bytes()).ok()?, identity.to_owned()))
+        })
+        .collect())
 }

@@ -434,12 +434,13 @@ mod tests {
             ("f", PriorState::Time { old, new }),
             ("boot", PriorState::DirectoryTime(old)),
         ];
-        let record = |(at, before)| UndoRecord { filesystem: 1, path: path(at), before };
-
         UndoLog {
             recorded_id: Some(GenerationId(Digest([0xab; 32]))),
             mount_roots: vec![TreePath::root(), path("boot")],
-            records: prior_states.into_iter().map(record).collect(),
+            records: prior_states
+                .into_iter()
+                .map(|(at, before)| UndoRecord { filesystem: 1, path: path(at), before })
+                .collect(),
             directories: Vec::new(),
         }
     }

@@ -142,10 +142,14 @@ pub(in crate::apply) fn disk_usage(
     }
 
     let (bytes, inodes) = (usage.bytes(), usage.inodes());
-    let usage_of = |(at, mount_root): (usize, &TreePath)| UndoSetUsage {
-        mount_root: mount_root.clone(),
-        bytes: bytes.get(&at).copied().unwrap_or(0),
-        inodes: inodes.get(&at).copied().unwrap_or(0),
-    };
-    Ok(all.mount_roots().iter().enumerate().map(usage_of).collect())
+    Ok(all
+        .mount_roots()
+        .iter()
+        .enumerate()
+        .map(|(at, mount_root): (usize, &TreePath)| UndoSetUsage {
+            mount_root: mount_root.clone(),
+            bytes: bytes.get(&at).copied().unwrap_or(0),
+            inodes: inodes.get(&at).copied().unwrap_or(0),
+        })
+        .collect())
 }

@@ -125,12 +125,12 @@ impl Drop for DownloadGuard<'_> {
 
 impl Read for GrowingReader<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let must_wait = |state: &mut GrowthState| {
-            state.generation == self.generation
-                && state.length <= self.offset
-                && state.end.is_none()
-        };
-        let state = self.source.changed.wait_while(self.source.state(), must_wait);
+        let state =
+            self.source.changed.wait_while(self.source.state(), |state: &mut GrowthState| {
+                state.generation == self.generation
+                    && state.length <= self.offset
+                    && state.end.is_none()
+            });
         let state = state.unwrap_or_else(PoisonError::into_inner);
         if state.generation != self.generation {
             return Err(GrowingFileError::Restarted.into());

@@ -176,8 +176,9 @@ fn files_in(root: &Root, dirs: &[&str], suffix: &str) -> Result<Vec<TreePath>, R
         let Ok(dir) = TreePath::new(*dir) else { continue };
         let Some(dir) = resolve_symlinks(root, &dir)? else { continue };
         let children = root.children(&dir)?.into_iter();
-        let is_wanted = |path: &TreePath| path.name().ends_with(suffix.as_bytes());
-        files.extend(children.map(|(path, _)| path).filter(is_wanted));
+        files.extend(
+            children.map(|(path, _)| path).filter(|path| path.name().ends_with(suffix.as_bytes())),
+        );
     }
     Ok(files)
 }

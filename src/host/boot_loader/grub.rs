@@ -61,11 +61,15 @@ impl GrubMenu {
     ///
     /// An entry that names the release is best: other entries start the newest kernel.
     pub fn entry_of(&self, release: &str) -> Option<&str> {
-        let is_of_release = |entry: &&MenuEntry| {
-            let kind = entry.image.strip_suffix(release).and_then(|kind| kind.strip_suffix('-'));
-            kind.is_some_and(|kind| IMAGES.contains(&kind))
-        };
-        let entries: Vec<&MenuEntry> = self.entries.iter().filter(is_of_release).collect();
+        let entries: Vec<&MenuEntry> = self
+            .entries
+            .iter()
+            .filter(|entry: &&MenuEntry| {
+                let kind =
+                    entry.image.strip_suffix(release).and_then(|kind| kind.strip_suffix('-'));
+                kind.is_some_and(|kind| IMAGES.contains(&kind))
+            })
+            .collect();
         let named = entries.iter().find(|entry| entry.id.contains(release));
         named.or(entries.first()).map(|entry| entry.id.as_str())
     }

@@ -103,9 +103,9 @@ const BOOT_FILES: [&str; 3] = ["etc/default/grub", "etc/zipl.conf", "etc/lilo.co
 /// Whether a change of this path may concern a boot loader.
 pub fn is_boot_file(path: &TreePath) -> bool {
     let bytes = path.as_bytes();
-    let is_below =
-        |dir: &&str| bytes.strip_prefix(dir.as_bytes()).is_some_and(|rest| rest.starts_with(b"/"));
-    BOOT_DIRS.iter().any(is_below)
+    BOOT_DIRS
+        .iter()
+        .any(|dir| bytes.strip_prefix(dir.as_bytes()).is_some_and(|rest| rest.starts_with(b"/")))
         || BOOT_FILES.iter().any(|file| bytes == file.as_bytes())
         || release_beside_modules(path).is_some()
 }

@@ -39,9 +39,9 @@ impl ClientConf {
                 }
                 "rsync_port" => {
                     let port = value.parse().ok().filter(|&port| port != 0);
-                    let bad_port =
-                        || BadFile::in_line(file, number, format!("{value:?} is not a port"));
-                    conf.rsync_port = Some(port.ok_or_else(bad_port)?);
+                    conf.rsync_port = Some(port.ok_or_else(|| {
+                        BadFile::in_line(file, number, format!("{value:?} is not a port"))
+                    })?);
                 }
                 "fstype" => conf.fstypes.push(value.to_owned()),
                 "exclude_file" => conf.exclude_file = Some(value.to_owned()),

@@ -60,8 +60,10 @@ impl Kernel {
 
     /// Whether there are other kernels, and all of them are older than this one.
     pub fn is_newer_than_all(&self, releases: &[String]) -> bool {
-        let is_older = |release: &String| compare_releases(release, &self.release).is_lt();
-        !releases.is_empty() && releases.iter().all(is_older)
+        !releases.is_empty()
+            && releases
+                .iter()
+                .all(|release: &String| compare_releases(release, &self.release).is_lt())
     }
 
     /// Whether a path belongs to the part of this kernel that `retention` keeps.

@@ -34,8 +34,9 @@ pub fn reasons(proc: &Path, root: &Root, running: &str) -> Result<Vec<RestartRea
 
     let releases = installed.into_iter().map(|kernel| kernel.release);
     let newest = releases.max_by(|a, b| compare_releases(a, b));
-    let is_newer = |newest: &String| compare_releases(newest, running) == Ordering::Greater;
-    if let Some(newest) = newest.filter(is_newer) {
+    if let Some(newest) =
+        newest.filter(|newest: &String| compare_releases(newest, running) == Ordering::Greater)
+    {
         reasons.push(RestartReason::KernelNewer { running: running.to_owned(), installed: newest });
     }
     Ok(reasons)

@@ -164,9 +164,10 @@ fn replaced_files(dir: &Path, tree: &Tree<'_>) -> io::Result<Vec<String>> {
     // A kernel thread has no program, and maps no file.
     let exe = dir.join("exe");
     if let Ok(program) = fs::read_link(&exe) {
-        let inode = || fs::metadata(&exe).ok().map(|meta| (meta.dev(), meta.ino()));
         let name = program.as_os_str().as_bytes();
-        files.extend(tree.replaced_file(name, Use::Program, inode));
+        files.extend(tree.replaced_file(name, Use::Program, || {
+            fs::metadata(&exe).ok().map(|meta| (meta.dev(), meta.ino()))
+        }));
     }
     for line in BufReader::new(File::open(dir.join("maps"))?).split(b'\n') {
         let line = line?;

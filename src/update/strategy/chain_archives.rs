@@ -167,8 +167,11 @@ fn choose_chain<'a>(
     let catalog = &published.catalog;
     let plan = plan::choose(Some(recorded.id()), catalog, &HashSet::new());
     let UpdatePlan::Diffs(chain) = plan else { return None };
-    let find = |diff: &Archive| catalog.archives.iter().find(|archive| archive.file == diff.file);
-    chain.diffs().iter().map(find).collect()
+    chain
+        .diffs()
+        .iter()
+        .map(|diff: &Archive| catalog.archives.iter().find(|archive| archive.file == diff.file))
+        .collect()
 }
 
 /// Fills a stage from the tree, from complete archives, then from the repository by digest.
