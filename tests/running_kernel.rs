@@ -551,7 +551,7 @@ fn node_boots_old_kernel_after_rollback_and_new_one_after_its_undo() {
     node.update(RunningKernel::Second, &[]).ended(0, &["updated to node"]);
     assert_eq!(node.boot_menu(), new_menu);
 
-    // The dry run is true: what it lists is what happens.
+    // The rollback makes the changes that the dry run listed.
     let forecast = node.rollback(RunningKernel::Second, &["--dry-run"]);
     forecast.ended(0, &["would be pinned", &format!("/usr/lib/modules/{second}: {KEPT}")]);
     assert_eq!(forecast.out.matches(KEPT).count(), 1, "{forecast:#?}");

@@ -1,4 +1,4 @@
-//! Receives selected paths of a layer, whatever the live tree has at these paths.
+//! Receives selected paths of a layer without comparing them with the live tree.
 
 use std::ffi::OsStr;
 

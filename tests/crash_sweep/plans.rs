@@ -68,7 +68,7 @@ pub fn contents() -> Plan {
 fn content(round: u8) -> Tree {
     let mut tree = bare();
     let mut put = |path: &str, item: Item| trees::put(&mut tree, path, item);
-    let text = |what: &str| format!("{what} in round {round}");
+    let text = |name: &str| format!("{name} in round {round}");
     let mut large = noise(40_000, 1);
     large[20_000..20_050].copy_from_slice(&noise(50, u64::from(round) + 2));
     put("etc/drifted", Item::file("as the image has it"));

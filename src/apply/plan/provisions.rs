@@ -1,6 +1,6 @@
 //! Plans the provisions: excluded entries that the node lacks, and that are created once.
 //!
-//! An existing path is left as it is, whatever its type. A provision is created only in a directory
+//! An existing path of any type is left as it is. A provision is created only in a directory
 //! that exists, or that the same transaction stages; it is then staged in that directory, so that
 //! both become visible by one rename.
 

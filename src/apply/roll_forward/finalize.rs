@@ -11,7 +11,7 @@ use crate::root::{FileKind, Root, RootError};
 use crate::state::{self, State, StateError};
 use crate::tree_path::TreePath;
 
-/// Reason of a deviation: the directory disappeared during the update and was created anew.
+/// Reason of a deviation: the directory disappeared during the update and was created again.
 const RECREATED: &str = "removed by another process during the update and created again; \
                          untracked entries in it may be missing";
 

@@ -266,7 +266,7 @@ fn inode_that_is_at_its_path_again_is_not_stale() {
     assert_eq!(system.verdict("").services[0].files, files);
 }
 
-/// A program that was moved to the undo set is not at its path, whatever is there now.
+/// A program that was moved to the undo set is stale, even if its path is occupied again.
 #[test]
 fn inode_below_undo_set_is_stale() {
     let system = System::started_late();
