@@ -137,6 +137,8 @@ AT_PREFIX = sed -e 's|/usr/sbin/si_updateclient --|$(PREFIX)/sbin/si_updateclien
     -e 's|^helper=.*|helper=$(PREFIX)/share/systemimager-diff/si-recover-root|'
 
 install-recovery:
+	install -d $(DESTDIR)$(TMPFILES)
+	install -m 0644 packaging/tmpfiles.d/systemimager-diff-client.conf $(DESTDIR)$(TMPFILES)
 	install -d $(DESTDIR)$(UNITS) $(DESTDIR)$(DRACUT)/90si-recover $(DESTDIR)$(PREFIX)/share/systemimager-diff \
 	    $(DESTDIR)$(INITRAMFSTOOLS)/hooks $(DESTDIR)$(INITRAMFSTOOLS)/scripts/local-bottom
 	$(AT_PREFIX) packaging/systemd/si-recover.service >$(DESTDIR)$(UNITS)/si-recover.service
@@ -164,7 +166,7 @@ install-server:
 	$(AT_PREFIX) packaging/systemd/si-tardiff.service >$(DESTDIR)$(UNITS)/si-tardiff.service
 	chmod 0644 $(DESTDIR)$(UNITS)/si-tardiff.service
 	install -m 0644 packaging/sysusers.d/si-tardiff.conf $(DESTDIR)$(SYSUSERS)
-	install -m 0644 packaging/tmpfiles.d/*.conf $(DESTDIR)$(TMPFILES)
+	install -m 0644 packaging/tmpfiles.d/systemimager-diff-server.conf $(DESTDIR)$(TMPFILES)
 	install -m 0644 packaging/web/*.conf $(DESTDIR)$(PREFIX)/share/systemimager-diff
 
 clean:

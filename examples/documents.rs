@@ -11,6 +11,13 @@ use clap_complete::Shell;
 use clap_mangen::Man;
 use systemimager::cli;
 
+/// Options with a fixed list of values.
+const VALUES: [(&str, &[&str]); 3] = [
+    ("check", &["touched", "update", "stat", "content"]),
+    ("drift", &["repair", "report"]),
+    ("effort", &["fast", "normal", "best"]),
+];
+
 fn main() -> Result<()> {
     let mut directories = std::env::args_os().skip(1);
     let mut directory =
@@ -34,13 +41,25 @@ fn write_completions(directory: &Path, command: &Command) -> Result<()> {
             _ => name.clone(),
         };
         let mut text = Vec::new();
-        clap_complete::generate(shell, &mut command.clone(), &name, &mut text);
+        clap_complete::generate(shell, &mut with_values(command.clone()), &name, &mut text);
 
         let directory = directory.join(shell.to_string());
         std::fs::create_dir_all(&directory)?;
         std::fs::write(directory.join(file), text)?;
     }
     Ok(())
+}
+
+/// Adds the values of options that the programs parse by themselves, for the completions.
+fn with_values(command: Command) -> Command {
+    let with_own = VALUES.into_iter().fold(command, |command, (option, values)| {
+        if command.get_arguments().any(|argument| argument.get_id() == option) {
+            command.mut_arg(option, |argument| argument.value_parser(values.to_vec()))
+        } else {
+            command
+        }
+    });
+    with_own.mut_subcommands(with_values)
 }
 
 /// Writes the page of a program, and one for each of its subcommands.
@@ -50,8 +69,10 @@ fn write_pages(directory: &Path, command: Command) -> Result<()> {
     // The page of a subcommand has its full name, with a dash for the space.
     let name = command.get_name().to_owned();
     for sub in command.get_subcommands() {
-        let name: &'static str = format!("{name}-{}", sub.get_name()).leak();
-        write_page(directory, sub.clone().name(name))?;
+        let page: &'static str = format!("{name}-{}", sub.get_name()).leak();
+        let typed = format!("{name} {}", sub.get_name());
+        let version = command.get_version().unwrap_or_default().to_owned();
+        write_page(directory, sub.clone().name(page).bin_name(typed).version(version))?;
     }
     write_page(directory, command)
 }

@@ -151,6 +151,19 @@ impl Node {
         fs::symlink_metadata(self.path(path)).is_ok()
     }
 
+    /// Same as [`Node::paths_beyond_image`], without the files of grub.
+    #[track_caller]
+    fn paths_beyond_grub(&self) -> Vec<String> {
+        let mut paths = self.paths_beyond_image();
+        paths.retain(|path| !path.starts_with("boot/grub"));
+        paths
+    }
+
+    /// Whether an image of the boot menu exists.
+    fn can_boot(&self) -> bool {
+        self.boot_menu().iter().any(|image| self.has(&format!("boot/{image}")))
+    }
+
     /// Paths of the node that the image lacks; all others must equal the image.
     #[track_caller]
     fn paths_beyond_image(&self) -> Vec<String> {
@@ -370,13 +383,14 @@ fn full_sync_keeps_kernel_paths() {
 
 #[test]
 fn offline_update_keeps_no_kernel_paths() {
-    require!(NEEDED);
+    require!(NEEDED, Program("busybox"));
 
     let (first, second) = (RunningKernel::First.release(), RunningKernel::Second.release());
     let node = Node::before_update(&tree_with_kernel(&first), &tree_with_kernel(&second));
+    node.install_grub("set default=\"0\"");
     node.site.updated(&["--no-fallback", "--max-delete", "90%"]);
 
-    assert_eq!(node.paths_beyond_image(), [""; 0]);
+    assert_eq!(node.paths_beyond_grub(), [""; 0]);
     // Offline updates also remove kernel paths that an earlier run kept.
     let mut back = tree_with_kernel(&first);
     trees::put(&mut back, "etc/passwd", Item::file("newer"));
@@ -386,7 +400,7 @@ fn offline_update_keeps_no_kernel_paths() {
     assert!(modules_of(&second).iter().all(|path| node.has(path)));
 
     node.site.updated(&[]);
-    assert_eq!(node.paths_beyond_image(), [""; 0]);
+    assert_eq!(node.paths_beyond_grub(), [""; 0]);
 }
 
 #[test]
@@ -440,13 +454,14 @@ fn replaced_module_directory_removes_kernel_paths_with_warning() {
 
 #[test]
 fn rollback_restores_old_kernel_and_keeps_running_one() {
-    require!(NEEDED);
+    require!(NEEDED, Program("busybox"));
 
     let (first, second) = (RunningKernel::First.release(), RunningKernel::Second.release());
     let node = Node::before_update(&tree_with_kernel(&first), &tree_with_kernel(&second));
+    node.install_grub("set default=\"0\"");
     let before = node.site.snapshot();
     let compare = |tree: &Path| {
-        let excludes = [&EQUIPMENT[..], &["/proc"]].concat();
+        let excludes = [&EQUIPMENT[..], &["/proc", "/dev", "/boot/grub"]].concat();
         judge::same_except_untracked(tree, &node.site.node(), &excludes)
     };
 
@@ -471,7 +486,7 @@ fn rollback_restores_old_kernel_and_keeps_running_one() {
     node.site.publish(&third);
 
     node.update(RunningKernel::First, &["--no-fallback"]).ended(0, &["updated to node"]);
-    assert_eq!(node.paths_beyond_image(), [""; 0]);
+    assert_eq!(node.paths_beyond_grub(), [""; 0]);
 }
 
 #[test]
@@ -506,7 +521,7 @@ fn kill_during_removal_of_kernel_paths_is_recovered() {
 /// A backup of the running kernel's files needs a slot that nothing else of the rollback uses.
 #[test]
 fn rollback_with_removals_backs_up_the_running_kernel() {
-    require!(NEEDED);
+    require!(NEEDED, Program("busybox"));
 
     let (first, second) = (RunningKernel::First.release(), RunningKernel::Second.release());
     // The path that gets the first slot is replaced in one case, and new in the other.
@@ -519,6 +534,7 @@ fn rollback_with_removals_backs_up_the_running_kernel() {
         trees::put(&mut target, "boot/a", Item::file("second"));
         trees::put(&mut target, "etc/hostname", Item::file("edited"));
         let node = Node::before_update(&base, &target);
+        node.install_grub("set default=\"0\"");
         node.update(RunningKernel::First, &["--no-fallback"]).ended(0, &["updated to node"]);
 
         let rollback = node.rollback(RunningKernel::Second, &[]);
@@ -578,9 +594,10 @@ fn node_boots_old_kernel_after_rollback_and_new_one_after_its_undo() {
 
     let undo = node.rollback(RunningKernel::First, &[]);
     undo.ended(0, &["rolled back"]);
-    assert_eq!(node.boot_menu(), new_menu);
+    assert_eq!(node.boot_menu(), [&new_menu[0], &old_menu[0]].map(String::clone));
     assert!(modules_of(&first).iter().all(|path| node.has(path)));
     node.update(RunningKernel::Second, &["--unhold"]).ended(0, &[]);
+    assert_eq!(node.boot_menu(), new_menu);
     let mut untracked = node.paths_beyond_image();
     untracked.retain(|path| !path.starts_with("boot/grub"));
     assert_eq!(untracked, [""; 0]);
@@ -735,6 +752,80 @@ fn pinned_node_repeats_boot_loader_tool() {
     let again = node.update(RunningKernel::Second, &[]);
     again.ended(12, &["--unhold"]);
     assert!(!again.err.contains("update-grub"), "{again:#?}");
+}
+
+/// Until the boot loader's tool has run, the menu has no other kernel than the one that is left.
+#[test]
+fn node_can_be_booted_if_rollback_dies_before_the_boot_menu_is_written() {
+    require!(NEEDED, Program("busybox"));
+
+    let (first, second) = (RunningKernel::First.release(), RunningKernel::Second.release());
+    let node = Node::before_update(&tree_with_kernel(&first), &tree_with_kernel(&second));
+    node.install_grub("set default=\"0\"");
+    let update_grub = read(&node.path("bin/update-grub"));
+    node.update(RunningKernel::First, &["--no-fallback"]).ended(0, &["updated to node"]);
+    node.update(RunningKernel::Second, &[]).ended(0, &["updated to node"]);
+    let menu_of_second = [format!("vmlinuz-{second}")];
+    assert_eq!(node.boot_menu(), menu_of_second);
+
+    // The first run of the tool adds the old kernel, the second one removes the new one.
+    let second_run_dies = "if [ -e /survived ]; then kill -9 $PPID; exit 1; fi; : >/survived";
+    for (death, menu) in [("kill -9 $PPID; exit 1", &menu_of_second[..]), (second_run_dies, &[])] {
+        let updated = node.site.snapshot();
+        node.script("update-grub", &format!("{death}\n{update_grub}"));
+        let killed = node.rollback(RunningKernel::Second, &[]);
+
+        assert!(node.can_boot(), "{:?} {killed:#?}", node.boot_menu());
+        if !menu.is_empty() {
+            assert_eq!(node.boot_menu(), menu);
+        }
+
+        // The next run, under the kernel that is still the first of the menu, finishes the work.
+        node.install_grub("set default=\"0\"");
+        node.update(RunningKernel::Second, &[]).ended(12, &["update-grub"]);
+        assert_eq!(node.boot_menu(), [format!("vmlinuz-{first}")]);
+        assert!(boot_files_of(&second).iter().all(|path| !node.has(path)));
+        assert!(modules_of(&second).iter().all(|path| node.has(path)));
+        run(Command::new("rm").arg("-rf").arg(node.site.node()));
+        common::copy_tree(&updated, &node.site.node());
+    }
+}
+
+#[test]
+fn boot_files_stay_if_no_boot_loader_tool_may_run() {
+    require!(NEEDED, Program("busybox"));
+
+    let (first, second) = (RunningKernel::First.release(), RunningKernel::Second.release());
+    let node = Node::before_update(&tree_with_kernel(&first), &tree_with_kernel(&second));
+    node.install_grub("set default=\"0\"");
+    node.update(RunningKernel::First, &["--no-fallback"]).ended(0, &["updated to node"]);
+    node.update(RunningKernel::Second, &[]).ended(0, &["updated to node"]);
+
+    let rollback = node.rollback(RunningKernel::Second, &["--no-bootloader"]);
+
+    let warning = format!("the boot files of kernel {second} stay in /boot");
+    rollback.ended(0, &["rolled back", &warning]);
+    assert!(node.can_boot());
+    node.update(RunningKernel::Second, &[]).ended(12, &["update-grub"]);
+    assert_eq!(node.boot_menu(), [format!("vmlinuz-{first}")]);
+}
+
+#[test]
+fn kernel_of_next_boot_is_verified_under_each_kernel() {
+    require!(NEEDED, Program("busybox"));
+
+    let (first, second) = (RunningKernel::First.release(), RunningKernel::Second.release());
+    let node = Node::before_update(&tree_with_kernel(&first), &tree_with_kernel(&second));
+    node.install_grub(SAVED_DEFAULT);
+    node.update(RunningKernel::First, &["--no-fallback"]).ended(0, &["updated to node"]);
+    trees::write_text(&node.path(&format!("boot/vmlinux-{second}")), "built here");
+
+    // The new kernel was not booted yet.
+    let rollback = node.rollback(RunningKernel::First, &[]);
+
+    let wrong = format!("kernel {second} cannot be removed from the boot menu");
+    rollback.ended(0, &["rolled back", &wrong]);
+    assert_eq!(node.grub_environment(), format!("saved_entry=linux-{first}"));
 }
 
 /// kernel-install removes the lists of a kernel's modules together with its boot entries.

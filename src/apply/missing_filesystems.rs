@@ -55,6 +55,22 @@ impl MissingFilesystems {
         Ok(missing)
     }
 
+    /// Compares the filesystems of a journal that is closed, which may have lost their stages.
+    pub fn find_after_end(
+        root: &Root,
+        present: &Filesystems,
+        journal: &Journal,
+    ) -> Result<Self, RootError> {
+        let mut missing = MissingFilesystems::default();
+        for at in journal.participants() {
+            let Some(mount_root) = journal.mount_roots.get(at) else { continue };
+            if at != 0 && !is_mounted(root, present.mount_roots().iter(), mount_root)? {
+                missing.with_changes.push(mount_root.clone());
+            }
+        }
+        Ok(missing)
+    }
+
     /// Refuses to go on without a filesystem that has changes.
     pub fn check_changes(&self, root: &Root) -> Result<(), SessionError> {
         refuse_first(root, self.with_changes.first())

@@ -47,10 +47,7 @@ impl Session {
 
         // The lock is a file of the tree. If a filesystem is missing, it would be created below the
         // mount point.
-        if let Some(journal) = journal::peek(&session.root)? {
-            let root = &session.root;
-            MissingFilesystems::find(root, &session.filesystems, &journal)?.check_all(root)?;
-        }
+        session.missing_filesystems()?.check_all(&session.root)?;
         session._lock = Some(Lock::take(&session.root)?);
         let recovered = recover(&session.root, &session.filesystems, monitor)?;
         Ok((session, recovered))
@@ -83,8 +80,13 @@ impl Session {
     }
 
     fn missing_filesystems(&self) -> Result<MissingFilesystems, RootError> {
-        match journal::peek(&self.root)? {
-            Some(journal) => MissingFilesystems::find(&self.root, &self.filesystems, &journal),
+        let (root, filesystems) = (&self.root, &self.filesystems);
+        if let Some(journal) = journal::peek(root)? {
+            return MissingFilesystems::find(root, filesystems, &journal);
+        }
+        // The backups on a filesystem that is not mounted would be lost.
+        match journal::peek_closed(root)? {
+            Some(journal) => MissingFilesystems::find_after_end(root, filesystems, &journal),
             None => Ok(MissingFilesystems::default()),
         }
     }

@@ -272,6 +272,11 @@ pub enum FollowUpError {
          {reason}; remove {boot_file} and run the boot loader's tool, or choose {wanted} at boot"
     )]
     NextBoot { wrong: String, wanted: String, boot_file: String, reason: NoDefaultEntry },
+    /// The kernel that the tree has left stays in the boot menu.
+    #[error(
+        "the boot files of the kernel that was left cannot be removed: {0}; the next run will retry"
+    )]
+    BootFilesLeft(Box<UpdateError>),
     /// The default entry that an earlier run set is still set.
     #[error(
         "the default boot entry of an earlier rollback ({entry}) cannot be cleared: {reason}; \

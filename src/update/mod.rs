@@ -29,6 +29,7 @@ mod transaction;
 
 use crate::apply::Untouched;
 use crate::apply::session::Session;
+use crate::apply::undo::RetentionLimits;
 use crate::entry::EntryKind;
 use crate::host::boot_loader::pending;
 use crate::host::releases_in;
@@ -51,6 +52,7 @@ use hooks::default_entry::{self, KernelChange};
 use hooks::{HookContext, boot_loader};
 use notice::{TransactionNotice, UpdateNotice};
 use run::Run;
+use transaction::left_kernel::{self, LeftKernel};
 
 /// Runs the job that `request` describes.
 pub fn run(request: &UpdateRequest, monitor: &dyn Monitor) -> Result<Report, UpdateError> {
@@ -95,14 +97,15 @@ pub fn run(request: &UpdateRequest, monitor: &dyn Monitor) -> Result<Report, Upd
 /// Retries a boot loader update that an earlier run left pending; returns its failures.
 fn repeat_pending_boot_loader(run: &Run<'_>) -> Result<Vec<FollowUpError>, UpdateError> {
     let root = &run.session.root;
-    if run.request.dry_run
-        || run.request.adopt_only
-        || pending::load(root).map_err(Untouched::from)?.is_empty()
-    {
+    if run.request.dry_run || run.request.adopt_only {
         return Ok(Vec::new());
     }
 
     let state = load_recorded_state(run.session)?;
+    let has_kernel_paths = state.as_ref().is_some_and(|state| state.kernel.is_some());
+    if !has_kernel_paths && pending::load(root).map_err(Untouched::from)?.is_empty() {
+        return Ok(Vec::new());
+    }
     let recorded = match &state {
         Some(state) => load_recorded_tree(run.session, state)?,
         None => None,
@@ -116,17 +119,37 @@ fn repeat_pending_boot_loader(run: &Run<'_>) -> Result<Vec<FollowUpError>, Updat
     let mut failures: Vec<FollowUpError> =
         failures.into_iter().map(FollowUpError::BootLoader).collect();
 
+    let left_kernel = LeftKernel {
+        session: run.session,
+        filter: &run.filter,
+        context: &context,
+        limits: RetentionLimits {
+            keep: run.request.keep_undo,
+            share: run.request.undo_share,
+            repairs: true,
+            recorded_id: None,
+        },
+        is_tracked: &is_tracked,
+    };
+    match left_kernel.remove_boot_files() {
+        Ok(removal) => {
+            failures.extend(removal.into_iter().flat_map(|done| done.follow_up_failures))
+        }
+        Err(error) if left_kernel::is_interrupted(&error) => return Err(error),
+        Err(error) => failures.push(FollowUpError::BootFilesLeft(Box::new(error))),
+    }
+
     // The run that left the work has not verified the next boot.
     let kept = state.as_ref().and_then(|state| state.kernel.as_ref());
+    let running = run.session.kernel.iter();
+    let left = running.filter(|kernel| kept.is_some_and(|kept| kept.release == kernel.release()));
     let kernels = KernelChange {
-        left: run
-            .session
-            .kernel
-            .as_ref()
-            .filter(|kernel| kept.is_some_and(|kept| kept.release == kernel.release())),
+        left: left.cloned().collect(),
         target: recorded.as_ref().map(releases_in).unwrap_or_default(),
     };
-    failures.extend(default_entry::arrange(&context, &kernels, &is_tracked));
+    if let Some(failure) = default_entry::arrange(&context, &kernels, &is_tracked) {
+        failures.push(failure);
+    }
     Ok(failures)
 }
 

@@ -116,6 +116,10 @@ pub(super) enum TransactionNotice<'a> {
     DefaultEntryCleared {
         entry: &'a str,
     },
+    /// The boot loader's tool must not run, so that the boot menu may still name the files.
+    BootFilesKept {
+        release: String,
+    },
     /// A step failed, and the run ends with the error of another step.
     FollowUpFailed(&'a FollowUpError),
     /// A node with a pinned generation removed the paths of a kernel that stopped running.
@@ -312,6 +316,11 @@ impl fmt::Display for TransactionNotice<'_> {
             N::DefaultEntryCleared { entry } => {
                 write!(f, "the default boot entry {entry} of an earlier rollback is cleared")
             }
+            N::BootFilesKept { release } => write!(
+                f,
+                "the boot files of kernel {release} stay in /boot until another kernel runs, since \
+                 no boot loader tool is run: make sure that the next boot starts another kernel"
+            ),
             N::FollowUpFailed(error) => error.fmt(f),
             N::KernelPathsRemoved { release, paths } => {
                 write!(f, "removed {paths} paths that were kept for kernel {release}")

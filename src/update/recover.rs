@@ -2,13 +2,15 @@
 
 use std::path::Path;
 
+use crate::apply::error::RefusalKind;
 use crate::apply::roll_forward::Applied;
 use crate::apply::session::{self, Recovery, Session};
 use crate::apply::{Untouched, preflight};
-use crate::host::FstabEntry;
 use crate::host::boot_loader::pending;
+use crate::host::{self, FstabEntry};
 use crate::report::Monitor;
 use crate::root::FileKind;
+use crate::state::is_above_own;
 use crate::tree_path::TreePath;
 use crate::update::error::{Refusal, UpdateError};
 use crate::update::fstab;
@@ -16,6 +18,10 @@ use crate::update::notice::{RecoveredContent, RecoveredTree, UpdateNotice};
 
 /// Completes an interrupted transaction, if there is one, and does nothing else.
 pub fn recover(root: &Path, monitor: &dyn Monitor) -> Result<(), UpdateError> {
+    let unlocked = Session::look(root)?;
+    if !session::is_interrupted(&unlocked.root).map_err(Untouched::from)? {
+        check_state_mounted(&unlocked)?;
+    }
     let (session, applied) = match Session::recover(root, monitor)? {
         Recovery::Complete(session, applied) => (session, applied),
         Recovery::Unrecorded { root, mount_root } => {
@@ -90,11 +96,31 @@ pub(super) fn open_session(
     let shown = unlocked.root.show(&TreePath::root());
     preflight::check_root_filesystem(unlocked.host.as_ref(), &shown, allow_root_fs)?;
 
+    if !session::is_interrupted(&unlocked.root).map_err(Untouched::from)? {
+        check_state_mounted(&unlocked)?;
+    }
     let (session, applied) = Session::open(root, monitor)?;
     if let Some(applied) = applied {
         monitor.note(UpdateNotice::RecoveredFirst(describe_tree(&session, &applied)));
     }
     Ok(session)
+}
+
+/// Refuses a tree whose fstab names a filesystem for the state directory that is not mounted.
+///
+/// Lock and state would be created below its mount point, and vanish with the next mount.
+fn check_state_mounted(session: &Session) -> Result<(), UpdateError> {
+    let is_mounted = |point: &TreePath| session.mounts.iter().any(|mount| mount.at == *point);
+    let points = host::mount_points(&fstab::read(&session.root)?);
+    let missing =
+        points.iter().find(|point| !point.is_root() && is_above_own(point) && !is_mounted(point));
+    match missing {
+        Some(point) => {
+            let mount_root = session.root.show(point);
+            Err(Untouched::from(RefusalKind::StateNotMounted { mount_root }).into())
+        }
+        None => Ok(()),
+    }
 }
 
 fn describe_tree(session: &Session, applied: &Applied) -> RecoveredTree {

@@ -97,6 +97,20 @@ impl Report {
         Report { bytes, items, ..Report::new(outcome, description) }
     }
 
+    /// Adds lines of a further transaction of the same run.
+    pub(super) fn add_items(&mut self, items: Vec<ItemizedLine>) {
+        self.items.extend(items);
+        self.items.sort_by(|a, b| a.path.cmp(&b.path));
+    }
+
+    /// Takes the deviations from the state that is recorded at the end.
+    pub(super) fn set_recorded(&mut self, state: Option<&State>) {
+        let kernel_paths =
+            state.and_then(|state| Some(state.kernel.as_ref()?.paths())).unwrap_or_default();
+        self.kernel_deviations = count_topmost(&kernel_paths);
+        self.deviations = state.map(|state| state.deviations.clone()).unwrap_or_default();
+    }
+
     /// Report of a run that ended because nothing changed on the server.
     pub(super) fn from_recorded_state(state: &State) -> Self {
         let kernel_paths = state.kernel.as_ref().map(|kernel| kernel.paths()).unwrap_or_default();

@@ -17,7 +17,7 @@ use crate::apply::undo::{
 use crate::apply::{Untouched, preflight};
 use crate::filter::Filter;
 use crate::generation::GenerationId;
-use crate::host::{BootLoader, KeepUndo, releases_in};
+use crate::host::{BootLoader, KeepUndo, KernelRetention, releases_in};
 use crate::manifest::{MAX_TEXT, Manifest, path_text};
 use crate::report::Monitor;
 use crate::state::pinned::{self, Pinned};
@@ -32,8 +32,9 @@ use crate::update::recover::{open_for_dry_run, open_session};
 use crate::update::request::Excludes;
 use crate::update::run::build_filter;
 use crate::update::source::overrides;
-use crate::update::transaction::commit::{Transaction, execute};
 use crate::update::transaction::error::TransactionError;
+use crate::update::transaction::execute::{Transaction, execute};
+use crate::update::transaction::left_kernel;
 
 /// Everything that a rollback needs to know.
 #[derive(Clone, Debug)]
@@ -79,6 +80,13 @@ pub struct RolledBack {
     pub follow_up_failures: Vec<FollowUpError>,
 }
 
+impl RolledBack {
+    fn add_items(&mut self, items: Vec<ItemizedLine>) {
+        self.items.extend(items);
+        self.items.sort_by(|a, b| a.path.cmp(&b.path));
+    }
+}
+
 /// An undo set with the states before and after the update that it undoes.
 struct Undo {
     set: UndoSet,
@@ -107,10 +115,18 @@ pub fn rollback(
 
     // A faulty exclude file must not prevent a rollback: without rules every path counts.
     let filter = build_filter(&session, None, TreePath::root(), &request.excludes).ok();
+    let no_rules = Filter::builder().build();
     let plan = undo.plan(&session, filter.as_ref())?;
     let pinned = choose_pinned(&session, undo.current.as_ref(), undo.previous.as_ref())?;
     let mut result = undo.forecast(&plan, pinned.clone());
     if request.dry_run {
+        if undo.previous.is_some() {
+            let running = session.kernel.as_ref();
+            let later = left_kernel::list_boot_files(&plan, running, &undo.releases());
+            let is_removed = |path: &str| later.iter().any(|item| path_text(&item.path) == path);
+            result.deviations.retain(|path, _| !is_removed(path));
+            result.add_items(later);
+        }
         return Ok(result);
     }
 
@@ -134,7 +150,7 @@ pub fn rollback(
                 description: Route::Rollback.to_string(),
                 items: &plan.itemized,
             },
-            kernels: undo.kernel_change(&plan, &session),
+            kernels: KernelChange::from_plan(&plan, undo.releases()),
         },
         limits: RetentionLimits {
             keep: request.keep_undo,
@@ -142,6 +158,7 @@ pub fn rollback(
             repairs: false,
             recorded_id: undo.previous.as_ref().map(State::composed_id),
         },
+        filter: filter.as_ref().unwrap_or(&no_rules),
         // The exclude rules are not known here, so only restored paths count as tracked.
         is_tracked: &|path| plan.itemized.iter().any(|item| item.path == *path),
         monitor,
@@ -149,8 +166,9 @@ pub fn rollback(
     let completed = execute(&transaction, || Ok((transaction.create_stage()?, record)))
         .map_err(TransactionError::into_final)?;
 
-    result.switch_time = Some(completed.applied.mixed);
-    result.deviations = completed.applied.state.map(|state| state.deviations).unwrap_or_default();
+    result.switch_time = Some(completed.mixed);
+    result.add_items(completed.removed);
+    result.deviations = completed.state.map(|state| state.deviations).unwrap_or_default();
     result.follow_up_failures = completed.follow_up_failures;
     Ok(result)
 }
@@ -224,6 +242,11 @@ impl Undo {
             host: session.host.as_ref(),
             mounts: &session.mounts,
             kernel: session.kernel.as_ref(),
+            // Without a recorded state, nothing could remove the boot files later.
+            kernel_retention: match &self.previous {
+                Some(_) => KernelRetention::ModulesAndBootFiles,
+                None => KernelRetention::Modules,
+            },
             tracked: current_tree.as_ref(),
             before: self.previous_tree.as_ref(),
             filter,
@@ -234,10 +257,9 @@ impl Undo {
         Ok(plan)
     }
 
-    /// Returns the kernels before and after the rollback.
-    fn kernel_change<'s>(&self, plan: &ChangePlan, session: &'s Session) -> KernelChange<'s> {
-        let target = self.previous_tree.as_ref().map(releases_in).unwrap_or_default();
-        KernelChange::from_plan(plan, session.kernel.as_ref(), target)
+    /// Returns the kernels of the restored tree.
+    fn releases(&self) -> Vec<String> {
+        self.previous_tree.as_ref().map(releases_in).unwrap_or_default()
     }
 
     /// Returns the result as far as it is known before the transaction.
@@ -319,7 +341,8 @@ fn restore_state(
         state.record_deviation(path, reason.clone());
     }
 
-    if let Some(kernel) = session.kernel.as_ref() {
+    // If nothing is kept for the running kernel, the next run removes those of another one.
+    if let Some(kernel) = session.kernel.as_ref().filter(|_| !plan.kernel_paths.is_empty()) {
         let mut paths = plan.kernel_paths.clone();
         paths.extend(state.kernel.iter().flat_map(KernelPaths::paths));
         paths.sort_unstable();

@@ -12,6 +12,7 @@ use crate::full_sync::ReceiveDir;
 use crate::manifest::Manifest;
 use crate::report::Monitor;
 use crate::root::RootError;
+use crate::root::mounts::Mount;
 use crate::state::{self, KernelPaths, State};
 use crate::tree_path::TreePath;
 use crate::update::error::{UpdateError, UsageError};
@@ -76,16 +77,7 @@ impl<'a> Run<'a> {
 
     /// Splits `manifest`, without excluded paths, into supported and unsupported ones.
     pub fn supported_part(&self, manifest: &Manifest) -> SupportedPart {
-        let mut cursor = self.filter.cursor();
-        let manifest =
-            manifest.filtered(|entry| cursor.excludes(&entry.path, entry.kind()).is_none());
-
-        let unsupported = limited::unsupported_entries(&manifest, &self.session.mounts);
-        if unsupported.is_empty() {
-            return SupportedPart { manifest, unsupported };
-        }
-        let manifest = manifest.filtered(|entry| !unsupported.contains_key(&entry.path));
-        SupportedPart { manifest, unsupported }
+        supported_part(manifest, &self.filter, &self.session.mounts)
     }
 
     /// Opens the download spool; `None` in a dry run, which downloads to a temporary directory.
@@ -125,6 +117,23 @@ impl<'a> Run<'a> {
     pub fn rsync_deadline(&self) -> Instant {
         Instant::now() + self.request.sync_timeout
     }
+}
+
+/// Splits `manifest`, without the paths that `filter` excludes, into supported and unsupported ones.
+pub(super) fn supported_part(
+    manifest: &Manifest,
+    filter: &Filter,
+    mounts: &[Mount],
+) -> SupportedPart {
+    let mut cursor = filter.cursor();
+    let manifest = manifest.filtered(|entry| cursor.excludes(&entry.path, entry.kind()).is_none());
+
+    let unsupported = limited::unsupported_entries(&manifest, mounts);
+    if unsupported.is_empty() {
+        return SupportedPart { manifest, unsupported };
+    }
+    let manifest = manifest.filtered(|entry| !unsupported.contains_key(&entry.path));
+    SupportedPart { manifest, unsupported }
 }
 
 /// Compiles the filter of `request` for the part of the tree that it updates.

@@ -97,8 +97,17 @@ pub fn find(root: &Root) -> Result<JournalState, JournalError> {
 /// The run that owns the journal may end at any moment, so a missing or invalid file is `None`;
 /// [`find`] reports it later.
 pub fn peek(root: &Root) -> Result<Option<Journal>, RootError> {
+    peek_file(root, JOURNAL)
+}
+
+/// Same as [`peek`], for the journal of a transaction that has ended.
+pub fn peek_closed(root: &Root) -> Result<Option<Journal>, RootError> {
+    peek_file(root, CLOSED_JOURNAL)
+}
+
+fn peek_file(root: &Root, file: &str) -> Result<Option<Journal>, RootError> {
     let Some(stage) = open_stage(root)? else { return Ok(None) };
-    let text = read(&stage, JOURNAL)?.and_then(|text| String::from_utf8(text).ok());
+    let text = read(&stage, file)?.and_then(|text| String::from_utf8(text).ok());
     Ok(text.and_then(|text| codec::parse(&text).ok()))
 }
 

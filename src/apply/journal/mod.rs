@@ -19,7 +19,9 @@ use crate::entry::Entry;
 use crate::image::ImageName;
 use crate::tree_path::TreePath;
 
-pub use file::{close, find, mark_applied, peek, read_applied, seal, sealed_at, sync_close};
+pub use file::{
+    close, find, mark_applied, peek, peek_closed, read_applied, seal, sealed_at, sync_close,
+};
 
 /// A committed transaction.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -215,7 +215,7 @@ impl StagedItem {
 
 impl ItemizedLine {
     /// The line of a path that is removed without a replacement.
-    pub(in crate::apply) fn deletion(path: TreePath, suffix: &str) -> Self {
+    pub fn deletion(path: TreePath, suffix: &str) -> Self {
         let change = "*deleting  ".to_owned();
         ItemizedLine { change, path, suffix: suffix.to_owned(), bytes: 0 }
     }

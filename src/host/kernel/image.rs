@@ -21,7 +21,7 @@ pub fn releases_in(manifest: &Manifest) -> Vec<String> {
 }
 
 /// The release, if the path is that of a kernel image.
-fn image_release(path: &TreePath) -> Option<&[u8]> {
+pub(super) fn image_release(path: &TreePath) -> Option<&[u8]> {
     let mut components = path.components();
     match (components.next(), components.next(), components.next()) {
         (Some(b"boot"), Some(name), None) => IMAGES.iter().find_map(|image| {

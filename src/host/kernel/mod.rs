@@ -6,6 +6,7 @@ mod release;
 use crate::root::{Root, RootError};
 use crate::tree_path::TreePath;
 
+use image::image_release;
 pub use image::{IMAGE_BESIDE_MODULES, IMAGES, release_beside_modules, releases_in};
 pub use release::compare_releases;
 
@@ -42,6 +43,17 @@ impl Kernel {
         let is_valid =
             !release.is_empty() && !release.contains('/') && release != "." && release != "..";
         is_valid.then(|| Kernel { release: release.to_owned() })
+    }
+
+    /// The kernel to which a path belongs by its place: its modules, or its image.
+    pub fn from_path(path: &TreePath) -> Option<Self> {
+        let mut components = path.components().peekable();
+        components.next_if(|name| *name == b"usr");
+        let release = match (components.next(), components.next(), components.next()) {
+            (Some(b"lib"), Some(b"modules"), Some(release)) => release,
+            _ => image_release(path)?,
+        };
+        Kernel::new(std::str::from_utf8(release).ok()?)
     }
 
     /// The release, as `uname -r` prints it.

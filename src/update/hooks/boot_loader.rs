@@ -29,7 +29,7 @@ const REWRITTEN: &str = "written by the boot loader's program";
 type BootFiles = BTreeMap<TreePath, (u64, u64, Mtime, Mtime)>;
 
 /// Returns the boot files among changed paths whose content changes.
-pub(super) fn list_boot_changes(items: &[ItemizedLine]) -> BootChanges {
+pub(in crate::update) fn list_boot_changes(items: &[ItemizedLine]) -> BootChanges {
     items
         .iter()
         .filter(|item| changes_content(item) && boot_loader::is_boot_file(&item.path))
@@ -51,7 +51,7 @@ fn changes_content(item: &ItemizedLine) -> bool {
 }
 
 /// Adds `changes` to the pending ones; returns those that were pending before.
-pub(super) fn record_pending(
+pub(in crate::update) fn record_pending(
     context: &HookContext<'_>,
     changes: BootChanges,
 ) -> Result<BootChanges, UpdateError> {
@@ -61,6 +61,14 @@ pub(super) fn record_pending(
         pending::save(context.root, &all).map_err(Untouched::from_root)?;
     }
     Ok(earlier)
+}
+
+/// Whether the tree has the tool of its boot loader, or a boot loader that needs none.
+pub(in crate::update) fn has_usable_tools(
+    context: &HookContext<'_>,
+    changes: &BootChanges,
+) -> bool {
+    choose_commands(context, changes).is_ok_and(|plan| !matches!(plan, BootLoaderPlan::Unknown))
 }
 
 /// Runs the boot loader's tool for all pending changes, and removes the record if it succeeds.
@@ -152,13 +160,15 @@ pub(super) fn watch_boot_files<T>(
 
 /// Adds the directories that a tool of an offline tree may have missed.
 fn tool_error(root: &Root, error: ToolError) -> BootLoaderError {
-    let is_absent = |probe: &str| {
-        let stat = TreePath::new(probe).ok().map(|probe| root.stat(&probe));
-        matches!(stat, Some(Ok(None)))
+    // A tree may have device files of its own, which are not those of the disks.
+    let device = |path: &TreePath| root.stat(path).ok().flatten().map(|stat| stat.dev);
+    let top = device(&TreePath::root());
+    let is_mounted = |dir: &str| {
+        let device = TreePath::new(dir).ok().and_then(|dir| device(&dir));
+        device.is_some() && device != top
     };
-    let probes = [("dev", "dev/null"), ("proc", "proc/self"), ("sys", "sys/kernel")];
     let dirs: Vec<&'static str> =
-        probes.into_iter().filter(|(_, probe)| is_absent(probe)).map(|(dir, _)| dir).collect();
+        ["dev", "proc", "sys"].into_iter().filter(|dir| !is_mounted(dir)).collect();
 
     if dirs.is_empty() || root.is_running_system().unwrap_or(true) {
         return error.into();

@@ -20,9 +20,9 @@ use crate::update::notice::TransactionNotice;
 
 /// Kernels before and after a transaction.
 #[derive(Clone, Debug, Default)]
-pub(in crate::update) struct KernelChange<'a> {
-    /// The running kernel, if the transaction takes paths of it out of the tree.
-    pub left: Option<&'a Kernel>,
+pub(in crate::update) struct KernelChange {
+    /// Kernels of which the transaction takes paths out of the tree.
+    pub left: Vec<Kernel>,
     /// Releases of the kernels of the target.
     pub target: Vec<String>,
 }
@@ -33,13 +33,15 @@ struct WrongKernel {
     boot_file: TreePath,
 }
 
-impl<'a> KernelChange<'a> {
-    /// The change that a plan makes under a running kernel.
-    pub fn from_plan(plan: &ChangePlan, running: Option<&'a Kernel>, target: Vec<String>) -> Self {
-        let left = running.filter(|kernel| {
-            let deletions = plan.itemized.iter().filter(|item| item.is_deletion());
-            deletions.map(|item| &item.path).chain(&plan.kernel_paths).any(|at| kernel.owns(at))
-        });
+impl KernelChange {
+    /// The change that a plan makes to a tree that has the kernels `target` afterwards.
+    pub fn from_plan(plan: &ChangePlan, target: Vec<String>) -> Self {
+        let deletions = plan.itemized.iter().filter(|item| item.is_deletion());
+        let paths = deletions.map(|item| &item.path).chain(&plan.kernel_paths);
+        let mut left: Vec<Kernel> = paths.filter_map(Kernel::from_path).collect();
+        left.sort_unstable_by(|a, b| a.release().cmp(b.release()));
+        left.dedup();
+        left.retain(|kernel| !target.iter().any(|release| release == kernel.release()));
         KernelChange { left, target }
     }
 }
@@ -47,7 +49,7 @@ impl<'a> KernelChange<'a> {
 /// Makes the next boot start a kernel of the target.
 pub(in crate::update) fn arrange(
     context: &HookContext<'_>,
-    kernels: &KernelChange<'_>,
+    kernels: &KernelChange,
     is_tracked: &dyn Fn(&TreePath) -> bool,
 ) -> Option<FollowUpError> {
     if *context.bootloader == BootLoader::Never {
@@ -57,7 +59,7 @@ pub(in crate::update) fn arrange(
         Ok(record) => record,
         Err(error) => return Some(FollowUpError::NextBootUnknown(error.into())),
     };
-    if record.is_none() && kernels.left.is_none() {
+    if record.is_none() && kernels.left.is_empty() {
         return None;
     }
 
@@ -89,11 +91,11 @@ pub(in crate::update) fn arrange(
 /// Finds a kernel in the boot menu that is newer than all of the target, and not among them.
 fn find_wrong_kernel(
     root: &Root,
-    kernels: &KernelChange<'_>,
+    kernels: &KernelChange,
     record: Option<&DefaultEntry>,
 ) -> Result<Option<WrongKernel>, NoDefaultEntry> {
     let recorded = record.and_then(|record| Kernel::new(&record.kernel));
-    for kernel in kernels.left.into_iter().chain(&recorded) {
+    for kernel in kernels.left.iter().chain(&recorded) {
         if !kernel.is_newer_than_all(&kernels.target) {
             continue;
         }

@@ -21,7 +21,7 @@ use payload::HookPlan;
 pub(super) struct Hooks<'a> {
     pub context: HookContext<'a>,
     pub plan: HookPlan<'a>,
-    pub kernels: KernelChange<'a>,
+    pub kernels: KernelChange,
 }
 
 impl Hooks<'_> {
@@ -47,16 +47,26 @@ impl Hooks<'_> {
         let _ = pending::save(self.context.root, earlier);
     }
 
-    /// Runs the boot loader's tool, verifies the next boot, and runs all post-update hooks.
-    ///
-    /// Returns all failures.
+    /// Runs the boot loader's tool if boot files have changed; returns its failures.
+    pub fn run_boot_loader(&self, is_tracked: &dyn Fn(&TreePath) -> bool) -> Vec<FollowUpError> {
+        if boot_loader::list_boot_changes(self.plan.items).is_empty() {
+            return Vec::new();
+        }
+        let failures = boot_loader::run_pending(&self.context, is_tracked);
+        failures.into_iter().map(FollowUpError::BootLoader).collect()
+    }
+
+    /// Verifies the next boot, and runs all post-update hooks; returns all failures.
     pub fn run_after(&self, is_tracked: &dyn Fn(&TreePath) -> bool) -> Vec<FollowUpError> {
         let mut failures: Vec<FollowUpError> = Vec::new();
-        if !boot_loader::list_boot_changes(self.plan.items).is_empty() {
-            let failed = boot_loader::run_pending(&self.context, is_tracked);
-            failures.extend(failed.into_iter().map(FollowUpError::BootLoader));
+        if let Some(failure) = default_entry::arrange(&self.context, &self.kernels, is_tracked) {
+            // The next run retries.
+            let changes = boot_loader::list_boot_changes(self.plan.items);
+            if let Err(error) = boot_loader::record_pending(&self.context, changes) {
+                failures.push(FollowUpError::BootFilesLeft(Box::new(error)));
+            }
+            failures.push(failure);
         }
-        failures.extend(default_entry::arrange(&self.context, &self.kernels, is_tracked));
 
         match list_hooks(self.context.root, HookPhase::After) {
             Ok(hooks) => {

@@ -187,7 +187,8 @@ pub(in crate::update) fn finish_adopt_only(
         return Err(Refusal::NotAdoptable { percent: run.request.adopt_share * 100.0 }.into());
     };
     if !run.request.dry_run {
-        recorded::record_adopted(run, &installed, seen)?;
+        // Without the etag, the next run compares the provisions of the image with the tree.
+        recorded::record_adopted(run, &installed, &SeenCatalog { etag: None, ..seen.clone() })?;
     }
 
     Ok(Report {

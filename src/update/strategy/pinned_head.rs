@@ -3,16 +3,11 @@
 //! A rollback under a newer kernel keeps the modules of that kernel. The node is pinned then, and
 //! perhaps for weeks, so that no update would remove them after the reboot.
 
-use std::collections::{BTreeSet, HashSet};
-
+use crate::apply::Untouched;
 use crate::apply::journal::CommitRecord;
-use crate::apply::plan::live_tree::LiveTree;
-use crate::apply::plan::{self, ChangePlan, CheckLevel, ComparePolicy, PlanInput, UntrackedPolicy};
 use crate::apply::undo::RetentionLimits;
-use crate::apply::{Untouched, preflight};
 use crate::catalog::Catalog;
-use crate::host::{Drift, KernelRetention, releases_in};
-use crate::manifest::{Manifest, path_text};
+use crate::host::{KernelRetention, releases_in};
 use crate::state::pinned::{self, Pinned};
 use crate::state::{self, KernelPaths, State, composed_id};
 use crate::update::error::UpdateError;
@@ -22,9 +17,9 @@ use crate::update::hooks::{HookContext, Hooks};
 use crate::update::notice::{Route, TransactionNotice};
 use crate::update::run::Run;
 use crate::update::source::overrides::{self, OverrideLayer};
-use crate::update::transaction::commit::{Transaction, execute};
 use crate::update::transaction::error::TransactionError;
-use crate::update::transaction::target::kept_kernel_paths;
+use crate::update::transaction::execute::{Transaction, execute};
+use crate::update::transaction::kernel_paths::KernelPathRemoval;
 
 /// Refuses to install the pinned generation, or unpins it if the request permits that.
 ///
@@ -74,14 +69,19 @@ fn remove_kernel_paths(
         return Ok(());
     };
     let composed = overrides::compose_recorded(image, state);
-    let plan = plan_removal(run, &run.supported_manifest(&composed), kernel)?;
-    let new_state = state_without_kernel_paths(state, kernel, &plan);
+    let removal = KernelPathRemoval {
+        session: run.session,
+        filter: &run.filter,
+        state,
+        kernel,
+        composed: &composed,
+    };
+    let plan = removal.plan(KernelRetention::ModulesAndBootFiles)?;
+    let new_state = removal.new_state(&plan);
     if plan.is_empty() {
         return Ok(state::save(root, &new_state, None)?);
     }
-    preflight::check_paths(root, &plan, &plan.filesystems, &run.session.mounts)?;
-    preflight::check_agent_paths(root, &plan, state.generation)?;
-    preflight::check_rollback_space(root, &plan)?;
+    removal.check(&plan)?;
 
     let record = CommitRecord {
         state: Some(new_state.to_toml()?),
@@ -104,11 +104,7 @@ fn remove_kernel_paths(
                 description: Route::KernelPaths { release: kernel.release.clone() }.to_string(),
                 items: &plan.itemized,
             },
-            kernels: KernelChange::from_plan(
-                &plan,
-                run.session.kernel.as_ref(),
-                releases_in(&composed),
-            ),
+            kernels: KernelChange::from_plan(&plan, releases_in(&composed)),
         },
         limits: RetentionLimits {
             keep: run.request.keep_undo,
@@ -116,6 +112,7 @@ fn remove_kernel_paths(
             repairs: true,
             recorded_id: Some(state.composed_id()),
         },
+        filter: &run.filter,
         is_tracked: &|path| composed.get(path).is_some(),
         monitor: run.monitor,
     };
@@ -128,48 +125,4 @@ fn remove_kernel_paths(
         run.monitor.warn(TransactionNotice::FollowUpFailed(failure));
     }
     Ok(())
-}
-
-/// Plans the removal of kernel paths from a tree whose other paths are not read.
-fn plan_removal(
-    run: &Run<'_>,
-    tracked: &Manifest,
-    kernel: &KernelPaths,
-) -> Result<ChangePlan, UpdateError> {
-    let session = run.session;
-    let paths = kept_kernel_paths(run, Some(kernel));
-    let live = LiveTree::stat_paths(&session.root, &paths).map_err(Untouched::from)?;
-    let input = PlanInput {
-        root: &session.root,
-        installed: Some(tracked),
-        target: tracked,
-        formerly_tracked: &[],
-        provisions: &[],
-        old_kernel_paths: &paths,
-        kernel: session.kernel.as_ref(),
-        kernel_retention: KernelRetention::ModulesAndBootFiles,
-        known_deviations: &HashSet::new(),
-        filter: &run.filter,
-        filesystems: &session.filesystems.with_roots(live.filesystem_roots()),
-        host: session.host.as_ref(),
-        mounts: &session.mounts,
-        bind_mounts: &session.twins,
-        policy: ComparePolicy {
-            check_level: CheckLevel::Touched,
-            drift: Drift::Report,
-            untracked: UntrackedPolicy::Keep,
-        },
-    };
-    Ok(plan::plan_changes(&input, &live)?)
-}
-
-/// Returns the state after the removal: other deviations stay as recorded.
-fn state_without_kernel_paths(state: &State, kernel: &KernelPaths, plan: &ChangePlan) -> State {
-    let mut new_state = state.clone();
-    new_state.kernel = None;
-    let removed: BTreeSet<&String> = kernel.paths.iter().collect();
-    new_state.deviations.retain(|path, _| !removed.contains(path));
-    let remaining = plan.deviations.iter();
-    new_state.deviations.extend(remaining.map(|(path, why)| (path_text(path), why.clone())));
-    new_state
 }

@@ -25,7 +25,7 @@ pub(super) fn run(
     }
 
     // The installation of an adopted tree may have left out excluded directories.
-    let needs_provisions = installed.is_adopted() && transaction.lacks_provisions(&target)?;
+    let needs_provisions = transaction.lacks_provisions(&target)?;
     if !has_new_overrides && !needs_provisions && !has_work(update, installed) {
         let plan = known_deviations(installed, target.kernel_paths.clone());
         return Ok(StrategyOutcome::done(transaction.record_only(&target, &plan)?));

@@ -1,8 +1,11 @@
 //! Transaction of an update: compare the live tree, plan, check, and execute.
 
-pub(super) mod commit;
+mod commit;
 pub(super) mod disk_space;
 pub(super) mod error;
+pub(super) mod execute;
+pub(super) mod kernel_paths;
+pub(super) mod left_kernel;
 mod mounts;
 pub(super) mod provisions;
 pub(super) mod target;
@@ -17,6 +20,7 @@ use crate::apply::undo::RetentionLimits;
 use crate::apply::{Untouched, preflight};
 use crate::full_sync::ReceiveDir;
 use crate::generation::GenerationId;
+use crate::host::KernelRetention;
 use crate::manifest::{Manifest, path_text};
 use crate::state::{self, KernelPaths, SeenCatalog, State};
 use crate::tree_path::TreePath;
@@ -30,8 +34,8 @@ use crate::update::report::{Report, UpdateOutcome, count_topmost};
 use crate::update::run::Run;
 use crate::update::source::overrides::OverrideLayer;
 
-use commit::{Transaction, execute};
 use error::TransactionError;
+use execute::{Transaction, execute};
 use target::{Delivery, Target};
 
 /// State shared by all steps of one update transaction.
@@ -137,7 +141,7 @@ impl<'a> UpdateTransaction<'a> {
             provisions: &target.provisions,
             old_kernel_paths: &target.kernel_paths,
             kernel: session.kernel.as_ref(),
-            kernel_retention: target.kernel_retention(session.kernel.as_ref()),
+            kernel_retention: self.kernel_retention(target),
             known_deviations: self
                 .installed
                 .map_or(&no_deviations, |installed| &installed.deviating),
@@ -160,6 +164,17 @@ impl<'a> UpdateTransaction<'a> {
         Ok(plan)
     }
 
+    /// Returns the files of the running kernel that the transaction itself keeps.
+    ///
+    /// Those that are not to stay are removed after it, as recorded in the state. If no state is
+    /// recorded, nothing could remove them later.
+    fn kernel_retention(&self, target: &Target) -> KernelRetention {
+        match (self.publish, &self.run.session.kernel) {
+            (None, Some(kernel)) => kernel.retention_for(&target.kernels),
+            _ => KernelRetention::ModulesAndBootFiles,
+        }
+    }
+
     /// Refuses a plan that cannot be applied, before anything is changed.
     fn check(&self, target: &Target, plan: &ChangePlan) -> Result<(), UpdateError> {
         let session = self.run.session;
@@ -175,6 +190,14 @@ impl<'a> UpdateTransaction<'a> {
     /// Reports a dry run: its changes, and the refusal with which the run itself would end.
     pub fn forecast(&self, target: &Target, plan: &ChangePlan) -> Report {
         let mut report = self.report(target, plan, UpdateOutcome::WouldUpdate);
+        if self.publish.is_some() {
+            let running = self.run.session.kernel.as_ref();
+            let later = left_kernel::list_boot_files(plan, running, &target.kernels);
+            report
+                .deviations
+                .retain(|path, _| !later.iter().any(|item| path_text(&item.path) == *path));
+            report.add_items(later);
+        }
         report.refusal = self.check(target, plan).err();
         report
     }
@@ -198,6 +221,7 @@ impl<'a> UpdateTransaction<'a> {
             plan,
             hooks: self.hooks(target, plan),
             limits: self.retention_limits(target),
+            filter: &run.filter,
             is_tracked: &|path| target.tracked.get(path).is_some(),
             monitor: run.monitor,
         };
@@ -209,13 +233,14 @@ impl<'a> UpdateTransaction<'a> {
             Ok((stage, record))
         })?;
 
-        let recorded = completed.applied.state;
-        Ok(Report {
-            switch_time: Some(completed.applied.mixed),
-            deviations: recorded.map(|state| state.deviations).unwrap_or_default(),
+        let mut report = Report {
+            switch_time: Some(completed.mixed),
             follow_up_failures: completed.follow_up_failures,
             ..self.report(target, plan, UpdateOutcome::Updated)
-        })
+        };
+        report.add_items(completed.removed);
+        report.set_recorded(completed.state.as_ref());
+        Ok(report)
     }
 
     /// Records a generation that was adopted in this run.
@@ -342,8 +367,7 @@ impl<'a> UpdateTransaction<'a> {
             description: target.route.to_string(),
             items: &plan.itemized,
         };
-        let kernel = run.session.kernel.as_ref();
-        let kernels = KernelChange::from_plan(plan, kernel, target.kernels.clone());
+        let kernels = KernelChange::from_plan(plan, target.kernels.clone());
         Hooks { context: HookContext::from_run(run), plan: hook_plan, kernels }
     }
 

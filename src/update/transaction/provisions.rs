@@ -74,9 +74,14 @@ fn is_created(run: &Run<'_>, path: &TreePath) -> bool {
         .any(|directory| path == directory || path.is_below(directory));
 
     let is_in_journal = path.parent().is_some_and(|parent| parent.as_bytes() == JOURNAL);
-    let is_machine_id =
-        path.name().len() == MACHINE_ID && path.name().iter().all(u8::is_ascii_hexdigit);
-    is_configured && !(is_in_journal && is_machine_id)
+    is_configured && !(is_in_journal && begins_with_machine_id(path.name()))
+}
+
+/// Checks if a name is a machine id, or a machine id with the name of a journal namespace.
+fn begins_with_machine_id(name: &[u8]) -> bool {
+    name.split_at_checked(MACHINE_ID).is_some_and(|(id, rest)| {
+        id.iter().all(u8::is_ascii_hexdigit) && (rest.is_empty() || rest.starts_with(b"."))
+    })
 }
 
 /// Checks if an entry may be a seed file: it has content, or is a symbolic link.

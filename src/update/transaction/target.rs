@@ -5,10 +5,9 @@ use std::sync::OnceLock;
 
 use crate::apply::plan::{CheckLevel, ComparePolicy, UntrackedPolicy};
 use crate::digest::Digest;
-use crate::entry::{Entry, EntryKind};
-use crate::host::{Check, Kernel, KernelRetention, releases_in};
+use crate::entry::Entry;
+use crate::host::{Check, releases_in};
 use crate::manifest::Manifest;
-use crate::state::KernelPaths;
 use crate::tree_path::TreePath;
 use crate::update::error::UpdateError;
 use crate::update::installed::Installed;
@@ -16,6 +15,7 @@ use crate::update::installed::recorded::compress_manifest;
 use crate::update::notice::Route;
 use crate::update::run::{Run, SupportedPart};
 use crate::update::source::overrides::{self, OverrideLayer};
+use crate::update::transaction::kernel_paths::kept_kernel_paths;
 use crate::update::transaction::mounts;
 use crate::update::transaction::provisions::list_provisions;
 
@@ -83,7 +83,7 @@ impl Target {
             unsupported,
             overruled: overruled_entries(run, installed, &composed),
             kernels: releases_in(&composed),
-            kernel_paths: kept_kernel_paths(run, kernel),
+            kernel_paths: kept_kernel_paths(&run.session.root, &run.filter, kernel),
             provisions: list_provisions(run, &composed, installed)?,
             image,
             policy: compare_policy(run, installed),
@@ -98,13 +98,6 @@ impl Target {
     /// Returns the larger number of entries, as the base of a deletion budget in percent.
     pub fn count_tracked(&self) -> usize {
         self.installed.as_ref().map_or(0, |installed| installed.len()).max(self.tracked.len())
-    }
-
-    /// Returns the files of the running kernel to be kept.
-    pub fn kernel_retention(&self, running: Option<&Kernel>) -> KernelRetention {
-        running.map_or(KernelRetention::ModulesAndBootFiles, |kernel| {
-            kernel.retention_for(&self.kernels)
-        })
     }
 
     /// Returns the compressed manifest of the image.
@@ -146,21 +139,4 @@ fn overruled_entries(
         })
         .cloned()
         .collect()
-}
-
-/// Recorded kernel paths, without excluded ones.
-pub(in crate::update) fn kept_kernel_paths(
-    run: &Run<'_>,
-    kernel: Option<&KernelPaths>,
-) -> Vec<TreePath> {
-    let Some(kernel) = kernel else { return Vec::new() };
-    let root = &run.session.root;
-    let mut cursor = run.filter.cursor();
-    let mut paths = kernel.paths();
-    paths.retain(|path| {
-        let stat = root.stat(path).ok().flatten();
-        let kind = stat.map_or(EntryKind::Other, |stat| stat.kind.entry_kind());
-        cursor.excludes(path, kind).is_none()
-    });
-    paths
 }

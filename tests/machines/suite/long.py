@@ -3,7 +3,7 @@
 import os
 import traceback
 
-from . import autoinstall, cuts, node, short, updates
+from . import autoinstall, cuts, node, packages, short, updates
 from .commands import Failed, run
 from .disk import BTRFS, FIRMWARE, ONE_FILESYSTEM, VAR_APART, XFS, Disk
 from .images import KERNEL_OPTIONS, Recipe
@@ -88,6 +88,65 @@ def update_and_cut(site, layout):
         node.expect_running(machine, new, 2)
         updates.update(machine)
         site.finish(machine, 2)
+
+
+def roll_back_on_btrfs(site):
+    """A rollback across a kernel update where grub cannot write its environment."""
+    steps, (old, new) = site.steps, site.images.kernels
+    machine = site.machine(BTRFS)
+    with steps.step("full, btrfs: update, reboot, rollback, reboot; the old kernel runs"):
+        machine.boot()
+        updates.update(machine)
+        machine.reboot()
+        node.expect_running(machine, new, 2)
+        updates.agent(machine, "--rollback", "--yes")
+        machine.reboot()
+        node.expect_running(machine, old, 1)
+        updates.update(machine, expected=12)
+        short.expect_kernels(machine, old)
+        site.finish(machine, 1)
+
+
+def power_cut_in_rollback(site):
+    """A rollback under the new kernel loses power while the boot loader's tool runs."""
+    steps, (old, new) = site.steps, site.images.kernels
+    machine = site.machine(ONE_FILESYSTEM)
+    with steps.step("power cut in a rollback, when the boot loader's tool starts"):
+        machine.boot()
+        updates.update(machine)
+        machine.reboot()
+        updates.update(machine)
+        short.expect_kernels(machine, new)
+        updates.cut_at_boot_loader(machine)
+        with cuts.mounted(site.workspace, machine.disk) as top:
+            os.replace(f"{top}/usr/sbin/update-grub.real", f"{top}/usr/sbin/update-grub")
+    with steps.step("the node boots; the next run finishes the rollback; the old kernel runs"):
+        machine.boot()
+        node.expect_running(machine, new, 1)
+        updates.update(machine, expected=12)
+        machine.reboot()
+        node.expect_running(machine, old, 1)
+        updates.update(machine, expected=12)
+        site.finish(machine, 1)
+
+
+def change_packages(site):
+    """The node's package is upgraded, removed, installed and purged under systemd."""
+    machine = site.machine(ONE_FILESYSTEM)
+    with site.steps.step("packages: boot, upgrade"):
+        site.server.add_module("packages", packages.write_newer_package(site.workspace))
+        machine.boot()
+        packaged = packages.PackagedNode(machine, site.server)
+        packaged.upgrade()
+    with site.steps.step("packages: removal, reboot, installation again"):
+        packaged.remove()
+        machine.reboot()
+        packaged.install()
+    with site.steps.step("packages: purge, reboot"):
+        packaged.purge()
+        machine.reboot()
+        packaged.expect_no_failed_unit()
+        machine.kill()
 
 
 def power_cuts(site, layout):
@@ -293,6 +352,9 @@ FULL_SCENARIOS = {
     "var-apart": lambda site: update_and_cut(site, VAR_APART),
     "xfs": lambda site: update_and_cut(site, XFS),
     "btrfs": lambda site: update_and_cut(site, BTRFS),
+    "btrfs-rollback": roll_back_on_btrfs,
+    "rollback-cut": power_cut_in_rollback,
+    "packages": change_packages,
     "timer": timer,
     "full-root": full_root,
     "old-clock": old_clock,
@@ -302,6 +364,7 @@ FULL_SCENARIOS = {
 LAYOUTS = {
     "firmware": FIRMWARE, "rescue": None, "cuts-var-apart": FIRMWARE,
     "write-order-var-apart": VAR_APART, "var-apart": VAR_APART, "xfs": XFS, "btrfs": BTRFS,
+    "btrfs-rollback": BTRFS,
 }  # fmt: skip
 SCENARIOS = ("short", *FULL_SCENARIOS, "dracut")
 

@@ -13,6 +13,7 @@ kill -STOP $(cat /run/agent.pid)
 test -e /.si-stage/journal && sync && echo "the agent is stopped" >/dev/ttyS0
 """
 STOPPED = "the agent is stopped"
+TOOL_STARTED = "the tool of the boot loader has started"
 RECOVERED = re.compile(r"si-recover: the update of /\S* is finished")
 UPDATE = ("--diff", "--yes", "--no-fallback")
 UPDATE_SECONDS = 1800
@@ -43,6 +44,21 @@ def cut_behind_commit_point(machine, *options):
     machine.ssh.start(" ".join(command), os.path.join(directory, "update.log"))
     if not machine.wait_for_console(STOPPED, UPDATE_SECONDS):
         raise Failed("the update did not reach its commit point")
+    machine.kill()
+
+
+def cut_at_boot_loader(machine):
+    """Begins a rollback and cuts the power when the boot loader's tool starts.
+
+    The tool is then /usr/sbin/update-grub.real.
+    """
+    directory = machine.steps.directory
+    machine.ssh.output("mv /usr/sbin/update-grub /usr/sbin/update-grub.real && printf '#!/bin/sh\n"
+                       f"sync; echo \"{TOOL_STARTED}\" >/dev/ttyS0; sleep 9999\n'"
+                       " >/usr/sbin/update-grub && chmod 755 /usr/sbin/update-grub")
+    machine.ssh.start("si_updateclient --rollback --yes", os.path.join(directory, "rollback.log"))
+    if not machine.wait_for_console(TOOL_STARTED, UPDATE_SECONDS):
+        raise Failed("the rollback did not start the boot loader's tool")
     machine.kill()
 
 

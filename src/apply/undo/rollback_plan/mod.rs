@@ -22,7 +22,7 @@ use crate::apply::undo::undo_log::{PriorState, UndoRecord};
 use crate::apply::undo::undo_set::{LeftOut, UndoSet};
 use crate::entry::{Entry, EntryKind, Meta, Mtime, Node, Xattrs};
 use crate::filter::Filter;
-use crate::host::Kernel;
+use crate::host::{Kernel, KernelRetention};
 use crate::manifest::Manifest;
 use crate::root::mounts::{Mount, RootMount};
 use crate::root::{Descend, FileKind, Root, RootError, Stat};
@@ -40,15 +40,22 @@ pub struct RollbackInput<'a> {
     pub host: Option<&'a RootMount>,
     /// Mounts below the root.
     pub mounts: &'a [Mount],
-    /// The running kernel: its modules are not removed. Its boot files are, so that the boot
-    /// loader's tool lists only the kernels of the restored tree.
+    /// The running kernel, whose paths are not removed.
     pub kernel: Option<&'a Kernel>,
+    /// Part of its paths that is not removed.
+    pub kernel_retention: KernelRetention,
     /// Recorded manifest: other paths in a directory that is replaced are listed as displaced.
     pub tracked: Option<&'a Manifest>,
     /// Manifest that was recorded before: a restored path that differs from it is a deviation.
     pub before: Option<&'a Manifest>,
     /// Exclude rules: an excluded path is no deviation.
     pub filter: Option<&'a Filter>,
+}
+
+impl RollbackInput<'_> {
+    fn keeps_for_kernel(&self, path: &TreePath) -> bool {
+        self.kernel.is_some_and(|kernel| kernel.keeps(path, self.kernel_retention))
+    }
 }
 
 /// Plans the transaction that restores an undo set.
@@ -210,7 +217,9 @@ impl<'a> RollbackPlanner<'a> {
             // It is removed, or kept, together with the directory that is replaced above it.
             PriorState::Missing(_) if self.items.is_below_restored(&record.path) => {}
             PriorState::Missing(_) => {
-                self.items.add_missing(&record.path, |_, _| false);
+                // An excluded directory that the update created was no tracked path.
+                let filter = self.input.filter;
+                self.items.add_missing(&record.path, |_, path| is_excluded(filter, path));
                 self.remove(&record.path, live.as_ref());
             }
             PriorState::AlreadyGone => self.items.add_missing(&record.path, |_, _| false),
@@ -320,7 +329,7 @@ impl<'a> RollbackPlanner<'a> {
             self.items.deviate(path, "stays, since it is the agent's own");
             return;
         }
-        if self.input.kernel.is_some_and(|kernel| kernel.owns_modules(path)) {
+        if self.input.keeps_for_kernel(path) {
             self.plan.kernel_paths.push(path.clone());
             return;
         }
@@ -486,23 +495,22 @@ impl<'a> RollbackPlanner<'a> {
         for path in occupied {
             self.items.lines.retain(|line| line.path != path);
             // An excluded directory that the update created belongs to the node now.
-            if !self.is_excluded(&path) {
+            if !is_excluded(self.input.filter, &path) {
                 self.items.deviate(&path, OCCUPIED);
             }
         }
         Ok(removal_changes(&filesystems, &subtrees, leaves, dirs, &mut self.slots)?)
     }
 
-    /// Whether a directory at `path` is excluded.
-    fn is_excluded(&self, path: &TreePath) -> bool {
-        let filter = self.input.filter;
-        filter.is_some_and(|filter| filter.excludes(path, EntryKind::Directory).is_some())
-    }
-
     fn add_change(&mut self, path: &TreePath, action: Action) {
         let filesystem = self.plan.filesystems.slot_filesystem_of(path);
         self.plan.changes.push(Change { filesystem, path: path.clone(), action });
     }
+}
+
+/// Whether a directory at `path` is excluded.
+fn is_excluded(filter: Option<&Filter>, path: &TreePath) -> bool {
+    filter.is_some_and(|filter| filter.excludes(path, EntryKind::Directory).is_some())
 }
 
 fn is_same_inode(a: &Stat, b: &Stat) -> bool {
