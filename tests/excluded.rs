@@ -10,7 +10,7 @@ use std::process::Command;
 use common::fault_server::FaultServer;
 use common::site::{Run, Site};
 use common::trees::{self, Item, Tree, noise};
-use common::{ROOT_AND_RSYNC, require};
+use common::{ROOT_AND_RSYNC, judge, require};
 
 /// Files that no two nodes may share.
 const IDENTITY: [&str; 9] = [
@@ -422,22 +422,50 @@ fn second_fetch_for_local_excludes_is_estimated_and_counted() {
     site.publish(&contents(2, &local));
 
     let options = ["--no-fallback", "--exclude-file", &rules];
-    let text = updated(&site, &[&options[..], &["--dry-run"]].concat());
-    let json = updated(&site, &[&options[..], &["--dry-run", "--json"]].concat());
-    server.calm();
-    let run = updated(&site, &options);
-
-    text.ended(0, &["more to fetch for 3 contents by digest"]);
-    let done = json.out.lines().last().expect("a result");
-    let done: serde_json::Value = serde_json::from_str(done).expect("JSON");
+    let (run, beyond) = run_as_estimated(&site, &server, &options);
     run.ended(0, &["3 contents whole, by digest"]);
-    let beyond: u64 = requests_beyond_chain(&server).iter().map(|(_, sent)| sent).sum();
-    assert!(beyond > 0, "{:#?}", server.seen());
-    assert_eq!(done["by_digest_bytes"].as_u64(), Some(beyond), "{done}");
 
     // The summary has the bytes of the chain and of the second fetch.
     let diff = fs::metadata(site.diff(1, 2)).expect("is there").len();
     let fetched = systemimager::report::units::Size(diff + beyond);
     run.ended(0, &[&format!("{fetched} fetched")]);
     assert_eq!(fs::read(site.node().join("usr/share/app/b")).expect("a file"), content(2, 2));
+}
+
+#[test]
+fn second_fetch_for_edited_file_is_estimated_and_counted() {
+    require!(ROOT_AND_RSYNC);
+
+    let mut site = Site::new();
+    let server = FaultServer::serve(&site.repo());
+    site.repo_url = server.url();
+    site.publish(&contents(1, &[]));
+    site.install_node();
+    site.updated(&["--adopt"]);
+    site.publish(&contents(2, &[]));
+    let edited = site.node().join("usr/lib/app/a");
+    fs::write(&edited, "edited on the node").expect("writes");
+
+    let (run, _) = run_as_estimated(&site, &server, &["--no-fallback"]);
+
+    run.ended(0, &["whole, by digest"]);
+    judge::same(&site.image(), &site.node(), &[]);
+}
+
+/// Runs an update; its requests beyond the chain have as many bytes as the dry run has estimated.
+#[track_caller]
+fn run_as_estimated(site: &Site, server: &FaultServer, options: &[&str]) -> (Run, u64) {
+    let text = updated(site, &[options, &["--dry-run"]].concat());
+    let json = updated(site, &[options, &["--dry-run", "--json"]].concat());
+    server.calm();
+    let run = updated(site, options);
+
+    text.ended(0, &["more to fetch for"]);
+    let done = json.out.lines().last().expect("a result");
+    let done: serde_json::Value = serde_json::from_str(done).expect("JSON");
+    run.ended(0, &["by digest"]);
+    let beyond: u64 = requests_beyond_chain(server).iter().map(|(_, sent)| sent).sum();
+    assert!(beyond > 0, "{:#?}", server.seen());
+    assert_eq!(done["by_digest_bytes"].as_u64(), Some(beyond), "{done}");
+    (run, beyond)
 }

@@ -1,8 +1,7 @@
 //! Fetches the contents that neither the tree nor an archive of the chain has, by digest.
 //!
-//! These are contents of deviating paths and of overrides, and contents whose delta needs an excluded
-//! path that the node lacks. Contents of received overrides are
-//! taken from the receive directory.
+//! These are contents of deviating paths and of overrides, and contents whose delta needs a path that
+//! the node lacks or has changed. Contents of received overrides are taken from the receive directory.
 
 use std::collections::HashSet;
 use std::io::{self, BufReader};
@@ -67,7 +66,8 @@ pub(super) fn forecast(
     chain: &[(&Listing, &FileRef)],
 ) -> Result<Option<ByDigest>, TransactionError> {
     let run = update.run();
-    let live = update.recorded_contents();
+    // A file that was edited since supplies nothing, and the targets of its deltas are fetched.
+    let live = update.contents_as_recorded();
     let (listings, files): (Vec<&Listing>, Vec<&FileRef>) = chain.iter().copied().unzip();
     let mut wanted = find_shortfall(plan, &live, &listings);
 

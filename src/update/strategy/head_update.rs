@@ -34,6 +34,12 @@ impl<'a> HeadUpdate<'a> {
         self.transaction.recorded_contents()
     }
 
+    /// Returns those of the recorded contents whose files look as recorded, by size and mtime.
+    pub fn contents_as_recorded(&self) -> LiveSource<'a> {
+        let installed = self.transaction.installed.map(|installed| &installed.composed);
+        LiveSource::from_manifest(&self.run().session.root, installed, |_| true)
+    }
+
     /// Returns the exclude rules of the target, if they differ from those in effect.
     pub fn find_other_excludes(&self, target: &Target) -> Result<Option<Vec<u8>>, UpdateError> {
         let installed = self.transaction.installed.map(|installed| &installed.composed);
