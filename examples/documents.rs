@@ -68,18 +68,19 @@ fn write_pages(directory: &Path, command: Command) -> Result<()> {
 
     // The page of a subcommand has its full name, with a dash for the space.
     let name = command.get_name().to_owned();
+    let source = format!("{name} {}", command.get_version().unwrap_or_default());
     for sub in command.get_subcommands() {
         let page: &'static str = format!("{name}-{}", sub.get_name()).leak();
         let typed = format!("{name} {}", sub.get_name());
-        let version = command.get_version().unwrap_or_default().to_owned();
-        write_page(directory, sub.clone().name(page).bin_name(typed).version(version))?;
+        write_page(directory, sub.clone().name(page).bin_name(typed), &source)?;
     }
-    write_page(directory, command)
+    write_page(directory, command, &source)
 }
 
-fn write_page(directory: &Path, command: Command) -> Result<()> {
+fn write_page(directory: &Path, command: Command, source: &str) -> Result<()> {
     let page = directory.join(format!("{}.8", command.get_name()));
     let mut text = Vec::new();
-    Man::new(command).section("8").manual("System administration").render(&mut text)?;
+    let man = Man::new(command).section("8").source(source).manual("System administration");
+    man.render(&mut text)?;
     std::fs::write(page, text)
 }
