@@ -1,6 +1,7 @@
 """The long form: scenarios that each begin with a fresh node of generation 1."""
 
 import os
+import shutil
 import traceback
 
 from . import autoinstall, cuts, node, packages, short, updates
@@ -120,6 +121,7 @@ def power_cut_in_rollback(site):
         updates.cut_at_boot_loader(machine)
         with cuts.mounted(site.workspace, machine.disk) as top:
             os.replace(f"{top}/usr/sbin/update-grub.real", f"{top}/usr/sbin/update-grub")
+            shutil.copystat(f"{site.images.first}/node/usr/sbin", f"{top}/usr/sbin")
     with steps.step("the node boots; the next run finishes the rollback; the old kernel runs"):
         machine.boot()
         node.expect_running(machine, new, 1)

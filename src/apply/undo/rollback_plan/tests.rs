@@ -50,6 +50,7 @@ fn plan(root: &Root) -> ChangePlan {
         host: None,
         mounts: &[],
         kernel: kernel.as_ref(),
+        kernel_retention: KernelRetention::Modules,
         tracked: None,
         before: None,
         filter: None,
