@@ -191,7 +191,7 @@ def timer(site):
     with site.steps.step("timer: the next boot, two days later, updates the node by itself"):
         machine.boot("-rtc", "base=2027-03-03T12:00:00")
         report = node.Report(machine)
-        wait = "for i in $(seq 300); do si_updateclient --status | grep -q 'serial 2 ' && exit; " \
+        wait = "for i in $(seq 300); do si_updateclient --status | grep -q '^serial: *2$' && exit; " \
                "sleep 2; done; exit 1"
         machine.ssh.output(wait)
         machine.ssh.output("while systemctl is-active -q si-update.service; do sleep 1; done")

@@ -33,9 +33,19 @@ class PackagedNode:
     """A booted node whose package is changed."""
 
     def __init__(self, machine, server):
-        self.ssh, self.report = machine.ssh, node.Report(machine)
+        self.machine = machine
         source = f"rsync://{GUEST_ADDRESS}:{server.rsync_port}/packages/"
         self.ssh.output(f"rsync -a {source} /root/packages/")
+
+    @property
+    def ssh(self):
+        """The connection of the present boot."""
+        return self.machine.ssh
+
+    @property
+    def report(self):
+        """Statements of the node in its present boot."""
+        return node.Report(self.machine)
 
     def upgrade(self):
         """Upgrades the package; settings, state and enabled units stay."""
