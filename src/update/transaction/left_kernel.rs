@@ -5,8 +5,9 @@
 //! with the other paths, a power cut before that would leave a menu without any kernel. So the
 //! transaction keeps them as paths of the running kernel, the tool then adds the kernels of the
 //! tree to the menu, and only after that a second transaction removes the files, and the tool runs
-//! again. The node can be booted at each moment in between. If the first run of the tool fails, or
-//! there is no tool, the files stay, and the next run retries.
+//! again. The menu has a kernel that exists at each moment, though in the second run of the tool not as
+//! its first entry. If the first run fails, or there is no tool, the files stay, and the next run
+//! retries.
 
 use crate::apply::Untouched;
 use crate::apply::journal::CommitRecord;
