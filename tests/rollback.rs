@@ -525,7 +525,7 @@ fn damaged_undo_set_changes_nothing() {
     let head = undo_log_text.lines().take(2).map(|line| format!("{line}\n")).collect::<String>();
     let after = |rest: &str| format!("{head}{rest}");
     for (undo_log, message) in [
-        ("si-undo 2\nend 0\n".to_owned(), "does not know"),
+        ("si-undo 3\nend 0\n".to_owned(), "does not know"),
         (after("filesystem .\nstood 1 0 ./../outside\nend 1\n"), "cannot read the undo log"),
         (String::new(), "cannot read the undo log"),
         (after("filesystem .\nfilesystem ./etc\nnothing 0 1 ./etc/passwd\nend 1\n"), "not mounted"),

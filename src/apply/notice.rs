@@ -64,6 +64,20 @@ pub enum ApplyNotice {
         /// The failure.
         error: RootError,
     },
+    /// A replaced program loses its privileges, and has links that no manifest names.
+    PrivilegesOfOtherLinks {
+        /// Path of the program.
+        path: String,
+        /// Its inode number.
+        inode: u64,
+        /// Number of the other links.
+        count: u64,
+    },
+    /// A replaced program kept its privileges.
+    PrivilegesKept {
+        /// The failure.
+        error: RootError,
+    },
     /// The backups of an update exceed the limit and are not retained.
     UpdateNotUndoable {
         /// Bytes of the backups on one filesystem.
@@ -137,6 +151,13 @@ impl fmt::Display for ApplyNotice {
                 f,
                 "cannot flush the filesystem of /boot: {error}; a boot loader that does not replay journals may find the old files"
             ),
+            ApplyNotice::PrivilegesOfOtherLinks { path, inode, count } => write!(
+                f,
+                "{path} is replaced, and its set-id bits and capabilities are removed; they are also removed from {count} untracked links of its inode: find them with find -xdev -inum {inode}"
+            ),
+            ApplyNotice::PrivilegesKept { error } => {
+                write!(f, "a replaced program keeps its set-id bits and capabilities: {error}")
+            }
             ApplyNotice::UpdateNotUndoable { bytes, place, allowed } => write!(
                 f,
                 "this update will not be undoable: its backups need {bytes} bytes on {place}, and undo_share allows {allowed}"

@@ -68,6 +68,8 @@ pub(in crate::apply) const RESERVE_PREFIX: &str = "reserve-";
 pub(in crate::apply) const UNDO_LOG: &str = "way-back";
 /// Among the backups: identities of the other filesystems, to recognise another disk.
 pub(in crate::apply) const IDENTITIES: &str = "identities";
+/// Among the backups: set-id bits and capabilities that replaced programs had.
+pub(in crate::apply) const PRIVILEGES: &str = "privileges";
 /// Among the backups: list of untracked paths that were moved there with a directory.
 pub(in crate::apply) const DISPLACED_LIST: &str = "displaced";
 /// Among the backups, with a number: an object that was in the place of a parent directory.

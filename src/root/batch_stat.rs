@@ -41,7 +41,7 @@ impl Root {
     }
 
     /// Inspects single paths with `alone`, and several paths of one directory with `inside`.
-    fn inspect_each<T: Send>(
+    pub(super) fn inspect_each<T: Send>(
         &self,
         paths: &[&TreePath],
         alone: impl Fn(&TreePath) -> Result<Option<T>> + Sync,

@@ -123,7 +123,7 @@ impl XattrTarget {
         with_growing_buffer(|buffer| rustix::fs::llistxattr(&self.0, buffer))
     }
 
-    fn get(&self, name: &[u8]) -> rustix::io::Result<Vec<u8>> {
+    pub(super) fn get(&self, name: &[u8]) -> rustix::io::Result<Vec<u8>> {
         with_growing_buffer(|buffer| rustix::fs::lgetxattr(&self.0, name, buffer))
     }
 

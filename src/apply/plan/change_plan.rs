@@ -33,6 +33,8 @@ pub struct ChangePlan {
     pub kernel_paths: Vec<TreePath>,
     /// Backups of these paths: a later run removes the paths, and the undo set has to restore them.
     pub kernel_backups: Vec<KernelBackup>,
+    /// Entries of the target with set-id bits or capabilities.
+    pub privileged_paths: Vec<TreePath>,
     /// Warnings for the administrator.
     pub warnings: Vec<ApplyNotice>,
     /// Changes of single paths in rsync's itemized form, in tree order.

@@ -28,6 +28,8 @@ use crate::apply::error::Untouched;
 use crate::apply::filesystem::limited;
 use crate::apply::on_disk::SlotAllocator;
 use crate::entry::Entry;
+use crate::manifest::Manifest;
+use crate::root::{CAPABILITY, SET_ID};
 use crate::tree_path::TreePath;
 
 use classify::{Classified, Decision, classify_all};
@@ -46,6 +48,7 @@ pub fn plan_changes(input: &PlanInput, live: &LiveTree) -> Result<ChangePlan, Un
     let classified = classify_all(input, live)?;
     let mut plan = ChangePlan {
         filesystems: input.filesystems.clone(),
+        privileged_paths: privileged_paths(input.target),
         untracked_count: live.is_complete.then_some(live.untracked.len() as u64),
         ..ChangePlan::default()
     };
@@ -90,6 +93,15 @@ fn record_drift(input: &PlanInput, classified: &[Classified], plan: &mut ChangeP
         };
         list.insert(entry.path.clone(), classified.difference.to_string());
     }
+}
+
+/// Paths of the entries with set-id bits or capabilities.
+pub(super) fn privileged_paths(manifest: &Manifest) -> Vec<TreePath> {
+    let is_privileged = |entry: &&Entry| {
+        !entry.is_dir()
+            && (entry.meta.mode & SET_ID != 0 || entry.meta.xattrs.contains_key(CAPABILITY))
+    };
+    manifest.entries().iter().filter(is_privileged).map(|entry| entry.path.clone()).collect()
 }
 
 /// Adds the directories whose metadata or mtime the roll forward sets last.

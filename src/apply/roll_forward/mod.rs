@@ -168,7 +168,12 @@ impl<'a> RollForward<'a> {
         }
         let stages = stage_dirs::open_all(root, filesystems)?;
 
+        if journal.slots == Slots::Undo {
+            undo::restore_privileges(&stages, &journal.changes)?;
+        }
+
         let changed = self.change_tree(&stages, conflicts)?;
+        undo::remove_privileges(&stages, self.monitor)?;
         self.monitor.event(Event::Advanced { job: Job::Apply, by: total });
 
         finalize::set_directory_metadata(root, journal, &|path: &TreePath| {

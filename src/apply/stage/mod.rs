@@ -302,6 +302,8 @@ impl<'a> Stage<'a> {
         }
 
         let retention = undo::decide(self.root, self.filesystems, self.plan, limits, self.monitor)?;
+        undo::record_privileges(self.root, &self.stages, self.plan, self.monitor)
+            .map_err(Untouched::from_root)?;
         backup::link_all_backups(self.root, &self.stages, self.plan)
             .map_err(Untouched::from_root)?;
         undo::record_prior_state(self.root, &self.stages, self.plan, retention, limits.recorded_id)

@@ -8,6 +8,7 @@ pub(super) mod backup;
 mod displaced;
 mod filesystem_check;
 mod identities;
+mod privileges;
 mod retention;
 mod rollback_plan;
 pub mod undo_log;
@@ -15,6 +16,7 @@ mod undo_set;
 
 pub(super) use displaced::{append_displaced, displaced_slots, read_displaced};
 pub use filesystem_check::{MountedTree, check_filesystems, check_state_filesystem};
+pub(super) use privileges::{record_privileges, remove_privileges, restore_privileges};
 pub use retention::{RetentionLimits, UndoRetention};
 pub(super) use retention::{decide, record_prior_state};
 pub use rollback_plan::{RollbackInput, plan_rollback};

@@ -20,7 +20,9 @@ use crate::root::{Descend, FileKind, Root, RootError, Stat};
 use crate::tree_path::TreePath;
 
 /// First line of every file of this format (clause 1).
-const HEAD: &str = "si-undo 1";
+const HEAD: &str = "si-undo 2";
+/// First line of the older format, which knows no file `privileges`.
+const OLD_HEAD: &str = "si-undo 1";
 /// Largest file of an undo log in bytes: ten million paths need less.
 const MAX_FILE: u64 = 4 << 30;
 
@@ -200,7 +202,7 @@ fn existing_slots(stages: &Stages) -> Result<HashSet<(usize, u32)>, RootError> {
     Ok(slots)
 }
 
-fn read_file(dir: &Root, file: &str) -> Result<Option<Vec<u8>>, RootError> {
+pub(super) fn read_file(dir: &Root, file: &str) -> Result<Option<Vec<u8>>, RootError> {
     let open = match dir.open_file(&name(file)) {
         Err(error) if error.is_absent() => return Ok(None),
         answer => answer?,
@@ -357,7 +359,7 @@ impl LiveReader<'_> {
 /// Parses the file `way-back`; the result has no directories.
 fn parse(text: &str) -> Result<UndoLog, LineFault> {
     let mut lines = text.lines().zip(1..);
-    if lines.next().map(|(line, _)| line) != Some(HEAD) {
+    if !lines.next().is_some_and(|(line, _)| line == HEAD || line == OLD_HEAD) {
         return Err(fault(1, "it is of a format that this program does not know"));
     }
 
@@ -458,7 +460,7 @@ mod tests {
             assert!(parse(&text[..length]).is_err(), "the first {length} bytes");
         }
         for (from, to) in [
-            ("si-undo 1", "si-undo 2"),
+            ("si-undo 2", "si-undo 3"),
             ("made ab", "made xy"),
             ("stood 1 1", "stood 1 9"),
             ("nothing", "something"),
@@ -469,6 +471,11 @@ mod tests {
 
     #[test]
     fn format_is_frozen() {
-        assert_eq!(sample().text(), include_str!("../../../tests/testdata/undo/v1"));
+        assert_eq!(sample().text(), include_str!("../../../tests/testdata/undo/v2"));
+    }
+
+    #[test]
+    fn undo_log_of_format_1_is_read() {
+        assert_eq!(parse(include_str!("../../../tests/testdata/undo/v1")), Ok(sample()));
     }
 }

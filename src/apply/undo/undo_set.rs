@@ -7,6 +7,7 @@ use crate::apply::filesystem::{Filesystems, mount_root_times, undo_dirs};
 use crate::apply::on_disk::slot_number;
 use crate::apply::undo::backup::DiskUsage;
 use crate::apply::undo::identities::{Identities, read_identities};
+use crate::apply::undo::privileges::BackupPrivileges;
 use crate::apply::undo::undo_log::UndoLog;
 use crate::generation::GenerationId;
 use crate::root::{Root, RootError};
@@ -21,6 +22,8 @@ pub struct UndoSet {
     pub(super) dirs: HashMap<usize, Root>,
     /// Identities that the filesystems had at the update, if they were recorded.
     pub(super) identities: Identities,
+    /// Privileges that programs among the backups had.
+    pub(super) privileges: BackupPrivileges,
     /// Filesystems that a rollback does not touch.
     pub(super) left_out: BTreeMap<usize, LeftOut>,
 }
@@ -49,8 +52,9 @@ impl UndoSet {
                 dirs.insert(at, part);
             }
         }
-        let identities = read_identities(&dir)?;
-        Ok(Some(UndoSet { log, filesystems, dirs, identities, left_out: BTreeMap::new() }))
+        let (identities, privileges) = (read_identities(&dir)?, BackupPrivileges::read(&dir)?);
+        let left_out = BTreeMap::new();
+        Ok(Some(UndoSet { log, filesystems, dirs, identities, privileges, left_out }))
     }
 
     /// Mount roots of the undo set of the tree, if its log is valid.

@@ -5,6 +5,8 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use crate::apply::difference::Difference;
 use crate::apply::filesystem::{Filesystems, limited};
 use crate::apply::plan::ItemizedLine;
+use crate::apply::undo::privileges::BackupPrivileges;
+use crate::entry::Xattrs;
 use crate::manifest::Manifest;
 use crate::root::{Descend, FileKind, Root, RootError, Stat};
 use crate::tree_path::TreePath;
@@ -27,12 +29,16 @@ pub(super) struct RollbackItems<'a> {
 pub(super) struct RestoredBackup<'a> {
     /// Path in the tree.
     pub path: &'a TreePath,
+    /// Number of the filesystem of the undo set.
+    pub filesystem: usize,
     /// The undo set.
     pub dir: &'a Root,
     /// Path in the undo set.
     pub slot: TreePath,
-    /// Stat of the backup.
+    /// Stat of the backup, with the mode that it had.
     pub stat: Stat,
+    /// Privileges that the rollback sets again.
+    pub privileges: &'a BackupPrivileges,
 }
 
 impl<'a> RollbackItems<'a> {
@@ -105,7 +111,7 @@ impl<'a> RollbackItems<'a> {
         backup: &RestoredBackup,
         live: Option<&Stat>,
     ) -> Result<(), RootError> {
-        let RestoredBackup { path, dir, slot, stat } = backup;
+        let RestoredBackup { path, stat, .. } = backup;
         let difference = match live {
             Some(live) if live.kind == stat.kind => Difference {
                 content: (live.size, live.mtime) != (stat.size, stat.mtime),
@@ -113,7 +119,7 @@ impl<'a> RollbackItems<'a> {
                 uid: live.uid != stat.uid,
                 gid: live.gid != stat.gid,
                 time: live.mtime != stat.mtime,
-                xattrs: self.root.xattrs(path)? != dir.xattrs(slot)?,
+                xattrs: self.root.xattrs(path)? != backup.xattrs()?,
                 ..Difference::default()
             },
             _ => missing(),
@@ -130,13 +136,14 @@ impl<'a> RollbackItems<'a> {
 
     /// Adds a line for each path inside a directory that is restored.
     fn add_children(&mut self, backup: &RestoredBackup) -> Result<(), RootError> {
-        let RestoredBackup { path: top, dir, slot, .. } = backup;
+        let RestoredBackup { path: top, filesystem, dir, slot, privileges, .. } = backup;
         let mut restored = HashSet::from([(*top).clone()]);
 
         dir.walk::<RootError>(slot, |visit| {
             let below = &visit.path.as_bytes()[slot.as_bytes().len()..];
             if let Ok(path) = TreePath::new([top.as_bytes(), below].concat()) {
-                self.compare(&path, &visit.stat);
+                let stat = privileges.with_mode(*filesystem, &visit.path, visit.stat);
+                self.compare(&path, &stat);
                 restored.insert(path.clone());
                 if visit.stat.kind == FileKind::Directory {
                     self.restored_dirs.insert(path.clone(), visit.stat);
@@ -160,6 +167,14 @@ impl<'a> RollbackItems<'a> {
         if difference.any() {
             self.deviations.insert(path.clone(), difference.to_string());
         }
+    }
+}
+
+impl RestoredBackup<'_> {
+    /// Extended attributes of the backup, with the capabilities that it had.
+    fn xattrs(&self) -> Result<Xattrs, RootError> {
+        let present = self.dir.xattrs(&self.slot)?;
+        Ok(self.privileges.with_capability(self.filesystem, &self.slot, &self.stat, present))
     }
 }
 

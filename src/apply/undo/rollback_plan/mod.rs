@@ -16,7 +16,8 @@ use crate::apply::on_disk::{SlotAllocator, UNDO_DIR, slot_name};
 use crate::apply::plan::ordering::{self, PendingInstall};
 use crate::apply::plan::subtree_removal::{MountTopology, RemovableSubtrees};
 use crate::apply::plan::{
-    Action, Change, ChangePlan, OCCUPIED, record_kernel_deviations, removal_changes,
+    Action, Change, ChangePlan, OCCUPIED, privileged_paths, record_kernel_deviations,
+    removal_changes,
 };
 use crate::apply::undo::undo_log::{PriorState, UndoRecord};
 use crate::apply::undo::undo_set::{LeftOut, UndoSet};
@@ -72,7 +73,15 @@ pub fn plan_rollback(undo: &UndoSet, input: RollbackInput) -> Result<ChangePlan,
         input,
         undo,
         items: RollbackItems::new(input.root, input.before, filesystems.clone()),
-        plan: ChangePlan { slots: Slots::Undo, filesystems, ..ChangePlan::default() },
+        plan: ChangePlan {
+            slots: Slots::Undo,
+            filesystems,
+            privileged_paths: input
+                .before
+                .or(input.tracked)
+                .map_or_else(Vec::new, privileged_paths),
+            ..ChangePlan::default()
+        },
         slots: SlotAllocator::with_reserved(undo.slots()?),
         installs: Vec::new(),
         time_changes: Vec::new(),
@@ -319,7 +328,9 @@ impl<'a> RollbackPlanner<'a> {
         if dir.change_locks(&slot)?.is_some_and(|pins| pins.immutable) {
             return Err(RefusalKind::BackupImmutable { path: shown() }.into());
         }
-        Ok(RestoredBackup { path: &record.path, dir, slot, stat })
+        let (filesystem, privileges) = (record.filesystem, &undo.privileges);
+        let stat = privileges.with_mode(filesystem, &slot, stat);
+        Ok(RestoredBackup { path: &record.path, filesystem, dir, slot, stat, privileges })
     }
 
     /// Removes a path that did not exist before the update.

@@ -1,0 +1,135 @@
+//! Set-id bits and capabilities of programs: read, removed and set again.
+//!
+//! A change is made through a descriptor of the inode that was named, never through a path: the
+//! owner of a directory can exchange the names in it at any moment.
+
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::path::PathBuf;
+
+use rustix::fs::{AtFlags, Mode, OFlags};
+use rustix::io::Errno;
+
+use crate::tree_path::TreePath;
+
+use super::error::is_absent;
+use super::fault::change;
+use super::inspect::none_if_absent;
+use super::xattrs::XattrTarget;
+use super::{FileKind, Result, Root, Stat};
+
+/// Attribute that holds the capabilities of a program.
+pub const CAPABILITY: &[u8] = b"security.capability";
+/// Mode bits that let a program run as its owner or group.
+pub const SET_ID: u16 = 0o6000;
+
+/// Rights of a program that everyone who runs it has.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Privileges {
+    /// Mode with the set-id bits.
+    pub mode: u16,
+    /// Value of `security.capability`.
+    pub capability: Option<Box<[u8]>>,
+}
+
+impl Root {
+    /// Stat and privileges of each path that is a privileged program.
+    ///
+    /// Fastest if paths of one directory follow each other.
+    pub fn privileges_each(&self, paths: &[&TreePath]) -> Result<Vec<Option<(Stat, Privileges)>>> {
+        self.inspect_each(
+            paths,
+            |path| {
+                let dir = none_if_absent(self.parent_of(path).map(Some));
+                let read = dir.and_then(|dir| match dir {
+                    Some(dir) => none_if_absent(read_privileges(&dir, path)),
+                    None => Ok(None),
+                });
+                read.map_err(|e| self.error("read the privileges of", path, e))
+            },
+            |dir, path| none_if_absent(read_privileges(dir, path)),
+        )
+    }
+
+    /// Removes set-id bits and capabilities of a file, if it has this inode number.
+    pub fn remove_privileges(&self, path: &TreePath, inode: u64) -> Result<()> {
+        let fail = |e: Errno| self.error("remove the privileges of", path, e);
+        let Some((file, stat)) = self.open_inode(path, inode).map_err(fail)? else {
+            return Ok(());
+        };
+
+        let place = descriptor_path(&file);
+        if stat.mode & SET_ID != 0 {
+            let mode = Mode::from_raw_mode((stat.mode & !SET_ID).into());
+            change(|| rustix::fs::chmod(&place, mode)).map_err(fail)?;
+        }
+        match rustix::fs::getxattr(&place, CAPABILITY, &mut [0_u8; 0]) {
+            Ok(_) => change(|| rustix::fs::removexattr(&place, CAPABILITY)).map_err(fail),
+            Err(Errno::NODATA | Errno::OPNOTSUPP) => Ok(()),
+            Err(errno) => Err(fail(errno)),
+        }
+    }
+
+    /// Sets mode and capabilities of a file, if it has this inode number.
+    pub fn set_privileges(
+        &self,
+        path: &TreePath,
+        inode: u64,
+        privileges: &Privileges,
+    ) -> Result<()> {
+        let fail = |e: Errno| self.error("set the privileges of", path, e);
+        let Some((file, stat)) = self.open_inode(path, inode).map_err(fail)? else {
+            return Ok(());
+        };
+
+        let place = descriptor_path(&file);
+        if stat.mode != privileges.mode {
+            let mode = Mode::from_raw_mode(privileges.mode.into());
+            change(|| rustix::fs::chmod(&place, mode)).map_err(fail)?;
+        }
+        if let Some(value) = &privileges.capability {
+            let flags = rustix::fs::XattrFlags::empty();
+            change(|| rustix::fs::setxattr(&place, CAPABILITY, value, flags)).map_err(fail)?;
+        }
+        Ok(())
+    }
+
+    /// Opens a regular file without access to its content, if it has this inode number.
+    fn open_inode(
+        &self,
+        path: &TreePath,
+        inode: u64,
+    ) -> rustix::io::Result<Option<(OwnedFd, Stat)>> {
+        let file = match self.resolve(path, OFlags::PATH) {
+            Err(errno) if is_absent(&errno.into()) => return Ok(None),
+            answer => answer?,
+        };
+        let stat = Stat::from(rustix::fs::fstat(&file)?);
+        Ok((stat.kind == FileKind::File && stat.ino == inode).then_some((file, stat)))
+    }
+}
+
+/// Reads stat and privileges of a name in an open directory; `None` if it has no privileges.
+fn read_privileges(
+    dir: impl AsFd,
+    path: &TreePath,
+) -> rustix::io::Result<Option<(Stat, Privileges)>> {
+    let stat = rustix::fs::statat(&dir, path.name(), AtFlags::SYMLINK_NOFOLLOW)?;
+    let stat = Stat::from(stat);
+    if stat.kind != FileKind::File {
+        return Ok(None);
+    }
+
+    let target = XattrTarget::new(dir.as_fd(), path.name());
+    let capability = match target.get(CAPABILITY) {
+        Ok(value) => Some(value.into()),
+        Err(Errno::NODATA | Errno::OPNOTSUPP) => None,
+        Err(errno) => return Err(errno),
+    };
+    let is_privileged = stat.mode & SET_ID != 0 || capability.is_some();
+    Ok(is_privileged.then_some((stat, Privileges { mode: stat.mode, capability })))
+}
+
+/// A path of an open inode, for calls that take no descriptor opened with `O_PATH`.
+fn descriptor_path(file: &OwnedFd) -> PathBuf {
+    PathBuf::from(format!("/proc/self/fd/{}", file.as_raw_fd()))
+}
