@@ -3,7 +3,7 @@
 mod common;
 
 use std::fs::{self, File};
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
@@ -581,6 +581,88 @@ fn plain_tar_unpacks_diff_over_base() {
 
     run(tar.arg("-C").arg(site.path("base")));
     judge::same(&site.image(), &site.path("base"), &[]);
+}
+
+/// Modes of all files and directories of a repository that others may read.
+fn modes(site: &Site) -> Vec<(String, u32)> {
+    let listed = run(Command::new("find")
+        .args(["repo", "-name", ".*", "-prune", "-o", "-printf", "%m %p\\n"])
+        .current_dir(site.dir.path()));
+    let modes = listed.lines().map(|line| {
+        let (mode, path) = line.split_once(' ').expect("a mode");
+        (path.to_owned(), u32::from_str_radix(mode, 8).expect("octal"))
+    });
+    modes.collect()
+}
+
+#[test]
+fn repository_mode_is_independent_of_umask() {
+    require!(ROOT_AND_RSYNC);
+    let publish = |site: &Site, setting: Option<&str>, umask: &str| {
+        let config = site.path("tardiff.toml");
+        let line = setting.map(|mode| format!("repository_mode = \"{mode}\"\n"));
+        fs::write(&config, line.unwrap_or_default()).expect("writes");
+        let mut shell = Command::new("sh");
+        shell.args(["-c", &format!("umask {umask}; exec \"$@\""), "sh"]);
+        shell.arg(env!("CARGO_BIN_EXE_si_tardiff")).args(["publish", "--quiet", "--image", "node"]);
+        shell.args(["--repo", "repo", "--images-dir", "images", "--config"]).arg(config);
+        run(shell.current_dir(site.dir.path()))
+    };
+
+    for (setting, umask, file, directory) in [
+        (None, "077", 0o644, 0o755),
+        (Some("open"), "027", 0o644, 0o755),
+        (Some("group"), "0", 0o640, 0o750),
+        (Some("private"), "022", 0o600, 0o700),
+    ] {
+        let site = Site::new(&small_tree("first"));
+        publish(&site, setting, umask);
+        site.write_image(&small_tree("second"));
+        // The catalog's own mode is kept by later publishes and by prune.
+        publish(&site, None, umask);
+        site.run(&["prune", "--keep", "1"]);
+
+        for (path, mode) in modes(&site) {
+            let is_file = site.path(&path).is_file();
+            assert_eq!(mode, if is_file { file } else { directory }, "{setting:?}: {path}");
+        }
+        let (unnamed, private) = (site.path("repo/node/.new"), site.path("repo/.scan"));
+        for path in [unnamed, private] {
+            let mode = fs::metadata(&path).expect("exists").permissions().mode();
+            assert_eq!(mode & 0o7777, 0o700, "{path:?}");
+        }
+    }
+}
+
+#[test]
+fn open_repository_with_secrets_is_reported() {
+    require!(ROOT_AND_RSYNC);
+    let mut tree = small_tree("a");
+    let key = "etc/ssh/ssh_host_ed25519_key";
+    for (path, mode) in [
+        ("etc/shadow", 0o640),
+        (key, 0o600),
+        ("etc/ssl/private/web.key", 0o640),
+        ("etc/ssl/public.pem", 0o644),
+        ("etc/ssh/ssh_host_ed25519_key.pub", 0o644),
+    ] {
+        trees::put(&mut tree, path, Item::file("secret").mode(mode));
+    }
+    let tree = trees::with_parents(tree);
+
+    for (setting, is_reported) in [
+        ("", true),
+        ("repository_mode = 'open'", false),
+        ("repository_mode = 'group'", false),
+        ("repository_mode = 'private'", false),
+    ] {
+        let site = Site::new(&tree);
+        fs::write(site.path("tardiff.toml"), setting).expect("writes");
+        let output = text(&site.tardiff(&["publish", "--config", "tardiff.toml"]));
+
+        assert_eq!(output.contains("repository_mode"), is_reported, "{output}");
+        assert!(!is_reported || output.contains("/etc/shadow and 2 more"), "{output}");
+    }
 }
 
 #[test]

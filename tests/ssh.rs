@@ -79,7 +79,8 @@ impl Ssh {
         let program = dir.path().join("ssh");
         let at = dir.path().display();
         let text = format!(
-            "#!/bin/sh\nprintf '%s\\n' \"$@\" >'{at}/arguments'\necho $$ >'{at}/pid'\n{script}\n"
+            "#!/bin/sh\nprintf '%s\\n' \"$@\" >'{at}/arguments'\necho $$ >'{at}/pid'\n\
+             export {NOTES}='{at}'\n{script}\n"
         );
         write_program(&program, &text);
         Ssh { dir }
@@ -92,7 +93,7 @@ impl Ssh {
     fn put_into_path_of<'c>(&self, command: &'c mut Command) -> &'c mut Command {
         let path = std::env::var_os("PATH").unwrap_or_default();
         let dirs = std::iter::once(self.dir.path().to_owned()).chain(std::env::split_paths(&path));
-        command.env("PATH", std::env::join_paths(dirs).expect("a path")).env(NOTES, self.dir.path())
+        command.env("PATH", std::env::join_paths(dirs).expect("a path"))
     }
 
     fn has_note(&self, note: &str) -> bool {

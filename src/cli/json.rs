@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
+use super::console::Output;
 use super::signals;
 use crate::report::{Event, Job, Monitor};
 
@@ -66,11 +67,15 @@ impl Monitor for Json {
     }
 }
 
-/// Writes one line. A closed pipe is ignored: the run continues without its reader.
+/// Writes one line. A failure is kept: the run continues without its reader.
 pub fn line(value: &impl Serialize) {
+    /// Keeps lines of several threads apart.
+    static TURN: Mutex<()> = Mutex::new(());
+
     if let Ok(mut text) = serde_json::to_vec(value) {
         text.push(b'\n');
-        let mut out = std::io::stdout().lock();
+        let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut out = Output::open();
         let _ = out.write_all(&text).and_then(|()| out.flush());
     }
 }

@@ -1,5 +1,6 @@
 //! Both programs: command lines, exit codes and output. Only this layer prints.
 
+pub mod console;
 pub mod json;
 pub mod log;
 pub mod meter;

@@ -1,13 +1,13 @@
 //! Output of a run for people: progress bars on a terminal, plain lines elsewhere.
 
 use std::collections::HashMap;
-use std::io::{IsTerminal, Write};
+use std::io::IsTerminal;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 
-use super::signals;
+use super::{console, signals};
 use crate::report::units::{Count, Size, seconds};
 use crate::report::{Event, Job, Monitor};
 
@@ -91,7 +91,7 @@ impl Terminal {
         if self.draws_bars && !self.bars.is_hidden() {
             let _ = self.bars.println(line);
         } else {
-            let _ = writeln!(std::io::stderr(), "{line}");
+            console::print_error_line(line);
         }
     }
 }

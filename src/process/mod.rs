@@ -4,17 +4,21 @@
 //! whether the run succeeds, fails or times out. The kernel cannot reuse the group's number before
 //! the leader is reaped; after it, the signal could reach processes of somebody else.
 //!
-//! [`Programs`] finds the programs of a tree and runs them in that tree.
+//! [`Programs`] finds the programs of a tree and runs them in that tree. [`surroundings`] is about
+//! this process itself: the attributes that it has from its own parent.
 
+pub mod environment;
 mod error;
 mod output;
 mod pipes;
 mod programs;
 mod run;
+pub mod surroundings;
 
+pub use environment::PATH;
 pub use error::ProcessError;
 pub use output::{OutputSink, ProcessOutput};
-pub use programs::{PATH, Programs, Task, resolve_symlinks};
+pub use programs::{Programs, Task, resolve_symlinks};
 pub use run::{ProcessCall, ProcessOutcome, run};
 
 #[cfg(test)]

@@ -7,15 +7,11 @@ use std::time::{Duration, Instant};
 use crate::root::{FileKind, Root, RootError};
 use crate::tree_path::TreePath;
 
+use super::environment::{PATH, of_tree_programs};
 use super::error::ProcessError;
 use super::output::OutputSink;
 use super::run::{ProcessCall, ProcessOutcome, run};
 
-/// Directories in which programs are searched; also the `PATH` that they receive.
-pub const PATH: &str = "/usr/local/sbin:/usr/sbin:/sbin:/usr/local/bin:/usr/bin:/bin";
-/// Environment of every program. Nothing is inherited, so a run by cron equals one by hand.
-const ENVIRONMENT: [(&str, &str); 4] =
-    [("PATH", PATH), ("LC_ALL", "C"), ("HOME", "/root"), ("TERM", "dumb")];
 /// Largest number of symlinks that one lookup follows, as in the kernel.
 const MAX_SYMLINKS: usize = 40;
 
@@ -80,8 +76,7 @@ impl<'a> Programs<'a> {
         task: &Task<'_>,
         sink: &mut OutputSink<'_>,
     ) -> Result<ProcessOutcome, ProcessError> {
-        let mut environment: Vec<(OsString, OsString)> =
-            ENVIRONMENT.iter().map(|(name, value)| (name.into(), value.into())).collect();
+        let mut environment = of_tree_programs();
         environment.extend(task.environment.iter().cloned());
 
         let mut program = OsString::from("/");

@@ -14,6 +14,7 @@ use rustix::process::{
 use super::error::ProcessError;
 use super::output::{OutputSink, ProcessOutput};
 use super::pipes::{Pipes, TICK};
+use super::surroundings;
 
 /// Time for descendants to close the output after the group leader has ended.
 ///
@@ -29,7 +30,7 @@ pub struct ProcessCall<'a> {
     pub arguments: &'a [OsString],
     /// The complete environment: nothing is inherited.
     pub environment: &'a [(OsString, OsString)],
-    /// Directory in which the program starts.
+    /// Directory in which the program starts; `/` if there is none.
     pub working_dir: Option<BorrowedFd<'a>>,
     /// Bytes for standard input; if empty, standard input is `/dev/null`.
     pub input: &'a [u8],
@@ -98,13 +99,19 @@ impl<'a> RunningProcess<'a> {
         let mut command = Command::new(call.program);
         command.args(call.arguments).process_group(0).env_clear();
         command.envs(call.environment.iter().map(|(name, value)| (name, value)));
-        command.stdin(if call.input.is_empty() { Stdio::null() } else { Stdio::piped() });
+        command.stdin(match call.input {
+            [] => surroundings::open_null()?.into(),
+            _ => Stdio::piped(),
+        });
         command.stdout(Stdio::piped()).stderr(Stdio::piped());
 
-        if let Some(directory) = call.working_dir {
+        match call.working_dir {
             // The child changes directory before exec closes this descriptor.
-            command.current_dir(format!("/proc/self/fd/{}", directory.as_raw_fd()));
-        }
+            Some(directory) => {
+                command.current_dir(format!("/proc/self/fd/{}", directory.as_raw_fd()))
+            }
+            None => command.current_dir("/"),
+        };
 
         let mut child = command.spawn().map_err(|error| start_error(error, call))?;
         let group =

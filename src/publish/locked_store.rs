@@ -7,45 +7,59 @@
 // A repository belongs to the server; it is not a target tree.
 #![allow(clippy::disallowed_methods)]
 
-use std::fs::{self, DirBuilder, File};
+use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Write};
-use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::FlockOperation;
 
 use crate::catalog::{Catalog, RepoPath};
 use crate::publish::store::CATALOG;
-use crate::publish::{PublishError, Store};
+use crate::publish::{PublishError, RepositoryMode, Store};
 
 /// The directory of files that are not published yet.
 const NEW_DIR: &str = ".new";
+/// Permissions of files before they are published, and of files that nobody else needs.
+const PRIVATE_FILE: u32 = 0o600;
+/// Permissions of directories before theirs are set, and of [`NEW_DIR`].
+const PRIVATE_DIR: u32 = 0o700;
 
 /// The exclusive right to change a [`Store`]. At most one process has it at a time.
 pub struct LockedStore {
     store: Store,
+    mode: RepositoryMode,
     _lock: File,
 }
 
 impl LockedStore {
     /// Creates the directories, locks the store, and removes files that a killed publish left.
-    pub fn lock(store: Store) -> Result<LockedStore, PublishError> {
+    ///
+    /// Without a `setting` new files are readable for those who can read the present catalog.
+    pub fn lock(
+        store: Store,
+        setting: Option<RepositoryMode>,
+    ) -> Result<LockedStore, PublishError> {
         if store.layer.is_reserved() {
             return Err(PublishError::ReservedName(store.layer));
         }
 
-        for part in ["manifests", "full", "diffs", NEW_DIR] {
+        let present = RepositoryMode::from_catalog(&store.dir.join(CATALOG));
+        let mode = setting.or(present).unwrap_or_default();
+        for part in ["", "manifests", "full", "diffs"] {
             let dir = store.dir.join(part);
-            let mode = if part == NEW_DIR { 0o700 } else { 0o755 };
-            DirBuilder::new()
-                .recursive(true)
-                .mode(mode)
-                .create(&dir)
-                .map_err(|e| PublishError::file("create", &dir, e))?;
+            create_dir(&dir, mode).map_err(|e| PublishError::file("create", &dir, e))?;
+            if setting.is_some() {
+                let changed = mode.set_directory(&dir);
+                changed.map_err(|e| PublishError::file("set the permissions of", &dir, e))?;
+            }
         }
+        let dir = store.dir.join(NEW_DIR);
+        let created = DirBuilder::new().recursive(true).mode(PRIVATE_DIR).create(&dir);
+        created.map_err(|e| PublishError::file("create", &dir, e))?;
 
         let path = store.dir.join(".lock");
-        let lock = File::options().write(true).create(true).truncate(false).open(&path);
+        let lock = private_file().write(true).create(true).truncate(false).open(&path);
         let lock = lock.map_err(|e| PublishError::file("open", &path, e))?;
 
         match rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive) {
@@ -54,7 +68,7 @@ impl LockedStore {
             Err(e) => return Err(PublishError::file("lock", &path, e.into())),
         }
 
-        let locked = LockedStore { store, _lock: lock };
+        let locked = LockedStore { store, mode, _lock: lock };
         locked.clear()?;
         Ok(locked)
     }
@@ -64,22 +78,28 @@ impl LockedStore {
         &self.store
     }
 
+    /// The permissions of new files.
+    pub fn mode(&self) -> RepositoryMode {
+        self.mode
+    }
+
     /// Creates a new file in `.new/`. [`rename_into_place`](Self::rename_into_place) publishes it.
     pub fn create(&self, file: &RepoPath) -> Result<File, PublishError> {
         let path = self.new_path(file);
-        File::options()
+        private_file()
             .read(true)
             .write(true)
             .create(true)
             .truncate(true)
             .open(&path)
+            .and_then(|file| self.mode.set_file(&file).map(|()| file))
             .map_err(|e| PublishError::file("create", &path, e))
     }
 
     /// Creates a file without a name, which exists as long as it is open.
     pub fn unnamed_file(&self) -> Result<File, PublishError> {
         let path = self.store.dir.join(NEW_DIR).join("unnamed");
-        let file = File::options().read(true).write(true).create_new(true).open(&path);
+        let file = private_file().read(true).write(true).create_new(true).open(&path);
         let file = file.map_err(|e| PublishError::file("create", &path, e))?;
         fs::remove_file(&path).map_err(|e| PublishError::file("remove", &path, e))?;
         Ok(file)
@@ -145,6 +165,25 @@ impl LockedStore {
     fn new_path(&self, file: &RepoPath) -> PathBuf {
         self.store.dir.join(NEW_DIR).join(file.as_str().replace('/', "_"))
     }
+}
+
+/// Creates a directory, with those above it, unless it exists.
+fn create_dir(dir: &Path, mode: RepositoryMode) -> io::Result<()> {
+    match DirBuilder::new().mode(PRIVATE_DIR).create(dir) {
+        Err(e) if e.kind() == io::ErrorKind::AlreadyExists && dir.is_dir() => Ok(()),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => {
+            create_dir(dir.parent().ok_or(e)?, mode)?;
+            DirBuilder::new().mode(PRIVATE_DIR).create(dir)?;
+            mode.set_directory(dir)
+        }
+        created => created.and_then(|()| mode.set_directory(dir)),
+    }
+}
+
+fn private_file() -> OpenOptions {
+    let mut options = File::options();
+    options.mode(PRIVATE_FILE);
+    options
 }
 
 fn sync_dir(dir: &Path) -> Result<(), PublishError> {

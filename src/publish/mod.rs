@@ -23,6 +23,8 @@ mod image_excludes;
 mod locked_store;
 mod notice;
 mod policy;
+mod private_files;
+mod repository_mode;
 mod store;
 
 use std::io;
@@ -49,6 +51,8 @@ pub use head_clones::HeadClones;
 pub(crate) use image_excludes::read_image_excludes;
 pub use locked_store::LockedStore;
 pub use policy::PublishPolicy;
+pub(crate) use private_files::find_private_files;
+pub use repository_mode::{RepositoryMode, UnknownMode};
 pub use store::Store;
 pub(crate) use store::compression;
 

@@ -94,6 +94,7 @@ impl Guard {
         let mut command = Command::new("/proc/self/exe");
         command
             .arg(WATCH)
+            .env_clear()
             .stdin(OwnedFd::from(guard_socket))
             .stdout(tree)
             .stderr(Stdio::null())

@@ -1,18 +1,16 @@
 //! One run of the rsync program, and the classification of its failures.
 //!
-//! rsync is run by [`process`]: without a shell, within a deadline. It inherits the environment
-//! without the variables that name programs, so that nobody can make it start something else.
+//! rsync is run by [`process`]: without a shell, within a deadline, and without the variables that
+//! would make it start another program.
 
-use std::env;
 use std::ffi::{OsStr, OsString};
 use std::ops::ControlFlow;
 use std::os::fd::BorrowedFd;
-use std::os::unix::ffi::OsStrExt;
 use std::process::ExitStatus;
 use std::time::Instant;
 
 use super::error::RsyncError;
-use crate::process;
+use crate::process::{self, environment};
 
 /// Name of the program, searched in `PATH`.
 const PROGRAM: &str = "rsync";
@@ -76,7 +74,7 @@ pub fn run(
     call: &RsyncCall<'_>,
     sink: &mut dyn FnMut(RsyncOutput<'_>) -> ControlFlow<()>,
 ) -> Result<RsyncOutcome, RsyncError> {
-    let environment = clean_environment();
+    let environment = environment::of_rsync();
     let call = process::ProcessCall {
         program: OsStr::new(PROGRAM),
         arguments: call.arguments,
@@ -93,19 +91,6 @@ pub fn run(
         process::ProcessOutput::ErrorLine(_) => ControlFlow::Continue(()),
     })?;
     Ok(RsyncOutcome { status: outcome.status, stderr_excerpt: outcome.stderr_excerpt })
-}
-
-/// The environment of this process without `RSYNC_CONNECT_PROG`, `RSYNC_RSH` and the like.
-///
-/// `RSYNC_PROXY` remains: a site may need it. The locale is fixed, since messages are parsed.
-fn clean_environment() -> Vec<(OsString, OsString)> {
-    env::vars_os()
-        .filter(|(name, _)| {
-            let name = name.as_bytes();
-            name != b"LC_ALL" && (!name.starts_with(b"RSYNC_") || name == b"RSYNC_PROXY")
-        })
-        .chain([("LC_ALL".into(), "C".into())])
-        .collect()
 }
 
 impl RsyncOutcome {

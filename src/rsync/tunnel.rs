@@ -19,6 +19,7 @@ use nix::sys::signal::SigSet;
 use rustix::process::{Pid, Signal, getppid, kill_process, set_parent_process_death_signal};
 
 pub use super::error::TunnelError;
+use crate::process::environment;
 
 /// First argument of a process that is to call [`become_ssh`].
 pub const BECOME_SSH: &str = "--internal-ssh";
@@ -87,6 +88,9 @@ impl Tunnel {
             .arg(BECOME_SSH)
             .arg(std::process::id().to_string())
             .args(ssh_arguments(command, &ports))
+            .env_clear()
+            .envs(environment::of_ssh())
+            .current_dir("/")
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::piped())

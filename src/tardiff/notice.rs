@@ -5,7 +5,7 @@ use std::io;
 use std::path::Path;
 
 use crate::catalog::RepoPath;
-use crate::tree_path::Quoted;
+use crate::tree_path::{Quoted, TreePath};
 
 /// Something that the publisher should know.
 #[derive(Debug)]
@@ -24,6 +24,8 @@ pub(super) enum TardiffNotice<'n> {
     ScanCacheUnwritable { path: &'n Path, error: io::Error },
     /// The contents of the head cannot be cloned for the next publish.
     HeadNotCloned(io::Error),
+    /// The image has secrets, and everyone can read the repository.
+    PrivateFiles { first: &'n TreePath, more: usize },
     /// A file of the repository is not listed by the catalog.
     NotInCatalog { file: &'n RepoPath },
     /// The deltas of an archive cannot be verified.
@@ -62,6 +64,16 @@ impl fmt::Display for TardiffNotice<'_> {
                 "cannot clone the files of the head: {error}; the next publish will read its base \
                  from the archives"
             ),
+            TardiffNotice::PrivateFiles { first, more } => {
+                write!(f, "everyone on this server can read the archives, with {first}")?;
+                if *more > 0 {
+                    write!(f, " and {more} more password files and private keys")?;
+                }
+                f.write_str(
+                    "; set repository_mode in tardiff.toml to \"group\" or \"private\", or to \
+                     \"open\" if that is intended",
+                )
+            }
             TardiffNotice::NotInCatalog { file } => {
                 write!(f, "{file} is in the repository, but not in the catalog; prune removes it")
             }

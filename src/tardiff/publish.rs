@@ -12,7 +12,7 @@ use crate::catalog::{ArchiveKind, Catalog, Publish, RepoPath};
 use crate::image::Layer;
 use crate::publish::{
     ExistingRepository, HeadClones, LockedStore, PublishError, PublishInput, PublishPolicy,
-    PublishResult, Store, prepare,
+    PublishResult, RepositoryMode, Store, find_private_files, prepare,
 };
 use crate::report::Monitor;
 use crate::root::Root;
@@ -33,6 +33,8 @@ pub struct PublishRequest {
     pub policy: PublishPolicy,
     /// Number of generations to keep; `None` for all.
     pub keep: Option<usize>,
+    /// Readers of the repository; `None` for those of the present catalog.
+    pub repository_mode: Option<RepositoryMode>,
     /// Whether files are read even if they look unchanged since the last scan.
     pub read_all: bool,
 }
@@ -69,7 +71,8 @@ pub fn publish(
 ) -> Result<PublishOutcome, PublishError> {
     let root = Root::open(&request.tree).map_err(ScanError::from)?;
     scan::refuse_pseudo_mounts(&root)?;
-    let locked = LockedStore::lock(Store::open(&request.repo, &request.layer))?;
+    let store = Store::open(&request.repo, &request.layer);
+    let locked = LockedStore::lock(store, request.repository_mode)?;
 
     // Scan the tree and read the repository at the same time.
     let cache_path = request.repo.join(".scan").join(request.layer.repository_path());
@@ -98,6 +101,12 @@ pub fn publish(
             .map(|catalog| PublishOutcome::Unchanged(catalog.head().clone()))
             .ok_or_else(|| PublishError::NothingPublished(request.layer.clone()));
     };
+    if request.repository_mode.is_none() && locked.mode() == RepositoryMode::Open {
+        let files = find_private_files(scan.manifest());
+        if let [first, more @ ..] = files.as_slice() {
+            monitor.warn(TardiffNotice::PrivateFiles { first, more: more.len() });
+        }
+    }
     let result = prepared.commit()?;
 
     if request.policy.deltas {

@@ -199,6 +199,11 @@ pub enum Refusal {
     ChangedWhileReceiving { paths: Vec<TreePath> },
     #[error("cannot read the undo set: {0}")]
     UndoSet(#[source] UndoLogError),
+    #[error(
+        "cannot change this tree: the files of this process may have at most {bytes} bytes \
+         (RLIMIT_FSIZE), and it may not raise the limit; run without `ulimit -f`"
+    )]
+    FileSizeLimit { bytes: u64 },
     #[error("the download thread of this program failed")]
     DownloadThread,
     #[error("cannot explain {path}: nothing is recorded of this tree; update it first")]

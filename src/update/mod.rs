@@ -34,6 +34,7 @@ use crate::entry::EntryKind;
 use crate::host::boot_loader::pending;
 use crate::host::releases_in;
 use crate::manifest::Manifest;
+use crate::process::surroundings;
 use crate::report::Monitor;
 use crate::state::{self, LoadedState, State};
 use crate::tree_path::TreePath;
@@ -48,6 +49,7 @@ pub use rollback::{RollbackRequest, RolledBack, rollback};
 pub use source::cluster::{Assigned, cluster, host_name};
 pub use status::{Status, UndoSummary, status};
 
+use error::Refusal;
 use hooks::default_entry::{self, KernelChange};
 use hooks::{HookContext, boot_loader};
 use notice::{TransactionNotice, UpdateNotice};
@@ -92,6 +94,14 @@ pub fn run(request: &UpdateRequest, monitor: &dyn Monitor) -> Result<Report, Upd
             .collect();
     }
     Ok(report)
+}
+
+/// Refuses a limit of file sizes: it could stop a transaction after its commit point.
+pub fn check_file_size_limit() -> Result<(), UpdateError> {
+    match surroundings::file_size_limit() {
+        None => Ok(()),
+        Some(bytes) => Err(Refusal::FileSizeLimit { bytes }.into()),
+    }
 }
 
 /// Retries a boot loader update that an earlier run left pending; returns its failures.

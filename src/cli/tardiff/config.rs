@@ -2,6 +2,7 @@
 
 #![allow(clippy::disallowed_methods, reason = "the publisher's own file, not a target tree")]
 
+use std::fmt::Display;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
@@ -11,6 +12,7 @@ use serde::{Deserialize, Deserializer};
 use super::args::EffortArgs;
 use super::error::CommandError;
 use crate::delta::{Effort, RebuildLimit};
+use crate::publish::RepositoryMode;
 
 /// Path of the file, unless the command line names another.
 pub const PATH: &str = "/etc/systemimager/tardiff.toml";
@@ -20,12 +22,15 @@ pub const PATH: &str = "/etc/systemimager/tardiff.toml";
 #[serde(deny_unknown_fields, default)]
 pub struct TardiffConfig {
     /// Effort for diffs.
-    #[serde(deserialize_with = "effort")]
+    #[serde(deserialize_with = "word")]
     pub effort: Option<Effort>,
     /// Seconds that a diff may cost a node for rebuilding compressed files.
     pub rebuild_seconds: Option<u64>,
     /// Bytes that each of these seconds has to save.
     pub rebuild_gain: Option<u64>,
+    /// Readers of the repository; `None` for those of the present catalog.
+    #[serde(deserialize_with = "word")]
+    pub repository_mode: Option<RepositoryMode>,
 }
 
 /// Effort settings of command line, file and defaults.
@@ -65,9 +70,12 @@ impl TardiffConfig {
     }
 }
 
-fn effort<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Effort>, D::Error> {
+/// Parses a word of a setting.
+fn word<'de, T: FromStr<Err: Display>, D: Deserializer<'de>>(
+    from: D,
+) -> Result<Option<T>, D::Error> {
     let word = String::deserialize(from)?;
-    Effort::from_str(&word).map(Some).map_err(serde::de::Error::custom)
+    T::from_str(&word).map(Some).map_err(serde::de::Error::custom)
 }
 
 #[cfg(test)]
@@ -101,6 +109,7 @@ mod tests {
         for (text, words) in [
             ("# mine\nrebuild_secnds = 3\n", ["line 2", "rebuild_secnds"]),
             ("effort = 'bset'\n", ["line 1", "neither fast, normal nor best"]),
+            ("repository_mode = '0755'", ["line 1", "neither open, group nor private"]),
         ] {
             std::fs::write(&file, text).expect("writes");
             let error = TardiffConfig::load(Some(&file)).expect_err("is refused").to_string();
@@ -125,6 +134,7 @@ mod tests {
         let shown: TardiffConfig = toml::from_str(&shown).expect("valid settings");
 
         assert_eq!(read, TardiffConfig::default());
+        assert_eq!(shown.repository_mode, Some(RepositoryMode::Open));
         let default = TardiffConfig::default().resolve(&EffortArgs::default());
         assert_eq!(
             (shown.effort, shown.rebuild_seconds, shown.rebuild_gain),

@@ -8,6 +8,10 @@ use crate::image::Layer;
 /// Reason that a command is refused.
 #[derive(Debug, thiserror::Error)]
 pub enum CommandError {
+    #[error("cannot write to standard output: {0}")]
+    Output(io::Error),
+    #[error("cannot write to standard output: {0}; the command itself is complete")]
+    OutputOfComplete(io::Error),
     /// clap refuses such a command line.
     #[error("neither an image nor an override is named")]
     NoLayer,

@@ -6,7 +6,7 @@ mod error;
 mod output;
 
 use std::ffi::OsString;
-use std::io::{self, BufWriter, StdoutLock, Write};
+use std::io::Write;
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -18,11 +18,13 @@ use self::args::{
 };
 use self::config::{EffortSettings, TardiffConfig};
 use self::error::CommandError;
+use super::console::{self, Output};
 use super::terminal::{Terminal, Verbosity};
 use crate::catalog::{Catalog, Publish};
 use crate::diff_archive::{FrameCompression, WriteOptions};
 use crate::image::Layer;
 use crate::manifest::Manifest;
+use crate::process::surroundings;
 use crate::publish::{LockedStore, PublishError, PublishPolicy, Store};
 use crate::report::Monitor;
 use crate::root::Root;
@@ -38,32 +40,37 @@ pub fn command() -> clap::Command {
 
 /// Runs the program with its arguments; the first is its name.
 pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
+    surroundings::normalize();
     let arguments = match TardiffArgs::try_parse_from(arguments) {
         Ok(arguments) => arguments,
-        Err(error) => {
-            // Help and version have exit code 0. Errors of the output are ignored.
-            let _ = error.print();
-            return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
-        }
+        Err(error) => return print_usage(&error),
     };
 
     let verbosity = if arguments.quiet { Verbosity::Quiet } else { Verbosity::Normal };
     let monitor = Terminal::new(verbosity);
-    let out = BufWriter::new(io::stdout().lock());
-    match (TardiffRun { verbosity, out, monitor: &monitor }).run(arguments.command) {
-        Ok(Success::Sound) => ExitCode::SUCCESS,
-        Ok(Success::Faults) => ExitCode::FAILURE,
-        Err(error) if is_closed_pipe(&error) => ExitCode::SUCCESS,
-        Err(error) => {
-            let _ = writeln!(io::stderr(), "si_tardiff: {error}");
-            ExitCode::FAILURE
-        }
-    }
+    let out = Output::open();
+    let result = (TardiffRun { verbosity, out, monitor: &monitor }).run(arguments.command);
+    let error = match (result, console::take_failure()) {
+        (Ok(Success::Sound), None) => return ExitCode::SUCCESS,
+        (Ok(Success::Faults), None) => return ExitCode::FAILURE,
+        (Ok(_), Some(error)) => CommandError::OutputOfComplete(error).into(),
+        (Err(_), Some(error)) => CommandError::Output(error).into(),
+        (Err(error), None) => error,
+    };
+    console::print_error_line(&format!("si_tardiff: {error}"));
+    ExitCode::FAILURE
 }
 
-/// Whether the reader of the output closed the pipe, as `head` does.
-fn is_closed_pipe(error: &anyhow::Error) -> bool {
-    error.downcast_ref::<io::Error>().is_some_and(|e| e.kind() == io::ErrorKind::BrokenPipe)
+/// Prints the help, the version, or the mistake in the command line.
+fn print_usage(error: &clap::Error) -> ExitCode {
+    match error.print() {
+        Err(failure) if !error.use_stderr() => {
+            let failure = CommandError::Output(failure);
+            console::print_error_line(&format!("si_tardiff: {failure}"));
+            ExitCode::FAILURE
+        }
+        _ => ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2)),
+    }
 }
 
 /// Result of a command that ran to its end.
@@ -76,7 +83,7 @@ enum Success {
 /// A command with its output.
 struct TardiffRun<'r> {
     verbosity: Verbosity,
-    out: BufWriter<StdoutLock<'r>>,
+    out: Output,
     monitor: &'r dyn Monitor,
 }
 
@@ -107,7 +114,7 @@ impl TardiffRun<'_> {
             TardiffCommand::Serve(typed) => return self.serve(&typed),
         }
 
-        self.out.flush()?;
+        let _ = self.out.flush();
         Ok(Success::Sound)
     }
 
@@ -131,7 +138,8 @@ impl TardiffRun<'_> {
         let built = build::build(&request, self.monitor)?;
 
         if !self.verbosity.is_quiet() {
-            output::print_build(&shown, &built, &mut self.out)?;
+            // The end of the program reports a failure of the output.
+            let _ = output::print_build(&shown, &built, &mut self.out);
         }
         Ok(())
     }
@@ -141,8 +149,8 @@ impl TardiffRun<'_> {
             CompressionArg::Zstd => FrameCompression::Zstd,
             CompressionArg::Gzip => FrameCompression::Gzip,
         };
-        let EffortSettings { effort, rebuild_limit } =
-            TardiffConfig::load(typed.work.config.as_ref())?.resolve(&typed.work);
+        let config = TardiffConfig::load(typed.work.config.as_ref())?;
+        let EffortSettings { effort, rebuild_limit } = config.resolve(&typed.work);
         let policy = PublishPolicy {
             diffs: typed.diffs as usize,
             full_share: typed.full_share,
@@ -163,13 +171,14 @@ impl TardiffRun<'_> {
             label: typed.label,
             policy,
             keep: typed.keep.map(|keep| keep as usize),
+            repository_mode: config.repository_mode,
             read_all: typed.read_all,
         };
 
         let outcome = publish::publish(&request, self.monitor)?;
 
         if !self.verbosity.is_quiet() {
-            output::print_publish(&request.layer, &outcome, &mut self.out)?;
+            let _ = output::print_publish(&request.layer, &outcome, &mut self.out);
         }
         Ok(())
     }
@@ -192,22 +201,19 @@ impl TardiffRun<'_> {
         let layer = typed.layer.layer().ok_or(CommandError::NoLayer)?;
         // The lock creates the directory. A mistyped name must not create one.
         list::list(&typed.repo.repo, Some(&layer))?;
-        let locked = LockedStore::lock(Store::open(&typed.repo.repo, &layer))?;
+        let locked = LockedStore::lock(Store::open(&typed.repo.repo, &layer), None)?;
 
         let pruned = prune::prune(&locked, typed.keep as usize, self.monitor)?;
 
         if !self.verbosity.is_quiet() {
-            output::print_pruned(&pruned, &mut self.out)?;
+            let _ = output::print_pruned(&pruned, &mut self.out);
         }
         Ok(())
     }
 
     fn serve(self, typed: &ServeArgs) -> anyhow::Result<Success> {
-        // The server runs in other threads: release the lock of standard output.
-        drop(self.out);
         serve::serve(&typed.repo.repo, typed.listen, |address| {
-            let mut out = io::stdout().lock();
-            let _ = writeln!(out, "listening on http://{address}/").and_then(|()| out.flush());
+            console::print_line(&format!("listening on http://{address}/"));
         })?;
         Ok(Success::Sound)
     }

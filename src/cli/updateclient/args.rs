@@ -13,7 +13,7 @@ use crate::host::{Check, Drift, MaxDelete};
 const EXIT_CODES: &str = "\
 Exit codes:
   0   done: the node is at the head of its image, or the requested action succeeded
-  1   internal failure of the program; nothing was changed
+  1   internal failure of the program, or unwritable report; nothing was changed
   2   invalid command line or configuration; nothing was changed
   3   the server's data cannot be trusted; nothing was changed
   4   the server or the network failed; nothing was changed

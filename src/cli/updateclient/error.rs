@@ -5,6 +5,7 @@
 use std::path::PathBuf;
 use std::{fmt, io};
 
+use crate::cli::updateclient::exit::Effect;
 use crate::fetch::BadRepoUrl;
 use crate::host::BadFile;
 use crate::image::BadImageName;
@@ -58,6 +59,24 @@ pub enum ArgumentError {
          terminal; pass --yes"
     )]
     NoTerminal { question: String },
+}
+
+/// Failure of standard output.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot write to standard output: {error}{}", self.consequence())]
+pub struct OutputError {
+    pub error: io::Error,
+    /// Effect of the run whose result could not be written.
+    pub effect: Effect,
+}
+
+impl OutputError {
+    fn consequence(&self) -> &'static str {
+        match self.effect {
+            Effect::Changed => "; the run itself is complete, and its change was made",
+            Effect::Unchanged => "",
+        }
+    }
 }
 
 /// Reason that a path argument is refused.

@@ -41,6 +41,27 @@ pub enum Exit {
     Hook = 14,
 }
 
+/// Whether a run has changed the tree, or the state of the node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Effect {
+    Unchanged,
+    Changed,
+}
+
+/// End of a run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ended {
+    pub exit: Exit,
+    pub effect: Effect,
+}
+
+impl Ended {
+    /// End of a run that has changed nothing, or that failed.
+    pub fn unchanged(exit: Exit) -> Self {
+        Ended { exit, effect: Effect::Unchanged }
+    }
+}
+
 impl Exit {
     /// Exit code of a run that ended with `error`.
     pub fn from_error(error: &UpdateError) -> Self {

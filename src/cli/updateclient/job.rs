@@ -6,7 +6,7 @@ use crate::autoinstall;
 use crate::cli::log::Log;
 use crate::cli::meter::DownloadMeter;
 use crate::cli::updateclient::args::Arguments;
-use crate::cli::updateclient::exit::Exit;
+use crate::cli::updateclient::exit::{Effect, Ended, Exit};
 use crate::cli::updateclient::output::{self, RollbackResult, UpdateResult};
 use crate::cli::updateclient::settings::Settings;
 use crate::cli::updateclient::{prompt, request, splay, tunnel};
@@ -24,7 +24,7 @@ pub struct ClientJob<'j> {
 
 impl ClientJob<'_> {
     /// Updates the tree.
-    pub fn update(&self) -> Result<Exit, UpdateError> {
+    pub fn update(&self) -> Result<Ended, UpdateError> {
         let ClientJob { arguments, settings, meter, log } = *self;
         // The delay precedes all network access, but a person is asked before the delay.
         if arguments.yes {
@@ -62,16 +62,18 @@ impl ClientJob<'_> {
             duration,
         };
         output::report_update(&result, arguments, log);
+        let effect = if result.is_change() { Effect::Changed } else { Effect::Unchanged };
 
         if let Some(refusal) = report.refusal {
             return Err(refusal);
         }
         check_follow_ups(report.follow_up_failures)?;
-        self.restart(exit, RestartMethod::Reboot)
+        self.restart(exit, RestartMethod::Reboot)?;
+        Ok(Ended { exit, effect })
     }
 
     /// Undoes the last update.
-    pub fn rollback(&self) -> Result<Exit, UpdateError> {
+    pub fn rollback(&self) -> Result<Ended, UpdateError> {
         let ClientJob { arguments, settings, meter, log } = *self;
         let request = request::rollback_request(arguments, settings)?;
         if !arguments.yes && !request.dry_run {
@@ -86,12 +88,14 @@ impl ClientJob<'_> {
         let result = RollbackResult { outcome: &outcome, restart: restart.as_ref(), duration };
         output::report_rollback(&result, arguments, log);
 
+        let effect = if request.dry_run { Effect::Unchanged } else { Effect::Changed };
         check_follow_ups(outcome.follow_up_failures)?;
-        self.restart(Exit::Done, RestartMethod::Reboot)
+        self.restart(Exit::Done, RestartMethod::Reboot)?;
+        Ok(Ended { exit: Exit::Done, effect })
     }
 
     /// Arranges the reinstallation of the node.
-    pub fn autoinstall(&self) -> Result<Exit, UpdateError> {
+    pub fn autoinstall(&self) -> Result<Ended, UpdateError> {
         let ClientJob { arguments, settings, meter, log } = *self;
         let tunnel = tunnel::open(arguments, settings, meter)?;
         let request = request::autoinstall_request(arguments, settings, tunnel.as_ref())?;
@@ -103,7 +107,8 @@ impl ClientJob<'_> {
         let arranged = autoinstall::arrange(&request, &flavor, meter)?;
 
         output::report_autoinstall(&flavor, arranged, arguments, log);
-        self.restart(Exit::Done, arranged.restart)
+        self.restart(Exit::Done, arranged.restart)?;
+        Ok(Ended { exit: Exit::Done, effect: Effect::Changed })
     }
 
     fn wait_for_splay(&self) -> Result<(), UpdateError> {
@@ -114,13 +119,13 @@ impl ClientJob<'_> {
     }
 
     /// Restarts the system after a success, if `--reboot` was given.
-    fn restart(&self, exit: Exit, restart: RestartMethod) -> Result<Exit, UpdateError> {
+    fn restart(&self, exit: Exit, restart: RestartMethod) -> Result<(), UpdateError> {
         let Arguments { reboot, dry_run, root, .. } = self.arguments;
         if exit == Exit::Done && *reboot && !dry_run {
             let limit = request::program_timeout(self.settings);
             update::reboot(root, restart, limit, self.meter as &dyn Monitor)?;
         }
-        Ok(exit)
+        Ok(())
     }
 }
 

@@ -22,16 +22,17 @@ mod splay;
 mod tunnel;
 
 use std::ffi::OsString;
-use std::io::Write;
 use std::path::Path;
 use std::process::ExitCode;
 
+use super::console;
 use super::json::Json;
 use super::log::{Log, Logged, SOCKET};
 use super::meter::DownloadMeter;
 use super::signals;
 use super::terminal::Terminal;
 use crate::allocator;
+use crate::process::surroundings;
 use crate::report::Monitor;
 use crate::root::freeze;
 use crate::rsync::tunnel::{BECOME_SSH, become_ssh};
@@ -42,30 +43,42 @@ use job::ClientJob;
 use notice::ClientNotice;
 
 pub use args::{Arguments, command};
-pub use exit::Exit;
+pub use exit::{Effect, Ended, Exit};
 
 /// Runs the program with the arguments of the process.
 pub fn main() -> ExitCode {
+    surroundings::normalize();
+    surroundings::fix_umask();
     allocator::tune();
     if let Some(code) = run_internal_process() {
         return code;
     }
     let arguments = match args::parse(std::env::args_os()) {
         Ok(arguments) => arguments,
-        Err(error) => {
-            let _ = error.print();
-            return if error.use_stderr() { Exit::Usage.into() } else { Exit::Done.into() };
-        }
+        Err(error) => return print_usage(&error).into(),
     };
 
     signals::receive();
     let log = if arguments.is_read_only() { Log::disabled() } else { Log::open(Path::new(SOCKET)) };
-    let exit = run(&arguments, &log).unwrap_or_else(|error| {
+    let ended = run(&arguments, &log).unwrap_or_else(|error| {
         let exit = Exit::from_error(&error);
         output::report_error(&error, exit, arguments.output_mode(), &log);
-        exit
+        Ended::unchanged(exit)
     });
-    exit.into()
+    output::check_written(ended, &log).into()
+}
+
+/// Prints the help, the version, or the mistake in the command line.
+fn print_usage(error: &clap::Error) -> Exit {
+    let printed = error.print();
+    if error.use_stderr() {
+        return Exit::Usage;
+    }
+
+    if let Err(failure) = &printed {
+        console::keep_failure(failure);
+    }
+    output::check_written(Ended::unchanged(Exit::Done), &Log::disabled())
 }
 
 /// Handles the first arguments with which this program starts itself as a child process.
@@ -77,20 +90,20 @@ fn run_internal_process() -> Option<ExitCode> {
     }
     if first == BECOME_SSH {
         let (error, code) = become_ssh(std::env::args_os().skip(2));
-        let _ = writeln!(std::io::stderr(), "{error}");
+        console::print_error_line(&error.to_string());
         return Some(ExitCode::from(code));
     }
     None
 }
 
 /// Runs the job that the arguments name.
-fn run(arguments: &Arguments, log: &Log) -> Result<Exit, UpdateError> {
+fn run(arguments: &Arguments, log: &Log) -> Result<Ended, UpdateError> {
     let mode = arguments.output_mode();
     if arguments.status {
-        return output::print_status(&update::status(&arguments.root)?, mode);
+        return output::print_status(&update::status(&arguments.root)?, mode).map(Ended::unchanged);
     }
     if arguments.needs_restarting {
-        return output::needs_restarting(&arguments.root, mode);
+        return output::needs_restarting(&arguments.root, mode).map(Ended::unchanged);
     }
 
     let meter =
@@ -98,23 +111,26 @@ fn run(arguments: &Arguments, log: &Log) -> Result<Exit, UpdateError> {
     let monitor: &dyn Monitor = &meter;
     if arguments.list_filesystems {
         output::print_pending_filesystems(&update::pending_filesystems(&arguments.root)?);
-        return Ok(Exit::Done);
+        return Ok(Ended::unchanged(Exit::Done));
+    }
+    if !arguments.is_read_only() {
+        update::check_file_size_limit()?;
     }
     if arguments.recover {
         update::recover(&arguments.root, monitor)?;
-        return Ok(Exit::Done);
+        return Ok(Ended { exit: Exit::Done, effect: Effect::Changed });
     }
 
     request::check_combinations(arguments)?;
     let settings = settings::resolve(arguments)?;
     if arguments.show_config {
         output::print_settings(&settings.rows, mode);
-        return Ok(Exit::Done);
+        return Ok(Ended::unchanged(Exit::Done));
     }
     if let Some(path) = &arguments.why {
         let request = request::explain_request(arguments, &settings, path)?;
         output::print_provenance(&update::why(&request)?, mode);
-        return Ok(Exit::Done);
+        return Ok(Ended::unchanged(Exit::Done));
     }
 
     if !settings.syslog {

@@ -1,10 +1,10 @@
 //! Confirmation of a change by the person at the terminal.
 
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, IsTerminal};
 
 use crate::autoinstall::{AutoinstallRequest, Flavor};
-use crate::cli::signals;
 use crate::cli::updateclient::error::ArgumentError;
+use crate::cli::{console, signals};
 use crate::update::{RollbackRequest, SyncMode, UpdateError, UpdateRequest};
 
 /// Asks for confirmation; an error if the answer is no, or if there is no terminal.
@@ -13,9 +13,7 @@ pub fn confirm(question: &str) -> Result<(), UpdateError> {
         return Err(ArgumentError::NoTerminal { question: question.to_owned() }.into());
     }
 
-    let mut err = io::stderr();
-    let _ = write!(err, "{question}? (y / N) ");
-    let _ = err.flush();
+    console::print_question(&format!("{question}? (y / N) "));
     let mut answer = String::new();
     if signals::is_input_ready() {
         let _ = io::stdin().read_line(&mut answer);

@@ -7,13 +7,14 @@ mod restart;
 mod status;
 mod text;
 
-use std::io::Write;
 use std::time::Duration;
 
 use crate::autoinstall::{Arranged, Flavor};
+use crate::cli::console;
 use crate::cli::log::{Channel, Level, Log};
 use crate::cli::updateclient::args::{Arguments, OutputMode};
-use crate::cli::updateclient::exit::Exit;
+use crate::cli::updateclient::error::OutputError;
+use crate::cli::updateclient::exit::{Effect, Ended, Exit};
 use crate::cli::updateclient::settings::Row;
 use crate::host::restart::RestartVerdict;
 use crate::update::{Provenance, Report, RolledBack, UpdateError, UpdateOutcome, UpdateRequest};
@@ -39,7 +40,7 @@ pub struct UpdateResult<'a> {
 
 impl UpdateResult<'_> {
     /// Whether the state of the node was changed.
-    fn is_change(&self) -> bool {
+    pub fn is_change(&self) -> bool {
         let outcome = self.report.outcome;
         !self.request.dry_run && matches!(outcome, UpdateOutcome::Updated | UpdateOutcome::Adopted)
     }
@@ -93,9 +94,7 @@ pub fn report_autoinstall(flavor: &Flavor, arranged: Arranged, arguments: &Argum
 
     match arguments.output_mode() {
         OutputMode::Json => json::print_autoinstall(flavor, arranged),
-        OutputMode::Text => {
-            let _ = writeln!(std::io::stdout(), "{summary}");
-        }
+        OutputMode::Text => console::print_line(&summary),
     }
 }
 
@@ -111,9 +110,7 @@ pub fn print_settings(rows: &[Row], mode: OutputMode) {
 pub fn print_provenance(provenance: &Provenance, mode: OutputMode) {
     match mode {
         OutputMode::Json => crate::cli::json::line(provenance),
-        OutputMode::Text => {
-            let _ = writeln!(std::io::stdout(), "{provenance}");
-        }
+        OutputMode::Text => console::print_line(&provenance.to_string()),
     }
 }
 
@@ -122,8 +119,24 @@ pub fn report_error(error: &UpdateError, exit: Exit, mode: OutputMode, log: &Log
     if mode == OutputMode::Json {
         json::print_error(error, exit);
     }
-    let _ = writeln!(std::io::stderr(), "si_updateclient: {error}");
+    console::print_error_line(&format!("si_updateclient: {error}"));
     log.write(Level::Error, &error.to_string(), Channel::LogAndPrint);
+}
+
+/// Reports a failure of standard output, and returns the exit code of the program.
+///
+/// The exit code of an error, or of a change that was made, is not replaced: exit code 1 means that
+/// nothing was changed.
+pub fn check_written(ended: Ended, log: &Log) -> Exit {
+    let Some(error) = console::take_failure() else { return ended.exit };
+
+    let error = OutputError { error, effect: ended.effect };
+    console::print_error_line(&format!("si_updateclient: {error}"));
+    log.write(Level::Error, &error.to_string(), Channel::LogAndPrint);
+    match ended {
+        Ended { exit: Exit::Done, effect: Effect::Unchanged } => Exit::Failed,
+        Ended { exit, .. } => exit,
+    }
 }
 
 /// Logs the services that need a restart, even if they are not printed.

@@ -28,7 +28,7 @@ pub fn print(format: &str, items: &[ItemizedLine], request: &UpdateRequest, mut 
     for item in items.iter().filter(|item| shows_all || !is_metadata_only(item)) {
         let stat = root.as_ref().and_then(|root| root.stat(&item.path).ok().flatten());
         let fields = FormatFields { item, request, stat };
-        // A closed pipe is no reason to fail.
+        // The end of the program reports a failure.
         let _ = writeln!(out, "{}", format_line(format, &fields));
     }
     let _ = out.flush();

@@ -1,14 +1,15 @@
 //! `--recover --list-filesystems`: the filesystems that an initramfs has to mount.
 
-use std::io::{self, Write};
+use std::io::Write;
 
+use crate::cli::console::Output;
 use crate::update::PendingFilesystem;
 
 /// Prints a line for each filesystem: mount point and, if known, device, type and options.
 ///
 /// The fields are separated by spaces. `printf %b` of a POSIX shell decodes a field.
 pub fn print_pending_filesystems(filesystems: &[PendingFilesystem]) {
-    let mut out = io::stdout().lock();
+    let mut out = Output::open();
     let lines: Vec<u8> = filesystems.iter().flat_map(line).collect();
     let _ = out.write_all(&lines).and_then(|()| out.flush());
 }

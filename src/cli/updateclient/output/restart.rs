@@ -1,11 +1,12 @@
 //! `--needs-restarting`, and the same check after a change of the running system.
 
-use std::io::{self, Write};
+use std::io::Write;
 use std::path::Path;
 
 use super::json::OutputLine;
 use super::text;
 use crate::apply::Untouched;
+use crate::cli::console::Output;
 use crate::cli::json;
 use crate::cli::updateclient::args::OutputMode;
 use crate::cli::updateclient::error::ArgumentError;
@@ -25,7 +26,7 @@ pub fn needs_restarting(root: &Path, mode: OutputMode) -> Result<Exit, UpdateErr
     match mode {
         OutputMode::Json => json::line(&OutputLine::Restart { restart: &verdict }),
         OutputMode::Text => {
-            let mut out = io::stdout().lock();
+            let mut out = Output::open();
             text::print_lines(verdict.lines(), &mut out);
             let _ = out.flush();
         }

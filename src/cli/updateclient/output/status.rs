@@ -5,6 +5,7 @@ use std::io::{self, Write};
 use super::json::OutputLine;
 use super::text;
 use super::text::absolute;
+use crate::cli::console::Output;
 use crate::cli::json;
 use crate::cli::updateclient::args::OutputMode;
 use crate::cli::updateclient::exit::Exit;
@@ -37,7 +38,7 @@ pub fn print_status(status: &Status, mode: OutputMode) -> Result<Exit, UpdateErr
 }
 
 fn write_status(status: &Status, state: Option<&State>, set_aside: Option<&str>) -> io::Result<()> {
-    let mut out = io::stdout().lock();
+    let mut out = Output::open();
 
     if status.interrupted {
         writeln!(out, "interrupted: the last update is incomplete; the next run completes it")?;

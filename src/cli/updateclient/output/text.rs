@@ -1,13 +1,14 @@
 //! Results as lines for people.
 //!
-//! Errors of standard output are ignored: a closed pipe is no reason for a run to fail.
+//! Errors of standard output are ignored here; the end of the program reports the first one.
 
 use std::collections::BTreeMap;
-use std::io::{self, Write};
+use std::io::Write;
 
 use super::{RollbackResult, UpdateResult, out_format};
 use crate::apply::plan::ItemizedLine;
 use crate::autoinstall::{Arranged, Flavor};
+use crate::cli::console::Output;
 use crate::cli::terminal::Verbosity;
 use crate::cli::updateclient::settings::Row;
 use crate::generation::GenerationId;
@@ -22,7 +23,7 @@ const MAX_LISTED: usize = 20;
 /// Prints the changes of an update, its deviations, and the summary if it is given.
 pub(super) fn print_update(result: &UpdateResult<'_>, summary: Option<&str>, verbosity: Verbosity) {
     let UpdateResult { report, request, restart, format, .. } = result;
-    let mut out = io::stdout().lock();
+    let mut out = Output::open();
 
     if let Some(format) = format {
         out_format::print(format, &report.items, request, &mut out);
@@ -183,7 +184,7 @@ pub(super) fn print_rollback(result: &RollbackResult<'_>, summary: &str, verbosi
     let RolledBack {
         items, displaced, deviations, pinned, switch_time, follow_up_failures, ..
     } = result.outcome;
-    let mut out = io::stdout().lock();
+    let mut out = Output::open();
 
     if switch_time.is_none() {
         print_items(items, &mut out);
@@ -253,7 +254,7 @@ pub(super) fn autoinstall_summary(flavor: &Flavor, arranged: Arranged) -> String
 
 /// Prints every setting with its source.
 pub(super) fn print_settings(rows: &[Row]) {
-    let mut out = io::stdout().lock();
+    let mut out = Output::open();
     for row in rows {
         let _ = writeln!(out, "{:<23} {}  [{}]", row.name, row.value, row.from);
     }
