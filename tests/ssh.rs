@@ -1,25 +1,29 @@
 //! `--ssh-user`: all connections use a tunnel, which never outlasts the run.
 //!
-//! The ssh of these tests is this test binary. It forwards connections to the loopback interface,
-//! instead of to a server whose name has no address.
+//! The ssh of these tests is this test binary. It forwards connections from its Unix sockets to the
+//! loopback interface, instead of to a server whose name has no address.
 
 mod common;
 
 use std::fs;
 use std::io::copy;
-use std::net::{Shutdown, TcpListener, TcpStream};
+use std::net::{Shutdown, TcpStream};
+use std::os::unix::fs::MetadataExt;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::thread;
 use std::time::Duration;
 
-use common::fault_server::FaultServer;
+use common::fault_server::{Fault, FaultServer};
 use common::site::{Run, Site};
 use common::trees::{self, Item, Tree};
 use common::{ROOT_AND_RSYNC, require, scratch, write_program};
 
 /// File for the notes of the ssh program; the variable turns [`ssh`] into that program.
 const NOTES: &str = "SI_TEST_SSH";
+/// If it is set, the ssh program ends after it has forwarded this number of connections.
+const CONNECTIONS: &str = "SI_TEST_SSH_CONNECTIONS";
 /// A host name without an address.
 const SERVER: &str = "head.invalid";
 
@@ -32,27 +36,29 @@ fn ssh() {
     let forwards: Vec<&str> =
         words.windows(2).filter(|pair| pair[0] == "-L").map(|pair| pair[1]).collect();
 
+    let limit = std::env::var(CONNECTIONS).ok().map(|number| number.parse().expect("a number"));
     for forward in forwards {
         let parts: Vec<&str> = forward.split(':').collect();
-        let [_, local, SERVER, remote] = parts[..] else { panic!("{forward}") };
-        let (local, remote): (u16, u16) =
-            (local.parse().expect("a port"), remote.parse().expect("a port"));
-        let listener = TcpListener::bind(("127.0.0.1", local)).expect("listens");
+        let [local, SERVER, remote] = parts[..] else { panic!("{forward}") };
+        let remote: u16 = remote.parse().expect("a port");
+        let listener = UnixListener::bind(local).expect("listens");
+        let directory = Path::new(local).parent().expect("a directory");
+        let mode = fs::metadata(directory).expect("is there").mode() & 0o7777;
+        fs::write(notes.join("mode"), format!("{mode:o}")).expect("notes");
+
         let note = notes.join(format!("used-{remote}"));
         drop(thread::spawn(move || {
-            for here in listener.incoming().flatten() {
+            for number in 1.. {
+                let (here, _) = listener.accept().expect("accepts");
                 fs::write(&note, "").expect("notes");
                 let Ok(there) = TcpStream::connect(("127.0.0.1", remote)) else { continue };
-
-                for (mut from, mut to) in [
-                    (here.try_clone().expect("clones"), there.try_clone().expect("clones")),
-                    (there, here),
-                ] {
-                    drop(thread::spawn(move || {
-                        let _ = copy(&mut from, &mut to);
-                        let _ = to.shutdown(Shutdown::Write);
-                    }));
+                if limit == Some(number) {
+                    drop(listener);
+                    forward_bytes(here, there).join().expect("forwards");
+                    eprintln!("client_loop: the connection is lost");
+                    std::process::exit(255);
                 }
+                drop(forward_bytes(here, there));
             }
         }));
     }
@@ -60,6 +66,22 @@ fn ssh() {
     loop {
         thread::sleep(Duration::from_secs(60));
     }
+}
+
+/// Forwards bytes in both directions; the thread ends with the answers of the server.
+fn forward_bytes(here: UnixStream, there: TcpStream) -> thread::JoinHandle<()> {
+    let (mut from, mut to) =
+        (here.try_clone().expect("clones"), there.try_clone().expect("clones"));
+    drop(thread::spawn(move || {
+        let _ = copy(&mut from, &mut to);
+        let _ = to.shutdown(Shutdown::Write);
+    }));
+
+    let (mut from, mut to) = (there, here);
+    thread::spawn(move || {
+        let _ = copy(&mut from, &mut to);
+        let _ = to.shutdown(Shutdown::Write);
+    })
 }
 
 /// A directory with the ssh program, which runs `script` after it has recorded its arguments and
@@ -70,8 +92,17 @@ struct Ssh {
 
 impl Ssh {
     fn new() -> Self {
+        Ssh::with_script(&Ssh::forwarding())
+    }
+
+    /// An ssh that ends after it has forwarded `number` connections.
+    fn ending_after(number: u32) -> Self {
+        Ssh::with_script(&format!("export {CONNECTIONS}={number}\n{}", Ssh::forwarding()))
+    }
+
+    fn forwarding() -> String {
         let tests = std::env::current_exe().expect("this program");
-        Ssh::with_script(&format!("exec '{}' --exact ssh --nocapture", tests.display()))
+        format!("exec '{}' --exact ssh --nocapture", tests.display())
     }
 
     fn with_script(script: &str) -> Self {
@@ -106,19 +137,26 @@ impl Ssh {
             .replace('\n', " ")
     }
 
-    /// Asserts that ssh was called and has ended, and that nothing listens on its ports.
+    /// Asserts that ssh was called and has ended, and that its sockets are removed.
     #[track_caller]
     fn is_gone(&self) {
+        self.has_ended();
+        let arguments = self.arguments();
+        let sockets = arguments.split(' ').filter(|word| word.contains("/si-tunnel-"));
+        for socket in sockets.filter_map(|forward| Path::new(forward.split(':').next()?).parent()) {
+            assert!(!socket.exists(), "{} remains", socket.display());
+        }
+    }
+
+    /// Asserts that ssh was called and has ended.
+    #[track_caller]
+    fn has_ended(&self) {
         let pid = fs::read_to_string(self.dir.path().join("pid")).expect("it was called");
         let ended = || !Path::new("/proc").join(pid.trim()).exists();
         assert!(
             (0..100).any(|_| ended() || (thread::sleep(Duration::from_millis(20)), false).1),
             "ssh still runs"
         );
-        for forward in self.arguments().split(' ').filter(|word| word.starts_with("127.0.0.1:")) {
-            let port: u16 = forward.split(':').nth(1).expect("a port").parse().expect("a number");
-            assert!(TcpStream::connect(("127.0.0.1", port)).is_err(), "port {port} is open");
-        }
     }
 }
 
@@ -197,9 +235,12 @@ fn all_connections_use_tunnel() {
     let state = fs::read_to_string(site.node().join("var/lib/systemimager/client/state.toml"))
         .expect("reads");
     assert!(state.contains(&format!("http://{SERVER}:{http}/")), "{state}");
-    assert!(!format!("{}{}", run.out, run.err).contains("127.0.0.1"), "{run:#?}");
+    assert!(!format!("{}{}", run.out, run.err).contains("si-tunnel"), "{run:#?}");
 
-    // The next tunnel has another local port; the node still knows the catalog.
+    // No other user can reach the sockets.
+    assert_eq!(fs::read_to_string(ssh.dir.path().join("mode")).expect("reads"), "700");
+
+    // The next tunnel has other sockets; the node still knows the catalog.
     let seen = server.seen().len();
     ssh.run(&mut command(&site, http, rsync, &[])).ended(0, &["is up to date"]);
     assert_eq!(server.seen()[seen..].iter().map(|seen| seen.status).collect::<Vec<_>>(), [304]);
@@ -219,6 +260,72 @@ fn failed_run_closes_tunnel_and_names_server() {
 
     // A redirect of the server must not lead out of the tunnel.
     assert!(!run.err.contains("127.0.0.1"), "{run:#?}");
+}
+
+#[test]
+fn run_fails_if_ssh_ends_before_it() {
+    let site = Site::at(&tree("one"));
+    site.publish(&tree("two"));
+    let server = FaultServer::serve(&site.repo());
+    let config = site.node().join("etc/systemimager/updateclient.toml");
+    fs::create_dir_all(config.parent().expect("a directory")).expect("makes");
+    fs::write(&config, "[download]\nattempts = 2\n").expect("writes");
+    let (ssh, before) = (Ssh::ending_after(1), site.snapshot());
+    // Only the catalog arrives: the connection is closed after it.
+    server.next("/node/catalog.toml", [Fault::Close]);
+
+    let run = ssh.run(&mut command(&site, port(&server), 1, &[]));
+
+    run.ended(
+        4,
+        &[
+            "the ssh tunnel is closed: ssh ended during the run: client_loop: ",
+            "the network: cannot connect to the ssh tunnel: ",
+            "nothing was changed",
+        ],
+    );
+    assert_eq!(server.seen().len(), 1, "{:#?}", server.seen());
+    site.unchanged_since(&before);
+    ssh.is_gone();
+}
+
+#[test]
+fn relay_without_ssh_fails() {
+    let scratch = scratch();
+    let socket = scratch.path().join("socket");
+    drop(UnixListener::bind(&socket).expect("listens"));
+
+    let mut command = Command::new(env!("CARGO_BIN_EXE_si_updateclient"));
+    let output = command.arg("--internal-relay").arg(&socket).output().expect("runs");
+
+    assert_eq!(output.status.code(), Some(1));
+    let err = String::from_utf8_lossy(&output.stderr);
+    assert!(err.starts_with("cannot connect to the ssh tunnel: Connection refused"), "{err}");
+}
+
+#[test]
+fn ssh_without_unix_sockets_is_named() {
+    let site = Site::at(&tree("one"));
+    let ssh = Ssh::with_script(
+        "echo \"Bad local forwarding specification '/run/x:head.invalid:80'\" >&2; exit 255",
+    );
+
+    let run = ssh.run(&mut command(&site, 80, 873, &[]));
+
+    run.ended(5, &["this node: ", "install OpenSSH 6.7 or newer"]);
+}
+
+#[test]
+fn empty_user_is_usage_error() {
+    let site = Site::at(&tree("one"));
+    let ssh = Ssh::new();
+
+    let mut command = Command::new(env!("CARGO_BIN_EXE_si_updateclient"));
+    command.args(["--server", "127.0.0.1", "--image", "node", "--yes", "--ssh-user", ""]);
+    let run = ssh.run(command.args(["--rsync-port", "1", "--root"]).arg(site.node()));
+
+    run.ended(2, &["is not a valid user name"]);
+    assert!(!ssh.has_note("pid"), "ssh was started");
 }
 
 #[test]
@@ -271,7 +378,7 @@ fn ssh_ends_with_cancelled_or_killed_run() {
         rustix::process::kill_process(pid, signal).expect("is there");
 
         assert_eq!(child.wait().expect("ends").code(), code);
-        ssh.is_gone();
+        ssh.has_ended();
     }
 }
 

@@ -60,10 +60,11 @@ pub(super) fn list(
         working_dir: None,
         deadline: Some(Instant::now() + LISTING_LIMIT),
         max_file_size: None,
+        relay: server.relay.as_ref(),
     };
 
     let mut flavors = Vec::new();
-    let result = run_rsync(&call, &server.shown(&directory), monitor, &mut |line| {
+    let result = run_rsync(&call, &server.address(&directory), monitor, &mut |line| {
         if flavors.len() < MAX_FLAVORS {
             flavors.extend(parse_flavor(line));
         }
@@ -122,23 +123,20 @@ fn receive_into(
     let deadline = Instant::now() + request.sync_timeout;
     for BootFile { remote_name, local_name, max_size } in [KERNEL, INITRD] {
         let source = format!("boot/{}/{}/{remote_name}", flavor.arch, flavor.name);
-        let shown = request.server.shown(&source);
+        let address = request.server.address(&source);
 
         let mut arguments: Vec<OsString> = TIMEOUTS.map(OsString::from).into();
         arguments.extend(["--no-motd", "--copy-links", "--out-format=%l"].map(OsString::from));
         arguments.push(format!("--max-size={max_size}").into());
-        arguments.extend([
-            "--".into(),
-            OsString::from(request.server.address(&source)),
-            format!("./{local_name}").into(),
-        ]);
+        arguments.extend(["--", &address, &format!("./{local_name}")].map(OsString::from));
         let call = RsyncCall {
             arguments: &arguments,
             working_dir: Some(tree.as_fd()),
             deadline: Some(deadline),
             max_file_size: Some(max_size + 1),
+            relay: request.server.relay.as_ref(),
         };
-        run_rsync(&call, &shown, monitor, &mut |line| {
+        run_rsync(&call, &address, monitor, &mut |line| {
             let size = std::str::from_utf8(line).ok().and_then(|text| text.trim().parse().ok());
             if let Some(by) = size {
                 monitor.event(Event::Advanced { job: Job::Download, by });
@@ -150,7 +148,7 @@ fn receive_into(
         let stat = tree.stat(&path).map_err(Untouched::from)?;
         if stat.is_none_or(|stat| stat.kind != FileKind::File || stat.size == 0) {
             let fault = BadBootFile { limit: max_size };
-            let error = FetchError::new(FetchErrorKind::Corrupt, Side::Server, shown, fault);
+            let error = FetchError::new(FetchErrorKind::Corrupt, Side::Server, address, fault);
             return Err(error.into());
         }
         tree.sync_file(&path).map_err(Untouched::from_root)?;

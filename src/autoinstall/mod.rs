@@ -55,7 +55,7 @@ pub fn flavor(request: &AutoinstallRequest, monitor: &dyn Monitor) -> Result<Fla
     let arch = boot_files::arch();
     let available = boot_files::list(&request.server, &arch, monitor)?;
     let name = choose(request.flavor.as_deref(), &available).map_err(|error| {
-        let address = request.server.shown(&format!("boot/{arch}/"));
+        let address = request.server.address(&format!("boot/{arch}/"));
         FetchError::new(FetchErrorKind::NotFound, Side::Server, address, error)
     })?;
     Ok(Flavor { arch, name })

@@ -80,8 +80,6 @@ pub(super) enum FetchProblem {
     InvalidCertificate { source: Arc<CertificateError> },
     #[error("no certificates are available to verify the server; name a file of them")]
     NoCertificates,
-    #[error("only an http URL can be reached through a tunnel")]
-    TunnelNeedsHttp,
     #[error("cannot create an HTTP client: {source}")]
     HttpClient { source: RootCause },
     #[error("cannot build the HTTP request: {source}")]
@@ -135,6 +133,8 @@ pub(super) enum FetchProblem {
     NoAnswer { limit: Duration },
     #[error("cannot find the server {host}: {reason}")]
     NameLookup { host: String, reason: String },
+    #[error("cannot connect to the ssh tunnel: {source}; ssh may have ended")]
+    TunnelClosed { source: RootCause },
     #[error(transparent)]
     Connection(RootCause),
     #[error("{cause}{}", Position(*position))]
@@ -257,7 +257,6 @@ impl FetchProblem {
             FetchProblem::NoReaders
             | FetchProblem::InvalidCertificate { .. }
             | FetchProblem::NoCertificates
-            | FetchProblem::TunnelNeedsHttp
             | FetchProblem::HttpClient { .. }
             | FetchProblem::InvalidRequest { .. } => (Kind::Other, Side::Node),
 
@@ -287,6 +286,7 @@ impl FetchProblem {
 
             FetchProblem::NoAnswer { .. }
             | FetchProblem::NameLookup { .. }
+            | FetchProblem::TunnelClosed { .. }
             | FetchProblem::Connection(_)
             | FetchProblem::Interrupted { .. } => (Kind::Unreachable, Side::Network),
 

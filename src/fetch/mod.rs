@@ -24,6 +24,7 @@ use crate::catalog::{FileRef, FirstFrame, MAX_CATALOG};
 use crate::digest::Digest;
 use crate::image::Layer;
 use crate::report::Monitor;
+use crate::rsync::Relay;
 
 use download::spool::partial_name;
 use downloader::{Downloader, FileRange};
@@ -84,14 +85,14 @@ impl Repository {
             UrlTarget::Http(base) => {
                 let mut base = base.clone();
                 base.set_path(&format!("{}{directory}/", base.path()));
-                Box::new(HttpTransport::new(&base, url.tunnel_port(), options.clone())?)
+                Box::new(HttpTransport::new(&base, url.tunnel(), options.clone())?)
             }
             UrlTarget::File(path) => {
                 Box::new(FileTransport::new(path.join(directory), options.is_cancelled))
             }
             UrlTarget::Rsync(base) => {
                 let base = format!("{base}{directory}/");
-                Box::new(RsyncTransport::new(base.clone(), base, options.clone()))
+                Box::new(RsyncTransport::new(base, None, options.clone()))
             }
         };
 
@@ -106,13 +107,13 @@ impl Repository {
 
     /// Prepares downloads of single files from an rsync module or a directory in it.
     ///
-    /// `address` is used for connections and `shown` in messages; both end with a slash.
+    /// `address` ends with a slash. A tunnel leads there by `relay`.
     pub fn open_module(
         address: String,
-        shown: String,
+        relay: Option<Relay>,
         options: &FetchOptions,
     ) -> Result<Self, FetchError> {
-        let transport = Box::new(RsyncTransport::new(address, shown, options.clone()));
+        let transport = Box::new(RsyncTransport::new(address, relay, options.clone()));
         Ok(Repository::new(transport, options, Spool::create_temporary()?))
     }
 

@@ -12,7 +12,7 @@ use super::receive_dir::ReceiveDir;
 use crate::image::Layer;
 use crate::report::{Event, Job, Monitor};
 use crate::root::Root;
-use crate::rsync::{self, RsyncCall, RsyncFailure, RsyncOutcome, RsyncOutput};
+use crate::rsync::{self, Relay, RsyncCall, RsyncFailure, RsyncOutcome, RsyncOutput};
 use crate::tree_path::TreePath;
 
 /// Seconds without data after which rsync fails.
@@ -38,8 +38,8 @@ pub struct Server {
     pub host: String,
     /// Port of the daemon.
     pub port: u16,
-    /// Local port of a tunnel to the daemon, if there is one.
-    pub through: Option<u16>,
+    /// Tunnel to the daemon, if there is one.
+    pub relay: Option<Relay>,
 }
 
 /// A layer on an rsync server, with the options of its transfer.
@@ -75,16 +75,8 @@ impl Comparison {
 }
 
 impl Server {
-    /// Address for connections to a module or a path in it.
+    /// Address of a module or a path in it.
     pub fn address(&self, path: &str) -> String {
-        match self.through {
-            Some(port) => format!("rsync://127.0.0.1:{port}/{path}"),
-            None => self.shown(path),
-        }
-    }
-
-    /// Address for messages: without the tunnel.
-    pub fn shown(&self, path: &str) -> String {
         let host =
             if self.host.contains(':') { format!("[{}]", self.host) } else { self.host.clone() };
         format!("rsync://{host}:{}/{path}", self.port)
@@ -93,7 +85,7 @@ impl Server {
 
 impl fmt::Display for Server {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.shown(""))
+        f.write_str(&self.address(""))
     }
 }
 
@@ -175,6 +167,7 @@ impl Module<'_> {
             working_dir: Some(layer_dir.as_fd()),
             deadline: Some(self.deadline),
             max_file_size: None,
+            relay: self.server.relay.as_ref(),
         };
         let mut line_error = None;
         let result = rsync::run(&call, &mut |output| {
@@ -212,7 +205,7 @@ impl Module<'_> {
     pub(super) fn check_outcome(&self, outcome: &RsyncOutcome) -> Result<(), FullSyncError> {
         let Some(failure) = outcome.failure() else { return Ok(()) };
 
-        let address = self.server.shown(&format!("{}/", self.layer.repository_path()));
+        let address = self.server.address(&format!("{}/", self.layer.repository_path()));
         let report = RsyncReport { layer: self.layer.clone(), address, reason: outcome.reason() };
         Err(match failure {
             RsyncFailure::DiskSpace => FullSyncError::DiskSpace(report),

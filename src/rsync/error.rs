@@ -42,6 +42,18 @@ pub enum TunnelError {
     /// A system call failed while ssh was started or watched.
     #[error("cannot run the ssh program: {0}")]
     Run(#[from] io::Error),
+    /// No directory can be created that only this user can enter.
+    #[error("cannot create a private directory for the sockets of the ssh tunnel: {0}")]
+    SocketDir(#[source] io::Error),
+    /// This ssh forwards no Unix sockets.
+    #[error(
+        "cannot open the ssh tunnel: the ssh program is too old to forward Unix sockets; \
+         install OpenSSH 6.7 or newer ({stderr})"
+    )]
+    PortsOnly {
+        /// Its error output in one line.
+        stderr: String,
+    },
     /// ssh ended before the tunnel was open.
     #[error(
         "cannot open the ssh tunnel: ssh exited: {}",

@@ -2,7 +2,10 @@
 
 mod error;
 mod process;
+pub mod relay;
+mod socket_dir;
 pub mod tunnel;
 
 pub use error::{RsyncError, TunnelError};
 pub use process::{RsyncCall, RsyncFailure, RsyncOutcome, RsyncOutput, run};
+pub use relay::Relay;

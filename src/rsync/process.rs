@@ -10,6 +10,7 @@ use std::process::ExitStatus;
 use std::time::Instant;
 
 use super::error::RsyncError;
+use super::relay::{self, Relay};
 use crate::process::{self, environment};
 
 /// Name of the program, searched in `PATH`.
@@ -26,6 +27,8 @@ pub struct RsyncCall<'a> {
     pub deadline: Option<Instant>,
     /// Limit of the size of each file, if the server sends more than it announced.
     pub max_file_size: Option<u64>,
+    /// Tunnel to the daemon; without one rsync connects by itself.
+    pub relay: Option<&'a Relay>,
 }
 
 /// Event of a running rsync.
@@ -74,7 +77,10 @@ pub fn run(
     call: &RsyncCall<'_>,
     sink: &mut dyn FnMut(RsyncOutput<'_>) -> ControlFlow<()>,
 ) -> Result<RsyncOutcome, RsyncError> {
-    let environment = environment::of_rsync();
+    let mut environment = environment::of_rsync();
+    if let Some(relay) = call.relay {
+        environment.push((relay::VARIABLE.into(), relay.command()));
+    }
     let call = process::ProcessCall {
         program: OsStr::new(PROGRAM),
         arguments: call.arguments,
@@ -107,6 +113,7 @@ impl RsyncOutcome {
             _ if has_message("No space left on device") || has_message("Disk quota exceeded") => {
                 RsyncFailure::DiskSpace
             }
+            _ if has_message(relay::NOT_CONNECTED) => RsyncFailure::Unreachable,
             5 if has_message("Unknown module") => RsyncFailure::NotFound,
             2 | 4 | 5 | 6 => RsyncFailure::Refused,
             10 | 35 => RsyncFailure::Unreachable,
@@ -118,9 +125,13 @@ impl RsyncOutcome {
         })
     }
 
-    /// The first line of standard error, else the exit status.
+    /// The line of standard error that explains the failure, else the exit status.
+    ///
+    /// It is the first one, except that a relay that cannot connect explains the others.
     pub fn reason(&self) -> String {
-        let line = self.stderr_excerpt.lines().map(str::trim).find(|line| !line.is_empty());
+        let mut lines = self.stderr_excerpt.lines().map(str::trim).filter(|line| !line.is_empty());
+        let first = lines.clone().next();
+        let line = lines.find(|line| line.starts_with(relay::NOT_CONNECTED)).or(first);
         match line {
             Some(line) => line.chars().take(300).collect(),
             None => format!("rsync ended with {}", self.status),

@@ -1,5 +1,10 @@
 //! An ssh tunnel to daemons of the image server, for sites whose network is not trusted.
 //!
+//! ssh listens on Unix sockets in a directory that only this user can enter, and never on a port:
+//! any local user could take the port after ssh has ended, and would be mistaken for the server. A
+//! connection to the socket of an ssh that has ended is refused. rsync connects by
+//! [`relay`](super::relay), the HTTP client by itself.
+//!
 //! ssh never outlives the run. [`Tunnel`] terminates and reaps it on drop; if this process is
 //! killed, the kernel terminates ssh by the parent death signal. That signal has to be requested by
 //! the child before exec, so the child is first this program, which then becomes ssh
@@ -8,17 +13,21 @@
 #![allow(clippy::disallowed_methods, reason = "/proc belongs to the kernel, not to a target tree")]
 
 use std::ffi::OsString;
-use std::io::{self, Read};
-use std::net::{Ipv4Addr, TcpListener};
+use std::io;
 use std::os::unix::process::CommandExt;
-use std::process::{Child, Command, Stdio};
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStderr, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::SigSet;
-use rustix::process::{Pid, Signal, getppid, kill_process, set_parent_process_death_signal};
+use rustix::process::{
+    Pid, Signal, WaitId, WaitIdOptions, getppid, kill_process, set_parent_process_death_signal,
+    waitid,
+};
 
 pub use super::error::TunnelError;
+use super::socket_dir::SocketDir;
 use crate::process::environment;
 
 /// First argument of a process that is to call [`become_ssh`].
@@ -32,12 +41,12 @@ const UNATTENDED_LIMIT: Duration = Duration::from_secs(60);
 const ATTENDED_LIMIT: Duration = Duration::from_secs(300);
 /// Time for ssh to end after SIGTERM, before it is killed.
 const TERMINATION_LIMIT: Duration = Duration::from_secs(2);
-/// Attempts to open a tunnel: another process may take a port between its choice and its use.
-const MAX_ATTEMPTS: u32 = 3;
 /// Limit of the error output of ssh that is reported.
-const MAX_STDERR: u64 = 4096;
+const MAX_STDERR: usize = 4096;
 /// Exit code of a process that found no ssh program, as in shells.
 const NO_PROGRAM: u8 = 127;
+/// Words of an ssh before OpenSSH 6.7, which forwards ports only.
+const PORTS_ONLY: &str = "Bad local forwarding specification";
 
 /// Destination of a tunnel.
 #[derive(Clone, Copy, Debug)]
@@ -56,8 +65,10 @@ pub struct TunnelCommand<'w> {
 #[derive(Debug)]
 pub struct Tunnel {
     ssh: Child,
-    /// Local port for each port of the server, in the same order.
-    pub ports: Vec<u16>,
+    /// A socket for each port of the server, in the same order.
+    pub sockets: Vec<PathBuf>,
+    /// Removed after the end of ssh.
+    _directory: SocketDir,
 }
 
 impl Tunnel {
@@ -66,28 +77,13 @@ impl Tunnel {
         command: &TunnelCommand<'_>,
         is_cancelled: fn() -> bool,
     ) -> Result<Self, TunnelError> {
-        let mut attempt = 1;
-        loop {
-            match Self::try_open(command, is_cancelled) {
-                Err(TunnelError::Ended { stderr })
-                    if attempt < MAX_ATTEMPTS && stderr.contains("Address already in use") =>
-                {
-                    attempt += 1
-                }
-                result => return result,
-            }
-        }
-    }
-
-    fn try_open(
-        command: &TunnelCommand<'_>,
-        is_cancelled: fn() -> bool,
-    ) -> Result<Self, TunnelError> {
-        let ports = free_ports(command.ports.len())?;
+        let directory = SocketDir::create().map_err(TunnelError::SocketDir)?;
+        let sockets: Vec<PathBuf> =
+            (0..command.ports.len()).map(|n| directory.path().join(n.to_string())).collect();
         let ssh = Command::new("/proc/self/exe")
             .arg(BECOME_SSH)
             .arg(std::process::id().to_string())
-            .args(ssh_arguments(command, &ports))
+            .args(ssh_arguments(command, &sockets))
             .env_clear()
             .envs(environment::of_ssh())
             .current_dir("/")
@@ -95,7 +91,7 @@ impl Tunnel {
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
             .spawn()?;
-        let mut tunnel = Tunnel { ssh, ports };
+        let mut tunnel = Tunnel { ssh, sockets, _directory: directory };
 
         let limit = if command.attended { ATTENDED_LIMIT } else { UNATTENDED_LIMIT };
         let deadline = Instant::now() + limit;
@@ -116,41 +112,47 @@ impl Tunnel {
         }
     }
 
-    /// Whether sockets of this user listen on all of the ports.
-    ///
-    /// A test connection would prove nothing: another user may have taken a port meanwhile, and
-    /// would then be mistaken for the server.
-    fn is_open(&self) -> io::Result<bool> {
-        let uid = rustix::process::geteuid().as_raw();
-        let sockets = std::fs::read_to_string("/proc/net/tcp")?;
-        Ok(self.ports.iter().all(|&port| sockets.lines().any(|line| is_listener(line, port, uid))))
+    /// Whether ssh has ended, after which no connection reaches the server.
+    pub fn has_ended(&self) -> bool {
+        let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
+        let status = self.pid().map(|pid| waitid(WaitId::Pid(pid), options));
+        matches!(status, Some(Ok(Some(_))))
     }
 
-    /// The error for an ssh that has ended, with its error output in one line.
-    fn exit_error(&mut self, code: Option<i32>) -> TunnelError {
+    /// Error output of an ssh that has ended, in one line.
+    pub fn end_reason(&self) -> String {
+        read_reason(self.ssh.stderr.as_ref())
+    }
+
+    fn pid(&self) -> Option<Pid> {
+        i32::try_from(self.ssh.id()).ok().and_then(Pid::from_raw)
+    }
+
+    /// Whether a process listens on all of the sockets.
+    ///
+    /// A test connection would be seen by the server.
+    fn is_open(&self) -> io::Result<bool> {
+        let sockets = std::fs::read_to_string("/proc/net/unix")?;
+        Ok(self.sockets.iter().all(|path| sockets.lines().any(|line| is_listener(line, path))))
+    }
+
+    /// The error for an ssh that ended before the tunnel was open.
+    fn exit_error(&self, code: Option<i32>) -> TunnelError {
         if code == Some(NO_PROGRAM.into()) {
             return TunnelError::NotInstalled;
         }
 
-        let mut bytes = Vec::new();
-        if let Some(pipe) = self.ssh.stderr.take() {
-            // Children of ssh may still run and keep the pipe open, so no read may block.
-            let _ = rustix::io::ioctl_fionbio(&pipe, true);
-            let _ = pipe.take(MAX_STDERR).read_to_end(&mut bytes);
+        let stderr = self.end_reason();
+        if stderr.contains(PORTS_ONLY) {
+            return TunnelError::PortsOnly { stderr };
         }
-
-        let text = String::from_utf8_lossy(&bytes);
-        let lines: Vec<&str> =
-            text.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
-        let stderr =
-            lines.join("; ").chars().map(|c| if c.is_control() { '?' } else { c }).collect();
         TunnelError::Ended { stderr }
     }
 }
 
 impl Drop for Tunnel {
     fn drop(&mut self) {
-        if let Some(pid) = i32::try_from(self.ssh.id()).ok().and_then(Pid::from_raw) {
+        if let Some(pid) = self.pid() {
             // The child is not reaped yet, so its number cannot belong to another process.
             let _ = kill_process(pid, Signal::TERM);
         }
@@ -195,10 +197,10 @@ pub fn become_ssh(mut arguments: impl Iterator<Item = OsString>) -> (io::Error, 
     (error, code)
 }
 
-fn ssh_arguments(command: &TunnelCommand<'_>, local_ports: &[u16]) -> Vec<OsString> {
+fn ssh_arguments(command: &TunnelCommand<'_>, sockets: &[PathBuf]) -> Vec<OsString> {
     let mut words: Vec<String> = ["-N", "-T", "-a", "-x"].map(String::from).into();
 
-    // A master connection of the user would take over the forwarded ports, and keep them.
+    // A master connection of the user would take over the forwarded sockets, and keep them.
     let mut options = vec![
         "ExitOnForwardFailure=yes",
         "ServerAliveInterval=15",
@@ -213,41 +215,57 @@ fn ssh_arguments(command: &TunnelCommand<'_>, local_ports: &[u16]) -> Vec<OsStri
     words.extend(["-l".to_owned(), command.user.to_owned()]);
     let server = command.server;
     let host = if server.contains(':') { format!("[{server}]") } else { server.to_owned() };
-    for (local, remote) in local_ports.iter().zip(command.ports) {
-        words.extend(["-L".to_owned(), format!("{}:{local}:{host}:{remote}", Ipv4Addr::LOCALHOST)]);
+    for (socket, port) in sockets.iter().zip(command.ports) {
+        words.extend(["-L".to_owned(), format!("{}:{host}:{port}", socket.display())]);
     }
     words.extend(["--".to_owned(), server.to_owned()]);
     words.into_iter().map(OsString::from).collect()
 }
 
-/// `count` different local ports on which nothing listens.
-fn free_ports(count: usize) -> io::Result<Vec<u16>> {
-    let listeners: Vec<TcpListener> = (0..count)
-        .map(|_| TcpListener::bind((Ipv4Addr::LOCALHOST, 0)))
-        .collect::<io::Result<_>>()?;
-    listeners.iter().map(|listener| Ok(listener.local_addr()?.port())).collect()
-}
-
-/// Whether a line of `/proc/net/tcp` is a socket of `uid` that listens on 127.0.0.1 and `port`.
-fn is_listener(line: &str, port: u16, uid: u32) -> bool {
-    const LISTEN: &str = "0A";
-    let address = u32::from_ne_bytes(Ipv4Addr::LOCALHOST.octets());
+/// Whether a line of `/proc/net/unix` is a listening socket at `path`.
+fn is_listener(line: &str, path: &Path) -> bool {
+    const ACCEPTS_CONNECTIONS: &str = "00010000";
     let mut words = line.split_whitespace();
 
-    let is_address = words.nth(1) == Some(&format!("{address:08X}:{port:04X}"));
-    is_address && words.nth(1) == Some(LISTEN) && words.nth(3) == Some(&uid.to_string())
+    words.nth(3) == Some(ACCEPTS_CONNECTIONS) && words.nth(3).map(Path::new) == Some(path)
+}
+
+/// The error output of ssh in one line.
+fn read_reason(stderr: Option<&ChildStderr>) -> String {
+    let mut bytes = Vec::new();
+    if let Some(pipe) = stderr {
+        // Children of ssh may still run and keep the pipe open, so no read may block.
+        let _ = rustix::io::ioctl_fionbio(pipe, true);
+        let mut buffer = [0; MAX_STDERR];
+        while bytes.len() < MAX_STDERR {
+            match rustix::io::read(pipe, &mut buffer[bytes.len()..]) {
+                Ok(count) if count > 0 => {
+                    let from = bytes.len();
+                    bytes.extend_from_slice(&buffer[from..from + count]);
+                }
+                _ => break,
+            }
+        }
+    }
+
+    let text = String::from_utf8_lossy(&bytes);
+    let lines: Vec<&str> = text.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
+    lines.join("; ").chars().map(|c| if c.is_control() { '?' } else { c }).collect()
 }
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::net::UnixListener;
+
     use super::*;
 
     #[test]
     fn ssh_arguments_have_no_shell_text_and_end_options() {
         let command =
             TunnelCommand { user: "si", server: "fe80::1", ports: &[873, 80], attended: false };
+        let sockets = ["/run/x/873".into(), "/run/x/80".into()];
 
-        let words: Vec<String> = ssh_arguments(&command, &[4001, 4002])
+        let words: Vec<String> = ssh_arguments(&command, &sockets)
             .into_iter()
             .map(|word| word.into_string().expect("text"))
             .collect();
@@ -260,29 +278,27 @@ mod tests {
         assert!(text.contains(" -o BatchMode=yes "), "{text}");
         assert!(
             text.ends_with(
-                " -l si -L 127.0.0.1:4001:[fe80::1]:873 -L 127.0.0.1:4002:[fe80::1]:80 -- fe80::1"
+                " -l si -L /run/x/873:[fe80::1]:873 -L /run/x/80:[fe80::1]:80 -- fe80::1"
             ),
             "{text}"
         );
         let attended = TunnelCommand { attended: true, ..command };
-        assert!(!ssh_arguments(&attended, &[1, 2]).contains(&"BatchMode=yes".into()));
+        assert!(!ssh_arguments(&attended, &sockets).contains(&"BatchMode=yes".into()));
     }
 
     #[test]
-    fn listener_of_other_user_is_refused() {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
-        let port = listener.local_addr().expect("an address").port();
-        let uid = rustix::process::geteuid().as_raw();
-        let has_listener = |port, uid| {
-            std::fs::read_to_string("/proc/net/tcp")
-                .expect("reads")
-                .lines()
-                .any(|line| is_listener(line, port, uid))
+    fn socket_counts_as_open_while_a_process_listens() {
+        let directory = SocketDir::create().expect("a directory");
+        let path = directory.path().join("80");
+        let is_open = || {
+            let sockets = std::fs::read_to_string("/proc/net/unix").expect("reads");
+            sockets.lines().any(|line| is_listener(line, &path))
         };
 
-        assert!(has_listener(port, uid));
-        assert!(!has_listener(port, uid + 1));
+        assert!(!is_open());
+        let listener = UnixListener::bind(&path).expect("listens");
+        assert!(is_open());
         drop(listener);
-        assert!(!has_listener(port, uid));
+        assert!(path.exists() && !is_open());
     }
 }

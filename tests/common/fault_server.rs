@@ -57,6 +57,8 @@ pub enum Fault {
     Garbage,
     /// Closes the connection without an answer.
     Hangup,
+    /// Closes the connection after a correct answer.
+    Close,
 }
 
 /// A request of a client, and its answer.
@@ -406,7 +408,7 @@ impl Shared {
         }
 
         match fault {
-            Fault::Cut(_) | Fault::ContentLength(_) => return Ok(false),
+            Fault::Cut(_) | Fault::ContentLength(_) | Fault::Close => return Ok(false),
             Fault::Reset(_) => {
                 // A reset discards the bytes that the client has not received yet, so they must
                 // arrive first.

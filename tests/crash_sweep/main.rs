@@ -629,7 +629,7 @@ fn request(node: &Path, repo: &str, rsync: Option<u16>) -> UpdateRequest {
         image: "node".parse().expect("a name"),
         overrides: Vec::new(),
         mode: SyncMode::Diffs(repo.parse().expect("an URL")),
-        rsync: rsync.map(|port| Server { host: "127.0.0.1".to_owned(), port, through: None }),
+        rsync: rsync.map(|port| Server { host: "127.0.0.1".to_owned(), port, relay: None }),
         sync_timeout: Duration::from_secs(3600),
         excludes: Excludes { name: "no excludes".to_owned(), rules: Vec::new(), path: None },
         create_directories: Vec::new(),

@@ -35,7 +35,7 @@ pub enum ArgumentError {
     Name { option: &'static str, source: BadImageName },
     #[error("{server:?} is neither a host name nor an address")]
     Server { server: String },
-    #[error("{user:?} is not a valid user name")]
+    #[error("{user:?} (the user for ssh) is not a valid user name; omit it to go without ssh")]
     User { user: String },
     #[error(transparent)]
     Config(#[from] BadFile),

@@ -9,7 +9,8 @@ use crate::cli::updateclient::args::Arguments;
 use crate::cli::updateclient::exit::{Effect, Ended, Exit};
 use crate::cli::updateclient::output::{self, RollbackResult, UpdateResult};
 use crate::cli::updateclient::settings::Settings;
-use crate::cli::updateclient::{prompt, request, splay, tunnel};
+use crate::cli::updateclient::tunnel::{self, ServerTunnel};
+use crate::cli::updateclient::{prompt, request, splay};
 use crate::host::RestartMethod;
 use crate::report::Monitor;
 use crate::update::{self, FollowUpError, UpdateError, UpdateOutcome};
@@ -31,7 +32,8 @@ impl ClientJob<'_> {
             self.wait_for_splay()?;
         }
         let tunnel = tunnel::open(arguments, settings, meter)?;
-        let assigned = request::find_assignment(arguments, settings, tunnel.as_ref(), meter)?;
+        let assigned = request::find_assignment(arguments, settings, tunnel.as_ref(), meter)
+            .inspect_err(|_| report_end(tunnel.as_ref(), meter))?;
         let request = request::update_request(arguments, settings, assigned, tunnel.as_ref())?;
         if !arguments.yes {
             if !request.dry_run && !request.adopt_only {
@@ -44,7 +46,8 @@ impl ClientJob<'_> {
         if !request.dry_run {
             autoinstall::remove_leftovers(&request.root, meter);
         }
-        let report = update::run(&request, meter)?;
+        let report =
+            update::run(&request, meter).inspect_err(|_| report_end(tunnel.as_ref(), meter))?;
         let duration = start.elapsed();
 
         let exit = Exit::from_report(&report, &request);
@@ -99,12 +102,14 @@ impl ClientJob<'_> {
         let ClientJob { arguments, settings, meter, log } = *self;
         let tunnel = tunnel::open(arguments, settings, meter)?;
         let request = request::autoinstall_request(arguments, settings, tunnel.as_ref())?;
-        let flavor = autoinstall::flavor(&request, meter)?;
+        let flavor = autoinstall::flavor(&request, meter)
+            .inspect_err(|_| report_end(tunnel.as_ref(), meter))?;
         if !arguments.yes {
             prompt::confirm(&prompt::autoinstall_question(&request, &flavor))?;
         }
 
-        let arranged = autoinstall::arrange(&request, &flavor, meter)?;
+        let arranged = autoinstall::arrange(&request, &flavor, meter)
+            .inspect_err(|_| report_end(tunnel.as_ref(), meter))?;
 
         output::report_autoinstall(&flavor, arranged, arguments, log);
         self.restart(Exit::Done, arranged.restart)?;
@@ -126,6 +131,13 @@ impl ClientJob<'_> {
             update::reboot(root, restart, limit, self.meter as &dyn Monitor)?;
         }
         Ok(())
+    }
+}
+
+/// Explains the failure of a run whose tunnel is closed.
+fn report_end(tunnel: Option<&ServerTunnel>, monitor: &dyn Monitor) {
+    if let Some(tunnel) = tunnel {
+        tunnel.report_end(monitor);
     }
 }
 

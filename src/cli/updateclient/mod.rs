@@ -22,7 +22,7 @@ mod splay;
 mod tunnel;
 
 use std::ffi::OsString;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use super::console;
@@ -35,6 +35,7 @@ use crate::allocator;
 use crate::process::surroundings;
 use crate::report::Monitor;
 use crate::root::freeze;
+use crate::rsync::relay::{self, RELAY};
 use crate::rsync::tunnel::{BECOME_SSH, become_ssh};
 use crate::update::{self, UpdateError};
 
@@ -92,6 +93,16 @@ fn run_internal_process() -> Option<ExitCode> {
         let (error, code) = become_ssh(std::env::args_os().skip(2));
         console::print_error_line(&error.to_string());
         return Some(ExitCode::from(code));
+    }
+    if first == RELAY {
+        let socket = PathBuf::from(std::env::args_os().nth(2)?);
+        return Some(match relay::run(&socket) {
+            Ok(()) => Exit::Done.into(),
+            Err(error) => {
+                console::print_error_line(&error.to_string());
+                Exit::Failed.into()
+            }
+        });
     }
     None
 }

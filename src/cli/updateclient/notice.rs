@@ -20,6 +20,8 @@ pub enum ClientNotice<'n> {
     TunnelWithoutServer,
     /// The tunnel is open.
     TunnelOpen { host: &'n str, user: &'n str },
+    /// ssh ended during the run.
+    TunnelEnded { reason: &'n str },
     /// Services that need a restart cannot be found.
     RestartUnknown(RootError),
 }
@@ -52,6 +54,10 @@ impl fmt::Display for ClientNotice<'_> {
             }
             ClientNotice::TunnelOpen { host, user } => {
                 write!(f, "{host} is reached through ssh as {user}")
+            }
+            ClientNotice::TunnelEnded { reason } => {
+                let reason = if reason.is_empty() { "it printed no reason" } else { reason };
+                write!(f, "the ssh tunnel is closed: ssh ended during the run: {reason}")
             }
             ClientNotice::RestartUnknown(error) => {
                 write!(f, "cannot find the services that need a restart: {error}")

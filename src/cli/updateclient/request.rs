@@ -196,8 +196,8 @@ pub fn program_timeout(settings: &Settings) -> Duration {
 /// The rsync daemon, if a server is configured.
 fn rsync_server(settings: &Settings, tunnel: Option<&ServerTunnel>) -> Option<Server> {
     let (host, _) = host_and_port(settings.server.as_ref()?);
-    let through = tunnel.map(|tunnel| tunnel.rsync);
-    Some(Server { host: host.to_owned(), port: settings.rsync_port, through })
+    let relay = tunnel.map(|tunnel| tunnel.rsync.clone());
+    Some(Server { host: host.to_owned(), port: settings.rsync_port, relay })
 }
 
 fn fetch_options(arguments: &Arguments, settings: &Settings) -> FetchOptions {
@@ -242,8 +242,8 @@ fn repo_url(settings: &Settings, tunnel: Option<&ServerTunnel>) -> Result<RepoUr
     };
     let repo: RepoUrl = repo.parse()?;
 
-    Ok(match tunnel.and_then(|tunnel| tunnel.http) {
-        Some(port) => repo.with_tunnel(port),
+    Ok(match tunnel.and_then(|tunnel| tunnel.http.clone()) {
+        Some(socket) => repo.with_tunnel(socket),
         None => repo,
     })
 }

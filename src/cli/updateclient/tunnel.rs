@@ -1,6 +1,7 @@
 //! `--ssh-user`: an ssh tunnel to the rsync daemon and the web server of the image server.
 
 use std::io::IsTerminal;
+use std::path::PathBuf;
 
 use crate::cli::signals;
 use crate::cli::updateclient::args::Arguments;
@@ -8,6 +9,7 @@ use crate::cli::updateclient::notice::ClientNotice;
 use crate::cli::updateclient::settings::{Settings, host_and_port};
 use crate::fetch::{FetchError, FetchErrorKind, Side};
 use crate::report::Monitor;
+use crate::rsync::Relay;
 use crate::rsync::tunnel::{Tunnel, TunnelCommand, TunnelError};
 use crate::update::UpdateError;
 
@@ -16,11 +18,20 @@ const HTTP: u16 = 80;
 
 /// Open tunnel to the server; closed on drop.
 pub struct ServerTunnel {
-    _tunnel: Tunnel,
-    /// Local port of the rsync daemon.
-    pub rsync: u16,
-    /// Local port of the web server, if the repository is there.
-    pub http: Option<u16>,
+    tunnel: Tunnel,
+    /// Way to the rsync daemon.
+    pub rsync: Relay,
+    /// Socket that leads to the web server, if the repository is there.
+    pub http: Option<PathBuf>,
+}
+
+impl ServerTunnel {
+    /// Warns if ssh has ended, which explains the failure of a run.
+    pub fn report_end(&self, monitor: &dyn Monitor) {
+        if self.tunnel.has_ended() {
+            monitor.warn(ClientNotice::TunnelEnded { reason: &self.tunnel.end_reason() });
+        }
+    }
 }
 
 /// Opens the tunnel if one is configured.
@@ -49,14 +60,17 @@ pub fn open(
         .map_err(|error| tunnel_error(error, user, host))?;
     monitor.note(ClientNotice::TunnelOpen { host, user });
 
-    let rsync = tunnel.ports.first().copied().unwrap_or_default();
-    Ok(Some(ServerTunnel { rsync, http: tunnel.ports.get(1).copied(), _tunnel: tunnel }))
+    let rsync = Relay::new(tunnel.sockets.first().cloned().unwrap_or_default());
+    Ok(Some(ServerTunnel { rsync, http: tunnel.sockets.get(1).cloned(), tunnel }))
 }
 
 fn tunnel_error(error: TunnelError, user: &str, host: &str) -> UpdateError {
     let side = match &error {
         TunnelError::Cancelled => return UpdateError::Cancelled,
-        TunnelError::NotInstalled | TunnelError::Run(_) => Side::Node,
+        TunnelError::NotInstalled
+        | TunnelError::Run(_)
+        | TunnelError::SocketDir(_)
+        | TunnelError::PortsOnly { .. } => Side::Node,
         TunnelError::Ended { stderr } if stderr.contains("denied") => Side::Server,
         TunnelError::Ended { .. } | TunnelError::TimedOut(_) => Side::Network,
     };

@@ -7,11 +7,12 @@
 
 use std::error::Error;
 use std::io;
+use std::path::Path;
 use std::time::Duration;
 
-use reqwest::blocking::{Client, ClientBuilder, RequestBuilder, Response};
+use reqwest::blocking::{Client, RequestBuilder, Response};
 use reqwest::header::{
-    ACCEPT_ENCODING, CACHE_CONTROL, CONTENT_RANGE, ETAG, HOST, HeaderMap, HeaderName, HeaderValue,
+    ACCEPT_ENCODING, CACHE_CONTROL, CONTENT_RANGE, ETAG, HeaderMap, HeaderName, HeaderValue,
     IF_NONE_MATCH, IF_RANGE, RANGE, RETRY_AFTER,
 };
 use reqwest::{StatusCode, Url, redirect};
@@ -35,9 +36,19 @@ pub(in crate::fetch) struct HttpTransport {
     client: Client,
     /// URL of the directory, with a slash at its end.
     base: String,
-    /// The same URL for messages: without password and tunnel.
+    /// The same URL for messages: without its password.
     shown: String,
+    route: Route,
     options: FetchOptions,
+}
+
+/// Path of the connections to the server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Route {
+    /// By the network of this node, possibly through a proxy.
+    Network,
+    /// Through the Unix socket of an ssh tunnel.
+    Tunnel,
 }
 
 /// Value of a `Content-Range` header.
@@ -51,10 +62,10 @@ struct ContentRange {
 impl HttpTransport {
     /// `base` is the directory's URL, with a slash at its end.
     ///
-    /// If the server is reached by a tunnel, `tunnel_port` is its local port.
+    /// If the server is reached by a tunnel, `tunnel` is its Unix socket.
     pub fn new(
         base: &Url,
-        tunnel_port: Option<u16>,
+        tunnel: Option<&Path>,
         options: FetchOptions,
     ) -> Result<Self, FetchError> {
         // Fails if another part of the program has installed it; then it is the same.
@@ -67,11 +78,10 @@ impl HttpTransport {
 
         let mut headers = HeaderMap::new();
         headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
-        let mut reached = base.clone();
         let mut builder = Client::builder().redirect(redirect::Policy::custom(follow));
-        if let Some(port) = tunnel_port {
-            let problem = |problem: FetchProblem| problem.at(without_password(base));
-            builder = use_tunnel(builder, &mut reached, &mut headers, port).map_err(problem)?;
+        if let Some(socket) = tunnel {
+            // A proxy or another server would not be at the end of the tunnel.
+            builder = builder.unix_socket(socket).no_proxy().redirect(redirect::Policy::none());
         }
 
         let client = builder
@@ -90,7 +100,8 @@ impl HttpTransport {
                     .at(without_password(base))
             })?;
         let shown = without_password(base);
-        Ok(HttpTransport { client, base: reached.to_string(), shown, options })
+        let route = if tunnel.is_some() { Route::Tunnel } else { Route::Network };
+        Ok(HttpTransport { client, base: base.to_string(), shown, route, options })
     }
 
     fn get(&self, file: &str) -> RequestBuilder {
@@ -120,7 +131,9 @@ impl HttpTransport {
         }
 
         let io_error = find_source::<io::Error>(&error);
-        let problem = if io_error.is_some_and(|e| e.kind() == io::ErrorKind::ConnectionRefused) {
+        let problem = if error.is_connect() && self.route == Route::Tunnel {
+            FetchProblem::TunnelClosed { source: RootCause::new(error) }
+        } else if io_error.is_some_and(|e| e.kind() == io::ErrorKind::ConnectionRefused) {
             FetchProblem::ConnectionRefused
         } else if error.is_timeout() {
             FetchProblem::NoAnswer { limit: self.options.idle_timeout }
@@ -283,26 +296,6 @@ impl HttpTransport {
         }
         request
     }
-}
-
-/// Directs the client to the local end of a tunnel; the `Host` header keeps the server's name.
-fn use_tunnel(
-    builder: ClientBuilder,
-    url: &mut Url,
-    headers: &mut HeaderMap,
-    port: u16,
-) -> Result<ClientBuilder, FetchProblem> {
-    let host = HeaderValue::from_str(url.authority())
-        .map_err(|error| FetchProblem::InvalidRequest { source: RootCause::new(error) })?;
-    headers.insert(HOST, host);
-
-    let is_replaced = url.set_host(Some("127.0.0.1")).is_ok() && url.set_port(Some(port)).is_ok();
-    if !is_replaced || url.scheme() != "http" {
-        return Err(FetchProblem::TunnelNeedsHttp);
-    }
-
-    // A proxy or another server would not be at the end of the tunnel.
-    Ok(builder.no_proxy().redirect(redirect::Policy::none()))
 }
 
 impl Transport for HttpTransport {

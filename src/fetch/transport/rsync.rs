@@ -18,7 +18,7 @@ use crate::fetch::download::retry::MinimumRate;
 use crate::fetch::download::spool::{Spool, partial_name, spool_error};
 use crate::fetch::error::{ConnectionState, FetchError, FetchProblem, Interruption};
 use crate::fetch::options::FetchOptions;
-use crate::rsync::{self, RsyncCall, RsyncError, RsyncFailure, RsyncOutcome, RsyncOutput};
+use crate::rsync::{self, Relay, RsyncCall, RsyncError, RsyncFailure, RsyncOutcome, RsyncOutput};
 
 /// Name in the spool of a file whose digest is unknown.
 const UNSIZED: &str = "unsized.part";
@@ -27,8 +27,8 @@ const UNSIZED: &str = "unsized.part";
 pub(in crate::fetch) struct RsyncTransport {
     /// Address of the directory, with a slash at its end.
     base: String,
-    /// The same address for messages: without a tunnel.
-    shown: String,
+    /// Tunnel to the daemon, if there is one.
+    relay: Option<Relay>,
     options: FetchOptions,
 }
 
@@ -50,9 +50,9 @@ enum TransferCheck {
 }
 
 impl RsyncTransport {
-    /// `base` is used for connections and `shown` in messages.
-    pub fn new(base: String, shown: String, options: FetchOptions) -> Self {
-        RsyncTransport { base, shown, options }
+    /// `base` is the address of the directory, with a slash at its end.
+    pub fn new(base: String, relay: Option<Relay>, options: FetchOptions) -> Self {
+        RsyncTransport { base, relay, options }
     }
 
     /// Runs rsync for one file; `on_tick` may end it early, which is no error.
@@ -67,6 +67,7 @@ impl RsyncTransport {
             working_dir: Some(transfer.spool.directory()),
             deadline: self.options.deadline,
             max_file_size: Some(transfer.limit + 1),
+            relay: self.relay.as_ref(),
         };
         let result = rsync::run(&call, &mut |output| match output {
             RsyncOutput::Line(_) => ControlFlow::Continue(()),
@@ -184,7 +185,7 @@ impl RsyncTransport {
 
 impl Transport for RsyncTransport {
     fn address(&self, file: &str) -> String {
-        format!("{}{file}", self.shown)
+        format!("{}{file}", self.base)
     }
 
     fn download_into(

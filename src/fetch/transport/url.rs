@@ -1,7 +1,7 @@
 //! URLs of repositories.
 
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use reqwest::Url;
@@ -13,7 +13,8 @@ use reqwest::Url;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RepoUrl {
     target: UrlTarget,
-    tunnel_port: Option<u16>,
+    /// Unix socket of a tunnel to the server.
+    tunnel: Option<PathBuf>,
 }
 
 /// Parsed URL, by its transport.
@@ -61,19 +62,17 @@ enum UrlFault {
 }
 
 impl RepoUrl {
-    /// The same repository on a web server that is reached by a tunnel from the local `port`.
-    ///
-    /// Messages and the `Host` header keep its own address.
-    pub fn with_tunnel(self, port: u16) -> Self {
-        RepoUrl { tunnel_port: Some(port), ..self }
+    /// The same repository on a web server that is reached by a tunnel from the Unix `socket`.
+    pub fn with_tunnel(self, socket: PathBuf) -> Self {
+        RepoUrl { tunnel: Some(socket), ..self }
     }
 
     pub(in crate::fetch) fn target(&self) -> &UrlTarget {
         &self.target
     }
 
-    pub(in crate::fetch) fn tunnel_port(&self) -> Option<u16> {
-        self.tunnel_port
+    pub(in crate::fetch) fn tunnel(&self) -> Option<&Path> {
+        self.tunnel.as_deref()
     }
 }
 
@@ -83,7 +82,7 @@ impl FromStr for RepoUrl {
     fn from_str(text: &str) -> Result<Self, BadRepoUrl> {
         let target =
             parse(text).map_err(|fault| BadRepoUrl { url: hide_credentials(text), fault })?;
-        Ok(RepoUrl { target, tunnel_port: None })
+        Ok(RepoUrl { target, tunnel: None })
     }
 }
 

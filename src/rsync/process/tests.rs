@@ -9,6 +9,7 @@ fn call<'a>(arguments: &'a [OsString], seconds: u64) -> RsyncCall<'a> {
         working_dir: None,
         deadline: Some(Instant::now() + Duration::from_secs(seconds)),
         max_file_size: None,
+        relay: None,
     }
 }
 
@@ -91,4 +92,16 @@ fn refused_connection_is_unreachable() {
     let outcome = run(&call(&words, 20), &mut |_| ControlFlow::Continue(())).expect("runs");
 
     assert_eq!(outcome.failure(), Some(RsyncFailure::Unreachable), "{}", outcome.stderr_excerpt);
+}
+
+#[test]
+fn relay_without_tunnel_is_unreachable() {
+    let stderr = "cannot connect to the ssh tunnel: Connection refused (os error 111)\n";
+    let outcome = |status| RsyncOutcome {
+        status: std::os::unix::process::ExitStatusExt::from_raw(status << 8),
+        stderr_excerpt: format!("rsync: did not see server greeting\n{stderr}"),
+    };
+
+    assert_eq!(outcome(5).failure(), Some(RsyncFailure::Unreachable));
+    assert_eq!(outcome(5).reason(), stderr.trim());
 }

@@ -37,8 +37,8 @@ pub fn cluster(
     let root = Root::open(root).map_err(Untouched::from)?;
     let host = host_name(&root).map_err(Untouched::from)?.ok_or(UsageError::NamelessHost)?;
 
-    let address = server.shown("scripts/");
-    let bytes = Repository::open_module(server.address("scripts/"), address.clone(), options)?
+    let address = server.address("scripts/");
+    let bytes = Repository::open_module(address.clone(), server.relay.clone(), options)?
         .fetch_unverified(FILE, MAX_FILE as u64)?;
 
     let unusable = |why: ClusterFault| {

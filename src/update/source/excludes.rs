@@ -79,7 +79,7 @@ pub(in crate::update) fn find_in_modules(
         let options =
             FetchOptions { deadline: Some(run.rsync_deadline()), ..run.request.fetch.clone() };
         let module =
-            Repository::open_module(server.address(&inside), server.shown(&inside), &options)?;
+            Repository::open_module(server.address(&inside), server.relay.clone(), &options)?;
 
         match module.fetch_unverified(file, MAX_EXCLUDE_FILE as u64) {
             Err(error) if error.kind == FetchErrorKind::NotFound => {}

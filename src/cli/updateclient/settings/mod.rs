@@ -137,9 +137,10 @@ fn resolve_names(
     let image = pick.first("image", image, config.image.clone(), client_conf.image.clone());
     let overrides = overrides::resolve(arguments, config, root, pick)?;
     let repo = pick.first("repo", non_empty(&arguments.repo), config.repo.clone(), None);
+    // Without a user name the connection would not be encrypted, so an empty one is refused.
     let ssh_user =
-        pick.first("ssh_user", non_empty(&arguments.ssh_user), config.ssh_user.clone(), None);
-    if let Some(user) = ssh_user.as_ref().filter(|user| !is_word(user, "._-@")) {
+        pick.first("ssh_user", arguments.ssh_user.clone(), config.ssh_user.clone(), None);
+    if let Some(user) = ssh_user.as_ref().filter(|user| !is_user_name(user)) {
         return Err(ArgumentError::User { user: user.clone() }.into());
     }
     let excludes = excludes::resolve(arguments, files, root, pick)?;
@@ -264,6 +265,11 @@ fn check_server(server: &str) -> Result<(), ArgumentError> {
 /// Whether `text` has only ASCII letters, digits and the characters `more`, and no leading hyphen.
 fn is_word(text: &str, more: &str) -> bool {
     !text.starts_with('-') && text.chars().all(|c| c.is_ascii_alphanumeric() || more.contains(c))
+}
+
+/// Whether `text` can be the name of a user for ssh.
+fn is_user_name(text: &str) -> bool {
+    !text.is_empty() && is_word(text, "._-@")
 }
 
 /// Splits `HOST`, `HOST:PORT`, `[ADDRESS]` or `[ADDRESS]:PORT` into host and port.
