@@ -535,6 +535,11 @@ impl Untouched {
         if monitor.is_cancelled() { Untouched::Cancelled } else { Untouched::Root(error) }
     }
 
+    /// A failure of a cancellable write: the cancellation, or a full filesystem, is the reason.
+    pub(in crate::apply) fn cancelled_or_full(monitor: &dyn Monitor, error: RootError) -> Self {
+        if monitor.is_cancelled() { Untouched::Cancelled } else { Untouched::from_root(error) }
+    }
+
     /// A refusal by an upper layer.
     pub fn refused(reason: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
         Untouched::Refused(RefusalKind::Caller(reason.into()))

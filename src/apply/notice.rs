@@ -64,6 +64,13 @@ pub enum ApplyNotice {
         /// The failure.
         error: RootError,
     },
+    /// A filesystem rounds times of tracked paths.
+    TimesRounded {
+        /// Its mount root.
+        place: String,
+        /// Number of these paths.
+        paths: usize,
+    },
     /// A replaced program loses its privileges, and has links that no manifest names.
     PrivilegesOfOtherLinks {
         /// Path of the program.
@@ -150,6 +157,10 @@ impl fmt::Display for ApplyNotice {
             ApplyNotice::BootFlushFailed { error } => write!(
                 f,
                 "cannot flush the filesystem of /boot: {error}; a boot loader that does not replay journals may find the old files"
+            ),
+            ApplyNotice::TimesRounded { place, paths } => write!(
+                f,
+                "the filesystem of {place} rounds times: those of {paths} paths are not exact"
             ),
             ApplyNotice::PrivilegesOfOtherLinks { path, inode, count } => write!(
                 f,

@@ -85,7 +85,7 @@ impl<'a> StepLog<'a> {
                 AutoinstallError::BackupName { path: self.root.show(path), source }
             })?;
         self.root.unlink(&backup).map_err(Untouched::from)?;
-        if let Err(error) = self.root.copy(path, self.root, &backup) {
+        if let Err(error) = self.root.copy(path, self.root, &backup, &|| false) {
             // The first error is reported; a partial backup is overwritten by the next run.
             let _ = self.root.unlink(&backup);
             return Err(Untouched::from_root(error).into());

@@ -3,12 +3,12 @@
 use std::ffi::OsString;
 
 use super::error::FullSyncError;
-use super::itemized::{split_item, unescape};
-use super::module::{Module, NANOSECONDS, archive_options};
+use super::itemized::{is_time_only, split_item, unescape};
+use super::module::{Module, archive_options};
 use super::receive_dir::ReceiveDir;
 use crate::apply::plan::ItemizedLine;
 use crate::report::Monitor;
-use crate::root::Root;
+use crate::root::{Root, Stat};
 use crate::state::is_above_own;
 use crate::tree_path::TreePath;
 
@@ -46,8 +46,14 @@ pub fn forecast(
     let directory = receive_dir.create_layer(module.layer, module.rules)?;
     let mut options = archive_options();
     options.extend(
-        [NANOSECONDS, "--dry-run", "-ii", "--no-implied-dirs", "--out-format=%i %l %n"]
-            .map(OsString::from),
+        [
+            module.modify_window_of_tree(),
+            "--dry-run",
+            "-ii",
+            "--no-implied-dirs",
+            "--out-format=%i %l %n",
+        ]
+        .map(OsString::from),
     );
     options.extend(module.comparison.option());
     if deletions == Deletions::Included {
@@ -63,6 +69,12 @@ pub fn forecast(
         |line| forecast.add_line(line),
         monitor,
     )?;
+    // A time that the filesystem cannot hold differs at every run.
+    forecast.items.retain(|item| {
+        let is_held = |stat: Stat| !module.times.is_limit(&item.path, stat.mtime);
+        let is_only_time = is_time_only(item.change.as_bytes());
+        !is_only_time || live.stat(&item.path).ok().flatten().is_none_or(is_held)
+    });
     match module.check_outcome(&outcome) {
         Ok(()) => Ok(forecast),
         // A directory with files to keep is in the place of a file; the run will fail there, too.

@@ -88,6 +88,13 @@ pub(super) fn split_item(line: &[u8]) -> Option<(&[u8], &[u8])> {
     Some((letters, rest.strip_prefix(b" ")?))
 }
 
+/// Whether the eleven letters name no difference except that of the time.
+pub(super) fn is_time_only(letters: &[u8]) -> bool {
+    let mut attributes = letters.iter().skip(2).enumerate();
+    let has_time = letters.get(4).is_some_and(u8::is_ascii_alphabetic);
+    has_time && attributes.all(|(at, letter)| at == 2 || matches!(letter, b'.' | b' '))
+}
+
 /// Reverses rsync's escapes: a backslash, a hash and three octal digits.
 pub(super) fn unescape(text: &[u8]) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(text.len());
@@ -124,6 +131,24 @@ mod tests {
     fn escaped_names_are_restored() {
         assert_eq!(unescape(b"a\\#012b\\c\\#9\\#134#012"), b"a\nb\\c\\#9\\#012");
         assert_eq!(unescape(b"\\#"), b"\\#");
+    }
+
+    #[test]
+    fn item_that_differs_in_time_alone_is_recognised() {
+        let cases = [
+            (".f..t......", true),
+            (">f..t......", true),
+            (".d..t......", true),
+            ("cL..T......", true),
+            (">f.st......", false),
+            (".f..tp.....", false),
+            (".f.........", false),
+            (">f+++++++++", false),
+        ];
+
+        for (letters, expected) in cases {
+            assert_eq!(is_time_only(letters.as_bytes()), expected, "{letters}");
+        }
     }
 
     #[test]

@@ -9,6 +9,7 @@ use std::time::Instant;
 use super::error::{FullSyncError, NodeFault, RsyncReport, ServerFault};
 use super::notice::FullSyncNotice;
 use super::receive_dir::ReceiveDir;
+use crate::apply::filesystem::held_times::HeldTimes;
 use crate::image::Layer;
 use crate::report::{Event, Job, Monitor};
 use crate::root::Root;
@@ -19,8 +20,10 @@ use crate::tree_path::TreePath;
 const IDLE_TIMEOUT: u32 = 120;
 /// Seconds for a connection to be established.
 const CONNECT_TIMEOUT: u32 = 15;
-/// Compares times as exactly as filesystems store them.
-pub(super) const NANOSECONDS: &str = "--modify-window=-1";
+/// Compares times to the nanosecond.
+const NANOSECONDS: &str = "--modify-window=-1";
+/// Compares whole seconds.
+const SECONDS: &str = "--modify-window=0";
 /// Extended attributes that no image has; see [`crate::entry::xattr_travels`].
 const EXCLUDED_XATTRS: [&str; 6] = [
     "btrfs.*",
@@ -55,6 +58,8 @@ pub struct Module<'a> {
     pub rules: &'a [u8],
     /// Comparison with the files of the live tree.
     pub comparison: Comparison,
+    /// Times that the filesystems of the live tree can hold.
+    pub times: &'a HeldTimes,
     /// Time at which rsync is killed.
     pub deadline: Instant,
 }
@@ -136,6 +141,16 @@ impl Module<'_> {
         );
         monitor.event(Event::Finished { job: Job::Download });
         self.check_outcome(&result?)
+    }
+
+    /// The option that compares times as exactly as the receive directory stores them.
+    pub(super) fn modify_window(&self) -> &'static str {
+        if self.times.of_root().is_coarse() { SECONDS } else { NANOSECONDS }
+    }
+
+    /// The option that compares times as exactly as every filesystem of the live tree stores them.
+    pub(super) fn modify_window_of_tree(&self) -> &'static str {
+        if self.times.is_any_coarse() { SECONDS } else { NANOSECONDS }
     }
 
     /// Options that omit files which equal those of the tree `live`.

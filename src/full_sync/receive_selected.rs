@@ -3,7 +3,7 @@
 use std::ffi::OsStr;
 
 use super::error::FullSyncError;
-use super::module::{Module, NANOSECONDS, archive_options};
+use super::module::{Module, archive_options};
 use super::receive_dir::ReceiveDir;
 use crate::entry::Entry;
 use crate::manifest::Manifest;
@@ -30,7 +30,7 @@ pub fn receive_selected(
 ) -> Result<Selected, FullSyncError> {
     let directory = receive_dir.create_part("selected-", module.layer, module.rules)?;
     let mut options = archive_options();
-    options.push(NANOSECONDS.into());
+    options.push(module.modify_window().into());
     let place = (&directory.top, OsStr::new("tree/"));
     let outcome = module.run(place, options, |_| Ok(()), monitor)?;
     module.check_outcome(&outcome)?;

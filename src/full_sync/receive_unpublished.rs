@@ -8,8 +8,8 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::ffi::{OsStr, OsString};
 
 use super::error::{ChangedNames, FullSyncError, NodeFault, ServerFault};
-use super::itemized::{RsyncListing, split_item, unescape};
-use super::module::{Module, NANOSECONDS, archive_options};
+use super::itemized::{RsyncListing, is_time_only, split_item, unescape};
+use super::module::{Module, archive_options};
 use super::notice::FullSyncNotice;
 use super::receive_dir::{ReceiveDir, fixed_path};
 use crate::digest::Digest;
@@ -28,12 +28,19 @@ pub struct Received {
     pub tree: Root,
     /// Digests of the files that were read from the live tree instead.
     pub local: HashMap<TreePath, Digest>,
+    /// Paths whose time the filesystem of the receive directory cannot hold, with the reason.
+    pub unheld_times: BTreeMap<TreePath, String>,
 }
 
 /// Result of the second comparison by rsync.
 enum SecondComparison {
-    /// Nothing changed. Of these hard links, rsync reports another link as equal.
-    Unchanged(HashSet<TreePath>),
+    /// Nothing changed.
+    Unchanged {
+        /// Hard links of which rsync reports another link as equal.
+        links: HashSet<TreePath>,
+        /// Paths whose time the filesystem cannot hold, with the reason.
+        unheld_times: BTreeMap<TreePath, String>,
+    },
     /// Names of changed files.
     Changed(Vec<String>),
 }
@@ -54,22 +61,23 @@ pub fn receive_unpublished(
 ) -> Result<Received, FullSyncError> {
     let directory = receive_dir.create_layer(module.layer, module.rules)?;
     let layer_dir = &directory.top;
-    module.transfer(live, layer_dir, exact_options(), monitor)?;
+    module.transfer(live, layer_dir, exact_options(module), monitor)?;
 
     layer_dir.create_dir(&fixed_path("none"))?;
     let mut listing = RsyncListing::read(module, layer_dir, monitor)?;
     monitor.event(Event::Started { job: Job::Walk, total: listing.paths.len() as u64 });
-    let mut comparison = compare_again(module, &listing, (live, layer_dir), monitor)?;
+    let mut comparison =
+        compare_again(module, &listing, (live, layer_dir, &directory.tree), monitor)?;
 
     // rsync loses the capabilities of a file that it copies to another owner, and sets them in a
     // second transfer. An edit of the image may be complete by then, too.
     if matches!(comparison, SecondComparison::Changed(_)) {
-        module.transfer(live, layer_dir, exact_options(), monitor)?;
+        module.transfer(live, layer_dir, exact_options(module), monitor)?;
         listing = RsyncListing::read(module, layer_dir, monitor)?;
-        comparison = compare_again(module, &listing, (live, layer_dir), monitor)?;
+        comparison = compare_again(module, &listing, (live, layer_dir, &directory.tree), monitor)?;
     }
-    let equal_links = match comparison {
-        SecondComparison::Unchanged(links) => links,
+    let (equal_links, unheld_times) = match comparison {
+        SecondComparison::Unchanged { links, unheld_times } => (links, unheld_times),
         SecondComparison::Changed(names) => {
             let (layer, names) = (module.layer.clone(), ChangedNames(names));
             return Err(FullSyncError::Server(ServerFault::Changed { layer, names }));
@@ -80,7 +88,7 @@ pub fn receive_unpublished(
     let (manifest, local) = trees.make_manifest(&listing, &equal_links, monitor)?;
     monitor.event(Event::Advanced { job: Job::Walk, by: listing.paths.len() as u64 });
     monitor.event(Event::Finished { job: Job::Walk });
-    Ok(Received { manifest, tree: directory.tree, local })
+    Ok(Received { manifest, tree: directory.tree, local, unheld_times })
 }
 
 /// Reads the directories above `directory` from the tree `live`, without their other content.
@@ -95,9 +103,9 @@ pub fn manifest_of_parents(
     Ok(if entries.is_empty() { None } else { Manifest::new(entries).ok() })
 }
 
-fn exact_options() -> Vec<OsString> {
+fn exact_options(module: &Module<'_>) -> Vec<OsString> {
     let mut options = archive_options();
-    options.push(NANOSECONDS.into());
+    options.push(module.modify_window().into());
     options
 }
 
@@ -105,25 +113,35 @@ fn exact_options() -> Vec<OsString> {
 fn compare_again(
     module: &Module<'_>,
     listing: &RsyncListing,
-    (live, layer_dir): (&Root, &Root),
+    (live, layer_dir, tree): (&Root, &Root, &Root),
     monitor: &dyn Monitor,
 ) -> Result<SecondComparison, FullSyncError> {
     // Without -H: with it, rsync skips the further links of a file that the live tree has.
     let mut options: Vec<OsString> =
-        ["-aAXSn", "--numeric-ids", "--no-inc-recursive", NANOSECONDS, "--out-format=%i %n"]
+        ["-aAXSn", "--numeric-ids", "--no-inc-recursive", "--out-format=%i %n"]
             .map(Into::into)
             .into();
+    options.push(module.modify_window().into());
     options.extend(module.comparison_options(live));
 
     let leaders: HashSet<&TreePath> = listing.leaders.values().collect();
     let mut equal_links = HashSet::new();
-    let mut changed = Vec::new();
+    let (mut changed, mut unheld_times) = (Vec::new(), BTreeMap::new());
     let outcome = module.run(
         (layer_dir, OsStr::new("tree/")),
         options,
         |line: &[u8]| {
-            let name = unescape(split_item(line).map_or(line, |(_, name)| name));
-            match TreePath::new(name.strip_suffix(b"/").unwrap_or(&name)) {
+            let (letters, name) = split_item(line).unwrap_or((b"", line));
+            let name = unescape(name);
+            let path = match name.strip_suffix(b"/").unwrap_or(&name) {
+                b"." => Ok(TreePath::root()),
+                name => TreePath::new(name),
+            };
+            match path {
+                Ok(path) if is_time_only(letters) && has_unheld_time(module, &path, live, tree) => {
+                    let reason = module.times.limit_reason(&path);
+                    unheld_times.insert(path, reason);
+                }
                 Ok(path) if listing.leaders.contains_key(&path) || leaders.contains(&path) => {
                     equal_links.insert(path);
                 }
@@ -136,10 +154,18 @@ fn compare_again(
     module.check_outcome(&outcome)?;
 
     Ok(if changed.is_empty() {
-        SecondComparison::Unchanged(equal_links)
+        SecondComparison::Unchanged { links: equal_links, unheld_times }
     } else {
         SecondComparison::Changed(changed)
     })
+}
+
+/// Whether the object that was received, or else the live one, has a time at a limit of its
+/// filesystem: rsync has set it as well as possible.
+fn has_unheld_time(module: &Module<'_>, path: &TreePath, live: &Root, tree: &Root) -> bool {
+    let stat_in = |root: &Root| root.stat(path).ok().flatten();
+    let stat = stat_in(tree).or_else(|| stat_in(live));
+    stat.is_some_and(|stat| module.times.is_limit(&TreePath::root(), stat.mtime))
 }
 
 impl ReceivedTrees<'_> {

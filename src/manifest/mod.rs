@@ -23,12 +23,15 @@ pub use read::parse_entries;
 use rayon::prelude::*;
 
 use crate::digest::Hasher;
-use crate::entry::{Entry, Node};
+use crate::entry::{Entry, Mtime, Node};
 use crate::generation::GenerationId;
 use crate::tree_path::TreePath;
 
 /// Largest canonical text that is read from outside, in bytes: about five million entries.
 pub const MAX_TEXT: u64 = 1 << 30;
+/// Number of entries that a published manifest may have whatever its catalog states: they take
+/// about 20 MB of memory.
+const SMALL_MANIFEST: usize = 50_000;
 /// Longest line in bytes.
 ///
 /// It has room for path, link target, group and the names of extended attributes, all of them
@@ -235,6 +238,23 @@ impl Manifest {
             .map(|(_, e)| e.clone())
             .collect();
         regroup(&mut entries);
+        Manifest { entries: entries.into(), id: OnceLock::new() }
+    }
+
+    /// The manifest with another mtime for each entry.
+    pub fn with_times(&self, time_of: impl Fn(&Entry) -> Mtime) -> Manifest {
+        if self.entries.iter().all(|entry| time_of(entry) == entry.meta.mtime) {
+            return self.clone();
+        }
+        let with_time = |entry: &Entry| {
+            let mut entry = entry.clone();
+            let mtime = time_of(&entry);
+            if entry.meta.mtime != mtime {
+                entry.meta.mtime = mtime;
+            }
+            entry
+        };
+        let entries: Vec<Entry> = self.entries.iter().map(with_time).collect();
         Manifest { entries: entries.into(), id: OnceLock::new() }
     }
 }

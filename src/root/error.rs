@@ -15,6 +15,11 @@ pub struct RootError {
     pub source: io::Error,
 }
 
+/// Another process holds a write lease on a file (fcntl, `F_SETLEASE`), and does not release it.
+#[derive(Clone, Copy, Debug, thiserror::Error)]
+#[error("another process holds a lease on it")]
+pub(super) struct LeaseHeld;
+
 /// Result of a call on a tree.
 pub type Result<T> = std::result::Result<T, RootError>;
 
@@ -43,6 +48,11 @@ impl RootError {
         [Errno::INVAL, Errno::NOSYS, Errno::OPNOTSUPP]
             .iter()
             .any(|errno| self.source.raw_os_error() == Some(errno.raw_os_error()))
+    }
+
+    /// Whether another process holds a lease on the file.
+    pub fn is_leased(&self) -> bool {
+        self.source.get_ref().is_some_and(|error| error.is::<LeaseHeld>())
     }
 
     /// Whether the path does not exist.

@@ -10,7 +10,7 @@ use crate::entry::{Device, EntryKind, Meta, Mtime, Xattrs};
 use crate::tree_path::TreePath;
 
 use super::error::is_absent;
-use super::{Result, Root};
+use super::{BoundedFile, Result, Root, lease};
 
 /// Result of lstat.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -124,14 +124,18 @@ impl Root {
         birth.map_err(|e| self.error("inspect", path, e))
     }
 
-    /// Opens a regular file for reading.
-    pub fn open_file(&self, path: &TreePath) -> Result<File> {
-        let fd = self.resolve(path, OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY);
-        let file = File::from(fd.map_err(|e| self.error("open", path, e))?);
+    /// Opens a regular file for reading up to its present size.
+    ///
+    /// If another process holds a write lease on it, this waits a moment for the end of the lease.
+    pub fn open_file(&self, path: &TreePath) -> Result<BoundedFile> {
+        let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY;
+        let fd = lease::wait_for_end(|| self.resolve(path, flags));
+        let file = File::from(fd.map_err(|e| self.error("open", path, lease::explain(e)))?);
 
         let stat = rustix::fs::fstat(&file).map_err(|e| self.error("inspect", path, e))?;
-        let reason = match Stat::from(stat).kind {
-            FileKind::File => return Ok(file),
+        let stat = Stat::from(stat);
+        let reason = match stat.kind {
+            FileKind::File => return Ok(BoundedFile::new(file, stat.size)),
             FileKind::Directory => "it is a directory and no plain file",
             FileKind::Fifo => "it is a named pipe and no plain file",
             _ => "it is no plain file",

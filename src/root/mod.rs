@@ -11,6 +11,7 @@
 #![allow(clippy::disallowed_methods, reason = "this module is the one that touches a target tree")]
 
 mod batch_stat;
+mod bounded_file;
 mod copy;
 mod create;
 mod error;
@@ -19,6 +20,7 @@ mod filesystem_identity;
 pub mod freeze;
 mod inspect;
 mod io_pool;
+mod lease;
 mod metadata;
 pub mod mounts;
 mod new_file;
@@ -27,6 +29,7 @@ mod program;
 mod project;
 mod replace;
 mod resolve;
+mod time_support;
 mod walk;
 mod xattrs;
 
@@ -38,6 +41,7 @@ use rustix::fs::{Mode, OFlags};
 
 use crate::tree_path::TreePath;
 
+pub use bounded_file::{BoundedFile, BoundedReader};
 pub use error::{Result, RootError};
 pub use inspect::{ChangeLocks, FileKind, FreeSpace, Stat};
 pub use io_pool::on_many_threads;
@@ -46,6 +50,7 @@ pub use new_file::NewFile;
 pub use privileges::{CAPABILITY, Privileges, SET_ID};
 pub use replace::{Rename, syncfs_reports_errors};
 pub use resolve::{Resolver, force_resolver};
+pub use time_support::TimeSupport;
 pub use walk::{Descend, OpenDirectory, Visit};
 
 /// An open directory tree.

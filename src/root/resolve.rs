@@ -65,8 +65,9 @@ impl Root {
         let how = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
         loop {
             match rustix::fs::openat2(&self.dir, path.as_bytes(), flags, Mode::empty(), how) {
-                // AGAIN: a rename elsewhere raced with the resolution.
-                Err(Errno::INTR | Errno::AGAIN) => {}
+                // AGAIN is not repeated here: a TreePath has no "..", so no rename elsewhere can be
+                // the cause, but a lease on the file (see `Root::open_file`).
+                Err(Errno::INTR) => {}
                 answer => return answer,
             }
         }

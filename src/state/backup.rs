@@ -30,7 +30,7 @@ pub fn back_up(root: &Root, to: &Root) -> Result<(), RootError> {
         match to.create_link(&tree_path(name), root, &from) {
             Err(error) if error.is_absent() => {}
             // The state directory may be on another filesystem, which makes a link impossible.
-            Err(_) => root.copy(&from, to, &tree_path(name))?,
+            Err(_) => root.copy(&from, to, &tree_path(name), &|| false)?,
             Ok(()) => {}
         }
     }

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use crate::apply::filesystem::held_times::HeldTimes;
 use crate::apply::journal::CommitRecord;
 use crate::apply::plan::{ChangePlan, ItemizedLine};
 use crate::apply::session::{self, Session};
@@ -98,6 +99,8 @@ struct Undo {
     previous_manifest: Option<Vec<u8>>,
     /// Composed manifest of the state before the update.
     previous_tree: Option<Manifest>,
+    /// Times that the filesystems of the tree can hold.
+    times: HeldTimes,
 }
 
 /// Restores the state before the last transaction.
@@ -222,7 +225,8 @@ impl Undo {
             .and_then(|bytes| Manifest::read_zstd(bytes, MAX_TEXT).ok())
             .zip(previous.as_ref())
             .map(|(manifest, state)| overrides::compose_recorded(manifest, state));
-        Ok(Undo { set, current, previous, previous_manifest, previous_tree })
+        let times = HeldTimes::probe(root, &session.filesystems).map_err(Untouched::from)?;
+        Ok(Undo { set, current, previous, previous_manifest, previous_tree, times })
     }
 
     /// Plans the rollback, and refuses one that cannot be applied.
@@ -237,6 +241,7 @@ impl Undo {
             None => None,
         };
 
+        let shown_tree = self.previous_tree.as_ref().map(|tree| self.times.apply(tree));
         let input = RollbackInput {
             root,
             host: session.host.as_ref(),
@@ -248,7 +253,8 @@ impl Undo {
                 None => KernelRetention::Modules,
             },
             tracked: current_tree.as_ref(),
-            before: self.previous_tree.as_ref(),
+            before: shown_tree.as_ref(),
+            times: &self.times,
             filter,
         };
         let plan = plan_rollback(&self.set, input)?;

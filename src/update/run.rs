@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Instant;
 
 use crate::apply::Untouched;
+use crate::apply::filesystem::held_times::HeldTimes;
 use crate::apply::filesystem::{limited, mount_root_times};
 use crate::apply::session::Session;
 use crate::fetch::Spool;
@@ -25,13 +26,16 @@ pub(super) struct Run<'a> {
     /// Rules from which `filter` was compiled.
     pub excludes: &'a Excludes,
     pub filter: Filter,
+    /// Times that the filesystems of the tree can hold.
+    pub times: HeldTimes,
     pub monitor: &'a dyn Monitor,
 }
 
 /// A manifest without excluded paths, split by the abilities of this node's filesystems.
 pub(super) struct SupportedPart {
     pub manifest: Manifest,
-    /// Paths that a limited filesystem cannot hold, with the reason.
+    /// Paths that a limited filesystem cannot hold, and paths whose time cannot be held, with the
+    /// reason.
     pub unsupported: BTreeMap<TreePath, String>,
 }
 
@@ -44,7 +48,9 @@ impl<'a> Run<'a> {
         monitor: &'a dyn Monitor,
     ) -> Result<Self, UpdateError> {
         let filter = build_request_filter(request, session, excludes)?;
-        Ok(Run { request, session, excludes, filter, monitor })
+        let times =
+            HeldTimes::probe(&session.root, &session.filesystems).map_err(Untouched::from)?;
+        Ok(Run { request, session, excludes, filter, times, monitor })
     }
 
     /// Returns the same run under other exclude rules.
@@ -76,8 +82,13 @@ impl<'a> Run<'a> {
     }
 
     /// Splits `manifest`, without excluded paths, into supported and unsupported ones.
+    ///
+    /// The supported ones have the times that the tree will show.
     pub fn supported_part(&self, manifest: &Manifest) -> SupportedPart {
-        supported_part(manifest, &self.filter, &self.session.mounts)
+        let mut part = supported_part(manifest, &self.filter, &self.session.mounts);
+        part.unsupported.extend(self.times.out_of_range(&part.manifest));
+        part.manifest = self.times.apply(&part.manifest);
+        part
     }
 
     /// Opens the download spool; `None` in a dry run, which downloads to a temporary directory.

@@ -39,6 +39,12 @@ impl Disk {
     /// `at`.
     #[track_caller]
     pub fn new(kind: &str, image: PathBuf, at: &Path) -> Self {
+        Disk::with_options(kind, &[], image, at)
+    }
+
+    /// The same with options for mkfs.
+    #[track_caller]
+    pub fn with_options(kind: &str, options: &[&str], image: PathBuf, at: &Path) -> Self {
         let (bytes, quiet): (u64, &[&str]) = match kind {
             "xfs" => (320 << 20, &["-q"]),
             "btrfs" => (256 << 20, &["-q"]),
@@ -46,7 +52,7 @@ impl Disk {
             _ => (64 << 20, &["-q"]),
         };
         File::create(&image).and_then(|file| file.set_len(bytes)).expect("a file for a filesystem");
-        run(Command::new(format!("mkfs.{kind}")).args(quiet).arg(&image));
+        run(Command::new(format!("mkfs.{kind}")).args(quiet).args(options).arg(&image));
         fs::create_dir_all(at).expect("a mount point");
         let mut disk =
             Disk { image, kind: kind.to_owned(), at: Mounted(at.to_owned()), device: None };

@@ -7,6 +7,7 @@
 //! A [limited filesystem](limited) has no slots: those of the root's filesystem serve it, and a
 //! copy replaces each rename.
 
+pub mod held_times;
 pub mod limited;
 pub mod mount_root_times;
 pub(in crate::apply) mod stage_dirs;

@@ -206,6 +206,11 @@ impl ChangePlan {
 }
 
 impl StagedItem {
+    /// Whether the item is a hard link of another object.
+    pub fn is_link(&self) -> bool {
+        !matches!(self.source, ContentSource::Node | ContentSource::Content { .. })
+    }
+
     /// Bytes of content; 0 unless the item is a file with content of its own.
     pub fn bytes(&self) -> u64 {
         match self.source {

@@ -12,7 +12,7 @@ use crate::digest::Digest;
 use crate::entry::Entry;
 use crate::host::Drift;
 use crate::manifest::Manifest;
-use crate::root::{FileKind, RootError, Stat};
+use crate::root::{FileKind, Stat};
 use crate::tree_path::TreePath;
 
 /// Number of entries that one processor classifies at a time.
@@ -53,7 +53,7 @@ pub(super) fn classify_all(
         .entries()
         .par_chunks(CHUNK)
         .map(|chunk| classify_chunk(input, live, chunk))
-        .collect::<Result<_, RootError>>()?;
+        .collect::<Result<_, Untouched>>()?;
     let mut classified = chunks.concat();
 
     let is_limited = |path: &TreePath| input.filesystems.is_limited(path);
@@ -78,7 +78,7 @@ fn classify_chunk(
     input: &PlanInput,
     live: &LiveTree,
     chunk: &[Entry],
-) -> Result<Vec<Classified>, RootError> {
+) -> Result<Vec<Classified>, Untouched> {
     let installed = input.installed.map(Manifest::entries).unwrap_or_default();
     let start =
         chunk.first().map_or(0, |first| installed.partition_point(|old| old.path < first.path));
@@ -101,7 +101,7 @@ fn classify(
     live: &LiveTree,
     entry: &Entry,
     old: Option<&Entry>,
-) -> Result<Classified, RootError> {
+) -> Result<Classified, Untouched> {
     let is_unchanged = old == Some(entry);
     let is_known_deviation = input.known_deviations.contains(&entry.path);
     let no_change =
@@ -133,7 +133,8 @@ fn classify(
         && !difference.content
         && !(trusts_stat && has_recorded_content(old, stat, digest))
     {
-        difference.content = live.digest(input.root, &entry.path)? != Some(digest);
+        let found = live.digest(input.root, &entry.path, input.monitor)?;
+        difference.content = found != Some(digest);
     }
 
     let decision = decide(input, entry, stat, &Classified { difference, ..no_change });

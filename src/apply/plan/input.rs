@@ -7,6 +7,7 @@ use crate::entry::Entry;
 use crate::filter::Filter;
 use crate::host::{Drift, Kernel, KernelRetention};
 use crate::manifest::Manifest;
+use crate::report::Monitor;
 use crate::root::Root;
 use crate::root::mounts::{Mount, RootMount};
 use crate::tree_path::TreePath;
@@ -45,6 +46,8 @@ pub struct PlanInput<'a> {
     pub bind_mounts: &'a [(TreePath, TreePath)],
     /// Treatment of deviations and of untracked paths.
     pub policy: ComparePolicy,
+    /// Asked for a cancellation while files are read.
+    pub monitor: &'a dyn Monitor,
 }
 
 /// Treatment of deviations and of untracked paths.

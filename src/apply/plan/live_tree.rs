@@ -1,8 +1,6 @@
 //! Snapshot of the live tree: stats of the tracked paths, and the untracked paths beside them.
 
 use std::collections::HashMap;
-use std::fs::File;
-use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use rayon::prelude::*;
@@ -131,9 +129,8 @@ impl LiveTree {
         let digests: Vec<Option<(TreePath, Digest)>> = paths
             .par_iter()
             .map(|path| {
-                let digest = digest_of_file(root, path, |file| {
-                    Digest::of_reader(CancelReader { from: file, monitor })
-                })?;
+                let size = self.get(path).map_or(0, |stat| stat.size);
+                let digest = digest_of_file(root, path, size, monitor)?;
                 monitor.event(Event::Advanced { job: Job::Walk, by: 1 });
                 Ok(digest.map(|digest| ((*path).clone(), digest)))
             })
@@ -176,28 +173,40 @@ impl LiveTree {
         self.is_complete || self.covered.binary_search(path).is_ok()
     }
 
-    /// Digest of the regular file at `path`, from the snapshot or read now; `None` if none exists.
-    pub fn digest(&self, root: &Root, path: &TreePath) -> Result<Option<Digest>, RootError> {
-        match self.digests.get(path) {
-            Some(digest) => Ok(Some(*digest)),
-            None => digest_of_file(root, path, Digest::of_reader),
+    /// Digest of the regular file at `path`, from the snapshot or read now.
+    ///
+    /// `None` if it does not exist, or is no longer as in the snapshot.
+    pub fn digest(
+        &self,
+        root: &Root,
+        path: &TreePath,
+        monitor: &dyn Monitor,
+    ) -> Result<Option<Digest>, Untouched> {
+        if let Some(digest) = self.digests.get(path) {
+            return Ok(Some(*digest));
         }
+        let Some(stat) = self.get(path) else { return Ok(None) };
+        digest_of_file(root, path, stat.size, monitor)
+            .map_err(|error| Untouched::cancelled_or(monitor, error))
     }
 }
 
+/// Digest of a file of `size` bytes; `None` if it has another size by now, or cannot be opened
+/// because of a lease. The caller then takes it for another content.
 fn digest_of_file(
     root: &Root,
     path: &TreePath,
-    read: impl FnOnce(File) -> io::Result<(Digest, u64)>,
+    size: u64,
+    monitor: &dyn Monitor,
 ) -> Result<Option<Digest>, RootError> {
     let file = match root.open_file(path) {
-        Err(error) if error.is_absent() => return Ok(None),
+        Err(error) if error.is_absent() || error.is_leased() => return Ok(None),
         answer => answer?,
     };
-    let (digest, _) = read(file).map_err(|source| RootError {
-        operation: "read",
-        path: root.show(path),
-        source,
-    })?;
+    if file.size() != size {
+        return Ok(None);
+    }
+    let (digest, _) = Digest::of_reader(CancelReader { from: file, monitor })
+        .map_err(|source| RootError { operation: "read", path: root.show(path), source })?;
     Ok(Some(digest))
 }

@@ -93,6 +93,7 @@ fn plan_between(
             drift: Drift::Repair,
             untracked: UntrackedPolicy::Keep,
         },
+        monitor: &Silent,
     };
     plan_changes(&input, &live).expect("plans")
 }

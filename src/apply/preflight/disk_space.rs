@@ -129,11 +129,21 @@ impl<'a> SpaceRequirement<'a> {
         }
 
         for item in &plan.staged_items {
-            self.add_to(item.filesystem, item.bytes(), 1)?;
+            // A hard link needs no inode.
+            let inodes = u64::from(!item.is_link());
+            self.add_to(item.filesystem, item.bytes(), inodes)?;
             let is_copied = self.disk(item.filesystem) != self.disk(0);
             if route == StagingRoute::ReceiveDir && is_copied {
                 self.add_to(0, item.bytes(), 1)?;
             }
+        }
+        self.add_copied_backups(plan)
+    }
+
+    /// Adds the space of backups that have to be copies.
+    pub fn add_copied_backups(&mut self, plan: &ChangePlan) -> Result<(), RootError> {
+        for (filesystem, copied) in undo::backup::copied_backups(self.root, plan)? {
+            self.add_to(filesystem, copied.bytes, copied.inodes)?;
         }
         Ok(())
     }

@@ -11,6 +11,7 @@ use crate::apply::filesystem::{Filesystems, Slots};
 use crate::apply::on_disk::{UNDO_DIR, name, slot_name};
 use crate::apply::plan::{Action, Change, ChangePlan};
 use crate::apply::preflight::disk_space::SpaceRequirement;
+use crate::apply::undo;
 use crate::root::{Descend, FileKind, Root, RootError};
 use crate::tree_path::TreePath;
 
@@ -19,12 +20,13 @@ use crate::tree_path::TreePath;
 /// The content that it restores is on its filesystem already, except on limited filesystems.
 pub fn check_rollback_space(root: &Root, plan: &ChangePlan) -> Result<(), Untouched> {
     let backup_bytes = check_limited_space(root, plan, &plan.filesystems)?;
-    if backup_bytes == 0 {
+    if backup_bytes == 0 && undo::backup::copied_backups(root, plan)?.is_empty() {
         return Ok(());
     }
 
     let mut requirement = SpaceRequirement::new(root, &plan.filesystems, None, &[]);
     requirement.add_bytes(backup_bytes)?;
+    requirement.add_copied_backups(plan)?;
     match requirement.shortages().into_iter().next() {
         Some(shortage) => Err(DiskSpaceError::from(shortage).into()),
         None => Ok(()),

@@ -121,7 +121,7 @@ fn copy_tree(
             target.create_dir(&copy)?;
             directories.push((path.clone(), copy, *stat));
         } else if metadata == Metadata::All {
-            source.copy(path, target, &copy)?;
+            source.copy(path, target, &copy, &|| false)?;
         } else if stat.kind == FileKind::File {
             source.copy_content(path, target, &copy)?;
             target.set_times(&copy, stat.mtime)?;

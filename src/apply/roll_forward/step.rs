@@ -104,7 +104,7 @@ impl<'a> Executor<'a> {
         match change.action {
             Action::Install { slot } => {
                 let replaced = rename(slot).install()?;
-                if replaced.is_some_and(|live| is_edited_since(&live, self.sealed_at)) {
+                if replaced.is_some_and(|replaced| replaced.is_edited_since(self.sealed_at)) {
                     self.conflicts.edited_after_seal.push(change.path.clone());
                 }
             }
@@ -198,12 +198,22 @@ fn apply_by_copy(
     }
 }
 
-/// Whether an object was edited after the commit point.
-///
-/// Linking and unlinking an inode changes its ctime as well, and the backup is a second link. So
-/// with more than two links only the time of the content counts.
-fn is_edited_since(live: &Stat, sealed_at: Mtime) -> bool {
-    live.ctime > sealed_at && (live.links <= 2 || live.mtime > sealed_at)
+/// An object that an install replaced.
+struct Replaced {
+    live: Stat,
+    /// Whether the backup is a link of the object, and not a copy.
+    is_linked: bool,
+}
+
+impl Replaced {
+    /// Whether the object was edited after the commit point.
+    ///
+    /// Linking and unlinking an inode changes its ctime as well, and the backup is a second link. So
+    /// with more links, or without that one, only the time of the content counts.
+    fn is_edited_since(&self, sealed_at: Mtime) -> bool {
+        let has_own_ctime = self.is_linked && self.live.links <= 2;
+        self.live.ctime > sealed_at && (has_own_ctime || self.live.mtime > sealed_at)
+    }
 }
 
 /// Type of the object that an exchange installs.
@@ -230,7 +240,7 @@ struct SlotRename<'a> {
 
 impl SlotRename<'_> {
     /// Renames the staged slot to the entry; returns the object that it replaced.
-    fn install(&self) -> Result<Option<Stat>, RootError> {
+    fn install(&self) -> Result<Option<Replaced>, RootError> {
         let Some(new) = self.staged.stat(&self.slot)? else { return Ok(None) };
         let Some(live) = self.parent.stat(self.entry)? else {
             self.rename_staged(Rename::NoReplace)?;
@@ -241,14 +251,16 @@ impl SlotRename<'_> {
             // The object was created there after the commit point; its type does not matter.
             self.move_to_backups()?;
             self.rename_staged(Rename::NoReplace)?;
-            return Ok(Some(live));
+            return Ok(Some(Replaced { live, is_linked: true }));
         }
 
         let backup = self.backups.stat(&self.slot)?;
+        let mut is_linked = backup.is_some_and(|backup| backup::is_same_inode(&backup, &live));
         if !backup.is_some_and(|backup| backup::is_backup_of(&backup, &live)) {
             // The file was replaced after the backup of its predecessor was made.
             self.backups.unlink(&self.slot)?;
             backup::link_backup(self.parent, self.backups, &self.slot, self.entry)?;
+            is_linked = true;
         }
         if (new.dev, new.ino) == (live.dev, live.ino) {
             // rename(2) between two links of one inode does nothing.
@@ -256,7 +268,7 @@ impl SlotRename<'_> {
             return Ok(None);
         }
         self.rename_staged(Rename::Replace)?;
-        Ok(Some(live))
+        Ok(Some(Replaced { live, is_linked }))
     }
 
     /// Exchanges the staged slot and the entry, then moves the replaced object to the backups.

@@ -1,18 +1,18 @@
 //! The live tree as a source of content, by digest.
 
-use std::fs::File;
 use std::io::{self, Read};
 
 use rayon::prelude::*;
 
 use crate::apply::difference::Difference;
+use crate::apply::filesystem::held_times::HeldTimes;
 use crate::apply::plan::live_tree::LiveTree;
 use crate::delta::{self, ReadAt};
 use crate::diff_archive::Sources;
 use crate::digest::Digest;
 use crate::entry::Entry;
 use crate::manifest::Manifest;
-use crate::root::{Root, Stat};
+use crate::root::{BoundedFile, Root, Stat};
 use crate::tree_path::TreePath;
 
 /// Files of the live tree by the digest that they are expected to have.
@@ -28,10 +28,12 @@ impl<'a> LiveSource<'a> {
     /// Expects the contents that the manifest of the installed generation names.
     ///
     /// A path for which `is_doubtful` holds, such as an excluded one, may have another content or
-    /// none. It is expected only if its size and mtime are those of its entry.
+    /// none. It is expected only if it has the size of its entry, and the mtime that its filesystem
+    /// holds for that of the entry.
     pub fn from_manifest(
         root: &'a Root,
         installed: Option<&'a Manifest>,
+        times: &HeldTimes,
         mut is_doubtful: impl FnMut(&Entry) -> bool,
     ) -> Self {
         let entries = installed.map(Manifest::entries).unwrap_or_default();
@@ -43,7 +45,8 @@ impl<'a> LiveSource<'a> {
         // If the tree cannot be read, the staging reports it.
         let stats = root.stat_each(&paths).unwrap_or_default();
         let is_as_recorded = |entry: &Entry, stat: &Stat| {
-            !Difference::from_stat(entry, Some(stat)).content && stat.mtime == entry.meta.mtime
+            !Difference::from_stat(entry, Some(stat)).content
+                && stat.mtime == times.held(&entry.path, entry.meta.mtime)
         };
         expected.extend(
             doubtful
@@ -73,10 +76,14 @@ impl<'a> LiveSource<'a> {
     }
 
     /// Opens, one after the other, the files that may have this content, if they have its size.
-    pub(super) fn candidates(&self, digest: &Digest, size: u64) -> impl Iterator<Item = File> {
+    pub(super) fn candidates(
+        &self,
+        digest: &Digest,
+        size: u64,
+    ) -> impl Iterator<Item = BoundedFile> {
         self.files_with(digest).iter().filter_map(move |(_, path)| {
             let file = self.root.open_file(path).ok()?;
-            file.metadata().is_ok_and(|meta| meta.len() == size).then_some(file)
+            (file.size() == size).then_some(file)
         })
     }
 
@@ -126,7 +133,9 @@ impl Sources for LiveSource<'_> {
         _: &TreePath,
     ) -> io::Result<Option<Box<dyn ReadAt + '_>>> {
         for file in self.candidates(digest, size) {
-            if self.has_one_candidate(digest) || Digest::of_reader(&file)? == (*digest, size) {
+            if self.has_one_candidate(digest)
+                || Digest::of_reader(file.reader())? == (*digest, size)
+            {
                 return Ok(Some(Box::new(file)));
             }
         }
@@ -136,7 +145,7 @@ impl Sources for LiveSource<'_> {
 }
 
 /// Appends all of `file`; returns false unless it has exactly `size` bytes.
-pub(super) fn append_exactly(file: File, size: u64, to: &mut Vec<u8>) -> bool {
+pub(super) fn append_exactly(file: BoundedFile, size: u64, to: &mut Vec<u8>) -> bool {
     let start = to.len();
     // The size is from an archive: it must not decide alone how much memory is reserved.
     to.reserve_exact(usize::try_from(size.min(delta::MAX_CONTENT)).unwrap_or(0));

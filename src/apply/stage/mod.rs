@@ -20,7 +20,6 @@ pub mod unpack;
 pub(super) mod worker_queue;
 
 use std::collections::{BTreeMap, HashMap};
-use std::fs::File;
 use std::io::{BufRead, BufReader};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -36,7 +35,9 @@ use crate::cancel::{CancelReader, check_cancelled};
 use crate::digest::Digest;
 use crate::entry::{LeafKind, Node};
 use crate::report::{Event, Job, Monitor};
-use crate::root::{FileKind, Rename, Root, RootError, SecurityLabel, syncfs_reports_errors};
+use crate::root::{
+    BoundedFile, FileKind, Rename, Root, RootError, SecurityLabel, syncfs_reports_errors,
+};
 use crate::tree_path::TreePath;
 
 use background_sync::BackgroundSync;
@@ -158,7 +159,7 @@ impl<'a> Stage<'a> {
     }
 
     /// Opens the staged file that holds this content, if it is complete.
-    pub fn open_staged(&self, digest: &Digest) -> Option<File> {
+    pub fn open_staged(&self, digest: &Digest) -> Option<BoundedFile> {
         let first = self.first_items.get(digest).filter(|_| !self.is_missing(digest))?;
         let item = &self.plan.staged_items[*first];
         self.stages.staged(item.filesystem)?.open_file(&item.place).ok()
@@ -233,12 +234,11 @@ impl<'a> Stage<'a> {
             answer => answer.map_err(Untouched::from)?,
         };
         let digest_and_size =
-            Digest::of_reader(CancelReader { from: &file, monitor: self.monitor }).map_err(
-                |source| {
+            Digest::of_reader(CancelReader { from: file.reader(), monitor: self.monitor })
+                .map_err(|source| {
                     let error = RootError { operation: "read", path: from.show(path), source };
                     Untouched::cancelled_or(self.monitor, error)
-                },
-            )?;
+                })?;
         if digest_and_size != (*digest, first.bytes()) {
             return Ok(false);
         }
@@ -304,8 +304,7 @@ impl<'a> Stage<'a> {
         let retention = undo::decide(self.root, self.filesystems, self.plan, limits, self.monitor)?;
         undo::record_privileges(self.root, &self.stages, self.plan, self.monitor)
             .map_err(Untouched::from_root)?;
-        backup::link_all_backups(self.root, &self.stages, self.plan)
-            .map_err(Untouched::from_root)?;
+        backup::link_all_backups(self.root, &self.stages, self.plan, self.monitor)?;
         undo::record_prior_state(self.root, &self.stages, self.plan, retention, limits.recorded_id)
             .map_err(Untouched::from_root)?;
 

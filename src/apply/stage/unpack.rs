@@ -5,7 +5,6 @@
 //! content is stored in the stage directory until the chain is unpacked.
 
 use std::collections::HashSet;
-use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read};
 
 use crate::apply::error::{RefusalKind, Untouched};
@@ -20,7 +19,7 @@ use crate::diff_archive::{
 };
 use crate::digest::Digest;
 use crate::fetch::GrowingFile;
-use crate::root::{Root, RootError};
+use crate::root::{BoundedFile, Root, RootError};
 use crate::tree_path::TreePath;
 
 /// Contents up to this size are staged by the workers; the reader streams larger ones itself.
@@ -268,7 +267,7 @@ impl Unpacker<'_> {
         digest: &Digest,
         size: u64,
         content: &mut dyn BufRead,
-    ) -> Result<File, StageError> {
+    ) -> Result<BoundedFile, StageError> {
         let place = intermediate_name(digest);
         let file = self.scratch.create_file(&place).map_err(Untouched::from_root)?;
 
@@ -292,7 +291,7 @@ impl Unpacker<'_> {
             .ok_or_else(|| Untouched::from(RefusalKind::StagedFileMissing).into())
     }
 
-    fn open_intermediate(&self, digest: &Digest) -> Option<File> {
+    fn open_intermediate(&self, digest: &Digest) -> Option<BoundedFile> {
         self.scratch.open_file(&intermediate_name(digest)).ok()
     }
 

@@ -5,11 +5,20 @@ use std::io;
 
 use rustix::io::Errno;
 
+use crate::apply::error::Untouched;
 use crate::apply::filesystem::stage_dirs::Stages;
 use crate::apply::on_disk::slot_name;
-use crate::apply::plan::{Action, ChangePlan, KernelBackup};
+use crate::apply::plan::{Action, Change, ChangePlan, KernelBackup};
+use crate::cancel::check_cancelled;
+use crate::report::Monitor;
 use crate::root::{Descend, FileKind, Root, RootError, Stat};
 use crate::tree_path::TreePath;
+
+/// Fewest links of an inode that may not get another one.
+const MANY_LINKS: u64 = 1000;
+/// Most links of an inode on any filesystem, as far as the space for copies is concerned: ext4 has
+/// 65,000, btrfs 65,535, xfs more than any tree.
+const MAX_LINKS: u64 = 65_000;
 
 /// Backs up every file that a rename will replace, and those that stay for the running kernel.
 ///
@@ -19,7 +28,8 @@ pub(in crate::apply) fn link_all_backups(
     root: &Root,
     stages: &Stages,
     plan: &ChangePlan,
-) -> Result<(), RootError> {
+    monitor: &dyn Monitor,
+) -> Result<(), Untouched> {
     let installs = plan.changes.iter().filter_map(|change| match change.action {
         Action::Install { slot } => Some((change.filesystem, &change.path, slot)),
         _ => None,
@@ -29,13 +39,71 @@ pub(in crate::apply) fn link_all_backups(
         .iter()
         .map(|KernelBackup { filesystem, path, slot }| (*filesystem, path, *slot));
 
+    let mut linker = BackupLinker { root, monitor, inodes: HashMap::new() };
     for (filesystem, path, slot) in installs.chain(kernels) {
+        check_cancelled(monitor)?;
         let Some(backups) = stages.backups(filesystem) else { continue };
-        if root.stat(path)?.is_some_and(|live| live.kind != FileKind::Directory) {
-            link_backup(root, backups, &slot_name(slot), path)?;
+        let Some(live) = root.stat(path)? else { continue };
+        if live.kind != FileKind::Directory {
+            let linked = linker.link(backups, &slot_name(slot), path, &live);
+            linked.map_err(|error| Untouched::cancelled_or_full(monitor, error))?;
         }
     }
     Ok(())
+}
+
+/// Links files to backups; all backups of an inode that cannot have so many links share one copy.
+///
+/// Otherwise a rollback would restore separate files in place of a hard-link group.
+struct BackupLinker<'a> {
+    root: &'a Root,
+    monitor: &'a dyn Monitor,
+    /// Backups of inodes with many links, by device and inode number.
+    inodes: HashMap<(u64, u64), InodeBackups>,
+}
+
+/// Backups of one inode.
+#[derive(Default)]
+struct InodeBackups {
+    /// Slots that are links of the inode itself.
+    links: Vec<TreePath>,
+    /// Slot of the copy that replaces them.
+    copy: Option<TreePath>,
+}
+
+impl BackupLinker<'_> {
+    fn link(
+        &mut self,
+        backups: &Root,
+        slot: &TreePath,
+        path: &TreePath,
+        live: &Stat,
+    ) -> Result<(), RootError> {
+        let is_cancelled = || self.monitor.is_cancelled();
+        if live.links < MANY_LINKS {
+            return link_or_copy(self.root, backups, slot, path, &is_cancelled);
+        }
+
+        let inode = self.inodes.entry((live.dev, live.ino)).or_default();
+        let source = match &inode.copy {
+            Some(copy) => backups.create_link(slot, backups, copy),
+            None => backups.create_link(slot, self.root, path),
+        };
+        match source {
+            Ok(()) if inode.copy.is_none() => inode.links.push(slot.clone()),
+            Ok(()) => {}
+            Err(error) if cannot_link(&error.source) => {
+                self.root.copy(path, backups, slot, &is_cancelled)?;
+                for link in inode.links.drain(..) {
+                    backups.unlink(&link)?;
+                    backups.create_link(&link, backups, slot)?;
+                }
+                inode.copy = Some(slot.clone());
+            }
+            Err(error) => return Err(error),
+        }
+        Ok(())
+    }
 }
 
 /// Links the object at `path`, which is no directory, to the backup `slot`.
@@ -48,23 +116,78 @@ pub(in crate::apply) fn link_backup(
     slot: &TreePath,
     path: &TreePath,
 ) -> Result<(), RootError> {
+    link_or_copy(root, backups, slot, path, &|| false)
+}
+
+fn link_or_copy(
+    root: &Root,
+    backups: &Root,
+    slot: &TreePath,
+    path: &TreePath,
+    is_cancelled: &dyn Fn() -> bool,
+) -> Result<(), RootError> {
     match backups.create_link(slot, root, path) {
-        Err(error) if cannot_link(&error.source) => root.copy(path, backups, slot),
+        Err(error) if cannot_link(&error.source) => root.copy(path, backups, slot, is_cancelled),
         answer => answer,
     }
 }
 
 /// Whether `backup` is the backup of the object `live`: the same inode, or a copy of it.
 pub(in crate::apply) fn is_backup_of(backup: &Stat, live: &Stat) -> bool {
-    let is_copy = backup.links == 1
-        && backup.kind == live.kind
-        && (backup.size, backup.mtime) == (live.size, live.mtime);
-    (backup.dev, backup.ino) == (live.dev, live.ino) || is_copy
+    let attributes =
+        |stat: &Stat| (stat.kind, stat.size, stat.mtime, stat.mode, stat.uid, stat.gid);
+    is_same_inode(backup, live) || attributes(backup) == attributes(live)
+}
+
+/// Whether both are links of one inode.
+pub(in crate::apply) fn is_same_inode(a: &Stat, b: &Stat) -> bool {
+    (a.dev, a.ino) == (b.dev, b.ino)
 }
 
 fn cannot_link(error: &io::Error) -> bool {
     let errors = [Errno::XDEV, Errno::MLINK, Errno::PERM, Errno::OPNOTSUPP, Errno::NOSYS];
     errors.iter().any(|errno| error.raw_os_error() == Some(errno.raw_os_error()))
+}
+
+/// Space for the backups of `plan` that have to be copies, by filesystem.
+///
+/// These are the backups of inodes that would have too many links.
+pub(in crate::apply) fn copied_backups(
+    root: &Root,
+    plan: &ChangePlan,
+) -> Result<HashMap<usize, CopiedBackups>, RootError> {
+    let installs: Vec<&Change> = plan
+        .changes
+        .iter()
+        .filter(|change| matches!(change.action, Action::Install { .. }))
+        .collect();
+    let paths: Vec<&TreePath> = installs.iter().map(|change| &change.path).collect();
+
+    let mut inodes: HashMap<(u64, u64), (usize, Stat, u64)> = HashMap::new();
+    for (change, stat) in installs.iter().zip(root.stat_each(&paths)?) {
+        if let Some(stat) = stat.filter(|stat| stat.links >= MANY_LINKS) {
+            let inode = inodes.entry((stat.dev, stat.ino));
+            inode.or_insert((change.filesystem, stat, 0)).2 += 1;
+        }
+    }
+
+    let mut copied: HashMap<usize, CopiedBackups> = HashMap::new();
+    for (filesystem, stat, names) in inodes.into_values() {
+        if stat.links.saturating_add(names) > MAX_LINKS {
+            let copies = names.div_ceil(MAX_LINKS);
+            let sum = copied.entry(filesystem).or_default();
+            sum.inodes += copies;
+            sum.bytes += copies.saturating_mul(stat.blocks.saturating_mul(512));
+        }
+    }
+    Ok(copied)
+}
+
+/// Space for copies of files that can have no other link.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(in crate::apply) struct CopiedBackups {
+    pub bytes: u64,
+    pub inodes: u64,
 }
 
 /// Bytes that the backups of `plan` will occupy on each filesystem, before the first change.
@@ -95,7 +218,11 @@ pub(in crate::apply) fn backup_sizes(
             None => {}
         }
     }
-    Ok(usage.bytes())
+    let mut bytes = usage.bytes();
+    for (filesystem, copied) in copied_backups(root, plan)? {
+        *bytes.entry(filesystem).or_default() += copied.bytes;
+    }
+    Ok(bytes)
 }
 
 /// Space that would be free without the links that were added.

@@ -13,7 +13,6 @@ use crate::apply::plan::live_tree::LiveTree;
 use crate::catalog::Publish;
 use crate::entry::Entry;
 use crate::manifest::{Manifest, path_text};
-use crate::root::RootError;
 use crate::state::SeenCatalog;
 use crate::tree_path::TreePath;
 use crate::update::error::{Refusal, UpdateError};
@@ -57,7 +56,7 @@ pub(super) fn adopt(
 
     let mut best: Option<(usize, Differences)> = None;
     for (index, candidate) in candidates.iter().enumerate() {
-        let differences = compare(run, &candidate.tracked, &live).map_err(Untouched::from)?;
+        let differences = compare(run, &candidate.tracked, &live)?;
         if best.as_ref().is_none_or(|(_, fewest)| differences.len() < fewest.len()) {
             best = Some((index, differences));
         }
@@ -130,7 +129,7 @@ fn read_live_tree(run: &Run<'_>, candidates: &[Candidate<'_>]) -> Result<LiveTre
     Ok(live)
 }
 
-fn compare(run: &Run<'_>, manifest: &Manifest, live: &LiveTree) -> Result<Differences, RootError> {
+fn compare(run: &Run<'_>, manifest: &Manifest, live: &LiveTree) -> Result<Differences, Untouched> {
     let mut differences = Differences::new();
     for entry in manifest.entries() {
         let difference = compare_entry(run, entry, live)?;
@@ -142,7 +141,7 @@ fn compare(run: &Run<'_>, manifest: &Manifest, live: &LiveTree) -> Result<Differ
 }
 
 /// Compares one entry; its content only if nothing else shows that the file differs.
-fn compare_entry(run: &Run<'_>, entry: &Entry, live: &LiveTree) -> Result<Difference, RootError> {
+fn compare_entry(run: &Run<'_>, entry: &Entry, live: &LiveTree) -> Result<Difference, Untouched> {
     let root = &run.session.root;
     let stat = live.get(&entry.path);
     let mut difference = Difference::from_stat(entry, stat).with_details(root, entry)?;
@@ -152,7 +151,7 @@ fn compare_entry(run: &Run<'_>, entry: &Entry, live: &LiveTree) -> Result<Differ
 
     let is_settled = difference.missing || difference.kind || difference.content;
     if !is_settled && let Some((_, digest)) = entry.file() {
-        difference.content = live.digest(root, &entry.path)? != Some(digest);
+        difference.content = live.digest(root, &entry.path, run.monitor)? != Some(digest);
     }
     Ok(difference)
 }

@@ -147,6 +147,7 @@ pub(in crate::update) fn receive_override(
         directory: &TreePath::root(),
         rules: &run.filter.rsync_rules(),
         comparison: Comparison::Checksum,
+        times: &run.times,
         deadline: run.rsync_deadline(),
     };
     let received = receive_unpublished(&module, &run.session.root, receive_dir, run.monitor)

@@ -9,7 +9,7 @@ use crate::diff_archive::content_index::ContentIndex;
 use crate::digest::Digest;
 use crate::fetch::content::{ContentError, ContentStore, Sink};
 use crate::fetch::{FetchError, FetchErrorKind, RangeCost, Ranges, Repository, Side};
-use crate::manifest::{MAX_TEXT, Manifest};
+use crate::manifest::Manifest;
 use crate::report::{Event, Job, Monitor};
 use crate::state::SeenCatalog;
 use crate::update::error::{TrustError, UpdateError};
@@ -30,7 +30,7 @@ impl PublishedImage {
     /// Fetches the manifest of `publish` and checks that it is the generation's.
     pub fn manifest(&self, publish: &Publish) -> Result<Manifest, UpdateError> {
         let stored = self.repository.fetch_small(&publish.manifest, MAX_STORED)?;
-        let manifest = Manifest::read_zstd(stored.as_slice(), MAX_TEXT)
+        let manifest = Manifest::read_published(stored.as_slice(), publish.entries)
             .map_err(|error| corrupt_manifest(publish, &error.to_string()))?;
 
         if manifest.id() != publish.generation {
@@ -98,7 +98,10 @@ impl PublishedImage {
     fn fetch_index(&self, run: &Run<'_>) -> Result<Option<ContentIndex>, UpdateError> {
         let Some(file) = &self.catalog.content else { return Ok(None) };
         match self.repository.fetch(file, run.monitor) {
-            Ok(verified) => Ok(ContentIndex::read_zstd(BufReader::new(verified.into_file())).ok()),
+            Ok(verified) => {
+                let stored = BufReader::new(verified.into_file());
+                Ok(ContentIndex::read_published(stored, file.size).ok())
+            }
             Err(error) if is_unusable(&error) => Ok(None),
             Err(error) => Err(error.into()),
         }

@@ -103,6 +103,7 @@ fn receive(
         directory: &TreePath::root(),
         rules: &run.filter.rsync_rules(),
         comparison: Comparison::Checksum,
+        times: &run.times,
         deadline: run.rsync_deadline(),
     };
     let tree = module

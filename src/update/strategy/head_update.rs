@@ -37,14 +37,16 @@ impl<'a> HeadUpdate<'a> {
     /// Returns those of the recorded contents whose files look as recorded, by size and mtime.
     pub fn contents_as_recorded(&self) -> LiveSource<'a> {
         let installed = self.transaction.installed.map(|installed| &installed.composed);
-        LiveSource::from_manifest(&self.run().session.root, installed, |_| true)
+        let run = self.run();
+        LiveSource::from_manifest(&run.session.root, installed, &run.times, |_| true)
     }
 
     /// Returns the exclude rules of the target, if they differ from those in effect.
     pub fn find_other_excludes(&self, target: &Target) -> Result<Option<Vec<u8>>, UpdateError> {
         let installed = self.transaction.installed.map(|installed| &installed.composed);
         // The rules are verified by their digest, so that no path is doubtful.
-        let live = LiveSource::from_manifest(&self.run().session.root, installed, |_| false);
+        let run = self.run();
+        let live = LiveSource::from_manifest(&run.session.root, installed, &run.times, |_| false);
         let sources = ContentSources {
             live,
             published: self.published,

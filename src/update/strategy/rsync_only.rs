@@ -114,6 +114,7 @@ impl RsyncOnly<'_> {
             if self.scope.delete { UntrackedPolicy::Remove } else { UntrackedPolicy::Keep };
         target.delivery = Delivery::ReceiveDir;
         target.known_digests = received.local.clone();
+        target.unsupported.extend(received.unheld_times.clone());
         Ok(target)
     }
 
@@ -237,6 +238,7 @@ impl RsyncOnly<'_> {
             directory: &self.scope.directory,
             rules,
             comparison: if is_quick { Comparison::Quick } else { Comparison::Checksum },
+            times: &self.run.times,
             deadline: self.run.rsync_deadline(),
         }
     }

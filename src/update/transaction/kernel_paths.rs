@@ -10,6 +10,7 @@ use crate::entry::EntryKind;
 use crate::filter::Filter;
 use crate::host::{Drift, KernelRetention};
 use crate::manifest::{Manifest, path_text};
+use crate::report::Silent;
 use crate::root::Root;
 use crate::state::{KernelPaths, State};
 use crate::tree_path::TreePath;
@@ -53,6 +54,8 @@ impl KernelPathRemoval<'_> {
                 drift: Drift::Report,
                 untracked: UntrackedPolicy::Keep,
             },
+            // No file is read.
+            monitor: &Silent,
         };
         let mut plan = plan::plan_changes(&input, &live)?;
 

@@ -12,6 +12,7 @@ pub(super) mod target;
 
 use crate::allocator;
 use crate::apply::journal::CommitRecord;
+use crate::apply::notice::ApplyNotice;
 use crate::apply::plan::live_tree::LiveTree;
 use crate::apply::plan::{self, ChangePlan, CheckLevel, PlanInput};
 use crate::apply::stage::Stage;
@@ -83,7 +84,8 @@ impl<'a> UpdateTransaction<'a> {
     pub fn recorded_contents(&self) -> LiveSource<'a> {
         let manifest = self.installed.map(|installed| &installed.composed);
         let mut cursor = self.run.filter.cursor();
-        LiveSource::from_manifest(&self.run.session.root, manifest, |entry| {
+        let run = self.run;
+        LiveSource::from_manifest(&run.session.root, manifest, &run.times, |entry| {
             cursor.excludes(&entry.path, entry.kind()).is_some()
                 || self.installed.is_some_and(|known| known.deviating.contains(&entry.path))
         })
@@ -151,6 +153,7 @@ impl<'a> UpdateTransaction<'a> {
             mounts: &session.mounts,
             bind_mounts: &session.twins,
             policy: target.policy,
+            monitor: run.monitor,
         };
 
         let mut plan = plan::plan_changes(&input, live)?;
@@ -216,6 +219,10 @@ impl<'a> UpdateTransaction<'a> {
         allocator::trim();
 
         let run = self.run;
+        for coarse in &target.coarse_filesystems {
+            let place = run.session.root.show(&coarse.mount_root);
+            run.monitor.note(ApplyNotice::TimesRounded { place, paths: coarse.paths });
+        }
         let transaction = Transaction {
             session: run.session,
             plan,

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::OnceLock;
 
+use crate::apply::filesystem::held_times::CoarseFilesystem;
 use crate::apply::plan::{CheckLevel, ComparePolicy, UntrackedPolicy};
 use crate::digest::Digest;
 use crate::entry::Entry;
@@ -14,7 +15,7 @@ use crate::update::installed::Installed;
 use crate::update::installed::recorded::compress_manifest;
 use crate::update::notice::Route;
 use crate::update::run::{Run, SupportedPart};
-use crate::update::source::overrides::{self, OverrideLayer};
+use crate::update::source::overrides::{self, LayerSource, OverrideLayer};
 use crate::update::transaction::kernel_paths::kept_kernel_paths;
 use crate::update::transaction::mounts;
 use crate::update::transaction::provisions::list_provisions;
@@ -23,12 +24,15 @@ use crate::update::transaction::provisions::list_provisions;
 pub(in crate::update) struct Target {
     /// Manifest of the image's generation, with excluded paths.
     pub image: Manifest,
-    /// Image with overrides, without excluded and unsupported paths.
+    /// Image with overrides, without excluded and unsupported paths, with the times that the tree
+    /// will show.
     pub tracked: Manifest,
     /// The same of the installed generation.
     pub installed: Option<Manifest>,
-    /// Paths of the target that a limited filesystem cannot hold, with the reason.
+    /// Paths of the target that their filesystem cannot hold as they are, with the reason.
     pub unsupported: BTreeMap<TreePath, String>,
+    /// Filesystems that round times of the target.
+    pub coarse_filesystems: Vec<CoarseFilesystem>,
     /// Entries that only an overruled record names, in tree order. They are stale.
     pub overruled: Vec<Entry>,
     /// Releases of the kernels that the tree has, with excluded ones.
@@ -74,13 +78,19 @@ impl Target {
             || run.supported_part(&composed),
             || installed.map(|installed| run.supported_manifest(&installed.composed)),
         );
-        let SupportedPart { manifest: tracked, unsupported } = target;
+        let SupportedPart { manifest: tracked, mut unsupported } = target;
+        for layer in overrides {
+            if let LayerSource::Received(received) = &layer.source {
+                unsupported.extend(received.unheld_times.clone());
+            }
+        }
         let kernel = installed.and_then(|installed| installed.kernel.as_ref());
 
         Ok(Target {
             tracked,
             installed: installed_part,
             unsupported,
+            coarse_filesystems: run.times.coarse_filesystems(&composed),
             overruled: overruled_entries(run, installed, &composed),
             kernels: releases_in(&composed),
             kernel_paths: kept_kernel_paths(&run.session.root, &run.filter, kernel),

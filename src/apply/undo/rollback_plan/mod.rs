@@ -11,6 +11,7 @@ use std::collections::{BTreeMap, HashSet};
 
 use crate::apply::difference::Difference;
 use crate::apply::error::{FilesystemFault, RefusalKind, Untouched};
+use crate::apply::filesystem::held_times::HeldTimes;
 use crate::apply::filesystem::{Slots, limited};
 use crate::apply::on_disk::{SlotAllocator, UNDO_DIR, slot_name};
 use crate::apply::plan::ordering::{self, PendingInstall};
@@ -49,6 +50,8 @@ pub struct RollbackInput<'a> {
     pub tracked: Option<&'a Manifest>,
     /// Manifest that was recorded before: a restored path that differs from it is a deviation.
     pub before: Option<&'a Manifest>,
+    /// Times that the filesystems of the tree can hold.
+    pub times: &'a HeldTimes,
     /// Exclude rules: an excluded path is no deviation.
     pub filter: Option<&'a Filter>,
 }
@@ -249,7 +252,10 @@ impl<'a> RollbackPlanner<'a> {
             return;
         };
         let is_limited = self.plan.filesystems.is_limited(&record.path);
-        if live.mtime == new || (is_limited && limited::same_time(new, live.mtime)) {
+        let is_untouched = live.mtime == new
+            || live.mtime == self.input.times.held(&record.path, new)
+            || (is_limited && limited::same_time(new, live.mtime));
+        if is_untouched {
             let (filesystem, path) = (record.filesystem, record.path.clone());
             self.time_changes.push(Change { filesystem, path, action: Action::SetTime(old) });
             self.items.add(".f..t......", &record.path, FileKind::File, 0);

@@ -3,6 +3,7 @@ use std::collections::HashSet;
 use proptest::prelude::*;
 
 use super::*;
+use crate::apply::filesystem::Filesystems;
 use crate::apply::undo::undo_log::UndoLog;
 
 const RELEASE: &str = "6.1.0";
@@ -45,6 +46,7 @@ fn tree_with_undo_set(records: &[(&str, PriorState)]) -> (tempfile::TempDir, Roo
 fn plan(root: &Root) -> ChangePlan {
     let undo = UndoSet::find(root).expect("the undo set is read").expect("an undo set");
     let kernel = Kernel::new(RELEASE);
+    let times = HeldTimes::probe(root, &Filesystems::default()).expect("probes");
     let input = RollbackInput {
         root,
         host: None,
@@ -53,6 +55,7 @@ fn plan(root: &Root) -> ChangePlan {
         kernel_retention: KernelRetention::Modules,
         tracked: None,
         before: None,
+        times: &times,
         filter: None,
     };
     plan_rollback(&undo, input).expect("the rollback is planned")
