@@ -25,6 +25,10 @@ pub enum CatalogFault {
     Toml(#[from] toml::de::Error),
     #[error(transparent)]
     Unwritable(#[from] toml::ser::Error),
+    #[error("a part of it is longer than {limit} bytes")]
+    LongSection { limit: usize },
+    #[error("it names more than one content index")]
+    TwoIndexes,
     #[error("it lists no publish")]
     NoPublish,
     #[error("its serial is not the one of its last publish")]

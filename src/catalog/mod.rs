@@ -5,6 +5,7 @@
 #![doc = include_str!("format.md")]
 
 mod error;
+mod sections;
 
 use std::collections::HashSet;
 use std::fmt;
@@ -17,6 +18,8 @@ use crate::generation::GenerationId;
 use crate::image::ImageName;
 
 pub use error::{CatalogError, CatalogFault};
+
+use sections::{Section, SectionKind};
 
 /// The format that this program reads and writes.
 pub const FORMAT: u32 = 1;
@@ -104,20 +107,46 @@ struct CatalogFormat {
     format: i64,
 }
 
+#[derive(Serialize)]
+struct WrittenCatalog {
+    #[serde(flatten)]
+    head: WrittenHead,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    content: Option<FileRef>,
+    #[serde(rename = "publish")]
+    publishes: Vec<Publish>,
+    #[serde(rename = "archive")]
+    archives: Vec<WrittenArchive>,
+}
+
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct WrittenCatalog {
+struct WrittenHead {
     format: u32,
     image: ImageName,
     serial: u64,
     published: Timestamp,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     expires: Option<Timestamp>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    content: Option<FileRef>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct WrittenContent {
+    content: FileRef,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct WrittenPublishes {
     #[serde(rename = "publish")]
     publishes: Vec<Publish>,
-    #[serde(rename = "archive", default)]
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct WrittenArchives {
+    #[serde(rename = "archive")]
     archives: Vec<WrittenArchive>,
 }
 
@@ -139,43 +168,68 @@ impl Catalog {
     pub fn parse(bytes: &[u8], image: &ImageName) -> Result<Self, CatalogError> {
         let text = std::str::from_utf8(bytes).map_err(CatalogFault::from)?;
 
+        let mut sections = Section::split(text);
+        let Some(head) = sections.next() else { return Err(CatalogFault::NoPublish.into()) };
+
         // The format first: a catalog of a later format may have any other content.
-        let CatalogFormat { format } = toml::from_str(text).map_err(CatalogFault::from)?;
+        let CatalogFormat { format } = head.parse()?;
         if format != i64::from(FORMAT) {
             return Err(CatalogError::UnknownFormat { format });
         }
 
-        let written: WrittenCatalog = toml::from_str(text).map_err(CatalogFault::from)?;
-        if written.image != *image {
-            return Err(CatalogError::OtherImage { wanted: image.clone(), found: written.image });
+        let head: WrittenHead = head.parse()?;
+        if head.image != *image {
+            return Err(CatalogError::OtherImage { wanted: image.clone(), found: head.image });
         }
-
-        let archives = written
-            .archives
-            .into_iter()
-            .map(Archive::try_from)
-            .collect::<Result<_, CatalogFault>>()?;
-        let catalog = Catalog {
-            image: written.image,
-            serial: written.serial,
-            published: written.published,
-            expires: written.expires,
-            content: written.content,
-            publishes: written.publishes,
-            archives,
+        let mut catalog = Catalog {
+            image: head.image,
+            serial: head.serial,
+            published: head.published,
+            expires: head.expires,
+            content: None,
+            publishes: Vec::new(),
+            archives: Vec::new(),
         };
+        for section in sections {
+            catalog.add_section(section)?;
+        }
         catalog.check()?;
         Ok(catalog)
+    }
+
+    fn add_section(&mut self, section: Section<'_>) -> Result<(), CatalogFault> {
+        match section.kind {
+            SectionKind::Head => {}
+            SectionKind::Content => {
+                let WrittenContent { content } = section.parse()?;
+                if self.content.replace(content).is_some() {
+                    return Err(CatalogFault::TwoIndexes);
+                }
+            }
+            SectionKind::Publish => {
+                let WrittenPublishes { publishes } = section.parse()?;
+                self.publishes.extend(publishes);
+            }
+            SectionKind::Archive => {
+                let WrittenArchives { archives } = section.parse()?;
+                for archive in archives {
+                    self.archives.push(Archive::try_from(archive)?);
+                }
+            }
+        }
+        Ok(())
     }
 
     /// The text of the catalog.
     pub fn to_toml(&self) -> Result<String, CatalogError> {
         let written = WrittenCatalog {
-            format: FORMAT,
-            image: self.image.clone(),
-            serial: self.serial,
-            published: self.published,
-            expires: self.expires,
+            head: WrittenHead {
+                format: FORMAT,
+                image: self.image.clone(),
+                serial: self.serial,
+                published: self.published,
+                expires: self.expires,
+            },
             content: self.content.clone(),
             publishes: self.publishes.clone(),
             archives: self.archives.iter().map(WrittenArchive::from).collect(),

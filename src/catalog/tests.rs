@@ -50,6 +50,33 @@ fn unknown_format_refused_with_any_content() {
 }
 
 #[test]
+fn large_value_refused_before_it_is_parsed() {
+    let text = sample().to_toml().expect("writes");
+    let array = format!("x = [{}]\n", "0,".repeat(5_000_000));
+
+    for place in ["serial = 2\npublished", "[content]\n", "[[publish]]\n", "[[archive]]\n"] {
+        let (before, after) = text.split_once(place).expect("the place");
+        let large = if place.starts_with('[') {
+            format!("{before}{place}{array}{after}")
+        } else {
+            format!("{before}{array}{place}{after}")
+        };
+        let refused = parse(&large).expect_err("too large").to_string();
+        assert!(refused.contains("longer than 65536 bytes"), "{place}: {refused}");
+    }
+}
+
+#[test]
+fn unknown_table_and_second_index_refused() {
+    let text = sample().to_toml().expect("writes");
+    let index = "[content]\nfile = \"b\"\nsize = 1\nsha256 = ";
+
+    assert!(parse(&format!("{text}\n[wonder]\n")).is_err());
+    let twice = format!("{text}\n{index}\"{}\"\n", Digest([9; 32]));
+    assert!(parse(&twice).expect_err("two").to_string().contains("more than one content index"));
+}
+
+#[test]
 fn catalog_of_other_image_refused() {
     let text = sample().to_toml().expect("writes");
     let other = Catalog::parse(text.as_bytes(), &"gpu".parse().expect("good"));

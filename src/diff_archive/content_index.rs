@@ -15,6 +15,10 @@ pub use super::error::IndexError;
 
 /// Largest text in bytes, about two million lines; a larger one is refused.
 const MAX_TEXT: u64 = 256 << 20;
+/// Longest text of a published index, for each of its compressed bytes; real ones have about three.
+const MAX_RATIO: u64 = 32;
+/// Text in bytes that is read in addition, so that a small index is read whatever its ratio.
+const SMALL_TEXT: u64 = 1 << 20;
 /// Longest line in bytes; the name of an archive is the longest.
 const MAX_LINE: u64 = 1024;
 /// Largest number of archives, more than a repository has; it bounds a reader's memory.
@@ -129,10 +133,22 @@ impl ContentIndex {
 
     /// Reads an index to its end.
     pub fn read_zstd(from: impl BufRead) -> Result<Self, IndexError> {
+        Self::read_limited(from, MAX_TEXT)
+    }
+
+    /// Reads an index of `stored` compressed bytes, which its catalog states.
+    ///
+    /// Digests cannot be compressed, so a text that is much longer was made to fill memory.
+    pub fn read_published(from: impl BufRead, stored: u64) -> Result<Self, IndexError> {
+        let limit = stored.saturating_mul(MAX_RATIO).saturating_add(SMALL_TEXT);
+        Self::read_limited(from, limit.min(MAX_TEXT))
+    }
+
+    fn read_limited(from: impl BufRead, max_text: u64) -> Result<Self, IndexError> {
         let mut decoder = zstd::Decoder::with_buffer(from)?;
         decoder.window_log_max(WINDOW_LOG)?;
         // One byte above the limit shows a text that is too long.
-        let mut text = io::BufReader::with_capacity(128 << 10, decoder).take(MAX_TEXT + 1);
+        let mut text = io::BufReader::with_capacity(128 << 10, decoder).take(max_text + 1);
 
         let mut index = ContentIndex::default();
         let mut line = Vec::new();
@@ -235,6 +251,20 @@ mod tests {
         assert_eq!(places(2), ["diffs/a-b.tar.zst", "full/b.tar.zst"]);
         assert_eq!(places(3), ["diffs/a-b.tar.zst"]);
         assert!(places(4).is_empty());
+    }
+
+    #[test]
+    fn text_that_is_far_longer_than_stored_is_refused() {
+        let mut text = "si-content 1\narchive a.tar.zst\n".to_owned();
+        for number in 0..60_000 {
+            text += &format!("{number:064x} 5 0 7 50 512\n");
+        }
+        let bytes = zstd::encode_all(text.as_bytes(), 19).expect("compresses");
+        let stored = bytes.len() as u64;
+
+        assert!(text.len() as u64 > stored * MAX_RATIO + SMALL_TEXT, "{stored} bytes");
+        assert!(ContentIndex::read_zstd(&bytes[..]).is_ok());
+        assert!(ContentIndex::read_published(&bytes[..], stored).is_err());
     }
 
     #[test]

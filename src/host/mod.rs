@@ -11,6 +11,7 @@ mod error;
 mod fstab;
 mod hooks;
 mod kernel;
+pub mod named_file;
 mod notice;
 mod reboot;
 pub mod restart;

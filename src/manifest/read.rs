@@ -8,7 +8,9 @@ use std::sync::OnceLock;
 use memchr::{memchr_iter, memrchr};
 use rayon::prelude::*;
 
-use super::{HEAD, MAX_LINE, Manifest, ManifestError, PIECE, WINDOW_LOG, line};
+use super::{
+    HEAD, MAX_LINE, MAX_TEXT, Manifest, ManifestError, PIECE, SMALL_MANIFEST, WINDOW_LOG, line,
+};
 use crate::digest::Hasher;
 use crate::entry::Entry;
 use crate::generation::GenerationId;
@@ -19,8 +21,12 @@ const WINDOW: u64 = 1 << 20;
 impl Manifest {
     /// Reads a canonical text to its end; the caller limits its length.
     pub fn parse(from: impl BufRead) -> Result<Self, ManifestError> {
+        Self::parse_limited(from, usize::MAX)
+    }
+
+    fn parse_limited(from: impl BufRead, max_entries: usize) -> Result<Self, ManifestError> {
         let mut hasher = Hasher::new();
-        let entries = read_lines(from, &mut hasher)?;
+        let entries = read_lines(from, &mut hasher, max_entries)?;
         let manifest = Manifest::from_sorted(entries)?;
 
         // There is only one canonical text, so the digest of this one is the id.
@@ -29,23 +35,43 @@ impl Manifest {
 
     /// Reads a canonical text of at most `max_text` bytes, compressed with zstd.
     pub fn read_zstd(from: impl Read, max_text: u64) -> Result<Self, ManifestError> {
+        Self::read_zstd_limited(from, max_text, usize::MAX)
+    }
+
+    /// Reads a published manifest that has as many entries as its catalog states.
+    ///
+    /// A small one is read in any case. Without the limit, a few hundred KiB could become entries
+    /// that take hundreds of MiB.
+    pub fn read_published(from: impl Read, entries: u64) -> Result<Self, ManifestError> {
+        let entries = usize::try_from(entries).unwrap_or(usize::MAX);
+        Self::read_zstd_limited(from, MAX_TEXT, entries.max(SMALL_MANIFEST))
+    }
+
+    fn read_zstd_limited(
+        from: impl Read,
+        max_text: u64,
+        max_entries: usize,
+    ) -> Result<Self, ManifestError> {
         let mut decoder = zstd::Decoder::new(from)?;
         decoder.window_log_max(WINDOW_LOG)?;
-        Self::parse(io::BufReader::with_capacity(
-            128 << 10,
-            Limited { from: decoder, left: max_text },
-        ))
+        let text =
+            io::BufReader::with_capacity(128 << 10, Limited { from: decoder, left: max_text });
+        Self::parse_limited(text, max_entries)
     }
 }
 
 /// Reads a fragment to its end: entries in tree order, each path once; the caller limits its
 /// length.
 pub fn parse_entries(from: impl BufRead) -> Result<Vec<Entry>, ManifestError> {
-    read_lines(from, &mut Hasher::new())
+    read_lines(from, &mut Hasher::new(), usize::MAX)
 }
 
 /// Reads a window of text at a time; while one window is hashed and parsed, the next is read.
-fn read_lines(mut from: impl BufRead, hasher: &mut Hasher) -> Result<Vec<Entry>, ManifestError> {
+fn read_lines(
+    mut from: impl BufRead,
+    hasher: &mut Hasher,
+    max_entries: usize,
+) -> Result<Vec<Entry>, ManifestError> {
     let mut head = Vec::new();
     from.by_ref().take(HEAD.len() as u64).read_to_end(&mut head)?;
     if head != HEAD {
@@ -75,6 +101,9 @@ fn read_lines(mut from: impl BufRead, hasher: &mut Hasher) -> Result<Vec<Entry>,
         });
 
         lines_before += parsed?;
+        if entries.len() > max_entries {
+            return Err(fault(lines_before, "it has more entries than its catalog states"));
+        }
         if incomplete.len() > MAX_LINE {
             return Err(fault(lines_before + 1, "it is longer than 4 MiB"));
         }

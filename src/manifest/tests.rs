@@ -324,6 +324,24 @@ proptest! {
     }
 }
 
+#[test]
+fn more_entries_than_stated_refused() {
+    let entries = (0..60_000).map(|n| file(&format!("f{n:06}"), b"", None));
+    let manifest = Manifest::new(std::iter::once(dir("")).chain(entries).collect()).expect("sound");
+    let mut stored = Vec::new();
+    manifest.write_zstd(&mut stored, 1).expect("memory writes");
+
+    assert!(Manifest::read_published(&stored[..], 60_001).is_ok());
+    let error = Manifest::read_published(&stored[..], 1).expect_err("refused").to_string();
+    assert!(error.contains("more entries than its catalog states"), "{error}");
+
+    // A small manifest is read at any stated number.
+    let small = Manifest::new(vec![dir(""), file("f", b"", None)]).expect("sound");
+    let mut stored = Vec::new();
+    small.write_zstd(&mut stored, 1).expect("memory writes");
+    assert!(Manifest::read_published(&stored[..], 0).is_ok());
+}
+
 /// The text is longer than one window, so lines are cut at its end and joined again.
 #[test]
 fn text_of_several_windows_read_and_faults_located() {

@@ -19,6 +19,7 @@ use crate::digest::Digest;
 use crate::entry::Entry;
 use crate::manifest::Manifest;
 use crate::publish::Store;
+use crate::root::BoundedFile;
 use crate::tree_path::TreePath;
 
 const DIR: &str = ".head";
@@ -47,7 +48,7 @@ impl HeadClones {
     pub fn update(
         &self,
         head: &Manifest,
-        open: impl Fn(&Entry) -> io::Result<File>,
+        open: impl Fn(&Entry) -> io::Result<BoundedFile>,
     ) -> io::Result<()> {
         let mut wanted = HashSet::new();
         for entry in head.entries() {
@@ -68,7 +69,7 @@ impl HeadClones {
         self.remove_except(&wanted)
     }
 
-    fn make_clone(&self, file: &File, digest: &Digest) -> io::Result<()> {
+    fn make_clone(&self, file: &BoundedFile, digest: &Digest) -> io::Result<()> {
         let path = self.clone_path(digest);
         if let Some(parent) = path.parent() {
             DirBuilder::new().recursive(true).mode(0o700).create(parent)?;

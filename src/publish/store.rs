@@ -12,8 +12,9 @@ use crate::diff_archive::content_index::ContentIndex;
 use crate::diff_archive::{ArchiveLimits, DeltaGroup, FrameCompression, Listing, read_listing};
 use crate::digest::Digest;
 use crate::fetch::{FetchError, FetchErrorKind, Ranges, Side};
+use crate::host::named_file;
 use crate::image::Layer;
-use crate::manifest::{MAX_TEXT, Manifest};
+use crate::manifest::Manifest;
 use crate::publish::PublishError;
 use crate::publish::error::FileFault;
 
@@ -50,7 +51,7 @@ impl Store {
     /// The catalog; `None` if nothing was published.
     pub fn catalog(&self) -> Result<Option<Catalog>, PublishError> {
         let path = self.dir.join(CATALOG);
-        let file = match File::open(&path) {
+        let file = match named_file::open(&path) {
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
             answer => answer.map_err(|e| PublishError::file("open", &path, e))?,
         };
@@ -88,7 +89,7 @@ impl Store {
         let file = self.read_checked(&publish.manifest)?;
         let path = self.path(&publish.manifest.file);
         let shown = || path.display().to_string();
-        let manifest = Manifest::read_zstd(BufReader::new(file), MAX_TEXT)
+        let manifest = Manifest::read_published(BufReader::new(file), publish.entries)
             .map_err(|source| PublishError::Manifest { path: shown(), source })?;
         if manifest.id() != publish.generation {
             return Err(PublishError::file("read", &path, FileFault::OtherGeneration.into()));
@@ -100,7 +101,8 @@ impl Store {
     pub fn index(&self, catalog: &Catalog) -> Result<ContentIndex, PublishError> {
         let Some(file) = &catalog.content else { return Ok(ContentIndex::default()) };
         let opened = self.read_checked(file)?;
-        let index = ContentIndex::read_zstd(BufReader::with_capacity(128 << 10, opened));
+        let opened = BufReader::with_capacity(128 << 10, opened);
+        let index = ContentIndex::read_published(opened, file.size);
         index.map_err(|e| PublishError::file("read", &self.path(&file.file), io::Error::other(e)))
     }
 
@@ -183,14 +185,14 @@ impl Ranges for Store {
 
 /// Opens a file of `size` bytes for reading.
 fn open_sized(path: &Path, size: u64) -> io::Result<File> {
-    let file = File::open(path)?;
+    let file = named_file::open(path)?;
     let actual = file.metadata()?.len();
     if actual == size { Ok(file) } else { Err(FileFault::Size { actual, expected: size }.into()) }
 }
 
 /// Opens a file for reading from `offset`.
 fn open_at(path: &Path, offset: u64) -> io::Result<File> {
-    let mut file = File::open(path)?;
+    let mut file = named_file::open(path)?;
     file.seek(SeekFrom::Start(offset))?;
     Ok(file)
 }

@@ -15,12 +15,13 @@ use std::path::Path;
 use super::ScannedPath;
 use crate::digest::Digest;
 use crate::entry::Mtime;
+use crate::host::named_file;
 use crate::root::Stat;
 use crate::tree_path::TreePath;
 
 const MAGIC: &[u8] = b"SISCAN1\n";
 /// Size of the largest cache that is read, in bytes: five million entries take about half of it.
-const MAX_CACHE: u64 = 1 << 30;
+const MAX_CACHE: usize = 1 << 30;
 /// Seconds after which a change must show in an inode's times, on any filesystem of Linux.
 const TIME_RESOLUTION: i64 = 2;
 
@@ -71,10 +72,8 @@ impl Cache {
 
     /// Reads a cache; one that is missing or damaged is empty.
     pub fn load(path: &Path) -> Self {
-        let is_readable =
-            std::fs::metadata(path).is_ok_and(|meta| meta.is_file() && meta.len() <= MAX_CACHE);
-        let bytes = if is_readable { std::fs::read(path).ok() } else { None };
-        bytes.and_then(|bytes| Self::parse(&bytes)).unwrap_or_default()
+        let bytes = named_file::read(path, MAX_CACHE);
+        bytes.ok().and_then(|bytes| Self::parse(&bytes)).unwrap_or_default()
     }
 
     /// Writes the cache under a temporary name, and renames it.

@@ -3,7 +3,6 @@
 //! The inode is compared before and after reading. A file that changes meanwhile fails the scan:
 //! otherwise its digest could belong to no state that the file ever had.
 
-use std::fs::File;
 use std::io::{self, Read};
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -12,6 +11,7 @@ use super::{
     ScannedPath, Stat, changed_or, is_same_inode,
 };
 use crate::digest::{Digest, Hasher};
+use crate::root::BoundedFile;
 
 /// Reader of the entries of one tree; all threads share it.
 pub(super) struct ContentReader<'a> {
@@ -68,12 +68,14 @@ impl<'a> ContentReader<'a> {
             return Ok(digest);
         }
 
-        let mut file = self
+        let file = self
             .root
             .open_file(&scanned.path)
             .map_err(|error| changed_or(self.root, error, &scanned.path))?;
         self.check_unchanged(scanned, &file)?;
 
+        // A file that grows is read up to the size that was judged, and then found to differ.
+        let mut file = file.limited_to(scanned.stat.size);
         let (digest, length) = hash(&mut file, buffer).map_err(|source| RootError {
             operation: "read",
             path: self.root.show(&scanned.path),
@@ -88,7 +90,7 @@ impl<'a> ContentReader<'a> {
         Ok(digest)
     }
 
-    fn check_unchanged(&self, scanned: &ScannedPath, file: &File) -> Result<(), ScanError> {
+    fn check_unchanged(&self, scanned: &ScannedPath, file: &BoundedFile) -> Result<(), ScanError> {
         let stat = rustix::fs::fstat(file).map_err(|errno| RootError {
             operation: "read",
             path: self.root.show(&scanned.path),
@@ -106,7 +108,7 @@ impl<'a> ContentReader<'a> {
     }
 }
 
-fn hash(file: &mut File, buffer: &mut [u8]) -> io::Result<(Digest, u64)> {
+fn hash(file: &mut BoundedFile, buffer: &mut [u8]) -> io::Result<(Digest, u64)> {
     let (mut hasher, mut length) = (Hasher::new(), 0);
     loop {
         match file.read(buffer) {

@@ -7,6 +7,7 @@ use std::path::Path;
 use super::error::ArtifactError;
 use super::image_tar::{self, TarImage};
 use crate::diff_archive::{ArchiveLimits, FrameCompression, FrameDecoder, Listing, Reader};
+use crate::host::named_file;
 use crate::manifest::{MAX_TEXT, Manifest};
 use crate::report::Monitor;
 
@@ -28,7 +29,7 @@ pub fn read(path: &Path, monitor: &dyn Monitor) -> Result<Artifact, ArtifactErro
     let shown = || path.display().to_string();
     let io_error = |source| ArtifactError::Io { path: shown(), source };
     let (compression, start) = peek(path).map_err(io_error)?;
-    let file = BufReader::with_capacity(BUFFER, File::open(path).map_err(io_error)?);
+    let file = BufReader::with_capacity(BUFFER, named_file::open(path).map_err(io_error)?);
 
     if start.starts_with(b".si-diff/")
         && let Some(compression) = compression
@@ -53,7 +54,7 @@ pub fn read(path: &Path, monitor: &dyn Monitor) -> Result<Artifact, ArtifactErro
 
 /// Returns the compression of a file, and the first bytes of its content.
 fn peek(path: &Path) -> io::Result<(Option<FrameCompression>, Vec<u8>)> {
-    let mut file = BufReader::new(File::open(path)?);
+    let mut file = BufReader::new(named_file::open(path)?);
     let compression = match file.fill_buf()? {
         [0x1f, 0x8b, ..] => Some(FrameCompression::Gzip),
         [0x28, 0xb5, 0x2f, 0xfd, ..] => Some(FrameCompression::Zstd),

@@ -16,14 +16,13 @@ pub mod serve;
 pub mod show;
 pub mod verify;
 
-use std::fs::File;
 use std::io;
 
 use crate::delta::ReadAt;
 use crate::diff_archive::{ContentProvider, Sources};
 use crate::digest::Digest;
 use crate::entry::Entry;
-use crate::root::Root;
+use crate::root::{BoundedFile, Root};
 use crate::tree_path::TreePath;
 
 pub use error::{ArtifactError, BuildError, ServeError};
@@ -34,7 +33,8 @@ struct TreeInput<'r>(&'r Root);
 impl ContentProvider for TreeInput<'_> {
     fn open(&self, entry: &Entry) -> io::Result<Box<dyn io::Read + Send + '_>> {
         let file = self.0.open_file(&entry.path).map_err(|e| e.source)?;
-        Ok(Box::new(file))
+        let size = entry.file().map_or(0, |(size, _)| size);
+        Ok(Box::new(file.limited_to(size)))
     }
 }
 
@@ -49,15 +49,15 @@ impl Sources for TreeInput<'_> {
     fn open(
         &self,
         _: &Digest,
-        _: u64,
+        size: u64,
         path: &TreePath,
     ) -> io::Result<Option<Box<dyn ReadAt + '_>>> {
-        Ok(self.file(path)?.map(|file| Box::new(file) as _))
+        Ok(self.file(path)?.map(|file| Box::new(file.limited_to(size)) as _))
     }
 }
 
 impl TreeInput<'_> {
-    fn file(&self, path: &TreePath) -> io::Result<Option<File>> {
+    fn file(&self, path: &TreePath) -> io::Result<Option<BoundedFile>> {
         match self.0.open_file(path) {
             Err(e) if e.is_absent() => Ok(None),
             file => Ok(Some(file.map_err(|e| e.source)?)),

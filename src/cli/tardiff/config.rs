@@ -1,7 +1,5 @@
 //! `tardiff.toml`: the publisher's defaults for all images.
 
-#![allow(clippy::disallowed_methods, reason = "the publisher's own file, not a target tree")]
-
 use std::fmt::Display;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
@@ -12,6 +10,7 @@ use serde::{Deserialize, Deserializer};
 use super::args::EffortArgs;
 use super::error::CommandError;
 use crate::delta::{Effort, RebuildLimit};
+use crate::host::{MAX_FILE, named_file};
 use crate::publish::RepositoryMode;
 
 /// Path of the file, unless the command line names another.
@@ -45,7 +44,10 @@ impl TardiffConfig {
     /// Reads the file that is named, which has to exist, or the default file, if it exists.
     pub fn load(named: Option<&PathBuf>) -> Result<Self, CommandError> {
         let path = named.map_or(Path::new(PATH), PathBuf::as_path);
-        let text = match std::fs::read_to_string(path) {
+        let text = named_file::read(path, MAX_FILE).and_then(|bytes| {
+            String::from_utf8(bytes).map_err(|_| std::io::Error::other("it is not UTF-8"))
+        });
+        let text = match text {
             Err(e) if e.kind() == ErrorKind::NotFound && named.is_none() => {
                 return Ok(TardiffConfig::default());
             }

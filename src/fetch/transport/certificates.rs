@@ -1,11 +1,5 @@
 //! Certificates that verify https servers.
 
-#![allow(
-    clippy::disallowed_methods,
-    reason = "certificates of the running system, or named by its administrator"
-)]
-
-use std::fs;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -15,7 +9,10 @@ use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
 
 use crate::fetch::error::{CertificateError, FetchError, FetchProblem};
+use crate::host::named_file;
 
+/// Most bytes of a file of certificates: the system's bundle has about 220 KiB.
+const MAX_BUNDLE: usize = 16 << 20;
 /// Bundles of trusted certificates in the distributions' places.
 const BUNDLES: [&str; 5] = [
     "/etc/ssl/certs/ca-certificates.crt",
@@ -33,10 +30,13 @@ pub(in crate::fetch) fn read_certificates(
     configured: Option<&Path>,
 ) -> Result<Vec<Certificate>, FetchError> {
     let bundle = match configured {
-        Some(path) => fs::read(path).map_err(|error| {
+        Some(path) => named_file::read(path, MAX_BUNDLE).map_err(|error| {
             FetchProblem::local("read the certificates", error).at(path.display().to_string())
         })?,
-        None => BUNDLES.iter().find_map(|path| fs::read(path).ok()).unwrap_or_default(),
+        None => BUNDLES
+            .iter()
+            .find_map(|path| named_file::read(Path::new(path), MAX_BUNDLE).ok())
+            .unwrap_or_default(),
     };
 
     let mut certificates = Vec::new();
@@ -62,6 +62,8 @@ fn parse(der: CertificateDer<'_>) -> Result<Certificate, CertificateError> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     #[test]

@@ -1,13 +1,12 @@
 //! The exclude rules: a named file, the file of the node, or the built-in rules.
 
-use std::io::Read;
 use std::path::Path;
 
 use super::picker::{Picker, SettingOrigin};
 use super::{CLIENT_CONF, CONFIG, Files, parse_path, read_below};
 use crate::cli::updateclient::args::Arguments;
 use crate::cli::updateclient::error::ArgumentError;
-use crate::host::{DEFAULT_EXCLUDES, MAX_FILE};
+use crate::host::{DEFAULT_EXCLUDES, MAX_FILE, named_file};
 use crate::root::Root;
 use crate::update::{Excludes, UpdateError};
 
@@ -50,9 +49,7 @@ fn read_typed(path: &Path, pick: &mut Picker) -> Result<Excludes, UpdateError> {
     let name = path.display().to_string();
     pick.record("exclude_file", &name, SettingOrigin::CommandLine);
 
-    let mut rules = Vec::new();
-    std::fs::File::open(path)
-        .and_then(|file| file.take(MAX_FILE as u64 + 1).read_to_end(&mut rules))
+    let rules = named_file::read(path, MAX_FILE + 1)
         .map_err(|source| ArgumentError::Excludes { path: name.clone(), source })?;
     Ok(Excludes { name, rules, path: None })
 }
