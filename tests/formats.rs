@@ -48,7 +48,7 @@ const SAMPLES: &[(&str, &str)] = &[
     ("state/v1.toml", "6327cb6a01f78833d5022305c1789ba813a9a8abb7c26663effc3dd7dfb3ec2d"),
     ("undo/v1", "ab7dbebb0ec4614ea6ec52f5e4941191f3bd6774be7be73f2e193acf5adf9c97"),
     ("undo/v2", "369cc09d7fea7d357bb9a73eebe6806a7bffb5abfa988885c488702dc0734359"),
-    ("undo/v2-privileges", "2c1fc0c51a0a18c5b8c3f5435ee232654ec807d6566f64b5934ac788a83166af"),
+    ("undo/v2-privileges", "10e9292a08de19ed82b183f7ad7abd87b2c86c3de18f368ebd942a4e2edea19f"),
 ];
 
 fn testdata() -> PathBuf {

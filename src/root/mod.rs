@@ -47,7 +47,7 @@ pub use inspect::{ChangeLocks, FileKind, FreeSpace, Stat};
 pub use io_pool::on_many_threads;
 pub use metadata::SecurityLabel;
 pub use new_file::NewFile;
-pub use privileges::{CAPABILITY, Privileges, SET_ID};
+pub use privileges::{CAPABILITY, Privileges, ProgramIdentity, SET_ID};
 pub use replace::{Rename, syncfs_reports_errors};
 pub use resolve::{Resolver, force_resolver};
 pub use time_support::TimeSupport;

@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use rustix::fs::{AtFlags, Mode, OFlags};
 use rustix::io::Errno;
 
+use crate::entry::Mtime;
 use crate::tree_path::TreePath;
 
 use super::error::is_absent;
@@ -31,6 +32,34 @@ pub struct Privileges {
     pub capability: Option<Box<[u8]>>,
 }
 
+/// A program as it was when it was judged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ProgramIdentity {
+    /// Inode number, if a file that only looks like the program could be in its place.
+    ///
+    /// In a copy of the tree it differs.
+    pub inode: Option<u64>,
+    pub uid: u32,
+    pub gid: u32,
+    pub size: u64,
+    pub mtime: Mtime,
+}
+
+impl ProgramIdentity {
+    /// The identity of a file with this stat, without its inode number.
+    pub fn new(stat: &Stat) -> Self {
+        let Stat { uid, gid, size, mtime, .. } = *stat;
+        ProgramIdentity { inode: None, uid, gid, size, mtime }
+    }
+
+    /// Whether a file is this program.
+    pub fn matches(&self, stat: &Stat) -> bool {
+        stat.kind == FileKind::File
+            && ProgramIdentity { inode: self.inode, ..ProgramIdentity::new(stat) } == *self
+            && self.inode.is_none_or(|inode| inode == stat.ino)
+    }
+}
+
 impl Root {
     /// Stat and privileges of each path that is a privileged program.
     ///
@@ -50,10 +79,10 @@ impl Root {
         )
     }
 
-    /// Removes set-id bits and capabilities of a file, if it has this inode number.
-    pub fn remove_privileges(&self, path: &TreePath, inode: u64) -> Result<()> {
+    /// Removes set-id bits and capabilities of a file, if it is this program.
+    pub fn remove_privileges(&self, path: &TreePath, program: &ProgramIdentity) -> Result<()> {
         let fail = |e: Errno| self.error("remove the privileges of", path, e);
-        let Some((file, stat)) = self.open_inode(path, inode).map_err(fail)? else {
+        let Some((file, stat)) = self.open_program(path, program).map_err(fail)? else {
             return Ok(());
         };
 
@@ -69,15 +98,15 @@ impl Root {
         }
     }
 
-    /// Sets mode and capabilities of a file, if it has this inode number.
+    /// Sets mode and capabilities of a file, if it is this program.
     pub fn set_privileges(
         &self,
         path: &TreePath,
-        inode: u64,
+        program: &ProgramIdentity,
         privileges: &Privileges,
     ) -> Result<()> {
         let fail = |e: Errno| self.error("set the privileges of", path, e);
-        let Some((file, stat)) = self.open_inode(path, inode).map_err(fail)? else {
+        let Some((file, stat)) = self.open_program(path, program).map_err(fail)? else {
             return Ok(());
         };
 
@@ -93,18 +122,18 @@ impl Root {
         Ok(())
     }
 
-    /// Opens a regular file without access to its content, if it has this inode number.
-    fn open_inode(
+    /// Opens a file without access to its content, if it is this program.
+    fn open_program(
         &self,
         path: &TreePath,
-        inode: u64,
+        program: &ProgramIdentity,
     ) -> rustix::io::Result<Option<(OwnedFd, Stat)>> {
         let file = match self.resolve(path, OFlags::PATH) {
             Err(errno) if is_absent(&errno.into()) => return Ok(None),
             answer => answer?,
         };
         let stat = Stat::from(rustix::fs::fstat(&file)?);
-        Ok((stat.kind == FileKind::File && stat.ino == inode).then_some((file, stat)))
+        Ok(program.matches(&stat).then_some((file, stat)))
     }
 }
 

@@ -5,7 +5,7 @@
 //! beside the backups before the commit point, and removed after the renames. A rollback sets them
 //! before its own renames. Both can be repeated.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::iter::successors;
 
 use crate::apply::error::{FormatFault, LineFault, UndoLogError};
@@ -17,7 +17,7 @@ use crate::apply::undo::undo_log::read_file;
 use crate::entry::Xattrs;
 use crate::manifest::{parse_path, path_text};
 use crate::report::Monitor;
-use crate::root::{CAPABILITY, Privileges, Root, RootError, Stat};
+use crate::root::{CAPABILITY, Privileges, ProgramIdentity, Root, RootError, Stat};
 use crate::tree_path::TreePath;
 
 /// First line of the file.
@@ -25,11 +25,11 @@ const HEAD: &str = "si-privileges 1";
 
 /// Privileges of the programs among the backups, by filesystem and path in the backups.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(in crate::apply) struct BackupPrivileges(HashMap<(usize, TreePath), PrivilegedInode>);
+pub(in crate::apply) struct BackupPrivileges(BTreeMap<(usize, TreePath), PrivilegedProgram>);
 
 #[derive(Debug, PartialEq, Eq)]
-struct PrivilegedInode {
-    inode: u64,
+struct PrivilegedProgram {
+    identity: ProgramIdentity,
     privileges: Privileges,
 }
 
@@ -67,24 +67,23 @@ impl BackupPrivileges {
 
     fn find(&self, filesystem: usize, place: &TreePath, stat: &Stat) -> Option<&Privileges> {
         let found = self.0.get(&(filesystem, place.clone()))?;
-        (found.inode == stat.ino).then_some(&found.privileges)
+        found.identity.matches(stat).then_some(&found.privileges)
     }
 
     fn text(&self) -> String {
-        let mut lines: Vec<String> = self
-            .0
-            .iter()
-            .map(|((filesystem, place), PrivilegedInode { inode, privileges })| {
-                let capability = match &privileges.capability {
-                    Some(value) => faster_hex::hex_string(value),
-                    None => "-".to_owned(),
-                };
-                let (mode, place) = (privileges.mode, path_text(place));
-                format!("{mode:04o} {capability} {inode} {filesystem} {place}\n")
-            })
-            .collect();
-        lines.sort_unstable();
-        format!("{HEAD}\n{}end {}\n", lines.concat(), lines.len())
+        let mut text = format!("{HEAD}\n");
+        for ((filesystem, place), PrivilegedProgram { identity, privileges }) in &self.0 {
+            let capability = match &privileges.capability {
+                Some(value) => faster_hex::hex_string(value),
+                None => "-".to_owned(),
+            };
+            let ProgramIdentity { inode, uid, gid, size, mtime } = identity;
+            let inode = inode.map_or_else(|| "-".to_owned(), |inode| inode.to_string());
+            let (mode, place) = (privileges.mode, path_text(place));
+            text += &format!("{mode:04o} {capability} {uid} {gid} {size} {mtime} {inode} ");
+            text += &format!("{filesystem} {place}\n");
+        }
+        text + &format!("end {}\n", self.0.len())
     }
 }
 
@@ -136,12 +135,23 @@ pub(in crate::apply) fn record_privileges(
             // One warning for each inode.
             *known = stat.links;
         }
-        recorded.0.insert(place, PrivilegedInode { inode: stat.ino, privileges });
+        let identity = identify(&place.1, &stat);
+        recorded.0.insert(place, PrivilegedProgram { identity, privileges });
     }
     if recorded.0.is_empty() {
         return Ok(());
     }
     backups.write_durably(&name(PRIVILEGES), recorded.text().as_bytes(), 0o600)
+}
+
+/// The identity by which a program is found at `place` among the backups.
+///
+/// In a slot only root can exchange it. In a directory that was moved to a slot, a user who has that
+/// directory open can put a file of his own in its place.
+fn identify(place: &TreePath, stat: &Stat) -> ProgramIdentity {
+    let is_in_directory = place.parent().is_some_and(|parent| !parent.is_root());
+    let inode = (is_in_directory && stat.uid != 0).then_some(stat.ino);
+    ProgramIdentity { inode, ..ProgramIdentity::new(stat) }
 }
 
 /// Removes the recorded privileges from the backups, after all renames.
@@ -152,7 +162,7 @@ pub(in crate::apply) fn remove_privileges(
     let Some(backups) = stages.backups(0) else { return Ok(()) };
     for ((filesystem, place), program) in &BackupPrivileges::read(backups)?.0 {
         let Some(backups) = stages.backups(*filesystem) else { continue };
-        match backups.remove_privileges(place, program.inode) {
+        match backups.remove_privileges(place, &program.identity) {
             // The inode was made immutable after the commit point.
             Err(error) if error.is_forbidden() => {
                 monitor.warn(ApplyNotice::PrivilegesKept { error });
@@ -184,7 +194,7 @@ pub(in crate::apply) fn restore_privileges(
             *filesystem == change.filesystem && (*place == slot || place.is_below(&slot))
         });
         for ((_, place), program) in in_slot {
-            staged.set_privileges(place, program.inode, &program.privileges)?;
+            staged.set_privileges(place, &program.identity, &program.privileges)?;
         }
     }
     Ok(())
@@ -244,14 +254,14 @@ fn parse(text: &str) -> Result<BackupPrivileges, LineFault> {
         return Err(fault(1, "it is of a format that this program does not know"));
     }
 
-    let mut found = HashMap::new();
+    let mut found = BTreeMap::new();
     for (line, number) in lines {
         let words: Vec<&str> = line.split(' ').collect();
         match words.as_slice() {
             ["end", count] if count.parse() == Ok(found.len()) => {
                 return Ok(BackupPrivileges(found));
             }
-            [mode, capability, inode, filesystem, place] => {
+            [mode, capability, uid, gid, size, mtime, inode, filesystem, place] => {
                 let invalid = fault(number, "it is no record of privileges");
                 let capability = match *capability {
                     "-" => None,
@@ -259,10 +269,19 @@ fn parse(text: &str) -> Result<BackupPrivileges, LineFault> {
                 };
                 let mode = u16::from_str_radix(mode, 8).ok().filter(|mode| *mode <= 0o7777);
                 let privileges = Privileges { mode: mode.ok_or(invalid)?, capability };
-                let inode = inode.parse().map_err(|_| invalid)?;
+                let identity = ProgramIdentity {
+                    inode: match *inode {
+                        "-" => None,
+                        number => Some(number.parse().map_err(|_| invalid)?),
+                    },
+                    uid: uid.parse().map_err(|_| invalid)?,
+                    gid: gid.parse().map_err(|_| invalid)?,
+                    size: size.parse().map_err(|_| invalid)?,
+                    mtime: mtime.parse().map_err(|()| invalid)?,
+                };
                 let filesystem = filesystem.parse().map_err(|_| invalid)?;
                 let place = parse_path(place.as_bytes()).map_err(|reason| fault(number, reason))?;
-                found.insert((filesystem, place), PrivilegedInode { inode, privileges });
+                found.insert((filesystem, place), PrivilegedProgram { identity, privileges });
             }
             _ => return Err(fault(number, "unknown record of privileges")),
         }
@@ -280,16 +299,23 @@ fn decode_hex(text: &str) -> Option<Box<[u8]>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::entry::Mtime;
 
     fn sample() -> BackupPrivileges {
         let path = |text: &str| TreePath::new(text).expect("a valid path");
-        let program = |inode, mode, capability: Option<&[u8]>| PrivilegedInode {
-            inode,
+        let program = |inode, mode, capability: Option<&[u8]>| PrivilegedProgram {
+            identity: ProgramIdentity {
+                inode,
+                uid: 0,
+                gid: 5,
+                size: 48_144,
+                mtime: Mtime { seconds: -5, nanos: 7 },
+            },
             privileges: Privileges { mode, capability: capability.map(Into::into) },
         };
-        BackupPrivileges(HashMap::from([
-            ((0, path("3")), program(17, 0o4755, None)),
-            ((1, path("4294967295/bin/a b")), program(u64::MAX, 0o755, Some(&[1, 0, 0xff]))),
+        BackupPrivileges(BTreeMap::from([
+            ((0, path("3")), program(None, 0o4755, None)),
+            ((1, path("4294967295/bin/a b")), program(Some(u64::MAX), 0o755, Some(&[1, 0, 0xff]))),
         ]))
     }
 
@@ -313,7 +339,7 @@ mod tests {
             ("4755", "14755"),
             ("4755", "x"),
             ("0100ff", "0100f"),
-            (" 17 ", " -1 "),
+            (" 48144 ", " -1 "),
             ("./3", "3"),
             ("./3", "./../3"),
             ("end 2", "end 1"),
