@@ -205,7 +205,9 @@ fn check_outcome(outcome: &RsyncOutcome, address: &str) -> Result<(), UpdateErro
         Some(RsyncFailure::Unreachable | RsyncFailure::Lost) => {
             (FetchErrorKind::Unreachable, Side::Network)
         }
-        Some(RsyncFailure::Local) => (FetchErrorKind::Other, Side::Node),
+        Some(RsyncFailure::Local | RsyncFailure::PartialHere) => {
+            (FetchErrorKind::Other, Side::Node)
+        }
         Some(RsyncFailure::Refused | RsyncFailure::Partial | RsyncFailure::Other) => {
             (FetchErrorKind::Other, Side::Server)
         }

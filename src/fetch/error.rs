@@ -311,7 +311,7 @@ fn rsync_side(failure: RsyncFailure, connection: ConnectionState) -> (FetchError
         }
         RsyncFailure::Unreachable | RsyncFailure::Lost => (Kind::Unreachable, Side::Network),
         RsyncFailure::DiskSpace => (Kind::DiskSpace, Side::Node),
-        RsyncFailure::Local => (Kind::Other, Side::Node),
+        RsyncFailure::Local | RsyncFailure::PartialHere => (Kind::Other, Side::Node),
         RsyncFailure::Refused | RsyncFailure::Partial | RsyncFailure::Other => {
             (Kind::Other, Side::Server)
         }

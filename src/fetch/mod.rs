@@ -42,6 +42,7 @@ pub use downloader::Verified;
 pub use error::{FetchError, FetchErrorKind, Side};
 pub use options::FetchOptions;
 pub use transport::CatalogAnswer;
+pub use transport::names::leave_system_resolver;
 pub use transport::url::{BadRepoUrl, RepoUrl};
 
 /// Name of the catalog in the directory of an image or an override.
@@ -83,8 +84,7 @@ impl Repository {
         let directory = layer.repository_path();
         let transport: Box<dyn Transport> = match url.target() {
             UrlTarget::Http(base) => {
-                let mut base = base.clone();
-                base.set_path(&format!("{}{directory}/", base.path()));
+                let base = base.join(&directory);
                 Box::new(HttpTransport::new(&base, url.tunnel(), options.clone())?)
             }
             UrlTarget::File(path) => {

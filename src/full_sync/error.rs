@@ -39,6 +39,9 @@ pub enum FullSyncError {
     /// Some files could not be read on the server, or vanished meanwhile.
     #[error("rsync could not transfer all files: {0}")]
     Partial(RsyncReport),
+    /// Some files could not be written on this node.
+    #[error("rsync could not write all files: {0}")]
+    PartialHere(RsyncReport),
     /// Another failure of the server or the network.
     #[error(transparent)]
     Server(ServerFault),

@@ -78,7 +78,9 @@ pub fn forecast(
     match module.check_outcome(&outcome) {
         Ok(()) => Ok(forecast),
         // A directory with files to keep is in the place of a file; the run will fail there, too.
-        Err(error @ FullSyncError::Partial(_)) => Ok(Forecast { failure: Some(error), ..forecast }),
+        Err(error @ (FullSyncError::Partial(_) | FullSyncError::PartialHere(_))) => {
+            Ok(Forecast { failure: Some(error), ..forecast })
+        }
         Err(error) => Err(error),
     }
 }

@@ -107,7 +107,7 @@ impl Module<'_> {
     ) -> Result<Root, FullSyncError> {
         let directory = receive_dir.create_layer(self.layer, self.rules)?;
         match self.transfer(live, &directory.top, archive_options(), monitor) {
-            Err(error @ FullSyncError::Partial(_)) => {
+            Err(error @ (FullSyncError::Partial(_) | FullSyncError::PartialHere(_))) => {
                 monitor.warn(FullSyncNotice::Partial { error: &error });
             }
             result => result?,
@@ -228,6 +228,7 @@ impl Module<'_> {
             RsyncFailure::NotFound => FullSyncError::NotFound(report),
             RsyncFailure::Refused | RsyncFailure::Unreachable => FullSyncError::Unavailable(report),
             RsyncFailure::Partial => FullSyncError::Partial(report),
+            RsyncFailure::PartialHere => FullSyncError::PartialHere(report),
             RsyncFailure::Lost | RsyncFailure::Other => {
                 FullSyncError::Server(ServerFault::Rsync(report))
             }

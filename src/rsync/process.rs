@@ -15,6 +15,8 @@ use crate::process::{self, environment};
 
 /// Name of the program, searched in `PATH`.
 const PROGRAM: &str = "rsync";
+/// Words of a warning about a symlink in the live tree.
+const SKIPPED_SYMLINK: &str = "refusing to follow a symlink";
 
 /// Arguments of one run of rsync.
 #[derive(Clone, Copy, Debug)]
@@ -64,8 +66,10 @@ pub enum RsyncFailure {
     DiskSpace,
     /// Another failure of this node.
     Local,
-    /// Some files could not be transferred, or vanished meanwhile.
+    /// Some files could not be read on the server, or vanished meanwhile.
     Partial,
+    /// Some files could not be written on this node.
+    PartialHere,
     /// Any other exit status.
     Other,
 }
@@ -116,9 +120,12 @@ impl RsyncOutcome {
             _ if has_message(relay::NOT_CONNECTED) => RsyncFailure::Unreachable,
             5 if has_message("Unknown module") => RsyncFailure::NotFound,
             2 | 4 | 5 | 6 => RsyncFailure::Refused,
+            // A daemon's answer, with the code of a mistake in the command line.
+            1 if has_message("ERROR: module is ") => RsyncFailure::Refused,
             10 | 35 => RsyncFailure::Unreachable,
             12 | 30 => RsyncFailure::Lost,
             23 if has_message("No such file or directory") => RsyncFailure::NotFound,
+            23 if self.stderr_excerpt.lines().any(is_of_this_node) => RsyncFailure::PartialHere,
             23..=25 => RsyncFailure::Partial,
             1 | 3 | 11 | 13 | 14 | 22 => RsyncFailure::Local,
             _ => RsyncFailure::Other,
@@ -127,16 +134,24 @@ impl RsyncOutcome {
 
     /// The line of standard error that explains the failure, else the exit status.
     ///
-    /// It is the first one, except that a relay that cannot connect explains the others.
+    /// It is the first one, except that a relay that cannot connect explains the others, and that a
+    /// symlink of a user, which rsync does not follow, is no failure.
     pub fn reason(&self) -> String {
         let mut lines = self.stderr_excerpt.lines().map(str::trim).filter(|line| !line.is_empty());
         let first = lines.clone().next();
-        let line = lines.find(|line| line.starts_with(relay::NOT_CONNECTED)).or(first);
+        let cause = lines.clone().find(|line| !line.contains(SKIPPED_SYMLINK));
+        let relay = lines.find(|line| line.starts_with(relay::NOT_CONNECTED));
+        let line = relay.or(cause).or(first);
         match line {
             Some(line) => line.chars().take(300).collect(),
             None => format!("rsync ended with {}", self.status),
         }
     }
+}
+
+/// Whether a line of standard error is about a file of this node: its receiving processes say so.
+fn is_of_this_node(line: &str) -> bool {
+    ["[generator]", "[receiver]", "[Receiver]"].iter().any(|process| line.contains(process))
 }
 
 #[cfg(test)]

@@ -329,7 +329,9 @@ impl UpdateError {
             FullSyncError::Root(error) => return Untouched::from_root(error).into(),
             FullSyncError::Cancelled => return UpdateError::Cancelled,
             FullSyncError::DiskSpace(_) => return SpaceError::Rsync(error).into(),
-            FullSyncError::Node(_) | FullSyncError::NotInstalled => {
+            FullSyncError::Node(_)
+            | FullSyncError::PartialHere(_)
+            | FullSyncError::NotInstalled => {
                 return Refusal::Rsync(error).into();
             }
             FullSyncError::Server(_) | FullSyncError::Partial(_) => FetchErrorKind::Other,

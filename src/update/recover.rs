@@ -6,6 +6,7 @@ use crate::apply::error::RefusalKind;
 use crate::apply::roll_forward::Applied;
 use crate::apply::session::{self, Recovery, Session};
 use crate::apply::{Untouched, preflight};
+use crate::fetch::leave_system_resolver;
 use crate::host::boot_loader::pending;
 use crate::host::{self, FstabEntry};
 use crate::report::Monitor;
@@ -101,6 +102,8 @@ pub(super) fn open_session(
     }
     let (session, applied) = Session::open(root, monitor)?;
     if let Some(applied) = applied {
+        // The C library of this process may be of another generation than its modules now.
+        leave_system_resolver(monitor)?;
         monitor.note(UpdateNotice::RecoveredFirst(describe_tree(&session, &applied)));
     }
     Ok(session)

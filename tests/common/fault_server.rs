@@ -51,6 +51,10 @@ pub enum Fault {
     NoEtag,
     /// Ignores a requested range: answers 200 with the whole file.
     NoRanges,
+    /// Refuses requests for a range, with this status or by closing the connection.
+    RefuseRanges(Option<u16>),
+    /// Sends this header, and N bytes too many.
+    Header(&'static str, &'static str, usize),
     /// Redirects to this address.
     Redirect(String),
     /// Sends bytes that are not HTTP.
@@ -283,6 +287,7 @@ impl Shared {
     ) -> io::Result<bool> {
         match fault {
             Fault::Hangup => return Ok(false),
+            Fault::RefuseRanges(None) if seen.headers.contains_key("range") => return Ok(false),
             Fault::Garbage => {
                 return stream.write_all(b"SSH-2.0-not-a-web-server\r\n").map(|()| false);
             }
@@ -316,6 +321,9 @@ impl Shared {
                     *status,
                     pause.iter().map(|pause| format!("Retry-After: {pause}")).collect(),
                 );
+            }
+            Fault::RefuseRanges(Some(status)) if seen.headers.contains_key("range") => {
+                return without_body(*status, Vec::new());
             }
             Fault::Redirect(to) => return without_body(302, vec![format!("Location: {to}")]),
             _ => {}
@@ -367,6 +375,11 @@ impl Shared {
         let mut length = Some(body.len() as u64);
         match *fault {
             Fault::ContentLength(other) => length = Some(other),
+            Fault::Header(name, value, by) => {
+                headers.push(format!("{name}: {value}"));
+                body.extend(vec![b'+'; by]);
+                length = Some(body.len() as u64);
+            }
             Fault::Longer(by) => (length, body) = (None, [body, vec![b'+'; by]].concat()),
             Fault::Shorter(by) => {
                 (length, _) = (None, body.truncate(body.len().saturating_sub(by)))

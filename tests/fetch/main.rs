@@ -5,6 +5,7 @@
 
 #[path = "../common/mod.rs"]
 mod common;
+mod network;
 mod rsync;
 mod spool;
 mod tls;

@@ -3,14 +3,14 @@
 use super::*;
 
 /// A TLS server of files that hold whole answers, headers included.
-struct Secure {
+pub struct Secure {
     child: Child,
-    port: u16,
-    certificate: PathBuf,
+    pub port: u16,
+    pub certificate: PathBuf,
 }
 
 impl Secure {
-    fn start(directory: &Path) -> Self {
+    pub fn start(directory: &Path) -> Self {
         let (key, certificate) = (directory.join("key.pem"), directory.join("cert.pem"));
         common::run(
             Command::new("openssl")

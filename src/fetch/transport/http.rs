@@ -1,13 +1,13 @@
 //! Repository on a web server.
 //!
 //! A download is resumed only under the strong etag with which it began (RFC 9110, 13.1.5 and
-//! 14.2), so bytes of two states of a file are never mixed. `Content-Encoding` is ignored: only
-//! the stored bytes are requested, some servers set it for every `.gz` file, and the digest
-//! decides.
+//! 14.2), so bytes of two states of a file are never mixed. A server, or a proxy, that refuses
+//! ranges is asked for whole files. Only the stored bytes are requested; a `Content-Encoding` does
+//! not matter if they have the right digest, since some servers set it for every `.gz` file.
 
-use std::error::Error;
-use std::io;
+use std::io::{self, Read};
 use std::path::Path;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use reqwest::blocking::{Client, RequestBuilder, Response};
@@ -18,9 +18,11 @@ use reqwest::header::{
 use reqwest::{StatusCode, Url, redirect};
 
 use super::certificates::read_certificates;
-use super::url::without_password;
+use super::connections::{Connections, RequestFailure, is_hang_up};
+use super::odd_answer::{AnswerKind, is_answer_of_tls_port};
+use super::url::HttpUrl;
 use super::{CatalogAnswer, Transport, TransportError};
-use crate::cancel::{self, ChannelReader};
+use crate::cancel::{self, Cancelled, ChannelReader};
 use crate::fetch::download::partial_file::{CacheUse, PartialFile};
 use crate::fetch::download::retry::MinimumRate;
 use crate::fetch::download::spool::{Spool, is_strong_etag, is_valid_etag};
@@ -30,6 +32,12 @@ use crate::fetch::options::FetchOptions;
 const USER_AGENT: &str = concat!("si_updateclient/", env!("CARGO_PKG_VERSION"));
 /// Limit of redirects of one request.
 const MAX_REDIRECTS: usize = 5;
+/// Connections in a row, closed without an answer to a request for a range, that count as refusal.
+///
+/// One may be the fault of the network, and whole files may be large.
+const MAX_HANG_UPS: u32 = 2;
+/// Limit for the bytes read of an error page.
+const MAX_ERROR_PAGE: u64 = 4096;
 
 /// Files of one directory of a web server.
 pub(in crate::fetch) struct HttpTransport {
@@ -38,17 +46,20 @@ pub(in crate::fetch) struct HttpTransport {
     base: String,
     /// The same URL for messages: without its password.
     shown: String,
-    route: Route,
+    connections: Connections,
     options: FetchOptions,
+    /// Connections in a row that were closed without an answer to a request for a range.
+    ///
+    /// From [`MAX_HANG_UPS`] on, no more ranges are requested.
+    range_refusals: AtomicU32,
 }
 
-/// Path of the connections to the server.
+/// Bytes that a request names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Route {
-    /// By the network of this node, possibly through a proxy.
-    Network,
-    /// Through the Unix socket of an ssh tunnel.
-    Tunnel,
+enum Extent {
+    /// Only those that are missing.
+    Range,
+    WholeFile,
 }
 
 /// Value of a `Content-Range` header.
@@ -64,7 +75,7 @@ impl HttpTransport {
     ///
     /// If the server is reached by a tunnel, `tunnel` is its Unix socket.
     pub fn new(
-        base: &Url,
+        base: &HttpUrl,
         tunnel: Option<&Path>,
         options: FetchOptions,
     ) -> Result<Self, FetchError> {
@@ -72,23 +83,18 @@ impl HttpTransport {
         let _ = rustls::crypto::ring::default_provider().install_default();
 
         let certificates = read_certificates(options.ca_file.as_deref())?;
-        if base.scheme() == "https" && certificates.is_empty() {
-            return Err(FetchProblem::NoCertificates.at(without_password(base)));
+        if base.url().scheme() == "https" && certificates.is_empty() {
+            return Err(FetchProblem::NoCertificates.at(base.to_string()));
         }
 
         let mut headers = HeaderMap::new();
         headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
-        let mut builder = Client::builder().redirect(redirect::Policy::custom(follow));
-        if let Some(socket) = tunnel {
-            // A proxy or another server would not be at the end of the tunnel.
-            builder = builder.unix_socket(socket).no_proxy().redirect(redirect::Policy::none());
-        }
-
+        let builder = Client::builder().redirect(redirect::Policy::custom(follow));
+        let (connections, builder) = Connections::new(builder, base, tunnel, &options)?;
         let client = builder
             .user_agent(USER_AGENT)
             .default_headers(headers)
             .referer(false)
-            .connect_timeout(options.connect_timeout)
             // The blocking client applies it to request and headers together, then to each read.
             .timeout(options.idle_timeout)
             // Any list, even an empty one, prevents the search for the system's bundle, which
@@ -96,12 +102,16 @@ impl HttpTransport {
             .tls_certs_only(certificates)
             .build()
             .map_err(|error| {
-                FetchProblem::HttpClient { source: RootCause::new(error) }
-                    .at(without_password(base))
+                FetchProblem::HttpClient { source: RootCause::new(error) }.at(base.to_string())
             })?;
-        let shown = without_password(base);
-        let route = if tunnel.is_some() { Route::Tunnel } else { Route::Network };
-        Ok(HttpTransport { client, base: base.to_string(), shown, route, options })
+        Ok(HttpTransport {
+            client,
+            base: base.url().to_string(),
+            shown: base.to_string(),
+            connections,
+            options,
+            range_refusals: AtomicU32::new(0),
+        })
     }
 
     fn get(&self, file: &str) -> RequestBuilder {
@@ -109,70 +119,92 @@ impl HttpTransport {
     }
 
     fn send(&self, file: &str, request: RequestBuilder) -> Result<Response, TransportError> {
-        let result = cancel::cancellable(self.options.is_cancelled, move || request.send())?;
-        result.map_err(|error| self.send_error(file, error.without_url()))
+        self.try_send(request)?.map_err(|error| self.send_error(file, error))
+    }
+
+    fn try_send(
+        &self,
+        request: RequestBuilder,
+    ) -> Result<Result<Response, reqwest::Error>, TransportError> {
+        Ok(cancel::cancellable(self.options.is_cancelled, move || request.send())?)
+    }
+
+    /// Requests the missing bytes of `partial`; `WholeFilesOnly` if only the file can be had.
+    fn request_missing(
+        &self,
+        file: &str,
+        partial: &PartialFile<'_>,
+    ) -> Result<Response, TransportError> {
+        let wants_range = partial.offset() > 0 || partial.end() < partial.file_size();
+        if !wants_range {
+            return self.send(file, self.request_for(file, partial, Extent::WholeFile));
+        }
+
+        if self.range_refusals.load(Ordering::Relaxed) < MAX_HANG_UPS {
+            let request = self.request_for(file, partial, Extent::Range);
+            match self.try_send(request)? {
+                Ok(answer) if refuses_range(&answer) => {
+                    self.range_refusals.store(MAX_HANG_UPS, Ordering::Relaxed);
+                }
+                Err(error) if is_hang_up(&error) => {
+                    let refusals = self.range_refusals.fetch_add(1, Ordering::Relaxed) + 1;
+                    if refusals < MAX_HANG_UPS && !partial.is_prefix() {
+                        return Err(self.send_error(file, error));
+                    }
+                }
+                Ok(answer) => {
+                    if answer.status() == StatusCode::PARTIAL_CONTENT {
+                        self.range_refusals.store(0, Ordering::Relaxed);
+                    }
+                    return Ok(answer);
+                }
+                Err(error) => return Err(self.send_error(file, error)),
+            }
+        }
+
+        // The beginning of a file can be taken from the beginning of an answer with all of it.
+        if !partial.is_prefix() {
+            return Err(TransportError::WholeFilesOnly);
+        }
+        self.send(file, self.request_for(file, partial, Extent::WholeFile))
     }
 
     /// The error for a request without an answer.
     fn send_error(&self, file: &str, error: reqwest::Error) -> TransportError {
         let address = self.address(file);
-
-        // These need a change of the configuration.
-        if error.is_redirect() {
-            return FetchProblem::Redirect(RootCause::new(error)).at(address).into();
+        match self.connections.failure(error.without_url()) {
+            RequestFailure::Permanent(problem) => problem.at(address).into(),
+            RequestFailure::Transient(problem) => TransportError::transient(problem.at(address)),
         }
-        if error.is_builder() {
-            return FetchProblem::InvalidRequest { source: RootCause::new(error) }
-                .at(address)
-                .into();
-        }
-        if find_source::<rustls::Error>(&error).is_some() {
-            return FetchProblem::Tls { source: RootCause::new(error) }.at(address).into();
-        }
-
-        let io_error = find_source::<io::Error>(&error);
-        let problem = if error.is_connect() && self.route == Route::Tunnel {
-            FetchProblem::TunnelClosed { source: RootCause::new(error) }
-        } else if io_error.is_some_and(|e| e.kind() == io::ErrorKind::ConnectionRefused) {
-            FetchProblem::ConnectionRefused
-        } else if error.is_timeout() {
-            FetchProblem::NoAnswer { limit: self.options.idle_timeout }
-        } else if error.is_dns() {
-            self.name_lookup(&RootCause::new(error).to_string())
-        } else {
-            let source = RootCause::new(error);
-            // The parser's errors have no public type; a test checks these words.
-            if source.to_string().contains("invalid HTTP") {
-                FetchProblem::NotHttp { source }
-            } else {
-                FetchProblem::Connection(source)
-            }
-        };
-        TransportError::transient(problem.at(address))
-    }
-
-    /// The failed lookup of the server's name, without the resolver's debug output of its query.
-    fn name_lookup(&self, reason: &str) -> FetchProblem {
-        let host = Url::parse(&self.base).ok().and_then(|url| url.host_str().map(str::to_owned));
-        let reason = match reason.split_once("no records found") {
-            Some(_) => "no such host name",
-            None => reason,
-        };
-        FetchProblem::NameLookup { host: host.unwrap_or_default(), reason: reason.to_owned() }
     }
 
     /// The error for an answer with an unexpected status.
-    fn status_error(&self, file: &str, response: &Response) -> TransportError {
+    fn status_error(&self, file: &str, response: Response) -> TransportError {
         let status = response.status();
-        let error = FetchProblem::HttpStatus { status }.at(self.address(file));
+        let pause = header_text(&response, &RETRY_AFTER).and_then(|text| text.parse().ok());
         match status.as_u16() {
-            408 | 425 | 429 | 500..=599 => {
-                let seconds =
-                    header_text(response, &RETRY_AFTER).and_then(|text| text.parse().ok());
-                TransportError::Transient { error, pause: seconds.map(Duration::from_secs) }
-            }
-            _ => error.into(),
+            408 | 425 | 429 | 500..=599 => TransportError::Transient {
+                error: FetchProblem::HttpStatus { status }.at(self.address(file)),
+                pause: pause.map(Duration::from_secs),
+            },
+            _ => match self.is_from_tls_port(response) {
+                Ok(true) => FetchProblem::TlsServer.at(self.address(file)).into(),
+                Ok(false) => FetchProblem::HttpStatus { status }.at(self.address(file)).into(),
+                Err(cancelled) => cancelled.into(),
+            },
         }
+    }
+
+    /// Whether an error page tells that the port is one for TLS.
+    fn is_from_tls_port(&self, response: Response) -> Result<bool, Cancelled> {
+        let status = response.status();
+        if status != StatusCode::BAD_REQUEST {
+            return Ok(false);
+        }
+        let page = response.take(MAX_ERROR_PAGE);
+        let chunk = ChannelReader::new(page, self.options.is_cancelled).next_chunk()?;
+        let bytes = chunk.ok().flatten().unwrap_or_default();
+        Ok(is_answer_of_tls_port(status, &String::from_utf8_lossy(&bytes)))
     }
 
     /// A failure that a repeated request may not meet again.
@@ -189,13 +221,14 @@ impl HttpTransport {
     ) -> Result<(), TransportError> {
         let ends_with_file = partial.end() == partial.file_size();
         let content_length = response.content_length();
+        let kind = AnswerKind::new(response.headers());
         let mut rate = MinimumRate::new(&self.options);
         let mut body = ChannelReader::new(response, self.options.is_cancelled);
 
         while partial.missing() > 0 {
             let chunk = match body.next_chunk()? {
                 Ok(Some(chunk)) => chunk,
-                Ok(None) => return Err(self.interrupted(file, partial, Interruption::End)),
+                Ok(None) => return Err(self.ended(file, partial, &kind)),
                 Err(error) => {
                     return Err(self.interrupted(file, partial, self.read_failure(error)));
                 }
@@ -203,7 +236,7 @@ impl HttpTransport {
 
             let wanted = usize::try_from(partial.missing()).unwrap_or(usize::MAX).min(chunk.len());
             if wanted < chunk.len() && ends_with_file {
-                return Err(self.too_long(file, partial));
+                return Err(self.too_long(file, partial, &kind));
             }
             partial.append(&chunk[..wanted])?;
             if !rate.is_kept(chunk.len() as u64) {
@@ -215,7 +248,7 @@ impl HttpTransport {
         // bytes are present, so a failure here matters only if it shows surplus bytes.
         let is_chunked = content_length.is_none();
         if is_chunked && ends_with_file && matches!(body.next_chunk()?, Ok(Some(_))) {
-            return Err(self.too_long(file, partial));
+            return Err(self.too_long(file, partial, &kind));
         }
         Ok(())
     }
@@ -240,10 +273,25 @@ impl HttpTransport {
         self.transient(file, FetchProblem::Interrupted { cause, position })
     }
 
+    /// The error for an answer that ends too early.
+    fn ended(&self, file: &str, partial: &PartialFile<'_>, kind: &AnswerKind) -> TransportError {
+        let position = Some((partial.offset(), partial.end()));
+        let problem = FetchProblem::Interrupted { cause: Interruption::End, position };
+        self.transient(file, kind.explain(problem))
+    }
+
     /// Discards a file with surplus bytes: any of its bytes may be wrong.
-    fn too_long(&self, file: &str, partial: &mut PartialFile<'_>) -> TransportError {
+    fn too_long(
+        &self,
+        file: &str,
+        partial: &mut PartialFile<'_>,
+        kind: &AnswerKind,
+    ) -> TransportError {
         match partial.restart(None) {
-            Ok(()) => self.transient(file, FetchProblem::TooLong { expected: partial.file_size() }),
+            Ok(()) => {
+                let problem = FetchProblem::TooLong { expected: partial.file_size() };
+                self.transient(file, kind.explain(problem))
+            }
             Err(error) => error.into(),
         }
     }
@@ -281,15 +329,15 @@ impl HttpTransport {
         Ok(())
     }
 
-    /// A request for the missing bytes of `partial`.
-    fn request_for(&self, file: &str, partial: &PartialFile<'_>) -> RequestBuilder {
+    /// A request for the missing bytes of `partial`, or for the whole file.
+    fn request_for(&self, file: &str, partial: &PartialFile<'_>, extent: Extent) -> RequestBuilder {
         let mut request = self.get(file);
-        if partial.offset() > 0 || partial.end() < partial.file_size() {
+        if extent == Extent::Range {
             let last = partial.end().saturating_sub(1);
             request = request.header(RANGE, format!("bytes={}-{last}", partial.offset()));
-        }
-        if let Some(etag) = partial.etag().filter(|_| partial.length() > 0) {
-            request = request.header(IF_RANGE, etag);
+            if let Some(etag) = partial.etag().filter(|_| partial.length() > 0) {
+                request = request.header(IF_RANGE, etag);
+            }
         }
         if partial.cache_use() == CacheUse::Bypassed {
             request = request.header(CACHE_CONTROL, "no-cache");
@@ -300,7 +348,7 @@ impl HttpTransport {
 
 impl Transport for HttpTransport {
     fn address(&self, file: &str) -> String {
-        format!("{}{file}", self.shown)
+        self.connections.describe(format!("{}{file}", self.shown))
     }
 
     fn download_into(
@@ -313,14 +361,16 @@ impl Transport for HttpTransport {
             partial.restart(None)?;
         }
 
-        let response = self.send(file, self.request_for(file, partial))?;
+        let response = self.request_missing(file, partial)?;
         let etag =
             header_text(&response, &ETAG).filter(|etag| is_strong_etag(etag)).map(str::to_owned);
         match response.status() {
             StatusCode::OK if partial.is_prefix() => {
                 let expected = partial.file_size();
                 if let Some(actual) = response.content_length().filter(|size| *size != expected) {
-                    return Err(self.transient(file, FetchProblem::WrongSize { actual, expected }));
+                    let problem = FetchProblem::WrongSize { actual, expected };
+                    let kind = AnswerKind::new(response.headers());
+                    return Err(self.transient(file, kind.explain(problem)));
                 }
                 partial.restart(etag)?;
             }
@@ -340,7 +390,7 @@ impl Transport for HttpTransport {
                 let end = partial.end();
                 return Err(self.transient(file, FetchProblem::RangeNotSatisfiable { end }));
             }
-            _ => return Err(self.status_error(file, &response)),
+            _ => return Err(self.status_error(file, response)),
         }
         self.receive_body(file, response, partial)
     }
@@ -364,7 +414,7 @@ impl Transport for HttpTransport {
                 return Ok(CatalogAnswer::NotModified);
             }
             StatusCode::OK => {}
-            _ => return Err(self.status_error(file, &response)),
+            _ => return Err(self.status_error(file, response)),
         }
 
         let etag =
@@ -377,6 +427,7 @@ impl Transport for HttpTransport {
         let interrupted = |cause: Interruption| {
             self.transient(file, FetchProblem::Interrupted { cause, position: None })
         };
+        let kind = AnswerKind::new(response.headers());
         let mut rate = MinimumRate::new(&self.options);
         let mut bytes = Vec::new();
         let mut body = ChannelReader::new(response, self.options.is_cancelled);
@@ -391,6 +442,7 @@ impl Transport for HttpTransport {
             }
             bytes.extend_from_slice(&chunk);
         }
+        kind.check_catalog(&bytes).map_err(|problem| problem.at(self.address(file)))?;
         Ok(CatalogAnswer::Fetched { bytes, etag })
     }
 }
@@ -411,10 +463,26 @@ impl ContentRange {
     }
 }
 
-/// Follows a limited number of redirects, and none from https to anything else.
+/// Whether a server, or a proxy before it, may answer the same request without a range.
+///
+/// A *416* that names the size of the file is about this file and not about ranges.
+fn refuses_range(answer: &Response) -> bool {
+    match answer.status().as_u16() {
+        400 | 403 | 405 | 406 | 412 | 501 => true,
+        416 => !answer.headers().contains_key(CONTENT_RANGE),
+        _ => false,
+    }
+}
+
+/// Follows a limited number of redirects, none to another host, and none from https to http.
 fn follow(attempt: redirect::Attempt<'_>) -> redirect::Action {
     if attempt.previous().len() > MAX_REDIRECTS {
         return attempt.error(RedirectError::TooMany);
+    }
+    let first_host = attempt.previous().first().and_then(Url::host_str);
+    if attempt.url().host_str() != first_host {
+        let host = attempt.url().host_str().unwrap_or_default().to_owned();
+        return attempt.error(RedirectError::OtherHost { host });
     }
 
     let was_secure = attempt.previous().iter().any(|url| url.scheme() == "https");
@@ -432,28 +500,11 @@ fn header_text<'r>(response: &'r Response, name: &HeaderName) -> Option<&'r str>
     response.headers().get(name)?.to_str().ok()
 }
 
-/// Finds an error of type `E` among the sources of `error`.
-fn find_source<'e, E: Error + 'static>(error: &'e (dyn Error + 'static)) -> Option<&'e E> {
-    let mut next = Some(error);
-    while let Some(error) = next {
-        if let Some(found) = error.downcast_ref::<E>() {
-            return Some(found);
-        }
-
-        // `source` of an io::Error skips the error that it wraps.
-        let wrapped = error.downcast_ref::<io::Error>().and_then(|e| e.get_ref());
-        if let Some(found) = wrapped.and_then(|e| find_source::<E>(e)) {
-            return Some(found);
-        }
-        next = error.source();
-    }
-    None
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::fetch::error::{FetchErrorKind, Side};
+    use crate::fetch::transport::url::{RepoUrl, UrlTarget};
 
     #[test]
     fn inconsistent_content_ranges_are_refused() {
@@ -481,10 +532,14 @@ mod tests {
         let options =
             FetchOptions { ca_file: Some(empty.path().to_owned()), ..FetchOptions::default() };
 
-        let http = Url::parse("http://127.0.0.1:9/node/").expect("a URL");
+        let url = |text: &str| match text.parse::<RepoUrl>().expect("a URL").target() {
+            UrlTarget::Http(url) => url.clone(),
+            other => panic!("{other:?}"),
+        };
+        let http = url("http://127.0.0.1:9/node/");
         assert!(HttpTransport::new(&http, None, options.clone()).is_ok());
 
-        let https = Url::parse("https://127.0.0.1:9/node/").expect("a URL");
+        let https = url("https://127.0.0.1:9/node/");
         let error = HttpTransport::new(&https, None, options).err().expect("no certificates");
         assert_eq!((error.kind, error.side), (FetchErrorKind::Other, Side::Node), "{error}");
     }

@@ -1,8 +1,13 @@
 //! Transports: each fills a partial file with bytes of the repository, and verifies nothing.
 
 pub(super) mod certificates;
+mod connections;
 pub(super) mod file;
 pub(super) mod http;
+mod name_files;
+pub(super) mod names;
+mod odd_answer;
+mod proxy;
 pub(super) mod rsync;
 pub(super) mod url;
 

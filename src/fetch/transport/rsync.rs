@@ -121,9 +121,10 @@ impl RsyncTransport {
         let error = problem.at(self.address(file));
 
         match failure {
-            RsyncFailure::NotFound | RsyncFailure::DiskSpace | RsyncFailure::Local => {
-                TransportError::Permanent(error)
-            }
+            RsyncFailure::NotFound
+            | RsyncFailure::DiskSpace
+            | RsyncFailure::Local
+            | RsyncFailure::PartialHere => TransportError::Permanent(error),
             RsyncFailure::Refused
             | RsyncFailure::Unreachable
             | RsyncFailure::Lost

@@ -1,15 +1,19 @@
 //! URLs of repositories.
 
 use std::fmt;
+use std::net::Ipv6Addr;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use reqwest::Url;
 
+/// Limit of a zone; names of interfaces have up to 15 characters.
+const MAX_ZONE: usize = 20;
+
 /// URL of a repository: it has one directory per image, and `overrides/NAME` per override.
 ///
 /// Four forms are valid: `http://HOST[:PORT]/PATH`, `https://…`, `file:///PATH` and
-/// `rsync://HOST[:PORT]/MODULE[/PATH]`.
+/// `rsync://HOST[:PORT]/MODULE[/PATH]`. An IPv6 address may have a zone: `[fe80::1%eth0]`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RepoUrl {
     target: UrlTarget,
@@ -20,12 +24,20 @@ pub struct RepoUrl {
 /// Parsed URL, by its transport.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(in crate::fetch) enum UrlTarget {
-    /// http or https; the path ends with a slash.
-    Http(Url),
+    /// http or https.
+    Http(HttpUrl),
     /// A directory of this machine.
     File(PathBuf),
     /// `rsync://HOST[:PORT]/MODULE/PATH/`, safe as an argument and in rsync's protocol.
     Rsync(String),
+}
+
+/// URL of a directory on a web server; its path ends with a slash.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(in crate::fetch) struct HttpUrl {
+    url: Url,
+    /// Network interface of a link-local address: its name, or its number.
+    zone: Option<String>,
 }
 
 /// Text that is not the URL of a repository.
@@ -53,6 +65,8 @@ enum UrlFault {
     OpenBracket,
     #[error("the brackets contain no IPv6 address")]
     NotIpv6,
+    #[error("only a link-local address (fe80::/10) has a zone, which is a network interface")]
+    BadZone,
     #[error("the host name may only have letters, digits, dots, dashes and underscores")]
     BadHost,
     #[error("the port is not a number from 1 to 65535")]
@@ -89,21 +103,92 @@ impl FromStr for RepoUrl {
 impl fmt::Display for RepoUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.target {
-            UrlTarget::Http(url) => f.write_str(&without_password(url)),
+            UrlTarget::Http(url) => url.fmt(f),
             UrlTarget::File(path) => write!(f, "file://{}", path.display()),
             UrlTarget::Rsync(url) => f.write_str(url),
         }
     }
 }
 
-/// `url` for messages: without its password.
-pub(in crate::fetch) fn without_password(url: &Url) -> String {
-    let mut url = url.clone();
-    if url.password().is_some() {
-        // Fails only for URLs without a host, and they have no password.
-        let _ = url.set_password(None);
+impl HttpUrl {
+    /// The URL, without its zone.
+    pub fn url(&self) -> &Url {
+        &self.url
     }
-    url.into()
+
+    /// Network interface of a link-local address.
+    pub fn zone(&self) -> Option<&str> {
+        self.zone.as_deref()
+    }
+
+    /// The URL of a directory below this one.
+    pub fn join(&self, directory: &str) -> Self {
+        let mut joined = self.clone();
+        joined.url.set_path(&format!("{}{directory}/", self.url.path()));
+        joined
+    }
+
+    fn parse(text: &str) -> Result<Self, UrlFault> {
+        let (text, zone) = split_zone(text)?;
+        let mut url = Url::parse(&text).map_err(|_| UrlFault::UnknownScheme)?;
+        if url.query().is_some() || url.fragment().is_some() {
+            return Err(UrlFault::QueryOrFragment);
+        }
+        if !url.path().ends_with('/') {
+            url.set_path(&format!("{}/", url.path()));
+        }
+        Ok(HttpUrl { url, zone })
+    }
+}
+
+impl fmt::Display for HttpUrl {
+    /// For messages: without the password.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut url = self.url.clone();
+        if url.password().is_some() {
+            // Fails only for URLs without a host, and they have no password.
+            let _ = url.set_password(None);
+        }
+        match (&self.zone, url.as_str().split_once(']')) {
+            (Some(zone), Some((address, rest))) => write!(f, "{address}%{zone}]{rest}"),
+            _ => f.write_str(url.as_str()),
+        }
+    }
+}
+
+/// Splits the zone from the address of a URL, which no standard for URLs has.
+///
+/// Both spellings are accepted: `%eth0`, as all programs print it, and `%25eth0` (RFC 6874).
+fn split_zone(text: &str) -> Result<(String, Option<String>), UrlFault> {
+    let authority = text.split_once("://").map_or(text, |(_, rest)| rest);
+    let authority = authority.split('/').next().unwrap_or_default();
+    let bracketed = authority.split_once('[').and_then(|(_, rest)| rest.split_once(']'));
+    let Some((address, zone)) = bracketed.and_then(|(inside, _)| inside.split_once('%')) else {
+        return Ok((text.to_owned(), None));
+    };
+
+    check_zone(address, zone)?;
+    let bare = text.replacen(&format!("[{address}%{zone}]"), &format!("[{address}]"), 1);
+    let zone = zone.strip_prefix("25").filter(|rest| !rest.is_empty()).unwrap_or(zone);
+    Ok((bare, Some(zone.to_owned())))
+}
+
+/// Checks an IPv6 address, which may have a zone.
+fn check_ipv6(text: &str) -> Result<(), UrlFault> {
+    match text.split_once('%') {
+        Some((address, zone)) => check_zone(address, zone),
+        None => text.parse::<Ipv6Addr>().map(drop).map_err(|_| UrlFault::NotIpv6),
+    }
+}
+
+/// Checks that `zone` can be the interface of the link-local `address`.
+fn check_zone(address: &str, zone: &str) -> Result<(), UrlFault> {
+    let address: Ipv6Addr = address.parse().map_err(|_| UrlFault::NotIpv6)?;
+    let is_name = !zone.is_empty() && zone.len() <= MAX_ZONE && zone.bytes().all(is_host_byte);
+    if !address.is_unicast_link_local() || !is_name {
+        return Err(UrlFault::BadZone);
+    }
+    Ok(())
 }
 
 /// Text that may be a URL, without user and password.
@@ -124,18 +209,10 @@ fn parse(text: &str) -> Result<UrlTarget, UrlFault> {
         return parse_rsync(rest);
     }
 
-    let mut url = Url::parse(text).map_err(|_| UrlFault::UnknownScheme)?;
-    if url.query().is_some() || url.fragment().is_some() {
-        return Err(UrlFault::QueryOrFragment);
-    }
-    match url.scheme() {
-        "http" | "https" => {
-            if !url.path().ends_with('/') {
-                url.set_path(&format!("{}/", url.path()));
-            }
-            Ok(UrlTarget::Http(url))
-        }
-        "file" => url.to_file_path().map(UrlTarget::File).map_err(|()| UrlFault::FileHost),
+    let url = HttpUrl::parse(text)?;
+    match url.url.scheme() {
+        "http" | "https" => Ok(UrlTarget::Http(url)),
+        "file" => url.url.to_file_path().map(UrlTarget::File).map_err(|()| UrlFault::FileHost),
         _ => Err(UrlFault::UnknownScheme),
     }
 }
@@ -147,17 +224,20 @@ fn parse(text: &str) -> Result<UrlTarget, UrlFault> {
 fn parse_rsync(rest: &str) -> Result<UrlTarget, UrlFault> {
     let (host, path) = rest.trim_end_matches('/').split_once('/').ok_or(UrlFault::NoModule)?;
 
-    let (name, port) = match host.strip_prefix('[') {
+    let port = match host.strip_prefix('[') {
         Some(bracketed) => {
             let (name, port) = bracketed.split_once(']').ok_or(UrlFault::OpenBracket)?;
-            name.parse::<std::net::Ipv6Addr>().map_err(|_| UrlFault::NotIpv6)?;
-            (name, port)
+            check_ipv6(name)?;
+            port
         }
-        None => host.split_at(host.find(':').unwrap_or(host.len())),
+        None => {
+            let (name, port) = host.split_at(host.find(':').unwrap_or(host.len()));
+            if name.is_empty() || name.starts_with('-') || !name.bytes().all(is_host_byte) {
+                return Err(UrlFault::BadHost);
+            }
+            port
+        }
     };
-    if name.is_empty() || name.starts_with('-') || !name.bytes().all(is_host_byte) {
-        return Err(UrlFault::BadHost);
-    }
     if !port.is_empty()
         && port.strip_prefix(':').and_then(|p| p.parse::<u16>().ok()).is_none_or(|p| p == 0)
     {
@@ -203,6 +283,21 @@ mod tests {
     }
 
     #[test]
+    fn zone_of_link_local_address_is_kept_beside_the_url() {
+        for (text, url, zone) in [
+            ("http://[fe80::1%eth0]:8080/a", "http://[fe80::1]:8080/a/", "eth0"),
+            ("https://[fe80::1%25eth0]/", "https://[fe80::1]/", "eth0"),
+            ("http://user@[fe80::1%25]/", "http://user@[fe80::1]/", "25"),
+        ] {
+            let parsed = HttpUrl::parse(text).expect(text);
+            assert_eq!((parsed.url().as_str(), parsed.zone()), (url, Some(zone)), "{text}");
+        }
+
+        assert_eq!(canonical("http://[fe80::1%25eth0]:80/a"), "http://[fe80::1%eth0]/a/");
+        assert_eq!(canonical("rsync://[fe80::1%eth0]/module"), "rsync://[fe80::1%eth0]/module/");
+    }
+
+    #[test]
     fn ambiguous_urls_are_refused() {
         for bad in [
             "",
@@ -225,6 +320,12 @@ mod tests {
             "rsync://server/a*",
             "rsync://server/--delete",
             "rsync://[::1/module",
+            "rsync://[::1%eth0]/module",
+            "rsync://server%eth0/module",
+            "http://[::1%eth0]/",
+            "http://[fe80::1%]/",
+            "http://[fe80::1%a b]/",
+            "http://[head%eth0]/",
         ] {
             assert!(bad.parse::<RepoUrl>().is_err(), "{bad:?}");
         }

@@ -94,14 +94,42 @@ fn refused_connection_is_unreachable() {
     assert_eq!(outcome.failure(), Some(RsyncFailure::Unreachable), "{}", outcome.stderr_excerpt);
 }
 
+/// An outcome with an exit code and a text on standard error.
+fn outcome(code: i32, stderr: &str) -> RsyncOutcome {
+    let status = std::os::unix::process::ExitStatusExt::from_raw(code << 8);
+    RsyncOutcome { status, stderr_excerpt: stderr.to_owned() }
+}
+
 #[test]
 fn relay_without_tunnel_is_unreachable() {
-    let stderr = "cannot connect to the ssh tunnel: Connection refused (os error 111)\n";
-    let outcome = |status| RsyncOutcome {
-        status: std::os::unix::process::ExitStatusExt::from_raw(status << 8),
-        stderr_excerpt: format!("rsync: did not see server greeting\n{stderr}"),
-    };
+    let reason = "cannot connect to the ssh tunnel: Connection refused (os error 111)";
+    let outcome = outcome(5, &format!("rsync: did not see server greeting\n{reason}\n"));
 
-    assert_eq!(outcome(5).failure(), Some(RsyncFailure::Unreachable));
-    assert_eq!(outcome(5).reason(), stderr.trim());
+    assert_eq!(outcome.failure(), Some(RsyncFailure::Unreachable));
+    assert_eq!(outcome.reason(), reason);
+}
+
+#[test]
+fn failures_with_one_exit_code_are_told_apart_by_side() {
+    for (code, stderr, failure) in [
+        (1, "ERROR: module is write only", RsyncFailure::Refused),
+        (1, "rsync: --xattrs: unknown option", RsyncFailure::Local),
+        (
+            23,
+            "rsync: [generator] symlink \"a\" failed: File name too long (36)",
+            RsyncFailure::PartialHere,
+        ),
+        (
+            23,
+            "rsync: [receiver] mkstemp \"a\" failed: Permission denied (13)",
+            RsyncFailure::PartialHere,
+        ),
+        (
+            23,
+            "rsync: [sender] send_files failed to open \"a\": Permission denied (13)",
+            RsyncFailure::Partial,
+        ),
+    ] {
+        assert_eq!(outcome(code, stderr).failure(), Some(failure), "{stderr}");
+    }
 }

@@ -10,6 +10,7 @@ use crate::apply::roll_forward::{Applied, roll_forward};
 use crate::apply::session::drop_stages;
 use crate::apply::stage::Stage;
 use crate::apply::undo::RetentionLimits;
+use crate::fetch::leave_system_resolver;
 use crate::full_sync::ReceiveDir;
 use crate::report::{Event, Monitor};
 use crate::root::Root;
@@ -29,6 +30,9 @@ pub(super) fn commit(
     if monitor.is_cancelled() {
         return Err(Untouched::Cancelled.into());
     }
+
+    // The renames may replace the modules that a lookup of a host name loads.
+    leave_system_resolver(monitor)?;
 
     let sealed = staged.seal(record)?;
     monitor.event(Event::Sealed);
