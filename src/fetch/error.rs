@@ -97,11 +97,27 @@ pub(super) enum FetchProblem {
     OutsideFile { offset: u64, length: u64, size: u64 },
     #[error("HTTP status {status}")]
     HttpStatus { status: StatusCode },
+    #[error(
+        "the answer is a web page and no file of a repository; a login page of the network, or \
+         a proxy, may have answered in place of the server"
+    )]
+    WebPage,
+    #[error(
+        "the answer is compressed (Content-Encoding: {encoding}), which was not requested; switch \
+         the compression off in the server or the proxy"
+    )]
+    UnaskedEncoding { encoding: String },
     #[error(transparent)]
     Redirect(RootCause),
     #[error("no secure connection: {source}")]
     Tls { source: RootCause },
-    #[error("the answer is not HTTP: {source}")]
+    #[error("the server does not speak TLS at this port; check the port, or use http://")]
+    PlainServer,
+    #[error("the server closed the connection during the TLS handshake; check that it speaks TLS")]
+    NoHandshake,
+    #[error("the server speaks TLS at this port; use https://")]
+    TlsServer,
+    #[error("the answer is not HTTP: {source}; if the server speaks TLS here, use https://")]
     NotHttp { source: RootCause },
     #[error("connection refused; check that the service is running")]
     ConnectionRefused,
@@ -131,8 +147,14 @@ pub(super) enum FetchProblem {
 
     #[error("no answer within {limit:?}")]
     NoAnswer { limit: Duration },
-    #[error("cannot find the server {host}: {reason}")]
-    NameLookup { host: String, reason: String },
+    #[error("cannot find the host {host}: {fault}")]
+    NameLookup { host: String, fault: LookupFault },
+    #[error("a lookup of a host name has not ended within {limit:?}")]
+    LookupPending { limit: Duration },
+    #[error("cannot connect through the proxy: {source}")]
+    Proxy { source: RootCause },
+    #[error("the connection was closed before the answer")]
+    HangUp,
     #[error("cannot connect to the ssh tunnel: {source}; ssh may have ended")]
     TunnelClosed { source: RootCause },
     #[error(transparent)]
@@ -204,6 +226,29 @@ pub(super) enum CertificateError {
     Tls(#[from] rustls::Error),
 }
 
+/// Failure to find the addresses of a name, as an error of the HTTP client's resolver.
+#[derive(Debug, thiserror::Error)]
+#[error("{fault}")]
+pub(super) struct NameLookupError {
+    pub host: String,
+    pub fault: LookupFault,
+}
+
+/// Reason that the addresses of a name are unknown.
+#[derive(Clone, Debug, thiserror::Error)]
+pub(super) enum LookupFault {
+    #[error("{0}")]
+    System(Arc<io::Error>),
+    #[error("there is no such name")]
+    NoSuchName,
+    #[error("it is not in /etc/hosts, and /etc/resolv.conf names no name server")]
+    NoNameServer,
+    #[error("the name servers do not answer: {reason}")]
+    NameServers { reason: String },
+    #[error("no answer within {limit:?}")]
+    NoAnswer { limit: Duration },
+}
+
 /// Reason that a redirect is not followed.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum RedirectError {
@@ -211,6 +256,8 @@ pub(super) enum RedirectError {
     TooMany,
     #[error("the server redirects to {scheme}, which is not secure")]
     NotSecure { scheme: String },
+    #[error("the server redirects to another host, {host}, which is not followed")]
+    OtherHost { host: String },
 }
 
 /// Whether the server's machine refused a connection, or did not answer at all.
@@ -263,6 +310,8 @@ impl FetchProblem {
             FetchProblem::NotFound => (Kind::NotFound, Side::Server),
             FetchProblem::HttpStatus { status } => match status.as_u16() {
                 404 | 410 => (Kind::NotFound, Side::Server),
+                // The proxy requests a password.
+                407 => (Kind::Other, Side::Network),
                 _ => (Kind::Other, Side::Server),
             },
             FetchProblem::NotAFile
@@ -270,11 +319,14 @@ impl FetchProblem {
             | FetchProblem::Redirect(_)
             | FetchProblem::NotHttp { .. }
             | FetchProblem::PartInsteadOfWhole => (Kind::Other, Side::Server),
-            FetchProblem::Tls { .. } | FetchProblem::ConnectionRefused => {
-                (Kind::Unreachable, Side::Server)
-            }
+            FetchProblem::Tls { .. }
+            | FetchProblem::PlainServer
+            | FetchProblem::NoHandshake
+            | FetchProblem::TlsServer
+            | FetchProblem::ConnectionRefused => (Kind::Unreachable, Side::Server),
             FetchProblem::ClaimTooLarge { .. }
             | FetchProblem::OutsideFile { .. }
+            | FetchProblem::UnaskedEncoding { .. }
             | FetchProblem::WrongSize { .. }
             | FetchProblem::UnexpectedSize { .. }
             | FetchProblem::TooLong { .. }
@@ -286,6 +338,10 @@ impl FetchProblem {
 
             FetchProblem::NoAnswer { .. }
             | FetchProblem::NameLookup { .. }
+            | FetchProblem::LookupPending { .. }
+            | FetchProblem::Proxy { .. }
+            | FetchProblem::HangUp
+            | FetchProblem::WebPage
             | FetchProblem::TunnelClosed { .. }
             | FetchProblem::Connection(_)
             | FetchProblem::Interrupted { .. } => (Kind::Unreachable, Side::Network),
