@@ -124,7 +124,7 @@ impl RsyncOutcome {
             1 if has_message("ERROR: module is ") => RsyncFailure::Refused,
             10 | 35 => RsyncFailure::Unreachable,
             12 | 30 => RsyncFailure::Lost,
-            23 if has_message("No such file or directory") => RsyncFailure::NotFound,
+            23 if self.stderr_excerpt.lines().any(is_missing_on_server) => RsyncFailure::NotFound,
             23 if self.stderr_excerpt.lines().any(is_of_this_node) => RsyncFailure::PartialHere,
             23..=25 => RsyncFailure::Partial,
             1 | 3 | 11 | 13 | 14 | 22 => RsyncFailure::Local,
@@ -147,6 +147,11 @@ impl RsyncOutcome {
             None => format!("rsync ended with {}", self.status),
         }
     }
+}
+
+/// Whether a line of standard error names a path that the server does not have.
+fn is_missing_on_server(line: &str) -> bool {
+    line.contains("No such file or directory") && !is_of_this_node(line)
 }
 
 /// Whether a line of standard error is about a file of this node: its receiving processes say so.

@@ -126,6 +126,16 @@ fn failures_with_one_exit_code_are_told_apart_by_side() {
         ),
         (
             23,
+            "rsync: [generator] get_acl: sys_acl_get_file(a): No such file or directory (2)",
+            RsyncFailure::PartialHere,
+        ),
+        (
+            23,
+            "rsync: [sender] change_dir \"/a\" failed: No such file or directory (2)",
+            RsyncFailure::NotFound,
+        ),
+        (
+            23,
             "rsync: [sender] send_files failed to open \"a\": Permission denied (13)",
             RsyncFailure::Partial,
         ),
