@@ -139,6 +139,7 @@ impl From<ScanError> for FullSyncError {
     fn from(error: ScanError) -> Self {
         match error {
             ScanError::Tree(error) => FullSyncError::Root(error),
+            ScanError::Cancelled => FullSyncError::Cancelled,
             error => FullSyncError::Node(NodeFault::Scan(error)),
         }
     }

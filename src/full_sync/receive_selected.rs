@@ -41,6 +41,6 @@ pub fn receive_selected(
         Ok(Descend::Into)
     })?;
     let entries: Vec<Entry> =
-        scan::read_entries(&directory.tree, &paths)?.into_iter().flatten().collect();
+        scan::read_entries(&directory.tree, &paths, monitor)?.into_iter().flatten().collect();
     Ok(Selected { manifest: Manifest::new(entries)?, tree: directory.tree })
 }

@@ -15,7 +15,7 @@ use super::receive_dir::{ReceiveDir, fixed_path};
 use crate::digest::Digest;
 use crate::entry::{Entry, Leaf, LeafKind, Node};
 use crate::manifest::Manifest;
-use crate::report::{Event, Job, Monitor};
+use crate::report::{Event, Job, Monitor, Silent};
 use crate::root::Root;
 use crate::scan;
 use crate::tree_path::TreePath;
@@ -98,7 +98,7 @@ pub fn manifest_of_parents(
 ) -> Result<Option<Manifest>, FullSyncError> {
     let parents: Vec<TreePath> =
         std::iter::successors(directory.parent(), TreePath::parent).collect();
-    let entries = scan::read_entries(live, &parents)?;
+    let entries = scan::read_entries(live, &parents, &Silent)?;
     let entries: Vec<Entry> = entries.into_iter().flatten().filter(Entry::is_dir).collect();
     Ok(if entries.is_empty() { None } else { Manifest::new(entries).ok() })
 }
@@ -181,8 +181,8 @@ impl ReceivedTrees<'_> {
         let (live_paths, received_paths): (Vec<TreePath>, Vec<TreePath>) =
             listing.paths.keys().cloned().partition(|path| self.is_parent(path));
         let mut entries = BTreeMap::new();
-        insert_entries(&mut entries, scan::read_entries(self.live, &live_paths)?);
-        insert_entries(&mut entries, scan::read_entries(self.tree, &received_paths)?);
+        insert_entries(&mut entries, scan::read_entries(self.live, &live_paths, monitor)?);
+        insert_entries(&mut entries, scan::read_entries(self.tree, &received_paths, monitor)?);
 
         // The remaining paths are in the other tree.
         let missing = listing
@@ -191,14 +191,14 @@ impl ReceivedTrees<'_> {
             .filter(|path| !entries.contains_key(*path) && !equal_links.contains(*path));
         let (received_paths, live_paths): (Vec<TreePath>, Vec<TreePath>) =
             missing.cloned().partition(|path| self.is_parent(path));
-        let live_entries = scan::read_entries(self.live, &live_paths)?;
+        let live_entries = scan::read_entries(self.live, &live_paths, monitor)?;
         let digests = live_entries
             .iter()
             .flatten()
             .filter_map(|entry| Some((entry.path.clone(), entry.file()?.1)))
             .collect();
         insert_entries(&mut entries, live_entries);
-        insert_entries(&mut entries, scan::read_entries(self.tree, &received_paths)?);
+        insert_entries(&mut entries, scan::read_entries(self.tree, &received_paths, monitor)?);
 
         join_links(&mut entries, &listing.leaders, &digests);
         self.check_types(listing, &entries, monitor)?;

@@ -10,6 +10,8 @@ use crate::root::RootError;
 pub enum ScanError {
     #[error(transparent)]
     Tree(#[from] RootError),
+    #[error("cancelled")]
+    Cancelled,
     #[error("cannot read the list of mounts below {path}: {source}")]
     Mounts { path: String, source: io::Error },
     /// The kernel's files would be published, or files that exist in memory only.

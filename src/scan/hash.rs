@@ -10,13 +10,16 @@ use super::{
     Attributes, Cache, Entry, FileKind, Leaf, LeafKind, Meta, Node, Root, RootError, ScanError,
     ScannedPath, Stat, changed_or, is_same_inode,
 };
+use crate::cancel::CancelReader;
 use crate::digest::{Digest, Hasher};
+use crate::report::Monitor;
 use crate::root::BoundedFile;
 
 /// Reader of the entries of one tree; all threads share it.
 pub(super) struct ContentReader<'a> {
     root: &'a Root,
     cache: &'a Cache,
+    monitor: &'a dyn Monitor,
     bytes_read: AtomicU64,
 }
 
@@ -26,8 +29,8 @@ pub(super) fn buffer() -> Vec<u8> {
 }
 
 impl<'a> ContentReader<'a> {
-    pub(super) fn new(root: &'a Root, cache: &'a Cache) -> Self {
-        ContentReader { root, cache, bytes_read: AtomicU64::new(0) }
+    pub(super) fn new(root: &'a Root, cache: &'a Cache, monitor: &'a dyn Monitor) -> Self {
+        ContentReader { root, cache, monitor, bytes_read: AtomicU64::new(0) }
     }
 
     pub(super) fn bytes_read(&self) -> u64 {
@@ -75,11 +78,14 @@ impl<'a> ContentReader<'a> {
         self.check_unchanged(scanned, &file)?;
 
         // A file that grows is read up to the size that was judged, and then found to differ.
-        let mut file = file.limited_to(scanned.stat.size);
-        let (digest, length) = hash(&mut file, buffer).map_err(|source| RootError {
-            operation: "read",
-            path: self.root.show(&scanned.path),
-            source,
+        let file = file.limited_to(scanned.stat.size);
+        let mut from = CancelReader { from: file.reader(), monitor: self.monitor };
+        let (digest, length) = hash(&mut from, buffer).map_err(|source| {
+            if self.monitor.is_cancelled() {
+                return ScanError::Cancelled;
+            }
+            let path = self.root.show(&scanned.path);
+            RootError { operation: "read", path, source }.into()
         })?;
         self.bytes_read.fetch_add(length, Ordering::Relaxed);
 
@@ -108,7 +114,7 @@ impl<'a> ContentReader<'a> {
     }
 }
 
-fn hash(file: &mut BoundedFile, buffer: &mut [u8]) -> io::Result<(Digest, u64)> {
+fn hash(file: &mut impl Read, buffer: &mut [u8]) -> io::Result<(Digest, u64)> {
     let (mut hasher, mut length) = (Hasher::new(), 0);
     loop {
         match file.read(buffer) {

@@ -80,7 +80,7 @@ pub fn scan(root: &Root, cache: &Cache, monitor: &dyn Monitor) -> Result<Scan, S
 
     // Content is read through the first link of each inode.
     let links = Links::new(&paths);
-    let reader = hash::ContentReader::new(root, cache);
+    let reader = hash::ContentReader::new(root, cache, monitor);
     let entries: Vec<Option<Entry>> = on_many_threads(|| {
         attributes
             .into_par_iter()
@@ -106,9 +106,13 @@ pub fn scan(root: &Root, cache: &Cache, monitor: &dyn Monitor) -> Result<Scan, S
 /// Reads the entries at `paths`; `None` if a path does not exist or is a socket.
 ///
 /// The entries have no hard-link group, since other links are not read.
-pub fn read_entries(root: &Root, paths: &[TreePath]) -> Result<Vec<Option<Entry>>, ScanError> {
+pub fn read_entries(
+    root: &Root,
+    paths: &[TreePath],
+    monitor: &dyn Monitor,
+) -> Result<Vec<Option<Entry>>, ScanError> {
     let cache = Cache::default();
-    let reader = hash::ContentReader::new(root, &cache);
+    let reader = hash::ContentReader::new(root, &cache, monitor);
 
     paths
         .par_iter()

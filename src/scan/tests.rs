@@ -158,6 +158,24 @@ fn socket_left_out_with_warning() {
     assert!(warnings.0.lock().expect("no panic")[0].ends_with("s is a socket and is left out"));
 }
 
+struct Stopped;
+
+impl Monitor for Stopped {
+    fn event(&self, _: Event) {}
+
+    fn is_cancelled(&self) -> bool {
+        true
+    }
+}
+
+#[test]
+fn cancellation_ends_reading_of_content() {
+    let (_dir, root) = tree();
+    let path = TreePath::new("three").expect("good");
+
+    assert!(matches!(read_entries(&root, &[path], &Stopped), Err(ScanError::Cancelled)));
+}
+
 /// The judge is Debian's mtree-netbsd, which shares no code with this program.
 #[test]
 fn exported_tree_equal_for_mtree() {

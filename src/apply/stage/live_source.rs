@@ -7,11 +7,13 @@ use rayon::prelude::*;
 use crate::apply::difference::Difference;
 use crate::apply::filesystem::held_times::HeldTimes;
 use crate::apply::plan::live_tree::LiveTree;
+use crate::cancel::CancelReader;
 use crate::delta::{self, ReadAt};
 use crate::diff_archive::Sources;
 use crate::digest::Digest;
 use crate::entry::Entry;
 use crate::manifest::Manifest;
+use crate::report::Monitor;
 use crate::root::{BoundedFile, Root, Stat};
 use crate::tree_path::TreePath;
 
@@ -20,6 +22,7 @@ use crate::tree_path::TreePath;
 /// A file may have been edited since, so that its content has to be verified when it is read.
 pub struct LiveSource<'a> {
     root: &'a Root,
+    monitor: &'a dyn Monitor,
     /// Sorted by digest, then by path.
     files: Vec<(&'a Digest, &'a TreePath)>,
 }
@@ -34,6 +37,7 @@ impl<'a> LiveSource<'a> {
         root: &'a Root,
         installed: Option<&'a Manifest>,
         times: &HeldTimes,
+        monitor: &'a dyn Monitor,
         mut is_doubtful: impl FnMut(&Entry) -> bool,
     ) -> Self {
         let entries = installed.map(Manifest::entries).unwrap_or_default();
@@ -56,18 +60,22 @@ impl<'a> LiveSource<'a> {
                 .map(|(entry, _)| entry),
         );
         let files = expected.into_iter().filter_map(|entry| Some((entry.digest()?, &entry.path)));
-        LiveSource::new(root, files)
+        LiveSource::new(root, monitor, files)
     }
 
     /// Expects the contents that this run has read in the tree.
-    pub fn from_live_tree(root: &'a Root, live: &'a LiveTree) -> Self {
-        LiveSource::new(root, live.digests.iter().map(|(path, digest)| (digest, path)))
+    pub fn from_live_tree(root: &'a Root, live: &'a LiveTree, monitor: &'a dyn Monitor) -> Self {
+        LiveSource::new(root, monitor, live.digests.iter().map(|(path, digest)| (digest, path)))
     }
 
-    fn new(root: &'a Root, files: impl Iterator<Item = (&'a Digest, &'a TreePath)>) -> Self {
+    fn new(
+        root: &'a Root,
+        monitor: &'a dyn Monitor,
+        files: impl Iterator<Item = (&'a Digest, &'a TreePath)>,
+    ) -> Self {
         let mut files: Vec<_> = files.collect();
         files.par_sort_unstable();
-        LiveSource { root, files }
+        LiveSource { root, monitor, files }
     }
 
     /// Whether any file is expected to have this content.
@@ -133,9 +141,11 @@ impl Sources for LiveSource<'_> {
         _: &TreePath,
     ) -> io::Result<Option<Box<dyn ReadAt + '_>>> {
         for file in self.candidates(digest, size) {
-            if self.has_one_candidate(digest)
-                || Digest::of_reader(file.reader())? == (*digest, size)
-            {
+            if self.has_one_candidate(digest) {
+                return Ok(Some(Box::new(file)));
+            }
+            let reader = CancelReader { from: file.reader(), monitor: self.monitor };
+            if Digest::of_reader(reader)? == (*digest, size) {
                 return Ok(Some(Box::new(file)));
             }
         }

@@ -14,7 +14,7 @@ use crate::report::Monitor;
 use crate::root::{Descend, FileKind, Root, RootError, Stat};
 use crate::tree_path::TreePath;
 
-/// Fewest links of an inode that may not get another one.
+/// Fewest links of an inode whose backups may need more links than there can be.
 const MANY_LINKS: u64 = 1000;
 /// Most links of an inode on any filesystem, as far as the space for copies is concerned: ext4 has
 /// 65,000, btrfs 65,535, xfs more than any tree.
@@ -58,7 +58,7 @@ pub(in crate::apply) fn link_all_backups(
 struct BackupLinker<'a> {
     root: &'a Root,
     monitor: &'a dyn Monitor,
-    /// Backups of inodes with many links, by device and inode number.
+    /// Backups of inodes with several links, by device and inode number.
     inodes: HashMap<(u64, u64), InodeBackups>,
 }
 
@@ -80,7 +80,7 @@ impl BackupLinker<'_> {
         live: &Stat,
     ) -> Result<(), RootError> {
         let is_cancelled = || self.monitor.is_cancelled();
-        if live.links < MANY_LINKS {
+        if live.links == 1 {
             return link_or_copy(self.root, backups, slot, path, &is_cancelled);
         }
 

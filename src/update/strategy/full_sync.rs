@@ -55,7 +55,7 @@ pub(super) fn run(
         return Ok(StrategyOutcome::done(report));
     }
 
-    let contents = LiveSource::from_live_tree(&run.session.root, &live);
+    let contents = LiveSource::from_live_tree(&run.session.root, &live, run.monitor);
     let report = transaction
         .execute(&target, &plan, |stage| fill(update, stage, &contents))
         .map_err(TransactionError::into_final)?;

@@ -38,7 +38,7 @@ impl<'a> HeadUpdate<'a> {
     pub fn contents_as_recorded(&self) -> LiveSource<'a> {
         let installed = self.transaction.installed.map(|installed| &installed.composed);
         let run = self.run();
-        LiveSource::from_manifest(&run.session.root, installed, &run.times, |_| true)
+        LiveSource::from_manifest(&run.session.root, installed, &run.times, run.monitor, |_| true)
     }
 
     /// Returns the exclude rules of the target, if they differ from those in effect.
@@ -46,7 +46,13 @@ impl<'a> HeadUpdate<'a> {
         let installed = self.transaction.installed.map(|installed| &installed.composed);
         // The rules are verified by their digest, so that no path is doubtful.
         let run = self.run();
-        let live = LiveSource::from_manifest(&run.session.root, installed, &run.times, |_| false);
+        let live = LiveSource::from_manifest(
+            &run.session.root,
+            installed,
+            &run.times,
+            run.monitor,
+            |_| false,
+        );
         let sources = ContentSources {
             live,
             published: self.published,

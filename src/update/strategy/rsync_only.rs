@@ -94,7 +94,7 @@ impl RsyncOnly<'_> {
             set_directory_times(run, &plan)?;
         }
 
-        let contents = LiveSource::from_live_tree(&run.session.root, &live);
+        let contents = LiveSource::from_live_tree(&run.session.root, &live, run.monitor);
         transaction
             .execute(&target, &plan, |stage| self.fill(stage, &contents, (&received, &selected)))
             .map_err(TransactionError::into_final)

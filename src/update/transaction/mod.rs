@@ -85,7 +85,7 @@ impl<'a> UpdateTransaction<'a> {
         let manifest = self.installed.map(|installed| &installed.composed);
         let mut cursor = self.run.filter.cursor();
         let run = self.run;
-        LiveSource::from_manifest(&run.session.root, manifest, &run.times, |entry| {
+        LiveSource::from_manifest(&run.session.root, manifest, &run.times, run.monitor, |entry| {
             cursor.excludes(&entry.path, entry.kind()).is_some()
                 || self.installed.is_some_and(|known| known.deviating.contains(&entry.path))
         })
