@@ -12,7 +12,7 @@
 //!
 //! | layer | modules |
 //! |---|---|
-//! | 0 words | [`tree_path`], [`client_paths`], [`digest`], [`entry`], [`generation`], [`image`] |
+//! | 0 words | [`printable`], [`tree_path`], [`client_paths`], [`digest`], [`entry`], [`generation`], [`image`] |
 //! | 1 rules | [`report`], [`cancel`], [`manifest`], [`catalog`], [`plan`], [`filter`], [`delta`], [`diff_archive`] |
 //! | 2 one outside thing each | [`allocator`], [`root`], [`process`], [`rsync`], [`state`], [`host`] |
 //! | 3 fetching | [`fetch`] |
@@ -108,6 +108,7 @@ pub mod digest;
 pub mod entry;
 pub mod generation;
 pub mod image;
+pub mod printable;
 pub mod tree_path;
 
 pub mod cancel;

@@ -10,6 +10,8 @@ use std::fmt;
 use std::os::unix::ffi::OsStrExt;
 use std::sync::Arc;
 
+use crate::printable::Quoted;
+
 /// Length of the longest path in bytes: Linux's `PATH_MAX` without the terminating NUL.
 pub const MAX_PATH: usize = 4095;
 /// Length of the longest component in bytes, on every filesystem that Linux can mount as root.
@@ -189,33 +191,6 @@ impl fmt::Display for TreePath {
 impl fmt::Debug for TreePath {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(self, f)
-    }
-}
-
-/// Bytes from outside, escaped for a terminal or a log.
-///
-/// Control characters, backslashes and bytes that are not UTF-8 become `\ooo`; other text is
-/// unchanged.
-pub struct Quoted<'a>(pub &'a [u8]);
-
-impl fmt::Display for Quoted<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for chunk in self.0.utf8_chunks() {
-            for c in chunk.valid().chars() {
-                if c.is_control() || c == '\\' {
-                    let mut buffer = [0; 4];
-                    for byte in c.encode_utf8(&mut buffer).bytes() {
-                        write!(f, "\\{byte:03o}")?;
-                    }
-                } else {
-                    write!(f, "{c}")?;
-                }
-            }
-            for byte in chunk.invalid() {
-                write!(f, "\\{byte:03o}")?;
-            }
-        }
-        Ok(())
     }
 }
 

@@ -13,7 +13,10 @@ use std::path::Path;
 
 /// From the bottom to the top; within a layer from left to right.
 const LAYERS: [(&str, &[&str]); 7] = [
-    ("words", &["tree_path", "client_paths", "digest", "entry", "generation", "image"]),
+    (
+        "words",
+        &["printable", "tree_path", "client_paths", "digest", "entry", "generation", "image"],
+    ),
     (
         "rules",
         &["report", "cancel", "manifest", "catalog", "plan", "filter", "delta", "diff_archive"],

@@ -2,6 +2,7 @@
 
 use super::FORMAT;
 use crate::image::ImageName;
+use crate::printable::one_line;
 
 /// Bytes that are not a catalog that this program can use.
 #[derive(Debug, thiserror::Error)]
@@ -21,7 +22,7 @@ pub enum CatalogError {
 pub enum CatalogFault {
     #[error(transparent)]
     NotUtf8(#[from] std::str::Utf8Error),
-    #[error("{}", .0.message())]
+    #[error("{}", one_line(.0.message()))]
     Toml(#[from] toml::de::Error),
     #[error(transparent)]
     Unwritable(#[from] toml::ser::Error),

@@ -1,10 +1,16 @@
 //! Standard output and standard error; no other module writes to them.
 //!
+//! Each text passes [`printable`], so that no name, message or URL from outside can harm the
+//! terminal or show a password. Only data for other programs is written as it is ([`Output::raw`]).
+//!
 //! A failure of standard output is kept until the end of the program ([`take_failure`]), since
 //! events are written in the middle of a transaction, which continues without its reader.
 
+use std::fmt;
 use std::io::{self, BufWriter, Write};
 use std::sync::{Mutex, PoisonError};
+
+use crate::printable;
 
 /// First failure of standard output.
 static FAILURE: Mutex<Option<io::Error>> = Mutex::new(None);
@@ -25,9 +31,23 @@ impl Output {
     }
 }
 
+impl Output {
+    /// Standard output for data, such as a manifest: nothing is escaped.
+    pub fn raw(&mut self) -> &mut impl Write {
+        &mut self.0
+    }
+}
+
 impl Write for Output {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.write(bytes)
+        let text = String::from_utf8_lossy(bytes);
+        self.0.write_all(printable::text(&text).as_bytes())?;
+        Ok(bytes.len())
+    }
+
+    fn write_fmt(&mut self, text: fmt::Arguments<'_>) -> io::Result<()> {
+        // Formatted as a whole: a URL may consist of several parts.
+        self.0.write_all(printable::text(&text.to_string()).as_bytes())
     }
 
     fn flush(&mut self) -> io::Result<()> {
@@ -70,11 +90,11 @@ pub fn print_line(line: &str) {
 
 /// Writes a line to standard error. A failure is ignored, since there is no other output for it.
 pub fn print_error_line(line: &str) {
-    let _ = writeln!(io::stderr(), "{line}");
+    let _ = writeln!(io::stderr(), "{}", printable::text(line));
 }
 
 /// Writes a question to standard error, without a newline.
 pub fn print_question(question: &str) {
     let mut err = io::stderr();
-    let _ = write!(err, "{question}").and_then(|()| err.flush());
+    let _ = write!(err, "{}", printable::text(question)).and_then(|()| err.flush());
 }

@@ -9,6 +9,7 @@ use serde::Serialize;
 
 use super::console::Output;
 use super::signals;
+use crate::printable;
 use crate::report::{Event, Job, Monitor};
 
 /// Shortest time between two progress events of a job.
@@ -72,10 +73,10 @@ pub fn line(value: &impl Serialize) {
     /// Keeps lines of several threads apart.
     static TURN: Mutex<()> = Mutex::new(());
 
-    if let Ok(mut text) = serde_json::to_vec(value) {
-        text.push(b'\n');
+    if let Ok(text) = serde_json::to_string(value) {
+        let text = format!("{}\n", printable::json(&text));
         let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
         let mut out = Output::open();
-        let _ = out.write_all(&text).and_then(|()| out.flush());
+        let _ = out.raw().write_all(text.as_bytes()).and_then(|()| out.flush());
     }
 }

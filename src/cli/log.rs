@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::terminal::Verbosity;
+use crate::printable;
 use crate::report::{Event, Monitor};
 
 /// Socket of the system log.
@@ -100,7 +101,8 @@ impl Log {
 /// A line in the form of the C library's `syslog`.
 fn message(level: Level, line: &str) -> Vec<u8> {
     let now = jiff::Zoned::now().strftime("%b %e %H:%M:%S");
-    let line: String = line.chars().map(|c| if c.is_control() { '?' } else { c }).collect();
+    let line = printable::text(line);
+    let line = printable::one_line(&line);
     let end =
         (0..=line.len().min(MAX_LINE)).rev().find(|&end| line.is_char_boundary(end)).unwrap_or(0);
 
@@ -180,9 +182,13 @@ mod tests {
         log.write(Level::Notice, &"ä".repeat(MAX_LINE), Channel::LogAndPrint);
 
         let sender = format!(" si_updateclient[{}]: ", std::process::id());
-        for (priority, end) in
-            [(30, ": a note"), (28, ": a ?[31mwarning"), (27, ": one"), (27, ": two"), (29, "ää")]
-        {
+        for (priority, end) in [
+            (30, ": a note"),
+            (28, ": a \\033[31mwarning"),
+            (27, ": one"),
+            (27, ": two"),
+            (29, "ää"),
+        ] {
             let line = receive(&socket).expect("a line");
             assert!(line.starts_with(&format!("<{priority}>")) && line.ends_with(end), "{line}");
             assert!(line.contains(&sender), "{line}");

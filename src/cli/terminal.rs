@@ -8,6 +8,7 @@ use std::time::Duration;
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 
 use super::{console, signals};
+use crate::printable::{self, one_line};
 use crate::report::units::{Count, Size, seconds};
 use crate::report::{Event, Job, Monitor};
 
@@ -89,7 +90,7 @@ impl Terminal {
     fn print(&self, line: &str) {
         // `MultiProgress::println` fails if the terminal is closed, and would panic in `suspend`.
         if self.draws_bars && !self.bars.is_hidden() {
-            let _ = self.bars.println(line);
+            let _ = self.bars.println(printable::text(line));
         } else {
             console::print_error_line(line);
         }
@@ -106,9 +107,9 @@ impl Monitor for Terminal {
                 }
             }
             Event::Finished { job } => self.finish(job),
-            Event::Note { text } if !self.verbosity.is_quiet() => self.print(&text),
+            Event::Note { text } if !self.verbosity.is_quiet() => self.print(&one_line(&text)),
             Event::Note { .. } | Event::Sealed | Event::Applied { .. } => {}
-            Event::Warning { text } => self.print(&format!("warning: {text}")),
+            Event::Warning { text } => self.print(&format!("warning: {}", one_line(&text))),
         }
     }
 

@@ -8,6 +8,7 @@ use crate::diff_archive::limits::FORMAT;
 use crate::digest::Digest;
 use crate::generation::GenerationId;
 use crate::manifest::ManifestError;
+use crate::printable::one_line;
 use crate::tree_path::TreePath;
 
 /// Reason why an archive cannot be used.
@@ -92,7 +93,7 @@ pub enum ListingDefect {
     #[error("header.toml: {0}")]
     HeaderText(#[from] std::str::Utf8Error),
     /// `header.toml` does not have the keys of clause 5.
-    #[error("header.toml: {}", .0.message())]
+    #[error("header.toml: {}", one_line(.0.message()))]
     HeaderToml(#[from] toml::de::Error),
     /// `header.toml` cannot be written.
     #[error("header.toml: {0}")]

@@ -4,7 +4,7 @@
 //! that checks its digest at the end, so a wrong index or a damaged archive is noticed, and the
 //! next place in the index is tried.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::io::{self, BufReader, Read};
 use std::rc::Rc;
@@ -25,6 +25,11 @@ pub use super::error::{ContentError, Missing};
 
 /// Limit of the fetched sources of one delta group: they are held in memory.
 const MAX_FETCHED_SOURCES: u64 = 256 << 20;
+/// Places of one content that are tried. Each costs a request, and an index may name a million.
+const MAX_PLACES: usize = 64;
+/// Frames that may fail before no more places are tried: sources of deltas have places as well, so
+/// that the places of one content multiply with each depth.
+const MAX_FAILED_FRAMES: u32 = 10_000;
 
 /// Access to ranges of a repository's files.
 pub trait Ranges {
@@ -51,6 +56,8 @@ pub struct ContentStore<'s> {
     limits: ArchiveLimits,
     /// Delta groups of the archives whose listings were read.
     groups: RefCell<HashMap<&'s RepoPath, Rc<[DeltaGroup]>>>,
+    /// Frames that have failed.
+    failures: Cell<u32>,
 }
 
 #[derive(Clone, Copy)]
@@ -86,6 +93,7 @@ impl<'s> ContentStore<'s> {
             local,
             limits: ArchiveLimits::default(),
             groups: RefCell::default(),
+            failures: Cell::new(0),
         }
     }
 
@@ -120,6 +128,9 @@ impl<'s> ContentStore<'s> {
 
             for ((file, _, group), contents) in frames {
                 let Some(archive) = self.archives.get(file) else { continue };
+                if self.failures.get() > MAX_FAILED_FRAMES {
+                    break;
+                }
                 let mut supplied = HashSet::new();
                 let result =
                     self.read_frame((archive, group), &contents, depth, &mut |digest, content| {
@@ -135,6 +146,9 @@ impl<'s> ContentStore<'s> {
                     Err(FrameError::Fetch(error)) if is_final(&error) => return Err(error.into()),
                     Err(error) => MissingReason::Frame { file, error: Arc::new(error) },
                 };
+                if supplied.len() < contents.len() {
+                    self.failures.set(self.failures.get() + 1);
+                }
                 for WantedContent { digest, .. } in contents {
                     if supplied.contains(&digest) {
                         pending.remove(&digest);
@@ -200,6 +214,7 @@ impl<'s> ContentStore<'s> {
             let place = self
                 .index
                 .places(&digest)
+                .take(MAX_PLACES)
                 .filter(|(file, record)| self.is_usable(file, record, size, depth))
                 .nth(round);
             if let Some((file, record)) = place {

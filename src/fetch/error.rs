@@ -13,6 +13,7 @@ use crate::cancel::Cancelled;
 use crate::catalog::RepoPath;
 use crate::diff_archive::ArchiveError;
 use crate::digest::Digest;
+use crate::printable::one_line;
 use crate::rsync::{RsyncError, RsyncFailure};
 
 /// The side that has to be repaired.
@@ -208,10 +209,9 @@ impl fmt::Display for RootCause {
         while let Some(source) = innermost.source() {
             innermost = source;
         }
-        // Some texts are the server's: they are cut, and control characters are left out.
-        let text: String =
-            innermost.to_string().chars().filter(|c| !c.is_control()).take(300).collect();
-        f.write_str(&text)
+        // Some texts are the server's.
+        let text: String = innermost.to_string().chars().take(300).collect();
+        f.write_str(&one_line(&text))
     }
 }
 

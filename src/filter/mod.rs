@@ -14,7 +14,8 @@ use std::fmt;
 
 use crate::digest::Digest;
 use crate::entry::EntryKind;
-use crate::tree_path::{Quoted, TreePath};
+use crate::printable::Quoted;
+use crate::tree_path::TreePath;
 
 pub use cursor::Cursor;
 pub use excluded_contents::ExcludedContents;

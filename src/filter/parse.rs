@@ -2,7 +2,7 @@
 
 use super::pattern::{MAX_PATTERN, Pattern};
 use super::{Rule, RuleAction, RuleOrigin};
-use crate::tree_path::Quoted;
+use crate::printable::Quoted;
 
 /// Largest exclude file, in bytes.
 pub const MAX_EXCLUDE_FILE: usize = 1 << 20;

@@ -5,9 +5,10 @@ use std::ffi::OsString;
 use std::ops::ControlFlow;
 use std::time::Duration;
 
+use crate::printable::Quoted;
 use crate::process::{ProcessError, ProcessOutput, Programs, Task};
 use crate::report::Monitor;
-use crate::tree_path::{Quoted, TreePath};
+use crate::tree_path::TreePath;
 
 use super::error::LastOutput;
 use super::{HostNotice, ToolError};

@@ -6,7 +6,7 @@
 use std::collections::HashMap;
 
 use super::{MAX_XATTR_NAMES, MAX_XATTR_VALUES, ManifestError};
-use crate::entry::{Device, Entry, LeafKind, Meta, Node};
+use crate::entry::{Device, Entry, LeafKind, Meta, Node, xattr_travels};
 use crate::tree_path::{MAX_PATH, TreePath};
 
 /// Length of the longest name of an extended attribute, a limit of the kernel.
@@ -52,6 +52,9 @@ fn check_meta(meta: &Meta) -> Result<(), &'static str> {
         return Err(
             "the name of an extended attribute is empty, longer than 255 bytes or holds a NUL",
         );
+    }
+    if !meta.xattrs.keys().all(|name| xattr_travels(name)) {
+        return Err("it has an extended attribute that a filesystem or a security module sets");
     }
     if meta.xattrs.keys().map(|name| name.len() + 1).sum::<usize>() > MAX_XATTR_NAMES {
         return Err("the names of its extended attributes have more than 64 KiB");

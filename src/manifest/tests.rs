@@ -192,8 +192,10 @@ fn any_name() -> impl Strategy<Value = Vec<u8>> {
 
 fn any_meta() -> impl Strategy<Value = Meta> {
     let xattrs = btree_map(vec(1..=255u8, 1..4), vec(any::<u8>(), 0..4), 0..3);
-    let xattrs = xattrs
-        .prop_map(|map| map.into_iter().map(|(name, value)| (name.into(), value.into())).collect());
+    let xattrs = xattrs.prop_map(|map| {
+        let named = |name: Vec<u8>| [b"user.".to_vec(), name].concat().into();
+        map.into_iter().map(|(name, value)| (named(name), value.into())).collect()
+    });
     (0..=0o7777u16, 0..u32::MAX, 0..u32::MAX, any::<i64>(), 0..1_000_000_000u32, xattrs).prop_map(
         |(mode, uid, gid, seconds, nanos, xattrs)| Meta {
             mode,
@@ -377,4 +379,28 @@ fn text_of_several_windows_read_and_faults_located() {
     let long = [HEAD, &vec![b'x'; MAX_LINE + 1]].concat();
     let error = Manifest::parse(&long[..]).expect_err("is too long").to_string();
     assert!(error.contains("line 2: it is longer than 4 MiB"), "{error}");
+}
+
+#[test]
+fn attribute_that_does_not_travel_refused() {
+    for name in [
+        "security.selinux",
+        "security.ima",
+        "security.evm",
+        "trusted.overlay.redirect",
+        "trusted.SGI_ACL_FILE",
+        "system.nfs4_acl",
+        "btrfs.compression",
+        "unknown",
+    ] {
+        let mut entry = file("f", b"x", None);
+        entry.meta.xattrs.insert(name.as_bytes().into(), (*b"y").into());
+        let mut line = b"#mtree systemimager 1\n".to_vec();
+        line::write(&mut line, &dir(""));
+        line::write(&mut line, &entry);
+
+        assert!(Manifest::new(vec![dir(""), entry]).is_err(), "{name}");
+        let error = Manifest::parse(&line[..]).expect_err("is refused").to_string();
+        assert!(error.contains("security module"), "{name}: {error}");
+    }
 }

@@ -3,6 +3,7 @@
 use std::io;
 
 use super::FORMAT;
+use crate::printable::one_line;
 use crate::root::RootError;
 
 /// Reason for which the state of a node cannot be read or written.
@@ -19,7 +20,7 @@ pub enum StateError {
     #[error("cannot read {path}: {source}")]
     Read { path: String, source: io::Error },
     /// The file is not TOML, or has unknown or missing keys.
-    #[error("{path} is not valid: {}", source.message())]
+    #[error("{path} is not valid: {}", one_line(source.message()))]
     Malformed { path: String, source: Box<toml::de::Error> },
     #[error("{path} is not valid: it has format {found}, this program reads format {FORMAT}")]
     UnknownFormat { path: String, found: u32 },

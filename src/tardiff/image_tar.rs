@@ -18,8 +18,9 @@ use self::pax::Pax;
 use super::notice::TardiffNotice;
 use crate::entry::{Device, Entry, Leaf, LeafKind, Meta, Mtime, Node, Xattrs};
 use crate::manifest::{Manifest, ManifestError};
+use crate::printable::Quoted;
 use crate::report::Monitor;
-use crate::tree_path::{BadPath, Quoted, TreePath};
+use crate::tree_path::{BadPath, TreePath};
 
 /// Size limit of a pax header or a long name: the largest entry of a manifest fits.
 const MAX_EXTENDED: u64 = 2 << 20;

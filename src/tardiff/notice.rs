@@ -5,7 +5,8 @@ use std::io;
 use std::path::Path;
 
 use crate::catalog::RepoPath;
-use crate::tree_path::{Quoted, TreePath};
+use crate::printable::Quoted;
+use crate::tree_path::TreePath;
 
 /// Something that the publisher should know.
 #[derive(Debug)]

@@ -1,32 +1,48 @@
 //! Serves a repository over HTTP: for small sites, demonstrations and tests.
 //!
-//! The library implements files, ranges, HEAD and strong ETags (of size and modification time in
-//! nanoseconds). Added here are `If-Range`, and a filter: only paths that a repository can have are
-//! served.
+//! The library implements files, ranges, HEAD, conditions and strong ETags (of size and
+//! modification time in nanoseconds). Added here are `If-Range`, limits on connections, and the
+//! opening of files: only paths that a repository can have, through [`Root`], without following a
+//! symbolic link.
 
 #![allow(clippy::disallowed_methods, reason = "a repository is not a target tree")]
 
+mod connections;
+
+use std::convert::Infallible;
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
+use std::os::fd::{AsFd, AsRawFd};
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
-use axum::Router;
-use axum::extract::Request;
-use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
-use axum::middleware::{Next, from_fn};
-use axum::response::{IntoResponse, Response};
+use http_body_util::{Either, Empty};
+use hyper::body::Bytes;
+use hyper::http::request::Parts;
+use hyper::{HeaderMap, Request, Response, StatusCode, header};
+use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
-use tower_http::services::ServeDir;
+use tower_http::services::ServeFile;
+use tower_http::services::fs::ServeFileSystemResponseBody;
 
 use crate::catalog::RepoPath;
+use crate::root::{BoundedFile, Root};
 use crate::tardiff::error::ServeError;
+use crate::tree_path::TreePath;
+
+use connections::{Connections, ServeLimits};
 
 /// Bytes of a file that are read at a time.
 const CHUNK: usize = 256 << 10;
 /// Time for running downloads after the request to stop.
 const GRACE: Duration = Duration::from_secs(10);
+/// Pause after a connection that could not be accepted, for lack of descriptors or memory.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// An answer whose body is a file, or empty.
+type FileResponse = Response<Either<ServeFileSystemResponseBody, Empty<Bytes>>>;
 
 /// Serves the repository at `repo` until SIGTERM or SIGINT.
 ///
@@ -36,35 +52,49 @@ pub fn serve(
     listen: SocketAddr,
     on_listening: impl FnOnce(SocketAddr),
 ) -> Result<(), ServeError> {
+    serve_within(repo, listen, ServeLimits::of_process(), on_listening)
+}
+
+fn serve_within(
+    repo: &Path,
+    listen: SocketAddr,
+    limits: ServeLimits,
+    on_listening: impl FnOnce(SocketAddr),
+) -> Result<(), ServeError> {
     if !repo.is_dir() {
         return Err(ServeError::NotADirectory { path: repo.display().to_string() });
     }
-    let files =
-        ServeDir::new(repo).append_index_html_on_directories(false).with_buf_chunk_size(CHUNK);
-    let service = Router::new().fallback_service(files).layer(from_fn(only_files));
+    let repo: Arc<Path> = repo.into();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
 
     runtime.block_on(async {
-        let listener = tokio::net::TcpListener::bind(listen)
+        let listener = TcpListener::bind(listen)
             .await
             .map_err(|source| ServeError::Listen { address: listen, source })?;
-        let (stopping, mut stopped) = tokio::sync::watch::channel(());
-        let stop_signal = stop_signal()?;
+        let mut stop_signal = std::pin::pin!(stop_signal()?);
         on_listening(listener.local_addr()?);
 
-        let serving = axum::serve(listener, service).with_graceful_shutdown(async move {
-            stop_signal.await;
-            drop(stopping);
-        });
-        let grace_period = async move {
-            // Nothing is sent: `changed` fails when the sender is dropped, at the stop signal.
-            while stopped.changed().await.is_ok() {}
-            tokio::time::sleep(GRACE).await;
-        };
-        tokio::select! {
-            result = serving.into_future() => Ok(result?),
-            () = grace_period => Ok(()),
+        let mut connections = Connections::new(limits);
+        loop {
+            let stream = tokio::select! {
+                () = &mut stop_signal => break,
+                accepted = listener.accept() => match accepted {
+                    Ok((stream, _)) => stream,
+                    Err(_) => {
+                        tokio::time::sleep(ACCEPT_PAUSE).await;
+                        continue;
+                    }
+                },
+            };
+            let permit = tokio::select! {
+                () = &mut stop_signal => break,
+                permit = connections.admit() => permit,
+            };
+            let repo = repo.clone();
+            connections.start(stream, permit, move |request| answer(repo.clone(), request));
         }
+        connections.finish(GRACE).await;
+        Ok(())
     })
 }
 
@@ -80,39 +110,62 @@ fn stop_signal() -> io::Result<impl Future<Output = ()>> {
     })
 }
 
-/// Serves only paths that a repository can have, which need no escapes; handles `If-Range`.
-async fn only_files(mut request: Request, next: Next) -> Response {
-    let path = request.uri().path().trim_start_matches('/');
-    if RepoPath::new(path).is_err() {
-        return StatusCode::NOT_FOUND.into_response();
-    }
-    let Some(validator) = request.headers_mut().remove(header::IF_RANGE) else {
-        return next.run(request).await;
+/// Answers one request.
+async fn answer<B>(repo: Arc<Path>, request: Request<B>) -> Result<FileResponse, Infallible> {
+    let (parts, _) = request.into_parts();
+    let Some(file) = open(repo, parts.uri.path().trim_start_matches('/')).await else {
+        return Ok(empty(StatusCode::NOT_FOUND));
+    };
+    Ok(send(&file, parts).await.unwrap_or_else(|_| empty(StatusCode::INTERNAL_SERVER_ERROR)))
+}
+
+/// Opens a file of the repository; `None` if there is none that may be served.
+async fn open(repo: Arc<Path>, path: &str) -> Option<BoundedFile> {
+    let path = TreePath::new(RepoPath::new(path).ok()?.as_str()).ok()?;
+    let opened = tokio::task::spawn_blocking(move || Root::open(&repo)?.open_file(&path));
+    opened.await.ok()?.ok()
+}
+
+/// Sends a file, or the requested range of it; handles `If-Range`.
+async fn send(file: &BoundedFile, mut request: Parts) -> io::Result<FileResponse> {
+    let Some(validator) = request.headers.remove(header::IF_RANGE) else {
+        return send_by_library(file, request).await;
     };
 
-    let mut whole = Request::default();
-    *whole.method_mut() = request.method().clone();
-    *whole.uri_mut() = request.uri().clone();
-    *whole.headers_mut() = request.headers().clone();
-    whole.headers_mut().remove(header::RANGE);
-
-    if may_resume(&validator, request.headers()) {
+    let mut whole = request.clone();
+    whole.headers.remove(header::RANGE);
+    if may_resume(validator.as_bytes(), &request.headers) {
         // `If-Match` serves the range only if the opened file has this ETag.
-        request.headers_mut().insert(header::IF_MATCH, validator);
-        let answer = next.clone().run(request).await;
+        request.headers.insert(header::IF_MATCH, validator);
+        let answer = send_by_library(file, request).await?;
         if answer.status() != StatusCode::PRECONDITION_FAILED {
-            return answer;
+            return Ok(answer);
         }
     }
-    next.run(whole).await
+    send_by_library(file, whole).await
+}
+
+/// The answer of the library, which opens the file again by its descriptor.
+async fn send_by_library(file: &BoundedFile, request: Parts) -> io::Result<FileResponse> {
+    // A link of /proc leads to the opened file itself, whatever its path is now.
+    let path = format!("/proc/self/fd/{}", file.as_fd().as_raw_fd());
+    let mut service = ServeFile::new(path).with_buf_chunk_size(CHUNK);
+    let answer = service.try_call(Request::from_parts(request, ())).await?;
+    Ok(answer.map(Either::Left))
 }
 
 /// Whether a validator identifies the content: a strong ETag.
 ///
 /// A date does not, since a file can change twice within one second. A weak ETag does not either.
-fn may_resume(validator: &HeaderValue, headers: &HeaderMap) -> bool {
-    let strong = validator.as_bytes().starts_with(b"\"") && !validator.as_bytes().contains(&b',');
+fn may_resume(validator: &[u8], headers: &HeaderMap) -> bool {
+    let strong = validator.starts_with(b"\"") && !validator.contains(&b',');
     strong && !headers.contains_key(header::IF_MATCH)
+}
+
+fn empty(status: StatusCode) -> FileResponse {
+    let mut answer = Response::new(Either::Right(Empty::new()));
+    *answer.status_mut() = status;
+    answer
 }
 
 #[cfg(test)]

@@ -170,6 +170,11 @@ pub enum TrustError {
          pass --allow-downgrade to accept the older one"
     )]
     OldSerial { name: String, offered: u64, seen: u64 },
+    #[error(
+        "the server offers serial {offered} of {name}, and this node has seen {seen}: no server \
+         publishes that often; pass --allow-downgrade to accept it"
+    )]
+    SerialTooHigh { name: String, offered: u64, seen: u64 },
     #[error("the catalog of {name} expired at {expires}; the server is not updated any more")]
     Expired { name: String, expires: jiff::Timestamp },
 }

@@ -21,8 +21,9 @@ use crate::apply::plan::live_tree::LiveTree;
 use crate::apply::plan::ordering::{self, PendingInstall};
 use crate::entry::{Entry, LeafKind, Node};
 use crate::filter::Cursor;
+use crate::printable::Quoted;
 use crate::root::{Descend, FileKind, Stat, Visit};
-use crate::tree_path::{Quoted, TreePath};
+use crate::tree_path::TreePath;
 
 /// Adds staged items, actions and itemized lines of all entries of the target that change.
 pub(super) fn place_entries(

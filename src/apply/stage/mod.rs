@@ -173,7 +173,7 @@ impl<'a> Stage<'a> {
 
         let first = &self.plan.staged_items[first];
         let stage = self.stage_of(first)?;
-        let file = stage.create_file(&first.place).map_err(Untouched::from_root)?;
+        let file = stage.create_file(&first.place).map_err(|error| self.error_of(first, error))?;
         let mut content = CancelReader { from: content, monitor: self.monitor };
 
         let failure = match copy_sparse(&mut content, &file, first.bytes()) {
@@ -372,7 +372,9 @@ impl<'a> Stage<'a> {
 
         let created = match &item.entry.node {
             // The metadata of a directory is set when everything in it exists.
-            Node::Directory => return stage.create_dir(place).map_err(Untouched::from_root),
+            Node::Directory => {
+                return stage.create_dir(place).map_err(|error| self.error_of(item, error));
+            }
             Node::Leaf(leaf) => match &leaf.kind {
                 LeafKind::Symlink { target } => stage.create_symlink(place, target),
                 LeafKind::Fifo => stage.create_fifo(place),
@@ -381,21 +383,27 @@ impl<'a> Stage<'a> {
                 LeafKind::File { .. } => return Ok(()),
             },
         };
-        created.map_err(Untouched::from_root)?;
+        created.map_err(|error| self.error_of(item, error))?;
 
         let meta = &item.entry.meta;
         let set = match item.entry.leaf().map(|leaf| &leaf.kind) {
             Some(LeafKind::Symlink { .. }) => stage.set_symlink_meta(place, meta),
             _ => stage.set_special_meta(place, meta),
         };
-        set.map_err(Untouched::from_root)?;
+        set.map_err(|error| self.error_of(item, error))?;
         self.set_label(item)
+    }
+
+    /// The failure of a change in the stage, with the path that the item is for.
+    fn error_of(&self, item: &StagedItem, error: RootError) -> Untouched {
+        let path = format!("{}, staged as {}", self.root.show(&item.entry.path), error.path);
+        Untouched::from_root(RootError { path, ..error })
     }
 
     /// Creates another file with the same content, as a reflink if the filesystem can.
     fn copy_content(&self, item: &StagedItem, content: BorrowedFd) -> Result<(), Untouched> {
         let stage = self.stage_of(item)?;
-        let file = stage.create_file(&item.place).map_err(Untouched::from_root)?;
+        let file = stage.create_file(&item.place).map_err(|error| self.error_of(item, error))?;
 
         if file.share_blocks(content).is_err() {
             let from = PositionedReader { content, offset: 0 };
@@ -420,7 +428,7 @@ impl<'a> Stage<'a> {
     fn set_metadata(&self, item: &StagedItem, file: impl AsFd) -> Result<(), Untouched> {
         self.stage_of(item)?
             .set_file_meta(file, &item.place, &item.entry.meta)
-            .map_err(Untouched::from_root)?;
+            .map_err(|error| self.error_of(item, error))?;
 
         self.monitor.event(Event::Advanced { job: Job::Stage, by: item.bytes() });
         if let Some(background_sync) = &self.background_sync {

@@ -11,6 +11,7 @@ use super::args::EffortArgs;
 use super::error::CommandError;
 use crate::delta::{Effort, RebuildLimit};
 use crate::host::{MAX_FILE, named_file};
+use crate::printable::one_line;
 use crate::publish::RepositoryMode;
 
 /// Path of the file, unless the command line names another.
@@ -58,7 +59,7 @@ impl TardiffConfig {
         toml::from_str(&text).map_err(|error| CommandError::BadConfig {
             path: path.to_owned(),
             line: error.span().map_or(0, |span| text[..span.start].matches('\n').count() + 1),
-            reason: error.message().to_owned(),
+            reason: one_line(error.message()).into_owned(),
         })
     }
 

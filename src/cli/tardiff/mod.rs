@@ -99,9 +99,9 @@ impl TardiffRun<'_> {
             TardiffCommand::Manifest(typed) => {
                 let manifest = self.manifest(typed.tree.file.as_deref(), &typed.which)?;
                 if typed.canonical {
-                    manifest.write_to(&mut self.out)?;
+                    manifest.write_to(self.out.raw())?;
                 } else {
-                    manifest.export_mtree(&mut self.out)?;
+                    manifest.export_mtree(self.out.raw())?;
                 }
             }
             TardiffCommand::List(typed) => {

@@ -35,6 +35,12 @@ pub enum ArgumentError {
     Name { option: &'static str, source: BadImageName },
     #[error("{server:?} is neither a host name nor an address")]
     Server { server: String },
+    #[error("{server:?} has no valid port: a port is a number from 1 to 65535")]
+    ServerPort { server: String },
+    #[error(
+        "{server:?} is not an IPv6 address; an address with a port is written as [ADDRESS]:PORT"
+    )]
+    ServerAddress { server: String },
     #[error("{user:?} (the user for ssh) is not a valid user name; omit it to go without ssh")]
     User { user: String },
     #[error(transparent)]

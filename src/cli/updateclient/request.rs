@@ -9,7 +9,7 @@ use crate::cli::signals;
 use crate::cli::updateclient::args::Arguments;
 use crate::cli::updateclient::error::{ArgumentError, PathFault};
 use crate::cli::updateclient::notice::ClientNotice;
-use crate::cli::updateclient::settings::{Settings, host_and_port};
+use crate::cli::updateclient::settings::{Settings, host_and_port, server_url};
 use crate::cli::updateclient::tunnel::ServerTunnel;
 use crate::fetch::{FetchOptions, RepoUrl};
 use crate::full_sync::Server;
@@ -237,7 +237,7 @@ fn sync_mode(
 fn repo_url(settings: &Settings, tunnel: Option<&ServerTunnel>) -> Result<RepoUrl, ArgumentError> {
     let repo = match (&settings.repo, &settings.server) {
         (Some(repo), _) => repo.clone(),
-        (None, Some(server)) => format!("http://{server}/"),
+        (None, Some(server)) => server_url(server),
         (None, None) => return Err(ArgumentError::NoRepository),
     };
     let repo: RepoUrl = repo.parse()?;

@@ -242,6 +242,31 @@ fn damaged_place_is_replaced_by_another() {
 }
 
 #[test]
+fn number_of_places_that_are_tried_is_limited() {
+    let tree = &generations()[0];
+    let (bytes, mut written) = full(tree);
+    let (digest, size) = wanted(tree)[0];
+    // Places of one content, of which none has it.
+    let record = |number: u64| {
+        let place = ContentLocation {
+            frame_offset: number % 64,
+            frame_length: 1 + number / 64,
+            offset: 0,
+            group: None,
+        };
+        IndexRecord { digest, size, place }
+    };
+    written.index = (0..1_000_000).map(record).collect();
+    let mut repository = MemoryRepository::default();
+    repository.add("full/a.tar.zst", vec![0; bytes.len().max(20_000)], written);
+
+    let (found, missing) = repository.fetch(&[(digest, size)], &NoSources);
+
+    assert!(found.is_empty() && missing.len() == 1);
+    assert_eq!(repository.requests.get() as usize, MAX_PLACES);
+}
+
+#[test]
 fn wrong_index_yields_no_wrong_bytes() {
     let trees = generations();
     let mut repository = repository(&trees);

@@ -13,6 +13,7 @@ use crate::host::boot_loader::grub::{self, GrubMenu};
 use crate::host::boot_loader::{BootCommand, BootTools, ENTRIES, grub_command, words};
 use crate::host::kernel::IMAGES;
 use crate::host::{BadFile, MAX_FILE, NoDefaultEntry};
+use crate::printable::one_line;
 use crate::process::resolve_symlinks;
 use crate::root::{FileKind, Root, RootError};
 use crate::state;
@@ -62,7 +63,7 @@ pub fn load(root: &Root) -> Result<Option<DefaultEntry>, BadFile> {
 
     let mut text = String::new();
     file.take(MAX_FILE as u64).read_to_string(&mut text).map_err(|error| bad(error.to_string()))?;
-    toml::from_str(&text).map(Some).map_err(|error| bad(error.message().to_owned()))
+    toml::from_str(&text).map(Some).map_err(|error| bad(one_line(error.message()).into_owned()))
 }
 
 /// Writes the record durably; `None` removes it.

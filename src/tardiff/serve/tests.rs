@@ -7,6 +7,10 @@ use super::*;
 
 /// A server over a small repository; the thread ends with the test's process.
 fn server() -> (tempfile::TempDir, SocketAddr) {
+    server_within(ServeLimits::of_process())
+}
+
+fn server_within(limits: ServeLimits) -> (tempfile::TempDir, SocketAddr) {
     let dir = tempfile::tempdir().expect("a scratch directory");
     fs::create_dir_all(dir.path().join("node/diffs")).expect("creates");
     fs::create_dir_all(dir.path().join(".scan")).expect("creates");
@@ -16,7 +20,8 @@ fn server() -> (tempfile::TempDir, SocketAddr) {
     let (send, receive) = mpsc::channel();
     let repo = dir.path().to_owned();
     std::thread::spawn(move || {
-        serve(&repo, ([127, 0, 0, 1], 0).into(), |address| send.send(address).expect("heard"))
+        let listen = ([127, 0, 0, 1], 0).into();
+        serve_within(&repo, listen, limits, |address| send.send(address).expect("heard"))
     });
     let address = receive.recv().expect("it listens");
     (dir, address)
@@ -117,4 +122,67 @@ fn paths_outside_repository_are_not_served() {
 
     let put = ask(address, "PUT /node/catalog.toml", "Content-Length: 0\r\n");
     assert!(put.starts_with("HTTP/1.1 405"), "{put}");
+}
+
+#[test]
+fn symlink_of_repository_is_not_followed() {
+    let (dir, address) = server();
+    let outside = tempfile::tempdir().expect("a scratch directory");
+    fs::write(outside.path().join("secret"), "secret").expect("writes");
+    let link = |to: &Path, name: &str| {
+        std::os::unix::fs::symlink(to, dir.path().join(name)).expect("links");
+    };
+    link(&outside.path().join("secret"), "node/link");
+    link(outside.path(), "node/dir");
+    link(Path::new("catalog.toml"), "node/inner");
+    rustix::fs::mknodat(
+        rustix::fs::CWD,
+        dir.path().join("node/fifo"),
+        rustix::fs::FileType::Fifo,
+        rustix::fs::Mode::RUSR,
+        0,
+    )
+    .expect("makes a FIFO");
+
+    for path in ["/node/link", "/node/dir/secret", "/node/inner", "/node/fifo"] {
+        let answer = ask(address, &format!("GET {path}"), "");
+        assert!(answer.starts_with("HTTP/1.1 404"), "{path}: {answer}");
+    }
+}
+
+#[test]
+fn silent_connections_shut_nobody_out() {
+    let limits =
+        ServeLimits { connections: 20, request_timeout: Duration::from_secs(60), ..limits() };
+    let (_dir, address) = server_within(limits);
+
+    let mut silent: Vec<TcpStream> = Vec::new();
+    for _ in 0..60 {
+        let mut stream = TcpStream::connect(address).expect("connects");
+        write!(stream, "GET /node/catalog.toml HTTP/1.1\r\nHost: x\r\nX: ").expect("writes");
+        silent.push(stream);
+    }
+    let answer = ask(address, "GET /node/catalog.toml", "");
+
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+}
+
+#[test]
+fn connection_without_request_is_closed() {
+    let limits = ServeLimits { request_timeout: Duration::from_millis(300), ..limits() };
+    let (_dir, address) = server_within(limits);
+    let request = "GET /node/catalog.toml HTTP/1.1\r\nHost: x\r\n";
+
+    // Nothing; the beginning of a request; a request, and then nothing.
+    for sent in ["", request, &format!("{request}\r\n")] {
+        let mut stream = TcpStream::connect(address).expect("connects");
+        stream.set_read_timeout(Some(Duration::from_secs(20))).expect("sets");
+        stream.write_all(sent.as_bytes()).expect("writes");
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer).expect("the server closes the connection");
+    }
+}
+
+fn limits() -> ServeLimits {
+    ServeLimits::of_process()
 }

@@ -18,6 +18,12 @@ use crate::update::run::Run;
 /// Largest compressed manifest that is fetched: ten million entries need less.
 const MAX_STORED: u64 = 1 << 30;
 
+/// Largest number of publishes between two catalogs that a node sees: one an hour for ten years.
+///
+/// The node refuses all catalogs below the serial that it has recorded. One catalog with an absurd
+/// serial would shut it out for ever.
+const MAX_SERIAL_STEP: u64 = 100_000;
+
 /// A catalog that passed its checks, and the repository that it describes.
 pub(in crate::update) struct PublishedImage {
     pub repository: Repository,
@@ -136,7 +142,7 @@ pub(in crate::update) fn is_unusable(error: &FetchError) -> bool {
     matches!(error.kind, FetchErrorKind::NotFound | FetchErrorKind::Corrupt)
 }
 
-/// Refuses a catalog that is older than one `seen` before, or expired.
+/// Refuses a catalog that is older than one `seen` before, or expired, or whose serial is absurd.
 ///
 /// Otherwise an attacker could keep a node at a generation with known holes.
 pub(in crate::update) fn check_freshness(
@@ -146,9 +152,14 @@ pub(in crate::update) fn check_freshness(
     seen: Option<&SeenCatalog>,
 ) -> Result<(), UpdateError> {
     let seen = seen.map_or(0, |seen| seen.serial);
-    if catalog.serial < seen && !run.request.allow_downgrade {
-        let (name, offered) = (name.to_owned(), catalog.serial);
-        return Err(TrustError::OldSerial { name, offered, seen }.into());
+    let (name_of_layer, offered) = (name.to_owned(), catalog.serial);
+    if !run.request.allow_downgrade {
+        if offered < seen {
+            return Err(TrustError::OldSerial { name: name_of_layer, offered, seen }.into());
+        }
+        if offered - seen > MAX_SERIAL_STEP {
+            return Err(TrustError::SerialTooHigh { name: name_of_layer, offered, seen }.into());
+        }
     }
 
     let now = jiff::Timestamp::now();

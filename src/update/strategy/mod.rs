@@ -73,9 +73,27 @@ pub(super) fn run_catalog(run: &Run<'_>, repo: &RepoUrl) -> Result<Report, Updat
     check_catalog(run, &catalog, state.as_ref())?;
     let seen = SeenCatalog { repo: repo.to_string(), serial: catalog.serial, etag };
     let published = PublishedImage { repository, catalog, seen };
-    let result = install_head(run, repo, &published, state.as_ref());
+    let result = verify_same_head(&published, state.as_ref())
+        .and_then(|()| install_head(run, repo, &published, state.as_ref()));
     tidy_spool(run, &published.repository, &result);
     result
+}
+
+/// Verifies the manifest of a head that the node already has, if the serial has grown.
+///
+/// No other file of the repository is read then, and the serial would be recorded although nothing
+/// shows that the repository has the files of this catalog.
+fn verify_same_head(published: &PublishedImage, state: Option<&State>) -> Result<(), UpdateError> {
+    let head = published.catalog.head();
+    let seen = state.and_then(|state| state.catalog.as_ref());
+    match state.zip(seen) {
+        Some((state, seen))
+            if state.generation == head.generation && published.catalog.serial > seen.serial =>
+        {
+            published.manifest(head).map(drop)
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Checks if an unchanged catalog means that the run has nothing to do.

@@ -11,7 +11,7 @@ use crate::update::PendingFilesystem;
 pub fn print_pending_filesystems(filesystems: &[PendingFilesystem]) {
     let mut out = Output::open();
     let lines: Vec<u8> = filesystems.iter().flat_map(line).collect();
-    let _ = out.write_all(&lines).and_then(|()| out.flush());
+    let _ = out.raw().write_all(&lines).and_then(|()| out.flush());
 }
 
 fn line(filesystem: &PendingFilesystem) -> Vec<u8> {

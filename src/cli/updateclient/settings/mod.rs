@@ -9,6 +9,7 @@ mod overrides;
 mod picker;
 
 use std::io::Read;
+use std::net::Ipv6Addr;
 
 use crate::apply::Untouched;
 use crate::cli::updateclient::args::Arguments;
@@ -259,6 +260,15 @@ fn check_server(server: &str) -> Result<(), ArgumentError> {
     if !is_word(server, "._-:[]%") {
         return Err(ArgumentError::Server { server: server.to_owned() });
     }
+
+    let (host, port) = split_server(server);
+    let address = host.split('%').next().unwrap_or_default();
+    if host.contains(':') && address.parse::<Ipv6Addr>().is_err() {
+        return Err(ArgumentError::ServerAddress { server: server.to_owned() });
+    }
+    if port.is_some_and(|port| port.parse::<u16>().map_or(true, |number| number == 0)) {
+        return Err(ArgumentError::ServerPort { server: server.to_owned() });
+    }
     Ok(())
 }
 
@@ -274,12 +284,29 @@ fn is_user_name(text: &str) -> bool {
 
 /// Splits `HOST`, `HOST:PORT`, `[ADDRESS]` or `[ADDRESS]:PORT` into host and port.
 pub fn host_and_port(server: &str) -> (&str, Option<u16>) {
+    let (host, port) = split_server(server);
+    (host, port.and_then(|port| port.parse().ok()))
+}
+
+/// The URL of the web server on the image server.
+pub fn server_url(server: &str) -> String {
+    let (host, port) = split_server(server);
+    let port = port.map(|port| format!(":{port}")).unwrap_or_default();
+    if host.contains(':') {
+        format!("http://[{host}]{port}/")
+    } else {
+        format!("http://{host}{port}/")
+    }
+}
+
+/// Splits off the text of a port. An IPv6 address without brackets has none.
+fn split_server(server: &str) -> (&str, Option<&str>) {
     if let Some(rest) = server.strip_prefix('[') {
         let (host, port) = rest.split_once(']').unwrap_or((rest, ""));
-        return (host, port.strip_prefix(':').and_then(|port| port.parse().ok()));
+        return (host, Some(port.strip_prefix(':').unwrap_or("")).filter(|_| !port.is_empty()));
     }
     match server.split_once(':') {
-        Some((host, port)) if !port.contains(':') => (host, port.parse().ok()),
+        Some((host, port)) if !port.contains(':') => (host, Some(port)),
         _ => (server, None),
     }
 }
@@ -336,6 +363,36 @@ mod tests {
             ("::1", "::1", None),
         ] {
             assert_eq!(host_and_port(server), (host, port));
+            assert!(check_server(server).is_ok(), "{server}");
+        }
+    }
+
+    #[test]
+    fn fault_of_server_is_named() {
+        for (server, fault) in [
+            ("127.0.0.1:99999", "port"),
+            ("head:0", "port"),
+            ("head:", "port"),
+            ("[::1]80", "port"),
+            ("[::1]:x", "port"),
+            ("::1:21999", "[ADDRESS]:PORT"),
+            ("[head:1]", "[ADDRESS]:PORT"),
+            ("he ad", "neither a host name nor an address"),
+        ] {
+            let error = check_server(server);
+            let text = error.map_or_else(|error| error.to_string(), |()| String::new());
+            assert!(text.contains(fault), "{server}: {text}");
+        }
+    }
+
+    #[test]
+    fn url_of_server_has_brackets_for_ipv6() {
+        for (server, url) in [
+            ("head:8080", "http://head:8080/"),
+            ("::1", "http://[::1]/"),
+            ("[fe80::1%eth0]:80", "http://[fe80::1%eth0]:80/"),
+        ] {
+            assert_eq!(server_url(server), url);
         }
     }
 }
