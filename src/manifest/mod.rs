@@ -241,6 +241,44 @@ impl Manifest {
         Manifest { entries: entries.into(), id: OnceLock::new() }
     }
 
+    /// The manifest without larger hard-link groups than `limit_of` a path allows.
+    ///
+    /// The members above the limit are groups of their own. The second result has the first member
+    /// of each of them.
+    pub fn with_group_limit(
+        &self,
+        limit_of: impl Fn(&TreePath) -> usize,
+    ) -> (Manifest, Vec<TreePath>) {
+        let mut sizes: HashMap<&TreePath, usize> = HashMap::new();
+        for group in self.entries.iter().filter_map(|entry| entry.group()) {
+            *sizes.entry(group).or_default() += 1;
+        }
+        if sizes.iter().all(|(group, size)| *size <= limit_of(group)) {
+            return (self.clone(), Vec::new());
+        }
+
+        let mut entries: Vec<Entry> = self.entries.to_vec();
+        let mut split = Vec::new();
+        // For each group the name of its present part, and the number of members in it.
+        let mut parts: HashMap<TreePath, (TreePath, usize)> = HashMap::new();
+        for entry in &mut entries {
+            let Some(group) = entry.group().cloned() else { continue };
+            let (name, size) = parts.entry(group.clone()).or_insert_with(|| (group.clone(), 0));
+            if *size == limit_of(&entry.path) {
+                (*name, *size) = (entry.path.clone(), 0);
+                split.push(entry.path.clone());
+            }
+            *size += 1;
+            if *name != group
+                && let Node::Leaf(leaf) = &mut entry.node
+            {
+                leaf.group = Some(name.clone());
+            }
+        }
+        regroup(&mut entries);
+        (Manifest { entries: entries.into(), id: OnceLock::new() }, split)
+    }
+
     /// The manifest with another mtime for each entry.
     pub fn with_times(&self, time_of: impl Fn(&Entry) -> Mtime) -> Manifest {
         if self.entries.iter().all(|entry| time_of(entry) == entry.meta.mtime) {

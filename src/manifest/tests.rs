@@ -327,6 +327,28 @@ proptest! {
 }
 
 #[test]
+fn group_above_the_limit_is_split() {
+    let entries = |groups: &[&[&str]]| {
+        let mut entries = vec![dir("")];
+        for names in groups {
+            entries.extend(names.iter().map(|name| file(name, b"x", Some(names[0]))));
+        }
+        entries
+    };
+    let manifest = Manifest::new(entries(&[&["a", "b", "c", "d", "e"], &["x", "y"]]));
+    let manifest = manifest.expect("sound");
+
+    let (same, none) = manifest.with_group_limit(|_| 5);
+    assert_eq!((&same, none), (&manifest, Vec::new()));
+
+    let (split, firsts) = manifest.with_group_limit(|_| 2);
+    let mut expected = entries(&[&["a", "b"], &["c", "d"], &["x", "y"]]);
+    expected.push(file("e", b"x", None));
+    assert_eq!(split, Manifest::new(expected).expect("sound"));
+    assert_eq!(firsts.iter().map(ToString::to_string).collect::<Vec<_>>(), ["/c", "/e"]);
+}
+
+#[test]
 fn more_entries_than_stated_refused() {
     let entries = (0..60_000).map(|n| file(&format!("f{n:06}"), b"", None));
     let manifest = Manifest::new(std::iter::once(dir("")).chain(entries).collect()).expect("sound");

@@ -49,6 +49,18 @@ impl Root {
         })
     }
 
+    /// Most hard links that a file on the filesystem of the root directory can have.
+    pub fn max_links(&self) -> Result<usize> {
+        let kind = rustix::fs::fstatfs(&self.dir)
+            .map_err(|errno| self.error("inspect", &TreePath::root(), errno))?
+            .f_type as u64;
+        Ok(match kind {
+            EXT => 65_000,
+            BTRFS => 65_535,
+            _ => usize::MAX,
+        })
+    }
+
     fn birth_identity(&self) -> Option<String> {
         let stat =
             rustix::fs::statx(&self.dir, c"", AtFlags::EMPTY_PATH, StatxFlags::BTIME).ok()?;

@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use crate::apply::Untouched;
 use crate::apply::filesystem::held_times::HeldTimes;
+use crate::apply::filesystem::link_limits::LinkLimits;
 use crate::apply::filesystem::{limited, mount_root_times};
 use crate::apply::session::Session;
 use crate::fetch::Spool;
@@ -28,6 +29,8 @@ pub(super) struct Run<'a> {
     pub filter: Filter,
     /// Times that the filesystems of the tree can hold.
     pub times: HeldTimes,
+    /// Numbers of hard links that these filesystems allow.
+    pub links: LinkLimits,
     pub monitor: &'a dyn Monitor,
 }
 
@@ -50,7 +53,9 @@ impl<'a> Run<'a> {
         let filter = build_request_filter(request, session, excludes)?;
         let times =
             HeldTimes::probe(&session.root, &session.filesystems).map_err(Untouched::from)?;
-        Ok(Run { request, session, excludes, filter, times, monitor })
+        let links =
+            LinkLimits::read(&session.root, &session.filesystems).map_err(Untouched::from)?;
+        Ok(Run { request, session, excludes, filter, times, links, monitor })
     }
 
     /// Returns the same run under other exclude rules.
@@ -83,11 +88,13 @@ impl<'a> Run<'a> {
 
     /// Splits `manifest`, without excluded paths, into supported and unsupported ones.
     ///
-    /// The supported ones have the times that the tree will show.
+    /// The supported ones have the times and the hard links that the tree will show.
     pub fn supported_part(&self, manifest: &Manifest) -> SupportedPart {
         let mut part = supported_part(manifest, &self.filter, &self.session.mounts);
         part.unsupported.extend(self.times.out_of_range(&part.manifest));
-        part.manifest = self.times.apply(&part.manifest);
+        let (manifest, split) = self.links.apply(&self.times.apply(&part.manifest));
+        part.manifest = manifest;
+        part.unsupported.extend(split);
         part
     }
 

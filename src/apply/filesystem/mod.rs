@@ -9,6 +9,7 @@
 
 pub mod held_times;
 pub mod limited;
+pub mod link_limits;
 pub mod mount_root_times;
 pub(in crate::apply) mod stage_dirs;
 pub(in crate::apply) mod stage_lock;

@@ -52,7 +52,7 @@ fn action_text(action: Action) -> String {
 }
 
 /// Parses a journal file; the result has no directories and no record.
-pub(super) fn parse(text: &str) -> Result<Journal, LineFault> {
+pub fn parse(text: &str) -> Result<Journal, LineFault> {
     let mut lines = text.lines().zip(1..);
     if lines.next().map(|(line, _)| line) != Some(HEAD) {
         return Err(fault(1, "it is of a format that this program does not know"));

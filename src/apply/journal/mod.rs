@@ -19,6 +19,7 @@ use crate::entry::Entry;
 use crate::image::ImageName;
 use crate::tree_path::TreePath;
 
+pub use codec::parse;
 pub use file::{
     close, find, mark_applied, peek, peek_closed, read_applied, seal, sealed_at, sync_close,
 };

@@ -357,7 +357,7 @@ impl LiveReader<'_> {
 }
 
 /// Parses the file `way-back`; the result has no directories.
-fn parse(text: &str) -> Result<UndoLog, LineFault> {
+pub fn parse(text: &str) -> Result<UndoLog, LineFault> {
     let mut lines = text.lines().zip(1..);
     if !lines.next().is_some_and(|(line, _)| line == HEAD || line == OLD_HEAD) {
         return Err(fault(1, "it is of a format that this program does not know"));
