@@ -84,8 +84,9 @@
 //!     - `tests/cli_mounts.rs::file_under_bind_mount_is_reported_and_untouched`
 //!     - `tests/fetch/main.rs::refused_connection_differs_from_unknown_name`
 //! 13. **Bounded memory.** The memory of a run grows with the number of entries, not with the size
-//!     of files.
+//!     of files, nor with the number of untracked names.
 //!     - `tests/memory.rs::file_of_any_size_is_updated_within_fixed_memory`
+//!     - `tests/memory.rs::untracked_names_need_little_memory`
 //! 14. **One handle on the tree.** Only [`root`] opens or changes a path of a target tree, and it
 //!     follows no symbolic link. `.clippy.toml` refuses calls by path elsewhere. Each change passes
 //!     a fault point.

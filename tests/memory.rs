@@ -1,4 +1,4 @@
-//! Peak memory of a node's run does not grow with the bytes of the image.
+//! Peak memory of a node's run does not grow with the bytes of the image, nor with untracked names.
 
 mod common;
 
@@ -11,8 +11,9 @@ use std::thread::sleep;
 use std::time::Duration;
 
 use common::site::{Run, Site};
-use common::trees;
+use common::trees::{self, Item};
 use common::{ROOT_AND_RSYNC, require};
+use rustix::fs::{FileType, Mode};
 
 const MIB: u64 = 1 << 20;
 /// Size of the large file in the smaller image; in the other image it is twice as large.
@@ -103,4 +104,35 @@ fn file_of_any_size_is_updated_within_fixed_memory() {
     assert!(peaks.iter().all(|peak| *peak < BOUND), "{peaks:?} bytes");
     assert!(large_peak < small_peak + SLACK, "{peaks:?} bytes");
     assert_eq!(fs::metadata(large.node().join(LARGE)).expect("the large file").len(), 2 * SIZE);
+}
+
+/// Names that anybody can make in `/tmp`.
+const NAMES: usize = 100_000;
+
+/// A node with an update to do, and with `names` untracked names in one directory.
+fn behind_with_names(names: usize) -> Site {
+    let mut tree = trees::system();
+    let site = Site::at(&tree);
+    trees::put(&mut tree, "etc/hostname", Item::file("new"));
+    site.publish(&tree);
+
+    let tmp = File::open(site.node().join("tmp")).expect("opens");
+    for number in 0..names {
+        let name = format!("a-name-that-anybody-can-make-{number}");
+        rustix::fs::mknodat(&tmp, name, FileType::Fifo, Mode::from_raw_mode(0o600), 0)
+            .expect("a pipe");
+    }
+    site
+}
+
+#[test]
+fn untracked_names_need_little_memory() {
+    require!(ROOT_AND_RSYNC);
+
+    let (few, many) = (behind_with_names(0), behind_with_names(NAMES));
+
+    let peaks = [&few, &many].map(|site| peak(&mut site.command()));
+
+    // An entry of a list would need some hundred bytes a name.
+    assert!(peaks[1] < peaks[0] + SLACK, "{peaks:?} bytes for 0 and {NAMES} names");
 }
