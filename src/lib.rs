@@ -44,10 +44,14 @@
 //!    - `tests/node_differences.rs::state_from_cloned_tree_is_not_trusted`
 //! 4. **One commit point.** Before the seal of the journal a failure, or the end of the process,
 //!    leaves the live tree as it was. After the seal every later run completes the transaction,
-//!    without a network.
+//!    without a network. A path of a user that refuses is left out; any other refusal reverses the
+//!    whole transaction.
 //!    - `tests/crash_sweep/main.rs::death_during_type_changes_leaves_one_state`
 //!    - `tests/crash_sweep/main.rs::fault_during_content_changes_leaves_one_state`
 //!    - `tests/crash_sweep/main.rs::full_sync_leaves_one_state`
+//!    - `tests/crash_sweep/main.rs::refusal_during_type_changes_ends_in_new_or_old_tree`
+//!    - `tests/crash_sweep/main.rs::death_during_reversal_restores_old_tree`
+//!    - `tests/hostile_update/refused.rs::closed_mount_made_during_update_is_left_out_and_retried`
 //!    - `tests/recovery.rs::recovery_without_server_succeeds_before_download_error`
 //! 5. **No path is absent at any moment** if it exists before and after the update.
 //!    - `tests/never_absent.rs::path_of_both_generations_is_never_absent`
@@ -93,6 +97,7 @@
 //!     - `tests/hostile_update/traps.rs::planted_symlink_is_not_followed`
 //!     - `tests/hostile_update/traps.rs::parent_replaced_during_update_leaves_outside_untouched`
 //!     - `root::tests::planted_symlink_never_followed`
+//!     - `root::tests::held_object_changes_and_its_replacement_does_not`
 //!     - `root::fault::tests::every_changing_call_passes_fault_point`
 //! 15. **Layers without circles**, between modules and between the files of a folder.
 //!     - `tests/layering.rs::modules_name_only_lower_layers`

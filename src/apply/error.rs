@@ -120,6 +120,28 @@ pub enum RefusalKind {
         /// The directory in which the stage is created.
         mount_root: String,
     },
+    /// A file that changes is an active swap file.
+    #[error("{path} changes, but is an active swap file; run swapoff on it, and run again")]
+    ActiveSwap {
+        /// The file.
+        path: String,
+    },
+    /// A directory with new entries is encrypted, and the stage is not.
+    #[error(
+        "entries of {path} change, but it is encrypted (fscrypt), so that nothing can be renamed into it; exclude it"
+    )]
+    Encrypted {
+        /// The directory.
+        path: String,
+    },
+    /// A file of the agent itself has an inode flag that forbids its replacement.
+    #[error("cannot record the state: {path} is {flag}; remove the flag")]
+    FlaggedState {
+        /// The file or directory.
+        path: String,
+        /// Its flag.
+        flag: InodeFlag,
+    },
     /// A directory is on another filesystem than when the tree was read.
     #[error("{path} is on another filesystem than when the tree was read; run again")]
     FilesystemChanged {
@@ -356,6 +378,9 @@ pub enum Interrupted {
     /// The roll forward stopped.
     #[error("{AFTER_COMMIT}: {0}")]
     Redo(#[from] RedoError),
+    /// The reversal of the transaction stopped.
+    #[error("{DURING_REVERSAL}: {0}")]
+    Reversal(RedoError),
     /// The journal may be durable, and could not be removed: the transaction has to be completed.
     #[error(
         "{AFTER_COMMIT}: cannot make the journal durable: {write}; cannot remove it either: {removal}"
@@ -368,7 +393,51 @@ pub enum Interrupted {
     },
 }
 
+/// A transaction that was reversed after its commit point: the tree is as it was before.
+#[derive(Debug, thiserror::Error)]
+#[error("the update was undone: {refusal}{}", left_in_place(.left_out))]
+pub struct Reversed {
+    /// The refusal of a path that could not be left out.
+    pub refusal: RefusalText,
+    /// Paths that could not be restored, since they refused that too.
+    pub left_out: Vec<String>,
+}
+
+/// Refusal that led to a reversal.
+#[derive(Debug, thiserror::Error)]
+pub enum RefusalText {
+    /// It happened in this run.
+    #[error("{0}, and without it the new generation would be incomplete")]
+    Now(RootError),
+    /// It happened in the run that was interrupted.
+    #[error("a path refused its change in the run that was interrupted")]
+    Earlier,
+}
+
+/// Failure of a transaction after its commit point.
+#[derive(Debug, thiserror::Error)]
+pub enum Unapplied {
+    /// The next run completes the transaction, or its reversal.
+    #[error(transparent)]
+    Interrupted(#[from] Interrupted),
+    /// The tree is as it was before.
+    #[error(transparent)]
+    Reversed(#[from] Reversed),
+}
+
+fn left_in_place(paths: &[String]) -> String {
+    match paths {
+        [] => String::new(),
+        [first, ..] => {
+            let count = Count::new(paths.len(), "path", "paths");
+            format!("; {count} could not be restored, for example {first}")
+        }
+    }
+}
+
 const AFTER_COMMIT: &str = "the tree is between two generations; the next run of si_updateclient completes the transaction";
+
+const DURING_REVERSAL: &str = "the tree is between two generations; the update is being undone, and the next run of si_updateclient completes that";
 
 /// Failure of the roll forward.
 #[derive(Debug, thiserror::Error)]
@@ -382,6 +451,12 @@ pub enum RedoError {
     /// The undo log could not be corrected.
     #[error(transparent)]
     UndoLog(#[from] UndoLogError),
+    /// A path that only root can change refused its change, several times.
+    #[error(transparent)]
+    Refused(RootError),
+    /// The transaction has no undo log, so that it cannot be reversed.
+    #[error("there is no undo log to undo it by")]
+    NoUndoLog,
     /// A stage that the journal needs does not exist.
     #[error("the stage of the filesystem that holds {path} is missing")]
     NoStage {
@@ -514,6 +589,9 @@ pub enum SessionError {
     /// An interrupted transaction cannot be completed now.
     #[error(transparent)]
     Interrupted(#[from] Interrupted),
+    /// An interrupted transaction was reversed.
+    #[error(transparent)]
+    Reversed(#[from] Reversed),
     /// A filesystem of an interrupted transaction is not mounted.
     #[error(
         "{mount_root} takes part in it, but is not mounted, or another filesystem is; mount it and run again"
@@ -590,6 +668,21 @@ impl From<BudgetExceeded> for Untouched {
 impl From<SlotsExhausted> for Untouched {
     fn from(exhausted: SlotsExhausted) -> Self {
         RefusalKind::from(exhausted).into()
+    }
+}
+
+impl Interrupted {
+    pub(in crate::apply) fn from_root(error: RootError) -> Self {
+        Interrupted::Redo(error.into())
+    }
+}
+
+impl From<Unapplied> for SessionError {
+    fn from(error: Unapplied) -> Self {
+        match error {
+            Unapplied::Interrupted(error) => error.into(),
+            Unapplied::Reversed(error) => error.into(),
+        }
     }
 }
 

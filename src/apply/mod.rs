@@ -37,4 +37,6 @@ pub mod session;
 pub mod stage;
 pub mod undo;
 
-pub use error::{Interrupted, RefusalKind, SessionError, UndoLogError, Untouched};
+pub use error::{
+    Interrupted, RefusalKind, Reversed, SessionError, Unapplied, UndoLogError, Untouched,
+};

@@ -32,6 +32,20 @@ pub enum ApplyNotice {
         /// Fate of the edited file.
         backup: BackupFate,
     },
+    /// A path of a user refused its change, and keeps its object.
+    LeftOut {
+        /// Its path.
+        path: String,
+        /// The refusal.
+        refusal: String,
+    },
+    /// A path refused its change, and the transaction is being reversed.
+    Reversing,
+    /// A path is not as before after a reversal, and the state does not say so.
+    ReversalUnrecorded {
+        /// Number of such paths.
+        count: usize,
+    },
     /// A directory was not removed because it contains untracked paths.
     DirectoryOccupied {
         /// Its path.
@@ -137,6 +151,15 @@ impl fmt::Display for ApplyNotice {
                     "{path} was edited during the update and replaced; the edited file {backup}"
                 )
             }
+            ApplyNotice::LeftOut { path, refusal } => write!(
+                f,
+                "{path} was left out: {refusal}; a user can write its directory; the next run will retry"
+            ),
+            ApplyNotice::Reversing => write!(f, "undoing the update"),
+            ApplyNotice::ReversalUnrecorded { count } => write!(
+                f,
+                "{count} paths could not be restored, and the state does not list them; run with --check=content"
+            ),
             ApplyNotice::DirectoryOccupied { path } => {
                 write!(f, "{path} was not removed: it contains untracked paths")
             }

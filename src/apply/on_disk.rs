@@ -8,8 +8,9 @@
 //! | S0 idle | no [`STAGE_DIR`], no [`RECEIVE_DIR`] | starts |
 //! | S1 receiving | [`RECEIVE_DIR`] | removes it |
 //! | S2 no journal | [`STAGE_DIR`] without `JOURNAL` and `CLOSED_JOURNAL` | removes it |
-//! | S3 committed | `JOURNAL` without `APPLIED` | completes the transaction |
+//! | S3 committed | `JOURNAL` without `APPLIED` and `REVERSED` | completes the transaction |
 //! | S8 applied | `JOURNAL` with `APPLIED` | records the state, then ends the transaction |
+//! | S9 reversing | `JOURNAL` with `REVERSED` | completes the reversal |
 //! | S4 closed | `CLOSED_JOURNAL` | retains the backups, removes the stages |
 //! | S5 leftovers | [`STAGE_DIR`] with only `LEFTOVER_PREFIX` names | tries to remove them |
 //! | S6 invalid journal | `JOURNAL` that cannot be parsed | stops |
@@ -41,6 +42,8 @@ pub(in crate::apply) const BACKUP_DIR: &str = "old";
 pub(in crate::apply) const JOURNAL: &str = "journal";
 /// Beside the journal: all its actions are done and durable; only the state is not recorded.
 pub(in crate::apply) const APPLIED: &str = "applied";
+/// Beside the journal: the transaction is being reversed.
+pub(in crate::apply) const REVERSED: &str = "reversed";
 /// In the root's stage: the redo journal of a transaction that has ended.
 pub(in crate::apply) const CLOSED_JOURNAL: &str = "done";
 /// Beside the journal: the program that wrote it.

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use crate::apply::error::SessionError;
+use crate::apply::error::{SessionError, Unapplied};
 use crate::apply::filesystem::stage_lock::StageLock;
 use crate::apply::filesystem::{Filesystems, mount_root_times, stage_dirs};
 use crate::apply::journal::{self, JournalState, space_reserve};
@@ -155,7 +155,13 @@ fn make_changes(
     let missing = MissingFilesystems::find(root, present, &journal)?;
     missing.check_changes(root)?;
     monitor.note(ApplyNotice::Recovering);
-    Ok(apply_changes(root, &journal, &missing.with_state, monitor)?)
+    match apply_changes(root, &journal, &missing.with_state, monitor) {
+        Err(Unapplied::Reversed(reversed)) => {
+            drop_stages(root, present)?;
+            Err(reversed.into())
+        }
+        answer => Ok(answer?),
+    }
 }
 
 /// Completes or discards the transaction of an interrupted run.
@@ -169,10 +175,21 @@ fn recover(
             MissingFilesystems::find(root, present, &journal)?.check_all(root)?;
             let _lock = StageLock::take(root)?;
             monitor.note(ApplyNotice::Recovering);
-            Some(match journal::read_applied(root)? {
-                None => roll_forward(root, &journal, monitor)?,
-                Some(unmounted) => record_changes(root, &journal, &unmounted, monitor)?,
-            })
+            let applied = match journal::read_applied(root)? {
+                None => roll_forward(root, &journal, monitor),
+                Some(unmounted) => {
+                    record_changes(root, &journal, &unmounted, monitor).map_err(Unapplied::from)
+                }
+            };
+            match applied {
+                Err(Unapplied::Reversed(reversed)) => {
+                    let filesystems = present.with_roots(journal.mount_roots.clone());
+                    drop_stages(root, &filesystems)?;
+                    mount_root_times::restore(root)?;
+                    return Err(reversed.into());
+                }
+                answer => Some(answer?),
+            }
         }
         JournalState::Done(journal) => {
             clean_up(root, &journal)?;

@@ -12,7 +12,7 @@ use crate::tree_path::TreePath;
 
 use super::inspect::{change_locks_in, none_if_absent};
 use super::io_pool::on_many_threads;
-use super::{ChangeLocks, Result, Root, Stat};
+use super::{ChangeLocks, Result, Root, RootError, Stat};
 
 /// Fewer paths are read faster than additional threads start.
 const MIN_PATHS_FOR_THREADS: usize = 1000;
@@ -26,6 +26,24 @@ impl Root {
             |dir, path| {
                 let stat = rustix::fs::statat(dir, path.name(), AtFlags::SYMLINK_NOFOLLOW);
                 none_if_absent(stat.map(|stat| Some(Stat::from(stat))))
+            },
+        )
+    }
+
+    /// Same as [`Root::stat_each`], with the error of each path that cannot be inspected.
+    pub fn try_stat_each(&self, paths: &[&TreePath]) -> Result<Vec<Option<Result<Stat>>>> {
+        let unknown = |error: RootError| {
+            if error.is_unknown() { Ok(Some(Err(error))) } else { Err(error) }
+        };
+        self.inspect_each(
+            paths,
+            |path| self.stat(path).map(|stat| stat.map(Ok)).or_else(unknown),
+            |dir, path| {
+                let stat = rustix::fs::statat(dir, path.name(), AtFlags::SYMLINK_NOFOLLOW);
+                match none_if_absent(stat.map(|stat| Some(Stat::from(stat)))) {
+                    Err(errno) => unknown(self.error("inspect", path, errno)).map_err(|_| errno),
+                    Ok(stat) => Ok(stat.map(Ok)),
+                }
             },
         )
     }

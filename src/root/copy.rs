@@ -1,4 +1,7 @@
 //! Copies of files, symbolic links and special files.
+//!
+//! A copy is made from one held descriptor, so that it never has the content of one object and the
+//! metadata of another.
 
 use std::io::{self, ErrorKind};
 
@@ -8,6 +11,7 @@ use rustix::io::Errno;
 use crate::delta::ReadAt;
 use crate::tree_path::TreePath;
 
+use super::object::Object;
 use super::{BoundedFile, FileKind, NewFile, Result, Root};
 
 /// Bytes that are copied at once; a cancellation is noticed after each.
@@ -16,8 +20,7 @@ const CHUNK: usize = 256 << 10;
 impl Root {
     /// Copies `source` with all metadata to `target` in the tree `to`, durably.
     ///
-    /// A regular file shares its blocks if the filesystem can; else its holes are kept. A directory
-    /// is an error. A socket is left out: it is useless without the program that listens on it.
+    /// See [`Object::copy_to`].
     pub fn copy(
         &self,
         source: &TreePath,
@@ -25,46 +28,58 @@ impl Root {
         target: &TreePath,
         is_cancelled: &dyn Fn() -> bool,
     ) -> Result<()> {
-        let stat = self
-            .stat(source)?
-            .ok_or_else(|| self.error("copy", source, io::Error::from(ErrorKind::NotFound)))?;
-        let meta = stat.meta(self.xattrs(source)?);
+        let missing = || self.error("copy", source, io::Error::from(ErrorKind::NotFound));
+        self.hold(source)?.ok_or_else(missing)?.copy_to(to, target, is_cancelled)
+    }
+}
 
-        match stat.kind {
+impl Object<'_> {
+    /// Copies the object with all metadata to `target` in the tree `to`, durably.
+    ///
+    /// A regular file shares its blocks if the filesystem can; else its holes are kept. A directory
+    /// is an error. A socket is left out: it is useless without the program that listens on it.
+    pub fn copy_to(
+        &self,
+        to: &Root,
+        target: &TreePath,
+        is_cancelled: &dyn Fn() -> bool,
+    ) -> Result<()> {
+        let meta = self.stat.meta(self.xattrs()?);
+        match self.stat.kind {
             FileKind::File => {
-                let file = self.copy_bytes(source, to, target, is_cancelled)?;
-                to.set_file_meta(&file, target, &meta)?;
+                let file = self.copy_bytes(to, target, is_cancelled)?;
+                to.hold_new_file(target, &file)?.set_meta(&meta)?;
                 return file.sync_all().map_err(|e| to.error("sync", target, e));
             }
-            FileKind::Symlink => {
-                to.create_symlink(target, &self.read_link(source)?)?;
-                return to.set_symlink_meta(target, &meta);
-            }
+            FileKind::Symlink => to.create_symlink(target, &self.read_link()?)?,
             FileKind::Fifo => to.create_fifo(target)?,
             FileKind::Char(device) => to.create_char(target, device)?,
             FileKind::Block(device) => to.create_block(target, device)?,
             FileKind::Socket => return Ok(()),
             FileKind::Directory => {
-                return Err(self.error("copy", source, io::Error::other("it is a directory")));
+                let error = io::Error::other("it is a directory");
+                return Err(self.root.error("copy", &self.path, error));
             }
         }
-        to.set_special_meta(target, &meta)
+
+        let copy = to.hold(target)?;
+        copy.map_or(Ok(()), |copy| copy.set_meta(&meta))
     }
 
-    /// Copies the content of a regular file, without its metadata, durably.
-    pub fn copy_content(&self, source: &TreePath, to: &Root, target: &TreePath) -> Result<()> {
-        let file = self.copy_bytes(source, to, target, &|| false)?;
-        file.sync_all().map_err(|e| to.error("sync", target, e))
+    /// Copies the content and the mtime of a regular file, durably.
+    pub fn copy_content_to(&self, to: &Root, target: &TreePath) -> Result<()> {
+        let file = self.copy_bytes(to, target, &|| false)?;
+        file.sync_all().map_err(|e| to.error("sync", target, e))?;
+        to.hold_new_file(target, &file)?.set_mtime(self.stat.mtime)
     }
 
     fn copy_bytes(
         &self,
-        source: &TreePath,
         to: &Root,
         target: &TreePath,
         is_cancelled: &dyn Fn() -> bool,
     ) -> Result<NewFile> {
-        let content = self.open_file(source)?;
+        let content = self.open_content()?;
 
         let file = to.create_file(target)?;
         if file.share_blocks(&content).is_err() {

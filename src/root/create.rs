@@ -2,7 +2,7 @@
 
 use std::fs::File;
 
-use rustix::fs::{AtFlags, FileType, Mode, OFlags};
+use rustix::fs::{FileType, Mode, OFlags};
 use rustix::io::Errno;
 
 use crate::entry::Device;
@@ -97,16 +97,5 @@ impl Root {
         self.parent_of(path)
             .and_then(|dir| change(|| rustix::fs::mknodat(dir, path.name(), kind, mode, number)))
             .map_err(|e| self.error("make the device or pipe", path, e))
-    }
-
-    /// Creates a hard link at `path` to `source` in the tree `from`.
-    pub fn create_link(&self, path: &TreePath, from: &Root, source: &TreePath) -> Result<()> {
-        let linked = self.parent_of(path).and_then(|dir| {
-            let source_dir = from.parent_of(source)?;
-            change(|| {
-                rustix::fs::linkat(source_dir, source.name(), dir, path.name(), AtFlags::empty())
-            })
-        });
-        linked.map_err(|e| self.error("make the hardlink", path, e))
     }
 }

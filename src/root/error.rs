@@ -55,6 +55,37 @@ impl RootError {
         self.source.get_ref().is_some_and(|error| error.is::<LeaseHeld>())
     }
 
+    /// Whether the object at the path refuses to be inspected, and others can be.
+    ///
+    /// These are the answers of filesystems that a user, or a server, provides, and of a damaged
+    /// part of a disk.
+    pub fn is_unknown(&self) -> bool {
+        [Errno::ACCESS, Errno::STALE, Errno::NOTCONN, Errno::IO, Errno::PERM]
+            .iter()
+            .any(|errno| self.source.raw_os_error() == Some(errno.raw_os_error()))
+    }
+
+    /// Whether the object at the path, or a directory above it, refuses the call.
+    ///
+    /// Other errors are those of the disk or of the process, and concern every path.
+    pub fn is_of_path(&self) -> bool {
+        const OF_PATH: [Errno; 12] = [
+            Errno::PERM,
+            Errno::ACCESS,
+            Errno::NOENT,
+            Errno::NOTDIR,
+            Errno::LOOP,
+            Errno::EXIST,
+            Errno::ISDIR,
+            Errno::NOTEMPTY,
+            Errno::BUSY,
+            Errno::XDEV,
+            Errno::STALE,
+            Errno::NOTCONN,
+        ];
+        OF_PATH.iter().any(|errno| self.source.raw_os_error() == Some(errno.raw_os_error()))
+    }
+
     /// Whether the path does not exist.
     pub fn is_absent(&self) -> bool {
         is_absent(&self.source)

@@ -9,6 +9,7 @@
 //! In a program this costs one relaxed atomic subtraction per change. No option, variable or file
 //! arms a fault.
 
+use std::panic::Location;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
@@ -23,6 +24,23 @@ pub enum Fault {
     Fail(Errno),
     /// This change and all later ones fail, as on a disk that broke or became read-only.
     FailOn(Errno),
+    /// This change and the next ones fail, `times` in all, as on a path that refuses each attempt.
+    FailFor { error: Errno, times: u32 },
+    /// As [`Fault::FailFor`]; the process is killed before the change after `later` further ones.
+    FailForThenDie { error: Errno, times: u32, later: u32 },
+    /// Nothing fails; [`take_sites`] returns the places in the code that make the changes.
+    Record,
+}
+
+/// A place in the code that makes changes.
+pub type Site = &'static Location<'static>;
+
+/// Sites of the changes since [`Fault::Record`] was armed.
+static SITES: Mutex<Vec<Site>> = Mutex::new(Vec::new());
+
+/// The sites of the recorded changes, in order; for tests.
+pub fn take_sites() -> Vec<Site> {
+    std::mem::take(&mut SITES.lock().unwrap_or_else(PoisonError::into_inner))
 }
 
 /// Changes up to and including the fault; counts on below zero.
@@ -43,6 +61,12 @@ pub fn disarm() -> bool {
     was_reached && armed.is_some()
 }
 
+/// Number of changes since [`arm`] was called with `nth`; for tests.
+pub fn changes_since_arming(nth: u32) -> u32 {
+    let left = LEFT.load(Ordering::SeqCst);
+    u32::try_from(i64::from(nth) - left).unwrap_or(0)
+}
+
 /// Number of changes since the process began, or since [`disarm`]; for tests without an armed
 /// fault.
 pub fn changes_made() -> u64 {
@@ -50,18 +74,35 @@ pub fn changes_made() -> u64 {
 }
 
 /// Makes one change.
+#[track_caller]
 pub fn change<T, E: From<Errno>>(call: impl FnOnce() -> Result<T, E>) -> Result<T, E> {
     let left = LEFT.fetch_sub(1, Ordering::Relaxed);
     if left <= 1 {
-        trigger(left)?;
+        trigger(left, Location::caller())?;
     }
     call()
 }
 
 #[cold]
-fn trigger(left: i64) -> Result<(), Errno> {
+fn trigger(left: i64, site: Site) -> Result<(), Errno> {
     let armed = *ARMED.lock().unwrap_or_else(PoisonError::into_inner);
+    // 0 for the change at which the fault was armed.
+    let since = 1 - left;
     match armed {
+        Some(Fault::Record) => {
+            SITES.lock().unwrap_or_else(PoisonError::into_inner).push(site);
+            Ok(())
+        }
+        Some(Fault::FailFor { error, times } | Fault::FailForThenDie { error, times, .. })
+            if since < i64::from(times) =>
+        {
+            Err(error)
+        }
+        Some(Fault::FailForThenDie { times, later, .. })
+            if since == i64::from(times) + i64::from(later) =>
+        {
+            die()
+        }
         Some(Fault::Die) if left == 1 => die(),
         Some(Fault::Fail(error)) if left == 1 => Err(error),
         Some(Fault::FailOn(error)) => Err(error),
@@ -80,7 +121,7 @@ mod tests {
     use std::path::Path;
 
     /// Calls that change nothing.
-    const HARMLESS: [&str; 18] = [
+    const HARMLESS: [&str; 21] = [
         "accessat",
         "open",
         "openat",
@@ -92,7 +133,10 @@ mod tests {
         "readlinkat",
         "llistxattr",
         "lgetxattr",
+        "listxattr",
         "getxattr",
+        "flistxattr",
+        "fgetxattr",
         "seek",
         "makedev",
         "major",

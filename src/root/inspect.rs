@@ -54,6 +54,8 @@ pub struct ChangeLocks {
     pub immutable: bool,
     /// `chattr +a`.
     pub append_only: bool,
+    /// Whether it is encrypted by fscrypt: only names from the same policy can be added to it.
+    pub encrypted: bool,
     /// Id of the mount; 0 if the kernel does not report it (before 5.8).
     pub mount: u64,
     /// Whether the path is a mount point; false if the kernel does not report it.
@@ -209,6 +211,7 @@ pub(super) fn change_locks_in(
         Ok(stat) => Ok(Some(ChangeLocks {
             immutable: stat.stx_attributes.contains(StatxAttributes::IMMUTABLE),
             append_only: stat.stx_attributes.contains(StatxAttributes::APPEND),
+            encrypted: stat.stx_attributes.contains(StatxAttributes::ENCRYPTED),
             mount: stat.stx_mnt_id,
             mount_root: stat.stx_attributes.contains(StatxAttributes::MOUNT_ROOT),
         })),
@@ -217,6 +220,7 @@ pub(super) fn change_locks_in(
         Err(Errno::NOSYS) => Ok(Some(ChangeLocks {
             immutable: false,
             append_only: false,
+            encrypted: false,
             mount: 0,
             mount_root: false,
         })),

@@ -6,14 +6,15 @@
 
 use std::os::fd::AsFd;
 
-use rustix::fs::{AtFlags, Gid, Mode, OFlags, Timespec, Timestamps, UTIME_OMIT, Uid};
+use rustix::fs::{AtFlags, CWD, Gid, Mode, Timespec, Timestamps, UTIME_OMIT, Uid};
 use rustix::io::Errno;
 
 use crate::entry::{Meta, Mtime};
 use crate::tree_path::TreePath;
 
 use super::fault::change;
-use super::{Result, Root};
+use super::object::{Descriptor, Object};
+use super::{FileKind, Result, Root};
 
 /// The SELinux label for a staged file; none if the tree has no labels.
 ///
@@ -24,67 +25,71 @@ pub struct SecurityLabel(Option<Box<[u8]>>);
 
 const SELINUX: &[u8] = b"security.selinux";
 
+impl Object<'_> {
+    /// Sets all metadata; a symbolic link has no mode of its own.
+    pub fn set_meta(&self, meta: &Meta) -> Result<()> {
+        let fail = |e: Errno| self.root.error("set the metadata of", &self.path, e);
+        self.set_owner(meta).map_err(fail)?;
+        if self.stat.kind != FileKind::Symlink {
+            self.set_mode(meta.mode).map_err(fail)?;
+        }
+
+        self.held_xattrs()
+            .set_exactly(&meta.xattrs)
+            .map_err(|e| self.root.error("set the extended attributes of", &self.path, e))?;
+        self.set_times_to(&timestamps(meta.mtime)).map_err(fail)
+    }
+
+    /// Sets the mtime.
+    pub fn set_mtime(&self, mtime: Mtime) -> Result<()> {
+        let mut times = timestamps(mtime);
+        if is_fuse(self.descriptor.as_fd()) {
+            times.last_access = times.last_modification;
+        }
+        self.set_times_to(&times).map_err(|e| self.root.error("set the time of", &self.path, e))
+    }
+
+    /// Sets the security label, if there is one.
+    pub fn set_label(&self, label: &SecurityLabel) -> Result<()> {
+        let Some(value) = &label.0 else { return Ok(()) };
+        self.held_xattrs()
+            .set(SELINUX, value)
+            .map_err(|e| self.root.error("set the security label of", &self.path, e))
+    }
+
+    fn set_owner(&self, meta: &Meta) -> rustix::io::Result<()> {
+        let (uid, gid) = (Some(Uid::from_raw(meta.uid)), Some(Gid::from_raw(meta.gid)));
+        let fd = self.descriptor.as_fd();
+        change(|| rustix::fs::chownat(fd, c"", uid, gid, AtFlags::EMPTY_PATH))
+    }
+
+    fn set_mode(&self, mode: u16) -> rustix::io::Result<()> {
+        let mode = Mode::from_raw_mode(mode.into());
+        match &self.descriptor {
+            Descriptor::Location(_) => {
+                let path = self.descriptor.proc_path();
+                change(|| rustix::fs::chmodat(CWD, &path, mode, AtFlags::empty()))
+            }
+            Descriptor::Open(_) | Descriptor::Borrowed(_) => {
+                change(|| rustix::fs::fchmod(self.descriptor.as_fd(), mode))
+            }
+        }
+    }
+
+    fn set_times_to(&self, times: &Timestamps) -> rustix::io::Result<()> {
+        match &self.descriptor {
+            Descriptor::Location(_) => {
+                let path = self.descriptor.proc_path();
+                change(|| rustix::fs::utimensat(CWD, &path, times, AtFlags::empty()))
+            }
+            Descriptor::Open(_) | Descriptor::Borrowed(_) => {
+                change(|| rustix::fs::futimens(self.descriptor.as_fd(), times))
+            }
+        }
+    }
+}
+
 impl Root {
-    /// Sets all metadata of a regular file or directory.
-    pub fn set_meta(&self, path: &TreePath, meta: &Meta) -> Result<()> {
-        let fd = self
-            .resolve(path, OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY)
-            .map_err(|e| self.error("open", path, e))?;
-        self.set_file_meta(&fd, path, meta)
-    }
-
-    /// Sets all metadata of an open file or directory.
-    pub fn set_file_meta(&self, file: impl AsFd, path: &TreePath, meta: &Meta) -> Result<()> {
-        let fail = |e: Errno| self.error("set the metadata of", path, e);
-        let (uid, gid) = owner(meta);
-        let mode = Mode::from_raw_mode(meta.mode.into());
-
-        change(|| rustix::fs::fchown(&file, uid, gid)).map_err(fail)?;
-        change(|| rustix::fs::fchmod(&file, mode)).map_err(fail)?;
-        self.set_xattrs_exactly(path, &meta.xattrs)?;
-        change(|| rustix::fs::futimens(&file, &timestamps(meta.mtime))).map_err(fail)
-    }
-
-    /// Sets all metadata of a pipe or device.
-    pub fn set_special_meta(&self, path: &TreePath, meta: &Meta) -> Result<()> {
-        let fail = |e: Errno| self.error("set the metadata of", path, e);
-        let dir = self.parent_of(path).map_err(fail)?;
-        let mode = Mode::from_raw_mode(meta.mode.into());
-
-        set_owner_at(&dir, path, meta).map_err(fail)?;
-        // chmodat follows links, but only root can put one here: stages are accessible to root
-        // alone.
-        change(|| rustix::fs::chmodat(&dir, path.name(), mode, AtFlags::empty())).map_err(fail)?;
-        self.set_xattrs_exactly(path, &meta.xattrs)?;
-        set_mtime_at(&dir, path, meta.mtime).map_err(fail)
-    }
-
-    /// Sets all metadata of a symbolic link, which has no mode of its own.
-    pub fn set_symlink_meta(&self, path: &TreePath, meta: &Meta) -> Result<()> {
-        let fail = |e: Errno| self.error("set the metadata of", path, e);
-        let dir = self.parent_of(path).map_err(fail)?;
-
-        set_owner_at(&dir, path, meta).map_err(fail)?;
-        self.set_xattrs_exactly(path, &meta.xattrs)?;
-        set_mtime_at(&dir, path, meta.mtime).map_err(fail)
-    }
-
-    /// Sets the mtime of any path; a symbolic link is not followed.
-    pub fn set_times(&self, path: &TreePath, mtime: Mtime) -> Result<()> {
-        let set = if path.is_root() {
-            change(|| rustix::fs::futimens(&self.dir, &timestamps(mtime)))
-        } else {
-            self.parent_of(path).and_then(|dir| {
-                if is_fuse(&dir) {
-                    set_both_times_at(&dir, path, mtime)
-                } else {
-                    set_mtime_at(&dir, path, mtime)
-                }
-            })
-        };
-        set.map_err(|e| self.error("set the time of", path, e))
-    }
-
     /// Reads the label for a file staged for `path`.
     pub fn label_for(&self, path: &TreePath) -> Result<SecurityLabel> {
         let mut current = Some(path.clone());
@@ -97,13 +102,6 @@ impl Root {
         }
         Ok(SecurityLabel(None))
     }
-
-    /// Sets the label of a path, if there is one.
-    pub fn set_label(&self, path: &TreePath, label: &SecurityLabel) -> Result<()> {
-        let Some(value) = &label.0 else { return Ok(()) };
-        self.set_xattr(path, SELINUX, value)
-            .map_err(|e| self.error("set the security label of", path, e))
-    }
 }
 
 impl SecurityLabel {
@@ -111,26 +109,6 @@ impl SecurityLabel {
     pub fn is_some(&self) -> bool {
         self.0.is_some()
     }
-}
-
-fn owner(meta: &Meta) -> (Option<Uid>, Option<Gid>) {
-    (Some(Uid::from_raw(meta.uid)), Some(Gid::from_raw(meta.gid)))
-}
-
-fn set_owner_at(dir: impl AsFd, path: &TreePath, meta: &Meta) -> rustix::io::Result<()> {
-    let (uid, gid) = owner(meta);
-    change(|| rustix::fs::chownat(dir, path.name(), uid, gid, AtFlags::SYMLINK_NOFOLLOW))
-}
-
-fn set_mtime_at(dir: impl AsFd, path: &TreePath, mtime: Mtime) -> rustix::io::Result<()> {
-    let times = timestamps(mtime);
-    change(|| rustix::fs::utimensat(dir, path.name(), &times, AtFlags::SYMLINK_NOFOLLOW))
-}
-
-fn set_both_times_at(dir: impl AsFd, path: &TreePath, mtime: Mtime) -> rustix::io::Result<()> {
-    let mtime = timestamps(mtime).last_modification;
-    let times = Timestamps { last_access: mtime, last_modification: mtime };
-    change(|| rustix::fs::utimensat(dir, path.name(), &times, AtFlags::SYMLINK_NOFOLLOW))
 }
 
 /// Timestamps that set only the mtime.

@@ -24,13 +24,17 @@ mod lease;
 mod metadata;
 pub mod mounts;
 mod new_file;
+mod object;
 mod privileges;
 mod program;
 mod project;
+mod remove;
 mod replace;
 mod resolve;
+mod swap;
 mod time_support;
 mod walk;
+mod writers;
 mod xattrs;
 
 use std::io;
@@ -47,11 +51,13 @@ pub use inspect::{ChangeLocks, FileKind, FreeSpace, Stat};
 pub use io_pool::on_many_threads;
 pub use metadata::SecurityLabel;
 pub use new_file::NewFile;
+pub use object::{InodeVersion, Object};
 pub use privileges::{CAPABILITY, Privileges, ProgramIdentity, SET_ID};
 pub use replace::{Rename, syncfs_reports_errors};
 pub use resolve::{Resolver, force_resolver};
+pub use swap::active_swap_files;
 pub use time_support::TimeSupport;
-pub use walk::{Descend, OpenDirectory, Visit};
+pub use walk::{Descend, ListedName, OpenDirectory, SurveyRules, Visit};
 
 /// An open directory tree.
 pub struct Root {

@@ -219,7 +219,7 @@ fn has_ro(options: &[u8]) -> bool {
 }
 
 /// Decodes space, tab, newline and backslash, which are written as `\ooo`.
-fn unescape(word: &[u8]) -> Vec<u8> {
+pub(super) fn unescape(word: &[u8]) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(word.len());
     let mut rest = word;
     while let Some((&first, after)) = rest.split_first() {

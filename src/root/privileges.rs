@@ -15,7 +15,7 @@ use crate::tree_path::TreePath;
 use super::error::is_absent;
 use super::fault::change;
 use super::inspect::none_if_absent;
-use super::xattrs::XattrTarget;
+use super::xattrs::{NamedXattrs, ReadXattrs};
 use super::{FileKind, Result, Root, Stat};
 
 /// Attribute that holds the capabilities of a program.
@@ -148,7 +148,7 @@ fn read_privileges(
         return Ok(None);
     }
 
-    let target = XattrTarget::new(dir.as_fd(), path.name());
+    let target = NamedXattrs::new(dir.as_fd(), path.name());
     let capability = match target.get(CAPABILITY) {
         Ok(value) => Some(value.into()),
         Err(Errno::NODATA | Errno::OPNOTSUPP) => None,

@@ -34,7 +34,8 @@ fn planted_symlink_never_followed() {
         assert!(root.create_dir(&path("etc/new")).is_err());
         assert!(root.open_file(&path("etc/sentinel")).is_err());
         assert!(root.open_file(&path("file")).is_err());
-        assert!(root.set_times(&path("etc/sentinel"), Mtime { seconds: 1, nanos: 0 }).is_err());
+        assert!(root.hold(&path("etc/sentinel")).expect("the path counts as missing").is_none());
+        assert!(root.hold_dir(&path("etc")).expect("a link is no directory").is_none());
         assert_eq!(root.stat(&path("etc/sentinel")).expect("inspects"), None);
         root.unlink(&path("etc/sentinel")).expect("the path counts as missing");
         root.remove_tree(&path("etc")).expect("removes the link only");
@@ -85,6 +86,61 @@ fn longest_path_created_and_removed() {
 }
 
 #[test]
+fn held_object_changes_and_its_replacement_does_not() {
+    let (dir, root) = scratch();
+    let meta = |mode| Meta {
+        mode,
+        uid: 0,
+        gid: 0,
+        mtime: Mtime { seconds: 9, nanos: 8 },
+        xattrs: Xattrs::from([(b"user.x".as_slice().into(), b"1".as_slice().into())]),
+    };
+    std::fs::create_dir(dir.path().join("own")).expect("creates");
+    std::fs::write(dir.path().join("file"), "judged").expect("writes");
+    let directory = root.hold_dir(&path("own")).expect("opens").expect("is a directory");
+    let file = root.hold(&path("file")).expect("opens").expect("exists");
+
+    // The owner puts programs of his own in their places.
+    for name in ["own", "file"] {
+        let (from, to) = (dir.path().join(name), dir.path().join(format!("old-{name}")));
+        std::fs::rename(&from, to).expect("renames");
+        std::fs::write(&from, "planted").expect("writes");
+    }
+    directory.set_meta(&meta(0o6755)).expect("sets");
+    file.set_meta(&meta(0o4755)).expect("sets");
+    file.set_label(&SecurityLabel::default()).expect("sets nothing");
+    file.link_to(&root, &path("link")).expect("links");
+    file.copy_to(&root, &path("copy"), &|| false).expect("copies");
+
+    for (name, mode) in [("old-own", 0o6755), ("old-file", 0o4755), ("link", 0o4755)] {
+        let stat = root.stat(&path(name)).expect("inspects").expect("exists");
+        assert_eq!((stat.mode, stat.mtime.seconds), (mode, 9), "{name}");
+        assert_eq!(root.xattrs(&path(name)).expect("reads").len(), 1, "{name}");
+    }
+    for name in ["own", "file"] {
+        let stat = root.stat(&path(name)).expect("inspects").expect("exists");
+        assert_eq!(stat.mode & 0o7000, 0, "{name}");
+        assert!(root.xattrs(&path(name)).expect("reads").is_empty(), "{name}");
+    }
+    for name in ["link", "copy"] {
+        let content = std::fs::read_to_string(dir.path().join(name)).expect("reads");
+        assert_eq!(content, "judged", "{name}");
+    }
+}
+
+#[test]
+fn held_directory_is_never_another_type() {
+    let (dir, root) = scratch();
+    std::fs::write(dir.path().join("file"), "x").expect("writes");
+    std::os::unix::fs::symlink("/", dir.path().join("link")).expect("links");
+    root.create_fifo(&path("pipe")).expect("creates");
+
+    for name in ["file", "link", "pipe", "missing"] {
+        assert!(root.hold_dir(&path(name)).expect("inspects").is_none(), "{name}");
+    }
+}
+
+#[test]
 fn metadata_set_exactly() {
     let (_dir, root) = scratch();
     let mut xattrs = Xattrs::new();
@@ -93,17 +149,17 @@ fn metadata_set_exactly() {
         Meta { mode: 0o4755, uid: 1, gid: 2, mtime: Mtime { seconds: -3, nanos: 5 }, xattrs };
 
     let file = root.create_file(&path("f")).expect("creates");
-    root.set_file_meta(&file, &path("f"), &meta).expect("sets");
+    root.hold_new_file(&path("f"), &file).expect("opens").set_meta(&meta).expect("sets");
     let stat = root.stat(&path("f")).expect("inspects").expect("exists");
     assert_eq!((stat.mode, stat.uid, stat.gid, stat.mtime), (meta.mode, 1, 2, meta.mtime));
     assert_eq!(root.xattrs(&path("f")).expect("reads"), meta.xattrs);
 
     meta.xattrs.clear();
-    root.set_meta(&path("f"), &meta).expect("sets");
+    root.hold(&path("f")).expect("opens").expect("exists").set_meta(&meta).expect("sets");
     assert_eq!(root.xattrs(&path("f")).expect("reads"), meta.xattrs);
 
     root.create_symlink(&path("l"), b"nowhere").expect("links");
-    root.set_symlink_meta(&path("l"), &meta).expect("sets");
+    root.hold(&path("l")).expect("opens").expect("exists").set_meta(&meta).expect("sets");
     let stat = root.stat(&path("l")).expect("inspects").expect("exists");
     assert_eq!((stat.kind, stat.uid, stat.mtime), (FileKind::Symlink, 1, meta.mtime));
 }
@@ -125,30 +181,58 @@ fn survey_equals_walk_at_any_depth() {
         deep = below;
     }
     std::os::unix::fs::symlink("a", dir.path().join("link")).expect("links");
-    let descend =
-        |at: &TreePath| if at.as_bytes() == b"past" { Descend::Past } else { Descend::Into };
+    std::fs::write(dir.path().join("unselected"), "").expect("writes");
 
     let mut walked = Vec::new();
     root.walk::<RootError>(&TreePath::root(), |visit| {
         walked.push(visit.path.clone());
-        Ok(descend(&visit.path))
+        Ok(descend_unless_past(&visit.path))
     })
     .expect("walks");
-    let surveyed = root.survey::<_, _, RootError>(
-        &TreePath::root(),
-        |_| (),
-        |(), dir, visit| {
-            let target =
-                (visit.path.name() == b"link").then(|| dir.read_link(&visit.path)).transpose()?;
-            assert!(target.is_none_or(|target| *target == *b"a"));
-            let descend = descend(&visit.path);
-            Ok((Some(visit.path), descend))
-        },
-    );
+    let surveyed = root.survey(&TreePath::root(), &AllButUnselected).expect("surveys");
 
-    assert_eq!(surveyed.expect("surveys"), walked);
+    let selected: Vec<TreePath> =
+        walked.iter().filter(|path| path.name() != b"unselected").cloned().collect();
+    assert_eq!(surveyed, selected);
+    assert_eq!(walked.len(), selected.len() + 1);
     assert!(walked.len() > 2000 && !walked.contains(&path("past/inside")));
     root.remove_tree(&path("deep")).expect("removes");
+}
+
+fn descend_unless_past(path: &TreePath) -> Descend {
+    if path.as_bytes() == b"past" { Descend::Past } else { Descend::Into }
+}
+
+/// Visits every path except those of one name.
+struct AllButUnselected;
+
+impl SurveyRules for AllButUnselected {
+    type State = ();
+    type Item = TreePath;
+    type Error = RootError;
+
+    fn enter(&self, _: &TreePath) {}
+
+    fn selects(&self, (): &mut (), name: ListedName<'_>) -> bool {
+        name.path.name() != b"unselected"
+    }
+
+    fn visit(
+        &self,
+        (): &mut (),
+        dir: &OpenDirectory<'_>,
+        visit: Visit,
+    ) -> Result<(Option<TreePath>, Descend)> {
+        let target =
+            (visit.path.name() == b"link").then(|| dir.read_link(&visit.path)).transpose()?;
+        assert!(target.is_none_or(|target| *target == *b"a"));
+        let descend = descend_unless_past(&visit.path);
+        Ok((Some(visit.path), descend))
+    }
+
+    fn fail(&self, _: TreePath, error: RootError) -> Result<Option<TreePath>> {
+        Err(error)
+    }
 }
 
 #[test]

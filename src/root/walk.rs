@@ -3,14 +3,14 @@
 use std::os::fd::BorrowedFd;
 
 use rayon::prelude::*;
-use rustix::fs::{AtFlags, Dir};
+use rustix::fs::{AtFlags, Dir, FileType};
 
-use crate::entry::{Xattrs, xattr_travels};
+use crate::entry::{EntryKind, Xattrs, xattr_travels};
 use crate::tree_path::TreePath;
 
 use super::error::is_absent;
 use super::io_pool::on_many_threads;
-use super::xattrs::XattrTarget;
+use super::xattrs::{NamedXattrs, ReadXattrs};
 use super::{FileKind, Result, Root, RootError, Stat};
 
 /// A path that a walk visits.
@@ -37,7 +37,7 @@ pub struct OpenDirectory<'d> {
 impl OpenDirectory<'_> {
     /// Same as [`Root::xattrs`], for a path in this directory.
     pub fn xattrs(&self, path: &TreePath) -> Result<Xattrs> {
-        XattrTarget::new(self.dir, path.name())
+        NamedXattrs::new(self.dir, path.name())
             .read_all(xattr_travels)
             .map_err(|e| self.root.error("read the extended attributes of", path, e))
     }
@@ -50,8 +50,51 @@ impl OpenDirectory<'_> {
     }
 }
 
+/// A name in a directory, before anything else is read of it.
+pub struct ListedName<'a> {
+    pub path: &'a TreePath,
+    /// Whether it is a directory; `None` if the filesystem does not store it with the name.
+    pub kind: Option<EntryKind>,
+}
+
+/// Rules of a survey: the paths that it visits, and the results.
+///
+/// Directories are visited on many threads, in any order, and the content of one directory in tree
+/// order.
+pub trait SurveyRules: Sync {
+    /// State while one directory is visited.
+    type State;
+    /// Result for one path.
+    type Item: Send;
+    type Error: From<RootError> + Send;
+
+    /// The state for a directory.
+    fn enter(&self, directory: &TreePath) -> Self::State;
+
+    /// Whether a name is inspected and visited. Other names cost no memory and no system call.
+    fn selects(&self, state: &mut Self::State, name: ListedName<'_>) -> bool;
+
+    /// Visits a path.
+    fn visit(
+        &self,
+        state: &mut Self::State,
+        directory: &OpenDirectory<'_>,
+        visit: Visit,
+    ) -> std::result::Result<(Option<Self::Item>, Descend), Self::Error>;
+
+    /// Handles a path that cannot be inspected, or a directory that cannot be listed.
+    fn fail(
+        &self,
+        path: TreePath,
+        error: RootError,
+    ) -> std::result::Result<Option<Self::Item>, Self::Error>;
+}
+
 /// An open directory, and its content in tree order.
-type DirListing = (Dir, Vec<(TreePath, Stat)>);
+struct DirListing {
+    dir: Dir,
+    children: Vec<(TreePath, Result<Stat>)>,
+}
 
 /// Results for the content of one directory.
 ///
@@ -60,47 +103,55 @@ type Visited<T, D> = Vec<(Option<T>, Option<D>)>;
 
 impl Root {
     /// Visits everything below `from` on many threads; returns the results in tree order.
-    ///
-    /// Directories are visited in any order, the content of one directory in tree order. `enter`
-    /// makes a state for each directory, which `visit` gets for each path in it.
-    pub fn survey<S, T: Send, E: From<RootError> + Send>(
+    pub fn survey<R: SurveyRules>(
         &self,
         from: &TreePath,
-        enter: impl Fn(&TreePath) -> S + Sync,
-        visit: impl Fn(
-            &mut S,
-            &OpenDirectory<'_>,
-            Visit,
-        ) -> std::result::Result<(Option<T>, Descend), E>
-        + Sync,
-    ) -> std::result::Result<Vec<T>, E> {
-        let visit_content = |path: &TreePath| -> std::result::Result<Visited<T, TreePath>, E> {
-            let Some((dir, children)) = self.list(path)? else { return Ok(Vec::new()) };
-            let dir = dir.fd().map_err(|e| self.error("list", path, e))?;
-            let directory = OpenDirectory { root: self, dir };
-            let mut state = enter(path);
-
-            let mut visited = Vec::with_capacity(children.len());
-            for (path, stat) in children {
-                let subdir = (stat.kind == FileKind::Directory).then(|| path.clone());
-                let (result, descend) = visit(&mut state, &directory, Visit { path, stat })?;
-                visited.push((result, subdir.filter(|_| descend == Descend::Into)));
-            }
-            Ok(visited)
-        };
-
+        rules: &R,
+    ) -> std::result::Result<Vec<R::Item>, R::Error> {
         // Level by level, not by recursion: the depth of a tree must not be limited by the stack.
-        on_many_threads(|| -> std::result::Result<_, E> {
+        on_many_threads(|| -> std::result::Result<_, R::Error> {
             let mut level = vec![from.clone()];
-            let mut directories: Vec<Visited<T, usize>> = Vec::new();
+            let mut directories: Vec<Visited<R::Item, usize>> = Vec::new();
             while !level.is_empty() {
-                let visited: Vec<Visited<T, TreePath>> =
-                    level.par_iter().map(visit_content).collect::<std::result::Result<_, E>>()?;
+                let visited: Vec<Visited<R::Item, TreePath>> = level
+                    .par_iter()
+                    .map(|path| self.visit_content(path, rules))
+                    .collect::<std::result::Result<_, R::Error>>()?;
                 level = number_subdirs(visited, &mut directories);
             }
             Ok(directories)
         })
         .map(in_tree_order)
+    }
+
+    fn visit_content<R: SurveyRules>(
+        &self,
+        path: &TreePath,
+        rules: &R,
+    ) -> std::result::Result<Visited<R::Item, TreePath>, R::Error> {
+        let mut state = rules.enter(path);
+        let listing = match self.list(path, |name| rules.selects(&mut state, name)) {
+            Ok(Some(listing)) => listing,
+            Ok(None) => return Ok(Vec::new()),
+            Err(error) => return Ok(vec![(rules.fail(path.clone(), error)?, None)]),
+        };
+        let dir = listing.dir.fd().map_err(|e| self.error("list", path, e))?;
+        let directory = OpenDirectory { root: self, dir };
+
+        let mut visited = Vec::with_capacity(listing.children.len());
+        for (path, stat) in listing.children {
+            let stat = match stat {
+                Ok(stat) => stat,
+                Err(error) => {
+                    visited.push((rules.fail(path, error)?, None));
+                    continue;
+                }
+            };
+            let subdir = (stat.kind == FileKind::Directory).then(|| path.clone());
+            let (result, descend) = rules.visit(&mut state, &directory, Visit { path, stat })?;
+            visited.push((result, subdir.filter(|_| descend == Descend::Into)));
+        }
+        Ok(visited)
     }
 
     /// Visits everything below `from`, except `from` itself, in tree order.
@@ -129,11 +180,16 @@ impl Root {
 
     /// Lists a directory in tree order; empty if it does not exist.
     pub fn children(&self, path: &TreePath) -> Result<Vec<(TreePath, Stat)>> {
-        Ok(self.list(path)?.map_or_else(Vec::new, |(_, children)| children))
+        let Some(listing) = self.list(path, |_| true)? else { return Ok(Vec::new()) };
+        listing.children.into_iter().map(|(path, stat)| Ok((path, stat?))).collect()
     }
 
-    /// Opens and lists a directory; `None` if it does not exist.
-    fn list(&self, path: &TreePath) -> Result<Option<DirListing>> {
+    /// Opens a directory and inspects the selected names in it; `None` if it does not exist.
+    fn list(
+        &self,
+        path: &TreePath,
+        mut selects: impl FnMut(ListedName<'_>) -> bool,
+    ) -> Result<Option<DirListing>> {
         let dir = match self.open_dir(path) {
             Err(e) if is_absent(&e.source) && !path.is_root() => return Ok(None),
             answer => answer?,
@@ -150,7 +206,9 @@ impl Root {
             }
             let child =
                 path.join(name).map_err(|e| self.error("list", path, std::io::Error::other(e)))?;
-            names.push((item.ino(), child));
+            if selects(ListedName { path: &child, kind: entry_kind(item.file_type()) }) {
+                names.push((item.ino(), child));
+            }
         }
 
         // In the order of inodes a disk is read from one end to the other.
@@ -159,13 +217,25 @@ impl Root {
         for (_, child) in names {
             let fd = dir.fd().map_err(fail)?;
             match rustix::fs::statat(fd, child.name(), AtFlags::SYMLINK_NOFOLLOW) {
-                Ok(stat) => children.push((child, Stat::from(stat))),
+                Ok(stat) => children.push((child, Ok(Stat::from(stat)))),
                 Err(e) if is_absent(&e.into()) => {}
-                Err(e) => return Err(self.error("inspect", &child, e)),
+                Err(e) => {
+                    let error = self.error("inspect", &child, e);
+                    children.push((child, Err(error)));
+                }
             }
         }
         children.sort_unstable_by(|a, b| a.0.cmp(&b.0));
-        Ok(Some((dir, children)))
+        Ok(Some(DirListing { dir, children }))
+    }
+}
+
+/// The kind that a directory stores with a name.
+fn entry_kind(file_type: FileType) -> Option<EntryKind> {
+    match file_type {
+        FileType::Unknown => None,
+        FileType::Directory => Some(EntryKind::Directory),
+        _ => Some(EntryKind::Other),
     }
 }
 

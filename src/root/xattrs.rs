@@ -9,6 +9,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
+use rustix::fs::XattrFlags;
 use rustix::io::Errno;
 
 use crate::entry::{Xattrs, xattr_travels};
@@ -28,52 +29,32 @@ impl Root {
 
     /// Reads the extended attributes whose names pass `filter`.
     pub fn xattrs_where(&self, path: &TreePath, filter: impl Fn(&[u8]) -> bool) -> Result<Xattrs> {
-        self.with_xattr_target(path, |target| target.read_all(&filter))
+        self.with_named_xattrs(path, |target| target.read_all(&filter))
             .map_err(|e| self.error("read the extended attributes of", path, e))
     }
 
-    /// Sets the extended attributes of an image, and removes all others that an image could have.
-    pub(super) fn set_xattrs_exactly(&self, path: &TreePath, xattrs: &Xattrs) -> Result<()> {
-        self.with_xattr_target(path, |target| target.set_exactly(xattrs))
-            .map_err(|e| self.error("set the extended attributes of", path, e))
-    }
-
-    /// Sets one extended attribute.
-    pub(super) fn set_xattr(
-        &self,
-        path: &TreePath,
-        name: &[u8],
-        value: &[u8],
-    ) -> rustix::io::Result<()> {
-        self.with_xattr_target(path, |target| target.set(name, value))
-    }
-
     /// Calls `operation` while the directory of the path is open.
-    fn with_xattr_target<T>(
+    fn with_named_xattrs<T>(
         &self,
         path: &TreePath,
-        operation: impl FnOnce(&XattrTarget) -> rustix::io::Result<T>,
+        operation: impl FnOnce(&NamedXattrs) -> rustix::io::Result<T>,
     ) -> rustix::io::Result<T> {
         if path.is_root() {
             // "." keeps the call from applying to the link in /proc itself.
-            return operation(&XattrTarget::new(self.dir.as_fd(), b"."));
+            return operation(&NamedXattrs::new(self.dir.as_fd(), b"."));
         }
         let dir = self.parent_of(path)?;
-        operation(&XattrTarget::new(dir.as_fd(), path.name()))
+        operation(&NamedXattrs::new(dir.as_fd(), path.name()))
     }
 }
 
-/// A file as the path that the system calls for extended attributes need.
-pub(super) struct XattrTarget(PathBuf);
-
-impl XattrTarget {
-    pub(super) fn new(dir: BorrowedFd<'_>, name: &[u8]) -> Self {
-        let dir = format!("/proc/self/fd/{}", dir.as_raw_fd());
-        XattrTarget(Path::new(&dir).join(OsStr::from_bytes(name)))
-    }
+/// A file whose extended attributes can be read.
+pub(super) trait ReadXattrs {
+    fn list(&self) -> rustix::io::Result<Vec<u8>>;
+    fn get(&self, name: &[u8]) -> rustix::io::Result<Vec<u8>>;
 
     /// Reads the attributes whose names pass `filter`; none if the filesystem has no attributes.
-    pub(super) fn read_all(&self, filter: impl Fn(&[u8]) -> bool) -> rustix::io::Result<Xattrs> {
+    fn read_all(&self, filter: impl Fn(&[u8]) -> bool) -> rustix::io::Result<Xattrs> {
         let mut xattrs = Xattrs::new();
         let names = match self.list() {
             Err(Errno::OPNOTSUPP) => return Ok(xattrs),
@@ -93,8 +74,39 @@ impl XattrTarget {
         }
         Ok(xattrs)
     }
+}
 
-    fn set_exactly(&self, xattrs: &Xattrs) -> rustix::io::Result<()> {
+/// A name in an open directory, as a path below a link in `/proc`; read only.
+pub(super) struct NamedXattrs(PathBuf);
+
+impl NamedXattrs {
+    pub(super) fn new(dir: BorrowedFd<'_>, name: &[u8]) -> Self {
+        let dir = format!("/proc/self/fd/{}", dir.as_raw_fd());
+        NamedXattrs(Path::new(&dir).join(OsStr::from_bytes(name)))
+    }
+}
+
+impl ReadXattrs for NamedXattrs {
+    fn list(&self) -> rustix::io::Result<Vec<u8>> {
+        with_growing_buffer(|buffer| rustix::fs::llistxattr(&self.0, buffer))
+    }
+
+    fn get(&self, name: &[u8]) -> rustix::io::Result<Vec<u8>> {
+        with_growing_buffer(|buffer| rustix::fs::lgetxattr(&self.0, name, buffer))
+    }
+}
+
+/// A held object, whose extended attributes can be set.
+pub(super) enum HeldXattrs<'a> {
+    /// A link in `/proc` to the inode, for a descriptor that does not allow reading.
+    Linked(PathBuf),
+    /// A file or directory that is open for reading.
+    Open(BorrowedFd<'a>),
+}
+
+impl HeldXattrs<'_> {
+    /// Sets the attributes of an image, and removes all others that an image could have.
+    pub(super) fn set_exactly(&self, xattrs: &Xattrs) -> rustix::io::Result<()> {
         let present = match self.list() {
             Err(Errno::OPNOTSUPP) if xattrs.is_empty() => return Ok(()),
             answer => answer?,
@@ -119,20 +131,36 @@ impl XattrTarget {
         Ok(())
     }
 
-    fn list(&self) -> rustix::io::Result<Vec<u8>> {
-        with_growing_buffer(|buffer| rustix::fs::llistxattr(&self.0, buffer))
-    }
-
-    pub(super) fn get(&self, name: &[u8]) -> rustix::io::Result<Vec<u8>> {
-        with_growing_buffer(|buffer| rustix::fs::lgetxattr(&self.0, name, buffer))
-    }
-
-    fn set(&self, name: &[u8], value: &[u8]) -> rustix::io::Result<()> {
-        change(|| rustix::fs::lsetxattr(&self.0, name, value, rustix::fs::XattrFlags::empty()))
+    /// Sets one attribute.
+    pub(super) fn set(&self, name: &[u8], value: &[u8]) -> rustix::io::Result<()> {
+        let flags = XattrFlags::empty();
+        match self {
+            HeldXattrs::Linked(path) => change(|| rustix::fs::setxattr(path, name, value, flags)),
+            HeldXattrs::Open(fd) => change(|| rustix::fs::fsetxattr(fd, name, value, flags)),
+        }
     }
 
     fn remove(&self, name: &[u8]) -> rustix::io::Result<()> {
-        change(|| rustix::fs::lremovexattr(&self.0, name))
+        match self {
+            HeldXattrs::Linked(path) => change(|| rustix::fs::removexattr(path, name)),
+            HeldXattrs::Open(fd) => change(|| rustix::fs::fremovexattr(fd, name)),
+        }
+    }
+}
+
+impl ReadXattrs for HeldXattrs<'_> {
+    fn list(&self) -> rustix::io::Result<Vec<u8>> {
+        with_growing_buffer(|buffer| match self {
+            HeldXattrs::Linked(path) => rustix::fs::listxattr(path, buffer),
+            HeldXattrs::Open(fd) => rustix::fs::flistxattr(fd, buffer),
+        })
+    }
+
+    fn get(&self, name: &[u8]) -> rustix::io::Result<Vec<u8>> {
+        with_growing_buffer(|buffer| match self {
+            HeldXattrs::Linked(path) => rustix::fs::getxattr(path, name, buffer),
+            HeldXattrs::Open(fd) => rustix::fs::fgetxattr(fd, name, buffer),
+        })
     }
 }
 

@@ -24,7 +24,8 @@ use crate::manifest::Manifest;
 use crate::report::{Event, Job, Monitor};
 use crate::root::mounts::{self, Mount};
 use crate::root::{
-    Descend, FileKind, OpenDirectory, Root, RootError, Stat, Visit, on_many_threads,
+    Descend, FileKind, ListedName, OpenDirectory, Root, RootError, Stat, SurveyRules, Visit,
+    on_many_threads,
 };
 use crate::tree_path::TreePath;
 
@@ -179,11 +180,7 @@ fn list_paths(
     let top_stat = root.stat(&top)?.ok_or_else(|| ScanError::Changed { path: root.show(&top) })?;
     let mounts = read_mounts(root)?;
 
-    let results = root.survey(
-        &top,
-        |_| (),
-        |_, dir: &OpenDirectory<'_>, visit: Visit| visit_path(root, &mounts, dir, visit),
-    )?;
+    let results = root.survey(&top, &Listing { root, mounts: &mounts })?;
 
     let mut paths = Vec::with_capacity(results.len() + 1);
     let mut attributes = Vec::with_capacity(results.len() + 1);
@@ -208,6 +205,37 @@ fn list_paths(
         attributes.push(read);
     }
     Ok((paths, attributes))
+}
+
+/// Rules of the survey of an image: every path counts, and each failure ends the scan.
+struct Listing<'a> {
+    root: &'a Root,
+    mounts: &'a [Mount],
+}
+
+impl SurveyRules for Listing<'_> {
+    type State = ();
+    type Item = ScanResult;
+    type Error = ScanError;
+
+    fn enter(&self, _: &TreePath) {}
+
+    fn selects(&self, (): &mut (), _: ListedName<'_>) -> bool {
+        true
+    }
+
+    fn visit(
+        &self,
+        (): &mut (),
+        directory: &OpenDirectory<'_>,
+        visit: Visit,
+    ) -> Result<(Option<ScanResult>, Descend), ScanError> {
+        visit_path(self.root, self.mounts, directory, visit)
+    }
+
+    fn fail(&self, _: TreePath, error: RootError) -> Result<Option<ScanResult>, ScanError> {
+        Err(error.into())
+    }
 }
 
 fn read_mounts(root: &Root) -> Result<Vec<Mount>, ScanError> {

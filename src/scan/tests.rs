@@ -191,7 +191,8 @@ fn exported_tree_equal_for_mtree() {
     }
     root.create_fifo(&TreePath::new("pipe").expect("good")).expect("creates");
     let old = Mtime { seconds: -315_619_200, nanos: 5 };
-    root.set_times(&TreePath::new("three").expect("good"), old).expect("sets");
+    let file = root.hold(&TreePath::new("three").expect("good")).expect("opens").expect("exists");
+    file.set_mtime(old).expect("sets");
     let specification = tempfile::NamedTempFile::new().expect("a scratch file");
     scanned(&root).manifest().export_mtree(&specification).expect("writes");
     let judged = |name: &str| {

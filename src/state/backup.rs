@@ -27,11 +27,10 @@ pub fn back_up(root: &Root, to: &Root) -> Result<(), RootError> {
     let files =
         [(file_path(STATE_FILE), STATE_FILE), (manifest_path(state.generation), MANIFEST_BACKUP)];
     for (from, name) in files {
-        match to.create_link(&tree_path(name), root, &from) {
-            Err(error) if error.is_absent() => {}
-            // The state directory may be on another filesystem, which makes a link impossible.
-            Err(_) => root.copy(&from, to, &tree_path(name), &|| false)?,
-            Ok(()) => {}
+        let Some(held) = root.hold(&from)? else { continue };
+        // The state directory may be on another filesystem, which makes a link impossible.
+        if held.link_to(to, &tree_path(name)).is_err() {
+            held.copy_to(to, &tree_path(name), &|| false)?;
         }
     }
     Ok(())

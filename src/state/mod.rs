@@ -11,7 +11,7 @@ mod lock;
 mod overrides;
 pub mod pinned;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::Read;
 
 use serde::{Deserialize, Serialize};
@@ -62,6 +62,9 @@ pub struct State {
     /// Tracked paths that are known not to match, each with the difference.
     #[serde(default)]
     pub deviations: BTreeMap<String, String>,
+    /// Paths that the last transaction left out; the next run tries them again.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub left_out: BTreeSet<String>,
     /// Paths to be removed after the next boot.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kernel: Option<KernelPaths>,
@@ -113,6 +116,7 @@ impl State {
             untracked: None,
             catalog: None,
             deviations: BTreeMap::new(),
+            left_out: BTreeSet::new(),
             kernel: None,
             overrides: Vec::new(),
         }
@@ -131,6 +135,17 @@ impl State {
     /// Records that `path` does not match, with the difference.
     pub fn record_deviation(&mut self, path: &TreePath, difference: impl Into<String>) {
         self.deviations.insert(path_text(path), difference.into());
+    }
+
+    /// Records that the transaction left out `path`, with the reason.
+    pub fn record_left_out(&mut self, path: &TreePath, reason: impl Into<String>) {
+        self.record_deviation(path, reason);
+        self.left_out.insert(path_text(path));
+    }
+
+    /// The paths that the last transaction left out.
+    pub fn left_out_paths(&self) -> impl Iterator<Item = TreePath> {
+        self.left_out.iter().filter_map(|text| parse_path(text.as_bytes()).ok())
     }
 
     /// The paths that are known not to match.
@@ -255,10 +270,10 @@ pub fn record_last_synced(root: &Root, image: &ImageName) -> Result<(), RootErro
     root.write_durably(&path, format!("{image}\n").as_bytes(), 0o644)?;
 
     // The directory may be tracked, and has its mtime from the image.
-    if let Some(stat) = parent_before {
-        root.set_times(&parent, stat.mtime)?;
+    match parent_before.zip(root.hold_dir(&parent)?) {
+        Some((stat, directory)) => directory.set_mtime(stat.mtime),
+        None => Ok(()),
     }
-    Ok(())
 }
 
 /// Records that the generation of a tree is unknown; `synced` is the image that it came from, if
@@ -276,12 +291,16 @@ pub fn forget(root: &Root, synced: Option<&ImageName>) -> Result<(), StateError>
     remove_manifests(root, None)
 }
 
+/// The files that [`save`] replaces or creates for a generation.
+pub fn recorded_paths(generation: GenerationId) -> [TreePath; 3] {
+    [file_path(STATE_FILE), manifest_path(generation), tree_path(LAST_SYNCED)]
+}
+
 /// Refuses a tree in which [`save`] would fail.
 ///
 /// It is called before anything is changed: after the commit point [`save`] must succeed.
 pub fn check_writable(root: &Root, generation: GenerationId) -> Result<(), StateError> {
-    let files = [file_path(STATE_FILE), manifest_path(generation), tree_path(LAST_SYNCED)];
-    for path in files {
+    for path in recorded_paths(generation) {
         // A file is first written under another name in the same directory.
         let temporary = TreePath::new([path.as_bytes(), b".new"].concat()).ok();
         for path in [Some(path), temporary].into_iter().flatten() {
@@ -327,9 +346,9 @@ pub fn create_dirs(root: &Root, path: &TreePath) -> Result<(), RootError> {
 
     let mut ancestor = path.parent();
     while let Some(dir) = ancestor {
-        if let Some(stat) = root.stat(&dir)? {
+        if let Some(directory) = root.hold_dir(&dir)? {
             root.create_dirs(path)?;
-            return root.set_times(&dir, stat.mtime);
+            return directory.set_mtime(directory.stat().mtime);
         }
         ancestor = dir.parent();
     }

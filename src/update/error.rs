@@ -7,7 +7,7 @@
 use std::fmt;
 
 use crate::apply::preflight::disk_space::Shortage;
-use crate::apply::{Interrupted, SessionError, UndoLogError, Untouched};
+use crate::apply::{Interrupted, Reversed, SessionError, Unapplied, UndoLogError, Untouched};
 use crate::catalog::CatalogError;
 use crate::diff_archive::ArchiveError;
 use crate::fetch::{FetchError, FetchErrorKind, Side};
@@ -124,6 +124,9 @@ pub enum UpdateError {
     /// The transaction failed after the commit point.
     #[error(transparent)]
     Interrupted(#[from] Interrupted),
+    /// The transaction was reversed after the commit point.
+    #[error(transparent)]
+    Reversed(#[from] Reversed),
 }
 
 /// Reason that a request cannot be carried out.
@@ -276,6 +279,9 @@ pub enum FollowUpError {
     /// The boot loader's run is pending.
     #[error("the boot loader was not updated after boot files changed: {0}")]
     BootLoader(#[from] BootLoaderError),
+    /// The boot loader's run is pending until no boot file is left out.
+    #[error("the boot loader was not updated, since {path} was left out; the next run will retry")]
+    BootFileLeftOut { path: String },
     /// A kernel that the tree does not have stays first in the boot menu.
     #[error(
         "the next boot starts kernel {wrong}, which is still in {boot_file}, and not {wanted}: \
@@ -376,12 +382,22 @@ impl From<StateError> for UpdateError {
     }
 }
 
+impl From<Unapplied> for UpdateError {
+    fn from(error: Unapplied) -> Self {
+        match error {
+            Unapplied::Interrupted(error) => UpdateError::Interrupted(error),
+            Unapplied::Reversed(error) => UpdateError::Reversed(error),
+        }
+    }
+}
+
 impl From<SessionError> for UpdateError {
     fn from(error: SessionError) -> Self {
         match error {
             SessionError::Root(error) => Untouched::from_root(error).into(),
             SessionError::State(error) => error.into(),
             SessionError::Interrupted(error) => UpdateError::Interrupted(error),
+            SessionError::Reversed(error) => UpdateError::Reversed(error),
             SessionError::Mounts(_) => Refusal::Mounts(error).into(),
             SessionError::NotMounted { .. } | SessionError::Journal(_) => {
                 UpdateError::Unfinished(error)

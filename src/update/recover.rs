@@ -18,7 +18,9 @@ use crate::update::fstab;
 use crate::update::notice::{RecoveredContent, RecoveredTree, UpdateNotice};
 
 /// Completes an interrupted transaction, if there is one, and does nothing else.
-pub fn recover(root: &Path, monitor: &dyn Monitor) -> Result<(), UpdateError> {
+///
+/// Returns the paths that were left out.
+pub fn recover(root: &Path, monitor: &dyn Monitor) -> Result<Vec<TreePath>, UpdateError> {
     let unlocked = Session::look(root)?;
     if !session::is_interrupted(&unlocked.root).map_err(Untouched::from)? {
         check_state_mounted(&unlocked)?;
@@ -27,12 +29,14 @@ pub fn recover(root: &Path, monitor: &dyn Monitor) -> Result<(), UpdateError> {
         Recovery::Complete(session, applied) => (session, applied),
         Recovery::Unrecorded { root, mount_root } => {
             monitor.note(UpdateNotice::Unrecorded { root, mount_root });
-            return Ok(());
+            return Ok(Vec::new());
         }
     };
+    let mut left_out = Vec::new();
     match applied {
         Some(applied) => {
             monitor.note(UpdateNotice::Recovered(describe_tree(&session, &applied)));
+            left_out = applied.left_out;
         }
         None => {
             let root = session.root.location().display().to_string();
@@ -44,7 +48,7 @@ pub fn recover(root: &Path, monitor: &dyn Monitor) -> Result<(), UpdateError> {
     if !pending::load(&session.root).map_err(Untouched::from)?.is_empty() {
         monitor.warn(UpdateNotice::BootLoaderPending);
     }
-    Ok(())
+    Ok(left_out)
 }
 
 /// A filesystem with pending changes that is not mounted.

@@ -1,6 +1,6 @@
 //! Report of a finished run, or of a dry run.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use crate::apply::plan::ItemizedLine;
@@ -33,6 +33,8 @@ pub struct Report {
     pub repaired: BTreeMap<TreePath, String>,
     /// Deviations that remain, with the reason.
     pub deviations: BTreeMap<String, String>,
+    /// Paths that this run left out, or an earlier one; they are deviations too.
+    pub left_out: BTreeSet<String>,
     /// Number of deviations that are kernel paths and end with the next boot.
     pub kernel_deviations: usize,
     /// Displaced paths.
@@ -81,6 +83,7 @@ impl Report {
             switch_time: None,
             repaired: BTreeMap::new(),
             deviations: BTreeMap::new(),
+            left_out: BTreeSet::new(),
             kernel_deviations: 0,
             displaced: Vec::new(),
             untracked: None,
@@ -109,6 +112,7 @@ impl Report {
             state.and_then(|state| Some(state.kernel.as_ref()?.paths())).unwrap_or_default();
         self.kernel_deviations = count_topmost(&kernel_paths);
         self.deviations = state.map(|state| state.deviations.clone()).unwrap_or_default();
+        self.left_out = state.map(|state| state.left_out.clone()).unwrap_or_default();
     }
 
     /// Report of a run that ended because nothing changed on the server.
@@ -118,6 +122,7 @@ impl Report {
             generation: Some(state.generation),
             serial: Some(state.serial),
             deviations: state.deviations.clone(),
+            left_out: state.left_out.clone(),
             kernel_deviations: count_topmost(&kernel_paths),
             untracked: state.untracked,
             ..Report::new(UpdateOutcome::UpToDate, Route::NotModified.to_string())

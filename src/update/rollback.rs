@@ -3,7 +3,7 @@
 //! It needs neither server nor network. The generation that it leaves is pinned, so that the next
 //! update does not install it again.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -36,6 +36,7 @@ use crate::update::source::overrides;
 use crate::update::transaction::error::TransactionError;
 use crate::update::transaction::execute::{Transaction, execute};
 use crate::update::transaction::left_kernel;
+use crate::update::transaction::user_refusals::plan_without_user_refusals;
 
 /// Everything that a rollback needs to know.
 #[derive(Clone, Debug)]
@@ -75,6 +76,8 @@ pub struct RolledBack {
     pub displaced: Vec<TreePath>,
     /// Tracked paths that deviate from the restored generation, with the reason.
     pub deviations: BTreeMap<String, String>,
+    /// Paths that the rollback left out; they are deviations too.
+    pub left_out: BTreeSet<String>,
     /// Time from the first rename to the last; `None` after a dry run.
     pub switch_time: Option<Duration>,
     /// Failures after the completed transaction.
@@ -171,6 +174,7 @@ pub fn rollback(
 
     result.switch_time = Some(completed.mixed);
     result.add_items(completed.removed);
+    result.left_out = completed.left_out;
     result.deviations = completed.state.map(|state| state.deviations).unwrap_or_default();
     result.follow_up_failures = completed.follow_up_failures;
     Ok(result)
@@ -242,6 +246,7 @@ impl Undo {
         };
 
         let shown_tree = self.previous_tree.as_ref().map(|tree| self.times.apply(tree));
+        let nothing = BTreeMap::new();
         let input = RollbackInput {
             root,
             host: session.host.as_ref(),
@@ -256,9 +261,15 @@ impl Undo {
             before: shown_tree.as_ref(),
             times: &self.times,
             filter,
+            refused: &nothing,
         };
-        let plan = plan_rollback(&self.set, input)?;
+        let plan = plan_without_user_refusals(session, |refused| {
+            Ok(plan_rollback(&self.set, RollbackInput { refused, ..input })?)
+        })?;
         preflight::check_paths(root, &plan, &plan.filesystems, &session.mounts)?;
+        if let Some(previous) = &self.previous {
+            preflight::check_state_paths(root, previous.generation)?;
+        }
         preflight::check_rollback_space(root, &plan)?;
         Ok(plan)
     }
@@ -280,6 +291,7 @@ impl Undo {
             items: plan.itemized.clone(),
             displaced: plan.displaced.clone(),
             deviations: deviations.collect(),
+            left_out: BTreeSet::new(),
             switch_time: None,
             follow_up_failures: Vec::new(),
         }
@@ -346,6 +358,7 @@ fn restore_state(
     for (path, reason) in &plan.deviations {
         state.record_deviation(path, reason.clone());
     }
+    state.left_out = plan.left_out.iter().map(path_text).collect();
 
     // If nothing is kept for the running kernel, the next run removes those of another one.
     if let Some(kernel) = session.kernel.as_ref().filter(|_| !plan.kernel_paths.is_empty()) {

@@ -20,6 +20,7 @@
 // Each test file uses a part of this module.
 #![allow(dead_code)]
 
+pub mod closed_mount;
 pub mod disk;
 pub mod fault_server;
 pub mod fingerprint;

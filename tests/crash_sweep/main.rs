@@ -13,6 +13,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 mod plans;
+mod refusals;
 
 use std::cell::{RefCell, RefMut};
 use std::fs;
@@ -29,6 +30,7 @@ use common::site::Site;
 use common::trees::{self, Item, ItemKind, Tree, noise};
 use common::{ROOT_AND_RSYNC, copy_tree, judge, require};
 use plans::{contents, large, types};
+use refusals::Errors;
 use rustix::fs::{StatVfsMountFlags, XattrFlags};
 use rustix::io::Errno;
 use systemimager::fetch::{FetchOptions, Side};
@@ -90,6 +92,8 @@ struct Tally {
     deaths: u32,
     ends: u32,
     judged: u32,
+    /// Mutations of the last run with a fault.
+    changes: u32,
 }
 
 /// The trees of a scene.
@@ -229,12 +233,22 @@ impl Scene {
     /// mutation.
     #[track_caller]
     fn kill(&self, job: Job, nth: u32) -> bool {
+        self.kill_by(job, nth, None)
+    }
+
+    /// As [`Scene::kill`]; with a refusal, its `nth` mutation is refused, and it dies `later`.
+    #[track_caller]
+    fn kill_by(&self, job: Job, nth: u32, refusal: Option<(Errno, u32)>) -> bool {
         let mut child = Command::new(std::env::current_exe().expect("this program"));
         child.args(["--exact", "child", "--ignored", "--nocapture", "--test-threads=1"]);
         child.env("SI_SWEEP_NODE", self.node()).env("SI_SWEEP_REPO", repo_of(&self.request));
         child.env("SI_SWEEP_JOB", format!("{job:?}")).env("SI_SWEEP_NTH", nth.to_string());
         if let Some(server) = &self.request.rsync {
             child.env("SI_SWEEP_RSYNC", server.port.to_string());
+        }
+        if let Some((error, later)) = refusal {
+            child.env("SI_SWEEP_ERROR", error.raw_os_error().to_string());
+            child.env("SI_SWEEP_LATER", later.to_string());
         }
 
         let output = child.output().expect("runs");
@@ -260,6 +274,7 @@ impl Scene {
     ) -> (bool, Result<Option<Report>, UpdateError>) {
         fault::arm(nth, fault);
         let done = catch_unwind(AssertUnwindSafe(|| perform(job, &self.request, &Silent)));
+        self.tally().changes = fault::changes_since_arming(nth);
         let met = fault::disarm();
         self.tally().faults += u32::from(met);
         (
@@ -478,9 +493,10 @@ impl Scene {
             }
             Err(error) => {
                 let own_disk = match &error {
-                    UpdateError::Node(_) | UpdateError::Refused(_) | UpdateError::DiskSpace(_) => {
-                        true
-                    }
+                    UpdateError::Node(_)
+                    | UpdateError::Refused(_)
+                    | UpdateError::DiskSpace(_)
+                    | UpdateError::Reversed(_) => true,
                     UpdateError::Fetch(error) => error.side == Side::Node,
                     _ => false,
                 };
@@ -663,7 +679,7 @@ fn perform(
 ) -> Result<Option<Report>, UpdateError> {
     match job {
         Job::Update => update::run(request, monitor).map(Some),
-        Job::Recover => update::recover(&request.root, monitor).map(|()| None),
+        Job::Recover => update::recover(&request.root, monitor).map(|_| None),
         Job::Rollback => {
             let UpdateRequest { root, excludes, allow_root_fs, keep_undo, undo_share, .. } =
                 request.clone();
@@ -712,9 +728,21 @@ fn child() {
     };
     let nth = order("SI_SWEEP_NTH").and_then(|text| text.parse().ok()).expect("a number");
     let port = order("SI_SWEEP_RSYNC").map(|text| text.parse().expect("a port"));
+
+    let number = |name: &str| order(name).map(|text| text.parse::<i32>().expect("a number"));
+    let fault = match (number("SI_SWEEP_ERROR"), number("SI_SWEEP_LATER")) {
+        (Some(error), Some(later)) => Fault::FailForThenDie {
+            error: Errno::from_raw_os_error(error),
+            times: refusals::ATTEMPTS,
+            later: later.unsigned_abs(),
+        },
+        _ => Fault::Die,
+    };
+
     rayon::ThreadPoolBuilder::new().num_threads(1).build_global().expect("one thread");
-    fault::arm(nth, Fault::Die);
-    perform(job, &request(Path::new(&node), &repo, port), &Silent).expect("nothing fails");
+    fault::arm(nth, fault);
+    let done = perform(job, &request(Path::new(&node), &repo, port), &Silent);
+    assert!(fault != Fault::Die || done.is_ok(), "nothing fails: {done:?}");
     std::process::exit(ALIVE);
 }
 
@@ -728,6 +756,39 @@ fn fault_during_type_changes_leaves_one_state() {
         scene.sweep_faults(Fault::Fail(Errno::IO), ALL);
         scene.sweep_faults(Fault::FailOn(Errno::ROFS), steps(100, ALL));
         scene.sweep_faults(Fault::Fail(Errno::NOSPC), steps(10, ALL));
+    });
+}
+
+#[test]
+fn refusal_during_type_changes_ends_in_new_or_old_tree() {
+    sweep("refusal_during_type_changes_ends_in_new_or_old_tree", |place| {
+        Scene::new("types", types(), place).sweep_refusals(Errors::All);
+    });
+}
+
+#[test]
+fn refusal_during_content_changes_ends_in_new_or_old_tree() {
+    sweep("refusal_during_content_changes_ends_in_new_or_old_tree", |place| {
+        Scene::new("contents", contents(), place).sweep_refusals(Errors::Some(3));
+    });
+}
+
+#[test]
+fn refusal_during_rollback_ends_in_new_or_old_tree() {
+    sweep("refusal_during_rollback_ends_in_new_or_old_tree", |place| {
+        let scene = Scene::new("contents", contents(), place).into_rollback();
+        scene.sweep_refusals(Errors::Some(3));
+    });
+}
+
+#[test]
+fn death_during_reversal_restores_old_tree() {
+    sweep("death_during_reversal_restores_old_tree", |place| {
+        let scene = Scene::new("types", types(), place);
+        scene.sweep_deaths_in_reversal(steps(3, 40), steps(12, ALL));
+        let scene = Scene::new("contents", contents(), &place.join("contents"));
+        scene.sweep_deaths_in_reversal(steps(2, 40), steps(12, ALL));
+        scene.into_rollback().sweep_deaths_in_reversal(steps(3, 40), steps(12, ALL));
     });
 }
 

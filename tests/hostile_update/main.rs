@@ -5,6 +5,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 mod disks;
+mod refused;
 mod traps;
 
 use std::fs;
@@ -17,7 +18,7 @@ use std::time::{Duration, Instant};
 use common::fault_server::{Fault, FaultServer};
 use common::site::{Run, Site};
 use common::small_disk::{DISK, SmallDisk};
-use common::trees::{Item, Tree, noise};
+use common::trees::{Item, ItemKind, Tree, noise};
 use common::{ROOT_AND_RSYNC, judge, require};
 use systemimager::catalog::ArchiveKind;
 use systemimager::digest::Digest;

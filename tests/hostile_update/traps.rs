@@ -52,6 +52,34 @@ fn parent_replaced_during_update_leaves_outside_untouched() {
 }
 
 #[test]
+fn file_replaced_during_update_is_not_linked_to_new_path() {
+    require!(ROOT_AND_RSYNC);
+
+    let mut site = Site::new();
+    let mut image = tree(1);
+    image.insert(b"usr/tool".to_vec(), Item::file("the image's"));
+    site.publish(&image);
+    site.install_node();
+    site.updated(&["--adopt"]);
+    let mut image = tree(2);
+    image.insert(b"usr/tool".to_vec(), Item::file("the image's"));
+    image.insert(b"usr/xtool".to_vec(), Item::new(ItemKind::Link(b"usr/tool".to_vec())));
+    site.publish(&image);
+
+    // The new path is a hard link of a file that stays; that file is replaced meanwhile.
+    let slow = SlowRun::start(&mut site, &["--no-fallback"]);
+    fs::write(site.node().join("usr/own"), "a user's").expect("writes");
+    fs::rename(site.node().join("usr/own"), site.node().join("usr/tool")).expect("renames");
+    let run = slow.end();
+
+    run.ended(0, &[]);
+    let linked = fs::read_to_string(site.node().join("usr/xtool")).expect("reads");
+    assert_eq!(linked, "the image's");
+    site.updated(&["--check", "stat"]);
+    site.same();
+}
+
+#[test]
 fn directory_removed_during_update_is_restored() {
     require!(ROOT_AND_RSYNC);
 

@@ -99,10 +99,11 @@ pub(in crate::apply) fn read_saved(root: &Root) -> Result<HashMap<TreePath, Mtim
 /// Restores the saved times and removes the file.
 pub fn restore(root: &Root) -> Result<(), RootError> {
     for (mount_root, time) in read_saved(root)? {
-        if root.stat(&mount_root)?.is_none_or(|stat| stat.mtime == time) {
+        let Some(directory) = root.hold_dir(&mount_root)? else { continue };
+        if directory.stat().mtime == time {
             continue;
         }
-        match root.set_times(&mount_root, time) {
+        match directory.set_mtime(time) {
             // A directory that cannot be written has its own time: no stage was created in it.
             Err(error) if error.is_forbidden() => {}
             answer => answer?,

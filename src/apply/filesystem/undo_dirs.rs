@@ -43,6 +43,23 @@ pub fn take_over(
     Ok(())
 }
 
+/// Gives the undo sets back that [`take_over`] took. It can be repeated.
+pub fn give_back(
+    root: &Root,
+    filesystems: &Filesystems,
+    which: impl Iterator<Item = usize>,
+) -> Result<(), RootError> {
+    for at in which {
+        let staged = filesystems.in_stage(at, STAGED_DIR);
+        let undo = filesystems.at_mount_root(at, UNDO_DIR);
+        if root.stat(&staged)?.is_some() && root.stat(&undo)?.is_none() {
+            root.rename(&staged, root, &undo, Rename::NoReplace)?;
+            sync_mount_root(root, filesystems, at)?;
+        }
+    }
+    Ok(())
+}
+
 /// Replaces the undo sets by the backups of the filesystems in `which`. It can be repeated.
 pub fn replace(
     root: &Root,

@@ -6,8 +6,8 @@ use crate::apply::error::{FormatFault, Interrupted, JournalError, StageError, Un
 use crate::apply::journal::{CommitRecord, Journal, JournalState, codec};
 use crate::apply::notice::ApplyNotice;
 use crate::apply::on_disk::{
-    AGENT, APPLIED, CLOSED_JOURNAL, DIRECTORIES, JOURNAL, MANIFEST, PINNED, STAGE_DIR, STATE,
-    SYNCED, name,
+    AGENT, APPLIED, CLOSED_JOURNAL, DIRECTORIES, JOURNAL, MANIFEST, PINNED, REVERSED, STAGE_DIR,
+    STATE, SYNCED, name,
 };
 use crate::entry::Mtime;
 use crate::image::ImageName;
@@ -55,6 +55,7 @@ fn write(root: &Root, journal: &Journal, monitor: &dyn Monitor) -> Result<(), Ro
     }
 
     stage.unlink(&name(APPLIED))?;
+    stage.unlink(&name(REVERSED))?;
     // The name of the stage itself has to be durable before the journal in it.
     root.sync_dir(&TreePath::root())?;
     stage.write_durably(&name(JOURNAL), codec::write(journal).as_bytes(), 0o600)
@@ -191,6 +192,24 @@ pub fn read_applied(root: &Root) -> Result<Option<Vec<TreePath>>, RootError> {
     Ok(list.map(|list: Vec<u8>| {
         list.split(|&byte| byte == b'\n').filter_map(|line| parse_path(line).ok()).collect()
     }))
+}
+
+/// Marks, durably, that the transaction is being reversed: no later run carries out the journal.
+pub fn begin_reversal(root: &Root) -> Result<(), RootError> {
+    root.below(&name(STAGE_DIR))?.write_durably(&name(REVERSED), b"", 0o600)
+}
+
+/// Whether the transaction is being reversed.
+pub fn is_reversing(root: &Root) -> Result<bool, RootError> {
+    let Some(stage) = open_stage(root)? else { return Ok(false) };
+    Ok(stage.stat(&name(REVERSED))?.is_some())
+}
+
+/// Ends a reversed transaction, durably: its stages may be removed.
+pub fn end_reversal(root: &Root) -> Result<(), RootError> {
+    let stage = root.below(&name(STAGE_DIR))?;
+    stage.unlink(&name(JOURNAL))?;
+    stage.sync_dir(&TreePath::root())
 }
 
 /// Ends a transaction: only its backups and stages are left to be cleaned up.

@@ -21,7 +21,8 @@ use crate::tree_path::TreePath;
 
 pub use codec::parse;
 pub use file::{
-    close, find, mark_applied, peek, peek_closed, read_applied, seal, sealed_at, sync_close,
+    begin_reversal, close, end_reversal, find, is_reversing, mark_applied, peek, peek_closed,
+    read_applied, seal, sealed_at, sync_close,
 };
 
 /// A committed transaction.

@@ -8,6 +8,7 @@ use crate::apply::notice::ApplyNotice;
 use crate::apply::on_disk::SlotAllocator;
 use crate::digest::Digest;
 use crate::entry::{Entry, Mtime};
+use crate::root::InodeVersion;
 use crate::tree_path::TreePath;
 
 /// All changes of one transaction, with everything that a report says about them.
@@ -25,6 +26,8 @@ pub struct ChangePlan {
     pub directories: Vec<Entry>,
     /// Tracked paths that will not match the target, with the reason.
     pub deviations: BTreeMap<TreePath, String>,
+    /// Paths that should change and cannot be inspected; they are deviations too.
+    pub left_out: BTreeSet<TreePath>,
     /// Drift that this transaction repairs, with the difference.
     pub repaired: BTreeMap<TreePath, String>,
     /// Untracked paths in directories that become another type; they are moved to the undo set.
@@ -99,7 +102,12 @@ pub enum ContentSource {
     /// A hard link of another staged item, by its index.
     LinkStaged(usize),
     /// A hard link of a file of the live tree.
-    LinkLive(TreePath),
+    LinkLive {
+        /// Path of the file.
+        path: TreePath,
+        /// The inode that was compared with the target; another one is not linked.
+        version: InodeVersion,
+    },
 }
 
 /// One action of the roll forward at one path.
@@ -157,6 +165,21 @@ pub enum Action {
 }
 
 impl Action {
+    /// The slot of the action, if it has one.
+    pub(in crate::apply) fn slot(self) -> Option<u32> {
+        match self {
+            Action::Install { slot }
+            | Action::Exchange { slot, .. }
+            | Action::MakeDir { slot }
+            | Action::Remove { slot }
+            | Action::RemoveTree { slot } => Some(slot),
+            Action::CoveredByParent
+            | Action::RemoveDir
+            | Action::SetTime(_)
+            | Action::SetDirMetadata => None,
+        }
+    }
+
     /// Whether the action adds a directory entry, in the tree or among the backups.
     pub(in crate::apply) fn adds_entry(self) -> bool {
         match self {
@@ -215,7 +238,9 @@ impl StagedItem {
     pub fn bytes(&self) -> u64 {
         match self.source {
             ContentSource::Content { size, .. } => size,
-            ContentSource::Node | ContentSource::LinkStaged(_) | ContentSource::LinkLive(_) => 0,
+            ContentSource::Node | ContentSource::LinkStaged(_) | ContentSource::LinkLive { .. } => {
+                0
+            }
         }
     }
 }

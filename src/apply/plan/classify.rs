@@ -6,8 +6,9 @@ use crate::apply::difference::Difference;
 use crate::apply::error::Untouched;
 use crate::apply::filesystem::limited;
 use crate::apply::plan::hardlinks;
-use crate::apply::plan::input::{CheckLevel, PlanInput};
+use crate::apply::plan::input::PlanInput;
 use crate::apply::plan::live_tree::LiveTree;
+use crate::apply::plan::policy::CheckLevel;
 use crate::digest::Digest;
 use crate::entry::Entry;
 use crate::host::Drift;
@@ -25,6 +26,8 @@ pub(super) enum Decision {
     Keep,
     /// The object stays and is a deviation.
     Report,
+    /// Nothing is known about the object, which the kernel refuses to inspect; it stays.
+    LeaveOut,
     /// Only the mtime is set, in place.
     SetTime,
     /// A new object is staged and installed.
@@ -60,6 +63,9 @@ pub(super) fn classify_all(
     let is_ignored = |path: &TreePath| input.is_mount_point(path) || is_limited(path);
     for index in hardlinks::mismatches(input.target, live, is_ignored) {
         let mismatch = &mut classified[index];
+        if mismatch.decision == Decision::LeaveOut {
+            continue;
+        }
         mismatch.difference.links = true;
         let is_reported = mismatch.is_unchanged && input.policy.drift == Drift::Report;
         mismatch.decision = if is_reported { Decision::Report } else { Decision::Replace };
@@ -90,9 +96,31 @@ fn classify_chunk(
         .map(|entry| {
             while installed.next_if(|old| old.path < entry.path).is_some() {}
             let old = installed.peek().filter(|old| old.path == entry.path).copied();
-            classify(input, live, entry, old)
+            classify_or_leave_out(input, live, entry, old)
         })
         .collect()
+}
+
+/// Compares one entry with the live tree, unless the kernel refuses to inspect the object.
+fn classify_or_leave_out(
+    input: &PlanInput,
+    live: &LiveTree,
+    entry: &Entry,
+    old: Option<&Entry>,
+) -> Result<Classified, Untouched> {
+    let left_out = Classified {
+        decision: Decision::LeaveOut,
+        difference: Difference::default(),
+        is_unchanged: old == Some(entry),
+    };
+    if input.left_out_reason(live, &entry.path).is_some() {
+        return Ok(left_out);
+    }
+    match classify(input, live, entry, old) {
+        // Its stat could be read, and its content or its attributes cannot.
+        Err(Untouched::Root(error)) if error.is_unknown() => Ok(left_out),
+        answer => answer,
+    }
 }
 
 /// Compares one entry with the live tree; `old` is its entry in the installed manifest.
@@ -102,7 +130,7 @@ fn classify(
     entry: &Entry,
     old: Option<&Entry>,
 ) -> Result<Classified, Untouched> {
-    let is_unchanged = old == Some(entry);
+    let is_unchanged = old == Some(entry) && !input.left_out.contains(&entry.path);
     let is_known_deviation = input.known_deviations.contains(&entry.path);
     let no_change =
         Classified { decision: Decision::Keep, difference: Difference::default(), is_unchanged };

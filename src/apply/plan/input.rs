@@ -1,11 +1,13 @@
 //! Input of the planner: the states of the tree, and the rules of the run.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 
 use crate::apply::filesystem::Filesystems;
+use crate::apply::plan::live_tree::LiveTree;
+use crate::apply::plan::policy::ComparePolicy;
 use crate::entry::Entry;
 use crate::filter::Filter;
-use crate::host::{Drift, Kernel, KernelRetention};
+use crate::host::{Kernel, KernelRetention};
 use crate::manifest::Manifest;
 use crate::report::Monitor;
 use crate::root::Root;
@@ -13,6 +15,7 @@ use crate::root::mounts::{Mount, RootMount};
 use crate::tree_path::TreePath;
 
 /// Everything that decides about the changes of a transaction, except the live tree.
+#[derive(Clone, Copy)]
 pub struct PlanInput<'a> {
     /// Root of the tree.
     pub root: &'a Root,
@@ -34,6 +37,10 @@ pub struct PlanInput<'a> {
     pub kernel_retention: KernelRetention,
     /// Tracked paths that are recorded as deviations.
     pub known_deviations: &'a HashSet<TreePath>,
+    /// Paths that an earlier run left out: a difference of theirs is repaired at any policy.
+    pub left_out: &'a HashSet<TreePath>,
+    /// Paths of users that the preflight refuses, with the reason; nothing below them changes.
+    pub refused: &'a BTreeMap<TreePath, String>,
     /// Exclude rules of the run.
     pub filter: &'a Filter,
     /// Filesystems of the tree: a rename works only within one of them.
@@ -50,37 +57,6 @@ pub struct PlanInput<'a> {
     pub monitor: &'a dyn Monitor,
 }
 
-/// Treatment of deviations and of untracked paths.
-#[derive(Clone, Copy, Debug)]
-pub struct ComparePolicy {
-    /// Check level of tracked paths that do not change.
-    pub check_level: CheckLevel,
-    /// Treatment of tracked paths that deviate.
-    pub drift: Drift,
-    /// Treatment of untracked paths.
-    pub untracked: UntrackedPolicy,
-}
-
-/// How closely the planner compares a path that is equal in the installed and the target manifest.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum CheckLevel {
-    /// No comparison.
-    Touched,
-    /// Type, size, mode, owner and times, as rsync's quick check.
-    Stat,
-    /// Also content, extended attributes and the target of a symbolic link.
-    Content,
-}
-
-/// Treatment of untracked paths.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum UntrackedPolicy {
-    /// They belong to the node.
-    Keep,
-    /// They are removed.
-    Remove,
-}
-
 impl PlanInput<'_> {
     /// Whether `path` is kept for the running kernel.
     pub(super) fn is_kernel_path(&self, path: &TreePath) -> bool {
@@ -92,6 +68,18 @@ impl PlanInput<'_> {
         self.installed.is_some_and(|installed| installed.get(path).is_some())
             || self.formerly_tracked.binary_search_by(|entry| entry.path.cmp(path)).is_ok()
             || self.old_kernel_paths.binary_search(path).is_ok()
+    }
+
+    /// Reason for which a path is left out: it, or a directory above it, is unknown or refuses.
+    pub(super) fn left_out_reason(&self, live: &LiveTree, path: &TreePath) -> Option<String> {
+        if let Some(reason) = live.unknown_reason(path) {
+            return Some(format!("cannot be inspected: {reason}"));
+        }
+        if self.refused.is_empty() {
+            return None;
+        }
+        let mut at_or_above = std::iter::successors(Some(path.clone()), TreePath::parent);
+        at_or_above.find_map(|path| self.refused.get(&path)).cloned()
     }
 
     /// Whether `path` is on a mount that is read-only.

@@ -1,17 +1,20 @@
 //! Snapshot of the live tree: stats of the tracked paths, and the untracked paths beside them.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use rayon::prelude::*;
 
 use crate::apply::error::Untouched;
+use crate::apply::plan::policy::UntrackedPolicy;
 use crate::cancel::{CancelReader, check_cancelled};
 use crate::digest::Digest;
 use crate::entry::Entry;
 use crate::filter::{Cursor, Filter};
 use crate::report::{Event, Job, Monitor};
-use crate::root::{Descend, FileKind, OpenDirectory, Root, RootError, Stat, Visit};
+use crate::root::{
+    Descend, FileKind, ListedName, OpenDirectory, Root, RootError, Stat, SurveyRules, Visit,
+};
 use crate::state::is_above_own;
 use crate::tree_path::TreePath;
 
@@ -23,8 +26,12 @@ const PROGRESS_STEP: u64 = 4096;
 pub struct LiveTree {
     /// Stats of the tracked paths that exist, in tree order.
     tracked: Vec<(TreePath, Stat)>,
-    /// Untracked paths without the paths below them; empty unless the whole tree was read.
+    /// Tracked paths that cannot be inspected, with the reason; nothing below them was read.
+    unknown: BTreeMap<TreePath, String>,
+    /// Untracked paths without the paths below them; empty unless they are to be removed.
     pub untracked: Vec<(TreePath, Stat)>,
+    /// Number of untracked paths without the paths below them.
+    pub untracked_count: u64,
     /// Whether the whole tree was read.
     pub is_complete: bool,
     /// Paths that were read if it was not the whole tree, sorted.
@@ -33,18 +40,33 @@ pub struct LiveTree {
     pub digests: HashMap<TreePath, Digest>,
 }
 
-/// Whether a path of the live tree is tracked.
-enum Tracking {
-    Tracked,
-    Untracked,
+/// Rules of the walk over a live tree.
+struct Walk<'a> {
+    /// Sorted.
+    tracked: &'a [&'a TreePath],
+    filter: &'a Filter,
+    untracked: UntrackedPolicy,
+    monitor: &'a dyn Monitor,
+    tracked_count: AtomicU64,
+    untracked_count: AtomicU64,
+}
+
+/// A path that the walk has found.
+enum Found {
+    Tracked(TreePath, Stat),
+    Untracked(TreePath, Stat),
+    Unknown(TreePath, RootError),
 }
 
 impl LiveTree {
     /// Reads the whole tree except excluded paths; `tracked` is sorted and unique.
+    ///
+    /// Untracked paths are only counted, and not inspected, unless they are to be removed.
     pub fn walk(
         root: &Root,
         tracked: &[&TreePath],
         filter: &Filter,
+        untracked: UntrackedPolicy,
         monitor: &dyn Monitor,
     ) -> Result<Self, Untouched> {
         monitor.event(Event::Started { job: Job::Walk, total: tracked.len() as u64 });
@@ -57,38 +79,26 @@ impl LiveTree {
             live.tracked.push((TreePath::root(), stat));
         }
 
-        // Many threads visit paths at the same time.
-        let count = AtomicU64::new(0);
-        let visit = |cursor: &mut Cursor<'_>, _: &OpenDirectory<'_>, visit: Visit| {
-            check_cancelled(monitor)?;
-            let is_directory = visit.stat.kind == FileKind::Directory;
-            if cursor.excludes(&visit.path, visit.stat.kind.entry_kind()).is_some() {
-                return Ok::<_, Untouched>((None, Descend::Past));
-            }
-
-            if tracked.binary_search(&&visit.path).is_ok() {
-                if count.fetch_add(1, Ordering::Relaxed) % PROGRESS_STEP == PROGRESS_STEP - 1 {
-                    monitor.event(Event::Advanced { job: Job::Walk, by: PROGRESS_STEP });
-                }
-                return Ok((Some((Tracking::Tracked, visit)), Descend::Into));
-            }
-
-            // A directory that only leads to the agent's own files is not the node's.
-            if is_directory && is_above_own(&visit.path) {
-                return Ok((None, Descend::Into));
-            }
-            Ok((Some((Tracking::Untracked, visit)), Descend::Past))
+        let walk = Walk {
+            tracked,
+            filter,
+            untracked,
+            monitor,
+            tracked_count: AtomicU64::new(0),
+            untracked_count: AtomicU64::new(0),
         };
-        for (tracking, Visit { path, stat }) in
-            root.survey(&TreePath::root(), |dir| filter.cursor_inside(dir), visit)?
-        {
-            match tracking {
-                Tracking::Tracked => live.tracked.push((path, stat)),
-                Tracking::Untracked => live.untracked.push((path, stat)),
+        for found in root.survey(&TreePath::root(), &walk)? {
+            match found {
+                Found::Tracked(path, stat) => live.tracked.push((path, stat)),
+                Found::Untracked(path, stat) => live.untracked.push((path, stat)),
+                Found::Unknown(path, error) => {
+                    live.unknown.insert(path, error.source.to_string());
+                }
             }
         }
+        live.untracked_count = walk.untracked_count.into_inner();
 
-        let reported = count.into_inner() / PROGRESS_STEP * PROGRESS_STEP;
+        let reported = walk.tracked_count.into_inner() / PROGRESS_STEP * PROGRESS_STEP;
         let rest = tracked.len() as u64 - reported;
         monitor.event(Event::Advanced { job: Job::Walk, by: rest });
         monitor.event(Event::Finished { job: Job::Walk });
@@ -97,13 +107,29 @@ impl LiveTree {
 
     /// Reads the stats of `paths`, which are sorted and unique, and nothing else.
     pub fn stat_paths(root: &Root, paths: &[TreePath]) -> Result<Self, RootError> {
-        let stats = root.stat_each(&paths.iter().collect::<Vec<_>>())?;
-        let existing = paths.iter().zip(stats);
-        Ok(LiveTree {
-            tracked: existing.filter_map(|(path, stat)| Some((path.clone(), stat?))).collect(),
-            covered: paths.to_vec(),
-            ..LiveTree::default()
-        })
+        let mut live = LiveTree { covered: paths.to_vec(), ..LiveTree::default() };
+        for (path, stat) in paths.iter().zip(root.try_stat_each(&paths.iter().collect::<Vec<_>>())?)
+        {
+            match stat {
+                Some(Ok(stat)) => live.tracked.push((path.clone(), stat)),
+                Some(Err(error)) => {
+                    live.unknown.insert(path.clone(), error.source.to_string());
+                }
+                None => {}
+            }
+        }
+        Ok(live)
+    }
+
+    /// Reason for which nothing is known about a path: it, or a directory above it, cannot be
+    /// inspected.
+    pub fn unknown_reason(&self, path: &TreePath) -> Option<&str> {
+        if self.unknown.is_empty() {
+            return None;
+        }
+        std::iter::successors(Some(path.clone()), TreePath::parent)
+            .find_map(|path| self.unknown.get(&path))
+            .map(String::as_str)
     }
 
     /// Reads every regular file that has the size of one of `entries` at its path.
@@ -188,6 +214,77 @@ impl LiveTree {
         let Some(stat) = self.get(path) else { return Ok(None) };
         digest_of_file(root, path, stat.size, monitor)
             .map_err(|error| Untouched::cancelled_or(monitor, error))
+    }
+}
+
+impl<'a> SurveyRules for Walk<'a> {
+    type State = Cursor<'a>;
+    type Item = Found;
+    type Error = Untouched;
+
+    fn enter(&self, directory: &TreePath) -> Cursor<'a> {
+        self.filter.cursor_inside(directory)
+    }
+
+    fn selects(&self, cursor: &mut Cursor<'a>, name: ListedName<'_>) -> bool {
+        if name.kind.is_some_and(|kind| cursor.excludes(name.path, kind).is_some()) {
+            return false;
+        }
+        if self.is_tracked(name.path) || is_above_own(name.path) {
+            return true;
+        }
+
+        // Its kind decides if it is excluded, or it is to be removed.
+        if name.kind.is_none() || self.untracked == UntrackedPolicy::Remove {
+            return true;
+        }
+        self.untracked_count.fetch_add(1, Ordering::Relaxed);
+        false
+    }
+
+    fn visit(
+        &self,
+        cursor: &mut Cursor<'a>,
+        _: &OpenDirectory<'_>,
+        Visit { path, stat }: Visit,
+    ) -> Result<(Option<Found>, Descend), Untouched> {
+        check_cancelled(self.monitor)?;
+        if cursor.excludes(&path, stat.kind.entry_kind()).is_some() {
+            return Ok((None, Descend::Past));
+        }
+
+        if self.is_tracked(&path) {
+            let count = self.tracked_count.fetch_add(1, Ordering::Relaxed);
+            if count % PROGRESS_STEP == PROGRESS_STEP - 1 {
+                self.monitor.event(Event::Advanced { job: Job::Walk, by: PROGRESS_STEP });
+            }
+            return Ok((Some(Found::Tracked(path, stat)), Descend::Into));
+        }
+
+        // A directory that only leads to the agent's own files is not the node's.
+        if stat.kind == FileKind::Directory && is_above_own(&path) {
+            return Ok((None, Descend::Into));
+        }
+        self.untracked_count.fetch_add(1, Ordering::Relaxed);
+        let is_listed = self.untracked == UntrackedPolicy::Remove;
+        Ok((is_listed.then_some(Found::Untracked(path, stat)), Descend::Past))
+    }
+
+    fn fail(&self, path: TreePath, error: RootError) -> Result<Option<Found>, Untouched> {
+        if !error.is_unknown() {
+            return Err(error.into());
+        }
+        if self.is_tracked(&path) {
+            return Ok(Some(Found::Unknown(path, error)));
+        }
+        self.untracked_count.fetch_add(1, Ordering::Relaxed);
+        Ok(None)
+    }
+}
+
+impl Walk<'_> {
+    fn is_tracked(&self, path: &TreePath) -> bool {
+        self.tracked.binary_search(&path).is_ok()
     }
 }
 

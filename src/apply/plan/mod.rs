@@ -15,6 +15,7 @@ mod input;
 pub mod live_tree;
 pub(super) mod ordering;
 mod placement;
+mod policy;
 mod provisions;
 mod removal;
 pub(super) mod subtree_removal;
@@ -38,7 +39,8 @@ use live_tree::LiveTree;
 pub use change_plan::{
     Action, Change, ChangePlan, ContentSource, ItemizedLine, KernelBackup, StagedItem,
 };
-pub use input::{CheckLevel, ComparePolicy, PlanInput, UntrackedPolicy};
+pub use input::PlanInput;
+pub use policy::{CheckLevel, ComparePolicy, UntrackedPolicy};
 pub use touched_paths::touched_paths;
 
 pub(super) use removal::{OCCUPIED, record_kernel_deviations, removal_changes};
@@ -49,10 +51,10 @@ pub fn plan_changes(input: &PlanInput, live: &LiveTree) -> Result<ChangePlan, Un
     let mut plan = ChangePlan {
         filesystems: input.filesystems.clone(),
         privileged_paths: privileged_paths(input.target),
-        untracked_count: live.is_complete.then_some(live.untracked.len() as u64),
+        untracked_count: live.is_complete.then_some(live.untracked_count),
         ..ChangePlan::default()
     };
-    record_drift(input, &classified, &mut plan);
+    record_drift(input, live, &classified, &mut plan);
 
     let mut slots = SlotAllocator::new();
     placement::place_entries(input, live, &classified, &mut slots, &mut plan)?;
@@ -71,7 +73,9 @@ pub fn plan_changes(input: &PlanInput, live: &LiveTree) -> Result<ChangePlan, Un
 
     // Displaced paths are moved to the undo set: they are no longer in the tree.
     let displaced: HashSet<&TreePath> = plan.displaced.iter().collect();
-    let moved = live.untracked.iter().filter(|(path, _)| displaced.contains(path)).count() as u64;
+    let is_topmost =
+        |path: &&TreePath| path.parent().is_none_or(|parent| !displaced.contains(&parent));
+    let moved = displaced.iter().copied().filter(is_topmost).count() as u64;
     plan.untracked_count = plan.untracked_count.map(|count| count.saturating_sub(moved));
 
     plan.itemized.sort_by(|a, b| a.path.cmp(&b.path));
@@ -83,10 +87,20 @@ pub fn plan_changes(input: &PlanInput, live: &LiveTree) -> Result<ChangePlan, Un
 }
 
 /// Records which paths deviate, and which deviations are repaired.
-fn record_drift(input: &PlanInput, classified: &[Classified], plan: &mut ChangePlan) {
+fn record_drift(
+    input: &PlanInput,
+    live: &LiveTree,
+    classified: &[Classified],
+    plan: &mut ChangePlan,
+) {
     for (entry, classified) in input.target.entries().iter().zip(classified) {
         let is_drift = classified.is_unchanged && classified.difference.any();
         let list = match classified.decision {
+            Decision::LeaveOut => {
+                let reason = input.left_out_reason(live, &entry.path);
+                leave_out(plan, &entry.path, reason, classified);
+                continue;
+            }
             Decision::Report => &mut plan.deviations,
             _ if is_drift && input.installed.is_some() => &mut plan.repaired,
             _ => continue,
@@ -102,6 +116,25 @@ pub(super) fn privileged_paths(manifest: &Manifest) -> Vec<TreePath> {
             && (entry.meta.mode & SET_ID != 0 || entry.meta.xattrs.contains_key(CAPABILITY))
     };
     manifest.entries().iter().filter(is_privileged).map(|entry| entry.path.clone()).collect()
+}
+
+/// Leaves out a path about which nothing is known, or that would refuse its change.
+///
+/// Of the paths below an unknown directory only those that the target changes are listed: the next
+/// run would find no difference of the others either.
+fn leave_out(
+    plan: &mut ChangePlan,
+    path: &TreePath,
+    reason: Option<String>,
+    classified: &Classified,
+) {
+    let is_below_other = path.parent().is_some_and(|parent| plan.left_out.contains(&parent));
+    if classified.is_unchanged && is_below_other {
+        return;
+    }
+    let reason = reason.unwrap_or_else(|| "cannot be read".to_owned());
+    plan.deviations.insert(path.clone(), reason);
+    plan.left_out.insert(path.clone());
 }
 
 /// Adds the directories whose metadata or mtime the roll forward sets last.
@@ -122,7 +155,8 @@ fn add_directories(
         .collect();
 
     for (entry, classified) in input.target.entries().iter().zip(classified) {
-        if !entry.is_dir() || classified.decision == Decision::Report {
+        let is_kept = matches!(classified.decision, Decision::Report | Decision::LeaveOut);
+        if !entry.is_dir() || is_kept {
             continue;
         }
 

@@ -16,9 +16,10 @@ use crate::apply::plan::change_plan::{
 };
 use crate::apply::plan::classify::{Classified, Decision};
 use crate::apply::plan::hardlinks;
-use crate::apply::plan::input::{PlanInput, UntrackedPolicy};
+use crate::apply::plan::input::PlanInput;
 use crate::apply::plan::live_tree::LiveTree;
 use crate::apply::plan::ordering::{self, PendingInstall};
+use crate::apply::plan::policy::UntrackedPolicy;
 use crate::entry::{Entry, LeafKind, Node};
 use crate::filter::Cursor;
 use crate::printable::Quoted;
@@ -102,7 +103,7 @@ impl Placement<'_> {
         let Classified { decision, difference, .. } = self.classified[index];
         match decision {
             Decision::Replace => return self.install(index),
-            Decision::Report => return Ok(()),
+            Decision::Report | Decision::LeaveOut => return Ok(()),
             Decision::SetTime => self.times.push(Change {
                 filesystem: self.input.filesystems.slot_filesystem_of(&entry.path),
                 path: entry.path.clone(),
@@ -154,7 +155,7 @@ impl Placement<'_> {
     /// Adds the staged item of an entry, and its itemized line.
     fn stage(&mut self, index: usize, filesystem: usize, place: TreePath) -> Result<(), Untouched> {
         let entry = &self.input.target.entries()[index];
-        let source = self.source(index);
+        let source = self.source(index)?;
 
         // A hard link cannot leave a filesystem.
         let linked = match &source {
@@ -162,7 +163,7 @@ impl Placement<'_> {
                 let item = &self.plan.staged_items[*item];
                 Some((&item.entry.path, item.filesystem))
             }
-            ContentSource::LinkLive(path) => {
+            ContentSource::LinkLive { path, .. } => {
                 Some((path, self.input.filesystems.slot_filesystem_of(path)))
             }
             ContentSource::Node | ContentSource::Content { .. } => None,
@@ -179,24 +180,32 @@ impl Placement<'_> {
         Ok(())
     }
 
-    fn source(&self, index: usize) -> ContentSource {
+    fn source(&self, index: usize) -> Result<ContentSource, Untouched> {
         let entries = self.input.target.entries();
         match self.link_sources.get(&index) {
             Some(LinkSource::Live(other)) => {
-                return ContentSource::LinkLive(entries[*other].path.clone());
+                let path = &entries[*other].path;
+                let live = match self.live.get(path) {
+                    Some(live) => Some(*live),
+                    None => self.input.root.stat(path)?,
+                };
+                if let Some(live) = live {
+                    let (path, version) = (path.clone(), live.version());
+                    return Ok(ContentSource::LinkLive { path, version });
+                }
             }
             Some(LinkSource::Staged(other)) => {
                 if let Some(item) = self.item_of_entry.get(other) {
-                    return ContentSource::LinkStaged(*item);
+                    return Ok(ContentSource::LinkStaged(*item));
                 }
             }
             None => {}
         }
 
-        match entries[index].file() {
+        Ok(match entries[index].file() {
             Some((size, digest)) => ContentSource::Content { size, digest },
             None => ContentSource::Node,
-        }
+        })
     }
 }
 

@@ -4,8 +4,9 @@ use crate::apply::error::{SlotsExhausted, Untouched};
 use crate::apply::filesystem::Filesystems;
 use crate::apply::on_disk::SlotAllocator;
 use crate::apply::plan::change_plan::{Action, Change, ChangePlan, ItemizedLine};
-use crate::apply::plan::input::{PlanInput, UntrackedPolicy};
+use crate::apply::plan::input::PlanInput;
 use crate::apply::plan::live_tree::LiveTree;
+use crate::apply::plan::policy::UntrackedPolicy;
 use crate::apply::plan::subtree_removal::{MountTopology, RemovableSubtrees};
 use crate::entry::EntryKind;
 use crate::manifest::{Manifest, removed_entries};
@@ -148,6 +149,11 @@ fn collect_stale(
     let mut protected: Vec<TreePath> = Vec::new();
     for (path, may_be_directory) in recorded.chain(old_kernel_paths) {
         if displaced.iter().any(|dir| path.is_below(dir)) {
+            continue;
+        }
+        if let Some(reason) = input.left_out_reason(live, path) {
+            plan.deviations.insert(path.clone(), reason);
+            plan.left_out.insert(path.clone());
             continue;
         }
         let Some(stat) = live.get(path) else { continue };

@@ -82,6 +82,8 @@ fn plan_between(
         old_kernel_paths: &[],
         kernel: kernel.as_ref(),
         kernel_retention: KernelRetention::ModulesAndBootFiles,
+        left_out: &HashSet::new(),
+        refused: &BTreeMap::new(),
         known_deviations: &recorded,
         filter: &filter,
         filesystems: &filesystems,

@@ -8,7 +8,7 @@ mod deletions;
 pub mod disk_space;
 mod limited_space;
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 
 use rayon::prelude::*;
 
@@ -17,7 +17,7 @@ use crate::apply::filesystem::Filesystems;
 use crate::apply::plan::{Action, Change, ChangePlan};
 use crate::generation::GenerationId;
 use crate::root::mounts::{Mount, RootMount};
-use crate::root::{ChangeLocks, FileKind, Root};
+use crate::root::{ChangeLocks, FileKind, Root, RootError, active_swap_files};
 use crate::state;
 use crate::tree_path::TreePath;
 
@@ -45,6 +45,13 @@ pub fn check_root_filesystem(
     Ok(())
 }
 
+/// A path that would refuse its change after the commit point.
+#[derive(Debug)]
+pub struct PathRefusal {
+    pub path: TreePath,
+    pub reason: RefusalKind,
+}
+
 /// Refuses changes of paths at which a rename would fail.
 pub fn check_paths(
     root: &Root,
@@ -52,24 +59,8 @@ pub fn check_paths(
     filesystems: &Filesystems,
     mounts: &[Mount],
 ) -> Result<(), Untouched> {
-    let check = PathCheck { root, filesystems, mounts };
-    let paths: Vec<&TreePath> = plan.changes.iter().map(|change| &change.path).collect();
-    for (change, pins) in plan.changes.iter().zip(root.change_locks_each(&paths)?) {
-        check.check_change(change)?;
-        if let Some(pins) = pins {
-            check.check_pins(change, &pins)?;
-        }
-    }
-
-    let parents = existing_parents(plan);
-    let refusal = |parent: &TreePath| check.check_parent(parent).err();
-    let first = if parents.len() < MIN_PARALLEL {
-        parents.iter().find_map(refusal)
-    } else {
-        parents.par_iter().find_map_first(refusal)
-    };
-    if let Some(first) = first {
-        return Err(first);
+    if let Some(refusal) = find_refusals(root, plan, filesystems, mounts)?.into_iter().next() {
+        return Err(refusal.reason.into());
     }
 
     for index in plan.participating() {
@@ -81,10 +72,65 @@ pub fn check_paths(
     Ok(())
 }
 
+/// Finds all paths at which a rename would fail: changes first, then directories of changes.
+pub fn find_refusals(
+    root: &Root,
+    plan: &ChangePlan,
+    filesystems: &Filesystems,
+    mounts: &[Mount],
+) -> Result<Vec<PathRefusal>, RootError> {
+    let swap_files = active_swap_files();
+    let check = PathCheck { root, filesystems, mounts, swap_files };
+    let mut refusals = Vec::new();
+
+    let paths: Vec<&TreePath> = plan.changes.iter().map(|change| &change.path).collect();
+    let locks = match root.change_locks_each(&paths) {
+        Ok(locks) => locks.into_iter().map(Ok).collect(),
+        // One of them cannot be inspected; each has an answer of its own.
+        Err(error) if error.is_of_path() => {
+            paths.iter().map(|path| root.change_locks(path)).collect::<Vec<_>>()
+        }
+        Err(error) => return Err(error),
+    };
+    for (change, locks) in plan.changes.iter().zip(locks) {
+        let reason = locks.and_then(|locks| check.refusal_of_change(change, locks.as_ref()));
+        refusals.extend(refusal(&change.path, reason)?);
+    }
+
+    let parents = existing_parents(plan);
+    let check_parent = |parent: &Parent| refusal(&parent.path, check.refusal_of_parent(parent));
+    let of_parents: Vec<Option<PathRefusal>> = if parents.len() < MIN_PARALLEL {
+        parents.iter().map(check_parent).collect::<Result<_, _>>()?
+    } else {
+        parents.par_iter().map(check_parent).collect::<Result<_, _>>()?
+    };
+    refusals.extend(of_parents.into_iter().flatten());
+    Ok(refusals)
+}
+
+/// The refusal of a path; that it cannot be inspected is one too.
+fn refusal(
+    path: &TreePath,
+    reason: Result<Option<RefusalKind>, RootError>,
+) -> Result<Option<PathRefusal>, RootError> {
+    let reason = match reason {
+        Err(error) if error.is_of_path() => Some(RefusalKind::Caller(error.into())),
+        answer => answer?,
+    };
+    Ok(reason.map(|reason| PathRefusal { path: path.clone(), reason }))
+}
+
+/// A directory in which entries change.
+struct Parent {
+    path: TreePath,
+    /// Whether an entry is added or replaced, and not only removed.
+    gains_entries: bool,
+}
+
 /// Lists the directories in which an entry is added, replaced or removed: sorted, unique.
 ///
 /// A directory that the plan itself creates is covered by the check of its own parent.
-fn existing_parents(plan: &ChangePlan) -> Vec<TreePath> {
+fn existing_parents(plan: &ChangePlan) -> Vec<Parent> {
     let created: HashSet<&TreePath> = plan
         .changes
         .iter()
@@ -92,16 +138,18 @@ fn existing_parents(plan: &ChangePlan) -> Vec<TreePath> {
         .map(|change| &change.path)
         .collect();
 
-    let mut parents: Vec<TreePath> = plan
-        .changes
-        .iter()
-        .filter(|change| change.action.is_visible())
-        .filter_map(|change| change.path.parent())
-        .filter(|parent| !created.contains(parent))
-        .collect();
-    parents.sort_unstable();
-    parents.dedup();
-    parents
+    let mut parents: BTreeMap<TreePath, bool> = BTreeMap::new();
+    for change in plan.changes.iter().filter(|change| change.action.is_visible()) {
+        let Some(parent) = change.path.parent().filter(|parent| !created.contains(parent)) else {
+            continue;
+        };
+        let gains = matches!(
+            change.action,
+            Action::Install { .. } | Action::Exchange { .. } | Action::MakeDir { .. }
+        );
+        *parents.entry(parent).or_default() |= gains;
+    }
+    parents.into_iter().map(|(path, gains_entries)| Parent { path, gains_entries }).collect()
 }
 
 /// Checks single paths of a plan.
@@ -109,17 +157,23 @@ struct PathCheck<'a> {
     root: &'a Root,
     filesystems: &'a Filesystems,
     mounts: &'a [Mount],
+    /// Device and inode of each active swap file.
+    swap_files: Vec<(u64, u64)>,
 }
 
 impl PathCheck<'_> {
-    /// Refuses a change that a mount forbids.
-    fn check_change(&self, change: &Change) -> Result<(), Untouched> {
+    /// The reason for which a mount or the inode forbids a change.
+    fn refusal_of_change(
+        &self,
+        change: &Change,
+        locks: Option<&ChangeLocks>,
+    ) -> Result<Option<RefusalKind>, RootError> {
         let path = || self.root.show(&change.path);
         let is_metadata = change.action == Action::SetDirMetadata;
 
         if !is_metadata && let Some(mount) = self.find_mount(|mount| mount.at == change.path) {
             let kind = Some(mount.kind.clone());
-            return Err(RefusalKind::MountPoint { path: path(), kind }.into());
+            return Ok(Some(RefusalKind::MountPoint { path: path(), kind }));
         }
 
         let is_removal = matches!(
@@ -128,11 +182,11 @@ impl PathCheck<'_> {
         );
         if is_removal {
             if self.filesystems.is_mount_root(&change.path) {
-                return Err(RefusalKind::Subvolume { path: path() }.into());
+                return Ok(Some(RefusalKind::Subvolume { path: path() }));
             }
             if let Some(mount) = self.find_mount(|mount| mount.at.is_below(&change.path)) {
                 let mount = self.root.show(&mount.at);
-                return Err(RefusalKind::MountInside { path: path(), mount }.into());
+                return Ok(Some(RefusalKind::MountInside { path: path(), mount }));
             }
         }
 
@@ -142,37 +196,61 @@ impl PathCheck<'_> {
         });
         if let Some(mount) = read_only {
             let mount = self.root.show(&mount.at);
-            return Err(RefusalKind::ReadOnlyMount { path: path(), mount }.into());
+            return Ok(Some(RefusalKind::ReadOnlyMount { path: path(), mount }));
         }
-        Ok(())
+        // Excluded in an update; a rollback knows no exclude rules.
+        let foreign = self.find_mount(|mount| {
+            change.path.is_below(&mount.at) && !self.filesystems.is_mount_root(&mount.at)
+        });
+        if let Some(mount) = foreign {
+            let mount = self.root.show(&mount.at);
+            return Ok(Some(RefusalKind::MountedSince { mount }));
+        }
+        match locks {
+            Some(locks) => self.refusal_of_inode(change, locks),
+            None => Ok(None),
+        }
     }
 
     fn find_mount(&self, matches: impl Fn(&Mount) -> bool) -> Option<&Mount> {
         self.mounts.iter().find(|mount| matches(mount))
     }
 
-    /// Refuses a change that the inode forbids.
-    fn check_pins(&self, change: &Change, pins: &ChangeLocks) -> Result<(), Untouched> {
+    /// The reason for which the inode itself forbids a change.
+    fn refusal_of_inode(
+        &self,
+        change: &Change,
+        locks: &ChangeLocks,
+    ) -> Result<Option<RefusalKind>, RootError> {
         let path = self.root.show(&change.path);
-        if let Some(flag) = InodeFlag::from_locks(pins) {
-            return Err(RefusalKind::FlaggedPath { path, flag }.into());
+        if let Some(flag) = InodeFlag::from_locks(locks) {
+            return Ok(Some(RefusalKind::FlaggedPath { path, flag }));
         }
-        if pins.mount_root && change.action != Action::SetDirMetadata {
-            return Err(RefusalKind::MountPoint { path, kind: None }.into());
+        if locks.mount_root && change.action != Action::SetDirMetadata {
+            return Ok(Some(RefusalKind::MountPoint { path, kind: None }));
         }
-        Ok(())
+
+        // Usually there is none, and no further call is needed.
+        if !self.swap_files.is_empty() && change.action.is_visible() {
+            let stat = self.root.stat(&change.path)?;
+            if stat.is_some_and(|stat| self.swap_files.contains(&(stat.dev, stat.ino))) {
+                return Ok(Some(RefusalKind::ActiveSwap { path }));
+            }
+        }
+        Ok(None)
     }
 
-    /// Refuses a directory into which nothing can be renamed from the stage.
-    fn check_parent(&self, parent: &TreePath) -> Result<(), Untouched> {
-        let (root, filesystems) = (self.root, self.filesystems);
+    /// The reason for which nothing can be renamed between a directory and the stage.
+    fn refusal_of_parent(&self, parent: &Parent) -> Result<Option<RefusalKind>, RootError> {
+        let (root, filesystems, Parent { path: parent, gains_entries }) =
+            (self.root, self.filesystems, parent);
         let path = root.show(parent);
         let stat = root.stat(parent)?.filter(|stat| stat.kind == FileKind::Directory);
-        let (Some(pins), Some(stat)) = (root.change_locks(parent)?, stat) else {
-            return Err(RefusalKind::ParentMissing { path }.into());
+        let (Some(locks), Some(stat)) = (root.change_locks(parent)?, stat) else {
+            return Ok(Some(RefusalKind::ParentMissing { path }));
         };
-        if let Some(flag) = InodeFlag::from_locks(&pins) {
-            return Err(RefusalKind::FlaggedParent { path, flag }.into());
+        if let Some(flag) = InodeFlag::from_locks(&locks) {
+            return Ok(Some(RefusalKind::FlaggedParent { path, flag }));
         }
 
         // Stage and undo set are created in the mount root, and inherit its quota project.
@@ -187,18 +265,22 @@ impl PathCheck<'_> {
             || (stage_project.is_some() && project != stage_project)
         {
             let mount_root = root.show(mount_root);
-            return Err(RefusalKind::ProjectDiffers { path, mount_root }.into());
+            return Ok(Some(RefusalKind::ProjectDiffers { path, mount_root }));
         }
 
-        let (Some(top_pins), Some(top_stat)) =
+        let (Some(top_locks), Some(top_stat)) =
             (root.change_locks(mount_root)?, root.stat(mount_root)?)
         else {
-            return Ok(());
+            return Ok(None);
         };
-        if top_stat.dev != stat.dev || (top_pins.mount != pins.mount && top_pins.mount != 0) {
-            return Err(RefusalKind::FilesystemChanged { path }.into());
+        // The stage inherits the encryption policy of the mount root.
+        if *gains_entries && locks.encrypted && !top_locks.encrypted {
+            return Ok(Some(RefusalKind::Encrypted { path }));
         }
-        Ok(())
+        if top_stat.dev != stat.dev || (top_locks.mount != locks.mount && top_locks.mount != 0) {
+            return Ok(Some(RefusalKind::FilesystemChanged { path }));
+        }
+        Ok(None)
     }
 }
 
@@ -237,7 +319,21 @@ pub fn check_agent_paths(
         let (path, kind) = (root.show(&item.entry.path), item.entry.type_name());
         return Err(RefusalKind::OwnDirectoryInImage { path, kind }.into());
     }
-    Ok(state::check_writable(root, generation)?)
+    check_state_paths(root, generation)
+}
+
+/// Refuses a tree in which the agent could not record the state of `generation`.
+pub fn check_state_paths(root: &Root, generation: GenerationId) -> Result<(), Untouched> {
+    state::check_writable(root, generation)?;
+    for path in state::recorded_paths(generation) {
+        for path in [Some(&path), path.parent().as_ref()].into_iter().flatten() {
+            let locks = root.change_locks(path)?;
+            if let Some(flag) = locks.as_ref().and_then(InodeFlag::from_locks) {
+                return Err(RefusalKind::FlaggedState { path: root.show(path), flag }.into());
+            }
+        }
+    }
+    Ok(())
 }
 
 #[cfg(test)]

@@ -2,6 +2,7 @@
 
 use crate::apply::filesystem::{Filesystems, mount_root_times, stage_dirs, undo_dirs};
 use crate::apply::journal::{self, Journal};
+use crate::apply::undo::undo_log::UndoLog;
 use crate::apply::undo::{self, UndoRetention, UndoSet};
 use crate::root::{Root, RootError};
 
@@ -23,6 +24,12 @@ fn retain_backups(
     journal: &Journal,
 ) -> Result<(), RootError> {
     let participants = journal.participants();
+    if journal.retention != UndoRetention::Replace
+        && let Some(backups) = stage_dirs::open_all(root, filesystems)?.backups(0)
+    {
+        // Only a reversal needed it.
+        UndoLog::remove(backups)?;
+    }
     if matches!(journal.retention, UndoRetention::Replace | UndoRetention::Discard) {
         remove_undo_elsewhere(root, journal)?;
     }

@@ -7,7 +7,7 @@ use std::io::{self, BufRead, Read};
 
 use crate::apply::on_disk::{STAGE_DIR, copied_slot_name, partial_backup_name};
 use crate::apply::undo::backup;
-use crate::root::{Descend, FileKind, Rename, Root, RootError, Stat};
+use crate::root::{Descend, FileKind, Object, Rename, Root, RootError, Stat};
 use crate::tree_path::{BadPath, TreePath};
 
 /// Bytes that are compared at once.
@@ -122,9 +122,8 @@ fn copy_tree(
             directories.push((path.clone(), copy, *stat));
         } else if metadata == Metadata::All {
             source.copy(path, target, &copy, &|| false)?;
-        } else if stat.kind == FileKind::File {
-            source.copy_content(path, target, &copy)?;
-            target.set_times(&copy, stat.mtime)?;
+        } else if let Some(file) = source.hold(path)?.filter(Object::is_file) {
+            file.copy_content_to(target, &copy)?;
         }
         Ok(())
     };
@@ -139,9 +138,11 @@ fn copy_tree(
 
     // Deepest first: an entry that is created later would change the time of its directory.
     for (path, copy, stat) in directories.iter().rev() {
-        match metadata {
-            Metadata::All => target.set_meta(copy, &stat.meta(source.xattrs(path)?))?,
-            Metadata::Times => target.set_times(copy, stat.mtime)?,
+        if let Some(held) = target.hold_dir(copy)? {
+            match metadata {
+                Metadata::All => held.set_meta(&stat.meta(source.xattrs(path)?))?,
+                Metadata::Times => held.set_mtime(stat.mtime)?,
+            }
         }
         target.sync_dir(copy)?;
     }

@@ -176,7 +176,9 @@ impl DisplacedDir<'_> {
             return Ok(false);
         }
         self.root.create_dir(&parent)?;
-        self.root.set_meta(&parent, &stat.meta(self.backups.xattrs(&backup)?))?;
+        if let Some(created) = self.root.hold_dir(&parent)? {
+            created.set_meta(&stat.meta(self.backups.xattrs(&backup)?))?;
+        }
         Ok(true)
     }
 

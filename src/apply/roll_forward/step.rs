@@ -108,9 +108,8 @@ impl<'a> Executor<'a> {
                     self.conflicts.edited_after_seal.push(change.path.clone());
                 }
             }
-            Action::Exchange { slot, to_directory } => {
-                let new = if to_directory { NewType::Directory } else { NewType::Leaf };
-                rename(slot).exchange(new)?;
+            Action::Exchange { slot, .. } => {
+                rename(slot).exchange(NewType::of_exchange(change.action))?;
             }
             Action::MakeDir { slot } => rename(slot).make_dir()?,
             Action::Remove { slot } => rename(slot).remove()?,
@@ -123,8 +122,8 @@ impl<'a> Executor<'a> {
                 }
             }
             Action::SetTime(mtime) => {
-                if parent.stat(&entry)?.is_some() {
-                    parent.set_times(&entry, mtime)?;
+                if let Some(held) = parent.hold(&entry)? {
+                    held.set_mtime(mtime)?;
                 }
             }
             Action::SetDirMetadata | Action::CoveredByParent => {}
@@ -218,13 +217,21 @@ impl Replaced {
 
 /// Type of the object that an exchange installs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum NewType {
+pub(super) enum NewType {
     Directory,
     Leaf,
 }
 
 impl NewType {
-    fn is_of(self, stat: &Stat) -> bool {
+    /// The type in an [`Action::Exchange`].
+    pub(super) fn of_exchange(exchange: Action) -> Self {
+        match exchange {
+            Action::Exchange { to_directory: true, .. } => NewType::Directory,
+            _ => NewType::Leaf,
+        }
+    }
+
+    pub(super) fn is_of(self, stat: &Stat) -> bool {
         (stat.kind == FileKind::Directory) == (self == NewType::Directory)
     }
 }

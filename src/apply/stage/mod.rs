@@ -13,12 +13,14 @@
 
 pub(super) mod background_sync;
 pub mod fill;
+mod live_link;
 pub mod live_source;
 pub mod shortfall;
 pub(super) mod sparse_copy;
 pub mod unpack;
 pub(super) mod worker_queue;
 
+use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, HashMap};
 use std::io::{BufRead, BufReader};
 use std::os::fd::{AsFd, BorrowedFd};
@@ -35,12 +37,11 @@ use crate::cancel::{CancelReader, check_cancelled};
 use crate::digest::Digest;
 use crate::entry::{LeafKind, Node};
 use crate::report::{Event, Job, Monitor};
-use crate::root::{
-    BoundedFile, FileKind, Rename, Root, RootError, SecurityLabel, syncfs_reports_errors,
-};
+use crate::root::{BoundedFile, FileKind, Object, Rename, Root, RootError, syncfs_reports_errors};
 use crate::tree_path::TreePath;
 
 use background_sync::BackgroundSync;
+use live_link::LiveLinker;
 use sparse_copy::{CHUNK, CopyError, PositionedReader, copy_sparse};
 
 pub use crate::apply::error::StageError;
@@ -59,6 +60,8 @@ pub struct Stage<'a> {
     plan: &'a ChangePlan,
     /// Index of the first staged item of each content.
     first_items: HashMap<Digest, usize>,
+    /// Staged items that become hard links of another one, as pairs of indices.
+    links: Vec<(usize, usize)>,
     /// Indices of the staged items that wait for each content.
     missing: Mutex<BTreeMap<Digest, Vec<usize>>>,
     background_sync: Option<BackgroundSync>,
@@ -114,6 +117,7 @@ impl<'a> Stage<'a> {
             filesystems,
             plan,
             first_items: HashMap::new(),
+            links: Vec::new(),
             missing: Mutex::default(),
             background_sync,
             has_labels,
@@ -126,6 +130,7 @@ impl<'a> Stage<'a> {
     /// Creates the items that need no content, and lists the contents of the others as missing.
     fn create_items(&mut self) -> Result<(), Untouched> {
         let mut missing: BTreeMap<Digest, Vec<usize>> = BTreeMap::new();
+        let mut linker = LiveLinker::default();
 
         for (index, item) in self.plan.staged_items.iter().enumerate() {
             match &item.source {
@@ -133,7 +138,22 @@ impl<'a> Stage<'a> {
                 ContentSource::Content { digest, .. } => {
                     missing.entry(*digest).or_default().push(index);
                 }
-                ContentSource::LinkStaged(_) | ContentSource::LinkLive(_) => {}
+                ContentSource::LinkStaged(other) => self.links.push((index, *other)),
+                ContentSource::LinkLive { path, version } => {
+                    let stage = self.stage_of(item)?;
+                    if linker.link(self.root, path, *version, stage, &item.place)? {
+                        continue;
+                    }
+                    // The file was replaced or edited since: its content is staged instead.
+                    match (linker.replaced.entry(path), item.entry.digest()) {
+                        (Entry::Vacant(first), Some(digest)) => {
+                            first.insert(index);
+                            missing.entry(*digest).or_default().push(index);
+                        }
+                        (Entry::Occupied(first), _) => self.links.push((index, *first.get())),
+                        (Entry::Vacant(_), None) => {}
+                    }
+                }
             }
         }
 
@@ -148,7 +168,7 @@ impl<'a> Stage<'a> {
         self.missing()
             .iter()
             .filter_map(|(digest, items)| {
-                Some((*digest, self.plan.staged_items[*items.first()?].bytes()))
+                Some((*digest, content_size(&self.plan.staged_items[*items.first()?])))
             })
             .collect()
     }
@@ -176,7 +196,7 @@ impl<'a> Stage<'a> {
         let file = stage.create_file(&first.place).map_err(|error| self.error_of(first, error))?;
         let mut content = CancelReader { from: content, monitor: self.monitor };
 
-        let failure = match copy_sparse(&mut content, &file, first.bytes()) {
+        let failure = match copy_sparse(&mut content, &file, content_size(first)) {
             Ok(found) if found == *digest => None,
             Ok(_) => Some(StageError::WrongContent { path: first.entry.path.clone() }),
             Err(CopyError::Read(_)) if self.monitor.is_cancelled() => {
@@ -194,7 +214,8 @@ impl<'a> Stage<'a> {
             return Err(failure);
         }
 
-        self.complete_content(digest, first, others, &file)?;
+        let held = stage.hold_new_file(&first.place, &file).map_err(Untouched::from)?;
+        self.complete_content(digest, first, others, &held)?;
         if !self.syncs_filesystems() {
             file.start_writeback();
         }
@@ -239,13 +260,14 @@ impl<'a> Stage<'a> {
                     let error = RootError { operation: "read", path: from.show(path), source };
                     Untouched::cancelled_or(self.monitor, error)
                 })?;
-        if digest_and_size != (*digest, first.bytes()) {
+        if digest_and_size != (*digest, content_size(first)) {
             return Ok(false);
         }
 
-        from.rename(path, self.stage_of(first)?, &first.place, Rename::NoReplace)
-            .map_err(Untouched::from)?;
-        self.complete_content(digest, first, others, &file)?;
+        let stage = self.stage_of(first)?;
+        from.rename(path, stage, &first.place, Rename::NoReplace).map_err(Untouched::from)?;
+        let held = stage.hold_file(&first.place, &file).map_err(Untouched::from)?;
+        self.complete_content(digest, first, others, &held)?;
         Ok(true)
     }
 
@@ -255,9 +277,9 @@ impl<'a> Stage<'a> {
         digest: &Digest,
         first: &StagedItem,
         others: &[usize],
-        file: &impl AsFd,
+        file: &Object<'_>,
     ) -> Result<(), Untouched> {
-        self.set_metadata(first, file)?;
+        self.complete_file(first, file)?;
         for &other in others {
             self.copy_content(&self.plan.staged_items[other], file.as_fd())?;
         }
@@ -271,8 +293,8 @@ impl<'a> Stage<'a> {
             .staged_items
             .iter()
             .filter_map(|item| match &item.source {
-                ContentSource::Content { digest: other, .. } if other == digest => {
-                    Some(item.entry.path.clone())
+                ContentSource::Content { .. } | ContentSource::LinkLive { .. } => {
+                    (item.entry.digest() == Some(digest)).then(|| item.entry.path.clone())
                 }
                 _ => None,
             })
@@ -295,10 +317,9 @@ impl<'a> Stage<'a> {
 
         self.create_hardlinks().map_err(Untouched::from_root)?;
         for item in self.plan.staged_items.iter().rev().filter(|item| item.entry.is_dir()) {
-            self.stage_of(item)?
-                .set_meta(&item.place, &item.entry.meta)
-                .map_err(Untouched::from_root)?;
-            self.set_label(item)?;
+            let held = self.stage_of(item)?.hold_dir(&item.place)?;
+            let held = held.ok_or(RefusalKind::StageMissing)?;
+            self.set_metadata(item, &held)?;
         }
 
         let retention = undo::decide(self.root, self.filesystems, self.plan, limits, self.monitor)?;
@@ -319,17 +340,11 @@ impl<'a> Stage<'a> {
     }
 
     fn create_hardlinks(&self) -> Result<(), RootError> {
-        for item in &self.plan.staged_items {
+        for &(index, other) in &self.links {
+            let (item, other) = (&self.plan.staged_items[index], &self.plan.staged_items[other]);
             let Some(stage) = self.stages.staged(item.filesystem) else { continue };
-            match &item.source {
-                ContentSource::LinkStaged(index) => {
-                    let other = &self.plan.staged_items[*index];
-                    stage.create_link(&item.place, stage, &other.place)?;
-                }
-                ContentSource::LinkLive(path) => {
-                    stage.create_link(&item.place, self.root, path)?;
-                }
-                ContentSource::Node | ContentSource::Content { .. } => {}
+            if let Some(held) = stage.hold(&other.place)? {
+                held.link_to(stage, &item.place)?;
             }
         }
         Ok(())
@@ -350,7 +365,10 @@ impl<'a> Stage<'a> {
             let Some(stage) = self.stages.staged(item.filesystem) else { continue };
             if item.entry.is_dir() {
                 stage.sync_dir(&item.place)?;
-            } else if matches!(item.source, ContentSource::Content { .. }) {
+            } else if matches!(
+                item.source,
+                ContentSource::Content { .. } | ContentSource::LinkLive { .. }
+            ) {
                 stage.sync_file(&item.place)?;
             }
         }
@@ -385,13 +403,8 @@ impl<'a> Stage<'a> {
         };
         created.map_err(|error| self.error_of(item, error))?;
 
-        let meta = &item.entry.meta;
-        let set = match item.entry.leaf().map(|leaf| &leaf.kind) {
-            Some(LeafKind::Symlink { .. }) => stage.set_symlink_meta(place, meta),
-            _ => stage.set_special_meta(place, meta),
-        };
-        set.map_err(|error| self.error_of(item, error))?;
-        self.set_label(item)
+        let held = stage.hold(place)?.ok_or(RefusalKind::StageMissing)?;
+        self.set_metadata(item, &held)
     }
 
     /// The failure of a change in the stage, with the path that the item is for.
@@ -411,7 +424,7 @@ impl<'a> Stage<'a> {
             let mut from = BufReader::with_capacity(CHUNK, from);
 
             if let Err(CopyError::Read(source) | CopyError::Write(source)) =
-                copy_sparse(&mut from, &file, item.bytes())
+                copy_sparse(&mut from, &file, content_size(item))
             {
                 let error = RootError { operation: "write", path: stage.show(&item.place), source };
                 return Err(if error.is_full() {
@@ -422,28 +435,26 @@ impl<'a> Stage<'a> {
             }
         }
 
-        self.set_metadata(item, &file)
+        self.complete_file(item, &stage.hold_new_file(&item.place, &file)?)
     }
 
-    fn set_metadata(&self, item: &StagedItem, file: impl AsFd) -> Result<(), Untouched> {
-        self.stage_of(item)?
-            .set_file_meta(file, &item.place, &item.entry.meta)
-            .map_err(|error| self.error_of(item, error))?;
-
+    /// Sets the metadata of a staged file that has its content.
+    fn complete_file(&self, item: &StagedItem, file: &Object<'_>) -> Result<(), Untouched> {
+        self.set_metadata(item, file)?;
         self.monitor.event(Event::Advanced { job: Job::Stage, by: item.bytes() });
         if let Some(background_sync) = &self.background_sync {
             background_sync.add_written(item.bytes());
         }
-        self.set_label(item)
+        Ok(())
     }
 
-    /// Sets the security label that the policy of the node has for the path.
-    fn set_label(&self, item: &StagedItem) -> Result<(), Untouched> {
+    /// Sets the metadata of a staged object, and the label that the node's policy has for its path.
+    fn set_metadata(&self, item: &StagedItem, held: &Object<'_>) -> Result<(), Untouched> {
+        held.set_meta(&item.entry.meta).map_err(|error| self.error_of(item, error))?;
         if !self.has_labels {
             return Ok(());
         }
-        let label: SecurityLabel = self.root.label_for(&item.entry.path)?;
-        Ok(self.stage_of(item)?.set_label(&item.place, &label)?)
+        Ok(held.set_label(&self.root.label_for(&item.entry.path)?)?)
     }
 
     fn stage_of(&self, item: &StagedItem) -> Result<&Root, Untouched> {
@@ -456,6 +467,11 @@ impl<'a> Stage<'a> {
         // Each change of the map is one call, so that a poisoned map is consistent.
         self.missing.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Bytes of the content of a staged file.
+fn content_size(item: &StagedItem) -> u64 {
+    item.entry.file().map_or(0, |(size, _)| size)
 }
 
 impl Staged<'_> {

@@ -11,7 +11,7 @@ use crate::apply::on_disk::slot_name;
 use crate::apply::plan::{Action, Change, ChangePlan, KernelBackup};
 use crate::cancel::check_cancelled;
 use crate::report::Monitor;
-use crate::root::{Descend, FileKind, Root, RootError, Stat};
+use crate::root::{Descend, FileKind, Object, Root, RootError, Stat};
 use crate::tree_path::TreePath;
 
 /// Fewest links of an inode whose backups may need more links than there can be.
@@ -24,6 +24,8 @@ const MAX_LINKS: u64 = 65_000;
 ///
 /// Directories and removed files need no link: their own rename moves them to the backups. A file
 /// of the running kernel is removed by a later run, and this transaction's undo set restores it.
+///
+/// A path of a user that refuses now gets its backup when it is replaced, or it is left out.
 pub(in crate::apply) fn link_all_backups(
     root: &Root,
     stages: &Stages,
@@ -43,10 +45,11 @@ pub(in crate::apply) fn link_all_backups(
     for (filesystem, path, slot) in installs.chain(kernels) {
         check_cancelled(monitor)?;
         let Some(backups) = stages.backups(filesystem) else { continue };
-        let Some(live) = root.stat(path)? else { continue };
-        if live.kind != FileKind::Directory {
-            let linked = linker.link(backups, &slot_name(slot), path, &live);
-            linked.map_err(|error| Untouched::cancelled_or_full(monitor, error))?;
+        match linker.link_if_leaf(backups, &slot_name(slot), path) {
+            Err(error) if error.is_of_path() && root.is_writable_by_others(path)? => {
+                backups.unlink(&slot_name(slot))?;
+            }
+            linked => linked.map_err(|error| Untouched::cancelled_or_full(monitor, error))?,
         }
     }
     Ok(())
@@ -72,31 +75,44 @@ struct InodeBackups {
 }
 
 impl BackupLinker<'_> {
-    fn link(
+    fn link_if_leaf(
         &mut self,
         backups: &Root,
         slot: &TreePath,
         path: &TreePath,
-        live: &Stat,
+    ) -> Result<(), RootError> {
+        let Some(held) = self.root.hold(path)? else { return Ok(()) };
+        let live = held.stat();
+        if live.kind == FileKind::Directory {
+            Ok(())
+        } else if live.links == 1 {
+            link_or_copy(&held, backups, slot, &|| self.monitor.is_cancelled())
+        } else {
+            self.link(backups, slot, &held)
+        }
+    }
+
+    fn link(
+        &mut self,
+        backups: &Root,
+        slot: &TreePath,
+        held: &Object<'_>,
     ) -> Result<(), RootError> {
         let is_cancelled = || self.monitor.is_cancelled();
-        if live.links == 1 {
-            return link_or_copy(self.root, backups, slot, path, &is_cancelled);
-        }
-
+        let live = held.stat();
         let inode = self.inodes.entry((live.dev, live.ino)).or_default();
-        let source = match &inode.copy {
-            Some(copy) => backups.create_link(slot, backups, copy),
-            None => backups.create_link(slot, self.root, path),
+        let linked = match &inode.copy {
+            Some(copy) => link_slot(backups, copy, slot),
+            None => held.link_to(backups, slot),
         };
-        match source {
+        match linked {
             Ok(()) if inode.copy.is_none() => inode.links.push(slot.clone()),
             Ok(()) => {}
             Err(error) if cannot_link(&error.source) => {
-                self.root.copy(path, backups, slot, &is_cancelled)?;
+                held.copy_to(backups, slot, &is_cancelled)?;
                 for link in inode.links.drain(..) {
                     backups.unlink(&link)?;
-                    backups.create_link(&link, backups, slot)?;
+                    link_slot(backups, slot, &link)?;
                 }
                 inode.copy = Some(slot.clone());
             }
@@ -116,19 +132,29 @@ pub(in crate::apply) fn link_backup(
     slot: &TreePath,
     path: &TreePath,
 ) -> Result<(), RootError> {
-    link_or_copy(root, backups, slot, path, &|| false)
+    match root.hold(path)? {
+        Some(held) => link_or_copy(&held, backups, slot, &|| false),
+        None => Ok(()),
+    }
 }
 
 fn link_or_copy(
-    root: &Root,
+    held: &Object<'_>,
     backups: &Root,
     slot: &TreePath,
-    path: &TreePath,
     is_cancelled: &dyn Fn() -> bool,
 ) -> Result<(), RootError> {
-    match backups.create_link(slot, root, path) {
-        Err(error) if cannot_link(&error.source) => root.copy(path, backups, slot, is_cancelled),
+    match held.link_to(backups, slot) {
+        Err(error) if cannot_link(&error.source) => held.copy_to(backups, slot, is_cancelled),
         answer => answer,
+    }
+}
+
+/// Links the file of one slot to another slot.
+fn link_slot(backups: &Root, from: &TreePath, to: &TreePath) -> Result<(), RootError> {
+    match backups.hold(from)? {
+        Some(held) => held.link_to(backups, to),
+        None => Ok(()),
     }
 }
 
@@ -210,9 +236,17 @@ pub(in crate::apply) fn backup_sizes(
             continue;
         }
 
-        match root.stat(&change.path)? {
+        let stat = match root.stat(&change.path) {
+            Err(error) if error.is_unknown() => continue,
+            stat => stat?,
+        };
+        match stat {
             Some(stat) if stat.kind == FileKind::Directory => {
-                usage.add_tree(change.filesystem, root, &change.path)?;
+                match usage.add_tree(change.filesystem, root, &change.path) {
+                    // It is an estimate; the part that cannot be read is left out of it.
+                    Err(error) if error.is_unknown() => {}
+                    answer => answer?,
+                }
             }
             Some(stat) => usage.add(change.filesystem, &stat),
             None => {}

@@ -135,21 +135,21 @@ impl FilesystemCheck<'_> {
     }
 
     /// Refuses a mount over a directory that was on the filesystem above it at the update.
+    ///
+    /// A mount in a directory of a user only leaves out the paths below it.
     fn check_new_mounts(&self) -> Result<(), Untouched> {
         let UndoSet { log, filesystems, .. } = self.undo;
         let has_changes = |at: &TreePath| {
             log.records.iter().any(|record| is_change(&record.before) && record.path.is_below(at))
         };
-        let mut mounts = self.tree.mounts.iter();
-        let new =
-            mounts.find(|mount| !filesystems.is_mount_root(&mount.at) && has_changes(&mount.at));
-        match new {
-            Some(mount) => {
+        let new = self.tree.mounts.iter().filter(|mount| !filesystems.is_mount_root(&mount.at));
+        for mount in new.filter(|mount| has_changes(&mount.at)) {
+            if !self.tree.root.is_writable_by_others(&mount.at)? {
                 let mount = self.tree.root.show(&mount.at);
-                Err(RefusalKind::MountedSince { mount }.into())
+                return Err(RefusalKind::MountedSince { mount }.into());
             }
-            None => Ok(()),
         }
+        Ok(())
     }
 }
 

@@ -16,7 +16,10 @@ mod undo_set;
 
 pub(super) use displaced::{append_displaced, displaced_slots, read_displaced};
 pub use filesystem_check::{MountedTree, check_filesystems, check_state_filesystem};
-pub(super) use privileges::{record_privileges, remove_privileges, restore_privileges};
+pub(super) use privileges::{
+    record_privileges, remove_privileges, remove_staged_privileges, restore_backup_privileges,
+    restore_privileges,
+};
 pub use retention::{RetentionLimits, UndoRetention};
 pub(super) use retention::{decide, record_prior_state};
 pub use rollback_plan::{RollbackInput, plan_rollback};

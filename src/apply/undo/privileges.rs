@@ -111,7 +111,7 @@ pub(in crate::apply) fn record_privileges(
     let paths: Vec<&TreePath> = moved.iter().map(|(change, _)| &change.path).collect();
     let programs: Vec<_> = moved
         .into_iter()
-        .zip(root.privileges_each(&paths)?)
+        .zip(read_each(root, &paths)?)
         .filter_map(|((change, place), program)| Some((&change.path, place, program?)))
         .collect();
     if programs.is_empty() {
@@ -154,23 +154,83 @@ fn identify(place: &TreePath, stat: &Stat) -> ProgramIdentity {
     ProgramIdentity { inode, ..ProgramIdentity::new(stat) }
 }
 
+/// Stat and privileges of each path that is a privileged program.
+///
+/// A path of a user that cannot be inspected is left out here, and by the roll forward.
+fn read_each(
+    root: &Root,
+    paths: &[&TreePath],
+) -> Result<Vec<Option<(Stat, Privileges)>>, RootError> {
+    match root.privileges_each(paths) {
+        Err(error) if error.is_of_path() => {}
+        answer => return answer,
+    }
+    let read = |path: &&TreePath| match root.privileges_each(&[path]) {
+        Err(error) if error.is_of_path() && root.is_writable_by_others(path)? => Ok(None),
+        answer => Ok(answer?.pop().flatten()),
+    };
+    paths.iter().map(read).collect()
+}
+
 /// Removes the recorded privileges from the backups, after all renames.
+///
+/// The backups in `left_out`, by filesystem and slot, are links of programs that are still in use in
+/// the tree.
 pub(in crate::apply) fn remove_privileges(
     stages: &Stages,
+    left_out: &HashSet<(usize, TreePath)>,
     monitor: &dyn Monitor,
 ) -> Result<(), UndoLogError> {
     let Some(backups) = stages.backups(0) else { return Ok(()) };
     for ((filesystem, place), program) in &BackupPrivileges::read(backups)?.0 {
+        if left_out.contains(&(*filesystem, place.clone())) {
+            continue;
+        }
         let Some(backups) = stages.backups(*filesystem) else { continue };
-        match backups.remove_privileges(place, &program.identity) {
-            // The inode was made immutable after the commit point.
-            Err(error) if error.is_forbidden() => {
-                monitor.warn(ApplyNotice::PrivilegesKept { error });
-            }
-            removed => removed?,
+        remove_from(backups, place, program, monitor)?;
+    }
+    Ok(())
+}
+
+/// Sets the recorded privileges of all backups, before a reversal restores them.
+pub(in crate::apply) fn restore_backup_privileges(stages: &Stages) -> Result<(), UndoLogError> {
+    let Some(backups) = stages.backups(0) else { return Ok(()) };
+    for ((filesystem, place), program) in &BackupPrivileges::read(backups)?.0 {
+        if let Some(backups) = stages.backups(*filesystem) {
+            backups.set_privileges(place, &program.identity, &program.privileges)?;
         }
     }
     Ok(())
+}
+
+/// Removes the recorded privileges from an undo set whose rollback was reversed.
+pub(in crate::apply) fn remove_staged_privileges(
+    stages: &Stages,
+    monitor: &dyn Monitor,
+) -> Result<(), UndoLogError> {
+    let Some(undo_set) = stages.staged(0) else { return Ok(()) };
+    for ((filesystem, place), program) in &BackupPrivileges::read(undo_set)?.0 {
+        if let Some(staged) = stages.staged(*filesystem) {
+            remove_from(staged, place, program, monitor)?;
+        }
+    }
+    Ok(())
+}
+
+fn remove_from(
+    dir: &Root,
+    place: &TreePath,
+    program: &PrivilegedProgram,
+    monitor: &dyn Monitor,
+) -> Result<(), RootError> {
+    match dir.remove_privileges(place, &program.identity) {
+        // The inode was made immutable after the commit point.
+        Err(error) if error.is_forbidden() => {
+            monitor.warn(ApplyNotice::PrivilegesKept { error });
+            Ok(())
+        }
+        removed => removed,
+    }
 }
 
 /// Sets the recorded privileges of the backups that a rollback will install.
@@ -242,8 +302,12 @@ impl<'a> KeptPrograms<'a> {
     }
 
     fn has_inode(&self, root: &Root, stat: &Stat) -> Result<bool, RootError> {
-        let found = root.stat_each(&self.0)?;
-        Ok(found.iter().flatten().any(|kept| (kept.dev, kept.ino) == (stat.dev, stat.ino)))
+        let found = root.try_stat_each(&self.0)?;
+        Ok(found
+            .iter()
+            .flatten()
+            .flatten()
+            .any(|kept| (kept.dev, kept.ino) == (stat.dev, stat.ino)))
     }
 }
 

@@ -103,10 +103,10 @@ pub(in crate::apply) fn record_prior_state(
     if !plan.displaced.is_empty() {
         write_displaced(backups, plan.displaced.iter())?;
     }
-    if retention != UndoRetention::Replace {
-        return Ok(());
+    if retention == UndoRetention::Replace {
+        state::back_up(root, backups)?;
+        write_identities(root, backups, plan.filesystems.mount_roots())?;
     }
-    state::back_up(root, backups)?;
-    write_identities(root, backups, plan.filesystems.mount_roots())?;
+    // At any retention: the transaction is reversed by it if a path refuses its change.
     UndoLog::read_live(root, stages, recorded_id, plan)?.write(backups)
 }

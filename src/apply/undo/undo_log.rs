@@ -86,8 +86,12 @@ impl UndoLog {
         let mut reader = LiveReader { root, stages, log, directories, disturbed };
 
         let paths: Vec<&TreePath> = plan.changes.iter().map(|change| &change.path).collect();
-        for (change, stat) in plan.changes.iter().zip(root.stat_each(&paths)?) {
-            reader.add_change(change, stat)?;
+        for (change, stat) in plan.changes.iter().zip(root.try_stat_each(&paths)?) {
+            match reader.add_change(change, stat.transpose().unwrap_or_default()) {
+                // Nothing is known of it. The roll forward leaves it out, or corrects the log.
+                Err(error) if error.is_unknown() => {}
+                answer => answer?,
+            }
         }
         for backup in &plan.kernel_backups {
             reader.add_kernel_backup(backup)?;
@@ -105,13 +109,14 @@ impl UndoLog {
         backups.write_durably(&name(UNDO_LOG), self.text().as_bytes(), 0o600)
     }
 
-    /// Removes it from an undo set.
-    pub(super) fn remove(dir: &Root) -> Result<(), RootError> {
-        dir.unlink(&name(UNDO_LOG))
+    /// Removes it from an undo set, or from backups that become none.
+    pub(in crate::apply) fn remove(dir: &Root) -> Result<(), RootError> {
+        dir.unlink(&name(UNDO_LOG))?;
+        dir.unlink(&name(DIRECTORIES))
     }
 
     /// Reads it from an undo set or from the backups, if it exists.
-    pub(super) fn read(dir: &Root) -> Result<Option<UndoLog>, UndoLogError> {
+    pub(in crate::apply) fn read(dir: &Root) -> Result<Option<UndoLog>, UndoLogError> {
         let invalid =
             |file: &str, fault| UndoLogError::Invalid { path: dir.show(&name(file)), fault };
         let Some(text) = read_file(dir, UNDO_LOG)? else { return Ok(None) };
@@ -127,10 +132,12 @@ impl UndoLog {
 
     /// Corrects the log among the backups by the slots that exist after all changes.
     ///
-    /// A path may have been created or removed between planning and the rename.
+    /// A path may have been created or removed between planning and the rename. Paths that were
+    /// left out, and all paths below them, have nothing to be restored.
     pub(in crate::apply) fn correct(
         stages: &Stages,
         changes: &[Change],
+        left_out: &[TreePath],
     ) -> Result<(), UndoLogError> {
         let Some(backups) = stages.backups(0) else { return Ok(()) };
         let Some(mut log) = UndoLog::read(backups)? else { return Ok(()) };
@@ -146,7 +153,18 @@ impl UndoLog {
             })
             .collect();
 
-        let mut differs = false;
+        let count = log.records.len() + log.directories.len();
+        if !left_out.is_empty() {
+            let left_out: HashSet<&TreePath> = left_out.iter().collect();
+            let is_changed = |path: &TreePath| {
+                std::iter::successors(Some(path.clone()), TreePath::parent)
+                    .all(|above| !left_out.contains(&above))
+            };
+            log.records.retain(|record| is_changed(&record.path));
+            log.directories.retain(|entry| is_changed(&entry.path));
+        }
+
+        let mut differs = log.records.len() + log.directories.len() != count;
         for record in &mut log.records {
             let (PriorState::Existed(slot) | PriorState::Missing(slot)) = record.before else {
                 continue;
@@ -339,7 +357,8 @@ impl LiveReader<'_> {
             .collect();
 
         let paths: Vec<&TreePath> = timed.iter().map(|(path, _)| *path).collect();
-        for ((path, new), stat) in timed.into_iter().zip(self.root.stat_each(&paths)?) {
+        for ((path, new), stat) in timed.into_iter().zip(self.root.try_stat_each(&paths)?) {
+            let stat = stat.transpose().unwrap_or_default();
             let Some(stat) = stat.filter(|stat| stat.kind == FileKind::Directory) else { continue };
             // Creating the stage has changed the time of its mount root.
             let old = self.stages.time_before(path).unwrap_or(stat.mtime);

@@ -28,7 +28,9 @@ Exit codes:
   12  the newest generation is pinned after a rollback; nothing was installed
   13  the tree was updated, but a later step failed: the boot loader's tool, a \
   post-update hook, or the reboot
-  14  a pre-update hook stopped the update; nothing was changed";
+  14  a pre-update hook stopped the update; nothing was changed
+  15  the tree was updated, except paths of users that were left out; the next run tries \
+  them again";
 
 // Headings of the help, in its order. The fields of `Arguments` have the same order.
 const TARGET: &str = "Target";

@@ -39,6 +39,8 @@ pub enum Exit {
     Afterwards = 13,
     /// A pre-update hook stopped the update; nothing was changed.
     Hook = 14,
+    /// The tree was updated, except paths that were left out; the next run tries them first.
+    LeftOut = 15,
 }
 
 /// Whether a run has changed the tree, or the state of the node.
@@ -71,9 +73,10 @@ impl Exit {
             UpdateError::Fetch(error) if error.side == Side::Node => Exit::Node,
             UpdateError::Fetch(_) | UpdateError::UnknownImage { .. } => Exit::Fetch,
             UpdateError::Locked(_) => Exit::Locked,
-            UpdateError::Node(_) | UpdateError::Refused(_) | UpdateError::DiskSpace(_) => {
-                Exit::Node
-            }
+            UpdateError::Node(_)
+            | UpdateError::Refused(_)
+            | UpdateError::DiskSpace(_)
+            | UpdateError::Reversed(_) => Exit::Node,
             UpdateError::Budget(_) => Exit::Budget,
             UpdateError::Cancelled => Exit::Cancelled,
             UpdateError::NothingToUndo { .. } => Exit::Node,
@@ -93,7 +96,9 @@ impl Exit {
             matches!(report.outcome, UpdateOutcome::UpToDate | UpdateOutcome::Updated);
         let has_drift = report.deviations.len() > report.kernel_deviations;
 
-        if is_compared && has_drift && request.drift == Drift::Report {
+        if is_compared && !report.left_out.is_empty() {
+            Exit::LeftOut
+        } else if is_compared && has_drift && request.drift == Drift::Report {
             Exit::Deviates
         } else {
             Exit::Done

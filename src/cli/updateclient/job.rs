@@ -93,8 +93,9 @@ impl ClientJob<'_> {
 
         let effect = if request.dry_run { Effect::Unchanged } else { Effect::Changed };
         check_follow_ups(outcome.follow_up_failures)?;
-        self.restart(Exit::Done, RestartMethod::Reboot)?;
-        Ok(Ended { exit: Exit::Done, effect })
+        let exit = if outcome.left_out.is_empty() { Exit::Done } else { Exit::LeftOut };
+        self.restart(exit, RestartMethod::Reboot)?;
+        Ok(Ended { exit, effect })
     }
 
     /// Arranges the reinstallation of the node.

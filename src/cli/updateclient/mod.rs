@@ -128,8 +128,9 @@ fn run(arguments: &Arguments, log: &Log) -> Result<Ended, UpdateError> {
         update::check_file_size_limit()?;
     }
     if arguments.recover {
-        update::recover(&arguments.root, monitor)?;
-        return Ok(Ended { exit: Exit::Done, effect: Effect::Changed });
+        let left_out = update::recover(&arguments.root, monitor)?;
+        let exit = if left_out.is_empty() { Exit::Done } else { Exit::LeftOut };
+        return Ok(Ended { exit, effect: Effect::Changed });
     }
 
     request::check_combinations(arguments)?;

@@ -100,6 +100,12 @@ const BOOT_DIRS: [&str; 6] =
 /// Other boot files.
 const BOOT_FILES: [&str; 3] = ["etc/default/grub", "etc/zipl.conf", "etc/lilo.conf"];
 
+/// Whether a path is a directory of boot files, or below one.
+pub fn is_boot_path(path: &TreePath) -> bool {
+    let bytes = path.as_bytes();
+    BOOT_DIRS.iter().any(|dir| bytes == dir.as_bytes()) || is_boot_file(path)
+}
+
 /// Whether a change of this path may concern a boot loader.
 pub fn is_boot_file(path: &TreePath) -> bool {
     let bytes = path.as_bytes();

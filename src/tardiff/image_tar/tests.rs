@@ -37,7 +37,8 @@ fn tree() -> tempfile::TempDir {
     let root = Root::open(dir.path()).expect("opens");
     root.create_fifo(&TreePath::new("pipe").expect("good")).expect("creates");
     let old = Mtime { seconds: -5, nanos: 250_000_000 };
-    root.set_times(&TreePath::new("empty").expect("good"), old).expect("sets");
+    let file = root.hold(&TreePath::new("empty").expect("good")).expect("opens").expect("exists");
+    file.set_mtime(old).expect("sets");
     dir
 }
 

@@ -8,8 +8,11 @@ mod context;
 pub(super) mod default_entry;
 pub(super) mod payload;
 
-use crate::host::boot_loader::{BootChanges, pending};
+use std::collections::BTreeSet;
+
+use crate::host::boot_loader::{BootChanges, is_boot_path, pending};
 use crate::host::{CancelPolicy, HookPhase, ToolError, ToolInput, list_hooks};
+use crate::manifest::parse_path;
 use crate::tree_path::TreePath;
 use crate::update::error::{FollowUpError, HookError, UpdateError};
 
@@ -48,7 +51,19 @@ impl Hooks<'_> {
     }
 
     /// Runs the boot loader's tool if boot files have changed; returns its failures.
-    pub fn run_boot_loader(&self, is_tracked: &dyn Fn(&TreePath) -> bool) -> Vec<FollowUpError> {
+    ///
+    /// It does not run if a boot file was left out: its list of kernels would lack that file. The
+    /// record of pending boot files stays, so that a later run calls it.
+    pub fn run_boot_loader(
+        &self,
+        left_out: &BTreeSet<String>,
+        is_tracked: &dyn Fn(&TreePath) -> bool,
+    ) -> Vec<FollowUpError> {
+        let mut paths = left_out.iter().filter_map(|path| parse_path(path.as_bytes()).ok());
+        if let Some(path) = paths.find(is_boot_path) {
+            let path = self.context.root.show(&path);
+            return vec![FollowUpError::BootFileLeftOut { path }];
+        }
         if boot_loader::list_boot_changes(self.plan.items).is_empty() {
             return Vec::new();
         }

@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, HashSet};
 use crate::apply::Untouched;
 use crate::apply::difference::Difference;
 use crate::apply::filesystem::limited;
+use crate::apply::plan::UntrackedPolicy;
 use crate::apply::plan::live_tree::LiveTree;
 use crate::catalog::Publish;
 use crate::entry::Entry;
@@ -124,7 +125,7 @@ fn read_live_tree(run: &Run<'_>, candidates: &[Candidate<'_>]) -> Result<LiveTre
     tracked.sort_unstable();
     tracked.dedup();
 
-    let mut live = LiveTree::walk(root, &tracked, &run.filter, run.monitor)?;
+    let mut live = LiveTree::walk(root, &tracked, &run.filter, UntrackedPolicy::Keep, run.monitor)?;
     live.read_contents(root, entries(), run.monitor)?;
     Ok(live)
 }
@@ -170,6 +171,7 @@ fn into_installed(run: &Run<'_>, candidate: Candidate<'_>, differences: Differen
         composed: candidate.composed,
         deviating: differences.into_keys().collect::<HashSet<_>>(),
         deviations,
+        left_out: HashSet::new(),
         serial: candidate.publish.serial,
         kernel: None,
         origin: Origin::Adopted,

@@ -26,6 +26,8 @@ pub(super) struct Installed {
     pub deviating: HashSet<TreePath>,
     /// The same paths, as manifests write them, with the reason.
     pub deviations: BTreeMap<String, String>,
+    /// Paths that the last transaction left out.
+    pub left_out: HashSet<TreePath>,
     /// Serial of the publish.
     pub serial: u64,
     /// Paths kept for the kernel that ran when the state was recorded.
@@ -127,6 +129,7 @@ pub(super) fn find_installed(
 
     let Some(mut adopted) = adopt::adopt(run, published, overrides)? else { return Ok(recorded) };
     adopted.kernel = state.and_then(|state| state.kernel.clone());
+    adopted.left_out = state.into_iter().flat_map(State::left_out_paths).collect();
     if let Some(recorded) = recorded {
         adopted.origin = Origin::AdoptedInstead { recorded: recorded.composed };
     }

@@ -1,7 +1,7 @@
 //! Reads the installed generation from the recorded state, and records an adopted one.
 
 use crate::apply::Untouched;
-use crate::manifest::Manifest;
+use crate::manifest::{Manifest, path_text};
 use crate::state::{self, LoadedState, SeenCatalog, State};
 use crate::update::error::UpdateError;
 use crate::update::installed::{Installed, Origin, RecordScope};
@@ -67,6 +67,7 @@ pub(super) fn read_installed(
         manifest,
         deviating: state.deviating_paths().collect(),
         deviations: state.deviations.clone(),
+        left_out: state.left_out_paths().collect(),
         serial: state.serial,
         kernel: state.kernel.clone(),
         origin,
@@ -94,6 +95,7 @@ pub(in crate::update) fn record_adopted(
     let serial = seen.serial.min(installed.serial.max(recorded));
     state.catalog = Some(SeenCatalog { etag: None, serial, ..seen.clone() });
     state.deviations = installed.deviations.clone();
+    state.left_out = installed.left_out.iter().map(path_text).collect();
     state.kernel = installed.kernel.clone();
     state.overrides = installed.overrides.clone();
 

@@ -105,6 +105,7 @@ fn may_end_unmodified(run: &Run<'_>, repo: &RepoUrl, state: &State) -> Result<bo
     let has_own_work = matches!(request.check, Check::Stat | Check::Content)
         || request.adopt_only
         || request.purge_untracked
+        || !state.left_out.is_empty()
         || run.has_rebooted_since(state.kernel.as_ref());
     // An unpublished override has no catalog: it has to be received to be compared.
     let has_same_overrides =

@@ -60,6 +60,7 @@ fn has_work(update: &HeadUpdate<'_>, installed: &Installed) -> bool {
     is_check_requested
         || repairs_adopted
         || !installed.knows_all_deviations()
+        || !installed.left_out.is_empty()
         || update.run().has_rebooted_since(installed.kernel.as_ref())
 }
 

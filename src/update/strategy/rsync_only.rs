@@ -323,9 +323,11 @@ fn set_directory_times(run: &Run<'_>, plan: &ChangePlan) -> Result<(), UpdateErr
     // Removing the receive directory changes the mtime of the root, so that is first.
     run.discard_received().map_err(Untouched::from)?;
     for entry in &plan.directories {
-        let stat = root.stat(&entry.path).map_err(Untouched::from)?;
-        if stat.is_some_and(|stat| stat.mtime != entry.meta.mtime) {
-            root.set_times(&entry.path, entry.meta.mtime).map_err(Untouched::from)?;
+        let Some(directory) = root.hold_dir(&entry.path).map_err(Untouched::from)? else {
+            continue;
+        };
+        if directory.stat().mtime != entry.meta.mtime {
+            directory.set_mtime(entry.meta.mtime).map_err(Untouched::from)?;
         }
     }
     Ok(())

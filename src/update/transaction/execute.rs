@@ -4,6 +4,7 @@
 //! between, the boot files of a kernel that the tree has left are removed by a transaction of their
 //! own: see [`left_kernel`].
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use crate::apply::journal::CommitRecord;
@@ -12,6 +13,7 @@ use crate::apply::session::Session;
 use crate::apply::stage::Stage;
 use crate::apply::undo::RetentionLimits;
 use crate::filter::Filter;
+use crate::manifest::path_text;
 use crate::report::Monitor;
 use crate::state::State;
 use crate::tree_path::TreePath;
@@ -37,6 +39,8 @@ pub(in crate::update) struct Transaction<'a> {
 pub(in crate::update) struct Completed {
     /// The recorded state, if the generation of the tree is known.
     pub state: Option<State>,
+    /// Paths that were left out, as manifests write them.
+    pub left_out: BTreeSet<String>,
     /// Time from the first rename to the last rename or removal, in which the tree was mixed.
     pub mixed: Duration,
     /// Boot files of a left kernel that were removed afterwards.
@@ -77,11 +81,15 @@ pub(in crate::update) fn execute<'a>(
         }
     };
 
+    let mut left_out: BTreeSet<String> = applied.left_out.iter().map(path_text).collect();
+    left_out.extend(plan.left_out.iter().map(path_text));
+    let follow_up_failures = hooks.run_boot_loader(&left_out, transaction.is_tracked);
     let mut completed = Completed {
         state: applied.state,
+        left_out,
         mixed: applied.mixed,
         removed: Vec::new(),
-        follow_up_failures: hooks.run_boot_loader(transaction.is_tracked),
+        follow_up_failures,
     };
     let left_kernel = LeftKernel {
         session,

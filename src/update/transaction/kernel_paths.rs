@@ -1,6 +1,6 @@
 //! Removal of paths that were kept for a kernel, from a tree whose other paths are not read.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use crate::apply::plan::live_tree::LiveTree;
 use crate::apply::plan::{self, ChangePlan, CheckLevel, ComparePolicy, PlanInput, UntrackedPolicy};
@@ -44,6 +44,8 @@ impl KernelPathRemoval<'_> {
             kernel: session.kernel.as_ref(),
             kernel_retention: retention,
             known_deviations: &HashSet::new(),
+            left_out: &HashSet::new(),
+            refused: &BTreeMap::new(),
             filter: self.filter,
             filesystems: &session.filesystems.with_roots(live.filesystem_roots()),
             host: session.host.as_ref(),

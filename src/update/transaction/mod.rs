@@ -9,6 +9,9 @@ pub(super) mod left_kernel;
 mod mounts;
 pub(super) mod provisions;
 pub(super) mod target;
+pub(super) mod user_refusals;
+
+use std::collections::BTreeMap;
 
 use crate::allocator;
 use crate::apply::journal::CommitRecord;
@@ -38,6 +41,7 @@ use crate::update::source::overrides::OverrideLayer;
 use error::TransactionError;
 use execute::{Transaction, execute};
 use target::{Delivery, Target};
+use user_refusals::plan_without_user_refusals;
 
 /// State shared by all steps of one update transaction.
 pub(super) struct UpdateTransaction<'a> {
@@ -117,7 +121,7 @@ impl<'a> UpdateTransaction<'a> {
                     entries.map(|entry| &entry.path).chain(&target.kernel_paths).collect();
                 tracked.sort_unstable();
                 tracked.dedup();
-                LiveTree::walk(root, &tracked, &run.filter, run.monitor)?
+                LiveTree::walk(root, &tracked, &run.filter, target.policy.untracked, run.monitor)?
             }
         };
 
@@ -135,6 +139,7 @@ impl<'a> UpdateTransaction<'a> {
         let session = run.session;
         let no_deviations = Default::default();
         let filesystems = session.filesystems.with_roots(live.filesystem_roots());
+        let nothing = BTreeMap::new();
         let input = PlanInput {
             root: &session.root,
             installed: target.installed.as_ref(),
@@ -147,6 +152,8 @@ impl<'a> UpdateTransaction<'a> {
             known_deviations: self
                 .installed
                 .map_or(&no_deviations, |installed| &installed.deviating),
+            refused: &nothing,
+            left_out: self.installed.map_or(&no_deviations, |installed| &installed.left_out),
             filter: &run.filter,
             filesystems: &filesystems,
             host: session.host.as_ref(),
@@ -156,7 +163,9 @@ impl<'a> UpdateTransaction<'a> {
             monitor: run.monitor,
         };
 
-        let mut plan = plan::plan_changes(&input, live)?;
+        let mut plan = plan_without_user_refusals(session, |refused| {
+            Ok(plan::plan_changes(&PlanInput { refused, ..input }, live)?)
+        })?;
         plan.deviations.extend(target.unsupported.clone());
         for warning in &plan.warnings {
             run.monitor.warn(warning);
@@ -247,6 +256,7 @@ impl<'a> UpdateTransaction<'a> {
         };
         report.add_items(completed.removed);
         report.set_recorded(completed.state.as_ref());
+        report.left_out = completed.left_out;
         Ok(report)
     }
 
@@ -339,6 +349,7 @@ impl<'a> UpdateTransaction<'a> {
         );
 
         state.untracked = plan.untracked_count;
+        state.left_out = plan.left_out.iter().map(path_text).collect();
         state.catalog = publish.seen.cloned();
         state.overrides = self.overrides.iter().map(OverrideLayer::record).collect();
         state.kernel = run
@@ -403,6 +414,7 @@ impl<'a> UpdateTransaction<'a> {
             repaired: plan.repaired.clone(),
             deviations: deviations.collect(),
             kernel_deviations: count_topmost(&plan.kernel_paths),
+            left_out: plan.left_out.iter().map(path_text).collect(),
             displaced: plan.displaced.clone(),
             untracked: plan.untracked_count,
             ..Report::new(outcome, target.route.to_string())

@@ -54,12 +54,45 @@ pub struct RollbackInput<'a> {
     pub times: &'a HeldTimes,
     /// Exclude rules: an excluded path is no deviation.
     pub filter: Option<&'a Filter>,
+    /// Paths of users that the preflight refuses, with the reason; nothing below them is restored.
+    pub refused: &'a BTreeMap<TreePath, String>,
 }
 
 impl RollbackInput<'_> {
+    /// Reason for which the preflight refuses a path, or a directory above it.
+    fn refusal(&self, path: &TreePath) -> Option<&String> {
+        if self.refused.is_empty() {
+            return None;
+        }
+        std::iter::successors(Some(path.clone()), TreePath::parent)
+            .find_map(|path| self.refused.get(&path))
+    }
+
+    /// Reads the metadata of a path; a path of a user that cannot be inspected is an answer too.
+    fn inspect(&self, path: &TreePath) -> Result<Inspected, RootError> {
+        if let Some(reason) = self.refusal(path) {
+            return Ok(Inspected::LeftOut(reason.clone()));
+        }
+        match self.root.stat(path) {
+            Ok(stat) => Ok(Inspected::Known(stat)),
+            Err(error) if error.is_unknown() && self.root.is_writable_by_others(path)? => {
+                Ok(Inspected::LeftOut(format!("cannot be inspected: {}", error.source)))
+            }
+            Err(error) => Err(error),
+        }
+    }
+
     fn keeps_for_kernel(&self, path: &TreePath) -> bool {
         self.kernel.is_some_and(|kernel| kernel.keeps(path, self.kernel_retention))
     }
+}
+
+/// A path of the tree, as far as it can be inspected.
+enum Inspected {
+    /// Its metadata, if it exists.
+    Known(Option<Stat>),
+    /// It is left out for this reason.
+    LeftOut(String),
 }
 
 /// Plans the transaction that restores an undo set.
@@ -160,8 +193,14 @@ impl<'a> RollbackPlanner<'a> {
             if undo.left_out(&entry.path).is_some() {
                 continue;
             }
+            let live = match self.input.inspect(&entry.path)? {
+                Inspected::Known(live) => live,
+                Inspected::LeftOut(reason) => {
+                    self.leave_out(&entry.path, &reason);
+                    continue;
+                }
+            };
             self.directories.push(entry.clone());
-            let live = self.input.root.stat(&entry.path)?;
             match live.filter(|live| live.kind == FileKind::Directory) {
                 Some(live) => {
                     let difference = Difference::from_stat(entry, Some(&live))
@@ -222,7 +261,13 @@ impl<'a> RollbackPlanner<'a> {
         if self.undo.left_out(&record.path).is_some() {
             return Ok(());
         }
-        let live = self.input.root.stat(&record.path)?;
+        let live = match self.input.inspect(&record.path)? {
+            Inspected::Known(live) => live,
+            Inspected::LeftOut(reason) => {
+                self.leave_out(&record.path, &reason);
+                return Ok(());
+            }
+        };
 
         match record.before {
             PriorState::Existed(slot) => self.install_backup(record, slot, live.as_ref())?,
@@ -483,7 +528,10 @@ impl<'a> RollbackPlanner<'a> {
         for (path, mtime) in &self.directory_times {
             let stat = match self.items.restored_dirs.get(path) {
                 Some(backup) => Some(*backup),
-                None => self.input.root.stat(path)?,
+                None => match self.input.inspect(path)? {
+                    Inspected::Known(stat) => stat,
+                    Inspected::LeftOut(_) => None,
+                },
             };
             let Some(stat) = stat.filter(|stat| stat.kind == FileKind::Directory) else { continue };
             let meta = Meta { mtime: *mtime, ..stat.meta(Xattrs::new()) };
@@ -517,6 +565,12 @@ impl<'a> RollbackPlanner<'a> {
             }
         }
         Ok(removal_changes(&filesystems, &subtrees, leaves, dirs, &mut self.slots)?)
+    }
+
+    /// Restores nothing at a path.
+    fn leave_out(&mut self, path: &TreePath, reason: &str) {
+        self.items.deviate(path, reason);
+        self.plan.left_out.insert(path.clone());
     }
 
     fn add_change(&mut self, path: &TreePath, action: Action) {

@@ -1,4 +1,4 @@
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 
 use proptest::prelude::*;
 
@@ -57,6 +57,7 @@ fn plan(root: &Root) -> ChangePlan {
         before: None,
         times: &times,
         filter: None,
+        refused: &BTreeMap::new(),
     };
     plan_rollback(&undo, input).expect("the rollback is planned")
 }

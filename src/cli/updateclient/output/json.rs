@@ -1,6 +1,6 @@
 //! Results as JSON lines. Events and keys are a format: they are added, never changed.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Serialize;
 
@@ -42,6 +42,8 @@ pub(super) enum OutputLine<'a> {
         mixed_ms: Option<u64>,
         repaired: usize,
         deviations: &'a BTreeMap<String, String>,
+        #[serde(skip_serializing_if = "BTreeSet::is_empty")]
+        left_out: &'a BTreeSet<String>,
         displaced: Vec<String>,
         untracked: Option<u64>,
         /// Only after a change of the running system.
@@ -76,6 +78,8 @@ pub(super) enum OutputLine<'a> {
         changed: usize,
         displaced: Vec<String>,
         deviations: &'a BTreeMap<String, String>,
+        #[serde(skip_serializing_if = "BTreeSet::is_empty")]
+        left_out: &'a BTreeSet<String>,
         mixed_ms: Option<u64>,
         #[serde(skip_serializing_if = "Option::is_none")]
         restart: Option<&'a RestartVerdict>,
@@ -105,6 +109,7 @@ pub(super) fn print_update(result: &UpdateResult<'_>) {
         mixed_ms: report.switch_time.map(|mixed| mixed.as_millis() as u64),
         repaired: report.repaired.len(),
         deviations: &report.deviations,
+        left_out: &report.left_out,
         displaced: report.displaced.iter().map(ToString::to_string).collect(),
         untracked: report.untracked,
         restart: result.restart,
@@ -123,6 +128,7 @@ pub(super) fn print_rollback(result: &RollbackResult<'_>) {
         changed: outcome.items.len(),
         displaced: outcome.displaced.iter().map(ToString::to_string).collect(),
         deviations: &outcome.deviations,
+        left_out: &outcome.left_out,
         mixed_ms: outcome.switch_time.map(|mixed| mixed.as_millis() as u64),
         restart: result.restart,
     });

@@ -125,6 +125,7 @@ pub(super) fn update_summary(result: &UpdateResult<'_>) -> String {
         parts.push(format!("{count} kept"));
     }
     parts.extend(deviations(report.deviations.len()));
+    parts.extend(left_out(report.left_out.len()));
 
     if !parts.is_empty() {
         let separator = match report.outcome {
@@ -177,6 +178,10 @@ fn paths(number: usize) -> Count {
 
 fn deviations(number: usize) -> Option<String> {
     (number > 0).then(|| Count::new(number, "deviation", "deviations").to_string())
+}
+
+fn left_out(number: usize) -> Option<String> {
+    (number > 0).then(|| format!("{} left out, the next run tries them again", paths(number)))
 }
 
 /// Prints the result of a rollback, or its changes in a dry run.
@@ -236,6 +241,9 @@ pub(super) fn rollback_summary(result: &RollbackResult<'_>) -> String {
     }
     if let Some(deviations) = deviations(outcome.deviations.len()) {
         summary += &format!(", {deviations}");
+    }
+    if let Some(left_out) = left_out(outcome.left_out.len()) {
+        summary += &format!(", {left_out}");
     }
     summary
 }
