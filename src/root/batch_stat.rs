@@ -19,19 +19,9 @@ const MIN_PATHS_FOR_THREADS: usize = 1000;
 
 impl Root {
     /// Same as [`Root::stat`] for each path; fastest if paths of one directory follow each other.
-    pub fn stat_each(&self, paths: &[&TreePath]) -> Result<Vec<Option<Stat>>> {
-        self.inspect_each(
-            paths,
-            |path| self.stat(path),
-            |dir, path| {
-                let stat = rustix::fs::statat(dir, path.name(), AtFlags::SYMLINK_NOFOLLOW);
-                none_if_absent(stat.map(|stat| Some(Stat::from(stat))))
-            },
-        )
-    }
-
-    /// Same as [`Root::stat_each`], with the error of each path that cannot be inspected.
-    pub fn try_stat_each(&self, paths: &[&TreePath]) -> Result<Vec<Option<Result<Stat>>>> {
+    ///
+    /// A path that cannot be inspected has its error. Only an error of the disk is one of the call.
+    pub fn stat_each(&self, paths: &[&TreePath]) -> Result<Vec<Option<Result<Stat>>>> {
         let unknown = |error: RootError| {
             if error.is_unknown() { Ok(Some(Err(error))) } else { Err(error) }
         };
@@ -78,9 +68,12 @@ impl Root {
                     let [first, _, ..] = paths else {
                         return paths.iter().map(|path| alone(path)).collect();
                     };
-                    let dir = none_if_absent(self.parent_of(first).map(Some))
-                        .map_err(|e| self.error("inspect", first, e))?;
-                    let Some(dir) = dir else { return Ok(paths.iter().map(|_| None).collect()) };
+                    let dir = match none_if_absent(self.parent_of(first).map(Some)) {
+                        Ok(Some(dir)) => dir,
+                        Ok(None) => return Ok(paths.iter().map(|_| None).collect()),
+                        // Each path has an answer of its own.
+                        Err(_) => return paths.iter().map(|path| alone(path)).collect(),
+                    };
                     paths
                         .iter()
                         .map(|path| {

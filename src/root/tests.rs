@@ -253,7 +253,9 @@ fn batch_equals_single_calls() {
         let paths: Vec<&TreePath> = paths.iter().collect();
 
         let stats: Vec<_> = paths.iter().map(|path| root.stat(path).expect("inspects")).collect();
-        assert_eq!(root.stat_each(&paths).expect("inspects"), stats);
+        let batch = root.stat_each(&paths).expect("inspects").into_iter();
+        let batch: Vec<_> = batch.map(|stat| stat.transpose().expect("inspects")).collect();
+        assert_eq!(batch, stats);
 
         let locks: Vec<_> =
             paths.iter().map(|path| root.change_locks(path).expect("inspects")).collect();

@@ -152,7 +152,7 @@ impl Scan {
         let current = root.stat_each(&paths)?;
 
         let changed = self.paths.iter().zip(current).find(|(scanned, current)| {
-            current.is_none_or(|current| !is_same_inode(&current, &scanned.stat))
+            !matches!(current, Some(Ok(current)) if is_same_inode(current, &scanned.stat))
         });
         match changed {
             Some((scanned, _)) => Err(ScanError::Changed { path: root.show(&scanned.path) }),

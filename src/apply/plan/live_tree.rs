@@ -108,8 +108,7 @@ impl LiveTree {
     /// Reads the stats of `paths`, which are sorted and unique, and nothing else.
     pub fn stat_paths(root: &Root, paths: &[TreePath]) -> Result<Self, RootError> {
         let mut live = LiveTree { covered: paths.to_vec(), ..LiveTree::default() };
-        for (path, stat) in paths.iter().zip(root.try_stat_each(&paths.iter().collect::<Vec<_>>())?)
-        {
+        for (path, stat) in paths.iter().zip(root.stat_each(&paths.iter().collect::<Vec<_>>())?) {
             match stat {
                 Some(Ok(stat)) => live.tracked.push((path.clone(), stat)),
                 Some(Err(error)) => {

@@ -56,7 +56,9 @@ impl<'a> LiveSource<'a> {
             doubtful
                 .into_iter()
                 .zip(stats)
-                .filter(|(entry, stat)| stat.is_some_and(|stat| is_as_recorded(entry, &stat)))
+                .filter(
+                    |(entry, stat)| matches!(stat, Some(Ok(stat)) if is_as_recorded(entry, stat)),
+                )
                 .map(|(entry, _)| entry),
         );
         let files = expected.into_iter().filter_map(|entry| Some((entry.digest()?, &entry.path)));

@@ -191,6 +191,7 @@ pub(in crate::apply) fn copied_backups(
 
     let mut inodes: HashMap<(u64, u64), (usize, Stat, u64)> = HashMap::new();
     for (change, stat) in installs.iter().zip(root.stat_each(&paths)?) {
+        let stat = stat.transpose().unwrap_or_default();
         if let Some(stat) = stat.filter(|stat| stat.links >= MANY_LINKS) {
             let inode = inodes.entry((stat.dev, stat.ino));
             inode.or_insert((change.filesystem, stat, 0)).2 += 1;

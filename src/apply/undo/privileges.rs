@@ -302,7 +302,7 @@ impl<'a> KeptPrograms<'a> {
     }
 
     fn has_inode(&self, root: &Root, stat: &Stat) -> Result<bool, RootError> {
-        let found = root.try_stat_each(&self.0)?;
+        let found = root.stat_each(&self.0)?;
         Ok(found
             .iter()
             .flatten()

@@ -86,7 +86,7 @@ impl UndoLog {
         let mut reader = LiveReader { root, stages, log, directories, disturbed };
 
         let paths: Vec<&TreePath> = plan.changes.iter().map(|change| &change.path).collect();
-        for (change, stat) in plan.changes.iter().zip(root.try_stat_each(&paths)?) {
+        for (change, stat) in plan.changes.iter().zip(root.stat_each(&paths)?) {
             match reader.add_change(change, stat.transpose().unwrap_or_default()) {
                 // Nothing is known of it. The roll forward leaves it out, or corrects the log.
                 Err(error) if error.is_unknown() => {}
@@ -357,7 +357,7 @@ impl LiveReader<'_> {
             .collect();
 
         let paths: Vec<&TreePath> = timed.iter().map(|(path, _)| *path).collect();
-        for ((path, new), stat) in timed.into_iter().zip(self.root.try_stat_each(&paths)?) {
+        for ((path, new), stat) in timed.into_iter().zip(self.root.stat_each(&paths)?) {
             let stat = stat.transpose().unwrap_or_default();
             let Some(stat) = stat.filter(|stat| stat.kind == FileKind::Directory) else { continue };
             // Creating the stage has changed the time of its mount root.
