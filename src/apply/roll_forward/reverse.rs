@@ -372,10 +372,13 @@ impl<'a> Reversal<'a> {
         let has_backup = backups.stat(slot)?.is_some();
         let is_directory = parent.stat(entry)?.is_some_and(|live| live.kind == FileKind::Directory);
 
-        // A directory with paths of other programs stays.
-        if is_directory && (had_nothing || has_backup) && !parent.remove_dir(entry)? && has_backup {
-            self.displaced.push(path.clone());
-            return Ok(());
+        if is_directory && (had_nothing || has_backup) {
+            // A directory with paths of other programs stays.
+            let is_removed = parent.remove_dir(entry)?;
+            if !is_removed && has_backup {
+                self.displaced.push(path.clone());
+                return Ok(());
+            }
         }
         if has_backup && parent.stat(entry)?.is_none() {
             backups.rename(slot, parent, entry, Rename::NoReplace)?;
