@@ -125,7 +125,9 @@ impl RsyncOutcome {
             10 | 35 => RsyncFailure::Unreachable,
             12 | 30 => RsyncFailure::Lost,
             23 if self.stderr_excerpt.lines().any(is_missing_on_server) => RsyncFailure::NotFound,
-            23 if self.stderr_excerpt.lines().any(is_of_this_node) => RsyncFailure::PartialHere,
+            23 | 24 if self.stderr_excerpt.lines().any(is_of_this_node) => {
+                RsyncFailure::PartialHere
+            }
             23..=25 => RsyncFailure::Partial,
             1 | 3 | 11 | 13 | 14 | 22 => RsyncFailure::Local,
             _ => RsyncFailure::Other,

@@ -135,6 +135,12 @@ fn failures_with_one_exit_code_are_told_apart_by_side() {
             RsyncFailure::NotFound,
         ),
         (
+            24,
+            "rsync: [generator] gen_entry_copy_xattrs: secure open of basis \"a\" failed: \
+             Not a directory (20)",
+            RsyncFailure::PartialHere,
+        ),
+        (
             23,
             "rsync: [sender] send_files failed to open \"a\": Permission denied (13)",
             RsyncFailure::Partial,
