@@ -12,7 +12,7 @@
 //!
 //! | layer | modules |
 //! |---|---|
-//! | 0 words | [`printable`], [`tree_path`], [`client_paths`], [`digest`], [`entry`], [`generation`], [`image`] |
+//! | 0 words | [`acl`], [`printable`], [`tree_path`], [`client_paths`], [`digest`], [`entry`], [`generation`], [`image`] |
 //! | 1 rules | [`report`], [`cancel`], [`manifest`], [`catalog`], [`plan`], [`filter`], [`delta`], [`diff_archive`] |
 //! | 2 one outside thing each | [`allocator`], [`root`], [`process`], [`rsync`], [`state`], [`host`] |
 //! | 3 fetching | [`fetch`] |
@@ -109,6 +109,7 @@
 
 #![cfg_attr(not(test), deny(clippy::disallowed_methods))]
 
+pub mod acl;
 pub mod client_paths;
 pub mod digest;
 pub mod entry;

@@ -510,7 +510,15 @@ fn image_named_like_server_module_is_refused() {
 /// The four kinds of base in the original proposal result in the same diff.
 #[test]
 fn diff_is_built_from_each_kind_of_base() {
-    require!(ROOT_AND_RSYNC);
+    const BASES: [&str; 6] = [
+        "image.tar",
+        "image.tar.gz",
+        "image.tar.zst",
+        "image.tar.bz2",
+        "image.tar.xz",
+        "base.mtree",
+    ];
+    require!(ROOT_AND_RSYNC, Program("bzip2"), Program("xz"));
 
     let mut first = trees::everything();
 
@@ -527,11 +535,13 @@ fn diff_is_built_from_each_kind_of_base() {
     tar("image.tar", "--no-auto-compress");
     tar("image.tar.gz", "--gzip");
     tar("image.tar.zst", "--zstd");
+    tar("image.tar.bz2", "--bzip2");
+    tar("image.tar.xz", "--xz");
     let manifest = site.tardiff(&["manifest", "base", "--canonical"]);
     fs::write(site.path("base.mtree"), manifest.stdout).expect("writes");
     site.run(&["build", "base", "images/node", "-o", "tree.tar.gz"]);
 
-    for base in ["image.tar", "image.tar.gz", "image.tar.zst", "base.mtree"] {
+    for base in BASES {
         let found = site.tardiff(&["manifest", base, "--canonical"]).stdout;
         let wanted = fs::read(site.path("base.mtree")).expect("reads");
         let (found, wanted) = (String::from_utf8_lossy(&found), String::from_utf8_lossy(&wanted));
@@ -540,7 +550,7 @@ fn diff_is_built_from_each_kind_of_base() {
         }
     }
 
-    for base in ["image.tar", "image.tar.gz", "image.tar.zst", "base.mtree"] {
+    for base in BASES {
         site.run(&["build", base, "images/node", "-o", "other.tar.gz"]);
         let same = fs::read(site.path("other.tar.gz")).expect("reads")
             == fs::read(site.path("tree.tar.gz")).expect("reads");
@@ -564,6 +574,52 @@ fn diff_is_built_from_each_kind_of_base() {
         .map(|e| e.expect("an entry").file_name())
         .collect();
     assert!(!left.iter().any(|name| name.as_encoded_bytes().starts_with(b".")), "{left:?}");
+}
+
+#[test]
+fn exported_manifest_is_base_of_diff_for_tar() {
+    require!(ROOT_AND_RSYNC);
+    let site = Site::new(&small_tree("one"));
+    copy_tree(&site.image(), &site.path("base"));
+    site.write_image(&small_tree("two"));
+    let exported = site.tardiff(&["manifest", "base"]).stdout;
+    fs::write(site.path("base.mtree"), exported).expect("writes");
+
+    let report = site.run(&["build", "base.mtree", "images/node", "-o", "diff.tar.gz"]);
+
+    assert!(report.contains("--canonical"), "{report}");
+    let mut tar = Command::new("tar");
+    tar.args(["--exclude=.si-diff", "-xpzf"]).arg(site.path("diff.tar.gz"));
+    run(tar.arg("-C").arg(site.path("base")));
+    judge::same(&site.image(), &site.path("base"), &[]);
+}
+
+/// With `--acls` tar takes ACLs from records of their own, and resets those of attributes.
+#[test]
+fn tar_restores_acls_of_diff_with_each_option() {
+    require!(ROOT_AND_RSYNC, Program("setfacl"), Program("getfacl"));
+    let site = Site::new(&small_tree("one"));
+    copy_tree(&site.image(), &site.path("base"));
+    for (acl, path) in [("u:1234:rw,g:7:-", "etc/motd"), ("d:u:7:rwx,u:7:x", "etc")] {
+        run(Command::new("setfacl").args(["-m", acl]).arg(site.image().join(path)));
+    }
+    let acls = |tree: &Path| run(Command::new("getfacl").args(["-Rn", "."]).current_dir(tree));
+    site.run(&["build", "base", "images/node", "-o", "diff.tar.gz"]);
+
+    for options in [
+        &["--xattrs", "--xattrs-include=*"][..],
+        &["--acls"],
+        &["--acls", "--xattrs", "--xattrs-include=*"],
+    ] {
+        let node = site.path("unpacked");
+        let _ = fs::remove_dir_all(&node);
+        copy_tree(&site.path("base"), &node);
+        let mut tar = Command::new("tar");
+        tar.args(options).args(["--exclude=.si-diff", "--numeric-owner", "-xpzf"]);
+        run(tar.arg(site.path("diff.tar.gz")).arg("-C").arg(&node));
+        assert_eq!(acls(&node), acls(&site.image()), "{options:?}");
+    }
+    assert!(site.run(&["show", "diff.tar.gz"]).contains("in total"));
 }
 
 /// Plain tar adds and changes paths; the user removes the removed ones by hand.

@@ -19,6 +19,10 @@ const SAMPLES: &[(&str, &str)] = &[
         "6f762ceb475e2a0ab8ae9a714701c7ac51ab6f46c0af0d29e57f3fb9e1378955",
     ),
     (
+        "diff_archive/v1-acls.tar.zst",
+        "cba4b25ce443aaeb9da3fd24e5cfe68d2f03d011cbc1f4772054e321b1d9a706",
+    ),
+    (
         "diff_archive/v1-best.tar.zst",
         "cd7e5f326e640e40bfa1b7db563c85ec4dad8af1487d818df58c483bc72a1605",
     ),
@@ -41,6 +45,10 @@ const SAMPLES: &[(&str, &str)] = &[
     (
         "diff_archive/v1-plain.tar.zst",
         "7fc6482584ab340d544e687ba4011d336b4f7d1cc53eb4683bdfafe83a0b4fe6",
+    ),
+    (
+        "diff_archive/v2-acls.tar.zst",
+        "8736718cdbfbce25af0b0bb82f366c6910cc139363a2e0b4f663bcbba03b8c00",
     ),
     ("journal/v1", "0960ce873dddac09ddaaa44af00f9e529ee7db99aae9a7f52045b24b92b84550"),
     ("manifest/v1.mtree", "ff2ba553fcdd4681b735e9512359194aa509ce0aa33c05e60eb941c1137dd0ba"),

@@ -15,7 +15,16 @@ use std::path::Path;
 const LAYERS: [(&str, &[&str]); 7] = [
     (
         "words",
-        &["printable", "tree_path", "client_paths", "digest", "entry", "generation", "image"],
+        &[
+            "acl",
+            "printable",
+            "tree_path",
+            "client_paths",
+            "digest",
+            "entry",
+            "generation",
+            "image",
+        ],
     ),
     (
         "rules",

@@ -4,7 +4,7 @@ use std::{fmt, io};
 
 use crate::delta::DeltaError;
 use crate::delta::gzip::RebuildError;
-use crate::diff_archive::limits::FORMAT;
+use crate::diff_archive::limits::{FORMAT, FORMAT_WITH_ACLS};
 use crate::digest::Digest;
 use crate::generation::GenerationId;
 use crate::manifest::ManifestError;
@@ -21,7 +21,10 @@ pub enum ArchiveError {
     #[error("the archive is cut off")]
     CutOff,
     /// A newer program wrote it; the number of the format.
-    #[error("the archive has format {0}, this program reads format {FORMAT}; update the agent")]
+    #[error(
+        "the archive has format {0}, this program reads formats {FORMAT} and {FORMAT_WITH_ACLS}; \
+         update the agent"
+    )]
     UnknownFormat(i64),
     /// It applies to a generation other than the one given.
     #[error("the archive applies to generation {}, not to {}", wanted.short(), found.short())]

@@ -9,8 +9,8 @@ use serde::{Deserialize, Serialize};
 
 use super::changes::{DeltaMode, ListingParts};
 use super::error::{ArchiveError, ListingDefect};
-use super::limits::FORMAT;
-use super::member::link_target;
+use super::limits::{FORMAT, FORMAT_WITH_ACLS};
+use super::member::{AclRecords, has_acl, link_target};
 use crate::delta::REBUILD_RATE;
 use crate::entry::Entry;
 use crate::generation::GenerationId;
@@ -83,8 +83,10 @@ impl Header {
     /// Counts the parts of a listing; `whole` has the indices of the contents in the archive.
     pub(super) fn count(parts: &ListingParts, whole: &[u32]) -> Self {
         let groups = &parts.groups;
+        let has_acls = parts.mode == DeltaMode::WithoutDeltas
+            && parts.changed.iter().any(|entry| link_target(entry).is_none() && has_acl(entry));
         let mut header = Header {
-            format: FORMAT,
+            format: if has_acls { FORMAT_WITH_ACLS } else { FORMAT },
             image: parts.image.clone(),
             base: parts.base,
             target: parts.target,
@@ -120,6 +122,19 @@ impl Header {
         if self.deltas { DeltaMode::WithDeltas } else { DeltaMode::WithoutDeltas }
     }
 
+    /// Whether the headers of members have ACLs also as text.
+    pub(super) fn acls(&self) -> AclRecords {
+        if self.format == FORMAT_WITH_ACLS { AclRecords::Written } else { AclRecords::Omitted }
+    }
+
+    /// The same header in the format of `read`: format 1 has ACLs as attributes alone.
+    pub(super) fn in_format_of(mut self, read: &Header) -> Self {
+        if read.format == FORMAT {
+            self.format = FORMAT;
+        }
+        self
+    }
+
     /// Estimated rebuild time of gzip files, in seconds of one processor.
     pub fn rebuild_seconds(&self) -> f64 {
         match self.rebuild_ms {
@@ -135,7 +150,7 @@ impl Header {
 
         // The format is checked before all other keys, which a later format may change.
         let HeaderFormat { format } = toml::from_str(text).map_err(ListingDefect::from)?;
-        if format != i64::from(FORMAT) {
+        if ![FORMAT, FORMAT_WITH_ACLS].map(i64::from).contains(&format) {
             return Err(ArchiveError::UnknownFormat(format));
         }
 

@@ -1,7 +1,9 @@
 //! Version of the format, and the limits of a reader.
 
-/// The format that this program reads and writes.
+/// The format of all archives except those of [`FORMAT_WITH_ACLS`].
 pub const FORMAT: u32 = 1;
+/// The format of diffs without deltas that have ACLs: `tar --acls` needs them as text.
+pub const FORMAT_WITH_ACLS: u32 = 2;
 
 /// Sizes that a reader accepts; all other sizes are checked against the listing.
 #[derive(Clone, Copy, Debug)]

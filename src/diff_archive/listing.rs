@@ -163,6 +163,7 @@ impl Listing {
 
         // Nothing else in the listing gives this number; it is 0 if nothing is rebuilt.
         listing.header.rebuild_ms = if header.rebuilt > 0 { header.rebuild_ms } else { 0 };
+        listing.header = listing.header.in_format_of(&header);
         if listing.header != header {
             return Err(ListingDefect::HeaderCounts.into());
         }

@@ -5,6 +5,7 @@
 
 use tar::{EntryType, Header};
 
+use crate::acl;
 use crate::entry::{Device, Entry, Leaf, LeafKind, Mtime, Node};
 use crate::tree_path::TreePath;
 
@@ -35,22 +36,50 @@ pub(super) fn patch_name(number: u64) -> String {
     format!("delta/{number}")
 }
 
+/// Whether headers have ACLs also as text, which `tar --acls` needs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum AclRecords {
+    /// Format 1, and full archives.
+    Omitted,
+    /// Format 2.
+    Written,
+}
+
 /// The header of an entry: as a link if another path names its hard-link group.
-pub(super) fn entry_header(entry: &Entry) -> Vec<u8> {
+pub(super) fn entry_header(entry: &Entry, acls: AclRecords) -> Vec<u8> {
     match link_target(entry) {
         Some(first) => link_header(entry, first),
-        None => content_header(entry),
+        None => content_header(entry, acls),
     }
 }
 
+/// Whether an entry has an ACL that can be written as text.
+pub(super) fn has_acl(entry: &Entry) -> bool {
+    acl_texts(entry).next().is_some()
+}
+
+/// Key and value of the records for the ACLs of an entry.
+fn acl_texts(entry: &Entry) -> impl Iterator<Item = (&'static [u8], String)> {
+    [(&b"SCHILY.acl.access"[..], acl::ACCESS), (b"SCHILY.acl.default", acl::DEFAULT)]
+        .into_iter()
+        .filter_map(|(key, attribute)| {
+            Some((key, acl::to_text(entry.meta.xattrs.get(attribute)?)?))
+        })
+}
+
 /// The header of an entry as itself, even if another path names its hard-link group.
-pub(super) fn content_header(entry: &Entry) -> Vec<u8> {
+pub(super) fn content_header(entry: &Entry, acls: AclRecords) -> Vec<u8> {
     let (name, kind) = match &entry.node {
         Node::Directory => (directory_name(&entry.path), EntryType::Directory),
         Node::Leaf(leaf) => (entry.path.as_bytes().to_vec(), tar_type(leaf)),
     };
     let mut member = HeaderDraft::new(name, kind);
     member.set_meta(entry);
+    if acls == AclRecords::Written {
+        for (key, text) in acl_texts(entry) {
+            member.add_record(key, text.as_bytes());
+        }
+    }
     for (name, value) in &entry.meta.xattrs {
         member.add_record(&xattr_key(name), value);
     }

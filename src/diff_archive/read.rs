@@ -9,7 +9,7 @@ use crate::diff_archive::group::DeltaGroup;
 use crate::diff_archive::limits::ArchiveLimits;
 use crate::diff_archive::listing::{Expected, Listing};
 use crate::diff_archive::member::{
-    content_header, entry_header, link_target, own_header, patch_name,
+    AclRecords, content_header, entry_header, link_target, own_header, patch_name,
 };
 use crate::diff_archive::tar_input::{MemberContent, TarInput};
 use crate::entry::Entry;
@@ -89,10 +89,12 @@ impl<'l, R: BufRead> Reader<'l, R> {
 
         match expected {
             Expected::Itself(entry) => {
-                read_entry(&mut self.input, entry, &content_header(entry)).map(Some)
+                let header = content_header(entry, self.listing.header().acls());
+                read_entry(&mut self.input, entry, &header).map(Some)
             }
             Expected::Link(entry) => {
-                self.input.member(&entry_header(entry), 0, || entry.path.to_string())?;
+                let header = entry_header(entry, AclRecords::Omitted);
+                self.input.member(&header, 0, || entry.path.to_string())?;
                 Ok(Some(ArchiveMember::Plain(entry)))
             }
             Expected::Patch(group) => {
@@ -136,7 +138,7 @@ impl<'m, R: BufRead> FullReader<'m, R> {
             return Ok(None);
         };
 
-        let header = entry_header(entry);
+        let header = entry_header(entry, AclRecords::Omitted);
         if link_target(entry).is_some() {
             self.input.member(&header, 0, || entry.path.to_string())?;
             return Ok(Some(ArchiveMember::Plain(entry)));

@@ -13,7 +13,7 @@ use crate::diff_archive::frames::FrameCompression;
 use crate::diff_archive::group::DeltaGroup;
 use crate::diff_archive::listing::{Expected, Listing};
 use crate::diff_archive::member::{
-    END, content_header, entry_header, link_target, own_header, patch_name,
+    AclRecords, END, content_header, entry_header, link_target, own_header, patch_name,
 };
 use crate::diff_archive::sources::ContentProvider;
 use crate::digest::Digest;
@@ -143,7 +143,9 @@ pub fn write_diff(
     let members =
         (0..).map_while(|at| listing.expected(at)).filter_map(|expected| match expected {
             Expected::Patch(group) => patch_member(group, &offsets, deltas.as_ref()?),
-            Expected::Itself(_) | Expected::Link(_) => entry_member(expected),
+            Expected::Itself(_) | Expected::Link(_) => {
+                entry_member(expected, listing.header().acls())
+            }
         });
     let mut index = Vec::new();
     writer.write_members(members, &mut output, &mut index)?;
@@ -163,8 +165,10 @@ pub fn write_full(
         FrameWriter { content, compression: options.compression, level: options.level, monitor };
     let mut output = HashingOutput::new(to);
     let mut index = Vec::new();
-    let members =
-        |entries| <[Entry]>::iter(entries).map(Expected::from_entry).filter_map(entry_member);
+    let members = |entries| {
+        let expected = <[Entry]>::iter(entries).map(Expected::from_entry);
+        expected.filter_map(|expected| entry_member(expected, AclRecords::Omitted))
+    };
 
     // The top directory has the first frame, whose digest is in the catalog.
     let (top, rest) = target.entries().split_at(1);
@@ -201,17 +205,17 @@ fn finish(
     Ok(WrittenArchiveInfo { size, sha256, first_frame, index })
 }
 
-fn entry_member(expected: Expected<'_>) -> Option<OutgoingMember<'_>> {
+fn entry_member(expected: Expected<'_>, acls: AclRecords) -> Option<OutgoingMember<'_>> {
     match expected {
         Expected::Itself(entry) => {
             let body = match entry.file() {
                 Some((size, digest)) => MemberBody::File { entry, size, digest },
                 None => MemberBody::Empty,
             };
-            Some(OutgoingMember { header: content_header(entry), body })
+            Some(OutgoingMember { header: content_header(entry, acls), body })
         }
         Expected::Link(entry) => {
-            Some(OutgoingMember { header: entry_header(entry), body: MemberBody::Empty })
+            Some(OutgoingMember { header: entry_header(entry, acls), body: MemberBody::Empty })
         }
         Expected::Patch(_) => None,
     }

@@ -4,6 +4,9 @@ use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read};
 use std::path::Path;
 
+use bzip2::bufread::MultiBzDecoder;
+use lzma_rust2::XzReader;
+
 use super::error::ArtifactError;
 use super::image_tar::{self, TarImage};
 use crate::diff_archive::{ArchiveLimits, FrameCompression, FrameDecoder, Listing, Reader};
@@ -14,10 +17,24 @@ use crate::report::Monitor;
 /// Bytes that are read ahead.
 const BUFFER: usize = 128 << 10;
 
+/// Memory for the decoder of xz, in KiB: `xz -9` needs 65 MiB.
+const MAX_XZ_KIB: u32 = 256 << 10;
+
+/// Compression of a file on the image server.
+#[derive(Clone, Copy, Debug)]
+enum ImageCompression {
+    /// A compression that archives of this program have as well.
+    Frames(FrameCompression),
+    Bzip2,
+    Xz,
+}
+
 /// Content of a file.
 pub enum Artifact {
     /// A manifest, as text or compressed.
     Manifest(Manifest),
+    /// A manifest for mtree(8), without extended attributes and hard-link groups.
+    Export(Manifest),
     /// An archive of a whole image.
     Image(TarImage),
     /// The listing of a diff.
@@ -32,7 +49,7 @@ pub fn read(path: &Path, monitor: &dyn Monitor) -> Result<Artifact, ArtifactErro
     let file = BufReader::with_capacity(BUFFER, named_file::open(path).map_err(io_error)?);
 
     if start.starts_with(b".si-diff/")
-        && let Some(compression) = compression
+        && let Some(ImageCompression::Frames(compression)) = compression
     {
         let reader = Reader::open(file, compression, &ArchiveLimits::default())
             .map_err(|source| ArtifactError::Diff { path: shown(), source })?;
@@ -42,9 +59,12 @@ pub fn read(path: &Path, monitor: &dyn Monitor) -> Result<Artifact, ArtifactErro
     let content = decompress(file, compression).map_err(io_error)?;
     if start.starts_with(b"#mtree") {
         let text = BufReader::with_capacity(BUFFER, content.take(MAX_TEXT));
-        let manifest = Manifest::parse(text)
-            .map_err(|source| ArtifactError::Manifest { path: shown(), source })?;
-        return Ok(Artifact::Manifest(manifest));
+        let fail = |source| ArtifactError::Manifest { path: shown(), source };
+        return if Manifest::is_export(&start) {
+            Manifest::parse_export(text).map(Artifact::Export).map_err(fail)
+        } else {
+            Manifest::parse(text).map(Artifact::Manifest).map_err(fail)
+        };
     }
 
     let image = image_tar::read(content, monitor)
@@ -53,11 +73,13 @@ pub fn read(path: &Path, monitor: &dyn Monitor) -> Result<Artifact, ArtifactErro
 }
 
 /// Returns the compression of a file, and the first bytes of its content.
-fn peek(path: &Path) -> io::Result<(Option<FrameCompression>, Vec<u8>)> {
+fn peek(path: &Path) -> io::Result<(Option<ImageCompression>, Vec<u8>)> {
     let mut file = BufReader::new(named_file::open(path)?);
     let compression = match file.fill_buf()? {
-        [0x1f, 0x8b, ..] => Some(FrameCompression::Gzip),
-        [0x28, 0xb5, 0x2f, 0xfd, ..] => Some(FrameCompression::Zstd),
+        [0x1f, 0x8b, ..] => Some(ImageCompression::Frames(FrameCompression::Gzip)),
+        [0x28, 0xb5, 0x2f, 0xfd, ..] => Some(ImageCompression::Frames(FrameCompression::Zstd)),
+        [b'B', b'Z', b'h', b'1'..=b'9', ..] => Some(ImageCompression::Bzip2),
+        [0xfd, b'7', b'z', b'X', b'Z', 0, ..] => Some(ImageCompression::Xz),
         _ => None,
     };
 
@@ -68,10 +90,14 @@ fn peek(path: &Path) -> io::Result<(Option<FrameCompression>, Vec<u8>)> {
 
 fn decompress(
     file: BufReader<File>,
-    compression: Option<FrameCompression>,
+    compression: Option<ImageCompression>,
 ) -> io::Result<Box<dyn Read>> {
     Ok(match compression {
-        Some(compression) => Box::new(FrameDecoder::new(compression, file)?),
+        Some(ImageCompression::Frames(compression)) => {
+            Box::new(FrameDecoder::new(compression, file)?)
+        }
+        Some(ImageCompression::Bzip2) => Box::new(MultiBzDecoder::new(file)),
+        Some(ImageCompression::Xz) => Box::new(XzReader::new_mem_limit(file, true, MAX_XZ_KIB)),
         None => Box::new(file),
     })
 }

@@ -175,6 +175,10 @@ impl BuildBase {
         }
         match artifact::read(path, monitor)? {
             Artifact::Manifest(manifest) => Ok(BuildBase::Listed(manifest)),
+            Artifact::Export(manifest) => {
+                monitor.warn(TardiffNotice::BaseWithoutAttributes { path });
+                Ok(BuildBase::Listed(manifest))
+            }
             Artifact::Image(TarImage { manifest, whole_seconds: false }) => {
                 Ok(BuildBase::Listed(manifest))
             }

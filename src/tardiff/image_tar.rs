@@ -1,6 +1,7 @@
 //! Reads an archive of a whole image, as `tar` writes it, into a manifest.
 //!
-//! Supported are ustar, GNU tar's format and pax, with extended attributes and sparse members.
+//! Supported are ustar, GNU tar's format and pax, with extended attributes, ACLs and sparse members,
+//! and complete archives of `tar --listed-incremental`.
 //! Nothing is unpacked and no path is opened: contents are only hashed. If a path occurs twice, the
 //! last entry counts, as when unpacking.
 
@@ -16,6 +17,7 @@ use tar::{EntryType, Header};
 use self::blocks::Blocks;
 use self::pax::Pax;
 use super::notice::TardiffNotice;
+use crate::acl;
 use crate::entry::{Device, Entry, Leaf, LeafKind, Meta, Mtime, Node, Xattrs};
 use crate::manifest::{Manifest, ManifestError};
 use crate::printable::Quoted;
@@ -24,6 +26,10 @@ use crate::tree_path::{BadPath, TreePath};
 
 /// Size limit of a pax header or a long name: the largest entry of a manifest fits.
 const MAX_EXTENDED: u64 = 2 << 20;
+/// Size limit of the list of a directory's names in an incremental archive: a million names.
+const MAX_NAMES: u64 = 256 << 20;
+/// Type of a directory in an incremental archive; its body is a list of the names in it.
+const DUMP_DIRECTORY: u8 = b'D';
 
 /// An archive of a whole image.
 pub struct TarImage {
@@ -100,7 +106,7 @@ pub fn read(from: impl Read, monitor: &dyn Monitor) -> Result<TarImage, TarError
     }
 
     if image.acls > 0 {
-        monitor.warn(TardiffNotice::TextAcls { count: image.acls });
+        monitor.warn(TardiffNotice::NamedAcls { count: image.acls });
     }
     image.finish(monitor)
 }
@@ -193,7 +199,7 @@ struct TarImageBuilder {
     /// First path of the hard-link group, for each further path.
     firsts: BTreeMap<TreePath, TreePath>,
     whole_seconds: bool,
-    /// Number of members with an ACL in text form.
+    /// Number of ACLs that name users or groups.
     acls: u64,
 }
 
@@ -236,9 +242,18 @@ impl TarImageBuilder {
             // GNU tar writes times before 1970 as negative numbers in base 256.
             None => Mtime { seconds: blocks.number(header.mtime())? as i64, nanos: 0 },
         };
-        let has_acl =
-            pax.bytes(b"SCHILY.acl.access").is_some() || pax.bytes(b"SCHILY.acl.default").is_some();
-        self.acls += u64::from(has_acl);
+        let mut xattrs = pax.xattrs();
+        for (record, attribute) in
+            [(&b"SCHILY.acl.access"[..], acl::ACCESS), (b"SCHILY.acl.default", acl::DEFAULT)]
+        {
+            let text = pax.bytes(record).filter(|_| !xattrs.contains_key(attribute));
+            match text.map(acl::from_text) {
+                Some(Some(value)) if attribute == acl::ACCESS && acl::is_minimal(&value) => {}
+                Some(Some(value)) => drop(xattrs.insert(attribute.into(), value.into())),
+                Some(None) => self.acls += 1,
+                None => {}
+            }
+        }
 
         let mode = header.mode().map_err(|_| blocks.error("a mode is not a number"))?;
         let is_symlink = matches!(node, Node::Leaf(Leaf { kind: LeafKind::Symlink { .. }, .. }));
@@ -247,7 +262,7 @@ impl TarImageBuilder {
             uid: member.id(b"uid", header.uid(), blocks)?,
             gid: member.id(b"gid", header.gid(), blocks)?,
             mtime,
-            xattrs: pax.xattrs(),
+            xattrs,
         })
     }
 
@@ -300,7 +315,14 @@ impl TarImageBuilder {
 fn read_body<R: Read>(member: &Member<'_>, blocks: &mut Blocks<R>) -> Result<MemberType, TarError> {
     let Member { header, pax, size, .. } = member;
     let member_type = match header.entry_type() {
-        EntryType::Directory => MemberType::Directory,
+        EntryType::Directory => {
+            check_complete(pax.bytes(b"GNU.dumpdir").unwrap_or_default(), member)?;
+            MemberType::Directory
+        }
+        other if other.as_byte() == DUMP_DIRECTORY => {
+            check_complete(&blocks.body(*size, MAX_NAMES)?, member)?;
+            return Ok(MemberType::Directory);
+        }
         EntryType::Link => MemberType::HardLink,
         EntryType::Symlink => {
             MemberType::Leaf(LeafKind::Symlink { target: member.link.clone().into() })
@@ -321,6 +343,19 @@ fn read_body<R: Read>(member: &Member<'_>, blocks: &mut Blocks<R>) -> Result<Mem
 
     blocks.skip(*size)?;
     Ok(member_type)
+}
+
+/// Refuses an incremental archive that lacks files of a directory.
+///
+/// `names` is a list of a letter, a name and NUL: `Y` if the file is in the archive, `N` if it has
+/// not changed since another one, `D` for a directory.
+fn check_complete(names: &[u8], member: &Member<'_>) -> Result<(), TarError> {
+    if names.split(|&byte| byte == 0).any(|name| name.starts_with(b"N")) {
+        return Err(member.error(
+            "the archive is incremental and lacks files of this directory; use one of level 0",
+        ));
+    }
+    Ok(())
 }
 
 /// The path of a member: `./a/b/`, `/a/b` and `a/b` are the same.

@@ -13,8 +13,10 @@ use crate::tree_path::TreePath;
 pub(super) enum TardiffNotice<'n> {
     /// The times of the base are not exact enough for a node.
     BaseInWholeSeconds { path: &'n Path },
-    /// The archive has ACLs in text form.
-    TextAcls { count: u64 },
+    /// The base has neither extended attributes nor hard links.
+    BaseWithoutAttributes { path: &'n Path },
+    /// ACLs of the archive name users instead of numbers.
+    NamedAcls { count: u64 },
     /// A member has a type that no image has.
     MemberOmitted { name: &'n [u8] },
     /// The archive has no entry for its top directory.
@@ -42,9 +44,18 @@ impl fmt::Display for TardiffNotice<'_> {
                  can unpack the diff; create the archive with tar --format=pax",
                 path.display()
             ),
-            TardiffNotice::TextAcls { count } => {
-                write!(f, "the archive has {count} ACLs in text form, which count as different")
-            }
+            TardiffNotice::BaseWithoutAttributes { path } => write!(
+                f,
+                "{} has neither extended attributes nor hard links, so paths with either count as \
+                 different, and no node has recorded this base, although tar can unpack the diff; \
+                 write the manifest with --canonical",
+                path.display()
+            ),
+            TardiffNotice::NamedAcls { count } => write!(
+                f,
+                "the archive has {count} ACLs that name users or groups, which count as different; \
+                 create it with tar --numeric-owner"
+            ),
             TardiffNotice::MemberOmitted { name } => {
                 write!(f, "{} has a type that no image has, and is left out", Quoted(name))
             }

@@ -111,7 +111,7 @@ fn layer(image: &Option<ImageName>, override_name: &Option<ImageName>) -> Option
 /// Arguments of `build`.
 #[derive(Debug, Args)]
 pub struct BuildArgs {
-    /// Base of the diff: a directory, an image.tar (.gz, .zst), or a manifest (.mtree, .mtree.zst)
+    /// Base of the diff: a directory, an image.tar (.gz, .bz2, .xz, .zst), or a manifest (.mtree, .mtree.zst)
     pub base: PathBuf,
     /// Tree that the diff produces
     pub image_dir: PathBuf,

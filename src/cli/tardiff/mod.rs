@@ -233,7 +233,7 @@ impl TardiffRun<'_> {
                 return Ok(scan(&root, &Cache::default(), self.monitor)?.manifest().clone());
             }
             return match artifact::read(file, self.monitor)? {
-                Artifact::Manifest(manifest) => Ok(manifest),
+                Artifact::Manifest(manifest) | Artifact::Export(manifest) => Ok(manifest),
                 Artifact::Image(image) => Ok(image.manifest),
                 Artifact::Diff(_) => {
                     Err(CommandError::DiffWithoutManifest { path: file.to_path_buf() }.into())

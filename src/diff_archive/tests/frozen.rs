@@ -38,6 +38,14 @@ const EVERY_KIND: [(&str, &str); 2] = [
     ("v1-best.tar.zst", "cd7e5f326e640e40bfa1b7db563c85ec4dad8af1487d818df58c483bc72a1605"),
 ];
 
+/// A diff without deltas that has an ACL.
+const ACLS: (&str, &str) =
+    ("v2-acls.tar.zst", "8736718cdbfbce25af0b0bb82f366c6910cc139363a2e0b4f663bcbba03b8c00");
+
+/// The same of a writer that had no format 2.
+const OLD_ACLS: (&str, &str) =
+    ("v1-acls.tar.zst", "cba4b25ce443aaeb9da3fd24e5cfe68d2f03d011cbc1f4772054e321b1d9a706");
+
 fn directory() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/testdata/diff_archive")
 }
@@ -116,12 +124,45 @@ fn frozen_patches_are_decoded() {
     }
 }
 
+/// Format 2: ACLs also as text.
+#[test]
+fn frozen_acls_are_read_and_written() {
+    let (mut base, mut target) = (TreeBuilder::default(), TreeBuilder::default());
+    base.file(b"f", meta(0o664, 1, 0), b"a\n");
+    let mut with_acl = meta(0o664, 1, 0);
+    with_acl.xattrs.insert(crate::acl::ACCESS.into(), super::trees::ACL.into());
+    target.file(b"f", with_acl, b"a\n").file(b"g", meta(0o644, 1, 0), b"b\n");
+    let (base, target) = (base.tree(), target.tree());
+    let (built, _) = build(&base, &target, DeltaMode::WithoutDeltas, FrameCompression::Zstd);
+    let (name, digest) = ACLS;
+    let bytes = std::fs::read(directory().join(name)).expect("the sample is there");
+    assert_eq!(Digest::of(&bytes).to_string(), digest, "{name} has been edited");
+    let unpacked = |bytes: &[u8]| zstd::decode_all(bytes).expect("decompresses");
+    assert_eq!(unpacked(&bytes), unpacked(&built));
+    let text = String::from_utf8_lossy(&unpacked(&bytes)).into_owned();
+    assert!(text.contains("format = 2") && text.contains("SCHILY.acl.access=user::"), "{text}");
+
+    let (zstd, limits) = (FrameCompression::Zstd, ArchiveLimits::default());
+    let listing = verify_diff(&bytes[..], zstd, &limits, Some(&base), &Silent).expect("verifies");
+    assert_eq!(listing.target_of(&base.manifest).expect("applies"), target.manifest);
+
+    // In format 1 the ACL is an attribute alone.
+    let (name, digest) = OLD_ACLS;
+    let bytes = std::fs::read(directory().join(name)).expect("the sample is there");
+    assert_eq!(Digest::of(&bytes).to_string(), digest, "{name} has been edited");
+    let listing = verify_diff(&bytes[..], zstd, &limits, None, &Silent).expect("verifies");
+    assert!(
+        listing.changed().iter().any(|entry| entry.meta.xattrs.contains_key(crate::acl::ACCESS))
+    );
+}
+
 #[test]
 fn every_sample_file_is_tested() {
     for file in std::fs::read_dir(directory()).expect("the samples are there") {
         let name = file.expect("a name").file_name();
         let mut samples =
             SAMPLES.iter().map(|(sample, ..)| *sample).chain(EVERY_KIND.map(|(sample, _)| sample));
+        let mut samples = samples.by_ref().chain([ACLS.0, OLD_ACLS.0]);
         assert!(samples.any(|sample| name == *sample), "{name:?}");
     }
 }

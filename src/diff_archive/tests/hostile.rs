@@ -186,14 +186,14 @@ fn bytes_after_the_end_are_refused() {
 
 #[test]
 fn unknown_format_is_refused_first() {
-    let text = b"format = 2\nwonder = true\n";
+    let text = b"format = 3\nwonder = true\n";
     let mut raw = member::own_header("header.toml", text.len() as u64);
     raw.extend_from_slice(text);
     raw.resize(1024, 0);
 
     let error = read_listing(&pack(&raw), FrameCompression::Zstd, &ArchiveLimits::default())
         .expect_err("refused");
-    assert!(matches!(error, ArchiveError::UnknownFormat(2)));
+    assert!(matches!(error, ArchiveError::UnknownFormat(3)));
 }
 
 #[test]

@@ -6,24 +6,49 @@ use super::TarError;
 use super::blocks::Blocks;
 use crate::entry::{Mtime, Xattrs, xattr_travels};
 
+/// Key of the offset of a data region.
+const OFFSET: &[u8] = b"GNU.sparse.offset";
+/// Key of its length.
+const NUMBYTES: &[u8] = b"GNU.sparse.numbytes";
+
 /// Records of one member; if a key occurs twice, the last one counts.
 #[derive(Default)]
-pub(super) struct Pax(BTreeMap<Vec<u8>, Vec<u8>>);
+pub(super) struct Pax {
+    records: BTreeMap<Vec<u8>, Vec<u8>>,
+    /// Values of `GNU.sparse.offset` and `GNU.sparse.numbytes`, which occur once for each region.
+    regions: Vec<Vec<u8>>,
+}
 
 impl Pax {
     pub(super) fn parse<R>(mut text: &[u8], blocks: &Blocks<R>) -> Result<Self, TarError> {
-        let mut records = BTreeMap::new();
+        let (mut records, mut regions) = (BTreeMap::new(), Vec::new());
         while !text.is_empty() {
             let (key, value, rest) =
                 record(text).ok_or_else(|| blocks.error("a pax record is damaged"))?;
-            records.insert(key.to_vec(), value.to_vec());
+            let expected: &[u8] = if regions.len().is_multiple_of(2) { OFFSET } else { NUMBYTES };
+            if key == OFFSET || key == NUMBYTES {
+                if key != expected {
+                    return Err(blocks.error("the regions of a sparse file are not in pairs"));
+                }
+                regions.push(value.to_vec());
+            } else {
+                records.insert(key.to_vec(), value.to_vec());
+            }
             text = rest;
         }
-        Ok(Pax(records))
+        Ok(Pax { records, regions })
     }
 
     pub(super) fn bytes(&self, key: &[u8]) -> Option<&[u8]> {
-        self.0.get(key).map(Vec::as_slice)
+        self.records.get(key).map(Vec::as_slice)
+    }
+
+    /// Offsets and lengths of the data regions, of the sparse formats 0.0 and 0.1.
+    pub(super) fn sparse_regions(&self) -> Vec<&[u8]> {
+        match self.bytes(b"GNU.sparse.map") {
+            Some(map) => map.split(|&byte| byte == b',').collect(),
+            None => self.regions.iter().map(Vec::as_slice).collect(),
+        }
     }
 
     /// Name of a sparse member; GNU tar gives its header another one, for other programs.
@@ -51,7 +76,7 @@ impl Pax {
 
     /// The extended attributes that belong to an image.
     pub(super) fn xattrs(&self) -> Xattrs {
-        self.0
+        self.records
             .iter()
             .filter_map(|(key, value)| Some((key.strip_prefix(b"SCHILY.xattr.")?, value)))
             .map(|(key, value)| (unescape(key), value))
@@ -61,7 +86,7 @@ impl Pax {
     }
 
     pub(super) fn is_comment(&self) -> bool {
-        self.0.keys().all(|key| key == b"comment")
+        self.records.keys().all(|key| key == b"comment")
     }
 }
 

@@ -1,4 +1,4 @@
-//! Sparse members, in GNU tar's own format and in its pax format, version 1.0.
+//! Sparse members, in GNU tar's own format and in its pax formats, versions 0.0, 0.1 and 1.0.
 
 use std::io::Read;
 
@@ -38,8 +38,10 @@ pub(super) fn content<R: Read>(
         let Some(size) = pax.number(b"GNU.sparse.realsize", blocks)? else { return Ok(None) };
         let (regions, used) = listed(stored, blocks)?;
         (size, regions, stored - used)
-    } else if pax.bytes(b"GNU.sparse.size").is_some() || pax.bytes(b"GNU.sparse.major").is_some() {
+    } else if pax.bytes(b"GNU.sparse.major").is_some() {
         return Ok(None);
+    } else if let Some(size) = pax.number(b"GNU.sparse.size", blocks)? {
+        (size, recorded(pax, blocks)?, stored)
     } else {
         return Ok(Some((stored, blocks.digest(stored)?)));
     };
@@ -76,7 +78,19 @@ fn gnu<R: Read>(
     Ok(Some((size, regions)))
 }
 
-/// The map of the pax format: decimal lines in the first blocks of the body, the first their count.
+/// The map of the pax formats 0.0 and 0.1: in the records of the header.
+fn recorded<R>(pax: &Pax, blocks: &Blocks<R>) -> Result<Vec<DataRegion>, TarError> {
+    let numbers: Option<Vec<u64>> = pax.sparse_regions().into_iter().map(decimal).collect();
+    let numbers = numbers.ok_or_else(|| blocks.error(BAD_LIST))?;
+    let (regions, rest) = numbers.as_chunks::<2>();
+    let count = pax.number(b"GNU.sparse.numblocks", blocks)?;
+    if !rest.is_empty() || count != Some(regions.len() as u64) {
+        return Err(blocks.error(BAD_LIST));
+    }
+    Ok(regions.iter().map(|&[offset, length]| (offset, length)).collect())
+}
+
+/// The map of the pax format 1.0: decimal lines in the first blocks of the body, the first their count.
 fn listed<R: Read>(
     stored: u64,
     blocks: &mut Blocks<R>,
