@@ -365,10 +365,10 @@ impl<'a> Stage<'a> {
             let Some(stage) = self.stages.staged(item.filesystem) else { continue };
             if item.entry.is_dir() {
                 stage.sync_dir(&item.place)?;
-            } else if matches!(
-                item.source,
-                ContentSource::Content { .. } | ContentSource::LinkLive { .. }
-            ) {
+            } else if item.entry.file().is_some()
+                && !matches!(item.source, ContentSource::LinkStaged(_))
+            {
+                // A live link may also lead to a device, a FIFO or a symbolic link.
                 stage.sync_file(&item.place)?;
             }
         }
