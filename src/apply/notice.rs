@@ -151,10 +151,9 @@ impl fmt::Display for ApplyNotice {
                     "{path} was edited during the update and replaced; the edited file {backup}"
                 )
             }
-            ApplyNotice::LeftOut { path, refusal } => write!(
-                f,
-                "{path} was left out: {refusal}; a user can write its directory; the next run will retry"
-            ),
+            ApplyNotice::LeftOut { path, refusal } => {
+                write!(f, "{path} was left out: {refusal}; a user can write its directory")
+            }
             ApplyNotice::Reversing => write!(f, "undoing the update"),
             ApplyNotice::ReversalUnrecorded { count } => write!(
                 f,

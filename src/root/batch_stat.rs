@@ -22,16 +22,18 @@ impl Root {
     ///
     /// A path that cannot be inspected has its error. Only an error of the disk is one of the call.
     pub fn stat_each(&self, paths: &[&TreePath]) -> Result<Vec<Option<Result<Stat>>>> {
-        let unknown = |error: RootError| {
-            if error.is_unknown() { Ok(Some(Err(error))) } else { Err(error) }
+        let unknown = |path: &TreePath, error: RootError| {
+            if self.is_unknown(path, &error) { Ok(Some(Err(error))) } else { Err(error) }
         };
         self.inspect_each(
             paths,
-            |path| self.stat(path).map(|stat| stat.map(Ok)).or_else(unknown),
+            |path| self.stat(path).map(|stat| stat.map(Ok)).or_else(|error| unknown(path, error)),
             |dir, path| {
                 let stat = rustix::fs::statat(dir, path.name(), AtFlags::SYMLINK_NOFOLLOW);
                 match none_if_absent(stat.map(|stat| Some(Stat::from(stat)))) {
-                    Err(errno) => unknown(self.error("inspect", path, errno)).map_err(|_| errno),
+                    Err(errno) => {
+                        unknown(path, self.error("inspect", path, errno)).map_err(|_| errno)
+                    }
                     Ok(stat) => Ok(stat.map(Ok)),
                 }
             },

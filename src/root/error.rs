@@ -55,21 +55,24 @@ impl RootError {
         self.source.get_ref().is_some_and(|error| error.is::<LeaseHeld>())
     }
 
-    /// Whether the object at the path refuses to be inspected, and others can be.
-    ///
-    /// These are the answers of filesystems that a user, or a server, provides, and of a damaged
-    /// part of a disk.
-    pub fn is_unknown(&self) -> bool {
-        [Errno::ACCESS, Errno::STALE, Errno::NOTCONN, Errno::IO, Errno::PERM]
+    /// Whether the object refuses to be inspected, as on a filesystem that a user or a server
+    /// provides.
+    pub(super) fn is_refused_inspection(&self) -> bool {
+        [Errno::ACCESS, Errno::STALE, Errno::NOTCONN, Errno::PERM]
             .iter()
             .any(|errno| self.source.raw_os_error() == Some(errno.raw_os_error()))
+    }
+
+    /// Whether the disk, or the program that provides a filesystem, reports a failure.
+    pub(super) fn is_io_failure(&self) -> bool {
+        self.source.raw_os_error() == Some(Errno::IO.raw_os_error())
     }
 
     /// Whether the object at the path, or a directory above it, refuses the call.
     ///
     /// Other errors are those of the disk or of the process, and concern every path.
     pub fn is_of_path(&self) -> bool {
-        const OF_PATH: [Errno; 12] = [
+        const OF_PATH: [Errno; 17] = [
             Errno::PERM,
             Errno::ACCESS,
             Errno::NOENT,
@@ -82,6 +85,12 @@ impl RootError {
             Errno::XDEV,
             Errno::STALE,
             Errno::NOTCONN,
+            // The directory has as many subdirectories or links as it can, or a policy of its own.
+            Errno::MLINK,
+            Errno::NAMETOOLONG,
+            Errno::DQUOT,
+            Errno::NOKEY,
+            Errno::INVAL,
         ];
         OF_PATH.iter().any(|errno| self.source.raw_os_error() == Some(errno.raw_os_error()))
     }

@@ -106,6 +106,11 @@ impl Root {
         format!("{}{path}", if location == "/" { "" } else { &location })
     }
 
+    /// The error of a path in which a filesystem is mounted.
+    pub fn busy(&self, path: &TreePath) -> RootError {
+        self.error("replace", path, rustix::io::Errno::BUSY)
+    }
+
     fn error(
         &self,
         operation: &'static str,

@@ -8,7 +8,7 @@ use crate::tree_path::TreePath;
 
 use super::error::is_absent;
 use super::xattrs::{NamedXattrs, ReadXattrs};
-use super::{FileKind, Result, Root, Stat};
+use super::{FileKind, Result, Root, RootError, Stat};
 
 const ACCESS_ACL: &[u8] = b"system.posix_acl_access";
 /// Tags of entries in an access ACL (linux/posix_acl.h).
@@ -53,6 +53,20 @@ impl Root {
             }
         }
         Ok(false)
+    }
+}
+
+impl Root {
+    /// Whether `error` only means that nothing is known about the object at `path`.
+    ///
+    /// EIO in a directory of a user may be the answer of a filesystem that he has mounted. Elsewhere,
+    /// and in the root directory itself, it is a failure of the disk, which concerns the whole run.
+    pub fn is_unknown(&self, path: &TreePath, error: &RootError) -> bool {
+        if path.is_root() {
+            return false;
+        }
+        error.is_refused_inspection()
+            || (error.is_io_failure() && self.is_writable_by_others(path).unwrap_or(false))
     }
 }
 

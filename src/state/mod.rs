@@ -256,8 +256,10 @@ pub fn save(root: &Root, state: &State, manifest: Option<&[u8]>) -> Result<(), S
     }
     root.write_durably(&file_path(STATE_FILE), state.to_toml()?.as_bytes(), 0o600)?;
 
-    record_last_synced(root, &state.image)?;
-    remove_manifests(root, Some(state.generation))
+    // The state is recorded; the next run retries the rest.
+    let _ = record_last_synced(root, &state.image);
+    let _ = remove_manifests(root, Some(state.generation));
+    Ok(())
 }
 
 /// Writes the file with the image's name that the old client wrote.
@@ -292,8 +294,9 @@ pub fn forget(root: &Root, synced: Option<&ImageName>) -> Result<(), StateError>
 }
 
 /// The files that [`save`] replaces or creates for a generation.
-pub fn recorded_paths(generation: GenerationId) -> [TreePath; 3] {
-    [file_path(STATE_FILE), manifest_path(generation), tree_path(LAST_SYNCED)]
+pub fn recorded_paths(generation: GenerationId) -> [TreePath; 4] {
+    let pinned = file_path(pinned::FILE);
+    [file_path(STATE_FILE), manifest_path(generation), tree_path(LAST_SYNCED), pinned]
 }
 
 /// Refuses a tree in which [`save`] would fail.

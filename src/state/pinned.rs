@@ -12,7 +12,7 @@ use crate::image::ImageName;
 use crate::root::{Root, RootError};
 use crate::state::{StateError, directory_path, file_path};
 
-const FILE: &str = "held.toml";
+pub(super) const FILE: &str = "held.toml";
 /// Largest file that is read, in bytes.
 const MAX_FILE: u64 = 64 << 10;
 

@@ -103,12 +103,28 @@ fn create_files(
     Ok(())
 }
 
-fn remove_files(tree: &Root, directory: &TreePath) -> Result<bool, RootError> {
-    let mut children = match tree.children(directory) {
-        Err(error) if error.is_absent() => return Ok(false),
+/// Whether any stage or the state directory has a reserve.
+pub(in crate::apply) fn exists(root: &Root, filesystems: &Filesystems) -> Result<bool, RootError> {
+    let mut found = !list_files(root, &state::directory_path())?.is_empty();
+    for at in 0..filesystems.mount_roots().len() {
+        if let Some(stage) = stage_dirs::open(root, filesystems, at)? {
+            found |= !list_files(&stage, &TreePath::root())?.is_empty();
+        }
+    }
+    Ok(found)
+}
+
+fn list_files(tree: &Root, directory: &TreePath) -> Result<Vec<TreePath>, RootError> {
+    let children = match tree.children(directory) {
+        Err(error) if error.is_absent() => return Ok(Vec::new()),
         answer => answer?,
     };
-    children.retain(|(path, _)| path.name().starts_with(RESERVE_PREFIX.as_bytes()));
-    children.iter().try_for_each(|(path, _)| tree.unlink(path))?;
-    Ok(!children.is_empty())
+    let paths = children.into_iter().map(|(path, _)| path);
+    Ok(paths.filter(|path| path.name().starts_with(RESERVE_PREFIX.as_bytes())).collect())
+}
+
+fn remove_files(tree: &Root, directory: &TreePath) -> Result<bool, RootError> {
+    let files = list_files(tree, directory)?;
+    files.iter().try_for_each(|path| tree.unlink(path))?;
+    Ok(!files.is_empty())
 }

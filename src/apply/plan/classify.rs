@@ -118,7 +118,7 @@ fn classify_or_leave_out(
     }
     match classify(input, live, entry, old) {
         // Its stat could be read, and its content or its attributes cannot.
-        Err(Untouched::Root(error)) if error.is_unknown() => Ok(left_out),
+        Err(Untouched::Root(error)) if input.root.is_unknown(&entry.path, &error) => Ok(left_out),
         answer => answer,
     }
 }

@@ -42,6 +42,7 @@ pub struct LiveTree {
 
 /// Rules of the walk over a live tree.
 struct Walk<'a> {
+    root: &'a Root,
     /// Sorted.
     tracked: &'a [&'a TreePath],
     filter: &'a Filter,
@@ -80,6 +81,7 @@ impl LiveTree {
         }
 
         let walk = Walk {
+            root,
             tracked,
             filter,
             untracked,
@@ -270,7 +272,7 @@ impl<'a> SurveyRules for Walk<'a> {
     }
 
     fn fail(&self, path: TreePath, error: RootError) -> Result<Option<Found>, Untouched> {
-        if !error.is_unknown() {
+        if !self.root.is_unknown(&path, &error) {
             return Err(error.into());
         }
         if self.is_tracked(&path) {

@@ -120,12 +120,21 @@ impl Placement<'_> {
     /// Stages an entry and installs it by an action of its own.
     fn install(&mut self, index: usize) -> Result<(), Untouched> {
         let entry = &self.input.target.entries()[index];
+        let live_kind = self.live.get(&entry.path).map(|stat| stat.kind);
+        if live_kind == Some(FileKind::Directory)
+            && !entry.is_dir()
+            && let Some(reason) = find_obstacle_of_user(self.input, entry)?
+        {
+            self.plan.deviations.insert(entry.path.clone(), reason);
+            self.plan.left_out.insert(entry.path.clone());
+            return Ok(());
+        }
+
         let slot = self.slots.take_install()?;
         let filesystem = self.input.filesystems.slot_filesystem_of(&entry.path);
         self.stage(index, filesystem, slot_name(slot))?;
         refuse_mount_root(self.input, entry)?;
 
-        let live_kind = self.live.get(&entry.path).map(|stat| stat.kind);
         let action = match live_kind.map(|kind| kind == FileKind::Directory) {
             Some(was_directory) if was_directory != entry.is_dir() => {
                 Action::Exchange { slot, to_directory: entry.is_dir() }
@@ -303,6 +312,34 @@ fn displace_contents(
         }
         Ok(Descend::Into)
     })
+}
+
+/// Reason for which a directory cannot become another type, if a user can have caused it.
+fn find_obstacle_of_user(input: &PlanInput, entry: &Entry) -> Result<Option<String>, Untouched> {
+    let root = input.root;
+    for mount in input.mounts.iter().filter(|mount| mount.at.is_below(&entry.path)) {
+        if root.is_writable_by_others(&mount.at)? {
+            return Ok(Some(format!("left out: {} is mounted in it", root.show(&mount.at))));
+        }
+    }
+
+    let mut cursor = input.filter.cursor();
+    let (top, mut found) = (root.stat(&entry.path)?, None);
+    let walked = root.walk::<Untouched>(&entry.path, |visit| {
+        if found.is_none()
+            && let Some(obstacle) = find_obstacle(input, &mut cursor, top.as_ref(), &visit)?
+            && root.is_writable_by_others(&visit.path)?
+        {
+            found = Some(format!("left out: {} {obstacle}", root.show(&visit.path)));
+        }
+        Ok(if found.is_some() { Descend::Past } else { Descend::Into })
+    });
+    match walked {
+        Err(Untouched::Root(error)) if root.is_unknown(&entry.path, &error) => {
+            Ok(Some(format!("left out: {error}")))
+        }
+        answer => answer.map(|()| found),
+    }
 }
 
 /// Finds the reason why an object must not be moved with its directory; `top` is the directory.

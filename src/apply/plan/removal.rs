@@ -151,7 +151,10 @@ fn collect_stale(
         if displaced.iter().any(|dir| path.is_below(dir)) {
             continue;
         }
-        if let Some(reason) = input.left_out_reason(live, path) {
+        let above = std::iter::successors(path.parent(), TreePath::parent)
+            .find_map(|above| plan.left_out.get(&above).and(plan.deviations.get(&above)))
+            .cloned();
+        if let Some(reason) = above.or_else(|| input.left_out_reason(live, path)) {
             plan.deviations.insert(path.clone(), reason);
             plan.left_out.insert(path.clone());
             continue;
@@ -351,7 +354,8 @@ fn collect_untracked_directory(
 
     let mut cursor = input.filter.cursor();
     let (mut directories, mut kept) = (vec![dir.clone()], Vec::new());
-    input.root.walk::<RootError>(dir, |Visit { path, stat, .. }| {
+    let (mut kernel_leaves, mut leaves) = (Vec::new(), Vec::new());
+    let walked = input.root.walk::<RootError>(dir, |Visit { path, stat, .. }| {
         let is_directory = stat.kind == FileKind::Directory;
         let is_elsewhere = if is_directory {
             !is_on_parents_filesystem(&stat)
@@ -370,12 +374,19 @@ fn collect_untracked_directory(
         if is_directory {
             directories.push(path);
         } else if input.is_kernel_path(&path) {
-            removals.kernel_paths.push(path);
+            kernel_leaves.push(path);
         } else {
-            removals.leaves.push(path);
+            leaves.push(path);
         }
         Ok(Descend::Into)
-    })?;
+    });
+    match walked {
+        // A user has mounted a filesystem in it that nobody else may inspect: all of it is kept.
+        Err(error) if input.root.is_unknown(dir, &error) => return Ok(Kept::Something),
+        answer => answer?,
+    }
+    removals.kernel_paths.append(&mut kernel_leaves);
+    removals.leaves.append(&mut leaves);
 
     // A directory of the running kernel is kept even if it is empty.
     let (kernel_paths, mut directories): (Vec<_>, Vec<_>) =

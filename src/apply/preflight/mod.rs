@@ -326,10 +326,18 @@ pub fn check_agent_paths(
 pub fn check_state_paths(root: &Root, generation: GenerationId) -> Result<(), Untouched> {
     state::check_writable(root, generation)?;
     for path in state::recorded_paths(generation) {
-        for path in [Some(&path), path.parent().as_ref()].into_iter().flatten() {
+        // A file is first written under another name.
+        let temporary = TreePath::new([path.as_bytes(), b".new"].concat()).ok();
+        let (parent, path) = (path.parent(), Some(path));
+        for path in [parent, temporary, path.clone()].iter().flatten() {
             let locks = root.change_locks(path)?;
             if let Some(flag) = locks.as_ref().and_then(InodeFlag::from_locks) {
                 return Err(RefusalKind::FlaggedState { path: root.show(path), flag }.into());
+            }
+        }
+        for path in path.iter() {
+            if root.change_locks(path)?.is_some_and(|locks| locks.mount_root) {
+                return Err(RefusalKind::MountPoint { path: root.show(path), kind: None }.into());
             }
         }
     }

@@ -103,7 +103,8 @@ pub(super) fn final_state(
         state.record_deviation(path, OCCUPIED);
     }
     for path in found.recreated {
-        state.record_deviation(path, RECREATED);
+        // Tracked paths in it may be missing, too: the next run compares all of them.
+        state.record_left_out(path, RECREATED);
     }
     for (path, refusal) in found.left_out {
         state.record_left_out(path, format!("left out: {refusal}"));
@@ -118,12 +119,12 @@ pub(super) fn record(
     journal: &Journal,
     state: Option<&State>,
 ) -> Result<(), RedoError> {
+    // Before the state: without a state, the transaction can still be reversed.
+    state::pinned::record(root, journal.record.pinned.as_deref())?;
     match state {
         Some(state) => state::save(root, state, journal.record.manifest.as_deref())?,
         None => state::forget(root, journal.record.synced.as_ref())?,
     }
-    // After the state: without it, the transaction can still be reversed.
-    state::pinned::record(root, journal.record.pinned.as_deref())?;
     Ok(())
 }
 

@@ -109,6 +109,8 @@ struct Changed {
     kept: Vec<TreePath>,
     left_out: LeftOut,
     retries: Retries,
+    /// Whether space reserves exist that a full disk is given first.
+    has_reserves: bool,
 }
 
 impl<'a> RollForward<'a> {
@@ -213,7 +215,8 @@ impl<'a> RollForward<'a> {
         let (root, journal, filesystems) = (self.root, self.journal, &self.filesystems);
         let total = journal.changes.len() as u64;
         self.monitor.event(Event::Started { job: Job::Apply, total });
-        let mut changed = Changed::default();
+        let has_reserves = space_reserve::exists(root, filesystems)?;
+        let mut changed = Changed { has_reserves, ..Changed::default() };
         if journal.slots == Slots::Undo {
             changed.settle(|| {
                 let participants = journal.participants().into_iter();
@@ -227,6 +230,8 @@ impl<'a> RollForward<'a> {
         }
 
         self.change_tree(&stages, conflicts, &mut changed)?;
+        // Only these changes were not made; the metadata of a directory may be refused as well.
+        let unmade: Vec<TreePath> = changed.left_out.paths().keys().cloned().collect();
         let left_out = changed.left_out_slots(journal);
         changed.settle(|| Ok(undo::remove_privileges(&stages, &left_out, self.monitor)?))?;
         self.monitor.event(Event::Advanced { job: Job::Apply, by: total });
@@ -238,8 +243,7 @@ impl<'a> RollForward<'a> {
             }
         }
         if journal.retention == UndoRetention::Replace {
-            let left_out: Vec<TreePath> = changed.left_out.paths().keys().cloned().collect();
-            changed.settle(|| Ok(UndoLog::correct(&stages, &journal.changes, &left_out)?))?;
+            changed.settle(|| Ok(UndoLog::correct(&stages, &journal.changes, &unmade)?))?;
         }
         changed.settle(|| Ok(finalize::sync(root, filesystems, journal)?))?;
         boot_flush::write_back(root, filesystems, journal, self.monitor);
@@ -403,8 +407,13 @@ impl Changed {
         path: &TreePath,
         error: RedoError,
     ) -> Result<(), RedoError> {
-        let refusal = error.into_refusal()?;
-        self.left_out.add(root, filesystems, path, refusal).map_err(RedoError::Refused)
+        // A full disk is first given the space reserves.
+        let refusal = if self.has_reserves {
+            error.into_refusal()
+        } else {
+            error.into_refusal_at(root, path)
+        };
+        self.left_out.add(root, filesystems, path, refusal?).map_err(RedoError::Refused)
     }
 
     /// Backup slots of the paths that were left out, by filesystem.

@@ -24,6 +24,10 @@ const PAUSES: [Duration; 3] =
 /// Longest time that all pauses of a run take together.
 const MAX_PAUSED: Duration = Duration::from_secs(2);
 
+/// Free space of a filesystem that is not full, in bytes and in inodes.
+const MIN_FREE: u64 = 1 << 20;
+const MIN_FREE_INODES: u64 = 16;
+
 /// Retries of one run.
 #[derive(Debug, Default)]
 pub(super) struct Retries {
@@ -74,6 +78,26 @@ impl MaybeRefusal for RedoError {
 }
 
 impl RedoError {
+    /// As [`RedoError::into_refusal`]; a directory without room for a name is a refusal too, if its
+    /// filesystem has room.
+    pub(super) fn into_refusal_at(
+        self,
+        root: &Root,
+        path: &TreePath,
+    ) -> Result<RootError, RedoError> {
+        let directory = path.parent().unwrap_or_else(TreePath::root);
+        let has_room = || {
+            let space = root.below(&directory).and_then(|directory| directory.free_space());
+            space.is_ok_and(|space| {
+                space.bytes > MIN_FREE && (!space.has_inodes || space.inodes > MIN_FREE_INODES)
+            })
+        };
+        match self {
+            RedoError::Root(error) if error.is_full() && has_room() => Ok(error),
+            error => error.into_refusal(),
+        }
+    }
+
     /// The refusal of one path; any other error is returned as it is.
     pub(super) fn into_refusal(self) -> Result<RootError, RedoError> {
         match self {

@@ -26,8 +26,6 @@ pub(super) struct Executor<'a> {
     root: &'a Root,
     filesystems: &'a Filesystems,
     stages: &'a Stages,
-    /// Present mount points below the root.
-    mount_points: Vec<TreePath>,
     /// Parent directory of the last action; many actions in a row have the same one.
     parent: Option<(TreePath, Root)>,
     /// Time of the commit.
@@ -61,10 +59,7 @@ impl<'a> Executor<'a> {
         sealed_at: Mtime,
         conflicts: &'a mut Conflicts,
     ) -> Self {
-        let mounts =
-            mounts::read(root.location()).map_or_else(|_| Vec::new(), |(_, mounts)| mounts);
-        let mount_points = mounts.into_iter().map(|mount| mount.at).collect();
-        Executor { root, filesystems, stages, mount_points, parent: None, sealed_at, conflicts }
+        Executor { root, filesystems, stages, parent: None, sealed_at, conflicts }
     }
 
     /// Carries out one action, unless it was done.
@@ -93,7 +88,7 @@ impl<'a> Executor<'a> {
             return Ok(ActionResult::Done);
         }
 
-        let has_mount = self.mount_points.iter().any(|at| at.is_below(&change.path));
+        let has_mount = self.has_mount_below(change);
         let entry = change.path.last_component();
         let Some(parent) = self.open_parent(&change.path, installs.then_some(backups))? else {
             return Ok(ActionResult::Done);
@@ -107,6 +102,10 @@ impl<'a> Executor<'a> {
                 if replaced.is_some_and(|replaced| replaced.is_edited_since(self.sealed_at)) {
                     self.conflicts.edited_after_seal.push(change.path.clone());
                 }
+            }
+            // It would be moved to the undo set, and could not be removed from there.
+            Action::Exchange { to_directory: false, .. } if has_mount => {
+                return Err(self.root.busy(&change.path).into());
             }
             Action::Exchange { slot, .. } => {
                 rename(slot).exchange(NewType::of_exchange(change.action))?;
@@ -129,6 +128,19 @@ impl<'a> Executor<'a> {
             Action::SetDirMetadata | Action::CoveredByParent => {}
         }
         Ok(ActionResult::Done)
+    }
+
+    /// Whether a filesystem is mounted below a directory that is moved to the backups, by now.
+    fn has_mount_below(&self, change: &Change) -> bool {
+        let moves_directory = matches!(
+            change.action,
+            Action::RemoveTree { .. } | Action::Exchange { to_directory: false, .. }
+        );
+        if !moves_directory {
+            return false;
+        }
+        let mounts = mounts::read(self.root.location());
+        mounts.is_ok_and(|(_, mounts)| mounts.iter().any(|mount| mount.at.is_below(&change.path)))
     }
 
     /// Opens the directory that contains `path`.

@@ -238,14 +238,14 @@ pub(in crate::apply) fn backup_sizes(
         }
 
         let stat = match root.stat(&change.path) {
-            Err(error) if error.is_unknown() => continue,
+            Err(error) if root.is_unknown(&change.path, &error) => continue,
             stat => stat?,
         };
         match stat {
             Some(stat) if stat.kind == FileKind::Directory => {
                 match usage.add_tree(change.filesystem, root, &change.path) {
                     // It is an estimate; the part that cannot be read is left out of it.
-                    Err(error) if error.is_unknown() => {}
+                    Err(error) if root.is_unknown(&change.path, &error) => {}
                     answer => answer?,
                 }
             }

@@ -89,7 +89,7 @@ impl UndoLog {
         for (change, stat) in plan.changes.iter().zip(root.stat_each(&paths)?) {
             match reader.add_change(change, stat.transpose().unwrap_or_default()) {
                 // Nothing is known of it. The roll forward leaves it out, or corrects the log.
-                Err(error) if error.is_unknown() => {}
+                Err(error) if root.is_unknown(&change.path, &error) => {}
                 answer => answer?,
             }
         }
@@ -132,8 +132,8 @@ impl UndoLog {
 
     /// Corrects the log among the backups by the slots that exist after all changes.
     ///
-    /// A path may have been created or removed between planning and the rename. Paths that were
-    /// left out, and all paths below them, have nothing to be restored.
+    /// A path may have been created or removed between planning and the rename. Changes that were
+    /// left out, and everything in a new directory that was, have nothing to be restored.
     pub(in crate::apply) fn correct(
         stages: &Stages,
         changes: &[Change],
@@ -156,12 +156,14 @@ impl UndoLog {
         let count = log.records.len() + log.directories.len();
         if !left_out.is_empty() {
             let left_out: HashSet<&TreePath> = left_out.iter().collect();
-            let is_changed = |path: &TreePath| {
-                std::iter::successors(Some(path.clone()), TreePath::parent)
-                    .all(|above| !left_out.contains(&above))
+            let is_in_new_directory = |record: &UndoRecord| {
+                record.before == PriorState::Missing(0)
+                    && std::iter::successors(record.path.parent(), TreePath::parent)
+                        .any(|above| left_out.contains(&above))
             };
-            log.records.retain(|record| is_changed(&record.path));
-            log.directories.retain(|entry| is_changed(&entry.path));
+            log.records
+                .retain(|record| !left_out.contains(&record.path) && !is_in_new_directory(record));
+            log.directories.retain(|entry| !left_out.contains(&entry.path));
         }
 
         let mut differs = log.records.len() + log.directories.len() != count;

@@ -9,6 +9,7 @@ pub(super) mod left_kernel;
 mod mounts;
 pub(super) mod provisions;
 pub(super) mod target;
+mod user_mounts;
 pub(super) mod user_refusals;
 
 use std::collections::BTreeMap;
@@ -167,6 +168,11 @@ impl<'a> UpdateTransaction<'a> {
             Ok(plan::plan_changes(&PlanInput { refused, ..input }, live)?)
         })?;
         plan.deviations.extend(target.unsupported.clone());
+        for (path, reason) in user_mounts::paths_below(run, target, self.installed, self.overrides)?
+        {
+            plan.left_out.insert(path.clone());
+            plan.deviations.insert(path, reason);
+        }
         for warning in &plan.warnings {
             run.monitor.warn(warning);
         }

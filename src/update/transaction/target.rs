@@ -6,9 +6,10 @@ use std::sync::OnceLock;
 use crate::apply::filesystem::held_times::CoarseFilesystem;
 use crate::apply::plan::{CheckLevel, ComparePolicy, UntrackedPolicy};
 use crate::digest::Digest;
-use crate::entry::Entry;
+use crate::entry::{Entry, EntryKind};
 use crate::host::{Check, releases_in};
 use crate::manifest::Manifest;
+use crate::state::KernelPaths;
 use crate::tree_path::TreePath;
 use crate::update::error::UpdateError;
 use crate::update::installed::Installed;
@@ -39,7 +40,7 @@ pub(in crate::update) struct Target {
     pub kernels: Vec<String>,
     /// Excluded entries that the tree gets if it lacks them, in tree order.
     pub provisions: Vec<Entry>,
-    /// Paths kept for a kernel that ran before, in tree order.
+    /// Paths that earlier runs would have removed, in tree order.
     pub kernel_paths: Vec<TreePath>,
     pub policy: ComparePolicy,
     /// Digests of live files that were read earlier in this run.
@@ -93,7 +94,7 @@ impl Target {
             coarse_filesystems: run.times.coarse_filesystems(&composed),
             overruled: overruled_entries(run, installed, &composed),
             kernels: releases_in(&composed),
-            kernel_paths: kept_kernel_paths(&run.session.root, &run.filter, kernel),
+            kernel_paths: stale_paths(run, kernel, installed),
             provisions: list_provisions(run, &composed, installed)?,
             image,
             policy: compare_policy(run, installed),
@@ -122,15 +123,35 @@ impl Target {
 fn compare_policy(run: &Run<'_>, installed: Option<&Installed>) -> ComparePolicy {
     let request = run.request;
     let knows_deviations = installed.is_none_or(Installed::knows_all_deviations);
+    let has_left_out = installed.is_some_and(|installed| !installed.left_out.is_empty());
     let check_level = match request.check {
         Check::Content => CheckLevel::Content,
         // A purge has to find the untracked paths, so it needs a walk.
-        Check::Touched if knows_deviations && !request.purge_untracked => CheckLevel::Touched,
+        // Nothing is known of what a user has done in a directory that was left out.
+        Check::Touched if knows_deviations && !has_left_out && !request.purge_untracked => {
+            CheckLevel::Touched
+        }
         Check::Touched | Check::Update | Check::Stat => CheckLevel::Stat,
     };
     let untracked =
         if request.purge_untracked { UntrackedPolicy::Remove } else { UntrackedPolicy::Keep };
     ComparePolicy { check_level, drift: request.drift, untracked }
+}
+
+/// Paths that earlier runs would have removed: kept for a kernel, or left out; in tree order.
+fn stale_paths(
+    run: &Run<'_>,
+    kernel: Option<&KernelPaths>,
+    installed: Option<&Installed>,
+) -> Vec<TreePath> {
+    let mut paths = kept_kernel_paths(&run.session.root, &run.filter, kernel);
+    let mut cursor = run.filter.cursor();
+    let left_out = installed.iter().flat_map(|installed| &installed.left_out);
+    paths
+        .extend(left_out.filter(|path| cursor.excludes(path, EntryKind::Other).is_none()).cloned());
+    paths.sort_unstable();
+    paths.dedup();
+    paths
 }
 
 /// Entries that an overruled record names, and neither the adopted generation nor the target.

@@ -75,7 +75,10 @@ impl RollbackInput<'_> {
         }
         match self.root.stat(path) {
             Ok(stat) => Ok(Inspected::Known(stat)),
-            Err(error) if error.is_unknown() && self.root.is_writable_by_others(path)? => {
+            Err(error)
+                if self.root.is_unknown(path, &error)
+                    && self.root.is_writable_by_others(path)? =>
+            {
                 Ok(Inspected::LeftOut(format!("cannot be inspected: {}", error.source)))
             }
             Err(error) => Err(error),
@@ -134,6 +137,7 @@ pub fn plan_rollback(undo: &UndoSet, input: RollbackInput) -> Result<ChangePlan,
     for record in &undo.log.records {
         planner.restore(record)?;
     }
+    planner.report_unrecorded()?;
     planner.finish()
 }
 
@@ -270,6 +274,9 @@ impl<'a> RollbackPlanner<'a> {
         };
 
         match record.before {
+            PriorState::Existed(_) if self.has_user_mount_inside(&record.path)? => {
+                self.leave_out(&record.path, "a user has mounted a filesystem in it");
+            }
             PriorState::Existed(slot) => self.install_backup(record, slot, live.as_ref())?,
             // It is removed, or kept, together with the directory that is replaced above it.
             PriorState::Missing(_) if self.items.is_below_restored(&record.path) => {}
@@ -565,6 +572,62 @@ impl<'a> RollbackPlanner<'a> {
             }
         }
         Ok(removal_changes(&filesystems, &subtrees, leaves, dirs, &mut self.slots)?)
+    }
+
+    /// Records paths that differ between the generations and are in no record.
+    ///
+    /// The update left them out, and a later run repaired them; they keep what they have.
+    fn report_unrecorded(&mut self) -> Result<(), RootError> {
+        let (Some(before), Some(tracked)) = (self.input.before, self.input.tracked) else {
+            return Ok(());
+        };
+        let records = self.undo.log.records.iter().filter(|record| {
+            matches!(record.before, PriorState::Existed(_) | PriorState::Missing(_))
+        });
+        let whole: HashSet<&TreePath> = records.map(|record| &record.path).collect();
+        let others = self.undo.log.records.iter().map(|record| &record.path);
+        let directories = self.undo.log.directories.iter().map(|entry| &entry.path);
+        let recorded: HashSet<&TreePath> = others.chain(directories).collect();
+        let is_recorded = |path: &TreePath| {
+            recorded.contains(path)
+                || std::iter::successors(path.parent(), TreePath::parent)
+                    .any(|above| whole.contains(&above))
+        };
+
+        let changed = before.entries().iter().filter(|old| tracked.get(&old.path) != Some(*old));
+        let added = tracked.entries().iter().filter(|new| before.get(&new.path).is_none());
+        let mut unrestored: Vec<TreePath> = Vec::new();
+        for entry in changed.chain(added).filter(|entry| !is_recorded(&entry.path)) {
+            let is_excluded =
+                |filter: &Filter| filter.excludes(&entry.path, entry.kind()).is_some();
+            if self.input.filter.is_some_and(is_excluded)
+                || self.undo.left_out(&entry.path).is_some()
+            {
+                continue;
+            }
+            let Inspected::Known(live) = self.input.inspect(&entry.path)? else { continue };
+            let differs = match before.get(&entry.path) {
+                Some(old) => Difference::from_stat(old, live.as_ref()).any(),
+                None => live.is_some(),
+            };
+            if differs {
+                unrestored.push(entry.path.clone());
+            }
+        }
+        for path in unrestored {
+            self.items.deviate(&path, "as after the update: it has no backup");
+        }
+        Ok(())
+    }
+
+    /// Whether a user has mounted a filesystem in the directory at a path.
+    fn has_user_mount_inside(&self, path: &TreePath) -> Result<bool, RootError> {
+        for mount in self.input.mounts.iter().filter(|mount| mount.at.is_below(path)) {
+            if self.input.root.is_writable_by_others(&mount.at)? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     /// Restores nothing at a path.

@@ -141,6 +141,10 @@ pub(super) fn update_summary(result: &UpdateResult<'_>) -> String {
 
 fn up_to_date(request: &UpdateRequest, report: &Report) -> String {
     let publish = publish(report.generation, report.serial);
+    if !report.left_out.is_empty() {
+        let publish = publish.map(|publish| format!(": {publish}")).unwrap_or_default();
+        return format!("{} is up to date except for paths of users{publish}", image(request));
+    }
     match publish {
         Some(publish) => format!("{} is up to date: {publish}", image(request)),
         None => format!("{} is up to date", image(request)),
@@ -242,8 +246,9 @@ pub(super) fn rollback_summary(result: &RollbackResult<'_>) -> String {
     if let Some(deviations) = deviations(outcome.deviations.len()) {
         summary += &format!(", {deviations}");
     }
-    if let Some(left_out) = left_out(outcome.left_out.len()) {
-        summary += &format!(", {left_out}");
+    if !outcome.left_out.is_empty() {
+        let left_out = Count::new(outcome.left_out.len(), "path", "paths");
+        summary += &format!(", {left_out} left out");
     }
     summary
 }
