@@ -1,6 +1,6 @@
 //! Version of the format, and the limits of a reader.
 
-/// The format of all archives except those of [`FORMAT_WITH_ACLS`].
+/// The format of all archives except those of `FORMAT_WITH_ACLS`.
 pub const FORMAT: u32 = 1;
 /// The format of diffs without deltas that have ACLs: `tar --acls` needs them as text.
 pub const FORMAT_WITH_ACLS: u32 = 2;

@@ -256,10 +256,19 @@ pub fn save(root: &Root, state: &State, manifest: Option<&[u8]>) -> Result<(), S
     }
     root.write_durably(&file_path(STATE_FILE), state.to_toml()?.as_bytes(), 0o600)?;
 
-    // The state is recorded; the next run retries the rest.
-    let _ = record_last_synced(root, &state.image);
-    let _ = remove_manifests(root, Some(state.generation));
-    Ok(())
+    // The state is recorded. A path that refuses the rest, such as a flagged one, is retried by the
+    // next run.
+    match record_last_synced(root, &state.image) {
+        Err(error) if error.is_of_path() => {
+            let written = TreePath::new(format!("{LAST_SYNCED}.new"));
+            let _ = written.map(|path| root.unlink(&path));
+        }
+        recorded => recorded?,
+    }
+    match remove_manifests(root, Some(state.generation)) {
+        Err(StateError::Root(error)) if error.is_of_path() => Ok(()),
+        removed => removed,
+    }
 }
 
 /// Writes the file with the image's name that the old client wrote.

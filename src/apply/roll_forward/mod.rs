@@ -5,8 +5,8 @@
 //! of the phases is the order in which their results become durable: live tree, state, end of the
 //! journal, undo set. A state that is recorded is therefore true.
 //!
-//! A path that refuses its change is left out, or the transaction is reversed: see [`refusal`] and
-//! [`reverse`].
+//! A path that refuses its change is left out, or the transaction is reversed: see `refusal` and
+//! `reverse`.
 
 mod boot_flush;
 pub(super) mod cleanup;
