@@ -17,7 +17,7 @@ pub use super::error::IndexError;
 const MAX_TEXT: u64 = 256 << 20;
 /// Longest text of a published index, for each of its compressed bytes; real ones have about three.
 const MAX_RATIO: u64 = 32;
-/// Text in bytes that is read in addition, so that a small index is read whatever its ratio.
+/// Text in bytes that is read in addition, so that a small index is read at any ratio.
 const SMALL_TEXT: u64 = 1 << 20;
 /// Longest line in bytes; the name of an archive is the longest.
 const MAX_LINE: u64 = 1024;

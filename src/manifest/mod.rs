@@ -29,7 +29,7 @@ use crate::tree_path::TreePath;
 
 /// Largest canonical text that is read from outside, in bytes: about five million entries.
 pub const MAX_TEXT: u64 = 1 << 30;
-/// Number of entries that a published manifest may have whatever its catalog states: they take
+/// Number of entries that a published manifest may have, also if its catalog states fewer: they take
 /// about 20 MB of memory.
 const SMALL_MANIFEST: usize = 50_000;
 /// Longest line in bytes.

@@ -11,7 +11,7 @@ use std::str::FromStr;
 /// Bits of directories that say who owns new entries.
 const SETGID: u32 = 0o2000;
 
-/// Readers of a repository; set explicitly, whatever the umask of the publisher is.
+/// Readers of a repository; set explicitly, so that the umask of the publisher has no effect.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum RepositoryMode {
     /// Everyone on the server.

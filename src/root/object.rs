@@ -155,7 +155,7 @@ impl Object<'_> {
             return Err(fail(std::io::Error::other("it is no plain file")));
         }
 
-        // The link in /proc leads to the held inode, whatever its path leads to by now.
+        // The link in /proc leads to the held inode, also if its path leads elsewhere by now.
         let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
         let path = self.descriptor.proc_path();
         let fd = lease::wait_for_end(|| rustix::fs::openat(CWD, &path, flags, Mode::empty()))

@@ -29,7 +29,7 @@ const MAX_PATH: usize = 90;
 const MAX_ATTEMPTS: u32 = 3;
 /// Write permission of group and others.
 const OTHERS_WRITE: u32 = 0o022;
-/// In a sticky directory, others can neither rename nor remove what this user created.
+/// In a sticky directory, others can neither rename nor remove the files of this user.
 const STICKY: u32 = 0o1000;
 
 /// The directory; removed with its files on drop.

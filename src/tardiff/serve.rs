@@ -147,7 +147,7 @@ async fn send(file: &BoundedFile, mut request: Parts) -> io::Result<FileResponse
 
 /// The answer of the library, which opens the file again by its descriptor.
 async fn send_by_library(file: &BoundedFile, request: Parts) -> io::Result<FileResponse> {
-    // A link of /proc leads to the opened file itself, whatever its path is now.
+    // A link of /proc leads to the opened file itself, also if its path has changed.
     let path = format!("/proc/self/fd/{}", file.as_fd().as_raw_fd());
     let mut service = ServeFile::new(path).with_buf_chunk_size(CHUNK);
     let answer = service.try_call(Request::from_parts(request, ())).await?;

@@ -29,7 +29,7 @@ use mounts::HostileMounts;
 const USER: u32 = 65_534;
 /// Time of the files that nobody may touch.
 const BIRTH: i64 = 1_500_000_000;
-/// Longest time of a run; the agent has to answer within it, whatever the user does.
+/// Longest time of a run; the agent has to answer within it under any attack.
 const LIMIT: Duration = Duration::from_secs(90);
 /// Beginning of each set-id file of the image.
 const PRIVILEGED: &[u8] = b"ROOT";

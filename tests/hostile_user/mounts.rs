@@ -82,7 +82,7 @@ fn mount_fuse(directory: &Path) -> Option<File> {
     let fd = server.as_raw_fd();
     let data = format!("fd={fd},rootmode=40000,user_id={USER},group_id={USER}");
     let data = CString::new(data).expect("no zero byte");
-    // The link leads to the directory that was opened, not to what took its place.
+    // The link leads to the directory that was opened, not to another one in its place.
     let target = format!("/proc/self/fd/{}", target.as_raw_fd());
     let flags = MountFlags::NOSUID | MountFlags::NODEV;
     mount(SOURCE, target, "fuse", flags, Some(data.as_c_str())).ok()?;

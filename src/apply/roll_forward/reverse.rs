@@ -286,7 +286,7 @@ impl<'a> Reversal<'a> {
             installed.push((visit.path, visit.stat.kind));
             Ok(Descend::Into)
         })?;
-        // The undo set of a rollback keeps what is in it.
+        // The undo set of a rollback keeps the content of the directory.
         if !has_others || self.slots == Slots::Undo {
             return parent.rename(entry, staged, slot, Rename::NoReplace);
         }

@@ -55,7 +55,7 @@ pub(in crate::apply) fn link_all_backups(
     Ok(())
 }
 
-/// Links files to backups; all backups of an inode that cannot have so many links share one copy.
+/// Links files to backups; all backups of an inode that can have no further link share one copy.
 ///
 /// Otherwise a rollback would restore separate files in place of a hard-link group.
 struct BackupLinker<'a> {

@@ -127,7 +127,7 @@ fn compare_policy(run: &Run<'_>, installed: Option<&Installed>) -> ComparePolicy
     let check_level = match request.check {
         Check::Content => CheckLevel::Content,
         // A purge has to find the untracked paths, so it needs a walk.
-        // Nothing is known of what a user has done in a directory that was left out.
+        // A user may have changed anything in a directory that was left out.
         Check::Touched if knows_deviations && !has_left_out && !request.purge_untracked => {
             CheckLevel::Touched
         }

@@ -576,7 +576,7 @@ impl<'a> RollbackPlanner<'a> {
 
     /// Records paths that differ between the generations and are in no record.
     ///
-    /// The update left them out, and a later run repaired them; they keep what they have.
+    /// The update left them out, and a later run repaired them; they keep their present content.
     fn report_unrecorded(&mut self) -> Result<(), RootError> {
         let (Some(before), Some(tracked)) = (self.input.before, self.input.tracked) else {
             return Ok(());
