@@ -13,7 +13,7 @@ use super::*;
 pub const ATTEMPTS: u32 = 4;
 
 /// Errors by which a path refuses a change.
-const REFUSALS: [Errno; 12] = [
+const REFUSALS: [Errno; 17] = [
     Errno::PERM,
     Errno::ACCESS,
     Errno::NOENT,
@@ -26,6 +26,11 @@ const REFUSALS: [Errno; 12] = [
     Errno::XDEV,
     Errno::STALE,
     Errno::NOTCONN,
+    Errno::MLINK,
+    Errno::NAMETOOLONG,
+    Errno::DQUOT,
+    Errno::NOKEY,
+    Errno::INVAL,
 ];
 
 /// Answers that the kernel does not give while the object exists: they mean that it is absent.
