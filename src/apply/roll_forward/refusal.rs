@@ -6,7 +6,8 @@
 //! change. There a refusal has another cause, and a generation without the path could be broken. So
 //! the whole transaction is reversed.
 //!
-//! Errors of the disk, such as EIO and ENOSPC, are not retried: they concern every path.
+//! Errors of the disk, such as EIO and ENOSPC, are not retried: they concern every path. Only ENOSPC
+//! on a filesystem that has room belongs to the path: its directory cannot take another name.
 
 use std::collections::{BTreeMap, HashSet};
 use std::thread;

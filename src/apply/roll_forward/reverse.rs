@@ -45,10 +45,18 @@ impl RollForward<'_> {
         let (root, filesystems, journal) = (self.root, &self.filesystems, self.journal);
         let stages = stage_dirs::open_all(root, filesystems)?;
         let log = stages.backups(0).map(UndoLog::read).transpose()?.flatten();
-        // An older version wrote none for a transaction whose backups are not retained.
-        let log = log.ok_or(RedoError::NoUndoLog)?;
+        let is_reversing = journal::is_reversing(root)?;
+        let Some(log) = log else {
+            if is_reversing {
+                // Everything is undone: the end of a reversal removes the log before the journal.
+                Retries::default().attempt(|| self.end_reversal(&stages, &[]))?;
+                return Ok(Vec::new());
+            }
+            // An older version wrote none for a transaction whose backups are not retained.
+            return Err(RedoError::NoUndoLog);
+        };
 
-        if !journal::is_reversing(root)? {
+        if !is_reversing {
             self.monitor.warn(ApplyNotice::Reversing);
             Retries::default().attempt(|| journal::begin_reversal(root))?;
         }
@@ -75,6 +83,8 @@ impl RollForward<'_> {
     }
 
     /// Gives the undo set back, keeps displaced objects, and removes the journal.
+    ///
+    /// It can be repeated after an interruption at any step.
     fn end_reversal(&self, stages: &Stages, displaced: &[TreePath]) -> Result<(), RootError> {
         let (root, filesystems, journal) = (self.root, &self.filesystems, self.journal);
         if !displaced.is_empty() {
@@ -85,7 +95,9 @@ impl RollForward<'_> {
         if journal.slots == Slots::Undo {
             undo_dirs::give_back(root, filesystems, participants.iter().copied())?;
         }
-        if !undo::read_displaced(stages)?.is_empty() {
+        // The list is among the backups, which may have been moved already.
+        let is_moved = stages.backups(0).is_none();
+        if is_moved || !undo::read_displaced(stages)?.is_empty() {
             if let Some(backups) = stages.backups(0) {
                 UndoLog::remove(backups)?;
             }
