@@ -80,6 +80,8 @@ struct Scene {
     start: PathBuf,
     /// A directory for a copy of the node after a death.
     dead: PathBuf,
+    /// Path at which another program creates a file when a reversal begins.
+    occupant: Option<PathBuf>,
     /// Counts so far.
     tally: RefCell<Tally>,
     _site: Site,
@@ -174,6 +176,7 @@ impl Scene {
             request,
             start: place.join("start"),
             dead: place.join("dead"),
+            occupant: None,
             tally: RefCell::default(),
             _site: site,
         };
@@ -250,6 +253,9 @@ impl Scene {
             child.env("SI_SWEEP_ERROR", error.raw_os_error().to_string());
             child.env("SI_SWEEP_LATER", later.to_string());
         }
+        if let Some(occupant) = &self.occupant {
+            child.env("SI_SWEEP_OCCUPANT", occupant);
+        }
 
         let output = child.output().expect("runs");
         let killed = output.status.signal() == Some(9);
@@ -273,7 +279,8 @@ impl Scene {
         fault: Fault,
     ) -> (bool, Result<Option<Report>, UpdateError>) {
         fault::arm(nth, fault);
-        let done = catch_unwind(AssertUnwindSafe(|| perform(job, &self.request, &Silent)));
+        let monitor = OccupantMonitor(self.occupant.clone());
+        let done = catch_unwind(AssertUnwindSafe(|| perform(job, &self.request, &monitor)));
         self.tally().changes = fault::changes_since_arming(nth);
         let met = fault::disarm();
         self.tally().faults += u32::from(met);
@@ -711,6 +718,22 @@ impl Monitor for Counter {
     }
 }
 
+/// Creates a file when a reversal begins, as another program would.
+struct OccupantMonitor(Option<PathBuf>);
+
+impl Monitor for OccupantMonitor {
+    fn event(&self, event: Event) {
+        if let Some(path) = &self.0
+            && format!("{event:?}").contains("undoing the update")
+        {
+            fs::write(path, OCCUPANT).expect("writes");
+        }
+    }
+}
+
+/// Content of the file that another program creates.
+const OCCUPANT: &str = "of another program";
+
 fn mutations() -> u32 {
     u32::try_from(fault::changes_made()).expect("a number of mutations")
 }
@@ -741,7 +764,8 @@ fn child() {
 
     rayon::ThreadPoolBuilder::new().num_threads(1).build_global().expect("one thread");
     fault::arm(nth, fault);
-    let done = perform(job, &request(Path::new(&node), &repo, port), &Silent);
+    let monitor = OccupantMonitor(order("SI_SWEEP_OCCUPANT").map(PathBuf::from));
+    let done = perform(job, &request(Path::new(&node), &repo, port), &monitor);
     assert!(fault != Fault::Die || done.is_ok(), "nothing fails: {done:?}");
     std::process::exit(ALIVE);
 }
@@ -789,6 +813,14 @@ fn death_during_reversal_restores_old_tree() {
         let scene = Scene::new("contents", contents(), &place.join("contents"));
         scene.sweep_deaths_in_reversal(steps(2, 40), steps(12, ALL));
         scene.into_rollback().sweep_deaths_in_reversal(steps(3, 40), steps(12, ALL));
+    });
+}
+
+#[test]
+fn death_in_reversal_loses_no_file_of_another_program() {
+    sweep("death_in_reversal_loses_no_file_of_another_program", |place| {
+        let scene = Scene::new("contents", contents(), place);
+        scene.sweep_deaths_with_occupant("opt/name-0", steps(60, ALL));
     });
 }
 

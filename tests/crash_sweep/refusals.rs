@@ -195,6 +195,55 @@ impl Scene {
     }
 }
 
+impl Scene {
+    /// Dies in a reversal while a file of another program is at the path of a removed file.
+    ///
+    /// The removed file is restored, and the other one is kept in the undo directory.
+    pub fn sweep_deaths_with_occupant(mut self, path: &str, most: u32) {
+        self.occupant = Some(self.node().join(path));
+        self.restore(&self.start);
+        let (last, commit) = self.count(self.job);
+        let refuse = Fault::FailFor { error: Errno::PERM, times: ATTEMPTS };
+        let reverses = |nth: &u32| {
+            self.restore(&self.start);
+            let (_, done) = self.run_with_fault(self.job, *nth, refuse);
+            matches!(done, Err(UpdateError::Reversed(_)))
+        };
+        let first = (commit + 1..=last).rev().find(reverses).expect("a refusal that reverses");
+        let more = self.tally().changes.saturating_sub(first + ATTEMPTS - 1);
+
+        let mut continued = 0;
+        for later in self.sample(more, most) {
+            self.restore(&self.start);
+            let killed = self.kill_by(self.job, first, Some((Errno::PERM, later - 1)));
+            if killed && !self.node().join(".si-stage/reversed").exists() {
+                // Before the mark is durable, the next run carries out the journal.
+                continue;
+            }
+            let context = format!("{path} occupied, died {later} of {more} later");
+            match perform(Job::Recover, &self.request, &Silent) {
+                Ok(_) | Err(UpdateError::Reversed(_)) => {}
+                Err(failure) => panic!("{context}: then {failure}"),
+            }
+
+            continued += 1;
+            self.assert_tree(&self.before, &context);
+            assert!(!self.node().join(".si-stage").exists(), "{context}: a stage was left");
+            assert!(holds_occupant(&self.node().join(".si-undo")), "{context}: the file is lost");
+        }
+        assert!(continued > 10, "only {continued} deaths after the mark");
+    }
+}
+
+/// Whether any file below a directory is that of the other program.
+fn holds_occupant(dir: &Path) -> bool {
+    let Ok(entries) = fs::read_dir(dir) else { return false };
+    entries.flatten().any(|entry| {
+        let path = entry.path();
+        holds_occupant(&path) || fs::read_to_string(path).is_ok_and(|text| text == OCCUPANT)
+    })
+}
+
 fn errors_at(place: usize, errors: Errors) -> Vec<Errno> {
     let count = match errors {
         Errors::All => REFUSALS.len(),

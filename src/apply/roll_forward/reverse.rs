@@ -49,7 +49,7 @@ impl RollForward<'_> {
         let Some(log) = log else {
             if is_reversing {
                 // Everything is undone: the end of a reversal removes the log before the journal.
-                Retries::default().attempt(|| self.end_reversal(&stages, &[]))?;
+                Retries::default().attempt(|| self.end_reversal(&stages))?;
                 return Ok(Vec::new());
             }
             // An older version wrote none for a transaction whose backups are not retained.
@@ -71,26 +71,22 @@ impl RollForward<'_> {
             reversal.undo_or_leave_out(change)?;
         }
         reversal.restore_directories()?;
-        let Reversal { left_out, displaced, mut retries, .. } = reversal;
+        let Reversal { left_out, mut retries, .. } = reversal;
 
         if journal.slots == Slots::Undo {
             undo::remove_staged_privileges(&stages, self.monitor)?;
         }
         retries.attempt(|| finalize::sync(root, filesystems, journal))?;
         self.record_left_out(&left_out);
-        retries.attempt(|| self.end_reversal(&stages, &displaced))?;
+        retries.attempt(|| self.end_reversal(&stages))?;
         Ok(left_out.topmost().map(|(path, _)| root.show(path)).collect())
     }
 
     /// Gives the undo set back, keeps displaced objects, and removes the journal.
     ///
     /// It can be repeated after an interruption at any step.
-    fn end_reversal(&self, stages: &Stages, displaced: &[TreePath]) -> Result<(), RootError> {
+    fn end_reversal(&self, stages: &Stages) -> Result<(), RootError> {
         let (root, filesystems, journal) = (self.root, &self.filesystems, self.journal);
-        if !displaced.is_empty() {
-            undo::append_displaced(stages, displaced)?;
-        }
-
         let participants = journal.participants();
         if journal.slots == Slots::Undo {
             undo_dirs::give_back(root, filesystems, participants.iter().copied())?;
@@ -141,8 +137,6 @@ struct Reversal<'a> {
     sealed_at: Mtime,
     retries: Retries,
     left_out: LeftOut,
-    /// Objects of other programs that are kept among the backups.
-    displaced: Vec<TreePath>,
 }
 
 impl<'a> Reversal<'a> {
@@ -165,7 +159,6 @@ impl<'a> Reversal<'a> {
             sealed_at: journal::sealed_at(run.root)?,
             retries: Retries::default(),
             left_out: LeftOut::default(),
-            displaced: Vec::new(),
         })
     }
 
@@ -184,8 +177,7 @@ impl<'a> Reversal<'a> {
         let refusal = error.into_refusal()?;
         self.left_out.add(self.root, self.filesystems, &change.path, refusal)?;
         // Its backup is the only copy of the object.
-        self.displaced.push(change.path.clone());
-        Ok(())
+        Ok(self.list_displaced(std::slice::from_ref(&change.path))?)
     }
 
     fn undo(&mut self, change: &Change) -> Result<(), RedoError> {
@@ -371,11 +363,22 @@ impl<'a> Reversal<'a> {
             }
             Ok(Descend::Into)
         })?;
-        if !others.is_empty() {
-            staged.rename(slot, backups, slot, Rename::NoReplace)?;
-            self.displaced.append(&mut others);
+        if others.is_empty() {
+            return Ok(());
         }
-        Ok(())
+        self.list_displaced(&others)?;
+        staged.rename(slot, backups, slot, Rename::NoReplace)
+    }
+
+    /// Lists objects of other programs that are kept among the backups.
+    ///
+    /// They are listed before they are moved: a reversal that is interrupted after the move would
+    /// not find them again.
+    fn list_displaced(&self, paths: &[TreePath]) -> Result<(), RootError> {
+        let listed = undo::read_displaced(self.stages)?;
+        let new: Vec<TreePath> =
+            paths.iter().filter(|path| !listed.contains(path)).cloned().collect();
+        if new.is_empty() { Ok(()) } else { undo::append_displaced(self.stages, &new) }
     }
 
     fn undo_make_dir(&mut self, moves: &SlotMoves<'_>, path: &TreePath) -> Result<(), RootError> {
@@ -388,8 +391,7 @@ impl<'a> Reversal<'a> {
             // A directory with paths of other programs stays.
             let is_removed = parent.remove_dir(entry)?;
             if !is_removed && has_backup {
-                self.displaced.push(path.clone());
-                return Ok(());
+                return self.list_displaced(std::slice::from_ref(path));
             }
         }
         if has_backup && parent.stat(entry)?.is_none() {
@@ -405,14 +407,12 @@ impl<'a> Reversal<'a> {
         if let Some(live) = parent.stat(entry)? {
             let is_directory = |stat: &Stat| stat.kind == FileKind::Directory;
             let obstacle = free_obstacle(backups)?;
+            self.list_displaced(std::slice::from_ref(path))?;
             parent.rename(entry, backups, &obstacle, Rename::NoReplace)?;
             backups.rename(slot, parent, entry, Rename::NoReplace)?;
             // Late arrivals had been moved back into a directory that was created again.
             if is_directory(&backup) && is_directory(&live) {
                 merge(backups, &obstacle, self.root, path)?;
-            }
-            if backups.stat(&obstacle)?.is_some() {
-                self.displaced.push(path.clone());
             }
             return Ok(());
         }
