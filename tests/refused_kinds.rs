@@ -150,3 +150,37 @@ fn flagged_state_is_refused_before_seal() {
     update.ended(0, &[]);
     site.same();
 }
+
+#[test]
+fn directory_that_takes_no_more_names_is_left_out() {
+    require!(ROOT_AND_RSYNC, DISK);
+    enter_mount_namespace();
+    let (site, disk) = site_with(|round, tree| {
+        trees::put(tree, "home/u", Item::dir().owner(USER, USER));
+        trees::put(tree, "home/u/file", Item::file("the user's").owner(USER, USER));
+        for number in 0..if round == 1 { 0 } else { 30 } {
+            let name = format!("home/u/{number:02}{}", "n".repeat(230));
+            trees::put(tree, &name, Item::file(format!("new {number}")).owner(USER, USER));
+        }
+    });
+
+    // The index of a directory with blocks of 1 KiB has two levels at most.
+    let home = disk.at.join("home/u");
+    let filler = |number: u32| home.join(format!("{number:06}{}", "f".repeat(234)));
+    fs::write(filler(0), "").expect("writes");
+    let count =
+        (1..).take_while(|number| fs::hard_link(filler(0), filler(*number)).is_ok()).count();
+    assert!(disk.free() > 8 << 20, "the disk itself is full after {count} names");
+
+    for _ in 0..2 {
+        site.update(&["--no-fallback"]).ended(15, &["home/u", "left out"]);
+        let version = fs::read_to_string(disk.at.join("etc/version")).expect("reads");
+        assert_eq!(version, "version 2");
+        site.nothing_left();
+    }
+    for number in 0..=count {
+        fs::remove_file(filler(number as u32)).expect("removes");
+    }
+    site.updated(&["--no-fallback"]);
+    site.same();
+}
