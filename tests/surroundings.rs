@@ -12,8 +12,8 @@ use common::site::{Run, Site};
 use common::trees::{self, Item};
 use common::{ROOT_AND_RSYNC, require, write_program};
 
-/// Paths that the image does not have.
-const OWN: &[&str] = &["/etc/systemimager", "/bin", "/note"];
+/// Paths that the image does not have; `busybox` may need the libraries.
+const OWN: &[&str] = &["/etc/systemimager", "/bin", "/lib", "/lib64", "/note"];
 
 /// A node behind its image, with a hook that runs `script` before the update.
 fn site_with_hook(script: &str) -> Site {
@@ -33,6 +33,7 @@ fn rsync_command(site: &Site) -> Command {
     let mut client = Command::new(env!("CARGO_BIN_EXE_si_updateclient"));
     client.args(["--yes", "--image", "node", "--server", "127.0.0.1", "--exclude-file"]);
     client.args(["/dev/null", "--rsync-port", &site.rsync_port().expect("a port").to_string()]);
+    client.args(["--max-delete", "100"]);
     client.arg("--root").arg(site.node());
     client
 }
