@@ -175,7 +175,7 @@ fn directory_that_takes_no_more_names_is_left_out() {
             Ok(()) => {
                 made.push(number);
                 refused = 0;
-            },
+            }
             Err(_) => refused += 1,
         }
         number += 1;
