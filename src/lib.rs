@@ -13,10 +13,10 @@
 //! | layer | modules |
 //! |---|---|
 //! | 0 words | [`acl`], [`printable`], [`tree_path`], [`client_paths`], [`digest`], [`entry`], [`generation`], [`image`] |
-//! | 1 rules | [`report`], [`cancel`], [`manifest`], [`catalog`], [`plan`], [`filter`], [`delta`], [`diff_archive`] |
+//! | 1 rules | [`report`], [`cancel`], [`signature`], [`manifest`], [`catalog`], [`plan`], [`filter`], [`delta`], [`diff_archive`] |
 //! | 2 one outside thing each | [`allocator`], [`root`], [`process`], [`rsync`], [`state`], [`host`] |
 //! | 3 fetching | [`fetch`] |
-//! | 4 machinery | [`scan`], [`apply`], [`full_sync`], [`publish`] |
+//! | 4 machinery | [`scan`], [`apply`], [`full_sync`], [`signing`], [`publish`] |
 //! | 5 jobs | [`update`], [`tardiff`], [`autoinstall`] |
 //! | 6 edge | [`cli`] |
 //!
@@ -126,6 +126,7 @@ pub mod filter;
 pub mod manifest;
 pub mod plan;
 pub mod report;
+pub mod signature;
 
 pub mod allocator;
 pub mod host;
@@ -140,6 +141,7 @@ pub mod apply;
 pub mod full_sync;
 pub mod publish;
 pub mod scan;
+pub mod signing;
 
 pub mod autoinstall;
 pub mod tardiff;

@@ -43,7 +43,7 @@ fn options_named_in_documents_exist() {
     let helps = [
         help(env!("CARGO_BIN_EXE_si_updateclient")),
         help(env!("CARGO_BIN_EXE_si_tardiff")),
-        ["build", "publish", "serve", "show", "list", "manifest", "verify", "prune"]
+        ["build", "publish", "serve", "show", "list", "manifest", "verify", "prune", "keygen"]
             .map(|sub| {
                 let output =
                     Command::new(env!("CARGO_BIN_EXE_si_tardiff")).args([sub, "--help"]).output();

@@ -9,6 +9,7 @@ use systemimager::catalog::{ArchiveKind, Catalog};
 use systemimager::diff_archive::content_index::ContentIndex;
 use systemimager::digest::Digest;
 use systemimager::manifest::Manifest;
+use systemimager::signature::{KeySet, Passphrase, Protection, Role, SecretKeyFile, SignedText};
 use systemimager::state::State;
 
 /// Every sample, with its SHA-256.
@@ -52,6 +53,17 @@ const SAMPLES: &[(&str, &str)] = &[
     ),
     ("journal/v1", "0960ce873dddac09ddaaa44af00f9e529ee7db99aae9a7f52045b24b92b84550"),
     ("manifest/v1.mtree", "ff2ba553fcdd4681b735e9512359194aa509ce0aa33c05e60eb941c1137dd0ba"),
+    (
+        "signature/v1-encrypted.key",
+        "2702580f90e8190d8b4001cda1e9a8431c48a92a47fdd4ad923acdae7cfeb1e0",
+    ),
+    (
+        "signature/v1-prehashed.toml",
+        "5789171334a7bd9a59b2a35b7a87899ba5768611509242b64edf2e874a4dd910",
+    ),
+    ("signature/v1-pure.toml", "32a6ad55b45c40524d8f03e9d9244f0444c3d514a77fcc36166d95103fac9a96"),
+    ("signature/v1.key", "94cd02ee3b7a3d376bc1c04518dd6651fce6a5ce0cb78f9a54b3669a67fcfc86"),
+    ("signature/v1.pub", "5d119d673f9a89d7a722b5ddb7357b42117ab4d71769d6294fd969f1187eb36f"),
     ("state/v1-kernel.toml", "959d0abeb2f7c88180b6085a7586a2ee92d25c513e2af6eda25a8e9b58c67ee5"),
     ("state/v1.toml", "6327cb6a01f78833d5022305c1789ba813a9a8abb7c26663effc3dd7dfb3ec2d"),
     ("undo/v1", "ab7dbebb0ec4614ea6ec52f5e4941191f3bd6774be7be73f2e193acf5adf9c97"),
@@ -109,6 +121,34 @@ fn manifest_1_round_trips() {
     let mut written = Vec::new();
     manifest.write_to(&mut written).expect("writes");
     assert_eq!(written, bytes);
+}
+
+#[test]
+fn signatures_1_are_verified_and_keys_1_are_read() {
+    let public = sample("signature/v1.pub");
+    let mut keys = KeySet::new();
+    keys.add(Role::Publish, "v1.pub", &public).expect("reads");
+
+    for (name, comment) in [("pure", "a pure signature"), ("prehashed", "a prehashed signature")] {
+        let bytes = sample(&format!("signature/v1-{name}.toml"));
+        let signed = SignedText::split(&bytes).expect("divides");
+        let authentic = signed.verify(&keys, Role::Publish).expect("verifies");
+        assert_eq!(authentic.comment(), comment);
+        let joined = SignedText::join(authentic.text(), signed.signatures());
+        assert_eq!(joined.expect("joins"), bytes);
+    }
+
+    let Ok(SecretKeyFile::Plain(key)) = SecretKeyFile::parse(&sample("signature/v1.key")) else {
+        panic!("a key without a passphrase");
+    };
+    assert_eq!(key.public_key().to_file().as_bytes(), public);
+    assert_eq!(
+        key.to_file(Protection::None).expect("writes").as_bytes(),
+        sample("signature/v1.key")
+    );
+    let encrypted = SecretKeyFile::parse(&sample("signature/v1-encrypted.key")).expect("reads");
+    let SecretKeyFile::Encrypted(encrypted) = encrypted else { panic!("an encrypted key") };
+    encrypted.decrypt(&Passphrase::new(b"correct horse".to_vec())).expect("decrypts");
 }
 
 #[test]

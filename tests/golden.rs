@@ -17,8 +17,8 @@ use common::{ROOT_AND_RSYNC, require};
 
 const CLIENT: &str = env!("CARGO_BIN_EXE_si_updateclient");
 const SERVER: &str = env!("CARGO_BIN_EXE_si_tardiff");
-const SUBCOMMANDS: [&str; 8] =
-    ["build", "publish", "show", "manifest", "list", "verify", "prune", "serve"];
+const SUBCOMMANDS: [&str; 9] =
+    ["build", "publish", "show", "manifest", "list", "verify", "prune", "serve", "keygen"];
 
 /// Runs a program without a terminal, at a fixed width of its help.
 fn run(command: &mut Command) -> Run {

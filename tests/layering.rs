@@ -28,11 +28,21 @@ const LAYERS: [(&str, &[&str]); 7] = [
     ),
     (
         "rules",
-        &["report", "cancel", "manifest", "catalog", "plan", "filter", "delta", "diff_archive"],
+        &[
+            "report",
+            "cancel",
+            "signature",
+            "manifest",
+            "catalog",
+            "plan",
+            "filter",
+            "delta",
+            "diff_archive",
+        ],
     ),
     ("one outside thing each", &["allocator", "root", "process", "rsync", "state", "host"]),
     ("fetching", &["fetch"]),
-    ("machinery", &["scan", "apply", "full_sync", "publish"]),
+    ("machinery", &["scan", "apply", "full_sync", "signing", "publish"]),
     ("jobs", &["update", "tardiff", "autoinstall"]),
     ("edge", &["cli"]),
 ];

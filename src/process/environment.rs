@@ -37,6 +37,16 @@ pub fn of_ssh() -> Environment {
     environment
 }
 
+/// Environment of a program of the site that signs: it may ask an agent, or read a credential.
+pub fn of_sign_command() -> Environment {
+    let mut environment = fixed(&[("LC_ALL", "C")]);
+    environment.push(("PATH".into(), search_path()));
+    for name in ["HOME", "TERM", "SSH_AUTH_SOCK", "CREDENTIALS_DIRECTORY"] {
+        environment.extend(inherited(name));
+    }
+    environment
+}
+
 fn fixed(variables: &[(&str, &str)]) -> Environment {
     variables.iter().map(|(name, value)| (name.into(), value.into())).collect()
 }

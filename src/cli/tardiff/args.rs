@@ -55,6 +55,8 @@ pub enum TardiffCommand {
     Prune(PruneArgs),
     /// Serve a repository over HTTP, for small sites, demonstrations and tests
     Serve(ServeArgs),
+    /// Make a key for signatures, in the format of minisign
+    Keygen(KeygenArgs),
 }
 
 /// A repository.
@@ -293,6 +295,22 @@ pub struct ServeArgs {
     /// Address and port to listen on; port 0 chooses a free port
     #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:8750")]
     pub listen: SocketAddr,
+}
+
+/// Arguments of `keygen`.
+#[derive(Debug, Args)]
+pub struct KeygenArgs {
+    /// Name of the key: writes NAME.key, which is secret, and NAME.pub for the nodes
+    ///
+    /// A file that exists is never replaced.
+    #[arg(long, value_name = "NAME")]
+    pub out: PathBuf,
+    /// Do not encrypt the secret key: everyone who can read the file can use it
+    ///
+    /// Without this option the passphrase is asked for on the terminal, or read from the first line
+    /// of standard input if that is none.
+    #[arg(long)]
+    pub no_passphrase: bool,
 }
 
 #[cfg(test)]

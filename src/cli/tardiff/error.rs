@@ -4,6 +4,7 @@ use std::io;
 use std::path::PathBuf;
 
 use crate::image::Layer;
+use crate::signature::KeyError;
 
 /// Reason that a command is refused.
 #[derive(Debug, thiserror::Error)]
@@ -23,6 +24,16 @@ pub enum CommandError {
     AmbiguousGeneration { layer: Layer, word: String },
     #[error("cannot read {}: {source}", path.display())]
     Unreadable { path: PathBuf, source: io::Error },
+    #[error("cannot read the passphrase: {0}")]
+    Passphrase(io::Error),
+    #[error("cannot make a key: the passphrase is empty; pass --no-passphrase for a key without")]
+    EmptyPassphrase,
+    #[error("cannot make a key: the two passphrases differ")]
+    OtherPassphrase,
+    #[error("cannot use the passphrase: it is longer than {limit} bytes")]
+    LongPassphrase { limit: usize },
+    #[error("cannot use the key {}: {source}", path.display())]
+    Locked { path: PathBuf, source: KeyError },
     #[error("{}, line {line}: {reason}", path.display())]
     BadConfig { path: PathBuf, line: usize, reason: String },
 }

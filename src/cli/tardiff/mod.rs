@@ -4,6 +4,7 @@ mod args;
 mod config;
 mod error;
 mod output;
+pub mod passphrase;
 
 use std::ffi::OsString;
 use std::io::Write;
@@ -13,8 +14,8 @@ use std::process::ExitCode;
 use clap::{CommandFactory, Parser};
 
 use self::args::{
-    BuildArgs, CompressionArg, GenerationArgs, OptionalLayerArgs, PruneArgs, PublishArgs,
-    ServeArgs, TardiffArgs, TardiffCommand,
+    BuildArgs, CompressionArg, GenerationArgs, KeygenArgs, OptionalLayerArgs, PruneArgs,
+    PublishArgs, ServeArgs, TardiffArgs, TardiffCommand,
 };
 use self::config::{EffortSettings, TardiffConfig};
 use self::error::CommandError;
@@ -29,6 +30,8 @@ use crate::publish::{LockedStore, PublishError, PublishPolicy, Store};
 use crate::report::Monitor;
 use crate::root::Root;
 use crate::scan::{Cache, scan};
+use crate::signature::Protection;
+use crate::signing::{self, KeyPaths};
 use crate::tardiff::artifact::{self, Artifact};
 use crate::tardiff::show::Contents;
 use crate::tardiff::{build, list, prune, publish, serve, verify};
@@ -112,6 +115,7 @@ impl TardiffRun<'_> {
             TardiffCommand::Verify(typed) => return self.verify(&typed),
             TardiffCommand::Prune(typed) => self.prune(&typed)?,
             TardiffCommand::Serve(typed) => return self.serve(&typed),
+            TardiffCommand::Keygen(typed) => self.keygen(&typed)?,
         }
 
         let _ = self.out.flush();
@@ -216,6 +220,21 @@ impl TardiffRun<'_> {
             console::print_line(&format!("listening on http://{address}/"));
         })?;
         Ok(Success::Sound)
+    }
+
+    fn keygen(&mut self, typed: &KeygenArgs) -> anyhow::Result<()> {
+        let paths = KeyPaths::new(&typed.out);
+        // Before the question for a passphrase.
+        paths.refuse_existing()?;
+        let passphrase = if typed.no_passphrase { None } else { Some(passphrase::choose()?) };
+        let protection = passphrase.as_ref().map_or(Protection::None, Protection::Passphrase);
+
+        let key = signing::create_key_pair(&paths, protection)?;
+
+        if !self.verbosity.is_quiet() {
+            let _ = output::print_key(&paths, &key, &mut self.out);
+        }
+        Ok(())
     }
 
     fn contents(&self, file: Option<&Path>, which: &GenerationArgs) -> anyhow::Result<Contents> {

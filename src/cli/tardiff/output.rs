@@ -5,6 +5,8 @@ use std::io::{self, Write};
 use crate::catalog::{ArchiveKind, Catalog, Publish};
 use crate::image::Layer;
 use crate::report::units::{Count, Number, Size};
+use crate::signature::PublicKey;
+use crate::signing::KeyPaths;
 use crate::tardiff::build::Built;
 use crate::tardiff::prune::Pruned;
 use crate::tardiff::publish::{PublishOutcome, PublishedArchive};
@@ -150,6 +152,13 @@ pub(super) fn print_catalog(
         writeln!(out, "  {generations}  {:>10}  {}", Size(archive.file.size), archive.file.file)?;
     }
     Ok(())
+}
+
+/// Prints the files of a new key.
+pub(super) fn print_key(paths: &KeyPaths, key: &PublicKey, out: &mut impl Write) -> io::Result<()> {
+    writeln!(out, "created key {}", key.id())?;
+    writeln!(out, "  {}  (secret)", paths.secret.display())?;
+    writeln!(out, "  {}  (for /etc/systemimager/keys of the image)", paths.public.display())
 }
 
 /// Name of a layer; an image is named without the word.
