@@ -22,7 +22,7 @@ use std::time::{Duration, Instant};
 use common::site::{Run, Site};
 use common::trees::{self, Generation, Item, ItemKind, Tree};
 use common::{ROOT_AND_RSYNC, judge, require, rounds, tally};
-use mallory::Fifos;
+use mallory::Blockers;
 use mounts::HostileMounts;
 
 /// Number of the user and of his group.
@@ -204,11 +204,11 @@ impl Scene {
             self.site.updated(&["--max-delete", "100000"]);
         }
 
-        let fifos = match job {
-            Attacked::FullSync => Fifos::NotMade,
-            _ => Fifos::Made,
+        let blockers = match job {
+            Attacked::FullSync => Blockers::NotMade,
+            _ => Blockers::Made,
         };
-        let user = mallory::start(&self.site.node(), &self.outside, random.next(), fifos);
+        let user = mallory::start(&self.site.node(), &self.outside, random.next(), blockers);
         let user = KilledOnDrop(user);
         let mounts = HostileMounts::start(&self.site.node(), random.next());
         let run = self.attacked_run(job, &mut random);

@@ -39,18 +39,19 @@ const GROWN: u64 = 1 << 30;
 /// Longest wait for the beginning of the changes.
 const MAX_WAIT: Duration = Duration::from_secs(2);
 
-/// Whether the user makes FIFOs.
+/// Whether the user makes FIFOs and leases files.
 ///
 /// The rsync program waits for the writer of a FIFO that takes the place of a file, until its time
-/// limit of two minutes. That is too long for a test.
+/// limit of two minutes, and for each leased file until the kernel breaks the lease, 45 seconds.
+/// That is too long for a test.
 #[derive(Clone, Copy, Debug)]
-pub enum Fifos {
+pub enum Blockers {
     Made,
     NotMade,
 }
 
 /// Starts the process, and waits until it attacks.
-pub fn start(node: &Path, outside: &Path, seed: u64, fifos: Fifos) -> Child {
+pub fn start(node: &Path, outside: &Path, seed: u64, blockers: Blockers) -> Child {
     let tests = std::env::current_exe().expect("this program");
     // A lease that another process breaks sends SIGIO, which would end him.
     let script = "trap '' IO; exec \"$0\" --exact mallory::mallory --nocapture";
@@ -59,7 +60,7 @@ pub fn start(node: &Path, outside: &Path, seed: u64, fifos: Fifos) -> Child {
     let child = Command::new("sh")
         .args(["-c", script])
         .arg(tests)
-        .env(VARIABLE, format!("{}\n{}\n{seed}\n{fifos:?}", node.display(), outside.display()))
+        .env(VARIABLE, format!("{}\n{}\n{seed}\n{blockers:?}", node.display(), outside.display()))
         .stdin(Stdio::null())
         .stdout(File::create(&ready).expect("a file"))
         .stderr(Stdio::null())
@@ -77,13 +78,13 @@ pub fn start(node: &Path, outside: &Path, seed: u64, fifos: Fifos) -> Child {
 fn mallory() {
     let Ok(parameters) = std::env::var(VARIABLE) else { return };
     let words: Vec<&str> = parameters.lines().collect();
-    let [node, outside, seed, fifos] = words[..] else { panic!("{parameters}") };
+    let [node, outside, seed, blockers] = words[..] else { panic!("{parameters}") };
 
     let mut mallory =
         Mallory::new(Path::new(node), Path::new(outside), seed.parse().expect("a number"));
     let mut stdout = std::io::stdout();
     stdout.write_all(b"attacking\n").and_then(|()| stdout.flush()).expect("prints");
-    mallory.has_fifos = fifos == format!("{:?}", Fifos::Made);
+    mallory.has_blockers = blockers == format!("{:?}", Blockers::Made);
     mallory.attack();
 }
 
@@ -95,7 +96,7 @@ struct Mallory {
     watched: PathBuf,
     random: Random,
     leases: Vec<File>,
-    has_fifos: bool,
+    has_blockers: bool,
 }
 
 impl Mallory {
@@ -121,7 +122,7 @@ impl Mallory {
             watched: node.join("etc/version"),
             random: Random(seed),
             leases: Vec::new(),
-            has_fifos: true,
+            has_blockers: true,
         }
     }
 
@@ -139,7 +140,7 @@ impl Mallory {
                 6 => self.exchange_taken_directories(),
                 7 => self.rename_away(),
                 8 => self.link(),
-                9 => self.lease(),
+                9 if self.has_blockers => self.lease(),
                 10 => self.grow(),
                 11 => self.change_metadata(),
                 12 => self.litter(),
@@ -209,7 +210,7 @@ impl Mallory {
             1 => drop(symlinkat(self.outside.join("file"), &self.home, name)),
             2 => drop(symlinkat("../../etc/version", &self.home, name)),
             3 => drop(mkdirat(&self.home, name, mode)),
-            4 if self.has_fifos => drop(mknodat(&self.home, name, FileType::Fifo, mode, 0)),
+            4 if self.has_blockers => drop(mknodat(&self.home, name, FileType::Fifo, mode, 0)),
             5 => drop(mknodat(&self.home, name, FileType::Socket, mode, 0)),
             _ => self.create_file(name),
         }
