@@ -16,40 +16,36 @@ use systemimager::state::State;
 const SAMPLES: &[(&str, &str)] = &[
     ("catalog/v1.toml", "d2682ac2a629a34c18cdb90c1f322085b7d1120d1e36e031f68b57f703657f7e"),
     (
-        "content_index/v1.idx.zst",
-        "6f762ceb475e2a0ab8ae9a714701c7ac51ab6f46c0af0d29e57f3fb9e1378955",
+        "content_index/v2.idx.zst",
+        "41dfbba887045e9aaf6eadfa86274321775151dd6f5dccab419390cc824d7aa3",
     ),
     (
-        "diff_archive/v1-acls.tar.zst",
-        "cba4b25ce443aaeb9da3fd24e5cfe68d2f03d011cbc1f4772054e321b1d9a706",
+        "diff_archive/v3-acls.tar.zst",
+        "e64f8e41c95091a77450610a02fcb4e67f40938f418c4dde6e13f7dbb7c33979",
     ),
     (
-        "diff_archive/v1-best.tar.zst",
-        "cd7e5f326e640e40bfa1b7db563c85ec4dad8af1487d818df58c483bc72a1605",
+        "diff_archive/v3-best.tar.zst",
+        "b276bd3ff9d9153581775d2d1d8bf86b2cbe790a13eaacd86637b1f4b4671b67",
     ),
     (
-        "diff_archive/v1-deltas.tar.gz",
-        "35550f8bbc64ab59a66380558453a700903c94be9d1c902eb76fbc269c046f94",
+        "diff_archive/v3-deltas.tar.gz",
+        "64176f27889c1dadf2702371c7a2d370914787a32cae4cfb36b01a3b2ebf3511",
     ),
     (
-        "diff_archive/v1-deltas.tar.zst",
-        "eb64e50ce4e661866e15ca1b317758aa8954cc755ff2775d5e2ad44d1790e7a0",
+        "diff_archive/v3-deltas.tar.zst",
+        "4f0bbb66a542bff9bc81e18810ecfb83d53145f4b9675405d3e3e308a62b26b5",
     ),
     (
-        "diff_archive/v1-normal.tar.zst",
-        "81d69325ba4b093f7fd29d42832ad48376a482970c37619baec758317875197f",
+        "diff_archive/v3-normal.tar.zst",
+        "c503ee0208a87e7c429fd0ff06f4a4e00818a529c156ebb9b764855f57ed3d52",
     ),
     (
-        "diff_archive/v1-plain.tar.gz",
-        "96825d88e2dfa2e8c256eb3a7943c4357e9bb653c586978800a0aebc67c319db",
+        "diff_archive/v3-plain.tar.gz",
+        "0488803928648f9a4f1cd3aa416c6d4da2bb5247d28a5457697a57e338c8d9dd",
     ),
     (
-        "diff_archive/v1-plain.tar.zst",
-        "7fc6482584ab340d544e687ba4011d336b4f7d1cc53eb4683bdfafe83a0b4fe6",
-    ),
-    (
-        "diff_archive/v2-acls.tar.zst",
-        "8736718cdbfbce25af0b0bb82f366c6910cc139363a2e0b4f663bcbba03b8c00",
+        "diff_archive/v3-plain.tar.zst",
+        "e47b3862e3d05ad20d172456308cb127ed4c4d267cd547395bdace5602220c5a",
     ),
     ("journal/v1", "0960ce873dddac09ddaaa44af00f9e529ee7db99aae9a7f52045b24b92b84550"),
     ("manifest/v1.mtree", "ff2ba553fcdd4681b735e9512359194aa509ce0aa33c05e60eb941c1137dd0ba"),
@@ -181,9 +177,14 @@ fn state_1_with_kernel_paths_round_trips() {
 }
 
 #[test]
-fn content_index_1_is_readable() {
-    let index =
-        ContentIndex::read_zstd(sample("content_index/v1.idx.zst").as_slice()).expect("reads");
-    let digest = Digest::of(b"one\n");
-    assert!(index.places(&digest).count() > 0);
+fn content_index_2_round_trips() {
+    let bytes = sample("content_index/v2.idx.zst");
+    let index = ContentIndex::read_published(bytes.as_slice(), bytes.len() as u64).expect("reads");
+    let places = |content: &[u8]| index.places(&Digest::of(content)).count();
+    assert_eq!([b"one\n".as_slice(), b"two\n", b"three\n"].map(places), [2, 1, 1]);
+
+    let mut written = Vec::new();
+    index.write_zstd(&mut written).expect("writes");
+    let text = |bytes: &[u8]| zstd::decode_all(bytes).expect("plain zstd reads it");
+    assert_eq!(text(&written), text(&bytes));
 }

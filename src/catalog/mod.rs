@@ -78,7 +78,7 @@ pub struct FileRef {
 pub struct Archive {
     pub kind: ArchiveKind,
     pub file: FileRef,
-    /// The first zstd frame or gzip member; a node fetches this listing alone, by range.
+    /// The head: the frame table, and the listing of a diff; a node fetches it alone, by range.
     pub first_frame: FirstFrame,
 }
 

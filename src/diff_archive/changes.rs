@@ -1,4 +1,4 @@
-//! Changes of a diff: the parts of a listing, and their check (clauses 6 to 9).
+//! Changes of a diff: the parts of a listing, and their check (clauses 8 to 11).
 
 use std::collections::{HashMap, HashSet};
 
@@ -15,9 +15,9 @@ use crate::tree_path::TreePath;
 /// Whether a diff may rely on the contents of its base.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DeltaMode {
-    /// Plain `tar` can unpack the archive over the base (clause 8).
+    /// Plain `tar` can unpack the archive over the base (clause 10).
     WithoutDeltas,
-    /// Contents of the base are left out, others are patches (clause 9).
+    /// Contents of the base are left out, others are patches (clause 11).
     WithDeltas,
 }
 
@@ -83,7 +83,7 @@ impl ListingParts {
         Ok(whole)
     }
 
-    /// Clauses 4 and 6: no reserved path, and no path both removed and changed.
+    /// Clauses 6 and 8: no reserved path, and no path both removed and changed.
     fn check_paths(&self) -> Result<(), ListingDefect> {
         let reserved = self
             .removed
@@ -101,7 +101,7 @@ impl ListingParts {
         }
     }
 
-    /// Sizes of the changed files by digest (clause 6).
+    /// Sizes of the changed files by digest (clause 8).
     fn content_sizes(&self) -> Result<HashMap<Digest, u64>, ListingDefect> {
         let mut sizes: HashMap<Digest, u64> = HashMap::new();
         for entry in &self.changed {
@@ -113,7 +113,7 @@ impl ListingParts {
         Ok(sizes)
     }
 
-    /// Contents that are known or built by a patch (clause 7): each is that of a changed file,
+    /// Contents that are known or built by a patch (clause 9): each is that of a changed file,
     /// once.
     fn absent_contents(
         &self,

@@ -5,17 +5,23 @@
 #![doc = include_str!("content_index.md")]
 
 use std::cmp::Ordering;
-use std::io::{self, BufRead, Read, Write};
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::sync::Arc;
 
+use super::compression::{FrameCompression, FrameCompressor};
+use super::frame_head::{FrameHead, FramedFile};
+use super::frame_table::{FrameTable, StoredFrame};
+use super::frames::VerifiedFrames;
+use super::limits::MAX_RAW_FRAME;
 use super::source_lines::parse_number;
-use crate::catalog::{MAX_FILE, RepoPath};
+use crate::catalog::{FirstFrame, MAX_FILE, RepoPath};
 use crate::digest::Digest;
 
 pub use super::error::IndexError;
 
 /// Largest text in bytes, about two million lines; a larger one is refused.
 const MAX_TEXT: u64 = 256 << 20;
-/// Longest text of a published index, for each of its compressed bytes; real ones have about three.
+/// Longest text of an index, for each of its compressed bytes; real ones have about three.
 const MAX_RATIO: u64 = 32;
 /// Text in bytes that is read in addition, so that a small index is read at any ratio.
 const SMALL_TEXT: u64 = 1 << 20;
@@ -23,11 +29,11 @@ const SMALL_TEXT: u64 = 1 << 20;
 const MAX_LINE: u64 = 1024;
 /// Largest number of archives, more than a repository has; it bounds a reader's memory.
 const MAX_ARCHIVES: usize = 1 << 20;
-/// Limit on the window: 8 MiB.
-const WINDOW_LOG: u32 = 23;
+/// Text of a block in bytes, which a reader of one content fetches.
+const BLOCK: usize = 64 << 10;
 /// The text is mostly digests, which no level compresses.
 const LEVEL: i32 = 1;
-const HEAD: &[u8] = b"si-content 1\n";
+const HEAD: &[u8] = b"si-content 2\n";
 
 /// A content in an archive.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,14 +46,12 @@ pub struct IndexRecord {
     pub place: ContentLocation,
 }
 
-/// Location of a content in an archive; all numbers are bytes.
+/// Location of a content in an archive.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ContentLocation {
-    /// Offset of the frame in the file.
-    pub frame_offset: u64,
-    /// Length of the frame in the file.
-    pub frame_length: u64,
-    /// Offset of the content, or of the patch that yields it, in the frame's raw bytes.
+    /// Number of the frame in which its member begins, counted from 0 after the head.
+    pub frame: u64,
+    /// Offset of the content, or of the patch that yields it, from the frame's first raw byte.
     pub offset: u64,
     /// Number of the delta group that yields it; `None` if the archive has it as a whole.
     pub group: Option<u64>,
@@ -61,12 +65,27 @@ pub struct ContentIndex {
     records: Vec<(IndexRecord, u32)>,
 }
 
+/// A part of the text with the digest of its first line.
+struct IndexBlock {
+    first: Digest,
+    text: Vec<u8>,
+}
+
+impl ContentLocation {
+    /// Number of frames that the content needs, or its patch, of `length` bytes.
+    ///
+    /// All frames of a large member but the last have the same number of raw bytes.
+    pub fn frame_count(&self, length: u64) -> u64 {
+        self.offset.saturating_add(length).div_ceil(MAX_RAW_FRAME as u64).max(1)
+    }
+}
+
 impl IndexRecord {
     /// Order of clause 4: by digest, then the best location first.
     pub(super) fn compare(&self, other: &Self) -> Ordering {
         let key = |record: &Self| {
-            let ContentLocation { frame_offset, frame_length, offset, group } = record.place;
-            (record.digest, group, frame_length, frame_offset, offset)
+            let ContentLocation { frame, offset, group } = record.place;
+            (record.digest, group, frame, offset)
         };
         key(self).cmp(&key(other))
     }
@@ -110,83 +129,143 @@ impl ContentIndex {
         self.records.iter().map(|(record, number)| (&self.archives[*number as usize], record))
     }
 
-    /// Writes the index, compressed; the same index gives the same bytes.
-    pub fn write_zstd(&self, to: impl Write) -> io::Result<()> {
-        let mut encoder = zstd::Encoder::new(to, LEVEL)?;
-        encoder.include_checksum(true)?;
-        let mut text = io::BufWriter::with_capacity(128 << 10, encoder);
-
-        text.write_all(HEAD)?;
+    /// Writes the index, compressed, and returns its head; the same index gives the same bytes.
+    pub fn write_zstd(&self, mut to: impl Write) -> io::Result<FirstFrame> {
+        let blocks = self.blocks()?;
+        let mut text = HEAD.to_vec();
         for file in &self.archives {
             writeln!(text, "archive {file}")?;
         }
-        for (IndexRecord { digest, size, place }, archive) in &self.records {
-            let ContentLocation { frame_offset, frame_length, offset, group } = place;
-            write!(text, "{digest} {size} {archive} {frame_offset} {frame_length} {offset}")?;
-            match group {
-                Some(group) => writeln!(text, " {group}")?,
-                None => writeln!(text)?,
-            }
+        for block in &blocks {
+            writeln!(text, "block {}", block.first)?;
         }
-        text.into_inner().map_err(io::IntoInnerError::into_error)?.finish()?.flush()
+
+        let mut compressor = FrameCompressor::new(FrameCompression::Zstd);
+        let mut compress = |raw: &[u8]| compressor.compress(raw, LEVEL);
+        let frames: Vec<Vec<u8>> =
+            blocks.iter().map(|block| compress(&block.text)).collect::<io::Result<_>>()?;
+        let listed: Vec<StoredFrame> = frames.iter().map(|frame| StoredFrame::of(frame)).collect();
+        let mut head = FrameTable::encode(FrameCompression::Zstd, &listed);
+        for raw in text.chunks(MAX_RAW_FRAME) {
+            head.extend(compress(raw)?);
+        }
+
+        to.write_all(&head)?;
+        frames.iter().try_for_each(|frame| to.write_all(frame))?;
+        to.flush()?;
+        Ok(FirstFrame { length: head.len() as u64, sha256: Digest::of(&head) })
     }
 
-    /// Reads an index to its end.
-    pub fn read_zstd(from: impl BufRead) -> Result<Self, IndexError> {
-        Self::read_limited(from, MAX_TEXT)
+    /// The lines of all records, cut into blocks.
+    fn blocks(&self) -> io::Result<Vec<IndexBlock>> {
+        let mut blocks: Vec<IndexBlock> = Vec::new();
+        let mut line = Vec::new();
+        for (IndexRecord { digest, size, place }, archive) in &self.records {
+            let ContentLocation { frame, offset, group } = place;
+            line.clear();
+            write!(line, "{digest} {size} {archive} {frame} {offset}")?;
+            match group {
+                Some(group) => writeln!(line, " {group}")?,
+                None => writeln!(line)?,
+            }
+
+            match blocks.last_mut().filter(|block| block.text.len() + line.len() <= BLOCK) {
+                Some(block) => block.text.extend_from_slice(&line),
+                None => blocks.push(IndexBlock { first: *digest, text: line.clone() }),
+            }
+        }
+        Ok(blocks)
     }
 
     /// Reads an index of `stored` compressed bytes, which its catalog states.
     ///
     /// Digests cannot be compressed, so a text that is much longer was made to fill memory.
-    pub fn read_published(from: impl BufRead, stored: u64) -> Result<Self, IndexError> {
-        let limit = stored.saturating_mul(MAX_RATIO).saturating_add(SMALL_TEXT);
-        Self::read_limited(from, limit.min(MAX_TEXT))
-    }
+    pub fn read_published(from: impl Read, stored: u64) -> Result<Self, IndexError> {
+        let mut file = FramedFile {
+            bytes: from,
+            size: stored,
+            compression: FrameCompression::Zstd,
+            head: None,
+        };
+        let limit = stored.saturating_mul(MAX_RATIO).saturating_add(SMALL_TEXT).min(MAX_TEXT);
+        let head = FrameHead::read(&mut file)?;
 
-    fn read_limited(from: impl BufRead, max_text: u64) -> Result<Self, IndexError> {
-        let mut decoder = zstd::Decoder::with_buffer(from)?;
-        decoder.window_log_max(WINDOW_LOG)?;
         // One byte above the limit shows a text that is too long.
-        let mut text = io::BufReader::with_capacity(128 << 10, decoder).take(max_text + 1);
-
+        let mut text = BufReader::new(head.frames().take(limit + 1));
         let mut index = ContentIndex::default();
+        let mut firsts = Vec::new();
         let mut line = Vec::new();
-        for number in 1u64.. {
+        let mut lines = 0u64;
+        let mut length = 0u64;
+        loop {
             line.clear();
-            if text.by_ref().take(MAX_LINE).read_until(b'\n', &mut line)? == 0 && number > 1 {
+            length += text.by_ref().take(MAX_LINE).read_until(b'\n', &mut line)? as u64;
+            if line.is_empty() && lines > 0 {
                 break;
             }
-
-            let is_valid = if number == 1 { line == HEAD } else { index.add_line(&line).is_some() };
-            if !is_valid || text.limit() == 0 {
-                return Err(IndexError::Line(number));
+            lines += 1;
+            let is_valid = match lines {
+                1 => line == HEAD,
+                _ => index.add_head_line(&line, &mut firsts).is_some(),
+            };
+            if !is_valid || length > limit {
+                return Err(IndexError::Line(lines));
             }
         }
-        Ok(index)
+        if firsts.len() != head.table().count() {
+            return Err(IndexError::Blocks);
+        }
+
+        let table = Arc::clone(head.table());
+        let mut frames = VerifiedFrames::new(file.bytes, table, FrameCompression::Zstd);
+        for first in &firsts {
+            let block = frames.next_frame()?.ok_or(IndexError::Blocks)?;
+            let records = index.records.len();
+            length += block.len() as u64;
+            for line in block.split_inclusive(|byte| *byte == b'\n') {
+                lines += 1;
+                if length > limit || index.add_record(line).is_none() {
+                    return Err(IndexError::Line(lines));
+                }
+            }
+            if index.records.get(records).map(|(record, _)| record.digest) != Some(*first) {
+                return Err(IndexError::Blocks);
+            }
+        }
+        match frames.next_frame()? {
+            None => Ok(index),
+            Some(_) => Err(IndexError::Blocks),
+        }
     }
 
-    /// Adds an archive or a record; `None` if the line is not valid.
-    fn add_line(&mut self, line: &[u8]) -> Option<()> {
-        let content = line.strip_suffix(b"\n")?;
-        if let Some(name) = content.strip_prefix(b"archive ") {
-            let file = RepoPath::new(std::str::from_utf8(name).ok()?).ok()?;
-            let in_order = self.archives.last().is_none_or(|last| *last < file);
-            if !in_order || !self.records.is_empty() || self.archives.len() >= MAX_ARCHIVES {
-                return None;
-            }
-            self.archives.push(file);
+    /// Adds an archive or the first digest of a block; `None` if the line is not valid.
+    fn add_head_line(&mut self, line: &[u8], firsts: &mut Vec<Digest>) -> Option<()> {
+        let content = std::str::from_utf8(line.strip_suffix(b"\n")?).ok()?;
+        if let Some(digest) = content.strip_prefix("block ") {
+            firsts.push(digest.parse().ok()?);
             return Some(());
         }
 
+        let file = RepoPath::new(content.strip_prefix("archive ")?).ok()?;
+        let in_order = self.archives.last().is_none_or(|last| *last < file);
+        if !in_order || !firsts.is_empty() || self.archives.len() >= MAX_ARCHIVES {
+            return None;
+        }
+        self.archives.push(file);
+        Some(())
+    }
+
+    /// Adds a record; `None` if the line is not valid.
+    fn add_record(&mut self, line: &[u8]) -> Option<()> {
+        let content = line.strip_suffix(b"\n")?;
         let mut words = content.split(|byte| *byte == b' ').peekable();
         let digest = std::str::from_utf8(words.next()?).ok()?.parse().ok()?;
         let mut number = || parse_number(&mut words).filter(|number| *number <= MAX_FILE);
         let (size, archive) = (number()?, u32::try_from(number()?).ok()?);
-        let (frame_offset, frame_length, offset) = (number()?, number()?, number()?);
+        let (frame, offset) = (number()?, number()?);
 
         let group = if words.peek().is_some() { Some(parse_number(&mut words)?) } else { None };
-        let place = ContentLocation { frame_offset, frame_length, offset, group };
+        let place = ContentLocation { frame, offset, group };
 
         let record = (IndexRecord { digest, size, place }, archive);
         let in_order = self.records.last().is_none_or(|last| compare(last, &record).is_lt());
@@ -198,101 +277,13 @@ impl ContentIndex {
     }
 }
 
-/// Order of all records (clause 4): of equal digests, whole contents first, then short frames.
+/// Order of all records (clause 4): of equal digests, whole contents first.
 fn compare(a: &(IndexRecord, u32), b: &(IndexRecord, u32)) -> Ordering {
     let key = |(record, archive): &(IndexRecord, u32)| {
-        (record.digest, record.place.group.is_some(), record.place.frame_length, *archive)
+        (record.digest, record.place.group.is_some(), *archive)
     };
     key(a).cmp(&key(b)).then_with(|| a.0.compare(&b.0))
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn record(digest: u8, frame_length: u64, group: Option<u64>) -> IndexRecord {
-        let place = ContentLocation { frame_offset: 7, frame_length, offset: 512, group };
-        IndexRecord { digest: Digest([digest; 32]), size: 5, place }
-    }
-
-    fn sample() -> ContentIndex {
-        let file = |name| RepoPath::new(name).expect("a good name");
-        ContentIndex::new([
-            (file("full/b.tar.zst"), vec![record(2, 900, None), record(1, 900, None)]),
-            (
-                file("diffs/a-b.tar.zst"),
-                vec![record(1, 50, Some(0)), record(2, 100, None), record(3, 50, Some(0))],
-            ),
-        ])
-    }
-
-    fn compressed(text: &str) -> Vec<u8> {
-        zstd::encode_all(text.as_bytes(), 3).expect("compresses")
-    }
-
-    #[test]
-    fn index_round_trips() {
-        let index = sample();
-        let mut bytes = Vec::new();
-        index.write_zstd(&mut bytes).expect("writes");
-
-        assert_eq!(ContentIndex::read_zstd(&bytes[..]).expect("reads"), index);
-        assert_eq!(ContentIndex::new(index.clone().into_archives()), index);
-    }
-
-    #[test]
-    fn whole_contents_and_short_frames_come_first() {
-        let index = sample();
-        let places = |digest| -> Vec<&str> {
-            index.places(&Digest([digest; 32])).map(|(file, _)| file.as_str()).collect()
-        };
-
-        assert_eq!(places(1), ["full/b.tar.zst", "diffs/a-b.tar.zst"]);
-        assert_eq!(places(2), ["diffs/a-b.tar.zst", "full/b.tar.zst"]);
-        assert_eq!(places(3), ["diffs/a-b.tar.zst"]);
-        assert!(places(4).is_empty());
-    }
-
-    #[test]
-    fn text_that_is_far_longer_than_stored_is_refused() {
-        let mut text = "si-content 1\narchive a.tar.zst\n".to_owned();
-        for number in 0..60_000 {
-            text += &format!("{number:064x} 5 0 7 50 512\n");
-        }
-        let bytes = zstd::encode_all(text.as_bytes(), 19).expect("compresses");
-        let stored = bytes.len() as u64;
-
-        assert!(text.len() as u64 > stored * MAX_RATIO + SMALL_TEXT, "{stored} bytes");
-        assert!(ContentIndex::read_zstd(&bytes[..]).is_ok());
-        assert!(ContentIndex::read_published(&bytes[..], stored).is_err());
-    }
-
-    #[test]
-    fn invalid_line_is_refused() {
-        let digest = "ab".repeat(32);
-        let good = format!("si-content 1\narchive a.tar.zst\n{digest} 5 0 7 50 512\n");
-        assert!(ContentIndex::read_zstd(&compressed(&good)[..]).is_ok());
-
-        for (from, to) in [
-            ("content 1", "content 2"),
-            ("a.tar", "../a.tar"),
-            (" 5 0 ", " 5 1 "),
-            (" 5 0 ", " 05 0 "),
-            (" 5 0 ", " -5 0 "),
-            (" 512\n", " 512 0 0\n"),
-            (" 512\n", " 512 \n"),
-            (" 512\n", " 512"),
-            (" 512\n", "\n"),
-            (" 7 ", " 18446744073709551615 "),
-            ("ab", "AB"),
-        ] {
-            let bad = good.replacen(from, to, 1);
-            assert!(ContentIndex::read_zstd(&compressed(&bad)[..]).is_err(), "{bad}");
-        }
-
-        let twice = format!("{good}{digest} 5 0 7 50 512\n");
-        assert!(ContentIndex::read_zstd(&compressed(&twice)[..]).is_err());
-        assert!(ContentIndex::read_zstd(&b""[..]).is_err());
-        assert!(ContentIndex::read_zstd(&compressed("")[..]).is_err());
-    }
-}
+mod tests;

@@ -4,7 +4,7 @@ use std::{fmt, io};
 
 use crate::delta::DeltaError;
 use crate::delta::gzip::RebuildError;
-use crate::diff_archive::limits::{FORMAT, FORMAT_WITH_ACLS};
+use crate::diff_archive::limits::{FORMAT, MAX_FRAME_HEAD, MAX_RAW_FRAME, MAX_STORED_FRAME};
 use crate::digest::Digest;
 use crate::generation::GenerationId;
 use crate::manifest::ManifestError;
@@ -17,14 +17,14 @@ pub enum ArchiveError {
     /// It cannot be read or decompressed.
     #[error("cannot read the archive: {0}")]
     Io(#[from] io::Error),
+    /// Its head or one of its frames cannot be used.
+    #[error("cannot read the archive: {0}")]
+    Frames(#[from] FrameFault),
     /// It ends too early.
     #[error("the archive is cut off")]
     CutOff,
     /// A newer program wrote it; the number of the format.
-    #[error(
-        "the archive has format {0}, this program reads formats {FORMAT} and {FORMAT_WITH_ACLS}; \
-         update the agent"
-    )]
+    #[error("the archive has format {0}, this program reads format {FORMAT}; update the agent")]
     UnknownFormat(i64),
     /// It applies to a generation other than the one given.
     #[error("the archive applies to generation {}, not to {}", wanted.short(), found.short())]
@@ -68,6 +68,83 @@ pub enum ArchiveError {
     },
 }
 
+/// Reason why the frames of a file cannot be used; frames are counted from 0 after the head.
+#[derive(Debug, thiserror::Error)]
+pub enum FrameFault {
+    /// The file cannot be read.
+    #[error("{0}")]
+    Io(#[source] io::Error),
+    /// It does not begin with a frame table.
+    #[error("it has no frame table; publish it again by this version")]
+    NoTable,
+    /// A newer program wrote the table; its version.
+    #[error("its frame table has version {0}, this program reads version 1; update the agent")]
+    UnknownTable(u8),
+    /// The table does not have its one form.
+    #[error("its frame table is not valid")]
+    Table,
+    /// The table states more frames than fit in a head.
+    #[error("its frame table lists more frames than the format allows")]
+    TooManyFrames,
+    /// The head exceeds its limit.
+    #[error("its head is longer than {MAX_FRAME_HEAD} bytes")]
+    HeadTooLong,
+    /// The head is not the one of the catalog.
+    #[error("its head is not the one that the catalog names")]
+    OtherHead,
+    /// Head and frames do not add up to the size of the file.
+    #[error("its frame table does not match its size")]
+    OtherSize,
+    /// The table has a frame that is empty or exceeds the limit.
+    #[error("frame {0} of its frame table is empty or longer than {MAX_STORED_FRAME} bytes")]
+    Length(usize),
+    /// The file ends within a frame.
+    #[error("it is cut off")]
+    CutOff,
+    /// Bytes follow the last frame.
+    #[error("it continues after its last frame")]
+    Trailing,
+    /// A frame is not the one of the table.
+    #[error("frame {0} does not have the digest of the frame table")]
+    Digest(usize),
+    /// A frame with the right digest cannot be decoded.
+    #[error("frame {number} {fault}")]
+    Decode {
+        /// Number of the frame.
+        number: usize,
+        /// Reason.
+        fault: DecodeFault,
+    },
+    /// A frame of the head cannot be decoded.
+    #[error("a frame of its head {0}")]
+    InHead(DecodeFault),
+}
+
+/// Reason why a frame cannot be decoded, although it has the right digest.
+#[derive(Debug, thiserror::Error)]
+pub enum DecodeFault {
+    /// The decompressor refuses it.
+    #[error("cannot be decompressed: {0}")]
+    Decompress(#[source] io::Error),
+    /// It holds nothing, or too much.
+    #[error("holds nothing or more than {MAX_RAW_FRAME} bytes")]
+    RawLength,
+    /// Bytes follow it that belong to no frame.
+    #[error("is followed by other bytes")]
+    Trailing,
+}
+
+impl From<FrameFault> for io::Error {
+    fn from(fault: FrameFault) -> Self {
+        let kind = match fault {
+            FrameFault::Io(error) => return error,
+            FrameFault::CutOff => io::ErrorKind::UnexpectedEof,
+            _ => io::ErrorKind::InvalidData,
+        };
+        io::Error::new(kind, fault)
+    }
+}
+
 /// Difference of a member from the expected one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MemberDefect {
@@ -95,7 +172,7 @@ pub enum ListingDefect {
     /// `header.toml` is not UTF-8.
     #[error("header.toml: {0}")]
     HeaderText(#[from] std::str::Utf8Error),
-    /// `header.toml` does not have the keys of clause 5.
+    /// `header.toml` does not have the keys of clause 7.
     #[error("header.toml: {}", one_line(.0.message()))]
     HeaderToml(#[from] toml::de::Error),
     /// `header.toml` cannot be written.
@@ -133,19 +210,19 @@ pub enum ListingDefect {
     /// Indices of entries have 32 bits.
     #[error("it has more than {} entries", u32::MAX)]
     TooManyEntries,
-    /// Clause 8: no groups without deltas.
+    /// Clause 10: no groups without deltas.
     #[error("it has delta groups, but states that it has none")]
     UnexpectedGroups,
-    /// Clause 8: every content is either known or in the archive.
+    /// Clause 10: every content is either known or in the archive.
     #[error("a content is neither known nor in the archive, or both")]
     KnownAndWhole,
-    /// Clause 7: known contents are sorted by digest.
+    /// Clause 9: known contents are sorted by digest.
     #[error("the known contents are not in order")]
     KnownOrder,
-    /// Clause 7: groups are numbered from 0; the number that is out of order.
+    /// Clause 9: groups are numbered from 0; the number that is out of order.
     #[error("delta group {0} is out of order")]
     GroupOrder(u64),
-    /// Clause 7: groups of the kind `copies` are last.
+    /// Clause 9: groups of the kind `copies` are last.
     #[error("a group that copies precedes one that does not")]
     CopiesOrder,
     /// A group contradicts the format.
@@ -169,7 +246,7 @@ pub enum ListingDefect {
     DuplicateContent(Digest),
 }
 
-/// Defect of a delta group by itself (clause 7).
+/// Defect of a delta group by itself (clause 9).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum GroupDefect {
     /// It has no source or no target.
@@ -256,6 +333,9 @@ pub enum WriteError {
     /// The archive cannot be written.
     #[error("cannot write the archive: {0}")]
     Output(#[source] io::Error),
+    /// The head of the archive would be too long for a reader.
+    #[error("cannot write the archive: its head would be longer than {MAX_FRAME_HEAD} bytes")]
+    HeadTooLong,
     /// The format cannot express the diff.
     #[error("cannot describe the diff: {0}")]
     Listing(#[from] ArchiveError),
@@ -267,9 +347,15 @@ pub enum IndexError {
     /// It cannot be read or decompressed.
     #[error("cannot read the content index: {0}")]
     Io(#[from] io::Error),
+    /// Its head or one of its blocks cannot be used.
+    #[error("cannot read the content index: {0}")]
+    Frames(#[from] FrameFault),
     /// A line is not valid; its number.
     #[error("the content index is not valid: line {0}")]
     Line(u64),
+    /// Its blocks are not those that its head lists.
+    #[error("the content index is not valid: its blocks are not those of its head")]
+    Blocks,
 }
 
 fn short_digests(digests: &[Digest]) -> String {

@@ -1,4 +1,4 @@
-//! `.si-diff/header.toml`: names and counts of a diff (clause 5).
+//! `.si-diff/header.toml`: names and counts of a diff (clause 7).
 //!
 //! A node decides by the counts if it has the space and the time for an archive. A reader computes
 //! them from the rest of the listing and compares, so they cannot be wrong.
@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::changes::{DeltaMode, ListingParts};
 use super::error::{ArchiveError, ListingDefect};
-use super::limits::{FORMAT, FORMAT_WITH_ACLS};
+use super::limits::FORMAT;
 use super::member::{AclRecords, has_acl, link_target};
 use crate::delta::REBUILD_RATE;
 use crate::entry::Entry;
@@ -34,6 +34,9 @@ pub struct Header {
     pub target: GenerationId,
     /// Whether contents of the base may be left out, and others may be patches.
     pub deltas: bool,
+    /// Whether the headers of members have ACLs also as text, which `tar --acls` needs.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub acls: bool,
     /// Number of removed entries.
     pub removed: u64,
     /// Number of new or changed entries.
@@ -86,11 +89,12 @@ impl Header {
         let has_acls = parts.mode == DeltaMode::WithoutDeltas
             && parts.changed.iter().any(|entry| link_target(entry).is_none() && has_acl(entry));
         let mut header = Header {
-            format: if has_acls { FORMAT_WITH_ACLS } else { FORMAT },
+            format: FORMAT,
             image: parts.image.clone(),
             base: parts.base,
             target: parts.target,
             deltas: parts.mode == DeltaMode::WithDeltas,
+            acls: has_acls,
             removed: parts.removed.len() as u64,
             changed: parts.changed.len() as u64,
             known: parts.known.len() as u64,
@@ -123,16 +127,8 @@ impl Header {
     }
 
     /// Whether the headers of members have ACLs also as text.
-    pub(super) fn acls(&self) -> AclRecords {
-        if self.format == FORMAT_WITH_ACLS { AclRecords::Written } else { AclRecords::Omitted }
-    }
-
-    /// The same header in the format of `read`: format 1 has ACLs as attributes alone.
-    pub(super) fn in_format_of(mut self, read: &Header) -> Self {
-        if read.format == FORMAT {
-            self.format = FORMAT;
-        }
-        self
+    pub(super) fn acl_records(&self) -> AclRecords {
+        if self.acls { AclRecords::Written } else { AclRecords::Omitted }
     }
 
     /// Estimated rebuild time of gzip files, in seconds of one processor.
@@ -150,7 +146,7 @@ impl Header {
 
         // The format is checked before all other keys, which a later format may change.
         let HeaderFormat { format } = toml::from_str(text).map_err(ListingDefect::from)?;
-        if ![FORMAT, FORMAT_WITH_ACLS].map(i64::from).contains(&format) {
+        if format != i64::from(FORMAT) {
             return Err(ArchiveError::UnknownFormat(format));
         }
 
@@ -161,6 +157,11 @@ impl Header {
     pub(super) fn to_toml(&self) -> Result<String, ArchiveError> {
         Ok(toml::to_string(self).map_err(ListingDefect::from)?)
     }
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+fn is_false(value: &bool) -> bool {
+    !value
 }
 
 #[allow(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]

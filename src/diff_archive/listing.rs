@@ -1,6 +1,6 @@
-//! The listing of a diff: everything about it except the contents (clauses 4 to 7).
+//! The listing of a diff: everything about it except the contents (clauses 6 to 9).
 //!
-//! The writer derives each member after the first frame from the listing, and the reader compares
+//! The writer derives each member after the listing from it, and the reader compares
 //! each member with it. So the listing is the only part of an archive that is interpreted; it is
 //! checked against itself before anything else is read.
 
@@ -32,7 +32,7 @@ pub struct Listing {
     groups: Vec<DeltaGroup>,
 }
 
-/// A member after the first frame.
+/// A member after the listing.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Expected<'l> {
     /// An entry as itself, with its content if it is a file.
@@ -120,7 +120,12 @@ impl Listing {
         }
     }
 
-    /// Writes the members of the first frame.
+    /// Whether members follow the listing.
+    pub(super) fn has_members(&self) -> bool {
+        self.expected(0).is_some()
+    }
+
+    /// Writes the members of the listing.
     pub(super) fn write(&self, mut to: impl Write) -> Result<(), ArchiveError> {
         let mut text = self.header.to_toml()?.into_bytes();
         write_own_member(&mut to, "header.toml", &text)?;
@@ -135,7 +140,7 @@ impl Listing {
         write_own_member(&mut to, "sources", &write_sources(&self.known, &self.groups))
     }
 
-    /// Reads the members of the first frame.
+    /// Reads the members of the listing.
     pub(super) fn read(
         input: &mut TarInput<impl Read>,
         limits: &ArchiveLimits,
@@ -163,7 +168,6 @@ impl Listing {
 
         // Nothing else in the listing gives this number; it is 0 if nothing is rebuilt.
         listing.header.rebuild_ms = if header.rebuilt > 0 { header.rebuild_ms } else { 0 };
-        listing.header = listing.header.in_format_of(&header);
         if listing.header != header {
             return Err(ListingDefect::HeaderCounts.into());
         }

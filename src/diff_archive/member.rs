@@ -1,4 +1,4 @@
-//! The headers of tar members (clause 11).
+//! The headers of tar members (clause 13).
 //!
 //! A member has exactly one form of header. So the writer and the reader use the same functions:
 //! the reader compares the bytes of an archive with the expected header, and interprets nothing.
@@ -39,9 +39,9 @@ pub(super) fn patch_name(number: u64) -> String {
 /// Whether headers have ACLs also as text, which `tar --acls` needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum AclRecords {
-    /// Format 1, and full archives.
+    /// Diffs with deltas, and full archives.
     Omitted,
-    /// Format 2.
+    /// Diffs without deltas.
     Written,
 }
 

@@ -8,7 +8,8 @@
 //! |---|---|
 //! | `delta_plan/` | known contents and patches of a diff |
 //! | `changes.rs`, `header.rs`, `source_lines.rs`, `listing.rs` | parts, counts and texts |
-//! | `member.rs`, `frames.rs`, `frame_writer.rs`, `write.rs` | members, frames, the file |
+//! | `compression.rs`, `frame_table.rs`, `frames.rs`, `frame_head.rs` | frames, the only decoder |
+//! | `member.rs`, `frame_writer.rs`, `write.rs` | members, the file |
 //! | `tar_input.rs`, `read.rs`, `verify.rs` | reading and verification |
 //! | `group.rs`, `rebuild_reader.rs` | targets of a patch |
 //! | `content_index.rs` | location of each content |
@@ -16,9 +17,12 @@
 #![doc = include_str!("format.md")]
 
 mod changes;
+mod compression;
 pub mod content_index;
 mod delta_plan;
 mod error;
+mod frame_head;
+mod frame_table;
 mod frame_writer;
 mod frames;
 mod group;
@@ -36,12 +40,18 @@ mod verify;
 mod write;
 
 pub use changes::{DeltaMode, KnownContent};
+pub use compression::FrameCompression;
 pub use delta_plan::Deltas;
-pub use error::{ArchiveError, GroupDefect, ListingDefect, MemberDefect, PatchFault, WriteError};
-pub use frames::{FrameCompression, FrameDecoder};
+pub use error::{
+    ArchiveError, DecodeFault, FrameFault, GroupDefect, ListingDefect, MemberDefect, PatchFault,
+    WriteError,
+};
+pub use frame_head::{FrameHead, FramedFile};
+pub use frame_table::FrameTable;
+pub use frames::{VerifiedFrames, decoded_frames};
 pub use group::{DeltaGroup, GroupSource, GroupTarget, GzipParts, Workspace};
 pub use header::{Header, SpaceNeeded};
-pub use limits::{ArchiveLimits, FORMAT};
+pub use limits::{ArchiveLimits, FORMAT, MAX_FRAME_HEAD, MAX_RAW_FRAME};
 pub use listing::Listing;
 pub use read::{ArchiveMember, FullReader, Reader, read_listing};
 pub use similarity::pair_by_content;

@@ -1,10 +1,12 @@
 //! Strict readers of archives: the listing first, then each member in its order.
 
 use std::borrow::Cow;
-use std::io::{BufRead, Read};
+use std::io::Read;
+use std::sync::Arc;
 
 use crate::diff_archive::error::ArchiveError;
-use crate::diff_archive::frames::{FrameCompression, FrameDecoder};
+use crate::diff_archive::frame_head::{FrameHead, FramedFile};
+use crate::diff_archive::frames::VerifiedFrames;
 use crate::diff_archive::group::DeltaGroup;
 use crate::diff_archive::limits::ArchiveLimits;
 use crate::diff_archive::listing::{Expected, Listing};
@@ -27,46 +29,38 @@ pub enum ArchiveMember<'a> {
     Plain(&'a Entry),
 }
 
-/// Reads the listing from the first frame of a diff, if that frame was fetched alone.
-pub fn read_listing(
-    first_frame: &[u8],
-    compression: FrameCompression,
-    limits: &ArchiveLimits,
-) -> Result<Listing, ArchiveError> {
-    let mut input = TarInput::new(FrameDecoder::new(compression, first_frame)?);
+/// Reads the listing from the head of a diff.
+pub fn read_listing(head: &FrameHead, limits: &ArchiveLimits) -> Result<Listing, ArchiveError> {
+    let mut input = TarInput::new(head.frames());
     let listing = Listing::read(&mut input, limits)?;
-    input.expect_end_of_input()?;
+    if listing.has_members() {
+        input.expect_end_of_input()?;
+    } else {
+        input.read_end()?;
+    }
     Ok(listing)
 }
 
 /// Reader of a whole diff.
-pub struct Reader<'l, R: BufRead> {
-    input: TarInput<FrameDecoder<R>>,
+pub struct Reader<'l, R> {
+    input: TarInput<VerifiedFrames<R>>,
     listing: Cow<'l, Listing>,
     /// Number of members read after the listing.
     next: usize,
 }
 
-impl<'l, R: BufRead> Reader<'l, R> {
-    /// Reads the listing.
-    pub fn open(
-        from: R,
-        compression: FrameCompression,
-        limits: &ArchiveLimits,
-    ) -> Result<Self, ArchiveError> {
-        let mut input = TarInput::new(FrameDecoder::new(compression, from)?);
-        let listing = Listing::read(&mut input, limits)?;
-        Ok(Reader { input, listing: Cow::Owned(listing), next: 0 })
+impl<'l, R: Read> Reader<'l, R> {
+    /// Reads the head, with the listing.
+    pub fn open(mut file: FramedFile<R>, limits: &ArchiveLimits) -> Result<Self, ArchiveError> {
+        let head = FrameHead::read(&mut file)?;
+        let listing = read_listing(&head, limits)?;
+        let frames = VerifiedFrames::new(file.bytes, Arc::clone(head.table()), file.compression);
+        Ok(Reader { input: TarInput::new(frames), listing: Cow::Owned(listing), next: 0 })
     }
 
-    /// Continues after the first frame of an archive, from which `listing` was read.
-    pub fn after(
-        listing: &'l Listing,
-        from: R,
-        compression: FrameCompression,
-    ) -> Result<Self, ArchiveError> {
-        let input = TarInput::new(FrameDecoder::new(compression, from)?);
-        Ok(Reader { input, listing: Cow::Borrowed(listing), next: 0 })
+    /// Continues after the head of an archive, from which `listing` was read.
+    pub fn after(listing: &'l Listing, frames: VerifiedFrames<R>) -> Self {
+        Reader { input: TarInput::new(frames), listing: Cow::Borrowed(listing), next: 0 }
     }
 
     /// The listing of the archive.
@@ -82,14 +76,19 @@ impl<'l, R: BufRead> Reader<'l, R> {
     /// The next member; `None` after a valid end of the archive.
     pub fn next_member(&mut self) -> Result<Option<ArchiveMember<'_>>, ArchiveError> {
         let Some(expected) = self.listing.expected(self.next) else {
-            self.input.read_end()?;
+            // Without members the end of the archive is in the head.
+            if self.listing.has_members() {
+                self.input.read_end()?;
+            } else {
+                self.input.expect_end_of_input()?;
+            }
             return Ok(None);
         };
         self.next += 1;
 
         match expected {
             Expected::Itself(entry) => {
-                let header = content_header(entry, self.listing.header().acls());
+                let header = content_header(entry, self.listing.header().acl_records());
                 read_entry(&mut self.input, entry, &header).map(Some)
             }
             Expected::Link(entry) => {
@@ -113,22 +112,18 @@ impl<'l, R: BufRead> Reader<'l, R> {
 }
 
 /// Reader of a full archive, whose manifest is known.
-pub struct FullReader<'m, R: BufRead> {
-    input: TarInput<FrameDecoder<R>>,
+pub struct FullReader<'m, R> {
+    input: TarInput<VerifiedFrames<R>>,
     entries: std::slice::Iter<'m, Entry>,
 }
 
-impl<'m, R: BufRead> FullReader<'m, R> {
+impl<'m, R: Read> FullReader<'m, R> {
     /// Prepares to read the archive of `manifest`.
-    pub fn open(
-        from: R,
-        compression: FrameCompression,
-        manifest: &'m Manifest,
-    ) -> Result<Self, ArchiveError> {
-        Ok(FullReader {
-            input: TarInput::new(FrameDecoder::new(compression, from)?),
-            entries: manifest.entries().iter(),
-        })
+    pub fn open(mut file: FramedFile<R>, manifest: &'m Manifest) -> Result<Self, ArchiveError> {
+        let head = FrameHead::read(&mut file)?;
+        TarInput::new(head.frames()).expect_end_of_input()?;
+        let frames = VerifiedFrames::new(file.bytes, Arc::clone(head.table()), file.compression);
+        Ok(FullReader { input: TarInput::new(frames), entries: manifest.entries().iter() })
     }
 
     /// The next member; `None` after a valid end of the archive.

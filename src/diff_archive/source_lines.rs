@@ -1,4 +1,4 @@
-//! The text `.si-diff/sources`: known contents and delta groups, a line each (clause 7).
+//! The text `.si-diff/sources`: known contents and delta groups, a line each (clause 9).
 
 use std::io::{BufRead, Read};
 

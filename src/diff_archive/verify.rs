@@ -1,11 +1,11 @@
 //! Verification of archives: reads an archive to its end, and checks every digest and every patch.
 
-use std::io::{BufRead, Read};
+use std::io::Read;
 
 use rayon::prelude::*;
 
 use super::error::{ArchiveError, PatchFault};
-use super::frames::FrameCompression;
+use super::frame_head::FramedFile;
 use super::group::{DeltaGroup, Workspace};
 use super::limits::ArchiveLimits;
 use super::listing::Listing;
@@ -25,13 +25,12 @@ const IN_FLIGHT: u64 = 48 << 20;
 ///
 /// Patches are applied to `sources`. Without sources only their order and length are checked.
 pub fn verify_diff(
-    from: impl BufRead,
-    compression: FrameCompression,
+    file: FramedFile<impl Read>,
     limits: &ArchiveLimits,
     sources: Option<&dyn Sources>,
     monitor: &dyn Monitor,
 ) -> Result<Listing, ArchiveError> {
-    let mut reader = Reader::open(from, compression, limits)?;
+    let mut reader = Reader::open(file, limits)?;
     let header = reader.listing().header();
     let total = header.whole_bytes.saturating_add(header.patch_bytes);
     monitor.event(Event::Started { job: Job::Verify, total });
@@ -73,12 +72,11 @@ pub fn verify_diff(
 
 /// Reads the full archive of `manifest` to its end and checks every content.
 pub fn verify_full(
-    from: impl BufRead,
-    compression: FrameCompression,
+    file: FramedFile<impl Read>,
     manifest: &Manifest,
     monitor: &dyn Monitor,
 ) -> Result<(), ArchiveError> {
-    let mut reader = FullReader::open(from, compression, manifest)?;
+    let mut reader = FullReader::open(file, manifest)?;
     monitor.event(Event::Started { job: Job::Verify, total: manifest.bytes() });
     while let Some(member) = reader.next_member()? {
         check_member(member, monitor)?;

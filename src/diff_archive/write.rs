@@ -1,16 +1,18 @@
 //! Writers of archives: reproducible, and without an archive in memory.
 
-use std::io::Write;
+use std::io::{self, Seek, SeekFrom, Write};
 
 use crate::catalog::FirstFrame;
 use crate::delta::Effort;
 use crate::diff_archive::changes::{DeltaMode, ListingParts};
+use crate::diff_archive::compression::FrameCompression;
 use crate::diff_archive::content_index::IndexRecord;
 use crate::diff_archive::delta_plan::{self, AcceptedPatches, Deltas};
 use crate::diff_archive::error::WriteError;
-use crate::diff_archive::frame_writer::{FrameWriter, HashingOutput, MemberBody, OutgoingMember};
-use crate::diff_archive::frames::FrameCompression;
+use crate::diff_archive::frame_table::FrameTable;
+use crate::diff_archive::frame_writer::{FrameWriter, MemberBody, OutgoingMember, WrittenFrames};
 use crate::diff_archive::group::DeltaGroup;
+use crate::diff_archive::limits::{MAX_FRAME_HEAD, MAX_RAW_FRAME};
 use crate::diff_archive::listing::{Expected, Listing};
 use crate::diff_archive::member::{
     AclRecords, END, content_header, entry_header, link_target, own_header, patch_name,
@@ -33,6 +35,11 @@ pub struct WriteOptions {
 
 /// Levels for small diffs, which compress quickly at any level: largest size in bytes, and level.
 const SMALL_DIFF_LEVELS: [(u64, i32); 2] = [(256 << 10, 15), (4 << 20, 9)];
+
+/// Raw bytes until which members of a full archive share a frame: a repair fetches frames.
+const FULL_GROUP: u64 = 64 << 10;
+/// Number of frames of a full archive above which its members share larger frames.
+const MANY_FRAMES: u64 = 1 << 19;
 
 impl WriteOptions {
     /// Uses `level`, limited to [`FrameCompression::levels`].
@@ -85,9 +92,7 @@ pub struct DiffInput<'d> {
 pub struct WrittenArchiveInfo {
     /// Size in bytes.
     pub size: u64,
-    /// Digest of the whole archive.
-    pub sha256: Digest,
-    /// The first frame, which in a diff holds the listing.
+    /// The head: frame table, and in a diff the listing.
     pub first_frame: FirstFrame,
     /// Location of each content.
     pub index: Vec<IndexRecord>,
@@ -99,7 +104,7 @@ pub struct WrittenArchiveInfo {
 pub fn write_diff(
     input: &DiffInput<'_>,
     options: WriteOptions,
-    to: impl Write,
+    to: impl Write + Seek,
     monitor: &dyn Monitor,
 ) -> Result<WrittenArchiveInfo, WriteError> {
     let DiffInput { image, base, target, content, deltas } = *input;
@@ -125,7 +130,6 @@ pub fn write_diff(
     })?
     .with_rebuild_cost(cost);
 
-    // The listing is the first frame.
     let whole_bytes = listing
         .whole()
         .filter_map(Entry::file)
@@ -134,22 +138,28 @@ pub fn write_diff(
         content,
         compression: options.compression,
         level: options.level_for(whole_bytes),
+        group_limit: MAX_RAW_FRAME as u64,
         monitor,
     };
-    let mut output = HashingOutput::new(to);
-    write_listing(&listing, &writer, &mut output)?;
-    let first_frame = FirstFrame { length: output.length, sha256: output.digest() };
-
-    let members =
-        (0..).map_while(|at| listing.expected(at)).filter_map(|expected| match expected {
+    let mut text = Vec::new();
+    listing.write(&mut text)?;
+    let members = || {
+        let expected = (0..).map_while(|at| listing.expected(at));
+        expected.filter_map(|expected| match expected {
             Expected::Patch(group) => patch_member(group, &offsets, deltas.as_ref()?),
             Expected::Itself(_) | Expected::Link(_) => {
-                entry_member(expected, listing.header().acls())
+                entry_member(expected, listing.header().acl_records())
             }
-        });
-    let mut index = Vec::new();
-    writer.write_members(members, &mut output, &mut index)?;
-    finish(&writer, output, first_frame, index)
+        })
+    };
+
+    // Without members the end of the archive is part of the head.
+    if listing.has_members() {
+        write_archive(&writer, &text, || with_end(members()), to)
+    } else {
+        text.extend_from_slice(&END);
+        write_archive(&writer, &text, std::iter::empty, to)
+    }
 }
 
 /// Writes the full archive of `target`, which plain `tar` can unpack.
@@ -157,52 +167,65 @@ pub fn write_full(
     target: &Manifest,
     content: &dyn ContentProvider,
     options: WriteOptions,
-    to: impl Write,
+    to: impl Write + Seek,
     monitor: &dyn Monitor,
 ) -> Result<WrittenArchiveInfo, WriteError> {
     monitor.event(Event::Started { job: Job::Write, total: target.bytes() });
-    let writer =
-        FrameWriter { content, compression: options.compression, level: options.level, monitor };
-    let mut output = HashingOutput::new(to);
-    let mut index = Vec::new();
-    let members = |entries| {
-        let expected = <[Entry]>::iter(entries).map(Expected::from_entry);
-        expected.filter_map(|expected| entry_member(expected, AclRecords::Omitted))
+    let members = || {
+        let expected = target.entries().iter().map(Expected::from_entry);
+        with_end(expected.filter_map(|expected| entry_member(expected, AclRecords::Omitted)))
     };
 
-    // The top directory has the first frame, whose digest is in the catalog.
-    let (top, rest) = target.entries().split_at(1);
-    writer.write_members(members(top), &mut output, &mut index)?;
-    let first_frame = FirstFrame { length: output.length, sha256: output.digest() };
-
-    writer.write_members(members(rest), &mut output, &mut index)?;
-    finish(&writer, output, first_frame, index)
+    let (compression, level) = (options.compression, options.level);
+    let mut writer = FrameWriter { content, compression, level, group_limit: FULL_GROUP, monitor };
+    while writer.count_frames(members()) > MANY_FRAMES && writer.group_limit < MAX_RAW_FRAME as u64
+    {
+        writer.group_limit *= 2;
+    }
+    write_archive(&writer, &[], members, to)
 }
 
-fn write_listing(
-    listing: &Listing,
-    writer: &FrameWriter<'_>,
-    output: &mut HashingOutput<impl Write>,
-) -> Result<(), WriteError> {
-    let mut text = Vec::new();
-    listing.write(&mut text)?;
-    writer.write_raw(&text, output)
-}
-
-/// Writes the end of the archive, and sorts the index.
-fn finish(
-    writer: &FrameWriter<'_>,
-    mut output: HashingOutput<impl Write>,
-    first_frame: FirstFrame,
-    mut index: Vec<IndexRecord>,
+/// Writes an archive: the space of the table, `listing`, the frames of `members`, then the table.
+fn write_archive<'p, M: Iterator<Item = OutgoingMember<'p>>>(
+    writer: &FrameWriter<'p>,
+    listing: &[u8],
+    members: impl Fn() -> M,
+    mut to: impl Write + Seek,
 ) -> Result<WrittenArchiveInfo, WriteError> {
-    writer.write_raw(&END, &mut output)?;
+    let count = writer.count_frames(members());
+    let table_length = FrameTable::encoded_length(writer.compression, count);
+    let table_length = table_length.ok_or(WriteError::HeadTooLong)?;
+    let listing = writer.compress_all(listing)?;
+    let head_length = table_length + listing.len() as u64;
+    if head_length > MAX_FRAME_HEAD {
+        return Err(WriteError::HeadTooLong);
+    }
+
+    to.seek(SeekFrom::Start(head_length)).map_err(WriteError::Output)?;
+    let WrittenFrames { frames, mut index } = writer.write_members(members(), &mut to)?;
+    let mut head = FrameTable::encode(writer.compression, &frames);
+    head.extend_from_slice(&listing);
+    if head.len() as u64 != head_length {
+        let error = io::Error::other("the number of its frames has changed");
+        return Err(WriteError::Output(error));
+    }
+    to.seek(SeekFrom::Start(0))
+        .and_then(|_| to.write_all(&head))
+        .and_then(|()| to.flush())
+        .map_err(WriteError::Output)?;
     writer.monitor.event(Event::Finished { job: Job::Write });
-    let (size, sha256) = output.finish().map_err(WriteError::Output)?;
 
     index.sort_unstable_by(IndexRecord::compare);
     index.dedup_by(|again, first| again.digest == first.digest);
-    Ok(WrittenArchiveInfo { size, sha256, first_frame, index })
+    let size = frames.iter().fold(head_length, |sum, frame| sum + u64::from(frame.length));
+    let first_frame = FirstFrame { length: head_length, sha256: Digest::of(&head) };
+    Ok(WrittenArchiveInfo { size, first_frame, index })
+}
+
+fn with_end<'p>(
+    members: impl Iterator<Item = OutgoingMember<'p>>,
+) -> impl Iterator<Item = OutgoingMember<'p>> {
+    members.chain(std::iter::once_with(OutgoingMember::end))
 }
 
 fn entry_member(expected: Expected<'_>, acls: AclRecords) -> Option<OutgoingMember<'_>> {

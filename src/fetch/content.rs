@@ -1,12 +1,14 @@
 //! Contents by digest, read from the frames of archives that the content index names.
 //!
-//! Each frame is fetched by range and decompressed alone. A content is passed on through a reader
-//! that checks its digest at the end, so a wrong index or a damaged archive is noticed, and the
-//! next place in the index is tried.
+//! The head of an archive is fetched once; its digest is in the catalog. Adjacent frames are fetched
+//! by one range, and each is compared with the frame table before it is decompressed. A content is
+//! passed on through a reader that checks its digest at the end, so a wrong index is noticed. If a
+//! place fails, the next one in the index is tried.
 
 use std::cell::{Cell, RefCell};
-use std::collections::{BTreeMap, HashMap, HashSet};
-use std::io::{self, BufReader, Read};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::io::{self, Read};
+use std::ops::Range;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -15,8 +17,8 @@ use crate::catalog::{Archive, FileRef, RepoPath};
 use crate::delta::{MAX_DEPTH, MAX_PATCH, ReadAt};
 use crate::diff_archive::content_index::{ContentIndex, ContentLocation, IndexRecord};
 use crate::diff_archive::{
-    ArchiveLimits, DeltaGroup, FrameCompression, FrameDecoder, GroupSource, Sources, Workspace,
-    read_listing,
+    ArchiveLimits, DeltaGroup, FrameCompression, FrameFault, FrameHead, FrameTable, FramedFile,
+    GroupSource, MAX_FRAME_HEAD, Sources, VerifiedFrames, Workspace, read_listing,
 };
 use crate::digest::{Digest, Hasher};
 use crate::tree_path::TreePath;
@@ -30,6 +32,8 @@ const MAX_PLACES: usize = 64;
 /// Frames that may fail before no more places are tried: sources of deltas have places as well, so
 /// that the places of one content multiply with each depth.
 const MAX_FAILED_FRAMES: u32 = 10_000;
+/// Adjacent frames that one request fetches: it bounds the space of a range in the spool.
+const MAX_RUN: u64 = 64;
 
 /// Access to ranges of a repository's files.
 pub trait Ranges {
@@ -54,10 +58,17 @@ pub struct ContentStore<'s> {
     ranges: &'s dyn Ranges,
     local: &'s dyn Sources,
     limits: ArchiveLimits,
-    /// Delta groups of the archives whose listings were read.
-    groups: RefCell<HashMap<&'s RepoPath, Rc<[DeltaGroup]>>>,
+    /// Archives whose heads were read.
+    opened: RefCell<HashMap<&'s RepoPath, Rc<OpenedArchive>>>,
     /// Frames that have failed.
     failures: Cell<u32>,
+}
+
+/// Parts of the verified head of an archive.
+struct OpenedArchive {
+    table: Arc<FrameTable>,
+    groups: Vec<DeltaGroup>,
+    compression: FrameCompression,
 }
 
 #[derive(Clone, Copy)]
@@ -74,8 +85,25 @@ struct PendingContent {
     reason: MissingReason,
 }
 
-/// Frame of an archive, by its offset, with the delta group in it.
+/// Frame of an archive, by its number, with the delta group that begins in it.
 type FrameKey<'s> = (&'s RepoPath, u64, Option<u64>);
+
+/// Contents in adjacent frames of one archive, or those that one delta group yields.
+struct FrameRun<'s> {
+    file: &'s RepoPath,
+    group: Option<u64>,
+    /// Frames of the contents; of a group only the first one is known.
+    frames: Range<u64>,
+    /// In the order of their places.
+    contents: Vec<WantedContent>,
+}
+
+impl FrameRun<'_> {
+    /// Whether contents of several frames are read by one request.
+    fn is_divisible(&self) -> bool {
+        self.contents.windows(2).any(|pair| pair[0].place.frame != pair[1].place.frame)
+    }
+}
 
 impl<'s> ContentStore<'s> {
     /// Reads `archives` by `index`; sources of deltas are first searched in `local`.
@@ -92,14 +120,14 @@ impl<'s> ContentStore<'s> {
             ranges,
             local,
             limits: ArchiveLimits::default(),
-            groups: RefCell::default(),
+            opened: RefCell::default(),
             failures: Cell::new(0),
         }
     }
 
     /// Passes each of the `wanted` contents (digest and size) to `sink`, in no particular order.
     ///
-    /// Each frame is fetched by one request. If a place fails, the next one is tried; contents
+    /// Adjacent frames are fetched by one request. If a place fails, the next one is tried; contents
     /// without a working place are returned. An unreachable server, a full disk of this node, and
     /// a failure of the sink end it.
     pub fn fetch(
@@ -121,38 +149,47 @@ impl<'s> ContentStore<'s> {
 
         // In each round, every pending content is searched in its next place.
         for round in 0.. {
-            let frames = self.frames_of(&pending, round, depth);
-            if frames.is_empty() {
+            let mut runs = VecDeque::from(self.runs_of(&pending, round, depth));
+            if runs.is_empty() {
                 break;
             }
 
-            for ((file, _, group), contents) in frames {
-                let Some(archive) = self.archives.get(file) else { continue };
+            while let Some(run) = runs.pop_front() {
+                let Some(archive) = self.archives.get(run.file) else { continue };
                 if self.failures.get() > MAX_FAILED_FRAMES {
                     break;
                 }
                 let mut supplied = HashSet::new();
-                let result =
-                    self.read_frame((archive, group), &contents, depth, &mut |digest, content| {
-                        sink(digest, content)?;
-                        supplied.insert(digest);
-                        Ok(())
-                    });
+                let result = self.read_run(archive, &run, depth, &mut |digest, content| {
+                    sink(digest, content)?;
+                    supplied.insert(digest);
+                    Ok(())
+                });
 
-                let file = file.clone();
+                let file = run.file.clone();
                 let reason = match result {
                     Ok(()) => MissingReason::NotSupplied { file },
                     Err(FrameError::Final(error)) => return Err(error),
                     Err(FrameError::Fetch(error)) if is_final(&error) => return Err(error.into()),
                     Err(error) => MissingReason::Frame { file, error: Arc::new(error) },
                 };
-                if supplied.len() < contents.len() {
-                    self.failures.set(self.failures.get() + 1);
+                pending.retain(|digest, _| !supplied.contains(digest));
+                if supplied.len() == run.contents.len() {
+                    continue;
                 }
-                for WantedContent { digest, .. } in contents {
-                    if supplied.contains(&digest) {
-                        pending.remove(&digest);
-                    } else if let Some(content) = pending.get_mut(&digest) {
+
+                // One bad frame must not hide those after it: each is read by itself.
+                self.failures.set(self.failures.get() + 1);
+                let is_divisible = run.is_divisible();
+                let left = run.contents.into_iter();
+                let left = left.filter(|content| !supplied.contains(&content.digest));
+                if is_divisible {
+                    let singles = single_runs(run.file, left).into_iter().rev();
+                    singles.for_each(|single| runs.push_front(single));
+                    continue;
+                }
+                for WantedContent { digest, .. } in left {
+                    if let Some(content) = pending.get_mut(&digest) {
                         content.reason = reason.clone();
                     }
                 }
@@ -183,32 +220,35 @@ impl<'s> ContentStore<'s> {
         cost: &mut dyn FnMut(&FileRef, u64) -> u64,
     ) -> u64 {
         let mut bytes = 0u64;
-        for ((file, _, group), contents) in self.frames_of(&pending_contents(wanted), 0, depth) {
-            let (Some(archive), Some(first)) = (self.archives.get(file), contents.first()) else {
-                continue;
-            };
-            bytes = bytes.saturating_add(cost(&archive.file, first.place.frame_length));
-
-            let Some(number) = group else { continue };
-            if !self.groups.borrow().contains_key(file) {
+        for run in self.runs_of(&pending_contents(wanted), 0, depth) {
+            let Some(archive) = self.archives.get(run.file) else { continue };
+            if !self.opened.borrow().contains_key(run.file) {
                 bytes = bytes.saturating_add(cost(&archive.file, archive.first_frame.length));
             }
-            // A listing that cannot be read leaves the sources of its groups out.
-            let Ok(groups) = self.groups_of(archive) else { continue };
-            let group = usize::try_from(number).ok().and_then(|index| groups.get(index));
+            // A head that cannot be read leaves its contents out.
+            let Ok(opened) = self.open_archive(archive) else { continue };
+            let group = run.group.and_then(|number| opened.group(number));
+            let frames = match (run.group, group, run.contents.first()) {
+                (Some(_), Some(group), Some(first)) => frames_of_patch(group, &first.place),
+                _ => run.frames.clone(),
+            };
+            if let Ok((_, length)) = opened.range(&frames) {
+                bytes = bytes.saturating_add(cost(&archive.file, length));
+            }
+
             let absent = group.map(|group| self.absent_sources(group)).unwrap_or_default();
             bytes = bytes.saturating_add(self.estimate_at_depth(&absent, depth + 1, cost));
         }
         bytes
     }
 
-    /// The frames with place number `round` of each pending content, in the order of the frames.
-    fn frames_of(
+    /// The frames with place number `round` of each pending content, in their order.
+    fn runs_of(
         &self,
         pending: &BTreeMap<Digest, PendingContent>,
         round: usize,
         depth: u32,
-    ) -> BTreeMap<FrameKey<'s>, Vec<WantedContent>> {
+    ) -> Vec<FrameRun<'s>> {
         let mut frames: BTreeMap<FrameKey<'s>, Vec<WantedContent>> = BTreeMap::new();
         for (&digest, &PendingContent { size, .. }) in pending {
             let place = self
@@ -219,15 +259,28 @@ impl<'s> ContentStore<'s> {
                 .nth(round);
             if let Some((file, record)) = place {
                 let place = record.place;
-                let frame = (file, place.frame_offset, place.group);
+                let frame = (file, place.frame, place.group);
                 frames.entry(frame).or_default().push(WantedContent { digest, size, place });
             }
         }
 
-        for contents in frames.values_mut() {
-            contents.sort_by_key(|wanted| wanted.place.offset);
+        let mut runs: Vec<FrameRun<'s>> = Vec::new();
+        for ((file, _, group), contents) in frames {
+            let Some(run) = frame_run(file, group, contents) else { continue };
+            let last = runs.last_mut().filter(|last| {
+                let is_same = last.file == file && last.group.is_none() && group.is_none();
+                let is_short = run.frames.end.saturating_sub(last.frames.start) <= MAX_RUN;
+                is_same && is_short && run.frames.start <= last.frames.end
+            });
+            match last {
+                Some(last) => {
+                    last.frames.end = last.frames.end.max(run.frames.end);
+                    last.contents.extend(run.contents);
+                }
+                None => runs.push(run),
+            }
         }
-        frames
+        runs
     }
 
     fn is_usable(&self, file: &RepoPath, record: &IndexRecord, size: u64, depth: u32) -> bool {
@@ -235,48 +288,46 @@ impl<'s> ContentStore<'s> {
         record.size == size && !is_too_deep && self.archives.contains_key(file)
     }
 
-    /// Passes the `contents` of one frame to `sink`; a group makes them from one patch.
-    fn read_frame(
+    /// Passes the contents of `run` to `sink`; a group makes them from one patch.
+    fn read_run(
         &self,
-        (archive, group): (&'s Archive, Option<u64>),
-        contents: &[WantedContent],
+        archive: &'s Archive,
+        run: &FrameRun<'_>,
         depth: u32,
         sink: &mut Sink<'_>,
     ) -> Result<(), FrameError> {
-        match group {
-            None => self.read_whole(archive, contents, sink),
-            Some(number) => self.read_delta((archive, number), contents, depth, sink),
+        match run.group {
+            None => self.read_whole(archive, run, sink),
+            Some(number) => self.read_delta((archive, number), &run.contents, depth, sink),
         }
     }
 
-    fn open_frame(
+    /// Fetches adjacent frames of an archive.
+    fn fetch_frames(
         &self,
         archive: &Archive,
-        place: &ContentLocation,
-    ) -> Result<FrameDecoder<BufReader<Box<dyn Read + '_>>>, FrameError> {
-        let range = self.ranges.range(&archive.file, place.frame_offset, place.frame_length)?;
-        let range = BufReader::with_capacity(128 << 10, range);
-        Ok(FrameDecoder::new(compression_of(archive)?, range)?)
+        opened: &OpenedArchive,
+        frames: &Range<u64>,
+    ) -> Result<VerifiedFrames<Box<dyn Read + '_>>, FrameError> {
+        let (offset, length) = opened.range(frames)?;
+        let range = self.ranges.range(&archive.file, offset, length)?;
+        let numbers = frame_numbers(frames)?;
+        let table = Arc::clone(&opened.table);
+        Ok(VerifiedFrames::part(range, table, numbers, opened.compression))
     }
 
-    /// Passes on contents that one frame holds whole.
+    /// Passes on contents that adjacent frames hold whole.
     fn read_whole(
         &self,
-        archive: &Archive,
-        contents: &[WantedContent],
+        archive: &'s Archive,
+        run: &FrameRun<'_>,
         sink: &mut Sink<'_>,
     ) -> Result<(), FrameError> {
-        let Some(first) = contents.first() else { return Ok(()) };
-        let mut frame = self.open_frame(archive, &first.place)?;
-
-        let mut position = 0;
-        for wanted in contents {
-            let Some(gap) = wanted.place.offset.checked_sub(position) else {
-                return Err(FrameError::OverlappingPlaces);
-            };
-            skip(&mut frame, gap)?;
-            pass_on(wanted.digest, wanted.size, &mut frame, sink)?;
-            position = wanted.place.offset.saturating_add(wanted.size);
+        let opened = self.open_archive(archive)?;
+        let mut frames = self.fetch_frames(archive, &opened, &run.frames)?;
+        for WantedContent { digest, size, place } in &run.contents {
+            move_to(&mut frames, place)?;
+            pass_on(*digest, *size, &mut frames, sink)?;
         }
         Ok(())
     }
@@ -290,15 +341,15 @@ impl<'s> ContentStore<'s> {
         sink: &mut Sink<'_>,
     ) -> Result<(), FrameError> {
         let Some(first) = contents.first() else { return Ok(()) };
-        let groups = self.groups_of(archive)?;
-        let group = usize::try_from(number).ok().and_then(|index| groups.get(index));
-        let group = group.ok_or(FrameError::NoDeltaGroup { number })?;
+        let opened = self.open_archive(archive)?;
+        let group = opened.group(number).ok_or(FrameError::NoDeltaGroup { number })?;
         let sources = self.fetch_sources(group, depth)?;
 
-        let mut frame = self.open_frame(archive, &first.place)?;
-        skip(&mut frame, first.place.offset)?;
+        let frames = frames_of_patch(group, &first.place);
+        let mut frames = self.fetch_frames(archive, &opened, &frames)?;
+        move_to(&mut frames, &first.place)?;
         let mut patch = Vec::new();
-        frame.take(group.patch_length.min(MAX_PATCH)).read_to_end(&mut patch)?;
+        frames.take(group.patch_length.min(MAX_PATCH)).read_to_end(&mut patch)?;
 
         let wanted: HashSet<Digest> = contents.iter().map(|wanted| wanted.digest).collect();
         group.build_targets(&patch, &sources, &mut Workspace::default(), |target, content| {
@@ -355,27 +406,85 @@ impl<'s> ContentStore<'s> {
         absent
     }
 
-    /// The delta groups of an archive, from its listing.
-    fn groups_of(&self, archive: &'s Archive) -> Result<Rc<[DeltaGroup]>, FrameError> {
-        if let Some(groups) = self.groups.borrow().get(&archive.file.file) {
-            return Ok(Rc::clone(groups));
+    /// The frame table and the delta groups of an archive, from its head.
+    fn open_archive(&self, archive: &'s Archive) -> Result<Rc<OpenedArchive>, FrameError> {
+        if let Some(opened) = self.opened.borrow().get(&archive.file.file) {
+            return Ok(Rc::clone(opened));
         }
 
-        let frame = &archive.first_frame;
-        let mut bytes = Vec::new();
-        self.ranges
-            .range(&archive.file, 0, frame.length)?
-            .take(frame.length)
-            .read_to_end(&mut bytes)?;
-        if Digest::of(&bytes) != frame.sha256 {
-            return Err(FrameError::WrongFirstFrame);
+        let compression = compression_of(archive)?;
+        let head = archive.first_frame;
+        if head.length > MAX_FRAME_HEAD {
+            return Err(FrameFault::HeadTooLong.into());
         }
+        let bytes = self.ranges.range(&archive.file, 0, head.length)?;
+        let size = archive.file.size;
+        let head = FrameHead::read(&mut FramedFile { bytes, size, compression, head: Some(head) })?;
 
-        let listing = read_listing(&bytes, compression_of(archive)?, &self.limits)?;
-        let groups: Rc<[DeltaGroup]> = listing.groups().into();
-        self.groups.borrow_mut().insert(&archive.file.file, Rc::clone(&groups));
-        Ok(groups)
+        let groups = if head.has_frames() {
+            read_listing(&head, &self.limits)?.groups().to_vec()
+        } else {
+            Vec::new()
+        };
+        let opened = OpenedArchive { table: Arc::clone(head.table()), groups, compression };
+        let opened = Rc::new(opened);
+        self.opened.borrow_mut().insert(&archive.file.file, Rc::clone(&opened));
+        Ok(opened)
     }
+}
+
+impl OpenedArchive {
+    fn group(&self, number: u64) -> Option<&DeltaGroup> {
+        usize::try_from(number).ok().and_then(|index| self.groups.get(index))
+    }
+
+    /// Offset and length of adjacent frames in the file.
+    fn range(&self, frames: &Range<u64>) -> Result<(u64, u64), FrameError> {
+        self.table.range(frame_numbers(frames)?).ok_or(FrameError::NoFrame)
+    }
+}
+
+fn frame_numbers(frames: &Range<u64>) -> Result<Range<usize>, FrameError> {
+    let number = |frame: u64| usize::try_from(frame).map_err(|_| FrameError::NoFrame);
+    Ok(number(frames.start)?..number(frames.end)?)
+}
+
+/// The frames of the patch that is at `place`.
+fn frames_of_patch(group: &DeltaGroup, place: &ContentLocation) -> Range<u64> {
+    place.frame..place.frame.saturating_add(place.frame_count(group.patch_length))
+}
+
+/// The contents that begin in one frame; `None` without any.
+fn frame_run(
+    file: &RepoPath,
+    group: Option<u64>,
+    mut contents: Vec<WantedContent>,
+) -> Option<FrameRun<'_>> {
+    contents.sort_by_key(|wanted| wanted.place.offset);
+    let start = contents.first()?.place.frame;
+    let counts = contents.iter().map(|wanted| wanted.place.frame_count(wanted.size));
+    let end = start.saturating_add(counts.max()?);
+    Some(FrameRun { file, group, frames: start..end, contents })
+}
+
+/// A run for each frame in which one of `contents` begins; they are in the order of their places.
+fn single_runs(
+    file: &RepoPath,
+    contents: impl Iterator<Item = WantedContent>,
+) -> Vec<FrameRun<'_>> {
+    let mut frames: BTreeMap<u64, Vec<WantedContent>> = BTreeMap::new();
+    for content in contents {
+        frames.entry(content.place.frame).or_default().push(content);
+    }
+    frames.into_values().filter_map(|contents| frame_run(file, None, contents)).collect()
+}
+
+fn move_to(
+    frames: &mut VerifiedFrames<impl Read>,
+    place: &ContentLocation,
+) -> Result<(), FrameError> {
+    let number = usize::try_from(place.frame).map_err(|_| FrameError::NoFrame)?;
+    if frames.move_to(number, place.offset)? { Ok(()) } else { Err(FrameError::OverlappingPlaces) }
 }
 
 fn pending_contents(wanted: &[(Digest, u64)]) -> BTreeMap<Digest, PendingContent> {
@@ -391,13 +500,6 @@ fn is_final(error: &FetchError) -> bool {
 
 fn compression_of(archive: &Archive) -> Result<FrameCompression, FrameError> {
     FrameCompression::from_name(archive.file.file.as_str()).ok_or(FrameError::UnknownCompression)
-}
-
-fn skip(frame: &mut impl Read, length: u64) -> Result<(), FrameError> {
-    if io::copy(&mut frame.take(length), &mut io::sink())? == length {
-        return Ok(());
-    }
-    Err(io::Error::from(io::ErrorKind::UnexpectedEof).into())
 }
 
 /// Passes one content to `sink`; distinguishes a fault of the frame from a failure of the sink.

@@ -11,7 +11,7 @@ use rustls_pki_types::pem;
 
 use crate::cancel::Cancelled;
 use crate::catalog::RepoPath;
-use crate::diff_archive::ArchiveError;
+use crate::diff_archive::{ArchiveError, FrameFault};
 use crate::digest::Digest;
 use crate::printable::one_line;
 use crate::rsync::{RsyncError, RsyncFailure};
@@ -540,9 +540,12 @@ pub enum FrameError {
         /// Why it is missing.
         reason: MissingReason,
     },
-    /// The listing differs from the catalog's digest.
-    #[error("its first frame is not the one that the catalog names")]
-    WrongFirstFrame,
+    /// The head of the archive, or one of its frames, cannot be used.
+    #[error("cannot read the archive: {0}")]
+    Frames(#[from] FrameFault),
+    /// The content index names a frame that the archive does not have.
+    #[error("the content index names a frame that the archive does not have")]
+    NoFrame,
     /// The archive's name has no known suffix.
     #[error("the suffix of its name names no known compression")]
     UnknownCompression,

@@ -48,7 +48,7 @@ pub use transport::url::{BadRepoUrl, RepoUrl};
 /// Name of the catalog in the directory of an image or an override.
 const CATALOG: &str = "catalog.toml";
 /// Limit of a first frame: it holds a listing, which has to fit into memory.
-pub const MAX_FRAME: u64 = 64 << 20;
+pub const MAX_FRAME: u64 = crate::diff_archive::MAX_FRAME_HEAD;
 
 /// The files of one image or override in a repository.
 ///

@@ -1,16 +1,16 @@
 //! Contents read directly from the frames of published archives.
 //!
-//! Many threads ask at once, each for neighbouring files. Decoding a frame on demand and caching
-//! the last few saves writing all small sources to the disk first.
+//! Many threads ask at once, each for neighbouring files. Decoding frames on demand and caching the
+//! last few saves writing all small sources to the disk first.
 
 use std::collections::{HashMap, VecDeque};
-use std::io::{self, BufReader, Read};
+use std::io::{self, Read};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::catalog::{Archive, RepoPath};
 use crate::delta::{MAX_DEPTH, ReadAt};
 use crate::diff_archive::content_index::{ContentIndex, ContentLocation};
-use crate::diff_archive::{FrameDecoder, Sources};
+use crate::diff_archive::{FrameTable, Sources, VerifiedFrames};
 use crate::digest::Digest;
 use crate::fetch::Ranges;
 use crate::publish::DeltaDepth;
@@ -19,14 +19,13 @@ use crate::publish::head_clones::HeadClones;
 use crate::publish::store::{Store, compression};
 use crate::tree_path::TreePath;
 
-/// Largest content read from a frame, in bytes. A larger one fills its frame alone and is spooled.
+/// Largest content read from frames, in bytes. A larger one is spooled.
 const SMALL: u64 = 1 << 20;
-/// Limit of a decoded frame, in bytes. Frames of small contents hold 1 MiB plus headers.
-const MAX_FRAME: u64 = 4 << 20;
-/// Decoded frames in the cache. Neighbours in the tree are neighbours in a frame.
-const CACHED_FRAMES: usize = 8;
+/// Decoded contents of frames in the cache. Neighbours in the tree are neighbours in a frame.
+const CACHED_FRAMES: usize = 16;
 
-type FrameCache = VecDeque<((RepoPath, u64), Arc<Vec<u8>>)>;
+/// Archive, number and count of frames.
+type FrameKey = (RepoPath, u64, u64);
 
 /// Contents of earlier generations: clones of the head's files, then frames, then the spool.
 pub(super) struct ArchivedContents<'e> {
@@ -37,6 +36,13 @@ pub(super) struct ArchivedContents<'e> {
     archives: HashMap<&'e RepoPath, &'e Archive>,
     spooled: &'e SpooledContents,
     cache: Mutex<FrameCache>,
+}
+
+/// Frame tables of archives, and the raw bytes of the frames that were read last.
+#[derive(Default)]
+struct FrameCache {
+    tables: HashMap<RepoPath, Arc<FrameTable>>,
+    frames: VecDeque<(FrameKey, Arc<Vec<u8>>)>,
 }
 
 impl<'e> ArchivedContents<'e> {
@@ -57,28 +63,47 @@ impl<'e> ArchivedContents<'e> {
         self.depths.get(digest).is_none_or(|depth| depth < MAX_DEPTH)
     }
 
-    /// The decoded frame at `location`, from the cache if possible.
-    fn frame(&self, archive: &Archive, location: &ContentLocation) -> io::Result<Arc<Vec<u8>>> {
-        let key = (archive.file.file.clone(), location.frame_offset);
-        let cached = self.cache().iter().find(|(known, _)| *known == key).cloned();
-        if let Some((_, frame)) = cached {
-            return Ok(frame);
+    /// The raw bytes of the `count` frames at `location`, from the cache if possible.
+    fn frames(
+        &self,
+        archive: &Archive,
+        location: &ContentLocation,
+        count: u64,
+    ) -> io::Result<Arc<Vec<u8>>> {
+        let key = (archive.file.file.clone(), location.frame, count);
+        let cached = self.cache().frames.iter().find(|(known, _)| *known == key).cloned();
+        if let Some((_, frames)) = cached {
+            return Ok(frames);
         }
 
-        let range = self.store.range(&archive.file, location.frame_offset, location.frame_length);
-        let range = BufReader::with_capacity(128 << 10, range.map_err(io::Error::other)?);
+        let table = self.table(archive)?;
+        let number = |frame: u64| usize::try_from(frame).map_err(io::Error::other);
+        let numbers = number(location.frame)?..number(location.frame.saturating_add(count))?;
+        let range = table.range(numbers.clone());
+        let (offset, length) = range.ok_or_else(|| io::Error::other("it has no such frame"))?;
+        let range = self.store.range(&archive.file, offset, length).map_err(io::Error::other)?;
         let mut raw = Vec::new();
-        FrameDecoder::new(compression(archive)?, range)?.take(MAX_FRAME).read_to_end(&mut raw)?;
+        VerifiedFrames::part(range, table, numbers, compression(archive)?).read_to_end(&mut raw)?;
 
-        let frame = Arc::new(raw);
+        let frames = Arc::new(raw);
         let mut cache = self.cache();
-        cache.truncate(CACHED_FRAMES - 1);
-        cache.push_front((key, Arc::clone(&frame)));
-        Ok(frame)
+        cache.frames.truncate(CACHED_FRAMES - 1);
+        cache.frames.push_front((key, Arc::clone(&frames)));
+        Ok(frames)
+    }
+
+    fn table(&self, archive: &Archive) -> io::Result<Arc<FrameTable>> {
+        if let Some(table) = self.cache().tables.get(&archive.file.file) {
+            return Ok(Arc::clone(table));
+        }
+        let head = self.store.frame_head(archive).map_err(io::Error::other)?;
+        let table = Arc::clone(head.table());
+        self.cache().tables.insert(archive.file.file.clone(), Arc::clone(&table));
+        Ok(table)
     }
 
     fn cache(&self) -> std::sync::MutexGuard<'_, FrameCache> {
-        // A panic of another thread leaves whole frames only.
+        // A panic of another thread leaves whole tables and frames only.
         self.cache.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -96,12 +121,13 @@ impl Sources for ArchivedContents<'_> {
         };
 
         // Without a readable frame the content is no source, and its dependants are sent whole.
-        let Ok(frame) = self.frame(archive, &location) else { return Ok(None) };
+        let count = location.frame_count(size);
+        let Ok(frames) = self.frames(archive, &location, count) else { return Ok(None) };
         let (Ok(start), Ok(size)) = (usize::try_from(location.offset), usize::try_from(size))
         else {
             return Ok(None);
         };
-        let content = frame.get(start..).and_then(|rest| rest.get(..size));
+        let content = frames.get(start..).and_then(|rest| rest.get(..size));
         Ok(content.map(<[u8]>::to_vec))
     }
 

@@ -2,13 +2,13 @@
 
 use std::collections::HashSet;
 use std::fs::File;
-use std::io::{self, BufReader, BufWriter, Read, Seek, SeekFrom, Write};
+use std::io::{self, BufWriter, Read, Seek, SeekFrom};
 
 use crate::catalog::{Archive, ArchiveKind, Catalog, FileRef, Publish, RepoPath};
 use crate::delta::{MAX_DEPTH, Matching};
 use crate::diff_archive::content_index::{ContentIndex, IndexRecord};
 use crate::diff_archive::{
-    ArchiveError, ArchiveLimits, DeltaGroup, Deltas, DiffInput, FrameCompression, WriteError,
+    ArchiveError, ArchiveLimits, DeltaGroup, Deltas, DiffInput, FramedFile, WriteError,
     WrittenArchiveInfo, pair_by_content, verify_diff, verify_full, write_diff, write_full,
 };
 use crate::digest::{Digest, Hasher};
@@ -165,9 +165,7 @@ impl ArchiveWriter<'_> {
         self.write(
             ArchiveKind::Full { target: manifest.id() },
             |to| write_full(manifest, content, self.policy.options, to, self.monitor),
-            |compression, from| {
-                verify_full(from, compression, manifest, self.monitor).map(|()| Vec::new())
-            },
+            |file| verify_full(file, manifest, self.monitor).map(|()| Vec::new()),
         )
     }
 
@@ -202,11 +200,11 @@ impl ArchiveWriter<'_> {
                 let input = DiffInput { image, base, target: manifest, content, deltas };
                 write_diff(&input, options, to, self.monitor)
             },
-            |compression, from| {
-                // Patches are not applied again: each was tried when it was made, and the digest of
-                // the archive shows that these bytes are the same.
+            |file| {
+                // Patches are not applied again: each was tried when it was made, and the digests
+                // of the frames show that these bytes are the same.
                 let limits = ArchiveLimits::default();
-                let listing = verify_diff(from, compression, &limits, None, self.monitor)?;
+                let listing = verify_diff(file, &limits, None, self.monitor)?;
                 listing.target_of(base).map(|_| listing.groups().to_vec())
             },
         )
@@ -216,11 +214,8 @@ impl ArchiveWriter<'_> {
     fn write(
         &self,
         kind: ArchiveKind,
-        write: impl FnOnce(&mut dyn Write) -> Result<WrittenArchiveInfo, WriteError>,
-        verify: impl FnOnce(
-            FrameCompression,
-            &mut (dyn io::BufRead + Send),
-        ) -> Result<Vec<DeltaGroup>, ArchiveError>,
+        write: impl FnOnce(&mut BufWriter<&File>) -> Result<WrittenArchiveInfo, WriteError>,
+        verify: impl FnOnce(FramedFile<&mut HashingReader<'_>>) -> Result<Vec<DeltaGroup>, ArchiveError>,
     ) -> Result<NewArchive, PublishError> {
         let compression = self.policy.options.compression();
         let name = archive_name(kind, compression.extension());
@@ -228,25 +223,20 @@ impl ArchiveWriter<'_> {
 
         let mut file = self.locked.create(&name)?;
         let mut to = BufWriter::with_capacity(1 << 20, &file);
-        let WrittenArchiveInfo { size, sha256, first_frame, index } =
+        let WrittenArchiveInfo { size, first_frame, index } =
             write(&mut to).map_err(|source| PublishError::Write { file: name.clone(), source })?;
-        to.flush().map_err(|e| PublishError::file("write", &path, e))?;
-        drop(to);
+        to.into_inner().map_err(|e| PublishError::file("write", &path, e.into_error()))?;
         self.locked.sync(&name, &file)?;
 
         file.seek(SeekFrom::Start(0)).map_err(|e| PublishError::file("read", &path, e))?;
-        let from = HashingReader { from: &file, hasher: Hasher::new() };
-        let mut from = BufReader::with_capacity(1 << 20, from);
-        let differs = |source| PublishError::ReadBack { file: name.clone(), source };
-        let groups = verify(compression, &mut from).map_err(differs)?;
+        let mut from = HashingReader { from: &file, hasher: Hasher::new() };
+        let head = Some(first_frame);
+        let groups = verify(FramedFile { bytes: &mut from, size, compression, head })
+            .map_err(|source| PublishError::ReadBack { file: name.clone(), source })?;
 
-        // The digest also covers bytes that the verification did not need.
-        io::copy(&mut from, &mut io::sink()).map_err(|e| differs(e.into()))?;
-        if from.into_inner().hasher.finish() != sha256 {
-            let error = io::Error::other("its digest is not that of the bytes written");
-            return Err(differs(error.into()));
-        }
-
+        // The head was compared with the one written, and each frame with the table in it. So this
+        // is the digest of the bytes that were written.
+        let sha256 = from.hasher.finish();
         let archive = Archive { kind, file: FileRef { file: name, size, sha256 }, first_frame };
         Ok(NewArchive { archive, records: index, groups })
     }

@@ -85,7 +85,7 @@ mod tests {
 
     #[test]
     fn delta_depth_is_shortest_chain_of_deepest_source() {
-        let place = ContentLocation { frame_offset: 0, frame_length: 1, offset: 0, group: None };
+        let place = ContentLocation { frame: 0, offset: 0, group: None };
         let whole = |n| IndexRecord { digest: digest(n), size: 1, place };
         let index = ContentIndex::new([(
             RepoPath::new("full/a.tar.zst").expect("good"),

@@ -17,8 +17,6 @@ pub(super) enum FileFault {
     Size { actual: u64, expected: u64 },
     #[error("its digest does not match the catalog")]
     Digest,
-    #[error("its first frame does not match the catalog")]
-    FirstFrame,
     #[error("it is the manifest of another generation")]
     OtherGeneration,
     #[error("its name has no known extension")]

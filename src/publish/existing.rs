@@ -59,7 +59,7 @@ impl ValidArchives {
 
         for archive in &catalog.archives {
             let groups = store
-                .read(&archive.file)
+                .frame_head(archive)
                 .and_then(|_| store.delta_groups(std::slice::from_ref(archive)));
             match groups {
                 Ok(groups) => {

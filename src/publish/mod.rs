@@ -197,7 +197,7 @@ pub(crate) fn write_index(
         .find(|file| !locked.store().path(file).exists())
         .unwrap_or(plain);
 
-    write_small(locked, file, new_files, |to| index.write_zstd(to))
+    write_small(locked, file, new_files, |to| index.write_zstd(to).map(drop))
 }
 
 /// Writes a file that fits in memory.

@@ -9,7 +9,9 @@ use std::path::{Path, PathBuf};
 
 use crate::catalog::{Archive, ArchiveKind, Catalog, FileRef, MAX_CATALOG, Publish, RepoPath};
 use crate::diff_archive::content_index::ContentIndex;
-use crate::diff_archive::{ArchiveLimits, DeltaGroup, FrameCompression, Listing, read_listing};
+use crate::diff_archive::{
+    ArchiveLimits, DeltaGroup, FrameCompression, FrameHead, FramedFile, Listing, read_listing,
+};
 use crate::digest::Digest;
 use crate::fetch::{FetchError, FetchErrorKind, Ranges, Side};
 use crate::host::named_file;
@@ -106,22 +108,23 @@ impl Store {
         index.map_err(|e| PublishError::file("read", &self.path(&file.file), io::Error::other(e)))
     }
 
-    /// The listing of the diff `archive`, from its first frame.
-    pub fn listing(&self, archive: &Archive) -> Result<Listing, PublishError> {
+    /// The head of `archive`, whose digest the catalog has.
+    pub fn frame_head(&self, archive: &Archive) -> Result<FrameHead, PublishError> {
         let path = self.path(&archive.file.file);
-        let mut frame = Vec::new();
-        let opened = self.read(&archive.file)?;
-        opened
-            .take(archive.first_frame.length)
-            .read_to_end(&mut frame)
-            .map_err(|e| PublishError::file("read", &path, e))?;
-
-        if Digest::of(&frame) != archive.first_frame.sha256 {
-            return Err(PublishError::file("read", &path, FileFault::FirstFrame.into()));
-        }
-
         let compression = compression(archive).map_err(|e| PublishError::file("read", &path, e))?;
-        read_listing(&frame, compression, &ArchiveLimits::default())
+        let mut file = FramedFile {
+            bytes: self.read(&archive.file)?,
+            size: archive.file.size,
+            compression,
+            head: Some(archive.first_frame),
+        };
+        FrameHead::read(&mut file)
+            .map_err(|fault| PublishError::file("read", &path, io::Error::other(fault)))
+    }
+
+    /// The listing of the diff `archive`, from its head.
+    pub fn listing(&self, archive: &Archive) -> Result<Listing, PublishError> {
+        read_listing(&self.frame_head(archive)?, &ArchiveLimits::default())
             .map_err(|source| PublishError::Archive { file: archive.file.file.clone(), source })
     }
 

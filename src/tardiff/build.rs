@@ -6,7 +6,7 @@
 use std::collections::HashMap;
 use std::ffi::OsString;
 use std::fs::{self, File};
-use std::io::{self, BufReader, BufWriter, Seek, SeekFrom, Write};
+use std::io::{self, BufWriter, Seek, SeekFrom};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
@@ -17,8 +17,8 @@ use super::image_tar::TarImage;
 use super::notice::TardiffNotice;
 use crate::delta::{Effort, Matching, RebuildLimit};
 use crate::diff_archive::{
-    ArchiveLimits, Deltas, DiffInput, FrameCompression, Listing, WriteOptions, WrittenArchiveInfo,
-    pair_by_content, verify_diff, write_diff,
+    ArchiveLimits, Deltas, DiffInput, FrameCompression, FramedFile, Listing, WriteOptions,
+    WrittenArchiveInfo, pair_by_content, verify_diff, write_diff,
 };
 use crate::digest::Digest;
 use crate::entry::{Entry, Mtime};
@@ -97,7 +97,7 @@ pub fn build(request: &BuildRequest, monitor: &dyn Monitor) -> Result<Built, Bui
     let file = UnfinishedFile::create(&request.output)?;
     let written = write(&output, &base, target.manifest(), &file, monitor)?;
 
-    let listing = file.read_back(compression, written.sha256, base.manifest(), monitor)?;
+    let listing = file.read_back(compression, &written, base.manifest(), monitor)?;
     target.recheck(&root)?;
     base.recheck()?;
     file.rename_into_place()?;
@@ -162,7 +162,7 @@ fn write(
     };
     let written = write_diff(&input, options, &mut to, monitor)
         .map_err(|source| BuildError::Write { path: shown(output), source })?;
-    to.flush().map_err(|e| output_error("write", output, e))?;
+    to.into_inner().map_err(|e| output_error("write", output, e.into_error()))?;
     Ok(written)
 }
 
@@ -312,22 +312,22 @@ impl UnfinishedFile {
     fn read_back(
         &self,
         compression: FrameCompression,
-        written: Digest,
+        written: &WrittenArchiveInfo,
         base: &Manifest,
         monitor: &dyn Monitor,
     ) -> Result<Listing, BuildError> {
         let error = |source| BuildError::ReadBack { path: shown(&self.output), source };
         (&self.file).seek(SeekFrom::Start(0)).map_err(|e| error(e.into()))?;
-        let from = BufReader::with_capacity(1 << 20, &self.file);
+        let file = FramedFile {
+            bytes: &self.file,
+            size: written.size,
+            compression,
+            head: Some(written.first_frame),
+        };
 
-        // Each patch was verified when it was built; the digest proves that it is the same.
-        let listing = verify_diff(from, compression, &ArchiveLimits::default(), None, monitor)
-            .map_err(error)?;
+        // Each patch was verified when it was built; head and frames prove that it is the same.
+        let listing = verify_diff(file, &ArchiveLimits::default(), None, monitor).map_err(error)?;
         listing.target_of(base).map_err(error)?;
-        (&self.file).seek(SeekFrom::Start(0)).map_err(|e| error(e.into()))?;
-        if Digest::of_reader(&self.file).map_err(|e| error(e.into()))?.0 != written {
-            return Err(error(io::Error::other("the file changed after it was written").into()));
-        }
         Ok(listing)
     }
 

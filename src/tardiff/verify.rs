@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 use std::fs::File;
-use std::io::{self, BufReader, Read};
+use std::io::{self, Read};
 use std::path::Path;
 
 use rustix::fs::{Mode, OFlags};
@@ -12,7 +12,7 @@ use super::notice::TardiffNotice;
 use super::prune::{is_written_by_publish, listed_files};
 use crate::catalog::{Archive, ArchiveKind, Catalog, Publish};
 use crate::diff_archive::content_index::ContentIndex;
-use crate::diff_archive::{ArchiveLimits, Sources, verify_diff, verify_full};
+use crate::diff_archive::{ArchiveLimits, FramedFile, Sources, verify_diff, verify_full};
 use crate::digest::Digest;
 use crate::entry::Entry;
 use crate::fetch::content::ContentStore;
@@ -55,7 +55,7 @@ pub fn verify_all(repo: &Path, monitor: &dyn Monitor) -> Result<Findings, Publis
     Ok(all)
 }
 
-/// Verifies one layer: sizes, digests, first frames, all contents of all archives.
+/// Verifies one layer: sizes, digests, heads, frames, all contents of all archives.
 ///
 /// Also each diff has to turn its base into its target, and the repository has to supply each
 /// content of the head.
@@ -125,20 +125,23 @@ impl Verification<'_> {
     }
 
     fn verify_archive(&self, archive: &Archive) -> Result<(), VerifyFault> {
-        self.verify_first_frame(archive)?;
-        let file = BufReader::with_capacity(1 << 20, self.store.read_checked(&archive.file)?);
-        let compression = compression(archive)?;
+        let file = FramedFile {
+            bytes: self.store.read_checked(&archive.file)?,
+            size: archive.file.size,
+            compression: compression(archive)?,
+            head: Some(archive.first_frame),
+        };
 
         match archive.kind {
             ArchiveKind::Full { target } => {
-                Ok(verify_full(file, compression, &self.manifest(target)?, self.monitor)?)
+                Ok(verify_full(file, &self.manifest(target)?, self.monitor)?)
             }
             ArchiveKind::Diff { base, .. } => {
                 let base = self.manifest(base)?;
                 let sources = self.delta_sources(archive)?;
                 let sources = sources.as_ref().map(|sources| sources as &dyn Sources);
                 let limits = ArchiveLimits::default();
-                let listing = verify_diff(file, compression, &limits, sources, self.monitor)?;
+                let listing = verify_diff(file, &limits, sources, self.monitor)?;
                 listing.target_of(&base)?;
                 Ok(())
             }
@@ -162,15 +165,6 @@ impl Verification<'_> {
         }
         self.monitor.note(TardiffNotice::DeltasNotVerified { file: &archive.file.file });
         Ok(None)
-    }
-
-    fn verify_first_frame(&self, archive: &Archive) -> Result<(), VerifyFault> {
-        let file = self.store.read(&archive.file)?;
-        let (digest, length) = Digest::of_reader(file.take(archive.first_frame.length))?;
-        if (digest, length) != (archive.first_frame.sha256, archive.first_frame.length) {
-            return Err("its first frame differs from the catalog".into());
-        }
-        Ok(())
     }
 
     fn manifest(&self, generation: GenerationId) -> Result<Manifest, VerifyFault> {

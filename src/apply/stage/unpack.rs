@@ -6,6 +6,7 @@
 
 use std::collections::HashSet;
 use std::io::{self, BufRead, BufReader, Read};
+use std::sync::Arc;
 
 use crate::apply::error::{RefusalKind, Untouched};
 use crate::apply::on_disk::intermediate_name;
@@ -15,7 +16,8 @@ use crate::apply::stage::worker_queue::{BoundedQueue, QueueClosed};
 use crate::apply::stage::{Stage, StageError};
 use crate::delta::{Kind, ReadAt};
 use crate::diff_archive::{
-    ArchiveError, ArchiveMember, DeltaGroup, FrameCompression, Listing, Reader, Sources, Workspace,
+    ArchiveError, ArchiveMember, DeltaGroup, FrameCompression, FrameTable, Listing, Reader,
+    Sources, VerifiedFrames, Workspace,
 };
 use crate::digest::Digest;
 use crate::fetch::GrowingFile;
@@ -29,12 +31,12 @@ const QUEUE_LIMIT: u64 = 12 << 20;
 
 /// An archive of a chain, which may still be downloading.
 pub struct ArchiveInput<'a> {
-    /// First frame, parsed.
+    /// Listing in the head.
     pub listing: &'a Listing,
     /// Content of the archive; its reader reports the end only after it has verified all bytes.
     pub file: &'a GrowingFile,
-    /// Length of the first frame in bytes; the members begin after it.
-    pub first_frame: u64,
+    /// Frames after the head: each is verified before it is decoded.
+    pub table: &'a Arc<FrameTable>,
     /// Compression of the frames.
     pub compression: FrameCompression,
     /// File name in the repository, for messages.
@@ -158,10 +160,10 @@ impl Unpacker<'_> {
     }
 
     fn read_members(&self, queue: &BoundedQueue<UnpackJob, StageError>) -> Result<(), StageError> {
-        let ArchiveInput { listing, file, first_frame, compression, .. } = *self.archive;
-        let bytes = BufReader::with_capacity(CHUNK, file.reader(first_frame));
-        let mut reader = Reader::after(listing, bytes, compression)
-            .map_err(|error| self.archive_error(error))?;
+        let ArchiveInput { listing, file, table, compression, .. } = *self.archive;
+        let stored = file.reader(table.head_length());
+        let frames = VerifiedFrames::new(stored, Arc::clone(table), compression);
+        let mut reader = Reader::after(listing, frames);
 
         while let Some(member) = reader.next_member().map_err(|error| self.archive_error(error))? {
             let pushed = match member {

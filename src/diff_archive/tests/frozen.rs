@@ -7,44 +7,40 @@ use super::*;
 /// Name, mode, compression and SHA-256 of each sample.
 const SAMPLES: [(&str, DeltaMode, FrameCompression, &str); 4] = [
     (
-        "v1-deltas.tar.zst",
+        "v3-deltas.tar.zst",
         DeltaMode::WithDeltas,
         FrameCompression::Zstd,
-        "eb64e50ce4e661866e15ca1b317758aa8954cc755ff2775d5e2ad44d1790e7a0",
+        "4f0bbb66a542bff9bc81e18810ecfb83d53145f4b9675405d3e3e308a62b26b5",
     ),
     (
-        "v1-plain.tar.zst",
+        "v3-plain.tar.zst",
         DeltaMode::WithoutDeltas,
         FrameCompression::Zstd,
-        "7fc6482584ab340d544e687ba4011d336b4f7d1cc53eb4683bdfafe83a0b4fe6",
+        "e47b3862e3d05ad20d172456308cb127ed4c4d267cd547395bdace5602220c5a",
     ),
     (
-        "v1-deltas.tar.gz",
+        "v3-deltas.tar.gz",
         DeltaMode::WithDeltas,
         FrameCompression::Gzip,
-        "35550f8bbc64ab59a66380558453a700903c94be9d1c902eb76fbc269c046f94",
+        "64176f27889c1dadf2702371c7a2d370914787a32cae4cfb36b01a3b2ebf3511",
     ),
     (
-        "v1-plain.tar.gz",
+        "v3-plain.tar.gz",
         DeltaMode::WithoutDeltas,
         FrameCompression::Gzip,
-        "96825d88e2dfa2e8c256eb3a7943c4357e9bb653c586978800a0aebc67c319db",
+        "0488803928648f9a4f1cd3aa416c6d4da2bb5247d28a5457697a57e338c8d9dd",
     ),
 ];
 
 /// Diffs of [`pair_of_every_kind`], at the efforts `normal` and `best`.
 const EVERY_KIND: [(&str, &str); 2] = [
-    ("v1-normal.tar.zst", "81d69325ba4b093f7fd29d42832ad48376a482970c37619baec758317875197f"),
-    ("v1-best.tar.zst", "cd7e5f326e640e40bfa1b7db563c85ec4dad8af1487d818df58c483bc72a1605"),
+    ("v3-normal.tar.zst", "c503ee0208a87e7c429fd0ff06f4a4e00818a529c156ebb9b764855f57ed3d52"),
+    ("v3-best.tar.zst", "b276bd3ff9d9153581775d2d1d8bf86b2cbe790a13eaacd86637b1f4b4671b67"),
 ];
 
 /// A diff without deltas that has an ACL.
 const ACLS: (&str, &str) =
-    ("v2-acls.tar.zst", "8736718cdbfbce25af0b0bb82f366c6910cc139363a2e0b4f663bcbba03b8c00");
-
-/// The same of a writer that had no format 2.
-const OLD_ACLS: (&str, &str) =
-    ("v1-acls.tar.zst", "cba4b25ce443aaeb9da3fd24e5cfe68d2f03d011cbc1f4772054e321b1d9a706");
+    ("v3-acls.tar.zst", "e64f8e41c95091a77450610a02fcb4e67f40938f418c4dde6e13f7dbb7c33979");
 
 fn directory() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/testdata/diff_archive")
@@ -79,9 +75,13 @@ fn frozen_samples_are_read() {
         let bytes = std::fs::read(directory().join(name)).expect("the sample is there");
         assert_eq!(Digest::of(&bytes).to_string(), digest, "{name} has been edited");
 
-        let listing =
-            verify_diff(&bytes[..], compression, &ArchiveLimits::default(), Some(&base), &Silent)
-                .expect("verifies");
+        let listing = verify_diff(
+            framed(&bytes, compression),
+            &ArchiveLimits::default(),
+            Some(&base),
+            &Silent,
+        )
+        .expect("verifies");
         assert_eq!(listing.target_of(&base.manifest).expect("applies"), target.manifest);
         assert_eq!(listing.header().mode(), mode);
 
@@ -91,18 +91,10 @@ fn frozen_samples_are_read() {
         }
 
         // A later compressor may write other frames, but their raw bytes must be the same.
-        let unpacked = |bytes: &[u8]| {
-            let mut raw = Vec::new();
-            FrameDecoder::new(compression, bytes)
-                .expect("opens")
-                .read_to_end(&mut raw)
-                .expect("decompresses");
-            raw
-        };
         if mode == DeltaMode::WithoutDeltas {
             assert_eq!(
-                unpacked(&build(&base, &target, mode, compression).0),
-                unpacked(&bytes),
+                unpacked(&build(&base, &target, mode, compression).0, compression),
+                unpacked(&bytes, compression),
                 "{name}"
             );
         }
@@ -124,7 +116,7 @@ fn frozen_patches_are_decoded() {
     }
 }
 
-/// Format 2: ACLs also as text.
+/// ACLs also as text.
 #[test]
 fn frozen_acls_are_read_and_written() {
     let (mut base, mut target) = (TreeBuilder::default(), TreeBuilder::default());
@@ -137,23 +129,14 @@ fn frozen_acls_are_read_and_written() {
     let (name, digest) = ACLS;
     let bytes = std::fs::read(directory().join(name)).expect("the sample is there");
     assert_eq!(Digest::of(&bytes).to_string(), digest, "{name} has been edited");
-    let unpacked = |bytes: &[u8]| zstd::decode_all(bytes).expect("decompresses");
-    assert_eq!(unpacked(&bytes), unpacked(&built));
-    let text = String::from_utf8_lossy(&unpacked(&bytes)).into_owned();
-    assert!(text.contains("format = 2") && text.contains("SCHILY.acl.access=user::"), "{text}");
-
     let (zstd, limits) = (FrameCompression::Zstd, ArchiveLimits::default());
-    let listing = verify_diff(&bytes[..], zstd, &limits, Some(&base), &Silent).expect("verifies");
-    assert_eq!(listing.target_of(&base.manifest).expect("applies"), target.manifest);
+    assert_eq!(unpacked(&bytes, zstd), unpacked(&built, zstd));
+    let text = String::from_utf8_lossy(&unpacked(&bytes, zstd)).into_owned();
+    assert!(text.contains("acls = true") && text.contains("SCHILY.acl.access=user::"), "{text}");
 
-    // In format 1 the ACL is an attribute alone.
-    let (name, digest) = OLD_ACLS;
-    let bytes = std::fs::read(directory().join(name)).expect("the sample is there");
-    assert_eq!(Digest::of(&bytes).to_string(), digest, "{name} has been edited");
-    let listing = verify_diff(&bytes[..], zstd, &limits, None, &Silent).expect("verifies");
-    assert!(
-        listing.changed().iter().any(|entry| entry.meta.xattrs.contains_key(crate::acl::ACCESS))
-    );
+    let file = framed(&bytes, zstd);
+    let listing = verify_diff(file, &limits, Some(&base), &Silent).expect("verifies");
+    assert_eq!(listing.target_of(&base.manifest).expect("applies"), target.manifest);
 }
 
 #[test]
@@ -162,7 +145,7 @@ fn every_sample_file_is_tested() {
         let name = file.expect("a name").file_name();
         let mut samples =
             SAMPLES.iter().map(|(sample, ..)| *sample).chain(EVERY_KIND.map(|(sample, _)| sample));
-        let mut samples = samples.by_ref().chain([ACLS.0, OLD_ACLS.0]);
+        let mut samples = samples.by_ref().chain([ACLS.0]);
         assert!(samples.any(|sample| name == *sample), "{name:?}");
     }
 }

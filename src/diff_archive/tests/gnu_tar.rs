@@ -45,9 +45,7 @@ fn diff_without_deltas_unpacks_over_its_base() {
         let scratch = tempfile::tempdir().expect("a directory");
         let at = |name: &str| scratch.path().join(name);
         let full = |tree: &MemoryTree, name: &str| {
-            let mut bytes = Vec::new();
-            let options = WriteOptions::new(compression, Effort::Fast, None);
-            let _ = write_full(&tree.manifest, tree, options, &mut bytes, &Silent).expect("writes");
+            let (bytes, _) = build_full(tree, compression);
             let archive = at(&format!("{name}.{}", compression.extension()));
             std::fs::write(&archive, bytes).expect("writes");
             std::fs::create_dir(at(name)).expect("a directory");
@@ -78,8 +76,8 @@ fn diff_without_deltas_unpacks_over_its_base() {
 
 /// Checks that `tar` lists the names of the listing, in its order.
 fn judge_names(archive: &Path, bytes: &[u8], compression: FrameCompression) -> Listing {
-    let listing = verify_diff(bytes, compression, &ArchiveLimits::default(), None, &Silent)
-        .expect("verifies");
+    let file = framed(bytes, compression);
+    let listing = verify_diff(file, &ArchiveLimits::default(), None, &Silent).expect("verifies");
     let options =
         ["--quoting-style=literal", "--null", "-tf", archive.to_str().expect("a plain name")];
     let names = run("tar", &options, Path::new("/")).stdout;

@@ -2,27 +2,32 @@
 
 use std::io::Write;
 
+use super::frames::{frames_file, pack_frames};
 use super::*;
 use crate::delta::Kind;
 use crate::entry::{Leaf, Node};
 
-fn raw(bytes: &[u8], compression: FrameCompression) -> Vec<u8> {
-    let mut raw = Vec::new();
-    FrameDecoder::new(compression, bytes)
-        .expect("opens")
-        .read_to_end(&mut raw)
-        .expect("decompresses");
-    raw
+fn pack(raw: &[u8]) -> Vec<u8> {
+    let (listing, members) = raw.split_at(listing_length(raw));
+    pack_frames(listing, members, FrameCompression::Zstd)
 }
 
-fn pack(raw: &[u8]) -> Vec<u8> {
-    zstd::encode_all(raw, 1).expect("compresses")
+/// Length of the first four members of a tar archive, or of all bytes if they are none.
+fn listing_length(raw: &[u8]) -> usize {
+    let mut at = 0;
+    for _ in 0..4 {
+        let Some(block) = raw.get(at..at + 512) else { return raw.len() };
+        let size = tar::Header::from_byte_slice(block).entry_size().unwrap_or(0);
+        let length = usize::try_from(size).unwrap_or(usize::MAX / 2).saturating_add(511) / 512;
+        at = at.saturating_add(512).saturating_add(length.saturating_mul(512));
+    }
+    at.min(raw.len())
 }
 
 /// All checks of a node.
 fn judge(bytes: &[u8], base: &MemoryTree) -> Result<Listing, ArchiveError> {
-    let listing =
-        verify_diff(bytes, FrameCompression::Zstd, &ArchiveLimits::default(), Some(base), &Silent)?;
+    let file = framed(bytes, FrameCompression::Zstd);
+    let listing = verify_diff(file, &ArchiveLimits::default(), Some(base), &Silent)?;
     listing.target_of(&base.manifest)?;
     Ok(listing)
 }
@@ -65,21 +70,17 @@ fn members(raw: &[u8]) -> Vec<&[u8]> {
 fn truncated_archive_is_refused() {
     let (base, target) = small_pair();
     for mode in [DeltaMode::WithDeltas, DeltaMode::WithoutDeltas] {
-        let (bytes, _) = build(&base, &target, mode, FrameCompression::Zstd);
-        for length in 0..bytes.len() {
-            assert!(judge(&bytes[..length], &base).is_err(), "cut to {length} of {}", bytes.len());
-        }
-
-        let (bytes, _) = build(&base, &target, mode, FrameCompression::Gzip);
-        for length in 0..bytes.len() {
-            let cut = verify_diff(
-                &bytes[..length],
-                FrameCompression::Gzip,
-                &ArchiveLimits::default(),
-                Some(&base),
-                &Silent,
-            );
-            assert!(cut.is_err(), "cut to {length} of {}", bytes.len());
+        for compression in FrameCompression::ALL {
+            let (bytes, _) = build(&base, &target, mode, compression);
+            for length in 0..bytes.len() {
+                // The size may be that of the rest, or the one that a catalog states.
+                for size in [length, bytes.len()] {
+                    let cut = framed(&bytes[..length], compression);
+                    let cut = FramedFile { size: size as u64, ..cut };
+                    let result = verify_diff(cut, &ArchiveLimits::default(), Some(&base), &Silent);
+                    assert!(result.is_err(), "cut to {length} of {}", bytes.len());
+                }
+            }
         }
     }
 }
@@ -90,9 +91,9 @@ fn flipped_bit_is_detected() {
     for mode in [DeltaMode::WithDeltas, DeltaMode::WithoutDeltas] {
         let (bytes, _) = build(&base, &target, mode, FrameCompression::Zstd);
         let good = judge(&bytes, &base).expect("the archive is good");
-        let raw = raw(&bytes, FrameCompression::Zstd);
+        let raw = unpacked(&bytes, FrameCompression::Zstd);
 
-        // zstd ignores a bit of a frame's header, and of a patch only the output is checked.
+        // Of a patch only the output is checked.
         let patch = good
             .groups()
             .last()
@@ -119,20 +120,22 @@ fn flipped_bit_is_detected() {
 }
 
 #[test]
-fn damaged_frame_never_panics() {
+fn damaged_byte_of_archive_is_refused() {
     let (base, target) = small_pair();
     for compression in FrameCompression::ALL {
-        let (bytes, _) = build(&base, &target, DeltaMode::WithDeltas, compression);
+        let (bytes, written) = build(&base, &target, DeltaMode::WithDeltas, compression);
         for at in 0..bytes.len() {
             let mut damaged = bytes.clone();
             damaged[at] ^= 1 << (at % 8);
-            let _ = verify_diff(
-                &damaged[..],
-                compression,
-                &ArchiveLimits::default(),
-                Some(&base),
-                &Silent,
-            );
+            let verify = |head| {
+                let file = FramedFile { head, ..framed(&damaged, compression) };
+                verify_diff(file, &ArchiveLimits::default(), Some(&base), &Silent)
+            };
+            assert!(verify(Some(written.first_frame)).is_err(), "byte {at}");
+
+            // Without a catalog nothing covers the head, but the frames after it are covered.
+            let in_head = at < written.first_frame.length as usize;
+            assert!(verify(None).is_err() || in_head, "byte {at}");
         }
     }
 }
@@ -142,7 +145,7 @@ fn members_missing_doubled_or_out_of_order_are_refused() {
     let (base, target) = rich_pair();
     for mode in [DeltaMode::WithDeltas, DeltaMode::WithoutDeltas] {
         let (bytes, _) = build(&base, &target, mode, FrameCompression::Zstd);
-        let raw = raw(&bytes, FrameCompression::Zstd);
+        let raw = unpacked(&bytes, FrameCompression::Zstd);
         let members = members(&raw);
 
         let refused = |members: &[&[u8]], case: &str| {
@@ -174,34 +177,38 @@ fn bytes_after_the_end_are_refused() {
     let (base, target) = small_pair();
     let (bytes, _) = build(&base, &target, DeltaMode::WithDeltas, FrameCompression::Zstd);
     for more in [&pack(&[0; 512])[..], b"garbage", &[0; 10], &bytes] {
-        assert!(judge(&[&bytes[..], more].concat(), &base).is_err());
+        let longer = [&bytes[..], more].concat();
+        assert!(judge(&longer, &base).is_err());
+
+        let file =
+            FramedFile { size: bytes.len() as u64, ..framed(&longer, FrameCompression::Zstd) };
+        let result = verify_diff(file, &ArchiveLimits::default(), Some(&base), &Silent);
+        assert!(result.is_err_and(|error| error.to_string().contains("continues")));
     }
 
-    let first = read_listing(&bytes, FrameCompression::Zstd, &ArchiveLimits::default());
-    assert!(
-        matches!(first, Err(ArchiveError::Trailing)),
-        "the whole archive is not its first frame"
-    );
+    let whole = FrameHead::from_verified(bytes.clone(), bytes.len() as u64, FrameCompression::Zstd);
+    assert!(matches!(whole, Err(FrameFault::OtherSize)), "the whole archive is not its head");
+    let raw = unpacked(&bytes, FrameCompression::Zstd);
+    let more = pack(&[&raw[..], &[0; 512]].concat());
+    assert!(matches!(judge(&more, &base), Err(ArchiveError::Trailing)));
 }
 
 #[test]
 fn unknown_format_is_refused_first() {
-    let text = b"format = 3\nwonder = true\n";
+    let text = b"format = 4\nwonder = true\n";
     let mut raw = member::own_header("header.toml", text.len() as u64);
     raw.extend_from_slice(text);
     raw.resize(1024, 0);
 
-    let error = read_listing(&pack(&raw), FrameCompression::Zstd, &ArchiveLimits::default())
-        .expect_err("refused");
-    assert!(matches!(error, ArchiveError::UnknownFormat(3)));
+    let error = listing_of(&pack(&raw), FrameCompression::Zstd).expect_err("refused");
+    assert!(matches!(error, ArchiveError::UnknownFormat(4)));
 }
 
 #[test]
 fn oversized_member_is_refused_before_reading() {
     let raw = member::own_header("header.toml", 1 << 30);
 
-    let error = read_listing(&pack(&raw), FrameCompression::Zstd, &ArchiveLimits::default())
-        .expect_err("refused");
+    let error = listing_of(&pack(&raw), FrameCompression::Zstd).expect_err("refused");
     let is_too_large = matches!(error, ArchiveError::Member { defect: MemberDefect::TooLarge, .. });
     assert!(is_too_large, "{error}");
 }
@@ -210,6 +217,8 @@ fn oversized_member_is_refused_before_reading() {
 fn decompression_bomb_is_refused() {
     let (base, target) = small_pair();
     let (bytes, _) = build(&base, &target, DeltaMode::WithDeltas, FrameCompression::Zstd);
+    let raw = unpacked(&bytes, FrameCompression::Zstd);
+    let listing = &raw[..listing_length(&raw)];
     let mut encoder = zstd::Encoder::new(Vec::new(), 1).expect("compresses");
     for _ in 0..256 {
         encoder.write_all(&vec![0; 1 << 20]).expect("compresses");
@@ -217,22 +226,13 @@ fn decompression_bomb_is_refused() {
     let bomb = encoder.finish().expect("compresses");
 
     let start = std::time::Instant::now();
-    assert!(matches!(judge(&[&bytes[..], &bomb].concat(), &base), Err(ArchiveError::Trailing)));
-    assert!(judge(&bomb, &base).is_err());
+    let in_frame = frames_file(&[&zstd::encode_all(listing, 1).expect("compresses")], &[&bomb]);
+    let in_head = frames_file(&[&bomb], &[]);
+    for bytes in [in_frame, in_head] {
+        let error = judge(&bytes, &base).expect_err("refused");
+        assert!(error.to_string().contains("cannot be decompressed"), "{error}");
+    }
     assert!(start.elapsed().as_secs() < 5);
-}
-
-#[test]
-fn oversized_window_is_refused() {
-    let mut encoder = zstd::Encoder::new(Vec::new(), 1).expect("compresses");
-    encoder.window_log(27).expect("a large window");
-    encoder.write_all(&[0; 4096]).expect("compresses");
-    encoder.flush().expect("compresses");
-    let bytes = encoder.finish().expect("compresses");
-    let error = read_listing(&bytes, FrameCompression::Zstd, &ArchiveLimits::default())
-        .expect_err("refused");
-
-    assert!(matches!(error, ArchiveError::Io(_)), "{error}");
 }
 
 /// Checks that a listing is refused after a change that the writer never makes.

@@ -11,9 +11,7 @@ fn every_kind_of_patch_round_trips() {
     check_pair_in(&base, &target, &[FrameCompression::Zstd]);
     let listing = |effort| {
         let (bytes, _) = build_with(&base, &target, Some(effort), FrameCompression::Zstd);
-        Reader::open(&bytes[..], FrameCompression::Zstd, &ArchiveLimits::default())
-            .expect("opens")
-            .into_listing()
+        listing_of(&bytes, FrameCompression::Zstd).expect("reads")
     };
     let kinds = |effort| {
         let kinds = listing(effort)
@@ -199,9 +197,7 @@ fn rebuild_limit_is_not_exceeded() {
     }
     let (base, target) = (old.tree(), new.tree());
     let (bytes, _) = build_with(&base, &target, Some(Effort::Normal), FrameCompression::Zstd);
-    let listing = Reader::open(&bytes[..], FrameCompression::Zstd, &ArchiveLimits::default())
-        .expect("opens")
-        .into_listing();
+    let listing = listing_of(&bytes, FrameCompression::Zstd).expect("reads");
     let (limit, cost) =
         (1000 * Effort::Normal.rebuild_limit().seconds, listing.header().rebuild_ms);
 
@@ -216,9 +212,8 @@ fn small_change_of_renamed_file_is_a_patch() {
 
     assert!(written.index.iter().any(|record| record.place.group.is_some()));
 
-    let listing =
-        verify_diff(&bytes[..], FrameCompression::Zstd, &ArchiveLimits::default(), None, &Silent)
-            .expect("verifies");
+    let file = framed(&bytes, FrameCompression::Zstd);
+    let listing = verify_diff(file, &ArchiveLimits::default(), None, &Silent).expect("verifies");
 
     assert_eq!(listing.groups()[0].sources[0].path.to_string(), "/usr/lib/libx.so.1.2.3");
     assert!(listing.header().patch_bytes < 1000, "{}", listing.header().patch_bytes);

@@ -1,13 +1,11 @@
 use std::cell::Cell;
 
 use super::*;
-use crate::catalog::{ArchiveKind, FirstFrame};
-use crate::delta::Effort;
-use crate::diff_archive::tests::{MemoryTree, TreeBuilder, build, meta, noise};
-use crate::diff_archive::{DeltaMode, WriteOptions, WrittenArchiveInfo, write_full};
+use crate::catalog::ArchiveKind;
+use crate::diff_archive::tests::{MemoryTree, TreeBuilder, build, build_full, meta, noise};
+use crate::diff_archive::{DeltaMode, WrittenArchiveInfo, decoded_frames};
 use crate::entry::Entry;
 use crate::generation::GenerationId;
-use crate::report::Silent;
 use crate::tree_path::TreePath;
 
 /// A repository in memory that counts the requests.
@@ -23,14 +21,9 @@ struct MemoryRepository {
 impl MemoryRepository {
     fn add(&mut self, name: &str, bytes: Vec<u8>, written: WrittenArchiveInfo) {
         let file = RepoPath::new(name).expect("a valid name");
-        let WrittenArchiveInfo {
-            size,
-            sha256,
-            first_frame: FirstFrame { length, sha256: first },
-            index,
-        } = written;
+        let WrittenArchiveInfo { size, first_frame, index } = written;
+        let sha256 = Digest::of(&bytes);
         let kind = ArchiveKind::Full { target: GenerationId(sha256) };
-        let first_frame = FirstFrame { length, sha256: first };
         self.archives.push(Archive {
             kind,
             file: FileRef { file: file.clone(), size, sha256 },
@@ -99,10 +92,7 @@ impl Sources for NoSources {
 }
 
 fn full(tree: &MemoryTree) -> (Vec<u8>, WrittenArchiveInfo) {
-    let mut bytes = Vec::new();
-    let options = WriteOptions::new(FrameCompression::Zstd, Effort::Fast, None);
-    let written = write_full(&tree.manifest, tree, options, &mut bytes, &Silent).expect("writes");
-    (bytes, written)
+    build_full(tree, FrameCompression::Zstd)
 }
 
 /// Three generations of a library and other files; a few bytes differ from one to the next.
@@ -170,7 +160,7 @@ fn contents_of_all_generations_are_read_through_delta_chains() {
 }
 
 #[test]
-fn frame_is_fetched_by_one_request() {
+fn adjacent_frames_are_fetched_by_one_request() {
     let trees = generations();
     let repository = repository(&trees);
 
@@ -180,10 +170,44 @@ fn frame_is_fetched_by_one_request() {
         .index
         .iter()
         .filter(|(file, _)| file.as_str().starts_with("full"))
-        .map(|(_, r)| r.place.frame_offset)
+        .map(|(_, r)| r.place.frame)
         .collect();
-    assert_eq!(repository.requests.get() as usize, frames.len());
-    assert!(frames.len() < 10);
+    assert!(frames.len() > 40, "{}", frames.len());
+    assert_eq!(repository.requests.get(), 2, "the head and the frames");
+}
+
+#[test]
+fn damaged_frame_hides_no_other_frame() {
+    let trees = generations();
+    let mut repository = repository(&trees);
+    let name = RepoPath::new("full/a.tar.zst").expect("a valid name");
+    let bytes = repository.files.get_mut(&name).expect("the file");
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    let all = wanted(&trees[0]);
+
+    let (found, missing) = repository.fetch(&all, &NoSources);
+
+    assert_eq!((found.len(), missing.len()), (all.len() - 1, 1), "{missing:?}");
+    let reason = missing[0].reason.to_string();
+    assert!(reason.contains("digest of the frame table"), "{reason}");
+}
+
+#[test]
+fn damaged_archive_is_not_decoded() {
+    let trees = generations();
+    let mut repository = repository(&trees);
+    let name = RepoPath::new("full/a.tar.zst").expect("a valid name");
+    let head = repository.archives[0].first_frame.length as usize;
+    let bytes = repository.files.get_mut(&name).expect("the file");
+    bytes[head..].fill(0x55);
+    repository.archives.truncate(1);
+    let before = decoded_frames();
+
+    let (found, missing) = repository.fetch(&wanted(&trees[0]), &NoSources);
+
+    assert!(found.is_empty() && !missing.is_empty());
+    assert_eq!(decoded_frames(), before);
 }
 
 #[test]
@@ -248,22 +272,17 @@ fn number_of_places_that_are_tried_is_limited() {
     let (digest, size) = wanted(tree)[0];
     // Places of one content, of which none has it.
     let record = |number: u64| {
-        let place = ContentLocation {
-            frame_offset: number % 64,
-            frame_length: 1 + number / 64,
-            offset: 0,
-            group: None,
-        };
+        let place = ContentLocation { frame: number % 3, offset: number, group: None };
         IndexRecord { digest, size, place }
     };
     written.index = (0..1_000_000).map(record).collect();
     let mut repository = MemoryRepository::default();
-    repository.add("full/a.tar.zst", vec![0; bytes.len().max(20_000)], written);
+    repository.add("full/a.tar.zst", bytes, written);
 
     let (found, missing) = repository.fetch(&[(digest, size)], &NoSources);
 
     assert!(found.is_empty() && missing.len() == 1);
-    assert_eq!(repository.requests.get() as usize, MAX_PLACES);
+    assert_eq!(repository.requests.get() as usize, 1 + MAX_PLACES, "the head, and each place");
 }
 
 #[test]
@@ -277,7 +296,7 @@ fn wrong_index_yields_no_wrong_bytes() {
                 0 => record.place.offset += 1,
                 1 => record.place.offset = u64::MAX,
                 2 => record.place.group = record.place.group.xor(Some(99)),
-                3 => record.place.frame_length /= 2,
+                3 => record.place.frame += 1,
                 _ => {}
             }
         }

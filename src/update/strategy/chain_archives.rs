@@ -1,12 +1,16 @@
 //! Archives of a chain: their listings, their download, and the stage filled from them.
 
 use std::collections::HashSet;
+use std::sync::Arc;
 
 use crate::apply::stage::Stage;
 use crate::apply::stage::fill;
 use crate::apply::stage::unpack::ArchiveInput;
 use crate::catalog::{Archive, FileRef};
-use crate::diff_archive::{ArchiveLimits, FrameCompression, Header, Listing, read_listing};
+use crate::diff_archive::{
+    ArchiveError, ArchiveLimits, FrameCompression, FrameHead, FrameTable, Header, Listing,
+    read_listing,
+};
 use crate::digest::Digest;
 use crate::fetch::{FetchError, GrowingFile, Repository};
 use crate::manifest::{Manifest, removed_entries};
@@ -24,6 +28,7 @@ use crate::update::transaction::error::TransactionError;
 pub(super) struct ChainArchive<'a> {
     archive: &'a Archive,
     listing: Listing,
+    table: Arc<FrameTable>,
     repository: &'a Repository,
     compression: FrameCompression,
     /// The archive itself, as far as it is downloaded.
@@ -49,19 +54,21 @@ impl<'a> ChainArchive<'a> {
         };
         let compression = FrameCompression::from_name(name)
             .ok_or_else(|| unusable(ArchiveFault::UnknownCompression))?;
-        let frame = repository
+        let head = repository
             .fetch_frame(&archive.file, &archive.first_frame)
             .map_err(|error| download_error(archive, error))?;
 
-        let listing = read_listing(&frame, compression, &ArchiveLimits::default())
+        let head = FrameHead::from_verified(head, archive.file.size, compression)
+            .map_err(|fault| unusable(ArchiveError::from(fault).into()))?;
+        let listing = read_listing(&head, &ArchiveLimits::default())
             .map_err(|error| unusable(error.into()))?;
         let target = listing.target_of(base).map_err(|error| unusable(error.into()))?;
         if target.id() != archive.kind.target() {
             return Err(unusable(ArchiveFault::OtherTarget));
         }
 
-        let file = GrowingFile::default();
-        Ok((ChainArchive { archive, listing, repository, compression, file }, target))
+        let (table, file) = (Arc::clone(head.table()), GrowingFile::default());
+        Ok((ChainArchive { archive, listing, table, repository, compression, file }, target))
     }
 
     /// Returns the listing, and the file in the repository.
@@ -74,7 +81,7 @@ impl<'a> ChainArchive<'a> {
         ArchiveInput {
             listing: &self.listing,
             file: &self.file,
-            first_frame: self.archive.first_frame.length,
+            table: &self.table,
             compression: self.compression,
             name: self.archive.file.file.as_str(),
         }
