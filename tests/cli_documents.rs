@@ -64,8 +64,8 @@ fn options_named_in_documents_exist() {
         include_str!("../scripts/demo"),
     ];
 
-    // Options of rsync.
-    let others = ["exclude-from", "delete", "checksum", "log-format", "out-format"];
+    // Options of rsync, and one of curl.
+    let others = ["exclude-from", "delete", "checksum", "log-format", "out-format", "pinnedpubkey"];
     for document in documents {
         let lines = document.lines().filter(|line| line.contains("si_") || !line.contains("rsync"));
         for option in lines.filter(|line| !is_for_another_program(line)).flat_map(options_in) {

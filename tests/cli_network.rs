@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use common::fault_server::{Fault, FaultServer};
 use common::site::{Run, Site};
 use common::trees::{self, Item, Tree};
-use common::{free_port, require};
+use common::{ROOT_AND_RSYNC, free_port, require};
 
 /// A site whose node is one generation behind.
 fn site() -> Site {
@@ -150,4 +150,30 @@ fn link_local_address_with_zone_is_reached() {
 
     let run = in_namespaces(&["-n"], &script, &command(&site, "http://[fe80::99%lo]:8080/"));
     run.ended(4, &["http://[fe80::99%lo]:8080/node/catalog.toml: the network: "]);
+}
+
+#[test]
+fn unencrypted_connections_are_refused_if_tls_is_required() {
+    require!(ROOT_AND_RSYNC);
+    let site = Site::at(&tree("one")).with_rsync();
+    site.publish(&tree("two"));
+    let config = site.node().join("etc/systemimager/updateclient.toml");
+    fs::create_dir_all(config.parent().expect("a directory")).expect("makes");
+    fs::write(config, "require_tls = true\n").expect("writes");
+    let server = FaultServer::serve(&site.repo());
+    let snapshot = site.snapshot();
+
+    for url in [server.url(), "rsync://127.0.0.1:9/repo/".to_owned()] {
+        let run = Run::from_output(command(&site, &url).output().expect("runs"));
+        run.ended(2, &["the connection is not encrypted, and require_tls is set"]);
+    }
+    let mut by_rsync = Command::new(env!("CARGO_BIN_EXE_si_updateclient"));
+    by_rsync.args(["--yes", "--image", "node", "--server", "127.0.0.1", "--rsync-port"]);
+    by_rsync.arg(site.rsync_port().expect("a daemon").to_string()).arg("--root").arg(site.node());
+    let run = Run::from_output(by_rsync.output().expect("runs"));
+
+    run.ended(2, &["rsync://127.0.0.1", "require_tls"]);
+    assert!(server.seen().is_empty());
+    site.unchanged_since(&snapshot);
+    site.updated(&[]);
 }

@@ -13,6 +13,7 @@ use crate::cancel::Cancelled;
 use crate::catalog::RepoPath;
 use crate::diff_archive::{ArchiveError, FrameFault};
 use crate::digest::Digest;
+use crate::fetch::tls_pin::TlsPin;
 use crate::printable::one_line;
 use crate::rsync::{RsyncError, RsyncFailure};
 
@@ -81,6 +82,14 @@ pub(super) enum FetchProblem {
     InvalidCertificate { source: Arc<CertificateError> },
     #[error("no certificates are available to verify the server; name a file of them")]
     NoCertificates,
+    #[error("the file has no certificate in PEM form")]
+    NoClientCertificate,
+    #[error("the file has no usable private key in PEM form: {source}")]
+    InvalidClientKey { source: Arc<pem::Error> },
+    #[error("everyone can read this private key; run chmod 600")]
+    OpenClientKey,
+    #[error("the client certificate and its key cannot be used: {source}")]
+    ClientCertificate { source: Arc<rustls::Error> },
     #[error("cannot create an HTTP client: {source}")]
     HttpClient { source: RootCause },
     #[error("cannot build the HTTP request: {source}")]
@@ -112,6 +121,10 @@ pub(super) enum FetchProblem {
     Redirect(RootCause),
     #[error("no secure connection: {source}")]
     Tls { source: RootCause },
+    #[error(
+        "the server has the key {key}, which is not among tls_pins; if it is the right server, add it"
+    )]
+    NotPinned { key: TlsPin },
     #[error("the server does not speak TLS at this port; check the port, or use http://")]
     PlainServer,
     #[error("the server closed the connection during the TLS handshake; check that it speaks TLS")]
@@ -221,8 +234,6 @@ pub(super) enum CertificateError {
     #[error(transparent)]
     Pem(#[from] pem::Error),
     #[error(transparent)]
-    Client(#[from] reqwest::Error),
-    #[error(transparent)]
     Tls(#[from] rustls::Error),
 }
 
@@ -304,6 +315,10 @@ impl FetchProblem {
             FetchProblem::NoReaders
             | FetchProblem::InvalidCertificate { .. }
             | FetchProblem::NoCertificates
+            | FetchProblem::NoClientCertificate
+            | FetchProblem::InvalidClientKey { .. }
+            | FetchProblem::OpenClientKey
+            | FetchProblem::ClientCertificate { .. }
             | FetchProblem::HttpClient { .. }
             | FetchProblem::InvalidRequest { .. } => (Kind::Other, Side::Node),
 
@@ -320,6 +335,7 @@ impl FetchProblem {
             | FetchProblem::NotHttp { .. }
             | FetchProblem::PartInsteadOfWhole => (Kind::Other, Side::Server),
             FetchProblem::Tls { .. }
+            | FetchProblem::NotPinned { .. }
             | FetchProblem::PlainServer
             | FetchProblem::NoHandshake
             | FetchProblem::TlsServer

@@ -12,6 +12,7 @@ mod downloader;
 mod error;
 mod notice;
 mod options;
+mod tls_pin;
 mod transport;
 
 use std::collections::HashMap;
@@ -40,7 +41,8 @@ pub use download::growing_file::{GrowingFile, GrowingReader};
 pub use download::spool::Spool;
 pub use downloader::Verified;
 pub use error::{FetchError, FetchErrorKind, Side};
-pub use options::FetchOptions;
+pub use options::{ClientCertificate, FetchOptions};
+pub use tls_pin::{BadTlsPin, TlsPin};
 pub use transport::CatalogAnswer;
 pub use transport::names::leave_system_resolver;
 pub use transport::url::{BadRepoUrl, RepoUrl};

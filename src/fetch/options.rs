@@ -3,6 +3,8 @@
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
+use super::tls_pin::TlsPin;
+
 /// Retries, time limits and trust of downloads.
 #[derive(Clone, Debug)]
 pub struct FetchOptions {
@@ -24,6 +26,19 @@ pub struct FetchOptions {
     pub is_cancelled: fn() -> bool,
     /// Certificates (PEM) for https servers; `None` for the bundle of the system.
     pub ca_file: Option<PathBuf>,
+    /// Keys of https servers; if there are any, no other key is accepted.
+    pub tls_pins: Vec<TlsPin>,
+    /// Certificate that this node shows to https servers.
+    pub client_certificate: Option<ClientCertificate>,
+}
+
+/// Files of a certificate of this node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClientCertificate {
+    /// The certificate and those that lead to its authority (PEM).
+    pub certificate: PathBuf,
+    /// Its private key (PEM).
+    pub key: PathBuf,
 }
 
 impl Default for FetchOptions {
@@ -38,6 +53,8 @@ impl Default for FetchOptions {
             deadline: None,
             is_cancelled: || false,
             ca_file: None,
+            tls_pins: Vec::new(),
+            client_certificate: None,
         }
     }
 }

@@ -56,6 +56,14 @@ pub struct Config {
     pub fallback: bool,
     /// File with certificates for an https repository, a path below the root.
     pub ca_file: Option<String>,
+    /// Keys of https servers, each as `sha256//BASE64`.
+    pub tls_pins: Vec<String>,
+    /// File with the certificate of this node, a path below the root.
+    pub tls_client_cert: Option<String>,
+    /// File with its private key, a path below the root.
+    pub tls_client_key: Option<String>,
+    /// Whether connections without TLS or ssh are refused.
+    pub require_tls: bool,
     /// Types of root filesystem that are refused by default, but permitted here.
     pub allow_root_fs: Vec<String>,
     /// Longest delay before a run, in seconds.
@@ -306,6 +314,10 @@ impl Default for Config {
             undo_share: 0.25,
             fallback: true,
             ca_file: None,
+            tls_pins: Vec::new(),
+            tls_client_cert: None,
+            tls_client_key: None,
+            require_tls: false,
             allow_root_fs: Vec::new(),
             splay: 0,
             syslog: true,

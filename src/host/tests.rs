@@ -34,6 +34,9 @@ fn shipped_sample_documents_defaults() {
         ssh_user: example.ssh_user,
         log: example.log,
         ca_file: example.ca_file,
+        tls_pins: example.tls_pins,
+        tls_client_cert: example.tls_client_cert,
+        tls_client_key: example.tls_client_key,
         ..Config::default()
     };
 

@@ -245,8 +245,8 @@ pub enum NoFullSync {
     #[error("cannot run a full sync: --no-fallback forbids it: {0}")]
     Forbidden(FullSyncReason),
     #[error(
-        "cannot start a full sync: no rsync server is configured (--server), and a full sync over \
-         HTTP is not implemented"
+        "cannot start a full sync: no rsync server is configured (--server), or require_tls is set \
+         without --ssh-user; a full sync over HTTP is not implemented"
     )]
     NoServer,
     #[error("override {name} is not published, and no rsync server is configured (--server)")]

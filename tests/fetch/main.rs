@@ -108,6 +108,8 @@ fn quick_options() -> FetchOptions {
         minimum_speed: 1024,
         speed_window: Duration::from_secs(60),
         ca_file: None,
+        tls_pins: Vec::new(),
+        client_certificate: None,
         is_cancelled: || false,
     }
 }

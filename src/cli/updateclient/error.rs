@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::{fmt, io};
 
 use crate::cli::updateclient::exit::Effect;
-use crate::fetch::BadRepoUrl;
+use crate::fetch::{BadRepoUrl, BadTlsPin};
 use crate::host::BadFile;
 use crate::image::BadImageName;
 use crate::tree_path::BadPath;
@@ -27,6 +27,15 @@ pub enum ArgumentError {
     NoRepository,
     #[error(transparent)]
     RepoUrl(#[from] BadRepoUrl),
+    #[error("tls_pins: {0}")]
+    TlsPin(#[from] BadTlsPin),
+    #[error("tls_client_cert and tls_client_key belong together, and only one of them is set")]
+    HalfClientCertificate,
+    #[error(
+        "cannot use {address}: the connection is not encrypted, and require_tls is set; use https \
+         or --ssh-user"
+    )]
+    NotEncrypted { address: String },
     #[error("{option} {}: {reason}", path.display())]
     Path { option: &'static str, path: PathBuf, reason: PathFault },
     #[error("{name} (specified with {option}) can't start with a hyphen: {value:?}")]

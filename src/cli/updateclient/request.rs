@@ -1,7 +1,7 @@
 //! Turns arguments and settings into the requests of the library.
 
 use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use crate::autoinstall::AutoinstallRequest;
@@ -11,7 +11,7 @@ use crate::cli::updateclient::error::{ArgumentError, PathFault};
 use crate::cli::updateclient::notice::ClientNotice;
 use crate::cli::updateclient::settings::{Settings, host_and_port, server_url};
 use crate::cli::updateclient::tunnel::ServerTunnel;
-use crate::fetch::{FetchOptions, RepoUrl};
+use crate::fetch::{ClientCertificate, FetchOptions, RepoUrl};
 use crate::full_sync::Server;
 use crate::report::Monitor;
 use crate::tree_path::TreePath;
@@ -85,7 +85,7 @@ pub fn find_assignment(
         return Ok(Assigned { image, overrides });
     }
 
-    let server = rsync_server(settings, tunnel).ok_or(ArgumentError::NoServer)?;
+    let server = require_rsync_server(settings, tunnel)?;
     let deadline = Some(Instant::now() + Duration::from_secs(settings.full_sync_timeout.into()));
     let options = FetchOptions { deadline, ..fetch_options(arguments, settings) };
     let mut assigned = update::cluster(&arguments.root, &server, &options)?;
@@ -174,7 +174,7 @@ pub fn autoinstall_request(
     settings: &Settings,
     tunnel: Option<&ServerTunnel>,
 ) -> Result<AutoinstallRequest, UpdateError> {
-    let server = rsync_server(settings, tunnel).ok_or(ArgumentError::NoServer)?;
+    let server = require_rsync_server(settings, tunnel)?;
     Ok(AutoinstallRequest {
         root: arguments.root.clone(),
         image_server: server.host.clone(),
@@ -193,11 +193,24 @@ pub fn program_timeout(settings: &Settings) -> Duration {
     Duration::from_secs(settings.program_timeout.into())
 }
 
-/// The rsync daemon, if a server is configured.
+/// The rsync daemon, if a server is configured that may be used.
 fn rsync_server(settings: &Settings, tunnel: Option<&ServerTunnel>) -> Option<Server> {
-    let (host, _) = host_and_port(settings.server.as_ref()?);
+    require_rsync_server(settings, tunnel).ok()
+}
+
+/// The rsync daemon; an error if there is none, or none with the encryption that is required.
+fn require_rsync_server(
+    settings: &Settings,
+    tunnel: Option<&ServerTunnel>,
+) -> Result<Server, ArgumentError> {
+    let server = settings.server.as_ref().ok_or(ArgumentError::NoServer)?;
+    let (host, _) = host_and_port(server);
     let relay = tunnel.map(|tunnel| tunnel.rsync.clone());
-    Some(Server { host: host.to_owned(), port: settings.rsync_port, relay })
+    let server = Server { host: host.to_owned(), port: settings.rsync_port, relay };
+    if settings.require_tls && server.relay.is_none() {
+        return Err(ArgumentError::NotEncrypted { address: server.to_string() });
+    }
+    Ok(server)
 }
 
 fn fetch_options(arguments: &Arguments, settings: &Settings) -> FetchOptions {
@@ -207,12 +220,21 @@ fn fetch_options(arguments: &Arguments, settings: &Settings) -> FetchOptions {
         idle_timeout: Duration::from_secs(download.idle_timeout.into()),
         minimum_speed: download.min_speed.into(),
         is_cancelled: signals::is_cancelled,
-        ca_file: settings
-            .ca_file
-            .as_ref()
-            .map(|file| arguments.root.join(file.trim_start_matches('/'))),
+        ca_file: settings.ca_file.as_deref().map(|file| below(&arguments.root, file)),
+        tls_pins: settings.tls_pins.clone(),
+        client_certificate: settings.client_certificate.as_ref().map(|(certificate, key)| {
+            ClientCertificate {
+                certificate: below(&arguments.root, certificate),
+                key: below(&arguments.root, key),
+            }
+        }),
         ..FetchOptions::default()
     }
+}
+
+/// A file that a setting names, in the tree.
+fn below(root: &Path, file: &str) -> PathBuf {
+    root.join(file.trim_start_matches('/'))
 }
 
 fn sync_mode(
@@ -224,9 +246,7 @@ fn sync_mode(
         return Ok(SyncMode::Diffs(repo_url(settings, tunnel)?));
     }
 
-    if settings.server.is_none() {
-        return Err(ArgumentError::NoServer.into());
-    }
+    require_rsync_server(settings, tunnel)?;
     let directory = match &arguments.directory {
         None => TreePath::root(),
         Some(path) => absolute("--directory", path)?,
@@ -242,10 +262,14 @@ fn repo_url(settings: &Settings, tunnel: Option<&ServerTunnel>) -> Result<RepoUr
     };
     let repo: RepoUrl = repo.parse()?;
 
-    Ok(match tunnel.and_then(|tunnel| tunnel.http.clone()) {
+    let repo = match tunnel.and_then(|tunnel| tunnel.http.clone()) {
         Some(socket) => repo.with_tunnel(socket),
         None => repo,
-    })
+    };
+    if settings.require_tls && !repo.is_encrypted() {
+        return Err(ArgumentError::NotEncrypted { address: repo.to_string() });
+    }
+    Ok(repo)
 }
 
 /// Parses an absolute path; repeated and trailing slashes are ignored, as by the old client.

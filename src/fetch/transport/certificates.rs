@@ -3,7 +3,6 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use reqwest::Certificate;
 use rustls::RootCertStore;
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
@@ -28,7 +27,7 @@ const BUNDLES: [&str; 5] = [
 /// this program does not support; they are skipped. A missing bundle means no certificates.
 pub(in crate::fetch) fn read_certificates(
     configured: Option<&Path>,
-) -> Result<Vec<Certificate>, FetchError> {
+) -> Result<RootCertStore, FetchError> {
     let bundle = match configured {
         Some(path) => named_file::read(path, MAX_BUNDLE).map_err(|error| {
             FetchProblem::local("read the certificates", error).at(path.display().to_string())
@@ -39,11 +38,13 @@ pub(in crate::fetch) fn read_certificates(
             .unwrap_or_default(),
     };
 
-    let mut certificates = Vec::new();
+    let mut certificates = RootCertStore::empty();
     for der in CertificateDer::pem_slice_iter(&bundle) {
-        match (der.map_err(CertificateError::from).and_then(parse), configured) {
-            (Ok(certificate), _) => certificates.push(certificate),
-            (Err(_), None) => {}
+        let added = der
+            .map_err(CertificateError::from)
+            .and_then(|der| Ok(certificates.add(der.into_owned())?));
+        match (added, configured) {
+            (Ok(()), _) | (Err(_), None) => {}
             (Err(error), Some(path)) => {
                 let problem = FetchProblem::InvalidCertificate { source: Arc::new(error) };
                 return Err(problem.at(path.display().to_string()));
@@ -51,13 +52,6 @@ pub(in crate::fetch) fn read_certificates(
         }
     }
     Ok(certificates)
-}
-
-/// Parses a certificate as the HTTP client does, which would fail without naming the file.
-fn parse(der: CertificateDer<'_>) -> Result<Certificate, CertificateError> {
-    let certificate = Certificate::from_der(&der)?;
-    RootCertStore::empty().add(der.into_owned())?;
-    Ok(certificate)
 }
 
 #[cfg(test)]

@@ -12,6 +12,7 @@ use rustix::net::{AddressFamily, SocketType};
 
 use super::names::HostNames;
 use super::proxy::Proxy;
+use super::tls;
 use super::url::HttpUrl;
 use crate::fetch::error::{FetchError, FetchProblem, LookupFault, NameLookupError, RootCause};
 use crate::fetch::options::FetchOptions;
@@ -85,8 +86,10 @@ impl Connections {
             return RequestFailure::Permanent(FetchProblem::InvalidRequest { source });
         }
         if let Some(fault) = find_source::<rustls::Error>(&error) {
-            return RequestFailure::Permanent(match fault {
-                rustls::Error::InvalidMessage(_) => FetchProblem::PlainServer,
+            let unpinned = tls::unpinned_key(fault);
+            return RequestFailure::Permanent(match (fault, unpinned) {
+                (_, Some(key)) => FetchProblem::NotPinned { key },
+                (rustls::Error::InvalidMessage(_), None) => FetchProblem::PlainServer,
                 _ => FetchProblem::Tls { source: RootCause::new(error) },
             });
         }

@@ -17,9 +17,9 @@ use reqwest::header::{
 };
 use reqwest::{StatusCode, Url, redirect};
 
-use super::certificates::read_certificates;
 use super::connections::{Connections, RequestFailure, is_hang_up};
 use super::odd_answer::{AnswerKind, is_answer_of_tls_port};
+use super::tls;
 use super::url::HttpUrl;
 use super::{CatalogAnswer, Transport, TransportError};
 use crate::cancel::{self, Cancelled, ChannelReader};
@@ -82,10 +82,7 @@ impl HttpTransport {
         // Fails if another part of the program has installed it; then it is the same.
         let _ = rustls::crypto::ring::default_provider().install_default();
 
-        let certificates = read_certificates(options.ca_file.as_deref())?;
-        if base.url().scheme() == "https" && certificates.is_empty() {
-            return Err(FetchProblem::NoCertificates.at(base.to_string()));
-        }
+        let tls = tls::configure(base, &options)?;
 
         let mut headers = HeaderMap::new();
         headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
@@ -97,9 +94,7 @@ impl HttpTransport {
             .referer(false)
             // The blocking client applies it to request and headers together, then to each read.
             .timeout(options.idle_timeout)
-            // Any list, even an empty one, prevents the search for the system's bundle, which
-            // fails if there is none.
-            .tls_certs_only(certificates)
+            .tls_backend_preconfigured(tls)
             .build()
             .map_err(|error| {
                 FetchProblem::HttpClient { source: RootCause::new(error) }.at(base.to_string())

@@ -9,6 +9,7 @@ pub(super) mod names;
 mod odd_answer;
 mod proxy;
 pub(super) mod rsync;
+mod tls;
 pub(super) mod url;
 
 use std::time::Duration;

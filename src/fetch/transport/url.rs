@@ -81,6 +81,15 @@ impl RepoUrl {
         RepoUrl { tunnel: Some(socket), ..self }
     }
 
+    /// Whether no network path to the repository can be read or changed by others.
+    pub fn is_encrypted(&self) -> bool {
+        match &self.target {
+            UrlTarget::Http(url) => url.url.scheme() == "https" || self.tunnel.is_some(),
+            UrlTarget::File(_) => true,
+            UrlTarget::Rsync(_) => false,
+        }
+    }
+
     pub(in crate::fetch) fn target(&self) -> &UrlTarget {
         &self.target
     }

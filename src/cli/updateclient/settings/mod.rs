@@ -14,6 +14,7 @@ use std::net::Ipv6Addr;
 use crate::apply::Untouched;
 use crate::cli::updateclient::args::Arguments;
 use crate::cli::updateclient::error::ArgumentError;
+use crate::fetch::TlsPin;
 use crate::host::{
     BootLoader, Check, ClientConf, Config, Download, Drift, KeepUndo, MAX_FILE, MaxDelete,
 };
@@ -54,6 +55,10 @@ pub struct Settings {
     pub keep_undo: KeepUndo,
     pub undo_share: f64,
     pub ca_file: Option<String>,
+    pub tls_pins: Vec<TlsPin>,
+    /// Files of certificate and key.
+    pub client_certificate: Option<(String, String)>,
+    pub require_tls: bool,
     pub allow_root_fs: Vec<String>,
     pub splay: u32,
     pub syslog: bool,
@@ -104,6 +109,24 @@ struct Names {
     rsync_port: u16,
 }
 
+/// Checked settings of TLS.
+struct TlsSettings {
+    pins: Vec<TlsPin>,
+    client_certificate: Option<(String, String)>,
+}
+
+impl TlsSettings {
+    fn resolve(config: &Config) -> Result<Self, ArgumentError> {
+        let pins = config.tls_pins.iter().map(|pin| pin.parse()).collect::<Result<_, _>>()?;
+        let client_certificate = match (&config.tls_client_cert, &config.tls_client_key) {
+            (Some(certificate), Some(key)) => Some((certificate.clone(), key.clone())),
+            (None, None) => None,
+            _ => return Err(ArgumentError::HalfClientCertificate),
+        };
+        Ok(TlsSettings { pins, client_certificate })
+    }
+}
+
 /// Combines command line and configuration files to the settings of a run.
 pub fn resolve(arguments: &Arguments) -> Result<Settings, UpdateError> {
     let root = Root::open(&arguments.root).map_err(Untouched::from)?;
@@ -111,7 +134,8 @@ pub fn resolve(arguments: &Arguments) -> Result<Settings, UpdateError> {
     let mut picker = Picker::new(files.configured.clone());
 
     let names = resolve_names(arguments, &files, &root, &mut picker)?;
-    let settings = resolve_values(arguments, files, names, &mut picker);
+    let tls = TlsSettings::resolve(&files.config)?;
+    let settings = resolve_values(arguments, files, (names, tls), &mut picker);
     list_remaining(arguments, &settings, &mut picker);
 
     Ok(Settings { rows: picker.into_rows(), ..settings })
@@ -163,7 +187,7 @@ fn resolve_names(
 fn resolve_values(
     arguments: &Arguments,
     files: Files,
-    names: Names,
+    (names, tls): (Names, TlsSettings),
     pick: &mut Picker,
 ) -> Settings {
     let Names { server, image, overrides, repo, ssh_user, excludes, fstypes, rsync_port } = names;
@@ -194,6 +218,9 @@ fn resolve_values(
         log: pick.first("log", non_empty(&arguments.log), config.log, None),
         bootloader: pick.typed_or("bootloader", no_bootloader, config.bootloader),
         ca_file: pick.first("ca_file", None, config.ca_file, None),
+        tls_pins: tls.pins,
+        client_certificate: tls.client_certificate,
+        require_tls: pick.typed_or("require_tls", None, config.require_tls),
         allow_root_fs: allowed.cloned().collect(),
         splay: pick.typed_or("splay", arguments.splay, config.splay),
         syslog: pick.typed_or("syslog", None, config.syslog),
@@ -224,6 +251,13 @@ fn list_remaining(arguments: &Arguments, settings: &Settings, pick: &mut Picker)
         let shown = if paths.is_empty() { "(none)".to_owned() } else { paths.join(" ") };
         pick.typed_or(name, None, shown);
     }
+
+    let pins: Vec<String> = settings.tls_pins.iter().map(TlsPin::to_string).collect();
+    let shown = if pins.is_empty() { "(none)".to_owned() } else { pins.join(" ") };
+    pick.typed_or("tls_pins", None, shown);
+    let (certificate, key) = settings.client_certificate.clone().unzip();
+    pick.first("tls_client_cert", None, certificate, None);
+    pick.first("tls_client_key", None, key, None);
 
     let allowed = match settings.allow_root_fs.as_slice() {
         [] => "(none)".to_owned(),
