@@ -300,7 +300,7 @@ fn end_of_archive_is_in_last_frame_unless_it_is_full() {
 }
 
 #[test]
-fn full_archive_has_frames_of_64_kib() {
+fn full_archive_has_small_frames() {
     let mut builder = TreeBuilder::default();
     for number in 0..100u32 {
         let content = noise(number + 1, 10_000);
@@ -311,7 +311,7 @@ fn full_archive_has_frames_of_64_kib() {
     let (bytes, written) = build_full(&tree, FrameCompression::Zstd);
 
     let head = FrameHead::read(&mut framed(&bytes, FrameCompression::Zstd)).expect("reads");
-    assert_eq!(head.table().count(), 17, "each holds six files");
+    assert_eq!(head.table().count(), 12, "each holds nine files");
     assert_eq!(head.table().head_length(), written.first_frame.length);
     check_locations(&bytes, FrameCompression::Zstd, &written, &tree);
 }
