@@ -44,6 +44,16 @@ pub trait Ranges {
         offset: u64,
         length: u64,
     ) -> Result<Box<dyn Read + '_>, FetchError>;
+
+    /// Like [`range`](Self::range), for bytes that were wrong: caches on the way are bypassed.
+    fn range_again(
+        &self,
+        file: &FileRef,
+        offset: u64,
+        length: u64,
+    ) -> Result<Box<dyn Read + '_>, FetchError> {
+        self.range(file, offset, length)
+    }
 }
 
 /// Receiver of a content, which is valid only if its reader reaches the end without an error.
@@ -96,6 +106,15 @@ struct FrameRun<'s> {
     frames: Range<u64>,
     /// In the order of their places.
     contents: Vec<WantedContent>,
+    attempt: RunAttempt,
+}
+
+/// Whether a run is read for the first time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum RunAttempt {
+    First,
+    /// The bytes had another digest: a cache may have damaged them.
+    BypassingCaches,
 }
 
 impl FrameRun<'_> {
@@ -180,12 +199,19 @@ impl<'s> ContentStore<'s> {
 
                 // One bad frame must not hide those after it: each is read by itself.
                 self.failures.set(self.failures.get() + 1);
-                let is_divisible = run.is_divisible();
+                let (is_divisible, attempt) = (run.is_divisible(), run.attempt);
+                let (file, group) = (run.file, run.group);
                 let left = run.contents.into_iter();
                 let left = left.filter(|content| !supplied.contains(&content.digest));
                 if is_divisible {
-                    let singles = single_runs(run.file, left).into_iter().rev();
+                    let singles = single_runs(file, left).into_iter().rev();
                     singles.for_each(|single| runs.push_front(single));
+                    continue;
+                }
+                if attempt == RunAttempt::First && reason.is_wrong_digest() {
+                    let again = frame_run(file, group, left.collect());
+                    let attempt = RunAttempt::BypassingCaches;
+                    runs.extend(again.map(|run| FrameRun { attempt, ..run }));
                     continue;
                 }
                 for WantedContent { digest, .. } in left {
@@ -298,7 +324,7 @@ impl<'s> ContentStore<'s> {
     ) -> Result<(), FrameError> {
         match run.group {
             None => self.read_whole(archive, run, sink),
-            Some(number) => self.read_delta((archive, number), &run.contents, depth, sink),
+            Some(number) => self.read_delta((archive, number), run, depth, sink),
         }
     }
 
@@ -307,10 +333,15 @@ impl<'s> ContentStore<'s> {
         &self,
         archive: &Archive,
         opened: &OpenedArchive,
-        frames: &Range<u64>,
+        (frames, attempt): (&Range<u64>, RunAttempt),
     ) -> Result<VerifiedFrames<Box<dyn Read + '_>>, FrameError> {
         let (offset, length) = opened.range(frames)?;
-        let range = self.ranges.range(&archive.file, offset, length)?;
+        let range = match attempt {
+            RunAttempt::First => self.ranges.range(&archive.file, offset, length)?,
+            RunAttempt::BypassingCaches => {
+                self.ranges.range_again(&archive.file, offset, length)?
+            }
+        };
         let numbers = frame_numbers(frames)?;
         let table = Arc::clone(&opened.table);
         Ok(VerifiedFrames::part(range, table, numbers, opened.compression))
@@ -324,7 +355,7 @@ impl<'s> ContentStore<'s> {
         sink: &mut Sink<'_>,
     ) -> Result<(), FrameError> {
         let opened = self.open_archive(archive)?;
-        let mut frames = self.fetch_frames(archive, &opened, &run.frames)?;
+        let mut frames = self.fetch_frames(archive, &opened, (&run.frames, run.attempt))?;
         for WantedContent { digest, size, place } in &run.contents {
             move_to(&mut frames, place)?;
             pass_on(*digest, *size, &mut frames, sink)?;
@@ -336,22 +367,22 @@ impl<'s> ContentStore<'s> {
     fn read_delta(
         &self,
         (archive, number): (&'s Archive, u64),
-        contents: &[WantedContent],
+        run: &FrameRun<'_>,
         depth: u32,
         sink: &mut Sink<'_>,
     ) -> Result<(), FrameError> {
-        let Some(first) = contents.first() else { return Ok(()) };
+        let Some(first) = run.contents.first() else { return Ok(()) };
         let opened = self.open_archive(archive)?;
         let group = opened.group(number).ok_or(FrameError::NoDeltaGroup { number })?;
         let sources = self.fetch_sources(group, depth)?;
 
         let frames = frames_of_patch(group, &first.place);
-        let mut frames = self.fetch_frames(archive, &opened, &frames)?;
+        let mut frames = self.fetch_frames(archive, &opened, (&frames, run.attempt))?;
         move_to(&mut frames, &first.place)?;
         let mut patch = Vec::new();
         frames.take(group.patch_length.min(MAX_PATCH)).read_to_end(&mut patch)?;
 
-        let wanted: HashSet<Digest> = contents.iter().map(|wanted| wanted.digest).collect();
+        let wanted: HashSet<Digest> = run.contents.iter().map(|wanted| wanted.digest).collect();
         group.build_targets(&patch, &sources, &mut Workspace::default(), |target, content| {
             if wanted.contains(&target.digest) {
                 pass_on(target.digest, target.size, content, sink)
@@ -417,9 +448,15 @@ impl<'s> ContentStore<'s> {
         if head.length > MAX_FRAME_HEAD {
             return Err(FrameFault::HeadTooLong.into());
         }
-        let bytes = self.ranges.range(&archive.file, 0, head.length)?;
         let size = archive.file.size;
-        let head = FrameHead::read(&mut FramedFile { bytes, size, compression, head: Some(head) })?;
+        let read =
+            |bytes| FrameHead::read(&mut FramedFile { bytes, size, compression, head: Some(head) });
+        let head = match read(self.ranges.range(&archive.file, 0, head.length)?) {
+            Err(FrameFault::OtherHead) => {
+                read(self.ranges.range_again(&archive.file, 0, head.length)?)?
+            }
+            result => result?,
+        };
 
         let groups = if head.has_frames() {
             read_listing(&head, &self.limits)?.groups().to_vec()
@@ -464,7 +501,8 @@ fn frame_run(
     let start = contents.first()?.place.frame;
     let counts = contents.iter().map(|wanted| wanted.place.frame_count(wanted.size));
     let end = start.saturating_add(counts.max()?);
-    Some(FrameRun { file, group, frames: start..end, contents })
+    let attempt = RunAttempt::First;
+    Some(FrameRun { file, group, frames: start..end, contents, attempt })
 }
 
 /// A run for each frame in which one of `contents` begins; they are in the order of their places.

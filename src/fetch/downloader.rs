@@ -13,7 +13,7 @@ use crate::cancel;
 use crate::catalog::FileRef;
 use crate::digest::Digest;
 use crate::fetch::download::growing_file::GrowingFile;
-use crate::fetch::download::partial_file::PartialFile;
+use crate::fetch::download::partial_file::{CacheUse, PartialFile};
 use crate::fetch::download::retry::RetryPolicy;
 use crate::fetch::download::spool::{Spool, spool_error};
 use crate::fetch::error::{FetchError, FetchProblem};
@@ -275,12 +275,15 @@ impl Downloader {
     pub(super) fn download_range(
         &self,
         claim: &FileRef,
-        offset: u64,
-        length: u64,
+        (offset, length): (u64, u64),
+        caches: CacheUse,
     ) -> Result<Option<FileRange>, FetchError> {
         let range = offset..offset + length;
         let mut partial = PartialFile::create_for_range(&self.spool, claim, range)?;
         self.spool.check_space(length)?;
+        if caches == CacheUse::Bypassed {
+            partial.restart_without_caches()?;
+        }
 
         match self.download_missing(claim, &mut partial, None)? {
             RangeSupport::WholeFilesOnly => Ok(None),

@@ -519,6 +519,20 @@ pub enum MissingReason {
     },
 }
 
+impl MissingReason {
+    /// Whether a frame had another digest than the frame table states.
+    pub(super) fn is_wrong_digest(&self) -> bool {
+        let MissingReason::Frame { error, .. } = self else { return false };
+        let source = match &**error {
+            FrameError::Read(source) => source,
+            FrameError::Content(ContentFault::Read(source)) => &**source,
+            _ => return false,
+        };
+        let fault = source.get_ref().and_then(|fault| fault.downcast_ref::<FrameFault>());
+        matches!(fault, Some(FrameFault::Digest(_)))
+    }
+}
+
 /// Failure to read contents from one frame of an archive.
 #[derive(Debug, thiserror::Error)]
 pub enum FrameError {

@@ -27,6 +27,7 @@ use crate::image::Layer;
 use crate::report::Monitor;
 use crate::rsync::Relay;
 
+use download::partial_file::CacheUse;
 use download::spool::partial_name;
 use downloader::{Downloader, FileRange};
 use error::FetchProblem;
@@ -226,12 +227,30 @@ impl Repository {
         result.map_err(|error| self.with_address(file, error))
     }
 
+    fn read_range(
+        &self,
+        file: &FileRef,
+        (offset, length): (u64, u64),
+        caches: CacheUse,
+    ) -> Result<Box<dyn Read + '_>, FetchError> {
+        if offset.checked_add(length).is_none_or(|end| end > file.size) {
+            let address = self.downloader.address(file.file.as_str());
+            return Err(FetchProblem::OutsideFile { offset, length, size: file.size }.at(address));
+        }
+        if length == 0 {
+            return Ok(Box::new(io::empty()));
+        }
+
+        let range = self.fetch_range(file, (offset, length), caches);
+        Ok(Box::new(range.map_err(|error| self.with_address(file, error))?))
+    }
+
     /// Reads a range from a verified file, else fetches it, else fetches the whole file.
     fn fetch_range(
         &self,
         file: &FileRef,
-        offset: u64,
-        length: u64,
+        (offset, length): (u64, u64),
+        caches: CacheUse,
     ) -> Result<FileRange, FetchError> {
         let opened =
             self.opened.lock().unwrap_or_else(PoisonError::into_inner).get(&file.sha256).cloned();
@@ -240,7 +259,9 @@ impl Repository {
         }
 
         let is_complete = self.spool().open_complete(file.sha256)?.is_some();
-        if !is_complete && let Some(range) = self.downloader.download_range(file, offset, length)? {
+        if !is_complete
+            && let Some(range) = self.downloader.download_range(file, (offset, length), caches)?
+        {
             self.range_bytes.fetch_add(length, Ordering::Relaxed);
             return Ok(range);
         }
@@ -265,15 +286,15 @@ impl Ranges for Repository {
         offset: u64,
         length: u64,
     ) -> Result<Box<dyn Read + '_>, FetchError> {
-        if offset.checked_add(length).is_none_or(|end| end > file.size) {
-            let address = self.downloader.address(file.file.as_str());
-            return Err(FetchProblem::OutsideFile { offset, length, size: file.size }.at(address));
-        }
-        if length == 0 {
-            return Ok(Box::new(io::empty()));
-        }
+        self.read_range(file, (offset, length), CacheUse::Allowed)
+    }
 
-        let range = self.fetch_range(file, offset, length);
-        Ok(Box::new(range.map_err(|error| self.with_address(file, error))?))
+    fn range_again(
+        &self,
+        file: &FileRef,
+        offset: u64,
+        length: u64,
+    ) -> Result<Box<dyn Read + '_>, FetchError> {
+        self.read_range(file, (offset, length), CacheUse::Bypassed)
     }
 }

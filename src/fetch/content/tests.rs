@@ -15,6 +15,8 @@ struct MemoryRepository {
     archives: Vec<Archive>,
     index: ContentIndex,
     requests: Cell<u32>,
+    /// Archive that a cache damages, until it is bypassed.
+    damaged_by_cache: Option<RepoPath>,
     unreachable: bool,
 }
 
@@ -79,6 +81,21 @@ impl Ranges for MemoryRepository {
             .files
             .get(&file.file)
             .ok_or_else(|| error(FetchErrorKind::NotFound, "no such file"))?;
+        let mut bytes = bytes[offset as usize..(offset + length) as usize].to_vec();
+        if self.damaged_by_cache.as_ref() == Some(&file.file) {
+            bytes[length as usize / 2] ^= 1;
+        }
+        Ok(Box::new(io::Cursor::new(bytes)))
+    }
+
+    fn range_again(
+        &self,
+        file: &FileRef,
+        offset: u64,
+        length: u64,
+    ) -> Result<Box<dyn Read + '_>, FetchError> {
+        self.requests.set(self.requests.get() + 1);
+        let bytes = &self.files[&file.file];
         Ok(Box::new(&bytes[offset as usize..(offset + length) as usize]))
     }
 }
@@ -191,6 +208,20 @@ fn damaged_frame_hides_no_other_frame() {
     assert_eq!((found.len(), missing.len()), (all.len() - 1, 1), "{missing:?}");
     let reason = missing[0].reason.to_string();
     assert!(reason.contains("digest of the frame table"), "{reason}");
+}
+
+#[test]
+fn bytes_that_cache_damaged_are_fetched_again() {
+    let trees = generations();
+    for name in ["full/a.tar.zst", "diffs/a-b.tar.zst", "diffs/b-c.tar.gz"] {
+        let mut repository = repository(&trees);
+        repository.damaged_by_cache = Some(RepoPath::new(name).expect("a valid name"));
+
+        let (found, missing) = repository.fetch(&wanted(&trees[2]), &NoSources);
+
+        assert!(missing.is_empty(), "{name}: {missing:?}");
+        assert_eq!(found.len(), wanted(&trees[2]).len());
+    }
 }
 
 #[test]

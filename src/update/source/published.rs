@@ -120,6 +120,19 @@ struct MeteredRanges<'a> {
     monitor: &'a dyn Monitor,
 }
 
+impl<'a> MeteredRanges<'a> {
+    /// Reports the bytes that `read` transfers.
+    fn meter<T>(&self, read: impl FnOnce(&'a Repository) -> T) -> T {
+        let before = self.repository.range_bytes();
+        let range = read(self.repository);
+        let by = self.repository.range_bytes() - before;
+        if by > 0 {
+            self.monitor.event(Event::Advanced { job: Job::Download, by });
+        }
+        range
+    }
+}
+
 impl Ranges for MeteredRanges<'_> {
     fn range(
         &self,
@@ -127,13 +140,16 @@ impl Ranges for MeteredRanges<'_> {
         offset: u64,
         length: u64,
     ) -> Result<Box<dyn Read + '_>, FetchError> {
-        let before = self.repository.range_bytes();
-        let range = self.repository.range(file, offset, length);
-        let by = self.repository.range_bytes() - before;
-        if by > 0 {
-            self.monitor.event(Event::Advanced { job: Job::Download, by });
-        }
-        range
+        self.meter(|repository| repository.range(file, offset, length))
+    }
+
+    fn range_again(
+        &self,
+        file: &FileRef,
+        offset: u64,
+        length: u64,
+    ) -> Result<Box<dyn Read + '_>, FetchError> {
+        self.meter(|repository| repository.range_again(file, offset, length))
     }
 }
 
