@@ -106,28 +106,27 @@ fn hook_gets_fixed_environment_umask_and_no_descriptors() {
 fn rsync_gets_fixed_environment() {
     require!(ROOT_AND_RSYNC, Program("busybox"));
     let site = site_with_hook("exit 0").with_rsync();
-    let (programs, note) = (site.dir.path().join("programs"), site.dir.path().join("note"));
+    let programs = site.dir.path().join("programs");
     fs::create_dir(&programs).expect("creates");
-    let script =
-        format!("#!/bin/sh\nenv >>{}\nPATH=${{PATH#*:}} exec rsync \"$@\"\n", note.display());
+    // It can write nowhere: a wrong variable is an error, and so is each call with `called`.
+    let known = "^(PATH=/[^:]*(:/[^:]*)*$|(LC_ALL|TERM|RSYNC_PROXY|PWD|OLDPWD|SHLVL|_)=)";
+    let script = format!(
+        "#!/bin/sh\nif env | grep -Ev '{known}' >&2 || [ -e {}/called ]; then\n\
+         echo rsync refuses >&2; exit 5; fi\nPATH=${{PATH#*:}} exec rsync \"$@\"\n",
+        programs.display()
+    );
     write_program(&programs.join("rsync"), &script);
     let script = format!(
         "PATH={}:bin:$PATH; export PATH; RSYNC_RSH=/x RSYNC_PASSWORD=secret BASH_ENV=/x HOME=/tmp \
          RSYNC_PROXY= exec \"$@\"",
         programs.display()
     );
+
     run_from_shell(&script, &rsync_command(&site)).ended(0, &["updated"]);
 
-    let note = fs::read_to_string(note).expect("rsync was called");
-    for line in note.lines() {
-        let (name, value) = line.split_once('=').expect("a variable");
-        assert!(
-            ["PATH", "LC_ALL", "TERM", "RSYNC_PROXY", "PWD", "OLDPWD", "SHLVL", "_"]
-                .contains(&name),
-            "{line}"
-        );
-        assert!(name != "PATH" || value.split(':').all(|dir| dir.starts_with('/')), "{line}");
-    }
+    fs::write(programs.join("called"), "").expect("writes");
+    let run = run_from_shell(&script, &rsync_command(&site));
+    assert!(run.code != 0 && run.err.contains("rsync refuses"), "{run:#?}");
 }
 
 #[test]

@@ -4,9 +4,11 @@
 //! whether the run succeeds, fails or times out. The kernel cannot reuse the group's number before
 //! the leader is reaped; after it, the signal could reach processes of somebody else.
 //!
-//! [`Programs`] finds the programs of a tree and runs them in that tree. [`surroundings`] is about
+//! A program that handles data from the network may be confined to one directory by a
+//! [`WriteAccess`]. [`Programs`] finds the programs of a tree and runs them in that tree. [`surroundings`] is about
 //! this process itself: the attributes that it has from its own parent.
 
+pub mod confinement;
 pub mod environment;
 mod error;
 mod output;
@@ -15,6 +17,7 @@ mod programs;
 mod run;
 pub mod surroundings;
 
+pub use confinement::WriteAccess;
 pub use environment::PATH;
 pub use error::ProcessError;
 pub use output::{OutputSink, ProcessOutput};

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use crate::root::{FileKind, Root, RootError};
 use crate::tree_path::TreePath;
 
+use super::confinement::WriteAccess;
 use super::environment::{PATH, of_tree_programs};
 use super::error::ProcessError;
 use super::output::OutputSink;
@@ -97,6 +98,7 @@ impl<'a> Programs<'a> {
             input: task.input,
             deadline: Some(Instant::now() + task.time_limit),
             max_file_size: None,
+            write_access: WriteAccess::Everywhere,
         };
         run(&call, sink)
     }

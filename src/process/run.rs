@@ -11,6 +11,7 @@ use rustix::process::{
     Pid, Resource, Rlimit, Signal, WaitId, WaitIdOptions, kill_process_group, prlimit, waitid,
 };
 
+use super::confinement::{self, WriteAccess};
 use super::error::ProcessError;
 use super::output::{OutputSink, ProcessOutput};
 use super::pipes::{Pipes, TICK};
@@ -38,6 +39,8 @@ pub struct ProcessCall<'a> {
     pub deadline: Option<Instant>,
     /// Limit of the size of each file that the program writes (`RLIMIT_FSIZE`).
     pub max_file_size: Option<u64>,
+    /// Directory to which the program may write.
+    pub write_access: WriteAccess<'a>,
 }
 
 /// Result of a run that ended by itself.
@@ -113,7 +116,8 @@ impl<'a> RunningProcess<'a> {
             None => command.current_dir("/"),
         };
 
-        let mut child = command.spawn().map_err(|error| start_error(error, call))?;
+        let mut child = confinement::spawn(&mut command, call.write_access)
+            .map_err(|error| start_error(error, call))?;
         let group =
             i32::try_from(child.id()).ok().and_then(Pid::from_raw).ok_or(ProcessError::NotFound)?;
         let pipes = Pipes::new(&mut child, call.input);

@@ -32,6 +32,7 @@ fn run_shell(
         input,
         deadline: Some(Instant::now() + Duration::from_secs(seconds)),
         max_file_size: None,
+        write_access: WriteAccess::Everywhere,
     };
 
     let mut lines = Vec::new();
@@ -120,6 +121,7 @@ fn missing_program_is_reported_as_such() {
         input: b"",
         deadline: None,
         max_file_size: None,
+        write_access: WriteAccess::Everywhere,
     };
 
     let outcome = run(&call, &mut |_| ControlFlow::Continue(()));

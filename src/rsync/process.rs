@@ -1,7 +1,8 @@
 //! One run of the rsync program, and the classification of its failures.
 //!
-//! rsync is run by [`process`]: without a shell, within a deadline, and without the variables that
-//! would make it start another program.
+//! rsync is run by [`process`]: without a shell, within a deadline, without the variables that would
+//! make it start another program, and confined to its working directory. So a server that takes
+//! rsync over cannot write elsewhere.
 
 use std::ffi::{OsStr, OsString};
 use std::ops::ControlFlow;
@@ -10,8 +11,8 @@ use std::process::ExitStatus;
 use std::time::Instant;
 
 use super::error::RsyncError;
-use super::relay::{self, Relay};
-use crate::process::{self, environment};
+use super::relay::{self, Relay, RelayProgram};
+use crate::process::{self, WriteAccess, environment};
 
 /// Name of the program, searched in `PATH`.
 const PROGRAM: &str = "rsync";
@@ -23,7 +24,8 @@ const SKIPPED_SYMLINK: &str = "refusing to follow a symlink";
 pub struct RsyncCall<'a> {
     /// Options, then `--`, then sources and destination.
     pub arguments: &'a [OsString],
-    /// Directory to which relative paths among the arguments refer.
+    /// Directory to which relative paths among the arguments refer, the only one that rsync may
+    /// write to.
     pub working_dir: Option<BorrowedFd<'a>>,
     /// Time at which the run is killed.
     pub deadline: Option<Instant>,
@@ -82,8 +84,9 @@ pub fn run(
     sink: &mut dyn FnMut(RsyncOutput<'_>) -> ControlFlow<()>,
 ) -> Result<RsyncOutcome, RsyncError> {
     let mut environment = environment::of_rsync();
-    if let Some(relay) = call.relay {
-        environment.push((relay::VARIABLE.into(), relay.command()));
+    let program = call.relay.map(|_| RelayProgram::open()).transpose()?;
+    if let Some((relay, program)) = call.relay.zip(program.as_ref()) {
+        environment.push((relay::VARIABLE.into(), relay.command(program)));
     }
     let call = process::ProcessCall {
         program: OsStr::new(PROGRAM),
@@ -93,6 +96,8 @@ pub fn run(
         input: &[],
         deadline: call.deadline,
         max_file_size: call.max_file_size,
+        // All data of the server is received there. Only the live tree is read besides.
+        write_access: call.working_dir.map_or(WriteAccess::Nowhere, WriteAccess::Below),
     };
 
     let outcome = process::run(&call, &mut |output| match output {

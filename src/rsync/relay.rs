@@ -7,11 +7,12 @@
 use std::ffi::OsString;
 use std::io;
 use std::net::Shutdown;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::thread;
 
+use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 
 /// First argument of a process that is to call [`run`].
@@ -37,13 +38,25 @@ impl Relay {
         Relay { socket }
     }
 
-    /// The command for [`VARIABLE`]. rsync runs it by a shell.
-    ///
-    /// The file of this program may have been replaced; the link in `/proc` leads to the running
-    /// one, and not to the shell, as `/proc/self/exe` would.
-    pub(super) fn command(&self) -> OsString {
-        let program = format!("/proc/{}/exe", std::process::id());
+    /// The command for [`VARIABLE`]. rsync runs it by a shell, which inherits the descriptor.
+    pub(super) fn command(&self, program: &RelayProgram) -> OsString {
+        let program = format!("/proc/self/fd/{}", program.0.as_raw_fd());
         format!("{program} {RELAY} {}", self.socket.display()).into()
+    }
+}
+
+/// This program, as a descriptor that children inherit.
+///
+/// The file may have been replaced, so its path does not do. `/proc/PID/exe` does not do either:
+/// Landlock denies a confined rsync all such links of processes outside its confinement.
+pub(super) struct RelayProgram(OwnedFd);
+
+impl RelayProgram {
+    /// Opens the running program.
+    #[allow(clippy::disallowed_methods, reason = "a link of the kernel to this program")]
+    pub(super) fn open() -> io::Result<Self> {
+        // Without CLOEXEC. With O_PATH a child that inherits it by chance can only run it.
+        Ok(RelayProgram(rustix::fs::open("/proc/self/exe", OFlags::PATH, Mode::empty())?))
     }
 }
 
@@ -89,10 +102,11 @@ mod tests {
 
     #[test]
     fn command_has_no_character_that_is_special_to_shell() {
-        let command = Relay::new("/run/si-tunnel-0/873".into()).command();
+        let program = RelayProgram::open().expect("this program");
+        let command = Relay::new("/run/si-tunnel-0/873".into()).command(&program);
         let text = command.to_str().expect("text");
 
-        assert!(text.ends_with("/exe --internal-relay /run/si-tunnel-0/873"), "{text}");
+        assert!(text.contains(" --internal-relay /run/si-tunnel-0/873"), "{text}");
         assert!(text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"/ -".contains(&byte)));
     }
 }

@@ -7,7 +7,7 @@ use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
 use super::error::{CommandFault, SigningError};
-use crate::process::{self, ProcessCall, ProcessError, ProcessOutput, environment};
+use crate::process::{self, ProcessCall, ProcessError, ProcessOutput, WriteAccess, environment};
 use crate::signature::{KeySet, PublicKey, Role, SignatureBlock, SignatureError, SignedText};
 
 /// Time after which the program is killed; a person may have to confirm.
@@ -59,6 +59,7 @@ impl SignCommand {
             input: text,
             deadline: Some(Instant::now() + TIME_LIMIT),
             max_file_size: None,
+            write_access: WriteAccess::Everywhere,
         };
 
         let mut lines: Vec<Vec<u8>> = Vec::new();

@@ -40,6 +40,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
+use landlock::{AccessFs, CompatLevel, Compatible, RulesetAttr};
 use tempfile::TempDir;
 
 /// A requirement of a test on the machine.
@@ -49,6 +50,8 @@ pub enum Need {
     Root,
     /// A loop device can be attached to an image file and mounted.
     LoopDevice,
+    /// The kernel confines processes: Landlock of version 2 or later.
+    Landlock,
     /// This program is in the path.
     Program(&'static str),
 }
@@ -164,6 +167,12 @@ impl Need {
                         .output()
                         .is_ok_and(|out| out.status.success())
             }
+
+            Need::Landlock => landlock::Ruleset::default()
+                .set_compatibility(CompatLevel::HardRequirement)
+                .handle_access(AccessFs::Refer)
+                .and_then(landlock::Ruleset::create)
+                .is_ok(),
 
             Need::Program(name) => std::env::var_os("PATH").is_some_and(|path| {
                 std::env::split_paths(&path)

@@ -7,11 +7,13 @@ use crate::cli::log::Log;
 use crate::cli::meter::DownloadMeter;
 use crate::cli::updateclient::args::Arguments;
 use crate::cli::updateclient::exit::{Effect, Ended, Exit};
+use crate::cli::updateclient::notice::ClientNotice;
 use crate::cli::updateclient::output::{self, RollbackResult, UpdateResult};
 use crate::cli::updateclient::settings::Settings;
 use crate::cli::updateclient::tunnel::{self, ServerTunnel};
 use crate::cli::updateclient::{prompt, request, splay};
 use crate::host::RestartMethod;
+use crate::process::confinement;
 use crate::report::Monitor;
 use crate::update::{self, FollowUpError, UpdateError, UpdateOutcome};
 
@@ -46,8 +48,9 @@ impl ClientJob<'_> {
         if !request.dry_run {
             autoinstall::remove_leftovers(&request.root, meter);
         }
-        let report =
-            update::run(&request, meter).inspect_err(|_| report_end(tunnel.as_ref(), meter))?;
+        let result = update::run(&request, meter);
+        report_omission(meter);
+        let report = result.inspect_err(|_| report_end(tunnel.as_ref(), meter))?;
         let duration = start.elapsed();
 
         let exit = Exit::from_report(&report, &request);
@@ -109,8 +112,9 @@ impl ClientJob<'_> {
             prompt::confirm(&prompt::autoinstall_question(&request, &flavor))?;
         }
 
-        let arranged = autoinstall::arrange(&request, &flavor, meter)
-            .inspect_err(|_| report_end(tunnel.as_ref(), meter))?;
+        let result = autoinstall::arrange(&request, &flavor, meter);
+        report_omission(meter);
+        let arranged = result.inspect_err(|_| report_end(tunnel.as_ref(), meter))?;
 
         output::report_autoinstall(&flavor, arranged, arguments, log);
         self.restart(Exit::Done, arranged.restart)?;
@@ -132,6 +136,13 @@ impl ClientJob<'_> {
             update::reboot(root, restart, limit, self.meter as &dyn Monitor)?;
         }
         Ok(())
+    }
+}
+
+/// Notes once that rsync was not confined.
+fn report_omission(monitor: &dyn Monitor) {
+    if confinement::take_omission() {
+        monitor.note(ClientNotice::RsyncUnconfined);
     }
 }
 

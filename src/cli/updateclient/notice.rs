@@ -22,6 +22,8 @@ pub enum ClientNotice<'n> {
     TunnelOpen { host: &'n str, user: &'n str },
     /// ssh ended during the run.
     TunnelEnded { reason: &'n str },
+    /// rsync ran without the confinement that the kernel should give.
+    RsyncUnconfined,
     /// Services that need a restart cannot be found.
     RestartUnknown(RootError),
 }
@@ -59,6 +61,10 @@ impl fmt::Display for ClientNotice<'_> {
                 let reason = if reason.is_empty() { "it printed no reason" } else { reason };
                 write!(f, "the ssh tunnel is closed: ssh ended during the run: {reason}")
             }
+            ClientNotice::RsyncUnconfined => f.write_str(
+                "rsync ran with the rights of this program: the kernel cannot confine it (Landlock \
+                 of Linux 5.19)",
+            ),
             ClientNotice::RestartUnknown(error) => {
                 write!(f, "cannot find the services that need a restart: {error}")
             }
