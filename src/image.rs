@@ -6,6 +6,8 @@
 use std::fmt;
 use std::str::FromStr;
 
+use serde::{Deserialize, Serialize};
+
 /// Name of an image or override: 1 to 128 of `A-Za-z0-9._-`, not beginning with a dot or dash.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ImageName(String);
@@ -17,10 +19,18 @@ pub enum Layer {
     Override(ImageName),
 }
 
+/// Kind of a layer, as heads and catalogs name it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LayerKind {
+    Image,
+    Override,
+}
+
 /// Directory of the overrides in a repository.
 pub const OVERRIDES: &str = "overrides";
-/// Other rsync modules of an image server; an image with such a name would hide one, or be hidden.
-const RESERVED_NAMES: [&str; 4] = [OVERRIDES, "scripts", "boot", "torrents"];
+/// Other directories of a repository, and rsync modules of an image server.
+const RESERVED_NAMES: [&str; 5] = [OVERRIDES, "scripts", "boot", "torrents", "cluster"];
 
 /// Text that is not a valid image name.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
@@ -44,6 +54,14 @@ impl Layer {
         }
     }
 
+    /// The kind.
+    pub fn kind(&self) -> LayerKind {
+        match self {
+            Layer::Image(_) => LayerKind::Image,
+            Layer::Override(_) => LayerKind::Override,
+        }
+    }
+
     /// The directory in the repository: `NAME` or `overrides/NAME`.
     pub fn repository_path(&self) -> String {
         match self {
@@ -58,12 +76,28 @@ impl Layer {
     }
 }
 
+impl LayerKind {
+    /// The layer of this kind and name.
+    pub fn layer(self, name: ImageName) -> Layer {
+        match self {
+            LayerKind::Image => Layer::Image(name),
+            LayerKind::Override => Layer::Override(name),
+        }
+    }
+}
+
+impl fmt::Display for LayerKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            LayerKind::Image => "image",
+            LayerKind::Override => "override",
+        })
+    }
+}
+
 impl fmt::Display for Layer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Layer::Image(name) => write!(f, "image {name}"),
-            Layer::Override(name) => write!(f, "override {name}"),
-        }
+        write!(f, "{} {}", self.kind(), self.name())
     }
 }
 

@@ -103,7 +103,7 @@ fn proxy_is_named_without_its_password() {
     let proxy = server.url().replace("http://", "http://node:secret@");
 
     // A proxy that cannot reach the server answers with its own error.
-    server.always("http://images.invalid/node/catalog.toml", Fault::Status(502, None));
+    server.always("http://images.invalid/node/head.toml", Fault::Status(502, None));
     let mut through = command(&site, "http://images.invalid/");
     let run = Run::from_output(through.env("http_proxy", &proxy).output().expect("runs"));
     run.ended(4, &[&format!("through the proxy {}: ", server.url().trim_end_matches('/'))]);
@@ -149,7 +149,7 @@ fn link_local_address_with_zone_is_reached() {
     }
 
     let run = in_namespaces(&["-n"], &script, &command(&site, "http://[fe80::99%lo]:8080/"));
-    run.ended(4, &["http://[fe80::99%lo]:8080/node/catalog.toml: the network: "]);
+    run.ended(4, &["http://[fe80::99%lo]:8080/node/head.toml: the network: "]);
 }
 
 #[test]

@@ -125,8 +125,8 @@ fn silent_server_does_not_delay_cancellation() {
 
     // The server falls silent before the catalog, in it, in the listing, and in the diff.
     for (path, fault, requests, signal_sent) in [
-        (Some("/node/catalog.toml"), Fault::Stall(0), 1, Signal::SIGINT),
-        (Some("/node/catalog.toml"), Fault::Stall(100), 1, Signal::SIGTERM),
+        (Some("/node/head.toml"), Fault::Stall(0), 1, Signal::SIGINT),
+        (Some("/node/head.toml"), Fault::Stall(100), 1, Signal::SIGTERM),
         (None, Fault::Stall(10), 1, Signal::SIGINT),
         (None, Fault::Stall(60_000), 2, Signal::SIGTERM),
     ] {

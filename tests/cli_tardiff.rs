@@ -10,6 +10,8 @@ use std::process::{Command, Output};
 use common::disk::{self, Disk};
 use common::trees::{Item, Tree};
 use common::{ROOT_AND_RSYNC, copy_tree, judge, require, run, scratch, trees};
+use systemimager::image::Layer;
+use systemimager::publish::Store;
 
 /// An image `node`, and a repository for it.
 struct Site {
@@ -77,6 +79,14 @@ impl Site {
         cp.output().expect("cp runs").status.success()
     }
 
+    /// The content index that the present catalog names.
+    fn content_index(&self) -> PathBuf {
+        let layer = Layer::Image("node".parse().expect("a name"));
+        let store = Store::open(&self.path("repo"), &layer);
+        let catalog = store.catalog().expect("reads").expect("a catalog");
+        store.path(&catalog.content.expect("an index").file.file)
+    }
+
     fn files(&self, part: &str) -> Vec<PathBuf> {
         let entries = fs::read_dir(self.path("repo/node").join(part)).expect("lists");
         let mut files: Vec<PathBuf> =
@@ -115,9 +125,9 @@ fn unchanged_image_publishes_nothing() {
     let site = Site::new(&small_tree("one"));
     assert!(site.run(&["publish", "--label", "first"]).contains("published node serial 1"));
 
-    let catalog = fs::read(site.path("repo/node/catalog.toml")).expect("reads");
+    let catalog = fs::read(site.path("repo/node/head.toml")).expect("reads");
     assert!(site.run(&["publish"]).contains("has not changed since serial 1"));
-    assert_eq!(fs::read(site.path("repo/node/catalog.toml")).expect("reads"), catalog);
+    assert_eq!(fs::read(site.path("repo/node/head.toml")).expect("reads"), catalog);
 
     site.write_image(&small_tree("two"));
     assert!(site.run(&["publish", "--full-share", "1000000"]).contains("published node serial 2"));
@@ -294,18 +304,21 @@ fn pruned_repository_stays_complete() {
         site.run(&["publish"]);
     }
 
-    site.run(&["prune", "--keep", "2"]);
+    site.run(&["prune", "--keep", "2", "--grace", "0"]);
     assert!(site.run(&["verify"]).contains("0 faults"));
 
+    fs::write(site.path("grace.toml"), "prune_grace = 0\n").expect("writes");
     for round in 6..30 {
         site.write_image(&tree_in_round(round));
-        site.run(&["publish", "--keep", "2", "--full-share", "20"]);
+        site.run(&["publish", "--keep", "2", "--full-share", "20", "--config", "grace.toml"]);
         assert!(site.run(&["verify"]).contains("0 faults"));
     }
 
     // Pruning stops at the last full archive.
     assert!(site.files("manifests").len() < 16, "{:?}", site.files("manifests"));
-    assert!(site.files("").len() <= 9, "{:?}", site.files(""));
+    for part in ["catalogs", "content"] {
+        assert!(site.files(part).len() <= 2, "{:?}", site.files(part));
+    }
 }
 
 #[test]
@@ -314,10 +327,9 @@ fn verify_names_every_damaged_file() {
     site.run(&["publish"]);
     site.write_image(&tree_in_round(1));
     site.run(&["publish"]);
-    let index = site.path("repo/node/content-2.idx.zst");
     let parts = ["manifests", "full", "diffs"].into_iter().flat_map(|part| site.files(part));
 
-    for file in parts.chain([index]) {
+    for file in parts.chain([site.content_index()]) {
         let good = fs::read(&file).expect("reads");
         let name = file.file_name().expect("a name").to_str().expect("ASCII");
 
@@ -340,7 +352,7 @@ fn verify_names_every_damaged_file() {
 
 #[test]
 fn publish_restores_lost_files() {
-    for lost in ["full", "diffs", ""] {
+    for lost in ["full", "diffs", "content"] {
         let site = Site::new(&tree_in_round(0));
         site.run(&["publish"]);
         site.write_image(&tree_in_round(1));
@@ -389,7 +401,9 @@ fn image_with_client_state_is_refused() {
 /// Asserts that a directory of the repository has a catalog, manifests and archives.
 fn has_repository_files(directory: &Path) {
     for (place, suffix) in [
-        ("", "catalog.toml"),
+        ("", "head.toml"),
+        ("catalogs", ".toml"),
+        ("content", ".idx.zst"),
         ("manifests", ".mtree.zst"),
         ("diffs", ".tar.zst"),
         ("full", ".tar.zst"),
@@ -471,8 +485,8 @@ fn override_and_image_of_same_name_are_separate() {
     );
     assert!(text(&all(&["verify"])).contains("0 faults"));
 
-    let catalog = site.path("repo/overrides/node/catalog.toml");
-    fs::write(&catalog, "format = 1\n").expect("writes");
+    let head = site.path("repo/overrides/node/head.toml");
+    fs::write(&head, "format = 1\n").expect("writes");
     let found = all(&["verify"]);
 
     assert!(text(&found).contains("FAULT: override node: "), "{}", text(&found));
@@ -487,7 +501,7 @@ fn override_and_image_of_same_name_are_separate() {
 #[test]
 fn image_named_like_server_module_is_refused() {
     let site = Site::new(&small_tree("one"));
-    for name in ["overrides", "scripts", "boot", "torrents"] {
+    for name in ["overrides", "scripts", "boot", "torrents", "cluster"] {
         copy_tree(&site.image(), &site.path("images").join(name));
         let mut command = Command::new(env!("CARGO_BIN_EXE_si_tardiff"));
         command.current_dir(site.dir.path()).args([

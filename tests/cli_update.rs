@@ -56,7 +56,7 @@ fn second_run_sends_one_request_and_changes_nothing() {
     let seen = server.seen();
     assert_eq!(
         seen.iter().map(|s| (s.path.as_str(), s.status)).collect::<Vec<_>>(),
-        [("/node/catalog.toml", 304)]
+        [("/node/head.toml", 304)]
     );
     assert_eq!(std::fs::metadata(&state).expect("a state").ino(), before);
 }

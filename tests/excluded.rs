@@ -333,7 +333,7 @@ fn contents(round: u64, excluded: &[&str]) -> Tree {
 /// Requests of an update for anything but the chain itself.
 fn requests_beyond_chain(server: &FaultServer) -> Vec<(String, u64)> {
     let mut seen = server.seen();
-    seen.retain(|request| request.path.contains("/content-") || request.path.contains("/full/"));
+    seen.retain(|request| request.path.contains("/content/") || request.path.contains("/full/"));
     seen.into_iter().map(|request| (request.path, request.sent)).collect()
 }
 

@@ -7,11 +7,16 @@ mod common;
 
 use std::fs;
 use std::path::Path;
+use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
+use common::fault_server::FaultServer;
 use common::site::Site;
-use common::trees::{Item, Tree, noise};
+use common::trees::{self, Item, Tree, noise};
 use common::{ROOT_AND_RSYNC, judge, require};
+use jiff::{SignedDuration, Timestamp};
+use systemimager::catalog::Head;
 
 /// Tree of forty files, a large one, and a few that change with each `round`.
 fn tree(round: u64) -> Tree {
@@ -315,7 +320,7 @@ fn drifted_delta_source_without_index_needs_full_sync() {
 
     let site = behind(Site::new().with_rsync(), 2);
     fs::write(site.node().join("usr/large"), "not the source of the delta").expect("writes");
-    let index = site.catalog().content.expect("an index").file;
+    let index = site.catalog().content.expect("an index").file.file;
     fs::remove_file(site.repo().join("node").join(index.as_str())).expect("removes");
     let before = site.snapshot();
     let reason = "the repository does not have the content: ";
@@ -449,20 +454,107 @@ fn constantly_edited_image_is_installed_as_published() {
 }
 
 #[test]
-fn older_catalog_stops_update_without_fallback() {
+fn older_head_stops_update_without_fallback() {
     require!(ROOT_AND_RSYNC);
 
     let site = behind(Site::new().with_rsync(), 1);
-    let catalog = site.repo().join("node/catalog.toml");
-    let first = fs::read(&catalog).expect("a catalog");
+    let first = site.head();
     site.publish(&tree(2));
     site.updated(&[]);
     let before = site.snapshot();
-    fs::write(&catalog, &first).expect("writes");
+    let forged = Head { issued: Timestamp::now(), ..first };
+    fs::write(site.head_path(), forged.to_toml().expect("text")).expect("writes");
 
     let run = site.update(&[]);
 
     run.ended(3, &["the server offers serial 1", "has seen 2", "--allow-downgrade"]);
+    site.unchanged_since(&before);
+}
+
+/// A mirror that is behind is no attack: it has nothing new.
+#[test]
+fn stale_repository_has_nothing_new() {
+    require!(ROOT_AND_RSYNC);
+
+    let site = behind(Site::new().with_rsync(), 1);
+    let first = fs::read(site.head_path()).expect("a head");
+    site.publish(&tree(2));
+    site.updated(&[]);
+    let before = site.snapshot();
+    fs::write(site.head_path(), first).expect("writes");
+
+    site.update(&[]).ended(0, &["nothing new", "up to date"]);
+
+    site.unchanged_since(&before);
+}
+
+#[test]
+fn two_catalogs_of_one_version_are_refused() {
+    require!(ROOT_AND_RSYNC);
+
+    let site = behind(Site::new().with_rsync(), 1);
+    site.updated(&[]);
+    let before = site.snapshot();
+    site.replace_catalog(format!("{}# another server\n", site.catalog_text()));
+
+    site.update(&[]).ended(3, &["serial 1 of image node with another content", "--serial"]);
+
+    site.unchanged_since(&before);
+}
+
+#[test]
+fn catalog_of_override_is_not_that_of_image() {
+    require!(ROOT_AND_RSYNC);
+
+    let site = behind(Site::new().with_rsync(), 1);
+    site.updated(&[]);
+    let mut tardiff = Command::new(env!("CARGO_BIN_EXE_si_tardiff"));
+    tardiff.args(["publish", "--quiet", "--override", "node", "--overrides-dir"]);
+    tardiff.arg(site.image().parent().expect("a parent")).arg("--repo").arg(site.repo());
+    let _ = fs::remove_dir_all(site.image());
+    trees::write(&tree(2), &site.image());
+    common::run(&mut tardiff);
+    fs::rename(site.repo().join("node"), site.dir.path().join("away")).expect("renames");
+    fs::rename(site.repo().join("overrides/node"), site.repo().join("node")).expect("renames");
+    let before = site.snapshot();
+
+    site.update(&[]).ended(3, &["of override node, not that of image node"]);
+
+    site.unchanged_since(&before);
+}
+
+#[test]
+fn not_modified_is_believed_until_head_expires() {
+    require!(ROOT_AND_RSYNC);
+
+    let mut site = behind(Site::new().with_rsync(), 1);
+    let server = FaultServer::serve(&site.repo());
+    site.repo_url = server.url();
+    let expires = Timestamp::now() + SignedDuration::from_secs(4);
+    let head = Head { expires: Some(expires), ..site.head() };
+    fs::write(site.head_path(), head.to_toml().expect("text")).expect("writes");
+    site.updated(&[]);
+    let before = site.snapshot();
+    site.updated(&[]).ended(0, &["up to date"]);
+    assert_eq!(server.seen().last().map(|seen| seen.status), Some(304));
+
+    let left = expires.duration_since(Timestamp::now());
+    std::thread::sleep(left.unsigned_abs() + Duration::from_millis(10));
+    site.update(&[]).ended(3, &["expired at"]);
+
+    site.unchanged_since(&before);
+}
+
+#[test]
+fn repository_of_format_1_is_named() {
+    require!(ROOT_AND_RSYNC);
+
+    let site = behind(Site::new().with_rsync(), 1);
+    let before = site.snapshot();
+    fs::rename(site.head_path(), site.repo().join("node/catalog.toml")).expect("renames");
+
+    site.update(&[]).ended(3, &["format 1", "si_tardiff publish --image node"]);
+
     site.unchanged_since(&before);
 }
 
@@ -471,44 +563,63 @@ fn untrusted_catalog_stops_update_without_fallback() {
     require!(ROOT_AND_RSYNC);
 
     let site = behind(Site::new().with_rsync(), 2);
-    let catalog = site.repo().join("node/catalog.toml");
     site.publish(&tree(3));
-    let newest = fs::read(&catalog).expect("a catalog");
+    let newest = fs::read_to_string(site.head_path()).expect("a head");
+    let catalog = site.catalog_text();
     let before = site.snapshot();
-
-    let text = String::from_utf8(newest.clone()).expect("text");
-    let expired = "expires = \"2001-01-01T00:00:00Z\"\npublished = ";
-    let cases = [
-        (text.replace("format = 1", "format = 2"), "format 2"),
-        (text.replace("image = \"node\"", "image = \"other\""), "is of image other, not of node"),
-        (text.replacen("published = ", expired, 1), "expire"),
-        (text[..text.len() / 2].to_owned(), "the catalog is not valid"),
-        (format!("\0\0{text}"), "the catalog is not valid"),
-        ("format = \"".to_owned(), "the catalog is not valid"),
-    ];
-
-    for (content, message) in cases {
-        fs::write(&catalog, content).expect("writes");
+    let refused = |message: &str| {
         site.update(&[]).ended(3, &["the server is not trusted", message, "nothing was changed"]);
         site.unchanged_since(&before);
+    };
+
+    let expired = "expires = \"2001-01-01T00:00:00Z\"\nissued = ";
+    let cases = |text: &str| {
+        [
+            (text.replace("format = 2", "format = 3"), "format 3"),
+            (text.replace("\"node\"", "\"other\""), "of image other, not that of image node"),
+            (text.replace("\"image\"", "\"override\""), "of override node, not that of image"),
+            (text[..text.len() / 2].to_owned(), "the catalog is not valid"),
+            (format!("\0\0{text}"), "the catalog is not valid"),
+            (format!("wonder = true\n{text}"), "the catalog is not valid"),
+            ("format = \"".to_owned(), "the catalog is not valid"),
+        ]
+    };
+    for (content, message) in cases(&newest) {
+        fs::write(site.head_path(), content).expect("writes");
+        refused(message);
+    }
+    fs::write(site.head_path(), newest.replacen("issued = ", expired, 1)).expect("writes");
+    refused("expired at");
+    for (content, message) in cases(&catalog) {
+        fs::write(site.head_path(), &newest).expect("writes");
+        site.replace_catalog(content);
+        refused(message);
     }
 
-    fs::write(&catalog, &newest).expect("writes");
+    // Bytes that the head does not name.
+    fs::write(site.head_path(), &newest).expect("writes");
+    let file = site.head().catalog_file().expect("a path").file;
+    let path = site.repo().join("node").join(file.as_str());
+    fs::write(&path, format!("{catalog}#")).expect("writes");
+    refused("catalogs/");
+    fs::write(&path, catalog.replace("node", "nodf")).expect("writes");
+    refused("catalogs/");
+
+    fs::write(&path, &catalog).expect("writes");
     site.updated(&["--no-fallback"]);
     assert_updated(&site);
 }
 
 #[test]
-fn binary_or_missing_catalog_stops_update_without_fallback() {
+fn binary_or_missing_head_stops_update_without_fallback() {
     require!(ROOT_AND_RSYNC);
 
     let site = behind(Site::new().with_rsync(), 2);
-    let catalog = site.repo().join("node/catalog.toml");
     let before = site.snapshot();
 
-    fs::write(&catalog, [0xff; 100]).expect("writes");
+    fs::write(site.head_path(), [0xff; 100]).expect("writes");
     let binary = site.update(&[]);
-    fs::remove_file(&catalog).expect("removes");
+    fs::remove_file(site.head_path()).expect("removes");
     let missing = site.update(&[]);
 
     binary.ended(3, &["the catalog is not valid"]);
@@ -523,12 +634,11 @@ fn older_catalog_is_accepted_with_allow_downgrade() {
     let site = behind(Site::new().with_rsync(), 1);
     let published = site.dir.path().join("published");
     common::copy_tree(&site.image(), &published);
-    let catalog = site.repo().join("node/catalog.toml");
-    let first = fs::read(&catalog).expect("a catalog");
+    let first = fs::read(site.head_path()).expect("a head");
     site.publish(&tree(2));
 
     site.updated(&[]);
-    fs::write(&catalog, &first).expect("writes");
+    fs::write(site.head_path(), &first).expect("writes");
     site.updated(&["--allow-downgrade"]);
 
     judge::same(&published, &site.node(), &[]);

@@ -5,16 +5,18 @@
 
 use std::path::{Path, PathBuf};
 
-use systemimager::catalog::{ArchiveKind, Catalog};
+use systemimager::catalog::{ArchiveKind, Catalog, Head};
 use systemimager::diff_archive::content_index::ContentIndex;
 use systemimager::digest::Digest;
+use systemimager::image::Layer;
 use systemimager::manifest::Manifest;
 use systemimager::signature::{KeySet, Passphrase, Protection, Role, SecretKeyFile, SignedText};
 use systemimager::state::State;
 
 /// Every sample, with its SHA-256.
 const SAMPLES: &[(&str, &str)] = &[
-    ("catalog/v1.toml", "d2682ac2a629a34c18cdb90c1f322085b7d1120d1e36e031f68b57f703657f7e"),
+    ("catalog/v2-head.toml", "4e9c0a490dfac4f2d31d51128ad180c26ee6f651f4446df979f3ed1c5e085e5a"),
+    ("catalog/v2.toml", "f5c4e32d170a633685ce828a95f8260cd81567a314213789fab4ebea3c64dea6"),
     (
         "content_index/v2.idx.zst",
         "41dfbba887045e9aaf6eadfa86274321775151dd6f5dccab419390cc824d7aa3",
@@ -61,7 +63,7 @@ const SAMPLES: &[(&str, &str)] = &[
     ("signature/v1.key", "94cd02ee3b7a3d376bc1c04518dd6651fce6a5ce0cb78f9a54b3669a67fcfc86"),
     ("signature/v1.pub", "5d119d673f9a89d7a722b5ddb7357b42117ab4d71769d6294fd969f1187eb36f"),
     ("state/v1-kernel.toml", "959d0abeb2f7c88180b6085a7586a2ee92d25c513e2af6eda25a8e9b58c67ee5"),
-    ("state/v1.toml", "6327cb6a01f78833d5022305c1789ba813a9a8abb7c26663effc3dd7dfb3ec2d"),
+    ("state/v1.toml", "3fab4661d80ecab29beeedbc18e317cbdf99bc09e63c4cc8bd43210aba758779"),
     ("undo/v1", "ab7dbebb0ec4614ea6ec52f5e4941191f3bd6774be7be73f2e193acf5adf9c97"),
     ("undo/v2", "369cc09d7fea7d357bb9a73eebe6806a7bffb5abfa988885c488702dc0734359"),
     ("undo/v2-privileges", "10e9292a08de19ed82b183f7ad7abd87b2c86c3de18f368ebd942a4e2edea19f"),
@@ -100,13 +102,19 @@ fn samples_are_complete_and_unchanged() {
 }
 
 #[test]
-fn catalog_1_round_trips() {
-    let bytes = sample("catalog/v1.toml");
-    let catalog = Catalog::parse(&bytes, &"node".parse().expect("a name")).expect("reads");
-    assert_eq!((catalog.serial, catalog.publishes.len(), catalog.archives.len()), (2, 2, 3));
+fn head_and_catalog_2_round_trip() {
+    let layer = Layer::Image("node".parse().expect("a name"));
+    let (text, bytes) = (sample("catalog/v2-head.toml"), sample("catalog/v2.toml"));
+    let head = Head::parse(&text, &layer).expect("reads");
+    let catalog = Catalog::parse(&bytes, &layer).expect("reads");
+
+    assert_eq!((catalog.serial, catalog.publishes.len(), catalog.archives.len()), (2, 2, 2));
     assert_eq!(catalog.head().label.as_deref(), Some("second, with a label"));
     assert!(matches!(catalog.archives[1].kind, ArchiveKind::Diff { .. }));
     assert_eq!(catalog.to_toml().expect("writes").as_bytes(), bytes);
+    assert_eq!(head.to_toml().expect("writes").as_bytes(), text);
+    assert_eq!((head.catalog, head.size), (Digest::of(&bytes), bytes.len() as u64));
+    assert!(head.check(&catalog).is_ok());
 }
 
 #[test]

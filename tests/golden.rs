@@ -269,7 +269,7 @@ fn json_events_of_each_outcome_match_golden_files() {
     record("drift-repair", &json(&site, &["--check", "content"]));
 
     site.publish(&changed(&tree, "lead\n"));
-    fs::write(site.repo().join("node/catalog.toml"), "no catalog").expect("writes");
+    fs::write(site.repo().join("node/head.toml"), "no catalog").expect("writes");
     record("untrusted-catalog", &json(&site, &[]));
     site.repo_url = "http://127.0.0.1:9/".to_owned();
     fs::create_dir_all(site.node().join("etc/systemimager")).expect("makes the directory");

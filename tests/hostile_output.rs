@@ -38,7 +38,7 @@ fn assert_printable(run: &Run) {
 fn keys_of_outside_files_do_not_control_terminal() {
     require!(ROOT_AND_RSYNC);
     let site = Site::at(&trees::system());
-    let catalog = site.repo().join("node/catalog.toml");
+    let head = site.head_path();
     let state = site.node().join("var/lib/systemimager/client/state.toml");
     let config = site.node().join("etc/systemimager/updateclient.toml");
     let forge = |file: &std::path::Path| {
@@ -47,7 +47,7 @@ fn keys_of_outside_files_do_not_control_terminal() {
         fs::write(file, format!("\"{KEY}\" = 1\n{text}")).expect("writes");
     };
 
-    forge(&catalog);
+    forge(&head);
     for more in [&[][..], &["--json"]] {
         assert_printable(site.update(more).ended(3, &["title"]));
     }
@@ -166,32 +166,26 @@ fn symlink_that_filesystem_refuses_is_named_as_fault_of_node() {
 fn forged_serial_does_not_lock_out() {
     require!(ROOT_AND_RSYNC);
     let site = Site::at(&trees::system());
-    let catalog = site.repo().join("node/catalog.toml");
-    let genuine = fs::read_to_string(&catalog).expect("reads");
+    let (genuine, catalog) = (site.head(), site.catalog_text());
+    let restore = || {
+        let head = genuine.to_toml().expect("text");
+        fs::write(site.head_path(), head).expect("writes");
+    };
     let forge = |serial: u64| {
         let number = format!("serial = {serial}");
-        fs::write(&catalog, genuine.replace("serial = 1", &number)).expect("writes");
+        site.replace_catalog(catalog.replace("serial = 1", &number));
     };
 
     forge(4_000_000_000);
     site.update(&[]).ended(3, &["no server publishes that often", "--allow-downgrade"]);
-    fs::write(&catalog, &genuine).expect("writes");
-    site.updated(&[]);
-
-    // A plausible serial in a repository that lacks the files of the catalog.
-    let (manifests, away) = (site.repo().join("node/manifests"), site.dir.path().join("away"));
-    fs::rename(&manifests, &away).expect("renames");
-    forge(40);
-    site.update(&[]).ended(4, &["manifests/"]);
-    fs::rename(&away, &manifests).expect("renames");
-    fs::write(&catalog, &genuine).expect("writes");
+    restore();
     site.updated(&[]);
 
     // A complete copy under a higher serial is accepted; one run forgets it.
     forge(50);
     site.updated(&[]);
-    fs::write(&catalog, &genuine).expect("writes");
-    site.update(&[]).ended(3, &["serial 1 of node", "seen 50", "--allow-downgrade"]);
+    restore();
+    site.update(&[]).ended(3, &["serial 1 of image node", "seen 50", "--allow-downgrade"]);
     site.updated(&["--allow-downgrade"]);
     site.updated(&[]);
 }

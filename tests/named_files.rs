@@ -82,7 +82,7 @@ fn pipe_in_place_of_a_file_of_the_server_is_refused() {
         assert!(run.err.contains("named pipe"), "{arguments:?}: {run:#?}");
     }
 
-    make_pipe(&site.repo().join("node/catalog.toml"));
+    make_pipe(&site.repo().join("node/head.toml"));
     let run = ended_soon(&mut tardiff(&publish));
     assert!(run.err.contains("named pipe"), "{run:#?}");
 }

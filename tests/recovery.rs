@@ -330,7 +330,7 @@ fn killed_run_leaves_no_lock() {
     let mut site = behind();
     let server = FaultServer::serve(&site.repo());
     let repo = std::mem::replace(&mut site.repo_url, server.url());
-    server.always("/node/catalog.toml", Fault::Stall(0));
+    server.always("/node/head.toml", Fault::Stall(0));
     let mut child =
         site.command().stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("it starts");
     while server.seen().is_empty() {

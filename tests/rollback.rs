@@ -11,6 +11,8 @@ use common::site::Site;
 use common::small_disk::{DISK, SmallDisk};
 use common::trees::{self, Item, ItemKind, write_text};
 use common::{ROOT_AND_RSYNC, judge, require};
+use jiff::Timestamp;
+use systemimager::catalog::Head;
 
 const ANY: [&str; 2] = ["--max-delete", "100%"];
 
@@ -169,8 +171,7 @@ fn rollback_pins_the_generation_that_it_left() {
     assert!(!site.status().contains("pinned:"));
 
     site.rollback(&[]).ended(0, &[]);
-    let catalog = site.repo().join("node/catalog.toml");
-    let older = fs::read(&catalog).expect("reads");
+    let older = site.head();
     let mut third = second.clone();
     trees::put(&mut third, "etc/version", Item::file("three"));
     site.publish(&third);
@@ -179,10 +180,11 @@ fn rollback_pins_the_generation_that_it_left() {
     site.same();
     assert!(!site.status().contains("pinned:"));
 
-    // An older catalog is refused after a rollback too.
+    // An older head is refused after a rollback too.
     site.rollback(&[]).ended(0, &[]);
 
-    fs::write(&catalog, older).expect("writes");
+    let forged = Head { issued: Timestamp::now(), ..older };
+    fs::write(site.head_path(), forged.to_toml().expect("text")).expect("writes");
     site.update(&[]).ended(3, &["has seen 3"]);
 }
 

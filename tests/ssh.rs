@@ -272,7 +272,7 @@ fn run_fails_if_ssh_ends_before_it() {
     fs::write(&config, "[download]\nattempts = 2\n").expect("writes");
     let (ssh, before) = (Ssh::ending_after(1), site.snapshot());
     // Only the catalog arrives: the connection is closed after it.
-    server.next("/node/catalog.toml", [Fault::Close]);
+    server.next("/node/head.toml", [Fault::Close]);
 
     let run = ssh.run(&mut command(&site, port(&server), 1, &[]));
 

@@ -142,7 +142,7 @@ fn log_receives_messages_of_its_level() {
     assert!(has(30, "the catalog is not signed"), "a note: {heard:#?}");
     assert!(has(29, "updated to node serial "), "the summary: {heard:#?}");
 
-    fs::remove_file(site.repo().join("node/catalog.toml")).expect("removes");
+    fs::remove_file(site.repo().join("node/head.toml")).expect("removes");
     let run = journal.run(&with_arguments(site.command(), &["--quiet"]));
 
     assert_eq!(run.code, 4, "{run:#?}");

@@ -1,7 +1,8 @@
 //! Errors of the catalog, and their wording.
 
 use super::FORMAT;
-use crate::image::ImageName;
+use crate::catalog::RepoPath;
+use crate::image::Layer;
 use crate::printable::one_line;
 
 /// Bytes that are not a catalog that this program can use.
@@ -11,8 +12,8 @@ pub enum CatalogError {
         "the catalog has format {format}, this program reads format {FORMAT}; update the agent"
     )]
     UnknownFormat { format: i64 },
-    #[error("the catalog is of image {found}, not of {wanted}")]
-    OtherImage { wanted: ImageName, found: ImageName },
+    #[error("the catalog is that of {found}, not that of {wanted}")]
+    OtherLayer { wanted: Layer, found: Layer },
     #[error("the catalog is not valid: {0}")]
     Invalid(#[from] CatalogFault),
 }
@@ -26,6 +27,14 @@ pub enum CatalogFault {
     Toml(#[from] toml::de::Error),
     #[error(transparent)]
     Unwritable(#[from] toml::ser::Error),
+    #[error("the head is longer than {limit} bytes")]
+    LongHead { limit: u64 },
+    #[error("the head names a catalog of more than 16 MiB")]
+    LongCatalog,
+    #[error("it is not the catalog that the head describes")]
+    OtherHead,
+    #[error("the name of {file} does not have the first digits of its digest")]
+    NameWithoutDigest { file: RepoPath },
     #[error("a part of it is longer than {limit} bytes")]
     LongSection { limit: usize },
     #[error("it names more than one content index")]
@@ -38,7 +47,7 @@ pub enum CatalogFault {
     SerialOrder,
     #[error("an archive leads to a generation that it does not list")]
     UnknownTarget,
-    #[error("the first frame of an archive is longer than the archive")]
+    #[error("the first frame of a file is longer than the file")]
     FrameTooLong,
     #[error("a file claims to be larger than 16 TiB")]
     FileTooLarge,

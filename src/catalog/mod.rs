@@ -1,10 +1,12 @@
-//! The catalog: the small file that lists the publishes, archives and content index of an image.
+//! The catalog: the file that lists the publishes, archives and content index of a layer.
 //!
-//! A node downloads it first. It has the size and digest of every other file of the repository, so
-//! nothing that a server sends afterwards has to be trusted.
+//! A node fetches the [`Head`] first, which names the catalog by its digest. The catalog has the
+//! size and digest of every other file, so nothing that a server sends afterwards has to be
+//! trusted.
 #![doc = include_str!("format.md")]
 
 mod error;
+mod head;
 mod sections;
 
 use std::collections::HashSet;
@@ -15,35 +17,44 @@ use serde::{Deserialize, Serialize};
 
 use crate::digest::Digest;
 use crate::generation::GenerationId;
-use crate::image::ImageName;
+use crate::image::{ImageName, Layer, LayerKind};
 
 pub use error::{CatalogError, CatalogFault};
+pub use head::{HEAD_FILE, Head, MAX_HEAD, Rollout, Version};
 
 use sections::{Section, SectionKind};
 
 /// The format that this program reads and writes.
-pub const FORMAT: u32 = 1;
+pub const FORMAT: u32 = 2;
 /// Size of the largest catalog in bytes: 10,000 publishes take about 5 MB.
 pub const MAX_CATALOG: u64 = 16 << 20;
 /// Size of the largest file of a repository in bytes: 16 TiB, the limit of ext4.
 pub const MAX_FILE: u64 = 16 << 40;
+/// Digits of a file's own digest in its name; two files never share 128 bits by accident.
+const DIGITS_IN_NAME: usize = 32;
+/// Abilities of a reader that archives can require, and that this program has.
+const KNOWN_NEEDS: &[&str] = &[];
 
-/// The publishes and archives of one image or override.
+/// The publishes and archives of one layer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Catalog {
-    /// Name of the image or override.
-    pub image: ImageName,
-    /// Grows by one with each publish; a node refuses a smaller one than it has seen.
+    pub layer: Layer,
+    /// Grows with each publish; a node refuses a smaller one than it has seen.
     pub serial: u64,
-    /// Time of the last publish.
-    pub published: Timestamp,
-    /// A node refuses the catalog after this time.
-    pub expires: Option<Timestamp>,
+    /// Grows with each further catalog of the same serial, such as one that a prune writes.
+    pub revision: u64,
+    /// Time of writing.
+    pub issued: Timestamp,
+    /// SHA-256 of the catalog before this one.
+    pub previous: Option<Digest>,
     /// The content index of all archives.
-    pub content: Option<FileRef>,
+    pub content: Option<IndexFile>,
     /// Oldest first, never empty; the last one is the head.
     pub publishes: Vec<Publish>,
+    /// The archives that this program can read.
     pub archives: Vec<Archive>,
+    /// Archives that need abilities which this program lacks; they count as absent.
+    pub unreadable: Vec<Archive>,
 }
 
 /// A serial with the generation that it lists.
@@ -73,6 +84,14 @@ pub struct FileRef {
     pub sha256: Digest,
 }
 
+/// The content index of a repository.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct IndexFile {
+    pub file: FileRef,
+    /// The head: frame table, archives, and the first digest of each block.
+    pub first_frame: FirstFrame,
+}
+
 /// An archive of the repository.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Archive {
@@ -80,6 +99,25 @@ pub struct Archive {
     pub file: FileRef,
     /// The head: the frame table, and the listing of a diff; a node fetches it alone, by range.
     pub first_frame: FirstFrame,
+    /// Abilities that a reader needs.
+    pub needs: Vec<String>,
+    pub torrent: Option<Torrent>,
+}
+
+/// A BitTorrent file of an archive.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Torrent {
+    /// Relative to the directory of the catalog.
+    pub file: RepoPath,
+    /// Size in bytes.
+    pub size: u64,
+    pub sha256: Digest,
+    /// SHA-1 of the info dictionary, in hexadecimal.
+    pub info_hash: String,
+    /// URL of a tracker, or a path that the server of the repository answers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tracker: Option<String>,
 }
 
 /// The generations that an archive starts from and produces.
@@ -110,30 +148,42 @@ struct CatalogFormat {
 #[derive(Serialize)]
 struct WrittenCatalog {
     #[serde(flatten)]
-    head: WrittenHead,
+    identity: WrittenIdentity,
     #[serde(skip_serializing_if = "Option::is_none")]
-    content: Option<FileRef>,
+    content: Option<WrittenIndex>,
     #[serde(rename = "publish")]
     publishes: Vec<Publish>,
     #[serde(rename = "archive")]
     archives: Vec<WrittenArchive>,
 }
 
+/// Keys before the first table.
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct WrittenHead {
+struct WrittenIdentity {
     format: u32,
-    image: ImageName,
+    kind: LayerKind,
+    name: ImageName,
     serial: u64,
-    published: Timestamp,
+    revision: u64,
+    issued: Timestamp,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    expires: Option<Timestamp>,
+    previous: Option<Digest>,
 }
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct WrittenContent {
-    content: FileRef,
+    content: WrittenIndex,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct WrittenIndex {
+    file: RepoPath,
+    size: u64,
+    sha256: Digest,
+    first_frame: FirstFrame,
 }
 
 #[derive(Deserialize)]
@@ -160,35 +210,42 @@ struct WrittenArchive {
     file: RepoPath,
     size: u64,
     sha256: Digest,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    needs: Vec<String>,
     first_frame: FirstFrame,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    torrent: Option<Torrent>,
 }
 
 impl Catalog {
-    /// Parses the catalog of `image`.
-    pub fn parse(bytes: &[u8], image: &ImageName) -> Result<Self, CatalogError> {
+    /// Parses the catalog of `layer`, without its signatures.
+    pub fn parse(bytes: &[u8], layer: &Layer) -> Result<Self, CatalogError> {
         let text = std::str::from_utf8(bytes).map_err(CatalogFault::from)?;
 
         let mut sections = Section::split(text);
-        let Some(head) = sections.next() else { return Err(CatalogFault::NoPublish.into()) };
+        let Some(first) = sections.next() else { return Err(CatalogFault::NoPublish.into()) };
 
         // The format first: a catalog of a later format may have any other content.
-        let CatalogFormat { format } = head.parse()?;
+        let CatalogFormat { format } = first.parse()?;
         if format != i64::from(FORMAT) {
             return Err(CatalogError::UnknownFormat { format });
         }
 
-        let head: WrittenHead = head.parse()?;
-        if head.image != *image {
-            return Err(CatalogError::OtherImage { wanted: image.clone(), found: head.image });
+        let identity: WrittenIdentity = first.parse()?;
+        let found = identity.kind.layer(identity.name);
+        if found != *layer {
+            return Err(CatalogError::OtherLayer { wanted: layer.clone(), found });
         }
         let mut catalog = Catalog {
-            image: head.image,
-            serial: head.serial,
-            published: head.published,
-            expires: head.expires,
+            layer: found,
+            serial: identity.serial,
+            revision: identity.revision,
+            issued: identity.issued,
+            previous: identity.previous,
             content: None,
             publishes: Vec::new(),
             archives: Vec::new(),
+            unreadable: Vec::new(),
         };
         for section in sections {
             catalog.add_section(section)?;
@@ -199,10 +256,11 @@ impl Catalog {
 
     fn add_section(&mut self, section: Section<'_>) -> Result<(), CatalogFault> {
         match section.kind {
-            SectionKind::Head => {}
+            // The keys below `[optional]` are those of later programs.
+            SectionKind::Identity | SectionKind::Optional => {}
             SectionKind::Content => {
                 let WrittenContent { content } = section.parse()?;
-                if self.content.replace(content).is_some() {
+                if self.content.replace(content.into()).is_some() {
                     return Err(CatalogFault::TwoIndexes);
                 }
             }
@@ -213,7 +271,12 @@ impl Catalog {
             SectionKind::Archive => {
                 let WrittenArchives { archives } = section.parse()?;
                 for archive in archives {
-                    self.archives.push(Archive::try_from(archive)?);
+                    let archive = Archive::try_from(archive)?;
+                    if archive.is_readable() {
+                        self.archives.push(archive);
+                    } else {
+                        self.unreadable.push(archive);
+                    }
                 }
             }
         }
@@ -223,16 +286,18 @@ impl Catalog {
     /// The text of the catalog.
     pub fn to_toml(&self) -> Result<String, CatalogError> {
         let written = WrittenCatalog {
-            head: WrittenHead {
+            identity: WrittenIdentity {
                 format: FORMAT,
-                image: self.image.clone(),
+                kind: self.layer.kind(),
+                name: self.layer.name().clone(),
                 serial: self.serial,
-                published: self.published,
-                expires: self.expires,
+                revision: self.revision,
+                issued: self.issued,
+                previous: self.previous,
             },
-            content: self.content.clone(),
+            content: self.content.as_ref().map(WrittenIndex::from),
             publishes: self.publishes.clone(),
-            archives: self.archives.iter().map(WrittenArchive::from).collect(),
+            archives: self.all_archives().map(WrittenArchive::from).collect(),
         };
         Ok(toml::to_string(&written).map_err(CatalogFault::from)?)
     }
@@ -248,6 +313,28 @@ impl Catalog {
         self.publishes.iter().rev().find(|p| p.generation == generation)
     }
 
+    /// The archives, with those that this program cannot read.
+    pub fn all_archives(&self) -> impl Iterator<Item = &Archive> {
+        self.archives.iter().chain(&self.unreadable)
+    }
+
+    /// Each file that the catalog names.
+    pub fn files(&self) -> impl Iterator<Item = FileRef> {
+        let manifests = self.publishes.iter().map(|publish| publish.manifest.clone());
+        let archives = self.all_archives().map(|archive| archive.file.clone());
+        let torrents = self.all_archives().filter_map(|archive| archive.torrent.as_ref());
+        let torrents = torrents.map(Torrent::file_ref);
+        manifests
+            .chain(archives)
+            .chain(torrents)
+            .chain(self.content.iter().map(|index| index.file.clone()))
+    }
+
+    /// Serial and revision.
+    pub fn version(&self) -> Version {
+        Version { serial: self.serial, revision: self.revision }
+    }
+
     fn check(&self) -> Result<(), CatalogFault> {
         let head = self.publishes.last().ok_or(CatalogFault::NoPublish)?;
         if head.serial != self.serial {
@@ -258,7 +345,7 @@ impl Catalog {
         }
 
         let known: HashSet<GenerationId> = self.publishes.iter().map(|p| p.generation).collect();
-        for archive in &self.archives {
+        for archive in self.all_archives() {
             if !known.contains(&archive.kind.target()) {
                 return Err(CatalogFault::UnknownTarget);
             }
@@ -267,13 +354,44 @@ impl Catalog {
             }
         }
 
-        let manifests = self.publishes.iter().map(|publish| publish.manifest.size);
-        let archives = self.archives.iter().map(|archive| archive.file.size);
-        let content = self.content.iter().map(|content| content.size);
-        if manifests.chain(archives).chain(content).any(|size| size > MAX_FILE) {
-            return Err(CatalogFault::FileTooLarge);
+        if self.content.iter().any(|index| index.first_frame.length > index.file.size) {
+            return Err(CatalogFault::FrameTooLong);
+        }
+
+        for file in self.files() {
+            if file.size > MAX_FILE {
+                return Err(CatalogFault::FileTooLarge);
+            }
+            if !file.is_named_by_digest() {
+                return Err(CatalogFault::NameWithoutDigest { file: file.file });
+            }
         }
         Ok(())
+    }
+}
+
+impl FileRef {
+    /// Digits of the digest that the name of a file has.
+    pub fn digits(sha256: &Digest) -> String {
+        let mut digits = sha256.to_string();
+        digits.truncate(DIGITS_IN_NAME);
+        digits
+    }
+
+    fn is_named_by_digest(&self) -> bool {
+        self.file.as_str().contains(&FileRef::digits(&self.sha256))
+    }
+}
+
+impl Torrent {
+    fn file_ref(&self) -> FileRef {
+        FileRef { file: self.file.clone(), size: self.size, sha256: self.sha256 }
+    }
+}
+
+impl Archive {
+    fn is_readable(&self) -> bool {
+        self.needs.iter().all(|need| KNOWN_NEEDS.contains(&need.as_str()))
     }
 }
 
@@ -283,6 +401,20 @@ impl ArchiveKind {
         match *self {
             ArchiveKind::Full { target } | ArchiveKind::Diff { target, .. } => target,
         }
+    }
+}
+
+impl From<WrittenIndex> for IndexFile {
+    fn from(written: WrittenIndex) -> Self {
+        let file = FileRef { file: written.file, size: written.size, sha256: written.sha256 };
+        IndexFile { file, first_frame: written.first_frame }
+    }
+}
+
+impl From<&IndexFile> for WrittenIndex {
+    fn from(index: &IndexFile) -> Self {
+        let FileRef { file, size, sha256 } = index.file.clone();
+        WrittenIndex { file, size, sha256, first_frame: index.first_frame }
     }
 }
 
@@ -298,7 +430,13 @@ impl TryFrom<WrittenArchive> for Archive {
         };
 
         let file = FileRef { file: written.file, size: written.size, sha256: written.sha256 };
-        Ok(Archive { kind, file, first_frame: written.first_frame })
+        Ok(Archive {
+            kind,
+            file,
+            first_frame: written.first_frame,
+            needs: written.needs,
+            torrent: written.torrent,
+        })
     }
 }
 
@@ -315,7 +453,9 @@ impl From<&Archive> for WrittenArchive {
             file: archive.file.file.clone(),
             size: archive.file.size,
             sha256: archive.file.sha256,
+            needs: archive.needs.clone(),
             first_frame: archive.first_frame,
+            torrent: archive.torrent.clone(),
         }
     }
 }

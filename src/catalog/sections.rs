@@ -10,20 +10,23 @@ use super::CatalogFault;
 /// Longest section in bytes; it has room for a long label.
 const MAX_SECTION: usize = 64 << 10;
 /// Lines that begin a section.
-const HEADERS: [(&str, SectionKind); 3] = [
+const HEADERS: [(&str, SectionKind); 4] = [
     ("[content]", SectionKind::Content),
     ("[[publish]]", SectionKind::Publish),
     ("[[archive]]", SectionKind::Archive),
+    ("[optional]", SectionKind::Optional),
 ];
 
 /// Kind of a section.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum SectionKind {
     /// Keys before the first table.
-    Head,
+    Identity,
     Content,
     Publish,
     Archive,
+    /// Keys of later programs that this one may ignore; nothing follows.
+    Optional,
 }
 
 /// A section with its text.
@@ -36,10 +39,12 @@ pub(super) struct Section<'a> {
 impl<'a> Section<'a> {
     /// Splits a catalog.
     pub(super) fn split(text: &'a str) -> impl Iterator<Item = Section<'a>> {
-        let mut rest = Some((SectionKind::Head, text));
+        let mut rest = Some((SectionKind::Identity, text));
         std::iter::from_fn(move || {
             let (kind, mut text) = rest.take()?;
-            if let Some((at, next)) = next_header(text) {
+            if kind != SectionKind::Optional
+                && let Some((at, next)) = next_header(text)
+            {
                 rest = Some((next, &text[at..]));
                 text = &text[..at];
             }

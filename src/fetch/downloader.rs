@@ -19,7 +19,7 @@ use crate::fetch::download::spool::{Spool, spool_error};
 use crate::fetch::error::{FetchError, FetchProblem};
 use crate::fetch::notice::FetchNotice;
 use crate::fetch::options::FetchOptions;
-use crate::fetch::transport::{CatalogAnswer, Transport, TransportError};
+use crate::fetch::transport::{HeadAnswer, Transport, TransportError};
 use crate::report::Monitor;
 
 /// A file with the size and the SHA-256 that the catalog names.
@@ -113,7 +113,7 @@ impl Downloader {
         file: &str,
         known_etag: Option<&str>,
         limit: u64,
-    ) -> Result<CatalogAnswer, FetchError> {
+    ) -> Result<HeadAnswer, FetchError> {
         let address = self.transport.address(file);
         let mut policy = RetryPolicy::new(&self.options);
         loop {

@@ -3,7 +3,7 @@
 //! A [`Repository`] serves the files of one image or override. The transports (HTTP, rsync, local
 //! file) only move bytes into the spool. The downloader checks size and SHA-256 of every file; it
 //! alone creates a [`Verified`], so code that needs trusted bytes cannot receive others. Files
-//! without a digest in the catalog (the catalog itself, lists of a module) are returned as plain
+//! without a digest in the catalog (the head, lists of a module) are returned as plain
 //! bytes, for the caller to check.
 
 pub mod content;
@@ -21,7 +21,7 @@ use std::io::{self, Read};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use crate::catalog::{FileRef, FirstFrame, MAX_CATALOG};
+use crate::catalog::{FileRef, FirstFrame, HEAD_FILE, MAX_HEAD};
 use crate::digest::Digest;
 use crate::image::Layer;
 use crate::report::Monitor;
@@ -44,12 +44,10 @@ pub use downloader::Verified;
 pub use error::{FetchError, FetchErrorKind, Side};
 pub use options::{ClientCertificate, FetchOptions};
 pub use tls_pin::{BadTlsPin, TlsPin};
-pub use transport::CatalogAnswer;
+pub use transport::HeadAnswer;
 pub use transport::names::leave_system_resolver;
 pub use transport::url::{BadRepoUrl, RepoUrl};
 
-/// Name of the catalog in the directory of an image or an override.
-const CATALOG: &str = "catalog.toml";
 /// Limit of a first frame: it holds a listing, which has to fit into memory.
 pub const MAX_FRAME: u64 = crate::diff_archive::MAX_FRAME_HEAD;
 
@@ -129,18 +127,18 @@ impl Repository {
         }
     }
 
-    /// Fetches the catalog, unless its etag is still `known_etag`. Its bytes are not verified.
+    /// Fetches the head, unless its etag is still `known_etag`. Its bytes are not verified.
     ///
-    /// An rsync daemon has no etags, so it always sends the catalog.
-    pub fn fetch_catalog(&self, known_etag: Option<&str>) -> Result<CatalogAnswer, FetchError> {
-        self.downloader.download_unsized(CATALOG, known_etag, MAX_CATALOG)
+    /// An rsync daemon has no etags, so it always sends the head.
+    pub fn fetch_head(&self, known_etag: Option<&str>) -> Result<HeadAnswer, FetchError> {
+        self.downloader.download_unsized(HEAD_FILE, known_etag, MAX_HEAD)
     }
 
     /// Fetches a file of at most `limit` bytes that no catalog names. Its bytes are not verified.
     pub fn fetch_unverified(&self, file: &str, limit: u64) -> Result<Vec<u8>, FetchError> {
         match self.downloader.download_unsized(file, None, limit)? {
-            CatalogAnswer::Fetched { bytes, .. } => Ok(bytes),
-            CatalogAnswer::NotModified => Ok(Vec::new()),
+            HeadAnswer::Fetched { bytes, .. } => Ok(bytes),
+            HeadAnswer::NotModified => Ok(Vec::new()),
         }
     }
 

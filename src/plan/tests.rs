@@ -1,6 +1,7 @@
 use super::*;
 use crate::catalog::{FileRef, FirstFrame, Publish};
 use crate::digest::Digest;
+use crate::image::Layer;
 
 fn id(n: u8) -> GenerationId {
     GenerationId(Digest([n; 32]))
@@ -25,17 +26,23 @@ fn catalog(generations: u8, diffs: &[(u8, u8, u64)], full: Option<u64>) -> Catal
         kind: ArchiveKind::Diff { base: id(from), target: id(to) },
         file: file(&format!("diffs/{from}-{to}"), size),
         first_frame: frame,
+        needs: Vec::new(),
+        torrent: None,
     };
     let full = full.map(|size| Archive {
         kind: ArchiveKind::Full { target: id(generations) },
         file: file("full/x", size),
         first_frame: frame,
+        needs: Vec::new(),
+        torrent: None,
     });
     Catalog {
-        image: "node".parse().expect("good"),
+        layer: Layer::Image("node".parse().expect("good")),
         serial: generations.into(),
-        published: jiff::Timestamp::UNIX_EPOCH,
-        expires: None,
+        revision: 0,
+        issued: jiff::Timestamp::UNIX_EPOCH,
+        previous: None,
+        unreadable: Vec::new(),
         content: None,
         publishes: (1..=generations).map(publish).collect(),
         archives: diffs.iter().map(diff).chain(full).collect(),

@@ -22,8 +22,8 @@ use crate::publish::head_clones::HeadClones;
 use crate::publish::image_excludes::read_image_excludes;
 use crate::publish::notice::PublishNotice;
 use crate::publish::{
-    DeltaDepth, LockedStore, PublishError, PublishInput, PublishPolicy, archive_name,
-    find_unreachable, policy,
+    DeltaDepth, LockedStore, NewFile, PublishError, PublishInput, PublishPolicy, archive_name,
+    find_unreachable, policy, repo_path,
 };
 use crate::report::Monitor;
 
@@ -40,6 +40,7 @@ pub(super) struct ArchiveWriter<'a> {
 /// An archive that was written and read back.
 pub(super) struct NewArchive {
     pub archive: Archive,
+    pub file: NewFile,
     pub records: Vec<IndexRecord>,
     pub groups: Vec<DeltaGroup>,
 }
@@ -64,7 +65,6 @@ impl ArchiveWriter<'_> {
         let is_due = catalog.is_none_or(|catalog| self.is_full_due(catalog, valid, &new));
         let has_gap = || find_unreachable(target, &depths(valid, &new, &index)).is_some();
         if !has_full && (is_due || has_gap()) {
-            self.refuse_taken_name(full, &valid.archives)?;
             new.push(self.write_full()?);
             index = joined_index(valid, &new);
         }
@@ -125,7 +125,6 @@ impl ArchiveWriter<'_> {
                 self.report_missing(missing);
             }
 
-            self.refuse_taken_name(kind, archives)?;
             let sources =
                 ArchivedContents::new(store, index, archives, (&clones, &depths), &spooled);
             let pairs = matching
@@ -218,15 +217,16 @@ impl ArchiveWriter<'_> {
         verify: impl FnOnce(FramedFile<&mut HashingReader<'_>>) -> Result<Vec<DeltaGroup>, ArchiveError>,
     ) -> Result<NewArchive, PublishError> {
         let compression = self.policy.options.compression();
-        let name = archive_name(kind, compression.extension());
-        let path = self.locked.store().path(&name);
+        let name = archive_name(kind);
+        let temporary = name.replace('/', "-");
+        let path = self.locked.store().dir().join(&name);
 
-        let mut file = self.locked.create(&name)?;
+        let mut file = self.locked.create(&temporary)?;
         let mut to = BufWriter::with_capacity(1 << 20, &file);
         let WrittenArchiveInfo { size, first_frame, index } =
             write(&mut to).map_err(|source| PublishError::Write { file: name.clone(), source })?;
         to.into_inner().map_err(|e| PublishError::file("write", &path, e.into_error()))?;
-        self.locked.sync(&name, &file)?;
+        self.locked.sync(&temporary, &file)?;
 
         file.seek(SeekFrom::Start(0)).map_err(|e| PublishError::file("read", &path, e))?;
         let mut from = HashingReader { from: &file, hasher: Hasher::new() };
@@ -237,8 +237,12 @@ impl ArchiveWriter<'_> {
         // The head was compared with the one written, and each frame with the table in it. So this
         // is the digest of the bytes that were written.
         let sha256 = from.hasher.finish();
-        let archive = Archive { kind, file: FileRef { file: name, size, sha256 }, first_frame };
-        Ok(NewArchive { archive, records: index, groups })
+        let digits = FileRef::digits(&sha256);
+        let name = repo_path(&format!("{name}-{digits}.{}", compression.extension()));
+        let file = FileRef { file: name.clone(), size, sha256 };
+        let archive = Archive { kind, file, first_frame, needs: Vec::new(), torrent: None };
+        let file = NewFile::new(&temporary, name);
+        Ok(NewArchive { archive, file, records: index, groups })
     }
 
     /// The manifest of an earlier generation; `None`, with a warning, if it cannot be read.
@@ -255,19 +259,6 @@ impl ArchiveWriter<'_> {
                 None
             }
         }
-    }
-
-    /// Refuses a name that an archive of other generations has: names hold only short ids.
-    fn refuse_taken_name(
-        &self,
-        kind: ArchiveKind,
-        archives: &[Archive],
-    ) -> Result<(), PublishError> {
-        let file = archive_name(kind, self.policy.options.compression().extension());
-        if archives.iter().any(|archive| archive.file.file == file && archive.kind != kind) {
-            return Err(PublishError::NameTaken { file });
-        }
-        Ok(())
     }
 }
 

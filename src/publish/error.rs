@@ -11,8 +11,8 @@ use crate::scan::ScanError;
 /// Reason that a file of the repository is not the one that the catalog names.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum FileFault {
-    #[error("it is larger than 16 MiB")]
-    CatalogTooLarge,
+    #[error("it is larger than {limit} bytes")]
+    TooLarge { limit: u64 },
     #[error("its size is {actual} bytes; the catalog says {expected}")]
     Size { actual: u64, expected: u64 },
     #[error("its digest does not match the catalog")]
@@ -50,6 +50,16 @@ pub enum PublishError {
         /// The violated rule.
         source: CatalogError,
     },
+    /// The directory was written by a program before format 2.
+    #[error(
+        "{directory} has repository format 1, which this program cannot read: move it away, and \
+         publish it again with 'si_tardiff publish --{} {}'", .layer.kind(), .layer.name()
+    )]
+    OldFormat {
+        /// Directory of the layer.
+        directory: String,
+        layer: Layer,
+    },
     /// A manifest is invalid.
     #[error("{path}: {source}")]
     Manifest {
@@ -77,7 +87,7 @@ pub enum PublishError {
     #[error("cannot write {file}: {source}")]
     Write {
         /// The archive.
-        file: RepoPath,
+        file: String,
         /// The failure.
         source: WriteError,
     },
@@ -85,7 +95,7 @@ pub enum PublishError {
     #[error("cannot verify {file} after writing it: {source}")]
     ReadBack {
         /// The archive.
-        file: RepoPath,
+        file: String,
         /// The first difference.
         source: ArchiveError,
     },
@@ -96,12 +106,6 @@ pub enum PublishError {
         file: RepoPath,
         /// The violated rule.
         source: ArchiveError,
-    },
-    /// Two archives would have one name, since names hold only the first digits of generation ids.
-    #[error("cannot write {file}: an archive of another generation has this name")]
-    NameTaken {
-        /// The name.
-        file: RepoPath,
     },
     /// The image cannot be read.
     #[error(transparent)]

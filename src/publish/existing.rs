@@ -5,14 +5,14 @@ use crate::diff_archive::DeltaGroup;
 use crate::diff_archive::content_index::ContentIndex;
 use crate::manifest::Manifest;
 use crate::publish::notice::PublishNotice;
-use crate::publish::{LockedStore, PublishError, Store};
+use crate::publish::{LockedStore, PublishError, Published, Store};
 
 /// A repository before a publish. It is read while the image is still being scanned.
 #[derive(Default)]
 pub struct ExistingRepository {
-    pub(super) catalog: Option<Catalog>,
+    pub(super) published: Option<Published>,
     pub(super) valid: ValidArchives,
-    /// The manifest of the head, if it can be read.
+    /// The manifest of the newest publish, if it can be read.
     pub(super) head: Option<Manifest>,
 }
 
@@ -20,15 +20,16 @@ impl ExistingRepository {
     /// Reads the repository. Damage is recorded, and reported when something is published.
     pub fn read(locked: &LockedStore) -> Result<Self, PublishError> {
         let store = locked.store();
-        let Some(catalog) = store.catalog()? else {
+        let Some(published) = store.published()? else {
             return Ok(ExistingRepository::default());
         };
 
+        let catalog = &published.catalog;
         let (valid, head) =
-            rayon::join(|| ValidArchives::read(store, &catalog), || store.manifest(catalog.head()));
+            rayon::join(|| ValidArchives::read(store, catalog), || store.manifest(catalog.head()));
 
-        // An unreadable head is reported by the code that needs it.
-        Ok(ExistingRepository { valid, head: head.ok(), catalog: Some(catalog) })
+        // An unreadable manifest is reported by the code that needs it.
+        Ok(ExistingRepository { valid, head: head.ok(), published: Some(published) })
     }
 }
 

@@ -14,8 +14,9 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::FlockOperation;
 
-use crate::catalog::{Catalog, RepoPath};
-use crate::publish::store::CATALOG;
+use crate::catalog::{Catalog, FileRef, HEAD_FILE, Head, RepoPath};
+use crate::digest::Digest;
+use crate::publish::store::DIRECTORIES;
 use crate::publish::{PublishError, RepositoryMode, Store};
 
 /// The directory of files that are not published yet.
@@ -24,6 +25,13 @@ const NEW_DIR: &str = ".new";
 const PRIVATE_FILE: u32 = 0o600;
 /// Permissions of directories before theirs are set, and of [`NEW_DIR`].
 const PRIVATE_DIR: u32 = 0o700;
+
+/// A file in `.new/`, with the name that it has once it is published.
+#[derive(Clone, Debug)]
+pub struct NewFile {
+    temporary: String,
+    pub file: RepoPath,
+}
 
 /// The exclusive right to change a [`Store`]. At most one process has it at a time.
 pub struct LockedStore {
@@ -44,9 +52,9 @@ impl LockedStore {
             return Err(PublishError::ReservedName(store.layer));
         }
 
-        let present = RepositoryMode::from_catalog(&store.dir.join(CATALOG));
+        let present = RepositoryMode::from_head(&store.dir.join(HEAD_FILE));
         let mode = setting.or(present).unwrap_or_default();
-        for part in ["", "manifests", "full", "diffs"] {
+        for part in DIRECTORIES {
             let dir = store.dir.join(part);
             create_dir(&dir, mode).map_err(|e| PublishError::file("create", &dir, e))?;
             if setting.is_some() {
@@ -83,9 +91,9 @@ impl LockedStore {
         self.mode
     }
 
-    /// Creates a new file in `.new/`. [`rename_into_place`](Self::rename_into_place) publishes it.
-    pub fn create(&self, file: &RepoPath) -> Result<File, PublishError> {
-        let path = self.new_path(file);
+    /// Creates a new file in `.new/`; its published name is not known yet.
+    pub fn create(&self, temporary: &str) -> Result<File, PublishError> {
+        let path = self.new_path(temporary);
         private_file()
             .read(true)
             .write(true)
@@ -106,19 +114,39 @@ impl LockedStore {
     }
 
     /// Makes a file that [`create`](Self::create) made durable.
-    pub fn sync(&self, file: &RepoPath, written: &File) -> Result<(), PublishError> {
-        written.sync_all().map_err(|e| PublishError::file("sync", &self.new_path(file), e))
+    pub fn sync(&self, temporary: &str, written: &File) -> Result<(), PublishError> {
+        written.sync_all().map_err(|e| PublishError::file("sync", &self.new_path(temporary), e))
+    }
+
+    /// Writes a durable file that fits in memory.
+    ///
+    /// `name` returns the name by the first digits of the digest, which it must contain.
+    pub fn write_small(
+        &self,
+        temporary: &str,
+        bytes: &[u8],
+        name: impl FnOnce(&str) -> RepoPath,
+    ) -> Result<(NewFile, FileRef), PublishError> {
+        let mut to = self.create(temporary)?;
+        to.write_all(bytes)
+            .map_err(|e| PublishError::file("write", &self.new_path(temporary), e))?;
+        self.sync(temporary, &to)?;
+
+        let sha256 = Digest::of(bytes);
+        let file = name(&FileRef::digits(&sha256));
+        let new = NewFile::new(temporary, file.clone());
+        Ok((new, FileRef { file, size: bytes.len() as u64, sha256 }))
     }
 
     /// Renames new files into place, and syncs their directories.
     pub fn rename_into_place<'f>(
         &self,
-        files: impl IntoIterator<Item = &'f RepoPath>,
+        files: impl IntoIterator<Item = &'f NewFile>,
     ) -> Result<(), PublishError> {
         let mut dirs = vec![self.store.dir.clone()];
-        for file in files {
+        for NewFile { temporary, file } in files {
             let to = self.store.path(file);
-            fs::rename(self.new_path(file), &to)
+            fs::rename(self.new_path(temporary), &to)
                 .map_err(|e| PublishError::file("rename into place", &to, e))?;
             dirs.extend(to.parent().map(Path::to_owned));
         }
@@ -127,18 +155,37 @@ impl LockedStore {
         dirs.iter().try_for_each(|dir| sync_dir(dir))
     }
 
-    /// Writes the catalog, whose rename is the commit point. All files that it names are durable.
-    pub fn commit(&self, catalog: &Catalog) -> Result<(), PublishError> {
-        let path = self.store.dir.join(CATALOG);
+    /// Writes the catalog and its head, whose rename is the commit point.
+    ///
+    /// All files that the catalog names are durable.
+    pub fn commit(&self, catalog: &Catalog) -> Result<Head, PublishError> {
+        let path = self.store.dir.join("catalogs");
         let invalid = |source| PublishError::Catalog { path: path.display().to_string(), source };
         let text = catalog.to_toml().map_err(invalid)?;
         // A catalog that no node can read must not be published.
-        Catalog::parse(text.as_bytes(), self.store.layer.name()).map_err(invalid)?;
-        let name = RepoPath::new(CATALOG).map_err(|fault| invalid(fault.into()))?;
-        let mut file = self.create(&name)?;
-        file.write_all(text.as_bytes()).map_err(|e| PublishError::file("write", &path, e))?;
-        self.sync(&name, &file)?;
-        self.rename_into_place([&name])
+        Catalog::parse(text.as_bytes(), self.store.layer()).map_err(invalid)?;
+
+        let sha256 = Digest::of(text.as_bytes());
+        let file = RepoPath::new(&format!("catalogs/{sha256}.toml"));
+        let file = file.map_err(|fault| invalid(fault.into()))?;
+        let (new, file) = self.write_small("catalog", text.as_bytes(), |_| file)?;
+        self.rename_into_place([&new])?;
+
+        let head = Head::new(catalog, &file, catalog.issued);
+        self.write_head(&head)?;
+        Ok(head)
+    }
+
+    /// Replaces the head.
+    fn write_head(&self, head: &Head) -> Result<(), PublishError> {
+        let path = self.store.dir.join(HEAD_FILE);
+        let invalid = |source| PublishError::Catalog { path: path.display().to_string(), source };
+        let text = head.to_toml().map_err(invalid)?;
+        Head::parse(text.as_bytes(), self.store.layer()).map_err(invalid)?;
+
+        let name = RepoPath::new(HEAD_FILE).map_err(|fault| invalid(fault.into()))?;
+        let (new, _) = self.write_small("head", text.as_bytes(), |_| name)?;
+        self.rename_into_place([&new])
     }
 
     /// Removes a file that no catalog names.
@@ -162,8 +209,15 @@ impl LockedStore {
         Ok(())
     }
 
-    fn new_path(&self, file: &RepoPath) -> PathBuf {
-        self.store.dir.join(NEW_DIR).join(file.as_str().replace('/', "_"))
+    fn new_path(&self, temporary: &str) -> PathBuf {
+        self.store.dir.join(NEW_DIR).join(temporary)
+    }
+}
+
+impl NewFile {
+    /// The file that [`LockedStore::create`] made as `temporary` will be published as `file`.
+    pub fn new(temporary: &str, file: RepoPath) -> Self {
+        NewFile { temporary: temporary.to_owned(), file }
     }
 }
 

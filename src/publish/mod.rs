@@ -1,9 +1,10 @@
 //! Publishes a generation of an image, or of an override, into a repository on this machine.
 //!
 //! A reader sees the repository either before or after a publish, never in between. All new files
-//! are written to `.new/`, read back, verified and synced; then archives and manifest are renamed
-//! into place, and the catalog last. The rename of the catalog is the commit point. A publish that
-//! is killed before it leaves only unreferenced files.
+//! are written to `.new/`, read back, verified and synced; then they are renamed into place, and
+//! the head last. The rename of the head is the commit point. A publish that is killed before it
+//! leaves only unreferenced files. No other file is ever replaced: the name of each contains its
+//! digest.
 //!
 //! Each content of the head can be had from the repository, whole or through at most [`MAX_DEPTH`]
 //! deltas. If diffs alone do not achieve that, the publish also writes a full archive; otherwise a
@@ -27,11 +28,9 @@ mod private_files;
 mod repository_mode;
 mod store;
 
-use std::io;
-
 use jiff::Timestamp;
 
-use crate::catalog::{Archive, ArchiveKind, Catalog, FileRef, Publish, RepoPath};
+use crate::catalog::{Archive, ArchiveKind, Catalog, FileRef, IndexFile, Publish, RepoPath};
 use crate::delta::MAX_DEPTH;
 use crate::diff_archive::ContentProvider;
 use crate::diff_archive::content_index::ContentIndex;
@@ -49,12 +48,12 @@ pub use error::PublishError;
 pub use existing::ExistingRepository;
 pub use head_clones::HeadClones;
 pub(crate) use image_excludes::read_image_excludes;
-pub use locked_store::LockedStore;
+pub use locked_store::{LockedStore, NewFile};
 pub use policy::PublishPolicy;
 pub(crate) use private_files::find_private_files;
 pub use repository_mode::{RepositoryMode, UnknownMode};
-pub use store::Store;
 pub(crate) use store::compression;
+pub use store::{Published, Store};
 
 /// A generation to be published.
 #[derive(Clone, Copy)]
@@ -72,8 +71,7 @@ pub struct PublishInput<'i> {
 pub struct PreparedPublish<'l> {
     locked: &'l LockedStore,
     catalog: Catalog,
-    new_files: Vec<RepoPath>,
-    old_indices: Vec<RepoPath>,
+    new_files: Vec<NewFile>,
     new_archives: Vec<Archive>,
 }
 
@@ -94,7 +92,9 @@ pub fn prepare<'l>(
     policy: &PublishPolicy,
     monitor: &dyn Monitor,
 ) -> Result<Option<PreparedPublish<'l>>, PublishError> {
-    let ExistingRepository { catalog: before, valid, head } = existing;
+    let ExistingRepository { published, valid, head } = existing;
+    let previous = published.as_ref().map(|published| published.head.catalog);
+    let before = published.map(|published| published.catalog);
     let generation = image.manifest.id();
     if before.as_ref().is_some_and(|catalog| catalog.head().generation == generation) {
         return Ok(None);
@@ -123,39 +123,35 @@ pub fn prepare<'l>(
         bytes: image.manifest.bytes(),
         manifest,
     };
-    let new_archives: Vec<Archive> = new_archives.into_iter().map(|new| new.archive).collect();
-    new_files.extend(new_archives.iter().map(|archive| archive.file.file.clone()));
+    let (archive_files, new_archives): (Vec<NewFile>, Vec<Archive>) =
+        new_archives.into_iter().map(|new| (new.file, new.archive)).unzip();
+    new_files.extend(archive_files);
 
-    let content = write_index(locked, serial, &index, &mut new_files)?;
-    let mut publishes =
-        before.as_ref().map(|catalog| catalog.publishes.clone()).unwrap_or_default();
+    let (new_index, content) = write_index(locked, &index)?;
+    new_files.push(new_index);
+    let (mut publishes, unreadable) =
+        before.map(|catalog| (catalog.publishes, catalog.unreadable)).unwrap_or_default();
     publishes.push(publish);
 
-    // A reader of the previous catalog may still request its index: that one stays for now.
-    let recent = before.and_then(|catalog| catalog.content).map(|content| content.file);
-    let old_indices = old_indices(locked.store(), [Some(&content.file), recent.as_ref()])?;
-
     let catalog = Catalog {
-        image: locked.store().layer().name().clone(),
+        layer: locked.store().layer().clone(),
         serial,
-        published: now,
-        expires: None,
+        revision: 0,
+        issued: now,
+        previous,
         content: Some(content),
         publishes,
         archives: valid.archives.into_iter().chain(new_archives.iter().cloned()).collect(),
+        unreadable,
     };
-    Ok(Some(PreparedPublish { locked, catalog, new_files, old_indices, new_archives }))
+    Ok(Some(PreparedPublish { locked, catalog, new_files, new_archives }))
 }
 
 impl PreparedPublish<'_> {
-    /// Makes the publish visible: the rename of the catalog is the commit point.
+    /// Makes the publish visible: the rename of the head is the commit point.
     pub fn commit(self) -> Result<PublishResult, PublishError> {
         self.locked.rename_into_place(&self.new_files)?;
         self.locked.commit(&self.catalog)?;
-
-        for file in &self.old_indices {
-            self.locked.remove(file)?;
-        }
         Ok(PublishResult { publish: self.catalog.head().clone(), new_archives: self.new_archives })
     }
 }
@@ -166,7 +162,7 @@ fn write_manifest(
     before: Option<&Catalog>,
     manifest: &Manifest,
     level: i32,
-) -> Result<(FileRef, Vec<RepoPath>), PublishError> {
+) -> Result<(FileRef, Vec<NewFile>), PublishError> {
     let earlier = before
         .and_then(|catalog| catalog.publish_of(manifest.id()))
         .map(|publish| &publish.manifest);
@@ -174,48 +170,29 @@ fn write_manifest(
         return Ok((file.clone(), Vec::new()));
     }
 
-    let name = repo_path(&format!("manifests/{}.mtree.zst", manifest.id()));
-    let mut new_files = Vec::new();
-    let file = write_small(locked, name, &mut new_files, |to| manifest.write_zstd(to, level))?;
-    Ok((file, new_files))
+    let mut bytes = Vec::new();
+    manifest
+        .write_zstd(&mut bytes, level)
+        .map_err(|e| PublishError::file("write a manifest in", locked.store().dir(), e))?;
+    let generation = manifest.id().short();
+    let (new, file) = locked.write_small("manifest", &bytes, |digits| {
+        repo_path(&format!("manifests/{generation}-{digits}.mtree.zst"))
+    })?;
+    Ok((file, vec![new]))
 }
 
-/// Writes the content index under a name that no file has.
-///
-/// The index of an older catalog keeps its name, and so does one that a prune wrote for the same
-/// serial: a reader of that catalog may be fetching it.
+/// Writes the content index.
 pub(crate) fn write_index(
     locked: &LockedStore,
-    serial: u64,
     index: &ContentIndex,
-    new_files: &mut Vec<RepoPath>,
-) -> Result<FileRef, PublishError> {
-    let plain = repo_path(&format!("content-{serial}.idx.zst"));
-    let numbered = (1u32..).map(|number| repo_path(&format!("content-{serial}.{number}.idx.zst")));
-    let file = std::iter::once(plain.clone())
-        .chain(numbered)
-        .find(|file| !locked.store().path(file).exists())
-        .unwrap_or(plain);
-
-    write_small(locked, file, new_files, |to| index.write_zstd(to).map(drop))
-}
-
-/// Writes a file that fits in memory.
-fn write_small(
-    locked: &LockedStore,
-    file: RepoPath,
-    new_files: &mut Vec<RepoPath>,
-    write: impl FnOnce(&mut Vec<u8>) -> io::Result<()>,
-) -> Result<FileRef, PublishError> {
+) -> Result<(NewFile, IndexFile), PublishError> {
     let mut bytes = Vec::new();
-    let mut to = locked.create(&file)?;
-    write(&mut bytes)
-        .and_then(|()| io::Write::write_all(&mut to, &bytes))
-        .map_err(|e| PublishError::file("write", &locked.store().path(&file), e))?;
-
-    locked.sync(&file, &to)?;
-    new_files.push(file.clone());
-    Ok(FileRef { file, size: bytes.len() as u64, sha256: Digest::of(&bytes) })
+    let first_frame = index
+        .write_zstd(&mut bytes)
+        .map_err(|e| PublishError::file("write a content index in", locked.store().dir(), e))?;
+    let (new, file) = locked
+        .write_small("content", &bytes, |digits| repo_path(&format!("content/{digits}.idx.zst")))?;
+    Ok((new, IndexFile { file, first_frame }))
 }
 
 /// The first file of `manifest` whose content the repository cannot produce.
@@ -225,24 +202,13 @@ pub fn find_unreachable<'m>(manifest: &'m Manifest, depths: &DeltaDepth) -> Opti
     entries.find(|entry| entry.file().is_some_and(|(_, digest)| !is_reachable(&digest)))
 }
 
-/// Index files of catalogs that no reader can still have.
-fn old_indices(store: &Store, keep: [Option<&RepoPath>; 2]) -> Result<Vec<RepoPath>, PublishError> {
-    let mut files = store.files()?;
-    files.retain(|file| {
-        let name = file.as_str();
-        let is_index = name.starts_with("content-") && name.ends_with(".idx.zst");
-        is_index && !keep.contains(&Some(file))
-    });
-    Ok(files)
-}
-
-/// The name of an archive in a repository.
-fn archive_name(kind: ArchiveKind, extension: &str) -> RepoPath {
+/// The name of an archive before it is published.
+fn archive_name(kind: ArchiveKind) -> String {
     let short = GenerationId::short;
     match kind {
-        ArchiveKind::Full { target } => repo_path(&format!("full/{}.{extension}", short(&target))),
+        ArchiveKind::Full { target } => format!("full/{}", short(&target)),
         ArchiveKind::Diff { base, target } => {
-            repo_path(&format!("diffs/{}-{}.{extension}", short(&base), short(&target)))
+            format!("diffs/{}-{}", short(&base), short(&target))
         }
     }
 }

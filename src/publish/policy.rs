@@ -80,6 +80,7 @@ mod tests {
     use crate::catalog::{Archive, FirstFrame, Publish, RepoPath};
     use crate::diff_archive::FrameCompression;
     use crate::digest::Digest;
+    use crate::image::Layer;
 
     fn id(n: u8) -> GenerationId {
         GenerationId(Digest([n; 32]))
@@ -92,10 +93,12 @@ mod tests {
     /// A catalog with one publish of each generation, and archives as (base, target, size).
     fn catalog(generations: &[u8], archives: &[(Option<u8>, u8, u64)]) -> Catalog {
         Catalog {
-            image: "node".parse().expect("good"),
+            layer: Layer::Image("node".parse().expect("good")),
             serial: generations.len() as u64,
-            published: Timestamp::UNIX_EPOCH,
-            expires: None,
+            revision: 0,
+            issued: Timestamp::UNIX_EPOCH,
+            previous: None,
+            unreadable: Vec::new(),
             content: None,
             publishes: (1..)
                 .zip(generations)
@@ -118,6 +121,8 @@ mod tests {
                     },
                     file: file(size),
                     first_frame: FirstFrame { length: 1, sha256: Digest([0; 32]) },
+                    needs: Vec::new(),
+                    torrent: None,
                 })
                 .collect(),
         }

@@ -42,9 +42,9 @@ impl FromStr for RepositoryMode {
 }
 
 impl RepositoryMode {
-    /// Mode of a repository by that of its catalog.
-    pub(super) fn from_catalog(catalog: &Path) -> Option<Self> {
-        let mode = std::fs::metadata(catalog).ok()?.permissions().mode();
+    /// Mode of a repository by that of its head.
+    pub(super) fn from_head(head: &Path) -> Option<Self> {
+        let mode = std::fs::metadata(head).ok()?.permissions().mode();
         Some(match (mode & 0o004 != 0, mode & 0o040 != 0) {
             (true, _) => RepositoryMode::Open,
             (false, true) => RepositoryMode::Group,

@@ -7,7 +7,12 @@ use std::fs::{self, File};
 use std::io::{self, BufReader, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
-use crate::catalog::{Archive, ArchiveKind, Catalog, FileRef, MAX_CATALOG, Publish, RepoPath};
+use jiff::Timestamp;
+
+use crate::catalog::{
+    Archive, ArchiveKind, Catalog, FileRef, HEAD_FILE, Head, MAX_CATALOG, MAX_HEAD, Publish,
+    RepoPath,
+};
 use crate::diff_archive::content_index::ContentIndex;
 use crate::diff_archive::{
     ArchiveLimits, DeltaGroup, FrameCompression, FrameHead, FramedFile, Listing, read_listing,
@@ -20,8 +25,18 @@ use crate::manifest::Manifest;
 use crate::publish::PublishError;
 use crate::publish::error::FileFault;
 
-/// The name of the catalog.
-pub(super) const CATALOG: &str = "catalog.toml";
+/// Directories of a layer in a repository of this format.
+pub(super) const DIRECTORIES: [&str; 7] =
+    ["", "catalogs", "manifests", "full", "diffs", "content", "torrents"];
+/// Name of the catalog in a repository of format 1.
+const OLD_CATALOG: &str = "catalog.toml";
+
+/// The head of a layer with the catalog that it names.
+#[derive(Clone, Debug)]
+pub struct Published {
+    pub head: Head,
+    pub catalog: Catalog,
+}
 
 /// The directory of an image or an override in a repository.
 pub struct Store {
@@ -52,23 +67,83 @@ impl Store {
 
     /// The catalog; `None` if nothing was published.
     pub fn catalog(&self) -> Result<Option<Catalog>, PublishError> {
-        let path = self.dir.join(CATALOG);
+        Ok(self.published()?.map(|published| published.catalog))
+    }
+
+    /// The head and its catalog; `None` if nothing was published.
+    pub fn published(&self) -> Result<Option<Published>, PublishError> {
+        let path = self.dir.join(HEAD_FILE);
+        let invalid = |source| PublishError::Catalog { path: path.display().to_string(), source };
         let file = match named_file::open(&path) {
-            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return self.nothing_published(),
             answer => answer.map_err(|e| PublishError::file("open", &path, e))?,
         };
 
+        let bytes =
+            read_at_most(file, MAX_HEAD).map_err(|e| PublishError::file("read", &path, e))?;
+        let head = Head::parse(&bytes, &self.layer).map_err(invalid)?;
+        let catalog = self.catalog_of(&head)?;
+        Ok(Some(Published { head, catalog }))
+    }
+
+    /// The catalog that `head` names.
+    fn catalog_of(&self, head: &Head) -> Result<Catalog, PublishError> {
+        let name = head.catalog_file();
+        let path = self.dir.join("catalogs").join(format!("{}.toml", head.catalog));
+        let invalid = |source| PublishError::Catalog { path: path.display().to_string(), source };
+
         let mut bytes = Vec::new();
-        file.take(MAX_CATALOG + 1)
+        self.read_checked(&name.map_err(invalid)?)?
+            .take(head.size)
             .read_to_end(&mut bytes)
             .map_err(|e| PublishError::file("read", &path, e))?;
-        if bytes.len() as u64 > MAX_CATALOG {
-            return Err(PublishError::file("read", &path, FileFault::CatalogTooLarge.into()));
-        }
+        let catalog = Catalog::parse(&bytes, &self.layer).map_err(invalid)?;
+        head.check(&catalog).map_err(invalid)?;
+        Ok(catalog)
+    }
 
-        Catalog::parse(&bytes, self.layer.name())
-            .map(Some)
-            .map_err(|source| PublishError::Catalog { path: path.display().to_string(), source })
+    /// Each file that a head named after `since`, except those of `published` itself.
+    ///
+    /// A reader may have fetched such a head, and may still ask for its files. The history ends
+    /// with the first catalog that cannot be read.
+    pub fn files_named_since(&self, published: &Published, since: Timestamp) -> Vec<RepoPath> {
+        let mut files = Vec::new();
+        let (mut replaced_at, mut previous) =
+            (published.catalog.issued, published.catalog.previous);
+        while let Some(digest) = previous.filter(|_| replaced_at >= since) {
+            let Ok((file, catalog)) = self.old_catalog(digest) else { break };
+            files.push(file);
+            files.extend(catalog.files().map(|file| file.file));
+            (replaced_at, previous) = (catalog.issued, catalog.previous);
+        }
+        files
+    }
+
+    fn old_catalog(&self, digest: Digest) -> Result<(RepoPath, Catalog), PublishError> {
+        let name = format!("catalogs/{digest}.toml");
+        let path = self.dir.join(&name);
+        let invalid = |source| PublishError::Catalog { path: path.display().to_string(), source };
+
+        let bytes = named_file::open(&path)
+            .and_then(|file| read_at_most(file, MAX_CATALOG))
+            .map_err(|e| PublishError::file("read", &path, e))?;
+        if Digest::of(&bytes) != digest {
+            return Err(PublishError::file("read", &path, FileFault::Digest.into()));
+        }
+        let file = RepoPath::new(&name).map_err(|fault| invalid(fault.into()))?;
+        Ok((file, Catalog::parse(&bytes, &self.layer).map_err(invalid)?))
+    }
+
+    /// Refuses a directory of the format before this one.
+    fn nothing_published(&self) -> Result<Option<Published>, PublishError> {
+        let old = self.dir.join(OLD_CATALOG);
+        match fs::symlink_metadata(&old) {
+            Ok(_) => Err(PublishError::OldFormat {
+                directory: self.dir.display().to_string(),
+                layer: self.layer.clone(),
+            }),
+            Err(_) => Ok(None),
+        }
     }
 
     /// Opens `file` for reading; fails if its size is not the catalog's.
@@ -101,7 +176,8 @@ impl Store {
 
     /// The content index that `catalog` names.
     pub fn index(&self, catalog: &Catalog) -> Result<ContentIndex, PublishError> {
-        let Some(file) = &catalog.content else { return Ok(ContentIndex::default()) };
+        let Some(index) = &catalog.content else { return Ok(ContentIndex::default()) };
+        let file = &index.file;
         let opened = self.read_checked(file)?;
         let opened = BufReader::with_capacity(128 << 10, opened);
         let index = ContentIndex::read_published(opened, file.size);
@@ -142,7 +218,7 @@ impl Store {
     /// Each file in the directories of the format, to find unreferenced ones.
     pub fn files(&self) -> Result<Vec<RepoPath>, PublishError> {
         let mut files = Vec::new();
-        for part in ["", "manifests", "full", "diffs"] {
+        for part in DIRECTORIES {
             let dir = self.dir.join(part);
             let entries = match fs::read_dir(&dir) {
                 Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
@@ -184,6 +260,16 @@ impl Ranges for Store {
             )),
         }
     }
+}
+
+/// Reads a file of at most `limit` bytes.
+fn read_at_most(file: File, limit: u64) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    file.take(limit + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > limit {
+        return Err(FileFault::TooLarge { limit }.into());
+    }
+    Ok(bytes)
 }
 
 /// Opens a file of `size` bytes for reading.

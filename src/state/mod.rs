@@ -10,6 +10,7 @@ mod error;
 mod lock;
 mod overrides;
 pub mod pinned;
+pub mod seen;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Read;
@@ -83,17 +84,16 @@ pub struct KernelPaths {
     pub paths: Vec<String>,
 }
 
-/// The last catalog that a run accepted.
+/// The catalog that the last run accepted.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct SeenCatalog {
     /// URL of the repository.
     pub repo: String,
-    /// A catalog with a smaller serial is refused.
     pub serial: u64,
-    /// ETag for a conditional request, if the server sent one.
+    /// Digest of the catalog, if the tree was brought up to its head.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub etag: Option<String>,
+    pub sha256: Option<Digest>,
 }
 
 impl State {

@@ -3,12 +3,11 @@
 use std::path::Path;
 use std::{fs, io};
 
-use crate::catalog::Catalog;
 use crate::image::{ImageName, Layer, OVERRIDES};
-use crate::publish::{PublishError, Store};
+use crate::publish::{PublishError, Published, Store};
 
-/// The catalog of `layer`, or those of all images by name, then of all overrides.
-pub fn list(repo: &Path, layer: Option<&Layer>) -> Result<Vec<(Layer, Catalog)>, PublishError> {
+/// The head and catalog of `layer`, or those of all images by name, then of all overrides.
+pub fn list(repo: &Path, layer: Option<&Layer>) -> Result<Vec<(Layer, Published)>, PublishError> {
     let layers = match layer {
         Some(layer) => vec![layer.clone()],
         None => layers(repo)?,
@@ -16,8 +15,8 @@ pub fn list(repo: &Path, layer: Option<&Layer>) -> Result<Vec<(Layer, Catalog)>,
 
     let mut catalogs = Vec::new();
     for current in layers {
-        match Store::open(repo, &current).catalog()? {
-            Some(catalog) => catalogs.push((current, catalog)),
+        match Store::open(repo, &current).published()? {
+            Some(published) => catalogs.push((current, published)),
             None if layer.is_some() => return Err(PublishError::NothingPublished(current)),
             None => {}
         }

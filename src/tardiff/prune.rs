@@ -1,13 +1,16 @@
 //! Removes old generations, so that the rest is still a complete repository.
 
 use std::collections::HashSet;
+use std::time::Duration;
 
 use jiff::Timestamp;
 
 use crate::catalog::{Archive, ArchiveKind, Catalog, RepoPath};
 use crate::diff_archive::content_index::ContentIndex;
 use crate::generation::GenerationId;
-use crate::publish::{DeltaDepth, LockedStore, PublishError, find_unreachable, write_index};
+use crate::publish::{
+    DeltaDepth, LockedStore, PublishError, Published, find_unreachable, write_index,
+};
 use crate::report::Monitor;
 use crate::tardiff::notice::TardiffNotice;
 
@@ -28,18 +31,23 @@ struct KeptPart {
     index: ContentIndex,
 }
 
+/// Default of the time for which files remain after the last head that names them.
+pub const PRUNE_GRACE: Duration = Duration::from_secs(24 * 60 * 60);
+
 /// Keeps the newest `keep` generations, at least one.
 ///
-/// Older ones are kept too, as long as only their archives have a content of the head. The catalog
-/// is written before files are removed, so no reader finds a file listed and missing.
+/// Older ones are kept too, as long as only their archives have a content of the head. Files that a
+/// head named within `grace` remain, since a node may have fetched that head: the next prune
+/// removes them.
 pub fn prune(
     locked: &LockedStore,
     keep: usize,
+    grace: Duration,
     monitor: &dyn Monitor,
 ) -> Result<Pruned, PublishError> {
     let store = locked.store();
-    let old_catalog =
-        store.catalog()?.ok_or_else(|| PublishError::NothingPublished(store.layer().clone()))?;
+    let Published { head, catalog: old_catalog } =
+        store.published()?.ok_or_else(|| PublishError::NothingPublished(store.layer().clone()))?;
     let generations = newest_first(&old_catalog);
     let keep = keep.max(1);
     let KeptPart { count, archives, index } =
@@ -49,25 +57,49 @@ pub fn prune(
     }
 
     let mut pruned = Pruned { generations: generations[count..].to_vec(), files: Vec::new() };
-    let mut catalog = Catalog { published: Timestamp::now(), archives, ..old_catalog.clone() };
+    let mut published = Published { head, catalog: old_catalog.clone() };
     if !pruned.generations.is_empty() {
+        let is_kept = |archive: &Archive| needs_only(archive, &generations[..count]);
+        let (new_index, content) = write_index(locked, &index)?;
+        let mut catalog = Catalog {
+            revision: old_catalog.revision + 1,
+            issued: Timestamp::now(),
+            previous: Some(published.head.catalog),
+            content: Some(content),
+            archives,
+            ..old_catalog
+        };
         catalog.publishes.retain(|publish| generations[..count].contains(&publish.generation));
-        let mut new_files = Vec::new();
-        catalog.content = Some(write_index(locked, catalog.serial, &index, &mut new_files)?);
-        locked.rename_into_place(&new_files)?;
-        locked.commit(&catalog)?;
+        catalog.unreadable.retain(is_kept);
+
+        locked.rename_into_place([&new_index])?;
+        let head = locked.commit(&catalog)?;
+        published = Published { head, catalog };
     }
 
-    // A reader that still has the old catalog may ask for its index.
-    let old_index = old_catalog.content.map(|content| content.file);
-    let listed: HashSet<RepoPath> = listed_files(&catalog).chain(old_index).collect();
+    pruned.files = remove_unnamed(locked, &published, grace)?;
+    Ok(pruned)
+}
+
+/// Removes files that no head has named within `grace`.
+fn remove_unnamed(
+    locked: &LockedStore,
+    published: &Published,
+    grace: Duration,
+) -> Result<Vec<RepoPath>, PublishError> {
+    let store = locked.store();
+    let since = Timestamp::now().checked_sub(grace).unwrap_or(Timestamp::MIN);
+    let mut named: HashSet<RepoPath> = listed_files(published).collect();
+    named.extend(store.files_named_since(published, since));
+
+    let mut removed = Vec::new();
     for file in store.files()? {
-        if is_written_by_publish(&file) && !listed.contains(&file) {
+        if is_written_by_publish(&file) && !named.contains(&file) {
             locked.remove(&file)?;
-            pruned.files.push(file);
+            removed.push(file);
         }
     }
-    Ok(pruned)
+    Ok(removed)
 }
 
 /// Finds the smallest part with `keep` generations that supplies each content of the head.
@@ -83,11 +115,11 @@ fn choose_kept_part(
 
     let mut count = keep.min(generations.len());
     loop {
-        let newest: HashSet<GenerationId> = generations[..count].iter().copied().collect();
+        let newest = &generations[..count];
         let archives: Vec<Archive> = catalog
             .archives
             .iter()
-            .filter(|archive| needs_only(archive, &newest))
+            .filter(|archive| needs_only(archive, newest))
             .cloned()
             .collect();
         let index = restrict(&full_index, &archives);
@@ -109,7 +141,7 @@ fn newest_first(catalog: &Catalog) -> Vec<GenerationId> {
 }
 
 /// Whether base and target of an archive are kept.
-fn needs_only(archive: &Archive, kept: &HashSet<GenerationId>) -> bool {
+fn needs_only(archive: &Archive, kept: &[GenerationId]) -> bool {
     match archive.kind {
         ArchiveKind::Full { target } => kept.contains(&target),
         ArchiveKind::Diff { base, target } => kept.contains(&base) && kept.contains(&target),
@@ -124,18 +156,19 @@ fn restrict(index: &ContentIndex, archives: &[Archive]) -> ContentIndex {
     )
 }
 
-/// All files that `catalog` lists.
-pub(super) fn listed_files(catalog: &Catalog) -> impl Iterator<Item = RepoPath> {
-    let manifests = catalog.publishes.iter().map(|publish| publish.manifest.file.clone());
-    let archives = catalog.archives.iter().map(|archive| archive.file.file.clone());
-    manifests.chain(archives).chain(catalog.content.iter().map(|content| content.file.clone()))
+/// All files that a head and its catalog name.
+pub(super) fn listed_files(published: &Published) -> impl Iterator<Item = RepoPath> {
+    let catalog = published.head.catalog_file().into_iter();
+    catalog.chain(published.catalog.files()).map(|file| file.file)
 }
 
 /// Whether a publish writes files of this name; others belong to the administrator.
 pub(super) fn is_written_by_publish(file: &RepoPath) -> bool {
     let name = file.as_str();
     let archive = name.ends_with(".tar.zst") || name.ends_with(".tar.gz");
-    name.starts_with("manifests/") && name.ends_with(".mtree.zst")
+    name.starts_with("catalogs/") && name.ends_with(".toml")
+        || name.starts_with("manifests/") && name.ends_with(".mtree.zst")
         || (name.starts_with("full/") || name.starts_with("diffs/")) && archive
-        || name.starts_with("content-") && name.ends_with(".idx.zst")
+        || name.starts_with("content/") && name.ends_with(".idx.zst")
+        || name.starts_with("torrents/") && name.ends_with(".torrent")
 }

@@ -4,6 +4,7 @@ use std::fs::DirBuilder;
 use std::io;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use super::TreeInput;
 use super::notice::TardiffNotice;
@@ -33,7 +34,9 @@ pub struct PublishRequest {
     pub policy: PublishPolicy,
     /// Number of generations to keep; `None` for all.
     pub keep: Option<usize>,
-    /// Readers of the repository; `None` for those of the present catalog.
+    /// Time for which pruned files remain.
+    pub prune_grace: Duration,
+    /// Readers of the repository; `None` for those of the present head.
     pub repository_mode: Option<RepositoryMode>,
     /// Whether files are read even if they look unchanged since the last scan.
     pub read_all: bool,
@@ -117,7 +120,7 @@ pub fn publish(
         }
     }
     if let Some(keep) = request.keep {
-        prune(&locked, keep, monitor)?;
+        prune(&locked, keep, request.prune_grace, monitor)?;
     }
     Ok(published(result, old_catalog.as_ref()))
 }

@@ -20,6 +20,7 @@ use std::time::Duration;
 
 use http_body_util::{Either, Empty};
 use hyper::body::Bytes;
+use hyper::header::HeaderValue;
 use hyper::http::request::Parts;
 use hyper::{HeaderMap, Request, Response, StatusCode, header};
 use tokio::net::TcpListener;
@@ -27,7 +28,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tower_http::services::ServeFile;
 use tower_http::services::fs::ServeFileSystemResponseBody;
 
-use crate::catalog::RepoPath;
+use crate::catalog::{HEAD_FILE, RepoPath};
 use crate::root::{BoundedFile, Root};
 use crate::tardiff::error::ServeError;
 use crate::tree_path::TreePath;
@@ -113,10 +114,24 @@ fn stop_signal() -> io::Result<impl Future<Output = ()>> {
 /// Answers one request.
 async fn answer<B>(repo: Arc<Path>, request: Request<B>) -> Result<FileResponse, Infallible> {
     let (parts, _) = request.into_parts();
-    let Some(file) = open(repo, parts.uri.path().trim_start_matches('/')).await else {
+    let path = parts.uri.path().trim_start_matches('/').to_owned();
+    let Some(file) = open(repo, &path).await else {
         return Ok(empty(StatusCode::NOT_FOUND));
     };
-    Ok(send(&file, parts).await.unwrap_or_else(|_| empty(StatusCode::INTERNAL_SERVER_ERROR)))
+    let Ok(mut answer) = send(&file, parts).await else {
+        return Ok(empty(StatusCode::INTERNAL_SERVER_ERROR));
+    };
+    answer.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static(caching(&path)));
+    Ok(answer)
+}
+
+/// Permission for caches: only heads are ever replaced.
+fn caching(path: &str) -> &'static str {
+    if path.rsplit('/').next() == Some(HEAD_FILE) {
+        "public, max-age=5, must-revalidate"
+    } else {
+        "public, max-age=31536000, immutable"
+    }
 }
 
 /// Opens a file of the repository; `None` if there is none that may be served.

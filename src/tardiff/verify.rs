@@ -5,6 +5,7 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::path::Path;
 
+use jiff::Timestamp;
 use rustix::fs::{Mode, OFlags};
 
 use super::list::layers;
@@ -19,7 +20,7 @@ use crate::fetch::content::ContentStore;
 use crate::generation::GenerationId;
 use crate::image::Layer;
 use crate::manifest::Manifest;
-use crate::publish::{NoContents, PublishError, SpooledContents, Store, compression};
+use crate::publish::{NoContents, PublishError, Published, SpooledContents, Store, compression};
 use crate::report::Monitor;
 
 /// Result of a verification.
@@ -61,13 +62,15 @@ pub fn verify_all(repo: &Path, monitor: &dyn Monitor) -> Result<Findings, Publis
 /// content of the head.
 pub fn verify(repo: &Path, layer: &Layer, monitor: &dyn Monitor) -> Result<Findings, PublishError> {
     let store = Store::open(repo, layer);
-    let catalog = store.catalog()?.ok_or_else(|| PublishError::NothingPublished(layer.clone()))?;
+    let published =
+        store.published()?.ok_or_else(|| PublishError::NothingPublished(layer.clone()))?;
+    let catalog = &published.catalog;
     let mut findings = Findings::default();
-    let index = store.index(&catalog).unwrap_or_else(|error| {
+    let index = store.index(catalog).unwrap_or_else(|error| {
         findings.faults.push(error.to_string());
         ContentIndex::default()
     });
-    let verification = Verification { store: &store, catalog: &catalog, index: &index, monitor };
+    let verification = Verification { store: &store, catalog, index: &index, monitor };
 
     for publish in &catalog.publishes {
         match verification.verify_manifest(publish) {
@@ -89,7 +92,7 @@ pub fn verify(repo: &Path, layer: &Layer, monitor: &dyn Monitor) -> Result<Findi
         Err(error) => findings.faults.push(error.to_string()),
     }
 
-    verification.report_unlisted_files()?;
+    verification.report_unlisted_files(&published)?;
     Ok(findings)
 }
 
@@ -192,12 +195,12 @@ impl Verification<'_> {
         Ok((wanted.len() - missing.len(), faults))
     }
 
-    /// Reports files that no catalog lists, except the index of the previous catalog.
-    fn report_unlisted_files(&self) -> Result<(), PublishError> {
-        let listed: Vec<_> = listed_files(self.catalog).collect();
+    /// Reports files that neither this catalog nor an earlier one names.
+    fn report_unlisted_files(&self, published: &Published) -> Result<(), PublishError> {
+        let mut named: HashSet<_> = listed_files(published).collect();
+        named.extend(self.store.files_named_since(published, Timestamp::MIN));
         for file in self.store.files()? {
-            let is_old_index = file.as_str().starts_with("content-");
-            if is_written_by_publish(&file) && !is_old_index && !listed.contains(&file) {
+            if is_written_by_publish(&file) && !named.contains(&file) {
                 self.monitor.note(TardiffNotice::NotInCatalog { file: &file });
             }
         }

@@ -8,14 +8,14 @@ use std::fmt;
 
 use crate::apply::preflight::disk_space::Shortage;
 use crate::apply::{Interrupted, Reversed, SessionError, Unapplied, UndoLogError, Untouched};
-use crate::catalog::CatalogError;
+use crate::catalog::{CatalogError, Version};
 use crate::diff_archive::ArchiveError;
 use crate::fetch::{FetchError, FetchErrorKind, Side};
 use crate::filter::BadRule;
 use crate::full_sync::{FullSyncError, Server};
 use crate::generation::GenerationId;
 use crate::host::{BadFile, NoDefaultEntry, ToolError};
-use crate::image::ImageName;
+use crate::image::{ImageName, Layer};
 use crate::manifest::ManifestError;
 use crate::plan::FullSyncReason;
 use crate::root::RootError;
@@ -167,18 +167,45 @@ pub enum TrustError {
     UnexpectedNotModified,
     #[error(transparent)]
     Catalog(#[from] CatalogError),
-    /// The catalog is older than one that this node has seen.
+    /// The catalog is not the one that the head names.
+    #[error(transparent)]
+    CatalogDigest(FetchError),
+    /// The repository was written by a program before format 2.
+    #[error(
+        "the repository has format 1 of {layer}, which this program cannot read; publish it again \
+         on the server with 'si_tardiff publish --{} {}'", .layer.kind(), .layer.name()
+    )]
+    OldFormat { layer: Layer },
+    /// The head is older than one that this node has seen, and was written later.
     #[error(
         "the server offers serial {offered} of {name}, and this node has seen {seen}; \
          pass --allow-downgrade to accept the older one"
     )]
-    OldSerial { name: String, offered: u64, seen: u64 },
+    OlderHead { name: String, offered: Version, seen: Version },
     #[error(
         "the server offers serial {offered} of {name}, and this node has seen {seen}: no server \
          publishes that often; pass --allow-downgrade to accept it"
     )]
-    SerialTooHigh { name: String, offered: u64, seen: u64 },
-    #[error("the catalog of {name} expired at {expires}; the server is not updated any more")]
+    SerialTooHigh { name: String, offered: Version, seen: Version },
+    /// Two catalogs have one version.
+    #[error(
+        "the server offers serial {version} of {name} with another content than this node has \
+         seen: two servers publish it, or one was restored from a backup; raise the serial with \
+         'si_tardiff publish --serial N', or pass --allow-downgrade"
+    )]
+    ForkedServer { name: String, version: Version },
+    /// Nothing is recorded of this node.
+    #[error(
+        "the repository is older than one that this node has seen, and nothing is recorded of \
+         this tree; use another repository, or pass --allow-downgrade"
+    )]
+    StaleRepository,
+    #[error(
+        "the repository has an older override {name} than this node has seen; use another \
+         repository, or pass --allow-downgrade"
+    )]
+    StaleOverride { name: ImageName },
+    #[error("the head of {name} expired at {expires}; the server is not updated any more")]
     Expired { name: String, expires: jiff::Timestamp },
 }
 

@@ -55,6 +55,10 @@ pub(super) enum UpdateNotice<'a> {
     ClockBehind {
         now: jiff::Timestamp,
     },
+    /// The head is older than one that this node has seen.
+    StaleRepository {
+        issued: jiff::Timestamp,
+    },
     ExcludesOfImage {
         name: &'a str,
     },
@@ -236,8 +240,13 @@ impl fmt::Display for UpdateNotice<'_> {
             ),
             N::ClockBehind { now } => write!(
                 f,
-                "cannot check if the catalog expired: this node's clock shows {now}, which is \
+                "cannot check if the head expired: this node's clock shows {now}, which is \
                  before the catalog was written"
+            ),
+            N::StaleRepository { issued } => write!(
+                f,
+                "the repository was last updated at {issued}, and this node has seen a newer one: \
+                 nothing new"
             ),
             N::ExcludesOfImage { name } => {
                 write!(f, "using the exclude rules of {name} as the image has it")

@@ -354,7 +354,7 @@ fn restore_state(
     // The serial of the newest catalog seen is kept, so that an older one is still refused. Its
     // etag belongs to the generation that was left.
     let seen = current.and_then(|current| current.catalog.clone()).or(state.catalog.take());
-    state.catalog = seen.map(|seen| SeenCatalog { etag: None, ..seen });
+    state.catalog = seen.map(|seen| SeenCatalog { sha256: None, ..seen });
     for (path, reason) in &plan.deviations {
         state.record_deviation(path, reason.clone());
     }

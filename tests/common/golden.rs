@@ -18,6 +18,8 @@ pub struct Masks {
 
 /// Length of the abbreviated form of an identifier.
 const SHORT: usize = 12;
+/// Length of the part of a digest in the name of a file of a repository.
+const IN_NAME: usize = 32;
 
 impl Masks {
     /// Also replaces each occurrence of `text`.
@@ -47,7 +49,7 @@ impl Masks {
         self.mask_identifiers(&text)
     }
 
-    /// Replaces runs of 64 or 12 hexadecimal digits.
+    /// Replaces runs of 64, 32 or 12 hexadecimal digits.
     fn mask_identifiers(&mut self, text: &str) -> String {
         let mut masked = String::new();
         let mut rest = text;
@@ -60,6 +62,12 @@ impl Masks {
                     SHORT => format!("SHORT-ID-{number}"),
                     _ => format!("ID-{number}"),
                 };
+                rest = &rest[run..];
+                continue;
+            }
+
+            if run == IN_NAME {
+                masked += "DIGITS";
                 rest = &rest[run..];
                 continue;
             }

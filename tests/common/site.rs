@@ -3,7 +3,9 @@
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 
-use systemimager::catalog::{ArchiveKind, Catalog};
+use systemimager::catalog::{ArchiveKind, Catalog, Head};
+use systemimager::digest::Digest;
+use systemimager::image::Layer;
 use tempfile::TempDir;
 
 use super::trees::{self, Tree};
@@ -111,10 +113,41 @@ impl Site {
         daemon.child.kill().and_then(|()| daemon.child.wait()).expect("the daemon ends");
     }
 
-    /// The catalog of the repository.
+    /// Path of the head of the image.
+    pub fn head_path(&self) -> PathBuf {
+        self.repo().join("node/head.toml")
+    }
+
+    /// The head of the image.
+    pub fn head(&self) -> Head {
+        let bytes = std::fs::read(self.head_path()).expect("a head");
+        Head::parse(&bytes, &image()).expect("a good head")
+    }
+
+    /// Text of the catalog of the image.
+    pub fn catalog_text(&self) -> String {
+        let file = self.head().catalog_file().expect("a path").file;
+        let path = self.repo().join("node").join(file.as_str());
+        std::fs::read_to_string(path).expect("a catalog")
+    }
+
+    /// The catalog of the image.
     pub fn catalog(&self) -> Catalog {
-        let bytes = std::fs::read(self.repo().join("node/catalog.toml")).expect("a catalog");
-        Catalog::parse(&bytes, &"node".parse().expect("a name")).expect("a good catalog")
+        Catalog::parse(self.catalog_text().as_bytes(), &image()).expect("a good catalog")
+    }
+
+    /// Makes `text` the catalog of the image: the head names it by its digest.
+    pub fn replace_catalog(&self, text: impl AsRef<[u8]>) {
+        let text = text.as_ref();
+        let sha256 = Digest::of(text);
+        let path = self.repo().join(format!("node/catalogs/{sha256}.toml"));
+        std::fs::write(path, text).expect("writes");
+        let mut head = self.head();
+        (head.catalog, head.size) = (sha256, text.len() as u64);
+        if let Ok(catalog) = Catalog::parse(text, &image()) {
+            (head.serial, head.revision) = (catalog.serial, catalog.revision);
+        }
+        std::fs::write(self.head_path(), head.to_toml().expect("text")).expect("writes");
     }
 
     /// Path of the diff between two publishes, given by their serials.
@@ -312,6 +345,11 @@ impl Daemon {
 
         daemon
     }
+}
+
+/// The image of a site.
+fn image() -> Layer {
+    Layer::Image("node".parse().expect("a name"))
 }
 
 impl Drop for Daemon {

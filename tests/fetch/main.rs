@@ -20,19 +20,19 @@ use std::time::{Duration, Instant};
 
 use common::fault_server::{Fault, FaultServer};
 use common::{free_port, require, wait_for_server};
-use systemimager::catalog::{FileRef, FirstFrame, MAX_CATALOG, RepoPath};
+use systemimager::catalog::{FileRef, FirstFrame, MAX_HEAD, RepoPath};
 use systemimager::digest::Digest;
 use systemimager::fetch::FetchErrorKind::{Corrupt, DiskSpace, NotFound, Other, Unreachable};
 use systemimager::fetch::Side::{Network, Node, Server};
 use systemimager::fetch::{
-    CatalogAnswer, FetchError, FetchErrorKind, FetchOptions, Ranges, Repository, Side, Spool,
+    FetchError, FetchErrorKind, FetchOptions, HeadAnswer, Ranges, Repository, Side, Spool,
 };
 use systemimager::image::Layer;
 use systemimager::report::{Event, Job, Monitor, Silent};
 use tempfile::TempDir;
 
 const ARCHIVE: &str = "/node/diffs/a.tar.zst";
-const CATALOG: &str = "/node/catalog.toml";
+const HEAD: &str = "/node/head.toml";
 
 /// A repository with one archive of 300,000 bytes and a catalog, its server, and the spool of a
 /// node.
@@ -51,7 +51,7 @@ impl Site {
         let bytes: Vec<u8> =
             (0u32..300_000).map(|n| (n.wrapping_mul(2_654_435_761) >> 13) as u8).collect();
         fs::write(repository.join("node/diffs/a.tar.zst"), &bytes).expect("scratch");
-        fs::write(repository.join("node/catalog.toml"), b"format = 1\n").expect("scratch");
+        fs::write(repository.join("node/head.toml"), b"format = 1\n").expect("scratch");
         let server = FaultServer::serve(&repository);
         Site { scratch, server, bytes }
     }
@@ -212,9 +212,9 @@ fn stalled_download_is_retried() {
     assert_eq!(site.fetch().expect("fetches"), site.bytes);
     assert_eq!(site.server.sent(), 300_000);
 
-    site.server.always(CATALOG, Fault::Stall(3));
+    site.server.always(HEAD, Fault::Stall(3));
     let began = Instant::now();
-    let error = site.open().fetch_catalog(None).expect_err("it stalls");
+    let error = site.open().fetch_head(None).expect_err("it stalls");
 
     assert_eq!((error.kind, error.side), (Unreachable, Network), "{error}");
     assert!(began.elapsed() < Duration::from_secs(4));
@@ -358,8 +358,8 @@ fn redirects_are_followed_except_loops() {
     assert_eq!(site.fetch().expect("fetches"), site.bytes);
 
     site.server.calm();
-    site.server.always(CATALOG, Fault::Redirect(CATALOG.to_owned()));
-    let error = site.open().fetch_catalog(None).expect_err("a circle");
+    site.server.always(HEAD, Fault::Redirect(HEAD.to_owned()));
+    let error = site.open().fetch_head(None).expect_err("a circle");
 
     assert_eq!((error.kind, error.side), (Other, Server), "{error}");
     assert!(error.to_string().contains("redirects"), "{error}");
@@ -381,14 +381,12 @@ fn refused_connection_differs_from_unknown_name() {
     let closed =
         TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("a free port");
     let error =
-        site.open_at(&format!("http://{closed}/")).fetch_catalog(None).expect_err("nobody listens");
+        site.open_at(&format!("http://{closed}/")).fetch_head(None).expect_err("nobody listens");
 
     assert_eq!((error.kind, error.side), (Unreachable, Server), "{error}");
 
-    let error = site
-        .open_at("http://no-such-host.invalid/")
-        .fetch_catalog(None)
-        .expect_err("nobody knows it");
+    let error =
+        site.open_at("http://no-such-host.invalid/").fetch_head(None).expect_err("nobody knows it");
     assert_eq!((error.kind, error.side), (Unreachable, Network), "{error}");
 }
 
@@ -396,37 +394,31 @@ fn refused_connection_differs_from_unknown_name() {
 fn unchanged_catalog_needs_one_conditional_request() {
     let site = Site::new();
     let repository = site.open();
-    let CatalogAnswer::Fetched { bytes, etag: Some(etag) } =
-        repository.fetch_catalog(None).expect("fetches")
+    let HeadAnswer::Fetched { bytes, etag: Some(etag) } =
+        repository.fetch_head(None).expect("fetches")
     else {
         panic!("a catalog with an etag")
     };
 
     assert_eq!(bytes, b"format = 1\n");
-    assert_eq!(
-        repository.fetch_catalog(Some(&etag)).expect("is the same"),
-        CatalogAnswer::NotModified
-    );
+    assert_eq!(repository.fetch_head(Some(&etag)).expect("is the same"), HeadAnswer::NotModified);
     assert_eq!(site.server.seen().len(), 2);
 
-    fs::write(site.repo_dir().join(&CATALOG[1..]), b"format = 2\n").expect("scratch");
+    fs::write(site.repo_dir().join(&HEAD[1..]), b"format = 2\n").expect("scratch");
     assert!(matches!(
-        repository.fetch_catalog(Some(&etag)).expect("fetches"),
-        CatalogAnswer::Fetched { .. }
+        repository.fetch_head(Some(&etag)).expect("fetches"),
+        HeadAnswer::Fetched { .. }
     ));
 
-    site.server.next(CATALOG, [Fault::Status(503, None), Fault::Cut(4)]);
-    assert!(matches!(
-        repository.fetch_catalog(None).expect("fetches"),
-        CatalogAnswer::Fetched { .. }
-    ));
+    site.server.next(HEAD, [Fault::Status(503, None), Fault::Cut(4)]);
+    assert!(matches!(repository.fetch_head(None).expect("fetches"), HeadAnswer::Fetched { .. }));
 }
 
 #[test]
 fn endless_catalog_is_refused() {
     let site = Site::new();
-    site.server.always(CATALOG, Fault::Longer(usize::try_from(MAX_CATALOG).expect("fits")));
-    let error = site.open().fetch_catalog(None).expect_err("too large");
+    site.server.always(HEAD, Fault::Longer(usize::try_from(MAX_HEAD).expect("fits")));
+    let error = site.open().fetch_head(None).expect_err("too large");
     assert_eq!((error.kind, error.side), (Other, Server), "{error}");
     assert_eq!(site.server.seen().len(), 1);
 }
@@ -500,34 +492,32 @@ fn override_has_its_own_directories() {
     let scratch = common::scratch();
     let place = scratch.path().join("overrides/node");
     fs::create_dir_all(&place).expect("creates");
-    fs::write(place.join("catalog.toml"), "an override's").expect("writes");
+    fs::write(place.join("head.toml"), "an override's").expect("writes");
     let url = format!("file://{}/", scratch.path().display()).parse().expect("a URL");
     let layer = Layer::Override("node".parse().expect("a name"));
     let repository = Repository::open(&url, &layer, &quick_options(), None).expect("opens");
-    let CatalogAnswer::Fetched { bytes, .. } = repository.fetch_catalog(None).expect("fetches")
-    else {
+    let HeadAnswer::Fetched { bytes, .. } = repository.fetch_head(None).expect("fetches") else {
         panic!("a catalog")
     };
 
     assert_eq!(bytes, b"an override's");
 
     let image = Repository::open(&url, &node(), &quick_options(), None).expect("opens");
-    assert_eq!(image.fetch_catalog(None).expect_err("there is none").kind, NotFound);
+    assert_eq!(image.fetch_head(None).expect_err("there is none").kind, NotFound);
 }
 
 #[test]
 fn local_directory_is_a_repository() {
     let site = Site::new();
     let repository = site.open_at(&format!("file://{}", site.repo_dir().display()));
-    let CatalogAnswer::Fetched { bytes, etag } = repository.fetch_catalog(None).expect("fetches")
-    else {
+    let HeadAnswer::Fetched { bytes, etag } = repository.fetch_head(None).expect("fetches") else {
         panic!("a catalog")
     };
 
     assert_eq!(bytes, b"format = 1\n");
     assert_eq!(
-        repository.fetch_catalog(etag.as_deref()).expect("is the same"),
-        CatalogAnswer::NotModified
+        repository.fetch_head(etag.as_deref()).expect("is the same"),
+        HeadAnswer::NotModified
     );
     assert_eq!(
         repository.fetch_frame(&site.claim(), &site.frame(100)).expect("fetches"),

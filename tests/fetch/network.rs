@@ -26,7 +26,7 @@ fn serve_bytes(bytes: &'static [u8]) -> u16 {
 
 fn catalog_error(url: &str, site: &Site) -> FetchError {
     let repository = open(url, &single_attempt(), &site.spool_dir(), u64::MAX);
-    repository.fetch_catalog(None).expect_err("the answer is odd")
+    repository.fetch_head(None).expect_err("the answer is odd")
 }
 
 #[test]
@@ -88,7 +88,7 @@ fn single_lost_connection_costs_no_whole_file() {
 fn redirect_to_other_host_is_refused() {
     let site = Site::new();
     let other = site.server.url().replace("127.0.0.1", "localhost");
-    site.server.always(CATALOG, Fault::Redirect(format!("{other}node/catalog.toml")));
+    site.server.always(HEAD, Fault::Redirect(format!("{other}node/head.toml")));
 
     let error = catalog_error(&site.server.url(), &site);
 
@@ -99,8 +99,7 @@ fn redirect_to_other_host_is_refused() {
 #[test]
 fn web_page_in_place_of_file_is_named() {
     let site = Site::new();
-    fs::write(site.repo_dir().join(&CATALOG[1..]), "<!DOCTYPE html>\n<p>Log in</p>")
-        .expect("scratch");
+    fs::write(site.repo_dir().join(&HEAD[1..]), "<!DOCTYPE html>\n<p>Log in</p>").expect("scratch");
     let page = "text/html; charset=utf-8";
     site.server.always(ARCHIVE, Fault::Header("Content-Type", page, 7));
 
@@ -115,7 +114,7 @@ fn web_page_in_place_of_file_is_named() {
 #[test]
 fn compressed_answer_is_named_unless_it_is_right() {
     let site = Site::new();
-    fs::write(site.repo_dir().join(&CATALOG[1..]), b"\x1f\x8b\x08\0").expect("scratch");
+    fs::write(site.repo_dir().join(&HEAD[1..]), b"\x1f\x8b\x08\0").expect("scratch");
     site.server.always(ARCHIVE, Fault::Header("Content-Encoding", "gzip", 7));
 
     let error = catalog_error(&site.server.url(), &site);
@@ -164,7 +163,7 @@ fn tls_at_plain_port_is_named() {
             FetchOptions { ca_file: Some(secure.certificate.clone()), ..single_attempt() };
         let url = format!("https://127.0.0.1:{}/", serve_bytes(answer));
         let repository = open(&url, &options, &site.spool_dir(), u64::MAX);
-        let error = repository.fetch_catalog(None).expect_err("there is no TLS");
+        let error = repository.fetch_head(None).expect_err("there is no TLS");
 
         assert_eq!((error.kind, error.side), (Unreachable, Server), "{error}");
         assert!(error.to_string().contains(words), "{error}");

@@ -56,9 +56,9 @@ fn rsync_daemon_is_a_repository() {
     let site = Site::new();
     let daemon = Daemon::start(&site);
     let repository = open(&daemon.url(), &patient_options(), &site.spool_dir(), u64::MAX);
-    let answer = repository.fetch_catalog(Some("\"any\"")).expect("fetches");
+    let answer = repository.fetch_head(Some("\"any\"")).expect("fetches");
 
-    assert_eq!(answer, CatalogAnswer::Fetched { bytes: b"format = 1\n".to_vec(), etag: None });
+    assert_eq!(answer, HeadAnswer::Fetched { bytes: b"format = 1\n".to_vec(), etag: None });
     assert_eq!(fs::read_dir(site.spool_dir()).expect("is there").count(), 0);
 
     let part = site.spool_dir().join(format!("{}.part", site.claim().sha256));
@@ -132,12 +132,12 @@ fn rsync_errors_name_side_at_fault() {
 
     let other =
         open(&format!("{}-other", daemon.url()), &patient_options(), &site.spool_dir(), u64::MAX);
-    let error = other.fetch_catalog(None).expect_err("no such module");
+    let error = other.fetch_head(None).expect_err("no such module");
 
     assert_eq!((error.kind, error.side), (NotFound, Server), "{error}");
 
     drop(daemon);
-    let error = repository.fetch_catalog(None).expect_err("nobody listens");
+    let error = repository.fetch_head(None).expect_err("nobody listens");
 
     assert_eq!((error.kind, error.side), (Unreachable, Server), "{error}");
 }

@@ -6,7 +6,7 @@ use super::*;
 fn second_fetch_is_served_from_spool() {
     let site = Site::new();
     let (repository, notes) = (site.open(), EventLog::default());
-    repository.fetch_catalog(None).expect("fetches");
+    repository.fetch_head(None).expect("fetches");
 
     assert_eq!(fetch_content(&repository, &site.claim(), &notes).expect("fetches"), site.bytes);
     assert_eq!(site.server.connections(), 1);

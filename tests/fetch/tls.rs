@@ -77,9 +77,9 @@ impl Secure {
     }
 
     /// Requests the catalog.
-    fn answer(&self, options: FetchOptions) -> Result<CatalogAnswer, FetchError> {
+    fn answer(&self, options: FetchOptions) -> Result<HeadAnswer, FetchError> {
         let url = self.url().parse().expect("a URL");
-        Repository::open(&url, &node(), &options, None)?.fetch_catalog(None)
+        Repository::open(&url, &node(), &options, None)?.fetch_head(None)
     }
 }
 
@@ -97,25 +97,25 @@ fn untrusted_certificate_and_redirect_to_http_are_refused() {
     let site = Site::new();
     let directory = site.scratch.path().join("secure");
     fs::create_dir_all(directory.join("node")).expect("scratch");
-    fs::write(directory.join("node/catalog.toml"), "HTTP/1.0 200 OK\r\n\r\nformat = 1\n")
+    fs::write(directory.join("node/head.toml"), "HTTP/1.0 200 OK\r\n\r\nformat = 1\n")
         .expect("scratch");
     let secure = Secure::start(&directory);
     let trusting = secure.repository(&site, Some(secure.certificate.clone()));
-    let answer = trusting.fetch_catalog(None).expect("fetches");
+    let answer = trusting.fetch_head(None).expect("fetches");
 
-    assert_eq!(answer, CatalogAnswer::Fetched { bytes: b"format = 1\n".to_vec(), etag: None });
+    assert_eq!(answer, HeadAnswer::Fetched { bytes: b"format = 1\n".to_vec(), etag: None });
 
     if let Ok(repository) =
         Repository::open(&secure.url().parse().expect("a URL"), &node(), &patient_options(), None)
     {
-        let error = repository.fetch_catalog(None).expect_err("nobody vouches for it");
+        let error = repository.fetch_head(None).expect_err("nobody vouches for it");
         assert_eq!((error.kind, error.side), (Unreachable, Server), "{error}");
     }
 
     let away =
-        format!("HTTP/1.0 302 Found\r\nLocation: {}node/catalog.toml\r\n\r\n", site.server.url());
-    fs::write(directory.join("node/catalog.toml"), away).expect("scratch");
-    let error = trusting.fetch_catalog(None).expect_err("http is less safe");
+        format!("HTTP/1.0 302 Found\r\nLocation: {}node/head.toml\r\n\r\n", site.server.url());
+    fs::write(directory.join("node/head.toml"), away).expect("scratch");
+    let error = trusting.fetch_head(None).expect_err("http is less safe");
 
     assert_eq!((error.kind, error.side), (Other, Server), "{error}");
     assert_eq!(site.server.seen().len(), 0);
@@ -125,7 +125,7 @@ fn untrusted_certificate_and_redirect_to_http_are_refused() {
 fn served(site: &Site) -> PathBuf {
     let directory = site.scratch.path().join("secure");
     fs::create_dir_all(directory.join("node")).expect("scratch");
-    fs::write(directory.join("node/catalog.toml"), "HTTP/1.0 200 OK\r\n\r\nformat = 1\n")
+    fs::write(directory.join("node/head.toml"), "HTTP/1.0 200 OK\r\n\r\nformat = 1\n")
         .expect("scratch");
     directory
 }

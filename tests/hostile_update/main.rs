@@ -20,7 +20,7 @@ use common::site::{Run, Site};
 use common::small_disk::{DISK, SmallDisk};
 use common::trees::{Item, ItemKind, Tree, noise};
 use common::{ROOT_AND_RSYNC, judge, require};
-use systemimager::catalog::ArchiveKind;
+use systemimager::catalog::{ArchiveKind, FileRef, RepoPath};
 use systemimager::digest::Digest;
 
 /// Configuration that fails within seconds on a bad server.
@@ -153,17 +153,22 @@ fn assert_clear_end(run: &Run) {
 /// Replaces the diff of the two publishes by `bytes`, with correct digests in the catalog.
 fn replace_diff(site: &Site, bytes: &[u8], first_frame: u64) {
     let mut catalog = site.catalog();
+    // Another catalog of the same version would be a forked server.
+    catalog.revision += 1;
     let (base, target) = (catalog.publishes[0].generation, catalog.publishes[1].generation);
     let archive =
         catalog.archives.iter_mut().find(|a| a.kind == ArchiveKind::Diff { base, target });
     let archive = archive.expect("a diff");
+    let old = archive.file.file.as_str().to_owned();
+    let digits = [archive.file.sha256, Digest::of(bytes)].map(|sha256| FileRef::digits(&sha256));
+    let name = old.replace(&digits[0], &digits[1]);
+    archive.file.file = RepoPath::new(&name).expect("a path");
     archive.file.size = bytes.len() as u64;
     archive.file.sha256 = Digest::of(bytes);
     archive.first_frame.length = first_frame;
     archive.first_frame.sha256 = Digest::of(&bytes[..first_frame as usize]);
-    fs::write(site.repo().join("node").join(archive.file.file.as_str()), bytes).expect("writes");
-    fs::write(site.repo().join("node/catalog.toml"), catalog.to_toml().expect("text"))
-        .expect("writes");
+    fs::write(site.repo().join("node").join(name), bytes).expect("writes");
+    site.replace_catalog(catalog.to_toml().expect("text"));
 }
 
 /// The diff of the two publishes, and the length of its first frame.
@@ -257,12 +262,12 @@ fn faulty_server_changes_nothing() {
         Fault::Status(500, None),
         Fault::Status(403, None),
         Fault::ContentRange("bytes 0-9/10"),
-        Fault::Redirect(format!("{}node/catalog.toml", server.url())),
+        Fault::Redirect(format!("{}node/head.toml", server.url())),
         Fault::Garbage,
         Fault::Hangup,
     ];
 
-    for path in ["/node/catalog.toml", &diff] {
+    for path in ["/node/head.toml", &diff] {
         for fault in &faults {
             server.always(path, fault.clone());
             let begin = Instant::now();

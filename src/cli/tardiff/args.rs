@@ -285,6 +285,14 @@ pub struct PruneArgs {
     /// Number of generations to keep
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub keep: u32,
+    /// Seconds for which a file remains after the last head that named it [default: 86400]
+    ///
+    /// A node that has fetched that head may still ask for the file.
+    #[arg(long, value_name = "SECONDS")]
+    pub grace: Option<u64>,
+    /// Configuration file [default: /etc/systemimager/tardiff.toml, if it exists]
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
 }
 
 /// Arguments of `serve`.

@@ -4,6 +4,7 @@ use std::fmt::Display;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
+use std::time::Duration;
 
 use serde::{Deserialize, Deserializer};
 
@@ -13,6 +14,7 @@ use crate::delta::{Effort, RebuildLimit};
 use crate::host::{MAX_FILE, named_file};
 use crate::printable::one_line;
 use crate::publish::RepositoryMode;
+use crate::tardiff::prune::PRUNE_GRACE;
 
 /// Path of the file, unless the command line names another.
 pub const PATH: &str = "/etc/systemimager/tardiff.toml";
@@ -28,9 +30,11 @@ pub struct TardiffConfig {
     pub rebuild_seconds: Option<u64>,
     /// Bytes that each of these seconds has to save.
     pub rebuild_gain: Option<u64>,
-    /// Readers of the repository; `None` for those of the present catalog.
+    /// Readers of the repository; `None` for those of the present head.
     #[serde(deserialize_with = "word")]
     pub repository_mode: Option<RepositoryMode>,
+    /// Seconds for which a file remains after the last head that named it.
+    pub prune_grace: Option<u64>,
 }
 
 /// Effort settings of command line, file and defaults.
@@ -61,6 +65,11 @@ impl TardiffConfig {
             line: error.span().map_or(0, |span| text[..span.start].matches('\n').count() + 1),
             reason: one_line(error.message()).into_owned(),
         })
+    }
+
+    /// Time for which files of replaced heads remain.
+    pub fn prune_grace(&self, typed: Option<u64>) -> Duration {
+        typed.or(self.prune_grace).map_or(PRUNE_GRACE, Duration::from_secs)
     }
 
     /// Combines the command line, this file, and the defaults of the effort.
@@ -138,6 +147,7 @@ mod tests {
 
         assert_eq!(read, TardiffConfig::default());
         assert_eq!(shown.repository_mode, Some(RepositoryMode::Open));
+        assert_eq!(shown.prune_grace(None), TardiffConfig::default().prune_grace(None));
         let default = TardiffConfig::default().resolve(&EffortArgs::default());
         assert_eq!(
             (shown.effort, shown.rebuild_seconds, shown.rebuild_gain),

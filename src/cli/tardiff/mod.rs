@@ -108,8 +108,8 @@ impl TardiffRun<'_> {
                 }
             }
             TardiffCommand::List(typed) => {
-                for (layer, catalog) in list::list(&typed.repo.repo, typed.layer().as_ref())? {
-                    output::print_catalog(&layer, &catalog, &mut self.out)?;
+                for (layer, published) in list::list(&typed.repo.repo, typed.layer().as_ref())? {
+                    output::print_catalog(&layer, &published.catalog, &mut self.out)?;
                 }
             }
             TardiffCommand::Verify(typed) => return self.verify(&typed),
@@ -175,6 +175,7 @@ impl TardiffRun<'_> {
             label: typed.label,
             policy,
             keep: typed.keep.map(|keep| keep as usize),
+            prune_grace: config.prune_grace(None),
             repository_mode: config.repository_mode,
             read_all: typed.read_all,
         };
@@ -207,7 +208,8 @@ impl TardiffRun<'_> {
         list::list(&typed.repo.repo, Some(&layer))?;
         let locked = LockedStore::lock(Store::open(&typed.repo.repo, &layer), None)?;
 
-        let pruned = prune::prune(&locked, typed.keep as usize, self.monitor)?;
+        let grace = TardiffConfig::load(typed.config.as_ref())?.prune_grace(typed.grace);
+        let pruned = prune::prune(&locked, typed.keep as usize, grace, self.monitor)?;
 
         if !self.verbosity.is_quiet() {
             let _ = output::print_pruned(&pruned, &mut self.out);

@@ -30,6 +30,8 @@ impl MemoryRepository {
             kind,
             file: FileRef { file: file.clone(), size, sha256 },
             first_frame,
+            needs: Vec::new(),
+            torrent: None,
         });
 
         let mut all = std::mem::take(&mut self.index).into_archives();

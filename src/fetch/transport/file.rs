@@ -15,7 +15,7 @@ use std::path::PathBuf;
 
 use rustix::fs::OFlags;
 
-use super::{CatalogAnswer, Transport, TransportError};
+use super::{HeadAnswer, Transport, TransportError};
 use crate::cancel::{CancelCheck, Cancelled};
 use crate::fetch::download::partial_file::PartialFile;
 use crate::fetch::download::spool::Spool;
@@ -120,10 +120,10 @@ impl Transport for FileTransport {
         known_etag: Option<&str>,
         limit: u64,
         _: &Spool,
-    ) -> Result<CatalogAnswer, TransportError> {
+    ) -> Result<HeadAnswer, TransportError> {
         let OpenedFile { file: opened, size, etag } = self.open(file)?;
         if known_etag == Some(&etag) {
-            return Ok(CatalogAnswer::NotModified);
+            return Ok(HeadAnswer::NotModified);
         }
         if size > limit {
             return Err(FetchProblem::TooLarge { limit }.at(self.address(file)).into());
@@ -133,6 +133,6 @@ impl Transport for FileTransport {
         opened
             .read_exact_at(&mut bytes, 0)
             .map_err(|error| TransportError::transient(self.read_error(file, error)))?;
-        Ok(CatalogAnswer::Fetched { bytes, etag: Some(etag) })
+        Ok(HeadAnswer::Fetched { bytes, etag: Some(etag) })
     }
 }

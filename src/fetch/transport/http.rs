@@ -21,7 +21,7 @@ use super::connections::{Connections, RequestFailure, is_hang_up};
 use super::odd_answer::{AnswerKind, is_answer_of_tls_port};
 use super::tls;
 use super::url::HttpUrl;
-use super::{CatalogAnswer, Transport, TransportError};
+use super::{HeadAnswer, Transport, TransportError};
 use crate::cancel::{self, Cancelled, ChannelReader};
 use crate::fetch::download::partial_file::{CacheUse, PartialFile};
 use crate::fetch::download::retry::MinimumRate;
@@ -396,7 +396,7 @@ impl Transport for HttpTransport {
         known_etag: Option<&str>,
         limit: u64,
         _: &Spool,
-    ) -> Result<CatalogAnswer, TransportError> {
+    ) -> Result<HeadAnswer, TransportError> {
         let known_etag = known_etag.filter(|etag| is_valid_etag(etag));
         let mut request = self.get(file);
         if let Some(etag) = known_etag {
@@ -406,7 +406,7 @@ impl Transport for HttpTransport {
         let response = self.send(file, request)?;
         match response.status() {
             StatusCode::NOT_MODIFIED if known_etag.is_some() => {
-                return Ok(CatalogAnswer::NotModified);
+                return Ok(HeadAnswer::NotModified);
             }
             StatusCode::OK => {}
             _ => return Err(self.status_error(file, response)),
@@ -438,7 +438,7 @@ impl Transport for HttpTransport {
             bytes.extend_from_slice(&chunk);
         }
         kind.check_catalog(&bytes).map_err(|problem| problem.at(self.address(file)))?;
-        Ok(CatalogAnswer::Fetched { bytes, etag })
+        Ok(HeadAnswer::Fetched { bytes, etag })
     }
 }
 

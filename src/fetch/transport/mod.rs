@@ -19,12 +19,12 @@ use super::download::spool::Spool;
 use super::error::{FetchError, FetchProblem};
 use crate::cancel::Cancelled;
 
-/// Answer to a request for the catalog.
+/// Answer to a request for the head.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum CatalogAnswer {
-    /// The catalog is the one that the caller knows.
+pub enum HeadAnswer {
+    /// The head is the one that the caller knows.
     NotModified,
-    /// Another catalog.
+    /// Another head.
     Fetched {
         /// Its bytes, unverified.
         bytes: Vec<u8>,
@@ -54,7 +54,7 @@ pub(super) trait Transport: Send + Sync {
         known_etag: Option<&str>,
         limit: u64,
         spool: &Spool,
-    ) -> Result<CatalogAnswer, TransportError>;
+    ) -> Result<HeadAnswer, TransportError>;
 }
 
 /// Failure of one attempt.

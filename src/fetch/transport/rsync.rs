@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use rustix::fs::OFlags;
 
-use super::{CatalogAnswer, Transport, TransportError};
+use super::{HeadAnswer, Transport, TransportError};
 use crate::cancel::Cancelled;
 use crate::digest::Digest;
 use crate::fetch::download::partial_file::PartialFile;
@@ -220,7 +220,7 @@ impl Transport for RsyncTransport {
         _: Option<&str>,
         limit: u64,
         spool: &Spool,
-    ) -> Result<CatalogAnswer, TransportError> {
+    ) -> Result<HeadAnswer, TransportError> {
         spool.remove(UNSIZED)?;
         let mut rate = MinimumRate::new(&self.options);
         let mut last_size = 0;
@@ -252,6 +252,6 @@ impl Transport for RsyncTransport {
         if bytes.len() as u64 > limit {
             return Err(too_large().into());
         }
-        Ok(CatalogAnswer::Fetched { bytes, etag: None })
+        Ok(HeadAnswer::Fetched { bytes, etag: None })
     }
 }

@@ -14,7 +14,7 @@ fn server_within(limits: ServeLimits) -> (tempfile::TempDir, SocketAddr) {
     let dir = tempfile::tempdir().expect("a scratch directory");
     fs::create_dir_all(dir.path().join("node/diffs")).expect("creates");
     fs::create_dir_all(dir.path().join(".scan")).expect("creates");
-    fs::write(dir.path().join("node/catalog.toml"), b"0123456789").expect("writes");
+    fs::write(dir.path().join("node/head.toml"), b"0123456789").expect("writes");
     fs::write(dir.path().join(".scan/node"), b"secret").expect("writes");
     fs::write(dir.path().join("node/index.html"), b"index").expect("writes");
     let (send, receive) = mpsc::channel();
@@ -44,21 +44,22 @@ fn etag(answer: &str) -> String {
 #[test]
 fn file_and_range_are_served() {
     let (_dir, address) = server();
-    let whole = ask(address, "GET /node/catalog.toml", "");
+    let whole = ask(address, "GET /node/head.toml", "");
 
     assert!(whole.starts_with("HTTP/1.1 200") && whole.ends_with("\r\n\r\n0123456789"), "{whole}");
 
-    let part = ask(address, "GET /node/catalog.toml", "Range: bytes=3-5\r\n");
+    let part = ask(address, "GET /node/head.toml", "Range: bytes=3-5\r\n");
 
     assert!(part.starts_with("HTTP/1.1 206") && part.ends_with("\r\n\r\n345"), "{part}");
     assert!(part.contains("content-range: bytes 3-5/10"), "{part}");
 
-    let head = ask(address, "HEAD /node/catalog.toml", "");
+    let head = ask(address, "HEAD /node/head.toml", "");
+    assert!(head.contains("cache-control: public, max-age=5, must-revalidate"), "{head}");
 
     assert!(head.contains("content-length: 10") && head.ends_with("\r\n\r\n"), "{head}");
     assert_eq!(etag(&head), etag(&whole));
 
-    let beyond = ask(address, "GET /node/catalog.toml", "Range: bytes=10-\r\n");
+    let beyond = ask(address, "GET /node/head.toml", "Range: bytes=10-\r\n");
 
     assert!(beyond.starts_with("HTTP/1.1 416"), "{beyond}");
 }
@@ -66,19 +67,19 @@ fn file_and_range_are_served() {
 #[test]
 fn unchanged_file_is_not_sent_again() {
     let (dir, address) = server();
-    let known = etag(&ask(address, "GET /node/catalog.toml", ""));
+    let known = etag(&ask(address, "GET /node/head.toml", ""));
     let condition = format!("If-None-Match: {known}\r\n");
-    assert!(ask(address, "GET /node/catalog.toml", &condition).starts_with("HTTP/1.1 304"));
-    fs::write(dir.path().join("node/catalog.toml"), b"abcdefghij").expect("writes");
-    assert!(ask(address, "GET /node/catalog.toml", &condition).starts_with("HTTP/1.1 200"));
+    assert!(ask(address, "GET /node/head.toml", &condition).starts_with("HTTP/1.1 304"));
+    fs::write(dir.path().join("node/head.toml"), b"abcdefghij").expect("writes");
+    assert!(ask(address, "GET /node/head.toml", &condition).starts_with("HTTP/1.1 200"));
 }
 
 #[test]
 fn range_is_served_only_of_same_file() {
     let (dir, address) = server();
-    let known = etag(&ask(address, "GET /node/catalog.toml", ""));
+    let known = etag(&ask(address, "GET /node/head.toml", ""));
     let resume = format!("Range: bytes=8-\r\nIf-Range: {known}\r\n");
-    let rest = ask(address, "GET /node/catalog.toml", &resume);
+    let rest = ask(address, "GET /node/head.toml", &resume);
     assert!(rest.starts_with("HTTP/1.1 206") && rest.ends_with("\r\n\r\n89"), "{rest}");
 
     for other in
@@ -86,7 +87,7 @@ fn range_is_served_only_of_same_file() {
     {
         let answer = ask(
             address,
-            "GET /node/catalog.toml",
+            "GET /node/head.toml",
             &format!("Range: bytes=8-\r\nIf-Range: {other}\r\n"),
         );
         assert!(
@@ -94,8 +95,8 @@ fn range_is_served_only_of_same_file() {
             "{other}: {answer}"
         );
     }
-    fs::write(dir.path().join("node/catalog.toml"), b"abcdefghij").expect("writes");
-    let whole = ask(address, "GET /node/catalog.toml", &resume);
+    fs::write(dir.path().join("node/head.toml"), b"abcdefghij").expect("writes");
+    let whole = ask(address, "GET /node/head.toml", &resume);
     assert!(whole.starts_with("HTTP/1.1 200") && whole.ends_with("\r\n\r\nabcdefghij"), "{whole}");
 }
 
@@ -111,16 +112,16 @@ fn paths_outside_repository_are_not_served() {
         "/node/%2e%2e/.scan/node",
         "/%2escan/node",
         "//.scan/node",
-        "/node//catalog.toml",
+        "/node//head.toml",
         "/absent",
-        "/node/catalog.toml/",
+        "/node/head.toml/",
         "/node/diffs",
     ] {
         let answer = ask(address, &format!("GET {path}"), "");
         assert!(answer.starts_with("HTTP/1.1 404"), "{path}: {answer}");
     }
 
-    let put = ask(address, "PUT /node/catalog.toml", "Content-Length: 0\r\n");
+    let put = ask(address, "PUT /node/head.toml", "Content-Length: 0\r\n");
     assert!(put.starts_with("HTTP/1.1 405"), "{put}");
 }
 
@@ -134,7 +135,7 @@ fn symlink_of_repository_is_not_followed() {
     };
     link(&outside.path().join("secret"), "node/link");
     link(outside.path(), "node/dir");
-    link(Path::new("catalog.toml"), "node/inner");
+    link(Path::new("head.toml"), "node/inner");
     rustix::fs::mknodat(
         rustix::fs::CWD,
         dir.path().join("node/fifo"),
@@ -159,10 +160,10 @@ fn silent_connections_shut_nobody_out() {
     let mut silent: Vec<TcpStream> = Vec::new();
     for _ in 0..60 {
         let mut stream = TcpStream::connect(address).expect("connects");
-        write!(stream, "GET /node/catalog.toml HTTP/1.1\r\nHost: x\r\nX: ").expect("writes");
+        write!(stream, "GET /node/head.toml HTTP/1.1\r\nHost: x\r\nX: ").expect("writes");
         silent.push(stream);
     }
-    let answer = ask(address, "GET /node/catalog.toml", "");
+    let answer = ask(address, "GET /node/head.toml", "");
 
     assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
 }
@@ -171,7 +172,7 @@ fn silent_connections_shut_nobody_out() {
 fn connection_without_request_is_closed() {
     let limits = ServeLimits { request_timeout: Duration::from_millis(300), ..limits() };
     let (_dir, address) = server_within(limits);
-    let request = "GET /node/catalog.toml HTTP/1.1\r\nHost: x\r\n";
+    let request = "GET /node/head.toml HTTP/1.1\r\nHost: x\r\n";
 
     // Nothing; the beginning of a request; a request, and then nothing.
     for sent in ["", request, &format!("{request}\r\n")] {

@@ -189,7 +189,7 @@ pub(in crate::update) fn finish_adopt_only(
     };
     if !run.request.dry_run {
         // Without the etag, the next run compares the provisions of the image with the tree.
-        recorded::record_adopted(run, &installed, &SeenCatalog { etag: None, ..seen.clone() })?;
+        recorded::record_adopted(run, &installed, &SeenCatalog { sha256: None, ..seen.clone() })?;
     }
 
     Ok(Report {

@@ -89,30 +89,14 @@ pub(in crate::update) fn record_adopted(
         run.filter.digest(),
         identity,
     );
-    // The etag makes the next run end early. It may only be recorded with the head itself. The same
-    // holds for the serial of the catalog: of the head nothing was verified here.
-    let recorded = recorded_serial(run, seen)?;
-    let serial = seen.serial.min(installed.serial.max(recorded));
-    state.catalog = Some(SeenCatalog { etag: None, serial, ..seen.clone() });
+    // The digest lets the next run end early. It may only be recorded with the head itself.
+    state.catalog = Some(SeenCatalog { sha256: None, ..seen.clone() });
     state.deviations = installed.deviations.clone();
     state.left_out = installed.left_out.iter().map(path_text).collect();
     state.kernel = installed.kernel.clone();
     state.overrides = installed.overrides.clone();
 
     Ok(state::save(root, &state, Some(&compress_manifest(&installed.manifest)))?)
-}
-
-/// Serial of the newest catalog of the same repository that the present state has; 0 without one.
-fn recorded_serial(run: &Run<'_>, seen: &SeenCatalog) -> Result<u64, UpdateError> {
-    let catalog = match state::load(&run.session.root).map_err(Untouched::from)? {
-        LoadedState::Valid(state) | LoadedState::FromCopy(state)
-            if state.image == run.request.image =>
-        {
-            state.catalog
-        }
-        _ => None,
-    };
-    Ok(catalog.filter(|catalog| catalog.repo == seen.repo).map_or(0, |catalog| catalog.serial))
 }
 
 /// Compresses a manifest for the state directory.

@@ -2,5 +2,6 @@
 
 pub(super) mod cluster;
 pub(super) mod excludes;
+pub(super) mod head;
 pub(super) mod overrides;
 pub(super) mod published;

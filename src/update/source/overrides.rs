@@ -1,15 +1,15 @@
 //! Overrides of a run: published in a repository, or received by rsync.
 
-use crate::catalog::Catalog;
-use crate::fetch::{CatalogAnswer, FetchErrorKind, RepoUrl, Repository};
+use crate::fetch::RepoUrl;
 use crate::full_sync::{Comparison, Module, ReceiveDir, Received, receive_unpublished};
 use crate::image::{ImageName, Layer};
 use crate::manifest::Manifest;
-use crate::state::{OverrideRecord, SeenCatalog, State};
+use crate::state::{OverrideRecord, State};
 use crate::tree_path::TreePath;
 use crate::update::error::{NoFullSync, Refusal, TrustError, UpdateError};
 use crate::update::run::Run;
-use crate::update::source::published::{PublishedImage, check_freshness};
+use crate::update::source::head::{LayerAnswer, LayerRequest};
+use crate::update::source::published::PublishedImage;
 
 /// Largest number of entries of an override: all of them are recorded in the node's state.
 const MAX_ENTRIES: usize = 100_000;
@@ -105,20 +105,15 @@ fn fetch_published(
     record: Option<&OverrideRecord>,
 ) -> Result<Option<OverrideLayer>, UpdateError> {
     let layer = Layer::Override(name.clone());
-    let repository = Repository::open(repo, &layer, &run.request.fetch, run.open_spool()?)?;
-    let (bytes, etag) = match repository.fetch_catalog(None) {
-        Ok(CatalogAnswer::Fetched { bytes, etag }) => (bytes, etag),
-        Ok(CatalogAnswer::NotModified) => return Ok(None),
-        Err(error) if error.kind == FetchErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(error.into()),
+    let request = LayerRequest { run, repo, layer: &layer, known: None };
+    let published = match request.send()? {
+        LayerAnswer::NotPublished => return Ok(None),
+        LayerAnswer::Published(published) => published,
+        // Without a known catalog there is no answer without a catalog, except from a stale mirror.
+        LayerAnswer::Unchanged | LayerAnswer::Stale => {
+            return Err(TrustError::StaleOverride { name: name.clone() }.into());
+        }
     };
-
-    let catalog = Catalog::parse(&bytes, name).map_err(TrustError::Catalog)?;
-    let seen = record.and_then(|record| record.catalog.as_ref());
-    check_freshness(run, &catalog, &format!("override {name}"), seen)?;
-
-    let seen = SeenCatalog { repo: repo.to_string(), serial: catalog.serial, etag };
-    let published = PublishedImage { repository, catalog, seen };
     let recorded = record.and_then(OverrideRecord::manifest);
     let head = published.catalog.head();
     let manifest = match recorded.as_ref().filter(|recorded| recorded.id() == head.generation) {
@@ -126,7 +121,7 @@ fn fetch_published(
         None => published.manifest(head)?,
     };
 
-    let source = LayerSource::Published(Box::new(published));
+    let source = LayerSource::Published(published);
     Ok(Some(OverrideLayer { name: name.clone(), manifest, recorded, source }))
 }
 

@@ -12,17 +12,11 @@ use crate::fetch::{FetchError, FetchErrorKind, RangeCost, Ranges, Repository, Si
 use crate::manifest::Manifest;
 use crate::report::{Event, Job, Monitor};
 use crate::state::SeenCatalog;
-use crate::update::error::{TrustError, UpdateError};
+use crate::update::error::UpdateError;
 use crate::update::run::Run;
 
 /// Largest compressed manifest that is fetched: ten million entries need less.
 const MAX_STORED: u64 = 1 << 30;
-
-/// Largest number of publishes between two catalogs that a node sees: one an hour for ten years.
-///
-/// The node refuses all catalogs below the serial that it has recorded. One catalog with an absurd
-/// serial would shut it out for ever.
-const MAX_SERIAL_STEP: u64 = 100_000;
 
 /// A catalog that passed its checks, and the repository that it describes.
 pub(in crate::update) struct PublishedImage {
@@ -80,8 +74,11 @@ impl PublishedImage {
         wanted: &[(Digest, u64)],
         downloaded: &[&FileRef],
     ) -> Result<u64, UpdateError> {
-        let index_bytes =
-            self.catalog.content.as_ref().map_or(0, |file| self.repository.missing_bytes(file));
+        let index_bytes = self
+            .catalog
+            .content
+            .as_ref()
+            .map_or(0, |index| self.repository.missing_bytes(&index.file));
         let Some(index) = self.fetch_index(run)? else { return Ok(0) };
 
         let mut present: HashSet<Digest> = downloaded.iter().map(|file| file.sha256).collect();
@@ -102,7 +99,8 @@ impl PublishedImage {
 
     /// Fetches the content index; `None` if the repository has no usable one.
     fn fetch_index(&self, run: &Run<'_>) -> Result<Option<ContentIndex>, UpdateError> {
-        let Some(file) = &self.catalog.content else { return Ok(None) };
+        let Some(index) = &self.catalog.content else { return Ok(None) };
+        let file = &index.file;
         match self.repository.fetch(file, run.monitor) {
             Ok(verified) => {
                 let stored = BufReader::new(verified.into_file());
@@ -156,33 +154,6 @@ impl Ranges for MeteredRanges<'_> {
 /// Checks if the server lacks a file or has another one, so that another source may help.
 pub(in crate::update) fn is_unusable(error: &FetchError) -> bool {
     matches!(error.kind, FetchErrorKind::NotFound | FetchErrorKind::Corrupt)
-}
-
-/// Refuses a catalog that is older than one `seen` before, or expired, or whose serial is absurd.
-///
-/// Otherwise an attacker could keep a node at a generation with known holes.
-pub(in crate::update) fn check_freshness(
-    run: &Run<'_>,
-    catalog: &Catalog,
-    name: &str,
-    seen: Option<&SeenCatalog>,
-) -> Result<(), UpdateError> {
-    let seen = seen.map_or(0, |seen| seen.serial);
-    let (name_of_layer, offered) = (name.to_owned(), catalog.serial);
-    if !run.request.allow_downgrade {
-        if offered < seen {
-            return Err(TrustError::OldSerial { name: name_of_layer, offered, seen }.into());
-        }
-        if offered - seen > MAX_SERIAL_STEP {
-            return Err(TrustError::SerialTooHigh { name: name_of_layer, offered, seen }.into());
-        }
-    }
-
-    let now = jiff::Timestamp::now();
-    if let Some(expires) = catalog.expires.filter(|expires| *expires < now) {
-        return Err(TrustError::Expired { name: name.to_owned(), expires }.into());
-    }
-    Ok(())
 }
 
 fn corrupt_manifest(publish: &Publish, why: &str) -> FetchError {

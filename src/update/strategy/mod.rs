@@ -17,8 +17,8 @@ pub(super) mod rsync_only;
 use std::collections::HashSet;
 
 use crate::apply::Untouched;
-use crate::catalog::{Catalog, RepoPath};
-use crate::fetch::{CatalogAnswer, FetchErrorKind, RepoUrl, Repository};
+use crate::catalog::RepoPath;
+use crate::fetch::{FetchErrorKind, RepoUrl};
 use crate::host::Check;
 use crate::image::Layer;
 use crate::plan::{self, FullSyncReason, UpdatePlan};
@@ -29,8 +29,9 @@ use crate::update::notice::{TransactionNotice, UpdateNotice};
 use crate::update::report::Report;
 use crate::update::request::Excludes;
 use crate::update::run::Run;
+use crate::update::source::head::{LayerAnswer, LayerRequest};
 use crate::update::source::overrides;
-use crate::update::source::published::{PublishedImage, check_freshness};
+use crate::update::source::published::PublishedImage;
 use crate::update::transaction::error::TransactionError;
 use crate::update::transaction::{PublishRef, UpdateTransaction};
 
@@ -42,41 +43,49 @@ pub(super) fn run_catalog(run: &Run<'_>, repo: &RepoUrl) -> Result<Report, Updat
     let request = run.request;
     let state = recorded::load_state(run)?;
     let layer = Layer::Image(request.image.clone());
-    let repository = Repository::open(repo, &layer, &request.fetch, run.open_spool()?)?;
+    let ask = |known| LayerRequest { run, repo, layer: &layer, known }.send();
 
-    // A recorded etag makes the request conditional: if nothing changed, the run ends here.
+    // If the tree was brought up to the newest catalog, the run ends here.
     let unchanged_state = match &state {
         Some(state) if may_end_unmodified(run, repo, state)? => Some(state),
         _ => None,
     };
-    let etag = unchanged_state.and_then(|state| state.catalog.as_ref()?.etag.as_deref());
-    let mut answer = repository.fetch_catalog(etag).map_err(|error| match error.kind {
-        FetchErrorKind::NotFound => {
-            UpdateError::UnknownImage { image: request.image.clone(), repository: repo.to_string() }
-        }
-        _ => error.into(),
-    })?;
-    if answer == CatalogAnswer::NotModified {
-        let state = unchanged_state.ok_or(TrustError::UnexpectedNotModified)?;
+    let known = unchanged_state.and_then(|state| state.catalog.as_ref()?.sha256);
+    let mut answer = ask(known)?;
+    if let (LayerAnswer::Unchanged, Some(state)) = (&answer, unchanged_state) {
         if are_overrides_unmodified(run, repo, state)? {
             let result = Ok(Report::from_recorded_state(state));
-            tidy_spool(run, &repository, &result);
+            tidy_spool(run, &result);
             return result;
         }
-        answer = repository.fetch_catalog(None)?;
+        answer = ask(None)?;
     }
-    let CatalogAnswer::Fetched { bytes, etag } = answer else {
-        return Err(TrustError::UnexpectedNotModified.into());
+    let published = match answer {
+        LayerAnswer::Published(published) => published,
+        LayerAnswer::NotPublished => {
+            let (image, repository) = (request.image.clone(), repo.to_string());
+            return Err(UpdateError::UnknownImage { image, repository });
+        }
+        LayerAnswer::Unchanged => return Err(TrustError::UnexpectedNotModified.into()),
+        LayerAnswer::Stale => return end_at_stale_repository(state.as_ref()),
     };
 
-    let catalog = Catalog::parse(&bytes, &request.image).map_err(TrustError::Catalog)?;
-    check_catalog(run, &catalog, state.as_ref())?;
-    let seen = SeenCatalog { repo: repo.to_string(), serial: catalog.serial, etag };
-    let published = PublishedImage { repository, catalog, seen };
+    if published.catalog.issued > jiff::Timestamp::now() {
+        run.monitor.warn(UpdateNotice::ClockBehind { now: jiff::Timestamp::now() });
+    }
+    run.monitor.note(UpdateNotice::CatalogUnsigned);
     let result = verify_same_head(&published, state.as_ref())
         .and_then(|()| install_head(run, repo, &published, state.as_ref()));
-    tidy_spool(run, &published.repository, &result);
+    tidy_spool(run, &result);
     result
+}
+
+/// Ends a run whose repository has nothing newer than this node.
+fn end_at_stale_repository(state: Option<&State>) -> Result<Report, UpdateError> {
+    match state {
+        Some(state) => Ok(Report::from_recorded_state(state)),
+        None => Err(TrustError::StaleRepository.into()),
+    }
 }
 
 /// Verifies the manifest of a head that the node already has, if the serial has grown.
@@ -126,33 +135,14 @@ fn are_overrides_unmodified(
 ) -> Result<bool, UpdateError> {
     for record in &state.overrides {
         let layer = Layer::Override(record.name.clone());
-        let repository = Repository::open(repo, &layer, &run.request.fetch, run.open_spool()?)?;
-        let etag = record.catalog.as_ref().and_then(|seen| seen.etag.as_deref());
-        match repository.fetch_catalog(etag) {
-            Ok(CatalogAnswer::NotModified) => {}
-            Ok(CatalogAnswer::Fetched { .. }) => return Ok(false),
-            Err(error) if error.kind == FetchErrorKind::NotFound => return Ok(false),
-            Err(error) => return Err(error.into()),
+        let known = record.catalog.as_ref().and_then(|seen| seen.sha256);
+        let request = LayerRequest { run, repo, layer: &layer, known };
+        match request.send()? {
+            LayerAnswer::Unchanged | LayerAnswer::Stale => {}
+            LayerAnswer::NotPublished | LayerAnswer::Published(_) => return Ok(false),
         }
     }
     Ok(true)
-}
-
-/// Refuses a catalog that is old or expired, and reports checks that are impossible.
-fn check_catalog(
-    run: &Run<'_>,
-    catalog: &Catalog,
-    state: Option<&State>,
-) -> Result<(), UpdateError> {
-    let seen = state.and_then(|state| state.catalog.as_ref());
-    check_freshness(run, catalog, catalog.image.as_str(), seen)?;
-
-    let now = jiff::Timestamp::now();
-    if now < catalog.published {
-        run.monitor.warn(UpdateNotice::ClockBehind { now });
-    }
-    run.monitor.note(UpdateNotice::CatalogUnsigned);
-    Ok(())
 }
 
 /// Installs the head of a checked catalog, under the exclude rules that the target has.
@@ -258,14 +248,18 @@ fn try_once(
 }
 
 /// Empties the spool after a success, or if the disk is full; otherwise downloads can be resumed.
-fn tidy_spool(run: &Run<'_>, repository: &Repository, result: &Result<Report, UpdateError>) {
+fn tidy_spool(run: &Run<'_>, result: &Result<Report, UpdateError>) {
     let is_useless = match result {
         Ok(_) | Err(UpdateError::DiskSpace(_)) => true,
         Err(UpdateError::Node(error)) => matches!(error, Untouched::DiskSpace { .. }),
         Err(UpdateError::Fetch(error)) => error.kind == FetchErrorKind::DiskSpace,
         Err(_) => false,
     };
-    if is_useless && let Err(error) = repository.spool().tidy(&[]) {
+    // A spool that cannot be opened was reported by the download that needed it.
+    if is_useless
+        && let Ok(Some(spool)) = run.open_spool()
+        && let Err(error) = spool.tidy(&[])
+    {
         run.monitor.warn(TransactionNotice::SpoolKept(error));
     }
 }

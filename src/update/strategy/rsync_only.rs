@@ -72,7 +72,7 @@ impl RsyncOnly<'_> {
         // serial is, so that an older catalog is still refused.
         let state = recorded::load_state(run)?;
         let seen = state.as_ref().and_then(|state| state.catalog.clone());
-        let seen = seen.map(|seen| SeenCatalog { etag: None, ..seen });
+        let seen = seen.map(|seen| SeenCatalog { sha256: None, ..seen });
         let is_whole_tree = self.scope.delete && self.scope.directory.is_root();
         let mut transaction = UpdateTransaction {
             run,

@@ -1,0 +1,183 @@
+//! The newest heads that this node has seen, per layer and publish key.
+//!
+//! The record is apart from `state.toml`, so that it survives a state that is set aside, an image
+//! that the node follows in between, and a rollback. Without it an attacker could offer an old
+//! catalog again.
+
+use std::io::Read;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use crate::catalog::{Head, Version};
+use crate::digest::Digest;
+use crate::image::{ImageName, Layer, LayerKind};
+use crate::root::{Root, RootError};
+use crate::state::{StateError, directory_path, file_path};
+
+pub(super) const FILE: &str = "seen.toml";
+/// Largest file that is read, in bytes: ten thousand records take less.
+const MAX_FILE: u64 = 4 << 20;
+/// Largest number of publishes between two heads that a node sees: one an hour for ten years.
+///
+/// A node refuses all heads below the newest that it has seen. One head with an absurd serial would
+/// shut it out for ever.
+const MAX_SERIAL_STEP: u64 = 100_000;
+/// The format that this program reads and writes.
+const FORMAT: u32 = 1;
+
+/// All records.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SeenHeads {
+    format: u32,
+    #[serde(rename = "head", default, skip_serializing_if = "Vec::is_empty")]
+    heads: Vec<SeenHead>,
+}
+
+/// The newest head of a layer whose catalog was signed by one key.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SeenHead {
+    pub kind: LayerKind,
+    pub name: ImageName,
+    /// The key that signed the catalog; `None` if nothing was signed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key: Option<String>,
+    /// The key that signed the head.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub head_key: Option<String>,
+    pub serial: u64,
+    pub revision: u64,
+    /// SHA-256 of the catalog.
+    pub catalog: Digest,
+    pub issued: Timestamp,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expires: Option<Timestamp>,
+    /// URL of the repository that sent it.
+    pub repo: String,
+    /// ETag for a conditional request, if the server sent one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub etag: Option<String>,
+}
+
+/// Comparison of an offered head with the newest one seen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Freshness {
+    /// The head is new, or the one that was seen.
+    Current,
+    /// The head is older in every respect: its carrier has not been updated.
+    Stale,
+    /// A smaller version was written later.
+    Older(Version),
+    /// The serial has grown too much.
+    TooHigh(Version),
+    /// The version is the same, and the catalog another.
+    Forked,
+}
+
+impl SeenHeads {
+    /// Reads the records of a tree; empty without a file.
+    pub fn load(root: &Root) -> Result<Self, StateError> {
+        let path = file_path(FILE);
+        let file = match root.open_file(&path) {
+            Err(error) if error.is_absent() => return Ok(SeenHeads::default()),
+            answer => answer?,
+        };
+
+        let mut text = String::new();
+        file.take(MAX_FILE)
+            .read_to_string(&mut text)
+            .map_err(|source| StateError::Read { path: root.show(&path), source })?;
+        let seen: SeenHeads = toml::from_str(&text).map_err(|error| StateError::Malformed {
+            path: root.show(&path),
+            source: Box::new(error),
+        })?;
+        if seen.format != FORMAT {
+            let path = root.show(&path);
+            return Err(StateError::UnknownFormat { path, found: seen.format });
+        }
+        Ok(seen)
+    }
+
+    /// Writes the records durably.
+    pub fn save(&self, root: &Root) -> Result<(), StateError> {
+        super::create_dirs(root, &directory_path())?;
+        Ok(root.write_durably(&file_path(FILE), toml::to_string(self)?.as_bytes(), 0o600)?)
+    }
+
+    /// Removes all records of a tree.
+    pub fn forget(root: &Root) -> Result<(), RootError> {
+        let path = file_path(FILE);
+        if root.stat(&path)?.is_none() {
+            return Ok(());
+        }
+        root.unlink(&path)?;
+        root.sync_dir(&directory_path())
+    }
+
+    /// The record of a layer and of the key that signed its catalog.
+    pub fn get(&self, layer: &Layer, key: Option<&str>) -> Option<&SeenHead> {
+        self.heads.iter().find(|head| head.is_of(layer, key))
+    }
+
+    /// The record of the head that `repo` sent last, with the newest version.
+    pub fn newest_from(&self, layer: &Layer, repo: &str) -> Option<&SeenHead> {
+        let heads = self.heads.iter();
+        heads
+            .filter(|head| head.layer() == *layer && head.repo == repo)
+            .max_by_key(|head| (head.version(), head.issued))
+    }
+
+    /// Records `head`, in place of the one of the same layer and key.
+    pub fn record(&mut self, head: SeenHead) {
+        let layer = head.layer();
+        self.heads.retain(|old| !old.is_of(&layer, head.key.as_deref()));
+        self.heads.push(head);
+    }
+
+    /// Removes the records of keys for which `is_trusted` is false.
+    pub fn retain_keys(&mut self, is_trusted: impl Fn(&str) -> bool) {
+        self.heads.retain(|head| head.key.as_deref().is_none_or(&is_trusted));
+    }
+}
+
+impl Default for SeenHeads {
+    fn default() -> Self {
+        SeenHeads { format: FORMAT, heads: Vec::new() }
+    }
+}
+
+impl SeenHead {
+    /// Serial and revision.
+    pub fn version(&self) -> Version {
+        Version { serial: self.serial, revision: self.revision }
+    }
+
+    /// Compares `offered` with this head.
+    pub fn compare(&self, offered: &Head) -> Freshness {
+        let (seen, version) = (self.version(), offered.version());
+        if version < seen {
+            return if offered.issued < self.issued {
+                Freshness::Stale
+            } else {
+                Freshness::Older(seen)
+            };
+        }
+        if version == seen && offered.catalog != self.catalog {
+            return Freshness::Forked;
+        }
+        if version.serial - seen.serial > MAX_SERIAL_STEP {
+            return Freshness::TooHigh(seen);
+        }
+        Freshness::Current
+    }
+
+    fn layer(&self) -> Layer {
+        self.kind.layer(self.name.clone())
+    }
+
+    fn is_of(&self, layer: &Layer, key: Option<&str>) -> bool {
+        self.kind == layer.kind() && self.name == *layer.name() && self.key.as_deref() == key
+    }
+}
