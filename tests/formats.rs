@@ -187,7 +187,8 @@ fn state_1_with_kernel_paths_round_trips() {
 #[test]
 fn content_index_2_round_trips() {
     let bytes = sample("content_index/v2.idx.zst");
-    let index = ContentIndex::read_published(bytes.as_slice(), bytes.len() as u64).expect("reads");
+    let index =
+        ContentIndex::read_published(bytes.as_slice(), bytes.len() as u64, None).expect("reads");
     let places = |content: &[u8]| index.places(&Digest::of(content)).count();
     assert_eq!([b"one\n".as_slice(), b"two\n", b"three\n"].map(places), [2, 1, 1]);
 

@@ -30,7 +30,7 @@ fuzz_target!(|data: &[u8]| {
     stored.extend(compress(head));
     stored.extend(frames);
 
-    if let Ok(index) = ContentIndex::read_published(&stored[..], stored.len() as u64) {
+    if let Ok(index) = ContentIndex::read_published(&stored[..], stored.len() as u64, None) {
         let mut written = Vec::new();
         index.write_zstd(&mut written).expect("an index is written");
         assert_eq!(zstd::decode_all(&written[..]).expect("decompresses"), data);

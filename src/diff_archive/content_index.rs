@@ -177,16 +177,16 @@ impl ContentIndex {
         Ok(blocks)
     }
 
-    /// Reads an index of `stored` compressed bytes, which its catalog states.
+    /// Reads an index of `stored` compressed bytes, which its catalog states together with its head.
     ///
     /// Digests cannot be compressed, so a text that is much longer was made to fill memory.
-    pub fn read_published(from: impl Read, stored: u64) -> Result<Self, IndexError> {
-        let mut file = FramedFile {
-            bytes: from,
-            size: stored,
-            compression: FrameCompression::Zstd,
-            head: None,
-        };
+    pub fn read_published(
+        from: impl Read,
+        stored: u64,
+        head: Option<FirstFrame>,
+    ) -> Result<Self, IndexError> {
+        let compression = FrameCompression::Zstd;
+        let mut file = FramedFile { bytes: from, size: stored, compression, head };
         let limit = stored.saturating_mul(MAX_RATIO).saturating_add(SMALL_TEXT).min(MAX_TEXT);
         let head = FrameHead::read(&mut file)?;
 

@@ -180,7 +180,7 @@ impl Store {
         let file = &index.file;
         let opened = self.read_checked(file)?;
         let opened = BufReader::with_capacity(128 << 10, opened);
-        let index = ContentIndex::read_published(opened, file.size);
+        let index = ContentIndex::read_published(opened, file.size, Some(index.first_frame));
         index.map_err(|e| PublishError::file("read", &self.path(&file.file), io::Error::other(e)))
     }
 

@@ -32,7 +32,7 @@ pub(crate) fn stored(head: &str, blocks: &[&str]) -> Vec<u8> {
 }
 
 fn read(bytes: &[u8]) -> Result<ContentIndex, IndexError> {
-    ContentIndex::read_published(bytes, bytes.len() as u64)
+    ContentIndex::read_published(bytes, bytes.len() as u64, None)
 }
 
 fn written(index: &ContentIndex) -> Vec<u8> {
@@ -137,6 +137,19 @@ fn invalid_line_is_refused() {
     assert!(read(&stored(&head, &[""])).is_err(), "an empty block");
     assert!(read(b"").is_err());
     assert!(read(&stored("", &[])).is_err());
+}
+
+#[test]
+fn other_head_than_that_of_catalog_is_refused() {
+    let mut bytes = Vec::new();
+    let head = sample().write_zstd(&mut bytes).expect("writes");
+    let read = |head| ContentIndex::read_published(&bytes[..], bytes.len() as u64, Some(head));
+    let before = crate::diff_archive::decoded_frames();
+
+    let other = FirstFrame { sha256: Digest([7; 32]), ..head };
+    assert!(matches!(read(other), Err(IndexError::Frames(_))));
+    assert_eq!(crate::diff_archive::decoded_frames(), before);
+    assert_eq!(read(head).expect("reads"), sample());
 }
 
 #[test]

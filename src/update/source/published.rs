@@ -104,7 +104,7 @@ impl PublishedImage {
         match self.repository.fetch(file, run.monitor) {
             Ok(verified) => {
                 let stored = BufReader::new(verified.into_file());
-                Ok(ContentIndex::read_published(stored, file.size).ok())
+                Ok(ContentIndex::read_published(stored, file.size, Some(index.first_frame)).ok())
             }
             Err(error) if is_unusable(&error) => Ok(None),
             Err(error) => Err(error.into()),
