@@ -79,7 +79,9 @@
 //!     - `tests/deletions.rs::too_many_deletions_are_refused_with_list`
 //!     - `tests/deletions.rs::image_without_agent_files_keeps_them`
 //!     - `tests/running_kernel.rs::kernel_paths_are_removed_by_first_run_after_reboot`
-//! 11. **Data from outside is checked before use**, and the size of each output is limited.
+//! 11. **Data from outside is checked before use**, and the size of each output is limited. No frame
+//!     of an archive is decompressed before its digest is known to be right.
+//!     - `diff_archive::tests::frames::no_frame_is_decoded_before_its_digest_is_right`
 //!     - `tests/hostile_update/main.rs::forged_archive_with_correct_digest_changes_nothing`
 //!     - `tests/fetch/main.rs::download_stops_at_size_in_catalog`
 //!     - `manifest::tests::text_not_canonical_refused`

@@ -24,6 +24,7 @@ mod frames;
 mod frozen;
 mod gnu_tar;
 mod hostile;
+mod mutations;
 mod patches;
 mod trees;
 

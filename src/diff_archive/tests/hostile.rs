@@ -13,7 +13,7 @@ fn pack(raw: &[u8]) -> Vec<u8> {
 }
 
 /// Length of the first four members of a tar archive, or of all bytes if they are none.
-fn listing_length(raw: &[u8]) -> usize {
+pub(super) fn listing_length(raw: &[u8]) -> usize {
     let mut at = 0;
     for _ in 0..4 {
         let Some(block) = raw.get(at..at + 512) else { return raw.len() };
@@ -32,7 +32,7 @@ fn judge(bytes: &[u8], base: &MemoryTree) -> Result<Listing, ArchiveError> {
     Ok(listing)
 }
 
-fn small_pair() -> (MemoryTree, MemoryTree) {
+pub(super) fn small_pair() -> (MemoryTree, MemoryTree) {
     let (mut old, mut new) = (TreeBuilder::default(), TreeBuilder::default());
     let source = noise(5, 3000);
 
