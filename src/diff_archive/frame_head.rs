@@ -106,16 +106,6 @@ impl FrameHead {
         self.table_length < self.bytes.len()
     }
 
-    /// Compression of the frames.
-    pub fn compression(&self) -> FrameCompression {
-        self.compression
-    }
-
-    /// Length and digest of the head, for a catalog.
-    pub fn describe(&self) -> FirstFrame {
-        FirstFrame { length: self.bytes.len() as u64, sha256: Digest::of(&self.bytes) }
-    }
-
     /// Raw bytes of the frames in the head.
     pub(super) fn frames(&self) -> HeadFrames<'_> {
         HeadFrames::new(&self.bytes[self.table_length..], self.compression)

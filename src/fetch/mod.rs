@@ -22,6 +22,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::catalog::{FileRef, FirstFrame, HEAD_FILE, MAX_HEAD};
+use crate::diff_archive::MAX_FRAME_HEAD;
 use crate::digest::Digest;
 use crate::image::Layer;
 use crate::report::Monitor;
@@ -47,9 +48,6 @@ pub use tls_pin::{BadTlsPin, TlsPin};
 pub use transport::HeadAnswer;
 pub use transport::names::leave_system_resolver;
 pub use transport::url::{BadRepoUrl, RepoUrl};
-
-/// Limit of a first frame: it holds a listing, which has to fit into memory.
-pub const MAX_FRAME: u64 = crate::diff_archive::MAX_FRAME_HEAD;
 
 /// The files of one image or override in a repository.
 ///
@@ -167,11 +165,11 @@ impl Repository {
         Ok(())
     }
 
-    /// Fetches and verifies the first frame of `file`.
+    /// Fetches and verifies the head of `file`, an archive.
     ///
     /// It remains in the spool as the beginning of the file, and is not transferred twice.
     pub fn fetch_frame(&self, file: &FileRef, frame: &FirstFrame) -> Result<Vec<u8>, FetchError> {
-        self.check_claim(file, frame.length, MAX_FRAME)?;
+        self.check_claim(file, frame.length, MAX_FRAME_HEAD)?;
         self.fetch_prefix(file, frame.length, frame.sha256)
     }
 

@@ -469,6 +469,27 @@ fn cut_range_is_completed_without_leftovers() {
 }
 
 #[test]
+fn range_is_fetched_again_without_caches() {
+    let site = Site::new();
+    let repository = site.open();
+    site.server.next(ARCHIVE, [Fault::FlipFirstBit]);
+    let read = |mut range: Box<dyn Read + '_>| {
+        let mut bytes = Vec::new();
+        range.read_to_end(&mut bytes).expect("reads");
+        bytes
+    };
+
+    let wrong = read(repository.range(&site.claim(), 100, 50).expect("fetches"));
+    let right = read(repository.range_again(&site.claim(), 100, 50).expect("fetches"));
+
+    assert_ne!(wrong, &site.bytes[100..150]);
+    assert_eq!(right, &site.bytes[100..150]);
+    let seen = site.server.seen();
+    assert!(!seen[0].headers.contains_key("cache-control"));
+    assert_eq!(seen[1].headers["cache-control"], "no-cache");
+}
+
+#[test]
 fn ranges_without_server_support_use_whole_file() {
     let site = Site::new();
     site.server.always(ARCHIVE, Fault::NoRanges);
