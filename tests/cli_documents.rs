@@ -43,13 +43,16 @@ fn options_named_in_documents_exist() {
     let helps = [
         help(env!("CARGO_BIN_EXE_si_updateclient")),
         help(env!("CARGO_BIN_EXE_si_tardiff")),
-        ["build", "publish", "serve", "show", "list", "manifest", "verify", "prune", "keygen"]
-            .map(|sub| {
-                let output =
-                    Command::new(env!("CARGO_BIN_EXE_si_tardiff")).args([sub, "--help"]).output();
-                String::from_utf8(output.expect("the program runs").stdout).expect("help is text")
-            })
-            .join("\n"),
+        [
+            "build", "publish", "serve", "show", "list", "manifest", "verify", "prune", "keygen",
+            "sign", "refresh",
+        ]
+        .map(|sub| {
+            let output =
+                Command::new(env!("CARGO_BIN_EXE_si_tardiff")).args([sub, "--help"]).output();
+            String::from_utf8(output.expect("the program runs").stdout).expect("help is text")
+        })
+        .join("\n"),
     ]
     .join("\n");
     let documents = [

@@ -22,7 +22,7 @@ use crate::image::ImageName;
 use crate::process::Programs;
 use crate::report::Monitor;
 use crate::root::Root;
-use crate::update::UpdateError;
+use crate::update::{self, UnsignedRoute, UpdateError};
 
 use error::{AutoinstallError, FlavorError};
 use notice::AutoinstallNotice;
@@ -70,6 +70,7 @@ pub fn arrange(
     check_append(&request.append)?;
     let (session, _) = Session::open(&request.root, monitor)?;
     let root = &session.root;
+    update::refuse_unsigned(root, &request.trust, UnsignedRoute::Autoinstall)?;
     let tools = Tools {
         programs: Programs::open(root).map_err(Untouched::from)?,
         monitor,

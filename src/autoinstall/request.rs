@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use crate::full_sync::Server;
 use crate::image::ImageName;
+use crate::update::TrustSettings;
 
 /// Request to install this node again.
 #[derive(Clone, Debug)]
@@ -17,6 +18,8 @@ pub struct AutoinstallRequest {
     pub image_server: String,
     /// User for the installer's ssh connection.
     pub ssh_user: Option<String>,
+    /// Requirements for signatures: nothing signs the boot files.
+    pub trust: TrustSettings,
     /// Name of the boot files; `None` for the default.
     pub flavor: Option<String>,
     /// Additional arguments of the kernel.

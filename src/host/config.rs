@@ -64,6 +64,10 @@ pub struct Config {
     pub tls_client_key: Option<String>,
     /// Whether connections without TLS or ssh are refused.
     pub require_tls: bool,
+    /// Whether unsigned data is refused even without a key.
+    pub require_signature: bool,
+    /// Longest validity of a head, in seconds.
+    pub max_head_age: u32,
     /// Types of root filesystem that are refused by default, but permitted here.
     pub allow_root_fs: Vec<String>,
     /// Longest delay before a run, in seconds.
@@ -318,6 +322,8 @@ impl Default for Config {
             tls_client_cert: None,
             tls_client_key: None,
             require_tls: false,
+            require_signature: false,
+            max_head_age: 30 * 24 * 60 * 60,
             allow_root_fs: Vec::new(),
             splay: 0,
             syslog: true,

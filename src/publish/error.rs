@@ -7,6 +7,8 @@ use crate::diff_archive::{ArchiveError, WriteError};
 use crate::image::Layer;
 use crate::manifest::ManifestError;
 use crate::scan::ScanError;
+use crate::signature::SignatureError;
+use crate::signing::SigningError;
 
 /// Reason that a file of the repository is not the one that the catalog names.
 #[derive(Debug, thiserror::Error)]
@@ -50,6 +52,29 @@ pub enum PublishError {
         /// The violated rule.
         source: CatalogError,
     },
+    /// Signature blocks are malformed.
+    #[error("{path}: {source}")]
+    Signature {
+        /// The path of the file.
+        path: String,
+        /// The violated rule.
+        source: SignatureError,
+    },
+    /// A catalog or a head cannot be signed.
+    #[error(transparent)]
+    Signing(#[from] SigningError),
+    /// The repository is signed, and no key was given.
+    #[error(
+        "cannot write {directory} without a key: its catalog is signed, and nodes would refuse one \
+         without a signature; pass --sign-key or --sign-command"
+    )]
+    KeyNeeded {
+        /// Directory of the layer.
+        directory: String,
+    },
+    /// The wanted serial is not larger than the present one.
+    #[error("cannot publish serial {wanted} of {layer}: its serial is {present} already")]
+    SmallSerial { layer: Layer, wanted: u64, present: u64 },
     /// The directory was written by a program before format 2.
     #[error(
         "{directory} has repository format 1, which this program cannot read: move it away, and \

@@ -12,12 +12,13 @@ use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
+use jiff::Timestamp;
 use rustix::fs::FlockOperation;
 
-use crate::catalog::{Catalog, FileRef, HEAD_FILE, Head, RepoPath};
+use crate::catalog::{Catalog, CatalogFault, FileRef, HEAD_FILE, Head, MAX_HEAD, RepoPath};
 use crate::digest::Digest;
 use crate::publish::store::DIRECTORIES;
-use crate::publish::{PublishError, RepositoryMode, Store};
+use crate::publish::{PublishError, Published, RepositoryMode, Signing, Store};
 
 /// The directory of files that are not published yet.
 const NEW_DIR: &str = ".new";
@@ -37,6 +38,7 @@ pub struct NewFile {
 pub struct LockedStore {
     store: Store,
     mode: RepositoryMode,
+    signing: Signing,
     _lock: File,
 }
 
@@ -76,9 +78,21 @@ impl LockedStore {
             Err(e) => return Err(PublishError::file("lock", &path, e.into())),
         }
 
-        let locked = LockedStore { store, mode, _lock: lock };
+        let signing = Signing::default();
+        let locked = LockedStore { store, mode, signing, _lock: lock };
         locked.clear()?;
         Ok(locked)
+    }
+
+    /// Signs what is written from now on.
+    pub fn with_signing(mut self, signing: Signing) -> Self {
+        self.signing = signing;
+        self
+    }
+
+    /// The keys, and the validity of heads.
+    pub fn signing(&self) -> &Signing {
+        &self.signing
     }
 
     /// The store, for reading.
@@ -157,21 +171,41 @@ impl LockedStore {
 
     /// Writes the catalog and its head, whose rename is the commit point.
     ///
-    /// All files that the catalog names are durable.
-    pub fn commit(&self, catalog: &Catalog) -> Result<Head, PublishError> {
+    /// All files that the catalog names are durable. `before` is replaced.
+    pub fn commit(
+        &self,
+        catalog: &Catalog,
+        before: Option<&Published>,
+    ) -> Result<Head, PublishError> {
         let path = self.store.dir.join("catalogs");
         let invalid = |source| PublishError::Catalog { path: path.display().to_string(), source };
         let text = catalog.to_toml().map_err(invalid)?;
         // A catalog that no node can read must not be published.
         Catalog::parse(text.as_bytes(), self.store.layer()).map_err(invalid)?;
+        self.signing.check(before, &self.store)?;
+        let bytes = self.signing.sign_catalog(catalog, &text)?;
 
-        let sha256 = Digest::of(text.as_bytes());
+        let sha256 = Digest::of(&bytes);
         let file = RepoPath::new(&format!("catalogs/{sha256}.toml"));
         let file = file.map_err(|fault| invalid(fault.into()))?;
-        let (new, file) = self.write_small("catalog", text.as_bytes(), |_| file)?;
+        let (new, file) = self.write_small("catalog", &bytes, |_| file)?;
         self.rename_into_place([&new])?;
 
-        let head = Head::new(catalog, &file, catalog.issued);
+        let mut head = Head::new(catalog, &file, catalog.issued);
+        head.expires = self.signing.validity.end(head.issued, before.map(|before| &before.head));
+        self.write_head(&head)?;
+        Ok(head)
+    }
+
+    /// Issues the head of `published` again, with a new time.
+    pub fn refresh(&self, published: &Published) -> Result<Head, PublishError> {
+        if !published.head_keys.is_empty() && !self.signing.signs_heads() {
+            let directory = self.store.dir.display().to_string();
+            return Err(PublishError::KeyNeeded { directory });
+        }
+        let issued = Timestamp::now();
+        let expires = self.signing.validity.end(issued, Some(&published.head));
+        let head = Head { issued, expires, ..published.head.clone() };
         self.write_head(&head)?;
         Ok(head)
     }
@@ -184,7 +218,11 @@ impl LockedStore {
         Head::parse(text.as_bytes(), self.store.layer()).map_err(invalid)?;
 
         let name = RepoPath::new(HEAD_FILE).map_err(|fault| invalid(fault.into()))?;
-        let (new, _) = self.write_small("head", text.as_bytes(), |_| name)?;
+        let bytes = self.signing.sign_head(head, &text)?;
+        if bytes.len() as u64 > MAX_HEAD {
+            return Err(invalid(CatalogFault::LongHead { limit: MAX_HEAD }.into()));
+        }
+        let (new, _) = self.write_small("head", &bytes, |_| name)?;
         self.rename_into_place([&new])
     }
 

@@ -26,6 +26,7 @@ mod notice;
 mod policy;
 mod private_files;
 mod repository_mode;
+mod signing;
 mod store;
 
 use jiff::Timestamp;
@@ -52,6 +53,7 @@ pub use locked_store::{LockedStore, NewFile};
 pub use policy::PublishPolicy;
 pub(crate) use private_files::find_private_files;
 pub use repository_mode::{RepositoryMode, UnknownMode};
+pub use signing::{BadValidity, Signing, Validity};
 pub(crate) use store::compression;
 pub use store::{Published, Store};
 
@@ -64,12 +66,16 @@ pub struct PublishInput<'i> {
     pub content: &'i dyn ContentProvider,
     /// A label that `list` and `show` print.
     pub label: Option<&'i str>,
+    /// The serial of the publish; `None` for the next one.
+    pub serial: Option<u64>,
 }
 
 /// A publish whose files are written and verified, but not yet visible.
 #[must_use = "nothing is published before `commit`"]
 pub struct PreparedPublish<'l> {
     locked: &'l LockedStore,
+    /// The head and catalog that are replaced.
+    before: Option<Published>,
     catalog: Catalog,
     new_files: Vec<NewFile>,
     new_archives: Vec<Archive>,
@@ -94,7 +100,7 @@ pub fn prepare<'l>(
 ) -> Result<Option<PreparedPublish<'l>>, PublishError> {
     let ExistingRepository { published, valid, head } = existing;
     let previous = published.as_ref().map(|published| published.head.catalog);
-    let before = published.map(|published| published.catalog);
+    let before = published.as_ref().map(|published| published.catalog.clone());
     let generation = image.manifest.id();
     if before.as_ref().is_some_and(|catalog| catalog.head().generation == generation) {
         return Ok(None);
@@ -113,7 +119,7 @@ pub fn prepare<'l>(
     let ((manifest, mut new_files), (new_archives, index)) = (manifest?, archives?);
 
     let now = Timestamp::now();
-    let serial = before.as_ref().map_or(0, |catalog| catalog.serial) + 1;
+    let serial = next_serial(locked.store(), before.as_ref(), image.serial)?;
     let publish = Publish {
         serial,
         generation,
@@ -144,15 +150,32 @@ pub fn prepare<'l>(
         archives: valid.archives.into_iter().chain(new_archives.iter().cloned()).collect(),
         unreadable,
     };
-    Ok(Some(PreparedPublish { locked, catalog, new_files, new_archives }))
+    Ok(Some(PreparedPublish { locked, before: published, catalog, new_files, new_archives }))
 }
 
 impl PreparedPublish<'_> {
     /// Makes the publish visible: the rename of the head is the commit point.
     pub fn commit(self) -> Result<PublishResult, PublishError> {
         self.locked.rename_into_place(&self.new_files)?;
-        self.locked.commit(&self.catalog)?;
+        self.locked.commit(&self.catalog, self.before.as_ref())?;
         Ok(PublishResult { publish: self.catalog.head().clone(), new_archives: self.new_archives })
+    }
+}
+
+/// The serial of a publish: the next one, or a larger one that is wanted.
+fn next_serial(
+    store: &Store,
+    before: Option<&Catalog>,
+    wanted: Option<u64>,
+) -> Result<u64, PublishError> {
+    let present = before.map_or(0, |catalog| catalog.serial);
+    match wanted {
+        Some(wanted) if wanted <= present => {
+            let layer = store.layer().clone();
+            Err(PublishError::SmallSerial { layer, wanted, present })
+        }
+        Some(wanted) => Ok(wanted),
+        None => Ok(present + 1),
     }
 }
 

@@ -24,6 +24,7 @@ use crate::image::Layer;
 use crate::manifest::Manifest;
 use crate::publish::PublishError;
 use crate::publish::error::FileFault;
+use crate::signature::{KeyId, SignatureBlock, SignedText};
 
 /// Directories of a layer in a repository of this format.
 pub(super) const DIRECTORIES: [&str; 7] =
@@ -36,6 +37,10 @@ const OLD_CATALOG: &str = "catalog.toml";
 pub struct Published {
     pub head: Head,
     pub catalog: Catalog,
+    /// Keys that the signatures of the head name.
+    pub head_keys: Vec<KeyId>,
+    /// Keys that the signatures of the catalog name.
+    pub catalog_keys: Vec<KeyId>,
 }
 
 /// The directory of an image or an override in a repository.
@@ -81,13 +86,14 @@ impl Store {
 
         let bytes =
             read_at_most(file, MAX_HEAD).map_err(|e| PublishError::file("read", &path, e))?;
-        let head = Head::parse(&bytes, &self.layer).map_err(invalid)?;
-        let catalog = self.catalog_of(&head)?;
-        Ok(Some(Published { head, catalog }))
+        let signed = self.divide(&path, &bytes)?;
+        let head = Head::parse(signed.unverified_text(), &self.layer).map_err(invalid)?;
+        let (catalog, catalog_keys) = self.catalog_of(&head)?;
+        Ok(Some(Published { head, catalog, head_keys: key_ids(&signed), catalog_keys }))
     }
 
     /// The catalog that `head` names.
-    fn catalog_of(&self, head: &Head) -> Result<Catalog, PublishError> {
+    fn catalog_of(&self, head: &Head) -> Result<(Catalog, Vec<KeyId>), PublishError> {
         let name = head.catalog_file();
         let path = self.dir.join("catalogs").join(format!("{}.toml", head.catalog));
         let invalid = |source| PublishError::Catalog { path: path.display().to_string(), source };
@@ -97,9 +103,10 @@ impl Store {
             .take(head.size)
             .read_to_end(&mut bytes)
             .map_err(|e| PublishError::file("read", &path, e))?;
-        let catalog = Catalog::parse(&bytes, &self.layer).map_err(invalid)?;
+        let signed = self.divide(&path, &bytes)?;
+        let catalog = Catalog::parse(signed.unverified_text(), &self.layer).map_err(invalid)?;
         head.check(&catalog).map_err(invalid)?;
-        Ok(catalog)
+        Ok((catalog, key_ids(&signed)))
     }
 
     /// Each file that a head named after `since`, except those of `published` itself.
@@ -131,7 +138,14 @@ impl Store {
             return Err(PublishError::file("read", &path, FileFault::Digest.into()));
         }
         let file = RepoPath::new(&name).map_err(|fault| invalid(fault.into()))?;
-        Ok((file, Catalog::parse(&bytes, &self.layer).map_err(invalid)?))
+        let text = self.divide(&path, &bytes)?.unverified_text();
+        Ok((file, Catalog::parse(text, &self.layer).map_err(invalid)?))
+    }
+
+    /// Divides a file of this server into text and signatures; verifies nothing.
+    fn divide<'b>(&self, path: &Path, bytes: &'b [u8]) -> Result<SignedText<'b>, PublishError> {
+        SignedText::split(bytes)
+            .map_err(|source| PublishError::Signature { path: path.display().to_string(), source })
     }
 
     /// Refuses a directory of the format before this one.
@@ -260,6 +274,10 @@ impl Ranges for Store {
             )),
         }
     }
+}
+
+fn key_ids(signed: &SignedText<'_>) -> Vec<KeyId> {
+    signed.signatures().iter().map(SignatureBlock::key_id).collect()
 }
 
 /// Reads a file of at most `limit` bytes.

@@ -121,12 +121,14 @@ impl SeenHeads {
         self.heads.iter().find(|head| head.is_of(layer, key))
     }
 
-    /// The record of the head that `repo` sent last, with the newest version.
-    pub fn newest_from(&self, layer: &Layer, repo: &str) -> Option<&SeenHead> {
-        let heads = self.heads.iter();
-        heads
-            .filter(|head| head.layer() == *layer && head.repo == repo)
-            .max_by_key(|head| (head.version(), head.issued))
+    /// The records of a layer.
+    pub fn of<'s>(&'s self, layer: &'s Layer) -> impl Iterator<Item = &'s SeenHead> {
+        self.heads.iter().filter(|head| head.layer() == *layer)
+    }
+
+    /// All records.
+    pub fn iter(&self) -> impl Iterator<Item = &SeenHead> {
+        self.heads.iter()
     }
 
     /// Records `head`, in place of the one of the same layer and key.
@@ -136,9 +138,9 @@ impl SeenHeads {
         self.heads.push(head);
     }
 
-    /// Removes the records of keys for which `is_trusted` is false.
-    pub fn retain_keys(&mut self, is_trusted: impl Fn(&str) -> bool) {
-        self.heads.retain(|head| head.key.as_deref().is_none_or(&is_trusted));
+    /// Removes the records of keys for which `is_revoked` is true.
+    pub fn drop_revoked(&mut self, is_revoked: impl Fn(&str) -> bool) {
+        self.heads.retain(|head| !head.key.as_deref().is_some_and(&is_revoked));
     }
 }
 

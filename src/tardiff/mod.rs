@@ -14,6 +14,7 @@ pub mod prune;
 pub mod publish;
 pub mod serve;
 pub mod show;
+pub mod sign;
 pub mod verify;
 
 use std::io;

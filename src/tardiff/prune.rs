@@ -46,8 +46,9 @@ pub fn prune(
     monitor: &dyn Monitor,
 ) -> Result<Pruned, PublishError> {
     let store = locked.store();
-    let Published { head, catalog: old_catalog } =
+    let mut published =
         store.published()?.ok_or_else(|| PublishError::NothingPublished(store.layer().clone()))?;
+    let old_catalog = published.catalog.clone();
     let generations = newest_first(&old_catalog);
     let keep = keep.max(1);
     let KeptPart { count, archives, index } =
@@ -57,7 +58,6 @@ pub fn prune(
     }
 
     let mut pruned = Pruned { generations: generations[count..].to_vec(), files: Vec::new() };
-    let mut published = Published { head, catalog: old_catalog.clone() };
     if !pruned.generations.is_empty() {
         let is_kept = |archive: &Archive| needs_only(archive, &generations[..count]);
         let (new_index, content) = write_index(locked, &index)?;
@@ -73,8 +73,8 @@ pub fn prune(
         catalog.unreadable.retain(is_kept);
 
         locked.rename_into_place([&new_index])?;
-        let head = locked.commit(&catalog)?;
-        published = Published { head, catalog };
+        let head = locked.commit(&catalog, Some(&published))?;
+        published = Published { head, catalog, ..published };
     }
 
     pruned.files = remove_unnamed(locked, &published, grace)?;

@@ -9,11 +9,13 @@ use std::time::Duration;
 use super::TreeInput;
 use super::notice::TardiffNotice;
 use super::prune::prune;
+use super::sign;
 use crate::catalog::{ArchiveKind, Catalog, Publish, RepoPath};
 use crate::image::Layer;
 use crate::publish::{
     ExistingRepository, HeadClones, LockedStore, PublishError, PublishInput, PublishPolicy,
-    PublishResult, RepositoryMode, Store, find_private_files, prepare,
+    PublishResult, Published, RepositoryMode, Signing, Store, Validity, find_private_files,
+    prepare,
 };
 use crate::report::Monitor;
 use crate::root::Root;
@@ -38,6 +40,8 @@ pub struct PublishRequest {
     pub prune_grace: Duration,
     /// Readers of the repository; `None` for those of the present head.
     pub repository_mode: Option<RepositoryMode>,
+    /// Serial of the publish; `None` for the next one.
+    pub serial: Option<u64>,
     /// Whether files are read even if they look unchanged since the last scan.
     pub read_all: bool,
 }
@@ -70,12 +74,13 @@ pub struct PublishedArchive {
 /// Publishes the tree, unless it is the head of its catalog already.
 pub fn publish(
     request: &PublishRequest,
+    signing: Signing,
     monitor: &dyn Monitor,
 ) -> Result<PublishOutcome, PublishError> {
     let root = Root::open(&request.tree).map_err(ScanError::from)?;
     scan::refuse_pseudo_mounts(&root)?;
     let store = Store::open(&request.repo, &request.layer);
-    let locked = LockedStore::lock(store, request.repository_mode)?;
+    let locked = LockedStore::lock(store, request.repository_mode)?.with_signing(signing);
 
     // Scan the tree and read the repository at the same time.
     let cache_path = request.repo.join(".scan").join(request.layer.repository_path());
@@ -83,12 +88,15 @@ pub fn publish(
     let (scan, existing) =
         rayon::join(|| scan::scan(&root, &cache, monitor), || ExistingRepository::read(&locked));
     let (scan, existing) = (scan?, existing?);
-    let old_catalog = locked.store().catalog()?;
+    let before = locked.store().published()?;
+    locked.signing().check(before.as_ref(), locked.store())?;
+    let old_catalog = before.as_ref().map(|before| before.catalog.clone());
 
     let input = PublishInput {
         manifest: scan.manifest(),
         content: &TreeInput(&root),
         label: request.label.as_deref(),
+        serial: request.serial,
     };
     let prepared = prepare(&locked, existing, input, &request.policy, monitor)?;
 
@@ -100,6 +108,9 @@ pub fn publish(
     }
 
     let Some(prepared) = prepared else {
+        if let Some(before) = &before {
+            renew(&locked, before)?;
+        }
         return old_catalog
             .map(|catalog| PublishOutcome::Unchanged(catalog.head().clone()))
             .ok_or_else(|| PublishError::NothingPublished(request.layer.clone()));
@@ -123,6 +134,17 @@ pub fn publish(
         prune(&locked, keep, request.prune_grace, monitor)?;
     }
     Ok(published(result, old_catalog.as_ref()))
+}
+
+/// Signs the head of an unchanged image, or issues it again before it expires.
+fn renew(locked: &LockedStore, before: &Published) -> Result<(), PublishError> {
+    let signing = locked.signing();
+    if signing.publish.is_some() && before.catalog_keys.is_empty() {
+        sign::sign(locked)?;
+    } else if before.head.expires.is_some() || signing.validity != Validity::AsBefore {
+        sign::refresh(locked)?;
+    }
+    Ok(())
 }
 
 /// Stores the results of the scan, so that the next scan skips unchanged files.

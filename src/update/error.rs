@@ -5,6 +5,7 @@
 //! and `Afterwards`.
 
 use std::fmt;
+use std::time::Duration;
 
 use crate::apply::preflight::disk_space::Shortage;
 use crate::apply::{Interrupted, Reversed, SessionError, Unapplied, UndoLogError, Untouched};
@@ -19,6 +20,7 @@ use crate::image::{ImageName, Layer};
 use crate::manifest::ManifestError;
 use crate::plan::FullSyncReason;
 use crate::root::RootError;
+use crate::signature::{KeyFileError, SignatureError};
 use crate::state::StateError;
 use crate::tree_path::TreePath;
 
@@ -155,6 +157,15 @@ pub enum UsageError {
         "cannot find this host in the server's cluster.txt: the host has no name; pass --image"
     )]
     NamelessHost,
+    /// A key of this node is not valid.
+    #[error(transparent)]
+    Key(KeyFileError),
+    #[error("cannot read the key {path}: {source}")]
+    KeyUnreadable { path: String, source: std::io::Error },
+    #[error("cannot read the keys in {path}: it is no directory")]
+    KeyDirectory { path: String },
+    #[error("cannot read the keys in {path}: there are more than {limit}")]
+    ManyKeys { path: String, limit: usize },
     /// Only the running system can be rebooted.
     #[error("--reboot cannot be used with --root: the running system is another one")]
     RebootOfOtherRoot,
@@ -205,8 +216,39 @@ pub enum TrustError {
          repository, or pass --allow-downgrade"
     )]
     StaleOverride { name: ImageName },
+    /// The data of a run would not be signed.
+    #[error("this node requires signatures, and {0}")]
+    UnsignedRoute(UnsignedRoute),
+    /// A signature is missing or wrong.
+    #[error("{name}: {source}")]
+    Signature { name: &'static str, source: SignatureError },
+    #[error(
+        "the head of {name} was issued at {issued}, and this node's clock shows {now}: one of the \
+         clocks is wrong"
+    )]
+    HeadOfFuture { name: String, issued: jiff::Timestamp, now: jiff::Timestamp },
+    #[error("the head of {name} has no end: only a publish key may sign such a head")]
+    HeadWithoutEnd { name: String },
+    #[error(
+        "the head of {name} is valid until {expires}, for more than the {} days that max_head_age \
+         allows", limit.as_secs() / 86_400
+    )]
+    LongHead { name: String, expires: jiff::Timestamp, limit: Duration },
     #[error("the head of {name} expired at {expires}; the server is not updated any more")]
     Expired { name: String, expires: jiff::Timestamp },
+}
+
+/// Data that nothing signs.
+#[derive(Debug, thiserror::Error)]
+pub enum UnsignedRoute {
+    #[error("a sync without --diff takes the image from rsync; pass --diff")]
+    RsyncSync,
+    #[error("override {name} is not published; publish it with 'si_tardiff publish --override'")]
+    Override { name: ImageName },
+    #[error("the server's cluster.txt assigns the image; pass --image")]
+    Cluster,
+    #[error("--autoinstall takes the kernel of the installer from rsync")]
+    Autoinstall,
 }
 
 /// Reason that an update cannot be applied on this node.

@@ -39,14 +39,15 @@ use crate::report::Monitor;
 use crate::state::{self, LoadedState, State};
 use crate::tree_path::TreePath;
 
-pub use error::{FollowUpError, UpdateError, UsageError};
+pub use error::{FollowUpError, UnsignedRoute, UpdateError, UsageError};
 pub use explain::{ExplainRequest, Provenance, why};
 pub use reboot::reboot;
 pub use recover::{PendingFilesystem, pending_filesystems, recover};
 pub use report::{ByDigest, Report, UpdateOutcome};
-pub use request::{Check, Excludes, RsyncScope, SyncMode, UpdateRequest};
+pub use request::{Check, Excludes, RsyncScope, SyncMode, TrustSettings, UpdateRequest};
 pub use rollback::{RollbackRequest, RolledBack, rollback};
 pub use source::cluster::{Assigned, cluster, host_name};
+pub(crate) use source::trust::refuse_unsigned;
 pub use status::{Status, UndoSummary, status};
 
 use error::Refusal;

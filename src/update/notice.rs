@@ -55,6 +55,11 @@ pub(super) enum UpdateNotice<'a> {
     ClockBehind {
         now: jiff::Timestamp,
     },
+    SeenForgotten,
+    /// The head has expired, and the request allows that.
+    ExpiredHead {
+        expires: jiff::Timestamp,
+    },
     /// The head is older than one that this node has seen.
     StaleRepository {
         issued: jiff::Timestamp,
@@ -243,6 +248,13 @@ impl fmt::Display for UpdateNotice<'_> {
                 "cannot check if the head expired: this node's clock shows {now}, which is \
                  before the catalog was written"
             ),
+            N::SeenForgotten => f.write_str(
+                "the newest catalogs that this node has seen are forgotten (--forget-seen): an \
+                 older one would be accepted now",
+            ),
+            N::ExpiredHead { expires } => {
+                write!(f, "the head expired at {expires}; it is accepted by --allow-expired")
+            }
             N::StaleRepository { issued } => write!(
                 f,
                 "the repository was last updated at {issued}, and this node has seen a newer one: \

@@ -62,12 +62,27 @@ pub struct UpdateRequest {
     pub undo_share: f64,
     /// Whether a catalog older than one seen before is accepted.
     pub allow_downgrade: bool,
+    /// Whether the records of seen heads are removed first.
+    pub forget_seen: bool,
     /// Filesystem types of the root that are accepted although they are not known to be safe.
     pub allow_root_fs: Vec<String>,
     /// Options of downloads.
     pub fetch: FetchOptions,
     /// Limit for the bytes in the spool.
     pub spool_limit: u64,
+    /// Requirements for signatures and times.
+    pub trust: TrustSettings,
+}
+
+/// Requirements for the signatures and times of a repository.
+#[derive(Clone, Debug)]
+pub struct TrustSettings {
+    /// Whether unsigned data is refused even if this node has no key.
+    pub require_signature: bool,
+    /// Longest validity of a head.
+    pub max_head_age: Duration,
+    /// Whether an expired head is accepted.
+    pub allow_expired: bool,
 }
 
 /// Source of an update.

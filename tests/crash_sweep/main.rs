@@ -41,7 +41,7 @@ use systemimager::report::{Event, Monitor, Silent};
 use systemimager::root::fault::{self, Fault};
 use systemimager::state::LoadedState;
 use systemimager::update::{
-    self, Excludes, Report, RollbackRequest, SyncMode, UpdateError, UpdateRequest,
+    self, Excludes, Report, RollbackRequest, SyncMode, TrustSettings, UpdateError, UpdateRequest,
 };
 use tempfile::TempDir;
 
@@ -670,6 +670,12 @@ fn request(node: &Path, repo: &str, rsync: Option<u16>) -> UpdateRequest {
         fallback: rsync.is_some(),
         dry_run: false,
         allow_downgrade: false,
+        forget_seen: false,
+        trust: TrustSettings {
+            require_signature: false,
+            max_head_age: Duration::from_secs(86_400),
+            allow_expired: false,
+        },
         unhold: false,
         keep_undo: KeepUndo::Always,
         undo_share: 1.0,

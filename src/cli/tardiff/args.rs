@@ -7,6 +7,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::delta::Effort;
 use crate::image::{ImageName, Layer};
+use crate::publish::Validity;
 
 /// Builds, publishes and verifies image diffs.
 ///
@@ -57,6 +58,10 @@ pub enum TardiffCommand {
     Serve(ServeArgs),
     /// Make a key for signatures, in the format of minisign
     Keygen(KeygenArgs),
+    /// Sign a repository that was published without a key, or with another one
+    Sign(SignArgs),
+    /// Issue heads again before they expire; for a timer
+    Refresh(RefreshArgs),
 }
 
 /// A repository.
@@ -185,6 +190,14 @@ pub struct PublishArgs {
     pub compression: CompressionArg,
     #[command(flatten)]
     pub work: EffortArgs,
+    #[command(flatten)]
+    pub keys: KeyArgs,
+    /// Serial of this publish, larger than the present one
+    ///
+    /// For a server that was restored from a backup: nodes refuse serials below those that they have
+    /// seen.
+    #[arg(long, value_name = "N")]
+    pub serial: Option<u64>,
     /// Build diffs without deltas, so that plain tar can unpack them
     #[arg(long)]
     pub plain: bool,
@@ -290,6 +303,55 @@ pub struct PruneArgs {
     /// A node that has fetched that head may still ask for the file.
     #[arg(long, value_name = "SECONDS")]
     pub grace: Option<u64>,
+    #[command(flatten)]
+    pub keys: KeyArgs,
+    /// Configuration file [default: /etc/systemimager/tardiff.toml, if it exists]
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+}
+
+/// Keys for signatures, and the validity of heads.
+#[derive(Clone, Debug, Default, Args)]
+pub struct KeyArgs {
+    /// Secret key that signs the catalog, and the head unless --head-key names another
+    #[arg(long, value_name = "FILE")]
+    pub sign_key: Option<PathBuf>,
+    /// Program that signs instead: it reads the text on standard input and prints the signature
+    ///
+    /// The command is divided at spaces; no shell is involved. It is run once for the catalog, and
+    /// once for the head unless --head-key is given.
+    #[arg(long, value_name = "COMMAND", conflicts_with = "sign_key")]
+    pub sign_command: Option<String>,
+    /// Secret key that signs the head
+    #[arg(long, value_name = "FILE")]
+    pub head_key: Option<PathBuf>,
+    /// End of the head's validity: a time, a duration such as 7d, or never [default: as long as the
+    /// head before; the first one never ends]
+    #[arg(long, value_name = "TIME")]
+    pub expires: Option<Validity>,
+}
+
+/// Arguments of `sign`.
+#[derive(Debug, Args)]
+pub struct SignArgs {
+    #[command(flatten)]
+    pub layer: LayerArgs,
+    #[command(flatten)]
+    pub repo: RepoArgs,
+    #[command(flatten)]
+    pub keys: KeyArgs,
+    /// Configuration file [default: /etc/systemimager/tardiff.toml, if it exists]
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+}
+
+/// Arguments of `refresh`.
+#[derive(Debug, Args)]
+pub struct RefreshArgs {
+    #[command(flatten)]
+    pub which: OptionalLayerArgs,
+    #[command(flatten)]
+    pub keys: KeyArgs,
     /// Configuration file [default: /etc/systemimager/tardiff.toml, if it exists]
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,

@@ -8,12 +8,14 @@ use std::time::Duration;
 
 use serde::{Deserialize, Deserializer};
 
-use super::args::EffortArgs;
+use super::args::{EffortArgs, KeyArgs};
 use super::error::CommandError;
+use super::passphrase;
 use crate::delta::{Effort, RebuildLimit};
 use crate::host::{MAX_FILE, named_file};
 use crate::printable::one_line;
-use crate::publish::RepositoryMode;
+use crate::publish::{RepositoryMode, Signing, Validity};
+use crate::signing::{SignCommand, Signer};
 use crate::tardiff::prune::PRUNE_GRACE;
 
 /// Path of the file, unless the command line names another.
@@ -35,6 +37,15 @@ pub struct TardiffConfig {
     pub repository_mode: Option<RepositoryMode>,
     /// Seconds for which a file remains after the last head that named it.
     pub prune_grace: Option<u64>,
+    /// Secret key that signs catalogs.
+    pub sign_key: Option<PathBuf>,
+    /// Program that signs catalogs.
+    pub sign_command: Option<String>,
+    /// Secret key that signs heads.
+    pub head_key: Option<PathBuf>,
+    /// Validity of heads.
+    #[serde(deserialize_with = "word")]
+    pub expires: Option<Validity>,
 }
 
 /// Effort settings of command line, file and defaults.
@@ -65,6 +76,26 @@ impl TardiffConfig {
             line: error.span().map_or(0, |span| text[..span.start].matches('\n').count() + 1),
             reason: one_line(error.message()).into_owned(),
         })
+    }
+
+    /// Reads the keys that are named here or on the command line.
+    pub fn signing(&self, typed: &KeyArgs) -> anyhow::Result<Signing> {
+        // A typed key replaces a configured command, and the reverse.
+        let is_typed = typed.sign_key.is_some() || typed.sign_command.is_some();
+        let (key, command) = if is_typed {
+            (&typed.sign_key, &typed.sign_command)
+        } else {
+            (&self.sign_key, &self.sign_command)
+        };
+        let publish = match (key, command) {
+            (Some(path), _) => Some(Signer::Key(passphrase::unlock(path)?)),
+            (None, Some(command)) => Some(Signer::Command(SignCommand::new(command, Vec::new())?)),
+            (None, None) => None,
+        };
+        let head = typed.head_key.as_ref().or(self.head_key.as_ref());
+        let head = head.map(|path| passphrase::unlock(path)).transpose()?.map(Signer::Key);
+        let validity = typed.expires.or(self.expires).unwrap_or_default();
+        Ok(Signing { publish, head, validity })
     }
 
     /// Time for which files of replaced heads remain.

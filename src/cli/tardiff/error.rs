@@ -16,6 +16,8 @@ pub enum CommandError {
     /// clap refuses such a command line.
     #[error("neither an image nor an override is named")]
     NoLayer,
+    #[error("cannot sign without a key; pass --sign-key or --sign-command")]
+    NoKey,
     #[error("cannot show a manifest: {} is a diff, which has none", path.display())]
     DiffWithoutManifest { path: PathBuf },
     #[error("{layer} has no generation {word:?}")]

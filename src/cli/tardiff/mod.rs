@@ -15,7 +15,7 @@ use clap::{CommandFactory, Parser};
 
 use self::args::{
     BuildArgs, CompressionArg, GenerationArgs, KeygenArgs, OptionalLayerArgs, PruneArgs,
-    PublishArgs, ServeArgs, TardiffArgs, TardiffCommand,
+    PublishArgs, RefreshArgs, ServeArgs, SignArgs, TardiffArgs, TardiffCommand,
 };
 use self::config::{EffortSettings, TardiffConfig};
 use self::error::CommandError;
@@ -34,7 +34,7 @@ use crate::signature::Protection;
 use crate::signing::{self, KeyPaths};
 use crate::tardiff::artifact::{self, Artifact};
 use crate::tardiff::show::Contents;
-use crate::tardiff::{build, list, prune, publish, serve, verify};
+use crate::tardiff::{build, list, prune, publish, serve, sign, verify};
 
 /// The command line as clap knows it: for help, man pages and completions.
 pub fn command() -> clap::Command {
@@ -109,13 +109,15 @@ impl TardiffRun<'_> {
             }
             TardiffCommand::List(typed) => {
                 for (layer, published) in list::list(&typed.repo.repo, typed.layer().as_ref())? {
-                    output::print_catalog(&layer, &published.catalog, &mut self.out)?;
+                    output::print_published(&layer, &published, &mut self.out)?;
                 }
             }
             TardiffCommand::Verify(typed) => return self.verify(&typed),
             TardiffCommand::Prune(typed) => self.prune(&typed)?,
             TardiffCommand::Serve(typed) => return self.serve(&typed),
             TardiffCommand::Keygen(typed) => self.keygen(&typed)?,
+            TardiffCommand::Sign(typed) => self.sign(&typed)?,
+            TardiffCommand::Refresh(typed) => self.refresh(&typed)?,
         }
 
         let _ = self.out.flush();
@@ -177,10 +179,12 @@ impl TardiffRun<'_> {
             keep: typed.keep.map(|keep| keep as usize),
             prune_grace: config.prune_grace(None),
             repository_mode: config.repository_mode,
+            serial: typed.serial,
             read_all: typed.read_all,
         };
+        let signing = config.signing(&typed.keys)?;
 
-        let outcome = publish::publish(&request, self.monitor)?;
+        let outcome = publish::publish(&request, signing, self.monitor)?;
 
         if !self.verbosity.is_quiet() {
             let _ = output::print_publish(&request.layer, &outcome, &mut self.out);
@@ -206,9 +210,12 @@ impl TardiffRun<'_> {
         let layer = typed.layer.layer().ok_or(CommandError::NoLayer)?;
         // The lock creates the directory. A mistyped name must not create one.
         list::list(&typed.repo.repo, Some(&layer))?;
+        let config = TardiffConfig::load(typed.config.as_ref())?;
+        let signing = config.signing(&typed.keys)?;
         let locked = LockedStore::lock(Store::open(&typed.repo.repo, &layer), None)?;
+        let locked = locked.with_signing(signing);
 
-        let grace = TardiffConfig::load(typed.config.as_ref())?.prune_grace(typed.grace);
+        let grace = config.prune_grace(typed.grace);
         let pruned = prune::prune(&locked, typed.keep as usize, grace, self.monitor)?;
 
         if !self.verbosity.is_quiet() {
@@ -222,6 +229,37 @@ impl TardiffRun<'_> {
             console::print_line(&format!("listening on http://{address}/"));
         })?;
         Ok(Success::Sound)
+    }
+
+    fn sign(&mut self, typed: &SignArgs) -> anyhow::Result<()> {
+        let layer = typed.layer.layer().ok_or(CommandError::NoLayer)?;
+        list::list(&typed.repo.repo, Some(&layer))?;
+        let signing = TardiffConfig::load(typed.config.as_ref())?.signing(&typed.keys)?;
+        if signing.publish.is_none() {
+            return Err(CommandError::NoKey.into());
+        }
+        let locked = LockedStore::lock(Store::open(&typed.repo.repo, &layer), None)?;
+
+        let head = sign::sign(&locked.with_signing(signing))?;
+
+        if !self.verbosity.is_quiet() {
+            let _ = output::print_head("signed", &head, &mut self.out);
+        }
+        Ok(())
+    }
+
+    fn refresh(&mut self, typed: &RefreshArgs) -> anyhow::Result<()> {
+        let config = TardiffConfig::load(typed.config.as_ref())?;
+        let repo = &typed.which.repo.repo;
+        for (layer, _) in list::list(repo, typed.which.layer().as_ref())? {
+            let signing = config.signing(&typed.keys)?;
+            let locked = LockedStore::lock(Store::open(repo, &layer), None)?;
+            let head = sign::refresh(&locked.with_signing(signing))?;
+            if !self.verbosity.is_quiet() {
+                let _ = output::print_head("refreshed", &head, &mut self.out);
+            }
+        }
+        Ok(())
     }
 
     fn keygen(&mut self, typed: &KeygenArgs) -> anyhow::Result<()> {

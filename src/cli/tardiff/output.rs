@@ -1,10 +1,13 @@
 //! Reports of `si_tardiff`.
 
+use std::fmt;
 use std::io::{self, Write};
 
-use crate::catalog::{ArchiveKind, Catalog, Publish};
+use crate::catalog::{ArchiveKind, Head, Publish};
 use crate::image::Layer;
+use crate::publish::Published;
 use crate::report::units::{Count, Number, Size};
+use crate::signature::KeyId;
 use crate::signature::PublicKey;
 use crate::signing::KeyPaths;
 use crate::tardiff::build::Built;
@@ -123,15 +126,30 @@ fn storage_name(storage: Storage) -> &'static str {
     }
 }
 
-/// Prints publishes and archives of a catalog.
-pub(super) fn print_catalog(
+/// Prints one line about a head that was written.
+pub(super) fn print_head(verb: &str, head: &Head, out: &mut impl Write) -> io::Result<()> {
+    let name = layer_name(&head.layer);
+    writeln!(out, "{verb} the head of {name}: serial {}, {}", head.version(), Validity(head))
+}
+
+/// Prints head, publishes and archives of a layer.
+pub(super) fn print_published(
     layer: &Layer,
-    catalog: &Catalog,
+    published: &Published,
     out: &mut impl Write,
 ) -> io::Result<()> {
+    let Published { head, catalog, head_keys, catalog_keys } = published;
     let publishes = Count::new(catalog.publishes.len(), "publish", "publishes");
     let archives = Count::new(catalog.archives.len(), "archive", "archives");
     writeln!(out, "{}: {publishes}, {archives}", layer_name(layer))?;
+    writeln!(
+        out,
+        "  head: serial {}, {}; head {}, catalog {}",
+        head.version(),
+        Validity(head),
+        SignedBy(head_keys),
+        SignedBy(catalog_keys)
+    )?;
 
     for publish in &catalog.publishes {
         let Publish { serial, generation, time, label, .. } = publish;
@@ -159,6 +177,34 @@ pub(super) fn print_key(paths: &KeyPaths, key: &PublicKey, out: &mut impl Write)
     writeln!(out, "created key {}", key.id())?;
     writeln!(out, "  {}  (secret)", paths.secret.display())?;
     writeln!(out, "  {}  (for /etc/systemimager/keys of the image)", paths.public.display())
+}
+
+/// The time for which a head is valid.
+struct Validity<'h>(&'h Head);
+
+impl fmt::Display for Validity<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Validity(Head { issued, expires, .. }) = self;
+        match expires {
+            Some(expires) => write!(f, "issued {issued:.0}, expires {expires:.0}"),
+            None => write!(f, "issued {issued:.0}, never expires"),
+        }
+    }
+}
+
+/// The keys that signatures name.
+struct SignedBy<'k>(&'k [KeyId]);
+
+impl fmt::Display for SignedBy<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            [] => f.write_str("not signed"),
+            keys => {
+                let keys: Vec<String> = keys.iter().map(KeyId::to_string).collect();
+                write!(f, "signed by {}", keys.join(", "))
+            }
+        }
+    }
 }
 
 /// Name of a layer; an image is named without the word.

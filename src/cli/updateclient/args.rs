@@ -148,6 +148,12 @@ pub struct Arguments {
     /// Accept a catalog older than the last one seen
     #[arg(long, help_heading = LIMITS)]
     pub allow_downgrade: bool,
+    /// Accept a head that has expired, such as that of a mirror on a disk
+    #[arg(long, help_heading = LIMITS)]
+    pub allow_expired: bool,
+    /// Forget the newest catalogs that this node has seen, before the run
+    #[arg(long, help_heading = LIMITS, requires = "diff")]
+    pub forget_seen: bool,
     /// Update a root filesystem of this type, although it is not known to be safe
     #[arg(long, help_heading = LIMITS, value_name = "TYPE")]
     pub allow_root_fs: Vec<String>,

@@ -16,8 +16,8 @@ use crate::full_sync::Server;
 use crate::report::Monitor;
 use crate::tree_path::TreePath;
 use crate::update::{
-    self, Assigned, ExplainRequest, RollbackRequest, RsyncScope, SyncMode, UpdateError,
-    UpdateRequest,
+    self, Assigned, ExplainRequest, RollbackRequest, RsyncScope, SyncMode, TrustSettings,
+    UpdateError, UpdateRequest,
 };
 
 /// Refuses options that exclude each other.
@@ -88,7 +88,8 @@ pub fn find_assignment(
     let server = require_rsync_server(settings, tunnel)?;
     let deadline = Some(Instant::now() + Duration::from_secs(settings.full_sync_timeout.into()));
     let options = FetchOptions { deadline, ..fetch_options(arguments, settings) };
-    let mut assigned = update::cluster(&arguments.root, &server, &options)?;
+    let mut assigned =
+        update::cluster(&arguments.root, &server, &options, &trust_settings(arguments, settings))?;
     if !overrides.is_empty() {
         assigned.overrides = overrides;
     }
@@ -131,6 +132,8 @@ pub fn update_request(
         allow_root_fs: settings.allow_root_fs.clone(),
         fetch: fetch_options(arguments, settings),
         spool_limit: u64::from(settings.download.spool_limit) << 20,
+        trust: trust_settings(arguments, settings),
+        forget_seen: arguments.forget_seen,
     })
 }
 
@@ -180,6 +183,7 @@ pub fn autoinstall_request(
         image_server: server.host.clone(),
         server,
         ssh_user: settings.ssh_user.clone(),
+        trust: trust_settings(arguments, settings),
         flavor: arguments.flavor.clone().filter(|name| !name.is_empty()),
         append: arguments.append.clone().unwrap_or_default(),
         configure_from: arguments.configure_from.clone().filter(|device| !device.is_empty()),
@@ -211,6 +215,14 @@ fn require_rsync_server(
         return Err(ArgumentError::NotEncrypted { address: server.to_string() });
     }
     Ok(server)
+}
+
+fn trust_settings(arguments: &Arguments, settings: &Settings) -> TrustSettings {
+    TrustSettings {
+        require_signature: settings.require_signature,
+        max_head_age: Duration::from_secs(settings.max_head_age.into()),
+        allow_expired: arguments.allow_expired,
+    }
 }
 
 fn fetch_options(arguments: &Arguments, settings: &Settings) -> FetchOptions {

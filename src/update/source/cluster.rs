@@ -10,7 +10,9 @@ use crate::host::{HostAssignment, MAX_FILE};
 use crate::image::ImageName;
 use crate::root::{Root, RootError};
 use crate::tree_path::TreePath;
-use crate::update::error::{ClusterFault, UpdateError, UsageError};
+use crate::update::error::{ClusterFault, UnsignedRoute, UpdateError, UsageError};
+use crate::update::request::TrustSettings;
+use crate::update::source::trust::refuse_unsigned;
 
 /// Name of the file in the rsync module `scripts`.
 const FILE: &str = "cluster.txt";
@@ -33,8 +35,10 @@ pub fn cluster(
     root: &Path,
     server: &Server,
     options: &FetchOptions,
+    trust: &TrustSettings,
 ) -> Result<Assigned, UpdateError> {
     let root = Root::open(root).map_err(Untouched::from)?;
+    refuse_unsigned(&root, trust, UnsignedRoute::Cluster)?;
     let host = host_name(&root).map_err(Untouched::from)?.ok_or(UsageError::NamelessHost)?;
 
     let address = server.address("scripts/");

@@ -3,19 +3,19 @@
 //! One small file is read from the repository before anything is known about it. Every other file
 //! is named by a digest in what was accepted before.
 
-use jiff::Timestamp;
-
 use crate::apply::Untouched;
 use crate::catalog::{Catalog, Head, MAX_CATALOG};
 use crate::digest::Digest;
 use crate::fetch::{FetchErrorKind, HeadAnswer, RepoUrl, Repository};
 use crate::image::Layer;
+use crate::signature::PublicKey;
 use crate::state::SeenCatalog;
 use crate::state::seen::{Freshness, SeenHead, SeenHeads};
 use crate::update::error::{TrustError, UpdateError};
 use crate::update::notice::UpdateNotice;
 use crate::update::run::Run;
 use crate::update::source::published::PublishedImage;
+use crate::update::source::trust::{Trust, TrustedHead};
 
 /// Name of the catalog in a repository of format 1.
 const OLD_CATALOG: &str = "catalog.toml";
@@ -45,15 +45,17 @@ impl LayerRequest<'_> {
     pub fn send(&self) -> Result<LayerAnswer, UpdateError> {
         let LayerRequest { run, repo, layer, known } = *self;
         let repository = Repository::open(repo, layer, &run.request.fetch, run.open_spool()?)?;
+        let trust = Trust::load(run)?;
         let mut seen = SeenHeads::load(&run.session.root).map_err(Untouched::from)?;
+        seen.drop_revoked(|key| trust.revokes(key));
 
         // A recorded etag makes the request conditional. The answer "not modified" stands for the
         // recorded head, so that head must be valid still.
-        let recorded = seen
-            .newest_from(layer, &repo.to_string())
-            .filter(|head| known == Some(head.catalog) && !is_expired(head.expires));
+        let recorded = seen.of(layer).find(|head| {
+            known == Some(head.catalog) && head.repo == repo.to_string() && trust.believes(head)
+        });
         let etag = recorded.and_then(|head| head.etag.as_deref());
-        let (bytes, etag) = match repository.fetch_head(etag) {
+        let (bytes, new_etag) = match repository.fetch_head(etag) {
             Ok(HeadAnswer::NotModified) if etag.is_some() => return Ok(LayerAnswer::Unchanged),
             Ok(HeadAnswer::NotModified) => return Err(TrustError::UnexpectedNotModified.into()),
             Ok(HeadAnswer::Fetched { bytes, etag }) => (bytes, etag),
@@ -63,58 +65,82 @@ impl LayerRequest<'_> {
             Err(error) => return Err(error.into()),
         };
 
-        let head = Head::parse(&bytes, layer).map_err(TrustError::Catalog)?;
-        if self.judge(&head, seen.get(layer, None))?.is_some() {
+        let trusted = trust.read_head(&bytes, layer)?;
+        let counted = || seen.of(layer).filter(|head| trust.counts(head));
+        if counted().any(|seen| self.is_stale(&trusted.head, seen)) {
+            let issued = trusted.head.issued;
+            run.monitor.warn(UpdateNotice::StaleRepository { issued });
             return Ok(LayerAnswer::Stale);
         }
-        let is_known = known == Some(head.catalog);
-        let catalog = if is_known { None } else { Some(fetch_catalog(&repository, &head)?) };
+        let newest = seen.iter().filter(|head| trust.counts(head)).map(|head| head.issued).max();
+        trust.check_times(run, &trusted, newest)?;
 
-        seen.record(seen_head(&head, repo, etag));
+        // A catalog that this node has verified before needs no second transfer.
+        let verified = counted()
+            .find(|seen| seen.catalog == trusted.head.catalog && known == Some(seen.catalog));
+        let (catalog, key) = match verified {
+            Some(seen) => (None, seen.key.clone()),
+            None => {
+                let (catalog, key) = self.fetch_catalog(&repository, &trust, &trusted)?;
+                (Some(catalog), key.map(|key| key.to_string()))
+            }
+        };
+        self.judge(&trusted.head, seen.get(layer, key.as_deref()))?;
+
+        let is_signed = key.is_some();
+        seen.record(self.seen_head(&trusted, key, new_etag));
         if !run.request.dry_run {
             seen.save(&run.session.root).map_err(Untouched::from)?;
         }
         let Some(catalog) = catalog else { return Ok(LayerAnswer::Unchanged) };
-        let seen =
-            SeenCatalog { repo: repo.to_string(), serial: head.serial, sha256: Some(head.catalog) };
-        Ok(LayerAnswer::Published(Box::new(PublishedImage { repository, catalog, seen })))
+        let seen = SeenCatalog {
+            repo: repo.to_string(),
+            serial: trusted.head.serial,
+            sha256: Some(trusted.head.catalog),
+        };
+        Ok(LayerAnswer::Published(Box::new(PublishedImage {
+            repository,
+            catalog,
+            is_signed,
+            seen,
+        })))
     }
 
-    /// Refuses a head that is expired, or older than one seen before; an older one may be stale.
+    fn is_stale(&self, head: &Head, seen: &SeenHead) -> bool {
+        !self.run.request.allow_downgrade && seen.compare(head) == Freshness::Stale
+    }
+
+    /// Refuses a head that is older than one of the same key, or another of the same version.
     ///
     /// Otherwise an attacker could keep a node at a generation with known holes.
-    fn judge(
-        &self,
-        head: &Head,
-        seen: Option<&SeenHead>,
-    ) -> Result<Option<Timestamp>, UpdateError> {
-        let name = || self.layer.to_string();
+    fn judge(&self, head: &Head, seen: Option<&SeenHead>) -> Result<(), TrustError> {
+        let name = self.layer.to_string();
         let offered = head.version();
-        let freshness = seen.map_or(Freshness::Current, |seen| seen.compare(head));
-        if !self.run.request.allow_downgrade {
-            match freshness {
-                Freshness::Current => {}
-                Freshness::Stale => {
-                    let issued = head.issued;
-                    self.run.monitor.warn(UpdateNotice::StaleRepository { issued });
-                    return Ok(Some(issued));
-                }
-                Freshness::Older(seen) => {
-                    return Err(TrustError::OlderHead { name: name(), offered, seen }.into());
-                }
-                Freshness::TooHigh(seen) => {
-                    return Err(TrustError::SerialTooHigh { name: name(), offered, seen }.into());
-                }
-                Freshness::Forked => {
-                    return Err(TrustError::ForkedServer { name: name(), version: offered }.into());
-                }
-            }
+        if self.run.request.allow_downgrade {
+            return Ok(());
         }
+        match seen.map_or(Freshness::Current, |seen| seen.compare(head)) {
+            Freshness::Current | Freshness::Stale => Ok(()),
+            Freshness::Older(seen) => Err(TrustError::OlderHead { name, offered, seen }),
+            Freshness::TooHigh(seen) => Err(TrustError::SerialTooHigh { name, offered, seen }),
+            Freshness::Forked => Err(TrustError::ForkedServer { name, version: offered }),
+        }
+    }
 
-        if let Some(expires) = head.expires.filter(|_| is_expired(head.expires)) {
-            return Err(TrustError::Expired { name: name(), expires }.into());
-        }
-        Ok(None)
+    /// Fetches and verifies the catalog that a head names.
+    fn fetch_catalog(
+        &self,
+        repository: &Repository,
+        trust: &Trust,
+        trusted: &TrustedHead,
+    ) -> Result<(Catalog, Option<PublicKey>), UpdateError> {
+        let file = trusted.head.catalog_file().map_err(TrustError::Catalog)?;
+        let fetched = repository.fetch_small(&file, MAX_CATALOG);
+        let bytes = fetched.map_err(|error| match error.kind {
+            FetchErrorKind::Corrupt => TrustError::CatalogDigest(error).into(),
+            _ => UpdateError::from(error),
+        })?;
+        Ok(trust.read_catalog(&bytes, &trusted.head)?)
     }
 
     /// Distinguishes a repository of the format before this one from one without the layer.
@@ -125,36 +151,26 @@ impl LayerRequest<'_> {
             Err(error) => Err(error.into()),
         }
     }
-}
 
-/// Fetches the catalog that `head` names.
-fn fetch_catalog(repository: &Repository, head: &Head) -> Result<Catalog, UpdateError> {
-    let file = head.catalog_file().map_err(TrustError::Catalog)?;
-    let bytes = repository.fetch_small(&file, MAX_CATALOG).map_err(|error| match error.kind {
-        FetchErrorKind::Corrupt => TrustError::CatalogDigest(error).into(),
-        _ => UpdateError::from(error),
-    })?;
-    let catalog = Catalog::parse(&bytes, &head.layer).map_err(TrustError::Catalog)?;
-    head.check(&catalog).map_err(TrustError::Catalog)?;
-    Ok(catalog)
-}
-
-fn seen_head(head: &Head, repo: &RepoUrl, etag: Option<String>) -> SeenHead {
-    SeenHead {
-        kind: head.layer.kind(),
-        name: head.layer.name().clone(),
-        key: None,
-        head_key: None,
-        serial: head.serial,
-        revision: head.revision,
-        catalog: head.catalog,
-        issued: head.issued,
-        expires: head.expires,
-        repo: repo.to_string(),
-        etag,
+    fn seen_head(
+        &self,
+        trusted: &TrustedHead,
+        key: Option<String>,
+        etag: Option<String>,
+    ) -> SeenHead {
+        let TrustedHead { head, key: head_key } = trusted;
+        SeenHead {
+            kind: head.layer.kind(),
+            name: head.layer.name().clone(),
+            key,
+            head_key: head_key.map(|key| key.to_string()),
+            serial: head.serial,
+            revision: head.revision,
+            catalog: head.catalog,
+            issued: head.issued,
+            expires: head.expires,
+            repo: self.repo.to_string(),
+            etag,
+        }
     }
-}
-
-fn is_expired(expires: Option<Timestamp>) -> bool {
-    expires.is_some_and(|expires| expires < Timestamp::now())
 }

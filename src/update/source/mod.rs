@@ -5,3 +5,4 @@ pub(super) mod excludes;
 pub(super) mod head;
 pub(super) mod overrides;
 pub(super) mod published;
+pub(crate) mod trust;

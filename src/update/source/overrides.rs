@@ -6,10 +6,11 @@ use crate::image::{ImageName, Layer};
 use crate::manifest::Manifest;
 use crate::state::{OverrideRecord, State};
 use crate::tree_path::TreePath;
-use crate::update::error::{NoFullSync, Refusal, TrustError, UpdateError};
+use crate::update::error::{NoFullSync, Refusal, TrustError, UnsignedRoute, UpdateError};
 use crate::update::run::Run;
 use crate::update::source::head::{LayerAnswer, LayerRequest};
 use crate::update::source::published::PublishedImage;
+use crate::update::source::trust::refuse_unsigned;
 
 /// Largest number of entries of an override: all of them are recorded in the node's state.
 const MAX_ENTRIES: usize = 100_000;
@@ -135,6 +136,8 @@ pub(in crate::update) fn receive_override(
     let Some(server) = &run.request.rsync else {
         return Err(NoFullSync::NoServerForOverride { name: name.clone() }.into());
     };
+    let route = UnsignedRoute::Override { name: name.clone() };
+    refuse_unsigned(&run.session.root, &run.request.trust, route)?;
     let layer = Layer::Override(name.clone());
     let module = Module {
         server,

@@ -22,6 +22,8 @@ const MAX_STORED: u64 = 1 << 30;
 pub(in crate::update) struct PublishedImage {
     pub repository: Repository,
     pub catalog: Catalog,
+    /// Whether a trusted key has signed it.
+    pub is_signed: bool,
     /// Record of the catalog for the state.
     pub seen: SeenCatalog,
 }

@@ -22,6 +22,7 @@ use crate::fetch::{FetchErrorKind, RepoUrl};
 use crate::host::Check;
 use crate::image::Layer;
 use crate::plan::{self, FullSyncReason, UpdatePlan};
+use crate::state::seen::SeenHeads;
 use crate::state::{SeenCatalog, State};
 use crate::update::error::{TrustError, UpdateError, UsageError};
 use crate::update::installed::{adopt, find_installed, recorded};
@@ -41,6 +42,10 @@ use pinned_head::check_pinned;
 /// Updates the tree to the head of the catalog in the repository `repo`.
 pub(super) fn run_catalog(run: &Run<'_>, repo: &RepoUrl) -> Result<Report, UpdateError> {
     let request = run.request;
+    if request.forget_seen && !request.dry_run {
+        SeenHeads::forget(&run.session.root).map_err(Untouched::from_root)?;
+        run.monitor.warn(UpdateNotice::SeenForgotten);
+    }
     let state = recorded::load_state(run)?;
     let layer = Layer::Image(request.image.clone());
     let ask = |known| LayerRequest { run, repo, layer: &layer, known }.send();
@@ -70,10 +75,9 @@ pub(super) fn run_catalog(run: &Run<'_>, repo: &RepoUrl) -> Result<Report, Updat
         LayerAnswer::Stale => return end_at_stale_repository(state.as_ref()),
     };
 
-    if published.catalog.issued > jiff::Timestamp::now() {
-        run.monitor.warn(UpdateNotice::ClockBehind { now: jiff::Timestamp::now() });
+    if !published.is_signed {
+        run.monitor.note(UpdateNotice::CatalogUnsigned);
     }
-    run.monitor.note(UpdateNotice::CatalogUnsigned);
     let result = verify_same_head(&published, state.as_ref())
         .and_then(|()| install_head(run, repo, &published, state.as_ref()));
     tidy_spool(run, &result);

@@ -17,7 +17,7 @@ use crate::host::{Check, Drift};
 use crate::image::Layer;
 use crate::manifest::Manifest;
 use crate::state::{SeenCatalog, State};
-use crate::update::error::{Refusal, UpdateError, UsageError};
+use crate::update::error::{Refusal, UnsignedRoute, UpdateError, UsageError};
 use crate::update::installed::recorded;
 use crate::update::notice::{Route, UpdateNotice};
 use crate::update::report::Report;
@@ -25,6 +25,7 @@ use crate::update::request::{RsyncScope, UpdateRequest};
 use crate::update::run::Run;
 use crate::update::source::excludes;
 use crate::update::source::overrides::{self, LayerSource, OverrideLayer, receive_override};
+use crate::update::source::trust::refuse_unsigned;
 use crate::update::strategy::fetch_by_digest::{list_missing, take_received};
 use crate::update::transaction::error::TransactionError;
 use crate::update::transaction::provisions::list_provisions;
@@ -46,6 +47,7 @@ pub(in crate::update) fn run_rsync(
     scope: &RsyncScope,
 ) -> Result<Report, UpdateError> {
     let server = run.request.rsync.as_ref().ok_or(UsageError::NoServer)?;
+    refuse_unsigned(&run.session.root, &run.request.trust, UnsignedRoute::RsyncSync)?;
     match excludes::find_in_modules(run, server)? {
         None => sync(run, scope, server),
         Some(excludes) => {

@@ -59,6 +59,8 @@ pub struct Settings {
     /// Files of certificate and key.
     pub client_certificate: Option<(String, String)>,
     pub require_tls: bool,
+    pub require_signature: bool,
+    pub max_head_age: u32,
     pub allow_root_fs: Vec<String>,
     pub splay: u32,
     pub syslog: bool,
@@ -221,6 +223,8 @@ fn resolve_values(
         tls_pins: tls.pins,
         client_certificate: tls.client_certificate,
         require_tls: pick.typed_or("require_tls", None, config.require_tls),
+        require_signature: pick.typed_or("require_signature", None, config.require_signature),
+        max_head_age: pick.typed_or("max_head_age", None, config.max_head_age),
         allow_root_fs: allowed.cloned().collect(),
         splay: pick.typed_or("splay", arguments.splay, config.splay),
         syslog: pick.typed_or("syslog", None, config.syslog),

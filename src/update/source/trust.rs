@@ -1,0 +1,234 @@
+//! Trust in a repository: the keys of this node, signatures, and the times of heads.
+//!
+//! Before a signature is verified, a run has read one head of at most 4 KiB. The keys are read
+//! below the root of the tree, so that a rescue system uses those of the node.
+
+use std::io::Read;
+use std::time::Duration;
+
+use jiff::{SignedDuration, Timestamp};
+
+use crate::apply::Untouched;
+use crate::catalog::{Catalog, Head};
+use crate::image::Layer;
+use crate::root::{FileKind, Root};
+use crate::signature::{KeySet, MAX_KEY_FILE, PublicKey, Role, SignedText};
+use crate::state::seen::SeenHead;
+use crate::tree_path::TreePath;
+use crate::update::error::{TrustError, UnsignedRoute, UpdateError, UsageError};
+use crate::update::notice::UpdateNotice;
+use crate::update::request::TrustSettings;
+use crate::update::run::Run;
+
+/// Directory of the keys, below the root.
+pub(in crate::update) const KEY_DIR: &str = "etc/systemimager/keys";
+/// Number of files in a directory of keys; a site has a few.
+const MAX_KEYS: usize = 1024;
+/// Time by which the clock of a server may be ahead of that of a node.
+const MAX_CLOCK_DIFFERENCE: SignedDuration = SignedDuration::from_hours(24);
+/// A time before this program was written, in seconds since 1970: 1 November 2026.
+///
+/// A clock that is behind it was lost, with the battery of the machine.
+const EARLIEST: i64 = 1_793_491_200;
+
+/// Keys of a node, and its requirements for heads.
+pub(in crate::update) struct Trust {
+    keys: KeySet,
+    /// Whether unsigned data is refused.
+    is_required: bool,
+    max_head_age: Duration,
+    allow_expired: bool,
+}
+
+/// A head whose signature was verified, if this node requires one.
+pub(in crate::update) struct TrustedHead {
+    pub head: Head,
+    /// The key that signed it.
+    pub key: Option<PublicKey>,
+}
+
+impl Trust {
+    /// Reads the keys of the tree.
+    pub fn load(run: &Run<'_>) -> Result<Self, UpdateError> {
+        let keys = read_keys(&run.session.root)?;
+        let settings = &run.request.trust;
+        Ok(Trust {
+            is_required: settings.require_signature || keys.requires_signature(),
+            keys,
+            max_head_age: settings.max_head_age,
+            allow_expired: settings.allow_expired,
+        })
+    }
+
+    /// Whether the record of a head counts: its catalog was signed by a key that is still trusted.
+    ///
+    /// If this node requires signatures, heads that it saw unsigned do not count: their serials are
+    /// those of anyone.
+    pub fn counts(&self, seen: &SeenHead) -> bool {
+        match &seen.key {
+            Some(key) => has(self.keys.publish_keys(), key),
+            None => !self.is_required,
+        }
+    }
+
+    /// Whether the answer "not modified" may stand for a recorded head.
+    pub fn believes(&self, seen: &SeenHead) -> bool {
+        let is_signed = match &seen.head_key {
+            Some(key) => has(self.keys.head_keys(), key),
+            None => !self.is_required,
+        };
+        let is_expired = seen.expires.is_some_and(|expires| expires < Timestamp::now());
+        self.counts(seen) && is_signed && !is_expired
+    }
+
+    /// Whether a key with this text was revoked.
+    pub fn revokes(&self, key: &str) -> bool {
+        has(self.keys.revoked_keys(), key)
+    }
+
+    /// Verifies and parses a head.
+    pub fn read_head(&self, bytes: &[u8], layer: &Layer) -> Result<TrustedHead, TrustError> {
+        let (text, key) = self.verify("head.toml", bytes, Role::Head)?;
+        Ok(TrustedHead { head: Head::parse(text, layer)?, key })
+    }
+
+    /// Verifies and parses the catalog of `head`, whose digest was checked.
+    pub fn read_catalog(
+        &self,
+        bytes: &[u8],
+        head: &Head,
+    ) -> Result<(Catalog, Option<PublicKey>), TrustError> {
+        let (text, key) = self.verify("the catalog", bytes, Role::Publish)?;
+        let catalog = Catalog::parse(text, &head.layer)?;
+        head.check(&catalog)?;
+        Ok((catalog, key))
+    }
+
+    /// Checks the times of a head by the clock of this node.
+    ///
+    /// `newest` is the time of the newest head seen: it replaces a clock that was lost.
+    pub fn check_times(
+        &self,
+        run: &Run<'_>,
+        trusted: &TrustedHead,
+        newest: Option<Timestamp>,
+    ) -> Result<(), TrustError> {
+        let TrustedHead { head, key } = trusted;
+        let name = || head.layer.to_string();
+        let (now, is_plausible) = clock(Timestamp::now(), newest);
+        if is_plausible && head.issued > now + MAX_CLOCK_DIFFERENCE {
+            return Err(TrustError::HeadOfFuture { name: name(), issued: head.issued, now });
+        }
+        if !is_plausible || head.issued > now {
+            run.monitor.warn(UpdateNotice::ClockBehind { now: Timestamp::now() });
+        }
+
+        let is_publish_key = key.is_none_or(|key| self.keys.publish_keys().any(|own| *own == key));
+        match head.expires {
+            None if is_publish_key => Ok(()),
+            // A stolen head key could keep a node at its generation for ever.
+            None => Err(TrustError::HeadWithoutEnd { name: name() }),
+            Some(expires) if expires < now && self.allow_expired => {
+                run.monitor.warn(UpdateNotice::ExpiredHead { expires });
+                Ok(())
+            }
+            Some(expires) if expires < now => Err(TrustError::Expired { name: name(), expires }),
+            Some(expires) => {
+                let age = expires.duration_since(head.issued).unsigned_abs();
+                if age > self.max_head_age && !self.allow_expired {
+                    let limit = self.max_head_age;
+                    return Err(TrustError::LongHead { name: name(), expires, limit });
+                }
+                Ok(())
+            }
+        }
+    }
+
+    /// Verifies a file; returns its text and the key that signed it.
+    fn verify<'b>(
+        &self,
+        name: &'static str,
+        bytes: &'b [u8],
+        role: Role,
+    ) -> Result<(&'b [u8], Option<PublicKey>), TrustError> {
+        let refuse = |source| TrustError::Signature { name, source };
+        let signed = SignedText::split(bytes).map_err(refuse)?;
+        if !self.is_required {
+            return Ok((signed.unverified_text(), None));
+        }
+        let authentic = signed.verify(&self.keys, role).map_err(refuse)?;
+        Ok((authentic.text(), Some(*authentic.key())))
+    }
+}
+
+/// Refuses a source of data that nothing signs, if the node at `root` requires signatures.
+pub(crate) fn refuse_unsigned(
+    root: &Root,
+    settings: &TrustSettings,
+    route: UnsignedRoute,
+) -> Result<(), UpdateError> {
+    if settings.require_signature || read_keys(root)?.requires_signature() {
+        return Err(TrustError::UnsignedRoute(route).into());
+    }
+    Ok(())
+}
+
+fn has<'k>(mut keys: impl Iterator<Item = &'k PublicKey>, text: &str) -> bool {
+    keys.any(|key| key.to_string() == text)
+}
+
+/// The present time, and whether the clock of this node can show it.
+pub(super) fn clock(now: Timestamp, newest: Option<Timestamp>) -> (Timestamp, bool) {
+    let earliest = Timestamp::from_second(EARLIEST).unwrap_or(Timestamp::UNIX_EPOCH);
+    if now >= earliest {
+        return (now, true);
+    }
+    (newest.unwrap_or(earliest).max(earliest), false)
+}
+
+/// Reads the keys of a tree, by role.
+fn read_keys(root: &Root) -> Result<KeySet, UpdateError> {
+    let mut keys = KeySet::new();
+    for (name, file) in read_key_files(root, KEY_DIR)? {
+        keys.add(Role::Publish, &name, &file).map_err(UsageError::Key)?;
+    }
+    for (name, file) in read_key_files(root, &format!("{KEY_DIR}/head"))? {
+        keys.add(Role::Head, &name, &file).map_err(UsageError::Key)?;
+    }
+    for (name, file) in read_key_files(root, &format!("{KEY_DIR}/revoked"))? {
+        keys.revoke(&name, &file).map_err(UsageError::Key)?;
+    }
+    Ok(keys)
+}
+
+/// Reads the `.pub` files of a directory, if it exists.
+fn read_key_files(root: &Root, directory: &str) -> Result<Vec<(String, Vec<u8>)>, UpdateError> {
+    let directory = TreePath::new(directory).unwrap_or_else(|_| TreePath::root());
+    match root.stat(&directory).map_err(Untouched::from)? {
+        None => return Ok(Vec::new()),
+        Some(stat) if stat.kind != FileKind::Directory => {
+            let path = root.show(&directory);
+            return Err(UsageError::KeyDirectory { path }.into());
+        }
+        Some(_) => {}
+    }
+
+    let mut files = Vec::new();
+    for (path, _) in root.children(&directory).map_err(Untouched::from)? {
+        if !path.name().ends_with(b".pub") {
+            continue;
+        }
+        if files.len() == MAX_KEYS {
+            let path = root.show(&directory);
+            return Err(UsageError::ManyKeys { path, limit: MAX_KEYS }.into());
+        }
+        let mut bytes = Vec::new();
+        root.open_file(&path)
+            .map_err(Untouched::from)?
+            .take(MAX_KEY_FILE as u64 + 1)
+            .read_to_end(&mut bytes)
+            .map_err(|source| UsageError::KeyUnreadable { path: root.show(&path), source })?;
+        files.push((root.show(&path), bytes));
+    }
+    Ok(files)
+}

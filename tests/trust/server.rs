@@ -1,0 +1,154 @@
+//! Keys on the server: publish, sign, refresh, prune, and a command that signs.
+
+use std::os::unix::fs::PermissionsExt;
+
+use super::*;
+use crate::common::{ROOT_AND_RSYNC, require, write_program};
+
+#[test]
+fn publish_without_key_into_signed_repository_is_refused() {
+    require!(ROOT_AND_RSYNC);
+    let (site, key) = signed_site();
+    let images = site.image().parent().expect("a parent").display().to_string();
+    let head = fs::read(site.head_path()).expect("reads");
+    let _ = fs::remove_dir_all(site.image());
+    trees::write(&tree(2), &site.image());
+
+    let (publish, secret) = (["publish", "--image", "node", "--images-dir", &images], key.secret());
+    tardiff(&site, &publish).ended(1, &["its catalog is signed", "--sign-key"]);
+    assert_eq!(fs::read(site.head_path()).expect("reads"), head);
+    let small = [&publish[..], &["--serial", "1", "--sign-key", &secret]].concat();
+    tardiff(&site, &small).ended(1, &["its serial is 1 already"]);
+
+    let large = [&publish[..], &["--serial", "9", "--sign-key", &secret]].concat();
+    tardiff(&site, &large).ended(0, &["serial 9"]);
+    site.updated(&[]);
+}
+
+#[test]
+fn unsigned_repository_is_signed_in_place() {
+    require!(ROOT_AND_RSYNC);
+    let site = Site::at(&tree(1));
+    let key = SiteKey::new(&site, "site");
+    key.trust(&site, "");
+    site.refused(&[], 3, &["it is not signed"]);
+
+    tardiff(&site, &["sign", "--image", "node", "--sign-key", &key.secret()])
+        .ended(0, &["signed the head of node: serial 1.1"]);
+
+    site.updated(&[]);
+    tardiff(&site, &["list"]).ended(0, &["never expires", "head signed by", "catalog signed by"]);
+    tardiff(&site, &["verify"]).ended(0, &["0 faults"]);
+}
+
+#[test]
+fn refresh_needs_head_key_alone() {
+    require!(ROOT_AND_RSYNC);
+    let (site, key) = signed_site();
+    let head_key = SiteKey::new(&site, "head");
+    head_key.trust(&site, "head");
+    let keys = ["--sign-key", &key.secret(), "--head-key", &head_key.secret()];
+    publish(&site, &tree(2), &[&keys[..], &["--expires", "2h"]].concat());
+    let before = read_head(&site);
+
+    tardiff(&site, &["refresh", "--head-key", &head_key.secret()]).ended(0, &["refreshed"]);
+
+    let after = read_head(&site);
+    assert!(after.issued > before.issued && after.expires > before.expires);
+    assert_eq!((after.catalog, after.version()), (before.catalog, before.version()));
+    site.updated(&[]);
+    tardiff(&site, &["refresh"]).ended(1, &["its catalog is signed"]);
+}
+
+#[test]
+fn unchanged_image_is_refreshed_by_publish() {
+    require!(ROOT_AND_RSYNC);
+    let (site, key) = signed_site();
+    publish(&site, &tree(2), &["--sign-key", &key.secret(), "--expires", "2h"]);
+    let before = read_head(&site);
+
+    site.publish_image(&["--sign-key", &key.secret()]);
+
+    let after = read_head(&site);
+    assert!(after.expires > before.expires);
+    assert_eq!(after.version(), before.version());
+}
+
+#[test]
+fn prune_signs_its_catalog() {
+    require!(ROOT_AND_RSYNC);
+    let (site, key) = signed_site();
+    publish(&site, &tree(2), &["--sign-key", &key.secret()]);
+    let old = fs::read(site.head_path()).expect("reads");
+    let prune = ["prune", "--image", "node", "--keep", "1"];
+
+    tardiff(&site, &prune).ended(1, &["--sign-key"]);
+    tardiff(&site, &[&prune[..], &["--sign-key", &key.secret()]].concat()).ended(0, &[]);
+
+    // A node that has fetched the head before still finds its files.
+    let new = fs::read(site.head_path()).expect("reads");
+    fs::write(site.head_path(), old).expect("writes");
+    site.updated(&[]);
+    fs::write(site.head_path(), new).expect("writes");
+    site.updated(&[]);
+    assert_eq!(read_head(&site).version().to_string(), "2.1");
+}
+
+#[test]
+fn command_of_the_site_signs() {
+    require!(ROOT_AND_RSYNC, Program("minisign"));
+    let (site, key) = signed_site();
+    let script = site.dir.path().join("sign");
+    // The script of the documentation.
+    let text = format!(
+        "#!/bin/sh\nset -e\ndir=$(mktemp -d)\ntrap 'rm -r \"$dir\"' EXIT\ncat >\"$dir/text\"\n\
+         minisign -S -l -W -s '{}' -m \"$dir/text\" -t \"$SI_COMMENT\" >&2\n\
+         cat \"$dir/text.minisig\"\n",
+        key.secret()
+    );
+    write_program(&script, &text);
+
+    publish(&site, &tree(2), &["--sign-command", &script.display().to_string()]);
+
+    site.updated(&[]);
+    site.same_except(&["/etc/systemimager"]);
+}
+
+#[test]
+fn signatures_can_be_verified_by_hand() {
+    require!(ROOT_AND_RSYNC, Program("minisign"), Program("signify-openbsd"));
+    let (site, key) = signed_site();
+    let public = key.out.with_extension("pub").display().to_string();
+    let text = site.dir.path().join("text");
+
+    for file in [site.head_path(), catalog_path(&site)] {
+        let script = "sed '/^untrusted comment:/,$d' \"$1\" >\"$2\"; \
+                      sed -n '/^untrusted comment:/,$p' \"$1\" >\"$2.minisig\"; \
+                      head -n 2 \"$2.minisig\" >\"$2.sig\"";
+        let mut shell = Command::new("sh");
+        common::run(shell.args(["-c", script, "sh"]).arg(&file).arg(&text));
+        common::run(Command::new("minisign").args(["-V", "-p", &public, "-m"]).arg(&text));
+        let mut signify = Command::new("signify-openbsd");
+        signify.args(["-V", "-p", &public, "-x"]).arg(text.with_extension("sig"));
+        common::run(signify.arg("-m").arg(&text));
+    }
+}
+
+#[test]
+fn made_key_is_private_and_encrypted() {
+    let dir = common::scratch();
+    let out = dir.path().join("site");
+    let mut keygen = Command::new(env!("CARGO_BIN_EXE_si_tardiff"));
+    keygen.args(["keygen", "--out"]).arg(&out).stdin(std::process::Stdio::piped());
+    keygen.stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null());
+    let mut child = keygen.spawn().expect("starts");
+    let mut input = child.stdin.take().expect("a pipe");
+    std::io::Write::write_all(&mut input, b"a passphrase\n").expect("writes");
+    drop(input);
+    assert!(child.wait().expect("ends").success());
+
+    let secret = out.with_extension("key");
+    assert!(is_encrypted(&secret));
+    let mode = fs::metadata(&secret).expect("exists").permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
+}
