@@ -162,6 +162,8 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+    use crate::diff_archive::tests::{TreeBuilder, build_full, meta, noise};
+    use crate::diff_archive::{FrameCompression, FrameHead, VerifiedFrames, decoded_frames};
 
     fn file(bytes: &[u8]) -> File {
         let mut file = tempfile::tempfile().expect("a file");
@@ -236,5 +238,53 @@ mod tests {
         let mut bytes = Vec::new();
         growing.reader(0).read_to_end(&mut bytes).expect("reads");
         assert_eq!(bytes, b"0123456789");
+    }
+
+    /// Reads the frames of a file that grows; returns how many were decoded, and the result.
+    fn read_while_it_grows(bytes: &[u8], head: &FrameHead) -> (u64, io::Result<u64>) {
+        let growing = GrowingFile::default();
+        thread::scope(|scope| {
+            let reader = scope.spawn(|| {
+                let stored = growing.reader(head.table().head_length());
+                let table = Arc::clone(head.table());
+                let mut frames = VerifiedFrames::new(stored, table, FrameCompression::Zstd);
+                let result = io::copy(&mut frames, &mut io::sink());
+                (decoded_frames(), result)
+            });
+            let guard = growing.guard_download();
+            growing.start(file(bytes), 0);
+            for length in (0..bytes.len() as u64).step_by(5000) {
+                growing.grow(length);
+            }
+            growing.grow(bytes.len() as u64);
+
+            growing.finish_verified(bytes.len() as u64);
+            drop(guard);
+            reader.join().expect("no panic")
+        })
+    }
+
+    #[test]
+    fn wrong_frame_of_growing_file_is_not_decoded() {
+        let mut builder = TreeBuilder::default();
+        for number in 0..6u32 {
+            let name = format!("file-{number}");
+            builder.file(name.as_bytes(), meta(0o644, 1, 0), &noise(number + 1, 90_000));
+        }
+        let (bytes, written) = build_full(&builder.tree(), FrameCompression::Zstd);
+        let head = bytes[..written.first_frame.length as usize].to_vec();
+        let head = FrameHead::from_verified(head, written.size, FrameCompression::Zstd);
+        let head = head.expect("reads");
+
+        let (decoded, result) = read_while_it_grows(&bytes, &head);
+        assert_eq!(decoded, head.table().count() as u64);
+        assert!(result.is_ok(), "{result:?}");
+
+        let mut damaged = bytes;
+        let (offset, _) = head.table().range(3..4).expect("a frame");
+        damaged[offset as usize..].fill(0x55);
+        let (decoded, result) = read_while_it_grows(&damaged, &head);
+        assert_eq!(decoded, 3);
+        assert!(result.is_err_and(|error| error.kind() == io::ErrorKind::InvalidData));
     }
 }
