@@ -164,7 +164,9 @@ install-server:
 	install -d $(DESTDIR)$(UNITS) $(DESTDIR)$(SYSUSERS) $(DESTDIR)$(TMPFILES) \
 	    $(DESTDIR)$(PREFIX)/share/systemimager-diff
 	$(AT_PREFIX) packaging/systemd/si-tardiff.service >$(DESTDIR)$(UNITS)/si-tardiff.service
-	chmod 0644 $(DESTDIR)$(UNITS)/si-tardiff.service
+	$(AT_PREFIX) packaging/systemd/si-refresh.service >$(DESTDIR)$(UNITS)/si-refresh.service
+	chmod 0644 $(DESTDIR)$(UNITS)/si-tardiff.service $(DESTDIR)$(UNITS)/si-refresh.service
+	install -m 0644 packaging/systemd/si-refresh.timer $(DESTDIR)$(UNITS)
 	install -m 0644 packaging/sysusers.d/si-tardiff.conf $(DESTDIR)$(SYSUSERS)
 	install -m 0644 packaging/tmpfiles.d/systemimager-diff-server.conf $(DESTDIR)$(TMPFILES)
 	install -m 0644 packaging/web/*.conf $(DESTDIR)$(PREFIX)/share/systemimager-diff

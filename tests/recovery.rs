@@ -254,8 +254,8 @@ fn units_are_in_the_log_by_the_name_of_their_program() {
     let without: Vec<&String> = services
         .iter()
         .filter(|name| {
-            let program =
-                if *name == "si-tardiff.service" { "si_tardiff" } else { "si_updateclient" };
+            let is_server = ["si-tardiff.service", "si-refresh.service"].contains(&name.as_str());
+            let program = if is_server { "si_tardiff" } else { "si_updateclient" };
             let expected = format!("SyslogIdentifier={program}");
             !unit(name).lines().any(|line| line == expected)
         })
