@@ -16,7 +16,7 @@ const PROTECTED: [&str; 6] = [
     "etc/systemimager/updateclient.toml",
     "etc/systemimager/updateclient.local.exclude",
     "etc/systemimager/client.conf",
-    "etc/systemimager/keys/site.pub",
+    "etc/systemimager/keys/revoked/site.pub",
     "etc/systemimager/overrides",
 ];
 
@@ -74,11 +74,12 @@ fn image_without_agent_files_keeps_them() {
     for strategy in STRATEGIES {
         let (mut first, mut second) = (tree(0), tree(0));
         for path in PROTECTED {
-            trees::put(
-                &mut first,
-                path,
-                Item::file(if path.ends_with("toml") { "" } else { "# this node's\n" }),
-            );
+            let content = match path.rsplit_once('.') {
+                Some((_, "toml")) => "",
+                Some((_, "pub")) => include_str!("testdata/signature/v1.pub"),
+                _ => "# this node's\n",
+            };
+            trees::put(&mut first, path, Item::file(content));
         }
 
         trees::put(&mut first, "etc/systemimager/other", Item::file("stale"));
