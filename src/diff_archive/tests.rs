@@ -24,7 +24,7 @@ mod frames;
 mod frozen;
 mod gnu_tar;
 mod hostile;
-mod mutations;
+pub(crate) mod mutations;
 mod patches;
 mod trees;
 

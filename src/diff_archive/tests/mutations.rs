@@ -9,22 +9,22 @@ use crate::catalog::{FirstFrame, RepoPath};
 use crate::diff_archive::content_index::ContentIndex;
 
 /// Generator of numbers that are the same in each run.
-struct Numbers(u64);
+pub(crate) struct Numbers(pub u64);
 
 impl Numbers {
     /// A number below `end`, which is not 0.
-    fn below(&mut self, end: usize) -> usize {
+    pub fn below(&mut self, end: usize) -> usize {
         self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888);
         (self.0 >> 33) as usize % end
     }
 }
 
-fn rounds() -> usize {
+pub(crate) fn rounds() -> usize {
     std::env::var("SI_MUTATIONS").map_or(1000, |text| text.parse().expect("a number"))
 }
 
 /// Changes `bytes` at one to three places, perhaps to the same bytes.
-fn mutate(bytes: &mut Vec<u8>, numbers: &mut Numbers) {
+pub(crate) fn mutate(bytes: &mut Vec<u8>, numbers: &mut Numbers) {
     for _ in 0..=numbers.below(3) {
         let at = numbers.below(bytes.len());
         let end = (at + 1 + numbers.below(40)).min(bytes.len());

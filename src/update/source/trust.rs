@@ -232,3 +232,6 @@ fn read_key_files(root: &Root, directory: &str) -> Result<Vec<(String, Vec<u8>)>
     }
     Ok(files)
 }
+
+#[cfg(test)]
+mod tests;
