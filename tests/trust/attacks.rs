@@ -136,6 +136,24 @@ fn mix_and_match_is_refused() {
 }
 
 #[test]
+fn catalog_of_other_digest_is_refused() {
+    require!(ROOT_AND_RSYNC);
+    let (site, key) = signed_site();
+    publish(&site, &tree(2), &["--sign-key", &key.secret()]);
+    let genuine = fs::read(catalog_path(&site)).expect("reads");
+
+    // The untrusted comment is no part of what the key has signed, so the signature stays valid.
+    let text = String::from_utf8(genuine.clone()).expect("text");
+    let altered = text.replace("untrusted comment: s", "untrusted comment: S");
+    assert_ne!(text, altered);
+    fs::write(catalog_path(&site), altered).expect("writes");
+
+    refused_until(&site, &["digest"], || {
+        fs::write(catalog_path(&site), &genuine).expect("writes");
+    });
+}
+
+#[test]
 fn wrong_software_is_refused() {
     require!(ROOT_AND_RSYNC);
     let (site, key) = signed_site();
