@@ -179,6 +179,11 @@ impl Repository {
         self.fetch_prefix(file, file.size, file.sha256)
     }
 
+    /// Removes a file from the spool that the caller has in memory and needs no more.
+    pub fn discard(&self, file: &FileRef) -> Result<(), FetchError> {
+        self.spool().discard(file.sha256)
+    }
+
     /// Number of bytes of `file` that the spool does not have; assumes that the others are right.
     pub fn missing_bytes(&self, file: &FileRef) -> u64 {
         let spool = self.spool();

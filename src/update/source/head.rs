@@ -140,6 +140,8 @@ impl LayerRequest<'_> {
             FetchErrorKind::Corrupt => TrustError::CatalogDigest(error).into(),
             _ => UpdateError::from(error),
         })?;
+        // A run that ends without an update keeps its downloads to be resumed, and this one is done.
+        repository.discard(&file)?;
         Ok(trust.read_catalog(&bytes, &trusted.head)?)
     }
 
