@@ -488,6 +488,26 @@ fn stale_repository_has_nothing_new() {
     site.unchanged_since(&before);
 }
 
+/// The node has seen a newer head, and could not install it.
+#[test]
+fn stale_repository_is_no_success_for_node_that_is_behind() {
+    require!(ROOT_AND_RSYNC);
+
+    let site = behind(Site::new(), 1);
+    let first = fs::read(site.head_path()).expect("a head");
+    site.publish(&tree(2));
+    for archive in site.archives("diffs").into_iter().chain(site.archives("full")) {
+        fs::remove_file(archive).expect("removes");
+    }
+    site.update(&[]).ended(8, &[]);
+    let before = site.snapshot();
+    fs::write(site.head_path(), first).expect("writes");
+
+    site.update(&[]).ended(3, &["older than one that this node has seen", "not brought up"]);
+
+    site.unchanged_since(&before);
+}
+
 #[test]
 fn two_catalogs_of_one_version_are_refused() {
     require!(ROOT_AND_RSYNC);

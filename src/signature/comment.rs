@@ -32,7 +32,7 @@ pub(super) fn check_comment(comment: &str) -> Result<(), FormFault> {
     Ok(())
 }
 
-/// Reads a line of base64 that stands for exactly `LENGTH` bytes.
+/// Reads a line of base64 that encodes exactly `LENGTH` bytes.
 pub(super) fn read_base64<const LENGTH: usize>(line: &[u8]) -> Result<[u8; LENGTH], FormFault> {
     let fault = FormFault::Base64 { bytes: LENGTH };
     // The exact length, so that the size of the output is known before the decoding.

@@ -205,10 +205,10 @@ pub enum TrustError {
          'si_tardiff publish --serial N', or pass --allow-downgrade"
     )]
     ForkedServer { name: String, version: Version },
-    /// Nothing is recorded of this node.
+    /// The tree is not at the newest catalog seen.
     #[error(
-        "the repository is older than one that this node has seen, and nothing is recorded of \
-         this tree; use another repository, or pass --allow-downgrade"
+        "the repository is older than one that this node has seen, and this tree was not brought \
+         up to that one; use another repository, or pass --allow-downgrade"
     )]
     StaleRepository,
     #[error(

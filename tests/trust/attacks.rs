@@ -50,7 +50,7 @@ fn rollback_attack_is_refused() {
     let newest = fs::read(site.head_path()).expect("reads");
     let restore = || fs::write(site.head_path(), &newest).expect("writes");
 
-    // A stolen head key names an old catalog anew.
+    // A stolen head key names an old catalog again.
     write_head(&site, &Head { issued: Timestamp::now(), ..old.clone() }, &key);
     refused_until(&site, &["the server offers serial 1", "has seen 2"], restore);
 

@@ -97,14 +97,14 @@ fn tardiff(site: &Site, words: &[&str]) -> common::site::Run {
     common::site::Run::from_output(command.output().expect("runs"))
 }
 
-/// The head, whatever signs it.
+/// The head; its signature is not verified.
 fn read_head(site: &Site) -> Head {
     let bytes = fs::read(site.head_path()).expect("reads");
     let text = SignedText::split(&bytes).expect("divides").unverified_text();
     Head::parse(text, &layer()).expect("parses")
 }
 
-/// The text of the newest catalog, whatever signs it.
+/// The newest catalog; its signature is not verified.
 fn read_catalog(site: &Site) -> Catalog {
     let bytes = fs::read(catalog_path(site)).expect("reads");
     let text = SignedText::split(&bytes).expect("divides").unverified_text();

@@ -26,8 +26,8 @@ pub(in crate::update) enum LayerAnswer {
     NotPublished,
     /// The newest catalog is the one that the caller has.
     Unchanged,
-    /// The repository has an older head than the one that this node has seen.
-    Stale,
+    /// The repository has an older head than the one that this node has seen, of this catalog.
+    Stale(Digest),
     Published(Box<PublishedImage>),
 }
 
@@ -67,10 +67,10 @@ impl LayerRequest<'_> {
 
         let trusted = trust.read_head(&bytes, layer)?;
         let counted = || seen.of(layer).filter(|head| trust.counts(head));
-        if counted().any(|seen| self.is_stale(&trusted.head, seen)) {
+        if let Some(newer) = counted().find(|seen| self.is_stale(&trusted.head, seen)) {
             let issued = trusted.head.issued;
             run.monitor.warn(UpdateNotice::StaleRepository { issued });
-            return Ok(LayerAnswer::Stale);
+            return Ok(LayerAnswer::Stale(newer.catalog));
         }
         let newest = seen.iter().filter(|head| trust.counts(head)).map(|head| head.issued).max();
         trust.check_times(run, &trusted, newest)?;

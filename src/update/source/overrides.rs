@@ -111,7 +111,7 @@ fn fetch_published(
         LayerAnswer::NotPublished => return Ok(None),
         LayerAnswer::Published(published) => published,
         // Without a known catalog there is no answer without a catalog, except from a stale mirror.
-        LayerAnswer::Unchanged | LayerAnswer::Stale => {
+        LayerAnswer::Unchanged | LayerAnswer::Stale(_) => {
             return Err(TrustError::StaleOverride { name: name.clone() }.into());
         }
     };

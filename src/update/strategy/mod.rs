@@ -18,6 +18,7 @@ use std::collections::HashSet;
 
 use crate::apply::Untouched;
 use crate::catalog::RepoPath;
+use crate::digest::Digest;
 use crate::fetch::{FetchErrorKind, RepoUrl};
 use crate::host::Check;
 use crate::image::Layer;
@@ -72,7 +73,7 @@ pub(super) fn run_catalog(run: &Run<'_>, repo: &RepoUrl) -> Result<Report, Updat
             return Err(UpdateError::UnknownImage { image, repository });
         }
         LayerAnswer::Unchanged => return Err(TrustError::UnexpectedNotModified.into()),
-        LayerAnswer::Stale => return end_at_stale_repository(state.as_ref()),
+        LayerAnswer::Stale(newest) => return end_at_stale_repository(state.as_ref(), newest),
     };
 
     if !published.is_signed {
@@ -84,9 +85,13 @@ pub(super) fn run_catalog(run: &Run<'_>, repo: &RepoUrl) -> Result<Report, Updat
     result
 }
 
-/// Ends a run whose repository has nothing newer than this node.
-fn end_at_stale_repository(state: Option<&State>) -> Result<Report, UpdateError> {
-    match state {
+/// Ends a run whose repository is older than the `newest` catalog that this node has seen.
+///
+/// It is a success only if the tree was brought up to that catalog.
+fn end_at_stale_repository(state: Option<&State>, newest: Digest) -> Result<Report, UpdateError> {
+    let is_newest =
+        |state: &&State| state.catalog.as_ref().is_some_and(|seen| seen.sha256 == Some(newest));
+    match state.filter(is_newest) {
         Some(state) => Ok(Report::from_recorded_state(state)),
         None => Err(TrustError::StaleRepository.into()),
     }
@@ -142,7 +147,7 @@ fn are_overrides_unmodified(
         let known = record.catalog.as_ref().and_then(|seen| seen.sha256);
         let request = LayerRequest { run, repo, layer: &layer, known };
         match request.send()? {
-            LayerAnswer::Unchanged | LayerAnswer::Stale => {}
+            LayerAnswer::Unchanged | LayerAnswer::Stale(_) => {}
             LayerAnswer::NotPublished | LayerAnswer::Published(_) => return Ok(false),
         }
     }
