@@ -132,8 +132,17 @@ impl SeenHeads {
     }
 
     /// Records `head`, in place of the one of the same layer and key.
+    ///
+    /// An older head of the same catalog does not replace the record: its time replaces a lost
+    /// clock.
     pub fn record(&mut self, head: SeenHead) {
         let layer = head.layer();
+        let is_older = self
+            .get(&layer, head.key.as_deref())
+            .is_some_and(|old| old.catalog == head.catalog && old.issued > head.issued);
+        if is_older {
+            return;
+        }
         self.heads.retain(|old| !old.is_of(&layer, head.key.as_deref()));
         self.heads.push(head);
     }
@@ -181,5 +190,43 @@ impl SeenHead {
 
     fn is_of(&self, layer: &Layer, key: Option<&str>) -> bool {
         self.kind == layer.kind() && self.name == *layer.name() && self.key.as_deref() == key
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn seen(serial: u64, catalog: u8, issued: i64) -> SeenHead {
+        SeenHead {
+            kind: LayerKind::Image,
+            name: "node".parse().expect("a name"),
+            key: None,
+            head_key: None,
+            serial,
+            revision: 0,
+            catalog: Digest([catalog; 32]),
+            issued: Timestamp::from_second(issued).expect("a time"),
+            expires: None,
+            repo: "http://server/".to_owned(),
+            etag: None,
+        }
+    }
+
+    #[test]
+    fn older_head_of_same_catalog_replaces_no_record() {
+        let layer = Layer::Image("node".parse().expect("a name"));
+        let mut heads = SeenHeads::default();
+        heads.record(seen(2, 2, 50));
+
+        heads.record(seen(2, 2, 40));
+        assert_eq!(heads.get(&layer, None), Some(&seen(2, 2, 50)));
+
+        heads.record(seen(2, 2, 60));
+        assert_eq!(heads.get(&layer, None), Some(&seen(2, 2, 60)));
+
+        // A run that accepts an older catalog records it.
+        heads.record(seen(1, 1, 30));
+        assert_eq!(heads.get(&layer, None), Some(&seen(1, 1, 30)));
     }
 }
