@@ -20,6 +20,7 @@ mod reboot;
 mod recover;
 mod report;
 mod request;
+mod requester;
 mod rollback;
 mod run;
 mod source;

@@ -15,10 +15,11 @@ use crate::manifest::Manifest;
 use crate::report::Monitor;
 use crate::root::RootError;
 use crate::root::mounts::Mount;
-use crate::state::{self, KernelPaths, State};
+use crate::state::{KernelPaths, State};
 use crate::tree_path::TreePath;
 use crate::update::error::{UpdateError, UsageError};
 use crate::update::request::{Excludes, SyncMode, UpdateRequest};
+use crate::update::requester::Requester;
 
 /// Everything that each step of a run needs.
 pub(super) struct Run<'a> {
@@ -100,15 +101,21 @@ impl<'a> Run<'a> {
 
     /// Opens the download spool; `None` in a dry run, which downloads to a temporary directory.
     pub fn open_spool(&self) -> Result<Option<Spool>, UpdateError> {
-        if self.request.dry_run {
-            return Ok(None);
+        self.requester().open_spool()
+    }
+
+    /// Returns the part of the run that asks repositories.
+    pub fn requester(&self) -> Requester<'a> {
+        let request = self.request;
+        Requester {
+            root: &self.session.root,
+            fetch: &request.fetch,
+            trust: &request.trust,
+            allow_downgrade: request.allow_downgrade,
+            dry_run: request.dry_run,
+            spool_limit: request.spool_limit,
+            monitor: self.monitor,
         }
-        let root = &self.session.root;
-        let path = state::file_path("spool");
-        root.create_dirs(&path).map_err(Untouched::from_root)?;
-        let directory =
-            root.below(&path).and_then(|tree| tree.duplicate()).map_err(Untouched::from)?;
-        Ok(Some(Spool::open(directory, self.request.spool_limit)?))
     }
 
     /// Creates the receive directory beside the tree, or a temporary one in a dry run.

@@ -13,7 +13,7 @@ use crate::state::SeenCatalog;
 use crate::state::seen::{Freshness, SeenHead, SeenHeads};
 use crate::update::error::{TrustError, UpdateError};
 use crate::update::notice::UpdateNotice;
-use crate::update::run::Run;
+use crate::update::requester::Requester;
 use crate::update::source::published::PublishedImage;
 use crate::update::source::trust::{Trust, TrustedHead};
 
@@ -33,7 +33,7 @@ pub(in crate::update) enum LayerAnswer {
 
 /// A request for the newest catalog of a layer.
 pub(in crate::update) struct LayerRequest<'a> {
-    pub run: &'a Run<'a>,
+    pub node: Requester<'a>,
     pub repo: &'a RepoUrl,
     pub layer: &'a Layer,
     /// The catalog that the tree was brought up to.
@@ -43,10 +43,10 @@ pub(in crate::update) struct LayerRequest<'a> {
 impl LayerRequest<'_> {
     /// Asks for the head, and fetches its catalog unless that is known.
     pub fn send(&self) -> Result<LayerAnswer, UpdateError> {
-        let LayerRequest { run, repo, layer, known } = *self;
-        let repository = Repository::open(repo, layer, &run.request.fetch, run.open_spool()?)?;
-        let trust = Trust::load(run)?;
-        let mut seen = SeenHeads::load(&run.session.root).map_err(Untouched::from)?;
+        let LayerRequest { node, repo, layer, known } = *self;
+        let repository = Repository::open(repo, layer, node.fetch, node.open_spool()?)?;
+        let trust = Trust::load(node.root, node.trust)?;
+        let mut seen = SeenHeads::load(node.root).map_err(Untouched::from)?;
         seen.drop_revoked(|key| trust.revokes(key));
 
         // A recorded etag makes the request conditional. The answer "not modified" stands for the
@@ -69,11 +69,11 @@ impl LayerRequest<'_> {
         let counted = || seen.of(layer).filter(|head| trust.counts(head));
         if let Some(newer) = counted().find(|seen| self.is_stale(&trusted.head, seen)) {
             let issued = trusted.head.issued;
-            run.monitor.warn(UpdateNotice::StaleRepository { issued });
+            node.monitor.warn(UpdateNotice::StaleRepository { issued });
             return Ok(LayerAnswer::Stale(newer.catalog));
         }
         let newest = seen.iter().filter(|head| trust.counts(head)).map(|head| head.issued).max();
-        trust.check_times(run, &trusted, newest)?;
+        trust.check_times(node.monitor, &trusted, newest)?;
 
         // A catalog that this node has verified before needs no second transfer.
         let verified = counted()
@@ -89,8 +89,8 @@ impl LayerRequest<'_> {
 
         let is_signed = key.is_some();
         seen.record(self.seen_head(&trusted, key, new_etag));
-        if !run.request.dry_run {
-            seen.save(&run.session.root).map_err(Untouched::from)?;
+        if !node.dry_run {
+            seen.save(node.root).map_err(Untouched::from)?;
         }
         let Some(catalog) = catalog else { return Ok(LayerAnswer::Unchanged) };
         let seen = SeenCatalog {
@@ -107,7 +107,7 @@ impl LayerRequest<'_> {
     }
 
     fn is_stale(&self, head: &Head, seen: &SeenHead) -> bool {
-        !self.run.request.allow_downgrade && seen.compare(head) == Freshness::Stale
+        !self.node.allow_downgrade && seen.compare(head) == Freshness::Stale
     }
 
     /// Refuses a head that is older than one of the same key, or another of the same version.
@@ -116,7 +116,7 @@ impl LayerRequest<'_> {
     fn judge(&self, head: &Head, seen: Option<&SeenHead>) -> Result<(), TrustError> {
         let name = self.layer.to_string();
         let offered = head.version();
-        if self.run.request.allow_downgrade {
+        if self.node.allow_downgrade {
             return Ok(());
         }
         match seen.map_or(Freshness::Current, |seen| seen.compare(head)) {

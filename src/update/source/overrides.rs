@@ -106,7 +106,7 @@ fn fetch_published(
     record: Option<&OverrideRecord>,
 ) -> Result<Option<OverrideLayer>, UpdateError> {
     let layer = Layer::Override(name.clone());
-    let request = LayerRequest { run, repo, layer: &layer, known: None };
+    let request = LayerRequest { node: run.requester(), repo, layer: &layer, known: None };
     let published = match request.send()? {
         LayerAnswer::NotPublished => return Ok(None),
         LayerAnswer::Published(published) => published,

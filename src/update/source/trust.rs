@@ -11,6 +11,7 @@ use jiff::{SignedDuration, Timestamp};
 use crate::apply::Untouched;
 use crate::catalog::{Catalog, Head};
 use crate::image::Layer;
+use crate::report::Monitor;
 use crate::root::{FileKind, Root};
 use crate::signature::{KeySet, MAX_KEY_FILE, PublicKey, Role, SignedText};
 use crate::state::seen::SeenHead;
@@ -18,7 +19,6 @@ use crate::tree_path::TreePath;
 use crate::update::error::{TrustError, UnsignedRoute, UpdateError, UsageError};
 use crate::update::notice::UpdateNotice;
 use crate::update::request::TrustSettings;
-use crate::update::run::Run;
 
 /// Directory of the keys, below the root.
 pub(in crate::update) const KEY_DIR: &str = "etc/systemimager/keys";
@@ -49,9 +49,8 @@ pub(in crate::update) struct TrustedHead {
 
 impl Trust {
     /// Reads the keys of the tree.
-    pub fn load(run: &Run<'_>) -> Result<Self, UpdateError> {
-        let keys = read_keys(&run.session.root)?;
-        let settings = &run.request.trust;
+    pub fn load(root: &Root, settings: &TrustSettings) -> Result<Self, UpdateError> {
+        let keys = read_keys(root)?;
         Ok(Trust {
             is_required: settings.require_signature || keys.requires_signature(),
             keys,
@@ -109,7 +108,7 @@ impl Trust {
     /// `newest` is the time of the newest head seen: it replaces a clock that was lost.
     pub fn check_times(
         &self,
-        run: &Run<'_>,
+        monitor: &dyn Monitor,
         trusted: &TrustedHead,
         newest: Option<Timestamp>,
     ) -> Result<(), TrustError> {
@@ -120,7 +119,7 @@ impl Trust {
             return Err(TrustError::HeadOfFuture { name: name(), issued: head.issued, now });
         }
         if !is_plausible || head.issued > now {
-            run.monitor.warn(UpdateNotice::ClockBehind { now: Timestamp::now() });
+            monitor.warn(UpdateNotice::ClockBehind { now: Timestamp::now() });
         }
 
         let is_publish_key = key.is_none_or(|key| self.keys.publish_keys().any(|own| *own == key));
@@ -129,7 +128,7 @@ impl Trust {
             // A stolen head key could keep a node at its generation for ever.
             None => Err(TrustError::HeadWithoutEnd { name: name() }),
             Some(expires) if expires < now && self.allow_expired => {
-                run.monitor.warn(UpdateNotice::ExpiredHead { expires });
+                monitor.warn(UpdateNotice::ExpiredHead { expires });
                 Ok(())
             }
             Some(expires) if expires < now => Err(TrustError::Expired { name: name(), expires }),

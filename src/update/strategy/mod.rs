@@ -49,7 +49,7 @@ pub(super) fn run_catalog(run: &Run<'_>, repo: &RepoUrl) -> Result<Report, Updat
     }
     let state = recorded::load_state(run)?;
     let layer = Layer::Image(request.image.clone());
-    let ask = |known| LayerRequest { run, repo, layer: &layer, known }.send();
+    let ask = |known| LayerRequest { node: run.requester(), repo, layer: &layer, known }.send();
 
     // If the tree was brought up to the newest catalog, the run ends here.
     let unchanged_state = match &state {
@@ -145,7 +145,7 @@ fn are_overrides_unmodified(
     for record in &state.overrides {
         let layer = Layer::Override(record.name.clone());
         let known = record.catalog.as_ref().and_then(|seen| seen.sha256);
-        let request = LayerRequest { run, repo, layer: &layer, known };
+        let request = LayerRequest { node: run.requester(), repo, layer: &layer, known };
         match request.send()? {
             LayerAnswer::Unchanged | LayerAnswer::Stale(_) => {}
             LayerAnswer::NotPublished | LayerAnswer::Published(_) => return Ok(false),
