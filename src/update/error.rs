@@ -11,6 +11,7 @@ use crate::apply::preflight::disk_space::Shortage;
 use crate::apply::{Interrupted, Reversed, SessionError, Unapplied, UndoLogError, Untouched};
 use crate::catalog::{CatalogError, Version};
 use crate::diff_archive::ArchiveError;
+use crate::digest::Digest;
 use crate::fetch::{FetchError, FetchErrorKind, Side};
 use crate::filter::BadRule;
 use crate::full_sync::{FullSyncError, Server};
@@ -205,37 +206,53 @@ pub enum TrustError {
          'si_tardiff publish --serial N', or pass --allow-downgrade"
     )]
     ForkedServer { name: String, version: Version },
-    /// The tree is not at the newest catalog seen.
-    #[error(
-        "the repository is older than one that this node has seen, and this tree was not brought \
-         up to that one; use another repository, or pass --allow-downgrade"
-    )]
-    StaleRepository,
-    #[error(
-        "the repository has an older override {name} than this node has seen; use another \
-         repository, or pass --allow-downgrade"
-    )]
-    StaleOverride { name: ImageName },
     /// The data of a run would not be signed.
     #[error("this node requires signatures, and {0}")]
     UnsignedRoute(UnsignedRoute),
     /// A signature is missing or wrong.
     #[error("{name}: {source}")]
     Signature { name: &'static str, source: SignatureError },
+    /// Nothing shows that the head is the newest one.
+    #[error(transparent)]
+    NotFresh(#[from] FreshnessError),
+}
+
+/// Reason that a head may not be the newest: somebody may hold that back, or replay an old one.
+///
+/// Such a head leads to no other generation than the recorded one.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum FreshnessError {
     #[error(
         "the head of {name} was issued at {issued}, and this node's clock shows {now}: one of the \
          clocks is wrong"
     )]
-    HeadOfFuture { name: String, issued: jiff::Timestamp, now: jiff::Timestamp },
+    Future { name: String, issued: jiff::Timestamp, now: jiff::Timestamp },
     #[error("the head of {name} has no end: only a publish key may sign such a head")]
-    HeadWithoutEnd { name: String },
+    Endless { name: String },
     #[error(
         "the head of {name} is valid until {expires}, for more than the {} days that max_head_age \
          allows", limit.as_secs() / 86_400
     )]
-    LongHead { name: String, expires: jiff::Timestamp, limit: Duration },
-    #[error("the head of {name} expired at {expires}; the server is not updated any more")]
+    Long { name: String, expires: jiff::Timestamp, limit: Duration },
+    #[error(
+        "the head of {name} expired at {expires}; the server is not updated any more; pass \
+         --allow-expired to install it all the same"
+    )]
     Expired { name: String, expires: jiff::Timestamp },
+    /// The node has seen a newer head, and that of another catalog than the tree was brought up to.
+    #[error(
+        "the repository is older than one that this node has seen, and this tree was not brought \
+         up to that one; use another repository, or pass --allow-downgrade"
+    )]
+    StaleImage {
+        /// The newest catalog seen.
+        newest: Digest,
+    },
+    #[error(
+        "the repository has an older override {name} than this node has seen; use another \
+         repository, or pass --allow-downgrade"
+    )]
+    StaleOverride { name: ImageName },
 }
 
 /// Data that nothing signs.

@@ -13,7 +13,9 @@ use crate::report::units::{Count, Size};
 use crate::root::RootError;
 use crate::state::StateError;
 use crate::tree_path::TreePath;
-use crate::update::error::{ArchiveFault, FollowUpError, UpdateError, join, list_paths};
+use crate::update::error::{
+    ArchiveFault, FollowUpError, FreshnessError, UpdateError, join, list_paths,
+};
 
 /// Something that a run reports before its end.
 pub(super) enum UpdateNotice<'a> {
@@ -60,6 +62,8 @@ pub(super) enum UpdateNotice<'a> {
     ExpiredHead {
         expires: jiff::Timestamp,
     },
+    /// The head may not be the newest, so the tree is only compared with its record.
+    NotFresh(&'a FreshnessError),
     /// The head is older than one that this node has seen.
     StaleRepository {
         issued: jiff::Timestamp,
@@ -169,6 +173,8 @@ pub(super) enum Route {
     },
     FullSync(FullSyncReason),
     Repair,
+    /// The head may not be the newest, so it leads to no other generation.
+    Recorded,
     /// The image is unchanged, but its overrides are not.
     NewOverrides,
     Rsync(Server),
@@ -255,6 +261,7 @@ impl fmt::Display for UpdateNotice<'_> {
             N::ExpiredHead { expires } => {
                 write!(f, "the head expired at {expires}; it is accepted by --allow-expired")
             }
+            N::NotFresh(error) => write_not_fresh(error, f),
             N::StaleRepository { issued } => write!(
                 f,
                 "the repository was last updated at {issued}, and this node has seen a newer one: \
@@ -269,6 +276,15 @@ impl fmt::Display for UpdateNotice<'_> {
             ),
         }
     }
+}
+
+/// Writes the reason that a run only compares the tree.
+fn write_not_fresh(error: &FreshnessError, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    // Of a stale image the run has printed a notice before.
+    if !matches!(error, FreshnessError::StaleImage { .. }) {
+        write!(f, "{error}; no other generation is installed, and ")?;
+    }
+    f.write_str("this tree is only compared with its recorded generation")
 }
 
 impl fmt::Display for TransactionNotice<'_> {
@@ -388,6 +404,7 @@ impl fmt::Display for Route {
             ),
             Route::FullSync(reason) => write!(f, "full sync: {reason}"),
             Route::Repair => f.write_str("the node is at the head of the catalog"),
+            Route::Recorded => f.write_str("the node keeps its recorded generation"),
             Route::NewOverrides => {
                 f.write_str("the image is at the head of the catalog, but its overrides changed")
             }

@@ -7,6 +7,7 @@ mod attacks;
 #[path = "../common/mod.rs"]
 mod common;
 mod keys;
+mod recovery;
 mod server;
 
 use std::fs;

@@ -42,7 +42,7 @@ pub(in crate::update) fn load_state(run: &Run<'_>) -> Result<Option<State>, Upda
 /// Returns the generation that `state` records; `None` if its manifest is nowhere.
 ///
 /// If the manifest is lost on this node, it is fetched from the repository.
-pub(super) fn read_installed(
+pub(in crate::update) fn read_installed(
     run: &Run<'_>,
     published: &PublishedImage,
     state: &State,

@@ -11,7 +11,7 @@ use crate::image::Layer;
 use crate::signature::PublicKey;
 use crate::state::SeenCatalog;
 use crate::state::seen::{Freshness, SeenHead, SeenHeads};
-use crate::update::error::{TrustError, UpdateError};
+use crate::update::error::{FreshnessError, TrustError, UpdateError};
 use crate::update::notice::UpdateNotice;
 use crate::update::requester::Requester;
 use crate::update::source::published::PublishedImage;
@@ -26,8 +26,8 @@ pub(in crate::update) enum LayerAnswer {
     NotPublished,
     /// The newest catalog is the one that the caller has.
     Unchanged,
-    /// The repository has an older head than the one that this node has seen, of this catalog.
-    Stale(Digest),
+    /// The tree was brought up to the newest catalog seen, and the repository has an older one.
+    Stale,
     Published(Box<PublishedImage>),
 }
 
@@ -67,20 +67,27 @@ impl LayerRequest<'_> {
 
         let trusted = trust.read_head(&bytes, layer)?;
         let counted = || seen.of(layer).filter(|head| trust.counts(head));
-        if let Some(newer) = counted().find(|seen| self.is_stale(&trusted.head, seen)) {
+        let newer = counted().find(|seen| self.is_stale(&trusted.head, seen));
+        let not_fresh = if let Some(newer) = newer {
             let issued = trusted.head.issued;
             node.monitor.warn(UpdateNotice::StaleRepository { issued });
-            return Ok(LayerAnswer::Stale(newer.catalog));
-        }
-        let newest = seen.iter().filter(|head| trust.counts(head)).map(|head| head.issued).max();
-        trust.check_times(node.monitor, &trusted, newest)?;
+            if known == Some(newer.catalog) {
+                return Ok(LayerAnswer::Stale);
+            }
+            Some(self.stale(newer))
+        } else {
+            let counting = seen.iter().filter(|head| trust.counts(head));
+            trust.check_times(node.monitor, &trusted, counting.map(|head| head.issued).max()).err()
+        };
 
         // A catalog that this node has verified before needs no second transfer.
         let verified = counted()
             .find(|seen| seen.catalog == trusted.head.catalog && known == Some(seen.catalog));
-        let (catalog, key) = match verified {
-            Some(seen) => (None, seen.key.clone()),
-            None => {
+        let (catalog, key) = match (verified, &not_fresh) {
+            // The tree was brought up to this catalog, so there is nothing to repair either.
+            (Some(_), Some(refused)) => return Err(TrustError::from(refused.clone()).into()),
+            (Some(seen), None) => (None, seen.key.clone()),
+            (None, _) => {
                 let (catalog, key) = self.fetch_catalog(&repository, &trust, &trusted)?;
                 (Some(catalog), key.map(|key| key.to_string()))
             }
@@ -88,9 +95,11 @@ impl LayerRequest<'_> {
         self.judge(&trusted.head, seen.get(layer, key.as_deref()))?;
 
         let is_signed = key.is_some();
-        seen.record(self.seen_head(&trusted, key, new_etag));
-        if !node.dry_run {
-            seen.save(node.root).map_err(Untouched::from)?;
+        if not_fresh.is_none() {
+            seen.record(self.seen_head(&trusted, key, new_etag));
+            if !node.dry_run {
+                seen.save(node.root).map_err(Untouched::from)?;
+            }
         }
         let Some(catalog) = catalog else { return Ok(LayerAnswer::Unchanged) };
         let seen = SeenCatalog {
@@ -102,8 +111,16 @@ impl LayerRequest<'_> {
             repository,
             catalog,
             is_signed,
+            not_fresh,
             seen,
         })))
+    }
+
+    fn stale(&self, newer: &SeenHead) -> FreshnessError {
+        match self.layer {
+            Layer::Image(_) => FreshnessError::StaleImage { newest: newer.catalog },
+            Layer::Override(name) => FreshnessError::StaleOverride { name: name.clone() },
+        }
     }
 
     fn is_stale(&self, head: &Head, seen: &SeenHead) -> bool {

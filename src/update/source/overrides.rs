@@ -4,7 +4,7 @@ use crate::fetch::RepoUrl;
 use crate::full_sync::{Comparison, Module, ReceiveDir, Received, receive_unpublished};
 use crate::image::{ImageName, Layer};
 use crate::manifest::Manifest;
-use crate::state::{OverrideRecord, State};
+use crate::state::{OverrideRecord, SeenCatalog, State};
 use crate::tree_path::TreePath;
 use crate::update::error::{NoFullSync, Refusal, TrustError, UnsignedRoute, UpdateError};
 use crate::update::run::Run;
@@ -36,6 +36,16 @@ impl OverrideLayer {
     pub fn record(&self) -> OverrideRecord {
         let seen = self.published().map(|published| published.seen.clone());
         OverrideRecord::new(self.name.clone(), &self.manifest, seen)
+    }
+
+    /// Makes the recorded manifest the target; contents still come from the same source.
+    pub fn keep_recorded(&mut self, manifest: Manifest, seen: Option<&SeenCatalog>) {
+        self.manifest = manifest;
+        self.recorded = None;
+        if let LayerSource::Published(published) = &mut self.source {
+            // The newest catalog may be that of another manifest.
+            published.seen.sha256 = seen.and_then(|seen| seen.sha256);
+        }
     }
 
     /// Returns the repository of a published override.
@@ -110,9 +120,9 @@ fn fetch_published(
     let published = match request.send()? {
         LayerAnswer::NotPublished => return Ok(None),
         LayerAnswer::Published(published) => published,
-        // Without a known catalog there is no answer without a catalog, except from a stale mirror.
-        LayerAnswer::Unchanged | LayerAnswer::Stale(_) => {
-            return Err(TrustError::StaleOverride { name: name.clone() }.into());
+        // Without a known catalog there is no answer without a catalog.
+        LayerAnswer::Unchanged | LayerAnswer::Stale => {
+            return Err(TrustError::UnexpectedNotModified.into());
         }
     };
     let recorded = record.and_then(OverrideRecord::manifest);

@@ -12,7 +12,7 @@ use crate::fetch::{FetchError, FetchErrorKind, RangeCost, Ranges, Repository, Si
 use crate::manifest::Manifest;
 use crate::report::{Event, Job, Monitor};
 use crate::state::SeenCatalog;
-use crate::update::error::UpdateError;
+use crate::update::error::{FreshnessError, UpdateError};
 use crate::update::run::Run;
 
 /// Largest compressed manifest that is fetched: ten million entries need less.
@@ -24,6 +24,8 @@ pub(in crate::update) struct PublishedImage {
     pub catalog: Catalog,
     /// Whether a trusted key has signed it.
     pub is_signed: bool,
+    /// Reason that its head may not be the newest.
+    pub not_fresh: Option<FreshnessError>,
     /// Record of the catalog for the state.
     pub seen: SeenCatalog,
 }

@@ -16,7 +16,7 @@ use crate::root::{FileKind, Root};
 use crate::signature::{KeySet, MAX_KEY_FILE, PublicKey, Role, SignedText};
 use crate::state::seen::SeenHead;
 use crate::tree_path::TreePath;
-use crate::update::error::{TrustError, UnsignedRoute, UpdateError, UsageError};
+use crate::update::error::{FreshnessError, TrustError, UnsignedRoute, UpdateError, UsageError};
 use crate::update::notice::UpdateNotice;
 use crate::update::request::TrustSettings;
 
@@ -111,12 +111,12 @@ impl Trust {
         monitor: &dyn Monitor,
         trusted: &TrustedHead,
         newest: Option<Timestamp>,
-    ) -> Result<(), TrustError> {
+    ) -> Result<(), FreshnessError> {
         let TrustedHead { head, key } = trusted;
         let name = || head.layer.to_string();
         let (now, is_plausible) = clock(Timestamp::now(), newest);
         if is_plausible && head.issued > now + MAX_CLOCK_DIFFERENCE {
-            return Err(TrustError::HeadOfFuture { name: name(), issued: head.issued, now });
+            return Err(FreshnessError::Future { name: name(), issued: head.issued, now });
         }
         if !is_plausible || head.issued > now {
             monitor.warn(UpdateNotice::ClockBehind { now: Timestamp::now() });
@@ -126,17 +126,19 @@ impl Trust {
         match head.expires {
             None if is_publish_key => Ok(()),
             // A stolen head key could keep a node at its generation for ever.
-            None => Err(TrustError::HeadWithoutEnd { name: name() }),
+            None => Err(FreshnessError::Endless { name: name() }),
             Some(expires) if expires < now && self.allow_expired => {
                 monitor.warn(UpdateNotice::ExpiredHead { expires });
                 Ok(())
             }
-            Some(expires) if expires < now => Err(TrustError::Expired { name: name(), expires }),
+            Some(expires) if expires < now => {
+                Err(FreshnessError::Expired { name: name(), expires })
+            }
             Some(expires) => {
                 let age = expires.duration_since(head.issued).unsigned_abs();
                 if age > self.max_head_age && !self.allow_expired {
                     let limit = self.max_head_age;
-                    return Err(TrustError::LongHead { name: name(), expires, limit });
+                    return Err(FreshnessError::Long { name: name(), expires, limit });
                 }
                 Ok(())
             }

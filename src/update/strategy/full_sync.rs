@@ -17,7 +17,7 @@ use crate::update::strategy::head_update::{HeadUpdate, StrategyOutcome};
 use crate::update::transaction::error::TransactionError;
 use crate::update::transaction::target::Delivery;
 
-/// Updates the tree to the head without diffs.
+/// Updates the tree to the head, or to its recorded generation, without diffs.
 pub(super) fn run(
     update: &HeadUpdate<'_>,
     reason: FullSyncReason,
@@ -31,8 +31,7 @@ pub(super) fn run(
     }
     run.monitor.note(TransactionNotice::Strategy(&route));
 
-    let image = update.published.manifest(update.published.catalog.head())?;
-    let mut target = transaction.target(image, route)?;
+    let mut target = transaction.target(update.image_manifest()?, route)?;
     if let Some(rules) = update.find_other_excludes(&target)? {
         return Ok(StrategyOutcome::OtherExcludes(rules));
     }

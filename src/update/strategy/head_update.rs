@@ -1,6 +1,7 @@
-//! State shared by the strategies that install the head of a catalog.
+//! State shared by the strategies that install a generation of a catalog.
 
 use crate::apply::stage::live_source::LiveSource;
+use crate::manifest::Manifest;
 use crate::update::error::UpdateError;
 use crate::update::report::Report;
 use crate::update::run::Run;
@@ -9,10 +10,19 @@ use crate::update::source::published::PublishedImage;
 use crate::update::transaction::UpdateTransaction;
 use crate::update::transaction::target::Target;
 
-/// An update of one tree to the head of one catalog.
+/// An update of one tree to the head of one catalog, or to its recorded generation.
 pub(super) struct HeadUpdate<'a> {
     pub transaction: UpdateTransaction<'a>,
     pub published: &'a PublishedImage,
+    pub goal: Goal,
+}
+
+/// Generation that an update installs.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Goal {
+    Head,
+    /// The recorded one, although it may not be the head.
+    Recorded,
 }
 
 /// Result of a strategy that did not fail.
@@ -27,6 +37,14 @@ impl<'a> HeadUpdate<'a> {
     /// Returns the context of the run.
     pub fn run(&self) -> &'a Run<'a> {
         self.transaction.run
+    }
+
+    /// Returns the manifest of the image that the tree shall have.
+    pub fn image_manifest(&self) -> Result<Manifest, UpdateError> {
+        match (self.goal, self.transaction.installed) {
+            (Goal::Recorded, Some(installed)) => Ok(installed.manifest.clone()),
+            _ => self.published.manifest(self.published.catalog.head()),
+        }
     }
 
     /// Returns the contents that the tree should have according to its record.

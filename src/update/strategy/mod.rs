@@ -11,6 +11,7 @@ mod fetch_by_digest;
 mod full_sync;
 mod head_update;
 mod pinned_head;
+mod recorded_generation;
 mod repair;
 pub(super) mod rsync_only;
 
@@ -18,7 +19,6 @@ use std::collections::HashSet;
 
 use crate::apply::Untouched;
 use crate::catalog::RepoPath;
-use crate::digest::Digest;
 use crate::fetch::{FetchErrorKind, RepoUrl};
 use crate::host::Check;
 use crate::image::Layer;
@@ -37,8 +37,9 @@ use crate::update::source::published::PublishedImage;
 use crate::update::transaction::error::TransactionError;
 use crate::update::transaction::{PublishRef, UpdateTransaction};
 
-use head_update::{HeadUpdate, StrategyOutcome};
+use head_update::{Goal, HeadUpdate, StrategyOutcome};
 use pinned_head::check_pinned;
+use recorded_generation::RecordedGeneration;
 
 /// Updates the tree to the head of the catalog in the repository `repo`.
 pub(super) fn run_catalog(run: &Run<'_>, repo: &RepoUrl) -> Result<Report, UpdateError> {
@@ -58,6 +59,9 @@ pub(super) fn run_catalog(run: &Run<'_>, repo: &RepoUrl) -> Result<Report, Updat
     };
     let known = unchanged_state.and_then(|state| state.catalog.as_ref()?.sha256);
     let mut answer = ask(known)?;
+    if let (LayerAnswer::Stale, Some(state)) = (&answer, unchanged_state) {
+        return Ok(Report::from_recorded_state(state));
+    }
     if let (LayerAnswer::Unchanged, Some(state)) = (&answer, unchanged_state) {
         if are_overrides_unmodified(run, repo, state)? {
             let result = Ok(Report::from_recorded_state(state));
@@ -72,8 +76,9 @@ pub(super) fn run_catalog(run: &Run<'_>, repo: &RepoUrl) -> Result<Report, Updat
             let (image, repository) = (request.image.clone(), repo.to_string());
             return Err(UpdateError::UnknownImage { image, repository });
         }
-        LayerAnswer::Unchanged => return Err(TrustError::UnexpectedNotModified.into()),
-        LayerAnswer::Stale(newest) => return end_at_stale_repository(state.as_ref(), newest),
+        LayerAnswer::Unchanged | LayerAnswer::Stale => {
+            return Err(TrustError::UnexpectedNotModified.into());
+        }
     };
 
     if !published.is_signed {
@@ -85,18 +90,6 @@ pub(super) fn run_catalog(run: &Run<'_>, repo: &RepoUrl) -> Result<Report, Updat
     result
 }
 
-/// Ends a run whose repository is older than the `newest` catalog that this node has seen.
-///
-/// It is a success only if the tree was brought up to that catalog.
-fn end_at_stale_repository(state: Option<&State>, newest: Digest) -> Result<Report, UpdateError> {
-    let is_newest =
-        |state: &&State| state.catalog.as_ref().is_some_and(|seen| seen.sha256 == Some(newest));
-    match state.filter(is_newest) {
-        Some(state) => Ok(Report::from_recorded_state(state)),
-        None => Err(TrustError::StaleRepository.into()),
-    }
-}
-
 /// Verifies the manifest of a head that the node already has, if the serial has grown.
 ///
 /// No other file of the repository is read then, and the serial would be recorded although nothing
@@ -106,7 +99,9 @@ fn verify_same_head(published: &PublishedImage, state: Option<&State>) -> Result
     let seen = state.and_then(|state| state.catalog.as_ref());
     match state.zip(seen) {
         Some((state, seen))
-            if state.generation == head.generation && published.catalog.serial > seen.serial =>
+            if state.generation == head.generation
+                && published.catalog.serial > seen.serial
+                && published.not_fresh.is_none() =>
         {
             published.manifest(head).map(drop)
         }
@@ -147,7 +142,7 @@ fn are_overrides_unmodified(
         let known = record.catalog.as_ref().and_then(|seen| seen.sha256);
         let request = LayerRequest { node: run.requester(), repo, layer: &layer, known };
         match request.send()? {
-            LayerAnswer::Unchanged | LayerAnswer::Stale(_) => {}
+            LayerAnswer::Unchanged | LayerAnswer::Stale => {}
             LayerAnswer::NotPublished | LayerAnswer::Published(_) => return Ok(false),
         }
     }
@@ -188,6 +183,9 @@ fn try_strategies(
     state: Option<&State>,
 ) -> Result<StrategyOutcome, UpdateError> {
     let overrides = overrides::fetch_overrides(run, repo, state)?;
+    if let Some(not_fresh) = recorded_generation::find_not_fresh(published, &overrides) {
+        return RecordedGeneration { run, published, not_fresh }.sync(overrides, state);
+    }
     check_pinned(run, &published.catalog, &overrides, state)?;
     let installed = find_installed(run, published, &overrides, state)?;
     if run.request.adopt_only {
@@ -204,6 +202,7 @@ fn try_strategies(
             publish: Some(PublishRef { serial: head.serial, seen: Some(&published.seen) }),
         },
         published,
+        goal: Goal::Head,
     };
     let mut unusable: HashSet<RepoPath> = HashSet::new();
     loop {

@@ -1,4 +1,4 @@
-//! Repair: the image is at the head, but deviations or overrides need work.
+//! Repair: the image is at its generation, but deviations or overrides need work.
 
 use crate::apply::plan::ChangePlan;
 use crate::host::{Check, Drift};
@@ -8,7 +8,7 @@ use crate::update::installed::Installed;
 use crate::update::notice::{Route, TransactionNotice};
 use crate::update::strategy::chain_archives::{fetch_override_chains, fill_from_archives};
 use crate::update::strategy::fetch_by_digest;
-use crate::update::strategy::head_update::{HeadUpdate, StrategyOutcome};
+use crate::update::strategy::head_update::{Goal, HeadUpdate, StrategyOutcome};
 use crate::update::transaction::error::TransactionError;
 
 /// Compares the tree with its generation if that is needed, and installs the differing paths.
@@ -18,7 +18,11 @@ pub(super) fn run(
 ) -> Result<StrategyOutcome, TransactionError> {
     let (run, transaction) = (update.run(), &update.transaction);
     let has_new_overrides = installed.composed_id() != transaction.composed_id(&installed.manifest);
-    let route = if has_new_overrides { Route::NewOverrides } else { Route::Repair };
+    let route = match update.goal {
+        Goal::Recorded => Route::Recorded,
+        Goal::Head if has_new_overrides => Route::NewOverrides,
+        Goal::Head => Route::Repair,
+    };
     let target = transaction.target(installed.manifest.clone(), route)?;
     if let Some(rules) = update.find_other_excludes(&target)? {
         return Ok(StrategyOutcome::OtherExcludes(rules));
@@ -49,7 +53,7 @@ pub(super) fn run(
 }
 
 /// Checks if the tree has to be compared although the image and its overrides are unchanged.
-fn has_work(update: &HeadUpdate<'_>, installed: &Installed) -> bool {
+pub(super) fn has_work(update: &HeadUpdate<'_>, installed: &Installed) -> bool {
     let request = update.run().request;
     let is_check_requested =
         matches!(request.check, Check::Stat | Check::Content) || request.purge_untracked;

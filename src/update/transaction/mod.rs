@@ -27,7 +27,7 @@ use crate::full_sync::ReceiveDir;
 use crate::generation::GenerationId;
 use crate::host::KernelRetention;
 use crate::manifest::{Manifest, path_text};
-use crate::state::{self, KernelPaths, SeenCatalog, State};
+use crate::state::{self, KernelPaths, SeenCatalog, State, pinned};
 use crate::tree_path::TreePath;
 use crate::update::error::UpdateError;
 use crate::update::hooks::default_entry::KernelChange;
@@ -333,8 +333,27 @@ impl<'a> UpdateTransaction<'a> {
         Ok(CommitRecord {
             state: Some(self.new_state(publish, target, plan)?.to_toml()?),
             manifest: self.manifest_to_record(target).map(<[u8]>::to_vec),
-            pinned: None,
+            pinned: self.pinned_after(target)?,
             synced: None,
+        })
+    }
+
+    /// Returns the text of the pinned generation after the transaction.
+    ///
+    /// A repair leaves it pinned; the installation of another generation ends that.
+    fn pinned_after(&self, target: &Target) -> Result<Option<String>, UpdateError> {
+        if !self.is_repair(target) {
+            return Ok(None);
+        }
+        let pinned = pinned::load(&self.run.session.root).map_err(Untouched::from)?;
+        Ok(pinned.map(|pinned| pinned.to_toml()).transpose()?)
+    }
+
+    /// Whether the target is the recorded generation, with the same overrides.
+    fn is_repair(&self, target: &Target) -> bool {
+        let composed_id = self.publish.map(|_| self.composed_id(&target.image));
+        self.installed.is_some_and(|installed| {
+            !installed.is_adopted() && Some(installed.composed_id()) == composed_id
         })
     }
 
@@ -372,11 +391,8 @@ impl<'a> UpdateTransaction<'a> {
     fn retention_limits(&self, target: &Target) -> RetentionLimits {
         let request = self.run.request;
         let composed_id = self.publish.map(|_| self.composed_id(&target.image));
-        let repairs = self.installed.is_some_and(|installed| {
-            !installed.is_adopted() && Some(installed.composed_id()) == composed_id
-        });
         let (keep, share) = (request.keep_undo, request.undo_share);
-        RetentionLimits { keep, share, repairs, recorded_id: composed_id }
+        RetentionLimits { keep, share, repairs: self.is_repair(target), recorded_id: composed_id }
     }
 
     fn hooks<'t>(&'t self, target: &'t Target, plan: &'t ChangePlan) -> Hooks<'t> {
